@@ -1,0 +1,55 @@
+# Everything a developer needs; the two that matter are `make run` and `make test`.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: $(READY) ## make the virtual environment with the pinned packages
+
+$(READY): requirements.txt requirements-dev.txt
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || { echo "Python 3.11 is needed" >&2; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input -r requirements-dev.txt
+	@touch $(READY)
+
+.PHONY: run
+run: $(READY) ## start engines, web, worker and scheduler; Ctrl-C stops them
+	@exec $(BIN)/python -m flask dev up
+
+.PHONY: test
+test: $(READY) ## run every test on real engines
+	@$(BIN)/python -m pytest -q $(ARGS)
+
+.PHONY: lint
+lint: $(READY) ## ruff: rules and format
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+.PHONY: types
+types: $(READY) ## mypy
+	@$(BIN)/mypy saas_api config.py wsgi.py
+
+.PHONY: contracts
+contracts: $(READY) ## who may import whom
+	@$(BIN)/lint-imports
+
+.PHONY: check
+check: lint types contracts ## lint, types and contracts
+
+.PHONY: docs
+docs: $(READY) ## write the generated pages again
+	@for document in openapi errors settings; do $(BIN)/python -m flask $$document export || exit 1; done
+
+.PHONY: migrate
+migrate: $(READY) ## bring the database to the newest revision
+	@$(BIN)/python -m flask db upgrade
+
+.PHONY: shell
+shell: $(READY) ## a Python shell with the application
+	@$(BIN)/python -m flask shell

@@ -1,0 +1,56 @@
+"""The application factory: it mounts every room of the house, and nothing else."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flask_migrate import Migrate
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from saas_api import cli, gate
+from saas_api.api_keys.routes import bp as api_keys
+from saas_api.auth.routes import bp as auth
+from saas_api.billing.routes import bp as billing
+from saas_api.core import app as core_app
+from saas_api.core import http, observe
+from saas_api.core.app import App
+from saas_api.core.db import db, engine_options
+from saas_api.dashboard.routes import bp as dashboard
+from saas_api.docs.routes import bp as docs
+from saas_api.messages.routes import bp as messages
+from saas_api.ops.routes import bp as ops
+
+PREFIXES = {
+    auth: "/api/v1/auth",
+    api_keys: "/api/v1",
+    messages: "/api/v1/messages",
+    billing: "/api/v1",
+    dashboard: "/api/v1/dashboard",
+    docs: "",
+    ops: "",
+}
+
+
+def create_app(config: Mapping[str, Any]) -> App:
+    """The whole application, ready to serve.
+
+    config: every setting of `config.py` by name
+    """
+    app = App(__name__, template_folder="../templates", static_folder=None)
+    app.config.from_mapping(config)
+    app.config.from_mapping(
+        SQLALCHEMY_DATABASE_URI=config["DATABASE_URL"],
+        SQLALCHEMY_ENGINE_OPTIONS=engine_options(),
+    )
+    observe.configure(config)
+    if config["TRUSTED_PROXIES"]:
+        behind_proxies = ProxyFix(app.wsgi_app, x_for=config["TRUSTED_PROXIES"])
+        app.wsgi_app = behind_proxies  # type: ignore[method-assign]  # the documented way to wrap an application
+    db.init_app(app)
+    Migrate(app, db, directory="migrations")
+    http.init_app(app)
+    core_app.init_app(app)
+    gate.init_app(app)
+    for room, prefix in PREFIXES.items():
+        app.register_blueprint(room, url_prefix=prefix or None)
+    cli.init_app(app)
+    return app

@@ -1,0 +1,50 @@
+"""Tables of this room; keys, checks, policies and triggers are in migrations/."""
+
+import uuid
+from datetime import datetime
+
+from sqlalchemy import CHAR, DateTime, FetchedValue, LargeBinary, SmallInteger, Text
+from sqlalchemy.dialects.postgresql import ARRAY, CIDR, INET
+from sqlalchemy.orm import Mapped, mapped_column
+
+from saas_api.core.db import Model
+from saas_api.core.ids import new_id
+
+
+class ApiKey(Model):
+    """The stable identity of an API key: limits, usage and audit hang here."""
+
+    __tablename__ = "api_keys"
+
+    organization_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(Text)
+    mode: Mapped[str] = mapped_column(Text, server_default=FetchedValue())
+    scopes: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=FetchedValue())
+    ip_allow: Mapped[list[str] | None] = mapped_column(ARRAY(CIDR))
+    rate_limit_per_minute: Mapped[int | None]
+    last_used_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    created_by: Mapped[uuid.UUID | None]
+    revoked_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    revoked_reason: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=FetchedValue())
+
+
+class ApiKeySecret(Model):
+    """One secret of a key; at most two live at once."""
+
+    __tablename__ = "api_key_secrets"
+
+    organization_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    key_id: Mapped[uuid.UUID]
+    slot: Mapped[int] = mapped_column(SmallInteger)
+    digest: Mapped[bytes] = mapped_column(LargeBinary)
+    pepper_version: Mapped[int] = mapped_column(SmallInteger)
+    hint: Mapped[str] = mapped_column(Text)
+    last_four: Mapped[str] = mapped_column(CHAR(4))
+    expires_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    last_used_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    last_used_ip: Mapped[str | None] = mapped_column(INET)
+    revoked_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=FetchedValue())

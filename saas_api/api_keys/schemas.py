@@ -1,0 +1,67 @@
+"""The wire of API keys."""
+
+import ipaddress
+from typing import Any
+
+import marshmallow as ma
+from marshmallow import fields, validate
+
+from saas_api.core.access import SCOPES
+from saas_api.core.http import Count, Id, PageQuery, Schema, Text, Timestamp
+
+
+class Network(fields.String):
+    """An address or a network, IPv4 or IPv6; written in full."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> str:
+        text = super()._deserialize(value, attr, data, **options)
+        try:
+            return str(ipaddress.ip_network(text, strict=True))
+        except ValueError as cause:
+            raise ma.ValidationError("Not an address or a network like 203.0.113.0/24.") from cause
+
+
+class KeyIn(Schema):
+    """What a new key may do."""
+
+    name = Text(required=True, maximum=100)
+    mode = fields.String(load_default="live", validate=validate.OneOf(("live", "test")))
+    scopes = fields.List(
+        fields.String(validate=validate.OneOf(sorted(SCOPES))), load_default=None, validate=validate.Length(min=1)
+    )
+    expires_at = Timestamp(load_default=None, allow_none=True)
+    allowed_ips = fields.List(Network(), load_default=list, validate=validate.Length(max=50))
+    rate_limit_per_minute = Count(minimum=1, maximum=1_000_000, load_default=None, allow_none=True)
+
+
+class KeyQuery(PageQuery):
+    """Which keys."""
+
+    mode = fields.String(load_default=None, validate=validate.OneOf(("live", "test")))
+    status = fields.String(load_default=None, validate=validate.OneOf(("active", "expired", "revoked")))
+
+
+class KeyOut(Schema):
+    """A key, never its secret."""
+
+    id = Id("key")
+    name = fields.String()
+    masked = fields.String()
+    prefix = fields.String(attribute="hint")
+    last_four = fields.String()
+    mode = fields.String()
+    scopes = fields.List(fields.String())
+    allowed_ips = fields.List(fields.String())
+    rate_limit_per_minute = fields.Integer(allow_none=True)
+    is_active = fields.Boolean()
+    status = fields.String()
+    last_used_at = Timestamp(allow_none=True)
+    expires_at = Timestamp(allow_none=True)
+    revoked_at = Timestamp(allow_none=True)
+    created_at = Timestamp()
+
+
+class NewKeyOut(KeyOut):
+    """A new key with its secret, shown this once."""
+
+    key = fields.String()

@@ -1,0 +1,28 @@
+"""What makes a password acceptable, and what follows a refresh token."""
+
+import unicodedata
+from collections.abc import Sequence
+
+SHORTEST = 8
+LONGEST = 128
+_ZXCVBN_READS = 72
+
+
+def normal_password(password: str) -> str:
+    """The form in which a password is hashed: the same for every keyboard that can type it."""
+    return unicodedata.normalize("NFKC", password)
+
+
+def password_problem(password: str, about: Sequence[str]) -> str | None:
+    """Why a password is refused, in a sentence; None when it is not.
+
+    password: in its normal form
+    about: what an attacker would try first, such as the e-mail address
+    """
+    if not SHORTEST <= len(password) <= LONGEST:
+        return f"Use {SHORTEST} to {LONGEST} characters."
+    from zxcvbn import zxcvbn  # noqa: PLC0415 - 14 MiB of word lists, needed at sign-up only
+
+    if zxcvbn(password[:_ZXCVBN_READS], user_inputs=list(about))["score"] == 0:
+        return "This password is among the first anybody would try."
+    return None

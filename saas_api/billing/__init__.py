@@ -1,0 +1,1 @@
+"""Plans, periods, rating and invoices."""

@@ -1,0 +1,1 @@
+"""What billing computes: values in, values out."""

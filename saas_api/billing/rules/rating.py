@@ -1,0 +1,138 @@
+"""The price of a quantity: the one place where usage becomes money."""
+
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, Decimal, localcontext
+
+from saas_api.core.money import DIGITS, multiply, round_half_up
+
+
+class MalformedTiers(ValueError):
+    """A price without a tier for some quantity; publishing refuses such prices."""
+
+
+@dataclass(frozen=True)
+class Tier:
+    """One step of a graduated or volume price.
+
+    up_to: inclusive; None on the last tier only
+    unit_price: in major units
+    """
+
+    up_to: Decimal | None
+    unit_price: Decimal
+    flat_minor: int = 0
+
+
+@dataclass(frozen=True)
+class Price:
+    """What a meter costs on a plan version.
+
+    model: "per_unit", "graduated", "volume" or "package"
+    exponent: decimals of the currency
+    included_quantity: comes off first
+    unit_price: in major units, of a per_unit price
+    max_amount_minor: caps the charge
+    """
+
+    model: str
+    exponent: int = 2
+    included_quantity: Decimal = Decimal(0)
+    unit_price: Decimal = Decimal(0)
+    tiers: tuple[Tier, ...] = ()
+    package_size: Decimal = Decimal(1)
+    package_amount_minor: int = 0
+    max_amount_minor: int | None = None
+
+
+@dataclass(frozen=True)
+class Component:
+    """A part of a charge that explains itself.
+
+    minor: exact, not rounded
+    """
+
+    units: Decimal
+    unit_price: Decimal
+    minor: Decimal
+
+
+def components(price: Price, quantity: Decimal) -> list[Component]:
+    """The parts that a charge is the sum of; the cap is not among them.
+
+    quantity: in the meter's unit; below 0 counts as 0
+    raises: MalformedTiers
+    source: graduated and volume tiers as Stripe defines them
+    """
+    billable = quantity - price.included_quantity
+    if billable <= 0:
+        return []
+    match price.model:
+        case "per_unit":
+            return [_component(price, billable, price.unit_price)]
+        case "graduated":
+            return _graduated(price, billable)
+        case "volume":
+            return [_volume(price, billable)]
+        case _:
+            with localcontext(prec=DIGITS):
+                packages = (billable / price.package_size).to_integral_value(rounding=ROUND_CEILING)
+            return [_component(price, packages, Decimal(price.package_amount_minor).scaleb(-price.exponent))]
+
+
+def _component(price: Price, units: Decimal, unit_price: Decimal, flat_minor: int = 0) -> Component:
+    minor = multiply(units, unit_price, Decimal(10) ** price.exponent)
+    with localcontext(prec=DIGITS):
+        return Component(units, unit_price, minor + flat_minor)
+
+
+def _graduated(price: Price, billable: Decimal) -> list[Component]:
+    parts, floor = [], Decimal(0)
+    for tier in price.tiers:
+        top = billable if tier.up_to is None else min(billable, tier.up_to)
+        parts.append(_component(price, top - floor, tier.unit_price, tier.flat_minor))
+        if top == billable:
+            return parts
+        floor = top
+    raise MalformedTiers
+
+
+def _volume(price: Price, billable: Decimal) -> Component:
+    for tier in price.tiers:
+        if tier.up_to is None or billable <= tier.up_to:
+            return _component(price, billable, tier.unit_price, tier.flat_minor)
+    raise MalformedTiers
+
+
+def charge_exact(price: Price, quantity: Decimal) -> Decimal:
+    """Charge for one meter's quantity in one period, in minor units, unrounded.
+
+    raises: MalformedTiers
+    """
+    with localcontext(prec=DIGITS):
+        total = sum((part.minor for part in components(price, quantity)), Decimal(0))
+    return total if price.max_amount_minor is None else min(total, Decimal(price.max_amount_minor))
+
+
+def charge(price: Price, quantity: Decimal) -> int:
+    """Charge for one meter's quantity in one period, rounded half up once.
+
+    raises: MalformedTiers
+    source: worked examples in tests/billing/test_worked_examples.py
+    """
+    return round_half_up(charge_exact(price, quantity))
+
+
+def late_charge(price: Price, billed: Decimal, late: Decimal) -> int:
+    """What late usage adds to a period that is billed already; negative for usage taken back.
+
+    billed: everything the period has been charged for so far
+    """
+    return charge(price, billed + late) - charge(price, billed)
+
+
+def list_cost(price: Price, units: Decimal) -> Decimal:
+    """Units times the first unit price, in major units: what one call is said to cost."""
+    if price.model == "package":
+        with localcontext(prec=DIGITS):
+            return units * Decimal(price.package_amount_minor).scaleb(-price.exponent) / price.package_size
+    return multiply(units, price.tiers[0].unit_price if price.tiers else price.unit_price)

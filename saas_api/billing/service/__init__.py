@@ -1,0 +1,25 @@
+"""Verbs of billing: accounts and periods, terms for the gate, statements for the ledger, closing, invoices."""
+
+from saas_api.billing.service.closing import Outcome, close_due, close_now, drafts_due, drafts_now, keep_accounts
+from saas_api.billing.service.invoices import Summary
+from saas_api.billing.service.periods import ensure_account, ensure_period, lock_statement, record_statements
+from saas_api.billing.service.preview import Preview, preview
+from saas_api.billing.service.terms import Terms, terms
+
+__all__ = [
+    "Outcome",
+    "Preview",
+    "Summary",
+    "Terms",
+    "close_due",
+    "close_now",
+    "drafts_due",
+    "drafts_now",
+    "ensure_account",
+    "ensure_period",
+    "keep_accounts",
+    "lock_statement",
+    "preview",
+    "record_statements",
+    "terms",
+]

@@ -1,0 +1,118 @@
+"""Accounts and periods come into being when they are first needed; every step may be repeated by anybody."""
+
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select, text
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from saas_api.billing.models import BillingPeriod, BillingProfile, Subscription, SubscriptionSegment
+from saas_api.billing.queries import catalogue
+from saas_api.billing.rules import periods
+from saas_api.core import clock
+from saas_api.core.ids import new_id
+from saas_api.organizations import service as organizations
+from saas_api.usage import service as usage
+from saas_api.usage.rules import Usage
+
+FIRST_PLAN = "free"
+_LOCK_SHARED = "SELECT pg_advisory_xact_lock_shared(hashtextextended(%(period_lock)s, 1))"
+
+
+def lock_statement(organization_id: UUID) -> tuple[str, dict[str, Any]]:
+    """The shared period lock as a statement of `core.db.execute_once`: no period is closed before the batch ends.
+
+    It must stand in an earlier statement than any lookup of a period, whose snapshot is then taken after the wait.
+    """
+    return _LOCK_SHARED, {"period_lock": str(organization_id)}
+
+
+def record_statements(
+    organization_id: UUID, event: Usage, *, is_late: bool = False
+) -> list[tuple[str, dict[str, Any]]]:
+    """The shared period lock and one ledger row, as statements of `core.db.execute_once`.
+
+    is_late: where the event lies in a closed period, let the earliest open one pay
+    """
+    return [lock_statement(organization_id), usage.append_statement(organization_id, event, is_late=is_late)]
+
+
+def ensure_account(session: Session, organization_id: UUID) -> None:
+    """Give an organization its profile, subscription on the free plan and first period, unless it has them.
+
+    raises: NoSuchOrganization
+    """
+    if _last(session, organization_id):
+        return
+    organization = organizations.get(session, organization_id)
+    started_at = organization.created_at
+    for row in (
+        insert(BillingProfile).values(organization_id=organization_id),
+        insert(Subscription).values(organization_id=organization_id, id=new_id(), started_at=started_at),
+    ):
+        session.execute(row.on_conflict_do_nothing(index_elements=["organization_id"]))
+    subscription = _subscription(session, organization_id)
+    session.execute(
+        insert(SubscriptionSegment)
+        .values(
+            organization_id=organization_id,
+            id=new_id(),
+            subscription_id=subscription.id,
+            seq=1,
+            plan_version_id=catalogue.newest(session, FIRST_PLAN),
+            starts_at=subscription.started_at,
+        )
+        .on_conflict_do_nothing(index_elements=["organization_id", "seq"])
+    )
+    open_period(session, subscription, 1, subscription.started_at, periods.AT_SIGN_UP)
+
+
+def ensure_period(session: Session, organization_id: UUID, at: datetime) -> None:
+    """Let periods follow each other until one contains `at`; changes nothing that exists."""
+    last = _last(session, organization_id)
+    if last is None or last.ends_at > at:
+        return
+    session.execute(text("SELECT pg_advisory_xact_lock_shared(hashtextextended(:id, 1))"), {"id": str(organization_id)})
+    subscription = _subscription(session, organization_id)
+    while (last := _last(session, organization_id)) and last.ends_at <= at:
+        open_period(session, subscription, last.seq + 1, last.ends_at, periods.IN_COURSE)
+
+
+def open_period(
+    session: Session,
+    subscription: Subscription,
+    seq: int,
+    starts_at: datetime,
+    at_least: timedelta,
+) -> None:
+    """Add a period to the chain, unless another process was first."""
+    organization = organizations.get(session, subscription.organization_id)
+    zone = clock.zone(organization.timezone)
+    ends_at = periods.next_end(starts_at, subscription.anchor_day, zone, at_least)
+    session.execute(
+        insert(BillingPeriod)
+        .values(
+            organization_id=subscription.organization_id,
+            id=new_id(),
+            subscription_id=subscription.id,
+            seq=seq,
+            starts_at=starts_at,
+            ends_at=ends_at,
+            nominal_seconds=periods.nominal_seconds(starts_at, ends_at, subscription.anchor_day, zone),
+            timezone=organization.timezone,
+        )
+        .on_conflict_do_nothing(index_elements=["organization_id", "seq"])
+    )
+
+
+def _subscription(session: Session, organization_id: UUID) -> Subscription:
+    return session.scalars(select(Subscription).where(Subscription.organization_id == organization_id)).one()
+
+
+def _last(session: Session, organization_id: UUID) -> BillingPeriod | None:
+    newest_first = select(BillingPeriod).where(BillingPeriod.organization_id == organization_id)
+    return session.scalars(
+        newest_first.order_by(BillingPeriod.seq.desc()).limit(1).execution_options(populate_existing=True)
+    ).first()

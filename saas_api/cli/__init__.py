@@ -1,0 +1,17 @@
+"""The command line: every module of this package offers `flask` the commands it defines."""
+
+import pkgutil
+from importlib import import_module
+
+import click
+from flask import Flask
+
+
+def init_app(app: Flask) -> None:
+    """Give an application's `flask` command the commands of this package."""
+    for module in pkgutil.iter_modules(__path__, f"{__name__}."):
+        found = [thing for thing in vars(import_module(module.name)).values() if isinstance(thing, click.Command)]
+        held = [command for group in found if isinstance(group, click.Group) for command in group.commands.values()]
+        for command in found:
+            if command not in held:
+                app.cli.add_command(command)

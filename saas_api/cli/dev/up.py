@@ -1,0 +1,155 @@
+"""`flask dev up`: engines, migrations, demo data, then web, worker and scheduler until Ctrl-C."""
+
+import os
+import signal
+import socket
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import click
+import flask_migrate
+import redis
+import sqlalchemy as sa
+from flask import current_app
+from flask.cli import AppGroup
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+
+from saas_api.cli import demo
+from saas_api.cli.dev.addresses import urls
+from saas_api.cli.dev.engines import Engines
+from saas_api.cli.dev.host import EngineError
+from saas_api.cli.dev.processes import Child, GaveUp, Supervisor
+from saas_api.core.settings import setting
+from saas_api.core.tenancy import UnsafeDatabase, boot_check
+
+READY_SECONDS = 60
+
+
+group = AppGroup("dev", help="The whole product on this machine.")
+
+
+@group.command("up")
+@click.option("--demo/--no-demo", "with_demo", default=True, help="Two companies to look around in.")
+def up(*, with_demo: bool) -> None:
+    """Start everything: engines, migrations, demo data, web, worker and scheduler.
+
+    Example: API_PORT=9000 flask dev up
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # until the supervisor takes over: engines stop cleanly
+    instance = Path(setting("INSTANCE"))
+    try:
+        _refuse_used_port(setting("API_PORT"))
+        with Engines(instance, wanted=_missing_engines(instance)) as engines:
+            _refuse_unreachable()
+            _run(instance, engines, with_demo=with_demo and setting("APP_ENV") != "production")
+    except (EngineError, GaveUp, UnsafeDatabase) as error:
+        sys.exit(f"{error}")
+
+
+def _run(instance: Path, engines: Engines, *, with_demo: bool) -> None:
+    run = instance / "run"
+    run.mkdir(parents=True, exist_ok=True)
+    children = _children()
+    supervisor = Supervisor(run, [*engines.running], children)
+    try:
+        supervisor.start(children[0])  # the web needs no table to boot, and booting takes longest
+        _migrate()
+        facts = demo.seed() if with_demo else None
+        deadline = time.monotonic() + READY_SECONDS
+        supervisor.watch(until=lambda: _is_ready() or time.monotonic() > deadline)
+        if not supervisor.is_told_to_stop:
+            if not _is_ready():
+                raise GaveUp(f"the web did not answer on port {setting('API_PORT')} within {READY_SECONDS} s")
+            supervisor.start(*children[1:])
+            _announce(facts)
+            supervisor.watch()
+    finally:
+        supervisor.stop()
+
+
+def _children() -> list[Child]:
+    python, port = sys.executable, str(setting("API_PORT"))
+    environment = {
+        "PYTHONUNBUFFERED": "1",
+        "TZ": "UTC",
+        "API_PORT": port,
+        "WEB_CONCURRENCY": str(setting("WEB_CONCURRENCY") or 2),
+    }
+    commands = {
+        "web": [python, "-m", "gunicorn", "--config", "gunicorn.conf.py", "wsgi:app"],
+        "worker": [python, "-m", "flask", "worker"],
+        "scheduler": [python, "-m", "flask", "scheduler"],
+    }
+    return [Child(name, command, environment) for name, command in commands.items()]
+
+
+def _missing_engines(instance: Path) -> tuple[str, ...]:
+    database_url, redis_url = urls(instance)
+    wanted = {"postgres": setting("DATABASE_URL") == database_url, "redis": setting("REDIS_URL") == redis_url}
+    return tuple(name for name, is_embedded in wanted.items() if is_embedded)
+
+
+def _migrate() -> None:
+    try:
+        flask_migrate.upgrade()
+        boot_check()
+    except SQLAlchemyError as error:
+        reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
+        raise EngineError(f"DATABASE_URL: the tables cannot be made or read: {reason}") from None
+
+
+def _refuse_used_port(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            raise EngineError(f"port {port} cannot be used ({error.strerror}); set API_PORT to another") from error
+
+
+def _refuse_unreachable() -> None:
+    engine = sa.create_engine(setting("DATABASE_URL"), connect_args={"connect_timeout": 3})
+    try:
+        engine.connect().close()
+    except OperationalError as error:
+        reason = str(error.orig).strip().splitlines()[0]
+        raise EngineError(f"DATABASE_URL: PostgreSQL cannot be reached: {reason}") from None
+    finally:
+        engine.dispose()
+    with redis.Redis.from_url(setting("REDIS_URL"), socket_connect_timeout=3, socket_timeout=3) as client:
+        try:
+            client.ping()
+        except redis.RedisError as error:
+            raise EngineError(f"REDIS_URL: Redis cannot be reached: {error}") from None
+
+
+def _is_ready() -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{setting('API_PORT')}/readyz", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _curl(url: str, key: str) -> str:
+    body = """{"to": "+2348012345678", "type": "sms", "message": "Hello"}"""
+    return f"  curl -s {url}/api/v1/messages/send -H 'X-API-Key: {key}' -H 'Content-Type: application/json' -d '{body}'"
+
+
+def _announce(facts: demo.Facts | None) -> None:
+    url = current_app.config["APP_URL"]
+    lines = []
+    if facts is not None:
+        lines = [
+            "",
+            "Demo logins (development only):",
+            *(f"  {login.email:<22} {login.password}   {login.role} of {login.company}" for login in facts.logins),
+            f"Demo key of {facts.logins[0].company}: {facts.key}",
+            "Send a message:",
+            _curl(url, facts.key),
+            "",
+        ]
+    click.echo("\n".join([*lines, f"READY {url} (documentation: {url}/docs/, stop: Ctrl-C, pid {os.getpid()})"]))

@@ -1,0 +1,87 @@
+"""`flask scheduler`: the metronome. It carries no facts: PostgreSQL knows what is due, so two may run, or none."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+import click
+import redis
+from flask import current_app
+from flask.cli import with_appcontext
+from rq_scheduler import Scheduler
+from sqlalchemy.exc import DBAPIError
+
+from saas_api import schedule
+from saas_api.core import lease, queue
+from saas_api.core.observe import get_logger
+from saas_api.core.settings import setting
+
+log = get_logger(__name__)
+
+TICK_ID = "tick"
+SILENCE_SECONDS = 90
+
+
+@click.command("scheduler")
+@with_appcontext
+def scheduler() -> None:
+    """Tick every minute and sweep every few seconds, until stopped."""
+    if time.tzname[0] != "UTC":
+        raise click.ClickException(f"TZ must be UTC, not {time.tzname[0]}: rq-scheduler counts in the process's zone")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stop.set())
+    connection = queue.patient_client()
+    metronome = Scheduler(queue_name=queue.BACKGROUND, connection=connection, interval=setting("SWEEP_SECONDS"))
+    log.info("scheduler_started", pid=os.getpid())
+    while not stop.is_set():
+        pass_once(metronome)
+        stop.wait(setting("SWEEP_SECONDS"))
+    with contextlib.suppress(redis.RedisError):
+        metronome.remove_lock()
+        metronome.register_death()
+    log.info("scheduler_stopped", app=current_app.name)
+
+
+def pass_once(metronome: Scheduler) -> None:
+    """One pass; what fails is logged, and the next pass tries again."""
+    steps: tuple[Callable[[], None], ...] = (lambda: beat(metronome), schedule.sweep, _tick_when_silent)
+    for step in steps:
+        try:
+            step()
+        except (redis.RedisError, DBAPIError) as error:
+            log.warning("scheduler_step_failed", kind=type(error).__name__)
+        except Exception:
+            log.exception("scheduler_step_failed")
+
+
+def beat(metronome: Scheduler) -> None:
+    """Show a sign of life, see that the tick is on rq-scheduler's list, and queue it when it is time."""
+    connection = metronome.connection
+    with connection.pipeline() as pipe:
+        pipe.hset(metronome.key, "beat", time.time())
+        pipe.expire(metronome.key, 60)
+        pipe.execute()
+    if TICK_ID not in metronome:
+        metronome.cron("* * * * *", schedule.TICK, id=TICK_ID, queue_name=queue.BACKGROUND, timeout=60, result_ttl=-1)
+    if not metronome.acquire_lock():
+        return
+    try:
+        metronome.enqueue_jobs()
+    except redis.RedisError:
+        raise
+    except Exception:
+        log.exception("tick_unreadable")
+        metronome.cancel(TICK_ID)
+        connection.delete(f"rq:job:{TICK_ID}")
+    finally:
+        metronome.remove_lock()
+
+
+def _tick_when_silent() -> None:
+    age = lease.seconds_since_last_run()
+    if age is None or age > SILENCE_SECONDS:
+        schedule.tick()

@@ -1,0 +1,103 @@
+"""`flask worker`: a supervisor and its workers, one process a queue; whichever dies is started anew.
+
+One queue a process because RQ loses jobs of a worker that is killed while it listens to two.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+
+import click
+import redis
+from flask import Flask, current_app
+from flask.cli import with_appcontext
+
+from saas_api.core import queue
+from saas_api.core.observe import get_logger
+
+log = get_logger(__name__)
+
+STOP_SECONDS = 30
+_QUEUES = {*queue.QUEUES.values(), queue.BACKGROUND}
+
+
+@dataclass
+class Child:
+    """One worker process of a queue, and how often it died lately."""
+
+    queue: str
+    process: subprocess.Popen[bytes] | None = None
+    deaths: int = 0
+    start_at: float = field(default_factory=time.monotonic)
+    born_at: float = 0.0
+
+    def keep(self) -> None:
+        """Start it when it does not run, a little later each time it dies young."""
+        now = time.monotonic()
+        if self.process is not None and self.process.poll() is not None:
+            log.warning("worker_died", queue=self.queue, code=self.process.returncode)
+            self.deaths = self.deaths + 1 if now - self.born_at < 60 else 1
+            self.start_at = now + min(self.deaths, 5)
+            self.process = None
+        if self.process is None and now >= self.start_at:
+            command = [sys.executable, "-m", "flask", "worker", "--only", self.queue, "--parent", str(os.getpid())]
+            self.process = subprocess.Popen(command, start_new_session=True)  # noqa: S603 - our own command
+            self.born_at = now
+
+
+def read_queues(_context: click.Context, _parameter: click.Parameter, text: str) -> dict[str, int]:
+    """`messages:2,background:1` as numbers of processes."""
+    found: dict[str, int] = {}
+    for part in text.split(","):
+        name, _, count = part.strip().partition(":")
+        if name not in _QUEUES or not (count or "1").isdecimal():
+            raise click.BadParameter(f"{part!r} is not QUEUE or QUEUE:PROCESSES with QUEUE in {sorted(_QUEUES)}")
+        found[name] = int(count or 1)
+    return found
+
+
+@click.command("worker")
+@click.option("--queue", "queues", default="messages:2,background:1", show_default=True, callback=read_queues)
+@click.option("--only", type=click.Choice(sorted(_QUEUES)), hidden=True)
+@click.option("--parent", type=int, default=os.getppid, hidden=True)
+@with_appcontext
+def worker(queues: dict[str, int], only: str | None, parent: int) -> None:
+    """Deliver messages and do timed work, until stopped."""
+    app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001 - a worker outlives this context
+    if only:
+        _work(app, only, parent)
+    else:
+        _supervise([Child(name) for name, count in queues.items() for _ in range(count)])
+
+
+def _work(app: Flask, name: str, parent: int) -> None:
+    try:
+        queue.Worker(app, name, queue.patient_client(), parent).work(logging_level="WARNING")
+    except redis.RedisError as error:
+        log.warning("worker_lost_redis", queue=name, kind=type(error).__name__)
+        raise SystemExit(1) from error
+
+
+def _supervise(children: list[Child]) -> None:
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stop.set())
+    log.info("worker_started", pid=os.getpid(), queues=[child.queue for child in children])
+    while not stop.is_set():
+        for child in children:
+            child.keep()
+        stop.wait(0.2)
+    running = [child.process for child in children if child.process]
+    for process in running:
+        process.terminate()
+    deadline = time.monotonic() + STOP_SECONDS
+    for process in running:
+        try:
+            process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+    log.info("worker_stopped")

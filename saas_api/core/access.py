@@ -1,0 +1,122 @@
+"""Who may do what: one table rules the API, the pages and their tests."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+from uuid import UUID
+
+from saas_api.core.errors import Forbidden
+
+ROLES = ("owner", "admin", "member", "billing", "viewer")
+_EVERYONE = frozenset(ROLES)
+_ADMINS = frozenset({"owner", "admin"})
+_TEAM = frozenset({"owner", "admin", "member"})
+_PAYERS = frozenset({"owner", "billing"})
+
+PERMISSIONS: dict[str, frozenset[str]] = {
+    "organization:read": _EVERYONE,
+    "members:read": _EVERYONE,
+    "keys:read": _EVERYONE,
+    "billing:read": _EVERYONE,
+    "webhooks:read": _EVERYONE,
+    "messages:read": _EVERYONE,
+    "usage:read": _EVERYONE,
+    "messages:write": frozenset(),
+    "keys:create": _TEAM,
+    "messages:test": _TEAM,
+    "messages:cancel": _TEAM,
+    "keys:write": _ADMINS,
+    "audit:read": _ADMINS,
+    "organization:write": _ADMINS,
+    "webhooks:write": _ADMINS,
+    "members:write": _ADMINS,
+    "spend-cap:write": _ADMINS | _PAYERS,
+    "billing:write": _PAYERS,
+    "members:promote": frozenset({"owner"}),
+}
+SCOPES = frozenset({"messages:write", "messages:read", "usage:read"})
+
+
+class InsufficientScope(Forbidden):
+    """The key is known and lacks the scope."""
+
+    code, message = "INSUFFICIENT_SCOPE", "This API key lacks the scope for that."
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Who is calling, for which organization.
+
+    kind: "key" or "user"
+    id: of the key or the user
+    role: of a person; None for a key
+    scopes: of a key
+    mode: of a key, "live" or "test"; people see live
+    """
+
+    kind: str
+    id: UUID
+    organization_id: UUID
+    role: str | None = None
+    scopes: frozenset[str] = field(default_factory=frozenset)
+    mode: str = "live"
+    email_verified: bool = False
+    session_id: UUID | None = None
+
+
+@dataclass(frozen=True)
+class Access:
+    """What a view asks of its caller: nothing, a signed-in person, or a permission."""
+
+    is_public: bool = False
+    permission: str | None = None
+
+    @property
+    def is_open_to_keys(self) -> bool:
+        """Whether an API key may call it at all."""
+        return self.permission in SCOPES
+
+    @property
+    def is_open_to_people(self) -> bool:
+        """Whether a signed-in person may call it at all."""
+        return self.permission is None or bool(PERMISSIONS[self.permission])
+
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+
+def public(view: View) -> View:
+    """Declare a view that anybody may call."""
+    view.__access__ = Access(is_public=True)  # type: ignore[attr-defined]  # functions carry attributes
+    return view
+
+
+def require(permission: str | None) -> Callable[[View], View]:
+    """Declare what a view asks for.
+
+    permission: a name of PERMISSIONS; None for any signed-in person
+    """
+    if permission is not None and permission not in PERMISSIONS:
+        raise ValueError(f"unknown permission {permission}")
+
+    def declare(view: View) -> View:
+        view.__access__ = Access(permission=permission)  # type: ignore[attr-defined]  # functions carry attributes
+        return view
+
+    return declare
+
+
+def allows(principal: Principal, permission: str | None) -> bool:
+    """Whether a principal holds a permission, by scope or by role."""
+    if principal.kind == "key":
+        return permission in SCOPES and permission in principal.scopes
+    return permission is None or principal.role in PERMISSIONS[permission]
+
+
+def authorise(principal: Principal, permission: str | None) -> None:
+    """Let a principal pass.
+
+    raises: InsufficientScope for a key, Forbidden for a person
+    """
+    if not allows(principal, permission):
+        raise InsufficientScope if principal.kind == "key" else Forbidden

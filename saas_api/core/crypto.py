@@ -1,0 +1,84 @@
+"""Secrets at rest: slow hashes for passwords, keyed digests for API keys and tokens."""
+
+import hashlib
+import hmac
+import threading
+from functools import cache
+
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+
+from saas_api.core.errors import Unavailable
+from saas_api.core.settings import setting
+
+_hasher = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
+_slots = threading.BoundedSemaphore(4)
+_WAIT_SECONDS = 2
+
+
+@cache
+def _dummy() -> str:
+    return _hasher.hash("nobody has this password")
+
+
+def hash_password(password: str) -> str:
+    """The argon2id hash of a password, with its parameters.
+
+    raises: Unavailable when four are being computed already and none ends within 2 s
+    """
+    with _slot():
+        return _hasher.hash(password)
+
+
+def verify_password(password_hash: str | None, password: str) -> bool:
+    """Compare in the same time whether or not there is a hash to compare with.
+
+    password_hash: None for an unknown user
+    """
+    with _slot():
+        try:
+            matches = _hasher.verify(password_hash or _dummy(), password)
+        except (VerificationError, InvalidHashError):
+            return False
+    return matches and password_hash is not None
+
+
+def needs_rehash(password_hash: str) -> bool:
+    """Whether a hash was made with other parameters than today's."""
+    return _hasher.check_needs_rehash(password_hash)
+
+
+def digest(text: str) -> bytes:
+    """SHA-256 of a token that is random enough to need no slow hash."""
+    return hashlib.sha256(text.encode()).digest()
+
+
+def mac(purpose: str, *parts: str) -> str:
+    """HMAC-SHA-256 under the application's secret, in hex; the purpose keeps one use from serving another."""
+    message = "\0".join((purpose, *parts)).encode()
+    return hmac.new(_first(setting("SECRET_KEY")).encode(), message, hashlib.sha256).hexdigest()
+
+
+def api_key_digests(key: str) -> list[tuple[int, bytes]]:
+    """Digests of an API key under every pepper, the current one first.
+
+    returns: (version, 32 bytes)
+    source: API_KEY_PEPPER is "2:<secret>,1:<secret>"
+    """
+    peppers = (entry.split(":", 1) for entry in setting("API_KEY_PEPPER").split(","))
+    return [
+        (int(version), hmac.new(secret.encode(), key.encode(), hashlib.sha256).digest()) for version, secret in peppers
+    ]
+
+
+def _first(secrets: str) -> str:
+    return secrets.split(",", 1)[0]
+
+
+class _slot:  # noqa: N801 - reads as a verb where it is used
+    def __enter__(self) -> None:
+        if not _slots.acquire(timeout=_WAIT_SECONDS):
+            raise Unavailable(retry_after=1)
+
+    def __exit__(self, *_: object) -> None:
+        _slots.release()

@@ -1,0 +1,148 @@
+"""The fields of requests and answers: what may cross the wire, and how it is written there."""
+
+import re
+import unicodedata
+import uuid
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import marshmallow as ma
+from email_validator import EmailNotValidError, validate_email
+from marshmallow import fields, validate
+from werkzeug.routing import BaseConverter, Map, ValidationError
+
+from saas_api.core import clock
+from saas_api.core.ids import read_id, wire_id
+
+
+class Schema(ma.Schema):
+    """A shape on the wire; unknown fields are refused."""
+
+    class Meta:
+        """Refuse what nobody asked for."""
+
+        unknown = ma.RAISE
+
+
+class Text(fields.String):
+    """Text without control characters, in Unicode's composed form; lengths in characters."""
+
+    def __init__(
+        self,
+        *,
+        minimum: int = 1,
+        maximum: int = 200,
+        multiline: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(validate=validate.Length(min=minimum, max=maximum), **options)
+        self.allowed = "\n\r\t" if multiline else ""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> str:
+        text = unicodedata.normalize("NFC", super()._deserialize(value, attr, data, **options))
+        if any(unicodedata.category(sign) in ("Cc", "Cs") and sign not in self.allowed for sign in text):
+            raise ma.ValidationError("Control characters are not allowed.")
+        return text
+
+
+class Email(Text):
+    """An e-mail address, checked without asking the network; the domain comes out in lower case."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(maximum=254, **options)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> str:
+        text = super()._deserialize(value, attr, data, **options)
+        try:
+            return validate_email(text, check_deliverability=False).normalized
+        except EmailNotValidError as cause:
+            raise ma.ValidationError("Not a valid e-mail address.") from cause
+
+
+class Timestamp(fields.Field[datetime]):
+    """An instant: RFC 3339 with an offset in, UTC milliseconds out."""
+
+    def _serialize(self, value: datetime | None, attr: str | None, obj: Any, **options: Any) -> str | None:
+        return None if value is None else clock.rfc3339(value)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> datetime:
+        try:
+            instant = datetime.fromisoformat(value)
+        except (TypeError, ValueError) as cause:
+            raise ma.ValidationError("Not a valid RFC 3339 time.") from cause
+        if instant.tzinfo is None:
+            raise ma.ValidationError("The time needs an offset or Z.")
+        return instant.astimezone(UTC)
+
+
+class Count(fields.Integer):
+    """A whole number; 5.5, "5" and true are refused."""
+
+    def __init__(self, *, minimum: int = 0, maximum: int = 1_000_000_000, **options: Any) -> None:
+        super().__init__(strict=True, validate=validate.Range(min=minimum, max=maximum), **options)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> int:
+        if type(value) is not int:
+            raise ma.ValidationError("Not a whole number.")
+        return value
+
+
+class QueryInt(fields.Integer):
+    """A whole number in a query string: plain ASCII digits."""
+
+    def __init__(self, *, minimum: int = 0, maximum: int = 999_999_999, **options: Any) -> None:
+        super().__init__(validate=validate.Range(min=minimum, max=maximum), **options)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> int:
+        if not isinstance(value, str) or not re.fullmatch(r"[0-9]{1,9}", value):
+            raise ma.ValidationError("Not a whole number.")
+        return int(value)
+
+
+class Amount(fields.Field[Decimal]):
+    """An amount of money as a decimal string; a JSON number is refused."""
+
+    def _serialize(self, value: Any, attr: str | None, obj: Any, **options: Any) -> str | None:
+        return None if value is None else str(value)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> Decimal:
+        if not isinstance(value, str) or not re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,10})?", value):
+            raise ma.ValidationError('Not an amount like "29.00".')
+        return Decimal(value)
+
+
+class Id(fields.Field[uuid.UUID]):
+    """An identifier with its type's prefix."""
+
+    def __init__(self, prefix: str, **options: Any) -> None:
+        super().__init__(**options)
+        self.prefix = prefix
+
+    def _serialize(self, value: Any, attr: str | None, obj: Any, **options: Any) -> str | None:
+        return None if value is None else wire_id(self.prefix, value)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> uuid.UUID:
+        try:
+            return read_id(self.prefix, value)
+        except (ValueError, AttributeError, TypeError) as cause:
+            raise ma.ValidationError(f"Not a valid {self.prefix}_ id.") from cause
+
+
+class IdConverter(BaseConverter):
+    """`<id("msg"):message_id>` in a route gives a UUID."""
+
+    def __init__(self, url_map: Map, prefix: str) -> None:
+        super().__init__(url_map)
+        self.prefix = prefix
+
+    def to_python(self, value: str) -> uuid.UUID:
+        """Read the id; anything else is no such path."""
+        try:
+            return read_id(self.prefix, value)
+        except ValueError as cause:
+            raise ValidationError from cause
+
+    def to_url(self, value: uuid.UUID) -> str:
+        """Write the id with its prefix."""
+        return wire_id(self.prefix, value)

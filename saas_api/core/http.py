@@ -1,0 +1,284 @@
+"""What a view says about its requests and answers: `@endpoint`, JSON bodies, pages of lists.
+
+The fields themselves are in core.fields and can be imported from here.
+"""
+
+import base64
+import functools
+import ipaddress
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import marshmallow as ma
+import orjson
+from flask import Flask, Request, Response, g, request
+from flask.json.provider import JSONProvider
+from marshmallow import fields, validate
+from werkzeug.exceptions import RequestEntityTooLarge
+
+from saas_api.core.errors import (
+    ApiError,
+    Invalid,
+    Malformed,
+    TooLarge,
+    UnsupportedMediaType,
+)
+from saas_api.core.fields import (
+    Amount,
+    Count,
+    Email,
+    Id,
+    IdConverter,
+    QueryInt,
+    Schema,
+    Text,
+    Timestamp,
+)
+
+__all__ = [
+    "Amount",
+    "Answer",
+    "Count",
+    "Email",
+    "Id",
+    "Operation",
+    "Page",
+    "PageQuery",
+    "QueryInt",
+    "Schema",
+    "Text",
+    "Timestamp",
+    "client_ip",
+    "decode_cursor",
+    "encode_cursor",
+    "endpoint",
+    "json_response",
+    "page_of",
+    "read_json",
+]
+
+BODY_LIMIT_BYTES = 65_536
+DEPTH_LIMIT = 32
+
+
+class PageQuery(Schema):
+    """`limit` and `cursor` of every list."""
+
+    limit = QueryInt(minimum=1, maximum=100, load_default=20)
+    cursor = fields.String(load_default=None, validate=validate.Length(max=500))
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page of a list, newest first."""
+
+    items: Sequence[Any]
+    next_cursor: str | None
+    limit: int
+
+    @property
+    def pagination(self) -> dict[str, Any]:
+        """How to go on."""
+        return {
+            "limit": self.limit,
+            "has_more": self.next_cursor is not None,
+            "next_cursor": self.next_cursor,
+        }
+
+
+class Pagination(Schema):
+    """Where a list goes on."""
+
+    limit = fields.Integer()
+    has_more = fields.Boolean()
+    next_cursor = fields.String(allow_none=True)
+
+
+def page_of(name: str, item: ma.Schema) -> ma.Schema:
+    """The schema of a `Page` whose items stand under a plural name."""
+    shape = {
+        name: fields.List(fields.Nested(item), attribute="items"),
+        "pagination": fields.Nested(Pagination()),
+    }
+    return Schema.from_dict(shape, name=f"PageOf{name.title().replace('_', '')}")()
+
+
+def encode_cursor(*values: str) -> str:
+    """An opaque position in a list."""
+    return base64.urlsafe_b64encode(orjson.dumps(values)).decode().rstrip("=")
+
+
+def decode_cursor(text: str) -> list[str]:
+    """The values of a position.
+
+    raises: Invalid when it was not made by `encode_cursor`
+    """
+    try:
+        values = orjson.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+    except ValueError as cause:
+        raise Invalid.at("cursor", "Not a cursor of this list.") from cause
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise Invalid.at("cursor", "Not a cursor of this list.")
+    return values
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a view returns when data alone does not say it all."""
+
+    data: Any
+    message: str | None = None
+    status: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What `@endpoint` recorded of a view; OpenAPI is written from it."""
+
+    body: ma.Schema | None
+    query: ma.Schema | None
+    returns: ma.Schema | None
+    status: int
+    errors: tuple[type[ApiError], ...]
+    units: Callable[[dict[str, Any]], Mapping[str, int]] | None = None
+
+    def parse(self) -> dict[str, Any]:
+        """The view's arguments from the current request.
+
+        raises: Malformed, TooLarge, UnsupportedMediaType, Invalid with every problem at once
+        """
+        arguments: dict[str, Any] = {}
+        if self.query:
+            arguments["query"] = _load(self.query, request.args.to_dict())
+        if self.body:
+            arguments["body"] = _load(self.body, read_json(request))
+        return arguments
+
+
+def endpoint(
+    *,
+    body: ma.Schema | None = None,
+    query: ma.Schema | None = None,
+    returns: ma.Schema | None = None,
+    status: int = 200,
+    errors: tuple[type[ApiError], ...] = (),
+    units: Callable[[dict[str, Any]], Mapping[str, int]] | None = None,
+) -> Callable[[Callable[..., Any]], Callable[..., Response]]:
+    """Parse, call, answer in the envelope, and record the operation.
+
+    units: what a body uses of each meter, for the quotas the gate counts
+    """
+    operation = Operation(body, query, returns, status, errors, units)
+
+    def wrap(view: Callable[..., Any]) -> Callable[..., Response]:
+        @functools.wraps(view)
+        def call(**path: Any) -> Response:
+            result = view(**path, **(g.pop("arguments", None) or operation.parse()))
+            answer = result if isinstance(result, Answer) else Answer(result)
+            data = operation.returns.dump(answer.data) if operation.returns else answer.data
+            envelope = {"success": True, "data": data}
+            if answer.message:
+                envelope["message"] = answer.message
+            return json_response(envelope, answer.status or operation.status, answer.headers)
+
+        call.__operation__ = operation  # type: ignore[attr-defined]  # functions carry attributes
+        return call
+
+    return wrap
+
+
+def json_response(payload: Any, status: int, headers: Mapping[str, str] | None = None) -> Response:
+    """A JSON answer."""
+    response = Response(
+        orjson.dumps(payload, option=orjson.OPT_UTC_Z),
+        status,
+        mimetype="application/json",
+    )
+    response.headers.extend(headers or {})
+    return response
+
+
+def read_json(incoming: Request) -> Any:
+    """The JSON body, within its limits of size and depth."""
+    if not incoming.mimetype and not incoming.content_length and "Transfer-Encoding" not in incoming.headers:
+        return {}
+    if incoming.mimetype != "application/json":
+        raise UnsupportedMediaType
+    incoming.max_content_length = (
+        BODY_LIMIT_BYTES + 1
+    )  # a chunked body over the limit is cut silently: leave room to see it
+    try:
+        raw = incoming.get_data()
+    except RequestEntityTooLarge as cause:
+        raise TooLarge from cause
+    if len(raw) > BODY_LIMIT_BYTES:
+        raise TooLarge
+    try:
+        value = orjson.loads(raw)
+    except orjson.JSONDecodeError as cause:
+        raise Malformed("The body is not valid JSON.") from cause
+    if not isinstance(value, dict):
+        raise Malformed("The body must be a JSON object.")
+    if _depth(value) > DEPTH_LIMIT:
+        raise Malformed("The body is nested too deeply.")
+    return value
+
+
+def _depth(value: Any) -> int:
+    deepest, stack = 0, [(value, 1)]
+    while stack:
+        item, level = stack.pop()
+        deepest = max(deepest, level)
+        if level <= DEPTH_LIMIT and isinstance(item, dict | list):
+            stack.extend((child, level + 1) for child in (item.values() if isinstance(item, dict) else item))
+    return deepest
+
+
+def _load(schema: ma.Schema, values: Any) -> dict[str, Any]:
+    try:
+        loaded: dict[str, Any] = schema.load(values)
+    except ma.ValidationError as error:
+        messages = error.messages if isinstance(error.messages, dict) else {"body": error.messages}
+        raise Invalid.fields(_problems(messages)) from error
+    return loaded
+
+
+def _problems(messages: Mapping[Any, Any], path: str = "") -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    for name, reasons in messages.items():
+        here = f"{path}.{name}" if path else str(name)
+        if isinstance(reasons, Mapping):
+            found += _problems(reasons, here)
+        else:
+            found += [(here, str(reason)) for reason in reasons]
+    return found
+
+
+def client_ip() -> str:
+    """The caller's address, IPv4 unfolded from IPv6; "invalid" for what is no address."""
+    try:
+        address = ipaddress.ip_address(request.remote_addr or "")
+    except ValueError:
+        return "invalid"
+    mapped = getattr(address, "ipv4_mapped", None)
+    return str(mapped or address)
+
+
+class OrjsonProvider(JSONProvider):
+    """JSON for Flask itself."""
+
+    def dumps(self, obj: Any, **_: Any) -> str:
+        """Write JSON."""
+        return orjson.dumps(obj, option=orjson.OPT_UTC_Z).decode()
+
+    def loads(self, s: str | bytes, **_: Any) -> Any:
+        """Read JSON."""
+        return orjson.loads(s)
+
+
+def init_app(app: Flask) -> None:
+    """Teach an application the path converter and the JSON provider."""
+    app.url_map.converters["id"] = IdConverter
+    app.json = OrjsonProvider(app)

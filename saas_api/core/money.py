@@ -1,0 +1,75 @@
+"""Money without floats: minor units are integers, unit prices Decimals; every rounding is half away from zero."""
+
+import re
+from decimal import ROUND_HALF_UP, Decimal, localcontext
+
+EXPONENTS = {"USD": 2, "EUR": 2, "GBP": 2, "NGN": 2, "GHS": 2, "ZAR": 2, "KES": 2, "JPY": 0}
+DIGITS = 60
+_AMOUNT = re.compile(r"[0-9]{1,12}(?:\.([0-9]+))?")
+
+
+class UnknownCurrency(ValueError):
+    """A currency whose minor unit is not known here."""
+
+
+def exponent(currency: str) -> int:
+    """How many decimals an amount of this currency has.
+
+    raises: UnknownCurrency
+    """
+    try:
+        return EXPONENTS[currency]
+    except KeyError as cause:
+        raise UnknownCurrency(currency) from cause
+
+
+def round_half_up(amount: Decimal) -> int:
+    """Round to a whole number, halves away from zero."""
+    with localcontext(prec=DIGITS):
+        return int(amount.quantize(Decimal(1), rounding=ROUND_HALF_UP))
+
+
+def multiply(*factors: Decimal) -> Decimal:
+    """Multiply exactly; Python's default precision would drop digits silently."""
+    with localcontext(prec=DIGITS):
+        product = Decimal(1)
+        for factor in factors:
+            product *= factor
+        return product
+
+
+def prorate(amount_minor: int, used: int, whole: int) -> int:
+    """Share of an amount for a part of a time, rounded half up once.
+
+    amount_minor: >= 0
+    used: in the unit of `whole`, >= 0; may exceed it
+    """
+    return (2 * amount_minor * used + whole) // (2 * whole)
+
+
+def minor_to_text(amount_minor: int, currency: str) -> str:
+    """An amount as the wire shows it: all decimals of its currency.
+
+    raises: UnknownCurrency
+    """
+    return f"{Decimal(amount_minor).scaleb(-exponent(currency)):f}"
+
+
+def text_to_minor(amount: str, currency: str) -> int:
+    """Read an amount such as "29.00".
+
+    raises: UnknownCurrency; ValueError for anything else, and for decimals finer than the currency's
+    """
+    match = _AMOUNT.fullmatch(amount)
+    if match is None or not amount.isascii():
+        raise ValueError(f"not an amount: {amount!r}")
+    places = exponent(currency)
+    if len((match[1] or "").rstrip("0")) > places:
+        raise ValueError(f"{currency} has {places} decimals")
+    return int(Decimal(amount).scaleb(places))
+
+
+def unit_price_text(price: Decimal) -> str:
+    """A unit price or a quantity without trailing zeros."""
+    with localcontext(prec=DIGITS):
+        return f"{price.normalize():f}" if price else "0"

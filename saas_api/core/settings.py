@@ -1,0 +1,13 @@
+"""The one way to a setting: the package is handed its configuration and never reads the environment."""
+
+from typing import Any
+
+from flask import current_app
+
+
+def setting(name: str) -> Any:
+    """Value of a setting by its name in `config.py`.
+
+    raises: KeyError for an unknown name; RuntimeError outside an application context
+    """
+    return current_app.config[name]

@@ -1,0 +1,134 @@
+"""Who a transaction speaks for: one organization, or the platform at a named place.
+
+PostgreSQL enforces it by row-level security; a transaction that nobody bound sees and writes no tenant row.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+from flask import g
+from sqlalchemy.orm import Session
+
+from saas_api.core.db import Scope, ScopedSession, db
+
+SYSTEM_PLACES = frozenset(
+    {
+        "auth.register",
+        "auth.profile",
+        "auth.sign_in",
+        "auth.sign_out",
+        "auth.refresh",
+        "billing.account",
+        "billing.close",
+        "billing.due",
+        "demo.seed",
+        "gate.key",
+        "messages.due",
+        "organizations.generations",
+        "providers.mock",
+        "queue.runs",
+        "api_keys.seen",
+        "usage.counts",
+        "usage.roll_up",
+    },
+)
+
+
+class UnsafeDatabase(Exception):
+    """The database would let a forgotten filter read another tenant; the process must not start."""
+
+
+def open_tenant(organization_id: UUID) -> None:
+    """Bind this request to one organization; the gate does it once, before the first statement."""
+    if g.get("scope") or db.session().in_transaction():
+        raise RuntimeError("a tenant is bound once, before the first statement")
+    g.scope = Scope("saas_tenant", str(organization_id))
+
+
+@contextmanager
+def transaction(organization_id: UUID) -> Iterator[Session]:
+    """One transaction of its own for one organization; commits at the end, rolls back on an exception."""
+    scope = Scope("saas_tenant", str(organization_id))
+    with (
+        ScopedSession(db, info={"scope": scope}, expire_on_commit=False) as session,
+        session.begin(),
+    ):
+        yield session
+
+
+@contextmanager
+def as_system(place: str) -> Iterator[Session]:
+    """One transaction of its own across organizations.
+
+    place: a name of SYSTEM_PLACES, used in one file
+    """
+    if place not in SYSTEM_PLACES:
+        raise RuntimeError(f"{place} is no place of the system's own work")
+    with (
+        ScopedSession(db, info={"scope": Scope("saas_system")}, expire_on_commit=False) as session,
+        session.begin(),
+    ):
+        yield session
+
+
+def read_bind(organization_id: UUID) -> tuple[str, dict[str, Any]]:
+    """The statement that binds a batch of `core.db.execute_once` to one organization."""
+    sql = "SELECT set_config('role', 'saas_tenant', true), set_config('app.organization_id', %(bound_to)s, true)"
+    return sql, {"bound_to": str(organization_id)}
+
+
+_ROLES = """
+SELECT r.rolname, r.rolsuper, r.rolbypassrls, EXISTS (SELECT FROM pg_auth_members m WHERE m.member = r.oid) AS is_member
+  FROM pg_roles r WHERE r.rolname IN ('saas_tenant', 'saas_system')
+"""
+_UNPROTECTED = """
+SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = current_schema() AND c.relkind IN ('r', 'p')
+   AND NOT (c.relforcerowsecurity AND row_security_active(c.oid))
+   AND EXISTS (SELECT FROM pg_attribute a
+                WHERE a.attrelid = c.oid AND a.attname = 'organization_id' AND NOT a.attisdropped)
+"""
+
+
+def boot_check() -> None:
+    """Prove on a fresh connection that forgetting a tenant shows nothing.
+
+    raises: UnsafeDatabase with every reason
+    """
+    with db.engine.connect() as connection:
+        reasons = list(_reasons(connection))
+    if reasons:
+        raise UnsafeDatabase("; ".join(reasons))
+
+
+def _reasons(connection: sa.Connection) -> Iterator[str]:
+    user = connection.scalar(sa.text("SELECT current_user"))
+    if user != "saas_tenant":
+        yield f"connections speak as {user}, not as saas_tenant"
+    for role in connection.execute(sa.text(_ROLES)):
+        if role.rolsuper or role.rolbypassrls or role.is_member:
+            yield f"role {role.rolname} is superuser, bypasses row-level security or is a member of another role"
+    for table in connection.scalars(sa.text(_UNPROTECTED)):
+        yield f"table {table} is not protected by row-level security"
+    count = "SELECT count(*) FROM tenancy_canary"
+    if connection.scalar(sa.text(count)) != 0:
+        yield "an unbound transaction reads tenant rows"
+    connection.execute(sa.text("SELECT set_config('role', 'saas_system', true)"))
+    if connection.scalar(sa.text(count)) != 1:
+        yield "the system role does not read the canary row"
+
+
+def isolate(table: str, column: str | None = "organization_id") -> str:
+    """SQL that puts a table under row-level security, for its owner too; for migrations.
+
+    column: the one that names the organization; None leaves the tenant's own policy to the migration
+    """
+    statements = [f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY", f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY"]
+    if column:
+        owned = f"{column} = (SELECT current_organization())"
+        statements.append(f"CREATE POLICY tenant ON {table} TO saas_tenant USING ({owned}) WITH CHECK ({owned})")
+    statements.append(f"CREATE POLICY system ON {table} TO saas_system USING (true) WITH CHECK (true)")
+    return ";\n".join(statements)

@@ -1,0 +1,82 @@
+"""Serves the OpenAPI document and, offline, Swagger UI; flasgger brings the page's files and its routes."""
+
+import functools
+import inspect
+import re
+from typing import Any
+
+from flasgger import Swagger
+from flask import Blueprint, Flask, redirect, url_for
+from flask.blueprints import BlueprintSetupState
+from werkzeug.routing import Rule
+from werkzeug.wrappers import Response
+
+from saas_api.core.access import public
+from saas_api.docs import service as docs
+from saas_api.docs.service import Route
+
+bp = Blueprint("docs", __name__, static_folder="static", static_url_path="/docs/assets")
+
+API = "/api/v1/"
+_PART = re.compile(r"<(?:[^<>:]*:)?([a-z_]+)>")
+
+
+class Reference(Swagger):
+    """flasgger with our document in place of the one it would collect from docstrings."""
+
+    def get_apispecs(self, endpoint: str = "openapi") -> dict[str, Any]:
+        """The document, written once."""
+        if endpoint not in self.apispecs:
+            self.apispecs[endpoint] = docs.openapi(api_routes(self.app))
+        return self.apispecs[endpoint]
+
+
+@bp.get("/")
+@public
+def home() -> Response:
+    """Lead to the reference until there is a landing page."""
+    return redirect(url_for("flasgger.apidocs"), 302)
+
+
+def api_routes(app: Flask) -> list[Route]:
+    """What the application serves under the API's prefix, in the order of its paths."""
+    found = []
+    for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule):
+        view = app.view_functions[rule.endpoint]
+        operation = getattr(view, "__operation__", None)
+        if operation and rule.rule.startswith(API):
+            found += [_route(rule, method, view) for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"})]
+    return found
+
+
+def _route(rule: Rule, method: str, view: Any) -> Route:
+    return Route(
+        path=_PART.sub(r"{\1}", rule.rule),
+        method=method,
+        room=rule.endpoint.split(".")[0],
+        name=rule.endpoint,
+        summary=inspect.getdoc(view) or rule.endpoint,
+        parameters=[(name, getattr(rule._converters[name], "prefix", None)) for name in _PART.findall(rule.rule)],  # noqa: SLF001 - werkzeug shows a rule's converters nowhere else
+        access=view.__access__,
+        operation=view.__operation__,
+    )
+
+
+@bp.record_once
+def _mount(state: BlueprintSetupState) -> None:
+    Reference(state.app, config=_config())
+    for endpoint, view in list(state.app.view_functions.items()):
+        if endpoint.startswith("flasgger.") or endpoint == "docs.static":
+            opened: Any = functools.update_wrapper(functools.partial(view), view)
+            state.app.view_functions[endpoint] = public(opened)
+
+
+def _config() -> dict[str, Any]:
+    return {
+        "title": "saas-api reference",
+        "headers": [],
+        "specs": [{"endpoint": "openapi", "route": "/api/v1/openapi.json"}],
+        "static_url_path": "/docs/static",
+        "specs_route": "/docs/",
+        "oauth_redirect": "/docs/oauth2-redirect.html",
+    }

@@ -1,0 +1,232 @@
+"""Writes the OpenAPI document from what `@endpoint`, `@require` and `@public` left on the views.
+
+The version is 3.0.3: the Swagger UI that flasgger brings refuses 3.1.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+import marshmallow as ma
+from apispec import APISpec
+from apispec.ext.marshmallow import MarshmallowPlugin
+
+from saas_api.api_keys import service as api_keys
+from saas_api.auth import service as auth
+from saas_api.core import errors
+from saas_api.core.access import Access, InsufficientScope
+from saas_api.core.errors import ApiError
+from saas_api.core.http import Amount, Email, Id, Operation, Timestamp
+
+VERSION = "1.0"
+ABOUT = """Send SMS and e-mail, see what was used, and be billed for exactly that.
+
+Sign in for an access token, create an API key with it, and send with the key.
+Every error carries a stable `code` and the `request_id` to quote when you ask for help."""
+REQUEST_ID = "req_1f0c9b5ad1e24ab7a3c1d2e4"
+
+
+@dataclass(frozen=True)
+class Route:
+    """One path and method of the API.
+
+    parameters: name and id prefix of each part of the path; the prefix is None for what is no id
+    """
+
+    path: str
+    method: str
+    room: str
+    name: str
+    summary: str
+    parameters: Sequence[tuple[str, str | None]]
+    access: Access
+    operation: Operation
+
+
+def every_error() -> list[type[ApiError]]:
+    """All kinds of error there are, by status and code, the general before the special.
+
+    The rooms that define them must have been imported.
+    """
+    found: list[type[ApiError]] = []
+    pending: list[type[ApiError]] = [ApiError]
+    while pending:
+        kind = pending.pop()
+        found.append(kind)
+        pending += [child for child in kind.__subclasses__() if child.__module__.startswith("saas_api.")]
+    return sorted(set(found), key=_by_code)
+
+
+def _by_code(kind: type[ApiError]) -> tuple[int, str, int, str]:
+    return kind.status, kind.code, len(kind.__mro__), kind.__name__
+
+
+def openapi(routes: Iterable[Route]) -> dict[str, Any]:
+    """The whole document, ready for JSON.
+
+    source: https://spec.openapis.org/oas/v3.0.3
+    """
+    plugin = MarshmallowPlugin(schema_name_resolver=_schema_name)
+    spec = APISpec(
+        title="saas-api",
+        version=VERSION,
+        openapi_version="3.0.3",
+        info={"description": ABOUT},
+        servers=[{"url": "/"}],
+        plugins=[plugin],
+    )
+    _teach(plugin)
+    spec.components.security_scheme("accessToken", {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"})
+    spec.components.security_scheme("apiKey", {"type": "apiKey", "in": "header", "name": "X-API-Key"})
+    spec.components.schema("Error", _error_shape())
+    used: Counter[str] = Counter()
+    for route in routes:
+        used[route.name] += 1
+        alias = f"-{used[route.name]}" if used[route.name] > 1 else ""
+        spec.path(route.path, operations={route.method.lower(): _operation(route, f"{route.name}{alias}")})
+    document: dict[str, Any] = _without_empty_defaults(spec.to_dict())
+    return document
+
+
+def _teach(plugin: MarshmallowPlugin) -> None:
+    for field, form in ((Email, "email"), (Timestamp, "date-time"), (Amount, "decimal"), (Id, None)):
+        plugin.map_to_openapi_type(field, "string", form)  # type: ignore[no-untyped-call]  # apispec says no types here
+
+
+def _schema_name(schema: ma.Schema | type[ma.Schema] | str) -> str:
+    kind = schema if isinstance(schema, type) else type(schema)
+    package, _, rest = kind.__module__.partition(".")
+    room = rest.split(".")[0] if package == "saas_api" else "core"
+    return f"{room}.{kind.__name__}"
+
+
+def _operation(route: Route, operation_id: str) -> dict[str, Any]:
+    operation = route.operation
+    summary, _, description = route.summary.partition("\n")
+    parameters: list[dict[str, Any]] = [
+        {
+            "in": "path",
+            "name": name,
+            "required": True,
+            "schema": {"type": "string"} | ({"example": _example_id(prefix)} if prefix else {}),
+        }
+        for name, prefix in route.parameters
+    ]
+    if operation.query:
+        parameters.append({"in": "query", "schema": operation.query})
+    written: dict[str, Any] = {
+        "operationId": operation_id,
+        "tags": [route.room],
+        "summary": summary.strip().rstrip("."),
+        "parameters": parameters,
+        "security": _security(route.access),
+        "responses": {str(operation.status): _success(operation)} | _failures(route),
+    }
+    if description.strip():
+        written["description"] = description.strip()
+    if operation.body:
+        written["requestBody"] = {"required": True, "content": {"application/json": {"schema": operation.body}}}
+    return written
+
+
+def _security(access: Access) -> list[dict[str, list[str]]]:
+    if access.is_public:
+        return []
+    schemes = {"accessToken": access.is_open_to_people, "apiKey": access.is_open_to_keys}
+    return [{name: []} for name, is_open in schemes.items() if is_open]
+
+
+def _success(operation: Operation) -> dict[str, Any]:
+    shape = {
+        "type": "object",
+        "required": ["success", "data"],
+        "properties": {
+            "success": {"type": "boolean", "enum": [True]},
+            "data": operation.returns or {"type": "object", "nullable": True},
+            "message": {"type": "string"},
+        },
+    }
+    return {
+        "description": HTTPStatus(operation.status).phrase,
+        "content": {"application/json": {"schema": shape}},
+    }
+
+
+def _failures(route: Route) -> dict[str, Any]:
+    by_status: dict[int, dict[str, type[ApiError]]] = {}
+    for kind in sorted(_kinds(route), key=_by_code):
+        by_status.setdefault(kind.status, {})[kind.code] = kind
+    return {
+        str(status): {
+            "description": "; ".join(f"`{code}`: {kind.message}" for code, kind in kinds.items()),
+            "content": {
+                "application/json": {
+                    "schema": {"$ref": "#/components/schemas/Error"},
+                    "examples": {code: {"value": _example(kind)} for code, kind in kinds.items()},
+                }
+            },
+        }
+        for status, kinds in by_status.items()
+    }
+
+
+def _kinds(route: Route) -> set[type[ApiError]]:
+    kinds: set[type[ApiError]] = {*route.operation.errors, errors.Unavailable}
+    if route.operation.body:
+        kinds |= {errors.Malformed, errors.TooLarge, errors.UnsupportedMediaType, errors.Invalid}
+    if route.operation.query:
+        kinds.add(errors.Invalid)
+    if route.parameters:
+        kinds.add(errors.NotFound)
+    return kinds | _refusals(route.access)
+
+
+def _refusals(access: Access) -> set[type[ApiError]]:
+    if access.is_public:
+        return set()
+    kinds: set[type[ApiError]] = {errors.Unauthenticated}
+    if access.is_open_to_people:
+        kinds |= {auth.InvalidTokenFormat, auth.InvalidToken, auth.TokenExpired}
+    if access.is_open_to_people and access.permission:
+        kinds.add(errors.Forbidden)
+    if access.is_open_to_keys:
+        kinds |= {api_keys.InvalidApiKey, InsufficientScope, errors.TooManyRequests}
+    return kinds
+
+
+def _example(kind: type[ApiError]) -> dict[str, Any]:
+    return {
+        "success": False,
+        "error": {"code": kind.code, "message": kind.message, "details": {}, "request_id": REQUEST_ID},
+    }
+
+
+def _example_id(prefix: str) -> str:
+    return f"{prefix}_019306e2f1c47bb1a7e5c0d2f4a6b8c9"
+
+
+def _error_shape() -> dict[str, Any]:
+    text = {"type": "string"}
+    return {
+        "type": "object",
+        "required": ["success", "error"],
+        "properties": {
+            "success": {"type": "boolean", "enum": [False]},
+            "error": {
+                "type": "object",
+                "required": ["code", "message", "details", "request_id"],
+                "properties": {"code": text, "message": text, "details": {"type": "object"}, "request_id": text},
+            },
+        },
+    }
+
+
+def _without_empty_defaults(value: Any) -> Any:
+    if isinstance(value, dict):
+        kept = {name: _without_empty_defaults(item) for name, item in value.items()}
+        if "type" in kept and kept.get("default", "") is None:
+            del kept["default"]
+        return kept
+    return [_without_empty_defaults(item) for item in value] if isinstance(value, list) else value

@@ -1,0 +1,150 @@
+"""Who is calling, for which tenant, how fast: settled before every request, under a key in one Redis round trip.
+
+Three hooks in this order: `authenticate`, Flask-Limiter's own (which asks our script), `settle`. A refusal found by the
+first is counted by the second and raised by the third, so that refused calls are limited too.
+"""
+
+import itertools
+from collections.abc import Mapping
+
+from flask import Flask, Response, current_app, g, request
+from flask_limiter import RateLimitExceeded
+
+from saas_api.api_keys import service as api_keys
+from saas_api.auth import service as auth
+from saas_api.core import crypto, tenancy
+from saas_api.core.access import Access
+from saas_api.core.errors import ApiError, Unavailable
+from saas_api.core.http import Operation
+from saas_api.core.limits import Decision, GateCall, configure, gate_limit, generation_key, limiter
+from saas_api.gate.answers import full_limit, limit_headers, too_many
+from saas_api.gate.callers import REMEMBERED_WITHOUT_REDIS_SECONDS, KeyPrincipal, age, authorise, credential, load
+from saas_api.usage import service as usage
+
+QUOTA_KEPT_SECONDS = 604_800
+
+
+def init_app(app: Flask) -> None:
+    """Put the gate before every view of an application."""
+    app.config.from_mapping(configure(app.config["REDIS_URL"], app.config["WEB_CONCURRENCY"] or 2))
+    app.config.from_mapping(auth.configure(app.config["JWT_SECRET"], app.config["APP_URL"]))
+    auth.jwt.init_app(app)
+    app.before_request(authenticate)
+    limiter.init_app(app)
+    app.before_request(settle)
+    app.after_request(count_and_tell)
+    app.register_error_handler(RateLimitExceeded, too_many)
+
+
+def authenticate() -> None:
+    """Find out who is calling; what is wrong with the call besides is kept for `settle`."""
+    meta = _meta()
+    if meta is None or meta[0].is_public:
+        return
+    asked, operation = meta
+    kind, text = credential(asked)
+    g.refusal, g.units = None, {}
+    if kind == "key":
+        g.key_digests = crypto.api_key_digests(text)
+        g.principal = load(g.key_digests)
+    else:
+        g.principal = auth.principal_of(text)
+        g.user_id = g.principal.id
+    try:
+        authorise(g.principal, asked)
+        if operation is not None:
+            g.arguments = operation.parse()
+            g.units = operation.units(g.arguments["body"]) if operation.units else {}
+    except ApiError as error:
+        g.refusal, g.units = error, {}
+    if kind == "key":
+        g.gate_call = _call_for(g.principal, 0, g.units)
+
+
+def settle() -> None:
+    """Make sure the answer was about the present, raise what was kept, bind the tenant."""
+    if "principal" not in g:
+        return
+    if "gate_call" in g:
+        _confirm()
+        api_keys.touch(g.principal.organization_id, g.principal.id)
+    if g.refusal:
+        raise g.refusal
+    tenancy.open_tenant(g.principal.organization_id)
+
+
+def count_and_tell(response: Response) -> Response:
+    """Count a refused call under a key, and tell every caller with a key what is left."""
+    call: GateCall | None = g.get("gate_call")
+    if call is None or call.decision is None:
+        return response
+    if 400 <= response.status_code < 500 and request.url_rule is not None:
+        outcome = "rate_limited" if response.status_code == 429 else "failed"
+        usage.count_refusal(g.principal, request.url_rule.rule, request.method, outcome)
+    if call.decision.windows:
+        response.headers.extend(limit_headers(call, call.decision))
+    return response
+
+
+def _meta() -> tuple[Access, Operation | None] | None:
+    if request.endpoint is None or request.method == "OPTIONS":
+        return None
+    view = current_app.view_functions[request.endpoint]
+    asked = getattr(view, "__access__", None)
+    if asked is None:
+        if request.path.startswith("/api/"):
+            raise RuntimeError(f"{request.endpoint} does not say who may call it")
+        return None
+    return asked, getattr(view, "__operation__", None)
+
+
+def _call_for(principal: KeyPrincipal, fresh: int, units: Mapping[str, int]) -> GateCall:
+    tag, terms = f"{{{principal.organization_id}}}", principal.terms
+    if terms is None:
+        raise Unavailable
+    counters = usage.quota_counters(
+        principal, units, is_fresh=fresh > 0, period_id=terms.period_id, ceilings=terms.ceilings
+    )
+    windows = principal.windows
+    keys = [
+        generation_key(principal.organization_id),
+        *(f"{tag}:rl:{who}:{ms}" for who, (_, ms) in zip((principal.mode, principal.id), windows, strict=False)),
+        *(f"{tag}:q:{terms.period_id}:{counter.name}" for counter in counters),
+    ]
+    expires_at = int(terms.period_ends_at.timestamp()) + QUOTA_KEPT_SECONDS
+    quotas = [(c.units, c.ceiling, expires_at, c.known if fresh else -1) for c in counters]
+    arguments = [
+        *(terms.generation, fresh, len(windows), *itertools.chain(*windows)),
+        *(len(quotas), *itertools.chain(*quotas)),
+    ]
+    return GateCall(keys, arguments, windows, counters)
+
+
+def _confirm() -> None:
+    seen = None
+    for _ in range(4):
+        decision: Decision | None = g.gate_call.decision
+        if decision is None:
+            raise Unavailable
+        if decision.code >= -1 and (not decision.is_local or age(g.principal) < REMEMBERED_WITHOUT_REDIS_SECONDS):
+            return
+        g.principal = load(g.key_digests, is_fresh=True)
+        try:
+            authorise(g.principal, _meta_of_request())
+        except ApiError as error:
+            g.refusal, g.units = error, {}
+        if decision.is_local:
+            return
+        fresh = 2 if decision.code == -2 and decision.generation == seen else 1
+        seen, g.gate_call = decision.generation, _call_for(g.principal, fresh, g.units)
+        limit = gate_limit(*g.gate_call.windows[0], "gate")
+        if not limiter.limiter.hit(limit.limit, g.gate_call.keys[0], "gate"):
+            raise full_limit(g.gate_call)
+    raise Unavailable(retry_after=1)
+
+
+def _meta_of_request() -> Access:
+    meta = _meta()
+    if meta is None:
+        raise Unavailable
+    return meta[0]

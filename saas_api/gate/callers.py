@@ -1,0 +1,195 @@
+"""Callers: which credential was sent, whose it is, and what its holder may do now."""
+
+import ipaddress
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from flask import request
+from limits import parse as parse_limit
+
+from saas_api.api_keys import rules as key_rules
+from saas_api.api_keys import service as api_keys
+from saas_api.auth import service as auth
+from saas_api.billing import service as billing
+from saas_api.core import access, clock, tenancy
+from saas_api.core.access import Access, Principal
+from saas_api.core.errors import Forbidden, Malformed, PaymentRequired, Unauthenticated
+from saas_api.core.http import client_ip
+from saas_api.core.limits import limiter, storage
+from saas_api.core.settings import setting
+from saas_api.gate.answers import refused
+
+REMEMBERED_SECONDS, REMEMBERED_WITHOUT_REDIS_SECONDS = 60, 5
+REMEMBERED_KEYS = 20_000
+UNKNOWN_KEYS = parse_limit("30 per minute")
+
+
+class IpNotAllowed(Forbidden):
+    """The key is bound to other addresses."""
+
+    code, message = "IP_NOT_ALLOWED", "This API key may not be used from your address."
+
+
+class OrganizationSuspended(Forbidden):
+    """The operator or an unpaid bill stopped the organization."""
+
+    code, message = "ORGANIZATION_SUSPENDED", "This organization is suspended."
+
+
+class SubscriptionRestricted(PaymentRequired):
+    """An invoice is overdue: reading goes on, sending does not."""
+
+    code, message = "SUBSCRIPTION_RESTRICTED", "An invoice is overdue; pay it to send again."
+
+
+@dataclass(frozen=True)
+class KeyPrincipal(Principal):
+    """The holder of a key, with what PostgreSQL said of its organization when it was loaded."""
+
+    terms: billing.Terms | None = None
+    windows: Sequence[tuple[int, int]] = ()
+    ip_allow: Sequence[str] = ()
+    valid_until: datetime | None = None
+    loaded_at: float = 0.0
+
+
+@dataclass
+class _Remembered:
+    """Principals by digest, the least recently used forgotten first."""
+
+    limit: int
+    entries: OrderedDict[bytes, KeyPrincipal] = field(default_factory=OrderedDict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def find(self, digest: bytes) -> KeyPrincipal | None:
+        with self.lock:
+            found = self.entries.get(digest)
+            if found is not None:
+                self.entries.move_to_end(digest)
+            return found
+
+    def keep(self, digest: bytes, principal: KeyPrincipal) -> None:
+        with self.lock:
+            self.entries[digest] = principal
+            if len(self.entries) > self.limit:
+                self.entries.popitem(last=False)
+
+    def forget(self, digest: bytes) -> None:
+        with self.lock:
+            self.entries.pop(digest, None)
+
+
+_remembered = _Remembered(REMEMBERED_KEYS)
+
+
+def credential(asked: Access) -> tuple[str, str]:
+    """The one credential of this request, and whether it is a "key" or a "user"'s token.
+
+    raises: Malformed, Unauthenticated, MissingApiKey, InvalidApiKey, InvalidTokenFormat
+    """
+    key, header = request.headers.get("X-API-Key"), request.headers.get("Authorization")
+    if key and header:
+        raise Malformed("Send one credential: X-API-Key or Authorization.")
+    if not key and not header:
+        raise Unauthenticated if asked.is_open_to_people else api_keys.MissingApiKey
+    if header:
+        scheme, _, offered = header.partition(" ")
+        offered = offered.strip()
+        if scheme.lower() != "bearer" or not offered:
+            raise auth.InvalidTokenFormat
+        if not key_rules.looks_like_key(offered):
+            return _bearer(asked, offered)
+        key = offered
+    if not key_rules.is_key(key or "", setting("API_KEY_PREFIX")):
+        raise api_keys.InvalidApiKey
+    return "key", key or ""
+
+
+def _bearer(asked: Access, token: str) -> tuple[str, str]:
+    if not asked.is_open_to_people:
+        raise api_keys.MissingApiKey
+    if token.count(".") != 2:
+        raise auth.InvalidTokenFormat
+    return "user", token
+
+
+def load(digests: Sequence[tuple[int, bytes]], *, is_fresh: bool = False) -> KeyPrincipal:
+    """The holder of a key, remembered or read anew.
+
+    raises: InvalidApiKey, TooManyRequests for the 31st unknown key a minute from one address
+    """
+    digest = digests[0][1]
+    known = _remembered.find(digest)
+    limit = REMEMBERED_WITHOUT_REDIS_SECONDS if storage().is_open else REMEMBERED_SECONDS
+    if known and not is_fresh and age(known) < limit and _is_valid(known):
+        return known
+    if not limiter.limiter.test(UNKNOWN_KEYS, client_ip(), "unknown-key"):
+        raise refused(UNKNOWN_KEYS.amount, 60, 60, "address")
+    principal = _key_principal(digests)
+    if principal is None:
+        _remembered.forget(digest)
+        limiter.limiter.hit(UNKNOWN_KEYS, client_ip(), "unknown-key")
+        raise api_keys.InvalidApiKey
+    _remembered.keep(digest, principal)
+    return principal
+
+
+def _is_valid(principal: KeyPrincipal) -> bool:
+    return principal.valid_until is None or clock.now() < principal.valid_until
+
+
+def _key_principal(digests: Sequence[tuple[int, bytes]]) -> KeyPrincipal | None:
+    loaded_at = time.monotonic()
+    with tenancy.as_system("gate.key") as session:
+        secret = api_keys.find_secret(session, digests)
+        if secret is None:
+            return None
+        billing.ensure_account(session, secret.organization_id)
+        terms = billing.terms(session, secret.organization_id)
+    windows = [(terms.rate_limit_per_minute, 60_000)]
+    if secret.rate_limit_per_minute:
+        windows.append((secret.rate_limit_per_minute, 60_000))
+    ends = [end for end in (secret.expires_at, terms.period_ends_at) if end is not None]
+    return KeyPrincipal(
+        kind="key",
+        id=secret.key_id,
+        organization_id=secret.organization_id,
+        scopes=secret.scopes,
+        mode=secret.mode,
+        terms=terms,
+        windows=tuple(windows),
+        ip_allow=secret.ip_allow,
+        valid_until=min(ends),
+        loaded_at=loaded_at,
+    )
+
+
+def authorise(principal: Principal, asked: Access) -> None:
+    """Let a caller pass by organization, address, and scope or role.
+
+    raises: OrganizationSuspended, IpNotAllowed, SubscriptionRestricted, InsufficientScope, Forbidden
+    """
+    if isinstance(principal, KeyPrincipal) and principal.terms is not None:
+        terms = principal.terms
+        if "suspended" in (terms.organization_status, terms.standing) or terms.organization_status == "closed":
+            raise OrganizationSuspended
+        if principal.ip_allow and not _is_allowed(client_ip(), principal.ip_allow):
+            raise IpNotAllowed
+        if terms.standing == "restricted" and asked.permission == "messages:write":
+            raise SubscriptionRestricted
+    access.authorise(principal, asked.permission)
+
+
+def _is_allowed(address: str, networks: Sequence[str]) -> bool:
+    if address == "invalid":
+        return False
+    return any(ipaddress.ip_address(address) in ipaddress.ip_network(network) for network in networks)
+
+
+def age(principal: KeyPrincipal) -> float:
+    """Seconds since a principal was read from PostgreSQL."""
+    return time.monotonic() - principal.loaded_at

@@ -1,0 +1,1 @@
+"""The built-in metered service: mock SMS and e-mail."""

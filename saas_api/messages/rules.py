@@ -1,0 +1,72 @@
+"""Messages without a database: segments, recipients, and when a failed try is repeated."""
+
+import random
+import re
+from datetime import timedelta
+
+import phonenumbers
+from email_validator import EmailNotValidError, validate_email
+
+LONGEST_SMS, LONGEST_EMAIL, LONGEST_SUBJECT = 1_600, 50_000, 200
+LAST_ATTEMPT = 8
+POISONED_AFTER = 10
+_RETRY_SECONDS = (5, 30, 120, 600, 1_800, 3_600, 7_200)
+_LONGEST_ASKED_SECONDS = 3_600
+_E164 = re.compile(r"\+[1-9][0-9]{6,14}", re.ASCII)
+_GSM7 = frozenset(
+    "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !\"#¤%&'()*+,-./0123456789:;<=>?¡ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÑÜ§¿"
+    "abcdefghijklmnopqrstuvwxyzäöñüà"
+)
+_GSM7_EXTENSION = frozenset("\f^{}\\[~]|€")
+
+
+def segments(text: str) -> int:
+    """How many parts an SMS takes.
+
+    source: 3GPP TS 23.038 and 23.040: 160 or 153 septets a part, 70 or 67 UTF-16 units where a character needs it
+    """
+    if all(sign in _GSM7 or sign in _GSM7_EXTENSION for sign in text):
+        units, alone, joined = sum(2 if sign in _GSM7_EXTENSION else 1 for sign in text), 160, 153
+    else:
+        units, alone, joined = len(text.encode("utf-16-le")) // 2, 70, 67
+    return 1 if units <= alone else -(-units // joined)
+
+
+def read_number(text: str) -> str:
+    """A telephone number in E.164 form.
+
+    raises: ValueError when no telephone has it
+    """
+    if not _E164.fullmatch(text):
+        raise ValueError("Not a number in E.164 form like +2348012345678.")
+    try:
+        number = phonenumbers.parse(text, None)
+    except phonenumbers.NumberParseException as cause:
+        raise ValueError("Not a telephone number.") from cause
+    if not phonenumbers.is_valid_number(number):
+        raise ValueError("Not a telephone number that exists.")
+    return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+
+
+def read_address(text: str) -> str:
+    """An e-mail address with its domain in lower case.
+
+    raises: ValueError when it is none
+    """
+    try:
+        return validate_email(text, check_deliverability=False).normalized
+    except EmailNotValidError as cause:
+        raise ValueError("Not an e-mail address.") from cause
+
+
+def retry_delay(attempt: int, asked_seconds: int | None) -> timedelta:
+    """Time until the next try.
+
+    attempt: the one that failed, from 1
+    asked_seconds: what the provider asked for, honoured up to an hour
+    """
+    planned = _RETRY_SECONDS[min(attempt, len(_RETRY_SECONDS)) - 1]
+    seconds = planned * random.uniform(0.8, 1.2)  # noqa: S311 - spreads tries, guards nothing
+    if asked_seconds is not None:
+        seconds = min(max(asked_seconds, 1), _LONGEST_ASKED_SECONDS)
+    return timedelta(seconds=seconds)

@@ -1,0 +1,63 @@
+"""Tables of this room; keys, checks, policies and triggers are in migrations/."""
+
+import uuid
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, DateTime, FetchedValue, Text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Mapped, mapped_column
+
+from saas_api.core.db import Model
+from saas_api.core.ids import new_id
+
+
+class Organization(Model):
+    """A tenant."""
+
+    __tablename__ = "organizations"
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(Text)
+    slug: Mapped[str] = mapped_column(Text)
+    billing_email: Mapped[str | None] = mapped_column(Text)
+    timezone: Mapped[str] = mapped_column(Text, server_default=FetchedValue())
+    generation: Mapped[int] = mapped_column(BigInteger, server_default=FetchedValue())
+    generation_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    status: Mapped[str] = mapped_column(Text, server_default=FetchedValue())
+    closed_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=FetchedValue())
+    updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=FetchedValue())
+
+
+class OrganizationLimits(Model):
+    """An operator's exception to the plan."""
+
+    __tablename__ = "organization_limits"
+
+    organization_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    rate_limit_per_minute: Mapped[int | None]
+    ceilings: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=FetchedValue())
+    expires_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    reason: Mapped[str] = mapped_column(Text)
+    set_by: Mapped[uuid.UUID | None]
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=FetchedValue())
+
+
+class Membership(Model):
+    """A person in an organization, with a role."""
+
+    __tablename__ = "memberships"
+
+    organization_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    user_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    role: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=FetchedValue())
+
+
+class TenancyCanary(Model):
+    """The row an unbound transaction must not see."""
+
+    __tablename__ = "tenancy_canary"
+
+    organization_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)

@@ -1,0 +1,56 @@
+"""The timetable: every job asks what is due, so no slot needs a replay and only the newest one matters."""
+
+import os
+import platform
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from saas_api.core import clock, lease, queue
+from saas_api.messages import service as messages
+
+TICK = "saas_api.schedule.tick"
+_MINUTE, _HOUR = 60, 3600
+_DIRECT_SECONDS = 5
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One job and its cadence.
+
+    every_seconds, offset_seconds: a slot begins at each multiple plus the offset, UTC
+    """
+
+    job: str
+    every_seconds: int
+    offset_seconds: int
+    why: str
+
+    def slot(self, at: datetime) -> datetime:
+        """The newest slot that has begun."""
+        since = int(at.timestamp()) - self.offset_seconds
+        return datetime.fromtimestamp(since - since % self.every_seconds + self.offset_seconds, at.tzinfo)
+
+    def next_slot(self, at: datetime) -> datetime:
+        """The slot after it."""
+        return self.slot(at) + timedelta(seconds=self.every_seconds)
+
+
+TIMETABLE = (
+    Entry("usage.roll_up", _MINUTE, 0, "dashboards read sums instead of events"),
+    Entry("organizations.publish_generations", _MINUTE, 0, "a lost push of a revocation is pushed again"),
+    Entry("billing.close", _HOUR, 5 * _MINUTE, "periods that have ended are closed and invoiced"),
+)
+
+
+def tick() -> None:
+    """Run every job whose newest slot nobody took; one broken job hinders no other."""
+    host = f"{platform.node()}:{os.getpid()}"
+    for entry in TIMETABLE:
+        lease.run_slot(entry.job, entry.slot(clock.now()), host)
+
+
+def sweep() -> None:
+    """Announce due work that no wake-up announced; without Redis, do some of it here."""
+    for job, due, turn in ((messages.DRAIN, messages.due, messages.deliver_some),):
+        if due().organizations and not queue.wake(job, is_forced=True):
+            lease.drain(job, due, turn, at_most_seconds=_DIRECT_SECONDS)

@@ -1,0 +1,1 @@
+"""Usage: the ledger of metered calls, its rollups, and counts of refused calls."""

@@ -1,0 +1,1 @@
+"""People: one row a person, whichever organizations they belong to."""

@@ -1,0 +1,37 @@
+"""What is made from code is current: settings, example environment, OpenAPI document, list of libraries."""
+
+import re
+
+import orjson
+from flask import Flask
+
+from config import Settings
+from saas_api.cli.documents import env_example, with_table
+from tests.architecture.house import ROOT
+
+
+def test_the_settings_in_the_readme_are_current() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert with_table(readme, Settings.model_fields) == readme
+
+
+def test_the_example_environment_is_current() -> None:
+    assert (ROOT / ".env.example").read_text(encoding="utf-8") == env_example(Settings.model_fields)
+
+
+def test_the_example_environment_has_exactly_the_settings() -> None:
+    text = (ROOT / ".env.example").read_text(encoding="utf-8")
+    assert set(re.findall(r"^#([A-Z_]+)=", text, re.MULTILINE)) == set(Settings.model_fields)
+
+
+def test_the_committed_openapi_document_is_what_is_served(app: Flask) -> None:
+    committed = orjson.loads((ROOT / "docs" / "openapi.json").read_bytes())
+    assert committed == app.test_client().get("/api/v1/openapi.json").json
+
+
+def test_every_direct_dependency_has_its_reason() -> None:
+    page = (ROOT / "docs" / "libraries.md").read_text(encoding="utf-8")
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        direct = (ROOT / name).read_text(encoding="utf-8").partition("# what these need")[0]
+        for package in re.findall(r"^([a-z0-9-]+)==", direct, re.MULTILINE):
+            assert f"`{package}`" in page, package

@@ -1,0 +1,82 @@
+"""Names: the closed lists of rooms and of files in a room, and words that say nothing."""
+
+import ast
+import inspect
+import re
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+from saas_api.schedule import TIMETABLE
+from tests.architecture.house import FACES, FLOORS, PACKAGE, ROOMS, calls, imported, sources, tree
+
+EMPTY_WORDS = {"utils", "helpers", "common", "misc", "base", "manager", "handler"}
+
+
+def test_a_room_holds_only_the_files_of_the_floors() -> None:
+    for room in (*ROOMS, *FACES):
+        found = {path.stem for path in (PACKAGE / room).iterdir() if path.suffix == ".py" or path.name in FLOORS}
+        assert found - FLOORS == {"__init__"}, room
+
+
+def test_every_folder_of_the_package_is_a_room_a_face_or_the_ground() -> None:
+    folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+    assert folders == {*ROOMS, *FACES, "core", "providers", "gate", "cli"}
+
+
+def test_no_file_has_a_name_that_says_nothing() -> None:
+    assert not [path for path in sources() if path.stem in EMPTY_WORDS]
+
+
+def test_a_blueprint_is_called_as_its_room() -> None:
+    for room in (*ROOMS, *FACES):
+        folder = PACKAGE / room
+        doors = [*folder.glob("routes.py"), *folder.glob("routes/__init__.py")]
+        made = [node.args[0] for path in doors for name, node in calls(path) if name == "Blueprint"]
+        assert {name.value for name in made if isinstance(name, ast.Constant)} <= {room}, room
+
+
+def test_schemas_are_imported_by_their_own_routes_only() -> None:
+    for path in sources():
+        room = path.relative_to(PACKAGE).parts[0]
+        for name in imported(path):
+            if match := re.match(r"saas_api\.(\w+)\.schemas\b", name):
+                is_own_door = match[1] == room and "routes" in str(path.relative_to(PACKAGE))
+                is_own_schema = match[1] == room and "schemas" in str(path.relative_to(PACKAGE))
+                assert is_own_door or is_own_schema, f"{path} imports {name}"
+
+
+def test_only_the_core_commits_and_rolls_back() -> None:
+    for path in sources():
+        if path.is_relative_to(PACKAGE / "core"):
+            continue
+        assert not [name for name, _ in calls(path) if name in {"commit", "rollback"}], path
+
+
+def test_every_job_that_is_asked_for_is_a_function_in_some_jobs_file() -> None:
+    constants = dict(pair for path in sources() for pair in texts(path))
+    asked = {entry.job for entry in TIMETABLE}
+    for path in sources():
+        for name, node in calls(path):
+            if name in {"enqueue", "wake", "drain", "drain_table"}:
+                words = [ast.unparse(argument).rpartition(".")[2] for argument in node.args]
+                asked |= {constants[word] for word in words if word in constants}
+                asked |= {literal.value for literal in node.args if isinstance(literal, ast.Constant)}
+    assert asked >= {"messages.drain", "usage.roll_up", "billing.close"}
+    for job in asked:
+        room, _, verb = str(job).partition(".")
+        assert inspect.isfunction(getattr(import_module(f"saas_api.{room}.jobs"), verb)), job
+
+
+def texts(path: Path) -> Iterator[tuple[str, str]]:
+    """Constants of a module that are text."""
+    for node in tree(path).body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield ast.unparse(node.targets[0]), node.value.value
+
+
+def test_exceptions_from_the_linters_carry_their_reason() -> None:
+    bare = re.compile(r"# (noqa: [A-Z0-9, ]+|type: ignore(\[[a-z-, ]+\])?)\s*$")
+    for path in sources():
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            assert not bare.search(line), f"{path}:{number}"

@@ -1,0 +1,76 @@
+"""Every address says who may call it and what it takes and gives."""
+
+import pytest
+from flask import Flask
+from openapi_spec_validator import validate
+from werkzeug.routing import Rule
+
+from saas_api.core.access import Access
+
+PUBLIC = {
+    "auth.login",
+    "auth.refresh",
+    "auth.register",
+    "billing.invoices.list_plans",
+    "docs.home",
+    "docs.static",
+    "flasgger.<lambda>",
+    "flasgger.apidocs",
+    "flasgger.oauth_redirect",
+    "flasgger.openapi",
+    "flasgger.static",
+    "ops.healthz",
+    "ops.readyz",
+}
+
+
+@pytest.fixture
+def rules(app: Flask) -> list[Rule]:
+    return list(app.url_map.iter_rules())
+
+
+def access(app: Flask, rule: Rule) -> Access:
+    found: Access = app.view_functions[rule.endpoint].__access__  # type: ignore[attr-defined]  # decorators put it there
+    return found
+
+
+def test_every_route_says_who_may_call_it(app: Flask, rules: list[Rule]) -> None:
+    assert not [rule for rule in rules if not hasattr(app.view_functions[rule.endpoint], "__access__")]
+
+
+def test_what_anybody_may_call_is_a_known_list(app: Flask, rules: list[Rule]) -> None:
+    assert {rule.endpoint for rule in rules if access(app, rule).is_public} == PUBLIC
+
+
+def test_every_api_route_says_what_it_takes_and_gives(app: Flask, rules: list[Rule]) -> None:
+    for rule in rules:
+        if rule.rule.startswith("/api/v1/") and rule.endpoint != "flasgger.openapi":
+            operation = app.view_functions[rule.endpoint].__operation__  # type: ignore[attr-defined]  # the same
+            assert operation.returns is not None or operation.status == 200, rule
+            assert operation.body is not None or rule.methods & {"GET", "DELETE"} or access(app, rule), rule
+
+
+def test_every_view_has_a_sentence_for_the_reference(app: Flask, rules: list[Rule]) -> None:
+    for rule in rules:
+        if rule.rule.startswith("/api/v1/") and rule.endpoint != "flasgger.openapi":
+            assert (app.view_functions[rule.endpoint].__doc__ or "").strip(), rule
+
+
+def test_the_openapi_document_is_valid(app: Flask) -> None:
+    validate(app.test_client().get("/api/v1/openapi.json").json)
+
+
+def test_every_api_route_is_in_the_document_and_back(app: Flask, rules: list[Rule]) -> None:
+    paths = app.test_client().get("/api/v1/openapi.json").json["paths"]
+    documented = {(path.count("/"), method.upper()) for path, methods in paths.items() for method in methods}
+    assert documented
+    served = {
+        (rule.rule.partition("<")[0].rstrip("/"), method)
+        for rule in rules
+        if rule.rule.startswith("/api/v1/") and rule.endpoint != "flasgger.openapi"
+        for method in rule.methods - {"HEAD", "OPTIONS"}
+    }
+    written = {
+        (path.partition("{")[0].rstrip("/"), method.upper()) for path, methods in paths.items() for method in methods
+    }
+    assert written == served

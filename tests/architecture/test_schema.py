@@ -1,0 +1,195 @@
+"""The schema as PostgreSQL holds it: every tenant table isolated, models and migrations alike, and a way back."""
+
+import importlib
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg2.errors
+import pytest
+import sqlalchemy as sa
+from flask import Flask
+from flask_migrate import Migrate, downgrade, upgrade
+from sqlalchemy.dialects import postgresql
+
+from saas_api.core.db import db
+from tests.architecture.house import PACKAGE
+
+A, B, X = (f"00000000-0000-7000-8000-00000000000{digit}" for digit in "abc")
+# Spoken to in SQL alone, by `core.lease` and by the mock provider, which stands for somebody else.
+WITHOUT_MODEL = {"alembic_version", "job_runs", "mock_sends"}
+# One row of organization A in each table; {org} stands for it, {x} for any other id.
+ROWS = {
+    "organizations": "(id, name, slug) VALUES ('{org}', 'n', 's')",
+    "organization_limits": "(organization_id, reason) VALUES ('{org}', 'r')",
+    "tenancy_canary": "(organization_id) VALUES ('{org}')",
+    "memberships": "(organization_id, user_id, role) VALUES ('{org}', '{x}', 'owner')",
+    "api_keys": "(organization_id, name) VALUES ('{org}', 'n')",
+    "api_key_secrets": "(organization_id, key_id, slot, digest, pepper_version, hint, last_four)"
+    " VALUES ('{org}', '{x}', 1, sha256('x'), 1, 'h', 'four')",
+    "billing_profiles": "(organization_id) VALUES ('{org}')",
+    "subscriptions": "(organization_id, started_at) VALUES ('{org}', now())",
+    "subscription_segments": "(organization_id, subscription_id, seq, plan_version_id, starts_at)"
+    " VALUES ('{org}', '{x}', 1, 'free@1', now())",
+    "billing_periods": "(organization_id, subscription_id, seq, starts_at, ends_at, nominal_seconds, timezone)"
+    " VALUES ('{org}', '{x}', 1, now(), now() + interval '1 month', 2592000, 'UTC')",
+    "messages": "(organization_id, channel, recipient, body, accepted_at, next_at)"
+    " VALUES ('{org}', 'sms', 'r', 'b', now(), now())",
+    "usage_events": "(organization_id, source, idempotency_key, meter_code, quantity, occurred_at, billing_period_id)"
+    " VALUES ('{org}', 's', 'k', 'sms', 1, now(), '{x}')",
+    "usage_rollups": "(organization_id, billing_period_id, bucket_at, meter_code, source, is_late, quantity,"
+    " event_count) VALUES ('{org}', '{x}', now(), 'sms', 's', false, 1, 1)",
+    "request_counts": "(organization_id, bucket_at, api_key_id, route, method, mode, outcome, requests)"
+    " VALUES ('{org}', now(), '{x}', 'r', 'GET', 'live', 'failed', 1)",
+    "invoices": "(organization_id, kind, currency, rule_version) VALUES ('{org}', 'manual', 'USD', 1)",
+    "invoice_lines": "(organization_id, invoice_id, position, source_key, kind, description, amount_minor)"
+    " VALUES ('{org}', '{x}', 1, 'k', 'manual', 'd', 1)",
+    "credit_grants": "(organization_id, source_key, kind, currency, amount_minor, remaining_minor, effective_at)"
+    " VALUES ('{org}', 'k', 'carry', 'USD', 1, 1, now())",
+    "credit_entries": "(organization_id, grant_id, invoice_id, delta_minor, reason, at)"
+    " VALUES ('{org}', '{x}', '{x}', -1, 'apply', now())",
+}
+TENANT_TABLES = """
+SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = 'public' AND c.relkind IN ('r', 'p') AND (c.relname = 'organizations' OR EXISTS (
+   SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = 'organization_id' AND NOT a.attisdropped))
+"""
+UNFORCED = """
+SELECT relname FROM pg_class WHERE relname = ANY(%s) AND NOT (relrowsecurity AND relforcerowsecurity)
+"""
+POLICIES = """
+SELECT tablename, policyname, roles::text[], qual IS NOT NULL AND with_check IS NOT NULL AND cmd = 'ALL'
+  FROM pg_policies WHERE tablename = ANY(%s)
+"""
+LOOSE_KEYS = """
+SELECT f.conrelid::regclass::text, f.conname FROM pg_constraint f
+ WHERE f.contype = 'f' AND f.conrelid::regclass::text = ANY(%(tables)s)
+   AND f.confrelid::regclass::text = ANY(%(tables)s)
+   AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = f.conrelid AND a.attnum = ANY(f.conkey)
+                      AND a.attname = 'organization_id')
+"""
+FREE_GRANTS = """
+SELECT DISTINCT table_name FROM information_schema.role_table_grants
+ WHERE grantee = 'saas_tenant' AND table_schema = 'public' AND NOT table_name = ANY(%s) AND privilege_type <> 'SELECT'
+"""
+
+
+@pytest.fixture
+def cursor(superuser: Any) -> Iterator[Any]:
+    with superuser.cursor() as made:
+        yield made
+    superuser.rollback()
+
+
+@pytest.fixture
+def isolated(cursor: Any) -> list[str]:
+    cursor.execute(TENANT_TABLES)
+    return sorted(name for (name,) in cursor.fetchall())
+
+
+def test_every_tenant_table_forces_row_level_security_by_both_policies(cursor: Any, isolated: list[str]) -> None:
+    cursor.execute(UNFORCED, (isolated,))
+    assert cursor.fetchall() == []
+    cursor.execute(POLICIES, (isolated,))
+    expected = {(table, f"{role}", (f"saas_{role}",), True) for table in isolated for role in ("tenant", "system")}
+    assert {(table, name, tuple(roles), whole) for table, name, roles, whole in cursor.fetchall()} == expected
+
+
+def test_foreign_keys_between_tenant_tables_carry_the_organization(cursor: Any, isolated: list[str]) -> None:
+    cursor.execute(LOOSE_KEYS, {"tables": isolated})
+    assert cursor.fetchall() == []
+
+
+def test_a_tenant_only_reads_what_is_not_its_own(cursor: Any, isolated: list[str]) -> None:
+    cursor.execute(FREE_GRANTS, (isolated,))
+    assert cursor.fetchall() == []
+
+
+def test_every_tenant_table_is_tried(isolated: list[str]) -> None:
+    assert sorted(ROWS) == isolated
+
+
+@pytest.mark.parametrize("table", ROWS)
+def test_a_tenant_meets_no_row_of_another_whatever_it_is_granted(cursor: Any, table: str) -> None:
+    insert = f"INSERT INTO {table} {ROWS[table].format(org=A, x=X)}"
+    column = "id" if table == "organizations" else "organization_id"
+    cursor.execute("SET LOCAL session_replication_role = replica")
+    cursor.execute(insert)
+    cursor.execute(f"GRANT ALL ON {table} TO saas_tenant")
+    bind(cursor, A)
+    cursor.execute(f"SELECT {column}::text FROM {table}")
+    assert cursor.fetchall() == [(A,)]
+    bind(cursor, B)
+    for statement in (
+        f"SELECT {column} FROM {table}",
+        f"UPDATE {table} SET {column} = {column}",
+        f"DELETE FROM {table}",
+    ):
+        cursor.execute(statement)
+        assert cursor.rowcount == 0, statement
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege, match="row-level security"):
+        cursor.execute(insert)
+
+
+def bind(cursor: Any, organization: str) -> None:
+    cursor.execute(
+        "SELECT set_config('role', 'saas_tenant', true), set_config('app.organization_id', %s, true)", (organization,)
+    )
+
+
+def test_models_and_migrations_say_the_same(app: Flask) -> None:
+    for path in PACKAGE.glob("*/models.py"):
+        importlib.import_module(f"saas_api.{path.parent.name}.models")
+    with app.app_context():
+        found = sa.inspect(db.engine)
+        tables = set(found.get_table_names()) - WITHOUT_MODEL
+        migrated = {table: columns(found.get_columns(table)) for table in tables}
+    modelled = {
+        name: columns([{"name": c.name, "type": c.type, "nullable": c.nullable} for c in table.columns])
+        for name, table in db.metadata.tables.items()
+    }
+    assert modelled == migrated
+
+
+def columns(described: Any) -> dict[str, tuple[str, bool]]:
+    """Type and nullability by name, as PostgreSQL writes them."""
+    dialect = postgresql.dialect()
+    return {column["name"]: (column["type"].compile(dialect), column["nullable"]) for column in described}
+
+
+def test_migrations_go_down_to_nothing_and_up_again(config: dict[str, Any], superuser: Any) -> None:
+    superuser.rollback()
+    superuser.autocommit = True
+    try:
+        with superuser.cursor() as cursor:
+            cursor.execute("CREATE DATABASE there_and_back OWNER saas")
+        url = sa.make_url(config["DATABASE_URL"]).set(database="there_and_back")
+        first, emptied, again = travel(url)
+        with superuser.cursor() as cursor:
+            cursor.execute("DROP DATABASE there_and_back")
+    finally:
+        superuser.autocommit = False
+    assert emptied == {("r", "alembic_version"), ("i", "alembic_version_pkc")}
+    assert again == first
+
+
+def travel(url: sa.URL) -> tuple[set[tuple[str, str]], ...]:
+    """What the database holds after all migrations, after none, and after all again."""
+    app = Flask(__name__)
+    app.config["SQLALCHEMY_DATABASE_URI"] = url
+    Migrate(app, db, directory="migrations")
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    held = []
+    with app.app_context():
+        for step in (upgrade, lambda: downgrade(revision="base"), upgrade):
+            step()
+            with engine.connect() as connection:
+                held.append({(kind, name) for kind, name in connection.execute(sa.text(HELD))})
+    return tuple(held)
+
+
+HELD = """
+SELECT c.relkind::text, c.relname::text FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace
+UNION SELECT 'function', p.proname FROM pg_proc p WHERE p.pronamespace = 'public'::regnamespace
+UNION SELECT 'trigger', t.tgname || ' on ' || t.tgrelid::regclass FROM pg_trigger t WHERE NOT t.tgisinternal
+UNION SELECT 'policy', p.policyname || ' on ' || p.tablename FROM pg_policies p
+"""

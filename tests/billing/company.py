@@ -1,0 +1,104 @@
+"""A company as the tests of billing need it: made through services at a given time, with usage in its ledger."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from saas_api.billing import service as billing
+from saas_api.core import clock, tenancy
+from saas_api.core.db import execute_once
+from saas_api.core.ids import new_id
+from saas_api.organizations import service as organizations
+from saas_api.usage.rules import Usage
+from saas_api.users import service as users
+
+
+def day(number: int, hour: int = 0, month: int = 4) -> datetime:
+    """An instant of 2026, in UTC."""
+    return datetime(2026, month, number, hour, tzinfo=UTC)
+
+
+@dataclass
+class Company:
+    """An organization and what happens to its account."""
+
+    id: UUID
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        with tenancy.transaction(self.id) as session:
+            yield session
+
+    def use(self, quantity: int, meter: str = "sms", *, at: datetime | None = None, is_late: bool = False) -> Usage:
+        """Write one event as the accept batch does."""
+        event_id = new_id()
+        event = Usage(event_id, "messages.send", str(event_id), meter, quantity, at or clock.now())
+        statements = billing.record_statements(self.id, event, is_late=is_late)
+        execute_once([tenancy.read_bind(self.id), *statements])
+        return event
+
+    def reverse(self, event: Usage) -> None:
+        """Take an event of a closed period back."""
+        sql = text("""INSERT INTO usage_events (organization_id, id, source, idempotency_key, meter_code, quantity,
+            occurred_at, billing_period_id, late_for_period_id, reversal_of)
+          SELECT u.organization_id, gen_random_uuid(), 'reversal', u.id::text, u.meter_code, -u.quantity, u.occurred_at,
+            (SELECT id FROM billing_periods WHERE state = 'open' ORDER BY seq LIMIT 1), u.billing_period_id, u.id
+          FROM usage_events u WHERE u.id = :id""")
+        with self.transaction() as session:
+            session.execute(sql, {"id": event.id})
+
+    def switch(self, version: str, at: datetime) -> None:
+        """Go on with another plan version from an instant on; at the very start, be on it from the start."""
+        steps = (
+            "DELETE FROM subscription_segments WHERE ends_at IS NULL AND starts_at = :at",
+            "UPDATE subscription_segments SET ends_at = :at WHERE ends_at IS NULL",
+            """INSERT INTO subscription_segments (organization_id, subscription_id, seq, plan_version_id, starts_at)
+              SELECT organization_id, id, (SELECT count(*) + 1 FROM subscription_segments), :version, :at
+              FROM subscriptions""",
+        )
+        with self.transaction() as session:
+            for step in steps:
+                session.execute(text(step), {"at": at, "version": version})
+
+    def rows(self, sql: str) -> list[Any]:
+        """What this company sees."""
+        with self.transaction() as session:
+            return list(session.execute(text(sql)).all())
+
+    def invoices(self) -> list[Any]:
+        return self.rows("SELECT * FROM invoices ORDER BY serial")
+
+    def lines(self) -> dict[str, int]:
+        """Amounts by source key of the newest invoice."""
+        return dict(
+            self.rows("""SELECT source_key, amount_minor FROM invoice_lines
+              WHERE invoice_id = (SELECT id FROM invoices ORDER BY serial DESC LIMIT 1) ORDER BY position""")
+        )
+
+    def grant(self, amount_minor: int, kind: str, priority: int) -> None:
+        with tenancy.as_system("billing.close") as session:
+            session.execute(
+                text("""INSERT INTO credit_grants (organization_id, source_key, kind, currency, amount_minor,
+                    remaining_minor, priority, effective_at) VALUES (:id, :kind, :kind, 'USD', :amount, :amount,
+                    :priority, :at)"""),
+                {"id": self.id, "kind": kind, "amount": amount_minor, "priority": priority, "at": clock.now()},
+            )
+
+
+def found(name: str = "Acme", at: datetime | None = None, plan: str = "free@1") -> Company:
+    """Travel to an instant, and found a company on a plan then."""
+    clock.travel_to(at or day(1))
+    with tenancy.as_system("auth.register") as session:
+        owner = users.create(session, f"alice@{name.lower()}.example", "correct horse battery", "Alice")
+        company = Company(organizations.create(session, name, owner.id).id)
+    with company.transaction() as session:
+        billing.ensure_account(session, company.id)
+    if plan != "free@1":
+        company.switch(plan, clock.now())
+    return company

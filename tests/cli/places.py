@@ -1,0 +1,23 @@
+"""A directory engines may use, and whether a process is still there."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def open_directory() -> Iterator[Path]:
+    """A temporary directory that `nobody` may pass through, for tests run as root."""
+    with tempfile.TemporaryDirectory(prefix="saas-api-") as name:
+        path = Path(name)
+        path.chmod(0o755)
+        yield path
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that only waits to be collected does not."""
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False

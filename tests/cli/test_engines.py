@@ -1,0 +1,152 @@
+"""The embedded engines: real servers, killed and started again."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import psycopg2
+import pytest
+import redis
+import sqlalchemy as sa
+
+from saas_api.cli.dev.addresses import urls
+from saas_api.cli.dev.engines import Engines
+from saas_api.cli.dev.host import EngineError
+from tests.cli.places import is_alive, open_directory
+
+OWNER = """
+import sys, time
+from pathlib import Path
+from saas_api.cli.dev.engines import Engines
+engines = Engines(Path(sys.argv[1]), is_durable=False)
+engines.start()
+print(engines.postgres.pid, engines.redis.pid, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    with open_directory() as path:
+        yield path
+
+
+def wait_until_gone(*pids: int) -> None:
+    deadline = time.monotonic() + 10
+    while any(is_alive(pid) for pid in pids):
+        assert time.monotonic() < deadline, f"still there: {pids}"
+        time.sleep(0.05)
+
+
+def test_the_login_owns_its_database_and_has_no_power(engines: Engines) -> None:
+    engine = sa.create_engine(engines.database_url)
+    with engine.connect() as connection:
+        login = connection.execute(
+            sa.text(
+                """SELECT rolsuper, rolbypassrls, rolcreaterole, rolcreatedb,
+                          pg_has_role('saas_tenant', 'SET') AS sets_tenant,
+                          pg_has_role('saas_system', 'SET') AS sets_system,
+                          pg_has_role('saas_tenant', 'USAGE') AS is_tenant,
+                          pg_has_role('saas_system', 'USAGE') AS is_system
+                     FROM pg_roles WHERE rolname = current_user"""
+            )
+        ).one()
+        owner = connection.scalar(sa.text("SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = 'saas'"))
+    engine.dispose()
+    assert owner == "saas"
+    assert login._asdict() == {
+        "rolsuper": False,
+        "rolbypassrls": False,
+        "rolcreaterole": False,
+        "rolcreatedb": False,
+        "sets_tenant": True,
+        "sets_system": True,
+        "is_tenant": False,
+        "is_system": False,
+    }
+
+
+def test_addresses_are_known_before_anything_runs(engines: Engines) -> None:
+    assert urls(engines.instance) == (engines.database_url, engines.redis_url)
+    with redis.Redis.from_url(engines.redis_url) as client:
+        assert client.ping()
+
+
+def test_a_path_too_long_for_a_socket_gets_a_short_one(directory: Path) -> None:
+    database, cache = urls(directory / ("long" * 30))
+    assert len(cache) < 103 + len("unix://")
+    assert "saas_api-" in database
+
+
+def test_no_engine_wanted_means_no_file(tmp_path: Path) -> None:
+    with Engines(tmp_path / "instance", wanted=()):
+        assert not (tmp_path / "instance").exists()
+
+
+def test_committed_rows_survive_kill_9_of_both_engines(directory: Path) -> None:
+    (directory / "pg").mkdir()
+    (directory / "pg" / "data.new").mkdir()  # what a killed initdb leaves behind
+    with Engines(directory) as engines:
+        with closing(engines.postgres.superuser("saas")) as connection, connection, connection.cursor() as cursor:
+            cursor.execute("CREATE TABLE kept AS SELECT 1 AS one")
+        for engine in (engines.postgres, engines.redis):
+            assert engine.process
+            engine.process.kill()
+            engine.process.wait()
+            engine.start()
+            assert engine.answers()
+        with closing(engines.postgres.superuser("saas")) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT one FROM kept")
+            assert cursor.fetchall() == [(1,)]
+        pids = [engine.pid for engine in (engines.postgres, engines.redis) if engine.pid]
+    wait_until_gone(*pids)
+    with pytest.raises(psycopg2.OperationalError):
+        engines.postgres.superuser("saas")
+
+
+def test_engines_end_with_their_owner_and_start_again(directory: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", OWNER, str(directory)], stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout
+        pids = [int(pid) for pid in owner.stdout.readline().split()]
+        with pytest.raises(EngineError, match=f"in use by process {owner.pid}"):
+            Engines(directory).start()
+        owner.kill()
+    with Engines(directory, is_durable=False) as engines:
+        wait_until_gone(*pids)
+        assert engines.postgres.answers()
+        assert engines.redis.answers()
+
+
+def test_engines_that_outlived_their_owner_are_ended_first(directory: Path) -> None:
+    orphaned = Engines(directory, is_durable=False)
+    orphaned.start()
+    assert orphaned._lock is not None
+    os.close(orphaned._lock)
+    orphaned._lock = None
+    with Engines(directory, is_durable=False) as engines:
+        assert orphaned.postgres.pid is None
+        assert orphaned.redis.pid is None
+        assert engines.postgres.answers()
+
+
+def test_a_pid_file_that_names_another_program_is_no_reason_to_kill_it(directory: Path) -> None:
+    with subprocess.Popen(["sleep", "30"]) as bystander:
+        (directory / "redis").mkdir()
+        (directory / "redis" / "redis.pid").write_text(f"{bystander.pid}\n")
+        with Engines(directory, is_durable=False, wanted=("redis",)) as engines:
+            assert engines.redis.answers()
+        assert bystander.poll() is None
+        bystander.terminate()
+
+
+def test_data_of_another_version_is_refused_in_one_line(directory: Path) -> None:
+    data = directory / "pg" / "data"
+    data.mkdir(parents=True)
+    (data / "PG_VERSION").write_text("14\n")
+    with pytest.raises(EngineError, match="holds data of PostgreSQL 14") as refused:
+        Engines(directory).start()
+    assert "\n" not in str(refused.value)

@@ -1,0 +1,90 @@
+"""The supervisor: what dies comes back, what dies too often ends everything, a signal stops it cleanly."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from saas_api.cli.dev.processes import Child, GaveUp, Supervisor
+
+SLEEPS = "import time; print('here', flush=True); time.sleep(60)"
+IGNORES = (
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('here', flush=True); time.sleep(60)"
+)
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def child(program: str, name: str = "web") -> Child:
+    return Child(name, [sys.executable, "-c", program], {})
+
+
+def said(process: Child) -> str:
+    deadline = time.monotonic() + 10
+    while not process.last_words():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return process.last_words()
+
+
+def test_a_killed_process_comes_back_with_its_pid_file(tmp_path: Path) -> None:
+    web, worker = child(SLEEPS), child(SLEEPS, "worker")
+    supervisor = Supervisor(tmp_path, [], [web, worker])
+    supervisor.start()
+    try:
+        first, other = web.pid, worker.pid
+        assert first
+        assert (tmp_path / "web.pid").read_text() == f"{first}\n"
+        os.kill(first, signal.SIGKILL)
+        deadline = time.monotonic() + 10
+        supervisor.watch(until=lambda: web.pid not in (None, first) or time.monotonic() > deadline)
+        assert web.pid not in (None, first)
+        assert (tmp_path / "web.pid").read_text() == f"{web.pid}\n"
+        assert worker.pid == other
+    finally:
+        supervisor.stop()
+    assert list(tmp_path.iterdir()) == []
+    assert web.pid is None
+
+
+def test_a_process_that_keeps_dying_ends_everything_with_its_last_words(tmp_path: Path) -> None:
+    supervisor = Supervisor(tmp_path, [], [child("import sys; sys.exit('no luck')")], delays=(0.05, 0.05))
+    supervisor.start()
+    with pytest.raises(GaveUp, match=r"web died 2 times within a minute:\nno luck"):
+        supervisor.watch()
+    supervisor.stop()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_watch(tmp_path: Path, number: signal.Signals) -> None:
+    web = child(SLEEPS)
+    supervisor = Supervisor(tmp_path, [], [web])
+    supervisor.start()
+    os.kill(os.getpid(), number)
+    supervisor.watch()
+    supervisor.stop()
+    assert web.pid is None
+
+
+def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
+    web = child(IGNORES)
+    supervisor = Supervisor(tmp_path, [], [web])
+    supervisor.start()
+    assert said(web) == "here"
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGTERM)
+    supervisor.watch()
+    supervisor.stop()
+    assert web.pid is None
+    assert web.process
+    assert web.process.returncode == -signal.SIGKILL

@@ -1,0 +1,93 @@
+"""Slots of the timetable: each is run once, by whoever comes first, and taken up again when it failed."""
+
+import threading
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import sqlalchemy as sa
+from flask import Flask
+
+from saas_api.core import lease, tenancy
+from saas_api.usage import jobs
+
+SLOT = datetime(2026, 3, 1, 0, 5, tzinfo=UTC)
+
+
+class Job:
+    """A job of a room that counts its runs and fails while told to."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+        self.is_broken = False
+
+    def __call__(self) -> dict[str, int]:
+        self.runs += 1
+        if self.is_broken:
+            raise RuntimeError("no luck")
+        return {"runs": self.runs}
+
+
+@pytest.fixture
+def job(monkeypatch: pytest.MonkeyPatch) -> Job:
+    made = Job()
+    monkeypatch.setattr(jobs, "counted", made, raising=False)
+    return made
+
+
+def run(slot: datetime = SLOT) -> bool:
+    return lease.run_slot("usage.counted", slot, "here")
+
+
+def test_a_slot_runs_once(context: Flask, job: Job) -> None:
+    assert [run(), run(), run(SLOT + timedelta(hours=1))] == [True, False, True]
+    assert job.runs == 2
+    last = lease.last_runs()["usage.counted"]
+    assert (last.state, last.scheduled_for) == ("done", SLOT + timedelta(hours=1))
+
+
+def test_many_at_once_run_it_once(app: Flask, job: Job) -> None:
+    barrier = threading.Barrier(6)
+
+    def contend() -> None:
+        with app.app_context():
+            barrier.wait()
+            run()
+
+    threads = [threading.Thread(target=contend) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert job.runs == 1
+
+
+def test_a_failed_run_is_taken_up_again(context: Flask, job: Job) -> None:
+    job.is_broken = True
+    assert run()
+    assert lease.last_runs()["usage.counted"].error == "RuntimeError: no luck"
+    job.is_broken = False
+    assert run()
+    assert lease.last_runs()["usage.counted"].state == "done"
+
+
+def test_a_killed_run_is_taken_up_when_its_lease_is_over(context: Flask, job: Job) -> None:
+    insert = """INSERT INTO job_runs (job, scheduled_for, host, next_at, lease_token)
+        VALUES ('usage.counted', :slot, 'gone', now() + :left, gen_random_uuid())"""
+    with tenancy.as_system("queue.runs") as session:
+        session.execute(sa.text(insert), {"slot": SLOT, "left": timedelta(minutes=1)})
+    assert not run()
+    with tenancy.as_system("queue.runs") as session:
+        session.execute(sa.text("UPDATE job_runs SET next_at = now()"))
+    assert run()
+    assert job.runs == 1
+
+
+def test_a_newer_slot_supersedes_what_was_left_behind(context: Flask, job: Job) -> None:
+    insert = """INSERT INTO job_runs (job, scheduled_for, host, next_at, lease_token)
+        VALUES ('usage.counted', :slot, 'gone', now(), gen_random_uuid())"""
+    with tenancy.as_system("queue.runs") as session:
+        session.execute(sa.text(insert), {"slot": SLOT})
+    assert run(SLOT + timedelta(hours=1))
+    with tenancy.as_system("queue.runs") as session:
+        states = session.execute(sa.text("SELECT state, error FROM job_runs ORDER BY scheduled_for")).all()
+    assert states == [("failed", "superseded"), ("done", None)]

@@ -1,0 +1,123 @@
+"""Wake-ups: they leave after the commit, once, and nothing of Redis is ever the caller's trouble."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import redis
+import rq
+from flask import Flask
+
+from saas_api import schedule
+from saas_api.core import limits, queue, tenancy
+
+
+@pytest.fixture(autouse=True)
+def forget() -> Iterator[None]:
+    queue._woken.clear()
+    yield
+    queue._woken.clear()
+
+
+def waiting(name: str = "messages") -> int:
+    connection = queue.patient_client()
+    found = rq.Queue(name, connection=connection).get_job_ids()
+    connection.close()
+    return len(found)
+
+
+def test_many_wake_ups_are_one_job(context: Flask) -> None:
+    for _ in range(20):
+        queue.wake("messages.drain")
+    assert waiting() == 1
+
+
+def test_a_drain_that_began_lets_the_next_wake_up_through(context: Flask) -> None:
+    queue.wake("messages.drain")
+    queue._woken.clear()
+    queue.started("messages.drain")
+    queue.wake("messages.drain")
+    assert waiting() == 2
+
+
+def test_a_sweep_is_not_held_back(context: Flask) -> None:
+    queue.wake("messages.drain")
+    assert queue.wake("messages.drain", is_forced=True)
+    assert waiting() == 2
+
+
+def test_a_job_leaves_after_the_commit(context: Flask) -> None:
+    with tenancy.transaction(uuid4()) as session:
+        session.connection()
+        queue.enqueue(session, "messages.drain")
+        assert waiting() == 0
+    assert waiting() == 1
+
+
+def test_a_rollback_drops_it(context: Flask) -> None:
+    def fail() -> None:
+        with tenancy.transaction(uuid4()) as session:
+            session.connection()
+            queue.enqueue(session, "messages.drain")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert waiting() == 0
+
+
+def test_timed_work_goes_to_the_background() -> None:
+    assert queue.queue_of("messages.drain") == "messages"
+    assert queue.queue_of("billing.close") == "background"
+
+
+def test_every_job_of_the_timetable_exists(context: Flask) -> None:
+    for entry in schedule.TIMETABLE:
+        queue.perform(entry.job)
+    with pytest.raises(LookupError):
+        queue.perform("usage.nothing")
+
+
+@pytest.fixture
+def hung(tmp_path: Path) -> Iterator[str]:
+    """A Redis that accepts and never answers."""
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "s"))
+        server.listen(50)
+        held: list[socket.socket] = []
+
+        def accept() -> None:
+            while True:
+                try:
+                    held.append(server.accept()[0])
+                except OSError:
+                    return
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        yield f"unix://{tmp_path / 's'}"
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join(2)
+        for connection in held:
+            connection.close()
+
+
+@pytest.mark.parametrize("is_hung", [True, False])
+def test_without_redis_a_wake_up_costs_little_and_raises_nothing(
+    context: Flask, hung: str, monkeypatch: pytest.MonkeyPatch, is_hung: bool
+) -> None:
+    pool = limits.hot_pool(hung if is_hung else "unix:///nonexistent/redis.sock")
+    monkeypatch.setitem(context.extensions, "redis", redis.Redis(connection_pool=pool))
+    storage = limits.storage()
+    try:
+        for _ in range(6):
+            began = time.monotonic()
+            assert not queue.wake("messages.drain", is_forced=True)
+            assert time.monotonic() - began < 0.15
+    finally:
+        storage.failures = 0
+        pool.disconnect()

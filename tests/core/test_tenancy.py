@@ -1,0 +1,163 @@
+"""Who a transaction speaks for, on the real engine."""
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+import pytest
+import sqlalchemy as sa
+from flask import Flask
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from saas_api.core import tenancy
+from saas_api.core.db import execute_once, session
+from saas_api.core.ids import new_id
+from saas_api.core.tenancy import UnsafeDatabase, as_system, boot_check, open_tenant, read_bind, transaction
+
+NAMES = sa.text("SELECT name FROM organizations ORDER BY name")
+
+
+def organization(name: str) -> UUID:
+    made = new_id()
+    with as_system("demo.seed") as current:
+        current.execute(
+            sa.text("INSERT INTO organizations (id, name, slug) VALUES (:id, :name, :name)"), {"id": made, "name": name}
+        )
+    return made
+
+
+def names(current: Session) -> list[str]:
+    return list(current.scalars(NAMES))
+
+
+def test_a_transaction_nobody_bound_sees_nothing_and_writes_nothing(context: Flask) -> None:
+    made = organization("acme")
+    assert names(session()) == []
+    assert session().scalar(sa.text("SELECT current_user")) == "saas_tenant"
+    with pytest.raises(DBAPIError, match=r"row-level security|permission denied"):
+        session().execute(
+            sa.text(
+                "INSERT INTO messages (organization_id, channel, recipient, body, accepted_at, next_at)"
+                " VALUES (:made, 'sms', 'r', 'b', now(), now())"
+            ),
+            {"made": made},
+        )
+    session().rollback()
+
+
+def test_a_tenant_sees_itself_and_the_system_sees_all(context: Flask) -> None:
+    acme, _ = organization("acme"), organization("carol")
+    with transaction(acme) as current:
+        assert names(current) == ["acme"]
+    with as_system("demo.seed") as current:
+        assert names(current) == ["acme", "carol"]
+
+
+def test_a_binding_ends_with_its_transaction(context: Flask) -> None:
+    acme = organization("acme")
+    with transaction(acme) as current:
+        assert names(current) == ["acme"]
+    assert names(session()) == []
+    session().rollback()
+
+
+def test_a_binding_outlives_a_savepoint(context: Flask) -> None:
+    with transaction(organization("acme")) as current:
+        with pytest.raises(DBAPIError), current.begin_nested():
+            current.execute(sa.text("SELECT 1/0"))
+        assert names(current) == ["acme"]
+
+
+def test_an_exception_leaves_nothing(context: Flask) -> None:
+    acme = organization("acme")
+
+    def change() -> None:
+        with transaction(acme) as current:
+            current.execute(sa.text("UPDATE organizations SET name = 'other'"))
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        change()
+    with transaction(acme) as current:
+        assert names(current) == ["acme"]
+
+
+def test_a_request_is_bound_by_one_statement_and_once(app: Flask) -> None:
+    with app.app_context():
+        acme, carol = organization("acme"), organization("carol")
+        open_tenant(acme)
+        assert names(session()) == ["acme"]
+        session().commit()
+        assert names(session()) == ["acme"]
+        session().rollback()
+        with pytest.raises(RuntimeError):
+            open_tenant(carol)
+
+
+def test_a_tenant_is_not_bound_after_the_first_statement(context: Flask) -> None:
+    acme = organization("acme")
+    session().execute(sa.text("SELECT 1"))
+    with pytest.raises(RuntimeError):
+        open_tenant(acme)
+    session().rollback()
+
+
+def test_the_system_works_at_named_places_only(context: Flask) -> None:
+    with pytest.raises(RuntimeError), as_system("anywhere"):
+        pass
+
+
+def test_a_single_round_trip_is_bound_and_bound_no_longer_than_itself(context: Flask) -> None:
+    acme, _ = organization("acme"), organization("carol")
+    question: tuple[str, dict[str, Any]] = ("SELECT name FROM organizations", {})
+    assert [name for (name,) in execute_once([read_bind(acme), question])] == ["acme"]
+    assert execute_once([question]) == []
+
+
+def test_a_safe_database_passes_the_boot_check(context: Flask) -> None:
+    boot_check()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "mend", "reason"),
+    [
+        ("ALTER ROLE saas_tenant BYPASSRLS", "ALTER ROLE saas_tenant NOBYPASSRLS", "role saas_tenant"),
+        ("ALTER ROLE saas_system SUPERUSER", "ALTER ROLE saas_system NOSUPERUSER", "role saas_system"),
+        ("GRANT saas_system TO saas_tenant", "REVOKE saas_system FROM saas_tenant", "member of another role"),
+        (
+            "ALTER TABLE messages NO FORCE ROW LEVEL SECURITY",
+            "ALTER TABLE messages FORCE ROW LEVEL SECURITY",
+            "table messages",
+        ),
+        (
+            "CREATE POLICY open ON tenancy_canary TO saas_tenant USING (true)",
+            "DROP POLICY open ON tenancy_canary",
+            "unbound transaction reads",
+        ),
+    ],
+)
+def test_an_unsafe_database_is_refused(context: Flask, superuser: Any, spoil: str, mend: str, reason: str) -> None:
+    run = committed(superuser)
+    run(spoil)
+    try:
+        with pytest.raises(UnsafeDatabase, match=reason):
+            boot_check()
+    finally:
+        run(mend)
+
+
+def committed(connection: Any) -> Callable[[str], None]:
+    def run(statement: str) -> None:
+        with connection, connection.cursor() as cursor:
+            cursor.execute(statement)
+
+    return run
+
+
+def test_every_place_of_the_system_is_used_in_one_file() -> None:
+    from pathlib import Path
+
+    sources = [path.read_text(encoding="utf-8") for path in Path(tenancy.__file__).parents[1].rglob("*.py")]
+    used = {place: sum(f'as_system("{place}")' in source for source in sources) for place in tenancy.SYSTEM_PLACES}
+    assert {place: files for place, files in used.items() if files != 1} == {}

@@ -1,0 +1,121 @@
+"""JSON of the dashboard: its figures, and who may see them.
+
+| caller | status |
+|---|---|
+| nobody | 401 |
+| owner | 200 |
+| API key | 401 or 403, but `/usage-graph`, which usage:read opens |
+"""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from saas_api.core import clock
+from tests.usage.company import Company, sign_up
+
+TODAY = datetime(2026, 4, 15, 12, 30, tzinfo=UTC)
+PATHS = ("stats", "usage-graph", "api-keys")
+
+
+@pytest.fixture(autouse=True)
+def _in_april() -> Iterator[None]:
+    clock.travel_to(TODAY)
+    yield
+    clock.travel_to(None)
+
+
+@pytest.fixture
+def acme(app: Flask, client: FlaskClient) -> Company:
+    """Signed up on 1 March, with one key that was used and one that was not."""
+    company = sign_up(client, at=datetime(2026, 3, 1, 9, tzinfo=UTC))
+    company.make_key("busy")
+    company.make_key("idle")
+    company.open_period(clock.now())
+    company.open_period(TODAY)
+    clock.travel_to(TODAY)
+    company.use(5, at=datetime(2026, 3, 16, 23, 59, tzinfo=UTC), key="busy")
+    company.use(2, at=datetime(2026, 3, 17, tzinfo=UTC), key="busy")
+    company.use(3, key="busy")
+    company.refuse("failed", key="busy")
+    return company
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_nobody_is_refused(client: FlaskClient, path: str) -> None:
+    assert client.get(f"/api/v1/dashboard/{path}").status_code == 401
+
+
+@pytest.mark.parametrize("path", ["stats", "api-keys"])
+def test_an_api_key_is_refused(acme: Company, path: str) -> None:
+    answer = acme.client.get(f"/api/v1/dashboard/{path}", headers=acme.key_headers["busy"])
+    assert answer.status_code in (401, 403)
+
+
+def test_stats_count_thirty_days_and_the_month(acme: Company) -> None:
+    seen = acme.get("/dashboard/stats")
+    assert (seen["organization"]["name"], seen["organization"]["plan"]) == ("Acme", "free")
+    assert seen["stats"] == {
+        "total_requests_30d": 3,
+        "current_month_requests": 2,
+        "current_month_cost": "0.00",
+        "currency": "USD",
+        "success_rate": 66.67,
+        "active_api_keys": 2,
+        "total_api_keys": 2,
+    }
+
+
+def test_a_deleted_key_is_no_longer_active(acme: Company) -> None:
+    key_id = acme.get("/dashboard/api-keys")["api_keys"][0]["id"]
+    assert acme.client.delete(f"/api/v1/keys/{key_id}", headers=acme.owner).status_code == 200
+    stats = acme.get("/dashboard/stats")["stats"]
+    assert (stats["active_api_keys"], stats["total_api_keys"]) == (1, 2)
+
+
+def test_the_month_costs_what_the_bill_says(acme: Company) -> None:
+    acme.use(1000)
+    assert acme.get("/dashboard/stats")["stats"]["current_month_cost"] == "0.03"
+
+
+def test_the_graph_has_one_point_a_day_without_gaps(acme: Company) -> None:
+    seen = acme.get("/dashboard/usage-graph")
+    assert seen["period"] == {"start_date": "2026-03-17", "end_date": "2026-04-15", "timezone": "UTC", "days": 30}
+    assert len(seen["data"]) == 30
+    assert seen["data"][0] == {"date": "2026-03-17", "requests": 1, "success_count": 1, "error_count": 0}
+    assert seen["data"][1] == {"date": "2026-03-18", "requests": 0, "success_count": 0, "error_count": 0}
+    assert seen["data"][-1] == {"date": "2026-04-15", "requests": 2, "success_count": 1, "error_count": 1}
+
+
+@pytest.mark.parametrize(("days", "requests"), [("1", 2), ("31", 4), ("366", 4)])
+def test_the_graph_goes_back_as_far_as_asked(acme: Company, days: str, requests: int) -> None:
+    data = acme.get("/dashboard/usage-graph", days=days)["data"]
+    assert len(data) == int(days)
+    assert sum(point["requests"] for point in data) == requests
+
+
+@pytest.mark.parametrize("days", ["0", "367", "-1", "ten", "1.5", "", "\u0663"])
+def test_a_bad_number_of_days_is_refused(acme: Company, days: str) -> None:
+    answer = acme.client.get("/api/v1/dashboard/usage-graph", query_string={"days": days}, headers=acme.owner)
+    assert (answer.status_code, answer.json["error"]["code"]) == (422, "VALIDATION_ERROR")
+    assert answer.json["error"]["details"]["fields"][0]["field"] == "days"
+
+
+def test_keys_without_use_are_listed(acme: Company) -> None:
+    keys = {key["name"]: key for key in acme.get("/dashboard/api-keys")["api_keys"]}
+    assert (keys["busy"]["requests_30d"], keys["busy"]["cost_30d"]) == (3, "0.05")
+    assert (keys["idle"]["requests_30d"], keys["idle"]["cost_30d"]) == (0, "0.00")
+    secret = acme.key_headers["busy"]["X-API-Key"]
+    assert secret not in str(keys)
+    assert keys["busy"]["key"].endswith(secret[-4:])
+
+
+def test_a_company_sees_itself_only(acme: Company, client: FlaskClient) -> None:
+    carol = sign_up(client, "Carol & Co", "carol@carol.example", at=TODAY)
+    assert carol.get("/dashboard/api-keys")["api_keys"] == []
+    stats = carol.get("/dashboard/stats")["stats"]
+    assert (stats["total_requests_30d"], stats["total_api_keys"]) == (0, 0)
+    assert all(point["requests"] == 0 for point in carol.get("/dashboard/usage-graph")["data"])

@@ -1,0 +1,51 @@
+"""`flask ... export`: writes what is made from code, and says when the committed copy is stale."""
+
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from flask import Flask
+from pydantic import Field, SecretStr, create_model
+
+from saas_api.cli.documents import default_text, env_example, settings_table, with_table
+
+Sample = create_model(
+    "Sample",
+    RATE=(Decimal, Field(Decimal("0.0000001"), description="a price", json_schema_extra={"expected": "an amount"})),
+    IS_ON=(bool, Field(False, description="a switch", json_schema_extra={"expected": "0 or 1"})),
+    NAMES=(list[str], Field(["a", "b"], description="some names", json_schema_extra={"expected": "names"})),
+    SECRET=(SecretStr | None, Field(None, description="a secret", json_schema_extra={"expected": "long"})),
+)
+
+
+def test_defaults_are_written_as_the_environment_takes_them() -> None:
+    shown = {name: default_text(field) for name, field in Sample.model_fields.items()}
+    assert shown == {"RATE": "0.0000001", "IS_ON": "0", "NAMES": "a,b", "SECRET": ""}
+
+
+def test_the_table_replaces_what_stands_between_its_marks() -> None:
+    readme = "before\n<!-- settings: begin -->\nold\n<!-- settings: end -->\nafter\n"
+    made = with_table(readme, Sample.model_fields)
+    assert "old" not in made
+    assert made.startswith("before\n")
+    assert made.endswith("\nafter\n")
+    assert with_table(made, Sample.model_fields) == made
+    assert "| `SECRET` | - | long | a secret |" in settings_table(Sample.model_fields)
+
+
+def test_the_example_environment_sets_nothing_by_itself() -> None:
+    lines = env_example(Sample.model_fields).splitlines()
+    assert "#IS_ON=0" in lines
+    assert all(line.startswith("#") or not line for line in lines)
+
+
+@pytest.mark.parametrize("noun", ["errors", "openapi"])
+def test_a_document_is_exported_and_checked(app: Flask, tmp_path: Path, noun: str) -> None:
+    runner, output = app.test_cli_runner(), str(tmp_path / "document")
+    assert runner.invoke(args=[noun, "export", "--check", "--output", output]).exit_code == 3
+    assert runner.invoke(args=[noun, "export", "--output", output]).exit_code == 0
+    assert runner.invoke(args=[noun, "export", "--check", "--output", output]).exit_code == 0
+    Path(output).write_text("stale", encoding="utf-8")
+    stale = runner.invoke(args=[noun, "export", "--check", "--output", output])
+    assert stale.exit_code == 3
+    assert "is stale" in stale.output

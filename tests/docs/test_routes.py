@@ -1,0 +1,84 @@
+"""The reference: whole, offline, and under the strict policy."""
+
+import re
+
+import pytest
+from flask.testing import FlaskClient
+from openapi_spec_validator import validate
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+
+
+def test_the_document_is_openapi_3_0_3(client: FlaskClient) -> None:
+    answer = client.get("/api/v1/openapi.json")
+    assert answer.status_code == 200
+    assert answer.json["openapi"] == "3.0.3"
+    validate(answer.json)
+
+
+def test_sending_is_described_with_body_answer_errors_and_key(client: FlaskClient) -> None:
+    document = client.get("/api/v1/openapi.json").json
+    operation = document["paths"]["/api/v1/messages/send"]["post"]
+    assert operation["security"] == [{"apiKey": []}]
+    shape = operation["responses"]["202"]["content"]["application/json"]["schema"]
+    assert set(shape["properties"]) == {"success", "data", "message"}
+    assert "message_id" in resolve(document, shape["properties"]["data"])["properties"]
+    body = resolve(document, operation["requestBody"]["content"]["application/json"]["schema"])
+    assert {"to", "message", "type"} <= set(body["properties"])
+    assert {"400", "401", "403", "413", "415", "422", "429", "503"} <= set(operation["responses"])
+
+
+def test_an_id_in_a_path_is_a_parameter_and_may_be_missing(client: FlaskClient) -> None:
+    operation = client.get("/api/v1/openapi.json").json["paths"]["/api/v1/messages/{message_id}"]["get"]
+    (parameter,) = operation["parameters"]
+    assert (parameter["name"], parameter["in"], parameter["required"]) == ("message_id", "path", True)
+    assert parameter["schema"]["example"].startswith("msg_")
+    assert "404" in operation["responses"]
+
+
+def test_operation_ids_are_unique_though_some_paths_share_a_view(client: FlaskClient) -> None:
+    paths = client.get("/api/v1/openapi.json").json["paths"]
+    names = [operation["operationId"] for methods in paths.values() for operation in methods.values()]
+    assert len(names) == len(set(names))
+
+
+def test_the_start_leads_to_the_reference(client: FlaskClient) -> None:
+    assert client.get("/").headers["Location"] == "/docs/"
+    assert client.get("/docs", follow_redirects=True).status_code == 200
+
+
+def test_the_page_keeps_the_strict_policy(client: FlaskClient) -> None:
+    page = client.get("/docs/")
+    assert page.headers["Content-Security-Policy"] == POLICY
+    assert not re.search(r"<script(?![^>]*\ssrc=)|<style|\sstyle=|\son[a-z]+=", page.text)
+
+
+def test_the_page_asks_no_other_host_and_every_file_is_there(client: FlaskClient) -> None:
+    page = client.get("/docs/").text
+    addresses = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert len(addresses) >= 6
+    for address in addresses:
+        assert address.startswith("/")
+        assert not address.startswith("//")
+        with client.get(address) as answer:
+            assert answer.status_code == 200, address
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/docs/static/nothing.js"])
+def test_a_missing_page_is_a_page(client: FlaskClient, path: str) -> None:
+    answer = client.get(path)
+    assert answer.status_code == 404
+    assert answer.mimetype == "text/html"
+    assert answer.headers["X-Request-Id"] in answer.text
+
+
+def test_flasggers_other_addresses_lead_nowhere_else(client: FlaskClient) -> None:
+    assert client.get("/apidocs/index.html").headers["Location"] == "/docs/"
+    assert client.get("/oauth2-redirect.html").status_code == 404
+
+
+def resolve(document: dict, schema: dict) -> dict:
+    return document["components"]["schemas"][schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema

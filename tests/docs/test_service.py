@@ -1,0 +1,90 @@
+"""The document as it is written from one route."""
+
+from typing import Any
+
+import pytest
+from marshmallow import fields
+from openapi_spec_validator import validate
+
+from saas_api.core.access import Access
+from saas_api.core.errors import Conflict, Gone
+from saas_api.core.http import Amount, Email, Id, Operation, QueryInt, Schema, Timestamp
+from saas_api.docs.service import Route, openapi
+
+
+class ThingQuery(Schema):
+    limit = QueryInt(minimum=1, maximum=100, load_default=20)
+    since = fields.Date(load_default=None)
+
+
+class ThingOut(Schema):
+    id = Id("key")
+    to = Email()
+    at = Timestamp()
+    amount = Amount()
+
+
+def written(access: Access) -> dict[str, Any]:
+    route = Route(
+        path="/api/v1/things/{thing_id}",
+        method="POST",
+        room="things",
+        name="things.make",
+        summary="Make a thing.\n\nMore about it.",
+        parameters=[("thing_id", "key")],
+        access=access,
+        operation=Operation(None, ThingQuery(), ThingOut(), 201, (Conflict, Gone)),
+    )
+    document = openapi([route])
+    validate(document)
+    return document
+
+
+def operation(access: Access) -> dict[str, Any]:
+    made: dict[str, Any] = written(access)["paths"]["/api/v1/things/{thing_id}"]["post"]
+    return made
+
+
+def test_the_docstring_is_summary_and_description() -> None:
+    made = operation(Access(is_public=True))
+    assert (made["summary"], made["description"]) == ("Make a thing", "More about it.")
+
+
+@pytest.mark.parametrize(
+    ("access", "expected"),
+    [
+        (Access(is_public=True), []),
+        (Access(), [{"accessToken": []}]),
+        (Access(permission="keys:create"), [{"accessToken": []}]),
+        (Access(permission="usage:read"), [{"accessToken": []}, {"apiKey": []}]),
+        (Access(permission="messages:write"), [{"apiKey": []}]),
+    ],
+)
+def test_access_becomes_security(access: Access, expected: list[Any]) -> None:
+    assert operation(access)["security"] == expected
+
+
+def test_a_query_is_spread_into_parameters_without_empty_defaults() -> None:
+    limit, since = operation(Access(is_public=True))["parameters"][1:]
+    assert limit["schema"] == {"type": "integer", "minimum": 1, "maximum": 100, "default": 20}
+    assert "default" not in since["schema"]
+
+
+def test_errors_are_listed_by_status_with_an_example_each() -> None:
+    responses = operation(Access(permission="keys:create"))["responses"]
+    assert set(responses) == {"201", "401", "403", "404", "409", "410", "422", "503"}
+    example = responses["409"]["content"]["application/json"]["examples"]["CONFLICT"]["value"]
+    assert example["error"]["code"] == "CONFLICT"
+
+
+def test_own_fields_are_strings_with_their_format() -> None:
+    shape = next(
+        schema for name, schema in written(Access())["components"]["schemas"].items() if name.endswith("ThingOut")
+    )
+    formats = {name: (item["type"], item.get("format")) for name, item in shape["properties"].items()}
+    assert formats == {
+        "id": ("string", None),
+        "to": ("string", "email"),
+        "at": ("string", "date-time"),
+        "amount": ("string", "decimal"),
+    }

@@ -1,0 +1,138 @@
+"""Limits under a key: exact under load, told in headers, alone when Redis is away."""
+
+import math
+import re
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from flask import Flask
+from flask.testing import FlaskClient
+
+from tests.gate.neighbour import Neighbour
+from tests.gate.people import LIST, SEND, SMS, make_key, sign_up
+
+
+def stay_within_a_minute(seconds: float) -> None:
+    """Windows are clock minutes: begin one rather than straddle two."""
+    left = 60 - time.time() % 60
+    if left < seconds:
+        time.sleep(left + 0.05)
+
+
+def test_of_200_parallel_sends_at_a_limit_of_60_exactly_60_are_accepted(app: Flask, client: FlaskClient) -> None:
+    _, key = make_key(client, sign_up(client))
+    stay_within_a_minute(20)
+    with ThreadPoolExecutor(16) as pool:
+        answers = pool.map(lambda _: app.test_client().post(SEND, json=SMS, headers=key), range(200))
+        counts = Counter(answer.status_code for answer in answers)
+    assert counts == {202: 60, 429: 140}
+
+
+def test_every_answer_under_a_key_tells_what_is_left(client: FlaskClient) -> None:
+    _, key = make_key(client, sign_up(client))
+    stay_within_a_minute(5)
+    for left in (59, 58):
+        headers = client.get(LIST, headers=key).headers
+        assert headers["X-RateLimit-Limit"] == "60"
+        assert headers["X-RateLimit-Remaining"] == str(left)
+        assert 0 < int(headers["X-RateLimit-Reset"]) - time.time() <= 61
+        assert headers["RateLimit-Policy"] == '"organization";q=60;w=60'
+        assert re.fullmatch(rf'"organization";r={left};t=[0-9]+', headers["RateLimit"])
+        assert "Retry-After" not in headers
+
+
+def test_a_refusal_says_which_limit_and_when_to_return(client: FlaskClient) -> None:
+    _, key = make_key(client, sign_up(client), rate_limit_per_minute=1)
+    stay_within_a_minute(5)
+    assert client.get(LIST, headers=key).status_code == 200
+    answer = client.get(LIST, headers=key)
+    error = answer.json["error"]
+    assert (answer.status_code, error["code"]) == (429, "RATE_LIMIT_EXCEEDED")
+    wait = error["details"]["retry_after_seconds"]
+    assert error["details"] == {"limit": 1, "window_seconds": 60, "retry_after_seconds": wait, "scope": "key"}
+    assert wait <= int(answer.headers["Retry-After"]) <= math.ceil(wait * 1.2)
+    assert answer.headers["RateLimit-Policy"] == '"organization";q=60;w=60, "key";q=1;w=60'
+    assert answer.headers["X-RateLimit-Limit"] == "1"
+    assert answer.headers["X-RateLimit-Remaining"] == "0"
+
+
+def test_a_refused_request_uses_up_nothing_of_the_organization(client: FlaskClient) -> None:
+    person = sign_up(client)
+    (_, narrow), (_, wide) = make_key(client, person, rate_limit_per_minute=1), make_key(client, person)
+    stay_within_a_minute(5)
+    for _ in range(3):
+        client.get(LIST, headers=narrow)
+    assert client.get(LIST, headers=wide).headers["X-RateLimit-Remaining"] == "58"
+
+
+def test_test_keys_have_windows_of_their_own(client: FlaskClient) -> None:
+    person = sign_up(client)
+    (_, live), (_, test) = make_key(client, person), make_key(client, person, mode="test")
+    for key in (live, test):
+        assert client.get(LIST, headers=key).headers["X-RateLimit-Remaining"] == "59"
+
+
+def test_a_wrong_request_is_counted_too(client: FlaskClient) -> None:
+    _, key = make_key(client, sign_up(client))
+    answer = client.post(SEND, json={"to": "nobody"}, headers=key)
+    assert (answer.status_code, answer.headers["X-RateLimit-Remaining"]) == (422, "59")
+
+
+def test_a_request_under_a_key_is_one_round_trip(client: FlaskClient, config: dict[str, Any]) -> None:
+    _, key = make_key(client, sign_up(client))
+    client.get(LIST, headers=key)
+    client.get(LIST, headers=key)
+    with redis.Redis.from_url(config["REDIS_URL"]) as control:
+        control.config_resetstat()
+        client.get(LIST, headers=key)
+        calls = {name: row["calls"] for name, row in control.info("commandstats").items()}
+    assert calls["cmdstat_evalsha"] == 1
+
+
+def test_a_flushed_redis_is_filled_again(client: FlaskClient, config: dict[str, Any]) -> None:
+    _, key = make_key(client, sign_up(client))
+    client.get(LIST, headers=key)
+    with redis.Redis.from_url(config["REDIS_URL"]) as control:
+        control.flushall()
+    assert client.get(LIST, headers=key).headers["X-RateLimit-Remaining"] == "59"
+
+
+@pytest.fixture
+def hung(tmp_path: Path) -> Iterator[str]:
+    """A Redis that takes every connection and never answers."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "hung.sock"))
+        listener.listen(128)
+        yield f"unix://{tmp_path / 'hung.sock'}"
+
+
+@pytest.fixture(params=["dead", "hung"])
+def away(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of a Redis that is no use."""
+    return request.getfixturevalue("hung") if request.param == "hung" else f"unix://{tmp_path / 'nobody.sock'}"
+
+
+def test_without_redis_each_process_admits_its_share_and_never_fails(
+    client: FlaskClient, config: dict[str, Any], away: str
+) -> None:
+    _, key = make_key(client, sign_up(client))
+    stay_within_a_minute(15)
+    with Neighbour(config, REDIS_URL=away, WEB_CONCURRENCY=2) as process:
+        process.call("GET", "/healthz", {})
+        answers = [process.call("GET", LIST, key) for _ in range(40)]
+    assert Counter(answer["status"] for answer in answers) == {200: 30, 429: 10}
+    # a breaker that never opened would cost 50 ms for each of the 40
+    assert sum(answer["seconds"] for answer in answers) < 40 * 0.05
+
+
+def test_without_redis_a_message_is_still_accepted(client: FlaskClient, config: dict[str, Any], away: str) -> None:
+    _, key = make_key(client, sign_up(client))
+    with Neighbour(config, REDIS_URL=away) as process:
+        assert [process.call("POST", SEND, key, SMS)["status"] for _ in range(5)] == [202] * 5

@@ -1,0 +1,91 @@
+"""A month ends: what was used in it becomes exactly one invoice, however often it is closed."""
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from saas_api.core import clock
+from tests.journeys.steps import make_key, organization_of, send, sign_up
+
+
+@pytest.fixture(autouse=True)
+def back_to_the_present() -> Iterator[None]:
+    yield
+    clock.travel_to(None)
+
+
+def close(app: Flask, *arguments: str) -> dict[str, Any]:
+    result = app.test_cli_runner().invoke(args=["billing", "close", "--json", *arguments])
+    assert result.exit_code == 0, result.output
+    return dict(json.loads(result.stdout))
+
+
+def invoices_of(client: FlaskClient, person: dict[str, str]) -> list[dict[str, Any]]:
+    answer = client.get("/api/v1/billing/history", headers=person)
+    assert answer.status_code == 200, answer.json
+    return list(answer.json["data"]["invoices"])
+
+
+def next_month() -> datetime:
+    return (clock.now().replace(day=1) + timedelta(days=32)).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+
+
+def test_a_month_of_use_becomes_one_numbered_invoice(app: Flask, client: FlaskClient, work: Callable[[], None]) -> None:
+    person = sign_up(client, "Acme", "alice@acme.example")
+    _, key = make_key(client, person)
+    for _ in range(3):
+        send(client, key)
+    work()
+    assert close(app)["invoices"] == []
+
+    clock.travel_to(next_month() + timedelta(hours=2))
+    assert close(app, "--dry-run")["dry_run"] is True
+    assert invoices_of(client, person) == []
+    closed = close(app)["invoices"]
+    assert len(closed) == 1
+    assert close(app)["invoices"] == []
+
+    [invoice] = invoices_of(client, person)
+    assert invoice["number"] == closed[0]["number"]
+    assert (invoice["total_requests"], invoice["total_amount"], invoice["currency"]) == (3, "0.00", "USD")
+    assert client.get("/api/v1/billing/calculate", headers=person).json["data"]["total_requests"] == 0
+
+
+def test_the_grace_hour_after_midnight_is_waited_for(app: Flask, client: FlaskClient) -> None:
+    sign_up(client, "Acme", "alice@acme.example")
+    midnight = next_month()
+    clock.travel_to(midnight + timedelta(minutes=59))
+    assert close(app)["invoices"] == []
+    clock.travel_to(midnight + timedelta(minutes=61))
+    assert len(close(app)["invoices"]) == 1
+
+
+def test_use_beyond_what_is_included_is_charged_as_calculated(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(app.config, "RATE_LIMIT_PER_MINUTE", 1_000)
+    person = sign_up(client, "Acme", "alice@acme.example")
+    _, key = make_key(client, person)
+    ten_segments = "x" * 1_530
+    for _ in range(101):
+        send(client, key, ten_segments)
+    calculated = client.get("/api/v1/billing/calculate", headers=person).json["data"]
+    assert calculated["total_amount"] == "0.10"
+    [invoice] = close(app, "--organization", organization_of(client, person), "--now")["invoices"]
+    assert invoice["total_amount"] == "0.10"
+
+
+def test_closing_now_makes_an_invoice_and_a_run_without_it_makes_no_second(app: Flask, client: FlaskClient) -> None:
+    person = sign_up(client, "Acme", "alice@acme.example")
+    _, key = make_key(client, person)
+    send(client, key)
+    organization = organization_of(client, person)
+    [invoice] = close(app, "--organization", organization, "--now")["invoices"]
+    assert close(app, "--organization", organization)["invoices"] == []
+    assert close(app)["invoices"] == []
+    assert [kept["number"] for kept in invoices_of(client, person)] == [invoice["number"]]

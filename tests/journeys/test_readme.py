@@ -1,0 +1,114 @@
+"""The README's quick start, pasted into a shell against a web server and a worker that really run."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```bash\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+END_OF_BLOCK = "--- end of block ---"
+HANDED_ON = ("DATABASE_URL", "REDIS_URL", "SECRET_KEY", "JWT_SECRET", "API_KEY_PEPPER")
+
+
+@pytest.fixture
+def environment(app: Flask, config: dict[str, Any]) -> dict[str, str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    handed = {name: config[name] for name in HANDED_ON}
+    return {**os.environ, **handed, "APP_ENV": "development", "API_PORT": str(port), "WEB_CONCURRENCY": "1"}
+
+
+@pytest.fixture
+def server(environment: dict[str, str], tmp_path: Path) -> Iterator[str]:
+    commands = (["gunicorn", "wsgi:app"], ["flask", "worker"])
+    with (tmp_path / "log").open("wb") as log:
+        running = [
+            subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, env=environment, stdout=log, stderr=log)
+            for command in commands
+        ]
+        address = f"http://localhost:{environment['API_PORT']}"
+        try:
+            wait_until_ready(address, running, tmp_path / "log")
+            yield address
+        finally:
+            for process in running:
+                process.send_signal(signal.SIGTERM)
+            for process in running:
+                process.wait(timeout=40)
+
+
+def wait_until_ready(address: str, running: list[subprocess.Popen[bytes]], log: Path) -> None:
+    for _ in range(300):
+        assert all(process.poll() is None for process in running), log.read_text()
+        try:
+            with urllib.request.urlopen(f"{address}/readyz", timeout=2) as answer:  # noqa: S310 - an address of our own
+                assert answer.status == 200
+                return
+        except (urllib.error.URLError, ConnectionError):
+            time.sleep(0.1)
+    pytest.fail(log.read_text())
+
+
+def paste(blocks: list[str], address: str, environment: dict[str, str]) -> list[str]:
+    script = f"\necho '{END_OF_BLOCK}'\n".join(blocks)
+    script = script.replace("http://localhost:8080", address).replace(".venv/bin/flask", f"{sys.executable} -m flask")
+    script = script.replace("sleep 3", "sleep 20")  # on a busy machine the worker is still starting
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.split(END_OF_BLOCK)
+
+
+def documents(text: str) -> list[Any]:
+    """Every JSON document in a text, lines of words left out."""
+    found, decoder, position = [], json.JSONDecoder(), 0
+    while (position := text.find('{"success"', position)) >= 0:
+        document, position = decoder.raw_decode(text, position)
+        assert document["success"], document
+        found.append(document["data"])
+    return found
+
+
+def test_every_curl_line_of_the_readme_stands_in_a_block_that_is_run() -> None:
+    outside = re.sub(r"^```bash\n.*?^```", "", README, flags=re.MULTILINE | re.DOTALL)
+    assert len(BLOCKS) == 6
+    assert not re.findall(r"^\s*curl ", outside, re.MULTILINE)
+
+
+def test_the_quick_start_leads_from_sign_up_to_an_invoice(server: str, environment: dict[str, str]) -> None:
+    _, _, _, status, usage, bill = paste(BLOCKS, server, environment)
+
+    (message,) = documents(status)
+    assert message["status"] == "delivered"
+
+    summary = documents(usage)[0]["summary"]
+    assert summary["total_requests"] == 1
+    assert (summary["list_cost"], summary["total_cost"]) == ("0.01", "0.00")
+
+    running, history = documents(bill)
+    assert (running["status"], running["total_amount"]) == ("calculating", "0.00")
+    (invoice,) = history["invoices"]
+    assert invoice["number"]
+    assert invoice["total_requests"] == 1

@@ -1,0 +1,79 @@
+"""Whatever route takes an id, another tenant's object is not there: the same 404 as for an object nobody has."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from werkzeug.routing import Rule
+
+from saas_api.core.fields import IdConverter
+from saas_api.core.ids import new_id, wire_id
+from tests.journeys.steps import Headers, make_key, send, sign_up
+
+
+@pytest.fixture
+def carols(client: FlaskClient, work: Callable[[], None]) -> dict[str, str]:
+    """One object of every kind, all of them carol's, by the prefix of its id."""
+    person = sign_up(client, "Carol & Co", "carol@carol.example")
+    key_id, key = make_key(client, person)
+    message_id = send(client, key)
+    work()
+    return {"key": key_id, "msg": message_id}
+
+
+def guarded_rules(app: Flask) -> Iterator[tuple[str, Rule]]:
+    for rule in app.url_map.iter_rules():
+        if rule.rule.startswith("/api/v1/") and rule.arguments:
+            yield from ((method, rule) for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}))
+
+
+def path_of(rule: Rule, ids: dict[str, str]) -> str:
+    path = rule.rule
+    for name, converter in rule._converters.items():
+        assert isinstance(converter, IdConverter), f"{rule.rule} takes something else than an id"
+        path = path.replace(f'<id("{converter.prefix}"):{name}>', ids[converter.prefix])
+    return path
+
+
+def told(client: FlaskClient, method: str, path: str, headers: Headers) -> Any:
+    answer = client.open(path, method=method, headers=headers, json={} if method in ("POST", "PUT", "PATCH") else None)
+    body = dict(answer.json["error"])
+    body.pop("request_id")
+    return answer.status_code, body
+
+
+def test_every_object_of_carol_is_missing_for_alice(app: Flask, client: FlaskClient, carols: dict[str, str]) -> None:
+    person = sign_up(client, "Acme", "alice@acme.example")
+    _, key = make_key(client, person)
+    nobodys = {prefix: wire_id(prefix, new_id()) for prefix in carols}
+    tried = 0
+    for (method, rule), caller in itertools.product(list(guarded_rules(app)), (person, key)):
+        foreign = told(client, method, path_of(rule, carols), caller)
+        missing = told(client, method, path_of(rule, nobodys), caller)
+        assert foreign == missing, f"{method} {rule.rule}"
+        assert foreign[0] in (404, 403, 401), f"{method} {rule.rule}"
+        tried += foreign[0] == 404
+    assert tried >= 4
+
+
+@pytest.mark.parametrize(
+    ("path", "plural"),
+    [("/api/v1/messages", "messages"), ("/api/v1/keys", "keys"), ("/api/v1/billing/history", "invoices")],
+)
+def test_no_list_of_alice_holds_anything_of_carol(
+    client: FlaskClient, carols: dict[str, str], path: str, plural: str
+) -> None:
+    person = sign_up(client, "Acme", "alice@acme.example")
+    answer = client.get(path, headers=person)
+    assert answer.status_code == 200
+    assert answer.json["data"][plural] == []
+
+
+def test_numbers_of_alice_do_not_count_what_carol_sends(client: FlaskClient, carols: dict[str, str]) -> None:
+    person = sign_up(client, "Acme", "alice@acme.example")
+    assert client.get("/api/v1/usage", headers=person).json["data"]["summary"]["total_requests"] == 0
+    assert client.get("/api/v1/billing/calculate", headers=person).json["data"]["total_requests"] == 0
+    assert client.get("/api/v1/dashboard/stats", headers=person).json["data"]["stats"]["total_api_keys"] == 0

@@ -1,0 +1,222 @@
+"""Delivery: final states by magic recipients, leases, and workers that are killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from saas_api import schedule
+from saas_api.core.queue import wake
+from saas_api.messages import service as messages
+from tests.messages.people import MAIL, Company, Work, make_due, outside, queue_many, rows
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def acme(client: FlaskClient) -> Company:
+    return Company(client, "Acme", "alice@acme.example")
+
+
+@pytest.fixture
+def start(config: dict[str, Any], app: Flask) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Start `flask ...` on the test's engines, in a group of its own that ends with the test."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def run(*arguments: str, **changes: str) -> subprocess.Popen[bytes]:
+        names = ("APP_ENV", "DATABASE_URL", "REDIS_URL", "SECRET_KEY", "JWT_SECRET", "API_KEY_PEPPER")
+        environment = {**os.environ, **{name: str(config[name]) for name in names}, "TZ": "UTC", "FLASK_APP": "wsgi.py"}
+        command = [sys.executable, "-m", "flask", *arguments]
+        process = subprocess.Popen(command, cwd=ROOT, env={**environment, **changes}, start_new_session=True)
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(10)
+
+
+def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.1)
+
+
+def open_rows(app: Flask, acme: Company) -> int:
+    return int(rows(app, acme.id, "SELECT count(*) FROM messages WHERE next_at IS NOT NULL")[0][0])
+
+
+@pytest.mark.parametrize(
+    ("recipient", "error_code"),
+    [
+        ("+15005550001", "invalid_recipient"),
+        ("+15005550002", "unreachable"),
+        ("+15005550009", "opted_out"),
+        ("invalid@simulator.example", "invalid_recipient"),
+        ("bounce@simulator.example", "bounced"),
+        ("optout@simulator.example", "opted_out"),
+    ],
+)
+def test_a_rejected_message_fails_at_once_and_its_usage_is_reversed(
+    app: Flask, acme: Company, work: Work, recipient: str, error_code: str
+) -> None:
+    changes = {**MAIL, "to": recipient} if "@" in recipient else {"to": recipient}
+    sent = acme.send(**changes)["message_id"]
+    work()
+    shown = acme.show(sent)
+    assert (shown["status"], shown["error_code"], shown["attempts"]) == ("failed", error_code, 1)
+    assert shown["delivered_at"] is None
+    assert rows(app, acme.id, "SELECT sum(quantity), count(*) FROM usage_events") == [(0, 2)]
+
+
+@pytest.mark.parametrize(
+    ("recipient", "tries"), [("+15005550003", 3), ("+15005550007", 2), ("+15005550008", 2), ("+15005550005", 1)]
+)
+def test_what_fails_for_a_moment_is_delivered_later(app: Flask, acme: Company, recipient: str, tries: int) -> None:
+    sent = acme.send(to=recipient)["message_id"]
+    for attempt in range(1, tries + 1):
+        with app.app_context():
+            make_due(app, acme.id)
+            messages.deliver_some(acme.id)
+        shown = acme.show(sent)
+        assert shown["attempts"] == attempt
+        assert shown["status"] == ("delivered" if attempt == tries else "queued")
+    assert shown["error_code"] is None
+    assert [row.calls for row in outside(app)] == [tries]
+
+
+def test_what_is_always_down_fails_after_the_eighth_try(app: Flask, acme: Company) -> None:
+    sent = acme.send(to="+15005550004")["message_id"]
+    with app.app_context():
+        for _ in range(8):
+            make_due(app, acme.id)
+            messages.deliver_some(acme.id)
+    shown = acme.show(sent)
+    assert (shown["status"], shown["error_code"], shown["attempts"]) == ("failed", "provider_unavailable", 8)
+    assert rows(app, acme.id, "SELECT sum(quantity) FROM usage_events") == [(0,)]
+
+
+def test_a_lost_lease_writes_nothing(app: Flask, acme: Company) -> None:
+    from saas_api.messages.service import delivery
+
+    sent = acme.send()["message_id"]
+    first, second = uuid4(), uuid4()
+    with app.app_context():
+        [row] = delivery._claim(acme.id, first)
+        make_due(app, acme.id)
+        [again] = delivery._claim(acme.id, second)
+        assert (again.id, again.interruptions) == (row.id, 1)
+        delivery._finish(acme.id, first, [delivery._Final(row.id, "failed", "unreachable")])
+        assert acme.show(sent)["status"] == "sending"
+        delivery._send(acme.id, second, [again])
+    assert acme.show(sent)["status"] == "delivered"
+    assert rows(app, acme.id, "SELECT count(*) FROM usage_events") == [(1,)]
+
+
+def test_a_message_that_interrupts_again_and_again_is_given_up(app: Flask, acme: Company) -> None:
+    from saas_api.messages.service import delivery
+
+    sent = acme.send()["message_id"]
+    with app.app_context():
+        for _ in range(10):
+            assert len(delivery._claim(acme.id, uuid4())) == 1
+            make_due(app, acme.id)
+        messages.deliver_some(acme.id)
+    shown = acme.show(sent)
+    assert (shown["status"], shown["error_code"]) == ("failed", "poisoned")
+    assert outside(app) == []
+
+
+def test_the_sweep_finds_what_no_wake_up_announced(app: Flask, acme: Company, work: Work) -> None:
+    queue_many(app, acme.id, 3)
+    work()
+    assert open_rows(app, acme) == 3
+    with app.app_context():
+        schedule.sweep()
+    work()
+    assert open_rows(app, acme) == 0
+
+
+def test_organizations_take_turns(app: Flask, acme: Company, work: Work) -> None:
+    carol = Company(acme.client, "Carol's", "carol@carols.example")
+    queue_many(app, acme.id, 1000)
+    sent = carol.send()["message_id"]
+    work()
+    assert carol.show(sent)["status"] == "delivered"
+    before = "SELECT count(*) FROM messages WHERE finished_at < (SELECT max(finished_at) FROM messages)"
+    assert rows(app, acme.id, before)[0][0] >= 900
+    assert open_rows(app, acme) == 0
+
+
+def test_two_workers_on_one_queue_send_every_message_once(
+    app: Flask, acme: Company, start: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    ids = queue_many(app, acme.id, 1500)
+    for _ in range(2):
+        start("worker", "--only", "messages")
+        with app.app_context():
+            wake("messages.drain", is_forced=True)
+    until(lambda: open_rows(app, acme) == 0)
+    sent = outside(app)
+    assert {row.message_id for row in sent} == set(ids)
+    assert {row.calls for row in sent} == {1}
+    assert rows(app, acme.id, "SELECT DISTINCT status, attempts, interruptions FROM messages") == [("delivered", 1, 0)]
+
+
+def test_what_a_killed_worker_held_is_delivered_by_another(
+    app: Flask, acme: Company, start: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    ids = queue_many(app, acme.id, 300)
+    with app.app_context():
+        wake("messages.drain", is_forced=True)
+    first = start("worker", "--only", "messages", APP_FAULTS="1", FAULT="provider.after_send:kill:2", LEASE_SECONDS="2")
+    interrupted = "SELECT count(*) FROM messages WHERE status = 'sending'"
+    until(lambda: len(outside(app)) >= 200 and rows(app, acme.id, interrupted)[0][0] > 0)
+    os.killpg(first.pid, signal.SIGKILL)
+    other = start("worker", "--queue", "messages:1", LEASE_SECONDS="2", SWEEP_SECONDS="1")
+    until(lambda: open_rows(app, acme) == 0)
+    assert {row.message_id for row in outside(app)} == set(ids)
+    [(interruptions,)] = rows(app, acme.id, "SELECT sum(interruptions) FROM messages")
+    assert 0 < sum(row.calls - 1 for row in outside(app)) <= interruptions
+    assert rows(app, acme.id, "SELECT DISTINCT status FROM messages") == [("delivered",)]
+    other.terminate()
+    assert other.wait(20) == 0
+
+
+def test_the_scheduler_announces_and_ticks_and_stops(
+    app: Flask, acme: Company, start: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    scheduler = start("scheduler", SWEEP_SECONDS="1")
+    queue_many(app, acme.id, 3)
+    start("worker", "--only", "messages")
+    until(lambda: open_rows(app, acme) == 0)
+    listed = app.test_cli_runner().invoke(args=["schedule", "list"])
+    assert listed.exit_code == 0
+    assert "billing.close" in listed.output
+    scheduler.terminate()
+    assert scheduler.wait(10) == 0
+
+
+def test_without_redis_the_scheduler_delivers_by_itself(
+    app: Flask, acme: Company, start: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    queue_many(app, acme.id, 3)
+    start("scheduler", SWEEP_SECONDS="1", REDIS_URL="unix:///nonexistent/redis.sock")
+    until(lambda: open_rows(app, acme) == 0)
+
+
+def test_the_scheduler_refuses_another_zone(start: Callable[..., subprocess.Popen[bytes]]) -> None:
+    assert start("scheduler", TZ="America/New_York").wait(20) == 1
