@@ -46,6 +46,22 @@ class Usage:
 
 
 @dataclass(frozen=True)
+class QuotaCounter:
+    """One of the gate's counters.
+
+    name: the meter
+    units: what this request adds
+    ceiling: most units a period may hold, -1 for no ceiling
+    known: units used so far, as far as this process knows
+    """
+
+    name: str
+    units: int
+    ceiling: int
+    known: int
+
+
+@dataclass(frozen=True)
 class Days:
     """Whole local days, both inclusive."""
 

@@ -15,13 +15,13 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from saas_api.core import clock, limits, tenancy
+from saas_api.core import clock, tenancy
 from saas_api.core.access import Principal
 from saas_api.core.app import Repeated
 from saas_api.core.observe import get_logger
 from saas_api.usage.queries import live
 from saas_api.usage.queries.live import COLUMNS, LEDGER_COLUMNS, OWNERS
-from saas_api.usage.rules import Usage, quarter_hour
+from saas_api.usage.rules import QuotaCounter, Usage, quarter_hour
 
 log = get_logger(__name__)
 
@@ -144,7 +144,7 @@ def quota_counters(
     is_fresh: bool,
     period_id: UUID,
     ceilings: Mapping[str, Decimal],
-) -> list[limits.Counter]:
+) -> list[QuotaCounter]:
     """The gate's counters of meters that have a ceiling; none in test mode.
 
     units: what this request adds, by meter
@@ -158,7 +158,7 @@ def quota_counters(
         with tenancy.transaction(principal.organization_id) as session:
             known = live.live_quantities(session, principal.organization_id, period_id)
     return [
-        limits.Counter(meter, units.get(meter, 0), int(ceiling), int(known.get(meter, 0)))
+        QuotaCounter(meter, units.get(meter, 0), int(ceiling), int(known.get(meter, 0)))
         for meter, ceiling in sorted(ceilings.items())
     ]
 
