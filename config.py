@@ -111,8 +111,6 @@ class Settings(BaseSettings):
     BILLING_GRACE_MINUTES: int = _setting(
         60, "minutes from 0 to 1440", "time between the end of a period and its invoice", ge=0, le=1440
     )
-    LATE_USAGE_DAYS: int = _setting(35, "days from 0 to 365", "how late an event may still be billed", ge=0, le=365)
-
     AUTH_ALLOWANCE_FACTOR: int | None = _setting(
         None,
         "a whole number from 1 to 1000",
@@ -129,7 +127,7 @@ class Settings(BaseSettings):
 
     MOCK_LATENCY_MS: int = _setting(0, "milliseconds from 0 to 60000", "time a mock provider takes", ge=0, le=60_000)
     MOCK_FAILURE_RATE: Decimal = _setting(
-        Decimal(0), "a number from 0 to 1", "share of mock sends that fail for the moment", ge=0, le=1
+        Decimal(0), "a number from 0 to 1", "share of mock sends that are rejected", ge=0, le=1
     )
 
     WEB_CONCURRENCY: int | None = _setting(
@@ -140,9 +138,6 @@ class Settings(BaseSettings):
         10, "seconds from 1 to 300", "how often is looked for what no wake-up announced", ge=1, le=300
     )
     DRAIN_SECONDS: int = _setting(20, "seconds from 1 to 300", "how long one job goes on taking messages", ge=1, le=300)
-    PROVIDER_CONCURRENCY: int = _setting(
-        16, "a whole number from 1 to 128", "sends at once in one worker", ge=1, le=128
-    )
 
     LOG_LEVEL: Literal["debug", "info", "warning", "error"] = _setting(
         "info", "debug, info, warning or error", "least weight of a log line that is written"

@@ -2,12 +2,16 @@
 
 import sys
 
+import click
+
 from config import ConfigurationError, Settings, load
-from saas_api import create_app
+from saas_api import cli, create_app
 
 try:
     app = create_app(load())
 except ConfigurationError as error:
     sys.exit(f"The settings cannot be used:\n{error}")
 
-app.config["SETTINGS"] = Settings  # `flask settings export` writes their table
+if click.get_current_context(silent=True):  # the web never loads the command line
+    app.config["SETTINGS"] = Settings  # `flask settings export` writes their table
+    cli.init_app(app)

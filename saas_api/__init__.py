@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from flask_migrate import Migrate
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from saas_api import cli, gate
+from saas_api import gate
 from saas_api.api_keys.routes import bp as api_keys
 from saas_api.auth.routes import bp as auth
 from saas_api.billing.routes import bp as billing
@@ -46,11 +45,9 @@ def create_app(config: Mapping[str, Any]) -> App:
         behind_proxies = ProxyFix(app.wsgi_app, x_for=config["TRUSTED_PROXIES"])
         app.wsgi_app = behind_proxies  # type: ignore[method-assign]  # the documented way to wrap an application
     db.init_app(app)
-    Migrate(app, db, directory="migrations")
     http.init_app(app)
     core_app.init_app(app)
     gate.init_app(app)
     for room, prefix in PREFIXES.items():
         app.register_blueprint(room, url_prefix=prefix or None)
-    cli.init_app(app)
     return app

@@ -13,7 +13,7 @@ from flask.testing import FlaskClient
 from flask_migrate import upgrade
 
 from config import load
-from saas_api import create_app
+from saas_api import cli, create_app
 from saas_api.cli.dev.engines import Engines
 from saas_api.core import clock
 from saas_api.core.db import db
@@ -59,6 +59,7 @@ def config(engines: Engines) -> dict[str, Any]:
 def app(config: dict[str, Any]) -> Iterator[Flask]:
     """The whole application on a migrated database."""
     made = create_app(config)
+    cli.init_app(made)
     with made.app_context():
         upgrade()
     yield made

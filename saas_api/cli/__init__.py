@@ -8,7 +8,12 @@ from flask import Flask
 
 
 def init_app(app: Flask) -> None:
-    """Give an application's `flask` command the commands of this package."""
+    """Give an application's `flask` command the commands of this package, and Flask-Migrate's."""
+    from flask_migrate import Migrate  # noqa: PLC0415 - alembic is large, and this package is imported for less
+
+    from saas_api.core.db import db  # noqa: PLC0415 - the same
+
+    Migrate(app, db, directory="migrations")
     for module in pkgutil.iter_modules(__path__, f"{__name__}."):
         found = [thing for thing in vars(import_module(module.name)).values() if isinstance(thing, click.Command)]
         held = [command for group in found if isinstance(group, click.Group) for command in group.commands.values()]

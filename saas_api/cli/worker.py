@@ -1,15 +1,16 @@
 """`flask worker`: a supervisor and its workers, one process a queue; whichever dies is started anew.
 
-One queue a process because RQ loses jobs of a worker that is killed while it listens to two.
+One queue a process because RQ loses jobs of a worker that is killed while it listens to two. They are forks of the
+supervisor, which holds no connection and starts no thread, so that the application is imported once.
 """
 
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import dataclass, field
+from multiprocessing.context import ForkProcess
 
 import click
 import redis
@@ -22,6 +23,7 @@ from saas_api.core.observe import get_logger
 log = get_logger(__name__)
 
 STOP_SECONDS = 30
+_FORK = multiprocessing.get_context("fork")
 _QUEUES = {*queue.QUEUES.values(), queue.BACKGROUND}
 
 
@@ -29,8 +31,9 @@ _QUEUES = {*queue.QUEUES.values(), queue.BACKGROUND}
 class Child:
     """One worker process of a queue, and how often it died lately."""
 
+    app: Flask
     queue: str
-    process: subprocess.Popen[bytes] | None = None
+    process: ForkProcess | None = None
     deaths: int = 0
     start_at: float = field(default_factory=time.monotonic)
     born_at: float = 0.0
@@ -38,14 +41,14 @@ class Child:
     def keep(self) -> None:
         """Start it when it does not run, a little later each time it dies young."""
         now = time.monotonic()
-        if self.process is not None and self.process.poll() is not None:
-            log.warning("worker_died", queue=self.queue, code=self.process.returncode)
+        if self.process is not None and not self.process.is_alive():
+            log.warning("worker_died", queue=self.queue, code=self.process.exitcode)
             self.deaths = self.deaths + 1 if now - self.born_at < 60 else 1
             self.start_at = now + min(self.deaths, 5)
             self.process = None
         if self.process is None and now >= self.start_at:
-            command = [sys.executable, "-m", "flask", "worker", "--only", self.queue, "--parent", str(os.getpid())]
-            self.process = subprocess.Popen(command, start_new_session=True)  # noqa: S603 - our own command
+            self.process = _FORK.Process(target=_begin, args=(self.app, self.queue, os.getpid()))
+            self.process.start()
             self.born_at = now
 
 
@@ -71,7 +74,14 @@ def worker(queues: dict[str, int], only: str | None, parent: int) -> None:
     if only:
         _work(app, only, parent)
     else:
-        _supervise([Child(name) for name, count in queues.items() for _ in range(count)])
+        _supervise([Child(app, name) for name, count in queues.items() for _ in range(count)])
+
+
+def _begin(app: Flask, name: str, parent: int) -> None:
+    os.setsid()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    _work(app, name, parent)
 
 
 def _work(app: Flask, name: str, parent: int) -> None:
@@ -96,8 +106,7 @@ def _supervise(children: list[Child]) -> None:
         process.terminate()
     deadline = time.monotonic() + STOP_SECONDS
     for process in running:
-        try:
-            process.wait(max(0.1, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
+        process.join(max(0.1, deadline - time.monotonic()))
+        if process.is_alive():
             process.kill()
     log.info("worker_stopped")

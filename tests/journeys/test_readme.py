@@ -67,7 +67,6 @@ def wait_until_ready(address: str, running: list[subprocess.Popen[bytes]], log: 
 def paste(blocks: list[str], address: str, environment: dict[str, str]) -> list[str]:
     script = f"\necho '{END_OF_BLOCK}'\n".join(blocks)
     script = script.replace("http://localhost:8080", address).replace(".venv/bin/flask", f"{sys.executable} -m flask")
-    script = script.replace("sleep 3", "sleep 20")  # on a busy machine the worker is still starting
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
         cwd=ROOT,

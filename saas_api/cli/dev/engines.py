@@ -231,6 +231,15 @@ class Engines:
         self.running: list[Engine] = [engine for engine in (self.postgres, self.redis) if engine.name in wanted]
         self._lock: int | None = None
 
+    def own(self) -> None:
+        """Make sure that no other process runs the engines of this instance.
+
+        raises: EngineError
+        """
+        if self.running and self._lock is None:
+            self._prepare()
+            self._take_lock()
+
     def start(self) -> None:
         """Own the instance and start its engines.
 
@@ -238,8 +247,7 @@ class Engines:
         """
         if not self.running:
             return
-        self._prepare()
-        self._own()
+        self.own()
         try:
             for engine in self.running:
                 engine.start()
@@ -277,7 +285,7 @@ class Engines:
             self.home.parent.chmod(0o755)
             sys.stderr.write(f"The engines' data is in {self.home}: {self.instance} cannot be reached without root.\n")
 
-    def _own(self) -> None:
+    def _take_lock(self) -> None:
         path = self.home / "engines.lock"
         self._lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:

@@ -42,9 +42,14 @@ def up(*, with_demo: bool) -> None:
     instance = Path(setting("INSTANCE"))
     try:
         _refuse_used_port(setting("API_PORT"))
-        with Engines(instance, wanted=_missing_engines(instance)) as engines:
-            _refuse_unreachable()
+        wanted = _missing_engines(instance)
+        _refuse_unreachable(wanted)
+        engines = Engines(instance, wanted=wanted)
+        engines.own()
+        try:
             _run(instance, engines, with_demo=with_demo and setting("APP_ENV") != "production")
+        finally:
+            engines.stop()
     except (EngineError, GaveUp, UnsafeDatabase) as error:
         sys.exit(f"{error}")
 
@@ -55,7 +60,8 @@ def _run(instance: Path, engines: Engines, *, with_demo: bool) -> None:
     children = _children()
     supervisor = Supervisor(run, [*engines.running], children)
     try:
-        supervisor.start(children[0])  # the web needs no table to boot, and booting takes longest
+        supervisor.start(children[0])  # booting the web takes longest, and needs no engine
+        engines.start()
         _migrate()
         facts = demo.seed() if with_demo else None
         deadline = time.monotonic() + READY_SECONDS
@@ -110,7 +116,14 @@ def _refuse_used_port(port: int) -> None:
             raise EngineError(f"port {port} cannot be used ({error.strerror}); set API_PORT to another") from error
 
 
-def _refuse_unreachable() -> None:
+def _refuse_unreachable(embedded: tuple[str, ...]) -> None:
+    if "postgres" not in embedded:
+        _refuse_unreachable_postgres()
+    if "redis" not in embedded:
+        _refuse_unreachable_redis()
+
+
+def _refuse_unreachable_postgres() -> None:
     engine = sa.create_engine(setting("DATABASE_URL"), connect_args={"connect_timeout": 3})
     try:
         engine.connect().close()
@@ -119,6 +132,9 @@ def _refuse_unreachable() -> None:
         raise EngineError(f"DATABASE_URL: PostgreSQL cannot be reached: {reason}") from None
     finally:
         engine.dispose()
+
+
+def _refuse_unreachable_redis() -> None:
     with redis.Redis.from_url(setting("REDIS_URL"), socket_connect_timeout=3, socket_timeout=3) as client:
         try:
             client.ping()
