@@ -104,6 +104,8 @@ def clear(connection: Any, tables: list[str]) -> None:
         cursor.execute("SET LOCAL session_replication_role = replica; SET LOCAL lock_timeout = '5s'")
         for table in tables:
             cursor.execute(psycopg2.sql.SQL("DELETE FROM {}").format(psycopg2.sql.Identifier(table)))
+        for table in ("price_tiers", "prices", "entitlements"):
+            cursor.execute(f"DELETE FROM {table} WHERE plan_version_id !~ '@1$'")
         cursor.execute("DELETE FROM plan_versions WHERE version > 1")
 
 

@@ -28,6 +28,16 @@ class _Request:
     is_dry: bool
 
 
+@group.command("sync")
+def sync() -> None:
+    """Publish new versions of the small plans when BILLING_RATE_PER_REQUEST has changed.
+
+    Example: flask billing sync
+    """
+    published = billing.sync_rate()
+    click.echo("\n".join(f"{version} published" for version in published) or "The catalogue is current.")
+
+
 @group.command("close")
 @click.option("--organization", metavar="ID", help="Only this organization.")
 @click.option("--now", "is_now", is_flag=True, help="End the running period at this moment and invoice it.")

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable
 
 import click
@@ -15,6 +16,7 @@ from rq_scheduler import Scheduler
 from sqlalchemy.exc import DBAPIError
 
 from saas_api import schedule
+from saas_api.cli.boot import refuse_unsafe_database
 from saas_api.core import lease, queue
 from saas_api.core.observe import get_logger
 from saas_api.core.settings import setting
@@ -31,6 +33,8 @@ def scheduler() -> None:
     """Tick every minute and sweep every few seconds, until stopped."""
     if time.tzname[0] != "UTC":
         raise click.ClickException(f"TZ must be UTC, not {time.tzname[0]}: rq-scheduler counts in the process's zone")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="rq_scheduler")  # crontab announces what it does
+    refuse_unsafe_database()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stop.set())

@@ -17,6 +17,7 @@ import redis
 from flask import Flask, current_app
 from flask.cli import with_appcontext
 
+from saas_api.cli.boot import refuse_unsafe_database
 from saas_api.core import queue
 from saas_api.core.observe import get_logger
 
@@ -71,6 +72,7 @@ def read_queues(_context: click.Context, _parameter: click.Parameter, text: str)
 def worker(queues: dict[str, int], only: str | None, parent: int) -> None:
     """Deliver messages and do timed work, until stopped."""
     app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001 - a worker outlives this context
+    refuse_unsafe_database()
     if only:
         _work(app, only, parent)
     else:

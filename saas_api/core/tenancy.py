@@ -22,6 +22,7 @@ SYSTEM_PLACES = frozenset(
         "auth.sign_out",
         "auth.refresh",
         "billing.account",
+        "billing.catalogue",
         "billing.close",
         "billing.due",
         "demo.seed",

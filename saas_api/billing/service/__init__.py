@@ -4,6 +4,7 @@ from saas_api.billing.service.closing import Outcome, close_due, close_now, draf
 from saas_api.billing.service.invoices import Summary
 from saas_api.billing.service.periods import ensure_account, ensure_period, lock_statement, record_statements
 from saas_api.billing.service.preview import Preview, preview
+from saas_api.billing.service.publishing import sync_rate
 from saas_api.billing.service.terms import Terms, terms
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "lock_statement",
     "preview",
     "record_statements",
+    "sync_rate",
     "terms",
 ]

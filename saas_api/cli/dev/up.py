@@ -17,6 +17,7 @@ from flask import current_app
 from flask.cli import AppGroup
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
+from saas_api.billing import service as billing
 from saas_api.cli import demo
 from saas_api.cli.dev.addresses import urls
 from saas_api.cli.dev.engines import Engines
@@ -102,6 +103,7 @@ def _migrate() -> None:
     try:
         flask_migrate.upgrade()
         boot_check()
+        billing.sync_rate()
     except SQLAlchemyError as error:
         reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
         raise EngineError(f"DATABASE_URL: the tables cannot be made or read: {reason}") from None
