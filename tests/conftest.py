@@ -17,6 +17,7 @@ from saas_api import cli, create_app
 from saas_api.cli.dev.engines import Engines
 from saas_api.core import clock
 from saas_api.core.db import db
+from tests.people import alice, bob, carol, olga  # noqa: F401 - fixtures for every test
 
 KEPT = {
     "alembic_version",

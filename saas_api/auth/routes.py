@@ -1,4 +1,4 @@
-"""The door to sign-up, sign-in and sessions; the throttles count before anything is looked at."""
+"""The door to sign-up, sign-in and sessions; the throttles count before anything is looked up, the lowest first."""
 
 from typing import Any
 
@@ -22,9 +22,15 @@ def _per_address(amount: int, period: str) -> Any:
 
 
 def _account() -> str:
-    body = request.get_json(silent=True)
-    email = str(body.get("email", "")) if isinstance(body, dict) else ""
-    return crypto.mac("throttle", email.strip().lower())
+    return crypto.mac("throttle", g.arguments["body"]["email"].lower())
+
+
+def _account_and_address() -> str:
+    return f"{_account()}:{client_ip()}"
+
+
+def _everybody() -> str:
+    return "everybody"
 
 
 def _is_refused(response: Any) -> bool:
@@ -42,8 +48,10 @@ def register(body: dict[str, Any]) -> Any:
 
 @bp.post("/login")
 @public
-@_per_address(10, "5 minutes")
+@limiter.limit("1000 per 5 minutes", key_func=_everybody)  # last: what another refuses must not use up everybody's
 @limiter.limit("10 per 15 minutes", key_func=_account, deduct_when=_is_refused)
+@limiter.limit("5 per 5 minutes", key_func=_account_and_address, deduct_when=_is_refused)
+@_per_address(10, "5 minutes")
 @endpoint(
     body=LoginIn(),
     returns=SignedInOut(),

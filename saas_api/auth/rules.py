@@ -13,14 +13,19 @@ def normal_password(password: str) -> str:
     return unicodedata.normalize("NFKC", password)
 
 
+def length_problem(password: str) -> str | None:
+    """Why a password in its normal form is too short or too long; None when it is neither."""
+    return None if SHORTEST <= len(password) <= LONGEST else f"Use {SHORTEST} to {LONGEST} characters."
+
+
 def password_problem(password: str, about: Sequence[str]) -> str | None:
     """Why a password is refused, in a sentence; None when it is not.
 
     password: in its normal form
     about: what an attacker would try first, such as the e-mail address
     """
-    if not SHORTEST <= len(password) <= LONGEST:
-        return f"Use {SHORTEST} to {LONGEST} characters."
+    if problem := length_problem(password):
+        return problem
     from zxcvbn import zxcvbn  # noqa: PLC0415 - 14 MiB of word lists, needed at sign-up only
 
     if zxcvbn(password[:_ZXCVBN_READS], user_inputs=list(about))["score"] == 0:

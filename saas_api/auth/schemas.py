@@ -1,7 +1,8 @@
 """The wire of sign-up, sign-in and sessions."""
 
-from marshmallow import fields
+from marshmallow import ValidationError, fields, validates
 
+from saas_api.auth.rules import length_problem, normal_password
 from saas_api.core.http import Email, Id, Schema, Text, Timestamp
 
 
@@ -12,6 +13,11 @@ class RegisterIn(Schema):
     email = Email(required=True)
     password = Text(required=True, maximum=256, metadata={"description": "8 to 128 characters"})
     full_name = Text(load_default="", minimum=0, maximum=100)
+
+    @validates("password")
+    def _has_a_fair_length(self, password: str, **_: object) -> None:
+        if problem := length_problem(normal_password(password)):
+            raise ValidationError(problem)
 
 
 class LoginIn(Schema):

@@ -37,11 +37,18 @@ def init_app(app: Flask) -> None:
 
 
 def authenticate() -> None:
-    """Find out who is calling; what is wrong with the call besides is kept for `settle`."""
+    """Find out who is calling; what is wrong with the call besides is kept for `settle`.
+
+    A public view has no caller to count: its arguments are read at once, so that throttles may look at them.
+    """
     meta = _meta()
-    if meta is None or meta[0].is_public:
+    if meta is None:
         return
     asked, operation = meta
+    if asked.is_public:
+        if operation is not None:
+            g.arguments = operation.parse()
+        return
     kind, text = credential(asked)
     g.refusal, g.units = None, {}
     if kind == "key":

@@ -20,7 +20,15 @@ def create(session: Session, email: str, password: str, full_name: str) -> User:
 
     raises: EmailTaken, at the latest when the transaction ends
     """
-    user = User(email=email, full_name=full_name, password_hash=crypto.hash_password(password))
+    return add(session, email, crypto.hash_password(password), full_name)
+
+
+def add(session: Session, email: str, password_hash: str, full_name: str) -> User:
+    """Make a person whose password was hashed before the transaction began.
+
+    raises: EmailTaken, at the latest when the transaction ends
+    """
+    user = User(email=email, full_name=full_name, password_hash=password_hash)
     session.add(user)
     session.flush()  # the address must be free before anything else is made for this person
     return user
@@ -33,9 +41,25 @@ def find_by_email(session: Session, email: str) -> User | None:
 
 
 def check_password(user: User | None, password: str) -> bool:
-    """Compare in the same time whether or not there is such a person; a hash of old parameters is renewed."""
-    if not crypto.verify_password(user.password_hash if user else None, password) or user is None:
-        return False
-    if crypto.needs_rehash(user.password_hash):
-        user.password_hash = crypto.hash_password(password)
-    return user.disabled_at is None
+    """Compare in the same time whether or not there is such a person; slow, so outside of transactions."""
+    is_right = crypto.verify_password(user.password_hash if user else None, password)
+    return is_right and user is not None and user.disabled_at is None
+
+
+def renewed_hash(user: User, password: str) -> str | None:
+    """The hash of a checked password by today's parameters; None when the stored one has them."""
+    return crypto.hash_password(password) if crypto.needs_rehash(user.password_hash) else None
+
+
+def confirm(session: Session, checked: User, renewed: str | None) -> User | None:
+    """The person whose password was checked, locked; None when it changed meanwhile or they were disabled.
+
+    renewed: the hash to store from now on
+    """
+    statement = select(User).where(
+        User.id == checked.id, User.password_hash == checked.password_hash, User.disabled_at.is_(None)
+    )
+    user = session.scalar(statement.with_for_update(key_share=True))
+    if user is not None and renewed is not None:
+        user.password_hash = renewed
+    return user

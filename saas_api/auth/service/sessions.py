@@ -14,7 +14,7 @@ from saas_api.auth.models import UserSession
 from saas_api.auth.rules import normal_password, password_problem
 from saas_api.auth.service import tokens
 from saas_api.auth.service.tokens import InvalidToken, TokenReused, Tokens
-from saas_api.core import clock
+from saas_api.core import clock, crypto
 from saas_api.core.access import Principal
 from saas_api.core.db import execute_once
 from saas_api.core.errors import Forbidden, Invalid, Unauthenticated
@@ -83,8 +83,9 @@ def register(organization_name: str, email: str, password: str, full_name: str, 
     problem = password_problem(password, [email, organization_name, full_name])
     if problem:
         raise Invalid.at("password", problem)
+    password_hash = crypto.hash_password(password)  # slow: no connection waits for it
     with as_system("auth.register") as session:
-        user = users.create(session, email, password, full_name)
+        user = users.add(session, email, password_hash, full_name)
         organization = organizations.create(session, organization_name, user.id)
         return SignedIn(user, organization, "owner", _open(session, user, organization.id, origin))
 
@@ -94,9 +95,15 @@ def sign_in(email: str, password: str, organization_id: UUID | None, origin: Ori
 
     raises: InvalidCredentials, NoOrganization, Invalid when the person does not belong to the given one
     """
+    password = normal_password(password)
     with as_system("auth.sign_in") as session:
-        user = users.find_by_email(session, email)
-        if not users.check_password(user, normal_password(password)) or user is None:
+        found = users.find_by_email(session, email)
+    if not users.check_password(found, password) or found is None:
+        raise InvalidCredentials
+    renewed = users.renewed_hash(found, password)
+    with as_system("auth.sign_in") as session:
+        user = users.confirm(session, found, renewed)
+        if user is None:
             raise InvalidCredentials
         belongings = _belongings(session, user.id)
         if not belongings:
@@ -133,12 +140,17 @@ def sign_out(session_id: UUID | None) -> None:
 
 
 def profile(principal: Principal) -> Profile:
-    """Who is signed in, and to what."""
+    """Who is signed in, and to what.
+
+    raises: InvalidToken when the person left since the gate let them pass
+    """
     with as_system("auth.profile") as session:
-        user = session.get_one(User, principal.id)
+        user = session.get(User, principal.id)
         belongings = _belongings(session, principal.id)
-        current = next(organization for organization, _ in belongings if organization.id == principal.organization_id)
-        return Profile(user, current, principal.role or "", belongings)
+        current = next((pair for pair in belongings if pair[0].id == principal.organization_id), None)
+        if user is None or current is None:
+            raise InvalidToken
+        return Profile(user, *current, belongings)
 
 
 _PRINCIPAL = """

@@ -132,9 +132,18 @@ def read(token: str, kind: str) -> dict[str, Any]:
         raise TokenExpired from cause
     except (pyjwt.PyJWTError, JWTExtendedException, ValueError) as cause:
         raise InvalidToken from cause
-    if claims.get("type") != kind or not {"sid", "org", "sub", "iat"} <= claims.keys():
+    if claims.get("type") != kind or not {"sid", "org", "sub", "iat", "jti"} <= claims.keys():
+        raise InvalidToken
+    if not all(_is_id(claims[name]) for name in ("sid", "org", "sub")):
         raise InvalidToken
     return claims
+
+
+def _is_id(value: object) -> bool:
+    try:
+        return isinstance(value, str) and bool(UUID(value))
+    except ValueError:
+        return False
 
 
 def _key_id(secret: str) -> str:

@@ -1,0 +1,32 @@
+"""Passwords of people: an unknown person costs what a known one does, and old hashes are renewed."""
+
+from typing import Any
+
+from argon2 import PasswordHasher
+from flask import Flask
+from flask.testing import FlaskClient
+
+from saas_api.core import crypto
+from saas_api.users import service as users
+from tests.people import AUTH, PASSWORD, Person
+
+
+def test_the_hash_of_nobody_has_todays_parameters() -> None:
+    assert not crypto.needs_rehash(crypto.NOBODYS_HASH)
+
+
+def test_nobody_has_a_right_password(context: Flask) -> None:
+    assert not users.check_password(None, PASSWORD)
+
+
+def test_an_old_hash_is_renewed_at_sign_in(client: FlaskClient, alice: Person, superuser: Any) -> None:
+    old = PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1).hash(PASSWORD)
+    with superuser, superuser.cursor() as cursor:
+        cursor.execute("UPDATE users SET password_hash = %s", [old])
+    for _ in range(2):
+        answer = client.post(f"{AUTH}/login", json={"email": alice.email, "password": PASSWORD})
+        assert answer.status_code == 200
+    with superuser, superuser.cursor() as cursor:
+        cursor.execute("SELECT password_hash FROM users")
+        (stored,) = cursor.fetchone()
+    assert not crypto.needs_rehash(stored)
