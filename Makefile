@@ -19,6 +19,7 @@ $(READY): requirements.txt requirements-dev.txt
 	@touch $(READY)
 
 .PHONY: run
+run: export FLASK_SKIP_DOTENV = 1
 run: $(READY) ## start engines, web, worker and scheduler; Ctrl-C stops them
 	@exec $(BIN)/python -m flask dev up
 

@@ -4,25 +4,24 @@ The environment wins over `.env`; a secret may also stand in the file that `<NAM
 is missing is made: the engines' addresses by computation, the secrets once, into `instance/secrets.json`.
 """
 
-import contextlib
 import ipaddress
-import json
 import os
 import re
-import secrets
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from dotenv.parser import parse_stream
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from saas_api.cli.dev.addresses import urls
+from saas_api.cli.dev.own_secrets import SECRETS, own_secrets
 
 ROOT = Path(__file__).resolve().parent
 INSTANCE = ROOT / "instance"
-SECRETS = ("SECRET_KEY", "JWT_SECRET", "API_KEY_PEPPER")
 REQUIRED_IN_PRODUCTION = ("DATABASE_URL", "REDIS_URL", *SECRETS)
 
 
@@ -125,15 +124,21 @@ class Settings(BaseSettings):
         ["127.0.0.1"], "addresses separated by commas", "proxies whose forwarding headers gunicorn believes"
     )
 
-    MOCK_LATENCY_MS: int = _setting(0, "milliseconds from 0 to 60000", "time a mock provider takes", ge=0, le=60_000)
+    MOCK_LATENCY_MS: int = _setting(0, "milliseconds from 0 to 10000", "time a mock provider takes", ge=0, le=10_000)
     MOCK_FAILURE_RATE: Decimal = _setting(
         Decimal(0), "a number from 0 to 1", "share of mock sends that are rejected", ge=0, le=1
     )
 
     WEB_CONCURRENCY: int | None = _setting(
-        None, "a whole number from 1 to 64", "web processes; twice the CPUs plus one, at most 8, if unset", ge=1, le=64
+        None,
+        "a whole number from 1 to 64",
+        "web processes; 2 if unset, in production twice the CPUs plus one, at most 8",
+        ge=1,
+        le=64,
     )
-    LEASE_SECONDS: int = _setting(30, "seconds from 2 to 600", "how long a worker holds what it took", ge=2, le=600)
+    LEASE_SECONDS: int = _setting(
+        30, "seconds from 2 to 600, over twice MOCK_LATENCY_MS", "how long a worker holds what it took", ge=2, le=600
+    )
     SWEEP_SECONDS: int = _setting(
         10, "seconds from 1 to 300", "how often is looked for what no wake-up announced", ge=1, le=300
     )
@@ -153,24 +158,26 @@ class Settings(BaseSettings):
     @field_validator(*REQUIRED_IN_PRODUCTION)
     @classmethod
     def _given_in_production(cls, value: Any, info: ValidationInfo) -> Any:
-        if value is None and info.data.get("APP_ENV") == "production":
-            raise ValueError("required")
-        return value
+        return cls._unless(
+            value is None and info.data.get("APP_ENV") == "production", value, "required in production; "
+        )
 
     @field_validator("SECRET_KEY", "JWT_SECRET")
     @classmethod
     def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
-        if value and any(len(part) < 32 for part in value.get_secret_value().split(",")):
-            raise ValueError("short")
-        return value
+        parts = value.get_secret_value().split(",") if value else []
+        return cls._unless(any(len(part) < 32 for part in parts), value)
 
     @field_validator("API_KEY_PEPPER")
     @classmethod
     def _versioned(cls, value: SecretStr | None) -> SecretStr | None:
         entries = value.get_secret_value().split(",") if value else []
-        if not all(re.fullmatch(r"[0-9]{1,4}:[^:]{32,}", entry) for entry in entries):
-            raise ValueError("form")
-        return value
+        return cls._unless(not all(re.fullmatch(r"[0-9]{1,4}:[^:]{32,}", entry) for entry in entries), value)
+
+    @field_validator("LEASE_SECONDS")
+    @classmethod
+    def _outlasts_a_call(cls, value: int, info: ValidationInfo) -> int:
+        return cls._unless(2 * info.data.get("MOCK_LATENCY_MS", 0) > 1000 * value, value)
 
     @field_validator("APP_URL")
     @classmethod
@@ -182,9 +189,7 @@ class Settings(BaseSettings):
     @field_validator("CORS_ORIGINS")
     @classmethod
     def _origins(cls, value: list[str]) -> list[str]:
-        if not all(re.fullmatch(r"https?://[^/\s*]+", origin) for origin in value):
-            raise ValueError("form")
-        return value
+        return cls._unless(not all(re.fullmatch(r"https?://[^/\s*]+", origin) for origin in value), value)
 
     @field_validator("TRUSTED_PROXY_IPS")
     @classmethod
@@ -211,8 +216,12 @@ class Settings(BaseSettings):
     @field_validator("APP_FAULTS")
     @classmethod
     def _never_in_production(cls, value: bool, info: ValidationInfo) -> bool:
-        if value and info.data.get("APP_ENV") == "production":
-            raise ValueError("production")
+        return cls._unless(value and info.data.get("APP_ENV") == "production", value)
+
+    @staticmethod
+    def _unless(is_wrong: bool, value: Any, reason: str = "") -> Any:
+        if is_wrong:
+            raise PydanticCustomError("refused", "{reason}", {"reason": reason})
         return value
 
     @classmethod
@@ -250,6 +259,9 @@ def load(*, env_file: Path | None = ROOT / ".env", **overrides: Any) -> dict[str
     overrides: win over everything
     raises: ConfigurationError with every problem
     """
+    problems = _unreadable_lines(env_file) if env_file and env_file.exists() else []
+    if problems:
+        raise ConfigurationError(problems)
     try:
         settings = Settings(_env_file=env_file, **overrides)  # type: ignore[call-arg] # BaseSettings takes it
     except ValidationError as error:
@@ -257,16 +269,23 @@ def load(*, env_file: Path | None = ROOT / ".env", **overrides: Any) -> dict[str
     except OSError as error:
         raise ConfigurationError([f"a mounted secret cannot be read: {error}"]) from None
     values = {name: value.get_secret_value() if isinstance(value, SecretStr) else value for name, value in settings}
-    for name, secret in ({} if all(values[name] for name in SECRETS) else _own_secrets(INSTANCE)).items():
+    for name, secret in ({} if all(values[name] for name in SECRETS) else own_secrets(INSTANCE)).items():
         values[name] = values[name] or secret
     database_url, redis_url = urls(INSTANCE)
     made = {
         "DATABASE_URL": database_url,
         "REDIS_URL": redis_url,
         "APP_URL": f"http://localhost:{settings.API_PORT}",
+        "WEB_CONCURRENCY": min(2 * (os.cpu_count() or 1) + 1, 8) if settings.APP_ENV == "production" else 2,
         "AUTH_ALLOWANCE_FACTOR": 1 if settings.APP_ENV == "production" else 100,
     }
     return {"INSTANCE": str(INSTANCE), **values, **{name: values[name] or value for name, value in made.items()}}
+
+
+def _unreadable_lines(path: Path) -> list[str]:
+    with path.open(encoding="utf-8") as file:
+        found = [binding for binding in parse_stream(file) if binding.error or (binding.key and binding.value is None)]
+    return [f"{path.name} line {binding.original.line}: expected NAME=value" for binding in found]
 
 
 def _problems(error: ValidationError) -> list[str]:
@@ -276,20 +295,6 @@ def _problems(error: ValidationError) -> list[str]:
         field = Settings.model_fields.get(name)
         extra = field.json_schema_extra if field else None
         expected = extra["expected"] if isinstance(extra, dict) else None
-        lines.append(f"{name}: expected {expected}" if expected else f"{name}: there is no such setting")
+        reason = problem["msg"] if problem["type"] == "refused" else ""
+        lines.append(f"{name}: {reason}expected {expected}" if expected else f"{name}: there is no such setting")
     return lines
-
-
-def _own_secrets(instance: Path) -> dict[str, str]:
-    path = instance / "secrets.json"
-    if not path.exists():
-        instance.mkdir(mode=0o755, exist_ok=True)
-        made = {name: secrets.token_hex(32) for name in SECRETS}
-        made["API_KEY_PEPPER"] = f"1:{made['API_KEY_PEPPER']}"
-        draft = path.with_suffix(f".{os.getpid()}")
-        draft.touch(mode=0o600)
-        draft.write_text(json.dumps(made), encoding="utf-8")
-        with contextlib.suppress(FileExistsError):
-            path.hardlink_to(draft)
-        draft.unlink()
-    return dict(json.loads(path.read_text(encoding="utf-8")))

@@ -18,8 +18,8 @@ def run() -> None:
     """
     engine = sa.create_engine(current_app.config["SQLALCHEMY_DATABASE_URI"], poolclass=NullPool)
     with engine.connect() as connection:
-        connection.execute(sa.text("SET lock_timeout = '5s'"))
         connection.execute(sa.text("SELECT pg_advisory_lock(:key)"), {"key": MIGRATING})
+        connection.execute(sa.text("SET lock_timeout = '5s'"))
         connection.commit()
         context.configure(connection=connection, target_metadata=db.metadata, transaction_per_migration=True)
         with context.begin_transaction():

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from werkzeug.middleware.proxy_fix import ProxyFix
 
@@ -40,6 +41,8 @@ def create_app(config: Mapping[str, Any]) -> App:
         SQLALCHEMY_DATABASE_URI=config["DATABASE_URL"],
         SQLALCHEMY_ENGINE_OPTIONS=engine_options(),
     )
+    if config["APP_ENV"] == "production":
+        app.config["TRUSTED_HOSTS"] = [urlsplit(config["APP_URL"]).hostname, "localhost", "127.0.0.1"]
     observe.configure(config)
     if config["TRUSTED_PROXIES"]:
         behind_proxies = ProxyFix(app.wsgi_app, x_for=config["TRUSTED_PROXIES"])

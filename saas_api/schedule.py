@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 from saas_api.core import clock, lease, queue
 from saas_api.messages import service as messages
+from saas_api.organizations import service as organizations
 
 TICK = "saas_api.schedule.tick"
 _MINUTE, _HOUR = 60, 3600
@@ -37,7 +38,6 @@ class Entry:
 
 TIMETABLE = (
     Entry("usage.roll_up", _MINUTE, 0, "dashboards read sums instead of events"),
-    Entry("organizations.publish_generations", _MINUTE, 0, "a lost push of a revocation is pushed again"),
     Entry("billing.close", _HOUR, 5 * _MINUTE, "periods that have ended are closed and invoiced"),
 )
 
@@ -50,7 +50,8 @@ def tick() -> None:
 
 
 def sweep() -> None:
-    """Announce due work that no wake-up announced; without Redis, do some of it here."""
+    """Announce changes and due work that no wake-up announced; without Redis, do some of the work here."""
+    organizations.publish_generations()
     for job, due, turn in ((messages.DRAIN, messages.due, messages.deliver_some),):
         if due().organizations and not queue.wake(job, is_forced=True):
             lease.drain(job, due, turn, at_most_seconds=_DIRECT_SECONDS)

@@ -9,6 +9,8 @@ from marshmallow import fields, validate
 from saas_api.core.access import SCOPES
 from saas_api.core.http import Count, Id, PageQuery, Schema, Text, Timestamp
 
+_NO_NETWORK = "Not an address or a network like 203.0.113.0/24; write IPv4 as IPv4, and no zone."
+
 
 class Network(fields.String):
     """An address or a network, IPv4 or IPv6; written in full."""
@@ -16,9 +18,12 @@ class Network(fields.String):
     def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> str:
         text = super()._deserialize(value, attr, data, **options)
         try:
-            return str(ipaddress.ip_network(text, strict=True))
+            network = ipaddress.ip_network(text, strict=True)
         except ValueError as cause:
-            raise ma.ValidationError("Not an address or a network like 203.0.113.0/24.") from cause
+            raise ma.ValidationError(_NO_NETWORK) from cause
+        if "%" in text or (network.version == 6 and network.network_address.ipv4_mapped):
+            raise ma.ValidationError(_NO_NETWORK)
+        return str(network)
 
 
 class KeyIn(Schema):

@@ -195,21 +195,21 @@ def write_seen() -> None:
         _seen.clear()
     if not seen:
         return
-    statement = sa.text("""
-        UPDATE api_keys k SET last_used_at = v.at
-          FROM unnest(CAST(:organizations AS uuid[]), CAST(:keys AS uuid[]), CAST(:times AS timestamptz[]))
-               AS v (organization_id, id, at)
-         WHERE k.organization_id = v.organization_id AND k.id = v.id
-           AND coalesce(k.last_used_at, '-infinity') < v.at""")
+    values = {
+        "organizations": [organization_id for organization_id, _ in seen],
+        "keys": [key_id for _, key_id in seen],
+        "times": list(seen.values()),
+    }
     with as_system("api_keys.seen") as session:
-        session.execute(
-            statement,
-            {
-                "organizations": [organization_id for organization_id, _ in seen],
-                "keys": [key_id for _, key_id in seen],
-                "times": list(seen.values()),
-            },
-        )
+        session.execute(_LOCK_SEEN, values)
+        session.execute(_WRITE_SEEN, values)
 
 
+_SEEN = """unnest(CAST(:organizations AS uuid[]), CAST(:keys AS uuid[]), CAST(:times AS timestamptz[]))
+  AS v (organization_id, id, at)"""
+# One order of rows: two processes never deadlock.
+_LOCK_SEEN = sa.text(f"""SELECT FROM api_keys k JOIN {_SEEN} USING (organization_id, id)
+  ORDER BY k.organization_id, k.id FOR NO KEY UPDATE OF k""")
+_WRITE_SEEN = sa.text(f"""UPDATE api_keys k SET last_used_at = v.at FROM {_SEEN}
+  WHERE k.organization_id = v.organization_id AND k.id = v.id AND coalesce(k.last_used_at, '-infinity') < v.at""")
 _writer = Repeated(SEEN_SECONDS, write_seen)

@@ -8,7 +8,7 @@ from saas_api.auth import service as auth
 from saas_api.auth.schemas import LoginIn, ProfileOut, RefreshIn, RegisterIn, SignedInOut, TokensOut
 from saas_api.core import crypto
 from saas_api.core.access import PERMISSIONS, allows, public, require
-from saas_api.core.errors import TooManyRequests
+from saas_api.core.errors import TooManyRequests, Unauthenticated
 from saas_api.core.http import Answer, client_ip, endpoint
 from saas_api.core.limits import limiter
 from saas_api.core.settings import setting
@@ -75,7 +75,7 @@ def refresh(body: dict[str, Any]) -> Any:
     scheme, _, offered = request.headers.get("Authorization", "").partition(" ")
     token = body["refresh_token"] or (offered.strip() if scheme.lower() == "bearer" else "")
     if not token:
-        raise auth.InvalidTokenFormat("Send the refresh token in the body or as Authorization: Bearer <token>.")
+        raise Unauthenticated("Send the refresh token in the body or as Authorization: Bearer <token>.")
     return auth.refresh(token)
 
 

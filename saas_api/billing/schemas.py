@@ -2,14 +2,14 @@
 
 from marshmallow import fields, validate
 
-from saas_api.core.http import Id, PageQuery, Pagination, Schema, Timestamp
+from saas_api.core.http import Day, Id, PageQuery, Pagination, Schema, Timestamp
 
 
 class UsageQuery(Schema):
     """A range of local days, both inclusive, and the mode of the keys."""
 
-    start_date = fields.Date(format="%Y-%m-%d", load_default=None)
-    end_date = fields.Date(format="%Y-%m-%d", load_default=None)
+    start_date = Day(load_default=None)
+    end_date = Day(load_default=None)
     mode = fields.String(load_default=None, validate=validate.OneOf(("live", "test")))
 
 

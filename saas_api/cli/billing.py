@@ -8,16 +8,16 @@ from typing import Any
 from uuid import UUID
 
 import click
-from flask.cli import AppGroup
 
 from saas_api.billing import service as billing
-from saas_api.core import clock
+from saas_api.cli.boot import Commands
+from saas_api.core import clock, tenancy
 from saas_api.core.ids import read_id, wire_id
 from saas_api.core.money import minor_to_text
 from saas_api.core.settings import setting
-from saas_api.organizations.service import NoSuchOrganization
+from saas_api.organizations import service as organizations
 
-group = AppGroup("billing", help="Periods and invoices.")
+group = Commands("billing", help="Periods and invoices.")
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def close(*, organization: str | None, is_now: bool, at: str | None, is_dry: boo
     request = _Request(_organization(organization), is_now, _time(at), is_dry)
     try:
         outcome = _run(request)
-    except NoSuchOrganization:
+    except organizations.NoSuchOrganization:
         sys.exit(f"There is no organization {organization}.")
     _print(outcome, is_dry=is_dry, as_json=as_json)
     if outcome.failed:
@@ -66,6 +66,9 @@ def _run(request: _Request) -> billing.Outcome:
         if request.is_dry:
             return billing.Outcome(invoices=billing.drafts_now(request.organization_id))
         return billing.close_now(request.organization_id)
+    if request.organization_id:
+        with tenancy.transaction(request.organization_id) as session:
+            organizations.get(session, request.organization_id)
     if request.is_dry:
         return billing.Outcome(invoices=billing.drafts_due(request.at, request.organization_id))
     billing.keep_accounts(request.at, request.organization_id)
@@ -84,6 +87,8 @@ def _organization(text: str | None) -> UUID | None:
 def _time(text: str | None) -> datetime:
     if text is None:
         return clock.now()
+    if not text.strip():
+        sys.exit("--at needs a TIME; write 2026-05-01T00:00:00Z.")
     if setting("APP_ENV") == "production":
         sys.exit("--at is refused when APP_ENV=production.")
     try:
@@ -99,9 +104,10 @@ def _print(outcome: billing.Outcome, *, is_dry: bool, as_json: bool) -> None:
         click.echo(json.dumps({"closed": outcome.closed, "invoices": invoices, "dry_run": is_dry}))
         return
     for invoice in invoices:
-        click.echo("{number} {organization_id} {total_amount} {currency} {status}".format_map(invoice))
-    done = "would be written" if is_dry else "written"
-    click.echo(f"{outcome.closed} periods closed, {len(invoices)} invoices {done}.")
+        number = invoice["number"] or "(draft)"
+        click.echo(f"{number} {invoice['organization_id']} {invoice['total_amount']} {invoice['currency']}")
+    done = "would be written" if is_dry else "were written"
+    click.echo(f"Periods closed: {outcome.closed}. Invoices that {done}: {len(invoices)}.")
 
 
 def _invoice(summary: billing.Summary) -> dict[str, Any]:

@@ -8,17 +8,17 @@ from pathlib import Path
 from uuid import UUID
 
 import click
-from flask.cli import AppGroup
 from sqlalchemy.orm import Session
 
 from saas_api.api_keys import service as api_keys
+from saas_api.cli.boot import Commands
 from saas_api.core import crypto, tenancy
 from saas_api.core.settings import setting
 from saas_api.organizations import service as organizations
 from saas_api.organizations.models import Membership
 from saas_api.users import service as users
 
-demo = AppGroup("demo", help="Data to look around with; for development only.")
+demo = Commands("demo", help="Data to look around with; for development only.")
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,12 @@ import os
 import socket
 
 import click
-from flask.cli import AppGroup
 
 from saas_api import schedule
+from saas_api.cli.boot import Commands
 from saas_api.core import clock, lease
 
-group = AppGroup("schedule", help="The timetable.")
+group = Commands("schedule", help="The timetable.")
 _ROW = "{:36} {:10} {:26} {:26} {}"
 
 

@@ -1,11 +1,11 @@
 """`flask usage rebuild`: make the rollups anew from the ledger, which decides in any doubt."""
 
 import click
-from flask.cli import AppGroup
 
+from saas_api.cli.boot import Commands
 from saas_api.usage import service as usage
 
-group = AppGroup("usage", help="Usage and its rollups.")
+group = Commands("usage", help="Usage and its rollups.")
 
 
 @group.command("rebuild")

@@ -23,7 +23,7 @@ from saas_api.core.observe import get_logger
 
 log = get_logger(__name__)
 
-STOP_SECONDS = 30
+STOP_SECONDS = 25  # within the thirty seconds a container is given
 _FORK = multiprocessing.get_context("fork")
 _QUEUES = {*queue.QUEUES.values(), queue.BACKGROUND}
 

@@ -14,7 +14,7 @@ from flask import Flask, Response, current_app, g, request
 from flask.typing import ResponseReturnValue
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from saas_api.core import errors, observe
 from saas_api.core.db import constraint_of, db
@@ -135,7 +135,10 @@ def _database_away(error: DBAPIError | PoolTimeout) -> Response:
 def _http_error(error: HTTPException) -> Any:
     if error.code is None or error.code < 400:
         return error
-    return render_error(_BY_STATUS.get(error.code, errors.Malformed)())
+    response = render_error(_BY_STATUS.get(error.code, errors.Malformed)())
+    if isinstance(error, MethodNotAllowed) and error.valid_methods:
+        response.headers["Allow"] = ", ".join(error.valid_methods)
+    return response
 
 
 def _crash(error: Exception) -> Response:

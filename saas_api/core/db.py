@@ -3,6 +3,7 @@
 Sessions carry the scope they are bound to in `info["scope"]`; the first statement of every transaction binds it.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -114,9 +115,23 @@ def execute_once(
     return _execute(sql, parameters)
 
 
+@functools.cache
+def single_trips(engine: sa.Engine) -> sa.Engine:
+    """A pool whose connections stay in autocommit; SQLAlchemy would spend a second trip to set a shared one back."""
+    return sa.create_engine(engine.url, isolation_level="AUTOCOMMIT", **engine_options())
+
+
+def dispose(*, close: bool = True) -> None:
+    """Give up every pooled connection.
+
+    close: False in a fork, where they belong to the parent
+    """
+    db.engine.dispose(close=close)
+    single_trips(db.engine).dispose(close=close)
+
+
 def _execute(sql: str, parameters: dict[str, Any]) -> Sequence[sa.Row[Any]]:
-    engine = db.engine.execution_options(isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
+    with single_trips(db.engine).connect() as connection:
         result = connection.exec_driver_sql(sql, parameters)
         return result.fetchall() if result.returns_rows else []
 

@@ -3,17 +3,19 @@
 import re
 import unicodedata
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
 import marshmallow as ma
 from email_validator import EmailNotValidError, validate_email
 from marshmallow import fields, validate
-from werkzeug.routing import BaseConverter, Map, ValidationError
+from werkzeug.routing import BaseConverter, Map
 
 from saas_api.core import clock
 from saas_api.core.ids import read_id, wire_id
+
+NOBODYS = uuid.UUID(int=0)
 
 
 class Schema(ma.Schema):
@@ -43,6 +45,8 @@ class Text(fields.String):
         text = unicodedata.normalize("NFC", super()._deserialize(value, attr, data, **options))
         if any(unicodedata.category(sign) in ("Cc", "Cs") and sign not in self.allowed for sign in text):
             raise ma.ValidationError("Control characters are not allowed.")
+        if value and not text.strip():
+            raise ma.ValidationError("Must not be blank.")
         return text
 
 
@@ -73,7 +77,19 @@ class Timestamp(fields.Field[datetime]):
             raise ma.ValidationError("Not a valid RFC 3339 time.") from cause
         if instant.tzinfo is None:
             raise ma.ValidationError("The time needs an offset or Z.")
-        return instant.astimezone(UTC)
+        try:
+            return instant.astimezone(UTC)
+        except OverflowError as cause:
+            raise ma.ValidationError("This time is outside the calendar.") from cause
+
+
+class Day(fields.Date):
+    """A day of the calendar, `YYYY-MM-DD` and nothing shorter."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> date:
+        if not isinstance(value, str) or not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", value):
+            raise ma.ValidationError("Not a day like 2026-03-31.")
+        return super()._deserialize(value, attr, data, **options)
 
 
 class Count(fields.Integer):
@@ -130,18 +146,21 @@ class Id(fields.Field[uuid.UUID]):
 
 
 class IdConverter(BaseConverter):
-    """`<id("msg"):message_id>` in a route gives a UUID."""
+    """`<id("msg"):message_id>` in a route gives a UUID; what is no id names nothing, like an id nobody has.
+
+    So a caller without credentials learns nothing from it, and the call is counted.
+    """
 
     def __init__(self, url_map: Map, prefix: str) -> None:
         super().__init__(url_map)
         self.prefix = prefix
 
     def to_python(self, value: str) -> uuid.UUID:
-        """Read the id; anything else is no such path."""
+        """Read the id."""
         try:
             return read_id(self.prefix, value)
-        except ValueError as cause:
-            raise ValidationError from cause
+        except ValueError:
+            return NOBODYS
 
     def to_url(self, value: uuid.UUID) -> str:
         """Write the id with its prefix."""

@@ -6,6 +6,7 @@ The fields themselves are in core.fields and can be imported from here.
 import base64
 import functools
 import ipaddress
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +28,7 @@ from saas_api.core.errors import (
 from saas_api.core.fields import (
     Amount,
     Count,
+    Day,
     Email,
     Id,
     IdConverter,
@@ -40,6 +42,7 @@ __all__ = [
     "Amount",
     "Answer",
     "Count",
+    "Day",
     "Email",
     "Id",
     "Operation",
@@ -256,10 +259,23 @@ def _problems(messages: Mapping[Any, Any], path: str = "") -> list[tuple[str, st
     return found
 
 
+_PART = re.compile(r"<(?:[^<>:]*:)?([a-z_]+)>")
+
+
+def path_template(rule: str) -> str:
+    """A route as people read it: `/messages/{message_id}`."""
+    return _PART.sub(r"{\1}", rule)
+
+
+def path_names(rule: str) -> list[str]:
+    """Names of a route's parameters, in their order."""
+    return _PART.findall(rule)
+
+
 def client_ip() -> str:
     """The caller's address, IPv4 unfolded from IPv6; "invalid" for what is no address."""
     try:
-        address = ipaddress.ip_address(request.remote_addr or "")
+        address = ipaddress.ip_address((request.remote_addr or "").partition("%")[0])
     except ValueError:
         return "invalid"
     mapped = getattr(address, "ipv4_mapped", None)

@@ -14,6 +14,7 @@ from uuid import UUID
 
 import orjson
 import sqlalchemy as sa
+from rq.timeouts import JobTimeoutException
 
 from saas_api.core import queue
 from saas_api.core.observe import get_logger
@@ -45,16 +46,17 @@ def drain(
     """
     queue.started(job)
     deadline = time.monotonic() + (at_most_seconds or setting("DRAIN_SECONDS"))
-    empty = 0
+    empty, failed = 0, set[UUID]()
     while empty < 2 and time.monotonic() < deadline:
         if queue.is_stopping():
             return
         found = due()
-        for organization_id in random.sample(list(found.organizations), len(found.organizations)):
+        organizations = [one for one in found.organizations if one not in failed]
+        for organization_id in random.sample(organizations, len(organizations)):
             if queue.is_stopping() or time.monotonic() >= deadline:
                 break
-            turn(organization_id)
-        if found.organizations:
+            _turn_safely(turn, organization_id, failed)
+        if organizations:
             empty = 0
         elif found.next_seconds is not None and found.next_seconds <= deadline - time.monotonic():
             time.sleep(_LOOK_WHILE_SOON_SECONDS)
@@ -63,6 +65,16 @@ def drain(
             time.sleep(_LOOK_AGAIN_SECONDS if empty < 2 else 0)
     if empty < 2:
         queue.wake(job, is_forced=True)
+
+
+def _turn_safely(turn: Callable[[UUID], object], organization_id: UUID, failed: set[UUID]) -> None:
+    try:
+        turn(organization_id)
+    except JobTimeoutException:
+        raise
+    except Exception:  # one organization's trouble must not hold up another's work
+        log.exception("turn_failed", organization_id=str(organization_id))
+        failed.add(organization_id)
 
 
 _TAKE_NEW = sa.text("""

@@ -3,6 +3,7 @@
 Redis dead or hung costs three slow answers, then each process counts alone with its share until a probe succeeds.
 """
 
+import contextlib
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,12 +28,7 @@ from saas_api.core.observe import get_logger
 log = get_logger(__name__)
 
 PERSON_LIMIT, PERSON_WINDOW_MS = 300, 60_000
-_DOWN = (
-    redis.ConnectionError,
-    redis.TimeoutError,
-    redis.exceptions.ReadOnlyError,
-    redis.exceptions.OutOfMemoryError,
-)
+_DOWN = (redis.RedisError,)  # an error inside a script, such as a full memory, has no class of its own
 _SCRIPT = Path(__file__).with_name("limits.lua").read_text(encoding="utf-8")
 _PUBLISH = """
 local known = tonumber(redis.call('GET', KEYS[1]) or '-1')
@@ -119,7 +115,7 @@ class Storage(RedisStorage):
     def run(self, call: Callable[..., Any], *arguments: Any) -> Any:
         """Ask Redis; a request that waited in vain once does not wait again.
 
-        raises: Away; other errors of Redis are bugs and surface
+        raises: Away
         """
         if (self.is_open and time.monotonic() < self.retry_at) or (has_request_context() and "redis_is_away" in g):
             raise Away
@@ -130,8 +126,8 @@ class Storage(RedisStorage):
             self.failures += 1
             if has_request_context():
                 g.redis_is_away = True
-            if self.failures == 3:
-                log.warning("redis_away", kind=type(error).__name__)
+            if self.failures == 3 or isinstance(error, redis.ResponseError):
+                log.error("redis_away", kind=type(error).__name__, reason=str(error)[:200])  # noqa: TRY400 - no traceback
             raise Away from error
         self.failures = 0
         return answer
@@ -256,6 +252,15 @@ def storage() -> Storage:
 def generation_key(organization_id: UUID) -> str:
     """Where Redis keeps an organization's generation; the tag holds all its keys in one slot."""
     return f"{{{organization_id}}}:gen"
+
+
+def refund(call: GateCall) -> None:
+    """Give back what an admitted call had counted against quotas, as far as Redis can be asked; never raises."""
+    first = 1 + len(call.windows)
+    with contextlib.suppress(Away):
+        for key, counter in zip(call.keys[first:], call.counters, strict=True):
+            if counter.units:
+                storage().run(storage().storage.decrby, key, counter.units)
 
 
 def publish_generation(organization_id: UUID, generation: int) -> None:

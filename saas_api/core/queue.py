@@ -25,14 +25,14 @@ from rq.job import Job
 from sqlalchemy.orm import Session
 
 from saas_api.core import limits, observe
-from saas_api.core.db import after_commit, db
+from saas_api.core.db import after_commit, dispose
 from saas_api.core.settings import setting
 
 log = observe.get_logger(__name__)
 
 QUEUES = {"messages": "messages"}
 BACKGROUND = "background"
-JOB_TIMEOUT_SECONDS = 60
+GRACE_SECONDS = 40
 KEPT_FAILURE_SECONDS = 3600
 _DEBOUNCE_SECONDS = 0.05
 _WAKE_KEPT_MS = 1000
@@ -79,7 +79,7 @@ def started(job: str) -> None:
 
 
 def perform(job: str) -> Any:
-    """Run a job by its name, in an application's context; the one function RQ ever calls.
+    """Run a job by its name, in an application's context.
 
     raises: LookupError for a name that no room answers to
     """
@@ -89,7 +89,10 @@ def perform(job: str) -> Any:
     call: Callable[[], Any] | None = getattr(importlib.import_module(f"saas_api.{room}.jobs"), verb, None)
     if call is None:
         raise LookupError(f"there is no job {job}")
-    return call()
+    try:
+        return call()
+    finally:
+        observe.clear()
 
 
 def client() -> redis.Redis:
@@ -102,7 +105,7 @@ def client() -> redis.Redis:
 
 
 def patient_client() -> redis.Redis:
-    """A client for workers and the scheduler, which may wait half a second."""
+    """A client for workers and the scheduler, which may wait half a second; RQ lets its own wait for 20."""
     return redis.Redis.from_url(
         setting("REDIS_URL"), socket_connect_timeout=0.25, socket_timeout=0.5, retry=Retry(NoBackoff(), 0)
     )
@@ -150,7 +153,7 @@ class Worker(rq.Worker):
         """Begin the fork with connections of its own."""
         _stopping.clear()
         with self.app.app_context():
-            db.engine.dispose(close=False)
+            dispose(close=False)
             self.app.extensions.pop("redis", None)
             limits.storage().storage.connection_pool.reset()
             super().main_work_horse(job, queue)
@@ -189,7 +192,7 @@ def _push(job: str, is_forced: bool) -> None:
     rq.Queue(queue_of(job), connection=connection).enqueue_call(
         perform,
         args=(job,),
-        timeout=JOB_TIMEOUT_SECONDS,
+        timeout=setting("DRAIN_SECONDS") + GRACE_SECONDS,
         result_ttl=0,
         failure_ttl=KEPT_FAILURE_SECONDS,
     )

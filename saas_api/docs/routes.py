@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import re
 from typing import Any
 
 from flasgger import Swagger
@@ -12,13 +11,13 @@ from werkzeug.routing import Rule
 from werkzeug.wrappers import Response
 
 from saas_api.core.access import public
+from saas_api.core.http import path_names, path_template
 from saas_api.docs import service as docs
 from saas_api.docs.service import Route
 
 bp = Blueprint("docs", __name__, static_folder="static", static_url_path="/docs/assets")
 
 API = "/api/v1/"
-_PART = re.compile(r"<(?:[^<>:]*:)?([a-z_]+)>")
 
 
 class Reference(Swagger):
@@ -51,12 +50,12 @@ def api_routes(app: Flask) -> list[Route]:
 
 def _route(rule: Rule, method: str, view: Any) -> Route:
     return Route(
-        path=_PART.sub(r"{\1}", rule.rule),
+        path=path_template(rule.rule),
         method=method,
         room=rule.endpoint.split(".")[0],
         name=rule.endpoint,
         summary=inspect.getdoc(view) or rule.endpoint,
-        parameters=[(name, getattr(rule._converters[name], "prefix", None)) for name in _PART.findall(rule.rule)],  # noqa: SLF001 - werkzeug shows a rule's converters nowhere else
+        parameters=[(name, getattr(rule._converters[name], "prefix", None)) for name in path_names(rule.rule)],  # noqa: SLF001 - werkzeug shows a rule's converters nowhere else
         access=view.__access__,
         operation=view.__operation__,
     )

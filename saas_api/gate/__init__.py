@@ -15,8 +15,8 @@ from saas_api.auth import service as auth
 from saas_api.core import crypto, tenancy
 from saas_api.core.access import Access
 from saas_api.core.errors import ApiError, Unavailable
-from saas_api.core.http import Operation
-from saas_api.core.limits import Decision, GateCall, configure, gate_limit, generation_key, limiter
+from saas_api.core.http import Operation, path_template
+from saas_api.core.limits import Decision, GateCall, configure, gate_limit, generation_key, limiter, refund, storage
 from saas_api.gate.answers import full_limit, limit_headers, too_many
 from saas_api.gate.callers import REMEMBERED_WITHOUT_REDIS_SECONDS, KeyPrincipal, age, authorise, credential, load
 from saas_api.usage import service as usage
@@ -26,7 +26,7 @@ QUOTA_KEPT_SECONDS = 604_800
 
 def init_app(app: Flask) -> None:
     """Put the gate before every view of an application."""
-    app.config.from_mapping(configure(app.config["REDIS_URL"], app.config["WEB_CONCURRENCY"] or 2))
+    app.config.from_mapping(configure(app.config["REDIS_URL"], app.config["WEB_CONCURRENCY"]))
     app.config.from_mapping(auth.configure(app.config["JWT_SECRET"], app.config["APP_URL"]))
     auth.jwt.init_app(app)
     app.before_request(authenticate)
@@ -39,18 +39,19 @@ def init_app(app: Flask) -> None:
 def authenticate() -> None:
     """Find out who is calling; what is wrong with the call besides is kept for `settle`.
 
-    A public view has no caller to count: its arguments are read at once, so that throttles may look at them.
+    A public view has no caller: its arguments are read here too, so that throttles may look at them.
     """
     meta = _meta()
     if meta is None:
         return
     asked, operation = meta
+    g.refusal = None
     if asked.is_public:
         if operation is not None:
-            g.arguments = operation.parse()
+            _parse(operation)
         return
     kind, text = credential(asked)
-    g.refusal, g.units = None, {}
+    g.units = {}
     if kind == "key":
         g.key_digests = crypto.api_key_digests(text)
         g.principal = load(g.key_digests)
@@ -59,25 +60,23 @@ def authenticate() -> None:
         g.user_id = g.principal.id
     try:
         authorise(g.principal, asked)
-        if operation is not None:
-            g.arguments = operation.parse()
-            g.units = operation.units(g.arguments["body"]) if operation.units else {}
     except ApiError as error:
-        g.refusal, g.units = error, {}
+        g.refusal = error
+    if operation is not None and not g.refusal:
+        _parse(operation)
     if kind == "key":
         g.gate_call = _call_for(g.principal, 0, g.units)
 
 
 def settle() -> None:
     """Make sure the answer was about the present, raise what was kept, bind the tenant."""
-    if "principal" not in g:
-        return
     if "gate_call" in g:
         _confirm()
         api_keys.touch(g.principal.organization_id, g.principal.id)
-    if g.refusal:
+    if g.get("refusal"):
         raise g.refusal
-    tenancy.open_tenant(g.principal.organization_id)
+    if "principal" in g:
+        tenancy.open_tenant(g.principal.organization_id)
 
 
 def count_and_tell(response: Response) -> Response:
@@ -87,10 +86,20 @@ def count_and_tell(response: Response) -> Response:
         return response
     if 400 <= response.status_code < 500 and request.url_rule is not None:
         outcome = "rate_limited" if response.status_code == 429 else "failed"
-        usage.count_refusal(g.principal, request.url_rule.rule, request.method, outcome)
+        usage.count_refusal(g.principal, path_template(request.url_rule.rule), request.method, outcome)
+    if response.status_code >= 500 and call.decision.code == 1 and not call.decision.is_local:
+        refund(call)
     if call.decision.windows:
         response.headers.extend(limit_headers(call, call.decision))
     return response
+
+
+def _parse(operation: Operation) -> None:
+    try:
+        g.arguments = operation.parse()
+        g.units = operation.units(g.arguments["body"]) if operation.units else {}
+    except ApiError as error:
+        g.refusal, g.units = error, {}
 
 
 def _meta() -> tuple[Access, Operation | None] | None:
@@ -110,7 +119,7 @@ def _call_for(principal: KeyPrincipal, fresh: int, units: Mapping[str, int]) -> 
     if terms is None:
         raise Unavailable
     counters = usage.quota_counters(
-        principal, units, is_fresh=fresh > 0, period_id=terms.period_id, ceilings=terms.ceilings
+        principal, units, is_fresh=fresh > 0 or storage().is_open, period_id=terms.period_id, ceilings=terms.ceilings
     )
     windows = principal.windows
     keys = [

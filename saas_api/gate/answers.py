@@ -52,14 +52,15 @@ def refused(limit: int, window_seconds: int, wait_seconds: int, scope: str) -> T
 
     scope: "organization", "key", "user" or "address"
     """
+    spread = random.uniform(1, 1.2)  # noqa: S311 - spreads retries, guards nothing
+    wait_seconds = max(1, int(wait_seconds * spread))
     details = {
         "limit": limit,
         "window_seconds": window_seconds,
         "retry_after_seconds": wait_seconds,
         "scope": scope,
     }
-    jitter = random.uniform(1, 1.2)  # noqa: S311 - spreads retries, guards nothing
-    return TooManyRequests(details=details, retry_after=max(1, int(wait_seconds * jitter)))
+    return TooManyRequests(details=details, retry_after=wait_seconds)
 
 
 def limit_headers(call: GateCall, decision: Decision) -> dict[str, str]:

@@ -50,6 +50,8 @@ def list_messages(query: dict[str, Any]) -> Any:
     """List messages, newest first; a key sees those of its own mode."""
     principal = g.principal
     if principal.kind == "key":
+        if query["mode"] not in (None, principal.mode):
+            raise Invalid.at("mode", f"This key sees the messages of {principal.mode} mode.")
         query["mode"] = principal.mode
     since, until = None, None
     if query["start_date"] or query["end_date"]:

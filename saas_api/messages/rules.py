@@ -3,6 +3,7 @@
 import random
 import re
 from datetime import timedelta
+from functools import lru_cache
 
 import phonenumbers
 from email_validator import EmailNotValidError, validate_email
@@ -12,6 +13,7 @@ LAST_ATTEMPT = 8
 POISONED_AFTER = 10
 _RETRY_SECONDS = (5, 30, 120, 600, 1_800, 3_600, 7_200)
 _LONGEST_ASKED_SECONDS = 3_600
+_BASIC_PLANE = 0xFFFF
 _E164 = re.compile(r"\+[1-9][0-9]{6,14}", re.ASCII)
 _GSM7 = frozenset(
     "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !\"#¤%&'()*+,-./0123456789:;<=>?¡ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÑÜ§¿"
@@ -21,17 +23,25 @@ _GSM7_EXTENSION = frozenset("\f^{}\\[~]|€")
 
 
 def segments(text: str) -> int:
-    """How many parts an SMS takes.
+    """How many parts an SMS takes; what belongs together, such as an escape and its sign, is not split.
 
     source: 3GPP TS 23.038 and 23.040: 160 or 153 septets a part, 70 or 67 UTF-16 units where a character needs it
     """
     if all(sign in _GSM7 or sign in _GSM7_EXTENSION for sign in text):
-        units, alone, joined = sum(2 if sign in _GSM7_EXTENSION else 1 for sign in text), 160, 153
+        sizes, alone, joined = [2 if sign in _GSM7_EXTENSION else 1 for sign in text], 160, 153
     else:
-        units, alone, joined = len(text.encode("utf-16-le")) // 2, 70, 67
-    return 1 if units <= alone else -(-units // joined)
+        sizes, alone, joined = [2 if ord(sign) > _BASIC_PLANE else 1 for sign in text], 70, 67
+    if sum(sizes) <= alone:
+        return 1
+    parts, left = 1, joined
+    for size in sizes:
+        if size > left:
+            parts, left = parts + 1, joined
+        left -= size
+    return parts
 
 
+@lru_cache(maxsize=4_096)
 def read_number(text: str) -> str:
     """A telephone number in E.164 form.
 
@@ -48,6 +58,7 @@ def read_number(text: str) -> str:
     return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
 
 
+@lru_cache(maxsize=4_096)
 def read_address(text: str) -> str:
     """An e-mail address with its domain in lower case.
 

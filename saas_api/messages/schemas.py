@@ -6,7 +6,7 @@ from typing import Any
 import marshmallow as ma
 from marshmallow import fields, validate
 
-from saas_api.core.http import Id, PageQuery, Schema, Text, Timestamp
+from saas_api.core.http import Day, Id, PageQuery, Schema, Text, Timestamp
 from saas_api.messages import rules
 
 STATUSES = ("queued", "sending", "sent", "delivered", "failed", "canceled")
@@ -54,8 +54,8 @@ class MessagesQuery(PageQuery):
     type = fields.String(load_default=None, validate=validate.OneOf(("sms", "email")))
     mode = fields.String(load_default=None, validate=validate.OneOf(("live", "test")))
     to = Text(load_default=None, maximum=320)
-    start_date = fields.Date(format="%Y-%m-%d", load_default=None)
-    end_date = fields.Date(format="%Y-%m-%d", load_default=None)
+    start_date = Day(load_default=None)
+    end_date = Day(load_default=None)
 
 
 class AcceptedOut(Schema):

@@ -18,7 +18,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from saas_api.core import clock, limits
-from saas_api.core.db import db
+from saas_api.core.db import db, single_trips
 from tests.messages.people import MAIL, SMS, Company, Work, make_due, rows
 
 
@@ -38,7 +38,7 @@ def test_message_and_usage_are_one_statement(app: Flask, acme: Company) -> None:
     acme.send()
     seen: list[str] = []
     with app.app_context():
-        engine = db.engine
+        engine = single_trips(db.engine)
 
     def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
         seen.append(statement)

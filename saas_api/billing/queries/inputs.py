@@ -49,6 +49,12 @@ def _stretches(session: Session, period: BillingPeriod, ends_at: datetime) -> tu
     return tuple(found)
 
 
+def find_earliest_open(session: Session, organization_id: UUID) -> BillingPeriod | None:
+    """The open period that pays for what belongs to none, such as usage of a period that was closed ahead of time."""
+    open_periods = select(BillingPeriod).where(BillingPeriod.organization_id == organization_id)
+    return session.scalars(open_periods.where(BillingPeriod.state == "open").order_by(BillingPeriod.seq)).first()
+
+
 def find_running(session: Session, organization_id: UUID, at: datetime) -> BillingPeriod | None:
     """The open period that contains an instant."""
     return session.scalars(

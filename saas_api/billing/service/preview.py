@@ -6,7 +6,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from saas_api.billing.queries.inputs import find_running, period_inputs
+from saas_api.billing.queries.inputs import find_earliest_open, find_running, period_inputs
 from saas_api.billing.rules.bill import Draft, invoice_draft
 from saas_api.billing.service.periods import ensure_account, ensure_period
 from saas_api.core import clock
@@ -15,7 +15,7 @@ from saas_api.usage.queries import ledger
 
 
 class NoRunningPeriod(Unavailable):
-    """No open period contains this moment: another host's clock is ahead of this one's."""
+    """There is no open period, and none could be opened."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,10 @@ def preview(session: Session, organization_id: UUID) -> Preview:
     now = clock.now()
     ensure_account(session, organization_id)
     ensure_period(session, organization_id, now)
-    period = find_running(session, organization_id, now)
+    period = find_running(session, organization_id, now) or find_earliest_open(session, organization_id)
     if period is None:
         raise NoRunningPeriod
+    now = max(now, period.starts_at)
     return Preview(
         period.starts_at,
         period.ends_at,

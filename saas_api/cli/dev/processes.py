@@ -16,6 +16,7 @@ from saas_api.cli.dev import host
 
 RESTART_DELAYS = (0.2, 0.5, 1.0, 2.0, 5.0)
 DEATHS_WINDOW_SECONDS = 60
+YOUNG_SECONDS = 5.0
 STOP_SECONDS = 30
 
 
@@ -117,14 +118,16 @@ class Supervisor:
         self._delays = delays
         self._deaths: dict[str, list[float]] = collections.defaultdict(list)
         self._due: dict[str, float] = {}
+        self._started: dict[str, float] = {}
         self._pids: dict[str, int] = {}
         self._signals = 0
 
     def start(self, *children: Child) -> None:
         """Start children of this supervisor, or all of them, beside engines that run already."""
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._on_signal)
         for child in children or self._children:
+            self._started[child.name] = time.monotonic()
             child.start()
         self._write_pids()
 
@@ -169,11 +172,14 @@ class Supervisor:
             if now >= self._due[thing.name]:
                 del self._due[thing.name]
                 with contextlib.suppress(host.EngineError):
+                    self._started[thing.name] = now
                     thing.start()
             return
-        deaths = [at for at in self._deaths[thing.name] if now - at < DEATHS_WINDOW_SECONDS] + [now]
-        self._deaths[thing.name] = deaths
-        if len(deaths) >= len(self._delays):
+        recent = [at for at in self._deaths[thing.name] if now - at < DEATHS_WINDOW_SECONDS]
+        if now - self._started.get(thing.name, now) >= YOUNG_SECONDS:
+            recent = []  # it worked: whatever ended it, it is no crash loop
+        deaths = self._deaths[thing.name] = [*recent, now]
+        if len(deaths) > len(self._delays):
             raise GaveUp(f"{thing.name} died {len(deaths)} times within a minute:\n{thing.last_words()}")
         if isinstance(thing, Child):
             thing.signal(signal.SIGTERM)

@@ -83,7 +83,7 @@ def _children() -> list[Child]:
         "PYTHONUNBUFFERED": "1",
         "TZ": "UTC",
         "API_PORT": port,
-        "WEB_CONCURRENCY": str(setting("WEB_CONCURRENCY") or 2),
+        "WEB_CONCURRENCY": str(setting("WEB_CONCURRENCY")),
     }
     commands = {
         "web": [python, "-m", "gunicorn", "--config", "gunicorn.conf.py", "wsgi:app"],

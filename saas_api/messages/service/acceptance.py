@@ -92,10 +92,10 @@ def get(session: Session, principal: Principal, message_id: UUID) -> Message:
 
 
 def _write(principal: Principal, row: Mapping[str, Any], units: int) -> datetime:
-    for _ in range(2):
+    for is_late in (False, True):
         at = clock.now()
         try:
-            execute_once(_batch(principal, {**row, "at": at}, units, at))
+            execute_once(_batch(principal, {**row, "at": at}, units, is_late=is_late))
         except IntegrityError as error:
             violated = constraint_of(error)
             if violated == "messages_pkey":  # the first try had been committed when its connection broke
@@ -111,7 +111,7 @@ def _write(principal: Principal, row: Mapping[str, Any], units: int) -> datetime
 
 
 def _batch(
-    principal: Principal, row: Mapping[str, Any], units: int, at: datetime
+    principal: Principal, row: Mapping[str, Any], units: int, *, is_late: bool
 ) -> list[tuple[str, Mapping[str, Any]]]:
     bind, insert = tenancy.read_bind(principal.organization_id), (_INSERT, row)
     if principal.mode != "live":
@@ -122,9 +122,9 @@ def _batch(
         key=str(row["id"]),
         meter=row["channel"],
         quantity=units,
-        at=at,
+        at=row["at"],
         api_key_id=principal.id,
         message_id=row["id"],
     )
-    lock, append = billing.record_statements(principal.organization_id, event)
+    lock, append = billing.record_statements(principal.organization_id, event, is_late=is_late)
     return [bind, lock, insert, append]

@@ -8,7 +8,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -29,7 +29,7 @@ from saas_api.providers import Item, Outcome, carrier
 log = observe.get_logger(__name__)
 
 CLAIMED_AT_ONCE = 100
-START_WITHIN_SECONDS = 12
+START_WITHIN = 0.4  # of the lease
 _NO_OPEN_PERIOD = "usage_events.billing_period_id"
 
 # Rows that were interrupted three times come alone, so that what kills a worker kills it with nothing else in hand.
@@ -40,7 +40,7 @@ UPDATE messages m SET status = 'sending', interruptions = m.interruptions + (m.s
   lease_token = :token, next_at = now() + make_interval(secs => :lease)
 FROM due WHERE m.organization_id = :org AND m.id = due.id
 RETURNING m.id, m.mode, m.channel, m.recipient, m.subject, m.body, m.attempts, m.interruptions,
-  m.expires_at <= now() AS is_expired, m.expires_at
+  m.expires_at <= now() AS is_expired, extract(epoch FROM m.expires_at - now())::float8 AS seconds_left
 """
 _CLAIM_MANY = sa.text(_CLAIM.format(interrupted="<"))
 _CLAIM_ONE = sa.text(_CLAIM.format(interrupted=">="))
@@ -122,28 +122,28 @@ def deliver_some(organization_id: UUID) -> int:
 def _claim(organization_id: UUID, token: UUID) -> Sequence[Any]:
     values = {"org": organization_id, "token": token, "lease": setting("LEASE_SECONDS")}
     with transaction(organization_id) as session:
-        rows = session.execute(_CLAIM_MANY, {**values, "n": CLAIMED_AT_ONCE}).all()
-        return rows or session.execute(_CLAIM_ONE, {**values, "n": 1}).all()
+        rows = session.execute(_CLAIM_ONE, {**values, "n": 1}).all()
+        return rows or session.execute(_CLAIM_MANY, {**values, "n": CLAIMED_AT_ONCE}).all()
 
 
 def _send(organization_id: UUID, token: UUID, rows: Sequence[Any]) -> None:
     by_carrier: dict[tuple[str, str], list[Any]] = defaultdict(list)
     for row in rows:
         by_carrier[row.channel, row.mode].append(row)
-    expiry = {row.id: row.expires_at for row in rows}
     started = time.monotonic()
+    ends_at = {row.id: started + row.seconds_left for row in rows}
     for (channel, mode), chosen in by_carrier.items():
-        if time.monotonic() - started > START_WITHIN_SECONDS:
+        if time.monotonic() - started > START_WITHIN * setting("LEASE_SECONDS"):
             _give_back(organization_id, token, [_Again(row.id, 0, timedelta(0), None) for row in chosen])
             continue
         items = [Item(row.id, row.channel, row.recipient, row.subject, row.body, row.attempts + 1) for row in chosen]
         for group in carrier(channel, mode).send_many(items):
             observe.fault("provider.after_send")
-            _settle(organization_id, token, group, expiry)
+            _settle(organization_id, token, group, ends_at)
 
 
 def _settle(
-    organization_id: UUID, token: UUID, group: Sequence[tuple[Item, Outcome]], expiry: dict[UUID, datetime]
+    organization_id: UUID, token: UUID, group: Sequence[tuple[Item, Outcome]], ends_at: dict[UUID, float]
 ) -> None:
     finals: list[_Final] = []
     again: list[_Again] = []
@@ -155,7 +155,7 @@ def _settle(
             finals.append(_Final(item.id, outcome.kind, None, outcome.reference))
         elif item.attempt >= rules.LAST_ATTEMPT:
             finals.append(_Final(item.id, "failed", "provider_unavailable"))
-        elif datetime.now(expiry[item.id].tzinfo) + delay >= expiry[item.id]:
+        elif time.monotonic() + delay.total_seconds() >= ends_at[item.id]:
             finals.append(_Final(item.id, "failed", "expired"))
         else:
             again.append(_Again(item.id, 1, delay, outcome.error_code))
