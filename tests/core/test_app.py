@@ -236,3 +236,11 @@ def test_a_cursor_comes_back_as_it_was_made_and_garbage_is_refused() -> None:
     for garbage in ("", "%%%", "bm8", encode_cursor("a")[:-2]):
         with pytest.raises((Invalid, ma.ValidationError)):
             decode_cursor(garbage)
+
+
+def test_a_method_that_is_not_answered_names_those_that_are(visitor: FlaskClient) -> None:
+    assert "GET" in visitor.delete("/api/v1/page").headers["Allow"]
+
+
+def test_a_text_of_nothing_but_space_is_refused(visitor: FlaskClient) -> None:
+    assert visitor.post("/api/v1/insert", json={"id": 1, "text": "   "}).status_code == 422

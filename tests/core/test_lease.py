@@ -2,12 +2,14 @@
 
 import threading
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import pytest
 import sqlalchemy as sa
 from flask import Flask
 
 from saas_api.core import lease, tenancy
+from saas_api.core.ids import new_id
 from saas_api.usage import jobs
 
 SLOT = datetime(2026, 3, 1, 0, 5, tzinfo=UTC)
@@ -91,3 +93,16 @@ def test_a_newer_slot_supersedes_what_was_left_behind(context: Flask, job: Job) 
     with tenancy.as_system("queue.runs") as session:
         states = session.execute(sa.text("SELECT state, error FROM job_runs ORDER BY scheduled_for")).all()
     assert states == [("failed", "superseded"), ("done", None)]
+
+
+def test_one_organizations_trouble_does_not_hold_up_another(context: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    troubled, other = new_id(), new_id()
+    left = {troubled, other}
+
+    def turn(organization_id: UUID) -> None:
+        if organization_id == troubled:
+            raise RuntimeError("this one cannot be served")
+        left.discard(organization_id)
+
+    lease.drain("messages.drain", lambda: lease.Due(sorted(left), None), turn, at_most_seconds=5)
+    assert left == {troubled}

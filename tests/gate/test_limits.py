@@ -15,6 +15,7 @@ import redis
 from flask import Flask
 from flask.testing import FlaskClient
 
+from saas_api.core import limits
 from tests.gate.neighbour import Neighbour
 from tests.gate.people import LIST, SEND, SMS, make_key, sign_up
 
@@ -136,3 +137,27 @@ def test_without_redis_a_message_is_still_accepted(client: FlaskClient, config: 
     _, key = make_key(client, sign_up(client))
     with Neighbour(config, REDIS_URL=away) as process:
         assert [process.call("POST", SEND, key, SMS)["status"] for _ in range(5)] == [202] * 5
+
+
+@pytest.mark.parametrize("setting", [("maxmemory", "1"), ("min-replicas-to-write", "1")])
+def test_a_redis_that_takes_no_writes_costs_nobody_an_error(
+    client: FlaskClient, config: dict[str, Any], setting: tuple[str, str]
+) -> None:
+    person = sign_up(client)
+    _, key = make_key(client, person)
+    with redis.Redis.from_url(config["REDIS_URL"]) as connection:
+        connection.config_set(*setting)
+        try:
+            answers = [client.post(SEND, json=SMS, headers=key).status_code for _ in range(5)]
+            signed_in = client.get("/api/v1/auth/me", headers=person).status_code
+        finally:
+            connection.config_set(setting[0], "0")
+            limits.storage().failures = 0
+    assert (answers, signed_in) == ([202] * 5, 200)
+
+
+@pytest.mark.parametrize("path", ["/api/v1/messages/zzz", "/api/v1/keys/zzz"])
+def test_an_id_that_is_none_is_no_way_around_the_gate(client: FlaskClient, path: str) -> None:
+    person = sign_up(client)
+    assert client.get(path).status_code == 401
+    assert client.get(path, headers=person).status_code == 404

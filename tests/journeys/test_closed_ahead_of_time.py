@@ -1,0 +1,32 @@
+"""A month closed ahead of time, as `--at` allows outside production, stops nobody."""
+
+import json
+from collections.abc import Callable
+from datetime import timedelta
+
+from flask import Flask
+from flask.testing import FlaskClient
+
+from saas_api.core import clock
+from tests.journeys.steps import make_key, organization_of, send, sign_up
+
+
+def test_messages_go_on_after_the_running_month_was_closed_ahead_of_time(
+    app: Flask, client: FlaskClient, work: Callable[[], None]
+) -> None:
+    person = sign_up(client, "Acme", "alice@acme.example")
+    _, key = make_key(client, person)
+    send(client, key)
+    in_five_weeks = clock.rfc3339(clock.now() + timedelta(days=35))
+    organization = organization_of(client, person)
+    closed = app.test_cli_runner().invoke(
+        args=["billing", "close", "--json", "--organization", organization, "--at", in_five_weeks]
+    )
+    assert json.loads(closed.stdout)["closed"] == 1
+
+    message_id = send(client, key)
+    work()
+    assert client.get(f"/api/v1/messages/{message_id}", headers=key).json["data"]["status"] == "delivered"
+    bill = client.get("/api/v1/billing/calculate", headers=person).json["data"]
+    assert bill["total_requests"] == 1
+    assert client.get("/api/v1/usage", headers=key).json["data"]["summary"]["total_requests"] == 2
