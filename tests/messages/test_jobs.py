@@ -43,6 +43,10 @@ def start(config: dict[str, Any], app: Flask) -> Iterator[Callable[..., subproce
 
     yield run
     for process in started:
+        process.terminate()  # a supervisor that is killed leaves workers, who would take the next test's work
+    for process in started:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(20)
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait(10)
