@@ -87,6 +87,7 @@ def engine_options() -> dict[str, Any]:
         "pool_size": 8,
         "max_overflow": 8,
         "pool_recycle": 1800,
+        "pool_pre_ping": True,
         "hide_parameters": True,
         "connect_args": {
             "connect_timeout": 2,
@@ -117,8 +118,11 @@ def execute_once(
 
 @functools.cache
 def single_trips(engine: sa.Engine) -> sa.Engine:
-    """A pool whose connections stay in autocommit; SQLAlchemy would spend a second trip to set a shared one back."""
-    return sa.create_engine(engine.url, isolation_level="AUTOCOMMIT", **engine_options())
+    """A pool whose connections stay in autocommit: SQLAlchemy would spend a second trip to set a shared one back.
+
+    Nor is a connection asked whether it lives: whoever uses it tries once more instead.
+    """
+    return sa.create_engine(engine.url, isolation_level="AUTOCOMMIT", **{**engine_options(), "pool_pre_ping": False})
 
 
 def dispose(*, close: bool = True) -> None:
