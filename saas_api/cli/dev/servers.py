@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ POSTGRES_MAJOR = "18"
 START_SECONDS = 20
 
 
-class Engine:
+class Engine(ABC):
     """One server process and how it is started, asked and stopped."""
 
     name: str
@@ -76,12 +77,13 @@ class Engine:
         lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
         return lines[-1][-300:] if lines else "it said nothing"
 
+    @abstractmethod
     def answers(self) -> bool:
         """Whether the server takes commands."""
-        raise NotImplementedError  # every engine has its own way
 
+    @abstractmethod
     def _spawn(self) -> None:
-        raise NotImplementedError  # every engine has its own way
+        """Start the process."""
 
     def _popen(self, command: list[str], configuration: bytes | None = None) -> None:
         with self.log.open("ab") as log:
