@@ -10,6 +10,7 @@ import re
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from dotenv.parser import parse_stream
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
@@ -23,6 +24,7 @@ from saas_api.cli.dev.own_secrets import SECRETS, own_secrets
 ROOT = Path(__file__).resolve().parent
 INSTANCE = ROOT / "instance"
 REQUIRED_IN_PRODUCTION = ("DATABASE_URL", "REDIS_URL", *SECRETS)
+MOUNTED = (*REQUIRED_IN_PRODUCTION, "SMTP_PASSWORD")
 
 
 class ConfigurationError(Exception):
@@ -59,7 +61,10 @@ class Settings(BaseSettings):
     )
     API_PORT: int = _setting(8080, "a port from 1 to 65535", "the port the web listens on", ge=1, le=65535)
     APP_URL: str | None = _setting(
-        None, "a http or https address", "the public address; http://localhost:API_PORT if unset"
+        None,
+        "an address like https://api.example",
+        "the public address; http://localhost:API_PORT if unset",
+        pattern=r"^https?://[^/\s]+$",
     )
     DATABASE_URL: str | None = _setting(
         None, "a postgresql:// address", "PostgreSQL 14 to 18; embedded if unset, required in production"
@@ -68,6 +73,7 @@ class Settings(BaseSettings):
         None,
         "a redis://, rediss:// or unix:// address",
         "Redis 6.2 or later; embedded if unset, required in production",
+        pattern=r"^(redis|rediss|unix)://",
     )
 
     SECRET_KEY: SecretStr | None = _setting(
@@ -111,11 +117,10 @@ class Settings(BaseSettings):
         60, "minutes from 0 to 1440", "time between the end of a period and its invoice", ge=0, le=1440
     )
     AUTH_ALLOWANCE_FACTOR: int | None = _setting(
-        None,
-        "a whole number from 1 to 1000",
-        "multiplies what one address may try at sign-up and sign-in; 1 in production, 100 elsewhere",
-        ge=1,
-        le=1000,
+        None, "1 to 1000", "widens what one address may try to sign in; 1 in production, else 100", ge=1, le=1000
+    )
+    REQUIRE_VERIFIED_EMAIL: bool = _setting(
+        False, "0 or 1", "asks for a verified e-mail address before live keys and invitations"
     )
 
     CORS_ORIGINS: Names = _setting([], "origins separated by commas", "browsers' origins that may call the API")
@@ -124,17 +129,22 @@ class Settings(BaseSettings):
         ["127.0.0.1"], "addresses separated by commas", "proxies whose forwarding headers gunicorn believes"
     )
 
+    SMTP_HOST: str | None = _setting(None, "a host name", "the server that takes mail; kept in instance/mail if unset")
+    SMTP_PORT: int = _setting(587, "a port from 1 to 65535", "the port of that server", ge=1, le=65535)
+    SMTP_USERNAME: str | None = _setting(None, "a name", "signs in there; nobody does if unset")
+    SMTP_PASSWORD: SecretStr | None = _setting(None, "a password", "the password that goes with the name")
+    SMTP_TLS: Literal["starttls", "tls", "none"] = _setting(
+        "starttls", "starttls, tls or none", "how the way there is encrypted"
+    )
+    SMTP_FROM: str | None = _setting(None, "an address", "who mail comes from; no-reply@ the host of APP_URL if unset")
+
     MOCK_LATENCY_MS: int = _setting(0, "milliseconds from 0 to 10000", "time a mock provider takes", ge=0, le=10_000)
     MOCK_FAILURE_RATE: Decimal = _setting(
         Decimal(0), "a number from 0 to 1", "share of mock sends that are rejected", ge=0, le=1
     )
 
     WEB_CONCURRENCY: int | None = _setting(
-        None,
-        "a whole number from 1 to 64",
-        "web processes; 2 if unset, in production twice the CPUs plus one, at most 8",
-        ge=1,
-        le=64,
+        None, "1 to 64", "web processes; 2 if unset, in production twice the CPUs plus one up to 8", ge=1, le=64
     )
     LEASE_SECONDS: int = _setting(
         30, "seconds from 2 to 600, over twice MOCK_LATENCY_MS", "how long a worker holds what it took", ge=2, le=600
@@ -179,13 +189,6 @@ class Settings(BaseSettings):
     def _outlasts_a_call(cls, value: int, info: ValidationInfo) -> int:
         return cls._unless(2 * info.data.get("MOCK_LATENCY_MS", 0) > 1000 * value, value)
 
-    @field_validator("APP_URL")
-    @classmethod
-    def _http(cls, value: str | None) -> str | None:
-        if value and not re.fullmatch(r"https?://[^/\s]+/?", value):
-            raise ValueError("form")
-        return value.rstrip("/") if value else value
-
     @field_validator("CORS_ORIGINS")
     @classmethod
     def _origins(cls, value: list[str]) -> list[str]:
@@ -205,13 +208,6 @@ class Settings(BaseSettings):
         if not separator or scheme not in ("postgres", "postgresql", "postgresql+psycopg2"):
             raise ValueError("form")
         return f"postgresql+psycopg2://{rest}"
-
-    @field_validator("REDIS_URL")
-    @classmethod
-    def _redis(cls, value: str | None) -> str | None:
-        if value and not value.startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("form")
-        return value
 
     @field_validator("APP_FAULTS")
     @classmethod
@@ -248,7 +244,7 @@ class MountedSecrets(PydanticBaseSettingsSource):
         return (Path(path).read_text(encoding="utf-8").strip() if path else None), field_name, False
 
     def __call__(self) -> dict[str, Any]:
-        values = {name: self.get_field_value(Settings.model_fields[name], name)[0] for name in REQUIRED_IN_PRODUCTION}
+        values = {name: self.get_field_value(Settings.model_fields[name], name)[0] for name in MOUNTED}
         return {name: value for name, value in values.items() if value}
 
 
@@ -272,10 +268,12 @@ def load(*, env_file: Path | None = ROOT / ".env", **overrides: Any) -> dict[str
     for name, secret in ({} if all(values[name] for name in SECRETS) else own_secrets(INSTANCE)).items():
         values[name] = values[name] or secret
     database_url, redis_url = urls(INSTANCE)
+    app_url = settings.APP_URL or f"http://localhost:{settings.API_PORT}"
     made = {
         "DATABASE_URL": database_url,
         "REDIS_URL": redis_url,
-        "APP_URL": f"http://localhost:{settings.API_PORT}",
+        "APP_URL": app_url,
+        "SMTP_FROM": f"saas-api <no-reply@{urlsplit(app_url).hostname}>",
         "WEB_CONCURRENCY": min(2 * (os.cpu_count() or 1) + 1, 8) if settings.APP_ENV == "production" else 2,
         "AUTH_ALLOWANCE_FACTOR": 1 if settings.APP_ENV == "production" else 100,
     }

@@ -18,9 +18,11 @@ from saas_api.dashboard.routes import bp as dashboard
 from saas_api.docs.routes import bp as docs
 from saas_api.messages.routes import bp as messages
 from saas_api.ops.routes import bp as ops
+from saas_api.organizations.routes import bp as organizations
 
 PREFIXES = {
-    auth: "/api/v1/auth",
+    auth: "/api/v1",
+    organizations: "/api/v1",
     api_keys: "/api/v1",
     messages: "/api/v1/messages",
     billing: "/api/v1",

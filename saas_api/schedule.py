@@ -2,10 +2,12 @@
 
 import os
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from saas_api.core import clock, lease, queue
+from saas_api.mail import service as mail
 from saas_api.messages import service as messages
 from saas_api.organizations import service as organizations
 
@@ -52,6 +54,10 @@ def tick() -> None:
 def sweep() -> None:
     """Announce changes and due work that no wake-up announced; without Redis, do some of the work here."""
     organizations.publish_generations()
-    for job, due, turn in ((messages.DRAIN, messages.due, messages.deliver_some),):
-        if due().organizations and not queue.wake(job, is_forced=True):
-            lease.drain(job, due, turn, at_most_seconds=_DIRECT_SECONDS)
+    _announce(mail.DRAIN, mail.due, mail.hand_over_some)
+    _announce(messages.DRAIN, messages.due, messages.deliver_some)
+
+
+def _announce(job: str, due: Callable[[], lease.Due[lease.Owner]], turn: Callable[[lease.Owner], object]) -> None:
+    if due().organizations and not queue.wake(job, is_forced=True):
+        lease.drain(job, due, turn, at_most_seconds=_DIRECT_SECONDS)

@@ -15,7 +15,7 @@ from flask_migrate import upgrade
 from config import load
 from saas_api import cli, create_app
 from saas_api.cli.dev.engines import Engines
-from saas_api.core import clock
+from saas_api.core import clock, queue
 from saas_api.core.db import db
 from tests.people import alice, bob, carol, olga  # noqa: F401 - fixtures for every test
 
@@ -43,9 +43,9 @@ def engines() -> Iterator[Engines]:
 
 
 @pytest.fixture(scope="session")
-def config(engines: Engines) -> dict[str, Any]:
+def config(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The settings every application of this run is made from."""
-    return load(
+    settings = load(
         env_file=None,
         APP_ENV="test",
         DATABASE_URL=engines.database_url,
@@ -54,6 +54,7 @@ def config(engines: Engines) -> dict[str, Any]:
         JWT_SECRET="j" * 32,
         API_KEY_PEPPER="1:" + "p" * 32,
     )
+    return {**settings, "INSTANCE": str(tmp_path_factory.mktemp("instance"))}
 
 
 @pytest.fixture(scope="session")
@@ -86,7 +87,7 @@ def tables(superuser: Any) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def clean(request: pytest.FixtureRequest) -> Iterator[None]:
-    """After a test that used the application: no rows, no keys, the present time."""
+    """After a test that used the application: no rows, no keys, no wake-up remembered, the present time."""
     if "app" not in request.fixturenames:
         yield
         return
@@ -94,6 +95,7 @@ def clean(request: pytest.FixtureRequest) -> Iterator[None]:
     config = request.getfixturevalue("config")
     yield
     clock.travel_to(None)
+    queue._woken.clear()
     clear(connection, tables)
     with redis.Redis.from_url(config["REDIS_URL"]) as client:
         client.flushdb()

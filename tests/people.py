@@ -47,7 +47,7 @@ def sign_in(client: FlaskClient, email: str, password: str = PASSWORD) -> Person
 
 
 def join(app: Flask, organization_id: str, email: str, role: str) -> None:
-    """Somebody new in a company that exists; there is no invitation over HTTP yet."""
+    """Somebody new in a company that exists, without the detour of an invitation."""
     with app.app_context(), tenancy.as_system("auth.register") as session:
         user = users.create(session, email, PASSWORD, "")
         session.add(Membership(organization_id=read_id("org", organization_id), user_id=user.id, role=role))

@@ -8,8 +8,8 @@ from flask import Blueprint, g
 
 from saas_api.api_keys import queries
 from saas_api.api_keys import service as api_keys
-from saas_api.api_keys.schemas import KeyIn, KeyOut, KeyQuery, NewKeyOut
-from saas_api.core.access import require
+from saas_api.api_keys.schemas import KeyChange, KeyIn, KeyOut, KeyQuery, NewKeyOut, RotatedKeyOut, RotationIn
+from saas_api.core.access import EmailNotVerified, require
 from saas_api.core.db import session
 from saas_api.core.http import Answer, endpoint, page_of
 
@@ -18,12 +18,11 @@ bp = Blueprint("api_keys", __name__)
 
 @bp.post("/keys")
 @require("keys:create")
-@endpoint(body=KeyIn(), returns=NewKeyOut(), status=201)
+@endpoint(body=KeyIn(), returns=NewKeyOut(), status=201, errors=(api_keys.ScopeBeyondRole, EmailNotVerified))
 def create(body: dict[str, Any]) -> Any:
     """Make an API key; its secret is shown this once."""
-    made = api_keys.create(session(), g.principal.organization_id, g.principal.id, **body)
-    answer = {**asdict(made.key), "masked": made.key.masked, "key": made.text}
-    return Answer(answer, message="Store the key now: it is not shown again.")
+    made = api_keys.create(session(), g.principal.organization_id, g.principal, **body)
+    return _once(made.key, key=made.text)
 
 
 @bp.get("/keys")
@@ -42,10 +41,42 @@ def show(key_id: UUID) -> Any:
     return api_keys.get(session(), g.principal.organization_id, key_id)
 
 
+@bp.patch('/keys/<id("key"):key_id>')
+@require("keys:write")
+@endpoint(body=KeyChange(), returns=KeyOut(), errors=(api_keys.NoSuchKey, api_keys.KeyEnded, api_keys.ScopeBeyondRole))
+def change(key_id: UUID, body: dict[str, Any]) -> Any:
+    """Change an API key's name, scopes, networks or limit; it acts on the next request."""
+    return api_keys.change(session(), g.principal, key_id, body)
+
+
+@bp.post('/keys/<id("key"):key_id>/rotate')
+@require("keys:write")
+@endpoint(
+    body=RotationIn(),
+    returns=RotatedKeyOut(),
+    status=201,
+    errors=(
+        api_keys.NoSuchKey,
+        api_keys.KeyEnded,
+        api_keys.RotationInProgress,
+        api_keys.ScopeBeyondRole,
+        EmailNotVerified,
+    ),
+)
+def rotate(key_id: UUID, body: dict[str, Any]) -> Any:
+    """Give an API key a new secret, shown this once; the old one goes on for `grace_seconds`."""
+    made = api_keys.rotate(session(), g.principal, key_id, body["grace_seconds"])
+    return _once(made.key, key=made.text, old_expires_at=made.old_expires_at)
+
+
 @bp.delete('/keys/<id("key"):key_id>')
 @bp.delete('/api-keys/<id("key"):key_id>')
 @require("keys:write")
 @endpoint(returns=KeyOut(), errors=(api_keys.NoSuchKey,))
 def revoke(key_id: UUID) -> Any:
     """Revoke an API key: it is refused on the next request."""
-    return Answer(api_keys.revoke(session(), g.principal.organization_id, key_id), message="Revoked.")
+    return Answer(api_keys.revoke(session(), g.principal, key_id), message="Revoked.")
+
+
+def _once(made: queries.Described, **shown: Any) -> Answer:
+    return Answer({**asdict(made), "masked": made.masked, **shown}, message="Store the key now: it is not shown again.")

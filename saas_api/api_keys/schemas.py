@@ -9,6 +9,7 @@ from marshmallow import fields, validate
 from saas_api.core.access import SCOPES
 from saas_api.core.http import Count, Id, PageQuery, Schema, Text, Timestamp
 
+RATE_MAXIMUM = 1_000_000
 _NO_NETWORK = "Not an address or a network like 203.0.113.0/24; write IPv4 as IPv4, and no zone."
 
 
@@ -26,17 +27,39 @@ class Network(fields.String):
         return str(network)
 
 
+def _scopes(**options: Any) -> fields.List:
+    scope = fields.String(validate=validate.OneOf(sorted(SCOPES)))
+    return fields.List(scope, validate=validate.Length(min=1), **options)
+
+
+def _allowed_ips(**options: Any) -> fields.List:
+    return fields.List(Network(), validate=validate.Length(max=50), **options)
+
+
 class KeyIn(Schema):
     """What a new key may do."""
 
     name = Text(required=True, maximum=100)
     mode = fields.String(load_default="live", validate=validate.OneOf(("live", "test")))
-    scopes = fields.List(
-        fields.String(validate=validate.OneOf(sorted(SCOPES))), load_default=None, validate=validate.Length(min=1)
-    )
+    scopes = _scopes(load_default=None)
     expires_at = Timestamp(load_default=None, allow_none=True)
-    allowed_ips = fields.List(Network(), load_default=list, validate=validate.Length(max=50))
-    rate_limit_per_minute = Count(minimum=1, maximum=1_000_000, load_default=None, allow_none=True)
+    allowed_ips = _allowed_ips(load_default=list)
+    rate_limit_per_minute = Count(minimum=1, maximum=RATE_MAXIMUM, load_default=None, allow_none=True)
+
+
+class KeyChange(Schema):
+    """What is to be otherwise; what is not named stays."""
+
+    name = Text(maximum=100)
+    scopes = _scopes()
+    allowed_ips = _allowed_ips()
+    rate_limit_per_minute = Count(minimum=1, maximum=RATE_MAXIMUM, allow_none=True)
+
+
+class RotationIn(Schema):
+    """How long the old secret goes on."""
+
+    grace_seconds = Count(minimum=0, maximum=604_800, load_default=0)
 
 
 class KeyQuery(PageQuery):
@@ -70,3 +93,9 @@ class NewKeyOut(KeyOut):
     """A new key with its secret, shown this once."""
 
     key = fields.String()
+
+
+class RotatedKeyOut(NewKeyOut):
+    """A key with its new secret, shown this once, and the end of the old one."""
+
+    old_expires_at = Timestamp()

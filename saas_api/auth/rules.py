@@ -1,8 +1,10 @@
-"""What makes a password acceptable, and what follows a refresh token."""
+"""What makes a password acceptable, and how long a mailed link is good for."""
 
 import unicodedata
 from collections.abc import Sequence
+from datetime import timedelta
 
+LINK_LIFETIMES = {"verify_email": timedelta(hours=24), "reset_password": timedelta(hours=1)}
 SHORTEST = 8
 LONGEST = 128
 _ZXCVBN_READS = 72

@@ -1,9 +1,25 @@
-"""The wire of sign-up, sign-in and sessions."""
+"""The wire of sign-up, sign-in, sessions, passwords and one-time links."""
 
-from marshmallow import ValidationError, fields, validates
+from typing import Any
+
+from flask import g
+from marshmallow import ValidationError, fields
 
 from saas_api.auth.rules import length_problem, normal_password
 from saas_api.core.http import Email, Id, Schema, Text, Timestamp
+
+
+class NewPassword(Text):
+    """A password somebody chooses; its length is that of its normal form."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(maximum=256, metadata={"description": "8 to 128 characters"}, **options)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> str:
+        password = super()._deserialize(value, attr, data, **options)
+        if problem := length_problem(normal_password(password)):
+            raise ValidationError(problem)
+        return password
 
 
 class RegisterIn(Schema):
@@ -11,13 +27,8 @@ class RegisterIn(Schema):
 
     organization_name = Text(required=True, maximum=100)
     email = Email(required=True)
-    password = Text(required=True, maximum=256, metadata={"description": "8 to 128 characters"})
+    password = NewPassword(required=True)
     full_name = Text(load_default="", minimum=0, maximum=100)
-
-    @validates("password")
-    def _has_a_fair_length(self, password: str, **_: object) -> None:
-        if problem := length_problem(normal_password(password)):
-            raise ValidationError(problem)
 
 
 class LoginIn(Schema):
@@ -32,6 +43,63 @@ class RefreshIn(Schema):
     """The refresh token; it may come in the Authorization header instead."""
 
     refresh_token = Text(load_default=None, maximum=2000)
+
+
+class AddressIn(Schema):
+    """Whose password is forgotten."""
+
+    email = Email(required=True)
+
+
+class LinkIn(Schema):
+    """What the link carried."""
+
+    token = Text(required=True, maximum=200)
+
+
+class ResetIn(LinkIn):
+    """What the link carried, and the password from now on."""
+
+    new_password = NewPassword(required=True)
+
+
+class ChangeIn(Schema):
+    """The password until now, and from now on."""
+
+    current_password = Text(required=True, maximum=256)
+    new_password = NewPassword(required=True)
+
+
+class JoinIn(LinkIn):
+    """What the link carried; the password of the account there is, or of the one to be made."""
+
+    password = Text(load_default=None, maximum=256)
+    full_name = Text(load_default="", minimum=0, maximum=100)
+
+
+class SwitchIn(Schema):
+    """Where to go on."""
+
+    organization_id = Id("org", required=True)
+
+
+class VerifiedOut(Schema):
+    """An address that was proven."""
+
+    email = fields.String()
+    email_verified = fields.Function(lambda user: user.email_verified_at is not None)
+
+
+class SessionOut(Schema):
+    """A session, to its owner."""
+
+    id = Id("ses")
+    ip = fields.String(allow_none=True)
+    user_agent = fields.String(allow_none=True)
+    created_at = Timestamp()
+    last_seen_at = Timestamp()
+    expires_at = Timestamp()
+    current = fields.Function(lambda one: one.id == g.principal.session_id)
 
 
 class UserOut(Schema):
@@ -67,6 +135,16 @@ class SignedInOut(Schema):
     """A session that begins."""
 
     user = fields.Nested(UserOut())
+    organization = fields.Nested(OrganizationOut())
+    role = fields.String()
+    token = fields.String(attribute="tokens.token")
+    refresh_token = fields.String(attribute="tokens.refresh_token")
+    expires_at = Timestamp(attribute="tokens.expires_at")
+
+
+class SwitchedOut(Schema):
+    """A session that goes on elsewhere."""
+
     organization = fields.Nested(OrganizationOut())
     role = fields.String()
     token = fields.String(attribute="tokens.token")

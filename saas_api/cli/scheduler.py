@@ -1,8 +1,12 @@
-"""`flask scheduler`: the metronome. It carries no facts: PostgreSQL knows what is due, so two may run, or none."""
+"""`flask scheduler`, the metronome, and `flask schedule`, its timetable.
+
+It carries no facts: PostgreSQL knows what is due, so two may run, or none.
+"""
 
 import contextlib
 import os
 import signal
+import socket
 import threading
 import time
 import warnings
@@ -16,8 +20,8 @@ from rq_scheduler import Scheduler
 from sqlalchemy.exc import DBAPIError
 
 from saas_api import schedule
-from saas_api.cli.boot import refuse_unsafe_database
-from saas_api.core import lease, queue
+from saas_api.cli.boot import Commands, refuse_unsafe_database
+from saas_api.core import clock, lease, queue
 from saas_api.core.observe import get_logger
 from saas_api.core.settings import setting
 
@@ -25,6 +29,8 @@ log = get_logger(__name__)
 
 TICK_ID = "tick"
 SILENCE_SECONDS = 90
+group = Commands("schedule", help="The timetable.")
+_ROW = "{:36} {:10} {:26} {:26} {}"
 
 
 @click.command("scheduler")
@@ -89,3 +95,28 @@ def _tick_when_silent() -> None:
     age = lease.seconds_since_last_run()
     if age is None or age > SILENCE_SECONDS:
         schedule.tick()
+
+
+@group.command("list")
+def list_entries() -> None:
+    """List jobs with their cadence, last and next run, and outcome."""
+    runs, now = lease.last_runs(), clock.now()
+    click.echo(_ROW.format("job", "cadence", "last run", "next run", "outcome").rstrip())
+    for entry in schedule.TIMETABLE:
+        run = runs.get(entry.job)
+        last = clock.rfc3339(run.scheduled_for) if run else "never"
+        outcome = " ".join(filter(None, (run.state, run.error))) if run else "-"
+        following = clock.rfc3339(entry.next_slot(now))
+        click.echo(_ROW.format(entry.job, f"{entry.every_seconds // 60} min", last, following, outcome))
+
+
+@group.command("run")
+@click.argument("job", type=click.Choice([entry.job for entry in schedule.TIMETABLE]))
+def run(job: str) -> None:
+    """Run a job now, for this very instant as its slot."""
+    host = f"{socket.gethostname()}:{os.getpid()}"
+    lease.run_slot(job, clock.now(), host)
+    outcome = lease.last_runs()[job]
+    click.echo(f"{job}: {outcome.state}" + (f" ({outcome.error})" if outcome.error else ""))
+    if outcome.state == "failed":
+        raise SystemExit(1)

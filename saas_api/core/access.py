@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from saas_api.core.errors import Forbidden
+from saas_api.core.settings import setting
 
 ROLES = ("owner", "admin", "member", "billing", "viewer")
 _EVERYONE = frozenset(ROLES)
@@ -34,7 +35,15 @@ PERMISSIONS: dict[str, frozenset[str]] = {
     "billing:write": _PAYERS,
     "members:promote": frozenset({"owner"}),
 }
-SCOPES = frozenset({"messages:write", "messages:read", "usage:read"})
+GIVEN_BY = {"messages:write": "messages:test", "messages:read": "messages:read", "usage:read": "usage:read"}
+"""What a person needs to give a key a scope; nobody sends live in person, so the right to try stands for that."""
+SCOPES = frozenset(GIVEN_BY)
+
+
+class EmailNotVerified(Forbidden):
+    """The platform asks for a verified address first, and the person's is not (REQUIRE_VERIFIED_EMAIL)."""
+
+    code, message = "EMAIL_NOT_VERIFIED", "Verify your e-mail address first."
 
 
 class InsufficientScope(Forbidden):
@@ -52,6 +61,7 @@ class Principal:
     role: of a person; None for a key
     scopes: of a key
     mode: of a key, "live" or "test"; people see live
+    is_looking: an operator looks at the organization: whatever the role allows, nothing is written
     """
 
     kind: str
@@ -62,6 +72,7 @@ class Principal:
     mode: str = "live"
     email_verified: bool = False
     session_id: UUID | None = None
+    is_looking: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,6 +122,25 @@ def allows(principal: Principal, permission: str | None) -> bool:
     if principal.kind == "key":
         return permission in SCOPES and permission in principal.scopes
     return permission is None or principal.role in PERMISSIONS[permission]
+
+
+def is_above(role: str, other: str) -> bool:
+    """Whether a role stands above another one."""
+    return ROLES.index(role) < ROLES.index(other)
+
+
+def may_give(principal: Principal, scope: str) -> bool:
+    """Whether a person may give a key a scope: no key does more than who made it."""
+    return principal.kind == "user" and allows(principal, GIVEN_BY[scope])
+
+
+def check_verified(principal: Principal) -> None:
+    """Let a person pass whose address is verified, or anybody where that is not asked.
+
+    raises: EmailNotVerified
+    """
+    if setting("REQUIRE_VERIFIED_EMAIL") and not principal.email_verified:
+        raise EmailNotVerified
 
 
 def authorise(principal: Principal, permission: str | None) -> None:

@@ -18,6 +18,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from saas_api.core import errors, observe
 from saas_api.core.db import constraint_of, db
+from saas_api.core.http import client_ip
 from saas_api.core.render import render_error
 from saas_api.core.settings import setting
 
@@ -69,10 +70,10 @@ def init_app(app: Flask) -> None:
 
 
 def _begin() -> None:
-    observe.clear()
     offered = request.headers.get("X-Request-Id", "")
     g.request_id = offered if _REQUEST_ID.fullmatch(offered) else f"req_{secrets.token_hex(12)}"
-    observe.bind(request_id=g.request_id)
+    address = client_ip()
+    observe.begin(g.request_id, None if address == "invalid" else address)
 
 
 def _finish(response: Response) -> Response:

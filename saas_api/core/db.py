@@ -21,6 +21,7 @@ from saas_api.core.observe import get_logger
 log = get_logger(__name__)
 
 BIND = "SELECT set_config('role', %s, true), set_config('app.organization_id', %s, true)"
+_READ_ONLY = "set_config('transaction_read_only', 'on', true)"
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Scope:
 
     role: str
     organization_id: str = ""
+    is_read_only: bool = False
 
 
 class Model(DeclarativeBase):
@@ -49,7 +51,8 @@ db = SQLAlchemy(
 def _bind(session: Session, transaction: Any, connection: sa.Connection) -> None:
     scope = session.info.get("scope") or (g.get("scope") if has_app_context() else None)
     if scope and not transaction.nested:
-        connection.exec_driver_sql(BIND, (scope.role, scope.organization_id))
+        statement = f"{BIND}, {_READ_ONLY}" if scope.is_read_only else BIND
+        connection.exec_driver_sql(statement, (scope.role, scope.organization_id))
 
 
 @event.listens_for(ScopedSession, "after_commit")

@@ -43,6 +43,12 @@ class Malformed(ApiError):
     status, code, message = 400, "INVALID_REQUEST", "The request cannot be read."
 
 
+class InvalidOneTimeToken(Malformed):
+    """A link's token is wrong, spent, expired or somebody else's: one answer."""
+
+    code, message = "INVALID_TOKEN", "This link is not valid, or no longer."
+
+
 class Unauthenticated(ApiError):
     """Nobody, or nobody we know, is calling."""
 

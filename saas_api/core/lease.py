@@ -9,8 +9,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
-from uuid import UUID
+from typing import Any, Generic, TypeVar
 
 import orjson
 import sqlalchemy as sa
@@ -28,16 +27,22 @@ _LOOK_AGAIN_SECONDS = 0.1
 _LOOK_WHILE_SOON_SECONDS = 0.25
 
 
-@dataclass(frozen=True)
-class Due:
-    """Whose work is due now, and in how many seconds the next will be (None: not soon)."""
+Owner = TypeVar("Owner")
 
-    organizations: Sequence[UUID]
+
+@dataclass(frozen=True)
+class Due(Generic[Owner]):
+    """Whose work is due now, and in how many seconds the next will be (None: not soon).
+
+    organizations: by id; None among them is the platform itself
+    """
+
+    organizations: Sequence[Owner]
     next_seconds: float | None
 
 
 def drain(
-    job: str, due: Callable[[], Due], turn: Callable[[UUID], object], *, at_most_seconds: float | None = None
+    job: str, due: Callable[[], Due[Owner]], turn: Callable[[Owner], object], *, at_most_seconds: float | None = None
 ) -> None:
     """Give every organization with due work one turn after another, until twice nothing is due or time is up.
 
@@ -46,7 +51,8 @@ def drain(
     """
     queue.started(job)
     deadline = time.monotonic() + (at_most_seconds or setting("DRAIN_SECONDS"))
-    empty, failed = 0, set[UUID]()
+    empty = 0
+    failed: set[Owner] = set()
     while empty < 2 and time.monotonic() < deadline:
         if queue.is_stopping():
             return
@@ -67,14 +73,14 @@ def drain(
         queue.wake(job, is_forced=True)
 
 
-def _turn_safely(turn: Callable[[UUID], object], organization_id: UUID, failed: set[UUID]) -> None:
+def _turn_safely(turn: Callable[[Owner], object], owner: Owner, failed: set[Owner]) -> None:
     try:
-        turn(organization_id)
+        turn(owner)
     except JobTimeoutException:
         raise
     except Exception:  # one organization's trouble must not hold up another's work
-        log.exception("turn_failed", organization_id=str(organization_id))
-        failed.add(organization_id)
+        log.exception("turn_failed", organization_id=str(owner))
+        failed.add(owner)
 
 
 _TAKE_NEW = sa.text("""

@@ -9,6 +9,8 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, MutableMapping
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -63,6 +65,29 @@ def configure(config: Mapping[str, Any]) -> None:
     )
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where an act comes from; nothing of it for jobs and commands."""
+
+    request_id: str | None = None
+    ip: str | None = None
+
+
+_origin: ContextVar[Origin] = ContextVar("origin", default=Origin())  # noqa: B039 - it is frozen
+
+
+def origin() -> Origin:
+    """The request that is being answered."""
+    return _origin.get()
+
+
+def begin(request_id: str, ip: str | None) -> None:
+    """Remember the request that begins, and name it in every following log line."""
+    clear()
+    _origin.set(Origin(request_id, ip))
+    bind(request_id=request_id)
+
+
 def bind(**values: Any) -> None:
     """Add to every following log line of this request or job."""
     structlog.contextvars.bind_contextvars(**values)
@@ -71,6 +96,7 @@ def bind(**values: Any) -> None:
 def clear() -> None:
     """Forget what was bound: threads are reused."""
     structlog.contextvars.clear_contextvars()
+    _origin.set(Origin())
 
 
 def fault(name: str) -> None:

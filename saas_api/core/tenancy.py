@@ -12,22 +12,32 @@ import sqlalchemy as sa
 from flask import g
 from sqlalchemy.orm import Session
 
-from saas_api.core.db import Scope, ScopedSession, db
+from saas_api.core.db import BIND, Scope, ScopedSession, db
 
 SYSTEM_PLACES = frozenset(
     {
-        "auth.register",
+        "auth.failure",
+        "auth.join",
+        "auth.look",
+        "auth.passwords",
+        "auth.principal",
         "auth.profile",
-        "auth.sign_in",
-        "auth.sign_out",
         "auth.refresh",
+        "auth.register",
+        "auth.sessions",
+        "auth.sign_in",
+        "auth.verification",
         "billing.account",
         "billing.catalogue",
         "billing.close",
         "billing.due",
         "demo.seed",
         "gate.key",
+        "mail.deliver",
+        "mail.due",
+        "operator.command",
         "messages.due",
+        "organizations.decline",
         "organizations.generations",
         "providers.mock",
         "queue.runs",
@@ -38,15 +48,21 @@ SYSTEM_PLACES = frozenset(
 )
 
 
+_BIND = BIND.replace("%s", "%(bound_role)s", 1).replace("%s", "%(bound_to)s", 1)
+
+
 class UnsafeDatabase(Exception):
     """The database would let a forgotten filter read another tenant; the process must not start."""
 
 
-def open_tenant(organization_id: UUID) -> None:
-    """Bind this request to one organization; the gate does it once, before the first statement."""
+def open_tenant(organization_id: UUID, *, is_read_only: bool = False) -> None:
+    """Bind this request to one organization; the gate does it once, before the first statement.
+
+    is_read_only: PostgreSQL refuses every write
+    """
     if g.get("scope") or db.session().in_transaction():
         raise RuntimeError("a tenant is bound once, before the first statement")
-    g.scope = Scope("saas_tenant", str(organization_id))
+    g.scope = Scope("saas_tenant", str(organization_id), is_read_only)
 
 
 @contextmanager
@@ -66,8 +82,7 @@ def as_system(place: str) -> Iterator[Session]:
 
     place: a name of SYSTEM_PLACES, used in one file
     """
-    if place not in SYSTEM_PLACES:
-        raise RuntimeError(f"{place} is no place of the system's own work")
+    _check_place(place)
     with (
         ScopedSession(db, info={"scope": Scope("saas_system")}, expire_on_commit=False) as session,
         session.begin(),
@@ -75,10 +90,23 @@ def as_system(place: str) -> Iterator[Session]:
         yield session
 
 
-def read_bind(organization_id: UUID) -> tuple[str, dict[str, Any]]:
+def bind_statement(organization_id: UUID) -> tuple[str, dict[str, Any]]:
     """The statement that binds a batch of `core.db.execute_once` to one organization."""
-    sql = "SELECT set_config('role', 'saas_tenant', true), set_config('app.organization_id', %(bound_to)s, true)"
-    return sql, {"bound_to": str(organization_id)}
+    return _BIND, {"bound_role": "saas_tenant", "bound_to": str(organization_id)}
+
+
+def system_statement(place: str) -> tuple[str, dict[str, Any]]:
+    """The statement that lets a batch of `core.db.execute_once` work across organizations.
+
+    place: a name of SYSTEM_PLACES, used in one file
+    """
+    _check_place(place)
+    return _BIND, {"bound_role": "saas_system", "bound_to": ""}
+
+
+def _check_place(place: str) -> None:
+    if place not in SYSTEM_PLACES:
+        raise RuntimeError(f"{place} is no place of the system's own work")
 
 
 _ROLES = """

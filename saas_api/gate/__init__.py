@@ -12,8 +12,9 @@ from flask_limiter import RateLimitExceeded
 
 from saas_api.api_keys import service as api_keys
 from saas_api.auth import service as auth
-from saas_api.core import crypto, tenancy
-from saas_api.core.access import Access
+from saas_api.billing import service as billing
+from saas_api.core import clock, crypto, tenancy
+from saas_api.core.access import Access, Principal
 from saas_api.core.errors import ApiError, Unavailable
 from saas_api.core.http import Operation, path_template
 from saas_api.core.limits import Decision, GateCall, configure, gate_limit, generation_key, limiter, refund, storage
@@ -51,21 +52,25 @@ def authenticate() -> None:
             _parse(operation)
         return
     kind, text = credential(asked)
-    g.units = {}
     if kind == "key":
         g.key_digests = crypto.api_key_digests(text)
         g.principal = load(g.key_digests)
     else:
         g.principal = auth.principal_of(text)
         g.user_id = g.principal.id
+    _judge(asked, operation)
+    if kind == "key":
+        g.gate_call = _call_for(g.principal, 0, g.units)
+
+
+def _judge(asked: Access, operation: Operation | None) -> None:
+    g.refusal, g.units = None, {}
     try:
         authorise(g.principal, asked)
     except ApiError as error:
         g.refusal = error
     if operation is not None and not g.refusal:
         _parse(operation)
-    if kind == "key":
-        g.gate_call = _call_for(g.principal, 0, g.units)
 
 
 def settle() -> None:
@@ -76,7 +81,15 @@ def settle() -> None:
     if g.get("refusal"):
         raise g.refusal
     if "principal" in g:
-        tenancy.open_tenant(g.principal.organization_id)
+        _bind(g.principal)
+
+
+def _bind(principal: Principal) -> None:
+    if principal.is_looking:  # reading opens account and period where they are missing: not in a read-only transaction
+        with tenancy.transaction(principal.organization_id) as own:
+            billing.ensure_account(own, principal.organization_id)
+            billing.ensure_period(own, principal.organization_id, clock.now())
+    tenancy.open_tenant(principal.organization_id, is_read_only=principal.is_looking)
 
 
 def count_and_tell(response: Response) -> Response:
@@ -145,10 +158,7 @@ def _confirm() -> None:
         if decision.code >= -1 and (not decision.is_local or age(g.principal) < REMEMBERED_WITHOUT_REDIS_SECONDS):
             return
         g.principal = load(g.key_digests, is_fresh=True)
-        try:
-            authorise(g.principal, _meta_of_request())
-        except ApiError as error:
-            g.refusal, g.units = error, {}
+        _judge(*_meta_of_request())
         if decision.is_local:
             return
         fresh = 2 if decision.code == -2 and decision.generation == seen else 1
@@ -159,8 +169,8 @@ def _confirm() -> None:
     raise Unavailable(retry_after=1)
 
 
-def _meta_of_request() -> Access:
+def _meta_of_request() -> tuple[Access, Operation | None]:
     meta = _meta()
     if meta is None:
         raise Unavailable
-    return meta[0]
+    return meta

@@ -58,7 +58,7 @@ SELECT o.organization_id, extract(epoch FROM first.next_at - now())::float8 AS s
 """)
 
 
-def due(session: Session) -> Due:
+def due(session: Session) -> Due[UUID]:
     """Organizations with a message that is due, the longest waiting first.
 
     session: of the system

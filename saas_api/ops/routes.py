@@ -1,6 +1,9 @@
-"""Probes: `/healthz` for restarting a process, `/readyz` for sending it traffic."""
+"""Probes: `/healthz` for restarting a process, `/readyz` for sending it traffic; and the mailbox of development."""
 
-from flask import Blueprint, Response
+from typing import Any
+from uuid import UUID
+
+from flask import Blueprint, Response, render_template
 
 from saas_api.core.access import public
 from saas_api.core.db import session
@@ -8,6 +11,11 @@ from saas_api.core.http import json_response
 from saas_api.ops import service as ops
 
 bp = Blueprint("ops", __name__)
+
+# A mail's own styles stand in its tags; nothing runs, and nothing comes from elsewhere.
+_MAIL_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 
 
 @bp.get("/healthz")
@@ -28,3 +36,21 @@ def readyz() -> Response:
         "redis": "ok" if ops.redis_answers() else "away",
     }
     return json_response(report, 200 if is_ready else 503, None if is_ready else {"Retry-After": "5"})
+
+
+@bp.get("/ops/mail")
+@public
+def mailbox() -> Response:
+    """Show the last mails that nobody sent; there is no such page in production."""
+    return _page("ops/mailbox.html", mails=ops.mails())
+
+
+@bp.get("/ops/mail/<uuid:mail_id>")
+@public
+def mail(mail_id: UUID) -> Response:
+    """Show one of them as its reader would see it."""
+    return _page("ops/mail.html", mail=ops.mail(mail_id))
+
+
+def _page(template: str, **shown: Any) -> Response:
+    return Response(render_template(template, **shown), headers={"Content-Security-Policy": _MAIL_POLICY})

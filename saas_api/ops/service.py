@@ -1,20 +1,24 @@
-"""Whether what the product stands on answers; asking takes no longer than its time-outs and never raises."""
+"""Whether what the product stands on answers, which never raises; and the mailbox of development."""
 
 import threading
+from itertools import islice
+from uuid import UUID
 
 import redis
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from saas_api.core.errors import NotFound
 from saas_api.core.limits import hot_pool
 from saas_api.core.observe import get_logger
 from saas_api.core.settings import setting
 from saas_api.core.tenancy import UnsafeDatabase, boot_check
+from saas_api.providers import mailbox
 
 log = get_logger(__name__)
 
-
+SHOWN_MAILS = 100
 _proven = threading.Event()
 
 
@@ -41,3 +45,29 @@ def redis_answers() -> bool:
         return False
     finally:
         pool.disconnect()
+
+
+def mails() -> list[mailbox.Kept]:
+    """The last mails of the mailbox, newest first.
+
+    raises: NotFound in production, where mails are for their readers alone
+    """
+    _refuse_in_production()
+    return list(islice(mailbox.newest(), SHOWN_MAILS))
+
+
+def mail(mail_id: UUID) -> mailbox.Kept:
+    """One mail of the mailbox.
+
+    raises: NotFound, in production too
+    """
+    _refuse_in_production()
+    found = mailbox.find(mail_id)
+    if found is None:
+        raise NotFound
+    return found
+
+
+def _refuse_in_production() -> None:
+    if setting("APP_ENV") == "production":
+        raise NotFound

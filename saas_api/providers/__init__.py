@@ -1,9 +1,12 @@
-"""The only way out to the street: who carries messages, found by name."""
+"""The only way out to the street: who carries messages, and the platform's own mail."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 from uuid import UUID
+
+from saas_api.core.settings import setting
 
 
 @dataclass(frozen=True)
@@ -54,3 +57,33 @@ def carrier(channel: str, mode: str) -> Provider:
     if channel not in mock.CHANNELS:
         raise LookupError(f"nobody carries {channel} in {mode} mode")
     return mock.Mock()
+
+
+@dataclass(frozen=True)
+class Letter:
+    """One of the platform's own mails to hand over; one id is one Message-ID, however often it is sent."""
+
+    id: UUID
+    recipient: str
+    subject: str
+    text: str
+    html: str
+    written_at: datetime
+
+
+class Mailer(Protocol):
+    """Carries the platform's own mail."""
+
+    def deliver(self, letters: Sequence[Letter]) -> Generator[tuple[Letter, Outcome], None, None]:
+        """Hand mails over one by one; closing it ends the connection."""
+
+
+def mailer() -> Mailer:
+    """SMTP when the settings name a server, else the mailbox."""
+    if setting("SMTP_HOST"):
+        from saas_api.providers import smtp  # noqa: PLC0415 - a provider's libraries load on first use
+
+        return smtp.Smtp()
+    from saas_api.providers import mailbox  # noqa: PLC0415 - the same
+
+    return mailbox.Mailbox()

@@ -23,3 +23,13 @@ class User(Model):
     tokens_valid_after: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=FetchedValue())
     disabled_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=FetchedValue())
+
+
+class Operator(Model):
+    """Somebody who runs the platform; no tenant's role gives that."""
+
+    __tablename__ = "operators"
+
+    user_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    role: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=FetchedValue())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "saas_api"
-ROOMS = ("users", "organizations", "auth", "api_keys", "usage", "billing", "messages")
+ROOMS = ("mail", "users", "organizations", "auth", "api_keys", "usage", "billing", "messages")
 FACES = ("dashboard", "docs", "ops")
 FLOORS = {"routes", "jobs", "service", "schemas", "queries", "models", "rules"}
 

@@ -10,10 +10,10 @@ from saas_api.docs.service import every_error
 from tests.architecture.house import PACKAGE, ROOMS, ROOT, sources, tree
 
 
-def test_a_code_means_one_thing_or_special_cases_of_it(app: Flask) -> None:
-    owners: dict[str, type[ApiError]] = {}
+def test_a_code_means_one_thing_under_a_status_or_special_cases_of_it(app: Flask) -> None:
+    owners: dict[tuple[int, str], type[ApiError]] = {}
     for kind in every_error():
-        owner = owners.setdefault(kind.code, kind)
+        owner = owners.setdefault((kind.status, kind.code), kind)
         assert issubclass(kind, owner), (kind, owner)
 
 

@@ -8,9 +8,13 @@ from werkzeug.routing import Rule
 from saas_api.core.access import Access
 
 PUBLIC = {
+    "auth.accept_invitation",
     "auth.login",
     "auth.refresh",
     "auth.register",
+    "auth.request_password_reset",
+    "auth.reset_password",
+    "auth.verify_email",
     "billing.invoices.list_plans",
     "docs.home",
     "docs.static",
@@ -20,7 +24,10 @@ PUBLIC = {
     "flasgger.openapi",
     "flasgger.static",
     "ops.healthz",
+    "ops.mail",
+    "ops.mailbox",
     "ops.readyz",
+    "organizations.decline",
 }
 
 

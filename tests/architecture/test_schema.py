@@ -16,7 +16,7 @@ from tests.architecture.house import PACKAGE
 
 A, B, X = (f"00000000-0000-7000-8000-00000000000{digit}" for digit in "abc")
 # Spoken to in SQL alone, by `core.lease` and by the mock provider, which stands for somebody else.
-WITHOUT_MODEL = {"alembic_version", "job_runs", "mock_sends"}
+WITHOUT_MODEL = {"alembic_version", "job_runs", "mails", "mock_sends"}
 # One row of organization A in each table; {org} stands for it, {x} for any other id.
 ROWS = {
     "organizations": "(id, name, slug) VALUES ('{org}', 'n', 's')",
@@ -26,6 +26,11 @@ ROWS = {
     "api_keys": "(organization_id, name) VALUES ('{org}', 'n')",
     "api_key_secrets": "(organization_id, key_id, slot, digest, pepper_version, hint, last_four)"
     " VALUES ('{org}', '{x}', 1, sha256('x'), 1, 'h', 'four')",
+    "invitations": "(organization_id, email, role, digest, invited_by, expires_at)"
+    " VALUES ('{org}', 'e', 'member', sha256('x'), '{x}', now())",
+    "audit_events": "(organization_id, actor_type, action, target_type, target_id, at)"
+    " VALUES ('{org}', 'system', 'a', 't', 'i', now())",
+    "mails": "(organization_id, template, recipient, next_at) VALUES ('{org}', 't', 'r', now())",
     "billing_profiles": "(organization_id) VALUES ('{org}')",
     "subscriptions": "(organization_id, started_at) VALUES ('{org}', now())",
     "subscription_segments": "(organization_id, subscription_id, seq, plan_version_id, starts_at)"

@@ -11,6 +11,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from saas_api import create_app
+from saas_api.auth import service as auth
 from tests.people import AUTH, Person
 
 ME, REFRESH, LOGOUT = f"{AUTH}/me", f"{AUTH}/refresh", f"{AUTH}/logout"
@@ -134,3 +135,11 @@ def test_a_secret_is_changed_without_signing_anybody_out(
     dropped = create_app({**config, "JWT_SECRET": "n" * 32}).test_client()
     assert me(dropped, pair["token"]).status_code == 200
     assert code(me(dropped, alice.token)) == (401, "INVALID_TOKEN")
+
+
+def test_cookies_are_bound_to_an_https_address_and_guarded_against_forgery() -> None:
+    secure, plain = auth.configure("s" * 32, "https://api.example"), auth.configure("s" * 32, "http://localhost")
+    assert (secure["JWT_ACCESS_COOKIE_NAME"], secure["JWT_COOKIE_SECURE"]) == ("__Host-at", True)
+    assert (plain["JWT_ACCESS_COOKIE_NAME"], plain["JWT_COOKIE_SECURE"]) == ("at", False)
+    assert secure["JWT_COOKIE_CSRF_PROTECT"]
+    assert "cookies" not in secure["JWT_TOKEN_LOCATION"]

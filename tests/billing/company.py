@@ -40,7 +40,7 @@ class Company:
         event_id = new_id()
         event = Usage(event_id, "messages.send", str(event_id), meter, quantity, at or clock.now())
         statements = billing.record_statements(self.id, event, is_late=is_late)
-        execute_once([tenancy.read_bind(self.id), *statements])
+        execute_once([tenancy.bind_statement(self.id), *statements])
         return event
 
     def reverse(self, event: Usage) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from saas_api.core import tenancy
 from saas_api.core.db import execute_once, session
 from saas_api.core.ids import new_id
-from saas_api.core.tenancy import UnsafeDatabase, as_system, boot_check, open_tenant, read_bind, transaction
+from saas_api.core.tenancy import UnsafeDatabase, as_system, bind_statement, boot_check, open_tenant, transaction
 
 NAMES = sa.text("SELECT name FROM organizations ORDER BY name")
 
@@ -111,7 +111,7 @@ def test_the_system_works_at_named_places_only(context: Flask) -> None:
 def test_a_single_round_trip_is_bound_and_bound_no_longer_than_itself(context: Flask) -> None:
     acme, _ = organization("acme"), organization("carol")
     question: tuple[str, dict[str, Any]] = ("SELECT name FROM organizations", {})
-    assert [name for (name,) in execute_once([read_bind(acme), question])] == ["acme"]
+    assert [name for (name,) in execute_once([bind_statement(acme), question])] == ["acme"]
     assert execute_once([question]) == []
 
 
@@ -159,5 +159,8 @@ def test_every_place_of_the_system_is_used_in_one_file() -> None:
     from pathlib import Path
 
     sources = [path.read_text(encoding="utf-8") for path in Path(tenancy.__file__).parents[1].rglob("*.py")]
-    used = {place: sum(f'as_system("{place}")' in source for source in sources) for place in tenancy.SYSTEM_PLACES}
+    used = {
+        place: sum(f'as_system("{place}")' in source or f'system_statement("{place}")' in source for source in sources)
+        for place in tenancy.SYSTEM_PLACES
+    }
     assert {place: files for place, files in used.items() if files != 1} == {}

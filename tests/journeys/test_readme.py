@@ -92,12 +92,12 @@ def documents(text: str) -> list[Any]:
 
 def test_every_curl_line_of_the_readme_stands_in_a_block_that_is_run() -> None:
     outside = re.sub(r"^```bash\n.*?^```", "", README, flags=re.MULTILINE | re.DOTALL)
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 9
     assert not re.findall(r"^\s*curl ", outside, re.MULTILINE)
 
 
-def test_the_quick_start_leads_from_sign_up_to_an_invoice(server: str, environment: dict[str, str]) -> None:
-    _, _, _, status, usage, bill = paste(BLOCKS, server, environment)
+def test_the_quick_start_leads_from_sign_up_to_an_invoice_and_a_team(server: str, environment: dict[str, str]) -> None:
+    _, _, _, status, usage, bill, verified, joined, managed = paste(BLOCKS, server, environment)
 
     (message,) = documents(status)
     assert message["status"] == "delivered"
@@ -111,3 +111,10 @@ def test_the_quick_start_leads_from_sign_up_to_an_invoice(server: str, environme
     (invoice,) = history["invoices"]
     assert invoice["number"]
     assert invoice["total_requests"] == 1
+
+    assert documents(verified)[0]["email_verified"] is True
+    (invitation,) = documents(joined)
+    assert invitation["email"] == "colleague@company.example"
+    promoted, log, _ = documents(managed)
+    assert promoted["user"]["role"] == "admin"
+    assert {"member.role_changed", "invitation.accepted"} <= {entry["action"] for entry in log["entries"]}

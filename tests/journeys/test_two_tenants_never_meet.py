@@ -21,7 +21,20 @@ def carols(client: FlaskClient, work: Callable[[], None]) -> dict[str, str]:
     key_id, key = make_key(client, person)
     message_id = send(client, key)
     work()
-    return {"key": key_id, "msg": message_id}
+    asked = client.post("/api/v1/team/invite", json={"email": "dan@dan.example", "role": "viewer"}, headers=person)
+    sessions = client.get("/api/v1/auth/sessions", headers=person).json["data"]["sessions"]
+    me = client.get("/api/v1/auth/me", headers=person).json["data"]
+    return {
+        "key": key_id,
+        "msg": message_id,
+        "ivt": asked.json["data"]["invitation_id"],
+        "ses": sessions[0]["id"],
+        "usr": me["user"]["id"],
+        "org": me["organization"]["id"],
+    }
+
+
+BODIES = {"/role": {"role": "viewer"}}
 
 
 def guarded_rules(app: Flask) -> Iterator[tuple[str, Rule]]:
@@ -38,8 +51,8 @@ def path_of(rule: Rule, ids: dict[str, str]) -> str:
     return path
 
 
-def told(client: FlaskClient, method: str, path: str, headers: Headers) -> Any:
-    answer = client.open(path, method=method, headers=headers, json={} if method in ("POST", "PUT", "PATCH") else None)
+def told(client: FlaskClient, method: str, path: str, headers: Headers, body: Any = None) -> Any:
+    answer = client.open(path, method=method, headers=headers, json=body)
     body = dict(answer.json["error"])
     body.pop("request_id")
     return answer.status_code, body
@@ -51,17 +64,42 @@ def test_every_object_of_carol_is_missing_for_alice(app: Flask, client: FlaskCli
     nobodys = {prefix: wire_id(prefix, new_id()) for prefix in carols}
     tried = 0
     for (method, rule), caller in itertools.product(list(guarded_rules(app)), (person, key)):
-        foreign = told(client, method, path_of(rule, carols), caller)
-        missing = told(client, method, path_of(rule, nobodys), caller)
+        body = next((body for end, body in BODIES.items() if rule.rule.endswith(end)), {})
+        sent = body if method in ("POST", "PUT", "PATCH") else None
+        foreign = told(client, method, path_of(rule, carols), caller, sent)
+        missing = told(client, method, path_of(rule, nobodys), caller, sent)
         assert foreign == missing, f"{method} {rule.rule}"
         assert foreign[0] in (404, 403, 401), f"{method} {rule.rule}"
         tried += foreign[0] == 404
-    assert tried >= 4
+    assert tried >= 9
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "prefix"),
+    [
+        ("/api/v1/team/transfer-ownership", "user_id", "usr"),
+        ("/api/v1/auth/switch-organization", "organization_id", "org"),
+    ],
+)
+def test_an_id_of_carol_in_a_body_is_as_good_as_none(
+    client: FlaskClient, carols: dict[str, str], path: str, field: str, prefix: str
+) -> None:
+    person = sign_up(client, "Acme", "alice@acme.example")
+    answers = [
+        told(client, "POST", path, person, {field: each}) for each in (carols[prefix], wire_id(prefix, new_id()))
+    ]
+    assert answers[0] == answers[1]
+    assert answers[0][0] in (404, 422)
 
 
 @pytest.mark.parametrize(
     ("path", "plural"),
-    [("/api/v1/messages", "messages"), ("/api/v1/keys", "keys"), ("/api/v1/billing/history", "invoices")],
+    [
+        ("/api/v1/messages", "messages"),
+        ("/api/v1/keys", "keys"),
+        ("/api/v1/billing/history", "invoices"),
+        ("/api/v1/team/members", "pending_invitations"),
+    ],
 )
 def test_no_list_of_alice_holds_anything_of_carol(
     client: FlaskClient, carols: dict[str, str], path: str, plural: str
@@ -70,6 +108,16 @@ def test_no_list_of_alice_holds_anything_of_carol(
     answer = client.get(path, headers=person)
     assert answer.status_code == 200
     assert answer.json["data"][plural] == []
+
+
+def test_alice_sees_herself_alone_among_members_sessions_and_acts(client: FlaskClient, carols: dict[str, str]) -> None:
+    person = sign_up(client, "Acme", "alice@acme.example")
+    members = client.get("/api/v1/team/members", headers=person).json["data"]["members"]
+    assert [member["email"] for member in members] == ["alice@acme.example"]
+    assert len(client.get("/api/v1/auth/sessions", headers=person).json["data"]["sessions"]) == 1
+    log = client.get("/api/v1/organization/audit-log", headers=person)
+    assert log.status_code == 200
+    assert not [foreign for foreign in carols.values() if foreign.partition("_")[2] in log.text]
 
 
 def test_numbers_of_alice_do_not_count_what_carol_sends(client: FlaskClient, carols: dict[str, str]) -> None:

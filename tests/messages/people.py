@@ -73,5 +73,5 @@ def queue_many(app: Flask, organization_id: UUID, count: int, recipient: str = S
         SELECT %(org)s, unnest(%(ids)s::uuid[]), 'test', 'sms', %(to)s, 'x', now(), %(at)s, now() + interval '24 h'"""
     values = {"org": organization_id, "ids": ids, "to": recipient, "at": clock.now()}
     with app.app_context():
-        execute_once([tenancy.read_bind(organization_id), (insert, values)])
+        execute_once([tenancy.bind_statement(organization_id), (insert, values)])
     return ids

@@ -16,6 +16,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from saas_api import schedule
+from saas_api.core import lease
 from saas_api.core.queue import wake
 from saas_api.messages import service as messages
 from tests.messages.people import MAIL, Company, Work, make_due, outside, queue_many, rows
@@ -57,6 +58,11 @@ def until(condition: Callable[[], bool], seconds: float = 60) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.1)
+
+
+def ticks(app: Flask) -> int:
+    with app.app_context():
+        return len(lease.last_runs())
 
 
 def open_rows(app: Flask, acme: Company) -> int:
@@ -207,6 +213,7 @@ def test_the_scheduler_announces_and_ticks_and_stops(
     queue_many(app, acme.id, 3)
     start("worker", "--only", "messages")
     until(lambda: open_rows(app, acme) == 0)
+    until(lambda: ticks(app) > 0)
     listed = app.test_cli_runner().invoke(args=["schedule", "list"])
     assert listed.exit_code == 0
     assert "billing.close" in listed.output

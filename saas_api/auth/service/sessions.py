@@ -1,28 +1,29 @@
-"""Sign-up, sign-in and sessions. A token names a session; PostgreSQL decides at every request whether it still counts.
+"""Sessions: opened, refreshed, listed, ended. A token names one; PostgreSQL decides at every request whether it counts.
 
 What follows a refresh token is computed, not stored, so that two tabs that refresh at once get the same successor.
 """
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from saas_api.auth import queries
 from saas_api.auth.models import UserSession
-from saas_api.auth.rules import normal_password, password_problem
-from saas_api.auth.service import tokens
+from saas_api.auth.service import log, tokens
 from saas_api.auth.service.tokens import InvalidToken, TokenReused, Tokens
-from saas_api.core import clock, crypto
+from saas_api.core import clock
 from saas_api.core.access import Principal
 from saas_api.core.db import execute_once
-from saas_api.core.errors import Forbidden, Invalid, Unauthenticated
+from saas_api.core.errors import NotFound, Unauthenticated
+from saas_api.core.http import Page
 from saas_api.core.ids import new_id
-from saas_api.core.tenancy import as_system
-from saas_api.organizations import service as organizations
+from saas_api.core.tenancy import as_system, system_statement
 from saas_api.organizations.models import Membership, Organization
-from saas_api.users import service as users
+from saas_api.organizations.service import NoSuchOrganization, audit
 from saas_api.users.models import User
 
 SESSION_LIFETIME = timedelta(days=30)
@@ -40,10 +41,8 @@ class InvalidTokenFormat(Unauthenticated):
     code, message = "INVALID_TOKEN_FORMAT", "The Authorization header must be: Bearer <token>."
 
 
-class NoOrganization(Forbidden):
-    """The account is right and belongs to no organization."""
-
-    code, message = "NO_ORGANIZATION", "This account does not belong to an organization."
+class NoSuchSession(NotFound):
+    """There is none, it ended, or it is somebody else's."""
 
 
 @dataclass(frozen=True)
@@ -74,127 +73,8 @@ class Profile:
     organizations: list[tuple[Organization, str]]
 
 
-def register(organization_name: str, email: str, password: str, full_name: str, origin: Origin) -> SignedIn:
-    """Make a person, their organization and a session, together or not at all.
-
-    raises: Invalid on password, users.EmailTaken
-    """
-    password = normal_password(password)
-    problem = password_problem(password, [email, organization_name, full_name])
-    if problem:
-        raise Invalid.at("password", problem)
-    password_hash = crypto.hash_password(password)  # slow: no connection waits for it
-    with as_system("auth.register") as session:
-        user = users.add(session, email, password_hash, full_name)
-        organization = organizations.create(session, organization_name, user.id)
-        return SignedIn(user, organization, "owner", _open(session, user, organization.id, origin))
-
-
-def sign_in(email: str, password: str, organization_id: UUID | None, origin: Origin) -> SignedIn:
-    """Open a session in the given organization, or in the one the person joined first.
-
-    raises: InvalidCredentials, NoOrganization, Invalid when the person does not belong to the given one
-    """
-    password = normal_password(password)
-    with as_system("auth.sign_in") as session:
-        found = users.find_by_email(session, email)
-    if not users.check_password(found, password) or found is None:
-        raise InvalidCredentials
-    renewed = users.renewed_hash(found, password)
-    with as_system("auth.sign_in") as session:
-        user = users.confirm(session, found, renewed)
-        if user is None:
-            raise InvalidCredentials
-        belongings = _belongings(session, user.id)
-        if not belongings:
-            raise NoOrganization
-        chosen = [pair for pair in belongings if organization_id in (None, pair[0].id)]
-        if not chosen:
-            raise Invalid.at("organization_id", "You do not belong to that organization.")
-        organization, role = chosen[0]
-        return SignedIn(user, organization, role, _open(session, user, organization.id, origin))
-
-
-def refresh(refresh_token: str) -> Tokens:
-    """Spend a refresh token for the next pair.
-
-    raises: InvalidToken, TokenExpired, TokenReused, which ends the session
-    """
-    claims = tokens.read(refresh_token, "refresh")
-    try:
-        with as_system("auth.refresh") as session:
-            user_id, following, ends_at = tokens.spend(session, claims["sid"], claims["jti"])
-    except TokenReused:
-        with as_system("auth.refresh") as session:
-            _end(session, UUID(claims["sid"]), "refresh token used twice")
-        raise
-    return tokens.issue(user_id, claims["sid"], claims["org"], following, ends_at)
-
-
-def sign_out(session_id: UUID | None) -> None:
-    """End a session: its tokens are refused from the next request on, in every process."""
-    if session_id is None:
-        return
-    with as_system("auth.sign_out") as session:
-        _end(session, session_id, "signed out")
-
-
-def profile(principal: Principal) -> Profile:
-    """Who is signed in, and to what.
-
-    raises: InvalidToken when the person left since the gate let them pass
-    """
-    with as_system("auth.profile") as session:
-        user = session.get(User, principal.id)
-        belongings = _belongings(session, principal.id)
-        current = next((pair for pair in belongings if pair[0].id == principal.organization_id), None)
-        if user is None or current is None:
-            raise InvalidToken
-        return Profile(user, *current, belongings)
-
-
-_PRINCIPAL = """
-SELECT u.id, u.email_verified_at IS NOT NULL, m.organization_id, m.role FROM user_sessions s
-  JOIN users u ON u.id = s.user_id
-  JOIN memberships m ON m.user_id = u.id AND m.organization_id = %(org)s
-  JOIN organizations o ON o.id = m.organization_id
- WHERE s.id = %(sid)s AND u.id = %(sub)s AND s.revoked_at IS NULL AND s.expires_at > now() AND u.disabled_at IS NULL
-   AND date_trunc('second', u.tokens_valid_after) <= to_timestamp(%(iat)s)
-"""
-_AS_SYSTEM = "SELECT set_config('role', 'saas_system', true)"
-
-
-def principal_of(access_token: str) -> Principal:
-    """Who holds an access token, as PostgreSQL knows it now: role and membership never come from the token.
-
-    raises: InvalidToken, TokenExpired
-    """
-    claims = tokens.read(access_token, "access")
-    rows = execute_once([(_AS_SYSTEM, {}), (_PRINCIPAL, claims)])
-    if not rows:
-        raise InvalidToken
-    user_id, is_verified, organization_id, role = tuple(rows[0])
-    return Principal(
-        kind="user",
-        id=user_id,
-        organization_id=organization_id,
-        role=role,
-        email_verified=is_verified,
-        session_id=UUID(claims["sid"]),
-    )
-
-
-def _belongings(session: Session, user_id: UUID) -> list[tuple[Organization, str]]:
-    statement = (
-        sa.select(Organization, Membership.role)
-        .join(Membership, Membership.organization_id == Organization.id)
-        .where(Membership.user_id == user_id)
-        .order_by(Membership.created_at, Organization.id)
-    )
-    return [(organization, role) for organization, role in session.execute(statement)]
-
-
-def _open(session: Session, user: User, organization_id: UUID, origin: Origin) -> Tokens:
+def begin(session: Session, user: User, organization: Organization, role: str, origin: Origin) -> SignedIn:
+    """Open a session of a person who proved who they are."""
     sid, jti, now = new_id(), new_id().hex, clock.now()
     session.add(
         UserSession(
@@ -208,9 +88,171 @@ def _open(session: Session, user: User, organization_id: UUID, origin: Origin) -
             user_agent=(origin.user_agent or "")[:300],
         )
     )
-    return tokens.issue(user.id, sid.hex, organization_id.hex, jti, now + SESSION_LIFETIME, is_fresh=True)
+    log.note(session, organization.id, user.id, "user.signed_in", {"session": str(sid), "role": role})
+    pair = tokens.issue(user.id, sid.hex, organization.id.hex, jti, now + SESSION_LIFETIME, is_fresh=True)
+    return SignedIn(user, organization, role, pair)
 
 
-def _end(session: Session, session_id: UUID, reason: str) -> None:
-    statement = sa.update(UserSession).where(UserSession.id == session_id, UserSession.revoked_at.is_(None))
-    session.execute(statement.values(revoked_at=sa.func.now(), revoked_reason=reason))
+def refresh(refresh_token: str) -> Tokens:
+    """Spend a refresh token for the next pair.
+
+    raises: InvalidToken, also for who was disabled or left the organization; TokenExpired; TokenReused, which ends
+        the session
+    """
+    claims = tokens.read(refresh_token, "refresh")
+    try:
+        with as_system("auth.refresh") as session:
+            user_id, following, ends_at = tokens.spend(session, claims["sid"], claims["jti"])
+            _check_belongs(session, user_id, UUID(claims["org"]))
+    except TokenReused:
+        with as_system("auth.refresh") as session:
+            _end_reused(session, UUID(claims["sid"]), UUID(claims["org"]))
+        raise
+    return tokens.issue(user_id, claims["sid"], claims["org"], following, ends_at)
+
+
+def switch(principal: Principal, organization_id: UUID) -> SignedIn:
+    """Go on in another organization of the person's; the session stays one and ends when it would have.
+
+    raises: organizations.NoSuchOrganization when they do not belong to it, InvalidToken when the session just ended
+    """
+    with as_system("auth.sessions") as session:
+        user = session.get(User, principal.id)
+        belongings = queries.belongings(session, principal.id)
+        chosen = next((pair for pair in belongings if pair[0].id == organization_id), None)
+        if user is None or chosen is None:
+            raise NoSuchOrganization
+        jti = new_id().hex
+        sid, ends_at = _rotate(session, principal, jti)
+        log.note(session, organization_id, user.id, "session.switched", {"session": str(sid)})
+        return SignedIn(user, *chosen, tokens.issue(user.id, sid.hex, organization_id.hex, jti, ends_at))
+
+
+def sign_out(principal: Principal) -> None:
+    """End the caller's session: its tokens are refused from the next request on, in every process."""
+    if principal.session_id is None:
+        return
+    with as_system("auth.sessions") as session:
+        if end_all(session, principal.id, "signed out", only=principal.session_id):
+            data = {"session": str(principal.session_id)}
+            log.note(session, principal.organization_id, principal.id, "user.signed_out", data)
+
+
+def list_sessions(principal: Principal, query: dict[str, Any]) -> Page:
+    """A page of the caller's live sessions, newest first.
+
+    raises: Invalid on a cursor that is none
+    """
+    with as_system("auth.sessions") as session:
+        return queries.list_sessions(session, principal.id, query)
+
+
+def revoke(principal: Principal, session_id: UUID) -> None:
+    """End one of the caller's sessions.
+
+    raises: NoSuchSession
+    """
+    with as_system("auth.sessions") as session:
+        if not end_all(session, principal.id, "revoked by its owner", only=session_id):
+            raise NoSuchSession
+        actor, target = audit.actor_of(principal), ("session", session_id)
+        audit.record(session, principal.organization_id, actor, "session.revoked", target)
+
+
+def end_all(
+    session: Session, user_id: UUID, reason: str, *, only: UUID | None = None, but: UUID | None = None
+) -> list[UUID]:
+    """End a person's live sessions.
+
+    only: this one
+    but: every other one than this
+    returns: which ended
+    """
+    statement = sa.update(UserSession).where(*queries.is_live(user_id))
+    if only:
+        statement = statement.where(UserSession.id == only)
+    if but:
+        statement = statement.where(UserSession.id != but)
+    ending = statement.values(revoked_at=sa.func.now(), revoked_reason=reason).returning(UserSession.id)
+    return list(session.scalars(ending, execution_options={"synchronize_session": False}))
+
+
+def profile(principal: Principal) -> Profile:
+    """Who is signed in, and to what.
+
+    raises: InvalidToken when the person left since the gate let them pass
+    """
+    with as_system("auth.profile") as session:
+        user = session.get(User, principal.id)
+        belongings = queries.belongings(session, principal.id)
+        if principal.is_looking:
+            belongings = [(session.get_one(Organization, principal.organization_id), "viewer")]
+        current = next((pair for pair in belongings if pair[0].id == principal.organization_id), None)
+        if user is None or current is None:
+            raise InvalidToken
+        return Profile(user, *current, belongings)
+
+
+_PRINCIPAL = """
+SELECT u.id, u.email_verified_at IS NOT NULL, o.id, CASE WHEN %(looking)s THEN 'viewer' ELSE m.role END
+  FROM user_sessions s JOIN users u ON u.id = s.user_id JOIN organizations o ON o.id = %(org)s
+  LEFT JOIN memberships m ON m.user_id = u.id AND m.organization_id = o.id
+  LEFT JOIN operators op ON op.user_id = u.id
+ WHERE s.id = %(sid)s AND u.id = %(sub)s AND s.revoked_at IS NULL AND s.expires_at > now() AND u.disabled_at IS NULL
+   AND CASE WHEN %(looking)s THEN op.role = 'admin' ELSE m.role IS NOT NULL END
+   AND date_trunc('second', u.tokens_valid_after) <= to_timestamp(%(iat)s)
+"""
+
+
+def principal_of(access_token: str) -> Principal:
+    """Who holds an access token, as PostgreSQL knows it now: role and membership never come from the token.
+
+    raises: InvalidToken, TokenExpired
+    """
+    claims = tokens.read(access_token, "access")
+    is_looking = claims.get("looking") is True
+    rows = execute_once([system_statement("auth.principal"), (_PRINCIPAL, {**claims, "looking": is_looking})])
+    if not rows:
+        raise InvalidToken
+    user_id, is_verified, organization_id, role = tuple(rows[0])
+    return Principal(
+        kind="user",
+        id=user_id,
+        organization_id=organization_id,
+        role=role,
+        email_verified=is_verified,
+        session_id=UUID(claims["sid"]),
+        is_looking=is_looking,
+    )
+
+
+def _check_belongs(session: Session, user_id: UUID, organization_id: UUID) -> None:
+    statement = (
+        sa.select(Membership.role)
+        .join(User, User.id == Membership.user_id)
+        .where(User.id == user_id, User.disabled_at.is_(None), Membership.organization_id == organization_id)
+    )
+    if session.scalar(statement) is None:
+        raise InvalidToken
+
+
+def _rotate(session: Session, principal: Principal, jti: str) -> tuple[UUID, datetime]:
+    statement = sa.update(UserSession).where(UserSession.id == principal.session_id, *queries.is_live(principal.id))
+    rotated = statement.values(
+        refresh_digest=tokens.digest_of(jti),
+        previous_digest=UserSession.refresh_digest,
+        rotated_at=sa.func.now(),
+        last_seen_at=sa.func.now(),
+    )
+    row = session.execute(rotated.returning(UserSession.id, UserSession.expires_at)).first()
+    if row is None:
+        raise InvalidToken
+    return row.id, row.expires_at
+
+
+def _end_reused(session: Session, session_id: UUID, organization_id: UUID) -> None:
+    held = session.get(UserSession, session_id)
+    reason = "refresh token used twice"
+    if held is not None and end_all(session, held.user_id, reason, only=session_id):
+        data = {"reason": reason, "user": str(held.user_id)}
+        audit.record(session, organization_id, audit.SYSTEM, "session.revoked", ("session", session_id), data)

@@ -56,7 +56,9 @@ def configure(secret: str, issuer: str) -> dict[str, Any]:
     """Flask-JWT-Extended's settings.
 
     secret: the first of a list signs, each verifies
+    issuer: the public address; over https cookies are bound to it alone
     """
+    is_secure = issuer.startswith("https://")
     return {
         "JWT_SECRET_KEY": secret.split(",", 1)[0],
         "JWT_ALGORITHM": "HS256",
@@ -68,6 +70,13 @@ def configure(secret: str, issuer: str) -> dict[str, Any]:
         "JWT_ACCESS_TOKEN_EXPIRES": ACCESS_LIFETIME,
         "JWT_DECODE_LEEWAY": 5,
         "JWT_TOKEN_LOCATION": ["headers"],
+        "JWT_ACCESS_COOKIE_NAME": "__Host-at" if is_secure else "at",
+        "JWT_REFRESH_COOKIE_NAME": "__Host-rt" if is_secure else "rt",
+        "JWT_COOKIE_SECURE": is_secure,
+        "JWT_COOKIE_SAMESITE": "Lax",
+        "JWT_COOKIE_CSRF_PROTECT": True,
+        "JWT_CSRF_IN_COOKIES": False,
+        "JWT_CSRF_CHECK_FORM": True,
     }
 
 

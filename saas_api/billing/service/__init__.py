@@ -2,7 +2,13 @@
 
 from saas_api.billing.service.closing import Outcome, close_due, close_now, drafts_due, drafts_now, keep_accounts
 from saas_api.billing.service.invoices import Summary
-from saas_api.billing.service.periods import ensure_account, ensure_period, lock_statement, record_statements
+from saas_api.billing.service.periods import (
+    ensure_account,
+    ensure_period,
+    hold_periods,
+    lock_statement,
+    record_statements,
+)
 from saas_api.billing.service.preview import Preview, preview
 from saas_api.billing.service.publishing import sync_rate
 from saas_api.billing.service.terms import Terms, terms
@@ -18,6 +24,7 @@ __all__ = [
     "drafts_now",
     "ensure_account",
     "ensure_period",
+    "hold_periods",
     "keep_accounts",
     "lock_statement",
     "preview",

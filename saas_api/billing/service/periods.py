@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select, text
+from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -19,6 +19,11 @@ from saas_api.usage.rules import Usage
 
 FIRST_PLAN = "free"
 _LOCK_SHARED = "SELECT pg_advisory_xact_lock_shared(hashtextextended(%(period_lock)s, 1))"
+
+
+def hold_periods(session: Session, organization_id: UUID) -> None:
+    """Take the shared period lock in a session: no period is closed before its transaction ends."""
+    session.connection().exec_driver_sql(*lock_statement(organization_id))
 
 
 def lock_statement(organization_id: UUID) -> tuple[str, dict[str, Any]]:
@@ -74,7 +79,7 @@ def ensure_period(session: Session, organization_id: UUID, at: datetime) -> None
     last = _last(session, organization_id)
     if last is None or last.ends_at > at:
         return
-    session.execute(text("SELECT pg_advisory_xact_lock_shared(hashtextextended(:id, 1))"), {"id": str(organization_id)})
+    hold_periods(session, organization_id)
     subscription = _subscription(session, organization_id)
     while (last := _last(session, organization_id)) and last.ends_at <= at:
         open_period(session, subscription, last.seq + 1, last.ends_at, periods.IN_COURSE)

@@ -113,7 +113,7 @@ def _write(principal: Principal, row: Mapping[str, Any], units: int) -> datetime
 def _batch(
     principal: Principal, row: Mapping[str, Any], units: int, *, is_late: bool
 ) -> list[tuple[str, Mapping[str, Any]]]:
-    bind, insert = tenancy.read_bind(principal.organization_id), (_INSERT, row)
+    bind, insert = tenancy.bind_statement(principal.organization_id), (_INSERT, row)
     if principal.mode != "live":
         return [bind, insert]
     event = Usage(

@@ -66,7 +66,6 @@ JOIN usage_events u ON u.organization_id = :org AND u.source = 'messages.send' A
 JOIN billing_periods p ON p.organization_id = :org AND p.id = u.billing_period_id
 JOIN meters t ON t.code = u.meter_code AND t.reverse_on_failure
 """)
-_LOCK_PERIODS = sa.text("SELECT pg_advisory_xact_lock_shared(hashtextextended(:org, 1))")
 _GIVE_BACK = sa.text("""
 UPDATE messages m SET status = 'queued', attempts = m.attempts + v.tries, next_at = now() + v.delay,
   lease_token = NULL, error_code = coalesce(v.error, m.error_code)
@@ -92,7 +91,7 @@ class _Again:
     error_code: str | None
 
 
-def due() -> Due:
+def due() -> Due[UUID]:
     """Organizations with messages that are due."""
     with as_system("messages.due") as session:
         return queries.due(session)
@@ -187,7 +186,7 @@ def _write_finals(session: Session, organization_id: UUID, token: UUID, finals: 
         "errors": [final.error_code for final in finals],
         "references": [final.reference for final in finals],
     }
-    session.execute(_LOCK_PERIODS, {"org": str(organization_id)})
+    billing.hold_periods(session, organization_id)
     written = session.execute(_FINISH, values).all()
     failed = [final.id for final in finals if final.status == "failed"]
     if failed:

@@ -2,16 +2,19 @@
 
 import re
 import secrets
+from collections.abc import Mapping
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from saas_api.core import clock, tenancy
+from saas_api.core.access import Principal
 from saas_api.core.db import after_commit
 from saas_api.core.errors import NotFound
 from saas_api.core.limits import publish_generation
 from saas_api.organizations.models import Membership, Organization
+from saas_api.organizations.service import audit
 
 REPUBLISHED_MINUTES = 5
 
@@ -38,6 +41,25 @@ def get(session: Session, organization_id: UUID) -> Organization:
     organization = session.get(Organization, organization_id)
     if organization is None:
         raise NoSuchOrganization
+    return organization
+
+
+def change(session: Session, principal: Principal, values: Mapping[str, str | None]) -> Organization:
+    """Set an organization's name, billing e-mail or time zone; a zone acts from the next billing period.
+
+    values: what is to be otherwise, by the column's name
+    """
+    organization = session.get_one(Organization, principal.organization_id, with_for_update=True)
+    after = {name: value for name, value in values.items() if getattr(organization, name) != value}
+    if after:
+        before = {name: getattr(organization, name) for name in after}
+        for name, value in after.items():
+            setattr(organization, name, value)
+        organization.updated_at = clock.now()
+        target = ("organization", organization.id)
+        change_made = {"before": before, "after": after}
+        actor = audit.actor_of(principal)
+        audit.record(session, organization.id, actor, "organization.changed", target, change_made)
     return organization
 
 

@@ -1,0 +1,71 @@
+"""A new secret for a key: the old one goes on for a time of grace, so that nobody is cut off while it is exchanged."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from saas_api.api_keys.models import ApiKey, ApiKeySecret
+from saas_api.api_keys.queries import Described, describe
+from saas_api.api_keys.service.keys import KeyEnded, check_giver, lock, note
+from saas_api.api_keys.service.secrets import issue
+from saas_api.core import clock
+from saas_api.core.access import Principal
+from saas_api.core.errors import Conflict
+from saas_api.organizations import service as organizations
+
+
+class RotationInProgress(Conflict):
+    """Two secrets of the key are live already; the old one has to end first."""
+
+    code, message = "ROTATION_IN_PROGRESS", "The old secret of this API key is still valid; wait until it ends."
+    constraint = "api_key_secrets_slot"
+
+
+@dataclass(frozen=True)
+class Rotated:
+    """A key, this once its new text, and when the old one ends."""
+
+    key: Described
+    text: str
+    old_expires_at: datetime
+
+
+def rotate(session: Session, by: Principal, key_id: UUID, grace_seconds: int) -> Rotated:
+    """Give a key a new secret, which ends when the old one was to end.
+
+    grace_seconds: 0 to 604,800; how long the old secret goes on, at most until its own end
+    raises: NoSuchKey, KeyEnded, RotationInProgress, ScopeBeyondRole, access.EmailNotVerified
+    """
+    key = lock(session, by.organization_id, key_id)
+    check_giver(by, key.mode, key.scopes)
+    now = clock.now()
+    live = _live(session, key, now)
+    if not live:
+        raise KeyEnded
+    if len(live) > 1:
+        raise RotationInProgress
+    old, ends_at = live[0], live[0].expires_at
+    old.expires_at = min(now + timedelta(seconds=grace_seconds), ends_at or datetime.max.replace(tzinfo=now.tzinfo))
+    if grace_seconds == 0:
+        old.revoked_at = now
+    secret, text = issue(session, key, 3 - old.slot, ends_at)
+    data = {"grace_seconds": grace_seconds, "old_last_four": old.last_four, "last_four": secret.last_four}
+    note(session, key, by, "rotated", data)
+    organizations.changed(session, by.organization_id)
+    return Rotated(describe(key, secret), text, old.expires_at)
+
+
+def _live(session: Session, key: ApiKey, now: datetime) -> list[ApiKeySecret]:
+    """Secrets that open something; those whose time is over give up their slot."""
+    mine = sa.select(ApiKeySecret).filter_by(organization_id=key.organization_id, key_id=key.id, revoked_at=None)
+    live = []
+    for secret in session.scalars(mine.execution_options(populate_existing=True)):
+        if secret.expires_at is not None and secret.expires_at <= now:
+            secret.revoked_at = now
+        else:
+            live.append(secret)
+    session.flush()  # an insert would go before these updates and find the slot taken
+    return live

@@ -1,0 +1,84 @@
+"""Writing a mail: rendered at once, kept as a row of the caller's transaction, announced after its commit."""
+
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+from uuid import UUID
+
+import sqlalchemy as sa
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from sqlalchemy.orm import Session
+
+from saas_api.core.ids import new_id
+from saas_api.core.queue import enqueue
+from saas_api.core.settings import setting
+
+DRAIN = "mail.drain"
+LONGEST_WORD = 200
+_TEMPLATES = Path(__file__).parents[3] / "templates" / "email"
+
+# A tenant may insert and not read, so nothing is returned; its mail is its own even if the caller does not say so.
+_WRITE = sa.text("""
+INSERT INTO mails (id, organization_id, template, recipient, subject, text_body, html_body, next_at)
+VALUES (:id, coalesce(:organization_id, current_organization()), :template, :recipient, :subject, :text, :html, now())
+""")
+
+
+def send(session: Session, template: str, to: str, *, organization_id: UUID | None = None, **context: Any) -> None:
+    """Write a mail, which leaves soon after this session has committed.
+
+    template: and what it is told: "welcome" (organization), "verify_email" (token), "reset_password" (token),
+        "invitation" (token, organization, inviter, role), "new_sign_in" (at, ip, user_agent),
+        "key_created" (key: its name, prefix: what is shown of it, creator, organization); each takes a name to greet
+    organization_id: None for a mail to a person, who may belong to several
+    raises: jinja2's UndefinedError for a context that lacks something
+    """
+    subject, text, html = render(template, context)
+    values = {
+        "id": new_id(),
+        "organization_id": organization_id,
+        "template": template,
+        "recipient": to,
+        "subject": subject,
+        "text": text,
+        "html": html,
+    }
+    session.execute(_WRITE, values)
+    enqueue(session, DRAIN)
+
+
+def render(template: str, context: dict[str, Any]) -> tuple[str, str, str]:
+    """Subject, text and HTML of a mail; what people wrote is one short line in it.
+
+    raises: jinja2's TemplateNotFound for an unknown mail
+    """
+    known = {"name": "", "link": link, **{name: _word(value) for name, value in context.items()}}
+    module: Any = environment().get_template(f"{template}.txt").make_module(known)
+    subject = str(module.subject)
+    page = environment().get_template(f"{template}.html").render(known, subject=subject)
+    return subject, f"{str(module).strip()}\n", page
+
+
+@cache
+def environment() -> Environment:
+    """Where the mails' templates are; text stays text, and a missing word is an error."""
+    return Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=select_autoescape(["html"], default=False),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def link(path: str, **query: str) -> str:
+    """An address of the product, as its setting says and never as a request's Host does."""
+    return f"{setting('APP_URL')}{path}" + (f"?{urlencode(query)}" if query else "")
+
+
+def _word(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return f"{value:%d %B %Y, %H:%M} {value.tzname()}"
+    return " ".join(value.split())[:LONGEST_WORD] if isinstance(value, str) else value

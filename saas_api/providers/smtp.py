@@ -1,0 +1,78 @@
+"""Mail by SMTP, one connection a batch: a refused recipient or content is final, a troubled server is tried again."""
+
+import contextlib
+import smtplib
+import ssl
+from collections.abc import Generator, Sequence
+
+from saas_api.core.observe import get_logger
+from saas_api.core.settings import setting
+from saas_api.providers import Letter, Outcome
+from saas_api.providers.letters import compose
+
+log = get_logger(__name__)
+
+TIMEOUT_SECONDS = 10
+_AGAIN = Outcome("retry", "provider_unavailable")
+
+
+class Smtp:
+    """Hands mails to the server of the settings."""
+
+    def deliver(self, letters: Sequence[Letter]) -> Generator[tuple[Letter, Outcome], None, None]:
+        """Send one after another; once the server does not take connections, the rest is to be tried again."""
+        connection: smtplib.SMTP | None = None
+        is_away = False
+        try:
+            for letter in letters:
+                if connection is None and not is_away:
+                    connection = _connect()
+                    is_away = connection is None
+                outcome = _send(connection, letter) if connection else _AGAIN
+                if connection and connection.sock is None:
+                    connection = None
+                yield letter, outcome
+        finally:
+            if connection:
+                with contextlib.suppress(OSError, smtplib.SMTPException):
+                    connection.quit()
+
+
+def _connect() -> smtplib.SMTP | None:
+    host, port, security = setting("SMTP_HOST"), setting("SMTP_PORT"), setting("SMTP_TLS")
+    with contextlib.ExitStack() as stack:
+        try:
+            if security == "tls":
+                context = ssl.create_default_context()
+                connection: smtplib.SMTP = smtplib.SMTP_SSL(host, port, timeout=TIMEOUT_SECONDS, context=context)
+            else:
+                connection = smtplib.SMTP(host, port, timeout=TIMEOUT_SECONDS)
+            stack.callback(connection.close)
+            if security == "starttls":
+                connection.starttls(context=ssl.create_default_context())
+            if setting("SMTP_USERNAME"):
+                connection.login(setting("SMTP_USERNAME"), setting("SMTP_PASSWORD") or "")
+        except (OSError, smtplib.SMTPException) as error:
+            log.warning("smtp_away", kind=type(error).__name__, code=getattr(error, "smtp_code", None))
+            return None
+        stack.pop_all()
+        return connection
+
+
+def _send(connection: smtplib.SMTP, letter: Letter) -> Outcome:
+    try:
+        connection.send_message(compose(letter), to_addrs=[letter.recipient])
+    except ValueError:
+        return Outcome("rejected", "unsendable")
+    except smtplib.SMTPNotSupportedError:
+        return Outcome("rejected", "unsupported_recipient")
+    except smtplib.SMTPRecipientsRefused as error:
+        [(code, _)] = error.recipients.values()
+        return Outcome("rejected", "invalid_recipient") if code >= 500 else _AGAIN
+    except smtplib.SMTPDataError as error:
+        return Outcome("rejected", "content_refused") if error.smtp_code >= 500 else _AGAIN
+    except (OSError, smtplib.SMTPException) as error:
+        log.warning("smtp_failed", kind=type(error).__name__, code=getattr(error, "smtp_code", None))
+        connection.close()
+        return _AGAIN
+    return Outcome("sent", reference=letter.id.hex)

@@ -1,0 +1,288 @@
+"""Keys are changed and rotated, by whom it may be, in every process at once, and every act is on record."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from saas_api.api_keys import service as api_keys
+from saas_api.core import clock
+from saas_api.core.access import Principal
+from saas_api.core.ids import new_id, read_id
+from saas_api.core.tenancy import transaction
+from tests.gate.neighbour import Neighbour
+from tests.gate.people import LIST, SEND, SMS, Headers, join, make_key, organization_of, sign_up
+
+KEYS = "/api/v1/keys"
+DAY = 86_400
+
+
+@pytest.fixture
+def alice(client: FlaskClient) -> Headers:
+    return sign_up(client)
+
+
+@pytest.fixture
+def rows(superuser: Any) -> Callable[[str], list[Any]]:
+    def read(statement: str) -> list[Any]:
+        with superuser, superuser.cursor() as cursor:
+            cursor.execute(statement)
+            return list(cursor.fetchall())
+
+    return read
+
+
+def bare(wire: str) -> UUID:
+    return read_id(wire.partition("_")[0], wire)
+
+
+def code(answer: Any) -> tuple[int, str]:
+    return answer.status_code, answer.json["error"]["code"]
+
+
+def rotate(client: FlaskClient, person: Headers, key_id: str, grace: int | None = None) -> Any:
+    body = {} if grace is None else {"grace_seconds": grace}
+    return client.post(f"{KEYS}/{key_id}/rotate", json=body, headers=person)
+
+
+def rotated(client: FlaskClient, person: Headers, key_id: str, grace: int | None = None) -> Headers:
+    answer = rotate(client, person, key_id, grace)
+    assert answer.status_code == 201, answer.json
+    return {"X-API-Key": answer.json["data"]["key"]}
+
+
+def test_what_is_named_is_changed_and_the_rest_stays(client: FlaskClient, alice: Headers) -> None:
+    key_id, _ = make_key(client, alice, rate_limit_per_minute=5, allowed_ips=["10.0.0.0/8"])
+    before = client.get(f"{KEYS}/{key_id}", headers=alice).json["data"]
+    answer = client.patch(f"{KEYS}/{key_id}", json={"name": "New", "scopes": ["usage:read"]}, headers=alice)
+    assert answer.status_code == 200
+    assert answer.json["data"] == {**before, "name": "New", "scopes": ["usage:read"]}
+    cleared = client.patch(
+        f"{KEYS}/{key_id}", json={"allowed_ips": [], "rate_limit_per_minute": None}, headers=alice
+    ).json["data"]
+    assert (cleared["allowed_ips"], cleared["rate_limit_per_minute"], cleared["name"]) == ([], None, "New")
+    assert client.get(f"{KEYS}/{key_id}", headers=alice).json["data"] == cleared
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("id", "key_" + "0" * 32),
+        ("organization_id", "org_" + "0" * 32),
+        ("mode", "test"),
+        ("status", "active"),
+        ("created_at", "2020-01-01T00:00:00Z"),
+        ("expires_at", "2099-01-01T00:00:00Z"),
+        ("name", None),
+        ("scopes", []),
+        ("scopes", ["everything"]),
+        ("allowed_ips", ["10.0.0.0/8"] * 51),
+        ("rate_limit_per_minute", 0),
+    ],
+)
+def test_nothing_else_of_a_key_can_be_changed(client: FlaskClient, alice: Headers, field: str, value: Any) -> None:
+    key_id, _ = make_key(client, alice)
+    before = client.get(f"{KEYS}/{key_id}", headers=alice).json
+    refused = client.patch(f"{KEYS}/{key_id}", json={"name": "Other", field: value}, headers=alice)
+    assert code(refused) == (422, "VALIDATION_ERROR")
+    assert client.get(f"{KEYS}/{key_id}", headers=alice).json == before
+
+
+def test_a_change_acts_on_the_next_request_in_another_process(
+    client: FlaskClient, config: dict[str, Any], alice: Headers
+) -> None:
+    key_id, key = make_key(client, alice, scopes=["usage:read"])
+
+    def change(**changes: Any) -> None:
+        assert client.patch(f"{KEYS}/{key_id}", json=changes, headers=alice).status_code == 200
+
+    with Neighbour(config) as process:
+        assert process.call("GET", LIST, key)["status"] == 403
+        change(scopes=["messages:read"])
+        assert process.call("GET", LIST, key)["status"] == 200
+        change(allowed_ips=["203.0.113.0/24"])
+        assert process.call("GET", LIST, key)["json"]["error"]["code"] == "IP_NOT_ALLOWED"
+        change(allowed_ips=[], rate_limit_per_minute=7)
+        widened = process.call("GET", LIST, key)
+        assert widened["status"] == 200
+        assert '"key";q=7' in widened["headers"]["RateLimit-Policy"]
+        change(scopes=["messages:read", "messages:write"])
+        assert process.call("POST", SEND, key, SMS)["status"] == 202
+
+
+def test_without_grace_the_old_secret_ends_at_once_in_every_process(
+    client: FlaskClient, config: dict[str, Any], alice: Headers
+) -> None:
+    key_id, old = make_key(client, alice)
+    with Neighbour(config) as process:
+        assert process.call("GET", LIST, old)["status"] == 200
+        answer = rotate(client, alice, key_id)
+        assert answer.status_code == 201
+        assert answer.headers["Cache-Control"] == "no-store"
+        new = {"X-API-Key": answer.json["data"]["key"]}
+        assert answer.json["data"]["id"] == key_id
+        assert process.call("GET", LIST, old)["json"]["error"]["code"] == "INVALID_API_KEY"
+        assert process.call("GET", LIST, new)["status"] == 200
+    shown = client.get(f"{KEYS}/{key_id}", headers=alice)
+    assert shown.json["data"]["last_four"] == new["X-API-Key"][-4:]
+    assert new["X-API-Key"] not in shown.text
+
+
+def test_with_grace_two_secrets_live_until_the_old_one_ends(client: FlaskClient, alice: Headers) -> None:
+    key_id, first = make_key(client, alice)
+    began = clock.now()
+    answer = rotate(client, alice, key_id, DAY)
+    second = {"X-API-Key": answer.json["data"]["key"]}
+    assert answer.json["data"]["old_expires_at"] >= clock.rfc3339(began + timedelta(seconds=DAY))
+    assert answer.json["data"]["expires_at"] is None
+    assert [client.get(LIST, headers=key).status_code for key in (first, second)] == [200, 200]
+    assert code(rotate(client, alice, key_id)) == (409, "ROTATION_IN_PROGRESS")
+    assert len(client.get(KEYS, headers=alice).json["data"]["keys"]) == 1
+    assert len(client.get("/api/v1/dashboard/api-keys", headers=alice).json["data"]["api_keys"]) == 1
+
+    clock.travel_to(clock.now() + timedelta(seconds=DAY + 1))
+    alice = sign_in(client)
+    assert code(client.get(LIST, headers=first)) == (401, "INVALID_API_KEY")
+    assert client.get(LIST, headers=second).status_code == 200
+    third = rotated(client, alice, key_id, DAY)
+    assert [client.get(LIST, headers=key).status_code for key in (first, second, third)] == [401, 200, 200]
+
+
+def sign_in(client: FlaskClient) -> Headers:
+    body = {"email": "alice@acme.example", "password": "correct horse battery"}
+    return {"Authorization": f"Bearer {client.post('/api/v1/auth/login', json=body).json['data']['token']}"}
+
+
+def test_of_two_rotations_at_once_one_is_told_to_wait(app: Flask, client: FlaskClient, alice: Headers) -> None:
+    key_id, first = make_key(client, alice)
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: rotate(app.test_client(), alice, key_id, DAY), range(4)))
+    assert sorted(answer.status_code for answer in answers) == [201, 409, 409, 409]
+    made = next(answer.json["data"]["key"] for answer in answers if answer.status_code == 201)
+    assert [client.get(LIST, headers=key).status_code for key in (first, {"X-API-Key": made})] == [200, 200]
+
+
+def test_revoking_a_key_ends_both_secrets(client: FlaskClient, alice: Headers) -> None:
+    key_id, first = make_key(client, alice)
+    second = rotated(client, alice, key_id, DAY)
+    assert client.delete(f"{KEYS}/{key_id}", headers=alice).status_code == 200
+    assert [client.get(LIST, headers=key).status_code for key in (first, second)] == [401, 401]
+    for refused in (rotate(client, alice, key_id), client.patch(f"{KEYS}/{key_id}", json={}, headers=alice)):
+        assert code(refused) == (409, "CONFLICT")
+
+
+def test_no_secret_outlives_the_end_of_its_key(client: FlaskClient, alice: Headers) -> None:
+    end = clock.rfc3339(clock.now() + timedelta(hours=1))
+    key_id, _ = make_key(client, alice, expires_at=end)
+    told = rotate(client, alice, key_id, DAY).json["data"]
+    assert told["expires_at"] == told["old_expires_at"] == end
+
+
+@pytest.mark.parametrize("grace", [-1, 604_801, "60", 1.5, True, None])
+def test_a_grace_that_is_none_is_refused_and_nothing_ends(client: FlaskClient, alice: Headers, grace: Any) -> None:
+    key_id, key = make_key(client, alice)
+    refused = client.post(f"{KEYS}/{key_id}/rotate", json={"grace_seconds": grace}, headers=alice)
+    assert code(refused) == (422, "VALIDATION_ERROR")
+    assert client.get(LIST, headers=key).status_code == 200
+
+
+def test_a_foreign_key_can_be_neither_changed_nor_rotated(client: FlaskClient, alice: Headers) -> None:
+    key_id, key = make_key(client, alice)
+    carol = sign_up(client, "Carol", "carol@other.example")
+    for refused in (
+        client.patch(f"{KEYS}/{key_id}", json={"name": "mine"}, headers=carol),
+        rotate(client, carol, key_id),
+        client.delete(f"{KEYS}/{key_id}", headers=carol),
+    ):
+        assert code(refused) == (404, "NOT_FOUND")
+    assert client.get(LIST, headers=key).status_code == 200
+
+
+def test_a_member_makes_keys_and_only_admins_change_them(client: FlaskClient, alice: Headers, superuser: Any) -> None:
+    bob = join(client, superuser, alice, "bob@acme.example", "member")
+    key_id, key = make_key(client, bob)
+    for refused in (
+        client.patch(f"{KEYS}/{key_id}", json={"name": "x"}, headers=bob),
+        rotate(client, bob, key_id),
+        client.delete(f"{KEYS}/{key_id}", headers=bob),
+    ):
+        assert code(refused) == (403, "PERMISSION_DENIED")
+    assert client.get(LIST, headers=key).status_code == 200
+    adam = join(client, superuser, alice, "adam@acme.example", "admin")
+    assert client.get(LIST, headers=rotated(client, adam, key_id)).status_code == 200
+
+
+@pytest.mark.parametrize("role", ["viewer", "billing"])
+def test_nobody_gives_a_key_more_than_they_may_do(app: Flask, client: FlaskClient, alice: Headers, role: str) -> None:
+    key_id, _ = make_key(client, alice, scopes=["usage:read"])
+    organization_id = organization_of(client, alice)
+    weak = Principal("user", new_id(), organization_id, role=role)
+    with app.app_context(), transaction(organization_id) as session:
+        for attempt in (
+            lambda: api_keys.create(session, organization_id, weak, name="k", scopes=["messages:write"]),
+            lambda: api_keys.create(session, organization_id, weak, name="k"),
+            lambda: api_keys.change(session, weak, bare(key_id), {"scopes": ["messages:write", "usage:read"]}),
+        ):
+            with pytest.raises(api_keys.ScopeBeyondRole) as refusal:
+                attempt()
+            assert refusal.value.details == {"scopes": ["messages:write"]}
+
+
+def test_live_keys_wait_for_a_verified_address_where_that_is_asked(
+    app: Flask, client: FlaskClient, alice: Headers, rows: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key_id, key = make_key(client, alice)
+    monkeypatch.setitem(app.config, "REQUIRE_VERIFIED_EMAIL", True)
+    rows("UPDATE users SET email_verified_at = NULL RETURNING 1")
+    assert code(client.post(KEYS, json={"name": "live"}, headers=alice)) == (403, "EMAIL_NOT_VERIFIED")
+    assert code(rotate(client, alice, key_id)) == (403, "EMAIL_NOT_VERIFIED")
+    assert client.get(LIST, headers=key).status_code == 200
+    assert client.post(KEYS, json={"name": "try", "mode": "test"}, headers=alice).status_code == 201
+    rows("UPDATE users SET email_verified_at = now() RETURNING 1")
+    assert client.post(KEYS, json={"name": "live"}, headers=alice).status_code == 201
+
+
+def test_every_act_on_a_key_is_on_record_with_what_it_changed(
+    client: FlaskClient, alice: Headers, rows: Callable[[str], list[Any]]
+) -> None:
+    key_id, _ = make_key(client, alice)
+    client.patch(f"{KEYS}/{key_id}", json={"name": "New", "allowed_ips": ["127.0.0.0/8"]}, headers=alice)
+    client.patch(f"{KEYS}/{key_id}", json={"name": "New"}, headers=alice)
+    rotated(client, alice, key_id, 60)
+    client.patch(f"{KEYS}/{key_id}", json={"id": key_id}, headers=alice)
+    for _ in range(2):
+        client.delete(f"{KEYS}/{key_id}", headers={**alice, "X-Request-Id": "the-last-act"})
+    log = rows(
+        """SELECT action, data, actor_type, actor_id, target_id, host(ip), request_id FROM audit_events
+            WHERE target_type = 'api_key' ORDER BY id"""
+    )
+    assert [row[0] for row in log] == [f"api_key.{verb}" for verb in ("created", "changed", "rotated", "revoked")]
+    assert log[1][1] == {
+        "before": {"name": "key", "allowed_ips": []},
+        "after": {"name": "New", "allowed_ips": ["127.0.0.0/8"]},
+    }
+    assert log[2][1]["grace_seconds"] == 60
+    person = rows("SELECT id::text FROM users")[0][0]
+    assert {row[2:6] for row in log} == {("user", person, str(bare(key_id)), "127.0.0.1")}
+    assert log[3][6] == "the-last-act"
+
+
+def test_the_maker_of_a_key_is_told_by_mail_and_the_mail_holds_no_secret(
+    client: FlaskClient, alice: Headers, rows: Callable[[str], list[Any]]
+) -> None:
+    _, key = make_key(client, alice, name="Billing <b>robot</b>")
+    ((to, text, html),) = rows(
+        """SELECT recipient, text_body, html_body FROM mails
+            WHERE template = 'key_created' AND organization_id IS NOT NULL"""
+    )
+    assert to == "alice@acme.example"
+    assert "Billing <b>robot</b>" in text
+    assert "<b>robot" not in html
+    for body in (text, html):
+        assert key["X-API-Key"] not in body
+        assert key["X-API-Key"][-4:] not in body.replace(key["X-API-Key"][:12], "")

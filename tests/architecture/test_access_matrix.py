@@ -1,0 +1,155 @@
+"""Every route x every caller, against the one table of permissions; a route that is not listed here fails.
+
+The views are replaced by one that says for which organization the gate has bound it: what is tried is who gets there.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from flask import Flask
+from flask.testing import FlaskClient
+from werkzeug.routing import Rule
+
+from saas_api.core.access import PERMISSIONS, ROLES, SCOPES
+from saas_api.core.db import session
+from saas_api.core.ids import new_id
+from tests.architecture.test_routes import access
+from tests.gate.people import Headers, join, make_key, organization_of, sign_up
+
+SIGNED_IN = "anybody who is signed in"
+API = "/api/v1"
+ASKED = {
+    "POST /auth/logout": SIGNED_IN,
+    "GET /auth/me": SIGNED_IN,
+    "GET /auth/sessions": SIGNED_IN,
+    "DELETE /auth/sessions/:id": SIGNED_IN,
+    "POST /auth/switch-organization": SIGNED_IN,
+    "POST /auth/request-email-verification": SIGNED_IN,
+    "POST /auth/request-verification": SIGNED_IN,
+    "POST /auth/change-password": SIGNED_IN,
+    "GET /organization": "organization:read",
+    "PATCH /organization": "organization:write",
+    "GET /organization/audit-log": "audit:read",
+    "POST /team/invite": "members:write",
+    "GET /team/members": "members:read",
+    "PUT /team/members/:id/role": "members:promote",
+    "POST /team/transfer-ownership": "members:promote",
+    "DELETE /team/members/:id": "members:write",
+    "DELETE /team/invitations/:id": "members:write",
+    "POST /keys": "keys:create",
+    "GET /keys": "keys:read",
+    "GET /keys/:id": "keys:read",
+    "PATCH /keys/:id": "keys:write",
+    "POST /keys/:id/rotate": "keys:write",
+    "DELETE /keys/:id": "keys:write",
+    "DELETE /api-keys/:id": "keys:write",
+    "POST /messages/send": "messages:write",
+    "GET /messages/:id": "messages:read",
+    "GET /messages": "messages:read",
+    "GET /billing/usage": "usage:read",
+    "GET /usage": "usage:read",
+    "GET /billing/history": "billing:read",
+    "GET /billing/calculate": "billing:read",
+    "GET /dashboard/stats": "billing:read",
+    "GET /dashboard/usage-graph": "usage:read",
+    "GET /dashboard/api-keys": "keys:read",
+}
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Somebody, with what they hold."""
+
+    name: str
+    headers: Headers
+    organization_id: str = ""
+    role: str | None = None
+    scopes: frozenset[str] = frozenset()
+
+    def verdict(self, permission: str) -> tuple[int, str]:
+        """What the table says of this caller: a status, and for which organization they act or why they do not."""
+        people = {self.role} if permission == SIGNED_IN else PERMISSIONS[permission]
+        if self.role is None and not self.scopes:
+            return 401, "UNAUTHORIZED" if people else "MISSING_API_KEY"
+        if self.role is None:
+            return (200, self.organization_id) if permission in self.scopes else (403, "INSUFFICIENT_SCOPE")
+        if not people:
+            return 401, "MISSING_API_KEY"
+        return (200, self.organization_id) if self.role in people else (403, "PERMISSION_DENIED")
+
+
+def methods(app: Flask) -> Iterator[tuple[str, str, Rule]]:
+    """Each route that is not public: its name in the table, its method and its rule."""
+    for rule in app.url_map.iter_rules():
+        if access(app, rule).is_public:  # test_routes lists those
+            continue
+        shown = ":id".join(part.rpartition(">")[2] for part in rule.rule.removeprefix(API).split("<"))
+        for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
+            yield f"{method} {shown}", method, rule
+
+
+def test_every_route_is_in_the_table_and_asks_for_what_the_table_says(app: Flask) -> None:
+    declared = {name: access(app, rule).permission or SIGNED_IN for name, _, rule in methods(app)}
+    assert declared == ASKED
+
+
+def test_every_caller_gets_exactly_where_the_table_says(
+    app: Flask, client: FlaskClient, superuser: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    callers = [*people(client, superuser), *keys(client, superuser)]
+    for _, _, rule in methods(app):
+        monkeypatch.setitem(app.view_functions, rule.endpoint, witness(app, rule))
+    wrong = []
+    for name, method, rule in methods(app):
+        path = rule.build({argument: new_id() for argument in rule.arguments})
+        for caller in callers:
+            answer = client.open(path[1] if path else "", method=method, headers=caller.headers)
+            got = answer.status_code, answer.text if answer.status_code == 200 else answer.json["error"]["code"]
+            if got != caller.verdict(ASKED[name]):
+                wrong.append((name, caller.name, got, caller.verdict(ASKED[name])))
+    assert wrong == []
+
+
+def witness(app: Flask, rule: Rule) -> Any:
+    """A view that asks for the same and tells which organization the database believes in."""
+
+    def view(**_: Any) -> str:
+        return str(session().scalar(sa.text("SELECT current_organization()")))
+
+    view.__access__ = access(app, rule)  # type: ignore[attr-defined]  # as a view has it
+    return view
+
+
+def people(client: FlaskClient, superuser: Any) -> Iterator[Caller]:
+    """Nobody, a person of each role, an owner elsewhere, and an operator who belongs elsewhere as a viewer."""
+    yield Caller("nobody", {})
+    owner = sign_up(client)
+    acme = str(organization_of(client, owner))
+    yield Caller("owner", owner, acme, "owner")
+    for role in sorted(set(ROLES) - {"owner"}):
+        yield Caller(role, join(client, superuser, owner, f"{role}@acme.example", role), acme, role)
+    carol = sign_up(client, "Carol & Co", "carol@carol.example")
+    elsewhere = str(organization_of(client, carol))
+    yield Caller("owner elsewhere", carol, elsewhere, "owner")
+    olga = join(client, superuser, carol, "olga@platform.example", "viewer")
+    with superuser, superuser.cursor() as cursor:
+        cursor.execute("INSERT INTO operators (user_id, role) SELECT id, 'admin' FROM users WHERE email ~ '^olga'")
+    yield Caller("operator", olga, elsewhere, "viewer")
+
+
+def keys(client: FlaskClient, superuser: Any) -> Iterator[Caller]:
+    """A key with every scope, one that lacks each, and one with every scope elsewhere."""
+    for company, address in (("Keys", "keys@keys.example"), ("Others", "keys@others.example")):
+        person = sign_up(client, company, address)
+        organization_id = str(organization_of(client, person))
+        with superuser, superuser.cursor() as cursor:
+            limits = "INSERT INTO organization_limits (organization_id, rate_limit_per_minute, reason)"
+            cursor.execute(f"{limits} VALUES (%s, 100000, 'many calls')", (organization_id,))
+        yield Caller(f"key of {company}", make_key(client, person)[1], organization_id, scopes=SCOPES)
+        for scope in sorted(SCOPES):
+            left = SCOPES - {scope}
+            _, key = make_key(client, person, scopes=sorted(left))
+            yield Caller(f"key of {company} without {scope}", key, organization_id, scopes=left)

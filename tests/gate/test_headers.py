@@ -1,0 +1,167 @@
+"""The headers of every kind of answer, literally, and which browsers may read them."""
+
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from tests.gate.people import LIST, make_key, sign_up
+
+SAFETY = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+    "Cache-Control": "no-store",
+}
+DATA = {**SAFETY, "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'", "Vary": "Origin"}
+PAGE = {
+    **SAFETY,
+    "X-Frame-Options": "DENY",
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
+        "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+}
+PASSING = {"Content-Type", "Content-Length", "X-Request-Id", "Allow", "WWW-Authenticate", "Retry-After"}
+OURS = "https://app.example"
+
+
+def told(answer: Any) -> dict[str, str]:
+    """Headers, without those that say something about this one answer."""
+    names = [name for name, _ in answer.headers]
+    assert len(names) == len(set(names)), "a header stands twice"
+    return {name: value for name, value in answer.headers.items() if name not in PASSING}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "options", "status"),
+    [
+        ("GET", "/api/v1/billing/plans", {}, 200),
+        ("POST", "/api/v1/auth/login", {"data": b"{", "content_type": "application/json"}, 400),
+        ("GET", LIST, {}, 401),
+        ("GET", "/api/v1/nothing", {}, 404),
+        ("DELETE", "/api/v1/billing/plans", {}, 405),
+        ("POST", "/api/v1/auth/login", {"data": b"x" * 70_000, "content_type": "application/json"}, 413),
+        ("POST", "/api/v1/auth/login", {"data": b"x" * 10_000_000, "content_type": "application/json"}, 413),
+        ("POST", "/api/v1/auth/login", {"data": b"x", "content_type": "text/plain"}, 415),
+        ("POST", "/api/v1/auth/login", {"json": {}}, 422),
+    ],
+)
+def test_every_answer_of_the_api_has_the_same_headers(
+    client: FlaskClient, method: str, path: str, options: dict[str, Any], status: int
+) -> None:
+    answer = client.open(path, method=method, **options)
+    assert (answer.status_code, answer.mimetype) == (status, "application/json")
+    assert told(answer) == DATA
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("GET", "/nothing", 404), ("GET", "/docs/", 200), ("POST", "/docs/", 405)]
+)
+def test_every_page_has_the_same_headers(client: FlaskClient, method: str, path: str, status: int) -> None:
+    answer = client.open(path, method=method)
+    assert (answer.status_code, answer.mimetype) == (status, "text/html")
+    assert told(answer) == PAGE
+
+
+def test_a_crash_and_a_full_limit_have_them_too(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, key = make_key(client, sign_up(client), rate_limit_per_minute=1)
+    assert client.get(LIST, headers=key).status_code == 200
+    full = client.get(LIST, headers=key)
+    assert full.status_code == 429
+    assert {name: value for name, value in told(full).items() if "ratelimit" not in name.lower()} == DATA
+
+    def crash() -> None:
+        raise RuntimeError("inside")
+
+    crash.__access__ = app.view_functions["ops.healthz"].__access__  # type: ignore[attr-defined]  # as a view has it
+    monkeypatch.setitem(app.view_functions, "billing.invoices.list_plans", crash)
+    monkeypatch.setitem(app.config, "PROPAGATE_EXCEPTIONS", False)
+    broken = client.get("/api/v1/billing/plans")
+    assert broken.status_code == 500
+    assert told(broken) == DATA
+
+
+def test_the_api_sets_no_cookie_and_reads_none(client: FlaskClient) -> None:
+    body = {"organization_name": "Acme", "email": "alice@acme.example", "password": "correct horse battery"}
+    answer = client.post("/api/v1/auth/register", json=body)
+    assert answer.status_code == 201
+    assert "Set-Cookie" not in answer.headers
+    token = answer.json["data"]["token"]
+    for name in ("access_token", "access_token_cookie", "session", "token", "Authorization"):
+        client.set_cookie(name, token)
+    assert client.get(LIST).status_code == 401
+
+
+def test_a_key_beside_a_cookie_counts_and_the_cookie_does_not(client: FlaskClient) -> None:
+    person = sign_up(client)
+    _, key = make_key(client, person, scopes=["usage:read"])
+    client.set_cookie("access_token_cookie", person["Authorization"].removeprefix("Bearer "))
+    answer = client.get(LIST, headers={"Authorization": f"Bearer {key['X-API-Key']}"})
+    assert (answer.status_code, answer.json["error"]["code"]) == (403, "INSUFFICIENT_SCOPE")
+
+
+ALLOWED = {
+    "Access-Control-Allow-Origin": OURS,
+    "Access-Control-Expose-Headers": "X-Request-Id, Retry-After, X-RateLimit-Remaining",
+}
+ASKED = {
+    "Access-Control-Allow-Methods": "GET, POST, PUT, PATCH, DELETE",
+    "Access-Control-Allow-Headers": "Authorization, X-API-Key, Content-Type, Idempotency-Key",
+    "Access-Control-Max-Age": "600",
+}
+
+
+def about_origins(answer: Any) -> dict[str, str]:
+    return {name: value for name, value in answer.headers.items() if name.startswith("Access-Control-")}
+
+
+def preflight(client: FlaskClient, path: str, origin: str) -> Any:
+    asked = {"Origin": origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-api-key"}
+    return client.options(path, headers=asked)
+
+
+def test_a_browser_of_a_named_origin_may_call_the_api(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(app.config, "CORS_ORIGINS", [OURS])
+    asked = preflight(client, "/api/v1/messages/send", OURS)
+    assert asked.status_code == 200
+    assert about_origins(asked) == {**ALLOWED, **ASKED}
+    for path in ("/api/v1/billing/plans", LIST, "/api/v1/nothing"):
+        assert about_origins(client.get(path, headers={"Origin": OURS})) == ALLOWED
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "https://evil.example",
+        "http://app.example",
+        "https://app.example.evil.example",
+        "https://app.example:8443",
+        "https://APP.example",
+        "null",
+        "*",
+        "",
+    ],
+)
+def test_a_browser_of_another_origin_may_not(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch, origin: str
+) -> None:
+    monkeypatch.setitem(app.config, "CORS_ORIGINS", [OURS])
+    for answer in (client.get("/api/v1/billing/plans", headers={"Origin": origin}), preflight(client, LIST, origin)):
+        assert about_origins(answer) == {}
+        assert answer.headers["Vary"] == "Origin"
+
+
+def test_no_origin_is_let_in_unless_it_is_set_and_none_to_the_pages(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert about_origins(client.get("/api/v1/billing/plans", headers={"Origin": OURS})) == {}
+    monkeypatch.setitem(app.config, "CORS_ORIGINS", [OURS])
+    for path in ("/docs/", "/healthz", "/nothing"):
+        assert about_origins(client.get(path, headers={"Origin": OURS})) == {}

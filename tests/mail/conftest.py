@@ -1,0 +1,12 @@
+"""Every test here has a mailbox of its own."""
+
+from pathlib import Path
+
+import pytest
+from flask import Flask
+
+
+@pytest.fixture(autouse=True)
+def instance(app: Flask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setitem(app.config, "INSTANCE", str(tmp_path))
+    return tmp_path

@@ -1,0 +1,59 @@
+"""A post office: writes mails, lets the worker's turn happen, looks into table and mailbox."""
+
+import re
+from typing import Any
+from uuid import UUID, uuid4
+
+import sqlalchemy as sa
+from flask import Flask
+
+from saas_api import mail
+from saas_api.core import tenancy
+from saas_api.mail.service import delivery
+from saas_api.providers import mailbox
+
+WORDS: dict[str, dict[str, Any]] = {
+    "welcome": {"organization": "Acme"},
+    "verify_email": {"token": "t0ken-verify"},
+    "reset_password": {"token": "t0ken-reset"},
+    "invitation": {"token": "t0ken-join", "organization": "Acme", "inviter": "Alice", "role": "member"},
+    "new_sign_in": {"at": "1 May 2026", "ip": "192.0.2.7", "user_agent": "curl"},
+    "key_created": {"key": "Production", "prefix": "sk_live_abcd", "creator": "Alice", "organization": "Acme"},
+}
+
+
+def write(app: Flask, to: str = "ann@customer.example", template: str = "verify_email", **words: Any) -> None:
+    with app.app_context(), tenancy.as_system("mail.deliver") as session:
+        mail.send(session, template, to, **{**WORDS[template], **words})
+
+
+def rows(app: Flask, columns: str = "status, attempts, error_code") -> list[Any]:
+    with app.app_context(), tenancy.as_system("mail.deliver") as session:
+        return list(session.execute(sa.text(f"SELECT {columns} FROM mails ORDER BY id")))
+
+
+def make_due(app: Flask) -> None:
+    with app.app_context(), tenancy.as_system("mail.deliver") as session:
+        session.execute(sa.text("UPDATE mails SET next_at = now() WHERE next_at IS NOT NULL"))
+
+
+def turn(app: Flask, organization_id: UUID | None = None) -> int:
+    with app.app_context():
+        return delivery.hand_over_some(organization_id)
+
+
+def claim(app: Flask, organization_id: UUID | None = None) -> UUID:
+    """Take what is due and do nothing with it."""
+    token = uuid4()
+    with app.app_context():
+        delivery._claim(organization_id, token)
+    return token
+
+
+def received(app: Flask) -> list[mailbox.Kept]:
+    with app.app_context():
+        return list(mailbox.newest())
+
+
+def links(text: str) -> set[str]:
+    return set(re.findall(r"https?://[^\s\"<>]+", text))
