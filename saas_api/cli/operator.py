@@ -37,8 +37,8 @@ def read_address(_context: click.Context, _parameter: click.Parameter, text: str
 
 @group.command("create")
 @click.argument("email", callback=read_address)
-@click.option("--role", type=click.Choice(["support", "admin"]), default="support", show_default=True)
-def create(email: str, role: str) -> None:
+@click.option("--role", type=click.Choice(["support", "admin"]), help="support unless they have another already")
+def create(email: str, role: str | None) -> None:
     """Make the person with that address an operator, or give an operator another role.
 
     Somebody without an account gets one, and a link that sets its password is printed.
@@ -51,6 +51,7 @@ def create(email: str, role: str) -> None:
         if user is None:
             user = users.create(session, email, secrets.token_urlsafe(32), "")
             link = _password_link(session, user)
+        role = role or users.office_of(session, user.id) or "support"
         before = users.appoint(session, user.id, role)
         if before != role:
             _note(session, "operator.created" if before is None else "operator.changed", user, before, role)

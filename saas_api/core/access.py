@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from uuid import UUID
 
-from saas_api.core.errors import Forbidden
+from saas_api.core.errors import Forbidden, Unauthenticated
 from saas_api.core.settings import setting
 
 ROLES = ("owner", "admin", "member", "billing", "viewer")
@@ -46,6 +46,12 @@ class EmailNotVerified(Forbidden):
     code, message = "EMAIL_NOT_VERIFIED", "Verify your e-mail address first."
 
 
+class NotFresh(Unauthenticated):
+    """What cannot be taken back asks for a password of the last ten minutes; a refreshed token has none."""
+
+    code, message = "FRESH_TOKEN_REQUIRED", "Sign in again to do this."
+
+
 class InsufficientScope(Forbidden):
     """The key is known and lacks the scope."""
 
@@ -61,6 +67,7 @@ class Principal:
     role: of a person; None for a key
     scopes: of a key
     mode: of a key, "live" or "test"; people see live
+    is_fresh: a person whose password was asked within the last ten minutes
     is_looking: an operator looks at the organization: whatever the role allows, nothing is written
     """
 
@@ -72,6 +79,7 @@ class Principal:
     mode: str = "live"
     email_verified: bool = False
     session_id: UUID | None = None
+    is_fresh: bool = False
     is_looking: bool = False
 
 
@@ -132,6 +140,15 @@ def is_above(role: str, other: str) -> bool:
 def may_give(principal: Principal, scope: str) -> bool:
     """Whether a person may give a key a scope: no key does more than who made it."""
     return principal.kind == "user" and allows(principal, GIVEN_BY[scope])
+
+
+def check_fresh(principal: Principal) -> None:
+    """Let a person pass who gave their password within the last ten minutes.
+
+    raises: NotFresh
+    """
+    if not principal.is_fresh:
+        raise NotFresh
 
 
 def check_verified(principal: Principal) -> None:

@@ -24,6 +24,7 @@ from saas_api.core.settings import setting
 from saas_api.gate.answers import refused
 
 REMEMBERED_SECONDS, REMEMBERED_WITHOUT_REDIS_SECONDS = 60, 5
+_READING = ("GET", "HEAD")
 REMEMBERED_KEYS = 20_000
 UNKNOWN_KEYS = parse_limit("30 per minute")
 
@@ -181,6 +182,8 @@ def authorise(principal: Principal, asked: Access) -> None:
             raise IpNotAllowed
         if terms.standing == "restricted" and asked.permission == "messages:write":
             raise SubscriptionRestricted
+    if principal.is_looking and request.method not in _READING and request.endpoint != "auth.logout":
+        raise Forbidden("You are looking at this organization; nothing can be changed.")
     access.authorise(principal, asked.permission)
 
 

@@ -7,7 +7,7 @@ from flask import Blueprint, Response, render_template
 
 from saas_api.core.access import public
 from saas_api.core.db import session
-from saas_api.core.http import json_response
+from saas_api.core.http import client_ip, json_response
 from saas_api.ops import service as ops
 
 bp = Blueprint("ops", __name__)
@@ -41,15 +41,15 @@ def readyz() -> Response:
 @bp.get("/ops/mail")
 @public
 def mailbox() -> Response:
-    """Show the last mails that nobody sent; there is no such page in production."""
-    return _page("ops/mailbox.html", mails=ops.mails())
+    """Show the last mails that nobody sent, to this machine alone; there is no such page in production."""
+    return _page("ops/mailbox.html", mails=ops.mails(client_ip()))
 
 
 @bp.get("/ops/mail/<uuid:mail_id>")
 @public
 def mail(mail_id: UUID) -> Response:
     """Show one of them as its reader would see it."""
-    return _page("ops/mail.html", mail=ops.mail(mail_id))
+    return _page("ops/mail.html", mail=ops.mail(mail_id, client_ip()))
 
 
 def _page(template: str, **shown: Any) -> Response:

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from flask import Blueprint, g
 
-from saas_api.core.access import EmailNotVerified, public, require
+from saas_api.core.access import EmailNotVerified, NotFresh, public, require
 from saas_api.core.db import session
 from saas_api.core.errors import Forbidden, InvalidOneTimeToken, TooManyRequests
 from saas_api.core.http import Answer, client_ip, endpoint, page_of
@@ -120,7 +120,7 @@ def change_role(user_id: UUID, body: dict[str, Any]) -> Any:
 
 @bp.post("/team/transfer-ownership")
 @require("members:promote")
-@endpoint(body=HeirIn(), returns=TeamOut(), errors=(organizations.NoSuchMember,))
+@endpoint(body=HeirIn(), returns=TeamOut(), errors=(NotFresh, organizations.NoSuchMember))
 def transfer(body: dict[str, Any]) -> Any:
     """Make another member the owner; you become an admin."""
     organizations.transfer(session(), g.principal, body["user_id"])

@@ -94,3 +94,14 @@ def test_only_an_admin_operator_looks_and_says_why(app: Flask, alice: Person) ->
             auth.look_at(organization_id, OLGA, "because")
         with pytest.raises(NoSuchOrganization):
             auth.look_at(new_id(), OLGA, REASON)
+
+
+def test_an_operator_who_looks_does_not_even_change_their_own_account(
+    app: Flask, client: FlaskClient, alice: Person
+) -> None:
+    appoint(app, "admin")
+    headers = look(app, alice)
+    body = {"current_password": "correct horse battery", "new_password": "a better horse battery"}
+    assert client.post("/api/v1/auth/change-password", json=body, headers=headers).status_code == 403
+    assert client.post("/api/v1/auth/logout", headers=headers).status_code == 200
+    assert client.get("/api/v1/usage", headers=headers).status_code == 401

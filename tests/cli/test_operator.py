@@ -78,3 +78,8 @@ def test_whoever_is_dismissed_is_an_operator_no_more(app: Flask) -> None:
 def test_what_cannot_be_is_a_wrong_use(app: Flask, words: list[str]) -> None:
     assert operator(app, *words).exit_code == 2
     assert rows(app, "SELECT * FROM operators") == []
+
+
+def test_naming_no_role_changes_none(app: Flask) -> None:
+    operator(app, "create", OLGA, "--role", "admin")
+    assert operator(app, "create", OLGA).output == f"{OLGA} is an operator: admin.\n"

@@ -77,3 +77,8 @@ def test_only_the_owner_of_the_instance_reads_its_files(app: Flask, tmp_path: Pa
     assert path.suffix == ".eml"
     assert path.stat().st_mode & 0o077 == 0
     assert path.parent.stat().st_mode & 0o077 == 0
+
+
+def test_the_mailbox_is_shown_to_this_machine_alone(client: FlaskClient) -> None:
+    answer = client.get("/ops/mail", environ_base={"REMOTE_ADDR": "192.0.2.7"})
+    assert answer.status_code == 404

@@ -92,4 +92,4 @@ def principal_of(person: Person, role: str = "owner") -> Principal:
     statement = sa.select(Organization.id).join(Membership, Membership.organization_id == Organization.id)
     statement = statement.where(Membership.user_id == user_id, Organization.name == "Acme")
     with person.client.application.app_context(), tenancy.as_system("auth.profile") as session:
-        return Principal("user", user_id, session.execute(statement).scalar_one(), role=role)
+        return Principal("user", user_id, session.execute(statement).scalar_one(), role=role, is_fresh=True)

@@ -13,7 +13,7 @@ from saas_api.core.db import constraint_of
 from saas_api.core.errors import ApiError
 from saas_api.core.ids import read_id
 from saas_api.organizations import service as organizations
-from tests.organizations.people import Person, acts, invite, join, principal_of, roles
+from tests.organizations.people import PASSWORD, Person, acts, invite, join, principal_of, roles
 
 
 def test_the_team_shows_members_and_open_invitations(alice: Person, bob: Person) -> None:
@@ -178,3 +178,10 @@ def _at_once(person: Person, calls: list[Callable[..., None]]) -> list[str]:
     for thread in threads:
         thread.join(10)
     return outcomes
+
+
+def test_a_transfer_asks_for_a_password_of_the_last_minutes(client: FlaskClient, alice: Person, bob: Person) -> None:
+    signed_in = client.post("/api/v1/auth/login", json={"email": alice.email, "password": PASSWORD}).json["data"]
+    renewed = client.post("/api/v1/auth/refresh", json={"refresh_token": signed_in["refresh_token"]}).json["data"]
+    alice.headers = {"Authorization": f"Bearer {renewed['token']}"}
+    assert alice.call("POST", "/team/transfer-ownership", user_id=bob.id) == (401, "FRESH_TOKEN_REQUIRED")

@@ -37,6 +37,7 @@ def _join_anew(token: str, email: str, password: str | None, full_name: str, ori
         raise Invalid.at("password", "Choose a password for your account.")
     password_hash = acceptable_hash(password, "password", email, full_name)
     with as_system("auth.join") as session:
+        organizations.invitation_of(session, token)  # held: of two who answer at once the second finds it answered
         user = users.add(session, email, password_hash, full_name)
         return _enter(session, user, token, origin)
 

@@ -3,6 +3,7 @@
 What follows a refresh token is computed, not stored, so that two tabs that refresh at once get the same successor.
 """
 
+import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -222,6 +223,7 @@ def principal_of(access_token: str) -> Principal:
         role=role,
         email_verified=is_verified,
         session_id=UUID(claims["sid"]),
+        is_fresh=claims.get("fresh", 0) > time.time(),
         is_looking=is_looking,
     )
 

@@ -54,8 +54,9 @@ def change_role(session: Session, principal: Principal, user_id: UUID, role: str
 def transfer(session: Session, principal: Principal, user_id: UUID) -> None:
     """Make another member the owner; the one who was becomes an admin.
 
-    raises: NoSuchMember, Invalid when that member is the owner already
+    raises: NotFresh, NoSuchMember, Invalid when that member is the owner already
     """
+    access.check_fresh(principal)
     if user_id == principal.id:
         raise Invalid.at("user_id", "You are the owner already.")
     heir = hold(session, principal, "members:promote", user_id)
