@@ -9,7 +9,6 @@ from zoneinfo import ZoneInfo
 
 LONGEST_RANGE_DAYS = 366
 DEFAULT_RANGE_DAYS = 30
-FURTHEST_AHEAD = timedelta(minutes=5)
 QUARTER_HOUR_SECONDS = 900
 
 
