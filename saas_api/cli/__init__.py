@@ -1,4 +1,4 @@
-"""The command line: every module of this package offers `flask` the commands it defines."""
+"""The command line: every module of this package, at any depth, offers `flask` the commands it defines."""
 
 import pkgutil
 from importlib import import_module
@@ -14,7 +14,7 @@ def init_app(app: Flask) -> None:
     from saas_api.core.db import db  # noqa: PLC0415 - the same
 
     Migrate(app, db, directory="migrations")
-    for module in pkgutil.iter_modules(__path__, f"{__name__}."):
+    for module in pkgutil.walk_packages(__path__, f"{__name__}."):
         found = [thing for thing in vars(import_module(module.name)).values() if isinstance(thing, click.Command)]
         held = [command for group in found if isinstance(group, click.Group) for command in group.commands.values()]
         for command in found:

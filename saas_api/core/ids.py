@@ -21,6 +21,10 @@ PREFIXES = frozenset(
         "sub",
         "bpd",
         "lin",
+        "crn",
+        "grt",
+        "alr",
+        "tst",
     }
 )
 

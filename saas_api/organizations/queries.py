@@ -54,6 +54,32 @@ class Team:
         return len(self.pending_invitations)
 
 
+@dataclass(frozen=True)
+class Recipient:
+    """Somebody who gets a mail of the organization's."""
+
+    email: str
+    name: str
+
+
+def recipients(
+    session: Session, organization_id: UUID, roles: Sequence[str], *, is_bill: bool = False
+) -> list[Recipient]:
+    """Who of an organization is written to, each address once.
+
+    roles: of the members who are
+    is_bill: the organization's address for bills is written to as well
+    """
+    found = {
+        member.email.lower(): Recipient(member.email, member.full_name)
+        for member in session.execute(_members(organization_id).where(Membership.role.in_(roles)).order_by(User.id))
+    }
+    own = session.get_one(Organization, organization_id).billing_email if is_bill else None
+    if own:
+        found.setdefault(own.lower(), Recipient(own, ""))
+    return list(found.values())
+
+
 def team(session: Session, organization_id: UUID) -> Team:
     """Everybody, in the order they joined, and every invitation that still may be accepted, newest first."""
     rows = session.execute(_members(organization_id).order_by(Membership.created_at, User.id)).all()

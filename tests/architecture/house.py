@@ -6,7 +6,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "saas_api"
-ROOMS = ("mail", "users", "organizations", "auth", "api_keys", "usage", "billing", "messages")
+ROOMS = (
+    "mail",
+    "users",
+    "organizations",
+    "webhooks",
+    "auth",
+    "api_keys",
+    "usage",
+    "billing",
+    "payments",
+    "messages",
+)
 FACES = ("dashboard", "docs", "ops")
 FLOORS = {"routes", "jobs", "service", "schemas", "queries", "models", "rules"}
 

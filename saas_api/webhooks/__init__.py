@@ -1,0 +1,1 @@
+"""Events of an organization, and the webhooks that carry them to its endpoints."""

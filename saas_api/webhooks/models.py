@@ -1,0 +1,99 @@
+"""Tables of this room; keys, checks, policies and triggers are in migrations/."""
+
+import uuid
+from datetime import datetime
+
+from sqlalchemy import BigInteger, DateTime, FetchedValue, LargeBinary, SmallInteger, Text
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.orm import Mapped, mapped_column
+
+from saas_api.core.db import Model
+from saas_api.core.ids import new_id
+
+
+class Event(Model):
+    """Something that happened, with the exact text that is signed."""
+
+    __tablename__ = "events"
+
+    organization_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    sequence: Mapped[int] = mapped_column(BigInteger, server_default=FetchedValue())
+    type: Mapped[str] = mapped_column(Text)
+    schema_version: Mapped[int] = mapped_column(SmallInteger, server_default=FetchedValue())
+    payload: Mapped[str] = mapped_column(Text)
+    subject_id: Mapped[uuid.UUID]
+    subject_version: Mapped[int]
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=FetchedValue())
+
+
+class Endpoint(Model):
+    """Where an organization wants to be told."""
+
+    __tablename__ = "webhook_endpoints"
+
+    organization_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    url: Mapped[str] = mapped_column(Text)
+    description: Mapped[str] = mapped_column(Text, server_default=FetchedValue())
+    event_types: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
+    status: Mapped[str] = mapped_column(Text, server_default=FetchedValue())
+    payload: Mapped[str] = mapped_column(Text, server_default=FetchedValue())
+    in_flight_limit: Mapped[int] = mapped_column(SmallInteger, server_default=FetchedValue())
+    max_in_flight: Mapped[int] = mapped_column(SmallInteger, server_default=FetchedValue())
+    consecutive_failures: Mapped[int] = mapped_column(server_default=FetchedValue())
+    first_failure_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    last_success_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    deleted_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=FetchedValue())
+
+
+class EndpointSecret(Model):
+    """A secret that signs; several live during a rotation."""
+
+    __tablename__ = "webhook_secrets"
+
+    organization_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    endpoint_id: Mapped[uuid.UUID]
+    secret_encrypted: Mapped[bytes] = mapped_column(LargeBinary)
+    expires_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=FetchedValue())
+
+
+class Delivery(Model):
+    """An event on its way to an endpoint: next_at is schedule and lease expiry."""
+
+    __tablename__ = "webhook_deliveries"
+
+    organization_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    event_id: Mapped[uuid.UUID]
+    endpoint_id: Mapped[uuid.UUID]
+    cause: Mapped[str] = mapped_column(Text, server_default=FetchedValue())
+    status: Mapped[str] = mapped_column(Text, server_default=FetchedValue())
+    attempts: Mapped[int] = mapped_column(SmallInteger, server_default=FetchedValue())
+    interruptions: Mapped[int] = mapped_column(SmallInteger, server_default=FetchedValue())
+    next_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    lease_token: Mapped[uuid.UUID | None]
+    last_status: Mapped[int | None] = mapped_column(SmallInteger)
+    error_code: Mapped[str | None] = mapped_column(Text)
+    finished_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=FetchedValue())
+
+
+class Attempt(Model):
+    """One try of a delivery; append-only."""
+
+    __tablename__ = "webhook_attempts"
+
+    organization_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    delivery_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    n: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
+    started_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    ended_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    status_code: Mapped[int | None] = mapped_column(SmallInteger)
+    duration_ms: Mapped[int | None]
+    error: Mapped[str | None] = mapped_column(Text)
+    outcome: Mapped[str] = mapped_column(Text)
+    response_snippet: Mapped[str | None] = mapped_column(Text)
