@@ -1,18 +1,23 @@
-"""The fields of requests and answers: what may cross the wire, and how it is written there."""
+"""The fields of requests and answers, and pages of lists: what may cross the wire, and how it is written there."""
 
+import base64
 import re
 import unicodedata
 import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
 import marshmallow as ma
+import orjson
 from email_validator import EmailNotValidError, validate_email
 from marshmallow import fields, validate
 from werkzeug.routing import BaseConverter, Map
 
 from saas_api.core import clock
+from saas_api.core.errors import Invalid
 from saas_api.core.ids import read_id, wire_id
 
 NOBODYS = uuid.UUID(int=0)
@@ -165,3 +170,64 @@ class IdConverter(BaseConverter):
     def to_url(self, value: uuid.UUID) -> str:
         """Write the id with its prefix."""
         return wire_id(self.prefix, value)
+
+
+class PageQuery(Schema):
+    """`limit` and `cursor` of every list."""
+
+    limit = QueryInt(minimum=1, maximum=100, load_default=20)
+    cursor = fields.String(load_default=None, validate=validate.Length(max=500))
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page of a list, newest first."""
+
+    items: Sequence[Any]
+    next_cursor: str | None
+    limit: int
+
+    @property
+    def pagination(self) -> dict[str, Any]:
+        """How to go on."""
+        return {
+            "limit": self.limit,
+            "has_more": self.next_cursor is not None,
+            "next_cursor": self.next_cursor,
+        }
+
+
+class Pagination(Schema):
+    """Where a list goes on."""
+
+    limit = fields.Integer()
+    has_more = fields.Boolean()
+    next_cursor = fields.String(allow_none=True)
+
+
+def page_of(name: str, item: ma.Schema) -> ma.Schema:
+    """The schema of a `Page` whose items stand under a plural name."""
+    shape = {
+        name: fields.List(fields.Nested(item), attribute="items"),
+        "pagination": fields.Nested(Pagination()),
+    }
+    return Schema.from_dict(shape, name=f"PageOf{name.title().replace('_', '')}")()
+
+
+def encode_cursor(*values: str) -> str:
+    """An opaque position in a list."""
+    return base64.urlsafe_b64encode(orjson.dumps(values)).decode().rstrip("=")
+
+
+def decode_cursor(text: str) -> list[str]:
+    """The values of a position.
+
+    raises: Invalid when it was not made by `encode_cursor`
+    """
+    try:
+        values = orjson.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+    except ValueError as cause:
+        raise Invalid.at("cursor", "Not a cursor of this list.") from cause
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise Invalid.at("cursor", "Not a cursor of this list.")
+    return values

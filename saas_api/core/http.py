@@ -3,11 +3,10 @@
 The fields themselves are in core.fields and can be imported from here.
 """
 
-import base64
 import functools
 import ipaddress
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +14,6 @@ import marshmallow as ma
 import orjson
 from flask import Flask, Request, Response, g, request
 from flask.json.provider import JSONProvider
-from marshmallow import fields, validate
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from saas_api.core.errors import (
@@ -32,10 +30,16 @@ from saas_api.core.fields import (
     Email,
     Id,
     IdConverter,
+    Page,
+    PageQuery,
+    Pagination,
     QueryInt,
     Schema,
     Text,
     Timestamp,
+    decode_cursor,
+    encode_cursor,
+    page_of,
 )
 
 __all__ = [
@@ -48,6 +52,7 @@ __all__ = [
     "Operation",
     "Page",
     "PageQuery",
+    "Pagination",
     "QueryInt",
     "Schema",
     "Text",
@@ -63,67 +68,6 @@ __all__ = [
 
 BODY_LIMIT_BYTES = 65_536
 DEPTH_LIMIT = 32
-
-
-class PageQuery(Schema):
-    """`limit` and `cursor` of every list."""
-
-    limit = QueryInt(minimum=1, maximum=100, load_default=20)
-    cursor = fields.String(load_default=None, validate=validate.Length(max=500))
-
-
-@dataclass(frozen=True)
-class Page:
-    """One page of a list, newest first."""
-
-    items: Sequence[Any]
-    next_cursor: str | None
-    limit: int
-
-    @property
-    def pagination(self) -> dict[str, Any]:
-        """How to go on."""
-        return {
-            "limit": self.limit,
-            "has_more": self.next_cursor is not None,
-            "next_cursor": self.next_cursor,
-        }
-
-
-class Pagination(Schema):
-    """Where a list goes on."""
-
-    limit = fields.Integer()
-    has_more = fields.Boolean()
-    next_cursor = fields.String(allow_none=True)
-
-
-def page_of(name: str, item: ma.Schema) -> ma.Schema:
-    """The schema of a `Page` whose items stand under a plural name."""
-    shape = {
-        name: fields.List(fields.Nested(item), attribute="items"),
-        "pagination": fields.Nested(Pagination()),
-    }
-    return Schema.from_dict(shape, name=f"PageOf{name.title().replace('_', '')}")()
-
-
-def encode_cursor(*values: str) -> str:
-    """An opaque position in a list."""
-    return base64.urlsafe_b64encode(orjson.dumps(values)).decode().rstrip("=")
-
-
-def decode_cursor(text: str) -> list[str]:
-    """The values of a position.
-
-    raises: Invalid when it was not made by `encode_cursor`
-    """
-    try:
-        values = orjson.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-    except ValueError as cause:
-        raise Invalid.at("cursor", "Not a cursor of this list.") from cause
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise Invalid.at("cursor", "Not a cursor of this list.")
-    return values
 
 
 @dataclass(frozen=True)
@@ -146,6 +90,7 @@ class Operation:
     status: int
     errors: tuple[type[ApiError], ...]
     units: Callable[[dict[str, Any]], Mapping[str, int]] | None = None
+    produces: str = "application/json"
 
     def parse(self) -> dict[str, Any]:
         """The view's arguments from the current request.
@@ -168,17 +113,21 @@ def endpoint(
     status: int = 200,
     errors: tuple[type[ApiError], ...] = (),
     units: Callable[[dict[str, Any]], Mapping[str, int]] | None = None,
+    produces: str = "application/json",
 ) -> Callable[[Callable[..., Any]], Callable[..., Response]]:
     """Parse, call, answer in the envelope, and record the operation.
 
     units: what a body uses of each meter, for the quotas the gate counts
+    produces: media type of a view that may make its response itself
     """
-    operation = Operation(body, query, returns, status, errors, units)
+    operation = Operation(body, query, returns, status, errors, units, produces)
 
     def wrap(view: Callable[..., Any]) -> Callable[..., Response]:
         @functools.wraps(view)
         def call(**path: Any) -> Response:
             result = view(**path, **(g.pop("arguments", None) or operation.parse()))
+            if isinstance(result, Response):
+                return result
             answer = result if isinstance(result, Answer) else Answer(result)
             data = operation.returns.dump(answer.data) if operation.returns else answer.data
             envelope = {"success": True, "data": data}

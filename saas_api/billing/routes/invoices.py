@@ -11,7 +11,7 @@ from saas_api.billing.queries.catalogue import PlanOffer
 from saas_api.billing.queries.invoices import Billed, history, totals
 from saas_api.billing.rules.bill import Draft, Line
 from saas_api.billing.rules.rating import Price
-from saas_api.billing.schemas import CalculateOut, HistoryOut, HistoryQuery, PlansOut
+from saas_api.billing.schemas.invoices import CalculateOut, HistoryOut, HistoryQuery, PlansOut
 from saas_api.core.access import public, require
 from saas_api.core.db import session
 from saas_api.core.errors import Invalid

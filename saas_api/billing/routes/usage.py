@@ -8,7 +8,7 @@ from flask import Blueprint, g
 
 from saas_api.billing import service as billing
 from saas_api.billing.queries.usage import Report, Tally, amount_text, usage_report
-from saas_api.billing.schemas import UsageOut, UsageQuery
+from saas_api.billing.schemas.usage import UsageOut, UsageQuery
 from saas_api.core import clock
 from saas_api.core.access import require
 from saas_api.core.db import session

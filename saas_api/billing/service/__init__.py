@@ -1,7 +1,14 @@
 """Verbs of billing: accounts and periods, terms for the gate, statements for the ledger, closing, invoices."""
 
-from saas_api.billing.service.closing import Outcome, close_due, close_now, drafts_due, drafts_now, keep_accounts
-from saas_api.billing.service.invoices import Summary
+from saas_api.billing.service.invoicing.closing import (
+    Outcome,
+    close_due,
+    close_now,
+    drafts_due,
+    drafts_now,
+    keep_accounts,
+)
+from saas_api.billing.service.invoicing.invoices import Summary
 from saas_api.billing.service.periods import (
     ensure_account,
     ensure_period,

@@ -17,7 +17,7 @@ from saas_api.billing.models import BillingPeriod, Subscription
 from saas_api.billing.queries.inputs import find_running, period_inputs
 from saas_api.billing.rules import periods
 from saas_api.billing.rules.bill import invoice_draft
-from saas_api.billing.service.invoices import Summary, invoice_next
+from saas_api.billing.service.invoicing.invoices import Summary, invoice_next
 from saas_api.billing.service.periods import ensure_account, ensure_period
 from saas_api.core import clock, tenancy
 from saas_api.core.ids import new_id

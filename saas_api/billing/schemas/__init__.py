@@ -1,0 +1,1 @@
+"""Wire shapes of billing, a file for each of its doors."""
