@@ -19,6 +19,7 @@ from saas_api.docs.routes import bp as docs
 from saas_api.messages.routes import bp as messages
 from saas_api.ops.routes import bp as ops
 from saas_api.organizations.routes import bp as organizations
+from saas_api.payments.routes import bp as payments
 
 PREFIXES = {
     auth: "/api/v1",
@@ -26,6 +27,7 @@ PREFIXES = {
     api_keys: "/api/v1",
     messages: "/api/v1/messages",
     billing: "/api/v1",
+    payments: "",
     dashboard: "/api/v1/dashboard",
     docs: "",
     ops: "",

@@ -40,7 +40,12 @@ class Entry:
 
 TIMETABLE = (
     Entry("usage.roll_up", _MINUTE, 0, "dashboards read sums instead of events"),
+    Entry("billing.alerts", _MINUTE, 0, "thresholds are told once a period, and the gate's counters set right"),
     Entry("billing.close", _HOUR, 5 * _MINUTE, "periods that have ended are closed and invoiced"),
+    Entry("billing.invariants", 24 * _HOUR, 3 * _HOUR + 30 * _MINUTE, "what must be true of the books is read anew"),
+    Entry("payments.inbox", _MINUTE, 0, "events of payment providers are worked off, announced or not"),
+    Entry("payments.janitor", 5 * _MINUTE, 0, "payments of unknown outcome are asked about, refunds are sent"),
+    Entry("payments.dunning", _MINUTE, 0, "unpaid invoices are pursued, and settled ones no longer"),
 )
 
 

@@ -118,7 +118,7 @@ def endpoint(
     """Parse, call, answer in the envelope, and record the operation.
 
     units: what a body uses of each meter, for the quotas the gate counts
-    produces: media type of a view that may make its response itself
+    produces: media type of a view that may make its response itself; with `returns` it may answer either way
     """
     operation = Operation(body, query, returns, status, errors, units, produces)
 

@@ -1,14 +1,15 @@
 -- All limits of one request, decided at once: everything is admitted and counted, or nothing is.
 -- KEYS: generation | n window bases | m counters            (one tag {organization}: one slot of a cluster)
 -- ARGV: expected generation, fresh 0|1|2, n, n x (limit, window_ms),
---       m, m x (units, ceiling or -1, expires_at_s, seed or -1)
+--       m, m x (units, ceiling or -1, expires_at_s, seed or -1, low, high)
 -- Answer: code, generation, full, n x (left, reset_ms), m x used
---   code 1 admitted, 0 window `full` is used up, -1 counter `full - n` is used up, -2 the caller is stale, -3 cold
+--   code 1 admitted, 0 window `full` is used up, -1 counter `full - n` is used up, -2 the caller is stale, -3 cold,
+--        -4 a counter lies outside low..high, so that what the caller worked out from it is wrong: nothing is counted
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local expected, fresh, n = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local m, base = tonumber(ARGV[4 + 2 * n]), 5 + 2 * n
-local names, windows, counters, full = {KEYS[1]}, {}, {}, 0
+local names, windows, counters, full, moved = {KEYS[1]}, {}, {}, 0, false
 
 for i = 1, n do
   local length = tonumber(ARGV[3 + 2 * i])
@@ -23,7 +24,7 @@ local values = redis.call('MGET', unpack(names))
 
 local generation = tonumber(values[1] or '-1')
 local cold = generation < 0
-for j = 1, m do cold = cold or (not values[1 + 2 * n + j] and tonumber(ARGV[base + 4 * j - 1]) < 0) end
+for j = 1, m do cold = cold or (not values[1 + 2 * n + j] and tonumber(ARGV[base + 6 * j - 3]) < 0) end
 if generation > expected and fresh < 2 then return {-2, generation, 0} end
 if cold and fresh == 0 then return {-3, generation, 0} end
 if generation ~= expected then redis.call('SET', KEYS[1], expected, 'EX', 86400) end
@@ -43,16 +44,26 @@ for i, w in ipairs(windows) do
   end
 end
 for j = 1, m do
-  local a, key = base + 4 * (j - 1), KEYS[1 + n + j]
+  local a, key = base + 6 * (j - 1), KEYS[1 + n + j]
   local c = {units = tonumber(ARGV[a]), ceiling = tonumber(ARGV[a + 1]), used = tonumber(values[1 + 2 * n + j])}
   if not c.used then
     c.used = math.max(0, tonumber(ARGV[a + 3]))
     redis.call('SET', key, c.used, 'EX', math.max(60, ARGV[a + 2] - time[1]))
   end
-  if full == 0 and c.ceiling >= 0 and c.used + c.units > c.ceiling then full = n + j end
+  if full == 0 and (c.used < tonumber(ARGV[a + 4]) or c.used > tonumber(ARGV[a + 5])) then moved = true end
+  if full == 0 and not moved and c.ceiling ~= -1 and c.used + c.units > c.ceiling then full = n + j end
   counters[j] = c
 end
 
+if moved then
+  local answer = {-4, expected, 0}
+  for _, w in ipairs(windows) do
+    answer[#answer + 1] = math.max(0, w.limit - w.used)
+    answer[#answer + 1] = math.max(1, w.reset)
+  end
+  for _, c in ipairs(counters) do answer[#answer + 1] = c.used end
+  return answer
+end
 local answer = {full == 0 and 1 or (full <= n and 0 or -1), expected, full}
 for _, w in ipairs(windows) do
   if full == 0 then

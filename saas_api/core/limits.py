@@ -42,7 +42,10 @@ class Away(Exception):
 
 
 class Counter(Protocol):
-    """A quota of the gate: units this request adds, the most there may be, and what is known to be used."""
+    """A quota of the gate: units this request adds, the most there may be, and what is known to be used.
+
+    Beyond `low` and `high` of what is used the question itself would be wrong.
+    """
 
     @property
     def name(self) -> str: ...
@@ -52,13 +55,18 @@ class Counter(Protocol):
     def ceiling(self) -> int: ...
     @property
     def known(self) -> int: ...
+    @property
+    def low(self) -> int: ...
+    @property
+    def high(self) -> int: ...
 
 
 @dataclass(frozen=True)
 class Decision:
     """What the script said.
 
-    code: 1 admitted, 0 a window is full, -1 a counter is full, -2 the caller is stale, -3 Redis is cold
+    code: 1 admitted, 0 a window is full, -1 a counter is full, -2 the caller is stale, -3 Redis is cold,
+        -4 a counter lies outside what the caller took it for
     full: from 1, which window or, after the windows, which counter
     windows: (left, milliseconds until one more passes) each
     """
@@ -73,12 +81,16 @@ class Decision:
 
 @dataclass
 class GateCall:
-    """One question to the script, and its answer."""
+    """One question to the script, and its answer.
+
+    recount: reads the counters from PostgreSQL, for when Redis does not answer
+    """
 
     keys: list[str]
     arguments: list[Any]
     windows: Sequence[tuple[int, int]]
     counters: Sequence[Counter]
+    recount: Callable[[], Sequence[Counter]] | None = None
     decision: Decision | None = None
 
 
@@ -182,8 +194,9 @@ class Strategy(SlidingWindowCounterRateLimiter):
         items = [RateLimitItemPerSecond(max(1, int(limit * share)), ms // 1000) for limit, ms in call.windows]
         keys = call.keys[1 : 1 + n]
         full = next((i for i, item in enumerate(items, 1) if not self.local.test(item, keys[i - 1])), 0)
-        if not full:
-            over = (j for j, c in enumerate(call.counters, 1) if 0 <= c.ceiling < c.known + c.units)
+        if not full and call.recount and call.counters:
+            call.counters = call.recount()
+            over = (j for j, c in enumerate(call.counters, 1) if c.ceiling != -1 and c.ceiling < c.known + c.units)
             full = next((n + j for j in over), 0)
         state = []
         for item, key in zip(items, keys, strict=True):

@@ -73,3 +73,9 @@ def unit_price_text(price: Decimal) -> str:
     """A unit price or a quantity without trailing zeros."""
     with localcontext(prec=DIGITS):
         return f"{price.normalize():f}" if price else "0"
+
+
+def amount_text(amount: Decimal) -> str:
+    """An amount that is not rounded, in major units: two decimals at least, and every digit below them that counts."""
+    whole, _, fraction = unit_price_text(amount).partition(".")
+    return f"{whole}.{fraction:0<2}"

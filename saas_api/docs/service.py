@@ -139,7 +139,17 @@ def _security(access: Access) -> list[dict[str, list[str]]]:
 
 
 def _success(operation: Operation) -> dict[str, Any]:
-    shape = {
+    content: dict[str, Any] = {}
+    if operation.produces == "application/json" or operation.returns:
+        content["application/json"] = {"schema": _envelope(operation)}
+    if operation.produces != "application/json":
+        is_text = operation.produces.startswith("text/")
+        content[operation.produces] = {"schema": {"type": "string"} | ({} if is_text else {"format": "binary"})}
+    return {"description": HTTPStatus(operation.status).phrase, "content": content}
+
+
+def _envelope(operation: Operation) -> dict[str, Any]:
+    return {
         "type": "object",
         "required": ["success", "data"],
         "properties": {
@@ -147,10 +157,6 @@ def _success(operation: Operation) -> dict[str, Any]:
             "data": operation.returns or {"type": "object", "nullable": True},
             "message": {"type": "string"},
         },
-    }
-    return {
-        "description": HTTPStatus(operation.status).phrase,
-        "content": {"application/json": {"schema": shape}},
     }
 
 

@@ -4,9 +4,6 @@ Three hooks in this order: `authenticate`, Flask-Limiter's own (which asks our s
 first is counted by the second and raised by the third, so that refused calls are limited too.
 """
 
-import itertools
-from collections.abc import Mapping
-
 from flask import Flask, Response, current_app, g, request
 from flask_limiter import RateLimitExceeded
 
@@ -17,12 +14,14 @@ from saas_api.core import clock, crypto, tenancy
 from saas_api.core.access import Access, Principal
 from saas_api.core.errors import ApiError, Unavailable
 from saas_api.core.http import Operation, path_template
-from saas_api.core.limits import Decision, GateCall, configure, gate_limit, generation_key, limiter, refund, storage
+from saas_api.core.limits import Decision, GateCall, configure, gate_limit, limiter, refund
 from saas_api.gate.answers import full_limit, limit_headers, too_many
-from saas_api.gate.callers import REMEMBERED_WITHOUT_REDIS_SECONDS, KeyPrincipal, age, authorise, credential, load
+from saas_api.gate.callers import REMEMBERED_WITHOUT_REDIS_SECONDS, age, authorise, credential, load
+from saas_api.gate.counters import call_for, learn
 from saas_api.usage import service as usage
 
-QUOTA_KEPT_SECONDS = 604_800
+MOST_QUESTIONS, SURE_QUESTIONS = 8, 5
+_STALE, _MOVED = -2, -4
 
 
 def init_app(app: Flask) -> None:
@@ -60,7 +59,7 @@ def authenticate() -> None:
         g.user_id = g.principal.id
     _judge(asked, operation)
     if kind == "key":
-        g.gate_call = _call_for(g.principal, 0, g.units)
+        g.gate_call = call_for(g.principal, 0, g.units)
 
 
 def _judge(asked: Access, operation: Operation | None) -> None:
@@ -127,44 +126,27 @@ def _meta() -> tuple[Access, Operation | None] | None:
     return asked, getattr(view, "__operation__", None)
 
 
-def _call_for(principal: KeyPrincipal, fresh: int, units: Mapping[str, int]) -> GateCall:
-    tag, terms = f"{{{principal.organization_id}}}", principal.terms
-    if terms is None:
-        raise Unavailable
-    counters = usage.quota_counters(
-        principal, units, is_fresh=fresh > 0 or storage().is_open, period_id=terms.period_id, ceilings=terms.ceilings
-    )
-    windows = principal.windows
-    keys = [
-        generation_key(principal.organization_id),
-        *(f"{tag}:rl:{who}:{ms}" for who, (_, ms) in zip((principal.mode, principal.id), windows, strict=False)),
-        *(f"{tag}:q:{terms.period_id}:{counter.name}" for counter in counters),
-    ]
-    expires_at = int(terms.period_ends_at.timestamp()) + QUOTA_KEPT_SECONDS
-    quotas = [(c.units, c.ceiling, expires_at, c.known if fresh else -1) for c in counters]
-    arguments = [
-        *(terms.generation, fresh, len(windows), *itertools.chain(*windows)),
-        *(len(quotas), *itertools.chain(*quotas)),
-    ]
-    return GateCall(keys, arguments, windows, counters)
-
-
 def _confirm() -> None:
     seen = None
-    for _ in range(4):
+    for asked in range(MOST_QUESTIONS):
         decision: Decision | None = g.gate_call.decision
         if decision is None:
             raise Unavailable
+        learn(g.gate_call)
         if decision.code >= -1 and (not decision.is_local or age(g.principal) < REMEMBERED_WITHOUT_REDIS_SECONDS):
             return
-        g.principal = load(g.key_digests, is_fresh=True)
-        _judge(*_meta_of_request())
-        if decision.is_local:
-            return
-        fresh = 2 if decision.code == -2 and decision.generation == seen else 1
-        seen, g.gate_call = decision.generation, _call_for(g.principal, fresh, g.units)
+        fresh = 0
+        if decision.code != _MOVED:
+            g.principal = load(g.key_digests, is_fresh=True)
+            _judge(*_meta_of_request())
+            if decision.is_local:
+                return
+            fresh = 2 if decision.code == _STALE and decision.generation == seen else 1
+            seen = decision.generation
+        g.gate_call = call_for(g.principal, fresh, g.units, is_final=asked >= SURE_QUESTIONS)
         limit = gate_limit(*g.gate_call.windows[0], "gate")
         if not limiter.limiter.hit(limit.limit, g.gate_call.keys[0], "gate"):
+            learn(g.gate_call)
             raise full_limit(g.gate_call)
     raise Unavailable(retry_after=1)
 

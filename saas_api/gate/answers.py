@@ -6,9 +6,11 @@ import time
 from flask import Response, g
 from flask_limiter import RateLimitExceeded
 
+from saas_api.billing import service as billing
 from saas_api.core import clock
-from saas_api.core.errors import TooManyRequests, Unavailable
+from saas_api.core.errors import ApiError, PaymentRequired, TooManyRequests, Unavailable
 from saas_api.core.limits import Decision, GateCall, limiter
+from saas_api.core.money import minor_to_text
 from saas_api.core.render import render_error
 
 
@@ -16,6 +18,12 @@ class QuotaExceeded(TooManyRequests):
     """The period's quota of a meter is used up."""
 
     code, message = "QUOTA_EXCEEDED", "The quota of this billing period is used up."
+
+
+class SpendCapReached(PaymentRequired):
+    """This call would cost more than the spend cap of the period leaves."""
+
+    code, message = "SPEND_CAP_REACHED", "The spend cap of this billing period is reached; raise it to go on."
 
 
 def too_many(error: RateLimitExceeded) -> Response:
@@ -29,14 +37,16 @@ def too_many(error: RateLimitExceeded) -> Response:
     return render_error(refused(item.amount, item.get_expiry(), wait, "user" if g.get("user_id") else "address"))
 
 
-def full_limit(call: GateCall) -> TooManyRequests:
-    """The refusal by the window or quota that the script found full."""
+def full_limit(call: GateCall) -> ApiError:
+    """The refusal by the window, quota or cap that the script found full."""
     decision = call.decision
     if decision is None:
         raise Unavailable
     full, n = decision.full, len(call.windows)
     if full > n:
         counter = call.counters[full - n - 1]
+        if counter.name == billing.SPEND:
+            return _cap_reached(decision.used[full - n - 1] if decision.used else counter.known)
         resets_at = clock.rfc3339(g.principal.terms.period_ends_at)
         used = decision.used[full - n - 1] if decision.used else counter.known
         return QuotaExceeded(
@@ -45,6 +55,14 @@ def full_limit(call: GateCall) -> TooManyRequests:
     limit, window_ms = call.windows[full - 1]
     wait = -(-decision.windows[full - 1][1] // 1000)
     return refused(limit, window_ms // 1000, wait, "organization" if full == 1 else "key")
+
+
+def _cap_reached(used: int) -> SpendCapReached:
+    terms = g.principal.terms
+    billing.cap_reached(g.principal.organization_id, terms.period_id)
+    spent = billing.spent_text(terms, used)
+    cap = minor_to_text(terms.cap.amount_minor, terms.currency)
+    return SpendCapReached(details={"cap": cap, "spent": spent, "currency": terms.currency})
 
 
 def refused(limit: int, window_seconds: int, wait_seconds: int, scope: str) -> TooManyRequests:

@@ -10,6 +10,9 @@ from zoneinfo import ZoneInfo
 LONGEST_RANGE_DAYS = 366
 DEFAULT_RANGE_DAYS = 30
 QUARTER_HOUR_SECONDS = 900
+MOST_POINTS = 744
+FAR = 2**53
+"""Beyond every counter: the last whole number that a script in Redis counts exactly."""
 
 
 class BadRange(Exception):
@@ -52,12 +55,15 @@ class QuotaCounter:
     units: what this request adds
     ceiling: most units a period may hold, -1 for no ceiling
     known: units used so far, as far as this process knows
+    low, high: what may have been used before, inclusive, for the question to be right
     """
 
     name: str
     units: int
     ceiling: int
     known: int
+    low: int = -FAR
+    high: int = FAR
 
 
 @dataclass(frozen=True)
@@ -101,6 +107,34 @@ def read_days(first: date | None, last: date | None, today: date, zone: ZoneInfo
     if first.year < 2 or last.year > 9998:  # zones shift the first and last year out of the calendar
         raise BadRange("start_date", "Outside the calendar.")
     return Days(first, last, zone)
+
+
+def bounds(days: Days, interval: str) -> list[datetime]:
+    """Start of every local hour or day of a range, in UTC; a day may have 23 or 25 hours.
+
+    interval: "hour" or "day"
+    raises: BadRange for more than 744 of them
+    """
+    if interval == "day":
+        found = [first_instant(day, days.zone) for day in days]
+    elif (days.last - days.first).days > MOST_POINTS // 23:
+        raise _too_many()
+    else:
+        quarters = int((days.ends_at - days.starts_at).total_seconds()) // QUARTER_HOUR_SECONDS
+        instants = (days.starts_at + timedelta(seconds=QUARTER_HOUR_SECONDS * n) for n in range(quarters))
+        found = list(dict.fromkeys(max(days.starts_at, _local_hour(instant, days.zone)) for instant in instants))
+    if len(found) > MOST_POINTS:
+        raise _too_many()
+    return found
+
+
+def _too_many() -> BadRange:
+    return BadRange("end_date", f"At most {MOST_POINTS} points; choose a shorter range or interval=day.")
+
+
+def _local_hour(instant: datetime, zone: ZoneInfo) -> datetime:
+    local = instant.astimezone(zone)
+    return instant - timedelta(minutes=local.minute, seconds=local.second)
 
 
 def success_rate(accepted: int, failed: int) -> Decimal:

@@ -27,6 +27,8 @@ log = get_logger(__name__)
 
 _OPEN_AT = """(SELECT id FROM billing_periods WHERE organization_id = %(usage_org)s AND state = 'open'
   AND starts_at <= %(usage_at)s AND ends_at > %(usage_at)s)"""
+_OPEN_NOW = """(SELECT id FROM billing_periods WHERE organization_id = %(usage_org)s AND state = 'open'
+  AND starts_at <= %(usage_now)s AND ends_at > %(usage_now)s)"""
 _EARLIEST_OPEN = """(SELECT id FROM billing_periods WHERE organization_id = %(usage_org)s AND state = 'open'
   ORDER BY seq LIMIT 1)"""
 _CLOSED_AT = """(SELECT id FROM billing_periods WHERE organization_id = %(usage_org)s AND state <> 'open'
@@ -42,9 +44,10 @@ def append_statement(organization_id: UUID, usage: Usage, *, is_late: bool = Fal
 
     The shared period lock must stand in an earlier statement of the same batch. Without a period that is open at
     `usage.at` nothing is written: the database refuses the empty `billing_period_id`.
-    is_late: where no open period contains `usage.at`, the earliest open one pays and the closed one is named
+    is_late: where no open period contains `usage.at`, the running one pays, else the earliest open one, and the closed
+    one is named
     """
-    paying = f"coalesce({_OPEN_AT}, {_EARLIEST_OPEN})" if is_late else _OPEN_AT
+    paying = f"coalesce({_OPEN_AT}, {_OPEN_NOW}, {_EARLIEST_OPEN})" if is_late else _OPEN_AT
     late_for = _CLOSED_AT if is_late else "NULL"
     values = {
         "usage_org": organization_id,
@@ -54,6 +57,7 @@ def append_statement(organization_id: UUID, usage: Usage, *, is_late: bool = Fal
         "usage_meter": usage.meter,
         "usage_quantity": usage.quantity,
         "usage_at": usage.at,
+        "usage_now": clock.now(),
         "usage_api_key": usage.api_key_id,
         "usage_message": usage.message_id,
     }

@@ -15,7 +15,7 @@ PUBLIC = {
     "auth.request_password_reset",
     "auth.reset_password",
     "auth.verify_email",
-    "billing.invoices.list_plans",
+    "billing.plans.list_plans",
     "docs.home",
     "docs.static",
     "flasgger.<lambda>",
@@ -28,6 +28,12 @@ PUBLIC = {
     "ops.mailbox",
     "ops.readyz",
     "organizations.decline",
+    "payments.api.receive",
+    "payments.api.receive_from_paystack",
+    "payments.api.receive_from_stripe",
+    "payments.pages.act",
+    "payments.pages.checkout",
+    "payments.pages.come_back",
 }
 
 

@@ -91,12 +91,14 @@ class Company:
             )
 
 
-def found(name: str = "Acme", at: datetime | None = None, plan: str = "free@1") -> Company:
+def found(name: str = "Acme", at: datetime | None = None, plan: str = "free@1", zone: str = "UTC") -> Company:
     """Travel to an instant, and found a company on a plan then."""
     clock.travel_to(at or day(1))
     with tenancy.as_system("auth.register") as session:
         owner = users.create(session, f"alice@{name.lower()}.example", "correct horse battery", "Alice")
-        company = Company(organizations.create(session, name, owner.id).id)
+        organization = organizations.create(session, name, owner.id)
+        organization.timezone = zone
+        company = Company(organization.id)
     with company.transaction() as session:
         billing.ensure_account(session, company.id)
     if plan != "free@1":

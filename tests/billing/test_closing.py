@@ -259,5 +259,7 @@ def test_plans_are_public_and_complete(client: FlaskClient) -> None:
         "included": "1000",
         "unit_price": "0.01",
         "tiers": [],
+        "package": None,
+        "max_amount": None,
     }
     assert [tier["up_to"] for tier in plans["scale"]["prices"][1]["tiers"]] == ["100000", "1000000", None]

@@ -1,118 +1,289 @@
-"""The worked examples of billing, through the service: usage in April 2026, UTC, and the invoice it becomes."""
+"""The worked examples of docs/billing.md, through the service: every figure of the book is what the product writes."""
 
-from datetime import datetime
+import re
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
+import sqlalchemy as sa
 
+from saas_api.billing import jobs
 from saas_api.billing import service as billing
+from saas_api.billing.queries import catalogue
+from saas_api.billing.rules import periods, rating
+from saas_api.billing.rules.rating import Price, Tier
 from saas_api.core import clock
+from saas_api.core.ids import new_id
+from saas_api.core.money import round_half_up, unit_price_text
+from saas_api.organizations.service import audit
+from saas_api.payments import service as payments
+from saas_api.payments.rules import dunning
+from saas_api.usage.rules import Usage
+from tests.billing.book import Step, instant, minor, number, stories, table
+from tests.billing.books import ACT, close, credit, system
 from tests.billing.company import Company, day, found
 
 pytestmark = pytest.mark.usefixtures("context")
-MAY = day(1, 2, month=5)
+METERS = ("sms", "email")
+PRICE_HEADS = ("sms included", "sms, per segment", "e-mails included", "e-mail, per message")
+STORIES = stories()
+ELSEWHERE = {"23"}  # it takes calls: test_capped_example.py
 
 
-def close(at: datetime = MAY) -> billing.Outcome:
-    clock.travel_to(at)
-    return billing.close_due(at)
+class Teller:
+    """Plays a story on one company and says what stands in its books."""
+
+    def __init__(self) -> None:
+        self.company: Company
+        self.used: list[Usage] = []
+        self.canceled = ""
+
+    def play(self, step: Step) -> None:
+        clock.travel_to(step.at)
+        for pattern, act in ACTS.items():
+            if match := re.fullmatch(pattern, step.act):
+                act(self, *match.groups())
+                return
+        raise AssertionError(f"nobody knows how to play: {step.act}")
+
+    def sign_up(self, plan: str, zone: str | None) -> None:
+        self.company = found(at=clock.now(), plan=f"{plan}@1", zone=zone or "UTC")
+
+    def change(self, plan: str) -> None:
+        with self.company.transaction() as session:
+            billing.change_plan(session, self.company.id, plan, "now", audit.SYSTEM)
+
+    def use(self, sms: str, emails: str | None, happened: str | None) -> None:
+        at = instant(f"{happened} 00:00") if happened else clock.now()
+        for meter, quantity in zip(METERS, (sms, emails), strict=True):
+            if quantity:
+                event_id = new_id()
+                event = Usage(event_id, "story", str(event_id), meter, number(quantity), at)
+                with self.company.transaction() as session:
+                    billing.record(session, self.company.id, event)
+                self.used.append(event)
+
+    def fail(self) -> None:
+        self.company.reverse(self.used[-1])
+
+    def move(self, zone: str) -> None:
+        with system() as session:
+            session.execute(MOVE, {"zone": zone, "id": self.company.id})
+
+    def close(self) -> None:
+        close(self.company, clock.now())
+
+    def tick(self) -> None:
+        jobs.close()
+
+    def credit(self, amount: str) -> None:
+        credit(self.company, self.newest().id, amount_minor=minor(amount))
+
+    def pay(self, amount: str) -> None:
+        """The provider says that it has taken this much, whatever was asked."""
+        self._capture(self._open(), amount)
+
+    def cancel(self) -> None:
+        self.canceled = self._open()
+        self._say(self.canceled, "canceled", 0)
+
+    def pay_canceled(self, amount: str) -> None:
+        self._capture(self.canceled, amount)
+
+    def _open(self) -> str:
+        wanted = payments.Wanted(self.newest().id, provider="mock")
+        payment = payments.initiate(self.company.id, wanted, audit.SYSTEM)
+        assert payment.amount_minor == self.newest().due_minor
+        return str(payment.provider_reference)
+
+    def _capture(self, reference: str, amount: str) -> None:
+        self._say(reference, "paid", minor(amount))
+
+    def _say(self, reference: str, state: str, captured_minor: int) -> None:
+        with system() as session:
+            session.execute(SAY, {"reference": reference, "state": state, "captured": captured_minor})
+        payments.settle("mock", reference)
+
+    def payment(self) -> str:
+        [*_, newest] = self.company.rows("SELECT state FROM payments ORDER BY created_at")
+        return str(newest.state)
+
+    def grant(self, amount: str, kind: str) -> None:
+        with system() as session:
+            billing.grant(session, self.company.id, billing.Source(kind, kind), minor(amount), ACT)
+
+    def newest(self) -> Any:
+        return self.company.invoices()[-1]
+
+    def check(self, facts: tuple[str, ...]) -> None:
+        """Every fact holds; lines, once one is named, are all of them."""
+        lines = {fact.rpartition(" ")[0]: minor(fact.rpartition(" ")[2]) for fact in facts if LINE.fullmatch(fact)}
+        if lines:
+            assert self.lines() == lines
+        for fact in facts:
+            if not LINE.fullmatch(fact):
+                name, _, told = fact.partition(" ")
+                assert (name, FACTS[name](self)) == (name, told)
+
+    def lines(self) -> dict[str, int]:
+        """Amounts of the newest invoice's lines, by the names that the book gives them."""
+        names: dict[str, int] = {}
+        for key, amount in self.company.lines().items():
+            kind, *rest = key.split(":")
+            plan = rest[1 if kind == "late" else 0].partition("@")[0] if rest else ""
+            meter = rest[-1] if kind in {"usage", "late"} else ""
+            words = {"usage": f"{meter} {plan}", "late": f"late {meter} {plan}", "carry": "carry"}
+            names[words.get(kind, f"{kind} {plan}")] = amount
+        return names
+
+    def period(self) -> str:
+        *_, period = self.company.rows("SELECT * FROM billing_periods ORDER BY seq")
+        hours = int((period.ends_at - period.starts_at).total_seconds()) // 3600
+        whole = period.nominal_seconds // 3600
+        ends = " to ".join(f"{at.day} {at:%B %H:%M}" for at in (period.starts_at, period.ends_at))
+        return f"{ends}, {hours} hours" if hours == whole else f"{ends}, {hours} of {whole} hours"
+
+    def wallet(self) -> str:
+        [(held,)] = self.company.rows("SELECT coalesce(sum(remaining_minor), 0) FROM credit_grants")
+        return text(held)
+
+    def taken(self) -> str:
+        entries = self.company.rows("SELECT delta_minor FROM credit_entries ORDER BY delta_minor DESC")
+        return ", ".join(text(entry.delta_minor) for entry in entries)
+
+
+def text(amount_minor: int) -> str:
+    return f"{Decimal(amount_minor).scaleb(-2):.2f}"
+
+
+def of_newest(column: str) -> Callable[[Teller], str]:
+    return lambda teller: text(getattr(teller.newest(), column))
+
+
+def in_state(state: str) -> Callable[[Teller], str]:
+    """The name alone is the fact; what follows it is nothing when it is true."""
+    return lambda teller: "" if teller.newest().state == state else teller.newest().state
+
+
+MOVE = sa.text("UPDATE organizations SET timezone = :zone WHERE id = :id")
+SAY = sa.text("""UPDATE mock_checkouts SET state = :state, captured_minor = :captured, failure_code = NULL
+  WHERE reference = :reference""")
+AMOUNT = r"([0-9]+[.][0-9]{2})"
+LINE = re.compile(r"(?:base|sms|email|late|minimum|carry)\b.* ?-?[0-9.]+")
+ACTS: dict[str, Callable[..., None]] = {
+    r"signs up on (\w+)(?: in (\S+))?": Teller.sign_up,
+    r"changes to (\w+)": Teller.change,
+    r"uses ([0-9,]+) sms(?:, ([0-9,]+) e-mails)?(?: of (\d+ \w+))?": Teller.use,
+    r"the last usage fails": Teller.fail,
+    r"moves to (\S+)": Teller.move,
+    r"the period is closed": Teller.close,
+    r"the hourly run": Teller.tick,
+    rf"a credit note of {AMOUNT}": Teller.credit,
+    rf"{AMOUNT} is paid": Teller.pay,
+    rf"{AMOUNT} is captured where 32.05 was asked": Teller.pay,
+    r"a checkout is opened and canceled": Teller.cancel,
+    rf"{AMOUNT} is paid on the canceled checkout": Teller.pay_canceled,
+    rf"gets {AMOUNT} of (\w+) credit": Teller.grant,
+}
+FACTS: dict[str, Callable[[Teller], str]] = {
+    "total": of_newest("total_minor"),
+    "due": of_newest("due_minor"),
+    "period": Teller.period,
+    "wallet": Teller.wallet,
+    "credit": Teller.taken,
+    "payment": Teller.payment,
+    "open": in_state("open"),
+    "paid": in_state("paid"),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in STORIES if name not in ELSEWHERE])
+def test_a_story_of_the_book_comes_out_as_it_is_told(name: str) -> None:
+    teller = Teller()
+    for step in STORIES[name]:
+        teller.play(step)
+        teller.check(step.books)
+
+
+def test_every_example_of_the_book_is_played() -> None:
+    by_date, by_money = ["10", "11", "12", "13", "15", "16", "17", "18"], ["19a", "19b", "20", "21a", "21b", "22", "23"]
+    assert list(STORIES) == by_date + by_money
 
 
 @pytest.mark.parametrize(
-    ("plan", "sms", "email", "lines"),
-    [
-        ("free@1", 1_000, 1_000, [0, 0]),
-        ("free@1", 1_001, 1_001, [0, 1]),
-        ("free@1", 0, 1_004, [0]),
-        ("free@1", 0, 1_005, [1]),
-        ("starter@1", 3_050, 12_345, [2900, 1235, 3050]),
-        ("starter@1", 305, 0, [2900, 305]),
-        ("pro@1", 1_000_001, 0, [9900, 500_001]),
-        ("pro@1", 1, 10, [9900, 1, 1]),
-        ("scale@1", 100_001, 0, [49_900, 40_000]),
-        ("scale@1", 100_002, 0, [49_900, 40_001]),
-        ("scale@1", 1_250_000, 2_500_000, [49_900, 85_000, 360_000]),
-    ],
+    "row",
+    table("plan", "sms", "e-mails", "base", "sms line", "e-mail line", "total"),
+    ids=lambda row: " ".join(row[:3]),
 )
-def test_a_month_on_one_plan(plan: str, sms: int, email: int, lines: list[int]) -> None:
-    company = found(plan=plan)
-    for meter, quantity in (("sms", sms), ("email", email)):
+def test_a_month_on_one_plan(row: list[str]) -> None:
+    plan, *quantities, base, sms, email, total = row
+    company = found(plan=f"{plan}@1")
+    for meter, quantity in zip(METERS, map(number, quantities), strict=True):
         if quantity:
             company.use(quantity, meter, at=day(10))
-    close()
-    [invoice] = company.invoices()
-    assert list(company.lines().values()) == lines
-    assert invoice.total_minor == sum(lines)
+    invoice = close(company)
+    lines = company.lines()
+    keys = (f"base:{plan}@1", *(f"usage:{plan}@1:{meter}" for meter in METERS))
+    assert [lines.pop(key, 0) for key in keys] == [minor(amount) for amount in (base, sms, email)]
+    assert (lines, invoice.total_minor) == ({}, minor(total))
     assert invoice.state == ("open" if invoice.total_minor else "paid")
 
 
-def test_a_change_of_plan_in_the_middle_of_the_month() -> None:
-    company = found(plan="starter@1")
-    company.switch("pro@1", day(16))
-    close()
-    assert company.lines() == {"base:starter@1": 1450, "base:pro@1": 4950}
+@pytest.mark.parametrize("row", table("exact", "on the invoice"), ids=lambda row: row[0])
+def test_an_amount_is_rounded_as_the_book_says(row: list[str]) -> None:
+    exact, rounded = row
+    assert round_half_up(Decimal(exact).scaleb(2)) == minor(rounded)
 
 
-def test_a_first_month_is_charged_from_sign_up() -> None:
-    company = found(at=day(20, 12, month=3), plan="starter@1")
-    close(day(1, 2))
-    [period] = company.rows("SELECT * FROM billing_periods WHERE seq = 1")
-    assert (period.ends_at, period.nominal_seconds) == (day(1), 2_678_400)
-    assert company.lines() == {"base:starter@1": 1076}
+@pytest.mark.parametrize("row", table("zone", "billing day", "from", "periods end at (UTC)"), ids=" ".join)
+def test_periods_end_where_the_book_says(row: list[str]) -> None:
+    zone, anchor_day, start, ends = row
+    end = instant(start)
+    for told in ends.split(", "):
+        end = periods.next_end(end, int(anchor_day), ZoneInfo(zone), periods.IN_COURSE)
+        assert end == instant(told)
 
 
-def test_going_away_from_a_plan_and_back_counts_its_included_units_once() -> None:
+@pytest.mark.parametrize("row", table("price of a meter", "quantity", "amount"), ids=" ".join)
+def test_a_price_comes_to_what_the_book_says(row: list[str]) -> None:
+    model, quantity, amount = row
+    assert rating.charge(price_of(model), Decimal(number(quantity))) == minor(amount)
+
+
+def price_of(words: str) -> Price:
+    if match := re.fullmatch(r"volume: ([\d.]+) to ([\d,]+); then ([\d.]+)", words):
+        low, bound, high = match.groups()
+        return Price("volume", tiers=(Tier(Decimal(number(bound)), Decimal(low)), Tier(None, Decimal(high))))
+    match = re.fullmatch(r"([\d,]+) included, package of ([\d,]+) for ([\d.]+)", words)
+    assert match
+    included, size = (Decimal(number(match[n])) for n in (1, 2))
+    return Price("package", included_quantity=included, package_size=size, package_amount_minor=minor(match[3]))
+
+
+def test_the_book_lists_what_the_plans_charge() -> None:
     company = found()
-    company.use(900, at=day(2))
-    company.switch("starter@1", day(11))
-    company.switch("free@1", day(21))
-    company.use(500, at=day(12))
-    company.use(300, at=day(22))
-    close()
-    assert company.lines() == {"base:starter@1": 967, "usage:free@1:sms": 200, "usage:starter@1:sms": 500}
-
-
-def late_in_april(company: Company, billed: int, late: int) -> None:
-    company.use(billed, at=day(10, month=3))
-    close(day(1, 2))
-    company.use(late, at=day(20, month=3), is_late=True)
-    close()
-
-
-def test_late_usage_is_paid_by_the_running_period() -> None:
-    company = found(at=day(1, month=3))
-    late_in_april(company, 1_000, 1)
-    [(period_id,)] = company.rows("SELECT id FROM billing_periods WHERE seq = 1")
-    assert company.lines() == {f"late:{period_id}:free@1:sms": 1}
-
-
-def test_late_usage_over_a_tier_is_rated_with_what_was_billed() -> None:
-    company = found(at=day(1, month=3), plan="scale@1")
-    late_in_april(company, 99_990, 20)
-    assert [amount for key, amount in company.lines().items() if key.startswith("late:")] == [7]
-
-
-def test_usage_taken_back_after_the_bill_becomes_a_grant() -> None:
-    company = found(at=day(1, month=3))
-    company.use(1_001, at=day(10, month=3))
-    failed = company.use(2, at=day(11, month=3))
-    close(day(1, 2))
-    company.reverse(failed)
-    close()
-    assert [invoice.total_minor for invoice in company.invoices()] == [3, 0]
-    assert list(company.lines().values()) == [-2, 2]
-    [grant] = company.rows("SELECT kind, amount_minor, remaining_minor FROM credit_grants")
-    assert tuple(grant) == ("carry", 2, 2)
-
-
-def test_the_wallet_pays_by_priority() -> None:
-    company = found(plan="starter@1")
-    company.grant(2000, "purchased", 20)
-    company.grant(500, "promotional", 5)
-    company.use(305, at=day(10))
-    close()
-    [invoice] = company.invoices()
-    assert (invoice.total_minor, invoice.credits_applied_minor, invoice.due_minor) == (3205, 2500, 705)
-    assert [row.delta_minor for row in company.rows("SELECT delta_minor FROM credit_entries ORDER BY 1 DESC")] == [
-        -500,
-        -2000,
+    with company.transaction() as session:
+        offers = catalogue.versions(session, [f"{plan}@1" for plan in ("free", "starter", "pro", "scale")])
+    listed = [
+        [
+            version.id.partition("@")[0],
+            text(version.base_amount_minor),
+            *(cell for meter in METERS for cell in price_cells(version.prices[meter])),
+        ]
+        for version in offers.values()
     ]
+    assert sorted(listed) == sorted(table("plan", "base a month", *PRICE_HEADS))
+
+
+def price_cells(price: Price) -> tuple[str, str]:
+    if not price.tiers:
+        return f"{price.included_quantity:,.0f}", unit_price_text(price.unit_price)
+    bounds = [f"{unit_price_text(tier.unit_price)} to {tier.up_to:,.0f}" for tier in price.tiers[:-1]]
+    return "0", "; ".join([*bounds, f"then {unit_price_text(price.tiers[-1].unit_price)}"])
+
+
+def test_the_book_knows_the_days_of_dunning() -> None:
+    told = [(int(day_after), action) for day_after, action, _ in table("day", "action", "what it means")]
+    assert told == list(dunning.SCHEDULE)

@@ -9,13 +9,14 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.routing import Rule
 
+from saas_api.billing import service as billing
 from saas_api.core.fields import IdConverter
-from saas_api.core.ids import new_id, wire_id
+from saas_api.core.ids import new_id, read_id, wire_id
 from tests.journeys.steps import Headers, make_key, send, sign_up
 
 
 @pytest.fixture
-def carols(client: FlaskClient, work: Callable[[], None]) -> dict[str, str]:
+def carols(app: Flask, client: FlaskClient, work: Callable[[], None]) -> dict[str, str]:
     """One object of every kind, all of them carol's, by the prefix of its id."""
     person = sign_up(client, "Carol & Co", "carol@carol.example")
     key_id, key = make_key(client, person)
@@ -24,7 +25,10 @@ def carols(client: FlaskClient, work: Callable[[], None]) -> dict[str, str]:
     asked = client.post("/api/v1/team/invite", json={"email": "dan@dan.example", "role": "viewer"}, headers=person)
     sessions = client.get("/api/v1/auth/sessions", headers=person).json["data"]["sessions"]
     me = client.get("/api/v1/auth/me", headers=person).json["data"]
+    invoice = bill(app, client, me["organization"]["id"], person)
     return {
+        "inv": invoice["id"],
+        "lin": invoice["lines"][0]["id"],
         "key": key_id,
         "msg": message_id,
         "ivt": asked.json["data"]["invitation_id"],
@@ -32,6 +36,14 @@ def carols(client: FlaskClient, work: Callable[[], None]) -> dict[str, str]:
         "usr": me["user"]["id"],
         "org": me["organization"]["id"],
     }
+
+
+def bill(app: Flask, client: FlaskClient, organization_id: str, person: Headers) -> Any:
+    """An invoice over what was used until now."""
+    with app.app_context():
+        billing.close_now(read_id("org", organization_id))
+    [invoice] = client.get("/api/v1/billing/history", headers=person).json["data"]["invoices"]
+    return client.get(f"/api/v1/billing/invoices/{invoice['id']}", headers=person).json["data"]
 
 
 BODIES = {"/role": {"role": "viewer"}}

@@ -12,6 +12,14 @@ from saas_api.core import tenancy
 from saas_api.mail.service import delivery
 from saas_api.providers import mailbox
 
+OVERDUE = {
+    "organization": "Acme",
+    "number": "INV-000042",
+    "amount": "32.05",
+    "currency": "USD",
+    "due": "2 May 2026",
+    "invoice_id": "inv_0123456789abcdefghjkmnpqrs",
+}
 WORDS: dict[str, dict[str, Any]] = {
     "welcome": {"organization": "Acme"},
     "verify_email": {"token": "t0ken-verify"},
@@ -19,6 +27,30 @@ WORDS: dict[str, dict[str, Any]] = {
     "invitation": {"token": "t0ken-join", "organization": "Acme", "inviter": "Alice", "role": "member"},
     "new_sign_in": {"at": "1 May 2026", "ip": "192.0.2.7", "user_agent": "curl"},
     "key_created": {"key": "Production", "prefix": "sk_live_abcd", "creator": "Alice", "organization": "Acme"},
+    "invoice_ready": OVERDUE,
+    "payment_received": {"organization": "Acme", "number": "INV-000042", "amount": "32.05", "currency": "USD"},
+    "payment_failed": {
+        "organization": "Acme",
+        "number": "INV-000042",
+        "amount": "32.05",
+        "currency": "USD",
+        "reason": "card_declined",
+    },
+    "overdue_remind": OVERDUE,
+    "overdue_warn": {**OVERDUE, "at": "9 May 2026"},
+    "restricted": {**OVERDUE, "at": "16 May 2026"},
+    "suspended": OVERDUE,
+    "written_off": OVERDUE,
+    "reinstated": {"organization": "Acme"},
+    "usage_alert": {
+        "organization": "Acme",
+        "what": "spend cap",
+        "percent": "80",
+        "used": "80.00 USD",
+        "limit": "100.00 USD",
+        "period_end": "1 June 2026",
+    },
+    "operator_alert": {"subject_line": "a payment is quarantined", "detail": "42.00 USD came for INV-000042."},
 }
 
 

@@ -3,17 +3,43 @@
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from saas_api.billing.rules.bill import Version
+from saas_api.billing.rules.plans.catalogue import RATE_LIMIT, MeterShape, PlanContent, Right
 from saas_api.billing.rules.rating import Price, Tier
 from saas_api.core.money import exponent
 from saas_api.core.settings import setting
 
-RATE_LIMIT = "rate_limit_per_minute"
+__all__ = ["RATE_LIMIT"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The newest published version of a plan.
+
+    is_open: whether anybody may choose the plan, or only an operator for them
+    """
+
+    code: str
+    version: Version
+    is_open: bool
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A published version in a list; times in UTC."""
+
+    code: str
+    version_id: str
+    published_at: datetime
+    is_newest: bool
+    is_archived: bool
+    organizations: int
 
 
 @dataclass(frozen=True)
@@ -82,6 +108,90 @@ def newest(session: Session, plan_code: str) -> str:
     newest_of = text("""SELECT id FROM plan_versions WHERE plan_code = :plan AND state = 'published'
       ORDER BY version DESC LIMIT 1""")
     return str(session.execute(newest_of, {"plan": plan_code}).scalar_one())
+
+
+def choices(session: Session, codes: Collection[str] | None = None) -> dict[str, Choice]:
+    """What may be chosen, by plan: its newest published version; archived plans are left out.
+
+    codes: None for all
+    """
+    rows = session.execute(
+        text("""SELECT DISTINCT ON (p.position, p.code) p.code, p.is_public, v.id
+          FROM plans p JOIN plan_versions v ON v.plan_code = p.code AND v.state = 'published'
+          WHERE p.archived_at IS NULL AND (CAST(:codes AS text[]) IS NULL OR p.code = ANY (:codes))
+          ORDER BY p.position, p.code, v.version DESC"""),
+        {"codes": None if codes is None else list(codes)},
+    ).all()
+    found = versions(session, [row.id for row in rows])
+    return {row.code: Choice(row.code, found[row.id], row.is_public) for row in rows}
+
+
+def plan_of(version_id: str) -> str:
+    """The plan that a version belongs to."""
+    return version_id.rpartition("@")[0]
+
+
+def find_newest(session: Session, plan_code: str) -> str | None:
+    """Id of the newest published version of a plan, if it has one."""
+    newest_of = text("""SELECT id FROM plan_versions WHERE plan_code = :plan AND state = 'published'
+      ORDER BY version DESC LIMIT 1""")
+    found = session.scalar(newest_of, {"plan": plan_code})
+    return str(found) if found else None
+
+
+def content(session: Session, version_id: str) -> PlanContent:
+    """A plan as one of its versions says it."""
+    version = versions(session, [version_id])[version_id]
+    plan = session.execute(
+        text("SELECT code, name, position, is_public FROM plans WHERE code = :code"), {"code": plan_of(version_id)}
+    ).one()
+    rows = session.execute(
+        text("""SELECT feature, kind, value, meter_code, limit_quantity FROM entitlements
+          WHERE plan_version_id = :id ORDER BY feature"""),
+        {"id": version_id},
+    )
+    return PlanContent(
+        plan.code,
+        plan.name,
+        version.currency,
+        version.base_amount_minor,
+        version.min_spend_minor,
+        version.prices,
+        {row.feature: _right(row) for row in rows},
+        plan.position,
+        plan.is_public,
+    )
+
+
+def _right(row: Any) -> Right:
+    if row.kind == "metered":
+        return Right("metered", {"meter": row.meter_code, "limit": f"{row.limit_quantity.normalize():f}"})
+    return Right(row.kind, row.value)
+
+
+def meters(session: Session) -> dict[str, MeterShape]:
+    """The meters that may be used, by code."""
+    rows = session.execute(
+        text("SELECT code, name, unit, reverse_on_failure FROM meters WHERE archived_at IS NULL ORDER BY code")
+    )
+    return {row.code: MeterShape(*row) for row in rows}
+
+
+def listing(session: Session, at: datetime) -> list[Listed]:
+    """Every published version, in the catalogue's order, the newest of a plan first.
+
+    returns: with how many organizations are on each; of all organizations only as the system
+    """
+    rows = session.execute(
+        text("""SELECT p.code, v.id, v.published_at,
+            v.version = max(v.version) OVER (PARTITION BY p.code) AS is_newest, p.archived_at IS NOT NULL,
+            (SELECT count(*) FROM subscription_segments s WHERE s.plan_version_id = v.id AND s.starts_at <= :at
+               AND (s.ends_at IS NULL OR s.ends_at > :at))
+          FROM plans p JOIN plan_versions v ON v.plan_code = p.code AND v.state <> 'draft'
+          ORDER BY p.position, p.code, v.version DESC"""),
+        {"at": at},
+    )
+    return [Listed(*row) for row in rows]
 
 
 def rate_limit(value: Any) -> int:

@@ -62,3 +62,13 @@ def find_running(session: Session, organization_id: UUID, at: datetime) -> Billi
         .where(BillingPeriod.organization_id == organization_id, BillingPeriod.state == "open")
         .where(BillingPeriod.starts_at <= at, BillingPeriod.ends_at > at)
     ).first()
+
+
+def find_containing(session: Session, organization_id: UUID, at: datetime) -> BillingPeriod | None:
+    """The period that contains an instant, in whatever state."""
+    return session.scalars(
+        select(BillingPeriod)
+        .where(BillingPeriod.organization_id == organization_id)
+        .where(BillingPeriod.starts_at <= at, BillingPeriod.ends_at > at)
+        .execution_options(populate_existing=True)
+    ).first()

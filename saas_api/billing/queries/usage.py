@@ -4,7 +4,7 @@
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
@@ -16,18 +16,12 @@ from sqlalchemy.orm import Session
 
 from saas_api.billing.queries import catalogue
 from saas_api.billing.rules import rating
-from saas_api.usage.queries import breakdown, requests
+from saas_api.core.money import amount_text
+from saas_api.usage.queries import breakdown, requests, timeseries
 from saas_api.usage.queries.live import LIVE
-from saas_api.usage.rules import Days, success_rate
+from saas_api.usage.rules import Days, bounds, success_rate
 
 _ENDPOINTS = {"messages.send": ("POST", "/api/v1/messages/send")}
-
-
-def amount_text(amount: Decimal) -> str:
-    """Write an amount at list price: two decimals at least, and every digit below them that counts."""
-    digits = f"{amount.normalize():f}" if amount else "0"
-    whole, _, fraction = digits.partition(".")
-    return f"{whole}.{fraction:0<2}"
 
 
 @dataclass
@@ -142,7 +136,7 @@ def usage_report(
         _add_bill(session, organization_id, report, prices, meters)
     report.by_meter = [meter for meter in meters.values() if meter.quantity]
     report.by_endpoint, report.by_api_key = dict(endpoints), dict(keys)
-    report.key_names = _key_names(session, organization_id)
+    report.key_names = key_names(session, organization_id)
     return report
 
 
@@ -155,7 +149,8 @@ def _segments(session: Session, organization_id: UUID) -> list[_Segment]:
     return [_Segment(*row) for row in rows]
 
 
-def _key_names(session: Session, organization_id: UUID) -> dict[UUID, str]:
+def key_names(session: Session, organization_id: UUID) -> dict[UUID, str]:
+    """Names of the organization's keys, revoked ones included."""
     rows = session.execute(
         text("SELECT id, name FROM api_keys WHERE organization_id = :organization_id"),
         {"organization_id": organization_id},
@@ -215,3 +210,81 @@ def _add_bill(
             continue
         report.total_cost_minor += rating.charge(price, through) - rating.charge(price, before)
         meters[meter].included += min(through, price.included_quantity) - min(before, price.included_quantity)
+
+
+@dataclass
+class Point:
+    """What was accepted in one hour or day.
+
+    quantity: in the meter's unit; of several meters at once it means nothing
+    cost: in major units, at list price
+    """
+
+    at: datetime
+    requests: int = 0
+    quantity: Decimal = Decimal(0)
+    cost: Decimal = Decimal(0)
+
+
+def usage_series(
+    session: Session, organization_id: UUID, days: Days, query: Mapping[str, Any]
+) -> dict[str | UUID | None, list[Point]]:
+    """Accepted calls over time, a point for every hour or day, by meter, key or source; empty points included.
+
+    query: interval, meter, mode, group_by
+    returns: under None when nothing was asked to be told apart, and for calls without a key
+    raises: BadRange for too many points
+    """
+    segments = _segments(session, organization_id)
+    prices = catalogue.prices(session, {segment.version for segment in segments})
+    starts, mode, group_by = bounds(days, query["interval"]), query["mode"], query["group_by"]
+    cuts = [segment.starts_at for segment in segments]
+    span = timeseries.Span(starts, days.ends_at, cuts, query["meter"], mode)
+    found: dict[str | UUID | None, list[Point]] = {} if group_by else {None: [Point(at) for at in starts]}
+    for row in timeseries.counted(session, organization_id, span):
+        group = {"meter": row.meter, "key": row.api_key_id, "source": row.source}.get(group_by)
+        if group not in found:
+            found[group] = [Point(at) for at in starts]
+        point = found[group][row.point]
+        point.requests += row.requests
+        point.quantity += row.quantity
+        price = prices.get((segments[max(row.stretch - 1, 0)].version, row.meter))
+        point.cost += rating.list_cost(price, row.quantity) if mode == "live" and price else 0
+    return found
+
+
+def total(found: Mapping[Any, list[Point]], days: Days, interval: str) -> list[Point]:
+    """All series together, point by point."""
+    summed = [Point(at) for at in bounds(days, interval)]
+    for points in found.values():
+        for whole, part in zip(summed, points, strict=True):
+            whole.requests += part.requests
+            whole.quantity += part.quantity
+            whole.cost += part.cost
+    return summed
+
+
+def report_currency(session: Session, organization_id: UUID) -> str:
+    """The currency of what an organization uses."""
+    return catalogue.currency(session, _segments(session, organization_id)[-1].version)
+
+
+def usage_rows(session: Session, organization_id: UUID, days: Days, mode: str) -> Iterator[Sequence[Any]]:
+    """The table behind a report: accepted calls by day, endpoint, key and meter, then refused ones.
+
+    returns: date, method, endpoint, api_key_id, meter, quantity, outcome, requests, cost in major units at list price
+    """
+    segments = _segments(session, organization_id)
+    prices = catalogue.prices(session, {segment.version for segment in segments})
+    if mode == "live":
+        rows = breakdown.accepted(session, organization_id, days, [segment.starts_at for segment in segments])
+    else:
+        rows = breakdown.accepted_tests(session, organization_id, days)
+    for row in rows:
+        price = prices.get((segments[max(row.stretch - 1, 0)].version, row.meter))
+        cost = rating.list_cost(price, row.quantity) if mode == "live" and price else Decimal(0)
+        endpoint = _ENDPOINTS.get(row.source, ("", row.source))
+        yield row.day, *endpoint, row.api_key_id, row.meter, row.quantity, "accepted", row.requests, cost
+    for refused in requests.refused(session, organization_id, days, mode):
+        calls = refused.requests
+        yield refused.day, refused.method, refused.route, refused.api_key_id, None, None, refused.outcome, calls, None

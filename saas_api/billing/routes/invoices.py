@@ -1,18 +1,20 @@
-"""`GET /billing/plans`, `/billing/calculate` and `/billing/history`: what is offered, owed so far, and billed."""
+"""`GET /billing/calculate`, `/billing/history` and `/billing/invoices/{id}`: what is owed so far, and billed."""
 
+from collections.abc import Mapping
 from typing import Any
+from uuid import UUID
 
-from flask import Blueprint, g
+from flask import Blueprint, Response, g
 
 from saas_api.billing import service as billing
-from saas_api.billing.models import BillingPeriod
+from saas_api.billing.models import BillingPeriod, CreditNote, Invoice, InvoiceLine
 from saas_api.billing.queries import catalogue
-from saas_api.billing.queries.catalogue import PlanOffer
-from saas_api.billing.queries.invoices import Billed, history, totals
+from saas_api.billing.queries.bills.documents import invoice_document
+from saas_api.billing.queries.invoices import Billed, history, show, totals
+from saas_api.billing.rules import document
 from saas_api.billing.rules.bill import Draft, Line
-from saas_api.billing.rules.rating import Price
-from saas_api.billing.schemas.invoices import CalculateOut, HistoryOut, HistoryQuery, PlansOut
-from saas_api.core.access import public, require
+from saas_api.billing.schemas.invoices import CalculateOut, HistoryOut, HistoryQuery, InvoiceDetailOut
+from saas_api.core.access import require
 from saas_api.core.db import session
 from saas_api.core.errors import Invalid
 from saas_api.core.http import endpoint
@@ -20,15 +22,6 @@ from saas_api.core.money import minor_to_text, unit_price_text
 
 bp = Blueprint("invoices", __name__)
 CURRENCY = "USD"
-
-
-@bp.get("/billing/plans")
-@public
-@endpoint(returns=PlansOut())
-def list_plans() -> dict[str, Any]:
-    """List the plans anybody may choose, with their prices."""
-    units = catalogue.units(session())
-    return {"plans": [_plan(offer, units) for offer in catalogue.offers(session())]}
 
 
 @bp.get("/billing/calculate")
@@ -69,34 +62,90 @@ def show_history(query: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _plan(offer: PlanOffer, units: dict[str, str]) -> dict[str, Any]:
-    version = offer.version
+@bp.get('/billing/invoices/<id("inv"):invoice_id>')
+@require("billing:read")
+@endpoint(returns=InvoiceDetailOut())
+def show_invoice(invoice_id: UUID) -> dict[str, Any]:
+    """Show an invoice: its lines with their calculation, its sums, and the credit notes on it."""
+    shown = show(session(), g.principal.organization_id, invoice_id)
+    invoice, units = shown.invoice, catalogue.units(session())
     return {
-        "code": offer.code,
-        "name": offer.name,
-        "version": version.id,
-        "base_amount": minor_to_text(version.base_amount_minor, version.currency),
-        "currency": version.currency,
-        "rate_limit_per_minute": offer.rate_limit,
-        "prices": [_price(meter, units[meter], price) for meter, price in version.prices.items()],
+        **_sums(invoice),
+        "id": invoice.id,
+        "number": invoice.number,
+        "status": invoice.state,
+        "period": shown.period and _period(shown.period),
+        "seller": _party(invoice.seller),
+        "bill_to": _party(invoice.bill_to),
+        "lines": [_stored_line(line, invoice.currency, units) for line in shown.lines],
+        "credit_notes": [_note(note) for note in shown.credit_notes],
+        "replaces_id": invoice.replaces_id,
+        "issued_at": invoice.finalized_at,
+        "due_date": invoice.due_at,
+        "paid_at": invoice.paid_at,
+        "voided_at": invoice.voided_at,
     }
 
 
-def _price(meter: str, unit: str, price: Price) -> dict[str, Any]:
-    is_unit = price.model == "per_unit"
+@bp.get('/billing/invoices/<id("inv"):invoice_id>/pdf')
+@require("billing:read")
+@endpoint(produces="application/pdf")
+def show_pdf(invoice_id: UUID) -> Response:
+    """Download an invoice as PDF."""
+    found = invoice_document(session(), g.principal.organization_id, invoice_id)
+    answer = Response(document.pdf(found), mimetype="application/pdf")
+    answer.headers["Content-Disposition"] = f'attachment; filename="{found.number}.pdf"'
+    return answer
+
+
+def _sums(invoice: Invoice) -> dict[str, str]:
+    amounts = {
+        "subtotal": invoice.subtotal_minor,
+        "discount": invoice.discount_minor,
+        "tax": invoice.tax_minor,
+        "total_amount": invoice.total_minor,
+        "credits_applied": invoice.credits_applied_minor,
+        "credit_notes_applied": invoice.reduced_minor,
+        "amount_paid": invoice.paid_minor,
+        "amount_due": _due(invoice),
+    }
+    return {name: minor_to_text(minor, invoice.currency) for name, minor in amounts.items()} | {
+        "currency": invoice.currency
+    }
+
+
+def _due(invoice: Invoice) -> int:
+    return 0 if invoice.state == "void" else invoice.due_minor or 0
+
+
+def _party(stored: Mapping[str, Any]) -> dict[str, Any]:
+    address = stored.get("address")
+    rows = [address] if isinstance(address, str) else address
+    return {**stored, "address": rows} if rows else dict(stored)
+
+
+def _stored_line(line: InvoiceLine, currency: str, units: Mapping[str, str]) -> dict[str, Any]:
     return {
-        "meter": meter,
-        "unit": unit,
-        "model": price.model,
-        "included": unit_price_text(price.included_quantity),
-        "unit_price": unit_price_text(price.unit_price) if is_unit else None,
-        "tiers": [
-            {
-                "up_to": None if tier.up_to is None else unit_price_text(tier.up_to),
-                "unit_price": unit_price_text(tier.unit_price),
-            }
-            for tier in price.tiers
-        ],
+        "id": line.id,
+        "kind": line.kind,
+        "description": line.description,
+        "plan": line.plan_version_id,
+        "meter": line.meter_code,
+        "unit": units.get(line.meter_code or ""),
+        "period": {"starts_at": line.service_starts_at, "ends_at": line.service_ends_at},
+        "quantity": unit_price_text(line.quantity),
+        "amount": minor_to_text(line.amount_minor, currency),
+        "calculation": line.calculation,
+    }
+
+
+def _note(note: CreditNote) -> dict[str, Any]:
+    return {
+        "id": note.id,
+        "number": note.number,
+        "amount": minor_to_text(note.total_minor, note.currency),
+        "reason": note.reason,
+        "issued_at": note.issued_at,
     }
 
 
@@ -120,7 +169,7 @@ def _invoice(billed: Billed) -> dict[str, Any]:
         "period": _period(period),
         "total_requests": billed.total_requests,
         "total_amount": minor_to_text(invoice.total_minor, invoice.currency),
-        "amount_due": minor_to_text(invoice.due_minor or 0, invoice.currency),
+        "amount_due": minor_to_text(_due(invoice), invoice.currency),
         "currency": invoice.currency,
         "status": invoice.state,
         "due_date": invoice.due_at,

@@ -1,9 +1,11 @@
 """The price of a quantity: the one place where usage becomes money."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, Decimal, localcontext
 
 from saas_api.core.money import DIGITS, multiply, round_half_up
+
+_SMALLEST = Decimal("0.000001")
 
 
 class MalformedTiers(ValueError):
@@ -120,6 +122,52 @@ def charge(price: Price, quantity: Decimal) -> int:
     source: worked examples in tests/billing/test_worked_examples.py
     """
     return round_half_up(charge_exact(price, quantity))
+
+
+def marginal(price: Price, known: Decimal, units: Decimal) -> Decimal:
+    """What more units add to the charge, in minor units, unrounded.
+
+    known: the quantity before them
+    raises: MalformedTiers
+    """
+    with localcontext(prec=DIGITS):
+        return charge_exact(price, known + units) - charge_exact(price, known)
+
+
+def steady(price: Price, known: Decimal, units: Decimal) -> tuple[Decimal | None, Decimal | None] | None:
+    """For which other known quantities `marginal` says the same: above the first, up to the second.
+
+    returns: bounds, None for none; or None where the units cross into another price, so that only `known` is sure
+    """
+    low, high = _piece(price, known)
+    if (low, high) != _piece(price, known + units):
+        return None
+    if price.max_amount_minor is not None:
+        uncapped, limit = replace(price, max_amount_minor=None), price.max_amount_minor
+        if charge_exact(uncapped, known) >= limit:
+            low = known - _SMALLEST
+        elif charge_exact(uncapped, known + units) <= limit:
+            high = known + units
+        else:
+            return None
+    return low, None if high is None else high - units
+
+
+def _piece(price: Price, quantity: Decimal) -> tuple[Decimal | None, Decimal | None]:
+    """The range, its first bound left out, in which every unit adds the same."""
+    billable, floor = quantity - price.included_quantity, price.included_quantity
+    if billable <= 0:
+        return None, floor
+    if price.model == "package":
+        with localcontext(prec=DIGITS):
+            end = (billable / price.package_size).to_integral_value(rounding=ROUND_CEILING) * price.package_size
+            return floor + end - price.package_size, floor + end
+    low = Decimal(0)
+    for tier in price.tiers:
+        if tier.up_to is None or billable <= tier.up_to:
+            return floor + low, None if tier.up_to is None else floor + tier.up_to
+        low = tier.up_to
+    return floor, None
 
 
 def late_charge(price: Price, billed: Decimal, late: Decimal) -> int:

@@ -2,7 +2,7 @@
 
 from marshmallow import fields, validate
 
-from saas_api.core.http import Day, Id, Schema
+from saas_api.core.http import Day, Id, Schema, Timestamp
 
 
 class UsageQuery(Schema):
@@ -10,6 +10,18 @@ class UsageQuery(Schema):
 
     start_date = Day(load_default=None)
     end_date = Day(load_default=None)
+    mode = fields.String(load_default=None, validate=validate.OneOf(("live", "test")))
+    format = fields.String(load_default="json", validate=validate.OneOf(("json", "csv")))
+
+
+class TimeseriesQuery(Schema):
+    """A range of local days, both inclusive, in points of an hour or a day, at most 744 of them."""
+
+    start_date = Day(load_default=None)
+    end_date = Day(load_default=None)
+    interval = fields.String(load_default="day", validate=validate.OneOf(("hour", "day")))
+    meter = fields.String(load_default=None, validate=validate.Length(min=1, max=100))
+    group_by = fields.String(load_default=None, validate=validate.OneOf(("meter", "key", "source")))
     mode = fields.String(load_default=None, validate=validate.OneOf(("live", "test")))
 
 
@@ -84,3 +96,34 @@ class UsageOut(Schema):
     by_endpoint = fields.List(fields.Nested(EndpointUseOut()))
     by_api_key = fields.List(fields.Nested(KeyUseOut()))
     daily_breakdown = fields.List(fields.Nested(DayUseOut()))
+
+
+class PointOut(Schema):
+    """What was accepted from `at` to the next point; `date` is the local day."""
+
+    at = Timestamp()
+    date = fields.Date()
+    requests = fields.Integer()
+    quantity = fields.String(allow_none=True, metadata={"description": "null when several meters are added up"})
+    cost = fields.String(metadata={"description": "at list price"})
+
+
+class SeriesOut(Schema):
+    """The points of one meter, key or source; of the keys, null is what came without one."""
+
+    group = fields.String(allow_none=True)
+    name = fields.String(allow_none=True)
+    points = fields.List(fields.Nested(PointOut()))
+
+
+class TimeseriesOut(Schema):
+    """GET /usage/timeseries: `points` is everything together, `series` the parts that were asked to be told apart."""
+
+    interval = fields.String()
+    meter = fields.String(allow_none=True)
+    group_by = fields.String(allow_none=True)
+    mode = fields.String()
+    currency = fields.String()
+    period = fields.Nested(UsagePeriodOut())
+    points = fields.List(fields.Nested(PointOut()))
+    series = fields.List(fields.Nested(SeriesOut()))

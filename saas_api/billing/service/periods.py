@@ -1,6 +1,7 @@
 """Accounts and periods come into being when they are first needed; every step may be repeated by anybody."""
 
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -8,16 +9,25 @@ from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from saas_api.billing.models import BillingPeriod, BillingProfile, Subscription, SubscriptionSegment
+from saas_api.billing.models import AlertRule, BillingPeriod, BillingProfile, Subscription, SubscriptionSegment
 from saas_api.billing.queries import catalogue
+from saas_api.billing.queries.inputs import find_containing
 from saas_api.billing.rules import periods
 from saas_api.core import clock
+from saas_api.core.errors import Invalid
 from saas_api.core.ids import new_id
+from saas_api.core.money import exponent
+from saas_api.core.settings import setting
 from saas_api.organizations import service as organizations
 from saas_api.usage import service as usage
 from saas_api.usage.rules import Usage
 
-FIRST_PLAN = "free"
+FIRST_PLAN, FIRST_CURRENCY = "free", "USD"
+FIRST_ALERTS = (
+    *(("spend_percent_of_cap", None, percent) for percent in (50, 80, 100)),
+    *(("percent_of_included", meter, percent) for meter in ("sms", "email") for percent in (80, 100)),
+)
+AHEAD = timedelta(minutes=5)
 _LOCK_SHARED = "SELECT pg_advisory_xact_lock_shared(hashtextextended(%(period_lock)s, 1))"
 
 
@@ -44,6 +54,28 @@ def record_statements(
     return [lock_statement(organization_id), usage.append_statement(organization_id, event, is_late=is_late)]
 
 
+def record(session: Session, organization_id: UUID, event: Usage) -> None:
+    """Write usage into the ledger; where its period is closed, the running one pays and names it.
+
+    The period lock is held until the transaction ends, so this is the last thing the caller does in it.
+    raises: Invalid for usage from the future, from before the first period, or from a period closed too long ago
+    """
+    now = clock.now()
+    if event.quantity <= 0:
+        raise Invalid.at("quantity", "Must be above zero.")
+    if event.at > now + AHEAD:
+        raise Invalid.at("occurred_at", "Lies in the future.")
+    ensure_account(session, organization_id)
+    ensure_period(session, organization_id, max(now, event.at))
+    hold_periods(session, organization_id)
+    period = find_containing(session, organization_id, event.at)
+    if period is None:
+        raise Invalid.at("occurred_at", "Lies before the first billing period.")
+    if period.state != "open" and event.at < now - timedelta(days=setting("LATE_USAGE_DAYS")):
+        raise Invalid.at("occurred_at", f"More than {setting('LATE_USAGE_DAYS')} days ago, in a period that is closed.")
+    session.connection().exec_driver_sql(*usage.append_statement(organization_id, event, is_late=True))
+
+
 def ensure_account(session: Session, organization_id: UUID) -> None:
     """Give an organization its profile, subscription on the free plan and first period, unless it has them.
 
@@ -53,11 +85,9 @@ def ensure_account(session: Session, organization_id: UUID) -> None:
         return
     organization = organizations.get(session, organization_id)
     started_at = organization.created_at
-    for row in (
-        insert(BillingProfile).values(organization_id=organization_id),
-        insert(Subscription).values(organization_id=organization_id, id=new_id(), started_at=started_at),
-    ):
-        session.execute(row.on_conflict_do_nothing(index_elements=["organization_id"]))
+    _add_profile(session, organization_id)
+    row = insert(Subscription).values(organization_id=organization_id, id=new_id(), started_at=started_at)
+    session.execute(row.on_conflict_do_nothing(index_elements=["organization_id"]))
     subscription = _subscription(session, organization_id)
     session.execute(
         insert(SubscriptionSegment)
@@ -74,6 +104,27 @@ def ensure_account(session: Session, organization_id: UUID) -> None:
     open_period(session, subscription, 1, subscription.started_at, periods.AT_SIGN_UP)
 
 
+def _add_profile(session: Session, organization_id: UUID) -> None:
+    default: Decimal | None = setting("DEFAULT_SPEND_CAP")
+    cap = None if default is None else int(default.scaleb(exponent(FIRST_CURRENCY)))
+    row = insert(BillingProfile).values(organization_id=organization_id, spend_cap_minor=cap)
+    added = row.on_conflict_do_nothing(index_elements=["organization_id"]).returning(BillingProfile.organization_id)
+    if session.execute(added).first():
+        session.execute(
+            insert(AlertRule),
+            [
+                {
+                    "organization_id": organization_id,
+                    "id": new_id(),
+                    "subject": subject,
+                    "meter_code": meter,
+                    "threshold": at,
+                }
+                for subject, meter, at in FIRST_ALERTS
+            ],
+        )
+
+
 def ensure_period(session: Session, organization_id: UUID, at: datetime) -> None:
     """Let periods follow each other until one contains `at`; changes nothing that exists."""
     last = _last(session, organization_id)
@@ -83,6 +134,22 @@ def ensure_period(session: Session, organization_id: UUID, at: datetime) -> None
     subscription = _subscription(session, organization_id)
     while (last := _last(session, organization_id)) and last.ends_at <= at:
         open_period(session, subscription, last.seq + 1, last.ends_at, periods.IN_COURSE)
+
+
+def follow_zone(session: Session, organization_id: UUID, at: datetime) -> None:
+    """Move the end of the last period to the grid of the organization's zone, unless the period has begun by `at`.
+
+    session: of the system; it holds the period lock alone
+    """
+    last = _last(session, organization_id)
+    organization = organizations.get(session, organization_id)
+    if last is None or last.state != "open" or last.starts_at <= at or last.timezone == organization.timezone:
+        return
+    zone, anchor_day = clock.zone(organization.timezone), _subscription(session, organization_id).anchor_day
+    last.ends_at = periods.next_end(last.starts_at, anchor_day, zone, periods.IN_COURSE)
+    last.nominal_seconds = periods.nominal_seconds(last.starts_at, last.ends_at, anchor_day, zone)
+    last.timezone = organization.timezone
+    organizations.changed(session, organization_id)
 
 
 def open_period(

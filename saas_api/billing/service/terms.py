@@ -10,10 +10,23 @@ from uuid import UUID
 from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
-from saas_api.billing.queries import catalogue
+from saas_api.billing.queries import catalogue, spending
 from saas_api.billing.rules import rating
 from saas_api.billing.service.periods import ensure_account, ensure_period
 from saas_api.core import clock
+
+
+@dataclass(frozen=True)
+class Cap:
+    """A spend cap that stops calls.
+
+    base_minor: of the whole period, which every cap covers first
+    prices: by meter, of the plan version in force
+    """
+
+    amount_minor: int
+    base_minor: int
+    prices: Mapping[str, rating.Price]
 
 
 @dataclass(frozen=True)
@@ -24,6 +37,7 @@ class Terms:
     generation: of the organization, when this was read
     list_prices: by meter, of one unit, in major units
     ceilings: by meter, in its unit; absent where a period may hold any quantity
+    cap: on what a period may cost; None where nothing is stopped
     """
 
     organization_status: str
@@ -37,12 +51,14 @@ class Terms:
     period_ends_at: datetime
     list_prices: Mapping[str, Decimal]
     ceilings: Mapping[str, Decimal]
+    cap: Cap | None = None
 
 
 _TERMS = text("""
 SELECT o.status, s.standing, o.generation, v.id AS version_id, v.currency, e.value AS rate_limit,
   l.rate_limit_per_minute, coalesce(l.ceilings, '{}') AS exceptions,
   p.id AS period_id, p.starts_at, p.ends_at,
+  CASE b.spend_cap_action WHEN 'block' THEN b.spend_cap_minor END AS cap_minor,
   (SELECT coalesce(jsonb_object_agg(meter_code, limit_quantity::text), '{}') FROM entitlements
     WHERE plan_version_id = v.id AND kind = 'metered') AS ceilings
 FROM organizations o
@@ -53,6 +69,7 @@ JOIN plan_versions v ON v.id = g.plan_version_id
 JOIN entitlements e ON e.plan_version_id = v.id AND e.feature = :feature
 JOIN LATERAL (SELECT id, starts_at, ends_at FROM billing_periods
   WHERE organization_id = o.id AND state = 'open' AND ends_at > :at ORDER BY seq LIMIT 1) p ON true
+LEFT JOIN billing_profiles b ON b.organization_id = o.id
 LEFT JOIN organization_limits l ON l.organization_id = o.id AND (l.expires_at IS NULL OR l.expires_at > :at)
 WHERE o.id = :organization_id""")
 
@@ -69,7 +86,10 @@ def terms(session: Session, organization_id: UUID) -> Terms:
         row = _read(session, organization_id)
     if row is None:
         raise RuntimeError(f"organization {organization_id} has no open billing period")
-    prices = catalogue.prices(session, [row.version_id])
+    prices = {meter: price for (_, meter), price in catalogue.prices(session, [row.version_id]).items()}
+    cap = None
+    if row.cap_minor is not None:
+        cap = Cap(row.cap_minor, spending.base_minor(session, organization_id, row.period_id), prices)
     return Terms(
         organization_status=row.status,
         standing=row.standing,
@@ -80,8 +100,9 @@ def terms(session: Session, organization_id: UUID) -> Terms:
         period_id=row.period_id,
         period_starts_at=row.starts_at,
         period_ends_at=row.ends_at,
-        list_prices={meter: rating.list_cost(price, Decimal(1)) for (_, meter), price in prices.items()},
+        list_prices={meter: rating.list_cost(price, Decimal(1)) for meter, price in prices.items()},
         ceilings={meter: Decimal(str(limit)) for meter, limit in {**row.ceilings, **row.exceptions}.items()},
+        cap=cap,
     )
 
 

@@ -3,7 +3,7 @@
 import json
 import sys
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -11,10 +11,10 @@ import click
 
 from saas_api.billing import service as billing
 from saas_api.cli.boot import Commands
-from saas_api.core import clock, tenancy
+from saas_api.cli.times import taken_for_now
+from saas_api.core import tenancy
 from saas_api.core.ids import read_id, wire_id
 from saas_api.core.money import minor_to_text
-from saas_api.core.settings import setting
 from saas_api.organizations import service as organizations
 
 group = Commands("billing", help="Periods and invoices.")
@@ -51,7 +51,7 @@ def close(*, organization: str | None, is_now: bool, at: str | None, is_dry: boo
     """
     if is_now and (organization is None or at is not None):
         raise click.UsageError("--now needs --organization, and no --at.")
-    request = _Request(_organization(organization), is_now, _time(at), is_dry)
+    request = _Request(_organization(organization), is_now, taken_for_now(at), is_dry)
     try:
         outcome = _run(request)
     except organizations.NoSuchOrganization:
@@ -82,20 +82,6 @@ def _organization(text: str | None) -> UUID | None:
         return read_id("org", text)
     except ValueError:
         sys.exit(f"{text} is no id of an organization.")
-
-
-def _time(text: str | None) -> datetime:
-    if text is None:
-        return clock.now()
-    if not text.strip():
-        sys.exit("--at needs a TIME; write 2026-05-01T00:00:00Z.")
-    if setting("APP_ENV") == "production":
-        sys.exit("--at is refused when APP_ENV=production.")
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        sys.exit(f"{text} is no time; write 2026-05-01T00:00:00Z.")
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def _print(outcome: billing.Outcome, *, is_dry: bool, as_json: bool) -> None:

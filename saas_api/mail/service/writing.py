@@ -31,7 +31,12 @@ def send(session: Session, template: str, to: str, *, organization_id: UUID | No
 
     template: and what it is told: "welcome" (organization), "verify_email" (token), "reset_password" (token),
         "invitation" (token, organization, inviter, role), "new_sign_in" (at, ip, user_agent),
-        "key_created" (key: its name, prefix: what is shown of it, creator, organization); each takes a name to greet
+        "key_created" (key: its name, prefix: what is shown of it, creator, organization),
+        "invoice_ready" (organization, number, amount, currency, due, invoice_id: as the wire shows it); the same words
+        take "overdue_remind", "suspended", "written_off", and with `at`, when the next step comes, "overdue_warn" and
+        "restricted"; "reinstated" (organization), "payment_received" (organization, number, amount, currency),
+        "payment_failed" (the same, reason), "usage_alert" (organization, what, percent, used, limit, period_end),
+        "operator_alert" (subject_line, detail); each takes a name to greet
     organization_id: None for a mail to a person, who may belong to several
     raises: jinja2's UndefinedError for a context that lacks something
     """

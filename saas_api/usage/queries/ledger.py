@@ -6,20 +6,20 @@ from uuid import UUID
 from sqlalchemy import RowMapping, text
 from sqlalchemy.orm import Session
 
-_VERSION = """JOIN LATERAL (SELECT plan_version_id FROM subscription_segments
+IN_FORCE = """JOIN LATERAL (SELECT plan_version_id FROM subscription_segments
     WHERE organization_id = e.organization_id AND starts_at <= e.occurred_at
     ORDER BY seq DESC LIMIT 1) s ON true"""
 
 _OWN = text(f"""
 SELECT s.plan_version_id AS version_id, e.meter_code AS meter, sum(e.quantity) AS quantity
-FROM usage_events e {_VERSION}
+FROM usage_events e {IN_FORCE}
 WHERE e.organization_id = :organization_id AND e.billing_period_id = :period_id AND e.late_for_period_id IS NULL
 GROUP BY 1, 2 ORDER BY 1, 2""")
 
 _LATE = text(f"""
 WITH facts AS (
   SELECT e.late_for_period_id AS period_id, s.plan_version_id, e.meter_code, e.quantity, e.billing_period_id
-  FROM usage_events e {_VERSION}
+  FROM usage_events e {IN_FORCE}
   WHERE e.organization_id = :organization_id AND e.billing_period_id = :period_id
     AND e.late_for_period_id IS NOT NULL),
 asked AS (
@@ -29,7 +29,7 @@ billed AS (
     sum(e.quantity) AS quantity
   FROM usage_events e
   JOIN billing_periods paying ON paying.organization_id = e.organization_id AND paying.id = e.billing_period_id
-  {_VERSION}
+  {IN_FORCE}
   WHERE e.organization_id = :organization_id
     AND paying.seq < (SELECT seq FROM billing_periods WHERE organization_id = :organization_id AND id = :period_id)
     AND (e.late_for_period_id IN (SELECT period_id FROM asked)

@@ -18,7 +18,7 @@ from saas_api.billing.queries.inputs import find_running, period_inputs
 from saas_api.billing.rules import periods
 from saas_api.billing.rules.bill import invoice_draft
 from saas_api.billing.service.invoicing.invoices import Summary, invoice_next
-from saas_api.billing.service.periods import ensure_account, ensure_period
+from saas_api.billing.service.periods import ensure_account, ensure_period, follow_zone
 from saas_api.core import clock, tenancy
 from saas_api.core.ids import new_id
 from saas_api.core.observe import fault, get_logger
@@ -49,6 +49,11 @@ SELECT organization_id FROM billing_periods
 WHERE (state = 'closed' OR state = 'open' AND ends_at <= :through)
   AND (CAST(:organization_id AS uuid) IS NULL OR organization_id = :organization_id)
 GROUP BY organization_id ORDER BY min(ends_at)""")
+_IN_OTHER_ZONE = text("""
+SELECT o.id FROM organizations o JOIN LATERAL (
+  SELECT starts_at, timezone FROM billing_periods p WHERE p.organization_id = o.id ORDER BY seq DESC LIMIT 1) p ON true
+WHERE p.starts_at > :at AND p.timezone <> o.timezone
+  AND (CAST(:organization_id AS uuid) IS NULL OR o.id = :organization_id)""")
 _IN_NEED = text("""
 SELECT o.id FROM organizations o
 WHERE o.status <> 'closed' AND o.closed_at IS NULL
@@ -66,13 +71,16 @@ class Outcome:
 
 
 def keep_accounts(at: datetime, organization_id: UUID | None = None) -> None:
-    """Give every organization its account, and its next period three days before that begins.
+    """Give every organization its account, and its next period three days before that begins, in its present zone.
 
     organization_id: None for all
     """
-    values = {"until": at + AHEAD, "organization_id": organization_id}
+    values = {"until": at + AHEAD, "at": at, "organization_id": organization_id}
     with tenancy.as_system("billing.account") as session:
         in_need = session.execute(_IN_NEED, values).scalars().all()
+        in_other_zone = session.execute(_IN_OTHER_ZONE, values).scalars().all()
+    for found in in_other_zone:
+        _cut_anew(found, at)
     for found in in_need:
         try:
             with tenancy.transaction(found) as session:
@@ -80,6 +88,16 @@ def keep_accounts(at: datetime, organization_id: UUID | None = None) -> None:
                 ensure_period(session, found, at + AHEAD)
         except Exception:
             log.exception("billing_account_failed", organization_id=str(found))
+
+
+def _cut_anew(organization_id: UUID, at: datetime) -> None:
+    """Let a period that has not begun end in the organization's present zone; one that has begun keeps its bounds."""
+    try:
+        with tenancy.as_system("billing.close") as session:
+            _lock(session, organization_id)
+            follow_zone(session, organization_id, at)
+    except Exception:
+        log.exception("billing_zone_failed", organization_id=str(organization_id))
 
 
 def close_due(at: datetime, organization_id: UUID | None = None) -> Outcome:
@@ -162,6 +180,7 @@ def _close_ended(organization_id: UUID, at: datetime) -> int:
         closed = _close(session, organization_id, _through(at))
         if closed:
             organizations.changed(session, organization_id)
+        fault("billing.in_close")
     fault("billing.after_close")
     return closed
 
@@ -204,6 +223,7 @@ def _invoice_closed(organization_id: UUID) -> list[Summary]:
             invoice = invoice_next(session, organization_id)
         if invoice is None:
             return written
+        fault("billing.after_invoice_commit")
         written.append(invoice)
 
 

@@ -1,0 +1,1 @@
+"""Reads of what was billed: documents, explanations of lines, the wallet and credit notes."""

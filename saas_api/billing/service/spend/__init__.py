@@ -1,0 +1,1 @@
+"""The spend cap, what the gate counts against it, and alerts."""

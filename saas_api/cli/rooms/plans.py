@@ -1,0 +1,140 @@
+"""`flask plans`: the catalogue, and publishing a plan from its file; nobody who is on a plan is moved by it."""
+
+import getpass
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from saas_api.billing import service as billing
+from saas_api.billing.queries import catalogue
+from saas_api.billing.rules.plans.catalogue import Difference, document
+from saas_api.billing.rules.plans.plan_file import LARGEST_BYTES, BadPlan, parse
+from saas_api.cli.boot import Commands
+from saas_api.core import clock, tenancy
+from saas_api.core.db import session
+from saas_api.core.money import minor_to_text
+from saas_api.organizations.service import audit
+
+group = Commands("plans", help="Plans and their prices.")
+PROBLEMS_FOUND = 3
+
+
+@group.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_plans(*, as_json: bool) -> None:
+    """List every published version with its base and how many organizations are on it.
+
+    Example: flask plans list
+    """
+    with tenancy.as_system("plans.command") as current:
+        listed = catalogue.listing(current, clock.now())
+        versions = catalogue.versions(current, [one.version_id for one in listed])
+    shown = [
+        {
+            "plan": one.code,
+            "version": one.version_id,
+            "base_amount": minor_to_text(versions[one.version_id].base_amount_minor, versions[one.version_id].currency),
+            "currency": versions[one.version_id].currency,
+            "published_at": clock.rfc3339(one.published_at),
+            "is_newest": one.is_newest,
+            "is_archived": one.is_archived,
+            "organizations": one.organizations,
+        }
+        for one in listed
+    ]
+    if as_json:
+        click.echo(json.dumps({"plans": shown}))
+        return
+    for row in shown:
+        state = "archived" if row["is_archived"] else "newest" if row["is_newest"] else "older"
+        amount = f"{row['base_amount']} {row['currency']}"
+        click.echo(f"{row['version']:<20} {amount:>14} a month  {state:<8} organizations: {row['organizations']}")
+
+
+@group.command("show")
+@click.argument("plan")
+@click.option("--json", "as_json", is_flag=True, help="Print the document that `plans publish` takes.")
+def show(plan: str, *, as_json: bool) -> None:
+    """Show a plan's newest version, or the version that is named.
+
+    Example: flask plans show pro@1 --json > pro.json
+    """
+    version_id = plan if "@" in plan else catalogue.find_newest(session(), plan)
+    if version_id is None or version_id not in catalogue.versions(session(), [version_id]):
+        sys.exit(f"There is no published plan {plan}; flask plans list shows them.")
+    found = document(catalogue.content(session(), version_id))
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    click.echo(f"{version_id}: {found['name']}, {found['base_amount']} {found['currency']} a month")
+    for meter, price in found["prices"].items():
+        click.echo(f"  {meter}: {_words(price)}")
+    for feature, value in found["entitlements"].items():
+        click.echo(f"  {feature}: {_words(value)}")
+
+
+@group.command("publish")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--dry-run", "is_dry", is_flag=True, help="Show the difference, publish nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def publish(file: Path, *, is_dry: bool, as_json: bool) -> None:
+    """Show what a plan's file changes and publish it as the next version; a repeat publishes nothing.
+
+    Whoever is on the plan stays on their version until they change.
+
+    Example: flask plans publish pro.json --dry-run
+    """
+    if file.stat().st_size > LARGEST_BYTES:
+        sys.exit(f"{file} is larger than {LARGEST_BYTES} bytes; a plan is not.")
+    try:
+        written = parse(file.read_text(encoding="utf-8"))
+        published = billing.publish(written, audit.Actor("system", getpass.getuser()), is_dry=is_dry)
+    except UnicodeDecodeError:
+        sys.exit(f"{file} is not text in UTF-8.")
+    except BadPlan as error:
+        if as_json:
+            problems = [{"path": path, "reason": reason} for path, reason in error.problems]
+            click.echo(json.dumps({"published": None, "changes": [], "problems": problems}))
+        for path, reason in error.problems:
+            click.echo(f"{file}: {path or 'the file'} {reason}", err=True)
+        sys.exit(PROBLEMS_FOUND)
+    _report(published, is_dry=is_dry, as_json=as_json)
+
+
+def _report(published: billing.Published, *, is_dry: bool, as_json: bool) -> None:
+    if as_json:
+        changes = [vars(difference) for difference in published.differences]
+        kept = {"published": None if is_dry else published.version_id, "would_publish": published.version_id}
+        told = {"plan": published.plan, "previous": published.previous, "dry_run": is_dry}
+        click.echo(json.dumps({**told, **kept, "changes": changes, "problems": []}))
+        return
+    for difference in published.differences:
+        click.echo(_difference(difference))
+    if not published.differences:
+        click.echo(f"{published.previous} says the same; nothing to publish.")
+    elif is_dry:
+        click.echo(f"{published.version_id or published.plan} would be published; this was a dry run.")
+    elif published.version_id:
+        click.echo(f"{published.version_id} published. Organizations on older versions stay on them.")
+    else:
+        click.echo(f"{published.plan} changed; its prices are as they were.")
+
+
+def _difference(difference: Difference) -> str:
+    before, after = json.dumps(difference.before), json.dumps(difference.after)
+    if difference.before is None:
+        return f"+ {difference.path}: {after}"
+    if difference.after is None:
+        return f"- {difference.path}: {before}"
+    return f"~ {difference.path}: {before} -> {after}"
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_words(part)}" for name, part in value.items())
+    if isinstance(value, list):
+        return "; ".join(_words(part) for part in value)
+    return str(value)

@@ -1,0 +1,184 @@
+"""The mock checkout: an outside party with a table of its own, whose page pays, declines, or goes wrong on purpose."""
+
+import hmac
+import re
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import orjson
+import sqlalchemy as sa
+
+from saas_api.core import clock, crypto
+from saas_api.core.ids import new_id
+from saas_api.core.settings import setting
+from saas_api.core.tenancy import as_system
+from saas_api.providers.payments import (
+    Checkout,
+    Forged,
+    Notice,
+    Order,
+    ProviderRefused,
+    Refunded,
+    Return,
+    Truth,
+    Unreadable,
+    document,
+    name_of,
+)
+
+LATE_SECONDS = 30
+WRONG_BY_MINOR = 100
+_REFERENCE = re.compile(r"[0-9a-f]{48}")
+ACTIONS = ("pay", "decline", "pay_late", "pay_wrong", "cancel")
+
+_OPEN = sa.text("""
+INSERT INTO mock_checkouts (reference, payment_id, currency, amount_minor, return_url, description)
+VALUES (:reference, :payment_id, :currency, :amount, :return_url, :description) ON CONFLICT DO NOTHING
+""")
+_FIND = sa.text("SELECT * FROM mock_checkouts WHERE reference = :reference")
+_ACT = sa.text("""
+UPDATE mock_checkouts SET state = :state, captured_minor = :captured, failure_code = :failure, settles_at = :settles_at
+ WHERE reference = :reference AND state = 'open' AND settles_at IS NULL RETURNING return_url
+""")
+_SETTLE_LATE = sa.text("""
+UPDATE mock_checkouts SET state = 'paid', captured_minor = amount_minor
+ WHERE reference = :reference AND state = 'open' AND settles_at <= :now
+""")
+_REFUND = sa.text("""
+UPDATE mock_checkouts SET refunded_minor = refunded_minor + :amount
+ WHERE reference = :reference AND state = 'paid' AND refunded_minor + :amount <= captured_minor RETURNING reference
+""")
+
+
+@dataclass(frozen=True)
+class Page:
+    """A checkout as its page shows it.
+
+    state: "open", "paid", "failed" or "canceled"
+    settles_at: when a late payment arrives
+    """
+
+    reference: str
+    currency: str
+    amount_minor: int
+    description: str
+    return_url: str
+    state: str
+    settles_at: datetime | None
+
+
+@dataclass(frozen=True)
+class SignedEvent:
+    """What a provider would post, with the header it would send."""
+
+    body: bytes
+    signature: str
+
+
+class MockCheckout:
+    """Takes money nobody has."""
+
+    def reference(self, payment_id: UUID) -> str | None:
+        """A name nobody can guess, the same whenever it is asked for."""
+        return crypto.mac("payments.mock.reference", payment_id.hex)[:48]
+
+    def open(self, order: Order) -> Checkout:
+        """Put a checkout up, once for a payment."""
+        reference = crypto.mac("payments.mock.reference", order.payment_id.hex)[:48]
+        values = {
+            "reference": reference,
+            "payment_id": order.payment_id,
+            "currency": order.currency,
+            "amount": order.amount_minor,
+            "return_url": order.return_url,
+            "description": order.description,
+        }
+        with as_system("providers.checkout") as session:
+            session.execute(_OPEN, values)
+        return Checkout(reference, f"{setting('APP_URL')}/payments/mock/{reference}")
+
+    def ask(self, reference: str) -> Truth:
+        """Look the checkout up."""
+        row = _find(reference)
+        if row is None:
+            return Truth("unknown", reference)
+        kind = {"paid": "succeeded"}.get(row.state, row.state)
+        return Truth(kind, row.reference, row.currency, row.captured_minor, row.failure_code)
+
+    def read(self, body: bytes, signature: str) -> Notice:
+        """Verify and read an event."""
+        if not hmac.compare_digest(_sign(body), signature):
+            raise Forged
+        event = document(body)
+        data = event.get("data")
+        if not isinstance(data, dict):
+            raise Unreadable("no data")
+        kind = name_of(event.get("type"))
+        reference = name_of(data.get("reference")) if kind.startswith("checkout.") else None
+        return Notice(name_of(event.get("id")), kind, reference)
+
+    def refund(self, wanted: Return) -> Refunded:
+        """Give back what was paid."""
+        with as_system("providers.checkout") as session:
+            if session.execute(_REFUND, {"reference": wanted.reference, "amount": wanted.amount_minor}).first() is None:
+                raise ProviderRefused("not_refundable")
+        return Refunded("succeeded", f"mock-{wanted.key}")
+
+
+def page(reference: str) -> Page | None:
+    """The checkout of a page; None for a reference nobody gave."""
+    row = _find(reference)
+    if row is None:
+        return None
+    names = ("reference", "currency", "amount_minor", "description", "return_url", "state", "settles_at")
+    return Page(**{name: getattr(row, name) for name in names})
+
+
+def act(reference: str, action: str) -> SignedEvent | None:
+    """Do what a customer chose on the page.
+
+    action: one of ACTIONS
+    returns: the event to deliver; None for a checkout that is unknown or over
+    """
+    found = _find(reference)
+    if found is None:
+        return None
+    state, captured, failure, delay = {
+        "pay": ("paid", found.amount_minor, None, None),
+        "pay_wrong": ("paid", found.amount_minor + WRONG_BY_MINOR, None, None),
+        "pay_late": ("open", 0, None, timedelta(seconds=LATE_SECONDS) / setting("TIME_SCALE")),
+        "decline": ("failed", 0, "card_declined", None),
+        "cancel": ("canceled", 0, "canceled_by_customer", None),
+    }[action]
+    values = {
+        "reference": reference,
+        "state": state,
+        "captured": captured,
+        "failure": failure,
+        "settles_at": clock.now() + delay if delay else None,
+    }
+    with as_system("providers.checkout") as session:
+        if session.execute(_ACT, values).first() is None:
+            return None
+    kind = {"decline": "failed", "cancel": "canceled"}.get(action, "completed")
+    return event(f"checkout.{kind}", reference)
+
+
+def event(kind: str, reference: str) -> SignedEvent:
+    """A new signed event about a checkout."""
+    body = orjson.dumps({"id": f"evt_{new_id().hex}", "type": kind, "data": {"reference": reference}})
+    return SignedEvent(body, _sign(body))
+
+
+def _sign(body: bytes) -> str:
+    return crypto.mac("payments.mock.event", body.decode("latin-1"))
+
+
+def _find(reference: str) -> Any:
+    if not _REFERENCE.fullmatch(reference):
+        return None
+    with as_system("providers.checkout") as session:
+        session.execute(_SETTLE_LATE, {"reference": reference, "now": clock.now()})
+        return session.execute(_FIND, {"reference": reference}).first()

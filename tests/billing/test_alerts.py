@@ -1,0 +1,144 @@
+"""Alerts: once a rule and period, by mail and event, whoever looks."""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from sqlalchemy import text
+
+from saas_api.billing import service as billing
+from saas_api.core import clock, tenancy
+from tests.billing.company import Company, day, found
+from tests.people import Person
+
+ALERTS = "/api/v1/billing/alerts"
+
+
+@pytest.fixture
+def acme(context: Flask) -> Company:
+    return found("Acme", day(1))
+
+
+def mails() -> list[tuple[str, str]]:
+    with tenancy.as_system("mail.due") as session:
+        rows = session.execute(text("SELECT recipient, subject FROM mails WHERE template = 'usage_alert' ORDER BY id"))
+        return [tuple(row) for row in rows]
+
+
+def fired(company: Company) -> list[Any]:
+    return company.rows("""SELECT r.subject, r.meter_code, r.threshold::int FROM alert_firings
+      JOIN alert_rules r ON r.id = rule_id ORDER BY 1, 2, 3""")
+
+
+def listen(company: Company) -> None:
+    with company.transaction() as session:
+        session.execute(
+            text("INSERT INTO webhook_endpoints (organization_id, url) VALUES (:id, 'https://acme.example/hook')"),
+            {"id": company.id},
+        )
+
+
+def test_a_threshold_is_told_once_a_period_and_again_in_the_next(acme: Company) -> None:
+    acme.use(799)
+    billing.watch(clock.now())
+    assert fired(acme) == []
+    acme.use(1)
+    for _ in range(3):
+        billing.watch(clock.now())
+    assert fired(acme) == [("percent_of_included", "sms", 80)]
+    assert mails() == [("alice@acme.example", "Acme: 80 % of included sms")]
+    clock.travel_to(day(2, month=5))
+    with acme.transaction() as session:
+        billing.ensure_period(session, acme.id, clock.now())
+    acme.use(800)
+    billing.watch(clock.now())
+    assert len(mails()) == 2
+
+
+def test_two_jobs_at_once_tell_once(acme: Company, context: Flask) -> None:
+    listen(acme)
+    acme.use(1000)
+
+    def look(_: int) -> None:
+        with context.app_context():
+            billing.watch(clock.now())
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(look, range(4)))
+    assert fired(acme) == [("percent_of_included", "sms", 80), ("percent_of_included", "sms", 100)]
+    assert len(mails()) == 2
+    assert acme.rows("SELECT type FROM events") == [("usage.threshold_reached",)] * 2
+
+
+def test_spend_alerts_look_at_base_and_usage_against_the_cap(acme: Company) -> None:
+    acme.use(1000 + 5000)
+    billing.watch(clock.now())
+    assert ("spend_percent_of_cap", None, 50) in fired(acme)
+    assert ("spend_percent_of_cap", None, 80) not in fired(acme)
+
+
+def test_an_alert_only_cap_is_reported_once_when_it_is_reached(acme: Company) -> None:
+    listen(acme)
+    with acme.transaction() as session:
+        session.execute(text("UPDATE billing_profiles SET spend_cap_minor = 100, spend_cap_action = 'alert'"))
+    acme.use(1100)
+    for _ in range(2):
+        billing.watch(clock.now())
+    assert acme.rows("SELECT count(*) FROM events WHERE type = 'spend_cap.reached'") == [(1,)]
+
+
+def test_a_call_stopped_by_the_cap_is_told_once_even_if_the_cap_was_not_met_to_the_cent(acme: Company) -> None:
+    listen(acme)
+    period = acme.rows("SELECT id FROM billing_periods ORDER BY seq LIMIT 1")[0].id
+    for _ in range(2):
+        billing.cap_reached(acme.id, period)
+    assert acme.rows("SELECT count(*) FROM events WHERE type = 'spend_cap.reached'") == [(1,)]
+    assert [row for row in fired(acme) if row[0] == "spend_percent_of_cap"] == [
+        ("spend_percent_of_cap", None, 50),
+        ("spend_percent_of_cap", None, 80),
+        ("spend_percent_of_cap", None, 100),
+    ]
+
+
+def test_a_new_organization_begins_with_the_default_alerts(client: FlaskClient, alice: Person) -> None:
+    rows = client.get(ALERTS, headers=alice.headers).json["data"]["alerts"]
+    assert [(row["subject"], row["meter"], row["threshold"]) for row in rows] == [
+        ("percent_of_included", "email", "80"),
+        ("percent_of_included", "email", "100"),
+        ("percent_of_included", "sms", "80"),
+        ("percent_of_included", "sms", "100"),
+        ("spend_percent_of_cap", None, "50"),
+        ("spend_percent_of_cap", None, "80"),
+        ("spend_percent_of_cap", None, "100"),
+    ]
+
+
+def test_alerts_are_replaced_and_one_that_stays_is_not_raised_again(
+    app: Flask, client: FlaskClient, alice: Person
+) -> None:
+    kept = {"subject": "quantity", "meter": "sms", "threshold": "10"}
+    first = client.put(ALERTS, json={"alerts": [kept]}, headers=alice.headers).json["data"]["alerts"]
+    more = {"subject": "spend", "threshold": "5.00", "enabled": False}
+    second = client.put(ALERTS, json={"alerts": [more, kept]}, headers=alice.headers).json["data"]["alerts"]
+    assert [row["id"] for row in second if row["subject"] == "quantity"] == [first[0]["id"]]
+    assert [(row["subject"], row["enabled"]) for row in second] == [("quantity", True), ("spend", False)]
+
+
+@pytest.mark.parametrize(
+    "alerts",
+    [
+        [{"subject": "quantity", "threshold": "1"}],
+        [{"subject": "spend", "meter": "sms", "threshold": "1"}],
+        [{"subject": "quantity", "meter": "fax", "threshold": "1"}],
+        [{"subject": "spend", "threshold": "0"}],
+        [{"subject": "spend", "threshold": 5}],
+        [{"subject": "spend", "threshold": "1"}] * 2,
+        [{"subject": "weather", "threshold": "1"}],
+        [{"subject": "spend", "threshold": str(n + 1)} for n in range(51)],
+    ],
+)
+def test_alerts_that_make_no_sense_are_refused(client: FlaskClient, alice: Person, alerts: Any) -> None:
+    answer = client.put(ALERTS, json={"alerts": alerts}, headers=alice.headers)
+    assert (answer.status_code, answer.json["error"]["code"]) == (422, "VALIDATION_ERROR")

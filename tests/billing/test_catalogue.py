@@ -1,0 +1,278 @@
+"""A plan's file: what it may say, that every mistake is named at once, and that publishing it twice is once."""
+
+import json
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from flask import Flask
+from sqlalchemy import text
+
+from saas_api.billing import service as billing
+from saas_api.billing.queries import catalogue
+from saas_api.billing.rules.plans.catalogue import MeterShape, document
+from saas_api.billing.rules.plans.plan_file import BadPlan, parse, read_plan
+from saas_api.billing.rules.rating import charge
+from saas_api.core import tenancy
+from tests.billing.company import found
+
+METERS = {"sms": MeterShape("sms", "SMS", "segment"), "email": MeterShape("email", "E-mail", "message")}
+TEAM = {
+    "plan": "team",
+    "name": "Team",
+    "currency": "USD",
+    "base_amount": "49.00",
+    "min_spend": "60.00",
+    "meters": [{"code": "calls", "name": "Calls", "unit": "minute", "reverse_on_failure": False}],
+    "prices": {
+        "sms": {
+            "model": "graduated",
+            "included": "100",
+            "tiers": [{"up_to": "1000", "unit_price": "0.008"}, {"up_to": None, "unit_price": "0.0055"}],
+            "max_amount": "500.00",
+        },
+        "email": {"model": "package", "package": {"size": "500", "amount": "4.00"}},
+        "calls": {
+            "model": "volume",
+            "tiers": [
+                {"up_to": "10.5", "unit_price": "1", "flat_amount": "2.00"},
+                {"up_to": None, "unit_price": "0.1"},
+            ],
+        },
+    },
+    "entitlements": {
+        "rate_limit_per_minute": 900,
+        "sms_quota": {"meter": "sms", "limit": "250000"},
+        "support": "chat",
+        "sso": True,
+    },
+}
+
+
+def changed(**changes: Any) -> dict[str, Any]:
+    """The file with some of its fields otherwise; None takes one out."""
+    return {name: value for name, value in {**TEAM, **changes}.items() if value is not None}
+
+
+def problems(written: Any) -> dict[str, str]:
+    with pytest.raises(BadPlan) as caught:
+        read_plan(written, METERS)
+    paths = [path for path, _ in caught.value.problems]
+    assert len(paths) == len(set(paths))
+    return dict(caught.value.problems)
+
+
+def with_price(**price: Any) -> dict[str, Any]:
+    return changed(prices={**TEAM["prices"], "sms": price})  # type: ignore[dict-item]  # it is a dictionary
+
+
+def test_a_plan_reads_back_as_it_was_written() -> None:
+    content = read_plan(TEAM, METERS)
+    assert document(content) == TEAM
+    assert charge(content.prices["email"], Decimal(501)) == 800
+
+
+@pytest.mark.parametrize(
+    ("written", "path"),
+    [
+        ([], ""),
+        (changed(plan=None), "plan"),
+        (changed(plan="Team"), "plan"),
+        (changed(plan="team@2"), "plan"),
+        (changed(name=" "), "name"),
+        (changed(name="a\nb"), "name"),
+        (changed(currency="XXX"), "currency"),
+        (changed(currency=["USD"]), "currency"),
+        (changed(base_amount=49), "base_amount"),
+        (changed(base_amount=49.0), "base_amount"),
+        (changed(base_amount="-1.00"), "base_amount"),
+        (changed(base_amount="1.005"), "base_amount"),
+        (changed(base_amount="1e3"), "base_amount"),
+        (changed(base_amount="9999999999999.00"), "base_amount"),
+        (changed(currency="JPY", base_amount="49.50"), "base_amount"),
+        (changed(min_spend=True), "min_spend"),
+        (changed(colour="red"), "colour"),
+        (changed(position=0), "position"),
+        (changed(is_public="yes"), "is_public"),
+        (changed(meters={}), "meters"),
+        (changed(meters=[{"code": "sms", "name": "SMS", "unit": "message"}]), "meters.0"),
+        (changed(prices={}), "prices.sms"),
+        (changed(prices=[]), "prices"),
+        (changed(prices={**TEAM["prices"], "fax": {"model": "per_unit", "unit_price": "1"}}), "prices.fax"),  # type: ignore[dict-item]  # it is a dictionary
+        (with_price(model="flat"), "prices.sms.model"),
+        (with_price(model="per_unit"), "prices.sms.unit_price"),
+        (with_price(model="per_unit", unit_price=0.01), "prices.sms.unit_price"),
+        (with_price(model="per_unit", unit_price="0.00000000001"), "prices.sms.unit_price"),
+        (with_price(model="per_unit", unit_price="-0.1"), "prices.sms.unit_price"),
+        (with_price(model="per_unit", unit_price="1", tiers=[]), "prices.sms.tiers"),
+        (with_price(model="per_unit", unit_price="1", included="-1"), "prices.sms.included"),
+        (with_price(model="per_unit", unit_price="1", included=1.5), "prices.sms.included"),
+        (with_price(model="per_unit", unit_price="1", max_amount=5), "prices.sms.max_amount"),
+        (with_price(model="volume", tiers=[]), "prices.sms.tiers"),
+        (with_price(model="volume", tiers=[{"up_to": "5", "unit_price": "1"}]), "prices.sms.tiers.0.up_to"),
+        (
+            with_price(
+                model="graduated",
+                tiers=[
+                    {"up_to": "5", "unit_price": "1"},
+                    {"up_to": "5", "unit_price": "1"},
+                    {"up_to": None, "unit_price": "1"},
+                ],
+            ),
+            "prices.sms.tiers.1.up_to",
+        ),
+        (with_price(model="package", package={"size": "0", "amount": "1.00"}), "prices.sms.package.size"),
+        (with_price(model="package", package={"size": "1"}), "prices.sms.package.amount"),
+        (with_price(model="package", package=5), "prices.sms.package"),
+        (changed(entitlements={}), "entitlements.rate_limit_per_minute"),
+        (changed(entitlements={"rate_limit_per_minute": 0}), "entitlements.rate_limit_per_minute"),
+        (changed(entitlements={"rate_limit_per_minute": True}), "entitlements.rate_limit_per_minute"),
+        (
+            changed(entitlements={"rate_limit_per_minute": {"setting": "JWT_SECRET"}}),
+            "entitlements.rate_limit_per_minute",
+        ),
+        (
+            changed(entitlements={"rate_limit_per_minute": 9, "q": {"meter": "fax", "limit": "1"}}),
+            "entitlements.q.meter",
+        ),
+        (changed(entitlements={"rate_limit_per_minute": 9, "q": 1.5}), "entitlements.q"),
+    ],
+)
+def test_each_mistake_is_named_by_its_path(written: Any, path: str) -> None:
+    assert path in problems(written)
+
+
+def test_every_mistake_is_named_at_once() -> None:
+    sms = {"model": "per_unit", "unit_price": 0.01}
+    found_problems = problems({"plan": "P", "currency": "XXX", "base_amount": 1, "prices": {"sms": sms}, "x": 1})
+    assert set(found_problems) == {
+        "plan",
+        "name",
+        "currency",
+        "base_amount",
+        "entitlements",
+        "prices.sms.unit_price",
+        "prices.email",
+        "x",
+    }
+
+
+@pytest.mark.parametrize("text", ["{", '{"plan": "a", "plan": "b"}', '{"a": NaN}', "[" * 100_000])
+def test_what_is_no_strict_json_is_refused(text: str) -> None:
+    with pytest.raises(BadPlan):
+        parse(text)
+
+
+@pytest.fixture
+def kept_clean(app: Flask, superuser: Any) -> Iterator[None]:
+    """Plans and meters of a test vanish with it; the ones of the platform stay."""
+    yield
+    with superuser, superuser.cursor() as cursor:
+        cursor.execute("SET LOCAL session_replication_role = replica")
+        for table in ("price_tiers", "prices", "entitlements"):
+            cursor.execute(f"DELETE FROM {table} WHERE plan_version_id LIKE 'team@%'")
+        cursor.execute("DELETE FROM plan_versions WHERE plan_code = 'team'")
+        cursor.execute("DELETE FROM plans WHERE code = 'team'")
+        cursor.execute("DELETE FROM meters WHERE code = 'calls'")
+
+
+@pytest.fixture
+def publish(app: Flask, kept_clean: None, tmp_path: Path) -> Any:
+    """Run `flask plans publish` on a document."""
+
+    def run(written: Any, *options: str) -> Result:
+        file = tmp_path / "plan.json"
+        file.write_text(written if isinstance(written, str) else json.dumps(written), encoding="utf-8")
+        return app.test_cli_runner().invoke(args=["plans", "publish", str(file), *options])
+
+    return run
+
+
+def shown(app: Flask, plan: str) -> Any:
+    outcome = app.test_cli_runner().invoke(args=["plans", "show", plan, "--json"])
+    assert outcome.exit_code == 0, outcome.output
+    return json.loads(outcome.stdout)
+
+
+def test_a_new_plan_is_published_once_and_is_on_offer(app: Flask, client: Any, publish: Any) -> None:
+    dry = json.loads(publish(TEAM, "--dry-run", "--json").stdout)
+    assert (dry["published"], dry["would_publish"]) == (None, "team@1")
+    first = publish(TEAM)
+    assert (first.exit_code, first.output.splitlines()[-1]) == (
+        0,
+        "team@1 published. Organizations on older versions stay on them.",
+    )
+    assert '+ base_amount: "49.00"' in first.output
+    assert publish(TEAM).output == "team@1 says the same; nothing to publish.\n"
+    offered = {plan["code"]: plan for plan in client.get("/api/v1/billing/plans").json["data"]["plans"]}
+    assert offered["team"]["rate_limit_per_minute"] == 900
+    prices = {price["meter"]: price for price in offered["team"]["prices"]}
+    assert prices["email"]["package"] == {"size": "500", "amount": "4.00"}
+    assert (prices["sms"]["max_amount"], prices["calls"]["tiers"][0]["flat_amount"]) == ("500.00", "2.00")
+
+
+def test_a_changed_file_is_the_next_version_and_leaves_everybody_where_they_are(
+    app: Flask, publish: Any, context: Flask
+) -> None:
+    company = found(plan="pro@1")
+    dearer = {**shown(app, "pro"), "base_amount": "119.00"}
+    outcome = json.loads(publish(dearer, "--json").stdout)
+    assert (outcome["published"], outcome["previous"]) == ("pro@2", "pro@1")
+    assert outcome["changes"] == [{"path": "base_amount", "before": "99.00", "after": "119.00"}]
+    assert json.loads(publish(dearer, "--json").stdout)["published"] is None
+    assert shown(app, "pro@1")["base_amount"] == "99.00"
+    with company.transaction() as session:
+        assert billing.terms(session, company.id).plan_version_id == "pro@1"
+        assert catalogue.newest(session, "pro") == "pro@2"
+
+
+@pytest.mark.parametrize("plan", ["free", "starter", "pro", "scale"])
+def test_what_is_shown_can_be_published_and_is_nothing_new(app: Flask, publish: Any, plan: str) -> None:
+    assert publish(shown(app, plan)).output == f"{plan}@1 says the same; nothing to publish.\n"
+
+
+def test_a_publication_is_in_the_log(app: Flask, publish: Any) -> None:
+    publish(TEAM)
+    with app.app_context(), tenancy.as_system("billing.close") as session:
+        [act] = session.execute(text("SELECT * FROM audit_events")).all()
+    assert (act.action, act.actor_type, act.target_id) == ("plan.published", "system", "team@1")
+    assert act.data["changes"]["base_amount"] == [None, "49.00"]
+
+
+@pytest.mark.parametrize(
+    ("written", "reason"),
+    [
+        ('{"plan": 1, "plan": 2}', "given twice"),
+        (changed(base_amount=49), "base_amount must be a string"),
+        ("\\ud800", "not JSON"),
+    ],
+)
+def test_a_file_with_problems_publishes_nothing(app: Flask, publish: Any, written: Any, reason: str) -> None:
+    outcome = publish(written)
+    assert outcome.exit_code == 3
+    assert reason in outcome.stderr
+    assert app.test_cli_runner().invoke(args=["plans", "show", "team"]).exit_code == 1
+
+
+def test_a_plan_keeps_its_currency_and_the_small_ones_follow_their_setting(app: Flask, publish: Any) -> None:
+    other = {**shown(app, "pro"), "currency": "EUR"}
+    assert "another currency needs another plan" in publish(other).stderr
+    starter = shown(app, "starter")
+    starter["prices"]["sms"]["unit_price"] = "0.02"
+    assert "BILLING_RATE_PER_REQUEST" in publish(starter).stderr
+
+
+def test_a_name_alone_needs_no_version(app: Flask, publish: Any) -> None:
+    publish(TEAM)
+    assert publish(changed(name="Team of ten")).output.endswith("team changed; its prices are as they were.\n")
+    assert shown(app, "team@1")["name"] == "Team of ten"
+
+
+def test_the_list_says_who_is_on_what(app: Flask, context: Flask) -> None:
+    found(plan="pro@1")
+    listed = json.loads(app.test_cli_runner().invoke(args=["plans", "list", "--json"]).stdout)["plans"]
+    assert [plan["version"] for plan in listed] == ["free@1", "starter@1", "pro@1", "scale@1"]
+    assert [plan["organizations"] for plan in listed] == [0, 0, 1, 0]

@@ -1,0 +1,123 @@
+"""A closing amid accepts: under the period lock nothing is lost; without it, or with a lock on the row, usage is."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from uuid import UUID
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from saas_api.billing import service as billing
+from saas_api.core import clock
+from saas_api.core.ids import read_id
+from saas_api.organizations.service import audit
+from tests.billing.books import system
+from tests.billing.company import Company, day, found
+from tests.people import Person, make_key
+
+LOOK_UP = """SELECT id FROM billing_periods WHERE organization_id = :org AND state = 'open' AND starts_at <= :at
+  AND ends_at > :at"""
+WRITE = text("""INSERT INTO usage_events (organization_id, source, idempotency_key, meter_code, quantity, occurred_at,
+  billing_period_id) VALUES (:org, 'race', 'k', 'sms', 1, :at, :period)""")
+CLOSE = text("""UPDATE billing_periods SET state = 'closed', closed_at = clock_timestamp()
+  WHERE organization_id = :org AND seq = 1""")
+LATE = """SELECT e.id FROM usage_events e JOIN billing_periods p ON p.id = e.billing_period_id
+  WHERE e.recorded_at > p.closed_at"""
+
+
+def no_lock(_: Session, __: UUID) -> None:
+    """Nothing is held."""
+
+
+def row_lock(session: Session, organization_id: UUID) -> None:
+    locked = text("SELECT 1 FROM billing_periods WHERE organization_id = :org FOR UPDATE")
+    session.execute(locked, {"org": organization_id})
+
+
+def period_lock(session: Session, organization_id: UUID) -> None:
+    session.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:org, 1))"), {"org": str(organization_id)})
+
+
+@pytest.mark.parametrize(
+    ("lock", "is_lost"), [(no_lock, True), (row_lock, True), (period_lock, False)], ids=["none", "row", "period"]
+)
+def test_only_the_period_lock_waits_for_a_writer_that_has_looked(
+    app: Flask, context: Flask, lock: Callable[[Session, UUID], None], *, is_lost: bool
+) -> None:
+    company = found()
+    values = {"org": company.id, "at": clock.now()}
+    is_done = threading.Event()
+
+    def closer() -> None:
+        with app.app_context():
+            with system() as session:
+                lock(session, company.id)
+                session.execute(CLOSE, values)
+            is_done.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        with company.transaction() as session:
+            if lock is period_lock:
+                billing.hold_periods(session, company.id)
+            [period_id] = session.scalars(text(LOOK_UP), values)
+            run = pool.submit(closer)
+            assert is_done.wait(10 if is_lost else 0.5) == is_lost
+            session.execute(WRITE, {**values, "period": period_id})
+        run.result()
+    assert bool(company.rows(LATE)) == is_lost
+
+
+def test_a_closing_that_waits_too_long_gives_up_and_the_next_one_does_it(app: Flask, context: Flask) -> None:
+    company = found(plan="starter@1")
+    at = day(1, 2, month=5)
+    clock.travel_to(at)
+
+    def closer() -> billing.Outcome:
+        with app.app_context():
+            return billing.close_due(at)
+
+    with ThreadPoolExecutor(1) as pool, company.transaction() as session:
+        billing.hold_periods(session, company.id)
+        assert pool.submit(closer).result().failed == [company.id]
+    assert company.rows("SELECT 1 FROM billing_periods WHERE state <> 'open'") == []
+    assert len(billing.close_due(at).invoices) == 1
+
+
+def test_closing_at_once_amid_calls_loses_none_and_fails_none(app: Flask, client: FlaskClient, alice: Person) -> None:
+    company = Company(read_id("org", alice.organization_id))
+    with app.app_context(), company.transaction() as session:
+        billing.ensure_account(session, company.id)
+        billing.change_plan(session, company.id, "pro", "now", audit.SYSTEM)
+    key = make_key(client, alice)
+    stop = threading.Event()
+
+    def send() -> list[int]:
+        statuses, caller = [], app.test_client()
+        while not stop.is_set():
+            body = {"to": "+2348012345678", "type": "sms", "message": "Hello"}
+            statuses.append(caller.post("/api/v1/messages/send", json=body, headers=key).status_code)
+        return statuses
+
+    with ThreadPoolExecutor(3) as pool:
+        runs = [pool.submit(send) for _ in range(3)]
+        try:
+            with app.app_context():
+                for _ in range(8):
+                    billing.close_now(company.id)
+        finally:
+            stop.set()
+        statuses = [status for run in runs for status in run.result()]
+    assert set(statuses) == {202}
+    with app.app_context():
+        billing.close_now(company.id)
+        [(billed,)] = company.rows("SELECT sum(quantity) FROM invoice_lines WHERE kind IN ('usage', 'late_usage')")
+        assert billed == len(statuses)
+        assert company.rows(LATE) == []
+        [(outside,)] = company.rows("""SELECT count(*) FROM usage_events e
+          JOIN billing_periods p ON p.id = e.billing_period_id
+          WHERE e.late_for_period_id IS NULL AND e.occurred_at < p.starts_at""")
+        assert outside == 0

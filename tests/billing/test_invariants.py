@@ -1,0 +1,246 @@
+"""The nightly checks: sound books pass, and every wrong that is planted past the guards is found."""
+
+import json
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from flask import Flask
+from sqlalchemy import text
+
+from saas_api.billing import jobs
+from saas_api.billing import service as billing
+from saas_api.billing.queries.invariants import CHECKS
+from saas_api.core import clock
+from saas_api.core.ids import wire_id
+from saas_api.usage import jobs as usage_jobs
+from saas_api.users import service as users
+from tests.billing.books import ACT, JUNE, acts, close, credit, invoiced, newest, settle, system
+from tests.billing.company import Company, day, found
+
+pytestmark = pytest.mark.usefixtures("context")
+
+Plant = Callable[[str], None]
+
+
+@pytest.fixture
+def plant(superuser: Any) -> Plant:
+    """Do what every guard would refuse."""
+
+    def act(sql: str) -> None:
+        with superuser, superuser.cursor() as cursor:
+            cursor.execute("SET LOCAL session_replication_role = replica")
+            cursor.execute(sql)
+            assert cursor.rowcount, sql
+
+    return act
+
+
+def books() -> Company:
+    """A company that has had everything: late usage, credit, payments, a void invoice, a carry, changes of plan."""
+    company = found(at=day(1, month=3), plan="scale@1")
+    company.grant(500, "promotional", 5)
+    company.use(99_990, at=day(10, month=3))
+    company.use(7, "email", at=day(10, month=3))
+    failed = company.use(2, at=day(11, month=3))
+    first = close(company, day(1, 2))
+    settle(company, first.id, first.due_minor)
+    credit(company, first.id, amount_minor=100)
+    company.use(20, at=day(20, month=3), is_late=True)
+    company.reverse(failed)
+    company.switch("starter@1", day(16))
+    company.use(305, at=day(20))
+    second = close(company)
+    with system() as session:
+        billing.void(session, company.id, second.id, ACT, is_replaced=True)
+    credit(company, newest(company).id, amount_minor=50)
+    usage_jobs.roll_up()
+    return company
+
+
+def found_by() -> dict[str, list[str]]:
+    """What each check finds, where it finds anything."""
+    results = billing.check_invariants()
+    assert [result.check.name for result in results] == [check.name for check in CHECKS]
+    return {result.check.name: [found.what for found in result.violations] for result in results if result.violations}
+
+
+def test_sound_books_pass_every_check() -> None:
+    company = books()
+    carol, _ = invoiced(name="Carol")
+    usage_jobs.roll_up()
+    assert found_by() == {}
+    assert billing.check_invariants(company.id, since=day(1)) != []
+    with system() as session:
+        kept = session.execute(text("SELECT check_name, violations FROM invariant_results")).all()
+    assert sorted(kept) == sorted((check.name, 0) for check in CHECKS)
+    assert carol.rows("SELECT parked_at FROM billing_profiles") == [(None,)]
+
+
+@pytest.mark.parametrize(
+    ("check", "sql"),
+    [
+        ("ownership.time", "UPDATE usage_events SET occurred_at = '2026-02-01Z' WHERE late_for_period_id IS NULL"),
+        ("ownership.time", "UPDATE usage_events SET occurred_at = '2026-04-20Z' WHERE late_for_period_id IS NOT NULL"),
+        ("ownership.closed", "UPDATE usage_events SET recorded_at = recorded_at + interval '1 day'"),
+        ("amounts.quantity", "UPDATE usage_events SET quantity = quantity + 1 WHERE meter_code = 'email'"),
+        ("amounts.quantity", "DELETE FROM usage_events WHERE meter_code = 'email'"),
+        ("amounts.quantity", "DELETE FROM invoice_lines WHERE meter_code = 'email'"),
+        ("amounts.quantity", "UPDATE invoice_lines SET quantity = quantity + 1 WHERE kind = 'late_usage'"),
+        ("amounts.rerated", "UPDATE invoice_lines SET amount_minor = amount_minor + 1 WHERE kind = 'base'"),
+        ("amounts.rerated", "UPDATE invoice_lines SET amount_minor = amount_minor + 1 WHERE kind = 'late_usage'"),
+        ("amounts.rerated", "UPDATE invoice_lines SET calculation = '{}' WHERE kind = 'usage'"),
+        ("amounts.rerated", "UPDATE price_tiers SET unit_price = unit_price * 2 WHERE plan_version_id = 'scale@1'"),
+        (
+            "sums.lines",
+            "UPDATE invoices SET subtotal_minor = subtotal_minor + 1, discount_minor = discount_minor + 1",
+        ),
+        ("sums.payments", "UPDATE payments SET allocated_minor = allocated_minor - 1, excess_minor = 1"),
+        ("sums.payments", "DELETE FROM payments"),
+        ("sums.credit_notes", "DELETE FROM credit_notes WHERE to_due_minor > 0"),
+        ("sums.credit_notes", "UPDATE credit_note_lines SET amount_minor = amount_minor + 1"),
+        ("sums.grants", "UPDATE credit_grants SET remaining_minor = remaining_minor + 1 WHERE kind = 'promotional'"),
+        ("sums.grants", "DELETE FROM credit_entries"),
+        ("numbers.gapless", "UPDATE number_series SET last_value = last_value + 1 WHERE series = 'INV'"),
+        ("numbers.gapless", "UPDATE invoices SET serial = serial + 1 WHERE serial = 3"),
+        ("numbers.gapless", "DELETE FROM number_series WHERE series = 'CN'"),
+        ("coverage.chain", "UPDATE billing_periods SET starts_at = starts_at + interval '1 hour' WHERE seq = 2"),
+        ("coverage.chain", "DELETE FROM billing_periods WHERE seq = 1"),
+        ("coverage.chain", "UPDATE subscription_segments SET starts_at = starts_at - interval '1 hour' WHERE seq = 2"),
+        ("coverage.now", "UPDATE billing_periods SET ends_at = starts_at + interval '1 minute' WHERE seq = 3"),
+        ("coverage.now", "UPDATE subscription_segments SET ends_at = '2026-04-20Z' WHERE ends_at IS NULL"),
+        (
+            "coverage.invoiced",
+            "UPDATE billing_periods SET state = 'closed', closed_at = now() - interval '3 hours' WHERE seq = 2",
+        ),
+        ("rollup.ledger", "UPDATE usage_rollups SET quantity = quantity + 1 WHERE meter_code = 'email'"),
+        ("rollup.ledger", "DELETE FROM usage_rollups WHERE meter_code = 'email'"),
+        (
+            "money.in_flight",
+            "UPDATE payments SET state = 'pending', captured_minor = 0, allocated_minor = 0, created_at = '2026-4-1Z'",
+        ),
+    ],
+)
+def test_a_planted_wrong_is_found(check: str, sql: str, plant: Plant, superuser: Any) -> None:
+    books()
+    try:
+        plant(sql)
+        assert check in found_by()
+    finally:
+        restore_prices(superuser)
+
+
+def restore_prices(superuser: Any) -> None:
+    with superuser, superuser.cursor() as cursor:
+        cursor.execute("SET LOCAL session_replication_role = replica")
+        cursor.execute("""UPDATE price_tiers SET unit_price = CASE meter_code WHEN 'sms' THEN 0.005 - ordinal * 0.001
+          ELSE 0.0005 - ordinal * 0.0001 END WHERE plan_version_id = 'scale@1'""")
+
+
+def test_every_check_has_a_wrong_planted_for_it() -> None:
+    marks = test_a_planted_wrong_is_found.pytestmark
+    planted = {case[0] for mark in marks if mark.name == "parametrize" for case in mark.args[1]}
+    assert planted == {check.name for check in CHECKS}
+
+
+def test_a_company_without_an_account_is_found_after_two_hours(plant: Plant) -> None:
+    company = found(at=day(1))
+    for table in ("billing_periods", "subscription_segments", "subscriptions"):
+        plant(f"DELETE FROM {table}")
+    assert "coverage.now" not in found_by()
+    clock.travel_to(day(1, 3))
+    plant("UPDATE organizations SET created_at = '2026-04-01Z'")
+    assert found_by()["coverage.now"] == ["no account"]
+    assert company.rows("SELECT parked_reason FROM billing_profiles") == [("check coverage.now",)]
+
+
+def test_a_violation_parks_its_organization_alone_and_tells_the_operators(plant: Plant) -> None:
+    company, carol = books(), found("Carol", plan="starter@1")
+    with system() as session:
+        olga = users.create(session, "olga@platform.example", "correct horse battery", "Olga")
+        users.appoint(session, olga.id, "support")
+    plant(
+        f"UPDATE credit_grants SET remaining_minor = 1 WHERE organization_id = '{company.id}' AND kind = 'promotional'"
+    )
+    jobs.invariants()
+    [parked] = company.rows("SELECT parked_at, parked_reason FROM billing_profiles")
+    assert (parked.parked_at, parked.parked_reason) == (clock.now(), "check sums.grants")
+    assert acts(company)[-1] == "billing.parked"
+    assert carol.rows("SELECT parked_at FROM billing_profiles") == [(None,)]
+    with system() as session:
+        [mail] = session.execute(text("SELECT * FROM mails WHERE template = 'operator_alert'")).all()
+        kept = session.execute(text("SELECT * FROM invariant_results WHERE violations > 0")).all()
+    assert mail.recipient == "olga@platform.example"
+    assert "check sums.grants failed" in mail.subject
+    assert [(row.check_name, row.sample[0]["organization_id"]) for row in kept] == [
+        ("sums.grants", wire_id("org", company.id))
+    ]
+
+
+def test_a_parked_organization_gets_drafts_until_an_operator_has_looked(plant: Plant, app: Flask) -> None:
+    company = found(plan="starter@1")
+    plant("UPDATE billing_profiles SET parked_at = now(), parked_reason = 'check sums.lines'")
+    draft = close(company)
+    assert draft.state == "draft"
+    with pytest.raises(billing.BillingParked), system() as session:
+        billing.finalize(session, company.id, draft.id, ACT)
+    ask = app.test_cli_runner().invoke
+    organization = wire_id("org", company.id)
+    assert ask(args=["billing", "unpark", organization, "--reason", "repaired"]).exit_code == 0
+    assert "not parked" in ask(args=["billing", "unpark", organization, "--reason", "repaired"]).output
+    assert acts(company)[-1] == "billing.unparked"
+    words = ["billing", "finalize", organization, wire_id("inv", draft.id), "--reason", "fine"]
+    assert "INV-000001" in ask(args=words).output
+    assert close(company, JUNE).state == "open"
+
+
+def test_rollups_that_drifted_are_made_anew_and_park_nobody(plant: Plant) -> None:
+    company = books()
+    plant("UPDATE usage_rollups SET quantity = quantity + 1")
+    assert list(found_by()) == ["rollup.ledger"]
+    assert found_by() == {}
+    assert company.rows("SELECT parked_at FROM billing_profiles") == [(None,)]
+
+
+def test_one_organization_is_checked_without_looking_at_the_others(plant: Plant) -> None:
+    company, carol = books(), found("Carol")
+    plant(
+        f"UPDATE credit_grants SET remaining_minor = 1 WHERE organization_id = '{company.id}' AND kind = 'promotional'"
+    )
+    assert not any(result.violations for result in billing.check_invariants(carol.id))
+    [wrong] = [result for result in billing.check_invariants(company.id) if result.violations]
+    assert wrong.violations[0].organization_id == company.id
+
+
+def test_two_runs_at_once_do_not_both_look(app: Flask) -> None:
+    with system() as session:
+        session.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('billing.invariants', 2))"))
+        with pytest.raises(billing.AlreadyChecking):
+            billing.check_invariants()
+        jobs.invariants()
+        assert app.test_cli_runner().invoke(args=["billing", "invariants"]).exit_code == 1
+    assert found_by() == {}
+
+
+def test_the_night_leaves_out_ledgers_of_long_ago(plant: Plant) -> None:
+    books()
+    plant("UPDATE usage_events SET quantity = quantity + 1 WHERE meter_code = 'email'")
+    usage = {result.check.name for result in billing.check_invariants(since=clock.now()) if result.violations}
+    assert usage == set()
+    clock.travel_to(clock.now() + timedelta(minutes=1))
+    assert "amounts.quantity" in found_by()
+
+
+def test_the_command_ends_with_3_when_something_is_wrong(plant: Plant, app: Flask) -> None:
+    company = books()
+    ask = app.test_cli_runner().invoke
+    sound = ask(args=["billing", "invariants", "--json"])
+    assert (sound.exit_code, {len(check["violations"]) for check in json.loads(sound.output)["checks"]}) == (0, {0})
+    plant("UPDATE number_series SET last_value = last_value + 1 WHERE series = 'INV'")
+    wrong = ask(args=["billing", "invariants"])
+    assert wrong.exit_code == 3
+    assert "platform: series INV: 3 numbers from 1 to 3, last given 4" in wrong.output
+    assert company.rows("SELECT parked_at FROM billing_profiles") == [(None,)]
+    assert ask(args=["billing", "invariants", "--organization", wire_id("org", company.id)]).exit_code == 0
+    assert ask(args=["billing", "invariants", "--organization", "org_1"]).exit_code == 1

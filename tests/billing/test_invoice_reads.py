@@ -1,0 +1,279 @@
+"""Invoices as their organization reads them: the page, the explanation of a line, and the events behind it.
+
+| caller | status |
+|---|---|
+| nobody | 401 |
+| owner, member | 200 |
+| API key | 403, whatever its scopes |
+| owner elsewhere | 404, as for an invoice that does not exist |
+"""
+
+import csv
+import io
+from decimal import ROUND_HALF_UP, Decimal
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from sqlalchemy import text
+
+from saas_api.billing.queries.bills import explain as explain_queries
+from saas_api.core import clock
+from saas_api.core.ids import new_id, wire_id
+from tests.billing import books
+from tests.billing.company import day
+from tests.billing.reading import Reader, open_account
+from tests.people import join, make_key, sign_in
+
+CENT = Decimal("0.01")
+
+
+@pytest.fixture
+def acme(client: FlaskClient) -> Reader:
+    """April on starter: 305 segments, ten e-mails, two segments taken back."""
+    reader = open_account(client)
+    with reader.at_work() as account:
+        account.use(304, at=day(10))
+        account.use(10, "email", at=day(12))
+        account.use(1, at=day(13))
+        take_back(reader, account.use(2, at=day(14)).id)
+    reader.close()
+    return reader
+
+
+def take_back(reader: Reader, event_id: Any) -> None:
+    """Reverse an event in its own, open period."""
+    sql = text("""INSERT INTO usage_events (organization_id, id, source, idempotency_key, meter_code, quantity,
+        occurred_at, billing_period_id, reversal_of)
+      SELECT organization_id, gen_random_uuid(), 'reversal', id::text, meter_code, -quantity, occurred_at,
+        billing_period_id, id FROM usage_events WHERE id = :id""")
+    with reader.account.transaction() as session:
+        session.execute(sql, {"id": event_id})
+
+
+def table(answer: Any) -> list[dict[str, str]]:
+    assert answer.status_code == 200
+    return list(csv.DictReader(io.StringIO(answer.data.decode("utf-8-sig"), newline="")))
+
+
+def test_an_invoice_shows_its_lines_and_its_sums(acme: Reader) -> None:
+    invoice = acme.newest()
+    assert [(line["kind"], line["meter"], line["amount"]) for line in invoice["lines"]] == [
+        ("base", None, "29.00"),
+        ("usage", "email", "0.01"),
+        ("usage", "sms", "3.05"),
+    ]
+    assert (invoice["subtotal"], invoice["total_amount"], invoice["amount_due"]) == ("32.06", "32.06", "32.06")
+    assert (invoice["status"], invoice["currency"], invoice["number"][:4]) == ("open", "USD", "INV-")
+    assert invoice["bill_to"]["name"] == "Acme"
+    assert invoice["seller"]["name"] == "saas-api"
+    assert invoice["period"] == {
+        "starts_at": "2026-04-01T00:00:00.000Z",
+        "ends_at": "2026-05-01T00:00:00.000Z",
+        "timezone": "UTC",
+    }
+
+
+@pytest.mark.parametrize("suffix", ["", "/pdf", "/lines/{line}/explain", "/lines/{line}/events.csv"])
+def test_nobody_a_key_and_a_stranger_see_nothing(carol: Any, acme: Reader, client: FlaskClient, suffix: str) -> None:
+    invoice = acme.newest()
+    path = f"/billing/invoices/{invoice['id']}{suffix.format(line=invoice['lines'][0]['id'])}"
+    assert acme.ask(path).status_code == 200
+    assert client.get(f"/api/v1{path}").status_code == 401
+    answer = acme.ask(path, carol.headers)
+    missing = acme.ask(path.replace(invoice["id"], wire_id("inv", new_id())))
+    assert (answer.status_code, missing.status_code) == (404, 404)
+    assert {**answer.json["error"], "request_id": ""} == {**missing.json["error"], "request_id": ""}
+    clock.travel_to(None)
+    key = make_key(client, carol, scopes=["usage:read"])
+    assert acme.ask(path, key).status_code == 403
+
+
+def test_a_member_reads_the_bills_too(acme: Reader, app: Flask, client: FlaskClient) -> None:
+    join(app, wire_id("org", acme.account.id), "viewer@acme.example", "viewer")
+    path = f"/billing/invoices/{acme.newest()['id']}"
+    clock.travel_to(None)  # sessions live by the present
+    assert acme.ask(path, sign_in(client, "viewer@acme.example").headers).status_code == 200
+
+
+def test_a_line_is_found_under_its_own_invoice_only(acme: Reader) -> None:
+    first = acme.newest()
+    acme.close(day(1, 2, month=6))
+    second = acme.newest()
+    crossed = f"/billing/invoices/{second['id']}/lines/{first['lines'][0]['id']}"
+    assert second["id"] != first["id"]
+    assert [acme.ask(crossed + end).status_code for end in ("/explain", "/events.csv")] == [404, 404]
+
+
+def test_a_draft_is_not_shown(client: FlaskClient) -> None:
+    reader = open_account(client)
+    with reader.at_work() as account:
+        books.review(account)
+    reader.close()
+    with reader.at_work() as account:
+        [(draft,)] = account.rows("SELECT id FROM invoices WHERE state = 'draft'")
+    assert reader.ask(f"/billing/invoices/{wire_id('inv', draft)}").status_code == 404
+    assert reader.get("/billing/history")["invoices"] == []
+
+
+def test_history_can_be_asked_for_a_year(acme: Reader) -> None:
+    assert len(acme.get("/billing/history", year=2026)["invoices"]) == 1
+    assert acme.get("/billing/history", year=2025)["invoices"] == []
+    for wrong in ("26", "20x6", "-1", "99999"):
+        answer = acme.ask("/billing/history", year=wrong)
+        assert answer.json["error"]["details"]["fields"][0]["field"] == "year"
+
+
+def follow(rated: Any) -> Decimal:
+    """Work an explanation out by hand."""
+    parts = rated["parts"]
+    amounts = [Decimal(part["units"]) * Decimal(part["unit_price"]) + Decimal(part["flat_amount"]) for part in parts]
+    assert [Decimal(part["amount"]) for part in parts] == amounts
+    assert Decimal(rated["exact_amount"]) == sum(amounts)
+    return sum(amounts, Decimal(0)).quantize(CENT, ROUND_HALF_UP)
+
+
+def test_usage_explains_itself_to_the_cent(acme: Reader) -> None:
+    path, line = acme.line("usage")
+    found = acme.get(f"{path}/explain")
+    assert line["meter"] == "email"
+    assert found["counted"]["events"] == 1
+    assert (found["rated"]["quantity"], found["rated"]["billable"]) == ("10", "10")
+    assert found["rated"]["exact_amount"] == "0.01"
+    assert follow(found["rated"]) == Decimal(line["amount"]) == Decimal(found["recomputed_amount"])
+    assert found["steps"][-1] == "Rounded half up, once: 0.01 USD."
+
+
+def test_what_was_taken_back_is_counted_apart(acme: Reader) -> None:
+    sms = next(line for line in acme.newest()["lines"] if line["meter"] == "sms")
+    found = acme.get(f"/billing/invoices/{acme.newest()['id']}/lines/{sms['id']}/explain")
+    assert (found["counted"]["events"], found["counted"]["reversals"]) == (3, 1)
+    assert (found["counted"]["quantity"], sms["quantity"]) == ("305", "305")
+
+
+def test_every_tier_is_shown(client: FlaskClient) -> None:
+    reader = open_account(client, "scale@1")
+    with reader.at_work() as account:
+        account.use(1_250_000, at=day(10))
+    reader.close()
+    found = reader.get(f"{reader.line('usage')[0]}/explain")
+    assert [(part["units"], part["unit_price"]) for part in found["rated"]["parts"]] == [
+        ("100000", "0.004"),
+        ("900000", "0.003"),
+        ("250000", "0.002"),
+    ]
+    assert [tier["up_to"] for tier in found["price"]["tiers"]] == ["100000", "1000000", None]
+    assert follow(found["rated"]) == Decimal("3600.00")
+
+
+def test_late_usage_shows_both_numbers(client: FlaskClient) -> None:
+    reader = open_account(client, "scale@1", at=day(1, month=3))
+    with reader.at_work() as account:
+        account.use(99_990, at=day(10, month=3))
+    reader.close(day(1, 2))
+    with reader.at_work() as account:
+        account.use(20, at=day(20, month=3), is_late=True)
+    reader.close()
+    path, line = reader.line("late_usage")
+    found = reader.get(f"{path}/explain")
+    assert (found["before"]["quantity"], found["rated"]["quantity"], found["counted"]["quantity"]) == (
+        "99990",
+        "100010",
+        "20",
+    )
+    assert follow(found["rated"]) - follow(found["before"]) == Decimal(line["amount"]) == Decimal("0.07")
+    assert [row["quantity"] for row in table(reader.ask(f"{path}/events.csv"))] == ["20"]
+
+
+def test_a_base_for_half_a_month_shows_the_time(client: FlaskClient) -> None:
+    reader = open_account(client, at=day(20, 12, month=3))
+    reader.close(day(1, 2))
+    path, line = reader.line("base")
+    found = reader.get(f"{path}/explain")["proration"]
+    assert (found["used"], found["whole"], found["full_amount"]) == ("11 days 12 hours", "31 days", "29.00")
+    exact = Decimal(found["full_amount"]) * Decimal(found["used_seconds"]) / Decimal(found["whole_seconds"])
+    assert exact.quantize(CENT, ROUND_HALF_UP) == Decimal(line["amount"]) == Decimal("10.76")
+    assert Decimal(found["exact_amount"]) == exact.quantize(Decimal("1e-10"), "ROUND_DOWN")
+    assert table(reader.ask(f"{path}/events.csv")) == []
+
+
+def test_usage_taken_back_after_the_bill_is_explained_as_carried(client: FlaskClient) -> None:
+    reader = open_account(client, "free@1", at=day(1, month=3))
+    with reader.at_work() as account:
+        account.use(1_001, at=day(10, month=3))
+        failed = account.use(2, at=day(11, month=3))
+    reader.close(day(1, 2))
+    with reader.at_work() as account:
+        account.reverse(failed)
+    reader.close()
+    path, _ = reader.line("late_usage")
+    late, carry = reader.get(f"{path}/explain"), reader.get(f"{reader.line('carry')[0]}/explain")
+    assert (late["recomputed_amount"], carry["recomputed_amount"]) == ("-0.02", "0.02")
+    [row] = table(reader.ask(f"{path}/events.csv"))
+    assert (row["quantity"], row["reversal_of"], row["source"]) == ("-2", failed.id.hex, "reversal")
+    assert reader.get("/billing/wallet")["balances"] == [{"amount": "0.02", "currency": "USD"}]
+
+
+def test_the_events_of_a_line_add_up_to_it_with_reversals_in_sight(acme: Reader) -> None:
+    sms = next(line for line in acme.newest()["lines"] if line["meter"] == "sms")
+    answer = acme.ask(f"/billing/invoices/{acme.newest()['id']}/lines/{sms['id']}/events.csv")
+    rows = table(answer)
+    assert answer.headers["Content-Type"].startswith("text/csv")
+    assert answer.headers["Content-Disposition"].startswith('attachment; filename="INV-')
+    assert [row["quantity"] for row in rows] == ["304", "1", "2", "-2"]
+    assert rows[3]["reversal_of"] == rows[2]["event_id"]
+    assert sum(Decimal(row["quantity"]) for row in rows) == Decimal(sms["quantity"])
+
+
+def test_pages_of_events_neither_lose_nor_repeat_any(acme: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    sms = next(line for line in acme.newest()["lines"] if line["meter"] == "sms")
+    path = f"/billing/invoices/{acme.newest()['id']}/lines/{sms['id']}/events.csv"
+    whole = acme.ask(path).data
+    for size in (1, 2, 4):
+        monkeypatch.setattr(explain_queries, "_ROWS_A_PAGE", size)
+        assert acme.ask(path).data == whole
+
+
+def test_what_a_spreadsheet_would_take_for_a_formula_is_text(client: FlaskClient) -> None:
+    reader = open_account(client)
+    with reader.at_work() as account:
+        event = account.use(1, at=day(10))
+        sql = text("""INSERT INTO usage_events (organization_id, id, source, idempotency_key, meter_code, quantity,
+            occurred_at, billing_period_id)
+          SELECT organization_id, gen_random_uuid(), :source, '=HYPERLINK("http://x.example")', meter_code, 1,
+            occurred_at, billing_period_id FROM usage_events WHERE id = :id""")
+        for source in ("+1", "-1", "@x", "=1+1", "\tx", 'plain, "quoted"'):
+            with account.transaction() as session:
+                session.execute(sql, {"id": event.id, "source": source})
+    reader.close()
+    rows = table(reader.ask(f"{reader.line('usage')[0]}/events.csv"))[1:]
+    assert [row["source"] for row in rows] == ["'+1", "'-1", "'@x", "'=1+1", "'\tx", 'plain, "quoted"']
+    assert {row["idempotency_key"] for row in rows} == {'\'=HYPERLINK("http://x.example")'}
+
+
+def test_many_events_are_sent_in_pieces_and_hold_no_connection(acme: Reader, app: Flask) -> None:
+    with acme.at_work() as account, account.transaction() as session:
+        session.execute(
+            text("""INSERT INTO usage_events (organization_id, id, source, idempotency_key, meter_code, quantity,
+                occurred_at, billing_period_id)
+              SELECT organization_id, gen_random_uuid(), 'messages.send', n::text, 'sms', 1, '2026-05-02', id
+              FROM billing_periods, generate_series(1, 5000) n WHERE '2026-05-02' BETWEEN starts_at AND ends_at"""),
+        )
+    acme.close(day(1, 2, month=6))
+    path, _ = acme.line("usage")
+    answer = app.test_client().get(f"/api/v1{path}/events.csv", headers=acme.headers, buffered=False)
+    pieces = iter(answer.response)
+    first = next(pieces)
+    assert len(first) < 200_000
+    assert busy_connections(app) == 0
+    rest = b"".join(piece if isinstance(piece, bytes) else piece.encode() for piece in pieces)
+    assert rest.count(b"\n") + first.count(b"\n") == 5_001
+    answer.close()
+
+
+def busy_connections(app: Flask) -> int:
+    from saas_api.core.db import db
+
+    with app.app_context():
+        return int(db.engine.pool.checkedout())  # type: ignore[attr-defined]  # a QueuePool has it

@@ -1,0 +1,216 @@
+"""The invoice as PDF: what stands on it, that it is always the same, and that no name breaks it or reads files."""
+
+import io
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from flask.testing import FlaskClient
+from pypdf import PdfReader
+
+from saas_api.billing.queries.bills.documents import invoice_document
+from saas_api.billing.rules.document import DocumentLine, InvoiceDocument, Party, Sum, pdf
+from saas_api.core.ids import read_id
+from tests.billing import books
+from tests.billing.company import day
+from tests.billing.reading import Reader, open_account
+
+BARE = InvoiceDocument(
+    title="Invoice",
+    number="INV-000001",
+    status="Open",
+    currency="USD",
+    facts=(("Issued", "1 May 2026"), ("Due", "15 May 2026")),
+    seller=Party("saas-api", ("1 Main Street",)),
+    buyer=Party("Acme"),
+    lines=(DocumentLine("Starter plan", (), "1", "29.00", "29.00"),),
+    sums=(Sum("Total", "29.00", is_strong=True),),
+)
+
+
+def pages(content: bytes) -> list[str]:
+    return [page.extract_text() for page in PdfReader(io.BytesIO(content)).pages]
+
+
+def words(content: bytes) -> str:
+    return " ".join(" ".join(pages(content)).split())
+
+
+def bought_by(name: str, *rows: str) -> bytes:
+    return pdf(replace(BARE, buyer=Party(name, rows)))
+
+
+def many(count: int) -> InvoiceDocument:
+    lines = [DocumentLine(f"Line number {n}", ("2 x 3",), "12,345 segments", "0.01", "1.00") for n in range(count)]
+    return replace(BARE, lines=lines)
+
+
+@pytest.fixture
+def acme(client: FlaskClient) -> Reader:
+    """April on starter: 3,050 segments and 12,345 e-mails come to 71.85."""
+    reader = open_account(client)
+    with reader.at_work() as account:
+        account.use(3_050, at=day(10))
+        account.use(12_345, "email", at=day(12))
+    reader.close()
+    return reader
+
+
+def download(reader: Reader) -> bytes:
+    answer = reader.ask(f"/billing/invoices/{reader.newest()['id']}/pdf")
+    assert answer.status_code == 200
+    return bytes(answer.data)
+
+
+def stored(reader: Reader) -> InvoiceDocument:
+    invoice_id = read_id("inv", reader.newest()["id"])
+    with reader.at_work() as account, account.transaction() as session:
+        return invoice_document(session, account.id, invoice_id)
+
+
+def test_everything_an_accountant_needs_stands_on_it(acme: Reader) -> None:
+    invoice = acme.newest()
+    text = words(download(acme))
+    for wanted in (
+        invoice["number"],
+        "saas-api",
+        "Bill to Acme",
+        "Period from 1 April 2026 00:00",
+        "to, not included 1 May 2026 00:00",
+        "UTC",
+        "Starter plan",
+        "3,050 segments 0.01 30.50",
+        "12,345 messages 0.001 12.35",
+        "Total USD 71.85",
+        "Amount due USD 71.85",
+        "Page 1 of 1",
+    ):
+        assert wanted in text, wanted
+
+
+def test_it_is_downloaded_under_its_number(acme: Reader) -> None:
+    invoice = acme.newest()
+    answer = acme.ask(f"/billing/invoices/{invoice['id']}/pdf")
+    assert answer.headers["Content-Type"] == "application/pdf"
+    assert answer.headers["Content-Disposition"] == f'attachment; filename="{invoice["number"]}.pdf"'
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.data.startswith(b"%PDF-")
+
+
+def test_the_reference_names_the_media_types(client: FlaskClient) -> None:
+    paths = client.get("/api/v1/openapi.json").json["paths"]
+    line = "/api/v1/billing/invoices/{invoice_id}/lines/{line_id}"
+    for path, kinds in {
+        "/api/v1/billing/invoices/{invoice_id}/pdf": {"application/pdf"},
+        f"{line}/events.csv": {"text/csv"},
+        f"{line}/explain": {"application/json"},
+        "/api/v1/usage": {"application/json", "text/csv"},
+    }.items():
+        assert set(paths[path]["get"]["responses"]["200"]["content"]) == kinds
+
+
+def test_the_same_invoice_gives_the_same_bytes(acme: Reader) -> None:
+    assert download(acme) == download(acme)
+
+
+def test_credit_notes_and_payments_come_off(acme: Reader) -> None:
+    invoice_id = read_id("inv", acme.newest()["id"])
+    with acme.at_work() as account:
+        books.credit(account, invoice_id, amount_minor=1235)
+        books.settle(account, invoice_id, 1000)
+    text = words(download(acme))
+    assert "Credit notes -12.35" in text
+    assert "Paid -10.00" in text
+    assert "Amount due USD 49.50" in text
+    assert "Credit note CN-" in text
+
+
+def test_a_line_of_tiers_shows_them(client: FlaskClient) -> None:
+    reader = open_account(client, "scale@1")
+    with reader.at_work() as account:
+        account.use(1_250_000, at=day(10))
+    reader.close()
+    text = words(download(reader))
+    for wanted in ("in tiers", "100,000 \u00d7 0.004 = 400.00", "900,000 \u00d7 0.003 = 2,700.00", "3,600.00"):
+        assert wanted in text, wanted
+
+
+def test_a_page_to_print_has_the_same_texts(acme: Reader) -> None:
+    document = stored(acme)
+    text = words(pdf(document))
+    assert [line.description for line in document.lines if line.description not in text] == []
+    assert [row.amount for row in document.sums if row.amount not in text] == []
+
+
+def test_a_name_that_is_markup_stays_a_name(tmp_path: Path) -> None:
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(b"\x89PNG not an image")
+    for name in (
+        f'<img src="{secret}"/>',
+        '<img src="http://127.0.0.1:9/x.png" width="1" height="1"/>',
+        "<para><b>unclosed",
+        "&lt;b&gt; & Sons",
+        '<a href="http://x.example">Acme</a>',
+        "</font></para>",
+    ):
+        content = bought_by(name, name)
+        assert "".join(name.split()) in "".join(words(content).split())
+        assert not [image for page in PdfReader(io.BytesIO(content)).pages for image in page.images]
+        assert b"/URI" not in content
+
+
+def test_names_in_other_scripts_are_shown() -> None:
+    for name in ("Ελληνική Εταιρεία", "Общество Ёж", "Công ty Việt Nam", "Żółć ₦aira €uro", "株式会社", "한국회사"):
+        assert "".join(name.split()) in "".join(words(bought_by(name)).split())
+
+
+def test_a_sign_that_no_font_has_becomes_a_question_mark() -> None:
+    assert "Acme ???? 1" in words(bought_by("Acme \u05d0\u05d1\u05d2\U0001f600 1"))
+    assert "Acme Ltd" in words(bought_by("Ac\u200bme\u202e\x00 Ltd\n"))
+
+
+def test_long_names_wrap_and_nothing_leaves_the_page() -> None:
+    name = "W" * 200
+    text = "".join(words(bought_by(name, "x" * 300)).split())
+    assert name in text
+    assert "x" * 300 in text
+    content = pdf(replace(BARE, seller=Party("S" * 200), number="N" * 60))
+    assert len(pages(content)) == 1
+
+
+def test_two_thousand_lines_are_many_pages_that_repeat_the_head() -> None:
+    started = time.process_time()
+    content = pdf(many(2_000))
+    assert time.process_time() - started < 10  # a fraction of that on a quiet machine
+    read = pages(content)
+    assert len(read) > 20
+    assert f"Page {len(read)} of {len(read)}" in read[-1]
+    assert all("Description" in page for page in read[:-1])
+    assert sum(page.count("Line number") for page in read) == 2_000
+
+
+def test_documents_drawn_at_once_do_not_spoil_each_other() -> None:
+    documents = [replace(BARE, number=f"INV-{n}", buyer=Party(f"{n} ÅéΩЖ " * n)) for n in range(1, 9)]
+    alone = [pdf(document) for document in documents]
+    with ThreadPoolExecutor(8) as threads:
+        together = list(threads.map(pdf, documents * 25))
+    assert together == alone * 25
+
+
+def test_an_invoice_without_lines_says_so() -> None:
+    assert "Nothing was charged" in words(pdf(replace(BARE, lines=())))
+
+
+def test_a_void_invoice_is_marked_across_the_page(acme: Reader) -> None:
+    document = stored(acme)
+    assert "Void" not in words(pdf(document))
+    assert "Void" in words(pdf(replace(document, watermark="Void")))
+
+
+def test_titles_are_plain_text_too() -> None:
+    reader = PdfReader(io.BytesIO(pdf(replace(BARE, seller=Party("<b>Sell & Co")))))
+    assert reader.metadata is not None
+    assert (reader.metadata.title, reader.metadata.author) == ("Invoice INV-000001", "<b>Sell & Co")
+    assert reader.root_object["/Lang"] == "en"  # type: ignore[index]  # a document has it

@@ -1,0 +1,230 @@
+"""Changing the plan through the API: what is in force when, what it costs, who may, and what is refused."""
+
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from sqlalchemy import text
+
+from saas_api.billing import service as billing
+from saas_api.core import clock, tenancy
+from saas_api.core.ids import read_id
+from tests.billing.company import Company, day
+from tests.people import Person, join, sign_in
+
+BILLING = "/api/v1/billing"
+MID_APRIL = day(16)
+MAY_FIRST = "2026-05-01T00:00:00.000Z"
+
+
+@pytest.fixture
+def acme(app: Flask, alice: Person) -> Company:
+    """Alice's company, founded at the very start of April; she signed in today, since tokens live in real time."""
+    company = Company(read_id("org", alice.organization_id))
+    with app.app_context(), tenancy.as_system("billing.close") as session:
+        session.execute(
+            text("UPDATE organizations SET created_at = :at WHERE id = :id"), {"at": day(1), "id": company.id}
+        )
+    clock.travel_to(day(1))
+    return company
+
+
+def ask(client: FlaskClient, person: Person, path: str, **body: Any) -> Any:
+    return client.post(f"{BILLING}/{path}", json=body, headers=person.headers)
+
+
+def upgrade(client: FlaskClient, person: Person, plan: str, when: str | None = None) -> Any:
+    answer = ask(client, person, "upgrade", plan=plan, **({"when": when} if when else {}))
+    assert answer.status_code == 200, answer.json
+    return answer.json["data"]
+
+
+def chain(app: Flask, company: Company) -> list[tuple[str, Any, Any]]:
+    with app.app_context():
+        rows = company.rows("SELECT plan_version_id, starts_at, ends_at FROM subscription_segments ORDER BY seq")
+        return [tuple(row) for row in rows]
+
+
+def test_a_dearer_plan_acts_at_once_and_is_prorated(
+    app: Flask, client: FlaskClient, alice: Person, acme: Company
+) -> None:
+    upgrade(client, alice, "starter")
+    clock.travel_to(MID_APRIL)
+    changed = upgrade(client, alice, "pro")
+    assert changed["organization"] == {
+        "id": alice.organization_id,
+        "name": "Acme",
+        "plan": "pro",
+        "updated_at": "2026-04-16T00:00:00.000Z",
+    }
+    change = changed["change"]
+    assert (change["effective_at"], change["total"], change["is_scheduled"]) == (
+        "2026-04-16T00:00:00.000Z",
+        "35.00",
+        False,
+    )
+    assert [(line["description"], line["amount"]) for line in change["lines"]] == [
+        ("Starter plan, unused part", "-14.50"),
+        ("Pro plan", "49.50"),
+    ]
+    assert chain(app, acme) == [("starter@1", day(1), MID_APRIL), ("pro@1", MID_APRIL, None)]
+
+
+def test_a_cheaper_plan_waits_for_the_end_of_the_period(
+    app: Flask, client: FlaskClient, alice: Person, acme: Company
+) -> None:
+    upgrade(client, alice, "pro")
+    clock.travel_to(MID_APRIL)
+    changed = upgrade(client, alice, "starter")
+    assert changed["organization"]["plan"] == "pro"
+    assert changed["change"]["effective_at"] == MAY_FIRST
+    assert (changed["change"]["lines"], changed["change"]["total"]) == ([], "0.00")
+    assert chain(app, acme) == [("pro@1", day(1), day(1, month=5)), ("starter@1", day(1, month=5), None)]
+
+
+def test_a_cheaper_plan_can_be_had_at_once(client: FlaskClient, alice: Person, acme: Company) -> None:
+    upgrade(client, alice, "pro")
+    clock.travel_to(MID_APRIL)
+    assert upgrade(client, alice, "starter", "now")["change"]["total"] == "-35.00"
+
+
+def test_another_schedule_replaces_the_one_before(
+    app: Flask, client: FlaskClient, alice: Person, acme: Company
+) -> None:
+    upgrade(client, alice, "scale")
+    clock.travel_to(MID_APRIL)
+    for plan in ("pro", "starter"):
+        upgrade(client, alice, plan)
+    assert [stage[0] for stage in chain(app, acme)] == ["scale@1", "starter@1"]
+    assert ask(client, alice, "upgrade", plan="starter").json["error"]["code"] == "SAME_PLAN"
+
+
+@pytest.mark.parametrize("when", [None, "now", "period_end"])
+def test_asking_for_the_plan_one_is_on_calls_a_scheduled_change_off(
+    app: Flask, client: FlaskClient, alice: Person, acme: Company, when: str | None
+) -> None:
+    upgrade(client, alice, "pro")
+    clock.travel_to(MID_APRIL)
+    upgrade(client, alice, "free")
+    back = upgrade(client, alice, "pro", when)
+    assert back["organization"]["plan"] == "pro"
+    assert (back["change"]["previous_version"], back["change"]["is_scheduled"]) == ("free@1", False)
+    assert chain(app, acme) == [("pro@1", day(1), None)]
+    again = ask(client, alice, "upgrade", plan="pro")
+    assert (again.status_code, again.json["error"]["code"]) == (409, "SAME_PLAN")
+
+
+def test_a_change_at_once_drops_what_was_scheduled(
+    app: Flask, client: FlaskClient, alice: Person, acme: Company
+) -> None:
+    upgrade(client, alice, "pro")
+    clock.travel_to(MID_APRIL)
+    upgrade(client, alice, "free")
+    upgrade(client, alice, "scale")
+    assert [stage[0] for stage in chain(app, acme)] == ["pro@1", "scale@1"]
+
+
+def test_two_changes_in_one_instant_leave_the_last(
+    app: Flask, client: FlaskClient, alice: Person, acme: Company
+) -> None:
+    upgrade(client, alice, "starter")
+    upgrade(client, alice, "scale", "now")
+    assert chain(app, acme) == [("scale@1", day(1), None)]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ({"plan": "gold"}, 422, "INVALID_PLAN"),
+        ({"plan": "free@1"}, 422, "INVALID_PLAN"),
+        ({"plan": "free"}, 409, "SAME_PLAN"),
+        ({"plan": "free", "when": "now"}, 409, "SAME_PLAN"),
+        ({"plan": "free", "when": "period_end"}, 409, "SAME_PLAN"),
+        ({"plan": "pro", "when": "yesterday"}, 422, "VALIDATION_ERROR"),
+        ({"plan": 7}, 422, "VALIDATION_ERROR"),
+        ({"plan": ""}, 422, "VALIDATION_ERROR"),
+        ({}, 422, "VALIDATION_ERROR"),
+        ({"plan": "pro", "price": "0"}, 422, "VALIDATION_ERROR"),
+    ],
+)
+def test_what_cannot_be_changed_to_is_refused_and_changes_nothing(
+    app: Flask, client: FlaskClient, alice: Person, acme: Company, body: dict[str, Any], status: int, code: str
+) -> None:
+    client.get(f"{BILLING}/subscription", headers=alice.headers)
+    for path in ("upgrade", "preview-change"):
+        answer = ask(client, alice, path, **body)
+        assert (answer.status_code, answer.json["error"]["code"]) == (status, code)
+    assert chain(app, acme) == [("free@1", day(1), None)]
+
+
+def test_only_the_owner_and_billing_change_the_plan_and_everybody_may_look(
+    app: Flask, client: FlaskClient, alice: Person
+) -> None:
+    for role in ("admin", "member", "viewer", "billing"):
+        join(app, alice.organization_id, f"{role}@acme.example", role)
+        person = sign_in(client, f"{role}@acme.example")
+        assert ask(client, person, "preview-change", plan="pro").status_code == 200
+        assert ask(client, person, "upgrade", plan="pro").status_code == (200 if role == "billing" else 403)
+
+
+def test_a_change_is_in_the_log_and_raises_the_default_cap(
+    app: Flask, client: FlaskClient, alice: Person, acme: Company
+) -> None:
+    upgrade(client, alice, "starter")
+    with app.app_context():
+        [act] = acme.rows("SELECT * FROM audit_events WHERE action = 'subscription.changed'")
+        [profile] = acme.rows("SELECT * FROM billing_profiles")
+    assert (act.actor_type, act.actor_id) == ("user", str(read_id("usr", alice.user_id)))
+    assert (act.data["before"], act.data["after"]) == ({"plan": "free@1"}, {"plan": "starter@1"})
+    assert (profile.spend_cap_minor, profile.spend_cap_is_default) == (12_900, True)
+
+
+def test_a_cap_that_was_chosen_stays(app: Flask, client: FlaskClient, alice: Person, acme: Company) -> None:
+    client.get(f"{BILLING}/subscription", headers=alice.headers)
+    with app.app_context():
+        with acme.transaction() as session:
+            session.execute(text("UPDATE billing_profiles SET spend_cap_minor = 5000, spend_cap_is_default = false"))
+        upgrade(client, alice, "starter")
+        assert acme.rows("SELECT spend_cap_minor FROM billing_profiles") == [(5000,)]
+
+
+def test_the_subscription_shows_what_is_scheduled(client: FlaskClient, alice: Person, acme: Company) -> None:
+    upgrade(client, alice, "pro")
+    clock.travel_to(MID_APRIL)
+    upgrade(client, alice, "free")
+    shown = client.get(f"{BILLING}/subscription", headers=alice.headers).json["data"]
+    assert (shown["plan"]["code"], shown["plan"]["base_amount"], shown["standing"]) == ("pro", "99.00", "good")
+    assert shown["scheduled_change"]["version"] == "free@1"
+    assert shown["scheduled_change"]["effective_at"] == shown["period"]["ends_at"] == MAY_FIRST
+
+
+def test_an_endpoint_is_told_of_every_change(app: Flask, client: FlaskClient, alice: Person, acme: Company) -> None:
+    with app.app_context(), tenancy.as_system("billing.close") as session:
+        session.execute(
+            text("INSERT INTO webhook_endpoints (organization_id, url) VALUES (:id, 'https://acme.example/hook')"),
+            {"id": acme.id},
+        )
+    upgrade(client, alice, "pro")
+    upgrade(client, alice, "free")
+    upgrade(client, alice, "pro")
+    with app.app_context():
+        told = acme.rows("SELECT type, payload::json -> 'data' AS data FROM events ORDER BY id")
+    assert {row.type for row in told} == {"subscription.updated"}
+    assert [(row.data["previous_plan"], row.data["plan"]) for row in told] == [
+        ("free", "pro"),
+        ("pro", "free"),
+        ("free", "pro"),
+    ]
+
+
+def test_an_operator_who_looks_sees_what_a_change_would_do_and_changes_nothing(app: Flask, acme: Company) -> None:
+    """The look is read-only in PostgreSQL too: nothing a preview does may need to write."""
+    clock.travel_to(day(16))
+    with app.app_context():
+        with acme.transaction() as session:
+            billing.ensure_account(session, acme.id)
+        with acme.transaction() as session:
+            session.execute(text("SET TRANSACTION READ ONLY"))
+            assert billing.look_at_change(session, acme.id, "pro", None).total_minor == 4950
+            assert len(billing.simulate(session, acme.id, None)) == 4

@@ -1,0 +1,198 @@
+"""What was shown is what is charged: previews of changes, simulations and the invoice that is written later."""
+
+import threading
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from sqlalchemy import text
+
+from saas_api.billing import service as billing
+from saas_api.core import clock
+from saas_api.organizations.service.audit import Actor
+from tests.billing.company import Company, day, found
+from tests.people import Person
+
+pytestmark = pytest.mark.usefixtures("context")
+USER = Actor("user", "alice")
+SIMULATE = "/api/v1/billing/simulate"
+
+
+def close(at: Any) -> int:
+    """The total of the invoice that closing at an instant writes."""
+    clock.travel_to(at)
+    [invoice] = billing.close_due(at).invoices
+    return invoice.total_minor
+
+
+def look(company: Company, plan: str, when: str | None = None) -> billing.Change:
+    with company.transaction() as session:
+        return billing.look_at_change(session, company.id, plan, when)
+
+
+def change(company: Company, plan: str, when: str | None = None) -> billing.Change:
+    with company.transaction() as session:
+        return billing.change_plan(session, company.id, plan, when, USER)
+
+
+@pytest.mark.parametrize("start", ["free@1", "starter@1", "scale@1"])
+@pytest.mark.parametrize("plan", ["free", "starter", "pro", "scale"])
+@pytest.mark.parametrize("when", ["now", "period_end"])
+def test_a_previewed_change_is_what_the_invoice_says(start: str, plan: str, when: str) -> None:
+    company = found(plan=start)
+    company.use(3_333, at=day(4))
+    clock.travel_to(day(17, 13))
+    company.use(1_777, "email", at=day(17, 12))
+    if start == f"{plan}@1":
+        with pytest.raises(billing.SamePlan):
+            look(company, plan, when)
+        return
+    seen = look(company, plan, when)
+    made = change(company, plan, when)
+    assert (made.shifts, made.total_minor, made.after) == (seen.shifts, seen.total_minor, seen.after)
+    assert sum(shift.amount_minor for shift in made.shifts) == made.total_minor
+    assert close(day(1, 2, month=5)) == seen.after.total_minor
+
+
+def test_looking_writes_nothing() -> None:
+    company = found(plan="starter@1")
+    before = company.rows("SELECT * FROM subscription_segments")
+    look(company, "pro")
+    assert company.rows("SELECT * FROM subscription_segments") == before
+    assert company.rows("SELECT * FROM audit_events") == []
+
+
+def test_going_there_and_back_is_charged_as_previewed() -> None:
+    company = found()
+    company.use(900, at=day(2))
+    clock.travel_to(day(11))
+    change(company, "starter")
+    company.use(500, at=day(12))
+    clock.travel_to(day(21))
+    seen = look(company, "free", "now")
+    change(company, "free", "now")
+    assert close(day(1, 2, month=5)) == seen.after.total_minor == 967 + 500
+
+
+@pytest.mark.parametrize("plans", [("starter", "pro"), ("pro", "pro"), ("scale", "free"), ("starter", "scale")])
+def test_two_changes_at_once_leave_one_chain_and_one_bill(app: Flask, plans: tuple[str, str]) -> None:
+    company = found(plan="starter@1" if "free" in plans else "free@1")
+    clock.travel_to(day(16))
+    start, outcomes = threading.Barrier(2), []
+
+    def run(plan: str) -> None:
+        with app.app_context():
+            start.wait()
+            try:
+                outcomes.append(change(company, plan, "now").version.id)
+            except billing.SamePlan:
+                outcomes.append("same")
+
+    threads = [threading.Thread(target=run, args=(plan,)) for plan in plans]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(outcomes) == 2
+    rows = company.rows("SELECT * FROM subscription_segments ORDER BY seq")
+    assert [row.seq for row in rows] == [1, 2]
+    assert rows[0].ends_at == rows[1].starts_at == day(16)
+    assert rows[1].ends_at is None
+    assert rows[1].plan_version_id == [outcome for outcome in outcomes if outcome != "same"][-1]
+    assert ("same" in outcomes) == (plans[0] == plans[1])
+    assert len(company.rows("SELECT * FROM audit_events")) == 2 - outcomes.count("same")
+
+
+def test_a_change_that_waited_for_another_sees_it(app: Flask) -> None:
+    company = found()
+    clock.travel_to(day(16))
+    done: list[str] = []
+
+    def run() -> None:
+        with app.app_context():
+            done.append(change(company, "scale").previous)
+
+    with company.transaction() as session:
+        billing.change_plan(session, company.id, "pro", None, USER)
+        waiting = threading.Thread(target=run)
+        waiting.start()
+        waiting.join(0.5)
+        assert not done
+    waiting.join(30)
+    assert done == ["pro@1"]
+
+
+def simulate(company: Company, *arguments: Any) -> dict[str, int]:
+    with company.transaction() as session:
+        return {one.plan: one.total_minor for one in billing.simulate(session, company.id, *arguments)}
+
+
+def test_a_simulation_of_the_running_period_is_its_forecast() -> None:
+    company = found(plan="starter@1")
+    company.use(3_050, at=day(3))
+    company.use(12_345, "email", at=day(3))
+    clock.travel_to(day(9))
+    with company.transaction() as session:
+        forecast = billing.preview(session, company.id).forecast.total_minor
+    totals = simulate(company, None)
+    assert totals == {"free": 2050 + 1135, "starter": 7185, "pro": 9900 + 1525 + 617, "scale": 49_900 + 1220 + 494}
+    assert totals["starter"] == forecast
+
+
+def test_past_periods_are_simulated_from_what_was_used_in_them_late_usage_included() -> None:
+    company = found(plan="starter@1", at=day(1, month=3))
+    company.use(1_000, at=day(5, month=3))
+    billed = close(day(1, 2))
+    company.use(500, at=day(20, month=3), is_late=True)
+    company.use(7, at=day(1, 2))
+    assert simulate(company, ["starter"], 1) == {"starter": billed + 500}
+    assert simulate(company, ["starter", "free"], 12) == {"free": 500, "starter": 4400}
+    assert simulate(company, ["starter"], 0) == {"starter": 2907}
+
+
+def test_given_quantities_stand_for_a_whole_month_even_after_a_late_sign_up(client: FlaskClient, alice: Person) -> None:
+    body = {"plans": ["scale", "pro"], "quantities": {"sms": 100_002, "email": "1.5"}}
+    answer = client.post(SIMULATE, json=body, headers=alice.headers)
+    assert answer.status_code == 200, answer.json
+    plans = {plan["plan"]: plan["total_amount"] for plan in answer.json["data"]["plans"]}
+    assert plans == {"pro": "599.01", "scale": "899.01"}
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "fields"),
+    [
+        ({"plans": ["pro", "gold"]}, "INVALID_PLAN", {"plans.1"}),
+        ({"plans": []}, "VALIDATION_ERROR", {"plans"}),
+        ({"periods": 13}, "VALIDATION_ERROR", {"periods"}),
+        ({"periods": -1}, "VALIDATION_ERROR", {"periods"}),
+        ({"periods": "1"}, "VALIDATION_ERROR", {"periods"}),
+        ({"periods": 1, "quantities": {"sms": 1}}, "VALIDATION_ERROR", {"periods"}),
+        ({"quantities": {}}, "VALIDATION_ERROR", {"quantities"}),
+        ({"quantities": {"fax": 1}}, "VALIDATION_ERROR", {"quantities.fax"}),
+        (
+            {"quantities": {"sms": -1, "email": 1.5}},
+            "VALIDATION_ERROR",
+            {"quantities.sms", "quantities.email"},
+        ),
+        ({"quantities": {"sms": "1e9"}}, "VALIDATION_ERROR", {"quantities.sms"}),
+        ({"quantities": {"sms": 10**13}}, "VALIDATION_ERROR", {"quantities.sms"}),
+        ({"quantities": {"sms": True}}, "VALIDATION_ERROR", {"quantities.sms"}),
+    ],
+)
+def test_what_cannot_be_simulated_is_refused(
+    client: FlaskClient, alice: Person, body: dict[str, Any], code: str, fields: set[str]
+) -> None:
+    answer = client.post(SIMULATE, json=body, headers=alice.headers)
+    assert (answer.status_code, answer.json["error"]["code"]) == (422, code)
+    assert {problem["field"] for problem in answer.json["error"]["details"]["fields"]} == fields
+
+
+def test_nobody_sees_or_changes_the_usage_of_others() -> None:
+    acme, other = found(plan="starter@1"), found("Other")
+    acme.use(100, at=day(1))
+    with other.transaction() as session:
+        [simulated] = billing.simulate(session, other.id, ["starter"])
+        assert simulated.total_minor == 2900
+        session.execute(text("DELETE FROM subscription_segments WHERE organization_id = :id"), {"id": acme.id})
+    assert len(acme.rows("SELECT * FROM subscription_segments")) == 1

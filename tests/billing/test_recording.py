@@ -1,0 +1,103 @@
+"""Usage recorded late or early: the period it happened in pays while it is open, the running one afterwards."""
+
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from sqlalchemy.exc import IntegrityError
+
+from saas_api.billing import service as billing
+from saas_api.core import clock
+from saas_api.core.errors import Invalid
+from saas_api.core.ids import new_id
+from saas_api.usage.rules import Usage
+from tests.billing.books import close
+from tests.billing.company import Company, day, found
+
+pytestmark = pytest.mark.usefixtures("context")
+MARCH_CLOSED = day(1, 2)
+
+
+def record(company: Company, at: datetime, quantity: int = 1, key: str | None = None) -> None:
+    event_id = new_id()
+    event = Usage(event_id, "calls", key or str(event_id), "sms", Decimal(quantity), at)
+    with company.transaction() as session:
+        billing.record(session, company.id, event)
+
+
+def owners(company: Company) -> list[tuple[int, int | None]]:
+    """The period that pays for each event and the one it is late for, by their numbers."""
+    rows = company.rows("""SELECT p.seq, l.seq FROM usage_events e JOIN billing_periods p ON p.id = e.billing_period_id
+      LEFT JOIN billing_periods l ON l.id = e.late_for_period_id ORDER BY e.recorded_at""")
+    return [tuple(row) for row in rows]
+
+
+def refused(company: Company, at: datetime, **changes: Any) -> str:
+    with pytest.raises(Invalid) as refusal:
+        record(company, at, **changes)
+    assert company.rows("SELECT 1 FROM usage_events") == []
+    return str(refusal.value.details["fields"][0]["field"])
+
+
+def test_a_period_in_grace_pays_for_what_happened_in_it() -> None:
+    company = found(at=day(1, month=3))
+    clock.travel_to(day(1) + timedelta(minutes=30))
+    record(company, day(31, 23, month=3))
+    record(company, clock.now())
+    assert owners(company) == [(1, None), (2, None)]
+
+
+def test_a_closed_period_is_named_and_the_running_one_pays_even_while_another_is_in_grace() -> None:
+    company = found(at=day(1, month=2))
+    close(company, day(1, 2, month=3))
+    clock.travel_to(day(1) + timedelta(minutes=30))
+    record(company, day(26, month=2))
+    assert owners(company) == [(3, 1)]
+
+
+def test_late_usage_is_taken_for_thirty_five_days() -> None:
+    company = found(at=day(1, month=3))
+    close(company, MARCH_CLOSED)
+    clock.travel_to(day(25))
+    assert refused(company, day(25) - timedelta(days=35, seconds=1)) == "occurred_at"
+    record(company, day(25) - timedelta(days=35))
+    assert owners(company) == [(2, 1)]
+
+
+def test_usage_of_long_ago_is_taken_where_its_period_is_still_open() -> None:
+    company = found(at=day(1, month=3))
+    clock.travel_to(day(20))
+    record(company, day(1, month=3))
+    assert owners(company) == [(1, None)]
+
+
+def test_usage_from_the_future_or_from_before_the_account_is_refused() -> None:
+    company = found(at=day(10))
+    assert refused(company, day(10) + timedelta(minutes=5, seconds=1)) == "occurred_at"
+    assert refused(company, day(10) - timedelta(seconds=1)) == "occurred_at"
+    record(company, day(10) + timedelta(minutes=5))
+
+
+@pytest.mark.parametrize("quantity", [0, -1])
+def test_usage_of_nothing_or_less_is_refused(quantity: int) -> None:
+    company = found()
+    assert refused(company, day(1), quantity=quantity) == "quantity"
+
+
+def test_a_key_counts_once() -> None:
+    company = found()
+    record(company, day(1), key="order-1")
+    with pytest.raises(IntegrityError):
+        record(company, day(1), key="order-1")
+    assert len(owners(company)) == 1
+
+
+def test_late_usage_in_several_parts_costs_what_it_would_have_cost_at_once() -> None:
+    company = found(at=day(1, month=3), plan="scale@1")
+    record(company, day(1, month=3), 99_990)
+    close(company, MARCH_CLOSED)
+    for quantity in (10, 10):
+        record(company, day(20, month=3), quantity)
+    close(company, day(1, 2, month=5))
+    assert [amount for key, amount in company.lines().items() if key.startswith("late:")] == [7]

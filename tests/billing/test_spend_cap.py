@@ -1,0 +1,281 @@
+"""The spend cap: what it counts, who sets it, and that it stops calls to the cent."""
+
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import redis
+from flask import Flask
+from flask.testing import FlaskClient
+from sqlalchemy import text
+
+from saas_api.billing import service as billing
+from saas_api.core import clock, tenancy
+from saas_api.core.ids import read_id
+from tests.billing.company import Company
+from tests.gate.neighbour import Neighbour
+from tests.people import Person, make_key
+
+SEND, CAP, ALERTS = "/api/v1/messages/send", "/api/v1/billing/spend-cap", "/api/v1/billing/alerts"
+SMS = {"to": "+2348012345678", "type": "sms", "message": "Hello"}
+MAIL = {"to": "bob@acme.example", "type": "email", "subject": "Hi", "message": "Hello"}
+THREE = {**SMS, "message": "x" * 400}
+TWO = {**SMS, "message": "x" * 200}
+
+
+@pytest.fixture
+def acme(app: Flask, client: FlaskClient, alice: Person) -> Company:
+    """Acme on starter from the start, at the first of the running month."""
+    company = Company(read_id("org", alice.organization_id))
+    with app.app_context():
+        start(company)
+    return company
+
+
+def start(company: Company) -> None:
+    with company.transaction() as session:
+        billing.ensure_account(session, company.id)
+        started = session.scalar(text("SELECT started_at FROM subscriptions"))
+    company.switch("starter@1", started)
+    with tenancy.as_system("billing.account") as session:
+        session.execute(text("UPDATE organizations SET generation = generation + 1 WHERE id = :id"), {"id": company.id})
+
+
+def base_of(client: FlaskClient, person: Person) -> str:
+    return str(client.get(ALERTS, headers=person.headers).json["data"]["spend_cap"]["base"])
+
+
+def cap_for(client: FlaskClient, person: Person, cents: int, action: str = "block") -> str:
+    """Set a cap that leaves so many cents for usage."""
+    base = int(base_of(client, person).replace(".", ""))
+    amount = f"{(base + cents) / 100:.2f}"
+    answer = client.put(CAP, json={"amount": amount, "action": action}, headers=person.headers)
+    assert answer.status_code == 200, answer.json
+    return amount
+
+
+def statuses(client: FlaskClient, key: dict[str, str], *bodies: dict[str, str]) -> list[int]:
+    return [client.post(SEND, json=body, headers=key).status_code for body in bodies]
+
+
+def counters(config: dict[str, Any]) -> dict[str, int]:
+    with redis.Redis.from_url(config["REDIS_URL"]) as client:
+        return {
+            name.decode().rpartition(":q:")[2].partition(":")[2]: int(client.get(name) or 0)
+            for name in client.scan_iter("*:q:*")
+            if not name.endswith(b":over")
+        }
+
+
+def limit_of(company: Company, per_minute: int, ceilings: str = "{}") -> None:
+    """Exceptions of one company: requests a minute, and quotas by meter."""
+    with tenancy.as_system("billing.account") as session:
+        session.execute(
+            text("""INSERT INTO organization_limits (organization_id, rate_limit_per_minute, ceilings, reason)
+              VALUES (:id, :n, CAST(:ceilings AS jsonb), 'test')"""),
+            {"id": company.id, "n": per_minute, "ceilings": ceilings},
+        )
+
+
+def test_of_two_segments_left_three_are_refused_two_pass_and_then_not_even_an_email(
+    app: Flask, client: FlaskClient, alice: Person, acme: Company, config: dict[str, Any]
+) -> None:
+    key = make_key(client, alice)
+    cap = cap_for(client, alice, 100)
+    with app.app_context():
+        acme.use(98)
+    refused = client.post(SEND, json=THREE, headers=key)
+    assert (refused.status_code, refused.json["error"]["code"]) == (402, "SPEND_CAP_REACHED")
+    spent = f"{(int(cap.replace('.', '')) - 2) / 100:.2f}"
+    assert refused.json["error"]["details"] == {"cap": cap, "spent": spent, "currency": "USD"}
+    assert statuses(client, key, TWO, MAIL) == [202, 402]
+    assert counters(config)["$spend"] == 1_000_000
+
+
+def test_a_refused_call_consumes_nothing(
+    client: FlaskClient, alice: Person, acme: Company, config: dict[str, Any]
+) -> None:
+    key = make_key(client, alice)
+    cap_for(client, alice, 2)
+    left = client.post(SEND, json=SMS, headers=key).headers["X-RateLimit-Remaining"]
+    before = counters(config)
+    assert statuses(client, key, TWO, TWO, TWO) == [402] * 3
+    answer = client.post(SEND, json=TWO, headers=key)
+    assert answer.headers["X-RateLimit-Remaining"] == left
+    assert counters(config) == before
+    assert statuses(client, key, SMS, SMS) == [202, 402]
+
+
+def test_of_50_parallel_sends_at_a_cap_for_10_exactly_10_pass(
+    app: Flask, client: FlaskClient, alice: Person, acme: Company
+) -> None:
+    key = make_key(client, alice)
+    cap_for(client, alice, 10)
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda _: app.test_client().post(SEND, json=SMS, headers=key).status_code, range(50)))
+    assert Counter(answers) == {202: 10, 402: 40}
+
+
+def test_parallel_sends_across_the_included_quantity_are_stopped_to_the_cent(
+    app: Flask, client: FlaskClient, alice: Person
+) -> None:
+    company = Company(read_id("org", alice.organization_id))
+    key = make_key(client, alice)
+    with app.app_context(), company.transaction() as session:
+        billing.ensure_account(session, company.id)
+    with app.app_context():
+        company.use(995)
+        limit_of(company, 1000)
+    cap_for(client, alice, 10)
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda _: app.test_client().post(SEND, json=SMS, headers=key).status_code, range(50)))
+    assert Counter(answers) == {202: 15, 402: 35}
+
+
+def test_two_processes_in_turn_are_stopped_to_the_cent(
+    app: Flask, client: FlaskClient, alice: Person, config: dict[str, Any]
+) -> None:
+    company = Company(read_id("org", alice.organization_id))
+    key = make_key(client, alice)
+    with app.app_context():
+        with company.transaction() as session:
+            billing.ensure_account(session, company.id)
+        company.use(997)
+    cap_for(client, alice, 3)
+    seen = []
+    with Neighbour(config) as process:
+        for _ in range(4):
+            seen += [process.call("POST", SEND, key, SMS)["status"], *statuses(client, key, SMS)]
+    assert seen == [202] * 6 + [402] * 2
+
+
+def test_raising_and_removing_the_cap_acts_on_the_next_request_in_every_process(
+    client: FlaskClient, alice: Person, acme: Company, config: dict[str, Any]
+) -> None:
+    key = make_key(client, alice)
+    cap_for(client, alice, 1)
+    with Neighbour(config) as process:
+
+        def both() -> list[int]:
+            return [process.call("POST", SEND, key, TWO)["status"], *statuses(client, key, TWO)]
+
+        assert both() == [402, 402]
+        cap_for(client, alice, 4)
+        assert both() == [202, 202]
+        assert both() == [402, 402]
+        assert client.put(CAP, json={"amount": None}, headers=alice.headers).status_code == 200
+        assert both() == [202, 202]
+
+
+def test_an_alert_only_cap_and_test_mode_stop_nothing(
+    client: FlaskClient, alice: Person, acme: Company, config: dict[str, Any]
+) -> None:
+    live, test = make_key(client, alice), make_key(client, alice, mode="test")
+    cap_for(client, alice, 0)
+    assert statuses(client, live, SMS) == [402]
+    assert statuses(client, test, SMS, SMS) == [202, 202]
+    cap_for(client, alice, 0, "alert")
+    assert statuses(client, live, SMS, SMS) == [202, 202]
+
+
+def test_without_redis_the_ledger_stops_calls(
+    client: FlaskClient, alice: Person, acme: Company, config: dict[str, Any], tmp_path: Any
+) -> None:
+    key = make_key(client, alice)
+    cap_for(client, alice, 3)
+    with Neighbour(config, REDIS_URL=f"unix://{tmp_path / 'nobody.sock'}") as process:
+        answers = [process.call("POST", SEND, key, SMS) for _ in range(5)]
+    assert [answer["status"] for answer in answers] == [202, 202, 202, 402, 402]
+    assert answers[3]["json"]["error"]["code"] == "SPEND_CAP_REACHED"
+
+
+def test_redis_that_forgot_everything_is_told_by_the_ledger(
+    client: FlaskClient, alice: Person, acme: Company, config: dict[str, Any]
+) -> None:
+    key = make_key(client, alice)
+    cap_for(client, alice, 3)
+    assert statuses(client, key, TWO) == [202]
+    with redis.Redis.from_url(config["REDIS_URL"]) as control:
+        control.flushall()
+    assert statuses(client, key, TWO, SMS, SMS) == [402, 202, 402]
+
+
+def test_a_new_organization_begins_with_the_default_cap(client: FlaskClient, alice: Person) -> None:
+    cap = client.get(ALERTS, headers=alice.headers).json["data"]["spend_cap"]
+    assert cap == {
+        "amount": "100.00", "action": "block", "is_default": True, "base": "0.00", "used": "0.00", "currency": "USD",
+    }  # fmt: skip
+
+
+def test_a_cap_below_the_base_or_what_is_used_is_refused(
+    app: Flask, client: FlaskClient, alice: Person, acme: Company
+) -> None:
+    with app.app_context():
+        acme.use(101)
+    base = int(base_of(client, alice).replace(".", ""))
+    reasons = []
+    for cents in (base - 1, base + 100, base + 101):
+        answer = client.put(CAP, json={"amount": f"{cents / 100:.2f}"}, headers=alice.headers)
+        reasons.append((answer.status_code, answer.json.get("error", {}).get("code")))
+    assert reasons == [(422, "VALIDATION_ERROR"), (422, "VALIDATION_ERROR"), (200, None)]
+
+
+@pytest.mark.parametrize("amount", ["-1", "1.001", 5, "", "1e9", "9999999999999"])
+def test_an_amount_that_is_none_is_refused(client: FlaskClient, alice: Person, amount: Any) -> None:
+    assert client.put(CAP, json={"amount": amount}, headers=alice.headers).status_code == 422
+
+
+def test_setting_the_cap_is_logged_and_not_for_members(client: FlaskClient, alice: Person, bob: Person) -> None:
+    assert client.put(CAP, json={"amount": "5.00"}, headers=bob.headers).status_code == 403
+    assert client.put(CAP, json={"amount": "5.00"}, headers=alice.headers).status_code == 200
+    log = client.get("/api/v1/organization/audit-log", headers=alice.headers).json["data"]
+    assert "spend_cap.changed" in str(log)
+
+
+def test_a_count_too_high_is_taken_down_at_the_second_look_and_one_too_low_raised_at_once(
+    app: Flask, client: FlaskClient, alice: Person, acme: Company, config: dict[str, Any]
+) -> None:
+    key = make_key(client, alice)
+    cap_for(client, alice, 100)
+    assert statuses(client, key, SMS) == [202]
+    with redis.Redis.from_url(config["REDIS_URL"]) as control:
+        name = next(control.scan_iter("*$spend"))
+        seen = []
+        for wrong in (50_000, -10_000):
+            control.incrby(name, wrong)
+            for _ in range(2):
+                with app.app_context():
+                    billing.watch(clock.now())
+                seen.append(int(control.get(name)))
+    assert seen == [60_000, 10_000, 10_000, 10_000]
+
+
+def test_a_quota_that_counts_too_high_is_set_right_as_well(
+    app: Flask, client: FlaskClient, alice: Person, acme: Company, config: dict[str, Any]
+) -> None:
+    with app.app_context():
+        limit_of(acme, 60, '{"sms": "5"}')
+    key = make_key(client, alice)
+    assert statuses(client, key, SMS) == [202]
+    with redis.Redis.from_url(config["REDIS_URL"]) as control:
+        control.incrby(next(name for name in control.scan_iter("*:q:*:sms") if b"$" not in name), 4)
+    refused = client.post(SEND, json=SMS, headers=key)
+    assert (refused.status_code, refused.json["error"]["code"]) == (429, "QUOTA_EXCEEDED")
+    with app.app_context():
+        for _ in range(2):
+            billing.watch(clock.now())
+    assert statuses(client, key, SMS) == [202]
+
+
+def test_a_warm_send_asks_redis_once(client: FlaskClient, alice: Person, acme: Company, config: dict[str, Any]) -> None:
+    key = make_key(client, alice)
+    statuses(client, key, SMS, SMS)
+    with redis.Redis.from_url(config["REDIS_URL"]) as control:
+
+        def asked() -> int:
+            return int(control.info("commandstats")["cmdstat_evalsha"]["calls"])
+
+        before = asked()
+        assert statuses(client, key, *[TWO] * 5) == [202] * 5
+        assert asked() - before == 5

@@ -1,0 +1,63 @@
+"""The wallet and the credit notes as their organization reads them."""
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from saas_api.core.ids import read_id
+from tests.billing import books
+from tests.billing.company import day
+from tests.billing.reading import Reader, open_account
+
+
+@pytest.fixture
+def acme(client: FlaskClient) -> Reader:
+    """April on starter: 305 segments and ten e-mails come to 32.06."""
+    reader = open_account(client)
+    with reader.at_work() as account:
+        account.use(305, at=day(10))
+        account.use(10, "email", at=day(12))
+    reader.close()
+    return reader
+
+
+def test_the_wallet_and_the_credit_notes_list_what_happened(acme: Reader) -> None:
+    invoice = acme.newest()
+    invoice_id = read_id("inv", invoice["id"])
+    with acme.at_work() as account:
+        books.settle(account, invoice_id, 3206)
+        books.credit(account, invoice_id, amount_minor=1235)
+    [note] = acme.get("/billing/credit-notes")["credit_notes"]
+    assert (note["number"][:3], note["amount"], note["to_wallet"], note["to_due"]) == ("CN-", "12.35", "12.35", "0.00")
+    assert note["invoice_number"] == invoice["number"]
+    assert sum(Decimal(line["amount"]) for line in note["lines"]) == Decimal("12.35")
+    assert acme.newest()["credit_notes"][0]["number"] == note["number"]
+    acme.close(day(1, 2, month=6))
+    wallet = acme.get("/billing/wallet")
+    [grant] = wallet["grants"]
+    assert (grant["kind"], grant["amount"], grant["remaining"]) == ("credit_note", "12.35", "0.00")
+    assert [(entry["amount"], entry["reason"]) for entry in grant["entries"]] == [("-12.35", "apply")]
+    assert grant["entries"][0]["invoice_id"] == acme.newest()["id"]
+    assert wallet["balances"] == [{"amount": "0.00", "currency": "USD"}]
+
+
+def test_the_wallet_goes_on_page_by_page(acme: Reader) -> None:
+    with acme.at_work() as account:
+        for kind in ("promotional", "purchased", "overpayment"):
+            account.grant(100, kind, 10)
+    first = acme.get("/billing/wallet", limit=2)
+    second = acme.get("/billing/wallet", limit=2, cursor=first["pagination"]["next_cursor"])
+    kinds = [grant["kind"] for page in (first, second) for grant in page["grants"]]
+    assert sorted(kinds) == ["overpayment", "promotional", "purchased"]
+    assert (first["pagination"]["has_more"], second["pagination"]["has_more"]) == (True, False)
+    assert acme.ask("/billing/wallet", cursor="nonsense").status_code == 422
+    assert acme.ask("/billing/credit-notes", limit=0).status_code == 422
+
+
+def test_a_stranger_sees_an_empty_wallet(carol: Any, acme: Reader) -> None:
+    with acme.at_work() as account:
+        account.grant(100, "promotional", 10)
+    assert acme.ask("/billing/wallet", carol.headers).json["data"]["grants"] == []
+    assert acme.ask("/billing/credit-notes", carol.headers).json["data"]["credit_notes"] == []

@@ -1,0 +1,139 @@
+"""What breaks on the way to a settlement, and who finds it: the inbox again, the minute's job, or the janitor."""
+
+import threading
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from saas_api.core import clock, queue
+from saas_api.payments import jobs
+from saas_api.payments import service as payments
+from tests.payments import stripe_server
+from tests.payments.shop import STRIPE, Customer, due_now, events, state, stripe_event, system_rows, templates
+from tests.payments.stripe_server import StripeServer
+
+
+def test_a_provider_that_is_down_leaves_the_event_for_later(customer: Customer, stripe: StripeServer) -> None:
+    reference = customer.begin("stripe")
+    stripe.pay(reference)
+    stripe.failing_with = 500
+    stripe_event(customer, reference)
+    assert [(one.state, one.attempts) for one in events()] == [("received", 1)]
+    assert state(customer)[0] == "pending"
+    stripe.failing_with = None
+    due_now()
+    jobs.inbox()
+    assert state(customer) == ("succeeded", 9900, 9900, 0)
+    assert events()[0].state == "processed"
+
+
+def test_an_event_that_never_gets_an_answer_is_quarantined_in_the_end(
+    customer: Customer, olga: None, stripe: StripeServer
+) -> None:
+    reference = customer.begin("stripe")
+    stripe.failing_with = 500
+    stripe_event(customer, reference)
+    for _ in range(7):
+        due_now()
+        jobs.inbox()
+    assert [(one.state, one.attempts) for one in events()] == [("quarantined", 8)]
+    assert templates("operator_alert") == ["operator_alert"]
+    assert state(customer)[0] == "pending"  # the janitor goes on asking
+
+
+def test_a_kill_between_inbox_and_drain_is_settled_by_the_minutes_job(
+    app: Flask, customer: Customer, stripe: StripeServer
+) -> None:
+    reference = customer.begin("stripe")
+    stripe.pay(reference)
+    body = stripe_server.event("checkout.session.completed", reference)
+    assert customer.post(STRIPE, body, stripe_server.sign(body)) == 200
+    queue.patient_client().flushdb()  # whoever was to be woken never hears of it
+    assert state(customer)[0] == "pending"
+    jobs.inbox()
+    assert state(customer) == ("succeeded", 9900, 9900, 0)
+
+
+def test_a_kill_after_the_claim_costs_two_minutes_and_no_money(customer: Customer, stripe: StripeServer) -> None:
+    reference = customer.begin("stripe")
+    stripe.pay(reference)
+    body = stripe_server.event("checkout.session.completed", reference)
+    customer.post(STRIPE, body, stripe_server.sign(body))
+    claimed = "UPDATE provider_events SET attempts = 1, next_at = now() + interval '2 min'"
+    system_rows(claimed)
+    jobs.inbox()
+    assert state(customer)[0] == "pending"
+    due_now()
+    jobs.inbox()
+    assert state(customer) == ("succeeded", 9900, 9900, 0)
+
+
+def test_a_settlement_that_breaks_books_nothing_and_is_done_again(
+    app: Flask, customer: Customer, stripe: StripeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from saas_api.payments.service import settlement
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError("broken")
+
+    reference = customer.begin("stripe")
+    stripe.pay(reference)
+    with monkeypatch.context() as patch:
+        patch.setattr(settlement.dunning, "after_payment", broken)
+        stripe_event(customer, reference)
+    assert state(customer) == ("pending", 0, 0, 0)
+    assert (customer.invoice().state, customer.invoice().paid_minor) == ("open", 0)
+    due_now()
+    jobs.inbox()
+    assert state(customer) == ("succeeded", 9900, 9900, 0)
+
+
+def test_eight_that_settle_at_once_book_once(app: Flask, customer: Customer, stripe: StripeServer) -> None:
+    reference = customer.begin("stripe")
+    stripe.pay(reference)
+    outcomes: list[str] = []
+
+    def settle() -> None:
+        with app.app_context():
+            outcomes.append(payments.settle("stripe", reference))
+
+    threads = [threading.Thread(target=settle) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes == ["done"] * 8
+    assert (customer.invoice().paid_minor, customer.wallet()) == (9900, 0)
+    assert customer.mails() == ["payment_received"]
+
+
+def test_the_janitor_asks_less_and_less_and_gives_up_after_a_week(customer: Customer, stripe: StripeServer) -> None:
+    customer.begin("stripe")
+    begun = customer.payment().created_at
+    asked = []
+    for minutes in range(0, 11_000, 30):
+        clock.travel_to(begun + timedelta(minutes=minutes))
+        before = len(stripe.calls)
+        jobs.janitor()
+        if len(stripe.calls) > before:
+            asked.append(minutes)
+    assert asked[:3] == [30, 90, 450]
+    assert len(asked) == 10
+    assert (customer.payment().state, customer.payment().failure_code) == ("canceled", "expired")
+
+
+def test_a_success_whose_event_never_came_is_found_by_the_janitor(customer: Customer, stripe: StripeServer) -> None:
+    stripe.pay(customer.begin("stripe"))
+    clock.travel_to(clock.now() + timedelta(minutes=6))
+    jobs.janitor()
+    assert state(customer) == ("succeeded", 9900, 9900, 0)
+
+
+def test_the_janitor_waits_for_a_provider_that_is_down(customer: Customer, stripe: StripeServer) -> None:
+    customer.begin("stripe")
+    stripe.failing_with = 503
+    clock.travel_to(clock.now() + timedelta(minutes=6))
+    jobs.janitor()
+    assert (customer.payment().state, customer.payment().checks) == ("pending", 1)

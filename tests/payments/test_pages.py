@@ -1,0 +1,117 @@
+"""The mock's page and the page customers come back to: what every button leads to, and what they must not do."""
+
+import re
+from datetime import timedelta
+from urllib.parse import urlsplit
+
+import pytest
+
+from saas_api.core import clock
+from saas_api.core.ids import new_id, wire_id
+from saas_api.payments import jobs
+from tests.payments.shop import Customer, due_now, events
+from tests.payments.stripe_server import StripeServer
+
+
+def back(customer: Customer) -> str:
+    """What the page says to a customer who comes back."""
+    page = customer.client.get(f"/payments/return/{wire_id('pay', customer.payment().id)}")
+    assert page.status_code == 200
+    return re.search(r"<title>(.*)</title>", page.text)[1]  # type: ignore[index]  # there is one
+
+
+def test_the_checkout_shows_what_is_paid_and_for_what(customer: Customer) -> None:
+    page = customer.client.get(f"/payments/mock/{customer.begin()}")
+    assert "99.00 USD" in page.text
+    assert f"Invoice {customer.invoice().number}" in page.text
+    assert "No real money moves" in page.text
+    assert re.findall(r'value="(\w+)"', page.text) == ["pay", "decline", "cancel", "pay_late", "pay_wrong"]
+
+
+def test_the_pages_run_no_scripts_and_work_on_a_phone(customer: Customer) -> None:
+    for path in (f"/payments/mock/{customer.begin()}", f"/payments/return/{wire_id('pay', customer.payment().id)}"):
+        page = customer.client.get(path)
+        assert "<script" not in page.text
+        assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+        assert "script-src" not in page.headers["Content-Security-Policy"]
+        assert 'name="viewport" content="width=device-width, initial-scale=1"' in page.text
+        assert "prefers-color-scheme: dark" in page.text
+        assert page.headers["Cache-Control"] == "no-store"
+
+
+def test_pay_sends_a_signed_event_and_the_customer_back(customer: Customer) -> None:
+    answer = customer.choose(customer.begin(), "pay")
+    assert answer.status_code == 303
+    assert urlsplit(answer.location).path == f"/payments/return/{wire_id('pay', customer.payment().id)}"
+    assert [(one.provider, one.state) for one in events()] == [("mock", "received")]
+    jobs.inbox()
+    assert customer.invoice().state == "paid"
+    assert back(customer) == "Payment received"
+
+
+def test_who_comes_back_before_the_event_was_worked_off_is_settled_there(customer: Customer) -> None:
+    customer.choose(customer.begin(), "pay")
+    assert back(customer) == "Payment received"
+    assert customer.invoice().state == "paid"
+    jobs.inbox()
+    assert (events()[0].state, customer.invoice().paid_minor, customer.wallet()) == ("processed", 9900, 0)
+
+
+@pytest.mark.parametrize(
+    ("action", "state", "code", "title"),
+    [
+        ("decline", "failed", "card_declined", "Payment declined"),
+        ("cancel", "canceled", "canceled_by_customer", "Payment canceled"),
+        ("pay_wrong", "quarantined", "more_than_asked", "Payment is being looked at"),
+    ],
+)
+def test_what_does_not_pay_leaves_the_invoice_open(
+    customer: Customer, action: str, state: str, code: str, title: str
+) -> None:
+    customer.choose(customer.begin(), action)
+    jobs.inbox()
+    assert (customer.payment().state, customer.payment().failure_code) == (state, code)
+    assert back(customer) == title
+    assert customer.invoice().state == "open"
+    assert customer.initiate().status_code == 200
+
+
+def test_pay_late_is_on_its_way_first_and_paid_afterwards(customer: Customer) -> None:
+    customer.choose(customer.begin(), "pay_late")
+    jobs.inbox()
+    assert back(customer) == "Payment is on its way"
+    clock.travel_to(clock.now() + timedelta(seconds=31))
+    due_now()
+    jobs.inbox()
+    assert back(customer) == "Payment received"
+
+
+def test_a_button_works_once(customer: Customer) -> None:
+    reference = customer.begin()
+    for action in ("pay", "pay", "decline", "cancel"):
+        assert customer.choose(reference, action).status_code == 303
+    jobs.inbox()
+    assert len(events()) == 1
+    assert customer.payment().state == "succeeded"
+    assert "This checkout is paid." in customer.client.get(f"/payments/mock/{reference}").text
+
+
+def test_a_button_nobody_drew_and_a_page_nobody_made(customer: Customer) -> None:
+    reference = customer.begin()
+    assert customer.choose(reference, "steal").status_code == 400
+    assert customer.choose("0" * 48, "pay").status_code == 404
+    assert customer.client.get("/payments/mock/%00").status_code == 404
+    assert customer.client.get(f"/payments/return/{wire_id('pay', new_id())}").status_code == 404
+    assert customer.payment().state == "pending"
+
+
+def test_the_reference_cannot_be_guessed_from_the_payment(customer: Customer) -> None:
+    reference = customer.begin()
+    assert re.fullmatch(r"[0-9a-f]{48}", reference)
+    assert customer.payment().id.hex not in reference
+
+
+def test_who_comes_back_while_the_provider_is_down_is_told_to_wait(customer: Customer, stripe: StripeServer) -> None:
+    customer.begin("stripe")
+    stripe.failing_with = 500
+    assert back(customer) == "Payment is on its way"

@@ -1,0 +1,106 @@
+"""Money that goes back, money that came another way, and the commands around both."""
+
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from saas_api.billing import service as billing
+from saas_api.billing.service import Act
+from saas_api.core import tenancy
+from saas_api.core.ids import wire_id
+from saas_api.organizations.service import audit
+from saas_api.payments import jobs
+from saas_api.payments import service as payments
+from tests.payments.paystack_server import PaystackServer
+from tests.payments.shop import Customer
+from tests.payments.stripe_server import StripeServer
+
+
+def pay(customer: Customer, provider: str, server: Any) -> None:
+    reference = customer.begin(provider)
+    finish = {"stripe": "pay", "paystack": "finish"}[provider]
+    getattr(server, finish)(reference)
+    assert payments.settle(provider, reference) == "done"
+
+
+def promise(customer: Customer, minor: int) -> None:
+    """Write a credit note that sends money back."""
+    with tenancy.as_system("billing.corrections") as session:
+        credit = billing.Credit("service_issue", amount_minor=minor, is_refund=True)
+        billing.credit(session, customer.id, customer.invoice_id, credit, Act(audit.SYSTEM, "sorry"))
+
+
+def refunds(customer: Customer) -> list[tuple[str, int]]:
+    rows = customer.rows("SELECT state, amount_minor FROM refunds ORDER BY created_at, id")
+    return [(row.state, row.amount_minor) for row in rows]
+
+
+def test_stripe_sends_back_what_a_credit_note_promises_once(customer: Customer, stripe: StripeServer) -> None:
+    pay(customer, "stripe", stripe)
+    promise(customer, 2500)
+    for _ in range(3):
+        jobs.janitor()
+    assert refunds(customer) == [("succeeded", 2500)]
+    assert customer.payment().refunded_minor == 2500
+    assert [refund["amount"] for refund in stripe.refunds.values()] == ["2500"]
+
+
+@pytest.mark.parametrize("name", ["stripe", "paystack"])
+def test_a_refund_whose_answer_is_lost_is_not_sent_twice(
+    customer: Customer, stripe: StripeServer, paystack: PaystackServer, name: str
+) -> None:
+    server: Any = {"stripe": stripe, "paystack": paystack}[name]
+    pay(customer, name, server)
+    promise(customer, 2500)
+    original, lost = server.answer, []
+
+    def lose_the_refund(method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, Any]:
+        status, answer = original(method, path, headers, body)
+        if method == "POST" and not lost:
+            lost.append(path)
+            return 502, {"status": False, "error": {"message": "lost", "type": "api_error"}}
+        return status, answer
+
+    server.answer = lose_the_refund
+    jobs.janitor()
+    assert refunds(customer) == [("pending", 2500)]
+    jobs.janitor()
+    assert refunds(customer) == [("succeeded", 2500)]
+    assert len(server.refunds) == 1
+
+
+def test_a_refund_that_no_provider_can_send_fails_and_stays_visible(customer: Customer) -> None:
+    money = payments.Offline(9900, "USD", "MT940 0815")
+    payments.book_offline(customer.id, customer.invoice_id, money, audit.SYSTEM, "bank transfer")
+    promise(customer, 900)
+    jobs.janitor()
+    assert refunds(customer) == [("failed", 900)]
+    assert customer.payment().refunded_minor == 0
+
+
+def invoke(app: Flask, *arguments: str) -> Any:
+    return app.test_cli_runner().invoke(args=["payments", *arguments])
+
+
+def test_a_bank_transfer_is_booked_once_and_the_rest_fills_the_wallet(app: Flask, customer: Customer) -> None:
+    arguments = (wire_id("org", customer.id), wire_id("inv", customer.invoice_id), "120.00")
+    options = ("--reference", "MT940 0815", "--reason", "bank transfer")
+    booked = invoke(app, "record", *arguments, *options)
+    assert (booked.exit_code, "99.00 USD on the bill" in booked.output) == (0, True)
+    assert (customer.invoice().state, customer.wallet()) == ("paid", 2100)
+    again = invoke(app, "record", *arguments, *options)
+    assert (again.exit_code, "was booked before" in again.output) == (1, True)
+    assert customer.wallet() == 2100
+
+
+def test_a_quarantined_payment_is_shown_asked_about_and_resolved(app: Flask, customer: Customer) -> None:
+    customer.choose(customer.begin(), "pay_wrong")
+    jobs.inbox()
+    payment = wire_id("pay", customer.payment().id)
+    assert "more_than_asked" in invoke(app, "list", "--state", "quarantined").output
+    assert "is quarantined" in invoke(app, "check", payment).output
+    assert invoke(app, "resolve", payment, "--reason", "paid back by hand").exit_code == 0
+    assert customer.payment().state == "canceled"
+    assert invoke(app, "resolve", payment, "--reason", "again").exit_code == 1
+    assert customer.invoice().state == "open"

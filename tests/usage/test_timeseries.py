@@ -1,0 +1,266 @@
+"""`GET /usage/timeseries` and the table of usage: no gap, days of 23 and 25 hours, at most 744 points.
+
+| caller | status |
+|---|---|
+| nobody | 401 |
+| owner, key with usage:read | 200 |
+| key without it | 403 INSUFFICIENT_SCOPE |
+"""
+
+import csv
+import io
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from sqlalchemy import text
+
+from saas_api.core import clock, tenancy
+from saas_api.core.ids import wire_id
+from saas_api.usage.rules import BadRange, Days, bounds
+from tests.usage.company import Company, sign_up
+
+TODAY = datetime(2026, 4, 15, 12, 30, tzinfo=UTC)
+PATH = "/usage/timeseries"
+
+
+@pytest.fixture(autouse=True)
+def _in_april() -> Iterator[None]:
+    clock.travel_to(TODAY)
+    yield
+    clock.travel_to(None)
+
+
+@pytest.fixture
+def acme(app: Flask, client: FlaskClient) -> Company:
+    """Signed up on 1 March, with two keys."""
+    company = sign_up(client, at=datetime(2026, 3, 1, 9, tzinfo=UTC))
+    company.make_key("first")
+    company.make_key("second")
+    company.open_period(clock.now())
+    clock.travel_to(datetime(2026, 4, 1, tzinfo=UTC))
+    company.open_period(clock.now())
+    clock.travel_to(TODAY)
+    return company
+
+
+def at(day: int, hour: int = 0, minute: int = 0, month: int = 4) -> datetime:
+    return datetime(2026, month, day, hour, minute, tzinfo=UTC)
+
+
+def live_in(company: Company, zone: str) -> None:
+    with company.client.application.app_context(), tenancy.as_system("auth.register") as session:
+        session.execute(
+            text("UPDATE organizations SET timezone = :zone WHERE id = :id"), {"zone": zone, "id": company.id}
+        )
+
+
+def days(zone: str, first: str, last: str) -> Days:
+    return Days(date.fromisoformat(first), date.fromisoformat(last), clock.zone(zone))
+
+
+def refused(company: Company, **query: Any) -> Any:
+    answer = company.client.get(f"/api/v1{PATH}", query_string=query, headers=company.owner)
+    assert answer.status_code == 422, answer.json
+    return answer.json["error"]["details"]["fields"]
+
+
+def counts(points: Any) -> dict[str, int]:
+    return {point["at"]: point["requests"] for point in points if point["requests"]}
+
+
+def test_who_may_ask(acme: Company, client: FlaskClient) -> None:
+    assert client.get(f"/api/v1{PATH}").status_code == 401
+    assert acme.get(PATH) == acme.get(PATH, headers=acme.key_headers["first"])
+    acme.make_key("mute", scopes=["messages:write"])
+    answer = client.get(f"/api/v1{PATH}", headers=acme.key_headers["mute"])
+    assert (answer.status_code, answer.json["error"]["code"]) == (403, "INSUFFICIENT_SCOPE")
+
+
+def test_a_range_has_a_point_for_every_day_and_every_hour(acme: Company) -> None:
+    found = acme.get(PATH, start_date="2026-04-01", end_date="2026-04-10")
+    assert [point["date"] for point in found["points"]] == [f"2026-04-{n:02d}" for n in range(1, 11)]
+    assert {(point["requests"], point["cost"]) for point in found["points"]} == {(0, "0.00")}
+    hours = acme.get(PATH, start_date="2026-04-01", end_date="2026-04-02", interval="hour")["points"]
+    assert len(hours) == 48
+    assert hours[0]["at"] == "2026-04-01T00:00:00.000Z"
+    assert hours[47]["at"] == "2026-04-02T23:00:00.000Z"
+
+
+def test_calls_stand_in_their_hour_rolled_up_or_not(acme: Company) -> None:
+    acme.use(3, at=at(2, 23, 59), key="first")
+    acme.use(2, at=at(3), key="second")
+    acme.roll_up()
+    acme.use(5, at=at(3, 0, 30))
+    asked = {"start_date": "2026-04-02", "end_date": "2026-04-03", "meter": "sms"}
+    hours = acme.get(PATH, interval="hour", **asked)["points"]
+    assert counts(hours) == {"2026-04-02T23:00:00.000Z": 1, "2026-04-03T00:00:00.000Z": 2}
+    by_day = acme.get(PATH, **asked)["points"]
+    assert [(point["requests"], point["quantity"], point["cost"]) for point in by_day] == [
+        (1, "3", "0.03"),
+        (2, "7", "0.07"),
+    ]
+
+
+def test_series_add_up_to_the_points(acme: Company) -> None:
+    acme.use(3, at=at(2), key="first")
+    acme.use(2, at=at(3), key="second", meter="email")
+    acme.use(1, at=at(3))
+    for group_by, groups in {
+        "meter": ["email", "sms"],
+        "key": [None, wire_id("key", acme.keys["first"]), wire_id("key", acme.keys["second"])],
+        "source": ["messages.send"],
+    }.items():
+        found = acme.get(PATH, start_date="2026-04-01", end_date="2026-04-04", group_by=group_by)
+        assert sorted((line["group"] for line in found["series"]), key=str) == sorted(groups, key=str)
+        for index, point in enumerate(found["points"]):
+            parts = [line["points"][index] for line in found["series"]]
+            assert sum(part["requests"] for part in parts) == point["requests"]
+            assert sum(Decimal(part["cost"]) for part in parts) == Decimal(point["cost"])
+            assert {part["at"] for part in parts} == {point["at"]}
+    names = {line["name"] for line in acme.get(PATH, group_by="key")["series"]}
+    assert names == {"first", "second", None}
+
+
+def test_quantities_of_different_meters_are_not_added(acme: Company) -> None:
+    acme.use(3, at=at(2))
+    asked = {"start_date": "2026-04-02", "end_date": "2026-04-02"}
+    assert acme.get(PATH, **asked)["points"][0]["quantity"] is None
+    assert acme.get(PATH, meter="sms", **asked)["points"][0]["quantity"] == "3"
+    [series] = acme.get(PATH, group_by="meter", **asked)["series"]
+    assert series["points"][0]["quantity"] == "3"
+
+
+def test_the_series_agrees_with_the_report(acme: Company) -> None:
+    for day in (1, 2, 2, 9):
+        acme.use(3, at=at(day, 23, 59), key="first")
+    report = acme.get("/usage", start_date="2026-04-01", end_date="2026-04-10")
+    points = acme.get(PATH, start_date="2026-04-01", end_date="2026-04-10")["points"]
+    assert [(point["date"], point["requests"], point["cost"]) for point in points] == [
+        (day["date"], day["success_count"], day["cost"]) for day in report["daily_breakdown"]
+    ]
+
+
+def test_what_was_taken_back_lowers_the_quantity(acme: Company) -> None:
+    acme.reverse(acme.use(3, at=at(2)))
+    [point] = acme.get(PATH, start_date="2026-04-02", end_date="2026-04-02", meter="sms")["points"]
+    assert (point["quantity"], point["cost"], point["requests"]) == ("0", "0.00", 1)
+
+
+def test_a_day_of_23_and_one_of_25_hours(acme: Company) -> None:
+    live_in(acme, "America/New_York")
+    acme.use(1, at=at(8, 4, 59, month=3))
+    acme.use(1, at=at(8, 5, month=3))
+    acme.use(1, at=at(9, 3, 59, month=3))
+    acme.use(1, at=at(9, 4, month=3))
+    found = acme.get(PATH, start_date="2026-03-07", end_date="2026-03-09")["points"]
+    assert [(point["at"], point["requests"]) for point in found] == [
+        ("2026-03-07T05:00:00.000Z", 1),
+        ("2026-03-08T05:00:00.000Z", 2),
+        ("2026-03-09T04:00:00.000Z", 1),
+    ]
+    hours = acme.get(PATH, start_date="2026-03-08", end_date="2026-03-08", interval="hour")["points"]
+    assert (len(hours), {point["date"] for point in hours}) == (23, {"2026-03-08"})
+    assert len(bounds(days("America/New_York", "2026-11-01", "2026-11-01"), "hour")) == 25
+
+
+@pytest.mark.parametrize(
+    ("zone", "day", "hours"),
+    [
+        ("Asia/Kolkata", "2026-04-10", 24),
+        ("Asia/Kathmandu", "2026-04-10", 24),
+        ("Australia/Lord_Howe", "2026-04-06", 24),
+        ("Africa/Cairo", "2026-04-24", 23),
+        ("Europe/Berlin", "2026-10-25", 25),
+    ],
+)
+def test_hours_are_local_ones_without_gap_or_overlap(zone: str, day: str, hours: int) -> None:
+    whole = days(zone, day, day)
+    found = bounds(whole, "hour")
+    assert (len(found), found[0]) == (hours, whole.starts_at)
+    assert {after - before for before, after in zip(found, [*found[1:], whole.ends_at], strict=True)} == {
+        timedelta(hours=1)
+    }
+
+
+def test_a_clock_that_goes_back_by_half_an_hour_leaves_no_point_out() -> None:
+    whole = days("Australia/Lord_Howe", "2026-04-05", "2026-04-05")
+    found = bounds(whole, "hour")
+    assert (found, len(found)) == (sorted(set(found)), 25)
+    assert whole.ends_at - found[-1] == timedelta(hours=1)
+
+
+def test_a_half_hour_zone_finds_its_calls(acme: Company) -> None:
+    live_in(acme, "Asia/Kolkata")
+    acme.use(1, at=at(9, 18, 29))
+    acme.use(1, at=at(9, 18, 30))
+    acme.roll_up()
+    found = acme.get(PATH, start_date="2026-04-09", end_date="2026-04-10", interval="hour")["points"]
+    assert counts(found) == {"2026-04-09T17:30:00.000Z": 1, "2026-04-09T18:30:00.000Z": 1}
+    by_day = acme.get(PATH, start_date="2026-04-09", end_date="2026-04-10")["points"]
+    assert [point["requests"] for point in by_day] == [1, 1]
+
+
+def test_744_points_are_the_most(acme: Company) -> None:
+    assert len(acme.get(PATH, start_date="2026-03-01", end_date="2026-03-31", interval="hour")["points"]) == 744
+    [problem] = refused(acme, start_date="2026-03-01", end_date="2026-04-01", interval="hour")
+    assert problem["field"] == "end_date"
+    assert refused(acme, start_date="2025-04-20", end_date="2026-04-15", interval="hour")
+    assert len(acme.get(PATH, start_date="2025-04-20", end_date="2026-04-15")["points"]) == 361
+    with pytest.raises(BadRange):
+        bounds(days("Europe/Berlin", "2026-10-01", "2026-10-31"), "hour")
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ({"interval": "minute"}, "interval"),
+        ({"group_by": "colour"}, "group_by"),
+        ({"meter": "voice"}, "meter"),
+        ({"start_date": "2026-04-10", "end_date": "2026-04-01"}, "end_date"),
+        ({"start_date": "10.4.2026"}, "start_date"),
+        ({"unheard": "of"}, "unheard"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(acme: Company, query: dict[str, str], field: str) -> None:
+    assert field in {problem["field"] for problem in refused(acme, **query)}
+
+
+def test_a_stranger_sees_none_of_it(acme: Company, client: FlaskClient) -> None:
+    acme.use(3, at=at(2))
+    carol = sign_up(client, "Carol & Co", "carol@carol.example", at=at(1, month=3))
+    clock.travel_to(TODAY)
+    assert not counts(carol.get(PATH)["points"])
+
+
+def table(company: Company, **query: Any) -> list[dict[str, str]]:
+    answer = company.client.get("/api/v1/usage", query_string={"format": "csv", **query}, headers=company.owner)
+    assert answer.status_code == 200, answer.json
+    assert answer.headers["Content-Type"].startswith("text/csv")
+    return list(csv.DictReader(io.StringIO(answer.data.decode("utf-8-sig"), newline="")))
+
+
+def test_the_table_of_usage_adds_up_to_the_report(acme: Company) -> None:
+    acme.use(3, at=at(2), key="first")
+    acme.use(2, at=at(3), key="second", meter="email")
+    acme.refuse("failed", 2)
+    acme.refuse("rate_limited", 3, key="second")
+    asked = {"start_date": "2026-04-01", "end_date": "2026-04-15"}
+    rows, report = table(acme, **asked), acme.get("/usage", **asked)
+    by_outcome = {row["outcome"]: int(row["requests"]) for row in rows if row["outcome"] != "accepted"}
+    assert by_outcome == {"failed": 2, "rate_limited": 3}
+    assert sum(int(row["requests"]) for row in rows) == report["summary"]["total_requests"]
+    assert sum(Decimal(row["cost"] or 0) for row in rows) == Decimal(report["summary"]["list_cost"])
+    sms = next(row for row in rows if row["meter"] == "sms")
+    assert {"date": "2026-04-02", "api_key_name": "first", "quantity": "3", "cost": "0.03"}.items() <= sms.items()
+
+
+def test_the_name_of_a_key_is_no_formula(acme: Company) -> None:
+    acme.make_key("=cmd|' /C calc'!A0")
+    acme.use(1, at=at(2), key="=cmd|' /C calc'!A0")
+    [row] = table(acme, start_date="2026-04-02", end_date="2026-04-02")
+    assert row["api_key_name"] == "'=cmd|' /C calc'!A0"
