@@ -25,7 +25,12 @@ run: $(READY) ## start engines, web, worker and scheduler; Ctrl-C stops them
 
 .PHONY: test
 test: $(READY) ## run every test on real engines
-	@$(BIN)/python -m pytest -q $(ARGS)
+	@$(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile $(ARGS)
+
+.PHONY: faults
+faults: export FAULTS ?= short
+faults: $(READY) ## kill, stop and starve the product under load; FAULTS=long for the long round
+	@$(BIN)/python -m pytest -q -s tests/faults $(ARGS)
 
 .PHONY: lint
 lint: $(READY) ## ruff: rules and format

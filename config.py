@@ -161,7 +161,6 @@ class Settings(Declared):
     )
     DRAIN_SECONDS: int = declare(20, "seconds from 1 to 300", "how long one job goes on taking messages", ge=1, le=300)
 
-    PROVIDER_CONCURRENCY: int = declare(16, "1 to 256", "sends a worker has under way at once", ge=1, le=256)
     WEBHOOK_CONCURRENCY: int = declare(64, "1 to 512", "webhooks a worker has under way at once", ge=1, le=512)
 
     LOG_LEVEL: Literal["debug", "info", "warning", "error"] = declare(

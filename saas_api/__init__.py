@@ -20,6 +20,7 @@ from saas_api.messages.routes import bp as messages
 from saas_api.ops.routes import bp as ops
 from saas_api.organizations.routes import bp as organizations
 from saas_api.payments.routes import bp as payments
+from saas_api.webhooks.routes import bp as webhooks
 
 PREFIXES = {
     auth: "/api/v1",
@@ -28,6 +29,7 @@ PREFIXES = {
     messages: "/api/v1/messages",
     billing: "/api/v1",
     payments: "",
+    webhooks: "/api/v1/webhooks",
     dashboard: "/api/v1/dashboard",
     docs: "",
     ops: "",

@@ -1,5 +1,6 @@
 """The timetable: every job asks what is due, so no slot needs a replay and only the newest one matters."""
 
+import functools
 import os
 import platform
 from collections.abc import Callable
@@ -10,9 +11,10 @@ from saas_api.core import clock, lease, queue
 from saas_api.mail import service as mail
 from saas_api.messages import service as messages
 from saas_api.organizations import service as organizations
+from saas_api.webhooks import service as webhooks
 
 TICK = "saas_api.schedule.tick"
-_MINUTE, _HOUR = 60, 3600
+_MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 _DIRECT_SECONDS = 5
 
 
@@ -41,6 +43,9 @@ class Entry:
 TIMETABLE = (
     Entry("usage.roll_up", _MINUTE, 0, "dashboards read sums instead of events"),
     Entry("billing.alerts", _MINUTE, 0, "thresholds are told once a period, and the gate's counters set right"),
+    Entry("webhooks.disable_failing", _HOUR, 50 * _MINUTE, "endpoints that failed for five days are left alone"),
+    Entry("webhooks.purge", _DAY, 190 * _MINUTE, "events are kept for thirty days"),
+    Entry("ops.purge", _DAY, 195 * _MINUTE, "idempotency keys, old runs and the mock's memory are cleared away"),
     Entry("billing.close", _HOUR, 5 * _MINUTE, "periods that have ended are closed and invoiced"),
     Entry("billing.invariants", 24 * _HOUR, 3 * _HOUR + 30 * _MINUTE, "what must be true of the books is read anew"),
     Entry("payments.inbox", _MINUTE, 0, "events of payment providers are worked off, announced or not"),
@@ -59,10 +64,12 @@ def tick() -> None:
 def sweep() -> None:
     """Announce changes and due work that no wake-up announced; without Redis, do some of the work here."""
     organizations.publish_generations()
-    _announce(mail.DRAIN, mail.due, mail.hand_over_some)
-    _announce(messages.DRAIN, messages.due, messages.deliver_some)
+    _announce(mail.DRAIN, mail.due, functools.partial(lease.drain, mail.DRAIN, mail.due, mail.hand_over_some))
+    own = functools.partial(lease.drain, messages.DRAIN, messages.due, messages.deliver_some)
+    _announce(messages.DRAIN, messages.due, own)
+    _announce(webhooks.DRAIN, webhooks.due, webhooks.deliver_due)
 
 
-def _announce(job: str, due: Callable[[], lease.Due[lease.Owner]], turn: Callable[[lease.Owner], object]) -> None:
+def _announce(job: str, due: Callable[[], lease.Due[lease.Owner]], work: Callable[..., object]) -> None:
     if due().organizations and not queue.wake(job, is_forced=True):
-        lease.drain(job, due, turn, at_most_seconds=_DIRECT_SECONDS)
+        work(at_most_seconds=_DIRECT_SECONDS)

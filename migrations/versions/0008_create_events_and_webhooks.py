@@ -86,6 +86,8 @@ CREATE TABLE webhook_deliveries (
 CREATE UNIQUE INDEX webhook_deliveries_auto ON webhook_deliveries (organization_id, event_id, endpoint_id)
   WHERE cause = 'auto';
 
+CREATE INDEX webhook_deliveries_event ON webhook_deliveries (organization_id, event_id);  -- an event's end takes them
+
 CREATE INDEX webhook_deliveries_due ON webhook_deliveries (organization_id, endpoint_id, next_at)
   WHERE status IN ('queued','sending');
 

@@ -79,4 +79,5 @@ def revoke(key_id: UUID) -> Any:
 
 
 def _once(made: queries.Described, **shown: Any) -> Answer:
-    return Answer({**asdict(made), "masked": made.masked, **shown}, message="Store the key now: it is not shown again.")
+    data = {**asdict(made), "masked": made.masked, **shown}
+    return Answer(data, message="Store the key now: it is not shown again.", is_secret=True)

@@ -25,6 +25,7 @@ log = get_logger(__name__)
 
 STOP_SECONDS = 25  # within the thirty seconds a container is given
 _FORK = multiprocessing.get_context("fork")
+_DEFAULT = "messages:2,webhooks:1,background:1"
 _QUEUES = {*queue.QUEUES.values(), queue.BACKGROUND}
 
 
@@ -65,7 +66,7 @@ def read_queues(_context: click.Context, _parameter: click.Parameter, text: str)
 
 
 @click.command("worker")
-@click.option("--queue", "queues", default="messages:2,background:1", show_default=True, callback=read_queues)
+@click.option("--queue", "queues", default=_DEFAULT, show_default=True, callback=read_queues)
 @click.option("--only", type=click.Choice(sorted(_QUEUES)), hidden=True)
 @click.option("--parent", type=int, default=os.getppid, hidden=True)
 @with_appcontext

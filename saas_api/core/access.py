@@ -85,15 +85,19 @@ class Principal:
 
 @dataclass(frozen=True)
 class Access:
-    """What a view asks of its caller: nothing, a signed-in person, or a permission."""
+    """What a view asks of its caller: nothing, a signed-in person, or a permission.
+
+    scope: what it asks of a key, where that is called otherwise than the permission of a person
+    """
 
     is_public: bool = False
     permission: str | None = None
+    scope: str | None = None
 
     @property
     def is_open_to_keys(self) -> bool:
         """Whether an API key may call it at all."""
-        return self.permission in SCOPES
+        return (self.scope or self.permission) in SCOPES
 
     @property
     def is_open_to_people(self) -> bool:
@@ -110,16 +114,17 @@ def public(view: View) -> View:
     return view
 
 
-def require(permission: str | None) -> Callable[[View], View]:
+def require(permission: str | None, *, scope: str | None = None) -> Callable[[View], View]:
     """Declare what a view asks for.
 
     permission: a name of PERMISSIONS; None for any signed-in person
+    scope: of a key, where it is not the permission's name
     """
     if permission is not None and permission not in PERMISSIONS:
         raise ValueError(f"unknown permission {permission}")
 
     def declare(view: View) -> View:
-        view.__access__ = Access(permission=permission)  # type: ignore[attr-defined]  # functions carry attributes
+        view.__access__ = Access(permission=permission, scope=scope)  # type: ignore[attr-defined]  # functions carry attributes
         return view
 
     return declare
@@ -160,10 +165,11 @@ def check_verified(principal: Principal) -> None:
         raise EmailNotVerified
 
 
-def authorise(principal: Principal, permission: str | None) -> None:
+def authorise(principal: Principal, asked: Access) -> None:
     """Let a principal pass.
 
     raises: InsufficientScope for a key, Forbidden for a person
     """
-    if not allows(principal, permission):
+    wanted = asked.scope if principal.kind == "key" and asked.scope else asked.permission
+    if not allows(principal, wanted):
         raise InsufficientScope if principal.kind == "key" else Forbidden

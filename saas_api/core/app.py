@@ -10,7 +10,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import orjson
 from flask import Flask, Response, current_app, g, request
+from flask.json.provider import JSONProvider
 from flask.typing import ResponseReturnValue
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -57,8 +59,21 @@ class App(Flask):
         return response
 
 
+class OrjsonProvider(JSONProvider):
+    """JSON for Flask itself."""
+
+    def dumps(self, obj: Any, **_: Any) -> str:
+        """Write JSON."""
+        return orjson.dumps(obj, option=orjson.OPT_UTC_Z).decode()
+
+    def loads(self, s: str | bytes, **_: Any) -> Any:
+        """Read JSON."""
+        return orjson.loads(s)
+
+
 def init_app(app: Flask) -> None:
-    """Give an application request ids, security headers and the one renderer of errors."""
+    """Give an application request ids, security headers, its JSON and the one renderer of errors."""
+    app.json = OrjsonProvider(app)
     app.before_request(_begin)
     app.after_request(_finish)
     app.register_error_handler(errors.ApiError, render_error)

@@ -1,11 +1,15 @@
-"""Secrets at rest: slow hashes for passwords, keyed digests for API keys and tokens."""
+"""Secrets at rest: slow hashes for passwords, keyed digests for keys and tokens, encryption for what is read again."""
 
+import contextlib
 import hashlib
 import hmac
+import os
 import threading
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from saas_api.core.errors import Unavailable
 from saas_api.core.settings import setting
@@ -13,6 +17,11 @@ from saas_api.core.settings import setting
 _hasher = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
 _slots = threading.BoundedSemaphore(4)
 _WAIT_SECONDS = 2
+_NONCE_BYTES = 12
+
+
+class Undecipherable(Exception):
+    """What was encrypted under a secret that SECRET_KEY no longer holds."""
 
 
 NOBODYS_HASH = "$argon2id$v=19$m=19456,t=2,p=1$RQTBl5eKau7glR0zoGdMjg$IYSUbyc5/BK8oHB8p+EECDBVXQ+dJyH29g2F3EIMXlQ"
@@ -67,6 +76,32 @@ def api_key_digests(key: str) -> list[tuple[int, bytes]]:
     return [
         (int(version), hmac.new(secret.encode(), key.encode(), hashlib.sha256).digest()) for version, secret in peppers
     ]
+
+
+def encrypt(purpose: str, plain: bytes) -> bytes:
+    """Encrypt what has to be read again, under a key derived from SECRET_KEY for this purpose.
+
+    source: AES-256-GCM, a nonce of 96 random bits before the text
+    """
+    nonce = os.urandom(_NONCE_BYTES)
+    key = _derived(_first(setting("SECRET_KEY")), purpose)
+    return nonce + AESGCM(key).encrypt(nonce, plain, purpose.encode())
+
+
+def decrypt(purpose: str, sealed: bytes) -> bytes:
+    """Read what was encrypted under any of the secrets in SECRET_KEY, the current one first.
+
+    raises: Undecipherable
+    """
+    nonce, text = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
+    for secret in setting("SECRET_KEY").split(","):
+        with contextlib.suppress(InvalidTag, ValueError):
+            return AESGCM(_derived(secret, purpose)).decrypt(nonce, text, purpose.encode())
+    raise Undecipherable(purpose)
+
+
+def _derived(secret: str, purpose: str) -> bytes:
+    return hmac.new(secret.encode(), b"encrypt\0" + purpose.encode(), hashlib.sha256).digest()
 
 
 def _first(secrets: str) -> str:

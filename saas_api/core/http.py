@@ -13,16 +13,11 @@ from typing import Any
 import marshmallow as ma
 import orjson
 from flask import Flask, Request, Response, g, request
-from flask.json.provider import JSONProvider
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from saas_api.core.errors import (
-    ApiError,
-    Invalid,
-    Malformed,
-    TooLarge,
-    UnsupportedMediaType,
-)
+from saas_api.core import idempotency
+from saas_api.core.db import session
+from saas_api.core.errors import ApiError, Invalid, Malformed, TooLarge, UnsupportedMediaType
 from saas_api.core.fields import (
     Amount,
     Count,
@@ -64,20 +59,27 @@ __all__ = [
     "json_response",
     "page_of",
     "read_json",
+    "replay_of",
 ]
 
 BODY_LIMIT_BYTES = 65_536
 DEPTH_LIMIT = 32
+NOT_REPLAYED = ("auth",)
+"""Blueprints whose answers carry tokens: a key is checked there and nothing is kept."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a view returns when data alone does not say it all."""
+    """What a view returns when data alone does not say it all.
+
+    is_secret: it shows a secret that is not shown again
+    """
 
     data: Any
     message: str | None = None
     status: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    is_secret: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,11 @@ class Operation:
     errors: tuple[type[ApiError], ...]
     units: Callable[[dict[str, Any]], Mapping[str, int]] | None = None
     produces: str = "application/json"
+
+    @property
+    def keeps_itself(self) -> bool:
+        """Whether the view keeps its answer under an Idempotency-Key itself."""
+        return self.units is not None
 
     def parse(self) -> dict[str, Any]:
         """The view's arguments from the current request.
@@ -117,7 +124,8 @@ def endpoint(
 ) -> Callable[[Callable[..., Any]], Callable[..., Response]]:
     """Parse, call, answer in the envelope, and record the operation.
 
-    units: what a body uses of each meter, for the quotas the gate counts
+    units: what a body uses of each meter, for the quotas the gate counts; such a view keeps its answer under an
+        Idempotency-Key itself, with what it writes: `g.once` says how
     produces: media type of a view that may make its response itself; with `returns` it may answer either way
     """
     operation = Operation(body, query, returns, status, errors, units, produces)
@@ -125,15 +133,17 @@ def endpoint(
     def wrap(view: Callable[..., Any]) -> Callable[..., Response]:
         @functools.wraps(view)
         def call(**path: Any) -> Response:
-            result = view(**path, **(g.pop("arguments", None) or operation.parse()))
-            if isinstance(result, Response):
-                return result
-            answer = result if isinstance(result, Answer) else Answer(result)
-            data = operation.returns.dump(answer.data) if operation.returns else answer.data
-            envelope = {"success": True, "data": data}
-            if answer.message:
-                envelope["message"] = answer.message
-            return json_response(envelope, answer.status or operation.status, answer.headers)
+            arguments = g.pop("arguments", None) or operation.parse()
+            g.once = _once(operation)
+            try:
+                if g.once is not None and not operation.keeps_itself:
+                    idempotency.hold(session(), g.once)
+                response = _respond(operation, view(**path, **arguments))
+            except idempotency.Replay as replay:
+                return _replayed(replay.kept)
+            if g.once is not None and not operation.keeps_itself and response.status_code < 400:
+                _keep(g.once, response)
+            return response
 
         call.__operation__ = operation  # type: ignore[attr-defined]  # functions carry attributes
         return call
@@ -141,13 +151,66 @@ def endpoint(
     return wrap
 
 
+def _respond(operation: Operation, result: Any) -> Response:
+    if isinstance(result, Response):
+        return result
+    answer = result if isinstance(result, Answer) else Answer(result)
+    headers = {**answer.headers, "Cache-Control": "no-store"} if answer.is_secret else answer.headers
+    return _response(_rendered(operation, answer), answer.status or operation.status, headers)
+
+
+def _rendered(operation: Operation, answer: Answer) -> bytes:
+    data = operation.returns.dump(answer.data) if operation.returns else answer.data
+    envelope = {"success": True, "data": data}
+    if answer.message:
+        envelope["message"] = answer.message
+    return orjson.dumps(envelope, option=orjson.OPT_UTC_Z)
+
+
+def replay_of(operation: Operation | None) -> Response | None:
+    """The answer that the current request got before, if it did; in a transaction of its own."""
+    try:
+        once = _once(operation) if operation else None
+    except ApiError:
+        return None
+    kept = idempotency.recall(once) if once else None
+    return _replayed(kept) if kept else None
+
+
+def _once(operation: Operation) -> idempotency.Once | None:
+    if request.method != "POST":
+        return None
+    key = idempotency.read_key(request.headers.get("Idempotency-Key"))
+    principal = g.get("principal")
+    if key is None or principal is None or request.blueprint in NOT_REPLAYED:
+        return None
+    body = read_json(request) if operation.body else {}
+    print_of = idempotency.fingerprint(principal, request.method, request.path, body)
+
+    def render(result: Any) -> bytes:
+        return _rendered(operation, result if isinstance(result, Answer) else Answer(result))
+
+    return idempotency.Once(principal.organization_id, key, print_of, operation.status, render)
+
+
+def _keep(once: idempotency.Once, response: Response) -> None:
+    own = {name: value for name, value in response.headers.items() if name not in ("Content-Type", "Content-Length")}
+    kept = idempotency.Kept(response.status_code, response.get_data(), own)
+    idempotency.keep(session(), once, kept, is_secret=own.get("Cache-Control") == "no-store")
+
+
+def _replayed(kept: idempotency.Kept) -> Response:
+    g.is_replayed = True
+    return _response(kept.body, kept.status, {**kept.headers, "Idempotency-Replayed": "true"})
+
+
 def json_response(payload: Any, status: int, headers: Mapping[str, str] | None = None) -> Response:
     """A JSON answer."""
-    response = Response(
-        orjson.dumps(payload, option=orjson.OPT_UTC_Z),
-        status,
-        mimetype="application/json",
-    )
+    return _response(orjson.dumps(payload, option=orjson.OPT_UTC_Z), status, headers)
+
+
+def _response(body: bytes, status: int, headers: Mapping[str, str] | None = None) -> Response:
+    response = Response(body, status, mimetype="application/json")
     response.headers.extend(headers or {})
     return response
 
@@ -231,19 +294,6 @@ def client_ip() -> str:
     return str(mapped or address)
 
 
-class OrjsonProvider(JSONProvider):
-    """JSON for Flask itself."""
-
-    def dumps(self, obj: Any, **_: Any) -> str:
-        """Write JSON."""
-        return orjson.dumps(obj, option=orjson.OPT_UTC_Z).decode()
-
-    def loads(self, s: str | bytes, **_: Any) -> Any:
-        """Read JSON."""
-        return orjson.loads(s)
-
-
 def init_app(app: Flask) -> None:
-    """Teach an application the path converter and the JSON provider."""
+    """Teach an application the path converter."""
     app.url_map.converters["id"] = IdConverter
-    app.json = OrjsonProvider(app)

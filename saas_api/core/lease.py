@@ -6,6 +6,7 @@ PostgreSQL's clock is the only clock here. An expired lease is simply due again.
 import random
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ log = get_logger(__name__)
 SOON_SECONDS = 20.0
 _LOOK_AGAIN_SECONDS = 0.1
 _LOOK_WHILE_SOON_SECONDS = 0.25
+_tally: Counter[tuple[str, str]] = Counter()
 
 
 Owner = TypeVar("Owner")
@@ -51,11 +53,21 @@ def drain(
     """
     queue.started(job)
     deadline = time.monotonic() + (at_most_seconds or setting("DRAIN_SECONDS"))
+    try:
+        is_done = _turns(due, turn, deadline)
+    finally:
+        write_tally()
+    if not is_done:
+        queue.wake(job, is_forced=True)
+
+
+def _turns(due: Callable[[], Due[Owner]], turn: Callable[[Owner], object], deadline: float) -> bool:
+    """Go round until nothing is left, which is returned, or there is no more time for it."""
     empty = 0
     failed: set[Owner] = set()
     while empty < 2 and time.monotonic() < deadline:
         if queue.is_stopping():
-            return
+            return True  # others go on
         found = due()
         organizations = [one for one in found.organizations if one not in failed]
         for organization_id in random.sample(organizations, len(organizations)):
@@ -69,8 +81,7 @@ def drain(
         else:
             empty += 1
             time.sleep(_LOOK_AGAIN_SECONDS if empty < 2 else 0)
-    if empty < 2:
-        queue.wake(job, is_forced=True)
+    return empty >= 2
 
 
 def _turn_safely(turn: Callable[[Owner], object], owner: Owner, failed: set[Owner]) -> None:
@@ -106,6 +117,11 @@ UPDATE job_runs SET state = 'failed', error = coalesce(error, 'superseded'), nex
 _LAST = sa.text("""
 SELECT DISTINCT ON (job) job, scheduled_for, state, started_at, finished_at, error FROM job_runs
  ORDER BY job, scheduled_for DESC
+""")
+_COUNT = sa.text("""
+INSERT INTO delivery_counters AS c (name, labels, value)
+SELECT * FROM unnest(CAST(:names AS text[]), CAST(:labels AS text[]), CAST(:values AS bigint[])) ORDER BY 1, 2
+ON CONFLICT (name, labels) DO UPDATE SET value = c.value + excluded.value
 """)
 _NEWEST = sa.text("SELECT extract(epoch FROM now() - max(started_at))::float8 FROM job_runs")
 
@@ -145,6 +161,29 @@ def run_slot(job: str, slot: datetime, host: str) -> bool:
     with as_system("queue.runs") as session:
         session.execute(_END, {**names, "state": state, "stats": written, "error": error})
     return True
+
+
+def tally(name: str, label: str, by: int = 1) -> None:
+    """Count something that a drain did, such as ("webhook_attempts_total", "ok"); `write_tally` writes it down."""
+    _tally[name, label] += by
+
+
+def write_tally() -> None:
+    """Add what was counted to the counters; statistics, whose failure holds up nothing."""
+    counted = {names: value for names, value in _tally.items() if value}
+    _tally.clear()
+    if not counted:
+        return
+    values = {
+        "names": [name for name, _ in counted],
+        "labels": [label for _, label in counted],
+        "values": list(counted.values()),
+    }
+    try:
+        with as_system("queue.runs") as session:
+            session.execute(_COUNT, values)
+    except sa.exc.SQLAlchemyError:
+        log.warning("counters_not_written", exc_info=True)
 
 
 def last_runs() -> dict[str, Run]:

@@ -31,7 +31,7 @@ from saas_api.core.settings import setting
 log = observe.get_logger(__name__)
 
 BACKGROUND = "background"
-QUEUES = {"messages": "messages", "mail": BACKGROUND}  # the rooms that drain
+QUEUES = {"messages": "messages", "webhooks": "webhooks", "mail": BACKGROUND}  # the rooms that drain
 GRACE_SECONDS = 40
 KEPT_FAILURE_SECONDS = 3600
 _DEBOUNCE_SECONDS = 0.05

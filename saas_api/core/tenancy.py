@@ -37,9 +37,11 @@ SYSTEM_PLACES = frozenset(
         "billing.invariants",
         "demo.seed",
         "gate.key",
+        "idempotency.purge",
         "mail.deliver",
         "mail.due",
         "operator.command",
+        "ops.purge",
         "messages.due",
         "organizations.decline",
         "organizations.generations",
@@ -56,7 +58,11 @@ SYSTEM_PLACES = frozenset(
         "queue.runs",
         "api_keys.seen",
         "usage.counts",
+        "webhooks.clean",
+        "webhooks.due",
         "usage.roll_up",
+        "webhooks.command",
+        "webhooks.reseal",
     },
 )
 

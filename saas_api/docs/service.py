@@ -15,16 +15,22 @@ from apispec.ext.marshmallow import MarshmallowPlugin
 
 from saas_api.api_keys import service as api_keys
 from saas_api.auth import service as auth
-from saas_api.core import errors
+from saas_api.core import errors, idempotency
 from saas_api.core.access import Access, InsufficientScope
 from saas_api.core.errors import ApiError
-from saas_api.core.http import Amount, Email, Id, Operation, Timestamp
+from saas_api.core.http import NOT_REPLAYED, Amount, Email, Id, Operation, Timestamp
 
 VERSION = "1.0"
 ABOUT = """Send SMS and e-mail, see what was used, and be billed for exactly that.
 
 Sign in for an access token, create an API key with it, and send with the key.
 Every error carries a stable `code` and the `request_id` to quote when you ask for help."""
+_IDEMPOTENCY_KEY = {
+    "in": "header",
+    "name": "Idempotency-Key",
+    "description": "1 to 255 printable ASCII characters; a repeat within 24 hours gets the first answer.",
+    "schema": {"type": "string", "maxLength": 255},
+}
 REQUEST_ID = "req_1f0c9b5ad1e24ab7a3c1d2e4"
 
 
@@ -43,6 +49,11 @@ class Route:
     parameters: Sequence[tuple[str, str | None]]
     access: Access
     operation: Operation
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether a repeat with the same Idempotency-Key gets the first answer."""
+        return self.method == "POST" and not self.access.is_public and self.room not in NOT_REPLAYED
 
 
 def every_error() -> list[type[ApiError]]:
@@ -116,6 +127,8 @@ def _operation(route: Route, operation_id: str) -> dict[str, Any]:
     ]
     if operation.query:
         parameters.append({"in": "query", "schema": operation.query})
+    if route.is_repeatable:
+        parameters.append(_IDEMPOTENCY_KEY)
     written: dict[str, Any] = {
         "operationId": operation_id,
         "tags": [route.room],
@@ -186,6 +199,8 @@ def _kinds(route: Route) -> set[type[ApiError]]:
         kinds.add(errors.Invalid)
     if route.parameters:
         kinds.add(errors.NotFound)
+    if route.is_repeatable:
+        kinds |= {idempotency.KeyInvalid, idempotency.KeyReused, idempotency.InProgress}
     return kinds | _refusals(route.access)
 
 

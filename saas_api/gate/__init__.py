@@ -13,7 +13,7 @@ from saas_api.billing import service as billing
 from saas_api.core import clock, crypto, tenancy
 from saas_api.core.access import Access, Principal
 from saas_api.core.errors import ApiError, Unavailable
-from saas_api.core.http import Operation, path_template
+from saas_api.core.http import Operation, path_template, replay_of
 from saas_api.core.limits import Decision, GateCall, configure, gate_limit, limiter, refund
 from saas_api.gate.answers import full_limit, limit_headers, too_many
 from saas_api.gate.callers import REMEMBERED_WITHOUT_REDIS_SECONDS, age, authorise, credential, load
@@ -21,7 +21,7 @@ from saas_api.gate.counters import call_for, learn
 from saas_api.usage import service as usage
 
 MOST_QUESTIONS, SURE_QUESTIONS = 8, 5
-_STALE, _MOVED = -2, -4
+_FULL, _STALE, _MOVED = -1, -2, -4
 
 
 def init_app(app: Flask) -> None:
@@ -96,10 +96,12 @@ def count_and_tell(response: Response) -> Response:
     call: GateCall | None = g.get("gate_call")
     if call is None or call.decision is None:
         return response
+    if call.decision.code == _FULL:  # what was answered before the quota was used up is answered still
+        response = replay_of(_meta_of_request()[1]) or response
     if 400 <= response.status_code < 500 and request.url_rule is not None:
         outcome = "rate_limited" if response.status_code == 429 else "failed"
         usage.count_refusal(g.principal, path_template(request.url_rule.rule), request.method, outcome)
-    if response.status_code >= 500 and call.decision.code == 1 and not call.decision.is_local:
+    if (response.status_code >= 400 or g.get("is_replayed")) and call.decision.code == 1 and not call.decision.is_local:
         refund(call)
     if call.decision.windows:
         response.headers.extend(limit_headers(call, call.decision))

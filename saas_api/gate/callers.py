@@ -22,6 +22,7 @@ from saas_api.core.http import client_ip
 from saas_api.core.limits import limiter, storage
 from saas_api.core.settings import setting
 from saas_api.gate.answers import refused
+from saas_api.webhooks import service as webhooks
 
 REMEMBERED_SECONDS, REMEMBERED_WITHOUT_REDIS_SECONDS = 60, 5
 _READING = ("GET", "HEAD")
@@ -49,13 +50,17 @@ class SubscriptionRestricted(PaymentRequired):
 
 @dataclass(frozen=True)
 class KeyPrincipal(Principal):
-    """The holder of a key, with what PostgreSQL said of its organization when it was loaded."""
+    """The holder of a key, with what PostgreSQL said of its organization when it was loaded.
+
+    is_told: an endpoint asks to be told of every accepted message
+    """
 
     terms: billing.Terms | None = None
     windows: Sequence[tuple[int, int]] = ()
     ip_allow: Sequence[str] = ()
     valid_until: datetime | None = None
     loaded_at: float = 0.0
+    is_told: bool = False
 
 
 @dataclass
@@ -151,6 +156,7 @@ def _key_principal(digests: Sequence[tuple[int, bytes]]) -> KeyPrincipal | None:
             return None
         billing.ensure_account(session, secret.organization_id)
         terms = billing.terms(session, secret.organization_id)
+        is_told = webhooks.is_named(session, secret.organization_id, "message.accepted")
     windows = [(terms.rate_limit_per_minute, 60_000)]
     if secret.rate_limit_per_minute:
         windows.append((secret.rate_limit_per_minute, 60_000))
@@ -166,6 +172,7 @@ def _key_principal(digests: Sequence[tuple[int, bytes]]) -> KeyPrincipal | None:
         ip_allow=secret.ip_allow,
         valid_until=min(ends),
         loaded_at=loaded_at,
+        is_told=is_told,
     )
 
 
@@ -184,7 +191,7 @@ def authorise(principal: Principal, asked: Access) -> None:
             raise SubscriptionRestricted
     if principal.is_looking and request.method not in _READING and request.endpoint != "auth.logout":
         raise Forbidden("You are looking at this organization; nothing can be changed.")
-    access.authorise(principal, asked.permission)
+    access.authorise(principal, asked)
 
 
 def _is_allowed(address: str, networks: Sequence[str]) -> bool:

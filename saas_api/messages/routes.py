@@ -10,7 +10,7 @@ from saas_api.core import clock
 from saas_api.core.access import require
 from saas_api.core.db import session
 from saas_api.core.errors import Invalid, PaymentRequired, TooManyRequests, Unavailable
-from saas_api.core.http import Answer, endpoint, page_of
+from saas_api.core.http import endpoint, page_of
 from saas_api.messages import queries
 from saas_api.messages import service as messages
 from saas_api.messages.schemas import AcceptedOut, MessageOut, MessagesQuery, SendIn
@@ -31,8 +31,7 @@ bp = Blueprint("messages", __name__)
 )
 def send(body: Mapping[str, Any]) -> Any:
     """Send a mock SMS or e-mail: accepted now, delivered within seconds."""
-    terms = g.principal.terms
-    return Answer(messages.accept(g.principal, terms.list_prices, terms.currency, body), message="Accepted.")
+    return messages.accept(g.principal, g.principal.terms, body, g.once, is_told=g.principal.is_told)
 
 
 @bp.get('/<id("msg"):message_id>')
@@ -41,6 +40,14 @@ def send(body: Mapping[str, Any]) -> Any:
 def show(message_id: UUID) -> Any:
     """Show a message as it stands."""
     return messages.get(session(), g.principal, message_id)
+
+
+@bp.post('/<id("msg"):message_id>/cancel')
+@require("messages:cancel", scope="messages:write")
+@endpoint(returns=MessageOut(), errors=(messages.NoSuchMessage, messages.NotCancelable))
+def cancel(message_id: UUID) -> Any:
+    """Cancel a message that has not left yet; its usage is taken back."""
+    return messages.cancel(session(), g.principal, message_id)
 
 
 @bp.get("")

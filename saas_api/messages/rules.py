@@ -2,11 +2,16 @@
 
 import random
 import re
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
+from typing import Any
+from uuid import UUID
 
 import phonenumbers
 from email_validator import EmailNotValidError, validate_email
+
+from saas_api.core.ids import wire_id
 
 LONGEST_SMS, LONGEST_EMAIL, LONGEST_SUBJECT = 1_600, 50_000, 200
 LAST_ATTEMPT = 8
@@ -20,6 +25,39 @@ _GSM7 = frozenset(
     "abcdefghijklmnopqrstuvwxyzäöñüà"
 )
 _GSM7_EXTENSION = frozenset("\f^{}\\[~]|€")
+
+
+@dataclass(frozen=True)
+class State:
+    """A message as endpoints are told of it; its text is not among it.
+
+    channel: "sms" or "email"
+    attempts: calls of the provider that were answered
+    """
+
+    id: UUID
+    channel: str
+    recipient: str
+    segments: int
+    mode: str
+    status: str
+    attempts: int = 0
+    error_code: str | None = None
+
+
+def event_data(state: State) -> dict[str, Any]:
+    """The `data` of an event about a message."""
+    return {
+        "object": "message",
+        "message_id": wire_id("msg", state.id),
+        "to": state.recipient,
+        "type": state.channel,
+        "status": state.status,
+        "segments": state.segments,
+        "mode": state.mode,
+        "attempts": state.attempts,
+        "error_code": state.error_code,
+    }
 
 
 def segments(text: str) -> int:

@@ -3,13 +3,15 @@
 import ipaddress
 import threading
 from itertools import islice
+from typing import Any
 from uuid import UUID
 
 import redis
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from saas_api.core import idempotency, tenancy
 from saas_api.core.errors import NotFound
 from saas_api.core.limits import hot_pool
 from saas_api.core.observe import get_logger
@@ -74,3 +76,33 @@ def _refuse_others(reader: str) -> None:
     is_here = reader != "invalid" and ipaddress.ip_address(reader).is_loopback
     if setting("APP_ENV") == "production" or not is_here:
         raise NotFound
+
+
+PURGED_AT_ONCE = 10_000  # a statement has ten seconds
+_OLD = {
+    "job_runs": "state <> 'running' AND started_at < now() - interval '90 days'",
+    "mock_sends": "created_at < now() - interval '7 days'",
+    "mails": "finished_at < now() - interval '90 days'",
+}
+
+
+def purge() -> dict[str, int]:
+    """Delete idempotency keys that have expired, old runs of jobs, old mails, and what the mock remembers.
+
+    returns: rows by table
+    """
+    deleted = {"idempotency_keys": idempotency.purge()}
+    for table, is_old in _OLD.items():
+        deleted[table] = 0
+        portion = text(
+            f"DELETE FROM {table} WHERE ctid = ANY (ARRAY(SELECT ctid FROM {table} WHERE {is_old} LIMIT :most))"
+        )
+        while (count := _delete(portion)) > 0:
+            deleted[table] += count
+    return deleted
+
+
+def _delete(portion: TextClause) -> int:
+    with tenancy.as_system("ops.purge") as session:
+        result: Any = session.execute(portion, {"most": PURGED_AT_ONCE})
+    return int(result.rowcount)

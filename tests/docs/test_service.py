@@ -72,7 +72,7 @@ def test_a_query_is_spread_into_parameters_without_empty_defaults() -> None:
 
 def test_errors_are_listed_by_status_with_an_example_each() -> None:
     responses = operation(Access(permission="keys:create"))["responses"]
-    assert set(responses) == {"201", "401", "403", "404", "409", "410", "422", "503"}
+    assert set(responses) == {"201", "400", "401", "403", "404", "409", "410", "422", "503"}
     example = responses["409"]["content"]["application/json"]["examples"]["CONFLICT"]["value"]
     assert example["error"]["code"] == "CONFLICT"
 

@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -92,12 +93,16 @@ def documents(text: str) -> list[Any]:
 
 def test_every_curl_line_of_the_readme_stands_in_a_block_that_is_run() -> None:
     outside = re.sub(r"^```bash\n.*?^```", "", README, flags=re.MULTILINE | re.DOTALL)
-    assert len(BLOCKS) == 9
+    assert len(BLOCKS) == 12
     assert not re.findall(r"^\s*curl ", outside, re.MULTILINE)
 
 
-def test_the_quick_start_leads_from_sign_up_to_an_invoice_and_a_team(server: str, environment: dict[str, str]) -> None:
-    _, _, _, status, usage, bill, verified, joined, managed = paste(BLOCKS, server, environment)
+def test_the_quick_start_leads_from_sign_up_to_a_paid_invoice_and_a_team(
+    server: str, environment: dict[str, str]
+) -> None:
+    _, _, _, status, usage, bill, change, payment, verified, joined, managed, repeated = paste(
+        BLOCKS, server, environment
+    )
 
     (message,) = documents(status)
     assert message["status"] == "delivered"
@@ -112,9 +117,19 @@ def test_the_quick_start_leads_from_sign_up_to_an_invoice_and_a_team(server: str
     assert invoice["number"]
     assert invoice["total_requests"] == 1
 
+    preview, upgraded, sent = documents(change)
+    assert abs(Decimal(preview["difference"]) - Decimal(upgraded["change"]["total"])) <= Decimal("0.01")
+    assert upgraded["organization"]["plan"] == "starter"
+    assert sent["cost"] == "0.01"
+    paid = documents(payment)[-1]
+    assert (paid["status"], paid["total_amount"], paid["amount_due"]) == ("paid", "0.01", "0.00")
+
     assert documents(verified)[0]["email_verified"] is True
     (invitation,) = documents(joined)
     assert invitation["email"] == "colleague@company.example"
     promoted, log, _ = documents(managed)
     assert promoted["user"]["role"] == "admin"
     assert {"member.role_changed", "invitation.accepted"} <= {entry["action"] for entry in log["entries"]}
+
+    first, second = repeated.split()[-2:]
+    assert first == second

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from flask.testing import FlaskClient
 from werkzeug.routing import Rule
 
 from saas_api.billing import service as billing
+from saas_api.core import clock
 from saas_api.core.fields import IdConverter
 from saas_api.core.ids import new_id, read_id, wire_id
 from tests.journeys.steps import Headers, make_key, send, sign_up
@@ -26,7 +28,11 @@ def carols(app: Flask, client: FlaskClient, work: Callable[[], None]) -> dict[st
     sessions = client.get("/api/v1/auth/sessions", headers=person).json["data"]["sessions"]
     me = client.get("/api/v1/auth/me", headers=person).json["data"]
     invoice = bill(app, client, me["organization"]["id"], person)
+    endpoint, delivery = listen(client, person)
     return {
+        "whe": endpoint,
+        "whd": delivery["id"],
+        "evt": delivery["event_id"],
         "inv": invoice["id"],
         "lin": invoice["lines"][0]["id"],
         "key": key_id,
@@ -46,7 +52,20 @@ def bill(app: Flask, client: FlaskClient, organization_id: str, person: Headers)
     return client.get(f"/api/v1/billing/invoices/{invoice['id']}", headers=person).json["data"]
 
 
-BODIES = {"/role": {"role": "viewer"}}
+def listen(client: FlaskClient, person: Headers) -> tuple[str, Any]:
+    """An endpoint, and a test event on its way to it."""
+    body = {"url": "https://hooks.carol.example/"}
+    endpoint = client.post("/api/v1/webhooks/endpoints", json=body, headers=person).json["data"]["id"]
+    path = f"/api/v1/webhooks/endpoints/{endpoint}/test"
+    return endpoint, client.post(path, json={"event_type": "webhook.test"}, headers=person).json["data"]
+
+
+BODIES = {
+    "/role": {"role": "viewer"},
+    "/rotate-secret": {"grace_seconds": 0},
+    "/test": {"event_type": "webhook.test"},
+    "/recover": {"since": (clock.now() - timedelta(hours=1)).isoformat()},
+}
 
 
 def guarded_rules(app: Flask) -> Iterator[tuple[str, Rule]]:
@@ -83,7 +102,7 @@ def test_every_object_of_carol_is_missing_for_alice(app: Flask, client: FlaskCli
         assert foreign == missing, f"{method} {rule.rule}"
         assert foreign[0] in (404, 403, 401), f"{method} {rule.rule}"
         tried += foreign[0] == 404
-    assert tried >= 9
+    assert tried >= 24
 
 
 @pytest.mark.parametrize(
@@ -91,6 +110,7 @@ def test_every_object_of_carol_is_missing_for_alice(app: Flask, client: FlaskCli
     [
         ("/api/v1/team/transfer-ownership", "user_id", "usr"),
         ("/api/v1/auth/switch-organization", "organization_id", "org"),
+        ("/api/v1/billing/initiate-payment", "invoice_id", "inv"),
     ],
 )
 def test_an_id_of_carol_in_a_body_is_as_good_as_none(
@@ -110,6 +130,8 @@ def test_an_id_of_carol_in_a_body_is_as_good_as_none(
         ("/api/v1/messages", "messages"),
         ("/api/v1/keys", "keys"),
         ("/api/v1/billing/history", "invoices"),
+        ("/api/v1/webhooks/endpoints", "endpoints"),
+        ("/api/v1/webhooks/events", "events"),
         ("/api/v1/team/members", "pending_invitations"),
     ],
 )

@@ -51,6 +51,7 @@ WORDS: dict[str, dict[str, Any]] = {
         "period_end": "1 June 2026",
     },
     "operator_alert": {"subject_line": "a payment is quarantined", "detail": "42.00 USD came for INV-000042."},
+    "webhook_disabled": {"organization": "Acme", "url": "https://acme.example/hook", "is_gone": False},
 }
 
 

@@ -23,7 +23,7 @@ def back(customer: Customer) -> str:
 def test_the_checkout_shows_what_is_paid_and_for_what(customer: Customer) -> None:
     page = customer.client.get(f"/payments/mock/{customer.begin()}")
     assert "99.00 USD" in page.text
-    assert f"Invoice {customer.invoice().number}" in page.text
+    assert f"Invoice {customer.invoice().number}, Acme" in page.text
     assert "No real money moves" in page.text
     assert re.findall(r'value="(\w+)"', page.text) == ["pay", "decline", "cancel", "pay_late", "pay_wrong"]
 

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from saas_api import mail
 from saas_api.api_keys.models import ApiKey, ApiKeySecret
 from saas_api.api_keys.queries import Described, describe, find_key
+from saas_api.api_keys.service import telling
 from saas_api.api_keys.service.secrets import issue
 from saas_api.core import access, clock
 from saas_api.core.access import SCOPES, Principal
@@ -87,6 +88,7 @@ def create(
     described = describe(key, secret)
     end = clock.rfc3339(expires_at) if expires_at else None
     note(session, key, creator, "created", {**_facts(key), "mode": mode, "expires_at": end})
+    telling.publish(session, organization_id, described, "created")
     if creator is not None:
         _tell(session, creator, described)
     return Created(described, text)
@@ -143,6 +145,9 @@ def revoke(session: Session, by: Principal, key_id: UUID) -> Described:
         note(session, key, by, "revoked", {"name": key.name})
         organizations.changed(session, by.organization_id)
         session.flush()
+        described = get(session, by.organization_id, key_id)
+        telling.publish(session, by.organization_id, described, "revoked")
+        return described
     return get(session, by.organization_id, key_id)
 
 

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from saas_api.api_keys.models import ApiKey, ApiKeySecret
 from saas_api.api_keys.queries import Described, describe
+from saas_api.api_keys.service import telling
 from saas_api.api_keys.service.keys import KeyEnded, check_giver, lock, note
 from saas_api.api_keys.service.secrets import issue
 from saas_api.core import clock
@@ -55,7 +56,10 @@ def rotate(session: Session, by: Principal, key_id: UUID, grace_seconds: int) ->
     data = {"grace_seconds": grace_seconds, "old_last_four": old.last_four, "last_four": secret.last_four}
     note(session, key, by, "rotated", data)
     organizations.changed(session, by.organization_id)
-    return Rotated(describe(key, secret), text, old.expires_at)
+    described = describe(key, secret)
+    session.flush()  # counted among the key's secrets
+    telling.publish(session, by.organization_id, described, "rotated", old.expires_at)
+    return Rotated(described, text, old.expires_at)
 
 
 def _live(session: Session, key: ApiKey, now: datetime) -> list[ApiKeySecret]:

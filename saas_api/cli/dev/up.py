@@ -27,6 +27,7 @@ from saas_api.core.settings import setting
 from saas_api.core.tenancy import UnsafeDatabase, boot_check
 
 READY_SECONDS = 60
+LOOPBACK = "127.0.0.0/8,::1/128"
 
 
 group = AppGroup("dev", help="The whole product on this machine.")
@@ -84,6 +85,7 @@ def _children() -> list[Child]:
         "TZ": "UTC",
         "API_PORT": port,
         "WEB_CONCURRENCY": str(setting("WEB_CONCURRENCY")),
+        "WEBHOOK_ALLOWED_NETWORKS": os.environ.get("WEBHOOK_ALLOWED_NETWORKS", _allowed_networks()),
     }
     commands = {
         "web": [python, "-m", "gunicorn", "--config", "gunicorn.conf.py", "wsgi:app"],
@@ -91,6 +93,12 @@ def _children() -> list[Child]:
         "scheduler": [python, "-m", "flask", "scheduler"],
     }
     return [Child(name, command, environment) for name, command in commands.items()]
+
+
+def _allowed_networks() -> str:
+    """Networks that webhooks may go to besides the public ones: this machine, unless the settings name others."""
+    is_local = setting("APP_ENV") != "production" and not setting("WEBHOOK_ALLOWED_NETWORKS")
+    return LOOPBACK if is_local else ",".join(setting("WEBHOOK_ALLOWED_NETWORKS"))
 
 
 def _missing_engines(instance: Path) -> tuple[str, ...]:

@@ -36,7 +36,8 @@ def send(session: Session, template: str, to: str, *, organization_id: UUID | No
         take "overdue_remind", "suspended", "written_off", and with `at`, when the next step comes, "overdue_warn" and
         "restricted"; "reinstated" (organization), "payment_received" (organization, number, amount, currency),
         "payment_failed" (the same, reason), "usage_alert" (organization, what, percent, used, limit, period_end),
-        "operator_alert" (subject_line, detail); each takes a name to greet
+        "operator_alert" (subject_line, detail), "webhook_disabled" (organization, url, is_gone); each takes a name to
+        greet
     organization_id: None for a mail to a person, who may belong to several
     raises: jinja2's UndefinedError for a context that lacks something
     """

@@ -1,6 +1,6 @@
 """Accepting messages, in one round trip, and showing them. PostgreSQL is the queue: an accepted row is due work."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -10,14 +10,17 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from saas_api.billing import service as billing
-from saas_api.core import clock, queue, tenancy
+from saas_api.core import clock, observe, queue, tenancy
 from saas_api.core.access import Principal
 from saas_api.core.db import constraint_of, execute_once
 from saas_api.core.errors import NotFound, Unavailable
+from saas_api.core.idempotency import TAKEN, Once, Replay, look_up
 from saas_api.core.ids import new_id
 from saas_api.messages import rules
 from saas_api.messages.models import Message
+from saas_api.messages.service.telling import news_of
 from saas_api.usage.rules import Usage
+from saas_api.webhooks import service as webhooks
 
 SOURCE = "messages.send"
 DRAIN = "messages.drain"
@@ -40,20 +43,21 @@ def units_of(body: Mapping[str, Any]) -> dict[str, int]:
 
 
 def accept(
-    principal: Principal, prices: Mapping[str, Decimal], currency: str, body: Mapping[str, Any]
+    principal: Principal, terms: billing.Terms, body: Mapping[str, Any], once: Once | None, *, is_told: bool = False
 ) -> dict[str, Any]:
     """Take a message with its usage, both or neither; what was answered will be delivered or fail.
 
-    prices: list price of one unit by meter, major units
     body: `to`, `message`, `type`, `subject`, already validated
-    raises: Unavailable when no billing period can be opened
+    once: the request's Idempotency-Key, whose answer is kept in the same batch
+    is_told: an endpoint asks for the acceptance of messages
+    raises: Unavailable when no billing period can be opened; idempotency.KeyReused, idempotency.Replay
     """
-    message_id, channel = new_id(), body["type"]
+    channel = body["type"]
     units = units_of(body)[channel]
-    cost = prices[channel] * units if principal.mode == "live" else Decimal(0)
+    cost = terms.list_prices[channel] * units if principal.mode == "live" else Decimal(0)
     row = {
         "org": principal.organization_id,
-        "id": message_id,
+        "id": new_id(),
         "api_key": principal.id,
         "mode": principal.mode,
         "channel": channel,
@@ -63,21 +67,23 @@ def accept(
         "segments": units,
         "cost": cost,
     }
-    at = _write(principal, row, units)
-    queue.wake(DRAIN)
-    return {
-        "message_id": message_id,
+    answer = {
+        "message_id": row["id"],
         "to": body["to"],
         "type": channel,
         "status": "queued",
         "segments": units,
         "cost": f"{cost.normalize():f}",
-        "currency": currency,
+        "currency": terms.currency,
         "usage_recorded": principal.mode == "live",
         "mode": principal.mode,
         "organization_id": principal.organization_id,
-        "created_at": at,
     }
+    accepted = _write(principal, row, answer, (once, is_told))
+    queue.wake(DRAIN)
+    if is_told:
+        queue.wake(webhooks.DRAIN)
+    return accepted
 
 
 def get(session: Session, principal: Principal, message_id: UUID) -> Message:
@@ -91,40 +97,78 @@ def get(session: Session, principal: Principal, message_id: UUID) -> Message:
     return message
 
 
-def _write(principal: Principal, row: Mapping[str, Any], units: int) -> datetime:
-    for is_late in (False, True):
+def _write(
+    principal: Principal, row: Mapping[str, Any], answer: Mapping[str, Any], besides: tuple[Once | None, bool]
+) -> dict[str, Any]:
+    once, is_told = besides
+    told = [_news_statement(principal, row)] if is_told else []
+    is_late, is_cleared = False, False
+    for _ in range(4):
         at = clock.now()
+        accepted = {**answer, "created_at": at}
+        kept = [once.statement(accepted)] if once else []
         try:
-            execute_once(_batch(principal, {**row, "at": at}, units, is_late=is_late))
+            execute_once([*_batch(principal, {**row, "at": at}, kept, is_late=is_late), *told])
         except IntegrityError as error:
             violated = constraint_of(error)
             if violated == "messages_pkey":  # the first try had been committed when its connection broke
-                return at
-            if violated != _NO_OPEN_PERIOD:
+                return accepted
+            if violated == TAKEN and once and not is_cleared:
+                if _is_own(once, kept):
+                    return accepted
+                is_cleared = True
+            elif violated == _NO_OPEN_PERIOD and not is_late:
+                is_late = True
+                _open_period(principal.organization_id, at)
+            else:
                 raise
-            with tenancy.transaction(principal.organization_id) as session:
-                billing.ensure_account(session, principal.organization_id)
-                billing.ensure_period(session, principal.organization_id, at)
         else:
-            return at
+            observe.fault("accept.after_commit")
+            return accepted
     raise Unavailable
 
 
+def _news_statement(principal: Principal, row: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    state = rules.State(row["id"], row["channel"], row["to"], row["segments"], row["mode"], "queued")
+    return webhooks.publish_statement(principal.organization_id, news_of(state))
+
+
+def _is_own(once: Once, kept: Sequence[tuple[str, Mapping[str, Any]]]) -> bool:
+    """Whether the answer under the key is this very request's, committed when its connection broke.
+
+    raises: KeyReused; Replay for another's; returns False where an expired one was forgotten
+    """
+    with tenancy.transaction(once.organization_id) as session:
+        try:
+            look_up(session, once)
+        except Replay as replay:
+            if replay.kept.body == kept[0][1]["once_body"]:
+                return True
+            raise
+    return False
+
+
+def _open_period(organization_id: UUID, at: datetime) -> None:
+    with tenancy.transaction(organization_id) as session:
+        billing.ensure_account(session, organization_id)
+        billing.ensure_period(session, organization_id, at)
+
+
 def _batch(
-    principal: Principal, row: Mapping[str, Any], units: int, *, is_late: bool
+    principal: Principal, row: Mapping[str, Any], kept: Sequence[tuple[str, Mapping[str, Any]]], *, is_late: bool
 ) -> list[tuple[str, Mapping[str, Any]]]:
     bind, insert = tenancy.bind_statement(principal.organization_id), (_INSERT, row)
     if principal.mode != "live":
-        return [bind, insert]
+        return [bind, *kept, insert]
     event = Usage(
         id=new_id(),
         source=SOURCE,
         key=str(row["id"]),
         meter=row["channel"],
-        quantity=units,
+        quantity=row["segments"],
         at=row["at"],
         api_key_id=principal.id,
         message_id=row["id"],
     )
     lock, append = billing.record_statements(principal.organization_id, event, is_late=is_late)
-    return [bind, lock, insert, append]
+    return [bind, lock, *kept, insert, append]

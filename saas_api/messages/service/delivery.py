@@ -17,14 +17,16 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from saas_api.billing import service as billing
-from saas_api.core import clock, observe
+from saas_api.core import clock, lease, observe
 from saas_api.core.db import constraint_of
-from saas_api.core.ids import new_id
 from saas_api.core.lease import Due
 from saas_api.core.settings import setting
 from saas_api.core.tenancy import as_system, transaction
 from saas_api.messages import queries, rules
+from saas_api.messages.service.reversing import reverse
+from saas_api.messages.service.telling import news_of
 from saas_api.providers import Item, Outcome, carrier
+from saas_api.webhooks import service as webhooks
 
 log = observe.get_logger(__name__)
 
@@ -34,12 +36,13 @@ _NO_OPEN_PERIOD = "usage_events.billing_period_id"
 
 # Rows that were interrupted three times come alone, so that what kills a worker kills it with nothing else in hand.
 _CLAIM = """
-WITH due AS (SELECT id FROM messages WHERE organization_id = :org AND status IN ('queued', 'sending')
+WITH due AS (SELECT id, status FROM messages WHERE organization_id = :org AND status IN ('queued', 'sending')
   AND next_at <= now() AND interruptions {interrupted} 3 ORDER BY next_at LIMIT :n FOR UPDATE SKIP LOCKED)
 UPDATE messages m SET status = 'sending', interruptions = m.interruptions + (m.status = 'sending')::int,
   lease_token = :token, next_at = now() + make_interval(secs => :lease)
 FROM due WHERE m.organization_id = :org AND m.id = due.id
-RETURNING m.id, m.mode, m.channel, m.recipient, m.subject, m.body, m.attempts, m.interruptions,
+RETURNING m.id, m.mode, m.channel, m.recipient, m.subject, m.body, m.segments, m.attempts, m.interruptions,
+  due.status = 'sending' AS was_interrupted,
   m.expires_at <= now() AS is_expired, extract(epoch FROM m.expires_at - now())::float8 AS seconds_left
 """
 _CLAIM_MANY = sa.text(_CLAIM.format(interrupted="<"))
@@ -50,21 +53,8 @@ UPDATE messages m SET status = v.status, attempts = m.attempts + 1, error_code =
   next_at = NULL, lease_token = NULL
 FROM unnest(CAST(:ids AS uuid[]), CAST(:statuses AS text[]), CAST(:errors AS text[]), CAST(:references AS text[]))
   AS v (id, status, error, reference)
-WHERE m.organization_id = :org AND m.id = v.id AND m.status = 'sending' AND m.lease_token = :token RETURNING m.id
-""")
-_REVERSE = sa.text("""
-INSERT INTO usage_events (organization_id, id, source, idempotency_key, meter_code, quantity, occurred_at, api_key_id,
-  message_id, billing_period_id, late_for_period_id, reversal_of)
-SELECT u.organization_id, v.reversal_id, 'reversal', u.id::text, u.meter_code, -u.quantity, u.occurred_at,
-  u.api_key_id, m.id,
-  CASE p.state WHEN 'open' THEN p.id ELSE (SELECT id FROM billing_periods WHERE organization_id = :org
-    AND state = 'open' ORDER BY seq LIMIT 1) END,
-  CASE p.state WHEN 'open' THEN u.late_for_period_id ELSE coalesce(u.late_for_period_id, p.id) END, u.id
-FROM unnest(CAST(:ids AS uuid[]), CAST(:reversal_ids AS uuid[])) AS v (id, reversal_id)
-JOIN messages m ON m.organization_id = :org AND m.id = v.id AND m.status = 'failed' AND m.finished_at = now()
-JOIN usage_events u ON u.organization_id = :org AND u.source = 'messages.send' AND u.idempotency_key = m.id::text
-JOIN billing_periods p ON p.organization_id = :org AND p.id = u.billing_period_id
-JOIN meters t ON t.code = u.meter_code AND t.reverse_on_failure
+WHERE m.organization_id = :org AND m.id = v.id AND m.status = 'sending' AND m.lease_token = :token
+RETURNING m.id, m.channel, m.recipient, m.segments, m.mode, m.status, m.attempts, m.error_code
 """)
 _GIVE_BACK = sa.text("""
 UPDATE messages m SET status = 'queued', attempts = m.attempts + v.tries, next_at = now() + v.delay,
@@ -104,6 +94,7 @@ def deliver_some(organization_id: UUID) -> int:
     """
     token = uuid.uuid4()
     rows = _claim(organization_id, token)
+    lease.tally("interruptions_total", "messages", sum(row.was_interrupted for row in rows))
     observe.fault("claim.after_commit")
     hopeless = [_Final(row.id, "failed", "poisoned") for row in rows if row.interruptions >= rules.POISONED_AFTER]
     hopeless += [
@@ -147,7 +138,7 @@ def _settle(
     finals: list[_Final] = []
     again: list[_Again] = []
     for item, outcome in group:
-        delay = rules.retry_delay(item.attempt, outcome.retry_after)
+        delay = rules.retry_delay(item.attempt, outcome.retry_after) / setting("TIME_SCALE")
         if outcome.kind == "rejected":
             finals.append(_Final(item.id, "failed", outcome.error_code))
         elif outcome.kind != "retry":
@@ -188,10 +179,11 @@ def _write_finals(session: Session, organization_id: UUID, token: UUID, finals: 
     }
     billing.hold_periods(session, organization_id)
     written = session.execute(_FINISH, values).all()
-    failed = [final.id for final in finals if final.status == "failed"]
-    if failed:
-        ids = {"org": organization_id, "ids": failed, "reversal_ids": [new_id() for _ in failed]}
-        session.execute(_REVERSE, ids)
+    reverse(session, organization_id, [final.id for final in finals if final.status == "failed"])
+    states = [rules.State(**row._mapping) for row in written]  # noqa: SLF001 - SQLAlchemy's public name
+    webhooks.publish_many(session, organization_id, [news_of(state) for state in states])
+    for state in states:
+        lease.tally("messages_finished_total", state.status)
     _note_lost(len(finals) - len(written))
 
 
@@ -211,4 +203,5 @@ def _give_back(organization_id: UUID, token: UUID, again: Sequence[_Again]) -> N
 
 def _note_lost(count: int) -> None:
     if count:
+        lease.tally("lease_lost_total", "messages", count)
         log.warning("leases_lost", count=count)

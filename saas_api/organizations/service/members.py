@@ -120,7 +120,7 @@ def hold(session: Session, principal: Principal, permission: str, user_id: UUID)
     held = {membership.user_id: membership for membership in session.scalars(statement)}
     if principal.id not in held:
         raise Forbidden
-    access.authorise(replace(principal, role=held[principal.id].role), permission)
+    access.authorise(replace(principal, role=held[principal.id].role), access.Access(permission=permission))
     if user_id not in held:
         raise NoSuchMember
     return held[user_id]

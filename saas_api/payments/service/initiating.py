@@ -17,6 +17,7 @@ from saas_api.core.errors import Conflict, Invalid, NotFound, Unavailable
 from saas_api.core.ids import new_id, wire_id
 from saas_api.core.settings import setting
 from saas_api.organizations import queries as organization_queries
+from saas_api.organizations import service as organizations
 from saas_api.organizations.service import audit
 from saas_api.payments import queries
 from saas_api.payments.models import Payment
@@ -172,7 +173,8 @@ def _order(session: Session, payment: Payment) -> providers.Order:
     invoice = get_invoice(session, payment.organization_id, payment.invoice_id)
     readers = organization_queries.recipients(session, payment.organization_id, _PAYERS, is_bill=True)
     address = f"{setting('APP_URL')}/payments/return/{wire_id('pay', payment.id)}"
-    description = f"Invoice {invoice.number}"
+    name = organizations.get(session, payment.organization_id).name
+    description = f"Invoice {invoice.number}, {name}"[:200]
     return providers.Order(payment.id, payment.currency, payment.amount_minor, description, readers[0].email, address)
 
 

@@ -8,7 +8,7 @@ from uuid import UUID
 import click
 
 from saas_api.billing import service as billing
-from saas_api.cli.rooms.billing import group
+from saas_api.cli.money.billing import group
 from saas_api.core.ids import read_id, wire_id
 
 VIOLATED = 3

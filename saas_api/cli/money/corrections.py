@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from saas_api.billing import service as billing
 from saas_api.billing.queries import invoices
 from saas_api.billing.service.invoicing.crediting import REASONS
-from saas_api.cli.rooms.billing import group
+from saas_api.cli.money.billing import group
 from saas_api.core import tenancy
 from saas_api.core.errors import ApiError
 from saas_api.core.ids import new_id, read_id, wire_id

@@ -1,0 +1,1 @@
+"""Commands about plans, invoices and what is owed."""

@@ -1,0 +1,193 @@
+"""The wire of webhooks."""
+
+from typing import Any
+
+import orjson
+from marshmallow import fields, validate
+
+from saas_api.core.http import Count, Id, PageQuery, Schema, Text, Timestamp
+from saas_api.webhooks import rules
+
+DELIVERY_STATUSES = ("queued", "sending", "delivered", "failed", "canceled")
+DAY_SECONDS, WEEK_SECONDS = 86_400, 604_800
+
+
+def _type(**options: Any) -> fields.String:
+    return fields.String(validate=validate.OneOf(list(rules.CATALOGUE), error="Not a type of event."), **options)
+
+
+def _types(**options: Any) -> fields.List:
+    return fields.List(_type(), allow_none=True, validate=validate.Length(min=1, max=100), **options)
+
+
+def _payload(**options: Any) -> fields.String:
+    return fields.String(validate=validate.OneOf(("full", "thin")), **options)
+
+
+class EndpointIn(Schema):
+    """Where to send events, and which."""
+
+    url = Text(required=True, maximum=2048)
+    event_types = _types(load_default=None)
+    description = Text(load_default="", minimum=0, maximum=200)
+    payload = _payload(load_default="full")
+
+
+class EndpointChange(Schema):
+    """What is to be otherwise; what is not named stays."""
+
+    url = Text(maximum=2048)
+    event_types = _types()
+    description = Text(minimum=0, maximum=200)
+    payload = _payload()
+    is_enabled = fields.Boolean(truthy={True}, falsy={False})
+
+
+class RotationIn(Schema):
+    """How long the secret before goes on signing."""
+
+    grace_seconds = Count(minimum=0, maximum=WEEK_SECONDS, load_default=DAY_SECONDS)
+
+
+class TestIn(Schema):
+    """Which example to send."""
+
+    event_type = _type(load_default=rules.TEST)
+
+
+class RecoveryIn(Schema):
+    """Which time, and what of it."""
+
+    since = Timestamp(required=True)
+    until = Timestamp(load_default=None, allow_none=True)
+    which = fields.String(data_key="only", load_default="all", validate=validate.OneOf(("failed", "missing", "all")))
+
+
+class DeliveriesQuery(PageQuery):
+    """Which deliveries."""
+
+    status = fields.String(load_default=None, validate=validate.OneOf(DELIVERY_STATUSES))
+    event_type = _type(load_default=None)
+
+
+class EventsQuery(PageQuery):
+    """Which events."""
+
+    event_type = _type(load_default=None)
+
+
+class HealthOut(Schema):
+    """How an endpoint has been doing."""
+
+    delivered_24h = fields.Integer()
+    failed_24h = fields.Integer()
+    success_rate_24h = fields.Float(allow_none=True)
+    waiting = fields.Integer()
+    consecutive_failures = fields.Integer()
+    first_failure_at = Timestamp(allow_none=True)
+    last_success_at = Timestamp(allow_none=True)
+
+
+class EndpointOut(Schema):
+    """An endpoint, never its secret."""
+
+    id = Id("whe", attribute="endpoint.id")
+    url = fields.String(attribute="endpoint.url")
+    description = fields.String(attribute="endpoint.description")
+    event_types = fields.List(fields.String(), attribute="endpoint.event_types", allow_none=True)
+    payload = fields.String(attribute="endpoint.payload")
+    status = fields.String(attribute="endpoint.status")
+    is_enabled = fields.Boolean()
+    created_at = Timestamp(attribute="endpoint.created_at")
+    health = fields.Nested(HealthOut())
+
+
+class NewEndpointOut(EndpointOut):
+    """A new endpoint with its secret, shown this once."""
+
+    secret = fields.String()
+
+
+class SecretOut(Schema):
+    """A new secret, shown this once, and the end of the one before."""
+
+    secret = fields.String()
+    old_expires_at = Timestamp()
+
+
+class CountOut(Schema):
+    """How many deliveries were queued."""
+
+    count = fields.Integer()
+
+
+class DeliveryOut(Schema):
+    """An event on its way to an endpoint, or at its end."""
+
+    id = Id("whd", attribute="delivery.id")
+    endpoint_id = Id("whe", attribute="delivery.endpoint_id")
+    event_id = Id("evt", attribute="delivery.event_id")
+    event_type = fields.String(attribute="event.type")
+    cause = fields.String(attribute="delivery.cause")
+    status = fields.String(attribute="delivery.status")
+    attempt_count = fields.Integer(attribute="delivery.attempts")
+    next_attempt_at = Timestamp(attribute="delivery.next_at", allow_none=True)
+    last_status_code = fields.Integer(attribute="delivery.last_status", allow_none=True)
+    error_code = fields.String(attribute="delivery.error_code", allow_none=True)
+    created_at = Timestamp(attribute="delivery.created_at")
+    finished_at = Timestamp(attribute="delivery.finished_at", allow_none=True)
+
+
+class AttemptOut(Schema):
+    """One try."""
+
+    number = fields.Integer(attribute="n")
+    outcome = fields.String()
+    status_code = fields.Integer(allow_none=True)
+    duration_ms = fields.Integer(allow_none=True)
+    error = fields.String(allow_none=True)
+    response_excerpt = fields.String(attribute="response_snippet", allow_none=True)
+    started_at = Timestamp()
+    ended_at = Timestamp(allow_none=True)
+
+
+class DeliveryDetailOut(DeliveryOut):
+    """A delivery with what it carries and every try."""
+
+    payload = fields.Dict(keys=fields.String())
+    attempts = fields.List(fields.Nested(AttemptOut()))
+
+
+class DeliveriesOut(Schema):
+    """The deliveries of a replay."""
+
+    event_id = Id("evt")
+    count = fields.Integer()
+    deliveries = fields.List(fields.Nested(DeliveryOut()))
+
+
+class EventOut(Schema):
+    """Something that happened, as it is sent."""
+
+    id = Id("evt")
+    type = fields.String()
+    created_at = Timestamp()
+    payload = fields.Function(lambda event: orjson.loads(event.payload))
+
+
+EventTypeOut = Schema.from_dict(
+    {
+        "type": fields.String(),
+        "description": fields.String(),
+        "schema": fields.Dict(keys=fields.String()),
+        "example": fields.Dict(keys=fields.String()),
+    },
+    name="EventTypeOut",
+)
+"""A type of event."""
+
+
+class CatalogueOut(Schema):
+    """Every type of event."""
+
+    event_types = fields.List(fields.Nested(EventTypeOut()))

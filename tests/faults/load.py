@@ -1,0 +1,135 @@
+"""Clients that send, always with an Idempotency-Key, and write down what they are told; the unknown is repeated."""
+
+import itertools
+import random
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import requests
+
+from tests.faults.stack import Stack
+from tests.receiver import Receiver
+
+PASSWORD = "correct horse battery"
+RECIPIENTS = ("+2348012345678",) * 9 + ("+15005550001",)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a client knows of one message: it was accepted, once and for all."""
+
+    tenant: str
+    key: str
+    mode: str
+    to: str
+    segments: int
+    message_id: str
+
+
+@dataclass
+class Tenant:
+    """A company with its keys, endpoints and their secrets."""
+
+    name: str
+    organization_id: str
+    token: str
+    keys: dict[str, str]
+    secrets: dict[str, str] = field(default_factory=dict)
+
+
+def sign_up(stack: Stack, name: str, receivers: Sequence[Receiver] = ()) -> Tenant:
+    """A new company with a live and a test key, and an endpoint for each receiver."""
+    body = {"organization_name": name, "email": f"owner@{name}.example", "password": PASSWORD}
+    made = _post(stack, "/auth/register", body, {}).json()["data"]
+    bearer = {"Authorization": f"Bearer {made['token']}"}
+    keys = {
+        mode: _post(stack, "/keys", {"name": mode, "mode": mode}, bearer).json()["data"]["key"]
+        for mode in ("live", "test")
+    }
+    tenant = Tenant(name, made["organization"]["id"], made["token"], keys)
+    for receiver in receivers:
+        types = ["message.delivered", "message.failed"]
+        answer = _post(stack, "/webhooks/endpoints", {"url": receiver.url, "event_types": types}, bearer)
+        tenant.secrets[receiver.url] = answer.json()["data"]["secret"]
+    return tenant
+
+
+def _post(stack: Stack, path: str, body: Any, headers: dict[str, str]) -> requests.Response:
+    answer = requests.post(f"{stack.url}/api/v1{path}", json=body, headers=headers, timeout=15)
+    assert answer.ok, answer.text
+    return answer
+
+
+@dataclass
+class Load:
+    """Threads that send until they are stopped, or have sent enough."""
+
+    stack: Stack
+    tenants: Sequence[Tenant]
+    threads: int = 4
+    most: int = 1_000_000
+    pause: float = 0.0
+    journal: list[Told] = field(default_factory=list)
+    statuses: list[tuple[int, float]] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._stop = threading.Event()
+        self._numbers = itertools.count()
+        self._random = random.Random(7)
+        self._workers = [threading.Thread(target=self._run, daemon=True) for _ in range(self.threads)]
+
+    def __enter__(self) -> Self:
+        for worker in self._workers:
+            worker.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for worker in self._workers:
+            worker.join(120)
+        assert not any(worker.is_alive() for worker in self._workers), "a client never got a definite answer"
+
+    def join(self, seconds: float) -> None:
+        """Wait until enough was sent."""
+        for worker in self._workers:
+            worker.join(seconds)
+
+    def _run(self) -> None:
+        session = requests.Session()
+        while not self._stop.is_set():
+            number = next(self._numbers)
+            if number >= self.most:
+                return
+            tenant, mode = self.tenants[number % len(self.tenants)], "test" if number % 10 == 0 else "live"
+            try:
+                self._send(session, tenant, mode, f"load-{number}")
+            except (AssertionError, KeyError, requests.RequestException) as error:  # else nobody hears of it
+                self.refused.append(f"load-{number}: {error!r}")
+            time.sleep(self.pause)
+
+    def _send(self, session: requests.Session, tenant: Tenant, mode: str, key: str) -> None:
+        body = {"to": self._random.choice(RECIPIENTS), "type": "sms", "message": f"Hello {key}"}
+        headers = {"X-API-Key": tenant.keys[mode], "Idempotency-Key": key}
+        ends_at = time.monotonic() + 100
+        while time.monotonic() < ends_at:
+            started = time.monotonic()
+            try:
+                answer = session.post(f"{self.stack.url}/api/v1/messages/send", json=body, headers=headers, timeout=15)
+            except requests.RequestException:
+                self.statuses.append((0, time.monotonic() - started))
+                time.sleep(0.1)
+                continue
+            self.statuses.append((answer.status_code, time.monotonic() - started))
+            if answer.status_code == 202:
+                data = answer.json()["data"]
+                self.journal.append(Told(tenant.name, key, mode, body["to"], data["segments"], data["message_id"]))
+                return
+            if answer.status_code < 500:
+                self.refused.append(answer.text)
+                return
+            time.sleep(0.1)
+        raise AssertionError(f"no definite answer for {key}")

@@ -1,0 +1,148 @@
+"""The whole product in a copy of the repository, with a hand on each of its processes."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg2
+import requests
+
+from saas_api.cli.dev.engines import Engines
+from tests.cli.test_up import LEFT_OUT, ROOT, free_port
+
+QUICK = {"LEASE_SECONDS": "3", "SWEEP_SECONDS": "1", "DRAIN_SECONDS": "5", "TIME_SCALE": "1000"}
+OPEN = {"RATE_LIMIT_PER_MINUTE": "1000000", "DEFAULT_SPEND_CAP": "none", "LOG_LEVEL": "warning"}
+SUPERVISED = ("web", "worker", "scheduler", "postgres", "redis")
+GROWN_SECONDS = 6
+"""What dies younger than five seconds again and again is given up by the supervisor, and rightly so."""
+IS_LONG = os.environ.get("FAULTS") == "long"
+
+
+def until(is_so: Callable[[], Any], seconds: float, what: str) -> Any:
+    """Wait for something, or fail."""
+    ends_at = time.monotonic() + seconds
+    while not (value := is_so()):
+        assert time.monotonic() < ends_at, f"{what}: waited {seconds} s in vain"
+        time.sleep(0.05)
+    return value
+
+
+def _age(pid: int) -> float:
+    try:
+        return time.time() - psutil.Process(pid).create_time()
+    except psutil.NoSuchProcess:
+        return 0.0
+
+
+class Stack:
+    """`make run`, without demo data."""
+
+    def __init__(self, settings: dict[str, str]) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="saas-faults-"))
+        self.directory.chmod(0o755)
+        self.root = self.directory / "clone"
+        shutil.copytree(ROOT, self.root, ignore=LEFT_OUT)
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.settings = {"API_PORT": str(self.port), **OPEN, **settings}
+        self.log = self.directory / "log"
+        self.kills = 0
+        self.random = random.Random(int(os.environ.get("FAULTS_SEED", "1")))
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def up(self) -> None:
+        """Start it, and wait until it serves."""
+        environment = {**os.environ, **self.settings}
+        command = [sys.executable, "-m", "flask", "dev", "up", "--no-demo"]
+        with self.log.open("ab") as out:
+            self.process = subprocess.Popen(command, cwd=self.root, env=environment, stdout=out, stderr=out)
+        until(self._is_announced, 90, "READY")
+
+    def _is_announced(self) -> bool:
+        said = self.log.read_text()
+        assert self.process is not None
+        assert self.process.poll() is None, said
+        return "READY " in said
+
+    def down(self) -> None:
+        """Stop it and remove what it wrote."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(60)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def pid(self, name: str) -> int:
+        """Of what the supervisor runs: web, worker, scheduler, postgres, redis."""
+        return int((self.root / "instance" / "run" / f"{name}.pid").read_text())
+
+    def pids(self, role: str) -> list[int]:
+        """Everybody in a role: the five above, "web child", "worker child" or "horse"."""
+        try:
+            if role in ("web child", "worker child"):
+                return [child.pid for child in psutil.Process(self.pid(role.split(maxsplit=1)[0])).children()]
+            if role == "horse":
+                children = psutil.Process(self.pid("worker")).children()
+                return [horse.pid for child in children for horse in child.children()]
+            return [self.pid(role)]
+        except (OSError, psutil.NoSuchProcess, ValueError):
+            return []
+
+    def kill(self, role: str, number: int = signal.SIGKILL) -> bool:
+        """Send a signal to somebody in a role; False when there is nobody."""
+        found = [pid for pid in self.pids(role) if role not in SUPERVISED or _age(pid) > GROWN_SECONDS]
+        if not found:
+            return False
+        try:
+            os.kill(self.random.choice(found), number)
+        except ProcessLookupError:
+            return False
+        self.kills += number == signal.SIGKILL
+        return True
+
+    def storm(self, roles: tuple[str, ...], count: int, pause: tuple[float, float]) -> None:
+        """Kill somebody at random, again and again."""
+        target = self.kills + count
+        ends_at = time.monotonic() + 60 + 10 * count
+        while self.kills < target:
+            assert time.monotonic() < ends_at, f"only {self.kills} kills"
+            self.kill(self.random.choice(roles))
+            time.sleep(self.random.uniform(*pause))
+
+    def is_ready(self) -> bool:
+        """Whether it serves, Redis included."""
+        try:
+            answer = requests.get(f"{self.url}/readyz", timeout=2)
+        except requests.RequestException:
+            return False
+        return answer.status_code == 200 and answer.json().get("redis") == "ok"
+
+    def database(self) -> Any:
+        """A connection that sees every row."""
+        engines = Engines(self.root / "instance", wanted=("postgres",))
+        return engines.postgres.superuser("saas")
+
+    def rows(self, sql: str, *values: Any) -> list[Any]:
+        """What the database holds."""
+        try:
+            connection = self.database()
+        except psycopg2.OperationalError:
+            until(self.is_ready, 60, "ready")
+            connection = self.database()
+        try:
+            with connection, connection.cursor() as cursor:
+                cursor.execute(sql, values)
+                return list(cursor.fetchall()) if cursor.description else []
+        finally:
+            connection.close()

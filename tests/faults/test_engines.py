@@ -1,0 +1,95 @@
+"""Redis may be killed, emptied or hang, and PostgreSQL restart: accepting goes on or waits, and nothing is lost."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+
+import redis
+
+from saas_api.cli.dev.engines import Engines
+from tests.faults import oracle
+from tests.faults.load import Load, sign_up
+from tests.faults.stack import QUICK, Stack, until
+
+BACK_SECONDS = 60
+
+
+def p95(seconds: list[float]) -> float:
+    return sorted(seconds)[int(0.95 * len(seconds))]
+
+
+def test_redis_killed_accepting_goes_on_and_all_is_final_soon_after_its_return(stack: Callable[..., Stack]) -> None:
+    running = stack(**QUICK)
+    tenants = [sign_up(running, "acme")]
+    with Load(running, tenants, threads=2, pause=0.02) as load:
+        time.sleep(3)
+        before = [seconds for _, seconds in load.statuses]
+        load.statuses.clear()
+        for _ in range(3):
+            running.kill("redis")
+            time.sleep(2)
+        during = list(load.statuses)
+    until(running.is_ready, BACK_SECONDS, "Redis back")
+    oracle.settle(running, BACK_SECONDS)
+    found = oracle.reconcile(running, load)
+    oracle.report("redis killed", running, load, found)
+    assert found == []
+    assert {status for status, _ in during} == {202}
+    assert p95([seconds for _, seconds in during]) <= p95(before) + 0.1
+
+
+def test_redis_emptied_costs_time_and_no_message(stack: Callable[..., Stack]) -> None:
+    running = stack(**QUICK)
+    tenants = [sign_up(running, "acme")]
+    address = Engines(running.root / "instance", wanted=("redis",)).redis_url
+    with Load(running, tenants, threads=2, pause=0.02) as load, redis.Redis.from_url(address) as client:
+        for _ in range(5):
+            time.sleep(0.5)
+            client.flushall()
+    oracle.settle(running, BACK_SECONDS)
+    found = oracle.reconcile(running, load)
+    oracle.report("redis emptied", running, load, found)
+    assert found == []
+    assert {status for status, _ in load.statuses} == {202}
+    until(lambda: client_has_tick(address), 30, "the tick is back")
+
+
+def client_has_tick(address: str) -> bool:
+    with redis.Redis.from_url(address) as client:
+        return bool(client.zcard("rq:scheduler:scheduled_jobs"))
+
+
+def test_redis_hanging_costs_each_request_a_tenth_of_a_second_at_most(stack: Callable[..., Stack]) -> None:
+    running = stack(**QUICK)
+    tenants = [sign_up(running, "acme")]
+    with Load(running, tenants, threads=2, pause=0.05) as load:
+        time.sleep(1)
+        load.statuses.clear()
+        hung = running.pid("redis")
+        os.kill(hung, signal.SIGSTOP)
+        time.sleep(6)
+        during = list(load.statuses)
+        os.kill(hung, signal.SIGCONT)
+    oracle.settle(running, BACK_SECONDS)
+    found = oracle.reconcile(running, load)
+    oracle.report("redis hung", running, load, found)
+    assert found == []
+    assert {status for status, _ in during} == {202}
+    assert sorted(seconds for _, seconds in during)[len(during) // 2] < 0.3
+
+
+def test_postgresql_restarted_under_load_answers_503_meanwhile_and_nothing_else(stack: Callable[..., Stack]) -> None:
+    running = stack(**QUICK)
+    tenants = [sign_up(running, "acme")]
+    with Load(running, tenants, threads=2, pause=0.02) as load:
+        time.sleep(1)
+        running.kill("postgres", signal.SIGQUIT)
+        time.sleep(1)
+        until(running.is_ready, 30, "PostgreSQL back")
+        time.sleep(2)
+    oracle.settle(running, BACK_SECONDS)
+    found = oracle.reconcile(running, load)
+    oracle.report("postgres restarted", running, load, found)
+    assert found == []
+    assert {status for status, _ in load.statuses} <= {202, 503}

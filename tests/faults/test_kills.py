@@ -1,0 +1,54 @@
+"""Whoever is killed at any moment, every accepted message comes to one end, is billed once and reported once."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from tests.faults import oracle
+from tests.faults.load import Load, Tenant, sign_up
+from tests.faults.stack import IS_LONG, QUICK, Stack
+from tests.receiver import Receiver, receiving
+
+TENANTS = ("acme", "globex", "initech")
+EVERYBODY = ("web", "web child", "worker", "worker child", "horse", "scheduler")
+ROUNDS = (
+    ("web child", "web"),
+    ("horse", "worker child"),
+    EVERYBODY,
+    (*EVERYBODY, "postgres", "redis"),
+)
+SETTINGS = {} if IS_LONG else QUICK
+KILLS, MESSAGES = (36, 2_000) if IS_LONG else (8, 250)
+
+
+@pytest.fixture
+def receivers() -> Iterator[dict[str, Receiver]]:
+    """Two for each tenant: one that always answers, and one that fails now and then."""
+    with ExitStack() as stacked:
+        made = [stacked.enter_context(receiving()) for _ in range(2 * len(TENANTS))]
+        for one in made[1::2]:
+            one.script = [500, 204, 503] * 20
+        yield {one.url: one for one in made}
+
+
+def tenants_of(running: Stack, receivers: dict[str, Receiver]) -> list[Tenant]:
+    heard = list(receivers.values())
+    return [sign_up(running, name, heard[2 * i : 2 * i + 2]) for i, name in enumerate(TENANTS)]
+
+
+@pytest.mark.parametrize("roles", ROUNDS if IS_LONG else ROUNDS[1:], ids="+".join)
+def test_nothing_is_lost_or_doubled_whoever_is_killed(
+    stack: Callable[..., Stack], receivers: dict[str, Receiver], roles: tuple[str, ...]
+) -> None:
+    running = stack(**SETTINGS)
+    tenants = tenants_of(running, receivers)
+    with Load(running, tenants, most=MESSAGES, pause=0.02) as load:
+        running.storm(roles, KILLS, (0.2, 0.8))
+        load.join(240)
+    oracle.settle(running, 300 if IS_LONG else 90)
+    found = oracle.reconcile(running, load, receivers)
+    oracle.report("+".join(roles), running, load, found)
+    assert found == []
+    assert running.kills >= KILLS
+    assert len(load.journal) == MESSAGES

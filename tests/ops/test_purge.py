@@ -1,0 +1,34 @@
+"""What nobody asks for any more is cleared away, in portions; what is younger or still open stays."""
+
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from saas_api.ops import jobs, service
+
+OLD = """
+INSERT INTO job_runs (job, scheduled_for, host, state, started_at, finished_at, next_at, lease_token)
+SELECT 'ops.purge', now() - n * interval '1 min', 'h', 'done', now() - days * interval '1 day', now(), NULL, NULL
+  FROM generate_series(1, 5) n, (VALUES (91), (89)) v (days) WHERE n % 2 = (days = 91)::int;
+INSERT INTO mock_sends (message_id, channel, recipient, outcome, created_at)
+SELECT gen_random_uuid(), 'sms', '+1', 'delivered', now() - days * interval '1 day'
+  FROM generate_series(1, 3), (VALUES (8), (6)) v (days);
+INSERT INTO mails (template, recipient, status, finished_at, created_at)
+SELECT 'welcome', 'a@b.example', 'sent', now() - days * interval '1 day', now() FROM (VALUES (91), (89)) v (days);
+"""
+
+
+@pytest.mark.parametrize("portion", [1, 10_000])
+def test_only_what_is_old_goes_however_much_there_is(
+    app: Flask, superuser: Any, monkeypatch: pytest.MonkeyPatch, portion: int
+) -> None:
+    monkeypatch.setattr(service, "PURGED_AT_ONCE", portion)
+    with superuser, superuser.cursor() as cursor:
+        cursor.execute(OLD)
+    with app.app_context():
+        assert jobs.purge() == {"idempotency_keys": 0, "job_runs": 3, "mock_sends": 3, "mails": 1}
+        assert set(jobs.purge().values()) == {0}
+    with superuser, superuser.cursor() as cursor:
+        cursor.execute("SELECT (SELECT count(*) FROM job_runs), (SELECT count(*) FROM mock_sends), count(*) FROM mails")
+        assert cursor.fetchone() == (2, 3, 1)

@@ -1,0 +1,146 @@
+"""The customer's page: what stands in it is run against what we sign."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from saas_api.webhooks import rules
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "webhooks.md").read_text(encoding="utf-8")
+EVENT = {"id": "evt_1", "type": "webhook.test", "data": {"name": "Zoë"}}
+BODY = json.dumps(EVENT, ensure_ascii=False).encode()
+SECRET = rules.new_secret()
+
+
+def block(language: str, beginning: str) -> str:
+    """The block of the page in a language that begins so."""
+    found = re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    (only,) = [text for text in found if text.startswith(beginning)]
+    return str(only)
+
+
+def signed(*secrets: str, at: int | None = None) -> dict[str, str]:
+    return rules.headers(secrets, "evt_1", int(time.time()) if at is None else at, BODY)
+
+
+Verify = Callable[[str, Mapping[str, str], bytes], Any]
+
+
+def by_python(secret: str, headers: Mapping[str, str], body: bytes) -> Any:
+    names: dict[str, Any] = {}
+    exec(block("python", "import"), names)  # noqa: S102 - the page's own snippet
+    return names["verify"](secret, headers, body)
+
+
+def by_node(secret: str, headers: Mapping[str, str], body: bytes) -> Any:
+    script = block("javascript", "const") + (
+        "const [secret, headers, body] = JSON.parse(require('node:fs').readFileSync(0));\n"
+        "try { console.log(JSON.stringify(verify(secret, headers, Buffer.from(body, 'base64')))); }\n"
+        "catch (problem) { console.log(problem.message); process.exitCode = 3; }"
+    )
+    import base64
+
+    given = json.dumps([secret, headers, base64.b64encode(body).decode()])
+    done = subprocess.run(["node", "-e", script], input=given, capture_output=True, text=True, check=False, timeout=30)
+    if done.returncode == 3:
+        raise ValueError(done.stdout)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(params=[by_python, by_node])
+def verify(request: pytest.FixtureRequest) -> Verify:
+    if request.param is by_node and not shutil.which("node"):
+        pytest.skip("there is no node here")
+    found: Verify = request.param
+    return found
+
+
+def test_the_snippet_verifies_what_we_sign(verify: Verify) -> None:
+    assert verify(SECRET, signed(SECRET), BODY) == EVENT
+
+
+def test_the_snippet_finds_its_signature_among_several(verify: Verify) -> None:
+    assert verify(SECRET, signed(rules.new_secret(), SECRET), BODY) == EVENT
+
+
+def test_the_snippet_refuses_another_secret(verify: Verify) -> None:
+    with pytest.raises(ValueError, match="not signed"):
+        verify(SECRET, signed(rules.new_secret()), BODY)
+
+
+def test_the_snippet_refuses_another_body(verify: Verify) -> None:
+    with pytest.raises(ValueError, match="not signed"):
+        verify(SECRET, signed(SECRET), BODY + b" ")
+
+
+@pytest.mark.parametrize("seconds", [-301, 310])
+def test_the_snippet_refuses_another_time(verify: Verify, seconds: int) -> None:
+    with pytest.raises(ValueError, match="too old"):
+        verify(SECRET, signed(SECRET, at=int(time.time()) + seconds), BODY)
+
+
+def test_the_receiver_verifies_as_the_page_says() -> None:
+    shown = block("python", "import").partition("def verify")[2]
+    lines = [line for line in shown.splitlines() if '"""' not in line]
+    assert "\n".join(lines) in block("bash", "cat > receiver.py")
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@pytest.fixture
+def port() -> int:
+    return free_port()
+
+
+@pytest.fixture
+def receiver(tmp_path: Path, port: int) -> Iterator["subprocess.Popen[str]"]:
+    """The page's receiver, running."""
+    subprocess.run(["bash", "-c", block("bash", "cat > receiver.py")], cwd=tmp_path, check=True)
+    environment = {**os.environ, "WEBHOOK_SECRET": SECRET, "PORT": str(port)}
+    command = [sys.executable, "receiver.py"]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as running:
+        for _ in range(100):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        yield running
+        running.terminate()
+
+
+def test_the_receiver_of_the_page_accepts_what_openssl_signs(receiver: "subprocess.Popen[str]", port: int) -> None:
+    script = block("bash", "ID=evt_by_hand").replace("9000", str(port))
+    for secret, answer in ((SECRET, "204"), (SECRET, "204"), (rules.new_secret(), "401")):
+        environment = {**os.environ, "SECRET": secret}
+        done = subprocess.run(
+            ["bash", "-eu", "-c", script], env=environment, capture_output=True, text=True, check=True, timeout=30
+        )
+        assert done.stdout.strip() == answer
+    assert receiver.stdout is not None
+    assert [receiver.stdout.readline().strip() for _ in range(3)] == [
+        "verified: webhook.test evt_by_hand",
+        "verified: webhook.test evt_by_hand (seen before)",
+        "refused: not signed with this secret",
+    ]
+
+
+def test_every_address_of_the_page_is_one_of_ours(app: Any) -> None:
+    named = set(re.findall(r"/webhooks/[a-z{}/-]+", PAGE.replace("$ENDPOINT_ID", "{id}")))
+    rules_of_app = {re.sub(r"<[^>]*>", "{id}", rule.rule).removeprefix("/api/v1") for rule in app.url_map.iter_rules()}
+    assert named
+    assert {path.rstrip("/") for path in named} <= rules_of_app

@@ -1,0 +1,253 @@
+"""Endpoints over HTTP: made, listed, changed, ended; what a stranger may not name; never more than ten."""
+
+import threading
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from saas_api.core import clock, tenancy
+from saas_api.core.ids import new_id, read_id, wire_id
+from saas_api.webhooks import service as webhooks
+from tests.people import Person, make_key
+from tests.webhooks.people import ENDPOINTS, URL, Company
+
+
+def code(answer: Any) -> tuple[int, str]:
+    return answer.status_code, answer.json["error"]["code"]
+
+
+def test_an_endpoint_is_made_with_a_secret_that_is_shown_once(acme: Company) -> None:
+    answer = acme.call("POST", "/endpoints", {"url": URL, "event_types": ["invoice.paid"], "description": "Books"})
+    assert answer.status_code == 201
+    assert answer.headers["Cache-Control"] == "no-store"
+    made = answer.json["data"]
+    assert made["secret"].startswith("whsec_")
+    shown = acme.call("GET", f"/endpoints/{made['id']}")
+    listed = acme.call("GET", "/endpoints")
+    assert made["secret"] not in shown.text + listed.text
+    assert shown.json["data"] == listed.json["data"]["endpoints"][0]
+    assert shown.json["data"] == {
+        "id": made["id"],
+        "url": URL,
+        "description": "Books",
+        "event_types": ["invoice.paid"],
+        "payload": "full",
+        "status": "enabled",
+        "is_enabled": True,
+        "created_at": made["created_at"],
+        "health": {
+            "delivered_24h": 0,
+            "failed_24h": 0,
+            "success_rate_24h": None,
+            "waiting": 0,
+            "consecutive_failures": 0,
+            "first_failure_at": None,
+            "last_success_at": None,
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("url", ""),
+        ("url", None),
+        ("url", "ftp://127.0.0.1/x"),
+        ("url", "https://user:secret@127.0.0.1/"),
+        ("url", "http://10.0.0.1/"),
+        ("url", "https://169.254.169.254/latest"),
+        ("url", "https://[::ffff:10.0.0.1]/"),
+        ("url", "https://0x0a000001/"),
+        ("url", "http://example.com/"),
+        ("event_types", []),
+        ("event_types", ["invoice.eaten"]),
+        ("event_types", "invoice.paid"),
+        ("description", "x" * 201),
+        ("payload", "slim"),
+        ("secret", "whsec_mine"),
+        ("organization_id", "org_x"),
+    ],
+)
+def test_a_bad_field_is_named_and_nothing_is_made(acme: Company, field: str, value: Any) -> None:
+    answer = acme.call("POST", "/endpoints", {"url": URL, field: value})
+    assert code(answer) == (422, "VALIDATION_ERROR")
+    assert answer.json["error"]["details"]["fields"][0]["field"].split(".")[0] == field
+    assert acme.rows("SELECT FROM webhook_endpoints") == []
+
+
+def test_a_private_address_is_refused_in_a_change_too(acme: Company) -> None:
+    made = acme.listen()
+    answer = acme.call("PATCH", f"/endpoints/{made['id']}", {"url": "https://192.168.0.1/"})
+    assert code(answer) == (422, "VALIDATION_ERROR")
+    assert acme.call("GET", f"/endpoints/{made['id']}").json["data"]["url"] == URL
+
+
+def test_what_is_named_changes_and_the_rest_stays(acme: Company) -> None:
+    made = acme.listen(event_types=["invoice.paid"], description="Books")
+    answer = acme.call("PATCH", f"/endpoints/{made['id']}", {"event_types": None, "payload": "thin"})
+    data = answer.json["data"]
+    assert (data["event_types"], data["payload"], data["description"]) == (None, "thin", "Books")
+    [event] = acme.rows("SELECT data FROM audit_events WHERE action = 'webhook_endpoint.changed'")
+    assert event.data == {
+        "before": {"event_types": ["invoice.paid"], "payload": "full"},
+        "after": {"event_types": None, "payload": "thin"},
+    }
+
+
+def test_disabling_cancels_what_waits_and_enabling_forgets_failures(acme: Company) -> None:
+    made = acme.listen()
+    acme.report()
+    acme.run("UPDATE webhook_endpoints SET consecutive_failures = 7, first_failure_at = now()")
+    answer = acme.call("PATCH", f"/endpoints/{made['id']}", {"is_enabled": False})
+    assert answer.json["data"]["status"] == "disabled_manual"
+    acme.report()
+    assert [row.status for row in acme.rows("SELECT status FROM webhook_deliveries")] == ["canceled"]
+    answer = acme.call("PATCH", f"/endpoints/{made['id']}", {"is_enabled": True})
+    assert answer.json["data"]["is_enabled"]
+    assert answer.json["data"]["health"]["consecutive_failures"] == 0
+    assert answer.json["data"]["health"]["first_failure_at"] is None
+
+
+@pytest.mark.parametrize("status", ["disabled_failing", "disabled_gone"])
+def test_an_endpoint_that_was_disabled_for_failing_can_be_enabled_again(acme: Company, status: str) -> None:
+    made = acme.listen()
+    acme.run("UPDATE webhook_endpoints SET status = :status", status=status)
+    assert acme.call("PATCH", f"/endpoints/{made['id']}", {"is_enabled": True}).json["data"]["status"] == "enabled"
+
+
+def test_deleting_cancels_what_waits_and_the_endpoint_is_gone(acme: Company) -> None:
+    made = acme.listen()
+    acme.report()
+    assert acme.call("DELETE", f"/endpoints/{made['id']}").status_code == 200
+    [delivery] = acme.rows("SELECT status, next_at, finished_at FROM webhook_deliveries")
+    assert (delivery.status, delivery.next_at) == ("canceled", None)
+    for method, path in (("GET", ""), ("PATCH", ""), ("DELETE", ""), ("POST", "/rotate-secret"), ("POST", "/test")):
+        answer = acme.call(method, f"/endpoints/{made['id']}{path}", {} if method != "GET" else None)
+        assert code(answer) == (404, "NOT_FOUND"), (method, path)
+    assert acme.call("GET", "/endpoints").json["data"]["endpoints"] == []
+    acme.report()
+    assert len(acme.rows("SELECT FROM webhook_deliveries")) == 1
+
+
+def test_a_deletion_waits_for_what_is_being_published_and_cancels_it(acme: Company) -> None:
+    made = acme.listen()
+    started, done = threading.Event(), threading.Event()
+    answers: list[int] = []
+
+    def delete() -> None:
+        started.set()
+        answers.append(
+            acme.app.test_client().delete(f"{ENDPOINTS}/{made['id']}", headers=acme.owner.headers).status_code
+        )
+        done.set()
+
+    with acme.app.app_context(), tenancy.transaction(acme.id) as session:
+        webhooks.publish(session, acme.id, "invoice.paid", webhooks.Subject(new_id()), {})
+        thread = threading.Thread(target=delete)
+        thread.start()
+        started.wait(5)
+        assert not done.wait(0.5)
+    thread.join(5)
+    assert answers == [200]
+    assert [row.status for row in acme.rows("SELECT status FROM webhook_deliveries")] == ["canceled"]
+
+
+def test_what_is_published_while_a_deletion_runs_goes_nowhere(acme: Company) -> None:
+    made = acme.listen()
+    thread = threading.Thread(target=acme.report)
+    with acme.app.app_context(), tenancy.transaction(acme.id) as session:
+        by = _principal(acme)
+        webhooks.delete(session, by, read_id("whe", made["id"]))
+        thread.start()
+        thread.join(0.5)
+        assert thread.is_alive()
+    thread.join(5)
+    assert acme.rows("SELECT FROM webhook_deliveries") == []
+
+
+def _principal(acme: Company) -> Any:
+    from saas_api.core.access import Principal
+
+    return Principal("user", read_id("usr", acme.owner.user_id), acme.id, role="owner")
+
+
+def test_there_are_at_most_ten_and_a_deleted_one_makes_room(acme: Company) -> None:
+    made = [acme.listen(f"{URL}/{number}") for number in range(10)]
+    assert code(acme.call("POST", "/endpoints", {"url": URL})) == (409, "TOO_MANY_ENDPOINTS")
+    acme.call("DELETE", f"/endpoints/{made[0]['id']}")
+    acme.listen()
+    page = acme.call("GET", "/endpoints", query_string={"limit": 7}).json["data"]
+    rest = acme.call("GET", "/endpoints", query_string={"cursor": page["pagination"]["next_cursor"]}).json["data"]
+    assert [len(part["endpoints"]) for part in (page, rest)] == [7, 3]
+    assert code(acme.call("GET", "/endpoints", query_string={"cursor": "x"})) == (422, "VALIDATION_ERROR")
+
+
+def test_ten_stay_ten_when_twenty_are_asked_for_at_once(acme: Company) -> None:
+    for number in range(5):
+        acme.listen(f"{URL}/{number}")
+    together, statuses = threading.Barrier(20), []
+
+    def ask() -> None:
+        client = acme.app.test_client()
+        together.wait(10)
+        statuses.append(client.post(ENDPOINTS, json={"url": URL}, headers=acme.owner.headers).status_code)
+
+    threads = [threading.Thread(target=ask) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert sorted(statuses) == [201] * 5 + [409] * 15
+    assert len(acme.rows("SELECT FROM webhook_endpoints")) == 10
+
+
+def test_what_carol_has_does_not_exist_for_alice(acme: Company, app: Flask, client: FlaskClient, carol: Person) -> None:
+    theirs = Company(app, client, carol)
+    made = theirs.listen()
+    theirs.report()
+    [delivery] = theirs.rows("SELECT id, event_id FROM webhook_deliveries")
+    whd, evt = wire_id("whd", delivery.id), wire_id("evt", delivery.event_id)
+    calls: list[tuple[str, str, Any]] = [
+        ("GET", f"/endpoints/{made['id']}", None),
+        ("PATCH", f"/endpoints/{made['id']}", {"description": "mine"}),
+        ("DELETE", f"/endpoints/{made['id']}", None),
+        ("POST", f"/endpoints/{made['id']}/rotate-secret", {}),
+        ("POST", f"/endpoints/{made['id']}/test", {}),
+        ("POST", f"/endpoints/{made['id']}/recover", {"since": clock.rfc3339(clock.now() - timedelta(hours=1))}),
+        ("GET", f"/endpoints/{made['id']}/deliveries", None),
+        ("GET", f"/deliveries/{whd}", None),
+        ("POST", f"/deliveries/{whd}/resend", None),
+        ("POST", f"/events/{evt}/replay", None),
+    ]
+    for method, path, body in calls:
+        assert code(acme.call(method, path, body)) == (404, "NOT_FOUND"), (method, path)
+    assert acme.call("GET", "/events").json["data"]["events"] == []
+    assert acme.call("GET", "/endpoints").json["data"]["endpoints"] == []
+
+
+def test_a_member_reads_deliveries_and_manages_nothing(acme: Company, bob: Person, client: FlaskClient) -> None:
+    made = acme.listen()
+    for method, path in (("GET", "/endpoints"), ("GET", f"/endpoints/{made['id']}"), ("POST", "/endpoints")):
+        body = {"url": URL} if method == "POST" else None
+        assert code(acme.call(method, path, body, headers=bob.headers)) == (403, "PERMISSION_DENIED")
+    for path in (f"/endpoints/{made['id']}/deliveries", "/events", "/event-types"):
+        assert acme.call("GET", path, headers=bob.headers).status_code == 200
+    key = make_key(client, acme.owner)
+    assert acme.call("GET", "/endpoints", headers=key).status_code in (401, 403)
+
+
+def test_every_act_is_in_the_log_of_acts_and_no_secret_is(acme: Company) -> None:
+    made = acme.listen(f"{URL}?token=hidden")
+    acme.call("PATCH", f"/endpoints/{made['id']}", {"description": "Books"})
+    acme.call("POST", f"/endpoints/{made['id']}/rotate-secret", {})
+    acme.call("POST", f"/endpoints/{made['id']}/test", {})
+    acme.call("DELETE", f"/endpoints/{made['id']}")
+    logged = acme.rows("SELECT action, data::text FROM audit_events WHERE target_type = 'webhook_endpoint' ORDER BY id")
+    verbs = {row.action.partition(".")[2] for row in logged}
+    assert verbs == {"created", "changed", "secret_rotated", "tested", "deleted"}
+    told = " ".join(row.data for row in logged)
+    assert "whsec_" not in told
+    assert "hidden" not in told

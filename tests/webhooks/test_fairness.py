@@ -1,0 +1,78 @@
+"""Many deliveries at once: limits of each endpoint hold across workers, and slow ones harm nobody else."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from flask import Flask
+
+from tests.people import Person
+from tests.receiver import receiving
+from tests.webhooks.people import Company, deliver, endpoint_of, short_drains  # noqa: F401 - a fixture
+
+
+def test_no_more_are_under_way_than_the_endpoint_may_have(app: Flask, acme: Company) -> None:
+    with receiving(seconds=0.05) as receiver:
+        acme.listen(receiver.url)
+        acme.run("UPDATE webhook_endpoints SET max_in_flight = 4, in_flight_limit = 4")
+        for _ in range(24):
+            acme.report()
+        with ThreadPoolExecutor(3) as pool:
+            list(pool.map(lambda _: deliver(app), range(3)))
+    assert sorted(receiver.ids) == sorted(set(receiver.ids))
+    assert len(receiver.received) == 24
+    assert 2 <= receiver.most_at_once <= 4
+
+
+def test_the_limit_grows_with_success_and_is_one_after_a_failure(app: Flask, acme: Company) -> None:
+    with receiving() as receiver:
+        acme.listen(receiver.url)
+        for expected in (2, 4, 8, 10, 10):
+            acme.report()
+            deliver(app)
+            assert endpoint_of(acme).in_flight_limit == expected
+        receiver.status = 500
+        acme.report()
+        deliver(app)
+    endpoint = endpoint_of(acme)
+    assert (endpoint.in_flight_limit, endpoint.consecutive_failures) == (1, 1)
+    assert endpoint.first_failure_at is not None
+
+
+def test_a_slow_endpoint_holds_up_nobody_else(app: Flask, acme: Company) -> None:
+    with receiving(seconds=1.5) as slow, receiving() as quick:
+        acme.listen(slow.url)
+        acme.listen(quick.url)
+        for _ in range(20):
+            acme.report()
+        started = time.monotonic()
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(deliver, app)
+            while len(quick.received) < 20:
+                assert time.monotonic() - started < 1.4, len(quick.received)
+                time.sleep(0.01)
+            acme.run("UPDATE webhook_deliveries SET next_at = now() + interval '1 h' WHERE status = 'queued'")
+            running.result()
+    assert len(slow.received) < 20
+
+
+def test_endpoints_that_fail_share_half_of_the_threads(
+    app: Flask, acme: Company, carol: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(app.config, "WEBHOOK_CONCURRENCY", 4)
+    hers = Company(app, acme.client, carol)
+    with receiving(seconds=1.0, status=500) as slow, receiving() as quick:
+        for _ in range(8):
+            acme.listen(slow.url)
+        hers.listen(quick.url)
+        hers.run("UPDATE webhook_endpoints SET in_flight_limit = 10, last_success_at = now()")
+        acme.report()
+        hers.report()
+        started = time.monotonic()
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(deliver, app)
+            while not quick.received:
+                assert time.monotonic() - started < 0.9
+                time.sleep(0.01)
+            running.result()
+    assert slow.most_at_once <= 2

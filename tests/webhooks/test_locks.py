@@ -1,0 +1,118 @@
+"""What happens to one endpoint at once waits in one order: nothing is refused, sent twice or undone for it."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from flask import Flask
+from sqlalchemy import text
+
+from saas_api.core import clock, tenancy
+from saas_api.core.ids import new_id, read_id
+from saas_api.organizations import service as organizations
+from saas_api.webhooks import jobs
+from saas_api.webhooks import service as webhooks
+from saas_api.webhooks.service import claiming, disabling
+from saas_api.webhooks.service.claiming import claim
+from saas_api.webhooks.service.recording import Result, record
+from tests.webhooks.people import Company, endpoint_of
+
+
+def id_of(made: dict[str, Any]) -> Any:
+    return read_id("whe", made["id"])
+
+
+@pytest.mark.parametrize("method", ["PATCH", "DELETE"])
+def test_who_changed_the_organization_may_publish_while_its_endpoint_is_changed(
+    app: Flask, acme: Company, method: str
+) -> None:
+    path, body = f"/endpoints/{acme.listen()['id']}", {"is_enabled": False} if method == "PATCH" else None
+    answers: list[Any] = []
+
+    def end() -> None:
+        answers.append(app.test_client().open(f"/api/v1/webhooks{path}", method=method, json=body, **who))
+
+    who = {"headers": acme.owner.headers}
+    ending = threading.Thread(target=end)
+    with app.app_context(), tenancy.transaction(acme.id) as session:
+        organizations.changed(session, acme.id)
+        ending.start()
+        time.sleep(0.5)
+        webhooks.publish(session, acme.id, "invoice.paid", webhooks.Subject(new_id()), {})
+    ending.join(10)
+    assert answers[0].status_code == 200
+    assert acme.rows("SELECT status FROM webhook_deliveries") == [("canceled",)]
+
+
+def test_two_endpoints_may_be_gone_at_once(app: Flask, acme: Company, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [acme.listen(), acme.listen()]
+    acme.report()
+    publish = disabling.publish
+
+    def publish_slowly(*what: Any) -> None:
+        time.sleep(0.5)
+        publish(*what)
+
+    monkeypatch.setattr(disabling, "publish", publish_slowly)
+    with app.app_context():
+        claimed = [claim((acme.id, id_of(one)), 1, 1)[0] for one in made]
+
+    def write(index: int) -> int:
+        one = claimed[index]
+        with app.app_context():
+            return record(one.owner, one.token, [Result(one, "http_error", 1, 410)])
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(write, range(2))) == [0, 0]
+    assert {row.status for row in acme.rows("SELECT status FROM webhook_endpoints")} == {"disabled_gone"}
+    assert acme.rows("SELECT FROM webhook_deliveries WHERE next_at IS NOT NULL") == []
+
+
+def test_an_endpoint_that_recovers_at_the_last_moment_stays(app: Flask, acme: Company) -> None:
+    acme.listen()
+    acme.run("UPDATE webhook_endpoints SET first_failure_at = now(), consecutive_failures = 1")
+    clock.travel_to(clock.now() + timedelta(days=5, hours=1))
+    disabled: list[Any] = []
+
+    def clean() -> None:
+        with app.app_context():
+            disabled.append(jobs.disable_failing())
+
+    cleaning = threading.Thread(target=clean)
+    with app.app_context(), tenancy.transaction(acme.id) as session:
+        session.execute(text("UPDATE webhook_endpoints SET first_failure_at = NULL, last_success_at = now()"))
+        cleaning.start()
+        time.sleep(0.5)
+    cleaning.join(10)
+    assert disabled == [{"disabled": 0}]
+    assert endpoint_of(acme).status == "enabled"
+
+
+def test_those_that_stay_due_do_not_keep_others_off_the_list(
+    app: Flask, acme: Company, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claiming, "AT_MOST_ENDPOINTS", 1)
+    made = {id_of(acme.listen()) for _ in range(2)}
+    acme.report()
+    acme.run("UPDATE webhook_deliveries SET next_at = next_at - random() * interval '1 min'")
+    with app.app_context():
+        assert {endpoint for _ in range(50) for _, endpoint in webhooks.due().organizations} == made
+
+
+def test_a_token_in_an_address_is_told_to_nobody_else(app: Flask, acme: Company) -> None:
+    made = acme.listen("http://127.0.0.1:9/hook?token=hidden")
+    acme.listen()
+    acme.run("UPDATE webhook_endpoints SET first_failure_at = now() - interval '6 days' WHERE url LIKE '%token%'")
+    with app.app_context():
+        assert jobs.disable_failing() == {"disabled": 1}
+        with tenancy.as_system("mail.due") as session:
+            mails = list(
+                session.scalars(text("SELECT text_body || html_body FROM mails WHERE template = 'webhook_disabled'"))
+            )
+    told = [row.payload for row in acme.rows("SELECT payload FROM events WHERE type = 'webhook_endpoint.disabled'")]
+    assert len(mails) == len(told) == 1
+    assert "hidden" not in mails[0] + told[0]
+    assert acme.call("GET", f"/endpoints/{made['id']}").json["data"]["url"].endswith("?token=hidden")

@@ -1,0 +1,117 @@
+"""An event is written with what it reports, for each endpoint that wants it, and once."""
+
+from typing import Any
+
+import pytest
+from flask import Flask
+from sqlalchemy.orm import Session
+
+from saas_api.core import tenancy
+from saas_api.core.ids import new_id
+from saas_api.webhooks import rules
+from saas_api.webhooks import service as webhooks
+from tests.webhooks.people import Company
+
+
+class Broken(Exception):
+    """Whatever went wrong."""
+
+
+def test_nothing_is_kept_while_nobody_listens(acme: Company) -> None:
+    acme.report()
+    assert acme.rows("SELECT FROM events") == []
+
+
+def test_each_endpoint_gets_what_it_wants(acme: Company) -> None:
+    everything = acme.listen()
+    acme.listen(event_types=["invoice.paid"])
+    for kind in ("invoice.paid", "invoice.voided"):
+        acme.report(kind)
+    counts = {
+        row.kind: row.count
+        for row in acme.rows("""SELECT e.type AS kind, count(*) FROM events e JOIN webhook_deliveries d
+          ON d.event_id = e.id GROUP BY 1""")
+    }
+    assert counts == {"invoice.paid": 2, "invoice.voided": 1}
+    answer = acme.call("GET", f"/endpoints/{everything['id']}/deliveries", query_string={"event_type": "invoice.paid"})
+    assert [one["event_type"] for one in answer.json["data"]["deliveries"]] == ["invoice.paid"]
+
+
+def test_that_a_message_was_accepted_is_told_to_those_who_name_it(acme: Company) -> None:
+    acme.listen()
+    acme.report("message.accepted")
+    assert acme.rows("SELECT FROM webhook_deliveries") == []
+    acme.listen(event_types=["message.accepted"])
+    acme.report("message.accepted")
+    assert len(acme.rows("SELECT FROM webhook_deliveries")) == 1
+
+
+def test_the_same_version_of_a_subject_is_one_event(acme: Company) -> None:
+    acme.listen()
+    subject = new_id()
+
+    def publish(session: Session, version: int) -> None:
+        webhooks.publish(session, acme.id, "invoice.paid", webhooks.Subject(subject, version), {})
+
+    for version in (1, 1, 2):
+        with acme.app.app_context(), tenancy.transaction(acme.id) as session:
+            publish(session, version)
+    assert len(acme.rows("SELECT FROM events")) == len(acme.rows("SELECT FROM webhook_deliveries")) == 2
+
+
+def test_what_is_rolled_back_was_never_reported(acme: Company) -> None:
+    acme.listen()
+
+    def fail() -> None:
+        with acme.app.app_context(), tenancy.transaction(acme.id) as session:
+            webhooks.publish(session, acme.id, "invoice.paid", webhooks.Subject(new_id()), {})
+            raise Broken
+
+    with pytest.raises(Broken):
+        fail()
+    assert acme.rows("SELECT FROM events") == []
+
+
+def test_too_much_data_is_published_thin(acme: Company) -> None:
+    acme.listen()
+    acme.report(object="invoice", id="inv_1", status="paid", lines=["é" * 1000] * 40)
+    [event] = acme.call("GET", "/events").json["data"]["events"]
+    assert event["payload"]["data"] == {"object": "invoice", "id": "inv_1", "status": "paid"}
+
+
+def test_a_thin_text_keeps_the_envelope(acme: Company) -> None:
+    acme.listen()
+    acme.report(object="invoice", id="inv_1", status="paid", total_amount="1.00")
+    [row] = acme.rows("SELECT payload FROM events")
+    thin: Any = acme.app.json.loads(rules.thin_payload(row.payload))
+    full: Any = acme.app.json.loads(row.payload)
+    assert thin == {**full, "data": {"object": "invoice", "id": "inv_1", "status": "paid"}}
+
+
+def test_an_event_is_shown_as_it_is_sent(acme: Company, app: Flask) -> None:
+    acme.listen()
+    acme.report(name="Zoë")
+    [row] = acme.rows("SELECT payload FROM events")
+    [event] = acme.call("GET", "/events", query_string={"event_type": "invoice.paid"}).json["data"]["events"]
+    assert event["payload"] == app.json.loads(row.payload)
+    assert event["payload"]["id"] == event["id"]
+    assert event["payload"]["organization_id"] == acme.owner.organization_id
+    assert acme.call("GET", "/events", query_string={"event_type": "invoice.voided"}).json["data"]["events"] == []
+
+
+def test_events_are_listed_newest_first_by_pages(acme: Company) -> None:
+    acme.listen()
+    for kind in ("invoice.finalized", "invoice.paid", "invoice.voided"):
+        acme.report(kind)
+    first = acme.call("GET", "/events", query_string={"limit": 2}).json["data"]
+    cursor = first["pagination"]["next_cursor"]
+    second = acme.call("GET", "/events", query_string={"limit": 2, "cursor": cursor}).json["data"]
+    kinds = [event["type"] for event in first["events"] + second["events"]]
+    assert kinds == ["invoice.voided", "invoice.paid", "invoice.finalized"]
+    assert not second["pagination"]["has_more"]
+
+
+def test_the_catalogue_is_served_whole(acme: Company) -> None:
+    types = acme.call("GET", "/event-types").json["data"]["event_types"]
+    assert [one["type"] for one in types] == list(rules.CATALOGUE)
+    assert all(one["schema"]["properties"]["type"] == {"const": one["example"]["type"]} for one in types)

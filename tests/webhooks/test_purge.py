@@ -1,0 +1,25 @@
+"""Clearing away keeps up with a busy month: one statement has ten seconds."""
+
+from flask import Flask
+
+from saas_api.webhooks import jobs
+from tests.webhooks.people import Company
+
+MONTH = """
+WITH e AS (
+  INSERT INTO events (organization_id, type, payload, subject_id, subject_version, created_at)
+  SELECT w.organization_id, 'invoice.paid', '{}', gen_random_uuid(), 1, now() - interval '31 days'
+    FROM webhook_endpoints w, generate_series(1, 2000) RETURNING organization_id, id)
+INSERT INTO webhook_deliveries (organization_id, event_id, endpoint_id, cause, status, finished_at)
+SELECT e.organization_id, e.id, w.id, 'replay', 'delivered', now()
+  FROM e JOIN webhook_endpoints w USING (organization_id), generate_series(1, 3)
+"""
+
+
+def test_many_old_events_are_deleted_with_their_deliveries_in_time(app: Flask, acme: Company) -> None:
+    acme.listen()
+    for _ in range(5):
+        acme.run(MONTH)
+    with app.app_context():
+        assert jobs.purge() == {"deleted": 10_000}
+    assert acme.rows("SELECT FROM webhook_deliveries") == []

@@ -1,0 +1,182 @@
+"""Recovering: each event that an endpoint missed once, and nothing else."""
+
+import os
+import subprocess
+import sys
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from saas_api.core.ids import new_id, wire_id
+from tests.webhooks.people import ENDPOINTS, Company
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def ago(**span: float) -> str:
+    return (datetime.now(UTC) - timedelta(**span)).isoformat()
+
+
+def recover(acme: Company, endpoint: dict[str, Any], **body: Any) -> int:
+    answer = acme.call("POST", f"/endpoints/{endpoint['id']}/recover", {"since": ago(hours=1), **body})
+    assert answer.status_code == 202, answer.json
+    return int(answer.json["data"]["count"])
+
+
+def problem(acme: Company, endpoint: dict[str, Any], body: dict[str, Any]) -> str:
+    answer = acme.call("POST", f"/endpoints/{endpoint['id']}/recover", body)
+    assert (answer.status_code, answer.json["error"]["code"]) == (422, "VALIDATION_ERROR"), answer.json
+    return str(answer.json["error"]["details"]["fields"][0]["field"])
+
+
+@pytest.fixture
+def endpoint(acme: Company) -> dict[str, Any]:
+    """One that got an event, missed one, saw one canceled, and never heard of a fourth; a fifth still waits."""
+    made = acme.listen(event_types=["invoice.paid"])
+    acme.report()
+    acme.end("delivered")
+    acme.report()
+    acme.end("failed")
+    acme.report()
+    acme.call("PATCH", f"/endpoints/{made['id']}", {"is_enabled": False})
+    acme.report()
+    acme.report("invoice.voided")
+    acme.call("PATCH", f"/endpoints/{made['id']}", {"is_enabled": True})
+    acme.report()
+    return made
+
+
+@pytest.mark.parametrize(("only", "count"), [("failed", 2), ("missing", 1), ("all", 3)])
+def test_what_was_missed_is_queued_once(acme: Company, endpoint: dict[str, Any], only: str, count: int) -> None:
+    assert recover(acme, endpoint, only=only) == count
+    assert recover(acme, endpoint, only=only) == 0
+    rows = acme.rows("SELECT event_id, status FROM webhook_deliveries WHERE cause = 'replay'")
+    assert len({row.event_id for row in rows}) == count
+    assert {row.status for row in rows} == {"queued"}
+
+
+def test_by_default_everything_missed_comes(acme: Company, endpoint: dict[str, Any]) -> None:
+    assert recover(acme, endpoint) == 3
+    acme.end("delivered")
+    assert recover(acme, endpoint) == 0
+
+
+def test_what_fails_again_can_be_recovered_again(acme: Company, endpoint: dict[str, Any]) -> None:
+    assert recover(acme, endpoint) == 3
+    acme.end("failed")
+    assert recover(acme, endpoint) == 4
+
+
+def test_what_waits_for_its_next_try_is_tried_now_and_not_twice(acme: Company) -> None:
+    made = acme.listen()
+    acme.report()
+    acme.run("UPDATE webhook_deliveries SET attempts = 2, next_at = now() + interval '5 min'")
+    assert recover(acme, made, only="missing") == 0
+    assert recover(acme, made) == 1
+    [row] = acme.rows("SELECT next_at <= now() AS is_due, attempts FROM webhook_deliveries")
+    assert (row.is_due, row.attempts) == (True, 2)
+    assert recover(acme, made) == 0
+
+
+def test_only_the_time_that_is_named_counts(acme: Company, endpoint: dict[str, Any]) -> None:
+    assert recover(acme, endpoint, since=ago(days=2), until=ago(days=1)) == 0
+    acme.end("delivered")
+    assert recover(acme, endpoint, since=ago(days=29.99)) == 3
+
+
+def test_tests_are_not_recovered(acme: Company) -> None:
+    made, other = acme.listen(), acme.listen()
+    acme.call("POST", f"/endpoints/{made['id']}/test", {})
+    acme.end("failed")
+    assert (recover(acme, made), recover(acme, other)) == (0, 0)
+
+
+def test_an_endpoint_that_is_new_can_have_what_was_before_it(acme: Company) -> None:
+    acme.listen()
+    acme.report()
+    acme.report("message.accepted")
+    late = acme.listen()
+    assert recover(acme, late) == 1
+
+
+def test_two_recoveries_at_once_queue_each_event_once(acme: Company, endpoint: dict[str, Any]) -> None:
+    together, counts = threading.Barrier(6), []
+
+    def ask() -> None:
+        client = acme.app.test_client()
+        together.wait(10)
+        path, body = f"{ENDPOINTS}/{endpoint['id']}/recover", {"since": ago(hours=1)}
+        answer: Any = client.post(path, json=body, headers=acme.owner.headers)
+        counts.append(answer.json["data"]["count"])
+
+    threads = [threading.Thread(target=ask) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert sorted(counts) == [0, 0, 0, 0, 0, 3]
+
+
+def test_a_span_that_is_none_is_refused_on_its_field(acme: Company, endpoint: dict[str, Any]) -> None:
+    assert problem(acme, endpoint, {}) == "since"
+    assert problem(acme, endpoint, {"since": "yesterday"}) == "since"
+    assert problem(acme, endpoint, {"since": "2026-01-01T00:00:00"}) == "since"
+    assert problem(acme, endpoint, {"since": ago(days=31)}) == "since"
+    assert problem(acme, endpoint, {"since": ago(days=80), "until": ago(days=49)}) == "since"
+    assert problem(acme, endpoint, {"since": ago(hours=1), "until": ago(hours=2)}) == "since"
+    assert problem(acme, endpoint, {"since": ago(days=-1)}) == "since"
+    assert problem(acme, endpoint, {"since": ago(hours=1), "only": "some"}) == "only"
+
+
+def test_a_disabled_endpoint_is_enabled_first(acme: Company, endpoint: dict[str, Any]) -> None:
+    acme.call("PATCH", f"/endpoints/{endpoint['id']}", {"is_enabled": False})
+    answer = acme.call("POST", f"/endpoints/{endpoint['id']}/recover", {"since": ago(hours=1)})
+    assert (answer.status_code, answer.json["error"]["code"]) == (409, "ENDPOINT_DISABLED")
+
+
+def test_a_recovery_is_in_the_log_of_acts(acme: Company, endpoint: dict[str, Any]) -> None:
+    recover(acme, endpoint, only="failed")
+    [row] = acme.rows("SELECT data FROM audit_events WHERE action = 'webhook_endpoint.recovered'")
+    assert (row.data["only"], row.data["deliveries"]) == ("failed", 2)
+
+
+def flask(config: dict[str, Any], *arguments: str) -> "subprocess.CompletedProcess[str]":
+    engines = {name: config[name] for name in ("DATABASE_URL", "REDIS_URL")}
+    return subprocess.run(
+        [sys.executable, "-m", "flask", "webhooks", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **engines},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def test_the_command_recovers_too(acme: Company, endpoint: dict[str, Any], config: dict[str, Any]) -> None:
+    done = flask(config, "recover", endpoint["id"], "--since", ago(hours=1), "--json")
+    assert (done.returncode, done.stdout) == (0, '{"count": 3}\n'), done.stderr
+    [row] = acme.rows("SELECT actor_type FROM audit_events WHERE action = 'webhook_endpoint.recovered'")
+    assert row.actor_type == "system"
+    assert len(acme.rows("SELECT FROM webhook_deliveries WHERE cause = 'replay'")) == 3
+
+
+def test_the_command_says_in_one_line_what_is_wrong(
+    acme: Company, endpoint: dict[str, Any], config: dict[str, Any]
+) -> None:
+    nobody = wire_id("whe", new_id())
+    said = {
+        flask(config, "recover", nobody, "--since", ago(hours=1)).stderr.strip(),
+        flask(config, "recover", "nonsense", "--since", ago(hours=1)).stderr.strip(),
+        flask(config, "recover", endpoint["id"], "--since", ago(days=31)).stderr.strip(),
+    }
+    assert said == {
+        f"There is no endpoint {nobody}.",
+        "nonsense is no id of an endpoint.",
+        "--since: Must lie at most 30 days before the end.",
+    }
+    done = flask(config, "recover", endpoint["id"], "--since", "yesterday")
+    assert done.returncode == 2

@@ -1,0 +1,36 @@
+"""The trial of the customer's page, pasted into a shell against a web server and a worker that really run."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.journeys.test_readme import BLOCKS, documents, environment, paste, server  # noqa: F401 - fixtures
+from tests.webhooks.test_document import PAGE, free_port
+
+TRIAL = re.findall(r"^```bash\n(.*?)^```", PAGE.partition("## What arrives")[0], re.MULTILINE | re.DOTALL)
+SETTLE = "sleep 4; kill $RECEIVER; wait $RECEIVER || true; cat receiver.log\n"
+
+
+@pytest.fixture(autouse=True)
+def loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `make run` allows."""
+    monkeypatch.setenv("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8,::1/128")
+
+
+def test_a_newcomer_sees_a_signed_event_and_recovers_what_was_missed(
+    server: str,  # noqa: F811 - the fixture
+    environment: dict[str, str],  # noqa: F811 - the fixture
+    tmp_path: Path,
+) -> None:
+    port = str(free_port())
+    script = [f"cd {tmp_path}\n{BLOCKS[0]}", BLOCKS[1], *TRIAL, SETTLE]
+    to_log = [part.replace("9000", port).replace("receiver.py &", "receiver.py >> receiver.log &") for part in script]
+    to_log = [part.replace("WEBHOOK_SECRET=$SECRET", f"PORT={port} WEBHOOK_SECRET=$SECRET") for part in to_log]
+    _, _, _, _, tested, _, recovered, log = paste(to_log, server, environment)
+    assert documents(tested)[0]["event_type"] == "webhook.test"
+    assert documents(recovered)[-1] == {"count": 1}
+    lines = log.split()
+    assert lines.count("webhook.test") == 1
+    assert lines.count("message.delivered") == 2
+    assert "refused:" not in log
