@@ -14,12 +14,12 @@ import orjson
 from flask import Flask, Response, current_app, g, request
 from flask.json.provider import JSONProvider
 from flask.typing import ResponseReturnValue
-from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from saas_api.core import errors, observe
-from saas_api.core.db import constraint_of, db
+from saas_api.core.db import constraint_of, db, dispose
 from saas_api.core.http import client_ip
 from saas_api.core.render import render_error
 from saas_api.core.settings import setting
@@ -27,6 +27,7 @@ from saas_api.core.settings import setting
 log = observe.get_logger(__name__)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
+_READ_ONLY = "25006"  # SQLSTATE
 _BY_STATUS: dict[int, type[errors.ApiError]] = {
     400: errors.Malformed,
     401: errors.Unauthenticated,
@@ -80,6 +81,7 @@ def init_app(app: Flask) -> None:
     app.register_error_handler(IntegrityError, _conflict)
     app.register_error_handler(OperationalError, _database_away)
     app.register_error_handler(PoolTimeout, _database_away)
+    app.register_error_handler(InternalError, _read_only)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _crash)
 
@@ -146,6 +148,13 @@ def _conflict(error: IntegrityError) -> Response:
 def _database_away(error: DBAPIError | PoolTimeout) -> Response:
     log.error("database_away", kind=type(error).__name__)
     return render_error(errors.Unavailable())
+
+
+def _read_only(error: InternalError) -> Response:
+    if getattr(error.orig, "pgcode", None) != _READ_ONLY:
+        return _crash(error)
+    dispose()  # after a fail-over these connections lead to what is a standby now
+    return _database_away(error)
 
 
 def _http_error(error: HTTPException) -> Any:

@@ -6,6 +6,7 @@ import marshmallow as ma
 from marshmallow import fields, validate
 
 from saas_api.core.http import Id, PageQuery, Schema, Timestamp, page_of
+from saas_api.core.ids import read_id
 
 PROVIDERS = ("stripe", "paystack", "mock")
 
@@ -14,7 +15,9 @@ class InitiatePaymentIn(Schema):
     """POST /billing/initiate-payment."""
 
     invoice_id = Id("inv", load_default=None, metadata={"description": "or billing_cycle_id"})
-    billing_cycle_id = Id("bpd", load_default=None, metadata={"description": "a period; its invoice is paid"})
+    billing_cycle_id = fields.String(
+        load_default=None, metadata={"description": "a period, whose invoice is paid, or the invoice itself"}
+    )
     provider = fields.String(
         load_default=None, allow_none=True, metadata={"description": "stripe, paystack or mock; the first offered here"}
     )
@@ -23,6 +26,18 @@ class InitiatePaymentIn(Schema):
     def _one_target(self, data: dict[str, Any], **_: Any) -> None:
         if (data.get("invoice_id") is None) == (data.get("billing_cycle_id") is None):
             raise ma.ValidationError("Name an invoice, or its period.", "invoice_id")
+
+    @ma.post_load
+    def _read_cycle(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+        """An older client calls the invoice itself a billing cycle."""
+        cycle = data["billing_cycle_id"]
+        if cycle is None:
+            return data
+        prefix, name = ("inv", "invoice_id") if cycle.startswith("inv_") else ("bpd", "billing_cycle_id")
+        try:
+            return {**data, "billing_cycle_id": None, name: read_id(prefix, cycle)}
+        except ValueError as cause:
+            raise ma.ValidationError("Not a valid bpd_ or inv_ id.", "billing_cycle_id") from cause
 
 
 class PaymentOut(Schema):

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from tests.faults.stack import Stack
+from tests.faults.stack import QUICK, Stack, until
+
+WORKERS = 4
 
 collect_ignore_glob = [] if os.environ.get("FAULTS") else ["test_*"]
 
@@ -23,4 +25,16 @@ def stack() -> Iterator[Callable[..., Stack]]:
 
     yield start
     for one in started:
+        one.down()
+
+
+@pytest.fixture(scope="session")
+def running() -> Iterator[Stack]:
+    """One product for every test that leaves it as it was, with short leases; each signs up companies of its own."""
+    one = Stack(dict(QUICK))
+    try:
+        one.up()
+        until(lambda: len(one.pids("worker child")) >= WORKERS and one.pids("scheduler"), 30, "workers")
+        yield one
+    finally:
         one.down()

@@ -75,6 +75,8 @@ class Load:
     journal: list[Told] = field(default_factory=list)
     statuses: list[tuple[int, float]] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+    replayed: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._stop = threading.Event()
@@ -119,12 +121,14 @@ class Load:
             started = time.monotonic()
             try:
                 answer = session.post(f"{self.stack.url}/api/v1/messages/send", json=body, headers=headers, timeout=15)
-            except requests.RequestException:
+            except requests.RequestException as error:
                 self.statuses.append((0, time.monotonic() - started))
+                self.broken.append(repr(error))
                 time.sleep(0.1)
                 continue
             self.statuses.append((answer.status_code, time.monotonic() - started))
             if answer.status_code == 202:
+                self.replayed += [key] * ("Idempotency-Replayed" in answer.headers)
                 data = answer.json()["data"]
                 self.journal.append(Told(tenant.name, key, mode, body["to"], data["segments"], data["message_id"]))
                 return

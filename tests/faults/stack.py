@@ -77,6 +77,8 @@ class Stack:
         """Stop it and remove what it wrote."""
         if self.process is not None:
             self.process.send_signal(signal.SIGTERM)
+            time.sleep(0.3)
+            self.process.send_signal(signal.SIGTERM)  # the second means: at once
             try:
                 self.process.wait(60)
             except subprocess.TimeoutExpired:

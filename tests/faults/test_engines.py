@@ -3,14 +3,13 @@
 import os
 import signal
 import time
-from collections.abc import Callable
 
 import redis
 
 from saas_api.cli.dev.engines import Engines
 from tests.faults import oracle
 from tests.faults.load import Load, sign_up
-from tests.faults.stack import QUICK, Stack, until
+from tests.faults.stack import Stack, until
 
 BACK_SECONDS = 60
 
@@ -19,9 +18,8 @@ def p95(seconds: list[float]) -> float:
     return sorted(seconds)[int(0.95 * len(seconds))]
 
 
-def test_redis_killed_accepting_goes_on_and_all_is_final_soon_after_its_return(stack: Callable[..., Stack]) -> None:
-    running = stack(**QUICK)
-    tenants = [sign_up(running, "acme")]
+def test_redis_killed_accepting_goes_on_and_all_is_final_soon_after_its_return(running: Stack) -> None:
+    tenants = [sign_up(running, "killed")]
     with Load(running, tenants, threads=2, pause=0.02) as load:
         time.sleep(3)
         before = [seconds for _, seconds in load.statuses]
@@ -39,9 +37,8 @@ def test_redis_killed_accepting_goes_on_and_all_is_final_soon_after_its_return(s
     assert p95([seconds for _, seconds in during]) <= p95(before) + 0.1
 
 
-def test_redis_emptied_costs_time_and_no_message(stack: Callable[..., Stack]) -> None:
-    running = stack(**QUICK)
-    tenants = [sign_up(running, "acme")]
+def test_redis_emptied_costs_time_and_no_message(running: Stack) -> None:
+    tenants = [sign_up(running, "emptied")]
     address = Engines(running.root / "instance", wanted=("redis",)).redis_url
     with Load(running, tenants, threads=2, pause=0.02) as load, redis.Redis.from_url(address) as client:
         for _ in range(5):
@@ -60,11 +57,11 @@ def client_has_tick(address: str) -> bool:
         return bool(client.zcard("rq:scheduler:scheduled_jobs"))
 
 
-def test_redis_hanging_costs_each_request_a_tenth_of_a_second_at_most(stack: Callable[..., Stack]) -> None:
-    running = stack(**QUICK)
-    tenants = [sign_up(running, "acme")]
+def test_redis_hanging_costs_each_request_a_tenth_of_a_second_at_most(running: Stack) -> None:
+    tenants = [sign_up(running, "hung")]
     with Load(running, tenants, threads=2, pause=0.05) as load:
-        time.sleep(1)
+        time.sleep(3)
+        before = [seconds for _, seconds in load.statuses]
         load.statuses.clear()
         hung = running.pid("redis")
         os.kill(hung, signal.SIGSTOP)
@@ -76,12 +73,13 @@ def test_redis_hanging_costs_each_request_a_tenth_of_a_second_at_most(stack: Cal
     oracle.report("redis hung", running, load, found)
     assert found == []
     assert {status for status, _ in during} == {202}
-    assert sorted(seconds for _, seconds in during)[len(during) // 2] < 0.3
+    normal, slowed = p95(before), p95([seconds for _, seconds in during])
+    print(f"p95 {normal * 1000:.0f} ms before, {slowed * 1000:.0f} ms while it hung, {len(during)} requests")  # noqa: T201 - the figures are what the round is for
+    assert slowed <= normal + 0.1
 
 
-def test_postgresql_restarted_under_load_answers_503_meanwhile_and_nothing_else(stack: Callable[..., Stack]) -> None:
-    running = stack(**QUICK)
-    tenants = [sign_up(running, "acme")]
+def test_postgresql_restarted_under_load_answers_503_meanwhile_and_nothing_else(running: Stack) -> None:
+    tenants = [sign_up(running, "restarted")]
     with Load(running, tenants, threads=2, pause=0.02) as load:
         time.sleep(1)
         running.kill("postgres", signal.SIGQUIT)

@@ -1,10 +1,16 @@
 """One tenant's backlog, or one message that kills whoever holds it, is nobody else's trouble."""
 
+import contextlib
+import os
+import signal
 import time
 from collections.abc import Callable
 
+import pytest
+
+from tests.faults import oracle
 from tests.faults.load import Load, sign_up
-from tests.faults.stack import QUICK, Stack, until
+from tests.faults.stack import IS_LONG, QUICK, Stack, until
 
 BACKLOG = 50_000
 _QUEUE = """
@@ -20,6 +26,13 @@ _POISON = """
 UPDATE messages SET status = 'sending', lease_token = gen_random_uuid(), interruptions = 10 WHERE next_at IS NOT NULL
 """
 _POISONED = "SELECT count(*) FROM messages WHERE error_code = 'poisoned'"
+
+
+_HELD = """
+SELECT m.status = 'sending', m.interruptions, m.status, m.error_code FROM messages m
+  JOIN organizations o ON o.id = m.organization_id WHERE o.name = 'noisy'
+"""
+_ALONE = "SELECT coalesce(max(interruptions), 0) FROM messages WHERE error_code IS DISTINCT FROM 'poisoned'"
 
 
 def test_fifty_thousand_of_one_delay_ten_of_another_by_at_most_five_seconds(stack: Callable[..., Stack]) -> None:
@@ -49,3 +62,32 @@ def test_a_message_that_kills_its_process_is_given_up_and_the_others_arrive(stac
         load.join(30)
     until(lambda: running.rows(_WAITS)[0][1] >= 18, 30, "the others arrived")
     until(lambda: running.rows(_POISONED)[0][0] == 1, 30, "poisoned")
+
+
+@pytest.mark.skipif(not IS_LONG, reason="ten deaths and as many leases: the long round's")
+def test_whoever_takes_a_message_dies_ten_times_then_it_is_given_up(stack: Callable[..., Stack]) -> None:
+    running = stack(**{**QUICK, "LEASE_SECONDS": "2"})
+    sign_up(running, "noisy")
+    acme = sign_up(running, "quiet")
+    running.rows(_QUEUE, 1)
+    running.rows("UPDATE messages SET recipient = '+15005550005'")  # takes two seconds, in which its holder dies
+    deaths, ends_at = 0, time.monotonic() + 180
+    with Load(running, [acme], threads=1, most=200, pause=0.2) as load:
+        while (row := running.rows(_HELD)[0])[2] in ("queued", "sending"):
+            assert time.monotonic() < ends_at, row
+            if row[0] and row[1] == deaths:
+                for horse in running.pids("horse"):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(horse, signal.SIGKILL)
+                    running.kills += 1
+                deaths += 1
+            time.sleep(0.05)
+        load.join(120)
+    oracle.settle(running, 60)
+    found = oracle.reconcile(running, load)
+    oracle.report("poison", running, load, found)
+    others = running.rows(_ALONE)[0][0]
+    print(f"{deaths} deaths, then {row[2]} {row[3]}; others were interrupted {others} times at most")  # noqa: T201 - the figures are what the round is for
+    assert found == []
+    assert row[1:] == (10, "failed", "poisoned")
+    assert others < 10

@@ -67,7 +67,8 @@ def wait_until_ready(address: str, running: list[subprocess.Popen[bytes]], log: 
 
 def paste(blocks: list[str], address: str, environment: dict[str, str]) -> list[str]:
     script = f"\necho '{END_OF_BLOCK}'\n".join(blocks)
-    script = script.replace("http://localhost:${API_PORT:-8080}", address).replace(".venv/bin/flask", f"{sys.executable} -m flask")
+    script = script.replace("http://localhost:${API_PORT:-8080}", address)
+    script = script.replace(".venv/bin/flask", f"{sys.executable} -m flask")
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
         cwd=ROOT,

@@ -44,6 +44,14 @@ def test_without_a_provider_the_first_one_is_taken(customer: Customer, paystack:
     assert customer.initiate(None).json["data"]["provider"] == "paystack"
 
 
+def test_an_older_client_may_call_the_invoice_a_billing_cycle(customer: Customer) -> None:
+    body = {"billing_cycle_id": wire_id("inv", customer.invoice_id)}
+    answer = customer.client.post(PAY, json=body, headers=customer.person.headers)
+    assert answer.status_code == 200, answer.json
+    body = {"billing_cycle_id": "inv_nonsense"}
+    assert customer.client.post(PAY, json=body, headers=customer.person.headers).status_code == 422
+
+
 @pytest.mark.parametrize("changes", [{"invoice_id": None}, {"billing_cycle_id": wire_id("bpd", new_id())}])
 def test_exactly_one_of_invoice_and_period_is_named(customer: Customer, changes: dict[str, Any]) -> None:
     body = {name: value for name, value in {"invoice_id": wire_id("inv", new_id()), **changes}.items() if value}

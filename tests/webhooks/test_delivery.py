@@ -252,7 +252,14 @@ def test_a_message_tells_of_its_end_and_of_its_acceptance_where_that_is_asked_fo
         work()
         deliver(app)
     kinds = sorted(row.type for row in acme.rows("SELECT type FROM events"))
-    assert kinds == ["api_key.created", "message.accepted", "message.accepted", "message.delivered", "message.failed"]
+    assert kinds == [
+        "api_key.created",
+        "message.accepted",
+        "message.accepted",
+        "message.delivered",
+        "message.failed",
+        "subscription.created",
+    ]
     assert len(named.received) == 2
     assert b"Hello" not in b"".join(one.body for one in (*named.received, *everything.received))
 

@@ -5,7 +5,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -15,12 +15,13 @@ from saas_api.billing.queries.inputs import find_containing
 from saas_api.billing.rules import periods
 from saas_api.core import clock
 from saas_api.core.errors import Invalid
-from saas_api.core.ids import new_id
+from saas_api.core.ids import new_id, wire_id
 from saas_api.core.money import exponent
 from saas_api.core.settings import setting
 from saas_api.organizations import service as organizations
 from saas_api.usage import service as usage
 from saas_api.usage.rules import Usage
+from saas_api.webhooks import service as webhooks
 
 FIRST_PLAN, FIRST_CURRENCY = "free", "USD"
 FIRST_ALERTS = (
@@ -28,6 +29,7 @@ FIRST_ALERTS = (
     *(("percent_of_included", meter, percent) for meter in ("sms", "email") for percent in (80, 100)),
 )
 AHEAD = timedelta(minutes=5)
+_LOCK_ORGANIZATION = text("SELECT FROM organizations WHERE id = :id FOR NO KEY UPDATE")
 _LOCK_SHARED = "SELECT pg_advisory_xact_lock_shared(hashtextextended(%(period_lock)s, 1))"
 
 
@@ -87,7 +89,8 @@ def ensure_account(session: Session, organization_id: UUID) -> None:
     started_at = organization.created_at
     _add_profile(session, organization_id)
     row = insert(Subscription).values(organization_id=organization_id, id=new_id(), started_at=started_at)
-    session.execute(row.on_conflict_do_nothing(index_elements=["organization_id"]))
+    added = row.on_conflict_do_nothing(index_elements=["organization_id"]).returning(Subscription.id)
+    is_new = session.execute(added).first() is not None
     subscription = _subscription(session, organization_id)
     session.execute(
         insert(SubscriptionSegment)
@@ -102,6 +105,24 @@ def ensure_account(session: Session, organization_id: UUID) -> None:
         .on_conflict_do_nothing(index_elements=["organization_id", "seq"])
     )
     open_period(session, subscription, 1, subscription.started_at, periods.AT_SIGN_UP)
+    if is_new:
+        _publish(session, subscription)
+
+
+def _publish(session: Session, subscription: Subscription) -> None:
+    """Tell that it began, with the organization's row held, which comes before its endpoints."""
+    session.execute(_LOCK_ORGANIZATION, {"id": subscription.organization_id})
+    data = {
+        "object": "subscription",
+        "id": wire_id("sub", subscription.id),
+        "status": subscription.state,
+        "plan": FIRST_PLAN,
+        "previous_plan": None,
+        "canceled_at": None,
+    }
+    webhooks.publish(
+        session, subscription.organization_id, "subscription.created", webhooks.Subject(subscription.id), data
+    )
 
 
 def _add_profile(session: Session, organization_id: UUID) -> None:

@@ -35,7 +35,8 @@ _END = text("""UPDATE subscription_segments SET ends_at = :ends_at
 _FOLLOW = text("""
 INSERT INTO subscription_segments (organization_id, id, subscription_id, seq, plan_version_id, starts_at)
 VALUES (:organization_id, :id, :subscription_id, :seq, :version_id, :starts_at)""")
-_CAP = text("""UPDATE billing_profiles SET spend_cap_minor = :cap
+_CAP = text("""UPDATE billing_profiles
+  SET spend_cap_minor = CASE WHEN :is_scheduled THEN greatest(spend_cap_minor, :cap) ELSE :cap END
   WHERE organization_id = :organization_id AND spend_cap_is_default""")
 _GENERATION = text("SELECT generation FROM organizations WHERE id = :organization_id")
 
@@ -203,13 +204,13 @@ def _write(session: Session, organization_id: UUID, made: _Plan) -> None:
 
 
 def _raise_default_cap(session: Session, organization_id: UUID, made: _Plan) -> None:
-    """Until its owner sets one, let the cap lie above every base that the change brings."""
+    """Until its owner sets one, let the cap lie above every base the change brings; what is scheduled lowers none."""
     change, default = made.change, setting("DEFAULT_SPEND_CAP")
     bases = sum(line.amount_minor for line in change.after.lines if line.kind == "base")
     cap = None
     if default is not None:
         cap = int(default.scaleb(exponent(change.version.currency))) + max(change.version.base_amount_minor, bases)
-    session.execute(_CAP, {"organization_id": organization_id, "cap": cap})
+    session.execute(_CAP, {"organization_id": organization_id, "cap": cap, "is_scheduled": change.is_scheduled})
 
 
 def _publish(session: Session, organization_id: UUID, change: Change) -> None:

@@ -1,4 +1,8 @@
-"""The catalogue of events: every type with what it means, its JSON Schema and an example."""
+"""The catalogue of events: every type with what it means, its JSON Schema and an example.
+
+Only what something in the product leads to stands here. There is no `subscription.canceled`: a subscription lasts as
+long as its organization, and who pays no more goes back to the free plan, which is `subscription.updated`.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -57,11 +61,6 @@ _TYPES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "subscription",
         "The plan of a subscription changed.",
         {"plan": "pro", "previous_plan": "free"},
-    ),
-    "subscription.canceled": (
-        "subscription",
-        "A subscription was canceled.",
-        {"status": "canceled", "canceled_at": "2026-03-31T22:00:00.000Z"},
     ),
     "invoice.finalized": ("invoice", "An invoice got its number and can be paid.", {}),
     "invoice.paid": (

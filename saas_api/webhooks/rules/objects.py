@@ -56,10 +56,12 @@ SCHEMAS: dict[str, Shape] = {
     "usage": _object(
         "usage",
         {
-            "meter": _TEXT,
-            "percent": _COUNT,
-            "quantity": {"type": "number"},
-            "included": {"type": "number"},
+            "meter": {**_or_null(_TEXT), "description": "Null for an alert on money: see `spent`."},
+            "percent": {**_or_null(_COUNT), "description": "Null for an alert on an absolute amount."},
+            "quantity": _or_null({"type": "number"}),
+            "included": _or_null({"type": "number"}),
+            "spent": {**_or_null(_AMOUNT), "description": "Null for an alert on a meter."},
+            "cap": _or_null(_AMOUNT),
             "period_end": _DAY,
         },
     ),
@@ -134,6 +136,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "percent": 80,
         "quantity": 800,
         "included": 1000,
+        "spent": None,
+        "cap": None,
         "period_end": "2026-03-31",
     },
     "subscription": {

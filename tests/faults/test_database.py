@@ -1,0 +1,84 @@
+"""PostgreSQL cuts connections, takes no more of them or turns read-only: 503 meanwhile, and back without help."""
+
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+from saas_api.cli.dev.addresses import LOGIN
+from tests.faults import oracle
+from tests.faults.load import Load, sign_up
+from tests.faults.stack import Stack, until
+
+CUTS = 6
+DOWN_SECONDS = 3
+_CUT = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = %s"
+
+
+def command(running: Stack, sql: str) -> None:
+    """One statement that takes no transaction, such as ALTER SYSTEM."""
+    with closing(running.database()) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(sql)
+
+
+@contextmanager
+def altered(running: Stack, change: str, back: str) -> Iterator[None]:
+    """Change the server for the block; open connections are cut or reloaded at both ends."""
+    command(running, change)
+    try:
+        yield
+    finally:
+        command(running, back)
+
+
+def check(name: str, running: Stack, load: Load, allowed: set[int]) -> None:
+    oracle.settle(running, 60)
+    found = oracle.reconcile(running, load)
+    oracle.report(name, running, load, found)
+    told = sorted({status for status, _ in load.statuses})
+    print(f"{name}: answers {told}, slowest {max(seconds for _, seconds in load.statuses):.2f} s")  # noqa: T201 - the figures are what the round is for
+    assert found == []
+    assert set(told) <= allowed
+
+
+def test_a_connection_cut_while_accepting_is_replaced_and_nobody_notices(running: Stack) -> None:
+    with Load(running, [sign_up(running, "cut")], threads=3) as load:
+        cut = 0
+        for _ in range(CUTS):
+            time.sleep(1)
+            cut += running.rows(_CUT, LOGIN)[0][0]
+    print(f"\n{cut} connections cut")  # noqa: T201 - the figures are what the round is for
+    assert cut >= CUTS
+    check("backends terminated", running, load, {202, 503})
+    refused = sum(status == 503 for status, _ in load.statuses)
+    print(f"{refused} times 503")  # noqa: T201 - the figures are what the round is for
+    assert refused <= CUTS
+
+
+def test_a_database_that_takes_no_connection_is_503_until_it_does(running: Stack) -> None:
+    tenant = sign_up(running, "crowded")
+    with Load(running, [tenant], threads=2, pause=0.02) as load:
+        time.sleep(1)
+        with altered(running, f"ALTER ROLE {LOGIN} CONNECTION LIMIT 0", f"ALTER ROLE {LOGIN} CONNECTION LIMIT -1"):
+            running.rows(_CUT, LOGIN)
+            time.sleep(DOWN_SECONDS)
+        accepted = len(load.journal)
+        until(lambda: len(load.journal) > accepted + 10, 15, "accepting again")
+    check("connections exhausted", running, load, {202, 503})
+    assert any(status == 503 for status, _ in load.statuses)
+
+
+def test_a_read_only_database_is_503_until_it_may_be_written(running: Stack) -> None:
+    tenant = sign_up(running, "standby")
+    with Load(running, [tenant], threads=2, pause=0.02) as load:
+        time.sleep(1)
+        name = "default_transaction_read_only"
+        with altered(running, f"ALTER SYSTEM SET {name} = on", f"ALTER SYSTEM RESET {name}"):
+            command(running, "SELECT pg_reload_conf()")
+            time.sleep(DOWN_SECONDS)
+        command(running, "SELECT pg_reload_conf()")
+        accepted = len(load.journal)
+        until(lambda: len(load.journal) > accepted + 10, 15, "accepting again")
+    check("read-only", running, load, {202, 503})
+    assert any(status == 503 for status, _ in load.statuses)

@@ -1,0 +1,136 @@
+"""Wake-ups may be missing, come a hundredfold or too late: PostgreSQL says what is due, and each thing happens once."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import redis
+import rq
+
+from saas_api.cli.dev.engines import Engines
+from saas_api.core import queue
+from tests.faults import oracle
+from tests.faults.load import Load, sign_up
+from tests.faults.stack import QUICK, Stack, until
+
+_QUEUE = """
+INSERT INTO messages (organization_id, id, mode, channel, recipient, body, next_at, accepted_at, expires_at)
+SELECT o.id, gen_random_uuid(), 'test', 'sms', %s, 'x', now(), now(), now() + interval '24 h'
+  FROM organizations o, generate_series(1, %s) WHERE o.name = %s
+"""
+_OF = "FROM messages m JOIN organizations o ON o.id = m.organization_id WHERE o.name = %s"
+_OPEN = f"SELECT count(*) {_OF} AND m.next_at IS NOT NULL"
+_SENDING = f"SELECT count(*) {_OF} AND m.status = 'sending'"
+_ENDS = f"SELECT m.status, m.attempts, m.interruptions, count(*) {_OF} GROUP BY 1, 2, 3"
+_CALLS = "SELECT max(calls), count(*) FROM mock_sends s WHERE s.message_id IN (SELECT m.id {})".format(_OF)  # noqa: UP032 - our own words
+_LOST = "SELECT coalesce(sum(value), 0)::int FROM delivery_counters WHERE name = 'lease_lost_total'"
+SLOW = "+15005550005"
+NUMBER = "+2348012345678"
+TICKS = "rq:scheduler:scheduled_jobs"
+
+
+@contextmanager
+def held(*pids: int) -> Iterator[None]:
+    """Processes that do nothing for a while."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+def client(running: Stack) -> redis.Redis:
+    return redis.Redis.from_url(Engines(running.root / "instance", wanted=("redis",)).redis_url)
+
+
+@pytest.mark.parametrize(("is_dead", "most"), [(False, 6), (True, 15)], ids=["scheduler sweeps", "workers sweep"])
+def test_what_nobody_announced_is_found_by_sweeps(running: Stack, is_dead: bool, most: int) -> None:
+    name = f"quiet{int(is_dead)}"
+    sign_up(running, name)
+    with held(*[running.pid("scheduler")] * is_dead):
+        started = time.monotonic()
+        running.rows(_QUEUE, NUMBER, 200, name)
+        until(lambda: running.rows(_OPEN, name)[0][0] == 0, most, "all final by sweeps")
+        waited = time.monotonic() - started
+    print(f"\nno wake-ups, scheduler {'dead' if is_dead else 'alive'}: 200 final after {waited:.1f} s")  # noqa: T201 - the figures are what the round is for
+    assert running.rows(_ENDS, name) == [("delivered", 1, 0, 200)]
+
+
+def test_a_hundred_wake_ups_for_the_same_work_do_it_once(running: Stack) -> None:
+    sign_up(running, "loud")
+    running.rows(_QUEUE, NUMBER, 500, "loud")
+    with client(running) as connection:
+        carried = rq.Queue("messages", connection=connection)
+        for _ in range(100):
+            carried.enqueue_call(queue.perform, args=("messages.drain",), timeout=60, result_ttl=0, failure_ttl=60)
+    until(lambda: running.rows(_OPEN, "loud")[0][0] == 0, 60, "all final")
+    calls, sent = running.rows(_CALLS, "loud")[0]
+    print(f"\n100 wake-ups: {sent} sent, {calls} call each at most")  # noqa: T201 - the figures are what the round is for
+    assert (calls, sent) == (1, 500)
+    assert running.rows(_ENDS, "loud") == [("delivered", 1, 0, 500)]
+
+
+def test_who_sleeps_through_its_lease_writes_nothing_when_it_wakes(running: Stack) -> None:
+    sign_up(running, "sleepy")
+    lost = running.rows(_LOST)[0][0]
+    running.rows(_QUEUE, SLOW, 8, "sleepy")
+    until(lambda: running.rows(_SENDING, "sleepy")[0][0] == 8, 20, "claimed")
+    horses = running.pids("horse")
+    environment = {**os.environ, **running.settings, "TZ": "UTC"}
+    command = [sys.executable, "-m", "flask", "worker", "--queue", "messages:1"]
+    with held(*horses), running.log.open("ab") as out:
+        other = subprocess.Popen(command, cwd=running.root, env=environment, stdout=out, stderr=out)
+        try:
+            until(lambda: running.rows(_OPEN, "sleepy")[0][0] == 0, 60, "another has done it")
+        finally:
+            other.terminate()
+            other.wait(40)
+    ends = running.rows(_ENDS, "sleepy")
+    until(lambda: running.rows(_LOST)[0][0] > lost, 30, "the lost leases are counted")
+    counted = running.rows(_LOST)[0][0] - lost
+    print(f"\nslept past the lease of {QUICK['LEASE_SECONDS']} s: {counted} leases lost, ends {ends}")  # noqa: T201 - the figures are what the round is for
+    assert running.rows(_ENDS, "sleepy") == ends == [("delivered", 1, 1, 8)]
+
+
+@pytest.mark.parametrize("is_poisoned", [False, True], ids=["deleted", "poisoned"])
+def test_the_tick_comes_back_when_its_entry_is_gone_or_unreadable(running: Stack, is_poisoned: bool) -> None:
+    with client(running) as connection:
+        until(lambda: connection.zscore(TICKS, "tick"), 20, "the tick")
+        if is_poisoned:
+            connection.hset("rq:job:tick", "created_at", "rubbish")
+            connection.zadd(TICKS, {"tick": 0})
+        else:
+            connection.zrem(TICKS, "tick")
+            connection.delete("rq:job:tick")
+        started = time.monotonic()
+        until(lambda: (connection.zscore(TICKS, "tick") or 0) > time.time() - 1, 20, "the tick is back")
+        assert connection.hget("rq:job:tick", "created_at") != b"rubbish"
+    seconds = time.monotonic() - started
+    print(f"\ntick {'poisoned' if is_poisoned else 'deleted'}: back after {seconds:.1f} s")  # noqa: T201 - the figures are what the round is for
+
+
+def test_redis_full_refuses_no_message_and_costs_little(running: Stack) -> None:
+    with client(running) as connection, Load(running, [sign_up(running, "full")], threads=2, pause=0.02) as load:
+        time.sleep(3)
+        before = sorted(seconds for _, seconds in load.statuses)
+        load.statuses.clear()
+        connection.config_set("maxmemory", 1)
+        time.sleep(5)
+        during = list(load.statuses)
+        connection.config_set("maxmemory", 0)
+    oracle.settle(running, 60)
+    found = oracle.reconcile(running, load)
+    oracle.report("redis full", running, load, found)
+    after = sorted(seconds for _, seconds in during)
+    normal, full = before[int(0.95 * len(before))], after[int(0.95 * len(after))]
+    print(f"p95 {normal * 1000:.0f} ms before, {full * 1000:.0f} ms while full")  # noqa: T201 - the figures are what the round is for
+    assert found == []
+    assert {status for status, _ in during} == {202}
+    assert full <= normal + 0.1

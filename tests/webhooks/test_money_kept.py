@@ -1,0 +1,205 @@
+"""What billing and payments really publish keeps to the catalogue, and every type of theirs really comes about."""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from datetime import timedelta
+from decimal import ROUND_UP, Decimal
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # it is not annotated
+
+from saas_api.billing import service as billing
+from saas_api.core import clock, tenancy
+from saas_api.core.ids import read_id
+from saas_api.organizations.service import audit
+from saas_api.payments import jobs
+from saas_api.payments import service as payments
+from saas_api.payments.service import dunning
+from saas_api.webhooks import rules
+from tests.billing.company import Company
+from tests.payments.shop import Customer, Visitor
+from tests.people import make_key, sign_up
+from tests.webhooks.test_schemas_kept import KINDS as OF_OTHER_ROOMS
+
+pytestmark = pytest.mark.usefixtures("context")
+ACT = billing.Act(audit.SYSTEM, "ticket 4711")
+
+
+@pytest.fixture
+def visitor(app: Flask) -> FlaskClient:
+    """A caller whose requests begin afresh even while the test holds a context of its own."""
+    return Visitor(app, app.response_class)
+
+
+def ask(customer: Customer, method: str, path: str, body: Any, status: int = 200) -> Any:
+    answer: Any = customer.client.open(f"/api/v1{path}", method=method, json=body, headers=customer.person.headers)
+    assert answer.status_code == status, answer.json
+    return answer.json["data"]
+
+
+def begin(visitor: FlaskClient) -> Customer:
+    """Somebody signs up and listens before anything else."""
+    person = sign_up(visitor, "alice@acme.example", "Acme")
+    customer = Customer(read_id("org", person.organization_id), person, visitor, None)
+    ask(customer, "POST", "/webhooks/endpoints", {"url": "http://127.0.0.1:9/hook"}, 201)
+    return customer
+
+
+def counts(company: Company) -> Counter[str]:
+    """How often the endpoint is told of each type; all of it keeps to the catalogue."""
+    found: Counter[str] = Counter()
+    for row in company.rows("SELECT type, payload FROM events ORDER BY created_at, id"):
+        payload = json.loads(row.payload)
+        Draft202012Validator(rules.CATALOGUE[row.type].schema).validate(payload)
+        assert len(row.payload.encode()) <= rules.LARGEST_BYTES
+        found[row.type] += 1
+    return found
+
+
+def invoiced(visitor: FlaskClient) -> Customer:
+    """Somebody who took pro at once, and whose first period is invoiced."""
+    customer = begin(visitor)
+    ask(customer, "POST", "/billing/upgrade", {"plan": "pro", "when": "now"})
+    [period] = customer.rows("SELECT ends_at FROM billing_periods")
+    clock.travel_to(period.ends_at + timedelta(hours=2))
+    billing.keep_accounts(clock.now(), customer.id)
+    assert not billing.close_due(clock.now(), customer.id).failed
+    customer.invoice_id = customer.invoices()[0].id
+    return customer
+
+
+def begins(visitor: FlaskClient) -> Company:
+    customer = begin(visitor)
+    for _ in range(2):
+        ask(customer, "GET", "/usage", None)
+    return customer
+
+
+def declined_then_paid(visitor: FlaskClient) -> Company:
+    customer = invoiced(visitor)
+    for action in ("decline", "pay"):
+        customer.choose(customer.begin(), action)
+        for _ in range(2):
+            jobs.inbox()
+    return customer
+
+
+def credited_and_refunded(visitor: FlaskClient) -> Company:
+    customer = invoiced(visitor)
+    customer.choose(customer.begin(), "pay")
+    jobs.inbox()
+    for minor in (500, 700):
+        with tenancy.as_system("billing.corrections") as session:
+            credit = billing.Credit("service_issue", amount_minor=minor, is_refund=True)
+            billing.credit(session, customer.id, customer.invoice_id, credit, ACT)
+        for _ in range(2):
+            jobs.janitor()
+    return customer
+
+
+def voided(visitor: FlaskClient) -> Company:
+    customer = invoiced(visitor)
+    with tenancy.as_system("billing.corrections") as session:
+        billing.void(session, customer.id, customer.invoice_id, ACT)
+    return customer
+
+
+def lapsed(visitor: FlaskClient) -> Company:
+    """Nobody pays until the invoice is written off; then a transfer comes after all."""
+    customer = invoiced(visitor)
+    due_at = customer.invoice().due_at
+    for number in (0, 3, 5, 7, 10, 14, 30):
+        clock.travel_to(due_at + timedelta(days=number))
+        for _ in range(2):
+            assert dunning.run(clock.now()).failed == []
+    money = payments.Offline(customer.invoice().due_minor, "USD", "MT940 0815")
+    payments.book_offline(customer.id, customer.invoice_id, money, audit.SYSTEM, "bank transfer")
+    return customer
+
+
+def watched(visitor: FlaskClient) -> Company:
+    """Alerts on what is included, on a quantity and on money."""
+    customer = begin(visitor)
+    rules_wanted = [
+        {"subject": "percent_of_included", "meter": "sms", "threshold": "80"},
+        {"subject": "quantity", "meter": "sms", "threshold": "500.5"},
+        {"subject": "spend", "threshold": "0.01"},
+    ]
+    ask(customer, "PUT", "/billing/alerts", {"alerts": rules_wanted})
+    customer.use(1100)
+    for _ in range(2):
+        billing.watch(clock.now())
+    return customer
+
+
+def stopped_by_the_cap(visitor: FlaskClient) -> Company:
+    """A cap stops every message; the refusals tell of it, and of the alerts on the way there."""
+    customer = begin(visitor)
+    ask(customer, "POST", "/billing/upgrade", {"plan": "starter", "when": "now"})
+    base = Decimal(ask(customer, "GET", "/billing/alerts", None)["spend_cap"]["base"])
+    amount = str((base + Decimal("0.01")).quantize(Decimal("0.01"), rounding=ROUND_UP))
+    ask(customer, "PUT", "/billing/spend-cap", {"amount": amount, "action": "block"})
+    key = make_key(visitor, customer.person)
+    sms = {"to": "+15005550006", "type": "sms", "message": "x" * 400}
+    answers = [visitor.post("/api/v1/messages/send", json=sms, headers=key) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [402] * 3
+    return customer
+
+
+INVOICED = {"subscription.created": 1, "subscription.updated": 1, "invoice.finalized": 1}
+CASES: list[tuple[Callable[[FlaskClient], Company], dict[str, int]]] = [
+    (begins, {"subscription.created": 1}),
+    (
+        declined_then_paid,
+        {
+            **INVOICED,
+            "payment.failed": 1,
+            "invoice.payment_failed": 1,
+            "payment.succeeded": 1,
+            "invoice.paid": 1,
+        },
+    ),
+    (credited_and_refunded, {**INVOICED, "payment.succeeded": 1, "invoice.paid": 1, "payment.refunded": 2}),
+    (voided, {**INVOICED, "invoice.voided": 1}),
+    (
+        lapsed,
+        {
+            **INVOICED,
+            "subscription.updated": 2,
+            "invoice.overdue": 1,
+            "organization.restricted": 1,
+            "organization.suspended": 1,
+            "invoice.marked_uncollectible": 1,
+            "payment.succeeded": 1,
+            "invoice.paid": 1,
+            "organization.resumed": 1,
+        },
+    ),
+    (watched, {"subscription.created": 1, "usage.threshold_reached": 3}),
+    (
+        stopped_by_the_cap,
+        {
+            "subscription.created": 1,
+            "subscription.updated": 1,
+            "spend_cap.reached": 1,
+            "usage.threshold_reached": 3,
+            "api_key.created": 1,
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("live", "expected"), CASES, ids=[live.__name__ for live, _ in CASES])
+def test_what_happens_is_told_once_and_keeps_to_its_schema(
+    visitor: FlaskClient, live: Callable[[FlaskClient], Company], expected: dict[str, int]
+) -> None:
+    assert counts(live(visitor)) == expected
+
+
+def test_every_type_of_the_catalogue_comes_about() -> None:
+    of_money = {kind for _, expected in CASES for kind in expected}
+    assert of_money | OF_OTHER_ROOMS == set(rules.CATALOGUE)
