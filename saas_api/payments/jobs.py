@@ -26,7 +26,7 @@ def janitor() -> None:
 
     raises: RuntimeError when a payment could not be looked after, so that the run counts as failed
     """
-    payments.refund_due()
     rounds = payments.look_after(clock.now())
+    payments.refund_due()
     if rounds.failed:
         raise RuntimeError(f"{len(rounds.failed)} payments were not looked after; see the log")

@@ -75,6 +75,12 @@ def to_refund(session: Session) -> list[tuple[UUID, UUID]]:
     return [(owner, note_id) for owner, note_id in session.execute(_UNREFUNDED)]
 
 
+def is_refunded(session: Session, organization_id: UUID, note_id: UUID) -> bool:
+    """Whether a credit note's refunds are planned."""
+    planned = select(Refund.id).where(Refund.organization_id == organization_id, Refund.credit_note_id == note_id)
+    return session.scalars(planned.limit(1)).first() is not None
+
+
 def refundable(session: Session, organization_id: UUID, invoice_id: UUID) -> list[tuple[Payment, int]]:
     """Payments of an invoice and what of each may still go back, the newest first; rows are locked.
 

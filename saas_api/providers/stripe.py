@@ -94,12 +94,20 @@ class Stripe:
         return Notice(name_of(event.get("id")), kind, _session_of(event) if kind.startswith(_ABOUT_CHECKOUTS) else None)
 
     def refund(self, wanted: Return) -> Refunded:
-        """Refund the payment of a session."""
+        """Refund the payment of a session, unless it bears the refund already: idempotency keys live for a day only."""
         session = _call("retrieve", lambda sessions: sessions.retrieve(wanted.reference))
-        asked = {"payment_intent": str(session.payment_intent), "amount": wanted.amount_minor}
-        made = _guarded("refund", lambda client: client.v1.refunds.create(asked, options=_once(wanted.key)))
+        intent = str(session.payment_intent)
+        made = _made(intent, wanted.key)
+        if made is None:
+            asked = {"payment_intent": intent, "amount": wanted.amount_minor, "metadata": {"refund": wanted.key}}
+            made = _guarded("refund", lambda client: client.v1.refunds.create(asked, options=_once(wanted.key)))
         kind = {"succeeded": "succeeded", "failed": "failed", "canceled": "failed"}.get(str(made.status), "pending")
         return Refunded(kind, str(made.id))
+
+
+def _made(intent: str, key: str) -> Any:
+    found = _guarded("refunds", lambda client: client.v1.refunds.list({"payment_intent": intent, "limit": 100}))
+    return next((one for one in found.data if getattr(one.metadata, "refund", None) == key), None)
 
 
 def _verify(body: bytes, signature: str, secret: str) -> None:

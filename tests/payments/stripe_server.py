@@ -21,6 +21,7 @@ class StripeServer(Fake):
         super().__init__()
         self.sessions: dict[str, dict[str, Any]] = {}
         self.refunds: dict[str, dict[str, Any]] = {}
+        self.refund_status = "succeeded"
         self._answers: dict[str, Any] = {}
 
     def answer(self, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, Any]:
@@ -39,6 +40,10 @@ class StripeServer(Fake):
             return 200, self._create(form)
         if method == "POST" and address.path == "/v1/refunds":
             return 200, self._refund(form)
+        if method == "GET" and address.path == "/v1/refunds":
+            intent = dict(parse_qsl(address.query))["payment_intent"]
+            found = [one for one in self.refunds.values() if one["payment_intent"] == intent]
+            return 200, {"object": "list", "url": "/v1/refunds", "has_more": False, "data": found}
         if found := re.fullmatch(r"/v1/checkout/sessions/([\w]+)", address.path):
             session = self.sessions.get(found[1])
             if session is None:
@@ -67,8 +72,14 @@ class StripeServer(Fake):
 
     def _refund(self, form: dict[str, str]) -> dict[str, Any]:
         name = f"re_{len(self.refunds) + 1}"
-        self.refunds[name] = {"id": name, "object": "refund", "status": "succeeded", **form}
+        metadata = {"refund": form.pop("metadata[refund]", "")}
+        status = self.refund_status
+        self.refunds[name] = {"id": name, "object": "refund", "status": status, "metadata": metadata, **form}
         return self.refunds[name]
+
+    def forget_keys(self) -> None:
+        """Let a day go by: what an idempotency key stood for is forgotten."""
+        self._answers.clear()
 
     def pay(self, name: str, *, amount: int | None = None, currency: str | None = None) -> None:
         """Let the customer pay a session."""

@@ -1,9 +1,10 @@
 """Money that goes back, money that came another way, and the commands around both."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from flask import Flask
+from flask import Flask, current_app
 
 from saas_api.billing import service as billing
 from saas_api.billing.service import Act
@@ -44,6 +45,36 @@ def test_stripe_sends_back_what_a_credit_note_promises_once(customer: Customer, 
     assert refunds(customer) == [("succeeded", 2500)]
     assert customer.payment().refunded_minor == 2500
     assert [refund["amount"] for refund in stripe.refunds.values()] == ["2500"]
+
+
+def test_a_refund_that_takes_days_is_asked_about_and_not_sent_again(customer: Customer, stripe: StripeServer) -> None:
+    pay(customer, "stripe", stripe)
+    promise(customer, 2500)
+    stripe.refund_status = "pending"
+    jobs.janitor()
+    stripe.forget_keys()
+    jobs.janitor()
+    assert refunds(customer) == [("pending", 2500)]
+    assert len(stripe.refunds) == 1
+    stripe.refunds["re_1"]["status"] = "succeeded"
+    jobs.janitor()
+    assert refunds(customer) == [("succeeded", 2500)]
+    assert len(stripe.refunds) == 1
+
+
+def test_two_janitors_at_once_plan_a_refund_once(customer: Customer, stripe: StripeServer) -> None:
+    pay(customer, "stripe", stripe)
+    promise(customer, 2500)
+    app = current_app._get_current_object()
+
+    def run(_: int) -> None:
+        with app.app_context():
+            jobs.janitor()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(run, range(4)))
+    assert refunds(customer) == [("succeeded", 2500)]
+    assert sum(int(one["amount"]) for one in stripe.refunds.values()) == 2500
 
 
 @pytest.mark.parametrize("name", ["stripe", "paystack"])

@@ -26,15 +26,24 @@ def refund_due() -> int:
     with as_system("payments.refund") as session:
         notes = queries.to_refund(session)
     for organization_id, note_id in notes:
-        with as_system("payments.refund") as session:
-            _plan(session, organization_id, note_id)
+        _plan_safely(organization_id, note_id)
     with as_system("payments.refund") as session:
         pending = queries.pending_refunds(session)
     return sum(_send_safely(refund) for refund in pending)
 
 
+def _plan_safely(organization_id: UUID, note_id: UUID) -> None:
+    try:
+        with as_system("payments.refund") as session:
+            _plan(session, organization_id, note_id)
+    except Exception:  # one credit note's trouble must not hold up another
+        log.exception("refund_not_planned", credit_note_id=str(note_id))
+
+
 def _plan(session: Session, organization_id: UUID, note_id: UUID) -> None:
-    note = session.get_one(CreditNote, (organization_id, note_id))
+    note = session.get_one(CreditNote, (organization_id, note_id), with_for_update=True)
+    if queries.is_refunded(session, organization_id, note_id):  # by a run beside this one
+        return
     left = note.to_refund_minor
     for payment, refundable in queries.refundable(session, organization_id, note.invoice_id):
         amount = min(left, refundable)
