@@ -39,7 +39,8 @@ class IpNotAllowed(Forbidden):
 class OrganizationSuspended(Forbidden):
     """The operator or an unpaid bill stopped the organization."""
 
-    code, message = "ORGANIZATION_SUSPENDED", "This organization is suspended."
+    code = "ORGANIZATION_SUSPENDED"
+    message = "This organization is suspended; if invoices are overdue, paying them ends that at once."
 
 
 class SubscriptionRestricted(PaymentRequired):

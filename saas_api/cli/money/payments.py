@@ -165,6 +165,6 @@ def _event(event: ProviderEvent) -> dict[str, Any]:
         "event_id": event.event_id,
         "type": event.event_type,
         "reference": event.reference,
-        "error": event.error,
+        "error": event.error or "its payment is quarantined",
         "received_at": clock.rfc3339(event.received_at),
     }
