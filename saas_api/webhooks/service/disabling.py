@@ -29,7 +29,7 @@ _OLD = sa.text("""
 DELETE FROM events WHERE ctid = ANY (ARRAY(
   SELECT e.ctid FROM events e WHERE e.created_at < :before AND NOT EXISTS (SELECT FROM webhook_deliveries d
     WHERE d.organization_id = e.organization_id AND d.event_id = e.id AND d.status IN ('queued', 'sending'))
-  LIMIT 5000))
+  LIMIT 500))
 """)
 
 
@@ -105,5 +105,5 @@ def purge() -> int:
             result = session.execute(_OLD, {"before": clock.now() - timedelta(days=KEPT_DAYS)})
             count = int(getattr(result, "rowcount", 0))
         deleted += count
-        if count < 5000:
+        if count < 500:
             return deleted
