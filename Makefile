@@ -25,7 +25,7 @@ run: $(READY) ## start engines, web, worker and scheduler; Ctrl-C stops them
 
 .PHONY: test
 test: $(READY) ## run every test on real engines
-	@$(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -q -n logical --maxprocesses 4 $(ARGS)
 
 .PHONY: faults
 faults: export FAULTS ?= short

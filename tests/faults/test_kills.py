@@ -37,7 +37,7 @@ def tenants_of(running: Stack, receivers: dict[str, Receiver]) -> list[Tenant]:
     return [sign_up(running, name, heard[2 * i : 2 * i + 2]) for i, name in enumerate(TENANTS)]
 
 
-@pytest.mark.parametrize("roles", ROUNDS if IS_LONG else ROUNDS[2:], ids="+".join)
+@pytest.mark.parametrize("roles", ROUNDS if IS_LONG else ROUNDS[3:], ids="+".join)
 def test_nothing_is_lost_or_doubled_whoever_is_killed(
     stack: Callable[..., Stack], receivers: dict[str, Receiver], roles: tuple[str, ...]
 ) -> None:

@@ -203,7 +203,7 @@ def test_what_a_killed_worker_held_is_delivered_by_another(
     assert 0 < sum(row.calls - 1 for row in outside(app)) <= interruptions
     assert rows(app, acme.id, "SELECT DISTINCT status FROM messages") == [("delivered",)]
     other.terminate()
-    assert other.wait(20) == 0
+    assert other.wait(30) == 0
 
 
 def test_the_scheduler_announces_and_ticks_and_stops(
