@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 
 .PHONY: help
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: $(READY) ## make the virtual environment with the pinned packages
@@ -32,6 +32,15 @@ faults: export FAULTS ?= short
 faults: $(READY) ## kill, stop and starve the product under load; FAULTS=long for the long round
 	@$(BIN)/python -m pytest -q -s tests/faults $(ARGS)
 
+.PHONY: bench
+bench: export FLASK_SKIP_DOTENV = 1
+bench: $(READY) ## measure it on this machine; ARGS="--only pages"
+	@$(BIN)/python -m bench $(ARGS)
+
+.PHONY: screenshots
+screenshots: $(READY) ## make docs/screenshots again; needs a Chromium
+	@$(BIN)/python -m tests.browser.screenshots $(ARGS)
+
 .PHONY: lint
 lint: $(READY) ## ruff: rules and format
 	@$(BIN)/ruff check .
@@ -50,7 +59,7 @@ check: lint types contracts ## lint, types and contracts
 
 .PHONY: docs
 docs: $(READY) ## write the generated pages again
-	@for document in openapi errors settings; do $(BIN)/python -m flask $$document export || exit 1; done
+	@for document in openapi errors cli settings; do $(BIN)/python -m flask $$document export || exit 1; done
 
 .PHONY: migrate
 migrate: $(READY) ## bring the database to the newest revision

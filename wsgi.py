@@ -1,17 +1,39 @@
 """The application gunicorn and the flask command load: settings in, application out."""
 
+import json
 import sys
+from pathlib import Path
 
 import click
+from flask import Flask
 
-from config import ConfigurationError, Settings, load
-from saas_api import cli, create_app
+is_command = click.get_current_context(silent=True) is not None
 
-try:
-    app = create_app(load())
-except ConfigurationError as error:
-    sys.exit(f"The settings cannot be used:\n{error}")
 
-if click.get_current_context(silent=True):  # the web never loads the command line
-    app.config["SETTINGS"] = Settings  # `flask settings export` writes their table
-    cli.init_app(app)
+def overview() -> Flask:
+    """An application that only lists its commands, for `flask --help`: nothing of the product is imported for it."""
+    listed = Flask("saas_api")
+    nouns = Path(__file__).with_name("saas_api") / "cli" / "nouns.json"
+    for name, text in json.loads(nouns.read_text(encoding="utf-8")).items():
+        listed.cli.add_command(click.Command(name, help=text))
+    return listed
+
+
+def product() -> Flask:
+    """The product; the web never loads the command line."""
+    from config import ConfigurationError, Settings, load  # noqa: PLC0415 - not for `flask --help`
+    from saas_api import cli, create_app  # noqa: PLC0415 - the same
+    from saas_api.cli.boot import last_resort  # noqa: PLC0415 - the same
+
+    try:
+        made = create_app(load())
+    except ConfigurationError as error:
+        sys.exit(f"The settings cannot be used:\n{error}")
+    if is_command:
+        made.config["SETTINGS"] = Settings  # `flask settings export` writes their table
+        cli.init_app(made)
+        sys.excepthook = last_resort
+    return made
+
+
+app = overview() if is_command and sys.argv[1:] in ([], ["--help"]) else product()

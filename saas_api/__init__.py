@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from saas_api import gate
+from saas_api.admin.routes import bp as admin
 from saas_api.api_keys.routes import bp as api_keys
 from saas_api.auth.routes import bp as auth
 from saas_api.billing.routes import bp as billing
@@ -23,14 +24,15 @@ from saas_api.payments.routes import bp as payments
 from saas_api.webhooks.routes import bp as webhooks
 
 PREFIXES = {
-    auth: "/api/v1",
+    auth: "",
     organizations: "/api/v1",
     api_keys: "/api/v1",
     messages: "/api/v1/messages",
     billing: "/api/v1",
     payments: "",
     webhooks: "/api/v1/webhooks",
-    dashboard: "/api/v1/dashboard",
+    dashboard: "",
+    admin: "",
     docs: "",
     ops: "",
 }
@@ -41,7 +43,7 @@ def create_app(config: Mapping[str, Any]) -> App:
 
     config: every setting of `config.py` by name
     """
-    app = App(__name__, template_folder="../templates", static_folder=None)
+    app = App(__name__)
     app.config.from_mapping(config)
     app.config.from_mapping(
         SQLALCHEMY_DATABASE_URI=config["DATABASE_URL"],

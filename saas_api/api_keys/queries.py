@@ -47,6 +47,11 @@ def find_key(session: Session, organization_id: UUID, key_id: UUID) -> Described
     return describe(row[0], row[1]) if row else None
 
 
+def organization_of(session: Session, key_id: UUID) -> UUID | None:
+    """Whose key it is; as the system."""
+    return session.scalar(sa.select(ApiKey.organization_id).where(ApiKey.id == key_id))
+
+
 def list_keys(session: Session, organization_id: UUID, query: dict[str, Any]) -> Page:
     """A page of keys, newest first.
 

@@ -1,10 +1,15 @@
-"""The text of an API key: its prefix and mode, 40 random characters, and a checksum that costs no database."""
+"""The text of an API key: its prefix and mode, 40 random characters, and a checksum that costs no database.
 
+Also the networks a key may be bound to.
+"""
+
+import ipaddress
 import re
 import secrets
 import string
 import zlib
 
+NO_NETWORK = "Not an address or a network like 203.0.113.0/24; write IPv4 as IPv4, and no zone."
 _ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _RANDOM, _CHECK = 40, 6
 _SHAPE = re.compile(r"([a-z][a-z0-9]{1,11})_(live|test)_([0-9A-Za-z]{40})([0-9A-Za-z]{6})", re.ASCII)
@@ -34,6 +39,20 @@ def looks_like_key(text: str) -> bool:
 def hint_of(text: str) -> str:
     """What is kept to recognise a key by: prefix, mode and the first four characters."""
     return text[: text.rindex("_") + 5]
+
+
+def read_network(text: str) -> str:
+    """An address or a network, IPv4 or IPv6, written in full.
+
+    raises: ValueError
+    """
+    try:
+        network = ipaddress.ip_network(text, strict=True)
+    except ValueError as cause:
+        raise ValueError(NO_NETWORK) from cause
+    if "%" in text or (network.version == 6 and network.network_address.ipv4_mapped):
+        raise ValueError(NO_NETWORK)
+    return str(network)
 
 
 def _checksum(body: str) -> str:

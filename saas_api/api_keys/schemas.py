@@ -1,16 +1,15 @@
 """The wire of API keys."""
 
-import ipaddress
 from typing import Any
 
 import marshmallow as ma
 from marshmallow import fields, validate
 
+from saas_api.api_keys import rules
 from saas_api.core.access import SCOPES
 from saas_api.core.http import Count, Id, PageQuery, Schema, Text, Timestamp
 
 RATE_MAXIMUM = 1_000_000
-_NO_NETWORK = "Not an address or a network like 203.0.113.0/24; write IPv4 as IPv4, and no zone."
 
 
 class Network(fields.String):
@@ -19,12 +18,9 @@ class Network(fields.String):
     def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> str:
         text = super()._deserialize(value, attr, data, **options)
         try:
-            network = ipaddress.ip_network(text, strict=True)
-        except ValueError as cause:
-            raise ma.ValidationError(_NO_NETWORK) from cause
-        if "%" in text or (network.version == 6 and network.network_address.ipv4_mapped):
-            raise ma.ValidationError(_NO_NETWORK)
-        return str(network)
+            return rules.read_network(text)
+        except ValueError as problem:
+            raise ma.ValidationError(str(problem)) from problem
 
 
 def _scopes(**options: Any) -> fields.List:

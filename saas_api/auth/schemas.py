@@ -3,7 +3,7 @@
 from typing import Any
 
 from flask import g
-from marshmallow import ValidationError, fields
+from marshmallow import ValidationError, fields, validate
 
 from saas_api.auth.rules import length_problem, normal_password
 from saas_api.core.http import Email, Id, Schema, Text, Timestamp
@@ -168,3 +168,26 @@ class ProfileOut(Schema):
     role = fields.String()
     permissions = fields.List(fields.String())
     organizations = fields.List(fields.Nested(BelongingOut()))
+
+
+class SignUpForm(RegisterIn):
+    """Who signs up in a browser; the plan they came for and where they are."""
+
+    plan = Text(load_default=None, maximum=40)
+    timezone = Text(load_default=None, maximum=64)
+
+
+class SignInForm(LoginIn):
+    """Who signs in in a browser, and where to go on.
+
+    resume_address, resume_fields: a form that was refused meanwhile, as JSON of names and values
+    """
+
+    is_kept = fields.Boolean(load_default=False)
+    next = fields.String(load_default="/dashboard")
+    resume_address = fields.String(load_default=None)
+    resume_fields = fields.String(load_default=None, validate=validate.Length(max=60_000))
+
+
+class JoinForm(JoinIn):
+    """Who accepts an invitation, or declines it."""

@@ -13,18 +13,17 @@ from typing import Any
 import click
 import orjson
 from flask import current_app
-from flask.cli import AppGroup
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
+from saas_api.cli.boot import PROBLEMS_FOUND, Commands
 from saas_api.docs import service as docs
 
-STALE = 3
 BEGIN, END = "<!-- settings: begin -->", "<!-- settings: end -->"
 
-openapi = AppGroup("openapi", help="The OpenAPI document.")
-errors = AppGroup("errors", help="The page about error codes.")
-settings = AppGroup("settings", help="The settings in README.md and .env.example.")
+openapi = Commands("openapi", help="The OpenAPI document.")
+errors = Commands("errors", help="The page about error codes.")
+settings = Commands("settings", help="The settings in README.md and .env.example.")
 groups = (openapi, errors, settings)
 
 check_option = click.option("--check", is_flag=True, help="Write nothing; exit 3 when the file is stale.")
@@ -32,33 +31,55 @@ check_option = click.option("--check", is_flag=True, help="Write nothing; exit 3
 
 def output_option(default: str) -> Callable[..., Any]:
     """Where a document is written."""
-    return click.option("--output", type=click.Path(path_type=Path), default=default, show_default=True)
+    return click.option(
+        "--output", type=click.Path(path_type=Path), default=default, show_default=True, help="Where to."
+    )
 
 
 @openapi.command("export")
 @output_option("docs/openapi.json")
 @check_option
 def export_openapi(output: Path, check: bool) -> None:
-    """Write the document that /api/v1/openapi.json serves."""
+    """Write the document that /api/v1/openapi.json serves.
+
+    Example: flask openapi export --check
+    """
     document = current_app.swag.get_apispecs("openapi")  # type: ignore[attr-defined]  # flasgger puts itself there
-    _settle({output: orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() + "\n"}, check=check)
+    settle({output: orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() + "\n"}, check=check)
 
 
 @errors.command("export")
 @output_option("docs/errors.md")
 @check_option
 def export_errors(output: Path, check: bool) -> None:
-    """Write the page about every error code."""
-    _settle({output: errors_page()}, check=check)
+    """Write the page about every error code.
+
+    Example: flask errors export --check
+    """
+    settle({output: errors_page()}, check=check)
 
 
 @settings.command("export")
 @check_option
 def export_settings(check: bool) -> None:
-    """Write the table in README.md, and .env.example."""
+    """Write the table in README.md, and .env.example.
+
+    Example: flask settings export --check
+    """
     fields = current_app.config["SETTINGS"].model_fields
     readme, example = Path("README.md"), Path(".env.example")
-    _settle({readme: with_table(readme.read_text("utf-8"), fields), example: env_example(fields)}, check=check)
+    settle({readme: with_table(readme.read_text("utf-8"), fields), example: env_example(fields)}, check=check)
+
+
+def settle(documents: Mapping[Path, str], *, check: bool) -> None:
+    """Write documents, or say which of them are stale and end with 3."""
+    stale = {path: text for path, text in documents.items() if not path.exists() or path.read_text("utf-8") != text}
+    for path, text in stale.items():
+        if not check:
+            path.write_text(text, encoding="utf-8")
+        click.echo(f"{path} {'is stale: export it again' if check else 'written'}", err=check)
+    if check and stale:
+        raise click.exceptions.Exit(PROBLEMS_FOUND)
 
 
 def errors_page() -> str:
@@ -126,13 +147,3 @@ def default_text(field: FieldInfo) -> str:
 def _expected(field: FieldInfo) -> str:
     extra = field.json_schema_extra
     return str(extra["expected"]) if isinstance(extra, dict) else ""
-
-
-def _settle(documents: Mapping[Path, str], *, check: bool) -> None:
-    stale = {path: text for path, text in documents.items() if not path.exists() or path.read_text("utf-8") != text}
-    for path, text in stale.items():
-        if not check:
-            path.write_text(text, encoding="utf-8")
-        click.echo(f"{path} {'is stale: export it again' if check else 'written'}", err=check)
-    if check and stale:
-        raise click.exceptions.Exit(STALE)

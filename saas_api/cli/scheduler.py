@@ -11,6 +11,8 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from datetime import datetime
+from typing import Any
 
 import click
 import redis
@@ -20,7 +22,9 @@ from rq_scheduler import Scheduler
 from sqlalchemy.exc import DBAPIError
 
 from saas_api import schedule
-from saas_api.cli.boot import Commands, refuse_unsafe_database
+from saas_api.cli.acting import answer, note
+from saas_api.cli.boot import Commands, Single, Stopped, refuse_unsafe_database
+from saas_api.cli.reading import json_option
 from saas_api.core import clock, lease, queue
 from saas_api.core.observe import get_logger
 from saas_api.core.settings import setting
@@ -33,12 +37,15 @@ group = Commands("schedule", help="The timetable.")
 _ROW = "{:36} {:10} {:26} {:26} {}"
 
 
-@click.command("scheduler")
+@click.command("scheduler", cls=Single)
 @with_appcontext
 def scheduler() -> None:
-    """Tick every minute and sweep every few seconds, until stopped."""
+    """Tick every minute and sweep every few seconds, until stopped.
+
+    Example: TZ=UTC flask scheduler
+    """
     if time.tzname[0] != "UTC":
-        raise click.ClickException(f"TZ must be UTC, not {time.tzname[0]}: rq-scheduler counts in the process's zone")
+        raise Stopped(f"TZ must be UTC, not {time.tzname[0]}: rq-scheduler counts in the process's zone. Set TZ=UTC.")
     warnings.filterwarnings("ignore", category=FutureWarning, module="rq_scheduler")  # crontab announces what it does
     refuse_unsafe_database()
     stop = threading.Event()
@@ -98,25 +105,48 @@ def _tick_when_silent() -> None:
 
 
 @group.command("list")
-def list_entries() -> None:
-    """List jobs with their cadence, last and next run, and outcome."""
+@json_option
+def list_entries(*, as_json: bool) -> None:
+    """List jobs with their cadence, last and next run, and outcome.
+
+    Example: flask schedule list
+    """
     runs, now = lease.last_runs(), clock.now()
-    click.echo(_ROW.format("job", "cadence", "last run", "next run", "outcome").rstrip())
-    for entry in schedule.TIMETABLE:
-        run = runs.get(entry.job)
-        last = clock.rfc3339(run.scheduled_for) if run else "never"
-        outcome = " ".join(filter(None, (run.state, run.error))) if run else "-"
-        following = clock.rfc3339(entry.next_slot(now))
-        click.echo(_ROW.format(entry.job, f"{entry.every_seconds // 60} min", last, following, outcome))
+    shown = [_shown(entry, runs.get(entry.job), now) for entry in schedule.TIMETABLE]
+    lines = [_ROW.format("job", "cadence", "last run", "next run", "outcome").rstrip()]
+    for one in shown:
+        outcome = " ".join(filter(None, (one["outcome"], one["error"]))) or "-"
+        cadence = f"{one['every_seconds'] // 60} min"
+        lines.append(_ROW.format(one["job"], cadence, one["last_run_at"] or "never", one["next_run_at"], outcome))
+    answer({"jobs": shown}, lines, as_json=as_json)
 
 
 @group.command("run")
-@click.argument("job", type=click.Choice([entry.job for entry in schedule.TIMETABLE]))
-def run(job: str) -> None:
-    """Run a job now, for this very instant as its slot."""
+@click.argument("job", metavar="JOB", type=click.Choice([entry.job for entry in schedule.TIMETABLE]))
+@json_option
+def run(job: str, *, as_json: bool) -> None:
+    """Run a job now, for this very instant as its slot; flask schedule list names the jobs.
+
+    Example: flask schedule run billing.close
+    """
     host = f"{socket.gethostname()}:{os.getpid()}"
-    lease.run_slot(job, clock.now(), host)
+    slot = clock.now()
+    lease.run_slot(job, slot, host)
     outcome = lease.last_runs()[job]
-    click.echo(f"{job}: {outcome.state}" + (f" ({outcome.error})" if outcome.error else ""))
+    note("job.ran", ("job", job), {"slot": clock.rfc3339(slot), "outcome": outcome.state})
+    line = f"{job}: {outcome.state}" + (f" ({outcome.error})" if outcome.error else "")
+    answer({"job": job, "outcome": outcome.state, "error": outcome.error}, [line], as_json=as_json)
     if outcome.state == "failed":
-        raise SystemExit(1)
+        raise Stopped(f"{job} failed; the log above says why. Run it again then.")
+
+
+def _shown(entry: schedule.Entry, run: lease.Run | None, now: datetime) -> dict[str, Any]:
+    return {
+        "job": entry.job,
+        "every_seconds": entry.every_seconds,
+        "why": entry.why,
+        "last_run_at": clock.rfc3339(run.scheduled_for) if run else None,
+        "next_run_at": clock.rfc3339(entry.next_slot(now)),
+        "outcome": run.state if run else None,
+        "error": run.error if run else None,
+    }

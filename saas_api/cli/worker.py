@@ -17,7 +17,7 @@ import redis
 from flask import Flask, current_app
 from flask.cli import with_appcontext
 
-from saas_api.cli.boot import refuse_unsafe_database
+from saas_api.cli.boot import Single, refuse_unsafe_database
 from saas_api.core import queue
 from saas_api.core.observe import get_logger
 
@@ -65,13 +65,24 @@ def read_queues(_context: click.Context, _parameter: click.Parameter, text: str)
     return found
 
 
-@click.command("worker")
-@click.option("--queue", "queues", default=_DEFAULT, show_default=True, callback=read_queues)
+@click.command("worker", cls=Single)
+@click.option(
+    "--queue",
+    "queues",
+    metavar="QUEUE[:PROCESSES],...",
+    default=_DEFAULT,
+    show_default=True,
+    callback=read_queues,
+    help="Which queues, with how many processes each.",
+)
 @click.option("--only", type=click.Choice(sorted(_QUEUES)), hidden=True)
 @click.option("--parent", type=int, default=os.getppid, hidden=True)
 @with_appcontext
 def worker(queues: dict[str, int], only: str | None, parent: int) -> None:
-    """Deliver messages and do timed work, until stopped."""
+    """Deliver messages and do timed work, until stopped.
+
+    Example: flask worker --queue messages:4,webhooks:2,background:1
+    """
     app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001 - a worker outlives this context
     refuse_unsafe_database()
     if only:

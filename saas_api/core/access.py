@@ -5,9 +5,12 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from uuid import UUID
 
-from saas_api.core.errors import Forbidden, Unauthenticated
+from saas_api.core.errors import Forbidden, NotFound, Unauthenticated
 from saas_api.core.settings import setting
 
+OFFICES = ("support", "admin")
+"""Of who runs the platform; the second may do what the first may."""
+NO_ORGANIZATION = UUID(int=0)
 ROLES = ("owner", "admin", "member", "billing", "viewer")
 _EVERYONE = frozenset(ROLES)
 _ADMINS = frozenset({"owner", "admin"})
@@ -69,6 +72,7 @@ class Principal:
     mode: of a key, "live" or "test"; people see live
     is_fresh: a person whose password was asked within the last ten minutes
     is_looking: an operator looks at the organization: whatever the role allows, nothing is written
+    office: "support" or "admin" of who runs the platform; without a membership `organization_id` is NO_ORGANIZATION
     """
 
     kind: str
@@ -81,6 +85,7 @@ class Principal:
     session_id: UUID | None = None
     is_fresh: bool = False
     is_looking: bool = False
+    office: str | None = None
 
 
 @dataclass(frozen=True)
@@ -88,11 +93,15 @@ class Access:
     """What a view asks of its caller: nothing, a signed-in person, or a permission.
 
     scope: what it asks of a key, where that is called otherwise than the permission of a person
+    is_visited: a page for everybody that knows who is signed in, and whose forms come from itself
+    office: of an operator; everybody else finds nothing there
     """
 
     is_public: bool = False
     permission: str | None = None
     scope: str | None = None
+    is_visited: bool = False
+    office: str | None = None
 
     @property
     def is_open_to_keys(self) -> bool:
@@ -112,6 +121,27 @@ def public(view: View) -> View:
     """Declare a view that anybody may call."""
     view.__access__ = Access(is_public=True)  # type: ignore[attr-defined]  # functions carry attributes
     return view
+
+
+def visitors(view: View) -> View:
+    """Declare a page for everybody: it may know who is signed in, and its forms are bound to who opened it."""
+    view.__access__ = Access(is_public=True, is_visited=True)  # type: ignore[attr-defined]  # functions carry attributes
+    return view
+
+
+def operator(office: str) -> Callable[[View], View]:
+    """Declare a page of the operator console.
+
+    office: "support", which every operator has, or "admin"
+    """
+    if office not in OFFICES:
+        raise ValueError(f"unknown office {office}")
+
+    def declare(view: View) -> View:
+        view.__access__ = Access(office=office)  # type: ignore[attr-defined]  # functions carry attributes
+        return view
+
+    return declare
 
 
 def require(permission: str | None, *, scope: str | None = None) -> Callable[[View], View]:
@@ -135,6 +165,12 @@ def allows(principal: Principal, permission: str | None) -> bool:
     if principal.kind == "key":
         return permission in SCOPES and permission in principal.scopes
     return permission is None or principal.role in PERMISSIONS[permission]
+
+
+def has_office(principal: Principal, office: str) -> bool:
+    """Whether a person holds an office of the platform, or a higher one; not while they look at an organization."""
+    held = principal.office
+    return held is not None and not principal.is_looking and OFFICES.index(held) >= OFFICES.index(office)
 
 
 def is_above(role: str, other: str) -> bool:
@@ -168,8 +204,12 @@ def check_verified(principal: Principal) -> None:
 def authorise(principal: Principal, asked: Access) -> None:
     """Let a principal pass.
 
-    raises: InsufficientScope for a key, Forbidden for a person
+    raises: InsufficientScope for a key, Forbidden for a person, NotFound for who is no operator
     """
+    if asked.office is not None:
+        if not has_office(principal, asked.office):
+            raise NotFound
+        return
     wanted = asked.scope if principal.kind == "key" and asked.scope else asked.permission
     if not allows(principal, wanted):
         raise InsufficientScope if principal.kind == "key" else Forbidden

@@ -8,6 +8,7 @@ import re
 import secrets
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -18,7 +19,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, InternalError, Operationa
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from saas_api.core import errors, observe
+from saas_api.core import errors, observe, render
 from saas_api.core.db import constraint_of, db, dispose
 from saas_api.core.http import client_ip
 from saas_api.core.render import render_error
@@ -26,6 +27,7 @@ from saas_api.core.settings import setting
 
 log = observe.get_logger(__name__)
 
+_TEMPLATES = Path(__file__).resolve().parents[2] / "templates"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
 _READ_ONLY = "25006"  # SQLSTATE
 _BY_STATUS: dict[int, type[errors.ApiError]] = {
@@ -45,6 +47,9 @@ _BY_STATUS: dict[int, type[errors.ApiError]] = {
 
 class App(Flask):
     """Flask with the request as unit of work."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, template_folder=str(_TEMPLATES), static_folder=None)
 
     def dispatch_request(self) -> ResponseReturnValue:
         """Run the view and settle its transaction by the status of its answer."""
@@ -75,6 +80,7 @@ class OrjsonProvider(JSONProvider):
 def init_app(app: Flask) -> None:
     """Give an application request ids, security headers, its JSON and the one renderer of errors."""
     app.json = OrjsonProvider(app)
+    render.init_app(app)
     app.before_request(_begin)
     app.after_request(_finish)
     app.register_error_handler(errors.ApiError, render_error)

@@ -11,6 +11,7 @@ class ApiError(Exception):
     code: ClassVar[str] = "INTERNAL_ERROR"
     message: str = "Something went wrong on our side."
     constraint: ClassVar[str | None] = None
+    field: ClassVar[str | None] = None
     by_constraint: ClassVar[dict[str, type["ApiError"]]] = {}
 
     def __init__(

@@ -16,6 +16,9 @@ from saas_api.core.db import BIND, Scope, ScopedSession, db
 
 SYSTEM_PLACES = frozenset(
     {
+        "admin.act",
+        "admin.read",
+        "auth.account",
         "auth.failure",
         "auth.join",
         "auth.look",
@@ -35,6 +38,9 @@ SYSTEM_PLACES = frozenset(
         "billing.expiry",
         "billing.corrections",
         "billing.invariants",
+        "cli.keys",
+        "cli.note",
+        "cli.zones",
         "demo.seed",
         "gate.key",
         "idempotency.purge",
@@ -42,6 +48,7 @@ SYSTEM_PLACES = frozenset(
         "mail.due",
         "operator.command",
         "ops.purge",
+        "ops.status",
         "messages.due",
         "organizations.decline",
         "organizations.generations",
@@ -51,6 +58,7 @@ SYSTEM_PLACES = frozenset(
         "payments.janitor",
         "payments.read",
         "payments.refund",
+        "payments.resolve",
         "payments.settle",
         "plans.command",
         "providers.checkout",

@@ -5,10 +5,9 @@ import inspect
 from typing import Any
 
 from flasgger import Swagger
-from flask import Blueprint, Flask, redirect, url_for
+from flask import Blueprint, Flask
 from flask.blueprints import BlueprintSetupState
 from werkzeug.routing import Rule
-from werkzeug.wrappers import Response
 
 from saas_api.core.access import public
 from saas_api.core.http import path_names, path_template
@@ -30,13 +29,6 @@ class Reference(Swagger):
         return self.apispecs[endpoint]
 
 
-@bp.get("/")
-@public
-def home() -> Response:
-    """Lead to the reference until there is a landing page."""
-    return redirect(url_for("flasgger.apidocs"), 302)
-
-
 def api_routes(app: Flask) -> list[Route]:
     """What the application serves under the API's prefix, in the order of its paths."""
     found = []
@@ -53,7 +45,7 @@ def _route(rule: Rule, method: str, view: Any) -> Route:
         path=path_template(rule.rule),
         method=method,
         room=rule.endpoint.split(".")[0],
-        name=rule.endpoint,
+        name=rule.endpoint.replace(".api.", "."),
         summary=inspect.getdoc(view) or rule.endpoint,
         parameters=[(name, getattr(rule._converters[name], "prefix", None)) for name in path_names(rule.rule)],  # noqa: SLF001 - werkzeug shows a rule's converters nowhere else
         access=view.__access__,

@@ -11,13 +11,14 @@ from saas_api.api_keys import service as api_keys
 from saas_api.auth import service as auth
 from saas_api.billing import service as billing
 from saas_api.core import clock, crypto, tenancy
-from saas_api.core.access import Access, Principal
+from saas_api.core.access import NO_ORGANIZATION, Access, Principal
 from saas_api.core.errors import ApiError, Unavailable
 from saas_api.core.http import Operation, path_template, replay_of
 from saas_api.core.limits import Decision, GateCall, configure, gate_limit, limiter, refund
 from saas_api.gate.answers import full_limit, limit_headers, too_many
 from saas_api.gate.callers import REMEMBERED_WITHOUT_REDIS_SECONDS, age, authorise, credential, load
 from saas_api.gate.counters import call_for, learn
+from saas_api.gate.visitors import hand_out, recognise
 from saas_api.usage import service as usage
 
 MOST_QUESTIONS, SURE_QUESTIONS = 8, 5
@@ -33,6 +34,7 @@ def init_app(app: Flask) -> None:
     limiter.init_app(app)
     app.before_request(settle)
     app.after_request(count_and_tell)
+    app.after_request(hand_out)
     app.register_error_handler(RateLimitExceeded, too_many)
 
 
@@ -46,6 +48,11 @@ def authenticate() -> None:
         return
     asked, operation = meta
     g.refusal = None
+    if not request.path.startswith("/api/"):
+        recognise(asked)
+        if "principal" in g:
+            _judge(asked, operation)
+        return
     if asked.is_public:
         if operation is not None:
             _parse(operation)
@@ -79,8 +86,13 @@ def settle() -> None:
         api_keys.touch(g.principal.organization_id, g.principal.id)
     if g.get("refusal"):
         raise g.refusal
-    if "principal" in g:
+    if "principal" in g and g.principal.organization_id != NO_ORGANIZATION and not _is_for_operators():
         _bind(g.principal)
+
+
+def _is_for_operators() -> bool:
+    meta = _meta()
+    return meta is not None and meta[0].office is not None
 
 
 def _bind(principal: Principal) -> None:

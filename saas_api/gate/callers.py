@@ -190,7 +190,7 @@ def authorise(principal: Principal, asked: Access) -> None:
             raise IpNotAllowed
         if terms.standing == "restricted" and asked.permission == "messages:write":
             raise SubscriptionRestricted
-    if principal.is_looking and request.method not in _READING and request.endpoint != "auth.logout":
+    if principal.is_looking and request.method not in _READING and request.endpoint != "auth.api.logout":
         raise Forbidden("You are looking at this organization; nothing can be changed.")
     access.authorise(principal, asked)
 

@@ -5,6 +5,8 @@ from datetime import timedelta
 
 LAST_ATTEMPT = 8
 POISONED_AFTER = 10
+WITH_TOKENS = ("verify_email", "reset_password", "invitation")
+"""Templates whose mails hold a one-time token."""
 _RETRY_SECONDS = (5, 30, 120, 600, 1_800, 3_600, 7_200)
 
 

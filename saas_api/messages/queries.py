@@ -1,6 +1,6 @@
 """Lists of messages, and whose messages are due."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -21,26 +21,38 @@ def page(
 ) -> Page:
     """A page of messages, newest first.
 
-    query: `status`, `type`, `mode`, `to`, `limit`, `cursor`
+    query: `status`, `type`, `mode`, `to`, `limit`, `cursor`; `key` where one key's are meant
     since, until: instants, the second one excluded
     raises: Invalid on a cursor that is none
     """
-    wanted = {"status": query["status"], "channel": query["type"], "mode": query["mode"], "recipient": query["to"]}
-    statement = sa.select(Message).where(Message.organization_id == organization_id)
-    statement = statement.filter_by(**{name: value for name, value in wanted.items() if value is not None})
-    if since is not None:
-        statement = statement.where(Message.accepted_at >= since)
-    if until is not None:
-        statement = statement.where(Message.accepted_at < until)
+    conditions = _wanted(organization_id, query, since, until)
     if query["cursor"]:
-        statement = statement.where(sa.tuple_(Message.accepted_at, Message.id) < _position(query["cursor"]))
-    newest_first = statement.order_by(Message.accepted_at.desc(), Message.id.desc())
-    rows = session.scalars(newest_first.limit(query["limit"] + 1)).all()
+        conditions.append(sa.tuple_(Message.accepted_at, Message.id) < _position(query["cursor"]))
+    statement = _newest_first(sa.select(Message).where(*conditions))
+    rows = session.scalars(statement.limit(query["limit"] + 1)).all()
     kept = rows[: query["limit"]]
     following = None
     if len(rows) > query["limit"]:
         following = encode_cursor(kept[-1].accepted_at.isoformat(), kept[-1].id.hex)
     return Page(kept, following, query["limit"])
+
+
+def table(
+    session: Session,
+    organization_id: UUID,
+    query: Mapping[str, Any],
+    since: datetime | None,
+    until: datetime | None,
+    limit: int,
+) -> Sequence[Any]:
+    """Messages as rows of a table, newest first, without their texts.
+
+    query: as of `page`; `cursor` and `limit` are not looked at
+    returns: rows with the columns' names
+    """
+    columns = [column for column in Message.__table__.columns if column.name not in ("body", "lease_token")]
+    statement = sa.select(*columns).where(*_wanted(organization_id, query, since, until))
+    return session.execute(_newest_first(statement).limit(limit)).all()
 
 
 # A loose index scan: one step of the index an organization, however many rows each has.
@@ -66,6 +78,29 @@ def due(session: Session) -> Due[UUID]:
     rows = session.execute(_DUE, {"soon": SOON_SECONDS, "limit": AT_MOST_ORGANIZATIONS}).all()
     later = [row.seconds for row in rows if row.seconds > 0]
     return Due([row.organization_id for row in rows if row.seconds <= 0], min(later, default=None))
+
+
+def _wanted(
+    organization_id: UUID, query: Mapping[str, Any], since: datetime | None, until: datetime | None
+) -> list[sa.ColumnElement[bool]]:
+    wanted = {
+        Message.status: query["status"],
+        Message.channel: query["type"],
+        Message.mode: query["mode"],
+        Message.recipient: query["to"],
+        Message.api_key_id: query.get("key"),
+    }
+    conditions: list[sa.ColumnElement[bool]] = [Message.organization_id == organization_id]
+    conditions += [column == value for column, value in wanted.items() if value is not None]
+    if since is not None:
+        conditions.append(Message.accepted_at >= since)
+    if until is not None:
+        conditions.append(Message.accepted_at < until)
+    return conditions
+
+
+def _newest_first(statement: sa.Select[Any]) -> sa.Select[Any]:
+    return statement.order_by(Message.accepted_at.desc(), Message.id.desc())
 
 
 def _position(cursor: str) -> tuple[datetime, UUID]:

@@ -2,6 +2,7 @@
 
 import random
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
@@ -106,6 +107,31 @@ def read_address(text: str) -> str:
         return validate_email(text, check_deliverability=False).normalized
     except EmailNotValidError as cause:
         raise ValueError("Not an e-mail address.") from cause
+
+
+def problems(body: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What is wrong with a message of its type, by field; fields that are missing are not looked at."""
+    found = []
+    is_sms = body.get("type") == "sms"
+    if "to" in body and "type" in body:
+        try:
+            read_recipient(body["to"], body["type"])
+        except ValueError as problem:
+            found.append(("to", str(problem)))
+    if is_sms and len(body.get("message", "")) > LONGEST_SMS:
+        found.append(("message", f"An SMS holds at most {LONGEST_SMS} characters."))
+    if is_sms and body.get("subject") is not None:
+        found.append(("subject", "An SMS has no subject."))
+    return found
+
+
+def read_recipient(text: str, channel: str) -> str:
+    """A number or an address in its one form.
+
+    channel: "sms" or "email"
+    raises: ValueError
+    """
+    return read_number(text) if channel == "sms" else read_address(text)
 
 
 def retry_delay(attempt: int, asked_seconds: int | None) -> timedelta:

@@ -22,29 +22,13 @@ class SendIn(Schema):
 
     @ma.validates_schema(skip_on_field_errors=False)
     def _fits_its_type(self, data: dict[str, Any], **_options: Any) -> None:
-        problems = dict(_problems(data))
+        problems = {field: [reason] for field, reason in rules.problems(data)}
         if problems:
             raise ma.ValidationError(problems)
 
     @ma.post_load
     def _normalise(self, data: dict[str, Any], **_options: Any) -> dict[str, Any]:
-        read = rules.read_number if data["type"] == "sms" else rules.read_address
-        return {**data, "to": read(data["to"])}
-
-
-def _problems(data: dict[str, Any]) -> list[tuple[str, list[str]]]:
-    found = []
-    is_sms = data.get("type") == "sms"
-    if "to" in data and "type" in data:
-        try:
-            (rules.read_number if is_sms else rules.read_address)(data["to"])
-        except ValueError as problem:
-            found.append(("to", [str(problem)]))
-    if is_sms and len(data.get("message", "")) > rules.LONGEST_SMS:
-        found.append(("message", [f"An SMS holds at most {rules.LONGEST_SMS} characters."]))
-    if is_sms and data.get("subject") is not None:
-        found.append(("subject", ["An SMS has no subject."]))
-    return found
+        return {**data, "to": rules.read_recipient(data["to"], data["type"])}
 
 
 class MessagesQuery(PageQuery):

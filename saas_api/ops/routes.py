@@ -1,20 +1,22 @@
-"""Probes: `/healthz` for restarting a process, `/readyz` for sending it traffic; and the mailbox of development."""
+"""Probes: `/healthz` for restarting a process, `/readyz` for sending it traffic; the status, and the mailbox."""
 
-from typing import Any
 from uuid import UUID
 
-from flask import Blueprint, Response, render_template
+from flask import Blueprint, Response
 
-from saas_api.core.access import public
+from saas_api.core import clock
+from saas_api.core.access import public, visitors
 from saas_api.core.db import session
 from saas_api.core.http import client_ip, json_response
+from saas_api.core.render import page
 from saas_api.ops import service as ops
 
 bp = Blueprint("ops", __name__)
 
-# A mail's own styles stand in its tags; nothing runs, and nothing comes from elsewhere.
+# A mail's own styles stand in its tags; it runs nothing, and nothing comes from elsewhere.
 _MAIL_POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
 
 
@@ -38,19 +40,24 @@ def readyz() -> Response:
     return json_response(report, 200 if is_ready else 503, None if is_ready else {"Retry-After": "5"})
 
 
+@bp.get("/status")
+@visitors
+def status() -> Response:
+    """Show which parts of the platform do their work now."""
+    return page("public/status.html", parts=ops.status(), at=clock.now())
+
+
 @bp.get("/ops/mail")
-@public
+@visitors
 def mailbox() -> Response:
     """Show the last mails that nobody sent, to this machine alone; there is no such page in production."""
-    return _page("ops/mailbox.html", mails=ops.mails(client_ip()))
+    return page("ops/mailbox.html", mails=ops.mails(client_ip()))
 
 
 @bp.get("/ops/mail/<uuid:mail_id>")
-@public
+@visitors
 def mail(mail_id: UUID) -> Response:
     """Show one of them as its reader would see it."""
-    return _page("ops/mail.html", mail=ops.mail(mail_id, client_ip()))
-
-
-def _page(template: str, **shown: Any) -> Response:
-    return Response(render_template(template, **shown), headers={"Content-Security-Policy": _MAIL_POLICY})
+    answer = page("ops/mail.html", mail=ops.mail(mail_id, client_ip()))
+    answer.headers["Content-Security-Policy"] = _MAIL_POLICY
+    return answer

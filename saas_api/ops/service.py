@@ -2,6 +2,9 @@
 
 import ipaddress
 import threading
+import time
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
 from uuid import UUID
@@ -17,11 +20,14 @@ from saas_api.core.limits import hot_pool
 from saas_api.core.observe import get_logger
 from saas_api.core.settings import setting
 from saas_api.core.tenancy import UnsafeDatabase, boot_check
+from saas_api.ops import queries
 from saas_api.providers import mailbox
 
 log = get_logger(__name__)
 
 SHOWN_MAILS = 100
+STATUS_SECONDS = 5
+SLOW, DOWN, STALE = timedelta(minutes=1), timedelta(minutes=15), timedelta(minutes=5)
 _proven = threading.Event()
 
 
@@ -48,6 +54,72 @@ def redis_answers() -> bool:
         return False
     finally:
         pool.disconnect()
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the platform.
+
+    state: "ok", "slow" or "down"
+    since: since when it is not ok, where that is known
+    """
+
+    name: str
+    state: str
+    text: str
+    since: datetime | None = None
+
+
+def status() -> list[Part]:
+    """Every part as it is now, asked at most every five seconds; never raises."""
+    with _asking:
+        if time.monotonic() - _told.asked_at > STATUS_SECONDS:
+            _told.parts, _told.asked_at = _ask(), time.monotonic()
+        return _told.parts
+
+
+@dataclass
+class _Told:
+    parts: list[Part]
+    asked_at: float
+
+
+_told, _asking = _Told([], -float(STATUS_SECONDS) - 1), threading.Lock()
+
+
+def _ask() -> list[Part]:
+    redis_part = (
+        Part("Redis", "ok", "Limits are counted across all processes.")
+        if redis_answers()
+        else Part("Redis", "down", "Each process limits on its own; nothing is lost.")
+    )
+    try:
+        with tenancy.as_system("ops.status") as session:
+            found = queries.waiting(session)
+    except SQLAlchemyError:
+        return [Part("API", "down", "The database does not answer; calls get 503."), redis_part]
+    return [
+        Part("API", "ok", "Calls are accepted."),
+        _line("Message delivery", found.messages, found.now),
+        _line("Webhooks", found.webhooks, found.now),
+        _timetable(found),
+        redis_part,
+    ]
+
+
+def _line(name: str, since: datetime | None, now: datetime) -> Part:
+    if since is None or now - since < SLOW:
+        return Part(name, "ok", "Nothing waits longer than a minute.")
+    state = "slow" if now - since < DOWN else "down"
+    return Part(name, state, "The longest waiting one should have left earlier.", since)
+
+
+def _timetable(found: queries.Waiting) -> Part:
+    if found.ran is None:
+        return Part("Timetable", "slow", "No job has run yet.")
+    if found.now - found.ran < STALE:
+        return Part("Timetable", "ok", "Periodic work runs on time.")
+    return Part("Timetable", "down", "Periodic work has stopped.", found.ran)
 
 
 def mails(reader: str) -> list[mailbox.Kept]:

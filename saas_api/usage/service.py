@@ -199,11 +199,53 @@ def roll_up() -> None:
                 is_behind = False
 
 
-def rebuild_rollups() -> None:
-    """Make all rollups anew from the ledger; writers wait meanwhile."""
+_OWNED = "(CAST(:organization_id AS uuid) IS NULL OR {}organization_id = :organization_id)"
+_CHOSEN = f"bucket_at >= :since AND {_OWNED.format('')}"
+# What the roll-ups so far should have come to: the ledger without its tail, whose rows no transaction can add to.
+_ROLLED = f"""SELECT {_KEY}, sum(quantity) AS quantity, sum(event_count) AS event_count
+  FROM (SELECT {LEDGER_COLUMNS} FROM usage_events e {OWNERS} CROSS JOIN usage_watermark w
+        WHERE (e.recorded_xid < w.through_xid OR e.recorded_at <= w.floor_at)
+          AND e.occurred_at >= :since AND {_OWNED.format("e.")}) AS rolled
+  WHERE bucket_at >= :since GROUP BY {_KEY}"""
+_DIFFERENCES = text(f"""WITH old AS (SELECT {COLUMNS} FROM usage_rollups WHERE {_CHOSEN}), new AS ({_ROLLED})
+SELECT count(*) FROM old FULL JOIN new USING ({_KEY})
+WHERE (old.quantity, old.event_count) IS DISTINCT FROM (new.quantity, new.event_count)""")
+_REPLACE = (
+    text(f"DELETE FROM usage_rollups WHERE {_CHOSEN}"),
+    text(f"INSERT INTO usage_rollups ({COLUMNS}) {_ROLLED}"),
+)
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """What making rollups anew has come to.
+
+    rows: rollups that were written
+    differences: rollups that were there and should not, should have been there, or said something else
+    """
+
+    rows: int
+    differences: int
+
+
+def rebuild_rollups(since: datetime | None = None, organization_id: UUID | None = None) -> Rebuilt:
+    """Make rollups anew from the ledger; with neither argument all of them, and writers wait meanwhile.
+
+    since: hours that begin then or later
+    organization_id: None for all
+    """
+    values: dict[str, Any] = {"since": since or "-infinity", "organization_id": organization_id}
     with tenancy.as_system("usage.roll_up") as session:
-        session.execute(_LOCK)
-        _rebase(session)
+        is_rolled = bool(session.scalar(_LOCK))
+        session.execute(text("SET LOCAL statement_timeout = 0"))
+        differences = int(session.scalar(_DIFFERENCES, values) or 0)
+        if not is_rolled or (since is None and organization_id is None):
+            _rebase(session)
+        else:
+            for statement in _REPLACE:
+                session.execute(statement, values)
+        rows = session.scalar(text(f"SELECT count(*) FROM usage_rollups WHERE {_CHOSEN}"), values)
+    return Rebuilt(int(rows or 0), differences)
 
 
 def _rebase(session: Session) -> None:

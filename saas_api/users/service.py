@@ -14,7 +14,7 @@ class EmailTaken(Conflict):
     """Somebody signed up with that address."""
 
     code, message = "EMAIL_TAKEN", "There is an account with this e-mail address."
-    constraint = "users_email"
+    constraint, field = "users_email", "email"
 
 
 def create(session: Session, email: str, password: str, full_name: str) -> User:

@@ -18,7 +18,7 @@ ROOMS = (
     "payments",
     "messages",
 )
-FACES = ("dashboard", "docs", "ops")
+FACES = ("dashboard", "admin", "docs", "ops")
 FLOORS = {"routes", "jobs", "service", "schemas", "queries", "models", "rules"}
 
 

@@ -122,7 +122,7 @@ class Caller:
 def methods(app: Flask) -> Iterator[tuple[str, str, Rule]]:
     """Each route that is not public: its name in the table, its method and its rule."""
     for rule in app.url_map.iter_rules():
-        if access(app, rule).is_public:  # test_routes lists those
+        if access(app, rule).is_public or not rule.rule.startswith(API):  # test_routes and test_pages know those
             continue
         shown = ":id".join(part.rpartition(">")[2] for part in rule.rule.removeprefix(API).split("<"))
         for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):

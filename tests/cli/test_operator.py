@@ -71,7 +71,7 @@ def test_whoever_is_dismissed_is_an_operator_no_more(app: Flask) -> None:
     assert rows(app, "SELECT * FROM operators") == []
     assert [act.action for act in acts(app)] == ["operator.created", "operator.revoked"]
     again = operator(app, "revoke", OLGA)
-    assert (again.exit_code, again.output) == (1, f"{OLGA} is no operator.\n")
+    assert (again.exit_code, again.output) == (1, f"{OLGA} is no operator; flask operator list shows who is.\n")
 
 
 @pytest.mark.parametrize("words", [["create", "no address"], ["create", OLGA, "--role", "owner"], ["revoke", "x"]])

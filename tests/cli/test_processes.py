@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from saas_api.cli.dev.processes import Child, GaveUp, Supervisor
+from saas_api.cli.dev.commands.sources import Sources
+from saas_api.cli.dev.processes import PATIENT_DELAYS, Child, GaveUp, Supervisor
+from tests.cli.places import is_alive
 
 SLEEPS = "import time; print('here', flush=True); time.sleep(60)"
 IGNORES = (
@@ -63,6 +65,47 @@ def test_a_process_that_keeps_dying_ends_everything_with_its_last_words(tmp_path
     with pytest.raises(GaveUp, match=r"web died 3 times within a minute:"):
         supervisor.watch()
     supervisor.stop()
+
+
+def test_renewed_children_are_others_and_their_deaths_are_forgotten(tmp_path: Path) -> None:
+    web, broken = child(SLEEPS), child("import sys; sys.exit('no luck')", "worker")
+    supervisor = Supervisor(tmp_path, [], [web, broken], delays=(0.0, 0.0))
+    supervisor.start()
+    try:
+        first = web.pid
+        for _ in range(3):
+            before = broken.process
+            supervisor.watch(until=lambda seen=before: broken.process is not seen)
+            supervisor.renew()
+        assert web.pid not in (None, first)
+        assert first
+        assert not is_alive(first)
+    finally:
+        supervisor.stop()
+
+
+def test_code_that_cannot_start_is_tried_for_as_long_as_one_writes_it() -> None:
+    tries, seconds = 0, 0.0
+    while seconds < 60:
+        seconds += PATIENT_DELAYS[tries]
+        tries += 1
+    assert tries <= len(PATIENT_DELAYS)
+
+
+def test_a_change_of_the_code_is_seen_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("saas_api.cli.dev.commands.sources.LOOKS_EVERY_SECONDS", 0.0)
+    folder = tmp_path / "saas_api" / "core"
+    folder.mkdir(parents=True)
+    (folder / "one.py").write_text("1", encoding="utf-8")
+    sources = Sources(tmp_path)
+    assert not sources.have_changed()
+    (folder / "two.py").write_text("2", encoding="utf-8")
+    assert sources.have_changed()
+    assert not sources.have_changed()
+    (folder / "one.py").unlink()
+    assert sources.have_changed()
+    (folder / "notes.md").write_text("no code", encoding="utf-8")
+    assert not sources.have_changed()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

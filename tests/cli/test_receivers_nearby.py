@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from saas_api.cli.dev.up import LOOPBACK, _children
+from saas_api.cli.dev.commands.up import LOOPBACK, _children, _listen_on
 
 
 def allowed() -> set[str]:
@@ -40,3 +40,17 @@ def test_settings_stand_and_production_allows_nothing(
     for name, value in settings.items():
         monkeypatch.setitem(context.config, name, value)
     assert allowed() == {networks}
+
+
+@pytest.mark.parametrize(
+    ("url", "then"),
+    [("http://localhost:8080", "http://localhost:9001"), ("https://api.example", "https://api.example")],
+)
+def test_another_port_goes_to_every_process_and_into_an_address_made_from_it(
+    context: Flask, monkeypatch: pytest.MonkeyPatch, url: str, then: str
+) -> None:
+    for name, value in {"API_PORT": 8080, "APP_URL": url}.items():
+        monkeypatch.setitem(context.config, name, value)
+    _listen_on(9001)
+    assert {child._environment["API_PORT"] for child in _children()} == {"9001"}
+    assert context.config["APP_URL"] == then

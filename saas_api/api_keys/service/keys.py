@@ -56,11 +56,13 @@ def create(
     name: str,
     mode: str = "live",
     scopes: Sequence[str] | None = None,
+    operator: audit.Actor = audit.SYSTEM,
     **options: Any,
 ) -> Created:
     """Make a key, and tell its maker by mail.
 
     creator: None for the platform itself
+    operator: who acts for the platform then
     scopes: of SCOPES; None for all of them
     options: `expires_at`, `allowed_ips`, `rate_limit_per_minute`
     raises: Invalid when it would end in the past, ScopeBeyondRole, access.EmailNotVerified
@@ -87,7 +89,7 @@ def create(
     secret, text = issue(session, key, 1, expires_at)
     described = describe(key, secret)
     end = clock.rfc3339(expires_at) if expires_at else None
-    note(session, key, creator, "created", {**_facts(key), "mode": mode, "expires_at": end})
+    note(session, key, creator or operator, "created", {**_facts(key), "mode": mode, "expires_at": end})
     telling.publish(session, organization_id, described, "created")
     if creator is not None:
         _tell(session, creator, described)
@@ -136,19 +138,28 @@ def revoke(session: Session, by: Principal, key_id: UUID) -> Described:
 
     raises: NoSuchKey
     """
-    key = lock(session, by.organization_id, key_id)
+    return withdraw(session, by.organization_id, key_id, audit.actor_of(by), "revoked by a member")
+
+
+def withdraw(session: Session, organization_id: UUID, key_id: UUID, actor: audit.Actor, reason: str) -> Described:
+    """End a key as `revoke` does, whoever asks for it.
+
+    reason: kept with the key
+    raises: NoSuchKey
+    """
+    key = lock(session, organization_id, key_id)
     if key.revoked_at is None:
         now = clock.now()
-        key.revoked_at, key.revoked_reason = now, "revoked by a member"
-        mine = {"organization_id": by.organization_id, "key_id": key_id, "revoked_at": None}
+        key.revoked_at, key.revoked_reason = now, reason
+        mine = {"organization_id": organization_id, "key_id": key_id, "revoked_at": None}
         session.execute(sa.update(ApiKeySecret).filter_by(**mine).values(revoked_at=now))
-        note(session, key, by, "revoked", {"name": key.name})
-        organizations.changed(session, by.organization_id)
+        note(session, key, actor, "revoked", {"name": key.name})
+        organizations.changed(session, organization_id)
         session.flush()
-        described = get(session, by.organization_id, key_id)
-        telling.publish(session, by.organization_id, described, "revoked")
+        described = get(session, organization_id, key_id)
+        telling.publish(session, organization_id, described, "revoked")
         return described
-    return get(session, by.organization_id, key_id)
+    return get(session, organization_id, key_id)
 
 
 def lock(session: Session, organization_id: UUID, key_id: UUID) -> ApiKey:
@@ -183,9 +194,9 @@ def check_scopes(giver: Principal, scopes: Sequence[str]) -> None:
         raise ScopeBeyondRole(details={"scopes": beyond})
 
 
-def note(session: Session, key: ApiKey, by: Principal | None, verb: str, data: Mapping[str, Any]) -> None:
+def note(session: Session, key: ApiKey, by: Principal | audit.Actor, verb: str, data: Mapping[str, Any]) -> None:
     """Write an act on a key into the log."""
-    actor = audit.actor_of(by) if by else audit.SYSTEM
+    actor = audit.actor_of(by) if isinstance(by, Principal) else by
     audit.record(session, key.organization_id, actor, f"api_key.{verb}", ("api_key", key.id), data)
 
 

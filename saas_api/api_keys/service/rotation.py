@@ -62,6 +62,24 @@ def rotate(session: Session, by: Principal, key_id: UUID, grace_seconds: int) ->
     return Rotated(described, text, old.expires_at)
 
 
+def end_old(session: Session, by: Principal, key_id: UUID) -> Described:
+    """End every secret of a key but the newest: what still sends the old one is refused on its next request.
+
+    A repeat changes nothing.
+    raises: NoSuchKey, KeyEnded
+    """
+    key = lock(session, by.organization_id, key_id)
+    live = sorted(_live(session, key, clock.now()), key=lambda secret: secret.created_at)
+    if not live:
+        raise KeyEnded
+    for secret in live[:-1]:
+        secret.revoked_at = clock.now()
+        note(session, key, by, "old_secret_ended", {"old_last_four": secret.last_four})
+        organizations.changed(session, by.organization_id)
+    session.flush()
+    return describe(key, live[-1])
+
+
 def _live(session: Session, key: ApiKey, now: datetime) -> list[ApiKeySecret]:
     """Secrets that open something; those whose time is over give up their slot."""
     mine = sa.select(ApiKeySecret).filter_by(organization_id=key.organization_id, key_id=key.id, revoked_at=None)

@@ -24,24 +24,30 @@ class NoOrganization(Forbidden):
     code, message = "NO_ORGANIZATION", "This account does not belong to an organization."
 
 
-def register(organization_name: str, email: str, password: str, full_name: str, origin: Origin) -> SignedIn:
+def register(
+    organization_name: str, email: str, password: str, full_name: str, origin: Origin, *, timezone: str | None = None
+) -> SignedIn:
     """Make a person, their organization and a session, together or not at all; two mails welcome them.
 
+    timezone: of the organization; UTC where it is none
     raises: Invalid on password, users.EmailTaken
     """
     password_hash = acceptable_hash(password, "password", email, organization_name, full_name)
     with as_system("auth.register") as session:
         user = users.add(session, email, password_hash, full_name)
-        organization = organizations.create(session, organization_name, user.id)
+        organization = organizations.create(session, organization_name, user.id, timezone)
         log.note(session, organization.id, user.id, "user.registered", {"email": user.email})
         mail.send(session, "welcome", user.email, organization=organization.name, name=full_name)
         verification.send_link(session, user)
         return begin(session, user, organization, "owner", origin)
 
 
-def sign_in(email: str, password: str, organization_id: UUID | None, origin: Origin) -> SignedIn:
+def sign_in(
+    email: str, password: str, organization_id: UUID | None, origin: Origin, *, is_office_enough: bool = False
+) -> SignedIn:
     """Open a session in the given organization, or in the one the person joined first.
 
+    is_office_enough: an operator who belongs to no organization gets a session without one
     raises: InvalidCredentials, NoOrganization, Invalid when the person does not belong to the given one
     """
     found, renewed = prove(email, password)
@@ -49,7 +55,10 @@ def sign_in(email: str, password: str, organization_id: UUID | None, origin: Ori
         user = confirm(session, found, renewed)
         belongings = queries.belongings(session, user.id)
         if not belongings:
-            raise NoOrganization
+            if not is_office_enough or users.office_of(session, user.id) is None:
+                raise NoOrganization
+            tell_if_new(session, user, origin)
+            return begin(session, user, None, None, origin)
         chosen = [pair for pair in belongings if organization_id in (None, pair[0].id)]
         if not chosen:
             raise Invalid.at("organization_id", "You do not belong to that organization.")

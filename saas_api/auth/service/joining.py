@@ -1,5 +1,8 @@
 """Joining by an invitation's link: its token proves the address, a password proves who has an account."""
 
+from dataclasses import dataclass
+from datetime import datetime
+
 from sqlalchemy.orm import Session
 
 from saas_api.auth.service import entrance, verification
@@ -10,6 +13,40 @@ from saas_api.core.tenancy import as_system
 from saas_api.organizations import service as organizations
 from saas_api.users import service as users
 from saas_api.users.models import User
+
+
+@dataclass(frozen=True)
+class Invited:
+    """What an invitation says to who opens its link.
+
+    inviter: name or address
+    has_account: whether the address is somebody's already
+    """
+
+    email: str
+    role: str
+    organization: str
+    inviter: str
+    has_account: bool
+    expires_at: datetime
+
+
+def look_at_invitation(token: str) -> Invited:
+    """Who invites whom, and to what; nothing is spent.
+
+    raises: InvalidOneTimeToken
+    """
+    with as_system("auth.join") as session:
+        found = organizations.invitation_of(session, token)
+        inviter = users.find(session, found.invited_by)
+        return Invited(
+            found.email,
+            found.role,
+            organizations.get(session, found.organization_id).name,
+            (inviter.full_name or inviter.email) if inviter else "a member",
+            users.find_by_email(session, found.email) is not None,
+            found.expires_at,
+        )
 
 
 def join(token: str, password: str | None, full_name: str, origin: Origin) -> SignedIn:

@@ -17,8 +17,8 @@ from saas_api.users.models import User
 Data = Mapping[str, Any]
 
 
-def note(session: Session, organization_id: UUID, user_id: UUID, action: str, data: Data | None = None) -> None:
-    """Write what a person did to themselves in one organization."""
+def note(session: Session, organization_id: UUID | None, user_id: UUID, action: str, data: Data | None = None) -> None:
+    """Write what a person did to themselves in one organization, or as an operator in none."""
     audit.record(session, organization_id, audit.Actor("user", str(user_id)), action, ("user", user_id), data)
 
 

@@ -6,7 +6,7 @@ from sqlalchemy import func
 
 from saas_api import mail
 from saas_api.auth.rules import normal_password, password_problem
-from saas_api.auth.service import links, log, sessions
+from saas_api.auth.service import links, log, sessions, tokens
 from saas_api.auth.service.sessions import InvalidCredentials
 from saas_api.core import crypto
 from saas_api.core.access import Principal
@@ -56,6 +56,19 @@ def reset_password(token: str, new_password: str) -> None:
         user.tokens_valid_after = func.now()  # PostgreSQL's instant, as tokens are compared
         sessions.end_all(session, user.id, "password reset")
         log.note_everywhere(session, user.id, "user.password_reset")
+
+
+def prove_again(principal: Principal, password: str) -> str:
+    """An access token that is fresh, for who gives their password once more within a session.
+
+    raises: InvalidCredentials
+    """
+    with as_system("auth.passwords") as session:
+        found = users.find(session, principal.id)
+    if not users.check_password(found, normal_password(password)) or principal.session_id is None:
+        log.note_failure(found, str(principal.id), "user.sign_in_failed")
+        raise InvalidCredentials("The password is wrong.")
+    return tokens.issue_fresh(principal.id, principal.session_id.hex, principal.organization_id.hex)
 
 
 def change_password(principal: Principal, current_password: str, new_password: str) -> None:

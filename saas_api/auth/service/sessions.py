@@ -17,7 +17,7 @@ from saas_api.auth.models import UserSession
 from saas_api.auth.service import log, tokens
 from saas_api.auth.service.tokens import InvalidToken, TokenReused, Tokens
 from saas_api.core import clock
-from saas_api.core.access import Principal
+from saas_api.core.access import NO_ORGANIZATION, Principal
 from saas_api.core.db import execute_once
 from saas_api.core.errors import NotFound, Unauthenticated
 from saas_api.core.http import Page
@@ -25,7 +25,7 @@ from saas_api.core.ids import new_id
 from saas_api.core.tenancy import as_system, system_statement
 from saas_api.organizations.models import Membership, Organization
 from saas_api.organizations.service import NoSuchOrganization, audit
-from saas_api.users.models import User
+from saas_api.users.models import Operator, User
 
 SESSION_LIFETIME = timedelta(days=30)
 
@@ -56,11 +56,11 @@ class Origin:
 
 @dataclass(frozen=True)
 class SignedIn:
-    """Who signed in, where, as what, and with which tokens."""
+    """Who signed in, where, as what, and with which tokens; only an operator may be nowhere."""
 
     user: User
-    organization: Organization
-    role: str
+    organization: Organization | None
+    role: str | None
     tokens: Tokens
 
 
@@ -74,8 +74,11 @@ class Profile:
     organizations: list[tuple[Organization, str]]
 
 
-def begin(session: Session, user: User, organization: Organization, role: str, origin: Origin) -> SignedIn:
+def begin(
+    session: Session, user: User, organization: Organization | None, role: str | None, origin: Origin
+) -> SignedIn:
     """Open a session of a person who proved who they are."""
+    organization_id = organization.id if organization else None
     sid, jti, now = new_id(), new_id().hex, clock.now()
     session.add(
         UserSession(
@@ -89,8 +92,9 @@ def begin(session: Session, user: User, organization: Organization, role: str, o
             user_agent=(origin.user_agent or "")[:300],
         )
     )
-    log.note(session, organization.id, user.id, "user.signed_in", {"session": str(sid), "role": role})
-    pair = tokens.issue(user.id, sid.hex, organization.id.hex, jti, now + SESSION_LIFETIME, is_fresh=True)
+    log.note(session, organization_id, user.id, "user.signed_in", {"session": str(sid), "role": role})
+    place = (organization_id or NO_ORGANIZATION).hex
+    pair = tokens.issue(user.id, sid.hex, place, jti, now + SESSION_LIFETIME, is_fresh=True)
     return SignedIn(user, organization, role, pair)
 
 
@@ -136,7 +140,7 @@ def sign_out(principal: Principal) -> None:
     with as_system("auth.sessions") as session:
         if end_all(session, principal.id, "signed out", only=principal.session_id):
             data = {"session": str(principal.session_id)}
-            log.note(session, principal.organization_id, principal.id, "user.signed_out", data)
+            log.note(session, _place(principal), principal.id, "user.signed_out", data)
 
 
 def list_sessions(principal: Principal, query: dict[str, Any]) -> Page:
@@ -157,7 +161,11 @@ def revoke(principal: Principal, session_id: UUID) -> None:
         if not end_all(session, principal.id, "revoked by its owner", only=session_id):
             raise NoSuchSession
         actor, target = audit.actor_of(principal), ("session", session_id)
-        audit.record(session, principal.organization_id, actor, "session.revoked", target)
+        audit.record(session, _place(principal), actor, "session.revoked", target)
+
+
+def _place(principal: Principal) -> UUID | None:
+    return None if principal.organization_id == NO_ORGANIZATION else principal.organization_id
 
 
 def end_all(
@@ -195,12 +203,13 @@ def profile(principal: Principal) -> Profile:
 
 
 _PRINCIPAL = """
-SELECT u.id, u.email_verified_at IS NOT NULL, o.id, CASE WHEN %(looking)s THEN 'viewer' ELSE m.role END
-  FROM user_sessions s JOIN users u ON u.id = s.user_id JOIN organizations o ON o.id = %(org)s
+SELECT u.id, u.email_verified_at IS NOT NULL, o.id, CASE WHEN %(looking)s THEN 'viewer' ELSE m.role END, op.role
+  FROM user_sessions s JOIN users u ON u.id = s.user_id LEFT JOIN organizations o ON o.id = %(org)s
   LEFT JOIN memberships m ON m.user_id = u.id AND m.organization_id = o.id
   LEFT JOIN operators op ON op.user_id = u.id
  WHERE s.id = %(sid)s AND u.id = %(sub)s AND s.revoked_at IS NULL AND s.expires_at > now() AND u.disabled_at IS NULL
-   AND CASE WHEN %(looking)s THEN op.role = 'admin' ELSE m.role IS NOT NULL END
+   AND CASE WHEN %(looking)s THEN op.role = 'admin' AND o.id IS NOT NULL
+            WHEN %(office)s THEN op.role IS NOT NULL ELSE m.role IS NOT NULL END
    AND date_trunc('second', u.tokens_valid_after) <= to_timestamp(%(iat)s)
 """
 
@@ -212,15 +221,17 @@ def principal_of(access_token: str) -> Principal:
     """
     claims = tokens.read(access_token, "access")
     is_looking = claims.get("looking") is True
-    rows = execute_once([system_statement("auth.principal"), (_PRINCIPAL, {**claims, "looking": is_looking})])
+    values = {**claims, "looking": is_looking, "office": UUID(claims["org"]) == NO_ORGANIZATION}
+    rows = execute_once([system_statement("auth.principal"), (_PRINCIPAL, values)])
     if not rows:
         raise InvalidToken
-    user_id, is_verified, organization_id, role = tuple(rows[0])
+    user_id, is_verified, organization_id, role, office = tuple(rows[0])
     return Principal(
         kind="user",
         id=user_id,
-        organization_id=organization_id,
+        organization_id=organization_id or NO_ORGANIZATION,
         role=role,
+        office=office,
         email_verified=is_verified,
         session_id=UUID(claims["sid"]),
         is_fresh=claims.get("fresh", 0) > time.time(),
@@ -234,6 +245,12 @@ def _check_belongs(session: Session, user_id: UUID, organization_id: UUID) -> No
         .join(User, User.id == Membership.user_id)
         .where(User.id == user_id, User.disabled_at.is_(None), Membership.organization_id == organization_id)
     )
+    if organization_id == NO_ORGANIZATION:
+        statement = (
+            sa.select(Operator.role)
+            .join(User, User.id == Operator.user_id)
+            .where(User.id == user_id, User.disabled_at.is_(None))
+        )
     if session.scalar(statement) is None:
         raise InvalidToken
 

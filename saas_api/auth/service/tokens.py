@@ -87,11 +87,30 @@ def issue(user_id: UUID, sid: str, org: str, jti: str, ends_at: datetime, *, is_
     jti: what the refresh token is spent by
     ends_at: the session's end, whatever is refreshed until then
     """
-    claims = {"sid": sid, "org": org, "csrf": crypto.mac("csrf", sid)[:32]}
+    claims = {"sid": sid, "org": org, "csrf": csrf_of(sid)}
     access = create_access_token(str(user_id), fresh=_FRESH if is_fresh else False, additional_claims=claims)
     left = ends_at - clock.now()
     renewal = create_refresh_token(str(user_id), expires_delta=left, additional_claims={**claims, "jti": jti})
     return Tokens(access, renewal, clock.now() + ACCESS_LIFETIME)
+
+
+def issue_fresh(user_id: UUID, sid: str, org: str) -> str:
+    """A further access token of a session whose owner just gave their password again."""
+    claims = {"sid": sid, "org": org, "csrf": csrf_of(sid)}
+    return str(create_access_token(str(user_id), fresh=_FRESH, additional_claims=claims))
+
+
+def csrf_of(sid: str) -> str:
+    """What every form of a session carries: the same for its whole life, so a renewed token breaks no open page."""
+    return crypto.mac("csrf", UUID(sid).hex)[:32]
+
+
+def session_of(refresh_token: str) -> str:
+    """The session a refresh token is of, 32 hex digits; nothing is spent.
+
+    raises: InvalidToken, TokenExpired
+    """
+    return UUID(read(refresh_token, "refresh")["sid"]).hex
 
 
 _SPEND = sa.text("""

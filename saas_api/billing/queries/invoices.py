@@ -106,6 +106,17 @@ def history(session: Session, organization_id: UUID, query: dict[str, Any]) -> P
     query: limit, cursor, status, and the year of issue in UTC
     raises: Invalid for a cursor of another list
     """
+    found = issued(session, organization_id, query)
+    requests = requests_by_period(session, organization_id) if found.items else {}
+    items = [Billed(invoice, period, requests.get(period.id, 0)) for invoice, period in found.items]
+    return Page(items, found.next_cursor, found.limit)
+
+
+def issued(session: Session, organization_id: UUID, query: dict[str, Any]) -> Page:
+    """A page of pairs of invoice and period, newest first; arguments as for `history`.
+
+    raises: Invalid for a cursor of another list
+    """
     wanted = _own(organization_id)
     if query["status"]:
         wanted = wanted.where(Invoice.state == query["status"])
@@ -116,9 +127,8 @@ def history(session: Session, organization_id: UUID, query: dict[str, Any]) -> P
         wanted = wanted.where(tuple_(Invoice.created_at, Invoice.id) < position(query["cursor"]))
     newest_first = wanted.order_by(Invoice.created_at.desc(), Invoice.id.desc()).limit(query["limit"] + 1)
     rows = session.execute(newest_first).all()
-    requests = requests_by_period(session, organization_id) if rows else {}
-    items = [Billed(invoice, period, requests.get(period.id, 0)) for invoice, period in rows[: query["limit"]]]
-    last = items[-1].invoice if len(rows) > query["limit"] else None
+    items, has_more = rows[: query["limit"]], len(rows) > query["limit"]
+    last = items[-1][0] if has_more else None
     cursor = encode_cursor(last.created_at.isoformat(), str(last.id)) if last else None
     return Page(items, cursor, query["limit"])
 

@@ -72,13 +72,14 @@ def spent(session: Session, organization_id: UUID, period_id: UUID) -> Spent:
     return Spent(
         versions[inputs.stretches[-1].version_id],
         _base_minor(inputs),
-        _charge(versions, used, late),
+        charge(versions, used, late),
         {(part.version_id, part.meter): part.quantity for part in used},
         {row.meter: row.quantity for row in rows},
     )
 
 
-def _charge(versions: Mapping[str, Version], used: tuple[Used, ...], late: tuple[Late, ...]) -> Decimal:
+def charge(versions: Mapping[str, Version], used: tuple[Used, ...], late: tuple[Late, ...]) -> Decimal:
+    """What all usage costs, in minor units, unrounded."""
     total = Decimal(0)
     with localcontext(prec=DIGITS):
         for part in used:

@@ -21,7 +21,7 @@ from saas_api.usage.queries import breakdown, requests, timeseries
 from saas_api.usage.queries.live import LIVE
 from saas_api.usage.rules import Days, bounds, success_rate
 
-_ENDPOINTS = {"messages.send": ("POST", "/api/v1/messages/send")}
+ENDPOINTS = {"messages.send": ("POST", "/api/v1/messages/send")}
 
 
 @dataclass
@@ -121,7 +121,7 @@ def usage_report(
         cost = rating.list_cost(price, row.quantity) if mode == "live" and price else Decimal(0)
         meters[row.meter].quantity += row.quantity
         meters[row.meter].cost += cost
-        endpoint = endpoints[_ENDPOINTS.get(row.source, ("", row.source))]
+        endpoint = endpoints[ENDPOINTS.get(row.source, ("", row.source))]
         for tally in (report.total, report.by_day[row.day], endpoint, keys[row.api_key_id]):
             tally.success_count += row.requests
             tally.cost += cost
@@ -283,7 +283,7 @@ def usage_rows(session: Session, organization_id: UUID, days: Days, mode: str) -
     for row in rows:
         price = prices.get((segments[max(row.stretch - 1, 0)].version, row.meter))
         cost = rating.list_cost(price, row.quantity) if mode == "live" and price else Decimal(0)
-        endpoint = _ENDPOINTS.get(row.source, ("", row.source))
+        endpoint = ENDPOINTS.get(row.source, ("", row.source))
         yield row.day, *endpoint, row.api_key_id, row.meter, row.quantity, "accepted", row.requests, cost
     for refused in requests.refused(session, organization_id, days, mode):
         calls = refused.requests

@@ -1,5 +1,6 @@
 """Verbs of billing: accounts and periods, terms for the gate, statements for the ledger, closing, invoices."""
 
+from saas_api.billing.service.buyer import Buyer, buyer_of, set_buyer
 from saas_api.billing.service.invariants import AlreadyChecking, Result, Violation, check_invariants
 from saas_api.billing.service.invoicing.acts import Act
 from saas_api.billing.service.invoicing.closing import (
@@ -32,6 +33,7 @@ from saas_api.billing.service.invoicing.settlement import (
 )
 from saas_api.billing.service.invoicing.telling import tell
 from saas_api.billing.service.invoicing.wallet import GrantExists, Source, expire_grants, grant
+from saas_api.billing.service.limits import Exceptions, exceptions_of, set_exceptions
 from saas_api.billing.service.periods import (
     ensure_account,
     ensure_period,
@@ -42,7 +44,7 @@ from saas_api.billing.service.periods import (
 )
 from saas_api.billing.service.plans import Change, InvalidPlan, NoOpenPeriod, SamePlan, change_plan, look_at_change
 from saas_api.billing.service.preview import NoRunningPeriod, Preview, Simulation, preview, simulate
-from saas_api.billing.service.publishing import Published, publish, sync_rate
+from saas_api.billing.service.publishing import NoSuchPlan, PlanNeeded, Published, publish, retire, sync_rate
 from saas_api.billing.service.spend.alerts import cap_reached, change_rules, watch
 from saas_api.billing.service.spend.spending import (
     SPEND,
@@ -62,19 +64,23 @@ __all__ = [
     "Act",
     "AlreadyChecking",
     "BillingParked",
+    "Buyer",
     "Cap",
     "CapState",
     "Change",
     "Credit",
     "CreditExceedsInvoice",
+    "Exceptions",
     "GrantExists",
     "InvalidPlan",
     "InvoiceHasPayments",
     "InvoiceNotOpen",
     "NoOpenPeriod",
     "NoRunningPeriod",
+    "NoSuchPlan",
     "NotADraft",
     "Outcome",
+    "PlanNeeded",
     "Preview",
     "Published",
     "Result",
@@ -85,6 +91,7 @@ __all__ = [
     "Summary",
     "Terms",
     "Violation",
+    "buyer_of",
     "cap_reached",
     "cap_state",
     "change_plan",
@@ -98,6 +105,7 @@ __all__ = [
     "drafts_now",
     "ensure_account",
     "ensure_period",
+    "exceptions_of",
     "expire_grants",
     "finalize",
     "grant",
@@ -115,7 +123,10 @@ __all__ = [
     "record",
     "record_statements",
     "redo_draft",
+    "retire",
+    "set_buyer",
     "set_cap",
+    "set_exceptions",
     "set_standing",
     "settle_invoice",
     "simulate",

@@ -103,10 +103,13 @@ class _Plan:
     after: Sequence[Stage]
 
 
-def change_plan(session: Session, organization_id: UUID, plan: str, when: str | None, actor: audit.Actor) -> Change:
+def change_plan(
+    session: Session, organization_id: UUID, plan: str, when: str | None, actor: audit.Actor, *, reason: str = ""
+) -> Change:
     """Put an organization on the newest version of a plan; a change that was scheduled before is dropped.
 
     when: "now" or "period_end"; None for now where the base is higher, else the period's end
+    reason: of an operator, for the log of acts
     raises: SamePlan; InvalidPlan; NoSuchOrganization; NoOpenPeriod
     """
     ensure_account(session, organization_id)
@@ -123,6 +126,7 @@ def change_plan(session: Session, organization_id: UUID, plan: str, when: str | 
         "before": {"plan": change.previous},
         "after": {"plan": change.version.id},
         "effective_at": clock.rfc3339(change.effective_at),
+        **({"reason": reason} if reason else {}),
     }
     target = ("subscription", change.subscription_id)
     audit.record(session, organization_id, actor, "subscription.changed", target, data)
@@ -130,14 +134,17 @@ def change_plan(session: Session, organization_id: UUID, plan: str, when: str | 
     return change
 
 
-def look_at_change(session: Session, organization_id: UUID, plan: str, when: str | None) -> Change:
+def look_at_change(
+    session: Session, organization_id: UUID, plan: str, when: str | None, *, is_customer: bool = True
+) -> Change:
     """What `change_plan` would do at this moment; nothing is written.
 
+    is_customer: only a plan on offer can be chosen then
     raises: as `change_plan`
     """
     ensure_account(session, organization_id)
     ensure_period(session, organization_id, clock.now())
-    return _work_out(session, organization_id, plan, when, is_customer=True).change
+    return _work_out(session, organization_id, plan, when, is_customer=is_customer).change
 
 
 def _lock_open(session: Session, organization_id: UUID) -> None:

@@ -13,7 +13,9 @@ from saas_api.billing.models import Entitlement, Meter, Plan, PlanVersion, Price
 from saas_api.billing.queries import catalogue
 from saas_api.billing.rules.plans.catalogue import Difference, PlanContent, differences, document
 from saas_api.billing.rules.plans.plan_file import BadPlan, read_plan
+from saas_api.billing.service.periods import FIRST_PLAN
 from saas_api.core import clock, tenancy
+from saas_api.core.errors import Conflict, NotFound
 from saas_api.core.ids import new_id
 from saas_api.core.observe import get_logger
 from saas_api.core.settings import setting
@@ -21,6 +23,19 @@ from saas_api.organizations import service as organizations
 from saas_api.organizations.service import audit
 
 log = get_logger(__name__)
+
+
+class NoSuchPlan(NotFound):
+    """The catalogue has no such plan."""
+
+    message = "There is no such plan."
+
+
+class PlanNeeded(Conflict):
+    """New organizations, and those whose payment failed for good, are put on this plan."""
+
+    code, message = "PLAN_NEEDED", "This plan cannot be retired: new organizations start on it."
+
 
 FOLLOWS_SETTING = ("free", "starter")
 METER = "sms"
@@ -133,6 +148,29 @@ def publish(written: Any, actor: audit.Actor, *, is_dry: bool = False) -> Publis
             audit.record(session, None, actor, action, ("plan", version_id or filled.code), {"changes": changes})
             log.info("plan_published", version=version_id or previous, differences=len(found))
     return Published(filled.code, version_id, previous, found)
+
+
+def retire(plan: str, actor: audit.Actor, reason: str | None = None, *, is_undone: bool = False) -> bool:
+    """Offer a plan no longer; whoever is on it stays, and may be put on it no more. A repeat changes nothing.
+
+    reason: for the log of acts
+    is_undone: offer it again
+    returns: whether anything changed
+    raises: NoSuchPlan; PlanNeeded for the one that new organizations start on
+    """
+    if plan == FIRST_PLAN:
+        raise PlanNeeded
+    with tenancy.as_system("billing.catalogue") as session:
+        session.execute(_LOCK)
+        found = session.get(Plan, plan)
+        if found is None:
+            raise NoSuchPlan
+        if (found.archived_at is None) == is_undone:
+            return False
+        found.archived_at = None if is_undone else clock.now()
+        action = "plan.offered_again" if is_undone else "plan.retired"
+        audit.record(session, None, actor, action, ("plan", plan), {"reason": reason} if reason else None)
+    return True
 
 
 def _check(session: Session, wanted: PlanContent, old: PlanContent | None) -> None:

@@ -32,3 +32,13 @@ def urls(instance: Path) -> tuple[str, str]:
     run = sockets(instance)
     quoted = str(run).replace("%", "%25").replace(" ", "%20").replace("&", "%26").replace("#", "%23")
     return f"postgresql+psycopg2://{LOGIN}@/{LOGIN}?host={quoted}", f"unix://{quoted}/redis.sock"
+
+
+def wanted_engines(instance: Path, database_url: str, redis_url: str) -> tuple[str, ...]:
+    """Which engines are the instance's own, rather than somewhere else.
+
+    database_url, redis_url: the settings
+    """
+    own = dict(zip(("postgres", "redis"), urls(instance), strict=True))
+    given = {"postgres": database_url, "redis": redis_url}
+    return tuple(name for name, url in own.items() if given[name] == url)

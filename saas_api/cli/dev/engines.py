@@ -66,6 +66,21 @@ class Engines:
             os.close(self._lock)
             self._lock = None
 
+    def owner(self) -> int | None:
+        """Id of the process that runs the engines of this instance now."""
+        path = self.home / "engines.lock"
+        try:
+            lock = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return host.first_number(path)
+        finally:
+            os.close(lock)
+        return None
+
     def __enter__(self) -> Self:
         self.start()
         return self

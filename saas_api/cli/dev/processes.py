@@ -15,6 +15,8 @@ from typing import Protocol
 from saas_api.cli.dev import host
 
 RESTART_DELAYS = (0.2, 0.5, 1.0, 2.0, 5.0)
+PATIENT_DELAYS = (2.0, *(5.0,) * 15)
+"""For code that is being written: what cannot start is tried again for ever, since no minute holds so many tries."""
 DEATHS_WINDOW_SECONDS = 60
 YOUNG_SECONDS = 5.0
 STOP_SECONDS = 30
@@ -147,8 +149,20 @@ class Supervisor:
             self._write_pids()
             time.sleep(0.1)
 
+    def renew(self) -> None:
+        """End all children and start them again, as new ones that never died."""
+        self._end_children()
+        self._deaths.clear()
+        self._due.clear()
+        self.start()
+
     def stop(self) -> None:
         """End web, worker and scheduler, gracefully first; the engines are stopped by their owner."""
+        self._end_children()
+        for name in self._pids:
+            (self._run / f"{name}.pid").unlink(missing_ok=True)
+
+    def _end_children(self) -> None:
         for child in self._children:
             if child.process is not None:
                 child.process.send_signal(signal.SIGTERM)
@@ -158,8 +172,6 @@ class Supervisor:
         for child in self._children:
             child.signal(signal.SIGKILL)
             child.wait()
-        for name in self._pids:
-            (self._run / f"{name}.pid").unlink(missing_ok=True)
 
     def _on_signal(self, _number: int, _frame: object) -> None:
         self._signals += 1

@@ -1,13 +1,11 @@
 """`flask dunning`: pursue unpaid invoices by hand as the minute's run would, and see who is pursued."""
 
-import json
-import sys
+from datetime import datetime
 from typing import Any
 
-import click
-
-from saas_api.cli.boot import Commands
-from saas_api.cli.times import taken_for_now
+from saas_api.cli.acting import answer, note
+from saas_api.cli.boot import Commands, Stopped
+from saas_api.cli.reading import at_option, json_option, taken_for_now
 from saas_api.core import clock
 from saas_api.core.ids import wire_id
 from saas_api.core.money import minor_to_text
@@ -17,9 +15,9 @@ group = Commands("dunning", help="The pursuit of unpaid invoices.")
 
 
 @group.command("run")
-@click.option("--at", metavar="TIME", help="Take TIME for now in deciding what is due; refused in production.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def run(*, at: str | None, as_json: bool) -> None:
+@at_option
+@json_option
+def run(*, at: datetime | None, as_json: bool) -> None:
     """Take every step that is due.
 
     A step over a day late moves the later ones by its delay, so --at walks through a pursuit step by step.
@@ -31,35 +29,32 @@ def run(*, at: str | None, as_json: bool) -> None:
         {"organization_id": wire_id("org", done.organization_id), "invoice": done.number, "action": done.action}
         for done in outcome.done
     ]
-    if as_json:
-        click.echo(json.dumps({"planned": outcome.planned, "ended": outcome.ended, "steps": steps}))
-    else:
-        for step in steps:
-            click.echo(f"{step['invoice']}  {step['organization_id']}  {step['action']}")
-        click.echo(f"Planned: {outcome.planned}. Ended: {outcome.ended}. Steps taken: {len(steps)}.")
+    found = {"planned": outcome.planned, "ended": outcome.ended, "steps": steps}
+    if outcome.planned or outcome.ended or steps:
+        note("dunning.ran", ("dunning", "steps"), found)
+    lines = [f"{step['invoice']}  {step['organization_id']}  {step['action']}" for step in steps]
+    lines.append(f"Planned: {outcome.planned}. Ended: {outcome.ended}. Steps taken: {len(steps)}.")
+    answer(found, lines, as_json=as_json)
     if outcome.failed:
-        sys.exit(f"{len(outcome.failed)} invoices were not pursued; the log says why.")
+        raise Stopped(f"{len(outcome.failed)} invoices were not pursued; the log says why. Run it again then.")
 
 
 @group.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def list_pursuits(*, as_json: bool) -> None:
     """Show every invoice that is not settled, and what comes next.
 
     Example: flask dunning list
     """
     shown = [_shown(pursuit) for pursuit in dunning.pursued()]
-    if as_json:
-        click.echo(json.dumps({"pursuits": shown}))
-        return
+    lines = []
     for pursuit in shown:
         following = f"{pursuit['next_action']} at {pursuit['next_at']}" if pursuit["next_at"] else "nothing more"
-        click.echo(
+        lines.append(
             f"{pursuit['invoice']}  {pursuit['organization_id']}  {pursuit['due_amount']} {pursuit['currency']}  "
             f"due {pursuit['due_at']}  {pursuit['standing']}  next: {following}"
         )
-    if not shown:
-        click.echo("Nothing is pursued.")
+    answer({"pursuits": shown}, lines or ["Nothing is pursued."], as_json=as_json)
 
 
 def _shown(pursuit: dunning.Pursuit) -> dict[str, Any]:

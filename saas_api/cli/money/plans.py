@@ -1,29 +1,28 @@
 """`flask plans`: the catalogue, and publishing a plan from its file; nobody who is on a plan is moved by it."""
 
-import getpass
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
+from click.exceptions import Exit
 
 from saas_api.billing import service as billing
 from saas_api.billing.queries import catalogue
 from saas_api.billing.rules.plans.catalogue import Difference, document
 from saas_api.billing.rules.plans.plan_file import LARGEST_BYTES, BadPlan, parse
-from saas_api.cli.boot import Commands
+from saas_api.cli.acting import answer, operating_person
+from saas_api.cli.boot import PROBLEMS_FOUND, Commands, Stopped
+from saas_api.cli.reading import json_option
 from saas_api.core import clock, tenancy
 from saas_api.core.db import session
 from saas_api.core.money import minor_to_text
-from saas_api.organizations.service import audit
 
 group = Commands("plans", help="Plans and their prices.")
-PROBLEMS_FOUND = 3
 
 
 @group.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def list_plans(*, as_json: bool) -> None:
     """List every published version with its base and how many organizations are on it.
 
@@ -45,13 +44,12 @@ def list_plans(*, as_json: bool) -> None:
         }
         for one in listed
     ]
-    if as_json:
-        click.echo(json.dumps({"plans": shown}))
-        return
+    lines = []
     for row in shown:
-        state = "archived" if row["is_archived"] else "newest" if row["is_newest"] else "older"
+        state = "retired" if row["is_archived"] else "newest" if row["is_newest"] else "older"
         amount = f"{row['base_amount']} {row['currency']}"
-        click.echo(f"{row['version']:<20} {amount:>14} a month  {state:<8} organizations: {row['organizations']}")
+        lines.append(f"{row['version']:<20} {amount:>14} a month  {state:<8} organizations: {row['organizations']}")
+    answer({"plans": shown}, lines, as_json=as_json)
 
 
 @group.command("show")
@@ -64,7 +62,7 @@ def show(plan: str, *, as_json: bool) -> None:
     """
     version_id = plan if "@" in plan else catalogue.find_newest(session(), plan)
     if version_id is None or version_id not in catalogue.versions(session(), [version_id]):
-        sys.exit(f"There is no published plan {plan}; flask plans list shows them.")
+        raise Stopped(f"There is no published plan {plan}; flask plans list shows them.")
     found = document(catalogue.content(session(), version_id))
     if as_json:
         click.echo(json.dumps(found, indent=2))
@@ -79,7 +77,7 @@ def show(plan: str, *, as_json: bool) -> None:
 @group.command("publish")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--dry-run", "is_dry", is_flag=True, help="Show the difference, publish nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def publish(file: Path, *, is_dry: bool, as_json: bool) -> None:
     """Show what a plan's file changes and publish it as the next version; a repeat publishes nothing.
 
@@ -88,20 +86,39 @@ def publish(file: Path, *, is_dry: bool, as_json: bool) -> None:
     Example: flask plans publish pro.json --dry-run
     """
     if file.stat().st_size > LARGEST_BYTES:
-        sys.exit(f"{file} is larger than {LARGEST_BYTES} bytes; a plan is not.")
+        raise Stopped(f"{file} is larger than {LARGEST_BYTES} bytes; a plan is not.")
     try:
         written = parse(file.read_text(encoding="utf-8"))
-        published = billing.publish(written, audit.Actor("system", getpass.getuser()), is_dry=is_dry)
+        published = billing.publish(written, operating_person(), is_dry=is_dry)
     except UnicodeDecodeError:
-        sys.exit(f"{file} is not text in UTF-8.")
+        raise Stopped(f"{file} is not text in UTF-8; save it as that.") from None
     except BadPlan as error:
         if as_json:
             problems = [{"path": path, "reason": reason} for path, reason in error.problems]
             click.echo(json.dumps({"published": None, "changes": [], "problems": problems}))
         for path, reason in error.problems:
             click.echo(f"{file}: {path or 'the file'} {reason}", err=True)
-        sys.exit(PROBLEMS_FOUND)
+        raise Exit(PROBLEMS_FOUND) from None
     _report(published, is_dry=is_dry, as_json=as_json)
+
+
+@group.command("retire")
+@click.argument("plan")
+@click.option("--reason", help="For the log of acts.")
+@click.option("--undo", "is_undone", is_flag=True, help="Offer it again.")
+@json_option
+def retire(plan: str, reason: str | None, *, is_undone: bool, as_json: bool) -> None:
+    """Offer a plan no longer; whoever is on it stays on it, at their price.
+
+    Example: flask plans retire starter --reason "replaced by team"
+    """
+    try:
+        is_changed = billing.retire(plan, operating_person(), reason, is_undone=is_undone)
+    except billing.NoSuchPlan:
+        raise Stopped(f"There is no plan {plan}; flask plans list shows them.") from None
+    state = "is offered again" if is_undone else "is offered no longer"
+    line = f"{plan} {state}." if is_changed else f"{plan} {state}; it was so before."
+    answer({"plan": plan, "is_archived": not is_undone, "is_changed": is_changed}, [line], as_json=as_json)
 
 
 def _report(published: billing.Published, *, is_dry: bool, as_json: bool) -> None:

@@ -1,41 +1,59 @@
-"""`flask mail outbox`: the last mails of the mailbox that stands in for SMTP."""
+"""`flask mail`: the mailbox that stands in for SMTP, and whether mail gets out at all."""
 
-import json
-import sys
 from itertools import islice
 
 import click
 
-from saas_api.cli.boot import Commands
+from saas_api.cli.acting import answer, note
+from saas_api.cli.boot import Commands, Stopped
+from saas_api.cli.reading import ADDRESS, json_option
+from saas_api.core import clock
+from saas_api.core.ids import new_id
 from saas_api.core.settings import setting
-from saas_api.providers import mailbox
+from saas_api.providers import Letter, mailbox, mailer
 
 group = Commands("mail", help="The platform's own mail.")
 
 
 @group.command("outbox")
-@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True)
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="At most so many.")
 @click.option("--to", "recipient", metavar="EMAIL", help="Only mails to this address.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def outbox(limit: int, recipient: str | None, *, as_json: bool) -> None:
     """Show the last mails and their links, the newest first.
 
     Example: flask mail outbox --to ann@acme.example
     """
     if setting("SMTP_HOST"):
-        sys.exit("Mails leave through SMTP_HOST; only without it are they kept.")
+        raise Stopped("Mails leave through SMTP_HOST; only without it are they kept.")
     wanted = (mail for mail in mailbox.newest() if recipient is None or mail.recipient.lower() == recipient.lower())
     kept = list(islice(wanted, limit))
-    if as_json:
-        shown = [
-            {"id": str(mail.id), "to": mail.recipient, "subject": mail.subject, "date": mail.date, "links": mail.links}
-            for mail in kept
-        ]
-        click.echo(json.dumps({"mails": shown}))
-        return
+    shown = [
+        {"id": str(mail.id), "to": mail.recipient, "subject": mail.subject, "date": mail.date, "links": mail.links}
+        for mail in kept
+    ]
+    lines = []
     for mail in kept:
-        click.echo(f"{mail.date}  {mail.recipient}  {mail.subject}")
-        for link in mail.links:
-            click.echo(f"    {link}")
-    if not kept:
-        click.echo("There are no mails.")
+        lines += [f"{mail.date}  {mail.recipient}  {mail.subject}", *(f"    {link}" for link in mail.links)]
+    answer({"mails": shown}, lines or ["There are no mails."], as_json=as_json)
+
+
+@group.command("test")
+@click.argument("to", metavar="EMAIL", type=ADDRESS)
+@json_option
+def test(to: str, *, as_json: bool) -> None:
+    """Send a mail to an address now, past the queue, and print what the provider answered.
+
+    Example: flask mail test ann@acme.example
+    """
+    text = f"This mail was sent by flask mail test on {setting('APP_URL')}; mail gets out.\n"
+    letter = Letter(new_id(), to, "Mail gets out", text, f"<p>{text}</p>", clock.now())
+    [(_, outcome)] = list(mailer().deliver([letter]))
+    through = f"{setting('SMTP_HOST')}:{setting('SMTP_PORT')}" if setting("SMTP_HOST") else "the mailbox"
+    found = {"to": to, "through": through, "outcome": outcome.kind, "error_code": outcome.error_code}
+    note("mail.tested", ("mail", letter.id), found)
+    is_sent = outcome.kind == "sent"
+    lines = [f"{through} took the mail to {to}." + ("" if setting("SMTP_HOST") else " See flask mail outbox.")]
+    answer(found, lines if is_sent else [], as_json=as_json)
+    if not is_sent:
+        raise Stopped(f"{through} did not take it: {outcome.error_code}; look at the SMTP_ settings and the log above.")

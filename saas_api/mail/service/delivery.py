@@ -1,6 +1,7 @@
 """Handing mails over in three steps: claim and commit, call the provider with no transaction open, finish.
 
-Every finishing statement is fenced by the lease's token, and erases the content, which may hold one-time tokens.
+Every finishing statement is fenced by the lease's token. It erases the content of what has left, and of whatever holds
+a one-time token; the rest of what failed is kept, so that it can be sent again.
 """
 
 import time
@@ -36,11 +37,14 @@ RETURNING m.id, m.recipient, m.subject, m.text_body, m.html_body, m.created_at, 
 """
 _CLAIM_MANY = sa.text(_CLAIM.format(interrupted="<"))
 _CLAIM_ONE = sa.text(_CLAIM.format(interrupted=">="))
-_FINISH = sa.text("""
+_FINISH = sa.text(
+    """
 UPDATE mails SET status = :status, attempts = attempts + 1, error_code = :error, finished_at = now(), next_at = NULL,
-  lease_token = NULL, subject = NULL, text_body = NULL, html_body = NULL
+  lease_token = NULL, subject = CASE WHEN {kept} THEN subject END, text_body = CASE WHEN {kept} THEN text_body END,
+  html_body = CASE WHEN {kept} THEN html_body END
 WHERE id = :id AND status = 'sending' AND lease_token = :token RETURNING id
-""")
+""".format(kept=":status = 'failed' AND template <> ALL (CAST(:with_tokens AS text[]))")
+)
 _TRY_AGAIN = sa.text("""
 UPDATE mails SET status = 'queued', attempts = attempts + 1, error_code = :error, next_at = now() + :delay,
   lease_token = NULL
@@ -104,7 +108,8 @@ def _settle(token: UUID, mail_id: UUID, attempt: int, outcome: Outcome) -> None:
 
 
 def _finish(token: UUID, mail_id: UUID, status: str, error: str | None) -> None:
-    _write(_FINISH, {"id": mail_id, "token": token, "status": status, "error": error})
+    values = {"id": mail_id, "token": token, "status": status, "error": error}
+    _write(_FINISH, {**values, "with_tokens": list(rules.WITH_TOKENS)})
     if status == "failed":
         log.warning("mail_failed", id=str(mail_id), error=error)
 

@@ -34,7 +34,8 @@ def send(session: Session, template: str, to: str, *, organization_id: UUID | No
         "key_created" (key: its name, prefix: what is shown of it, creator, organization),
         "invoice_ready" (organization, number, amount, currency, due, invoice_id: as the wire shows it); the same words
         take "overdue_remind", "suspended", "written_off", and with `at`, when the next step comes, "overdue_warn" and
-        "restricted"; "reinstated" (organization), "payment_received" (organization, number, amount, currency),
+        "restricted"; "reinstated", "stopped_by_operator", "resumed_by_operator" (organization), "payment_received"
+        (organization, number, amount, currency, invoice_id),
         "payment_failed" (the same, reason), "usage_alert" (organization, what, percent, used, limit, period_end),
         "operator_alert" (subject_line, detail), "webhook_disabled" (organization, url, is_gone); each takes a name to
         greet

@@ -15,6 +15,7 @@ from saas_api.organizations.service.members import (
     LastOwner,
     NoSuchMember,
     change_role,
+    put_onboarding_away,
     remove,
     transfer,
 )
@@ -26,6 +27,7 @@ from saas_api.organizations.service.organizations import (
     get,
     publish_generations,
 )
+from saas_api.organizations.service.standing import NotSuspendable, NotSuspended, check_reason, resume, suspend
 
 __all__ = [
     "CannotRemoveSelf",
@@ -34,18 +36,24 @@ __all__ = [
     "NoSuchInvitation",
     "NoSuchMember",
     "NoSuchOrganization",
+    "NotSuspendable",
+    "NotSuspended",
     "UserExists",
     "accept",
     "cancel",
     "change",
     "change_role",
     "changed",
+    "check_reason",
     "create",
     "decline",
     "get",
     "invitation_of",
     "invite",
     "publish_generations",
+    "put_onboarding_away",
     "remove",
+    "resume",
+    "suspend",
     "transfer",
 ]

@@ -29,8 +29,9 @@ SYSTEM = Actor("system")
 
 
 def actor_of(principal: Principal) -> Actor:
-    """A caller as the log names them."""
-    return Actor("api_key" if principal.kind == "key" else "user", str(principal.id))
+    """A caller as the log names them; an operator without a role in an organization acts as operator there."""
+    kind = "operator" if principal.office and principal.role is None else "user"
+    return Actor("api_key" if principal.kind == "key" else kind, str(principal.id))
 
 
 def record(
@@ -43,25 +44,34 @@ def record(
 ) -> None:
     """Write one act; address and request id are those of the request that runs.
 
-    session: the one of the act, so that neither stays without the other
+    An operator's act on an organization is written twice: for that organization, and in the operators' own log.
+
+    session: the one of the act, so that neither stays without the other; of the system where an operator acts
     organization_id: None for an act on the platform
     action: "room.verb", such as "api_key.revoked"
     target: its type and id
     data: JSON-ready, before and after; no secrets, no bodies
     """
+    session.add(_event(organization_id, actor, action, target, data or {}))
+    if actor.kind == "operator" and organization_id is not None:
+        told = {**(data or {}), "organization": str(organization_id)}
+        session.add(_event(None, actor, action, target, told))
+
+
+def _event(
+    organization_id: UUID | None, actor: Actor, action: str, target: tuple[str, object], data: Mapping[str, Any]
+) -> AuditEvent:
     origin = observe.origin()
-    session.add(
-        AuditEvent(
-            organization_id=organization_id,
-            actor_type=actor.kind,
-            actor_id=actor.id,
-            on_behalf_of=actor.on_behalf_of,
-            action=action,
-            target_type=target[0],
-            target_id=str(target[1]),
-            data=dict(data or {}),
-            request_id=origin.request_id,
-            ip=origin.ip,
-            at=clock.now(),
-        )
+    return AuditEvent(
+        organization_id=organization_id,
+        actor_type=actor.kind,
+        actor_id=actor.id,
+        on_behalf_of=actor.on_behalf_of,
+        action=action,
+        target_type=target[0],
+        target_id=str(target[1]),
+        data=dict(data),
+        request_id=origin.request_id,
+        ip=origin.ip,
+        at=clock.now(),
     )

@@ -140,3 +140,9 @@ def _record(
 ) -> None:
     target = ("user", user_id)
     audit.record(session, principal.organization_id, audit.actor_of(principal), action, target, change)
+
+
+def put_onboarding_away(session: Session, principal: Principal) -> None:
+    """Remember that a member does not want to see the first steps any more."""
+    who = Membership.organization_id == principal.organization_id, Membership.user_id == principal.id
+    session.execute(sa.update(Membership).where(*who).values(onboarding_dismissed_at=clock.now()))

@@ -1,5 +1,6 @@
 """Organizations and their members; `changed` makes a change act on the next request in every process."""
 
+import contextlib
 import re
 import secrets
 from collections.abc import Mapping
@@ -23,10 +24,15 @@ class NoSuchOrganization(NotFound):
     """There is none, or the caller does not belong to it."""
 
 
-def create(session: Session, name: str, owner_id: UUID) -> Organization:
-    """Make an organization with its one owner."""
-    now = clock.now()
-    organization = Organization(name=name, slug=_slug(name), timezone="UTC", created_at=now, updated_at=now)
+def create(session: Session, name: str, owner_id: UUID, timezone: str | None = None) -> Organization:
+    """Make an organization with its one owner.
+
+    timezone: IANA name; UTC where there is none of that name
+    """
+    now, zone = clock.now(), "UTC"
+    with contextlib.suppress(ValueError):
+        zone = clock.zone(timezone or zone).key
+    organization = Organization(name=name, slug=_slug(name), timezone=zone, created_at=now, updated_at=now)
     session.add(organization)
     session.flush()  # the membership refers to it
     session.add(Membership(organization_id=organization.id, user_id=owner_id, role="owner"))

@@ -17,33 +17,51 @@ from saas_api.payments.service.initiating import (
     ProviderUnavailable,
     Wanted,
     initiate,
+    offered_for,
 )
 from saas_api.payments.service.janitor import Rounds, look_after
 from saas_api.payments.service.refunds import refund_due
-from saas_api.payments.service.settlement import Offline, PaymentNotQuarantined, book_offline, look, resolve, settle
+from saas_api.payments.service.resolving import (
+    EventNotQuarantined,
+    NothingToAsk,
+    PaymentNotQuarantined,
+    ProviderSilent,
+    ask_again,
+    resolve,
+    resolve_event,
+    take_up_again,
+)
+from saas_api.payments.service.settlement import Offline, book_offline, look, settle
 
 __all__ = [
     "INBOX",
     "AlreadyPaid",
     "AmountTooSmall",
+    "EventNotQuarantined",
     "InvalidProvider",
     "InvalidSignature",
     "InvoiceNotPayable",
     "MissingSignature",
+    "NothingToAsk",
     "Offline",
     "PaymentInFlight",
     "PaymentNotQuarantined",
+    "ProviderSilent",
     "ProviderUnavailable",
     "Rounds",
     "Wanted",
+    "ask_again",
     "book_offline",
     "due",
     "initiate",
     "look",
     "look_after",
+    "offered_for",
     "receive",
     "refund_due",
     "resolve",
+    "resolve_event",
     "settle",
+    "take_up_again",
     "work_off_some",
 ]

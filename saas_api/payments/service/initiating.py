@@ -159,8 +159,13 @@ def _insert(session: Session, invoice: Invoice, wanted: Wanted, actor: audit.Act
     return session.get_one(Payment, (organization_id, payment_id))
 
 
+def offered_for(invoice: Invoice) -> list[str]:
+    """Names of the providers that take an invoice's currency here, the preferred one first."""
+    return [name for name in providers.offered() if limits.takes_currency(name, invoice.currency)]
+
+
 def _provider(invoice: Invoice, wanted: Wanted) -> str:
-    offered = [name for name in providers.offered() if limits.takes_currency(name, invoice.currency)]
+    offered = offered_for(invoice)
     if not offered or wanted.provider not in (None, *offered):
         raise InvalidProvider(details={"offered": offered})
     provider = wanted.provider or offered[0]

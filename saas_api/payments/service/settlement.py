@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from saas_api.billing import service as billing
 from saas_api.core import clock, observe
-from saas_api.core.errors import Conflict, NotFound
+from saas_api.core.errors import NotFound
 from saas_api.core.ids import new_id
 from saas_api.core.money import minor_to_text
 from saas_api.core.tenancy import as_system
@@ -26,12 +26,6 @@ log = observe.get_logger(__name__)
 
 _PAYABLE = ("open", "uncollectible")
 DONE, OPEN, QUARANTINED, UNKNOWN = "done", "open", "quarantined", "unknown"
-
-
-class PaymentNotQuarantined(Conflict):
-    """Only a payment that stands apart can be resolved by hand."""
-
-    code, message = "PAYMENT_NOT_QUARANTINED", "This payment is not quarantined."
 
 
 @dataclass(frozen=True)
@@ -81,24 +75,6 @@ def give_up(organization_id: UUID, payment_id: UUID, code: str) -> None:
         payment = _lock(session, organization_id, payment_id)
         if payment.state in checking.IN_FLIGHT:
             _close(session, payment, "canceled", code)
-
-
-def resolve(payment_id: UUID, actor: audit.Actor, reason: str) -> Payment:
-    """Close a quarantined payment by hand, after what it was about has been set right with the provider.
-
-    raises: NotFound, PaymentNotQuarantined
-    """
-    found = _find(payment_id)
-    if found is None:
-        raise NotFound
-    with as_system("payments.settle") as session:
-        payment = _lock(session, found.organization_id, payment_id)
-        if payment.state != "quarantined":
-            raise PaymentNotQuarantined
-        data = {"reason": reason, "was": payment.failure_code}
-        payment.state = "canceled"
-        audit.record(session, payment.organization_id, actor, "payment.resolved", ("payment", payment_id), data)
-        return payment
 
 
 def book_offline(organization_id: UUID, invoice_id: UUID, money: Offline, actor: audit.Actor, reason: str) -> Payment:

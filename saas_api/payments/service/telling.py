@@ -48,6 +48,7 @@ def write(session: Session, template: str, payment: Payment, invoice: Invoice) -
         "number": invoice.number or "",
         "amount": minor_to_text(payment.captured_minor or payment.amount_minor, payment.currency),
         "currency": payment.currency,
+        "invoice_id": wire_id("inv", payment.invoice_id),
     }
     if template == "payment_failed":
         words["reason"] = payment.failure_code or "declined"

@@ -96,10 +96,13 @@ def hold_enabled(session: Session, organization_id: UUID, endpoint_id: UUID) -> 
     return endpoint
 
 
-def change(session: Session, by: Principal, endpoint_id: UUID, changes: Mapping[str, Any]) -> Endpoint:
+def change(
+    session: Session, by: Principal, endpoint_id: UUID, changes: Mapping[str, Any], *, reason: str | None = None
+) -> Endpoint:
     """Change an endpoint. Disabling cancels what waits; enabling forgets its failures.
 
     changes: any of `url`, `event_types`, `description`, `payload`, `is_enabled`
+    reason: of an operator
     raises: NoSuchEndpoint, Invalid on a URL nothing may be sent to
     """
     if "url" in changes:
@@ -117,7 +120,9 @@ def change(session: Session, by: Principal, endpoint_id: UUID, changes: Mapping[
     after = _facts(endpoint)
     changed = [field for field in after if before[field] != after[field]]
     if changed:
-        told = {"before": {f: before[f] for f in changed}, "after": {f: after[f] for f in changed}}
+        told: dict[str, Any] = {"before": {f: before[f] for f in changed}, "after": {f: after[f] for f in changed}}
+        if reason:
+            told["reason"] = reason
         note(session, by, endpoint, "changed", told)
     session.flush()
     return endpoint
@@ -150,12 +155,14 @@ def announce(session: Session, organization_id: UUID) -> None:
     organizations.changed(session, organization_id)
 
 
-def note(session: Session, by: Principal | None, endpoint: Endpoint, verb: str, data: Mapping[str, Any]) -> None:
+def note(
+    session: Session, by: Principal | audit.Actor | None, endpoint: Endpoint, verb: str, data: Mapping[str, Any]
+) -> None:
     """Write an act on an endpoint into the log of acts.
 
     by: None for the platform
     """
-    actor = audit.actor_of(by) if by else audit.SYSTEM
+    actor = audit.actor_of(by) if isinstance(by, Principal) else by or audit.SYSTEM
     target = ("webhook_endpoint", endpoint.id)
     audit.record(session, endpoint.organization_id, actor, f"webhook_endpoint.{verb}", target, data)
 

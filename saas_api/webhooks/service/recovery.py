@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from saas_api.core import clock, queue
 from saas_api.core.access import Principal
 from saas_api.core.errors import Invalid
+from saas_api.organizations.service import audit
 from saas_api.webhooks.service.endpoints import hold_enabled, note
 from saas_api.webhooks.service.publishing import DRAIN, WANTS
 
@@ -38,7 +39,7 @@ UPDATE webhook_deliveries d SET next_at = now() FROM events e
 
 def recover(
     session: Session,
-    by: Principal | None,
+    by: Principal | audit.Actor | None,
     target: tuple[UUID, UUID],
     since: datetime,
     until: datetime | None = None,

@@ -49,9 +49,10 @@ def get_delivery(session: Session, organization_id: UUID, delivery_id: UUID) -> 
     return delivery
 
 
-def resend(session: Session, by: Principal, delivery_id: UUID) -> Delivery:
+def resend(session: Session, by: Principal, delivery_id: UUID, *, reason: str | None = None) -> Delivery:
     """Send what a delivery carried once more, to the same endpoint, as a new delivery.
 
+    reason: of an operator
     raises: NoSuchDelivery, EndpointDisabled
     """
     old = get_delivery(session, by.organization_id, delivery_id)
@@ -61,6 +62,8 @@ def resend(session: Session, by: Principal, delivery_id: UUID) -> Delivery:
         raise EndpointDisabled("This endpoint was deleted.") from cause
     new = _queue(session, endpoint, old.event_id, "replay")
     target, data = ("webhook_delivery", delivery_id), {"new_delivery_id": wire_id("whd", new.id)}
+    if reason:
+        data["reason"] = reason
     audit.record(session, by.organization_id, audit.actor_of(by), "webhook_delivery.resent", target, data)
     return new
 

@@ -1,6 +1,8 @@
 """Secrets of endpoints: made and shown once, kept encrypted, several living side by side while one replaces another."""
 
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -66,14 +68,15 @@ def live_secrets(session: Session, organization_id: UUID, endpoint_id: UUID) -> 
     ]
 
 
-def reseal() -> int:
+def reseal(over: Callable[[Sequence[Any]], Iterable[Any]] = iter) -> int:
     """Encrypt every secret under the first SECRET_KEY, so that an older one may go.
 
+    over: goes through the secrets, and may show how far it is
     returns: how many there are
     """
     with as_system("webhooks.reseal") as session:
         secrets = session.scalars(sa.select(EndpointSecret).with_for_update()).all()
-        for secret in secrets:
+        for secret in over(secrets):
             secret.secret_encrypted = crypto.encrypt(PURPOSE, crypto.decrypt(PURPOSE, secret.secret_encrypted))
     return len(secrets)
 

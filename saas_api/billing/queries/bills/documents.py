@@ -25,8 +25,15 @@ def invoice_document(session: Session, organization_id: UUID, invoice_id: UUID) 
 
     raises: NotFound
     """
-    shown = show(session, organization_id, invoice_id)
-    invoice, units = shown.invoice, catalogue.units(session)
+    return document_of(show(session, organization_id, invoice_id), catalogue.units(session))
+
+
+def document_of(shown: Shown, units: Mapping[str, str]) -> InvoiceDocument:
+    """An invoice that is read already as a document.
+
+    units: of every meter
+    """
+    invoice = shown.invoice
     zone = clock.zone(shown.period.timezone if shown.period else "UTC")
     return InvoiceDocument(
         title="Invoice",

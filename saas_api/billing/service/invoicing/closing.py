@@ -4,7 +4,7 @@ The first takes the period lock exclusively, so no usage is under way while a pe
 closed. Killed in between, the next run invoices.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -100,13 +100,16 @@ def _cut_anew(organization_id: UUID, at: datetime) -> None:
         log.exception("billing_zone_failed", organization_id=str(organization_id))
 
 
-def close_due(at: datetime, organization_id: UUID | None = None) -> Outcome:
+def close_due(
+    at: datetime, organization_id: UUID | None = None, over: Callable[[Sequence[UUID]], Iterable[UUID]] = iter
+) -> Outcome:
     """Close what ended a grace period before `at`, and invoice everything that is closed.
 
     organization_id: None for all; the failure of one organization does not hold up another
+    over: goes through the organizations, and may show how far it is
     """
     outcome = Outcome()
-    for due in _due(at, organization_id):
+    for due in over(_due(at, organization_id)):
         try:
             outcome.closed += _close_ended(due, at)
             outcome.invoices += _invoice_closed(due)

@@ -6,6 +6,7 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from saas_api.billing.models import Invoice
+from saas_api.billing.service.invoicing.acts import Act
 from saas_api.billing.service.invoicing.telling import tell
 from saas_api.billing.service.invoicing.wallet import Source, add_grant
 from saas_api.core import clock
@@ -84,10 +85,11 @@ def close_if_settled(session: Session, invoice: Invoice) -> None:
     audit.record(session, invoice.organization_id, audit.SYSTEM, "invoice.paid", ("invoice", invoice.id), {})
 
 
-def mark_uncollectible(session: Session, organization_id: UUID, invoice_id: UUID) -> None:
+def mark_uncollectible(session: Session, organization_id: UUID, invoice_id: UUID, act: Act | None = None) -> None:
     """Stop expecting an open invoice to be paid; a payment that comes yet is taken.
 
     session: of the system
+    act: of an operator; None for the end of dunning
     raises: NotFound, InvoiceNotOpen
     """
     invoice = lock_invoice(session, organization_id, invoice_id)
@@ -97,5 +99,8 @@ def mark_uncollectible(session: Session, organization_id: UUID, invoice_id: UUID
         raise InvoiceNotOpen
     invoice.state = "uncollectible"
     tell(session, invoice, "invoice.marked_uncollectible")
-    actor, target = audit.SYSTEM, ("invoice", invoice.id)
-    audit.record(session, organization_id, actor, "invoice.marked_uncollectible", target, {"number": invoice.number})
+    action, target, data = "invoice.marked_uncollectible", ("invoice", invoice.id), {"number": invoice.number}
+    if act:
+        act.record(session, organization_id, action, target, data)
+    else:
+        audit.record(session, organization_id, audit.SYSTEM, action, target, data)

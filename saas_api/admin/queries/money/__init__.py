@@ -1,0 +1,1 @@
+"""Reads of periods, invoices and payments across tenants."""

@@ -1,0 +1,1 @@
+"""Reads of what runs beneath the product: deliveries, jobs, mails, engines."""

@@ -1,0 +1,1 @@
+"""What the pages of the operator console are asked and sent."""

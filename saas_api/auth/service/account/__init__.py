@@ -1,0 +1,1 @@
+"""What people do to their own account besides passwords, and when they were last here."""

@@ -1,0 +1,1 @@
+"""`flask dev`: the whole product, or its engines alone, on this machine."""

@@ -1,0 +1,91 @@
+"""An error as its reader expects it: the JSON envelope under /api, a page elsewhere, a line for a part of a page."""
+
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from flask import Response, g, redirect, render_template, request, url_for
+
+from saas_api.core.errors import ApiError
+from saas_api.core.http import json_response
+from saas_api.core.render.forms import FormExpired, kept_fields
+from saas_api.core.render.pages import is_fragment, page
+
+_READING = ("GET", "HEAD")
+ADVICE = {
+    400: "What arrived cannot be read. Go back, reload the page and try again.",
+    403: "Your role does not include this. Ask an owner or an admin of your organization.",
+    404: "The address may be mistyped, or what it led to belongs to somebody else or is gone.",
+    405: "This address is not meant to be opened like that.",
+    409: "Something changed meanwhile. Go back, reload the page and try again.",
+    413: "What you sent is larger than this page accepts.",
+    422: "Something in the address is not valid. Go back and choose again.",
+    429: "You did this too often in a short time. Wait a moment, then try again.",
+    500: "The mistake is ours and was written down. Try again; if it happens again, tell us the request id.",
+    503: "Something we need does not answer right now. Nothing was lost; try again shortly.",
+}
+
+
+def render_error(error: ApiError) -> Response:
+    """Answer with an error, in the form its reader expects."""
+    if request.path.startswith("/api/"):
+        body = {
+            "code": error.code,
+            "message": error.message,
+            "details": error.details,
+            "request_id": g.get("request_id"),
+        }
+        return json_response({"success": False, "error": body}, error.status, _headers(error))
+    response = _sign_in_first() if error.status == 401 else _page(error)
+    response.headers.extend({name: value for name, value in _headers(error).items() if name == "Retry-After"})
+    return response
+
+
+def _page(error: ApiError) -> Response:
+    if isinstance(error, FormExpired):
+        return resend(error.status, request.path, kept_fields())
+    shown = {"error": error, "advice": ADVICE.get(error.status, ADVICE[400]), "request_id": g.get("request_id")}
+    if is_fragment():
+        return Response(f"{error.message} ({g.get('request_id')})", error.status, mimetype="text/plain")
+    template = "errors/crash.html" if error.status == 500 else "errors/error.html"
+    return Response(render_template(template, **shown), error.status, mimetype="text/html")
+
+
+def resend(
+    status: int, address: str, fields: Sequence[tuple[str, str]], *, is_signed_in_again: bool = False
+) -> Response:
+    """A page that offers to send again what a refused form held.
+
+    address: where it was sent to
+    fields: names and values as they were typed
+    """
+    shown = [(name.replace("_", " ").capitalize(), value) for name, value in fields]
+    return page(
+        "errors/resend.html",
+        status=status,
+        address=address,
+        fields=fields,
+        shown=shown,
+        is_signed_in_again=is_signed_in_again,
+    )
+
+
+def _sign_in_first() -> Response:
+    """Lead who has no session to the door and back; a form that was sent meanwhile is kept."""
+    if is_fragment():
+        shown = urlsplit(request.headers.get("HX-Current-URL", "")).path or "/dashboard"
+        return Response("", 401, {"HX-Redirect": url_for("auth.pages.login", next=shown)}, mimetype="text/plain")
+    if request.method in _READING:
+        back = request.full_path.rstrip("?")
+        return redirect(url_for("auth.pages.login", next=back), 303)  # type: ignore[return-value]  # werkzeug's own class
+    return page("errors/sign_in.html", status=401, address=request.path, fields=kept_fields())
+
+
+def _headers(error: ApiError) -> dict[str, str]:
+    headers = {}
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
+    elif error.status == 503:
+        headers["Retry-After"] = "5"
+    if error.status == 401:
+        headers["WWW-Authenticate"] = 'Bearer realm="api"'
+    return headers

@@ -1,0 +1,1 @@
+"""Reads of the dashboard, a file a section."""

@@ -1,0 +1,223 @@
+"use strict";
+
+(() => {
+  const say = (text) => {
+    const toast = document.createElement("p");
+    toast.className = "toast";
+    toast.textContent = text;
+    document.getElementById("toasts").append(toast);
+    setTimeout(() => toast.remove(), 8000);
+  };
+
+  /* Copying. On plain http outside localhost there is no clipboard API. */
+  const copyText = async (text) => {
+    if (navigator.clipboard) {
+      return navigator.clipboard.writeText(text);
+    }
+    const area = document.createElement("textarea");
+    area.value = text;
+    const host = document.querySelector("dialog:modal") || document.body;
+    host.append(area);
+    area.select();
+    const isCopied = document.execCommand("copy");
+    area.remove();
+    if (!isCopied) {
+      throw new Error("not copied");
+    }
+  };
+
+  document.addEventListener("click", async (event) => {
+    const button = event.target.closest("[data-copy]");
+    if (!button) {
+      return;
+    }
+    const label = button.querySelector("span");
+    try {
+      await copyText(button.dataset.copy);
+      const before = label.textContent;
+      label.textContent = "Copied";
+      say("Copied");
+      button.closest("dialog")?.removeAttribute("data-guard");
+      setTimeout(() => { label.textContent = before; }, 2000);
+    } catch {
+      say("Copying did not work here. Select the text and copy it by hand.");
+    }
+  });
+
+  /* Dialogs. One that guards a secret stays open until the secret was copied or its reader insists. */
+  const guard = (dialog) => {
+    if (!dialog.dataset.guard) {
+      return false;
+    }
+    const warning = dialog.querySelector("[data-warning]");
+    if (!warning || !warning.hidden) {
+      return false;
+    }
+    warning.hidden = false;
+    warning.querySelector("button, a")?.focus();
+    return true;
+  };
+
+  const openDialog = (dialog) => {
+    dialog.removeAttribute("open");
+    dialog.showModal();
+    dialog.querySelector("[data-first]")?.focus();
+    dialog.addEventListener("cancel", (event) => {
+      event.preventDefault();
+      if (guard(dialog)) {
+        return;
+      }
+      const done = dialog.querySelector("a[data-done]");
+      if (done) {
+        location.assign(done.href);
+      } else {
+        dialog.close();
+      }
+    });
+    dialog.addEventListener("click", (event) => {
+      if (event.target.closest("a[data-done]") && guard(dialog)) {
+        event.preventDefault();
+      }
+    });
+  };
+
+  /* Times of the last day are counted on. */
+  const span = (seconds) => {
+    const size = Math.abs(seconds);
+    const text = size < 60 ? "less than a minute" : size < 3600 ? `${Math.floor(size / 60)} min` : `${Math.floor(size / 3600)} h`;
+    return seconds < 0 ? `in ${text}` : `${text} ago`;
+  };
+
+  const countOn = () => {
+    for (const time of document.querySelectorAll("time[data-ago]")) {
+      const seconds = (Date.now() - Date.parse(time.dateTime)) / 1000;
+      if (Math.abs(seconds) < 86400) {
+        time.textContent = span(seconds);
+      }
+    }
+  };
+
+  /* Charts: what a bar says, for pointer and keyboard. */
+  const tip = document.createElement("p");
+  tip.className = "tip";
+  tip.hidden = true;
+  tip.setAttribute("aria-hidden", "true");
+
+  const showTip = (event) => {
+    const bucket = event.target.closest?.("[data-tip]");
+    if (!bucket) {
+      tip.hidden = true;
+      return;
+    }
+    tip.textContent = bucket.dataset.tip;
+    tip.hidden = false;
+    const box = bucket.getBoundingClientRect();
+    const left = box.left + box.width / 2 - tip.offsetWidth / 2;
+    tip.style.left = `${Math.max(8, Math.min(left, innerWidth - tip.offsetWidth - 8))}px`;
+    tip.style.top = `${Math.max(8, box.top - tip.offsetHeight - 6)}px`;
+  };
+
+  /* Shortcuts, never while something is typed; an account can switch them off. */
+  const places = { h: "", m: "/messages", k: "/api-keys", u: "/usage", b: "/billing", w: "/webhooks", t: "/team", s: "/settings" };
+  let isGoing = false;
+
+  const shortcut = (event) => {
+    const isTyping = event.target.closest("input, select, textarea, [contenteditable]");
+    if (document.body.dataset.shortcuts !== "on" || isTyping || event.ctrlKey || event.metaKey || event.altKey) {
+      return;
+    }
+    if (document.querySelector("dialog:modal")) {
+      return;
+    }
+    if (isGoing && event.key in places) {
+      location.assign(`/dashboard${places[event.key]}`);
+    } else if (event.key === "?") {
+      document.getElementById("shortcuts")?.showModal();
+    } else if (event.key === "/") {
+      const search = document.querySelector('[role="search"] input');
+      if (search) {
+        event.preventDefault();
+        search.focus();
+      }
+    }
+    isGoing = event.key === "g";
+  };
+
+  /* Forms are sent once; coming back to the page makes them usable again. */
+  const holdButtons = (event) => {
+    const form = event.target;
+    if (event.defaultPrevented || form.method !== "post") {
+      return;
+    }
+    setTimeout(() => {
+      for (const button of form.querySelectorAll("button")) {
+        button.disabled = true;
+        button.dataset.held = "";
+      }
+    });
+  };
+
+  const releaseButtons = () => {
+    for (const button of document.querySelectorAll("[data-held]")) {
+      button.disabled = false;
+      delete button.dataset.held;
+    }
+  };
+
+  /* What the server cannot know. */
+  const fillIn = (root) => {
+    for (const field of root.querySelectorAll("input[data-zone]")) {
+      field.value = Intl.DateTimeFormat().resolvedOptions().timeZone || "UTC";
+    }
+    for (const button of root.querySelectorAll("[data-copy][hidden]")) {
+      button.hidden = false;
+    }
+    for (const dialog of root.querySelectorAll("dialog[open][data-modal]:not(:modal)")) {
+      openDialog(dialog);
+    }
+    root.querySelector("[data-focus]")?.focus();
+  };
+
+  const isPoll = (event) => event.detail.elt.hasAttribute("data-poll");
+  const opened = Date.now();
+
+  document.addEventListener("DOMContentLoaded", () => {
+    document.body.append(tip);
+    fillIn(document);
+    countOn();
+    setInterval(countOn, 30000);
+  });
+  document.addEventListener("submit", holdButtons);
+  addEventListener("pageshow", releaseButtons);
+  addEventListener("keydown", shortcut);
+  for (const kind of ["pointerover", "focusin"]) {
+    document.addEventListener(kind, showTip);
+  }
+  addEventListener("scroll", () => { tip.hidden = true; }, { passive: true });
+
+  document.addEventListener("htmx:load", (event) => {
+    if (event.detail.elt !== document.body) {
+      fillIn(event.detail.elt);
+    }
+  });
+  document.addEventListener("htmx:configRequest", (event) => {
+    if (isPoll(event)) {
+      event.detail.headers["X-Poll"] = "1";
+    }
+  });
+  document.addEventListener("htmx:beforeRequest", (event) => {
+    if (isPoll(event) && (document.hidden || Date.now() - opened > 900000)) {
+      event.preventDefault();
+    }
+  });
+  document.addEventListener("htmx:responseError", (event) => {
+    if (!isPoll(event)) {
+      say(event.detail.xhr.responseText.slice(0, 300) || "That did not work. Reload the page and try again.");
+    }
+  });
+  document.addEventListener("htmx:sendError", (event) => {
+    if (!isPoll(event)) {
+      say("The server cannot be reached. Nothing was changed.");
+    }
+  });
+})();

@@ -1,0 +1,61 @@
+"""The catalogue at the console, and what real usage would cost on a plan."""
+
+from flask import Flask
+from flask.testing import FlaskClient
+
+from tests.admin.desk import REASON, acts, desk, send
+from tests.people import Person, make_key
+
+
+def test_every_version_is_listed_with_who_is_on_it(
+    app: Flask, client: FlaskClient, alice: Person, olga: Person
+) -> None:
+    assert send(client, make_key(client, alice))[0] == 202
+    browser = desk(app, olga)
+    text = browser.open("/admin/plans").text
+    for version in ("free@1", "starter@1", "pro@1", "scale@1"):
+        assert version in text
+    assert "Acme" in browser.open("/admin/plans/free@1").text
+    assert "Acme" not in browser.open("/admin/plans/pro@1").text
+
+
+def test_tiers_are_shown_and_an_unknown_version_is_not_found(app: Flask, olga: Person) -> None:
+    browser = desk(app, olga)
+    text = browser.open("/admin/plans/scale@1").text
+    for price in ("0.004 USD", "0.003 USD", "0.002 USD"):
+        assert price in text
+    assert browser.open("/admin/plans/gold@1").status_code == 404
+
+
+def test_real_usage_is_previewed_on_another_plan(app: Flask, client: FlaskClient, alice: Person, olga: Person) -> None:
+    assert send(client, make_key(client, alice))[0] == 202
+    browser = desk(app, olga)
+    running = browser.open(f"/admin/plans/starter@1?organization_id={alice.organization_id}&periods=0")
+    assert running.status_code == 200
+    assert "Total on Starter" in running.text
+    assert "0.01 USD" in running.text
+    wrong = browser.open("/admin/plans/starter@1?organization_id=acme")
+    assert wrong.status_code == 422
+    assert 'value="acme"' in wrong.text
+
+
+def test_a_retired_plan_is_chosen_no_more_until_it_is_offered_again(
+    app: Flask, client: FlaskClient, alice: Person, olga: Person
+) -> None:
+    browser, page = desk(app, olga), "/admin/plans/scale@1/retire"
+
+    def offered() -> bool:
+        plans = client.get("/api/v1/billing/plans", headers=alice.headers).json["data"]["plans"]
+        return "Scale" in [plan["name"] for plan in plans]
+
+    assert offered()
+    assert browser.submit(page, reason="short").status_code == 422
+    try:
+        assert browser.submit(page, reason=REASON).status_code == 303
+        assert not offered()
+    finally:
+        assert browser.submit(page, reason=REASON).status_code == 303
+    assert offered()
+    assert acts(app, "plan.retired") == [("platform", "operator", REASON)]
+    needed = browser.submit("/admin/plans/free@1/retire", reason=REASON)
+    assert needed.status_code == 409

@@ -1,0 +1,98 @@
+"""Every page and every form x every caller, by what its view declares; a page without a declaration fails elsewhere."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from werkzeug.routing import AnyConverter, UUIDConverter
+
+from saas_api.core.access import PERMISSIONS, ROLES, Access
+from saas_api.core.fields import IdConverter
+from saas_api.core.ids import new_id
+from tests.pages import Browser
+from tests.people import Person, join, sign_in
+
+GET, POST = "GET", "POST"
+HOME = "/dashboard"
+
+
+def pages(app: Flask) -> Iterator[tuple[str, str, Access]]:
+    """Method, an address with ids nobody has, and the declaration of each page that not everybody may see."""
+    for rule in app.url_map.iter_rules():
+        asked: Access = app.view_functions[rule.endpoint].__access__  # type: ignore[attr-defined]  # decorators put it there
+        if asked.is_public or rule.rule.startswith("/api/"):
+            continue
+        values = {name: _example(kind) for name, kind in rule._converters.items()}
+        built = rule.build(values)
+        assert built is not None, rule
+        for method in sorted((rule.methods or set()) & {GET, POST}):
+            yield method, built[1], asked
+
+
+def _example(kind: Any) -> Any:
+    if isinstance(kind, IdConverter | UUIDConverter):
+        return new_id()
+    return min(kind.items) if isinstance(kind, AnyConverter) else "x"
+
+
+@pytest.fixture
+def browsers(app: Flask, client: FlaskClient, alice: Person) -> dict[str, Browser]:
+    found = {"owner": Browser(app, alice)}
+    for role in ROLES[1:]:
+        join(app, alice.organization_id, f"{role}@acme.example", role)
+        found[role] = Browser(app, sign_in(client, f"{role}@acme.example"))
+    return found
+
+
+def test_nobody_gets_past_the_door(app: Flask) -> None:
+    browser, wrong = Browser(app), []
+    for method, path, _ in pages(app):
+        answer = browser.open(path) if method == GET else browser.send(path, {})
+        expected = (303, "/login?next=") if method == GET else (401, "")
+        if answer.status_code != expected[0] or not (answer.location or "").startswith(expected[1]):
+            wrong.append((method, path, answer.status_code))
+    assert not wrong
+
+
+def test_no_form_is_taken_without_its_token(app: Flask, alice: Person) -> None:
+    browser = Browser(app, alice)
+    wrong = [path for method, path, _ in pages(app) if method == POST and browser.send(path, {}).status_code != 400]
+    assert not wrong
+
+
+def test_a_role_without_the_permission_is_refused(app: Flask, browsers: dict[str, Browser]) -> None:
+    tokens = {role: browser.form(HOME, "/preferences")["csrf_token"] for role, browser in browsers.items()}
+    wrong = []
+    for method, path, asked in pages(app):
+        for role, browser in browsers.items():
+            if asked.office is None and (asked.permission is None or role in PERMISSIONS[asked.permission]):
+                continue
+            expected = 404 if asked.office else 403
+            answer = browser.open(path) if method == GET else browser.send(path, {"csrf_token": tokens[role]})
+            if answer.status_code != expected:
+                wrong.append((role, method, path, answer.status_code))
+    assert not wrong
+
+
+def test_an_id_nobody_has_is_not_found_like_one_of_somebody_else(app: Flask, alice: Person) -> None:
+    browser = Browser(app, alice)
+    wrong = []
+    for method, path, asked in pages(app):
+        if method == GET and asked.office is None and "_0" in path:
+            answer = browser.open(path)
+            if answer.status_code != 404:
+                wrong.append((path, answer.status_code))
+    assert not wrong
+
+
+def test_every_page_an_owner_may_see_opens(app: Flask, alice: Person) -> None:
+    browser = Browser(app, alice)
+    wrong = []
+    for method, path, asked in pages(app):
+        if method == GET and asked.office is None and "_0" not in path and not path.endswith("/x"):
+            answer = browser.open(path)
+            if answer.status_code not in (200, 286, 303):
+                wrong.append((path, answer.status_code))
+    assert not wrong

@@ -1,0 +1,35 @@
+"""docs/cli.md and the list of `flask --help` are made from the commands, and are current."""
+
+from pathlib import Path
+
+from flask import Flask
+
+from saas_api.cli.about.manual import NOUNS, manual, nouns
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_page_about_the_command_line_is_current(app: Flask) -> None:
+    assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == manual(app.cli), "run flask cli export"
+
+
+def test_the_list_of_commands_is_current(app: Flask) -> None:
+    assert NOUNS.read_text(encoding="utf-8") == nouns(app.cli), "run flask cli export"
+
+
+def test_the_page_is_exported_and_checked(app: Flask, tmp_path: Path) -> None:
+    runner, output = app.test_cli_runner(), tmp_path / "cli.md"
+    assert runner.invoke(args=["cli", "export", "--check", "--output", str(output)]).exit_code == 3
+    assert not output.exists()
+    assert runner.invoke(args=["cli", "export", "--output", str(output)]).exit_code == 0
+    assert runner.invoke(args=["cli", "export", "--check", "--output", str(output)]).exit_code == 0
+    output.write_text("stale", encoding="utf-8")
+    stale = runner.invoke(args=["cli", "export", "--check", "--output", str(output)])
+    assert (stale.exit_code, "is stale" in stale.stderr) == (3, True)
+
+
+def test_hidden_options_are_not_in_the_page(app: Flask) -> None:
+    page = manual(app.cli)
+    assert "--parent" not in page
+    assert "### flask keys create" in page
+    assert "### flask dev engines reset" in page

@@ -1,0 +1,235 @@
+"""Charts: where bars and lines stand, what is said of them, and the markup that draws them."""
+
+import re
+import xml.etree.ElementTree as ET
+from decimal import Decimal
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from saas_api.core.render.charts import Chart, bars, lines, plain
+
+
+def chart(*values: Any, **changes: Any) -> Chart:
+    """Bars of one series over days."""
+    points = [(f"{n} Mar", value) for n, value in enumerate(values, 1)]
+    return bars("c", "Messages per day (UTC)", points, **{"series": ["Messages"], **changes})
+
+
+def drawn(app: Flask, shown: Chart, macro: str = "bars") -> str:
+    """The markup of a chart."""
+    with app.test_request_context():
+        return str(getattr(app.jinja_env.globals["charts"], macro)(shown))
+
+
+def number(percent: str) -> Decimal:
+    assert percent.endswith("%")
+    return Decimal(percent[:-1])
+
+
+@pytest.mark.parametrize(
+    ("highest", "lines_at"),
+    [
+        (1, ["0", "1", "2", "3", "4"]),
+        (4, ["0", "1", "2", "3", "4"]),
+        (5, ["0", "2", "4", "6", "8"]),
+        (9, ["0", "2.5", "5", "7.5", "10"]),
+        (11, ["0", "5", "10", "15", "20"]),
+        (40, ["0", "10", "20", "30", "40"]),
+        (41, ["0", "20", "40", "60", "80"]),
+        (12_345, ["0", "5,000", "10k", "15k", "20k"]),
+        (3_000_000, ["0", "1M", "2M", "3M", "4M"]),
+        (Decimal("0.5"), ["0", "0.2", "0.4", "0.6", "0.8"]),
+    ],
+)
+def test_five_lines_go_from_zero_to_the_next_round_step(highest: Any, lines_at: list[str]) -> None:
+    grid = chart(highest).grid
+    assert [text for _, text in grid] == lines_at
+    assert [y for y, _ in grid] == ["100%", "75%", "50%", "25%", "0%"]
+
+
+def test_bars_stand_on_each_other_and_are_as_high_as_their_values() -> None:
+    shown = bars("c", "Messages", [("1 Mar", 10, 0, 20)], series=["a", "b", "c"])
+    first, third = shown.buckets[0].bars
+    assert (first.series, third.series) == (1, 3)
+    assert (first.y, first.height) == ("75%", "25%")
+    assert (third.y, third.height) == ("25%", "50%")
+
+
+def test_bars_do_not_touch_and_stay_within_the_plot() -> None:
+    shown = chart(*range(1, 93))
+    spans = [(number(bar.x), number(bar.x) + number(bar.width)) for bucket in shown.buckets for bar in bucket.bars]
+    assert len(spans) == 92
+    assert spans[0][0] > 0
+    assert spans[-1][1] < 100
+    assert all(end < start for (_, end), (start, _) in pairwise(spans))
+
+
+def test_a_bucket_without_values_is_there_and_says_so() -> None:
+    shown = chart(0, 1234)
+    assert [bucket.tip for bucket in shown.buckets] == ["1 Mar: 0", "2 Mar: 1,234"]
+    assert [bucket.is_empty for bucket in shown.buckets] == [True, False]
+    assert [len(bucket.bars) for bucket in shown.buckets] == [0, 1]
+
+
+def test_several_series_are_told_apart_and_added_up() -> None:
+    shown = bars("c", "Messages", [("1 Mar", 1, 0, 2000), ("2 Mar", 0, 0, 0)], series=["sms", "mail", "push"])
+    assert shown.buckets[0].tip == "1 Mar: sms 1, push 2,000"
+    assert shown.buckets[1].tip == "2 Mar: 0"
+    assert shown.buckets[0].cells == ("1", "0", "2,000", "2,001")
+    assert shown.legend == ((1, "sms", "1"), (2, "mail", "0"), (3, "push", "2,000"))
+
+
+def test_the_description_tells_count_total_and_the_highest() -> None:
+    assert chart(1, 1200, 2).description == "3 days, 1,203 in total. Highest: 1,200, 2 Mar."
+    assert chart(0, 0).description == "2 days, nothing in any of them."
+    assert chart(5, x_name="hour").description == "1 hour, 5 in total. Highest: 5, 1 Mar."
+
+
+def test_values_are_said_as_the_caller_wants_them() -> None:
+    shown = chart(Decimal("1.50"), fmt=lambda value: f"{value:.2f} USD")
+    assert (shown.buckets[0].tip, shown.buckets[0].cells) == ("1 Mar: 1.50 USD", ("1.50 USD",))
+    assert shown.description == "1 day, 1.50 USD in total. Highest: 1.50 USD, 1 Mar."
+
+
+def test_decimals_and_floats_add_up_without_dust() -> None:
+    assert chart(0.1, 0.2, Decimal("0.3")).description.startswith("3 days, 0.6 in total")
+
+
+@pytest.mark.parametrize(
+    ("previous", "said"),
+    [
+        (None, ""),
+        (0, ""),
+        (10, "As much as in the 2 days before"),
+        (8, "Up 25.0 % on the 2 days before"),
+        (16, "Down 37.5 % on the 2 days before"),
+        (Decimal("0.01"), "Up 99,900.0 % on the 2 days before"),
+    ],
+)
+def test_the_time_before_is_compared_unless_it_was_empty(previous: Any, said: str) -> None:
+    assert chart(4, 6, previous=previous).comparison == said
+
+
+def test_at_most_eight_labels_of_which_two_thirds_may_go() -> None:
+    for count in range(1, 93):
+        labels = chart(*[1] * count).labels
+        assert 1 <= len(labels) <= 8, count
+        assert [label.is_minor for label in labels] == [n % 3 > 0 for n in range(len(labels))]
+        assert labels[0].text == "1 Mar"
+
+
+def test_ninety_two_buckets_stand_alone_and_more_are_added_up_by_seven() -> None:
+    alone = chart(*[1] * 92)
+    assert (len(alone.buckets), alone.note, alone.x_name) == (92, "", "Day")
+    by_week = chart(*[1] * 93)
+    assert len(by_week.buckets) == 14
+    assert [bucket.cells for bucket in (by_week.buckets[0], by_week.buckets[-1])] == [("7",), ("2",)]
+    assert by_week.buckets[0].label == "1 Mar to 7 Mar"
+    assert (by_week.note, by_week.x_name) == ("Each bar adds up 7 days.", "Days")
+    assert by_week.description == "93 days, 93 in total. Highest: 7, 1 Mar to 7 Mar."
+    assert {label.text for label in by_week.labels} <= {f"{n} Mar" for n in range(1, 94, 7)}
+
+
+def test_a_last_week_of_one_day_is_called_by_that_day() -> None:
+    assert chart(*[1] * 99).buckets[-1].label == "99 Mar"
+
+
+def test_a_year_is_the_longest() -> None:
+    assert len(chart(*[1] * 366).buckets) == 53
+    with pytest.raises(ValueError, match="1 to 366 points"):
+        chart(*[1] * 367)
+
+
+@pytest.mark.parametrize("value", [-1, Decimal("-0.01"), float("nan"), Decimal("NaN"), float("inf"), Decimal("inf")])
+@pytest.mark.parametrize("draw", [bars, lines])
+def test_a_value_below_zero_or_no_number_is_refused(draw: Any, value: Any) -> None:
+    with pytest.raises(ValueError, match="2 Mar: a value is below 0 or no number"):
+        draw("c", "Messages", [("1 Mar", 1), ("2 Mar", value)], series=["Messages"])
+
+
+@pytest.mark.parametrize("series", [[], ["a"] * 5, ["a", "b"]])
+def test_a_chart_of_another_shape_is_refused(series: list[str]) -> None:
+    with pytest.raises(ValueError, match="series"):
+        bars("c", "Messages", [("1 Mar", 1)], series=series)
+    with pytest.raises(ValueError, match="points"):
+        bars("c", "Messages", [], series=["a"])
+
+
+def test_lines_run_from_value_to_value() -> None:
+    shown = lines("c", "Messages", [("1", 0, 4), ("2", 2, 4), ("3", 4, 0)], series=["a", "b"])
+    assert shown.paths == ("M166 1000L500 500L833 0", "M166 0L500 0L833 1000")
+    assert [bucket.bars for bucket in shown.buckets] == [(), (), ()]
+
+
+def test_a_line_of_one_point_is_a_dot() -> None:
+    assert lines("c", "Messages", [("1", 2)], series=["a"]).paths == ("M500 500h0",)
+
+
+def test_lines_are_scaled_to_the_highest_value_and_bars_to_the_highest_stack() -> None:
+    points = [("1", 40, 30)]
+    assert lines("c", "Messages", points, series=["a", "b"]).grid[-1][1] == "40"
+    assert bars("c", "Messages", points, series=["a", "b"]).grid[-1][1] == "80"
+
+
+def test_plain_keeps_zeros_before_the_point() -> None:
+    assert [plain(Decimal(text)) for text in ("0", "100", "1200.50", "1E+3")] == ["0", "100", "1,200.5", "1,000"]
+
+
+@pytest.mark.parametrize("macro", ["bars", "line"])
+def test_the_markup_is_well_formed_and_keeps_its_size(app: Flask, macro: str) -> None:
+    points = [(f"{n} Mar", n, 0, 3 * n, 1) for n in range(1, 31)]
+    draw = bars if macro == "bars" else lines
+    text = drawn(app, draw("use", "Messages per day (UTC)", points, series=["a", "b", "c", "d"]), macro)
+    figure = ET.fromstring(text)  # noqa: S314 - of our own template
+    axis, plot = figure.findall("./div[@class='chart-body']/svg")
+    assert axis.get("aria-hidden") == "true"
+    assert "viewBox" not in plot.attrib
+    assert "viewBox" not in axis.attrib
+    assert "style=" not in text
+    names = {node.get("id") for node in figure.iter() if node.get("id")}
+    assert {plot.get("aria-labelledby"), plot.get("aria-describedby")} <= names
+    assert set(re.findall(r"url\(#([^)]+)\)", text)) <= names
+    assert len(plot.findall(".//g[@class='bucket']")) == 30
+
+
+def test_every_bucket_is_told_to_pointer_keyboard_and_reader(app: Flask) -> None:
+    text = drawn(app, chart(0, 7))
+    assert text.count("<title>") == 2
+    assert '<g class="bucket" data-tip="2 Mar: 7" role="img" tabindex="0"><title>2 Mar: 7</title>' in text
+    assert '<g class="bucket" data-tip="1 Mar: 0"><title>' in text
+
+
+def test_the_table_holds_the_exact_values_in_a_region_that_takes_the_focus(app: Flask) -> None:
+    text = drawn(app, bars("c", "Messages", [("1 Mar", 12_345, 1)], series=["sms", "mail"]))
+    assert '<div class="scroll" tabindex="0" role="region"' in text
+    assert re.findall(r'<td class="num" data-th="(\w+)">([\d,]+)</td>', text) == [
+        ("sms", "12,345"),
+        ("mail", "1"),
+        ("Total", "12,346"),
+    ]
+
+
+def test_one_series_has_no_legend_and_two_are_told_by_hatches_too(app: Flask) -> None:
+    assert 'class="legend"' not in drawn(app, chart(1))
+    text = drawn(app, bars("c", "Messages", [("1 Mar", 1, 1)], series=["sms", "mail"]))
+    assert text.count('fill="url(#c-2)"') == 2
+    assert text.count('<pattern id="c-2"') == 1
+
+
+def test_a_chart_without_usage_says_so(app: Flask) -> None:
+    assert "No usage in this period" in drawn(app, chart(0, 0, 0))
+    assert "No usage in this period" not in drawn(app, chart(0, 1, 0))
+
+
+def test_names_are_escaped(app: Flask) -> None:
+    text = drawn(app, bars("c", "<b>", [('"><script>', 1, 1)], series=["<i>", "&"]))
+    assert "<script>" not in text
+    assert "<b>" not in text
+    assert "<i>" not in text
+
+
+def test_thirty_bars_are_small(app: Flask) -> None:
+    assert len(drawn(app, chart(*range(30)))) <= 12_000

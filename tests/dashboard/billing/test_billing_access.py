@@ -1,0 +1,135 @@
+"""Who may open the billing pages, and who may send their forms.
+
+| page | asks for |
+|---|---|
+| every page | billing:read, which everybody has |
+| change the plan, pay | billing:write: owner, billing |
+| change the cap, alerts | spend-cap:write: owner, admin, billing |
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from flask import Flask
+from flask.testing import FlaskClient
+
+from saas_api.core.db import db
+from saas_api.core.ids import new_id, wire_id
+from tests.dashboard.billing.desk import BILLING, browse, first_line, invoice_page, take_on
+from tests.pages import Browser, check_access
+from tests.payments.shop import Customer, owing
+from tests.people import sign_in, sign_up
+
+PAGES = {
+    "GET /dashboard/billing": "billing:read",
+    "GET /dashboard/billing?format=csv": "billing:read",
+    "GET /dashboard/billing/plans": "billing:read",
+    "GET /dashboard/billing/plans/starter": "billing:read",
+    "GET /dashboard/billing/spending": "billing:read",
+    "GET /dashboard/billing/wallet": "billing:read",
+    "GET /dashboard/billing/credit-notes": "billing:read",
+    "GET {invoice}": "billing:read",
+    "GET {invoice}.pdf": "billing:read",
+    "GET {invoice}/print": "billing:read",
+    "GET {line}": "billing:read",
+    "GET {line}/events.csv": "billing:read",
+}
+FORMS = {
+    ("{invoice}", "{invoice}/pay"): ("owner", "billing"),
+    ("/dashboard/billing/plans/starter", "/dashboard/billing/plans/starter"): ("owner", "billing"),
+    ("/dashboard/billing/spending", "/dashboard/billing/spending/cap"): ("owner", "admin", "billing"),
+    ("/dashboard/billing/spending", "/dashboard/billing/spending/alerts"): ("owner", "admin", "billing"),
+}
+MOST_QUERIES = 12
+
+
+@contextmanager
+def counted(app: Flask) -> Iterator[list[str]]:
+    """The statements that run meanwhile, without those that bind a transaction to its organization."""
+    seen: list[str] = []
+    with app.app_context():
+        engine = db.engine
+
+    def note(*told: Any) -> None:
+        seen.append(told[2])
+
+    sa.event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield seen
+    finally:
+        sa.event.remove(engine, "before_cursor_execute", note)
+
+
+def there(customer: Customer, path: str) -> str:
+    return path.format(invoice=invoice_page(customer), line=first_line(customer))
+
+
+def test_every_page_asks_for_its_permission(app: Flask, client: FlaskClient) -> None:
+    with app.app_context():
+        found = owing(client)
+        pages = {there(found, name): permission for name, permission in PAGES.items()}
+    check_access(app, client, found.person, pages)
+
+
+@pytest.mark.parametrize("role", ["admin", "member", "billing", "viewer"])
+def test_forms_are_shown_to_those_and_taken_from_those_who_may_send_them(
+    app: Flask, customer: Customer, owner: Browser, role: str
+) -> None:
+    take_on(customer, "somebody@acme.example", role)
+    somebody = browse(app, sign_in(customer.client, "somebody@acme.example"))
+    for (page, form), allowed in FORMS.items():
+        path, to = there(customer, page), there(customer, form)
+        has_form = f'action="{to}"' in somebody.open(path).text
+        assert has_form == (role in allowed), (role, form)
+        if not has_form:
+            fields = owner.form(path, to)
+            token = {"csrf_token": somebody.form("/dashboard/account", "/preferences")["csrf_token"]}
+            assert somebody.send(to, {**fields, **token}).status_code == 403
+    assert customer.rows("SELECT id FROM payments") == []
+
+
+def test_a_stranger_finds_nothing(app: Flask, customer: Customer, owner: Browser) -> None:
+    carol = browse(app, sign_up(customer.client, "carol@carol.example", "Carol & Co"))
+    for name in (name for name in PAGES if "{" in name):
+        path = there(customer, name.removeprefix("GET "))
+        assert owner.open(path).status_code == 200
+        assert carol.open(path).status_code == 404, path
+    token = carol.form(f"{BILLING}/spending", f"{BILLING}/spending/cap")["csrf_token"]
+    fields = {**owner.form(invoice_page(customer), f"{invoice_page(customer)}/pay"), "csrf_token": token}
+    assert carol.send(f"{invoice_page(customer)}/pay", fields).status_code == 404
+    rule = customer.rows("SELECT id FROM alert_rules LIMIT 1")[0].id
+    switch = f"{BILLING}/spending/alerts/{wire_id('alr', rule)}/switch"
+    assert carol.send(switch, {"csrf_token": token}).status_code == 404
+    assert "INV-" not in carol.open(BILLING).text
+
+
+def test_what_is_not_there_is_not_found(owner: Browser, customer: Customer) -> None:
+    for path in (
+        f"{BILLING}/invoices/{wire_id('inv', new_id())}",
+        f"{BILLING}/invoices/{wire_id('inv', new_id())}.pdf",
+        f"{invoice_page(customer)}/lines/{wire_id('lin', new_id())}",
+        f"{BILLING}/plans/nothing",
+    ):
+        assert owner.open(path).status_code == 404, path
+
+
+def test_a_form_without_its_token_does_nothing(owner: Browser, customer: Customer) -> None:
+    fields = owner.form(invoice_page(customer), f"{invoice_page(customer)}/pay")
+    del fields["csrf_token"]
+    assert owner.send(f"{invoice_page(customer)}/pay", fields).status_code == 400
+    assert customer.rows("SELECT id FROM payments") == []
+
+
+def test_a_page_takes_few_statements(app: Flask, customer: Customer, owner: Browser) -> None:
+    counts = {}
+    for name in PAGES:
+        path = there(customer, name.removeprefix("GET "))
+        owner.open(path)
+        with counted(app) as seen:
+            owner.open(path)
+        counts[name] = len([one for one in seen if "set_config" not in one])
+    del counts["GET /dashboard/billing/plans/starter"]  # it works out two whole bills as the change itself would
+    assert not {name: count for name, count in counts.items() if count > MOST_QUERIES}

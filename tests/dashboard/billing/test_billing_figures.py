@@ -1,0 +1,237 @@
+"""What the billing pages say is what the API and the invoice say, to the cent."""
+
+import csv
+import io
+import re
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from saas_api.billing import service as billing
+from saas_api.billing.queries.bills.documents import invoice_document
+from saas_api.core import clock, tenancy
+from saas_api.core.ids import wire_id
+from saas_api.dashboard.queries.billing import running
+from saas_api.organizations.service.audit import SYSTEM
+from tests.billing.company import day
+from tests.dashboard.billing.desk import API, BILLING, asked, browse, invoice_page, plain
+from tests.pages import Browser
+from tests.payments.shop import Customer
+from tests.people import sign_up
+
+MINUS = "\u2212"
+
+
+def money(amount: str) -> str:
+    """An amount of the API as a page says it."""
+    value = Decimal(amount)
+    return f"{MINUS if value < 0 else ''}{abs(value):,.2f} USD"
+
+
+def open_period(customer: Customer) -> None:
+    with customer.transaction() as session:
+        billing.ensure_period(session, customer.id, clock.now())
+
+
+def use(customer: Customer) -> None:
+    """Some usage now, some of it late, and another plan in the middle of the period."""
+    open_period(customer)
+    now = clock.now()
+    customer.use(1_234, at=now - timedelta(minutes=3))
+    customer.use(77, "email", at=now - timedelta(minutes=2))
+    customer.switch("starter@1", now - timedelta(minutes=1))
+    customer.use(55, at=now - timedelta(seconds=30))
+
+
+def test_the_running_period_is_what_the_api_calculates(customer: Customer, may: Browser) -> None:
+    use(customer)
+    told, cap = asked(customer, "/calculate"), asked(customer, "/alerts")["spend_cap"]
+    page = plain(may.open(BILLING))
+    assert len(told["lines"]) >= 4
+    for line in told["lines"]:
+        assert f"{line['description']}" in page
+        assert money(line["amount"]) in page
+    assert f"This period so far {money(told['total_amount'])} {told['total_requests']} accepted calls" in page
+    assert f"Forecast, at today's usage {money(told['forecast_amount'])}" in page
+    assert f"{cap['used']} USD of {money(cap['amount'])} in this period" in page
+    assert "not included ( UTC )" in page or "not included (UTC)" in page
+
+
+@pytest.mark.parametrize("is_mixed", [False, True])
+@pytest.mark.usefixtures("may")
+def test_the_pages_reads_are_the_services(customer: Customer, is_mixed: bool) -> None:
+    open_period(customer)
+    customer.use(4_321)
+    if is_mixed:
+        use(customer)
+        customer.use(9, at=day(20), is_late=True)
+    now = clock.now()
+    with customer.transaction() as session:
+        expected, cap = billing.preview(session, customer.id), billing.cap_state(session, customer.id)
+        found = running.account(session, customer.id, now)
+        assert found is not None
+        seen = running.read(session, found, now)
+    assert (seen.bill, seen.forecast) == (expected.draft, expected.forecast)
+    assert (seen.requests, seen.spent_minor) == (expected.total_requests, cap.spent.total)
+    assert (seen.account.period.id, seen.account.profile.spend_cap_minor) == (cap.period_id, cap.amount_minor)
+
+
+def test_invoices_and_totals_are_the_apis(customer: Customer, owner: Browser) -> None:
+    told, page = asked(customer, "/history"), plain(owner.open(BILLING))
+    [invoice], summary = told["invoices"], told["summary"]
+    assert f"{invoice['number']} 1 Apr 2026 to 1 May 2026" in page
+    assert f"Billed in all {money(summary['total_billed'])}" in page
+    assert f"Paid {money(summary['total_paid'])}" in page
+    assert f"Outstanding {money(summary['outstanding'])}" in page
+    assert f"{money(invoice['total_amount'])} {money(invoice['amount_due'])}" in page
+
+
+def test_filters_choose_and_a_wrong_one_is_shown_again(customer: Customer, owner: Browser) -> None:
+    number = customer.invoice().number
+    assert number in owner.open(f"{BILLING}?status=open&year=2026").text
+    for query in ("status=paid", "year=2025"):
+        page = owner.open(f"{BILLING}?{query}")
+        assert number not in page.text
+        assert "No invoice fits these filters" in page.text
+    for query in ("status=lost", "year=soon", "year=1999", "status=lost&format=csv"):
+        page = owner.open(f"{BILLING}?{query}")
+        assert page.status_code == 422, query
+        assert "error-summary" in page.text
+
+
+def test_the_table_is_what_the_api_lists(customer: Customer, owner: Browser) -> None:
+    [told] = asked(customer, "/history")["invoices"]
+    answer = owner.open(f"{BILLING}?format=csv&status=open")
+    assert answer.mimetype == "text/csv"
+    [row] = csv.DictReader(io.StringIO(answer.text.removeprefix("\ufeff")))
+    period = told.pop("period")
+    expected = {**told, **{f"period_{name}": period[name] for name in ("starts_at", "ends_at")}, "timezone": "UTC"}
+    assert row == {name: "" if value is None else str(value) for name, value in expected.items()}
+    assert len(owner.open(f"{BILLING}?format=csv&status=void").text.splitlines()) == 1
+
+
+def test_a_new_company_is_told_when_its_first_invoice_comes(app: Flask, customer: Customer) -> None:
+    carol = browse(app, sign_up(customer.client, "carol@carol.example", "Carol & Co"))
+    page = plain(carol.open(BILLING))
+    assert "No invoices yet" in page
+    assert "The period ends on" in page
+    assert "Nothing is charged so far" in page
+
+
+def test_each_plan_says_what_the_last_thirty_days_would_cost(customer: Customer, may: Browser) -> None:
+    open_period(customer)
+    customer.use(2_500, at=day(2, month=5))
+    customer.use(900, "email", at=day(17, month=5))
+    customer.use(400, at=day(20), is_late=True)
+    body = {"quantities": {"sms": "2500", "email": "900"}}
+    answer = customer.client.post(f"{API}/simulate", json=body, headers=customer.person.headers)
+    page = plain(may.open(f"{BILLING}/plans"))
+    assert "SMS 2,500" in page
+    told = re.findall(r"Your last 30 days here would cost ([\d.,]+ USD)", page)
+    assert told == [money(plan["total_amount"]) for plan in answer.json["data"]["plans"]]
+
+
+@pytest.mark.parametrize("when", ["now", "period_end"])
+def test_what_a_change_is_said_to_cost_is_what_the_invoice_charges(may: Browser, customer: Customer, when: str) -> None:
+    open_period(customer)
+    customer.use(1_500)
+    page = plain(may.open(f"{BILLING}/plans/scale?when={when}"))
+    body = {"plan": "scale", "when": when}
+    told = customer.client.post(f"{API}/preview-change", json=body, headers=customer.person.headers).json["data"]
+    assert f"With the change {money(told['changed']['total_amount'])}" in page
+    assert not told["change"]["lines"] or f"Difference {money(told['difference'])}" in page
+    for line in told["change"]["lines"]:
+        assert f"{line['description']} {money(line['amount'])}" in page
+    sent = may.submit(f"{BILLING}/plans/scale?when={when}", f"{BILLING}/plans/scale")
+    assert (sent.status_code, sent.location) == (303, f"{BILLING}/plans")
+    assert asked(customer, "/calculate")["forecast_amount"] == told["changed"]["total_amount"]
+    clock.travel_to(day(1, 2, month=6))
+    [closed] = billing.close_due(clock.now(), customer.id).invoices
+    assert money(str(Decimal(closed.total_minor) / 100)) == money(told["changed"]["total_amount"])
+
+
+def test_a_scheduled_change_is_shown_and_called_off(customer: Customer, may: Browser) -> None:
+    plans = f"{BILLING}/plans"
+    assert may.submit(f"{plans}/free", f"{plans}/free").location == plans
+    shown = may.open(plans)
+    assert "The plan becomes" in plain(may.open(BILLING))
+    assert "The plan will be Free from" in plain(shown)
+    assert f'href="{plans}/pro">Cancel the change' in shown.text
+    page = plain(may.open(f"{plans}/pro"))
+    assert "The change to Free is called off. The plan stays Pro." in page
+    assert may.submit(f"{plans}/pro", f"{plans}/pro").location == plans
+    assert asked(customer, "/subscription")["scheduled_change"] is None
+    again = may.open(f"{plans}/pro")
+    assert (again.status_code, again.location) == (303, plans)
+
+
+def test_a_change_is_made_once_and_only_as_it_was_shown(customer: Customer, may: Browser) -> None:
+    there = f"{BILLING}/plans/scale"
+    fields = may.form(there)
+    moved = may.send(there, {**fields, "version": "scale@0"})
+    assert moved.status_code == 409
+    assert "Look at the amounts again" in moved.text
+    assert asked(customer, "/subscription")["plan"]["code"] == "pro"
+    answers = [may.send(there, fields) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [303, 303]
+    assert len(customer.rows("SELECT id FROM subscription_segments WHERE plan_version_id = 'scale@1'")) == 1
+
+
+def test_the_document_is_the_pdfs(customer: Customer, owner: Browser) -> None:
+    there = invoice_page(customer)
+    with customer.transaction() as session:
+        document = invoice_document(session, customer.id, customer.invoice_id)
+    texts = [document.number, document.status, document.buyer.name, *(text for pair in document.facts for text in pair)]
+    texts += [text for line in document.lines for text in (line.description, *line.details, line.quantity, line.amount)]
+    texts += [text for one in document.sums for text in (one.label, one.amount)]
+    for path in (there, f"{there}/print"):
+        page = plain(owner.open(path))
+        assert not [text for text in texts if text not in page], path
+    answer = owner.open(f"{there}.pdf")
+    told = customer.client.get(f"{API}/invoices/{there.rpartition('/')[2]}/pdf", headers=customer.person.headers)
+    assert answer.data == told.data
+    assert answer.headers["Content-Disposition"] == f'attachment; filename="{document.number}.pdf"'
+
+
+def test_a_line_explains_its_amount_and_gives_its_events(app: Flask, may: Browser, customer: Customer) -> None:
+    open_period(customer)
+    customer.use(30)
+    customer.use(12_345)
+    [closed] = billing.close_due(day(1, 2, month=6), customer.id).invoices
+    number = wire_id("inv", closed.id)
+    told = asked(customer, f"/invoices/{number}")
+    line = next(line for line in told["lines"] if line["meter"] == "sms")
+    there = f"{BILLING}/invoices/{number}/lines/{line['id']}"
+    assert f'href="{there}"' in may.open(f"{BILLING}/invoices/{number}").text
+    explained = asked(customer, f"/invoices/{number}/lines/{line['id']}/explain")
+    page = plain(may.open(there))
+    assert not [step for step in explained["steps"] if step not in page]
+    assert money(line["amount"]) in page
+    rows: list[dict[str, Any]] = list(csv.DictReader(io.StringIO(may.open(f"{there}/events.csv").text[1:])))
+    assert sum(Decimal(row["quantity"]) for row in rows) == Decimal(line["quantity"]) == 12_375
+    clock.travel_to(None)
+    carol = browse(app, sign_up(customer.client, "carol@carol.example", "Carol & Co"))
+    assert carol.open(there).status_code == 404
+
+
+def test_the_wallet_and_the_credit_notes_are_the_apis(customer: Customer, owner: Browser) -> None:
+    assert "No credit so far" in owner.open(f"{BILLING}/wallet").text
+    assert "No credit notes" in owner.open(f"{BILLING}/credit-notes").text
+    customer.grant(1_250, "promotional", 1)
+    credit = billing.Credit("order_change", amount_minor=900, memo="It was <b>late</b>")
+    with tenancy.as_system("billing.corrections") as session:
+        billing.credit(session, customer.id, customer.invoice_id, credit, billing.Act(SYSTEM, "asked for"))
+    held, notes = asked(customer, "/wallet"), asked(customer, "/credit-notes")["credit_notes"]
+    page = plain(owner.open(f"{BILLING}/wallet"))
+    assert f"In the wallet {money(held['balances'][0]['amount'])}" in page
+    assert f"Promotion {money(held['grants'][0]['amount'])} {money(held['grants'][0]['remaining'])}" in page
+    answer = owner.open(f"{BILLING}/credit-notes")
+    assert f"{notes[0]['number']}" in answer.text
+    assert (
+        f"{money(notes[0]['amount'])} {money(notes[0]['to_due'])} off what was due Order change It was <b>late</b>"
+        in plain(answer)
+    )
+    assert "<b>late" not in answer.text

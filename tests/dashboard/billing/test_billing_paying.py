@@ -1,0 +1,186 @@
+"""Paying an invoice from its page: once, at the provider's, and back to a page that looks again until it is settled."""
+
+import re
+import threading
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from flask import Flask
+
+from saas_api.core import clock, tenancy
+from saas_api.core.ids import wire_id
+from saas_api.payments import jobs
+from tests.dashboard.billing.desk import browse, invoice_page, payments, plain
+from tests.pages import Browser
+from tests.payments.shop import Customer
+from tests.payments.stripe_server import StripeServer
+
+
+def pay(browser: Browser, customer: Customer, **changes: Any) -> Any:
+    there = invoice_page(customer)
+    return browser.submit(there, f"{there}/pay", **changes)
+
+
+def polled(answer: Any) -> str:
+    """Where the page looks again."""
+    found = re.search(r'data-poll hx-get="([^"]*)"', answer.text)
+    assert found, "the page does not look again"
+    return found[1].replace("&amp;", "&")
+
+
+def mails_of(customer: Customer) -> dict[str, tuple[str, str]]:
+    """Text and HTML of what was written to the company, by template."""
+    with tenancy.as_system("mail.deliver") as session:
+        wanted = sa.text("SELECT template, text_body, html_body FROM mails WHERE organization_id = :id")
+        return {name: (plain, html) for name, plain, html in session.execute(wanted, {"id": customer.id})}
+
+
+def test_pay_leads_to_the_checkout_and_back_to_a_page_that_looks_again(owner: Browser, customer: Customer) -> None:
+    there = invoice_page(customer)
+    assert "99.00 USD to pay" in plain(owner.open(there))
+    begun = pay(owner, customer)
+    assert begun.status_code == 303
+    assert re.fullmatch(r"/payments/mock/[0-9a-f]{48}", begun.location)
+    waiting = owner.open(there)
+    assert "A payment is under way" in waiting.text
+    assert f"{there}/pay" not in waiting.text
+    look = polled(waiting)
+    assert owner.open(look, **{"HX-Request": "true"}).status_code == 204
+    back = owner.client.post(begun.location, data={"action": "pay"})
+    assert f'href="{there}"' in owner.open(back.location).text
+    jobs.inbox()
+    settled = owner.open(look, **{"HX-Request": "true"})
+    assert settled.status_code == 286
+    assert "<html" not in settled.text
+    assert "data-poll" not in settled.text
+    page = plain(owner.open(there))
+    assert "Paid 0.00" not in page
+    assert "Amount due 0.00" in page
+    assert "Payment begun" in page
+
+
+def test_the_page_stops_looking_after_two_minutes(app: Flask, customer: Customer) -> None:
+    clock.travel_to(clock.now())
+    owner = browse(app, customer.person)
+    pay(owner, customer)
+    look = polled(owner.open(invoice_page(customer)))
+    clock.travel_to(clock.now() + timedelta(seconds=119))
+    assert owner.open(look, **{"HX-Request": "true"}).status_code == 204
+    clock.travel_to(clock.now() + timedelta(seconds=2))
+    ended = owner.open(look, **{"HX-Request": "true"})
+    assert ended.status_code == 286
+    assert "Reload this page to look again." in ended.text
+    forever = look.partition("until=")[0] + "until=99999999999"
+    assert owner.open(forever, **{"HX-Request": "true"}).status_code == 204
+    for nonsense in ("until=99999999999999999999", "until=-1", "until=x"):
+        answer = owner.open(f"{invoice_page(customer)}?{nonsense}", **{"HX-Request": "true"})
+        assert answer.status_code in (204, 286), nonsense
+
+
+def test_the_same_form_sent_twice_starts_one_payment(owner: Browser, customer: Customer) -> None:
+    there = invoice_page(customer)
+    fields = owner.form(there, f"{there}/pay")
+    first, second = (owner.send(f"{there}/pay", fields) for _ in range(2))
+    assert first.status_code == second.status_code == 303
+    assert first.location == second.location
+    assert len(payments(customer)) == 1
+
+
+def test_two_forms_lead_to_one_payment(owner: Browser, customer: Customer) -> None:
+    there = invoice_page(customer)
+    forms = [owner.form(there, f"{there}/pay") for _ in range(2)]
+    answers = [owner.send(f"{there}/pay", fields) for fields in forms]
+    assert [answer.status_code for answer in answers] == [303, 303]
+    assert answers[0].location == answers[1].location
+    assert len(payments(customer)) == 1
+
+
+@pytest.mark.parametrize("is_same", [True, False])
+def test_clicks_at_the_same_time_start_one_payment(
+    app: Flask, owner: Browser, customer: Customer, is_same: bool
+) -> None:
+    there = invoice_page(customer)
+    form = owner.form(there, f"{there}/pay")
+    forms = [form if is_same else owner.form(there, f"{there}/pay") for _ in range(5)]
+    barrier, seen = threading.Barrier(len(forms)), []
+
+    def click(fields: Any) -> None:
+        browser = browse(app, customer.person)
+        barrier.wait()
+        answer = browser.send(f"{there}/pay", fields)
+        seen.append((answer.status_code, answer.headers.get("Location")))
+
+    threads = [threading.Thread(target=click, args=(fields,)) for fields in forms]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(payments(customer)) == 1
+    assert {status for status, _ in seen} <= {303, 409}
+    assert len({address for status, address in seen if status == 303}) == 1
+
+
+def test_another_origin_is_left_by_a_page_never_by_a_redirect(
+    owner: Browser, customer: Customer, stripe: StripeServer
+) -> None:
+    there = invoice_page(customer)
+    assert re.findall(r'type="radio" value="(\w+)"', owner.open(there).text) == ["stripe", "mock"]
+    fields = {**owner.form(there, f"{there}/pay"), "provider": "stripe"}
+    left = owner.send(f"{there}/pay", fields)
+    address = payments(customer)[0].checkout_url
+    assert left.status_code == 200
+    assert "Location" not in left.headers
+    assert f'<meta http-equiv="refresh" content="0; url={address}">' in left.text
+    assert f'href="{address}"' in left.text
+    assert "form-action 'self'" in left.headers["Content-Security-Policy"]
+    again = owner.send(f"{there}/pay", fields)
+    assert (again.status_code, f'url={address}"' in again.text) == (200, True)
+    assert len(stripe.sessions) == len(payments(customer)) == 1
+
+
+def test_a_declined_payment_is_told_and_may_be_tried_again(owner: Browser, customer: Customer) -> None:
+    owner.client.post(pay(owner, customer).location, data={"action": "decline"})
+    jobs.inbox()
+    page = plain(owner.open(invoice_page(customer)))
+    assert "Payment declined" in page
+    assert "card declined" in page
+    assert pay(owner, customer).status_code == 303
+    assert [payment.state for payment in payments(customer)] == ["failed", "pending"]
+
+
+def test_what_cannot_be_paid_says_why(owner: Browser, customer: Customer) -> None:
+    there = invoice_page(customer)
+    fields = owner.form(there, f"{there}/pay")
+    wrong = owner.send(f"{there}/pay", {**fields, "provider": "paystack"})
+    assert wrong.status_code == 422
+    assert "This provider takes no payment of this invoice here." in wrong.text
+    unknown = owner.send(f"{there}/pay", {**fields, "provider": "cowries"})
+    assert unknown.status_code == 422
+    owner.client.post(pay(owner, customer).location, data={"action": "pay"})
+    jobs.inbox()
+    paid = owner.send(f"{there}/pay", {**fields, "provider": "mock"})
+    assert paid.status_code == 409
+    assert "This invoice is paid already." in paid.text
+    assert len(payments(customer)) == 1
+
+
+def test_who_must_verify_their_address_first_is_told_so(
+    app: Flask, owner: Browser, customer: Customer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(app.config, "REQUIRE_VERIFIED_EMAIL", True)
+    answer = pay(owner, customer)
+    assert answer.status_code == 403
+    assert "Verify your e-mail address first." in answer.text
+    assert payments(customer) == []
+
+
+def test_the_mails_lead_to_the_invoice(owner: Browser, customer: Customer) -> None:
+    for action in ("decline", "pay"):
+        owner.client.post(pay(owner, customer).location, data={"action": action})
+        jobs.inbox()
+    there = f"/dashboard/billing/invoices/{wire_id('inv', customer.invoice_id)}"
+    mails = mails_of(customer)
+    for template in ("invoice_ready", "payment_failed", "payment_received"):
+        assert all(there in body for body in mails[template]), template

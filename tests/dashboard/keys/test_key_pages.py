@@ -1,0 +1,143 @@
+"""Pages about API keys.
+
+| page | asks for |
+|---|---|
+| list, one key | keys:read, which everybody has |
+| create | keys:create: owner, admin, member; a live key also for a fresh password |
+| change, roll, revoke | keys:write: owner, admin; rolling and revoking also for a fresh password |
+"""
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from saas_api.core import clock
+from tests.dashboard.counted import counted
+from tests.dashboard.keys.desk import KEYS, NEW, listed, only
+from tests.pages import Browser, check_access
+from tests.people import Person, make_key
+from tests.usage.company import Company
+from tests.usage.company import sign_up as sign_up_company
+
+PAGES = {
+    "GET /dashboard/api-keys": "keys:read",
+    "GET /dashboard/api-keys/new": "keys:create",
+    "GET /dashboard/api-keys/{key}": "keys:read",
+    "GET /dashboard/api-keys/{key}/edit": "keys:write",
+    "GET /dashboard/api-keys/{key}/roll": "keys:write",
+    "GET /dashboard/api-keys/{key}/revoke": "keys:write",
+}
+WRITES = ("edit", "roll", "end-old", "revoke")
+
+
+def test_each_page_asks_for_its_permission(app: Flask, client: FlaskClient, alice: Person) -> None:
+    make_key(client, alice)
+    key_id = only(client, alice)["id"]
+    check_access(app, client, alice, {name.format(key=key_id): asked for name, asked in PAGES.items()})
+
+
+def test_a_stranger_finds_nothing_under_the_ids_of_another(
+    app: Flask, client: FlaskClient, alice: Person, carol: Person
+) -> None:
+    make_key(client, alice, name="Secret project")
+    key_id, stranger = only(client, alice)["id"], Browser(app, carol)
+    token = stranger.form(NEW)["csrf_token"]
+    for path in ("", "/edit", "/roll", "/revoke"):
+        answer = stranger.open(f"{KEYS}/{key_id}{path}")
+        assert (answer.status_code, "Secret project" in answer.text) == (404, False), path
+    for path in WRITES:
+        fields = {"csrf_token": token, "name": "x", "scopes": "usage:read", "confirm": "Secret project"}
+        fields["form_key"] = stranger.form(NEW)["form_key"]
+        assert stranger.send(f"{KEYS}/{key_id}/{path}", fields).status_code == 404, path
+    assert only(client, alice)["status"] == "active"
+    assert "Secret project" not in stranger.open(KEYS).text
+
+
+@pytest.mark.parametrize("path", [NEW, *(f"{KEYS}/{{key}}/{path}" for path in WRITES)])
+def test_a_form_from_elsewhere_is_refused(browser: Browser, client: FlaskClient, alice: Person, path: str) -> None:
+    make_key(client, alice)
+    key = only(client, alice)
+    answer = browser.send(path.format(key=key["id"]), {"name": "x", "confirm": key["name"], "scopes": "usage:read"})
+    assert answer.status_code == 400
+    assert only(client, alice) == key
+
+
+def test_an_empty_list_offers_the_first_key(browser: Browser) -> None:
+    answer = browser.open(KEYS)
+    assert "Create your first key" in answer.text
+    assert "<table" not in answer.text
+
+
+def test_a_member_sees_no_button_that_is_not_for_them(
+    app: Flask, client: FlaskClient, alice: Person, bob: Person
+) -> None:
+    make_key(client, alice)
+    shown = Browser(app, bob).open(f"{KEYS}/{only(client, alice)['id']}").text
+    assert not any(word in shown for word in ("/revoke", "/roll", "/edit", "What was done to it"))
+    assert NEW in Browser(app, bob).open(KEYS).text
+
+
+def test_filters_choose_and_a_bad_one_is_told(browser: Browser, client: FlaskClient, alice: Person) -> None:
+    make_key(client, alice, name="Real one")
+    make_key(client, alice, name="Trial one", mode="test")
+    shown = browser.open(f"{KEYS}?mode=test&status=active").text
+    assert ("Trial one" in shown, "Real one" in shown) == (True, False)
+    assert "No key fits these filters" in browser.open(f"{KEYS}?status=revoked").text
+    for bad in ("mode=both", "status=gone"):
+        answer = browser.open(f"{KEYS}?{bad}")
+        assert (answer.status_code, "Must be one of" in answer.text) == (422, True)
+    assert browser.open(f"{KEYS}?cursor=nonsense").status_code == 422
+
+
+def test_the_list_goes_on_with_older_keys(browser: Browser, client: FlaskClient, alice: Person) -> None:
+    for n in range(26):
+        make_key(client, alice, name=f"Key number {n:02}")
+    first = browser.open(KEYS).text
+    assert first.count("<tr>") == 26
+    assert "Key number 00" not in first
+    older = first.partition('rel="next"')[0].rpartition('href="')[2].partition('"')[0]
+    second = browser.open(older.replace("&amp;", "&")).text
+    assert "Key number 00" in second
+    assert second.count("<tr>") == 2
+
+
+def test_figures_are_those_of_the_api(app: Flask, client: FlaskClient) -> None:
+    company = sign_up_company(client)
+    company.make_key("busy")
+    company.make_key("idle")
+    company.open_period(clock.now())
+    company.use(3, key="busy")
+    company.use(2, key="busy")
+    company.refuse("failed", times=2, key="busy")
+    company.refuse("rate_limited", key="busy")
+    wanted = {key["name"]: key["requests_30d"] for key in company.get("/dashboard/api-keys")["api_keys"]}
+    assert wanted == {"busy": 5, "idle": 0}
+    browser = _owner(app, company)
+    rows = browser.open(KEYS).text.split("<tr>")
+    for name, count in wanted.items():
+        (row,) = [row for row in rows if f">{name}</a>" in row]
+        assert f'data-th="Requests, 30 days" class="num">{count}<' in row
+    detail = browser.open(f"{KEYS}/key_{company.keys['busy'].hex}").text
+    for label, value in {"Requests": 5, "Accepted": 2, "Failed": 2, "Rate limited": 1}.items():
+        assert f'<p class="stat-label">{label}</p><p class="stat-value">{value}</p>' in detail
+    assert "POST /api/v1/messages/send" in detail
+    assert "<dd>5</dd>" in browser.open(f"{KEYS}/key_{company.keys['busy'].hex}/revoke").text
+
+
+def _owner(app: Flask, company: Company) -> Browser:
+    browser = Browser(app)
+    browser.client.set_cookie("at", company.owner["Authorization"].removeprefix("Bearer "))
+    return browser
+
+
+@pytest.mark.parametrize("path", ["", "/new", "/{key}", "/{key}/roll", "/{key}/revoke"])
+def test_a_page_takes_at_most_twelve_queries(
+    app: Flask, browser: Browser, client: FlaskClient, alice: Person, path: str
+) -> None:
+    make_key(client, alice)
+    make_key(client, alice, mode="test")
+    there = f"{KEYS}{path}".format(key=listed(client, alice)[0]["id"])
+    browser.open(there)
+    with counted(app) as seen:
+        browser.open(there)
+    assert 0 < len(seen) <= 12, "\n".join(seen)

@@ -1,0 +1,168 @@
+"""Making keys at the pages: what may be asked for, what is shown once, and that it runs."""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from werkzeug.serving import make_server
+
+from saas_api.core import clock
+from tests.dashboard.keys.desk import KEYS, NEW, Texts, listed, only, secret_in, stale
+from tests.pages import Browser, form_of
+from tests.people import PASSWORD, Person
+
+
+def test_a_key_is_made_as_it_was_asked_for_and_shown_once(browser: Browser, client: FlaskClient, alice: Person) -> None:
+    wanted = {
+        "name": "Order <service>",
+        "mode": "live",
+        "expiry": "30",
+        "preset": "read",
+        "allowed_ips": "203.0.113.0/24\n2001:db8::/32",
+        "rate_limit_per_minute": "7",
+    }
+    answer = browser.submit(NEW, **wanted)
+    assert (answer.status_code, answer.headers["Cache-Control"]) == (200, "no-store")
+    assert "<dialog" in answer.text
+    assert 'data-guard="You have not copied the key"' in answer.text
+    assert "Order &lt;service&gt;" in answer.text
+    secret, made = secret_in(answer), only(client, alice)
+    assert secret.startswith(made["prefix"])
+    assert secret.endswith(made["last_four"])
+    assert (made["name"], made["mode"], made["scopes"]) == (
+        "Order <service>",
+        "live",
+        ["messages:read", "usage:read"],
+    )
+    assert (made["allowed_ips"], made["rate_limit_per_minute"]) == (["203.0.113.0/24", "2001:db8::/32"], 7)
+    left = clock.now() + timedelta(days=30)
+    assert made["expires_at"][:16] == clock.rfc3339(left)[:16]
+    for path in (KEYS, f"{KEYS}/{made['id']}"):
+        assert secret not in browser.open(path).text
+
+
+@pytest.mark.parametrize(
+    ("preset", "chosen", "scopes"),
+    [
+        ("all", [], ["messages:read", "messages:write", "usage:read"]),
+        ("send", ["usage:read"], ["messages:write"]),
+        ("own", ["usage:read"], ["usage:read"]),
+    ],
+)
+def test_presets_stand_for_scopes(
+    browser: Browser, client: FlaskClient, alice: Person, preset: str, chosen: list[str], scopes: list[str]
+) -> None:
+    assert browser.submit(NEW, name="k", preset=preset, scopes=chosen).status_code == 200
+    assert only(client, alice)["scopes"] == scopes
+
+
+def test_a_key_ends_with_its_last_day_in_the_zone_of_the_organization(
+    browser: Browser, client: FlaskClient, alice: Person
+) -> None:
+    changed = client.patch("/api/v1/organization", json={"timezone": "Asia/Tokyo"}, headers=alice.headers)
+    assert changed.status_code == 200, changed.json
+    assert browser.submit(NEW, name="k", expiry="date", expires_on="2031-05-06").status_code == 200
+    assert only(client, alice)["expires_at"] == "2031-05-06T15:00:00.000Z"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"name": ""}, "Give the key a name."),
+        ({"expiry": "date"}, "Say on which day it ends."),
+        ({"expiry": "date", "expires_on": "2020-01-01"}, "This day has passed."),
+        ({"expiry": "date", "expires_on": "9999-12-31"}, "Outside the calendar."),
+        ({"expiry": "7"}, "Must be one of"),
+        ({"preset": "own"}, "Choose at least one scope."),
+        ({"preset": "own", "scopes": ["admin"]}, "Must be one of"),
+        ({"allowed_ips": "203.0.113.7\nhome"}, "Not an address or a network"),
+        ({"rate_limit_per_minute": "ten"}, "Not a whole number."),
+        ({"rate_limit_per_minute": "61"}, "Your plan allows 60 requests a minute."),
+    ],
+)
+def test_what_is_wrong_is_told_and_what_was_typed_is_kept(
+    browser: Browser, client: FlaskClient, alice: Person, changes: dict[str, Any], told: str
+) -> None:
+    answer = browser.submit(NEW, **{"name": "Mine & yours", "mode": "test", "allowed_ips": "10.0.0.0/8", **changes})
+    assert answer.status_code == 422
+    assert told in answer.text
+    kept = form_of(answer, NEW)
+    assert kept["name"] == ([changes["name"]] if "name" in changes else ["Mine & yours"])
+    assert kept["allowed_ips"] == [changes.get("allowed_ips", "10.0.0.0/8")]
+    assert kept.get("scopes", []) == [scope for scope in changes.get("scopes", []) if ":" in scope]
+    assert listed(client, alice) == []
+
+
+def test_a_form_sent_twice_makes_one_key_and_shows_it_again(
+    browser: Browser, client: FlaskClient, alice: Person
+) -> None:
+    fields = {**browser.form(NEW), "name": "k"}
+    first, second = browser.send(NEW, fields), browser.send(NEW, fields)
+    assert (first.status_code, second.status_code) == (200, 200)
+    assert secret_in(first) == secret_in(second)
+    assert len(listed(client, alice)) == 1
+    assert browser.send(NEW, {**fields, "name": "another"}).status_code == 422
+    assert len(listed(client, alice)) == 1
+
+
+def test_a_live_key_asks_for_a_fresh_password_and_a_test_key_does_not(
+    app: Flask, client: FlaskClient, alice: Person
+) -> None:
+    person = stale(client, alice)
+    browser = Browser(app, person)
+    refused = browser.submit(NEW, name="mine", mode="live")
+    assert (refused.status_code, form_of(refused, NEW)["name"]) == (422, ["mine"])
+    assert "Enter your password to go on." in refused.text
+    assert "The password is wrong." in browser.submit(NEW, name="k", mode="live", confirm_password="guess").text
+    assert listed(client, person) == []
+    assert browser.submit(NEW, name="tried", mode="test").status_code == 200
+    assert browser.submit(NEW, name="real", mode="live", confirm_password=PASSWORD).status_code == 200
+    assert {(key["name"], key["mode"]) for key in listed(client, person)} == {("tried", "test"), ("real", "live")}
+
+
+def test_a_live_key_asks_for_a_verified_address_where_that_is_set(
+    app: Flask, browser: Browser, client: FlaskClient, alice: Person
+) -> None:
+    app.config["REQUIRE_VERIFIED_EMAIL"] = True
+    try:
+        answer = browser.submit(NEW, name="k", mode="live")
+    finally:
+        app.config["REQUIRE_VERIFIED_EMAIL"] = False
+    assert answer.status_code == 403
+    assert "Verify your e-mail address first." in answer.text
+    assert listed(client, alice) == []
+
+
+@pytest.fixture
+def address(app: Flask) -> Iterator[str]:
+    """The application on a port, for programs that are not tests."""
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.mark.parametrize("preset", ["all", "read"])
+@pytest.mark.parametrize("program", ["curl", "python"])
+def test_what_the_dialog_shows_runs_as_it_stands(
+    app: Flask, browser: Browser, client: FlaskClient, alice: Person, address: str, program: str, preset: str
+) -> None:
+    known = app.config["APP_URL"]
+    app.config["APP_URL"] = address
+    try:
+        shown = Texts(browser.submit(NEW, name="k", mode="test", preset=preset).text).found
+    finally:
+        app.config["APP_URL"] = known
+    curl, python = shown[1], shown[2]
+    command = ["/bin/sh", "-c", curl] if program == "curl" else [sys.executable, "-c", python]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    assert "success" in ran.stdout
+    assert "True" in ran.stdout or "true" in ran.stdout
+    sent = client.get("/api/v1/messages", headers=alice.headers).json["data"]["messages"]
+    assert len(sent) == (1 if preset == "all" else 0)

@@ -1,0 +1,228 @@
+"""Pages about messages.
+
+| page | asks for |
+|---|---|
+| list, one message, table | messages:read, which everybody has |
+| a test message | messages:test: owner, admin, member |
+| cancel | messages:cancel: owner, admin, member |
+"""
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from tests.dashboard.counted import counted
+from tests.dashboard.messages.desk import MESSAGES, NEW, Work, listed, pages, send, table
+from tests.messages.people import MAIL, SMS
+from tests.pages import Browser, check_access
+from tests.people import Headers, Person, join, sign_in
+
+PAGES = {
+    "GET /dashboard/messages": "messages:read",
+    "GET /dashboard/messages?format=csv": "messages:read",
+    "GET /dashboard/messages/{message}": "messages:read",
+    "GET /dashboard/messages/new": "messages:test",
+}
+
+
+def test_each_page_asks_for_its_permission(app: Flask, client: FlaskClient, alice: Person, live: Headers) -> None:
+    message_id = send(client, live)
+    check_access(app, client, alice, {name.format(message=message_id): asked for name, asked in PAGES.items()})
+
+
+@pytest.mark.parametrize(("role", "status"), [("admin", 303), ("member", 303), ("billing", 403), ("viewer", 403)])
+def test_who_may_send_and_cancel(
+    app: Flask, client: FlaskClient, alice: Person, live: Headers, role: str, status: int
+) -> None:
+    message_id = send(client, live)
+    join(app, alice.organization_id, f"{role}@acme.example", role)
+    browser = Browser(app, sign_in(client, f"{role}@acme.example"))
+    token = browser.form(MESSAGES, "/logout")["csrf_token"]
+    fields = {"csrf_token": token, "form_key": _form_key(app, client, alice), **SMS}
+    assert browser.send(NEW, fields).status_code == status
+    assert browser.send(f"{MESSAGES}/{message_id}/cancel", {"csrf_token": token}).status_code == status
+    assert ("Send a test message" in browser.open(MESSAGES).text) == (status == 303)
+
+
+def _form_key(app: Flask, client: FlaskClient, person: Person) -> str:
+    return Browser(app, person).form(NEW)["form_key"][0]
+
+
+def test_a_stranger_finds_nothing_under_the_ids_of_another(
+    app: Flask, client: FlaskClient, live: Headers, carol: Person
+) -> None:
+    message_id, stranger = send(client, live), Browser(app, carol)
+    there = f"{MESSAGES}/{message_id}"
+    answer = stranger.open(there)
+    assert (answer.status_code, SMS["to"] in answer.text) == (404, False)
+    token = stranger.form(NEW)["csrf_token"]
+    assert stranger.send(f"{there}/cancel", {"csrf_token": token}).status_code == 404
+    assert message_id not in stranger.open(MESSAGES).text
+    assert table(stranger.open(f"{MESSAGES}?format=csv").text) == []
+
+
+@pytest.mark.parametrize("path", [NEW, f"{NEW}/count", f"{MESSAGES}/{{message}}/cancel"])
+def test_a_form_from_elsewhere_is_refused(
+    browser: Browser, client: FlaskClient, alice: Person, live: Headers, path: str
+) -> None:
+    message_id = send(client, live)
+    assert browser.send(path.format(message=message_id), SMS).status_code == 400
+    assert [(one["message_id"], one["status"]) for one in listed(client, alice)] == [(message_id, "queued")]
+
+
+def test_an_empty_list_says_what_messages_are(browser: Browser) -> None:
+    answer = browser.open(MESSAGES)
+    assert "No live messages yet" in answer.text
+    assert "curl -sS" in answer.text
+    assert NEW in answer.text
+    assert "<table" not in answer.text
+
+
+def test_a_waiting_message_is_canceled_and_its_usage_taken_back(
+    browser: Browser, client: FlaskClient, alice: Person, live: Headers, work: Work
+) -> None:
+    there = f"{MESSAGES}/{send(client, live)}"
+    shown = browser.open(there).text
+    assert "Recorded" in shown
+    assert browser.submit(there, f"{there}/cancel").status_code == 303
+    shown = browser.open(there).text
+    assert "Taken back" in shown
+    assert "-1 " in shown
+    assert "Cancel the message" not in shown
+    work()
+    assert listed(client, alice)[0]["status"] == "canceled"
+
+
+def test_what_has_left_is_not_canceled(browser: Browser, client: FlaskClient, live: Headers, work: Work) -> None:
+    there = f"{MESSAGES}/{send(client, live)}"
+    fields = browser.form(there, f"{there}/cancel")
+    work()
+    answer = browser.send(f"{there}/cancel", fields)
+    assert answer.status_code == 409
+    assert "can no longer be canceled" in answer.text
+
+
+def test_a_message_shows_what_endpoints_were_told(
+    app: Flask, browser: Browser, client: FlaskClient, alice: Person, bob: Person, live: Headers, work: Work
+) -> None:
+    made = client.post("/api/v1/webhooks/endpoints", json={"url": "https://hooks.example/in"}, headers=alice.headers)
+    assert made.status_code == 201, made.json
+    there = f"{MESSAGES}/{send(client, live)}"
+    assert "None was told." in browser.open(there).text
+    work()
+    shown = browser.open(there).text
+    assert "message.delivered" in shown
+    assert "https://hooks.example/in" in shown
+    assert "/dashboard/webhooks/deliveries/whd_" in shown
+    assert "hooks.example" not in Browser(app, bob).open(there).text
+
+
+def test_figures_are_those_of_the_api(
+    browser: Browser, client: FlaskClient, alice: Person, live: Headers, work: Work
+) -> None:
+    send(client, live, message="x" * 161)
+    send(client, live, **MAIL)
+    work()
+    shown = browser.open(MESSAGES).text
+    rows = shown.split("<tr>")[2:]
+    for told, row in zip(listed(client, alice), rows, strict=True):
+        assert f"{MESSAGES}/{told['message_id']}" in row
+        assert f'data-th="To">{told["to"]}<' in row
+        assert f'data-th="Segments" class="num">{told["segments"]}<' in row
+        assert f'class="num">{told["cost"]} USD<' in row
+        assert told["status"].capitalize() in row
+        assert "Live key" in row
+
+
+def test_filters_choose_and_modes_never_mix(
+    browser: Browser, client: FlaskClient, alice: Person, live: Headers, trial_key: Headers, work: Work
+) -> None:
+    first = send(client, live)
+    other = send(client, live, **MAIL)
+    trial = send(client, trial_key, to="+15005550001")
+    work()
+
+    def seen(query: str) -> set[str]:
+        text = browser.open(f"{MESSAGES}?{query}").text
+        return {one for one in (first, other, trial) if one in text}
+
+    key_ids = {key["name"]: key["id"] for key in client.get("/api/v1/keys", headers=alice.headers).json["data"]["keys"]}
+    assert seen("") == {first, other}
+    assert seen("mode=test") == {trial}
+    assert seen("mode=test&status=failed") == {trial}
+    assert seen("type=email") == {other}
+    assert seen(f"to={MAIL['to']}") == {other}
+    assert seen(f"key={key_ids['Live key']}") == {first, other}
+    assert seen(f"key={key_ids['Test key']}") == set()
+    for wanted in ("24h", "7d", "30d", "period", "custom"):
+        assert seen(f"range={wanted}") == {first, other}, wanted
+    assert seen("range=last_period") == set()
+    assert seen("end_date=2020-01-02") == set()
+    browser.client.set_cookie("mode", "test")
+    assert seen("") == {trial}
+
+
+@pytest.mark.parametrize(
+    "bad", ["status=lost", "type=fax", "key=org_1", "range=1y", "start_date=tomorrow", "mode=both"]
+)
+def test_a_bad_filter_is_told_with_its_form(browser: Browser, client: FlaskClient, live: Headers, bad: str) -> None:
+    answer = browser.open(f"{MESSAGES}?{bad}")
+    assert answer.status_code == 422
+    assert 'role="alert"' in answer.text
+    assert 'role="search"' in answer.text
+
+
+@pytest.mark.parametrize("bad", ["start_date=2026-02-02&end_date=2026-01-01", "cursor=nonsense"])
+def test_dates_that_name_no_range_and_a_foreign_cursor_are_refused(browser: Browser, bad: str) -> None:
+    assert browser.open(f"{MESSAGES}?{bad}").status_code == 422
+
+
+def test_the_list_goes_on_with_older_messages_and_keeps_its_filters(
+    browser: Browser, client: FlaskClient, live: Headers
+) -> None:
+    oldest = send(client, live)
+    for _ in range(25):
+        send(client, live)
+    first = browser.open(f"{MESSAGES}?type=sms").text
+    assert oldest not in first
+    older = first.partition('rel="next"')[0].rpartition('href="')[2].partition('"')[0].replace("&amp;", "&")
+    assert "type=sms" in older
+    assert oldest in browser.open(older).text
+
+
+def test_the_table_holds_what_is_filtered_and_no_formula(
+    browser: Browser, client: FlaskClient, alice: Person, live: Headers, work: Work
+) -> None:
+    send(client, live, **{**MAIL, "subject": "=HYPERLINK(1)"})
+    send(client, live)
+    work()
+    answer = browser.open(f"{MESSAGES}?format=csv")
+    assert answer.mimetype == "text/csv"
+    assert answer.text.startswith("\ufeffmessage_id,to,type,subject,status,segments,cost,currency,mode,api_key_id")
+    rows = table(answer.text)
+    assert len(rows) == 2
+    for told, row in zip(listed(client, alice), rows, strict=True):
+        for name in ("message_id", "type", "status", "mode", "cost", "created_at", "sent_at", "delivered_at"):
+            assert row[name] == (told[name] or ""), name
+    assert rows[0]["to"] == "'+2348012345678"
+    assert rows[1]["subject"] == "'=HYPERLINK(1)"
+    assert [row["type"] for row in table(browser.open(f"{MESSAGES}?format=csv&type=email").text)] == ["email"]
+
+
+def test_a_table_that_is_too_long_is_refused(
+    browser: Browser, client: FlaskClient, live: Headers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages(), "MOST_ROWS", 1)
+    send(client, live)
+    assert browser.open(f"{MESSAGES}?format=csv").status_code == 200
+    send(client, live)
+    assert browser.open(f"{MESSAGES}?format=csv").status_code == 422
+
+
+def test_a_page_takes_at_most_twelve_queries(app: Flask, browser: Browser, client: FlaskClient, live: Headers) -> None:
+    message_id = send(client, live)
+    for path in (MESSAGES, f"{MESSAGES}/{message_id}", NEW, f"{MESSAGES}?range=period"):
+        browser.open(path)
+        with counted(app) as seen:
+            browser.open(path)
+        assert 0 < len(seen) <= 12, (path, "\n".join(seen))

@@ -1,0 +1,177 @@
+"""Settings of the organization, and a person's own account."""
+
+import re
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from saas_api.billing import service as billing
+from saas_api.core import tenancy
+from saas_api.core.ids import read_id
+from saas_api.organizations import service as organizations
+from saas_api.organizations.models import Organization
+from tests.dashboard.webhooks.hooks import counted
+from tests.pages import Browser, check_access, form_of
+from tests.people import PASSWORD, Person, join, sign_in
+
+SETTINGS, ACCOUNT = "/dashboard/settings", "/dashboard/account"
+NEW_PASSWORD = "seven blue elephants"
+
+PAGES = {
+    "GET /dashboard/settings": "organization:read",
+    "GET /dashboard/account": None,
+    "GET /dashboard/account/password": None,
+}
+
+
+@pytest.fixture
+def browser(app: Flask, alice: Person) -> Browser:
+    return Browser(app, alice)
+
+
+def kept(app: Flask, person: Person) -> tuple[Organization, billing.Buyer]:
+    organization_id = read_id("org", person.organization_id)
+    with app.app_context(), tenancy.transaction(organization_id) as session:
+        return organizations.get(session, organization_id), billing.buyer_of(session, organization_id)
+
+
+def sessions(client: FlaskClient, person: Person) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = client.get("/api/v1/auth/sessions", headers=person.headers).json["data"]["sessions"]
+    return found
+
+
+def test_everybody_sees_what_their_role_allows(app: Flask, client: FlaskClient, alice: Person) -> None:
+    check_access(app, client, alice, PAGES)
+
+
+def test_settings_are_saved_and_stand_on_the_next_invoice(app: Flask, browser: Browser, alice: Person) -> None:
+    answer = browser.submit(
+        SETTINGS,
+        name="Acme & Sons",
+        timezone="Africa/Lagos",
+        billing_email="bills@acme.example",
+        legal_name="Acme Limited",
+        address="1 Marina\r\n\r\nLagos",
+        tax_id="NG-1",
+    )
+    assert answer.status_code == 303
+    organization, buyer = kept(app, alice)
+    assert (organization.name, organization.timezone) == ("Acme & Sons", "Africa/Lagos")
+    assert organization.billing_email == "bills@acme.example"
+    assert buyer == billing.Buyer("Acme Limited", ["1 Marina", "Lagos"], "NG-1")
+    again = browser.form(SETTINGS)
+    assert again["address"] == ["1 Marina\nLagos"]
+    assert again["timezone"] == ["Africa/Lagos"]
+    assert browser.submit(SETTINGS, billing_email="", address="", legal_name="", tax_id="").status_code == 303
+    organization, buyer = kept(app, alice)
+    assert organization.billing_email is None
+    assert buyer == billing.Buyer(None, [], None)
+
+
+def test_what_is_wrong_is_kept_as_it_was_typed(app: Flask, browser: Browser, alice: Person) -> None:
+    wrong = browser.submit(SETTINGS, name="<i>Acme", billing_email="bills", address="\n".join("1234567"))
+    assert wrong.status_code == 422
+    fields = form_of(wrong, SETTINGS)
+    assert (fields["name"], fields["billing_email"]) == (["<i>Acme"], ["bills"])
+    assert 'id="e-billing_email"' in wrong.text
+    assert 'id="e-address"' in wrong.text
+    assert "<i>Acme" not in wrong.text
+    assert kept(app, alice)[0].name == "Acme"
+    assert browser.submit(SETTINGS, timezone="Mars/Olympus").status_code == 422
+    assert browser.submit(SETTINGS, name="").status_code == 422
+
+
+def test_a_member_reads_settings_and_may_not_change_them(app: Flask, alice: Person, bob: Person) -> None:
+    browser = Browser(app, bob)
+    text = browser.open(SETTINGS).text
+    assert alice.organization_id in text
+    assert 'name="billing_email"' not in text
+    token = form_of(browser.open(SETTINGS), "/logout")["csrf_token"]
+    fields = {"csrf_token": token, "name": "Bobs", "timezone": "UTC"}
+    assert browser.send(SETTINGS, fields).status_code == 403
+    assert kept(app, alice)[0].name == "Acme"
+
+
+def test_a_form_without_its_token_changes_nothing(app: Flask, browser: Browser, alice: Person) -> None:
+    assert browser.submit(SETTINGS, name="Other", csrf_token="x").status_code == 400
+    assert kept(app, alice)[0].name == "Acme"
+
+
+def test_a_person_is_called_what_they_say(browser: Browser) -> None:
+    assert browser.submit(ACCOUNT, full_name="Alice <3").status_code == 303
+    text = browser.open(ACCOUNT).text
+    assert "Alice &lt;3" in text
+    assert "Alice <3" not in text
+    assert "user.renamed" in browser.open("/dashboard/audit-log").text
+    assert browser.submit(ACCOUNT, full_name="").status_code == 303
+    assert browser.submit(ACCOUNT, full_name="x" * 101).status_code == 422
+
+
+def test_the_password_is_changed_by_who_knows_it(app: Flask, client: FlaskClient, alice: Person) -> None:
+    other = sign_in(client, alice.email)
+    browser, path = Browser(app, alice), f"{ACCOUNT}/password"
+    wrong = browser.submit(path, current_password="not it at all", new_password=NEW_PASSWORD)
+    assert wrong.status_code == 401
+    assert "The current password is wrong." in wrong.text
+    weak = browser.submit(path, current_password=PASSWORD, new_password="password")
+    assert weak.status_code == 422
+    assert 'id="e-new_password"' in weak.text
+    assert PASSWORD not in weak.text
+    done = browser.submit(path, current_password=PASSWORD, new_password=NEW_PASSWORD)
+    assert done.status_code == 303
+    assert browser.open(ACCOUNT).status_code == 200
+    assert Browser(app, other).open(ACCOUNT).status_code == 303
+    assert sign_in(client, alice.email, NEW_PASSWORD).email == alice.email
+
+
+def test_one_session_is_ended_and_then_all_others(app: Flask, client: FlaskClient, alice: Person) -> None:
+    one, two, three = (sign_in(client, alice.email) for _ in range(3))
+    browser = Browser(app, alice)
+    text = browser.open(ACCOUNT).text
+    assert "4 sessions" in text
+    ends = re.findall(r'action="(/dashboard/account/sessions/ses_[^"]+/end)"', text)
+    assert len(ends) == 3
+    assert browser.submit(ACCOUNT, ends[0]).status_code == 303
+    assert [Browser(app, person).open(ACCOUNT).status_code for person in (one, two, three)].count(303) == 1
+    assert browser.submit(ACCOUNT, f"{ACCOUNT}/sessions/end-others").status_code == 303
+    assert {Browser(app, person).open(ACCOUNT).status_code for person in (one, two, three)} == {303}
+    assert len(sessions(client, alice)) == 1
+
+
+def test_nobody_ends_a_session_of_somebody_else(
+    app: Flask, client: FlaskClient, browser: Browser, carol: Person
+) -> None:
+    (theirs,) = sessions(client, carol)
+    fields = form_of(browser.open(ACCOUNT), ACCOUNT)
+    path = f"{ACCOUNT}/sessions/{theirs['id']}/end"
+    assert browser.send(path, fields).status_code == 404
+    assert Browser(app, carol).open(ACCOUNT).status_code == 200
+
+
+def test_an_unverified_address_gets_its_link_again(browser: Browser) -> None:
+    assert "Not verified yet" in browser.open(ACCOUNT).text
+    answers = [browser.submit(ACCOUNT, f"{ACCOUNT}/verification").status_code for _ in range(4)]
+    assert answers == [303, 303, 303, 429]
+
+
+def test_the_theme_is_remembered(browser: Browser) -> None:
+    assert 'data-theme="system"' in browser.open(ACCOUNT).text
+    fields = {**form_of(browser.open(ACCOUNT), ACCOUNT), "theme": "dark", "back": ACCOUNT}
+    answer = browser.send("/preferences", {name: fields[name] for name in ("csrf_token", "theme", "back")})
+    assert answer.location.endswith(ACCOUNT)
+    text = browser.open(ACCOUNT).text
+    assert 'data-theme="dark"' in text
+    assert '<option value="dark" selected>' in text
+
+
+def test_pages_ask_the_database_little(app: Flask, client: FlaskClient, alice: Person) -> None:
+    join(app, alice.organization_id, "vera@acme.example", "viewer")
+    for person in (alice, sign_in(client, "vera@acme.example")):
+        browser = Browser(app, person)
+        for name in PAGES:
+            browser.open(name.removeprefix("GET "))
+            with counted(app) as statements:
+                assert browser.open(name.removeprefix("GET ")).status_code == 200
+            assert len(statements) <= 12, (name, statements)

@@ -1,0 +1,19 @@
+"""The company of these tests."""
+
+from collections.abc import Iterator
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from saas_api.core import clock
+from tests.dashboard.usage.reading import TODAY, busy_company
+from tests.usage.company import Company
+
+
+@pytest.fixture
+def acme(app: Flask, client: FlaskClient) -> Iterator[Company]:
+    """Signed up on 1 March, with two keys that were used, once over the limit; it is the middle of April."""
+    clock.travel_to(TODAY)
+    yield busy_company(client)
+    clock.travel_to(None)

@@ -1,0 +1,169 @@
+"""The usage page: who sees it, that its figures are the API's, and which ranges it refuses.
+
+| page | asks for |
+|---|---|
+| usage, its tabs and tables | usage:read, which everybody has |
+"""
+
+import re
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from saas_api.core import clock
+from saas_api.core.render.filters import NOTHING
+from saas_api.dashboard.queries.usage import Calls, Meter
+from saas_api.dashboard.routes.usage import chart_of
+from saas_api.usage.rules import Days
+from tests.dashboard.usage.reading import TODAY, USAGE, downloaded, shown, stats, table
+from tests.pages import Browser, check_access
+from tests.people import Person
+from tests.usage.company import Company
+
+PAGES = {
+    "GET /dashboard/usage": "usage:read",
+    "GET /dashboard/usage?tab=period": "usage:read",
+    "GET /dashboard/usage?tab=day&format=csv": "usage:read",
+}
+COUNTS = ("requests", "success_count", "error_count")
+
+
+def test_everybody_in_the_organization_sees_usage(app: Flask, client: FlaskClient, alice: Person) -> None:
+    check_access(app, client, alice, PAGES)
+
+
+@pytest.mark.parametrize(
+    ("query", "asked"),
+    [
+        ("", {}),
+        ("range=7d", {"start_date": "2026-04-09", "end_date": "2026-04-15"}),
+        ("range=30d", {"start_date": "2026-03-17", "end_date": "2026-04-15"}),
+        ("range=period", {"start_date": "2026-04-01", "end_date": "2026-04-15"}),
+        ("range=last_period", {"start_date": "2026-03-01", "end_date": "2026-03-31"}),
+        ("start_date=2026-04-01&end_date=2026-04-02", {"start_date": "2026-04-01", "end_date": "2026-04-02"}),
+        ("range=custom&start_date=2026-04-10", {"start_date": "2026-04-10"}),
+        ("range=7d&start_date=2026-01-01", {"start_date": "2026-04-09", "end_date": "2026-04-15"}),
+        ("mode=test", {"mode": "test"}),
+    ],
+)
+def test_every_figure_is_the_one_of_the_api(app: Flask, acme: Company, query: str, asked: dict[str, str]) -> None:
+    api = acme.get("/usage", **asked)
+    summary, page = api["summary"], shown(app, acme, query)
+    found = stats(page)
+    assert found["Calls"] == f"{summary['total_requests']:,}"
+    assert found["Successful"] == f"{summary['successful_requests']:,}"
+    assert found["Failed"] == f"{summary['failed_requests']:,}"
+    assert found["Rate limited"] == f"{summary['rate_limited_requests']:,}"
+    is_test = asked.get("mode") == "test"
+    assert found["Cost"] == (NOTHING if is_test else f"{summary['total_cost']} {summary['currency']}")
+    assert Decimal(re.findall(r"([\d.]+) % of those within the limit", page)[0]) == Decimal(
+        str(summary["success_rate"])
+    )
+    if summary["total_requests"]:
+        assert f"{summary['rate_limited_requests']} of {summary['total_requests']}" in page
+
+
+@pytest.mark.parametrize(
+    ("tab", "part", "names"),
+    [
+        ("endpoint", "by_endpoint", ("method", "endpoint")),
+        ("key", "by_api_key", ("api_key_id", "name")),
+        ("day", "daily_breakdown", ("date",)),
+    ],
+)
+def test_every_table_is_the_one_of_the_api(
+    app: Flask, acme: Company, tab: str, part: str, names: tuple[str, ...]
+) -> None:
+    api = acme.get("/usage")
+    wanted = {
+        (*(row[name] or "" for name in names), *(str(row[name]) for name in COUNTS), Decimal(row["cost"]), "USD")
+        for row in api[part]
+    }
+    rows = downloaded(app, acme, f"tab={tab}")
+    assert len(rows) == len(api[part])
+    assert {
+        (*(row[name] for name in (*names, *COUNTS)), Decimal(row["cost"]), row["currency"]) for row in rows
+    } == wanted
+    listed = table(shown(app, acme, f"tab={tab}"))
+    assert len(listed) == len(rows)
+    for row, cells in zip(rows, listed, strict=True):
+        assert cells[1] == row["requests"]
+        assert cells[2] == row["success_count"]
+        assert int(cells[3]) + int(cells[4]) == int(row["error_count"])
+        assert Decimal(cells[5].removesuffix(" USD")) == Decimal(row["cost"])
+
+
+def test_the_chart_is_the_series_of_the_api(app: Flask, acme: Company) -> None:
+    api = acme.get("/usage/timeseries", group_by="meter")
+    by_meter = {series["group"]: [point["requests"] for point in series["points"]] for series in api["series"]}
+    page = shown(app, acme)
+    tips = re.findall(r'data-tip="([^"]*)"', page)
+    assert len(tips) == 30
+    for n, tip in enumerate(tips):
+        words = [f"{name} {by_meter[code][n]}" for name, code in (("E-mail", "email"), ("SMS", "sms"))]
+        wanted = ", ".join(word for word in words if not word.endswith(" 0")) or "0"
+        assert tip.partition(": ")[2] == wanted
+    assert [label.partition(":")[0] for label in tips][::29] == ["17 Mar", "15 Apr"]
+    assert "Accepted calls per day, by meter (UTC)" in page
+
+
+def test_the_last_day_is_told_by_the_hour_as_the_api_tells_it(app: Flask, acme: Company) -> None:
+    acme.use(1, at=TODAY - timedelta(hours=20), key="first")
+    points = acme.get("/usage/timeseries", interval="hour", start_date="2026-04-14", end_date="2026-04-15")["points"]
+    last = [point for point in points if "2026-04-14T13:00:00.000Z" <= point["at"] <= "2026-04-15T12:00:00.000Z"]
+    page = shown(app, acme, "range=24h")
+    tips = re.findall(r'data-tip="(\d\d:\d\d): (?:SMS )?(\d+)"', page)
+    assert tips == [(point["at"][11:16], str(point["requests"])) for point in last]
+    assert stats(page)["Successful"] == "2"
+    assert "Last 24 hours, the running one included" in page
+
+
+def test_the_time_before_is_compared(app: Flask, acme: Company) -> None:
+    assert "Up 600.0 % on the 30 days before" in shown(app, acme)
+    acme.use(1, at=datetime(2026, 4, 8, 12, tzinfo=UTC), key="first")
+    acme.use(1, at=datetime(2026, 4, 8, 13, tzinfo=UTC), key="first")
+    assert "As much as in the 7 days before" in shown(app, acme, "range=7d")
+
+
+def test_more_than_four_meters_are_told_as_three_and_the_others() -> None:
+    starts = [datetime(2026, 4, 14, tzinfo=UTC), datetime(2026, 4, 15, tzinfo=UTC)]
+    by_meter = {"a": [1, 0], "b": [9, 9], "c": [2, 0], "d": [8, 8], "e": [7, 7]}
+    days = Days(starts[0].date(), starts[1].date(), clock.zone("UTC"))
+    meters = {code: Meter(code.upper(), "unit", Decimal(0)) for code in by_meter}
+    chart = chart_of(Calls("day", starts, by_meter, 0), days, meters)
+    assert chart.legend == ((1, "B", "18"), (2, "D", "16"), (3, "E", "14"), (4, "Others", "3"))
+    assert chart.buckets[0].tip == "14 Apr: B 9, D 8, E 7, Others 3"
+
+
+def test_a_long_range_is_told_by_weeks(app: Flask, acme: Company) -> None:
+    page = shown(app, acme, "start_date=2025-04-16&end_date=2026-04-15")
+    assert "Each bar adds up 7 days." in page
+    assert len(re.findall(r'class="bucket"', page)) == 53
+
+
+def test_the_running_period_is_the_bill_that_the_api_calculates(app: Flask, acme: Company) -> None:
+    api = acme.get("/billing/calculate")
+    page = shown(app, acme, "tab=period")
+    found = stats(page)
+    assert found["Billed calls so far"] == str(api["total_requests"])
+    assert found["Cost so far"] == f"{api['total_amount']} USD"
+    assert found["Forecast"] == f"{api['forecast_amount']} USD"
+    line = next(line for line in api["lines"] if line.get("meter") == "sms")
+    rows = {row["meter"]: row for row in downloaded(app, acme, "tab=period")}
+    assert rows["sms"]["amount"] == line["amount"]
+    assert Decimal(rows["sms"]["quantity"]) == Decimal(1207)
+    use = {use["meter"]: use for use in acme.get("/usage", start_date="2026-04-01")["by_meter"]}
+    for meter in ("sms", "email"):
+        assert Decimal(rows[meter]["quantity"]) == Decimal(use[meter]["quantity"])
+        assert Decimal(rows[meter]["included"]) == Decimal(use[meter]["included"])
+        assert Decimal(rows[meter]["overage"]) == Decimal(use[meter]["overage"])
+    assert "included segments used" in page
+
+
+def test_a_period_without_usage_shows_what_is_included(app: Flask, alice: Person, client: FlaskClient) -> None:
+    page = Browser(app, alice).open(f"{USAGE}?tab=period").text
+    assert stats(page)["Billed calls so far"] == "0"
+    assert re.search(r"0 of [\d,]+ included segments used", page)

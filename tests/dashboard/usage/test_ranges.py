@@ -1,0 +1,164 @@
+"""The usage page: which days it shows, of which mode, and what it says where there is nothing."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from sqlalchemy import event, text
+
+from saas_api.billing import service as billing
+from saas_api.core import clock, tenancy
+from saas_api.core.db import db
+from tests.dashboard.usage.reading import TODAY, USAGE, browser_of, downloaded, shown, stats, table
+from tests.pages import Browser
+from tests.people import Person
+from tests.usage.company import Company, sign_up
+
+
+def test_days_are_those_of_the_organization(app: Flask, acme: Company) -> None:
+    with acme.transaction() as session:
+        session.execute(text("UPDATE organizations SET timezone = 'Pacific/Auckland' WHERE id = :id"), {"id": acme.id})
+    acme.use(1, at=datetime(2026, 4, 12, 13, tzinfo=UTC), key="first")
+    page = shown(app, acme, "tab=day")
+    assert "Up to date to 00:30:20 (Pacific/Auckland)" in page
+    assert ["13 Apr 2026", "1"] in [row[:2] for row in table(page)]
+
+
+def test_test_calls_are_not_billed_and_stand_apart(app: Flask, acme: Company) -> None:
+    page = shown(app, acme, "mode=test&tab=period")
+    assert "Test calls are not billed" in page
+    assert "Cost so far" not in page
+    assert stats(shown(app, acme, "mode=test"))["Calls"] == "0"
+
+
+def test_test_messages_are_counted_in_test_mode(app: Flask, client: FlaskClient, alice: Person) -> None:
+    browser = Browser(app, alice)
+    body = {"type": "sms", "to": "+2348012345678", "message": "Hello"}
+    key = client.post("/api/v1/keys", json={"name": "try", "mode": "test"}, headers=alice.headers).json["data"]["key"]
+    for _ in range(3):
+        sent = client.post("/api/v1/messages/send", json=body, headers={"X-API-Key": key})
+        assert sent.status_code == 202
+    page = browser.open(f"{USAGE}?mode=test").text
+    assert stats(page)["Successful"] == "3"
+    assert "3 messages accepted" in page
+    live = browser.open(USAGE).text
+    assert stats(live)["Successful"] == "0"
+    assert "No messages accepted" in live
+    browser.client.set_cookie("mode", "test")
+    assert stats(browser.open(USAGE).text)["Successful"] == "3"
+
+
+def test_the_limit_is_the_one_that_the_gate_counts(app: Flask, acme: Company) -> None:
+    with acme.transaction() as session:
+        limit = billing.terms(session, acme.id).rate_limit_per_minute
+    answer = acme.client.get("/api/v1/usage", headers=acme.key_headers["first"])
+    assert answer.headers["X-RateLimit-Limit"] == str(limit)
+    assert f"<dd>{limit} calls a minute</dd>" in shown(app, acme)
+
+
+def test_an_exception_to_the_limit_is_shown_while_it_lasts(app: Flask, acme: Company) -> None:
+    with app.app_context(), tenancy.as_system("auth.register") as session:
+        session.execute(
+            text("""INSERT INTO organization_limits (organization_id, rate_limit_per_minute, reason, expires_at)
+              VALUES (:id, 777, 'a test', :at)"""),
+            {"id": acme.id, "at": TODAY + timedelta(hours=1)},
+        )
+    assert "<dd>777 calls a minute</dd>" in shown(app, acme)
+    clock.travel_to(TODAY + timedelta(hours=1))
+    assert "<dd>777 calls a minute</dd>" not in shown(app, acme)
+
+
+def test_nothing_used_leads_to_the_first_call(app: Flask, alice: Person) -> None:
+    page = Browser(app, alice).open(USAGE).text
+    assert "No live calls in this time" in page
+    assert "YOUR_KEY" in page
+    assert "/api/v1/messages/send" in page
+    assert "No usage in this period" in page
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("range=year", "range"),
+        ("start_date=yesterday", "start_date"),
+        ("end_date=2026-02-30", "end_date"),
+        ("start_date=2026-04-02&end_date=2026-04-01", "end_date"),
+        ("start_date=2024-01-01&end_date=2026-04-01", "end_date"),
+        ("start_date=0001-01-01&end_date=0001-02-01", "start_date"),
+    ],
+)
+def test_a_bad_value_is_refused_beside_the_form(app: Flask, acme: Company, query: str, field: str) -> None:
+    page = shown(app, acme, query, status=422)
+    assert f'href="#f-{field}"' in page
+    assert 'name="start_date"' in page
+    assert "stat-value" not in page
+
+
+@pytest.mark.parametrize("query", ["tab=color", "mode=dead", "format=xml"])
+def test_a_bad_value_without_a_field_is_told_above_them(app: Flask, acme: Company, query: str) -> None:
+    name, _, value = query.partition("=")
+    page = shown(app, acme, query, status=422)
+    assert f"There is no such {name}: {value}" in page
+    assert "#f-" not in page
+
+
+def test_what_was_typed_stays_in_the_form(app: Flask, acme: Company) -> None:
+    page = shown(app, acme, "range=custom&start_date=2026-04-02&end_date=2026-04-01", status=422)
+    assert 'value="2026-04-02"' in page
+    assert '<option value="custom" selected>' in page
+
+
+def test_a_last_period_that_never_was_is_refused(app: Flask, alice: Person) -> None:
+    answer = Browser(app, alice).open(f"{USAGE}?range=last_period")
+    assert answer.status_code == 422
+    assert "There is no such billing period yet." in answer.text
+
+
+def test_the_first_year_of_the_calendar_can_be_asked_for(app: Flask, acme: Company) -> None:
+    assert stats(shown(app, acme, "start_date=0002-01-01&end_date=0002-12-31"))["Calls"] == "0"
+
+
+def test_tabs_keep_the_range_and_the_mode(app: Flask, acme: Company) -> None:
+    page = shown(app, acme, "range=7d&mode=test")
+    for tab in ("endpoint", "key", "day", "period"):
+        assert f'href="{USAGE}?range=7d&amp;mode=test&amp;tab={tab}"' in page
+
+
+def test_a_company_sees_itself_only(app: Flask, acme: Company, client: FlaskClient) -> None:
+    carol = sign_up(client, "Carol & Co", "carol@carol.example", at=TODAY)
+    page = shown(app, carol)
+    assert stats(page)["Calls"] == "0"
+    assert "No calls to list." in shown(app, carol, "tab=key")
+    assert [row[0] for row in table(shown(app, acme, "tab=key"))] == ["first", "second"]
+
+
+def test_names_of_keys_are_text(app: Flask, acme: Company) -> None:
+    acme.make_key("=<b>1")
+    acme.use(1, key="=<b>1")
+    assert "<b>1" not in shown(app, acme, "tab=key")
+    assert "'=<b>1" in [row["name"] for row in downloaded(app, acme, "tab=key")]
+
+
+def test_a_page_asks_the_database_few_times(app: Flask, acme: Company) -> None:
+    browser = browser_of(app, acme)
+    browser.open(USAGE)
+    asked: list[str] = []
+
+    def note(_conn: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        asked.append(statement)
+
+    with app.app_context():
+        engine = db.engine
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        browser.open(USAGE)
+        few = len(asked)
+        for day in range(1, 15):
+            acme.use(1, at=datetime(2026, 4, day, 12, tzinfo=UTC), key="first")
+        asked.clear()
+        browser.open(USAGE)
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+    assert len(asked) == few <= 19, "\n\n".join(asked)

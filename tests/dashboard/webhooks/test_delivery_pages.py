@@ -1,0 +1,118 @@
+"""Pages of deliveries and events: what was sent, what came of it, and sending it once more."""
+
+import html
+import re
+from collections.abc import Callable
+
+from flask import Flask
+
+from saas_api.core.ids import wire_id
+from saas_api.webhooks import rules
+from tests.dashboard.webhooks.hooks import HOOKS, URL, ids
+from tests.pages import Browser
+from tests.people import Person
+from tests.receiver import receiving
+from tests.webhooks.people import Company
+
+
+def test_a_test_event_leads_to_its_attempt(browser: Browser, acme: Company, work: Callable[[], None]) -> None:
+    with receiving(status=500, body=b"<b>it is broken</b>") as receiver:
+        made = acme.listen(url=receiver.url)
+        there = f"{HOOKS}/{made['id']}"
+        sent = browser.submit(there, f"{there}/test")
+        assert sent.status_code == 303
+        waiting = browser.open(sent.location)
+        assert "Waiting for the first attempt" in waiting.text
+        assert "data-poll" in waiting.text
+        work()
+    text = browser.open(sent.location).text
+    assert "Attempt 1" in text
+    assert "&lt;b&gt;it is broken&lt;/b&gt;" in text
+    assert "webhook.test" in text
+
+
+def test_watching_ends_with_the_delivery(browser: Browser, acme: Company) -> None:
+    found = ids(acme)
+    path = f"{HOOKS}/deliveries/{found['delivery']}"
+    part = browser.open(path, **{"HX-Request": "true", "X-Poll": "1"})
+    assert (part.status_code, part.text.lstrip()[:4]) == (200, "<div")
+    acme.end("failed")
+    ended = browser.open(path, **{"HX-Request": "true", "X-Poll": "1"})
+    assert ended.status_code == 286
+    assert "data-poll" not in ended.text
+    assert browser.open(path).status_code == 200
+
+
+def test_deliveries_are_listed_over_all_endpoints_and_filtered(browser: Browser, acme: Company) -> None:
+    first, second = acme.listen(), acme.listen(url="http://127.0.0.2:9/other")
+    acme.report("invoice.paid")
+    acme.end("failed")
+    acme.report("message.failed")
+    listed = f"{HOOKS}/deliveries"
+    rows = r'<th scope="row" data-th="Event">'
+    assert len(re.findall(rows, browser.open(listed).text)) == 4
+    assert len(re.findall(rows, browser.open(f"{listed}?status=failed").text)) == 2
+    assert len(re.findall(rows, browser.open(f"{listed}?status=failed&endpoint_id={first['id']}").text)) == 1
+    assert len(re.findall(rows, browser.open(f"{listed}?event_type=message.failed").text)) == 2
+    assert "Nothing matches" in browser.open(f"{listed}?event_type=invoice.voided").text
+    wrong = browser.open(f"{listed}?status=lost&endpoint_id={second['id']}")
+    assert wrong.status_code == 422
+    assert f'value="{second["id"]}" selected' in wrong.text
+
+
+def test_older_deliveries_are_a_page_further(browser: Browser, acme: Company) -> None:
+    acme.listen()
+    for _ in range(27):
+        acme.report()
+    rows, listed = r'<th scope="row" data-th="Event"><span><a href="([^"]+)"', f"{HOOKS}/deliveries"
+    first = browser.open(f"{listed}?status=queued").text
+    older = html.unescape(re.search(r'href="([^"]+)" rel="next"', first)[1])
+    assert "status=queued" in older
+    second = browser.open(older).text
+    seen = re.findall(rows, first), re.findall(rows, second)
+    assert [len(one) for one in seen] == [25, 2]
+    assert not set(seen[0]) & set(seen[1])
+    assert browser.open(f"{listed}?cursor=nonsense").status_code == 422
+
+
+def test_resending_makes_one_delivery_however_often_it_is_pressed(browser: Browser, acme: Company) -> None:
+    found = ids(acme)
+    acme.end("failed")
+    path = f"{HOOKS}/deliveries/{found['delivery']}"
+    fields = browser.form(path, f"{path}/resend")
+    answers = [browser.send(f"{path}/resend", fields) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [303, 303]
+    assert answers[0].location == answers[1].location
+    assert len(acme.rows("SELECT 1 FROM webhook_deliveries WHERE cause = 'replay'")) == 1
+
+
+def test_an_event_shows_its_payload_as_text_and_is_replayed(browser: Browser, acme: Company) -> None:
+    acme.listen()
+    acme.report(number="<script>alert(1)</script>")
+    (row,) = acme.rows("SELECT id FROM events")
+    path = f"{HOOKS}/events/{wire_id('evt', row.id)}"
+    for text in (browser.open(path).text, browser.open(f"{HOOKS}/events").text):
+        assert "&lt;script&gt;alert(1)" in text
+        assert "<script>alert" not in text
+    assert browser.submit(path, f"{path}/replay").status_code == 303
+    assert len(acme.rows("SELECT 1 FROM webhook_deliveries")) == 2
+
+
+def test_a_member_reads_deliveries_without_the_address(app: Flask, acme: Company, bob: Person) -> None:
+    made = acme.listen(url=f"{URL}?token=s3same")
+    acme.report()
+    (row,) = acme.rows("SELECT id FROM webhook_deliveries")
+    browser = Browser(app, bob)
+    for path in ("", "/deliveries", f"/deliveries/{wire_id('whd', row.id)}"):
+        text = browser.open(HOOKS + path).text
+        assert "s3same" not in text
+        assert f"{HOOKS}/{made['id']}" not in text
+
+
+def test_the_catalogue_shows_every_type(browser: Browser) -> None:
+    text = browser.open(f"{HOOKS}/event-types").text
+    assert all(f">{kind}</a>" in text for kind in rules.CATALOGUE)
+    one = browser.open(f"{HOOKS}/event-types?type=invoice.paid").text
+    assert "&#34;type&#34;: &#34;invoice.paid&#34;" in one
+    assert "JSON Schema" in one
+    assert browser.open(f"{HOOKS}/event-types?type=nothing").status_code == 422

@@ -1,0 +1,235 @@
+"""Webhook pages: endpoints, their secrets shown once, deliveries with attempts, events."""
+
+import html
+import re
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from saas_api.core import clock
+from saas_api.core.ids import wire_id
+from saas_api.webhooks import rules
+from tests.dashboard.webhooks.hooks import HOOKS, URL, counted, ids
+from tests.pages import Browser, check_access, form_of
+from tests.people import PASSWORD, Person, join, sign_in
+from tests.webhooks.people import Company
+
+PAGES = {
+    "GET /dashboard/webhooks": "webhooks:read",
+    "GET /dashboard/webhooks/new": "webhooks:write",
+    "GET /dashboard/webhooks/{endpoint}": "webhooks:write",
+    "GET /dashboard/webhooks/{endpoint}/edit": "webhooks:write",
+    "GET /dashboard/webhooks/{endpoint}/roll": "webhooks:write",
+    "GET /dashboard/webhooks/{endpoint}/recover": "webhooks:write",
+    "GET /dashboard/webhooks/{endpoint}/delete": "webhooks:write",
+    "GET /dashboard/webhooks/deliveries": "webhooks:read",
+    "GET /dashboard/webhooks/deliveries/{delivery}": "webhooks:read",
+    "GET /dashboard/webhooks/events": "webhooks:read",
+    "GET /dashboard/webhooks/events/{event}": "webhooks:read",
+    "GET /dashboard/webhooks/event-types": "webhooks:read",
+}
+
+
+def make(browser: Browser, **changes: Any) -> Any:
+    return browser.submit(f"{HOOKS}/new", **{"url": URL, **changes})
+
+
+def secret_on(text: str) -> str:
+    found = re.search(r'<pre class="secret"[^>]*>(whsec_[^<]+)</pre>', text)
+    assert found
+    return html.unescape(found[1])
+
+
+def test_everybody_sees_what_their_role_allows(app: Flask, client: FlaskClient, acme: Company) -> None:
+    found = ids(acme)
+    check_access(app, client, acme.owner, {name.format(**found): asked for name, asked in PAGES.items()})
+
+
+def test_a_stranger_finds_nothing_under_our_ids(app: Flask, acme: Company, carol: Person) -> None:
+    found, browser = ids(acme), Browser(app, carol)
+    paths = [name.removeprefix("GET ").format(**found) for name in PAGES if "{" in name]
+    assert {browser.open(path).status_code for path in paths} == {404}
+    token = browser.form(f"{HOOKS}/new")["csrf_token"]
+    posts = [f"{HOOKS}/{found['endpoint']}/{verb}" for verb in ("edit", "enable", "disable", "test", "delete", "roll")]
+    posts += [f"{HOOKS}/deliveries/{found['delivery']}/resend", f"{HOOKS}/events/{found['event']}/replay"]
+    key = browser.form(f"{HOOKS}/new")["form_key"]
+    fields = {"csrf_token": token, "form_key": key, "url": URL, "typed": "127.0.0.1:9"}
+    assert {browser.send(path, fields).status_code for path in posts} == {404}
+    assert acme.rows("SELECT count(*) FROM webhook_deliveries")[0][0] == 1
+
+
+def test_a_member_may_send_no_form(app: Flask, acme: Company, bob: Person) -> None:
+    found, browser = ids(acme), Browser(app, bob)
+    token = form_of(browser.open(HOOKS), "/logout")["csrf_token"]
+    for path in ("new", f"{found['endpoint']}/disable", f"deliveries/{found['delivery']}/resend"):
+        assert browser.send(f"{HOOKS}/{path}", {"csrf_token": token, "url": URL}).status_code == 403
+    assert acme.rows("SELECT status FROM webhook_endpoints")[0].status == "enabled"
+
+
+def test_without_an_endpoint_the_page_says_what_it_is_for(browser: Browser) -> None:
+    text = browser.open(HOOKS).text
+    assert "No endpoints yet" in text
+    assert f'href="{HOOKS}/new"' in text
+
+
+def test_a_new_endpoint_shows_its_secret_once(browser: Browser, acme: Company) -> None:
+    fields = {**browser.form(f"{HOOKS}/new"), "url": URL, "event_types": ["invoice.paid", "message.failed"]}
+    answer = browser.send(f"{HOOKS}/new", fields)
+    assert answer.status_code == 200
+    assert answer.headers["Cache-Control"] == "no-store"
+    secret = secret_on(answer.text)
+    (row,) = acme.rows("SELECT id, url, event_types FROM webhook_endpoints")
+    assert (row.url, row.event_types) == (URL, ["invoice.paid", "message.failed"])
+    shown = browser.open(f"{HOOKS}/{wire_id('whe', row.id)}").text
+    assert secret not in shown
+    again = browser.send(f"{HOOKS}/new", fields)
+    assert secret_on(again.text) == secret
+    assert acme.rows("SELECT count(*) FROM webhook_endpoints")[0][0] == 1
+
+
+def test_the_snippet_verifies_what_is_signed_with_the_secret(
+    browser: Browser, acme: Company, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = make(browser).text
+    secret = secret_on(text)
+    code = html.unescape(re.search(r"<pre[^>]*><code>(import base64.*?)</code></pre>", text, re.DOTALL)[1])
+    assert html.unescape(re.search(r'data-copy="(import [^"]+)"', text)[1]) == code
+    monkeypatch.setenv("WEBHOOK_SECRET", secret)
+    shown: dict[str, Any] = {}
+    exec(code, shown)  # noqa: S102 - it is what the page tells people to run
+    body, at = b'{"id":"evt_1"}', int(clock.now().timestamp())
+    assert shown["verify"](rules.headers([secret], "evt_1", at, body), body) == {"id": "evt_1"}
+    with pytest.raises(ValueError, match="not signed"):
+        shown["verify"](rules.headers([secret], "evt_1", at, body), body + b" ")
+    with pytest.raises(ValueError, match="too old"):
+        shown["verify"](rules.headers([secret], "evt_1", at - 301, body), body)
+
+
+def test_a_refused_address_keeps_what_was_typed(
+    app: Flask, browser: Browser, acme: Company, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(app.config, "WEBHOOK_ALLOWED_NETWORKS", [])
+    answer = make(browser, description="Ours <b>", event_types=["invoice.paid"])
+    assert answer.status_code == 422
+    kept = form_of(answer, f"{HOOKS}/new")
+    assert (kept["url"], kept["description"], kept["event_types"]) == ([URL], ["Ours <b>"], ["invoice.paid"])
+    assert 'id="e-url"' in answer.text
+    assert "Ours <b>" not in answer.text
+    assert not acme.rows("SELECT id FROM webhook_endpoints")
+
+
+def test_an_old_sign_in_is_asked_for_the_password(app: Flask, alice: Person, acme: Company) -> None:
+    browser = Browser(app, alice)
+    clear_freshness(browser)
+    refused = make(browser)
+    assert refused.status_code == 422
+    assert "confirm_password" in form_of(refused, f"{HOOKS}/new")
+    assert make(browser, confirm_password="wrong password").status_code == 422
+    assert not acme.rows("SELECT id FROM webhook_endpoints")
+    assert secret_on(make(browser, confirm_password=PASSWORD).text)
+
+
+def clear_freshness(browser: Browser) -> None:
+    """As after ten minutes: the session goes on, renewed by its refresh token."""
+    browser.client.delete_cookie("at")
+
+
+def test_an_endpoint_is_listed_with_its_success(browser: Browser, acme: Company) -> None:
+    acme.listen(description="<script>alert(1)</script>")
+    acme.report()
+    acme.end("delivered")
+    text = browser.open(HOOKS).text
+    assert "100.0 %" in text
+    assert "&lt;script&gt;alert(1)" in text
+    assert "<script>alert" not in text
+
+
+def test_an_endpoint_is_edited(browser: Browser, acme: Company) -> None:
+    made = acme.listen(event_types=["invoice.paid"])
+    path = f"{HOOKS}/{made['id']}/edit"
+    assert browser.submit(path, description="Books", event_types=None).status_code == 303
+    (row,) = acme.rows("SELECT url, description, event_types FROM webhook_endpoints")
+    assert (row.url, row.description, row.event_types) == (URL, "Books", None)
+    assert browser.submit(path, url="ftp://example.com").status_code == 422
+
+
+def test_a_secret_rolls_with_grace(browser: Browser, acme: Company) -> None:
+    made = acme.listen()
+    there = f"{HOOKS}/{made['id']}"
+    answer = browser.submit(f"{there}/roll", grace_seconds="3600")
+    assert secret_on(answer.text) != made["secret"]
+    assert "signs beside it until" in answer.text
+    ends = [row.expires_at for row in acme.rows("SELECT expires_at FROM webhook_secrets ORDER BY id")]
+    assert timedelta(minutes=59) < ends[0] - clock.now() < timedelta(minutes=61)
+    assert ends[1] is None
+    assert "2 secrets sign" in browser.open(there).text
+
+
+def test_an_endpoint_is_deleted_by_typing_its_host(browser: Browser, acme: Company) -> None:
+    made = acme.listen()
+    path = f"{HOOKS}/{made['id']}/delete"
+    wrong = browser.submit(path, typed="example.com")
+    assert wrong.status_code == 422
+    assert form_of(wrong, path)["typed"] == ["example.com"]
+    assert acme.rows("SELECT deleted_at FROM webhook_endpoints")[0].deleted_at is None
+    assert browser.submit(path, typed="127.0.0.1:9").status_code == 303
+    assert acme.rows("SELECT deleted_at FROM webhook_endpoints")[0].deleted_at is not None
+    assert browser.open(f"{HOOKS}/{made['id']}").status_code == 404
+
+
+def test_a_disabled_endpoint_says_why_and_what_it_missed(browser: Browser, acme: Company) -> None:
+    made = acme.listen()
+    there = f"{HOOKS}/{made['id']}"
+    assert browser.submit(there, f"{there}/disable").status_code == 303
+    acme.run("UPDATE webhook_endpoints SET status = 'disabled_failing', first_failure_at = now() - interval '5 d'")
+    acme.report()
+    acme.report()
+    text = browser.open(there).text
+    assert "failed for five days" in text
+    assert "it missed 2 events" in text
+    assert browser.submit(there, f"{there}/enable").status_code == 303
+    assert acme.rows("SELECT status FROM webhook_endpoints")[0].status == "enabled"
+    assert len(acme.rows("SELECT 1 FROM webhook_deliveries WHERE cause = 'replay'")) == 2
+
+
+def test_enabling_leaves_what_was_missed_if_that_is_wanted(browser: Browser, acme: Company) -> None:
+    made = acme.listen()
+    there = f"{HOOKS}/{made['id']}"
+    browser.submit(there, f"{there}/disable")
+    acme.report()
+    assert browser.submit(there, f"{there}/enable", recover=None).status_code == 303
+    assert not acme.rows("SELECT 1 FROM webhook_deliveries")
+
+
+def test_recovering_since_a_local_time(browser: Browser, acme: Company) -> None:
+    made = acme.listen()
+    acme.report()
+    acme.end("failed")
+    path = f"{HOOKS}/{made['id']}/recover"
+    late = f"{clock.now() + timedelta(hours=1):%Y-%m-%dT%H:%M}"
+    refused = browser.submit(path, since=late)
+    assert refused.status_code == 422
+    assert form_of(refused, path)["since"] == [late]
+    assert browser.submit(path, since="yesterday").status_code == 422
+    since = f"{clock.now() - timedelta(hours=1):%Y-%m-%dT%H:%M}"
+    assert browser.submit(path, since=since).status_code == 303
+    assert len(acme.rows("SELECT 1 FROM webhook_deliveries WHERE cause = 'replay'")) == 1
+
+
+def test_pages_ask_the_database_little(app: Flask, browser: Browser, acme: Company) -> None:
+    found = ids(acme)
+    for name in PAGES:
+        path = name.removeprefix("GET ").format(**found)
+        with counted(app) as statements:
+            assert browser.open(path).status_code == 200
+        assert len(statements) <= 12, (path, statements)
+
+
+def test_an_admin_manages_endpoints_too(app: Flask, client: FlaskClient, acme: Company) -> None:
+    join(app, acme.owner.organization_id, "ada@acme.example", "admin")
+    browser = Browser(app, sign_in(client, "ada@acme.example"))
+    assert secret_on(make(browser).text)
+    assert len(acme.rows("SELECT 1 FROM webhook_endpoints")) == 1
