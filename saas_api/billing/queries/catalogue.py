@@ -56,46 +56,53 @@ class PlanOffer:
 
 
 def versions(session: Session, ids: Collection[str]) -> dict[str, Version]:
-    """Plan versions by id, with their prices."""
-    rows = session.execute(
-        text("""SELECT v.id, p.name, v.currency, v.base_amount_minor, v.min_spend_minor
-          FROM plan_versions v JOIN plans p ON p.code = v.plan_code WHERE v.id = ANY (:ids)"""),
-        {"ids": list(ids)},
-    ).mappings()
-    charged: defaultdict[str, dict[str, Price]] = defaultdict(dict)
-    for (version_id, meter), price in prices(session, ids).items():
-        charged[version_id][meter] = price
-    return {row["id"]: Version(**row, prices=charged[row["id"]]) for row in rows}
+    """Plan versions by id, with their prices; a published one never changes, so a session reads it once."""
+    known: dict[str, Version] = session.info.setdefault(_KNOWN, {})
+    missing = set(ids) - known.keys()
+    drafts = {}
+    if missing:
+        charged = _prices(session, missing)
+        rows = session.execute(_VERSIONS, {"ids": list(missing)}).mappings().all()
+        for row in rows:
+            shape = {name: value for name, value in row.items() if name != "state"}
+            kept = drafts if row["state"] == "draft" else known
+            kept[row["id"]] = Version(**shape, prices=charged[row["id"]])
+    found = {**known, **drafts}
+    return {version_id: found[version_id] for version_id in ids if version_id in found}
 
 
 def prices(session: Session, ids: Collection[str]) -> dict[tuple[str, str], Price]:
     """Prices by plan version and meter."""
-    values = {"ids": list(ids)}
-    tiers: defaultdict[tuple[str, str], list[Tier]] = defaultdict(list)
-    for row in session.execute(
-        text("""SELECT plan_version_id, meter_code, up_to, unit_price, flat_minor FROM price_tiers
-          WHERE plan_version_id = ANY (:ids) ORDER BY plan_version_id, meter_code, ordinal"""),
-        values,
-    ):
-        tiers[row.plan_version_id, row.meter_code].append(Tier(row.up_to, row.unit_price, row.flat_minor))
-    rows = session.execute(
-        text("""SELECT p.*, v.currency FROM prices p JOIN plan_versions v ON v.id = p.plan_version_id
-          WHERE p.plan_version_id = ANY (:ids) ORDER BY p.plan_version_id, p.meter_code"""),
-        values,
-    )
+    found = versions(session, ids)
     return {
-        (row.plan_version_id, row.meter_code): Price(
+        (version_id, meter): price for version_id, version in found.items() for meter, price in version.prices.items()
+    }
+
+
+_KNOWN = "plan_versions"
+_VERSIONS = text("""SELECT v.id, p.name, v.currency, v.base_amount_minor, v.min_spend_minor, v.state
+  FROM plan_versions v JOIN plans p ON p.code = v.plan_code WHERE v.id = ANY (:ids)""")
+_PRICES = text("""SELECT p.*, v.currency, (
+    SELECT array_agg(ARRAY[t.up_to, t.unit_price, t.flat_minor] ORDER BY t.ordinal) FROM price_tiers t
+     WHERE t.plan_version_id = p.plan_version_id AND t.meter_code = p.meter_code) AS tiers
+  FROM prices p JOIN plan_versions v ON v.id = p.plan_version_id
+  WHERE p.plan_version_id = ANY (:ids) ORDER BY p.plan_version_id, p.meter_code""")
+
+
+def _prices(session: Session, ids: Collection[str]) -> defaultdict[str, dict[str, Price]]:
+    charged: defaultdict[str, dict[str, Price]] = defaultdict(dict)
+    for row in session.execute(_PRICES, {"ids": list(ids)}):
+        charged[row.plan_version_id][row.meter_code] = Price(
             model=row.model,
             exponent=exponent(row.currency),
             included_quantity=row.included_quantity,
             unit_price=row.unit_price or Price.unit_price,
-            tiers=tuple(tiers[row.plan_version_id, row.meter_code]),
+            tiers=tuple(Tier(up_to, each, int(flat)) for up_to, each, flat in row.tiers or ()),
             package_size=row.package_size or Price.package_size,
             package_amount_minor=row.package_amount_minor or 0,
             max_amount_minor=row.max_amount_minor,
         )
-        for row in rows
-    }
+    return charged
 
 
 def currency(session: Session, version_id: str) -> str:

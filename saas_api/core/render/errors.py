@@ -71,6 +71,9 @@ def resend(
 
 def _sign_in_first() -> Response:
     """Lead who has no session to the door and back; a form that was sent meanwhile is kept."""
+    if is_fragment() and "X-Poll" not in request.headers:  # somebody may be typing
+        told = "Your session has ended. What you typed is still here: send it, and you are asked to sign in."
+        return Response(told, 401, mimetype="text/plain")
     if is_fragment():
         shown = urlsplit(request.headers.get("HX-Current-URL", "")).path or "/dashboard"
         return Response("", 401, {"HX-Redirect": url_for("auth.pages.login", next=shown)}, mimetype="text/plain")

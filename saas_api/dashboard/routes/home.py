@@ -11,6 +11,7 @@ from saas_api.billing.queries.usage import Point, usage_series
 from saas_api.core import clock
 from saas_api.core.access import allows, require
 from saas_api.core.db import session
+from saas_api.core.money import amount_text, exponent
 from saas_api.core.render import page, see_other
 from saas_api.core.render.charts import Point as Column
 from saas_api.core.render.charts import bars
@@ -88,7 +89,7 @@ def _steps() -> list[dict[str, Any]] | None:
         ("Send your first message", "/dashboard/messages/new", first is not None, "messages:test"),
         ("Add a webhook endpoint", "/dashboard/webhooks/new", found.has_endpoint, "webhooks:write"),
         ("Invite somebody", "/dashboard/team", found.has_invited, "members:write"),
-        ("Choose a spend cap", "/dashboard/billing/spend-cap", found.has_cap, "spend-cap:write"),
+        ("Choose a spend cap", "/dashboard/billing/spending", found.has_cap, "spend-cap:write"),
     ]
     allowed = [step for step in steps if step[3] is None or allows(g.principal, step[3])]
     if all(step[2] for step in allowed):
@@ -139,15 +140,9 @@ def _label(day: date) -> str:
 
 
 def _bill() -> dict[str, Any]:
-    preview = billing.preview(session(), g.principal.organization_id)
     cap = billing.cap_state(session(), g.principal.organization_id)
-    return {
-        "so_far_minor": preview.draft.total_minor,
-        "forecast_minor": preview.forecast.total_minor,
-        "ends_at": preview.ends_at,
-        "cap_minor": cap.amount_minor,
-        "currency": cap.currency,
-    }
+    spent = amount_text(cap.spent.total.scaleb(-exponent(cap.currency)))
+    return {"cap": cap, "spent": f"{spent} {cap.currency}"}
 
 
 def _asked(mode: str) -> dict[str, Any]:

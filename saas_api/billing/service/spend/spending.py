@@ -7,6 +7,7 @@ the cap is exact however many calls are in flight, at no further round trip whil
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from decimal import Decimal
 from uuid import UUID
 
@@ -36,6 +37,7 @@ class CapState:
     """A cap and what counts against it; amounts in minor units.
 
     action: "block" or "alert"
+    ends_at: of the period
     """
 
     amount_minor: int | None
@@ -44,6 +46,7 @@ class CapState:
     period_id: UUID
     spent: Spent
     currency: str
+    ends_at: datetime
 
 
 def spent_now(session: Session, organization_id: UUID, period_id: UUID) -> Spent:
@@ -119,13 +122,11 @@ def cap_state(session: Session, organization_id: UUID) -> CapState:
 
     raises: NoSuchOrganization
     """
-    ensure_account(session, organization_id)
-    ensure_period(session, organization_id, clock.now())
     held = terms(session, organization_id)
     profile = _profile(session, organization_id)
     found = spending.spent(session, organization_id, held.period_id)
     cap = profile.spend_cap_minor, profile.spend_cap_action, profile.spend_cap_is_default
-    return CapState(*cap, held.period_id, found, held.currency)
+    return CapState(*cap, held.period_id, found, held.currency, held.period_ends_at)
 
 
 def set_cap(

@@ -1,0 +1,47 @@
+"""A place to measure in: engines, application and data of its own, gone afterwards."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from flask import Flask
+from flask_migrate import upgrade
+
+from config import load
+from saas_api import cli, create_app
+from saas_api.cli.dev.engines import Engines
+from saas_api.core.db import dispose
+
+SECRETS = {"SECRET_KEY": "s" * 32, "JWT_SECRET": "j" * 32, "API_KEY_PEPPER": "1:" + "p" * 32}
+
+
+@contextmanager
+def application(**settings: Any) -> Iterator[Flask]:
+    """The whole application on empty, migrated engines for the length of a `with` block.
+
+    settings: win over those of tests
+    """
+    with tempfile.TemporaryDirectory(prefix="saas-bench-") as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        with Engines(directory) as engines:
+            found = load(
+                env_file=None,
+                **{
+                    "APP_ENV": "test",
+                    "DATABASE_URL": engines.database_url,
+                    "REDIS_URL": engines.redis_url,
+                    "LOG_LEVEL": "warning",
+                    **SECRETS,
+                    **settings,
+                },
+            )
+            app = create_app({**found, "INSTANCE": name})
+            cli.init_app(app)
+            with app.app_context():
+                upgrade()
+            yield app
+            with app.app_context():
+                dispose()

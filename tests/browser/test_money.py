@@ -1,0 +1,99 @@
+"""A month by clicking: the operator bills it, the owner pays at the mock checkout; and what goes wrong there."""
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from saas_api.billing import service as billing
+from saas_api.core import tenancy
+from saas_api.core.ids import read_id
+from saas_api.organizations.service import audit
+from tests.browser.conftest import Visits, enter
+from tests.browser.visitor import Visitor
+from tests.people import Person, make_key, sign_up
+
+
+@pytest.fixture
+def customer(app: Flask, client: FlaskClient, alice: Person) -> Person:
+    """Alice, whose company is on a plan that costs something and has sent messages."""
+    organization_id = read_id("org", alice.organization_id)
+    with app.app_context(), tenancy.transaction(organization_id) as session:
+        actor = audit.Actor("user", str(read_id("usr", alice.user_id)))
+        billing.change_plan(session, organization_id, "starter", "now", actor)
+    key = make_key(client, alice)
+    for _ in range(3):
+        answer = client.post(
+            "/api/v1/messages/send", json={"to": "+2348012345678", "type": "sms", "message": "Hello"}, headers=key
+        )
+        assert answer.status_code == 202
+    return alice
+
+
+def bill(app: Flask, organization_id: UUID) -> None:
+    with app.app_context():
+        assert not billing.close_now(organization_id).failed
+
+
+def pay(visitor: Visitor, action: str) -> None:
+    """Go from the list of invoices to the checkout, and do something there."""
+    visitor.open("/dashboard/billing")
+    visitor.page.locator('main a[href*="/billing/invoices/inv_"]').first.click()
+    visitor.press("Pay ", exact=False)
+    visitor.page.wait_for_url("**/payments/mock/**")
+    visitor.press(action)
+    visitor.page.wait_for_url("**/payments/return/**")
+
+
+def test_a_month_is_billed_by_the_operator_and_paid_by_the_owner(
+    operator: Visitor, visit: Visits, customer: Person, work: Callable[[], None]
+) -> None:
+    operator.open(f"/admin/organizations/{customer.organization_id}/bill-now")
+    operator.sees("A dry run")
+    operator.fill(name="Acme", reason="The customer asked for an invoice today.")
+    operator.press("Bill now")
+    operator.page.wait_for_load_state()
+    operator.inspect()
+    owner = visit()
+    enter(owner, customer)
+    pay(owner, "Pay")
+    work()
+    owner.open("/dashboard/billing")
+    owner.page.locator('main a[href*="/billing/invoices/inv_"]').first.click()
+    owner.sees("Paid")
+    owner.inspect()
+
+
+def test_a_declined_card_can_be_tried_again(app: Flask, visit: Visits, customer: Person) -> None:
+    bill(app, read_id("org", customer.organization_id))
+    owner = visit()
+    enter(owner, customer)
+    pay(owner, "Decline")
+    owner.sees("Payment declined")
+    pay(owner, "Pay")
+    owner.sees("Payment received")
+
+
+def test_a_wrong_amount_is_put_aside_for_the_operator(
+    app: Flask, operator: Visitor, visit: Visits, customer: Person
+) -> None:
+    bill(app, read_id("org", customer.organization_id))
+    owner = visit()
+    enter(owner, customer)
+    pay(owner, "Pay a wrong amount")
+    owner.sees("Payment is being looked at")
+    operator.open("/admin/payments")
+    operator.sees("Quarantined")
+
+
+def test_a_stranger_does_not_see_the_invoice(app: Flask, visit: Visits, customer: Person, client: FlaskClient) -> None:
+    bill(app, read_id("org", customer.organization_id))
+    answer: Any = client.get("/api/v1/billing/history", headers=customer.headers).json
+    [invoice] = answer["data"]["invoices"]
+    carol = visit()
+    enter(carol, sign_up(client, "carol@carol.example", "Carol & Co"))
+    carol.open(f"/dashboard/billing/invoices/{invoice['id']}", 404)
+    assert "Acme" not in carol.page.content()

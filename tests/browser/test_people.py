@@ -1,0 +1,83 @@
+"""Who may come in, by clicking: invited and accepted in a second browser, removed, suspended, resumed, looked at."""
+
+from collections.abc import Callable
+
+from flask.testing import FlaskClient
+
+from tests.browser.conftest import Visits, enter
+from tests.browser.visitor import Visitor
+from tests.people import PASSWORD, Person, make_key
+
+NEW = "henry@acme.example"
+
+
+def test_somebody_is_invited_accepts_in_a_second_browser_and_is_put_out(
+    visit: Visits, alice: Person, work: Callable[[], None]
+) -> None:
+    owner, guest = visit(), visit()
+    enter(owner, alice)
+    owner.open("/dashboard/team")
+    owner.follow("Invite somebody")
+    owner.fill(email=NEW)
+    owner.page.get_by_label("Member", exact=False).first.check()
+    owner.press("Send invitation")
+    owner.sees(NEW)
+    owner.inspect()
+    work()
+    guest.open("/ops/mail")
+    guest.page.locator("main tr", has_text=NEW).get_by_role("link").first.click()
+    guest.open(str(guest.page.locator('main a[href*="/accept-invitation?"]').first.get_attribute("href")))
+    guest.fill(full_name="Henry", password=PASSWORD)
+    guest.inspect()
+    guest.press("Join")
+    guest.page.wait_for_url("**/dashboard**")
+    owner.open("/dashboard/team")
+    owner.page.locator("main tr", has_text=NEW).get_by_role("link", name="Remove", exact=False).click()
+    owner.fill(typed=NEW)
+    owner.press("Remove member")
+    owner.page.wait_for_load_state()
+    guest.page.goto(f"{guest.url}/dashboard/messages")
+    guest.page.wait_for_url("**/login**")
+
+
+def test_the_operator_suspends_and_resumes_an_organization(
+    operator: Visitor, visit: Visits, alice: Person, client: FlaskClient
+) -> None:
+    key = make_key(client, alice)
+    message = {"to": "+2348012345678", "type": "sms", "message": "Hello"}
+
+    def status() -> int:
+        return client.post("/api/v1/messages/send", json=message, headers=key).status_code
+
+    owner = visit()
+    enter(owner, alice)
+    assert status() == 202
+    operator.open(f"/admin/organizations/{alice.organization_id}")
+    operator.follow("Suspend")
+    operator.fill(name="Acme", reason="short")
+    operator.press("Suspend")
+    operator.page.locator(".error-summary").wait_for()
+    operator.fill(name="Acme", reason="Complaints about unwanted messages, ticket 4711.")
+    operator.press("Suspend")
+    operator.follow("Resume")
+    assert status() == 403
+    owner.open("/dashboard")
+    owner.page.locator(".banner", has_text="uspended").wait_for()
+    operator.fill(reason="The complaints were settled, ticket 4711.")
+    operator.press("Resume")
+    operator.page.get_by_role("link", name="Suspend").wait_for()
+    assert status() == 202
+    owner.open("/dashboard")
+    assert owner.page.locator(".banner", has_text="uspended").count() == 0
+
+
+def test_the_operator_looks_at_an_organization_and_changes_nothing(operator: Visitor, alice: Person) -> None:
+    operator.open(f"/admin/organizations/{alice.organization_id}/view-as")
+    operator.fill(reason="The customer asks what the chart means, ticket 12.")
+    operator.press("View for 60 minutes")
+    operator.page.wait_for_url("**/dashboard**")
+    operator.page.get_by_role("button", name="End viewing").wait_for()
+    operator.inspect()
+    operator.press("End viewing")
+    operator.page.wait_for_load_state()
+    assert "/admin" in operator.page.url
