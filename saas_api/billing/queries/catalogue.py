@@ -59,7 +59,7 @@ def versions(session: Session, ids: Collection[str]) -> dict[str, Version]:
     """Plan versions by id, with their prices; a published one never changes, so a session reads it once."""
     known: dict[str, Version] = session.info.setdefault(_KNOWN, {})
     missing = set(ids) - known.keys()
-    drafts = {}
+    drafts: dict[str, Version] = {}
     if missing:
         charged = _prices(session, missing)
         rows = session.execute(_VERSIONS, {"ids": list(missing)}).mappings().all()

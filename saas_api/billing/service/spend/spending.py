@@ -18,9 +18,7 @@ from saas_api.billing.models import BillingProfile
 from saas_api.billing.queries import spending
 from saas_api.billing.queries.spending import Spent
 from saas_api.billing.rules import rating
-from saas_api.billing.service.periods import ensure_account, ensure_period
 from saas_api.billing.service.terms import Terms, terms
-from saas_api.core import clock
 from saas_api.core.errors import Invalid
 from saas_api.core.money import amount_text, exponent, multiply, round_half_up, text_to_minor, unit_price_text
 from saas_api.organizations import service as organizations
