@@ -22,6 +22,7 @@ from saas_api.cli.dev.own_secrets import SECRETS, own_secrets
 ROOT = Path(__file__).resolve().parent
 INSTANCE = ROOT / "instance"
 _ADDRESS = r"^https?://[^/\s]+$"
+_NETWORKS = ("TRUSTED_PROXY_IPS", "ADMIN_ALLOWED_IPS", "WEBHOOK_ALLOWED_NETWORKS")
 REQUIRED_IN_PRODUCTION = ("DATABASE_URL", "REDIS_URL", *SECRETS)
 
 
@@ -123,6 +124,11 @@ class Settings(Declared):
         ["127.0.0.1"], "addresses separated by commas", "proxies whose forwarding headers gunicorn believes"
     )
 
+    ADMIN_ALLOWED_IPS: Names = declare(
+        [],
+        "networks like 203.0.113.0/24 separated by commas",
+        "from where the console opens; anywhere if unset",
+    )
     WEBHOOK_ALLOWED_NETWORKS: Names = declare(
         [], "networks like 10.0.0.0/8 separated by commas", "private networks that webhooks may be sent to"
     )
@@ -170,7 +176,7 @@ class Settings(Declared):
     TIME_SCALE: int = declare(1, "1 to 1000", "divides delays for the fault tests", ge=1, le=1000)
     FAULT: str | None = declare(None, "name:kill, name:raise or name:sleep=SECONDS", "the fault the tests ask for")
 
-    @field_validator("CORS_ORIGINS", "TRUSTED_PROXY_IPS", "WEBHOOK_ALLOWED_NETWORKS", mode="before")
+    @field_validator("CORS_ORIGINS", *_NETWORKS, mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
@@ -202,7 +208,7 @@ class Settings(Declared):
     def _origins(cls, value: list[str]) -> list[str]:
         return unless(not all(re.fullmatch(r"https?://[^/\s*]+", origin) for origin in value), value)
 
-    @field_validator("TRUSTED_PROXY_IPS", "WEBHOOK_ALLOWED_NETWORKS")
+    @field_validator(*_NETWORKS)
     @classmethod
     def _addresses(cls, value: list[str]) -> list[str]:
         return [str(ipaddress.ip_network(address)).removesuffix("/32").removesuffix("/128") for address in value]

@@ -173,7 +173,7 @@ class ProfileOut(Schema):
 class SignUpForm(RegisterIn):
     """Who signs up in a browser; the plan they came for and where they are."""
 
-    plan = Text(load_default=None, maximum=40)
+    plan = fields.String(load_default=None, validate=validate.Regexp(r"[a-z0-9_-]{1,40}\Z"))
     timezone = Text(load_default=None, maximum=64)
 
 

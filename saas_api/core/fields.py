@@ -116,6 +116,8 @@ class QueryInt(fields.Integer):
         super().__init__(validate=validate.Range(min=minimum, max=maximum), **options)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> int:
+        if isinstance(value, str) and re.fullmatch(r"[0-9]{10,}", value):
+            raise ma.ValidationError("Must be at most 999,999,999.")
         if not isinstance(value, str) or not re.fullmatch(r"[0-9]{1,9}", value):
             raise ma.ValidationError("Not a whole number.")
         return int(value)

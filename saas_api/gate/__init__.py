@@ -18,6 +18,7 @@ from saas_api.core.limits import Decision, GateCall, configure, gate_limit, limi
 from saas_api.gate.answers import full_limit, limit_headers, too_many
 from saas_api.gate.callers import REMEMBERED_WITHOUT_REDIS_SECONDS, age, authorise, credential, load
 from saas_api.gate.counters import call_for, learn
+from saas_api.gate.visitors import configure as configure_visits
 from saas_api.gate.visitors import hand_out, recognise
 from saas_api.usage import service as usage
 
@@ -29,6 +30,7 @@ def init_app(app: Flask) -> None:
     """Put the gate before every view of an application."""
     app.config.from_mapping(configure(app.config["REDIS_URL"], app.config["WEB_CONCURRENCY"]))
     app.config.from_mapping(auth.configure(app.config["JWT_SECRET"], app.config["APP_URL"]))
+    app.config.from_mapping(configure_visits(app.config["JWT_COOKIE_SECURE"]))
     auth.jwt.init_app(app)
     app.before_request(authenticate)
     limiter.init_app(app)

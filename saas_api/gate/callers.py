@@ -17,7 +17,7 @@ from saas_api.auth import service as auth
 from saas_api.billing import service as billing
 from saas_api.core import access, clock, tenancy
 from saas_api.core.access import Access, Principal
-from saas_api.core.errors import Forbidden, Malformed, PaymentRequired, Unauthenticated
+from saas_api.core.errors import Forbidden, Malformed, NotFound, PaymentRequired, Unauthenticated
 from saas_api.core.http import client_ip
 from saas_api.core.limits import limiter, storage
 from saas_api.core.settings import setting
@@ -192,7 +192,15 @@ def authorise(principal: Principal, asked: Access) -> None:
             raise SubscriptionRestricted
     if principal.is_looking and request.method not in _READING and request.endpoint != "auth.api.logout":
         raise Forbidden("You are looking at this organization; nothing can be changed.")
+    if asked.office is not None and not is_admitted(client_ip()):
+        raise NotFound
     access.authorise(principal, asked)
+
+
+def is_admitted(address: str) -> bool:
+    """Whether the console is shown to an address (ADMIN_ALLOWED_IPS)."""
+    networks = setting("ADMIN_ALLOWED_IPS")
+    return not networks or _is_allowed(address, networks)
 
 
 def _is_allowed(address: str, networks: Sequence[str]) -> bool:

@@ -4,6 +4,8 @@ Cookies are read and written nowhere else. A view that begins a session puts its
 """
 
 from dataclasses import replace
+from typing import Any
+from uuid import UUID
 
 from flask import Response, current_app, g, request, session
 from flask_limiter import RateLimitExceeded
@@ -12,8 +14,8 @@ from sqlalchemy.exc import OperationalError
 
 from saas_api.auth import service as auth
 from saas_api.core import crypto
-from saas_api.core.access import Access, Principal
-from saas_api.core.errors import Unauthenticated
+from saas_api.core.access import NO_ORGANIZATION, Access, Principal
+from saas_api.core.errors import Malformed, NotFound, TooLarge, Unauthenticated
 from saas_api.core.limits import gate_limit, limiter
 from saas_api.core.render import FormExpired, is_own_form
 from saas_api.core.render.forms import PASSWORD
@@ -22,7 +24,20 @@ LOOKING, LOOKED_AT = "looking", "/dashboard"
 MODE, MODES = "mode", ("live", "test")
 _READING = ("GET", "HEAD")
 _KEPT_SECONDS = 30 * 86_400
+FORM_LIMIT_BYTES = 65_536
 _PASSWORDS = parse_limit("10 per 15 minutes")
+
+
+def configure(is_secure: bool) -> dict[str, Any]:
+    """Flask's settings of the cookie that remembers a visit.
+
+    is_secure: over https cookies are bound to the host alone
+    """
+    return {
+        "SESSION_COOKIE_NAME": "__Host-visit" if is_secure else "visit",
+        "SESSION_COOKIE_SECURE": is_secure,
+        "SESSION_COOKIE_SAMESITE": "Lax",
+    }
 
 
 def recognise(asked: Access) -> None:
@@ -32,19 +47,25 @@ def recognise(asked: Access) -> None:
     """
     if asked.is_public and not asked.is_visited:
         return
+    _check_size_and_signs()
     try:
-        person = _looking() or _signed_in()
+        person = _looking() or _signed_in(asked)
     except OperationalError:  # without PostgreSQL nobody is known, and the status is shown all the same
         if not asked.is_visited:
             raise
         person = None
     if person is not None and person.session_id is not None:
-        own = _own_session() if person.is_looking else None
-        g.csrf = auth.csrf_of(own or person.session_id.hex)
+        own = _visit() if person.is_looking else None  # what leads away from there is the operator's own
+        g.csrf = own.csrf if own else auth.csrf_of(person.session_id.hex, person.organization_id.hex)
         g.user_id = person.id
-    if person is None and not asked.is_visited:
-        raise Unauthenticated
-    if request.method not in _READING and not is_own_form():
+    if person is None:
+        last = _visit()
+        g.was_in = UUID(last.organization) if last and UUID(last.organization) != NO_ORGANIZATION else None
+        if not asked.is_visited:
+            raise Unauthenticated
+    if request.method not in _READING and not is_own_form(is_visit=asked.is_visited):
+        if person is not None and person.organization_id != NO_ORGANIZATION:
+            g.acts_in = auth.profile(person).organization.name
         raise FormExpired
     if asked.is_visited or person is None:
         g.visitor = person
@@ -52,26 +73,43 @@ def recognise(asked: Access) -> None:
         g.principal = replace(_proven(person), mode=_mode())
 
 
+def _check_size_and_signs() -> None:
+    """Refuse what no form of ours sends, before anything of it is read.
+
+    raises: TooLarge, NotFound, Malformed
+    """
+    request.max_content_length = FORM_LIMIT_BYTES
+    if (request.content_length or 0) > FORM_LIMIT_BYTES:
+        raise TooLarge
+    if "Transfer-Encoding" in request.headers:  # its length is not known, and past the limit it is cut silently
+        raise Malformed
+    if "\0" in request.path:
+        raise NotFound
+    sent = request.args.values() if request.method in _READING else request.values.values()
+    if any("\0" in value for value in sent):
+        raise Malformed
+
+
 def _looking() -> Principal | None:
-    token = request.cookies.get(LOOKING)
-    if not token or not request.path.startswith(LOOKED_AT):
+    """The operator who looks at an organization, while they are signed in themselves."""
+    token, own = request.cookies.get(LOOKING), _visit()
+    if not token or own is None or not request.path.startswith(LOOKED_AT):
         return None
     try:
         person = auth.principal_of(token)
     except (auth.InvalidToken, auth.TokenExpired):
         return None
-    return person if person.is_looking else None
+    return person if person.is_looking and person.id.hex == own.user else None
 
 
-def _own_session() -> str | None:
-    """The session of an operator who looks: what leads away from there is theirs."""
+def _visit() -> auth.Visit | None:
     try:
-        return auth.session_of(request.cookies.get(_cookie("REFRESH"), ""))
+        return auth.visit_of(request.cookies.get(_cookie("REFRESH"), ""))
     except (auth.InvalidToken, auth.TokenExpired):
         return None
 
 
-def _signed_in() -> Principal | None:
+def _signed_in(asked: Access) -> Principal | None:
     """Who holds the cookies; an access token whose time is over is renewed, unless only a poll asks."""
     try:
         return auth.principal_of(request.cookies.get(_cookie("ACCESS"), ""))
@@ -81,8 +119,11 @@ def _signed_in() -> Principal | None:
         return None
     try:
         if request.method not in _READING:
-            g.csrf = auth.csrf_of(auth.session_of(renewal))
+            g.csrf = auth.visit_of(renewal).csrf
             if not is_own_form():
+                g.pop("csrf")
+                if asked.is_visited:
+                    return None
                 raise FormExpired
         g.tokens = auth.refresh(renewal)
         return auth.principal_of(g.tokens.token)
@@ -97,12 +138,11 @@ def _proven(person: Principal) -> Principal:
     if not offered or person.is_fresh or person.is_looking:
         return person
     who = crypto.mac("throttle", str(person.id))
-    if not limiter.limiter.test(_PASSWORDS, who, "password"):
+    if not limiter.limiter.hit(_PASSWORDS, who, "password"):  # before it is compared: many at once are counted too
         raise RateLimitExceeded(gate_limit(10, 900_000, "password"))
     try:
         g.access_token = auth.prove_again(person, offered)
     except auth.InvalidCredentials:
-        limiter.limiter.hit(_PASSWORDS, who, "password")
         g.is_password_wrong = True
         return person
     return replace(person, is_fresh=True)

@@ -73,7 +73,7 @@ def list_members() -> Any:
 
 @bp.post("/team/invite")
 @require("members:write")
-@limiter.limit("50 per day", key_func=_caller, deduct_when=_was_sent)
+@limiter.shared_limit("50 per day", scope="invitations", key_func=_caller, deduct_when=_was_sent)
 @endpoint(
     body=InvitationIn(),
     returns=InvitationOut(),

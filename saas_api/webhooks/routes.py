@@ -94,7 +94,7 @@ def rotate_secret(endpoint_id: UUID, body: dict[str, Any]) -> Any:
 
 @bp.post('/endpoints/<id("whe"):endpoint_id>/test')
 @require("webhooks:write")
-@limiter.limit("20 per hour", key_func=_organization)
+@limiter.shared_limit("20 per hour", scope="webhook-tests", key_func=_organization)
 @endpoint(
     body=TestIn(),
     returns=DeliveryDetailOut(),

@@ -3,6 +3,7 @@
 Access: a page asks 303 to the door from nobody; a form is 400 without its token, 401 without a session.
 """
 
+import io
 from datetime import timedelta
 from typing import Any
 
@@ -11,7 +12,9 @@ import time_machine
 from flask import Flask
 from flask.testing import FlaskClient
 
-from saas_api.core import clock
+from saas_api.core import clock, tenancy
+from saas_api.core.ids import read_id
+from saas_api.organizations.models import Membership
 from tests.pages import Browser, form_of
 from tests.people import PASSWORD, Person, join, sign_in
 
@@ -72,7 +75,7 @@ def test_a_poll_renews_nothing(app: Flask, alice: Person) -> None:
     browser = Browser(app, alice)
     with later(16):
         answer = browser.open(STEPS, **{"HX-Request": "true", "X-Poll": "1"})
-    assert (answer.status_code, answer.headers["HX-Redirect"]) == (401, "/login?next=/dashboard")
+    assert (answer.status_code, answer.get_data()) == (204, b"")
     assert browser.client.get_cookie("rt").value == alice.refresh_token  # type: ignore[union-attr]  # it is there
 
 
@@ -209,3 +212,80 @@ def test_an_operator_without_an_organization_signs_in_at_the_page_alone(app: Fla
     assert browser.open(HOME).status_code == 403
     body = {"email": "olga@platform.example", "password": PASSWORD}
     assert client.post("/api/v1/auth/login", json=body).status_code == 403
+
+
+def test_a_page_of_one_organization_does_nothing_in_another(
+    app: Flask, client: FlaskClient, alice: Person, carol: Person
+) -> None:
+    with app.app_context(), tenancy.as_system("auth.register") as session:
+        there = read_id("org", carol.organization_id)
+        session.add(Membership(organization_id=there, user_id=read_id("usr", alice.user_id), role="admin"))
+    browser = Browser(app, alice)
+    form = browser.form("/dashboard/settings")
+    browser.submit(HOME, "/dashboard/switch", organization_id=carol.organization_id)
+    answer = browser.send("/dashboard/settings", {**form, "name": "Renamed by mistake"})
+    assert answer.status_code == 400
+    assert "it acts in <strong>Carol &amp; Co</strong>" in answer.text
+    assert (
+        client.get("/api/v1/organization", headers=carol.headers).json["data"]["organization"]["name"] == "Carol & Co"
+    )
+
+
+def test_who_signs_in_again_goes_on_where_they_were(
+    app: Flask, client: FlaskClient, alice: Person, carol: Person
+) -> None:
+    with app.app_context(), tenancy.as_system("auth.register") as session:
+        there = read_id("org", carol.organization_id)
+        session.add(Membership(organization_id=there, user_id=read_id("usr", alice.user_id), role="admin"))
+    browser = Browser(app, alice)
+    browser.submit(HOME, "/dashboard/switch", organization_id=carol.organization_id)
+    form = browser.form(HOME, STEPS)
+    token = browser.client.get_cookie("at")
+    assert token is not None
+    client.post("/api/v1/auth/logout", headers={"Authorization": f"Bearer {token.value}"})
+    refused = browser.send(STEPS, form)
+    door = {**form_of(refused, "/login"), "email": alice.email, "password": PASSWORD}
+    assert "it acts in <strong>Carol &amp; Co</strong>" in browser.send("/login", door).text
+
+
+def test_a_part_of_a_page_leads_nowhere_while_somebody_types(app: Flask) -> None:
+    answer = Browser(app).open("/dashboard/messages", **{"HX-Request": "true"})
+    assert answer.status_code == 401
+    assert "What you typed is still here" in answer.text
+    assert "HX-Redirect" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        ({"data": {"email": "x" * 70_000}}, 413),
+        ({"data": {"email": "a\0b"}}, 400),
+        ({"data": {"file": (io.BytesIO(b"x" * 70_000), "big")}}, 413),
+    ],
+)
+def test_no_form_is_larger_than_ours_or_holds_what_ours_cannot(app: Flask, sent: Any, status: int) -> None:
+    assert app.test_client().post("/login", headers=OURS, **sent).status_code == status
+
+
+@pytest.mark.parametrize("path", ["/dashboard/billing/plans/%00", "/admin/plans/%00", "/pricing?sms=%00"])
+def test_a_zero_in_an_address_is_refused(app: Flask, alice: Person, path: str) -> None:
+    assert Browser(app, alice).open(path).status_code in (400, 404)
+
+
+def test_the_token_of_a_visit_opens_no_form_of_a_session(app: Flask, alice: Person) -> None:
+    browser = Browser(app, alice)
+    visit = Browser(app)
+    token = visit.form("/login")["csrf_token"]
+    cookie = visit.client.get_cookie("visit")
+    assert cookie is not None
+    browser.client.set_cookie("visit", cookie.value)
+    assert browser.send(STEPS, {"csrf_token": token}).status_code == 400
+
+
+def test_the_console_is_shown_to_allowed_addresses_alone(
+    app: Flask, alice: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app.test_cli_runner().invoke(args=["operator", "create", alice.email, "--role", "admin"])
+    assert Browser(app, alice).open("/admin").status_code == 200
+    monkeypatch.setitem(app.config, "ADMIN_ALLOWED_IPS", ["203.0.113.0/24"])
+    assert Browser(app, alice).open("/admin").status_code == 404

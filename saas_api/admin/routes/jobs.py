@@ -3,6 +3,7 @@
 from datetime import datetime
 from typing import Any
 
+import redis
 from flask import Blueprint, Response, g
 
 from saas_api.admin.queries.operations import queues, runs
@@ -12,7 +13,7 @@ from saas_api.admin.service import acting, ask_for_run, ask_for_tick, retry
 from saas_api.admin.service import operator as acts_as
 from saas_api.core import clock
 from saas_api.core.access import operator
-from saas_api.core.errors import NotFound
+from saas_api.core.errors import NotFound, Unavailable
 from saas_api.core.render import Form, page, see_other, submits
 from saas_api.core.timetable import TIMETABLE, Entry
 
@@ -75,7 +76,10 @@ def run(job: str, body: dict[str, str]) -> Response:
 @operator("admin")
 def retry_form(job_id: str, form: Form | None = None) -> Response:
     """A failed job, before it is queued again."""
-    failed = queues.find_failed(job_id)
+    try:
+        failed = queues.find_failed(job_id)
+    except redis.RedisError as cause:
+        raise Unavailable from cause
     if failed is None:
         raise NotFound
     return page("admin/jobs/retry.html", failed=failed, form=form or Form())

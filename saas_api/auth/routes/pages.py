@@ -11,14 +11,15 @@ from saas_api.auth.routes import throttles
 from saas_api.auth.routes.throttles import is_refused, per_address
 from saas_api.auth.schemas import AddressIn, JoinForm, LinkIn, ResetIn, SignInForm, SignUpForm
 from saas_api.core.access import visitors
-from saas_api.core.errors import InvalidOneTimeToken
+from saas_api.core.errors import Invalid, InvalidOneTimeToken
+from saas_api.core.ids import wire_id
 from saas_api.core.limits import limiter
 from saas_api.core.render import Form, page, see_other, submits
 from saas_api.core.render.errors import resend
 from saas_api.organizations import service as organizations
 
 bp = Blueprint("pages", __name__)
-HOME = "/dashboard"
+HOME, FIRST_PLAN = "/dashboard", "free"
 _OWN_PATH = re.compile(r"/(?![/\\])[^\s\\]*")
 
 
@@ -40,9 +41,8 @@ def sign_up(body: dict[str, Any]) -> Any:
     plan, zone = body.pop("plan"), body.pop("timezone")
     signed = auth.register(**body, origin=throttles.origin(), timezone=zone)
     _begin(signed, is_kept=True)
-    chosen = plan and plan != "free"
     told = f"Welcome, {signed.user.full_name or signed.user.email}."
-    return see_other("/dashboard/billing/plans" if chosen else HOME, _notice=told)
+    return see_other(f"/dashboard/billing/plans/{plan}" if plan and plan != FIRST_PLAN else HOME, _notice=told)
 
 
 @bp.get("/login")
@@ -51,7 +51,9 @@ def login(form: Form | None = None) -> Any:
     """Show the form to sign in."""
     if g.visitor and form is None:
         return see_other(_own_path(request.args.get("next")))
-    return page("auth/login.html", form=form or Form({"next": request.args.get("next", ""), "is_kept": True}))
+    was_in = wire_id("org", g.was_in) if g.get("was_in") else None
+    empty = Form({"next": request.args.get("next", ""), "is_kept": True, "organization_id": was_in})
+    return page("auth/login.html", form=form or empty)
 
 
 @bp.post("/login")
@@ -60,13 +62,17 @@ def login(form: Form | None = None) -> Any:
 @submits(SignInForm(), again=login)
 def sign_in(body: dict[str, Any]) -> Any:
     """Sign in, and go on where one came from."""
-    who = body["email"], body["password"], body["organization_id"], throttles.origin()
-    signed = auth.sign_in(*who, is_office_enough=True)
+    signed = _enter(body)
     _begin(signed, is_kept=body["is_kept"])
     if body["resume_address"]:
-        address = _own_path(body["resume_address"])
-        g.csrf = auth.csrf_of(auth.session_of(signed.tokens.refresh_token))
-        return resend(200, address, _fields(body["resume_fields"]), is_signed_in_again=True)
+        g.csrf = auth.visit_of(signed.tokens.refresh_token).csrf
+        return resend(
+            200,
+            _own_path(body["resume_address"]),
+            _fields(body["resume_fields"]),
+            organization=signed.organization.name if signed.organization else "",
+            is_signed_in_again=True,
+        )
     return see_other(_own_path(body["next"]) if signed.organization else "/admin")
 
 
@@ -173,6 +179,15 @@ def join(body: dict[str, Any]) -> Any:
     signed = auth.join(**body, origin=throttles.origin())
     _begin(signed, is_kept=True)
     return see_other(HOME, _notice=f"You have joined {signed.organization.name}." if signed.organization else "")
+
+
+def _enter(body: dict[str, Any]) -> auth.SignedIn:
+    """Sign in where the last session was, or where they joined first if that is theirs no more."""
+    who = body["email"], body["password"]
+    try:
+        return auth.sign_in(*who, body["organization_id"], throttles.origin(), is_office_enough=True)
+    except Invalid:
+        return auth.sign_in(*who, None, throttles.origin(), is_office_enough=True)
 
 
 def _begin(signed: auth.SignedIn, *, is_kept: bool) -> None:

@@ -25,10 +25,11 @@ from saas_api.auth.service.tokens import (
     TokenExpired,
     TokenReused,
     Tokens,
+    Visit,
     configure,
     csrf_of,
     jwt,
-    session_of,
+    visit_of,
 )
 from saas_api.auth.service.verification import AlreadyVerified, request_verification, verify_email
 
@@ -47,6 +48,7 @@ __all__ = [
     "TokenExpired",
     "TokenReused",
     "Tokens",
+    "Visit",
     "change_password",
     "configure",
     "csrf_of",
@@ -67,9 +69,9 @@ __all__ = [
     "reset_password",
     "revoke",
     "revoke_others",
-    "session_of",
     "sign_in",
     "sign_out",
     "switch",
     "verify_email",
+    "visit_of",
 ]

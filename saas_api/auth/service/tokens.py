@@ -87,7 +87,7 @@ def issue(user_id: UUID, sid: str, org: str, jti: str, ends_at: datetime, *, is_
     jti: what the refresh token is spent by
     ends_at: the session's end, whatever is refreshed until then
     """
-    claims = {"sid": sid, "org": org, "csrf": csrf_of(sid)}
+    claims = {"sid": sid, "org": org, "csrf": csrf_of(sid, org)}
     access = create_access_token(str(user_id), fresh=_FRESH if is_fresh else False, additional_claims=claims)
     left = ends_at - clock.now()
     renewal = create_refresh_token(str(user_id), expires_delta=left, additional_claims={**claims, "jti": jti})
@@ -96,21 +96,40 @@ def issue(user_id: UUID, sid: str, org: str, jti: str, ends_at: datetime, *, is_
 
 def issue_fresh(user_id: UUID, sid: str, org: str) -> str:
     """A further access token of a session whose owner just gave their password again."""
-    claims = {"sid": sid, "org": org, "csrf": csrf_of(sid)}
+    claims = {"sid": sid, "org": org, "csrf": csrf_of(sid, org)}
     return str(create_access_token(str(user_id), fresh=_FRESH, additional_claims=claims))
 
 
-def csrf_of(sid: str) -> str:
-    """What every form of a session carries: the same for its whole life, so a renewed token breaks no open page."""
-    return crypto.mac("csrf", UUID(sid).hex)[:32]
+def csrf_of(sid: str, org: str) -> str:
+    """What every form of a session carries in one organization.
+
+    The same for the session's whole life, so a renewed token breaks no open page, and another one elsewhere, so a page
+    that is open when its reader goes on in another organization does nothing there.
+    """
+    return crypto.mac("csrf", UUID(sid).hex, UUID(org).hex)[:32]
 
 
-def session_of(refresh_token: str) -> str:
-    """The session a refresh token is of, 32 hex digits; nothing is spent.
+@dataclass(frozen=True)
+class Visit:
+    """What a refresh token says: whose it is, of which session, where; 32 hex digits each."""
+
+    user: str
+    session: str
+    organization: str
+
+    @property
+    def csrf(self) -> str:
+        """What its forms carry."""
+        return csrf_of(self.session, self.organization)
+
+
+def visit_of(refresh_token: str) -> Visit:
+    """What a refresh token says; nothing is spent, and whether its session lives is not asked.
 
     raises: InvalidToken, TokenExpired
     """
-    return UUID(read(refresh_token, "refresh")["sid"]).hex
+    claims = read(refresh_token, "refresh")
+    return Visit(*(UUID(claims[name]).hex for name in ("sub", "sid", "org")))
 
 
 _SPEND = sa.text("""

@@ -1,13 +1,12 @@
 """An error as its reader expects it: the JSON envelope under /api, a page elsewhere, a line for a part of a page."""
 
 from collections.abc import Sequence
-from urllib.parse import urlsplit
 
 from flask import Response, g, redirect, render_template, request, url_for
 
 from saas_api.core.errors import ApiError
 from saas_api.core.http import json_response
-from saas_api.core.render.forms import FormExpired, kept_fields
+from saas_api.core.render.forms import FormExpired, kept_address, kept_fields
 from saas_api.core.render.pages import is_fragment, page
 
 _READING = ("GET", "HEAD")
@@ -42,7 +41,7 @@ def render_error(error: ApiError) -> Response:
 
 def _page(error: ApiError) -> Response:
     if isinstance(error, FormExpired):
-        return resend(error.status, request.path, kept_fields())
+        return resend(error.status, kept_address(), kept_fields(), organization=g.get("acts_in", ""))
     shown = {"error": error, "advice": ADVICE.get(error.status, ADVICE[400]), "request_id": g.get("request_id")}
     if is_fragment():
         return Response(f"{error.message} ({g.get('request_id')})", error.status, mimetype="text/plain")
@@ -51,36 +50,44 @@ def _page(error: ApiError) -> Response:
 
 
 def resend(
-    status: int, address: str, fields: Sequence[tuple[str, str]], *, is_signed_in_again: bool = False
+    status: int,
+    address: str,
+    fields: Sequence[tuple[str, str]],
+    *,
+    organization: str = "",
+    is_signed_in_again: bool = False,
 ) -> Response:
     """A page that offers to send again what a refused form held.
 
-    address: where it was sent to
+    address: where it was sent to; empty when it may not have been a form of ours
     fields: names and values as they were typed
+    organization: where it would act now
     """
-    shown = [(name.replace("_", " ").capitalize(), value) for name, value in fields]
     return page(
         "errors/resend.html",
         status=status,
         address=address,
         fields=fields,
-        shown=shown,
+        shown=[(name.replace("_", " ").capitalize(), value) for name, value in fields],
+        organization=organization,
         is_signed_in_again=is_signed_in_again,
     )
 
 
 def _sign_in_first() -> Response:
-    """Lead who has no session to the door and back; a form that was sent meanwhile is kept."""
-    if is_fragment() and "X-Poll" not in request.headers:  # somebody may be typing
+    """Lead who has no session to the door and back; a form that was sent meanwhile is kept.
+
+    A part of a page leads nowhere: somebody may be typing there, and the next click leads to the door.
+    """
+    if is_fragment() and "X-Poll" in request.headers:
+        return Response("", 204)
+    if is_fragment():
         told = "Your session has ended. What you typed is still here: send it, and you are asked to sign in."
         return Response(told, 401, mimetype="text/plain")
-    if is_fragment():
-        shown = urlsplit(request.headers.get("HX-Current-URL", "")).path or "/dashboard"
-        return Response("", 401, {"HX-Redirect": url_for("auth.pages.login", next=shown)}, mimetype="text/plain")
     if request.method in _READING:
         back = request.full_path.rstrip("?")
         return redirect(url_for("auth.pages.login", next=back), 303)  # type: ignore[return-value]  # werkzeug's own class
-    return page("errors/sign_in.html", status=401, address=request.path, fields=kept_fields())
+    return page("errors/sign_in.html", status=401, address=kept_address(), fields=kept_fields())
 
 
 def _headers(error: ApiError) -> dict[str, str]:

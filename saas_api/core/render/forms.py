@@ -27,6 +27,7 @@ from saas_api.core.http import load
 from saas_api.core.render.repeats import answer_once
 
 CSRF, ONCE, PASSWORD = "csrf_token", "form_key", "confirm_password"
+_MISSING = "Missing data for required field."
 KEY_SECONDS = 3000
 """Less than the hour for which an answer with a secret is kept."""
 
@@ -67,11 +68,14 @@ def csrf_token() -> str:
     return crypto.mac("visit", visit["nonce"])[:32]
 
 
-def is_own_form() -> bool:
-    """Whether what is sent came from a form that this person opened here."""
+def is_own_form(*, is_visit: bool = False) -> bool:
+    """Whether what is sent came from a form that this person opened here.
+
+    is_visit: a form for everybody, which may have been opened before its reader signed in
+    """
     sent = request.headers.get("X-CSRF-TOKEN") or request.form.get(CSRF, "")
     accepted = [g.csrf] if g.get("csrf") else []
-    if "nonce" in visit:
+    if "nonce" in visit and (is_visit or not accepted):
         accepted.append(crypto.mac("visit", visit["nonce"])[:32])
     return is_own_origin() and any(compare_digest(sent.encode(), str(one).encode()) for one in accepted)
 
@@ -86,7 +90,14 @@ def is_own_origin(*, is_proof_asked: bool = False) -> bool:
         origin = None
     if site == "cross-site" or (origin and urlsplit(origin).netloc != request.host):
         return False
+    if site == "same-site" and not origin:
+        return False
     return bool(origin or site == "same-origin") or not is_proof_asked
+
+
+def kept_address() -> str:
+    """Where a refused form of ours was sent to; empty for what may come from elsewhere."""
+    return request.path if is_own_origin(is_proof_asked=True) else ""
 
 
 def kept_fields() -> list[tuple[str, str]]:
@@ -171,7 +182,8 @@ def _form(schema: ma.Schema, error: ApiError) -> Form:
         return Form(values, {PASSWORD: wrong})
     told: dict[str, str] = {}
     for one in error.details.get("fields", []):
-        told.setdefault(str(one["field"]).partition(".")[0], str(one["reason"]))
+        reason = str(one["reason"])
+        told.setdefault(str(one["field"]).partition(".")[0], "Fill this in." if reason == _MISSING else reason)
     if error.field and not told:
         told[error.field] = error.message
     return Form(values, told, None if told else error.message, error.code)

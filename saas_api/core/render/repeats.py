@@ -11,7 +11,7 @@ from saas_api.core import idempotency
 from saas_api.core.access import Principal
 from saas_api.core.db import session
 from saas_api.core.errors import Unavailable
-from saas_api.core.idempotency import InProgress, Kept, Once, Replay
+from saas_api.core.idempotency import InProgress, Kept, KeyReused, Once, Replay
 from saas_api.core.queue import client
 from saas_api.core.render.pages import Page
 
@@ -29,7 +29,7 @@ def answer_once(
     raises: InProgress, KeyReused, Unavailable
     """
     if not is_bound:
-        return _once_for_an_operator(principal, key, run)
+        return _once_for_an_operator(principal, key, fingerprint, run)
     once = Once(principal.organization_id, key, fingerprint, 200, lambda _data: b"")
     try:
         idempotency.hold(session(), once)
@@ -43,27 +43,31 @@ def answer_once(
     return answer
 
 
-def _once_for_an_operator(principal: Principal, key: str, run: Callable[[], Any]) -> Response:
-    name = f"{principal.id}:{key}"
+def _once_for_an_operator(principal: Principal, key: str, fingerprint: bytes, run: Callable[[], Any]) -> Response:
+    name, print_of = f"{principal.id}:{key}", fingerprint.hex()
     try:
-        is_first = client().set(name, b"", nx=True, ex=_REMEMBERED_SECONDS)
-        led_to = b"" if is_first else client().get(name)
+        is_first = client().set(name, print_of, nx=True, ex=_REMEMBERED_SECONDS)
+        kept = b"" if is_first else client().get(name) or b""
     except redis.RedisError as cause:
         raise Unavailable from cause
-    if led_to:
-        return Response("", 303, {"Location": led_to.decode() if isinstance(led_to, bytes) else led_to})
     if not is_first:
+        known, _, led_to = (kept.decode() if isinstance(kept, bytes) else kept).partition(" ")
+        if known != print_of:
+            raise KeyReused
+        if led_to:
+            return Response("", 303, {"Location": led_to})
         raise InProgress(retry_after=1)
     try:
         answer = make_response(run())
     except BaseException:
-        _keep_address(name, "")
+        _keep_address(name, None)
         raise
-    _keep_address(name, answer.headers.get("Location", "") if answer.status_code < 400 else "")
+    led_to = answer.headers.get("Location", "") if answer.status_code < 400 else ""
+    _keep_address(name, f"{print_of} {led_to}" if led_to else None)
     return answer
 
 
-def _keep_address(name: str, address: str) -> None:
+def _keep_address(name: str, address: str | None) -> None:
     with contextlib.suppress(redis.RedisError):
         if address:
             client().set(name, address, ex=_REMEMBERED_SECONDS)

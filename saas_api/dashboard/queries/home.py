@@ -33,7 +33,7 @@ SELECT k.id, k.name, k.mode, s.hint || '…' || s.last_four AS masked, k.last_us
 _FAILURES = text("""
 SELECT id, accepted_at, recipient, channel, error_code FROM (
     SELECT id, accepted_at, recipient, channel, error_code, status, mode FROM messages
-     WHERE organization_id = :org ORDER BY accepted_at DESC, id DESC LIMIT 2000) latest
+     WHERE organization_id = :org ORDER BY accepted_at DESC, id DESC LIMIT 500) latest
  WHERE mode = :mode AND status = 'failed' ORDER BY accepted_at DESC, id DESC LIMIT :limit
 """)
 _UNPAID = text("""
@@ -112,7 +112,7 @@ def keys(session: Session, organization_id: UUID, mode: str) -> Sequence[Key]:
 
 
 def failures(session: Session, organization_id: UUID, mode: str) -> Sequence[Failure]:
-    """The newest of the last two thousand messages that were not delivered."""
+    """The newest of the last five hundred messages that were not delivered."""
     values = {"org": organization_id, "mode": mode, "limit": SHOWN}
     return [Failure(*row) for row in session.execute(_FAILURES, values)]
 

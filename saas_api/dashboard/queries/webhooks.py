@@ -18,6 +18,7 @@ from saas_api.webhooks.service.publishing import WANTS
 
 DAYS = 7
 KEPT = timedelta(days=30)
+MOST_COUNTED = 1000
 _COLUMNS = """d.id, d.event_id, e.type, d.endpoint_id, w.url, w.deleted_at IS NOT NULL AS is_deleted, d.cause, d.status,
   d.attempts, d.last_status, d.error_code, d.next_at, d.finished_at, d.created_at"""
 _CARRIED = "JOIN events e ON e.organization_id = d.organization_id AND e.id = d.event_id"
@@ -49,14 +50,15 @@ SELECT at FROM audit_events WHERE organization_id = :organization_id AND target_
      OR action = 'webhook_endpoint.changed' AND data -> 'after' ->> 'status' = 'disabled_manual')
  ORDER BY id DESC LIMIT 1""")
 _MISSED = sa.text(f"""
-SELECT count(*) FROM events e JOIN webhook_endpoints w ON w.organization_id = e.organization_id AND w.id = :endpoint_id
+SELECT count(*) FROM (SELECT 1 FROM events e
+ JOIN webhook_endpoints w ON w.organization_id = e.organization_id AND w.id = :endpoint_id
  WHERE e.organization_id = :organization_id AND e.created_at >= :since AND e.subject_version >= 0
    AND CASE WHEN EXISTS (SELECT FROM webhook_deliveries d WHERE d.organization_id = e.organization_id
                            AND d.event_id = e.id AND d.endpoint_id = w.id)
        THEN NOT EXISTS (SELECT FROM webhook_deliveries d WHERE d.organization_id = e.organization_id
                           AND d.event_id = e.id AND d.endpoint_id = w.id
                           AND d.status IN ('delivered', 'queued', 'sending'))
-       ELSE {WANTS} END""")
+       ELSE {WANTS} END LIMIT {MOST_COUNTED + 1}) missed""")
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class Pause:
     """Since when nothing is sent to an endpoint, and what it missed.
 
     since: None when nobody remembers
+    missed: at most one more than MOST_COUNTED
     missed_since: the first instant a recovery would go back to
     """
 
@@ -187,10 +190,19 @@ def pause_of(session: Session, endpoint: Endpoint) -> Pause:
     """Since when an endpoint is disabled, and what it missed since then, or since it began to fail."""
     values = {"organization_id": endpoint.organization_id, "endpoint_id": str(endpoint.id)}
     since = session.scalar(_DISABLED_AT, values)
-    begun = endpoint.first_failure_at or since or endpoint.created_at
-    missed_since = max(begun, clock.now() - KEPT)
-    counted = {**values, "endpoint_id": endpoint.id, "since": missed_since}
-    return Pause(since, int(session.scalar(_MISSED, counted) or 0), missed_since)
+    begun = missed_since(session, endpoint, since)
+    counted = {**values, "endpoint_id": endpoint.id, "since": begun}
+    return Pause(since, int(session.scalar(_MISSED, counted) or 0), begun)
+
+
+def missed_since(session: Session, endpoint: Endpoint, disabled_at: datetime | None = None) -> datetime:
+    """The first instant a recovery goes back to.
+
+    disabled_at: where the caller knows it already
+    """
+    values = {"organization_id": endpoint.organization_id, "endpoint_id": str(endpoint.id)}
+    begun = endpoint.first_failure_at or disabled_at or session.scalar(_DISABLED_AT, values) or endpoint.created_at
+    return max(begun, clock.now() - KEPT)
 
 
 def _time_and_id(cursor: str) -> tuple[datetime, UUID]:

@@ -11,10 +11,11 @@ from saas_api.billing.queries.usage import Point, usage_series
 from saas_api.core import clock
 from saas_api.core.access import allows, require
 from saas_api.core.db import session
-from saas_api.core.money import amount_text, exponent
+from saas_api.core.money import round_half_up
 from saas_api.core.render import page, see_other
 from saas_api.core.render.charts import Point as Column
 from saas_api.core.render.charts import bars
+from saas_api.core.render.filters import NOTHING
 from saas_api.core.settings import setting
 from saas_api.dashboard.queries import home as queries
 from saas_api.dashboard.queries.prices import NAMES
@@ -106,7 +107,7 @@ def _figures(days: Days, series: Mapping[Any, list[Point]], refused: Any) -> dic
     return {
         "requests": accepted + failed + limited,
         "before": older,
-        "success_rate": success_rate(accepted, failed),
+        "success_rate": f"{success_rate(accepted, failed):.1f} %" if accepted or failed else NOTHING,
         "limited": limited,
     }
 
@@ -141,8 +142,7 @@ def _label(day: date) -> str:
 
 def _bill() -> dict[str, Any]:
     cap = billing.cap_state(session(), g.principal.organization_id)
-    spent = amount_text(cap.spent.total.scaleb(-exponent(cap.currency)))
-    return {"cap": cap, "spent": f"{spent} {cap.currency}"}
+    return {"cap": cap, "spent_minor": round_half_up(cap.spent.total)}
 
 
 def _asked(mode: str) -> dict[str, Any]:

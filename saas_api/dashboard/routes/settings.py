@@ -97,7 +97,7 @@ def ask_password(form: Form | None = None) -> Response:
 
 @bp.post("/account/password")
 @require(None)
-@limiter.limit("10 per 15 minutes", key_func=_caller, deduct_when=_is_refused)
+@limiter.shared_limit("10 per 15 minutes", scope="password", key_func=_caller, deduct_when=_is_refused)
 @submits(PasswordForm(), again=ask_password)
 def change_password(body: dict[str, Any]) -> Any:
     """Change a person's password; their other sessions end."""
@@ -108,7 +108,7 @@ def change_password(body: dict[str, Any]) -> Any:
 
 @bp.post("/account/verification")
 @require(None)
-@limiter.limit("3 per hour", key_func=_caller)
+@limiter.shared_limit("3 per hour", scope="verification", key_func=_caller)
 @submits(NothingForm(), again=account)
 def verify(body: dict[str, Any]) -> Any:  # noqa: ARG001 - the form has no fields
     """Send the link that verifies an address again."""

@@ -50,6 +50,8 @@ def ask_again(payment_id: UUID, actor: audit.Actor, reason: str) -> Payment:
     found = _find(payment_id)
     if found.provider_reference is None or found.provider == "offline":
         raise NothingToAsk
+    with as_system("payments.resolve") as session:
+        _record(session, found, actor, "payment.asked_about", {"reason": reason, "was": found.state})
     try:
         outcome = settlement.settle(found.provider, found.provider_reference)
     except (providers.ProviderAway, LookupError) as cause:
@@ -57,7 +59,7 @@ def ask_again(payment_id: UUID, actor: audit.Actor, reason: str) -> Payment:
     with as_system("payments.resolve") as session:
         payment = session.get_one(Payment, (found.organization_id, payment_id))
         data = {"reason": reason, "was": found.state, "is": payment.state, "outcome": outcome}
-        _record(session, payment, actor, "payment.asked_about", data)
+        _record(session, payment, actor, "payment.answered", data)
         return payment
 
 

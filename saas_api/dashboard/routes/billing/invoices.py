@@ -79,7 +79,7 @@ def show(invoice_id: UUID, form: Form | None = None) -> Response:
 
 @bp.post('/billing/invoices/<id("inv"):invoice_id>/pay')
 @require("billing:write")
-@submits(PayForm(), again=show, is_once=True)
+@submits(PayForm(), again=show)
 def pay(invoice_id: UUID, body: dict[str, Any]) -> Any:
     """Begin a payment of all that is due, or go on with the one that is under way, at the provider's page."""
     check_verified(g.principal)

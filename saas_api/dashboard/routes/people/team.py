@@ -64,7 +64,7 @@ def ask_invite(form: Form | None = None) -> Response:
 
 @bp.post("/team/invite")
 @require("members:write")
-@limiter.limit("50 per day", key_func=_caller, deduct_when=_was_sent)
+@limiter.shared_limit("50 per day", scope="invitations", key_func=_caller, deduct_when=_was_sent)
 @submits(InvitationForm(), again=ask_invite, is_once=True)
 def invite(body: dict[str, Any]) -> Any:
     """Invite somebody by mail."""
@@ -83,7 +83,7 @@ def cancel(invitation_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG001 - 
 
 @bp.post('/team/invitations/<id("ivt"):invitation_id>/resend')
 @require("members:write")
-@limiter.limit("50 per day", key_func=_caller, deduct_when=_was_sent)
+@limiter.shared_limit("50 per day", scope="invitations", key_func=_caller, deduct_when=_was_sent)
 @submits(NothingForm(), again=lambda invitation_id, form: team(form), is_once=True)  # noqa: ARG005 - the address has it
 def resend(invitation_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG001 - the form has no fields
     """Send an invitation anew: the link of the one before leads nowhere."""

@@ -31,9 +31,14 @@ def pricing() -> Any:
     quantities: dict[str, int] = {}
     try:
         asked = Schema.from_dict({meter: QueryInt() for meter in meters})()
-        quantities = load(asked, {name: value for name, value in request.args.items() if value and name in meters})
+        quantities = load(asked, {name: _plain(request.args[name]) for name in meters if request.args.get(name)})
     except Invalid as error:
         form.errors = {one["field"]: one["reason"] for one in error.details["fields"]}
         status = 422
     plans = prices.offered(session(), quantities)
     return page("public/pricing.html", status=status, plans=plans, meters=meters, form=form)
+
+
+def _plain(number: str) -> str:
+    """A number without what sets its thousands apart."""
+    return number.replace(",", "").replace(" ", "")

@@ -108,7 +108,7 @@ def disable(endpoint_id: UUID, body: dict[str, Any]) -> Any:
 @submits(EnableForm(), again=show, is_once=True)
 def enable(endpoint_id: UUID, body: dict[str, Any]) -> Any:
     """Send to an endpoint again, and what it missed if that is wanted."""
-    since = reads.pause_of(session(), get(endpoint_id)).missed_since
+    since = reads.missed_since(session(), get(endpoint_id))
     webhooks.change(session(), g.principal, endpoint_id, {"is_enabled": True})
     notice = "Enabled."
     if body["recover"]:
@@ -119,7 +119,7 @@ def enable(endpoint_id: UUID, body: dict[str, Any]) -> Any:
 
 @bp.post('/webhooks/<id("whe"):endpoint_id>/test')
 @require("webhooks:write")
-@limiter.limit("20 per hour", key_func=_caller)
+@limiter.shared_limit("20 per hour", scope="webhook-tests", key_func=_caller)
 @submits(TestForm(), again=show, is_once=True)
 def test(endpoint_id: UUID, body: dict[str, Any]) -> Any:
     """Send an example event, and show what comes of it."""
