@@ -9,11 +9,11 @@ from flask import Blueprint, Response, request, url_for
 
 from saas_api.admin.queries import audit as reads
 from saas_api.admin.queries.reading import reading
-from saas_api.admin.schemas.filters import read_filters
 from saas_api.admin.schemas.organizations import AuditQuery
 from saas_api.core import clock
 from saas_api.core.access import operator
 from saas_api.core.render import csv_response, page
+from saas_api.core.render.lists import read_filters
 from saas_api.organizations.models import AuditEvent
 
 bp = Blueprint("audit", __name__)

@@ -7,13 +7,13 @@ from flask import Blueprint, Response, g, request
 from saas_api.admin import service
 from saas_api.admin.queries import plans as reads
 from saas_api.admin.queries.reading import reading
-from saas_api.admin.schemas.filters import read_filters
 from saas_api.admin.schemas.lists import ReasonForm
 from saas_api.admin.schemas.plans import PreviewQuery
 from saas_api.core import clock
 from saas_api.core.access import operator
 from saas_api.core.errors import ApiError
 from saas_api.core.render import Form, page, see_other, submits
+from saas_api.core.render.lists import read_filters
 
 bp = Blueprint("plans", __name__)
 

@@ -8,7 +8,6 @@ from flask import Blueprint, Response, g, request, url_for
 from saas_api.admin import service
 from saas_api.admin.queries.reading import reading
 from saas_api.admin.queries.tenants import users as reads
-from saas_api.admin.schemas.filters import read_filters
 from saas_api.admin.schemas.lists import ReasonForm
 from saas_api.admin.schemas.organizations import KINDS, UsersQuery
 from saas_api.core import clock
@@ -16,6 +15,7 @@ from saas_api.core.access import operator
 from saas_api.core.ids import wire_id
 from saas_api.core.render import Form, csv_response, page, see_other, submits
 from saas_api.core.render.filters import plural
+from saas_api.core.render.lists import read_filters
 
 bp = Blueprint("users", __name__)
 _COLUMNS = ("id", "email", "full_name", "operator", "organizations", "email_verified_at", "created_at", "last_seen_at")

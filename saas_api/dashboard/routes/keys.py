@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from flask import Blueprint, Response, g, request, url_for
+from flask import Blueprint, Response, g
 
 from saas_api.api_keys import queries as keys
 from saas_api.api_keys import service as api_keys
@@ -15,10 +15,10 @@ from saas_api.core.access import SCOPES, allows, check_fresh, require
 from saas_api.core.db import session
 from saas_api.core.errors import Invalid
 from saas_api.core.render import Form, charts, page, see_other, submits
+from saas_api.core.render.lists import neighbours, read_filters
 from saas_api.core.settings import setting
 from saas_api.dashboard.queries import keys as reads
 from saas_api.dashboard.schemas import keys as forms
-from saas_api.dashboard.schemas.filters import read_filters
 from saas_api.organizations import service as organizations
 from saas_api.usage.rules import Days, first_instant
 
@@ -44,7 +44,7 @@ def index() -> Response:
         all_scopes=len(SCOPES),
         is_filtered=bool(form.values),
         zone=_zone(),
-        **_pages(found.next_cursor if found else None),
+        **neighbours(found.next_cursor if found else None),
     )
 
 
@@ -247,12 +247,3 @@ def _zone() -> str:
 def _organization_id() -> UUID:
     found: UUID = g.principal.organization_id
     return found
-
-
-def _pages(next_cursor: str | None) -> dict[str, Any]:
-    """The addresses of the older and of the newest keys, the filters kept."""
-    kept: dict[str, Any] = {name: value for name, value in request.args.items() if value and name != "cursor"}
-    return {
-        "older": url_for("dashboard.keys.index", **kept, cursor=next_cursor) if next_cursor else "",
-        "newer": url_for("dashboard.keys.index", **kept) if request.args.get("cursor") else "",
-    }

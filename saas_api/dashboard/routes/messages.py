@@ -19,11 +19,11 @@ from saas_api.core.limits import limiter
 from saas_api.core.money import amount_text, unit_price_text
 from saas_api.core.render import Form, csv_response, page, see_other, submits
 from saas_api.core.render.filters import plural, when
+from saas_api.core.render.lists import neighbours, read_filters
 from saas_api.core.render.pages import is_fragment
 from saas_api.core.settings import setting
 from saas_api.dashboard.queries import messages as reads
 from saas_api.dashboard.schemas import messages as forms
-from saas_api.dashboard.schemas.filters import read_filters
 from saas_api.messages import queries, rules
 from saas_api.messages import service as messages
 from saas_api.messages.models import Message
@@ -227,8 +227,5 @@ def _organization_id() -> UUID:
 def _pages(next_cursor: str | None) -> dict[str, Any]:
     """The addresses of older and of the newest messages and of the table, the filters kept."""
     kept: dict[str, Any] = {name: value for name, value in request.args.items() if value and name != "cursor"}
-    return {
-        "older": url_for("dashboard.messages.index", **kept, cursor=next_cursor) if next_cursor else "",
-        "newer": url_for("dashboard.messages.index", **kept) if request.args.get("cursor") else "",
-        "table": url_for("dashboard.messages.index", **{**kept, "format": "csv"}),
-    }
+    table = url_for(".index", **{**kept, "format": "csv"})
+    return {**neighbours(next_cursor), "table": table}

@@ -19,9 +19,9 @@ from saas_api.core.ids import wire_id
 from saas_api.core.money import minor_to_text, unit_price_text
 from saas_api.core.render import Form, csv_response, page
 from saas_api.core.render.charts import MOST_SERIES, Chart, bars, plain
+from saas_api.core.render.lists import read_filters
 from saas_api.core.settings import setting
 from saas_api.dashboard.queries import usage as queries
-from saas_api.dashboard.schemas.filters import read_filters
 from saas_api.dashboard.schemas.usage import UsageFilters
 from saas_api.organizations import service as organizations
 from saas_api.usage.rules import Days

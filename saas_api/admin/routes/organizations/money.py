@@ -10,7 +10,6 @@ from saas_api.admin.queries.reading import reading
 from saas_api.admin.queries.tenants import detail as details
 from saas_api.admin.routes.organizations.acts import check_name
 from saas_api.admin.routes.organizations.pages import bp
-from saas_api.admin.schemas.filters import read_filters
 from saas_api.admin.schemas.organizations import GrantForm, NamedForm, PlanForm, PlanQuery, end_of
 from saas_api.billing.models import BillingProfile
 from saas_api.billing.queries import catalogue
@@ -19,6 +18,7 @@ from saas_api.core.errors import ApiError, Invalid, NotFound
 from saas_api.core.money import text_to_minor
 from saas_api.core.render import Form, page, see_other, submits
 from saas_api.core.render.filters import day, money, plural
+from saas_api.core.render.lists import read_filters
 
 _ONE = '/admin/organizations/<id("org"):organization_id>'
 

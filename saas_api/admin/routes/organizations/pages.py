@@ -8,7 +8,6 @@ from flask import Blueprint, Response, request, url_for
 from saas_api.admin.queries.reading import reading
 from saas_api.admin.queries.tenants import detail as details
 from saas_api.admin.queries.tenants import organizations as reads
-from saas_api.admin.schemas.filters import read_filters
 from saas_api.admin.schemas.organizations import STANDINGS, STATUSES, OrganizationsQuery
 from saas_api.billing.queries import catalogue
 from saas_api.core import clock
@@ -16,6 +15,7 @@ from saas_api.core.access import operator
 from saas_api.core.ids import wire_id
 from saas_api.core.money import minor_to_text
 from saas_api.core.render import csv_response, page
+from saas_api.core.render.lists import read_filters
 
 bp = Blueprint("organizations", __name__)
 _COLUMNS = ("id", "name", "status", "standing", "plan", "members", "requests_30d", "unpaid", "currency", "created_at")

@@ -1,9 +1,8 @@
 """What the doors of the billing pages share."""
 
-from typing import Any
 from uuid import UUID
 
-from flask import g, request, url_for
+from flask import g
 
 from saas_api.billing import service as billing
 from saas_api.core import clock
@@ -39,13 +38,3 @@ def account() -> reads.Account:
     if found is None:
         raise billing.NoRunningPeriod
     return found
-
-
-def pages(next_cursor: str | None) -> dict[str, Any]:
-    """The addresses of the older and of the newest rows of a list, its filters kept."""
-    kept: dict[str, Any] = {name: value for name, value in request.args.items() if value and name != "cursor"}
-    endpoint = request.endpoint or ""
-    return {
-        "older": url_for(endpoint, **kept, cursor=next_cursor) if next_cursor else "",
-        "newer": url_for(endpoint, **kept) if request.args.get("cursor") else "",
-    }

@@ -18,11 +18,11 @@ from saas_api.core.errors import Invalid
 from saas_api.core.ids import wire_id
 from saas_api.core.money import minor_to_text
 from saas_api.core.render import csv_response, page
+from saas_api.core.render.lists import neighbours, read_filters
 from saas_api.core.render.pages import is_fragment
 from saas_api.dashboard.queries.billing import running as reads
-from saas_api.dashboard.routes.billing.door import LIMIT, MOST_ROWS, account, organization_id, pages, zone
+from saas_api.dashboard.routes.billing.door import LIMIT, MOST_ROWS, account, organization_id, zone
 from saas_api.dashboard.schemas.billing import STATES, InvoiceFilters
-from saas_api.dashboard.schemas.filters import read_filters
 
 bp = Blueprint("overview", __name__)
 FIRST_YEAR = 2020
@@ -66,7 +66,7 @@ def _money(query: Mapping[str, Any], running: reads.Running) -> dict[str, Any]:
             **{name: query[name] for name in ("status", "year") if query and query[name]},
             format="csv",
         ),
-        **pages(found.next_cursor if found else None),
+        **neighbours(found.next_cursor if found else None),
     }
 
 

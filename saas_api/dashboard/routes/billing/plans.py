@@ -14,11 +14,11 @@ from saas_api.core.db import session
 from saas_api.core.errors import Conflict, NotFound
 from saas_api.core.render import Form, page, see_other, submits
 from saas_api.core.render.filters import day
+from saas_api.core.render.lists import read_filters
 from saas_api.dashboard.queries.billing import compared as reads
 from saas_api.dashboard.queries.prices import NAMES
 from saas_api.dashboard.routes.billing.door import account, organization_id, zone
 from saas_api.dashboard.schemas.billing import ChangeFilters, ChangeForm
-from saas_api.dashboard.schemas.filters import read_filters
 from saas_api.organizations.service.audit import actor_of
 from saas_api.usage.rules import read_days
 

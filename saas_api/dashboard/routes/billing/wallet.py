@@ -7,9 +7,9 @@ from saas_api.core import clock
 from saas_api.core.access import require
 from saas_api.core.db import session
 from saas_api.core.render import page
-from saas_api.dashboard.routes.billing.door import LIMIT, organization_id, pages, zone
+from saas_api.core.render.lists import neighbours, read_filters
+from saas_api.dashboard.routes.billing.door import LIMIT, organization_id, zone
 from saas_api.dashboard.schemas.billing import ListFilters
-from saas_api.dashboard.schemas.filters import read_filters
 
 bp = Blueprint("wallet", __name__)
 KINDS = {
@@ -42,7 +42,7 @@ def index() -> Response:
         kinds=KINDS,
         reasons=REASONS,
         zone=zone(),
-        **pages(found.next_cursor if found else None),
+        **neighbours(found.next_cursor if found else None),
     )
 
 
@@ -58,5 +58,5 @@ def notes() -> Response:
         form=form,
         notes=found.items if found else (),
         zone=zone(),
-        **pages(found.next_cursor if found else None),
+        **neighbours(found.next_cursor if found else None),
     )

@@ -12,9 +12,9 @@ from saas_api.core.db import session
 from saas_api.core.errors import Invalid
 from saas_api.core.ids import wire_id
 from saas_api.core.render import csv_response, page
+from saas_api.core.render.lists import read_filters
 from saas_api.dashboard.queries import people as reads
 from saas_api.dashboard.routes.people.team import bp
-from saas_api.dashboard.schemas.filters import read_filters
 from saas_api.dashboard.schemas.people import ACTOR_KINDS, AuditFilter
 from saas_api.organizations import queries
 from saas_api.organizations import service as organizations

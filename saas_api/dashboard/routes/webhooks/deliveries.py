@@ -11,10 +11,10 @@ from saas_api.core import clock
 from saas_api.core.access import require
 from saas_api.core.db import session
 from saas_api.core.render import Form, page, see_other, submits
+from saas_api.core.render.lists import neighbours, read_filters
 from saas_api.core.render.pages import is_fragment
 from saas_api.dashboard.queries import webhooks as reads
-from saas_api.dashboard.routes.webhooks.door import bp, organization_id, pages, zone
-from saas_api.dashboard.schemas.filters import read_filters
+from saas_api.dashboard.routes.webhooks.door import bp, organization_id, zone
 from saas_api.dashboard.schemas.webhooks import DELIVERY_STATUSES, LIMIT, DeliveriesFilter, NothingForm
 from saas_api.webhooks import queries, rules
 from saas_api.webhooks import service as webhooks
@@ -39,7 +39,7 @@ def deliveries() -> Response:
         statuses=DELIVERY_STATUSES,
         types=list(rules.CATALOGUE),
         zone=zone(),
-        **pages(found.next_cursor if found else None),
+        **neighbours(found.next_cursor if found else None),
     )
 
 

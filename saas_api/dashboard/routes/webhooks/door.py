@@ -1,9 +1,8 @@
 """The blueprint of the webhook pages, and what its doors share."""
 
-from typing import Any
 from uuid import UUID
 
-from flask import Blueprint, g, request, url_for
+from flask import Blueprint, g
 
 from saas_api.core.db import session
 from saas_api.core.errors import Invalid
@@ -31,16 +30,6 @@ def get(endpoint_id: UUID) -> Endpoint:
     raises: NoSuchEndpoint
     """
     return webhooks.get(session(), organization_id(), endpoint_id)
-
-
-def pages(next_cursor: str | None) -> dict[str, Any]:
-    """The addresses of the older and of the newest rows of a list, its filters kept."""
-    kept: dict[str, Any] = {name: value for name, value in request.args.items() if value and name != "cursor"}
-    endpoint = request.endpoint or ""
-    return {
-        "older": url_for(endpoint, **kept, cursor=next_cursor) if next_cursor else "",
-        "newer": url_for(endpoint, **kept) if request.args.get("cursor") else "",
-    }
 
 
 def check_typed(typed: str, wanted: str) -> None:

@@ -9,9 +9,9 @@ from flask import Response, g
 from saas_api.core.access import require
 from saas_api.core.db import session
 from saas_api.core.render import Form, page, see_other, submits
+from saas_api.core.render.lists import neighbours, read_filters
 from saas_api.dashboard.queries import webhooks as reads
-from saas_api.dashboard.routes.webhooks.door import bp, organization_id, pages, zone
-from saas_api.dashboard.schemas.filters import read_filters
+from saas_api.dashboard.routes.webhooks.door import bp, organization_id, zone
 from saas_api.dashboard.schemas.webhooks import LIMIT, EventsFilter, NothingForm, TypeFilter
 from saas_api.webhooks import queries, rules
 from saas_api.webhooks import service as webhooks
@@ -32,7 +32,7 @@ def events() -> Response:
         events=[(event, orjson.loads(event.payload)) for event in found.items] if found else [],
         types=list(rules.CATALOGUE),
         zone=zone(),
-        **pages(found.next_cursor if found else None),
+        **neighbours(found.next_cursor if found else None),
     )
 
 
