@@ -1,5 +1,7 @@
 """Steps of the stories, each through HTTP as a client would take it."""
 
+from datetime import datetime
+
 from flask.testing import FlaskClient
 
 Headers = dict[str, str]
@@ -30,3 +32,10 @@ def send(client: FlaskClient, key: Headers, text: str = "Hello") -> str:
 
 def organization_of(client: FlaskClient, person: Headers) -> str:
     return str(client.get("/api/v1/auth/me", headers=person).json["data"]["organization"]["id"])
+
+
+def period_end(client: FlaskClient, person: Headers) -> datetime:
+    """When the running period ends; a first period that would last less than a day lasts the next month as well."""
+    answer = client.get("/api/v1/billing/subscription", headers=person)
+    assert answer.status_code == 200, answer.json
+    return datetime.fromisoformat(answer.json["data"]["period"]["ends_at"])

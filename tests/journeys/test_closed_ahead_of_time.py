@@ -8,7 +8,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from saas_api.core import clock
-from tests.journeys.steps import make_key, organization_of, send, sign_up
+from tests.journeys.steps import make_key, organization_of, period_end, send, sign_up
 
 
 def test_messages_go_on_after_the_running_month_was_closed_ahead_of_time(
@@ -17,10 +17,10 @@ def test_messages_go_on_after_the_running_month_was_closed_ahead_of_time(
     person = sign_up(client, "Acme", "alice@acme.example")
     _, key = make_key(client, person)
     send(client, key)
-    in_five_weeks = clock.rfc3339(clock.now() + timedelta(days=35))
+    after_the_period = clock.rfc3339(period_end(client, person) + timedelta(hours=2))
     organization = organization_of(client, person)
     closed = app.test_cli_runner().invoke(
-        args=["billing", "close", "--json", "--organization", organization, "--at", in_five_weeks]
+        args=["billing", "close", "--json", "--organization", organization, "--at", after_the_period]
     )
     assert json.loads(closed.stdout)["closed"] == 1
 

@@ -13,7 +13,7 @@ from saas_api.billing import service as billing
 from saas_api.core import clock, tenancy
 from saas_api.core.ids import read_id
 from saas_api.payments.service import dunning
-from tests.journeys.steps import Headers, make_key, organization_of, send, sign_up
+from tests.journeys.steps import Headers, make_key, organization_of, period_end, send, sign_up
 
 MESSAGE = {"to": "+2348012345678", "type": "sms", "message": "Hello"}
 
@@ -24,9 +24,8 @@ def back_to_the_present() -> Iterator[None]:
     clock.travel_to(None)
 
 
-def close_next_month(app: Flask) -> None:
-    first = (clock.now().replace(day=1) + timedelta(days=32)).replace(day=1, hour=2)
-    clock.travel_to(first)
+def close_period(app: Flask, ends_at: datetime) -> None:
+    clock.travel_to(ends_at + timedelta(hours=2))
     closed = app.test_cli_runner().invoke(args=["billing", "close", "--json"])
     assert closed.exit_code == 0, closed.output
 
@@ -56,7 +55,7 @@ def open_invoice(app: Flask, client: FlaskClient, person: Headers) -> tuple[dict
     """Use pro for a month that ends; the invoice and when it is due."""
     upgraded = client.post("/api/v1/billing/upgrade", json={"plan": "pro", "when": "now"}, headers=person)
     assert upgraded.status_code == 200, upgraded.json
-    close_next_month(app)
+    close_period(app, period_end(client, person))
     [invoice] = client.get("/api/v1/billing/history", headers=person).json["data"]["invoices"]
     assert invoice["status"] == "open"
     return invoice, clock.now() + timedelta(days=7)

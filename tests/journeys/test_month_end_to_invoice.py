@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from saas_api.core import clock
-from tests.journeys.steps import make_key, organization_of, send, sign_up
+from tests.journeys.steps import make_key, organization_of, period_end, send, sign_up
 
 
 @pytest.fixture(autouse=True)
@@ -31,10 +31,6 @@ def invoices_of(client: FlaskClient, person: dict[str, str]) -> list[dict[str, A
     return list(answer.json["data"]["invoices"])
 
 
-def next_month() -> datetime:
-    return (clock.now().replace(day=1) + timedelta(days=32)).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-
-
 def test_a_month_of_use_becomes_one_numbered_invoice(app: Flask, client: FlaskClient, work: Callable[[], None]) -> None:
     person = sign_up(client, "Acme", "alice@acme.example")
     _, key = make_key(client, person)
@@ -43,7 +39,7 @@ def test_a_month_of_use_becomes_one_numbered_invoice(app: Flask, client: FlaskCl
     work()
     assert close(app)["invoices"] == []
 
-    clock.travel_to(next_month() + timedelta(hours=2))
+    clock.travel_to(period_end(client, person) + timedelta(hours=2))
     assert close(app, "--dry-run")["dry_run"] is True
     assert invoices_of(client, person) == []
     closed = close(app)["invoices"]
@@ -57,8 +53,7 @@ def test_a_month_of_use_becomes_one_numbered_invoice(app: Flask, client: FlaskCl
 
 
 def test_the_grace_hour_after_midnight_is_waited_for(app: Flask, client: FlaskClient) -> None:
-    sign_up(client, "Acme", "alice@acme.example")
-    midnight = next_month()
+    midnight = period_end(client, sign_up(client, "Acme", "alice@acme.example"))
     clock.travel_to(midnight + timedelta(minutes=59))
     assert close(app)["invoices"] == []
     clock.travel_to(midnight + timedelta(minutes=61))

@@ -146,6 +146,7 @@ def test_pages_hold_every_message_once_newest_first(acme: Company) -> None:
 
 
 def test_lists_are_filtered(acme: Company, work: Work) -> None:
+    first_day = clock.now().date().isoformat()
     live = acme.send()["message_id"]
     test = acme.send(acme.test)["message_id"]
     work()
@@ -157,14 +158,14 @@ def test_lists_are_filtered(acme: Company, work: Work) -> None:
         assert answer.status_code == 200, answer.json
         return {message["message_id"] for message in answer.json["data"]["messages"]}
 
-    today = clock.now().date().isoformat()
+    last_day = clock.now().date().isoformat()
     assert found() == {live, test, failed, mail}
     assert found(status="delivered") == {live, test}
     assert found(type="email") == {mail}
     assert found(mode="test") == found(acme.test) == {test}
     assert found(acme.live) == {live, failed, mail}
     assert found(to="+15005550001") == {failed}
-    assert found(start_date=today, end_date=today) == {live, test, failed, mail}
+    assert found(start_date=first_day, end_date=last_day) == {live, test, failed, mail}
     assert found(start_date="2020-01-01", end_date="2020-01-31") == set()
 
 
