@@ -19,8 +19,8 @@ from sqlalchemy.orm import Session
 
 from saas_api.core import queue
 from saas_api.core.db import db
+from saas_api.core.settings import ROOT
 
-ROOT = Path(__file__).resolve().parents[4]
 _LIBRARIES = ("flask", "sqlalchemy", "psycopg2-binary", "redis", "rq", "rq-scheduler", "marshmallow", "gunicorn")
 _SECRET = re.compile(r"SECRET|PASSWORD|PEPPER|TOKEN|_KEY$")
 _OTHERS = ("SQLALCHEMY_", "RATELIMIT_", "JWT_", "SWAGGER", "SETTINGS")
