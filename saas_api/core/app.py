@@ -104,8 +104,7 @@ def _finish(response: Response) -> Response:
     headers.extend(_SAFETY)
     if request.is_secure:
         headers["Strict-Transport-Security"] = "max-age=31536000"
-    if request.endpoint != "docs.static":
-        headers.setdefault("Cache-Control", "no-store")
+    headers.setdefault("Cache-Control", "no-store")
     if response.mimetype == "application/json":
         headers.setdefault("Content-Security-Policy", _DATA_POLICY)
     else:

@@ -79,6 +79,12 @@ def test_the_page_asks_no_other_host_and_every_file_is_there(client: FlaskClient
             assert answer.status_code == 200, address
 
 
+def test_files_of_the_reference_are_revalidated_and_other_answers_not_stored(client: FlaskClient) -> None:
+    with client.get("/docs/assets/apidocs.css") as file:
+        assert file.headers["Cache-Control"] == "no-cache"
+    assert client.get("/docs/").headers["Cache-Control"] == "no-store"
+
+
 @pytest.mark.parametrize("path", ["/nothing", "/docs/static/nothing.js"])
 def test_a_missing_page_is_a_page(client: FlaskClient, path: str) -> None:
     answer = client.get(path)
