@@ -48,6 +48,7 @@ def create_app(config: Mapping[str, Any]) -> App:
     app.config.from_mapping(
         SQLALCHEMY_DATABASE_URI=config["DATABASE_URL"],
         SQLALCHEMY_ENGINE_OPTIONS=engine_options(),
+        LOGIN_ENDPOINT="auth.pages.login",
     )
     if config["APP_ENV"] == "production":
         app.config["TRUSTED_HOSTS"] = [urlsplit(config["APP_URL"]).hostname, "localhost", "127.0.0.1"]

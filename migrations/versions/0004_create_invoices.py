@@ -4,7 +4,7 @@ from functools import partial
 
 from alembic import op
 
-from saas_api.core.tenancy import isolate
+from migrations.rls import isolate
 
 revision = "0004"
 down_revision = "0003"

@@ -8,17 +8,24 @@ from flask import Blueprint, g
 
 from saas_api.api_keys import queries
 from saas_api.api_keys import service as api_keys
-from saas_api.api_keys.schemas import KeyChange, KeyIn, KeyOut, KeyQuery, NewKeyOut, RotatedKeyOut, RotationIn
+from saas_api.api_keys.schemas import KeyChange, KeyIn, KeyOut, KeyQuery, NewKeyOut, RotatedKeyOut, RotateKeyIn
 from saas_api.core.access import EmailNotVerified, require
 from saas_api.core.db import session
-from saas_api.core.http import Answer, endpoint, page_of
+from saas_api.core.http import Answer, alias, endpoint, page_of
 
 bp = Blueprint("api_keys", __name__)
 
 
 @bp.post("/keys")
 @require("keys:create")
-@endpoint(body=KeyIn(), returns=NewKeyOut(), status=201, errors=(api_keys.ScopeBeyondRole, EmailNotVerified))
+@endpoint(
+    operation_id="create_key",
+    tag="api_keys",
+    body=KeyIn(),
+    returns=NewKeyOut(),
+    status=201,
+    errors=(api_keys.ScopeBeyondRole, EmailNotVerified),
+)
 def create(body: dict[str, Any]) -> Any:
     """Make an API key; its secret is shown this once."""
     made = api_keys.create(session(), g.principal.organization_id, g.principal, **body)
@@ -27,7 +34,7 @@ def create(body: dict[str, Any]) -> Any:
 
 @bp.get("/keys")
 @require("keys:read")
-@endpoint(query=KeyQuery(), returns=page_of("keys", KeyOut()))
+@endpoint(operation_id="list_keys", tag="api_keys", query=KeyQuery(), returns=page_of("keys", KeyOut()))
 def list_keys(query: dict[str, Any]) -> Any:
     """List API keys, newest first."""
     return queries.list_keys(session(), g.principal.organization_id, query)
@@ -35,7 +42,7 @@ def list_keys(query: dict[str, Any]) -> Any:
 
 @bp.get('/keys/<id("key"):key_id>')
 @require("keys:read")
-@endpoint(returns=KeyOut(), errors=(api_keys.NoSuchKey,))
+@endpoint(operation_id="get_key", tag="api_keys", returns=KeyOut(), errors=(api_keys.NoSuchKey,))
 def show(key_id: UUID) -> Any:
     """Show an API key, never its secret."""
     return api_keys.get(session(), g.principal.organization_id, key_id)
@@ -43,7 +50,13 @@ def show(key_id: UUID) -> Any:
 
 @bp.patch('/keys/<id("key"):key_id>')
 @require("keys:write")
-@endpoint(body=KeyChange(), returns=KeyOut(), errors=(api_keys.NoSuchKey, api_keys.KeyEnded, api_keys.ScopeBeyondRole))
+@endpoint(
+    operation_id="update_key",
+    tag="api_keys",
+    body=KeyChange(),
+    returns=KeyOut(),
+    errors=(api_keys.NoSuchKey, api_keys.KeyEnded, api_keys.ScopeBeyondRole),
+)
 def change(key_id: UUID, body: dict[str, Any]) -> Any:
     """Change an API key's name, scopes, networks or limit; it acts on the next request."""
     return api_keys.change(session(), g.principal, key_id, body)
@@ -52,7 +65,9 @@ def change(key_id: UUID, body: dict[str, Any]) -> Any:
 @bp.post('/keys/<id("key"):key_id>/rotate')
 @require("keys:write")
 @endpoint(
-    body=RotationIn(),
+    operation_id="rotate_key",
+    tag="api_keys",
+    body=RotateKeyIn(),
     returns=RotatedKeyOut(),
     status=201,
     errors=(
@@ -70,12 +85,14 @@ def rotate(key_id: UUID, body: dict[str, Any]) -> Any:
 
 
 @bp.delete('/keys/<id("key"):key_id>')
-@bp.delete('/api-keys/<id("key"):key_id>')
 @require("keys:write")
-@endpoint(returns=KeyOut(), errors=(api_keys.NoSuchKey,))
+@endpoint(operation_id="revoke_key", tag="api_keys", returns=KeyOut(), errors=(api_keys.NoSuchKey,))
 def revoke(key_id: UUID) -> Any:
     """Revoke an API key: it is refused on the next request."""
     return Answer(api_keys.revoke(session(), g.principal, key_id), message="Revoked.")
+
+
+bp.delete('/api-keys/<id("key"):key_id>', endpoint="revoke_api_key")(alias(revoke, "revoke_api_key"))
 
 
 def _once(made: queries.Described, **shown: Any) -> Answer:

@@ -52,7 +52,7 @@ class KeyChange(Schema):
     rate_limit_per_minute = Count(minimum=1, maximum=RATE_MAXIMUM, allow_none=True)
 
 
-class RotationIn(Schema):
+class RotateKeyIn(Schema):
     """How long the old secret goes on."""
 
     grace_seconds = Count(minimum=0, maximum=604_800, load_default=0)

@@ -63,7 +63,7 @@ class ResetIn(LinkIn):
     new_password = NewPassword(required=True)
 
 
-class ChangeIn(Schema):
+class ChangePasswordIn(Schema):
     """The password until now, and from now on."""
 
     current_password = Text(required=True, maximum=256)
@@ -112,7 +112,7 @@ class UserOut(Schema):
     created_at = Timestamp()
 
 
-class OrganizationOut(Schema):
+class SessionOrganizationOut(Schema):
     """An organization, to its members."""
 
     id = Id("org")
@@ -135,7 +135,7 @@ class SignedInOut(Schema):
     """A session that begins."""
 
     user = fields.Nested(UserOut())
-    organization = fields.Nested(OrganizationOut())
+    organization = fields.Nested(SessionOrganizationOut())
     role = fields.String()
     token = fields.String(attribute="tokens.token")
     refresh_token = fields.String(attribute="tokens.refresh_token")
@@ -145,7 +145,7 @@ class SignedInOut(Schema):
 class SwitchedOut(Schema):
     """A session that goes on elsewhere."""
 
-    organization = fields.Nested(OrganizationOut())
+    organization = fields.Nested(SessionOrganizationOut())
     role = fields.String()
     token = fields.String(attribute="tokens.token")
     refresh_token = fields.String(attribute="tokens.refresh_token")
@@ -164,7 +164,7 @@ class ProfileOut(Schema):
     """Who is signed in, where, and what they may do there."""
 
     user = fields.Nested(UserOut())
-    organization = fields.Nested(OrganizationOut())
+    organization = fields.Nested(SessionOrganizationOut())
     role = fields.String()
     permissions = fields.List(fields.String())
     organizations = fields.List(fields.Nested(BelongingOut()))

@@ -8,7 +8,6 @@ import re
 import secrets
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -23,11 +22,11 @@ from saas_api.core import errors, observe, render
 from saas_api.core.db import constraint_of, db, dispose
 from saas_api.core.http import client_ip
 from saas_api.core.render import render_error
-from saas_api.core.settings import setting
+from saas_api.core.settings import ROOT, setting
 
 log = observe.get_logger(__name__)
 
-_TEMPLATES = Path(__file__).resolve().parents[2] / "templates"
+_TEMPLATES = ROOT / "templates"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
 _READ_ONLY = "25006"  # SQLSTATE
 _BY_STATUS: dict[int, type[errors.ApiError]] = {
@@ -105,8 +104,7 @@ def _finish(response: Response) -> Response:
     headers.extend(_SAFETY)
     if request.is_secure:
         headers["Strict-Transport-Security"] = "max-age=31536000"
-    if request.endpoint != "docs.static":
-        headers.setdefault("Cache-Control", "no-store")
+    headers.setdefault("Cache-Control", "no-store")
     if response.mimetype == "application/json":
         headers.setdefault("Content-Security-Policy", _DATA_POLICY)
     else:

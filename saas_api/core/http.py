@@ -7,8 +7,8 @@ import functools
 import ipaddress
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Required, TypedDict, Unpack
 
 import marshmallow as ma
 import orjson
@@ -52,6 +52,7 @@ __all__ = [
     "Schema",
     "Text",
     "Timestamp",
+    "alias",
     "client_ip",
     "decode_cursor",
     "encode_cursor",
@@ -64,8 +65,6 @@ __all__ = [
 
 BODY_LIMIT_BYTES = 65_536
 DEPTH_LIMIT = 32
-NOT_REPLAYED = ("auth.api",)
-"""Blueprints whose answers carry tokens: a key is checked there and nothing is kept."""
 
 
 @dataclass(frozen=True)
@@ -84,15 +83,25 @@ class Answer:
 
 @dataclass(frozen=True)
 class Operation:
-    """What `@endpoint` recorded of a view; OpenAPI is written from it."""
+    """Declaration of an API operation; the OpenAPI document is generated from it.
 
-    body: ma.Schema | None
-    query: ma.Schema | None
-    returns: ma.Schema | None
-    status: int
-    errors: tuple[type[ApiError], ...]
+    operation_id, tag: unique name and section in the OpenAPI document; clients are generated from them
+    units: usage of a body by meter, for the quotas that the gate counts; such a view stores its response under an
+        Idempotency-Key itself, in the transaction of its effect, as `g.once` says
+    produces: media type of a view that may return a response itself; with `returns` it may do either
+    is_replayable: False where a response carries tokens: an Idempotency-Key is checked and nothing is stored
+    """
+
+    operation_id: str
+    tag: str
+    body: ma.Schema | None = None
+    query: ma.Schema | None = None
+    returns: ma.Schema | None = None
+    status: int = 200
+    errors: tuple[type[ApiError], ...] = ()
     units: Callable[[dict[str, Any]], Mapping[str, int]] | None = None
     produces: str = "application/json"
+    is_replayable: bool = True
 
     @property
     def keeps_itself(self) -> bool:
@@ -112,23 +121,27 @@ class Operation:
         return arguments
 
 
-def endpoint(
-    *,
-    body: ma.Schema | None = None,
-    query: ma.Schema | None = None,
-    returns: ma.Schema | None = None,
-    status: int = 200,
-    errors: tuple[type[ApiError], ...] = (),
-    units: Callable[[dict[str, Any]], Mapping[str, int]] | None = None,
-    produces: str = "application/json",
-) -> Callable[[Callable[..., Any]], Callable[..., Response]]:
-    """Parse, call, answer in the envelope, and record the operation.
+class OperationFields(TypedDict, total=False):
+    """Arguments of `@endpoint`: the fields of an `Operation`."""
 
-    units: what a body uses of each meter, for the quotas the gate counts; such a view keeps its answer under an
-        Idempotency-Key itself, with what it writes: `g.once` says how
-    produces: media type of a view that may make its response itself; with `returns` it may answer either way
+    operation_id: Required[str]
+    tag: Required[str]
+    body: ma.Schema
+    query: ma.Schema
+    returns: ma.Schema
+    status: int
+    errors: tuple[type[ApiError], ...]
+    units: Callable[[dict[str, Any]], Mapping[str, int]]
+    produces: str
+    is_replayable: bool
+
+
+def endpoint(**fields: Unpack[OperationFields]) -> Callable[[Callable[..., Any]], Callable[..., Response]]:
+    """Declare a view of the API: parse its request, call it, and write its result in the envelope.
+
+    fields: of `Operation`
     """
-    operation = Operation(body, query, returns, status, errors, units, produces)
+    operation = Operation(**fields)
 
     def wrap(view: Callable[..., Any]) -> Callable[..., Response]:
         @functools.wraps(view)
@@ -149,6 +162,14 @@ def endpoint(
         return call
 
     return wrap
+
+
+def alias(view: Callable[..., Response], operation_id: str) -> Callable[..., Response]:
+    """Copy a view for a second address, which needs an operation id of its own."""
+    copy = functools.wraps(view)(functools.partial(view))
+    operation: Operation = view.__operation__  # type: ignore[attr-defined]  # functions carry attributes
+    copy.__operation__ = replace(operation, operation_id=operation_id)  # type: ignore[attr-defined]  # the same
+    return copy
 
 
 def _respond(operation: Operation, result: Any) -> Response:
@@ -182,7 +203,7 @@ def _once(operation: Operation) -> idempotency.Once | None:
         return None
     key = idempotency.read_key(request.headers.get("Idempotency-Key"))
     principal = g.get("principal")
-    if key is None or principal is None or request.blueprint in NOT_REPLAYED:
+    if key is None or principal is None or not operation.is_replayable:
         return None
     body = read_json(request) if operation.body else {}
     print_of = idempotency.fingerprint(principal, request.method, request.path, body)

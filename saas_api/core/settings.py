@@ -1,8 +1,12 @@
 """The one way to a setting: the package is handed its configuration and never reads the environment."""
 
+from pathlib import Path
 from typing import Any
 
 from flask import current_app
+
+ROOT = Path(__file__).resolve().parents[2]
+"""The checkout: templates/, migrations/ and docs/ stand in it."""
 
 
 def setting(name: str) -> Any:

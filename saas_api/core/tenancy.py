@@ -175,16 +175,3 @@ def _reasons(connection: sa.Connection) -> Iterator[str]:
     connection.execute(sa.text("SELECT set_config('role', 'saas_system', true)"))
     if connection.scalar(sa.text(count)) != 1:
         yield "the system role does not read the canary row"
-
-
-def isolate(table: str, column: str | None = "organization_id") -> str:
-    """SQL that puts a table under row-level security, for its owner too; for migrations.
-
-    column: the one that names the organization; None leaves the tenant's own policy to the migration
-    """
-    statements = [f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY", f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY"]
-    if column:
-        owned = f"{column} = (SELECT current_organization())"
-        statements.append(f"CREATE POLICY tenant ON {table} TO saas_tenant USING ({owned}) WITH CHECK ({owned})")
-    statements.append(f"CREATE POLICY system ON {table} TO saas_system USING (true) WITH CHECK (true)")
-    return ";\n".join(statements)

@@ -44,8 +44,6 @@ def _route(rule: Rule, method: str, view: Any) -> Route:
     return Route(
         path=path_template(rule.rule),
         method=method,
-        room=rule.endpoint.split(".")[0],
-        name=rule.endpoint.replace(".api.", "."),
         summary=inspect.getdoc(view) or rule.endpoint,
         parameters=[(name, getattr(rule._converters[name], "prefix", None)) for name in path_names(rule.rule)],  # noqa: SLF001 - werkzeug shows a rule's converters nowhere else
         access=view.__access__,

@@ -3,7 +3,6 @@
 The version is 3.0.3: the Swagger UI that flasgger brings refuses 3.1.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -18,7 +17,7 @@ from saas_api.auth import service as auth
 from saas_api.core import errors, idempotency
 from saas_api.core.access import Access, InsufficientScope
 from saas_api.core.errors import ApiError
-from saas_api.core.http import NOT_REPLAYED, Amount, Email, Id, Operation, Timestamp
+from saas_api.core.http import Amount, Email, Id, Operation, Timestamp
 
 VERSION = "1.0"
 ABOUT = """Send SMS and e-mail, see what was used, and be billed for exactly that.
@@ -43,8 +42,6 @@ class Route:
 
     path: str
     method: str
-    room: str
-    name: str
     summary: str
     parameters: Sequence[tuple[str, str | None]]
     access: Access
@@ -53,7 +50,7 @@ class Route:
     @property
     def is_repeatable(self) -> bool:
         """Whether a repeat with the same Idempotency-Key gets the first answer."""
-        return self.method == "POST" and not self.access.is_public and self.room not in NOT_REPLAYED
+        return self.method == "POST" and not self.access.is_public and self.operation.is_replayable
 
 
 def every_error() -> list[type[ApiError]]:
@@ -92,11 +89,8 @@ def openapi(routes: Iterable[Route]) -> dict[str, Any]:
     spec.components.security_scheme("accessToken", {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"})
     spec.components.security_scheme("apiKey", {"type": "apiKey", "in": "header", "name": "X-API-Key"})
     spec.components.schema("Error", _error_shape())
-    used: Counter[str] = Counter()
     for route in routes:
-        used[route.name] += 1
-        alias = f"-{used[route.name]}" if used[route.name] > 1 else ""
-        spec.path(route.path, operations={route.method.lower(): _operation(route, f"{route.name}{alias}")})
+        spec.path(route.path, operations={route.method.lower(): _operation(route)})
     document: dict[str, Any] = _without_empty_defaults(spec.to_dict())
     return document
 
@@ -108,12 +102,10 @@ def _teach(plugin: MarshmallowPlugin) -> None:
 
 def _schema_name(schema: ma.Schema | type[ma.Schema] | str) -> str:
     kind = schema if isinstance(schema, type) else type(schema)
-    package, _, rest = kind.__module__.partition(".")
-    room = rest.split(".")[0] if package == "saas_api" else "core"
-    return f"{room}.{kind.__name__}"
+    return kind.__name__
 
 
-def _operation(route: Route, operation_id: str) -> dict[str, Any]:
+def _operation(route: Route) -> dict[str, Any]:
     operation = route.operation
     summary, _, description = route.summary.partition("\n")
     parameters: list[dict[str, Any]] = [
@@ -130,8 +122,8 @@ def _operation(route: Route, operation_id: str) -> dict[str, Any]:
     if route.is_repeatable:
         parameters.append(_IDEMPOTENCY_KEY)
     written: dict[str, Any] = {
-        "operationId": operation_id,
-        "tags": [route.room],
+        "operationId": operation.operation_id,
+        "tags": [operation.tag],
         "summary": summary.strip().rstrip("."),
         "parameters": parameters,
         "security": _security(route.access),

@@ -23,6 +23,8 @@ bp = Blueprint("messages", __name__)
 @bp.post("/send")
 @require("messages:write")
 @endpoint(
+    operation_id="send_message",
+    tag="messages",
     body=SendIn(),
     returns=AcceptedOut(),
     status=202,
@@ -36,7 +38,7 @@ def send(body: Mapping[str, Any]) -> Any:
 
 @bp.get('/<id("msg"):message_id>')
 @require("messages:read")
-@endpoint(returns=MessageOut(), errors=(messages.NoSuchMessage,))
+@endpoint(operation_id="get_message", tag="messages", returns=MessageOut(), errors=(messages.NoSuchMessage,))
 def show(message_id: UUID) -> Any:
     """Show a message as it stands."""
     return messages.get(session(), g.principal, message_id)
@@ -44,7 +46,12 @@ def show(message_id: UUID) -> Any:
 
 @bp.post('/<id("msg"):message_id>/cancel')
 @require("messages:cancel", scope="messages:write")
-@endpoint(returns=MessageOut(), errors=(messages.NoSuchMessage, messages.NotCancelable))
+@endpoint(
+    operation_id="cancel_message",
+    tag="messages",
+    returns=MessageOut(),
+    errors=(messages.NoSuchMessage, messages.NotCancelable),
+)
 def cancel(message_id: UUID) -> Any:
     """Cancel a message that has not left yet; its usage is taken back."""
     return messages.cancel(session(), g.principal, message_id)
@@ -52,7 +59,13 @@ def cancel(message_id: UUID) -> Any:
 
 @bp.get("")
 @require("messages:read")
-@endpoint(query=MessagesQuery(), returns=page_of("messages", MessageOut()), errors=(Invalid,))
+@endpoint(
+    operation_id="list_messages",
+    tag="messages",
+    query=MessagesQuery(),
+    returns=page_of("messages", MessageOut()),
+    errors=(Invalid,),
+)
 def list_messages(query: dict[str, Any]) -> Any:
     """List messages, newest first; a key sees those of its own mode."""
     principal = g.principal

@@ -40,7 +40,7 @@ def _was_sent(response: Any) -> bool:
 
 @bp.get("/organization")
 @require("organization:read")
-@endpoint(returns=OrganizationAnswer())
+@endpoint(operation_id="get_organization", tag="organizations", returns=OrganizationAnswer())
 def show() -> Any:
     """Show the organization."""
     return {"organization": organizations.get(session(), g.principal.organization_id)}
@@ -48,7 +48,9 @@ def show() -> Any:
 
 @bp.patch("/organization")
 @require("organization:write")
-@endpoint(body=OrganizationChange(), returns=OrganizationAnswer())
+@endpoint(
+    operation_id="update_organization", tag="organizations", body=OrganizationChange(), returns=OrganizationAnswer()
+)
 def change(body: dict[str, Any]) -> Any:
     """Change the organization's name, billing e-mail or time zone; a zone acts from the next billing period."""
     return {"organization": organizations.change(session(), g.principal, body)}
@@ -56,7 +58,9 @@ def change(body: dict[str, Any]) -> Any:
 
 @bp.get("/organization/audit-log")
 @require("audit:read")
-@endpoint(query=AuditQuery(), returns=page_of("entries", AuditOut()))
+@endpoint(
+    operation_id="list_audit_events", tag="organizations", query=AuditQuery(), returns=page_of("entries", AuditOut())
+)
 def list_audit(query: dict[str, Any]) -> Any:
     """List who did what, newest first; dates are days in the organization's time zone."""
     organization = organizations.get(session(), g.principal.organization_id)
@@ -65,7 +69,7 @@ def list_audit(query: dict[str, Any]) -> Any:
 
 @bp.get("/team/members")
 @require("members:read")
-@endpoint(returns=TeamOut())
+@endpoint(operation_id="list_members", tag="organizations", returns=TeamOut())
 def list_members() -> Any:
     """List the members, and the invitations nobody has answered."""
     return _team()
@@ -75,6 +79,8 @@ def list_members() -> Any:
 @require("members:write")
 @limiter.shared_limit("50 per day", scope="invitations", key_func=_caller, deduct_when=_was_sent)
 @endpoint(
+    operation_id="create_invitation",
+    tag="organizations",
     body=InvitationIn(),
     returns=InvitationOut(),
     status=201,
@@ -94,7 +100,12 @@ def invite(body: dict[str, Any]) -> Any:
 @bp.post("/team/decline-invitation")
 @public
 @limiter.limit(lambda: f"{20 * setting('AUTH_ALLOWANCE_FACTOR')} per 5 minutes", key_func=client_ip)
-@endpoint(body=InvitationToken(), errors=(InvalidOneTimeToken, TooManyRequests))
+@endpoint(
+    operation_id="decline_invitation",
+    tag="organizations",
+    body=InvitationToken(),
+    errors=(InvalidOneTimeToken, TooManyRequests),
+)
 def decline(body: dict[str, Any]) -> Any:
     """Decline an invitation with the token of its link."""
     organizations.decline(body["token"])
@@ -103,7 +114,7 @@ def decline(body: dict[str, Any]) -> Any:
 
 @bp.delete('/team/invitations/<id("ivt"):invitation_id>')
 @require("members:write")
-@endpoint(errors=(organizations.NoSuchInvitation,))
+@endpoint(operation_id="revoke_invitation", tag="organizations", errors=(organizations.NoSuchInvitation,))
 def cancel(invitation_id: UUID) -> Any:
     """Cancel an invitation: its link leads nowhere."""
     organizations.cancel(session(), g.principal, invitation_id)
@@ -112,7 +123,13 @@ def cancel(invitation_id: UUID) -> Any:
 
 @bp.put('/team/members/<id("usr"):user_id>/role')
 @require("members:promote")
-@endpoint(body=RoleIn(), returns=MemberAnswer(), errors=(organizations.NoSuchMember, organizations.LastOwner))
+@endpoint(
+    operation_id="change_member_role",
+    tag="organizations",
+    body=RoleIn(),
+    returns=MemberAnswer(),
+    errors=(organizations.NoSuchMember, organizations.LastOwner),
+)
 def change_role(user_id: UUID, body: dict[str, Any]) -> Any:
     """Give a member another role; it acts on their next request."""
     return {"user": organizations.change_role(session(), g.principal, user_id, body["role"])}
@@ -120,7 +137,13 @@ def change_role(user_id: UUID, body: dict[str, Any]) -> Any:
 
 @bp.post("/team/transfer-ownership")
 @require("members:promote")
-@endpoint(body=HeirIn(), returns=TeamOut(), errors=(NotFresh, organizations.NoSuchMember))
+@endpoint(
+    operation_id="transfer_ownership",
+    tag="organizations",
+    body=HeirIn(),
+    returns=TeamOut(),
+    errors=(NotFresh, organizations.NoSuchMember),
+)
 def transfer(body: dict[str, Any]) -> Any:
     """Make another member the owner; you become an admin."""
     organizations.transfer(session(), g.principal, body["user_id"])
@@ -129,7 +152,11 @@ def transfer(body: dict[str, Any]) -> Any:
 
 @bp.delete('/team/members/<id("usr"):user_id>')
 @require("members:write")
-@endpoint(errors=(organizations.CannotRemoveSelf, organizations.NoSuchMember, organizations.LastOwner))
+@endpoint(
+    operation_id="remove_member",
+    tag="organizations",
+    errors=(organizations.CannotRemoveSelf, organizations.NoSuchMember, organizations.LastOwner),
+)
 def remove(user_id: UUID) -> Any:
     """Remove a member: their tokens are refused on the next request."""
     organizations.remove(session(), g.principal, user_id)

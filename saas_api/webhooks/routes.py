@@ -28,7 +28,7 @@ from saas_api.webhooks.schemas import (
     EventsQuery,
     NewEndpointOut,
     RecoveryIn,
-    RotationIn,
+    RotateSecretIn,
     SecretOut,
     TestIn,
 )
@@ -42,7 +42,14 @@ def _organization() -> str:
 
 @bp.post("/endpoints")
 @require("webhooks:write")
-@endpoint(body=EndpointIn(), returns=NewEndpointOut(), status=201, errors=(webhooks.TooManyEndpoints,))
+@endpoint(
+    operation_id="create_endpoint",
+    tag="webhooks",
+    body=EndpointIn(),
+    returns=NewEndpointOut(),
+    status=201,
+    errors=(webhooks.TooManyEndpoints,),
+)
 def create(body: dict[str, Any]) -> Any:
     """Make an endpoint; the secret that signs is shown this once."""
     made = webhooks.create(session(), g.principal, body)
@@ -52,7 +59,7 @@ def create(body: dict[str, Any]) -> Any:
 
 @bp.get("/endpoints")
 @require("webhooks:write")
-@endpoint(query=PageQuery(), returns=page_of("endpoints", EndpointOut()))
+@endpoint(operation_id="list_endpoints", tag="webhooks", query=PageQuery(), returns=page_of("endpoints", EndpointOut()))
 def list_endpoints(query: dict[str, Any]) -> Any:
     """List endpoints with their health, newest first."""
     return queries.page_of_endpoints(session(), g.principal.organization_id, query)
@@ -60,7 +67,7 @@ def list_endpoints(query: dict[str, Any]) -> Any:
 
 @bp.get('/endpoints/<id("whe"):endpoint_id>')
 @require("webhooks:write")
-@endpoint(returns=EndpointOut(), errors=(webhooks.NoSuchEndpoint,))
+@endpoint(operation_id="get_endpoint", tag="webhooks", returns=EndpointOut(), errors=(webhooks.NoSuchEndpoint,))
 def show(endpoint_id: UUID) -> Any:
     """Show an endpoint with its health, never its secret."""
     return _shown(webhooks.get(session(), g.principal.organization_id, endpoint_id))
@@ -68,7 +75,13 @@ def show(endpoint_id: UUID) -> Any:
 
 @bp.patch('/endpoints/<id("whe"):endpoint_id>')
 @require("webhooks:write")
-@endpoint(body=EndpointChange(), returns=EndpointOut(), errors=(webhooks.NoSuchEndpoint,))
+@endpoint(
+    operation_id="update_endpoint",
+    tag="webhooks",
+    body=EndpointChange(),
+    returns=EndpointOut(),
+    errors=(webhooks.NoSuchEndpoint,),
+)
 def change(endpoint_id: UUID, body: dict[str, Any]) -> Any:
     """Change an endpoint; disabling cancels what waits for it, enabling forgets its failures."""
     return _shown(webhooks.change(session(), g.principal, endpoint_id, body))
@@ -76,7 +89,7 @@ def change(endpoint_id: UUID, body: dict[str, Any]) -> Any:
 
 @bp.delete('/endpoints/<id("whe"):endpoint_id>')
 @require("webhooks:write")
-@endpoint(returns=EndpointOut(), errors=(webhooks.NoSuchEndpoint,))
+@endpoint(operation_id="delete_endpoint", tag="webhooks", returns=EndpointOut(), errors=(webhooks.NoSuchEndpoint,))
 def delete(endpoint_id: UUID) -> Any:
     """Delete an endpoint; what waits for it is canceled."""
     return Answer(_shown(webhooks.delete(session(), g.principal, endpoint_id)), message="Deleted.")
@@ -84,7 +97,13 @@ def delete(endpoint_id: UUID) -> Any:
 
 @bp.post('/endpoints/<id("whe"):endpoint_id>/rotate-secret')
 @require("webhooks:write")
-@endpoint(body=RotationIn(), returns=SecretOut(), errors=(webhooks.NoSuchEndpoint,))
+@endpoint(
+    operation_id="rotate_endpoint_secret",
+    tag="webhooks",
+    body=RotateSecretIn(),
+    returns=SecretOut(),
+    errors=(webhooks.NoSuchEndpoint,),
+)
 def rotate_secret(endpoint_id: UUID, body: dict[str, Any]) -> Any:
     """Give an endpoint a new secret, shown this once; the old one signs beside it for `grace_seconds`."""
     secret, ends_at = webhooks.rotate(session(), g.principal, endpoint_id, body["grace_seconds"])
@@ -96,6 +115,8 @@ def rotate_secret(endpoint_id: UUID, body: dict[str, Any]) -> Any:
 @require("webhooks:write")
 @limiter.shared_limit("20 per hour", scope="webhook-tests", key_func=_organization)
 @endpoint(
+    operation_id="send_test_event",
+    tag="webhooks",
     body=TestIn(),
     returns=DeliveryDetailOut(),
     status=202,
@@ -110,7 +131,12 @@ def test(endpoint_id: UUID, body: dict[str, Any]) -> Any:
 @bp.post('/endpoints/<id("whe"):endpoint_id>/recover')
 @require("webhooks:write")
 @endpoint(
-    body=RecoveryIn(), returns=CountOut(), status=202, errors=(webhooks.NoSuchEndpoint, webhooks.EndpointDisabled)
+    operation_id="recover_endpoint",
+    tag="webhooks",
+    body=RecoveryIn(),
+    returns=CountOut(),
+    status=202,
+    errors=(webhooks.NoSuchEndpoint, webhooks.EndpointDisabled),
 )
 def recover(endpoint_id: UUID, body: dict[str, Any]) -> Any:
     """Send an endpoint what it missed in a time: what failed, what was canceled, what was never tried."""
@@ -120,7 +146,13 @@ def recover(endpoint_id: UUID, body: dict[str, Any]) -> Any:
 
 @bp.get('/endpoints/<id("whe"):endpoint_id>/deliveries')
 @require("webhooks:read")
-@endpoint(query=DeliveriesQuery(), returns=page_of("deliveries", DeliveryOut()), errors=(webhooks.NoSuchEndpoint,))
+@endpoint(
+    operation_id="list_deliveries",
+    tag="webhooks",
+    query=DeliveriesQuery(),
+    returns=page_of("deliveries", DeliveryOut()),
+    errors=(webhooks.NoSuchEndpoint,),
+)
 def list_deliveries(endpoint_id: UUID, query: dict[str, Any]) -> Any:
     """List an endpoint's deliveries, newest first."""
     found = webhooks.get(session(), g.principal.organization_id, endpoint_id)
@@ -129,7 +161,7 @@ def list_deliveries(endpoint_id: UUID, query: dict[str, Any]) -> Any:
 
 @bp.get('/deliveries/<id("whd"):delivery_id>')
 @require("webhooks:read")
-@endpoint(returns=DeliveryDetailOut(), errors=(webhooks.NoSuchDelivery,))
+@endpoint(operation_id="get_delivery", tag="webhooks", returns=DeliveryDetailOut(), errors=(webhooks.NoSuchDelivery,))
 def show_delivery(delivery_id: UUID) -> Any:
     """Show a delivery with what it carries and every attempt."""
     delivery = webhooks.get_delivery(session(), g.principal.organization_id, delivery_id)
@@ -138,7 +170,13 @@ def show_delivery(delivery_id: UUID) -> Any:
 
 @bp.post('/deliveries/<id("whd"):delivery_id>/resend')
 @require("webhooks:write")
-@endpoint(returns=DeliveryDetailOut(), status=202, errors=(webhooks.NoSuchDelivery, webhooks.EndpointDisabled))
+@endpoint(
+    operation_id="resend_delivery",
+    tag="webhooks",
+    returns=DeliveryDetailOut(),
+    status=202,
+    errors=(webhooks.NoSuchDelivery, webhooks.EndpointDisabled),
+)
 def resend(delivery_id: UUID) -> Any:
     """Send an event to the same endpoint once more: a new delivery with the same webhook-id."""
     delivery = webhooks.resend(session(), g.principal, delivery_id)
@@ -147,7 +185,7 @@ def resend(delivery_id: UUID) -> Any:
 
 @bp.get("/events")
 @require("webhooks:read")
-@endpoint(query=EventsQuery(), returns=page_of("events", EventOut()))
+@endpoint(operation_id="list_events", tag="webhooks", query=EventsQuery(), returns=page_of("events", EventOut()))
 def list_events(query: dict[str, Any]) -> Any:
     """List events of the last 30 days, newest first."""
     return queries.page_of_events(session(), g.principal.organization_id, query)
@@ -155,7 +193,9 @@ def list_events(query: dict[str, Any]) -> Any:
 
 @bp.post('/events/<id("evt"):event_id>/replay')
 @require("webhooks:write")
-@endpoint(returns=DeliveriesOut(), status=202, errors=(webhooks.NoSuchEvent,))
+@endpoint(
+    operation_id="replay_event", tag="webhooks", returns=DeliveriesOut(), status=202, errors=(webhooks.NoSuchEvent,)
+)
 def replay(event_id: UUID) -> Any:
     """Send an event anew to every endpoint that wants its type."""
     ids = webhooks.replay(session(), g.principal, event_id)
@@ -165,7 +205,7 @@ def replay(event_id: UUID) -> Any:
 
 @bp.get("/event-types")
 @require("webhooks:read")
-@endpoint(returns=CatalogueOut())
+@endpoint(operation_id="list_event_types", tag="webhooks", returns=CatalogueOut())
 def list_event_types() -> Any:
     """List every type of event with its JSON Schema and an example."""
     return {"event_types": list(rules.CATALOGUE.values())}

@@ -43,7 +43,7 @@ class EndpointChange(Schema):
     is_enabled = fields.Boolean(truthy={True}, falsy={False})
 
 
-class RotationIn(Schema):
+class RotateSecretIn(Schema):
     """How long the secret before goes on signing."""
 
     grace_seconds = Count(minimum=0, maximum=WEEK_SECONDS, load_default=DAY_SECONDS)

@@ -40,21 +40,21 @@ def _insert(body: dict[str, Any]) -> None:
 
 
 @public
-@endpoint(body=ROW_IN, status=201)
+@endpoint(operation_id="insert", tag="probe", body=ROW_IN, status=201)
 def insert(body: dict[str, Any]) -> Any:
     _insert(body)
     return Answer({"id": body["id"]}, message="Made.")
 
 
 @public
-@endpoint(body=ROW_IN)
+@endpoint(operation_id="insert_then_refuse", tag="probe", body=ROW_IN)
 def insert_then_refuse(body: dict[str, Any]) -> Any:
     _insert(body)
     raise Invalid.at("id", "no")
 
 
 @public
-@endpoint(body=ROW_IN)
+@endpoint(operation_id="insert_then_crash", tag="probe", body=ROW_IN)
 def insert_then_crash(body: dict[str, Any]) -> Any:
     _insert(body)
     raise RuntimeError("a secret of ours")
@@ -67,7 +67,7 @@ def insert_then_answer_422() -> Response:
 
 
 @public
-@endpoint(body=ROW_IN)
+@endpoint(operation_id="insert_and_fail_to_tell", tag="probe", body=ROW_IN)
 def insert_and_fail_to_tell(body: dict[str, Any]) -> Any:
     _insert(body)
     after_commit(session(), lambda: 1 // 0)
@@ -75,7 +75,7 @@ def insert_and_fail_to_tell(body: dict[str, Any]) -> Any:
 
 
 @public
-@endpoint(query=PageQuery())
+@endpoint(operation_id="page", tag="probe", query=PageQuery())
 def page(query: dict[str, Any]) -> Any:
     return query
 

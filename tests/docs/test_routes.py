@@ -39,10 +39,22 @@ def test_an_id_in_a_path_is_a_parameter_and_may_be_missing(client: FlaskClient) 
     assert "404" in operation["responses"]
 
 
-def test_operation_ids_are_unique_though_some_paths_share_a_view(client: FlaskClient) -> None:
+def test_operation_ids_are_unique_readable_and_without_a_counter(client: FlaskClient) -> None:
     paths = client.get("/api/v1/openapi.json").json["paths"]
     names = [operation["operationId"] for methods in paths.values() for operation in methods.values()]
     assert len(names) == len(set(names))
+    assert not [name for name in names if not re.fullmatch(r"[a-z]+(_[a-z]+)*", name)]
+
+
+def test_both_addresses_of_a_view_have_an_operation_id_of_their_own(client: FlaskClient) -> None:
+    paths = client.get("/api/v1/openapi.json").json["paths"]
+    assert paths["/api/v1/keys/{key_id}"]["delete"]["operationId"] == "revoke_key"
+    assert paths["/api/v1/api-keys/{key_id}"]["delete"]["operationId"] == "revoke_api_key"
+
+
+def test_component_names_are_bare_class_names_without_a_counter(client: FlaskClient) -> None:
+    names = client.get("/api/v1/openapi.json").json["components"]["schemas"]
+    assert not [name for name in names if not re.fullmatch(r"[A-Za-z]+", name)]
 
 
 def test_the_start_leads_to_the_reference(client: FlaskClient) -> None:
@@ -65,6 +77,12 @@ def test_the_page_asks_no_other_host_and_every_file_is_there(client: FlaskClient
         assert not address.startswith("//")
         with client.get(address, follow_redirects=True) as answer:
             assert answer.status_code == 200, address
+
+
+def test_files_of_the_reference_are_revalidated_and_other_answers_not_stored(client: FlaskClient) -> None:
+    with client.get("/docs/assets/apidocs.css") as file:
+        assert file.headers["Cache-Control"] == "no-cache"
+    assert client.get("/docs/").headers["Cache-Control"] == "no-store"
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/docs/static/nothing.js"])

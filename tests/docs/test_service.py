@@ -28,12 +28,12 @@ def written(access: Access) -> dict[str, Any]:
     route = Route(
         path="/api/v1/things/{thing_id}",
         method="POST",
-        room="things",
-        name="things.make",
         summary="Make a thing.\n\nMore about it.",
         parameters=[("thing_id", "key")],
         access=access,
-        operation=Operation(None, ThingQuery(), ThingOut(), 201, (Conflict, Gone)),
+        operation=Operation(
+            "make_thing", "things", query=ThingQuery(), returns=ThingOut(), status=201, errors=(Conflict, Gone)
+        ),
     )
     document = openapi([route])
     validate(document)

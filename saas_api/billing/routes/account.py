@@ -21,7 +21,7 @@ bp = Blueprint("account", __name__)
 
 @bp.put("/billing/spend-cap")
 @require("spend-cap:write")
-@endpoint(body=SpendCapIn(), returns=SpendCapOut(), errors=(Invalid,))
+@endpoint(operation_id="set_spend_cap", tag="billing", body=SpendCapIn(), returns=SpendCapOut(), errors=(Invalid,))
 def set_spend_cap(body: dict[str, Any]) -> dict[str, Any]:
     """Cap what a period may cost, base included, from the next request on; null removes the cap."""
     organization_id, actor = g.principal.organization_id, actor_of(g.principal)
@@ -30,7 +30,7 @@ def set_spend_cap(body: dict[str, Any]) -> dict[str, Any]:
 
 @bp.get("/billing/alerts")
 @require("billing:read")
-@endpoint(returns=AlertsOut())
+@endpoint(operation_id="list_alerts", tag="billing", returns=AlertsOut())
 def list_alerts() -> dict[str, Any]:
     """List the alerts with what they raised in the running period, and the spend cap."""
     return _alerts()
@@ -38,7 +38,7 @@ def list_alerts() -> dict[str, Any]:
 
 @bp.put("/billing/alerts")
 @require("spend-cap:write")
-@endpoint(body=AlertsIn(), returns=AlertsOut(), errors=(Invalid,))
+@endpoint(operation_id="set_alerts", tag="billing", body=AlertsIn(), returns=AlertsOut(), errors=(Invalid,))
 def set_alerts(body: dict[str, Any]) -> dict[str, Any]:
     """Replace all alerts; each is raised at most once a period."""
     rules = [Wanted(row["subject"], row["meter"], row["threshold"], row["enabled"]) for row in body["alerts"]]

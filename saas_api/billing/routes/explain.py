@@ -39,7 +39,7 @@ COLUMNS = (
 
 @bp.get('/billing/invoices/<id("inv"):invoice_id>/lines/<id("lin"):line_id>/explain')
 @require("billing:read")
-@endpoint(returns=ExplainOut())
+@endpoint(operation_id="explain_invoice_line", tag="billing", returns=ExplainOut())
 def explain(invoice_id: UUID, line_id: UUID) -> dict[str, Any]:
     """Explain a line: the events counted, the price, the arithmetic and the rounding."""
     found = explain_line(session(), g.principal.organization_id, invoice_id, line_id)
@@ -61,7 +61,7 @@ def explain(invoice_id: UUID, line_id: UUID) -> dict[str, Any]:
 
 @bp.get('/billing/invoices/<id("inv"):invoice_id>/lines/<id("lin"):line_id>/events.csv')
 @require("billing:read")
-@endpoint(produces="text/csv")
+@endpoint(operation_id="download_invoice_line_events", tag="billing", produces="text/csv")
 def list_events(invoice_id: UUID, line_id: UUID) -> Response:
     """Download the events behind a line.
 

@@ -26,7 +26,7 @@ CURRENCY = "USD"
 
 @bp.get("/billing/calculate")
 @require("billing:read")
-@endpoint(returns=CalculateOut())
+@endpoint(operation_id="preview_current_period", tag="billing", returns=CalculateOut())
 def calculate() -> dict[str, Any]:
     """Show what closing the running period at this moment would charge."""
     found = billing.preview(session(), g.principal.organization_id)
@@ -44,7 +44,7 @@ def calculate() -> dict[str, Any]:
 
 @bp.get("/billing/history")
 @require("billing:read")
-@endpoint(query=HistoryQuery(), returns=HistoryOut(), errors=(Invalid,))
+@endpoint(operation_id="list_invoices", tag="billing", query=HistoryQuery(), returns=HistoryOut(), errors=(Invalid,))
 def show_history(query: dict[str, Any]) -> dict[str, Any]:
     """List the invoices, newest first, and what they come to."""
     organization_id = g.principal.organization_id
@@ -64,7 +64,7 @@ def show_history(query: dict[str, Any]) -> dict[str, Any]:
 
 @bp.get('/billing/invoices/<id("inv"):invoice_id>')
 @require("billing:read")
-@endpoint(returns=InvoiceDetailOut())
+@endpoint(operation_id="get_invoice", tag="billing", returns=InvoiceDetailOut())
 def show_invoice(invoice_id: UUID) -> dict[str, Any]:
     """Show an invoice: its lines with their calculation, its sums, and the credit notes on it."""
     shown = show(session(), g.principal.organization_id, invoice_id)
@@ -89,7 +89,7 @@ def show_invoice(invoice_id: UUID) -> dict[str, Any]:
 
 @bp.get('/billing/invoices/<id("inv"):invoice_id>/pdf')
 @require("billing:read")
-@endpoint(produces="application/pdf")
+@endpoint(operation_id="download_invoice_pdf", tag="billing", produces="application/pdf")
 def show_pdf(invoice_id: UUID) -> Response:
     """Download an invoice as PDF."""
     found = invoice_document(session(), g.principal.organization_id, invoice_id)

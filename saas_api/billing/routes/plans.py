@@ -10,7 +10,7 @@ from saas_api.billing.queries.catalogue import PlanOffer
 from saas_api.billing.rules.bill import Draft, Version
 from saas_api.billing.rules.rating import Price
 from saas_api.billing.schemas.plans import (
-    ChangeIn,
+    ChangePlanIn,
     PlansOut,
     PreviewChangeOut,
     SimulateIn,
@@ -33,7 +33,7 @@ _CHANGE_ERRORS = (Invalid, billing.InvalidPlan, billing.SamePlan, billing.NoOpen
 
 @bp.get("/billing/plans")
 @public
-@endpoint(returns=PlansOut())
+@endpoint(operation_id="list_plans", tag="billing", returns=PlansOut())
 def list_plans() -> dict[str, Any]:
     """List the plans anybody may choose, with their prices."""
     units = catalogue.units(session())
@@ -42,7 +42,7 @@ def list_plans() -> dict[str, Any]:
 
 @bp.get("/billing/subscription")
 @require("billing:read")
-@endpoint(returns=SubscriptionOut())
+@endpoint(operation_id="get_subscription", tag="billing", returns=SubscriptionOut())
 def show_subscription() -> dict[str, Any]:
     """Show the plan the organization is on, its running period, and a change that is scheduled."""
     organization_id = g.principal.organization_id
@@ -66,7 +66,7 @@ def show_subscription() -> dict[str, Any]:
 
 @bp.post("/billing/upgrade")
 @require("billing:write")
-@endpoint(body=ChangeIn(), returns=UpgradeOut(), errors=_CHANGE_ERRORS)
+@endpoint(operation_id="change_plan", tag="billing", body=ChangePlanIn(), returns=UpgradeOut(), errors=_CHANGE_ERRORS)
 def upgrade(body: dict[str, Any]) -> dict[str, Any]:
     """Change the plan, up or down, at once or when the period ends; the plan one is on calls a scheduled change off."""
     organization_id = g.principal.organization_id
@@ -85,7 +85,13 @@ def upgrade(body: dict[str, Any]) -> dict[str, Any]:
 
 @bp.post("/billing/preview-change")
 @require("billing:read")
-@endpoint(body=ChangeIn(), returns=PreviewChangeOut(), errors=_CHANGE_ERRORS)
+@endpoint(
+    operation_id="preview_plan_change",
+    tag="billing",
+    body=ChangePlanIn(),
+    returns=PreviewChangeOut(),
+    errors=_CHANGE_ERRORS,
+)
 def preview_change(body: dict[str, Any]) -> dict[str, Any]:
     """Show what a change of plan would do to the running period's bill; nothing is changed."""
     change = billing.look_at_change(session(), g.principal.organization_id, body["plan"], body["when"])
@@ -100,7 +106,13 @@ def preview_change(body: dict[str, Any]) -> dict[str, Any]:
 
 @bp.post("/billing/simulate")
 @require("billing:read")
-@endpoint(body=SimulateIn(), returns=SimulateOut(), errors=(Invalid, billing.InvalidPlan, billing.NoRunningPeriod))
+@endpoint(
+    operation_id="simulate_plan",
+    tag="billing",
+    body=SimulateIn(),
+    returns=SimulateOut(),
+    errors=(Invalid, billing.InvalidPlan, billing.NoRunningPeriod),
+)
 def simulate(body: dict[str, Any]) -> dict[str, Any]:
     """Show what the real usage of periods, or given quantities in a month, would cost on each plan."""
     wanted = body["plans"], body["periods"], body["quantities"]

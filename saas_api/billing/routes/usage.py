@@ -26,7 +26,7 @@ from saas_api.core import clock
 from saas_api.core.access import require
 from saas_api.core.db import session
 from saas_api.core.errors import Invalid
-from saas_api.core.http import endpoint
+from saas_api.core.http import alias, endpoint
 from saas_api.core.ids import wire_id
 from saas_api.core.money import amount_text, minor_to_text, unit_price_text
 from saas_api.core.render import csv_response
@@ -51,9 +51,15 @@ COLUMNS = (
 
 
 @bp.get("/usage")
-@bp.get("/billing/usage")
 @require("usage:read")
-@endpoint(query=UsageQuery(), returns=UsageOut(), errors=(Invalid,), produces="text/csv")
+@endpoint(
+    operation_id="get_usage",
+    tag="billing",
+    query=UsageQuery(),
+    returns=UsageOut(),
+    errors=(Invalid,),
+    produces="text/csv",
+)
 def show_usage(query: Mapping[str, Any]) -> dict[str, Any] | Response:
     """Show what was used, by meter, endpoint, key and day; `format=csv` for the table behind it."""
     organization_id = g.principal.organization_id
@@ -65,9 +71,18 @@ def show_usage(query: Mapping[str, Any]) -> dict[str, Any] | Response:
     return answer(usage_report(session(), organization_id, days, mode), mode)
 
 
+bp.get("/billing/usage", endpoint="show_billing_usage")(alias(show_usage, "get_billing_usage"))
+
+
 @bp.get("/usage/timeseries")
 @require("usage:read")
-@endpoint(query=TimeseriesQuery(), returns=TimeseriesOut(), errors=(Invalid,))
+@endpoint(
+    operation_id="get_usage_timeseries",
+    tag="billing",
+    query=TimeseriesQuery(),
+    returns=TimeseriesOut(),
+    errors=(Invalid,),
+)
 def show_timeseries(query: dict[str, Any]) -> dict[str, Any]:
     """Show accepted calls and their cost over time, by hour or day, empty ones included."""
     organization_id = g.principal.organization_id

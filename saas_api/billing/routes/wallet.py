@@ -17,7 +17,7 @@ bp = Blueprint("wallet", __name__)
 
 @bp.get("/billing/wallet")
 @require("billing:read")
-@endpoint(query=PageQuery(), returns=WalletOut())
+@endpoint(operation_id="get_wallet", tag="billing", query=PageQuery(), returns=WalletOut())
 def show_wallet(query: dict[str, Any]) -> dict[str, Any]:
     """Show what the wallet holds, and its grants with what became of them, newest first."""
     organization_id = g.principal.organization_id
@@ -34,7 +34,7 @@ def show_wallet(query: dict[str, Any]) -> dict[str, Any]:
 
 @bp.get("/billing/credit-notes")
 @require("billing:read")
-@endpoint(query=PageQuery(), returns=CreditNotesOut())
+@endpoint(operation_id="list_credit_notes", tag="billing", query=PageQuery(), returns=CreditNotesOut())
 def list_credit_notes(query: dict[str, Any]) -> dict[str, Any]:
     """List the credit notes, newest first."""
     page = credit_notes(session(), g.principal.organization_id, query)

@@ -62,7 +62,7 @@ class PlansOut(Schema):
     plans = fields.List(fields.Nested(PlanOut()))
 
 
-class ChangeIn(Schema):
+class ChangePlanIn(Schema):
     """Another plan; without `when`, a dearer one at once and any other when the period ends."""
 
     plan = Text(maximum=40, required=True)

@@ -98,7 +98,7 @@ class UsageOut(Schema):
     daily_breakdown = fields.List(fields.Nested(DayUseOut()))
 
 
-class PointOut(Schema):
+class UsagePointOut(Schema):
     """What was accepted from `at` to the next point; `date` is the local day."""
 
     at = Timestamp()
@@ -113,7 +113,7 @@ class SeriesOut(Schema):
 
     group = fields.String(allow_none=True)
     name = fields.String(allow_none=True)
-    points = fields.List(fields.Nested(PointOut()))
+    points = fields.List(fields.Nested(UsagePointOut()))
 
 
 class TimeseriesOut(Schema):
@@ -125,5 +125,5 @@ class TimeseriesOut(Schema):
     mode = fields.String()
     currency = fields.String()
     period = fields.Nested(UsagePeriodOut())
-    points = fields.List(fields.Nested(PointOut()))
+    points = fields.List(fields.Nested(UsagePointOut()))
     series = fields.List(fields.Nested(SeriesOut()))

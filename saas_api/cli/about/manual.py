@@ -10,8 +10,9 @@ from flask import current_app
 
 from saas_api.cli.boot import Commands, Single
 from saas_api.cli.documents import check_option, output_option, settle
+from saas_api.core.settings import ROOT
 
-NOUNS = Path(__file__).parents[1] / "nouns.json"
+NOUNS = ROOT / "saas_api" / "cli" / "nouns.json"
 MIGRATIONS = "db"
 """Flask-Migrate's commands, which it describes itself."""
 _BEGINNING = """# Command line

@@ -8,6 +8,7 @@ from saas_api.core.errors import ApiError
 from saas_api.core.http import json_response
 from saas_api.core.render.forms import FormExpired, kept_address, kept_fields
 from saas_api.core.render.pages import is_fragment, page
+from saas_api.core.settings import setting
 
 _READING = ("GET", "HEAD")
 ADVICE = {
@@ -86,7 +87,7 @@ def _sign_in_first() -> Response:
         return Response(told, 401, mimetype="text/plain")
     if request.method in _READING:
         back = request.full_path.rstrip("?")
-        return redirect(url_for("auth.pages.login", next=back), 303)  # type: ignore[return-value]  # werkzeug's own class
+        return redirect(url_for(setting("LOGIN_ENDPOINT"), next=back), 303)  # type: ignore[return-value]  # werkzeug's own class
     return page("errors/sign_in.html", status=401, address=kept_address(), fields=kept_fields())
 
 

@@ -27,7 +27,7 @@ DAYS = 30
 
 @bp.get("/stats")
 @require("billing:read")
-@endpoint(returns=StatsOut())
+@endpoint(operation_id="get_dashboard_stats", tag="dashboard", returns=StatsOut())
 def stats() -> dict[str, Any]:
     """Show the figures at the head of the dashboard."""
     organization = organizations.get(session(), _organization_id())
@@ -53,7 +53,9 @@ def stats() -> dict[str, Any]:
 
 @bp.get("/usage-graph")
 @require("usage:read")
-@endpoint(query=GraphQuery(), returns=GraphOut(), errors=(Invalid,))
+@endpoint(
+    operation_id="get_dashboard_usage_graph", tag="dashboard", query=GraphQuery(), returns=GraphOut(), errors=(Invalid,)
+)
 def usage_graph(query: Mapping[str, Any]) -> dict[str, Any]:
     """Show calls by day, days without calls included."""
     report = _report(_last_days(query["days"]))
@@ -79,7 +81,7 @@ def usage_graph(query: Mapping[str, Any]) -> dict[str, Any]:
 
 @bp.get("/api-keys")
 @require("keys:read")
-@endpoint(returns=KeysOut())
+@endpoint(operation_id="list_dashboard_keys", tag="dashboard", returns=KeysOut())
 def api_keys() -> dict[str, Any]:
     """Show every key with its calls of the last thirty days."""
     live, test = _report(_last_days(DAYS)), _report(_last_days(DAYS), "test")

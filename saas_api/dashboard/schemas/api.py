@@ -11,7 +11,7 @@ class GraphQuery(Schema):
     days = QueryInt(minimum=1, maximum=366, load_default=30)
 
 
-class OrganizationOut(Schema):
+class StatsOrganizationOut(Schema):
     """Whose dashboard it is."""
 
     id = Id("org")
@@ -34,7 +34,7 @@ class FiguresOut(Schema):
 class StatsOut(Schema):
     """GET /dashboard/stats."""
 
-    organization = fields.Nested(OrganizationOut())
+    organization = fields.Nested(StatsOrganizationOut())
     stats = fields.Nested(FiguresOut())
 
 
@@ -47,7 +47,7 @@ class RangeOut(Schema):
     days = fields.Integer()
 
 
-class PointOut(Schema):
+class GraphPointOut(Schema):
     """One day of the graph."""
 
     date = fields.Date()
@@ -60,10 +60,10 @@ class GraphOut(Schema):
     """GET /dashboard/usage-graph."""
 
     period = fields.Nested(RangeOut())
-    data = fields.List(fields.Nested(PointOut()))
+    data = fields.List(fields.Nested(GraphPointOut()))
 
 
-class KeyOut(Schema):
+class DashboardKeyOut(Schema):
     """One key and its last thirty days."""
 
     id = Id("key")
@@ -79,4 +79,4 @@ class KeyOut(Schema):
 class KeysOut(Schema):
     """GET /dashboard/api-keys."""
 
-    api_keys = fields.List(fields.Nested(KeyOut()))
+    api_keys = fields.List(fields.Nested(DashboardKeyOut()))

@@ -2,7 +2,6 @@
 
 from datetime import datetime
 from functools import cache
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID
@@ -13,11 +12,11 @@ from sqlalchemy.orm import Session
 
 from saas_api.core.ids import new_id
 from saas_api.core.queue import enqueue
-from saas_api.core.settings import setting
+from saas_api.core.settings import ROOT, setting
 
 DRAIN = "mail.drain"
 LONGEST_WORD = 200
-_TEMPLATES = Path(__file__).parents[3] / "templates" / "email"
+_TEMPLATES = ROOT / "templates" / "email"
 
 # A tenant may insert and not read, so nothing is returned; its mail is its own even if the caller does not say so.
 _WRITE = sa.text("""

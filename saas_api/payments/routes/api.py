@@ -38,6 +38,8 @@ _SIGNED = (MissingSignature, InvalidSignature, Malformed, TooLarge)
 @bp.post("/billing/initiate-payment")
 @require("billing:write")
 @endpoint(
+    operation_id="initiate_payment",
+    tag="payments",
     body=InitiatePaymentIn(),
     returns=PaymentOut(),
     errors=(
@@ -60,7 +62,7 @@ def initiate(body: dict[str, Any]) -> dict[str, Any]:
 
 @bp.get("/billing/payments")
 @require("billing:read")
-@endpoint(query=PaymentsQuery(), returns=PaymentsOut)
+@endpoint(operation_id="list_payments", tag="payments", query=PaymentsQuery(), returns=PaymentsOut)
 def list_payments(query: dict[str, Any]) -> Page:
     """List payments, the newest first."""
     page = queries.history(session(), g.principal.organization_id, query)
@@ -69,7 +71,7 @@ def list_payments(query: dict[str, Any]) -> Page:
 
 @bp.post("/webhooks/payment")
 @public
-@endpoint(returns=ReceivedOut(), errors=_SIGNED)
+@endpoint(operation_id="receive_provider_event", tag="payments", returns=ReceivedOut(), errors=_SIGNED)
 def receive() -> dict[str, str]:
     """Take a payment provider's event; its signature header says whose it is. A repetition changes nothing."""
     sent = [name for name, header in SIGNATURE_HEADERS.items() if header in request.headers]
@@ -78,7 +80,7 @@ def receive() -> dict[str, str]:
 
 @bp.post("/webhooks/stripe")
 @public
-@endpoint(returns=ReceivedOut(), errors=_SIGNED)
+@endpoint(operation_id="receive_stripe_event", tag="payments", returns=ReceivedOut(), errors=_SIGNED)
 def receive_from_stripe() -> dict[str, str]:
     """Take an event of Stripe's."""
     return _receive("stripe")
@@ -86,7 +88,7 @@ def receive_from_stripe() -> dict[str, str]:
 
 @bp.post("/webhooks/paystack")
 @public
-@endpoint(returns=ReceivedOut(), errors=_SIGNED)
+@endpoint(operation_id="receive_paystack_event", tag="payments", returns=ReceivedOut(), errors=_SIGNED)
 def receive_from_paystack() -> dict[str, str]:
     """Take an event of Paystack's."""
     return _receive("paystack")

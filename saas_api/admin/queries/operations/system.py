@@ -19,12 +19,12 @@ from sqlalchemy.orm import Session
 
 from saas_api.core import queue
 from saas_api.core.db import db
+from saas_api.core.settings import ROOT
 
-ROOT = Path(__file__).resolve().parents[4]
 _LIBRARIES = ("flask", "sqlalchemy", "psycopg2-binary", "redis", "rq", "rq-scheduler", "marshmallow", "gunicorn")
 _SECRET = re.compile(r"SECRET|PASSWORD|PEPPER|TOKEN|_KEY$")
-_OTHERS = ("SQLALCHEMY_", "RATELIMIT_", "JWT_", "SWAGGER", "SETTINGS")
-"""Beginnings of what libraries keep among the settings."""
+_OTHERS = ("SQLALCHEMY_", "RATELIMIT_", "JWT_", "SWAGGER", "SETTINGS", "LOGIN_ENDPOINT")
+"""Beginnings of what libraries and the factory keep among the settings."""
 _DATABASE = sa.text("""
 SELECT current_setting('server_version') AS version, pg_database_size(current_database()) AS size_bytes,
   (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()) AS connections,
