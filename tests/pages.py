@@ -8,7 +8,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from saas_api.core.access import PERMISSIONS, ROLES
+from saas_api.core.access import PERMISSIONS
+from saas_api.core.roles import ROLES
 from tests.people import Person, join, sign_in
 
 ANONYMOUS = "nobody"

@@ -1,1 +1,11 @@
 """API keys: made, shown once, found by digest, revoked."""
+
+from saas_api.core.domain import Domain
+from saas_api.core.roles import ADMIN_ROLES, ALL_ROLES, TEAM_ROLES
+
+DOMAIN = Domain(
+    name="api_keys",
+    id_prefixes=("key",),
+    permissions={"keys:read": ALL_ROLES, "keys:create": TEAM_ROLES, "keys:write": ADMIN_ROLES},
+    system_purposes=("api_keys.seen",),
+)

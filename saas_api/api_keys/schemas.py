@@ -7,6 +7,7 @@ from marshmallow import fields, validate
 
 from saas_api.api_keys import rules
 from saas_api.core.access import SCOPES
+from saas_api.core.fields import OneOfRegistered
 from saas_api.core.http import Count, Id, PageQuery, Schema, Text, Timestamp
 
 RATE_MAXIMUM = 1_000_000
@@ -24,7 +25,7 @@ class Network(fields.String):
 
 
 def _scopes(**options: Any) -> fields.List:
-    scope = fields.String(validate=validate.OneOf(sorted(SCOPES)))
+    scope = fields.String(validate=OneOfRegistered(SCOPES))
     return fields.List(scope, validate=validate.Length(min=1), **options)
 
 

@@ -6,6 +6,22 @@ from importlib import import_module
 import click
 from flask import Flask
 
+from saas_api.core.domain import Domain
+
+DOMAIN = Domain(
+    name="cli",
+    system_purposes=(
+        "billing.corrections",
+        "cli.keys",
+        "cli.note",
+        "cli.zones",
+        "operator.command",
+        "payments.read",
+        "plans.command",
+        "webhooks.command",
+    ),
+)
+
 
 def init_app(app: Flask) -> None:
     """Give an application's `flask` command the commands of this package, and Flask-Migrate's."""

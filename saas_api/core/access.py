@@ -1,46 +1,21 @@
 """Who may do what: one table rules the API, the pages and their tests."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from uuid import UUID
 
+from saas_api.core.domain import registry
 from saas_api.core.errors import Forbidden, NotFound, Unauthenticated
+from saas_api.core.roles import OPERATOR_ROLES
 from saas_api.core.settings import setting
 
-OFFICES = ("support", "admin")
-"""Of who runs the platform; the second may do what the first may."""
 NO_ORGANIZATION = UUID(int=0)
-ROLES = ("owner", "admin", "member", "billing", "viewer")
-_EVERYONE = frozenset(ROLES)
-_ADMINS = frozenset({"owner", "admin"})
-_TEAM = frozenset({"owner", "admin", "member"})
-_PAYERS = frozenset({"owner", "billing"})
-
-PERMISSIONS: dict[str, frozenset[str]] = {
-    "organization:read": _EVERYONE,
-    "members:read": _EVERYONE,
-    "keys:read": _EVERYONE,
-    "billing:read": _EVERYONE,
-    "webhooks:read": _EVERYONE,
-    "messages:read": _EVERYONE,
-    "usage:read": _EVERYONE,
-    "messages:write": frozenset(),
-    "keys:create": _TEAM,
-    "messages:test": _TEAM,
-    "messages:cancel": _TEAM,
-    "keys:write": _ADMINS,
-    "audit:read": _ADMINS,
-    "organization:write": _ADMINS,
-    "webhooks:write": _ADMINS,
-    "members:write": _ADMINS,
-    "spend-cap:write": _ADMINS | _PAYERS,
-    "billing:write": _PAYERS,
-    "members:promote": frozenset({"owner"}),
-}
-GIVEN_BY = {"messages:write": "messages:test", "messages:read": "messages:read", "usage:read": "usage:read"}
-"""What a person needs to give a key a scope; nobody sends live in person, so the right to try stands for that."""
-SCOPES = frozenset(GIVEN_BY)
+PERMISSIONS: Mapping[str, frozenset[str]] = registry.permissions
+"""Roles of each permission, as the domains register them."""
+GIVEN_BY: Mapping[str, str] = registry.scopes
+"""The permission that a user needs to give a key each scope."""
+SCOPES = GIVEN_BY.keys()
 
 
 class EmailNotVerified(Forbidden):
@@ -113,6 +88,11 @@ class Access:
         """Whether a signed-in person may call it at all."""
         return self.permission is None or bool(PERMISSIONS[self.permission])
 
+    @property
+    def is_metered(self) -> bool:
+        """Whether a call costs money, so that a restricted organization may not make it."""
+        return self.permission in registry.metered_permissions
+
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -134,7 +114,7 @@ def operator(office: str) -> Callable[[View], View]:
 
     office: "support", which every operator has, or "admin"
     """
-    if office not in OFFICES:
+    if office not in OPERATOR_ROLES:
         raise ValueError(f"unknown office {office}")
 
     def declare(view: View) -> View:
@@ -170,12 +150,7 @@ def allows(principal: Principal, permission: str | None) -> bool:
 def has_office(principal: Principal, office: str) -> bool:
     """Whether a person holds an office of the platform, or a higher one; not while they look at an organization."""
     held = principal.office
-    return held is not None and not principal.is_looking and OFFICES.index(held) >= OFFICES.index(office)
-
-
-def is_above(role: str, other: str) -> bool:
-    """Whether a role stands above another one."""
-    return ROLES.index(role) < ROLES.index(other)
+    return held is not None and not principal.is_looking and OPERATOR_ROLES.index(held) >= OPERATOR_ROLES.index(office)
 
 
 def may_give(principal: Principal, scope: str) -> bool:

@@ -4,7 +4,7 @@ import base64
 import re
 import unicodedata
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -67,6 +67,23 @@ class Email(Text):
             return validate_email(text, check_deliverability=False).normalized
         except EmailNotValidError as cause:
             raise ma.ValidationError("Not a valid e-mail address.") from cause
+
+
+class OneOfRegistered(validate.Validator):
+    """Accepts a member of a collection that domains still extend while schemas are defined."""
+
+    def __init__(self, registered: Collection[str]) -> None:
+        self._registered = registered
+
+    @property
+    def choices(self) -> list[str]:
+        """The members, sorted; the API document lists them."""
+        return sorted(self._registered)
+
+    def __call__(self, value: str) -> str:
+        """Return the value, or raise the ValidationError of `OneOf`."""
+        checked: str = validate.OneOf(self.choices)(value)
+        return checked
 
 
 class Timestamp(fields.Field[datetime]):

@@ -17,9 +17,11 @@ from sqlalchemy.orm import Session
 from saas_api.core import crypto
 from saas_api.core.access import Principal
 from saas_api.core.db import constraint_of
+from saas_api.core.domain import Domain
 from saas_api.core.errors import Conflict, Invalid, Malformed
 from saas_api.core.tenancy import as_system, transaction
 
+DOMAIN = Domain(name="core.idempotency", system_purposes=("idempotency.purge",))
 KEPT_HOURS, SECRET_KEPT_HOURS = 24, 1
 TAKEN = "idempotency_keys_pkey"
 _PURPOSE = "idempotency"

@@ -5,28 +5,7 @@ import secrets
 import time
 import uuid
 
-PREFIXES = frozenset(
-    {
-        "org",
-        "usr",
-        "key",
-        "msg",
-        "evt",
-        "whe",
-        "whd",
-        "inv",
-        "pay",
-        "ses",
-        "ivt",
-        "sub",
-        "bpd",
-        "lin",
-        "crn",
-        "grt",
-        "alr",
-        "tst",
-    }
-)
+from saas_api.core.domain import registry
 
 _HEX = re.compile(r"[0-9a-f]{32}")
 
@@ -45,9 +24,10 @@ def new_id() -> uuid.UUID:
 def wire_id(prefix: str, value: uuid.UUID) -> str:
     """Write an identifier as clients see it.
 
-    prefix: one of PREFIXES
+    prefix: registered by a domain
+    raises: ValueError for another one
     """
-    if prefix not in PREFIXES:
+    if prefix not in registry.id_prefixes:
         raise ValueError(f"unknown id prefix {prefix!r}")
     return f"{prefix}_{value.hex}"
 

@@ -17,11 +17,14 @@ import sqlalchemy as sa
 from rq.timeouts import JobTimeoutException
 
 from saas_api.core import queue
+from saas_api.core.domain import Domain
 from saas_api.core.observe import get_logger
 from saas_api.core.settings import setting
 from saas_api.core.tenancy import as_system
 
 log = get_logger(__name__)
+
+DOMAIN = Domain(name="core.jobs", system_purposes=("queue.runs",))
 
 SOON_SECONDS = 20.0
 _LOOK_AGAIN_SECONDS = 0.1

@@ -13,67 +13,7 @@ from flask import g
 from sqlalchemy.orm import Session
 
 from saas_api.core.db import BIND, Scope, ScopedSession, db
-
-SYSTEM_PLACES = frozenset(
-    {
-        "admin.act",
-        "admin.read",
-        "auth.account",
-        "auth.failure",
-        "auth.join",
-        "auth.look",
-        "auth.passwords",
-        "auth.principal",
-        "auth.profile",
-        "auth.refresh",
-        "auth.register",
-        "auth.sessions",
-        "auth.sign_in",
-        "auth.verification",
-        "billing.account",
-        "billing.alerts",
-        "billing.catalogue",
-        "billing.close",
-        "billing.due",
-        "billing.expiry",
-        "billing.corrections",
-        "billing.invariants",
-        "cli.keys",
-        "cli.note",
-        "cli.zones",
-        "demo.seed",
-        "gate.key",
-        "idempotency.purge",
-        "mail.deliver",
-        "mail.due",
-        "operator.command",
-        "ops.purge",
-        "ops.status",
-        "messages.due",
-        "organizations.decline",
-        "organizations.generations",
-        "payments.dunning",
-        "payments.inbox",
-        "payments.initiate",
-        "payments.janitor",
-        "payments.read",
-        "payments.refund",
-        "payments.resolve",
-        "payments.settle",
-        "plans.command",
-        "providers.checkout",
-        "providers.mock",
-        "queue.runs",
-        "api_keys.seen",
-        "usage.counts",
-        "webhooks.clean",
-        "webhooks.due",
-        "usage.roll_up",
-        "webhooks.command",
-        "webhooks.reseal",
-    },
-)
-
+from saas_api.core.domain import registry
 
 _BIND = BIND.replace("%s", "%(bound_role)s", 1).replace("%s", "%(bound_to)s", 1)
 
@@ -107,7 +47,7 @@ def transaction(organization_id: UUID) -> Iterator[Session]:
 def as_system(place: str) -> Iterator[Session]:
     """One transaction of its own across organizations.
 
-    place: a name of SYSTEM_PLACES, used in one file
+    place: a system purpose that a domain has registered, used in one file
     """
     _check_place(place)
     with (
@@ -125,15 +65,15 @@ def bind_statement(organization_id: UUID) -> tuple[str, dict[str, Any]]:
 def system_statement(place: str) -> tuple[str, dict[str, Any]]:
     """The statement that lets a batch of `core.db.execute_once` work across organizations.
 
-    place: a name of SYSTEM_PLACES, used in one file
+    place: a system purpose that a domain has registered, used in one file
     """
     _check_place(place)
     return _BIND, {"bound_role": "saas_system", "bound_to": ""}
 
 
 def _check_place(place: str) -> None:
-    if place not in SYSTEM_PLACES:
-        raise RuntimeError(f"{place} is no place of the system's own work")
+    if place not in registry.system_purposes:
+        raise RuntimeError(f"No domain registers the system purpose {place}.")
 
 
 _ROLES = """

@@ -12,6 +12,7 @@ from saas_api.auth import service as auth
 from saas_api.billing import service as billing
 from saas_api.core import clock, crypto, tenancy
 from saas_api.core.access import NO_ORGANIZATION, Access, Principal
+from saas_api.core.domain import Domain
 from saas_api.core.errors import ApiError, Unavailable
 from saas_api.core.http import Operation, path_template, replay_of
 from saas_api.core.limits import Decision, GateCall, configure, gate_limit, limiter, refund
@@ -22,6 +23,7 @@ from saas_api.gate.visitors import configure as configure_visits
 from saas_api.gate.visitors import hand_out, recognise
 from saas_api.usage import service as usage
 
+DOMAIN = Domain(name="gate", system_purposes=("gate.key",))
 MOST_QUESTIONS, SURE_QUESTIONS = 8, 5
 _FULL, _STALE, _MOVED = -1, -2, -4
 

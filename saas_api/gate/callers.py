@@ -188,7 +188,7 @@ def authorise(principal: Principal, asked: Access) -> None:
             raise OrganizationSuspended
         if principal.ip_allow and not _is_allowed(client_ip(), principal.ip_allow):
             raise IpNotAllowed
-        if terms.standing == "restricted" and asked.permission == "messages:write":
+        if terms.standing == "restricted" and asked.is_metered:
             raise SubscriptionRestricted
     if principal.is_looking and request.method not in _READING and request.endpoint != "auth.api.logout":
         raise Forbidden("You are looking at this organization; nothing can be changed.")

@@ -7,9 +7,9 @@ import marshmallow as ma
 from marshmallow import fields, validate
 
 from saas_api.core import clock
-from saas_api.core.access import ROLES
 from saas_api.core.http import Email, Id, PageQuery, Schema, Text, Timestamp
 from saas_api.core.ids import read_id, wire_id
+from saas_api.core.roles import ROLES
 
 GIVEN_ROLES = tuple(role for role in ROLES if role != "owner")
 ACTOR_KINDS = ("user", "api_key", "operator", "system")

@@ -6,7 +6,10 @@ from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
+from saas_api.core.domain import Domain
 from saas_api.core.settings import setting
+
+DOMAIN = Domain(name="providers", system_purposes=("providers.checkout", "providers.mock"))
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,11 @@
 """Usage: the ledger of metered calls, its rollups, and counts of refused calls."""
+
+from saas_api.core.domain import Domain
+from saas_api.core.roles import ALL_ROLES
+
+DOMAIN = Domain(
+    name="usage",
+    permissions={"usage:read": ALL_ROLES},
+    scopes={"usage:read": "usage:read"},
+    system_purposes=("usage.counts", "usage.roll_up"),
+)

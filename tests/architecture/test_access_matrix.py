@@ -13,9 +13,10 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.routing import Rule
 
-from saas_api.core.access import PERMISSIONS, ROLES, SCOPES
+from saas_api.core.access import PERMISSIONS, SCOPES
 from saas_api.core.db import session
 from saas_api.core.ids import new_id
+from saas_api.core.roles import ROLES
 from tests.architecture.test_routes import access
 from tests.gate.people import Headers, join, make_key, organization_of, sign_up
 

@@ -8,9 +8,10 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.routing import AnyConverter, UUIDConverter
 
-from saas_api.core.access import PERMISSIONS, ROLES, Access
+from saas_api.core.access import PERMISSIONS, Access
 from saas_api.core.fields import IdConverter
 from saas_api.core.ids import new_id
+from saas_api.core.roles import ROLES
 from tests.pages import Browser
 from tests.people import Person, join, sign_in
 

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from saas_api.core import tenancy
 from saas_api.core.db import execute_once, session
+from saas_api.core.domain import registry
 from saas_api.core.ids import new_id
 from saas_api.core.tenancy import UnsafeDatabase, as_system, bind_statement, boot_check, open_tenant, transaction
 
@@ -161,6 +162,6 @@ def test_every_place_of_the_system_is_used_in_one_file() -> None:
     sources = [path.read_text(encoding="utf-8") for path in Path(tenancy.__file__).parents[1].rglob("*.py")]
     used = {
         place: sum(f'as_system("{place}")' in source or f'system_statement("{place}")' in source for source in sources)
-        for place in tenancy.SYSTEM_PLACES
+        for place in registry.system_purposes
     }
     assert {place: files for place, files in used.items() if files != 1} == {}

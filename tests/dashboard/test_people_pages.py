@@ -11,8 +11,9 @@ from flask.testing import FlaskClient
 from markupsafe import escape
 
 from saas_api.core import tenancy
-from saas_api.core.access import PERMISSIONS, ROLES
+from saas_api.core.access import PERMISSIONS
 from saas_api.core.ids import read_id
+from saas_api.core.roles import ROLES
 from saas_api.dashboard.schemas.people import ABOUT_PERMISSIONS
 from saas_api.organizations.models import Invitation, Membership
 from saas_api.organizations.service import audit

@@ -13,11 +13,13 @@ from saas_api.cli.demo.cast import PLATFORM, Company, Facts, Login
 from saas_api.cli.demo.life import Life
 from saas_api.cli.demo.stage import Stage, system
 from saas_api.core import crypto
+from saas_api.core.domain import Domain
 from saas_api.core.settings import setting
 from saas_api.users import service as users
 
 __all__ = ["Facts", "Login", "demo", "seed"]
 
+DOMAIN = Domain(name="demo", system_purposes=("demo.seed",))
 demo = Commands("demo", help="Data to look around with; for development only.")
 QUICK = {"organizations": 2, "days": 35, "messages": 500, "seed": 1}
 """What `make run` makes: enough to see, made within a second or two."""

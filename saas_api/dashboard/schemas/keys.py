@@ -7,11 +7,12 @@ from marshmallow import fields, validate
 
 from saas_api.api_keys import rules
 from saas_api.core.access import SCOPES
+from saas_api.core.fields import OneOfRegistered
 from saas_api.core.http import Day, QueryInt, Schema, Text
 
 RATE_MAXIMUM = 1_000_000
 NETWORKS = 50
-PRESETS = {"all": sorted(SCOPES), "send": ["messages:write"], "read": ["messages:read", "usage:read"]}
+PRESETS = {"all": None, "send": ["messages:write"], "read": ["messages:read", "usage:read"]}
 EXPIRY_DAYS = {"30": 30, "90": 90, "365": 365}
 GRACES = {"0": 0, "3600": 3_600, "86400": 86_400, "604800": 604_800}
 
@@ -34,7 +35,7 @@ class KeyChangeForm(Schema):
 
     name = Text(required=True, maximum=100, error_messages={"required": "Give the key a name."})
     scopes = fields.List(
-        fields.String(validate=validate.OneOf(sorted(SCOPES))),
+        fields.String(validate=OneOfRegistered(SCOPES)),
         validate=validate.Length(min=1, error="Choose at least one scope."),
     )
     allowed_ips = Networks(load_default=list)
@@ -48,7 +49,7 @@ class KeyForm(KeyChangeForm):
     expiry = fields.String(load_default="never", validate=validate.OneOf(("never", *EXPIRY_DAYS, "date")))
     expires_on = Day(load_default=None)
     preset = fields.String(load_default="all", validate=validate.OneOf((*PRESETS, "own")))
-    scopes = fields.List(fields.String(validate=validate.OneOf(sorted(SCOPES))), load_default=list)
+    scopes = fields.List(fields.String(validate=OneOfRegistered(SCOPES)), load_default=list)
 
     @ma.validates_schema
     def _is_whole(self, data: dict[str, Any], **_options: Any) -> None:

@@ -8,9 +8,9 @@ import marshmallow as ma
 from marshmallow import fields, validate
 
 from saas_api.core import clock
-from saas_api.core.access import ROLES
 from saas_api.core.http import Day, Email, Id, Schema, Text
 from saas_api.core.ids import read_id
+from saas_api.core.roles import ROLES
 
 GIVEN_ROLES = tuple(role for role in ROLES if role != "owner")
 ACTOR_KINDS = {"user": "People", "api_key": "API keys", "operator": "Operators", "system": "The platform"}

@@ -11,6 +11,7 @@ from saas_api import mail
 from saas_api.core import access, clock, crypto, tenancy
 from saas_api.core.access import Principal
 from saas_api.core.errors import Conflict, Forbidden, InvalidOneTimeToken, NotFound
+from saas_api.core.roles import is_role_above
 from saas_api.organizations import queries
 from saas_api.organizations.models import Invitation, Membership, Organization
 from saas_api.organizations.rules import INVITATION_LIFETIME
@@ -45,7 +46,7 @@ def invite(session: Session, principal: Principal, email: str, role: str) -> Inv
     """
     access.check_verified(principal)
     own = members.hold(session, principal, "members:write", principal.id)
-    if role == "owner" or access.is_above(role, own.role):
+    if role == "owner" or is_role_above(role, own.role):
         raise Forbidden("You cannot invite somebody above your own role.")
     if queries.is_member(session, principal.organization_id, email):
         raise UserExists

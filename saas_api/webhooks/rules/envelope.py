@@ -11,7 +11,7 @@ from saas_api.core.ids import wire_id
 
 LARGEST_BYTES = 65_536
 _THIN = ("object", "id", "message_id", "payment_id", "status")
-_NAMES = {"evt": UUID("018f3c6a-9d2e-7a01-8b4c-5d6e7f809101"), "org": UUID("018f3c6a-0b1c-7d2e-8f3a-4b5c6d7e8f90")}
+_NAMES = {"event_id": "evt_018f3c6a9d2e7a018b4c5d6e7f809101", "organization_id": "org_018f3c6a0b1c7d2e8f3a4b5c6d7e8f90"}
 
 
 def payload(
@@ -22,10 +22,9 @@ def payload(
     kind: of the event, such as "invoice.paid"
     data: JSON-ready, the object as its GET shows it
     """
-    text = _text(_envelope(event_id, kind, at, organization_id, mode), data)
-    if len(text.encode()) <= LARGEST_BYTES:
-        return text
-    return _text(_envelope(event_id, kind, at, organization_id, mode), thin(data))
+    envelope = _envelope(kind, at, mode, wire_id("evt", event_id), wire_id("org", organization_id))
+    text = _text(envelope, data)
+    return text if len(text.encode()) <= LARGEST_BYTES else _text(envelope, thin(data))
 
 
 def thin(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -41,16 +40,16 @@ def thin_payload(text: str) -> str:
 
 def example(kind: str, data: Mapping[str, Any]) -> dict[str, Any]:
     """An event of that type as the catalogue shows it."""
-    return {**_envelope(_NAMES["evt"], kind, datetime(2026, 3, 1, 12, tzinfo=UTC), _NAMES["org"], "live"), "data": data}
+    return {**_envelope(kind, datetime(2026, 3, 1, 12, tzinfo=UTC), "live", **_NAMES), "data": data}
 
 
-def _envelope(event_id: UUID, kind: str, at: datetime, organization_id: UUID, mode: str) -> dict[str, Any]:
+def _envelope(kind: str, at: datetime, mode: str, event_id: str, organization_id: str) -> dict[str, Any]:
     return {
-        "id": wire_id("evt", event_id),
+        "id": event_id,
         "type": kind,
         "timestamp": f"{at:%Y-%m-%dT%H:%M:%S}.{at.microsecond // 1000:03d}Z",
         "mode": mode,
-        "organization_id": wire_id("org", organization_id),
+        "organization_id": organization_id,
     }
 
 

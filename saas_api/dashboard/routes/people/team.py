@@ -6,10 +6,11 @@ from uuid import UUID
 from flask import Blueprint, Response, g
 
 from saas_api.auth import service as auth
-from saas_api.core.access import PERMISSIONS, ROLES, require
+from saas_api.core.access import PERMISSIONS, require
 from saas_api.core.db import session
 from saas_api.core.limits import limiter
 from saas_api.core.render import Form, page, see_other, submits
+from saas_api.core.roles import ROLES
 from saas_api.dashboard.queries import people as reads
 from saas_api.dashboard.schemas.people import ABOUT_PERMISSIONS, ABOUT_ROLES, GIVEN_ROLES, InvitationForm, NothingForm
 from saas_api.organizations import queries
@@ -43,7 +44,9 @@ def team(form: Form | None = None) -> Response:
         form=form,
         roles=ROLES,
         about_roles=ABOUT_ROLES,
-        permissions=[(ABOUT_PERMISSIONS[name], _in_order(roles)) for name, roles in PERMISSIONS.items() if roles],
+        permissions=[
+            (text, _in_order(PERMISSIONS[name])) for name, text in ABOUT_PERMISSIONS.items() if PERMISSIONS[name]
+        ],
     )
 
 

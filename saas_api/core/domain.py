@@ -1,0 +1,68 @@
+"""What a package adds to the platform: id prefixes, permissions, scopes, system purposes and a queue.
+
+A package declares itself in its `__init__.py`, which runs before any of its modules. Core reads the registry when a
+value is used, never at import, so that it names no package.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Domain:
+    """Declaration of a package; creating one registers it.
+
+    id_prefixes: of its public ids: "key" for `key_...`
+    permissions: `resource:verb` and the roles that hold it
+    scopes: what an API key may be granted, and the permission that a user needs to grant it
+    system_purposes: reasons of its transactions across organizations, each used in one file
+    queue: its own queue, when its drains must not wait behind others in the background queue
+    metered_permissions: permissions of calls that cost money; a restricted organization may not make them
+    raises: ValueError when one of these names is registered already
+    """
+
+    name: str
+    id_prefixes: tuple[str, ...] = ()
+    permissions: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    scopes: Mapping[str, str] = field(default_factory=dict)
+    system_purposes: tuple[str, ...] = ()
+    queue: str | None = None
+    metered_permissions: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        registry.add(self)
+
+
+@dataclass(frozen=True)
+class Registry:
+    """Declared names of the packages that have been imported."""
+
+    domains: dict[str, Domain] = field(default_factory=dict)
+    id_prefixes: set[str] = field(default_factory=set)
+    permissions: dict[str, frozenset[str]] = field(default_factory=dict)
+    scopes: dict[str, str] = field(default_factory=dict)
+    system_purposes: set[str] = field(default_factory=set)
+    queues: set[str] = field(default_factory=set)
+    metered_permissions: set[str] = field(default_factory=set)
+
+    def add(self, domain: Domain) -> None:
+        """Register a domain, or raise ValueError and register nothing of it."""
+        queues = {domain.queue} if domain.queue else set()
+        duplicates = {domain.name} & self.domains.keys()
+        duplicates |= self.id_prefixes & set(domain.id_prefixes)
+        duplicates |= self.permissions.keys() & domain.permissions.keys()
+        duplicates |= self.scopes.keys() & domain.scopes.keys()
+        duplicates |= self.system_purposes & set(domain.system_purposes)
+        duplicates |= self.queues & queues
+        if duplicates:
+            raise ValueError(f"{domain.name} registers again: {', '.join(sorted(duplicates))}")
+        self.domains[domain.name] = domain
+        self.id_prefixes.update(domain.id_prefixes)
+        self.permissions.update(domain.permissions)
+        self.scopes.update(domain.scopes)
+        self.system_purposes.update(domain.system_purposes)
+        self.queues.update(queues)
+        self.metered_permissions.update(domain.metered_permissions)
+
+
+registry = Registry()

@@ -1,0 +1,34 @@
+"""Declarations of packages: every name belongs to one of them."""
+
+import pytest
+
+from saas_api.core.domain import Domain, registry
+from saas_api.core.roles import ALL_ROLES
+
+
+@pytest.mark.parametrize(
+    "duplicate",
+    [
+        {"id_prefixes": ("new", "msg")},
+        {"permissions": {"messages:read": ALL_ROLES}},
+        {"scopes": {"messages:write": "messages:test"}},
+        {"system_purposes": ("billing.close",)},
+        {"queue": "messages"},
+    ],
+)
+def test_a_name_of_another_domain_is_refused(duplicate: dict) -> None:
+    with pytest.raises(ValueError, match="planted registers again"):
+        Domain(name="planted", **duplicate)
+    assert "planted" not in registry.domains
+    assert "new" not in registry.id_prefixes
+
+
+def test_a_domain_is_registered_once() -> None:
+    with pytest.raises(ValueError, match="messages registers again: messages"):
+        Domain(name="messages")
+
+
+def test_scopes_and_metered_calls_are_permissions() -> None:
+    assert registry.scopes.keys() <= registry.permissions.keys()
+    assert set(registry.scopes.values()) <= registry.permissions.keys()
+    assert registry.metered_permissions <= registry.permissions.keys()
