@@ -27,6 +27,10 @@ run: $(READY) ## start engines, web, worker and scheduler; Ctrl-C stops them
 test: $(READY) ## run every test on real engines
 	@$(BIN)/python -m pytest -q -n logical --maxprocesses 4 $(ARGS)
 
+.PHONY: calendar
+calendar: $(READY) ## run the tests as if on another day; DAY=2028-02-29T23:59:00
+	@$(BIN)/python -m tests.days -q -n logical --maxprocesses 4 $(ARGS)
+
 .PHONY: faults
 faults: export FAULTS ?= short
 faults: $(READY) ## kill, stop and starve the product under load; FAULTS=long for the long round

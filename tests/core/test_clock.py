@@ -3,8 +3,12 @@
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
+import redis
+import sqlalchemy as sa
+from flask import Flask
 
 from saas_api.core import clock
+from saas_api.core.db import db
 
 
 def test_time_travel_freezes_now_and_ends() -> None:
@@ -15,6 +19,15 @@ def test_time_travel_freezes_now_and_ends() -> None:
     finally:
         clock.travel_to(None)
     assert abs(clock.now() - datetime.now(UTC)) < timedelta(seconds=5)
+
+
+def test_the_engines_have_the_time_of_the_application(app: Flask) -> None:
+    with app.app_context():
+        at_postgres = db.session.scalar(sa.text("SELECT clock_timestamp()"))
+    with redis.Redis.from_url(app.config["REDIS_URL"]) as client:
+        at_redis = datetime.fromtimestamp(client.time()[0], UTC)
+    for instant in (at_postgres, at_redis):
+        assert abs(clock.now() - instant) < timedelta(seconds=5)
 
 
 def test_a_naive_time_cannot_be_travelled_to() -> None:

@@ -69,17 +69,16 @@ def paste(blocks: list[str], address: str, environment: dict[str, str]) -> list[
     script = f"\necho '{END_OF_BLOCK}'\n".join(blocks)
     script = script.replace("http://localhost:${API_PORT:-8080}", address)
     script = script.replace(".venv/bin/flask", f"{sys.executable} -m flask")
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout.split(END_OF_BLOCK)
+    command = ["bash", "-euo", "pipefail", "-c", script]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **pipes) as pasted:
+        try:
+            output, errors = pasted.communicate(timeout=120)
+        except subprocess.TimeoutExpired:
+            os.killpg(pasted.pid, signal.SIGKILL)  # or its loops would go on after bash is dead
+            raise
+    assert pasted.returncode == 0, output + errors
+    return output.split(END_OF_BLOCK)
 
 
 def documents(text: str) -> list[Any]:

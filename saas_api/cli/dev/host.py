@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
+_CLOCK = ("LD_PRELOAD", "DATEFUDGE")  # a clock that is shifted for the application is shifted for its engines
 
 
 class EngineError(Exception):
@@ -22,7 +23,8 @@ class EngineError(Exception):
 
 def environment() -> dict[str, str]:
     """A clean environment for a server."""
-    return {"TZ": "UTC", "LC_ALL": "C.UTF-8", "PATH": os.environ.get("PATH", "/usr/bin:/bin")}
+    shifted = {name: os.environ[name] for name in _CLOCK if "DATEFUDGE" in os.environ and name in os.environ}
+    return {"TZ": "UTC", "LC_ALL": "C.UTF-8", "PATH": os.environ.get("PATH", "/usr/bin:/bin"), **shifted}
 
 
 def servant() -> dict[str, Any]:
