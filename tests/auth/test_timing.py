@@ -1,37 +1,34 @@
-"""A wrong password takes as long as an unknown address; reported, for a busy machine must not fail a build."""
+"""A wrong password costs the same work whether or not somebody has the address."""
 
 import statistics
-import sys
 import time
 
 import pytest
-from flask import Flask
 from flask.testing import FlaskClient
 
 from saas_api.auth import service as auth
 from tests.people import sign_up
 
-ROUNDS = 15
+ROUNDS = 9
+FURTHEST_APART = 0.4
+"""As a share of the slower one; without the comparison they are 0.9 apart."""
 ORIGIN = auth.Origin("127.0.0.1", "timing")
 
 
-def seconds_to_refuse(email: str) -> float:
-    started = time.perf_counter()
+def work_to_refuse(email: str) -> float:
+    """Seconds this thread computes, which a busy machine does not stretch as it stretches time."""
+    started = time.thread_time()
     with pytest.raises(auth.InvalidCredentials):
         auth.sign_in(email, "not the password", None, ORIGIN)
-    return time.perf_counter() - started
+    return time.thread_time() - started
 
 
-def test_known_and_unknown_addresses_are_refused_alike(
-    context: Flask, client: FlaskClient, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.usefixtures("context", "real_hashing")
+def test_known_and_unknown_addresses_are_refused_alike(client: FlaskClient) -> None:
     sign_up(client, "alice@acme.example", "Acme")
     known, unknown = [], []
     for _ in range(ROUNDS):
-        known.append(seconds_to_refuse("alice@acme.example"))
-        unknown.append(seconds_to_refuse("nobody@acme.example"))
+        known.append(work_to_refuse("alice@acme.example"))
+        unknown.append(work_to_refuse("nobody@acme.example"))
     medians = statistics.median(known), statistics.median(unknown)
-    apart = abs(medians[0] - medians[1]) / max(medians)
-    figures = f"known {medians[0] * 1000:.1f} ms, unknown {medians[1] * 1000:.1f} ms, {apart:.1%} apart"
-    with capsys.disabled():
-        sys.stdout.write(f"\nsign-in refused, medians of {ROUNDS}: {figures}\n")
+    assert max(medians) - min(medians) < FURTHEST_APART * max(medians), medians

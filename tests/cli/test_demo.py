@@ -1,6 +1,7 @@
 """The demo: what it makes is of one piece, the same every time, and refused where it does not belong."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -60,14 +61,12 @@ def check_logins(app: Flask, lines: list[str]) -> None:
     assert client.post("/api/v1/messages/send", json=message, headers={"X-API-Key": lines[-1]}).status_code == 202
 
 
-def test_the_same_seed_makes_the_same_figures(app: Flask, superuser: Any, tables: list[str]) -> None:
-    from tests.conftest import clear
-
+def test_the_same_seed_makes_the_same_figures(app: Flask, clear_tables: Callable[[], None]) -> None:
     at = clock.now()
     clock.travel_to(at)
     seed(app, *SMALL)
     first = figures(app)
-    clear(superuser, tables)
+    clear_tables()
     clock.travel_to(at)
     seed(app, *SMALL)
     assert figures(app) == first

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from argon2 import PasswordHasher
 from flask import Flask
 from flask.testing import FlaskClient
@@ -11,6 +12,7 @@ from saas_api.users import service as users
 from tests.people import AUTH, PASSWORD, Person
 
 
+@pytest.mark.usefixtures("real_hashing")
 def test_the_hash_of_nobody_has_todays_parameters() -> None:
     assert not crypto.needs_rehash(crypto.NOBODYS_HASH)
 
@@ -19,6 +21,7 @@ def test_nobody_has_a_right_password(context: Flask) -> None:
     assert not users.check_password(None, PASSWORD)
 
 
+@pytest.mark.usefixtures("real_hashing")
 def test_an_old_hash_is_renewed_at_sign_in(client: FlaskClient, alice: Person, superuser: Any) -> None:
     old = PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1).hash(PASSWORD)
     with superuser, superuser.cursor() as cursor:
