@@ -7,6 +7,7 @@ from pathlib import Path
 
 from flask import Flask
 
+from saas_api.core.domain import registry
 from saas_api.core.queue import job_names
 from tests.architecture.house import FACES, FLOORS, PACKAGE, ROOMS, calls, imported, sources, tree
 
@@ -64,6 +65,15 @@ def test_every_job_that_is_woken_is_registered(app: Flask) -> None:
                 woken |= {literal.value for literal in node.args if isinstance(literal, ast.Constant)}
     assert woken >= {"messages.drain", "webhooks.drain", "mail.drain", "payments.inbox"}
     assert woken <= set(job_names())
+
+
+def test_core_names_no_domain(app: Flask) -> None:
+    domains = [name for name in registry.domains if not name.startswith("core.")]
+    of_a_domain = re.compile(rf"({'|'.join(domains)})[.:][a-z]")
+    assert of_a_domain.match("messages.drain")
+    for path in sources(PACKAGE / "core"):
+        literals = [node.value for node in ast.walk(tree(path)) if isinstance(node, ast.Constant)]
+        assert not [text for text in literals if isinstance(text, str) and of_a_domain.match(text)], path
 
 
 def texts(path: Path) -> Iterator[tuple[str, str]]:
