@@ -10,6 +10,7 @@ from saas_api import gate
 from saas_api.admin.routes import bp as admin
 from saas_api.api_keys.routes import bp as api_keys
 from saas_api.auth.routes import bp as auth
+from saas_api.billing import jobs as billing_jobs  # noqa: F401 - it registers the jobs
 from saas_api.billing.routes import bp as billing
 from saas_api.core import app as core_app
 from saas_api.core import http, observe
@@ -17,10 +18,17 @@ from saas_api.core.app import App
 from saas_api.core.db import db, engine_options
 from saas_api.dashboard.routes import bp as dashboard
 from saas_api.docs.routes import bp as docs
+from saas_api.mail import jobs as mail_jobs  # noqa: F401 - it registers the jobs
+from saas_api.messages import jobs as messages_jobs  # noqa: F401 - it registers the jobs
 from saas_api.messages.routes import bp as messages
+from saas_api.ops import jobs as ops_jobs  # noqa: F401 - it registers the jobs
 from saas_api.ops.routes import bp as ops
+from saas_api.organizations import jobs as organizations_jobs  # noqa: F401 - it registers the jobs
 from saas_api.organizations.routes import bp as organizations
+from saas_api.payments import jobs as payments_jobs  # noqa: F401 - it registers the jobs
 from saas_api.payments.routes import bp as payments
+from saas_api.usage import jobs as usage_jobs  # noqa: F401 - it registers the jobs
+from saas_api.webhooks import jobs as webhooks_jobs  # noqa: F401 - it registers the jobs
 from saas_api.webhooks.routes import bp as webhooks
 
 PREFIXES = {

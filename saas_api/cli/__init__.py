@@ -1,7 +1,8 @@
-"""The command line: every module of this package, at any depth, offers `flask` the commands it defines."""
+"""The `flask` command: registers the groups and commands that the modules of this package define.
 
-import pkgutil
-from importlib import import_module
+They are imported when an application asks for them: the web imports this package for its settings alone.
+"""
+# ruff: noqa: PLC0415 - for that reason
 
 import click
 from flask import Flask
@@ -25,14 +26,42 @@ DOMAIN = Domain(
 
 def init_app(app: Flask) -> None:
     """Give an application's `flask` command the commands of this package, and Flask-Migrate's."""
-    from flask_migrate import Migrate  # noqa: PLC0415 - alembic is large, and this package is imported for less
+    from flask_migrate import Migrate
 
-    from saas_api.core.db import db  # noqa: PLC0415 - the same
+    from saas_api.core.db import db
 
     Migrate(app, db, directory="migrations")
-    for module in pkgutil.walk_packages(__path__, f"{__name__}."):
-        found = [thing for thing in vars(import_module(module.name)).values() if isinstance(thing, click.Command)]
-        held = [command for group in found if isinstance(group, click.Group) for command in group.commands.values()]
-        for command in found:
-            if command not in held:
-                app.cli.add_command(command)
+    for command in _commands():
+        app.cli.add_command(command)
+
+
+def _commands() -> tuple[click.Command, ...]:
+    from saas_api.cli import documents, scheduler, worker
+    from saas_api.cli.about import doctor, manual
+    from saas_api.cli.demo import demo
+    from saas_api.cli.dev.commands import engines, up
+    from saas_api.cli.money import billing, corrections, dunning, invariants, payments, plans
+    from saas_api.cli.rooms import keys, mail, operator, usage, webhooks
+
+    _ = engines, corrections, invariants  # they extend the groups of others
+    return (
+        billing.group,
+        demo,
+        up.group,
+        doctor.doctor,
+        documents.errors,
+        documents.openapi,
+        documents.settings,
+        dunning.group,
+        keys.group,
+        mail.group,
+        manual.group,
+        operator.group,
+        payments.group,
+        plans.group,
+        scheduler.group,
+        scheduler.scheduler,
+        usage.group,
+        webhooks.group,
+        worker.worker,
+    )

@@ -28,13 +28,26 @@ from saas_api.cli.reading import json_option
 from saas_api.core import clock, lease, queue
 from saas_api.core.observe import get_logger
 from saas_api.core.settings import setting
+from saas_api.core.timetable import Entry, scheduled_jobs
 
 log = get_logger(__name__)
 
-TICK_ID = "tick"
+TICK_ID = "tick-2"
+RETIRED_ENTRY_ID = "tick"  # of a function that has moved: queued, it would fail every minute
 SILENCE_SECONDS = 90
 group = Commands("schedule", help="The timetable.")
 _ROW = "{:36} {:10} {:26} {:26} {}"
+
+
+class JobName(click.ParamType):
+    """The name of a scheduled job."""
+
+    name = "job"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name, or fail with the list of names."""
+        names = [entry.job for entry in scheduled_jobs()]
+        return str(click.Choice(names).convert(value, param, ctx))
 
 
 @click.command("scheduler", cls=Single)
@@ -83,6 +96,8 @@ def beat(metronome: Scheduler) -> None:
         pipe.expire(metronome.key, 60)
         pipe.execute()
     if TICK_ID not in metronome:
+        metronome.cancel(RETIRED_ENTRY_ID)
+        connection.delete(f"rq:job:{RETIRED_ENTRY_ID}")
         metronome.cron("* * * * *", schedule.TICK, id=TICK_ID, queue_name=queue.BACKGROUND, timeout=60, result_ttl=-1)
     if not metronome.acquire_lock():
         return
@@ -112,7 +127,7 @@ def list_entries(*, as_json: bool) -> None:
     Example: flask schedule list
     """
     runs, now = lease.last_runs(), clock.now()
-    shown = [_shown(entry, runs.get(entry.job), now) for entry in schedule.TIMETABLE]
+    shown = [_shown(entry, runs.get(entry.job), now) for entry in scheduled_jobs()]
     lines = [_ROW.format("job", "cadence", "last run", "next run", "outcome").rstrip()]
     for one in shown:
         outcome = " ".join(filter(None, (one["outcome"], one["error"]))) or "-"
@@ -122,7 +137,7 @@ def list_entries(*, as_json: bool) -> None:
 
 
 @group.command("run")
-@click.argument("job", metavar="JOB", type=click.Choice([entry.job for entry in schedule.TIMETABLE]))
+@click.argument("job", metavar="JOB", type=JobName())
 @json_option
 def run(job: str, *, as_json: bool) -> None:
     """Run a job now, for this very instant as its slot; flask schedule list names the jobs.
@@ -140,11 +155,11 @@ def run(job: str, *, as_json: bool) -> None:
         raise Stopped(f"{job} failed; the log above says why. Run it again then.")
 
 
-def _shown(entry: schedule.Entry, run: lease.Run | None, now: datetime) -> dict[str, Any]:
+def _shown(entry: Entry, run: lease.Run | None, now: datetime) -> dict[str, Any]:
     return {
         "job": entry.job,
         "every_seconds": entry.every_seconds,
-        "why": entry.why,
+        "description": entry.description,
         "last_run_at": clock.rfc3339(run.scheduled_for) if run else None,
         "next_run_at": clock.rfc3339(entry.next_slot(now)),
         "outcome": run.state if run else None,

@@ -26,7 +26,6 @@ log = get_logger(__name__)
 STOP_SECONDS = 25  # within the thirty seconds a container is given
 _FORK = multiprocessing.get_context("fork")
 _DEFAULT = "messages:2,webhooks:1,background:1"
-_QUEUES = {*queue.QUEUES.values(), queue.BACKGROUND}
 
 
 @dataclass
@@ -59,8 +58,8 @@ def read_queues(_context: click.Context, _parameter: click.Parameter, text: str)
     found: dict[str, int] = {}
     for part in text.split(","):
         name, _, count = part.strip().partition(":")
-        if name not in _QUEUES or not (count or "1").isdecimal():
-            raise click.BadParameter(f"{part!r} is not QUEUE or QUEUE:PROCESSES with QUEUE in {sorted(_QUEUES)}")
+        if name not in queue.queue_names() or not (count or "1").isdecimal():
+            raise click.BadParameter(f"{part!r} is not QUEUE or QUEUE:PROCESSES with QUEUE in {queue.queue_names()}")
         found[name] = int(count or 1)
     return found
 
@@ -75,7 +74,7 @@ def read_queues(_context: click.Context, _parameter: click.Parameter, text: str)
     callback=read_queues,
     help="Which queues, with how many processes each.",
 )
-@click.option("--only", type=click.Choice(sorted(_QUEUES)), hidden=True)
+@click.option("--only", hidden=True)
 @click.option("--parent", type=int, default=os.getppid, hidden=True)
 @with_appcontext
 def worker(queues: dict[str, int], only: str | None, parent: int) -> None:

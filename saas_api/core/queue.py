@@ -1,11 +1,10 @@
 """Wake-ups: RQ carries no facts, only the news that there may be work; PostgreSQL says what it is.
 
-A job is named `room.verb` and found in that room's `jobs.py`; nothing imports it.
+A job is registered under a name by the `jobs.py` of its package; whoever wakes it knows the name alone.
 """
 
 import contextlib
 import functools
-import importlib
 import os
 import signal
 import threading
@@ -26,12 +25,12 @@ from sqlalchemy.orm import Session
 
 from saas_api.core import limits, observe
 from saas_api.core.db import after_commit, dispose
+from saas_api.core.domain import registry
 from saas_api.core.settings import setting
 
 log = observe.get_logger(__name__)
 
 BACKGROUND = "background"
-QUEUES = {"messages": "messages", "webhooks": "webhooks", "mail": BACKGROUND}  # the rooms that drain
 GRACE_SECONDS = 40
 KEPT_FAILURE_SECONDS = 3600
 _DEBOUNCE_SECONDS = 0.05
@@ -39,11 +38,45 @@ _WAKE_KEPT_MS = 1000
 
 _stopping = threading.Event()
 _woken: dict[str, float] = {}
+_jobs: dict[str, Callable[[], Any]] = {}
+_drain_queues: dict[str, str] = {}
+
+
+def register_job(name: str, call: Callable[[], Any]) -> None:
+    """Register a function that workers run by its name, `domain.verb`.
+
+    raises: ValueError when the name is registered already
+    """
+    if name in _jobs:
+        raise ValueError(f"The job {name} is registered already.")
+    _jobs[name] = call
+
+
+def register_drain(name: str, call: Callable[[], Any], queue: str) -> None:
+    """Register a job that empties a table, which its queue wakes from time to time without being told.
+
+    queue: BACKGROUND, or one that a domain declares
+    raises: ValueError when the name is registered already or the queue is unknown
+    """
+    if queue not in queue_names():
+        raise ValueError(f"No domain declares the queue {queue}.")
+    register_job(name, call)
+    _drain_queues[name] = queue
+
+
+def job_names() -> list[str]:
+    """Names of all registered jobs, sorted."""
+    return sorted(_jobs)
+
+
+def queue_names() -> list[str]:
+    """Names of all queues, sorted."""
+    return sorted({BACKGROUND, *registry.queues})
 
 
 def queue_of(job: str) -> str:
     """Name of the queue that carries a job."""
-    return QUEUES.get(job.partition(".")[0], BACKGROUND)
+    return _drain_queues.get(job, BACKGROUND)
 
 
 def enqueue(session: Session, job: str) -> None:
@@ -81,14 +114,13 @@ def started(job: str) -> None:
 def perform(job: str) -> Any:
     """Run a job by its name, in an application's context.
 
-    raises: LookupError for a name that no room answers to
+    raises: LookupError when no job of that name is registered
     """
-    room, _, verb = job.partition(".")
+    if job not in _jobs:
+        raise LookupError(f"There is no job {job}.")
+    call = _jobs[job]
     observe.clear()
     observe.bind(job=job)
-    call: Callable[[], Any] | None = getattr(importlib.import_module(f"saas_api.{room}.jobs"), verb, None)
-    if call is None:
-        raise LookupError(f"there is no job {job}")
     try:
         return call()
     finally:
@@ -144,10 +176,10 @@ class Worker(rq.Worker):
     def run_maintenance_tasks(self) -> None:
         """Besides RQ's own cleaning, wake the own queue."""
         super().run_maintenance_tasks()  # type: ignore[no-untyped-call]  # RQ is not annotated here
-        for room, queue in QUEUES.items():
+        for job, queue in _drain_queues.items():
             if queue in self.queue_names():
                 with self.app.app_context():
-                    wake(f"{room}.drain", is_forced=True)
+                    wake(job, is_forced=True)
 
     def main_work_horse(self, job: Job, queue: rq.Queue) -> None:
         """Begin the fork with connections of its own."""
@@ -174,8 +206,7 @@ class Worker(rq.Worker):
 def work_off() -> None:
     """Perform every queued job in this process until none is left; for tests."""
     connection = patient_client()
-    names = sorted({*QUEUES.values(), BACKGROUND})
-    queues = [rq.Queue(name, connection=connection) for name in names]
+    queues = [rq.Queue(name, connection=connection) for name in queue_names()]
     while any(queue.get_job_ids() for queue in queues):
         for queue in queues:
             for job_id in queue.get_job_ids():

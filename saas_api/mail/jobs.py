@@ -1,9 +1,9 @@
-"""The mail's queue entry point."""
+"""Queue entry point of mail."""
 
-from saas_api.core.lease import drain as drain_table
+from saas_api.core import lease, timetable
 from saas_api.mail import service as mail
 
 
-def drain() -> None:
-    """Hand over what is due, every organization in turn."""
-    drain_table(mail.DRAIN, mail.due, mail.hand_over_some)
+@timetable.drain(mail.DRAIN, due=mail.due)
+def drain(*, at_most_seconds: float | None = None) -> None:
+    lease.drain(mail.DRAIN, mail.due, mail.hand_over_some, at_most_seconds=at_most_seconds)

@@ -1,9 +1,9 @@
-"""The messages' queue entry point."""
+"""Queue entry point of messages."""
 
-from saas_api.core.lease import drain as drain_table
+from saas_api.core import lease, timetable
 from saas_api.messages import service as messages
 
 
-def drain() -> None:
-    """Deliver what is due, every organization in turn."""
-    drain_table(messages.DRAIN, messages.due, messages.deliver_some)
+@timetable.drain(messages.DRAIN, queue="messages", due=messages.due)
+def drain(*, at_most_seconds: float | None = None) -> None:
+    lease.drain(messages.DRAIN, messages.due, messages.deliver_some, at_most_seconds=at_most_seconds)

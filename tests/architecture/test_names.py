@@ -1,13 +1,14 @@
 """Names: the closed lists of rooms and of files in a room, and words that say nothing."""
 
 import ast
-import inspect
 import re
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 
-from saas_api.schedule import TIMETABLE
+from flask import Flask
+
+from saas_api.core.domain import registry
+from saas_api.core.queue import job_names
 from tests.architecture.house import FACES, FLOORS, PACKAGE, ROOMS, calls, imported, sources, tree
 
 EMPTY_WORDS = {"utils", "helpers", "common", "misc", "base", "manager", "handler"}
@@ -53,19 +54,26 @@ def test_only_the_core_commits_and_rolls_back() -> None:
         assert not [name for name, _ in calls(path) if name in {"commit", "rollback"}], path
 
 
-def test_every_job_that_is_asked_for_is_a_function_in_some_jobs_file() -> None:
-    constants = [pair for path in sources() for pair in texts(path)]  # rooms use the same name for theirs
-    asked = {entry.job for entry in TIMETABLE}
+def test_every_job_that_is_woken_is_registered(app: Flask) -> None:
+    constants = [pair for path in sources() for pair in texts(path)]  # packages use the same name for theirs
+    woken = set()
     for path in sources():
         for name, node in calls(path):
-            if name in {"enqueue", "wake", "drain", "drain_table"}:
+            if name in {"enqueue", "wake"}:
                 words = [ast.unparse(argument).rpartition(".")[2] for argument in node.args]
-                asked |= {value for name_of, value in constants if name_of in words}
-                asked |= {literal.value for literal in node.args if isinstance(literal, ast.Constant)}
-    assert asked >= {"messages.drain", "usage.roll_up", "billing.close"}
-    for job in asked:
-        room, _, verb = str(job).partition(".")
-        assert inspect.isfunction(getattr(import_module(f"saas_api.{room}.jobs"), verb)), job
+                woken |= {value for name_of, value in constants if name_of in words}
+                woken |= {literal.value for literal in node.args if isinstance(literal, ast.Constant)}
+    assert woken >= {"messages.drain", "webhooks.drain", "mail.drain", "payments.inbox"}
+    assert woken <= set(job_names())
+
+
+def test_core_names_no_domain(app: Flask) -> None:
+    domains = [name for name in registry.domains if not name.startswith("core.")]
+    of_a_domain = re.compile(rf"({'|'.join(domains)})[.:][a-z]")
+    assert of_a_domain.match("messages.drain")
+    for path in sources(PACKAGE / "core"):
+        literals = [node.value for node in ast.walk(tree(path)) if isinstance(node, ast.Constant)]
+        assert not [text for text in literals if isinstance(text, str) and of_a_domain.match(text)], path
 
 
 def texts(path: Path) -> Iterator[tuple[str, str]]:

@@ -187,8 +187,8 @@ def test_a_parked_organization_gets_drafts_until_an_operator_has_looked(plant: P
         billing.finalize(session, company.id, draft.id, ACT)
     ask = app.test_cli_runner().invoke
     organization = wire_id("org", company.id)
-    assert ask(args=["billing", "unpark", organization, "--reason", "repaired"]).exit_code == 0
-    assert "not parked" in ask(args=["billing", "unpark", organization, "--reason", "repaired"]).output
+    assert ask(args=["billing", "release", organization, "--reason", "repaired"]).exit_code == 0
+    assert "not parked" in ask(args=["billing", "release", organization, "--reason", "repaired"]).output
     assert acts(company)[-1] == "billing.unparked"
     words = ["billing", "finalize", organization, wire_id("inv", draft.id), "--reason", "fine"]
     assert "INV-000001" in ask(args=words).output

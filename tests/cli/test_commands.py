@@ -2,9 +2,11 @@
 
 import json
 import os
+import pkgutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import click
@@ -12,6 +14,7 @@ import pytest
 from click.testing import Result
 from flask import Flask
 
+from saas_api import cli
 from saas_api.cli.boot import Single
 from tests.people import Person
 
@@ -57,6 +60,18 @@ def test_every_command_explains_itself_with_an_example(app: Flask) -> None:
     assert not bare
 
 
+def test_every_command_of_the_package_is_registered_once(app: Flask) -> None:
+    registered = [id(command) for _, command in commands(app.cli)]
+    defined = {
+        id(found)
+        for module in pkgutil.walk_packages(cli.__path__, f"{cli.__name__}.")
+        for found in vars(import_module(module.name)).values()
+        if isinstance(found, click.Command) and not isinstance(found, click.Group)
+    }
+    assert len(registered) == len(set(registered))
+    assert defined <= set(registered)
+
+
 def test_every_option_says_what_it_is_for(app: Flask) -> None:
     silent = [
         f"{path} {option.opts[-1]}"
@@ -77,10 +92,10 @@ def test_every_command_that_answers_answers_in_json_too(app: Flask) -> None:
 
 
 def test_help_shows_an_example_as_one_types_it(app: Flask) -> None:
-    lines = ask(app, "operator", "look", "--help").output.splitlines()
+    lines = ask(app, "operator", "impersonate", "--help").output.splitlines()
     at = lines.index("Example:")
     assert lines[at + 1] == (
-        '  flask operator look olga@platform.example org_... --reason "ticket 4711: wrong figures"'
+        '  flask operator impersonate olga@platform.example org_... --reason "ticket 4711: wrong figures"'
     )
 
 
@@ -153,7 +168,7 @@ def test_what_a_service_refuses_is_one_line_with_its_code(app: Flask, alice: Per
         ["schedule", "list"],
         ["schedule", "run", "usage.roll_up"],
         ["usage", "rebuild"],
-        ["webhooks", "reseal"],
+        ["webhooks", "reencrypt"],
     ],
 )
 def test_json_is_one_object_on_stdout_and_nothing_else(app: Flask, alice: Person, words: list[str]) -> None:

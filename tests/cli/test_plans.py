@@ -1,4 +1,4 @@
-"""`flask plans retire`: a plan is offered no longer, and whoever is on it stays."""
+"""`flask plans archive`: a plan is offered no longer, and whoever is on it stays."""
 
 import json
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ PLAN = "scale"
 
 
 def retire(app: Flask, *words: str) -> Result:
-    return app.test_cli_runner().invoke(args=["plans", "retire", *words])
+    return app.test_cli_runner().invoke(args=["plans", "archive", *words])
 
 
 def offered(client: FlaskClient) -> list[str]:

@@ -8,15 +8,14 @@ import pytest
 import sqlalchemy as sa
 from flask import Flask
 
-from saas_api.core import lease, tenancy
+from saas_api.core import lease, queue, tenancy
 from saas_api.core.ids import new_id
-from saas_api.usage import jobs
 
 SLOT = datetime(2026, 3, 1, 0, 5, tzinfo=UTC)
 
 
 class Job:
-    """A job of a room that counts its runs and fails while told to."""
+    """A job that counts its runs and fails while told to."""
 
     def __init__(self) -> None:
         self.runs = 0
@@ -32,7 +31,7 @@ class Job:
 @pytest.fixture
 def job(monkeypatch: pytest.MonkeyPatch) -> Job:
     made = Job()
-    monkeypatch.setattr(jobs, "counted", made, raising=False)
+    monkeypatch.setitem(queue._jobs, "usage.counted", made)
     return made
 
 

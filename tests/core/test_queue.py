@@ -12,8 +12,9 @@ import redis
 import rq
 from flask import Flask
 
-from saas_api import schedule
 from saas_api.core import limits, queue, tenancy
+from saas_api.core.lease import Due
+from saas_api.core.timetable import drain, scheduled, scheduled_jobs
 
 
 @pytest.fixture(autouse=True)
@@ -75,11 +76,35 @@ def test_timed_work_goes_to_the_background() -> None:
     assert queue.queue_of("billing.close") == "background"
 
 
-def test_every_job_of_the_timetable_exists(context: Flask) -> None:
-    for entry in schedule.TIMETABLE:
+def test_every_scheduled_job_runs(context: Flask) -> None:
+    for entry in scheduled_jobs():
         queue.perform(entry.job)
-    with pytest.raises(LookupError):
-        queue.perform("usage.nothing")
+
+
+@pytest.mark.parametrize("name", ["usage.nothing", "nothing.drain", "roll_up", "", "usage.jobs.roll_up"])
+def test_a_job_of_an_unknown_name_is_not_run(context: Flask, name: str) -> None:
+    with pytest.raises(LookupError, match="There is no job"):
+        queue.perform(name)
+
+
+def test_a_name_is_registered_for_one_job(context: Flask) -> None:
+    with pytest.raises(ValueError, match=r"usage\.roll_up is registered already"):
+        scheduled("usage.roll_up", every=60, description="Another one.")(lambda: None)
+    with pytest.raises(ValueError, match=r"mail\.drain is registered already"):
+        drain("mail.drain", due=lambda: Due([], None))(lambda *, at_most_seconds=None: None)
+    assert all(entry.description != "Another one." for entry in scheduled_jobs())
+
+
+def test_a_drain_of_an_undeclared_queue_is_refused() -> None:
+    with pytest.raises(ValueError, match="No domain declares the queue parcels"):
+        drain("parcels.drain", queue="parcels", due=lambda: Due([], None))(lambda *, at_most_seconds=None: None)
+    assert "parcels.drain" not in queue.job_names()
+
+
+def test_scheduled_jobs_run_behind_the_job_they_follow(app: Flask) -> None:
+    names = [entry.job for entry in scheduled_jobs()]
+    assert names.index("usage.roll_up") < names.index("billing.alerts")
+    assert names.index("payments.inbox") < names.index("payments.dunning")
 
 
 @pytest.fixture

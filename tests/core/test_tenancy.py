@@ -156,7 +156,7 @@ def committed(connection: Any) -> Callable[[str], None]:
     return run
 
 
-def test_every_place_of_the_system_is_used_in_one_file() -> None:
+def test_every_place_of_the_system_is_used_in_one_file(app: Flask) -> None:
     from pathlib import Path
 
     sources = [path.read_text(encoding="utf-8") for path in Path(tenancy.__file__).parents[1].rglob("*.py")]

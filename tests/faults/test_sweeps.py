@@ -13,6 +13,7 @@ import redis
 import rq
 
 from saas_api.cli.dev.engines import Engines
+from saas_api.cli.scheduler import TICK_ID
 from saas_api.core import queue
 from tests.faults import oracle
 from tests.faults.load import Load, sign_up
@@ -102,16 +103,16 @@ def test_who_sleeps_through_its_lease_writes_nothing_when_it_wakes(running: Stac
 @pytest.mark.parametrize("is_poisoned", [False, True], ids=["deleted", "poisoned"])
 def test_the_tick_comes_back_when_its_entry_is_gone_or_unreadable(running: Stack, is_poisoned: bool) -> None:
     with client(running) as connection:
-        until(lambda: connection.zscore(TICKS, "tick"), 20, "the tick")
+        until(lambda: connection.zscore(TICKS, TICK_ID), 20, "the tick")
         if is_poisoned:
-            connection.hset("rq:job:tick", "created_at", "rubbish")
-            connection.zadd(TICKS, {"tick": 0})
+            connection.hset(f"rq:job:{TICK_ID}", "created_at", "rubbish")
+            connection.zadd(TICKS, {TICK_ID: 0})
         else:
-            connection.zrem(TICKS, "tick")
-            connection.delete("rq:job:tick")
+            connection.zrem(TICKS, TICK_ID)
+            connection.delete(f"rq:job:{TICK_ID}")
         started = time.monotonic()
-        until(lambda: (connection.zscore(TICKS, "tick") or 0) > time.time() - 1, 20, "the tick is back")
-        assert connection.hget("rq:job:tick", "created_at") != b"rubbish"
+        until(lambda: (connection.zscore(TICKS, TICK_ID) or 0) > time.time() - 1, 20, "the tick is back")
+        assert connection.hget(f"rq:job:{TICK_ID}", "created_at") != b"rubbish"
     seconds = time.monotonic() - started
     print(f"\ntick {'poisoned' if is_poisoned else 'deleted'}: back after {seconds:.1f} s")  # noqa: T201 - the figures are what the round is for
 

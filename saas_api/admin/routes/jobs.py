@@ -15,7 +15,7 @@ from saas_api.core import clock
 from saas_api.core.access import operator
 from saas_api.core.errors import NotFound, Unavailable
 from saas_api.core.render import Form, page, see_other, submits
-from saas_api.core.timetable import TIMETABLE, Entry
+from saas_api.core.timetable import Entry, scheduled_jobs
 
 bp = Blueprint("jobs", __name__, url_prefix="/admin")
 bp.context_processor(lambda: {"cadence": _cadence, "seconds_ago": _seconds_ago})
@@ -54,7 +54,7 @@ def tick(body: dict[str, str]) -> Response:
 @operator("admin")
 def run_form(job: str, form: Form | None = None) -> Response:
     """What a job is for, before it is asked for."""
-    entry = next((entry for entry in TIMETABLE if entry.job == job), None)
+    entry = next((entry for entry in scheduled_jobs() if entry.job == job), None)
     if entry is None:
         raise NotFound
     return page("admin/jobs/run.html", entry=entry, form=form or Form())
@@ -65,7 +65,7 @@ def run_form(job: str, form: Form | None = None) -> Response:
 @submits(lists.ReasonForm(), again=run_form, is_fresh=True)
 def run(job: str, body: dict[str, str]) -> Response:
     """Ask for a run of one job."""
-    if job not in {entry.job for entry in TIMETABLE}:
+    if job not in {entry.job for entry in scheduled_jobs()}:
         raise NotFound
     with acting() as session:
         ask_for_run(session, acts_as(g.principal), job, body["reason"])

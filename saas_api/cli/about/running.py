@@ -73,7 +73,7 @@ def workers() -> Iterator[Finding]:
     """Whether somebody works on every queue."""
     with queue.patient_client() as client:
         served = [name for worker in Worker.all(connection=client) for name in worker.queue_names()]
-    for name in sorted({*queue.QUEUES.values(), queue.BACKGROUND}):
+    for name in queue.queue_names():
         if name in served:
             yield Finding(f"queue {name}", OK, f"workers: {served.count(name)}")
         else:

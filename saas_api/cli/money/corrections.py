@@ -124,14 +124,14 @@ def finalize(
     answer(found, [line], as_json=as_json)
 
 
-@group.command("unpark")
+@group.command("release")
 @organization_argument
 @reason_option
 @json_option
 def unpark(*, organization: UUID, reason: str, as_json: bool) -> None:
     """Let an organization's invoices be finalized again, after a check had found something wrong.
 
-    Example: flask billing unpark org_... --reason "ticket 4711: repaired"
+    Example: flask billing release org_... --reason "ticket 4711: repaired"
     """
     refuse_unknown(organization)
     with tenancy.as_system("billing.corrections") as session:

@@ -102,7 +102,7 @@ def publish(file: Path, *, is_dry: bool, as_json: bool) -> None:
     _report(published, is_dry=is_dry, as_json=as_json)
 
 
-@group.command("retire")
+@group.command("archive")
 @click.argument("plan")
 @click.option("--reason", help="For the log of acts.")
 @click.option("--undo", "is_undone", is_flag=True, help="Offer it again.")
@@ -110,7 +110,7 @@ def publish(file: Path, *, is_dry: bool, as_json: bool) -> None:
 def retire(plan: str, reason: str | None, *, is_undone: bool, as_json: bool) -> None:
     """Offer a plan no longer; whoever is on it stays on it, at their price.
 
-    Example: flask plans retire starter --reason "replaced by team"
+    Example: flask plans archive starter --reason "replaced by team"
     """
     try:
         is_changed = billing.retire(plan, operating_person(), reason, is_undone=is_undone)

@@ -90,7 +90,7 @@ def revoke(email: str, *, as_json: bool) -> None:
     answer({"email": email, "role": None}, [f"{email} is no operator any more."], as_json=as_json)
 
 
-@group.command("look")
+@group.command("impersonate")
 @click.argument("email", type=ADDRESS)
 @click.argument("organization_id", metavar="ORGANIZATION", type=WireId("org"))
 @click.option("--reason", required=True, help="For the organization's own log of acts.")
@@ -98,7 +98,7 @@ def revoke(email: str, *, as_json: bool) -> None:
 def look(email: str, organization_id: UUID, reason: str, *, as_json: bool) -> None:
     """Print a token with which an operator sees an organization for an hour, and changes nothing.
 
-    Example: flask operator look olga@platform.example org_... --reason "ticket 4711: wrong figures"
+    Example: flask operator impersonate olga@platform.example org_... --reason "ticket 4711: wrong figures"
     """
     try:
         token, ends_at = auth.look_at(organization_id, email, reason)

@@ -43,12 +43,12 @@ def recover(*, endpoint_id: UUID, since: datetime, until: datetime | None, only:
     answer({"count": count}, [f"Deliveries queued: {count}."], as_json=as_json)
 
 
-@group.command("reseal")
+@group.command("reencrypt")
 @json_option
 def reseal(*, as_json: bool) -> None:
     """Encrypt the secrets of endpoints under the first SECRET_KEY, so that an older one may be dropped.
 
-    Example: SECRET_KEY=new,old flask webhooks reseal
+    Example: SECRET_KEY=new,old flask webhooks reencrypt
     """
     try:
         count = webhooks.reseal(watched("Encrypting secrets anew", is_silent=as_json))

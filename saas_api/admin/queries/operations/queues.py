@@ -15,7 +15,6 @@ from rq.registry import FailedJobRegistry, StartedJobRegistry
 from saas_api.core import queue
 
 SHOWN = 50
-NAMES = tuple(sorted({*queue.QUEUES.values(), queue.BACKGROUND}))
 
 
 @dataclass(frozen=True)
@@ -76,9 +75,9 @@ def look() -> Seen | None:
         try:
             workers = [_worker(worker) for worker in rq.Worker.all(connection=connection)]
             return Seen(
-                [_queue(name, connection, workers) for name in NAMES],
+                [_queue(name, connection, workers) for name in queue.queue_names()],
                 sorted(workers, key=lambda worker: (worker.queue, worker.name)),
-                [job for name in NAMES for job in _failed(name, connection)],
+                [job for name in queue.queue_names() for job in _failed(name, connection)],
                 _beats(connection),
             )
         except redis.RedisError:

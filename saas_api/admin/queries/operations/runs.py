@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from saas_api.billing.queries.invariants import CHECKS, Check
-from saas_api.core.timetable import TIMETABLE, Entry
+from saas_api.core.timetable import Entry, scheduled_jobs
 
 MOST_COUNTED = 100_000
 _LAST = sa.text("""
@@ -99,8 +99,9 @@ class Checked:
 
 def timetable(session: Session, at: datetime) -> list[Slot]:
     """Every job of the timetable with its newest run; late is what missed two slots."""
-    rows = {row.job: row for row in session.execute(_LAST, {"jobs": [entry.job for entry in TIMETABLE]})}
-    return [_slot(entry, rows[entry.job], at) for entry in TIMETABLE]
+    entries = scheduled_jobs()
+    rows = {row.job: row for row in session.execute(_LAST, {"jobs": [entry.job for entry in entries]})}
+    return [_slot(entry, rows[entry.job], at) for entry in entries]
 
 
 def waiting(session: Session) -> Sequence[Any]:

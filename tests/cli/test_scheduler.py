@@ -1,0 +1,37 @@
+"""The entry of the schedule in rq-scheduler: there is one, and it names the function of today."""
+
+from collections.abc import Iterator
+
+import pytest
+from flask import Flask
+from rq_scheduler import Scheduler
+
+from saas_api import schedule
+from saas_api.cli.scheduler import RETIRED_ENTRY_ID, TICK_ID, beat
+from saas_api.core import queue
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning:rq_scheduler")  # as the process does
+
+
+@pytest.fixture
+def metronome(context: Flask) -> Iterator[Scheduler]:
+    with queue.patient_client() as connection:
+        yield Scheduler(queue_name=queue.BACKGROUND, connection=connection)
+
+
+def entries(metronome: Scheduler) -> dict[str, str]:
+    return {job.id: job.func_name for job in metronome.get_jobs()}
+
+
+def test_the_entry_is_made_once(metronome: Scheduler) -> None:
+    for _ in range(2):
+        beat(metronome)
+    assert entries(metronome) == {TICK_ID: schedule.TICK}
+
+
+def test_the_entry_of_an_earlier_version_is_cancelled(metronome: Scheduler) -> None:
+    metronome.cron("* * * * *", "saas_api.gone.tick", id=RETIRED_ENTRY_ID, queue_name=queue.BACKGROUND)
+    beat(metronome)
+    assert metronome.connection.zrange(metronome.scheduled_jobs_key, 0, -1) == [TICK_ID.encode()]
+    assert entries(metronome) == {TICK_ID: schedule.TICK}
+    assert not metronome.connection.exists(f"rq:job:{RETIRED_ENTRY_ID}")
