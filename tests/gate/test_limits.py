@@ -17,14 +17,7 @@ from flask.testing import FlaskClient
 
 from saas_api.core import limits
 from tests.gate.neighbour import Neighbour
-from tests.gate.people import LIST, SEND, SMS, make_key, sign_up
-
-
-def stay_within_a_minute(seconds: float) -> None:
-    """Windows are clock minutes: begin one rather than straddle two."""
-    left = 60 - time.time() % 60
-    if left < seconds:
-        time.sleep(left + 0.05)
+from tests.gate.people import LIST, SEND, SMS, make_key, sign_up, stay_within_a_minute
 
 
 def test_of_200_parallel_sends_at_a_limit_of_60_exactly_60_are_accepted(app: Flask, client: FlaskClient) -> None:
