@@ -15,7 +15,7 @@ from saas_api.core import clock
 from saas_api.core.access import Principal
 from saas_api.core.ids import new_id, read_id
 from saas_api.core.tenancy import transaction
-from tests.gate.neighbour import Neighbour
+from tests.gate.neighbour import neighbour
 from tests.gate.people import LIST, SEND, SMS, Headers, join, make_key, organization_of, sign_up
 
 KEYS = "/api/v1/keys"
@@ -101,7 +101,7 @@ def test_a_change_acts_on_the_next_request_in_another_process(
     def change(**changes: Any) -> None:
         assert client.patch(f"{KEYS}/{key_id}", json=changes, headers=alice).status_code == 200
 
-    with Neighbour(config) as process:
+    with neighbour(config) as process:
         assert process.call("GET", LIST, key)["status"] == 403
         change(scopes=["messages:read"])
         assert process.call("GET", LIST, key)["status"] == 200
@@ -119,7 +119,7 @@ def test_without_grace_the_old_secret_ends_at_once_in_every_process(
     client: FlaskClient, config: dict[str, Any], alice: Headers
 ) -> None:
     key_id, old = make_key(client, alice)
-    with Neighbour(config) as process:
+    with neighbour(config) as process:
         assert process.call("GET", LIST, old)["status"] == 200
         answer = rotate(client, alice, key_id)
         assert answer.status_code == 201

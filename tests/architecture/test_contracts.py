@@ -1,13 +1,17 @@
 """The order of imports: it holds, and planted violations of every kind are caught."""
 
+import contextlib
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.architecture.house import ROOT
+
+DOCSTRING = '"""Planted."""'
 
 
 def lint_imports(house: Path) -> subprocess.CompletedProcess[str]:
@@ -15,12 +19,31 @@ def lint_imports(house: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([tool, "--no-cache"], cwd=house, capture_output=True, text=True, check=False, timeout=120)
 
 
-@pytest.fixture
-def copy(tmp_path: Path) -> Path:
-    shutil.copytree(ROOT / "saas_api", tmp_path / "saas_api", ignore=shutil.ignore_patterns("__pycache__"))
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for every violation, which is taken out again."""
+    root = tmp_path_factory.mktemp("copy")
+    shutil.copytree(ROOT / "saas_api", root / "saas_api", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("config.py", "pyproject.toml"):
-        shutil.copy(ROOT / name, tmp_path / name)
-    return tmp_path
+        shutil.copy(ROOT / name, root / name)
+    return root
+
+
+@contextlib.contextmanager
+def planted(path: Path, line: str) -> Iterator[None]:
+    """A file with a line more for the length of a `with` block; made for it if there is none."""
+    before = path.read_text(encoding="utf-8") if path.exists() else None
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"{before or DOCSTRING}\n{line}\n", encoding="utf-8")
+    try:
+        yield
+    finally:
+        if before is None:
+            path.unlink()
+            with contextlib.suppress(OSError):  # a package that was there stays
+                path.parent.rmdir()
+        else:
+            path.write_text(before, encoding="utf-8")
 
 
 def test_the_house_keeps_its_contracts() -> None:
@@ -47,10 +70,7 @@ def test_the_house_keeps_its_contracts() -> None:
     ],
 )
 def test_a_planted_violation_is_caught(copy: Path, file: str, line: str, contract: str) -> None:
-    path = copy / "saas_api" / file
-    path.parent.mkdir(exist_ok=True)
-    before = path.read_text(encoding="utf-8") if path.exists() else '"""Planted."""\n'
-    path.write_text(f"{before}\n{line}\n", encoding="utf-8")
-    outcome = lint_imports(copy)
+    with planted(copy / "saas_api" / file, line):
+        outcome = lint_imports(copy)
     assert outcome.returncode != 0
     assert contract in outcome.stdout

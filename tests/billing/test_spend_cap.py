@@ -14,7 +14,7 @@ from saas_api.billing import service as billing
 from saas_api.core import clock, tenancy
 from saas_api.core.ids import read_id
 from tests.billing.company import Company
-from tests.gate.neighbour import Neighbour
+from tests.gate.neighbour import neighbour
 from tests.people import Person, make_key
 
 SEND, CAP, ALERTS = "/api/v1/messages/send", "/api/v1/billing/spend-cap", "/api/v1/billing/alerts"
@@ -144,7 +144,7 @@ def test_two_processes_in_turn_are_stopped_to_the_cent(
         company.use(997)
     cap_for(client, alice, 3)
     seen = []
-    with Neighbour(config) as process:
+    with neighbour(config) as process:
         for _ in range(4):
             seen += [process.call("POST", SEND, key, SMS)["status"], *statuses(client, key, SMS)]
     assert seen == [202] * 6 + [402] * 2
@@ -155,7 +155,7 @@ def test_raising_and_removing_the_cap_acts_on_the_next_request_in_every_process(
 ) -> None:
     key = make_key(client, alice)
     cap_for(client, alice, 1)
-    with Neighbour(config) as process:
+    with neighbour(config) as process:
 
         def both() -> list[int]:
             return [process.call("POST", SEND, key, TWO)["status"], *statuses(client, key, TWO)]
@@ -184,7 +184,7 @@ def test_without_redis_the_ledger_stops_calls(
 ) -> None:
     key = make_key(client, alice)
     cap_for(client, alice, 3)
-    with Neighbour(config, REDIS_URL=f"unix://{tmp_path / 'nobody.sock'}") as process:
+    with neighbour(config, REDIS_URL=f"unix://{tmp_path / 'nobody.sock'}") as process:
         answers = [process.call("POST", SEND, key, SMS) for _ in range(5)]
     assert [answer["status"] for answer in answers] == [202, 202, 202, 402, 402]
     assert answers[3]["json"]["error"]["code"] == "SPEND_CAP_REACHED"

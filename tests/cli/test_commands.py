@@ -1,7 +1,6 @@
 """What every command keeps to: help with an example, errors as one line with a hint, one JSON object, exit codes."""
 
 import json
-import os
 import pkgutil
 import subprocess
 import sys
@@ -17,24 +16,13 @@ from flask import Flask
 from saas_api import cli
 from saas_api.cli.boot import Single
 from tests.people import Person
+from tests.support import forks
 
 ROOT = Path(__file__).resolve().parents[2]
 NOBODY = f"org_{1:032x}"
 DIFFERENT = {"openapi", "errors", "settings", "cli"}  # these write files, and say which
 WITHOUT_JSON = {"worker", "scheduler", "dev up", "dev engines start", "dev engines stop", "dev engines psql"}
 WITHOUT_JSON |= {"dev engines reset", "demo seed"}
-
-
-def flask(*arguments: str, options: tuple[str, ...] = (), **environment: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, *options, "-m", "flask", *arguments],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
 
 
 def ask(app: Flask, *words: str) -> Result:
@@ -100,7 +88,8 @@ def test_help_shows_an_example_as_one_types_it(app: Flask) -> None:
 
 
 def test_help_for_all_loads_nothing_of_the_product(app: Flask) -> None:
-    done = flask("--help", options=("-X", "importtime"))
+    command = [sys.executable, "-X", "importtime", "-m", "flask", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert done.returncode == 0
     assert not {name for name in loaded if name.partition(".")[0] in {"saas_api", "sqlalchemy", "config", "pydantic"}}
@@ -110,7 +99,7 @@ def test_help_for_all_loads_nothing_of_the_product(app: Flask) -> None:
 
 @pytest.mark.parametrize("arguments", [["billing", "close"], ["schedule", "list"], ["db", "current"]])
 def test_an_engine_that_is_away_is_one_line(arguments: list[str]) -> None:
-    done = flask(*arguments, DATABASE_URL="postgresql://saas@127.0.0.1:1/saas")
+    done = forks.run_flask(*arguments, environment={"DATABASE_URL": "postgresql://saas@127.0.0.1:1/saas"})
     assert done.returncode == 1
     assert "PostgreSQL cannot be reached" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr

@@ -1,75 +1,56 @@
 """`flask dev engines`: started in the background, asked, stopped and emptied, as in a shell."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from saas_api.cli.dev.engines import Engines
-from tests.cli.places import is_alive, open_directory
-
-ROOT = Path(__file__).resolve().parents[2]
-# One process that has loaded the product runs each line it is given as a command and prints what came of it.
-SHELL = """
-import json, sys
-from pathlib import Path
-from config import load
 from saas_api import cli, create_app
 from saas_api.cli.dev.addresses import urls
-instance = Path(sys.argv[1])
-database_url, redis_url = urls(instance)
-secrets = {"SECRET_KEY": "s" * 32, "JWT_SECRET": "j" * 32, "API_KEY_PEPPER": "1:" + "p" * 32}
-settings = load(env_file=None, APP_ENV="test", DATABASE_URL=database_url, REDIS_URL=redis_url, **secrets)
-app = create_app({**settings, "INSTANCE": str(instance)})
-cli.init_app(app)
-for line in sys.stdin:
-    done = app.test_cli_runner().invoke(args=["dev", "engines", *json.loads(line)])
-    print(json.dumps([done.exit_code, done.stdout, done.stderr]), flush=True)
-"""
+from saas_api.cli.dev.commands.engines import open_psql
+from saas_api.cli.dev.engines import Engines
+from tests.cli.places import is_alive, open_directory
+from tests.support import forks
 
 
 class Shell:
     """Runs commands about the engines of a directory."""
 
-    def __init__(self, instance: Path) -> None:
+    def __init__(self, instance: Path, connection: Connection) -> None:
         self.instance = instance
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", SHELL, str(instance)],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        self._connection = connection
 
     def run(self, *words: str) -> tuple[int, str, str]:
         """Exit code, stdout and stderr of a command."""
-        assert self.process.stdin
-        assert self.process.stdout
-        self.process.stdin.write(json.dumps(words) + "\n")
-        self.process.stdin.flush()
-        code, out, err = json.loads(self.process.stdout.readline())
+        self._connection.send(words)
+        code, out, err = self._connection.recv()
         return code, out, err
 
     def status(self) -> dict[str, Any]:
         return dict(json.loads(self.run("status", "--json")[1]))
 
 
-@pytest.fixture(scope="module")
-def shell() -> Iterator[Shell]:
+def serve(connection: Connection, config: dict[str, Any], instance: Path) -> None:
+    """Run every command that comes, in a process that may fork another one to hold the engines."""
+    database_url, redis_url = urls(instance)
+    app = create_app({**config, "DATABASE_URL": database_url, "REDIS_URL": redis_url, "INSTANCE": str(instance)})
+    cli.init_app(app)
+    while True:
+        done = app.test_cli_runner().invoke(args=["dev", "engines", *connection.recv()])
+        connection.send((done.exit_code, done.stdout, done.stderr))
+
+
+@pytest.fixture
+def shell(config: dict[str, Any]) -> Iterator[Shell]:
     with open_directory() as directory:
         (directory / "instance").mkdir()
-        running = Shell(directory / "instance")
-        yield running
-        running.run("stop")
-        assert running.process.stdin
-        assert running.process.stdout
-        running.process.stdin.close()
-        running.process.stdout.close()
-        running.process.wait(10)
+        with forks.talking(serve, config, directory / "instance", environment={}) as connection:
+            running = Shell(directory / "instance", connection)
+            yield running
+            running.run("stop")
 
 
 def test_they_start_are_asked_stop_and_are_emptied(shell: Shell) -> None:
@@ -114,12 +95,11 @@ def test_engines_elsewhere_are_not_ours_to_start(app: Any, monkeypatch: pytest.M
         assert done.stderr.startswith("DATABASE_URL and REDIS_URL name engines elsewhere;")
 
 
-def test_psql_sees_the_rows_of_every_organization(engines: Engines, alice: Any, config: dict[str, Any]) -> None:
-    program = (
-        "import sys; from pathlib import Path; from saas_api.cli.dev.commands.engines import open_psql\n"
-        "from saas_api.cli.dev.engines import Engines\n"
-        "open_psql(Engines(Path(sys.argv[1])), ['-Atc', 'SELECT name FROM organizations'])"
-    )
-    asked = [sys.executable, "-c", program, str(engines.instance)]
-    done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
-    assert (done.returncode, done.stdout) == (0, "Acme\n"), done.stderr
+def test_psql_sees_the_rows_of_every_organization(engines: Engines, alice: Any, tmp_path: Path) -> None:
+    said = tmp_path / "said"
+    asked = forks.start(ask_psql, engines.instance, environment={}, output=(str(said), ""))
+    assert (forks.wait(asked, 60), said.read_text()) == (0, "Acme\n")
+
+
+def ask_psql(instance: Path) -> None:
+    open_psql(Engines(instance), ["-Atc", "SELECT name FROM organizations"])

@@ -2,10 +2,10 @@
 
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import psycopg2
@@ -17,16 +17,15 @@ from saas_api.cli.dev.addresses import urls
 from saas_api.cli.dev.engines import Engines
 from saas_api.cli.dev.host import EngineError
 from tests.cli.places import is_alive, open_directory
+from tests.support import forks
 
-OWNER = """
-import sys, time
-from pathlib import Path
-from saas_api.cli.dev.engines import Engines
-engines = Engines(Path(sys.argv[1]), is_durable=False)
-engines.start()
-print(engines.postgres.pid, engines.redis.pid, flush=True)
-time.sleep(60)
-"""
+
+def own(connection: Connection, directory: Path) -> None:
+    """Start engines and stay."""
+    engines = Engines(directory, is_durable=False)
+    engines.start()
+    connection.send((engines.postgres.pid, engines.redis.pid, os.getpid()))
+    time.sleep(60)
 
 
 @pytest.fixture
@@ -109,12 +108,10 @@ def test_committed_rows_survive_kill_9_of_both_engines(directory: Path) -> None:
 
 
 def test_engines_end_with_their_owner_and_start_again(directory: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", OWNER, str(directory)], stdout=subprocess.PIPE, text=True) as owner:
-        assert owner.stdout
-        pids = [int(pid) for pid in owner.stdout.readline().split()]
-        with pytest.raises(EngineError, match=f"in use by process {owner.pid}"):
+    with forks.talking(own, directory, environment={}) as connection:
+        *pids, owner = connection.recv()
+        with pytest.raises(EngineError, match=f"in use by process {owner}"):
             Engines(directory).start()
-        owner.kill()
     with Engines(directory, is_durable=False) as engines:
         wait_until_gone(*pids)
         assert engines.postgres.answers()

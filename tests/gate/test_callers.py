@@ -10,7 +10,7 @@ from sqlalchemy import event
 
 from saas_api.api_keys.rules import new_key
 from saas_api.core.db import db
-from tests.gate.neighbour import Neighbour
+from tests.gate.neighbour import neighbour
 from tests.gate.people import LIST, SEND, SMS, make_key, sign_up
 
 
@@ -23,7 +23,7 @@ def test_a_revoked_key_is_refused_on_the_next_request_in_another_process(
 ) -> None:
     person = sign_up(client)
     key_id, key = make_key(client, person)
-    with Neighbour(config) as process:
+    with neighbour(config) as process:
         assert process.call("GET", LIST, key)["status"] == 200
         assert process.call("GET", LIST, key)["status"] == 200
         assert client.delete(f"/api/v1/api-keys/{key_id}", headers=person).status_code == 200

@@ -16,7 +16,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from saas_api.core import limits
-from tests.gate.neighbour import Neighbour
+from tests.gate.neighbour import neighbour
 from tests.gate.people import LIST, SEND, SMS, make_key, sign_up, stay_within_a_minute
 
 
@@ -118,7 +118,7 @@ def test_without_redis_each_process_admits_its_share_and_never_fails(
 ) -> None:
     _, key = make_key(client, sign_up(client))
     stay_within_a_minute(15)
-    with Neighbour(config, REDIS_URL=away, WEB_CONCURRENCY=2) as process:
+    with neighbour(config, REDIS_URL=away, WEB_CONCURRENCY=2) as process:
         process.call("GET", "/healthz", {})
         answers = [process.call("GET", LIST, key) for _ in range(40)]
     assert Counter(answer["status"] for answer in answers) == {200: 30, 429: 10}
@@ -128,7 +128,7 @@ def test_without_redis_each_process_admits_its_share_and_never_fails(
 
 def test_without_redis_a_message_is_still_accepted(client: FlaskClient, config: dict[str, Any], away: str) -> None:
     _, key = make_key(client, sign_up(client))
-    with Neighbour(config, REDIS_URL=away) as process:
+    with neighbour(config, REDIS_URL=away) as process:
         assert [process.call("POST", SEND, key, SMS)["status"] for _ in range(5)] == [202] * 5
 
 

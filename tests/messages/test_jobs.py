@@ -2,12 +2,10 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from pathlib import Path
+from multiprocessing.context import ForkServerProcess
 from typing import Any
 from uuid import uuid4
 
@@ -20,8 +18,7 @@ from saas_api.core import lease
 from saas_api.core.queue import wake
 from saas_api.messages import service as messages
 from tests.messages.people import MAIL, Company, Work, make_due, outside, queue_many, rows
-
-ROOT = Path(__file__).parents[2]
+from tests.support import forks
 
 
 @pytest.fixture
@@ -30,27 +27,23 @@ def acme(client: FlaskClient) -> Company:
 
 
 @pytest.fixture
-def start(config: dict[str, Any], app: Flask) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+def start(config: dict[str, Any], app: Flask) -> Iterator[Callable[..., ForkServerProcess]]:
     """Start `flask ...` on the test's engines, in a group of its own that ends with the test."""
-    started: list[subprocess.Popen[bytes]] = []
+    started: list[ForkServerProcess] = []
 
-    def run(*arguments: str, **changes: str) -> subprocess.Popen[bytes]:
-        names = ("APP_ENV", "DATABASE_URL", "REDIS_URL", "SECRET_KEY", "JWT_SECRET", "API_KEY_PEPPER")
-        environment = {**os.environ, **{name: str(config[name]) for name in names}, "TZ": "UTC", "FLASK_APP": "wsgi.py"}
-        command = [sys.executable, "-m", "flask", *arguments]
-        process = subprocess.Popen(command, cwd=ROOT, env={**environment, **changes}, start_new_session=True)
-        started.append(process)
-        return process
+    def run(*arguments: str, **changes: str) -> ForkServerProcess:
+        environment = {**forks.engines_of(config), "TZ": "UTC", **changes}
+        started.append(forks.start_flask(*arguments, environment=environment))
+        return started[-1]
 
     yield run
     for process in started:
         process.terminate()  # a supervisor that is killed leaves workers, who would take the next test's work
     for process in started:
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(20)
+        process.join(20)
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait(10)
+            os.killpg(process.pid or 0, signal.SIGKILL)
+        process.join(10)
 
 
 def until(condition: Callable[[], bool], seconds: float = 60) -> None:
@@ -172,7 +165,7 @@ def test_organizations_take_turns(app: Flask, acme: Company, work: Work) -> None
 
 
 def test_two_workers_on_one_queue_send_every_message_once(
-    app: Flask, acme: Company, start: Callable[..., subprocess.Popen[bytes]]
+    app: Flask, acme: Company, start: Callable[..., ForkServerProcess]
 ) -> None:
     ids = queue_many(app, acme.id, 1500)
     for _ in range(2):
@@ -187,7 +180,7 @@ def test_two_workers_on_one_queue_send_every_message_once(
 
 
 def test_what_a_killed_worker_held_is_delivered_by_another(
-    app: Flask, acme: Company, start: Callable[..., subprocess.Popen[bytes]]
+    app: Flask, acme: Company, start: Callable[..., ForkServerProcess]
 ) -> None:
     ids = queue_many(app, acme.id, 300)
     with app.app_context():
@@ -195,7 +188,7 @@ def test_what_a_killed_worker_held_is_delivered_by_another(
     first = start("worker", "--only", "messages", APP_FAULTS="1", FAULT="provider.after_send:kill:2", LEASE_SECONDS="2")
     interrupted = "SELECT count(*) FROM messages WHERE status = 'sending'"
     until(lambda: len(outside(app)) >= 200 and rows(app, acme.id, interrupted)[0][0] > 0)
-    os.killpg(first.pid, signal.SIGKILL)
+    os.killpg(first.pid or 0, signal.SIGKILL)
     other = start("worker", "--queue", "messages:1", LEASE_SECONDS="2", SWEEP_SECONDS="1")
     until(lambda: open_rows(app, acme) == 0)
     assert {row.message_id for row in outside(app)} == set(ids)
@@ -203,11 +196,11 @@ def test_what_a_killed_worker_held_is_delivered_by_another(
     assert 0 < sum(row.calls - 1 for row in outside(app)) <= interruptions
     assert rows(app, acme.id, "SELECT DISTINCT status FROM messages") == [("delivered",)]
     other.terminate()
-    assert other.wait(30) == 0
+    assert forks.wait(other, 30) == 0
 
 
 def test_the_scheduler_announces_and_ticks_and_stops(
-    app: Flask, acme: Company, start: Callable[..., subprocess.Popen[bytes]]
+    app: Flask, acme: Company, start: Callable[..., ForkServerProcess]
 ) -> None:
     scheduler = start("scheduler", SWEEP_SECONDS="1")
     queue_many(app, acme.id, 3)
@@ -218,16 +211,16 @@ def test_the_scheduler_announces_and_ticks_and_stops(
     assert listed.exit_code == 0
     assert "billing.close" in listed.output
     scheduler.terminate()
-    assert scheduler.wait(10) == 0
+    assert forks.wait(scheduler, 10) == 0
 
 
 def test_without_redis_the_scheduler_delivers_by_itself(
-    app: Flask, acme: Company, start: Callable[..., subprocess.Popen[bytes]]
+    app: Flask, acme: Company, start: Callable[..., ForkServerProcess]
 ) -> None:
     queue_many(app, acme.id, 3)
     start("scheduler", SWEEP_SECONDS="1", REDIS_URL="unix:///nonexistent/redis.sock")
     until(lambda: open_rows(app, acme) == 0)
 
 
-def test_the_scheduler_refuses_another_zone(start: Callable[..., subprocess.Popen[bytes]]) -> None:
-    assert start("scheduler", TZ="America/New_York").wait(20) == 1
+def test_the_scheduler_refuses_another_zone(start: Callable[..., ForkServerProcess]) -> None:
+    assert forks.wait(start("scheduler", TZ="America/New_York"), 20) == 1

@@ -1,14 +1,13 @@
 """Recovering: each event that an endpoint missed once, and nothing else."""
 
-import os
-import subprocess
-import sys
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import Result
+from flask import Flask
 
 from saas_api.core.ids import new_id, wire_id
 from tests.webhooks.people import ENDPOINTS, Company
@@ -143,35 +142,24 @@ def test_a_recovery_is_in_the_log_of_acts(acme: Company, endpoint: dict[str, Any
     assert (row.data["only"], row.data["deliveries"]) == ("failed", 2)
 
 
-def flask(config: dict[str, Any], *arguments: str) -> "subprocess.CompletedProcess[str]":
-    engines = {name: config[name] for name in ("DATABASE_URL", "REDIS_URL")}
-    return subprocess.run(
-        [sys.executable, "-m", "flask", "webhooks", *arguments],
-        cwd=ROOT,
-        env={**os.environ, **engines},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+def command(app: Flask, *arguments: str) -> Result:
+    return app.test_cli_runner().invoke(args=["webhooks", *arguments], prog_name="flask")
 
 
-def test_the_command_recovers_too(acme: Company, endpoint: dict[str, Any], config: dict[str, Any]) -> None:
-    done = flask(config, "recover", endpoint["id"], "--since", ago(hours=1), "--json")
-    assert (done.returncode, done.stdout) == (0, '{"count": 3}\n'), done.stderr
+def test_the_command_recovers_too(app: Flask, acme: Company, endpoint: dict[str, Any]) -> None:
+    done = command(app, "recover", endpoint["id"], "--since", ago(hours=1), "--json")
+    assert (done.exit_code, done.stdout) == (0, '{"count": 3}\n'), done.stderr
     [row] = acme.rows("SELECT actor_type FROM audit_events WHERE action = 'webhook_endpoint.recovered'")
     assert row.actor_type == "system"
     assert len(acme.rows("SELECT FROM webhook_deliveries WHERE cause = 'replay'")) == 3
 
 
-def test_the_command_says_in_one_line_what_is_wrong(
-    acme: Company, endpoint: dict[str, Any], config: dict[str, Any]
-) -> None:
+def test_the_command_says_in_one_line_what_is_wrong(app: Flask, acme: Company, endpoint: dict[str, Any]) -> None:
     nobody = wire_id("whe", new_id())
     said = {
-        flask(config, "recover", nobody, "--since", ago(hours=1)).stderr.strip(),
-        flask(config, "recover", "nonsense", "--since", ago(hours=1)).stderr.strip(),
-        flask(config, "recover", endpoint["id"], "--since", ago(days=31)).stderr.strip(),
+        command(app, "recover", nobody, "--since", ago(hours=1)).stderr.strip(),
+        command(app, "recover", "nonsense", "--since", ago(hours=1)).stderr.strip(),
+        command(app, "recover", endpoint["id"], "--since", ago(days=31)).stderr.strip(),
     }
     assert said == {
         f"There is no endpoint {nobody}; its organization's dashboard lists them.",
@@ -181,5 +169,5 @@ def test_the_command_says_in_one_line_what_is_wrong(
         ),
         "--since: Must lie at most 30 days before the end. (VALIDATION_ERROR)",
     }
-    done = flask(config, "recover", endpoint["id"], "--since", "yesterday")
-    assert done.returncode == 2
+    done = command(app, "recover", endpoint["id"], "--since", "yesterday")
+    assert done.exit_code == 2
