@@ -15,76 +15,76 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import NoDecode
 
-from saas_api.cli.declared import ConfigurationError, Declared, declare, problems_of, unless, unreadable_lines
-from saas_api.cli.dev.addresses import urls
-from saas_api.cli.dev.own_secrets import SECRETS, own_secrets
+from saas_api.settings import declaration, instance
+from saas_api.settings.declaration import BaseProductSettings, ConfigurationError, setting_field
+from saas_api.settings.instance import GENERATED_SECRETS
 
 ROOT = Path(__file__).resolve().parent
 INSTANCE = ROOT / "instance"
 _ADDRESS = r"^https?://[^/\s]+$"
 _NETWORKS = ("TRUSTED_PROXY_IPS", "ADMIN_ALLOWED_IPS", "WEBHOOK_ALLOWED_NETWORKS")
-REQUIRED_IN_PRODUCTION = ("DATABASE_URL", "REDIS_URL", *SECRETS)
+REQUIRED_IN_PRODUCTION = ("DATABASE_URL", "REDIS_URL", *GENERATED_SECRETS)
 
 
 Names = Annotated[list[str], NoDecode]
 Amount = Annotated[Decimal | None, BeforeValidator(lambda value: None if value == "none" else value)]
 
 
-class Settings(Declared):
+class Settings(BaseProductSettings):
     """The settings, in the order and groups of the README's table."""
 
-    APP_ENV: Literal["development", "test", "production"] = declare(
+    APP_ENV: Literal["development", "test", "production"] = setting_field(
         "development",
         "development, test or production",
         "production refuses to start without its own secrets and engines",
     )
-    API_PORT: int = declare(8080, "a port from 1 to 65535", "the port the web listens on", ge=1, le=65535)
-    APP_URL: str | None = declare(
+    API_PORT: int = setting_field(8080, "a port from 1 to 65535", "the port the web listens on", ge=1, le=65535)
+    APP_URL: str | None = setting_field(
         None,
         "an address like https://api.example",
         "the public address; http://localhost:API_PORT if unset",
         pattern=_ADDRESS,
     )
-    DATABASE_URL: str | None = declare(
+    DATABASE_URL: str | None = setting_field(
         None, "a postgresql:// address", "PostgreSQL 14 to 18; embedded if unset, required in production"
     )
-    REDIS_URL: str | None = declare(
+    REDIS_URL: str | None = setting_field(
         None,
         "a redis://, rediss:// or unix:// address",
         "Redis 6.2 or later; embedded if unset, required in production",
         pattern=r"^(redis|rediss|unix)://",
     )
 
-    SECRET_KEY: SecretStr | None = declare(
+    SECRET_KEY: SecretStr | None = setting_field(
         None,
         'at least 32 characters; several as "new,old"',
         "signs cursors, links and cookies; made if unset, required in production",
     )
-    JWT_SECRET: SecretStr | None = declare(
+    JWT_SECRET: SecretStr | None = setting_field(
         None,
         'at least 32 characters; several as "new,old"',
         "signs access tokens; made if unset, required in production",
     )
-    API_KEY_PEPPER: SecretStr | None = declare(
+    API_KEY_PEPPER: SecretStr | None = setting_field(
         None,
         'version and secret of at least 32 characters, "1:..."; several as "2:...,1:..."',
         "keys the digests of API keys; made if unset, required in production",
     )
 
-    API_KEY_PREFIX: str = declare(
+    API_KEY_PREFIX: str = setting_field(
         "sk",
         "2 to 12 lower-case letters or digits, a letter first",
         "first part of every API key",
         pattern=r"^[a-z][a-z0-9]{1,11}$",
     )
-    RATE_LIMIT_PER_MINUTE: int = declare(
+    RATE_LIMIT_PER_MINUTE: int = setting_field(
         60,
         "a whole number from 1 to 1000000",
         "requests per minute on plans that do not set their own limit",
         ge=1,
         le=1_000_000,
     )
-    BILLING_RATE_PER_REQUEST: Decimal = declare(
+    BILLING_RATE_PER_REQUEST: Decimal = setting_field(
         Decimal("0.01"),
         "an amount from 0 with at most 10 decimals",
         "price of a message beyond what the small plans include",
@@ -92,89 +92,103 @@ class Settings(Declared):
         le=1000,
         decimal_places=10,
     )
-    BILLING_GRACE_MINUTES: int = declare(
+    BILLING_GRACE_MINUTES: int = setting_field(
         60, "minutes from 0 to 1440", "time between the end of a period and its invoice", ge=0, le=1440
     )
-    AUTH_ALLOWANCE_FACTOR: int | None = declare(
+    AUTH_ALLOWANCE_FACTOR: int | None = setting_field(
         None, "1 to 1000", "widens what one address may try to sign in; 1 in production, else 100", ge=1, le=1000
     )
-    DEFAULT_SPEND_CAP: Amount = declare(
+    DEFAULT_SPEND_CAP: Amount = setting_field(
         Decimal("100.00"),
         "an amount with at most 2 decimals, or none",
         "the spend cap of a new organization",
         ge=0,
         decimal_places=2,
     )
-    DUNNING_MINIMUM_MINOR: int = declare(
+    DUNNING_MINIMUM_MINOR: int = setting_field(
         100, "a whole number of cents", "an organization that owes less is not reminded of it", ge=0, le=1_000_000
     )
-    LATE_USAGE_DAYS: int = declare(
+    LATE_USAGE_DAYS: int = setting_field(
         35, "days from 1 to 366", "how late usage of a closed period may come in", ge=1, le=366
     )
-    SELLER_NAME: str = declare("saas-api", "a name", "who the invoices are from")
-    SELLER_ADDRESS: str | None = declare(None, "lines separated by |", "the seller's address on invoices")
-    SELLER_TAX_ID: str | None = declare(None, "a tax id", "the seller's tax id on invoices")
-    REQUIRE_VERIFIED_EMAIL: bool = declare(
+    SELLER_NAME: str = setting_field("saas-api", "a name", "who the invoices are from")
+    SELLER_ADDRESS: str | None = setting_field(None, "lines separated by |", "the seller's address on invoices")
+    SELLER_TAX_ID: str | None = setting_field(None, "a tax id", "the seller's tax id on invoices")
+    REQUIRE_VERIFIED_EMAIL: bool = setting_field(
         False, "0 or 1", "asks for a verified e-mail address before live keys and invitations"
     )
 
-    CORS_ORIGINS: Names = declare([], "origins separated by commas", "browsers' origins that may call the API")
-    TRUSTED_PROXIES: int = declare(0, "a whole number from 0 to 5", "hops of X-Forwarded-For to believe", ge=0, le=5)
-    TRUSTED_PROXY_IPS: Names = declare(
+    CORS_ORIGINS: Names = setting_field([], "origins separated by commas", "browsers' origins that may call the API")
+    TRUSTED_PROXIES: int = setting_field(
+        0, "a whole number from 0 to 5", "hops of X-Forwarded-For to believe", ge=0, le=5
+    )
+    TRUSTED_PROXY_IPS: Names = setting_field(
         ["127.0.0.1"], "addresses separated by commas", "proxies whose forwarding headers gunicorn believes"
     )
 
-    ADMIN_ALLOWED_IPS: Names = declare(
+    ADMIN_ALLOWED_IPS: Names = setting_field(
         [],
         "networks like 203.0.113.0/24 separated by commas",
         "from where the console opens; anywhere if unset",
     )
-    WEBHOOK_ALLOWED_NETWORKS: Names = declare(
+    WEBHOOK_ALLOWED_NETWORKS: Names = setting_field(
         [], "networks like 10.0.0.0/8 separated by commas", "private networks that webhooks may be sent to"
     )
 
-    SMTP_HOST: str | None = declare(None, "a host name", "the server that takes mail; kept in instance/mail if unset")
-    SMTP_PORT: int = declare(587, "a port from 1 to 65535", "the port of that server", ge=1, le=65535)
-    SMTP_USERNAME: str | None = declare(None, "a name", "signs in there; nobody does if unset")
-    SMTP_PASSWORD: SecretStr | None = declare(None, "a password", "the password that goes with the name")
-    SMTP_TLS: Literal["starttls", "tls", "none"] = declare(
+    SMTP_HOST: str | None = setting_field(
+        None, "a host name", "the server that takes mail; kept in instance/mail if unset"
+    )
+    SMTP_PORT: int = setting_field(587, "a port from 1 to 65535", "the port of that server", ge=1, le=65535)
+    SMTP_USERNAME: str | None = setting_field(None, "a name", "signs in there; nobody does if unset")
+    SMTP_PASSWORD: SecretStr | None = setting_field(None, "a password", "the password that goes with the name")
+    SMTP_TLS: Literal["starttls", "tls", "none"] = setting_field(
         "starttls", "starttls, tls or none", "how the way there is encrypted"
     )
-    SMTP_FROM: str | None = declare(None, "an address", "who mail comes from; no-reply@ the host of APP_URL if unset")
+    SMTP_FROM: str | None = setting_field(
+        None, "an address", "who mail comes from; no-reply@ the host of APP_URL if unset"
+    )
 
-    STRIPE_SECRET_KEY: SecretStr | None = declare(None, "a key like sk_...", "Stripe takes payments if set")
-    STRIPE_WEBHOOK_SECRET: SecretStr | None = declare(
+    STRIPE_SECRET_KEY: SecretStr | None = setting_field(None, "a key like sk_...", "Stripe takes payments if set")
+    STRIPE_WEBHOOK_SECRET: SecretStr | None = setting_field(
         None, "a secret like whsec_...", "proves that Stripe's events are its own"
     )
-    STRIPE_API_BASE: str = declare("https://api.stripe.com", "an address", "where Stripe is", pattern=_ADDRESS)
-    PAYSTACK_SECRET_KEY: SecretStr | None = declare(None, "a key like sk_...", "Paystack takes payments if set")
-    PAYSTACK_API_BASE: str = declare("https://api.paystack.co", "an address", "where Paystack is", pattern=_ADDRESS)
-    PAYMENTS_ALLOW_MOCK: bool = declare(False, "0 or 1", "lets the mock provider take payments in production too")
+    STRIPE_API_BASE: str = setting_field("https://api.stripe.com", "an address", "where Stripe is", pattern=_ADDRESS)
+    PAYSTACK_SECRET_KEY: SecretStr | None = setting_field(None, "a key like sk_...", "Paystack takes payments if set")
+    PAYSTACK_API_BASE: str = setting_field(
+        "https://api.paystack.co", "an address", "where Paystack is", pattern=_ADDRESS
+    )
+    PAYMENTS_ALLOW_MOCK: bool = setting_field(False, "0 or 1", "lets the mock provider take payments in production too")
 
-    MOCK_LATENCY_MS: int = declare(0, "milliseconds from 0 to 10000", "time a mock provider takes", ge=0, le=10_000)
-    MOCK_FAILURE_RATE: Decimal = declare(
+    MOCK_LATENCY_MS: int = setting_field(
+        0, "milliseconds from 0 to 10000", "time a mock provider takes", ge=0, le=10_000
+    )
+    MOCK_FAILURE_RATE: Decimal = setting_field(
         Decimal(0), "a number from 0 to 1", "share of mock sends that are rejected", ge=0, le=1
     )
 
-    WEB_CONCURRENCY: int | None = declare(
+    WEB_CONCURRENCY: int | None = setting_field(
         None, "1 to 64", "web processes; 2 if unset, in production twice the CPUs plus one up to 8", ge=1, le=64
     )
-    LEASE_SECONDS: int = declare(
+    LEASE_SECONDS: int = setting_field(
         30, "seconds from 2 to 600, over twice MOCK_LATENCY_MS", "how long a worker holds what it took", ge=2, le=600
     )
-    SWEEP_SECONDS: int = declare(
+    SWEEP_SECONDS: int = setting_field(
         10, "seconds from 1 to 300", "how often is looked for what no wake-up announced", ge=1, le=300
     )
-    DRAIN_SECONDS: int = declare(20, "seconds from 1 to 300", "how long one job goes on taking messages", ge=1, le=300)
+    DRAIN_SECONDS: int = setting_field(
+        20, "seconds from 1 to 300", "how long one job goes on taking messages", ge=1, le=300
+    )
 
-    WEBHOOK_CONCURRENCY: int = declare(64, "1 to 512", "webhooks a worker has under way at once", ge=1, le=512)
+    WEBHOOK_CONCURRENCY: int = setting_field(64, "1 to 512", "webhooks a worker has under way at once", ge=1, le=512)
 
-    LOG_LEVEL: Literal["debug", "info", "warning", "error"] = declare(
+    LOG_LEVEL: Literal["debug", "info", "warning", "error"] = setting_field(
         "info", "debug, info, warning or error", "least weight of a log line that is written"
     )
-    APP_FAULTS: bool = declare(False, "0 or 1", "lets FAULT strike; refused in production")
-    TIME_SCALE: int = declare(1, "1 to 1000", "divides delays for the fault tests", ge=1, le=1000)
-    FAULT: str | None = declare(None, "name:kill, name:raise or name:sleep=SECONDS", "the fault the tests ask for")
+    APP_FAULTS: bool = setting_field(False, "0 or 1", "lets FAULT strike; refused in production")
+    TIME_SCALE: int = setting_field(1, "1 to 1000", "divides delays for the fault tests", ge=1, le=1000)
+    FAULT: str | None = setting_field(
+        None, "name:kill, name:raise or name:sleep=SECONDS", "the fault the tests ask for"
+    )
 
     @field_validator("CORS_ORIGINS", *_NETWORKS, mode="before")
     @classmethod
@@ -184,29 +198,31 @@ class Settings(Declared):
     @field_validator(*REQUIRED_IN_PRODUCTION)
     @classmethod
     def _given_in_production(cls, value: Any, info: ValidationInfo) -> Any:
-        return unless(value is None and info.data.get("APP_ENV") == "production", value, "required in production; ")
+        return declaration.reject_if(
+            value is None and info.data.get("APP_ENV") == "production", value, "required in production; "
+        )
 
     @field_validator("SECRET_KEY", "JWT_SECRET")
     @classmethod
     def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
         parts = value.get_secret_value().split(",") if value else []
-        return unless(any(len(part) < 32 for part in parts), value)
+        return declaration.reject_if(any(len(part) < 32 for part in parts), value)
 
     @field_validator("API_KEY_PEPPER")
     @classmethod
     def _versioned(cls, value: SecretStr | None) -> SecretStr | None:
         entries = value.get_secret_value().split(",") if value else []
-        return unless(not all(re.fullmatch(r"[0-9]{1,4}:[^:]{32,}", entry) for entry in entries), value)
+        return declaration.reject_if(not all(re.fullmatch(r"[0-9]{1,4}:[^:]{32,}", entry) for entry in entries), value)
 
     @field_validator("LEASE_SECONDS")
     @classmethod
     def _outlasts_a_call(cls, value: int, info: ValidationInfo) -> int:
-        return unless(2 * info.data.get("MOCK_LATENCY_MS", 0) > 1000 * value, value)
+        return declaration.reject_if(2 * info.data.get("MOCK_LATENCY_MS", 0) > 1000 * value, value)
 
     @field_validator("CORS_ORIGINS")
     @classmethod
     def _origins(cls, value: list[str]) -> list[str]:
-        return unless(not all(re.fullmatch(r"https?://[^/\s*]+", origin) for origin in value), value)
+        return declaration.reject_if(not all(re.fullmatch(r"https?://[^/\s*]+", origin) for origin in value), value)
 
     @field_validator(*_NETWORKS)
     @classmethod
@@ -226,7 +242,7 @@ class Settings(Declared):
     @field_validator("APP_FAULTS", "TIME_SCALE")
     @classmethod
     def _never_in_production(cls, value: int, info: ValidationInfo) -> int:
-        return unless(
+        return declaration.reject_if(
             int(value) != (info.field_name == "TIME_SCALE") and info.data.get("APP_ENV") == "production", value
         )
 
@@ -238,19 +254,21 @@ def load(*, env_file: Path | None = ROOT / ".env", **overrides: Any) -> dict[str
     overrides: win over everything
     raises: ConfigurationError with every problem
     """
-    problems = unreadable_lines(env_file) if env_file and env_file.exists() else []
+    problems = declaration.invalid_env_lines(env_file) if env_file and env_file.exists() else []
     if problems:
         raise ConfigurationError(problems)
     try:
         settings = Settings(_env_file=env_file, **overrides)  # type: ignore[call-arg] # BaseSettings takes it
     except ValidationError as error:
-        raise ConfigurationError(problems_of(error, Settings.model_fields)) from None
+        raise ConfigurationError(declaration.format_problems(error, Settings.model_fields)) from None
     except OSError as error:
         raise ConfigurationError([f"a mounted secret cannot be read: {error}"]) from None
     values = {name: value.get_secret_value() if isinstance(value, SecretStr) else value for name, value in settings}
-    for name, secret in ({} if all(values[name] for name in SECRETS) else own_secrets(INSTANCE)).items():
+    for name, secret in (
+        {} if all(values[name] for name in GENERATED_SECRETS) else instance.load_or_create_secrets(INSTANCE)
+    ).items():
         values[name] = values[name] or secret
-    database_url, redis_url = urls(INSTANCE)
+    database_url, redis_url = instance.engine_urls(INSTANCE)
     app_url = settings.APP_URL or f"http://localhost:{settings.API_PORT}"
     made = {
         "DATABASE_URL": database_url,

@@ -7,7 +7,8 @@ from gunicorn.workers.base import Worker
 from sqlalchemy.exc import SQLAlchemyError
 
 from config import ConfigurationError, load
-from saas_api.core.tenancy import UnsafeDatabase, boot_check
+from saas_api.core.db import tenancy
+from saas_api.core.db.tenancy import UnsafeDatabase
 
 BOOT_ERROR = 3  # tells gunicorn not to try again
 
@@ -39,7 +40,7 @@ def post_worker_init(worker: Worker) -> None:
     """Refuse to serve from a database that would not keep tenants apart; one that is away stops nobody."""
     with worker.wsgi.app_context():
         try:
-            boot_check()
+            tenancy.verify_isolation()
         except UnsafeDatabase as error:
             sys.stderr.write(f"DATABASE_URL: {error}\n")
             sys.exit(BOOT_ERROR)

@@ -13,7 +13,7 @@ is_command = click.get_current_context(silent=True) is not None
 def overview() -> Flask:
     """An application that only lists its commands, for `flask --help`: nothing of the product is imported for it."""
     listed = Flask("saas_api")
-    nouns = Path(__file__).with_name("saas_api") / "cli" / "nouns.json"
+    nouns = Path(__file__).with_name("saas_api") / "cli" / "commands.json"
     for name, text in json.loads(nouns.read_text(encoding="utf-8")).items():
         listed.cli.add_command(click.Command(name, help=text))
     return listed
@@ -21,9 +21,14 @@ def overview() -> Flask:
 
 def product() -> Flask:
     """The product; the web never loads the command line."""
-    from config import ConfigurationError, Settings, load  # noqa: PLC0415 - not for `flask --help`
-    from saas_api import cli, create_app  # noqa: PLC0415 - the same
-    from saas_api.cli.boot import last_resort  # noqa: PLC0415 - the same
+    from config import (
+        ConfigurationError,  # noqa: PLC0415 - not for `flask --help`
+        Settings,  # noqa: PLC0415 - not for `flask --help`
+        load,  # noqa: PLC0415 - not for `flask --help`
+    )
+    from saas_api import cli  # noqa: PLC0415 - the same
+    from saas_api.app import create_app  # noqa: PLC0415 - the same
+    from saas_api.cli import errors  # noqa: PLC0415 - the same
 
     try:
         made = create_app(load())
@@ -32,7 +37,7 @@ def product() -> Flask:
     if is_command:
         made.config["SETTINGS"] = Settings  # `flask settings export` writes their table
         cli.init_app(made)
-        sys.excepthook = last_resort
+        sys.excepthook = errors.excepthook
     return made
 
 

@@ -14,7 +14,7 @@ from flask.testing import FlaskClient
 
 from bench.place import application
 from bench.report import progress, table
-from saas_api.core.db import db
+from saas_api.core.db.engine import db
 from tests.browser.places import Place, places
 from tests.browser.world import World, make
 

@@ -10,9 +10,10 @@ from flask import Flask
 from flask_migrate import upgrade
 
 from config import load
-from saas_api import cli, create_app
+from saas_api import cli
+from saas_api.app import create_app
 from saas_api.cli.dev.engines import Engines
-from saas_api.core.db import dispose
+from saas_api.core.db import engine
 
 SECRETS = {"SECRET_KEY": "s" * 32, "JWT_SECRET": "j" * 32, "API_KEY_PEPPER": "1:" + "p" * 32}
 
@@ -44,4 +45,4 @@ def application(**settings: Any) -> Iterator[Flask]:
                 upgrade()
             yield app
             with app.app_context():
-                dispose()
+                engine.dispose_connections()

@@ -15,17 +15,19 @@ from flask.testing import FlaskClient
 from flask_migrate import upgrade
 
 from config import load
-from saas_api import cli, create_app
+from saas_api import cli
+from saas_api.app import create_app
 from saas_api.cli.dev.engines import Engines
-from saas_api.core import clock, crypto, queue
-from saas_api.core.db import db
+from saas_api.core import clock, crypto
+from saas_api.core.db.engine import db
+from saas_api.core.jobs import queue
 from tests.people import alice, bob, carol, olga  # noqa: F401 - fixtures for every test
 
 # A process that starts compiles for two seconds what no process before it has kept.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-REAL_HASHING = {name: getattr(crypto, name) for name in ("_hasher", "NOBODYS_HASH")}
+REAL_HASHING = {name: getattr(crypto, name) for name in ("_hasher", "DUMMY_PASSWORD_HASH")}
 KEPT = {
     "alembic_version",
     "entitlements",
@@ -82,7 +84,7 @@ def cheap_hashing() -> Iterator[None]:
     hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(crypto, "_hasher", hasher)
-        patch.setattr(crypto, "NOBODYS_HASH", hasher.hash("of nobody"))
+        patch.setattr(crypto, "DUMMY_PASSWORD_HASH", hasher.hash("of nobody"))
         yield
 
 
@@ -137,8 +139,8 @@ def clean(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     clear_tables, cache = request.getfixturevalue("clear_tables"), request.getfixturevalue("cache")
     yield
-    clock.travel_to(None)
-    queue._woken.clear()
+    clock.freeze_time(None)
+    queue._last_wake_at.clear()
     clear_tables()
     cache.flushdb()
 
@@ -159,10 +161,10 @@ def context(app: Flask) -> Iterator[Flask]:
 @pytest.fixture
 def work(app: Flask) -> Callable[[], None]:
     """Do what the worker would do now: every queued job, in this process, until none is left."""
-    from saas_api.core.queue import work_off
+    from tests.support.queue import run_all_jobs
 
     def run() -> None:
         with app.app_context():
-            work_off()
+            run_all_jobs()
 
     return run

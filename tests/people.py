@@ -7,10 +7,10 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from saas_api.core import tenancy
-from saas_api.core.ids import read_id
-from saas_api.organizations.models import Membership
-from saas_api.users import service as users
+from saas_api.accounts import users
+from saas_api.accounts.models import Membership
+from saas_api.core import ids
+from saas_api.core.db import tenancy
 
 PASSWORD = "correct horse battery"
 AUTH = "/api/v1/auth"
@@ -48,9 +48,9 @@ def sign_in(client: FlaskClient, email: str, password: str = PASSWORD) -> Person
 
 def join(app: Flask, organization_id: str, email: str, role: str) -> None:
     """Somebody new in a company that exists, without the detour of an invitation."""
-    with app.app_context(), tenancy.as_system("auth.register") as session:
+    with app.app_context(), tenancy.system_session("auth.register") as session:
         user = users.create(session, email, PASSWORD, "")
-        session.add(Membership(organization_id=read_id("org", organization_id), user_id=user.id, role=role))
+        session.add(Membership(organization_id=ids.parse_id("org", organization_id), user_id=user.id, role=role))
 
 
 def make_key(client: FlaskClient, person: Person, **options: Any) -> Headers:

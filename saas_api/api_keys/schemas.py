@@ -1,25 +1,24 @@
-"""The wire of API keys."""
+"""KeyIn, KeyUpdate, KeyOut, CreatedKeyOut, RotatedKeyOut."""
 
 from typing import Any
 
 import marshmallow as ma
 from marshmallow import fields, validate
 
-from saas_api.api_keys import rules
+from saas_api.api_keys import key_format
 from saas_api.core.access import SCOPES
-from saas_api.core.fields import OneOfRegistered
-from saas_api.core.http import Count, Id, PageQuery, Schema, Text, Timestamp
+from saas_api.core.fields import OneOfRegistered, PageQuery, PrefixedId, StrictInteger, StrictSchema, Text, Timestamp
 
-RATE_MAXIMUM = 1_000_000
+MAX_RATE_LIMIT = 1_000_000
 
 
-class Network(fields.String):
+class NetworkField(fields.String):
     """An address or a network, IPv4 or IPv6; written in full."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> str:
         text = super()._deserialize(value, attr, data, **options)
         try:
-            return rules.read_network(text)
+            return key_format.parse_network(text)
         except ValueError as problem:
             raise ma.ValidationError(str(problem)) from problem
 
@@ -30,10 +29,10 @@ def _scopes(**options: Any) -> fields.List:
 
 
 def _allowed_ips(**options: Any) -> fields.List:
-    return fields.List(Network(), validate=validate.Length(max=50), **options)
+    return fields.List(NetworkField(), validate=validate.Length(max=50), **options)
 
 
-class KeyIn(Schema):
+class KeyIn(StrictSchema):
     """What a new key may do."""
 
     name = Text(required=True, maximum=100)
@@ -41,35 +40,35 @@ class KeyIn(Schema):
     scopes = _scopes(load_default=None)
     expires_at = Timestamp(load_default=None, allow_none=True)
     allowed_ips = _allowed_ips(load_default=list)
-    rate_limit_per_minute = Count(minimum=1, maximum=RATE_MAXIMUM, load_default=None, allow_none=True)
+    rate_limit_per_minute = StrictInteger(minimum=1, maximum=MAX_RATE_LIMIT, load_default=None, allow_none=True)
 
 
-class KeyChange(Schema):
+class KeyUpdate(StrictSchema):
     """What is to be otherwise; what is not named stays."""
 
     name = Text(maximum=100)
     scopes = _scopes()
     allowed_ips = _allowed_ips()
-    rate_limit_per_minute = Count(minimum=1, maximum=RATE_MAXIMUM, allow_none=True)
+    rate_limit_per_minute = StrictInteger(minimum=1, maximum=MAX_RATE_LIMIT, allow_none=True)
 
 
-class RotateKeyIn(Schema):
+class RotateKeyIn(StrictSchema):
     """How long the old secret goes on."""
 
-    grace_seconds = Count(minimum=0, maximum=604_800, load_default=0)
+    grace_seconds = StrictInteger(minimum=0, maximum=604_800, load_default=0)
 
 
-class KeyQuery(PageQuery):
+class KeysQuery(PageQuery):
     """Which keys."""
 
     mode = fields.String(load_default=None, validate=validate.OneOf(("live", "test")))
     status = fields.String(load_default=None, validate=validate.OneOf(("active", "expired", "revoked")))
 
 
-class KeyOut(Schema):
+class KeyOut(StrictSchema):
     """A key, never its secret."""
 
-    id = Id("key")
+    id = PrefixedId("key")
     name = fields.String()
     masked = fields.String()
     prefix = fields.String(attribute="hint")
@@ -86,13 +85,13 @@ class KeyOut(Schema):
     created_at = Timestamp()
 
 
-class NewKeyOut(KeyOut):
+class CreatedKeyOut(KeyOut):
     """A new key with its secret, shown this once."""
 
     key = fields.String()
 
 
-class RotatedKeyOut(NewKeyOut):
+class RotatedKeyOut(CreatedKeyOut):
     """A key with its new secret, shown this once, and the end of the old one."""
 
     old_expires_at = Timestamp()

@@ -1,11 +1,12 @@
-"""Schedule entry points of billing."""
+"""Close, alerts, invariants."""
 
 from contextlib import suppress
 from datetime import timedelta
 
-from saas_api.billing import service as billing
+from saas_api.billing import alerts, invariants, period_close, periods, wallet
+from saas_api.billing.invariants import CheckInProgress
 from saas_api.core import clock
-from saas_api.core.timetable import DAY, HOUR, MINUTE, scheduled
+from saas_api.core.jobs.schedule import DAY, HOUR, MINUTE, scheduled
 
 
 @scheduled(
@@ -14,15 +15,15 @@ from saas_api.core.timetable import DAY, HOUR, MINUTE, scheduled
     offset=5 * MINUTE,
     description="Close and invoice billing periods that have ended.",
 )
-def close() -> None:
+def close_periods() -> None:
     """Expire grants, open missing periods, and close what has ended.
 
     raises: RuntimeError when an organization could not be finished, so that the run counts as failed
     """
     now = clock.now()
-    billing.expire_grants(now)
-    billing.keep_accounts(now)
-    outcome = billing.close_due(now)
+    wallet.expire_grants(now)
+    periods.ensure_accounts(now)
+    outcome = period_close.close_due(now)
     if outcome.failed:
         raise RuntimeError(f"{len(outcome.failed)} organizations were not closed; see the log")
 
@@ -33,12 +34,12 @@ def close() -> None:
     after="usage.roll_up",
     description="Send alerts whose threshold is reached, and correct the counters of the spend cap.",
 )
-def alerts() -> None:
+def evaluate_alerts() -> None:
     """Evaluate alert rules.
 
     raises: RuntimeError when an organization failed, so that the run counts as failed
     """
-    billing.watch(clock.now())
+    alerts.evaluate_alerts(clock.now())
 
 
 @scheduled(
@@ -47,6 +48,6 @@ def alerts() -> None:
     offset=3 * HOUR + 30 * MINUTE,
     description="Check the invoices, wallets and periods of the last hundred days.",
 )
-def invariants() -> None:
-    with suppress(billing.AlreadyChecking):  # a run that takes long is not joined by a second one
-        billing.check_invariants(since=clock.now() - timedelta(days=100))
+def check_invariants() -> None:
+    with suppress(CheckInProgress):  # a run that takes long is not joined by a second one
+        invariants.check_invariants(since=clock.now() - timedelta(days=100))

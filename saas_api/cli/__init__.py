@@ -28,7 +28,7 @@ def init_app(app: Flask) -> None:
     """Give an application's `flask` command the commands of this package, and Flask-Migrate's."""
     from flask_migrate import Migrate
 
-    from saas_api.core.db import db
+    from saas_api.core.db.engine import db
 
     Migrate(app, db, directory="migrations")
     for command in _commands():
@@ -36,17 +36,29 @@ def init_app(app: Flask) -> None:
 
 
 def _commands() -> tuple[click.Command, ...]:
-    from saas_api.cli import documents, scheduler, worker
-    from saas_api.cli.about import doctor, manual
-    from saas_api.cli.demo import demo
-    from saas_api.cli.dev.commands import engines, up
-    from saas_api.cli.money import billing, corrections, dunning, invariants, payments, plans
-    from saas_api.cli.rooms import keys, mail, operator, usage, webhooks
+    from saas_api.cli.commands import (
+        billing,
+        demo,
+        doctor,
+        documents,
+        dunning,
+        engines,
+        keys,
+        mail,
+        operators,
+        payments,
+        plans,
+        scheduler,
+        up,
+        usage,
+        webhooks,
+        worker,
+    )
 
-    _ = engines, corrections, invariants  # they extend the groups of others
+    _ = engines  # it extends the group of another module
     return (
         billing.group,
-        demo,
+        demo.group,
         up.group,
         doctor.doctor,
         documents.errors,
@@ -55,8 +67,8 @@ def _commands() -> tuple[click.Command, ...]:
         dunning.group,
         keys.group,
         mail.group,
-        manual.group,
-        operator.group,
+        documents.group,
+        operators.group,
         payments.group,
         plans.group,
         scheduler.group,

@@ -1,21 +1,23 @@
-"""Who may do what: one table rules the API, the pages and their tests."""
+"""Principal, Access, the view decorators, can_* and require_* checks."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from uuid import UUID
 
-from saas_api.core.domain import registry
+from saas_api.core import domain
 from saas_api.core.errors import Forbidden, NotFound, Unauthenticated
 from saas_api.core.roles import OPERATOR_ROLES
 from saas_api.core.settings import setting
 
-NO_ORGANIZATION = UUID(int=0)
-PERMISSIONS: Mapping[str, frozenset[str]] = registry.permissions
+View = TypeVar("View", bound=Callable[..., Any])
+
+NIL_UUID = UUID(int=0)
+PERMISSIONS: Mapping[str, frozenset[str]] = domain.registry.permissions
 """Roles of each permission, as the domains register them."""
-GIVEN_BY: Mapping[str, str] = registry.scopes
+SCOPE_REQUIRES_PERMISSION: Mapping[str, str] = domain.registry.scopes
 """The permission that a user needs to give a key each scope."""
-SCOPES = GIVEN_BY.keys()
+SCOPES = SCOPE_REQUIRES_PERMISSION.keys()
 
 
 class EmailNotVerified(Forbidden):
@@ -24,7 +26,7 @@ class EmailNotVerified(Forbidden):
     code, message = "EMAIL_NOT_VERIFIED", "Verify your e-mail address first."
 
 
-class NotFresh(Unauthenticated):
+class FreshLoginRequired(Unauthenticated):
     """What cannot be taken back asks for a password of the last ten minutes; a refreshed token has none."""
 
     code, message = "FRESH_TOKEN_REQUIRED", "Sign in again to do this."
@@ -58,9 +60,9 @@ class Principal:
     mode: str = "live"
     email_verified: bool = False
     session_id: UUID | None = None
-    is_fresh: bool = False
-    is_looking: bool = False
-    office: str | None = None
+    is_recently_authenticated: bool = False
+    is_impersonating: bool = False
+    operator_role: str | None = None
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,8 @@ class Access:
     is_public: bool = False
     permission: str | None = None
     scope: str | None = None
-    is_visited: bool = False
-    office: str | None = None
+    is_login_optional: bool = False
+    operator_role: str | None = None
 
     @property
     def is_open_to_keys(self) -> bool:
@@ -91,25 +93,22 @@ class Access:
     @property
     def is_metered(self) -> bool:
         """Whether a call costs money, so that a restricted organization may not make it."""
-        return self.permission in registry.metered_permissions
+        return self.permission in domain.registry.metered_permissions
 
 
-View = TypeVar("View", bound=Callable[..., Any])
-
-
-def public(view: View) -> View:
+def public_view(view: View) -> View:
     """Declare a view that anybody may call."""
     view.__access__ = Access(is_public=True)  # type: ignore[attr-defined]  # functions carry attributes
     return view
 
 
-def visitors(view: View) -> View:
+def public_page(view: View) -> View:
     """Declare a page for everybody: it may know who is signed in, and its forms are bound to who opened it."""
-    view.__access__ = Access(is_public=True, is_visited=True)  # type: ignore[attr-defined]  # functions carry attributes
+    view.__access__ = Access(is_public=True, is_login_optional=True)  # type: ignore[attr-defined]  # functions carry attributes
     return view
 
 
-def operator(office: str) -> Callable[[View], View]:
+def require_operator(office: str) -> Callable[[View], View]:
     """Declare a page of the operator console.
 
     office: "support", which every operator has, or "admin"
@@ -118,13 +117,13 @@ def operator(office: str) -> Callable[[View], View]:
         raise ValueError(f"unknown office {office}")
 
     def declare(view: View) -> View:
-        view.__access__ = Access(office=office)  # type: ignore[attr-defined]  # functions carry attributes
+        view.__access__ = Access(operator_role=office)  # type: ignore[attr-defined]  # functions carry attributes
         return view
 
     return declare
 
 
-def require(permission: str | None, *, scope: str | None = None) -> Callable[[View], View]:
+def require_permission(permission: str | None, *, scope: str | None = None) -> Callable[[View], View]:
     """Declare what a view asks for.
 
     permission: a name of PERMISSIONS; None for any signed-in person
@@ -140,34 +139,38 @@ def require(permission: str | None, *, scope: str | None = None) -> Callable[[Vi
     return declare
 
 
-def allows(principal: Principal, permission: str | None) -> bool:
+def has_permission(principal: Principal, permission: str | None) -> bool:
     """Whether a principal holds a permission, by scope or by role."""
     if principal.kind == "key":
         return permission in SCOPES and permission in principal.scopes
     return permission is None or principal.role in PERMISSIONS[permission]
 
 
-def has_office(principal: Principal, office: str) -> bool:
+def has_operator_role(principal: Principal, office: str) -> bool:
     """Whether a person holds an office of the platform, or a higher one; not while they look at an organization."""
-    held = principal.office
-    return held is not None and not principal.is_looking and OPERATOR_ROLES.index(held) >= OPERATOR_ROLES.index(office)
+    held = principal.operator_role
+    return (
+        held is not None
+        and not principal.is_impersonating
+        and OPERATOR_ROLES.index(held) >= OPERATOR_ROLES.index(office)
+    )
 
 
-def may_give(principal: Principal, scope: str) -> bool:
+def can_grant_scope(principal: Principal, scope: str) -> bool:
     """Whether a person may give a key a scope: no key does more than who made it."""
-    return principal.kind == "user" and allows(principal, GIVEN_BY[scope])
+    return principal.kind == "user" and has_permission(principal, SCOPE_REQUIRES_PERMISSION[scope])
 
 
-def check_fresh(principal: Principal) -> None:
+def require_fresh_login(principal: Principal) -> None:
     """Let a person pass who gave their password within the last ten minutes.
 
     raises: NotFresh
     """
-    if not principal.is_fresh:
-        raise NotFresh
+    if not principal.is_recently_authenticated:
+        raise FreshLoginRequired
 
 
-def check_verified(principal: Principal) -> None:
+def require_verified_email(principal: Principal) -> None:
     """Let a person pass whose address is verified, or anybody where that is not asked.
 
     raises: EmailNotVerified
@@ -176,15 +179,15 @@ def check_verified(principal: Principal) -> None:
         raise EmailNotVerified
 
 
-def authorise(principal: Principal, asked: Access) -> None:
+def authorize(principal: Principal, asked: Access) -> None:
     """Let a principal pass.
 
     raises: InsufficientScope for a key, Forbidden for a person, NotFound for who is no operator
     """
-    if asked.office is not None:
-        if not has_office(principal, asked.office):
+    if asked.operator_role is not None:
+        if not has_operator_role(principal, asked.operator_role):
             raise NotFound
         return
     wanted = asked.scope if principal.kind == "key" and asked.scope else asked.permission
-    if not allows(principal, wanted):
+    if not has_permission(principal, wanted):
         raise InsufficientScope if principal.kind == "key" else Forbidden

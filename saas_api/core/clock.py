@@ -1,4 +1,4 @@
-"""The only clock of business rules; tests travel in it, leases use PostgreSQL's instead."""
+"""Now, freeze_time for tests, get_zone, format_rfc3339."""
 
 import zoneinfo
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ def now() -> datetime:
     return _travelled[-1] if _travelled else datetime.now(UTC)
 
 
-def travel_to(instant: datetime | None) -> None:
+def freeze_time(instant: datetime | None) -> None:
     """Freeze `now()` at an instant, or return to real time with None; for tests only."""
     _travelled.clear()
     if instant is not None:
@@ -23,7 +23,7 @@ def travel_to(instant: datetime | None) -> None:
         _travelled.append(instant.astimezone(UTC))
 
 
-def zone(name: str) -> zoneinfo.ZoneInfo:
+def get_zone(name: str) -> zoneinfo.ZoneInfo:
     """The IANA zone of that name.
 
     raises: ValueError when there is none
@@ -34,6 +34,6 @@ def zone(name: str) -> zoneinfo.ZoneInfo:
         raise ValueError(f"unknown time zone {name!r}") from cause
 
 
-def rfc3339(instant: datetime) -> str:
+def format_rfc3339(instant: datetime) -> str:
     """An instant as the wire shows it: UTC, milliseconds, `Z`."""
     return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{instant.microsecond // 1000:03d}Z"

@@ -1,4 +1,4 @@
-"""Secrets at rest: slow hashes for passwords, keyed digests for keys and tokens, encryption for what is read again."""
+"""Password hashes, keyed digests, encryption with key rotation."""
 
 import contextlib
 import hashlib
@@ -11,20 +11,22 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from saas_api.core.errors import Unavailable
+from saas_api.core.errors import ServiceUnavailable
 from saas_api.core.settings import setting
 
 _hasher = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
-_slots = threading.BoundedSemaphore(4)
+_argon2_slots = threading.BoundedSemaphore(4)
 _WAIT_SECONDS = 2
 _NONCE_BYTES = 12
 
 
-class Undecipherable(Exception):
+class DecryptionFailed(Exception):
     """What was encrypted under a secret that SECRET_KEY no longer holds."""
 
 
-NOBODYS_HASH = "$argon2id$v=19$m=19456,t=2,p=1$RQTBl5eKau7glR0zoGdMjg$IYSUbyc5/BK8oHB8p+EECDBVXQ+dJyH29g2F3EIMXlQ"
+DUMMY_PASSWORD_HASH = (
+    "$argon2id$v=19$m=19456,t=2,p=1$RQTBl5eKau7glR0zoGdMjg$IYSUbyc5/BK8oHB8p+EECDBVXQ+dJyH29g2F3EIMXlQ"
+)
 """Of a password that was thrown away, with the hasher's parameters: what an unknown person's is compared with."""
 
 
@@ -33,7 +35,7 @@ def hash_password(password: str) -> str:
 
     raises: Unavailable when four are being computed already and none ends within 2 s
     """
-    with _slot():
+    with _Argon2Slot():
         return _hasher.hash(password)
 
 
@@ -42,9 +44,9 @@ def verify_password(password_hash: str | None, password: str) -> bool:
 
     password_hash: None for an unknown user
     """
-    with _slot():
+    with _Argon2Slot():
         try:
-            matches = _hasher.verify(password_hash or NOBODYS_HASH, password)
+            matches = _hasher.verify(password_hash or DUMMY_PASSWORD_HASH, password)
         except (VerificationError, InvalidHashError):
             return False
     return matches and password_hash is not None
@@ -55,15 +57,15 @@ def needs_rehash(password_hash: str) -> bool:
     return _hasher.check_needs_rehash(password_hash)
 
 
-def digest(text: str) -> bytes:
+def sha256(text: str) -> bytes:
     """SHA-256 of a token that is random enough to need no slow hash."""
     return hashlib.sha256(text.encode()).digest()
 
 
-def mac(purpose: str, *parts: str) -> str:
+def hmac_hex(purpose: str, *parts: str) -> str:
     """HMAC-SHA-256 under the application's secret, in hex; the purpose keeps one use from serving another."""
     message = "\0".join((purpose, *parts)).encode()
-    return hmac.new(_first(setting("SECRET_KEY")).encode(), message, hashlib.sha256).hexdigest()
+    return hmac.new(_current_secret(setting("SECRET_KEY")).encode(), message, hashlib.sha256).hexdigest()
 
 
 def api_key_digests(key: str) -> list[tuple[int, bytes]]:
@@ -84,7 +86,7 @@ def encrypt(purpose: str, plain: bytes) -> bytes:
     source: AES-256-GCM, a nonce of 96 random bits before the text
     """
     nonce = os.urandom(_NONCE_BYTES)
-    key = _derived(_first(setting("SECRET_KEY")), purpose)
+    key = _derive_key(_current_secret(setting("SECRET_KEY")), purpose)
     return nonce + AESGCM(key).encrypt(nonce, plain, purpose.encode())
 
 
@@ -96,22 +98,22 @@ def decrypt(purpose: str, sealed: bytes) -> bytes:
     nonce, text = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
     for secret in setting("SECRET_KEY").split(","):
         with contextlib.suppress(InvalidTag, ValueError):
-            return AESGCM(_derived(secret, purpose)).decrypt(nonce, text, purpose.encode())
-    raise Undecipherable(purpose)
+            return AESGCM(_derive_key(secret, purpose)).decrypt(nonce, text, purpose.encode())
+    raise DecryptionFailed(purpose)
 
 
-def _derived(secret: str, purpose: str) -> bytes:
+def _derive_key(secret: str, purpose: str) -> bytes:
     return hmac.new(secret.encode(), b"encrypt\0" + purpose.encode(), hashlib.sha256).digest()
 
 
-def _first(secrets: str) -> str:
+def _current_secret(secrets: str) -> str:
     return secrets.split(",", 1)[0]
 
 
-class _slot:  # noqa: N801 - reads as a verb where it is used
+class _Argon2Slot:  # noqa: N801 - reads as a verb where it is used
     def __enter__(self) -> None:
-        if not _slots.acquire(timeout=_WAIT_SECONDS):
-            raise Unavailable(retry_after=1)
+        if not _argon2_slots.acquire(timeout=_WAIT_SECONDS):
+            raise ServiceUnavailable(retry_after=1)
 
     def __exit__(self, *_: object) -> None:
-        _slots.release()
+        _argon2_slots.release()

@@ -1,8 +1,4 @@
-"""What a package adds to the platform: id prefixes, permissions, scopes, system purposes and a queue.
-
-A package declares itself in its `__init__.py`, which runs before any of its modules. Core reads the registry when a
-value is used, never at import, so that it names no package.
-"""
+"""Domain(...): id prefixes, permissions, scopes, system purposes and queue that a package declares; the registry of them; pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""The tree of errors a client may see: raised anywhere, rendered in one place."""
+"""ApiError and its subclasses by HTTP status."""
 
 from collections.abc import Iterable
 from typing import Any, ClassVar, Self
@@ -38,13 +38,13 @@ class ApiError(Exception):
             ApiError.by_constraint[cls.constraint] = cls
 
 
-class Malformed(ApiError):
+class BadRequest(ApiError):
     """The request cannot be read."""
 
     status, code, message = 400, "INVALID_REQUEST", "The request cannot be read."
 
 
-class InvalidOneTimeToken(Malformed):
+class InvalidOneTimeToken(BadRequest):
     """A link's token is wrong, spent, expired or somebody else's: one answer."""
 
     code, message = "INVALID_TOKEN", "This link is not valid, or no longer."
@@ -96,7 +96,7 @@ class Gone(ApiError):
     status, code, message = 410, "GONE", "This no longer exists."
 
 
-class TooLarge(ApiError):
+class PayloadTooLarge(ApiError):
     """The body is over the limit."""
 
     status, code, message = 413, "BODY_TOO_LARGE", "The body is too large."
@@ -112,20 +112,20 @@ class UnsupportedMediaType(ApiError):
     )
 
 
-class Invalid(ApiError):
+class ValidationFailed(ApiError):
     """The request was read and breaks a rule."""
 
     status, code, message = 422, "VALIDATION_ERROR", "Some fields are not valid."
 
     @classmethod
-    def fields(cls, problems: Iterable[tuple[str, str]]) -> Self:
+    def from_fields(cls, problems: Iterable[tuple[str, str]]) -> Self:
         """Report every (field, reason) at once."""
         return cls(details={"fields": [{"field": field, "reason": reason} for field, reason in problems]})
 
     @classmethod
-    def at(cls, field: str, reason: str) -> Self:
+    def at_field(cls, field: str, reason: str) -> Self:
         """Report one field."""
-        return cls.fields([(field, reason)])
+        return cls.from_fields([(field, reason)])
 
 
 class TooManyRequests(ApiError):
@@ -134,7 +134,7 @@ class TooManyRequests(ApiError):
     status, code, message = 429, "RATE_LIMIT_EXCEEDED", "Too many requests; slow down."
 
 
-class Unavailable(ApiError):
+class ServiceUnavailable(ApiError):
     """Something we need is away; the same request will work later."""
 
     status, code, message = (

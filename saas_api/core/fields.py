@@ -1,29 +1,23 @@
-"""The fields of requests and answers, and pages of lists: what may cross the wire, and how it is written there."""
+"""StrictSchema and the field types of every schema, PageQuery, page_schema; no Flask."""
 
-import base64
 import re
 import unicodedata
 import uuid
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
 import marshmallow as ma
-import orjson
 from email_validator import EmailNotValidError, validate_email
 from marshmallow import fields, validate
-from werkzeug.routing import BaseConverter, Map
 
-from saas_api.core import clock
-from saas_api.core.errors import Invalid
-from saas_api.core.ids import read_id, wire_id
+from saas_api.core import clock, ids
 
-NOBODYS = uuid.UUID(int=0)
+NIL_UUID = uuid.UUID(int=0)
 
 
-class Schema(ma.Schema):
+class StrictSchema(ma.Schema):
     """A shape on the wire; unknown fields are refused."""
 
     class Meta:
@@ -90,7 +84,7 @@ class Timestamp(fields.Field[datetime]):
     """An instant: RFC 3339 with an offset in, UTC milliseconds out."""
 
     def _serialize(self, value: datetime | None, attr: str | None, obj: Any, **options: Any) -> str | None:
-        return None if value is None else clock.rfc3339(value)
+        return None if value is None else clock.format_rfc3339(value)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> datetime:
         try:
@@ -105,7 +99,7 @@ class Timestamp(fields.Field[datetime]):
             raise ma.ValidationError("This time is outside the calendar.") from cause
 
 
-class Day(fields.Date):
+class DateField(fields.Date):
     """A day of the calendar, `YYYY-MM-DD` and nothing shorter."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> date:
@@ -114,7 +108,7 @@ class Day(fields.Date):
         return super()._deserialize(value, attr, data, **options)
 
 
-class Count(fields.Integer):
+class StrictInteger(fields.Integer):
     """A whole number; 5.5, "5" and true are refused."""
 
     def __init__(self, *, minimum: int = 0, maximum: int = 1_000_000_000, **options: Any) -> None:
@@ -126,7 +120,7 @@ class Count(fields.Integer):
         return value
 
 
-class QueryInt(fields.Integer):
+class QueryInteger(fields.Integer):
     """A whole number in a query string: plain ASCII digits."""
 
     def __init__(self, *, minimum: int = 0, maximum: int = 999_999_999, **options: Any) -> None:
@@ -140,7 +134,7 @@ class QueryInt(fields.Integer):
         return int(value)
 
 
-class Amount(fields.Field[Decimal]):
+class MoneyAmount(fields.Field[Decimal]):
     """An amount of money as a decimal string; a JSON number is refused."""
 
     def _serialize(self, value: Any, attr: str | None, obj: Any, **options: Any) -> str | None:
@@ -152,7 +146,7 @@ class Amount(fields.Field[Decimal]):
         return Decimal(value)
 
 
-class Id(fields.Field[uuid.UUID]):
+class PrefixedId(fields.Field[uuid.UUID]):
     """An identifier with its type's prefix."""
 
     def __init__(self, prefix: str, **options: Any) -> None:
@@ -160,63 +154,23 @@ class Id(fields.Field[uuid.UUID]):
         self.prefix = prefix
 
     def _serialize(self, value: Any, attr: str | None, obj: Any, **options: Any) -> str | None:
-        return None if value is None else wire_id(self.prefix, value)
+        return None if value is None else ids.format_id(self.prefix, value)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> uuid.UUID:
         try:
-            return read_id(self.prefix, value)
+            return ids.parse_id(self.prefix, value)
         except (ValueError, AttributeError, TypeError) as cause:
             raise ma.ValidationError(f"Not a valid {self.prefix}_ id.") from cause
 
 
-class IdConverter(BaseConverter):
-    """`<id("msg"):message_id>` in a route gives a UUID; what is no id names nothing, like an id nobody has.
-
-    So a caller without credentials learns nothing from it, and the call is counted.
-    """
-
-    def __init__(self, url_map: Map, prefix: str) -> None:
-        super().__init__(url_map)
-        self.prefix = prefix
-
-    def to_python(self, value: str) -> uuid.UUID:
-        """Read the id."""
-        try:
-            return read_id(self.prefix, value)
-        except ValueError:
-            return NOBODYS
-
-    def to_url(self, value: uuid.UUID) -> str:
-        """Write the id with its prefix."""
-        return wire_id(self.prefix, value)
-
-
-class PageQuery(Schema):
+class PageQuery(StrictSchema):
     """`limit` and `cursor` of every list."""
 
-    limit = QueryInt(minimum=1, maximum=100, load_default=20)
+    limit = QueryInteger(minimum=1, maximum=100, load_default=20)
     cursor = fields.String(load_default=None, validate=validate.Length(max=500))
 
 
-@dataclass(frozen=True)
-class Page:
-    """One page of a list, newest first."""
-
-    items: Sequence[Any]
-    next_cursor: str | None
-    limit: int
-
-    @property
-    def pagination(self) -> dict[str, Any]:
-        """How to go on."""
-        return {
-            "limit": self.limit,
-            "has_more": self.next_cursor is not None,
-            "next_cursor": self.next_cursor,
-        }
-
-
-class Pagination(Schema):
+class Pagination(StrictSchema):
     """Where a list goes on."""
 
     limit = fields.Integer()
@@ -224,29 +178,10 @@ class Pagination(Schema):
     next_cursor = fields.String(allow_none=True)
 
 
-def page_of(name: str, item: ma.Schema) -> ma.Schema:
+def page_schema(name: str, item: ma.Schema) -> ma.Schema:
     """The schema of a `Page` whose items stand under a plural name."""
     shape = {
         name: fields.List(fields.Nested(item), attribute="items"),
         "pagination": fields.Nested(Pagination()),
     }
-    return Schema.from_dict(shape, name=f"PageOf{name.title().replace('_', '')}")()
-
-
-def encode_cursor(*values: str) -> str:
-    """An opaque position in a list."""
-    return base64.urlsafe_b64encode(orjson.dumps(values)).decode().rstrip("=")
-
-
-def decode_cursor(text: str) -> list[str]:
-    """The values of a position.
-
-    raises: Invalid when it was not made by `encode_cursor`
-    """
-    try:
-        values = orjson.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-    except ValueError as cause:
-        raise Invalid.at("cursor", "Not a cursor of this list.") from cause
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise Invalid.at("cursor", "Not a cursor of this list.")
-    return values
+    return StrictSchema.from_dict(shape, name=f"PageOf{name.title().replace('_', '')}")()

@@ -1,7 +1,4 @@
-"""Idempotency-Key: a repeated POST gets the answer of the first, which is kept in the transaction of its effect.
-
-What was refused or crashed is not kept: the repeat runs anew.
-"""
+"""Idempotency-Key: acquire, find and store the response of a request in the transaction of its effect."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -16,14 +13,13 @@ from sqlalchemy.orm import Session
 
 from saas_api.core import crypto
 from saas_api.core.access import Principal
-from saas_api.core.db import constraint_of
+from saas_api.core.db import engine, tenancy
 from saas_api.core.domain import Domain
-from saas_api.core.errors import Conflict, Invalid, Malformed
-from saas_api.core.tenancy import as_system, transaction
+from saas_api.core.errors import BadRequest, Conflict, ValidationFailed
 
 DOMAIN = Domain(name="core.idempotency", system_purposes=("idempotency.purge",))
-KEPT_HOURS, SECRET_KEPT_HOURS = 24, 1
-TAKEN = "idempotency_keys_pkey"
+RETENTION_HOURS, SECRET_RETENTION_HOURS = 24, 1
+LOCK_NOT_AVAILABLE = "idempotency_keys_pkey"
 _PURPOSE = "idempotency"
 _LOCK = text("SELECT pg_try_advisory_xact_lock(hashtextextended('idem:' || :org || ':' || :key, 0))")
 _FORGET = text("DELETE FROM idempotency_keys WHERE organization_id = :org AND key = :key AND expires_at <= now()")
@@ -35,31 +31,31 @@ _KEEP = text(f"""INSERT INTO idempotency_keys {_COLUMNS}
     now() + make_interval(hours => :hours))""")
 _KEEP_IN_BATCH = f"""INSERT INTO idempotency_keys {_COLUMNS}
 VALUES (%(once_org)s, %(once_key)s, %(once_fingerprint)s, %(once_status)s, '{{}}', %(once_body)s, false,
-  now() + interval '{KEPT_HOURS} h')"""
+  now() + interval '{RETENTION_HOURS} h')"""
 _PURGE = text("""DELETE FROM idempotency_keys WHERE ctid = ANY (ARRAY(
   SELECT ctid FROM idempotency_keys WHERE expires_at <= now() LIMIT 10000))""")
 
 
-class KeyInvalid(Malformed):
+class IdempotencyKeyInvalid(BadRequest):
     """An Idempotency-Key is 1 to 255 printable ASCII characters."""
 
     code, message = "IDEMPOTENCY_KEY_INVALID", "Idempotency-Key must be 1 to 255 printable ASCII characters."
 
 
-class KeyReused(Invalid):
+class IdempotencyKeyReused(ValidationFailed):
     """The key was used for another request."""
 
     code, message = "IDEMPOTENCY_KEY_REUSED", "This Idempotency-Key was used for another request."
 
 
-class InProgress(Conflict):
+class IdempotentRequestInProgress(Conflict):
     """The first request with this key is still running."""
 
     code, message = "IDEMPOTENCY_IN_PROGRESS", "The first request with this Idempotency-Key is still running."
 
 
 @dataclass(frozen=True)
-class Kept:
+class StoredResponse:
     """The answer of a request that succeeded.
 
     headers: its own, besides those that every answer carries
@@ -70,16 +66,16 @@ class Kept:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-class Replay(Exception):
+class AlreadyAnswered(Exception):
     """The request was answered before."""
 
-    def __init__(self, kept: Kept) -> None:
+    def __init__(self, kept: StoredResponse) -> None:
         super().__init__()
         self.kept = kept
 
 
 @dataclass(frozen=True)
-class Once:
+class IdempotentRequest:
     """A request that is to take effect once.
 
     fingerprint: of mode, method, path and body
@@ -106,7 +102,7 @@ class Once:
         }
 
 
-def read_key(header: str | None) -> str | None:
+def parse_key(header: str | None) -> str | None:
     """The key of a header, bare or in double quotes; None where there is none.
 
     raises: KeyInvalid
@@ -117,7 +113,7 @@ def read_key(header: str | None) -> str | None:
     if not key:
         return None
     if len(key) > 255 or not all(" " <= sign <= "~" for sign in key):
-        raise KeyInvalid
+        raise IdempotencyKeyInvalid
     return key
 
 
@@ -131,18 +127,18 @@ def fingerprint(principal: Principal, method: str, path: str, body: Any) -> byte
     return hashlib.sha256(b"\0".join((asker.encode(), method.encode(), path.encode(), canonical))).digest()
 
 
-def hold(session: Session, once: Once) -> None:
+def acquire(session: Session, once: IdempotentRequest) -> None:
     """Make sure that nobody runs this request until the session's transaction ends, and that nobody has.
 
     raises: InProgress, KeyReused; Replay with the answer of the first
     """
     names = {"org": str(once.organization_id), "key": once.key}
     if not session.scalar(_LOCK, names):
-        raise InProgress(retry_after=1)
-    look_up(session, once)
+        raise IdempotentRequestInProgress(retry_after=1)
+    raise_if_answered(session, once)
 
 
-def look_up(session: Session, once: Once) -> None:
+def raise_if_answered(session: Session, once: IdempotentRequest) -> None:
     """Return when the key is free, forgetting what has expired.
 
     raises: KeyReused; Replay with the answer of the first
@@ -153,24 +149,26 @@ def look_up(session: Session, once: Once) -> None:
     if row is None:
         return
     if bytes(row.fingerprint) != once.fingerprint:
-        raise KeyReused
+        raise IdempotencyKeyReused
     body = bytes(row.body)
-    raise Replay(Kept(row.status, crypto.decrypt(_PURPOSE, body) if row.is_encrypted else body, row.headers))
+    raise AlreadyAnswered(
+        StoredResponse(row.status, crypto.decrypt(_PURPOSE, body) if row.is_encrypted else body, row.headers)
+    )
 
 
-def recall(once: Once) -> Kept | None:
+def find_response(once: IdempotentRequest) -> StoredResponse | None:
     """The answer of the first, for who is about to be refused; None where there is none or it cannot be read."""
     try:
-        with transaction(once.organization_id) as session:
-            look_up(session, once)
-    except Replay as replay:
+        with tenancy.tenant_session(once.organization_id) as session:
+            raise_if_answered(session, once)
+    except AlreadyAnswered as replay:
         return replay.kept
-    except (KeyReused, DBAPIError):
+    except (IdempotencyKeyReused, DBAPIError):
         return None
     return None
 
 
-def keep(session: Session, once: Once, kept: Kept, *, is_secret: bool) -> None:
+def store_response(session: Session, once: IdempotentRequest, kept: StoredResponse, *, is_secret: bool) -> None:
     """Keep an answer in the transaction of its effect.
 
     is_secret: it shows a secret: kept encrypted, for an hour
@@ -184,24 +182,24 @@ def keep(session: Session, once: Once, kept: Kept, *, is_secret: bool) -> None:
         "headers": orjson.dumps(dict(kept.headers)).decode(),
         "body": crypto.encrypt(_PURPOSE, kept.body) if is_secret else kept.body,
         "is_encrypted": is_secret,
-        "hours": SECRET_KEPT_HOURS if is_secret else KEPT_HOURS,
+        "hours": SECRET_RETENTION_HOURS if is_secret else RETENTION_HOURS,
     }
     try:
         session.execute(_KEEP, values)
     except IntegrityError as error:
-        if constraint_of(error) == TAKEN:
-            raise InProgress(retry_after=1) from error
+        if engine.violated_constraint(error) == LOCK_NOT_AVAILABLE:
+            raise IdempotentRequestInProgress(retry_after=1) from error
         raise
 
 
-def purge() -> int:
+def delete_expired() -> int:
     """Delete what has expired.
 
     returns: how many keys
     """
     deleted = 0
     while True:
-        with as_system("idempotency.purge") as session:
+        with tenancy.system_session("idempotency.purge") as session:
             result: Any = session.execute(_PURGE)
         deleted += int(result.rowcount)
         if result.rowcount < 10_000:

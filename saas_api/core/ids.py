@@ -1,11 +1,11 @@
-"""Identifiers: UUIDv7 inside, a type prefix and 32 hex digits on the wire."""
+"""UUIDv7, format_id, parse_id, NIL_UUID, the prefix registry."""
 
 import re
 import secrets
 import time
 import uuid
 
-from saas_api.core.domain import registry
+from saas_api.core import domain
 
 _HEX = re.compile(r"[0-9a-f]{32}")
 
@@ -21,18 +21,18 @@ def new_id() -> uuid.UUID:
     return uuid.UUID(int=value)
 
 
-def wire_id(prefix: str, value: uuid.UUID) -> str:
+def format_id(prefix: str, value: uuid.UUID) -> str:
     """Write an identifier as clients see it.
 
     prefix: registered by a domain
     raises: ValueError for another one
     """
-    if prefix not in registry.id_prefixes:
+    if prefix not in domain.registry.id_prefixes:
         raise ValueError(f"unknown id prefix {prefix!r}")
     return f"{prefix}_{value.hex}"
 
 
-def read_id(prefix: str, text: str) -> uuid.UUID:
+def parse_id(prefix: str, text: str) -> uuid.UUID:
     """Read an identifier from the wire, prefixed or as a bare UUID.
 
     raises: ValueError when it is neither, or carries another type's prefix

@@ -1,10 +1,10 @@
-"""Money without floats: minor units are integers, unit prices Decimals; every rounding is half away from zero."""
+"""Minor units, Decimal, rounding, formatting; pure."""
 
 import re
 from decimal import ROUND_HALF_UP, Decimal, localcontext
 
-EXPONENTS = {"USD": 2, "EUR": 2, "GBP": 2, "NGN": 2, "GHS": 2, "ZAR": 2, "KES": 2, "JPY": 0}
-DIGITS = 60
+CURRENCY_EXPONENTS = {"USD": 2, "EUR": 2, "GBP": 2, "NGN": 2, "GHS": 2, "ZAR": 2, "KES": 2, "JPY": 0}
+DECIMAL_PRECISION = 60
 _AMOUNT = re.compile(r"[0-9]{1,12}(?:\.([0-9]+))?")
 
 
@@ -12,26 +12,26 @@ class UnknownCurrency(ValueError):
     """A currency whose minor unit is not known here."""
 
 
-def exponent(currency: str) -> int:
+def currency_exponent(currency: str) -> int:
     """How many decimals an amount of this currency has.
 
     raises: UnknownCurrency
     """
     try:
-        return EXPONENTS[currency]
+        return CURRENCY_EXPONENTS[currency]
     except KeyError as cause:
         raise UnknownCurrency(currency) from cause
 
 
 def round_half_up(amount: Decimal) -> int:
     """Round to a whole number, halves away from zero."""
-    with localcontext(prec=DIGITS):
+    with localcontext(prec=DECIMAL_PRECISION):
         return int(amount.quantize(Decimal(1), rounding=ROUND_HALF_UP))
 
 
-def multiply(*factors: Decimal) -> Decimal:
+def multiply_exact(*factors: Decimal) -> Decimal:
     """Multiply exactly; Python's default precision would drop digits silently."""
-    with localcontext(prec=DIGITS):
+    with localcontext(prec=DECIMAL_PRECISION):
         product = Decimal(1)
         for factor in factors:
             product *= factor
@@ -47,15 +47,15 @@ def prorate(amount_minor: int, used: int, whole: int) -> int:
     return (2 * amount_minor * used + whole) // (2 * whole)
 
 
-def minor_to_text(amount_minor: int, currency: str) -> str:
+def format_minor(amount_minor: int, currency: str) -> str:
     """An amount as the wire shows it: all decimals of its currency.
 
     raises: UnknownCurrency
     """
-    return f"{Decimal(amount_minor).scaleb(-exponent(currency)):f}"
+    return f"{Decimal(amount_minor).scaleb(-currency_exponent(currency)):f}"
 
 
-def text_to_minor(amount: str, currency: str) -> int:
+def parse_minor(amount: str, currency: str) -> int:
     """Read an amount such as "29.00".
 
     raises: UnknownCurrency; ValueError for anything else, and for decimals finer than the currency's
@@ -63,19 +63,19 @@ def text_to_minor(amount: str, currency: str) -> int:
     match = _AMOUNT.fullmatch(amount)
     if match is None or not amount.isascii():
         raise ValueError(f"not an amount: {amount!r}")
-    places = exponent(currency)
+    places = currency_exponent(currency)
     if len((match[1] or "").rstrip("0")) > places:
         raise ValueError(f"{currency} has {places} decimals")
     return int(Decimal(amount).scaleb(places))
 
 
-def unit_price_text(price: Decimal) -> str:
+def format_unit_price(price: Decimal) -> str:
     """A unit price or a quantity without trailing zeros."""
-    with localcontext(prec=DIGITS):
+    with localcontext(prec=DECIMAL_PRECISION):
         return f"{price.normalize():f}" if price else "0"
 
 
-def amount_text(amount: Decimal) -> str:
+def format_exact_amount(amount: Decimal) -> str:
     """An amount that is not rounded, in major units: two decimals at least, and every digit below them that counts."""
-    whole, _, fraction = unit_price_text(amount).partition(".")
+    whole, _, fraction = format_unit_price(amount).partition(".")
     return f"{whole}.{fraction:0<2}"

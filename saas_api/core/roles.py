@@ -1,4 +1,4 @@
-"""Roles of members and of operators, and the sets of roles that permissions are granted to."""
+"""Names and order of member and operator roles, and the role sets of permissions; pure."""
 
 ROLES = ("owner", "admin", "member", "billing", "viewer")
 """Roles of a member, the highest first."""

@@ -1,4 +1,4 @@
-"""The one way to a setting: the package is handed its configuration and never reads the environment."""
+"""Setting(name): the only access to configuration."""
 
 from pathlib import Path
 from typing import Any

@@ -1,8 +1,5 @@
 """The platform's own mail: rooms call `mail.send`, and the worker hands over what was committed."""
 
 from saas_api.core.domain import Domain
-from saas_api.mail.service import send
-
-__all__ = ["send"]
 
 DOMAIN = Domain(name="mail", system_purposes=("mail.deliver", "mail.due"))

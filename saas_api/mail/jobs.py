@@ -1,9 +1,12 @@
-"""Queue entry point of mail."""
+"""Drain."""
 
-from saas_api.core import lease, timetable
-from saas_api.mail import service as mail
+from saas_api.core.jobs import outbox, schedule
+from saas_api.mail import dispatch
+from saas_api.mail.mails import DRAIN_JOB
 
 
-@timetable.drain(mail.DRAIN, due=mail.due)
+@schedule.drain(DRAIN_JOB, due=dispatch.list_due_organizations)
 def drain(*, at_most_seconds: float | None = None) -> None:
-    lease.drain(mail.DRAIN, mail.due, mail.hand_over_some, at_most_seconds=at_most_seconds)
+    outbox.drain_queue(
+        DRAIN_JOB, dispatch.list_due_organizations, dispatch.deliver_batch, at_most_seconds=at_most_seconds
+    )

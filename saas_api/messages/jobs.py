@@ -1,9 +1,12 @@
-"""Queue entry point of messages."""
+"""Drain."""
 
-from saas_api.core import lease, timetable
-from saas_api.messages import service as messages
+from saas_api.core.jobs import outbox, schedule
+from saas_api.messages import dispatch
+from saas_api.messages.messages import DRAIN_JOB
 
 
-@timetable.drain(messages.DRAIN, queue="messages", due=messages.due)
+@schedule.drain(DRAIN_JOB, queue="messages", due=dispatch.list_due_organizations)
 def drain(*, at_most_seconds: float | None = None) -> None:
-    lease.drain(messages.DRAIN, messages.due, messages.deliver_some, at_most_seconds=at_most_seconds)
+    outbox.drain_queue(
+        DRAIN_JOB, dispatch.list_due_organizations, dispatch.deliver_batch, at_most_seconds=at_most_seconds
+    )

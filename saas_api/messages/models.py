@@ -1,4 +1,4 @@
-"""Tables of this room; keys, checks, policies and triggers are in migrations/."""
+"""Message; MessageStatus, Channel."""
 
 import uuid
 from datetime import datetime
@@ -7,8 +7,8 @@ from decimal import Decimal
 from sqlalchemy import DateTime, FetchedValue, Numeric, SmallInteger, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from saas_api.core.db import Model
-from saas_api.core.ids import new_id
+from saas_api.core import ids
+from saas_api.core.db.engine import Model
 
 
 class Message(Model):
@@ -17,7 +17,7 @@ class Message(Model):
     __tablename__ = "messages"
 
     organization_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
-    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=ids.new_id)
     api_key_id: Mapped[uuid.UUID | None]
     mode: Mapped[str] = mapped_column(Text, server_default=FetchedValue())
     channel: Mapped[str] = mapped_column(Text)

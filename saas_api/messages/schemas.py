@@ -1,4 +1,4 @@
-"""The wire of messages."""
+"""MessageIn, MessageOut, MessagesQuery."""
 
 from decimal import Decimal
 from typing import Any
@@ -6,46 +6,47 @@ from typing import Any
 import marshmallow as ma
 from marshmallow import fields, validate
 
-from saas_api.core.http import Day, Id, PageQuery, Schema, Text, Timestamp
-from saas_api.messages import rules
+from saas_api.core.fields import DateField, PageQuery, PrefixedId, StrictSchema, Text, Timestamp
+from saas_api.messages import content
+from saas_api.messages.content import MAX_EMAIL_LENGTH, MAX_SUBJECT_LENGTH
 
-STATUSES = ("queued", "sending", "sent", "delivered", "failed", "canceled")
+MessageStatus = ("queued", "sending", "sent", "delivered", "failed", "canceled")
 
 
-class SendIn(Schema):
+class MessageIn(StrictSchema):
     """A message to one recipient."""
 
     to = Text(required=True, maximum=320)
-    message = Text(required=True, maximum=rules.LONGEST_EMAIL, multiline=True)
+    message = Text(required=True, maximum=MAX_EMAIL_LENGTH, multiline=True)
     type = fields.String(required=True, validate=validate.OneOf(("sms", "email")))
-    subject = Text(load_default=None, maximum=rules.LONGEST_SUBJECT)
+    subject = Text(load_default=None, maximum=MAX_SUBJECT_LENGTH)
 
     @ma.validates_schema(skip_on_field_errors=False)
     def _fits_its_type(self, data: dict[str, Any], **_options: Any) -> None:
-        problems = {field: [reason] for field, reason in rules.problems(data)}
+        problems = {field: [reason] for field, reason in content.validation_problems(data)}
         if problems:
             raise ma.ValidationError(problems)
 
     @ma.post_load
     def _normalise(self, data: dict[str, Any], **_options: Any) -> dict[str, Any]:
-        return {**data, "to": rules.read_recipient(data["to"], data["type"])}
+        return {**data, "to": content.parse_recipient(data["to"], data["type"])}
 
 
 class MessagesQuery(PageQuery):
     """Which messages."""
 
-    status = fields.String(load_default=None, validate=validate.OneOf(STATUSES))
+    status = fields.String(load_default=None, validate=validate.OneOf(MessageStatus))
     type = fields.String(load_default=None, validate=validate.OneOf(("sms", "email")))
     mode = fields.String(load_default=None, validate=validate.OneOf(("live", "test")))
     to = Text(load_default=None, maximum=320)
-    start_date = Day(load_default=None)
-    end_date = Day(load_default=None)
+    start_date = DateField(load_default=None)
+    end_date = DateField(load_default=None)
 
 
-class AcceptedOut(Schema):
+class AcceptedMessageOut(StrictSchema):
     """A message that will be delivered or fail, and nothing else."""
 
-    message_id = Id("msg")
+    message_id = PrefixedId("msg")
     to = fields.String()
     type = fields.String()
     status = fields.String()
@@ -54,14 +55,14 @@ class AcceptedOut(Schema):
     currency = fields.String()
     usage_recorded = fields.Boolean()
     mode = fields.String()
-    organization_id = Id("org")
+    organization_id = PrefixedId("org")
     created_at = Timestamp()
 
 
-class MessageOut(Schema):
+class MessageOut(StrictSchema):
     """A message as it stands; its text is not shown again."""
 
-    message_id = Id("msg", attribute="id")
+    message_id = PrefixedId("msg", attribute="id")
     to = fields.String(attribute="recipient")
     type = fields.String(attribute="channel")
     subject = fields.String(allow_none=True)

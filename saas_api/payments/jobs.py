@@ -1,18 +1,19 @@
-"""Queue and schedule entry points of payments."""
+"""Dunning, inbox, reconcile."""
 
-from saas_api.core import clock, lease
-from saas_api.core.timetable import MINUTE, scheduled
-from saas_api.payments import service as payments
-from saas_api.payments.service import dunning as pursuits
+from saas_api.core import clock
+from saas_api.core.jobs import outbox
+from saas_api.core.jobs.schedule import MINUTE, scheduled
+from saas_api.payments import dunning, provider_events, reconciliation, refunds
+from saas_api.payments.provider_events import INBOX_JOB
 
 
 @scheduled(
-    payments.INBOX,
+    INBOX_JOB,
     every=MINUTE,
     description="Process events of payment providers, including those that no wake-up announced.",
 )
-def inbox() -> None:
-    lease.drain(payments.INBOX, payments.due, payments.work_off_some)
+def process_inbox() -> None:
+    outbox.drain_queue(INBOX_JOB, provider_events.list_due, provider_events.process_batch)
 
 
 @scheduled(
@@ -20,13 +21,13 @@ def inbox() -> None:
     every=5 * MINUTE,
     description="Ask providers about payments of unknown outcome, and send due refunds.",
 )
-def janitor() -> None:
+def reconcile() -> None:
     """Reconcile payments and send refunds.
 
     raises: RuntimeError when a payment failed, so that the run counts as failed
     """
-    rounds = payments.look_after(clock.now())
-    payments.refund_due()
+    rounds = reconciliation.reconcile_pending(clock.now())
+    refunds.process_due_refunds()
     if rounds.failed:
         raise RuntimeError(f"{len(rounds.failed)} payments were not looked after; see the log")
 
@@ -34,14 +35,14 @@ def janitor() -> None:
 @scheduled(
     "payments.dunning",
     every=MINUTE,
-    after=payments.INBOX,
+    after=INBOX_JOB,
     description="Take due dunning steps of unpaid invoices, and end the dunning of paid ones.",
 )
-def dunning() -> None:
+def run_dunning() -> None:
     """Run dunning.
 
     raises: RuntimeError when an invoice could not be finished, so that the run counts as failed
     """
-    outcome = pursuits.run(clock.now())
+    outcome = dunning.run_dunning(clock.now())
     if outcome.failed:
         raise RuntimeError(f"{len(outcome.failed)} invoices were not pursued; see the log")

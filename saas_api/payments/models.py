@@ -1,4 +1,4 @@
-"""Tables of this room; keys, checks, policies and triggers are in migrations/."""
+"""Payment, Refund, ProviderEvent, DunningRun, DunningStep; PaymentStatus, ProviderEventStatus."""
 
 import uuid
 from datetime import datetime
@@ -8,8 +8,8 @@ from sqlalchemy import CHAR, BigInteger, DateTime, FetchedValue, LargeBinary, Sm
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
-from saas_api.core.db import Model
-from saas_api.core.ids import new_id
+from saas_api.core import ids
+from saas_api.core.db.engine import Model
 
 
 class Payment(Model):
@@ -18,7 +18,7 @@ class Payment(Model):
     __tablename__ = "payments"
 
     organization_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
-    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=ids.new_id)
     invoice_id: Mapped[uuid.UUID]
     provider: Mapped[str] = mapped_column(Text)
     provider_reference: Mapped[str | None] = mapped_column(Text)
@@ -45,7 +45,7 @@ class Refund(Model):
     __tablename__ = "refunds"
 
     organization_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
-    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=ids.new_id)
     payment_id: Mapped[uuid.UUID]
     credit_note_id: Mapped[uuid.UUID]
     amount_minor: Mapped[int] = mapped_column(BigInteger)
@@ -78,7 +78,7 @@ class DunningRun(Model):
     __tablename__ = "dunning_runs"
 
     organization_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
-    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=ids.new_id)
     invoice_id: Mapped[uuid.UUID]
     policy: Mapped[dict[str, Any]] = mapped_column(JSONB)
     state: Mapped[str] = mapped_column(Text, server_default=FetchedValue())

@@ -1,20 +1,21 @@
-"""Wire shapes of payments."""
+"""InitiatePaymentIn, PaymentOut."""
 
 from typing import Any
 
 import marshmallow as ma
 from marshmallow import fields, validate
 
-from saas_api.core.http import Id, PageQuery, Schema, Timestamp, page_of
-from saas_api.core.ids import read_id
+from saas_api.core import fields as core_fields
+from saas_api.core import ids
+from saas_api.core.fields import PageQuery, PrefixedId, StrictSchema, Timestamp
 
 PROVIDERS = ("stripe", "paystack", "mock")
 
 
-class InitiatePaymentIn(Schema):
+class InitiatePaymentIn(StrictSchema):
     """POST /billing/initiate-payment."""
 
-    invoice_id = Id("inv", load_default=None, metadata={"description": "or billing_cycle_id"})
+    invoice_id = PrefixedId("inv", load_default=None, metadata={"description": "or billing_cycle_id"})
     billing_cycle_id = fields.String(
         load_default=None, metadata={"description": "a period, whose invoice is paid, or the invoice itself"}
     )
@@ -35,15 +36,15 @@ class InitiatePaymentIn(Schema):
             return data
         prefix, name = ("inv", "invoice_id") if cycle.startswith("inv_") else ("bpd", "billing_cycle_id")
         try:
-            return {**data, "billing_cycle_id": None, name: read_id(prefix, cycle)}
+            return {**data, "billing_cycle_id": None, name: ids.parse_id(prefix, cycle)}
         except ValueError as cause:
             raise ma.ValidationError("Not a valid bpd_ or inv_ id.", "billing_cycle_id") from cause
 
 
-class PaymentOut(Schema):
+class InitiatedPaymentOut(StrictSchema):
     """A payment that was begun."""
 
-    payment_id = Id("pay")
+    payment_id = PrefixedId("pay")
     payment_url = fields.String(metadata={"description": "where the customer pays"})
     amount = fields.String()
     currency = fields.String()
@@ -51,11 +52,11 @@ class PaymentOut(Schema):
     status = fields.String()
 
 
-class PaymentListItem(PaymentOut):
+class PaymentOut(InitiatedPaymentOut):
     """A payment with what became of it."""
 
     payment_url = fields.String(allow_none=True, metadata={"description": "while it is under way"})
-    invoice_id = Id("inv")
+    invoice_id = PrefixedId("inv")
     captured = fields.String()
     refunded = fields.String()
     failure_code = fields.String(allow_none=True)
@@ -66,13 +67,13 @@ class PaymentListItem(PaymentOut):
 class PaymentsQuery(PageQuery):
     """GET /billing/payments."""
 
-    invoice_id = Id("inv", load_default=None)
+    invoice_id = PrefixedId("inv", load_default=None)
 
 
-class ReceivedOut(Schema):
+class EventReceivedOut(StrictSchema):
     """That an event is kept."""
 
     status = fields.String(validate=validate.Equal("received"))
 
 
-PaymentsOut = page_of("payments", PaymentListItem())
+PaymentsOut = core_fields.page_schema("payments", PaymentOut())

@@ -1,4 +1,4 @@
-"""The mailbox that stands in for SMTP: every mail is a file in `instance/mail/`; people read them at `/ops/mail`."""
+"""FileMailbox: the development substitute for SMTP."""
 
 import re
 from collections.abc import Generator, Iterator, Sequence
@@ -9,14 +9,15 @@ from pathlib import Path
 from uuid import UUID
 
 from saas_api.core.settings import setting
-from saas_api.providers import Letter, Outcome
-from saas_api.providers.letters import compose
+from saas_api.providers import mail
+from saas_api.providers.mail import OutboundEmail
+from saas_api.providers.messages import SendResult
 
 _LINK = re.compile(r"https?://[^\s<>\"]+")
 
 
 @dataclass(frozen=True)
-class Kept:
+class StoredEmail:
     """A mail in the mailbox.
 
     links: every address its text names, in order
@@ -31,29 +32,29 @@ class Kept:
     links: tuple[str, ...]
 
 
-class Mailbox:
+class FileMailbox:
     """Takes every mail, and sends none."""
 
-    def deliver(self, letters: Sequence[Letter]) -> Generator[tuple[Letter, Outcome], None, None]:
+    def deliver(self, letters: Sequence[OutboundEmail]) -> Generator[tuple[OutboundEmail, SendResult], None, None]:
         """Write each into its file; a mail that comes twice is there once."""
         for letter in letters:
             try:
                 _keep(letter)
             except ValueError:
-                yield letter, Outcome("rejected", "unsendable")
+                yield letter, SendResult("rejected", "unsendable")
             except OSError:
-                yield letter, Outcome("retry", "provider_unavailable")
+                yield letter, SendResult("retry", "provider_unavailable")
             else:
-                yield letter, Outcome("sent", reference=letter.id.hex)
+                yield letter, SendResult("sent", reference=letter.id.hex)
 
 
-def newest() -> Iterator[Kept]:
+def list_emails() -> Iterator[StoredEmail]:
     """Every mail, the newest first."""
     for path in sorted(_directory().glob("*.eml"), reverse=True):  # ids begin with their time
         yield _read(path)
 
 
-def find(mail_id: UUID) -> Kept | None:
+def find_email(mail_id: UUID) -> StoredEmail | None:
     """One mail."""
     path = _path(mail_id)
     return _read(path) if path.exists() else None
@@ -67,8 +68,8 @@ def _path(mail_id: UUID) -> Path:
     return _directory() / f"{mail_id.hex}.eml"
 
 
-def _keep(letter: Letter) -> None:
-    content = compose(letter).as_bytes(policy=policy.default)
+def _keep(letter: OutboundEmail) -> None:
+    content = mail.build_mime_message(letter).as_bytes(policy=policy.default)
     path = _path(letter.id)
     path.parent.mkdir(mode=0o700, exist_ok=True)
     draft = path.with_suffix(".draft")
@@ -77,10 +78,10 @@ def _keep(letter: Letter) -> None:
     draft.replace(path)
 
 
-def _read(path: Path) -> Kept:
+def _read(path: Path) -> StoredEmail:
     message = message_from_bytes(path.read_bytes(), policy=policy.default)
     text = _part(message, "plain")
-    return Kept(
+    return StoredEmail(
         id=UUID(hex=path.stem),
         recipient=str(message["To"]),
         subject=str(message["Subject"]),

@@ -1,23 +1,20 @@
-"""Who takes payments: what a provider is asked, what it answers, and which of them the settings name."""
+"""PaymentProvider protocol, CheckoutRequest, PaymentStatus, ProviderEvent, RefundRequest and their errors."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 from uuid import UUID
 
 import orjson
 
-from saas_api.core.settings import setting
-
 SIGNATURE_HEADERS = {"stripe": "Stripe-Signature", "paystack": "X-Paystack-Signature", "mock": "X-Mock-Signature"}
-_LONGEST_NAME = 255
+_MAX_IDENTIFIER_LENGTH = 255
 
 
-class ProviderAway(Exception):
+class ProviderUnreachable(Exception):
     """The provider gave no answer, or none that decides anything; asking again later is safe."""
 
 
-class ProviderRefused(Exception):
+class ProviderRejected(Exception):
     """The provider answered, and will not do it.
 
     code: for people and logs, short
@@ -28,16 +25,16 @@ class ProviderRefused(Exception):
         super().__init__(code)
 
 
-class Forged(Exception):
+class SignatureMismatch(Exception):
     """A signature that is not the provider's, or too old to be believed."""
 
 
-class Unreadable(Exception):
+class MalformedEvent(Exception):
     """A signed event that is none."""
 
 
 @dataclass(frozen=True)
-class Order:
+class CheckoutRequest:
     """What a customer is to pay.
 
     payment_id: also the key under which asking twice is asking once
@@ -52,7 +49,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Checkout:
+class CheckoutSession:
     """Where the customer pays, and the provider's name for it."""
 
     reference: str
@@ -60,7 +57,7 @@ class Checkout:
 
 
 @dataclass(frozen=True)
-class Truth:
+class PaymentStatus:
     """What became of a checkout, as its provider says.
 
     kind: "open", "succeeded", "failed", "canceled", "abandoned" (left, and may still be paid) or "unknown"
@@ -75,7 +72,7 @@ class Truth:
 
 
 @dataclass(frozen=True)
-class Notice:
+class VerifiedEvent:
     """A verified event.
 
     event_id: the same for every repetition
@@ -88,7 +85,7 @@ class Notice:
 
 
 @dataclass(frozen=True)
-class Return:
+class RefundRequest:
     """Money that is to go back.
 
     reference: of the checkout that brought it
@@ -102,7 +99,7 @@ class Return:
 
 
 @dataclass(frozen=True)
-class Refunded:
+class RefundResult:
     """What became of money that goes back.
 
     kind: "pending", "succeeded" or "failed"
@@ -118,54 +115,33 @@ class PaymentProvider(Protocol):
     def reference(self, payment_id: UUID) -> str | None:
         """The name a checkout will have; None if only the provider knows."""
 
-    def open(self, order: Order) -> Checkout:
+    def create_checkout(self, order: CheckoutRequest) -> CheckoutSession:
         """Make a page to pay on.
 
         raises: ProviderAway, ProviderRefused
         """
 
-    def ask(self, reference: str) -> Truth:
+    def get_status(self, reference: str) -> PaymentStatus:
         """Ask what became of a checkout.
 
         raises: ProviderAway
         """
 
-    def read(self, body: bytes, signature: str) -> Notice:
+    def verify_event(self, body: bytes, signature: str) -> VerifiedEvent:
         """Verify an event over its bytes, then read it.
 
         signature: the header, ASCII
         raises: Forged, Unreadable
         """
 
-    def refund(self, wanted: Return) -> Refunded:
+    def refund(self, wanted: RefundRequest) -> RefundResult:
         """Send money back.
 
         raises: ProviderAway, ProviderRefused
         """
 
 
-def offered() -> list[str]:
-    """Names of the providers that take payments here, the preferred one first."""
-    is_mock_on = setting("APP_ENV") != "production" or setting("PAYMENTS_ALLOW_MOCK")
-    asked = {
-        "stripe": setting("STRIPE_SECRET_KEY"),
-        "paystack": setting("PAYSTACK_SECRET_KEY"),
-        "mock": is_mock_on,
-    }
-    return [name for name, is_on in asked.items() if is_on]
-
-
-def named(name: str) -> PaymentProvider:
-    """A provider that is offered.
-
-    raises: LookupError
-    """
-    if name not in offered():
-        raise LookupError(f"{name} takes no payments here")
-    return _MAKERS[name]()
-
-
-def document(body: bytes) -> dict[str, Any]:
+def parse_event_body(body: bytes) -> dict[str, Any]:
     """The JSON object of a signed event.
 
     raises: Unreadable
@@ -173,40 +149,19 @@ def document(body: bytes) -> dict[str, Any]:
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as cause:
-        raise Unreadable("not JSON") from cause
+        raise MalformedEvent("not JSON") from cause
     if not isinstance(value, dict):
-        raise Unreadable("not an object")
+        raise MalformedEvent("not an object")
     return value
 
 
-def name_of(value: Any) -> str:
+def event_identifier(value: Any) -> str:
     """An id or a type in an event, which goes into a key of the inbox.
 
     raises: Unreadable
     """
     if not isinstance(value, str) or not value.isascii() or not value.isprintable() or not value:
-        raise Unreadable("no name")
-    if len(value) > _LONGEST_NAME:
-        raise Unreadable("a name too long")
+        raise MalformedEvent("no name")
+    if len(value) > _MAX_IDENTIFIER_LENGTH:
+        raise MalformedEvent("a name too long")
     return value
-
-
-def _stripe() -> PaymentProvider:
-    from saas_api.providers import stripe  # noqa: PLC0415 - a provider's libraries load on first use
-
-    return stripe.Stripe()
-
-
-def _paystack() -> PaymentProvider:
-    from saas_api.providers import paystack  # noqa: PLC0415 - the same
-
-    return paystack.Paystack()
-
-
-def _mock() -> PaymentProvider:
-    from saas_api.providers import mock_checkout  # noqa: PLC0415 - the same
-
-    return mock_checkout.MockCheckout()
-
-
-_MAKERS: dict[str, Callable[[], PaymentProvider]] = {"stripe": _stripe, "paystack": _paystack, "mock": _mock}

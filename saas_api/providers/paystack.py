@@ -1,4 +1,4 @@
-"""Paystack by plain HTTP: transactions, refunds and signed events, all under references that are ours."""
+"""Paystack over HTTP."""
 
 import hashlib
 import hmac
@@ -11,29 +11,28 @@ from uuid import UUID
 import orjson
 import requests
 
-from saas_api.core.observe import get_logger
+from saas_api.core.observability import get_logger
 from saas_api.core.settings import setting
+from saas_api.providers import payments
 from saas_api.providers.payments import (
-    Checkout,
-    Forged,
-    Notice,
-    Order,
-    ProviderAway,
-    ProviderRefused,
-    Refunded,
-    Return,
-    Truth,
-    Unreadable,
-    document,
-    name_of,
+    CheckoutRequest,
+    CheckoutSession,
+    MalformedEvent,
+    PaymentStatus,
+    ProviderRejected,
+    ProviderUnreachable,
+    RefundRequest,
+    RefundResult,
+    SignatureMismatch,
+    VerifiedEvent,
 )
 
 log = get_logger(__name__)
 
 TIMEOUT_SECONDS = (3, 10)
-LARGEST_ANSWER_BYTES = 1_048_576
-_NO_CODE = re.compile(r"[^a-z0-9]+")
-_KINDS = {"success": "succeeded", "failed": "failed", "abandoned": "abandoned", "reversed": "canceled"}
+MAX_RESPONSE_BYTES = 1_048_576
+_DEFAULT_FAILURE_CODE = re.compile(r"[^a-z0-9]+")
+_STATUS_BY_PAYSTACK = {"success": "succeeded", "failed": "failed", "abandoned": "abandoned", "reversed": "canceled"}
 _REFUNDS = {"processed": "succeeded", "failed": "failed"}
 
 
@@ -44,7 +43,7 @@ class Paystack:
         """The payment's own id."""
         return payment_id.hex
 
-    def open(self, order: Order) -> Checkout:
+    def create_checkout(self, order: CheckoutRequest) -> CheckoutSession:
         """Initialize a transaction; a reference that is taken is refused, so nobody pays twice."""
         asked = {
             "email": order.email,
@@ -57,22 +56,22 @@ class Paystack:
         made = _call("POST", "/transaction/initialize", asked)
         url = made.get("authorization_url")
         if made.get("reference") != order.payment_id.hex or not isinstance(url, str) or not url:
-            raise ProviderAway("an answer without an address")
-        return Checkout(order.payment_id.hex, url)
+            raise ProviderUnreachable("an answer without an address")
+        return CheckoutSession(order.payment_id.hex, url)
 
-    def ask(self, reference: str) -> Truth:
+    def get_status(self, reference: str) -> PaymentStatus:
         """Verify a transaction: its own status counts, not that of the answer."""
         try:
             found = _call("GET", f"/transaction/verify/{quote(reference, safe='')}")
-        except ProviderRefused as refusal:
+        except ProviderRejected as refusal:
             if "not_found" in refusal.code:
-                return Truth("unknown", reference)
-            raise ProviderAway(refusal.code) from refusal
-        kind = _KINDS.get(str(found.get("status")), "open")
+                return PaymentStatus("unknown", reference)
+            raise ProviderUnreachable(refusal.code) from refusal
+        kind = _STATUS_BY_PAYSTACK.get(str(found.get("status")), "open")
         amount = found.get("amount")
         if kind == "succeeded" and type(amount) is not int:
-            raise ProviderAway("a success without an amount")
-        return Truth(
+            raise ProviderUnreachable("a success without an amount")
+        return PaymentStatus(
             kind,
             str(found.get("reference")),
             str(found.get("currency") or ""),
@@ -80,53 +79,53 @@ class Paystack:
             None if kind in ("succeeded", "open") else _code(found.get("gateway_response") or found.get("status")),
         )
 
-    def read(self, body: bytes, signature: str) -> Notice:
+    def verify_event(self, body: bytes, signature: str) -> VerifiedEvent:
         """Verify and read; events carry no id, so what they say of what makes one."""
         key = setting("PAYSTACK_SECRET_KEY")
         if not key or not hmac.compare_digest(hmac.new(key.encode(), body, hashlib.sha512).hexdigest(), signature):
-            raise Forged
-        event = document(body)
-        kind, data = name_of(event.get("event")), event.get("data")
+            raise SignatureMismatch
+        event = payments.parse_event_body(body)
+        kind, data = payments.event_identifier(event.get("event")), event.get("data")
         if not isinstance(data, dict) or type(data.get("id")) not in (int, str):
-            raise Unreadable("no data")
-        reference = name_of(data.get("reference")) if kind.startswith("charge.") else None
-        return Notice(name_of(f"{kind}:{data['id']}"), kind, reference)
+            raise MalformedEvent("no data")
+        reference = payments.event_identifier(data.get("reference")) if kind.startswith("charge.") else None
+        return VerifiedEvent(payments.event_identifier(f"{kind}:{data['id']}"), kind, reference)
 
-    def refund(self, wanted: Return) -> Refunded:
+    def refund(self, wanted: RefundRequest) -> RefundResult:
         """Refund a transaction unless that was done under this key: Paystack keeps no keys, its notes do."""
         for made in _list(f"/refund?transaction={quote(wanted.reference, safe='')}"):
             if isinstance(made, dict) and made.get("merchant_note") == wanted.key:
-                return _refunded(made)
+                return _refund_result(made)
         asked = {
             "transaction": wanted.reference,
             "amount": wanted.amount_minor,
             "currency": wanted.currency,
             "merchant_note": wanted.key,
         }
-        return _refunded(_call("POST", "/refund", asked))
+        return _refund_result(_call("POST", "/refund", asked))
 
 
-def _refunded(made: dict[str, Any]) -> Refunded:
-    return Refunded(_REFUNDS.get(str(made.get("status")), "pending"), str(made.get("id")))
+def _refund_result(made: dict[str, Any]) -> RefundResult:
+    return RefundResult(_REFUNDS.get(str(made.get("status")), "pending"), str(made.get("id")))
 
 
 def _code(text: Any) -> str:
-    return _NO_CODE.sub("_", str(text).lower()).strip("_")[:100] or "refused"
+    return _DEFAULT_FAILURE_CODE.sub("_", str(text).lower()).strip("_")[:100] or "refused"
 
 
 def _call(method: str, path: str, asked: dict[str, Any] | None = None) -> dict[str, Any]:
-    data = _answer(method, path, asked)
+    data = _parse_response(method, path, asked)
     if not isinstance(data, dict):
-        raise ProviderAway("an answer without data")
+        raise ProviderUnreachable("an answer without data")
     return data
 
 
 def _list(path: str) -> list[Any]:
-    data = _answer("GET", path, None)
+    data = _parse_response("GET", path, None)
     return data if isinstance(data, list) else []
 
 
-def _answer(method: str, path: str, asked: dict[str, Any] | None) -> Any:
+def _parse_response(method: str, path: str, asked: dict[str, Any] | None) -> Any:
     session = _session(setting("PAYSTACK_SECRET_KEY"))
     address = setting("PAYSTACK_API_BASE") + path
     try:
@@ -137,12 +136,12 @@ def _answer(method: str, path: str, asked: dict[str, Any] | None) -> Any:
         answer = orjson.loads(raw)
     except (requests.RequestException, orjson.JSONDecodeError, OSError) as error:
         log.warning("paystack_away", path=path.partition("?")[0], kind=type(error).__name__)
-        raise ProviderAway(path) from error
+        raise ProviderUnreachable(path) from error
     if not isinstance(answer, dict) or status >= 500 or status in (401, 403, 408, 429) or 300 <= status < 400:
         log.warning("paystack_away", path=path.partition("?")[0], status=status)
-        raise ProviderAway(path)
+        raise ProviderUnreachable(path)
     if status >= 400 or answer.get("status") is not True:
-        raise ProviderRefused(_code(answer.get("message") or status))
+        raise ProviderRejected(_code(answer.get("message") or status))
     return answer.get("data")
 
 
@@ -150,8 +149,8 @@ def _read(response: requests.Response) -> bytes:
     raw = b""
     for part in response.iter_content(65_536):
         raw += part
-        if len(raw) > LARGEST_ANSWER_BYTES:
-            raise ProviderAway("an answer without an end")
+        if len(raw) > MAX_RESPONSE_BYTES:
+            raise ProviderUnreachable("an answer without an end")
     return raw
 
 

@@ -1,25 +1,26 @@
-"""Mail by SMTP, one connection a batch: a refused recipient or content is final, a troubled server is tried again."""
+"""SmtpEmailProvider."""
 
 import contextlib
 import smtplib
 import ssl
 from collections.abc import Generator, Sequence
 
-from saas_api.core.observe import get_logger
+from saas_api.core.observability import get_logger
 from saas_api.core.settings import setting
-from saas_api.providers import Letter, Outcome
-from saas_api.providers.letters import compose
+from saas_api.providers import mail
+from saas_api.providers.mail import OutboundEmail
+from saas_api.providers.messages import SendResult
 
 log = get_logger(__name__)
 
 TIMEOUT_SECONDS = 10
-_AGAIN = Outcome("retry", "provider_unavailable")
+_TRANSIENT_CODES = SendResult("retry", "provider_unavailable")
 
 
-class Smtp:
+class SmtpEmailProvider:
     """Hands mails to the server of the settings."""
 
-    def deliver(self, letters: Sequence[Letter]) -> Generator[tuple[Letter, Outcome], None, None]:
+    def deliver(self, letters: Sequence[OutboundEmail]) -> Generator[tuple[OutboundEmail, SendResult], None, None]:
         """Send one after another; once the server does not take connections, the rest is to be tried again."""
         connection: smtplib.SMTP | None = None
         is_away = False
@@ -28,7 +29,7 @@ class Smtp:
                 if connection is None and not is_away:
                     connection = _connect()
                     is_away = connection is None
-                outcome = _send(connection, letter) if connection else _AGAIN
+                outcome = _send(connection, letter) if connection else _TRANSIENT_CODES
                 if connection and connection.sock is None:
                     connection = None
                 yield letter, outcome
@@ -59,20 +60,20 @@ def _connect() -> smtplib.SMTP | None:
         return connection
 
 
-def _send(connection: smtplib.SMTP, letter: Letter) -> Outcome:
+def _send(connection: smtplib.SMTP, letter: OutboundEmail) -> SendResult:
     try:
-        connection.send_message(compose(letter), to_addrs=[letter.recipient])
+        connection.send_message(mail.build_mime_message(letter), to_addrs=[letter.recipient])
     except ValueError:
-        return Outcome("rejected", "unsendable")
+        return SendResult("rejected", "unsendable")
     except smtplib.SMTPNotSupportedError:
-        return Outcome("rejected", "unsupported_recipient")
+        return SendResult("rejected", "unsupported_recipient")
     except smtplib.SMTPRecipientsRefused as error:
         [(code, _)] = error.recipients.values()
-        return Outcome("rejected", "invalid_recipient") if code >= 500 else _AGAIN
+        return SendResult("rejected", "invalid_recipient") if code >= 500 else _TRANSIENT_CODES
     except smtplib.SMTPDataError as error:
-        return Outcome("rejected", "content_refused") if error.smtp_code >= 500 else _AGAIN
+        return SendResult("rejected", "content_refused") if error.smtp_code >= 500 else _TRANSIENT_CODES
     except (OSError, smtplib.SMTPException) as error:
         log.warning("smtp_failed", kind=type(error).__name__, code=getattr(error, "smtp_code", None))
         connection.close()
-        return _AGAIN
-    return Outcome("sent", reference=letter.id.hex)
+        return _TRANSIENT_CODES
+    return SendResult("sent", reference=letter.id.hex)

@@ -1,9 +1,9 @@
-"""Schedule entry point of usage."""
+"""Roll_up."""
 
-from saas_api.core.timetable import MINUTE, scheduled
-from saas_api.usage import service as usage
+from saas_api.core.jobs.schedule import MINUTE, scheduled
+from saas_api.usage import rollups
 
 
 @scheduled("usage.roll_up", every=MINUTE, description="Add settled usage events to the rollups that dashboards read.")
 def roll_up() -> None:
-    usage.roll_up()
+    rollups.roll_up()

@@ -1,4 +1,4 @@
-"""Tables of this room; keys, checks, policies and triggers are in migrations/."""
+"""UsageEvent, UsageRollup, RollupWatermark, RefusedRequestCount."""
 
 import uuid
 from datetime import datetime
@@ -9,8 +9,8 @@ from sqlalchemy import BigInteger, DateTime, FetchedValue, Numeric, Text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
-from saas_api.core.db import Model
-from saas_api.core.ids import new_id
+from saas_api.core import ids
+from saas_api.core.db.engine import Model
 
 
 class UsageEvent(Model):
@@ -19,7 +19,7 @@ class UsageEvent(Model):
     __tablename__ = "usage_events"
 
     organization_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
-    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=ids.new_id)
     source: Mapped[str] = mapped_column(Text)
     idempotency_key: Mapped[str] = mapped_column(Text)
     meter_code: Mapped[str] = mapped_column(Text)
@@ -51,7 +51,7 @@ class UsageRollup(Model):
     event_count: Mapped[int] = mapped_column(BigInteger)
 
 
-class UsageWatermark(Model):
+class RollupWatermark(Model):
     """How far the rollups reach; one row."""
 
     __tablename__ = "usage_watermark"
@@ -63,7 +63,7 @@ class UsageWatermark(Model):
     rolled_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
 
 
-class RequestCount(Model):
+class RefusedRequestCount(Model):
     """Refused calls under a key, by local hour; statistics, not money."""
 
     __tablename__ = "request_counts"

@@ -1,13 +1,14 @@
-"""Queue and schedule entry points of webhooks."""
+"""Drain, disable_failing, purge."""
 
-from saas_api.core import timetable
-from saas_api.core.timetable import DAY, HOUR, MINUTE, scheduled
-from saas_api.webhooks import service as webhooks
+from saas_api.core.jobs import schedule
+from saas_api.core.jobs.schedule import DAY, HOUR, MINUTE, scheduled
+from saas_api.webhooks import dispatch, endpoints, events
+from saas_api.webhooks.events import DRAIN_JOB
 
 
-@timetable.drain(webhooks.DRAIN, queue="webhooks", due=webhooks.due)
+@schedule.drain(DRAIN_JOB, queue="webhooks", due=dispatch.list_due_endpoints)
 def drain(*, at_most_seconds: float | None = None) -> None:
-    webhooks.deliver_due(at_most_seconds=at_most_seconds)
+    dispatch.run_dispatch(at_most_seconds=at_most_seconds)
 
 
 @scheduled(
@@ -17,9 +18,9 @@ def drain(*, at_most_seconds: float | None = None) -> None:
     description="Disable endpoints whose deliveries have failed for five days.",
 )
 def disable_failing() -> dict[str, int]:
-    return {"disabled": webhooks.disable_failing()}
+    return {"disabled": endpoints.disable_failing_endpoints()}
 
 
 @scheduled("webhooks.purge", every=DAY, offset=190 * MINUTE, description="Delete events older than thirty days.")
 def purge() -> dict[str, int]:
-    return {"deleted": webhooks.purge()}
+    return {"deleted": events.delete_old_events()}

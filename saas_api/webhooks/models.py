@@ -1,4 +1,4 @@
-"""Tables of this room; keys, checks, policies and triggers are in migrations/."""
+"""Event, Endpoint, EndpointSecret, Delivery, Attempt; EndpointStatus, DeliveryStatus."""
 
 import uuid
 from datetime import datetime
@@ -7,8 +7,8 @@ from sqlalchemy import BigInteger, DateTime, FetchedValue, LargeBinary, SmallInt
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
-from saas_api.core.db import Model
-from saas_api.core.ids import new_id
+from saas_api.core import ids
+from saas_api.core.db.engine import Model
 
 
 class Event(Model):
@@ -17,7 +17,7 @@ class Event(Model):
     __tablename__ = "events"
 
     organization_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
-    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=ids.new_id)
     sequence: Mapped[int] = mapped_column(BigInteger, server_default=FetchedValue())
     type: Mapped[str] = mapped_column(Text)
     schema_version: Mapped[int] = mapped_column(SmallInteger, server_default=FetchedValue())
@@ -33,7 +33,7 @@ class Endpoint(Model):
     __tablename__ = "webhook_endpoints"
 
     organization_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
-    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=ids.new_id)
     url: Mapped[str] = mapped_column(Text)
     description: Mapped[str] = mapped_column(Text, server_default=FetchedValue())
     event_types: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
@@ -54,7 +54,7 @@ class EndpointSecret(Model):
     __tablename__ = "webhook_secrets"
 
     organization_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
-    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=ids.new_id)
     endpoint_id: Mapped[uuid.UUID]
     secret_encrypted: Mapped[bytes] = mapped_column(LargeBinary)
     expires_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
@@ -67,7 +67,7 @@ class Delivery(Model):
     __tablename__ = "webhook_deliveries"
 
     organization_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
-    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=ids.new_id)
     event_id: Mapped[uuid.UUID]
     endpoint_id: Mapped[uuid.UUID]
     cause: Mapped[str] = mapped_column(Text, server_default=FetchedValue())

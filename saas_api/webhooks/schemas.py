@@ -1,19 +1,19 @@
-"""The wire of webhooks."""
+"""EndpointIn/Out, DeliveryOut, AttemptOut, EventOut."""
 
 from typing import Any
 
 import orjson
 from marshmallow import fields, validate
 
-from saas_api.core.http import Count, Id, PageQuery, Schema, Text, Timestamp
-from saas_api.webhooks import rules
+from saas_api.core.fields import PageQuery, PrefixedId, StrictInteger, StrictSchema, Text, Timestamp
+from saas_api.webhooks.event_types import EVENT_TYPES, TEST_EVENT_TYPE
 
 DELIVERY_STATUSES = ("queued", "sending", "delivered", "failed", "canceled")
 DAY_SECONDS, WEEK_SECONDS = 86_400, 604_800
 
 
 def _type(**options: Any) -> fields.String:
-    return fields.String(validate=validate.OneOf(list(rules.CATALOGUE), error="Not a type of event."), **options)
+    return fields.String(validate=validate.OneOf(list(EVENT_TYPES), error="Not a type of event."), **options)
 
 
 def _types(**options: Any) -> fields.List:
@@ -24,7 +24,7 @@ def _payload(**options: Any) -> fields.String:
     return fields.String(validate=validate.OneOf(("full", "thin")), **options)
 
 
-class EndpointIn(Schema):
+class EndpointIn(StrictSchema):
     """Where to send events, and which."""
 
     url = Text(required=True, maximum=2048)
@@ -33,7 +33,7 @@ class EndpointIn(Schema):
     payload = _payload(load_default="full")
 
 
-class EndpointChange(Schema):
+class EndpointUpdate(StrictSchema):
     """What is to be otherwise; what is not named stays."""
 
     url = Text(maximum=2048)
@@ -43,19 +43,19 @@ class EndpointChange(Schema):
     is_enabled = fields.Boolean(truthy={True}, falsy={False})
 
 
-class RotateSecretIn(Schema):
+class RotateSecretIn(StrictSchema):
     """How long the secret before goes on signing."""
 
-    grace_seconds = Count(minimum=0, maximum=WEEK_SECONDS, load_default=DAY_SECONDS)
+    grace_seconds = StrictInteger(minimum=0, maximum=WEEK_SECONDS, load_default=DAY_SECONDS)
 
 
-class TestIn(Schema):
+class TestEventIn(StrictSchema):
     """Which example to send."""
 
-    event_type = _type(load_default=rules.TEST)
+    event_type = _type(load_default=TEST_EVENT_TYPE)
 
 
-class RecoveryIn(Schema):
+class RecoverIn(StrictSchema):
     """Which time, and what of it."""
 
     since = Timestamp(required=True)
@@ -76,7 +76,7 @@ class EventsQuery(PageQuery):
     event_type = _type(load_default=None)
 
 
-class HealthOut(Schema):
+class EndpointHealthOut(StrictSchema):
     """How an endpoint has been doing."""
 
     delivered_24h = fields.Integer()
@@ -88,10 +88,10 @@ class HealthOut(Schema):
     last_success_at = Timestamp(allow_none=True)
 
 
-class EndpointOut(Schema):
+class EndpointOut(StrictSchema):
     """An endpoint, never its secret."""
 
-    id = Id("whe", attribute="endpoint.id")
+    id = PrefixedId("whe", attribute="endpoint.id")
     url = fields.String(attribute="endpoint.url")
     description = fields.String(attribute="endpoint.description")
     event_types = fields.List(fields.String(), attribute="endpoint.event_types", allow_none=True)
@@ -99,34 +99,34 @@ class EndpointOut(Schema):
     status = fields.String(attribute="endpoint.status")
     is_enabled = fields.Boolean()
     created_at = Timestamp(attribute="endpoint.created_at")
-    health = fields.Nested(HealthOut())
+    health = fields.Nested(EndpointHealthOut())
 
 
-class NewEndpointOut(EndpointOut):
+class CreatedEndpointOut(EndpointOut):
     """A new endpoint with its secret, shown this once."""
 
     secret = fields.String()
 
 
-class SecretOut(Schema):
+class RotatedSecretOut(StrictSchema):
     """A new secret, shown this once, and the end of the one before."""
 
     secret = fields.String()
     old_expires_at = Timestamp()
 
 
-class CountOut(Schema):
+class QueuedCountOut(StrictSchema):
     """How many deliveries were queued."""
 
     count = fields.Integer()
 
 
-class DeliveryOut(Schema):
+class DeliveryOut(StrictSchema):
     """An event on its way to an endpoint, or at its end."""
 
-    id = Id("whd", attribute="delivery.id")
-    endpoint_id = Id("whe", attribute="delivery.endpoint_id")
-    event_id = Id("evt", attribute="delivery.event_id")
+    id = PrefixedId("whd", attribute="delivery.id")
+    endpoint_id = PrefixedId("whe", attribute="delivery.endpoint_id")
+    event_id = PrefixedId("evt", attribute="delivery.event_id")
     event_type = fields.String(attribute="event.type")
     cause = fields.String(attribute="delivery.cause")
     status = fields.String(attribute="delivery.status")
@@ -138,7 +138,7 @@ class DeliveryOut(Schema):
     finished_at = Timestamp(attribute="delivery.finished_at", allow_none=True)
 
 
-class AttemptOut(Schema):
+class AttemptOut(StrictSchema):
     """One try."""
 
     number = fields.Integer(attribute="n")
@@ -158,24 +158,24 @@ class DeliveryDetailOut(DeliveryOut):
     attempts = fields.List(fields.Nested(AttemptOut()))
 
 
-class DeliveriesOut(Schema):
+class DeliveriesOut(StrictSchema):
     """The deliveries of a replay."""
 
-    event_id = Id("evt")
+    event_id = PrefixedId("evt")
     count = fields.Integer()
     deliveries = fields.List(fields.Nested(DeliveryOut()))
 
 
-class EventOut(Schema):
+class EventOut(StrictSchema):
     """Something that happened, as it is sent."""
 
-    id = Id("evt")
+    id = PrefixedId("evt")
     type = fields.String()
     created_at = Timestamp()
     payload = fields.Function(lambda event: orjson.loads(event.payload))
 
 
-EventTypeOut = Schema.from_dict(
+EventTypeOut = StrictSchema.from_dict(
     {
         "type": fields.String(),
         "description": fields.String(),
@@ -187,7 +187,11 @@ EventTypeOut = Schema.from_dict(
 """A type of event."""
 
 
-class CatalogueOut(Schema):
+class EventTypesOut(StrictSchema):
     """Every type of event."""
 
     event_types = fields.List(fields.Nested(EventTypeOut()))
+
+
+def event_type_field(**options: Any) -> fields.String:
+    return fields.String(validate=validate.OneOf(list(EVENT_TYPES), error="Not a type of event."), **options)

@@ -8,8 +8,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from saas_api.core import tenancy
-from saas_api.users import service as users
+from saas_api.accounts import operators, users
+from saas_api.core.db import tenancy
 from tests.pages import Browser
 from tests.payments.shop import Visitor
 from tests.people import Person, sign_up
@@ -55,10 +55,10 @@ def problem(answer: TestResponse) -> str:
 def appoint(app: Flask, client: FlaskClient, office: str = "admin") -> Person:
     """An operator, who has a company of her own like everybody."""
     person = sign_up(client, f"olga-{office}@platform.example", f"Platform {office}")
-    with app.app_context(), tenancy.as_system("auth.register") as session:
+    with app.app_context(), tenancy.system_session("auth.register") as session:
         found = users.find_by_email(session, person.email)
         assert found is not None
-        users.appoint(session, found.id, office)
+        operators.grant_operator_role(session, found.id, office)
     return person
 
 
@@ -71,13 +71,13 @@ def log(app: Flask, action: str) -> list[tuple[bool, str, str | None]]:
     """What was recorded of an act: whether for an organization, by which kind of actor, and why."""
     statement = sa.text("""SELECT organization_id IS NOT NULL AS own, actor_type, data->>'reason' AS reason
       FROM audit_events WHERE action = :action ORDER BY id""")
-    with app.app_context(), tenancy.as_system("queue.runs") as session:
+    with app.app_context(), tenancy.system_session("queue.runs") as session:
         return [(row.own, row.actor_type, row.reason) for row in session.execute(statement, {"action": action})]
 
 
 def run(app: Flask, sql: str, **values: Any) -> list[Any]:
     """What the whole platform has, or a change to it."""
-    with app.app_context(), tenancy.as_system("queue.runs") as session:
+    with app.app_context(), tenancy.system_session("queue.runs") as session:
         result = session.execute(sa.text(sql), values)
         return list(result.all()) if result.returns_rows else []  # type: ignore[attr-defined]  # a cursor's
 

@@ -6,9 +6,9 @@ import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 
-from saas_api.core import tenancy
-from saas_api.core.ids import read_id
-from saas_api.users import service as users
+from saas_api.accounts import operators
+from saas_api.core import ids
+from saas_api.core.db import tenancy
 from tests.pages import Browser
 from tests.people import Person
 
@@ -17,8 +17,8 @@ REASON = "ticket 4711: asked for by the owner"
 
 def appoint(app: Flask, person: Person, office: str = "admin") -> None:
     """Make somebody an operator."""
-    with app.app_context(), tenancy.as_system("operator.command") as session:
-        users.appoint(session, read_id("usr", person.user_id), office)
+    with app.app_context(), tenancy.system_session("operator.command") as session:
+        operators.grant_operator_role(session, ids.parse_id("usr", person.user_id), office)
 
 
 def desk(app: Flask, olga: Person, office: str = "admin") -> Browser:
@@ -34,7 +34,7 @@ def one(person: Person) -> str:
 
 def rows(app: Flask, sql: str, **values: Any) -> list[Any]:
     """What the whole platform has."""
-    with app.app_context(), tenancy.as_system("operator.command") as session:
+    with app.app_context(), tenancy.system_session("operator.command") as session:
         return list(session.execute(sa.text(sql), values))
 
 

@@ -9,8 +9,9 @@ import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 
-from saas_api.core.db import db, single_trips
-from saas_api.core.ids import wire_id
+from saas_api.core import ids
+from saas_api.core.db import engine
+from saas_api.core.db.engine import db
 from saas_api.payments import jobs
 from tests.admin.console import console, run
 from tests.payments.shop import Customer, Visitor
@@ -32,30 +33,30 @@ def counted() -> Iterator[list[str]]:
         if not statement.startswith("SELECT set_config"):
             seen.append(statement)
 
-    engines = (db.engine, single_trips(db.engine))
-    for engine in engines:
-        sa.event.listen(engine, "before_cursor_execute", note)
+    engines = (db.engine, engine.use_autocommit_pool(db.engine))
+    for watched in engines:
+        sa.event.listen(watched, "before_cursor_execute", note)
     try:
         yield seen
     finally:
-        for engine in engines:
-            sa.event.remove(engine, "before_cursor_execute", note)
+        for watched in engines:
+            sa.event.remove(watched, "before_cursor_execute", note)
 
 
 def test_no_page_costs_more_than_its_budget(app: Flask, client: FlaskClient, customer: Customer) -> None:
     customer.choose(customer.begin(), "pay_wrong")
-    jobs.inbox()
+    jobs.process_inbox()
     run(
         app,
         """INSERT INTO invoices (organization_id, kind, state, currency, rule_version, created_at)
           SELECT :id, 'manual', 'draft', 'USD', 1, now() FROM generate_series(1, 40)""",
         id=customer.id,
     )
-    invoice, payment = wire_id("inv", customer.invoice_id), wire_id("pay", customer.payment().id)
+    invoice, payment = ids.format_id("inv", customer.invoice_id), ids.format_id("pay", customer.payment().id)
     paths = ("billing", "billing/close", "invoices", f"invoices/{invoice}", f"invoices/{invoice}/credit", "payments")
     more = (f"payments/{payment}", f"payments/{payment}/ask", "payments/events", "deliveries", "jobs", "invariants")
     olga, wrong = console(app, client), []
-    for path in (*paths, *more, "mail", "system", f"billing/close/{wire_id('org', customer.id)}"):
+    for path in (*paths, *more, "mail", "system", f"billing/close/{ids.format_id('org', customer.id)}"):
         with counted() as statements:
             answer = olga.open(f"/admin/{path}")
         assert answer.status_code == 200, path

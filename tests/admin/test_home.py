@@ -7,9 +7,9 @@ import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 
-from saas_api.core import tenancy
-from saas_api.core.ids import read_id
-from saas_api.usage import service as usage
+from saas_api.core import ids
+from saas_api.core.db import tenancy
+from saas_api.usage import rollups
 from tests.admin.desk import REASON, desk, one, rows, send
 from tests.people import Person, make_key
 
@@ -26,7 +26,7 @@ def test_the_overview_counts_what_happened(app: Flask, client: FlaskClient, alic
     assert [send(client, key)[0] for _ in range(3)] == [202] * 3
     assert browser.submit(f"{one(alice)}/bill-now", name="Acme", reason=REASON).status_code == 303
     with app.app_context():
-        usage.roll_up()
+        rollups.roll_up()
     text = browser.open("/admin").text
     [(total, due)] = rows(app, "SELECT total_minor, due_minor FROM invoices")
     assert total == due > 0
@@ -58,5 +58,5 @@ def test_days_of_the_log_are_a_range(app: Flask, alice: Person, olga: Person) ->
 
 def test_no_tenant_reads_the_operators_log(app: Flask, alice: Person, olga: Person) -> None:
     desk(app, olga).submit(f"{one(alice)}/suspend", name="Acme", reason=REASON)
-    with app.app_context(), tenancy.transaction(read_id("org", alice.organization_id)) as session:
+    with app.app_context(), tenancy.tenant_session(ids.parse_id("org", alice.organization_id)) as session:
         assert session.scalar(sa.text("SELECT count(*) FROM audit_events WHERE organization_id IS NULL")) == 0

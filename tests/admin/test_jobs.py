@@ -13,9 +13,10 @@ from rq.job import Job
 from rq.registry import FailedJobRegistry
 from rq.results import Result
 
-from saas_api.billing import service as billing
-from saas_api.core import clock, queue
-from saas_api.core.timetable import scheduled_jobs
+from saas_api.billing import invariants
+from saas_api.core import clock
+from saas_api.core.jobs import queue, schedule
+from saas_api.core.jobs.queue import BACKGROUND
 from tests.admin.console import PLATFORM, check_offices, console, log, problem, run
 from tests.payments.shop import Visitor
 from tests.people import Person
@@ -42,18 +43,18 @@ def connection(app: Flask, config: dict[str, Any]) -> Iterator[redis.Redis]:
 
 def queued(connection: redis.Redis, call: str) -> list[Job]:
     """Jobs that call a function, by its name."""
-    jobs = rq.Queue(queue.BACKGROUND, connection=connection).jobs
+    jobs = rq.Queue(BACKGROUND, connection=connection).jobs
     return [job for job in jobs if job is not None and job.func_name == call]
 
 
 def waiting(connection: redis.Redis) -> list[str]:
-    return rq.Queue(queue.BACKGROUND, connection=connection).get_job_ids()
+    return rq.Queue(BACKGROUND, connection=connection).get_job_ids()
 
 
 def failure(connection: redis.Redis, announced: str = "mail.drain") -> Job:
     """A job that a worker could not finish."""
-    where = rq.Queue(queue.BACKGROUND, connection=connection)
-    job = where.enqueue_call(queue.perform, args=(announced,))
+    where = rq.Queue(BACKGROUND, connection=connection)
+    job = where.enqueue_call(queue.run_job, args=(announced,))
     where.remove(job)
     FailedJobRegistry(where.name, connection=connection).add(job, ttl=3600)
     Result.create_failure(job, 3600, "Traceback\nOSError: broken pipe")
@@ -73,19 +74,19 @@ def test_every_job_is_shown_with_cadence_last_and_next_run(app: Flask, client: F
             'OSError: full')""",
     )
     page = console(app, client, "support").text(JOBS)
-    assert all(entry.job in page for entry in scheduled_jobs())
+    assert all(entry.job in page for entry in schedule.scheduled_jobs())
     assert ("OSError: full" in page, "2.5 s" in page, "Late" in page) == (True, True, True)
-    assert page.count("Never ran") == len(scheduled_jobs()) - 1
+    assert page.count("Never ran") == len(schedule.scheduled_jobs()) - 1
 
 
 def test_a_job_that_ran_in_its_slot_is_not_late(app: Flask, client: FlaskClient) -> None:
-    for entry in scheduled_jobs():
+    for entry in schedule.scheduled_jobs():
         run(
             app,
             """INSERT INTO job_runs (job, scheduled_for, host, state, finished_at)
               VALUES (:job, :slot, 'h:1', 'done', now())""",
             job=entry.job,
-            slot=entry.slot(clock.now()),
+            slot=entry.current_slot(clock.now()),
         )
     assert ">Late<" not in console(app, client).text(JOBS).replace("</span> ", "")
 
@@ -100,7 +101,7 @@ def test_a_dead_redis_is_said_and_the_timetable_still_shown(
     app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     olga = console(app, client)
-    monkeypatch.setattr(queue, "patient_client", lambda: redis.Redis(port=1, socket_connect_timeout=0.1))
+    monkeypatch.setattr(queue, "worker_redis", lambda: redis.Redis(port=1, socket_connect_timeout=0.1))
     page = olga.text(JOBS)
     assert ("Redis does not answer" in page, "billing.close" in page) == (True, True)
     assert "Redis" in olga.text("/admin/system")
@@ -109,7 +110,7 @@ def test_a_dead_redis_is_said_and_the_timetable_still_shown(
 def test_a_run_is_asked_for_and_a_worker_does_it(app: Flask, client: FlaskClient, connection: redis.Redis) -> None:
     page = console(app, client).does(f"{JOBS}/run/ops.purge")
     assert "A worker was asked" in page
-    (job,) = queued(connection, "saas_api.core.lease.run_slot")
+    (job,) = queued(connection, "saas_api.core.jobs.schedule.run_scheduled")
     with app.app_context():
         job.perform()
     rows = run(app, "SELECT job, state, host FROM job_runs")
@@ -119,10 +120,12 @@ def test_a_run_is_asked_for_and_a_worker_does_it(app: Flask, client: FlaskClient
 
 def test_a_tick_runs_every_job_that_is_due(app: Flask, client: FlaskClient, connection: redis.Redis) -> None:
     console(app, client).does(f"{JOBS}/tick")
-    (job,) = queued(connection, "saas_api.schedule.tick")
+    (job,) = queued(connection, "saas_api.core.jobs.schedule.run_due_jobs")
     with app.app_context():
         job.perform()
-    assert {row.job for row in run(app, "SELECT job FROM job_runs")} == {entry.job for entry in scheduled_jobs()}
+    assert {row.job for row in run(app, "SELECT job FROM job_runs")} == {
+        entry.job for entry in schedule.scheduled_jobs()
+    }
     assert log(app, "job.tick_asked") == PLATFORM
 
 
@@ -149,7 +152,7 @@ def test_a_failed_job_is_shown_and_queued_again(app: Flask, client: FlaskClient,
 
 def test_looking_does_not_clean_up(app: Flask, client: FlaskClient, connection: redis.Redis) -> None:
     job = failure(connection)
-    registry = FailedJobRegistry(queue.BACKGROUND, connection=connection)
+    registry = FailedJobRegistry(BACKGROUND, connection=connection)
     connection.zadd(registry.key, {job.id: 1})  # its time is over
     console(app, client).text(JOBS)
     assert registry.get_job_count(cleanup=False) == 1
@@ -159,7 +162,7 @@ def test_checks_say_what_they_found_since_when_and_whose(app: Flask, client: Fla
     olga = console(app, client, "support")
     assert "The checks have not run yet." in olga.text("/admin/invariants")
     with app.app_context():
-        billing.check_invariants()
+        invariants.check_invariants()
     assert "Every check holds." in olga.text("/admin/invariants")
     now = clock.now()
     for hours, count in ((3, 0), (2, 1), (1, 2)):
@@ -175,4 +178,4 @@ def test_checks_say_what_they_found_since_when_and_whose(app: Flask, client: Fla
     page = olga.text("/admin/invariants")
     assert ("2 violations" in page, "invoice 7 differs" in page) == (True, True)
     assert f"/admin/organizations/{alice.organization_id}" in page
-    assert clock.rfc3339(now + timedelta(days=1, hours=-2)) in page
+    assert clock.format_rfc3339(now + timedelta(days=1, hours=-2)) in page

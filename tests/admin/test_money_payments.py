@@ -6,9 +6,9 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from saas_api.core.ids import wire_id
+from saas_api.core import ids
 from saas_api.payments import jobs
-from saas_api.providers import mock_checkout
+from saas_api.providers import mock_payments
 from tests.admin.console import BOTH, PLATFORM, Console, check_offices, console, log, problem, run
 from tests.payments.shop import MOCK, Customer, Visitor
 from tests.people import Person
@@ -23,20 +23,20 @@ def client(app: Flask) -> FlaskClient:
 def apart(customer: Customer) -> Customer:
     """A customer whose payment is more than what was asked for."""
     customer.choose(customer.begin(), "pay_wrong")
-    jobs.inbox()
+    jobs.process_inbox()
     assert customer.payment().state == "quarantined"
     return customer
 
 
 def one(customer: Customer) -> str:
-    return f"/admin/payments/{wire_id('pay', customer.payment().id)}"
+    return f"/admin/payments/{ids.format_id('pay', customer.payment().id)}"
 
 
 def strange(app: Flask, customer: Customer) -> str:
     """An event about a payment that nobody began; its page."""
-    event = mock_checkout.event("checkout.completed", "mock_nobodys")
+    event = mock_payments.new_event("checkout.completed", "mock_nobodys")
     assert customer.post(MOCK, event.body, event.signature) == 200
-    jobs.inbox()
+    jobs.process_inbox()
     rows = run(app, "SELECT event_id FROM provider_events WHERE state = 'quarantined' AND error = 'unknown_reference'")
     return f"/admin/payments/events/mock/{rows[0].event_id}"
 
@@ -100,7 +100,7 @@ def test_an_event_of_nobody_is_taken_up_again_and_resolved(app: Flask, client: F
     assert "unknown_reference" in olga.text("/admin/payments/events?status=quarantined")
     olga.does(f"{event}/take-up")
     assert state_of(app, event) == "received"
-    jobs.inbox()
+    jobs.process_inbox()
     assert state_of(app, event) == "quarantined"
     olga.does(f"{event}/resolve")
     assert state_of(app, event) == "ignored"

@@ -7,9 +7,9 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from saas_api.billing import service as billing
-from saas_api.core import clock, tenancy
-from saas_api.core.ids import read_id, wire_id
+from saas_api.billing import periods
+from saas_api.core import clock, ids
+from saas_api.core.db import tenancy
 from tests.admin.console import BOTH, PLATFORM, REASON, Console, check_offices, console, log, problem, run
 from tests.billing.company import Company, day
 from tests.people import Person, sign_up
@@ -25,16 +25,16 @@ PAGES = {
 
 def ended(app: Flask, client: FlaskClient, name: str = "Acme") -> tuple[Company, Person]:
     """A company on a paid plan whose April is over and not invoiced."""
-    clock.travel_to(day(1))
+    clock.freeze_time(day(1))
     person = sign_up(client, f"alice@{name.lower()}.example", name)
-    company = Company(read_id("org", person.organization_id))
+    company = Company(ids.parse_id("org", person.organization_id))
     with app.app_context():
         with company.transaction() as session:
-            billing.ensure_account(session, company.id)
+            periods.ensure_account(session, company.id)
         company.switch("pro@1", clock.now())
-        clock.travel_to(day(1, 2, month=5))
-        billing.keep_accounts(clock.now(), company.id)
-    clock.travel_to(None)
+        clock.freeze_time(day(1, 2, month=5))
+        periods.ensure_accounts(clock.now(), company.id)
+    clock.freeze_time(None)
     return company, person
 
 
@@ -55,8 +55,8 @@ def park(app: Flask, company: Company) -> None:
 
 def test_only_operators_find_the_pages(app: Flask, client: FlaskClient, alice: Person) -> None:
     organization = alice.organization_id
-    with app.app_context(), tenancy.transaction(read_id("org", organization)) as session:
-        billing.ensure_account(session, read_id("org", organization))
+    with app.app_context(), tenancy.tenant_session(ids.parse_id("org", organization)) as session:
+        periods.ensure_account(session, ids.parse_id("org", organization))
     more = {f"/admin/billing/close/{organization}": "admin", f"/admin/billing/unpark/{organization}": "admin"}
     check_offices(app, client, alice, {**PAGES, **more})
 
@@ -65,7 +65,7 @@ def test_a_dry_run_shows_what_a_close_writes_and_writes_nothing(app: Flask, clie
     company, _ = ended(app, client)
     olga = console(app, client)
     assert "Acme" in olga.text("/admin/billing")
-    page = olga.text(f"/admin/billing/close/{wire_id('org', company.id)}")
+    page = olga.text(f"/admin/billing/close/{ids.format_id('org', company.id)}")
     assert "99.00 USD" in page
     assert not invoices(app, company)
 
@@ -73,11 +73,11 @@ def test_a_dry_run_shows_what_a_close_writes_and_writes_nothing(app: Flask, clie
 def test_close_due_writes_the_invoices_of_the_dry_run(app: Flask, client: FlaskClient) -> None:
     company, _ = ended(app, client)
     olga = console(app, client)
-    page = olga.does(f"/admin/billing/close/{wire_id('org', company.id)}")
+    page = olga.does(f"/admin/billing/close/{ids.format_id('org', company.id)}")
     assert "Invoices written: " in page
     assert ("open", 9900) in [tuple(row) for row in invoices(app, company)]
     assert log(app, "billing.close_asked") == BOTH
-    assert "closing now would write no invoice" in olga.text(f"/admin/billing/close/{wire_id('org', company.id)}")
+    assert "closing now would write no invoice" in olga.text(f"/admin/billing/close/{ids.format_id('org', company.id)}")
 
 
 def test_a_form_that_is_sent_twice_closes_once(app: Flask, client: FlaskClient) -> None:
@@ -91,7 +91,7 @@ def test_a_form_that_is_sent_twice_closes_once(app: Flask, client: FlaskClient) 
 
 def test_a_close_needs_a_reason_and_a_fresh_password(app: Flask, client: FlaskClient) -> None:
     company, _ = ended(app, client)
-    path = f"/admin/billing/close/{wire_id('org', company.id)}"
+    path = f"/admin/billing/close/{ids.format_id('org', company.id)}"
     short = console(app, client).act(path, reason="because")
     assert (short.status_code, "at least 10 characters" in problem(short)) == (422, True)
     stale = Console(app)
@@ -105,7 +105,7 @@ def test_an_old_session_is_asked_for_its_password_and_keeps_what_was_typed(
 ) -> None:
     company, _ = ended(app, client)
     olga = console(app, client)
-    path = f"/admin/billing/close/{wire_id('org', company.id)}"
+    path = f"/admin/billing/close/{ids.format_id('org', company.id)}"
     fields = {**olga.form(path), "reason": REASON}
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 700)
@@ -121,23 +121,25 @@ def test_a_parked_organization_is_shown_unparked_and_its_draft_finalized(app: Fl
     company, _ = ended(app, client)
     park(app, company)
     olga = console(app, client)
-    olga.does(f"/admin/billing/close/{wire_id('org', company.id)}")
+    olga.does(f"/admin/billing/close/{ids.format_id('org', company.id)}")
     assert {row.state for row in invoices(app, company)} == {"draft"}
     page = olga.text("/admin/billing")
     assert "check sums.lines" in page
     assert "Draft of" in page
-    olga.does(f"/admin/billing/unpark/{wire_id('org', company.id)}")
+    olga.does(f"/admin/billing/unpark/{ids.format_id('org', company.id)}")
     assert log(app, "billing.unparked") == BOTH
     with app.app_context():
         draft = company.rows("SELECT id FROM invoices WHERE state = 'draft' ORDER BY total_minor DESC LIMIT 1")[0].id
-    page = olga.does(f"/admin/invoices/{wire_id('inv', draft)}/finalize")
+    page = olga.does(f"/admin/invoices/{ids.format_id('inv', draft)}/finalize")
     assert "The invoice is final." in page
     assert log(app, "invoice.reviewed") == BOTH
 
 
 def test_unparking_who_is_not_parked_says_so(app: Flask, client: FlaskClient) -> None:
     company, _ = ended(app, client)
-    assert "It was not parked." in console(app, client).does(f"/admin/billing/unpark/{wire_id('org', company.id)}")
+    assert "It was not parked." in console(app, client).does(
+        f"/admin/billing/unpark/{ids.format_id('org', company.id)}"
+    )
     assert not log(app, "billing.unparked")
 
 

@@ -7,11 +7,12 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from saas_api.billing import service as billing
-from saas_api.core import clock, tenancy
-from saas_api.core.errors import Invalid
-from saas_api.core.ids import read_id
-from saas_api.organizations.service import audit
+from saas_api.accounts.audit import Actor
+from saas_api.billing import terms
+from saas_api.billing.terms import LimitOverrides
+from saas_api.core import clock, ids
+from saas_api.core.db import tenancy
+from saas_api.core.errors import ValidationFailed
 from tests.admin.desk import REASON, acts, desk, one, rows, send
 from tests.gate.people import stay_within_a_minute
 from tests.people import Person, make_key
@@ -63,17 +64,17 @@ def test_a_limit_that_is_none_is_named_and_kept_as_typed(
 
 
 def test_exceptions_are_for_meters_that_exist(context: Flask, alice: Person) -> None:
-    organization_id, actor = read_id("org", alice.organization_id), audit.Actor("operator", None)
-    with tenancy.as_system("operator.command") as session:
-        with pytest.raises(Invalid):
-            billing.set_exceptions(session, organization_id, billing.Exceptions(), actor, REASON)
-        pigeons = billing.Exceptions(ceilings={"pigeon": Decimal(1)})
-        with pytest.raises(Invalid):
-            billing.set_exceptions(session, organization_id, pigeons, actor, REASON)
+    organization_id, actor = ids.parse_id("org", alice.organization_id), Actor("operator", None)
+    with tenancy.system_session("operator.command") as session:
+        with pytest.raises(ValidationFailed):
+            terms.set_overrides(session, organization_id, LimitOverrides(), actor, REASON)
+        pigeons = LimitOverrides(ceilings={"pigeon": Decimal(1)})
+        with pytest.raises(ValidationFailed):
+            terms.set_overrides(session, organization_id, pigeons, actor, REASON)
         later = clock.now() + timedelta(days=1)
-        kept = billing.Exceptions(5, {"sms": Decimal(10)}, later)
-        billing.set_exceptions(session, organization_id, kept, actor, REASON)
-        assert billing.exceptions_of(session, organization_id) == kept
+        kept = LimitOverrides(5, {"sms": Decimal(10)}, later)
+        terms.set_overrides(session, organization_id, kept, actor, REASON)
+        assert terms.get_overrides(session, organization_id) == kept
 
 
 def test_a_plan_change_is_shown_before_it_is_made(app: Flask, client: FlaskClient, alice: Person, olga: Person) -> None:

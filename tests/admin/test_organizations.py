@@ -7,12 +7,13 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from saas_api.core import tenancy
-from saas_api.core.errors import Invalid
-from saas_api.core.ids import new_id, read_id, wire_id
-from saas_api.organizations import service as organizations
-from saas_api.organizations.models import Organization
-from saas_api.organizations.service import audit
+from saas_api.accounts import organizations
+from saas_api.accounts.audit import Actor
+from saas_api.accounts.models import Organization
+from saas_api.accounts.organizations import NotSuspendable, NotSuspended, OrganizationNotFound
+from saas_api.core import ids
+from saas_api.core.db import tenancy
+from saas_api.core.errors import ValidationFailed
 from tests.admin.desk import REASON, acts, desk, one, rows, send
 from tests.dashboard.webhooks.hooks import counted
 from tests.pages import ANONYMOUS, Browser
@@ -70,7 +71,7 @@ def test_the_console_is_there_for_operators_only(app: Flask, alice: Person, olga
 
 def test_an_unknown_organization_and_one_that_is_no_id_are_not_found(app: Flask, olga: Person) -> None:
     browser = desk(app, olga)
-    assert browser.open(f"{LIST}/{wire_id('org', new_id())}").status_code == 404
+    assert browser.open(f"{LIST}/{ids.format_id('org', ids.new_id())}").status_code == 404
     assert browser.open(f"{LIST}/acme").status_code == 404
 
 
@@ -189,16 +190,16 @@ def test_support_cannot_suspend_by_sending_the_form_either(app: Flask, alice: Pe
 def test_what_is_suspended_is_not_suspended_twice_and_what_is_active_not_resumed(
     context: Flask, alice: Person, olga: Person
 ) -> None:
-    organization_id, actor = read_id("org", alice.organization_id), audit.Actor("operator", None)
-    with tenancy.as_system("operator.command") as session:
-        with pytest.raises(organizations.NotSuspended):
+    organization_id, actor = ids.parse_id("org", alice.organization_id), Actor("operator", None)
+    with tenancy.system_session("operator.command") as session:
+        with pytest.raises(NotSuspended):
             organizations.resume(session, organization_id, actor, REASON)
-        with pytest.raises(Invalid):
+        with pytest.raises(ValidationFailed):
             organizations.suspend(session, organization_id, actor, "  short   ")
-        with pytest.raises(organizations.NoSuchOrganization):
-            organizations.suspend(session, new_id(), actor, REASON)
+        with pytest.raises(OrganizationNotFound):
+            organizations.suspend(session, ids.new_id(), actor, REASON)
         organizations.suspend(session, organization_id, actor, REASON)
-        with pytest.raises(organizations.NotSuspendable):
+        with pytest.raises(NotSuspendable):
             organizations.suspend(session, organization_id, actor, REASON)
         assert session.get_one(Organization, organization_id).status == "suspended"
 

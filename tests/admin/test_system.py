@@ -4,10 +4,9 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from saas_api import mail
-from saas_api.core import tenancy
-from saas_api.core.ids import read_id
-from saas_api.mail.service import delivery
+from saas_api.core import ids
+from saas_api.core.db import tenancy
+from saas_api.mail import dispatch, mails
 from tests.admin.console import BOTH, PLATFORM, check_offices, console, log, problem, run
 from tests.architecture.house import ROOT
 from tests.payments.shop import Visitor
@@ -22,9 +21,11 @@ def client(app: Flask) -> FlaskClient:
 def write(app: Flask, person: Person, template: str = "welcome", **words: object) -> str:
     """A mail that waits; the page that sends it again."""
     run(app, "DELETE FROM mails")
-    owner = read_id("org", person.organization_id) if template == "welcome" else None
-    with app.app_context(), tenancy.as_system("mail.deliver") as session:
-        mail.send(session, template, "ann@customer.example", organization_id=owner, **{"organization": "Acme", **words})
+    owner = ids.parse_id("org", person.organization_id) if template == "welcome" else None
+    with app.app_context(), tenancy.system_session("mail.deliver") as session:
+        mails.enqueue(
+            session, template, "ann@customer.example", organization_id=owner, **{"organization": "Acme", **words}
+        )
     return f"/admin/mail/{run(app, 'SELECT id FROM mails')[0].id}/send-again"
 
 
@@ -33,7 +34,9 @@ def give_up(app: Flask) -> None:
     token = "11111111-1111-1111-1111-111111111111"
     run(app, "UPDATE mails SET status = 'sending', lease_token = :token, next_at = now()", token=token)
     with app.app_context():
-        delivery._finish(read_id("org", token), run(app, "SELECT id FROM mails")[0].id, "failed", "invalid_recipient")
+        dispatch._finish(
+            ids.parse_id("org", token), run(app, "SELECT id FROM mails")[0].id, "failed", "invalid_recipient"
+        )
 
 
 def test_only_operators_find_the_pages(app: Flask, client: FlaskClient, alice: Person, carol: Person) -> None:
@@ -115,7 +118,7 @@ def test_the_system_page_tells_versions_migration_and_clocks(app: Flask, client:
 
 
 def test_a_database_behind_the_code_is_said(app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    from saas_api.admin.queries.operations import system
+    from saas_api.admin import system
 
-    monkeypatch.setattr(system, "newest_migration", lambda: "9999")
+    monkeypatch.setattr(system, "head_migration", lambda: "9999")
     assert "this code wants 9999" in console(app, client, "support").text("/admin/system")

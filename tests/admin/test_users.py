@@ -3,7 +3,7 @@
 from flask import Flask
 from flask.testing import FlaskClient
 
-from saas_api.core.ids import new_id, wire_id
+from saas_api.core import ids
 from tests.admin.desk import REASON, acts, desk, rows
 from tests.people import Person
 
@@ -26,7 +26,7 @@ def test_a_person_is_shown_with_organizations_and_sessions(app: Flask, alice: Pe
     text = browser.open(f"{LIST}/{alice.user_id}").text
     assert "Acme" in text
     assert "1 live session" in text
-    assert browser.open(f"{LIST}/{wire_id('usr', new_id())}").status_code == 404
+    assert browser.open(f"{LIST}/{ids.format_id('usr', ids.new_id())}").status_code == 404
 
 
 def test_ended_sessions_are_refused_on_the_next_request(

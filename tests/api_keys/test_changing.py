@@ -10,11 +10,11 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from saas_api.api_keys import service as api_keys
-from saas_api.core import clock
+from saas_api.api_keys import keys
+from saas_api.api_keys.keys import ScopeBeyondRole
+from saas_api.core import clock, ids
 from saas_api.core.access import Principal
-from saas_api.core.ids import new_id, read_id
-from saas_api.core.tenancy import transaction
+from saas_api.core.db import tenancy
 from tests.gate.neighbour import neighbour
 from tests.gate.people import LIST, SEND, SMS, Headers, join, make_key, organization_of, sign_up
 
@@ -38,7 +38,7 @@ def rows(superuser: Any) -> Callable[[str], list[Any]]:
 
 
 def bare(wire: str) -> UUID:
-    return read_id(wire.partition("_")[0], wire)
+    return ids.parse_id(wire.partition("_")[0], wire)
 
 
 def code(answer: Any) -> tuple[int, str]:
@@ -138,14 +138,14 @@ def test_with_grace_two_secrets_live_until_the_old_one_ends(client: FlaskClient,
     began = clock.now()
     answer = rotate(client, alice, key_id, DAY)
     second = {"X-API-Key": answer.json["data"]["key"]}
-    assert answer.json["data"]["old_expires_at"] >= clock.rfc3339(began + timedelta(seconds=DAY))
+    assert answer.json["data"]["old_expires_at"] >= clock.format_rfc3339(began + timedelta(seconds=DAY))
     assert answer.json["data"]["expires_at"] is None
     assert [client.get(LIST, headers=key).status_code for key in (first, second)] == [200, 200]
     assert code(rotate(client, alice, key_id)) == (409, "ROTATION_IN_PROGRESS")
     assert len(client.get(KEYS, headers=alice).json["data"]["keys"]) == 1
     assert len(client.get("/api/v1/dashboard/api-keys", headers=alice).json["data"]["api_keys"]) == 1
 
-    clock.travel_to(clock.now() + timedelta(seconds=DAY + 1))
+    clock.freeze_time(clock.now() + timedelta(seconds=DAY + 1))
     alice = sign_in(client)
     assert code(client.get(LIST, headers=first)) == (401, "INVALID_API_KEY")
     assert client.get(LIST, headers=second).status_code == 200
@@ -177,7 +177,7 @@ def test_revoking_a_key_ends_both_secrets(client: FlaskClient, alice: Headers) -
 
 
 def test_no_secret_outlives_the_end_of_its_key(client: FlaskClient, alice: Headers) -> None:
-    end = clock.rfc3339(clock.now() + timedelta(hours=1))
+    end = clock.format_rfc3339(clock.now() + timedelta(hours=1))
     key_id, _ = make_key(client, alice, expires_at=end)
     told = rotate(client, alice, key_id, DAY).json["data"]
     assert told["expires_at"] == told["old_expires_at"] == end
@@ -221,14 +221,14 @@ def test_a_member_makes_keys_and_only_admins_change_them(client: FlaskClient, al
 def test_nobody_gives_a_key_more_than_they_may_do(app: Flask, client: FlaskClient, alice: Headers, role: str) -> None:
     key_id, _ = make_key(client, alice, scopes=["usage:read"])
     organization_id = organization_of(client, alice)
-    weak = Principal("user", new_id(), organization_id, role=role)
-    with app.app_context(), transaction(organization_id) as session:
+    weak = Principal("user", ids.new_id(), organization_id, role=role)
+    with app.app_context(), tenancy.tenant_session(organization_id) as session:
         for attempt in (
-            lambda: api_keys.create(session, organization_id, weak, name="k", scopes=["messages:write"]),
-            lambda: api_keys.create(session, organization_id, weak, name="k"),
-            lambda: api_keys.change(session, weak, bare(key_id), {"scopes": ["messages:write", "usage:read"]}),
+            lambda: keys.create(session, organization_id, weak, name="k", scopes=["messages:write"]),
+            lambda: keys.create(session, organization_id, weak, name="k"),
+            lambda: keys.update(session, weak, bare(key_id), {"scopes": ["messages:write", "usage:read"]}),
         ):
-            with pytest.raises(api_keys.ScopeBeyondRole) as refusal:
+            with pytest.raises(ScopeBeyondRole) as refusal:
                 attempt()
             assert refusal.value.details == {"scopes": ["messages:write"]}
 

@@ -6,7 +6,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from saas_api.api_keys import service as api_keys
+from saas_api.api_keys import keys
 from tests.gate.people import LIST, Headers, make_key, sign_up
 
 KEYS = "/api/v1/keys"
@@ -100,5 +100,5 @@ def test_the_last_use_is_written(app: Flask, client: FlaskClient, alice: Headers
     key_id, key = make_key(client, alice)
     client.get(LIST, headers=key)
     with app.app_context():
-        api_keys.write_seen()
+        keys.flush_last_used()
     assert client.get(f"{KEYS}/{key_id}", headers=alice).json["data"]["last_used_at"]

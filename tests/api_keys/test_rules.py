@@ -2,29 +2,29 @@
 
 import pytest
 
-from saas_api.api_keys.rules import hint_of, is_key, looks_like_key, new_key
+from saas_api.api_keys import key_format
 
 
 @pytest.mark.parametrize("mode", ["live", "test"])
 def test_a_new_key_is_one_of_ours(mode: str) -> None:
-    key = new_key("sk", mode)
+    key = key_format.generate_key("sk", mode)
     assert key.startswith(f"sk_{mode}_")
     assert len(key) == len(f"sk_{mode}_") + 46
-    assert is_key(key, "sk")
-    assert looks_like_key(key)
-    assert hint_of(key) == key[: len(f"sk_{mode}_") + 4]
+    assert key_format.is_well_formed_key(key, "sk")
+    assert key_format.has_key_prefix(key)
+    assert key_format.key_hint(key) == key[: len(f"sk_{mode}_") + 4]
 
 
 def test_a_key_of_another_prefix_is_not_ours() -> None:
-    assert not is_key(new_key("pk", "live"), "sk")
+    assert not key_format.is_well_formed_key(key_format.generate_key("pk", "live"), "sk")
 
 
 def test_any_one_wrong_character_is_noticed() -> None:
-    key = new_key("sk", "live")
+    key = key_format.generate_key("sk", "live")
     for at in range(len("sk_live_"), len(key)):
         wrong = "0" if key[at] != "0" else "1"
-        assert not is_key(key[:at] + wrong + key[at + 1 :], "sk")
+        assert not key_format.is_well_formed_key(key[:at] + wrong + key[at + 1 :], "sk")
 
 
 def test_a_token_does_not_look_like_a_key() -> None:
-    assert not looks_like_key("eyJh.eyJz.c2ln")
+    assert not key_format.has_key_prefix("eyJh.eyJz.c2ln")

@@ -13,9 +13,9 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.routing import Rule
 
+from saas_api.core import ids
 from saas_api.core.access import PERMISSIONS, SCOPES
-from saas_api.core.db import session
-from saas_api.core.ids import new_id
+from saas_api.core.db import engine
 from saas_api.core.roles import ROLES
 from tests.architecture.test_routes import access
 from tests.gate.people import Headers, join, make_key, organization_of, sign_up
@@ -144,7 +144,7 @@ def test_every_caller_gets_exactly_where_the_table_says(
         monkeypatch.setitem(app.view_functions, rule.endpoint, witness(app, rule))
     wrong = []
     for name, method, rule in methods(app):
-        path = rule.build({argument: new_id() for argument in rule.arguments})
+        path = rule.build({argument: ids.new_id() for argument in rule.arguments})
         for caller in callers:
             answer = client.open(path[1] if path else "", method=method, headers=caller.headers)
             got = answer.status_code, answer.text if answer.status_code == 200 else answer.json["error"]["code"]
@@ -157,7 +157,7 @@ def witness(app: Flask, rule: Rule) -> Any:
     """A view that asks for the same and tells which organization the database believes in."""
 
     def view(**_: Any) -> str:
-        return str(session().scalar(sa.text("SELECT current_organization()")))
+        return str(engine.session().scalar(sa.text("SELECT current_organization()")))
 
     view.__access__ = access(app, rule)  # type: ignore[attr-defined]  # as a view has it
     return view

@@ -6,17 +6,17 @@ import orjson
 from flask import Flask
 
 from config import Settings
-from saas_api.cli.documents import env_example, with_table
+from saas_api.cli.commands import documents
 from tests.architecture.house import ROOT
 
 
 def test_the_settings_in_the_readme_are_current() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert with_table(readme, Settings.model_fields) == readme
+    assert documents.insert_settings_table(readme, Settings.model_fields) == readme
 
 
 def test_the_example_environment_is_current() -> None:
-    assert (ROOT / ".env.example").read_text(encoding="utf-8") == env_example(Settings.model_fields)
+    assert (ROOT / ".env.example").read_text(encoding="utf-8") == documents.env_example(Settings.model_fields)
 
 
 def test_the_example_environment_has_exactly_the_settings() -> None:

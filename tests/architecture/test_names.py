@@ -7,8 +7,8 @@ from pathlib import Path
 
 from flask import Flask
 
-from saas_api.core.domain import registry
-from saas_api.core.queue import job_names
+from saas_api.core import domain
+from saas_api.core.jobs import queue
 from tests.architecture.house import FACES, FLOORS, PACKAGE, ROOMS, calls, imported, sources, tree
 
 EMPTY_WORDS = {"utils", "helpers", "common", "misc", "base", "manager", "handler"}
@@ -64,11 +64,11 @@ def test_every_job_that_is_woken_is_registered(app: Flask) -> None:
                 woken |= {value for name_of, value in constants if name_of in words}
                 woken |= {literal.value for literal in node.args if isinstance(literal, ast.Constant)}
     assert woken >= {"messages.drain", "webhooks.drain", "mail.drain", "payments.inbox"}
-    assert woken <= set(job_names())
+    assert woken <= set(queue.job_names())
 
 
 def test_core_names_no_domain(app: Flask) -> None:
-    domains = [name for name in registry.domains if not name.startswith("core.")]
+    domains = [name for name in domain.registry.domains if not name.startswith("core.")]
     of_a_domain = re.compile(rf"({'|'.join(domains)})[.:][a-z]")
     assert of_a_domain.match("messages.drain")
     for path in sources(PACKAGE / "core"):

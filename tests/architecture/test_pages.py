@@ -8,10 +8,10 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.routing import AnyConverter, UUIDConverter
 
+from saas_api.core import ids
 from saas_api.core.access import PERMISSIONS, Access
-from saas_api.core.fields import IdConverter
-from saas_api.core.ids import new_id
 from saas_api.core.roles import ROLES
+from saas_api.core.web.http import PrefixedIdConverter
 from tests.pages import Browser
 from tests.people import Person, join, sign_in
 
@@ -33,8 +33,8 @@ def pages(app: Flask) -> Iterator[tuple[str, str, Access]]:
 
 
 def _example(kind: Any) -> Any:
-    if isinstance(kind, IdConverter | UUIDConverter):
-        return new_id()
+    if isinstance(kind, PrefixedIdConverter | UUIDConverter):
+        return ids.new_id()
     return min(kind.items) if isinstance(kind, AnyConverter) else "x"
 
 
@@ -68,9 +68,9 @@ def test_a_role_without_the_permission_is_refused(app: Flask, browsers: dict[str
     wrong = []
     for method, path, asked in pages(app):
         for role, browser in browsers.items():
-            if asked.office is None and (asked.permission is None or role in PERMISSIONS[asked.permission]):
+            if asked.operator_role is None and (asked.permission is None or role in PERMISSIONS[asked.permission]):
                 continue
-            expected = 404 if asked.office else 403
+            expected = 404 if asked.operator_role else 403
             answer = browser.open(path) if method == GET else browser.send(path, {"csrf_token": tokens[role]})
             if answer.status_code != expected:
                 wrong.append((role, method, path, answer.status_code))
@@ -81,7 +81,7 @@ def test_an_id_nobody_has_is_not_found_like_one_of_somebody_else(app: Flask, ali
     browser = Browser(app, alice)
     wrong = []
     for method, path, asked in pages(app):
-        if method == GET and asked.office is None and "_0" in path:
+        if method == GET and asked.operator_role is None and "_0" in path:
             answer = browser.open(path)
             if answer.status_code != 404:
                 wrong.append((path, answer.status_code))
@@ -92,7 +92,7 @@ def test_every_page_an_owner_may_see_opens(app: Flask, alice: Person) -> None:
     browser = Browser(app, alice)
     wrong = []
     for method, path, asked in pages(app):
-        if method == GET and asked.office is None and "_0" not in path and not path.endswith("/x"):
+        if method == GET and asked.operator_role is None and "_0" not in path and not path.endswith("/x"):
             answer = browser.open(path)
             if answer.status_code not in (200, 286, 303):
                 wrong.append((path, answer.status_code))

@@ -11,7 +11,7 @@ from flask import Flask
 from flask_migrate import Migrate, downgrade, upgrade
 from sqlalchemy.dialects import postgresql
 
-from saas_api.core.db import db
+from saas_api.core.db.engine import db
 from tests.architecture.house import PACKAGE
 
 A, B, X = (f"00000000-0000-7000-8000-00000000000{digit}" for digit in "abc")

@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 
-from saas_api import create_app
-from saas_api.core.db import db
+from saas_api.app import create_app
+from saas_api.core.db.engine import db
 from tests.auth.post import NEWER, acts, code, expire, mails, operator_link, post, rows, tokens
 from tests.people import AUTH, PASSWORD, Person, sign_in
 

@@ -5,8 +5,8 @@ from typing import Any
 from flask import Flask
 from flask.testing import FlaskClient
 
-from saas_api.core.http import encode_cursor
-from saas_api.core.ids import new_id, read_id, wire_id
+from saas_api.core import ids
+from saas_api.core.db import pagination
 from tests.auth.post import acts, code, mails, post, rows
 from tests.people import AUTH, PASSWORD, Person, sign_in
 
@@ -29,7 +29,7 @@ def end(client: FlaskClient, person: Person, session_id: str) -> Any:
 
 def join_to(superuser: Any, person: Person, other: Person, role: str = "viewer") -> None:
     """Let a person belong to another's organization too."""
-    values = (read_id("org", other.organization_id), read_id("usr", person.user_id))
+    values = (ids.parse_id("org", other.organization_id), ids.parse_id("usr", person.user_id))
     sql = "INSERT INTO memberships (organization_id, user_id, role) VALUES (%s, %s, %s)"
     rows(superuser, sql, *(str(value) for value in values), role)
 
@@ -53,7 +53,7 @@ def test_the_list_comes_in_pages(client: FlaskClient, alice: Person) -> None:
     last = sessions(client, alice, limit=2, cursor=first["pagination"]["next_cursor"])
     assert [one["current"] for one in last["sessions"]] == [True]
     assert last["pagination"] == {"limit": 2, "has_more": False, "next_cursor": None}
-    for cursor in ("garbage", encode_cursor("garbage"), encode_cursor()):
+    for cursor in ("garbage", pagination.encode_cursor("garbage"), pagination.encode_cursor()):
         answer = client.get(f"{AUTH}/sessions?cursor={cursor}", headers=alice.headers)
         assert code(answer) == (422, "VALIDATION_ERROR")
 
@@ -69,13 +69,13 @@ def test_an_ended_session_is_dead_at_once_and_gone_from_the_list(
     assert [one["current"] for one in sessions(client, alice)["sessions"]] == [True]
     assert code(end(client, alice, session_id)) == (404, "NOT_FOUND")
     [(actor, actor_id, target, target_id, _)] = acts(superuser, "session.revoked")
-    assert (actor, actor_id) == ("user", str(read_id("usr", alice.user_id)))
-    assert (target, target_id) == ("session", str(read_id("ses", session_id)))
+    assert (actor, actor_id) == ("user", str(ids.parse_id("usr", alice.user_id)))
+    assert (target, target_id) == ("session", str(ids.parse_id("ses", session_id)))
 
 
 def test_somebody_elses_session_does_not_exist(client: FlaskClient, alice: Person, bob: Person) -> None:
     [theirs] = [one["id"] for one in sessions(client, bob)["sessions"]]
-    answers = [end(client, alice, one).json["error"] for one in (theirs, wire_id("ses", new_id()), "garbage")]
+    answers = [end(client, alice, one).json["error"] for one in (theirs, ids.format_id("ses", ids.new_id()), "garbage")]
     assert {(answer["code"], answer["message"]) for answer in answers} == {("NOT_FOUND", "There is nothing here.")}
     assert me(client, bob.token).status_code == 200
 
@@ -135,7 +135,7 @@ def test_an_organization_one_does_not_belong_to_does_not_exist(
 ) -> None:
     foreign, missing = (
         post(client, "/switch-organization", alice, organization_id=one)
-        for one in (carol.organization_id, wire_id("org", new_id()))
+        for one in (carol.organization_id, ids.format_id("org", ids.new_id()))
     )
     assert code(foreign) == code(missing) == (404, "NOT_FOUND")
     assert foreign.json["error"]["message"] == missing.json["error"]["message"]
@@ -159,7 +159,7 @@ def test_an_address_is_new_to_each_person(client: FlaskClient, alice: Person, ca
 def test_the_log_tells_who_came_and_went(app: Flask, client: FlaskClient, alice: Person, superuser: Any) -> None:
     other = sign_in(client, alice.email)
     assert post(client, "/logout", other).status_code == 200
-    user = str(read_id("usr", alice.user_id))
+    user = str(ids.parse_id("usr", alice.user_id))
     assert acts(superuser, "user.registered") == [("user", user, "user", user, True)]
     assert acts(superuser, "user.signed_in") == [("user", user, "user", user, True)] * 2
     assert acts(superuser, "user.signed_out") == [("user", user, "user", user, True)]
@@ -171,7 +171,7 @@ def test_a_failed_sign_in_is_in_the_log_though_it_was_refused(
     for email in (alice.email, "nobody@acme.example"):
         assert post(client, "/login", email=email, password="another").status_code == 401
     known, unknown = acts(superuser, "user.sign_in_failed")
-    assert known == ("system", None, "user", str(read_id("usr", alice.user_id)), True)
+    assert known == ("system", None, "user", str(ids.parse_id("usr", alice.user_id)), True)
     assert unknown[:3] == ("system", None, "address")
     assert "nobody" not in unknown[3]
     assert unknown[4] is False

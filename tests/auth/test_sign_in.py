@@ -6,11 +6,12 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from saas_api import create_app
-from saas_api.auth import service as auth
+from saas_api.accounts import sessions
+from saas_api.accounts.tokens import InvalidToken
+from saas_api.app import create_app
+from saas_api.core import ids
 from saas_api.core.access import Principal
-from saas_api.core.ids import read_id
-from saas_api.core.limits import storage
+from saas_api.core.limits import limiter
 from tests.people import AUTH, PASSWORD, Person
 
 NEW = {"organization_name": "Beta", "email": "dora@beta.example", "password": PASSWORD}
@@ -96,7 +97,7 @@ def test_one_address_uses_up_its_own_share_and_not_everybodys(app: Flask, config
 
     assert [attempt(number, "192.0.2.1") for number in range(13)] == [401] * 10 + [429] * 3
     assert attempt(13, "192.0.2.2") == 401
-    redis = storage().storage
+    redis = limiter.get_storage().storage
     assert sum(int(redis.get(key)) for key in redis.scan_iter("*everybody*")) == 11
 
 
@@ -125,6 +126,6 @@ def test_a_body_over_the_limit_is_refused_before_anything_reads_it(client: Flask
 def test_somebody_removed_between_gate_and_view_holds_an_invalid_token(
     app: Flask, alice: Person, carol: Person
 ) -> None:
-    left = Principal("user", read_id("usr", alice.user_id), read_id("org", carol.organization_id), "member")
-    with app.app_context(), pytest.raises(auth.InvalidToken):
-        auth.profile(left)
+    left = Principal("user", ids.parse_id("usr", alice.user_id), ids.parse_id("org", carol.organization_id), "member")
+    with app.app_context(), pytest.raises(InvalidToken):
+        sessions.get_profile(left)

@@ -10,8 +10,8 @@ import time_machine
 from flask import Flask
 from flask.testing import FlaskClient
 
-from saas_api import create_app
-from saas_api.auth import service as auth
+from saas_api.accounts import tokens
+from saas_api.app import create_app
 from tests.people import AUTH, Person
 
 ME, REFRESH, LOGOUT = f"{AUTH}/me", f"{AUTH}/refresh", f"{AUTH}/logout"
@@ -138,7 +138,7 @@ def test_a_secret_is_changed_without_signing_anybody_out(
 
 
 def test_cookies_are_bound_to_an_https_address_and_guarded_against_forgery() -> None:
-    secure, plain = auth.configure("s" * 32, "https://api.example"), auth.configure("s" * 32, "http://localhost")
+    secure, plain = tokens.jwt_config("s" * 32, "https://api.example"), tokens.jwt_config("s" * 32, "http://localhost")
     assert (secure["JWT_ACCESS_COOKIE_NAME"], secure["JWT_COOKIE_SECURE"]) == ("__Host-at", True)
     assert (plain["JWT_ACCESS_COOKIE_NAME"], plain["JWT_COOKIE_SECURE"]) == ("at", False)
     assert secure["JWT_COOKIE_CSRF_PROTECT"]

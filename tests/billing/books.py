@@ -9,26 +9,29 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from saas_api.billing import service as billing
-from saas_api.core import clock, tenancy
-from saas_api.organizations.service import audit
+from saas_api.accounts.audit import Actor, OperatorContext
+from saas_api.billing import credit_notes, invoices, period_close
+from saas_api.billing.credit_notes import CreditNoteInput
+from saas_api.billing.invoices import SettlementResult
+from saas_api.core import clock
+from saas_api.core.db import tenancy
 from tests.billing.company import Company, day, found
 
-ACT = billing.Act(audit.Actor("system", "olga"), "ticket 4711")
+ACT = OperatorContext(Actor("system", "olga"), "ticket 4711")
 MAY, JUNE = day(1, 2, month=5), day(1, 2, month=6)
 
 
 @contextmanager
 def system() -> Iterator[Session]:
     """The platform at work."""
-    with tenancy.as_system("billing.corrections") as session:
+    with tenancy.system_session("billing.corrections") as session:
         yield session
 
 
 def close(company: Company, at: Any = MAY) -> Any:
     """Close what is due, and answer with the company's newest invoice."""
-    clock.travel_to(at)
-    assert not billing.close_due(at).failed
+    clock.freeze_time(at)
+    assert not period_close.close_due(at).failed
     return newest(company)
 
 
@@ -46,10 +49,10 @@ def invoiced(sms: int = 305, email: int = 0, name: str = "Acme") -> tuple[Compan
     return company, close(company)
 
 
-def settle(company: Company, invoice_id: UUID, captured_minor: int, key: str = "payment:1") -> billing.Settled:
+def settle(company: Company, invoice_id: UUID, captured_minor: int, key: str = "payment:1") -> SettlementResult:
     """Book a payment and its row, as a settlement does."""
     with system() as session:
-        settled = billing.settle_invoice(session, company.id, invoice_id, captured_minor, key)
+        settled = invoices.apply_payment(session, company.id, invoice_id, captured_minor, key)
         values = {
             "org": company.id,
             "invoice": invoice_id,
@@ -74,7 +77,9 @@ def settle(company: Company, invoice_id: UUID, captured_minor: int, key: str = "
 
 def credit(company: Company, invoice_id: UUID, **wanted: Any) -> Any:
     with system() as session:
-        return billing.credit(session, company.id, invoice_id, billing.Credit("billing_error", **wanted), ACT)
+        return credit_notes.create_credit_note(
+            session, company.id, invoice_id, CreditNoteInput("billing_error", **wanted), ACT
+        )
 
 
 def review(company: Company) -> None:

@@ -10,13 +10,11 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from saas_api.billing import service as billing
-from saas_api.core import clock, tenancy
-from saas_api.core.db import execute_once
-from saas_api.core.ids import new_id
-from saas_api.organizations import service as organizations
-from saas_api.usage.rules import Usage
-from saas_api.users import service as users
+from saas_api.accounts import organizations, users
+from saas_api.billing import periods
+from saas_api.core import clock, ids
+from saas_api.core.db import engine, tenancy
+from saas_api.usage.ledger import UsageRecord
 
 
 def day(number: int, hour: int = 0, month: int = 4) -> datetime:
@@ -32,18 +30,20 @@ class Company:
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
-        with tenancy.transaction(self.id) as session:
+        with tenancy.tenant_session(self.id) as session:
             yield session
 
-    def use(self, quantity: int, meter: str = "sms", *, at: datetime | None = None, is_late: bool = False) -> Usage:
+    def use(
+        self, quantity: int, meter: str = "sms", *, at: datetime | None = None, is_late: bool = False
+    ) -> UsageRecord:
         """Write one event as the accept batch does."""
-        event_id = new_id()
-        event = Usage(event_id, "messages.send", str(event_id), meter, quantity, at or clock.now())
-        statements = billing.record_statements(self.id, event, is_late=is_late)
-        execute_once([tenancy.bind_statement(self.id), *statements])
+        event_id = ids.new_id()
+        event = UsageRecord(event_id, "messages.send", str(event_id), meter, quantity, at or clock.now())
+        statements = periods.record_usage_statements(self.id, event, is_late=is_late)
+        engine.execute_batch([tenancy.tenant_scope_statement(self.id), *statements])
         return event
 
-    def reverse(self, event: Usage) -> None:
+    def reverse(self, event: UsageRecord) -> None:
         """Take an event of a closed period back."""
         sql = text("""INSERT INTO usage_events (organization_id, id, source, idempotency_key, meter_code, quantity,
             occurred_at, billing_period_id, late_for_period_id, reversal_of)
@@ -82,7 +82,7 @@ class Company:
         )
 
     def grant(self, amount_minor: int, kind: str, priority: int) -> None:
-        with tenancy.as_system("billing.close") as session:
+        with tenancy.system_session("billing.close") as session:
             session.execute(
                 text("""INSERT INTO credit_grants (organization_id, source_key, kind, currency, amount_minor,
                     remaining_minor, priority, effective_at) VALUES (:id, :kind, :kind, 'USD', :amount, :amount,
@@ -93,14 +93,14 @@ class Company:
 
 def found(name: str = "Acme", at: datetime | None = None, plan: str = "free@1", zone: str = "UTC") -> Company:
     """Travel to an instant, and found a company on a plan then."""
-    clock.travel_to(at or day(1))
-    with tenancy.as_system("auth.register") as session:
+    clock.freeze_time(at or day(1))
+    with tenancy.system_session("auth.register") as session:
         owner = users.create(session, f"alice@{name.lower()}.example", "correct horse battery", "Alice")
         organization = organizations.create(session, name, owner.id)
         organization.timezone = zone
         company = Company(organization.id)
     with company.transaction() as session:
-        billing.ensure_account(session, company.id)
+        periods.ensure_account(session, company.id)
     if plan != "free@1":
         company.switch(plan, clock.now())
     return company

@@ -8,7 +8,7 @@ from typing import Any
 
 from flask.testing import FlaskClient
 
-from saas_api.billing import service as billing
+from saas_api.billing import period_close, periods
 from saas_api.core import clock
 from tests.billing.company import Company, day
 from tests.usage import company as http
@@ -31,9 +31,9 @@ class Reader:
             yield self.account
 
     def close(self, at: datetime = MAY) -> None:
-        clock.travel_to(at)
+        clock.freeze_time(at)
         with self.at_work():
-            assert not billing.close_due(at).failed
+            assert not period_close.close_due(at).failed
 
     def ask(self, path: str, headers: dict[str, str] | None = None, **query: Any) -> Any:
         """The whole answer, whatever its status."""
@@ -64,7 +64,7 @@ def open_account(
     reader = Reader(client, signed_up.owner, Company(signed_up.id))
     with reader.at_work() as account:
         with account.transaction() as session:
-            billing.ensure_account(session, account.id)
+            periods.ensure_account(session, account.id)
         if plan != "free@1":
             account.switch(plan, clock.now())
     return reader

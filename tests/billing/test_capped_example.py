@@ -8,10 +8,9 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import text
 
-from saas_api.billing import service as billing
-from saas_api.core import clock
-from saas_api.core.ids import read_id
-from saas_api.organizations.service import audit
+from saas_api.accounts.audit import SYSTEM_ACTOR
+from saas_api.billing import periods, subscriptions
+from saas_api.core import clock, ids
 from tests.billing.book import Step, minor, stories
 from tests.billing.books import close, system
 from tests.billing.company import Company
@@ -25,7 +24,7 @@ ANSWERS = {"accepted": 202, "refused": 402}
 @pytest.fixture
 def company(app: Flask, alice: Person) -> Company:
     """Alice's company as if it had signed up when the example begins; people and keys live in real time."""
-    company = Company(read_id("org", alice.organization_id))
+    company = Company(ids.parse_id("org", alice.organization_id))
     with app.app_context(), system() as session:
         founded = text("UPDATE organizations SET created_at = :at WHERE id = :id")
         session.execute(founded, {"at": EXAMPLE[0].at, "id": company.id})
@@ -51,17 +50,17 @@ def test_a_cap_stops_what_would_go_beyond_it(
     app: Flask, client: FlaskClient, alice: Person, company: Company, send: Callable[[Step], Any]
 ) -> None:
     sign_up, cap, used, *sent, closing = EXAMPLE
-    clock.travel_to(sign_up.at)
+    clock.freeze_time(sign_up.at)
     with app.app_context(), company.transaction() as session:
-        billing.ensure_account(session, company.id)
-        billing.change_plan(session, company.id, sign_up.act.split()[-1], "now", audit.SYSTEM)
-    clock.travel_to(cap.at)
+        periods.ensure_account(session, company.id)
+        subscriptions.change_plan(session, company.id, sign_up.act.split()[-1], "now", SYSTEM_ACTOR)
+    clock.freeze_time(cap.at)
     body = {"amount": cap.act.split()[-1], "action": "block"}
     assert client.put("/api/v1/billing/spend-cap", json=body, headers=alice.headers).status_code == 200
     with app.app_context():
         company.use(int(used.act.split()[2]))
     for step in sent:
-        clock.travel_to(step.at)
+        clock.freeze_time(step.at)
         answer = send(step)
         assert (step.act, answer.status_code) == (step.act, ANSWERS[step.books[0]])
         if answer.status_code == 402:

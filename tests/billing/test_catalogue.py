@@ -11,15 +11,13 @@ from click.testing import Result
 from flask import Flask
 from sqlalchemy import text
 
-from saas_api.billing import service as billing
-from saas_api.billing.queries import catalogue
-from saas_api.billing.rules.plans.catalogue import MeterShape, document
-from saas_api.billing.rules.plans.plan_file import BadPlan, parse, read_plan
-from saas_api.billing.rules.rating import charge
-from saas_api.core import tenancy
+from saas_api.billing import plans, terms
+from saas_api.billing.rating import charges, plan_file
+from saas_api.billing.rating.plan_file import InvalidPlanFile, MeterContent
+from saas_api.core.db import tenancy
 from tests.billing.company import found
 
-METERS = {"sms": MeterShape("sms", "SMS", "segment"), "email": MeterShape("email", "E-mail", "message")}
+METERS = {"sms": MeterContent("sms", "SMS", "segment"), "email": MeterContent("email", "E-mail", "message")}
 TEAM = {
     "plan": "team",
     "name": "Team",
@@ -58,8 +56,8 @@ def changed(**changes: Any) -> dict[str, Any]:
 
 
 def problems(written: Any) -> dict[str, str]:
-    with pytest.raises(BadPlan) as caught:
-        read_plan(written, METERS)
+    with pytest.raises(InvalidPlanFile) as caught:
+        plan_file.load_plan(written, METERS)
     paths = [path for path, _ in caught.value.problems]
     assert len(paths) == len(set(paths))
     return dict(caught.value.problems)
@@ -70,9 +68,9 @@ def with_price(**price: Any) -> dict[str, Any]:
 
 
 def test_a_plan_reads_back_as_it_was_written() -> None:
-    content = read_plan(TEAM, METERS)
-    assert document(content) == TEAM
-    assert charge(content.prices["email"], Decimal(501)) == 800
+    content = plan_file.load_plan(TEAM, METERS)
+    assert plan_file.to_document(content) == TEAM
+    assert charges.rounded_charge(content.prices["email"], Decimal(501)) == 800
 
 
 @pytest.mark.parametrize(
@@ -162,8 +160,8 @@ def test_every_mistake_is_named_at_once() -> None:
 
 @pytest.mark.parametrize("text", ["{", '{"plan": "a", "plan": "b"}', '{"a": NaN}', "[" * 100_000])
 def test_what_is_no_strict_json_is_refused(text: str) -> None:
-    with pytest.raises(BadPlan):
-        parse(text)
+    with pytest.raises(InvalidPlanFile):
+        plan_file.parse_plan_json(text)
 
 
 @pytest.fixture
@@ -225,8 +223,8 @@ def test_a_changed_file_is_the_next_version_and_leaves_everybody_where_they_are(
     assert json.loads(publish(dearer, "--json").stdout)["published"] is None
     assert shown(app, "pro@1")["base_amount"] == "99.00"
     with company.transaction() as session:
-        assert billing.terms(session, company.id).plan_version_id == "pro@1"
-        assert catalogue.newest(session, "pro") == "pro@2"
+        assert terms.get_terms(session, company.id).plan_version_id == "pro@1"
+        assert plans.newest_version_id(session, "pro") == "pro@2"
 
 
 @pytest.mark.parametrize("plan", ["free", "starter", "pro", "scale"])
@@ -236,7 +234,7 @@ def test_what_is_shown_can_be_published_and_is_nothing_new(app: Flask, publish: 
 
 def test_a_publication_is_in_the_log(app: Flask, publish: Any) -> None:
     publish(TEAM)
-    with app.app_context(), tenancy.as_system("billing.close") as session:
+    with app.app_context(), tenancy.system_session("billing.close") as session:
         [act] = session.execute(text("SELECT * FROM audit_events")).all()
     assert (act.action, act.actor_type, act.target_id) == ("plan.published", "system", "team@1")
     assert act.data["changes"]["base_amount"] == [None, "49.00"]

@@ -12,26 +12,25 @@ from flask.testing import FlaskClient
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from saas_api.billing import jobs
-from saas_api.billing import service as billing
-from saas_api.core import clock, tenancy
-from saas_api.core.db import constraint_of
-from saas_api.core.ids import wire_id
+from saas_api.billing import jobs, period_close, periods, previews, terms
+from saas_api.billing.period_close import CloseResult
+from saas_api.core import clock, ids
+from saas_api.core.db import engine, tenancy
 from tests.billing.company import Company, day, found
 
 pytestmark = pytest.mark.usefixtures("context")
 MAY = day(1, 2, month=5)
 
 
-def due() -> billing.Outcome:
-    clock.travel_to(MAY)
-    return billing.close_due(MAY)
+def due() -> CloseResult:
+    clock.freeze_time(MAY)
+    return period_close.close_due(MAY)
 
 
 def test_an_account_is_made_once(context: Flask) -> None:
     company = found(at=day(20, 12, month=3))
     with company.transaction() as session:
-        billing.ensure_account(session, company.id)
+        periods.ensure_account(session, company.id)
     [period] = company.rows("SELECT * FROM billing_periods")
     assert (period.starts_at, period.ends_at, period.state) == (day(20, 12, month=3), day(1), "open")
 
@@ -39,27 +38,31 @@ def test_an_account_is_made_once(context: Flask) -> None:
 def test_terms_of_a_new_company(context: Flask) -> None:
     company = found()
     with company.transaction() as session:
-        terms = billing.terms(session, company.id)
-    assert (terms.plan_version_id, terms.currency, terms.rate_limit_per_minute) == ("free@1", "USD", 60)
-    assert (terms.organization_status, terms.standing) == ("active", "good")
-    assert {meter: str(price.normalize()) for meter, price in terms.list_prices.items()} == {
+        service_terms = terms.get_terms(session, company.id)
+    assert (service_terms.plan_version_id, service_terms.currency, service_terms.rate_limit_per_minute) == (
+        "free@1",
+        "USD",
+        60,
+    )
+    assert (service_terms.organization_status, service_terms.standing) == ("active", "good")
+    assert {meter: str(price.normalize()) for meter, price in service_terms.list_prices.items()} == {
         "email": "0.001",
         "sms": "0.01",
     }
-    assert terms.ceilings == {}
+    assert service_terms.ceilings == {}
 
 
 def test_terms_open_the_period_the_scheduler_has_not(context: Flask) -> None:
     company = found()
-    clock.travel_to(day(15, month=7))
+    clock.freeze_time(day(15, month=7))
     with company.transaction() as session:
-        assert billing.terms(session, company.id).period_starts_at == day(1, month=7)
+        assert terms.get_terms(session, company.id).period_starts_at == day(1, month=7)
 
 
 def test_a_period_is_invoiced_after_its_grace_and_only_once(context: Flask) -> None:
     company = found(plan="starter@1")
     early = day(1, month=5) + timedelta(minutes=59)
-    assert billing.close_due(early).invoices == []
+    assert period_close.close_due(early).invoices == []
     assert [invoice.number for invoice in due().invoices] == ["INV-000001"]
     assert due().invoices == []
     [invoice] = company.invoices()
@@ -69,8 +72,8 @@ def test_a_period_is_invoiced_after_its_grace_and_only_once(context: Flask) -> N
 
 def test_two_silent_months_become_two_invoices_in_order(context: Flask) -> None:
     company = found()
-    clock.travel_to(day(1, 2, month=6))
-    jobs.close()
+    clock.freeze_time(day(1, 2, month=6))
+    jobs.close_periods()
     assert [invoice.serial for invoice in company.invoices()] == [1, 2]
     seqs = company.rows(
         "SELECT p.seq FROM invoices i JOIN billing_periods p ON p.id = i.billing_period_id ORDER BY serial"
@@ -80,20 +83,20 @@ def test_two_silent_months_become_two_invoices_in_order(context: Flask) -> None:
 
 def test_the_hourly_run_opens_the_next_period_three_days_ahead(context: Flask) -> None:
     company = found()
-    clock.travel_to(day(28, 1))
-    jobs.close()
+    clock.freeze_time(day(28, 1))
+    jobs.close_periods()
     assert len(company.rows("SELECT 1 FROM billing_periods")) == 2
 
 
 def test_many_closers_write_one_invoice_each(app: Flask, context: Flask) -> None:
     companies = [found(name, plan="starter@1") for name in ("Acme", "Carol", "Dora")]
-    clock.travel_to(MAY)
+    clock.freeze_time(MAY)
     start = threading.Barrier(6)
 
     def closer() -> int:
         with app.app_context():
             start.wait()
-            return len(billing.close_due(MAY).invoices)
+            return len(period_close.close_due(MAY).invoices)
 
     with ThreadPoolExecutor(6) as pool:
         written = [run.result() for run in [pool.submit(closer) for _ in range(6)]]
@@ -103,31 +106,31 @@ def test_many_closers_write_one_invoice_each(app: Flask, context: Flask) -> None
 
 def test_closing_amid_accepts_loses_nothing(app: Flask, context: Flask) -> None:
     company = found()
-    clock.travel_to(None)
+    clock.freeze_time(None)
     stop = threading.Event()
 
     def accept() -> tuple[int, int]:
         accepted = refused = 0
         with app.app_context(), company.transaction() as session:
-            billing.ensure_period(session, company.id, clock.now())
+            periods.ensure_period(session, company.id, clock.now())
         with app.app_context():
             while not stop.is_set():
                 try:
                     company.use(1)
                     accepted += 1
                 except IntegrityError as error:
-                    refused += constraint_of(error) == "usage_events.billing_period_id"
+                    refused += engine.violated_constraint(error) == "usage_events.billing_period_id"
         return accepted, refused
 
     with ThreadPoolExecutor(4) as pool:
         runs = [pool.submit(accept) for _ in range(3)]
         try:
             for _ in range(10):
-                billing.close_now(company.id)
+                period_close.close_now(company.id)
         finally:
             stop.set()
         accepted = sum(run.result()[0] for run in runs)
-    billing.close_now(company.id)
+    period_close.close_now(company.id)
     [(billed,)] = company.rows("SELECT coalesce(sum(quantity), 0) FROM invoice_lines WHERE kind = 'usage'")
     [(late,)] = company.rows("""SELECT count(*) FROM usage_events e JOIN billing_periods p ON p.id = e.billing_period_id
       WHERE e.recorded_at > p.closed_at""")
@@ -137,15 +140,15 @@ def test_closing_amid_accepts_loses_nothing(app: Flask, context: Flask) -> None:
 def test_closing_now_cuts_the_period_and_a_second_moment_later_nothing_is_doubled(context: Flask) -> None:
     company = found(plan="starter@1")
     company.use(100, at=day(5))
-    clock.travel_to(day(16))
+    clock.freeze_time(day(16))
     with company.transaction() as session:
-        preview = billing.preview(session, company.id)
-    [drafted] = billing.drafts_now(company.id)
-    [invoice] = billing.close_now(company.id).invoices
+        preview = previews.preview_current_period(session, company.id)
+    [drafted] = period_close.preview_now(company.id)
+    [invoice] = period_close.close_now(company.id).invoices
     assert company.lines() == {"base:starter@1": 1450, "usage:starter@1:sms": 100}
     assert invoice.total_minor == preview.draft.total_minor == drafted.total_minor == 1550
     assert preview.forecast.total_minor == 3000
-    assert billing.close_now(company.id).invoices == []
+    assert period_close.close_now(company.id).invoices == []
     periods = company.rows("SELECT starts_at, ends_at, state, is_cut FROM billing_periods ORDER BY seq")
     assert [tuple(period) for period in periods] == [
         (day(1), day(16), "invoiced", True),
@@ -158,16 +161,16 @@ def test_closing_now_cuts_the_period_and_a_second_moment_later_nothing_is_double
 def test_a_cut_moves_the_start_of_a_period_that_waits(context: Flask) -> None:
     company = found(plan="starter@1")
     with company.transaction() as session:
-        billing.ensure_period(session, company.id, day(2, month=5))
-    clock.travel_to(day(29))
-    billing.close_now(company.id)
+        periods.ensure_period(session, company.id, day(2, month=5))
+    clock.freeze_time(day(29))
+    period_close.close_now(company.id)
     bounds = company.rows("SELECT starts_at, ends_at FROM billing_periods ORDER BY seq")
     assert [tuple(bound) for bound in bounds] == [(day(1), day(29)), (day(29), day(1, month=6))]
 
 
 def test_a_run_killed_between_closing_and_invoicing_is_finished_by_the_next(context: Flask) -> None:
     company = found()
-    with tenancy.as_system("billing.close") as session:
+    with tenancy.system_session("billing.close") as session:
         session.execute(
             text("""UPDATE billing_periods SET state = 'closed', closed_at = clock_timestamp()
               WHERE organization_id = :id"""),
@@ -179,7 +182,7 @@ def test_a_run_killed_between_closing_and_invoicing_is_finished_by_the_next(cont
 
 def test_a_draft_under_review_gets_no_number(context: Flask) -> None:
     company = found()
-    with tenancy.as_system("billing.close") as session:
+    with tenancy.system_session("billing.close") as session:
         session.execute(text("UPDATE billing_profiles SET review_drafts = true"))
     [summary] = due().invoices
     assert (summary.number, summary.status) == (None, "draft")
@@ -210,7 +213,7 @@ def test_what_is_billed_cannot_be_changed_even_by_the_system(context: Flask, sta
     company = found(plan="starter@1")
     company.use(5, at=day(3))
     due()
-    with pytest.raises(DBAPIError) as refusal, tenancy.as_system("billing.close") as session:
+    with pytest.raises(DBAPIError) as refusal, tenancy.system_session("billing.close") as session:
         session.execute(text(statement))
     assert isinstance(refusal.value.orig, psycopg2.errors.IntegrityError)
 
@@ -230,8 +233,8 @@ def run(app: Flask, *arguments: str) -> tuple[int, str]:
 
 def test_the_command_closes_shows_and_refuses(app: Flask, context: Flask) -> None:
     company: Company = found(plan="starter@1")
-    clock.travel_to(day(16))
-    organization = wire_id("org", company.id)
+    clock.freeze_time(day(16))
+    organization = ids.format_id("org", company.id)
     code, output = run(app, "--now", "--organization", organization, "--dry-run", "--json")
     assert (code, json.loads(output)["invoices"][0]["status"]) == (0, "draft")
     assert company.invoices() == []
@@ -241,7 +244,7 @@ def test_the_command_closes_shows_and_refuses(app: Flask, context: Flask) -> Non
     assert json.loads(run(app, "--organization", organization, "--json")[1])["invoices"] == []
     assert len(json.loads(run(app, "--at", "2026-05-01T02:00:00Z", "--json")[1])["invoices"]) == 1
     assert run(app, "--now")[0] == 2
-    assert run(app, "--now", "--organization", wire_id("org", company.id)[:-1])[0] == 2
+    assert run(app, "--now", "--organization", ids.format_id("org", company.id)[:-1])[0] == 2
     code, output = run(app, "--organization", f"org_{'0' * 32}", "--now")
     assert (code, output.startswith(f"There is no organization org_{'0' * 32};")) == (1, True)
     assert run(app, "--at", "tomorrow")[0] == 2

@@ -11,10 +11,10 @@ from flask.testing import FlaskClient
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from saas_api.billing import service as billing
-from saas_api.core import clock
-from saas_api.core.ids import read_id
-from saas_api.organizations.service import audit
+from saas_api.accounts.audit import SYSTEM_ACTOR
+from saas_api.billing import period_close, periods, subscriptions
+from saas_api.billing.period_close import CloseResult
+from saas_api.core import clock, ids
 from tests.billing.books import system
 from tests.billing.company import Company, day, found
 from tests.people import Person, make_key
@@ -62,7 +62,7 @@ def test_only_the_period_lock_waits_for_a_writer_that_has_looked(
     with ThreadPoolExecutor(1) as pool:
         with company.transaction() as session:
             if lock is period_lock:
-                billing.hold_periods(session, company.id)
+                periods.lock_periods_shared(session, company.id)
             [period_id] = session.scalars(text(LOOK_UP), values)
             run = pool.submit(closer)
             assert is_done.wait(10 if is_lost else 0.5) == is_lost
@@ -74,24 +74,24 @@ def test_only_the_period_lock_waits_for_a_writer_that_has_looked(
 def test_a_closing_that_waits_too_long_gives_up_and_the_next_one_does_it(app: Flask, context: Flask) -> None:
     company = found(plan="starter@1")
     at = day(1, 2, month=5)
-    clock.travel_to(at)
+    clock.freeze_time(at)
 
-    def closer() -> billing.Outcome:
+    def closer() -> CloseResult:
         with app.app_context():
-            return billing.close_due(at)
+            return period_close.close_due(at)
 
     with ThreadPoolExecutor(1) as pool, company.transaction() as session:
-        billing.hold_periods(session, company.id)
+        periods.lock_periods_shared(session, company.id)
         assert pool.submit(closer).result().failed == [company.id]
     assert company.rows("SELECT 1 FROM billing_periods WHERE state <> 'open'") == []
-    assert len(billing.close_due(at).invoices) == 1
+    assert len(period_close.close_due(at).invoices) == 1
 
 
 def test_closing_at_once_amid_calls_loses_none_and_fails_none(app: Flask, client: FlaskClient, alice: Person) -> None:
-    company = Company(read_id("org", alice.organization_id))
+    company = Company(ids.parse_id("org", alice.organization_id))
     with app.app_context(), company.transaction() as session:
-        billing.ensure_account(session, company.id)
-        billing.change_plan(session, company.id, "pro", "now", audit.SYSTEM)
+        periods.ensure_account(session, company.id)
+        subscriptions.change_plan(session, company.id, "pro", "now", SYSTEM_ACTOR)
     key = make_key(client, alice)
     stop = threading.Event()
 
@@ -107,13 +107,13 @@ def test_closing_at_once_amid_calls_loses_none_and_fails_none(app: Flask, client
         try:
             with app.app_context():
                 for _ in range(8):
-                    billing.close_now(company.id)
+                    period_close.close_now(company.id)
         finally:
             stop.set()
         statuses = [status for run in runs for status in run.result()]
     assert set(statuses) == {202}
     with app.app_context():
-        billing.close_now(company.id)
+        period_close.close_now(company.id)
         [(billed,)] = company.rows("SELECT sum(quantity) FROM invoice_lines WHERE kind IN ('usage', 'late_usage')")
         assert billed == len(statuses)
         assert company.rows(LATE) == []

@@ -9,9 +9,12 @@ from flask import Flask
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from saas_api.billing import service as billing
-from saas_api.core.errors import ApiError, Invalid, NotFound
-from saas_api.core.ids import wire_id
+from saas_api.billing import credit_notes, invoice_lifecycle, invoices
+from saas_api.billing.credit_notes import CreditExceedsInvoice, CreditNoteInput
+from saas_api.billing.invoice_lifecycle import InvoiceHasPayments, InvoiceNotDraft
+from saas_api.billing.invoices import InvoiceNotOpen
+from saas_api.core import ids
+from saas_api.core.errors import ApiError, NotFound, ValidationFailed
 from tests.billing.books import (
     ACT,
     JUNE,
@@ -91,7 +94,7 @@ def test_an_amount_comes_off_the_lines_in_their_order() -> None:
 def test_more_than_the_invoice_or_a_line_is_never_credited(wanted: dict[str, Any]) -> None:
     company, invoice = invoiced()
     lines = {line(company, key): amount for key, amount in wanted.get("lines", {}).items()}
-    with pytest.raises(billing.CreditExceedsInvoice) as refused:
+    with pytest.raises(CreditExceedsInvoice) as refused:
         credit(company, invoice.id, lines=lines, amount_minor=wanted.get("amount_minor"))
     assert (refused.value.status, refused.value.code) == (409, "CREDIT_EXCEEDS_INVOICE")
     assert newest(company).credited_minor == 0
@@ -101,29 +104,29 @@ def test_a_second_note_gets_only_what_the_first_has_left() -> None:
     company, invoice = invoiced()
     base = line(company, "base:starter@1")
     credit(company, invoice.id, lines={base: 2000})
-    with pytest.raises(billing.CreditExceedsInvoice):
+    with pytest.raises(CreditExceedsInvoice):
         credit(company, invoice.id, lines={base: 901})
     credit(company, invoice.id)
-    with pytest.raises(billing.CreditExceedsInvoice):
+    with pytest.raises(CreditExceedsInvoice):
         credit(company, invoice.id)
 
 
 @pytest.mark.parametrize("amount", [0, -5])
 def test_a_credit_of_nothing_or_less_is_refused(amount: int) -> None:
     company, invoice = invoiced()
-    with pytest.raises(Invalid):
+    with pytest.raises(ValidationFailed):
         credit(company, invoice.id, amount_minor=amount)
-    with pytest.raises(Invalid):
+    with pytest.raises(ValidationFailed):
         credit(company, invoice.id, lines={line(company, "base:starter@1"): amount})
 
 
 def test_lines_of_another_invoice_and_reasons_unheard_of_are_refused() -> None:
     carol, _ = invoiced(name="Carol")
     company, invoice = invoiced()
-    with pytest.raises(Invalid):
+    with pytest.raises(ValidationFailed):
         credit(company, invoice.id, lines={line(carol, "base:starter@1"): 100})
-    with pytest.raises(Invalid), system() as session:
-        billing.credit(session, company.id, invoice.id, billing.Credit("because"), ACT)
+    with pytest.raises(ValidationFailed), system() as session:
+        credit_notes.create_credit_note(session, company.id, invoice.id, CreditNoteInput("because"), ACT)
     with pytest.raises(NotFound):
         credit(carol, invoice.id)
 
@@ -137,7 +140,7 @@ def test_two_credit_notes_at_once_stay_within_the_invoice_and_number_without_gap
             start.wait()
             try:
                 credit(company, invoice.id, amount_minor=1500)
-            except billing.CreditExceedsInvoice:
+            except CreditExceedsInvoice:
                 return False
         return True
 
@@ -150,7 +153,7 @@ def test_two_credit_notes_at_once_stay_within_the_invoice_and_number_without_gap
 def test_a_void_invoice_owes_nothing_and_is_replaced_by_one_worked_out_anew() -> None:
     company, invoice = invoiced()
     with system() as session:
-        replacement = billing.void(session, company.id, invoice.id, ACT, is_replaced=True)
+        replacement = invoice_lifecycle.void_invoice(session, company.id, invoice.id, ACT, is_replaced=True)
     old, new = company.rows("SELECT * FROM invoices ORDER BY serial")
     assert (old.state, old.number, new.number, new.replaces_id) == ("void", "INV-000001", "INV-000002", old.id)
     assert replacement is not None
@@ -164,23 +167,23 @@ def test_a_replacement_uses_the_credit_that_the_void_invoice_gave_back() -> None
     company.grant(1000, "promotional", 5)
     invoice = close(company)
     with system() as session:
-        billing.void(session, company.id, invoice.id, ACT, is_replaced=True)
+        invoice_lifecycle.void_invoice(session, company.id, invoice.id, ACT, is_replaced=True)
     assert newest(company).credits_applied_minor == 1000
 
 
 def test_an_invoice_with_a_payment_is_not_voided() -> None:
     company, invoice = invoiced()
     settle(company, invoice.id, 100)
-    with pytest.raises(billing.InvoiceHasPayments) as refused, system() as session:
-        billing.void(session, company.id, invoice.id, ACT)
+    with pytest.raises(InvoiceHasPayments) as refused, system() as session:
+        invoice_lifecycle.void_invoice(session, company.id, invoice.id, ACT)
     assert (refused.value.status, refused.value.code) == (409, "INVOICE_HAS_PAYMENTS")
 
 
 def test_only_an_open_invoice_is_voided() -> None:
     company = found()
     paid = close(company)
-    with pytest.raises(billing.InvoiceNotOpen), system() as session:
-        billing.void(session, company.id, paid.id, ACT)
+    with pytest.raises(InvoiceNotOpen), system() as session:
+        invoice_lifecycle.void_invoice(session, company.id, paid.id, ACT)
 
 
 def test_a_draft_waits_for_a_look_and_is_finalized_once() -> None:
@@ -189,9 +192,9 @@ def test_a_draft_waits_for_a_look_and_is_finalized_once() -> None:
     draft = close(company)
     assert (draft.state, draft.number) == ("draft", None)
     with system() as session:
-        assert billing.finalize(session, company.id, draft.id, ACT).number == "INV-000001"
-    with pytest.raises(billing.NotADraft), system() as session:
-        billing.finalize(session, company.id, draft.id, ACT)
+        assert invoice_lifecycle.finalize_invoice(session, company.id, draft.id, ACT).number == "INV-000001"
+    with pytest.raises(InvoiceNotDraft), system() as session:
+        invoice_lifecycle.finalize_invoice(session, company.id, draft.id, ACT)
 
 
 def test_a_reviewed_draft_below_zero_carries_the_rest() -> None:
@@ -203,7 +206,7 @@ def test_a_reviewed_draft_below_zero_carries_the_rest() -> None:
     review(company)
     draft = close(company)
     with system() as session:
-        billing.finalize(session, company.id, draft.id, ACT)
+        invoice_lifecycle.finalize_invoice(session, company.id, draft.id, ACT)
     [grant] = company.rows("SELECT kind, amount_minor FROM credit_grants")
     assert tuple(grant) == ("carry", 2)
 
@@ -214,10 +217,10 @@ def test_a_draft_is_worked_out_anew_or_dropped() -> None:
     draft = close(company)
     with system() as session:
         session.execute(text("UPDATE invoice_lines SET amount_minor = 1"))
-        assert billing.redo_draft(session, company.id, draft.id, ACT).total_minor == 2900
+        assert invoice_lifecycle.recalculate_draft(session, company.id, draft.id, ACT).total_minor == 2900
     assert company.rows("SELECT amount_minor FROM invoice_lines") == [(2900,)]
     with system() as session:
-        billing.delete_draft(session, company.id, draft.id, ACT)
+        invoice_lifecycle.delete_draft(session, company.id, draft.id, ACT)
     assert company.invoices() == []
     assert acts(company)[-2:] == ["invoice.redone", "invoice.draft_deleted"]
 
@@ -226,18 +229,20 @@ def test_a_draft_takes_neither_credit_nor_voiding() -> None:
     company = found(plan="starter@1")
     review(company)
     draft = close(company)
-    with pytest.raises(billing.InvoiceNotOpen):
+    with pytest.raises(InvoiceNotOpen):
         credit(company, draft.id)
-    with pytest.raises(billing.InvoiceNotOpen), system() as session:
-        billing.void(session, company.id, draft.id, ACT)
+    with pytest.raises(InvoiceNotOpen), system() as session:
+        invoice_lifecycle.void_invoice(session, company.id, draft.id, ACT)
 
 
 def test_the_tenant_itself_writes_no_credit_and_voids_nothing() -> None:
     company, invoice = invoiced()
     for act in (
-        lambda session: billing.void(session, company.id, invoice.id, ACT),
-        lambda session: billing.credit(session, company.id, invoice.id, billing.Credit("goodwill"), ACT),
-        lambda session: billing.settle_invoice(session, company.id, invoice.id, 100, "payment:1"),
+        lambda session: invoice_lifecycle.void_invoice(session, company.id, invoice.id, ACT),
+        lambda session: credit_notes.create_credit_note(
+            session, company.id, invoice.id, CreditNoteInput("goodwill"), ACT
+        ),
+        lambda session: invoices.apply_payment(session, company.id, invoice.id, 100, "payment:1"),
     ):
         with pytest.raises((DBAPIError, ApiError)), company.transaction() as session:
             act(session)
@@ -245,14 +250,14 @@ def test_the_tenant_itself_writes_no_credit_and_voids_nothing() -> None:
 
 def test_an_operator_corrects_from_the_command_line(app: Flask) -> None:
     company, invoice = invoiced(3_050, 12_345)
-    who = [wire_id("org", company.id), wire_id("inv", invoice.id)]
+    who = [ids.format_id("org", company.id), ids.format_id("inv", invoice.id)]
 
     def ask(*words: str) -> tuple[int, str]:
         result = app.test_cli_runner().invoke(args=["billing", *words])
         return result.exit_code, result.output
 
     assert ask("credit", *who, "--amount", "12.35", "--reason", "wrong") == (0, "CN-000001 12.35 USD: 12.35 to due.\n")
-    by_line = f"{wire_id('lin', line(company, 'usage:starter@1:email'))}=99.00"
+    by_line = f"{ids.format_id('lin', line(company, 'usage:starter@1:email'))}=99.00"
     exceeding = ask("credit", *who, "--line", by_line, "--reason", "wrong")
     assert (exceeding[0], "CREDIT_EXCEEDS_INVOICE" in exceeding[1]) == (1, True)
     assert ask("void", *who, "--reason", " ")[0] == 1

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from saas_api.core import tenancy
+from saas_api.core.db import tenancy
 from tests.billing.books import close, settle, system
 from tests.billing.company import Company, day, found
 
@@ -238,7 +238,7 @@ def test_another_company_sees_and_writes_nothing_of_it(company: Company) -> None
 
 
 def test_whoever_is_bound_to_nobody_sees_no_bill(company: Company) -> None:
-    with tenancy.transaction(found("Nobody").id) as session:
+    with tenancy.tenant_session(found("Nobody").id) as session:
         session.execute(text("SELECT set_config('app.organization_id', '', true)"))
         for table in TABLES:
             assert session.scalar(text(f"SELECT count(*) FROM {table}")) == 0

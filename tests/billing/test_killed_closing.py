@@ -7,8 +7,10 @@ import pytest
 from flask import Flask
 from sqlalchemy import text
 
-from saas_api.billing import service as billing
-from saas_api.core import clock, tenancy
+from saas_api.billing import period_close, periods
+from saas_api.billing.period_close import CloseResult
+from saas_api.core import clock
+from saas_api.core.db import tenancy
 from tests.billing.closer import Closer
 from tests.billing.company import day, found
 
@@ -60,30 +62,30 @@ def expected(number: int) -> int:
 
 
 def prepare() -> None:
-    clock.travel_to(day(1))
-    with tenancy.as_system("billing.close") as session:
+    clock.freeze_time(day(1))
+    with tenancy.system_session("billing.close") as session:
         session.execute(_FOUND, {"at": day(1), "many": ORGANIZATIONS})
-    billing.keep_accounts(day(1))
-    with tenancy.as_system("billing.close") as session:
+    periods.ensure_accounts(day(1))
+    with tenancy.system_session("billing.close") as session:
         session.execute(_LEAVE_FREE)
         session.execute(_TAKE_STARTER)
         session.execute(_USE, {"at": day(10)})
 
 
 def written() -> list[Any]:
-    with tenancy.as_system("billing.close") as session:
+    with tenancy.system_session("billing.close") as session:
         return list(session.execute(_WRITTEN).all())
 
 
 def states() -> dict[str, int]:
-    with tenancy.as_system("billing.close") as session:
+    with tenancy.system_session("billing.close") as session:
         return dict(session.execute(_STATES, {"ends_at": day(1, month=5)}).all())
 
 
 def wait_until_locks_are_free() -> None:
     """A server process goes on for a moment after its client was killed, and others skip the rows it locks."""
     for _ in range(200):
-        with tenancy.as_system("billing.close") as session:
+        with tenancy.system_session("billing.close") as session:
             if not session.scalar(_OTHERS):
                 return
         time.sleep(0.05)
@@ -121,7 +123,7 @@ def test_two_hundred_organizations_are_billed_once_though_every_step_is_killed(c
     assert sorted(invoice.n for invoice in invoices) == list(range(1, ORGANIZATIONS + 1))
     assert_books_are_right(invoices)
     assert states() == {"invoiced": ORGANIZATIONS}
-    assert billing.close_due(day(1, 2, month=5)) == billing.Outcome()
+    assert period_close.close_due(day(1, 2, month=5)) == CloseResult()
 
 
 def test_two_schedulers_share_the_work_while_a_third_dies_in_it(closer: Closer) -> None:

@@ -5,7 +5,8 @@ from decimal import Decimal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saas_api.billing.rules.rating import Price, Tier, charge_exact, marginal, steady
+from saas_api.billing.rating import charges
+from saas_api.billing.rating.charges import MeterPrice, Tier
 
 _UNIT = st.decimals(0, 1, places=4)
 _INCLUDED = st.sampled_from([Decimal(0), Decimal(5), Decimal("7.5")])
@@ -20,16 +21,16 @@ _TIERS = st.builds(
     st.lists(st.sampled_from([0, 0, 100]), min_size=3, max_size=3),
 )
 PRICES = st.one_of(
-    st.builds(Price, st.just("per_unit"), included_quantity=_INCLUDED, unit_price=_UNIT, max_amount_minor=_LIMIT),
+    st.builds(MeterPrice, st.just("per_unit"), included_quantity=_INCLUDED, unit_price=_UNIT, max_amount_minor=_LIMIT),
     st.builds(
-        Price,
+        MeterPrice,
         st.sampled_from(["graduated", "volume"]),
         included_quantity=_INCLUDED,
         tiers=_TIERS,
         max_amount_minor=_LIMIT,
     ),
     st.builds(
-        Price,
+        MeterPrice,
         st.just("package"),
         included_quantity=_INCLUDED,
         package_size=st.sampled_from([Decimal(1), Decimal(7)]),
@@ -40,26 +41,30 @@ PRICES = st.one_of(
 
 
 @given(PRICES, st.integers(0, 60), st.integers(1, 20))
-def test_marginals_add_up_to_the_charge(price: Price, known: int, units: int) -> None:
-    steps = sum((marginal(price, Decimal(n), Decimal(units)) for n in range(0, known * units, units)), Decimal(0))
-    assert steps == charge_exact(price, Decimal(known * units))
+def test_marginals_add_up_to_the_charge(price: MeterPrice, known: int, units: int) -> None:
+    steps = sum(
+        (charges.marginal_charge(price, Decimal(n), Decimal(units)) for n in range(0, known * units, units)), Decimal(0)
+    )
+    assert steps == charges.exact_charge(price, Decimal(known * units))
 
 
 @given(PRICES, st.integers(0, 60), st.integers(1, 20), st.integers(0, 60))
-def test_within_its_bounds_a_marginal_does_not_change(price: Price, known: int, units: int, other: int) -> None:
-    bounds = steady(price, Decimal(known), Decimal(units))
+def test_within_its_bounds_a_marginal_does_not_change(price: MeterPrice, known: int, units: int, other: int) -> None:
+    bounds = charges.constant_marginal_range(price, Decimal(known), Decimal(units))
     if bounds is None:
         return
     low, high = bounds
     assert low is None or low < known
     assert high is None or known <= high
     if (low is None or low < other) and (high is None or other <= high):
-        assert marginal(price, Decimal(other), Decimal(units)) == marginal(price, Decimal(known), Decimal(units))
+        assert charges.marginal_charge(price, Decimal(other), Decimal(units)) == charges.marginal_charge(
+            price, Decimal(known), Decimal(units)
+        )
 
 
 def test_a_request_that_crosses_into_another_price_is_sure_of_one_quantity_only() -> None:
-    price = Price("per_unit", included_quantity=Decimal(1000), unit_price=Decimal("0.01"))
-    assert marginal(price, Decimal(999), Decimal(3)) == 2
-    assert steady(price, Decimal(999), Decimal(3)) is None
-    assert steady(price, Decimal(10), Decimal(3)) == (None, Decimal(997))
-    assert steady(price, Decimal(1001), Decimal(3)) == (Decimal(1000), None)
+    price = MeterPrice("per_unit", included_quantity=Decimal(1000), unit_price=Decimal("0.01"))
+    assert charges.marginal_charge(price, Decimal(999), Decimal(3)) == 2
+    assert charges.constant_marginal_range(price, Decimal(999), Decimal(3)) is None
+    assert charges.constant_marginal_range(price, Decimal(10), Decimal(3)) == (None, Decimal(997))
+    assert charges.constant_marginal_range(price, Decimal(1001), Decimal(3)) == (Decimal(1000), None)

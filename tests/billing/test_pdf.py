@@ -10,9 +10,9 @@ import pytest
 from flask.testing import FlaskClient
 from pypdf import PdfReader
 
-from saas_api.billing.queries.bills.documents import invoice_document
-from saas_api.billing.rules.document import DocumentLine, InvoiceDocument, Party, Sum, pdf
-from saas_api.core.ids import read_id
+from saas_api.billing import invoice_documents
+from saas_api.billing.rating.invoice_layout import DocumentLine, DocumentParty, DocumentTotal, InvoiceDocument
+from saas_api.core import ids
 from tests.billing import books
 from tests.billing.company import day
 from tests.billing.reading import Reader, open_account
@@ -23,10 +23,10 @@ BARE = InvoiceDocument(
     status="Open",
     currency="USD",
     facts=(("Issued", "1 May 2026"), ("Due", "15 May 2026")),
-    seller=Party("saas-api", ("1 Main Street",)),
-    buyer=Party("Acme"),
+    seller=DocumentParty("saas-api", ("1 Main Street",)),
+    buyer=DocumentParty("Acme"),
     lines=(DocumentLine("Starter plan", (), "1", "29.00", "29.00"),),
-    sums=(Sum("Total", "29.00", is_strong=True),),
+    sums=(DocumentTotal("Total", "29.00", is_strong=True),),
 )
 
 
@@ -39,7 +39,7 @@ def words(content: bytes) -> str:
 
 
 def bought_by(name: str, *rows: str) -> bytes:
-    return pdf(replace(BARE, buyer=Party(name, rows)))
+    return invoice_documents.render_pdf(replace(BARE, buyer=DocumentParty(name, rows)))
 
 
 def many(count: int) -> InvoiceDocument:
@@ -65,9 +65,9 @@ def download(reader: Reader) -> bytes:
 
 
 def stored(reader: Reader) -> InvoiceDocument:
-    invoice_id = read_id("inv", reader.newest()["id"])
+    invoice_id = ids.parse_id("inv", reader.newest()["id"])
     with reader.at_work() as account, account.transaction() as session:
-        return invoice_document(session, account.id, invoice_id)
+        return invoice_documents.invoice_document(session, account.id, invoice_id)
 
 
 def test_everything_an_accountant_needs_stands_on_it(acme: Reader) -> None:
@@ -116,7 +116,7 @@ def test_the_same_invoice_gives_the_same_bytes(acme: Reader) -> None:
 
 
 def test_credit_notes_and_payments_come_off(acme: Reader) -> None:
-    invoice_id = read_id("inv", acme.newest()["id"])
+    invoice_id = ids.parse_id("inv", acme.newest()["id"])
     with acme.at_work() as account:
         books.credit(account, invoice_id, amount_minor=1235)
         books.settle(account, invoice_id, 1000)
@@ -139,7 +139,7 @@ def test_a_line_of_tiers_shows_them(client: FlaskClient) -> None:
 
 def test_a_page_to_print_has_the_same_texts(acme: Reader) -> None:
     document = stored(acme)
-    text = words(pdf(document))
+    text = words(invoice_documents.render_pdf(document))
     assert [line.description for line in document.lines if line.description not in text] == []
     assert [row.amount for row in document.sums if row.amount not in text] == []
 
@@ -176,13 +176,13 @@ def test_long_names_wrap_and_nothing_leaves_the_page() -> None:
     text = "".join(words(bought_by(name, "x" * 300)).split())
     assert name in text
     assert "x" * 300 in text
-    content = pdf(replace(BARE, seller=Party("S" * 200), number="N" * 60))
+    content = invoice_documents.render_pdf(replace(BARE, seller=DocumentParty("S" * 200), number="N" * 60))
     assert len(pages(content)) == 1
 
 
 def test_two_thousand_lines_are_many_pages_that_repeat_the_head() -> None:
     started = time.process_time()
-    content = pdf(many(2_000))
+    content = invoice_documents.render_pdf(many(2_000))
     assert time.process_time() - started < 10  # a fraction of that on a quiet machine
     read = pages(content)
     assert len(read) > 20
@@ -192,25 +192,25 @@ def test_two_thousand_lines_are_many_pages_that_repeat_the_head() -> None:
 
 
 def test_documents_drawn_at_once_do_not_spoil_each_other() -> None:
-    documents = [replace(BARE, number=f"INV-{n}", buyer=Party(f"{n} ÅéΩЖ " * n)) for n in range(1, 9)]
-    alone = [pdf(document) for document in documents]
+    documents = [replace(BARE, number=f"INV-{n}", buyer=DocumentParty(f"{n} ÅéΩЖ " * n)) for n in range(1, 9)]
+    alone = [invoice_documents.render_pdf(document) for document in documents]
     with ThreadPoolExecutor(8) as threads:
-        together = list(threads.map(pdf, documents * 25))
+        together = list(threads.map(invoice_documents.render_pdf, documents * 25))
     assert together == alone * 25
 
 
 def test_an_invoice_without_lines_says_so() -> None:
-    assert "Nothing was charged" in words(pdf(replace(BARE, lines=())))
+    assert "Nothing was charged" in words(invoice_documents.render_pdf(replace(BARE, lines=())))
 
 
 def test_a_void_invoice_is_marked_across_the_page(acme: Reader) -> None:
     document = stored(acme)
-    assert "Void" not in words(pdf(document))
-    assert "Void" in words(pdf(replace(document, watermark="Void")))
+    assert "Void" not in words(invoice_documents.render_pdf(document))
+    assert "Void" in words(invoice_documents.render_pdf(replace(document, watermark="Void")))
 
 
 def test_titles_are_plain_text_too() -> None:
-    reader = PdfReader(io.BytesIO(pdf(replace(BARE, seller=Party("<b>Sell & Co")))))
+    reader = PdfReader(io.BytesIO(invoice_documents.render_pdf(replace(BARE, seller=DocumentParty("<b>Sell & Co")))))
     assert reader.metadata is not None
     assert (reader.metadata.title, reader.metadata.author) == ("Invoice INV-000001", "<b>Sell & Co")
     assert reader.root_object["/Lang"] == "en"  # type: ignore[index]  # a document has it

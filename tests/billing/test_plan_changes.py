@@ -7,9 +7,9 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import text
 
-from saas_api.billing import service as billing
-from saas_api.core import clock, tenancy
-from saas_api.core.ids import read_id
+from saas_api.billing import periods, previews, subscriptions
+from saas_api.core import clock, ids
+from saas_api.core.db import tenancy
 from tests.billing.company import Company, day
 from tests.people import Person, join, sign_in
 
@@ -21,12 +21,12 @@ MAY_FIRST = "2026-05-01T00:00:00.000Z"
 @pytest.fixture
 def acme(app: Flask, alice: Person) -> Company:
     """Alice's company, founded at the very start of April; she signed in today, since tokens live in real time."""
-    company = Company(read_id("org", alice.organization_id))
-    with app.app_context(), tenancy.as_system("billing.close") as session:
+    company = Company(ids.parse_id("org", alice.organization_id))
+    with app.app_context(), tenancy.system_session("billing.close") as session:
         session.execute(
             text("UPDATE organizations SET created_at = :at WHERE id = :id"), {"at": day(1), "id": company.id}
         )
-    clock.travel_to(day(1))
+    clock.freeze_time(day(1))
     return company
 
 
@@ -50,7 +50,7 @@ def test_a_dearer_plan_acts_at_once_and_is_prorated(
     app: Flask, client: FlaskClient, alice: Person, acme: Company
 ) -> None:
     upgrade(client, alice, "starter")
-    clock.travel_to(MID_APRIL)
+    clock.freeze_time(MID_APRIL)
     changed = upgrade(client, alice, "pro")
     assert changed["organization"] == {
         "id": alice.organization_id,
@@ -75,7 +75,7 @@ def test_a_cheaper_plan_waits_for_the_end_of_the_period(
     app: Flask, client: FlaskClient, alice: Person, acme: Company
 ) -> None:
     upgrade(client, alice, "pro")
-    clock.travel_to(MID_APRIL)
+    clock.freeze_time(MID_APRIL)
     changed = upgrade(client, alice, "starter")
     assert changed["organization"]["plan"] == "pro"
     assert changed["change"]["effective_at"] == MAY_FIRST
@@ -85,7 +85,7 @@ def test_a_cheaper_plan_waits_for_the_end_of_the_period(
 
 def test_a_cheaper_plan_can_be_had_at_once(client: FlaskClient, alice: Person, acme: Company) -> None:
     upgrade(client, alice, "pro")
-    clock.travel_to(MID_APRIL)
+    clock.freeze_time(MID_APRIL)
     assert upgrade(client, alice, "starter", "now")["change"]["total"] == "-35.00"
 
 
@@ -93,7 +93,7 @@ def test_another_schedule_replaces_the_one_before(
     app: Flask, client: FlaskClient, alice: Person, acme: Company
 ) -> None:
     upgrade(client, alice, "scale")
-    clock.travel_to(MID_APRIL)
+    clock.freeze_time(MID_APRIL)
     for plan in ("pro", "starter"):
         upgrade(client, alice, plan)
     assert [stage[0] for stage in chain(app, acme)] == ["scale@1", "starter@1"]
@@ -105,7 +105,7 @@ def test_asking_for_the_plan_one_is_on_calls_a_scheduled_change_off(
     app: Flask, client: FlaskClient, alice: Person, acme: Company, when: str | None
 ) -> None:
     upgrade(client, alice, "pro")
-    clock.travel_to(MID_APRIL)
+    clock.freeze_time(MID_APRIL)
     upgrade(client, alice, "free")
     back = upgrade(client, alice, "pro", when)
     assert back["organization"]["plan"] == "pro"
@@ -119,7 +119,7 @@ def test_a_change_at_once_drops_what_was_scheduled(
     app: Flask, client: FlaskClient, alice: Person, acme: Company
 ) -> None:
     upgrade(client, alice, "pro")
-    clock.travel_to(MID_APRIL)
+    clock.freeze_time(MID_APRIL)
     upgrade(client, alice, "free")
     upgrade(client, alice, "scale")
     assert [stage[0] for stage in chain(app, acme)] == ["pro@1", "scale@1"]
@@ -175,7 +175,7 @@ def test_a_change_is_in_the_log_and_raises_the_default_cap(
     with app.app_context():
         [act] = acme.rows("SELECT * FROM audit_events WHERE action = 'subscription.changed'")
         [profile] = acme.rows("SELECT * FROM billing_profiles")
-    assert (act.actor_type, act.actor_id) == ("user", str(read_id("usr", alice.user_id)))
+    assert (act.actor_type, act.actor_id) == ("user", str(ids.parse_id("usr", alice.user_id)))
     assert (act.data["before"], act.data["after"]) == ({"plan": "free@1"}, {"plan": "starter@1"})
     assert (profile.spend_cap_minor, profile.spend_cap_is_default) == (12_900, True)
 
@@ -191,7 +191,7 @@ def test_a_cap_that_was_chosen_stays(app: Flask, client: FlaskClient, alice: Per
 
 def test_the_subscription_shows_what_is_scheduled(client: FlaskClient, alice: Person, acme: Company) -> None:
     upgrade(client, alice, "pro")
-    clock.travel_to(MID_APRIL)
+    clock.freeze_time(MID_APRIL)
     upgrade(client, alice, "free")
     shown = client.get(f"{BILLING}/subscription", headers=alice.headers).json["data"]
     assert (shown["plan"]["code"], shown["plan"]["base_amount"], shown["standing"]) == ("pro", "99.00", "good")
@@ -200,7 +200,7 @@ def test_the_subscription_shows_what_is_scheduled(client: FlaskClient, alice: Pe
 
 
 def test_an_endpoint_is_told_of_every_change(app: Flask, client: FlaskClient, alice: Person, acme: Company) -> None:
-    with app.app_context(), tenancy.as_system("billing.close") as session:
+    with app.app_context(), tenancy.system_session("billing.close") as session:
         session.execute(
             text("INSERT INTO webhook_endpoints (organization_id, url) VALUES (:id, 'https://acme.example/hook')"),
             {"id": acme.id},
@@ -221,14 +221,14 @@ def test_an_endpoint_is_told_of_every_change(app: Flask, client: FlaskClient, al
 
 def test_an_operator_who_looks_sees_what_a_change_would_do_and_changes_nothing(app: Flask, acme: Company) -> None:
     """The look is read-only in PostgreSQL too: nothing a preview does may need to write."""
-    clock.travel_to(day(16))
+    clock.freeze_time(day(16))
     with app.app_context():
         with acme.transaction() as session:
-            billing.ensure_account(session, acme.id)
+            periods.ensure_account(session, acme.id)
         with acme.transaction() as session:
             session.execute(text("SET TRANSACTION READ ONLY"))
-            assert billing.look_at_change(session, acme.id, "pro", None).total_minor == 4950
-            assert len(billing.simulate(session, acme.id, None)) == 4
+            assert subscriptions.preview_change(session, acme.id, "pro", None).total_minor == 4950
+            assert len(previews.simulate_plans(session, acme.id, None)) == 4
 
 
 def test_a_scheduled_downgrade_does_not_tighten_the_running_month(

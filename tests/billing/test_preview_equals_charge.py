@@ -8,9 +8,10 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import text
 
-from saas_api.billing import service as billing
+from saas_api.accounts.audit import Actor
+from saas_api.billing import period_close, previews, subscriptions
+from saas_api.billing.subscriptions import AlreadyOnPlan, PlanChange
 from saas_api.core import clock
-from saas_api.organizations.service.audit import Actor
 from tests.billing.company import Company, day, found
 from tests.people import Person
 
@@ -21,19 +22,19 @@ SIMULATE = "/api/v1/billing/simulate"
 
 def close(at: Any) -> int:
     """The total of the invoice that closing at an instant writes."""
-    clock.travel_to(at)
-    [invoice] = billing.close_due(at).invoices
+    clock.freeze_time(at)
+    [invoice] = period_close.close_due(at).invoices
     return invoice.total_minor
 
 
-def look(company: Company, plan: str, when: str | None = None) -> billing.Change:
+def look(company: Company, plan: str, when: str | None = None) -> PlanChange:
     with company.transaction() as session:
-        return billing.look_at_change(session, company.id, plan, when)
+        return subscriptions.preview_change(session, company.id, plan, when)
 
 
-def change(company: Company, plan: str, when: str | None = None) -> billing.Change:
+def change(company: Company, plan: str, when: str | None = None) -> PlanChange:
     with company.transaction() as session:
-        return billing.change_plan(session, company.id, plan, when, USER)
+        return subscriptions.change_plan(session, company.id, plan, when, USER)
 
 
 @pytest.mark.parametrize("start", ["free@1", "starter@1", "scale@1"])
@@ -42,10 +43,10 @@ def change(company: Company, plan: str, when: str | None = None) -> billing.Chan
 def test_a_previewed_change_is_what_the_invoice_says(start: str, plan: str, when: str) -> None:
     company = found(plan=start)
     company.use(3_333, at=day(4))
-    clock.travel_to(day(17, 13))
+    clock.freeze_time(day(17, 13))
     company.use(1_777, "email", at=day(17, 12))
     if start == f"{plan}@1":
-        with pytest.raises(billing.SamePlan):
+        with pytest.raises(AlreadyOnPlan):
             look(company, plan, when)
         return
     seen = look(company, plan, when)
@@ -66,10 +67,10 @@ def test_looking_writes_nothing() -> None:
 def test_going_there_and_back_is_charged_as_previewed() -> None:
     company = found()
     company.use(900, at=day(2))
-    clock.travel_to(day(11))
+    clock.freeze_time(day(11))
     change(company, "starter")
     company.use(500, at=day(12))
-    clock.travel_to(day(21))
+    clock.freeze_time(day(21))
     seen = look(company, "free", "now")
     change(company, "free", "now")
     assert close(day(1, 2, month=5)) == seen.after.total_minor == 967 + 500
@@ -78,7 +79,7 @@ def test_going_there_and_back_is_charged_as_previewed() -> None:
 @pytest.mark.parametrize("plans", [("starter", "pro"), ("pro", "pro"), ("scale", "free"), ("starter", "scale")])
 def test_two_changes_at_once_leave_one_chain_and_one_bill(app: Flask, plans: tuple[str, str]) -> None:
     company = found(plan="starter@1" if "free" in plans else "free@1")
-    clock.travel_to(day(16))
+    clock.freeze_time(day(16))
     start, outcomes = threading.Barrier(2), []
 
     def run(plan: str) -> None:
@@ -86,7 +87,7 @@ def test_two_changes_at_once_leave_one_chain_and_one_bill(app: Flask, plans: tup
             start.wait()
             try:
                 outcomes.append(change(company, plan, "now").version.id)
-            except billing.SamePlan:
+            except AlreadyOnPlan:
                 outcomes.append("same")
 
     threads = [threading.Thread(target=run, args=(plan,)) for plan in plans]
@@ -106,7 +107,7 @@ def test_two_changes_at_once_leave_one_chain_and_one_bill(app: Flask, plans: tup
 
 def test_a_change_that_waited_for_another_sees_it(app: Flask) -> None:
     company = found()
-    clock.travel_to(day(16))
+    clock.freeze_time(day(16))
     done: list[str] = []
 
     def run() -> None:
@@ -114,7 +115,7 @@ def test_a_change_that_waited_for_another_sees_it(app: Flask) -> None:
             done.append(change(company, "scale").previous)
 
     with company.transaction() as session:
-        billing.change_plan(session, company.id, "pro", None, USER)
+        subscriptions.change_plan(session, company.id, "pro", None, USER)
         waiting = threading.Thread(target=run)
         waiting.start()
         waiting.join(0.5)
@@ -125,16 +126,16 @@ def test_a_change_that_waited_for_another_sees_it(app: Flask) -> None:
 
 def simulate(company: Company, *arguments: Any) -> dict[str, int]:
     with company.transaction() as session:
-        return {one.plan: one.total_minor for one in billing.simulate(session, company.id, *arguments)}
+        return {one.plan: one.total_minor for one in previews.simulate_plans(session, company.id, *arguments)}
 
 
 def test_a_simulation_of_the_running_period_is_its_forecast() -> None:
     company = found(plan="starter@1")
     company.use(3_050, at=day(3))
     company.use(12_345, "email", at=day(3))
-    clock.travel_to(day(9))
+    clock.freeze_time(day(9))
     with company.transaction() as session:
-        forecast = billing.preview(session, company.id).forecast.total_minor
+        forecast = previews.preview_current_period(session, company.id).forecast.total_minor
     totals = simulate(company, None)
     assert totals == {"free": 2050 + 1135, "starter": 7185, "pro": 9900 + 1525 + 617, "scale": 49_900 + 1220 + 494}
     assert totals["starter"] == forecast
@@ -192,7 +193,7 @@ def test_nobody_sees_or_changes_the_usage_of_others() -> None:
     acme, other = found(plan="starter@1"), found("Other")
     acme.use(100, at=day(1))
     with other.transaction() as session:
-        [simulated] = billing.simulate(session, other.id, ["starter"])
+        [simulated] = previews.simulate_plans(session, other.id, ["starter"])
         assert simulated.total_minor == 2900
         session.execute(text("DELETE FROM subscription_segments WHERE organization_id = :id"), {"id": acme.id})
     assert len(acme.rows("SELECT * FROM subscription_segments")) == 1

@@ -8,10 +8,11 @@ from zoneinfo import ZoneInfo
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saas_api.billing.rules import periods, rating
-from saas_api.billing.rules.bill import Draft, Late, PeriodInputs, Stretch, Used, Version, invoice_draft
-from saas_api.billing.rules.rating import Price, Tier
-from saas_api.core.money import prorate, round_half_up
+from saas_api.billing.rating import bill, charges, period_grid
+from saas_api.billing.rating.bill import Bill, BillInputs, LateUsage, ProratedSegment, RatedPlanVersion, UsageQuantity
+from saas_api.billing.rating.charges import MeterPrice, Tier
+from saas_api.billing.rating.period_grid import MIN_FIRST_PERIOD, MIN_PERIOD
+from saas_api.core import money
 from tests.billing.test_rules import ANCHORS, ZONES
 
 START = datetime(2026, 4, 1, tzinfo=UTC)
@@ -24,28 +25,28 @@ whole_quantities = st.integers(1, 10_000).map(Decimal)
 
 
 @st.composite
-def prices(draw: st.DrawFn) -> Price:
+def prices(draw: st.DrawFn) -> MeterPrice:
     """A price that the catalogue would take."""
     model = draw(st.sampled_from(["per_unit", "graduated", "volume", "package"]))
     included = draw(st.sampled_from([Decimal(0), Decimal(1000), Decimal("0.5")]))
     cap = draw(st.none() | st.integers(0, 100_000))
     if model == "per_unit":
-        return Price(model, 2, included, draw(unit_prices), max_amount_minor=cap)
+        return MeterPrice(model, 2, included, draw(unit_prices), max_amount_minor=cap)
     if model == "package":
         size, amount = draw(whole_quantities), draw(st.integers(0, 10_000))
-        return Price(model, 2, included, package_size=size, package_amount_minor=amount, max_amount_minor=cap)
+        return MeterPrice(model, 2, included, package_size=size, package_amount_minor=amount, max_amount_minor=cap)
     bounds = sorted(draw(st.sets(whole_quantities, max_size=4)))
     flats = st.integers(0, 500)
     tiers = tuple(Tier(bound, draw(unit_prices), draw(flats)) for bound in [*bounds, None])
-    return Price(model, 2, included, tiers=tiers, max_amount_minor=cap)
+    return MeterPrice(model, 2, included, tiers=tiers, max_amount_minor=cap)
 
 
 @st.composite
-def months(draw: st.DrawFn) -> PeriodInputs:
+def months(draw: st.DrawFn) -> BillInputs:
     """A month with plan changes at any second, usage on each plan, and usage that is late or taken back."""
     names = [f"plan{n}@1" for n in range(draw(st.integers(1, 3)))]
     versions = {
-        name: Version(
+        name: RatedPlanVersion(
             name,
             name,
             "USD",
@@ -58,13 +59,13 @@ def months(draw: st.DrawFn) -> PeriodInputs:
     cuts = sorted(draw(st.sets(st.integers(1, MONTH_SECONDS - 1), max_size=4)))
     instants = [START + timedelta(seconds=second) for second in (0, *cuts, MONTH_SECONDS)]
     stretches = tuple(
-        Stretch(draw(st.sampled_from(names)), begins, ends)
+        ProratedSegment(draw(st.sampled_from(names)), begins, ends)
         for begins, ends in zip(instants, instants[1:], strict=False)  # noqa: RUF007 - strategies are drawn in between
     )
     in_force = sorted({stretch.version_id for stretch in stretches})
-    used = tuple(Used(name, meter, draw(quantities)) for name in in_force for meter in METERS)
+    used = tuple(UsageQuantity(name, meter, draw(quantities)) for name in in_force for meter in METERS)
     late = tuple(
-        Late(uuid.UUID(int=1), START - timedelta(days=31), START, in_force[0], meter, billed, amount)
+        LateUsage(uuid.UUID(int=1), START - timedelta(days=31), START, in_force[0], meter, billed, amount)
         for meter, billed, amount in draw(
             st.lists(
                 st.tuples(st.sampled_from(METERS), quantities, st.decimals(-1_000_000, 1_000_000, places=6)),
@@ -73,36 +74,36 @@ def months(draw: st.DrawFn) -> PeriodInputs:
             )
         )
     )
-    return PeriodInputs(START, instants[-1], MONTH_SECONDS, versions, stretches, used, late)
+    return BillInputs(START, instants[-1], MONTH_SECONDS, versions, stretches, used, late)
 
 
-def amounts(draft: Draft, kind: str) -> dict[str, int]:
+def amounts(draft: Bill, kind: str) -> dict[str, int]:
     return {line.source_key: line.amount_minor for line in draft.lines if line.kind == kind}
 
 
 @given(months())
-def test_a_bill_is_the_sum_of_lines_that_are_each_rounded_once(month: PeriodInputs) -> None:
-    draft = invoice_draft(month)
+def test_a_bill_is_the_sum_of_lines_that_are_each_rounded_once(month: BillInputs) -> None:
+    draft = bill.calculate_bill(month)
     assert draft.total_minor == sum(line.amount_minor for line in draft.lines) >= 0
     assert len({line.source_key for line in draft.lines}) == len(draft.lines)
-    assert draft == invoice_draft(month)
+    assert draft == bill.calculate_bill(month)
     for used in month.used:
         price = month.versions[used.version_id].prices[used.meter]
         line = amounts(draft, "usage").get(f"usage:{used.version_id}:{used.meter}", 0)
-        assert line == round_half_up(rating.charge_exact(price, used.quantity))
+        assert line == money.round_half_up(charges.exact_charge(price, used.quantity))
 
 
 @given(months())
-def test_what_a_bill_comes_below_zero_is_carried_and_nothing_else(month: PeriodInputs) -> None:
-    draft = invoice_draft(month)
+def test_what_a_bill_comes_below_zero_is_carried_and_nothing_else(month: BillInputs) -> None:
+    draft = bill.calculate_bill(month)
     rest = sum(line.amount_minor for line in draft.lines if line.kind != "carry")
     assert (draft.carry_minor, draft.total_minor) == (max(0, -rest), max(0, rest))
     assert amounts(draft, "carry") == ({"carry": draft.carry_minor} if draft.carry_minor else {})
 
 
 @given(months())
-def test_the_bases_share_the_month_and_never_more(month: PeriodInputs) -> None:
-    bases = amounts(invoice_draft(month), "base")
+def test_the_bases_share_the_month_and_never_more(month: BillInputs) -> None:
+    bases = amounts(bill.calculate_bill(month), "base")
     in_force = {stretch.version_id for stretch in month.stretches}
     most = max(month.versions[name].base_amount_minor for name in in_force)
     assert sum(bases.values()) <= most + len(in_force)
@@ -111,11 +112,11 @@ def test_the_bases_share_the_month_and_never_more(month: PeriodInputs) -> None:
 
 
 @given(months())
-def test_a_plan_with_a_minimum_brings_that_at_least(month: PeriodInputs) -> None:
+def test_a_plan_with_a_minimum_brings_that_at_least(month: BillInputs) -> None:
     last = month.versions[month.stretches[-1].version_id]
     whole = all(stretch.version_id == last.id for stretch in month.stretches)
-    own = sum(line.amount_minor for line in invoice_draft(month).lines if line.version_id == last.id)
-    late = sum(amounts(invoice_draft(month), "late_usage").values())
+    own = sum(line.amount_minor for line in bill.calculate_bill(month).lines if line.version_id == last.id)
+    late = sum(amounts(bill.calculate_bill(month), "late_usage").values())
     if whole and last.min_spend_minor:
         assert own - late >= last.min_spend_minor
 
@@ -124,34 +125,36 @@ def test_a_plan_with_a_minimum_brings_that_at_least(month: PeriodInputs) -> None
 def test_shares_of_an_amount_add_up_to_it_within_half_a_cent_each(amount: int, parts: list[int]) -> None:
     whole = sum(parts)
     if whole:
-        shares = [prorate(amount, part, whole) for part in parts]
+        shares = [money.prorate(amount, part, whole) for part in parts]
         assert all(0 <= share <= amount for share in shares)
         assert abs(sum(shares) - amount) * 2 <= len(parts)
 
 
 @given(prices(), quantities, st.lists(st.decimals(-1_000_000, 1_000_000, places=6), max_size=6))
-def test_late_usage_in_any_parts_costs_what_one_rating_costs(price: Price, own: Decimal, parts: list[Decimal]) -> None:
-    billed, charged = own, rating.charge(price, own)
+def test_late_usage_in_any_parts_costs_what_one_rating_costs(
+    price: MeterPrice, own: Decimal, parts: list[Decimal]
+) -> None:
+    billed, charged = own, charges.rounded_charge(price, own)
     for part in parts:
-        charged += rating.late_charge(price, billed, part)
+        charged += charges.late_usage_charge(price, billed, part)
         billed += part
-    assert charged == rating.charge(price, billed)
+    assert charged == charges.rounded_charge(price, billed)
 
 
 @given(prices(), quantities, st.lists(quantities, max_size=6))
 def test_marginal_charges_add_up_to_the_charge_without_rounding(
-    price: Price, known: Decimal, more: list[Decimal]
+    price: MeterPrice, known: Decimal, more: list[Decimal]
 ) -> None:
-    charged, quantity = rating.charge_exact(price, known), known
+    charged, quantity = charges.exact_charge(price, known), known
     for units in more:
-        charged += rating.marginal(price, quantity, units)
+        charged += charges.marginal_charge(price, quantity, units)
         quantity += units
-    assert charged == rating.charge_exact(price, quantity)
+    assert charged == charges.exact_charge(price, quantity)
 
 
 @given(prices(), quantities)
-def test_no_charge_is_below_zero_or_above_its_cap(price: Price, quantity: Decimal) -> None:
-    charged = rating.charge(price, quantity)
+def test_no_charge_is_below_zero_or_above_its_cap(price: MeterPrice, quantity: Decimal) -> None:
+    charged = charges.rounded_charge(price, quantity)
     assert charged >= 0
     assert price.max_amount_minor is None or charged <= price.max_amount_minor
 
@@ -165,14 +168,14 @@ def test_periods_follow_each_other_through_any_moves_between_zones(
     naive: datetime, anchor_day: int, zones: list[str]
 ) -> None:
     start = naive.replace(tzinfo=UTC)
-    at_least = periods.AT_SIGN_UP
+    at_least = MIN_FIRST_PERIOD
     for name in zones:
         zone = ZoneInfo(name)
-        end = periods.next_end(start, anchor_day, zone, at_least)
-        nominal = periods.nominal_seconds(start, end, anchor_day, zone)
+        end = period_grid.next_period_end(start, anchor_day, zone, at_least)
+        nominal = period_grid.nominal_seconds(start, end, anchor_day, zone)
         length = (end - start).total_seconds()
         assert at_least <= end - start <= timedelta(days=52)
         assert length - 1 < nominal
         assert 2_300_000 <= nominal <= 4_600_000
-        assert prorate(2900, int(length), nominal) <= 2900
-        start, at_least = end, periods.IN_COURSE
+        assert money.prorate(2900, int(length), nominal) <= 2900
+        start, at_least = end, MIN_PERIOD

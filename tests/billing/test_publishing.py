@@ -6,8 +6,9 @@ import pytest
 from flask import Flask
 from sqlalchemy import text
 
-from saas_api.billing import service as billing
-from saas_api.core import clock, tenancy
+from saas_api.billing import plans, terms
+from saas_api.core import clock
+from saas_api.core.db import tenancy
 from tests.billing.company import Company, day, found
 
 pytestmark = pytest.mark.usefixtures("context")
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("context")
 
 def rate_of(company: Company) -> str:
     with company.transaction() as session:
-        return str(billing.terms(session, company.id).list_prices["sms"].normalize())
+        return str(terms.get_terms(session, company.id).list_prices["sms"].normalize())
 
 
 @pytest.fixture
@@ -24,20 +25,20 @@ def dearer(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_is_published_while_the_rate_is_the_same() -> None:
-    assert billing.sync_rate() == []
+    assert plans.sync_setting_price() == []
 
 
 def test_a_changed_rate_is_published_once(dearer: None) -> None:
-    assert billing.sync_rate() == ["free@2", "starter@2"]
-    assert billing.sync_rate() == []
+    assert plans.sync_setting_price() == ["free@2", "starter@2"]
+    assert plans.sync_setting_price() == []
 
 
 def test_a_newcomer_pays_the_new_rate_and_the_others_from_their_next_period(dearer: None) -> None:
     old = found(at=day(10, 12))
-    billing.sync_rate()
+    plans.sync_setting_price()
     newcomer = found("Newcomer", at=day(10, 13))
     assert (rate_of(old), rate_of(newcomer)) == ("0.01", "0.02")
-    clock.travel_to(day(2, 12, month=5))
+    clock.freeze_time(day(2, 12, month=5))
     assert rate_of(old) == "0.02"
     [before, after] = old.rows("SELECT * FROM subscription_segments ORDER BY seq")
     assert (before.plan_version_id, after.plan_version_id) == ("free@1", "free@2")
@@ -45,6 +46,9 @@ def test_a_newcomer_pays_the_new_rate_and_the_others_from_their_next_period(dear
 
 
 def test_a_published_version_cannot_be_changed(dearer: None) -> None:
-    billing.sync_rate()
-    with pytest.raises(Exception, match="publish a new version"), tenancy.as_system("billing.catalogue") as session:
+    plans.sync_setting_price()
+    with (
+        pytest.raises(Exception, match="publish a new version"),
+        tenancy.system_session("billing.catalogue") as session,
+    ):
         session.execute(text("UPDATE prices SET unit_price = 9 WHERE plan_version_id = 'free@2'"))

@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from saas_api.billing import service as billing
-from saas_api.core import clock
-from saas_api.core.errors import Invalid
-from saas_api.core.ids import new_id
-from saas_api.usage.rules import Usage
+from saas_api.billing import periods
+from saas_api.core import clock, ids
+from saas_api.core.errors import ValidationFailed
+from saas_api.usage.ledger import UsageRecord
 from tests.billing.books import close
 from tests.billing.company import Company, day, found
 
@@ -20,10 +19,10 @@ MARCH_CLOSED = day(1, 2)
 
 
 def record(company: Company, at: datetime, quantity: int = 1, key: str | None = None) -> None:
-    event_id = new_id()
-    event = Usage(event_id, "calls", key or str(event_id), "sms", Decimal(quantity), at)
+    event_id = ids.new_id()
+    event = UsageRecord(event_id, "calls", key or str(event_id), "sms", Decimal(quantity), at)
     with company.transaction() as session:
-        billing.record(session, company.id, event)
+        periods.record_usage(session, company.id, event)
 
 
 def owners(company: Company) -> list[tuple[int, int | None]]:
@@ -34,7 +33,7 @@ def owners(company: Company) -> list[tuple[int, int | None]]:
 
 
 def refused(company: Company, at: datetime, **changes: Any) -> str:
-    with pytest.raises(Invalid) as refusal:
+    with pytest.raises(ValidationFailed) as refusal:
         record(company, at, **changes)
     assert company.rows("SELECT 1 FROM usage_events") == []
     return str(refusal.value.details["fields"][0]["field"])
@@ -42,7 +41,7 @@ def refused(company: Company, at: datetime, **changes: Any) -> str:
 
 def test_a_period_in_grace_pays_for_what_happened_in_it() -> None:
     company = found(at=day(1, month=3))
-    clock.travel_to(day(1) + timedelta(minutes=30))
+    clock.freeze_time(day(1) + timedelta(minutes=30))
     record(company, day(31, 23, month=3))
     record(company, clock.now())
     assert owners(company) == [(1, None), (2, None)]
@@ -51,7 +50,7 @@ def test_a_period_in_grace_pays_for_what_happened_in_it() -> None:
 def test_a_closed_period_is_named_and_the_running_one_pays_even_while_another_is_in_grace() -> None:
     company = found(at=day(1, month=2))
     close(company, day(1, 2, month=3))
-    clock.travel_to(day(1) + timedelta(minutes=30))
+    clock.freeze_time(day(1) + timedelta(minutes=30))
     record(company, day(26, month=2))
     assert owners(company) == [(3, 1)]
 
@@ -59,7 +58,7 @@ def test_a_closed_period_is_named_and_the_running_one_pays_even_while_another_is
 def test_late_usage_is_taken_for_thirty_five_days() -> None:
     company = found(at=day(1, month=3))
     close(company, MARCH_CLOSED)
-    clock.travel_to(day(25))
+    clock.freeze_time(day(25))
     assert refused(company, day(25) - timedelta(days=35, seconds=1)) == "occurred_at"
     record(company, day(25) - timedelta(days=35))
     assert owners(company) == [(2, 1)]
@@ -67,7 +66,7 @@ def test_late_usage_is_taken_for_thirty_five_days() -> None:
 
 def test_usage_of_long_ago_is_taken_where_its_period_is_still_open() -> None:
     company = found(at=day(1, month=3))
-    clock.travel_to(day(20))
+    clock.freeze_time(day(20))
     record(company, day(1, month=3))
     assert owners(company) == [(1, None)]
 

@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saas_api.billing.rules import periods, rating
-from saas_api.billing.rules.bill import Late, PeriodInputs, Stretch, Used, Version, invoice_draft
-from saas_api.billing.rules.rating import Price, Tier
+from saas_api.billing.rating import bill as rating_bill
+from saas_api.billing.rating import charges, period_grid
+from saas_api.billing.rating.bill import BillInputs, LateUsage, ProratedSegment, RatedPlanVersion, UsageQuantity
+from saas_api.billing.rating.charges import MalformedTiers, MeterPrice, Tier
+from saas_api.billing.rating.period_grid import MIN_FIRST_PERIOD, MIN_PERIOD
 
 ZONES = [
     "UTC",
@@ -32,7 +34,7 @@ ZONES = [
 ]
 ANCHORS = (1, 15, 24, 29, 30, 31)
 APRIL, MAY = datetime(2026, 4, 1, tzinfo=UTC), datetime(2026, 5, 1, tzinfo=UTC)
-SCALE = Price(
+SCALE = MeterPrice(
     "graduated",
     tiers=(
         Tier(Decimal(100_000), Decimal("0.004")),
@@ -40,34 +42,34 @@ SCALE = Price(
         Tier(None, Decimal("0.002")),
     ),
 )
-FREE = Price("per_unit", included_quantity=Decimal(1000), unit_price=Decimal("0.01"))
-VOLUME = Price(
+FREE = MeterPrice("per_unit", included_quantity=Decimal(1000), unit_price=Decimal("0.01"))
+VOLUME = MeterPrice(
     "volume", tiers=(Tier(Decimal(100), Decimal(1)), Tier(Decimal(1000), Decimal("0.1")), Tier(None, Decimal(0)))
 )
-PACKAGE = Price("package", included_quantity=Decimal(1000), package_size=Decimal(500), package_amount_minor=400)
+PACKAGE = MeterPrice("package", included_quantity=Decimal(1000), package_size=Decimal(500), package_amount_minor=400)
 RISING = st.sampled_from([SCALE, FREE, PACKAGE])
 QUANTITIES = st.decimals(0, 3_000_000, places=6)
 
 
 @given(RISING, QUANTITIES, st.lists(QUANTITIES, max_size=5))
-def test_any_split_of_late_usage_adds_up_to_one_rating(price: Price, own: Decimal, parts: list[Decimal]) -> None:
-    billed, charged = own, rating.charge(price, own)
+def test_any_split_of_late_usage_adds_up_to_one_rating(price: MeterPrice, own: Decimal, parts: list[Decimal]) -> None:
+    billed, charged = own, charges.rounded_charge(price, own)
     for part in parts:
-        charged += rating.late_charge(price, billed, part)
+        charged += charges.late_usage_charge(price, billed, part)
         billed += part
-    assert charged == rating.charge(price, billed)
+    assert charged == charges.rounded_charge(price, billed)
 
 
 @given(RISING, QUANTITIES, QUANTITIES)
-def test_more_usage_never_costs_less(price: Price, quantity: Decimal, more: Decimal) -> None:
-    assert 0 <= rating.charge(price, quantity) <= rating.charge(price, quantity + more)
+def test_more_usage_never_costs_less(price: MeterPrice, quantity: Decimal, more: Decimal) -> None:
+    assert 0 <= charges.rounded_charge(price, quantity) <= charges.rounded_charge(price, quantity + more)
 
 
 @given(QUANTITIES)
 def test_the_components_cover_what_is_billable(quantity: Decimal) -> None:
     for price in (SCALE, FREE):
         billable = max(quantity - price.included_quantity, Decimal(0))
-        assert sum((part.units for part in rating.components(price, quantity)), Decimal(0)) == billable
+        assert sum((part.units for part in charges.charge_components(price, quantity)), Decimal(0)) == billable
 
 
 @pytest.mark.parametrize(
@@ -85,25 +87,25 @@ def test_the_components_cover_what_is_billable(quantity: Decimal) -> None:
         (FREE, -3, 0),
     ],
 )
-def test_prices_of_every_model(price: Price, quantity: int, minor: int) -> None:
-    assert rating.charge(price, Decimal(quantity)) == minor
+def test_prices_of_every_model(price: MeterPrice, quantity: int, minor: int) -> None:
+    assert charges.rounded_charge(price, Decimal(quantity)) == minor
 
 
 def test_a_capped_price_charges_no_more_than_its_cap() -> None:
-    capped = Price("per_unit", unit_price=Decimal("0.01"), max_amount_minor=500)
-    assert rating.charge(capped, Decimal(10_000)) == 500
+    capped = MeterPrice("per_unit", unit_price=Decimal("0.01"), max_amount_minor=500)
+    assert charges.rounded_charge(capped, Decimal(10_000)) == 500
 
 
 def test_tiers_that_end_are_malformed() -> None:
     for model in ("graduated", "volume"):
-        with pytest.raises(rating.MalformedTiers):
-            rating.charge(Price(model, tiers=(Tier(Decimal(1), Decimal(1)),)), Decimal(2))
+        with pytest.raises(MalformedTiers):
+            charges.rounded_charge(MeterPrice(model, tiers=(Tier(Decimal(1), Decimal(1)),)), Decimal(2))
 
 
 def test_a_listed_cost_is_units_times_the_first_price() -> None:
-    assert rating.list_cost(FREE, Decimal(3)) == Decimal("0.03")
-    assert rating.list_cost(SCALE, Decimal(1)) == Decimal("0.004")
-    assert rating.list_cost(PACKAGE, Decimal(1)) == Decimal("0.008")
+    assert charges.list_price_cost(FREE, Decimal(3)) == Decimal("0.03")
+    assert charges.list_price_cost(SCALE, Decimal(1)) == Decimal("0.004")
+    assert charges.list_price_cost(PACKAGE, Decimal(1)) == Decimal("0.008")
 
 
 @pytest.mark.parametrize("name", ZONES)
@@ -111,11 +113,11 @@ def test_a_listed_cost_is_units_times_the_first_price() -> None:
 def test_thirty_years_of_boundaries_follow_each_other(name: str, anchor_day: int) -> None:
     zone = ZoneInfo(name)
     start = datetime(2005, 3, 20, 12, tzinfo=UTC)
-    end = periods.next_end(start, anchor_day, zone, periods.AT_SIGN_UP)
+    end = period_grid.next_period_end(start, anchor_day, zone, MIN_FIRST_PERIOD)
     for _ in range(12 * 30):
-        start, end = end, periods.next_end(end, anchor_day, zone, periods.IN_COURSE)
+        start, end = end, period_grid.next_period_end(end, anchor_day, zone, MIN_PERIOD)
         assert timedelta(days=27) < end - start < timedelta(days=32)
-        assert 2_300_000 <= periods.nominal_seconds(start, end, anchor_day, zone) <= 4_600_000
+        assert 2_300_000 <= period_grid.nominal_seconds(start, end, anchor_day, zone) <= 4_600_000
         before = (end - timedelta(seconds=1)).astimezone(zone)
         assert (before.day, before.hour) != (end.astimezone(zone).day, end.astimezone(zone).hour)
 
@@ -123,58 +125,62 @@ def test_thirty_years_of_boundaries_follow_each_other(name: str, anchor_day: int
 @given(st.datetimes(datetime(2010, 1, 1), datetime(2040, 1, 1)), st.sampled_from(ZONES), st.sampled_from(ANCHORS))  # noqa: DTZ001 - given UTC below
 def test_a_first_period_lasts_a_day_at_least(naive: datetime, name: str, anchor_day: int) -> None:
     start, zone = naive.replace(tzinfo=UTC), ZoneInfo(name)
-    end = periods.next_end(start, anchor_day, zone, periods.AT_SIGN_UP)
+    end = period_grid.next_period_end(start, anchor_day, zone, MIN_FIRST_PERIOD)
     assert timedelta(days=1) <= end - start <= timedelta(days=33)
-    assert periods.nominal_seconds(start, end, anchor_day, zone) >= (end - start).total_seconds() - 1
+    assert period_grid.nominal_seconds(start, end, anchor_day, zone) >= (end - start).total_seconds() - 1
 
 
 def test_local_midnights_skipped_and_ordinary() -> None:
     kolkata, cairo = ZoneInfo("Asia/Kolkata"), ZoneInfo("Africa/Cairo")
     month = 12 * 2026 + 3
-    assert periods.boundary(month, 1, kolkata) == datetime(2026, 3, 31, 18, 30, tzinfo=UTC)
-    assert periods.boundary(month + 1, 1, kolkata) == datetime(2026, 4, 30, 18, 30, tzinfo=UTC)
-    assert periods.boundary(month, 24, cairo) == datetime(2026, 4, 23, 22, tzinfo=UTC)
-    assert periods.boundary(month, 24, cairo).astimezone(cairo).hour == 1
+    assert period_grid.grid_boundary(month, 1, kolkata) == datetime(2026, 3, 31, 18, 30, tzinfo=UTC)
+    assert period_grid.grid_boundary(month + 1, 1, kolkata) == datetime(2026, 4, 30, 18, 30, tzinfo=UTC)
+    assert period_grid.grid_boundary(month, 24, cairo) == datetime(2026, 4, 23, 22, tzinfo=UTC)
+    assert period_grid.grid_boundary(month, 24, cairo).astimezone(cairo).hour == 1
 
 
 def test_the_thirty_first_survives_february() -> None:
     utc = ZoneInfo("UTC")
     ends = [datetime(2026, 1, 31, tzinfo=UTC)]
     for _ in range(3):
-        ends.append(periods.next_end(ends[-1], 31, utc, periods.IN_COURSE))
+        ends.append(period_grid.next_period_end(ends[-1], 31, utc, MIN_PERIOD))
     assert [(end.month, end.day) for end in ends[1:]] == [(2, 28), (3, 31), (4, 30)]
 
 
 def test_a_move_to_another_zone_makes_one_longer_period_with_its_base_in_full() -> None:
     zone = ZoneInfo("America/New_York")
-    end = periods.next_end(APRIL, 1, zone, periods.IN_COURSE)
+    end = period_grid.next_period_end(APRIL, 1, zone, MIN_PERIOD)
     assert end == datetime(2026, 5, 1, 4, tzinfo=UTC)
-    assert periods.nominal_seconds(APRIL, end, 1, zone) == (end - APRIL).total_seconds()
+    assert period_grid.nominal_seconds(APRIL, end, 1, zone) == (end - APRIL).total_seconds()
 
 
-STARTER = Version("starter@1", "Starter", "USD", 2900, 0, {"sms": Price("per_unit", unit_price=Decimal("0.01"))})
-PRO = Version("pro@1", "Pro", "USD", 9900, 0, {"sms": Price("per_unit", unit_price=Decimal("0.005"))})
-FREE_PLAN = Version("free@1", "Free", "USD", 0, 0, {"sms": FREE})
+STARTER = RatedPlanVersion(
+    "starter@1", "Starter", "USD", 2900, 0, {"sms": MeterPrice("per_unit", unit_price=Decimal("0.01"))}
+)
+PRO = RatedPlanVersion("pro@1", "Pro", "USD", 9900, 0, {"sms": MeterPrice("per_unit", unit_price=Decimal("0.005"))})
+FREE_PLAN = RatedPlanVersion("free@1", "Free", "USD", 0, 0, {"sms": FREE})
 VERSIONS = {version.id: version for version in (STARTER, PRO, FREE_PLAN)}
 
 
 def bill(
-    stretches: list[tuple[str, datetime]], *, used: dict[str, int] | None = None, late: tuple[Late, ...] = ()
-) -> PeriodInputs:
+    stretches: list[tuple[str, datetime]], *, used: dict[str, int] | None = None, late: tuple[LateUsage, ...] = ()
+) -> BillInputs:
     starts = [start for _, start in stretches]
-    return PeriodInputs(
+    return BillInputs(
         starts[0],
         MAY,
         int((MAY - starts[0]).total_seconds()),
         VERSIONS,
-        tuple(Stretch(name, start, end) for (name, start), end in zip(stretches, [*starts[1:], MAY], strict=True)),
-        tuple(Used(name, "sms", Decimal(quantity)) for name, quantity in (used or {}).items()),
+        tuple(
+            ProratedSegment(name, start, end) for (name, start), end in zip(stretches, [*starts[1:], MAY], strict=True)
+        ),
+        tuple(UsageQuantity(name, "sms", Decimal(quantity)) for name, quantity in (used or {}).items()),
         late,
     )
 
 
-def amounts(inputs: PeriodInputs) -> dict[str, int]:
-    return {line.source_key: line.amount_minor for line in invoice_draft(inputs).lines}
+def amounts(inputs: BillInputs) -> dict[str, int]:
+    return {line.source_key: line.amount_minor for line in rating_bill.calculate_bill(inputs).lines}
 
 
 def test_a_change_of_plan_shares_the_month() -> None:
@@ -193,41 +199,43 @@ def test_a_month_with_a_change_to_summer_time_is_charged_by_its_hours() -> None:
     zone = ZoneInfo("America/New_York")
     start, change = (datetime(2026, 3, day, tzinfo=zone).astimezone(UTC) for day in (1, 16))
     end = datetime(2026, 4, 1, tzinfo=zone).astimezone(UTC)
-    inputs = PeriodInputs(
+    inputs = BillInputs(
         start,
         end,
-        periods.nominal_seconds(start, end, 1, zone),
+        period_grid.nominal_seconds(start, end, 1, zone),
         VERSIONS,
-        (Stretch("starter@1", start, change), Stretch("pro@1", change, end)),
+        (ProratedSegment("starter@1", start, change), ProratedSegment("pro@1", change, end)),
     )
     assert inputs.nominal_seconds == 743 * 3600
     assert amounts(inputs) == {"base:starter@1": 1401, "base:pro@1": 5117}
 
 
 def test_usage_taken_back_after_the_bill_is_carried_to_the_next() -> None:
-    late = Late(uuid.uuid4(), APRIL, MAY, "free@1", "sms", Decimal(1003), Decimal(-2))
-    draft = invoice_draft(bill([("free@1", APRIL)], late=(late,)))
+    late = LateUsage(uuid.uuid4(), APRIL, MAY, "free@1", "sms", Decimal(1003), Decimal(-2))
+    draft = rating_bill.calculate_bill(bill([("free@1", APRIL)], late=(late,)))
     assert [(line.kind, line.amount_minor) for line in draft.lines] == [("late_usage", -2), ("carry", 2)]
     assert (draft.total_minor, draft.carry_minor) == (0, 2)
 
 
 def test_a_minimum_is_filled_up_to() -> None:
-    version = Version("free@2", "Free", "USD", 0, 500, {"sms": Price("per_unit", unit_price=Decimal("0.01"))})
-    inputs = PeriodInputs(
+    version = RatedPlanVersion(
+        "free@2", "Free", "USD", 0, 500, {"sms": MeterPrice("per_unit", unit_price=Decimal("0.01"))}
+    )
+    inputs = BillInputs(
         APRIL,
         MAY,
         30 * 86_400,
         {version.id: version},
-        (Stretch(version.id, APRIL, MAY),),
-        (Used(version.id, "sms", Decimal(120)),),
+        (ProratedSegment(version.id, APRIL, MAY),),
+        (UsageQuantity(version.id, "sms", Decimal(120)),),
     )
     assert amounts(inputs) == {"usage:free@2:sms": 120, "minimum:free@2": 380}
 
 
 @given(st.integers(0, 5_000), st.integers(-2_000, 2_000))
 def test_a_bill_is_never_negative_and_explains_itself(quantity: int, late_quantity: int) -> None:
-    late = Late(uuid.uuid4(), APRIL, MAY, "starter@1", "sms", Decimal(2_000), Decimal(late_quantity))
-    draft = invoice_draft(bill([("free@1", APRIL)], used={"free@1": quantity}, late=(late,)))
+    late = LateUsage(uuid.uuid4(), APRIL, MAY, "starter@1", "sms", Decimal(2_000), Decimal(late_quantity))
+    draft = rating_bill.calculate_bill(bill([("free@1", APRIL)], used={"free@1": quantity}, late=(late,)))
     assert draft.total_minor >= 0
     assert draft.total_minor == sum(line.amount_minor for line in draft.lines)
     assert all(line.calculation["rule_version"] == 1 for line in draft.lines)

@@ -10,9 +10,9 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import text
 
-from saas_api.billing import service as billing
-from saas_api.core import clock, tenancy
-from saas_api.core.ids import read_id
+from saas_api.billing import alerts, periods
+from saas_api.core import clock, ids
+from saas_api.core.db import tenancy
 from tests.billing.company import Company
 from tests.gate.neighbour import neighbour
 from tests.people import Person, make_key
@@ -27,7 +27,7 @@ TWO = {**SMS, "message": "x" * 200}
 @pytest.fixture
 def acme(app: Flask, client: FlaskClient, alice: Person) -> Company:
     """Acme on starter from the start, at the first of the running month."""
-    company = Company(read_id("org", alice.organization_id))
+    company = Company(ids.parse_id("org", alice.organization_id))
     with app.app_context():
         start(company)
     return company
@@ -35,10 +35,10 @@ def acme(app: Flask, client: FlaskClient, alice: Person) -> Company:
 
 def start(company: Company) -> None:
     with company.transaction() as session:
-        billing.ensure_account(session, company.id)
+        periods.ensure_account(session, company.id)
         started = session.scalar(text("SELECT started_at FROM subscriptions"))
     company.switch("starter@1", started)
-    with tenancy.as_system("billing.account") as session:
+    with tenancy.system_session("billing.account") as session:
         session.execute(text("UPDATE organizations SET generation = generation + 1 WHERE id = :id"), {"id": company.id})
 
 
@@ -70,7 +70,7 @@ def counters(config: dict[str, Any]) -> dict[str, int]:
 
 def limit_of(company: Company, per_minute: int, ceilings: str = "{}") -> None:
     """Exceptions of one company: requests a minute, and quotas by meter."""
-    with tenancy.as_system("billing.account") as session:
+    with tenancy.system_session("billing.account") as session:
         session.execute(
             text("""INSERT INTO organization_limits (organization_id, rate_limit_per_minute, ceilings, reason)
               VALUES (:id, :n, CAST(:ceilings AS jsonb), 'test')"""),
@@ -120,10 +120,10 @@ def test_of_50_parallel_sends_at_a_cap_for_10_exactly_10_pass(
 def test_parallel_sends_across_the_included_quantity_are_stopped_to_the_cent(
     app: Flask, client: FlaskClient, alice: Person
 ) -> None:
-    company = Company(read_id("org", alice.organization_id))
+    company = Company(ids.parse_id("org", alice.organization_id))
     key = make_key(client, alice)
     with app.app_context(), company.transaction() as session:
-        billing.ensure_account(session, company.id)
+        periods.ensure_account(session, company.id)
     with app.app_context():
         company.use(995)
         limit_of(company, 1000)
@@ -136,11 +136,11 @@ def test_parallel_sends_across_the_included_quantity_are_stopped_to_the_cent(
 def test_two_processes_in_turn_are_stopped_to_the_cent(
     app: Flask, client: FlaskClient, alice: Person, config: dict[str, Any]
 ) -> None:
-    company = Company(read_id("org", alice.organization_id))
+    company = Company(ids.parse_id("org", alice.organization_id))
     key = make_key(client, alice)
     with app.app_context():
         with company.transaction() as session:
-            billing.ensure_account(session, company.id)
+            periods.ensure_account(session, company.id)
         company.use(997)
     cap_for(client, alice, 3)
     seen = []
@@ -246,7 +246,7 @@ def test_a_count_too_high_is_taken_down_at_the_second_look_and_one_too_low_raise
             control.incrby(name, wrong)
             for _ in range(2):
                 with app.app_context():
-                    billing.watch(clock.now())
+                    alerts.evaluate_alerts(clock.now())
                 seen.append(int(control.get(name)))
     assert seen == [60_000, 10_000, 10_000, 10_000]
 
@@ -264,7 +264,7 @@ def test_a_quota_that_counts_too_high_is_set_right_as_well(
     assert (refused.status_code, refused.json["error"]["code"]) == (429, "QUOTA_EXCEEDED")
     with app.app_context():
         for _ in range(2):
-            billing.watch(clock.now())
+            alerts.evaluate_alerts(clock.now())
     assert statuses(client, key, SMS) == [202]
 
 

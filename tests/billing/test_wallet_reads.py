@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from saas_api.core.ids import read_id
+from saas_api.core import ids
 from tests.billing import books
 from tests.billing.company import day
 from tests.billing.reading import Reader, open_account
@@ -25,7 +25,7 @@ def acme(client: FlaskClient) -> Reader:
 
 def test_the_wallet_and_the_credit_notes_list_what_happened(acme: Reader) -> None:
     invoice = acme.newest()
-    invoice_id = read_id("inv", invoice["id"])
+    invoice_id = ids.parse_id("inv", invoice["id"])
     with acme.at_work() as account:
         books.settle(account, invoice_id, 3206)
         books.credit(account, invoice_id, amount_minor=1235)

@@ -9,18 +9,17 @@ from zoneinfo import ZoneInfo
 import pytest
 import sqlalchemy as sa
 
-from saas_api.billing import jobs
-from saas_api.billing import service as billing
-from saas_api.billing.queries import catalogue
-from saas_api.billing.rules import periods, rating
-from saas_api.billing.rules.rating import Price, Tier
-from saas_api.core import clock
-from saas_api.core.ids import new_id
-from saas_api.core.money import round_half_up, unit_price_text
-from saas_api.organizations.service import audit
-from saas_api.payments import service as payments
-from saas_api.payments.rules import dunning
-from saas_api.usage.rules import Usage
+from saas_api.accounts.audit import SYSTEM_ACTOR
+from saas_api.billing import jobs, periods, plans, subscriptions, wallet
+from saas_api.billing.rating import charges, period_grid
+from saas_api.billing.rating.charges import MeterPrice, Tier
+from saas_api.billing.rating.period_grid import MIN_PERIOD
+from saas_api.billing.wallet import GrantSource
+from saas_api.core import clock, ids, money
+from saas_api.payments import checkout, payments
+from saas_api.payments.checkout import PaymentRequest
+from saas_api.payments.dunning_schedule import DUNNING_SCHEDULE
+from saas_api.usage.ledger import UsageRecord
 from tests.billing.book import Step, instant, minor, number, stories, table
 from tests.billing.books import ACT, close, credit, system
 from tests.billing.company import Company, day, found
@@ -37,11 +36,11 @@ class Teller:
 
     def __init__(self) -> None:
         self.company: Company
-        self.used: list[Usage] = []
+        self.used: list[UsageRecord] = []
         self.canceled = ""
 
     def play(self, step: Step) -> None:
-        clock.travel_to(step.at)
+        clock.freeze_time(step.at)
         for pattern, act in ACTS.items():
             if match := re.fullmatch(pattern, step.act):
                 act(self, *match.groups())
@@ -53,16 +52,16 @@ class Teller:
 
     def change(self, plan: str) -> None:
         with self.company.transaction() as session:
-            billing.change_plan(session, self.company.id, plan, "now", audit.SYSTEM)
+            subscriptions.change_plan(session, self.company.id, plan, "now", SYSTEM_ACTOR)
 
     def use(self, sms: str, emails: str | None, happened: str | None) -> None:
         at = instant(f"{happened} 00:00") if happened else clock.now()
         for meter, quantity in zip(METERS, (sms, emails), strict=True):
             if quantity:
-                event_id = new_id()
-                event = Usage(event_id, "story", str(event_id), meter, number(quantity), at)
+                event_id = ids.new_id()
+                event = UsageRecord(event_id, "story", str(event_id), meter, number(quantity), at)
                 with self.company.transaction() as session:
-                    billing.record(session, self.company.id, event)
+                    periods.record_usage(session, self.company.id, event)
                 self.used.append(event)
 
     def fail(self) -> None:
@@ -76,7 +75,7 @@ class Teller:
         close(self.company, clock.now())
 
     def tick(self) -> None:
-        jobs.close()
+        jobs.close_periods()
 
     def credit(self, amount: str) -> None:
         credit(self.company, self.newest().id, amount_minor=minor(amount))
@@ -93,8 +92,8 @@ class Teller:
         self._capture(self.canceled, amount)
 
     def _open(self) -> str:
-        wanted = payments.Wanted(self.newest().id, provider="mock")
-        payment = payments.initiate(self.company.id, wanted, audit.SYSTEM)
+        wanted = PaymentRequest(self.newest().id, provider="mock")
+        payment = checkout.initiate_payment(self.company.id, wanted, SYSTEM_ACTOR)
         assert payment.amount_minor == self.newest().due_minor
         return str(payment.provider_reference)
 
@@ -104,7 +103,7 @@ class Teller:
     def _say(self, reference: str, state: str, captured_minor: int) -> None:
         with system() as session:
             session.execute(SAY, {"reference": reference, "state": state, "captured": captured_minor})
-        payments.settle("mock", reference)
+        payments.settle_payment("mock", reference)
 
     def payment(self) -> str:
         [*_, newest] = self.company.rows("SELECT state FROM payments ORDER BY created_at")
@@ -112,7 +111,7 @@ class Teller:
 
     def grant(self, amount: str, kind: str) -> None:
         with system() as session:
-            billing.grant(session, self.company.id, billing.Source(kind, kind), minor(amount), ACT)
+            wallet.grant_credit(session, self.company.id, GrantSource(kind, kind), minor(amount), ACT)
 
     def newest(self) -> Any:
         return self.company.invoices()[-1]
@@ -234,7 +233,7 @@ def test_a_month_on_one_plan(row: list[str]) -> None:
 @pytest.mark.parametrize("row", table("exact", "on the invoice"), ids=lambda row: row[0])
 def test_an_amount_is_rounded_as_the_book_says(row: list[str]) -> None:
     exact, rounded = row
-    assert round_half_up(Decimal(exact).scaleb(2)) == minor(rounded)
+    assert money.round_half_up(Decimal(exact).scaleb(2)) == minor(rounded)
 
 
 @pytest.mark.parametrize("row", table("zone", "billing day", "from", "periods end at (UTC)"), ids=" ".join)
@@ -242,30 +241,30 @@ def test_periods_end_where_the_book_says(row: list[str]) -> None:
     zone, anchor_day, start, ends = row
     end = instant(start)
     for told in ends.split(", "):
-        end = periods.next_end(end, int(anchor_day), ZoneInfo(zone), periods.IN_COURSE)
+        end = period_grid.next_period_end(end, int(anchor_day), ZoneInfo(zone), MIN_PERIOD)
         assert end == instant(told)
 
 
 @pytest.mark.parametrize("row", table("price of a meter", "quantity", "amount"), ids=" ".join)
 def test_a_price_comes_to_what_the_book_says(row: list[str]) -> None:
     model, quantity, amount = row
-    assert rating.charge(price_of(model), Decimal(number(quantity))) == minor(amount)
+    assert charges.rounded_charge(price_of(model), Decimal(number(quantity))) == minor(amount)
 
 
-def price_of(words: str) -> Price:
+def price_of(words: str) -> MeterPrice:
     if match := re.fullmatch(r"volume: ([\d.]+) to ([\d,]+); then ([\d.]+)", words):
         low, bound, high = match.groups()
-        return Price("volume", tiers=(Tier(Decimal(number(bound)), Decimal(low)), Tier(None, Decimal(high))))
+        return MeterPrice("volume", tiers=(Tier(Decimal(number(bound)), Decimal(low)), Tier(None, Decimal(high))))
     match = re.fullmatch(r"([\d,]+) included, package of ([\d,]+) for ([\d.]+)", words)
     assert match
     included, size = (Decimal(number(match[n])) for n in (1, 2))
-    return Price("package", included_quantity=included, package_size=size, package_amount_minor=minor(match[3]))
+    return MeterPrice("package", included_quantity=included, package_size=size, package_amount_minor=minor(match[3]))
 
 
 def test_the_book_lists_what_the_plans_charge() -> None:
     company = found()
     with company.transaction() as session:
-        offers = catalogue.versions(session, [f"{plan}@1" for plan in ("free", "starter", "pro", "scale")])
+        offers = plans.get_versions(session, [f"{plan}@1" for plan in ("free", "starter", "pro", "scale")])
     listed = [
         [
             version.id.partition("@")[0],
@@ -277,13 +276,13 @@ def test_the_book_lists_what_the_plans_charge() -> None:
     assert sorted(listed) == sorted(table("plan", "base a month", *PRICE_HEADS))
 
 
-def price_cells(price: Price) -> tuple[str, str]:
+def price_cells(price: MeterPrice) -> tuple[str, str]:
     if not price.tiers:
-        return f"{price.included_quantity:,.0f}", unit_price_text(price.unit_price)
-    bounds = [f"{unit_price_text(tier.unit_price)} to {tier.up_to:,.0f}" for tier in price.tiers[:-1]]
-    return "0", "; ".join([*bounds, f"then {unit_price_text(price.tiers[-1].unit_price)}"])
+        return f"{price.included_quantity:,.0f}", money.format_unit_price(price.unit_price)
+    bounds = [f"{money.format_unit_price(tier.unit_price)} to {tier.up_to:,.0f}" for tier in price.tiers[:-1]]
+    return "0", "; ".join([*bounds, f"then {money.format_unit_price(price.tiers[-1].unit_price)}"])
 
 
 def test_the_book_knows_the_days_of_dunning() -> None:
     told = [(int(day_after), action) for day_after, action, _ in table("day", "action", "what it means")]
-    assert told == list(dunning.SCHEDULE)
+    assert told == list(DUNNING_SCHEDULE)

@@ -6,8 +6,7 @@ from itertools import pairwise
 import pytest
 from sqlalchemy import text
 
-from saas_api.billing import jobs
-from saas_api.billing import service as billing
+from saas_api.billing import jobs, period_close, terms
 from saas_api.core import clock
 from tests.billing.books import system
 from tests.billing.company import Company, day, found
@@ -30,41 +29,41 @@ def bounds(company: Company) -> list[tuple[datetime, datetime, str]]:
 def test_a_period_that_has_begun_keeps_its_bounds_when_the_company_moves() -> None:
     company = found()
     move(company, "Asia/Tokyo")
-    clock.travel_to(day(15))
-    jobs.close()
+    clock.freeze_time(day(15))
+    jobs.close_periods()
     assert bounds(company) == [(day(1), day(1, month=5), "UTC")]
 
 
 def test_the_next_period_ends_in_the_new_zone_whether_it_stood_already_or_not() -> None:
     for name, moves_on in (("Early", day(10)), ("Late", day(29))):
         company = found(name)
-        clock.travel_to(moves_on)
-        jobs.close()
+        clock.freeze_time(moves_on)
+        jobs.close_periods()
         move(company, "Asia/Tokyo")
-        clock.travel_to(day(29, 1))
-        jobs.close()
+        clock.freeze_time(day(29, 1))
+        jobs.close_periods()
         ends_at = datetime(2026, 5, 31, 15, tzinfo=UTC)
         assert bounds(company)[1:] == [(day(1, month=5), ends_at, "Asia/Tokyo")]
 
 
 def test_a_move_back_before_the_period_begins_leaves_everything_as_it_was() -> None:
     company = found()
-    clock.travel_to(day(29))
-    jobs.close()
+    clock.freeze_time(day(29))
+    jobs.close_periods()
     before = bounds(company)
     for zone in ("Asia/Tokyo", "UTC"):
         move(company, zone)
-        jobs.close()
+        jobs.close_periods()
     assert bounds(company) == before
 
 
 def test_whoever_moves_around_the_date_line_every_month_has_neither_gap_nor_overlap() -> None:
     company = found(at=day(1, month=1), plan="starter@1")
     for month, zone in enumerate(("Pacific/Kiritimati", "Pacific/Pago_Pago", "Asia/Kathmandu", "UTC"), start=1):
-        clock.travel_to(day(27, month=month))
+        clock.freeze_time(day(27, month=month))
         move(company, zone)
-        clock.travel_to(day(3, month=month + 1))
-        jobs.close()
+        clock.freeze_time(day(3, month=month + 1))
+        jobs.close_periods()
     periods = bounds(company)
     assert all(earlier[1] == later[0] for earlier, later in pairwise(periods))
     assert all(timedelta(days=26) < ends_at - starts_at < timedelta(days=33) for starts_at, ends_at, _ in periods)
@@ -78,8 +77,8 @@ def test_a_leap_day_belongs_to_february_and_its_base_is_charged_in_full() -> Non
     company = found(at=start, plan="starter@1")
     company.use(100, at=datetime(2028, 2, 29, 23, 59, 59, tzinfo=UTC))
     at = datetime(2028, 3, 1, 2, tzinfo=UTC)
-    clock.travel_to(at)
-    billing.close_due(at)
+    clock.freeze_time(at)
+    period_close.close_due(at)
     [(length,)] = company.rows("SELECT ends_at - starts_at FROM billing_periods WHERE seq = 1")
     assert length == timedelta(days=29)
     assert company.lines() == {"base:starter@1": 2900, "usage:starter@1:sms": 100}
@@ -88,8 +87,8 @@ def test_a_leap_day_belongs_to_february_and_its_base_is_charged_in_full() -> Non
 @pytest.mark.parametrize(("zone", "hours"), [("Europe/Berlin", 743), ("America/New_York", 743), ("Asia/Kolkata", 744)])
 def test_a_month_of_a_change_of_clocks_costs_one_base(zone: str, hours: int) -> None:
     company = found(at=datetime(2026, 2, 10, tzinfo=UTC), plan="starter@1", zone=zone)
-    clock.travel_to(day(3))
-    jobs.close()
+    clock.freeze_time(day(3))
+    jobs.close_periods()
     _, march = company.rows("SELECT ends_at - starts_at FROM billing_periods WHERE state = 'invoiced' ORDER BY seq")
     assert march == (timedelta(hours=hours),)
     assert company.lines() == {"base:starter@1": 2900}
@@ -98,13 +97,15 @@ def test_a_month_of_a_change_of_clocks_costs_one_base(zone: str, hours: int) -> 
 def test_a_scheduler_that_was_off_on_the_first_and_for_two_months_bills_every_month_for_its_own_usage() -> None:
     company = found(at=day(1, month=1), plan="starter@1")
     for month, quantity in ((1, 100), (2, 200), (3, 300)):
-        clock.travel_to(day(20, month=month))
+        clock.freeze_time(day(20, month=month))
         with company.transaction() as session:
-            billing.terms(session, company.id)  # what a call would do: the period is opened where the scheduler has not
+            terms.get_terms(
+                session, company.id
+            )  # what a call would do: the period is opened where the scheduler has not
         company.use(quantity)
-    clock.travel_to(day(2))
-    jobs.close()
+    clock.freeze_time(day(2))
+    jobs.close_periods()
     invoices = company.invoices()
     assert [(invoice.serial, invoice.total_minor) for invoice in invoices] == [(1, 3000), (2, 3100), (3, 3200)]
-    jobs.close()
+    jobs.close_periods()
     assert len(company.invoices()) == 3

@@ -8,10 +8,11 @@ from typing import Any
 
 from flask import Flask
 
-from saas_api.core.errors import ApiError, Unavailable
-from saas_api.core.ids import read_id
-from saas_api.organizations.service import audit
-from saas_api.payments import service as payments
+from saas_api.accounts.audit import SYSTEM_ACTOR
+from saas_api.core import ids
+from saas_api.core.errors import ApiError, ServiceUnavailable
+from saas_api.payments import checkout as payments_checkout
+from saas_api.payments.checkout import PaymentRequest
 from tests.browser.visitor import Visitor
 from tests.browser.world import World
 from tests.people import PASSWORD
@@ -97,8 +98,8 @@ def endpoint_secret(_guide: Guide, visitor: Visitor) -> None:
 def checkout(guide: Guide, visitor: Visitor) -> None:
     invoice = guide.paths['/dashboard/billing/invoices/<id("inv"):invoice_id>'].rpartition("/")[2]
     with guide.app.app_context():
-        wanted = payments.Wanted(read_id("inv", invoice), provider="mock")
-        started = payments.initiate(guide.world.organization_id, wanted, audit.SYSTEM)
+        wanted = PaymentRequest(ids.parse_id("inv", invoice), provider="mock")
+        started = payments_checkout.initiate_payment(guide.world.organization_id, wanted, SYSTEM_ACTOR)
     visitor.open(f"/payments/mock/{started.provider_reference}")
 
 
@@ -143,7 +144,7 @@ NOBODY: dict[str, Way] = {
     "error-404": at("/nowhere", 404),
     "error-429": broken(TooMany(), 429),
     "error-500": broken(RuntimeError("for a screenshot"), 500),
-    "error-503": broken(Unavailable(), 503),
+    "error-503": broken(ServiceUnavailable(), 503),
     "mail-verify": letter("erify"),
     "mail-invoice": letter("nvoice"),
 }

@@ -9,9 +9,9 @@ from flask import Flask
 from flask.testing import FlaskClient
 from playwright.sync_api import Browser
 
-from saas_api.core import tenancy
-from saas_api.core.ids import read_id
-from saas_api.users import service as users
+from saas_api.accounts import operators
+from saas_api.core import ids
+from saas_api.core.db import tenancy
 from tests.browser import chromium
 from tests.browser.serving import served
 from tests.browser.visitor import Visitor, visiting
@@ -75,8 +75,8 @@ def enter(visitor: Visitor, person: Person) -> None:
 @pytest.fixture
 def operator(app: Flask, visit: Visits, client: FlaskClient, olga: Person) -> Visitor:
     """Olga at her browser, who runs the platform."""
-    with app.app_context(), tenancy.as_system("operator.command") as session:
-        users.appoint(session, read_id("usr", olga.user_id), "admin")
+    with app.app_context(), tenancy.system_session("operator.command") as session:
+        operators.grant_operator_role(session, ids.parse_id("usr", olga.user_id), "admin")
     visitor = visit()
     enter(visitor, sign_in(client, olga.email))
     return visitor

@@ -10,8 +10,8 @@ from flask import Flask
 from sqlalchemy.orm import Session
 from werkzeug.routing import Rule
 
-from saas_api.core import tenancy
-from saas_api.core.ids import wire_id
+from saas_api.core import ids
+from saas_api.core.db import tenancy
 
 NO_PAGES = {
     "/api/": "the API answers JSON",
@@ -104,7 +104,7 @@ def section_of(rule: str) -> str:
 def places(app: Flask, organization_id: UUID) -> list[Place]:
     """Every page with an address that leads somewhere; of several verbs each."""
     found: list[Place] = []
-    with app.app_context(), tenancy.as_system("demo.seed") as session:
+    with app.app_context(), tenancy.system_session("demo.seed") as session:
         for rule in (one.rule for one in rules(app)):
             section = section_of(rule)
             queries = _FOUND | _FOUND_BY_OPERATORS if section == "operator" else _FOUND
@@ -140,4 +140,4 @@ def _value(session: Session, queries: dict[str, str], match: re.Match[str], orga
     found = session.scalar(sa.text(query), {"org": organization_id})
     if found is None:
         return None
-    return wire_id(match["prefix"], found) if match["prefix"] else str(found)
+    return ids.format_id(match["prefix"], found) if match["prefix"] else str(found)

@@ -10,8 +10,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Error
 
 from bench.place import application
-from saas_api.core.queue import work_off
-from saas_api.schedule import tick
+from saas_api.core.jobs import schedule
 from tests.browser import chromium
 from tests.browser.album import ALBUM, NEWCOMER, Guide, Way
 from tests.browser.places import places
@@ -19,6 +18,7 @@ from tests.browser.serving import served
 from tests.browser.visitor import NARROW, WIDE, Theme, Visitor, visiting
 from tests.browser.world import make, sign_in
 from tests.people import PASSWORD, sign_up
+from tests.support.queue import run_all_jobs
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "screenshots"
 THEMES: tuple[Theme, ...] = ("light", "dark")
@@ -51,8 +51,8 @@ def prepare(app: Flask, url: str) -> Guide:
     world = make(app, **WISH)
     sign_up(app.test_client(), NEWCOMER, "Newcomer")
     with app.app_context():
-        tick()
-        work_off()
+        schedule.run_due_jobs()
+        run_all_jobs()
     found = places(app, world.organization_id)
     return Guide(app, world, {place.rule: place.path for place in found if place.path})
 

@@ -8,10 +8,10 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from saas_api.billing import service as billing
-from saas_api.core import tenancy
-from saas_api.core.ids import read_id
-from saas_api.organizations.service import audit
+from saas_api.accounts.audit import Actor
+from saas_api.billing import period_close, subscriptions
+from saas_api.core import ids
+from saas_api.core.db import tenancy
 from tests.browser.conftest import Visits, enter
 from tests.browser.visitor import Visitor
 from tests.people import Person, make_key, sign_up
@@ -20,10 +20,10 @@ from tests.people import Person, make_key, sign_up
 @pytest.fixture
 def customer(app: Flask, client: FlaskClient, alice: Person) -> Person:
     """Alice, whose company is on a plan that costs something and has sent messages."""
-    organization_id = read_id("org", alice.organization_id)
-    with app.app_context(), tenancy.transaction(organization_id) as session:
-        actor = audit.Actor("user", str(read_id("usr", alice.user_id)))
-        billing.change_plan(session, organization_id, "starter", "now", actor)
+    organization_id = ids.parse_id("org", alice.organization_id)
+    with app.app_context(), tenancy.tenant_session(organization_id) as session:
+        actor = Actor("user", str(ids.parse_id("usr", alice.user_id)))
+        subscriptions.change_plan(session, organization_id, "starter", "now", actor)
     key = make_key(client, alice)
     for _ in range(3):
         answer = client.post(
@@ -35,7 +35,7 @@ def customer(app: Flask, client: FlaskClient, alice: Person) -> Person:
 
 def bill(app: Flask, organization_id: UUID) -> None:
     with app.app_context():
-        assert not billing.close_now(organization_id).failed
+        assert not period_close.close_now(organization_id).failed
 
 
 def pay(visitor: Visitor, action: str) -> None:
@@ -68,7 +68,7 @@ def test_a_month_is_billed_by_the_operator_and_paid_by_the_owner(
 
 
 def test_a_declined_card_can_be_tried_again(app: Flask, visit: Visits, customer: Person) -> None:
-    bill(app, read_id("org", customer.organization_id))
+    bill(app, ids.parse_id("org", customer.organization_id))
     owner = visit()
     enter(owner, customer)
     pay(owner, "Decline")
@@ -80,7 +80,7 @@ def test_a_declined_card_can_be_tried_again(app: Flask, visit: Visits, customer:
 def test_a_wrong_amount_is_put_aside_for_the_operator(
     app: Flask, operator: Visitor, visit: Visits, customer: Person
 ) -> None:
-    bill(app, read_id("org", customer.organization_id))
+    bill(app, ids.parse_id("org", customer.organization_id))
     owner = visit()
     enter(owner, customer)
     pay(owner, "Pay a wrong amount")
@@ -90,7 +90,7 @@ def test_a_wrong_amount_is_put_aside_for_the_operator(
 
 
 def test_a_stranger_does_not_see_the_invoice(app: Flask, visit: Visits, customer: Person, client: FlaskClient) -> None:
-    bill(app, read_id("org", customer.organization_id))
+    bill(app, ids.parse_id("org", customer.organization_id))
     answer: Any = client.get("/api/v1/billing/history", headers=customer.headers).json
     [invoice] = answer["data"]["invoices"]
     carol = visit()

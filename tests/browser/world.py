@@ -8,8 +8,9 @@ from uuid import UUID
 import sqlalchemy as sa
 from flask import Flask
 
-from saas_api.cli.demo import Facts, seed
-from saas_api.core import tenancy
+from saas_api.core.db import tenancy
+from saas_api.demo import seed
+from saas_api.demo.companies import DemoCredentials
 from tests.browser.visitor import Visitor
 
 WISH = {"organizations": 4, "days": 35, "messages": 300, "seed": 1}
@@ -23,7 +24,7 @@ class World:
     organization_id: of Acme
     """
 
-    facts: Facts
+    facts: DemoCredentials
     organization_id: UUID
 
     def password_of(self, email: str) -> str:
@@ -34,8 +35,8 @@ def make(app: Flask, **wish: int) -> World:
     """Make the demo anew."""
     Path(app.config["INSTANCE"], "demo.json").unlink(missing_ok=True)
     with app.app_context():
-        facts = seed(**{**WISH, **wish})
-        with tenancy.as_system("demo.seed") as session:
+        facts = seed.seed_demo(**{**WISH, **wish})
+        with tenancy.system_session("demo.seed") as session:
             found = session.scalar(sa.text("SELECT id FROM organizations WHERE name = 'Acme'"))
     assert isinstance(found, UUID), json.dumps(wish)
     return World(facts, found)

@@ -14,7 +14,7 @@ from click.testing import Result
 from flask import Flask
 
 from saas_api import cli
-from saas_api.cli.boot import Single
+from saas_api.cli.errors import Command
 from tests.people import Person
 from tests.support import forks
 
@@ -42,7 +42,7 @@ def commands(group: click.Group, path: str = "") -> Iterator[tuple[str, click.Co
 def test_every_command_explains_itself_with_an_example(app: Flask) -> None:
     bare = []
     for path, command in commands(app.cli):
-        text, examples = command.text_and_examples() if isinstance(command, Single) else ("", [])
+        text, examples = command.text_and_examples() if isinstance(command, Command) else ("", [])
         if not text or not all(f"flask {path}" in example for example in examples) or not examples:
             bare.append(path)
     assert not bare

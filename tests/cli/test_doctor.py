@@ -9,9 +9,11 @@ import redis
 import sqlalchemy as sa
 from flask import Flask
 
-from saas_api.cli.about import running, storage
-from saas_api.cli.about.findings import FAIL, OK, WARN, Finding
-from saas_api.core import lease, tenancy
+from saas_api.cli.commands import doctor
+from saas_api.cli.commands.doctor import FAIL, OK, WARN, Finding
+from saas_api.core.db import engine, tenancy
+from saas_api.core.db.engine import db
+from saas_api.core.jobs import schedule
 
 
 def examine(app: Flask, *options: str) -> tuple[int, dict[str, Any]]:
@@ -36,14 +38,14 @@ def test_it_reads_well_on_a_terminal(app: Flask) -> None:
 
 
 def test_tables_of_another_revision_are_a_failure(app: Flask) -> None:
-    with app.app_context(), storage.db.engine.begin() as connection:
+    with app.app_context(), db.engine.begin() as connection:
         connection.execute(sa.text("SET LOCAL ROLE NONE"))
         before = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
         connection.execute(sa.text("UPDATE alembic_version SET version_num = 'older'"))
     try:
         code, found = examine(app)
     finally:
-        with app.app_context(), storage.db.engine.begin() as connection:
+        with app.app_context(), db.engine.begin() as connection:
             connection.execute(sa.text("SET LOCAL ROLE NONE"))
             connection.execute(sa.text("UPDATE alembic_version SET version_num = :v"), {"v": before})
     assert (code, found["migrations"]["remedy"]) == (3, "Run flask db upgrade.")
@@ -57,32 +59,32 @@ def test_engines_that_are_away_are_failures_and_no_traceback(context: Flask, mon
     class Away:
         engine = away
 
-    monkeypatch.setattr(storage, "db", Away)
-    for finding in (storage.cache(), storage.postgres()):
+    monkeypatch.setattr(engine, "db", Away)
+    for finding in (doctor.check_redis(), doctor.check_postgres()):
         assert finding.state == FAIL
         assert finding.remedy.startswith("make run starts it here")
 
 
 def test_clocks_that_are_apart_are_told(context: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = running.time.time
+    real = doctor.time.time
     for seconds, state in ((0, OK), (10, WARN), (100, FAIL)):
-        monkeypatch.setattr(running.time, "time", lambda by=seconds: real() + by)
-        assert running.clocks().state == state
+        monkeypatch.setattr(doctor.time, "time", lambda by=seconds: real() + by)
+        assert doctor.check_clocks().state == state
 
 
 def test_a_zone_only_one_side_knows_is_told(context: Flask, alice: Any) -> None:
-    with tenancy.as_system("cli.zones") as session:
+    with tenancy.system_session("cli.zones") as session:
         session.execute(sa.text("UPDATE organizations SET timezone = 'Mars/Olympus'"))
-    found = running.zones()
+    found = doctor.check_time_zones()
     assert (found.name, found.state) == ("zone data", FAIL)
     assert "Mars/Olympus" in found.what
 
 
 def test_a_scheduler_that_beats_and_ran_jobs_is_well(context: Flask) -> None:
-    lease.run_slot("usage.roll_up", running.datetime.now(running.UTC), "test")
+    schedule.run_scheduled("usage.roll_up", doctor.datetime.now(doctor.UTC), "test")
     with redis.Redis.from_url(context.config["REDIS_URL"]) as client:
-        client.hset(f"{running.Scheduler.redis_scheduler_namespace_prefix}one", "beat", 1)
-    assert running.scheduler().state == OK
+        client.hset(f"{doctor.Scheduler.redis_scheduler_namespace_prefix}one", "beat", 1)
+    assert doctor.check_scheduler().state == OK
 
 
 class Usage(NamedTuple):
@@ -94,7 +96,7 @@ def test_a_disk_that_fills_up_is_told_in_time(
     context: Flask, monkeypatch: pytest.MonkeyPatch, free: int, state: str
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: Usage(free))
-    assert {finding.state for finding in storage.disk()} == {state}
+    assert {finding.state for finding in doctor.check_disk()} == {state}
 
 
 @pytest.mark.parametrize(
@@ -110,7 +112,7 @@ def test_a_place_of_production_is_held_to_more(
 ) -> None:
     for name, value in {"APP_ENV": "production", **changes}.items():
         monkeypatch.setitem(context.config, name, value)
-    [found] = storage.settings()
+    [found] = doctor.check_settings()
     assert (found.state, part in found.what) == (WARN, True)
 
 
@@ -118,4 +120,4 @@ def test_a_production_that_lacks_nothing_is_well(context: Flask, monkeypatch: py
     whole = {"APP_URL": "https://api.example", "SMTP_HOST": "mail.example", "STRIPE_SECRET_KEY": "sk_x"}
     for name, value in {"APP_ENV": "production", **whole}.items():
         monkeypatch.setitem(context.config, name, value)
-    assert list(storage.settings()) == [Finding("settings", OK, "APP_ENV=production; https://api.example")]
+    assert list(doctor.check_settings()) == [Finding("settings", OK, "APP_ENV=production; https://api.example")]

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from saas_api import cli, create_app
-from saas_api.cli.dev.addresses import urls
-from saas_api.cli.dev.commands.engines import open_psql
+from saas_api import cli
+from saas_api.app import create_app
+from saas_api.cli.commands import engines
 from saas_api.cli.dev.engines import Engines
 from tests.cli.places import is_alive, open_directory
 from tests.support import forks
@@ -35,7 +35,7 @@ class Shell:
 
 def serve(connection: Connection, config: dict[str, Any], instance: Path) -> None:
     """Run every command that comes, in a process that may fork another one to hold the engines."""
-    database_url, redis_url = urls(instance)
+    database_url, redis_url = instance.engine_urls(instance)
     app = create_app({**config, "DATABASE_URL": database_url, "REDIS_URL": redis_url, "INSTANCE": str(instance)})
     cli.init_app(app)
     while True:
@@ -102,4 +102,4 @@ def test_psql_sees_the_rows_of_every_organization(engines: Engines, alice: Any, 
 
 
 def ask_psql(instance: Path) -> None:
-    open_psql(Engines(instance), ["-Atc", "SELECT name FROM organizations"])
+    engines.exec_psql(Engines(instance), ["-Atc", "SELECT name FROM organizations"])

@@ -13,9 +13,9 @@ import pytest
 import redis
 import sqlalchemy as sa
 
-from saas_api.cli.dev.addresses import urls
 from saas_api.cli.dev.engines import Engines
 from saas_api.cli.dev.host import EngineError
+from saas_api.settings import instance
 from tests.cli.places import is_alive, open_directory
 from tests.support import forks
 
@@ -70,13 +70,13 @@ def test_the_login_owns_its_database_and_has_no_power(engines: Engines) -> None:
 
 
 def test_addresses_are_known_before_anything_runs(engines: Engines) -> None:
-    assert urls(engines.instance) == (engines.database_url, engines.redis_url)
+    assert instance.engine_urls(engines.instance) == (engines.database_url, engines.redis_url)
     with redis.Redis.from_url(engines.redis_url) as client:
         assert client.ping()
 
 
 def test_a_path_too_long_for_a_socket_gets_a_short_one(directory: Path) -> None:
-    database, cache = urls(directory / ("long" * 30))
+    database, cache = instance.engine_urls(directory / ("long" * 30))
     assert len(cache) < 103 + len("unix://")
     assert "saas_api-" in database
 
@@ -97,7 +97,7 @@ def test_committed_rows_survive_kill_9_of_both_engines(directory: Path) -> None:
             engine.process.kill()
             engine.process.wait()
             engine.start()
-            assert engine.answers()
+            assert engine.is_ready()
         with closing(engines.postgres.superuser("saas")) as connection, connection.cursor() as cursor:
             cursor.execute("SELECT one FROM kept")
             assert cursor.fetchall() == [(1,)]
@@ -114,8 +114,8 @@ def test_engines_end_with_their_owner_and_start_again(directory: Path) -> None:
             Engines(directory).start()
     with Engines(directory, is_durable=False) as engines:
         wait_until_gone(*pids)
-        assert engines.postgres.answers()
-        assert engines.redis.answers()
+        assert engines.postgres.is_ready()
+        assert engines.redis.is_ready()
 
 
 def test_engines_that_outlived_their_owner_are_ended_first(directory: Path) -> None:
@@ -127,7 +127,7 @@ def test_engines_that_outlived_their_owner_are_ended_first(directory: Path) -> N
     with Engines(directory, is_durable=False) as engines:
         assert orphaned.postgres.pid is None
         assert orphaned.redis.pid is None
-        assert engines.postgres.answers()
+        assert engines.postgres.is_ready()
 
 
 def test_a_pid_file_that_names_another_program_is_no_reason_to_kill_it(directory: Path) -> None:
@@ -135,7 +135,7 @@ def test_a_pid_file_that_names_another_program_is_no_reason_to_kill_it(directory
         (directory / "redis").mkdir()
         (directory / "redis" / "redis.pid").write_text(f"{bystander.pid}\n")
         with Engines(directory, is_durable=False, wanted=("redis",)) as engines:
-            assert engines.redis.answers()
+            assert engines.redis.is_ready()
         assert bystander.poll() is None
         bystander.terminate()
 

@@ -9,8 +9,8 @@ from click.testing import Result
 from flask import Flask
 from flask.testing import FlaskClient
 
-from saas_api.core import tenancy
-from saas_api.core.ids import read_id
+from saas_api.core import ids
+from saas_api.core.db import tenancy
 from tests.people import Person
 
 
@@ -20,7 +20,7 @@ def keys(app: Flask, *words: str) -> Result:
 
 def acts(app: Flask, person: Person) -> list[Any]:
     sql = "SELECT action, actor_type, actor_id FROM audit_events WHERE action LIKE 'api_key.%' ORDER BY id"
-    with app.app_context(), tenancy.transaction(read_id("org", person.organization_id)) as session:
+    with app.app_context(), tenancy.tenant_session(ids.parse_id("org", person.organization_id)) as session:
         return [tuple(row) for row in session.execute(sa.text(sql))]
 
 

@@ -7,14 +7,14 @@ import pytest
 import sqlalchemy as sa
 from flask import Flask
 
-from saas_api.core import tenancy
+from saas_api.core.db import tenancy
 from saas_api.providers import mailbox
 
 TO = "ann@acme.example"
 
 
 def acts(app: Flask) -> list[str]:
-    with app.app_context(), tenancy.as_system("operator.command") as session:
+    with app.app_context(), tenancy.system_session("operator.command") as session:
         return list(session.scalars(sa.text("SELECT action FROM audit_events")))
 
 
@@ -29,7 +29,7 @@ def test_without_a_server_the_mail_is_in_the_mailbox(app: Flask, place: Path) ->
     assert done.exit_code == 0, done.stderr
     assert done.stdout == f"the mailbox took the mail to {TO}. See flask mail outbox.\n"
     with app.app_context():
-        assert [mail.recipient for mail in mailbox.newest()] == [TO]
+        assert [mail.recipient for mail in mailbox.list_emails()] == [TO]
     assert acts(app) == ["mail.tested"]
 
 

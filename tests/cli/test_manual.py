@@ -4,17 +4,18 @@ from pathlib import Path
 
 from flask import Flask
 
-from saas_api.cli.about.manual import NOUNS, manual, nouns
+from saas_api.cli.commands import documents
+from saas_api.cli.commands.documents import COMMANDS_FILE
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_page_about_the_command_line_is_current(app: Flask) -> None:
-    assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == manual(app.cli), "run flask cli export"
+    assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == documents.cli_page(app.cli), "run flask cli export"
 
 
 def test_the_list_of_commands_is_current(app: Flask) -> None:
-    assert NOUNS.read_text(encoding="utf-8") == nouns(app.cli), "run flask cli export"
+    assert COMMANDS_FILE.read_text(encoding="utf-8") == documents.command_index(app.cli), "run flask cli export"
 
 
 def test_the_page_is_exported_and_checked(app: Flask, tmp_path: Path) -> None:
@@ -29,7 +30,7 @@ def test_the_page_is_exported_and_checked(app: Flask, tmp_path: Path) -> None:
 
 
 def test_hidden_options_are_not_in_the_page(app: Flask) -> None:
-    page = manual(app.cli)
+    page = documents.cli_page(app.cli)
     assert "--parent" not in page
     assert "### flask keys create" in page
     assert "### flask dev engines reset" in page

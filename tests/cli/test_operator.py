@@ -8,8 +8,9 @@ import sqlalchemy as sa
 from click.testing import Result
 from flask import Flask
 
-from saas_api.core import crypto, tenancy
-from saas_api.users import service as users
+from saas_api.accounts import users
+from saas_api.core import crypto
+from saas_api.core.db import tenancy
 
 OLGA = "olga@platform.example"
 
@@ -19,7 +20,7 @@ def operator(app: Flask, *words: str) -> Result:
 
 
 def rows(app: Flask, sql: str, **values: Any) -> list[Any]:
-    with app.app_context(), tenancy.as_system("operator.command") as session:
+    with app.app_context(), tenancy.system_session("operator.command") as session:
         return list(session.execute(sa.text(sql), values))
 
 
@@ -34,18 +35,18 @@ def test_a_stranger_becomes_an_operator_with_a_link_to_a_password(app: Flask) ->
     address, _, token = outcome.output.strip().rpartition("?token=")
     assert address.endswith(f"{app.config['APP_URL']}/reset-password")
     found = "SELECT purpose, expires_at > now() AS lives, used_at FROM user_tokens WHERE digest = :digest"
-    assert rows(app, found, digest=crypto.digest(token)) == [("reset_password", True, None)]
+    assert rows(app, found, digest=crypto.sha256(token)) == [("reset_password", True, None)]
     [act] = acts(app)
     assert (act.action, act.actor_type, act.organization_id) == ("operator.created", "system", None)
     assert act.data == {"email": OLGA, "before": {"role": None}, "after": {"role": "admin"}}
 
 
 def test_somebody_with_an_account_keeps_their_password(app: Flask) -> None:
-    with app.app_context(), tenancy.as_system("operator.command") as session:
+    with app.app_context(), tenancy.system_session("operator.command") as session:
         users.create(session, OLGA, "correct horse battery", "Olga")
     assert operator(app, "create", "Olga@Platform.example").output == f"{OLGA} is an operator: support.\n"
-    with app.app_context(), tenancy.as_system("operator.command") as session:
-        assert users.check_password(users.find_by_email(session, OLGA), "correct horse battery")
+    with app.app_context(), tenancy.system_session("operator.command") as session:
+        assert users.verify_password(users.find_by_email(session, OLGA), "correct horse battery")
     assert rows(app, "SELECT * FROM user_tokens") == []
 
 

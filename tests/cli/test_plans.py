@@ -9,7 +9,7 @@ from click.testing import Result
 from flask import Flask
 from flask.testing import FlaskClient
 
-from saas_api.core import tenancy
+from saas_api.core.db import tenancy
 from tests.people import Person
 
 PLAN = "scale"
@@ -31,13 +31,13 @@ def upgrade(client: FlaskClient, person: Person, plan: str) -> int:
 @pytest.fixture(autouse=True)
 def catalogue(app: Flask) -> Iterator[None]:
     yield
-    with app.app_context(), tenancy.as_system("billing.catalogue") as session:
+    with app.app_context(), tenancy.system_session("billing.catalogue") as session:
         session.execute(sa.text("UPDATE plans SET archived_at = NULL"))
 
 
 def acts(app: Flask) -> list[str]:
     sql = "SELECT action FROM audit_events WHERE action LIKE 'plan.%' ORDER BY id"
-    with app.app_context(), tenancy.as_system("billing.catalogue") as session:
+    with app.app_context(), tenancy.system_session("billing.catalogue") as session:
         return list(session.scalars(sa.text(sql)))
 
 

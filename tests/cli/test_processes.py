@@ -9,8 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from saas_api.cli.dev.commands.sources import Sources
-from saas_api.cli.dev.processes import PATIENT_DELAYS, Child, GaveUp, Supervisor
+from saas_api.cli.dev.supervisor import (
+    SLOW_RESTART_DELAYS,
+    ChildProcess,
+    RestartLimitReached,
+    SourceWatcher,
+    Supervisor,
+)
 from tests.cli.places import is_alive
 
 SLEEPS = "import time; print('here', flush=True); time.sleep(60)"
@@ -27,16 +32,16 @@ def handlers() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-def child(program: str, name: str = "web") -> Child:
-    return Child(name, [sys.executable, "-c", program], {})
+def child(program: str, name: str = "web") -> ChildProcess:
+    return ChildProcess(name, [sys.executable, "-c", program], {})
 
 
-def said(process: Child) -> str:
+def said(process: ChildProcess) -> str:
     deadline = time.monotonic() + 10
-    while not process.last_words():
+    while not process.last_output():
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    return process.last_words()
+    return process.last_output()
 
 
 def test_a_killed_process_comes_back_with_its_pid_file(tmp_path: Path) -> None:
@@ -62,7 +67,7 @@ def test_a_killed_process_comes_back_with_its_pid_file(tmp_path: Path) -> None:
 def test_a_process_that_keeps_dying_ends_everything_with_its_last_words(tmp_path: Path) -> None:
     supervisor = Supervisor(tmp_path, [], [child("import sys; sys.exit('no luck')")], delays=(0.05, 0.05))
     supervisor.start()
-    with pytest.raises(GaveUp, match=r"web died 3 times within a minute:"):
+    with pytest.raises(RestartLimitReached, match=r"web died 3 times within a minute:"):
         supervisor.watch()
     supervisor.stop()
 
@@ -76,7 +81,7 @@ def test_renewed_children_are_others_and_their_deaths_are_forgotten(tmp_path: Pa
         for _ in range(3):
             before = broken.process
             supervisor.watch(until=lambda seen=before: broken.process is not seen)
-            supervisor.renew()
+            supervisor.restart()
         assert web.pid not in (None, first)
         assert first
         assert not is_alive(first)
@@ -87,25 +92,25 @@ def test_renewed_children_are_others_and_their_deaths_are_forgotten(tmp_path: Pa
 def test_code_that_cannot_start_is_tried_for_as_long_as_one_writes_it() -> None:
     tries, seconds = 0, 0.0
     while seconds < 60:
-        seconds += PATIENT_DELAYS[tries]
+        seconds += SLOW_RESTART_DELAYS[tries]
         tries += 1
-    assert tries <= len(PATIENT_DELAYS)
+    assert tries <= len(SLOW_RESTART_DELAYS)
 
 
 def test_a_change_of_the_code_is_seen_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("saas_api.cli.dev.commands.sources.LOOKS_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr("saas_api.cli.dev.supervisor.POLL_SECONDS", 0.0)
     folder = tmp_path / "saas_api" / "core"
     folder.mkdir(parents=True)
     (folder / "one.py").write_text("1", encoding="utf-8")
-    sources = Sources(tmp_path)
-    assert not sources.have_changed()
+    sources = SourceWatcher(tmp_path)
+    assert not sources.has_changed()
     (folder / "two.py").write_text("2", encoding="utf-8")
-    assert sources.have_changed()
-    assert not sources.have_changed()
+    assert sources.has_changed()
+    assert not sources.has_changed()
     (folder / "one.py").unlink()
-    assert sources.have_changed()
+    assert sources.has_changed()
     (folder / "notes.md").write_text("no code", encoding="utf-8")
-    assert not sources.have_changed()
+    assert not sources.has_changed()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -136,7 +141,7 @@ def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
 def test_what_worked_for_a_while_may_be_killed_as_often_as_you_like(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("saas_api.cli.dev.processes.YOUNG_SECONDS", 0.3)
+    monkeypatch.setattr("saas_api.cli.dev.supervisor.MIN_UPTIME_SECONDS", 0.3)
     process = child("import time; time.sleep(60)")
     supervisor = Supervisor(tmp_path, [], [process], delays=(0.0,))
     supervisor.start()

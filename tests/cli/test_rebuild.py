@@ -9,9 +9,9 @@ import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 
-from saas_api.core import clock, tenancy
-from saas_api.core.ids import wire_id
-from saas_api.usage import service as usage
+from saas_api.core import clock, ids
+from saas_api.core.db import tenancy
+from saas_api.usage import rollups
 from tests.usage.company import Company, sign_up
 
 
@@ -21,7 +21,7 @@ def acme(app: Flask, client: FlaskClient) -> Any:
     with app.app_context():
         company.open_period(clock.now())
         company.use(3)
-        usage.rebuild_rollups()
+        rollups.rebuild_rollups()
         yield company
 
 
@@ -32,12 +32,12 @@ def rebuild(app: Flask, *options: str) -> dict[str, Any]:
 
 
 def drift(by: int = 1) -> None:
-    with tenancy.as_system("usage.roll_up") as session:
+    with tenancy.system_session("usage.roll_up") as session:
         session.execute(sa.text("UPDATE usage_rollups SET quantity = quantity + :by"), {"by": by})
 
 
 def quantity(company: Company) -> int:
-    with tenancy.transaction(company.id) as session:
+    with tenancy.tenant_session(company.id) as session:
         return int(session.scalar(sa.text("SELECT sum(quantity) FROM usage_rollups")))
 
 
@@ -49,8 +49,12 @@ def test_sound_rollups_differ_in_nothing(app: Flask, acme: Company) -> None:
 @pytest.mark.parametrize("way", ["all", "organization", "since"])
 def test_what_drifted_is_told_and_made_right(app: Flask, acme: Company, way: str) -> None:
     drift()
-    earlier = clock.rfc3339(clock.now() - timedelta(hours=2))
-    options = {"all": [], "organization": ["--organization", wire_id("org", acme.id)], "since": ["--since", earlier]}
+    earlier = clock.format_rfc3339(clock.now() - timedelta(hours=2))
+    options = {
+        "all": [],
+        "organization": ["--organization", ids.format_id("org", acme.id)],
+        "since": ["--since", earlier],
+    }
     assert rebuild(app, *options[way])["differences"] == 1
     assert quantity(acme) == 3
     assert rebuild(app, *options[way])["differences"] == 0
@@ -59,23 +63,23 @@ def test_what_drifted_is_told_and_made_right(app: Flask, acme: Company, way: str
 def test_what_was_not_asked_for_is_left_alone(app: Flask, client: FlaskClient, acme: Company) -> None:
     other = sign_up(client, "Carol & Co", "carol@carol.example")
     drift()
-    assert rebuild(app, "--organization", wire_id("org", other.id))["differences"] == 0
-    assert rebuild(app, "--since", clock.rfc3339(clock.now() + timedelta(hours=2)))["rows"] == 0
+    assert rebuild(app, "--organization", ids.format_id("org", other.id))["differences"] == 0
+    assert rebuild(app, "--since", clock.format_rfc3339(clock.now() + timedelta(hours=2)))["rows"] == 0
     assert quantity(acme) == 4
 
 
 def test_usage_that_no_roll_up_has_counted_is_counted_once_afterwards(app: Flask, acme: Company) -> None:
     acme.use(5)
-    rebuild(app, "--organization", wire_id("org", acme.id))
+    rebuild(app, "--organization", ids.format_id("org", acme.id))
     for _ in range(2):
-        usage.roll_up()
+        rollups.roll_up()
     rebuild(app)
     assert quantity(acme) == 8
 
 
 def test_it_leaves_its_act(app: Flask, acme: Company) -> None:
-    rebuild(app, "--organization", wire_id("org", acme.id))
-    with tenancy.transaction(acme.id) as session:
+    rebuild(app, "--organization", ids.format_id("org", acme.id))
+    with tenancy.tenant_session(acme.id) as session:
         [row] = session.execute(
             sa.text("SELECT actor_type, data FROM audit_events WHERE action = 'usage.rebuilt'")
         ).all()

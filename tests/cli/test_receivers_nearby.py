@@ -5,11 +5,12 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from saas_api.cli.dev.commands.up import LOOPBACK, _children, _listen_on
+from saas_api.cli.commands import up
+from saas_api.cli.commands.up import LOOPBACK
 
 
 def allowed() -> set[str]:
-    return {child._environment["WEBHOOK_ALLOWED_NETWORKS"] for child in _children()}
+    return {child._environment["WEBHOOK_ALLOWED_NETWORKS"] for child in up._children()}
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +52,6 @@ def test_another_port_goes_to_every_process_and_into_an_address_made_from_it(
 ) -> None:
     for name, value in {"API_PORT": 8080, "APP_URL": url}.items():
         monkeypatch.setitem(context.config, name, value)
-    _listen_on(9001)
-    assert {child._environment["API_PORT"] for child in _children()} == {"9001"}
+    up._listen_on(9001)
+    assert {child._environment["API_PORT"] for child in up._children()} == {"9001"}
     assert context.config["APP_URL"] == then

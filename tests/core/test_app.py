@@ -9,13 +9,15 @@ import sqlalchemy as sa
 from flask import Flask, Response
 from flask.testing import FlaskClient
 
-from saas_api.core import app as core_app
-from saas_api.core import http
-from saas_api.core.access import public
-from saas_api.core.app import App
-from saas_api.core.db import after_commit, db, engine_options, execute_once, session
-from saas_api.core.errors import Conflict, Invalid
-from saas_api.core.http import Answer, Count, PageQuery, Schema, Text, decode_cursor, encode_cursor, endpoint
+from saas_api.core.access import public_view
+from saas_api.core.db import engine, pagination
+from saas_api.core.db.engine import db
+from saas_api.core.errors import Conflict, ValidationFailed
+from saas_api.core.fields import PageQuery, StrictInteger, StrictSchema, Text
+from saas_api.core.web import app as web_app
+from saas_api.core.web import http
+from saas_api.core.web.app import App
+from saas_api.core.web.endpoint import Result, endpoint
 
 left: list[str] = []
 
@@ -24,9 +26,9 @@ class TwinTaken(Conflict):
     code, message, constraint = "TWIN_TAKEN", "There is one already.", "probe_twin_key"
 
 
-class RowIn(Schema):
-    id = Count(required=True)
-    twin = Count(load_default=1)
+class RowIn(StrictSchema):
+    id = StrictInteger(required=True)
+    twin = StrictInteger(load_default=1)
     text = Text(maximum=5)
 
 
@@ -35,46 +37,46 @@ INSERT = sa.text("INSERT INTO probe VALUES (:id, :twin)")
 
 
 def _insert(body: dict[str, Any]) -> None:
-    session().execute(INSERT, {"id": body["id"], "twin": body["twin"]})
-    after_commit(session(), lambda: left.append("told"))
+    engine.session().execute(INSERT, {"id": body["id"], "twin": body["twin"]})
+    engine.after_commit(engine.session(), lambda: left.append("told"))
 
 
-@public
+@public_view
 @endpoint(operation_id="insert", tag="probe", body=ROW_IN, status=201)
 def insert(body: dict[str, Any]) -> Any:
     _insert(body)
-    return Answer({"id": body["id"]}, message="Made.")
+    return Result({"id": body["id"]}, message="Made.")
 
 
-@public
+@public_view
 @endpoint(operation_id="insert_then_refuse", tag="probe", body=ROW_IN)
 def insert_then_refuse(body: dict[str, Any]) -> Any:
     _insert(body)
-    raise Invalid.at("id", "no")
+    raise ValidationFailed.at_field("id", "no")
 
 
-@public
+@public_view
 @endpoint(operation_id="insert_then_crash", tag="probe", body=ROW_IN)
 def insert_then_crash(body: dict[str, Any]) -> Any:
     _insert(body)
     raise RuntimeError("a secret of ours")
 
 
-@public
+@public_view
 def insert_then_answer_422() -> Response:
     _insert({"id": 1, "twin": 1})
     return Response("no", 422)
 
 
-@public
+@public_view
 @endpoint(operation_id="insert_and_fail_to_tell", tag="probe", body=ROW_IN)
 def insert_and_fail_to_tell(body: dict[str, Any]) -> Any:
     _insert(body)
-    after_commit(session(), lambda: 1 // 0)
+    engine.after_commit(engine.session(), lambda: 1 // 0)
     return {}
 
 
-@public
+@public_view
 @endpoint(operation_id="page", tag="probe", query=PageQuery())
 def page(query: dict[str, Any]) -> Any:
     return query
@@ -95,10 +97,10 @@ def small(app: Flask) -> Iterator[App]:
         connection.execute(sa.text("GRANT ALL ON probe TO saas_tenant"))
     made = App("small")
     made.config.from_mapping(app.config)
-    made.config["SQLALCHEMY_ENGINE_OPTIONS"] = engine_options()
+    made.config["SQLALCHEMY_ENGINE_OPTIONS"] = engine.engine_options()
     db.init_app(made)
     http.init_app(made)
-    core_app.init_app(made)
+    web_app.init_app(made)
     for view in VIEWS:
         made.add_url_rule(f"/api/v1/{view.__name__}", view_func=view, methods=["POST"])
     made.add_url_rule("/api/v1/answer_422", view_func=insert_then_answer_422, methods=["POST"])
@@ -119,7 +121,7 @@ def visitor(small: App) -> FlaskClient:
 
 def rows(small: App) -> int:
     with small.app_context():
-        return int(execute_once([("SELECT count(*) FROM probe", {})])[0][0])
+        return int(engine.execute_batch([("SELECT count(*) FROM probe", {})])[0][0])
 
 
 def test_a_success_is_committed_and_then_told(small: App, visitor: FlaskClient) -> None:
@@ -232,10 +234,10 @@ def test_browsers_of_other_origins_are_let_in_only_when_named(small: App, visito
 
 
 def test_a_cursor_comes_back_as_it_was_made_and_garbage_is_refused() -> None:
-    assert decode_cursor(encode_cursor("a", "b")) == ["a", "b"]
-    for garbage in ("", "%%%", "bm8", encode_cursor("a")[:-2]):
-        with pytest.raises((Invalid, ma.ValidationError)):
-            decode_cursor(garbage)
+    assert pagination.decode_cursor(pagination.encode_cursor("a", "b")) == ["a", "b"]
+    for garbage in ("", "%%%", "bm8", pagination.encode_cursor("a")[:-2]):
+        with pytest.raises((ValidationFailed, ma.ValidationError)):
+            pagination.decode_cursor(garbage)
 
 
 def test_a_method_that_is_not_answered_names_those_that_are(visitor: FlaskClient) -> None:

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from saas_api.core.render.charts import Chart, bars, lines, plain
+from saas_api.core.web import charts
+from saas_api.core.web.charts import Chart
 
 
 def chart(*values: Any, **changes: Any) -> Chart:
     """Bars of one series over days."""
     points = [(f"{n} Mar", value) for n, value in enumerate(values, 1)]
-    return bars("c", "Messages per day (UTC)", points, **{"series": ["Messages"], **changes})
+    return charts.bar_chart("c", "Messages per day (UTC)", points, **{"series": ["Messages"], **changes})
 
 
 def drawn(app: Flask, shown: Chart, macro: str = "bars") -> str:
@@ -51,7 +52,7 @@ def test_five_lines_go_from_zero_to_the_next_round_step(highest: Any, lines_at: 
 
 
 def test_bars_stand_on_each_other_and_are_as_high_as_their_values() -> None:
-    shown = bars("c", "Messages", [("1 Mar", 10, 0, 20)], series=["a", "b", "c"])
+    shown = charts.bar_chart("c", "Messages", [("1 Mar", 10, 0, 20)], series=["a", "b", "c"])
     first, third = shown.buckets[0].bars
     assert (first.series, third.series) == (1, 3)
     assert (first.y, first.height) == ("75%", "25%")
@@ -75,7 +76,9 @@ def test_a_bucket_without_values_is_there_and_says_so() -> None:
 
 
 def test_several_series_are_told_apart_and_added_up() -> None:
-    shown = bars("c", "Messages", [("1 Mar", 1, 0, 2000), ("2 Mar", 0, 0, 0)], series=["sms", "mail", "push"])
+    shown = charts.bar_chart(
+        "c", "Messages", [("1 Mar", 1, 0, 2000), ("2 Mar", 0, 0, 0)], series=["sms", "mail", "push"]
+    )
     assert shown.buckets[0].tip == "1 Mar: sms 1, push 2,000"
     assert shown.buckets[1].tip == "2 Mar: 0"
     assert shown.buckets[0].cells == ("1", "0", "2,000", "2,001")
@@ -144,7 +147,7 @@ def test_a_year_is_the_longest() -> None:
 
 
 @pytest.mark.parametrize("value", [-1, Decimal("-0.01"), float("nan"), Decimal("NaN"), float("inf"), Decimal("inf")])
-@pytest.mark.parametrize("draw", [bars, lines])
+@pytest.mark.parametrize("draw", [charts.bar_chart, charts.line_chart])
 def test_a_value_below_zero_or_no_number_is_refused(draw: Any, value: Any) -> None:
     with pytest.raises(ValueError, match="2 Mar: a value is below 0 or no number"):
         draw("c", "Messages", [("1 Mar", 1), ("2 Mar", value)], series=["Messages"])
@@ -153,35 +156,40 @@ def test_a_value_below_zero_or_no_number_is_refused(draw: Any, value: Any) -> No
 @pytest.mark.parametrize("series", [[], ["a"] * 5, ["a", "b"]])
 def test_a_chart_of_another_shape_is_refused(series: list[str]) -> None:
     with pytest.raises(ValueError, match="series"):
-        bars("c", "Messages", [("1 Mar", 1)], series=series)
+        charts.bar_chart("c", "Messages", [("1 Mar", 1)], series=series)
     with pytest.raises(ValueError, match="points"):
-        bars("c", "Messages", [], series=["a"])
+        charts.bar_chart("c", "Messages", [], series=["a"])
 
 
 def test_lines_run_from_value_to_value() -> None:
-    shown = lines("c", "Messages", [("1", 0, 4), ("2", 2, 4), ("3", 4, 0)], series=["a", "b"])
+    shown = charts.line_chart("c", "Messages", [("1", 0, 4), ("2", 2, 4), ("3", 4, 0)], series=["a", "b"])
     assert shown.paths == ("M166 1000L500 500L833 0", "M166 0L500 0L833 1000")
     assert [bucket.bars for bucket in shown.buckets] == [(), (), ()]
 
 
 def test_a_line_of_one_point_is_a_dot() -> None:
-    assert lines("c", "Messages", [("1", 2)], series=["a"]).paths == ("M500 500h0",)
+    assert charts.line_chart("c", "Messages", [("1", 2)], series=["a"]).paths == ("M500 500h0",)
 
 
 def test_lines_are_scaled_to_the_highest_value_and_bars_to_the_highest_stack() -> None:
     points = [("1", 40, 30)]
-    assert lines("c", "Messages", points, series=["a", "b"]).grid[-1][1] == "40"
-    assert bars("c", "Messages", points, series=["a", "b"]).grid[-1][1] == "80"
+    assert charts.line_chart("c", "Messages", points, series=["a", "b"]).grid[-1][1] == "40"
+    assert charts.bar_chart("c", "Messages", points, series=["a", "b"]).grid[-1][1] == "80"
 
 
 def test_plain_keeps_zeros_before_the_point() -> None:
-    assert [plain(Decimal(text)) for text in ("0", "100", "1200.50", "1E+3")] == ["0", "100", "1,200.5", "1,000"]
+    assert [charts.format_number(Decimal(text)) for text in ("0", "100", "1200.50", "1E+3")] == [
+        "0",
+        "100",
+        "1,200.5",
+        "1,000",
+    ]
 
 
 @pytest.mark.parametrize("macro", ["bars", "line"])
 def test_the_markup_is_well_formed_and_keeps_its_size(app: Flask, macro: str) -> None:
     points = [(f"{n} Mar", n, 0, 3 * n, 1) for n in range(1, 31)]
-    draw = bars if macro == "bars" else lines
+    draw = charts.bar_chart if macro == "bars" else charts.line_chart
     text = drawn(app, draw("use", "Messages per day (UTC)", points, series=["a", "b", "c", "d"]), macro)
     figure = ET.fromstring(text)  # noqa: S314 - of our own template
     axis, plot = figure.findall("./div[@class='chart-body']/svg")
@@ -203,7 +211,7 @@ def test_every_bucket_is_told_to_pointer_keyboard_and_reader(app: Flask) -> None
 
 
 def test_the_table_holds_the_exact_values_in_a_region_that_takes_the_focus(app: Flask) -> None:
-    text = drawn(app, bars("c", "Messages", [("1 Mar", 12_345, 1)], series=["sms", "mail"]))
+    text = drawn(app, charts.bar_chart("c", "Messages", [("1 Mar", 12_345, 1)], series=["sms", "mail"]))
     assert '<div class="scroll" tabindex="0" role="region"' in text
     assert re.findall(r'<td class="num" data-th="(\w+)">([\d,]+)</td>', text) == [
         ("sms", "12,345"),
@@ -214,7 +222,7 @@ def test_the_table_holds_the_exact_values_in_a_region_that_takes_the_focus(app: 
 
 def test_one_series_has_no_legend_and_two_are_told_by_hatches_too(app: Flask) -> None:
     assert 'class="legend"' not in drawn(app, chart(1))
-    text = drawn(app, bars("c", "Messages", [("1 Mar", 1, 1)], series=["sms", "mail"]))
+    text = drawn(app, charts.bar_chart("c", "Messages", [("1 Mar", 1, 1)], series=["sms", "mail"]))
     assert text.count('fill="url(#c-2)"') == 2
     assert text.count('<pattern id="c-2"') == 1
 
@@ -225,7 +233,7 @@ def test_a_chart_without_usage_says_so(app: Flask) -> None:
 
 
 def test_names_are_escaped(app: Flask) -> None:
-    text = drawn(app, bars("c", "<b>", [('"><script>', 1, 1)], series=["<i>", "&"]))
+    text = drawn(app, charts.bar_chart("c", "<b>", [('"><script>', 1, 1)], series=["<i>", "&"]))
     assert "<script>" not in text
     assert "<b>" not in text
     assert "<i>" not in text

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from config import REQUIRED_IN_PRODUCTION, SECRETS, ConfigurationError, Settings, load
+from config import GENERATED_SECRETS, REQUIRED_IN_PRODUCTION, ConfigurationError, Settings, load
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +85,7 @@ def test_every_spelling_of_a_postgresql_address_is_read(scheme: str) -> None:
 def test_what_is_missing_outside_production_is_made_and_kept() -> None:
     first, second = load(env_file=None), load(env_file=None)
     assert all(first[name] for name in REQUIRED_IN_PRODUCTION)
-    assert [first[name] for name in SECRETS] == [second[name] for name in SECRETS]
+    assert [first[name] for name in GENERATED_SECRETS] == [second[name] for name in GENERATED_SECRETS]
 
 
 def test_made_secrets_are_readable_by_their_owner_only() -> None:

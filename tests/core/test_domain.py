@@ -2,7 +2,8 @@
 
 import pytest
 
-from saas_api.core.domain import Domain, registry
+from saas_api.core import domain
+from saas_api.core.domain import Domain
 from saas_api.core.roles import ALL_ROLES
 
 
@@ -19,8 +20,8 @@ from saas_api.core.roles import ALL_ROLES
 def test_a_name_of_another_domain_is_refused(duplicate: dict) -> None:
     with pytest.raises(ValueError, match="planted registers again"):
         Domain(name="planted", **duplicate)
-    assert "planted" not in registry.domains
-    assert "new" not in registry.id_prefixes
+    assert "planted" not in domain.registry.domains
+    assert "new" not in domain.registry.id_prefixes
 
 
 def test_a_domain_is_registered_once() -> None:
@@ -29,6 +30,6 @@ def test_a_domain_is_registered_once() -> None:
 
 
 def test_scopes_and_metered_calls_are_permissions() -> None:
-    assert registry.scopes.keys() <= registry.permissions.keys()
-    assert set(registry.scopes.values()) <= registry.permissions.keys()
-    assert registry.metered_permissions <= registry.permissions.keys()
+    assert domain.registry.scopes.keys() <= domain.registry.permissions.keys()
+    assert set(domain.registry.scopes.values()) <= domain.registry.permissions.keys()
+    assert domain.registry.metered_permissions <= domain.registry.permissions.keys()

@@ -3,7 +3,7 @@
 import marshmallow as ma
 import pytest
 
-from saas_api.core.fields import Day, Timestamp
+from saas_api.core.fields import DateField, Timestamp
 
 
 @pytest.mark.parametrize(
@@ -17,4 +17,4 @@ def test_what_is_no_instant_of_the_calendar_is_refused(text: object) -> None:
 @pytest.mark.parametrize("text", ["2026-1-1", "2026-02-30", "20260101", "2026-01-01T00:00:00Z", 20260101])
 def test_a_day_is_written_in_full(text: object) -> None:
     with pytest.raises(ma.ValidationError):
-        Day().deserialize(text)
+        DateField().deserialize(text)

@@ -9,9 +9,15 @@ import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 
-from saas_api.core import crypto, idempotency, tenancy
-from saas_api.core.idempotency import KeyInvalid, read_key
-from saas_api.core.ids import read_id
+from saas_api.core import crypto, idempotency, ids
+from saas_api.core.crypto import DecryptionFailed
+from saas_api.core.db import tenancy
+from saas_api.core.idempotency import (
+    IdempotencyKeyInvalid,
+    IdempotentRequest,
+    IdempotentRequestInProgress,
+    StoredResponse,
+)
 from tests.people import Headers, Person, join, make_key, sign_in
 
 SEND = "/api/v1/messages/send"
@@ -24,7 +30,7 @@ def post(client: FlaskClient, path: str, body: Any, who: Headers, key: str = "on
 
 
 def count(app: Flask, person: Person, table: str) -> int:
-    with app.app_context(), tenancy.transaction(read_id("org", person.organization_id)) as session:
+    with app.app_context(), tenancy.tenant_session(ids.parse_id("org", person.organization_id)) as session:
         return int(session.scalar(sa.text(f"SELECT count(*) FROM {table}")))
 
 
@@ -112,10 +118,10 @@ def test_a_key_that_is_none_is_refused_everywhere(client: FlaskClient, alice: Pe
 
 
 def test_quotes_around_a_key_do_not_count_and_an_empty_one_is_none() -> None:
-    assert read_key('"abc"') == read_key("abc") == "abc"
-    assert read_key("") is read_key('""') is read_key(None) is None
-    with pytest.raises(KeyInvalid):
-        read_key("a" * 256)
+    assert idempotency.parse_key('"abc"') == idempotency.parse_key("abc") == "abc"
+    assert idempotency.parse_key("") is idempotency.parse_key('""') is idempotency.parse_key(None) is None
+    with pytest.raises(IdempotencyKeyInvalid):
+        idempotency.parse_key("a" * 256)
 
 
 def test_answers_with_tokens_are_not_kept(app: Flask, client: FlaskClient, alice: Person) -> None:
@@ -157,10 +163,10 @@ def test_fifty_at_once_are_one_message(app: Flask, alice: Person, client: FlaskC
 
 
 def test_while_the_first_is_running_the_second_is_told_to_wait(app: Flask, client: FlaskClient, alice: Person) -> None:
-    organization_id = read_id("org", alice.organization_id)
-    once = idempotency.Once(organization_id, "once", b"f", 200, lambda _: b"")
-    with app.app_context(), tenancy.transaction(organization_id) as session:
-        idempotency.hold(session, once)
+    organization_id = ids.parse_id("org", alice.organization_id)
+    once = IdempotentRequest(organization_id, "once", b"f", 200, lambda _: b"")
+    with app.app_context(), tenancy.tenant_session(organization_id) as session:
+        idempotency.acquire(session, once)
         answer = post(app.test_client(), KEYS, {"name": "ci"}, alice.headers)
     assert (answer.status_code, answer.json["error"]["code"]) == (409, "IDEMPOTENCY_IN_PROGRESS")
     assert answer.headers["Retry-After"] == "1"
@@ -173,7 +179,7 @@ def test_what_has_expired_is_purged(app: Flask, client: FlaskClient, alice: Pers
     age(superuser)
     post(client, SEND, SMS, key, "new")
     with app.app_context():
-        assert idempotency.purge() == 1
+        assert idempotency.delete_expired() == 1
     assert count(app, alice, "idempotency_keys") == 1
 
 
@@ -185,11 +191,11 @@ def test_what_was_encrypted_under_an_old_secret_can_be_read(app: Flask) -> None:
             app.config["SECRET_KEY"] = "n" * 32 + "," + "s" * 32
             assert crypto.decrypt("p", sealed) == b"plain"
             app.config["SECRET_KEY"] = "n" * 32
-            with pytest.raises(crypto.Undecipherable):
+            with pytest.raises(DecryptionFailed):
                 crypto.decrypt("p", sealed)
         finally:
             app.config["SECRET_KEY"] = "s" * 32
-        with pytest.raises(crypto.Undecipherable):
+        with pytest.raises(DecryptionFailed):
             crypto.decrypt("other", sealed)
 
 
@@ -201,11 +207,11 @@ def test_what_one_person_was_shown_is_not_shown_to_another(app: Flask, client: F
 
 
 def test_a_key_that_a_message_took_meanwhile_is_in_use(app: Flask, client: FlaskClient, alice: Person) -> None:
-    organization_id = read_id("org", alice.organization_id)
-    once = idempotency.Once(organization_id, "once", b"f", 200, lambda _: b"")
+    organization_id = ids.parse_id("org", alice.organization_id)
+    once = IdempotentRequest(organization_id, "once", b"f", 200, lambda _: b"")
     key = make_key(client, alice)
-    with app.app_context(), tenancy.transaction(organization_id) as session:
-        idempotency.hold(session, once)
+    with app.app_context(), tenancy.tenant_session(organization_id) as session:
+        idempotency.acquire(session, once)
         assert post(app.test_client(), SEND, SMS, key).status_code == 202
-        with pytest.raises(idempotency.InProgress):
-            idempotency.keep(session, once, idempotency.Kept(200, b"{}"), is_secret=False)
+        with pytest.raises(IdempotentRequestInProgress):
+            idempotency.store_response(session, once, StoredResponse(200, b"{}"), is_secret=False)

@@ -8,8 +8,10 @@ import pytest
 import sqlalchemy as sa
 from flask import Flask
 
-from saas_api.core import lease, queue, tenancy
-from saas_api.core.ids import new_id
+from saas_api.core import ids
+from saas_api.core.db import tenancy
+from saas_api.core.jobs import outbox, queue, schedule
+from saas_api.core.jobs.outbox import DueOwners
 
 SLOT = datetime(2026, 3, 1, 0, 5, tzinfo=UTC)
 
@@ -36,13 +38,13 @@ def job(monkeypatch: pytest.MonkeyPatch) -> Job:
 
 
 def run(slot: datetime = SLOT) -> bool:
-    return lease.run_slot("usage.counted", slot, "here")
+    return schedule.run_scheduled("usage.counted", slot, "here")
 
 
 def test_a_slot_runs_once(context: Flask, job: Job) -> None:
     assert [run(), run(), run(SLOT + timedelta(hours=1))] == [True, False, True]
     assert job.runs == 2
-    last = lease.last_runs()["usage.counted"]
+    last = schedule.list_last_runs()["usage.counted"]
     assert (last.state, last.scheduled_for) == ("done", SLOT + timedelta(hours=1))
 
 
@@ -65,19 +67,19 @@ def test_many_at_once_run_it_once(app: Flask, job: Job) -> None:
 def test_a_failed_run_is_taken_up_again(context: Flask, job: Job) -> None:
     job.is_broken = True
     assert run()
-    assert lease.last_runs()["usage.counted"].error == "RuntimeError: no luck"
+    assert schedule.list_last_runs()["usage.counted"].error == "RuntimeError: no luck"
     job.is_broken = False
     assert run()
-    assert lease.last_runs()["usage.counted"].state == "done"
+    assert schedule.list_last_runs()["usage.counted"].state == "done"
 
 
 def test_a_killed_run_is_taken_up_when_its_lease_is_over(context: Flask, job: Job) -> None:
     insert = """INSERT INTO job_runs (job, scheduled_for, host, next_at, lease_token)
         VALUES ('usage.counted', :slot, 'gone', now() + :left, gen_random_uuid())"""
-    with tenancy.as_system("queue.runs") as session:
+    with tenancy.system_session("queue.runs") as session:
         session.execute(sa.text(insert), {"slot": SLOT, "left": timedelta(minutes=1)})
     assert not run()
-    with tenancy.as_system("queue.runs") as session:
+    with tenancy.system_session("queue.runs") as session:
         session.execute(sa.text("UPDATE job_runs SET next_at = now()"))
     assert run()
     assert job.runs == 1
@@ -86,16 +88,16 @@ def test_a_killed_run_is_taken_up_when_its_lease_is_over(context: Flask, job: Jo
 def test_a_newer_slot_supersedes_what_was_left_behind(context: Flask, job: Job) -> None:
     insert = """INSERT INTO job_runs (job, scheduled_for, host, next_at, lease_token)
         VALUES ('usage.counted', :slot, 'gone', now(), gen_random_uuid())"""
-    with tenancy.as_system("queue.runs") as session:
+    with tenancy.system_session("queue.runs") as session:
         session.execute(sa.text(insert), {"slot": SLOT})
     assert run(SLOT + timedelta(hours=1))
-    with tenancy.as_system("queue.runs") as session:
+    with tenancy.system_session("queue.runs") as session:
         states = session.execute(sa.text("SELECT state, error FROM job_runs ORDER BY scheduled_for")).all()
     assert states == [("failed", "superseded"), ("done", None)]
 
 
 def test_one_organizations_trouble_does_not_hold_up_another(context: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
-    troubled, other = new_id(), new_id()
+    troubled, other = ids.new_id(), ids.new_id()
     left = {troubled, other}
 
     def turn(organization_id: UUID) -> None:
@@ -103,5 +105,5 @@ def test_one_organizations_trouble_does_not_hold_up_another(context: Flask, monk
             raise RuntimeError("this one cannot be served")
         left.discard(organization_id)
 
-    lease.drain("messages.drain", lambda: lease.Due(sorted(left), None), turn, at_most_seconds=5)
+    outbox.drain_queue("messages.drain", lambda: DueOwners(sorted(left), None), turn, at_most_seconds=5)
     assert left == {troubled}

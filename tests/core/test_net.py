@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from saas_api.core import net
-from saas_api.core.net import sending
+from saas_api.core.net import client, vetting
+from saas_api.core.net.client import DeadlineExceeded, HttpResponse
+from saas_api.core.net.vetting import AddressNotAllowed, ConnectionFailed
 from tests.core.listener import Kept, Listener, certificate
 
 LOOPBACK = ("127.0.0.0/8", "::1/128")
@@ -22,10 +23,10 @@ LOOPBACK = ("127.0.0.0/8", "::1/128")
 def nothing_kept() -> Iterator[None]:
     """Connections of one test are not asked in another."""
     yield
-    for waiting in sending._idle.kept.values():
+    for waiting in client._idle.kept.values():
         for connection in waiting:
             connection.close()
-    sending._idle.kept.clear()
+    client._idle.kept.clear()
 
 
 @pytest.fixture
@@ -41,8 +42,8 @@ def listen() -> Iterator[Callable[..., Listener]]:
         listener.server.close()
 
 
-def send(url: str, **options: Any) -> net.Reply:
-    return net.post(url, b"{}", {"content-type": "application/json"}, **{"allowed": LOOPBACK, **options})
+def send(url: str, **options: Any) -> HttpResponse:
+    return client.post_once(url, b"{}", {"content-type": "application/json"}, **{"allowed": LOOPBACK, **options})
 
 
 def request_of(connection: socket.socket) -> bytes:
@@ -57,9 +58,9 @@ def request_of(connection: socket.socket) -> bytes:
 
 
 def test_a_name_that_nobody_knows_yet_is_no_reason_to_refuse_it() -> None:
-    net.check_url("https://nobody-knows.invalid/hook")
-    with pytest.raises(net.Unreachable):
-        net.post("https://nobody-knows.invalid/hook", b"{}", {})
+    vetting.validate_url("https://nobody-knows.invalid/hook")
+    with pytest.raises(ConnectionFailed):
+        client.post_once("https://nobody-knows.invalid/hook", b"{}", {})
 
 
 def names(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> None:
@@ -75,8 +76,8 @@ def names(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> None:
 
 def test_one_private_address_among_public_ones_is_enough_to_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
     names(monkeypatch, ["93.184.215.14", "10.0.0.1"])
-    with pytest.raises(net.Blocked):
-        net.check_url("https://mixed.example/")
+    with pytest.raises(AddressNotAllowed):
+        vetting.validate_url("https://mixed.example/")
 
 
 def test_a_name_that_turned_private_after_it_was_checked_is_not_connected_to(
@@ -84,9 +85,9 @@ def test_a_name_that_turned_private_after_it_was_checked_is_not_connected_to(
 ) -> None:
     listener = listen()
     names(monkeypatch, ["93.184.215.14"], ["127.0.0.1"])
-    net.check_url("https://rebound.example/")
-    with pytest.raises(net.Blocked):
-        net.post(f"https://rebound.example:{listener.port}/", b"{}", {})
+    vetting.validate_url("https://rebound.example/")
+    with pytest.raises(AddressNotAllowed):
+        client.post_once(f"https://rebound.example:{listener.port}/", b"{}", {})
     assert listener.connections == 0
 
 
@@ -108,9 +109,9 @@ def test_the_connection_goes_to_the_address_that_was_vetted(
 
 def test_http_and_any_port_are_for_allowed_networks_only(listen: Callable[..., Listener]) -> None:
     listener = listen()
-    net.check_url(listener.url, LOOPBACK)
-    with pytest.raises(net.Blocked):
-        net.check_url(listener.url, ("10.0.0.0/8",))
+    vetting.validate_url(listener.url, LOOPBACK)
+    with pytest.raises(AddressNotAllowed):
+        vetting.validate_url(listener.url, ("10.0.0.0/8",))
 
 
 def test_a_redirect_is_an_answer_and_is_not_followed(listen: Callable[..., Listener]) -> None:
@@ -164,7 +165,7 @@ def test_an_answer_that_drips_is_cut_at_the_deadline(
     answer: Callable[[socket.socket], None], listen: Callable[..., Listener]
 ) -> None:
     started = time.monotonic()
-    with pytest.raises(net.TimedOut):
+    with pytest.raises(DeadlineExceeded):
         send(listen(answer).url, deadline=0.5)
     assert time.monotonic() - started < 2
 
@@ -177,7 +178,7 @@ def test_a_handshake_that_drips_is_cut_at_the_deadline(listen: Callable[..., Lis
             time.sleep(0.05)
 
     started = time.monotonic()
-    with pytest.raises(net.TimedOut):
+    with pytest.raises(DeadlineExceeded):
         send(listen(answer).url.replace("http:", "https:"), deadline=0.5)
     assert time.monotonic() - started < 2
 
@@ -195,10 +196,10 @@ def test_an_endless_answer_is_read_no_further_than_wanted(listen: Callable[..., 
 
 def test_nobody_at_home_and_a_cut_connection_are_unreachable(listen: Callable[..., Listener]) -> None:
     listener = listen(request_of)
-    with pytest.raises(net.Unreachable):
+    with pytest.raises(ConnectionFailed):
         send(listener.url)
     listener.server.close()
-    with pytest.raises(net.Unreachable):
+    with pytest.raises(ConnectionFailed):
         send(listener.url)
 
 
@@ -214,14 +215,14 @@ def keeper() -> Iterator[http.server.ThreadingHTTPServer]:
 def test_a_kept_connection_is_used_again_and_replaced_when_it_is_dead(
     keeper: http.server.ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[sending._Connection] = []
-    connect = sending._Connection.connect
+    made: list[client._Connection] = []
+    connect = client._Connection.connect
 
-    def count(connection: sending._Connection) -> None:
+    def count(connection: client._Connection) -> None:
         made.append(connection)
         connect(connection)
 
-    monkeypatch.setattr(sending._Connection, "connect", count)
+    monkeypatch.setattr(client._Connection, "connect", count)
     url = f"http://127.0.0.1:{keeper.server_address[1]}/"
     assert [send(url).status for _ in range(3)] == [200, 200, 200]
     assert len(made) == 1
@@ -235,9 +236,9 @@ def test_a_kept_connection_is_given_up_when_its_vetting_is_old(
 ) -> None:
     url = f"http://127.0.0.1:{keeper.server_address[1]}/"
     send(url)
-    monkeypatch.setattr(sending, "IDLE_SECONDS", 0.0)
+    monkeypatch.setattr(client, "IDLE_SECONDS", 0.0)
     names(monkeypatch, ["10.0.0.1"])
-    with pytest.raises(net.Blocked):
+    with pytest.raises(AddressNotAllowed):
         send(url)
 
 
@@ -246,12 +247,12 @@ def test_a_kept_connection_that_nobody_comes_back_for_is_closed(
 ) -> None:
     port = keeper.server_address[1]
     send(f"http://127.0.0.1:{port}/")
-    [[left]] = sending._idle.kept.values()
-    monkeypatch.setattr(sending._idle, "cleared_at", time.monotonic() - 31)
+    [[left]] = client._idle.kept.values()
+    monkeypatch.setattr(client._idle, "cleared_at", time.monotonic() - 31)
     left.made_at -= 31
     send(f"http://localhost:{port}/")
     assert left.sock is None
-    assert [key[1] for key in sending._idle.kept] == ["localhost"]
+    assert [key[1] for key in client._idle.kept] == ["localhost"]
 
 
 def test_tls_is_checked_for_the_name_that_was_asked_for(
@@ -262,9 +263,9 @@ def test_tls_is_checked_for_the_name_that_was_asked_for(
     server_side.load_cert_chain(cert, key)
     keeper.socket = server_side.wrap_socket(keeper.socket, server_side=True)
     port = keeper.server_address[1]
-    with pytest.raises(net.Unreachable, match="certificate is not valid"):
+    with pytest.raises(ConnectionFailed, match="certificate is not valid"):
         send(f"https://localhost:{port}/")
-    monkeypatch.setattr(sending, "_tls", ssl.create_default_context(cafile=str(cert)))
+    monkeypatch.setattr(client, "_tls", ssl.create_default_context(cafile=str(cert)))
     assert send(f"https://localhost:{port}/").status == 200
-    with pytest.raises(net.Unreachable, match="certificate is not valid"):
+    with pytest.raises(ConnectionFailed, match="certificate is not valid"):
         send(f"https://127.0.0.1:{port}/")

@@ -12,20 +12,22 @@ import redis
 import rq
 from flask import Flask
 
-from saas_api.core import limits, queue, tenancy
-from saas_api.core.lease import Due
-from saas_api.core.timetable import drain, scheduled, scheduled_jobs
+from saas_api.core.db import tenancy
+from saas_api.core.jobs import queue, schedule
+from saas_api.core.jobs.outbox import DueOwners
+from saas_api.core.jobs.schedule import drain, scheduled
+from saas_api.core.limits import limiter
 
 
 @pytest.fixture(autouse=True)
 def forget() -> Iterator[None]:
-    queue._woken.clear()
+    queue._last_wake_at.clear()
     yield
-    queue._woken.clear()
+    queue._last_wake_at.clear()
 
 
 def waiting(name: str = "messages") -> int:
-    connection = queue.patient_client()
+    connection = queue.worker_redis()
     found = rq.Queue(name, connection=connection).get_job_ids()
     connection.close()
     return len(found)
@@ -33,26 +35,26 @@ def waiting(name: str = "messages") -> int:
 
 def test_many_wake_ups_are_one_job(context: Flask) -> None:
     for _ in range(20):
-        queue.wake("messages.drain")
+        queue.wake_workers("messages.drain")
     assert waiting() == 1
 
 
 def test_a_drain_that_began_lets_the_next_wake_up_through(context: Flask) -> None:
-    queue.wake("messages.drain")
-    queue._woken.clear()
-    queue.started("messages.drain")
-    queue.wake("messages.drain")
+    queue.wake_workers("messages.drain")
+    queue._last_wake_at.clear()
+    queue.allow_next_wake("messages.drain")
+    queue.wake_workers("messages.drain")
     assert waiting() == 2
 
 
 def test_a_sweep_is_not_held_back(context: Flask) -> None:
-    queue.wake("messages.drain")
-    assert queue.wake("messages.drain", is_forced=True)
+    queue.wake_workers("messages.drain")
+    assert queue.wake_workers("messages.drain", is_forced=True)
     assert waiting() == 2
 
 
 def test_a_job_leaves_after_the_commit(context: Flask) -> None:
-    with tenancy.transaction(uuid4()) as session:
+    with tenancy.tenant_session(uuid4()) as session:
         session.connection()
         queue.enqueue(session, "messages.drain")
         assert waiting() == 0
@@ -61,7 +63,7 @@ def test_a_job_leaves_after_the_commit(context: Flask) -> None:
 
 def test_a_rollback_drops_it(context: Flask) -> None:
     def fail() -> None:
-        with tenancy.transaction(uuid4()) as session:
+        with tenancy.tenant_session(uuid4()) as session:
             session.connection()
             queue.enqueue(session, "messages.drain")
             raise KeyError
@@ -72,37 +74,37 @@ def test_a_rollback_drops_it(context: Flask) -> None:
 
 
 def test_timed_work_goes_to_the_background() -> None:
-    assert queue.queue_of("messages.drain") == "messages"
-    assert queue.queue_of("billing.close") == "background"
+    assert queue.queue_for_job("messages.drain") == "messages"
+    assert queue.queue_for_job("billing.close") == "background"
 
 
 def test_every_scheduled_job_runs(context: Flask) -> None:
-    for entry in scheduled_jobs():
-        queue.perform(entry.job)
+    for entry in schedule.scheduled_jobs():
+        queue.run_job(entry.job)
 
 
 @pytest.mark.parametrize("name", ["usage.nothing", "nothing.drain", "roll_up", "", "usage.jobs.roll_up"])
 def test_a_job_of_an_unknown_name_is_not_run(context: Flask, name: str) -> None:
     with pytest.raises(LookupError, match="There is no job"):
-        queue.perform(name)
+        queue.run_job(name)
 
 
 def test_a_name_is_registered_for_one_job(context: Flask) -> None:
     with pytest.raises(ValueError, match=r"usage\.roll_up is registered already"):
         scheduled("usage.roll_up", every=60, description="Another one.")(lambda: None)
     with pytest.raises(ValueError, match=r"mail\.drain is registered already"):
-        drain("mail.drain", due=lambda: Due([], None))(lambda *, at_most_seconds=None: None)
-    assert all(entry.description != "Another one." for entry in scheduled_jobs())
+        drain("mail.drain", due=lambda: DueOwners([], None))(lambda *, at_most_seconds=None: None)
+    assert all(entry.description != "Another one." for entry in schedule.scheduled_jobs())
 
 
 def test_a_drain_of_an_undeclared_queue_is_refused() -> None:
     with pytest.raises(ValueError, match="No domain declares the queue parcels"):
-        drain("parcels.drain", queue="parcels", due=lambda: Due([], None))(lambda *, at_most_seconds=None: None)
+        drain("parcels.drain", queue="parcels", due=lambda: DueOwners([], None))(lambda *, at_most_seconds=None: None)
     assert "parcels.drain" not in queue.job_names()
 
 
 def test_scheduled_jobs_run_behind_the_job_they_follow(app: Flask) -> None:
-    names = [entry.job for entry in scheduled_jobs()]
+    names = [entry.job for entry in schedule.scheduled_jobs()]
     assert names.index("usage.roll_up") < names.index("billing.alerts")
     assert names.index("payments.inbox") < names.index("payments.dunning")
 
@@ -135,13 +137,13 @@ def hung(tmp_path: Path) -> Iterator[str]:
 def test_without_redis_a_wake_up_costs_little_and_raises_nothing(
     context: Flask, hung: str, monkeypatch: pytest.MonkeyPatch, is_hung: bool
 ) -> None:
-    pool = limits.hot_pool(hung if is_hung else "unix:///nonexistent/redis.sock")
+    pool = limiter.low_latency_pool(hung if is_hung else "unix:///nonexistent/redis.sock")
     monkeypatch.setitem(context.extensions, "redis", redis.Redis(connection_pool=pool))
-    storage = limits.storage()
+    storage = limiter.get_storage()
     try:
         for _ in range(6):
             began = time.monotonic()
-            assert not queue.wake("messages.drain", is_forced=True)
+            assert not queue.wake_workers("messages.drain", is_forced=True)
             assert time.monotonic() - began < 0.15
     finally:
         storage.failures = 0

@@ -10,18 +10,16 @@ from flask import Flask
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from saas_api.core import tenancy
-from saas_api.core.db import execute_once, session
-from saas_api.core.domain import registry
-from saas_api.core.ids import new_id
-from saas_api.core.tenancy import UnsafeDatabase, as_system, bind_statement, boot_check, open_tenant, transaction
+from saas_api.core import domain, ids
+from saas_api.core.db import engine, tenancy
+from saas_api.core.db.tenancy import UnsafeDatabase
 
 NAMES = sa.text("SELECT name FROM organizations ORDER BY name")
 
 
 def organization(name: str) -> UUID:
-    made = new_id()
-    with as_system("demo.seed") as current:
+    made = ids.new_id()
+    with tenancy.system_session("demo.seed") as current:
         current.execute(
             sa.text("INSERT INTO organizations (id, name, slug) VALUES (:id, :name, :name)"), {"id": made, "name": name}
         )
@@ -34,37 +32,37 @@ def names(current: Session) -> list[str]:
 
 def test_a_transaction_nobody_bound_sees_nothing_and_writes_nothing(context: Flask) -> None:
     made = organization("acme")
-    assert names(session()) == []
-    assert session().scalar(sa.text("SELECT current_user")) == "saas_tenant"
+    assert names(engine.session()) == []
+    assert engine.session().scalar(sa.text("SELECT current_user")) == "saas_tenant"
     with pytest.raises(DBAPIError, match=r"row-level security|permission denied"):
-        session().execute(
+        engine.session().execute(
             sa.text(
                 "INSERT INTO messages (organization_id, channel, recipient, body, accepted_at, next_at)"
                 " VALUES (:made, 'sms', 'r', 'b', now(), now())"
             ),
             {"made": made},
         )
-    session().rollback()
+    engine.session().rollback()
 
 
 def test_a_tenant_sees_itself_and_the_system_sees_all(context: Flask) -> None:
     acme, _ = organization("acme"), organization("carol")
-    with transaction(acme) as current:
+    with tenancy.tenant_session(acme) as current:
         assert names(current) == ["acme"]
-    with as_system("demo.seed") as current:
+    with tenancy.system_session("demo.seed") as current:
         assert names(current) == ["acme", "carol"]
 
 
 def test_a_binding_ends_with_its_transaction(context: Flask) -> None:
     acme = organization("acme")
-    with transaction(acme) as current:
+    with tenancy.tenant_session(acme) as current:
         assert names(current) == ["acme"]
-    assert names(session()) == []
-    session().rollback()
+    assert names(engine.session()) == []
+    engine.session().rollback()
 
 
 def test_a_binding_outlives_a_savepoint(context: Flask) -> None:
-    with transaction(organization("acme")) as current:
+    with tenancy.tenant_session(organization("acme")) as current:
         with pytest.raises(DBAPIError), current.begin_nested():
             current.execute(sa.text("SELECT 1/0"))
         assert names(current) == ["acme"]
@@ -74,50 +72,50 @@ def test_an_exception_leaves_nothing(context: Flask) -> None:
     acme = organization("acme")
 
     def change() -> None:
-        with transaction(acme) as current:
+        with tenancy.tenant_session(acme) as current:
             current.execute(sa.text("UPDATE organizations SET name = 'other'"))
             raise LookupError
 
     with pytest.raises(LookupError):
         change()
-    with transaction(acme) as current:
+    with tenancy.tenant_session(acme) as current:
         assert names(current) == ["acme"]
 
 
 def test_a_request_is_bound_by_one_statement_and_once(app: Flask) -> None:
     with app.app_context():
         acme, carol = organization("acme"), organization("carol")
-        open_tenant(acme)
-        assert names(session()) == ["acme"]
-        session().commit()
-        assert names(session()) == ["acme"]
-        session().rollback()
+        tenancy.bind_request(acme)
+        assert names(engine.session()) == ["acme"]
+        engine.session().commit()
+        assert names(engine.session()) == ["acme"]
+        engine.session().rollback()
         with pytest.raises(RuntimeError):
-            open_tenant(carol)
+            tenancy.bind_request(carol)
 
 
 def test_a_tenant_is_not_bound_after_the_first_statement(context: Flask) -> None:
     acme = organization("acme")
-    session().execute(sa.text("SELECT 1"))
+    engine.session().execute(sa.text("SELECT 1"))
     with pytest.raises(RuntimeError):
-        open_tenant(acme)
-    session().rollback()
+        tenancy.bind_request(acme)
+    engine.session().rollback()
 
 
 def test_the_system_works_at_named_places_only(context: Flask) -> None:
-    with pytest.raises(RuntimeError), as_system("anywhere"):
+    with pytest.raises(RuntimeError), tenancy.system_session("anywhere"):
         pass
 
 
 def test_a_single_round_trip_is_bound_and_bound_no_longer_than_itself(context: Flask) -> None:
     acme, _ = organization("acme"), organization("carol")
     question: tuple[str, dict[str, Any]] = ("SELECT name FROM organizations", {})
-    assert [name for (name,) in execute_once([bind_statement(acme), question])] == ["acme"]
-    assert execute_once([question]) == []
+    assert [name for (name,) in engine.execute_batch([tenancy.tenant_scope_statement(acme), question])] == ["acme"]
+    assert engine.execute_batch([question]) == []
 
 
 def test_a_safe_database_passes_the_boot_check(context: Flask) -> None:
-    boot_check()
+    tenancy.verify_isolation()
 
 
 @pytest.mark.parametrize(
@@ -143,7 +141,7 @@ def test_an_unsafe_database_is_refused(context: Flask, superuser: Any, spoil: st
     run(spoil)
     try:
         with pytest.raises(UnsafeDatabase, match=reason):
-            boot_check()
+            tenancy.verify_isolation()
     finally:
         run(mend)
 
@@ -162,6 +160,6 @@ def test_every_place_of_the_system_is_used_in_one_file(app: Flask) -> None:
     sources = [path.read_text(encoding="utf-8") for path in Path(tenancy.__file__).parents[1].rglob("*.py")]
     used = {
         place: sum(f'as_system("{place}")' in source or f'system_statement("{place}")' in source for source in sources)
-        for place in registry.system_purposes
+        for place in domain.registry.system_purposes
     }
     assert {place: files for place, files in used.items() if files != 1} == {}

@@ -2,7 +2,8 @@
 
 import pytest
 
-from saas_api.core import net
+from saas_api.core.net import client, vetting
+from saas_api.core.net.vetting import AddressNotAllowed
 from tests.core.listener import Listener
 
 SPELLINGS = (
@@ -46,10 +47,10 @@ SPELLINGS = (
 def test_no_spelling_of_a_private_address_is_connected_to(host: str) -> None:
     listener = Listener()
     url = f"https://{host}:{listener.port}/"
-    with pytest.raises(net.Blocked, match="private or reserved"):
-        net.check_url(url)
-    with pytest.raises(net.Blocked, match="private or reserved"):
-        net.post(url, b"{}", {})
+    with pytest.raises(AddressNotAllowed, match="private or reserved"):
+        vetting.validate_url(url)
+    with pytest.raises(AddressNotAllowed, match="private or reserved"):
+        client.post_once(url, b"{}", {})
     listener.server.close()
     assert listener.connections == 0
 
@@ -79,5 +80,5 @@ def test_no_spelling_of_a_private_address_is_connected_to(host: str) -> None:
     ],
 )
 def test_what_is_no_plain_address_is_refused(url: str) -> None:
-    with pytest.raises(net.Blocked):
-        net.check_url(url)
+    with pytest.raises(AddressNotAllowed):
+        vetting.validate_url(url)

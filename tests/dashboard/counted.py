@@ -8,7 +8,7 @@ from typing import Any
 from flask import Flask
 from sqlalchemy import event
 
-from saas_api.core.db import db
+from saas_api.core.db.engine import db
 
 
 @contextmanager

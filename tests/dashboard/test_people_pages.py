@@ -10,13 +10,14 @@ from flask import Flask
 from flask.testing import FlaskClient
 from markupsafe import escape
 
-from saas_api.core import tenancy
+from saas_api.accounts import audit
+from saas_api.accounts.audit import Actor
+from saas_api.accounts.models import Invitation, Membership
+from saas_api.core import ids
 from saas_api.core.access import PERMISSIONS
-from saas_api.core.ids import read_id
+from saas_api.core.db import tenancy
 from saas_api.core.roles import ROLES
-from saas_api.dashboard.schemas.people import ABOUT_PERMISSIONS
-from saas_api.organizations.models import Invitation, Membership
-from saas_api.organizations.service import audit
+from saas_api.dashboard.team import PERMISSION_DESCRIPTIONS
 from tests.dashboard.webhooks.hooks import counted
 from tests.pages import Browser, check_access, form_of
 from tests.people import PASSWORD, Person, join, sign_in
@@ -35,25 +36,25 @@ PAGES = {
 
 
 def role_of(app: Flask, person: Person) -> str | None:
-    organization_id = read_id("org", person.organization_id)
-    with app.app_context(), tenancy.transaction(organization_id) as session:
-        found = session.get(Membership, (organization_id, read_id("usr", person.user_id)))
+    organization_id = ids.parse_id("org", person.organization_id)
+    with app.app_context(), tenancy.tenant_session(organization_id) as session:
+        found = session.get(Membership, (organization_id, ids.parse_id("usr", person.user_id)))
         return found.role if found else None
 
 
 def invitations(app: Flask, person: Person) -> list[Invitation]:
     """Those nobody answered or withdrew, by address."""
-    with app.app_context(), tenancy.transaction(read_id("org", person.organization_id)) as session:
+    with app.app_context(), tenancy.tenant_session(ids.parse_id("org", person.organization_id)) as session:
         found = session.query(Invitation).filter_by(accepted_at=None, revoked_at=None)
         return list(found.order_by(Invitation.email))
 
 
 def note(app: Flask, person: Person, action: str, data: dict[str, Any] | None = None) -> None:
     """Something was done."""
-    organization_id = read_id("org", person.organization_id)
-    with app.app_context(), tenancy.transaction(organization_id) as session:
-        actor = audit.Actor("user", str(read_id("usr", person.user_id)))
-        audit.record(session, organization_id, actor, action, ("organization", organization_id), data)
+    organization_id = ids.parse_id("org", person.organization_id)
+    with app.app_context(), tenancy.tenant_session(organization_id) as session:
+        actor = Actor("user", str(ids.parse_id("usr", person.user_id)))
+        audit.record_event(session, organization_id, actor, action, ("organization", organization_id), data)
 
 
 def test_everybody_sees_what_their_role_allows(app: Flask, client: FlaskClient, alice: Person, bob: Person) -> None:
@@ -92,13 +93,13 @@ def test_the_team_lists_people_with_role_and_activity(app: Flask, client: FlaskC
 
 
 def test_the_table_of_roles_has_a_row_for_every_permission_a_role_has(app: Flask, alice: Person) -> None:
-    assert set(ABOUT_PERMISSIONS) == set(PERMISSIONS)
+    assert set(PERMISSION_DESCRIPTIONS) == set(PERMISSIONS)
     text = Browser(app, alice).open(TEAM).text
     table = text[text.index("<caption>Permissions</caption>") :]
     for name, allowed in PERMISSIONS.items():
         if not allowed:
             continue
-        row = table[table.index(f">{escape(ABOUT_PERMISSIONS[name])}<") :].partition("</tr>")[0]
+        row = table[table.index(f">{escape(PERMISSION_DESCRIPTIONS[name])}<") :].partition("</tr>")[0]
         told = ", ".join(role for role in ROLES if role in allowed).capitalize()
         assert f"<td>{'Everybody' if len(allowed) == len(ROLES) else told}</td>" in row, name
 

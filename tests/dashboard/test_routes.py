@@ -23,9 +23,9 @@ PATHS = ("stats", "usage-graph", "api-keys")
 
 @pytest.fixture(autouse=True)
 def _in_april() -> Iterator[None]:
-    clock.travel_to(TODAY)
+    clock.freeze_time(TODAY)
     yield
-    clock.travel_to(None)
+    clock.freeze_time(None)
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def acme(app: Flask, client: FlaskClient) -> Company:
     company.make_key("idle")
     company.open_period(clock.now())
     company.open_period(TODAY)
-    clock.travel_to(TODAY)
+    clock.freeze_time(TODAY)
     company.use(5, at=datetime(2026, 3, 16, 23, 59, tzinfo=UTC), key="busy")
     company.use(2, at=datetime(2026, 3, 17, tzinfo=UTC), key="busy")
     company.use(3, key="busy")

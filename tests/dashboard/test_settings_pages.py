@@ -7,11 +7,12 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from saas_api.billing import service as billing
-from saas_api.core import tenancy
-from saas_api.core.ids import read_id
-from saas_api.organizations import service as organizations
-from saas_api.organizations.models import Organization
+from saas_api.accounts import organizations
+from saas_api.accounts.models import Organization
+from saas_api.billing import profiles
+from saas_api.billing.profiles import BillingDetails
+from saas_api.core import ids
+from saas_api.core.db import tenancy
 from tests.dashboard.webhooks.hooks import counted
 from tests.pages import Browser, check_access, form_of
 from tests.people import PASSWORD, Person, join, sign_in
@@ -31,10 +32,10 @@ def browser(app: Flask, alice: Person) -> Browser:
     return Browser(app, alice)
 
 
-def kept(app: Flask, person: Person) -> tuple[Organization, billing.Buyer]:
-    organization_id = read_id("org", person.organization_id)
-    with app.app_context(), tenancy.transaction(organization_id) as session:
-        return organizations.get(session, organization_id), billing.buyer_of(session, organization_id)
+def kept(app: Flask, person: Person) -> tuple[Organization, BillingDetails]:
+    organization_id = ids.parse_id("org", person.organization_id)
+    with app.app_context(), tenancy.tenant_session(organization_id) as session:
+        return organizations.get(session, organization_id), profiles.get_billing_details(session, organization_id)
 
 
 def sessions(client: FlaskClient, person: Person) -> list[dict[str, Any]]:
@@ -60,14 +61,14 @@ def test_settings_are_saved_and_stand_on_the_next_invoice(app: Flask, browser: B
     organization, buyer = kept(app, alice)
     assert (organization.name, organization.timezone) == ("Acme & Sons", "Africa/Lagos")
     assert organization.billing_email == "bills@acme.example"
-    assert buyer == billing.Buyer("Acme Limited", ["1 Marina", "Lagos"], "NG-1")
+    assert buyer == BillingDetails("Acme Limited", ["1 Marina", "Lagos"], "NG-1")
     again = browser.form(SETTINGS)
     assert again["address"] == ["1 Marina\nLagos"]
     assert again["timezone"] == ["Africa/Lagos"]
     assert browser.submit(SETTINGS, billing_email="", address="", legal_name="", tax_id="").status_code == 303
     organization, buyer = kept(app, alice)
     assert organization.billing_email is None
-    assert buyer == billing.Buyer(None, [], None)
+    assert buyer == BillingDetails(None, [], None)
 
 
 def test_what_is_wrong_is_kept_as_it_was_typed(app: Flask, browser: Browser, alice: Person) -> None:

@@ -7,7 +7,7 @@ import pytest
 from flask import Flask
 from pydantic import Field, SecretStr, create_model
 
-from saas_api.cli.documents import default_text, env_example, settings_table, with_table
+from saas_api.cli.commands import documents
 
 Sample = create_model(
     "Sample",
@@ -19,22 +19,22 @@ Sample = create_model(
 
 
 def test_defaults_are_written_as_the_environment_takes_them() -> None:
-    shown = {name: default_text(field) for name, field in Sample.model_fields.items()}
+    shown = {name: documents.format_default(field) for name, field in Sample.model_fields.items()}
     assert shown == {"RATE": "0.0000001", "IS_ON": "0", "NAMES": "a,b", "SECRET": ""}
 
 
 def test_the_table_replaces_what_stands_between_its_marks() -> None:
     readme = "before\n<!-- settings: begin -->\nold\n<!-- settings: end -->\nafter\n"
-    made = with_table(readme, Sample.model_fields)
+    made = documents.insert_settings_table(readme, Sample.model_fields)
     assert "old" not in made
     assert made.startswith("before\n")
     assert made.endswith("\nafter\n")
-    assert with_table(made, Sample.model_fields) == made
-    assert "| `SECRET` | - | long | a secret |" in settings_table(Sample.model_fields)
+    assert documents.insert_settings_table(made, Sample.model_fields) == made
+    assert "| `SECRET` | - | long | a secret |" in documents.settings_table(Sample.model_fields)
 
 
 def test_the_example_environment_sets_nothing_by_itself() -> None:
-    lines = env_example(Sample.model_fields).splitlines()
+    lines = documents.env_example(Sample.model_fields).splitlines()
     assert "#IS_ON=0" in lines
     assert all(line.startswith("#") or not line for line in lines)
 

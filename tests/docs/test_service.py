@@ -8,24 +8,26 @@ from openapi_spec_validator import validate
 
 from saas_api.core.access import Access
 from saas_api.core.errors import Conflict, Gone
-from saas_api.core.http import Amount, Email, Id, Operation, QueryInt, Schema, Timestamp
-from saas_api.docs.service import Route, openapi
+from saas_api.core.fields import Email, MoneyAmount, PrefixedId, QueryInteger, StrictSchema, Timestamp
+from saas_api.core.web.endpoint import Operation
+from saas_api.docs import openapi
+from saas_api.docs.openapi import ApiRoute
 
 
-class ThingQuery(Schema):
-    limit = QueryInt(minimum=1, maximum=100, load_default=20)
+class ThingQuery(StrictSchema):
+    limit = QueryInteger(minimum=1, maximum=100, load_default=20)
     since = fields.Date(load_default=None)
 
 
-class ThingOut(Schema):
-    id = Id("key")
+class ThingOut(StrictSchema):
+    id = PrefixedId("key")
     to = Email()
     at = Timestamp()
-    amount = Amount()
+    amount = MoneyAmount()
 
 
 def written(access: Access) -> dict[str, Any]:
-    route = Route(
+    route = ApiRoute(
         path="/api/v1/things/{thing_id}",
         method="POST",
         summary="Make a thing.\n\nMore about it.",
@@ -35,7 +37,7 @@ def written(access: Access) -> dict[str, Any]:
             "make_thing", "things", query=ThingQuery(), returns=ThingOut(), status=201, errors=(Conflict, Gone)
         ),
     )
-    document = openapi([route])
+    document = openapi.build_openapi([route])
     validate(document)
     return document
 

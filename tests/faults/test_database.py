@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
-from saas_api.cli.dev.addresses import LOGIN
+from saas_api.settings.instance import DATABASE_LOGIN
 from tests.faults import oracle
 from tests.faults.load import Load, sign_up
 from tests.faults.stack import Stack, until
@@ -47,7 +47,7 @@ def test_a_connection_cut_while_accepting_is_replaced_and_nobody_notices(running
         cut = 0
         for _ in range(CUTS):
             time.sleep(1)
-            cut += running.rows(_CUT, LOGIN)[0][0]
+            cut += running.rows(_CUT, DATABASE_LOGIN)[0][0]
     print(f"\n{cut} connections cut")  # noqa: T201 - the figures are what the round is for
     assert cut >= CUTS
     check("backends terminated", running, load, {202, 503})
@@ -60,8 +60,12 @@ def test_a_database_that_takes_no_connection_is_503_until_it_does(running: Stack
     tenant = sign_up(running, "crowded")
     with Load(running, [tenant], threads=2, pause=0.02) as load:
         time.sleep(1)
-        with altered(running, f"ALTER ROLE {LOGIN} CONNECTION LIMIT 0", f"ALTER ROLE {LOGIN} CONNECTION LIMIT -1"):
-            running.rows(_CUT, LOGIN)
+        with altered(
+            running,
+            f"ALTER ROLE {DATABASE_LOGIN} CONNECTION LIMIT 0",
+            f"ALTER ROLE {DATABASE_LOGIN} CONNECTION LIMIT -1",
+        ):
+            running.rows(_CUT, DATABASE_LOGIN)
             time.sleep(DOWN_SECONDS)
         accepted = len(load.journal)
         until(lambda: len(load.journal) > accepted + 10, 15, "accepting again")

@@ -12,9 +12,9 @@ import pytest
 import redis
 import rq
 
+from saas_api.cli.commands.scheduler import SCHEDULE_ENTRY_ID
 from saas_api.cli.dev.engines import Engines
-from saas_api.cli.scheduler import TICK_ID
-from saas_api.core import queue
+from saas_api.core.jobs import queue
 from tests.faults import oracle
 from tests.faults.load import Load, sign_up
 from tests.faults.stack import QUICK, Stack, until
@@ -70,7 +70,7 @@ def test_a_hundred_wake_ups_for_the_same_work_do_it_once(running: Stack) -> None
     with client(running) as connection:
         carried = rq.Queue("messages", connection=connection)
         for _ in range(100):
-            carried.enqueue_call(queue.perform, args=("messages.drain",), timeout=60, result_ttl=0, failure_ttl=60)
+            carried.enqueue_call(queue.run_job, args=("messages.drain",), timeout=60, result_ttl=0, failure_ttl=60)
     until(lambda: running.rows(_OPEN, "loud")[0][0] == 0, 60, "all final")
     calls, sent = running.rows(_CALLS, "loud")[0]
     print(f"\n100 wake-ups: {sent} sent, {calls} call each at most")  # noqa: T201 - the figures are what the round is for
@@ -103,16 +103,16 @@ def test_who_sleeps_through_its_lease_writes_nothing_when_it_wakes(running: Stac
 @pytest.mark.parametrize("is_poisoned", [False, True], ids=["deleted", "poisoned"])
 def test_the_tick_comes_back_when_its_entry_is_gone_or_unreadable(running: Stack, is_poisoned: bool) -> None:
     with client(running) as connection:
-        until(lambda: connection.zscore(TICKS, TICK_ID), 20, "the tick")
+        until(lambda: connection.zscore(TICKS, SCHEDULE_ENTRY_ID), 20, "the tick")
         if is_poisoned:
-            connection.hset(f"rq:job:{TICK_ID}", "created_at", "rubbish")
-            connection.zadd(TICKS, {TICK_ID: 0})
+            connection.hset(f"rq:job:{SCHEDULE_ENTRY_ID}", "created_at", "rubbish")
+            connection.zadd(TICKS, {SCHEDULE_ENTRY_ID: 0})
         else:
-            connection.zrem(TICKS, TICK_ID)
-            connection.delete(f"rq:job:{TICK_ID}")
+            connection.zrem(TICKS, SCHEDULE_ENTRY_ID)
+            connection.delete(f"rq:job:{SCHEDULE_ENTRY_ID}")
         started = time.monotonic()
-        until(lambda: (connection.zscore(TICKS, TICK_ID) or 0) > time.time() - 1, 20, "the tick is back")
-        assert connection.hget(f"rq:job:{TICK_ID}", "created_at") != b"rubbish"
+        until(lambda: (connection.zscore(TICKS, SCHEDULE_ENTRY_ID) or 0) > time.time() - 1, 20, "the tick is back")
+        assert connection.hget(f"rq:job:{SCHEDULE_ENTRY_ID}", "created_at") != b"rubbish"
     seconds = time.monotonic() - started
     print(f"\ntick {'poisoned' if is_poisoned else 'deleted'}: back after {seconds:.1f} s")  # noqa: T201 - the figures are what the round is for
 

@@ -7,7 +7,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from config import load
-from saas_api import create_app
+from saas_api.app import create_app
 from tests.support import forks
 
 

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from flask.testing import FlaskClient
 
-from saas_api.core.ids import read_id, wire_id
+from saas_api.core import ids
 
 SEND, LIST = "/api/v1/messages/send", "/api/v1/messages"
 SMS = {"to": "+2348012345678", "type": "sms", "message": "Hello"}
@@ -33,13 +33,13 @@ def join(client: FlaskClient, superuser: Any, boss: Headers, email: str, role: s
             "INSERT INTO memberships (organization_id, user_id, role) SELECT %s, id, %s FROM users WHERE email = %s"
         )
         cursor.execute(joined, (str(organization_id), role, email))
-    body = {"email": email, "password": PASSWORD, "organization_id": wire_id("org", organization_id)}
+    body = {"email": email, "password": PASSWORD, "organization_id": ids.format_id("org", organization_id)}
     answer = client.post("/api/v1/auth/login", json=body)
     return {"Authorization": f"Bearer {answer.json['data']['token']}"}
 
 
 def organization_of(client: FlaskClient, person: Headers) -> UUID:
-    return read_id("org", client.get("/api/v1/auth/me", headers=person).json["data"]["organization"]["id"])
+    return ids.parse_id("org", client.get("/api/v1/auth/me", headers=person).json["data"]["organization"]["id"])
 
 
 def make_key(client: FlaskClient, person: Headers, **options: Any) -> tuple[str, Headers]:

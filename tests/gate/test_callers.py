@@ -8,8 +8,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import event
 
-from saas_api.api_keys.rules import new_key
-from saas_api.core.db import db
+from saas_api.api_keys import key_format
+from saas_api.core.db.engine import db
 from tests.gate.neighbour import neighbour
 from tests.gate.people import LIST, SEND, SMS, make_key, sign_up
 
@@ -48,7 +48,7 @@ def test_a_malformed_key_is_refused_without_a_statement(app: Flask, client: Flas
     def note(*seen: Any) -> None:
         statements.append(seen[2])
 
-    text = new_key("sk", "live")
+    text = key_format.generate_key("sk", "live")
     wrong = text[:-1] + ("y" if text[-1] == change else change)
     event.listen(engine, "before_cursor_execute", note)
     try:
@@ -61,7 +61,7 @@ def test_a_malformed_key_is_refused_without_a_statement(app: Flask, client: Flas
 
 
 def test_unknown_keys_are_limited_by_address(client: FlaskClient) -> None:
-    codes = [code(client.get(LIST, headers={"X-API-Key": new_key("sk", "live")}))[0] for _ in range(31)]
+    codes = [code(client.get(LIST, headers={"X-API-Key": key_format.generate_key("sk", "live")}))[0] for _ in range(31)]
     assert codes == [401] * 30 + [429]
 
 

@@ -80,7 +80,7 @@ def test_a_crash_and_a_full_limit_have_them_too(
         raise RuntimeError("inside")
 
     crash.__access__ = app.view_functions["ops.healthz"].__access__  # type: ignore[attr-defined]  # as a view has it
-    monkeypatch.setitem(app.view_functions, "billing.plans.list_plans", crash)
+    monkeypatch.setitem(app.view_functions, "billing_plans.list_plans", crash)
     monkeypatch.setitem(app.config, "PROPAGATE_EXCEPTIONS", False)
     broken = client.get("/api/v1/billing/plans")
     assert broken.status_code == 500

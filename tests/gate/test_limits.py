@@ -15,7 +15,7 @@ import redis
 from flask import Flask
 from flask.testing import FlaskClient
 
-from saas_api.core import limits
+from saas_api.core.limits import limiter
 from tests.gate.neighbour import neighbour
 from tests.gate.people import LIST, SEND, SMS, make_key, sign_up, stay_within_a_minute
 
@@ -145,7 +145,7 @@ def test_a_redis_that_takes_no_writes_costs_nobody_an_error(
             signed_in = client.get("/api/v1/auth/me", headers=person).status_code
         finally:
             connection.config_set(setting[0], "0")
-            limits.storage().failures = 0
+            limiter.get_storage().failures = 0
     assert (answers, signed_in) == ([202] * 5, 200)
 
 

@@ -12,9 +12,9 @@ import time_machine
 from flask import Flask
 from flask.testing import FlaskClient
 
-from saas_api.core import clock, tenancy
-from saas_api.core.ids import read_id
-from saas_api.organizations.models import Membership
+from saas_api.accounts.models import Membership
+from saas_api.core import clock, ids
+from saas_api.core.db import tenancy
 from tests.pages import Browser, form_of
 from tests.people import PASSWORD, Person, join, sign_in
 
@@ -217,9 +217,9 @@ def test_an_operator_without_an_organization_signs_in_at_the_page_alone(app: Fla
 def test_a_page_of_one_organization_does_nothing_in_another(
     app: Flask, client: FlaskClient, alice: Person, carol: Person
 ) -> None:
-    with app.app_context(), tenancy.as_system("auth.register") as session:
-        there = read_id("org", carol.organization_id)
-        session.add(Membership(organization_id=there, user_id=read_id("usr", alice.user_id), role="admin"))
+    with app.app_context(), tenancy.system_session("auth.register") as session:
+        there = ids.parse_id("org", carol.organization_id)
+        session.add(Membership(organization_id=there, user_id=ids.parse_id("usr", alice.user_id), role="admin"))
     browser = Browser(app, alice)
     form = browser.form("/dashboard/settings")
     browser.submit(HOME, "/dashboard/switch", organization_id=carol.organization_id)
@@ -234,9 +234,9 @@ def test_a_page_of_one_organization_does_nothing_in_another(
 def test_who_signs_in_again_goes_on_where_they_were(
     app: Flask, client: FlaskClient, alice: Person, carol: Person
 ) -> None:
-    with app.app_context(), tenancy.as_system("auth.register") as session:
-        there = read_id("org", carol.organization_id)
-        session.add(Membership(organization_id=there, user_id=read_id("usr", alice.user_id), role="admin"))
+    with app.app_context(), tenancy.system_session("auth.register") as session:
+        there = ids.parse_id("org", carol.organization_id)
+        session.add(Membership(organization_id=there, user_id=ids.parse_id("usr", alice.user_id), role="admin"))
     browser = Browser(app, alice)
     browser.submit(HOME, "/dashboard/switch", organization_id=carol.organization_id)
     form = browser.form(HOME, STEPS)

@@ -17,7 +17,7 @@ def test_messages_go_on_after_the_running_month_was_closed_ahead_of_time(
     person = sign_up(client, "Acme", "alice@acme.example")
     _, key = make_key(client, person)
     send(client, key)
-    after_the_period = clock.rfc3339(period_end(client, person) + timedelta(hours=2))
+    after_the_period = clock.format_rfc3339(period_end(client, person) + timedelta(hours=2))
     organization = organization_of(client, person)
     closed = app.test_cli_runner().invoke(
         args=["billing", "close", "--json", "--organization", organization, "--at", after_the_period]

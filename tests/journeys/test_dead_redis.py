@@ -8,9 +8,11 @@ from flask import Flask
 from flask.testing import FlaskClient
 from rq_scheduler import Scheduler
 
+from saas_api.cli.commands import scheduler
 from saas_api.cli.dev.engines import Engines
-from saas_api.cli.scheduler import pass_once
-from saas_api.core import limits, queue
+from saas_api.core.jobs import queue
+from saas_api.core.jobs.queue import BACKGROUND
+from saas_api.core.limits import limiter
 from tests.journeys.steps import make_key, send, sign_up
 
 ONE_SLOW_ANSWER_SECONDS = 0.5
@@ -27,7 +29,7 @@ def without_redis(engines: Engines) -> Iterator[Callable[[], None]]:
 
     yield kill
     engines.redis.start()
-    limits.storage().failures = 0
+    limiter.get_storage().failures = 0
 
 
 def test_messages_are_accepted_and_delivered_while_redis_is_dead(
@@ -46,7 +48,7 @@ def test_messages_are_accepted_and_delivered_while_redis_is_dead(
     assert client.get("/readyz").status_code == 200
 
     with app.app_context():
-        pass_once(Scheduler(queue_name=queue.BACKGROUND, connection=queue.patient_client()))
+        scheduler.run_once(Scheduler(queue_name=BACKGROUND, connection=queue.worker_redis()))
 
     for message_id in accepted:
         shown = client.get(f"/api/v1/messages/{message_id}", headers=key)

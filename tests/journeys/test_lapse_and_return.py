@@ -9,10 +9,10 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from saas_api.billing import service as billing
-from saas_api.core import clock, tenancy
-from saas_api.core.ids import read_id
-from saas_api.payments.service import dunning
+from saas_api.billing import invoices
+from saas_api.core import clock, ids
+from saas_api.core.db import tenancy
+from saas_api.payments import dunning
 from tests.journeys.steps import Headers, make_key, organization_of, period_end, send, sign_up
 
 MESSAGE = {"to": "+2348012345678", "type": "sms", "message": "Hello"}
@@ -21,18 +21,18 @@ MESSAGE = {"to": "+2348012345678", "type": "sms", "message": "Hello"}
 @pytest.fixture(autouse=True)
 def back_to_the_present() -> Iterator[None]:
     yield
-    clock.travel_to(None)
+    clock.freeze_time(None)
 
 
 def close_period(app: Flask, ends_at: datetime) -> None:
-    clock.travel_to(ends_at + timedelta(hours=2))
+    clock.freeze_time(ends_at + timedelta(hours=2))
     closed = app.test_cli_runner().invoke(args=["billing", "close", "--json"])
     assert closed.exit_code == 0, closed.output
 
 
 def pursue(app: Flask, at: datetime) -> list[str]:
     """Travel, and let a user's hand do what the minute's run does."""
-    clock.travel_to(at)
+    clock.freeze_time(at)
     done = app.test_cli_runner().invoke(args=["dunning", "run", "--json"])
     assert done.exit_code == 0, done.output
     return [step["action"] for step in json.loads(done.stdout)["steps"]]
@@ -45,10 +45,10 @@ def attempt(client: FlaskClient, key: Headers) -> tuple[int, str]:
 
 def pay(app: Flask, organization: str, invoice: dict[str, Any]) -> None:
     """Book what a provider confirmed, as the settlement does in one transaction."""
-    owner, invoice_id = read_id("org", organization), read_id("inv", invoice["id"])
-    with app.app_context(), tenancy.as_system("billing.close") as session:
-        billing.settle_invoice(session, owner, invoice_id, 9900, "payment:journey")
-        dunning.after_payment(session, owner, invoice_id)
+    owner, invoice_id = ids.parse_id("org", organization), ids.parse_id("inv", invoice["id"])
+    with app.app_context(), tenancy.system_session("billing.close") as session:
+        invoices.apply_payment(session, owner, invoice_id, 9900, "payment:journey")
+        dunning.stop_if_settled(session, owner, invoice_id)
 
 
 def open_invoice(app: Flask, client: FlaskClient, person: Headers) -> tuple[dict[str, Any], datetime]:
@@ -100,7 +100,7 @@ def test_nobody_needs_to_travel_to_see_a_lapse(app: Flask, client: FlaskClient) 
 
     def at(days: int) -> str:
         done = app.test_cli_runner().invoke(
-            args=["dunning", "run", "--at", clock.rfc3339(due + timedelta(days=days, minutes=1))]
+            args=["dunning", "run", "--at", clock.format_rfc3339(due + timedelta(days=days, minutes=1))]
         )
         assert done.exit_code == 0, done.output
         return done.stdout

@@ -16,7 +16,7 @@ from tests.journeys.steps import make_key, organization_of, period_end, send, si
 @pytest.fixture(autouse=True)
 def back_to_the_present() -> Iterator[None]:
     yield
-    clock.travel_to(None)
+    clock.freeze_time(None)
 
 
 def close(app: Flask, *arguments: str) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def test_a_month_of_use_becomes_one_numbered_invoice(app: Flask, client: FlaskCl
     work()
     assert close(app)["invoices"] == []
 
-    clock.travel_to(period_end(client, person) + timedelta(hours=2))
+    clock.freeze_time(period_end(client, person) + timedelta(hours=2))
     assert close(app, "--dry-run")["dry_run"] is True
     assert invoices_of(client, person) == []
     closed = close(app)["invoices"]
@@ -54,9 +54,9 @@ def test_a_month_of_use_becomes_one_numbered_invoice(app: Flask, client: FlaskCl
 
 def test_the_grace_hour_after_midnight_is_waited_for(app: Flask, client: FlaskClient) -> None:
     midnight = period_end(client, sign_up(client, "Acme", "alice@acme.example"))
-    clock.travel_to(midnight + timedelta(minutes=59))
+    clock.freeze_time(midnight + timedelta(minutes=59))
     assert close(app)["invoices"] == []
-    clock.travel_to(midnight + timedelta(minutes=61))
+    clock.freeze_time(midnight + timedelta(minutes=61))
     assert len(close(app)["invoices"]) == 1
 
 

@@ -16,7 +16,7 @@ def test_two_processes_that_close_the_same_period_write_one_invoice(
     person = sign_up(client, "Acme", "alice@acme.example")
     _, key = make_key(client, person)
     send(client, key)
-    after_the_period = clock.rfc3339(period_end(client, person) + timedelta(hours=2))
+    after_the_period = clock.format_rfc3339(period_end(client, person) + timedelta(hours=2))
 
     slow = "billing.after_close:sleep=2"
     runs = Closer(config).close(after_the_period, slow, slow)

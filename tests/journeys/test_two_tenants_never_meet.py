@@ -10,10 +10,9 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.routing import Rule
 
-from saas_api.billing import service as billing
-from saas_api.core import clock
-from saas_api.core.fields import IdConverter
-from saas_api.core.ids import new_id, read_id, wire_id
+from saas_api.billing import period_close
+from saas_api.core import clock, ids
+from saas_api.core.web.http import PrefixedIdConverter
 from tests.journeys.steps import Headers, make_key, send, sign_up
 
 
@@ -47,7 +46,7 @@ def carols(app: Flask, client: FlaskClient, work: Callable[[], None]) -> dict[st
 def bill(app: Flask, client: FlaskClient, organization_id: str, person: Headers) -> Any:
     """An invoice over what was used until now."""
     with app.app_context():
-        billing.close_now(read_id("org", organization_id))
+        period_close.close_now(ids.parse_id("org", organization_id))
     [invoice] = client.get("/api/v1/billing/history", headers=person).json["data"]["invoices"]
     return client.get(f"/api/v1/billing/invoices/{invoice['id']}", headers=person).json["data"]
 
@@ -77,7 +76,7 @@ def guarded_rules(app: Flask) -> Iterator[tuple[str, Rule]]:
 def path_of(rule: Rule, ids: dict[str, str]) -> str:
     path = rule.rule
     for name, converter in rule._converters.items():
-        assert isinstance(converter, IdConverter), f"{rule.rule} takes something else than an id"
+        assert isinstance(converter, PrefixedIdConverter), f"{rule.rule} takes something else than an id"
         path = path.replace(f'<id("{converter.prefix}"):{name}>', ids[converter.prefix])
     return path
 
@@ -92,7 +91,7 @@ def told(client: FlaskClient, method: str, path: str, headers: Headers, body: An
 def test_every_object_of_carol_is_missing_for_alice(app: Flask, client: FlaskClient, carols: dict[str, str]) -> None:
     person = sign_up(client, "Acme", "alice@acme.example")
     _, key = make_key(client, person)
-    nobodys = {prefix: wire_id(prefix, new_id()) for prefix in carols}
+    nobodys = {prefix: ids.format_id(prefix, ids.new_id()) for prefix in carols}
     tried = 0
     for (method, rule), caller in itertools.product(list(guarded_rules(app)), (person, key)):
         body = next((body for end, body in BODIES.items() if rule.rule.endswith(end)), {})
@@ -118,7 +117,8 @@ def test_an_id_of_carol_in_a_body_is_as_good_as_none(
 ) -> None:
     person = sign_up(client, "Acme", "alice@acme.example")
     answers = [
-        told(client, "POST", path, person, {field: each}) for each in (carols[prefix], wire_id(prefix, new_id()))
+        told(client, "POST", path, person, {field: each})
+        for each in (carols[prefix], ids.format_id(prefix, ids.new_id()))
     ]
     assert answers[0] == answers[1]
     assert answers[0][0] in (404, 422)

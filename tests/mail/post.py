@@ -7,10 +7,10 @@ from uuid import UUID, uuid4
 import sqlalchemy as sa
 from flask import Flask
 
-from saas_api import mail
-from saas_api.core import tenancy
-from saas_api.mail.service import delivery
+from saas_api.core.db import tenancy
+from saas_api.mail import dispatch, mails
 from saas_api.providers import mailbox
+from saas_api.providers.mailbox import StoredEmail
 
 OVERDUE = {
     "organization": "Acme",
@@ -65,36 +65,36 @@ WORDS: dict[str, dict[str, Any]] = {
 
 
 def write(app: Flask, to: str = "ann@customer.example", template: str = "verify_email", **words: Any) -> None:
-    with app.app_context(), tenancy.as_system("mail.deliver") as session:
-        mail.send(session, template, to, **{**WORDS[template], **words})
+    with app.app_context(), tenancy.system_session("mail.deliver") as session:
+        mails.enqueue(session, template, to, **{**WORDS[template], **words})
 
 
 def rows(app: Flask, columns: str = "status, attempts, error_code") -> list[Any]:
-    with app.app_context(), tenancy.as_system("mail.deliver") as session:
+    with app.app_context(), tenancy.system_session("mail.deliver") as session:
         return list(session.execute(sa.text(f"SELECT {columns} FROM mails ORDER BY id")))
 
 
 def make_due(app: Flask) -> None:
-    with app.app_context(), tenancy.as_system("mail.deliver") as session:
+    with app.app_context(), tenancy.system_session("mail.deliver") as session:
         session.execute(sa.text("UPDATE mails SET next_at = now() WHERE next_at IS NOT NULL"))
 
 
 def turn(app: Flask, organization_id: UUID | None = None) -> int:
     with app.app_context():
-        return delivery.hand_over_some(organization_id)
+        return dispatch.deliver_batch(organization_id)
 
 
 def claim(app: Flask, organization_id: UUID | None = None) -> UUID:
     """Take what is due and do nothing with it."""
     token = uuid4()
     with app.app_context():
-        delivery._claim(organization_id, token)
+        dispatch._claim(organization_id, token)
     return token
 
 
-def received(app: Flask) -> list[mailbox.Kept]:
+def received(app: Flask) -> list[StoredEmail]:
     with app.app_context():
-        return list(mailbox.newest())
+        return list(mailbox.list_emails())
 
 
 def links(text: str) -> set[str]:

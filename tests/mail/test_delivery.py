@@ -7,31 +7,35 @@ import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 
-from saas_api import schedule
-from saas_api.core import observe, tenancy
-from saas_api.mail.service import delivery
-from saas_api.providers import Letter, Outcome, mailbox
+from saas_api.core import faults
+from saas_api.core.db import tenancy
+from saas_api.core.jobs import queue, schedule
+from saas_api.mail import dispatch
+from saas_api.providers import selection
+from saas_api.providers.mail import OutboundEmail
+from saas_api.providers.mailbox import FileMailbox
+from saas_api.providers.messages import SendResult
 from tests.mail import post
 from tests.messages.people import Company
 
 Work = Callable[[], None]
 
 
-class Stubborn(mailbox.Mailbox):
+class Stubborn(FileMailbox):
     """A mailbox that answers everything in one way."""
 
-    def __init__(self, outcome: Outcome) -> None:
+    def __init__(self, outcome: SendResult) -> None:
         self.outcome = outcome
 
-    def deliver(self, letters: Sequence[Letter]) -> Generator[tuple[Letter, Outcome], None, None]:
+    def deliver(self, letters: Sequence[OutboundEmail]) -> Generator[tuple[OutboundEmail, SendResult], None, None]:
         for letter in letters:
             yield letter, self.outcome
 
 
 @pytest.fixture
-def answer(monkeypatch: pytest.MonkeyPatch) -> Callable[[Outcome], None]:
-    def use(outcome: Outcome) -> None:
-        monkeypatch.setattr(delivery, "mailer", lambda: Stubborn(outcome))
+def answer(monkeypatch: pytest.MonkeyPatch) -> Callable[[SendResult], None]:
+    def use(outcome: SendResult) -> None:
+        monkeypatch.setattr(selection, "email_provider", lambda: Stubborn(outcome))
 
     return use
 
@@ -49,9 +53,9 @@ def test_a_committed_mail_is_in_the_mailbox_and_its_content_out_of_the_table(app
 
 
 def test_a_mail_that_the_outside_cannot_take_now_is_tried_eight_times(
-    app: Flask, answer: Callable[[Outcome], None]
+    app: Flask, answer: Callable[[SendResult], None]
 ) -> None:
-    answer(Outcome("retry", "provider_unavailable"))
+    answer(SendResult("retry", "provider_unavailable"))
     post.write(app)
     for attempt in range(1, 9):
         assert post.turn(app) == 1
@@ -61,8 +65,8 @@ def test_a_mail_that_the_outside_cannot_take_now_is_tried_eight_times(
     assert post.rows(app, "text_body") == [(None,)]
 
 
-def test_a_refused_mail_fails_at_once_and_forgets_its_content(app: Flask, answer: Callable[[Outcome], None]) -> None:
-    answer(Outcome("rejected", "invalid_recipient"))
+def test_a_refused_mail_fails_at_once_and_forgets_its_content(app: Flask, answer: Callable[[SendResult], None]) -> None:
+    answer(SendResult("rejected", "invalid_recipient"))
     post.write(app)
     post.turn(app)
     assert post.rows(app, "status, error_code, text_body") == [("failed", "invalid_recipient", None)]
@@ -75,7 +79,7 @@ def test_who_lost_the_lease_writes_nothing(app: Flask) -> None:
     post.claim(app)
     [(mail_id,)] = post.rows(app, "id")
     with app.app_context():
-        delivery._settle(first, mail_id, 1, Outcome("sent"))
+        dispatch._apply_result(first, mail_id, 1, SendResult("sent"))
     assert post.rows(app, "status, attempts, interruptions") == [("sending", 0, 1)]
 
 
@@ -84,8 +88,8 @@ def test_what_a_broken_worker_held_is_handed_over_by_the_next_and_is_one_mail(
     app: Flask, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     post.write(app)
-    monkeypatch.setattr(observe, "_fault", [f"{place}:raise"])
-    monkeypatch.setattr(observe, "_passed", {})
+    monkeypatch.setattr(faults, "active_fault", [f"{place}:raise"])
+    monkeypatch.setattr(faults, "_fault_hits", {})
     with pytest.raises(RuntimeError):
         post.turn(app)
     assert post.rows(app, "status, text_body LIKE '%t0ken%'") == [("sending", True)]
@@ -107,7 +111,7 @@ def test_a_mail_that_interrupts_again_and_again_is_given_up(app: Flask) -> None:
 
 
 def test_what_is_not_begun_in_time_is_given_back(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delivery, "START_WITHIN_SECONDS", -1)
+    monkeypatch.setattr(dispatch, "CLAIM_DEADLINE_SECONDS", -1)
     for number in range(3):
         post.write(app, f"ann{number}@customer.example")
     assert post.turn(app) == 3
@@ -122,16 +126,16 @@ def test_the_sweep_finds_a_mail_that_no_wake_up_announced(app: Flask, work: Work
     work()
     with app.app_context():
         post.make_due(app)
-        schedule.sweep()
+        schedule.run_sweeps()
     work()
     assert [row.status for row in post.rows(app)] == ["sent"]
 
 
 def test_without_redis_the_sweep_hands_over_by_itself(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     post.write(app)
-    monkeypatch.setattr(schedule.queue, "wake", lambda *_, **__: False)
+    monkeypatch.setattr(queue, "wake_workers", lambda *_, **__: False)
     with app.app_context():
-        schedule.sweep()
+        schedule.run_sweeps()
     assert [row.status for row in post.rows(app)] == ["sent"]
 
 
@@ -143,5 +147,5 @@ def test_one_organizations_mails_do_not_hold_up_a_persons(app: Flask, client: Fl
     assert post.turn(app, acme.id) >= 3
     assert {row.status for row in post.rows(app, "status, organization_id") if row.organization_id} == {"sent"}
     work()
-    with app.app_context(), tenancy.as_system("mail.deliver") as session:
+    with app.app_context(), tenancy.system_session("mail.deliver") as session:
         assert session.scalar(sa.text("SELECT count(*) FROM mails WHERE status <> 'sent'")) == 0

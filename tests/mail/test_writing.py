@@ -12,9 +12,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy.exc import ProgrammingError
 
-from saas_api import mail
-from saas_api.core import tenancy
-from saas_api.mail.service import writing
+from saas_api.core.db import tenancy
+from saas_api.mail import mails
 from tests.mail import post
 from tests.messages.people import Company
 
@@ -24,13 +23,13 @@ TEMPLATES = sorted(post.WORDS)
 
 def render(app: Flask, template: str, words: dict[str, Any]) -> tuple[str, str, str]:
     with app.app_context():
-        return writing.render(template, words)
+        return mails.render(template, words)
 
 
 def test_every_template_on_disk_is_tried_here() -> None:
-    found = {path.stem for path in Path(writing._TEMPLATES).glob("[a-z]*.txt")}
+    found = {path.stem for path in Path(mails._TEMPLATES).glob("[a-z]*.txt")}
     assert found == set(TEMPLATES)
-    assert {path.stem for path in Path(writing._TEMPLATES).glob("[a-z]*.html")} == found
+    assert {path.stem for path in Path(mails._TEMPLATES).glob("[a-z]*.html")} == found
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
@@ -72,8 +71,8 @@ def test_a_missing_word_is_an_error(app: Flask) -> None:
 
 
 def test_a_mail_of_a_transaction_that_fails_never_was(app: Flask, work: Callable[[], None]) -> None:
-    with app.app_context(), tenancy.as_system("mail.deliver") as session:
-        mail.send(session, "verify_email", "ann@customer.example", token="t")
+    with app.app_context(), tenancy.system_session("mail.deliver") as session:
+        mails.enqueue(session, "verify_email", "ann@customer.example", token="t")
         session.rollback()
     work()
     assert post.rows(app) == []
@@ -83,14 +82,14 @@ def test_a_mail_of_a_transaction_that_fails_never_was(app: Flask, work: Callable
 def test_a_tenant_writes_its_own_mail_and_reads_none(app: Flask, client: FlaskClient) -> None:
     acme = Company(client, "Acme", "alice@acme.example")
     with app.app_context():
-        with tenancy.transaction(acme.id) as session:
-            mail.send(session, "welcome", "bob@acme.example", organization="Acme")
-        with pytest.raises(ProgrammingError), tenancy.transaction(acme.id) as session:
+        with tenancy.tenant_session(acme.id) as session:
+            mails.enqueue(session, "welcome", "bob@acme.example", organization="Acme")
+        with pytest.raises(ProgrammingError), tenancy.tenant_session(acme.id) as session:
             session.execute(sa.text("SELECT * FROM mails"))
     assert (acme.id, "bob@acme.example") in [tuple(row) for row in post.rows(app, "organization_id, recipient")]
 
 
 def test_a_tenant_writes_no_mail_of_another(app: Flask, client: FlaskClient) -> None:
     acme, carol = Company(client, "Acme", "alice@acme.example"), Company(client, "Carol", "carol@carol.example")
-    with app.app_context(), pytest.raises(ProgrammingError), tenancy.transaction(acme.id) as session:
-        mail.send(session, "welcome", "bob@acme.example", organization_id=carol.id, organization="Acme")
+    with app.app_context(), pytest.raises(ProgrammingError), tenancy.tenant_session(acme.id) as session:
+        mails.enqueue(session, "welcome", "bob@acme.example", organization_id=carol.id, organization="Acme")

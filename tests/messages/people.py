@@ -8,9 +8,8 @@ import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 
-from saas_api.core import clock, tenancy
-from saas_api.core.db import execute_once
-from saas_api.core.ids import new_id, read_id
+from saas_api.core import clock, ids
+from saas_api.core.db import engine, tenancy
 
 SMS = {"to": "+2348012345678", "type": "sms", "message": "Hello"}
 MAIL = {"to": "ann@customer.example", "type": "email", "subject": "Hi", "message": "Hello"}
@@ -29,7 +28,7 @@ class Company:
         )
         assert answer.status_code == 201, answer.json
         self.owner = {"Authorization": f"Bearer {answer.json['data']['token']}"}
-        self.id = read_id("org", answer.json["data"]["organization"]["id"])
+        self.id = ids.parse_id("org", answer.json["data"]["organization"]["id"])
         self.live, self.test = self.make_key(mode="live"), self.make_key(mode="test")
 
     def make_key(self, **options: Any) -> dict[str, str]:
@@ -49,29 +48,29 @@ class Company:
 
 
 def rows(app: Flask, organization_id: UUID, sql: str) -> list[Any]:
-    with app.app_context(), tenancy.transaction(organization_id) as session:
+    with app.app_context(), tenancy.tenant_session(organization_id) as session:
         return list(session.execute(sa.text(sql)))
 
 
 def outside(app: Flask, sql: str = "SELECT message_id, outcome, calls FROM mock_sends") -> list[Any]:
     """What the mock remembers."""
-    with app.app_context(), tenancy.as_system("providers.mock") as session:
+    with app.app_context(), tenancy.system_session("providers.mock") as session:
         return list(session.execute(sa.text(sql)))
 
 
 def make_due(app: Flask, organization_id: UUID) -> None:
     """Let every open message, and every lease, be due now."""
-    with app.app_context(), tenancy.transaction(organization_id) as session:
+    with app.app_context(), tenancy.tenant_session(organization_id) as session:
         session.execute(sa.text("UPDATE messages SET next_at = now() WHERE next_at IS NOT NULL"))
 
 
 def queue_many(app: Flask, organization_id: UUID, count: int, recipient: str = SMS["to"]) -> list[UUID]:
     """Put test messages into the table, unannounced."""
-    ids = [new_id() for _ in range(count)]
+    message_ids = [ids.new_id() for _ in range(count)]
     insert = """
         INSERT INTO messages (organization_id, id, mode, channel, recipient, body, next_at, accepted_at, expires_at)
         SELECT %(org)s, unnest(%(ids)s::uuid[]), 'test', 'sms', %(to)s, 'x', now(), %(at)s, now() + interval '24 h'"""
-    values = {"org": organization_id, "ids": ids, "to": recipient, "at": clock.now()}
+    values = {"org": organization_id, "ids": message_ids, "to": recipient, "at": clock.now()}
     with app.app_context():
-        execute_once([tenancy.bind_statement(organization_id), (insert, values)])
-    return ids
+        engine.execute_batch([tenancy.tenant_scope_statement(organization_id), (insert, values)])
+    return message_ids

@@ -13,10 +13,8 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from saas_api import schedule
-from saas_api.core import lease
-from saas_api.core.queue import wake
-from saas_api.messages import service as messages
+from saas_api.core.jobs import queue, schedule
+from saas_api.messages import dispatch
 from tests.messages.people import MAIL, Company, Work, make_due, outside, queue_many, rows
 from tests.support import forks
 
@@ -55,7 +53,7 @@ def until(condition: Callable[[], bool], seconds: float = 60) -> None:
 
 def ticks(app: Flask) -> int:
     with app.app_context():
-        return len(lease.last_runs())
+        return len(schedule.list_last_runs())
 
 
 def open_rows(app: Flask, acme: Company) -> int:
@@ -93,7 +91,7 @@ def test_what_fails_for_a_moment_is_delivered_later(app: Flask, acme: Company, r
     for attempt in range(1, tries + 1):
         with app.app_context():
             make_due(app, acme.id)
-            messages.deliver_some(acme.id)
+            dispatch.deliver_batch(acme.id)
         shown = acme.show(sent)
         assert shown["attempts"] == attempt
         assert shown["status"] == ("delivered" if attempt == tries else "queued")
@@ -106,38 +104,38 @@ def test_what_is_always_down_fails_after_the_eighth_try(app: Flask, acme: Compan
     with app.app_context():
         for _ in range(8):
             make_due(app, acme.id)
-            messages.deliver_some(acme.id)
+            dispatch.deliver_batch(acme.id)
     shown = acme.show(sent)
     assert (shown["status"], shown["error_code"], shown["attempts"]) == ("failed", "provider_unavailable", 8)
     assert rows(app, acme.id, "SELECT sum(quantity) FROM usage_events") == [(0,)]
 
 
 def test_a_lost_lease_writes_nothing(app: Flask, acme: Company) -> None:
-    from saas_api.messages.service import delivery
+    from saas_api.messages import dispatch
 
     sent = acme.send()["message_id"]
     first, second = uuid4(), uuid4()
     with app.app_context():
-        [row] = delivery._claim(acme.id, first)
+        [row] = dispatch._claim(acme.id, first)
         make_due(app, acme.id)
-        [again] = delivery._claim(acme.id, second)
+        [again] = dispatch._claim(acme.id, second)
         assert (again.id, again.interruptions) == (row.id, 1)
-        delivery._finish(acme.id, first, [delivery._Final(row.id, "failed", "unreachable")])
+        dispatch._finish(acme.id, first, [dispatch._FinalResult(row.id, "failed", "unreachable")])
         assert acme.show(sent)["status"] == "sending"
-        delivery._send(acme.id, second, [again])
+        dispatch._send(acme.id, second, [again])
     assert acme.show(sent)["status"] == "delivered"
     assert rows(app, acme.id, "SELECT count(*) FROM usage_events") == [(1,)]
 
 
 def test_a_message_that_interrupts_again_and_again_is_given_up(app: Flask, acme: Company) -> None:
-    from saas_api.messages.service import delivery
+    from saas_api.messages import dispatch
 
     sent = acme.send()["message_id"]
     with app.app_context():
         for _ in range(10):
-            assert len(delivery._claim(acme.id, uuid4())) == 1
+            assert len(dispatch._claim(acme.id, uuid4())) == 1
             make_due(app, acme.id)
-        messages.deliver_some(acme.id)
+        dispatch.deliver_batch(acme.id)
     shown = acme.show(sent)
     assert (shown["status"], shown["error_code"]) == ("failed", "poisoned")
     assert outside(app) == []
@@ -148,7 +146,7 @@ def test_the_sweep_finds_what_no_wake_up_announced(app: Flask, acme: Company, wo
     work()
     assert open_rows(app, acme) == 3
     with app.app_context():
-        schedule.sweep()
+        schedule.run_sweeps()
     work()
     assert open_rows(app, acme) == 0
 
@@ -171,7 +169,7 @@ def test_two_workers_on_one_queue_send_every_message_once(
     for _ in range(2):
         start("worker", "--only", "messages")
         with app.app_context():
-            wake("messages.drain", is_forced=True)
+            queue.wake_workers("messages.drain", is_forced=True)
     until(lambda: open_rows(app, acme) == 0)
     sent = outside(app)
     assert {row.message_id for row in sent} == set(ids)
@@ -184,7 +182,7 @@ def test_what_a_killed_worker_held_is_delivered_by_another(
 ) -> None:
     ids = queue_many(app, acme.id, 300)
     with app.app_context():
-        wake("messages.drain", is_forced=True)
+        queue.wake_workers("messages.drain", is_forced=True)
     first = start("worker", "--only", "messages", APP_FAULTS="1", FAULT="provider.after_send:kill:2", LEASE_SECONDS="2")
     interrupted = "SELECT count(*) FROM messages WHERE status = 'sending'"
     until(lambda: len(outside(app)) >= 200 and rows(app, acme.id, interrupted)[0][0] > 0)

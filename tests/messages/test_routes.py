@@ -17,8 +17,10 @@ import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 
-from saas_api.core import clock, limits
-from saas_api.core.db import db, single_trips
+from saas_api.core import clock
+from saas_api.core.db import engine
+from saas_api.core.db.engine import db
+from saas_api.core.limits import limiter
 from tests.messages.people import MAIL, SMS, Company, Work, make_due, rows
 
 
@@ -38,16 +40,16 @@ def test_message_and_usage_are_one_statement(app: Flask, acme: Company) -> None:
     acme.send()
     seen: list[str] = []
     with app.app_context():
-        engine = single_trips(db.engine)
+        pool = engine.use_autocommit_pool(db.engine)
 
     def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
         seen.append(statement)
 
-    sa.event.listen(engine, "before_cursor_execute", note)
+    sa.event.listen(pool, "before_cursor_execute", note)
     try:
         acme.send()
     finally:
-        sa.event.remove(engine, "before_cursor_execute", note)
+        sa.event.remove(pool, "before_cursor_execute", note)
     [statement] = seen
     assert "INSERT INTO messages" in statement
     assert "INSERT INTO usage_events" in statement
@@ -61,7 +63,7 @@ def test_test_mode_uses_nothing(app: Flask, acme: Company) -> None:
 
 def test_an_organization_without_a_running_period_is_given_one(app: Flask, acme: Company) -> None:
     acme.send()
-    clock.travel_to(clock.now() + timedelta(days=70))
+    clock.freeze_time(clock.now() + timedelta(days=70))
     acme.send()
     assert len(rows(app, acme.id, "SELECT DISTINCT billing_period_id FROM usage_events")) == 2
 
@@ -191,7 +193,7 @@ def test_a_bad_query_is_named(acme: Company, query: dict[str, str], field: str |
 
 def test_acceptance_does_without_redis(app: Flask, acme: Company, monkeypatch: pytest.MonkeyPatch) -> None:
     nowhere = redis.ConnectionPool.from_url("unix:///nonexistent/redis.sock")
-    storage = limits.storage()
+    storage = limiter.get_storage()
     monkeypatch.setattr(storage.storage, "connection_pool", nowhere)
     monkeypatch.setitem(app.extensions, "redis", redis.Redis(connection_pool=nowhere))
     sent = [acme.send()["message_id"] for _ in range(5)]

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from saas_api.ops import jobs, service
+from saas_api.ops import jobs
 
 OLD = """
 INSERT INTO job_runs (job, scheduled_for, host, state, started_at, finished_at, next_at, lease_token)
@@ -23,7 +23,7 @@ SELECT 'welcome', 'a@b.example', 'sent', now() - days * interval '1 day', now() 
 def test_only_what_is_old_goes_however_much_there_is(
     app: Flask, superuser: Any, monkeypatch: pytest.MonkeyPatch, portion: int
 ) -> None:
-    monkeypatch.setattr(service, "PURGED_AT_ONCE", portion)
+    monkeypatch.setattr(jobs, "PURGE_BATCH_SIZE", portion)
     with superuser, superuser.cursor() as cursor:
         cursor.execute(OLD)
     with app.app_context():

@@ -7,11 +7,12 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from saas_api.core import app as core_app
-from saas_api.core import http
-from saas_api.core.app import App
-from saas_api.core.db import db, engine_options
-from saas_api.ops.routes import bp
+from saas_api.core.db import engine
+from saas_api.core.db.engine import db
+from saas_api.core.web import app as web_app
+from saas_api.core.web import http
+from saas_api.core.web.app import App
+from saas_api.ops.blueprint import bp
 
 NO_REDIS = "redis://127.0.0.1:1/0"
 NO_POSTGRESQL = "postgresql+psycopg2://saas@127.0.0.1:1/saas"
@@ -21,10 +22,10 @@ NO_POSTGRESQL = "postgresql+psycopg2://saas@127.0.0.1:1/saas"
 def lonely(config: dict[str, Any]) -> Iterator[FlaskClient]:
     """A client of the probes alone, whose PostgreSQL is away."""
     app = App("probes")
-    app.config.update(config, SQLALCHEMY_DATABASE_URI=NO_POSTGRESQL, SQLALCHEMY_ENGINE_OPTIONS=engine_options())
+    app.config.update(config, SQLALCHEMY_DATABASE_URI=NO_POSTGRESQL, SQLALCHEMY_ENGINE_OPTIONS=engine.engine_options())
     db.init_app(app)
     http.init_app(app)
-    core_app.init_app(app)
+    web_app.init_app(app)
     app.register_blueprint(bp)
     yield app.test_client()
     with app.app_context():

@@ -7,11 +7,11 @@ from typing import Any
 import sqlalchemy as sa
 from flask.testing import FlaskClient
 
-from saas_api.core import tenancy
+from saas_api.accounts import invitations
+from saas_api.accounts.models import Membership, Organization
+from saas_api.core import ids
 from saas_api.core.access import Principal
-from saas_api.core.ids import read_id, wire_id
-from saas_api.organizations import service as organizations
-from saas_api.organizations.models import Membership, Organization
+from saas_api.core.db import tenancy
 
 PASSWORD = "correct horse battery"
 
@@ -45,11 +45,11 @@ def join(owner: Person, email: str, role: str) -> Person:
     """Somebody with a company of their own whom the owner invites, who accepts and signs in there."""
     person = sign_up(owner.client, email, f"{email} Ltd")
     token = invite(owner, email, role)
-    with owner.client.application.app_context(), tenancy.as_system("auth.register") as session:
-        organization, _ = organizations.accept(session, token, read_id("usr", person.id))
+    with owner.client.application.app_context(), tenancy.system_session("auth.register") as session:
+        organization, _ = invitations.accept_invitation(session, token, ids.parse_id("usr", person.id))
     answer = owner.client.post(
         "/api/v1/auth/login",
-        json={"email": email, "password": PASSWORD, "organization_id": wire_id("org", organization.id)},
+        json={"email": email, "password": PASSWORD, "organization_id": ids.format_id("org", organization.id)},
     )
     assert answer.status_code == 200, answer.json
     person.headers = {"Authorization": f"Bearer {answer.json['data']['token']}"}
@@ -67,7 +67,7 @@ def token_of(client: FlaskClient, email: str) -> str:
     newest = sa.text(
         "SELECT text_body FROM mails WHERE recipient = :email AND template = 'invitation' ORDER BY id DESC LIMIT 1"
     )
-    with client.application.app_context(), tenancy.as_system("mail.due") as session:
+    with client.application.app_context(), tenancy.system_session("mail.due") as session:
         body = session.execute(newest, {"email": email}).scalar_one()
     found = re.search(r"accept-invitation\?token=([\w-]+)", body)
     assert found, body
@@ -88,8 +88,10 @@ def acts(person: Person, **query: str) -> list[Any]:
 
 def principal_of(person: Person, role: str = "owner") -> Principal:
     """The person as Acme's services meet them."""
-    user_id = read_id("usr", person.id)
+    user_id = ids.parse_id("usr", person.id)
     statement = sa.select(Organization.id).join(Membership, Membership.organization_id == Organization.id)
     statement = statement.where(Membership.user_id == user_id, Organization.name == "Acme")
-    with person.client.application.app_context(), tenancy.as_system("auth.profile") as session:
-        return Principal("user", user_id, session.execute(statement).scalar_one(), role=role, is_fresh=True)
+    with person.client.application.app_context(), tenancy.system_session("auth.profile") as session:
+        return Principal(
+            "user", user_id, session.execute(statement).scalar_one(), role=role, is_recently_authenticated=True
+        )

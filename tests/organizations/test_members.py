@@ -8,11 +8,10 @@ import sqlalchemy as sa
 from flask.testing import FlaskClient
 from sqlalchemy.exc import IntegrityError
 
-from saas_api.core import tenancy
-from saas_api.core.db import constraint_of
+from saas_api.accounts import members
+from saas_api.core import ids
+from saas_api.core.db import engine, tenancy
 from saas_api.core.errors import ApiError
-from saas_api.core.ids import read_id
-from saas_api.organizations import service as organizations
 from tests.organizations.people import PASSWORD, Person, acts, invite, join, principal_of, roles
 
 
@@ -109,7 +108,7 @@ def test_two_transfers_at_once_leave_one_owner(alice: Person, bob: Person) -> No
         outcomes = _at_once(
             alice,
             [
-                lambda session, heir=heir: organizations.transfer(session, caller, read_id("usr", heir.id))
+                lambda session, heir=heir: members.transfer_ownership(session, caller, ids.parse_id("usr", heir.id))
                 for heir in (bob, dora)
             ],
         )
@@ -123,12 +122,12 @@ def test_two_transfers_at_once_leave_one_owner(alice: Person, bob: Person) -> No
 def test_an_heir_removed_while_inheriting_leaves_one_owner(alice: Person) -> None:
     for n in range(5):
         bob, dora = (join(alice, f"{name}{n}@acme.example", "admin") for name in ("bob", "dora"))
-        owner, admin, heir = principal_of(alice), principal_of(dora, "admin"), read_id("usr", bob.id)
+        owner, admin, heir = principal_of(alice), principal_of(dora, "admin"), ids.parse_id("usr", bob.id)
         outcomes = _at_once(
             alice,
             [
-                lambda session, owner=owner, heir=heir: organizations.transfer(session, owner, heir),
-                lambda session, admin=admin, heir=heir: organizations.remove(session, admin, heir),
+                lambda session, owner=owner, heir=heir: members.transfer_ownership(session, owner, heir),
+                lambda session, admin=admin, heir=heir: members.remove_member(session, admin, heir),
             ],
         )
         assert sorted(outcomes) in (["LAST_OWNER", "done"], ["NOT_FOUND", "done"])
@@ -150,10 +149,10 @@ def test_the_database_itself_keeps_exactly_one_owner(alice: Person, bob: Person,
     with alice.client.application.app_context():
         with (
             pytest.raises(IntegrityError) as caught,
-            tenancy.transaction(principal_of(alice).organization_id) as session,
+            tenancy.tenant_session(principal_of(alice).organization_id) as session,
         ):
             session.execute(sa.text(sql))
-        assert constraint_of(caught.value) == constraint
+        assert engine.violated_constraint(caught.value) == constraint
     assert roles(alice) == {alice.email: "owner", bob.email: "member"}
 
 
@@ -164,7 +163,7 @@ def _at_once(person: Person, calls: list[Callable[..., None]]) -> list[str]:
     def run(call: Callable[..., None]) -> None:
         with person.client.application.app_context():
             try:
-                with tenancy.transaction(organization_id) as session:
+                with tenancy.tenant_session(organization_id) as session:
                     session.execute(sa.text("SELECT 1"))
                     barrier.wait(5)
                     call(session)

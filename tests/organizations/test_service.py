@@ -6,35 +6,36 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from saas_api.core import tenancy
-from saas_api.core.ids import read_id
-from saas_api.core.limits import generation_key, storage
-from saas_api.organizations import service as organizations
+from saas_api.accounts import organizations
+from saas_api.accounts.organizations import OrganizationNotFound
+from saas_api.core import ids
+from saas_api.core.db import tenancy
+from saas_api.core.limits import limiter
 from tests.people import sign_up
 
 
 def test_two_organizations_of_one_name_have_their_own_slugs(client: FlaskClient, app: Flask) -> None:
-    owner = read_id("usr", sign_up(client, "alice@acme.example", "Acme").user_id)
-    with app.app_context(), tenancy.as_system("auth.register") as session:
+    owner = ids.parse_id("usr", sign_up(client, "alice@acme.example", "Acme").user_id)
+    with app.app_context(), tenancy.system_session("auth.register") as session:
         slugs = {organizations.create(session, "Ünïted & Söns", owner).slug for _ in range(2)}
     assert len(slugs) == 2
 
 
 def test_an_unknown_organization_is_not_found(context: Flask) -> None:
-    with tenancy.as_system("auth.register") as session, pytest.raises(organizations.NoSuchOrganization):
+    with tenancy.system_session("auth.register") as session, pytest.raises(OrganizationNotFound):
         organizations.get(session, uuid4())
 
 
 def test_a_change_is_told_after_the_commit_and_told_again_when_redis_forgot(
     context: Flask, client: FlaskClient
 ) -> None:
-    organization_id = read_id("org", sign_up(client, "alice@acme.example", "Acme").organization_id)
-    redis, key = storage().storage, generation_key(organization_id)
-    with tenancy.transaction(organization_id) as session:
-        organizations.changed(session, organization_id)
+    organization_id = ids.parse_id("org", sign_up(client, "alice@acme.example", "Acme").organization_id)
+    redis, key = limiter.get_storage().storage, limiter.generation_key(organization_id)
+    with tenancy.tenant_session(organization_id) as session:
+        organizations.bump_generation(session, organization_id)
         assert redis.get(key) is None
     told = redis.get(key)
     assert told is not None
     redis.delete(key)
-    organizations.publish_generations()
+    organizations.republish_generations()
     assert redis.get(key) == told

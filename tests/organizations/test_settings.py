@@ -9,9 +9,10 @@ import pytest
 import sqlalchemy as sa
 from flask import Flask
 
-from saas_api.core import clock, tenancy
-from saas_api.organizations import service as organizations
-from saas_api.organizations.rules import BadRange, instants
+from saas_api.accounts import audit, organizations
+from saas_api.accounts.audit import InvalidAuditRange
+from saas_api.core import clock
+from saas_api.core.db import tenancy
 from tests.organizations.people import Person, acts, invite, join, principal_of
 
 AUDIT = "/organization/audit-log"
@@ -66,7 +67,7 @@ def test_what_cannot_be_set_is_refused_and_nothing_half_done(alice: Person, body
 
 
 def test_postgresql_knows_every_zone_that_can_be_set(app: Flask) -> None:
-    with app.app_context(), tenancy.as_system("auth.profile") as session:
+    with app.app_context(), tenancy.system_session("auth.profile") as session:
         known = set(session.scalars(sa.text("SELECT name FROM pg_timezone_names")))
     assert zoneinfo.available_timezones() - known == set()
 
@@ -97,10 +98,10 @@ def test_the_log_is_filtered_by_act_and_actor(alice: Person, carol: Person) -> N
 
 def test_the_dates_are_days_of_the_organization(alice: Person) -> None:
     caller = principal_of(alice)
-    clock.travel_to(datetime(2026, 4, 14, 23, 30, tzinfo=UTC))
-    with alice.client.application.app_context(), tenancy.transaction(caller.organization_id) as session:
-        organizations.change(session, caller, {"timezone": "Africa/Lagos"})
-    clock.travel_to(None)
+    clock.freeze_time(datetime(2026, 4, 14, 23, 30, tzinfo=UTC))
+    with alice.client.application.app_context(), tenancy.tenant_session(caller.organization_id) as session:
+        organizations.update_organization(session, caller, {"timezone": "Africa/Lagos"})
+    clock.freeze_time(None)
     for days, seen in (
         ({"start_date": "2026-04-15"}, 1),
         ({"end_date": "2026-04-14"}, 0),
@@ -151,15 +152,15 @@ def test_the_log_cannot_be_rewritten(alice: Person) -> None:
         with (
             alice.client.application.app_context(),
             pytest.raises(sa.exc.DBAPIError, match="append-only"),
-            tenancy.as_system("auth.profile") as session,
+            tenancy.system_session("auth.profile") as session,
         ):
             session.execute(sa.text(sql))
     assert acts(alice, action="invitation.created")
 
 
 def test_days_are_read_in_their_zone() -> None:
-    first, after = instants(date(2026, 3, 8), date(2026, 3, 8), ZoneInfo("America/New_York"))
+    first, after = audit.date_range_bounds(date(2026, 3, 8), date(2026, 3, 8), ZoneInfo("America/New_York"))
     assert (first, after) == (datetime(2026, 3, 8, 5, tzinfo=UTC), datetime(2026, 3, 9, 4, tzinfo=UTC))
-    assert instants(None, None, ZoneInfo("UTC")) == (None, None)
-    with pytest.raises(BadRange):
-        instants(date(2025, 1, 1), date(2026, 1, 2), ZoneInfo("UTC"))
+    assert audit.date_range_bounds(None, None, ZoneInfo("UTC")) == (None, None)
+    with pytest.raises(InvalidAuditRange):
+        audit.date_range_bounds(date(2025, 1, 1), date(2026, 1, 2), ZoneInfo("UTC"))

@@ -7,9 +7,10 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from saas_api.billing import service as billing
-from saas_api.core import clock, tenancy
-from saas_api.payments.service import dunning
+from saas_api.billing import invoices, period_close, periods
+from saas_api.core import clock
+from saas_api.core.db import tenancy
+from saas_api.payments import dunning
 from tests.billing.company import Company, day, found
 
 
@@ -40,10 +41,10 @@ class Debtor(Company):
     def pay(self, amount_minor: int | None = None, key: str = "payment:1", invoice_id: UUID | None = None) -> None:
         """Book money as a settlement does."""
         paid = invoice_id or self.invoice_id
-        with tenancy.as_system("billing.close") as session:
+        with tenancy.system_session("billing.close") as session:
             due = session.scalar(sa.text("SELECT due_minor FROM invoices WHERE id = :id"), {"id": paid})
-            billing.settle_invoice(session, self.id, paid, amount_minor or due or 1, key)
-            dunning.after_payment(session, self.id, paid)
+            invoices.apply_payment(session, self.id, paid, amount_minor or due or 1, key)
+            dunning.stop_if_settled(session, self.id, paid)
 
 
 def debtor(name: str = "Acme", plan: str = "pro@1", messages: int = 0) -> Debtor:
@@ -51,9 +52,9 @@ def debtor(name: str = "Acme", plan: str = "pro@1", messages: int = 0) -> Debtor
     company = found(name, plan=plan)
     if messages:
         company.use(messages, at=day(5))
-    clock.travel_to(day(1, 2, month=5))
-    billing.keep_accounts(clock.now(), company.id)
-    billing.close_due(clock.now(), company.id)
+    clock.freeze_time(day(1, 2, month=5))
+    periods.ensure_accounts(clock.now(), company.id)
+    period_close.close_due(clock.now(), company.id)
     invoice = company.invoices()[0]
     return Debtor(company.id, invoice.id, invoice.due_at)
 
@@ -62,8 +63,8 @@ def walk(debtor: Debtor, *days: int) -> list[str]:
     """Let the job run on each of those days after the due date; the actions it took."""
     taken = []
     for number in days:
-        clock.travel_to(debtor.after(number))
-        outcome = dunning.run(clock.now())
+        clock.freeze_time(debtor.after(number))
+        outcome = dunning.run_dunning(clock.now())
         assert outcome.failed == []
         taken += [done.action for done in outcome.done]
     return taken
@@ -71,7 +72,7 @@ def walk(debtor: Debtor, *days: int) -> list[str]:
 
 def mails(company: Company) -> list[str]:
     """Templates that were written to a company, the oldest first."""
-    with tenancy.as_system("mail.deliver") as session:
+    with tenancy.system_session("mail.deliver") as session:
         rows = session.execute(
             sa.text(
                 "SELECT template FROM mails WHERE organization_id = :id AND template <> 'invoice_ready' ORDER BY id"

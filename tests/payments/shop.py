@@ -9,12 +9,12 @@ import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 
-from saas_api.billing import service as billing
-from saas_api.core import clock, tenancy
-from saas_api.core.ids import read_id, wire_id
+from saas_api.accounts import operators, users
+from saas_api.billing import period_close, periods
+from saas_api.core import clock, ids
+from saas_api.core.db import tenancy
 from saas_api.payments import jobs
-from saas_api.providers import mock_checkout
-from saas_api.users import service as users
+from saas_api.providers import mock_payments
 from tests.billing.company import Company, day
 from tests.payments import paystack_server, stripe_server
 from tests.payments.paystack_server import PaystackServer
@@ -36,7 +36,7 @@ class Customer(Company):
     invoice_id: Any
 
     def initiate(self, provider: str | None = "mock", **changes: Any) -> Any:
-        body = {"invoice_id": wire_id("inv", self.invoice_id), "provider": provider, **changes}
+        body = {"invoice_id": ids.format_id("inv", self.invoice_id), "provider": provider, **changes}
         return self.client.post(PAY, json=body, headers=self.person.headers)
 
     def begin(self, provider: str = "mock") -> str:
@@ -69,13 +69,13 @@ class Customer(Company):
 
     def tell(self, reference: str) -> None:
         """Send a new event of the mock's and work the inbox off."""
-        event = mock_checkout.event("checkout.completed", reference)
+        event = mock_payments.new_event("checkout.completed", reference)
         assert self.post(MOCK, event.body, event.signature) == 200
-        jobs.inbox()
+        jobs.process_inbox()
 
 
 def templates(beginning: str, organization_id: Any = None) -> list[str]:
-    with tenancy.as_system("mail.deliver") as session:
+    with tenancy.system_session("mail.deliver") as session:
         statement = sa.text("""SELECT template FROM mails WHERE starts_with(template, :beginning)
           AND organization_id IS NOT DISTINCT FROM :id ORDER BY id""")
         return list(session.scalars(statement, {"beginning": beginning, "id": organization_id}))
@@ -87,7 +87,7 @@ def events() -> list[Any]:
 
 
 def system_rows(sql: str) -> list[Any]:
-    with tenancy.as_system("payments.read") as session:
+    with tenancy.system_session("payments.read") as session:
         result = session.execute(sa.text(sql))
         return list(result.all()) if result.returns_rows else []
 
@@ -99,16 +99,16 @@ def due_now() -> None:
 
 def owing(client: FlaskClient, name: str = "Acme") -> Customer:
     """A customer whose April was invoiced on the first of May."""
-    clock.travel_to(day(1))
+    clock.freeze_time(day(1))
     person = sign_up(client, f"alice@{name.lower()}.example", name)
-    company = Company(read_id("org", person.organization_id))
+    company = Company(ids.parse_id("org", person.organization_id))
     with company.transaction() as session:
-        billing.ensure_account(session, company.id)
+        periods.ensure_account(session, company.id)
     company.switch("pro@1", clock.now())
-    clock.travel_to(day(1, 2, month=5))
-    billing.keep_accounts(clock.now(), company.id)
-    billing.close_due(clock.now(), company.id)
-    clock.travel_to(None)
+    clock.freeze_time(day(1, 2, month=5))
+    periods.ensure_accounts(clock.now(), company.id)
+    period_close.close_due(clock.now(), company.id)
+    clock.freeze_time(None)
     return Customer(company.id, sign_in(client, person.email), client, company.invoices()[0].id)
 
 
@@ -154,9 +154,9 @@ def paystack(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Iterator[PaystackSe
 @pytest.fixture
 def olga(client: FlaskClient, customer: Customer) -> None:
     """An operator, who is told what went wrong."""
-    with tenancy.as_system("auth.register") as session:
+    with tenancy.system_session("auth.register") as session:
         user = users.create(session, "olga@platform.example", "correct horse battery", "Olga")
-        users.appoint(session, user.id, "admin")
+        operators.grant_operator_role(session, user.id, "admin")
 
 
 def state(customer: Customer) -> tuple[str, int, int, int]:
@@ -167,4 +167,4 @@ def state(customer: Customer) -> tuple[str, int, int, int]:
 def stripe_event(customer: Customer, reference: str, kind: str = "completed", event_id: str = "evt_1") -> None:
     body = stripe_server.event(f"checkout.session.{kind}", reference, event_id)
     assert customer.post(STRIPE, body, stripe_server.sign(body)) == 200
-    jobs.inbox()
+    jobs.process_inbox()

@@ -9,12 +9,14 @@ import sqlalchemy as sa
 from flask import Flask
 from sqlalchemy.exc import ProgrammingError
 
-from saas_api.billing import service as billing
-from saas_api.core import clock, tenancy
-from saas_api.core.ids import new_id
-from saas_api.organizations.service import audit
-from saas_api.payments.service import dunning
-from saas_api.users import service as users
+from saas_api.accounts import users
+from saas_api.accounts.audit import SYSTEM_ACTOR, OperatorContext
+from saas_api.billing import credit_notes, invoice_lifecycle, invoices, period_close, periods, terms
+from saas_api.billing.credit_notes import CreditNoteInput
+from saas_api.core import clock, ids
+from saas_api.core.db import tenancy
+from saas_api.payments import dunning
+from saas_api.payments.dunning import DunningResult
 from saas_api.webhooks.models import Endpoint
 from tests.billing.company import day
 from tests.payments.overdue import Debtor, debtor, mails, walk
@@ -23,8 +25,8 @@ pytestmark = pytest.mark.usefixtures("context")
 ALL = ["remind", "remind", "warn", "restrict", "remind", "suspend", "write_off"]
 
 
-def act() -> billing.Act:
-    return billing.Act(audit.SYSTEM, "a mistake")
+def act() -> OperatorContext:
+    return OperatorContext(SYSTEM_ACTOR, "a mistake")
 
 
 def events(company: Debtor) -> list[str]:
@@ -32,34 +34,36 @@ def events(company: Debtor) -> list[str]:
 
 
 def listen(company: Debtor) -> None:
-    with tenancy.as_system("billing.close") as session:
+    with tenancy.system_session("billing.close") as session:
         session.add(
-            Endpoint(organization_id=company.id, id=new_id(), url="https://acme.example/hook", created_at=clock.now())
+            Endpoint(
+                organization_id=company.id, id=ids.new_id(), url="https://acme.example/hook", created_at=clock.now()
+            )
         )
 
 
 def test_steps_are_rows_as_soon_as_the_invoice_is_open() -> None:
     company = debtor()
-    outcome = dunning.run(clock.now())
+    outcome = dunning.run_dunning(clock.now())
     assert (outcome.planned, outcome.done) == (1, [])
     assert [(step.day, step.action, step.state) for step in company.steps()] == [
         (number, action, "scheduled") for number, action in zip((0, 3, 5, 7, 10, 14, 30), ALL, strict=True)
     ]
     assert company.steps()[3].run_at == company.after(7)
-    assert dunning.run(clock.now()).planned == 0
+    assert dunning.run_dunning(clock.now()).planned == 0
     assert mails(company) == []
 
 
 def test_an_invoice_that_owes_nothing_is_not_pursued() -> None:
     company = debtor(plan="free@1")
-    assert dunning.run(company.due_at).planned == 0
+    assert dunning.run_dunning(company.due_at).planned == 0
     assert company.steps() == []
 
 
 def test_nothing_happens_a_moment_before_it_is_due() -> None:
     company = debtor()
-    dunning.run(clock.now())
-    assert dunning.run(company.after(0, hours=-1)).done == []
+    dunning.run_dunning(clock.now())
+    assert dunning.run_dunning(company.after(0, hours=-1)).done == []
     assert company.standing() == "good"
 
 
@@ -84,13 +88,13 @@ def test_an_unpaid_invoice_goes_the_whole_way() -> None:
 
 def test_a_written_off_company_is_on_the_free_plan_and_its_operators_know() -> None:
     company = debtor()
-    with tenancy.as_system("billing.close") as session:
+    with tenancy.system_session("billing.close") as session:
         olga = users.create(session, "olga@platform.example", "correct horse battery", "Olga")
         session.execute(sa.text("INSERT INTO operators (user_id, role) VALUES (:id, 'admin')"), {"id": olga.id})
     walk(company, 0, 3, 5, 7, 10, 14, 30)
     with company.transaction() as session:
-        assert billing.terms(session, company.id).plan_version_id == "free@1"
-    with tenancy.as_system("mail.deliver") as session:
+        assert terms.get_terms(session, company.id).plan_version_id == "free@1"
+    with tenancy.system_session("mail.deliver") as session:
         told = session.execute(sa.text("SELECT recipient FROM mails WHERE template = 'operator_alert'")).scalars()
         assert list(told) == ["olga@platform.example"]
 
@@ -126,7 +130,7 @@ def test_paying_a_part_ends_nothing() -> None:
 
 def test_paying_before_it_is_due_leaves_a_pursuit_that_did_nothing() -> None:
     company = debtor()
-    dunning.run(clock.now())
+    dunning.run_dunning(clock.now())
     company.pay()
     assert company.pursuits() == ["recovered"]
     assert mails(company) == []
@@ -135,9 +139,9 @@ def test_paying_before_it_is_due_leaves_a_pursuit_that_did_nothing() -> None:
 def test_a_payment_that_fails_to_commit_brings_nothing_back() -> None:
     company = debtor()
     walk(company, 0, 3, 5, 7)
-    with tenancy.as_system("billing.close") as session:
-        billing.settle_invoice(session, company.id, company.invoice_id, 9900, "payment:1")
-        dunning.after_payment(session, company.id, company.invoice_id)
+    with tenancy.system_session("billing.close") as session:
+        invoices.apply_payment(session, company.id, company.invoice_id, 9900, "payment:1")
+        dunning.stop_if_settled(session, company.id, company.invoice_id)
         session.rollback()
     assert (company.standing(), company.pursuits()) == ("restricted", ["active"])
 
@@ -146,20 +150,20 @@ def test_a_payment_that_fails_to_commit_brings_nothing_back() -> None:
 def test_a_void_and_a_covering_credit_note_end_it_within_the_minute(is_void: bool) -> None:
     company = debtor()
     walk(company, 0, 3, 5, 7)
-    with tenancy.as_system("billing.close") as session:
+    with tenancy.system_session("billing.close") as session:
         if is_void:
-            billing.void(session, company.id, company.invoice_id, act())
+            invoice_lifecycle.void_invoice(session, company.id, company.invoice_id, act())
         else:
-            billing.credit(session, company.id, company.invoice_id, billing.Credit("goodwill"), act())
-    assert dunning.run(clock.now()).ended == 1
+            credit_notes.create_credit_note(session, company.id, company.invoice_id, CreditNoteInput("goodwill"), act())
+    assert dunning.run_dunning(clock.now()).ended == 1
     assert company.standing() == "good"
     assert company.pursuits() == ["stopped" if is_void else "recovered"]
-    assert dunning.run(clock.now()).ended == 0
+    assert dunning.run_dunning(clock.now()).ended == 0
 
 
 def test_an_outage_moves_every_later_step_so_that_nobody_is_suspended_unwarned() -> None:
     company = debtor()
-    dunning.run(clock.now())
+    dunning.run_dunning(clock.now())
     assert walk(company, 20) == ["remind"]
     assert company.standing() == "good"
     assert [step.run_at for step in company.steps()[1:]] == [company.after(20 + n) for n in (3, 5, 7, 10, 14, 30)]
@@ -169,7 +173,7 @@ def test_an_outage_moves_every_later_step_so_that_nobody_is_suspended_unwarned()
 
 def test_a_delay_of_hours_moves_nothing() -> None:
     company = debtor()
-    dunning.run(company.after(0, hours=23))
+    dunning.run_dunning(company.after(0, hours=23))
     assert company.steps()[1].run_at == company.after(3)
 
 
@@ -178,14 +182,14 @@ def test_less_than_the_minimum_waits_until_more_is_overdue() -> None:
     assert walk(company, 0, 3, 5, 7) == []
     assert company.standing() == "good"
     company.use(1100, at=day(20, month=5))
-    clock.travel_to(day(1, 2, month=6))
-    billing.keep_accounts(clock.now(), company.id)
-    billing.close_due(clock.now(), company.id)
-    dunning.run(clock.now())
+    clock.freeze_time(day(1, 2, month=6))
+    periods.ensure_accounts(clock.now(), company.id)
+    period_close.close_due(clock.now(), company.id)
+    dunning.run_dunning(clock.now())
     assert company.done() == []
     newest = company.invoices()[-1]
-    clock.travel_to(newest.due_at)
-    assert [done.action for done in dunning.run(clock.now()).done] == ["remind", "remind"]
+    clock.freeze_time(newest.due_at)
+    assert [done.action for done in dunning.run_dunning(clock.now()).done] == ["remind", "remind"]
 
 
 def test_exactly_the_minimum_is_pursued() -> None:
@@ -196,9 +200,9 @@ def test_exactly_the_minimum_is_pursued() -> None:
 def test_the_standing_stays_while_another_invoice_demands_it() -> None:
     company = debtor()
     walk(company, 0, 3, 5, 7)
-    clock.travel_to(day(1, 2, month=6))
-    billing.keep_accounts(clock.now(), company.id)
-    billing.close_due(clock.now(), company.id)
+    clock.freeze_time(day(1, 2, month=6))
+    periods.ensure_accounts(clock.now(), company.id)
+    period_close.close_due(clock.now(), company.id)
     second = Debtor(company.id, company.invoices()[-1].id, company.invoices()[-1].due_at)
     walk(second, 0, 3, 5, 7)
     company.pay()
@@ -210,7 +214,7 @@ def test_the_standing_stays_while_another_invoice_demands_it() -> None:
 def test_an_operators_switch_is_not_lifted_by_paying() -> None:
     company = debtor()
     walk(company, 0, 3, 5, 7)
-    with tenancy.as_system("billing.close") as session:
+    with tenancy.system_session("billing.close") as session:
         session.execute(sa.text("UPDATE organizations SET status = 'suspended' WHERE id = :id"), {"id": company.id})
     company.pay()
     assert company.rows("SELECT status FROM organizations")[0].status == "suspended"
@@ -231,11 +235,11 @@ def at_once(app: Flask, *work: Callable[[], object]) -> None:
 
 def test_two_schedulers_at_once_do_each_step_once(app: Flask) -> None:
     companies = [debtor(f"Acme{number}") for number in range(4)]
-    outcomes: list[dunning.Outcome] = []
+    outcomes: list[DunningResult] = []
     for number in (0, 3, 5, 7, 10, 14):
         at = companies[0].after(number)
-        clock.travel_to(at)
-        at_once(app, *[lambda at=at: outcomes.append(dunning.run(at)) for _ in range(3)])
+        clock.freeze_time(at)
+        at_once(app, *[lambda at=at: outcomes.append(dunning.run_dunning(at)) for _ in range(3)])
     assert [one.failed for one in outcomes if one.failed] == []
     assert sum(one.planned for one in outcomes) == len(companies)
     for company in companies:
@@ -251,8 +255,8 @@ def test_a_step_and_a_payment_at_once_leave_a_paid_company_in_good_standing(app:
         company = debtor(f"Acme{number}")
         walk(company, 0, 3, 5)
         at = company.after(7)
-        clock.travel_to(at)
-        at_once(app, lambda at=at: dunning.run(at), company.pay)
+        clock.freeze_time(at)
+        at_once(app, lambda at=at: dunning.run_dunning(at), company.pay)
         assert (company.standing(), company.pursuits()) == ("good", ["recovered"])
 
 
@@ -260,9 +264,9 @@ def test_two_invoices_paid_at_once_bring_everything_back(app: Flask) -> None:
     for number in range(5):
         company = debtor(f"Acme{number}")
         walk(company, 0, 3, 5, 7)
-        clock.travel_to(day(1, 2, month=6))
-        billing.keep_accounts(clock.now(), company.id)
-        billing.close_due(clock.now(), company.id)
+        clock.freeze_time(day(1, 2, month=6))
+        periods.ensure_accounts(clock.now(), company.id)
+        period_close.close_due(clock.now(), company.id)
         second = Debtor(company.id, company.invoices()[-1].id, company.invoices()[-1].due_at)
         walk(second, 0, 3, 5, 7)
         at_once(app, company.pay, lambda second=second: second.pay(key="payment:2"))

@@ -4,13 +4,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from saas_api.payments.rules import dunning
+from saas_api.payments import dunning_schedule
 
 DUE = datetime(2026, 5, 15, 1, tzinfo=UTC)
 
 
 def test_seven_steps_stand_at_their_days_after_the_due_date() -> None:
-    assert [(step.day, step.action) for step in dunning.steps(DUE)] == [
+    assert [(step.day, step.action) for step in dunning_schedule.plan_steps(DUE)] == [
         (0, "remind"),
         (3, "remind"),
         (5, "warn"),
@@ -19,8 +19,8 @@ def test_seven_steps_stand_at_their_days_after_the_due_date() -> None:
         (14, "suspend"),
         (30, "write_off"),
     ]
-    assert all(step.run_at == DUE + timedelta(days=step.day) for step in dunning.steps(DUE))
-    assert [step.ordinal for step in dunning.steps(DUE)] == list(range(1, 8))
+    assert all(step.run_at == DUE + timedelta(days=step.day) for step in dunning_schedule.plan_steps(DUE))
+    assert [step.ordinal for step in dunning_schedule.plan_steps(DUE)] == list(range(1, 8))
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_seven_steps_stand_at_their_days_after_the_due_date() -> None:
     ],
 )
 def test_a_delay_moves_later_steps_when_it_is_over_a_day(late: timedelta, moved: timedelta) -> None:
-    assert dunning.shift(DUE, DUE + late) == moved
+    assert dunning_schedule.later_steps_shift(DUE, DUE + late) == moved
 
 
 @pytest.mark.parametrize(
@@ -47,4 +47,4 @@ def test_a_delay_moves_later_steps_when_it_is_over_a_day(late: timedelta, moved:
     ],
 )
 def test_the_worst_step_decides_the_standing(actions: list[str], standing: str) -> None:
-    assert dunning.standing(actions) == standing
+    assert dunning_schedule.standing_after(actions) == standing

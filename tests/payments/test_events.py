@@ -10,9 +10,9 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy.exc import OperationalError
 
+from saas_api.core.db import tenancy
 from saas_api.payments import jobs
-from saas_api.payments.service import inbox
-from saas_api.providers import mock_checkout
+from saas_api.providers import mock_payments
 from tests.payments import paystack_server, stripe_server
 from tests.payments.paystack_server import PaystackServer
 from tests.payments.shop import API, EVENTS, MOCK, PAYSTACK, STRIPE, Customer, events
@@ -24,7 +24,7 @@ def code(answer: Any) -> tuple[int, str]:
 
 
 def test_a_signed_event_is_kept_and_answered(context: Flask, client: FlaskClient) -> None:
-    event = mock_checkout.event("checkout.completed", "nobodys")
+    event = mock_payments.new_event("checkout.completed", "nobodys")
     answer = client.post(EVENTS, data=event.body, headers={MOCK: event.signature})
     assert (answer.status_code, answer.json["data"]) == (200, {"status": "received"})
     assert [one.state for one in events()] == ["received"]
@@ -138,9 +138,9 @@ def test_with_the_database_away_the_provider_is_asked_to_repeat(
     def away(_place: str) -> None:
         raise OperationalError("INSERT", {}, Exception("connection refused"))
 
-    event = mock_checkout.event("checkout.completed", "x")
+    event = mock_payments.new_event("checkout.completed", "x")
     with monkeypatch.context() as patch:
-        patch.setattr(inbox, "as_system", away)
+        patch.setattr(tenancy, "system_session", away)
         answer = client.post(EVENTS, data=event.body, headers={MOCK: event.signature})
     assert code(answer) == (503, "SERVICE_UNAVAILABLE")
     assert "Retry-After" in answer.headers
@@ -163,7 +163,7 @@ def test_a_hundred_repetitions_pay_once(app: Flask, customer: Customer, stripe: 
         thread.start()
     for thread in threads:
         thread.join()
-    jobs.inbox()
+    jobs.process_inbox()
     assert statuses == [200] * 100
     assert [(one.event_id, one.state) for one in events()] == [("evt_1", "processed")]
     assert (customer.invoice().state, customer.invoice().paid_minor, customer.wallet()) == ("paid", 9900, 0)
@@ -176,7 +176,7 @@ def test_paystacks_events_are_known_again_without_an_id(customer: Customer, pays
     body = paystack_server.event("charge.success", reference, 77)
     for _ in range(3):
         assert customer.post(PAYSTACK, body, paystack_server.sign(body)) == 200
-    jobs.inbox()
+    jobs.process_inbox()
     assert [(one.event_id, one.state) for one in events()] == [("charge.success:77", "processed")]
     assert customer.invoice().state == "paid"
 
@@ -184,6 +184,6 @@ def test_paystacks_events_are_known_again_without_an_id(customer: Customer, pays
 def test_events_about_something_else_are_ignored(customer: Customer, stripe: StripeServer) -> None:
     body = orjson.dumps({"id": "evt_9", "type": "customer.created", "data": {"object": {"id": "cus_1"}}})
     assert customer.post(STRIPE, body, stripe_server.sign(body)) == 200
-    jobs.inbox()
+    jobs.process_inbox()
     assert [one.state for one in events()] == ["ignored"]
     assert stripe.calls == []

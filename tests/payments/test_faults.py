@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from saas_api.core import clock, queue
-from saas_api.payments import jobs
-from saas_api.payments import service as payments
+from saas_api.core import clock
+from saas_api.core.jobs import queue
+from saas_api.payments import jobs, payments
 from tests.payments import stripe_server
 from tests.payments.shop import STRIPE, Customer, due_now, events, state, stripe_event, system_rows, templates
 from tests.payments.stripe_server import StripeServer
@@ -24,7 +24,7 @@ def test_a_provider_that_is_down_leaves_the_event_for_later(customer: Customer, 
     assert state(customer)[0] == "pending"
     stripe.failing_with = None
     due_now()
-    jobs.inbox()
+    jobs.process_inbox()
     assert state(customer) == ("succeeded", 9900, 9900, 0)
     assert events()[0].state == "processed"
 
@@ -37,7 +37,7 @@ def test_an_event_that_never_gets_an_answer_is_quarantined_in_the_end(
     stripe_event(customer, reference)
     for _ in range(7):
         due_now()
-        jobs.inbox()
+        jobs.process_inbox()
     assert [(one.state, one.attempts) for one in events()] == [("quarantined", 8)]
     assert templates("operator_alert") == ["operator_alert"]
     assert state(customer)[0] == "pending"  # the janitor goes on asking
@@ -50,9 +50,9 @@ def test_a_kill_between_inbox_and_drain_is_settled_by_the_minutes_job(
     stripe.pay(reference)
     body = stripe_server.event("checkout.session.completed", reference)
     assert customer.post(STRIPE, body, stripe_server.sign(body)) == 200
-    queue.patient_client().flushdb()  # whoever was to be woken never hears of it
+    queue.worker_redis().flushdb()  # whoever was to be woken never hears of it
     assert state(customer)[0] == "pending"
-    jobs.inbox()
+    jobs.process_inbox()
     assert state(customer) == ("succeeded", 9900, 9900, 0)
 
 
@@ -63,17 +63,17 @@ def test_a_kill_after_the_claim_costs_two_minutes_and_no_money(customer: Custome
     customer.post(STRIPE, body, stripe_server.sign(body))
     claimed = "UPDATE provider_events SET attempts = 1, next_at = now() + interval '2 min'"
     system_rows(claimed)
-    jobs.inbox()
+    jobs.process_inbox()
     assert state(customer)[0] == "pending"
     due_now()
-    jobs.inbox()
+    jobs.process_inbox()
     assert state(customer) == ("succeeded", 9900, 9900, 0)
 
 
 def test_a_settlement_that_breaks_books_nothing_and_is_done_again(
     app: Flask, customer: Customer, stripe: StripeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from saas_api.payments.service import settlement
+    from saas_api.payments import dunning
 
     def broken(*_: Any) -> None:
         raise RuntimeError("broken")
@@ -81,12 +81,12 @@ def test_a_settlement_that_breaks_books_nothing_and_is_done_again(
     reference = customer.begin("stripe")
     stripe.pay(reference)
     with monkeypatch.context() as patch:
-        patch.setattr(settlement.dunning, "after_payment", broken)
+        patch.setattr(dunning, "stop_if_settled", broken)
         stripe_event(customer, reference)
     assert state(customer) == ("pending", 0, 0, 0)
     assert (customer.invoice().state, customer.invoice().paid_minor) == ("open", 0)
     due_now()
-    jobs.inbox()
+    jobs.process_inbox()
     assert state(customer) == ("succeeded", 9900, 9900, 0)
 
 
@@ -97,7 +97,7 @@ def test_eight_that_settle_at_once_book_once(app: Flask, customer: Customer, str
 
     def settle() -> None:
         with app.app_context():
-            outcomes.append(payments.settle("stripe", reference))
+            outcomes.append(payments.settle_payment("stripe", reference))
 
     threads = [threading.Thread(target=settle) for _ in range(8)]
     for thread in threads:
@@ -114,9 +114,9 @@ def test_the_janitor_asks_less_and_less_and_gives_up_after_a_week(customer: Cust
     begun = customer.payment().created_at
     asked = []
     for minutes in range(0, 11_000, 30):
-        clock.travel_to(begun + timedelta(minutes=minutes))
+        clock.freeze_time(begun + timedelta(minutes=minutes))
         before = len(stripe.calls)
-        jobs.janitor()
+        jobs.reconcile()
         if len(stripe.calls) > before:
             asked.append(minutes)
     assert asked[:3] == [30, 90, 450]
@@ -126,14 +126,14 @@ def test_the_janitor_asks_less_and_less_and_gives_up_after_a_week(customer: Cust
 
 def test_a_success_whose_event_never_came_is_found_by_the_janitor(customer: Customer, stripe: StripeServer) -> None:
     stripe.pay(customer.begin("stripe"))
-    clock.travel_to(clock.now() + timedelta(minutes=6))
-    jobs.janitor()
+    clock.freeze_time(clock.now() + timedelta(minutes=6))
+    jobs.reconcile()
     assert state(customer) == ("succeeded", 9900, 9900, 0)
 
 
 def test_the_janitor_waits_for_a_provider_that_is_down(customer: Customer, stripe: StripeServer) -> None:
     customer.begin("stripe")
     stripe.failing_with = 503
-    clock.travel_to(clock.now() + timedelta(minutes=6))
-    jobs.janitor()
+    clock.freeze_time(clock.now() + timedelta(minutes=6))
+    jobs.reconcile()
     assert (customer.payment().state, customer.payment().checks) == ("pending", 1)

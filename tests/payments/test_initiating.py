@@ -8,11 +8,10 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from saas_api.billing import service as billing
-from saas_api.billing.service import Act
-from saas_api.core import clock, tenancy
-from saas_api.core.ids import new_id, wire_id
-from saas_api.organizations.service import audit
+from saas_api.accounts.audit import SYSTEM_ACTOR, OperatorContext
+from saas_api.billing import invoice_lifecycle, invoices
+from saas_api.core import clock, ids
+from saas_api.core.db import tenancy
 from saas_api.payments import jobs
 from tests.payments.paystack_server import PaystackServer
 from tests.payments.shop import PAY, Customer, owing
@@ -30,11 +29,11 @@ def test_a_payment_is_begun_for_all_that_is_due(customer: Customer) -> None:
     assert answer.status_code == 200
     assert (data["amount"], data["currency"], data["provider"], data["status"]) == ("99.00", "USD", "mock", "pending")
     assert data["payment_url"].startswith("http://localhost:8080/payments/mock/")
-    assert data["payment_id"] == wire_id("pay", customer.payment().id)
+    assert data["payment_id"] == ids.format_id("pay", customer.payment().id)
 
 
 def test_the_period_names_its_invoice_too(customer: Customer) -> None:
-    period = wire_id("bpd", customer.invoice().billing_period_id)
+    period = ids.format_id("bpd", customer.invoice().billing_period_id)
     answer = customer.client.post(PAY, json={"billing_cycle_id": period}, headers=customer.person.headers)
     assert answer.status_code == 200
     assert customer.payment().invoice_id == customer.invoice_id
@@ -45,16 +44,18 @@ def test_without_a_provider_the_first_one_is_taken(customer: Customer, paystack:
 
 
 def test_an_older_client_may_call_the_invoice_a_billing_cycle(customer: Customer) -> None:
-    body = {"billing_cycle_id": wire_id("inv", customer.invoice_id)}
+    body = {"billing_cycle_id": ids.format_id("inv", customer.invoice_id)}
     answer = customer.client.post(PAY, json=body, headers=customer.person.headers)
     assert answer.status_code == 200, answer.json
     body = {"billing_cycle_id": "inv_nonsense"}
     assert customer.client.post(PAY, json=body, headers=customer.person.headers).status_code == 422
 
 
-@pytest.mark.parametrize("changes", [{"invoice_id": None}, {"billing_cycle_id": wire_id("bpd", new_id())}])
+@pytest.mark.parametrize("changes", [{"invoice_id": None}, {"billing_cycle_id": ids.format_id("bpd", ids.new_id())}])
 def test_exactly_one_of_invoice_and_period_is_named(customer: Customer, changes: dict[str, Any]) -> None:
-    body = {name: value for name, value in {"invoice_id": wire_id("inv", new_id()), **changes}.items() if value}
+    body = {
+        name: value for name, value in {"invoice_id": ids.format_id("inv", ids.new_id()), **changes}.items() if value
+    }
     answer = customer.client.post(PAY, json=body, headers=customer.person.headers)
     assert code(answer) == (422, "VALIDATION_ERROR")
 
@@ -74,7 +75,7 @@ def test_the_mock_is_off_in_production(app: Flask, customer: Customer, monkeypat
 
 def test_another_tenants_invoice_is_not_there(customer: Customer, client: FlaskClient) -> None:
     other = owing(client, "Others")
-    answer = other.initiate(invoice_id=wire_id("inv", customer.invoice_id))
+    answer = other.initiate(invoice_id=ids.format_id("inv", customer.invoice_id))
     assert code(answer) == (404, "NOT_FOUND")
     assert customer.rows("SELECT * FROM payments") == []
 
@@ -82,7 +83,9 @@ def test_another_tenants_invoice_is_not_there(customer: Customer, client: FlaskC
 def test_only_owners_and_billing_pay(app: Flask, customer: Customer) -> None:
     join(app, customer.person.organization_id, "bob@acme.example", "admin")
     bob = sign_in(customer.client, "bob@acme.example")
-    answer = customer.client.post(PAY, json={"invoice_id": wire_id("inv", customer.invoice_id)}, headers=bob.headers)
+    answer = customer.client.post(
+        PAY, json={"invoice_id": ids.format_id("inv", customer.invoice_id)}, headers=bob.headers
+    )
     assert code(answer) == (403, "PERMISSION_DENIED")
 
 
@@ -97,7 +100,7 @@ def test_eight_at_once_begin_one_payment(app: Flask, customer: Customer) -> None
     answers: list[int] = []
 
     def pay() -> None:
-        body = {"invoice_id": wire_id("inv", customer.invoice_id)}
+        body = {"invoice_id": ids.format_id("inv", customer.invoice_id)}
         answers.append(app.test_client().post(PAY, json=body, headers=customer.person.headers).status_code)
 
     threads = [threading.Thread(target=pay) for _ in range(8)]
@@ -113,7 +116,7 @@ def test_eight_at_once_begin_one_payment(app: Flask, customer: Customer) -> None
 def test_a_paid_invoice_is_not_paid_again(customer: Customer) -> None:
     reference = customer.begin()
     customer.choose(reference, "pay")
-    jobs.inbox()
+    jobs.process_inbox()
     assert code(customer.initiate()) == (409, "ALREADY_PAID")
 
 
@@ -123,13 +126,15 @@ def test_a_void_invoice_cannot_be_paid(customer: Customer) -> None:
 
 
 def void(customer: Customer) -> None:
-    with tenancy.as_system("billing.corrections") as session:
-        billing.void(session, customer.id, customer.invoice_id, Act(audit.SYSTEM, "a mistake"))
+    with tenancy.system_session("billing.corrections") as session:
+        invoice_lifecycle.void_invoice(
+            session, customer.id, customer.invoice_id, OperatorContext(SYSTEM_ACTOR, "a mistake")
+        )
 
 
 def test_stripe_takes_no_small_change(customer: Customer, stripe: StripeServer) -> None:
-    with tenancy.as_system("billing.corrections") as session:
-        billing.settle_invoice(session, customer.id, customer.invoice_id, 9851, "test")
+    with tenancy.system_session("billing.corrections") as session:
+        invoices.apply_payment(session, customer.id, customer.invoice_id, 9851, "test")
     assert code(customer.initiate("stripe")) == (422, "AMOUNT_TOO_SMALL")
     assert customer.initiate("mock").json["data"]["amount"] == "0.49"
 
@@ -153,22 +158,22 @@ def test_a_provider_that_is_down_is_a_503_and_nothing_is_half_done(
 def test_a_provider_that_is_slow_is_a_503(
     customer: Customer, stripe: StripeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from saas_api.providers import stripe as carrier
+    from saas_api.providers import stripe as stripe_provider
 
-    monkeypatch.setattr(carrier, "TIMEOUT_SECONDS", (0.2, 0.2))
-    carrier._client.cache_clear()
+    monkeypatch.setattr(stripe_provider, "TIMEOUT_SECONDS", (0.2, 0.2))
+    stripe_provider._client.cache_clear()
     stripe.seconds = 1
     assert code(customer.initiate("stripe")) == (503, "PROVIDER_UNAVAILABLE")
     assert customer.payment().state == "created"
-    carrier._client.cache_clear()
+    stripe_provider._client.cache_clear()
 
 
 def test_a_lost_answer_is_found_by_the_janitor_under_the_same_key(customer: Customer, stripe: StripeServer) -> None:
     stripe.is_losing_answers = True
     assert code(customer.initiate("stripe")) == (503, "PROVIDER_UNAVAILABLE")
     stripe.is_losing_answers = False
-    clock.travel_to(clock.now() + timedelta(minutes=6))
-    jobs.janitor()
+    clock.freeze_time(clock.now() + timedelta(minutes=6))
+    jobs.reconcile()
     assert len(stripe.sessions) == 1
     assert customer.payment().state == "pending"
     assert customer.payment().provider_reference in stripe.sessions
@@ -180,8 +185,8 @@ def test_a_lost_answer_of_paystacks_ends_the_payment_so_that_another_can_begin(
     paystack.is_losing_answers = True
     assert code(customer.initiate("paystack")) == (503, "PROVIDER_UNAVAILABLE")
     paystack.is_losing_answers = False
-    clock.travel_to(clock.now() + timedelta(minutes=6))
-    jobs.janitor()
+    clock.freeze_time(clock.now() + timedelta(minutes=6))
+    jobs.reconcile()
     assert (customer.payment().state, customer.payment().failure_code) == ("failed", "duplicate_transaction_reference")
     assert customer.initiate("paystack").status_code == 200
 

@@ -5,8 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from saas_api.core import clock
-from saas_api.core.ids import new_id, wire_id
+from saas_api.core import clock, ids
 from saas_api.payments import jobs
 from tests.payments.shop import Customer, due_now, events
 from tests.payments.stripe_server import StripeServer
@@ -14,9 +13,9 @@ from tests.payments.stripe_server import StripeServer
 
 def back(customer: Customer) -> str:
     """What the page says to a customer who comes back; it leads to the invoice."""
-    page = customer.client.get(f"/payments/return/{wire_id('pay', customer.payment().id)}")
+    page = customer.client.get(f"/payments/return/{ids.format_id('pay', customer.payment().id)}")
     assert page.status_code == 200
-    assert f'href="/dashboard/billing/invoices/{wire_id("inv", customer.invoice_id)}"' in page.text
+    assert f'href="/dashboard/billing/invoices/{ids.format_id("inv", customer.invoice_id)}"' in page.text
     return re.search(r"<h1>(.*)</h1>", page.text)[1]  # type: ignore[index]  # there is one
 
 
@@ -29,7 +28,10 @@ def test_the_checkout_shows_what_is_paid_and_for_what(customer: Customer) -> Non
 
 
 def test_the_pages_run_scripts_of_ours_only_and_work_on_a_phone(customer: Customer) -> None:
-    for path in (f"/payments/mock/{customer.begin()}", f"/payments/return/{wire_id('pay', customer.payment().id)}"):
+    for path in (
+        f"/payments/mock/{customer.begin()}",
+        f"/payments/return/{ids.format_id('pay', customer.payment().id)}",
+    ):
         page = customer.client.get(path)
         assert all(address.startswith("/static/") for address in re.findall(r'<script src="([^"]*)"', page.text))
         assert page.text.count("<script") == page.text.count('<script src="/static/')
@@ -44,9 +46,9 @@ def test_the_pages_run_scripts_of_ours_only_and_work_on_a_phone(customer: Custom
 def test_pay_sends_a_signed_event_and_the_customer_back(customer: Customer) -> None:
     answer = customer.choose(customer.begin(), "pay")
     assert answer.status_code == 303
-    assert answer.location == f"/payments/return/{wire_id('pay', customer.payment().id)}"
+    assert answer.location == f"/payments/return/{ids.format_id('pay', customer.payment().id)}"
     assert [(one.provider, one.state) for one in events()] == [("mock", "received")]
-    jobs.inbox()
+    jobs.process_inbox()
     assert customer.invoice().state == "paid"
     assert back(customer) == "Payment received"
 
@@ -55,7 +57,7 @@ def test_who_comes_back_before_the_event_was_worked_off_is_settled_there(custome
     customer.choose(customer.begin(), "pay")
     assert back(customer) == "Payment received"
     assert customer.invoice().state == "paid"
-    jobs.inbox()
+    jobs.process_inbox()
     assert (events()[0].state, customer.invoice().paid_minor, customer.wallet()) == ("processed", 9900, 0)
 
 
@@ -71,7 +73,7 @@ def test_what_does_not_pay_leaves_the_invoice_open(
     customer: Customer, action: str, state: str, code: str, title: str
 ) -> None:
     customer.choose(customer.begin(), action)
-    jobs.inbox()
+    jobs.process_inbox()
     assert (customer.payment().state, customer.payment().failure_code) == (state, code)
     assert back(customer) == title
     assert customer.invoice().state == "open"
@@ -80,11 +82,11 @@ def test_what_does_not_pay_leaves_the_invoice_open(
 
 def test_pay_late_is_on_its_way_first_and_paid_afterwards(customer: Customer) -> None:
     customer.choose(customer.begin(), "pay_late")
-    jobs.inbox()
+    jobs.process_inbox()
     assert back(customer) == "Payment is on its way"
-    clock.travel_to(clock.now() + timedelta(seconds=31))
+    clock.freeze_time(clock.now() + timedelta(seconds=31))
     due_now()
-    jobs.inbox()
+    jobs.process_inbox()
     assert back(customer) == "Payment received"
 
 
@@ -92,7 +94,7 @@ def test_a_button_works_once(customer: Customer) -> None:
     reference = customer.begin()
     for action in ("pay", "pay", "decline", "cancel"):
         assert customer.choose(reference, action).status_code == 303
-    jobs.inbox()
+    jobs.process_inbox()
     assert len(events()) == 1
     assert customer.payment().state == "succeeded"
     assert "This checkout is paid." in customer.client.get(f"/payments/mock/{reference}").text
@@ -103,7 +105,7 @@ def test_a_button_nobody_drew_and_a_page_nobody_made(customer: Customer) -> None
     assert customer.choose(reference, "steal").status_code == 400
     assert customer.choose("0" * 48, "pay").status_code == 404
     assert customer.client.get("/payments/mock/%00").status_code == 404
-    assert customer.client.get(f"/payments/return/{wire_id('pay', new_id())}").status_code == 404
+    assert customer.client.get(f"/payments/return/{ids.format_id('pay', ids.new_id())}").status_code == 404
     assert customer.payment().state == "pending"
 
 

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 from flask import Flask, current_app
 
-from saas_api.billing import service as billing
-from saas_api.billing.service import Act
-from saas_api.core import tenancy
-from saas_api.core.ids import wire_id
-from saas_api.organizations.service import audit
-from saas_api.payments import jobs
-from saas_api.payments import service as payments
+from saas_api.accounts.audit import SYSTEM_ACTOR, OperatorContext
+from saas_api.billing import credit_notes
+from saas_api.billing.credit_notes import CreditNoteInput
+from saas_api.core import ids
+from saas_api.core.db import tenancy
+from saas_api.payments import jobs, payments
+from saas_api.payments.payments import OfflinePayment
 from tests.payments.paystack_server import PaystackServer
 from tests.payments.shop import Customer
 from tests.payments.stripe_server import StripeServer
@@ -22,14 +22,16 @@ def pay(customer: Customer, provider: str, server: Any) -> None:
     reference = customer.begin(provider)
     finish = {"stripe": "pay", "paystack": "finish"}[provider]
     getattr(server, finish)(reference)
-    assert payments.settle(provider, reference) == "done"
+    assert payments.settle_payment(provider, reference) == "done"
 
 
 def promise(customer: Customer, minor: int) -> None:
     """Write a credit note that sends money back."""
-    with tenancy.as_system("billing.corrections") as session:
-        credit = billing.Credit("service_issue", amount_minor=minor, is_refund=True)
-        billing.credit(session, customer.id, customer.invoice_id, credit, Act(audit.SYSTEM, "sorry"))
+    with tenancy.system_session("billing.corrections") as session:
+        credit = CreditNoteInput("service_issue", amount_minor=minor, is_refund=True)
+        credit_notes.create_credit_note(
+            session, customer.id, customer.invoice_id, credit, OperatorContext(SYSTEM_ACTOR, "sorry")
+        )
 
 
 def refunds(customer: Customer) -> list[tuple[str, int]]:
@@ -41,7 +43,7 @@ def test_stripe_sends_back_what_a_credit_note_promises_once(customer: Customer, 
     pay(customer, "stripe", stripe)
     promise(customer, 2500)
     for _ in range(3):
-        jobs.janitor()
+        jobs.reconcile()
     assert refunds(customer) == [("succeeded", 2500)]
     assert customer.payment().refunded_minor == 2500
     assert [refund["amount"] for refund in stripe.refunds.values()] == ["2500"]
@@ -51,13 +53,13 @@ def test_a_refund_that_takes_days_is_asked_about_and_not_sent_again(customer: Cu
     pay(customer, "stripe", stripe)
     promise(customer, 2500)
     stripe.refund_status = "pending"
-    jobs.janitor()
+    jobs.reconcile()
     stripe.forget_keys()
-    jobs.janitor()
+    jobs.reconcile()
     assert refunds(customer) == [("pending", 2500)]
     assert len(stripe.refunds) == 1
     stripe.refunds["re_1"]["status"] = "succeeded"
-    jobs.janitor()
+    jobs.reconcile()
     assert refunds(customer) == [("succeeded", 2500)]
     assert len(stripe.refunds) == 1
 
@@ -69,7 +71,7 @@ def test_two_janitors_at_once_plan_a_refund_once(customer: Customer, stripe: Str
 
     def run(_: int) -> None:
         with app.app_context():
-            jobs.janitor()
+            jobs.reconcile()
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(run, range(4)))
@@ -94,18 +96,18 @@ def test_a_refund_whose_answer_is_lost_is_not_sent_twice(
         return status, answer
 
     server.answer = lose_the_refund
-    jobs.janitor()
+    jobs.reconcile()
     assert refunds(customer) == [("pending", 2500)]
-    jobs.janitor()
+    jobs.reconcile()
     assert refunds(customer) == [("succeeded", 2500)]
     assert len(server.refunds) == 1
 
 
 def test_a_refund_that_no_provider_can_send_fails_and_stays_visible(customer: Customer) -> None:
-    money = payments.Offline(9900, "USD", "MT940 0815")
-    payments.book_offline(customer.id, customer.invoice_id, money, audit.SYSTEM, "bank transfer")
+    money = OfflinePayment(9900, "USD", "MT940 0815")
+    payments.record_offline_payment(customer.id, customer.invoice_id, money, SYSTEM_ACTOR, "bank transfer")
     promise(customer, 900)
-    jobs.janitor()
+    jobs.reconcile()
     assert refunds(customer) == [("failed", 900)]
     assert customer.payment().refunded_minor == 0
 
@@ -115,7 +117,7 @@ def invoke(app: Flask, *arguments: str) -> Any:
 
 
 def test_a_bank_transfer_is_booked_once_and_the_rest_fills_the_wallet(app: Flask, customer: Customer) -> None:
-    arguments = (wire_id("org", customer.id), wire_id("inv", customer.invoice_id), "120.00")
+    arguments = (ids.format_id("org", customer.id), ids.format_id("inv", customer.invoice_id), "120.00")
     options = ("--reference", "MT940 0815", "--reason", "bank transfer")
     booked = invoke(app, "record", *arguments, *options)
     assert (booked.exit_code, "99.00 USD on the bill" in booked.output) == (0, True)
@@ -127,8 +129,8 @@ def test_a_bank_transfer_is_booked_once_and_the_rest_fills_the_wallet(app: Flask
 
 def test_a_quarantined_payment_is_shown_asked_about_and_resolved(app: Flask, customer: Customer) -> None:
     customer.choose(customer.begin(), "pay_wrong")
-    jobs.inbox()
-    payment = wire_id("pay", customer.payment().id)
+    jobs.process_inbox()
+    payment = ids.format_id("pay", customer.payment().id)
     assert "more_than_asked" in invoke(app, "list", "--state", "quarantined").output
     assert "is quarantined" in invoke(app, "check", payment).output
     assert invoke(app, "resolve", payment, "--reason", "paid back by hand").exit_code == 0

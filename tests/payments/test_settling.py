@@ -7,14 +7,15 @@ import pytest
 import sqlalchemy as sa
 from flask.testing import FlaskClient
 
-from saas_api.billing import service as billing
-from saas_api.billing.service import Act
-from saas_api.core import clock, tenancy
-from saas_api.organizations.service import audit
-from saas_api.payments import jobs
-from saas_api.payments import service as payments
+from saas_api.accounts.audit import SYSTEM_ACTOR, OperatorContext
+from saas_api.billing import credit_notes, invoice_lifecycle
+from saas_api.billing.credit_notes import CreditNoteInput
+from saas_api.core import clock
+from saas_api.core.db import tenancy
+from saas_api.payments import checkout, jobs
+from saas_api.payments.checkout import PaymentRequest
 from saas_api.payments.models import Payment
-from saas_api.providers import mock_checkout
+from saas_api.providers import mock_payments
 from tests.payments import paystack_server
 from tests.payments.paystack_server import PaystackServer
 from tests.payments.shop import MOCK, PAYSTACK, Customer, due_now, events, owing, state, stripe_event, templates
@@ -35,11 +36,11 @@ def test_paystacks_inner_status_decides(customer: Customer, paystack: PaystackSe
     reference = customer.begin("paystack")
     body = paystack_server.event("charge.success", reference)
     assert customer.post(PAYSTACK, body, paystack_server.sign(body)) == 200
-    jobs.inbox()
+    jobs.process_inbox()
     assert state(customer)[0] == "pending"  # the event lied: the customer has left the page, and not paid
     paystack.finish(reference)
     due_now()
-    jobs.inbox()
+    jobs.process_inbox()
     assert state(customer) == ("succeeded", 9900, 9900, 0)
 
 
@@ -136,8 +137,10 @@ def test_a_late_success_of_a_canceled_payment_beside_a_paid_one_fills_the_wallet
 
 def test_a_success_on_a_void_invoice_fills_the_wallet(customer: Customer, stripe: StripeServer) -> None:
     reference = customer.begin("stripe")
-    with tenancy.as_system("billing.corrections") as session:
-        billing.void(session, customer.id, customer.invoice_id, Act(audit.SYSTEM, "a mistake"))
+    with tenancy.system_session("billing.corrections") as session:
+        invoice_lifecycle.void_invoice(
+            session, customer.id, customer.invoice_id, OperatorContext(SYSTEM_ACTOR, "a mistake")
+        )
     stripe.pay(reference)
     stripe_event(customer, reference)
     assert state(customer) == ("succeeded", 9900, 0, 9900)
@@ -146,9 +149,11 @@ def test_a_success_on_a_void_invoice_fills_the_wallet(customer: Customer, stripe
 
 def test_what_is_more_than_due_by_then_fills_the_wallet(customer: Customer, stripe: StripeServer) -> None:
     reference = customer.begin("stripe")
-    with tenancy.as_system("billing.corrections") as session:
-        credit = billing.Credit("goodwill", amount_minor=1000)
-        billing.credit(session, customer.id, customer.invoice_id, credit, Act(audit.SYSTEM, "sorry"))
+    with tenancy.system_session("billing.corrections") as session:
+        credit = CreditNoteInput("goodwill", amount_minor=1000)
+        credit_notes.create_credit_note(
+            session, customer.id, customer.invoice_id, credit, OperatorContext(SYSTEM_ACTOR, "sorry")
+        )
     stripe.pay(reference)
     stripe_event(customer, reference)
     assert state(customer) == ("succeeded", 9900, 8900, 1000)
@@ -173,18 +178,18 @@ def test_nobody_but_the_system_moves_money_on_a_payment(customer: Customer) -> N
 
 
 def test_paying_ends_the_pursuit_and_the_restriction_at_once(customer: Customer) -> None:
-    clock.travel_to(customer.invoice().due_at + timedelta(days=40))
-    jobs.dunning()
+    clock.freeze_time(customer.invoice().due_at + timedelta(days=40))
+    jobs.run_dunning()
     for days in range(41, 90):
-        clock.travel_to(customer.invoice().due_at + timedelta(days=days))
-        jobs.dunning()
+        clock.freeze_time(customer.invoice().due_at + timedelta(days=days))
+        jobs.run_dunning()
         if customer.rows("SELECT standing FROM subscriptions")[0].standing == "restricted":
             break
     assert customer.rows("SELECT standing FROM subscriptions")[0].standing == "restricted"
-    wanted = payments.Wanted(customer.invoice_id)
-    begun = payments.initiate(customer.id, wanted, audit.SYSTEM)
-    event = mock_checkout.act(str(begun.provider_reference), "pay")
+    wanted = PaymentRequest(customer.invoice_id)
+    begun = checkout.initiate_payment(customer.id, wanted, SYSTEM_ACTOR)
+    event = mock_payments.submit_action(str(begun.provider_reference), "pay")
     assert event is not None
     assert customer.post(MOCK, event.body, event.signature) == 200
-    jobs.inbox()
+    jobs.process_inbox()
     assert customer.rows("SELECT standing FROM subscriptions")[0].standing == "good"

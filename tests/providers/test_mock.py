@@ -5,16 +5,17 @@ from decimal import Decimal
 import pytest
 from flask import Flask
 
-from saas_api.core.ids import new_id
-from saas_api.providers import Item, Outcome, carrier
+from saas_api.core import ids
+from saas_api.providers import selection
+from saas_api.providers.messages import OutboundMessage, SendResult
 
 
-def item(recipient: str, channel: str = "sms") -> Item:
-    return Item(new_id(), channel, recipient, None, "Hello", 1)
+def item(recipient: str, channel: str = "sms") -> OutboundMessage:
+    return OutboundMessage(ids.new_id(), channel, recipient, None, "Hello", 1)
 
 
-def send(*items: Item) -> list[Outcome]:
-    results = [pair for group in carrier("sms", "live").send_many(items) for pair in group]
+def send(*items: OutboundMessage) -> list[SendResult]:
+    results = [pair for group in selection.message_provider("sms", "live").send_many(items) for pair in group]
     by_item = {sent.id: outcome for sent, outcome in results}
     assert len(by_item) == len(results) == len(items)
     return [by_item[one.id] for one in items]
@@ -47,7 +48,7 @@ def test_the_throttled_say_when_to_come_back(context: Flask) -> None:
 
 def test_the_slow_hold_up_nobody(context: Flask) -> None:
     slow, quick = item("+15005550005"), item("+2348012345678")
-    groups = carrier("sms", "live").send_many([slow, quick])
+    groups = selection.message_provider("sms", "live").send_many([slow, quick])
     assert [sent.id for sent, _ in next(groups)] == [quick.id]
     assert [sent.id for sent, _ in next(groups)] == [slow.id]
 
@@ -62,4 +63,4 @@ def test_a_failure_rate_picks_by_id_not_by_chance(context: Flask, monkeypatch: p
 
 def test_nobody_carries_a_channel_that_does_not_exist() -> None:
     with pytest.raises(LookupError):
-        carrier("fax", "live")
+        selection.message_provider("fax", "live")

@@ -16,10 +16,10 @@ from typing import Any
 import flask.cli
 
 import config as _config
-import saas_api.cli
+from saas_api import cli
 
 ROOT = Path(__file__).resolve().parents[2]
-LOADED = (_config, saas_api.cli)
+LOADED = (_config, cli)
 """What every fork finds imported."""
 SHARED = ("DATABASE_URL", "REDIS_URL", "SECRET_KEY", "JWT_SECRET", "API_KEY_PEPPER")
 

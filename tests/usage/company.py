@@ -12,12 +12,12 @@ from flask.testing import FlaskClient
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from saas_api.billing import service as billing
-from saas_api.core import clock, tenancy
+from saas_api.billing import periods
+from saas_api.core import clock, ids
 from saas_api.core.access import Principal
-from saas_api.core.ids import new_id, read_id
-from saas_api.usage import service as usage
-from saas_api.usage.rules import Usage
+from saas_api.core.db import tenancy
+from saas_api.usage import ledger, refused_requests, rollups
+from saas_api.usage.ledger import UsageRecord
 
 
 @dataclass
@@ -33,25 +33,25 @@ class Company:
     @contextmanager
     def transaction(self) -> Iterator[Session]:
         """A transaction of this company, in a context that no request shares."""
-        with self.client.application.app_context(), tenancy.transaction(self.id) as session:
+        with self.client.application.app_context(), tenancy.tenant_session(self.id) as session:
             yield session
 
     def roll_up(self) -> None:
         with self.client.application.app_context():
-            usage.roll_up()
+            rollups.roll_up()
 
     def refuse(self, outcome: str, times: int = 1, *, key: str = "first") -> None:
         """Count refused calls, and write the counts."""
         with self.client.application.app_context():
             for _ in range(times):
                 caller = Principal("key", self.keys[key], self.id)
-                usage.count_refusal(caller, "/api/v1/messages/send", "POST", outcome)
-            usage.write_refusals()
+                refused_requests.count_refused(caller, "/api/v1/messages/send", "POST", outcome)
+            refused_requests.flush_refused()
 
     def make_key(self, name: str, **options: Any) -> UUID:
         answer = self.client.post("/api/v1/keys", json={"name": name, **options}, headers=self.owner)
         assert answer.status_code == 201, answer.json
-        self.keys[name] = read_id("key", answer.json["data"]["id"])
+        self.keys[name] = ids.parse_id("key", answer.json["data"]["id"])
         self.key_headers[name] = {"X-API-Key": answer.json["data"]["key"]}
         return self.keys[name]
 
@@ -63,10 +63,10 @@ class Company:
         meter: str = "sms",
         key: str | None = None,
         is_late: bool = False,
-    ) -> Usage:
+    ) -> UsageRecord:
         """Put one event into the ledger."""
-        event_id = new_id()
-        event = Usage(
+        event_id = ids.new_id()
+        event = UsageRecord(
             event_id,
             "messages.send",
             str(event_id),
@@ -75,12 +75,12 @@ class Company:
             at or clock.now(),
             self.keys[key] if key else None,
         )
-        sql, values = usage.append_statement(self.id, event, is_late=is_late)
+        sql, values = ledger.append_usage_statement(self.id, event, is_late=is_late)
         with self.transaction() as session:
             session.connection().exec_driver_sql(sql, values)
         return event
 
-    def reverse(self, event: Usage) -> None:
+    def reverse(self, event: UsageRecord) -> None:
         """Take an event back, as the end of a failed message does."""
         with self.transaction() as session:
             session.execute(
@@ -94,8 +94,8 @@ class Company:
     def open_period(self, at: datetime) -> UUID:
         """The account, and the period that contains an instant."""
         with self.transaction() as session:
-            billing.ensure_account(session, self.id)
-            billing.ensure_period(session, self.id, at)
+            periods.ensure_account(session, self.id)
+            periods.ensure_period(session, self.id, at)
             period_id = session.scalar(
                 text("SELECT id FROM billing_periods WHERE starts_at <= :at AND ends_at > :at"), {"at": at}
             )
@@ -103,7 +103,7 @@ class Company:
         return UUID(str(period_id))
 
     def close_period(self, period_id: UUID) -> None:
-        with self.client.application.app_context(), tenancy.as_system("billing.close") as session:
+        with self.client.application.app_context(), tenancy.system_session("billing.close") as session:
             session.execute(
                 text("UPDATE billing_periods SET state = 'closed', closed_at = clock_timestamp() WHERE id = :id"),
                 {"id": period_id},
@@ -136,18 +136,20 @@ def sign_up(
 
     at: the company says it began then, and the clock stands there
     """
-    clock.travel_to(None)
+    clock.freeze_time(None)
     answer = client.post(
         "/api/v1/auth/register",
         json={"organization_name": name, "email": email, "password": "correct horse battery"},
     )
     assert answer.status_code == 201, answer.json
     data = answer.json["data"]
-    company = Company(client, read_id("org", data["organization"]["id"]), {"Authorization": f"Bearer {data['token']}"})
+    company = Company(
+        client, ids.parse_id("org", data["organization"]["id"]), {"Authorization": f"Bearer {data['token']}"}
+    )
     if at is not None:
-        with client.application.app_context(), tenancy.as_system("auth.register") as session:
+        with client.application.app_context(), tenancy.system_session("auth.register") as session:
             session.execute(
                 text("UPDATE organizations SET created_at = :at WHERE id = :id"), {"at": at, "id": company.id}
             )
-        clock.travel_to(at)
+        clock.freeze_time(at)
     return company

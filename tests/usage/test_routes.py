@@ -19,7 +19,7 @@ from flask.testing import FlaskClient
 from sqlalchemy import text
 
 from saas_api.core import clock
-from saas_api.usage import service as usage
+from saas_api.usage import ledger
 from tests.usage.company import Company, sign_up
 
 TODAY = datetime(2026, 4, 15, 12, 30, tzinfo=UTC)
@@ -28,9 +28,9 @@ COUNTS = ("requests", "success_count", "error_count")
 
 @pytest.fixture(autouse=True)
 def _in_april() -> Iterator[None]:
-    clock.travel_to(TODAY)
+    clock.freeze_time(TODAY)
     yield
-    clock.travel_to(None)
+    clock.freeze_time(None)
 
 
 @pytest.fixture
@@ -40,9 +40,9 @@ def acme(app: Flask, client: FlaskClient) -> Company:
     company.make_key("first")
     company.make_key("second")
     company.open_period(clock.now())
-    clock.travel_to(datetime(2026, 4, 1, tzinfo=UTC))
+    clock.freeze_time(datetime(2026, 4, 1, tzinfo=UTC))
     company.open_period(clock.now())
-    clock.travel_to(TODAY)
+    clock.freeze_time(TODAY)
     return company
 
 
@@ -195,7 +195,7 @@ def test_an_event_of_no_open_period_is_refused(acme: Company) -> None:
 
 def test_the_same_key_counts_once(acme: Company) -> None:
     event = acme.use()
-    sql, values = usage.append_statement(acme.id, event)
+    sql, values = ledger.append_usage_statement(acme.id, event)
     with (
         pytest.raises(Exception, match="duplicate key"),
         acme.transaction() as session,

@@ -6,26 +6,27 @@ from decimal import Decimal
 import pytest
 
 from saas_api.core import clock
-from saas_api.usage import rules
+from saas_api.usage import ranges
+from saas_api.usage.ranges import InvalidDateRange
 
 TODAY = date(2026, 4, 15)
-UTC_ZONE = clock.zone("UTC")
+UTC_ZONE = clock.get_zone("UTC")
 
 
 def test_without_dates_the_range_is_thirty_days_that_end_today() -> None:
-    days = rules.read_days(None, None, TODAY, UTC_ZONE)
+    days = ranges.parse_date_range(None, None, TODAY, UTC_ZONE)
     assert (days.first, days.last, len(list(days))) == (date(2026, 3, 17), TODAY, 30)
 
 
 def test_a_reversed_pair_is_refused() -> None:
-    with pytest.raises(rules.BadRange, match="before start_date"):
-        rules.read_days(date(2026, 4, 2), date(2026, 4, 1), TODAY, UTC_ZONE)
+    with pytest.raises(InvalidDateRange, match="before start_date"):
+        ranges.parse_date_range(date(2026, 4, 2), date(2026, 4, 1), TODAY, UTC_ZONE)
 
 
 def test_366_days_are_the_most() -> None:
-    assert len(list(rules.read_days(date(2026, 1, 1), date(2027, 1, 1), TODAY, UTC_ZONE))) == 366
-    with pytest.raises(rules.BadRange, match="At most 366 days"):
-        rules.read_days(date(2026, 1, 1), date(2027, 1, 2), TODAY, UTC_ZONE)
+    assert len(list(ranges.parse_date_range(date(2026, 1, 1), date(2027, 1, 1), TODAY, UTC_ZONE))) == 366
+    with pytest.raises(InvalidDateRange, match="At most 366 days"):
+        ranges.parse_date_range(date(2026, 1, 1), date(2027, 1, 2), TODAY, UTC_ZONE)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +39,7 @@ def test_366_days_are_the_most() -> None:
     ],
 )
 def test_a_day_begins_at_its_first_existing_local_instant(zone: str, day: date, instant: datetime) -> None:
-    assert rules.first_instant(day, clock.zone(zone)) == instant
+    assert ranges.day_start(day, clock.get_zone(zone)) == instant
 
 
 @pytest.mark.parametrize(
@@ -46,9 +47,9 @@ def test_a_day_begins_at_its_first_existing_local_instant(zone: str, day: date, 
     [(0, 0, "100"), (1, 0, "100"), (1, 1, "50"), (2, 1, "66.67"), (0, 3, "0")],
 )
 def test_success_is_the_share_of_accepted_in_percent(accepted: int, failed: int, rate: str) -> None:
-    assert rules.success_rate(accepted, failed) == Decimal(rate)
+    assert ranges.success_rate(accepted, failed) == Decimal(rate)
 
 
 def test_every_quarter_hour_has_one_start() -> None:
     at = datetime(2026, 4, 1, 10, 44, 59, 999_999, tzinfo=UTC)
-    assert rules.quarter_hour(at) == datetime(2026, 4, 1, 10, 30, tzinfo=UTC)
+    assert ranges.floor_to_quarter_hour(at) == datetime(2026, 4, 1, 10, 30, tzinfo=UTC)

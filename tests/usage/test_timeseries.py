@@ -19,9 +19,10 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import text
 
-from saas_api.core import clock, tenancy
-from saas_api.core.ids import wire_id
-from saas_api.usage.rules import BadRange, Days, bounds
+from saas_api.core import clock, ids
+from saas_api.core.db import tenancy
+from saas_api.usage import ranges
+from saas_api.usage.ranges import DateRange, InvalidDateRange
 from tests.usage.company import Company, sign_up
 
 TODAY = datetime(2026, 4, 15, 12, 30, tzinfo=UTC)
@@ -30,9 +31,9 @@ PATH = "/usage/timeseries"
 
 @pytest.fixture(autouse=True)
 def _in_april() -> Iterator[None]:
-    clock.travel_to(TODAY)
+    clock.freeze_time(TODAY)
     yield
-    clock.travel_to(None)
+    clock.freeze_time(None)
 
 
 @pytest.fixture
@@ -42,9 +43,9 @@ def acme(app: Flask, client: FlaskClient) -> Company:
     company.make_key("first")
     company.make_key("second")
     company.open_period(clock.now())
-    clock.travel_to(datetime(2026, 4, 1, tzinfo=UTC))
+    clock.freeze_time(datetime(2026, 4, 1, tzinfo=UTC))
     company.open_period(clock.now())
-    clock.travel_to(TODAY)
+    clock.freeze_time(TODAY)
     return company
 
 
@@ -53,14 +54,14 @@ def at(day: int, hour: int = 0, minute: int = 0, month: int = 4) -> datetime:
 
 
 def live_in(company: Company, zone: str) -> None:
-    with company.client.application.app_context(), tenancy.as_system("auth.register") as session:
+    with company.client.application.app_context(), tenancy.system_session("auth.register") as session:
         session.execute(
             text("UPDATE organizations SET timezone = :zone WHERE id = :id"), {"zone": zone, "id": company.id}
         )
 
 
-def days(zone: str, first: str, last: str) -> Days:
-    return Days(date.fromisoformat(first), date.fromisoformat(last), clock.zone(zone))
+def days(zone: str, first: str, last: str) -> DateRange:
+    return DateRange(date.fromisoformat(first), date.fromisoformat(last), clock.get_zone(zone))
 
 
 def refused(company: Company, **query: Any) -> Any:
@@ -112,7 +113,7 @@ def test_series_add_up_to_the_points(acme: Company) -> None:
     acme.use(1, at=at(3))
     for group_by, groups in {
         "meter": ["email", "sms"],
-        "key": [None, wire_id("key", acme.keys["first"]), wire_id("key", acme.keys["second"])],
+        "key": [None, ids.format_id("key", acme.keys["first"]), ids.format_id("key", acme.keys["second"])],
         "source": ["messages.send"],
     }.items():
         found = acme.get(PATH, start_date="2026-04-01", end_date="2026-04-04", group_by=group_by)
@@ -165,7 +166,7 @@ def test_a_day_of_23_and_one_of_25_hours(acme: Company) -> None:
     ]
     hours = acme.get(PATH, start_date="2026-03-08", end_date="2026-03-08", interval="hour")["points"]
     assert (len(hours), {point["date"] for point in hours}) == (23, {"2026-03-08"})
-    assert len(bounds(days("America/New_York", "2026-11-01", "2026-11-01"), "hour")) == 25
+    assert len(ranges.bucket_starts(days("America/New_York", "2026-11-01", "2026-11-01"), "hour")) == 25
 
 
 @pytest.mark.parametrize(
@@ -180,7 +181,7 @@ def test_a_day_of_23_and_one_of_25_hours(acme: Company) -> None:
 )
 def test_hours_are_local_ones_without_gap_or_overlap(zone: str, day: str, hours: int) -> None:
     whole = days(zone, day, day)
-    found = bounds(whole, "hour")
+    found = ranges.bucket_starts(whole, "hour")
     assert (len(found), found[0]) == (hours, whole.starts_at)
     assert {after - before for before, after in zip(found, [*found[1:], whole.ends_at], strict=True)} == {
         timedelta(hours=1)
@@ -189,7 +190,7 @@ def test_hours_are_local_ones_without_gap_or_overlap(zone: str, day: str, hours:
 
 def test_a_clock_that_goes_back_by_half_an_hour_leaves_no_point_out() -> None:
     whole = days("Australia/Lord_Howe", "2026-04-05", "2026-04-05")
-    found = bounds(whole, "hour")
+    found = ranges.bucket_starts(whole, "hour")
     assert (found, len(found)) == (sorted(set(found)), 25)
     assert whole.ends_at - found[-1] == timedelta(hours=1)
 
@@ -211,8 +212,8 @@ def test_744_points_are_the_most(acme: Company) -> None:
     assert problem["field"] == "end_date"
     assert refused(acme, start_date="2025-04-20", end_date="2026-04-15", interval="hour")
     assert len(acme.get(PATH, start_date="2025-04-20", end_date="2026-04-15")["points"]) == 361
-    with pytest.raises(BadRange):
-        bounds(days("Europe/Berlin", "2026-10-01", "2026-10-31"), "hour")
+    with pytest.raises(InvalidDateRange):
+        ranges.bucket_starts(days("Europe/Berlin", "2026-10-01", "2026-10-31"), "hour")
 
 
 @pytest.mark.parametrize(
@@ -233,7 +234,7 @@ def test_what_makes_no_sense_is_refused(acme: Company, query: dict[str, str], fi
 def test_a_stranger_sees_none_of_it(acme: Company, client: FlaskClient) -> None:
     acme.use(3, at=at(2))
     carol = sign_up(client, "Carol & Co", "carol@carol.example", at=at(1, month=3))
-    clock.travel_to(TODAY)
+    clock.freeze_time(TODAY)
     assert not counts(carol.get(PATH)["points"])
 
 

@@ -9,10 +9,11 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import text
 
-from saas_api.core import tenancy
-from saas_api.core.ids import new_id, read_id
-from saas_api.webhooks import jobs
-from saas_api.webhooks import service as webhooks
+from saas_api.core import ids
+from saas_api.core.db import tenancy
+from saas_api.webhooks import events
+from saas_api.webhooks.events import EventSubject
+from saas_api.webhooks.jobs import drain
 from tests.people import Person
 
 API = "/api/v1/webhooks"
@@ -38,7 +39,7 @@ class Company:
 
     @property
     def id(self) -> UUID:
-        return read_id("org", self.owner.organization_id)
+        return ids.parse_id("org", self.owner.organization_id)
 
     def call(self, method: str, path: str, body: Any = None, **options: Any) -> Any:
         options.setdefault("headers", self.owner.headers)
@@ -53,17 +54,17 @@ class Company:
 
     def report(self, kind: str = "invoice.paid", **data: Any) -> None:
         """Something happens."""
-        with self.app.app_context(), tenancy.transaction(self.id) as session:
-            webhooks.publish(session, self.id, kind, webhooks.Subject(new_id()), data)
+        with self.app.app_context(), tenancy.tenant_session(self.id) as session:
+            events.publish(session, self.id, kind, EventSubject(ids.new_id()), data)
 
     def rows(self, sql: str) -> list[Any]:
         """What the company sees."""
-        with self.app.app_context(), tenancy.transaction(self.id) as session:
+        with self.app.app_context(), tenancy.tenant_session(self.id) as session:
             return list(session.execute(text(sql)).all())
 
     def run(self, sql: str, **values: Any) -> None:
         """Write as the deliverer would."""
-        with self.app.app_context(), tenancy.transaction(self.id) as session:
+        with self.app.app_context(), tenancy.tenant_session(self.id) as session:
             session.execute(text(sql), values)
 
     def end(self, status: str) -> None:
@@ -89,7 +90,7 @@ def short_drains(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def deliver(app: Flask) -> None:
     with app.app_context():
-        jobs.drain()
+        drain()
 
 
 def endpoint_of(acme: Company) -> Any:

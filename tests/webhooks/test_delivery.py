@@ -9,14 +9,12 @@ from flask import Flask
 from sqlalchemy import text
 from standardwebhooks import Webhook
 
-from saas_api.core import clock, tenancy
-from saas_api.core.ids import read_id
-from saas_api.webhooks import jobs
-from saas_api.webhooks import service as webhooks
-from saas_api.webhooks.rules import asked_seconds, retry_seconds
-from saas_api.webhooks.service import sending
-from saas_api.webhooks.service.claiming import claim
-from saas_api.webhooks.service.recording import Result, record
+from saas_api.core import clock, ids
+from saas_api.core.db import tenancy
+from saas_api.core.jobs import queue
+from saas_api.webhooks import dispatch, jobs, retries
+from saas_api.webhooks.dispatch import AttemptResult
+from saas_api.webhooks.events import DRAIN_JOB
 from tests.people import join, make_key
 from tests.receiver import receiving
 from tests.webhooks.people import Company, deliver, endpoint_of, short_drains  # noqa: F401 - a fixture
@@ -81,13 +79,13 @@ def test_a_failed_delivery_comes_again_with_the_same_id_until_it_is_taken(app: F
 def test_the_next_try_comes_after_its_step_give_or_take_a_fifth(
     failed: int, status: int, low: float, high: float
 ) -> None:
-    waits = [retry_seconds(failed, status, None) for _ in range(200)]
+    waits = [retries.retry_delay_seconds(failed, status, None) for _ in range(200)]
     assert low <= min(waits) <= max(waits) <= high
 
 
 @pytest.mark.parametrize(("asked", "given"), [("1", 300), ("400", 400), ("9999", 600), ("soon", None), *DATES])
 def test_what_the_receiver_asks_for_is_honoured_up_to_twice_the_step(asked: str, given: float | None) -> None:
-    seconds = retry_seconds(2, 500, asked_seconds(asked, NOON))
+    seconds = retries.retry_delay_seconds(2, 500, retries.parse_retry_after(asked, NOON))
     assert seconds == given if given else 240 <= seconds <= 360
 
 
@@ -157,7 +155,7 @@ def test_a_killed_worker_leaves_an_interrupted_attempt_and_the_event_comes_again
         made = acme.listen(receiver.url)
         acme.report()
         with app.app_context():
-            assert len(claim((acme.id, _id(made)), 10, 10)) == 1
+            assert len(dispatch.claim_deliveries((acme.id, _id(made)), 10, 10)) == 1
         make_due(acme)
         deliver(app)
     assert len(receiver.received) == 1
@@ -166,7 +164,7 @@ def test_a_killed_worker_leaves_an_interrupted_attempt_and_the_event_comes_again
 
 
 def _id(made: dict[str, Any]) -> Any:
-    return read_id("whe", made["id"])
+    return ids.parse_id("whe", made["id"])
 
 
 def test_who_lost_the_lease_writes_nothing(app: Flask, acme: Company) -> None:
@@ -174,10 +172,10 @@ def test_who_lost_the_lease_writes_nothing(app: Flask, acme: Company) -> None:
         made = acme.listen(receiver.url)
         acme.report()
         with app.app_context():
-            late = claim((acme.id, _id(made)), 10, 10)[0]
+            late = dispatch.claim_deliveries((acme.id, _id(made)), 10, 10)[0]
             make_due(acme)
             deliver(app)
-            assert record(late.owner, late.token, [Result(late, "timeout")]) == 1
+            assert dispatch.record_results(late.owner, late.token, [AttemptResult(late, "timeout")]) == 1
     assert acme.rows(OPEN) == [("delivered", 2, None, 204)]
 
 
@@ -187,7 +185,7 @@ def test_a_delivery_that_kills_its_process_is_given_up(app: Flask, acme: Company
         acme.report()
         for _ in range(12):
             with app.app_context():
-                claim((acme.id, _id(made)), 10, 10)
+                dispatch.claim_deliveries((acme.id, _id(made)), 10, 10)
             make_due(acme)
         deliver(app)
     assert receiver.received == []
@@ -211,7 +209,7 @@ def test_an_endpoint_that_is_gone_is_disabled_at_once_and_its_people_are_told_on
 
 
 def mails(app: Flask) -> list[str]:
-    with app.app_context(), tenancy.as_system("mail.due") as session:
+    with app.app_context(), tenancy.system_session("mail.due") as session:
         return list(session.scalars(text("SELECT recipient FROM mails WHERE template = 'webhook_disabled'")))
 
 
@@ -219,9 +217,9 @@ def test_five_days_of_failures_disable_an_endpoint_although_no_event_came(app: F
     acme.listen()
     acme.run("UPDATE webhook_endpoints SET first_failure_at = now(), consecutive_failures = 1")
     with app.app_context():
-        clock.travel_to(clock.now() + timedelta(days=4, hours=23))
+        clock.freeze_time(clock.now() + timedelta(days=4, hours=23))
         assert jobs.disable_failing() == {"disabled": 0}
-        clock.travel_to(clock.now() + timedelta(hours=2))
+        clock.freeze_time(clock.now() + timedelta(hours=2))
         assert jobs.disable_failing() == {"disabled": 1}
         assert jobs.disable_failing() == {"disabled": 0}
     assert endpoint_of(acme).status == "disabled_failing"
@@ -233,7 +231,7 @@ def test_old_events_are_cleared_away_but_not_what_is_on_its_way(app: Flask, acme
     acme.report()
     acme.end("delivered")
     acme.report()
-    clock.travel_to(clock.now() + timedelta(days=31))
+    clock.freeze_time(clock.now() + timedelta(days=31))
     with app.app_context():
         assert jobs.purge() == {"deleted": 1}
     assert [row.status for row in acme.rows(OPEN)] == ["queued"]
@@ -271,7 +269,7 @@ def test_counters_say_what_was_delivered(app: Flask, acme: Company) -> None:
         deliver(app)
         make_due(acme)
         deliver(app)
-    with app.app_context(), tenancy.as_system("queue.runs") as session:
+    with app.app_context(), tenancy.system_session("queue.runs") as session:
         counted = session.execute(
             text("SELECT labels, value FROM delivery_counters WHERE name = 'webhook_attempts_total'")
         )
@@ -285,8 +283,8 @@ def test_a_drain_that_is_told_to_stop_finishes_what_it_holds(
         acme.listen(receiver.url)
         for _ in range(5):
             acme.report()
-        monkeypatch.setattr(sending.queue, "is_stopping", lambda: bool(receiver.received))
+        monkeypatch.setattr(queue, "is_stopping", lambda: bool(receiver.received))
         deliver(app)
     assert len(receiver.received) == 1
     assert sorted(row.status for row in acme.rows(OPEN)) == ["delivered", "queued", "queued", "queued", "queued"]
-    assert webhooks.DRAIN == "webhooks.drain"
+    assert DRAIN_JOB == "webhooks.drain"

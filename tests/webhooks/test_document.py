@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from saas_api.webhooks import rules
+from saas_api.webhooks import payload
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "webhooks.md").read_text(encoding="utf-8")
 EVENT = {"id": "evt_1", "type": "webhook.test", "data": {"name": "Zoë"}}
 BODY = json.dumps(EVENT, ensure_ascii=False).encode()
-SECRET = rules.new_secret()
+SECRET = payload.generate_secret()
 
 
 def block(language: str, beginning: str) -> str:
@@ -30,7 +30,7 @@ def block(language: str, beginning: str) -> str:
 
 
 def signed(*secrets: str, at: int | None = None) -> dict[str, str]:
-    return rules.headers(secrets, "evt_1", int(time.time()) if at is None else at, BODY)
+    return payload.signature_headers(secrets, "evt_1", int(time.time()) if at is None else at, BODY)
 
 
 Verify = Callable[[str, Mapping[str, str], bytes], Any]
@@ -71,12 +71,12 @@ def test_the_snippet_verifies_what_we_sign(verify: Verify) -> None:
 
 
 def test_the_snippet_finds_its_signature_among_several(verify: Verify) -> None:
-    assert verify(SECRET, signed(rules.new_secret(), SECRET), BODY) == EVENT
+    assert verify(SECRET, signed(payload.generate_secret(), SECRET), BODY) == EVENT
 
 
 def test_the_snippet_refuses_another_secret(verify: Verify) -> None:
     with pytest.raises(ValueError, match="not signed"):
-        verify(SECRET, signed(rules.new_secret()), BODY)
+        verify(SECRET, signed(payload.generate_secret()), BODY)
 
 
 def test_the_snippet_refuses_another_body(verify: Verify) -> None:
@@ -125,7 +125,7 @@ def receiver(tmp_path: Path, port: int) -> Iterator["subprocess.Popen[str]"]:
 
 def test_the_receiver_of_the_page_accepts_what_openssl_signs(receiver: "subprocess.Popen[str]", port: int) -> None:
     script = block("bash", "ID=evt_by_hand").replace("9000", str(port))
-    for secret, answer in ((SECRET, "204"), (SECRET, "204"), (rules.new_secret(), "401")):
+    for secret, answer in ((SECRET, "204"), (SECRET, "204"), (payload.generate_secret(), "401")):
         environment = {**os.environ, "SECRET": secret}
         done = subprocess.run(
             ["bash", "-eu", "-c", script], env=environment, capture_output=True, text=True, check=True, timeout=30

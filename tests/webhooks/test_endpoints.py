@@ -8,9 +8,10 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from saas_api.core import clock, tenancy
-from saas_api.core.ids import new_id, read_id, wire_id
-from saas_api.webhooks import service as webhooks
+from saas_api.core import clock, ids
+from saas_api.core.db import tenancy
+from saas_api.webhooks import endpoints, events
+from saas_api.webhooks.events import EventSubject
 from tests.people import Person, make_key
 from tests.webhooks.people import ENDPOINTS, URL, Company
 
@@ -144,8 +145,8 @@ def test_a_deletion_waits_for_what_is_being_published_and_cancels_it(acme: Compa
         )
         done.set()
 
-    with acme.app.app_context(), tenancy.transaction(acme.id) as session:
-        webhooks.publish(session, acme.id, "invoice.paid", webhooks.Subject(new_id()), {})
+    with acme.app.app_context(), tenancy.tenant_session(acme.id) as session:
+        events.publish(session, acme.id, "invoice.paid", EventSubject(ids.new_id()), {})
         thread = threading.Thread(target=delete)
         thread.start()
         started.wait(5)
@@ -158,9 +159,9 @@ def test_a_deletion_waits_for_what_is_being_published_and_cancels_it(acme: Compa
 def test_what_is_published_while_a_deletion_runs_goes_nowhere(acme: Company) -> None:
     made = acme.listen()
     thread = threading.Thread(target=acme.report)
-    with acme.app.app_context(), tenancy.transaction(acme.id) as session:
+    with acme.app.app_context(), tenancy.tenant_session(acme.id) as session:
         by = _principal(acme)
-        webhooks.delete(session, by, read_id("whe", made["id"]))
+        endpoints.delete(session, by, ids.parse_id("whe", made["id"]))
         thread.start()
         thread.join(0.5)
         assert thread.is_alive()
@@ -171,7 +172,7 @@ def test_what_is_published_while_a_deletion_runs_goes_nowhere(acme: Company) -> 
 def _principal(acme: Company) -> Any:
     from saas_api.core.access import Principal
 
-    return Principal("user", read_id("usr", acme.owner.user_id), acme.id, role="owner")
+    return Principal("user", ids.parse_id("usr", acme.owner.user_id), acme.id, role="owner")
 
 
 def test_there_are_at_most_ten_and_a_deleted_one_makes_room(acme: Company) -> None:
@@ -209,14 +210,14 @@ def test_what_carol_has_does_not_exist_for_alice(acme: Company, app: Flask, clie
     made = theirs.listen()
     theirs.report()
     [delivery] = theirs.rows("SELECT id, event_id FROM webhook_deliveries")
-    whd, evt = wire_id("whd", delivery.id), wire_id("evt", delivery.event_id)
+    whd, evt = ids.format_id("whd", delivery.id), ids.format_id("evt", delivery.event_id)
     calls: list[tuple[str, str, Any]] = [
         ("GET", f"/endpoints/{made['id']}", None),
         ("PATCH", f"/endpoints/{made['id']}", {"description": "mine"}),
         ("DELETE", f"/endpoints/{made['id']}", None),
         ("POST", f"/endpoints/{made['id']}/rotate-secret", {}),
         ("POST", f"/endpoints/{made['id']}/test", {}),
-        ("POST", f"/endpoints/{made['id']}/recover", {"since": clock.rfc3339(clock.now() - timedelta(hours=1))}),
+        ("POST", f"/endpoints/{made['id']}/recover", {"since": clock.format_rfc3339(clock.now() - timedelta(hours=1))}),
         ("GET", f"/endpoints/{made['id']}/deliveries", None),
         ("GET", f"/deliveries/{whd}", None),
         ("POST", f"/deliveries/{whd}/resend", None),

@@ -10,19 +10,17 @@ import pytest
 from flask import Flask
 from sqlalchemy import text
 
-from saas_api.core import clock, tenancy
-from saas_api.core.ids import new_id, read_id
-from saas_api.organizations import service as organizations
-from saas_api.webhooks import jobs
-from saas_api.webhooks import service as webhooks
-from saas_api.webhooks.service import claiming, disabling
-from saas_api.webhooks.service.claiming import claim
-from saas_api.webhooks.service.recording import Result, record
+from saas_api.accounts import organizations
+from saas_api.core import clock, ids
+from saas_api.core.db import tenancy
+from saas_api.webhooks import dispatch, events, jobs
+from saas_api.webhooks.dispatch import AttemptResult
+from saas_api.webhooks.events import EventSubject
 from tests.webhooks.people import Company, endpoint_of
 
 
 def id_of(made: dict[str, Any]) -> Any:
-    return read_id("whe", made["id"])
+    return ids.parse_id("whe", made["id"])
 
 
 @pytest.mark.parametrize("method", ["PATCH", "DELETE"])
@@ -37,11 +35,11 @@ def test_who_changed_the_organization_may_publish_while_its_endpoint_is_changed(
 
     who = {"headers": acme.owner.headers}
     ending = threading.Thread(target=end)
-    with app.app_context(), tenancy.transaction(acme.id) as session:
-        organizations.changed(session, acme.id)
+    with app.app_context(), tenancy.tenant_session(acme.id) as session:
+        organizations.bump_generation(session, acme.id)
         ending.start()
         time.sleep(0.5)
-        webhooks.publish(session, acme.id, "invoice.paid", webhooks.Subject(new_id()), {})
+        events.publish(session, acme.id, "invoice.paid", EventSubject(ids.new_id()), {})
     ending.join(10)
     assert answers[0].status_code == 200
     assert acme.rows("SELECT status FROM webhook_deliveries") == [("canceled",)]
@@ -50,20 +48,20 @@ def test_who_changed_the_organization_may_publish_while_its_endpoint_is_changed(
 def test_two_endpoints_may_be_gone_at_once(app: Flask, acme: Company, monkeypatch: pytest.MonkeyPatch) -> None:
     made = [acme.listen(), acme.listen()]
     acme.report()
-    publish = disabling.publish
+    publish = events.publish
 
     def publish_slowly(*what: Any) -> None:
         time.sleep(0.5)
         publish(*what)
 
-    monkeypatch.setattr(disabling, "publish", publish_slowly)
+    monkeypatch.setattr(events, "publish", publish_slowly)
     with app.app_context():
-        claimed = [claim((acme.id, id_of(one)), 1, 1)[0] for one in made]
+        claimed = [dispatch.claim_deliveries((acme.id, id_of(one)), 1, 1)[0] for one in made]
 
     def write(index: int) -> int:
         one = claimed[index]
         with app.app_context():
-            return record(one.owner, one.token, [Result(one, "http_error", 1, 410)])
+            return dispatch.record_results(one.owner, one.token, [AttemptResult(one, "http_error", 1, 410)])
 
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(write, range(2))) == [0, 0]
@@ -74,7 +72,7 @@ def test_two_endpoints_may_be_gone_at_once(app: Flask, acme: Company, monkeypatc
 def test_an_endpoint_that_recovers_at_the_last_moment_stays(app: Flask, acme: Company) -> None:
     acme.listen()
     acme.run("UPDATE webhook_endpoints SET first_failure_at = now(), consecutive_failures = 1")
-    clock.travel_to(clock.now() + timedelta(days=5, hours=1))
+    clock.freeze_time(clock.now() + timedelta(days=5, hours=1))
     disabled: list[Any] = []
 
     def clean() -> None:
@@ -82,7 +80,7 @@ def test_an_endpoint_that_recovers_at_the_last_moment_stays(app: Flask, acme: Co
             disabled.append(jobs.disable_failing())
 
     cleaning = threading.Thread(target=clean)
-    with app.app_context(), tenancy.transaction(acme.id) as session:
+    with app.app_context(), tenancy.tenant_session(acme.id) as session:
         session.execute(text("UPDATE webhook_endpoints SET first_failure_at = NULL, last_success_at = now()"))
         cleaning.start()
         time.sleep(0.5)
@@ -94,12 +92,12 @@ def test_an_endpoint_that_recovers_at_the_last_moment_stays(app: Flask, acme: Co
 def test_those_that_stay_due_do_not_keep_others_off_the_list(
     app: Flask, acme: Company, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(claiming, "AT_MOST_ENDPOINTS", 1)
+    monkeypatch.setattr(dispatch, "MAX_ENDPOINTS_PER_SCAN", 1)
     made = {id_of(acme.listen()) for _ in range(2)}
     acme.report()
     acme.run("UPDATE webhook_deliveries SET next_at = next_at - random() * interval '1 min'")
     with app.app_context():
-        assert {endpoint for _ in range(50) for _, endpoint in webhooks.due().organizations} == made
+        assert {endpoint for _ in range(50) for _, endpoint in dispatch.list_due_endpoints().owners} == made
 
 
 def test_a_token_in_an_address_is_told_to_nobody_else(app: Flask, acme: Company) -> None:
@@ -108,7 +106,7 @@ def test_a_token_in_an_address_is_told_to_nobody_else(app: Flask, acme: Company)
     acme.run("UPDATE webhook_endpoints SET first_failure_at = now() - interval '6 days' WHERE url LIKE '%token%'")
     with app.app_context():
         assert jobs.disable_failing() == {"disabled": 1}
-        with tenancy.as_system("mail.due") as session:
+        with tenancy.system_session("mail.due") as session:
             mails = list(
                 session.scalars(text("SELECT text_body || html_body FROM mails WHERE template = 'webhook_disabled'"))
             )

@@ -12,21 +12,22 @@ from flask import Flask
 from flask.testing import FlaskClient
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # it is not annotated
 
-from saas_api.billing import service as billing
-from saas_api.core import clock, tenancy
-from saas_api.core.ids import read_id
-from saas_api.organizations.service import audit
-from saas_api.payments import jobs
-from saas_api.payments import service as payments
-from saas_api.payments.service import dunning
-from saas_api.webhooks import rules
+from saas_api.accounts.audit import SYSTEM_ACTOR, OperatorContext
+from saas_api.billing import alerts, credit_notes, invoice_lifecycle, period_close, periods
+from saas_api.billing.credit_notes import CreditNoteInput
+from saas_api.core import clock, ids
+from saas_api.core.db import tenancy
+from saas_api.payments import dunning, jobs, payments
+from saas_api.payments.payments import OfflinePayment
+from saas_api.webhooks.event_types import EVENT_TYPES
+from saas_api.webhooks.payload import MAX_PAYLOAD_BYTES
 from tests.billing.company import Company
 from tests.payments.shop import Customer, Visitor
 from tests.people import make_key, sign_up
 from tests.webhooks.test_schemas_kept import KINDS as OF_OTHER_ROOMS
 
 pytestmark = pytest.mark.usefixtures("context")
-ACT = billing.Act(audit.SYSTEM, "ticket 4711")
+ACT = OperatorContext(SYSTEM_ACTOR, "ticket 4711")
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def ask(customer: Customer, method: str, path: str, body: Any, status: int = 200
 def begin(visitor: FlaskClient) -> Customer:
     """Somebody signs up and listens before anything else."""
     person = sign_up(visitor, "alice@acme.example", "Acme")
-    customer = Customer(read_id("org", person.organization_id), person, visitor, None)
+    customer = Customer(ids.parse_id("org", person.organization_id), person, visitor, None)
     ask(customer, "POST", "/webhooks/endpoints", {"url": "http://127.0.0.1:9/hook"}, 201)
     return customer
 
@@ -54,8 +55,8 @@ def counts(company: Company) -> Counter[str]:
     found: Counter[str] = Counter()
     for row in company.rows("SELECT type, payload FROM events ORDER BY created_at, id"):
         payload = json.loads(row.payload)
-        Draft202012Validator(rules.CATALOGUE[row.type].schema).validate(payload)
-        assert len(row.payload.encode()) <= rules.LARGEST_BYTES
+        Draft202012Validator(EVENT_TYPES[row.type].schema).validate(payload)
+        assert len(row.payload.encode()) <= MAX_PAYLOAD_BYTES
         found[row.type] += 1
     return found
 
@@ -65,9 +66,9 @@ def invoiced(visitor: FlaskClient) -> Customer:
     customer = begin(visitor)
     ask(customer, "POST", "/billing/upgrade", {"plan": "pro", "when": "now"})
     [period] = customer.rows("SELECT ends_at FROM billing_periods")
-    clock.travel_to(period.ends_at + timedelta(hours=2))
-    billing.keep_accounts(clock.now(), customer.id)
-    assert not billing.close_due(clock.now(), customer.id).failed
+    clock.freeze_time(period.ends_at + timedelta(hours=2))
+    periods.ensure_accounts(clock.now(), customer.id)
+    assert not period_close.close_due(clock.now(), customer.id).failed
     customer.invoice_id = customer.invoices()[0].id
     return customer
 
@@ -84,27 +85,27 @@ def declined_then_paid(visitor: FlaskClient) -> Company:
     for action in ("decline", "pay"):
         customer.choose(customer.begin(), action)
         for _ in range(2):
-            jobs.inbox()
+            jobs.process_inbox()
     return customer
 
 
 def credited_and_refunded(visitor: FlaskClient) -> Company:
     customer = invoiced(visitor)
     customer.choose(customer.begin(), "pay")
-    jobs.inbox()
+    jobs.process_inbox()
     for minor in (500, 700):
-        with tenancy.as_system("billing.corrections") as session:
-            credit = billing.Credit("service_issue", amount_minor=minor, is_refund=True)
-            billing.credit(session, customer.id, customer.invoice_id, credit, ACT)
+        with tenancy.system_session("billing.corrections") as session:
+            credit = CreditNoteInput("service_issue", amount_minor=minor, is_refund=True)
+            credit_notes.create_credit_note(session, customer.id, customer.invoice_id, credit, ACT)
         for _ in range(2):
-            jobs.janitor()
+            jobs.reconcile()
     return customer
 
 
 def voided(visitor: FlaskClient) -> Company:
     customer = invoiced(visitor)
-    with tenancy.as_system("billing.corrections") as session:
-        billing.void(session, customer.id, customer.invoice_id, ACT)
+    with tenancy.system_session("billing.corrections") as session:
+        invoice_lifecycle.void_invoice(session, customer.id, customer.invoice_id, ACT)
     return customer
 
 
@@ -113,11 +114,11 @@ def lapsed(visitor: FlaskClient) -> Company:
     customer = invoiced(visitor)
     due_at = customer.invoice().due_at
     for number in (0, 3, 5, 7, 10, 14, 30):
-        clock.travel_to(due_at + timedelta(days=number))
+        clock.freeze_time(due_at + timedelta(days=number))
         for _ in range(2):
-            assert dunning.run(clock.now()).failed == []
-    money = payments.Offline(customer.invoice().due_minor, "USD", "MT940 0815")
-    payments.book_offline(customer.id, customer.invoice_id, money, audit.SYSTEM, "bank transfer")
+            assert dunning.run_dunning(clock.now()).failed == []
+    money = OfflinePayment(customer.invoice().due_minor, "USD", "MT940 0815")
+    payments.record_offline_payment(customer.id, customer.invoice_id, money, SYSTEM_ACTOR, "bank transfer")
     return customer
 
 
@@ -132,7 +133,7 @@ def watched(visitor: FlaskClient) -> Company:
     ask(customer, "PUT", "/billing/alerts", {"alerts": rules_wanted})
     customer.use(1100)
     for _ in range(2):
-        billing.watch(clock.now())
+        alerts.evaluate_alerts(clock.now())
     return customer
 
 
@@ -202,4 +203,4 @@ def test_what_happens_is_told_once_and_keeps_to_its_schema(
 
 def test_every_type_of_the_catalogue_comes_about() -> None:
     of_money = {kind for _, expected in CASES for kind in expected}
-    assert of_money | OF_OTHER_ROOMS == set(rules.CATALOGUE)
+    assert of_money | OF_OTHER_ROOMS == set(EVENT_TYPES)

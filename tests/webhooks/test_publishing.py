@@ -6,10 +6,11 @@ import pytest
 from flask import Flask
 from sqlalchemy.orm import Session
 
-from saas_api.core import tenancy
-from saas_api.core.ids import new_id
-from saas_api.webhooks import rules
-from saas_api.webhooks import service as webhooks
+from saas_api.core import ids
+from saas_api.core.db import tenancy
+from saas_api.webhooks import events, payload
+from saas_api.webhooks.event_types import EVENT_TYPES
+from saas_api.webhooks.events import EventSubject
 from tests.webhooks.people import Company
 
 
@@ -48,13 +49,13 @@ def test_that_a_message_was_accepted_is_told_to_those_who_name_it(acme: Company)
 
 def test_the_same_version_of_a_subject_is_one_event(acme: Company) -> None:
     acme.listen()
-    subject = new_id()
+    subject = ids.new_id()
 
     def publish(session: Session, version: int) -> None:
-        webhooks.publish(session, acme.id, "invoice.paid", webhooks.Subject(subject, version), {})
+        events.publish(session, acme.id, "invoice.paid", EventSubject(subject, version), {})
 
     for version in (1, 1, 2):
-        with acme.app.app_context(), tenancy.transaction(acme.id) as session:
+        with acme.app.app_context(), tenancy.tenant_session(acme.id) as session:
             publish(session, version)
     assert len(acme.rows("SELECT FROM events")) == len(acme.rows("SELECT FROM webhook_deliveries")) == 2
 
@@ -63,8 +64,8 @@ def test_what_is_rolled_back_was_never_reported(acme: Company) -> None:
     acme.listen()
 
     def fail() -> None:
-        with acme.app.app_context(), tenancy.transaction(acme.id) as session:
-            webhooks.publish(session, acme.id, "invoice.paid", webhooks.Subject(new_id()), {})
+        with acme.app.app_context(), tenancy.tenant_session(acme.id) as session:
+            events.publish(session, acme.id, "invoice.paid", EventSubject(ids.new_id()), {})
             raise Broken
 
     with pytest.raises(Broken):
@@ -83,7 +84,7 @@ def test_a_thin_text_keeps_the_envelope(acme: Company) -> None:
     acme.listen()
     acme.report(object="invoice", id="inv_1", status="paid", total_amount="1.00")
     [row] = acme.rows("SELECT payload FROM events")
-    thin: Any = acme.app.json.loads(rules.thin_payload(row.payload))
+    thin: Any = acme.app.json.loads(payload.build_thin_payload(row.payload))
     full: Any = acme.app.json.loads(row.payload)
     assert thin == {**full, "data": {"object": "invoice", "id": "inv_1", "status": "paid"}}
 
@@ -113,5 +114,5 @@ def test_events_are_listed_newest_first_by_pages(acme: Company) -> None:
 
 def test_the_catalogue_is_served_whole(acme: Company) -> None:
     types = acme.call("GET", "/event-types").json["data"]["event_types"]
-    assert [one["type"] for one in types] == list(rules.CATALOGUE)
+    assert [one["type"] for one in types] == list(EVENT_TYPES)
     assert all(one["schema"]["properties"]["type"] == {"const": one["example"]["type"]} for one in types)

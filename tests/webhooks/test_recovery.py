@@ -9,7 +9,7 @@ import pytest
 from click.testing import Result
 from flask import Flask
 
-from saas_api.core.ids import new_id, wire_id
+from saas_api.core import ids
 from tests.webhooks.people import ENDPOINTS, Company
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -155,7 +155,7 @@ def test_the_command_recovers_too(app: Flask, acme: Company, endpoint: dict[str,
 
 
 def test_the_command_says_in_one_line_what_is_wrong(app: Flask, acme: Company, endpoint: dict[str, Any]) -> None:
-    nobody = wire_id("whe", new_id())
+    nobody = ids.format_id("whe", ids.new_id())
     said = {
         command(app, "recover", nobody, "--since", ago(hours=1)).stderr.strip(),
         command(app, "recover", "nonsense", "--since", ago(hours=1)).stderr.strip(),

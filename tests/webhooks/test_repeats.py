@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from saas_api.core.ids import read_id
+from saas_api.core import ids
 from tests.webhooks.people import Company
 
 
@@ -29,7 +29,7 @@ def test_a_delivery_is_shown_with_what_it_carries_and_its_attempts(acme: Company
             duration_ms, response_snippet)
           VALUES (:org, :id, 1, now(), now(), 'http_error', 500, 12, '<b>no</b>')""",
         org=acme.id,
-        id=read_id("whd", sent["id"]),
+        id=ids.parse_id("whd", sent["id"]),
     )
     shown = acme.call("GET", f"/deliveries/{sent['id']}").json["data"]
     assert {name: shown[name] for name in sent} == sent

@@ -6,11 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # it is not annotated
 
-from saas_api.core import tenancy
-from saas_api.core.ids import read_id
-from saas_api.providers import Item, Outcome, mock
-from saas_api.webhooks import rules
-from saas_api.webhooks.service.disabling import disable
+from saas_api.core import ids
+from saas_api.core.db import tenancy
+from saas_api.providers import mock_messages
+from saas_api.providers.messages import OutboundMessage, SendResult
+from saas_api.providers.mock_messages import MockMessageProvider
+from saas_api.webhooks import endpoints
+from saas_api.webhooks.event_types import EVENT_TYPES
+from saas_api.webhooks.payload import MAX_PAYLOAD_BYTES
 from tests.people import make_key
 from tests.webhooks.people import Company
 
@@ -44,31 +47,31 @@ def live(acme: Company, work: Callable[[], None]) -> None:
     acme.client.delete(path, headers=acme.owner.headers)
 
 
-class Post(mock.Mock):
+class Post(MockMessageProvider):
     """A carrier whose receipts follow later, as those of carriers outside do."""
 
-    def send_many(self, items: Sequence[Item]) -> Iterator[list[tuple[Item, Outcome]]]:
-        yield [(item, Outcome("sent", reference=item.id.hex)) for item in items]
+    def send_many(self, items: Sequence[OutboundMessage]) -> Iterator[list[tuple[OutboundMessage, SendResult]]]:
+        yield [(item, SendResult("sent", reference=item.id.hex)) for item in items]
 
 
 def test_every_event_keeps_to_its_schema(
     acme: Company, work: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = acme.listen(event_types=sorted(rules.CATALOGUE))
+    made = acme.listen(event_types=sorted(EVENT_TYPES))
     other = acme.listen()
     live(acme, work)
     with monkeypatch.context() as patched:
-        patched.setattr(mock, "Mock", Post)
+        patched.setattr(mock_messages, "MockMessageProvider", Post)
         key = make_key(acme.client, acme.owner)
         sms = {"to": "+2348012345678", "type": "sms", "message": "Hello"}
         acme.client.post("/api/v1/messages/send", json=sms, headers=key)
         work()
     acme.call("POST", f"/endpoints/{made['id']}/test", {})
-    with acme.app.app_context(), tenancy.transaction(acme.id) as session:
-        disable(session, acme.id, read_id("whe", other["id"]), "disabled_gone")
+    with acme.app.app_context(), tenancy.tenant_session(acme.id) as session:
+        endpoints.disable_endpoint(session, acme.id, ids.parse_id("whe", other["id"]), "disabled_gone")
     seen = set()
     for row in acme.rows("SELECT type, payload FROM events"):
-        Draft202012Validator(rules.CATALOGUE[row.type].schema).validate(json.loads(row.payload))
-        assert len(row.payload.encode()) <= rules.LARGEST_BYTES
+        Draft202012Validator(EVENT_TYPES[row.type].schema).validate(json.loads(row.payload))
+        assert len(row.payload.encode()) <= MAX_PAYLOAD_BYTES
         seen.add(row.type)
     assert seen == KINDS | {"subscription.created"}

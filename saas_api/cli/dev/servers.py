@@ -1,7 +1,4 @@
-"""Embedded PostgreSQL and Redis: started from the binaries of their wheels, crash-safe, stopped cleanly.
-
-As root they run as `nobody`, which PostgreSQL insists on.
-"""
+"""EmbeddedPostgres and EmbeddedRedis, login and database of an empty cluster."""
 
 import contextlib
 import shutil
@@ -15,18 +12,47 @@ from typing import Any
 
 import psycopg2
 import redis
+from psycopg2 import sql
 
 from saas_api.cli.dev import host
-from saas_api.cli.dev.addresses import LOGIN
-from saas_api.cli.dev.binaries import postgres_binaries, redis_binary
-from saas_api.cli.dev.cluster import SUPERUSER, make_database, make_login
 from saas_api.cli.dev.host import EngineError
+from saas_api.settings.instance import DATABASE_LOGIN
+
+SUPERUSER = "postgres"
+_ROLES = ("saas_tenant", "saas_system")
+
+
+def create_login(connection: Any) -> None:
+    """Make the application's login and the two roles it may take; it inherits neither and is no superuser."""
+    with connection.cursor() as cursor:
+        for role in (*_ROLES, DATABASE_LOGIN):
+            cursor.execute("SELECT FROM pg_roles WHERE rolname = %s", (role,))
+            if cursor.fetchone() is None:
+                kind = "LOGIN" if role == DATABASE_LOGIN else "NOLOGIN"
+                cursor.execute(sql.SQL("CREATE ROLE {} " + kind).format(sql.Identifier(role)))
+        for role in _ROLES:
+            statement = sql.SQL("GRANT {} TO {} WITH INHERIT FALSE, SET TRUE")
+            cursor.execute(statement.format(sql.Identifier(role), sql.Identifier(DATABASE_LOGIN)))
+
+
+def create_database(connection: Any, name: str, template: str | None = None) -> None:
+    """Make a database of the login's own unless it exists."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT FROM pg_database WHERE datname = %s", (name,))
+        if cursor.fetchone() is None:
+            statement = sql.SQL("CREATE DATABASE {} OWNER {}").format(
+                sql.Identifier(name), sql.Identifier(DATABASE_LOGIN)
+            )
+            if template:
+                statement += sql.SQL(" TEMPLATE {}").format(sql.Identifier(template))
+            cursor.execute(statement)
+
 
 POSTGRES_MAJOR = "18"
 START_SECONDS = 20
 
 
-class Engine(ABC):
+class EmbeddedServer(ABC):
     """One server process and how it is started, asked and stopped."""
 
     name: str
@@ -56,9 +82,9 @@ class Engine(ABC):
         """
         self._spawn()
         deadline = time.monotonic() + START_SECONDS
-        while not self.answers():
+        while not self.is_ready():
             if self.pid is None or time.monotonic() > deadline:
-                raise EngineError(f"{self.name} did not start: {self.last_words()}")
+                raise EngineError(f"{self.name} did not start: {self.last_output()}")
             time.sleep(0.05)
 
     def stop(self, seconds: float = 30) -> None:
@@ -72,13 +98,13 @@ class Engine(ABC):
             self.process.send_signal(self.kill_signal)
             self.process.wait(10)
 
-    def last_words(self) -> str:
+    def last_output(self) -> str:
         """The last line of the log that says something."""
         lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
         return lines[-1][-300:] if lines else "it said nothing"
 
     @abstractmethod
-    def answers(self) -> bool:
+    def is_ready(self) -> bool:
         """Whether the server takes commands."""
 
     @abstractmethod
@@ -92,17 +118,17 @@ class Engine(ABC):
                 stdin=subprocess.PIPE if configuration is not None else subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=host.environment(),
+                env=host.server_environment(),
                 start_new_session=True,
-                preexec_fn=host.dies_with_us(self.stop_signal),  # noqa: PLW1509 - only prctl, from the main thread
-                **host.servant(),
+                preexec_fn=host.set_parent_death_signal(self.stop_signal),  # noqa: PLW1509 - only prctl, from the main thread
+                **host.unprivileged_popen_args(),
             )
         if configuration is not None and self.process.stdin:
             self.process.stdin.write(configuration)
             self.process.stdin.close()
 
 
-class Postgres(Engine):
+class EmbeddedPostgres(EmbeddedServer):
     """PostgreSQL on a socket of its own, without any network."""
 
     name = "postgres"
@@ -114,7 +140,7 @@ class Postgres(Engine):
         """The cluster."""
         return self.directory / "pg" / "data"
 
-    def answers(self) -> bool:
+    def is_ready(self) -> bool:
         """Whether the superuser can connect."""
         try:
             self.superuser("postgres").close()
@@ -128,14 +154,14 @@ class Postgres(Engine):
 
     def start(self) -> None:
         """Make the cluster at the first start, start it, and make sure of login and database."""
-        binaries = postgres_binaries()
+        binaries = host.postgres_bin_directory()
         self._make_cluster(binaries)
-        host.end_stranger(host.first_number(self.data / "postmaster.pid"), "postgres", self.data, signal.SIGINT)
+        host.kill_stale_server(host.read_pid(self.data / "postmaster.pid"), "postgres", self.data, signal.SIGINT)
         super().start()
         with contextlib.closing(self.superuser("postgres")) as connection:
             connection.autocommit = True
-            make_login(connection)
-            make_database(connection, LOGIN)
+            create_login(connection)
+            create_database(connection, DATABASE_LOGIN)
 
     def _make_cluster(self, binaries: Path) -> None:
         version = self.data / "PG_VERSION"
@@ -155,10 +181,10 @@ class Postgres(Engine):
             [*command, "--auth-local=trust", "--auth-host=reject", "--no-instructions", *unsynced],
             capture_output=True,
             text=True,
-            env=host.environment(),
+            env=host.server_environment(),
             check=False,
             cwd="/",
-            **host.servant(),
+            **host.unprivileged_popen_args(),
         )
         if made.returncode:
             raise EngineError(f"initdb failed: {(made.stderr.strip().splitlines() or ['no reason given'])[-1]}")
@@ -171,17 +197,17 @@ class Postgres(Engine):
         if not self.is_durable:
             options |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
         flags = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
-        self._popen([str(postgres_binaries() / "postgres"), "-D", str(self.data), *flags])
+        self._popen([str(host.postgres_bin_directory() / "postgres"), "-D", str(self.data), *flags])
 
 
-class Redis(Engine):
+class EmbeddedRedis(EmbeddedServer):
     """Redis on a socket of its own, appending every write to a file."""
 
     name = "redis"
     stop_signal = signal.SIGTERM
     kill_signal = signal.SIGKILL
 
-    def answers(self) -> bool:
+    def is_ready(self) -> bool:
         """Whether it has loaded its file and takes commands."""
         try:
             with redis.Redis(unix_socket_path=str(self.run / "redis.sock"), socket_timeout=2) as client:
@@ -192,7 +218,7 @@ class Redis(Engine):
     def start(self) -> None:
         """Start it, after ending one that outlived its owner: Redis itself takes no lock on its directory."""
         data = self.directory / "redis"
-        host.end_stranger(host.first_number(data / "redis.pid"), "redis-server", data, signal.SIGTERM)
+        host.kill_stale_server(host.read_pid(data / "redis.pid"), "redis-server", data, signal.SIGTERM)
         super().start()
         (data / "redis.pid").write_text(f"{self.pid}\n")
 
@@ -208,4 +234,4 @@ class Redis(Engine):
             f"appendonly {'yes' if self.is_durable else 'no'}",
             "appendfsync everysec",
         ]
-        self._popen([redis_binary(), "-"], "\n".join(lines).encode() + b"\n")
+        self._popen([host.redis_server_path(), "-"], "\n".join(lines).encode() + b"\n")

@@ -9,10 +9,10 @@ import pytest
 from flask import Flask
 from sqlalchemy import text
 
-from saas_api.core import clock, tenancy
-from saas_api.core.ids import wire_id
-from saas_api.organizations.models import Membership
-from saas_api.users import service as users
+from saas_api.accounts import users
+from saas_api.accounts.models import Membership
+from saas_api.core import clock, ids
+from saas_api.core.db import tenancy
 from tests.billing.company import day
 from tests.pages import Browser
 from tests.payments.shop import Customer, Visitor
@@ -41,14 +41,14 @@ def owner(app: Flask, customer: Customer) -> Browser:
 @pytest.fixture
 def may(app: Flask, customer: Customer) -> Iterator[Browser]:
     """The owner at the pages on the 20th of May at noon, in the period that began on the first."""
-    clock.travel_to(day(20, 12, month=5))
+    clock.freeze_time(day(20, 12, month=5))
     yield browse(app, customer.person)
-    clock.travel_to(None)
+    clock.freeze_time(None)
 
 
 def take_on(customer: Customer, email: str, role: str) -> None:
     """Somebody new in the company."""
-    with tenancy.as_system("auth.register") as session:
+    with tenancy.system_session("auth.register") as session:
         user = users.create(session, email, PASSWORD, "")
         session.add(Membership(organization_id=customer.id, user_id=user.id, role=role))
 
@@ -67,13 +67,13 @@ def plain(answer: Any) -> str:
 
 
 def invoice_page(customer: Customer) -> str:
-    return f"{BILLING}/invoices/{wire_id('inv', customer.invoice_id)}"
+    return f"{BILLING}/invoices/{ids.format_id('inv', customer.invoice_id)}"
 
 
 def first_line(customer: Customer) -> str:
     """The page of the first line of the invoice."""
     row = customer.rows("SELECT id FROM invoice_lines ORDER BY position LIMIT 1")[0]
-    return f"{invoice_page(customer)}/lines/{wire_id('lin', row.id)}"
+    return f"{invoice_page(customer)}/lines/{ids.format_id('lin', row.id)}"
 
 
 def payments(customer: Customer) -> list[Any]:

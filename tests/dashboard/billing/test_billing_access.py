@@ -16,8 +16,8 @@ import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 
-from saas_api.core.db import db
-from saas_api.core.ids import new_id, wire_id
+from saas_api.core import ids
+from saas_api.core.db.engine import db
 from tests.dashboard.billing.desk import BILLING, browse, first_line, invoice_page, take_on
 from tests.pages import Browser, check_access
 from tests.payments.shop import Customer, owing
@@ -101,16 +101,16 @@ def test_a_stranger_finds_nothing(app: Flask, customer: Customer, owner: Browser
     fields = {**owner.form(invoice_page(customer), f"{invoice_page(customer)}/pay"), "csrf_token": token}
     assert carol.send(f"{invoice_page(customer)}/pay", fields).status_code == 404
     rule = customer.rows("SELECT id FROM alert_rules LIMIT 1")[0].id
-    switch = f"{BILLING}/spending/alerts/{wire_id('alr', rule)}/switch"
+    switch = f"{BILLING}/spending/alerts/{ids.format_id('alr', rule)}/switch"
     assert carol.send(switch, {"csrf_token": token}).status_code == 404
     assert "INV-" not in carol.open(BILLING).text
 
 
 def test_what_is_not_there_is_not_found(owner: Browser, customer: Customer) -> None:
     for path in (
-        f"{BILLING}/invoices/{wire_id('inv', new_id())}",
-        f"{BILLING}/invoices/{wire_id('inv', new_id())}.pdf",
-        f"{invoice_page(customer)}/lines/{wire_id('lin', new_id())}",
+        f"{BILLING}/invoices/{ids.format_id('inv', ids.new_id())}",
+        f"{BILLING}/invoices/{ids.format_id('inv', ids.new_id())}.pdf",
+        f"{invoice_page(customer)}/lines/{ids.format_id('lin', ids.new_id())}",
         f"{BILLING}/plans/nothing",
     ):
         assert owner.open(path).status_code == 404, path

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from saas_api.billing import service as billing
-from saas_api.billing.queries.bills.documents import invoice_document
-from saas_api.core import clock, tenancy
-from saas_api.core.ids import wire_id
-from saas_api.dashboard.queries.billing import running
-from saas_api.organizations.service.audit import SYSTEM
+from saas_api.accounts.audit import SYSTEM_ACTOR, OperatorContext
+from saas_api.billing import credit_notes, invoice_documents, period_close, periods, previews, spend_cap
+from saas_api.billing.credit_notes import CreditNoteInput
+from saas_api.core import clock, ids
+from saas_api.core.db import tenancy
+from saas_api.dashboard import running_period
 from tests.billing.company import day
 from tests.dashboard.billing.desk import API, BILLING, asked, browse, invoice_page, plain
 from tests.pages import Browser
@@ -33,7 +33,7 @@ def money(amount: str) -> str:
 
 def open_period(customer: Customer) -> None:
     with customer.transaction() as session:
-        billing.ensure_period(session, customer.id, clock.now())
+        periods.ensure_period(session, customer.id, clock.now())
 
 
 def use(customer: Customer) -> None:
@@ -70,10 +70,13 @@ def test_the_pages_reads_are_the_services(customer: Customer, is_mixed: bool) ->
         customer.use(9, at=day(20), is_late=True)
     now = clock.now()
     with customer.transaction() as session:
-        expected, cap = billing.preview(session, customer.id), billing.cap_state(session, customer.id)
-        found = running.account(session, customer.id, now)
+        expected, cap = (
+            previews.preview_current_period(session, customer.id),
+            spend_cap.get_cap_state(session, customer.id),
+        )
+        found = running_period.find_account(session, customer.id, now)
         assert found is not None
-        seen = running.read(session, found, now)
+        seen = running_period.get_current_period(session, found, now)
     assert (seen.bill, seen.forecast) == (expected.draft, expected.forecast)
     assert (seen.requests, seen.spent_minor) == (expected.total_requests, cap.spent.total)
     assert (seen.account.period.id, seen.account.profile.spend_cap_minor) == (cap.period_id, cap.amount_minor)
@@ -148,8 +151,8 @@ def test_what_a_change_is_said_to_cost_is_what_the_invoice_charges(may: Browser,
     sent = may.submit(f"{BILLING}/plans/scale?when={when}", f"{BILLING}/plans/scale")
     assert (sent.status_code, sent.location) == (303, f"{BILLING}/plans")
     assert asked(customer, "/calculate")["forecast_amount"] == told["changed"]["total_amount"]
-    clock.travel_to(day(1, 2, month=6))
-    [closed] = billing.close_due(clock.now(), customer.id).invoices
+    clock.freeze_time(day(1, 2, month=6))
+    [closed] = period_close.close_due(clock.now(), customer.id).invoices
     assert money(str(Decimal(closed.total_minor) / 100)) == money(told["changed"]["total_amount"])
 
 
@@ -183,7 +186,7 @@ def test_a_change_is_made_once_and_only_as_it_was_shown(customer: Customer, may:
 def test_the_document_is_the_pdfs(customer: Customer, owner: Browser) -> None:
     there = invoice_page(customer)
     with customer.transaction() as session:
-        document = invoice_document(session, customer.id, customer.invoice_id)
+        document = invoice_documents.invoice_document(session, customer.id, customer.invoice_id)
     texts = [document.number, document.status, document.buyer.name, *(text for pair in document.facts for text in pair)]
     texts += [text for line in document.lines for text in (line.description, *line.details, line.quantity, line.amount)]
     texts += [text for one in document.sums for text in (one.label, one.amount)]
@@ -200,8 +203,8 @@ def test_a_line_explains_its_amount_and_gives_its_events(app: Flask, may: Browse
     open_period(customer)
     customer.use(30)
     customer.use(12_345)
-    [closed] = billing.close_due(day(1, 2, month=6), customer.id).invoices
-    number = wire_id("inv", closed.id)
+    [closed] = period_close.close_due(day(1, 2, month=6), customer.id).invoices
+    number = ids.format_id("inv", closed.id)
     told = asked(customer, f"/invoices/{number}")
     line = next(line for line in told["lines"] if line["meter"] == "sms")
     there = f"{BILLING}/invoices/{number}/lines/{line['id']}"
@@ -212,7 +215,7 @@ def test_a_line_explains_its_amount_and_gives_its_events(app: Flask, may: Browse
     assert money(line["amount"]) in page
     rows: list[dict[str, Any]] = list(csv.DictReader(io.StringIO(may.open(f"{there}/events.csv").text[1:])))
     assert sum(Decimal(row["quantity"]) for row in rows) == Decimal(line["quantity"]) == 12_375
-    clock.travel_to(None)
+    clock.freeze_time(None)
     carol = browse(app, sign_up(customer.client, "carol@carol.example", "Carol & Co"))
     assert carol.open(there).status_code == 404
 
@@ -221,9 +224,11 @@ def test_the_wallet_and_the_credit_notes_are_the_apis(customer: Customer, owner:
     assert "No credit so far" in owner.open(f"{BILLING}/wallet").text
     assert "No credit notes" in owner.open(f"{BILLING}/credit-notes").text
     customer.grant(1_250, "promotional", 1)
-    credit = billing.Credit("order_change", amount_minor=900, memo="It was <b>late</b>")
-    with tenancy.as_system("billing.corrections") as session:
-        billing.credit(session, customer.id, customer.invoice_id, credit, billing.Act(SYSTEM, "asked for"))
+    credit = CreditNoteInput("order_change", amount_minor=900, memo="It was <b>late</b>")
+    with tenancy.system_session("billing.corrections") as session:
+        credit_notes.create_credit_note(
+            session, customer.id, customer.invoice_id, credit, OperatorContext(SYSTEM_ACTOR, "asked for")
+        )
     held, notes = asked(customer, "/wallet"), asked(customer, "/credit-notes")["credit_notes"]
     page = plain(owner.open(f"{BILLING}/wallet"))
     assert f"In the wallet {money(held['balances'][0]['amount'])}" in page

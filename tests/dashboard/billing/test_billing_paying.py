@@ -9,8 +9,8 @@ import pytest
 import sqlalchemy as sa
 from flask import Flask
 
-from saas_api.core import clock, tenancy
-from saas_api.core.ids import wire_id
+from saas_api.core import clock, ids
+from saas_api.core.db import tenancy
 from saas_api.payments import jobs
 from tests.dashboard.billing.desk import browse, invoice_page, payments, plain
 from tests.pages import Browser
@@ -32,7 +32,7 @@ def polled(answer: Any) -> str:
 
 def mails_of(customer: Customer) -> dict[str, tuple[str, str]]:
     """Text and HTML of what was written to the company, by template."""
-    with tenancy.as_system("mail.deliver") as session:
+    with tenancy.system_session("mail.deliver") as session:
         wanted = sa.text("SELECT template, text_body, html_body FROM mails WHERE organization_id = :id")
         return {name: (plain, html) for name, plain, html in session.execute(wanted, {"id": customer.id})}
 
@@ -50,7 +50,7 @@ def test_pay_leads_to_the_checkout_and_back_to_a_page_that_looks_again(owner: Br
     assert owner.open(look, **{"HX-Request": "true"}).status_code == 204
     back = owner.client.post(begun.location, data={"action": "pay"})
     assert f'href="{there}"' in owner.open(back.location).text
-    jobs.inbox()
+    jobs.process_inbox()
     settled = owner.open(look, **{"HX-Request": "true"})
     assert settled.status_code == 286
     assert "<html" not in settled.text
@@ -62,13 +62,13 @@ def test_pay_leads_to_the_checkout_and_back_to_a_page_that_looks_again(owner: Br
 
 
 def test_the_page_stops_looking_after_two_minutes(app: Flask, customer: Customer) -> None:
-    clock.travel_to(clock.now())
+    clock.freeze_time(clock.now())
     owner = browse(app, customer.person)
     pay(owner, customer)
     look = polled(owner.open(invoice_page(customer)))
-    clock.travel_to(clock.now() + timedelta(seconds=119))
+    clock.freeze_time(clock.now() + timedelta(seconds=119))
     assert owner.open(look, **{"HX-Request": "true"}).status_code == 204
-    clock.travel_to(clock.now() + timedelta(seconds=2))
+    clock.freeze_time(clock.now() + timedelta(seconds=2))
     ended = owner.open(look, **{"HX-Request": "true"})
     assert ended.status_code == 286
     assert "Reload this page to look again." in ended.text
@@ -142,7 +142,7 @@ def test_another_origin_is_left_by_a_page_never_by_a_redirect(
 
 def test_a_declined_payment_is_told_and_may_be_tried_again(owner: Browser, customer: Customer) -> None:
     owner.client.post(pay(owner, customer).location, data={"action": "decline"})
-    jobs.inbox()
+    jobs.process_inbox()
     page = plain(owner.open(invoice_page(customer)))
     assert "Payment declined" in page
     assert "card declined" in page
@@ -159,7 +159,7 @@ def test_what_cannot_be_paid_says_why(owner: Browser, customer: Customer) -> Non
     unknown = owner.send(f"{there}/pay", {**fields, "provider": "cowries"})
     assert unknown.status_code == 422
     owner.client.post(pay(owner, customer).location, data={"action": "pay"})
-    jobs.inbox()
+    jobs.process_inbox()
     paid = owner.send(f"{there}/pay", {**fields, "provider": "mock"})
     assert paid.status_code == 409
     assert "This invoice is paid already." in paid.text
@@ -179,8 +179,8 @@ def test_who_must_verify_their_address_first_is_told_so(
 def test_the_mails_lead_to_the_invoice(owner: Browser, customer: Customer) -> None:
     for action in ("decline", "pay"):
         owner.client.post(pay(owner, customer).location, data={"action": action})
-        jobs.inbox()
-    there = f"/dashboard/billing/invoices/{wire_id('inv', customer.invoice_id)}"
+        jobs.process_inbox()
+    there = f"/dashboard/billing/invoices/{ids.format_id('inv', customer.invoice_id)}"
     mails = mails_of(customer)
     for template in ("invoice_ready", "payment_failed", "payment_received"):
         assert all(there in body for body in mails[template]), template

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from saas_api.core.ids import wire_id
+from saas_api.core import ids
 from tests.dashboard.billing.desk import API, BILLING, asked, plain, spend_cap
 from tests.pages import Browser
 from tests.payments.shop import Customer
@@ -127,7 +127,7 @@ def test_fifty_alerts_are_enough(owner: Browser, customer: Customer) -> None:
 
 def test_an_alert_nobody_has_is_not_found_and_one_that_is_gone_stays_gone(owner: Browser, customer: Customer) -> None:
     token = owner.form(SPENDING, CAP)["csrf_token"]
-    nobodys = f"{ALERTS}/{wire_id('alr', customer.id)}"
+    nobodys = f"{ALERTS}/{ids.format_id('alr', customer.id)}"
     before = told(customer)
     assert owner.send(f"{nobodys}/switch", {"csrf_token": token}).status_code == 404
     assert owner.send(f"{nobodys}/remove", {"csrf_token": token}).status_code == 303

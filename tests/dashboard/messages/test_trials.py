@@ -6,8 +6,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 from limits import parse as parse_limit
 
-from saas_api.core import tenancy
-from saas_api.core.ids import read_id
+from saas_api.core import ids
+from saas_api.core.db import tenancy
 from tests.dashboard.messages.desk import MESSAGES, NEW, Work, listed, pages, send
 from tests.messages.people import SMS
 from tests.pages import Browser, form_of
@@ -97,8 +97,8 @@ def test_who_may_not_send_with_a_key_may_not_by_hand(
     app: Flask, browser: Browser, client: FlaskClient, alice: Person, live: Headers, sql: str, told: int
 ) -> None:
     send(client, live)  # opens the account
-    with app.app_context(), tenancy.as_system("auth.register") as session:
-        session.execute(sa.text(sql), {"id": read_id("org", alice.organization_id)})
+    with app.app_context(), tenancy.system_session("auth.register") as session:
+        session.execute(sa.text(sql), {"id": ids.parse_id("org", alice.organization_id)})
     answer = browser.submit(NEW)
     assert answer.status_code == told
     assert ("may not send right now" in answer.text) == (told == 403)

@@ -14,6 +14,6 @@ from tests.usage.company import Company
 @pytest.fixture
 def acme(app: Flask, client: FlaskClient) -> Iterator[Company]:
     """Signed up on 1 March, with two keys that were used, once over the limit; it is the middle of April."""
-    clock.travel_to(TODAY)
+    clock.freeze_time(TODAY)
     yield busy_company(client)
-    clock.travel_to(None)
+    clock.freeze_time(None)

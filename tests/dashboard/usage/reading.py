@@ -23,7 +23,7 @@ def busy_company(client: FlaskClient) -> Company:
         company.make_key(key)
     company.open_period(clock.now())
     company.open_period(TODAY)
-    clock.travel_to(TODAY)
+    clock.freeze_time(TODAY)
     for day in (1, 2, 2, 9):
         company.use(300, at=datetime(2026, 4, day, 23, 59, tzinfo=UTC), key="first")
     company.use(7, at=datetime(2026, 2, 28, 12, tzinfo=UTC) + timedelta(days=2), key="first")

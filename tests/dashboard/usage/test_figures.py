@@ -14,10 +14,10 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from saas_api.core import clock
-from saas_api.core.render.filters import NOTHING
-from saas_api.dashboard.queries.usage import Calls, Meter
-from saas_api.dashboard.routes.usage import chart_of
-from saas_api.usage.rules import Days
+from saas_api.core.web.templating import EMPTY_VALUE
+from saas_api.dashboard import usage
+from saas_api.dashboard.usage import CallSeries, MeterAllowance
+from saas_api.usage.ranges import DateRange
 from tests.dashboard.usage.reading import TODAY, USAGE, downloaded, shown, stats, table
 from tests.pages import Browser, check_access
 from tests.people import Person
@@ -58,7 +58,7 @@ def test_every_figure_is_the_one_of_the_api(app: Flask, acme: Company, query: st
     assert found["Failed"] == f"{summary['failed_requests']:,}"
     assert found["Rate limited"] == f"{summary['rate_limited_requests']:,}"
     is_test = asked.get("mode") == "test"
-    assert found["Cost"] == (NOTHING if is_test else f"{summary['total_cost']} {summary['currency']}")
+    assert found["Cost"] == (EMPTY_VALUE if is_test else f"{summary['total_cost']} {summary['currency']}")
     assert Decimal(re.findall(r"([\d.]+) % of those within the limit", page)[0]) == Decimal(
         str(summary["success_rate"])
     )
@@ -131,9 +131,9 @@ def test_the_time_before_is_compared(app: Flask, acme: Company) -> None:
 def test_more_than_four_meters_are_told_as_three_and_the_others() -> None:
     starts = [datetime(2026, 4, 14, tzinfo=UTC), datetime(2026, 4, 15, tzinfo=UTC)]
     by_meter = {"a": [1, 0], "b": [9, 9], "c": [2, 0], "d": [8, 8], "e": [7, 7]}
-    days = Days(starts[0].date(), starts[1].date(), clock.zone("UTC"))
-    meters = {code: Meter(code.upper(), "unit", Decimal(0)) for code in by_meter}
-    chart = chart_of(Calls("day", starts, by_meter, 0), days, meters)
+    days = DateRange(starts[0].date(), starts[1].date(), clock.get_zone("UTC"))
+    meters = {code: MeterAllowance(code.upper(), "unit", Decimal(0)) for code in by_meter}
+    chart = usage.call_chart(CallSeries("day", starts, by_meter, 0), days, meters)
     assert chart.legend == ((1, "B", "18"), (2, "D", "16"), (3, "E", "14"), (4, "Others", "3"))
     assert chart.buckets[0].tip == "14 Apr: B 9, D 8, E 7, Others 3"
 

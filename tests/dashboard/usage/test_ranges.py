@@ -8,9 +8,10 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import event, text
 
-from saas_api.billing import service as billing
-from saas_api.core import clock, tenancy
-from saas_api.core.db import db
+from saas_api.billing import terms
+from saas_api.core import clock
+from saas_api.core.db import tenancy
+from saas_api.core.db.engine import db
 from tests.dashboard.usage.reading import TODAY, USAGE, browser_of, downloaded, shown, stats, table
 from tests.pages import Browser
 from tests.people import Person
@@ -52,21 +53,21 @@ def test_test_messages_are_counted_in_test_mode(app: Flask, client: FlaskClient,
 
 def test_the_limit_is_the_one_that_the_gate_counts(app: Flask, acme: Company) -> None:
     with acme.transaction() as session:
-        limit = billing.terms(session, acme.id).rate_limit_per_minute
+        limit = terms.get_terms(session, acme.id).rate_limit_per_minute
     answer = acme.client.get("/api/v1/usage", headers=acme.key_headers["first"])
     assert answer.headers["X-RateLimit-Limit"] == str(limit)
     assert f"<dd>{limit} calls a minute</dd>" in shown(app, acme)
 
 
 def test_an_exception_to_the_limit_is_shown_while_it_lasts(app: Flask, acme: Company) -> None:
-    with app.app_context(), tenancy.as_system("auth.register") as session:
+    with app.app_context(), tenancy.system_session("auth.register") as session:
         session.execute(
             text("""INSERT INTO organization_limits (organization_id, rate_limit_per_minute, reason, expires_at)
               VALUES (:id, 777, 'a test', :at)"""),
             {"id": acme.id, "at": TODAY + timedelta(hours=1)},
         )
     assert "<dd>777 calls a minute</dd>" in shown(app, acme)
-    clock.travel_to(TODAY + timedelta(hours=1))
+    clock.freeze_time(TODAY + timedelta(hours=1))
     assert "<dd>777 calls a minute</dd>" not in shown(app, acme)
 
 

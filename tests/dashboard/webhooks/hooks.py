@@ -8,8 +8,8 @@ import pytest
 import sqlalchemy as sa
 from flask import Flask
 
-from saas_api.core.db import db
-from saas_api.core.ids import wire_id
+from saas_api.core import ids as core_ids
+from saas_api.core.db.engine import db
 from tests.pages import Browser
 from tests.people import Person
 from tests.webhooks.people import Company
@@ -46,4 +46,8 @@ def ids(acme: Company) -> dict[str, str]:
     made = acme.listen()
     acme.report(number="INV-1")
     (row,) = acme.rows("SELECT id, event_id FROM webhook_deliveries")
-    return {"endpoint": made["id"], "delivery": wire_id("whd", row.id), "event": wire_id("evt", row.event_id)}
+    return {
+        "endpoint": made["id"],
+        "delivery": core_ids.format_id("whd", row.id),
+        "event": core_ids.format_id("evt", row.event_id),
+    }

@@ -10,8 +10,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from saas_api.core import clock
-from saas_api.core.ids import wire_id
-from saas_api.webhooks import rules
+from saas_api.core import ids as core_ids
+from saas_api.webhooks import payload
 from tests.dashboard.webhooks.hooks import HOOKS, URL, counted, ids
 from tests.pages import Browser, check_access, form_of
 from tests.people import PASSWORD, Person, join, sign_in
@@ -83,7 +83,7 @@ def test_a_new_endpoint_shows_its_secret_once(browser: Browser, acme: Company) -
     secret = secret_on(answer.text)
     (row,) = acme.rows("SELECT id, url, event_types FROM webhook_endpoints")
     assert (row.url, row.event_types) == (URL, ["invoice.paid", "message.failed"])
-    shown = browser.open(f"{HOOKS}/{wire_id('whe', row.id)}").text
+    shown = browser.open(f"{HOOKS}/{core_ids.format_id('whe', row.id)}").text
     assert secret not in shown
     again = browser.send(f"{HOOKS}/new", fields)
     assert secret_on(again.text) == secret
@@ -101,11 +101,11 @@ def test_the_snippet_verifies_what_is_signed_with_the_secret(
     shown: dict[str, Any] = {}
     exec(code, shown)  # noqa: S102 - it is what the page tells people to run
     body, at = b'{"id":"evt_1"}', int(clock.now().timestamp())
-    assert shown["verify"](rules.headers([secret], "evt_1", at, body), body) == {"id": "evt_1"}
+    assert shown["verify"](payload.signature_headers([secret], "evt_1", at, body), body) == {"id": "evt_1"}
     with pytest.raises(ValueError, match="not signed"):
-        shown["verify"](rules.headers([secret], "evt_1", at, body), body + b" ")
+        shown["verify"](payload.signature_headers([secret], "evt_1", at, body), body + b" ")
     with pytest.raises(ValueError, match="too old"):
-        shown["verify"](rules.headers([secret], "evt_1", at - 301, body), body)
+        shown["verify"](payload.signature_headers([secret], "evt_1", at - 301, body), body)
 
 
 def test_a_refused_address_keeps_what_was_typed(

@@ -1,0 +1,33 @@
+"""Users, organizations and their members, authentication and the audit log."""
+
+from saas_api.core.domain import Domain
+from saas_api.core.roles import ADMIN_ROLES, ALL_ROLES
+
+DOMAIN = Domain(
+    name="accounts",
+    id_prefixes=("org", "usr", "ses", "ivt"),
+    permissions={
+        "organization:read": ALL_ROLES,
+        "organization:write": ADMIN_ROLES,
+        "members:read": ALL_ROLES,
+        "members:write": ADMIN_ROLES,
+        "members:promote": frozenset({"owner"}),
+        "audit:read": ADMIN_ROLES,
+    },
+    system_purposes=(
+        "auth.account",
+        "auth.failure",
+        "auth.join",
+        "auth.look",
+        "auth.passwords",
+        "auth.principal",
+        "auth.profile",
+        "auth.refresh",
+        "auth.register",
+        "auth.sessions",
+        "auth.sign_in",
+        "auth.verification",
+        "organizations.decline",
+        "organizations.generations",
+    ),
+)

@@ -1,0 +1,402 @@
+"""/auth, /organization, /members, /invitations, /audit-events."""
+
+from typing import Any
+from uuid import UUID
+
+from flask import Blueprint, g, request
+
+from saas_api.accounts import audit, invitations, members, organizations, passwords, sessions, sign_in, throttles, users
+from saas_api.accounts.invitations import AlreadyMember, InvitationExists, InvitationNotFound
+from saas_api.accounts.members import CannotRemoveSelf, MemberNotFound, OwnerRequired, TeamView
+from saas_api.accounts.organizations import OrganizationNotFound
+from saas_api.accounts.schemas import (
+    AcceptInvitationIn,
+    AuditEventOut,
+    AuditQuery,
+    ChangePasswordIn,
+    EmailVerifiedOut,
+    ForgotPasswordIn,
+    InvitationIn,
+    InvitationOut,
+    InvitationTokenIn,
+    LoginIn,
+    MemberEnvelope,
+    MemberRoleIn,
+    OrganizationEnvelope,
+    OrganizationUpdate,
+    ProfileOut,
+    RefreshIn,
+    RegisterIn,
+    ResetPasswordIn,
+    SessionOut,
+    SessionStartedOut,
+    SwitchedSessionOut,
+    SwitchOrganizationIn,
+    TeamOut,
+    TokenIn,
+    TokensOut,
+    TransferOwnershipIn,
+)
+from saas_api.accounts.sessions import InvalidCredentials, SessionNotFound
+from saas_api.accounts.sign_in import NoMembership
+from saas_api.accounts.tokens import InvalidToken, RefreshTokenReused, TokenExpired
+from saas_api.accounts.users import AlreadyVerified, EmailTaken
+from saas_api.core import access, fields, request_context
+from saas_api.core.access import PERMISSIONS, EmailNotVerified, FreshLoginRequired, public_view, require_permission
+from saas_api.core.db import engine
+from saas_api.core.errors import Forbidden, InvalidOneTimeToken, TooManyRequests, Unauthenticated
+from saas_api.core.fields import PageQuery
+from saas_api.core.limits import limiter
+from saas_api.core.settings import setting
+from saas_api.core.web import endpoint as web_endpoint
+from saas_api.core.web.endpoint import Result, endpoint
+
+bp = Blueprint("accounts", __name__)
+
+
+@bp.post("/auth/register")
+@public_view
+@throttles.limit_per_address(10, "hour", "register")
+@endpoint(
+    operation_id="register",
+    tag="auth",
+    body=RegisterIn(),
+    returns=SessionStartedOut(),
+    status=201,
+    errors=(EmailTaken, TooManyRequests),
+)
+def register(body: dict[str, Any]) -> Any:
+    """Sign up: a person and their organization."""
+    return Result(sign_in.register(**body, origin=throttles.request_origin()), message="Welcome.")
+
+
+@bp.post("/auth/login")
+@public_view
+@throttles.limit_sign_in
+@endpoint(
+    operation_id="log_in",
+    tag="auth",
+    body=LoginIn(),
+    returns=SessionStartedOut(),
+    errors=(InvalidCredentials, NoMembership, TooManyRequests),
+)
+def login(body: dict[str, Any]) -> Any:
+    """Sign in."""
+    return sign_in.log_in(**body, origin=throttles.request_origin())
+
+
+@bp.post("/auth/refresh")
+@public_view
+@throttles.limit_per_address(20, "5 minutes", "refresh")
+@endpoint(
+    operation_id="refresh_tokens",
+    tag="auth",
+    body=RefreshIn(),
+    returns=TokensOut(),
+    errors=(InvalidToken, TokenExpired, RefreshTokenReused, TooManyRequests),
+)
+def refresh(body: dict[str, Any]) -> Any:
+    """Exchange a refresh token for the next pair of tokens."""
+    scheme, _, offered = request.headers.get("Authorization", "").partition(" ")
+    token = body["refresh_token"] or (offered.strip() if scheme.lower() == "bearer" else "")
+    if not token:
+        raise Unauthenticated("Send the refresh token in the body or as Authorization: Bearer <token>.")
+    return sessions.refresh_session(token)
+
+
+@bp.post("/auth/logout")
+@require_permission(None)
+@endpoint(operation_id="log_out", tag="auth", is_replayable=False)
+def logout() -> Any:
+    """Sign out: this session's tokens are dead at once."""
+    sessions.end_session(g.principal)
+    return Result({}, message="Signed out.")
+
+
+@bp.get("/auth/me")
+@require_permission(None)
+@endpoint(operation_id="get_profile", tag="auth", returns=ProfileOut())
+def get_profile() -> Any:
+    """Who is signed in."""
+    known = sessions.get_profile(g.principal)
+    return {
+        "user": known.user,
+        "organization": known.organization,
+        "role": known.role,
+        "permissions": sorted(name for name in PERMISSIONS if access.has_permission(g.principal, name)),
+        "organizations": [
+            {"id": organization.id, "name": organization.name, "role": role}
+            for organization, role in known.organizations
+        ],
+    }
+
+
+@bp.get("/auth/sessions")
+@require_permission(None)
+@endpoint(
+    operation_id="list_sessions", tag="auth", query=PageQuery(), returns=fields.page_schema("sessions", SessionOut())
+)
+def list_sessions(query: dict[str, Any]) -> Any:
+    """List your sessions, newest first."""
+    return sessions.list_sessions(g.principal, query)
+
+
+@bp.delete('/auth/sessions/<id("ses"):session_id>')
+@require_permission(None)
+@endpoint(operation_id="revoke_session", tag="auth", errors=(SessionNotFound,))
+def revoke_session(session_id: UUID) -> Any:
+    """End one of your sessions: its tokens are dead at once."""
+    sessions.revoke_session(g.principal, session_id)
+    return Result({}, message="Ended.")
+
+
+@bp.post("/auth/switch-organization")
+@require_permission(None)
+@endpoint(
+    operation_id="switch_organization",
+    tag="auth",
+    is_replayable=False,
+    body=SwitchOrganizationIn(),
+    returns=SwitchedSessionOut(),
+    errors=(OrganizationNotFound, InvalidToken),
+)
+def switch_organization(body: dict[str, Any]) -> Any:
+    """Go on in another of your organizations: this session's refresh token is spent for new tokens."""
+    return sessions.switch_organization(g.principal, **body)
+
+
+@bp.post("/auth/request-email-verification")
+@require_permission(None)
+@limiter.limiter.shared_limit("3 per hour", scope="verification", key_func=throttles.caller_key)
+@throttles.limit_per_address(20, "hour", "verification")
+@endpoint(
+    operation_id="request_email_verification",
+    tag="auth",
+    is_replayable=False,
+    errors=(AlreadyVerified, TooManyRequests),
+)
+def request_verification() -> Any:
+    """Send a new link to your address; older ones lead nowhere."""
+    users.request_email_verification(g.principal)
+    return Result({}, message="Sent.")
+
+
+bp.post("/auth/request-verification", endpoint="request_verification_link")(
+    web_endpoint.alias(request_verification, "request_verification")
+)
+
+
+@bp.post("/auth/verify-email")
+@public_view
+@throttles.limit_per_address(20, "5 minutes", "links")
+@endpoint(
+    operation_id="verify_email",
+    tag="auth",
+    body=TokenIn(),
+    returns=EmailVerifiedOut(),
+    errors=(InvalidOneTimeToken, TooManyRequests),
+)
+def verify_email(body: dict[str, Any]) -> Any:
+    """Verify an address with the token of its link."""
+    return Result(users.verify_email(body["token"]), message="Verified.")
+
+
+@bp.post("/auth/request-password-reset")
+@public_view
+@limiter.limiter.shared_limit("3 per hour", scope="reset", key_func=throttles.account_key)
+@throttles.limit_per_address(20, "hour", "reset")
+@endpoint(operation_id="request_password_reset", tag="auth", body=ForgotPasswordIn(), errors=(TooManyRequests,))
+def request_password_reset(body: dict[str, Any]) -> Any:
+    """Send a link to choose a new password; the answer is the same for every address."""
+    passwords.request_password_reset(body["email"])
+    return Result({}, message="If there is an account with this address, a link is on its way.")
+
+
+@bp.post("/auth/reset-password")
+@public_view
+@throttles.limit_per_address(20, "5 minutes", "links")
+@endpoint(
+    operation_id="reset_password", tag="auth", body=ResetPasswordIn(), errors=(InvalidOneTimeToken, TooManyRequests)
+)
+def reset_password(body: dict[str, Any]) -> Any:
+    """Choose a new password with the token of a link: every session ends."""
+    passwords.reset_password(**body)
+    return Result({}, message="Changed; sign in with the new password.")
+
+
+@bp.post("/auth/change-password")
+@require_permission(None)
+@limiter.limiter.shared_limit(
+    "10 per 15 minutes", scope="password", key_func=throttles.caller_key, deduct_when=throttles.is_unauthorized
+)
+@endpoint(
+    operation_id="change_password",
+    tag="auth",
+    is_replayable=False,
+    body=ChangePasswordIn(),
+    errors=(InvalidCredentials, TooManyRequests),
+)
+def change_password(body: dict[str, Any]) -> Any:
+    """Change your password: your other sessions end."""
+    passwords.change_password(g.principal, **body)
+    return Result({}, message="Changed.")
+
+
+@bp.post("/team/accept-invitation")
+@public_view
+@limiter.limiter.shared_limit(
+    "10 per 15 minutes", scope="join", key_func=throttles.token_key, deduct_when=throttles.is_unauthorized
+)
+@throttles.limit_per_address(20, "5 minutes", "links")
+@endpoint(
+    operation_id="accept_invitation",
+    tag="organizations",
+    body=AcceptInvitationIn(),
+    returns=SessionStartedOut(),
+    errors=(InvalidOneTimeToken, InvalidCredentials, AlreadyMember, EmailTaken, TooManyRequests),
+)
+def accept_invitation(body: dict[str, Any]) -> Any:
+    """Accept an invitation and sign in; who has an account proves it by its password, others choose one."""
+    return Result(sign_in.accept_and_log_in(**body, origin=throttles.request_origin()), message="Welcome.")
+
+
+def _caller() -> str:
+    return str(g.principal.organization_id)
+
+
+def _invitation_result(response: Any) -> bool:
+    return bool(response.status_code == 201)
+
+
+@bp.get("/organization")
+@require_permission("organization:read")
+@endpoint(operation_id="get_organization", tag="organizations", returns=OrganizationEnvelope())
+def show_organization() -> Any:
+    """Show the organization."""
+    return {"organization": organizations.get(engine.session(), g.principal.organization_id)}
+
+
+@bp.patch("/organization")
+@require_permission("organization:write")
+@endpoint(
+    operation_id="update_organization", tag="organizations", body=OrganizationUpdate(), returns=OrganizationEnvelope()
+)
+def update_organization(body: dict[str, Any]) -> Any:
+    """Change the organization's name, billing e-mail or time zone; a zone acts from the next billing period."""
+    return {"organization": organizations.update_organization(engine.session(), g.principal, body)}
+
+
+@bp.get("/organization/audit-log")
+@require_permission("audit:read")
+@endpoint(
+    operation_id="list_audit_events",
+    tag="organizations",
+    query=AuditQuery(),
+    returns=fields.page_schema("entries", AuditEventOut()),
+)
+def list_audit(query: dict[str, Any]) -> Any:
+    """List who did what, newest first; dates are days in the organization's time zone."""
+    organization = organizations.get(engine.session(), g.principal.organization_id)
+    return audit.list_audit(engine.session(), organization, query)
+
+
+@bp.get("/team/members")
+@require_permission("members:read")
+@endpoint(operation_id="list_members", tag="organizations", returns=TeamOut())
+def list_members() -> Any:
+    """List the members, and the invitations nobody has answered."""
+    return _team()
+
+
+@bp.post("/team/invite")
+@require_permission("members:write")
+@limiter.limiter.shared_limit("50 per day", scope="invitations", key_func=_caller, deduct_when=_invitation_result)
+@endpoint(
+    operation_id="create_invitation",
+    tag="organizations",
+    body=InvitationIn(),
+    returns=InvitationOut(),
+    status=201,
+    errors=(
+        AlreadyMember,
+        InvitationExists,
+        EmailNotVerified,
+        Forbidden,
+        TooManyRequests,
+    ),
+)
+def create_invitation(body: dict[str, Any]) -> Any:
+    """Invite somebody by mail; to send it again, cancel the invitation and invite anew."""
+    return Result(invitations.create_invitation(engine.session(), g.principal, **body), message="Invited.")
+
+
+@bp.post("/team/decline-invitation")
+@public_view
+@limiter.limiter.limit(
+    lambda: f"{20 * setting('AUTH_ALLOWANCE_FACTOR')} per 5 minutes", key_func=request_context.client_ip
+)
+@endpoint(
+    operation_id="decline_invitation",
+    tag="organizations",
+    body=InvitationTokenIn(),
+    errors=(InvalidOneTimeToken, TooManyRequests),
+)
+def decline_invitation(body: dict[str, Any]) -> Any:
+    """Decline an invitation with the token of its link."""
+    invitations.decline_invitation(body["token"])
+    return Result({}, message="Declined.")
+
+
+@bp.delete('/team/invitations/<id("ivt"):invitation_id>')
+@require_permission("members:write")
+@endpoint(operation_id="revoke_invitation", tag="organizations", errors=(InvitationNotFound,))
+def revoke_invitation(invitation_id: UUID) -> Any:
+    """Cancel an invitation: its link leads nowhere."""
+    invitations.revoke_invitation(engine.session(), g.principal, invitation_id)
+    return Result({}, message="Canceled.")
+
+
+@bp.put('/team/members/<id("usr"):user_id>/role')
+@require_permission("members:promote")
+@endpoint(
+    operation_id="change_member_role",
+    tag="organizations",
+    body=MemberRoleIn(),
+    returns=MemberEnvelope(),
+    errors=(MemberNotFound, OwnerRequired),
+)
+def change_member_role(user_id: UUID, body: dict[str, Any]) -> Any:
+    """Give a member another role; it acts on their next request."""
+    return {"user": members.change_role(engine.session(), g.principal, user_id, body["role"])}
+
+
+@bp.post("/team/transfer-ownership")
+@require_permission("members:promote")
+@endpoint(
+    operation_id="transfer_ownership",
+    tag="organizations",
+    body=TransferOwnershipIn(),
+    returns=TeamOut(),
+    errors=(FreshLoginRequired, MemberNotFound),
+)
+def transfer_ownership(body: dict[str, Any]) -> Any:
+    """Make another member the owner; you become an admin."""
+    members.transfer_ownership(engine.session(), g.principal, body["user_id"])
+    return Result(_team(), message="Transferred.")
+
+
+@bp.delete('/team/members/<id("usr"):user_id>')
+@require_permission("members:write")
+@endpoint(
+    operation_id="remove_member",
+    tag="organizations",
+    errors=(CannotRemoveSelf, MemberNotFound, OwnerRequired),
+)
+def remove_member(user_id: UUID) -> Any:
+    """Remove a member: their tokens are refused on the next request."""
+    members.remove_member(engine.session(), g.principal, user_id)
+    return Result({}, message="Removed.")
+
+
+def _team() -> TeamView:
+    return members.get_team(engine.session(), g.principal.organization_id)

@@ -1,0 +1,41 @@
+"""Registers the sections of the operator console; callers without an operator role get 404."""
+
+from flask import Blueprint
+
+from saas_api.admin import (
+    actions,
+    audit,
+    billing,
+    home,
+    invoices,
+    mail,
+    navigation,
+    organizations,
+    payments,
+    plans,
+    queues,
+    system,
+    users,
+    webhooks,
+)
+
+SECTIONS = (
+    home,
+    organizations,
+    actions,
+    users,
+    plans,
+    audit,
+    billing,
+    invoices,
+    payments,
+    webhooks,
+    queues,
+    mail,
+    system,
+)
+
+bp = Blueprint("admin", __name__)
+for section in SECTIONS:
+    bp.register_blueprint(section.bp)
+bp.context_processor(navigation.template_context)

@@ -1,0 +1,82 @@
+"""Layout."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from flask import g, request
+
+from saas_api.accounts import users
+from saas_api.admin import context
+from saas_api.core import access
+from saas_api.core.access import NIL_UUID
+
+ADMIN_ROOT = "/admin"
+NAVIGATION = (
+    ("Overview", "", "home"),
+    ("Organizations", "/organizations", "people"),
+    ("Users", "/users", "person"),
+    ("Plans", "/plans", "scale"),
+    ("Billing", "/billing", "clock"),
+    ("Invoices", "/invoices", "card"),
+    ("Payments", "/payments", "switch"),
+    ("Deliveries", "/deliveries", "hook"),
+    ("Jobs", "/jobs", "gear"),
+    ("Invariants", "/invariants", "check"),
+    ("Mail", "/mail", "mail"),
+    ("System", "/system", "chart"),
+    ("Audit", "/audit", "list"),
+)
+
+
+@dataclass(frozen=True)
+class ConsoleNavigationItem:
+    """An entry of the navigation."""
+
+    text: str
+    href: str
+    icon: str
+    is_current: bool
+
+
+@dataclass(frozen=True)
+class ConsoleLayout:
+    """Around a page of the console.
+
+    email: of the operator
+    office: "support" or "admin"
+    has_dashboard: whether they belong to an organization, too
+    """
+
+    email: str
+    office: str
+    has_dashboard: bool
+    navigation: list[ConsoleNavigationItem]
+
+
+def get_layout() -> ConsoleLayout:
+    """The frame of this request's page, read once."""
+    if "console" not in g:
+        with context.read_session() as session:
+            user = users.find_user(session, g.principal.id)
+        navigation = [
+            ConsoleNavigationItem(text, ADMIN_ROOT + path, icon, _is_current(path)) for text, path, icon in NAVIGATION
+        ]
+        is_member = g.principal.organization_id != NIL_UUID
+        g.console = ConsoleLayout(user.email if user else "", g.principal.operator_role or "", is_member, navigation)
+    found: ConsoleLayout = g.console
+    return found
+
+
+def can_write() -> bool:
+    """Whether the operator may change anything."""
+    return access.has_operator_role(g.principal, "admin")
+
+
+def template_context() -> dict[str, Any]:
+    """What templates of the console may call."""
+    return {"console": get_layout, "may_write": can_write}
+
+
+def _is_current(path: str) -> bool:
+    here = request.path.removeprefix(ADMIN_ROOT).rstrip("/")
+    return here == path or bool(path and here.startswith(path + "/"))

@@ -1,0 +1,300 @@
+"""Search and detail."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+from flask import Blueprint, Response, request, url_for
+from marshmallow import fields, validate
+from sqlalchemy.orm import Session
+
+from saas_api.accounts import members
+from saas_api.accounts.members import TeamView
+from saas_api.accounts.models import AuditEvent, Membership, Organization, OrganizationLimits, User
+from saas_api.admin import context, lists
+from saas_api.admin.lists import ListQuery
+from saas_api.api_keys import key_format
+from saas_api.api_keys.models import ApiKeySecret
+from saas_api.billing import plans
+from saas_api.billing.models import Invoice, Subscription, SubscriptionSegment
+from saas_api.core import clock, ids, money
+from saas_api.core.access import require_operator
+from saas_api.core.db.pagination import Page
+from saas_api.core.errors import NotFound
+from saas_api.core.fields import Text
+from saas_api.core.web import forms, pages
+from saas_api.usage import rollups
+
+bp = Blueprint("organizations", __name__)
+
+MAX_AUDIT_ROWS, MAX_INVOICES, MAX_KEYS = 10, 6, 50
+_ACCOUNT = sa.text("""
+SELECT s.standing, b.currency, b.spend_cap_minor, b.spend_cap_action, b.parked_at, b.parked_reason,
+  now_on.plan_version_id AS plan_version, later.plan_version_id AS scheduled, later.starts_at AS scheduled_at,
+  p.id AS period_id, p.starts_at, p.ends_at, e.value AS rate_limit,
+  (SELECT coalesce(sum(due_minor), 0)::bigint FROM invoices i
+    WHERE i.organization_id = s.organization_id AND i.state IN ('open', 'uncollectible')) AS unpaid_minor,
+  (SELECT coalesce(sum(remaining_minor), 0)::bigint FROM credit_grants c
+    WHERE c.organization_id = s.organization_id AND c.currency = b.currency AND c.effective_at <= :at
+      AND (c.expires_at IS NULL OR c.expires_at > :at)) AS wallet_minor
+FROM subscriptions s
+LEFT JOIN billing_profiles b ON b.organization_id = s.organization_id
+LEFT JOIN LATERAL (SELECT plan_version_id FROM subscription_segments g WHERE g.organization_id = s.organization_id
+  AND g.starts_at <= greatest(:at, s.started_at) ORDER BY seq DESC LIMIT 1) now_on ON true
+LEFT JOIN LATERAL (SELECT plan_version_id, starts_at FROM subscription_segments g
+  WHERE g.organization_id = s.organization_id AND g.starts_at > greatest(:at, s.started_at)
+  ORDER BY seq LIMIT 1) later ON true
+LEFT JOIN entitlements e ON e.plan_version_id = now_on.plan_version_id AND e.feature = 'rate_limit_per_minute'
+LEFT JOIN LATERAL (SELECT id, starts_at, ends_at FROM billing_periods p WHERE p.organization_id = s.organization_id
+  AND state = 'open' AND ends_at > :at ORDER BY seq LIMIT 1) p ON true
+WHERE s.organization_id = :id""")
+_KEYS = sa.text("""
+SELECT k.id, k.name, k.mode, k.scopes, k.last_used_at, k.revoked_at, k.created_at, s.hint, s.last_four
+FROM api_keys k LEFT JOIN LATERAL (SELECT hint, last_four FROM api_key_secrets s
+  WHERE s.organization_id = k.organization_id AND s.key_id = k.id ORDER BY created_at DESC LIMIT 1) s ON true
+WHERE k.organization_id = :id ORDER BY k.revoked_at IS NOT NULL, k.created_at DESC LIMIT :most""")
+_ENDPOINTS = sa.text("""
+SELECT id, url, status, consecutive_failures, first_failure_at, last_success_at FROM webhook_endpoints
+WHERE organization_id = :id AND deleted_at IS NULL ORDER BY created_at""")
+
+
+@dataclass(frozen=True)
+class OrganizationDetail:
+    """One organization.
+
+    account: of its plan, period and money, the wallet too; None before it is opened
+    used: in the running period, by meter, in its unit
+    """
+
+    organization: Organization
+    account: Any
+    team: TeamView
+    limits: OrganizationLimits | None
+    used: Mapping[str, Decimal]
+    keys: Sequence[Any]
+    endpoints: Sequence[Any]
+    invoices: Sequence[Invoice]
+    acts: Sequence[AuditEvent]
+
+
+def get_organization(session: Session, organization_id: UUID) -> Organization:
+    """An organization.
+
+    raises: NotFound
+    """
+    organization = session.get(Organization, organization_id)
+    if organization is None:
+        raise NotFound
+    return organization
+
+
+def get_organization_detail(session: Session, organization_id: UUID, at: datetime) -> OrganizationDetail:
+    """Everything about an organization at an instant.
+
+    raises: NotFound
+    """
+    both = sa.select(Organization, OrganizationLimits).outerjoin(
+        OrganizationLimits, OrganizationLimits.organization_id == Organization.id
+    )
+    found = session.execute(both.where(Organization.id == organization_id)).first()
+    if found is None:
+        raise NotFound
+    values = {"id": organization_id, "at": at, "most": MAX_KEYS}
+    account = session.execute(_ACCOUNT, values).first()
+    invoices = sa.select(Invoice).where(Invoice.organization_id == organization_id)
+    acts = sa.select(AuditEvent).where(AuditEvent.organization_id == organization_id)
+    has_period = account is not None and account.period_id is not None
+    return OrganizationDetail(
+        found[0],
+        account,
+        members.get_team(session, organization_id),
+        found[1],
+        rollups.live_quantities(session, organization_id, account.period_id) if account and has_period else {},
+        session.execute(_KEYS, values).all(),
+        session.execute(_ENDPOINTS, values).all(),
+        session.scalars(invoices.order_by(Invoice.created_at.desc(), Invoice.id.desc()).limit(MAX_INVOICES)).all(),
+        session.scalars(acts.order_by(AuditEvent.id.desc()).limit(MAX_AUDIT_ROWS)).all(),
+    )
+
+
+RECENT_PERIOD = timedelta(days=30)
+_FIGURES = sa.text("""
+SELECT o.id,
+  (SELECT count(*) FROM memberships m WHERE m.organization_id = o.id) AS members,
+  (SELECT coalesce(sum(r.event_count), 0)::bigint FROM usage_rollups r
+    WHERE r.organization_id = o.id AND r.bucket_at >= :since) AS requests,
+  (SELECT coalesce(sum(i.due_minor), 0)::bigint FROM invoices i
+    WHERE i.organization_id = o.id AND i.state IN ('open', 'uncollectible')) AS unpaid_minor,
+  (SELECT b.currency FROM billing_profiles b WHERE b.organization_id = o.id) AS currency
+FROM organizations o WHERE o.id = ANY (:ids)""")
+
+
+@dataclass(frozen=True)
+class OrganizationRow:
+    """An organization in a list.
+
+    plan_version: None before its account is opened, as standing
+    requests: accepted under its keys in thirty days, as far as they are rolled up
+    unpaid_minor: of finalized invoices
+    """
+
+    id: UUID
+    name: str
+    status: str
+    standing: str | None
+    plan_version: str | None
+    created_at: datetime
+    members: int = 0
+    requests: int = 0
+    unpaid_minor: int = 0
+    currency: str | None = None
+
+    @property
+    def state(self) -> str:
+        """What holds: the operator's switch first, then what unpaid invoices have led to."""
+        if self.status != "active" or self.standing in (None, "good"):
+            return self.status
+        return str(self.standing)
+
+
+def search_organizations(session: Session, query: dict[str, Any], at: datetime) -> Page:
+    """A page of `Row`, newest first.
+
+    query: limit, cursor, format; q: a part of the name, an id, a part of an address, or the beginning of an API key;
+        status; standing; plan
+    raises: Invalid
+    """
+    in_force = sa.and_(
+        SubscriptionSegment.organization_id == Organization.id,
+        SubscriptionSegment.starts_at <= at,
+        SubscriptionSegment.ends_at.is_(None) | (SubscriptionSegment.ends_at > at),
+    )
+    wanted = (
+        sa.select(
+            Organization.id,
+            Organization.name,
+            Organization.status,
+            Subscription.standing,
+            SubscriptionSegment.plan_version_id,
+            Organization.created_at.label("since"),
+        )
+        .outerjoin(Subscription, Subscription.organization_id == Organization.id)
+        .outerjoin(SubscriptionSegment, in_force)
+        .where(*_conditions(query))
+    )
+    found = lists.paginate_or_export(session, wanted, query, (Organization.created_at, Organization.id))
+    return Page(_with_figures(session, found.items, at), found.next_cursor, found.limit)
+
+
+def _conditions(query: dict[str, Any]) -> list[sa.ColumnElement[bool]]:
+    conditions: list[sa.ColumnElement[bool]] = []
+    if query["q"]:
+        conditions.append(_matches_search(query["q"].strip()))
+    if query["status"]:
+        conditions.append(Organization.status == query["status"])
+    if query["standing"]:
+        conditions.append(Subscription.standing == query["standing"])
+    if query["plan"]:
+        conditions.append(SubscriptionSegment.plan_version_id.startswith(f"{query['plan']}@", autoescape=True))
+    return conditions
+
+
+def _matches_search(words: str) -> sa.ColumnElement[bool]:
+    try:
+        return Organization.id == ids.parse_id("org", words)
+    except ValueError:
+        pass
+    if key_format.has_key_prefix(words):
+        hint = key_format.key_hint(words)
+        secrets = sa.select(ApiKeySecret.organization_id).where(ApiKeySecret.hint.startswith(hint, autoescape=True))
+        return Organization.id.in_(secrets)
+    if "@" in words:
+        members = (
+            sa.select(Membership.organization_id)
+            .join(User, User.id == Membership.user_id)
+            .where(sa.func.lower(User.email).contains(words.lower(), autoescape=True))
+        )
+        is_billed = sa.func.lower(Organization.billing_email).contains(words.lower(), autoescape=True)
+        return sa.or_(Organization.id.in_(members), is_billed)
+    return sa.or_(
+        Organization.name.icontains(words, autoescape=True),
+        Organization.slug.startswith(words.lower(), autoescape=True),
+    )
+
+
+def _with_figures(session: Session, rows: Sequence[Any], at: datetime) -> list[OrganizationRow]:
+    values = {"ids": [row[0] for row in rows], "since": at - RECENT_PERIOD}
+    figures = {row.id: tuple(row)[1:] for row in session.execute(_FIGURES, values)}
+    return [OrganizationRow(*tuple(row)[:6], *figures[row[0]]) for row in rows]
+
+
+OrganizationStatus = ("active", "suspended", "closed")
+BillingStanding = ("good", "restricted", "suspended")
+
+
+class OrganizationListQuery(ListQuery):
+    """Filters of organizations."""
+
+    q = Text(maximum=200, load_default=None)
+    status = fields.String(load_default=None, validate=validate.OneOf(OrganizationStatus))
+    standing = fields.String(load_default=None, validate=validate.OneOf(BillingStanding))
+    plan = Text(maximum=60, load_default=None)
+
+
+_COLUMNS = ("id", "name", "status", "standing", "plan", "members", "requests_30d", "unpaid", "currency", "created_at")
+
+
+@bp.get("/admin/organizations")
+@require_operator("support")
+def index() -> Response:
+    """Find organizations, newest first."""
+    query, form = forms.parse_filters(OrganizationListQuery())
+    with context.read_session() as session:
+        selectable = plans.list_selectable_plans(session)
+        found = None if form.errors else search_organizations(session, query, clock.now())
+    rows = found.items if found else ()
+    if query.get("format") == "csv":
+        return pages.csv_response("organizations.csv", _COLUMNS, [_cells(row) for row in rows])
+    kept: dict[str, Any] = {name: value for name, value in form.values.items() if name != "cursor"} if found else {}
+    return pages.render_page(
+        "admin/organizations/index.html",
+        status=200 if found else 422,
+        form=form,
+        rows=rows,
+        statuses=OrganizationStatus,
+        standings=BillingStanding,
+        plans=[("", "Any"), *((code, choice.version.name) for code, choice in selectable.items())],
+        older=url_for(".index", **kept, cursor=found.next_cursor) if found and found.next_cursor else "",
+        newer=url_for(".index", **kept) if request.args.get("cursor") else "",
+        csv=url_for(".index", **kept, format="csv"),
+    )
+
+
+@bp.get('/admin/organizations/<id("org"):organization_id>')
+@require_operator("support")
+def show(organization_id: UUID) -> Response:
+    """Show everything about one."""
+    with context.read_session() as session:
+        found = get_organization_detail(session, organization_id, clock.now())
+    account = found.account
+    rate = plans.resolve_rate_limit(account.rate_limit) if account and account.rate_limit is not None else None
+    return pages.render_page("admin/organizations/show.html", found=found, rate=rate, now=clock.now())
+
+
+def _cells(row: OrganizationRow) -> tuple[Any, ...]:
+    return (
+        ids.format_id("org", row.id),
+        row.name,
+        row.status,
+        row.standing or "",
+        row.plan_version or "",
+        row.members,
+        row.requests,
+        money.format_minor(row.unpaid_minor, row.currency) if row.currency else "",
+        row.currency or "",
+        clock.format_rfc3339(row.created_at),
+    )

@@ -1,1 +1,0 @@
-"""Reads of periods, invoices and payments across tenants."""

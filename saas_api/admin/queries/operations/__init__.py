@@ -1,1 +1,0 @@
-"""Reads of what runs beneath the product: deliveries, jobs, mails, engines."""

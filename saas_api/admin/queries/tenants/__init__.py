@@ -1,1 +1,0 @@
-"""Reads of organizations and of people, across tenants."""

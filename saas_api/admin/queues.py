@@ -1,0 +1,438 @@
+"""Queues, workers, schedule, invariants."""
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import redis
+import rq
+import sqlalchemy as sa
+from flask import Blueprint, Response, g
+from rq.exceptions import InvalidJobOperation, NoSuchJobError
+from rq.job import Job
+from rq.registry import FailedJobRegistry, StartedJobRegistry
+from sqlalchemy.orm import Session
+
+from saas_api.accounts import audit
+from saas_api.accounts.audit import Actor
+from saas_api.admin import context
+from saas_api.admin.context import ReasonForm
+from saas_api.billing.invariants import INVARIANTS, InvariantCheck
+from saas_api.core import clock
+from saas_api.core.access import require_operator
+from saas_api.core.errors import Conflict, NotFound, ServiceUnavailable
+from saas_api.core.jobs import queue, schedule
+from saas_api.core.jobs.queue import BACKGROUND, FAILURE_TTL_SECONDS
+from saas_api.core.jobs.schedule import ScheduledJob
+from saas_api.core.web import pages
+from saas_api.core.web.forms import Form, form_view
+
+bp = Blueprint("queues", __name__, url_prefix="/admin")
+
+MAX_ROWS = 50
+
+
+@dataclass(frozen=True)
+class QueueStatus:
+    """One queue of wake-ups: how many wait, run and have failed."""
+
+    name: str
+    waiting: int
+    running: int
+    failed: int
+    workers: int
+
+
+@dataclass(frozen=True)
+class WorkerStatus:
+    """One process that works.
+
+    heartbeat_at: of the last sign of life
+    """
+
+    name: str
+    queue: str
+    state: str
+    host: str
+    pid: int | None
+    heartbeat_at: datetime | None
+    done: int
+    failed: int
+
+
+@dataclass(frozen=True)
+class FailedJob:
+    """A wake-up whose work ended with an exception; kept for an hour.
+
+    error: the last line of its traceback
+    """
+
+    id: str
+    queue: str
+    job: str
+    error: str
+    failed_at: datetime | None
+
+
+@dataclass(frozen=True)
+class QueueSnapshot:
+    """All of it at one moment."""
+
+    queues: Sequence[QueueStatus]
+    workers: Sequence[WorkerStatus]
+    failed: Sequence[FailedJob]
+    beats_at: Sequence[datetime]
+
+
+def get_snapshot() -> QueueSnapshot | None:
+    """Queues, workers, failures and the schedulers' signs of life; None when Redis does not answer."""
+    with closing(queue.worker_redis()) as connection:
+        try:
+            workers = [_worker(worker) for worker in rq.Worker.all(connection=connection)]
+            return QueueSnapshot(
+                [_queue(name, connection, workers) for name in queue.queue_names()],
+                sorted(workers, key=lambda worker: (worker.queue, worker.name)),
+                [job for name in queue.queue_names() for job in _failed(name, connection)],
+                _scheduler_heartbeats(connection),
+            )
+        except redis.RedisError:
+            return None
+
+
+def _queue(name: str, connection: redis.Redis, workers: Sequence[WorkerStatus]) -> QueueStatus:
+    return QueueStatus(
+        name,
+        rq.Queue(name, connection=connection).count,
+        StartedJobRegistry(name, connection=connection).get_job_count(cleanup=False),
+        FailedJobRegistry(name, connection=connection).get_job_count(cleanup=False),
+        sum(worker.queue == name for worker in workers),
+    )
+
+
+def _worker(worker: Any) -> WorkerStatus:
+    beat = worker.last_heartbeat
+    return WorkerStatus(
+        worker.name,
+        ", ".join(worker.queue_names()),
+        str(worker.get_state()),
+        worker.hostname or "",
+        worker.pid,
+        beat.replace(tzinfo=UTC) if beat and beat.tzinfo is None else beat,
+        worker.successful_job_count,
+        worker.failed_job_count,
+    )
+
+
+def _failed(name: str, connection: redis.Redis) -> list[FailedJob]:
+    registry = FailedJobRegistry(name, connection=connection)
+    ids = registry.get_job_ids(0, MAX_ROWS - 1, desc=True, cleanup=False)
+    return [_failure(job, name) for job in Job.fetch_many(ids, connection=connection) if job is not None]
+
+
+def _failure(job: Job, name: str) -> FailedJob:
+    result = job.latest_result()
+    trace = (result.exc_string or "").strip().splitlines() if result else []
+    return FailedJob(job.id, name, job_name(job), trace[-1][:500] if trace else "", job.ended_at)
+
+
+def job_name(job: Job) -> str:
+    """What a wake-up announces, such as "messages.drain"; its description where it cannot be read."""
+    try:
+        return str(job.args[0]) if job.args else str(job.func_name)
+    except Exception:  # noqa: BLE001 - what was pickled by another version is shown as it is
+        return job.description or ""
+
+
+def find_failed_job(job_id: str) -> FailedJob | None:
+    """A failed wake-up by its id.
+
+    raises: redis.RedisError
+    """
+    with closing(queue.worker_redis()) as connection:
+        try:
+            job = Job.fetch(job_id, connection=connection)
+        except NoSuchJobError:
+            return None
+        is_failed = connection.zscore(FailedJobRegistry(job.origin, connection=connection).key, job_id) is not None
+        return _failure(job, job.origin) if is_failed else None
+
+
+def _scheduler_heartbeats(connection: redis.Redis) -> list[datetime]:
+    found = []
+    for key in connection.scan_iter("rq:scheduler_instance:*", count=1000):
+        beat = connection.hget(key, "beat")
+        if beat:
+            found.append(datetime.fromtimestamp(float(beat), UTC))
+    return sorted(found, reverse=True)
+
+
+MAX_COUNTED = 100_000
+_LAST = sa.text("""
+SELECT j.job, r.scheduled_for, r.state, r.started_at, r.finished_at, r.attempts, r.host, r.error, ok.ok_at
+FROM unnest(CAST(:jobs AS text[])) j (job)
+LEFT JOIN LATERAL (SELECT * FROM job_runs r WHERE r.job = j.job ORDER BY r.scheduled_for DESC LIMIT 1) r ON true
+LEFT JOIN LATERAL (SELECT r.finished_at AS ok_at FROM job_runs r WHERE r.job = j.job AND r.state = 'done'
+  ORDER BY r.scheduled_for DESC LIMIT 1) ok ON true
+""")
+_OPEN = """SELECT '{table}' AS name, count(*) AS waiting,
+  extract(epoch FROM now() - min(next_at) FILTER (WHERE next_at <= now()))::int AS late_seconds
+  FROM (SELECT next_at FROM {table} WHERE {is_open} LIMIT :most) w"""
+_WAITING = sa.text(
+    " UNION ALL ".join(
+        _OPEN.format(table=table, is_open=is_open)
+        for table, is_open in (
+            ("messages", "status IN ('queued', 'sending')"),
+            ("webhook_deliveries", "status IN ('queued', 'sending')"),
+            ("mails", "status IN ('queued', 'sending')"),
+            ("provider_events", "state = 'received'"),
+        )
+    )
+)
+_FOUND = sa.text("""
+SELECT c.name, last.at, last.violations, last.sample, coalesce(change.at, first.at) AS since
+FROM unnest(CAST(:names AS text[])) c (name)
+JOIN LATERAL (SELECT * FROM invariant_results r WHERE r.check_name = c.name ORDER BY r.at DESC LIMIT 1) last ON true
+JOIN LATERAL (SELECT min(r.at) AS at FROM invariant_results r WHERE r.check_name = c.name) first ON true
+LEFT JOIN LATERAL (SELECT r.at FROM invariant_results r WHERE r.check_name = c.name AND r.at > (
+    SELECT max(o.at) FROM invariant_results o WHERE o.check_name = c.name
+      AND (o.violations = 0) <> (last.violations = 0))
+  ORDER BY r.at LIMIT 1) change ON true
+""")
+_INVARIANT_DESCRIPTIONS = {
+    "ownership.time": "Usage lies in the period that pays for it.",
+    "ownership.closed": "Nothing was recorded in a period after it had closed.",
+    "amounts.quantity": "An invoice bills exactly what the ledger holds.",
+    "amounts.rerated": "A line, rated again, comes to what it says.",
+    "sums.lines": "An invoice's lines make its subtotal.",
+    "sums.payments": "An invoice's payments make what it counts as paid.",
+    "sums.credit_notes": "An invoice's credit notes make what it counts as credited.",
+    "sums.grants": "A wallet's entries make what is left in it.",
+    "numbers.gapless": "Invoice numbers have no gaps.",
+    "coverage.chain": "Billing periods follow each other without gaps.",
+    "coverage.now": "Every organization has a period that contains now.",
+    "coverage.invoiced": "Every closed period has its invoice.",
+    "rollup.ledger": "The sums that dashboards read are those of the ledger; a violation rebuilds them.",
+    "money.in_flight": "No payment hangs undecided.",
+}
+
+
+@dataclass(frozen=True)
+class ScheduleRow:
+    """A job of the timetable and its newest run.
+
+    run: None before the first
+    """
+
+    entry: ScheduledJob
+    run: Any
+    next_at: datetime
+    is_late: bool
+
+    @property
+    def seconds(self) -> float | None:
+        """How long the newest run took; None while it runs."""
+        if self.run is None or self.run.finished_at is None:
+            return None
+        taken: float = (self.run.finished_at - self.run.started_at).total_seconds()
+        return max(taken, 0.0)
+
+
+@dataclass(frozen=True)
+class InvariantStatus:
+    """A check of the books and what its last run found.
+
+    since: when it began to be so; None before the first run
+    """
+
+    check: InvariantCheck
+    about: str
+    at: datetime | None
+    violations: int
+    since: datetime | None
+    sample: Sequence[dict[str, Any]]
+
+
+def list_schedule(session: Session, at: datetime) -> list[ScheduleRow]:
+    """Every job of the timetable with its newest run; late is what missed two slots."""
+    entries = schedule.scheduled_jobs()
+    rows = {row.job: row for row in session.execute(_LAST, {"jobs": [entry.job for entry in entries]})}
+    return [_slot(entry, rows[entry.job], at) for entry in entries]
+
+
+def count_backlog(session: Session) -> Sequence[Any]:
+    """How many rows of each table wait to be worked off, and for how many seconds the oldest is overdue."""
+    return session.execute(_WAITING, {"most": MAX_COUNTED + 1}).all()
+
+
+def list_invariants(session: Session) -> list[InvariantStatus]:
+    """Every check of the books, with what its last run found and since when."""
+    rows = {row.name: row for row in session.execute(_FOUND, {"names": [check.name for check in INVARIANTS]})}
+    return [_checked(check, rows.get(check.name)) for check in INVARIANTS]
+
+
+def _slot(entry: ScheduledJob, row: Any, at: datetime) -> ScheduleRow:
+    run = row if row.scheduled_for else None
+    is_late = (
+        run is not None and (entry.current_slot(at) - run.scheduled_for).total_seconds() >= 2 * entry.every_seconds
+    )
+    return ScheduleRow(entry, run, entry.next_slot(at), is_late)
+
+
+def _checked(check: InvariantCheck, row: Any) -> InvariantStatus:
+    about = _INVARIANT_DESCRIPTIONS.get(check.name, "")
+    if row is None:
+        return InvariantStatus(check, about, None, 0, None, [])
+    return InvariantStatus(check, about, row.at, row.violations, row.since, row.sample)
+
+
+TICK = "saas_api.core.jobs.schedule.run_due_jobs"  # by name: the timetable stands above this face
+RUN_SECONDS = 600
+
+
+def enqueue_run(session: Session, actor: Actor, job: str, reason: str) -> None:
+    """Let a worker run a job of the timetable now, with this very instant as its slot.
+
+    raises: Unavailable when Redis does not answer
+    """
+    audit.record_event(session, None, actor, "job.run_asked", ("job", job), {"reason": reason})
+    _push(schedule.run_scheduled, job, clock.now(), "operator console")
+
+
+def enqueue_schedule(session: Session, actor: Actor, reason: str) -> None:
+    """Let a worker run every job whose slot nobody took.
+
+    raises: Unavailable when Redis does not answer
+    """
+    audit.record_event(session, None, actor, "job.tick_asked", ("job", "tick"), {"reason": reason})
+    _push(TICK)
+
+
+def requeue_failed(session: Session, actor: Actor, job_id: str, reason: str) -> None:
+    """Queue a failed wake-up once more.
+
+    raises: NotFound, Conflict when it is not failed any more, Unavailable when Redis does not answer
+    """
+    audit.record_event(session, None, actor, "job.retried", ("job", job_id), {"reason": reason})
+    with closing(queue.worker_redis()) as connection:
+        try:
+            job = Job.fetch(job_id, connection=connection)
+            FailedJobRegistry(job.origin, connection=connection).requeue(job)
+        except NoSuchJobError as cause:
+            raise NotFound from cause
+        except InvalidJobOperation as cause:
+            raise Conflict("This job is not failed any more.") from cause
+        except redis.RedisError as cause:
+            raise ServiceUnavailable from cause
+
+
+def _push(call: Any, *arguments: Any) -> None:
+    with closing(queue.worker_redis()) as connection:
+        try:
+            rq.Queue(BACKGROUND, connection=connection).enqueue_call(
+                call, args=arguments, timeout=RUN_SECONDS, result_ttl=0, failure_ttl=FAILURE_TTL_SECONDS
+            )
+        except redis.RedisError as cause:
+            raise ServiceUnavailable from cause
+
+
+bp.context_processor(lambda: {"cadence": _cadence, "seconds_ago": _seconds_ago})
+_QUEUED_NOTICE = "A worker was asked to run it; the result appears below when it is done."
+
+
+@bp.get("/jobs")
+@require_operator("support")
+def index() -> Response:
+    """Queues, workers, signs of life, the timetable and failed jobs."""
+    now = clock.now()
+    with context.read_session() as session:
+        slots, waiting = list_schedule(session, now), count_backlog(session)
+    shown: dict[str, Any] = {"slots": slots, "waiting": waiting, "seen": get_snapshot(), "now": now}
+    return pages.render_page("admin/queues/index.html", block="live", **shown)
+
+
+@bp.get("/jobs/tick")
+@require_operator("admin")
+def run_schedule_form(form: Form | None = None) -> Response:
+    """What a tick does, before it is asked for."""
+    return pages.render_page("admin/queues/run.html", entry=None, form=form or Form())
+
+
+@bp.post("/jobs/tick")
+@require_operator("admin")
+@form_view(ReasonForm(), form=run_schedule_form, requires_fresh_login=True)
+def run_schedule(body: dict[str, str]) -> Response:
+    """Ask for a tick."""
+    with context.write_session() as session:
+        enqueue_schedule(session, context.current_operator(g.principal), body["reason"])
+    return pages.redirect_to("admin.queues.index", _notice=_QUEUED_NOTICE)
+
+
+@bp.get("/jobs/run/<job>")
+@require_operator("admin")
+def run_job_form(job: str, form: Form | None = None) -> Response:
+    """What a job is for, before it is asked for."""
+    entry = next((entry for entry in schedule.scheduled_jobs() if entry.job == job), None)
+    if entry is None:
+        raise NotFound
+    return pages.render_page("admin/queues/run.html", entry=entry, form=form or Form())
+
+
+@bp.post("/jobs/run/<job>")
+@require_operator("admin")
+@form_view(ReasonForm(), form=run_job_form, requires_fresh_login=True)
+def run_job(job: str, body: dict[str, str]) -> Response:
+    """Ask for a run of one job."""
+    if job not in {entry.job for entry in schedule.scheduled_jobs()}:
+        raise NotFound
+    with context.write_session() as session:
+        enqueue_run(session, context.current_operator(g.principal), job, body["reason"])
+    return pages.redirect_to("admin.queues.index", _notice=_QUEUED_NOTICE)
+
+
+@bp.get("/jobs/failed/<job_id>/retry")
+@require_operator("admin")
+def retry_failed_form(job_id: str, form: Form | None = None) -> Response:
+    """A failed job, before it is queued again."""
+    try:
+        failed = find_failed_job(job_id)
+    except redis.RedisError as cause:
+        raise ServiceUnavailable from cause
+    if failed is None:
+        raise NotFound
+    return pages.render_page("admin/queues/retry.html", failed=failed, form=form or Form())
+
+
+@bp.post("/jobs/failed/<job_id>/retry")
+@require_operator("admin")
+@form_view(ReasonForm(), form=retry_failed_form, requires_fresh_login=True)
+def retry_failed(job_id: str, body: dict[str, str]) -> Response:
+    """Queue a failed job again."""
+    with context.write_session() as session:
+        requeue_failed(session, context.current_operator(g.principal), job_id, body["reason"])
+    return pages.redirect_to("admin.queues.index", _notice="The job is queued again.")
+
+
+@bp.get("/invariants")
+@require_operator("support")
+def invariants() -> Response:
+    """The checks of the books: what the last run found, since when, and whose."""
+    with context.read_session() as session:
+        checks = list_invariants(session)
+    return pages.render_page("admin/invariants.html", checks=checks)
+
+
+def _seconds_ago(instant: datetime) -> str:
+    """How long ago something was, short, for a page that looks again and again."""
+    seconds = max(0, int((clock.now() - instant).total_seconds()))
+    return f"{seconds} s ago" if seconds < 600 else f"{seconds // 60:,} min ago"
+
+
+def _cadence(entry: ScheduledJob) -> str:
+    """How often a job runs, for people."""
+    for seconds, unit in ((86_400, "day"), (3600, "hour"), (60, "minute")):
+        count, rest = divmod(entry.every_seconds, seconds)
+        if count and not rest:
+            return unit if count == 1 else f"{count} {unit}s"
+    return f"{entry.every_seconds} seconds"

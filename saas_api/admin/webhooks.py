@@ -1,0 +1,280 @@
+"""Endpoints and deliveries across tenants."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+from flask import Blueprint, Response, g
+from marshmallow import fields, validate
+from sqlalchemy.orm import Session
+
+from saas_api.accounts.models import Organization
+from saas_api.admin import context, lists
+from saas_api.admin.context import ReasonForm
+from saas_api.admin.lists import Columns, ListQuery
+from saas_api.core import ids
+from saas_api.core.access import Principal, require_operator
+from saas_api.core.db.pagination import Page
+from saas_api.core.errors import NotFound
+from saas_api.core.fields import PrefixedId
+from saas_api.core.web import pages
+from saas_api.core.web.forms import Form, form_view
+from saas_api.webhooks import deliveries, endpoints
+from saas_api.webhooks.deliveries import DeliveryView
+from saas_api.webhooks.endpoints import EndpointView
+from saas_api.webhooks.models import Delivery, Endpoint, Event
+
+bp = Blueprint("webhooks", __name__, url_prefix="/admin/deliveries")
+
+MAX_ROWS = 100
+_BACKLOG = sa.text("""
+SELECT d.organization_id, o.name, count(*) AS waiting, count(*) FILTER (WHERE d.next_at <= now()) AS due,
+  count(*) FILTER (WHERE d.attempts > 0) AS retrying, min(d.created_at) AS oldest_at,
+  count(DISTINCT d.endpoint_id) AS endpoints
+FROM webhook_deliveries d JOIN organizations o ON o.id = d.organization_id
+WHERE d.status IN ('queued', 'sending')
+GROUP BY d.organization_id, o.name ORDER BY count(*) FILTER (WHERE d.next_at <= now()) DESC, count(*) DESC LIMIT :most
+""")
+# Ids are looked up organization by organization, each by the primary key: nothing else is indexed by them.
+_OWNER = sa.text("""
+SELECT o.id FROM organizations o
+WHERE EXISTS (SELECT FROM webhook_deliveries d WHERE d.organization_id = o.id AND d.id = :id OFFSET 0)
+""")
+
+
+@dataclass(frozen=True)
+class OrganizationBacklog:
+    """What waits for one organization.
+
+    due: would be sent now; the others wait for their next try
+    retrying: failed at least once
+    """
+
+    organization_id: UUID
+    name: str
+    waiting: int
+    due: int
+    retrying: int
+    oldest_at: datetime
+    endpoints: int
+
+
+@dataclass(frozen=True)
+class EndpointDetail:
+    """An endpoint with its organization and its health."""
+
+    organization_name: str
+    shown: EndpointView
+
+
+def list_backlog(session: Session) -> list[OrganizationBacklog]:
+    """Organizations with deliveries under way, the most due first."""
+    return [OrganizationBacklog(*row) for row in session.execute(_BACKLOG, {"most": MAX_ROWS})]
+
+
+def list_endpoints(session: Session, query: dict[str, Any]) -> Page:
+    """A page of (`Endpoint`, name of its organization), the newest first; deleted ones are left out.
+
+    query: limit, cursor, format; health: "failing" (enabled, and the last try failed), "disabled" or None;
+        organization_id
+    raises: Invalid
+    """
+    wanted = (
+        sa.select(Endpoint, Organization.name)
+        .join(Organization, Organization.id == Endpoint.organization_id)
+        .where(Endpoint.deleted_at.is_(None))
+    )
+    if query["health"] == "failing":
+        wanted = wanted.where(Endpoint.status == "enabled", Endpoint.consecutive_failures > 0)
+    elif query["health"] == "disabled":
+        wanted = wanted.where(Endpoint.status != "enabled")
+    if query["organization_id"]:
+        wanted = wanted.where(Endpoint.organization_id == query["organization_id"])
+    return lists.paginate_or_export(session, wanted, query, (Endpoint.created_at, Endpoint.id))
+
+
+def get_endpoint(session: Session, endpoint_id: UUID) -> EndpointDetail:
+    """An endpoint of whatever organization.
+
+    raises: NotFound
+    """
+    found = session.execute(
+        sa.select(Endpoint, Organization.name)
+        .join(Organization, Organization.id == Endpoint.organization_id)
+        .where(Endpoint.id == endpoint_id, Endpoint.deleted_at.is_(None))
+    ).first()
+    if found is None:
+        raise NotFound
+    return EndpointDetail(found[1], endpoints.list_endpoint_views(session, found[0].organization_id, [found[0]])[0])
+
+
+def list_endpoint_deliveries(session: Session, endpoint: Endpoint, query: dict[str, Any]) -> Page:
+    """A page of `ShownDelivery` of an endpoint, newest first.
+
+    query: limit, cursor, format; status
+    raises: Invalid
+    """
+    is_carried = sa.and_(Event.organization_id == Delivery.organization_id, Event.id == Delivery.event_id)
+    own = (Delivery.organization_id == endpoint.organization_id, Delivery.endpoint_id == endpoint.id)
+    wanted = sa.select(Delivery, Event).join(Event, is_carried).where(*own)
+    if query["status"]:
+        wanted = wanted.where(Delivery.status == query["status"])
+    found = lists.paginate_or_export(session, wanted, query, (Delivery.created_at, Delivery.id))
+    return Page([DeliveryView(row[0], row[1]) for row in found.items], found.next_cursor, found.limit)
+
+
+def get_delivery(session: Session, delivery_id: UUID) -> tuple[DeliveryView, Endpoint, str]:
+    """A delivery of whatever organization with its attempts, its endpoint and the organization's name.
+
+    raises: NotFound
+    """
+    owner = session.scalar(_OWNER, {"id": delivery_id})
+    delivery = session.get(Delivery, (owner, delivery_id)) if owner else None
+    if delivery is None:
+        raise NotFound
+    endpoint = session.get_one(Endpoint, (owner, delivery.endpoint_id))
+    return deliveries.get_delivery_view(session, delivery), endpoint, session.get_one(Organization, owner).name
+
+
+def list_same_event_deliveries(session: Session, delivery: Delivery) -> Sequence[Delivery]:
+    """Every delivery of the same event to the same endpoint, the newest first."""
+    own = (Delivery.organization_id == delivery.organization_id, Delivery.event_id == delivery.event_id)
+    wanted = sa.select(Delivery).where(*own, Delivery.endpoint_id == delivery.endpoint_id)
+    return session.scalars(wanted.order_by(Delivery.created_at.desc(), Delivery.id.desc()).limit(MAX_ROWS)).all()
+
+
+ENDPOINT_COLUMNS: Columns = {
+    "id": lambda row: ids.format_id("whe", row[0].id),
+    "organization_id": lambda row: ids.format_id("org", row[0].organization_id),
+    "organization": lambda row: row[1],
+    "status": lambda row: row[0].status,
+    "consecutive_failures": lambda row: row[0].consecutive_failures,
+    "first_failure_at": lambda row: lists.csv_time(row[0].first_failure_at),
+    "last_success_at": lambda row: lists.csv_time(row[0].last_success_at),
+    "created_at": lambda row: lists.csv_time(row[0].created_at),
+}
+DELIVERY_COLUMNS: Columns = {
+    "id": lambda one: ids.format_id("whd", one.delivery.id),
+    "event_id": lambda one: ids.format_id("evt", one.event.id),
+    "event_type": lambda one: one.event.type,
+    "cause": lambda one: one.delivery.cause,
+    "status": lambda one: one.delivery.status,
+    "attempts": lambda one: one.delivery.attempts,
+    "last_status": lambda one: one.delivery.last_status or "",
+    "error_code": lambda one: one.delivery.error_code or "",
+    "created_at": lambda one: lists.csv_time(one.delivery.created_at),
+    "finished_at": lambda one: lists.csv_time(one.delivery.finished_at),
+}
+DeliveryStatus = ("queued", "sending", "delivered", "failed", "canceled")
+
+
+class EndpointListQuery(ListQuery):
+    """Filters of endpoints, and the id of a delivery to go to."""
+
+    health = fields.String(load_default=None, validate=validate.OneOf(["failing", "disabled"]))
+    organization_id = PrefixedId("org", load_default=None)
+    delivery = PrefixedId("whd", load_default=None)
+
+
+class DeliveryListQuery(ListQuery):
+    """Filters of an endpoint's deliveries."""
+
+    status = fields.String(load_default=None, validate=validate.OneOf(DeliveryStatus))
+
+
+bp.context_processor(lambda: {"host": endpoints.redacted_url})
+_ENDPOINT = '/endpoints/<id("whe"):endpoint_id>'
+_DELIVERY = '/<id("whd"):delivery_id>'
+
+
+@bp.get("")
+@require_operator("support")
+def index() -> Response:
+    """Backlog per organization, and endpoints, those that fail first asked for."""
+    query = lists.parse_query(EndpointListQuery())
+    if query["delivery"]:
+        answer: Response = pages.redirect_to("admin.webhooks.show_delivery", delivery_id=query["delivery"])
+        return answer
+    with context.read_session() as session:
+        found, backlog = list_endpoints(session, query), list_backlog(session)
+    if query["format"] == "csv":
+        return lists.csv_export("webhook-endpoints", ENDPOINT_COLUMNS, found)
+    return pages.render_page("admin/webhooks/index.html", found=found, backlog=backlog)
+
+
+@bp.get(_ENDPOINT)
+@require_operator("support")
+def show_endpoint(endpoint_id: UUID) -> Response:
+    """One endpoint and its deliveries."""
+    query = lists.parse_query(DeliveryListQuery())
+    with context.read_session() as session:
+        opened = get_endpoint(session, endpoint_id)
+        found = list_endpoint_deliveries(session, opened.shown.endpoint, query)
+    if query["format"] == "csv":
+        return lists.csv_export("webhook-deliveries", DELIVERY_COLUMNS, found)
+    return pages.render_page("admin/webhooks/endpoint.html", opened=opened, found=found, states=DeliveryStatus)
+
+
+@bp.get(f"{_ENDPOINT}/<any(enable, disable):verb>")
+@require_operator("admin")
+def endpoint_action_form(endpoint_id: UUID, verb: str, form: Form | None = None) -> Response:
+    """What disabling or enabling does, before it is done."""
+    with context.read_session() as session:
+        opened = get_endpoint(session, endpoint_id)
+    return pages.render_page("admin/webhooks/endpoint_act.html", opened=opened, verb=verb, form=form or Form())
+
+
+@bp.post(f"{_ENDPOINT}/<any(enable, disable):verb>")
+@require_operator("admin")
+@form_view(ReasonForm(), form=endpoint_action_form, requires_fresh_login=True)
+def endpoint_action(endpoint_id: UUID, verb: str, body: dict[str, str]) -> Response:
+    """Disable or enable an endpoint."""
+    with context.read_session() as session:
+        owner = get_endpoint(session, endpoint_id).shown.endpoint.organization_id
+    with context.write_session() as session:
+        changes = {"is_enabled": verb == "enable"}
+        endpoints.update_endpoint(session, _operator_context(owner), endpoint_id, changes, reason=body["reason"])
+    return pages.redirect_to(
+        "admin.webhooks.show_endpoint", endpoint_id=endpoint_id, _notice=f"The endpoint is {verb}d."
+    )
+
+
+@bp.get(_DELIVERY)
+@require_operator("support")
+def show_delivery(delivery_id: UUID) -> Response:
+    """One delivery with its attempts."""
+    with context.read_session() as session:
+        shown, target, name = get_delivery(session, delivery_id)
+        repeats = list_same_event_deliveries(session, shown.delivery)
+    return pages.render_page("admin/webhooks/show.html", shown=shown, endpoint=target, name=name, repeats=repeats)
+
+
+@bp.get(f"{_DELIVERY}/resend")
+@require_operator("support")
+def resend_form(delivery_id: UUID, form: Form | None = None) -> Response:
+    """What sending again does, before it is done."""
+    with context.read_session() as session:
+        shown, target, name = get_delivery(session, delivery_id)
+    return pages.render_page("admin/webhooks/resend.html", shown=shown, endpoint=target, name=name, form=form or Form())
+
+
+@bp.post(f"{_DELIVERY}/resend")
+@require_operator("support")
+@form_view(ReasonForm(), form=resend_form, is_idempotent=True, requires_fresh_login=True)
+def resend(delivery_id: UUID, body: dict[str, str]) -> Response:
+    """Send the event of a delivery once more."""
+    with context.read_session() as session:
+        owner = get_delivery(session, delivery_id)[0].delivery.organization_id
+    with context.write_session() as session:
+        new = deliveries.resend_delivery(session, _operator_context(owner), delivery_id, reason=body["reason"])
+    return pages.redirect_to(
+        "admin.webhooks.show_delivery", delivery_id=new.id, _notice="It is sent again: this is the new delivery."
+    )
+
+
+def _operator_context(organization_id: UUID) -> Principal:
+    """The operator, without a role in the organization they act on."""
+    return replace(g.principal, organization_id=organization_id, role=None)

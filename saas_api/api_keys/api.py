@@ -1,0 +1,103 @@
+"""API keys."""
+
+from dataclasses import asdict
+from typing import Any
+from uuid import UUID
+
+from flask import Blueprint, g
+
+from saas_api.api_keys import keys
+from saas_api.api_keys.keys import KeyInactive, KeyNotFound, RotationInProgress, ScopeBeyondRole
+from saas_api.api_keys.models import KeyView
+from saas_api.api_keys.schemas import CreatedKeyOut, KeyIn, KeyOut, KeysQuery, KeyUpdate, RotatedKeyOut, RotateKeyIn
+from saas_api.core import fields
+from saas_api.core.access import EmailNotVerified, require_permission
+from saas_api.core.db import engine
+from saas_api.core.web import endpoint as web_endpoint
+from saas_api.core.web.endpoint import Result, endpoint
+
+bp = Blueprint("api_keys", __name__)
+
+
+@bp.post("/keys")
+@require_permission("keys:create")
+@endpoint(
+    operation_id="create_key",
+    tag="api_keys",
+    body=KeyIn(),
+    returns=CreatedKeyOut(),
+    status=201,
+    errors=(ScopeBeyondRole, EmailNotVerified),
+)
+def create(body: dict[str, Any]) -> Any:
+    """Make an API key; its secret is shown this once."""
+    made = keys.create(engine.session(), g.principal.organization_id, g.principal, **body)
+    return _shown_once(made.key, key=made.text)
+
+
+@bp.get("/keys")
+@require_permission("keys:read")
+@endpoint(operation_id="list_keys", tag="api_keys", query=KeysQuery(), returns=fields.page_schema("keys", KeyOut()))
+def list_keys(query: dict[str, Any]) -> Any:
+    """List API keys, newest first."""
+    return keys.list_keys(engine.session(), g.principal.organization_id, query)
+
+
+@bp.get('/keys/<id("key"):key_id>')
+@require_permission("keys:read")
+@endpoint(operation_id="get_key", tag="api_keys", returns=KeyOut(), errors=(KeyNotFound,))
+def show(key_id: UUID) -> Any:
+    """Show an API key, never its secret."""
+    return keys.get(engine.session(), g.principal.organization_id, key_id)
+
+
+@bp.patch('/keys/<id("key"):key_id>')
+@require_permission("keys:write")
+@endpoint(
+    operation_id="update_key",
+    tag="api_keys",
+    body=KeyUpdate(),
+    returns=KeyOut(),
+    errors=(KeyNotFound, KeyInactive, ScopeBeyondRole),
+)
+def update(key_id: UUID, body: dict[str, Any]) -> Any:
+    """Change an API key's name, scopes, networks or limit; it acts on the next request."""
+    return keys.update(engine.session(), g.principal, key_id, body)
+
+
+@bp.post('/keys/<id("key"):key_id>/rotate')
+@require_permission("keys:write")
+@endpoint(
+    operation_id="rotate_key",
+    tag="api_keys",
+    body=RotateKeyIn(),
+    returns=RotatedKeyOut(),
+    status=201,
+    errors=(
+        KeyNotFound,
+        KeyInactive,
+        RotationInProgress,
+        ScopeBeyondRole,
+        EmailNotVerified,
+    ),
+)
+def rotate(key_id: UUID, body: dict[str, Any]) -> Any:
+    """Give an API key a new secret, shown this once; the old one goes on for `grace_seconds`."""
+    made = keys.rotate(engine.session(), g.principal, key_id, body["grace_seconds"])
+    return _shown_once(made.key, key=made.text, old_expires_at=made.old_expires_at)
+
+
+@bp.delete('/keys/<id("key"):key_id>')
+@require_permission("keys:write")
+@endpoint(operation_id="revoke_key", tag="api_keys", returns=KeyOut(), errors=(KeyNotFound,))
+def revoke(key_id: UUID) -> Any:
+    """Revoke an API key: it is refused on the next request."""
+    return Result(keys.revoke(engine.session(), g.principal, key_id), message="Revoked.")
+
+
+bp.delete('/api-keys/<id("key"):key_id>', endpoint="revoke_api_key")(web_endpoint.alias(revoke, "revoke_api_key"))
+
+
+def _shown_once(made: KeyView, **shown: Any) -> Result:
+    data = {**asdict(made), "masked": made.masked, **shown}
+    return Result(data, message="Store the key now: it is not shown again.", is_secret=True)

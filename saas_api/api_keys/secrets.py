@@ -1,0 +1,105 @@
+"""Create and find secrets by digest."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from saas_api.api_keys import key_format
+from saas_api.api_keys.models import ApiKey, ApiKeySecret
+from saas_api.core import clock, crypto
+from saas_api.core.errors import Unauthenticated
+from saas_api.core.settings import setting
+
+
+def secret_belongs_to_key() -> sa.ColumnElement[bool]:
+    """The condition that joins secrets to their key."""
+    return sa.and_(ApiKey.organization_id == ApiKeySecret.organization_id, ApiKey.id == ApiKeySecret.key_id)
+
+
+class MissingApiKey(Unauthenticated):
+    """The endpoint takes API keys only."""
+
+    code, message = "MISSING_API_KEY", "Send an API key: X-API-Key: <key>."
+
+
+class InvalidApiKey(Unauthenticated):
+    """Unknown, revoked or expired: one answer."""
+
+    code, message = "INVALID_API_KEY", "This API key is not valid."
+
+
+@dataclass(frozen=True)
+class SecretRecord:
+    """What the gate needs to know of a live secret."""
+
+    organization_id: UUID
+    key_id: UUID
+    secret_id: UUID
+    pepper_version: int
+    mode: str
+    scopes: frozenset[str]
+    ip_allow: tuple[str, ...]
+    rate_limit_per_minute: int | None
+    expires_at: datetime | None
+
+
+def create_secret(session: Session, key: ApiKey, slot: int, expires_at: datetime | None) -> tuple[ApiKeySecret, str]:
+    """Give a key a secret.
+
+    slot: 1 or 2, one that no live secret has
+    returns: the secret and its text, which is kept nowhere
+    """
+    text = key_format.generate_key(setting("API_KEY_PREFIX"), key.mode)
+    version, digest = crypto.api_key_digests(text)[0]
+    secret = ApiKeySecret(
+        organization_id=key.organization_id,
+        key_id=key.id,
+        slot=slot,
+        digest=digest,
+        pepper_version=version,
+        hint=key_format.key_hint(text),
+        last_four=text[-4:],
+        expires_at=expires_at,
+    )
+    session.add(secret)
+    session.flush()  # whoever waits for the slot is told here
+    return secret, text
+
+
+def find_active_secret(session: Session, digests: Sequence[tuple[int, bytes]]) -> SecretRecord | None:
+    """The live secret with one of these digests; one under an old pepper is rewritten under the current one.
+
+    session: of the system, since the organization is not known yet
+    """
+    statement = (
+        sa.select(ApiKeySecret, ApiKey)
+        .join(ApiKey, secret_belongs_to_key())
+        .where(
+            ApiKeySecret.digest.in_([digest for _, digest in digests]),
+            ApiKeySecret.revoked_at.is_(None),
+            ApiKey.revoked_at.is_(None),
+            sa.or_(ApiKeySecret.expires_at.is_(None), ApiKeySecret.expires_at > clock.now()),
+        )
+    )
+    row = session.execute(statement).first()
+    if row is None:
+        return None
+    secret, key = row
+    version, digest = digests[0]
+    if secret.pepper_version != version:
+        secret.digest, secret.pepper_version = digest, version
+    return SecretRecord(
+        organization_id=key.organization_id,
+        key_id=key.id,
+        secret_id=secret.id,
+        pepper_version=version,
+        mode=key.mode,
+        scopes=frozenset(key.scopes),
+        ip_allow=tuple(key.ip_allow or ()),
+        rate_limit_per_minute=key.rate_limit_per_minute,
+        expires_at=secret.expires_at,
+    )

@@ -1,0 +1,80 @@
+"""The application factory."""
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from saas_api.accounts import api as accounts_api
+from saas_api.accounts import jobs as accounts_jobs  # noqa: F401 - it registers the jobs
+from saas_api.accounts import pages as accounts_pages
+from saas_api.admin import blueprint as admin
+from saas_api.api_keys import api as api_keys_api
+from saas_api.billing import api as billing_api
+from saas_api.billing import jobs as billing_jobs  # noqa: F401 - it registers the jobs
+from saas_api.billing import plan_api, usage_api
+from saas_api.core import observability
+from saas_api.core.db import engine
+from saas_api.core.db.engine import db
+from saas_api.core.web import app as web_app
+from saas_api.core.web import http
+from saas_api.core.web.app import App
+from saas_api.dashboard import blueprint as dashboard
+from saas_api.docs import blueprint as docs
+from saas_api.gate import hooks
+from saas_api.mail import jobs as mail_jobs  # noqa: F401 - it registers the jobs
+from saas_api.messages import api as messages_api
+from saas_api.messages import jobs as messages_jobs  # noqa: F401 - it registers the jobs
+from saas_api.ops import blueprint as ops
+from saas_api.ops import jobs as ops_jobs  # noqa: F401 - it registers the jobs
+from saas_api.payments import api as payments_api
+from saas_api.payments import jobs as payments_jobs  # noqa: F401 - it registers the jobs
+from saas_api.payments import pages as payments_pages
+from saas_api.usage import jobs as usage_jobs  # noqa: F401 - it registers the jobs
+from saas_api.webhooks import api as webhooks_api
+from saas_api.webhooks import jobs as webhooks_jobs  # noqa: F401 - it registers the jobs
+
+BLUEPRINT_PREFIXES = {
+    accounts_api.bp: "/api/v1",
+    accounts_pages.bp: "",
+    api_keys_api.bp: "/api/v1",
+    messages_api.bp: "/api/v1/messages",
+    billing_api.bp: "/api/v1",
+    plan_api.bp: "/api/v1",
+    usage_api.bp: "/api/v1",
+    payments_api.bp: "/api/v1",
+    payments_pages.bp: "/payments",
+    webhooks_api.bp: "/api/v1/webhooks",
+    dashboard.bp: "",
+    admin.bp: "",
+    docs.bp: "",
+    ops.bp: "",
+}
+
+
+def create_app(config: Mapping[str, Any]) -> App:
+    """Create the application, ready to serve.
+
+    config: every setting of `config.py` by name
+    """
+    app = App("saas_api")
+    app.config.from_mapping(config)
+    app.config.from_mapping(
+        SQLALCHEMY_DATABASE_URI=config["DATABASE_URL"],
+        SQLALCHEMY_ENGINE_OPTIONS=engine.engine_options(),
+        LOGIN_ENDPOINT="accounts_pages.login_form",
+    )
+    if config["APP_ENV"] == "production":
+        app.config["TRUSTED_HOSTS"] = [urlsplit(config["APP_URL"]).hostname, "localhost", "127.0.0.1"]
+    observability.configure_logging(config)
+    if config["TRUSTED_PROXIES"]:
+        behind_proxies = ProxyFix(app.wsgi_app, x_for=config["TRUSTED_PROXIES"])
+        app.wsgi_app = behind_proxies  # type: ignore[method-assign]  # the documented way to wrap an application
+    db.init_app(app)
+    http.init_app(app)
+    web_app.init_app(app)
+    hooks.init_app(app)
+    for blueprint, prefix in BLUEPRINT_PREFIXES.items():
+        app.register_blueprint(blueprint, url_prefix=prefix or None)
+    return app

@@ -1,0 +1,60 @@
+"""Invoice.*, subscription.*, spend_cap.*, usage.* events (InvoiceOut ...) and billing mails."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from saas_api.billing.models import Invoice
+from saas_api.core import clock, ids, money
+from saas_api.webhooks import events
+from saas_api.webhooks.events import EventSubject
+from saas_api.webhooks.models import Event
+
+
+def publish_invoice_event(
+    session: Session, invoice: Invoice, kind: str, *, attempt: int = 0, next_attempt_at: datetime | None = None
+) -> None:
+    """Publish an event about a final invoice; its caller holds the invoice's row, so that versions rise.
+
+    kind: such as "invoice.paid"
+    attempt: how often payment was asked for
+    """
+    session.flush()  # the event shows what the row says
+    version = _next_version(session, invoice)
+    data = {
+        **_event_data(invoice),
+        "attempt": attempt,
+        "next_attempt_at": _instant(next_attempt_at),
+        "version": version,
+    }
+    events.publish(session, invoice.organization_id, kind, EventSubject(invoice.id, version), data)
+
+
+def _next_version(session: Session, invoice: Invoice) -> int:
+    """One above the newest that is kept; events are purged, so the age in days keeps it rising."""
+    newest = session.scalar(
+        select(func.max(Event.subject_version)).where(
+            Event.organization_id == invoice.organization_id, Event.subject_id == invoice.id
+        )
+    )
+    age = clock.now() - invoice.finalized_at if invoice.finalized_at else None
+    return max((newest or 1) + 1, 2 + (max(age.days, 0) if age else 0))
+
+
+def _event_data(invoice: Invoice) -> dict[str, Any]:
+    return {
+        "object": "invoice",
+        "id": ids.format_id("inv", invoice.id),
+        "number": invoice.number,
+        "status": invoice.state,
+        "total_amount": money.format_minor(invoice.total_minor, invoice.currency),
+        "currency": invoice.currency,
+        "due_date": f"{invoice.due_at:%Y-%m-%d}" if invoice.due_at else None,
+        "paid_at": _instant(invoice.paid_at),
+    }
+
+
+def _instant(at: datetime | None) -> str | None:
+    return clock.format_rfc3339(at) if at else None

@@ -1,0 +1,193 @@
+"""Close_due, close_now, preview_due, preview_now."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select, text
+from sqlalchemy.orm import Session
+
+from saas_api.accounts import organizations
+from saas_api.billing import bill_inputs, invoice_lifecycle, periods
+from saas_api.billing.invoice_lifecycle import InvoiceSummary
+from saas_api.billing.models import BillingPeriod, Subscription
+from saas_api.billing.rating import bill, period_grid
+from saas_api.billing.rating.period_grid import MIN_FIRST_PERIOD
+from saas_api.core import clock, ids
+from saas_api.core.db import tenancy
+from saas_api.core.faults import fault_point
+from saas_api.core.observability import get_logger
+from saas_api.core.settings import setting
+
+log = get_logger(__name__)
+_CLOSE_ENDED = text("""UPDATE billing_periods SET state = 'closed', closed_at = clock_timestamp()
+  WHERE organization_id = :organization_id AND state = 'open' AND ends_at <= :through""")
+# Both rows in one statement: the chain of periods is checked at its end.
+_END_PERIOD_NOW = text("""
+WITH k AS (SELECT seq FROM billing_periods
+           WHERE organization_id = :organization_id AND state = 'open' AND starts_at < :at AND ends_at > :at)
+UPDATE billing_periods p SET is_cut = p.is_cut OR p.seq = k.seq,
+  ends_at = CASE p.seq WHEN k.seq THEN :at ELSE p.ends_at END,
+  starts_at = CASE p.seq WHEN k.seq THEN p.starts_at ELSE :at END
+FROM k WHERE p.organization_id = :organization_id AND p.seq IN (k.seq, k.seq + 1)""")
+_OPEN_NEXT_PERIOD = text("""
+INSERT INTO billing_periods (organization_id, id, subscription_id, seq, starts_at, ends_at, nominal_seconds, timezone)
+SELECT organization_id, :next, subscription_id, seq + 1, ends_at, :next_end, :next_nominal, :timezone
+FROM billing_periods WHERE organization_id = :organization_id AND ends_at = :at
+ON CONFLICT (organization_id, seq) DO NOTHING""")
+_DUE = text("""
+SELECT organization_id FROM billing_periods
+WHERE (state = 'closed' OR state = 'open' AND ends_at <= :through)
+  AND (CAST(:organization_id AS uuid) IS NULL OR organization_id = :organization_id)
+GROUP BY organization_id ORDER BY min(ends_at)""")
+
+
+@dataclass
+class CloseResult:
+    """What a run has done: periods it closed, invoices it wrote, organizations it could not finish."""
+
+    closed: int = 0
+    invoices: list[InvoiceSummary] = field(default_factory=list)
+    failed: list[UUID] = field(default_factory=list)
+
+
+def close_due(
+    at: datetime, organization_id: UUID | None = None, over: Callable[[Sequence[UUID]], Iterable[UUID]] = iter
+) -> CloseResult:
+    """Close what ended a grace period before `at`, and invoice everything that is closed.
+
+    organization_id: None for all; the failure of one organization does not hold up another
+    over: goes through the organizations, and may show how far it is
+    """
+    outcome = CloseResult()
+    for due in over(_due(at, organization_id)):
+        try:
+            outcome.closed += _close_ended(due, at)
+            outcome.invoices += _invoice_closed(due)
+        except Exception:
+            log.exception("billing_close_failed", organization_id=str(due))
+            outcome.failed.append(due)
+    return outcome
+
+
+def close_now(organization_id: UUID) -> CloseResult:
+    """End the running period at this moment, without grace, and invoice everything that is closed.
+
+    raises: NoSuchOrganization
+    """
+    with tenancy.system_session("billing.close") as session:
+        periods.lock_periods(session, organization_id)
+        at = clock.now()
+        periods.ensure_account(session, organization_id)
+        periods.ensure_period(session, organization_id, at)
+        closed = _close(session, organization_id, at)
+        if _require_started(session, organization_id, at):
+            closed += _cut(session, organization_id, at)
+        if closed:
+            organizations.bump_generation(session, organization_id)
+    fault_point("billing.after_close")
+    return CloseResult(closed, _invoice_closed(organization_id))
+
+
+def preview_due(at: datetime, organization_id: UUID | None = None) -> list[InvoiceSummary]:
+    """The invoices that `close_due` would write; nothing is written."""
+    drafts: list[InvoiceSummary] = []
+    for due in _due(at, organization_id):
+        with tenancy.tenant_session(due) as session:
+            drafts += [_draft(session, period, period.ends_at) for period in _list_ended(session, due, _run_each(at))]
+    return drafts
+
+
+def preview_now(organization_id: UUID) -> list[InvoiceSummary]:
+    """The invoices that `close_now` would write; nothing is written.
+
+    raises: NoSuchOrganization
+    """
+    at = clock.now()
+    with tenancy.tenant_session(organization_id) as session:
+        organizations.get(session, organization_id)
+        drafts = [_draft(session, period, period.ends_at) for period in _list_ended(session, organization_id, at)]
+        running = periods.find_current_period(session, organization_id, at)
+        if running and running.starts_at < at:
+            drafts.append(_draft(session, running, at))
+    return drafts
+
+
+def _due(at: datetime, organization_id: UUID | None) -> Sequence[UUID]:
+    with tenancy.system_session("billing.due") as session:
+        values = {"through": _run_each(at), "organization_id": organization_id}
+        return session.execute(_DUE, values).scalars().all()
+
+
+def _run_each(at: datetime) -> datetime:
+    return at - timedelta(minutes=setting("BILLING_GRACE_MINUTES"))
+
+
+def _close_ended(organization_id: UUID, at: datetime) -> int:
+    with tenancy.system_session("billing.close") as session:
+        periods.lock_periods(session, organization_id)
+        periods.ensure_period(session, organization_id, at)
+        closed = _close(session, organization_id, _run_each(at))
+        if closed:
+            organizations.bump_generation(session, organization_id)
+        fault_point("billing.in_close")
+    fault_point("billing.after_close")
+    return closed
+
+
+def _close(session: Session, organization_id: UUID, through: datetime) -> int:
+    values = {"organization_id": organization_id, "through": through}
+    result: Any = session.execute(_CLOSE_ENDED, values)
+    return int(result.rowcount)
+
+
+def _require_started(session: Session, organization_id: UUID, at: datetime) -> bool:
+    running = periods.find_current_period(session, organization_id, at)
+    return running is not None and running.starts_at < at
+
+
+def _cut(session: Session, organization_id: UUID, at: datetime) -> int:
+    organization = organizations.get(session, organization_id)
+    zone = clock.get_zone(organization.timezone)
+    anchor_day = session.scalars(
+        select(Subscription.anchor_day).where(Subscription.organization_id == organization_id)
+    ).one()
+    next_end = period_grid.next_period_end(at, anchor_day, zone, MIN_FIRST_PERIOD)
+    values = {
+        "organization_id": organization_id,
+        "at": at,
+        "next": ids.new_id(),
+        "next_end": next_end,
+        "next_nominal": period_grid.nominal_seconds(at, next_end, anchor_day, zone),
+        "timezone": organization.timezone,
+    }
+    session.execute(_END_PERIOD_NOW, values)
+    session.execute(_OPEN_NEXT_PERIOD, values)
+    return _close(session, organization_id, at)
+
+
+def _invoice_closed(organization_id: UUID) -> list[InvoiceSummary]:
+    written: list[InvoiceSummary] = []
+    while True:
+        with tenancy.system_session("billing.close") as session:
+            invoice = invoice_lifecycle.invoice_next_period(session, organization_id)
+        if invoice is None:
+            return written
+        fault_point("billing.after_invoice_commit")
+        written.append(invoice)
+
+
+def _list_ended(session: Session, organization_id: UUID, through: datetime) -> Sequence[BillingPeriod]:
+    return session.scalars(
+        select(BillingPeriod)
+        .where(BillingPeriod.organization_id == organization_id, BillingPeriod.state != "invoiced")
+        .where((BillingPeriod.ends_at <= through) | (BillingPeriod.state == "closed"))
+        .order_by(BillingPeriod.seq)
+    ).all()
+
+
+def _draft(session: Session, period: BillingPeriod, ends_at: datetime) -> InvoiceSummary:
+    draft = bill.calculate_bill(bill_inputs.get_period_inputs(session, period, ends_at))
+    return InvoiceSummary(period.organization_id, None, None, draft.total_minor, draft.currency, "draft")

@@ -1,0 +1,291 @@
+"""Accounts and periods: ensure, open, find, record_usage."""
+
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select, text
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from saas_api.accounts import organizations
+from saas_api.billing import plans
+from saas_api.billing.models import AlertRule, BillingPeriod, BillingProfile, Subscription, SubscriptionSegment
+from saas_api.billing.plans import DEFAULT_CURRENCY, DEFAULT_PLAN
+from saas_api.billing.rating import period_grid
+from saas_api.billing.rating.period_grid import MIN_FIRST_PERIOD, MIN_PERIOD
+from saas_api.core import clock, ids, money
+from saas_api.core.db import tenancy
+from saas_api.core.errors import ValidationFailed
+from saas_api.core.observability import get_logger
+from saas_api.core.settings import setting
+from saas_api.usage import ledger
+from saas_api.usage.ledger import UsageRecord
+from saas_api.webhooks import events
+from saas_api.webhooks.events import EventSubject
+
+log = get_logger(__name__)
+
+
+def find_earliest_open_period(session: Session, organization_id: UUID) -> BillingPeriod | None:
+    """The open period that pays for what belongs to none, such as usage of a period that was closed ahead of time."""
+    open_periods = select(BillingPeriod).where(BillingPeriod.organization_id == organization_id)
+    return session.scalars(open_periods.where(BillingPeriod.state == "open").order_by(BillingPeriod.seq)).first()
+
+
+def find_current_period(session: Session, organization_id: UUID, at: datetime) -> BillingPeriod | None:
+    """The open period that contains an instant."""
+    return session.scalars(
+        select(BillingPeriod)
+        .where(BillingPeriod.organization_id == organization_id, BillingPeriod.state == "open")
+        .where(BillingPeriod.starts_at <= at, BillingPeriod.ends_at > at)
+    ).first()
+
+
+def find_period_at(session: Session, organization_id: UUID, at: datetime) -> BillingPeriod | None:
+    """The period that contains an instant, in whatever state."""
+    return session.scalars(
+        select(BillingPeriod)
+        .where(BillingPeriod.organization_id == organization_id)
+        .where(BillingPeriod.starts_at <= at, BillingPeriod.ends_at > at)
+        .execution_options(populate_existing=True)
+    ).first()
+
+
+SCHEDULED_LEAD_TIME = timedelta(days=3)
+_LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended(:organization, 1))")
+_WITH_OLD_ZONE = text("""
+SELECT o.id FROM organizations o JOIN LATERAL (
+  SELECT starts_at, timezone FROM billing_periods p WHERE p.organization_id = o.id ORDER BY seq DESC LIMIT 1) p ON true
+WHERE p.starts_at > :at AND p.timezone <> o.timezone
+  AND (CAST(:organization_id AS uuid) IS NULL OR o.id = :organization_id)""")
+_WITHOUT_PERIOD = text("""
+SELECT o.id FROM organizations o
+WHERE o.status <> 'closed' AND o.closed_at IS NULL
+  AND NOT EXISTS (SELECT FROM billing_periods p WHERE p.organization_id = o.id AND p.ends_at > :until)
+  AND (CAST(:organization_id AS uuid) IS NULL OR o.id = :organization_id)""")
+
+
+def ensure_accounts(at: datetime, organization_id: UUID | None = None) -> None:
+    """Give every organization its account, and its next period three days before that begins, in its present zone.
+
+    organization_id: None for all
+    """
+    values = {"until": at + SCHEDULED_LEAD_TIME, "at": at, "organization_id": organization_id}
+    with tenancy.system_session("billing.account") as session:
+        in_need = session.execute(_WITHOUT_PERIOD, values).scalars().all()
+        in_other_zone = session.execute(_WITH_OLD_ZONE, values).scalars().all()
+    for found in in_other_zone:
+        _move_period_end(found, at)
+    for found in in_need:
+        try:
+            with tenancy.tenant_session(found) as session:
+                ensure_account(session, found)
+                ensure_period(session, found, at + SCHEDULED_LEAD_TIME)
+        except Exception:
+            log.exception("billing_account_failed", organization_id=str(found))
+
+
+def _move_period_end(organization_id: UUID, at: datetime) -> None:
+    """Let a period that has not begun end in the organization's present zone; one that has begun keeps its bounds."""
+    try:
+        with tenancy.system_session("billing.close") as session:
+            lock_periods(session, organization_id)
+            realign_last_period(session, organization_id, at)
+    except Exception:
+        log.exception("billing_zone_failed", organization_id=str(organization_id))
+
+
+def lock_periods(session: Session, organization_id: UUID) -> None:
+    session.execute(_LOCK, {"organization": str(organization_id)})
+
+
+DEFAULT_ALERTS = (
+    *(("spend_percent_of_cap", None, percent) for percent in (50, 80, 100)),
+    *(("percent_of_included", meter, percent) for meter in ("sms", "email") for percent in (80, 100)),
+)
+ON_DEMAND_LEAD_TIME = timedelta(minutes=5)
+_LOCK_ORGANIZATION = text("SELECT FROM organizations WHERE id = :id FOR NO KEY UPDATE")
+_LOCK_SHARED = "SELECT pg_advisory_xact_lock_shared(hashtextextended(%(period_lock)s, 1))"
+
+
+def lock_periods_shared(session: Session, organization_id: UUID) -> None:
+    """Take the shared period lock in a session: no period is closed before its transaction ends."""
+    session.connection().exec_driver_sql(*shared_lock_statement(organization_id))
+
+
+def shared_lock_statement(organization_id: UUID) -> tuple[str, dict[str, Any]]:
+    """The shared period lock as a statement of `core.db.execute_once`: no period is closed before the batch ends.
+
+    It must stand in an earlier statement than any lookup of a period, whose snapshot is then taken after the wait.
+    """
+    return _LOCK_SHARED, {"period_lock": str(organization_id)}
+
+
+def record_usage_statements(
+    organization_id: UUID, event: UsageRecord, *, is_late: bool = False
+) -> list[tuple[str, dict[str, Any]]]:
+    """The shared period lock and one ledger row, as statements of `core.db.execute_once`.
+
+    is_late: where the event lies in a closed period, let the earliest open one pay
+    """
+    return [
+        shared_lock_statement(organization_id),
+        ledger.append_usage_statement(organization_id, event, is_late=is_late),
+    ]
+
+
+def record_usage(session: Session, organization_id: UUID, event: UsageRecord) -> None:
+    """Write usage into the ledger; where its period is closed, the running one pays and names it.
+
+    The period lock is held until the transaction ends, so this is the last thing the caller does in it.
+    raises: Invalid for usage from the future, from before the first period, or from a period closed too long ago
+    """
+    now = clock.now()
+    if event.quantity <= 0:
+        raise ValidationFailed.at_field("quantity", "Must be above zero.")
+    if event.at > now + ON_DEMAND_LEAD_TIME:
+        raise ValidationFailed.at_field("occurred_at", "Lies in the future.")
+    ensure_account(session, organization_id)
+    ensure_period(session, organization_id, max(now, event.at))
+    lock_periods_shared(session, organization_id)
+    period = find_period_at(session, organization_id, event.at)
+    if period is None:
+        raise ValidationFailed.at_field("occurred_at", "Lies before the first billing period.")
+    if period.state != "open" and event.at < now - timedelta(days=setting("LATE_USAGE_DAYS")):
+        raise ValidationFailed.at_field(
+            "occurred_at", f"More than {setting('LATE_USAGE_DAYS')} days ago, in a period that is closed."
+        )
+    session.connection().exec_driver_sql(*ledger.append_usage_statement(organization_id, event, is_late=True))
+
+
+def ensure_account(session: Session, organization_id: UUID) -> None:
+    """Give an organization its profile, subscription on the free plan and first period, unless it has them.
+
+    raises: NoSuchOrganization
+    """
+    if _last_period(session, organization_id):
+        return
+    organization = organizations.get(session, organization_id)
+    started_at = organization.created_at
+    _add_profile(session, organization_id)
+    row = insert(Subscription).values(organization_id=organization_id, id=ids.new_id(), started_at=started_at)
+    added = row.on_conflict_do_nothing(index_elements=["organization_id"]).returning(Subscription.id)
+    is_new = session.execute(added).first() is not None
+    subscription = _subscription(session, organization_id)
+    session.execute(
+        insert(SubscriptionSegment)
+        .values(
+            organization_id=organization_id,
+            id=ids.new_id(),
+            subscription_id=subscription.id,
+            seq=1,
+            plan_version_id=plans.newest_version_id(session, DEFAULT_PLAN),
+            starts_at=subscription.started_at,
+        )
+        .on_conflict_do_nothing(index_elements=["organization_id", "seq"])
+    )
+    open_period(session, subscription, 1, subscription.started_at, MIN_FIRST_PERIOD)
+    if is_new:
+        _publish(session, subscription)
+
+
+def _publish(session: Session, subscription: Subscription) -> None:
+    """Tell that it began, with the organization's row held, which comes before its endpoints."""
+    session.execute(_LOCK_ORGANIZATION, {"id": subscription.organization_id})
+    data = {
+        "object": "subscription",
+        "id": ids.format_id("sub", subscription.id),
+        "status": subscription.state,
+        "plan": DEFAULT_PLAN,
+        "previous_plan": None,
+        "canceled_at": None,
+    }
+    events.publish(session, subscription.organization_id, "subscription.created", EventSubject(subscription.id), data)
+
+
+def _add_profile(session: Session, organization_id: UUID) -> None:
+    default: Decimal | None = setting("DEFAULT_SPEND_CAP")
+    cap = None if default is None else int(default.scaleb(money.currency_exponent(DEFAULT_CURRENCY)))
+    row = insert(BillingProfile).values(organization_id=organization_id, spend_cap_minor=cap)
+    added = row.on_conflict_do_nothing(index_elements=["organization_id"]).returning(BillingProfile.organization_id)
+    if session.execute(added).first():
+        session.execute(
+            insert(AlertRule),
+            [
+                {
+                    "organization_id": organization_id,
+                    "id": ids.new_id(),
+                    "subject": subject,
+                    "meter_code": meter,
+                    "threshold": at,
+                }
+                for subject, meter, at in DEFAULT_ALERTS
+            ],
+        )
+
+
+def ensure_period(session: Session, organization_id: UUID, at: datetime) -> None:
+    """Let periods follow each other until one contains `at`; changes nothing that exists."""
+    last = _last_period(session, organization_id)
+    if last is None or last.ends_at > at:
+        return
+    lock_periods_shared(session, organization_id)
+    subscription = _subscription(session, organization_id)
+    while (last := _last_period(session, organization_id)) and last.ends_at <= at:
+        open_period(session, subscription, last.seq + 1, last.ends_at, MIN_PERIOD)
+
+
+def realign_last_period(session: Session, organization_id: UUID, at: datetime) -> None:
+    """Move the end of the last period to the grid of the organization's zone, unless the period has begun by `at`.
+
+    session: of the system; it holds the period lock alone
+    """
+    last = _last_period(session, organization_id)
+    organization = organizations.get(session, organization_id)
+    if last is None or last.state != "open" or last.starts_at <= at or last.timezone == organization.timezone:
+        return
+    zone, anchor_day = clock.get_zone(organization.timezone), _subscription(session, organization_id).anchor_day
+    last.ends_at = period_grid.next_period_end(last.starts_at, anchor_day, zone, MIN_PERIOD)
+    last.nominal_seconds = period_grid.nominal_seconds(last.starts_at, last.ends_at, anchor_day, zone)
+    last.timezone = organization.timezone
+    organizations.bump_generation(session, organization_id)
+
+
+def open_period(
+    session: Session,
+    subscription: Subscription,
+    seq: int,
+    starts_at: datetime,
+    at_least: timedelta,
+) -> None:
+    """Add a period to the chain, unless another process was first."""
+    organization = organizations.get(session, subscription.organization_id)
+    zone = clock.get_zone(organization.timezone)
+    ends_at = period_grid.next_period_end(starts_at, subscription.anchor_day, zone, at_least)
+    session.execute(
+        insert(BillingPeriod)
+        .values(
+            organization_id=subscription.organization_id,
+            id=ids.new_id(),
+            subscription_id=subscription.id,
+            seq=seq,
+            starts_at=starts_at,
+            ends_at=ends_at,
+            nominal_seconds=period_grid.nominal_seconds(starts_at, ends_at, subscription.anchor_day, zone),
+            timezone=organization.timezone,
+        )
+        .on_conflict_do_nothing(index_elements=["organization_id", "seq"])
+    )
+
+
+def _subscription(session: Session, organization_id: UUID) -> Subscription:
+    return session.scalars(select(Subscription).where(Subscription.organization_id == organization_id)).one()
+
+
+def _last_period(session: Session, organization_id: UUID) -> BillingPeriod | None:
+    newest_first = select(BillingPeriod).where(BillingPeriod.organization_id == organization_id)
+    return session.scalars(
+        newest_first.order_by(BillingPeriod.seq.desc()).limit(1).execution_options(populate_existing=True)
+    ).first()

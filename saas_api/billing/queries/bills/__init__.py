@@ -1,1 +1,0 @@
-"""Reads of what was billed: documents, explanations of lines, the wallet and credit notes."""

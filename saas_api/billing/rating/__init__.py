@@ -1,0 +1,1 @@
+"""Docstring: pure calculation of bills."""

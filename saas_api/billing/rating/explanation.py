@@ -1,0 +1,228 @@
+"""A stored calculation as steps that can be recomputed by hand."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from decimal import ROUND_DOWN, Decimal, localcontext
+from typing import Any
+
+from saas_api.core import money
+from saas_api.core.money import DECIMAL_PRECISION
+
+MULTIPLICATION_SIGN, MINUS_SIGN = "\u00d7", "\u2212"
+_DECIMAL_PLACES = Decimal("0.0000000001")
+
+
+@dataclass(frozen=True)
+class ExplainedPart:
+    """Units at one price; `amount` and `flat` in major units, exact.
+
+    flat: what the tier adds once, however many units fall into it
+    """
+
+    units: Decimal
+    unit_price: Decimal
+    flat: Decimal
+    amount: Decimal
+
+
+@dataclass(frozen=True)
+class ExplainedCharge:
+    """A quantity and its charge; amounts in major units.
+
+    exact: sum of the parts, not rounded
+    cap: most that this price charges in a period
+    """
+
+    quantity: Decimal
+    included: Decimal
+    parts: tuple[ExplainedPart, ...]
+    exact: Decimal
+    cap: Decimal | None
+    rounded_minor: int
+
+    @property
+    def billable(self) -> Decimal:
+        """What is left once the included quantity is taken off."""
+        return max(Decimal(0), self.quantity - self.included)
+
+
+@dataclass(frozen=True)
+class ExplainedProration:
+    """A part of a monthly amount, by time.
+
+    exact: in major units, cut after ten decimals
+    """
+
+    full_minor: int
+    used: timedelta
+    whole: timedelta
+    exact: Decimal
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether the plan was in force for less, or more, than the whole month."""
+        return self.used != self.whole
+
+
+@dataclass(frozen=True)
+class LineBreakdown:
+    """A line that can be followed.
+
+    before: of late usage, what its period had been charged already; `rated` is then with the late usage
+    steps: the arithmetic in sentences, in order
+    """
+
+    recomputed_minor: int
+    steps: tuple[str, ...]
+    rated: ExplainedCharge | None = None
+    before: ExplainedCharge | None = None
+    proration: ExplainedProration | None = None
+
+
+def explain_calculation(kind: str, calculation: Mapping[str, Any], currency: str, unit: str | None) -> LineBreakdown:
+    """Follow a stored calculation.
+
+    kind: of the line: base, usage, late_usage, minimum, carry; of any other kind nothing is known but the amount
+    unit: of the meter, such as "segment"
+    """
+    match kind:
+        case "base":
+            return _base(calculation, currency)
+        case "usage":
+            rated = _rated(calculation, currency)
+            return LineBreakdown(rated.rounded_minor, tuple(_usage_steps(rated, currency, unit)), rated)
+        case "late_usage":
+            return _late(calculation, currency, unit)
+        case "minimum":
+            return _minimum(calculation, currency)
+        case "carry":
+            amount = -int(calculation["sum_minor"])
+            text = money.format_minor(amount, currency)
+            steps = (
+                f"The other lines come to {money.format_minor(-amount, currency)} {currency}, which is below zero.",
+                f"{text} {currency} bring this invoice to zero and go into your wallet as credit.",
+            )
+            return LineBreakdown(amount, steps)
+        case _:
+            return LineBreakdown(int(calculation.get("minor", 0)), ())
+
+
+def _base(calculation: Mapping[str, Any], currency: str) -> LineBreakdown:
+    full, used, whole = (int(calculation[name]) for name in ("base_minor", "used_us", "nominal_us"))
+    with localcontext(prec=DECIMAL_PRECISION):
+        minor = Decimal(full) * used / whole
+        exact = minor.scaleb(-money.currency_exponent(currency)).quantize(_DECIMAL_PLACES, ROUND_DOWN)
+    proration = ExplainedProration(full, timedelta(microseconds=used), timedelta(microseconds=whole), exact)
+    amount = money.prorate(full, used, whole)
+    price, more = money.format_minor(full, currency), _next_steps(full * used, whole, currency)
+    if not proration.is_partial:
+        steps = [f"The plan was in force for the whole period: {price} {currency}."]
+    else:
+        steps = [
+            f"The plan was in force for {format_duration(proration.used)} ({format_seconds(proration.used)} s).",
+            f"A whole month here has {format_duration(proration.whole)} ({format_seconds(proration.whole)} s) and costs {price}.",
+            f"{price} {MULTIPLICATION_SIGN} {format_seconds(proration.used)} / {format_seconds(proration.whole)} = {format_exact(exact)}{more}",
+            f"Rounded half up, once: {money.format_minor(amount, currency)} {currency}.",
+        ]
+    return LineBreakdown(amount, tuple(steps), proration=proration)
+
+
+def _next_steps(dividend: int, divisor: int, currency: str) -> str:
+    scale = 10 ** (10 - money.currency_exponent(currency))
+    return "…" if dividend * scale % divisor else ""
+
+
+def _rated(calculation: Mapping[str, Any], currency: str) -> ExplainedCharge:
+    places = money.currency_exponent(currency)
+    parts = tuple(_part(part, places) for part in calculation["components"])
+    with localcontext(prec=DECIMAL_PRECISION):
+        exact = sum((part.amount for part in parts), Decimal(0))
+        cap = Decimal(calculation["max_minor"]).scaleb(-places) if "max_minor" in calculation else None
+        minor = (exact if cap is None else min(exact, cap)).scaleb(places)
+    quantity, included = Decimal(calculation["quantity"]), Decimal(calculation["included"])
+    return ExplainedCharge(quantity, included, parts, exact, cap, money.round_half_up(minor))
+
+
+def _part(stored: Mapping[str, str], places: int) -> ExplainedPart:
+    units, unit_price = Decimal(stored["units"]), Decimal(stored["unit_price"])
+    with localcontext(prec=DECIMAL_PRECISION):
+        amount = Decimal(stored["minor"]).scaleb(-places)
+        return ExplainedPart(units, unit_price, amount - money.multiply_exact(units, unit_price), amount)
+
+
+def _usage_steps(rated: ExplainedCharge, currency: str, unit: str | None) -> Iterator[str]:
+    name = unit or "unit"
+    counted = f"{format_quantity(rated.quantity)} {name}{'' if rated.quantity == 1 else 's'} counted"
+    if rated.included:
+        taken = f"{format_quantity(rated.included)} are included, {format_quantity(rated.billable)} are charged."
+        yield f"{counted}; {taken}"
+    else:
+        yield f"{counted}; none is included, all are charged."
+    for part in rated.parts:
+        yield format_part(part)
+    if len(rated.parts) > 1:
+        yield f"{' + '.join(format_exact(part.amount) for part in rated.parts)} = {format_exact(rated.exact)}"
+    if rated.cap is not None and rated.exact > rated.cap:
+        yield f"This price charges at most {format_exact(rated.cap)} a period."
+    yield f"Rounded half up, once: {money.format_minor(rated.rounded_minor, currency)} {currency}."
+
+
+def _late(calculation: Mapping[str, Any], currency: str, unit: str | None) -> LineBreakdown:
+    before, rated = (_rated(calculation[name], currency) for name in ("billed", "with_late"))
+    amount = rated.rounded_minor - before.rounded_minor
+    texts = [money.format_minor(minor, currency) for minor in (rated.rounded_minor, before.rounded_minor, amount)]
+    steps = (
+        "This usage was recorded after its own period had been invoiced.",
+        "What that period has been charged already:",
+        *_usage_steps(before, currency, unit),
+        "What it comes to with this usage:",
+        *_usage_steps(rated, currency, unit),
+        f"The difference is charged: {texts[0]} {MINUS_SIGN} {texts[1]} = {texts[2]} {currency}.",
+    )
+    return LineBreakdown(amount, steps, rated, before)
+
+
+def _minimum(calculation: Mapping[str, Any], currency: str) -> LineBreakdown:
+    minimum, own = int(calculation["minimum_minor"]), int(calculation["own_minor"])
+    amount = max(0, minimum - own)
+    texts = [money.format_minor(minor, currency) for minor in (minimum, own, amount)]
+    steps = (
+        f"The plan's minimum for the time it was in force is {texts[0]}.",
+        f"Its base and usage come to {texts[1]}.",
+        f"{texts[0]} {MINUS_SIGN} {texts[1]} = {texts[2]} {currency}.",
+    )
+    return LineBreakdown(amount, steps)
+
+
+def format_exact(amount: Decimal) -> str:
+    """An amount that is not rounded, for people: thousands apart."""
+    whole, _, fraction = money.format_exact_amount(amount).partition(".")
+    return f"{Decimal(whole):,f}.{fraction}"
+
+
+def format_part(part: ExplainedPart) -> str:
+    """A part in one line: 50 times 0.01 = 0.50."""
+    flat = f" + {format_exact(part.flat)}" if part.flat else ""
+    return f"{format_quantity(part.units)} {MULTIPLICATION_SIGN} {money.format_unit_price(part.unit_price)}{flat} = {format_exact(part.amount)}"
+
+
+def format_quantity(value: Decimal | int) -> str:
+    """A quantity for people: thousands apart, no trailing zeros."""
+    whole, point, fraction = money.format_unit_price(Decimal(value)).partition(".")
+    return f"{int(whole):,}{point}{fraction}" if whole != "-0" else f"-0{point}{fraction}"
+
+
+def format_seconds(time: timedelta) -> str:
+    """A length of time in seconds, exact to the microsecond."""
+    with localcontext(prec=DECIMAL_PRECISION):
+        return money.format_unit_price(Decimal(time // timedelta(microseconds=1)).scaleb(-6))
+
+
+def format_duration(time: timedelta) -> str:
+    """A length of time in days, hours, minutes and seconds, the empty ones left out."""
+    minutes, rest = divmod(time.seconds, 60)
+    fraction = money.format_unit_price(Decimal(rest) + Decimal(time.microseconds).scaleb(-6))
+    parts = [(str(time.days), "day"), (str(minutes // 60), "hour"), (str(minutes % 60), "minute"), (fraction, "second")]
+    named = [f"{value} {name}{'' if value == '1' else 's'}" for value, name in parts if value != "0"]
+    return " ".join(named) or "0 seconds"

@@ -1,0 +1,56 @@
+"""Period boundaries on a grid of local midnights."""
+
+import calendar
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+MIN_FIRST_PERIOD = timedelta(days=1)
+MIN_PERIOD = timedelta(days=20)
+
+
+def grid_boundary(month: int, anchor_day: int, zone: ZoneInfo) -> datetime:
+    """Local midnight of the anchor day, or of the month's last day where the month is shorter.
+
+    month: counted from year 0: 12 * year + month - 1
+    returns: in UTC; a skipped midnight gives the first instant after it, a repeated one the first of the two
+    """
+    year, index = divmod(month, 12)
+    day = min(anchor_day, calendar.monthrange(year, index + 1)[1])
+    naive = datetime(year, index + 1, day)  # noqa: DTZ001 - a wall time, given its zone below
+    found = naive.replace(tzinfo=zone).astimezone(UTC)
+    if found.astimezone(zone).replace(tzinfo=None) == naive:
+        return found
+    early = int(naive.replace(tzinfo=zone, fold=1).timestamp()) - 1
+    late = int(found.timestamp())
+    while late - early > 1:
+        middle = (early + late) // 2
+        if datetime.fromtimestamp(middle, zone).replace(tzinfo=None) < naive:
+            early = middle
+        else:
+            late = middle
+    return datetime.fromtimestamp(late, UTC)
+
+
+def next_period_end(starts_at: datetime, anchor_day: int, zone: ZoneInfo, at_least: timedelta) -> datetime:
+    """End of a period: the first boundary of the grid that leaves it a length of `at_least`.
+
+    returns: in UTC
+    """
+    earliest = starts_at + at_least
+    month = _month(earliest, zone) - 1
+    while (end := grid_boundary(month, anchor_day, zone)) < earliest:
+        month += 1
+    return end
+
+
+def nominal_seconds(starts_at: datetime, ends_at: datetime, anchor_day: int, zone: ZoneInfo) -> int:
+    """Length of the whole month a period is charged against: its own, or the grid month's where that is longer."""
+    month = _month(ends_at, zone) + 1
+    while (start := grid_boundary(month, anchor_day, zone)) >= ends_at:
+        month -= 1
+    return int((ends_at - min(start, starts_at)).total_seconds())
+
+
+def _month(instant: datetime, zone: ZoneInfo) -> int:
+    local = instant.astimezone(zone)
+    return 12 * local.year + local.month - 1

@@ -1,1 +1,0 @@
-"""What billing computes: values in, values out."""

@@ -1,1 +1,0 @@
-"""Plans before anything is written: what their files say, and what changing one does."""

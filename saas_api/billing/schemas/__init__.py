@@ -1,1 +1,0 @@
-"""Wire shapes of billing, a file for each of its doors."""

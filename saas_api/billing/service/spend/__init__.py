@@ -1,1 +1,0 @@
-"""The spend cap, what the gate counts against it, and alerts."""

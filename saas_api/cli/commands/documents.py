@@ -1,0 +1,229 @@
+"""Generated documents: openapi, errors, settings, cli."""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
+from http import HTTPStatus
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import click
+import orjson
+from flask import current_app
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
+
+from saas_api.cli.errors import EXIT_PROBLEMS, Command, CommandGroup
+from saas_api.core.settings import ROOT
+from saas_api.docs import openapi as docs_openapi
+
+COMMANDS_FILE = ROOT / "saas_api" / "cli" / "commands.json"
+MIGRATION_COMMANDS = "db"
+"""Flask-Migrate's commands, which it describes itself."""
+_INTRODUCTION = """# Command line
+
+Made from the commands by `flask cli export`. They are run in the checkout, as `.venv/bin/flask NOUN VERB`; each has
+`--help`.
+
+- `--json` prints one object on stdout and nothing else; errors are one line on stderr that says what to do.
+- Exit codes: 0 done, 1 failed, 2 used wrongly, 3 problems found (by a check).
+- An id is read as the API writes it (`org_...`) or as a UUID; a time as in RFC 3339, without an offset as UTC.
+- What changes something leaves a row in the log of acts, in the name of the operating system's user.
+- A repeat is harmless.
+
+The tables are brought up with `flask db upgrade` (`flask db current` shows where they stand, `flask db check` whether
+the code expects more, `flask db downgrade` goes back)."""
+
+group = CommandGroup("cli", help="The page about the command line.")
+
+check_option = click.option("--check", is_flag=True, help="Write nothing; exit 3 when the file is stale.")
+
+
+def output_option(default: str) -> Callable[..., Any]:
+    """Where a document is written."""
+    return click.option(
+        "--output", type=click.Path(path_type=Path), default=default, show_default=True, help="Where to."
+    )
+
+
+@group.command("export")
+@output_option("docs/cli.md")
+@check_option
+def export_cli_docs(output: Path, check: bool) -> None:
+    """Write the page about every command, and the list that flask --help shows.
+
+    Example: flask cli export --check
+    """
+    write_or_check({output: cli_page(current_app.cli), COMMANDS_FILE: command_index(current_app.cli)}, check=check)
+
+
+def command_index(root: click.Group) -> str:
+    """What `flask --help` lists, as JSON: the first sentence about each command by its name."""
+    listed = {name: _first_line(command) for name, command in sorted(root.commands.items())}
+    return orjson.dumps(listed, option=orjson.OPT_INDENT_2).decode() + "\n"
+
+
+def cli_page(root: click.Group) -> str:
+    """The page: Markdown."""
+    lines = [_INTRODUCTION]
+    for name, command in sorted(root.commands.items()):
+        if name == MIGRATION_COMMANDS:
+            continue
+        lines += ["", f"## {name}"]
+        if isinstance(command, click.Group):
+            lines += ["", _first_line(command)]
+        for path, leaf in _leaves(f"flask {name}", command):
+            lines += ["", *_described(path, leaf)]
+    return "\n".join(lines) + "\n"
+
+
+def _leaves(path: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+    if not isinstance(command, click.Group):
+        yield path, command
+        return
+    for name, inner in command.commands.items():
+        if not inner.hidden:
+            yield from _leaves(f"{path} {name}", inner)
+
+
+def _described(path: str, command: click.Command) -> list[str]:
+    context = click.Context(command, info_name=path)
+    text, examples = command.text_and_examples() if isinstance(command, Command) else (command.help or "", [])
+    lines = [f"### {path}", "", f"`{' '.join([path, *command.collect_usage_pieces(context)])}`", "", text]
+    if examples:
+        lines += ["", "```sh", *examples, "```"]
+    records = [record for parameter in command.get_params(context) if (record := parameter.get_help_record(context))]
+    rows = [f"| `{_cell(names)}` | {_cell(what)} |" for names, what in records if what and names != "--help"]
+    return [*lines, *(["", "| option | meaning |", "|---|---|", *rows] if rows else [])]
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())
+
+
+def _first_line(command: click.Command) -> str:
+    return inspect.cleandoc(command.help or "").partition("\n\n")[0]
+
+
+TABLE_BEGIN, TABLE_END = "<!-- settings: begin -->", "<!-- settings: end -->"
+
+openapi = CommandGroup("openapi", help="The OpenAPI document.")
+errors = CommandGroup("errors", help="The page about error codes.")
+settings = CommandGroup("settings", help="The settings in README.md and .env.example.")
+groups = (openapi, errors, settings)
+
+
+@openapi.command("export")
+@output_option("docs/openapi.json")
+@check_option
+def export_openapi(output: Path, check: bool) -> None:
+    """Write the document that /api/v1/openapi.json serves.
+
+    Example: flask openapi export --check
+    """
+    document = current_app.swag.get_apispecs("openapi")  # type: ignore[attr-defined]  # flasgger puts itself there
+    write_or_check({output: orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() + "\n"}, check=check)
+
+
+@errors.command("export")
+@output_option("docs/errors.md")
+@check_option
+def export_errors(output: Path, check: bool) -> None:
+    """Write the page about every error code.
+
+    Example: flask errors export --check
+    """
+    write_or_check({output: errors_page()}, check=check)
+
+
+@settings.command("export")
+@check_option
+def export_settings(check: bool) -> None:
+    """Write the table in README.md, and .env.example.
+
+    Example: flask settings export --check
+    """
+    fields = current_app.config["SETTINGS"].model_fields
+    readme, example = Path("README.md"), Path(".env.example")
+    write_or_check(
+        {readme: insert_settings_table(readme.read_text("utf-8"), fields), example: env_example(fields)}, check=check
+    )
+
+
+def write_or_check(documents: Mapping[Path, str], *, check: bool) -> None:
+    """Write documents, or say which of them are stale and end with 3."""
+    stale = {path: text for path, text in documents.items() if not path.exists() or path.read_text("utf-8") != text}
+    for path, text in stale.items():
+        if not check:
+            path.write_text(text, encoding="utf-8")
+        click.echo(f"{path} {'is stale: export it again' if check else 'written'}", err=check)
+    if check and stale:
+        raise click.exceptions.Exit(EXIT_PROBLEMS)
+
+
+def errors_page() -> str:
+    """Markdown about every error code, by status."""
+    lines = [
+        "# Error codes",
+        "",
+        "Made from the code by `flask errors export`. Every error has the same shape:",
+        "",
+        "```json",
+        '{"success": false, "error": {"code": "NOT_FOUND", "message": "...", "details": {}, "request_id": "req_..."}}',
+        "```",
+        "",
+        "Rely on `code`; `message` is for a person and may change. Quote `request_id` when you ask for help.",
+    ]
+    for status, kinds in groupby(docs_openapi.list_error_types(), key=lambda kind: kind.status):
+        lines += ["", f"## {status} {HTTPStatus(status).phrase}"]
+        for code, meanings in groupby(kinds, key=lambda kind: kind.code):
+            lines += ["", f"### {code}"]
+            for kind in meanings:
+                lines += ["", f"> {kind.message}", "", (kind.__doc__ or "").strip().partition("\n")[0]]
+    return "\n".join(lines) + "\n"
+
+
+def settings_table(fields: Mapping[str, FieldInfo]) -> str:
+    """Markdown table of settings.
+
+    fields: of the settings class, by name
+    """
+    rows = [
+        f"| `{name}` | {f'`{shown}`' if (shown := format_default(field)) else '-'} | {_expected(field)} "
+        f"| {field.description} |"
+        for name, field in fields.items()
+    ]
+    return "\n".join(["| setting | default | value | use |", "|---|---|---|---|", *rows])
+
+
+def insert_settings_table(readme: str, fields: Mapping[str, FieldInfo]) -> str:
+    """The README with the present table between its marks."""
+    before, _, rest = readme.partition(TABLE_BEGIN)
+    _, _, after = rest.partition(TABLE_END)
+    return f"{before}{TABLE_BEGIN}\n{settings_table(fields)}\n{TABLE_END}{after}"
+
+
+def env_example(fields: Mapping[str, FieldInfo]) -> str:
+    """A `.env` with every setting at its default, all of them commented out."""
+    lines = ["# Copy to .env and uncomment what you change. The environment wins over this file."]
+    for name, field in fields.items():
+        lines += ["", f"# {field.description}", f"# {_expected(field)}", f"#{name}={format_default(field)}"]
+    return "\n".join(lines) + "\n"
+
+
+def format_default(field: FieldInfo) -> str:
+    """A default as one would write it into the environment; empty when there is none."""
+    value = field.default
+    if value is None or isinstance(value, SecretStr):
+        return ""
+    if isinstance(value, bool):
+        return str(int(value))
+    if isinstance(value, list):
+        return ",".join(value)
+    return f"{value:f}" if isinstance(value, Decimal) else str(value)
+
+
+def _expected(field: FieldInfo) -> str:
+    extra = field.json_schema_extra
+    return str(extra["expected"]) if isinstance(extra, dict) else ""

@@ -1,0 +1,128 @@
+"""Create, list, revoke."""
+
+from collections.abc import Iterator
+from typing import Any
+from uuid import UUID
+
+import click
+
+from saas_api.api_keys import keys
+from saas_api.api_keys.models import KeyView
+from saas_api.cli import output, types
+from saas_api.cli.errors import CommandError, CommandGroup
+from saas_api.cli.types import PublicId
+from saas_api.core import clock, ids
+from saas_api.core.access import SCOPES
+from saas_api.core.db import tenancy
+
+group = CommandGroup("keys", help="API keys of organizations.")
+PAGE_SIZE = 100
+organization_option = click.option(
+    "--organization", "organization_id", type=PublicId("org"), metavar="ID", required=True, help="Whose keys."
+)
+
+
+def parse_scopes(_context: click.Context, _parameter: click.Parameter, text: str | None) -> list[str] | None:
+    """`messages:write,usage:read` as a list."""
+    if text is None:
+        return None
+    named = [part.strip() for part in text.split(",") if part.strip()]
+    unknown = sorted({*named} - SCOPES)
+    if unknown or not named:
+        raise click.BadParameter(
+            f"{', '.join(unknown) or 'nothing'} is no scope; there are {', '.join(sorted(SCOPES))}."
+        )
+    return named
+
+
+def parse_name(_context: click.Context, _parameter: click.Parameter, text: str) -> str:
+    """A name as the API takes it."""
+    name = text.strip()
+    if not 1 <= len(name) <= 100:
+        raise click.BadParameter("it has 1 to 100 characters.")
+    return name
+
+
+@group.command("create")
+@organization_option
+@click.option("--name", required=True, callback=parse_name, help="What the key is for.")
+@click.option("--mode", type=click.Choice(["live", "test"]), default="live", show_default=True)
+@click.option("--scopes", metavar="SCOPE,...", callback=parse_scopes, help="What it may do; all if not given.")
+@types.json_option
+def create(*, organization_id: UUID, name: str, mode: str, scopes: list[str] | None, as_json: bool) -> None:
+    """Make an API key and print it; it is shown this once and kept nowhere.
+
+    Example: flask keys create --organization org_... --name "night batch" --mode test --scopes messages:write
+    """
+    output.require_organization(organization_id)
+    with tenancy.tenant_session(organization_id) as session:
+        made = keys.create(
+            session, organization_id, None, name=name, mode=mode, scopes=scopes, operator=output.current_os_user()
+        )
+    found = {**_to_json(made.key), "organization_id": ids.format_id("org", organization_id), "key": made.text}
+    lines = [f"{found['id']}  {mode}  {', '.join(made.key.scopes)}", "Keep this; it is not shown again:", made.text]
+    output.print_result(found, lines, as_json=as_json)
+
+
+@group.command("list")
+@organization_option
+@types.json_option
+def list_keys(*, organization_id: UUID, as_json: bool) -> None:
+    """List an organization's API keys, masked, the newest first.
+
+    Example: flask keys list --organization org_...
+    """
+    output.require_organization(organization_id)
+    with tenancy.tenant_session(organization_id) as session:
+        keys = [_to_json(key) for page in _pages(session, organization_id) for key in page]
+    lines = [
+        f"{key['id']}  {key['masked']}  {key['mode']:<4}  {key['status']:<7}  "
+        f"last used {key['last_used_at'] or 'never'}  {key['name']}"
+        for key in keys
+    ]
+    output.print_result({"keys": keys}, lines or ["It has no API keys."], as_json=as_json)
+
+
+@group.command("revoke")
+@click.argument("key_id", metavar="KEY", type=PublicId("key"))
+@types.json_option
+def revoke(*, key_id: UUID, as_json: bool) -> None:
+    """End an API key at once, in every process; one that has ended stays so.
+
+    Example: flask keys revoke key_...
+    """
+    with tenancy.system_session("cli.keys") as session:
+        organization_id = keys.get_key_organization(session, key_id)
+    if organization_id is None:
+        raise CommandError(
+            f"There is no API key {ids.format_id('key', key_id)}; flask keys list shows an organization's."
+        )
+    with tenancy.tenant_session(organization_id) as session:
+        key = keys.revoke_as(session, organization_id, key_id, output.current_os_user(), "revoked by an operator")
+    found = _to_json(key)
+    output.print_result(found, [f"{found['id']} ({key.name}, {key.masked}) is revoked."], as_json=as_json)
+
+
+def _pages(session: Any, organization_id: UUID) -> Iterator[list[KeyView]]:
+    cursor = None
+    while True:
+        query = {"mode": None, "status": None, "limit": PAGE_SIZE, "cursor": cursor}
+        page = keys.list_keys(session, organization_id, query)
+        yield list(page.items)
+        cursor = page.next_cursor
+        if cursor is None:
+            return
+
+
+def _to_json(key: KeyView) -> dict[str, Any]:
+    return {
+        "id": ids.format_id("key", key.id),
+        "name": key.name,
+        "masked": key.masked,
+        "mode": key.mode,
+        "scopes": list(key.scopes),
+        "status": key.status,
+        "created_at": clock.format_rfc3339(key.created_at),
+        "last_used_at": key.last_used_at and clock.format_rfc3339(key.last_used_at),
+        "revoked_at": key.revoked_at and clock.format_rfc3339(key.revoked_at),
+    }

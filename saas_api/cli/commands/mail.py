@@ -1,0 +1,63 @@
+"""Outbox, test."""
+
+from itertools import islice
+
+import click
+
+from saas_api.cli import output, types
+from saas_api.cli.errors import CommandError, CommandGroup
+from saas_api.cli.types import EMAIL
+from saas_api.core import clock, ids
+from saas_api.core.settings import setting
+from saas_api.providers import mailbox, selection
+from saas_api.providers.mail import OutboundEmail
+
+group = CommandGroup("mail", help="The platform's own mail.")
+
+
+@group.command("outbox")
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="At most so many.")
+@click.option("--to", "recipient", metavar="EMAIL", help="Only mails to this address.")
+@types.json_option
+def outbox(limit: int, recipient: str | None, *, as_json: bool) -> None:
+    """Show the last mails and their links, the newest first.
+
+    Example: flask mail outbox --to ann@acme.example
+    """
+    if setting("SMTP_HOST"):
+        raise CommandError("Mails leave through SMTP_HOST; only without it are they kept.")
+    wanted = (
+        mail for mail in mailbox.list_emails() if recipient is None or mail.recipient.lower() == recipient.lower()
+    )
+    kept = list(islice(wanted, limit))
+    shown = [
+        {"id": str(mail.id), "to": mail.recipient, "subject": mail.subject, "date": mail.date, "links": mail.links}
+        for mail in kept
+    ]
+    lines = []
+    for mail in kept:
+        lines += [f"{mail.date}  {mail.recipient}  {mail.subject}", *(f"    {link}" for link in mail.links)]
+    output.print_result({"mails": shown}, lines or ["There are no mails."], as_json=as_json)
+
+
+@group.command("test")
+@click.argument("to", metavar="EMAIL", type=EMAIL)
+@types.json_option
+def test(to: str, *, as_json: bool) -> None:
+    """Send a mail to an address now, past the queue, and print what the provider answered.
+
+    Example: flask mail test ann@acme.example
+    """
+    text = f"This mail was sent by flask mail test on {setting('APP_URL')}; mail gets out.\n"
+    letter = OutboundEmail(ids.new_id(), to, "Mail gets out", text, f"<p>{text}</p>", clock.now())
+    [(_, outcome)] = list(selection.email_provider().deliver([letter]))
+    through = f"{setting('SMTP_HOST')}:{setting('SMTP_PORT')}" if setting("SMTP_HOST") else "the mailbox"
+    found = {"to": to, "through": through, "outcome": outcome.kind, "error_code": outcome.error_code}
+    output.record_audit("mail.tested", ("mail", letter.id), found)
+    is_sent = outcome.kind == "sent"
+    lines = [f"{through} took the mail to {to}." + ("" if setting("SMTP_HOST") else " See flask mail outbox.")]
+    output.print_result(found, lines if is_sent else [], as_json=as_json)
+    if not is_sent:
+        raise CommandError(
+            f"{through} did not take it: {outcome.error_code}; look at the SMTP_ settings and the log above."
+        )

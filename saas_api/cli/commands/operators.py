@@ -1,0 +1,118 @@
+"""Grant, list, revoke, impersonate."""
+
+import secrets
+from datetime import timedelta
+from uuid import UUID
+
+import click
+from sqlalchemy.orm import Session
+
+from saas_api.accounts import audit, operators, users
+from saas_api.accounts.models import OneTimeToken, User
+from saas_api.accounts.operators import OperatorRoleRequired
+from saas_api.cli import output, types
+from saas_api.cli.errors import CommandError, CommandGroup
+from saas_api.cli.types import EMAIL, PublicId
+from saas_api.core import clock, crypto, ids
+from saas_api.core.db import tenancy
+from saas_api.core.settings import setting
+
+group = CommandGroup("operator", help="Who runs the platform.")
+LINK_LIFETIME_HOURS = 24
+
+
+@group.command("create")
+@click.argument("email", type=EMAIL)
+@click.option("--role", type=click.Choice(["support", "admin"]), help="support unless they have another already.")
+@types.json_option
+def create(email: str, role: str | None, *, as_json: bool) -> None:
+    """Make the person with that address an operator, or give an operator another role.
+
+    Somebody without an account gets one, and a link that sets its password is printed.
+
+    Example: flask operator create olga@platform.example --role admin
+    """
+    link = None
+    with tenancy.system_session("operator.command") as session:
+        user = users.find_by_email(session, email)
+        if user is None:
+            user = users.create(session, email, secrets.token_urlsafe(32), "")
+            link = _password_link(session, user)
+        role = role or operators.find_operator_role(session, user.id) or "support"
+        before = operators.grant_operator_role(session, user.id, role)
+        if before != role:
+            _record_audit(session, "operator.created" if before is None else "operator.changed", user, before, role)
+    lines = [f"{user.email} is an operator: {role}."]
+    if link:
+        lines.append(f"Within {LINK_LIFETIME_HOURS} hours, choose a password at {link}")
+    output.print_result({"email": user.email, "role": role, "password_link": link}, lines, as_json=as_json)
+
+
+@group.command("list")
+@types.json_option
+def list_operators(*, as_json: bool) -> None:
+    """List the operators, their role and since when.
+
+    Example: flask operator list
+    """
+    with tenancy.system_session("operator.command") as session:
+        found = [
+            {
+                "user_id": ids.format_id("usr", user.id),
+                "email": user.email,
+                "role": operator.role,
+                "created_at": clock.format_rfc3339(operator.created_at),
+            }
+            for user, operator in operators.list_operators(session)
+        ]
+    lines = ["{email} {role} since {created_at}".format_map(one) for one in found]
+    output.print_result({"operators": found}, lines or ["There are no operators."], as_json=as_json)
+
+
+@group.command("revoke")
+@click.argument("email", type=EMAIL)
+@types.json_option
+def revoke(email: str, *, as_json: bool) -> None:
+    """End somebody's work as operator; their account stays.
+
+    Example: flask operator revoke olga@platform.example
+    """
+    with tenancy.system_session("operator.command") as session:
+        user = users.find_by_email(session, email)
+        before = operators.revoke_operator_role(session, user.id) if user else None
+        if user and before:
+            _record_audit(session, "operator.revoked", user, before, None)
+    if before is None:
+        raise CommandError(f"{email} is no operator; flask operator list shows who is.")
+    output.print_result({"email": email, "role": None}, [f"{email} is no operator any more."], as_json=as_json)
+
+
+@group.command("impersonate")
+@click.argument("email", type=EMAIL)
+@click.argument("organization_id", metavar="ORGANIZATION", type=PublicId("org"))
+@click.option("--reason", required=True, help="For the organization's own log of acts.")
+@types.json_option
+def look(email: str, organization_id: UUID, reason: str, *, as_json: bool) -> None:
+    """Print a token with which an operator sees an organization for an hour, and changes nothing.
+
+    Example: flask operator impersonate olga@platform.example org_... --reason "ticket 4711: wrong figures"
+    """
+    try:
+        token, ends_at = operators.start_impersonation(organization_id, email, reason)
+    except OperatorRoleRequired:
+        raise CommandError(f"{email} is no operator with the role admin; flask operator list shows who is.") from None
+    until = clock.format_rfc3339(ends_at)
+    output.print_result({"token": token, "expires_at": until}, [f"Until {until}, read-only: {token}"], as_json=as_json)
+
+
+def _password_link(session: Session, user: User) -> str:
+    token = secrets.token_urlsafe(32)
+    ends_at = clock.now() + timedelta(hours=LINK_LIFETIME_HOURS)
+    digest = crypto.sha256(token)
+    session.add(OneTimeToken(user_id=user.id, purpose="reset_password", digest=digest, expires_at=ends_at))
+    return f"{setting('APP_URL')}/reset-password?token={token}"
+
+
+def _record_audit(session: Session, action: str, user: User, before: str | None, after: str | None) -> None:
+    data = {"email": user.email, "before": {"role": before}, "after": {"role": after}}
+    audit.record_event(session, None, output.current_os_user(), action, ("user", user.id), data)

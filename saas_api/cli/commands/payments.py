@@ -1,0 +1,164 @@
+"""List, recheck, resolve, record-offline, refund."""
+
+from typing import Any
+from uuid import UUID
+
+import click
+from sqlalchemy.exc import IntegrityError
+
+from saas_api.cli import output, types
+from saas_api.cli.errors import CommandError, CommandGroup
+from saas_api.cli.types import PublicId
+from saas_api.core import clock, ids, money
+from saas_api.core.db import tenancy
+from saas_api.payments import payments, provider_events, reconciliation, refunds
+from saas_api.payments.models import Payment, ProviderEvent
+from saas_api.payments.payments import OfflinePayment
+from saas_api.payments.provider_checks import PENDING_STATUSES
+from saas_api.providers.payments import ProviderUnreachable
+
+group = CommandGroup("payments", help="Payments and their providers.")
+PaymentStatus = (*PENDING_STATUSES, "succeeded", "failed", "canceled", "quarantined")
+
+
+@group.command("list")
+@click.option("--state", type=click.Choice(PaymentStatus), help="Only payments in this state.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="At most so many.")
+@types.json_option
+def list_payments(*, state: str | None, limit: int, as_json: bool) -> None:
+    """Show the last payments, and events that nobody could make sense of.
+
+    Example: flask payments list --state quarantined
+    """
+    with tenancy.system_session("payments.read") as session:
+        found = [_to_json(payment) for payment in payments.list_newest(session, state, limit)]
+        odd = [_event(event) for event in provider_events.list_quarantined_events(session, limit)]
+    lines = [
+        "{id}  {organization_id}  {amount} {currency}  {provider}  {status}  {created_at}".format_map(one)
+        + (f"  {one['failure_code']}" if one["failure_code"] else "")
+        for one in found
+    ]
+    lines += ["event {event_id} of {provider} ({type}) about {reference}: {error}".format_map(one) for one in odd]
+    output.print_result(
+        {"payments": found, "quarantined_events": odd}, lines or ["There are no payments."], as_json=as_json
+    )
+
+
+@group.command("check")
+@click.argument("payment_id", metavar="PAYMENT", type=PublicId("pay"))
+@types.json_option
+def check(payment_id: UUID, *, as_json: bool) -> None:
+    """Ask the provider about a payment now, and settle it by the answer; a quarantined one too.
+
+    Example: flask payments check pay_...
+    """
+    found = _find(payment_id)
+    try:
+        outcome = payments.settle_payment(found.provider, found.provider_reference or "")
+    except ProviderUnreachable:
+        raise CommandError(f"{found.provider} does not answer; try again in some minutes.") from None
+    except LookupError:
+        raise CommandError(f"{found.provider} is not configured here; set its secret key.") from None
+    after, name = _find(payment_id), ids.format_id("pay", payment_id)
+    if after.state != found.state:
+        told = {"before": {"status": found.state}, "after": {"status": after.state}}
+        output.record_audit("payment.checked", ("payment", payment_id), told, organization_id=found.organization_id)
+    line = f"{name} is {after.state}{' and not decided yet' if outcome == 'open' else ''}."
+    output.print_result(_to_json(after), [line], as_json=as_json)
+
+
+@group.command("resolve")
+@click.argument("payment_id", metavar="PAYMENT", type=PublicId("pay"))
+@click.option("--reason", required=True, help="For the organization's log of acts.")
+@types.json_option
+def resolve(payment_id: UUID, reason: str, *, as_json: bool) -> None:
+    """Close a quarantined payment, once the money is where it belongs; nothing is booked.
+
+    Example: flask payments resolve pay_... --reason "ticket 4711: paid back by hand"
+    """
+    found = _find(payment_id)
+    reconciliation.resolve_payment(found.id, output.current_os_user(), reason)
+    output.print_result(
+        _to_json(_find(payment_id)), [f"{ids.format_id('pay', payment_id)} is canceled."], as_json=as_json
+    )
+
+
+@group.command("record")
+@click.argument("organization_id", metavar="ORGANIZATION", type=PublicId("org"))
+@click.argument("invoice_id", metavar="INVOICE", type=PublicId("inv"))
+@click.argument("amount")
+@click.option("--reference", required=True, help="Of the bank; it is booked once.")
+@click.option("--reason", required=True, help="For the organization's log of acts.")
+@click.option("--currency", default="USD", show_default=True, help="Of the amount.")
+@types.json_option
+def record(*, organization_id: UUID, invoice_id: UUID, amount: str, reason: str, as_json: bool, **options: str) -> None:
+    """Book money that came another way, such as a bank transfer; what is more than due goes to the wallet.
+
+    Example: flask payments record org_... inv_... 99.00 --reference "MT940 0815" --reason "bank transfer"
+    """
+    currency, reference = options["currency"], options["reference"]
+    try:
+        minor = money.parse_minor(amount, currency)
+    except ValueError as error:
+        raise CommandError(f"{error}; write 99.00.") from None
+    if minor <= 0:
+        raise CommandError("The amount must be above zero; write 99.00.")
+    output.require_organization(organization_id)
+    came = OfflinePayment(minor, currency, reference)
+    try:
+        booked = payments.record_offline_payment(organization_id, invoice_id, came, output.current_os_user(), reason)
+    except IntegrityError:
+        raise CommandError(f"{reference} was booked before; flask payments list shows it.") from None
+    found = {"id": ids.format_id("pay", booked.id), "allocated": money.format_minor(booked.allocated_minor, currency)}
+    line = f"{found['id']}: {found['allocated']} {currency} on the bill."
+    output.print_result({**found, "currency": currency}, [line], as_json=as_json)
+
+
+@group.command("refund")
+@types.json_option
+def refund(*, as_json: bool) -> None:
+    """Send back what credit notes promise now, instead of with the next round.
+
+    Example: flask payments refund
+    """
+    count = refunds.process_due_refunds()
+    if count:
+        output.record_audit("refunds.sent", ("refund", "due"), {"count": count})
+    output.print_result({"count": count}, [f"Refunds that ended: {count}."], as_json=as_json)
+
+
+def _find(payment_id: UUID) -> Payment:
+    with tenancy.system_session("payments.read") as session:
+        found = payments.get_by_id(session, payment_id)
+    if found is None:
+        raise CommandError(
+            f"There is no payment {ids.format_id('pay', payment_id)}; flask payments list shows the last ones."
+        )
+    return found
+
+
+def _to_json(payment: Payment) -> dict[str, Any]:
+    return {
+        "id": ids.format_id("pay", payment.id),
+        "organization_id": ids.format_id("org", payment.organization_id),
+        "invoice_id": ids.format_id("inv", payment.invoice_id),
+        "amount": money.format_minor(payment.amount_minor, payment.currency),
+        "captured": money.format_minor(payment.captured_minor, payment.currency),
+        "currency": payment.currency,
+        "provider": payment.provider,
+        "reference": payment.provider_reference,
+        "status": payment.state,
+        "failure_code": payment.failure_code,
+        "created_at": clock.format_rfc3339(payment.created_at),
+    }
+
+
+def _event(event: ProviderEvent) -> dict[str, Any]:
+    return {
+        "provider": event.provider,
+        "event_id": event.event_id,
+        "type": event.event_type,
+        "reference": event.reference,
+        "error": event.error or "its payment is quarantined",
+        "received_at": clock.format_rfc3339(event.received_at),
+    }

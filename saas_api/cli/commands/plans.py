@@ -1,0 +1,157 @@
+"""List, show, publish, archive."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from click.exceptions import Exit
+
+from saas_api.billing import plans
+from saas_api.billing.plans import PlanNotFound, PublishResult
+from saas_api.billing.rating import plan_file
+from saas_api.billing.rating.plan_file import MAX_FILE_BYTES, InvalidPlanFile, PlanDifference
+from saas_api.cli import output, types
+from saas_api.cli.errors import EXIT_PROBLEMS, CommandError, CommandGroup
+from saas_api.core import clock, money
+from saas_api.core.db import engine, tenancy
+
+group = CommandGroup("plans", help="Plans and their prices.")
+
+
+@group.command("list")
+@types.json_option
+def list_plans(*, as_json: bool) -> None:
+    """List every published version with its base and how many organizations are on it.
+
+    Example: flask plans list
+    """
+    with tenancy.system_session("plans.command") as current:
+        listed = plans.list_versions(current, clock.now())
+        versions = plans.get_versions(current, [one.version_id for one in listed])
+    shown = [
+        {
+            "plan": one.code,
+            "version": one.version_id,
+            "base_amount": money.format_minor(
+                versions[one.version_id].base_amount_minor, versions[one.version_id].currency
+            ),
+            "currency": versions[one.version_id].currency,
+            "published_at": clock.format_rfc3339(one.published_at),
+            "is_newest": one.is_newest,
+            "is_archived": one.is_archived,
+            "organizations": one.organizations,
+        }
+        for one in listed
+    ]
+    lines = []
+    for row in shown:
+        state = "retired" if row["is_archived"] else "newest" if row["is_newest"] else "older"
+        amount = f"{row['base_amount']} {row['currency']}"
+        lines.append(f"{row['version']:<20} {amount:>14} a month  {state:<8} organizations: {row['organizations']}")
+    output.print_result({"plans": shown}, lines, as_json=as_json)
+
+
+@group.command("show")
+@click.argument("plan")
+@click.option("--json", "as_json", is_flag=True, help="Print the document that `plans publish` takes.")
+def show(plan: str, *, as_json: bool) -> None:
+    """Show a plan's newest version, or the version that is named.
+
+    Example: flask plans show pro@1 --json > pro.json
+    """
+    version_id = plan if "@" in plan else plans.find_newest_version_id(engine.session(), plan)
+    if version_id is None or version_id not in plans.get_versions(engine.session(), [version_id]):
+        raise CommandError(f"There is no published plan {plan}; flask plans list shows them.")
+    found = plan_file.to_document(plans.get_plan_content(engine.session(), version_id))
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    click.echo(f"{version_id}: {found['name']}, {found['base_amount']} {found['currency']} a month")
+    for meter, price in found["prices"].items():
+        click.echo(f"  {meter}: {_price_text(price)}")
+    for feature, value in found["entitlements"].items():
+        click.echo(f"  {feature}: {_price_text(value)}")
+
+
+@group.command("publish")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--dry-run", "is_dry", is_flag=True, help="Show the difference, publish nothing.")
+@types.json_option
+def publish(file: Path, *, is_dry: bool, as_json: bool) -> None:
+    """Show what a plan's file changes and publish it as the next version; a repeat publishes nothing.
+
+    Whoever is on the plan stays on their version until they change.
+
+    Example: flask plans publish pro.json --dry-run
+    """
+    if file.stat().st_size > MAX_FILE_BYTES:
+        raise CommandError(f"{file} is larger than {MAX_FILE_BYTES} bytes; a plan is not.")
+    try:
+        written = plan_file.parse_plan_json(file.read_text(encoding="utf-8"))
+        published = plans.publish_plan(written, output.current_os_user(), is_dry=is_dry)
+    except UnicodeDecodeError:
+        raise CommandError(f"{file} is not text in UTF-8; save it as that.") from None
+    except InvalidPlanFile as error:
+        if as_json:
+            problems = [{"path": path, "reason": reason} for path, reason in error.problems]
+            click.echo(json.dumps({"published": None, "changes": [], "problems": problems}))
+        for path, reason in error.problems:
+            click.echo(f"{file}: {path or 'the file'} {reason}", err=True)
+        raise Exit(EXIT_PROBLEMS) from None
+    _report(published, is_dry=is_dry, as_json=as_json)
+
+
+@group.command("archive")
+@click.argument("plan")
+@click.option("--reason", help="For the log of acts.")
+@click.option("--undo", "is_undone", is_flag=True, help="Offer it again.")
+@types.json_option
+def retire(plan: str, reason: str | None, *, is_undone: bool, as_json: bool) -> None:
+    """Offer a plan no longer; whoever is on it stays on it, at their price.
+
+    Example: flask plans archive starter --reason "replaced by team"
+    """
+    try:
+        is_changed = plans.archive_plan(plan, output.current_os_user(), reason, is_undone=is_undone)
+    except PlanNotFound:
+        raise CommandError(f"There is no plan {plan}; flask plans list shows them.") from None
+    state = "is offered again" if is_undone else "is offered no longer"
+    line = f"{plan} {state}." if is_changed else f"{plan} {state}; it was so before."
+    output.print_result({"plan": plan, "is_archived": not is_undone, "is_changed": is_changed}, [line], as_json=as_json)
+
+
+def _report(published: PublishResult, *, is_dry: bool, as_json: bool) -> None:
+    if as_json:
+        changes = [vars(difference) for difference in published.differences]
+        kept = {"published": None if is_dry else published.version_id, "would_publish": published.version_id}
+        told = {"plan": published.plan, "previous": published.previous, "dry_run": is_dry}
+        click.echo(json.dumps({**told, **kept, "changes": changes, "problems": []}))
+        return
+    for difference in published.differences:
+        click.echo(_difference(difference))
+    if not published.differences:
+        click.echo(f"{published.previous} says the same; nothing to publish.")
+    elif is_dry:
+        click.echo(f"{published.version_id or published.plan} would be published; this was a dry run.")
+    elif published.version_id:
+        click.echo(f"{published.version_id} published. Organizations on older versions stay on them.")
+    else:
+        click.echo(f"{published.plan} changed; its prices are as they were.")
+
+
+def _difference(difference: PlanDifference) -> str:
+    before, after = json.dumps(difference.before), json.dumps(difference.after)
+    if difference.before is None:
+        return f"+ {difference.path}: {after}"
+    if difference.after is None:
+        return f"- {difference.path}: {before}"
+    return f"~ {difference.path}: {before} -> {after}"
+
+
+def _price_text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_price_text(part)}" for name, part in value.items())
+    if isinstance(value, list):
+        return "; ".join(_price_text(part) for part in value)
+    return str(value)

@@ -1,0 +1,205 @@
+"""Dev up."""
+
+import os
+import signal
+import socket
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import click
+import flask_migrate
+import redis
+import sqlalchemy as sa
+from flask import current_app
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+
+from saas_api.billing import plans
+from saas_api.cli.dev.engines import Engines
+from saas_api.cli.dev.supervisor import (
+    RESTART_DELAYS,
+    SLOW_RESTART_DELAYS,
+    ChildProcess,
+    RestartLimitReached,
+    SourceWatcher,
+    Supervisor,
+)
+from saas_api.cli.errors import CommandError, CommandGroup
+from saas_api.core.db import tenancy
+from saas_api.core.settings import setting
+from saas_api.demo import seed
+from saas_api.demo.companies import DemoCredentials
+from saas_api.settings import instance
+
+READY_SECONDS = 60
+LOOPBACK = "127.0.0.0/8,::1/128"
+
+group = CommandGroup("dev", help="The whole product on this machine.")
+
+
+@group.command("up")
+@click.option("--port", type=click.IntRange(1, 65535), help="Listen here instead of on API_PORT.")
+@click.option("--demo/--no-demo", "with_demo", default=True, help="Companies to look around in.", show_default=True)
+@click.option("--reload", "with_reload", is_flag=True, help="Start the processes anew when the code changes.")
+def up(*, port: int | None, with_demo: bool, with_reload: bool) -> None:
+    """Start everything: engines, migrations, demo data, web, worker and scheduler; Ctrl-C stops it.
+
+    Example: flask dev up --port 9000 --reload
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # until the supervisor takes over: engines stop cleanly
+    instance_path = Path(setting("INSTANCE"))
+    if port:
+        _listen_on(port)
+    _require_free_port(setting("API_PORT"))
+    wanted = instance.embedded_engines(instance_path, setting("DATABASE_URL"), setting("REDIS_URL"))
+    _require_engines(wanted)
+    engines = Engines(instance_path, wanted=wanted)
+    engines.acquire()
+    sources = SourceWatcher(Path(current_app.root_path).parent) if with_reload else None
+    try:
+        _run(instance_path, engines, with_demo=with_demo and setting("APP_ENV") != "production", sources=sources)
+    except RestartLimitReached as error:
+        sys.exit(str(error))  # with the last words of what died, which may be many
+    finally:
+        engines.stop()
+
+
+def _listen_on(port: int) -> None:
+    """Take a port for the one of the settings, and an address that was made from it with it."""
+    config = current_app.config
+    if config["APP_URL"] == f"http://localhost:{config['API_PORT']}":
+        config["APP_URL"] = f"http://localhost:{port}"
+    config["API_PORT"] = port
+
+
+def _run(instance: Path, engines: Engines, *, with_demo: bool, sources: SourceWatcher | None) -> None:
+    run = instance / "run"
+    run.mkdir(parents=True, exist_ok=True)
+    children = _children()
+    supervisor = Supervisor(run, [*engines.running], children, SLOW_RESTART_DELAYS if sources else RESTART_DELAYS)
+    try:
+        supervisor.start(children[0])  # booting the web takes longest, and needs no engine
+        engines.start()
+        _migrate()
+        facts = seed.seed_demo() if with_demo else None
+        deadline = time.monotonic() + READY_SECONDS
+        supervisor.watch(until=lambda: _is_ready() or time.monotonic() > deadline)
+        if not supervisor.is_stopping:
+            if not _is_ready():
+                raise RestartLimitReached(
+                    f"the web did not answer on port {setting('API_PORT')} within {READY_SECONDS} s"
+                )
+            supervisor.start(*children[1:])
+            _print_ready(facts)
+            _watch(supervisor, sources)
+    finally:
+        supervisor.stop()
+
+
+def _watch(supervisor: Supervisor, sources: SourceWatcher | None) -> None:
+    if sources is None:
+        supervisor.watch()
+        return
+    while not supervisor.is_stopping:
+        supervisor.watch(until=sources.has_changed)
+        if not supervisor.is_stopping:
+            sys.stderr.write("The code has changed; starting anew\n")
+            supervisor.restart()
+
+
+def _children() -> list[ChildProcess]:
+    python, port = sys.executable, str(setting("API_PORT"))
+    environment = {
+        "PYTHONUNBUFFERED": "1",
+        "TZ": "UTC",
+        "API_PORT": port,
+        "WEB_CONCURRENCY": str(setting("WEB_CONCURRENCY")),
+        "WEBHOOK_ALLOWED_NETWORKS": os.environ.get("WEBHOOK_ALLOWED_NETWORKS", _allowed_networks()),
+    }
+    commands = {
+        "web": [python, "-m", "gunicorn", "--config", "gunicorn.conf.py", "wsgi:app"],
+        "worker": [python, "-m", "flask", "worker"],
+        "scheduler": [python, "-m", "flask", "scheduler"],
+    }
+    return [ChildProcess(name, command, environment) for name, command in commands.items()]
+
+
+def _allowed_networks() -> str:
+    """Networks that webhooks may go to besides the public ones: this machine, unless the settings name others."""
+    is_local = setting("APP_ENV") != "production" and not setting("WEBHOOK_ALLOWED_NETWORKS")
+    return LOOPBACK if is_local else ",".join(setting("WEBHOOK_ALLOWED_NETWORKS"))
+
+
+def _migrate() -> None:
+    try:
+        flask_migrate.upgrade()
+        tenancy.verify_isolation()
+        plans.sync_setting_price()
+    except SQLAlchemyError as error:
+        reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
+        raise CommandError(f"DATABASE_URL: the tables cannot be made or read: {reason}") from None
+
+
+def _require_free_port(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            raise CommandError(f"port {port} cannot be used ({error.strerror}); set API_PORT to another") from error
+
+
+def _require_engines(embedded: tuple[str, ...]) -> None:
+    if "postgres" not in embedded:
+        _refuse_unreachable_postgres()
+    if "redis" not in embedded:
+        _refuse_unreachable_redis()
+
+
+def _refuse_unreachable_postgres() -> None:
+    engine = sa.create_engine(setting("DATABASE_URL"), connect_args={"connect_timeout": 3})
+    try:
+        engine.connect().close()
+    except OperationalError as error:
+        reason = str(error.orig).strip().splitlines()[0]
+        raise CommandError(f"DATABASE_URL: PostgreSQL cannot be reached: {reason}") from None
+    finally:
+        engine.dispose()
+
+
+def _refuse_unreachable_redis() -> None:
+    with redis.Redis.from_url(setting("REDIS_URL"), socket_connect_timeout=3, socket_timeout=3) as client:
+        try:
+            client.ping()
+        except redis.RedisError as error:
+            raise CommandError(f"REDIS_URL: Redis cannot be reached: {error}") from None
+
+
+def _is_ready() -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{setting('API_PORT')}/readyz", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _example_request(url: str, key: str) -> str:
+    body = """{"to": "+2348012345678", "type": "sms", "message": "Hello"}"""
+    return f"  curl -s {url}/api/v1/messages/send -H 'X-API-Key: {key}' -H 'Content-Type: application/json' -d '{body}'"
+
+
+def _print_ready(facts: DemoCredentials | None) -> None:
+    url = current_app.config["APP_URL"]
+    lines = []
+    if facts is not None:
+        lines = [
+            "",
+            "Demo logins (development only):",
+            *(f"  {login.email:<22} {login.password}   {login.role} of {login.company}" for login in facts.logins),
+            f"Demo key of {facts.logins[0].company}: {facts.key}",
+            "Send a message:",
+            _example_request(url, facts.key),
+            "",
+        ]
+    click.echo("\n".join([*lines, f"READY {url} (documentation: {url}/docs/, stop: Ctrl-C, pid {os.getpid()})"]))

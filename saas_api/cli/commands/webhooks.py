@@ -1,0 +1,63 @@
+"""Recover, reencrypt."""
+
+from datetime import datetime
+from uuid import UUID
+
+import click
+
+from saas_api.cli import output, types
+from saas_api.cli.errors import CommandError, CommandGroup
+from saas_api.cli.types import INSTANT, PublicId
+from saas_api.core import ids
+from saas_api.core.crypto import DecryptionFailed
+from saas_api.core.db import tenancy
+from saas_api.webhooks import deliveries, endpoints, secrets
+
+group = CommandGroup("webhooks", help="Webhooks of organizations.")
+
+
+@group.command("recover")
+@click.argument("endpoint_id", metavar="ENDPOINT", type=PublicId("whe"))
+@click.option("--since", required=True, metavar="TIME", type=INSTANT, help="At most 30 days before the end.")
+@click.option("--until", metavar="TIME", type=INSTANT, help="Now, if not given.")
+@click.option(
+    "--only",
+    type=click.Choice(["failed", "missing", "all"]),
+    default="all",
+    show_default=True,
+    help="What failed or was canceled, what was never tried, or both.",
+)
+@types.json_option
+def recover(*, endpoint_id: UUID, since: datetime, until: datetime | None, only: str, as_json: bool) -> None:
+    """Send an endpoint what it missed: what failed, what was canceled, what was never tried.
+
+    Example: flask webhooks recover whe_... --since 2026-05-01T00:00:00Z
+    """
+    with tenancy.system_session("webhooks.command") as session:
+        organization_id = endpoints.find_endpoint_organization(session, endpoint_id)
+    if organization_id is None:
+        raise CommandError(
+            f"There is no endpoint {ids.format_id('whe', endpoint_id)}; its organization's dashboard lists them."
+        )
+    with tenancy.tenant_session(organization_id) as session:
+        count = deliveries.recover_endpoint(
+            session, output.current_os_user(), (organization_id, endpoint_id), since, until, only
+        )
+    output.print_result({"count": count}, [f"Deliveries queued: {count}."], as_json=as_json)
+
+
+@group.command("reencrypt")
+@types.json_option
+def reseal(*, as_json: bool) -> None:
+    """Encrypt the secrets of endpoints under the first SECRET_KEY, so that an older one may be dropped.
+
+    Example: SECRET_KEY=new,old flask webhooks reencrypt
+    """
+    try:
+        count = secrets.reencrypt_secrets(output.progress("Encrypting secrets anew", is_silent=as_json))
+    except DecryptionFailed:
+        raise CommandError(
+            "A secret was encrypted under a SECRET_KEY that is not given; nothing was changed. Give SECRET_KEY=new,old."
+        ) from None
+    output.record_audit("webhooks.resealed", ("webhook_secrets", "all"), {"count": count})
+    output.print_result({"count": count}, [f"Secrets encrypted anew: {count}."], as_json=as_json)

@@ -1,1 +1,0 @@
-"""`flask dev`: the whole product, or its engines alone, on this machine."""

@@ -1,1 +1,0 @@
-"""Commands about plans, invoices and what is owed."""

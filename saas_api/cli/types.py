@@ -1,0 +1,78 @@
+"""PublicId, InstantType, EmailType, shared options."""
+
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import click
+import marshmallow as ma
+
+from saas_api.cli.errors import CommandError
+from saas_api.core import clock, ids
+from saas_api.core.fields import Email
+from saas_api.core.settings import setting
+
+
+class PublicId(click.ParamType):
+    """An id as `org_...`, or as a UUID.
+
+    prefix: of what it names
+    """
+
+    name = "id"
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> UUID:
+        """Read it."""
+        try:
+            return value if isinstance(value, UUID) else ids.parse_id(self.prefix, value)
+        except ValueError:
+            self.fail(f"{value!r} is no id; write {self.prefix}_ and 32 hex digits, or a UUID.", param, ctx)
+
+
+class InstantType(click.ParamType):
+    """A time of RFC 3339; without an offset it is UTC."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """Read it."""
+        try:
+            time = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is no time; write 2026-05-01T00:00:00Z.", param, ctx)
+        return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+class EmailType(click.ParamType):
+    """An e-mail address as sign-up takes it."""
+
+    name = "email"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Read it."""
+        try:
+            return str(Email().deserialize(value))
+        except ma.ValidationError:
+            self.fail(f"{value!r} is no e-mail address; write ann@acme.example.", param, ctx)
+
+
+INSTANT, EMAIL = InstantType(), EmailType()
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+organization_option = click.option(
+    "--organization", "organization_id", type=PublicId("org"), metavar="ID", help="Only this organization."
+)
+at_option = click.option(
+    "--at", type=INSTANT, metavar="TIME", help="Take TIME for now in deciding what is due; refused in production."
+)
+
+
+def effective_now(at: datetime | None) -> datetime:
+    """The instant that `--at` names, which production refuses; without it, the present one."""
+    if at is None:
+        return clock.now()
+    if setting("APP_ENV") == "production":
+        raise CommandError("--at is refused when APP_ENV=production; leave it out.")
+    return at

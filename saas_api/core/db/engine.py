@@ -1,0 +1,150 @@
+"""Engine, Model, request session, after_commit, execute_batch, violated_constraint."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from flask import g, has_app_context
+from flask_sqlalchemy import SQLAlchemy
+from flask_sqlalchemy.session import Session as FlaskSession
+from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import DeclarativeBase, Session
+
+from saas_api.core.observability import get_logger
+
+log = get_logger(__name__)
+
+BIND_SCOPE_SQL = "SELECT set_config('role', %s, true), set_config('app.organization_id', %s, true)"
+_READ_ONLY = "set_config('transaction_read_only', 'on', true)"
+
+
+@dataclass(frozen=True)
+class TransactionScope:
+    """Which role, and for `saas_tenant` which organization, a transaction speaks for."""
+
+    role: str
+    organization_id: str = ""
+    is_read_only: bool = False
+
+
+class Model(DeclarativeBase):
+    """Base of every table; the schema itself is made by migrations/."""
+
+
+class ScopedSession(FlaskSession):
+    """A session whose transactions are bound to a scope before their first statement."""
+
+
+db = SQLAlchemy(
+    model_class=Model,
+    session_options={"class_": ScopedSession, "expire_on_commit": False},
+)
+
+
+@event.listens_for(ScopedSession, "after_begin")
+def _bind(session: Session, transaction: Any, connection: sa.Connection) -> None:
+    scope = session.info.get("scope") or (g.get("scope") if has_app_context() else None)
+    if scope and not transaction.nested:
+        statement = f"{BIND_SCOPE_SQL}, {_READ_ONLY}" if scope.is_read_only else BIND_SCOPE_SQL
+        connection.exec_driver_sql(statement, (scope.role, scope.organization_id))
+
+
+@event.listens_for(ScopedSession, "after_commit")
+def _run_after_commit(session: Session) -> None:
+    for call in session.info.pop("after_commit", []):
+        try:
+            call()
+        except Exception:
+            log.warning("after_commit_failed", exc_info=True)
+
+
+@event.listens_for(ScopedSession, "after_rollback")
+def _discard_after_commit(session: Session) -> None:
+    session.info.pop("after_commit", None)
+
+
+def session() -> Session:
+    """The session of this request."""
+    return db.session()
+
+
+def after_commit(current: Session, call: Callable[[], object]) -> None:
+    """Run a call once this session has committed; a rollback drops it, its failure is logged and never raised."""
+    current.info.setdefault("after_commit", []).append(call)
+
+
+def engine_options() -> dict[str, Any]:
+    """Keyword arguments of the engine: time-outs in the units libpq and PostgreSQL use.
+
+    Unbound, a connection speaks as `saas_tenant` without an organization, so a transaction nobody bound sees no row.
+    The pool holds a second connection for each thread: `as_system` inside a request takes one.
+    """
+    settings = "-c role=saas_tenant -c timezone=UTC -c statement_timeout=10000 -c lock_timeout=3000"
+    return {
+        "pool_size": 8,
+        "max_overflow": 8,
+        "pool_recycle": 1800,
+        "pool_pre_ping": True,
+        "hide_parameters": True,
+        "connect_args": {
+            "connect_timeout": 2,
+            "tcp_user_timeout": 5000,
+            "options": settings,
+        },
+    }
+
+
+def execute_batch(
+    statements: Sequence[tuple[str, Mapping[str, Any]]],
+) -> Sequence[sa.Row[Any]]:
+    """Send several statements as one round trip, which PostgreSQL runs as one transaction.
+
+    statements: SQL with %(name)s parameters and a literal % doubled; the names are shared by all of them
+    returns: the rows of the last statement
+    raises: IntegrityError and the other errors of sqlalchemy.exc; nothing was written then
+    """
+    sql = ";\n".join(statement for statement, _ in statements)
+    parameters = {name: value for _, values in statements for name, value in values.items()}
+    try:
+        return _execute(sql, parameters)
+    except DBAPIError as error:
+        if not error.connection_invalidated:
+            raise
+    return _execute(sql, parameters)
+
+
+@functools.cache
+def use_autocommit_pool(engine: sa.Engine) -> sa.Engine:
+    """A pool whose connections stay in autocommit: SQLAlchemy would spend a second trip to set a shared one back.
+
+    Nor is a connection asked whether it lives: whoever uses it tries once more instead.
+    """
+    return sa.create_engine(engine.url, isolation_level="AUTOCOMMIT", **{**engine_options(), "pool_pre_ping": False})
+
+
+def dispose_connections(*, close: bool = True) -> None:
+    """Give up every pooled connection.
+
+    close: False in a fork, where they belong to the parent
+    """
+    db.engine.dispose(close=close)
+    use_autocommit_pool(db.engine).dispose(close=close)
+
+
+def _execute(sql: str, parameters: dict[str, Any]) -> Sequence[sa.Row[Any]]:
+    with use_autocommit_pool(db.engine).connect() as connection:
+        result = connection.exec_driver_sql(sql, parameters)
+        return result.fetchall() if result.returns_rows else []
+
+
+def violated_constraint(error: DBAPIError) -> str | None:
+    """Name of the violated constraint, or `table.column` when a NOT NULL column got nothing."""
+    diagnosis = getattr(error.orig, "diag", None)
+    if diagnosis is None:
+        return None
+    if diagnosis.constraint_name:
+        return str(diagnosis.constraint_name)
+    return f"{diagnosis.table_name}.{diagnosis.column_name}" if diagnosis.column_name else None

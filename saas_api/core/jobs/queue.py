@@ -1,0 +1,157 @@
+"""Wake_workers, enqueue after commit, run_job, the job registry and queue registry, Redis clients."""
+
+import functools
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import redis
+import rq
+from flask import current_app
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from sqlalchemy.orm import Session
+
+from saas_api.core import domain, request_context
+from saas_api.core.db import engine
+from saas_api.core.limits import limiter
+from saas_api.core.limits.limiter import RedisUnavailable
+from saas_api.core.observability import get_logger
+from saas_api.core.settings import setting
+
+log = get_logger(__name__)
+
+BACKGROUND = "background"
+JOB_TIMEOUT_GRACE_SECONDS = 40
+FAILURE_TTL_SECONDS = 3600
+_DEBOUNCE_SECONDS = 0.05
+_WAKE_TTL_MS = 1000
+
+stop_requested = threading.Event()
+_last_wake_at: dict[str, float] = {}
+_jobs: dict[str, Callable[[], Any]] = {}
+_drain_queues: dict[str, str] = {}
+
+
+def register_job(name: str, call: Callable[[], Any]) -> None:
+    """Register a function that workers run by its name, `domain.verb`.
+
+    raises: ValueError when the name is registered already
+    """
+    if name in _jobs:
+        raise ValueError(f"The job {name} is registered already.")
+    _jobs[name] = call
+
+
+def register_drain(name: str, call: Callable[[], Any], queue: str) -> None:
+    """Register a job that empties a table, which its queue wakes from time to time without being told.
+
+    queue: BACKGROUND, or one that a domain declares
+    raises: ValueError when the name is registered already or the queue is unknown
+    """
+    if queue not in queue_names():
+        raise ValueError(f"No domain declares the queue {queue}.")
+    register_job(name, call)
+    _drain_queues[name] = queue
+
+
+def job_names() -> list[str]:
+    """Names of all registered jobs, sorted."""
+    return sorted(_jobs)
+
+
+def queue_names() -> list[str]:
+    """Names of all queues, sorted."""
+    return sorted({BACKGROUND, *domain.registry.queues})
+
+
+def queue_for_job(job: str) -> str:
+    """Name of the queue that carries a job."""
+    return _drain_queues.get(job, BACKGROUND)
+
+
+def enqueue(session: Session, job: str) -> None:
+    """Wake a job once this session has committed."""
+    engine.after_commit(session, functools.partial(wake_workers, job))
+
+
+def wake_workers(job: str, *, is_forced: bool = False) -> bool:
+    """Tell the workers that there may be work; never raises, and a dead Redis costs at most 100 ms.
+
+    A wake-up within a second of another is dropped: the drain it announced has yet to look.
+    is_forced: pass even so, for sweeps
+    returns: False when Redis could not be told
+    """
+    now = time.monotonic()
+    if not is_forced and now - _last_wake_at.get(job, 0.0) < _DEBOUNCE_SECONDS:
+        return True
+    _last_wake_at[job] = now
+    try:
+        limiter.get_storage().run(_push, job, is_forced)
+    except (RedisUnavailable, redis.RedisError):
+        log.warning("wake_failed", job=job)
+        return False
+    return True
+
+
+def allow_next_wake(job: str) -> None:
+    """Let the next wake-up of a job through; a drain calls it before its first look."""
+    try:
+        limiter.get_storage().run(fast_redis().delete, _wake_key(job))
+    except (RedisUnavailable, redis.RedisError):
+        log.warning("wake_not_cleared", job=job)
+
+
+def run_job(job: str) -> Any:
+    """Run a job by its name, in an application's context.
+
+    raises: LookupError when no job of that name is registered
+    """
+    if job not in _jobs:
+        raise LookupError(f"There is no job {job}.")
+    call = _jobs[job]
+    request_context.clear_context()
+    request_context.bind_context(job=job)
+    try:
+        return call()
+    finally:
+        request_context.clear_context()
+
+
+def fast_redis() -> redis.Redis:
+    """A client that gives up after 50 ms: for wake-ups, inside requests too."""
+    extensions = current_app.extensions
+    if "redis" not in extensions:
+        extensions["redis"] = redis.Redis(connection_pool=limiter.low_latency_pool(setting("REDIS_URL")))
+    found: redis.Redis = extensions["redis"]
+    return found
+
+
+def worker_redis() -> redis.Redis:
+    """A client for workers and the scheduler, which may wait half a second; RQ lets its own wait for 20."""
+    return redis.Redis.from_url(
+        setting("REDIS_URL"), socket_connect_timeout=0.25, socket_timeout=0.5, retry=Retry(NoBackoff(), 0)
+    )
+
+
+def is_stopping() -> bool:
+    """Whether this work horse was told to finish what it holds and take no more."""
+    return stop_requested.is_set()
+
+
+def _push(job: str, is_forced: bool) -> None:
+    connection = fast_redis()
+    if not connection.set(_wake_key(job), 1, nx=True, px=_WAKE_TTL_MS) and not is_forced:
+        return
+    rq.Queue(queue_for_job(job), connection=connection).enqueue_call(
+        run_job,
+        args=(job,),
+        timeout=setting("DRAIN_SECONDS") + JOB_TIMEOUT_GRACE_SECONDS,
+        result_ttl=0,
+        failure_ttl=FAILURE_TTL_SECONDS,
+    )
+
+
+def _wake_key(job: str) -> str:
+    return f"wake:{job}"

@@ -1,0 +1,74 @@
+"""QueueWorker: the RQ worker that stops warmly and finds unannounced work."""
+
+import contextlib
+import os
+import signal
+import uuid
+from types import FrameType
+from typing import Any
+
+import redis
+import rq
+from flask import Flask
+from rq.exceptions import StopRequested
+from rq.job import Job
+
+from saas_api.core.db import engine
+from saas_api.core.jobs import queue as job_queue
+from saas_api.core.limits import limiter
+from saas_api.core.settings import setting
+
+
+class QueueWorker(rq.Worker):
+    """An RQ worker on one queue whose stop reaches its work horse, and which looks for work nobody announced."""
+
+    app: Flask
+    max_connection_wait_time = 5.0
+
+    def __init__(self, app: Flask, queue: str, connection: redis.Redis, parent_pid: int) -> None:
+        super().__init__(
+            [queue],
+            name=f"{queue}-{uuid.uuid4().hex}",
+            connection=connection,
+            worker_ttl=25,
+            maintenance_interval=setting("SWEEP_SECONDS"),
+        )
+        self.app = app
+        self.parent_pid = parent_pid
+
+    def heartbeat(self, *arguments: Any, **options: Any) -> None:
+        """Besides RQ's own sign of life, stop when the supervisor is gone."""
+        if os.getpid() == self.pid and os.getppid() != self.parent_pid:
+            self._stop_requested = True
+            if not self.horse_pid:
+                raise StopRequested
+        super().heartbeat(*arguments, **options)
+
+    def run_maintenance_tasks(self) -> None:
+        """Besides RQ's own cleaning, wake the own queue."""
+        super().run_maintenance_tasks()  # type: ignore[no-untyped-call]  # RQ is not annotated here
+        for job, queue in job_queue._drain_queues.items():
+            if queue in self.queue_names():
+                with self.app.app_context():
+                    job_queue.wake_workers(job, is_forced=True)
+
+    def main_work_horse(self, job: Job, queue: rq.Queue) -> None:
+        """Begin the fork with connections of its own."""
+        job_queue.stop_requested.clear()
+        with self.app.app_context():
+            engine.dispose_connections(close=False)
+            self.app.extensions.pop("redis", None)
+            limiter.get_storage().storage.connection_pool.reset()
+            super().main_work_horse(job, queue)
+
+    def setup_work_horse_signals(self) -> None:
+        """SIGUSR1 asks the horse to finish what it holds."""
+        super().setup_work_horse_signals()  # type: ignore[no-untyped-call]  # RQ is not annotated here
+        signal.signal(signal.SIGUSR1, lambda _number, _frame: job_queue.stop_requested.set())
+
+    def request_stop(self, signum: int, frame: FrameType | None) -> None:
+        """Pass a warm stop on to the horse."""
+        if self.horse_pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.horse_pid, signal.SIGUSR1)
+        super().request_stop(signum, frame)  # type: ignore[no-untyped-call]  # RQ is not annotated here

@@ -1,0 +1,49 @@
+"""PeriodicThread: a call repeated beside the requests of a process."""
+
+import atexit
+import threading
+from collections.abc import Callable
+
+from flask import Flask, current_app
+from sqlalchemy.exc import OperationalError
+
+from saas_api.core.observability import get_logger
+
+log = get_logger(__name__)
+
+
+class PeriodicThread:
+    """A call that a process repeats beside its requests, and a last time when it ends."""
+
+    def __init__(self, seconds: float, call: Callable[[], object]) -> None:
+        self._seconds = seconds
+        self._call = call
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def ensure_started(self) -> None:
+        """Start the thread unless it runs; after a fork the child starts its own."""
+        with self._starting:
+            if self._thread is None or not self._thread.is_alive():
+                app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001 - the documented way to hand an application to a thread
+                stop = threading.Event()
+                self._thread = threading.Thread(target=self._run, args=(app, stop), daemon=True)
+                self._thread.start()
+                atexit.register(self._end, app, stop)
+
+    def _run(self, app: Flask, stop: threading.Event) -> None:
+        while not stop.wait(self._seconds):
+            self._once(app)
+
+    def _end(self, app: Flask, stop: threading.Event) -> None:
+        stop.set()
+        self._once(app)
+
+    def _once(self, app: Flask) -> None:
+        try:
+            with app.app_context():
+                self._call()
+        except OperationalError:
+            log.warning("repeated_call_waits_for_database")
+        except Exception:
+            log.warning("repeated_call_failed", exc_info=True)

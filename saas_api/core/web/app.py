@@ -1,0 +1,183 @@
+"""Flask subclass: one request, one transaction; security headers; error handlers."""
+
+import re
+import secrets
+from typing import Any
+
+import orjson
+from flask import Flask, Response, g, request
+from flask.json.provider import JSONProvider
+from flask.typing import ResponseReturnValue
+from sqlalchemy.exc import DBAPIError, IntegrityError, InternalError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+
+from saas_api.core import errors, request_context
+from saas_api.core.db import engine
+from saas_api.core.db.engine import db
+from saas_api.core.errors import (
+    ApiError,
+    BadRequest,
+    Forbidden,
+    Gone,
+    NotFound,
+    PayloadTooLarge,
+    ServiceUnavailable,
+    TooManyRequests,
+    Unauthenticated,
+    UnsupportedMediaType,
+    ValidationFailed,
+)
+from saas_api.core.observability import get_logger
+from saas_api.core.settings import ROOT, setting
+from saas_api.core.web import error_pages, templating
+
+log = get_logger(__name__)
+
+_TEMPLATES = ROOT / "templates"
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
+_READ_ONLY = "25006"  # SQLSTATE
+_ERROR_BY_STATUS: dict[int, type[ApiError]] = {
+    400: BadRequest,
+    401: Unauthenticated,
+    403: Forbidden,
+    404: NotFound,
+    405: errors.MethodNotAllowed,
+    410: Gone,
+    413: PayloadTooLarge,
+    415: UnsupportedMediaType,
+    422: ValidationFailed,
+    429: TooManyRequests,
+    503: ServiceUnavailable,
+}
+
+
+class App(Flask):
+    """Flask with the request as unit of work."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, template_folder=str(_TEMPLATES), static_folder=None)
+
+    def dispatch_request(self) -> ResponseReturnValue:
+        """Run the view and settle its transaction by the status of its answer."""
+        try:
+            response = self.make_response(super().dispatch_request())
+            if response.status_code < 400:
+                db.session.commit()
+            else:
+                db.session.rollback()
+        except BaseException:
+            db.session.rollback()
+            raise
+        return response
+
+
+class OrjsonProvider(JSONProvider):
+    """JSON for Flask itself."""
+
+    def dumps(self, obj: Any, **_: Any) -> str:
+        """Write JSON."""
+        return orjson.dumps(obj, option=orjson.OPT_UTC_Z).decode()
+
+    def loads(self, s: str | bytes, **_: Any) -> Any:
+        """Read JSON."""
+        return orjson.loads(s)
+
+
+def init_app(app: Flask) -> None:
+    """Give an application request ids, security headers, its JSON and the one renderer of errors."""
+    app.json = OrjsonProvider(app)
+    templating.init_templates(app)
+    app.before_request(_start_request)
+    app.after_request(_add_response_headers)
+    app.register_error_handler(ApiError, error_pages.render_error)
+    app.register_error_handler(IntegrityError, _handle_integrity_error)
+    app.register_error_handler(OperationalError, _handle_database_unavailable)
+    app.register_error_handler(PoolTimeout, _handle_database_unavailable)
+    app.register_error_handler(InternalError, _handle_read_only_database)
+    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(Exception, _handle_unexpected)
+
+
+def _start_request() -> None:
+    offered = request.headers.get("X-Request-Id", "")
+    g.request_id = offered if _REQUEST_ID.fullmatch(offered) else f"req_{secrets.token_hex(12)}"
+    address = request_context.client_ip()
+    request_context.begin_request(g.request_id, None if address == "invalid" else address)
+
+
+def _add_response_headers(response: Response) -> Response:
+    headers = response.headers
+    headers["X-Request-Id"] = g.get("request_id") or f"req_{secrets.token_hex(12)}"
+    headers.extend(_SECURITY_HEADERS)
+    if request.is_secure:
+        headers["Strict-Transport-Security"] = "max-age=31536000"
+    headers.setdefault("Cache-Control", "no-store")
+    if response.mimetype == "application/json":
+        headers.setdefault("Content-Security-Policy", _JSON_CSP)
+    else:
+        headers["X-Frame-Options"] = "DENY"
+        headers.setdefault("Content-Security-Policy", _PAGE_CSP)
+    if request.path.startswith("/api/"):
+        _allow_origin(response)
+    return response
+
+
+def _allow_origin(response: Response) -> None:
+    response.vary.add("Origin")
+    origin = request.headers.get("Origin", "")
+    if origin not in setting("CORS_ORIGINS"):
+        return
+    headers = response.headers
+    headers["Access-Control-Allow-Origin"] = origin
+    headers["Access-Control-Expose-Headers"] = "X-Request-Id, Retry-After, X-RateLimit-Remaining"
+    if request.method == "OPTIONS":
+        headers["Access-Control-Allow-Methods"] = "GET, POST, PUT, PATCH, DELETE"
+        headers["Access-Control-Allow-Headers"] = "Authorization, X-API-Key, Content-Type, Idempotency-Key"
+        headers["Access-Control-Max-Age"] = "600"
+
+
+_SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+}
+_JSON_CSP = "default-src 'none'; frame-ancestors 'none'"
+_PAGE_CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+
+
+def _handle_integrity_error(error: IntegrityError) -> Response:
+    known = ApiError.by_constraint.get(engine.violated_constraint(error) or "")
+    if known is None:
+        return _handle_unexpected(error)
+    return error_pages.render_error(known())
+
+
+def _handle_database_unavailable(error: DBAPIError | PoolTimeout) -> Response:
+    log.error("database_away", kind=type(error).__name__)
+    return error_pages.render_error(ServiceUnavailable())
+
+
+def _handle_read_only_database(error: InternalError) -> Response:
+    if getattr(error.orig, "pgcode", None) != _READ_ONLY:
+        return _handle_unexpected(error)
+    engine.dispose_connections()  # after a fail-over these connections lead to what is a standby now
+    return _handle_database_unavailable(error)
+
+
+def _http_error(error: HTTPException) -> Any:
+    if error.code is None or error.code < 400:
+        return error
+    response = error_pages.render_error(_ERROR_BY_STATUS.get(error.code, BadRequest)())
+    if isinstance(error, MethodNotAllowed) and error.valid_methods:
+        response.headers["Allow"] = ", ".join(error.valid_methods)
+    return response
+
+
+def _handle_unexpected(error: Exception) -> Response:
+    log.error("unhandled", exc_info=error)
+    return error_pages.render_error(ApiError())

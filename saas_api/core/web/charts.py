@@ -1,0 +1,297 @@
+"""Geometry of bar and line charts; pure."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+Number = int | float | Decimal
+ChartPoint = tuple[str, *tuple[Number, ...]]
+"""A label, then one value for each series, at most four."""
+ValueFormat = Callable[[Decimal], str]
+MAX_POINTS, MAX_SERIES, MAX_BUCKETS, MAX_LABELS = 366, 4, 92, 8
+_WEEK = 7
+_INTERVALS = 4
+_STEPS = (Decimal(1), Decimal(2), Decimal("2.5"), Decimal(5), Decimal(10))
+_BAR_SHARE, _MAX_BAR_WIDTH = 72, Decimal(8)
+_CANVAS = 1000
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One series in one bucket.
+
+    series: from 1
+    """
+
+    series: int
+    x: str
+    y: str
+    width: str
+    height: str
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """A stretch of the x-axis, in which the pointer finds it.
+
+    tip: what it says in one line
+    cells: exact values as text; of several series their total too
+    """
+
+    label: str
+    x: str
+    width: str
+    tip: str
+    cells: tuple[str, ...]
+    is_empty: bool
+    bars: tuple[Bar, ...]
+
+
+@dataclass(frozen=True)
+class Label:
+    """A text below the plot.
+
+    is_minor: left out where there is little room
+    """
+
+    x: str
+    text: str
+    anchor: str
+    is_minor: bool
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Everything a chart shows, as text.
+
+    description: how many buckets, the total, the highest and when
+    comparison: with the time before; empty when there is nothing to say
+    note: that buckets are added up by seven; else empty
+    legend: (number from 1, name, total) of each series
+    grid: (y, text) of each line across the plot
+    paths: of lines, one a series, on a canvas of 1000 by 1000
+    """
+
+    id: str
+    title: str
+    x_name: str
+    description: str
+    comparison: str
+    note: str
+    is_empty: bool
+    legend: tuple[tuple[int, str, str], ...]
+    grid: tuple[tuple[str, str], ...]
+    labels: tuple[Label, ...]
+    buckets: tuple[Bucket, ...]
+    paths: tuple[str, ...]
+
+
+def format_number(value: Decimal) -> str:
+    """A value with its thousands apart, without trailing zeros."""
+    text = f"{value:,f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+@dataclass(frozen=True)
+class _StackRow:
+    label: str
+    values: tuple[Decimal, ...]
+
+    @property
+    def total(self) -> Decimal:
+        return sum(self.values, Decimal(0))
+
+
+@dataclass(frozen=True)
+class _Data:
+    rows: list[_StackRow]
+    shown: list[_StackRow]
+    series: Sequence[str]
+    x_name: str
+    fmt: ValueFormat
+    previous: Number | None
+
+
+def bar_chart(
+    chart_id: str,
+    title: str,
+    points: Sequence[ChartPoint],
+    *,
+    series: Sequence[str],
+    x_name: str = "day",
+    fmt: ValueFormat = format_number,
+    previous: Number | None = None,
+) -> Chart:
+    """A chart of stacked bars.
+
+    chart_id: once on the page
+    title: with unit and zone, such as "Messages per day (Europe/Paris)"
+    points: 1 to 366 buckets, the empty ones too; more than 92 are added up by seven
+    series: names, 1 to 4
+    x_name: what a bucket is, in the singular
+    fmt: of exact values
+    previous: total of as many buckets before
+    raises: ValueError for a value below 0 or that is no number, and for a chart of another shape
+    """
+    data = _data(points, series, x_name, fmt, previous)
+    top = _axis_maximum([row.total for row in data.shown])
+    stacks = [_stack(n, len(data.shown), row.values, top) for n, row in enumerate(data.shown)]
+    return _chart(data, chart_id, title, top, stacks, ())
+
+
+def line_chart(
+    chart_id: str,
+    title: str,
+    points: Sequence[ChartPoint],
+    *,
+    series: Sequence[str],
+    x_name: str = "day",
+    fmt: ValueFormat = format_number,
+    previous: Number | None = None,
+) -> Chart:
+    """A chart of one line for each series; arguments as for `bars`.
+
+    raises: ValueError
+    """
+    data = _data(points, series, x_name, fmt, previous)
+    top = _axis_maximum([value for row in data.shown for value in row.values])
+    paths = tuple(_path([row.values[k] for row in data.shown], top) for k in range(len(series)))
+    return _chart(data, chart_id, title, top, [()] * len(data.shown), paths)
+
+
+def _data(
+    points: Sequence[ChartPoint], series: Sequence[str], x_name: str, fmt: ValueFormat, previous: Number | None
+) -> _Data:
+    if not 1 <= len(points) <= MAX_POINTS:
+        raise ValueError(f"a chart has 1 to {MAX_POINTS} points, not {len(points)}")
+    if not 1 <= len(series) <= MAX_SERIES:
+        raise ValueError(f"a chart has 1 to {MAX_SERIES} series, not {len(series)}")
+    rows = [_StackRow(point[0], tuple(Decimal(str(value)) for value in point[1:])) for point in points]
+    for row in rows:
+        if len(row.values) != len(series):
+            raise ValueError(f"{row.label}: {len(row.values)} values for {len(series)} series")
+        if not all(value.is_finite() and value >= 0 for value in row.values):
+            raise ValueError(f"{row.label}: a value is below 0 or no number")
+    return _Data(rows, rows if len(rows) <= MAX_BUCKETS else _weeks(rows), series, x_name, fmt, previous)
+
+
+def _weeks(rows: list[_StackRow]) -> list[_StackRow]:
+    weeks = []
+    for start in range(0, len(rows), _WEEK):
+        week = rows[start : start + _WEEK]
+        label = week[0].label if len(week) == 1 else f"{week[0].label} to {week[-1].label}"
+        weeks.append(_StackRow(label, _sums(week)))
+    return weeks
+
+
+def _sums(rows: list[_StackRow]) -> tuple[Decimal, ...]:
+    return tuple(sum(column, Decimal(0)) for column in zip(*(row.values for row in rows), strict=True))
+
+
+def _axis_maximum(values: list[Decimal]) -> Decimal:
+    """The value of the upper edge: four steps of 1, 2, 2.5 or 5 times a power of ten."""
+    least = max(values) / _INTERVALS
+    if not least:
+        return Decimal(_INTERVALS)
+    power = Decimal(1).scaleb(least.adjusted())
+    step = next(one * power for one in _STEPS if one * power >= least)
+    is_whole = all(value == int(value) for value in values)
+    return _INTERVALS * (max(step, Decimal(1)) if is_whole else step)
+
+
+def _abbreviate(value: Decimal) -> str:
+    for limit, unit in ((1_000_000_000, "G"), (1_000_000, "M"), (10_000, "k")):
+        if value >= limit:
+            return format_number(value / (1000 if unit == "k" else limit)) + unit
+    return format_number(value)
+
+
+def _stack(n: int, count: int, values: Sequence[Decimal], top: Decimal) -> tuple[Bar, ...]:
+    width = min(Decimal(_BAR_SHARE) / count, _MAX_BAR_WIDTH)
+    x = Decimal(50 * (2 * n + 1)) / count - width / 2
+    found, reached = [], Decimal(0)
+    for k, value in enumerate(values, 1):
+        reached += value
+        if value:
+            found.append(Bar(k, _text(x), _percent(top - reached, top), _text(width), _percent(value, top)))
+    return tuple(found)
+
+
+def _path(values: list[Decimal], top: Decimal) -> str:
+    count = len(values)
+    xs = [_CANVAS * (2 * n + 1) // (2 * count) for n in range(count)]
+    spots = [f"{x} {_CANVAS - int(_CANVAS * value / top)}" for x, value in zip(xs, values, strict=True)]
+    return f"M{spots[0]}h0" if count == 1 else f"M{'L'.join(spots)}"
+
+
+def _bucket(data: _Data, n: int, drawn: tuple[Bar, ...]) -> Bucket:
+    row, count = data.shown[n], len(data.shown)
+    cells = [data.fmt(value) for value in row.values]
+    told = cells[0]
+    if len(cells) > 1:
+        parts = [f"{name} {cell}" for name, cell, value in zip(data.series, cells, row.values, strict=True) if value]
+        told = ", ".join(parts) or data.fmt(Decimal(0))
+        cells.append(data.fmt(row.total))
+    places = _percent(n, count), _percent(1, count)
+    return Bucket(row.label, *places, f"{row.label}: {told}", tuple(cells), not row.total, drawn)
+
+
+def _chart(
+    data: _Data, chart_id: str, title: str, top: Decimal, stacks: Sequence[tuple[Bar, ...]], paths: tuple[str, ...]
+) -> Chart:
+    is_by_week = data.shown is not data.rows
+    sums = _sums(data.rows)
+    return Chart(
+        id=chart_id,
+        title=title,
+        x_name=data.x_name.capitalize() + ("s" if is_by_week else ""),
+        description=_description(data, sum(sums, Decimal(0))),
+        comparison=_comparison(data, sum(sums, Decimal(0))),
+        note=f"Each {'point' if paths else 'bar'} adds up {_WEEK} {data.x_name}s." if is_by_week else "",
+        is_empty=not any(sums),
+        legend=tuple((k, name, data.fmt(sums[k - 1])) for k, name in enumerate(data.series, 1)),
+        grid=tuple(
+            (_percent(_INTERVALS - n, _INTERVALS), _abbreviate(top / _INTERVALS * n)) for n in range(_INTERVALS + 1)
+        ),
+        labels=tuple(_labels([row.label for row in data.rows[:: _WEEK if is_by_week else 1]])),
+        buckets=tuple(_bucket(data, n, stack) for n, stack in enumerate(stacks)),
+        paths=paths,
+    )
+
+
+def _series_totals(data: _Data) -> str:
+    return f"{len(data.rows)} {data.x_name}{'' if len(data.rows) == 1 else 's'}"
+
+
+def _description(data: _Data, total: Decimal) -> str:
+    if not total:
+        return f"{_series_totals(data)}, nothing in any of them."
+    highest = max(data.shown, key=lambda row: row.total)
+    return f"{_series_totals(data)}, {data.fmt(total)} in total. Highest: {data.fmt(highest.total)}, {highest.label}."
+
+
+def _comparison(data: _Data, total: Decimal) -> str:
+    if not data.previous:
+        return ""
+    change = 100 * (total / Decimal(str(data.previous)) - 1)
+    if not change:
+        return f"As much as in the {_series_totals(data)} before"
+    return f"{'Up' if change > 0 else 'Down'} {abs(change):,.1f} % on the {_series_totals(data)} before"
+
+
+def _labels(texts: list[str]) -> list[Label]:
+    count, step, found = len(texts), math.ceil(len(texts) / MAX_LABELS), []
+    for k, n in enumerate(range(0, count, step)):
+        is_at_edge = count > MAX_LABELS and n == 0
+        x = "0%" if is_at_edge else _text(Decimal(50 * (2 * n + 1)) / count)
+        found.append(Label(x, texts[n], "start" if is_at_edge else "middle", k % 3 > 0))
+    return found
+
+
+def _percent(part: Decimal | int, whole: Decimal | int) -> str:
+    return _text(100 * Decimal(part) / Decimal(whole))
+
+
+def _text(percent: Decimal) -> str:
+    return f"{percent:.2f}".rstrip("0").rstrip(".") + "%"

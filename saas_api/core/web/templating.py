@@ -1,0 +1,189 @@
+"""Jinja set-up: filters, macros, asset URLs."""
+
+import functools
+import gzip
+import hashlib
+import mimetypes
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from importlib.resources import files
+from typing import Any
+from uuid import UUID
+
+from flask import Flask, Response, g, request
+from markupsafe import Markup
+
+from saas_api.core import access, clock, ids, money
+from saas_api.core.access import public_view
+from saas_api.core.errors import NotFound
+from saas_api.core.web import forms
+from saas_api.core.web.forms import Form
+
+
+def init_templates(app: Flask) -> None:
+    """Give an application its filters, the macros `ui` and `charts`, and the files its pages load."""
+    environment = app.jinja_env
+    environment.trim_blocks = environment.lstrip_blocks = True
+    environment.filters.update(FILTERS)
+    environment.globals.update(
+        asset=asset_url,
+        no_form=Form(),
+        csrf_token=forms.csrf_token,
+        form_key=forms.new_form_key,
+        may=can,
+        plural=pluralize,
+    )
+    app.add_url_rule("/static/<name>", "static", serve_asset)
+    environment.globals["ui"] = environment.get_template("_macros.html").module
+    environment.globals["charts"] = environment.get_template("_chart.html").module
+
+
+ASSET_FOLDERS = {
+    "app.css": "saas_api/static/app.css",
+    "app.js": "saas_api/static/app.js",
+    "favicon.svg": "saas_api/static/favicon.svg",
+    "htmx.min.js": "js_lib_htmx/static/htmx/htmx.min.js",
+}
+_CACHE_SECONDS = "public, max-age=31536000, immutable"
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A file, as it is and gzipped.
+
+    version: 12 hex digits of its SHA-256
+    """
+
+    body: bytes
+    packed: bytes
+    version: str
+    media_type: str
+
+
+def asset_url(name: str) -> str:
+    """Where a page finds a file; another content has another address."""
+    return f"/static/{name}?v={_asset(name).version}"
+
+
+@public_view
+def serve_asset(name: str) -> Response:
+    """Give a file, packed for who takes it."""
+    if name not in ASSET_FOLDERS:
+        raise NotFound
+    asset = _asset(name)
+    response = Response(asset.body, mimetype=asset.media_type)
+    if request.accept_encodings.quality("gzip"):
+        response.set_data(asset.packed)
+        response.headers["Content-Encoding"] = "gzip"
+    response.vary.add("Accept-Encoding")
+    is_named = request.args.get("v") == asset.version
+    response.headers["Cache-Control"] = _CACHE_SECONDS if is_named else "no-cache"
+    return response
+
+
+@functools.cache
+def _asset(name: str) -> Asset:
+    package, _, path = ASSET_FOLDERS[name].partition("/")
+    body = files(package).joinpath(path).read_bytes()
+    kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+    return Asset(body, gzip.compress(body, 9, mtime=0), hashlib.sha256(body).hexdigest()[:12], kind)
+
+
+EMPTY_VALUE = "\u2013"
+_RELATIVE_LIMIT = timedelta(hours=24)
+
+
+def format_datetime(instant: datetime | None, zone: str = "UTC") -> str:
+    """An instant by the minute in a zone; its title says it in UTC too."""
+    if instant is None:
+        return EMPTY_VALUE
+    local = instant.astimezone(clock.get_zone(zone))
+    return _time(instant, zone, f"{local.day} {local:%b %Y, %H:%M}", attributes="")
+
+
+def format_relative_time(instant: datetime | None, zone: str = "UTC") -> str:
+    """An instant as the time since then or until then, within a day; else as `when`."""
+    if instant is None:
+        return "never"
+    passed = clock.now() - instant
+    if abs(passed) > _RELATIVE_LIMIT:
+        return format_datetime(instant, zone)
+    return _time(instant, zone, _format_duration(passed), attributes=" data-ago")
+
+
+def format_date(value: date | datetime | None, zone: str = "UTC") -> str:
+    """A day of the calendar."""
+    if value is None:
+        return EMPTY_VALUE
+    if isinstance(value, datetime):
+        value = value.astimezone(clock.get_zone(zone)).date()
+    return f"{value.day} {value:%b %Y}"
+
+
+def format_money(amount_minor: int | None, currency: str) -> str:
+    """An amount in minor units, with its currency."""
+    if amount_minor is None:
+        return EMPTY_VALUE
+    text = money.format_minor(abs(amount_minor), currency)
+    whole, point, cents = text.partition(".")
+    sign = "\u2212" if amount_minor < 0 else ""
+    return f"{sign}{int(whole):,}{point}{cents} {currency}"
+
+
+def format_number(value: float | Decimal | None) -> str:
+    """A number with its thousands apart."""
+    return EMPTY_VALUE if value is None else f"{value:,}"
+
+
+def format_percent(share: float | Decimal | None) -> str:
+    """A share of one, in per cent with one digit."""
+    return EMPTY_VALUE if share is None else f"{share * 100:.1f} %"
+
+
+def public_id(value: UUID, prefix: str) -> str:
+    """An id as the API shows it."""
+    return ids.format_id(prefix, value)
+
+
+def pluralize(count: int, word: str, more: str | None = None) -> str:
+    """A count with its word."""
+    return f"{count:,} {word if count == 1 else more or word + 's'}"
+
+
+def can(permission: str) -> bool:
+    """Whether who is signed in may do something here."""
+    principal = g.get("principal")
+    return principal is not None and not principal.is_impersonating and access.has_permission(principal, permission)
+
+
+def _time(instant: datetime, zone: str, text: str, attributes: str) -> Markup:
+    utc = clock.format_rfc3339(instant)
+    local = instant.astimezone(clock.get_zone(zone))
+    title = f"{instant.astimezone(clock.get_zone('UTC')):%Y-%m-%d %H:%M:%S} UTC"
+    if zone != "UTC":
+        title += f", {local:%Y-%m-%d %H:%M:%S} {zone}"
+    return Markup('<time datetime="{}" title="{}"{}>{}</time>').format(utc, title, Markup(attributes), text)  # noqa: S704 - attributes are constants here
+
+
+def _format_duration(passed: timedelta) -> str:
+    seconds = int(abs(passed).total_seconds())
+    if seconds < 60:
+        text = "less than a minute"
+    elif seconds < 3600:
+        text = f"{seconds // 60} min"
+    else:
+        text = f"{seconds // 3600} h"
+    return f"in {text}" if passed < timedelta() else f"{text} ago"
+
+
+FILTERS: dict[str, Callable[..., Any]] = {
+    "when": format_datetime,
+    "ago": format_relative_time,
+    "day": format_date,
+    "money": format_money,
+    "number": format_number,
+    "percent": format_percent,
+    "wire": public_id,
+}

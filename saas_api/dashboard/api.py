@@ -1,0 +1,239 @@
+"""JSON of the dashboard."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from flask import Blueprint, g
+from marshmallow import fields
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from saas_api.accounts import organizations
+from saas_api.billing import periods, usage_costs
+from saas_api.billing.usage_costs import CallTotals, UsageReport
+from saas_api.core import clock, money
+from saas_api.core.access import require_permission
+from saas_api.core.db import engine
+from saas_api.core.errors import ValidationFailed
+from saas_api.core.fields import PrefixedId, QueryInteger, StrictSchema, Timestamp
+from saas_api.core.web.endpoint import endpoint
+from saas_api.usage.ranges import DateRange
+
+bp = Blueprint("api", __name__)
+
+
+@dataclass(frozen=True)
+class KeyRow:
+    """An API key as the dashboard shows it.
+
+    masked: prefix and last four characters of its newest secret
+    """
+
+    id: UUID
+    name: str
+    masked: str
+    mode: str
+    is_active: bool
+    created_at: datetime
+
+
+def list_keys(session: Session, organization_id: UUID, at: datetime) -> list[KeyRow]:
+    """All keys, newest first, the revoked included."""
+    rows = session.execute(
+        text("""SELECT k.id, k.name, coalesce(s.hint || '...' || s.last_four, ''), k.mode,
+            k.revoked_at IS NULL AND coalesce(s.is_live, false), k.created_at
+          FROM api_keys k LEFT JOIN LATERAL (SELECT hint, last_four,
+              revoked_at IS NULL AND (expires_at IS NULL OR expires_at > :at) AS is_live FROM api_key_secrets
+            WHERE organization_id = k.organization_id AND key_id = k.id ORDER BY 3 DESC, created_at DESC LIMIT 1) s
+            ON true
+          WHERE k.organization_id = :organization_id ORDER BY k.created_at DESC, k.id DESC"""),
+        {"organization_id": organization_id, "at": at},
+    )
+    return [KeyRow(*row) for row in rows]
+
+
+def current_plan_code(session: Session, organization_id: UUID, at: datetime) -> str:
+    """Code of the plan in force."""
+    return str(
+        session.scalar(
+            text("""SELECT v.plan_code FROM subscription_segments s JOIN plan_versions v ON v.id = s.plan_version_id
+              WHERE s.organization_id = :organization_id AND s.starts_at <= :at
+                AND (s.ends_at IS NULL OR s.ends_at > :at)"""),
+            {"organization_id": organization_id, "at": at},
+        )
+    )
+
+
+class GraphQuery(StrictSchema):
+    """How many days to draw."""
+
+    days = QueryInteger(minimum=1, maximum=366, load_default=30)
+
+
+class StatsOrganizationOut(StrictSchema):
+    """Whose dashboard it is."""
+
+    id = PrefixedId("org")
+    name = fields.String()
+    plan = fields.String()
+
+
+class StatsFiguresOut(StrictSchema):
+    """The figures at the head of the dashboard."""
+
+    total_requests_30d = fields.Integer()
+    current_month_requests = fields.Integer()
+    current_month_cost = fields.String()
+    currency = fields.String()
+    success_rate = fields.Float()
+    active_api_keys = fields.Integer()
+    total_api_keys = fields.Integer()
+
+
+class StatsOut(StrictSchema):
+    """GET /dashboard/stats."""
+
+    organization = fields.Nested(StatsOrganizationOut())
+    stats = fields.Nested(StatsFiguresOut())
+
+
+class GraphRangeOut(StrictSchema):
+    """Local days, both inclusive."""
+
+    start_date = fields.Date()
+    end_date = fields.Date()
+    timezone = fields.String()
+    days = fields.Integer()
+
+
+class GraphPointOut(StrictSchema):
+    """One day of the graph."""
+
+    date = fields.Date()
+    requests = fields.Integer()
+    success_count = fields.Integer()
+    error_count = fields.Integer()
+
+
+class GraphOut(StrictSchema):
+    """GET /dashboard/usage-graph."""
+
+    period = fields.Nested(GraphRangeOut())
+    data = fields.List(fields.Nested(GraphPointOut()))
+
+
+class DashboardKeyOut(StrictSchema):
+    """One key and its last thirty days."""
+
+    id = PrefixedId("key")
+    name = fields.String()
+    key = fields.String(metadata={"description": "masked"})
+    mode = fields.String()
+    is_active = fields.Boolean()
+    created_at = Timestamp()
+    requests_30d = fields.Integer()
+    cost_30d = fields.String()
+
+
+class KeysUsageOut(StrictSchema):
+    """GET /dashboard/api-keys."""
+
+    api_keys = fields.List(fields.Nested(DashboardKeyOut()))
+
+
+GRAPH_DAYS = 30
+
+
+@bp.get("/stats")
+@require_permission("billing:read")
+@endpoint(operation_id="get_dashboard_stats", tag="dashboard", returns=StatsOut())
+def stats() -> dict[str, Any]:
+    """Show the figures at the head of the dashboard."""
+    organization = organizations.get(engine.session(), _organization_id())
+    recent, month = _report(_last_days(GRAPH_DAYS)), _report(_month(), is_billed=True)
+    keys = list_keys(engine.session(), organization.id, clock.now())
+    return {
+        "organization": {
+            "id": organization.id,
+            "name": organization.name,
+            "plan": current_plan_code(engine.session(), organization.id, clock.now()),
+        },
+        "stats": {
+            "total_requests_30d": recent.total.requests,
+            "current_month_requests": month.total.requests,
+            "current_month_cost": money.format_minor(month.total_cost_minor, month.currency),
+            "currency": month.currency,
+            "success_rate": recent.total.success_rate,
+            "active_api_keys": sum(key.is_active for key in keys),
+            "total_api_keys": len(keys),
+        },
+    }
+
+
+@bp.get("/usage-graph")
+@require_permission("usage:read")
+@endpoint(
+    operation_id="get_dashboard_usage_graph",
+    tag="dashboard",
+    query=GraphQuery(),
+    returns=GraphOut(),
+    errors=(ValidationFailed,),
+)
+def usage_graph(query: Mapping[str, Any]) -> dict[str, Any]:
+    """Show calls by day, days without calls included."""
+    report = _report(_last_days(query["days"]))
+    days = report.days
+    return {
+        "period": {
+            "start_date": days.first,
+            "end_date": days.last,
+            "timezone": days.zone.key,
+            "days": query["days"],
+        },
+        "data": [
+            {
+                "date": day,
+                "requests": tally.requests,
+                "success_count": tally.success_count,
+                "error_count": tally.error_count,
+            }
+            for day, tally in report.by_day.items()
+        ],
+    }
+
+
+@bp.get("/api-keys")
+@require_permission("keys:read")
+@endpoint(operation_id="list_dashboard_keys", tag="dashboard", returns=KeysUsageOut())
+def api_keys() -> dict[str, Any]:
+    """Show every key with its calls of the last thirty days."""
+    live, test = _report(_last_days(GRAPH_DAYS)), _report(_last_days(GRAPH_DAYS), "test")
+    tallies = {"live": live.by_api_key, "test": test.by_api_key}
+    rows = []
+    for key in list_keys(engine.session(), _organization_id(), clock.now()):
+        tally = tallies[key.mode].get(key.id, CallTotals())
+        rows.append({**asdict(key), "key": key.masked, "requests_30d": tally.requests, "cost_30d": tally.cost_text})
+    return {"api_keys": rows}
+
+
+def _organization_id() -> UUID:
+    return g.principal.organization_id
+
+
+def _report(days: DateRange, mode: str = "live", *, is_billed: bool = False) -> UsageReport:
+    periods.ensure_account(engine.session(), _organization_id())
+    return usage_costs.usage_report(engine.session(), _organization_id(), days, mode, is_billed=is_billed)
+
+
+def _last_days(count: int) -> DateRange:
+    zone = clock.get_zone(organizations.get(engine.session(), _organization_id()).timezone)
+    today = clock.now().astimezone(zone).date()
+    return DateRange(today - timedelta(days=count - 1), today, zone)
+
+
+def _month() -> DateRange:
+    today = _last_days(1)
+    return DateRange(today.first.replace(day=1), today.last, today.zone)

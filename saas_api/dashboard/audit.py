@@ -1,0 +1,175 @@
+"""Audit log page."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+from uuid import UUID
+
+import marshmallow as ma
+import orjson
+import sqlalchemy as sa
+from flask import Blueprint, Response, g, request, url_for
+from marshmallow import fields, validate
+from sqlalchemy.orm import Session
+
+from saas_api.accounts import audit, members, organizations
+from saas_api.accounts.models import AuditEvent, Organization
+from saas_api.core import clock, ids
+from saas_api.core.access import require_permission
+from saas_api.core.db import engine
+from saas_api.core.errors import ValidationFailed
+from saas_api.core.fields import DateField, StrictSchema, Text
+from saas_api.core.web import forms, pages
+
+bp = Blueprint("audit", __name__)
+
+_PREFIXES = {
+    "user": "usr",
+    "operator": "usr",
+    "api_key": "key",
+    "organization": "org",
+    "invitation": "ivt",
+    "session": "ses",
+    "message": "msg",
+    "invoice": "inv",
+    "payment": "pay",
+    "subscription": "sub",
+    "webhook_endpoint": "whe",
+    "webhook_delivery": "whd",
+    "webhook_event": "evt",
+}
+_USERS = sa.text("SELECT id, coalesce(nullif(full_name, ''), email) FROM users WHERE id = ANY (:ids)")
+_KEYS = sa.text("SELECT id, name FROM api_keys WHERE organization_id = :organization_id AND id = ANY (:ids)")
+
+
+def get_actor_names(session: Session, organization_id: UUID, entries: Iterable[AuditEvent]) -> dict[str, str]:
+    """What people who still belong, and keys, are called, by the id that entries keep of them."""
+    asked: dict[str, set[UUID]] = {"user": set(), "api_key": set()}
+    for entry in entries:
+        for kind, key in ((entry.actor_type, entry.actor_id), (entry.target_type, entry.target_id)):
+            found = _uuid(key)
+            if found and kind in asked:
+                asked[kind].add(found)
+    known: dict[str, str] = {}
+    for kind, statement in (("user", _USERS), ("api_key", _KEYS)):
+        if asked[kind]:
+            values = {"organization_id": organization_id, "ids": list(asked[kind])}
+            known |= {str(row[0]): row[1] for row in session.execute(statement, values)}
+    return known
+
+
+def actor_public_id(kind: str, key: str | None) -> str:
+    """An actor's or target's id as the API shows it; what is no id stays as it is."""
+    found, prefix = _uuid(key), _PREFIXES.get(kind)
+    return ids.format_id(prefix, found) if found and prefix else key or ""
+
+
+def _uuid(key: str | None) -> UUID | None:
+    try:
+        return UUID(key) if key else None
+    except ValueError:
+        return None
+
+
+ACTOR_KINDS = {"user": "People", "api_key": "API keys", "operator": "Operators", "system": "The platform"}
+
+
+class ActorReference(fields.String):
+    """A kind of actor, or the id of one."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> Any:
+        text = super()._deserialize(value, attr, data, **options)
+        if text in ACTOR_KINDS:
+            return text
+        try:
+            return ids.parse_id("key" if text.startswith("key_") else "usr", text)
+        except ValueError as cause:
+            raise ma.ValidationError("Nobody is called that.") from cause
+
+
+class AuditFilters(StrictSchema):
+    """Which acts."""
+
+    action = Text(load_default=None, maximum=100)
+    actor = ActorReference(load_default=None)
+    start_date = DateField(load_default=None)
+    end_date = DateField(load_default=None)
+    cursor = fields.String(load_default=None, validate=validate.Length(max=500))
+
+
+PAGE_SIZE, MAX_EXPORT_ROWS = 25, 50_000
+_COLUMNS = (
+    "id",
+    "at",
+    "actor_type",
+    "actor_id",
+    "on_behalf_of",
+    "action",
+    "target_type",
+    "target_id",
+    "data",
+    "reason",
+    "request_id",
+    "ip",
+)
+
+
+@bp.get("/audit-log")
+@require_permission("audit:read")
+def index() -> Response:
+    """Show who did what, newest first."""
+    organization = organizations.get(engine.session(), g.principal.organization_id)
+    query, form = forms.parse_filters(AuditFilters())
+    if request.args.get("format") == "csv" and not form.errors:
+        return _csv(organization, query)
+    found = None
+    try:
+        found = None if form.errors else audit.list_audit(engine.session(), organization, {**query, "limit": PAGE_SIZE})
+    except ValidationFailed as error:
+        form.errors.update({str(one["field"]): str(one["reason"]) for one in error.details["fields"]})
+    entries = found.items if found else ()
+    kept: dict[str, Any] = dict(form.values) if found else {}
+    kept.pop("cursor", None)
+    return pages.render_page(
+        "dashboard/audit/index.html",
+        status=200 if found else 422,
+        entries=entries,
+        names=get_actor_names(engine.session(), organization.id, entries),
+        wire=actor_public_id,
+        pretty=_format_data,
+        form=form,
+        kinds=ACTOR_KINDS,
+        members=members.get_team(engine.session(), organization.id).members,
+        zone=organization.timezone,
+        older=url_for(".audit", **kept, cursor=found.next_cursor) if found and found.next_cursor else "",
+        newer=url_for(".audit", **kept) if request.args.get("cursor") else "",
+        csv=url_for(".audit", **kept, format="csv"),
+    )
+
+
+def _csv(organization: Organization, query: dict[str, Any]) -> Response:
+    found = audit.list_audit(engine.session(), organization, {**query, "cursor": None, "limit": MAX_EXPORT_ROWS})
+    if found.next_cursor:
+        raise ValidationFailed.at_field("start_date", f"More than {MAX_EXPORT_ROWS:,} entries; choose fewer days.")
+    return pages.csv_response("audit-log.csv", _COLUMNS, list(_rows(found.items)))
+
+
+def _rows(entries: Iterable[AuditEvent]) -> Iterator[tuple[Any, ...]]:
+    for entry in entries:
+        yield (
+            entry.id,
+            clock.format_rfc3339(entry.at),
+            entry.actor_type,
+            actor_public_id(entry.actor_type, entry.actor_id),
+            ids.format_id("usr", entry.on_behalf_of) if entry.on_behalf_of else "",
+            entry.action,
+            entry.target_type,
+            actor_public_id(entry.target_type, entry.target_id),
+            orjson.dumps(entry.data).decode(),
+            entry.reason or "",
+            entry.request_id or "",
+            entry.ip or "",
+        )
+
+
+def _format_data(data: dict[str, Any]) -> str:
+    return orjson.dumps(data, option=orjson.OPT_INDENT_2).decode()

@@ -1,0 +1,196 @@
+"""Overview and wallet pages."""
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+from flask import Blueprint, Response, url_for
+from marshmallow import fields, validate
+
+from saas_api.billing import credit_notes as billing_credit_notes
+from saas_api.billing import invoices
+from saas_api.billing import wallet as billing_wallet
+from saas_api.billing.invoices import InvoiceWithPeriod
+from saas_api.billing.rating import explanation
+from saas_api.core import clock, ids, money
+from saas_api.core.access import require_permission
+from saas_api.core.db import engine
+from saas_api.core.errors import ValidationFailed
+from saas_api.core.fields import QueryInteger, StrictSchema
+from saas_api.core.web import forms, pages
+from saas_api.dashboard import context, running_period
+from saas_api.dashboard.context import MAX_EXPORT_ROWS, PAGE_SIZE
+from saas_api.dashboard.running_period import CurrentPeriod
+
+bp = Blueprint("billing", __name__)
+
+INVOICE_STATUSES = ("open", "paid", "void", "uncollectible")
+
+
+class InvoiceFilters(StrictSchema):
+    """Which invoices; the year is that of issue, in UTC."""
+
+    status = fields.String(load_default=None, validate=validate.OneOf(INVOICE_STATUSES))
+    year = QueryInteger(minimum=2000, maximum=9998, load_default=None)
+    cursor = fields.String(load_default=None, validate=validate.Length(max=500))
+    format = fields.String(load_default=None, validate=validate.OneOf(("csv",)))
+
+
+class CursorQuery(StrictSchema):
+    """Where a list without filters goes on."""
+
+    cursor = fields.String(load_default=None, validate=validate.Length(max=500))
+
+
+FIRST_YEAR = 2020
+INVOICE_CSV_COLUMNS = (
+    *("id", "number", "status", "period_starts_at", "period_ends_at", "timezone", "total_requests", "total_amount"),
+    *("amount_due", "currency", "due_date", "paid_at"),
+)
+INVOICE_STATUS_LABELS = {"open": "Open", "paid": "Paid", "void": "Void", "uncollectible": "Written off"}
+
+
+@bp.get("/billing")
+@require_permission("billing:read")
+def index() -> Response:
+    """Show where things stand; the running period looks again by itself."""
+    query, form = forms.parse_filters(InvoiceFilters())
+    if not form.errors and query["format"] == "csv":
+        return _table(query)
+    running = running_period.get_current_period(engine.session(), context.current_account(), clock.now())
+    shown: dict[str, Any] = {
+        "running": running,
+        "period": running.account.period,
+        "now": clock.now(),
+        "amount": explanation.format_quantity,
+    }
+    if not pages.is_htmx_fragment():
+        shown |= _money(query, running) | {
+            "form": form,
+            "is_filtered": bool({"status", "year"} & set(form.values)),
+            "statuses": [("", "Any"), *((state, INVOICE_STATUS_LABELS[state]) for state in INVOICE_STATUSES)],
+            "years": [("", "Any"), *((year, year) for year in _years())],
+        }
+    status = 422 if form.errors else 200
+    return pages.render_page(
+        "dashboard/billing/index.html", block="running", status=status, status_names=INVOICE_STATUS_LABELS, **shown
+    )
+
+
+def _money(query: Mapping[str, Any], running: CurrentPeriod) -> dict[str, Any]:
+    found = (
+        invoices.list_issued(engine.session(), context.current_organization_id(), {**query, "limit": PAGE_SIZE})
+        if query
+        else None
+    )
+    return {
+        "invoices": found.items if found else (),
+        "totals": invoices.sum_invoices(engine.session(), context.current_organization_id()),
+        "wallet": sorted(
+            billing_wallet.wallet_balances(engine.session(), context.current_organization_id(), clock.now()).items()
+        ),
+        "currency": running.version.currency,
+        "zone": context.current_zone(),
+        "table": url_for(
+            "dashboard.billing.index",
+            **{name: query[name] for name in ("status", "year") if query and query[name]},
+            format="csv",
+        ),
+        **pages.pagination_links(found.next_cursor if found else None),
+    }
+
+
+def _years() -> range:
+    return range(clock.now().year, FIRST_YEAR - 1, -1)
+
+
+def _table(query: Mapping[str, Any]) -> Response:
+    found = invoices.list_invoices(
+        engine.session(), context.current_organization_id(), {**query, "cursor": None, "limit": MAX_EXPORT_ROWS}
+    )
+    if found.next_cursor:
+        raise ValidationFailed.at_field("year", f"More than {MAX_EXPORT_ROWS:,} invoices; choose a year.")
+    return pages.csv_response(
+        f"invoices-{clock.now():%Y-%m-%d}.csv", INVOICE_CSV_COLUMNS, [_row(billed) for billed in found.items]
+    )
+
+
+def _row(billed: InvoiceWithPeriod) -> tuple[Any, ...]:
+    invoice, period = billed.invoice, billed.period
+    due = 0 if invoice.state == "void" else invoice.due_minor or 0
+    return (
+        *(ids.format_id("inv", invoice.id), invoice.number, invoice.state),
+        *(
+            clock.format_rfc3339(period.starts_at),
+            clock.format_rfc3339(period.ends_at),
+            period.timezone,
+            billed.total_requests,
+        ),
+        *(Decimal(money.format_minor(minor, invoice.currency)) for minor in (invoice.total_minor, due)),
+        invoice.currency,
+        *(at and clock.format_rfc3339(at) for at in (invoice.due_at, invoice.paid_at)),
+    )
+
+
+GRANT_KIND_LABELS = {
+    "promotional": "Promotion",
+    "purchased": "Prepaid",
+    "credit_note": "Credit note",
+    "overpayment": "Overpayment",
+    "carry": "Carried over",
+}
+CREDIT_NOTE_REASON_LABELS = {
+    "apply": "Used on an invoice",
+    "unapply": "Given back by an invoice",
+    "expire": "Expired",
+    "void": "Withdrawn",
+}
+
+
+@bp.get("/billing/wallet")
+@require_permission("billing:read")
+def wallet() -> Response:
+    """Show what the wallet holds, and each credit with what became of it."""
+    query, form = forms.parse_filters(CursorQuery())
+    found = (
+        None
+        if form.errors
+        else billing_wallet.list_grants(
+            engine.session(), context.current_organization_id(), {**query, "limit": PAGE_SIZE}
+        )
+    )
+    return pages.render_page(
+        "dashboard/billing/wallet.html",
+        status=422 if form.errors else 200,
+        form=form,
+        grants=found.items if found else (),
+        balances=sorted(
+            billing_wallet.wallet_balances(engine.session(), context.current_organization_id(), clock.now()).items()
+        ),
+        kinds=GRANT_KIND_LABELS,
+        reasons=CREDIT_NOTE_REASON_LABELS,
+        zone=context.current_zone(),
+        **pages.pagination_links(found.next_cursor if found else None),
+    )
+
+
+@bp.get("/billing/credit-notes")
+@require_permission("billing:read")
+def credit_notes() -> Response:
+    """List the credit notes, newest first."""
+    query, form = forms.parse_filters(CursorQuery())
+    found = (
+        None
+        if form.errors
+        else billing_credit_notes.list_credit_notes(
+            engine.session(), context.current_organization_id(), {**query, "limit": PAGE_SIZE}
+        )
+    )
+    return pages.render_page(
+        "dashboard/billing/credit_notes.html",
+        status=422 if form.errors else 200,
+        form=form,
+        notes=found.items if found else (),
+        zone=context.current_zone(),
+        **pages.pagination_links(found.next_cursor if found else None),
+    )

@@ -1,0 +1,45 @@
+"""Registers the sections of the dashboard and its JSON API."""
+
+from flask import Blueprint
+
+from saas_api.dashboard import (
+    api,
+    audit,
+    billing,
+    home,
+    invoices,
+    keys,
+    messages,
+    navigation,
+    plans,
+    public,
+    settings,
+    spend_cap,
+    team,
+    usage,
+    webhook_deliveries,
+    webhook_endpoints,
+)
+
+SECTIONS = (
+    home,
+    usage,
+    messages,
+    keys,
+    webhook_endpoints,
+    webhook_deliveries,
+    billing,
+    plans,
+    invoices,
+    spend_cap,
+    team,
+    audit,
+    settings,
+)
+
+bp = Blueprint("dashboard", __name__)
+bp.register_blueprint(api.bp, url_prefix="/api/v1/dashboard")
+bp.register_blueprint(public.bp)
+for section in SECTIONS:
+    bp.register_blueprint(section.bp, url_prefix="/dashboard")
+bp.context_processor(navigation.template_context)

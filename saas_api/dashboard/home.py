@@ -1,0 +1,281 @@
+"""Home page."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from flask import Blueprint, Response, g
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from saas_api.accounts import members
+from saas_api.billing import spend_cap, usage_costs
+from saas_api.billing.usage_costs import UsagePoint
+from saas_api.core import access, clock, money
+from saas_api.core.access import require_permission
+from saas_api.core.db import engine
+from saas_api.core.settings import setting
+from saas_api.core.web import charts, pages
+from saas_api.core.web.charts import ChartPoint
+from saas_api.core.web.templating import EMPTY_VALUE
+from saas_api.dashboard import navigation
+from saas_api.dashboard.prices import METER_LABELS
+from saas_api.usage import ranges, refused_requests
+from saas_api.usage.ranges import DateRange
+
+bp = Blueprint("home", __name__)
+
+MAX_ROWS = 5
+LIVE_MINUTES = 60
+
+_STEPS = text("""
+SELECT EXISTS (SELECT FROM api_keys k WHERE k.organization_id = :org) AS has_key,
+  (SELECT min(m.accepted_at) FROM messages m WHERE m.organization_id = :org) AS first_message_at,
+  EXISTS (SELECT FROM webhook_endpoints w WHERE w.organization_id = :org AND w.deleted_at IS NULL) AS has_endpoint,
+  (SELECT count(*) FROM memberships t WHERE t.organization_id = :org) > 1
+    OR EXISTS (SELECT FROM invitations i WHERE i.organization_id = :org) AS has_invited,
+  NOT coalesce((SELECT b.spend_cap_is_default FROM billing_profiles b WHERE b.organization_id = :org), true) AS has_cap,
+  (SELECT t.onboarding_dismissed_at FROM memberships t WHERE t.organization_id = :org AND t.user_id = :user)
+    IS NOT NULL AS is_dismissed
+""")
+_KEYS = text("""
+SELECT k.id, k.name, k.mode, s.hint || '…' || s.last_four AS masked, k.last_used_at,
+  k.revoked_at IS NOT NULL AS is_revoked, count(*) OVER () AS total,
+  count(*) FILTER (WHERE k.revoked_at IS NULL) OVER () AS active
+  FROM api_keys k LEFT JOIN LATERAL (SELECT hint, last_four FROM api_key_secrets
+     WHERE organization_id = k.organization_id AND key_id = k.id ORDER BY created_at DESC LIMIT 1) s ON true
+ WHERE k.organization_id = :org AND k.mode = :mode
+ ORDER BY k.revoked_at IS NOT NULL, k.last_used_at DESC NULLS LAST, k.id DESC LIMIT :limit
+""")
+_FAILURES = text("""
+SELECT id, accepted_at, recipient, channel, error_code FROM (
+    SELECT id, accepted_at, recipient, channel, error_code, status, mode FROM messages
+     WHERE organization_id = :org ORDER BY accepted_at DESC, id DESC LIMIT 500) latest
+ WHERE mode = :mode AND status = 'failed' ORDER BY accepted_at DESC, id DESC LIMIT :limit
+""")
+_UNPAID = text("""
+SELECT id, number, due_minor, currency, due_at FROM invoices
+ WHERE organization_id = :org AND state = 'open' ORDER BY due_at LIMIT :limit
+""")
+_LIVE = text("""
+SELECT minute, count(m.id) FROM generate_series(date_trunc('minute', CAST(:since AS timestamptz)),
+    date_trunc('minute', CAST(:now AS timestamptz)), interval '1 minute') minute
+  LEFT JOIN messages m ON m.organization_id = :org AND m.mode = :mode AND m.accepted_at >= minute
+    AND m.accepted_at < minute + interval '1 minute' AND m.accepted_at >= :since
+ GROUP BY 1 ORDER BY 1
+""")
+
+
+@dataclass(frozen=True)
+class OnboardingSteps:
+    """Which first steps an organization has taken."""
+
+    has_key: bool
+    first_message_at: datetime | None
+    has_endpoint: bool
+    has_invited: bool
+    has_cap: bool
+    is_dismissed: bool
+
+
+@dataclass(frozen=True)
+class RecentKey:
+    """A key and when it was used last.
+
+    total, active: of all keys of the mode
+    """
+
+    id: UUID
+    name: str
+    mode: str
+    masked: str | None
+    last_used_at: datetime | None
+    is_revoked: bool
+    total: int
+    active: int
+
+
+@dataclass(frozen=True)
+class FailedMessage:
+    """A message that was not delivered."""
+
+    id: UUID
+    accepted_at: datetime
+    recipient: str
+    channel: str
+    error_code: str | None
+
+
+@dataclass(frozen=True)
+class UnpaidInvoice:
+    """An invoice that waits for its payment; the amount in minor units."""
+
+    id: UUID
+    number: str
+    due_minor: int
+    currency: str
+    due_at: datetime
+
+
+def get_onboarding_steps(session: Session, organization_id: UUID, user_id: UUID) -> OnboardingSteps:
+    """Which first steps were taken, and whether this member put the list away."""
+    return OnboardingSteps(*session.execute(_STEPS, {"org": organization_id, "user": user_id}).one())
+
+
+def list_recent_keys(session: Session, organization_id: UUID, mode: str) -> Sequence[RecentKey]:
+    """The keys used last, the revoked at the end."""
+    values = {"org": organization_id, "mode": mode, "limit": MAX_ROWS}
+    return [RecentKey(*row) for row in session.execute(_KEYS, values)]
+
+
+def list_failures(session: Session, organization_id: UUID, mode: str) -> Sequence[FailedMessage]:
+    """The newest of the last five hundred messages that were not delivered."""
+    values = {"org": organization_id, "mode": mode, "limit": MAX_ROWS}
+    return [FailedMessage(*row) for row in session.execute(_FAILURES, values)]
+
+
+def list_unpaid_invoices(session: Session, organization_id: UUID) -> Sequence[UnpaidInvoice]:
+    """Invoices that wait for their payment, the most urgent first."""
+    return [UnpaidInvoice(*row) for row in session.execute(_UNPAID, {"org": organization_id, "limit": MAX_ROWS})]
+
+
+def messages_per_minute(
+    session: Session, organization_id: UUID, mode: str, now: datetime
+) -> Sequence[tuple[datetime, int]]:
+    """Accepted messages of the last hour by the minute, minutes without any included."""
+    values = {"org": organization_id, "mode": mode, "now": now, "since": now - timedelta(minutes=LIVE_MINUTES - 1)}
+    return [(minute, int(count)) for minute, count in session.execute(_LIVE, values)]
+
+
+DAYS = 30
+HTMX_STOP_POLLING = 286
+
+
+@bp.get("")
+@require_permission("organization:read")
+def index() -> Any:
+    """Show how the organization does."""
+    principal, zone = g.principal, navigation.get_layout().organization.timezone
+    now = clock.now()
+    days = _last_days(2 * DAYS, now, zone)
+    series = usage_costs.usage_series(engine.session(), principal.organization_id, days, _range(principal.mode))
+    refused = refused_requests.refused_calls(engine.session(), principal.organization_id, days, principal.mode)
+    keys = list_recent_keys(engine.session(), principal.organization_id, principal.mode)
+    return pages.render_page(
+        "dashboard/home.html",
+        steps=_steps(),
+        figures=_figures(days, series, refused),
+        chart=_chart(days, series, zone),
+        bill=_current_bill() if principal.mode == "live" else None,
+        keys=keys,
+        failures=list_failures(engine.session(), principal.organization_id, principal.mode),
+        unpaid=list_unpaid_invoices(engine.session(), principal.organization_id),
+        live=messages_per_minute(engine.session(), principal.organization_id, principal.mode, now),
+        zone=zone,
+        url=setting("APP_URL"),
+    )
+
+
+@bp.get("/live")
+@require_permission("organization:read")
+def live_chart() -> Response:
+    """Show the last hour by the minute, for a page that asks again and again."""
+    found = messages_per_minute(engine.session(), g.principal.organization_id, g.principal.mode, clock.now())
+    return pages.render_page("dashboard/home_live.html", live=found, zone="UTC")
+
+
+@bp.get("/first-steps")
+@require_permission("organization:read")
+def onboarding() -> Response:
+    """Show the first steps, for a page that waits for the first message."""
+    steps = _steps()
+    is_waiting = steps is not None and not all(step["is_done"] for step in steps)
+    return pages.render_page(
+        "dashboard/home_onboarding.html", status=200 if is_waiting else HTMX_STOP_POLLING, steps=steps, zone="UTC"
+    )
+
+
+@bp.post("/first-steps")
+@require_permission("organization:read")
+def dismiss_onboarding() -> Any:
+    """Put the first steps away."""
+    members.dismiss_onboarding(engine.session(), g.principal)
+    return pages.redirect_to("dashboard.home.index")
+
+
+def _steps() -> list[dict[str, Any]] | None:
+    found = get_onboarding_steps(engine.session(), g.principal.organization_id, g.principal.id)
+    if found.is_dismissed or g.principal.is_impersonating:
+        return None
+    first = found.first_message_at
+    steps = [
+        ("Verify your e-mail address", "/dashboard/account", g.principal.email_verified, None),
+        ("Create an API key", "/dashboard/api-keys/new", found.has_key, "keys:create"),
+        ("Send your first message", "/dashboard/messages/new", first is not None, "messages:test"),
+        ("Add a webhook endpoint", "/dashboard/webhooks/new", found.has_endpoint, "webhooks:write"),
+        ("Invite somebody", "/dashboard/team", found.has_invited, "members:write"),
+        ("Choose a spend cap", "/dashboard/billing/spending", found.has_cap, "spend-cap:write"),
+    ]
+    allowed = [step for step in steps if step[3] is None or access.has_permission(g.principal, step[3])]
+    if all(step[2] for step in allowed):
+        return None
+    return [{"text": text, "href": href, "is_done": is_done, "note": ""} for text, href, is_done, _ in allowed]
+
+
+def _figures(days: DateRange, series: Mapping[Any, list[UsagePoint]], refused: Any) -> dict[str, Any]:
+    border = days.last - timedelta(days=DAYS)
+    before, accepted = (_requests(series, part) for part in (_previous_period, _recent))
+    failed = sum(row.requests for row in refused if row.day > border and row.outcome == "failed")
+    limited = sum(row.requests for row in refused if row.day > border and row.outcome == "rate_limited")
+    older = before + sum(row.requests for row in refused if row.day <= border)
+    return {
+        "requests": accepted + failed + limited,
+        "before": older,
+        "success_rate": f"{ranges.success_rate(accepted, failed):.1f} %" if accepted or failed else EMPTY_VALUE,
+        "limited": limited,
+    }
+
+
+def _requests(series: Mapping[Any, list[UsagePoint]], part: Callable[[list[UsagePoint]], list[UsagePoint]]) -> int:
+    return sum(point.requests for points in series.values() for point in part(points))
+
+
+def _previous_period(points: list[UsagePoint]) -> list[UsagePoint]:
+    return points[:DAYS]
+
+
+def _recent(points: list[UsagePoint]) -> list[UsagePoint]:
+    return points[DAYS:]
+
+
+def _chart(days: DateRange, series: Mapping[Any, list[UsagePoint]], zone: str) -> Any:
+    meters = sorted((str(meter) for meter in series), reverse=True)[:4] or ["sms"]
+    shown = [day for day in days if day > days.last - timedelta(days=DAYS)]
+    points: list[ChartPoint] = []
+    for n, day in enumerate(shown):
+        values = [series[meter][DAYS + n].requests if meter in series else 0 for meter in meters]
+        points.append((_label(day), *values))
+    names = [METER_LABELS.get(meter, meter) for meter in meters]
+    before = _requests(series, _previous_period)
+    return charts.bar_chart("messages", f"Accepted calls per day ({zone})", points, series=names, previous=before)
+
+
+def _label(day: date) -> str:
+    return f"{day.day} {day:%b}"
+
+
+def _current_bill() -> dict[str, Any]:
+    cap = spend_cap.get_cap_state(engine.session(), g.principal.organization_id)
+    return {"cap": cap, "spent_minor": money.round_half_up(cap.spent.total)}
+
+
+def _range(mode: str) -> dict[str, Any]:
+    return {"interval": "day", "mode": mode, "meter": None, "group_by": "meter"}
+
+
+def _last_days(count: int, now: datetime, zone: str) -> DateRange:
+    found = clock.get_zone(zone)
+    today = now.astimezone(found).date()
+    return DateRange(today - timedelta(days=count - 1), today, found)

@@ -1,0 +1,239 @@
+"""Invoice, line, payment, PDF and print pages."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import UUID
+
+from flask import Blueprint, Response, g, request, url_for
+from marshmallow import fields, validate
+from sqlalchemy import RowMapping
+
+from saas_api.accounts import audit
+from saas_api.billing import invoice_documents, invoices, plans
+from saas_api.billing.invoices import InvoiceView
+from saas_api.billing.models import Invoice
+from saas_api.billing.rating import explanation
+from saas_api.core import access, clock, ids, money
+from saas_api.core.access import require_permission
+from saas_api.core.db import engine
+from saas_api.core.fields import StrictSchema
+from saas_api.core.settings import setting
+from saas_api.core.web import pages, templating
+from saas_api.core.web.forms import Form, form_view
+from saas_api.dashboard import context
+from saas_api.dashboard.context import HTMX_STOP_POLLING, PAGE_SIZE
+from saas_api.payments import checkout, payments
+from saas_api.payments.checkout import PaymentAlreadyPending, PaymentRequest
+from saas_api.payments.models import Payment
+
+bp = Blueprint("invoices", __name__)
+PROVIDERS = ("stripe", "paystack", "mock")
+
+
+class PayForm(StrictSchema):
+    """Through whom an invoice is paid."""
+
+    provider = fields.String(load_default=None, validate=validate.OneOf(PROVIDERS))
+
+
+POLL_SECONDS = timedelta(minutes=2)
+PROVIDER_LABELS = {
+    "stripe": "Stripe",
+    "paystack": "Paystack",
+    "mock": "Mock checkout, no real money",
+    "offline": "bank transfer",
+}
+_ENDS = {
+    "succeeded": ("Paid", "ok"),
+    "failed": ("Payment declined", "bad"),
+    "canceled": ("Payment canceled", "plain"),
+    "quarantined": ("Payment is being looked at", "warn"),
+}
+
+
+@bp.get('/billing/invoices/<id("inv"):invoice_id>')
+@require_permission("billing:read")
+def show(invoice_id: UUID, form: Form | None = None) -> Response:
+    """Show an invoice; while a payment of it is under way the page looks again, for two minutes."""
+    under_way = payments.find_pending_payment(engine.session(), context.current_organization_id(), invoice_id)
+    until = _polling_deadline()
+    is_watched = under_way is not None and clock.now() < until
+    if pages.is_htmx_fragment() and is_watched:
+        return Response(status=204)
+    shown, here = (
+        invoices.get_invoice_view(engine.session(), context.current_organization_id(), invoice_id),
+        context.current_zone(),
+    )
+    invoice = shown.invoice
+    asked = {"invoice_id": invoice_id, "cursor": None, "limit": PAGE_SIZE}
+    choices = checkout.list_providers_for(invoice)
+    tried = payments.list_payments(engine.session(), context.current_organization_id(), asked).items
+    return pages.render_page(
+        "dashboard/billing/invoice.html",
+        block="live",
+        status=HTMX_STOP_POLLING if pages.is_htmx_fragment() else 200,
+        form=_form_values(form or Form(), choices),
+        invoice=invoice,
+        document=invoice_documents.build_document(shown, plans.meter_units(engine.session())),
+        links=[url_for("dashboard.invoices.show_line", invoice_id=invoice_id, line_id=line.id) for line in shown.lines],
+        steps=list(_steps(shown, tried, here)),
+        under_way=under_way,
+        poll=is_watched and url_for(".show", invoice_id=invoice_id, until=int(until.timestamp())),
+        providers=[(name, PROVIDER_LABELS[name]) for name in choices],
+        provider_names=PROVIDER_LABELS,
+        is_payable=_is_payable(invoice),
+        zone=here,
+    )
+
+
+@bp.post('/billing/invoices/<id("inv"):invoice_id>/pay')
+@require_permission("billing:write")
+@form_view(PayForm(), form=show)
+def pay(invoice_id: UUID, body: dict[str, Any]) -> Any:
+    """Begin a payment of all that is due, or go on with the one that is under way, at the provider's page."""
+    access.require_verified_email(g.principal)
+    wanted = PaymentRequest(invoice_id, provider=body["provider"])
+    try:
+        address = checkout.initiate_payment(
+            context.current_organization_id(), wanted, audit.actor_for(g.principal)
+        ).checkout_url
+    except PaymentAlreadyPending as other:
+        address = other.details.get("payment_url")
+        if not address:
+            raise
+    return _redirect_to_provider(str(address), invoice_id)
+
+
+@bp.get('/billing/invoices/<id("inv"):invoice_id>.pdf')
+@require_permission("billing:read")
+def pdf(invoice_id: UUID) -> Response:
+    """Download an invoice as PDF."""
+    found = invoice_documents.invoice_document(engine.session(), context.current_organization_id(), invoice_id)
+    answer = Response(invoice_documents.render_pdf(found), mimetype="application/pdf")
+    answer.headers["Content-Disposition"] = f'attachment; filename="{found.number}.pdf"'
+    return answer
+
+
+@bp.get('/billing/invoices/<id("inv"):invoice_id>/print')
+@require_permission("billing:read")
+def print_page(invoice_id: UUID) -> Response:
+    """Show the document alone, to be printed; the PDF has the same texts."""
+    found = invoice_documents.invoice_document(engine.session(), context.current_organization_id(), invoice_id)
+    return pages.render_page("dashboard/billing/print.html", document=found, invoice_id=invoice_id)
+
+
+def _redirect_to_provider(address: str, invoice_id: UUID) -> Any:
+    """Lead to a provider's page; to another origin by a page, for browsers block redirects of forms to elsewhere."""
+    to = urlsplit(address)
+    if address.startswith(f"{setting('APP_URL')}/"):
+        return pages.redirect_to(to.path)
+    return pages.render_page(
+        "dashboard/billing/redirect.html", address=address, host=to.hostname, invoice_id=invoice_id
+    )
+
+
+def _polling_deadline() -> datetime:
+    """When the page stops looking again: two minutes after it was opened."""
+    now = clock.now()
+    given = request.args.get("until", type=int) if pages.is_htmx_fragment() else None
+    try:
+        return (
+            now + POLL_SECONDS if given is None else min(datetime.fromtimestamp(given, now.tzinfo), now + POLL_SECONDS)
+        )
+    except (OverflowError, ValueError, OSError):
+        return now
+
+
+def _form_values(form: Form, choices: list[str]) -> Form:
+    return replace(form, values={"provider": choices[0] if choices else "", **form.values})
+
+
+def _is_payable(invoice: Invoice) -> bool:
+    return invoice.state in ("open", "uncollectible") and bool(invoice.due_minor)
+
+
+def _steps(shown: InvoiceView, tried: Any, here: str) -> Iterator[dict[str, Any]]:
+    """What became of an invoice, in order of time."""
+    invoice = shown.invoice
+    found: list[tuple[datetime | None, str, str, str]] = [(invoice.finalized_at, "Issued", "ok", "")]
+    if invoice.due_at and invoice.state == "open" and invoice.due_minor:
+        is_late = invoice.due_at < clock.now()
+        found.append((invoice.due_at, "Overdue since" if is_late else "Due", "warn" if is_late else "plain", ""))
+    for note in shown.credit_notes:
+        taken = f"{templating.format_money(note.total_minor, note.currency)}. {note.reason}"
+        found.append((note.issued_at, f"Credit note {note.number}", "info", taken))
+    for payment in tried:
+        found += _payment_attempts(payment)
+    if invoice.state == "paid" and not any(payment.state == "succeeded" for payment in tried):
+        found.append((invoice.paid_at, "Paid", "ok", "By wallet credit or credit notes; no money was asked for."))
+    if invoice.voided_at:
+        found.append((invoice.voided_at, "Void", "bad", "Nothing is owed on it."))
+    if invoice.state == "uncollectible":
+        found.append((None, "Written off", "bad", "It can still be paid."))
+    for at, text, kind, more in sorted(found, key=lambda step: (step[0] is None, step[0] or clock.now())):
+        yield {"text": text, "time": templating.format_datetime(at, here) if at else "", "kind": kind, "note": more}
+
+
+def _payment_attempts(payment: Payment) -> Iterator[tuple[datetime | None, str, str, str]]:
+    amount = f"{templating.format_money(payment.amount_minor, payment.currency)}, {PROVIDER_LABELS.get(payment.provider, payment.provider)}"
+    if payment.provider != "offline":
+        yield payment.created_at, "Payment begun", "info", amount
+    if payment.state in _ENDS:
+        text, kind = _ENDS[payment.state]
+        parts = [templating.format_money(payment.captured_minor, payment.currency)] if payment.captured_minor else []
+        parts += [payment.failure_code.replace("_", " ")] if payment.failure_code else []
+        parts += (
+            [f"{templating.format_money(payment.refunded_minor, payment.currency)} refunded"]
+            if payment.refunded_minor
+            else []
+        )
+        yield payment.settled_at or payment.created_at, text, kind, ", ".join(parts)
+
+
+EVENT_CSV_COLUMNS = (
+    *("event_id", "occurred_at", "recorded_at", "meter", "quantity", "source", "idempotency_key", "api_key_id"),
+    *("message_id", "reversal_of"),
+)
+
+
+@bp.get('/billing/invoices/<id("inv"):invoice_id>/lines/<id("lin"):line_id>')
+@require_permission("billing:read")
+def show_line(invoice_id: UUID, line_id: UUID) -> Response:
+    """Explain a line: what was counted, at what price, and the arithmetic."""
+    found = invoices.explain_line(engine.session(), context.current_organization_id(), invoice_id, line_id)
+    return pages.render_page(
+        "dashboard/billing/line.html",
+        found=found,
+        exact=explanation.format_exact,
+        plain=money.format_unit_price,
+        amount=explanation.format_quantity,
+        zone=context.current_zone(),
+    )
+
+
+@bp.get('/billing/invoices/<id("inv"):invoice_id>/lines/<id("lin"):line_id>/events.csv')
+@require_permission("billing:read")
+def download_line_events(invoice_id: UUID, line_id: UUID) -> Response:
+    """Download the events behind a line; what was taken back stands there below zero, so they add up."""
+    invoice, line = invoices.get_line(engine.session(), context.current_organization_id(), invoice_id, line_id)
+    rows = (_event(row) for row in invoices.iter_line_events(invoices.line_slice(invoice, line)))
+    return pages.csv_response(f"{invoice.number}-{line.position}-events.csv", EVENT_CSV_COLUMNS, rows)
+
+
+def _event(row: RowMapping) -> tuple[Any, ...]:
+    return (
+        *(
+            row["id"].hex,
+            clock.format_rfc3339(row["occurred_at"]),
+            clock.format_rfc3339(row["recorded_at"]),
+            row["meter_code"],
+        ),
+        *(Decimal(money.format_unit_price(row["quantity"])), row["source"], row["idempotency_key"]),
+        row["api_key_id"] and ids.format_id("key", row["api_key_id"]),
+        row["message_id"] and ids.format_id("msg", row["message_id"]),
+        row["reversal_of"] and row["reversal_of"].hex,
+    )

@@ -1,0 +1,488 @@
+"""API key pages and forms."""
+
+import functools
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import marshmallow as ma
+from flask import Blueprint, Response, g
+from marshmallow import fields, validate
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from saas_api.accounts import organizations
+from saas_api.api_keys import key_format, keys
+from saas_api.api_keys.models import KeyView
+from saas_api.billing import plans, terms
+from saas_api.billing.rating.plan_file import RATE_LIMIT_FEATURE
+from saas_api.billing.usage_costs import ENDPOINT_BY_SOURCE, CallTotals
+from saas_api.core import access, clock
+from saas_api.core.access import SCOPES, require_permission
+from saas_api.core.db import engine
+from saas_api.core.errors import ValidationFailed
+from saas_api.core.fields import DateField, OneOfRegistered, QueryInteger, StrictSchema, Text
+from saas_api.core.settings import setting
+from saas_api.core.web import charts, forms, pages
+from saas_api.core.web.charts import Chart
+from saas_api.core.web.forms import EmptyForm, Form, form_view
+from saas_api.usage import ranges, refused_requests, reports
+from saas_api.usage.ranges import DateRange
+from saas_api.usage.reports import TimeseriesRange
+
+bp = Blueprint("keys", __name__)
+
+KEY_AUDIT_ACTIONS = 20
+_PLATFORM, _GONE = "The platform", "A former member"
+
+
+@dataclass
+class KeyUsage:
+    """What one key sent in a range.
+
+    by_endpoint: by method and route
+    """
+
+    total: CallTotals
+    by_day: Mapping[date, CallTotals]
+    by_endpoint: dict[tuple[str, str], CallTotals] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ActiveSecret:
+    """A secret that opens something."""
+
+    masked: str
+    created_at: datetime
+    expires_at: datetime | None
+
+
+@dataclass(frozen=True)
+class AuditEntry:
+    """Something that was done to a key."""
+
+    at: datetime
+    action: str
+    by: str
+    ip: str | None
+    request_id: str | None
+    data: Mapping[str, Any]
+
+
+def get_key_creators(session: Session, organization_id: UUID, ids: Sequence[UUID]) -> dict[UUID, str]:
+    """Who made each of some keys, by the name they go by."""
+    rows = session.execute(
+        text("""SELECT k.id, k.created_by, coalesce(nullif(u.full_name, ''), u.email) AS name
+          FROM api_keys k LEFT JOIN users u ON u.id = k.created_by
+          WHERE k.organization_id = :organization_id AND k.id = ANY (:ids)"""),
+        {"organization_id": organization_id, "ids": list(ids)},
+    )
+    return {row.id: row.name or (_GONE if row.created_by else _PLATFORM) for row in rows}
+
+
+def request_counts(session: Session, organization_id: UUID, days: DateRange, modes: Iterable[str]) -> dict[UUID, int]:
+    """Calls of a range by key, accepted and refused; keys without calls are missing.
+
+    modes: of the keys that are asked for
+    """
+    counts: Counter[UUID] = Counter()
+    for mode in modes:
+        if mode == "live":
+            accepted = reports.accepted_calls(session, organization_id, days, [])
+        else:
+            accepted = reports.accepted_test_calls(session, organization_id, days)
+        for row in accepted:
+            if row.api_key_id is not None:
+                counts[row.api_key_id] += row.requests
+    refused = session.execute(
+        text("""SELECT api_key_id, sum(requests)::bigint FROM request_counts
+          WHERE organization_id = :organization_id AND bucket_at >= :starts_at AND bucket_at < :ends_at GROUP BY 1"""),
+        {"organization_id": organization_id, "starts_at": days.starts_at, "ends_at": days.ends_at},
+    )
+    counts.update(dict(refused.all()))
+    return dict(counts)
+
+
+def get_key_usage(session: Session, organization_id: UUID, key_id: UUID, mode: str, days: DateRange) -> KeyUsage:
+    """What a key sent, by day and by endpoint; the figures of the usage report, of one key.
+
+    mode: of the key
+    """
+    use = KeyUsage(CallTotals(), {day: CallTotals() for day in days})
+    endpoints: defaultdict[tuple[str, str], CallTotals] = defaultdict(CallTotals)
+    read = reports.accepted_test_calls if mode == "test" else functools.partial(reports.accepted_calls, cuts=[])
+    for row in read(session, organization_id, days):
+        if row.api_key_id == key_id:
+            endpoint = endpoints[ENDPOINT_BY_SOURCE.get(row.source, ("", row.source))]
+            for tally in (use.total, use.by_day[row.day], endpoint):
+                tally.success_count += row.requests
+    for refused in refused_requests.refused_calls(session, organization_id, days, mode):
+        if refused.api_key_id == key_id:
+            endpoint = endpoints[refused.method, refused.route]
+            for tally in (use.total, use.by_day[refused.day], endpoint):
+                if refused.outcome == "failed":
+                    tally.failed_count += refused.requests
+                else:
+                    tally.limited_count += refused.requests
+    use.by_endpoint = dict(sorted(endpoints.items(), key=lambda entry: -entry[1].requests))
+    return use
+
+
+def count_requests_last_day(session: Session, organization_id: UUID, key_id: UUID, mode: str, now: datetime) -> int:
+    """Calls under a key in the last 24 hours; counts are by the hour, so the hour that began before them is whole."""
+    since = (now - timedelta(hours=24)).replace(minute=0, second=0, microsecond=0)
+    span = TimeseriesRange([since], now + timedelta(hours=1), [], None, mode)
+    accepted = sum(
+        row.requests for row in reports.timeseries(session, organization_id, span) if row.api_key_id == key_id
+    )
+    refused = session.scalar(
+        text("""SELECT coalesce(sum(requests), 0)::bigint FROM request_counts
+          WHERE organization_id = :organization_id AND api_key_id = :key_id AND bucket_at >= :since"""),
+        {"organization_id": organization_id, "key_id": key_id, "since": since},
+    )
+    return accepted + int(refused or 0)
+
+
+def plan_rate_limit(session: Session, organization_id: UUID) -> int:
+    """Requests a minute that all keys of an organization share."""
+    row = session.execute(
+        text("""SELECT e.value, l.rate_limit_per_minute FROM subscription_segments g
+          JOIN entitlements e ON e.plan_version_id = g.plan_version_id AND e.feature = :feature
+          LEFT JOIN organization_limits l ON l.organization_id = g.organization_id
+            AND (l.expires_at IS NULL OR l.expires_at > :at)
+          WHERE g.organization_id = :organization_id AND g.starts_at <= :at
+            AND (g.ends_at IS NULL OR g.ends_at > :at)"""),
+        {"organization_id": organization_id, "at": clock.now(), "feature": RATE_LIMIT_FEATURE},
+    ).first()
+    if row is None:
+        return terms.get_terms(session, organization_id).rate_limit_per_minute
+    return row.rate_limit_per_minute or plans.resolve_rate_limit(row.value)
+
+
+def list_active_secrets(session: Session, organization_id: UUID, key_id: UUID, now: datetime) -> list[ActiveSecret]:
+    """The secrets that open something, the newest first; two while a key is rolled."""
+    rows = session.execute(
+        text("""SELECT hint || '...' || last_four, created_at, expires_at FROM api_key_secrets
+          WHERE organization_id = :organization_id AND key_id = :key_id AND revoked_at IS NULL
+            AND (expires_at IS NULL OR expires_at > :now) ORDER BY created_at DESC"""),
+        {"organization_id": organization_id, "key_id": key_id, "now": now},
+    )
+    return [ActiveSecret(*row) for row in rows]
+
+
+def list_key_audit(session: Session, organization_id: UUID, key_id: UUID) -> list[AuditEntry]:
+    """The last acts on a key from the log, the newest first."""
+    rows = session.execute(
+        text("""SELECT a.at, a.action, a.actor_type, coalesce(nullif(u.full_name, ''), u.email) AS name,
+              host(a.ip) AS ip, a.request_id, a.data
+          FROM audit_events a LEFT JOIN users u ON a.actor_type = 'user' AND u.id::text = a.actor_id
+          WHERE a.organization_id = :organization_id AND a.target_type = 'api_key' AND a.target_id = :key_id
+          ORDER BY a.id DESC LIMIT :limit"""),
+        {"organization_id": organization_id, "key_id": str(key_id), "limit": KEY_AUDIT_ACTIONS},
+    )
+    return [
+        AuditEntry(row.at, row.action, row.name or _actor_name(row.actor_type), row.ip, row.request_id, row.data)
+        for row in rows
+    ]
+
+
+def _actor_name(actor_type: str) -> str:
+    return {"user": _GONE, "api_key": "An API key", "operator": "An operator"}.get(actor_type, _PLATFORM)
+
+
+MAX_RATE_LIMIT = 1_000_000
+NETWORKS = 50
+SCOPE_PRESETS = {"all": None, "send": ["messages:write"], "read": ["messages:read", "usage:read"]}
+EXPIRY_DAYS = {"30": 30, "90": 90, "365": 365}
+GRACE_PERIODS = {"0": 0, "3600": 3_600, "86400": 86_400, "604800": 604_800}
+
+
+class NetworksField(fields.String):
+    """Addresses and networks as people write them down: one a line, or with commas between."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> Any:
+        lines = super()._deserialize(value, attr, data, **options).replace(",", "\n").split()
+        if len(lines) > NETWORKS:
+            raise ma.ValidationError(f"At most {NETWORKS} networks.")
+        try:
+            return [key_format.parse_network(line) for line in lines]
+        except ValueError as problem:
+            raise ma.ValidationError(str(problem)) from problem
+
+
+class KeyUpdateForm(StrictSchema):
+    """What a key is called and what it may do."""
+
+    name = Text(required=True, maximum=100, error_messages={"required": "Give the key a name."})
+    scopes = fields.List(
+        fields.String(validate=OneOfRegistered(SCOPES)),
+        validate=validate.Length(min=1, error="Choose at least one scope."),
+    )
+    allowed_ips = NetworksField(load_default=list)
+    rate_limit_per_minute = QueryInteger(minimum=1, maximum=MAX_RATE_LIMIT, load_default=None)
+
+
+class KeyForm(KeyUpdateForm):
+    """A new key."""
+
+    mode = fields.String(load_default="test", validate=validate.OneOf(("live", "test")))
+    expiry = fields.String(load_default="never", validate=validate.OneOf(("never", *EXPIRY_DAYS, "date")))
+    expires_on = DateField(load_default=None)
+    preset = fields.String(load_default="all", validate=validate.OneOf((*SCOPE_PRESETS, "own")))
+    scopes = fields.List(fields.String(validate=OneOfRegistered(SCOPES)), load_default=list)
+
+    @ma.validates_schema
+    def _is_whole(self, data: dict[str, Any], **_options: Any) -> None:
+        if data["expiry"] == "date" and data["expires_on"] is None:
+            raise ma.ValidationError("Say on which day it ends.", "expires_on")
+        if data["preset"] == "own" and not data["scopes"]:
+            raise ma.ValidationError("Choose at least one scope.", "scopes")
+
+
+class RotateKeyForm(StrictSchema):
+    """How long the old secret goes on, in seconds."""
+
+    grace_seconds = fields.String(load_default="86400", validate=validate.OneOf(tuple(GRACE_PERIODS)))
+
+
+class RevokeKeyForm(StrictSchema):
+    """The name of the key that is to end, typed by hand."""
+
+    confirm = Text(required=True, maximum=100, error_messages={"required": "Type the name of the key."})
+
+
+class KeyFilters(StrictSchema):
+    """Which keys."""
+
+    mode = fields.String(load_default=None, validate=validate.OneOf(("live", "test")))
+    status = fields.String(load_default=None, validate=validate.OneOf(("active", "expired", "revoked")))
+    cursor = fields.String(load_default=None, validate=validate.Length(max=500))
+
+
+PAGE_SIZE, DAYS, LAST_YEAR = 25, 30, 9_998
+
+
+@bp.get("/api-keys")
+@require_permission("keys:read")
+def index() -> Response:
+    """List the keys, newest first, with what each sent in thirty days."""
+    query, form = forms.parse_filters(KeyFilters())
+    found = None if form.errors else keys.list_keys(engine.session(), _organization_id(), {**query, "limit": PAGE_SIZE})
+    items = found.items if found else ()
+    modes = sorted({key.mode for key in items})
+    return pages.render_page(
+        "dashboard/keys/index.html",
+        status=200 if found else 422,
+        form=form,
+        keys=items,
+        makers=get_key_creators(engine.session(), _organization_id(), [key.id for key in items]),
+        counts=request_counts(engine.session(), _organization_id(), _last_days(), modes),
+        all_scopes=len(SCOPES),
+        is_filtered=bool(form.values),
+        zone=_zone(),
+        **pages.pagination_links(found.next_cursor if found else None),
+    )
+
+
+@bp.get("/api-keys/new")
+@require_permission("keys:create")
+def create_form(form: Form | None = None) -> Response:
+    """Ask what a new key may do."""
+    empty = Form({"mode": g.principal.mode, "expiry": "never", "preset": "all"})
+    return pages.render_page("dashboard/keys/create.html", form=form or empty, **_choices())
+
+
+@bp.post("/api-keys/new")
+@require_permission("keys:create")
+@form_view(KeyForm(), form=create_form, is_idempotent=True)
+def create(body: dict[str, Any]) -> Response:
+    """Make a key; its secret is shown this once."""
+    if body["mode"] == "live":
+        access.require_fresh_login(g.principal)
+    _check_rate(body)
+    scopes = body["scopes"] if body["preset"] == "own" else SCOPE_PRESETS[body["preset"]]
+    made = keys.create(
+        engine.session(),
+        _organization_id(),
+        g.principal,
+        name=body["name"],
+        mode=body["mode"],
+        scopes=scopes,
+        expires_at=_expiry(body),
+        allowed_ips=body["allowed_ips"],
+        rate_limit_per_minute=body["rate_limit_per_minute"],
+    )
+    return _secret_page(made.key, made.text)
+
+
+@bp.get('/api-keys/<id("key"):key_id>')
+@require_permission("keys:read")
+def show(key_id: UUID, form: Form | None = None) -> Response:
+    """Show a key: what it may do, what it sent, what was done to it."""
+    key, days = _get(key_id), _last_days()
+    use = get_key_usage(engine.session(), _organization_id(), key_id, key.mode, days)
+    may_read_acts = access.has_permission(g.principal, "audit:read")
+    return pages.render_page(
+        "dashboard/keys/show.html",
+        form=form,
+        key=key,
+        maker=get_key_creators(engine.session(), _organization_id(), [key_id])[key_id],
+        use=use,
+        chart=_chart(use, days),
+        secrets=list_active_secrets(engine.session(), _organization_id(), key_id, clock.now()),
+        acts=list_key_audit(engine.session(), _organization_id(), key_id) if may_read_acts else None,
+        zone=days.zone.key,
+    )
+
+
+@bp.get('/api-keys/<id("key"):key_id>/edit')
+@require_permission("keys:write")
+def update_form(key_id: UUID, form: Form | None = None) -> Response:
+    """Ask what is to be otherwise about a key."""
+    key = _get(key_id)
+    kept = {
+        "name": key.name,
+        "scopes": key.scopes,
+        "allowed_ips": "\n".join(str(network) for network in key.allowed_ips),
+        "rate_limit_per_minute": key.rate_limit_per_minute,
+    }
+    return pages.render_page("dashboard/keys/update.html", key=key, form=form or Form(kept), **_choices())
+
+
+@bp.post('/api-keys/<id("key"):key_id>/edit')
+@require_permission("keys:write")
+@form_view(KeyUpdateForm(), form=update_form)
+def update(key_id: UUID, body: dict[str, Any]) -> Any:
+    """Change a key; it acts on the next request."""
+    if body["rate_limit_per_minute"] != _get(key_id).rate_limit_per_minute:
+        _check_rate(body)
+    keys.update(engine.session(), g.principal, key_id, body)
+    return pages.redirect_to("dashboard.keys.show", key_id=key_id, _notice="Saved. It acts on the next request.")
+
+
+@bp.get('/api-keys/<id("key"):key_id>/roll')
+@require_permission("keys:write")
+def rotate_form(key_id: UUID, form: Form | None = None) -> Response:
+    """Ask how long the old secret of a key goes on."""
+    return pages.render_page(
+        "dashboard/keys/rotate.html",
+        form=form or Form({"grace_seconds": "86400"}),
+        key=_get(key_id),
+        secrets=list_active_secrets(engine.session(), _organization_id(), key_id, clock.now()),
+        zone=_zone(),
+    )
+
+
+@bp.post('/api-keys/<id("key"):key_id>/roll')
+@require_permission("keys:write")
+@form_view(RotateKeyForm(), form=rotate_form, is_idempotent=True, requires_fresh_login=True)
+def rotate(key_id: UUID, body: dict[str, Any]) -> Response:
+    """Give a key a new secret, which is shown this once."""
+    made = keys.rotate(engine.session(), g.principal, key_id, GRACE_PERIODS[body["grace_seconds"]])
+    return _secret_page(made.key, made.text, made.old_expires_at)
+
+
+@bp.post('/api-keys/<id("key"):key_id>/end-old')
+@require_permission("keys:write")
+@form_view(EmptyForm(), form=show)
+def revoke_previous_secret(key_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG001 - the form has no fields
+    """End the secret that a rolled key had before."""
+    keys.revoke_previous_secrets(engine.session(), g.principal, key_id)
+    notice = "The old secret has ended. It is refused from now on."
+    return pages.redirect_to("dashboard.keys.show", key_id=key_id, _notice=notice)
+
+
+@bp.get('/api-keys/<id("key"):key_id>/revoke')
+@require_permission("keys:write")
+def revoke_form(key_id: UUID, form: Form | None = None) -> Response:
+    """Say what ends with a key, and ask for its name."""
+    key = _get(key_id)
+    return pages.render_page(
+        "dashboard/keys/revoke.html",
+        form=form or Form(),
+        key=key,
+        recent=count_requests_last_day(engine.session(), _organization_id(), key_id, key.mode, clock.now()),
+        zone=_zone(),
+    )
+
+
+@bp.post('/api-keys/<id("key"):key_id>/revoke')
+@require_permission("keys:write")
+@form_view(RevokeKeyForm(), form=revoke_form, requires_fresh_login=True)
+def revoke(key_id: UUID, body: dict[str, Any]) -> Any:
+    """End a key for good."""
+    if body["confirm"].strip() != _get(key_id).name.strip():
+        raise ValidationFailed.at_field("confirm", "Type the name exactly as it is shown.")
+    ended = keys.revoke(engine.session(), g.principal, key_id)
+    return pages.redirect_to(
+        "dashboard.keys.show", key_id=key_id, _notice=f"{ended.name} is revoked. It is refused from now on."
+    )
+
+
+def _secret_page(key: KeyView, text: str, old_expires_at: datetime | None = None) -> Response:
+    return pages.render_page(
+        "dashboard/keys/secret.html",
+        is_secret=True,
+        key=key,
+        text=text,
+        old_expires_at=old_expires_at,
+        is_old_over=old_expires_at is not None and old_expires_at <= clock.now(),
+        app_url=setting("APP_URL"),
+        zone=_zone(),
+    )
+
+
+def _chart(use: KeyUsage, days: DateRange) -> Chart:
+    points = [
+        (f"{day.day} {day:%b}", tally.success_count, tally.failed_count, tally.limited_count)
+        for day, tally in use.by_day.items()
+    ]
+    names = ("Accepted", "Failed", "Rate limited")
+    return charts.bar_chart("key-requests", f"Requests per day ({days.zone.key})", points, series=names)
+
+
+def _get(key_id: UUID) -> KeyView:
+    return keys.get(engine.session(), _organization_id(), key_id)
+
+
+def _choices() -> dict[str, Any]:
+    return {"plan_limit": plan_rate_limit(engine.session(), _organization_id()), "zone": _zone()}
+
+
+def _check_rate(body: Mapping[str, Any]) -> None:
+    wanted = body["rate_limit_per_minute"]
+    if wanted is not None:
+        limit = plan_rate_limit(engine.session(), _organization_id())
+        if wanted > limit:
+            raise ValidationFailed.at_field("rate_limit_per_minute", f"Your plan allows {limit:,} requests a minute.")
+
+
+def _expiry(body: Mapping[str, Any]) -> datetime | None:
+    """When a new key ends: a number of days from now, or with a day of the organization's calendar."""
+    if body["expiry"] == "date":
+        if body["expires_on"].year >= LAST_YEAR:
+            raise ValidationFailed.at_field("expires_on", "Outside the calendar.")
+        end = ranges.day_start(body["expires_on"] + timedelta(days=1), clock.get_zone(_zone()))
+        if end <= clock.now():
+            raise ValidationFailed.at_field("expires_on", "This day has passed.")
+        return end
+    days = EXPIRY_DAYS.get(body["expiry"])
+    return clock.now() + timedelta(days=days) if days else None
+
+
+def _last_days() -> DateRange:
+    zone = clock.get_zone(_zone())
+    today = clock.now().astimezone(zone).date()
+    return DateRange(today - timedelta(days=DAYS - 1), today, zone)
+
+
+def _zone() -> str:
+    return organizations.get(engine.session(), _organization_id()).timezone
+
+
+def _organization_id() -> UUID:
+    found: UUID = g.principal.organization_id
+    return found

@@ -1,0 +1,387 @@
+"""Message pages, test message form."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import marshmallow as ma
+from flask import Blueprint, Response, g, request, url_for
+from limits import parse as parse_limit
+from marshmallow import fields, validate
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from saas_api.accounts import organizations
+from saas_api.billing import usage_costs
+from saas_api.core import clock, ids, money
+from saas_api.core.access import require_permission
+from saas_api.core.db import engine
+from saas_api.core.errors import TooManyRequests, ValidationFailed
+from saas_api.core.fields import DateField, PrefixedId, StrictSchema, Text
+from saas_api.core.limits import limiter
+from saas_api.core.settings import setting
+from saas_api.core.web import forms, pages, templating
+from saas_api.core.web.forms import EmptyForm, Form, form_view
+from saas_api.messages import content, messages
+from saas_api.messages.content import MAX_EMAIL_LENGTH, MAX_SMS_LENGTH, MAX_SUBJECT_LENGTH
+from saas_api.messages.models import Message
+from saas_api.usage import ranges
+from saas_api.usage.ranges import InvalidDateRange
+
+bp = Blueprint("messages", __name__)
+
+API_SOURCE = "messages.send"
+_HOURS = {"24h": 24, "7d": 7 * 24, "30d": 30 * 24}
+_KINDS = [f"message.{state}" for state in ("accepted", "sent", "delivered", "failed", "canceled")]
+
+
+@dataclass(frozen=True)
+class LedgerRow:
+    """A row of the ledger about a message; below zero where it was taken back."""
+
+    id: UUID
+    meter: str
+    unit: str
+    quantity: Decimal
+    occurred_at: datetime
+    is_reversal: bool
+
+
+@dataclass(frozen=True)
+class EventDelivery:
+    """An event about a message on its way to an endpoint."""
+
+    delivery_id: UUID
+    endpoint_id: UUID
+    url: str
+    kind: str
+    status: str
+    attempts: int
+    last_status: int | None
+    created_at: datetime
+
+
+def range_bounds(
+    session: Session, organization_id: UUID, query: Mapping[str, Any], zone: str
+) -> tuple[datetime | None, datetime | None]:
+    """The first instant that is meant and the first that is no longer; None where there is no bound.
+
+    query: `range`, `start_date`, `end_date`
+    raises: Invalid on dates that name no range
+    """
+    now, wanted = clock.now(), query["range"]
+    if wanted in _HOURS:
+        return now - timedelta(hours=_HOURS[wanted]), None
+    if wanted in ("period", "last_period"):
+        return _period(session, organization_id, now, is_last=wanted == "last_period")
+    if not query["start_date"] and not query["end_date"]:
+        return None, None
+    local = clock.get_zone(zone)
+    try:
+        days = ranges.parse_date_range(query["start_date"], query["end_date"], now.astimezone(local).date(), local)
+    except InvalidDateRange as cause:
+        raise ValidationFailed.at_field(cause.field, cause.reason) from cause
+    return days.starts_at, days.ends_at
+
+
+def list_ledger_rows(session: Session, organization_id: UUID, message_id: UUID) -> list[LedgerRow]:
+    """What the ledger holds of a message: nothing in test mode, its usage, and what was taken back."""
+    rows = session.execute(
+        text("""WITH own AS (SELECT * FROM usage_events WHERE organization_id = :organization_id AND source = :source
+            AND idempotency_key = :key)
+          SELECT e.id, e.meter_code, m.unit, e.quantity, e.occurred_at, e.reversal_of IS NOT NULL
+          FROM (SELECT * FROM own UNION ALL SELECT r.* FROM own JOIN usage_events r
+              ON r.organization_id = :organization_id AND r.source = 'reversal' AND r.idempotency_key = own.id::text) e
+          JOIN meters m ON m.code = e.meter_code ORDER BY 6, e.recorded_at"""),
+        {"organization_id": organization_id, "source": API_SOURCE, "key": str(message_id)},
+    )
+    return [LedgerRow(*row) for row in rows]
+
+
+def list_event_deliveries(session: Session, organization_id: UUID, message_id: UUID) -> list[EventDelivery]:
+    """What endpoints were told of a message, the first first."""
+    rows = session.execute(
+        text("""SELECT d.id, d.endpoint_id, w.url, e.type, d.status, d.attempts, d.last_status, d.created_at
+          FROM events e JOIN webhook_deliveries d ON d.organization_id = e.organization_id AND d.event_id = e.id
+          JOIN webhook_endpoints w ON w.organization_id = d.organization_id AND w.id = d.endpoint_id
+          WHERE e.organization_id = :organization_id AND e.type = ANY (:kinds) AND e.subject_id = :message_id
+          ORDER BY e.sequence, d.created_at, d.id LIMIT 50"""),
+        {"organization_id": organization_id, "kinds": _KINDS, "message_id": message_id},
+    )
+    return [EventDelivery(*row) for row in rows]
+
+
+def _period(
+    session: Session, organization_id: UUID, now: datetime, *, is_last: bool
+) -> tuple[datetime | None, datetime | None]:
+    row = session.execute(
+        text("""SELECT starts_at, ends_at FROM billing_periods WHERE organization_id = :organization_id
+            AND starts_at <= :now ORDER BY starts_at DESC LIMIT 1 OFFSET :skipped"""),
+        {"organization_id": organization_id, "now": now, "skipped": int(is_last)},
+    ).first()
+    return (row.starts_at, row.ends_at) if row else (now, now)
+
+
+STATUSES = ("queued", "sending", "sent", "delivered", "failed", "canceled")
+RANGES = ("24h", "7d", "30d", "period", "last_period", "custom")
+
+
+class TestMessageForm(StrictSchema):
+    """A test message."""
+
+    type = fields.String(load_default="sms", validate=validate.OneOf(("sms", "email")))
+    to = Text(required=True, maximum=320, error_messages={"required": "Say whom it goes to."})
+    subject = Text(load_default=None, maximum=MAX_SUBJECT_LENGTH)
+    message = Text(
+        required=True, maximum=MAX_EMAIL_LENGTH, multiline=True, error_messages={"required": "Write a text."}
+    )
+
+    @ma.validates_schema(skip_on_field_errors=False)
+    def _fits_its_type(self, data: dict[str, Any], **_options: Any) -> None:
+        problems = {field: [reason] for field, reason in content.validation_problems(data)}
+        if problems:
+            raise ma.ValidationError(problems)
+
+    @ma.post_load
+    def _normalise(self, data: dict[str, Any], **_options: Any) -> dict[str, Any]:
+        return {**data, "to": content.parse_recipient(data["to"], data["type"])}
+
+
+class SegmentCountForm(StrictSchema):
+    """A test message that is being written."""
+
+    type = fields.String(load_default="sms", validate=validate.OneOf(("sms", "email")))
+    to = fields.String(load_default="")
+    subject = fields.String(load_default="")
+    message = fields.String(load_default="", validate=validate.Length(max=MAX_EMAIL_LENGTH))
+
+
+class MessageFilters(StrictSchema):
+    """Which messages."""
+
+    status = fields.String(load_default=None, validate=validate.OneOf(STATUSES))
+    type = fields.String(load_default=None, validate=validate.OneOf(("sms", "email")))
+    mode = fields.String(load_default=None, validate=validate.OneOf(("live", "test")))
+    key = PrefixedId("key", load_default=None)
+    to = Text(load_default=None, maximum=320)
+    range = fields.String(load_default=None, validate=validate.OneOf(RANGES))
+    start_date = DateField(load_default=None)
+    end_date = DateField(load_default=None)
+    cursor = fields.String(load_default=None, validate=validate.Length(max=500))
+    format = fields.String(load_default=None, validate=validate.OneOf(("csv",)))
+
+
+PAGE_SIZE, MAX_EXPORT_ROWS, HTMX_STOP_POLLING = 25, 50_000, 286
+POLL_SECONDS = timedelta(minutes=15)
+PENDING_STATUSES = ("queued", "sending")
+MESSAGE_CSV_COLUMNS = (
+    *("message_id", "to", "type", "subject", "status", "segments", "cost", "currency", "mode", "api_key_id"),
+    *("attempts", "error_code", "created_at", "sent_at", "delivered_at"),
+)
+RANGE_LABELS = {
+    "24h": "Last 24 hours",
+    "7d": "Last 7 days",
+    "30d": "Last 30 days",
+    "period": "This billing period",
+    "last_period": "Last billing period",
+    "custom": "The days beside",
+}
+FAILURE_REASON_LABELS = {
+    "bounced": "The mailbox refused it.",
+    "content_refused": "The provider refused the text.",
+    "expired": "It could not be handed over within 24 hours.",
+    "invalid_recipient": "The number or address does not exist.",
+    "opted_out": "The recipient does not want messages.",
+    "poisoned": "Handling it failed too often.",
+    "provider_unavailable": "The provider did not answer.",
+    "unreachable": "The recipient could not be reached.",
+    "unsendable": "The provider cannot send such a message.",
+    "unsupported_recipient": "The provider does not serve such addresses.",
+}
+_ENDS = {"delivered": ("Delivered", "ok"), "failed": ("Failed", "bad"), "canceled": ("Canceled", "plain")}
+_TEST_RECIPIENTS = parse_limit("30 per minute")
+
+
+@bp.get("/messages")
+@require_permission("messages:read")
+def index() -> Response:
+    """List the messages of the mode that is shown, newest first, or give them as a table."""
+    query, form = forms.parse_filters(MessageFilters())
+    mode = query.get("mode") or g.principal.mode
+    found, zone = None, _zone()
+    if not form.errors:
+        query = {**query, "mode": mode, "limit": PAGE_SIZE}
+        since, until = range_bounds(engine.session(), _organization_id(), query, zone)
+        if query["format"]:
+            return _table(query, since, until)
+        found = messages.list_messages(engine.session(), _organization_id(), query, since, until)
+    return pages.render_page(
+        "dashboard/messages/index.html",
+        status=200 if found else 422,
+        form=Form({"mode": mode, **form.values}, form.errors),
+        messages=found.items if found else (),
+        names=(names := usage_costs.get_key_names(engine.session(), _organization_id())),
+        choices=_choices(names),
+        currency=usage_costs.report_currency(engine.session(), _organization_id()) if found and found.items else "",
+        exact=money.format_exact_amount,
+        is_filtered=bool(set(form.values) - {"mode"}),
+        mode=mode,
+        zone=zone,
+        app_url=setting("APP_URL"),
+        **_pagination_links(found.next_cursor if found else None),
+    )
+
+
+@bp.get('/messages/<id("msg"):message_id>')
+@require_permission("messages:read")
+def show(message_id: UUID, form: Form | None = None) -> Response:
+    """Show what became of a message; while it is under way the page looks again by itself."""
+    message, zone = messages.get_message(engine.session(), g.principal, message_id), _zone()
+    is_watched = message.status in PENDING_STATUSES and clock.now() - message.accepted_at < POLL_SECONDS
+    return pages.render_page(
+        "dashboard/messages/show.html",
+        block="live",
+        status=HTMX_STOP_POLLING if pages.is_htmx_fragment() and not is_watched else 200,
+        form=form,
+        message=message,
+        is_watched=is_watched,
+        is_cancelable=message.status == "queued",
+        told=list_event_deliveries(engine.session(), _organization_id(), message_id),
+        metered=list_ledger_rows(engine.session(), _organization_id(), message_id),
+        key_name=_key_name(message),
+        steps=_steps(message, zone),
+        currency=usage_costs.report_currency(engine.session(), _organization_id()),
+        exact=money.format_exact_amount,
+        plain=money.format_unit_price,
+        zone=zone,
+    )
+
+
+@bp.get("/messages/new")
+@require_permission("messages:test")
+def send_form(form: Form | None = None, segments: int | None = None) -> Response:
+    """Ask for a test message."""
+    shown = form or Form({"type": "sms", "to": "+2348012345678", "message": "Hello"})
+    if segments is None:
+        segments = _segments(shown.values)
+    return pages.render_page("dashboard/messages/create.html", block="count", form=shown, segments=segments)
+
+
+@bp.post("/messages/new/count")
+@require_permission("messages:test")
+@form_view(SegmentCountForm(), form=send_form)
+def segment_count(body: dict[str, Any]) -> Response:
+    """Count the segments of a text that is being written; nothing is sent."""
+    return send_form(Form(request.form.to_dict()), _segments(body))
+
+
+@bp.post("/messages/new")
+@require_permission("messages:test")
+@form_view(TestMessageForm(), form=send_form, is_idempotent=True)
+def send(body: dict[str, Any]) -> Any:
+    """Send a test message."""
+    if not limiter.limiter.limiter.hit(_TEST_RECIPIENTS, str(_organization_id()), "trials"):
+        raise TooManyRequests("At most 30 test messages a minute. Wait a moment, then send it again.")
+    sent = messages.send_test_message(engine.session(), g.principal, body)
+    return pages.redirect_to(
+        "dashboard.messages.show", message_id=sent.id, _notice="Accepted. This page shows what becomes of it."
+    )
+
+
+@bp.post('/messages/<id("msg"):message_id>/cancel')
+@require_permission("messages:cancel")
+@form_view(EmptyForm(), form=show)
+def cancel(message_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG001 - the form has no fields
+    """Cancel a message that has not left yet."""
+    messages.cancel_message(engine.session(), g.principal, message_id)
+    return pages.redirect_to(
+        "dashboard.messages.show", message_id=message_id, _notice="Canceled. Its usage was taken back."
+    )
+
+
+def _segments(values: Mapping[str, Any]) -> int | None:
+    """Parts of an SMS; None where there is nothing to count."""
+    text = values.get("message") or ""
+    if values.get("type") != "sms" or not text or len(text) > MAX_SMS_LENGTH:
+        return None
+    return content.count_segments(text.replace("\r\n", "\n"))
+
+
+def _choices(names: Mapping[UUID, str]) -> dict[str, list[tuple[str, str]]]:
+    return {
+        "statuses": [("", "Any"), *((status, status.capitalize()) for status in STATUSES)],
+        "keys": [("", "Any"), *((ids.format_id("key", key_id), name) for key_id, name in names.items())],
+        "ranges": [("", "Any"), *RANGE_LABELS.items()],
+    }
+
+
+def _steps(message: Message, zone: str) -> list[dict[str, Any]]:
+    """What became of a message, from its acceptance to its end."""
+    reason = f"{message.error_code}: {FAILURE_REASON_LABELS.get(message.error_code, '')}" if message.error_code else ""
+    tried = templating.pluralize(message.attempts, "attempt")
+    steps = [{"text": "Accepted", "time": templating.format_datetime(message.accepted_at, zone), "kind": "ok"}]
+    if message.status == "sending":
+        steps.append({"text": "With the provider", "time": "now", "kind": "info", "note": reason})
+    elif message.status == "queued":
+        text = f"Waiting for its next attempt after {tried}" if message.attempts else "Waiting for its first attempt"
+        steps.append(
+            {"text": text, "time": templating.format_datetime(message.next_at, zone), "kind": "info", "note": reason}
+        )
+    if message.sent_at is not None and message.status != "failed":
+        steps.append(
+            {"text": "Sent", "time": templating.format_datetime(message.sent_at, zone), "kind": "ok", "note": tried}
+        )
+    if message.status in _ENDS:
+        text, kind = _ENDS[message.status]
+        note = "" if message.status == "delivered" else f"{reason} {tried}" if reason else ""
+        steps.append(
+            {"text": text, "time": templating.format_datetime(message.finished_at, zone), "kind": kind, "note": note}
+        )
+    return steps
+
+
+def _table(query: Mapping[str, Any], since: Any, until: Any) -> Response:
+    found = messages.iter_export_rows(engine.session(), _organization_id(), query, since, until, MAX_EXPORT_ROWS + 1)
+    if len(found) > MAX_EXPORT_ROWS:
+        raise ValidationFailed.at_field("range", f"More than {MAX_EXPORT_ROWS:,} messages; choose a shorter range.")
+    currency = usage_costs.report_currency(engine.session(), _organization_id()) if found else ""
+    name = f"messages-{query['mode']}-{clock.now():%Y-%m-%d}.csv"
+    return pages.csv_response(name, MESSAGE_CSV_COLUMNS, [_row(message, currency) for message in found])
+
+
+def _row(message: Message, currency: str) -> tuple[Any, ...]:
+    cost = None if message.cost is None else Decimal(money.format_unit_price(message.cost))
+    delivered_at = message.finished_at if message.status == "delivered" else None
+    return (
+        *(ids.format_id("msg", message.id), message.recipient, message.channel, message.subject, message.status),
+        *(message.segments, cost, None if cost is None else currency, message.mode),
+        *(message.api_key_id and ids.format_id("key", message.api_key_id), message.attempts, message.error_code),
+        *(at and clock.format_rfc3339(at) for at in (message.accepted_at, message.sent_at, delivered_at)),
+    )
+
+
+def _key_name(message: Message) -> str | None:
+    return (
+        usage_costs.get_key_names(engine.session(), _organization_id())[message.api_key_id]
+        if message.api_key_id
+        else None
+    )
+
+
+def _zone() -> str:
+    return organizations.get(engine.session(), _organization_id()).timezone
+
+
+def _organization_id() -> UUID:
+    found: UUID = g.principal.organization_id
+    return found
+
+
+def _pagination_links(next_cursor: str | None) -> dict[str, Any]:
+    """The addresses of older and of the newest messages and of the table, the filters kept."""
+    kept: dict[str, Any] = {name: value for name, value in request.args.items() if value and name != "cursor"}
+    table = url_for(".index", **{**kept, "format": "csv"})
+    return {**pages.pagination_links(next_cursor), "table": table}

@@ -1,0 +1,96 @@
+"""Prices in words."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from decimal import Decimal
+
+from sqlalchemy.orm import Session
+
+from saas_api.billing import bill_inputs, plans
+from saas_api.billing.models import BillingPeriod
+from saas_api.billing.plans import PlanOffer
+from saas_api.billing.rating import bill
+from saas_api.billing.rating.charges import MeterPrice
+from saas_api.core import clock, money
+
+DAYS_PER_MONTH = timedelta(days=30)
+
+
+@dataclass(frozen=True)
+class PlanCard:
+    """A plan with its prices in words.
+
+    lines: by meter, what is included and what more costs
+    total_minor: of a month with the given quantities; None where none were given
+    """
+
+    offer: PlanOffer
+    lines: Sequence[str]
+    total_minor: int | None
+
+
+def list_plan_cards(session: Session, quantities: Mapping[str, int] | None = None) -> list[PlanCard]:
+    """The plans that anybody may choose, in the catalogue's order.
+
+    quantities: by meter, used in one month
+    """
+    units = plans.meter_units(session)
+    now = clock.now()
+    month = BillingPeriod(
+        starts_at=now, ends_at=now + DAYS_PER_MONTH, nominal_seconds=int(DAYS_PER_MONTH.total_seconds())
+    )
+    used = {meter: Decimal(quantity) for meter, quantity in (quantities or {}).items()}
+    found = []
+    for offer in plans.list_offers(session):
+        version = offer.version
+        lines = [
+            line
+            for meter, price in sorted(version.prices.items(), reverse=True)
+            for line in describe_price(meter, units[meter], price, version.currency)
+        ]
+        total = bill.calculate_bill(bill_inputs.inputs_for_version(month, version, used)).total_minor if used else None
+        found.append(PlanCard(offer, lines, total))
+    return found
+
+
+def describe_price(meter: str, unit: str, price: MeterPrice, currency: str) -> list[str]:
+    """A price in words, a line for what is included and each step.
+
+    meter, unit: codes, such as "sms" and "segment"
+    """
+    thing = f"{METER_LABELS.get(meter, meter)} {unit}s"
+    lines = [f"{_count(price.included_quantity)} {thing} included"] if price.included_quantity else []
+    more = "more " if lines else ""
+    match price.model:
+        case "per_unit":
+            lines.append(f"{money.format_unit_price(price.unit_price)} {currency} for each {more}{thing[:-1]}")
+        case "package":
+            amount = money.format_minor(price.package_amount_minor, currency)
+            lines.append(f"{amount} {currency} for every {_count(price.package_size)} {more}{thing}")
+        case _:
+            lines += _steps(price, thing, currency)
+    if price.max_amount_minor is not None:
+        lines.append(f"At most {money.format_minor(price.max_amount_minor, currency)} {currency} for {thing}")
+    return lines
+
+
+METER_LABELS = {"sms": "SMS", "email": "e-mail"}
+
+
+def _steps(price: MeterPrice, thing: str, currency: str) -> list[str]:
+    lines, start = [], Decimal(0)
+    for tier in price.tiers:
+        each = f"{money.format_unit_price(tier.unit_price)} {currency} for each {thing[:-1]}"
+        flat = f", plus {money.format_minor(tier.flat_minor, currency)} {currency}" if tier.flat_minor else ""
+        if tier.up_to is None:
+            lines.append(f"From {_count(start + 1)}: {each}{flat}")
+        else:
+            lines.append(f"{_count(start + 1)} to {_count(tier.up_to)}: {each}{flat}")
+            start = tier.up_to
+    return lines
+
+
+def _count(quantity: Decimal) -> str:
+    text = f"{quantity:,f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -1,0 +1,123 @@
+"""The current period and what it costs so far."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from uuid import UUID
+
+from sqlalchemy import func, select, text
+from sqlalchemy.dialects.postgresql import aggregate_order_by
+from sqlalchemy.orm import Session
+
+from saas_api.billing import period_spend, plans
+from saas_api.billing.models import BillingPeriod, BillingProfile, Subscription, SubscriptionSegment
+from saas_api.billing.rating import bill, plan_changes
+from saas_api.billing.rating.bill import Bill, BillInputs, LateUsage, RatedPlanVersion, UsageQuantity
+from saas_api.billing.rating.plan_changes import PlanSegment
+from saas_api.core import money
+from saas_api.usage import ledger
+from saas_api.usage.rollups import LIVE_USAGE_SQL
+
+_MOMENT = timedelta(microseconds=1)
+_USED = text(f"""WITH live AS ({LIVE_USAGE_SQL})
+  SELECT meter_code AS meter, sum(quantity) AS quantity, bool_or(is_late) AS is_late, sum(event_count) AS requests
+  FROM live WHERE billing_period_id = :period_id GROUP BY 1 ORDER BY 1""")
+
+
+@dataclass(frozen=True)
+class BillingAccount:
+    """What an organization has subscribed to, its cap, and the period that pays for what happens now."""
+
+    subscription: Subscription
+    profile: BillingProfile
+    period: BillingPeriod
+    stages: Sequence[PlanSegment]
+
+
+@dataclass(frozen=True)
+class CurrentPeriod:
+    """The running period.
+
+    version: the plan version in force
+    coming: what is scheduled
+    bill: as closing the period now would write it
+    forecast: the same usage with the base to the period's end
+    spent_minor: base of the whole period and all usage, unrounded, as the cap sees it
+    """
+
+    account: BillingAccount
+    version: RatedPlanVersion
+    coming: tuple[PlanSegment, RatedPlanVersion] | None
+    bill: Bill
+    forecast: Bill
+    requests: int
+    spent_minor: Decimal
+
+    @property
+    def spent_text(self) -> str:
+        """What counts against the cap, in major units, with every digit."""
+        return money.format_exact_amount(self.spent_minor.scaleb(-money.currency_exponent(self.version.currency)))
+
+
+def find_account(session: Session, organization_id: UUID, at: datetime) -> BillingAccount | None:
+    """The account of an organization; None where it, or a running period, is not there yet."""
+    segment = SubscriptionSegment
+    own = segment.organization_id == organization_id
+    versions = select(func.array_agg(aggregate_order_by(segment.plan_version_id, segment.seq))).where(own)
+    starts = select(func.array_agg(aggregate_order_by(segment.starts_at, segment.seq))).where(own)
+    contains = (BillingPeriod.starts_at <= at) & (BillingPeriod.ends_at > at)
+    row = session.execute(
+        select(Subscription, BillingProfile, BillingPeriod, versions.scalar_subquery(), starts.scalar_subquery())
+        .join(BillingProfile, BillingProfile.organization_id == Subscription.organization_id)
+        .join(BillingPeriod, BillingPeriod.organization_id == Subscription.organization_id)
+        .where(Subscription.organization_id == organization_id)
+        .where(BillingPeriod.state == "open", BillingPeriod.ends_at > at)
+        .order_by(contains.desc(), BillingPeriod.seq)
+        .limit(1)
+    ).first()
+    if row is None:
+        return None
+    subscription, profile, period, version_ids, starts_at = row
+    return BillingAccount(
+        subscription, profile, period, [PlanSegment(*stage) for stage in zip(version_ids, starts_at, strict=True)]
+    )
+
+
+def get_current_period(session: Session, found: BillingAccount, at: datetime) -> CurrentPeriod:
+    """The running period of an account and what it comes to."""
+    period, stages = found.period, found.stages
+    whole = plan_changes.prorate_segments(stages, period.starts_at, period.ends_at)
+    values = {"organization_id": period.organization_id, "period_id": period.id}
+    rows = session.execute(_USED, values).all()
+    used: tuple[UsageQuantity, ...]
+    late: tuple[LateUsage, ...] = ()
+    if len(whole) == 1 and not any(row.is_late for row in rows):
+        used = tuple(UsageQuantity(whole[0].version_id, row.meter, row.quantity) for row in rows)
+    else:
+        used = tuple(
+            UsageQuantity(**row) for row in ledger.period_quantities(session, period.organization_id, period.id)
+        )
+        late = tuple(
+            LateUsage(**row) for row in ledger.late_period_quantities(session, period.organization_id, period.id)
+        )
+    now, later = plan_changes.segment_at(stages, at), plan_changes.next_segment(stages, at)
+    named = {now.version_id, *([later.version_id] if later else [])}
+    ids = named | {part.version_id for group in (whole, used, late) for part in group}
+    versions = plans.get_versions(session, ids)
+    cut_at = max(at, period.starts_at + _MOMENT)
+    cut = plan_changes.prorate_segments(stages, period.starts_at, cut_at)
+    current_bill, forecast = (
+        bill.calculate_bill(BillInputs(period.starts_at, end, period.nominal_seconds, versions, parts, used, late))
+        for end, parts in ((cut_at, cut), (period.ends_at, whole))
+    )
+    base = sum(line.amount_minor for line in forecast.lines if line.kind == "base")
+    return CurrentPeriod(
+        found,
+        versions[now.version_id],
+        (later, versions[later.version_id]) if later else None,
+        current_bill,
+        forecast,
+        sum(int(row.requests) for row in rows),
+        base + period_spend.usage_charge(versions, used, late),
+    )

@@ -1,0 +1,206 @@
+"""Organization and account settings."""
+
+import functools
+import zoneinfo
+from typing import Any
+from uuid import UUID
+
+import marshmallow as ma
+from flask import Blueprint, Response, g, request
+from marshmallow import fields
+
+from saas_api.accounts import organizations, passwords, sessions, users
+from saas_api.billing import profiles
+from saas_api.billing.profiles import BillingDetails
+from saas_api.core import clock
+from saas_api.core.access import require_permission
+from saas_api.core.db import engine
+from saas_api.core.errors import Forbidden
+from saas_api.core.fields import Email, StrictSchema, Text
+from saas_api.core.limits import limiter
+from saas_api.core.web import pages
+from saas_api.core.web.forms import EmptyForm, Form, form_view
+
+bp = Blueprint("settings", __name__)
+_AREAS = ("Africa", "America", "Antarctica", "Asia", "Atlantic", "Australia", "Europe", "Indian", "Pacific")
+_LINES, _LINE = 6, 80
+
+
+class TimeZoneField(fields.String):
+    """An IANA time zone by its name."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> str:
+        name = super()._deserialize(value, attr, data, **options).strip()
+        try:
+            return clock.get_zone(name).key
+        except ValueError as cause:
+            raise ma.ValidationError("Not a time zone such as Africa/Lagos.") from cause
+
+
+class PostalAddressField(Text):
+    """A postal address, a line each."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(maximum=_LINES * (_LINE + 1), multiline=True, **options)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> Any:
+        text = super()._deserialize(value, attr, data, **options)
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        if len(lines) > _LINES or any(len(line) > _LINE for line in lines):
+            raise ma.ValidationError(f"At most {_LINES} lines of {_LINE} characters.")
+        return lines
+
+
+class OrganizationForm(StrictSchema):
+    """The organization's settings, and how its invoices name it; a time zone acts from the next billing period."""
+
+    name = Text(required=True, maximum=100, error_messages={"required": "Enter a name."})
+    billing_email = Email(load_default=None)
+    timezone = TimeZoneField(required=True, error_messages={"required": "Choose a time zone."})
+    legal_name = Text(load_default=None, maximum=120)
+    address = PostalAddressField(load_default=list)
+    tax_id = Text(load_default=None, maximum=40)
+
+
+class ProfileForm(StrictSchema):
+    """The name somebody goes by."""
+
+    full_name = Text(load_default="", minimum=0, maximum=100)
+
+
+class ChangePasswordForm(StrictSchema):
+    """The password somebody has, and the one they want."""
+
+    current_password = fields.String(required=True, error_messages={"required": "Enter your current password."})
+    new_password = fields.String(required=True, error_messages={"required": "Enter a new password."})
+
+
+@functools.cache
+def list_time_zones() -> list[str]:
+    """The time zones to choose from: UTC, then those named after a place."""
+    named = sorted(name for name in zoneinfo.available_timezones() if name.partition("/")[0] in _AREAS)
+    return ["UTC", *named]
+
+
+MAX_LISTED_SESSIONS = 50
+
+
+def _caller() -> str:
+    return str(g.principal.id)
+
+
+def _is_refused(response: Response) -> bool:
+    return response.status_code == 401
+
+
+@bp.get("/settings")
+@require_permission("organization:read")
+def organization_settings(form: Form | None = None) -> Response:
+    """Show the organization's settings, and how its invoices name it."""
+    found = organizations.get(engine.session(), g.principal.organization_id)
+    buyer = profiles.get_billing_details(engine.session(), found.id)
+    kept = {
+        "name": found.name,
+        "billing_email": found.billing_email,
+        "timezone": found.timezone,
+        "legal_name": buyer.name,
+        "address": "\n".join(buyer.address),
+        "tax_id": buyer.tax_id,
+    }
+    listed = list_time_zones() if found.timezone in list_time_zones() else [found.timezone, *list_time_zones()]
+    return pages.render_page(
+        "dashboard/settings/organization.html",
+        organization=found,
+        buyer=buyer,
+        zones=[(name, name) for name in listed],
+        form=form or Form(kept),
+    )
+
+
+@bp.post("/settings")
+@require_permission("organization:write")
+@form_view(OrganizationForm(), form=organization_settings)
+def update_organization(body: dict[str, Any]) -> Any:
+    """Change the organization's settings."""
+    own = {name: body[name] for name in ("name", "billing_email", "timezone")}
+    organizations.update_organization(engine.session(), g.principal, own)
+    profiles.set_billing_details(
+        engine.session(), g.principal, BillingDetails(body["legal_name"], body["address"], body["tax_id"])
+    )
+    return pages.redirect_to("dashboard.settings.organization_settings", _notice="Saved.")
+
+
+@bp.get("/account")
+@require_permission(None)
+def account_settings(form: Form | None = None) -> Response:
+    """Show a person's name, address and sessions."""
+    known = sessions.get_profile(g.principal)
+    active_sessions = sessions.list_sessions(g.principal, {"limit": MAX_LISTED_SESSIONS, "cursor": None}).items
+    return pages.render_page(
+        "dashboard/settings/account.html",
+        user=known.user,
+        sessions=active_sessions,
+        current=g.principal.session_id,
+        zone=known.organization.timezone,
+        form=form or Form({"full_name": known.user.full_name}),
+        look=Form({"theme": "system", "shortcuts": "on", **request.cookies}),
+    )
+
+
+@bp.post("/account")
+@require_permission(None)
+@form_view(ProfileForm(), form=account_settings)
+def update_name(body: dict[str, Any]) -> Any:
+    """Change the name a person goes by."""
+    users.update_name(g.principal, body["full_name"])
+    return pages.redirect_to("dashboard.settings.account_settings", _notice="Saved.")
+
+
+@bp.get("/account/password")
+@require_permission(None)
+def change_password_form(form: Form | None = None) -> Response:
+    """Show the form for another password."""
+    return pages.render_page("dashboard/settings/password.html", form=form or Form())
+
+
+@bp.post("/account/password")
+@require_permission(None)
+@limiter.limiter.shared_limit("10 per 15 minutes", scope="password", key_func=_caller, deduct_when=_is_refused)
+@form_view(ChangePasswordForm(), form=change_password_form)
+def change_password(body: dict[str, Any]) -> Any:
+    """Change a person's password; their other sessions end."""
+    passwords.change_password(g.principal, **body)
+    notice = "The password was changed. Your other sessions have ended."
+    return pages.redirect_to("dashboard.settings.account_settings", _notice=notice)
+
+
+@bp.post("/account/verification")
+@require_permission(None)
+@limiter.limiter.shared_limit("3 per hour", scope="verification", key_func=_caller)
+@form_view(EmptyForm(), form=account_settings)
+def send_verification_email(body: dict[str, Any]) -> Any:  # noqa: ARG001 - the form has no fields
+    """Send the link that verifies an address again."""
+    users.request_email_verification(g.principal)
+    return pages.redirect_to(
+        "dashboard.settings.account_settings", _notice="A new link is on its way. Older ones lead nowhere."
+    )
+
+
+@bp.post('/account/sessions/<id("ses"):session_id>/end')
+@require_permission(None)
+@form_view(EmptyForm(), form=lambda session_id, form: account_settings(form))  # noqa: ARG005 - the address has it
+def revoke_session(session_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG001 - the form has no fields
+    """End one other session of a person's."""
+    if session_id == g.principal.session_id:
+        raise Forbidden("This is the session you are in; sign out to end it.")
+    sessions.revoke_session(g.principal, session_id)
+    return pages.redirect_to("dashboard.settings.account_settings", _notice="The session has ended.")
+
+
+@bp.post("/account/sessions/end-others")
+@require_permission(None)
+@form_view(EmptyForm(), form=account_settings)
+def revoke_other_sessions(body: dict[str, Any]) -> Any:  # noqa: ARG001 - the form has no fields
+    """End every session of a person's but this one."""
+    count = sessions.revoke_other_sessions(g.principal)
+    return pages.redirect_to("dashboard.settings.account_settings", _notice=f"Other sessions that have ended: {count}.")

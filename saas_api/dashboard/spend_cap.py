@@ -1,0 +1,205 @@
+"""Spend cap and alerts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import marshmallow as ma
+from flask import Blueprint, Response, g
+from marshmallow import fields, validate
+
+from saas_api.accounts import audit
+from saas_api.billing import alerts, plans, spend_cap
+from saas_api.billing.models import BillingProfile
+from saas_api.billing.rating.thresholds import METER_SUBJECTS, AlertRuleInput
+from saas_api.core import clock, money
+from saas_api.core.access import require_permission
+from saas_api.core.db import engine
+from saas_api.core.errors import NotFound, ValidationFailed
+from saas_api.core.fields import MoneyAmount, StrictSchema, Text
+from saas_api.core.settings import setting
+from saas_api.core.web import pages
+from saas_api.core.web.forms import EmptyForm, Form, form_view
+from saas_api.dashboard import context, running_period
+from saas_api.dashboard.prices import METER_LABELS
+
+bp = Blueprint("spend_cap", __name__)
+_MAX_DECIMALS = -6
+
+
+class SpendCapForm(StrictSchema):
+    """A cap, or none."""
+
+    limit = fields.String(required=True, validate=validate.OneOf(("amount", "none")))
+    amount = MoneyAmount(load_default=None)
+    action = fields.String(load_default="block", validate=validate.OneOf(("block", "alert")))
+
+    @ma.validates_schema
+    def _names_an_amount(self, data: Mapping[str, Any], **_: Any) -> None:
+        if data["limit"] == "amount" and data["amount"] is None:
+            raise ma.ValidationError("Say how much a period may cost.", "amount")
+
+
+class AlertForm(StrictSchema):
+    """A new alert; `subject` names the meter too, such as "quantity:sms"."""
+
+    subject = Text(maximum=120, required=True)
+    threshold = MoneyAmount(required=True, error_messages={"required": "Say at what value."})
+
+    @ma.validates_schema
+    def _is_a_threshold(self, data: Mapping[str, Any], **_: Any) -> None:
+        threshold: Decimal = data["threshold"]
+        if threshold <= 0:
+            raise ma.ValidationError("Must be above zero.", "threshold")
+        if int(threshold.as_tuple().exponent) < _MAX_DECIMALS:
+            raise ma.ValidationError("At most 6 decimals.", "threshold")
+
+    @ma.post_load
+    def _name_the_meter(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+        subject, _colon, meter = data["subject"].partition(":")
+        return {**data, "subject": subject, "meter": meter if subject in METER_SUBJECTS else None}
+
+
+MAX_ALERTS = 50
+TEMPLATE = "dashboard.spend_cap.index"
+
+
+@bp.get("/billing/spending")
+@require_permission("billing:read")
+def index(form: Form | None = None) -> Response:
+    """Show the cap with what counts against it, and the alerts with what they raised in this period."""
+    running = running_period.get_current_period(engine.session(), context.current_account(), clock.now())
+    units = plans.meter_units(engine.session())
+    profile, currency = running.account.profile, running.version.currency
+    return pages.render_page(
+        "dashboard/billing/spending.html",
+        form=_filled(form, profile, currency),
+        running=running,
+        cap_minor=profile.spend_cap_minor,
+        action=profile.spend_cap_action,
+        is_default=profile.spend_cap_is_default,
+        default=setting("DEFAULT_SPEND_CAP"),
+        base_minor=sum(line.amount_minor for line in running.forecast.lines if line.kind == "base"),
+        currency=currency,
+        rules=[
+            {
+                "rule": rule,
+                "text": describe_alert(
+                    rule.subject, rule.meter_code, money.format_unit_price(rule.threshold), units, currency
+                ),
+            }
+            for rule in alerts.list_alert_rules(
+                engine.session(), context.current_organization_id(), running.account.period.id
+            )
+        ],
+        subjects=list(_subjects(units, currency)),
+        period=running.account.period,
+        zone=context.current_zone(),
+    )
+
+
+@bp.post("/billing/spending/cap")
+@require_permission("spend-cap:write")
+@form_view(SpendCapForm(), form=index)
+def set_cap(body: dict[str, Any]) -> Any:
+    """Put another cap in force, or none."""
+    amount = body["amount"] if body["limit"] == "amount" else None
+    spend_cap.set_spend_cap(
+        engine.session(), context.current_organization_id(), amount, body["action"], audit.actor_for(g.principal)
+    )
+    return pages.redirect_to(
+        TEMPLATE, _notice="The spend cap is changed." if amount is not None else "There is no spend cap now."
+    )
+
+
+@bp.post("/billing/spending/alerts")
+@require_permission("spend-cap:write")
+@form_view(AlertForm(), form=index)
+def add_alert(body: dict[str, Any]) -> Any:
+    """Add an alert."""
+    rules, wanted = _alert_rules(), AlertRuleInput(body["subject"], body["meter"], body["threshold"])
+    if wanted in rules.values():
+        raise ValidationFailed.at_field("threshold", "There is such an alert already.")
+    if len(rules) >= MAX_ALERTS:
+        raise ValidationFailed.at_field("subject", f"At most {MAX_ALERTS} alerts. Remove one first.")
+    if body["subject"] not in {subject.partition(":")[0] for subject, _ in _subjects(_units(), "")}:
+        raise ValidationFailed.at_field("subject", "There is nothing like that to watch.")
+    if (body["subject"] in METER_SUBJECTS) != (body["meter"] is not None) or body["meter"] not in {None, *_units()}:
+        raise ValidationFailed.at_field("subject", "There is no such meter.")
+    _save_alerts([*rules.values(), wanted])
+    return pages.redirect_to(TEMPLATE, _notice="The alert is added.")
+
+
+@bp.post('/billing/spending/alerts/<id("alr"):rule_id>/switch')
+@require_permission("spend-cap:write")
+@form_view(EmptyForm(), form=lambda form, rule_id: index(form))  # noqa: ARG005 - the page of all of them is shown again
+def toggle_alert(rule_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG001 - the form has no fields
+    """Switch an alert off, or on again."""
+    rules = _alert_rules()
+    if rule_id not in rules:
+        raise NotFound
+    switched = replace(rules[rule_id], is_enabled=not rules[rule_id].is_enabled)
+    _save_alerts(list({**rules, rule_id: switched}.values()))
+    return pages.redirect_to(TEMPLATE, _notice=f"The alert is switched {'on' if switched.is_enabled else 'off'}.")
+
+
+@bp.post('/billing/spending/alerts/<id("alr"):rule_id>/remove')
+@require_permission("spend-cap:write")
+@form_view(EmptyForm(), form=lambda form, rule_id: index(form))  # noqa: ARG005 - the page of all of them is shown again
+def remove_alert(rule_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG001 - the form has no fields
+    """Remove an alert."""
+    rules = _alert_rules()
+    rules.pop(rule_id, None)
+    _save_alerts(list(rules.values()))
+    return pages.redirect_to(TEMPLATE, _notice="The alert is removed.")
+
+
+def describe_alert(subject: str, meter: str | None, threshold: str, units: dict[str, str], currency: str) -> str:
+    """An alert in words.
+
+    threshold: as text, in the unit of its subject
+    """
+    thing = f"{METER_LABELS.get(meter or '', meter)} {units.get(meter or '', 'unit')}s"
+    match subject:
+        case "spend":
+            return f"Spend reaches {threshold} {currency}"
+        case "spend_percent_of_cap":
+            return f"Spend reaches {threshold} % of the cap"
+        case "quantity":
+            return f"{threshold} {thing} used"
+        case _:
+            return f"{threshold} % of the included {thing} used"
+
+
+def _subjects(units: dict[str, str], currency: str) -> Any:
+    yield "spend", f"Spend, in {currency}"
+    yield "spend_percent_of_cap", "Spend, in % of the cap"
+    for meter, unit in sorted(units.items(), reverse=True):
+        name = METER_LABELS.get(meter, meter)
+        yield f"quantity:{meter}", f"{name}, in {unit}s"
+        yield f"percent_of_included:{meter}", f"{name}, in % of what the plan includes"
+
+
+def _filled(typed: Form | None, profile: BillingProfile, currency: str) -> Form:
+    """The page's two forms: what holds, and over it what was typed into one of them."""
+    cap_minor, form = profile.spend_cap_minor, typed or Form()
+    amount = "" if cap_minor is None else money.format_minor(cap_minor, currency)
+    holds = {"limit": "none" if cap_minor is None else "amount", "amount": amount, "action": profile.spend_cap_action}
+    return replace(form, values={**holds, **form.values})
+
+
+def _units() -> dict[str, str]:
+    return plans.meter_units(engine.session())
+
+
+def _alert_rules() -> dict[UUID, AlertRuleInput]:
+    rules: Sequence[Any] = alerts.list_alert_rules(
+        engine.session(), context.current_organization_id(), context.current_account().period.id
+    )
+    return {row.id: AlertRuleInput(row.subject, row.meter_code, row.threshold, row.enabled) for row in rules}
+
+
+def _save_alerts(rules: list[AlertRuleInput]) -> None:
+    alerts.replace_alert_rules(engine.session(), context.current_organization_id(), rules, audit.actor_for(g.principal))

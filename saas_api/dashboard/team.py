@@ -1,0 +1,255 @@
+"""Members, roles, invitations."""
+
+from typing import Any
+from uuid import UUID
+
+from flask import Blueprint, Response, g
+from marshmallow import fields, validate
+from sqlalchemy.orm import Session
+
+from saas_api.accounts import invitations, members, organizations, sessions
+from saas_api.accounts.invitations import InvitationNotFound
+from saas_api.accounts.members import Member, MemberNotFound
+from saas_api.accounts.models import Invitation
+from saas_api.core import ids
+from saas_api.core.access import PERMISSIONS, require_permission
+from saas_api.core.db import engine
+from saas_api.core.errors import ValidationFailed
+from saas_api.core.fields import Email, PrefixedId, StrictSchema
+from saas_api.core.limits import limiter
+from saas_api.core.roles import ROLES
+from saas_api.core.web import pages
+from saas_api.core.web.forms import EmptyForm, Form, form_view
+
+bp = Blueprint("team", __name__)
+
+
+def get_invitation(session: Session, organization_id: UUID, invitation_id: UUID) -> Invitation:
+    """An invitation, answered or not.
+
+    raises: NoSuchInvitation
+    """
+    found = session.get(Invitation, (organization_id, invitation_id))
+    if found is None:
+        raise InvitationNotFound
+    return found
+
+
+ASSIGNABLE_ROLES = tuple(role for role in ROLES if role != "owner")
+ROLE_DESCRIPTIONS = {
+    "owner": "Everything, and handing the organization over. There is exactly one.",
+    "admin": "Everything but paying, changing plans and changing roles.",
+    "member": "Makes keys and sends test messages.",
+    "billing": "Pays, changes plans and the spend cap.",
+    "viewer": "Looks at everything, changes nothing.",
+}
+PERMISSION_DESCRIPTIONS = {
+    "organization:read": "See the organization",
+    "members:read": "See who belongs to it",
+    "keys:read": "See API keys, masked",
+    "billing:read": "See invoices, usage costs and the plan",
+    "webhooks:read": "See webhook deliveries and events",
+    "messages:read": "See messages",
+    "usage:read": "See usage",
+    "messages:write": "Send live messages",
+    "keys:create": "Create API keys",
+    "messages:test": "Send test messages",
+    "messages:cancel": "Cancel messages that wait",
+    "keys:write": "Roll, change and revoke API keys",
+    "audit:read": "Read the audit log",
+    "organization:write": "Change the organization's settings",
+    "webhooks:write": "Manage webhook endpoints, resend and replay",
+    "members:write": "Invite and remove members",
+    "spend-cap:write": "Change the spend cap and alerts",
+    "billing:write": "Pay invoices and change the plan",
+    "members:promote": "Change roles and transfer the ownership",
+}
+
+
+class InvitationForm(StrictSchema):
+    """Who is asked in, and as what."""
+
+    email = Email(required=True, error_messages={"required": "Enter an e-mail address."})
+    role = fields.String(load_default="member", validate=validate.OneOf(ASSIGNABLE_ROLES))
+
+
+class RoleForm(StrictSchema):
+    """A role that can be given; the ownership is transferred."""
+
+    role = fields.String(required=True, validate=validate.OneOf(ASSIGNABLE_ROLES))
+
+
+class RemoveMemberForm(StrictSchema):
+    """What somebody typed to show that they mean it."""
+
+    typed = fields.String(load_default="", validate=validate.Length(max=300))
+
+
+class TransferOwnershipForm(StrictSchema):
+    """Who is to own the organization, and its name, typed."""
+
+    user_id = PrefixedId("usr", required=True, error_messages={"required": "Choose a member."})
+    typed = fields.String(load_default="", validate=validate.Length(max=300))
+
+
+@bp.get('/team/members/<id("usr"):user_id>/role')
+@require_permission("members:promote")
+def change_role_form(user_id: UUID, form: Form | None = None) -> Response:
+    """Show the form that gives a member another role."""
+    member = _member(user_id)
+    return pages.render_page(
+        "dashboard/team/role.html",
+        member=member,
+        form=form or Form({"role": member.role}),
+        roles=[(role, role.capitalize(), ROLE_DESCRIPTIONS[role]) for role in ASSIGNABLE_ROLES],
+    )
+
+
+@bp.post('/team/members/<id("usr"):user_id>/role')
+@require_permission("members:promote")
+@form_view(RoleForm(), form=change_role_form, requires_fresh_login=True)
+def change_role(user_id: UUID, body: dict[str, Any]) -> Any:
+    """Give a member another role; it acts on their next click."""
+    member = members.change_role(engine.session(), g.principal, user_id, body["role"])
+    return pages.redirect_to("dashboard.team.index", _notice=f"{member.display_name} is {member.role} now.")
+
+
+@bp.get('/team/members/<id("usr"):user_id>/remove')
+@require_permission("members:write")
+def remove_form(user_id: UUID, form: Form | None = None) -> Response:
+    """Show what removing a member means."""
+    return pages.render_page("dashboard/team/remove.html", member=_member(user_id), form=form or Form())
+
+
+@bp.post('/team/members/<id("usr"):user_id>/remove')
+@require_permission("members:write")
+@form_view(RemoveMemberForm(), form=remove_form)
+def remove(user_id: UUID, body: dict[str, Any]) -> Any:
+    """Put a member out."""
+    member = _member(user_id)
+    check_confirmation(body["typed"], member.email)
+    members.remove_member(engine.session(), g.principal, user_id)
+    return pages.redirect_to("dashboard.team.index", _notice=f"{member.display_name} was removed.")
+
+
+@bp.get("/team/transfer")
+@require_permission("members:promote")
+def transfer_form(form: Form | None = None) -> Response:
+    """Show the form that makes somebody else the owner."""
+    organization = organizations.get(engine.session(), g.principal.organization_id)
+    others = [
+        one for one in members.get_team(engine.session(), organization.id).members if one.user_id != g.principal.id
+    ]
+    return pages.render_page(
+        "dashboard/team/transfer.html",
+        organization=organization,
+        members=[
+            (ids.format_id("usr", one.user_id), f"{one.display_name} ({one.email}), {one.role}") for one in others
+        ],
+        form=form or Form(),
+    )
+
+
+@bp.post("/team/transfer")
+@require_permission("members:promote")
+@form_view(TransferOwnershipForm(), form=transfer_form, requires_fresh_login=True)
+def transfer_ownership(body: dict[str, Any]) -> Any:
+    """Make another member the owner; whoever was becomes an admin."""
+    organization = organizations.get(engine.session(), g.principal.organization_id)
+    check_confirmation(body["typed"], organization.name)
+    members.transfer_ownership(engine.session(), g.principal, body["user_id"])
+    member = _member(body["user_id"])
+    notice = f"{member.display_name} owns {organization.name} now. You are an admin."
+    return pages.redirect_to("dashboard.team.index", _notice=notice)
+
+
+def _member(user_id: UUID) -> Member:
+    found = members.find_member(engine.session(), g.principal.organization_id, user_id)
+    if found is None:
+        raise MemberNotFound
+    return found
+
+
+def check_confirmation(typed: str, wanted: str) -> None:
+    if typed.strip().casefold() != wanted.strip().casefold():
+        raise ValidationFailed.at_field("typed", f"Type {wanted} to confirm.")
+
+
+INVITATION_SENT_NOTICE = "The invitation is on its way to {}. Its link works for 7 days."
+
+
+def _caller() -> str:
+    return str(g.principal.organization_id)
+
+
+def _invitation_sent(response: Response) -> bool:
+    return response.status_code == 303
+
+
+@bp.get("/team")
+@require_permission("members:read")
+def index(form: Form | None = None) -> Response:
+    """Show the members, open invitations, and what each role may do."""
+    organization = organizations.get(engine.session(), g.principal.organization_id)
+    found = members.get_team(engine.session(), organization.id)
+    return pages.render_page(
+        "dashboard/team/index.html",
+        members=found.members,
+        invitations=found.pending_invitations,
+        seen=sessions.get_last_seen([member.user_id for member in found.members]),
+        called={member.user_id: member.display_name for member in found.members},
+        zone=organization.timezone,
+        form=form,
+        roles=ROLES,
+        about_roles=ROLE_DESCRIPTIONS,
+        permissions=[
+            (text, _in_order(PERMISSIONS[name])) for name, text in PERMISSION_DESCRIPTIONS.items() if PERMISSIONS[name]
+        ],
+    )
+
+
+def _in_order(roles: frozenset[str]) -> list[str]:
+    return [role for role in ROLES if role in roles]
+
+
+@bp.get("/team/invite")
+@require_permission("members:write")
+def invite_form(form: Form | None = None) -> Response:
+    """Show the form that invites somebody."""
+    return pages.render_page(
+        "dashboard/team/invite.html",
+        form=form or Form({"role": "member"}),
+        roles=[(role, role.capitalize(), ROLE_DESCRIPTIONS[role]) for role in ASSIGNABLE_ROLES],
+    )
+
+
+@bp.post("/team/invite")
+@require_permission("members:write")
+@limiter.limiter.shared_limit("50 per day", scope="invitations", key_func=_caller, deduct_when=_invitation_sent)
+@form_view(InvitationForm(), form=invite_form, is_idempotent=True)
+def invite(body: dict[str, Any]) -> Any:
+    """Invite somebody by mail."""
+    made = invitations.create_invitation(engine.session(), g.principal, **body)
+    return pages.redirect_to("dashboard.team.index", _notice=INVITATION_SENT_NOTICE.format(made.email))
+
+
+@bp.post('/team/invitations/<id("ivt"):invitation_id>/cancel')
+@require_permission("members:write")
+@form_view(EmptyForm(), form=lambda invitation_id, form: index(form))  # noqa: ARG005 - the address has it
+def cancel_invitation(invitation_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG001 - the form has no fields
+    """Cancel an invitation: its link leads nowhere."""
+    invitations.revoke_invitation(engine.session(), g.principal, invitation_id)
+    return pages.redirect_to("dashboard.team.index", _notice="The invitation was canceled. Its link leads nowhere.")
+
+
+@bp.post('/team/invitations/<id("ivt"):invitation_id>/resend')
+@require_permission("members:write")
+@limiter.limiter.shared_limit("50 per day", scope="invitations", key_func=_caller, deduct_when=_invitation_sent)
+@form_view(EmptyForm(), form=lambda invitation_id, form: index(form), is_idempotent=True)  # noqa: ARG005 - the address has it
+def resend_invitation(invitation_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG001 - the form has no fields
+    """Send an invitation anew: the link of the one before leads nowhere."""
+    old = get_invitation(engine.session(), g.principal.organization_id, invitation_id)
+    email, role = old.email, old.role
+    invitations.revoke_invitation(engine.session(), g.principal, invitation_id)
+    invitations.create_invitation(engine.session(), g.principal, email, role)
+    return pages.redirect_to("dashboard.team.index", _notice=INVITATION_SENT_NOTICE.format(email))

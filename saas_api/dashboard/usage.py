@@ -1,0 +1,427 @@
+"""Usage page."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+from flask import Blueprint, Response, g, url_for
+from marshmallow import fields, validate
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from saas_api.accounts import organizations
+from saas_api.billing import periods, plans, previews, usage_costs
+from saas_api.billing.previews import BillPreview
+from saas_api.billing.rating.plan_file import RATE_LIMIT_FEATURE
+from saas_api.billing.usage_costs import CallTotals, UsageReport
+from saas_api.core import clock, ids, money
+from saas_api.core.access import require_permission
+from saas_api.core.db import engine
+from saas_api.core.errors import ValidationFailed
+from saas_api.core.fields import DateField, StrictSchema
+from saas_api.core.settings import setting
+from saas_api.core.web import charts, forms, pages
+from saas_api.core.web.charts import MAX_SERIES, Chart
+from saas_api.core.web.forms import Form
+from saas_api.usage import ranges, reports
+from saas_api.usage.ranges import DateRange, InvalidDateRange
+from saas_api.usage.reports import TimeseriesRange
+
+bp = Blueprint("usage", __name__)
+
+_HOUR, _DAYS = timedelta(hours=1), {"7d": 7, "30d": 30}
+_EARLIEST = date(2, 1, 1)
+
+
+@dataclass(frozen=True)
+class HourRange(DateRange):
+    """Whole local hours, on the days that they touch."""
+
+    begins: datetime
+    ends: datetime
+
+    @property
+    def starts_at(self) -> datetime:
+        """First instant of the first hour."""
+        return self.begins
+
+    @property
+    def ends_at(self) -> datetime:
+        """First instant after the last hour."""
+        return self.ends
+
+
+@dataclass(frozen=True)
+class CallSeries:
+    """Accepted calls over time.
+
+    interval: "hour" or "day"
+    starts: of each point
+    by_meter: calls of each point, by meter
+    before: all calls of as long a time before
+    """
+
+    interval: str
+    starts: list[datetime]
+    by_meter: Mapping[str, list[int]]
+    before: int
+
+
+@dataclass(frozen=True)
+class RateLimitUsage:
+    """The rate limit of an organization and its busiest minute.
+
+    per_minute: calls a minute of all keys of a mode together
+    peak: messages accepted in the busiest minute of the last 24 hours; peak_at: its start
+    """
+
+    per_minute: int
+    peak: int
+    peak_at: datetime | None
+
+
+@dataclass(frozen=True)
+class MeterAllowance:
+    """A meter as the plan in force sells it.
+
+    included: in its unit, in a period
+    """
+
+    name: str
+    unit: str
+    included: Decimal
+
+
+def parse_range(session: Session, organization_id: UUID, query: Mapping[str, Any], zone: ZoneInfo) -> DateRange:
+    """The time that is meant, in whole local days, or hours for `24h`; thirty days when nothing is said.
+
+    query: `range`, `start_date`, `end_date`; dates count where the range is custom or left out
+    raises: Invalid on dates that name no range, and for the period before the first
+    """
+    now, wanted = clock.now(), query["range"] or "custom"
+    today = now.astimezone(zone).date()
+    if wanted == "24h":
+        ends = now.astimezone(zone).replace(minute=0, second=0, microsecond=0).astimezone(now.tzinfo) + _HOUR
+        begins = ends - 24 * _HOUR
+        return HourRange(begins.astimezone(zone).date(), today, zone, begins, ends)
+    if wanted in _DAYS:
+        return DateRange(today - timedelta(days=_DAYS[wanted] - 1), today, zone)
+    if wanted != "custom":
+        return _period(session, organization_id, now, zone, is_last=wanted == "last_period")
+    try:
+        return ranges.parse_date_range(query["start_date"], query["end_date"], today, zone)
+    except InvalidDateRange as cause:
+        raise ValidationFailed.at_field(cause.field, cause.reason) from cause
+
+
+def _period(session: Session, organization_id: UUID, now: datetime, zone: ZoneInfo, *, is_last: bool) -> DateRange:
+    row = session.execute(
+        text("""SELECT starts_at, ends_at FROM billing_periods WHERE organization_id = :organization_id
+            AND starts_at <= :now ORDER BY starts_at DESC LIMIT 1 OFFSET :skipped"""),
+        {"organization_id": organization_id, "now": now, "skipped": int(is_last)},
+    ).first()
+    if row is None:
+        raise ValidationFailed.at_field("range", "There is no such billing period yet.")
+    ends = min(row.ends_at - timedelta(microseconds=1), now)
+    return DateRange(row.starts_at.astimezone(zone).date(), ends.astimezone(zone).date(), zone)
+
+
+def get_call_series(session: Session, organization_id: UUID, days: DateRange, mode: str) -> CallSeries:
+    """Accepted calls by the hour for at most two days, else by the day; the empty ones too."""
+    length = (days.last - days.first).days + 1
+    interval = "hour" if length <= 2 else "day"
+    starts = ranges.bucket_starts(days, interval)
+    if isinstance(days, HourRange):
+        earlier = days.begins - (days.ends - days.begins)
+    else:
+        earlier = ranges.day_start(max(days.first - timedelta(days=length), _EARLIEST), days.zone)
+    found: dict[str, list[int]] = {}
+    before = 0
+    span = TimeseriesRange([earlier, *starts], days.ends_at, [], None, mode)
+    for row in reports.timeseries(session, organization_id, span):
+        if row.point == 0:
+            before += row.requests
+        else:
+            found.setdefault(row.meter, [0] * len(starts))[row.point - 1] += row.requests
+    return CallSeries(interval, starts, found, before)
+
+
+_LIMIT = text("""
+SELECT e.value, (SELECT rate_limit_per_minute FROM organization_limits
+    WHERE organization_id = :organization_id AND (expires_at IS NULL OR expires_at > :at)) AS exception,
+  coalesce(m.calls, 0) AS peak, m.at
+FROM subscription_segments s JOIN entitlements e ON e.plan_version_id = s.plan_version_id AND e.feature = :feature
+LEFT JOIN LATERAL (SELECT date_trunc('minute', accepted_at) AS at, count(*) AS calls FROM messages
+  WHERE organization_id = :organization_id AND mode = :mode AND accepted_at > :since AND accepted_at <= :at
+  GROUP BY 1 ORDER BY 2 DESC, 1 DESC LIMIT 1) m ON true
+WHERE s.organization_id = :organization_id ORDER BY s.starts_at <= :at DESC, s.seq DESC LIMIT 1""")
+
+
+def get_rate_limit_usage(session: Session, organization_id: UUID, mode: str, at: datetime) -> RateLimitUsage:
+    """The rate limit in force, and the busiest minute of the 24 hours before."""
+    values = {"organization_id": organization_id, "mode": mode, "at": at, "since": at - 24 * _HOUR}
+    row = session.execute(_LIMIT, {**values, "feature": RATE_LIMIT_FEATURE}).one()
+    return RateLimitUsage(row.exception or plans.resolve_rate_limit(row.value), row.peak, row.at)
+
+
+def list_meter_allowances(session: Session, organization_id: UUID, at: datetime) -> dict[str, MeterAllowance]:
+    """Every meter by code, and what the plan in force includes of it."""
+    rows = session.execute(
+        text("""SELECT m.code, m.name, m.unit, coalesce(p.included_quantity, 0) FROM meters m
+          LEFT JOIN prices p ON p.meter_code = m.code AND p.plan_version_id = (
+            SELECT plan_version_id FROM subscription_segments WHERE organization_id = :organization_id
+            ORDER BY starts_at <= :at DESC, seq DESC LIMIT 1)
+          ORDER BY m.code"""),
+        {"organization_id": organization_id, "at": at},
+    )
+    return {code: MeterAllowance(*rest) for code, *rest in rows}
+
+
+RANGES = ("24h", "7d", "30d", "period", "last_period", "custom")
+TABS = ("endpoint", "key", "day", "period")
+
+
+class UsageFilters(StrictSchema):
+    """Which days, of which mode, and told apart by what."""
+
+    range = fields.String(load_default=None, validate=validate.OneOf(RANGES))
+    start_date = DateField(load_default=None)
+    end_date = DateField(load_default=None)
+    mode = fields.String(load_default=None, validate=validate.OneOf(("live", "test")))
+    tab = fields.String(load_default="endpoint", validate=validate.OneOf(TABS))
+    format = fields.String(load_default=None, validate=validate.OneOf(("csv",)))
+
+
+TEMPLATE = "dashboard/usage/index.html"
+RANGE_CHOICES = [
+    ("24h", "Last 24 hours"),
+    ("7d", "Last 7 days"),
+    ("30d", "Last 30 days"),
+    ("period", "This billing period"),
+    ("last_period", "Last billing period"),
+    ("custom", "Custom dates"),
+]
+TAB_CHOICES = (("endpoint", "By endpoint"), ("key", "By key"), ("day", "By day"), ("period", "This period"))
+TABLE_FIELDS = {"range", "start_date", "end_date"}
+COUNT_COLUMNS = ("requests", "success_count", "error_count", "cost", "currency")
+USAGE_CSV_COLUMNS = {
+    "endpoint": ("method", "endpoint", *COUNT_COLUMNS),
+    "key": ("api_key_id", "name", *COUNT_COLUMNS),
+    "day": ("date", *COUNT_COLUMNS),
+    "period": ("meter", "unit", "quantity", "included", "overage", "amount", "currency"),
+}
+
+
+@dataclass(frozen=True)
+class MeterUsageRow:
+    """A meter in the running period; quantities in its unit, None where included quantities do not apply.
+
+    name: with the plan under which it was used
+    covered: what included quantities paid for
+    """
+
+    meter: str
+    name: str
+    unit: str
+    quantity: Decimal
+    included: Decimal | None
+    amount_minor: int
+
+    @property
+    def covered(self) -> Decimal | None:
+        """What included quantities pay for."""
+        return None if self.included is None else min(self.quantity, self.included)
+
+    @property
+    def overage(self) -> Decimal:
+        """What they do not."""
+        return self.quantity - (self.covered or 0)
+
+
+@bp.get("/usage")
+@require_permission("usage:read")
+def index() -> Response:
+    """Show the usage of a range of days, or give one of its tables as CSV."""
+    periods.ensure_account(engine.session(), g.principal.organization_id)
+    zone = clock.get_zone(organizations.get(engine.session(), g.principal.organization_id).timezone)
+    query, form = forms.parse_filters(UsageFilters())
+    try:
+        days = None if form.errors else parse_range(engine.session(), g.principal.organization_id, query, zone)
+    except ValidationFailed as error:
+        days, form = None, Form(form.values, {str(one["field"]): str(one["reason"]) for one in error.details["fields"]})
+    if days is None:
+        return pages.render_page(
+            TEMPLATE, status=422, form=_refused(form), tab="", tabs=[], zone=zone.key, ranges=RANGE_CHOICES
+        )
+    mode = query["mode"] or g.principal.mode
+    if query["tab"] == "period":
+        return _period_rows(form, zone, mode, is_table=bool(query["format"]))
+    report = usage_costs.usage_report(engine.session(), g.principal.organization_id, days, mode)
+    if query["format"]:
+        return _table(report, query["tab"], mode)
+    return _render(form, report, query["tab"], mode)
+
+
+def _render(form: Form, report: UsageReport, tab: str, mode: str) -> Response:
+    days, now, organization_id = report.days, clock.now(), g.principal.organization_id
+    meters = list_meter_allowances(engine.session(), organization_id, now)
+    chart = call_chart(get_call_series(engine.session(), organization_id, days, mode), days, meters)
+    return pages.render_page(
+        TEMPLATE,
+        form=_filled(form),
+        tab=tab,
+        report=report,
+        rows=_rows(report, tab),
+        chart=chart,
+        limit=get_rate_limit_usage(engine.session(), organization_id, mode, now),
+        told=_notice(days),
+        app_url=setting("APP_URL"),
+        **_range_links(form, tab, mode, days.zone),
+    )
+
+
+def _period_rows(form: Form, zone: ZoneInfo, mode: str, *, is_table: bool) -> Response:
+    if mode == "test":
+        return pages.render_page(TEMPLATE, form=_filled(form), tab="period", **_range_links(form, "period", mode, zone))
+    meters = list_meter_allowances(engine.session(), g.principal.organization_id, clock.now())
+    found = previews.preview_current_period(engine.session(), g.principal.organization_id)
+    metered = _metered(found, meters)
+    if is_table:
+        return _period_table(metered, found, zone)
+    return pages.render_page(
+        TEMPLATE,
+        form=_filled(form),
+        tab="period",
+        period=found,
+        metered=metered,
+        exact=charts.format_number,
+        **_range_links(form, "period", mode, zone),
+    )
+
+
+def _range_links(form: Form, tab: str, mode: str, zone: ZoneInfo) -> dict[str, Any]:
+    """What both kinds of tabs show: where the others are, where the table is, until when it is counted."""
+    kept = {name: value for name, value in form.values.items() if name not in ("tab", "format")}
+    addresses = {code: url_for("dashboard.usage.index", **kept, tab=code) for code, _ in TAB_CHOICES}
+    return {
+        "tabs": [(text, addresses[code], code == tab) for code, text in TAB_CHOICES],
+        "table": url_for("dashboard.usage.index", **kept, tab=tab, format="csv"),
+        "mode": mode,
+        "ranges": RANGE_CHOICES,
+        "zone": zone.key,
+        "until": f"{clock.now().astimezone(zone):%H:%M:%S}",
+    }
+
+
+def _filled(form: Form) -> Form:
+    """The filters as they act: what was left out stands for thirty days."""
+    acting = "custom" if form.value("start_date") or form.value("end_date") else "30d"
+    values = {"range": acting, **form.values}
+    if values["range"] != "custom" and not form.errors:
+        values = {name: value for name, value in values.items() if not name.endswith("_date")}
+    return Form(values, form.errors, form.problem)
+
+
+def _refused(form: Form) -> Form:
+    """The filters with what is wrong: beside its field, or above them where no field is."""
+    filled, problem = _filled(form), None
+    for name in form.errors.keys() - TABLE_FIELDS:
+        problem = f"There is no such {name}: {form.value(name)}"
+    told = {
+        name: why.replace("start_date", "the first day") for name, why in form.errors.items() if name in TABLE_FIELDS
+    }
+    return Form(filled.values, told, problem)
+
+
+def _notice(days: DateRange) -> str:
+    if isinstance(days, HourRange):
+        return "Last 24 hours, the running one included"
+    first, last = (f"{day.day} {day:%b %Y}" for day in (days.first, days.last))
+    return first if first == last else f"{first} to {last}"
+
+
+def call_chart(calls: CallSeries, days: DateRange, meters: Mapping[str, MeterAllowance]) -> Chart:
+    """Accepted calls over time by meter; of more than four meters the three most used and the others."""
+    used = sorted(calls.by_meter, key=lambda code: (-sum(calls.by_meter[code]), code))
+    kept = sorted(used if len(used) <= MAX_SERIES else used[: MAX_SERIES - 1])
+    names = [meters[code].name for code in kept] or ["All"]
+    columns = [calls.by_meter[code] for code in kept] or [[0] * len(calls.starts)]
+    if len(kept) < len(used):
+        names.append("Others")
+        rest = (calls.by_meter[code] for code in used if code not in kept)
+        columns.append([sum(values) for values in zip(*rest, strict=True)])
+    title = f"Accepted calls per {calls.interval}, by meter ({days.zone.key})"
+    points = list(zip(_labels(calls, days), *columns, strict=True))
+    return charts.bar_chart("usage", title, points, series=names, x_name=calls.interval, previous=calls.before)
+
+
+def _labels(calls: CallSeries, days: DateRange) -> list[str]:
+    starts = [at.astimezone(days.zone) for at in calls.starts]
+    if calls.interval == "hour":
+        is_short = isinstance(days, HourRange) or days.first == days.last
+        return [f"{at:%H:%M}" if is_short else f"{at.day} {at:%b}, {at:%H:%M}" for at in starts]
+    year = "" if days.first.year == days.last.year else " %Y"
+    return [f"{at.day} {at:%b{year}}" for at in starts]
+
+
+def _rows(report: UsageReport, tab: str) -> list[tuple[Any, ...]]:
+    """What a tab lists: its heading cells, then the tally."""
+    if tab == "endpoint":
+        return [(*place, tally) for place, tally in sorted(report.by_endpoint.items())]
+    if tab == "day":
+        return [(day, tally) for day, tally in sorted(report.by_day.items(), reverse=True)]
+    found = sorted(report.by_api_key.items(), key=lambda item: (-item[1].requests, str(item[0])))
+    return [(key_id, report.key_names.get(key_id) if key_id else None, tally) for key_id, tally in found]
+
+
+def _table(report: UsageReport, tab: str, mode: str) -> Response:
+    rows = [(*_cells(tab, row[:-1]), *_counts(row[-1], report.currency)) for row in _rows(report, tab)]
+    days = report.days
+    return pages.csv_response(f"usage-by-{tab}-{days.first}-{days.last}-{mode}.csv", USAGE_CSV_COLUMNS[tab], rows)
+
+
+def _cells(tab: str, heading: Sequence[Any]) -> Sequence[Any]:
+    if tab == "key":
+        return heading[0] and ids.format_id("key", heading[0]), heading[1]
+    return [str(part) for part in heading]
+
+
+def _counts(tally: CallTotals, currency: str) -> tuple[Any, ...]:
+    return tally.requests, tally.success_count, tally.error_count, Decimal(tally.cost_text), currency
+
+
+def _metered(found: BillPreview, meters: Mapping[str, MeterAllowance]) -> list[MeterUsageRow]:
+    """The lines of the bill that are about usage; a meter without use is told with what is included of it."""
+    lines = [line for line in found.draft.lines if line.meter is not None]
+    known = Counter(line.meter for line in lines)
+    rows = []
+    for line in lines:
+        meter, included = meters[str(line.meter)], line.calculation.get("included")
+        name = meter.name if known[line.meter] == 1 and line.kind == "usage" else f"{meter.name} ({line.description})"
+        share = None if included is None else Decimal(included)
+        rows.append(MeterUsageRow(str(line.meter), name, meter.unit, line.quantity, share, line.amount_minor))
+    seen = {row.meter for row in rows}
+    rows += [
+        MeterUsageRow(code, meter.name, meter.unit, Decimal(0), meter.included, 0)
+        for code, meter in meters.items()
+        if code not in seen and meter.included
+    ]
+    return rows
+
+
+def _period_table(metered: list[MeterUsageRow], found: BillPreview, zone: ZoneInfo) -> Response:
+    currency = found.draft.currency
+    rows = [
+        (
+            *(row.meter, row.unit, Decimal(money.format_unit_price(row.quantity)), row.covered, row.overage),
+            *(Decimal(money.format_minor(row.amount_minor, currency)), currency),
+        )
+        for row in metered
+    ]
+    starts = found.starts_at.astimezone(zone).date()
+    return pages.csv_response(f"usage-period-{starts}-live.csv", USAGE_CSV_COLUMNS["period"], rows)

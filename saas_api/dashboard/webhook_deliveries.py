@@ -1,0 +1,294 @@
+"""Deliveries and events pages."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import orjson
+import sqlalchemy as sa
+from flask import Blueprint, Response, g
+from marshmallow import fields, validate
+from sqlalchemy.orm import Session
+
+from saas_api.core import clock
+from saas_api.core.access import require_permission
+from saas_api.core.db import engine, pagination
+from saas_api.core.db.pagination import Page
+from saas_api.core.errors import ValidationFailed
+from saas_api.core.fields import PrefixedId, StrictSchema
+from saas_api.core.web import forms, pages
+from saas_api.core.web.forms import EmptyForm, Form, form_view
+from saas_api.core.web.pages import PAGE_SIZE
+from saas_api.dashboard import context
+from saas_api.webhooks import deliveries, events, payload, schemas
+from saas_api.webhooks.deliveries import EventNotFound
+from saas_api.webhooks.event_types import EVENT_TYPES, EXPLICIT_ONLY_TYPES
+from saas_api.webhooks.models import Delivery, Endpoint, Event
+
+bp = Blueprint("webhook_deliveries", __name__)
+_COLUMNS = """d.id, d.event_id, e.type, d.endpoint_id, w.url, w.deleted_at IS NOT NULL AS is_deleted, d.cause, d.status,
+  d.attempts, d.last_status, d.error_code, d.next_at, d.finished_at, d.created_at"""
+_CARRIED = "JOIN events e ON e.organization_id = d.organization_id AND e.id = d.event_id"
+# Newest first over all endpoints: as many as are shown of each by its own index, then the newest of these.
+_DELIVERIES = f"""
+SELECT d.* FROM webhook_endpoints w CROSS JOIN LATERAL (
+  SELECT {_COLUMNS} FROM webhook_deliveries d {_CARRIED}
+   WHERE d.organization_id = w.organization_id AND d.endpoint_id = w.id {{conditions}}
+   ORDER BY d.created_at DESC, d.id DESC LIMIT :limit) d
+ WHERE w.organization_id = :organization_id {{endpoint}}
+ ORDER BY d.created_at DESC, d.id DESC LIMIT :limit"""
+_OF_EVENT = sa.text(f"""
+SELECT {_COLUMNS} FROM webhook_deliveries d {_CARRIED}
+  JOIN webhook_endpoints w ON w.organization_id = d.organization_id AND w.id = d.endpoint_id
+ WHERE d.organization_id = :organization_id AND d.event_id = :event_id
+ ORDER BY d.created_at DESC, d.id DESC LIMIT 50""")
+
+
+@dataclass(frozen=True)
+class DeliveryRow:
+    """A delivery in a list."""
+
+    id: UUID
+    event_id: UUID
+    event_type: str
+    endpoint_id: UUID
+    url: str
+    is_deleted: bool
+    cause: str
+    status: str
+    attempts: int
+    last_status: int | None
+    error_code: str | None
+    next_at: datetime | None
+    finished_at: datetime | None
+    created_at: datetime
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is sent as soon as somebody gets to it."""
+        return self.next_at is not None and self.next_at <= clock.now()
+
+
+def list_all_deliveries(session: Session, organization_id: UUID, query: Mapping[str, Any], limit: int) -> Page:
+    """A page of deliveries to all endpoints, newest first.
+
+    query: `endpoint_id`, `status`, `event_type`, `cursor`
+    raises: Invalid on a cursor that is none
+    """
+    values: dict[str, Any] = {"organization_id": organization_id, "limit": limit + 1}
+    conditions, endpoint = "", ""
+    if query["status"]:
+        conditions, values["status"] = f"{conditions} AND d.status = :status", query["status"]
+    if query["event_type"]:
+        conditions, values["event_type"] = f"{conditions} AND e.type = :event_type", query["event_type"]
+    if query["cursor"]:
+        conditions = f"{conditions} AND (d.created_at, d.id) < (:created_at, :id)"
+        values["created_at"], values["id"] = _time_and_id(query["cursor"])
+    if query["endpoint_id"]:
+        endpoint, values["endpoint_id"] = "AND w.id = :endpoint_id", query["endpoint_id"]
+    statement = sa.text(_DELIVERIES.format(conditions=conditions, endpoint=endpoint))
+    rows = [DeliveryRow(*row) for row in session.execute(statement, values)]
+    kept = rows[:limit]
+    following = (
+        pagination.encode_cursor(kept[-1].created_at.isoformat(), kept[-1].id.hex) if len(rows) > limit else None
+    )
+    return Page(kept, following, limit)
+
+
+def list_event_deliveries(session: Session, organization_id: UUID, event_id: UUID) -> list[DeliveryRow]:
+    """The newest fifty deliveries of an event, newest first."""
+    values = {"organization_id": organization_id, "event_id": event_id}
+    return [DeliveryRow(*row) for row in session.execute(_OF_EVENT, values)]
+
+
+def get_event(session: Session, organization_id: UUID, event_id: UUID) -> Event:
+    """An event.
+
+    raises: NoSuchEvent
+    """
+    event = session.get(Event, (organization_id, event_id))
+    if event is None:
+        raise EventNotFound
+    return event
+
+
+def list_all_endpoints(session: Session, organization_id: UUID) -> Sequence[Endpoint]:
+    """Every endpoint, newest first, the deleted ones last."""
+    statement = sa.select(Endpoint).where(Endpoint.organization_id == organization_id)
+    return session.scalars(statement.order_by(Endpoint.deleted_at.is_not(None), Endpoint.id.desc()).limit(50)).all()
+
+
+def get_delivery_endpoint(session: Session, organization_id: UUID, endpoint_id: UUID) -> Endpoint:
+    """An endpoint that a delivery goes to, be it deleted."""
+    return session.get_one(Endpoint, (organization_id, endpoint_id))
+
+
+def _time_and_id(cursor: str) -> tuple[datetime, UUID]:
+    try:
+        at, delivery_id = pagination.decode_cursor(cursor)
+        return datetime.fromisoformat(at), UUID(hex=delivery_id)
+    except ValueError as cause:
+        raise ValidationFailed.at_field("cursor", "Not a cursor of this list.") from cause
+
+
+DELIVERY_STATUSES = ("queued", "sending", "delivered", "failed", "canceled")
+
+
+class DeliveryFilters(StrictSchema):
+    """Which deliveries."""
+
+    endpoint_id = PrefixedId("whe", load_default=None)
+    status = fields.String(load_default=None, validate=validate.OneOf(DELIVERY_STATUSES))
+    event_type = schemas.event_type_field(load_default=None)
+    cursor = fields.String(load_default=None, validate=validate.Length(max=500))
+
+
+class EventFilters(StrictSchema):
+    """Which events."""
+
+    event_type = schemas.event_type_field(load_default=None)
+    cursor = fields.String(load_default=None, validate=validate.Length(max=500))
+
+
+class EventTypeQuery(StrictSchema):
+    """Which type of event is shown in full."""
+
+    type = schemas.event_type_field(load_default=None)
+
+
+POLL_SECONDS = timedelta(minutes=15)
+HTMX_STOP_POLLING = 286
+
+
+@bp.get("/webhooks/deliveries")
+@require_permission("webhooks:read")
+def index() -> Response:
+    """List what was sent, newest first."""
+    query, form = forms.parse_filters(DeliveryFilters())
+    found = (
+        None
+        if form.errors
+        else list_all_deliveries(engine.session(), context.current_organization_id(), query, PAGE_SIZE)
+    )
+    return pages.render_page(
+        "dashboard/webhooks/deliveries.html",
+        status=422 if found is None else 200,
+        form=form,
+        deliveries=found.items if found else (),
+        endpoints=list_all_endpoints(engine.session(), context.current_organization_id()),
+        statuses=DELIVERY_STATUSES,
+        types=list(EVENT_TYPES),
+        zone=context.current_zone(),
+        **pages.pagination_links(found.next_cursor if found else None),
+    )
+
+
+@bp.get('/webhooks/deliveries/<id("whd"):delivery_id>')
+@require_permission("webhooks:read")
+def show(delivery_id: UUID, form: Form | None = None) -> Response:
+    """Show a delivery with what it carries and every attempt."""
+    found = deliveries.get_delivery(engine.session(), context.current_organization_id(), delivery_id)
+    endpoint = get_delivery_endpoint(engine.session(), context.current_organization_id(), found.endpoint_id)
+    shown = deliveries.get_delivery_view(engine.session(), found)
+    body = payload.build_thin_payload(shown.event.payload) if endpoint.payload == "thin" else shown.event.payload
+    is_watched = _is_watched(found)
+    return pages.render_page(
+        "dashboard/webhooks/delivery.html",
+        status=HTMX_STOP_POLLING if pages.is_htmx_fragment() and not is_watched else 200,
+        block="live",
+        delivery=found,
+        event=shown.event,
+        attempts=shown.attempts[::-1],
+        endpoint=endpoint,
+        body=body,
+        pretty=orjson.dumps(orjson.loads(body), option=orjson.OPT_INDENT_2).decode(),
+        is_watched=is_watched,
+        is_due=found.next_at is not None and found.next_at <= clock.now(),
+        form=form,
+        zone=context.current_zone(),
+    )
+
+
+@bp.post('/webhooks/deliveries/<id("whd"):delivery_id>/resend')
+@require_permission("webhooks:write")
+@form_view(EmptyForm(), form=show, is_idempotent=True)
+def resend(delivery_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG001 - the form has no fields
+    """Send what a delivery carried once more."""
+    made = deliveries.resend_delivery(engine.session(), g.principal, delivery_id)
+    notice = "Sent once more, as a new delivery."
+    return pages.redirect_to("dashboard.webhook_deliveries.show", delivery_id=made.id, _notice=notice)
+
+
+def _is_watched(found: Delivery) -> bool:
+    """Whether its page looks again by itself: not once it has ended, nor while its next try is far away."""
+    return found.next_at is not None and found.next_at - clock.now() < POLL_SECONDS
+
+
+@bp.get("/webhooks/events")
+@require_permission("webhooks:read")
+def list_events() -> Response:
+    """List what happened, newest first."""
+    query, form = forms.parse_filters(EventFilters())
+    asked = {**query, "limit": PAGE_SIZE}
+    found = None if form.errors else events.list_events(engine.session(), context.current_organization_id(), asked)
+    return pages.render_page(
+        "dashboard/webhooks/events.html",
+        status=422 if found is None else 200,
+        form=form,
+        events=[(event, orjson.loads(event.payload)) for event in found.items] if found else [],
+        types=list(EVENT_TYPES),
+        zone=context.current_zone(),
+        **pages.pagination_links(found.next_cursor if found else None),
+    )
+
+
+@bp.get('/webhooks/events/<id("evt"):event_id>')
+@require_permission("webhooks:read")
+def show_event(event_id: UUID, form: Form | None = None) -> Response:
+    """Show an event: what it says, and where it was sent."""
+    found: Event = get_event(engine.session(), context.current_organization_id(), event_id)
+    payload = orjson.loads(found.payload)
+    return pages.render_page(
+        "dashboard/webhooks/event.html",
+        event=found,
+        payload=payload,
+        pretty=orjson.dumps(payload, option=orjson.OPT_INDENT_2).decode(),
+        description=EVENT_TYPES[found.type].description if found.type in EVENT_TYPES else "",
+        deliveries=list_event_deliveries(engine.session(), context.current_organization_id(), event_id),
+        form=form,
+        zone=context.current_zone(),
+    )
+
+
+@bp.post('/webhooks/events/<id("evt"):event_id>/replay')
+@require_permission("webhooks:write")
+@form_view(EmptyForm(), form=show_event, is_idempotent=True)
+def replay_event(event_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG001 - the form has no fields
+    """Send an event anew to every endpoint that wants its type."""
+    count = len(deliveries.replay_event(engine.session(), g.principal, event_id))
+    notice = f"Endpoints it is on its way to: {count}." if count else "No enabled endpoint wants this event."
+    return pages.redirect_to("dashboard.webhook_deliveries.show_event", event_id=event_id, _notice=notice)
+
+
+@bp.get("/webhooks/event-types")
+@require_permission("webhooks:read")
+def list_event_types() -> Response:
+    """Show the catalogue, and one type of it in full."""
+    query, form = forms.parse_filters(EventTypeQuery())
+    chosen = EVENT_TYPES.get(query.get("type") or "")
+    return pages.render_page(
+        "dashboard/webhooks/event_types.html",
+        status=422 if form.errors else 200,
+        form=form,
+        types=EVENT_TYPES.values(),
+        chosen=chosen,
+        example=_pretty(chosen.example) if chosen else "",
+        schema=_pretty(chosen.schema) if chosen else "",
+        only_by_name=EXPLICIT_ONLY_TYPES,
+    )
+
+
+def _pretty(value: dict[str, Any]) -> str:
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()

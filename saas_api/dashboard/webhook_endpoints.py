@@ -1,0 +1,447 @@
+"""Endpoint pages, secrets, recovery."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+import marshmallow as ma
+import sqlalchemy as sa
+from flask import Blueprint, Response, g, render_template
+from marshmallow import fields, validate
+from sqlalchemy.orm import Session
+
+from saas_api.core import access, clock, ids
+from saas_api.core.access import require_permission
+from saas_api.core.db import engine
+from saas_api.core.fields import QueryInteger, StrictSchema, Text
+from saas_api.core.limits import limiter
+from saas_api.core.web import charts, pages
+from saas_api.core.web.charts import Chart
+from saas_api.core.web.forms import EmptyForm, Form, form_view
+from saas_api.dashboard import context, webhook_deliveries
+from saas_api.webhooks import deliveries, endpoints, schemas, secrets
+from saas_api.webhooks.event_types import EVENT_TYPES, TEST_EVENT_TYPE
+from saas_api.webhooks.events import SUBSCRIBES_CLAUSE
+from saas_api.webhooks.models import Endpoint, EndpointSecret
+
+bp = Blueprint("webhook_endpoints", __name__)
+
+OUTCOME_DAYS = 7
+EVENT_RETENTION = timedelta(days=30)
+MAX_COUNTED = 1000
+_OUTCOMES = sa.text("""
+SELECT (created_at AT TIME ZONE :zone)::date AS day,
+       count(*) FILTER (WHERE status = 'delivered') AS delivered,
+       count(*) FILTER (WHERE status = 'failed') AS failed,
+       count(*) FILTER (WHERE status IN ('queued', 'sending')) AS waiting,
+       count(*) FILTER (WHERE status = 'canceled') AS canceled
+  FROM webhook_deliveries
+ WHERE organization_id = :organization_id AND endpoint_id = :endpoint_id AND created_at >= :since
+ GROUP BY 1""")
+_DISABLED_AT = sa.text("""
+SELECT at FROM audit_events WHERE organization_id = :organization_id AND target_type = 'webhook_endpoint'
+   AND target_id = :endpoint_id AND (action = 'webhook_endpoint.disabled'
+     OR action = 'webhook_endpoint.changed' AND data -> 'after' ->> 'status' = 'disabled_manual')
+ ORDER BY id DESC LIMIT 1""")
+_MISSED = sa.text(f"""
+SELECT count(*) FROM (SELECT 1 FROM events e
+ JOIN webhook_endpoints w ON w.organization_id = e.organization_id AND w.id = :endpoint_id
+ WHERE e.organization_id = :organization_id AND e.created_at >= :since AND e.subject_version >= 0
+   AND CASE WHEN EXISTS (SELECT FROM webhook_deliveries d WHERE d.organization_id = e.organization_id
+                           AND d.event_id = e.id AND d.endpoint_id = w.id)
+       THEN NOT EXISTS (SELECT FROM webhook_deliveries d WHERE d.organization_id = e.organization_id
+                          AND d.event_id = e.id AND d.endpoint_id = w.id
+                          AND d.status IN ('delivered', 'queued', 'sending'))
+       ELSE {SUBSCRIBES_CLAUSE} END LIMIT {MAX_COUNTED + 1}) missed""")
+
+
+@dataclass(frozen=True)
+class DailyOutcomes:
+    """What became of the deliveries that were made on one local day."""
+
+    day: date
+    delivered: int = 0
+    failed: int = 0
+    waiting: int = 0
+    canceled: int = 0
+
+
+@dataclass(frozen=True)
+class DisabledPeriod:
+    """Since when nothing is sent to an endpoint, and what it missed.
+
+    since: None when nobody remembers
+    missed: at most one more than MOST_COUNTED
+    missed_since: the first instant a recovery would go back to
+    """
+
+    since: datetime | None
+    missed: int
+    missed_since: datetime
+
+
+def list_daily_outcomes(session: Session, endpoint: Endpoint, zone: str) -> list[DailyOutcomes]:
+    """What became of an endpoint's deliveries on each of the last seven local days, today the last one."""
+    today = clock.now().astimezone(clock.get_zone(zone)).date()
+    days = [today - timedelta(days=back) for back in reversed(range(OUTCOME_DAYS))]
+    values = {
+        "organization_id": endpoint.organization_id,
+        "endpoint_id": endpoint.id,
+        "zone": zone,
+        "since": datetime.combine(days[0], datetime.min.time(), clock.get_zone(zone)),
+    }
+    found = {row.day: DailyOutcomes(*row) for row in session.execute(_OUTCOMES, values)}
+    return [found.get(day, DailyOutcomes(day)) for day in days]
+
+
+def list_active_secrets(session: Session, endpoint: Endpoint) -> Sequence[EndpointSecret]:
+    """The secrets that sign now, the newest first."""
+    is_live = sa.or_(EndpointSecret.expires_at.is_(None), EndpointSecret.expires_at > clock.now())
+    of_it = sa.and_(
+        EndpointSecret.organization_id == endpoint.organization_id, EndpointSecret.endpoint_id == endpoint.id
+    )
+    return session.scalars(sa.select(EndpointSecret).where(of_it, is_live).order_by(EndpointSecret.id.desc())).all()
+
+
+def get_disabled_period(session: Session, endpoint: Endpoint) -> DisabledPeriod:
+    """Since when an endpoint is disabled, and what it missed since then, or since it began to fail."""
+    values = {"organization_id": endpoint.organization_id, "endpoint_id": str(endpoint.id)}
+    since = session.scalar(_DISABLED_AT, values)
+    begun = recovery_start(session, endpoint, since)
+    counted = {**values, "endpoint_id": endpoint.id, "since": begun}
+    return DisabledPeriod(since, int(session.scalar(_MISSED, counted) or 0), begun)
+
+
+def recovery_start(session: Session, endpoint: Endpoint, disabled_at: datetime | None = None) -> datetime:
+    """The first instant a recovery goes back to.
+
+    disabled_at: where the caller knows it already
+    """
+    values = {"organization_id": endpoint.organization_id, "endpoint_id": str(endpoint.id)}
+    begun = endpoint.first_failure_at or disabled_at or session.scalar(_DISABLED_AT, values) or endpoint.created_at
+    return max(begun, clock.now() - EVENT_RETENTION)
+
+
+GRACE_PERIODS = {
+    0: "now: end the old secret at once",
+    3_600: "1 hour",
+    86_400: "24 hours",
+    604_800: "7 days",
+}
+"""For how many seconds the secret before goes on signing."""
+RECOVERY_RANGES = {
+    "1h": ("the last hour", timedelta(hours=1)),
+    "24h": ("the last 24 hours", timedelta(hours=24)),
+    "7d": ("the last 7 days", timedelta(days=7)),
+    "30d": ("the last 30 days", timedelta(days=30)),
+}
+"""Times an endpoint can be sent what it missed in."""
+RECOVERY_KINDS = {
+    "all": "everything it did not get",
+    "failed": "only what was tried in vain or canceled",
+    "missing": "only what was never tried",
+}
+
+
+class LocalTimeField(fields.String):
+    """A time as a browser's field for it gives it: without a zone."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> Any:
+        try:
+            instant = datetime.fromisoformat(super()._deserialize(value, attr, data, **options))
+        except ValueError as cause:
+            raise ma.ValidationError("Not a time like 2026-03-31T14:30.") from cause
+        if instant.tzinfo is not None or not 2 <= instant.year <= 9998:
+            raise ma.ValidationError("Not a time like 2026-03-31T14:30.")
+        return instant
+
+
+def to_utc(local: datetime, zone: ZoneInfo) -> datetime:
+    """The instant a local time means; of an hour that comes twice the first."""
+    return local.replace(tzinfo=zone).astimezone(UTC)
+
+
+class EndpointForm(StrictSchema):
+    """Where to send events, and which."""
+
+    url = Text(required=True, maximum=2048, error_messages={"required": "Enter the address to send events to."})
+    description = Text(load_default="", maximum=200)
+    event_types = fields.List(schemas.event_type_field(), load_default=list)
+    payload = fields.String(load_default="full", validate=validate.OneOf(("full", "thin")))
+
+
+class RotateSecretForm(StrictSchema):
+    """How long the secret before goes on signing."""
+
+    grace_seconds = QueryInteger(load_default=86_400, maximum=604_800)
+
+
+class TestEventForm(StrictSchema):
+    """Which example to send."""
+
+    event_type = schemas.event_type_field(load_default=TEST_EVENT_TYPE)
+
+
+class RecoverForm(StrictSchema):
+    """Which time, and what of it.
+
+    since: a local time, which goes before the span
+    """
+
+    span = fields.String(load_default="24h", validate=validate.OneOf(list(RECOVERY_RANGES)))
+    since = LocalTimeField(load_default=None)
+    which = fields.String(load_default="all", validate=validate.OneOf(list(RECOVERY_KINDS)))
+
+
+class EnableForm(StrictSchema):
+    """Whether to send what was missed meanwhile."""
+
+    recover = fields.Boolean(load_default=False)
+
+
+class ConfirmationForm(StrictSchema):
+    """What somebody typed to show that they mean it."""
+
+    typed = fields.String(load_default="", validate=validate.Length(max=300))
+
+
+def get_endpoint(endpoint_id: UUID) -> Endpoint:
+    """An endpoint of the organization.
+
+    raises: NoSuchEndpoint
+    """
+    return endpoints.get(engine.session(), context.current_organization_id(), endpoint_id)
+
+
+RECENT_DELIVERIES = 5
+
+
+def _caller() -> str:
+    return str(g.principal.organization_id)
+
+
+@bp.get("/webhooks")
+@require_permission("webhooks:read")
+def index() -> Response:
+    """Show the endpoints with how they have been doing."""
+    query = {"limit": 100, "cursor": None}
+    is_shown = access.has_permission(g.principal, "webhooks:write")
+    found = (
+        endpoints.list_endpoints(engine.session(), context.current_organization_id(), query).items if is_shown else None
+    )
+    return pages.render_page("dashboard/webhooks/index.html", endpoints=found, zone=context.current_zone())
+
+
+@bp.get('/webhooks/<id("whe"):endpoint_id>')
+@require_permission("webhooks:write")
+def show(endpoint_id: UUID, form: Form | None = None) -> Response:
+    """Show an endpoint: what it gets, how it has been doing, and its latest deliveries."""
+    endpoint, local = get_endpoint(endpoint_id), context.current_zone()
+    (shown,) = endpoints.list_endpoint_views(engine.session(), context.current_organization_id(), [endpoint])
+    asked = {"endpoint_id": endpoint_id, "status": None, "event_type": None, "cursor": None}
+    return pages.render_page(
+        "dashboard/webhooks/show.html",
+        shown=shown,
+        endpoint=endpoint,
+        zone=local,
+        form=form or Form({"event_type": TEST_EVENT_TYPE, "recover": True}),
+        types=[(kind, kind) for kind in EVENT_TYPES],
+        chart=_chart(list_daily_outcomes(engine.session(), endpoint, local), local),
+        secrets=list_active_secrets(engine.session(), endpoint),
+        deliveries=webhook_deliveries.list_all_deliveries(
+            engine.session(), context.current_organization_id(), asked, RECENT_DELIVERIES
+        ).items,
+        pause=None if shown.is_enabled else get_disabled_period(engine.session(), endpoint),
+    )
+
+
+@bp.get('/webhooks/<id("whe"):endpoint_id>/edit')
+@require_permission("webhooks:write")
+def update_form(endpoint_id: UUID, form: Form | None = None) -> Response:
+    """Show the form that changes an endpoint."""
+    endpoint = get_endpoint(endpoint_id)
+    kept = {
+        "url": endpoint.url,
+        "description": endpoint.description,
+        "event_types": endpoint.event_types or [],
+        "payload": endpoint.payload,
+    }
+    return pages.render_page(
+        "dashboard/webhooks/update.html", endpoint=endpoint, form=form or Form(kept), types=EVENT_TYPES.values()
+    )
+
+
+@bp.post('/webhooks/<id("whe"):endpoint_id>/edit')
+@require_permission("webhooks:write")
+@form_view(EndpointForm(), form=update_form)
+def update(endpoint_id: UUID, body: dict[str, Any]) -> Any:
+    """Change where an endpoint is and what it gets."""
+    values = {**body, "event_types": body["event_types"] or None}
+    endpoints.update_endpoint(engine.session(), g.principal, endpoint_id, values)
+    return pages.redirect_to("dashboard.webhook_endpoints.show", endpoint_id=endpoint_id)
+
+
+@bp.post('/webhooks/<id("whe"):endpoint_id>/disable')
+@require_permission("webhooks:write")
+@form_view(EmptyForm(), form=show)
+def disable(endpoint_id: UUID, body: dict[str, Any]) -> Any:
+    """Send nothing to an endpoint until it is enabled."""
+    endpoints.update_endpoint(engine.session(), g.principal, endpoint_id, {**body, "is_enabled": False})
+    notice = "Disabled. What waited for it was canceled."
+    return pages.redirect_to("dashboard.webhook_endpoints.show", endpoint_id=endpoint_id, _notice=notice)
+
+
+@bp.post('/webhooks/<id("whe"):endpoint_id>/enable')
+@require_permission("webhooks:write")
+@form_view(EnableForm(), form=show, is_idempotent=True)
+def enable(endpoint_id: UUID, body: dict[str, Any]) -> Any:
+    """Send to an endpoint again, and what it missed if that is wanted."""
+    since = recovery_start(engine.session(), get_endpoint(endpoint_id))
+    endpoints.update_endpoint(engine.session(), g.principal, endpoint_id, {"is_enabled": True})
+    notice = "Enabled."
+    if body["recover"]:
+        count = deliveries.recover_endpoint(
+            engine.session(), g.principal, (context.current_organization_id(), endpoint_id), since
+        )
+        notice = f"Enabled. Events it missed that are on their way now: {count}."
+    return pages.redirect_to("dashboard.webhook_endpoints.show", endpoint_id=endpoint_id, _notice=notice)
+
+
+@bp.post('/webhooks/<id("whe"):endpoint_id>/test')
+@require_permission("webhooks:write")
+@limiter.limiter.shared_limit("20 per hour", scope="webhook-tests", key_func=_caller)
+@form_view(TestEventForm(), form=show, is_idempotent=True)
+def send_test_event(endpoint_id: UUID, body: dict[str, Any]) -> Any:
+    """Send an example event, and show what comes of it."""
+    delivery = deliveries.send_test_event(engine.session(), g.principal, endpoint_id, body["event_type"])
+    return pages.redirect_to(
+        "dashboard.webhook_deliveries.show", delivery_id=delivery.id, _notice="The test event is on its way."
+    )
+
+
+@bp.get('/webhooks/<id("whe"):endpoint_id>/recover')
+@require_permission("webhooks:write")
+def recover_form(endpoint_id: UUID, form: Form | None = None) -> Response:
+    """Show the form that sends an endpoint what it missed."""
+    return pages.render_page(
+        "dashboard/webhooks/recover.html",
+        endpoint=get_endpoint(endpoint_id),
+        zone=context.current_zone(),
+        form=form or Form({"span": "24h", "which": "all"}),
+        spans=[(name, text) for name, (text, _) in RECOVERY_RANGES.items()],
+        kinds=list(RECOVERY_KINDS.items()),
+    )
+
+
+@bp.post('/webhooks/<id("whe"):endpoint_id>/recover')
+@require_permission("webhooks:write")
+@form_view(RecoverForm(), form=recover_form, is_idempotent=True)
+def recover(endpoint_id: UUID, body: dict[str, Any]) -> Any:
+    """Send an endpoint what it missed."""
+    since = (
+        to_utc(body["since"], clock.get_zone(context.current_zone()))
+        if body["since"]
+        else clock.now() - RECOVERY_RANGES[body["span"]][1]
+    )
+    target = (context.current_organization_id(), endpoint_id)
+    count = deliveries.recover_endpoint(engine.session(), g.principal, target, since, which=body["which"])
+    notice = f"Events on their way to it now: {count}." if count else "It missed nothing in that time."
+    return pages.redirect_to(
+        "dashboard.webhook_deliveries.index", endpoint_id=ids.format_id("whe", endpoint_id), _notice=notice
+    )
+
+
+@bp.get('/webhooks/<id("whe"):endpoint_id>/delete')
+@require_permission("webhooks:write")
+def delete_form(endpoint_id: UUID, form: Form | None = None) -> Response:
+    """Show what deleting an endpoint means."""
+    endpoint = get_endpoint(endpoint_id)
+    (shown,) = endpoints.list_endpoint_views(engine.session(), context.current_organization_id(), [endpoint])
+    return pages.render_page(
+        "dashboard/webhooks/delete.html", endpoint=endpoint, shown=shown, host=_host(endpoint), form=form or Form()
+    )
+
+
+@bp.post('/webhooks/<id("whe"):endpoint_id>/delete')
+@require_permission("webhooks:write")
+@form_view(ConfirmationForm(), form=delete_form)
+def delete(endpoint_id: UUID, body: dict[str, Any]) -> Any:
+    """Delete an endpoint."""
+    context.check_confirmation(body["typed"], _host(get_endpoint(endpoint_id)))
+    endpoints.delete(engine.session(), g.principal, endpoint_id)
+    return pages.redirect_to("dashboard.webhook_endpoints.index", _notice="The endpoint was deleted.")
+
+
+def _host(endpoint: Endpoint) -> str:
+    """What somebody types to show that they mean this endpoint."""
+    return urlsplit(endpoint.url).netloc
+
+
+def _chart(days: list[DailyOutcomes], local: str) -> Chart:
+    points = [(f"{one.day.day} {one.day:%b}", one.delivered, one.failed, one.waiting, one.canceled) for one in days]
+    series = ("Delivered", "Failed", "Waiting", "Canceled")
+    return charts.bar_chart("outcomes", f"Deliveries per day ({local})", points, series=series)
+
+
+@bp.get("/webhooks/new")
+@require_permission("webhooks:write")
+def create_form(form: Form | None = None) -> Response:
+    """Show the form for a new endpoint."""
+    return pages.render_page(
+        "dashboard/webhooks/create.html", form=form or Form({"payload": "full"}), types=EVENT_TYPES.values()
+    )
+
+
+@bp.post("/webhooks/new")
+@require_permission("webhooks:write")
+@form_view(EndpointForm(), form=create_form, is_idempotent=True, requires_fresh_login=True)
+def create(body: dict[str, Any]) -> Response:
+    """Make an endpoint, and show its secret this once."""
+    made = endpoints.create(engine.session(), g.principal, {**body, "event_types": body["event_types"] or None})
+    secret = secrets.create_secret(engine.session(), made)
+    return _secret_page(made, secret, is_new=True, old_ends_at=None)
+
+
+@bp.get('/webhooks/<id("whe"):endpoint_id>/roll')
+@require_permission("webhooks:write")
+def rotate_secret_form(endpoint_id: UUID, form: Form | None = None) -> Response:
+    """Show the form that gives an endpoint a new secret."""
+    endpoint = get_endpoint(endpoint_id)
+    (shown,) = endpoints.list_endpoint_views(engine.session(), context.current_organization_id(), [endpoint])
+    return pages.render_page(
+        "dashboard/webhooks/rotate.html",
+        endpoint=endpoint,
+        shown=shown,
+        form=form or Form({"grace_seconds": 86_400}),
+        graces=list(GRACE_PERIODS.items()),
+        secrets=list_active_secrets(engine.session(), endpoint),
+        zone=context.current_zone(),
+    )
+
+
+@bp.post('/webhooks/<id("whe"):endpoint_id>/roll')
+@require_permission("webhooks:write")
+@form_view(RotateSecretForm(), form=rotate_secret_form, is_idempotent=True, requires_fresh_login=True)
+def rotate_secret(endpoint_id: UUID, body: dict[str, Any]) -> Response:
+    """Give an endpoint a new secret, and show it this once."""
+    secret, ends_at = secrets.rotate_secret(engine.session(), g.principal, endpoint_id, body["grace_seconds"])
+    return _secret_page(
+        get_endpoint(endpoint_id), secret, is_new=False, old_ends_at=ends_at if body["grace_seconds"] else None
+    )
+
+
+def _secret_page(endpoint: Endpoint, secret: str, *, is_new: bool, old_ends_at: datetime | None) -> Response:
+    return pages.render_page(
+        "dashboard/webhooks/secret.html",
+        is_secret=True,
+        endpoint=endpoint,
+        secret=secret,
+        old_ends_at=old_ends_at,
+        is_new=is_new,
+        verifier=render_template("dashboard/webhooks/verify.txt"),
+        zone=context.current_zone(),
+    )

@@ -1,0 +1,87 @@
+"""Send, show, cancel, list."""
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from flask import Blueprint, g
+
+from saas_api.accounts import organizations
+from saas_api.core import clock, fields
+from saas_api.core.access import require_permission
+from saas_api.core.db import engine
+from saas_api.core.errors import PaymentRequired, ServiceUnavailable, TooManyRequests, ValidationFailed
+from saas_api.core.web.endpoint import endpoint
+from saas_api.messages import messages
+from saas_api.messages.messages import MessageNotCancelable, MessageNotFound
+from saas_api.messages.schemas import AcceptedMessageOut, MessageIn, MessageOut, MessagesQuery
+from saas_api.usage import ranges
+from saas_api.usage.ranges import InvalidDateRange
+
+bp = Blueprint("messages", __name__)
+
+
+@bp.post("/send")
+@require_permission("messages:write")
+@endpoint(
+    operation_id="send_message",
+    tag="messages",
+    body=MessageIn(),
+    returns=AcceptedMessageOut(),
+    status=202,
+    errors=(PaymentRequired, TooManyRequests, ServiceUnavailable),
+    metered_units=messages.metered_units,
+)
+def send(body: Mapping[str, Any]) -> Any:
+    """Send a mock SMS or e-mail: accepted now, delivered within seconds."""
+    return messages.accept_message(g.principal, g.principal.terms, body, g.once, is_told=g.principal.is_told)
+
+
+@bp.get('/<id("msg"):message_id>')
+@require_permission("messages:read")
+@endpoint(operation_id="get_message", tag="messages", returns=MessageOut(), errors=(MessageNotFound,))
+def show(message_id: UUID) -> Any:
+    """Show a message as it stands."""
+    return messages.get_message(engine.session(), g.principal, message_id)
+
+
+@bp.post('/<id("msg"):message_id>/cancel')
+@require_permission("messages:cancel", scope="messages:write")
+@endpoint(
+    operation_id="cancel_message",
+    tag="messages",
+    returns=MessageOut(),
+    errors=(MessageNotFound, MessageNotCancelable),
+)
+def cancel(message_id: UUID) -> Any:
+    """Cancel a message that has not left yet; its usage is taken back."""
+    return messages.cancel_message(engine.session(), g.principal, message_id)
+
+
+@bp.get("")
+@require_permission("messages:read")
+@endpoint(
+    operation_id="list_messages",
+    tag="messages",
+    query=MessagesQuery(),
+    returns=fields.page_schema("messages", MessageOut()),
+    errors=(ValidationFailed,),
+)
+def list_messages(query: dict[str, Any]) -> Any:
+    """List messages, newest first; a key sees those of its own mode."""
+    principal = g.principal
+    if principal.kind == "key":
+        if query["mode"] not in (None, principal.mode):
+            raise ValidationFailed.at_field("mode", f"This key sees the messages of {principal.mode} mode.")
+        query["mode"] = principal.mode
+    since, until = None, None
+    if query["start_date"] or query["end_date"]:
+        zone = clock.get_zone(organizations.get(engine.session(), principal.organization_id).timezone)
+        try:
+            days = ranges.parse_date_range(
+                query["start_date"], query["end_date"], clock.now().astimezone(zone).date(), zone
+            )
+        except InvalidDateRange as cause:
+            raise ValidationFailed.at_field(cause.field, cause.reason) from cause
+        since, until = days.starts_at, days.ends_at
+    return messages.list_messages(engine.session(), principal.organization_id, query, since, until)

@@ -1,1 +1,0 @@
-"""What is true of payments without looking anything up."""

@@ -1,0 +1,182 @@
+"""MockPaymentProvider and its checkout."""
+
+import hmac
+import re
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import orjson
+import sqlalchemy as sa
+
+from saas_api.core import clock, crypto, ids
+from saas_api.core.db import tenancy
+from saas_api.core.settings import setting
+from saas_api.providers import payments
+from saas_api.providers.payments import (
+    CheckoutRequest,
+    CheckoutSession,
+    MalformedEvent,
+    PaymentStatus,
+    ProviderRejected,
+    RefundRequest,
+    RefundResult,
+    SignatureMismatch,
+    VerifiedEvent,
+)
+
+DELAYED_SETTLEMENT_SECONDS = 30
+MISMATCH_MINOR = 100
+_REFERENCE = re.compile(r"[0-9a-f]{48}")
+CHECKOUT_ACTIONS = ("pay", "decline", "pay_late", "pay_wrong", "cancel")
+
+_OPEN = sa.text("""
+INSERT INTO mock_checkouts (reference, payment_id, currency, amount_minor, return_url, description)
+VALUES (:reference, :payment_id, :currency, :amount, :return_url, :description) ON CONFLICT DO NOTHING
+""")
+_FIND = sa.text("SELECT * FROM mock_checkouts WHERE reference = :reference")
+_ACT = sa.text("""
+UPDATE mock_checkouts SET state = :state, captured_minor = :captured, failure_code = :failure, settles_at = :settles_at
+ WHERE reference = :reference AND state = 'open' AND settles_at IS NULL RETURNING return_url
+""")
+_SETTLE_LATE = sa.text("""
+UPDATE mock_checkouts SET state = 'paid', captured_minor = amount_minor
+ WHERE reference = :reference AND state = 'open' AND settles_at <= :now
+""")
+_REFUND = sa.text("""
+UPDATE mock_checkouts SET refunded_minor = refunded_minor + :amount
+ WHERE reference = :reference AND state = 'paid' AND refunded_minor + :amount <= captured_minor RETURNING reference
+""")
+
+
+@dataclass(frozen=True)
+class MockCheckoutPage:
+    """A checkout as its page shows it.
+
+    state: "open", "paid", "failed" or "canceled"
+    settles_at: when a late payment arrives
+    """
+
+    reference: str
+    currency: str
+    amount_minor: int
+    description: str
+    return_url: str
+    state: str
+    settles_at: datetime | None
+
+
+@dataclass(frozen=True)
+class SignedEvent:
+    """What a provider would post, with the header it would send."""
+
+    body: bytes
+    signature: str
+
+
+class MockPaymentProvider:
+    """Takes money nobody has."""
+
+    def reference(self, payment_id: UUID) -> str | None:
+        """A name nobody can guess, the same whenever it is asked for."""
+        return crypto.hmac_hex("payments.mock.reference", payment_id.hex)[:48]
+
+    def create_checkout(self, order: CheckoutRequest) -> CheckoutSession:
+        """Put a checkout up, once for a payment."""
+        reference = crypto.hmac_hex("payments.mock.reference", order.payment_id.hex)[:48]
+        values = {
+            "reference": reference,
+            "payment_id": order.payment_id,
+            "currency": order.currency,
+            "amount": order.amount_minor,
+            "return_url": order.return_url,
+            "description": order.description,
+        }
+        with tenancy.system_session("providers.checkout") as session:
+            session.execute(_OPEN, values)
+        return CheckoutSession(reference, f"{setting('APP_URL')}/payments/mock/{reference}")
+
+    def get_status(self, reference: str) -> PaymentStatus:
+        """Look the checkout up."""
+        row = _find(reference)
+        if row is None:
+            return PaymentStatus("unknown", reference)
+        kind = {"paid": "succeeded"}.get(row.state, row.state)
+        return PaymentStatus(kind, row.reference, row.currency, row.captured_minor, row.failure_code)
+
+    def verify_event(self, body: bytes, signature: str) -> VerifiedEvent:
+        """Verify and read an event."""
+        if not hmac.compare_digest(_sign(body), signature):
+            raise SignatureMismatch
+        event = payments.parse_event_body(body)
+        data = event.get("data")
+        if not isinstance(data, dict):
+            raise MalformedEvent("no data")
+        kind = payments.event_identifier(event.get("type"))
+        reference = payments.event_identifier(data.get("reference")) if kind.startswith("checkout.") else None
+        return VerifiedEvent(payments.event_identifier(event.get("id")), kind, reference)
+
+    def refund(self, wanted: RefundRequest) -> RefundResult:
+        """Give back what was paid."""
+        with tenancy.system_session("providers.checkout") as session:
+            if session.execute(_REFUND, {"reference": wanted.reference, "amount": wanted.amount_minor}).first() is None:
+                raise ProviderRejected("not_refundable")
+        return RefundResult("succeeded", f"mock-{wanted.key}")
+
+
+def find_checkout(reference: str) -> MockCheckoutPage | None:
+    """The checkout of a page; None for a reference nobody gave."""
+    row = _find(reference)
+    if row is None:
+        return None
+    names = ("reference", "currency", "amount_minor", "description", "return_url", "state", "settles_at")
+    return MockCheckoutPage(**{name: getattr(row, name) for name in names})
+
+
+def submit_action(reference: str, action: str) -> SignedEvent | None:
+    """Do what a customer chose on the page.
+
+    action: one of ACTIONS
+    returns: the event to deliver; None for a checkout that is unknown or over
+    """
+    found = _find(reference)
+    if found is None:
+        return None
+    state, captured, failure, delay = {
+        "pay": ("paid", found.amount_minor, None, None),
+        "pay_wrong": ("paid", found.amount_minor + MISMATCH_MINOR, None, None),
+        "pay_late": ("open", 0, None, timedelta(seconds=DELAYED_SETTLEMENT_SECONDS) / setting("TIME_SCALE")),
+        "decline": ("failed", 0, "card_declined", None),
+        "cancel": ("canceled", 0, "canceled_by_customer", None),
+    }[action]
+    values = {
+        "reference": reference,
+        "state": state,
+        "captured": captured,
+        "failure": failure,
+        "settles_at": clock.now() + delay if delay else None,
+    }
+    with tenancy.system_session("providers.checkout") as session:
+        if session.execute(_ACT, values).first() is None:
+            return None
+    kind = {"decline": "failed", "cancel": "canceled"}.get(action, "completed")
+    return new_event(f"checkout.{kind}", reference)
+
+
+def new_event(kind: str, reference: str) -> SignedEvent:
+    """A new signed event about a checkout."""
+    body = orjson.dumps({"id": f"evt_{ids.new_id().hex}", "type": kind, "data": {"reference": reference}})
+    return SignedEvent(body, _sign(body))
+
+
+def _sign(body: bytes) -> str:
+    return crypto.hmac_hex("payments.mock.event", body.decode("latin-1"))
+
+
+def _find(reference: str) -> Any:
+    if not _REFERENCE.fullmatch(reference):
+        return None
+    with tenancy.system_session("providers.checkout") as session:
+        session.execute(_SETTLE_LATE, {"reference": reference, "now": clock.now()})
+        return session.execute(_FIND, {"reference": reference}).first()

@@ -1,0 +1,103 @@
+"""Setting_field, the pydantic base class, secrets mounted as files, problems as one line each; imported by config.py and the cli."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dotenv.parser import parse_stream
+from pydantic import Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+ENGINE_SETTINGS = ("DATABASE_URL", "REDIS_URL")
+EMPTY_MEANS_UNSET = {"DEFAULT_SPEND_CAP": "none"}
+
+
+class ConfigurationError(Exception):
+    """Settings that cannot be used; one problem a line, each beginning with the setting's name."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+def setting_field(default: Any, expected: str, use: str, **bounds: Any) -> Any:
+    """A setting.
+
+    default: None where it is made, or not there
+    expected: what a value looks like, in words
+    use: what it is for
+    """
+    return Field(default, description=use, json_schema_extra={"expected": expected}, **bounds)
+
+
+class SecretFileSource(PydanticBaseSettingsSource):
+    """Reads `<NAME>_FILE` of the environment for settings that are secret, and gives empty ones a meaning."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Content of the named file, without surrounding space."""
+        del field
+        path = os.environ.get(f"{field_name}_FILE")
+        return (Path(path).read_text(encoding="utf-8").strip() if path else None), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        fields = self.settings_cls.model_fields
+        secret = [name for name, field in fields.items() if "SecretStr" in str(field.annotation)]
+        values = {name: self.get_field_value(fields[name], name)[0] for name in (*secret, *ENGINE_SETTINGS)}
+        emptied = {name: word for name, word in EMPTY_MEANS_UNSET.items() if os.environ.get(name) == ""}
+        return {name: value for name, value in values.items() if value} | emptied
+
+
+def invalid_env_lines(path: Path) -> list[str]:
+    """What of a `.env` is no NAME=value, a problem a line."""
+    with path.open(encoding="utf-8") as file:
+        found = [binding for binding in parse_stream(file) if binding.error or (binding.key and binding.value is None)]
+    return [f"{path.name} line {binding.original.line}: expected NAME=value" for binding in found]
+
+
+def format_problems(error: ValidationError, fields: Mapping[str, FieldInfo]) -> list[str]:
+    """What is wrong with settings, a problem a line, each beginning with the name; never with the value."""
+    lines = []
+    for problem in error.errors(include_url=False, include_input=False, include_context=False):
+        name = str(problem["loc"][0])
+        field = fields.get(name)
+        extra = field.json_schema_extra if field else None
+        expected = extra["expected"] if isinstance(extra, dict) else None
+        reason = problem["msg"] if problem["type"] == "refused" else ""
+        lines.append(f"{name}: {reason}expected {expected}" if expected else f"{name}: there is no such setting")
+    return lines
+
+
+def reject_if(is_wrong: bool, value: Any, reason: str = "") -> Any:
+    """The value, unless it is wrong; `reason` goes before what is expected."""
+    if is_wrong:
+        raise PydanticCustomError("refused", "{reason}", {"reason": reason})
+    return value
+
+
+class BaseProductSettings(BaseSettings):
+    """What a class of settings reads and how."""
+
+    model_config = SettingsConfigDict(
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        extra="forbid",
+        case_sensitive=True,
+        validate_default=True,
+        hide_input_in_errors=True,
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Overrides, environment, mounted secrets, `.env`."""
+        del file_secret_settings
+        return init_settings, env_settings, SecretFileSource(settings_cls), dotenv_settings

@@ -1,1 +1,0 @@
-"""Reads of usage; live figures are rollups plus the ledger rows that no roll-up has counted yet."""
