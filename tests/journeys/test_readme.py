@@ -96,6 +96,7 @@ def test_every_curl_line_of_the_readme_stands_in_a_block_that_is_run() -> None:
     assert not re.findall(r"^\s*curl ", outside, re.MULTILINE)
 
 
+@pytest.mark.long
 def test_the_quick_start_leads_from_sign_up_to_a_paid_invoice_and_a_team(
     server: str, environment: dict[str, str]
 ) -> None:
