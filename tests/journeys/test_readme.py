@@ -96,6 +96,7 @@ def test_every_curl_line_of_the_quick_start_is_in_an_executed_block() -> None:
     assert not re.findall(r"^\s*curl ", outside, re.MULTILINE)
 
 
+@pytest.mark.long
 def test_quick_start_leads_from_sign_up_to_a_paid_invoice_and_a_team(
     server: str, environment: dict[str, str]
 ) -> None:
