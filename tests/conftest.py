@@ -21,7 +21,7 @@ from saas_api.cli.dev.engines import Engines
 from saas_api.core import clock, crypto
 from saas_api.core.db.engine import db
 from saas_api.core.jobs import queue
-from tests.people import alice, bob, carol, olga  # noqa: F401 - fixtures for every test
+from tests.support.accounts import alice, bob, carol, olga  # noqa: F401 - fixtures for every test
 
 # A process that starts compiles for two seconds what no process before it has kept.
 sys.dont_write_bytecode = False

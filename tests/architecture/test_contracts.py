@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.architecture.house import ROOT
+from tests.architecture.source import ROOT
 
 DOCSTRING = '"""Planted."""'
 

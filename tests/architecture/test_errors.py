@@ -7,7 +7,7 @@ from flask import Flask
 from saas_api.cli.commands import documents
 from saas_api.core.errors import ApiError
 from saas_api.docs import openapi
-from tests.architecture.house import PACKAGE, ROOMS, ROOT, sources, tree
+from tests.architecture.source import PACKAGE, ROOMS, ROOT, sources, tree
 
 
 def test_a_code_means_one_thing_under_a_status_or_special_cases_of_it(app: Flask) -> None:

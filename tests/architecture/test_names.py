@@ -9,7 +9,7 @@ from flask import Flask
 
 from saas_api.core import domain
 from saas_api.core.jobs import queue
-from tests.architecture.house import FACES, FLOORS, PACKAGE, ROOMS, calls, imported, sources, tree
+from tests.architecture.source import FACES, FLOORS, PACKAGE, ROOMS, calls, imported, sources, tree
 
 EMPTY_WORDS = {"utils", "helpers", "common", "misc", "base", "manager", "handler"}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.architecture.house import PACKAGE, ROOT, sources
+from tests.architecture.source import PACKAGE, ROOT, sources
 
 PLACES = (PACKAGE / "billing", PACKAGE / "payments", PACKAGE / "usage")
 FILES = (PACKAGE / "core" / "money.py",)

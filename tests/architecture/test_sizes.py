@@ -2,7 +2,7 @@
 
 import ast
 
-from tests.architecture.house import PACKAGE, ROOT, functions, sources
+from tests.architecture.source import PACKAGE, ROOT, functions, sources
 
 CHECKED = [*sources(PACKAGE, ROOT / "tests"), ROOT / "config.py", ROOT / "wsgi.py"]
 

@@ -16,7 +16,7 @@ from saas_api.billing import jobs, period_close, periods, previews, terms
 from saas_api.billing.period_close import CloseResult
 from saas_api.core import clock, ids
 from saas_api.core.db import engine, tenancy
-from tests.billing.company import Company, day, found
+from tests.support.billing import Company, day, found
 
 pytestmark = pytest.mark.usefixtures("context")
 MAY = day(1, 2, month=5)

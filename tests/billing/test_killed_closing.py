@@ -11,8 +11,8 @@ from saas_api.billing import period_close, periods
 from saas_api.billing.period_close import CloseResult
 from saas_api.core import clock
 from saas_api.core.db import tenancy
-from tests.billing.closer import Closer
-from tests.billing.company import day, found
+from tests.support.billing import day, found
+from tests.support.closing import Closer
 
 AT = "2026-05-01T02:00:00Z"
 ORGANIZATIONS = 200

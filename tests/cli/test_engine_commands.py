@@ -12,8 +12,8 @@ from saas_api import cli
 from saas_api.app import create_app
 from saas_api.cli.commands import engines
 from saas_api.cli.dev.engines import Engines
-from tests.cli.places import is_alive, open_directory
 from tests.support import forks
+from tests.support.installations import is_alive, open_directory
 
 
 class Shell:

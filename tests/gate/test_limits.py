@@ -16,8 +16,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from saas_api.core.limits import limiter
-from tests.gate.neighbour import neighbour
-from tests.gate.people import LIST, SEND, SMS, make_key, sign_up, stay_within_a_minute
+from tests.support.gate import LIST, SEND, SMS, make_key, sign_up, stay_within_a_minute
+from tests.support.second_process import neighbour
 
 
 def test_of_200_parallel_sends_at_a_limit_of_60_exactly_60_are_accepted(app: Flask, client: FlaskClient) -> None:

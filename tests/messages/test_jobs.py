@@ -15,8 +15,8 @@ from flask.testing import FlaskClient
 
 from saas_api.core.jobs import queue, schedule
 from saas_api.messages import dispatch
-from tests.messages.people import MAIL, Company, Work, make_due, outside, queue_many, rows
 from tests.support import forks
+from tests.support.messages import MAIL, Company, Work, make_due, outside, queue_many, rows
 
 
 @pytest.fixture

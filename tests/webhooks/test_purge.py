@@ -3,7 +3,7 @@
 from flask import Flask
 
 from saas_api.webhooks import jobs
-from tests.webhooks.people import Company
+from tests.support.webhooks import Company
 
 MONTH = """
 WITH e AS (

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.journeys.test_readme import BLOCKS, documents, environment, paste, server  # noqa: F401 - fixtures
-from tests.webhooks.test_document import PAGE, free_port
+from tests.webhooks.test_event_document import PAGE, free_port
 
 TRIAL = re.findall(r"^```bash\n(.*?)^```", PAGE.partition("## What arrives")[0], re.MULTILINE | re.DOTALL)
 SETTLE = "sleep 4; kill $RECEIVER; wait $RECEIVER || true; cat receiver.log\n"
