@@ -316,7 +316,7 @@ def _meter_limits() -> dict[str, Decimal]:
 
 def _submitted_limits(held: LimitOverrides) -> dict[str, Any]:
     last = last_full_day_before(held.expires_at).isoformat() if held.expires_at else None
-    ceilings = {f"ceiling_{meter}": f"{limit.normalize():f}" for meter, limit in held.ceilings.items()}
+    ceilings = {f"ceiling_{meter}": f"{limit.normalize():f}" for meter, limit in held.quotas.items()}
     return {"rate_limit": held.rate_limit, "expires_on": last, **ceilings}
 
 
