@@ -11,7 +11,7 @@ from saas_api.core.db import tenancy
 from saas_api.webhooks import events, payload
 from saas_api.webhooks.event_types import EVENT_TYPES
 from saas_api.webhooks.events import EventSubject
-from tests.webhooks.people import Company
+from tests.support.webhooks import Company
 
 
 class Broken(Exception):
