@@ -21,7 +21,7 @@ from saas_api.cli.dev.engines import Engines
 from saas_api.core import clock, crypto
 from saas_api.core.db.engine import db
 from saas_api.core.jobs import queue
-from tests.people import alice, bob, carol, olga  # noqa: F401 - fixtures for every test
+from tests.support.accounts import alice, bob, carol, olga  # noqa: F401 - fixtures for every test
 
 # A process that starts compiles for two seconds what no process before it has kept.
 sys.dont_write_bytecode = False
@@ -39,6 +39,15 @@ KEPT = {
     "tenancy_canary",
     "usage_watermark",
 }
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes long, for a run is over when its last test is; start one browser, not one a worker."""
+    for item in items:
+        if item.path.parent.name == "browser":
+            item.add_marker(pytest.mark.xdist_group("browser"))
+    items.sort(key=lambda item: not (item.get_closest_marker("xdist_group") or item.get_closest_marker("long")))
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import marshmallow as ma
 from email_validator import EmailNotValidError, validate_email
 from marshmallow import fields, validate
 
-from saas_api.core import clock, ids
+from saas_api.core import clock, ids, money
 
 NIL_UUID = uuid.UUID(int=0)
 
@@ -145,6 +145,13 @@ class MoneyAmount(fields.Field[Decimal]):
         if not isinstance(value, str) or not re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,10})?", value):
             raise ma.ValidationError('Not an amount like "29.00".')
         return Decimal(value)
+
+
+class MinorAmount(MoneyAmount):
+    """An amount that an object holds in minor units, next to its `currency`; dumps major units such as "29.00"."""
+
+    def _serialize(self, value: Any, attr: str | None, obj: Any, **options: Any) -> str | None:
+        return None if value is None else money.format_minor(value, ma.utils.get_value(obj, "currency"))
 
 
 class PrefixedId(fields.Field[uuid.UUID]):

@@ -24,7 +24,6 @@ from saas_api.providers.payments import CheckoutRequest, CheckoutSession, Provid
 
 log = get_logger(__name__)
 
-_PAYABLE = ("open", "uncollectible")
 BILLING_CONTACT_ROLES = ("owner", "billing")
 
 
@@ -125,9 +124,9 @@ def _invoice(session: Session, organization_id: UUID, wanted: PaymentRequest) ->
     if invoice_id is None:
         raise NotFound
     invoice = invoices.get_invoice(session, organization_id, invoice_id)
-    if invoice.state == "paid":
+    if invoice.status == "paid":
         raise AlreadyPaid
-    if invoice.state not in _PAYABLE:
+    if not invoice.is_payable:
         raise InvoiceNotPayable
     if not invoice.due_minor:
         raise AlreadyPaid

@@ -193,7 +193,7 @@ def stop_if_settled(session: Session, organization_id: UUID, invoice_id: UUID) -
     """
     session.flush()  # the invoice is read again
     invoice = invoices.lock_invoice(session, organization_id, invoice_id)
-    if invoice.state in _END_REASONS:
+    if invoice.status in _END_REASONS:
         _end(session, invoice, clock.now())
 
 
@@ -229,7 +229,7 @@ def _transaction() -> AbstractContextManager[Session]:
 
 
 def _plan(session: Session, invoice: Invoice, at: datetime) -> bool:
-    if invoice.state != "open" or invoice.due_at is None:
+    if invoice.status != "open" or invoice.due_at is None:
         return False
     steps = list(dunning_schedule.plan_steps(invoice.due_at))
     run_id = session.scalar(
@@ -261,14 +261,14 @@ def _plan(session: Session, invoice: Invoice, at: datetime) -> bool:
 
 
 def _end_settled(session: Session, invoice: Invoice, at: datetime) -> bool:
-    return invoice.state in _END_REASONS and _end(session, invoice, at)
+    return invoice.status in _END_REASONS and _end(session, invoice, at)
 
 
 def _end(session: Session, invoice: Invoice, at: datetime) -> bool:
     pursuit = _to_view(session, invoice)
-    if pursuit is None or pursuit.state == _END_REASONS[invoice.state]:
+    if pursuit is None or pursuit.state == _END_REASONS[invoice.status]:
         return False
-    pursuit.state, pursuit.ended_at = _END_REASONS[invoice.state], at
+    pursuit.state, pursuit.ended_at = _END_REASONS[invoice.status], at
     session.execute(
         update(DunningStep)
         .where(DunningStep.organization_id == invoice.organization_id, DunningStep.run_id == pursuit.id)
@@ -282,7 +282,7 @@ def _end(session: Session, invoice: Invoice, at: datetime) -> bool:
 
 def _take_step(session: Session, invoice: Invoice, at: datetime) -> CompletedStep | None:
     pursuit = _to_view(session, invoice)
-    if invoice.state != "open" or pursuit is None or not _is_due(session, invoice, at):
+    if invoice.status != "open" or pursuit is None or not _is_due(session, invoice, at):
         return None
     step, *later = session.scalars(
         select(DunningStep)

@@ -58,7 +58,7 @@ def find_invoice_for_period(session: Session, organization_id: UUID, period_id: 
     return session.scalars(
         select(Invoice.id)
         .where(Invoice.organization_id == organization_id, Invoice.billing_period_id == period_id)
-        .order_by(Invoice.state == "void", Invoice.created_at.desc(), Invoice.id.desc())
+        .order_by(Invoice.status == "void", Invoice.created_at.desc(), Invoice.id.desc())
         .limit(1)
     ).first()
 
@@ -119,7 +119,6 @@ def _position(cursor: str) -> tuple[datetime, UUID]:
         raise ValidationFailed.at_field("cursor", "Not a cursor of this list.") from cause
 
 
-_PAYABLE = ("open", "uncollectible")
 SETTLED, OPEN, QUARANTINED, UNKNOWN = "done", "open", "quarantined", "unknown"
 
 
@@ -181,7 +180,7 @@ def record_offline_payment(
     """
     with tenancy.system_session("payments.settle") as session:
         invoice = invoices.lock_invoice(session, organization_id, invoice_id)
-        if invoice.currency != money.currency or invoice.state == "draft":
+        if invoice.currency != money.currency or invoice.status == "draft":
             raise NotFound
         payment_id, now = ids.new_id(), clock.now()
         settled = invoices.apply_payment(
@@ -267,7 +266,7 @@ def _close(session: Session, payment: Payment, state: str, code: str) -> None:
     payment_events.publish_payment_event(session, payment, "payment.failed")
     if state == "failed":
         invoice = invoices.lock_invoice(session, payment.organization_id, payment.invoice_id)
-        if invoice.state in _PAYABLE:
+        if invoice.is_payable:
             billing_events.publish_invoice_event(session, invoice, "invoice.payment_failed", attempt=1)
         payment_events.email_billing_contacts(session, "payment_failed", payment, invoice)
 

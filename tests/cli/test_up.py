@@ -19,12 +19,14 @@ from urllib.request import Request, urlopen
 import pytest
 
 from saas_api.cli.dev.engines import Engines
-from tests.cli.places import is_alive, open_directory
+from tests.support.installations import is_alive, open_directory
 
 ROOT = Path(__file__).resolve().parents[2]
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "instance", "tests", ".*_cache", ".env", "bench")
 OWN = ("DATABASE_URL", "REDIS_URL", "APP_ENV", "APP_URL", "SECRET_KEY", "JWT_SECRET", "API_KEY_PEPPER")
 NAMES = ("web", "worker", "scheduler", "postgres", "redis")
+
+pytestmark = pytest.mark.xdist_group("clone")
 
 
 def free_port() -> int:

@@ -21,9 +21,9 @@ from saas_api.payments import dunning, jobs, payments
 from saas_api.payments.payments import OfflinePayment
 from saas_api.webhooks import event_types
 from saas_api.webhooks.payload import MAX_PAYLOAD_BYTES
-from tests.billing.company import Company
-from tests.payments.shop import Customer, Visitor
-from tests.people import make_key, sign_up
+from tests.support.accounts import make_key, sign_up
+from tests.support.billing import Company
+from tests.support.payments import Customer, Visitor
 from tests.webhooks.test_schemas_kept import KINDS as OF_OTHER_ROOMS
 
 pytestmark = pytest.mark.usefixtures("context")

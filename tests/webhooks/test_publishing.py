@@ -10,7 +10,7 @@ from saas_api.core import ids
 from saas_api.core.db import tenancy
 from saas_api.webhooks import event_types, events, payload
 from saas_api.webhooks.events import EventSubject
-from tests.webhooks.people import Company
+from tests.support.webhooks import Company
 
 
 class Broken(Exception):

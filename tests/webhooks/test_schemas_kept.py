@@ -13,8 +13,8 @@ from saas_api.providers.messages import OutboundMessage, SendResult
 from saas_api.providers.mock_messages import MockMessageProvider
 from saas_api.webhooks import endpoints, event_types
 from saas_api.webhooks.payload import MAX_PAYLOAD_BYTES
-from tests.people import make_key
-from tests.webhooks.people import Company
+from tests.support.accounts import make_key
+from tests.support.webhooks import Company
 
 KINDS = {
     "api_key.created",
@@ -53,6 +53,7 @@ class Post(MockMessageProvider):
         yield [(item, SendResult("sent", reference=item.id.hex)) for item in items]
 
 
+@pytest.mark.long
 def test_every_event_keeps_to_its_schema(
     acme: Company, work: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,11 +8,11 @@ from flask import Flask
 
 from saas_api.core import ids as core_ids
 from saas_api.webhooks import event_types
-from tests.dashboard.webhooks.hooks import HOOKS, URL, ids
-from tests.pages import Browser
-from tests.people import Person
-from tests.receiver import receiving
-from tests.webhooks.people import Company
+from tests.support.accounts import Person
+from tests.support.http_receiver import receiving
+from tests.support.pages import Browser
+from tests.support.webhook_pages import HOOKS, URL, ids
+from tests.support.webhooks import Company
 
 
 def test_a_test_event_leads_to_its_attempt(browser: Browser, acme: Company, work: Callable[[], None]) -> None:
