@@ -25,7 +25,7 @@ run: $(READY) ## start engines, web, worker and scheduler; Ctrl-C stops them
 
 .PHONY: test
 test: $(READY) ## run every test on real engines
-	@$(BIN)/python -m pytest -q -n logical --maxprocesses 4 $(ARGS)
+	@$(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadgroup $(ARGS)
 
 .PHONY: calendar
 calendar: $(READY) ## run the tests as if on another day; DAY=2028-02-29T23:59:00

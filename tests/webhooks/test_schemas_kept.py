@@ -54,6 +54,7 @@ class Post(MockMessageProvider):
         yield [(item, SendResult("sent", reference=item.id.hex)) for item in items]
 
 
+@pytest.mark.long
 def test_every_event_keeps_to_its_schema(
     acme: Company, work: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
