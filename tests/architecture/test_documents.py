@@ -7,7 +7,7 @@ from flask import Flask
 
 from config import Settings
 from saas_api.cli.commands import documents
-from tests.architecture.house import ROOT
+from tests.architecture.source import ROOT
 
 
 def test_the_settings_page_is_current() -> None:

@@ -1,4 +1,4 @@
-"""Rate limits and quotas of requests: Flask-Limiter with a storage and a strategy around gate.lua.
+"""Rate limits and quotas of requests: Flask-Limiter with a storage and a strategy around limits.lua.
 
 Without Redis each process admits its share of a rate limit, and quotas are counted from PostgreSQL.
 """
@@ -30,7 +30,7 @@ log = get_logger(__name__)
 
 USER_RATE_LIMIT, USER_RATE_WINDOW_MS = 300, 60_000
 _CONNECTION_ERRORS = (redis.RedisError,)  # an error inside a script, such as a full memory, has no class of its own
-_SCRIPT = Path(__file__).with_name("gate.lua").read_text(encoding="utf-8")
+_SCRIPT = Path(__file__).with_name("limits.lua").read_text(encoding="utf-8")
 _PUBLISH_GENERATION = """
 local known = tonumber(redis.call('GET', KEYS[1]) or '-1')
 if tonumber(ARGV[1]) > known then redis.call('SET', KEYS[1], ARGV[1], 'EX', 86400) end
@@ -65,7 +65,7 @@ class QuotaCounter(Protocol):
 
 @dataclass(frozen=True)
 class LimitDecision:
-    """The answer of gate.lua.
+    """The answer of limits.lua.
 
     code: 1 admitted, 0 a window is full, -1 a counter is full, -2 the caller's generation is stale, -3 Redis has lost
         generation or counters, -4 a counter is outside its bounds
@@ -83,7 +83,7 @@ class LimitDecision:
 
 @dataclass
 class LimitRequest:
-    """Arguments of one call of gate.lua, and its decision.
+    """Arguments of one call of limits.lua, and its decision.
 
     recount: reads the counters from PostgreSQL when Redis does not answer
     """
@@ -148,7 +148,7 @@ class CircuitBreakerStorage(RedisStorage):
 
 
 class GateStrategy(SlidingWindowCounterRateLimiter):
-    """gate.lua for calls with an API key, the library's sliding window for others, local windows without Redis."""
+    """limits.lua for calls with an API key, the library's sliding window for others, local windows without Redis."""
 
     storage: CircuitBreakerStorage
 
