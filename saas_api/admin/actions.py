@@ -407,7 +407,7 @@ _PAYMENT_ACTIONS = (
         "Ask the provider again",
         "The provider is asked now, and the payment becomes what the answer says: money that it confirms is booked.",
         "Ask the provider",
-        lambda _, payment: f"The provider was asked. The payment is {payment.state} now.",
+        lambda _, payment: f"The provider was asked. The payment is {payment.status} now.",
         lambda operator, payment_id: reconciliation.recheck_payment(payment_id, operator.actor, operator.reason),
     ),
     Action(
@@ -416,7 +416,7 @@ _PAYMENT_ACTIONS = (
         "Resolve the payment",
         "The payment is canceled and nothing is booked. Do this after the money was put right with the provider.",
         "Resolve the payment",
-        lambda _, payment: f"Resolved. The payment is {payment.state} now.",
+        lambda _, payment: f"Resolved. The payment is {payment.status} now.",
         lambda operator, payment_id: reconciliation.resolve_payment(payment_id, operator.actor, operator.reason),
         button_style="danger",
     ),

@@ -90,7 +90,7 @@ def list_drafts(session: Session) -> Sequence[Any]:
     return session.execute(
         sa.select(Invoice, Organization.name)
         .join(Organization, Organization.id == Invoice.organization_id)
-        .where(Invoice.state == "draft")
+        .where(Invoice.status == "draft")
         .order_by(Invoice.created_at, Invoice.id)
         .limit(MAX_ROWS)
     ).all()

@@ -53,17 +53,17 @@ class InvoiceDetail:
     @property
     def creditable_minor(self) -> int:
         """What a credit note can still take off."""
-        return 0 if self.invoice.state in {"draft", "void"} else self.invoice.total_minor - self.invoice.credited_minor
+        return 0 if self.invoice.status in {"draft", "void"} else self.invoice.total_minor - self.invoice.credited_minor
 
     def actions(self) -> list[str]:
         """What may be done to it, by the name in the address."""
         invoice = self.invoice
-        if invoice.state == "draft":
+        if invoice.status == "draft":
             return ["finalize", "redo", "delete"]
         found = ["credit"] if self.creditable_minor > 0 else []
-        if invoice.state == "open":
+        if invoice.status == "open":
             found.append("write-off")
-        if invoice.state in {"open", "uncollectible"} and not invoice.paid_minor:
+        if invoice.is_payable and not invoice.paid_minor:
             found.append("void")
         return found
 
@@ -77,11 +77,11 @@ def list_invoices(session: Session, query: dict[str, Any], at: datetime) -> Page
     """
     wanted = sa.select(Invoice, Organization.name).join(Organization, Organization.id == Invoice.organization_id)
     if query["status"] == "overdue":
-        wanted = wanted.where(Invoice.state == "open", Invoice.due_at < at)
+        wanted = wanted.where(Invoice.status == "open", Invoice.due_at < at)
     elif query["status"]:
-        wanted = wanted.where(Invoice.state == query["status"])
+        wanted = wanted.where(Invoice.status == query["status"])
     if query["days"]:
-        wanted = wanted.where(Invoice.state == "open", Invoice.due_at < at - timedelta(days=query["days"]))
+        wanted = wanted.where(Invoice.status == "open", Invoice.due_at < at - timedelta(days=query["days"]))
     if query["organization_id"]:
         wanted = wanted.where(Invoice.organization_id == query["organization_id"])
     if query["number"]:
@@ -125,7 +125,7 @@ INVOICE_COLUMNS: Columns = {
     "number": lambda row: row[0].number or "",
     "organization_id": lambda row: ids.format_id("org", row[0].organization_id),
     "organization": lambda row: row[1],
-    "status": lambda row: row[0].state,
+    "status": lambda row: row[0].status,
     "total_amount": lambda row: lists.csv_money(row[0].total_minor, row[0].currency),
     "amount_due": lambda row: lists.csv_money(row[0].due_minor, row[0].currency),
     "currency": lambda row: row[0].currency,

@@ -143,7 +143,7 @@ def preview_limits(organization: Organization, _form: Form | None) -> Preview:
     with context.read_session() as session:
         overrides, units = terms.get_overrides(session, organization.id), plans.meter_units(session)
     last_day = _last_full_day_before(overrides.expires_at).isoformat() if overrides.expires_at else None
-    ceilings = {f"ceiling_{meter}": f"{limit.normalize():f}" for meter, limit in overrides.ceilings.items()}
+    ceilings = {f"ceiling_{meter}": f"{limit.normalize():f}" for meter, limit in overrides.quotas.items()}
     return Preview(units, {"rate_limit": overrides.rate_limit, "expires_on": last_day, **ceilings})
 
 

@@ -77,7 +77,7 @@ def list_payments(session: Session, query: dict[str, Any]) -> Page:
     """
     wanted = _payments()
     if query["status"]:
-        wanted = wanted.where(Payment.state == query["status"])
+        wanted = wanted.where(Payment.status == query["status"])
     if query["provider"]:
         wanted = wanted.where(Payment.provider == query["provider"])
     found = lists.paginate_or_export(session, wanted, query, (Payment.created_at, Payment.id))
@@ -86,7 +86,7 @@ def list_payments(session: Session, query: dict[str, Any]) -> Page:
 
 def list_quarantined(session: Session) -> list[QuarantinedPayment]:
     """Payments that stand apart, the newest first."""
-    wanted = _payments().where(Payment.state == "quarantined").order_by(Payment.created_at.desc(), Payment.id.desc())
+    wanted = _payments().where(Payment.status == "quarantined").order_by(Payment.created_at.desc(), Payment.id.desc())
     return [_to_quarantined(row) for row in session.execute(wanted.limit(MAX_ROWS))]
 
 
@@ -125,7 +125,7 @@ def list_events(session: Session, query: dict[str, Any]) -> Page:
     """
     wanted = sa.select(ProviderEvent).options(sa.orm.defer(ProviderEvent.body))
     if query["status"]:
-        wanted = wanted.where(ProviderEvent.state == query["status"])
+        wanted = wanted.where(ProviderEvent.status == query["status"])
     if query["provider"]:
         wanted = wanted.where(ProviderEvent.provider == query["provider"])
     order = (ProviderEvent.received_at, ProviderEvent.provider, ProviderEvent.event_id)
@@ -178,7 +178,7 @@ PAYMENT_COLUMNS: Columns = {
     "invoice_id": lambda one: ids.format_id("inv", one.payment.invoice_id),
     "provider": lambda one: one.payment.provider,
     "reference": lambda one: one.payment.provider_reference or "",
-    "status": lambda one: one.payment.state,
+    "status": lambda one: one.payment.status,
     "failure_code": lambda one: one.payment.failure_code or "",
     "amount": lambda one: lists.csv_money(one.payment.amount_minor, one.payment.currency),
     "captured": lambda one: lists.csv_money(one.payment.captured_minor, one.payment.currency),
@@ -190,7 +190,7 @@ EVENT_COLUMNS: Columns = {
     "event_id": lambda event: event.event_id,
     "type": lambda event: event.event_type,
     "reference": lambda event: event.reference or "",
-    "status": lambda event: event.state,
+    "status": lambda event: event.status,
     "attempts": lambda event: event.attempts,
     "error": lambda event: event.error or "",
     "received_at": lambda event: lists.csv_time(event.received_at),

@@ -223,7 +223,7 @@ def show_invoice(invoice_id: UUID) -> dict[str, Any]:
         **_amounts_body(invoice),
         "id": invoice.id,
         "number": invoice.number,
-        "status": invoice.state,
+        "status": invoice.status,
         "period": shown.period and _period(shown.period),
         "seller": _party(invoice.seller),
         "bill_to": _party(invoice.bill_to),
@@ -265,7 +265,7 @@ def _amounts_body(invoice: Invoice) -> dict[str, str]:
 
 
 def _amount_due(invoice: Invoice) -> int:
-    return 0 if invoice.state == "void" else invoice.due_minor or 0
+    return 0 if invoice.status == "void" else invoice.due_minor or 0
 
 
 def _party(stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -321,7 +321,7 @@ def _invoice(billed: InvoiceWithPeriod) -> dict[str, Any]:
         "total_amount": money.format_minor(invoice.total_minor, invoice.currency),
         "amount_due": money.format_minor(_amount_due(invoice), invoice.currency),
         "currency": invoice.currency,
-        "status": invoice.state,
+        "status": invoice.status,
         "due_date": invoice.due_at,
         "paid_at": invoice.paid_at,
     }

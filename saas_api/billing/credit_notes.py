@@ -106,12 +106,12 @@ def create_credit_note(
     raises: NotFound, InvoiceNotOpen, Invalid, CreditExceedsInvoice
     """
     invoice = invoices.lock_invoice(session, organization_id, invoice_id)
-    if invoice.state in {"draft", "void"}:
+    if invoice.status in {"draft", "void"}:
         raise InvoiceNotOpen
     if wanted.reason not in CREDIT_NOTE_REASONS:
         raise ValidationFailed.at_field("reason", f"Must be one of {', '.join(CREDIT_NOTE_REASONS)}.")
     amounts = _amounts(session, invoice, wanted)
-    due = invoices.amount_due_minor(invoice) if invoice.state in PAYABLE_STATUSES else 0
+    due = invoices.amount_due_minor(invoice) if invoice.status in PAYABLE_STATUSES else 0
     split = _allocate(sum(amounts.values()), due, _refundable(session, invoice) if wanted.is_refund else 0)
     note = _write(session, invoice, wanted, split)
     session.add_all(

@@ -48,7 +48,7 @@ def _event_data(invoice: Invoice) -> dict[str, Any]:
         "object": "invoice",
         "id": ids.format_id("inv", invoice.id),
         "number": invoice.number,
-        "status": invoice.state,
+        "status": invoice.status,
         "total_amount": money.format_minor(invoice.total_minor, invoice.currency),
         "currency": invoice.currency,
         "due_date": f"{invoice.due_at:%Y-%m-%d}" if invoice.due_at else None,

@@ -46,7 +46,7 @@ def build_document(shown: InvoiceView, units: Mapping[str, str]) -> InvoiceDocum
     return InvoiceDocument(
         title="Invoice",
         number=invoice.number or "",
-        status=_STATUS[invoice.state],
+        status=_STATUS[invoice.status],
         currency=invoice.currency,
         facts=list(_header_rows(shown, zone)),
         seller=_party(invoice.seller),
@@ -54,7 +54,7 @@ def build_document(shown: InvoiceView, units: Mapping[str, str]) -> InvoiceDocum
         lines=[_line(line, invoice.currency, units.get(line.meter_code or ""), zone) for line in shown.lines],
         sums=list(_sums(invoice)),
         notes=[_credit_note_row(note, zone) for note in shown.credit_notes],
-        watermark="Void" if invoice.state == "void" else "",
+        watermark="Void" if invoice.status == "void" else "",
     )
 
 
@@ -145,7 +145,7 @@ def _sums(invoice: Invoice) -> Iterator[DocumentTotal]:
         ("Paid", invoice.paid_minor),
     )
     yield from (DocumentTotal(label, format_amount(-minor, currency)) for label, minor in taken if minor)
-    due = 0 if invoice.state == "void" else invoice.due_minor or 0
+    due = 0 if invoice.status == "void" else invoice.due_minor or 0
     yield DocumentTotal("Amount due", format_amount(due, currency), is_strong=True)
 
 

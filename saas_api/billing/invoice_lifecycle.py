@@ -117,10 +117,10 @@ def void_invoice(
     invoice = invoices.lock_invoice(session, organization_id, invoice_id)
     if invoice.paid_minor:
         raise InvoiceHasPayments
-    if invoice.state not in PAYABLE_STATUSES:
+    if invoice.status not in PAYABLE_STATUSES:
         raise InvoiceNotOpen
     wallet.return_credits(session, invoice)
-    invoice.state, invoice.voided_at, invoice.credits_applied_minor = "void", clock.now(), 0
+    invoice.status, invoice.voided_at, invoice.credits_applied_minor = "void", clock.now(), 0
     events.publish_invoice_event(session, invoice, "invoice.voided")
     act.record(session, organization_id, "invoice.voided", ("invoice", invoice.id), {"number": invoice.number})
     if not (is_replaced and invoice.billing_period_id):
@@ -135,7 +135,7 @@ def void_invoice(
 
 def _lock_draft(session: Session, organization_id: UUID, invoice_id: UUID) -> Invoice:
     invoice = invoices.lock_invoice(session, organization_id, invoice_id)
-    if invoice.state != "draft":
+    if invoice.status != "draft":
         raise InvoiceNotDraft
     return invoice
 
@@ -193,7 +193,7 @@ def _number(session: Session, invoice: Invoice, due_at: datetime, now: datetime)
     fault_point("billing.after_number")
     invoice.finalized_at, invoice.due_at = now, due_at
     is_settled = invoice.credits_applied_minor == invoice.total_minor
-    invoice.state, invoice.paid_at = ("paid", now) if is_settled else ("open", None)
+    invoice.status, invoice.paid_at = ("paid", now) if is_settled else ("open", None)
     invoice.series, invoice.serial, invoice.number = INVOICE_SERIES, serial, number
 
 
@@ -222,7 +222,7 @@ def _seller() -> dict[str, Any]:
 
 def _publish_finalized(session: Session, invoice: Invoice, organization: Organization) -> None:
     events.publish_invoice_event(session, invoice, "invoice.finalized")
-    if invoice.state == "paid":
+    if invoice.status == "paid":
         events.publish_invoice_event(session, invoice, "invoice.paid")
     data = {"number": invoice.number, "total": money.format_minor(invoice.total_minor, invoice.currency)}
     target = ("invoice", invoice.id)
@@ -251,7 +251,7 @@ def _email_invoice(session: Session, invoice: Invoice, organization: Organizatio
 
 _NEXT_UNINVOICED = (
     select(BillingPeriod)
-    .where(BillingPeriod.state == "closed")
+    .where(BillingPeriod.status == "closed")
     .where(
         text("""NOT EXISTS (SELECT FROM billing_periods e WHERE e.organization_id = billing_periods.organization_id
           AND e.seq < billing_periods.seq AND e.state <> 'invoiced')""")
@@ -263,7 +263,7 @@ _NEXT_UNINVOICED = (
 def to_summary(invoice: Invoice) -> InvoiceSummary:
     """A stored invoice in a few words."""
     return InvoiceSummary(
-        invoice.organization_id, invoice.id, invoice.number, invoice.total_minor, invoice.currency, invoice.state
+        invoice.organization_id, invoice.id, invoice.number, invoice.total_minor, invoice.currency, invoice.status
     )
 
 
@@ -277,7 +277,7 @@ def invoice_next_period(session: Session, organization_id: UUID) -> InvoiceSumma
         return None
     invoice = create_draft(session, period)
     fault_point("billing.after_draft")
-    period.state = "invoiced"
+    period.status = "invoiced"
     finalize_automatically(session, invoice)
     session.flush()  # a violated constraint belongs to this period, not to the next one
     fault_point("billing.after_invoice")
@@ -295,7 +295,7 @@ def create_draft(session: Session, period: BillingPeriod, *, replaces_id: UUID |
         id=ids.new_id(),
         billing_period_id=period.id,
         kind="cycle",
-        state="draft",
+        status="draft",
         currency=draft.currency,
         subtotal_minor=draft.total_minor,
         total_minor=draft.total_minor,

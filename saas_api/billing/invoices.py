@@ -135,7 +135,7 @@ def get_invoice_view(session: Session, organization_id: UUID, invoice_id: UUID) 
     raises: NotFound, for a draft too: it may still change
     """
     invoice = get_invoice(session, organization_id, invoice_id)
-    if invoice.state == "draft":
+    if invoice.status == "draft":
         raise NotFound
     period_id = invoice.billing_period_id
     return InvoiceView(
@@ -166,7 +166,7 @@ def get_line(session: Session, organization_id: UUID, invoice_id: UUID, line_id:
     """
     invoice = get_invoice(session, organization_id, invoice_id)
     line = session.get(InvoiceLine, (organization_id, line_id))
-    if invoice.state == "draft" or line is None or line.invoice_id != invoice_id:
+    if invoice.status == "draft" or line is None or line.invoice_id != invoice_id:
         raise NotFound
     return invoice, line
 
@@ -190,7 +190,7 @@ def list_issued(session: Session, organization_id: UUID, query: dict[str, Any]) 
     """
     wanted = _final_invoice(organization_id)
     if query["status"]:
-        wanted = wanted.where(Invoice.state == query["status"])
+        wanted = wanted.where(Invoice.status == query["status"])
     if query["year"]:
         first, after = (datetime(query["year"] + more, 1, 1, tzinfo=UTC) for more in (0, 1))
         wanted = wanted.where(Invoice.finalized_at >= first, Invoice.finalized_at < after)
@@ -212,7 +212,7 @@ def _final_invoice(organization_id: UUID) -> Select[Invoice, BillingPeriod]:
             (BillingPeriod.organization_id == Invoice.organization_id)
             & (BillingPeriod.id == Invoice.billing_period_id),
         )
-        .where(Invoice.organization_id == organization_id, Invoice.state != "draft")
+        .where(Invoice.organization_id == organization_id, Invoice.status != "draft")
     )
 
 
@@ -222,8 +222,8 @@ def sum_invoices(session: Session, organization_id: UUID) -> InvoiceTotals:
         select(
             func.coalesce(func.sum(Invoice.total_minor), 0),
             func.coalesce(func.sum(Invoice.total_minor - Invoice.due_minor), 0),
-            func.coalesce(func.sum(Invoice.due_minor).filter(Invoice.state == "open"), 0),
-        ).where(Invoice.organization_id == organization_id, Invoice.state.not_in(("draft", "void")))
+            func.coalesce(func.sum(Invoice.due_minor).filter(Invoice.status == "open"), 0),
+        ).where(Invoice.organization_id == organization_id, Invoice.status.not_in(("draft", "void")))
     ).one()
     billed, settled, outstanding = row
     return InvoiceTotals(int(billed), int(settled), int(outstanding or 0))
@@ -280,7 +280,7 @@ def apply_payment(
     raises: NotFound
     """
     invoice = lock_invoice(session, organization_id, invoice_id)
-    allocated = min(captured_minor, amount_due_minor(invoice)) if invoice.state in PAYABLE_STATUSES else 0
+    allocated = min(captured_minor, amount_due_minor(invoice)) if invoice.status in PAYABLE_STATUSES else 0
     excess = captured_minor - allocated
     if allocated:
         invoice.paid_minor += allocated
@@ -289,14 +289,14 @@ def apply_payment(
         wallet.add_grant(session, organization_id, GrantSource(source_key, "overpayment"), excess, invoice.currency)
     session.flush()  # a violated constraint belongs to this settlement
     session.expire(invoice, ["due_minor"])  # the database works it out
-    return SettlementResult(allocated, excess, invoice.state == "paid")
+    return SettlementResult(allocated, excess, invoice.status == "paid")
 
 
 def mark_paid_if_settled(session: Session, invoice: Invoice) -> None:
     """Make an invoice that is due nothing any more paid, and tell of it."""
-    if invoice.state not in PAYABLE_STATUSES or amount_due_minor(invoice):
+    if invoice.status not in PAYABLE_STATUSES or amount_due_minor(invoice):
         return
-    invoice.state, invoice.paid_at = "paid", clock.now()
+    invoice.status, invoice.paid_at = "paid", clock.now()
     events.publish_invoice_event(session, invoice, "invoice.paid")
     audit.record_event(session, invoice.organization_id, SYSTEM_ACTOR, "invoice.paid", ("invoice", invoice.id), {})
 
@@ -311,11 +311,11 @@ def mark_uncollectible(
     raises: NotFound, InvoiceNotOpen
     """
     invoice = lock_invoice(session, organization_id, invoice_id)
-    if invoice.state == "uncollectible":
+    if invoice.status == "uncollectible":
         return
-    if invoice.state != "open":
+    if invoice.status != "open":
         raise InvoiceNotOpen
-    invoice.state = "uncollectible"
+    invoice.status = "uncollectible"
     events.publish_invoice_event(session, invoice, "invoice.marked_uncollectible")
     action, target, data = "invoice.marked_uncollectible", ("invoice", invoice.id), {"number": invoice.number}
     if act:

@@ -1,20 +1,114 @@
-"""All billing tables; InvoiceStatus, PriceModel, GrantKind, AlertSubject, BillingStanding."""
+"""Tables of billing, with the values that their text columns allow."""
 
 import uuid
 from datetime import datetime
 from decimal import Decimal
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import CHAR, BigInteger, DateTime, FetchedValue, Numeric, SmallInteger, Text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
+from saas_api.billing.rating.bill import LineKind
+from saas_api.billing.rating.charges import PriceModel
+from saas_api.billing.rating.thresholds import AlertSubject
 from saas_api.core import ids
 from saas_api.core.db.engine import Model
+from saas_api.core.db.types import EnumText
+
+
+class SubscriptionStatus(StrEnum):
+    """Subscriptions stay active; the schema reserves the end of one."""
+
+    ACTIVE = "active"
+    ENDED = "ended"
+
+
+class BillingStanding(StrEnum):
+    """What unpaid invoices have led to: restricted stops sending, suspended stops API keys."""
+
+    GOOD = "good"
+    RESTRICTED = "restricted"
+    SUSPENDED = "suspended"
+
+
+class PeriodStatus(StrEnum):
+    """Open periods take usage; a closed one is complete and waits for its invoice."""
+
+    OPEN = "open"
+    CLOSED = "closed"
+    INVOICED = "invoiced"
+
+
+class PlanVersionStatus(StrEnum):
+    """Prices of a version can change only while it is a draft; a retired one stays in force for its organizations."""
+
+    DRAFT = "draft"
+    PUBLISHED = "published"
+    RETIRED = "retired"
+
+
+class EntitlementKind(StrEnum):
+    """A switch, a configuration value, or a limit on a meter's quantity per period."""
+
+    BOOLEAN = "boolean"
+    CONFIG = "config"
+    METERED = "metered"
+
+
+class InvoiceKind(StrEnum):
+    """The invoice of a billing period, or one that was made by hand."""
+
+    CYCLE = "cycle"
+    MANUAL = "manual"
+
+
+class InvoiceStatus(StrEnum):
+    """As in Stripe. Every status except draft is final: lines and totals no longer change."""
+
+    DRAFT = "draft"
+    OPEN = "open"
+    PAID = "paid"
+    VOID = "void"
+    UNCOLLECTIBLE = "uncollectible"
+
+
+PAYABLE_STATUSES = (InvoiceStatus.OPEN, InvoiceStatus.UNCOLLECTIBLE)
+
+
+class CreditNoteReason(StrEnum):
+    """Why an invoice was lowered."""
+
+    BILLING_ERROR = "billing_error"
+    ORDER_CHANGE = "order_change"
+    SERVICE_ISSUE = "service_issue"
+    GOODWILL = "goodwill"
+    DUPLICATE = "duplicate"
+    CANCELLATION = "cancellation"
+
+
+class GrantKind(StrEnum):
+    """Where the money of a credit grant comes from; carry is the negative rest of an earlier invoice."""
+
+    PROMOTIONAL = "promotional"
+    PURCHASED = "purchased"
+    CREDIT_NOTE = "credit_note"
+    OVERPAYMENT = "overpayment"
+    CARRY = "carry"
+
+
+class CreditEntryReason(StrEnum):
+    """Why the remainder of a credit grant changed; unapply returns what a void invoice had used."""
+
+    APPLY = "apply"
+    UNAPPLY = "unapply"
+    EXPIRE = "expire"
+    VOID = "void"
 
 
 class BillingProfile(Model):
-    """To whom and how an organization is billed."""
+    """Billing details and terms of an organization; `parked_at` holds its drafts back while billing is on hold."""
 
     __tablename__ = "billing_profiles"
 
@@ -33,21 +127,23 @@ class BillingProfile(Model):
 
 
 class Subscription(Model):
-    """An organization's one subscription; plans change by segment."""
+    """The one subscription of an organization; its plan over time is in the segments."""
 
     __tablename__ = "subscriptions"
 
     organization_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=ids.new_id)
-    state: Mapped[str] = mapped_column(Text, server_default=FetchedValue())
-    standing: Mapped[str] = mapped_column(Text, server_default=FetchedValue())
+    status: Mapped[SubscriptionStatus] = mapped_column(
+        "state", EnumText(SubscriptionStatus), server_default=FetchedValue()
+    )
+    standing: Mapped[BillingStanding] = mapped_column(EnumText(BillingStanding), server_default=FetchedValue())
     started_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
     anchor_day: Mapped[int] = mapped_column(SmallInteger, server_default=FetchedValue())
     ended_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
 
 
 class SubscriptionSegment(Model):
-    """Which plan applies from when to when."""
+    """The plan version of a subscription between two instants; the newest segment has no end."""
 
     __tablename__ = "subscription_segments"
 
@@ -62,7 +158,7 @@ class SubscriptionSegment(Model):
 
 
 class BillingPeriod(Model):
-    """A period that is closed and invoiced exactly once."""
+    """A half-open range of time that is closed and invoiced exactly once; `is_cut` marks one that was ended early."""
 
     __tablename__ = "billing_periods"
 
@@ -76,25 +172,25 @@ class BillingPeriod(Model):
     nominal_seconds: Mapped[int]
     is_cut: Mapped[bool] = mapped_column(server_default=FetchedValue())
     timezone: Mapped[str] = mapped_column(Text)
-    state: Mapped[str] = mapped_column(Text, server_default=FetchedValue())
+    status: Mapped[PeriodStatus] = mapped_column("state", EnumText(PeriodStatus), server_default=FetchedValue())
     closed_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
 
 
 class AlertRule(Model):
-    """At what use or spend an organization wants to be told."""
+    """A usage or spend threshold at which an organization gets a notification."""
 
     __tablename__ = "alert_rules"
 
     organization_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=ids.new_id)
-    subject: Mapped[str] = mapped_column(Text)
+    subject: Mapped[AlertSubject] = mapped_column(EnumText(AlertSubject))
     meter_code: Mapped[str | None] = mapped_column(Text)
     threshold: Mapped[Decimal] = mapped_column(Numeric(20, 6))
     enabled: Mapped[bool] = mapped_column(server_default=FetchedValue())
 
 
 class AlertFiring(Model):
-    """An alert that was raised; once a rule and period."""
+    """A notification that was sent: at most one for each rule and period."""
 
     __tablename__ = "alert_firings"
 
@@ -106,7 +202,7 @@ class AlertFiring(Model):
 
 
 class Meter(Model):
-    """What is counted, and its unit."""
+    """What usage events count, with its unit."""
 
     __tablename__ = "meters"
 
@@ -119,7 +215,7 @@ class Meter(Model):
 
 
 class Plan(Model):
-    """A plan of the catalogue."""
+    """An offer; its prices are in its versions."""
 
     __tablename__ = "plans"
 
@@ -131,14 +227,16 @@ class Plan(Model):
 
 
 class PlanVersion(Model):
-    """What a plan costs from one publication to the next; frozen once published."""
+    """Prices and entitlements of a plan from one publication to the next; frozen once published."""
 
     __tablename__ = "plan_versions"
 
     id: Mapped[str] = mapped_column(Text, primary_key=True)
     plan_code: Mapped[str] = mapped_column(Text)
     version: Mapped[int]
-    state: Mapped[str] = mapped_column(Text, server_default=FetchedValue())
+    status: Mapped[PlanVersionStatus] = mapped_column(
+        "state", EnumText(PlanVersionStatus), server_default=FetchedValue()
+    )
     currency: Mapped[str] = mapped_column(CHAR(3))
     base_amount_minor: Mapped[int] = mapped_column(BigInteger, server_default=FetchedValue())
     min_spend_minor: Mapped[int] = mapped_column(BigInteger, server_default=FetchedValue())
@@ -146,13 +244,13 @@ class PlanVersion(Model):
 
 
 class Price(Model):
-    """What a meter costs on a plan version."""
+    """Price of a meter in a plan version."""
 
     __tablename__ = "prices"
 
     plan_version_id: Mapped[str] = mapped_column(Text, primary_key=True)
     meter_code: Mapped[str] = mapped_column(Text, primary_key=True)
-    model: Mapped[str] = mapped_column(Text)
+    model: Mapped[PriceModel] = mapped_column(EnumText(PriceModel))
     included_quantity: Mapped[Decimal] = mapped_column(Numeric(20, 6), server_default=FetchedValue())
     unit_price: Mapped[Decimal | None] = mapped_column(Numeric(20, 10))
     package_size: Mapped[Decimal | None] = mapped_column(Numeric(20, 6))
@@ -161,7 +259,7 @@ class Price(Model):
 
 
 class PriceTier(Model):
-    """One step of a graduated or volume price."""
+    """A tier of a graduated or volume price."""
 
     __tablename__ = "price_tiers"
 
@@ -174,20 +272,20 @@ class PriceTier(Model):
 
 
 class Entitlement(Model):
-    """What a plan version allows besides what it charges."""
+    """What a plan version allows: features, configuration and quotas."""
 
     __tablename__ = "entitlements"
 
     plan_version_id: Mapped[str] = mapped_column(Text, primary_key=True)
     feature: Mapped[str] = mapped_column(Text, primary_key=True)
-    kind: Mapped[str] = mapped_column(Text)
+    kind: Mapped[EntitlementKind] = mapped_column(EnumText(EntitlementKind))
     value: Mapped[dict[str, Any]] = mapped_column(JSONB)
     meter_code: Mapped[str | None] = mapped_column(Text)
     limit_quantity: Mapped[Decimal | None] = mapped_column(Numeric(20, 6))
 
 
 class NumberSeries(Model):
-    """The last number given in a series without gaps."""
+    """The last number of a series without gaps."""
 
     __tablename__ = "number_series"
 
@@ -196,15 +294,19 @@ class NumberSeries(Model):
 
 
 class Invoice(Model):
-    """An invoice; frozen by trigger once it left draft."""
+    """An invoice; a trigger freezes it once it is no longer a draft.
+
+    Total less credits, credit notes and payments is what is due. `reduced_minor` is the part of `credited_minor` that
+    lowered what was due; the rest went to the wallet or back to the payer.
+    """
 
     __tablename__ = "invoices"
 
     organization_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=ids.new_id)
     billing_period_id: Mapped[uuid.UUID | None]
-    kind: Mapped[str] = mapped_column(Text)
-    state: Mapped[str] = mapped_column(Text, server_default=FetchedValue())
+    kind: Mapped[InvoiceKind] = mapped_column(EnumText(InvoiceKind))
+    status: Mapped[InvoiceStatus] = mapped_column("state", EnumText(InvoiceStatus), server_default=FetchedValue())
     series: Mapped[str | None] = mapped_column(Text)
     serial: Mapped[int | None] = mapped_column(BigInteger)
     number: Mapped[str | None] = mapped_column(Text)
@@ -228,9 +330,21 @@ class Invoice(Model):
     rule_version: Mapped[int] = mapped_column(SmallInteger)
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=FetchedValue())
 
+    @property
+    def is_payable(self) -> bool:
+        """Whether a payment can still be applied; that includes an invoice that was written off."""
+        return self.status in PAYABLE_STATUSES
+
+    @property
+    def amount_due_minor(self) -> int:
+        """What is left to pay; the column `due_minor` does not know that nothing is due on a void invoice."""
+        if self.status == InvoiceStatus.VOID:
+            return 0
+        return self.total_minor - self.credits_applied_minor - self.reduced_minor - self.paid_minor
+
 
 class InvoiceLine(Model):
-    """A line that explains itself."""
+    """A line of an invoice; `calculation` holds every input of its amount."""
 
     __tablename__ = "invoice_lines"
 
@@ -239,7 +353,7 @@ class InvoiceLine(Model):
     invoice_id: Mapped[uuid.UUID]
     position: Mapped[int] = mapped_column(SmallInteger)
     source_key: Mapped[str] = mapped_column(Text)
-    kind: Mapped[str] = mapped_column(Text)
+    kind: Mapped[LineKind] = mapped_column(EnumText(LineKind))
     description: Mapped[str] = mapped_column(Text)
     plan_version_id: Mapped[str | None] = mapped_column(Text)
     meter_code: Mapped[str | None] = mapped_column(Text)
@@ -254,7 +368,7 @@ class InvoiceLine(Model):
 
 
 class CreditNote(Model):
-    """What an invoice is lowered by, and where that goes."""
+    """A reduction of a final invoice, divided between what was due, the wallet and a refund."""
 
     __tablename__ = "credit_notes"
 
@@ -265,7 +379,7 @@ class CreditNote(Model):
     serial: Mapped[int] = mapped_column(BigInteger)
     number: Mapped[str] = mapped_column(Text)
     currency: Mapped[str] = mapped_column(CHAR(3))
-    reason: Mapped[str] = mapped_column(Text)
+    reason: Mapped[CreditNoteReason] = mapped_column(EnumText(CreditNoteReason))
     memo: Mapped[str] = mapped_column(Text, server_default=FetchedValue())
     total_minor: Mapped[int] = mapped_column(BigInteger)
     tax_minor: Mapped[int] = mapped_column(BigInteger, server_default=FetchedValue())
@@ -276,7 +390,7 @@ class CreditNote(Model):
 
 
 class CreditNoteLine(Model):
-    """What a credit note takes off one line."""
+    """The part of a credit note that reduces one invoice line."""
 
     __tablename__ = "credit_note_lines"
 
@@ -287,7 +401,7 @@ class CreditNoteLine(Model):
 
 
 class InvariantResult(Model):
-    """What one nightly check found."""
+    """Violations that one run of an invariant check found."""
 
     __tablename__ = "invariant_results"
 
@@ -298,14 +412,14 @@ class InvariantResult(Model):
 
 
 class CreditGrant(Model):
-    """Money the platform owes, by grant."""
+    """Wallet credit from one source."""
 
     __tablename__ = "credit_grants"
 
     organization_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=ids.new_id)
     source_key: Mapped[str] = mapped_column(Text)
-    kind: Mapped[str] = mapped_column(Text)
+    kind: Mapped[GrantKind] = mapped_column(EnumText(GrantKind))
     currency: Mapped[str] = mapped_column(CHAR(3))
     amount_minor: Mapped[int] = mapped_column(BigInteger)
     remaining_minor: Mapped[int] = mapped_column(BigInteger)
@@ -316,7 +430,7 @@ class CreditGrant(Model):
 
 
 class CreditEntry(Model):
-    """A movement of a grant."""
+    """A change of the remainder of a credit grant; below zero when credit was used."""
 
     __tablename__ = "credit_entries"
 
@@ -325,5 +439,5 @@ class CreditEntry(Model):
     grant_id: Mapped[uuid.UUID]
     invoice_id: Mapped[uuid.UUID | None]
     delta_minor: Mapped[int] = mapped_column(BigInteger)
-    reason: Mapped[str] = mapped_column(Text)
+    reason: Mapped[CreditEntryReason] = mapped_column(EnumText(CreditEntryReason))
     at: Mapped[datetime] = mapped_column(DateTime(timezone=True))

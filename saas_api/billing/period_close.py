@@ -182,8 +182,8 @@ def _invoice_closed(organization_id: UUID) -> list[InvoiceSummary]:
 def _list_ended(session: Session, organization_id: UUID, through: datetime) -> Sequence[BillingPeriod]:
     return session.scalars(
         select(BillingPeriod)
-        .where(BillingPeriod.organization_id == organization_id, BillingPeriod.state != "invoiced")
-        .where((BillingPeriod.ends_at <= through) | (BillingPeriod.state == "closed"))
+        .where(BillingPeriod.organization_id == organization_id, BillingPeriod.status != "invoiced")
+        .where((BillingPeriod.ends_at <= through) | (BillingPeriod.status == "closed"))
         .order_by(BillingPeriod.seq)
     ).all()
 

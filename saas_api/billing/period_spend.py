@@ -60,16 +60,16 @@ def get_period_spend(session: Session, organization_id: UUID, period_id: UUID) -
     rows = session.execute(_LIVE, values).all()
     used: tuple[UsageQuantity, ...]
     late: tuple[LateUsage, ...] = ()
-    if len(inputs.stretches) == 1 and not any(row.is_late for row in rows):
-        used = tuple(UsageQuantity(inputs.stretches[0].version_id, row.meter, row.quantity) for row in rows)
+    if len(inputs.segments) == 1 and not any(row.is_late for row in rows):
+        used = tuple(UsageQuantity(inputs.segments[0].version_id, row.meter, row.quantity) for row in rows)
     else:
         used = tuple(UsageQuantity(**row) for row in ledger.period_quantities(session, organization_id, period_id))
         late = tuple(LateUsage(**row) for row in ledger.late_period_quantities(session, organization_id, period_id))
     versions = plans.get_versions(
-        session, {part.version_id for group in (inputs.stretches, used, late) for part in group}
+        session, {part.version_id for group in (inputs.segments, used, late) for part in group}
     )
     return PeriodSpend(
-        versions[inputs.stretches[-1].version_id],
+        versions[inputs.segments[-1].version_id],
         _base_minor(inputs),
         usage_charge(versions, used, late),
         {(part.version_id, part.meter): part.quantity for part in used},

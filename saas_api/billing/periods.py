@@ -31,14 +31,14 @@ log = get_logger(__name__)
 def find_earliest_open_period(session: Session, organization_id: UUID) -> BillingPeriod | None:
     """The open period that pays for what belongs to none, such as usage of a period that was closed ahead of time."""
     open_periods = select(BillingPeriod).where(BillingPeriod.organization_id == organization_id)
-    return session.scalars(open_periods.where(BillingPeriod.state == "open").order_by(BillingPeriod.seq)).first()
+    return session.scalars(open_periods.where(BillingPeriod.status == "open").order_by(BillingPeriod.seq)).first()
 
 
 def find_current_period(session: Session, organization_id: UUID, at: datetime) -> BillingPeriod | None:
     """The open period that contains an instant."""
     return session.scalars(
         select(BillingPeriod)
-        .where(BillingPeriod.organization_id == organization_id, BillingPeriod.state == "open")
+        .where(BillingPeriod.organization_id == organization_id, BillingPeriod.status == "open")
         .where(BillingPeriod.starts_at <= at, BillingPeriod.ends_at > at)
     ).first()
 
@@ -153,7 +153,7 @@ def record_usage(session: Session, organization_id: UUID, event: UsageRecord) ->
     period = find_period_at(session, organization_id, event.at)
     if period is None:
         raise ValidationFailed.at_field("occurred_at", "Lies before the first billing period.")
-    if period.state != "open" and event.at < now - timedelta(days=setting("LATE_USAGE_DAYS")):
+    if period.status != "open" and event.at < now - timedelta(days=setting("LATE_USAGE_DAYS")):
         raise ValidationFailed.at_field(
             "occurred_at", f"More than {setting('LATE_USAGE_DAYS')} days ago, in a period that is closed."
         )
@@ -197,7 +197,7 @@ def _publish(session: Session, subscription: Subscription) -> None:
     data = {
         "object": "subscription",
         "id": ids.format_id("sub", subscription.id),
-        "status": subscription.state,
+        "status": subscription.status,
         "plan": DEFAULT_PLAN,
         "previous_plan": None,
         "canceled_at": None,
@@ -244,7 +244,7 @@ def realign_last_period(session: Session, organization_id: UUID, at: datetime) -
     """
     last = _last_period(session, organization_id)
     organization = organizations.get(session, organization_id)
-    if last is None or last.state != "open" or last.starts_at <= at or last.timezone == organization.timezone:
+    if last is None or last.status != "open" or last.starts_at <= at or last.timezone == organization.timezone:
         return
     zone, anchor_day = clock.get_zone(organization.timezone), _subscription(session, organization_id).anchor_day
     last.ends_at = period_grid.next_period_end(last.starts_at, anchor_day, zone, MIN_PERIOD)

@@ -52,7 +52,7 @@ def show_subscription() -> dict[str, Any]:
     subscription, coming = found.subscription, found.scheduled
     return {
         "id": subscription.id,
-        "state": subscription.state,
+        "state": subscription.status,
         "standing": subscription.standing,
         "started_at": subscription.started_at,
         "anchor_day": subscription.anchor_day,

@@ -439,7 +439,7 @@ def _write(session: Session, content: PlanContent, version_id: str | None) -> No
         id=version_id,
         plan_code=content.code,
         version=int(version_id.rpartition("@")[2]),
-        state="draft",
+        status="draft",
         currency=content.currency,
         base_amount_minor=content.base_amount_minor,
         min_spend_minor=content.min_spend_minor,
@@ -447,14 +447,14 @@ def _write(session: Session, content: PlanContent, version_id: str | None) -> No
     session.add(version)
     session.flush()  # prices and entitlements refer to it
     _add_prices(session, content, version_id)
-    for feature, right in content.rights.items():
+    for feature, right in content.entitlements.items():
         entitlement = Entitlement(plan_version_id=version_id, feature=feature, kind=right.kind, value=right.value)
         if right.kind == "metered":
             entitlement.meter_code = right.value["meter"]
             entitlement.limit_quantity = Decimal(right.value["limit"])
         session.add(entitlement)
     session.flush()  # published, it takes no further row
-    version.state, version.published_at = "published", clock.now()
+    version.status, version.published_at = "published", clock.now()
 
 
 def _add_prices(session: Session, content: PlanContent, version_id: str) -> None:

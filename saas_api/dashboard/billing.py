@@ -117,9 +117,9 @@ def _table(query: Mapping[str, Any]) -> Response:
 
 def _row(billed: InvoiceWithPeriod) -> tuple[Any, ...]:
     invoice, period = billed.invoice, billed.period
-    due = 0 if invoice.state == "void" else invoice.due_minor or 0
+    due = 0 if invoice.status == "void" else invoice.due_minor or 0
     return (
-        *(ids.format_id("inv", invoice.id), invoice.number, invoice.state),
+        *(ids.format_id("inv", invoice.id), invoice.number, invoice.status),
         *(
             clock.format_rfc3339(period.starts_at),
             clock.format_rfc3339(period.ends_at),

@@ -153,14 +153,14 @@ def _form_values(form: Form, choices: list[str]) -> Form:
 
 
 def _is_payable(invoice: Invoice) -> bool:
-    return invoice.state in ("open", "uncollectible") and bool(invoice.due_minor)
+    return invoice.is_payable and bool(invoice.due_minor)
 
 
 def _steps(shown: InvoiceView, tried: Any, here: str) -> Iterator[dict[str, Any]]:
     """What became of an invoice, in order of time."""
     invoice = shown.invoice
     found: list[tuple[datetime | None, str, str, str]] = [(invoice.finalized_at, "Issued", "ok", "")]
-    if invoice.due_at and invoice.state == "open" and invoice.due_minor:
+    if invoice.due_at and invoice.status == "open" and invoice.due_minor:
         is_late = invoice.due_at < clock.now()
         found.append((invoice.due_at, "Overdue since" if is_late else "Due", "warn" if is_late else "plain", ""))
     for note in shown.credit_notes:
@@ -168,11 +168,11 @@ def _steps(shown: InvoiceView, tried: Any, here: str) -> Iterator[dict[str, Any]
         found.append((note.issued_at, f"Credit note {note.number}", "info", taken))
     for payment in tried:
         found += _payment_attempts(payment)
-    if invoice.state == "paid" and not any(payment.state == "succeeded" for payment in tried):
+    if invoice.status == "paid" and not any(payment.status == "succeeded" for payment in tried):
         found.append((invoice.paid_at, "Paid", "ok", "By wallet credit or credit notes; no money was asked for."))
     if invoice.voided_at:
         found.append((invoice.voided_at, "Void", "bad", "Nothing is owed on it."))
-    if invoice.state == "uncollectible":
+    if invoice.status == "uncollectible":
         found.append((None, "Written off", "bad", "It can still be paid."))
     for at, text, kind, more in sorted(found, key=lambda step: (step[0] is None, step[0] or clock.now())):
         yield {"text": text, "time": templating.format_datetime(at, here) if at else "", "kind": kind, "note": more}
@@ -182,8 +182,8 @@ def _payment_attempts(payment: Payment) -> Iterator[tuple[datetime | None, str, 
     amount = f"{templating.format_money(payment.amount_minor, payment.currency)}, {PROVIDER_LABELS.get(payment.provider, payment.provider)}"
     if payment.provider != "offline":
         yield payment.created_at, "Payment begun", "info", amount
-    if payment.state in _ENDS:
-        text, kind = _ENDS[payment.state]
+    if payment.status in _ENDS:
+        text, kind = _ENDS[payment.status]
         parts = [templating.format_money(payment.captured_minor, payment.currency)] if payment.captured_minor else []
         parts += [payment.failure_code.replace("_", " ")] if payment.failure_code else []
         parts += (

@@ -72,7 +72,7 @@ def find_account(session: Session, organization_id: UUID, at: datetime) -> Billi
         .join(BillingProfile, BillingProfile.organization_id == Subscription.organization_id)
         .join(BillingPeriod, BillingPeriod.organization_id == Subscription.organization_id)
         .where(Subscription.organization_id == organization_id)
-        .where(BillingPeriod.state == "open", BillingPeriod.ends_at > at)
+        .where(BillingPeriod.status == "open", BillingPeriod.ends_at > at)
         .order_by(contains.desc(), BillingPeriod.seq)
         .limit(1)
     ).first()

@@ -68,7 +68,7 @@ def test_exceptions_are_for_meters_that_exist(context: Flask, alice: Person) -> 
     with tenancy.system_session("operator.command") as session:
         with pytest.raises(ValidationFailed):
             terms.set_overrides(session, organization_id, LimitOverrides(), actor, REASON)
-        pigeons = LimitOverrides(ceilings={"pigeon": Decimal(1)})
+        pigeons = LimitOverrides(quotas={"pigeon": Decimal(1)})
         with pytest.raises(ValidationFailed):
             terms.set_overrides(session, organization_id, pigeons, actor, REASON)
         later = clock.now() + timedelta(days=1)

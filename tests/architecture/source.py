@@ -6,20 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "saas_api"
-ROOMS = (
-    "mail",
-    "users",
-    "organizations",
-    "webhooks",
-    "auth",
-    "api_keys",
-    "usage",
-    "billing",
-    "payments",
-    "messages",
-)
-FACES = ("dashboard", "admin", "docs", "ops")
-FLOORS = {"routes", "jobs", "service", "schemas", "queries", "models", "rules"}
+DOMAINS = ("mail", "accounts", "webhooks", "api_keys", "usage", "billing", "payments", "messages")
 
 
 def sources(*folders: Path) -> list[Path]:

@@ -49,7 +49,7 @@ def test_terms_of_a_new_company(context: Flask) -> None:
         "email": "0.001",
         "sms": "0.01",
     }
-    assert service_terms.ceilings == {}
+    assert service_terms.quotas == {}
 
 
 def test_terms_open_the_period_the_scheduler_has_not(context: Flask) -> None:

@@ -104,7 +104,7 @@ def test_what_a_bill_comes_below_zero_is_carried_and_nothing_else(month: BillInp
 @given(months())
 def test_the_bases_share_the_month_and_never_more(month: BillInputs) -> None:
     bases = amounts(bill.calculate_bill(month), "base")
-    in_force = {stretch.version_id for stretch in month.stretches}
+    in_force = {stretch.version_id for stretch in month.segments}
     most = max(month.versions[name].base_amount_minor for name in in_force)
     assert sum(bases.values()) <= most + len(in_force)
     if len(in_force) == 1:
@@ -113,8 +113,8 @@ def test_the_bases_share_the_month_and_never_more(month: BillInputs) -> None:
 
 @given(months())
 def test_a_plan_with_a_minimum_brings_that_at_least(month: BillInputs) -> None:
-    last = month.versions[month.stretches[-1].version_id]
-    whole = all(stretch.version_id == last.id for stretch in month.stretches)
+    last = month.versions[month.segments[-1].version_id]
+    whole = all(stretch.version_id == last.id for stretch in month.segments)
     own = sum(line.amount_minor for line in bill.calculate_bill(month).lines if line.version_id == last.id)
     late = sum(amounts(bill.calculate_bill(month), "late_usage").values())
     if whole and last.min_spend_minor:

@@ -53,6 +53,7 @@ def shell(config: dict[str, Any]) -> Iterator[Shell]:
             running.run("stop")
 
 
+@pytest.mark.long
 def test_they_start_are_asked_stop_and_are_emptied(shell: Shell) -> None:
     nothing = shell.status()
     assert [engine["is_running"] for engine in nothing["engines"]] == [False, False]

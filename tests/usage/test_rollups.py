@@ -93,8 +93,8 @@ def test_a_roll_up_killed_before_its_commit_changes_nothing(acme: Acme) -> None:
     acme.company.use(3)
 
     with tenancy.system_session("usage.roll_up") as session:
-        session.scalar(usage_rollups._LOCK)
-        session.scalar(usage_rollups._PASS)
+        session.scalar(usage_rollups._LOCK_WATERMARK)
+        session.scalar(usage_rollups._ADD_SETTLED)
         session.rollback()
     assert rollups(acme.company) == (0, 0)
     assert acme.read_both() == (3, 3)

@@ -18,6 +18,7 @@ def loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8,::1/128")
 
 
+@pytest.mark.long
 def test_a_newcomer_sees_a_signed_event_and_recovers_what_was_missed(
     server: str,  # noqa: F811 - the fixture
     environment: dict[str, str],  # noqa: F811 - the fixture

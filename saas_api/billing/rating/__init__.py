@@ -1,1 +1,1 @@
-"""Docstring: pure calculation of bills."""
+"""Pure calculation of bills: no database, no clock, no settings."""

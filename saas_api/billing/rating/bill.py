@@ -1,9 +1,10 @@
-"""Calculate_bill: base, usage, late usage, minimum."""
+"""The bill of a period: base, usage, late usage and minimum, as lines that are each rounded once."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
+from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
@@ -13,6 +14,20 @@ from saas_api.core import money
 
 CALCULATION_VERSION = 1
 _MICROSECOND = timedelta(microseconds=1)
+
+
+class LineKind(StrEnum):
+    """What a line charges for; carry brings a negative total to zero, manual has no calculation."""
+
+    BASE = "base"
+    USAGE = "usage"
+    LATE_USAGE = "late_usage"
+    MINIMUM = "minimum"
+    CARRY = "carry"
+    MANUAL = "manual"
+
+
+_MINIMUM_COVERS = (LineKind.BASE, LineKind.USAGE)
 
 
 @dataclass(frozen=True)
@@ -38,7 +53,7 @@ class ProratedSegment:
 
 @dataclass(frozen=True)
 class UsageQuantity:
-    """What one meter counted under one plan version."""
+    """Usage of one meter under one plan version, in the meter's unit."""
 
     version_id: str
     meter: str
@@ -47,9 +62,9 @@ class UsageQuantity:
 
 @dataclass(frozen=True)
 class LateUsage:
-    """Usage of a period that is closed already.
+    """Usage of a closed period that was recorded later.
 
-    billed: what that period has been charged for so far, in the meter's unit
+    billed: quantity that the closed period has been charged for so far, in the meter's unit
     """
 
     period_id: UUID
@@ -65,23 +80,30 @@ class LateUsage:
 class BillInputs:
     """Everything a bill depends on.
 
-    stretches: without gaps, in order, within the period
+    nominal_seconds: length of the whole month that the base is a price for
+    versions: by id
+    segments: in order and without gaps, within the period
     """
 
     starts_at: datetime
     ends_at: datetime
     nominal_seconds: int
     versions: Mapping[str, RatedPlanVersion]
-    stretches: tuple[ProratedSegment, ...]
+    segments: tuple[ProratedSegment, ...]
     used: tuple[UsageQuantity, ...] = ()
     late: tuple[LateUsage, ...] = ()
 
 
 @dataclass(frozen=True)
 class BillLine:
-    """A line of a bill; `calculation` holds every input and component of its amount."""
+    """A line of a bill.
 
-    kind: str
+    source_key: unique in the bill; says what the line charges for
+    amount_minor: rounded
+    calculation: every input and component of the amount, JSON-ready
+    """
+
+    kind: LineKind
     source_key: str
     description: str
     amount_minor: int
@@ -96,9 +118,9 @@ class BillLine:
 
 @dataclass(frozen=True)
 class Bill:
-    """A bill before it has a number.
+    """The calculation of a period before it is an invoice.
 
-    carry_minor: what goes to the next bill because this one came out below zero
+    carry_minor: amount by which the lines were below zero, >= 0; it becomes wallet credit
     """
 
     currency: str
@@ -107,22 +129,22 @@ class Bill:
 
     @property
     def total_minor(self) -> int:
-        """Sum of the lines, >= 0."""
+        """Sum of the lines in minor units, >= 0."""
         return sum(line.amount_minor for line in self.lines)
 
 
 def calculate_bill(inputs: BillInputs) -> Bill:
-    """The bill of a period as it would be written now.
+    """Calculate the bill of a period.
 
     raises: MalformedTiers
     """
-    lines = [*_base(inputs), *_usage(inputs), *_late_usage(inputs)]
-    lines += _minimum(inputs, lines)
+    lines = [*_base_lines(inputs), *_usage_lines(inputs), *_late_usage_lines(inputs)]
+    lines += _minimum_line(inputs, lines)
     below_zero = min(0, sum(line.amount_minor for line in lines))
     if below_zero:
         lines.append(
             BillLine(
-                "carry",
+                LineKind.CARRY,
                 "carry",
                 "Carried to the next invoice",
                 -below_zero,
@@ -131,16 +153,16 @@ def calculate_bill(inputs: BillInputs) -> Bill:
                 calculation={"rule_version": CALCULATION_VERSION, "sum_minor": str(below_zero)},
             )
         )
-    return Bill(inputs.versions[inputs.stretches[-1].version_id].currency, tuple(lines), -below_zero)
+    return Bill(inputs.versions[inputs.segments[-1].version_id].currency, tuple(lines), -below_zero)
 
 
-def _base(inputs: BillInputs) -> Iterator[BillLine]:
-    for version, used, starts_at, ends_at in _version_at(inputs):
+def _base_lines(inputs: BillInputs) -> Iterator[BillLine]:
+    for version, used, starts_at, ends_at in _time_in_force(inputs):
         if not version.base_amount_minor:
             continue
         amount = money.prorate(version.base_amount_minor, used, inputs.nominal_seconds * 1_000_000)
         yield BillLine(
-            "base",
+            LineKind.BASE,
             f"base:{version.id}",
             f"{version.name} plan",
             amount,
@@ -156,20 +178,21 @@ def _base(inputs: BillInputs) -> Iterator[BillLine]:
         )
 
 
-def _version_at(inputs: BillInputs) -> Iterator[tuple[RatedPlanVersion, int, datetime, datetime]]:
-    for version_id in dict.fromkeys(stretch.version_id for stretch in inputs.stretches):
-        own = [stretch for stretch in inputs.stretches if stretch.version_id == version_id]
-        used = sum((stretch.ends_at - stretch.starts_at) // _MICROSECOND for stretch in own)
+def _time_in_force(inputs: BillInputs) -> Iterator[tuple[RatedPlanVersion, int, datetime, datetime]]:
+    """Each version with its time in force in microseconds, the start of its first and the end of its last segment."""
+    for version_id in dict.fromkeys(segment.version_id for segment in inputs.segments):
+        own = [segment for segment in inputs.segments if segment.version_id == version_id]
+        used = sum((segment.ends_at - segment.starts_at) // _MICROSECOND for segment in own)
         yield inputs.versions[version_id], used, own[0].starts_at, own[-1].ends_at
 
 
-def _usage(inputs: BillInputs) -> Iterator[BillLine]:
+def _usage_lines(inputs: BillInputs) -> Iterator[BillLine]:
     for used in inputs.used:
         price = inputs.versions[used.version_id].prices.get(used.meter)
         if price is None or not used.quantity:
             continue
         yield BillLine(
-            "usage",
+            LineKind.USAGE,
             f"usage:{used.version_id}:{used.meter}",
             f"{used.meter} on {inputs.versions[used.version_id].name}",
             charges.rounded_charge(price, used.quantity),
@@ -182,13 +205,13 @@ def _usage(inputs: BillInputs) -> Iterator[BillLine]:
         )
 
 
-def _late_usage(inputs: BillInputs) -> Iterator[BillLine]:
+def _late_usage_lines(inputs: BillInputs) -> Iterator[BillLine]:
     for late in inputs.late:
         price = inputs.versions[late.version_id].prices.get(late.meter)
         if price is None or not late.quantity:
             continue
         yield BillLine(
-            "late_usage",
+            LineKind.LATE_USAGE,
             f"late:{late.period_id}:{late.version_id}:{late.meter}",
             f"{late.meter} recorded after its period was closed",
             charges.late_usage_charge(price, late.billed, late.quantity),
@@ -207,7 +230,7 @@ def _late_usage(inputs: BillInputs) -> Iterator[BillLine]:
 
 
 def _calculation(price: MeterPrice, quantity: Decimal) -> dict[str, Any]:
-    explained: dict[str, Any] = {
+    calculation: dict[str, Any] = {
         "rule_version": CALCULATION_VERSION,
         "quantity": money.format_unit_price(quantity),
         "included": money.format_unit_price(price.included_quantity),
@@ -221,25 +244,25 @@ def _calculation(price: MeterPrice, quantity: Decimal) -> dict[str, Any]:
         ],
     }
     if price.max_amount_minor is not None:
-        explained["max_minor"] = str(price.max_amount_minor)
-    return explained
+        calculation["max_minor"] = str(price.max_amount_minor)
+    return calculation
 
 
-def _minimum(inputs: BillInputs, lines: list[BillLine]) -> Iterator[BillLine]:
-    last = inputs.stretches[-1].version_id
-    for version, used, starts_at, ends_at in _version_at(inputs):
+def _minimum_line(inputs: BillInputs, lines: list[BillLine]) -> Iterator[BillLine]:
+    last = inputs.segments[-1].version_id
+    for version, used, starts_at, ends_at in _time_in_force(inputs):
         if version.id != last or not version.min_spend_minor:
             continue
-        spend = money.prorate(version.min_spend_minor, used, inputs.nominal_seconds * 1_000_000)
-        own = sum(line.amount_minor for line in lines if line.version_id == last and line.kind in {"base", "usage"})
-        if spend > own:
+        minimum = money.prorate(version.min_spend_minor, used, inputs.nominal_seconds * 1_000_000)
+        own = sum(line.amount_minor for line in lines if line.version_id == last and line.kind in _MINIMUM_COVERS)
+        if minimum > own:
             yield BillLine(
-                "minimum",
+                LineKind.MINIMUM,
                 f"minimum:{last}",
                 f"Minimum of the {version.name} plan",
-                spend - own,
+                minimum - own,
                 starts_at,
                 ends_at,
                 last,
-                calculation={"rule_version": CALCULATION_VERSION, "minimum_minor": str(spend), "own_minor": str(own)},
+                calculation={"rule_version": CALCULATION_VERSION, "minimum_minor": str(minimum), "own_minor": str(own)},
             )

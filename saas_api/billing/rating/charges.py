@@ -1,21 +1,31 @@
-"""Price, Tier, charges of a quantity."""
+"""Prices of a meter and the charge for a quantity; exact until a charge is rounded once."""
 
 from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, Decimal, localcontext
+from enum import StrEnum
 
 from saas_api.core import money
 from saas_api.core.money import DECIMAL_PRECISION
 
-_SMALLEST = Decimal("0.000001")
+_SMALLEST_QUANTITY = Decimal("0.000001")
+
+
+class PriceModel(StrEnum):
+    """How a quantity becomes a charge, as Stripe names the models."""
+
+    PER_UNIT = "per_unit"
+    GRADUATED = "graduated"
+    VOLUME = "volume"
+    PACKAGE = "package"
 
 
 class MalformedTiers(ValueError):
-    """A price without a tier for some quantity; publishing refuses such prices."""
+    """No tier of the price covers the quantity; such a price cannot be published."""
 
 
 @dataclass(frozen=True)
 class Tier:
-    """One step of a graduated or volume price.
+    """A tier of a graduated or volume price.
 
     up_to: inclusive; None on the last tier only
     unit_price: in major units
@@ -28,16 +38,15 @@ class Tier:
 
 @dataclass(frozen=True)
 class MeterPrice:
-    """What a meter costs on a plan version.
+    """Price of a meter in a plan version.
 
-    model: "per_unit", "graduated", "volume" or "package"
-    exponent: decimals of the currency
-    included_quantity: comes off first
-    unit_price: in major units, of a per_unit price
-    max_amount_minor: caps the charge
+    exponent: number of decimals of the currency
+    included_quantity: subtracted before anything is charged
+    unit_price: in major units; of a per-unit price only
+    max_amount_minor: upper bound of the charge of a period
     """
 
-    model: str
+    model: PriceModel
     exponent: int = 2
     included_quantity: Decimal = Decimal(0)
     unit_price: Decimal = Decimal(0)
@@ -49,9 +58,9 @@ class MeterPrice:
 
 @dataclass(frozen=True)
 class ChargeComponent:
-    """A part of a charge that explains itself.
+    """Part of a charge at one unit price.
 
-    minor: exact, not rounded
+    minor: in minor units, not rounded
     """
 
     units: Decimal
@@ -60,9 +69,9 @@ class ChargeComponent:
 
 
 def charge_components(price: MeterPrice, quantity: Decimal) -> list[ChargeComponent]:
-    """The parts that a charge is the sum of; the cap is not among them.
+    """Parts whose sum is the charge before `max_amount_minor` applies.
 
-    quantity: in the meter's unit; below 0 counts as 0
+    quantity: in the meter's unit; a negative one counts as 0
     raises: MalformedTiers
     source: graduated and volume tiers as Stripe defines them
     """
@@ -70,13 +79,13 @@ def charge_components(price: MeterPrice, quantity: Decimal) -> list[ChargeCompon
     if billable <= 0:
         return []
     match price.model:
-        case "per_unit":
+        case PriceModel.PER_UNIT:
             return [_component(price, billable, price.unit_price)]
-        case "graduated":
+        case PriceModel.GRADUATED:
             return _graduated(price, billable)
-        case "volume":
+        case PriceModel.VOLUME:
             return [_volume(price, billable)]
-        case _:
+        case PriceModel.PACKAGE:
             with localcontext(prec=DECIMAL_PRECISION):
                 packages = (billable / price.package_size).to_integral_value(rounding=ROUND_CEILING)
             return [_component(price, packages, Decimal(price.package_amount_minor).scaleb(-price.exponent))]
@@ -107,7 +116,7 @@ def _volume(price: MeterPrice, billable: Decimal) -> ChargeComponent:
 
 
 def exact_charge(price: MeterPrice, quantity: Decimal) -> Decimal:
-    """Charge for one meter's quantity in one period, in minor units, unrounded.
+    """Charge for a quantity of one meter in one period, in minor units, not rounded.
 
     raises: MalformedTiers
     """
@@ -117,18 +126,18 @@ def exact_charge(price: MeterPrice, quantity: Decimal) -> Decimal:
 
 
 def rounded_charge(price: MeterPrice, quantity: Decimal) -> int:
-    """Charge for one meter's quantity in one period, rounded half up once.
+    """Charge for a quantity of one meter in one period, in minor units, rounded half up once.
 
     raises: MalformedTiers
-    source: worked examples in tests/billing/test_worked_examples.py
+    source: docs/billing.md, whose examples tests/billing/test_worked_examples.py compares
     """
     return money.round_half_up(exact_charge(price, quantity))
 
 
 def marginal_charge(price: MeterPrice, known: Decimal, units: Decimal) -> Decimal:
-    """What more units add to the charge, in minor units, unrounded.
+    """Charge that additional units cause, in minor units, not rounded.
 
-    known: the quantity before them
+    known: quantity before them
     raises: MalformedTiers
     """
     with localcontext(prec=DECIMAL_PRECISION):
@@ -138,17 +147,18 @@ def marginal_charge(price: MeterPrice, known: Decimal, units: Decimal) -> Decima
 def constant_marginal_range(
     price: MeterPrice, known: Decimal, units: Decimal
 ) -> tuple[Decimal | None, Decimal | None] | None:
-    """For which other known quantities `marginal` says the same: above the first, up to the second.
+    """Range of known quantities, lower bound excluded, in which `marginal_charge` of these units is the same.
 
-    returns: bounds, None for none; or None where the units cross into another price, so that only `known` is sure
+    returns: lower and upper bound, each None where there is none; None instead of a range when the units cross into
+        another tier, package or the maximum, so that the charge holds for `known` only
     """
-    low, high = _tier_component(price, known)
-    if (low, high) != _tier_component(price, known + units):
+    low, high = _constant_price_range(price, known)
+    if (low, high) != _constant_price_range(price, known + units):
         return None
     if price.max_amount_minor is not None:
         uncapped, limit = replace(price, max_amount_minor=None), price.max_amount_minor
         if exact_charge(uncapped, known) >= limit:
-            low = known - _SMALLEST
+            low = known - _SMALLEST_QUANTITY
         elif exact_charge(uncapped, known + units) <= limit:
             high = known + units
         else:
@@ -156,12 +166,12 @@ def constant_marginal_range(
     return low, None if high is None else high - units
 
 
-def _tier_component(price: MeterPrice, quantity: Decimal) -> tuple[Decimal | None, Decimal | None]:
-    """The range, its first bound left out, in which every unit adds the same."""
+def _constant_price_range(price: MeterPrice, quantity: Decimal) -> tuple[Decimal | None, Decimal | None]:
+    """Range around a quantity, lower bound excluded, in which every unit adds the same amount."""
     billable, floor = quantity - price.included_quantity, price.included_quantity
     if billable <= 0:
         return None, floor
-    if price.model == "package":
+    if price.model == PriceModel.PACKAGE:
         with localcontext(prec=DECIMAL_PRECISION):
             end = (billable / price.package_size).to_integral_value(rounding=ROUND_CEILING) * price.package_size
             return floor + end - price.package_size, floor + end
@@ -174,16 +184,16 @@ def _tier_component(price: MeterPrice, quantity: Decimal) -> tuple[Decimal | Non
 
 
 def late_usage_charge(price: MeterPrice, billed: Decimal, late: Decimal) -> int:
-    """What late usage adds to a period that is billed already; negative for usage taken back.
+    """Charge that late usage adds to an invoiced period, in minor units; negative for reversed usage.
 
-    billed: everything the period has been charged for so far
+    billed: quantity that the period has been charged for so far
     """
     return rounded_charge(price, billed + late) - rounded_charge(price, billed)
 
 
 def list_price_cost(price: MeterPrice, units: Decimal) -> Decimal:
-    """Units times the first unit price, in major units: what one call is said to cost."""
-    if price.model == "package":
+    """Cost of a call at the list price, in major units: units times the unit price of the first tier."""
+    if price.model == PriceModel.PACKAGE:
         with localcontext(prec=DECIMAL_PRECISION):
             return units * Decimal(price.package_amount_minor).scaleb(-price.exponent) / price.package_size
     return money.multiply_exact(units, price.tiers[0].unit_price if price.tiers else price.unit_price)

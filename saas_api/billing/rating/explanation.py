@@ -1,4 +1,4 @@
-"""A stored calculation as steps that can be recomputed by hand."""
+"""The stored calculation of a line as steps that a reader can recompute by hand."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -6,18 +6,19 @@ from datetime import timedelta
 from decimal import ROUND_DOWN, Decimal, localcontext
 from typing import Any
 
+from saas_api.billing.rating.bill import LineKind
 from saas_api.core import money
 from saas_api.core.money import DECIMAL_PRECISION
 
 MULTIPLICATION_SIGN, MINUS_SIGN = "\u00d7", "\u2212"
-_DECIMAL_PLACES = Decimal("0.0000000001")
+_TEN_DECIMALS = Decimal("0.0000000001")
 
 
 @dataclass(frozen=True)
 class ExplainedPart:
     """Units at one price; `amount` and `flat` in major units, exact.
 
-    flat: what the tier adds once, however many units fall into it
+    flat: amount that a tier adds once, independent of the units
     """
 
     units: Decimal
@@ -31,7 +32,7 @@ class ExplainedCharge:
     """A quantity and its charge; amounts in major units.
 
     exact: sum of the parts, not rounded
-    cap: most that this price charges in a period
+    cap: upper bound of the charge of a period
     """
 
     quantity: Decimal
@@ -43,13 +44,13 @@ class ExplainedCharge:
 
     @property
     def billable(self) -> Decimal:
-        """What is left once the included quantity is taken off."""
+        """Quantity that is charged: all but the included quantity."""
         return max(Decimal(0), self.quantity - self.included)
 
 
 @dataclass(frozen=True)
 class ExplainedProration:
-    """A part of a monthly amount, by time.
+    """A monthly amount for the time a plan was in force.
 
     exact: in major units, cut after ten decimals
     """
@@ -61,16 +62,17 @@ class ExplainedProration:
 
     @property
     def is_partial(self) -> bool:
-        """Whether the plan was in force for less, or more, than the whole month."""
+        """Whether the plan was in force for another time than the whole month."""
         return self.used != self.whole
 
 
 @dataclass(frozen=True)
 class LineBreakdown:
-    """A line that can be followed.
+    """How the amount of a line was calculated.
 
-    before: of late usage, what its period had been charged already; `rated` is then with the late usage
+    recomputed_minor: amount that follows from the stored calculation
     steps: the arithmetic in sentences, in order
+    before: of late usage, the charge of its period without it; `rated` is the charge with it
     """
 
     recomputed_minor: int
@@ -80,31 +82,32 @@ class LineBreakdown:
     proration: ExplainedProration | None = None
 
 
-def explain_calculation(kind: str, calculation: Mapping[str, Any], currency: str, unit: str | None) -> LineBreakdown:
-    """Follow a stored calculation.
+def explain_calculation(
+    kind: LineKind, calculation: Mapping[str, Any], currency: str, unit: str | None
+) -> LineBreakdown:
+    """Explain a stored calculation; a manual line has no steps.
 
-    kind: of the line: base, usage, late_usage, minimum, carry; of any other kind nothing is known but the amount
     unit: of the meter, such as "segment"
     """
     match kind:
-        case "base":
+        case LineKind.BASE:
             return _base(calculation, currency)
-        case "usage":
+        case LineKind.USAGE:
             rated = _rated(calculation, currency)
             return LineBreakdown(rated.rounded_minor, tuple(_usage_steps(rated, currency, unit)), rated)
-        case "late_usage":
+        case LineKind.LATE_USAGE:
             return _late(calculation, currency, unit)
-        case "minimum":
+        case LineKind.MINIMUM:
             return _minimum(calculation, currency)
-        case "carry":
+        case LineKind.CARRY:
             amount = -int(calculation["sum_minor"])
-            text = money.format_minor(amount, currency)
+            credit = money.format_minor(amount, currency)
             steps = (
                 f"The other lines come to {money.format_minor(-amount, currency)} {currency}, which is below zero.",
-                f"{text} {currency} bring this invoice to zero and go into your wallet as credit.",
+                f"{credit} {currency} bring this invoice to zero and go into your wallet as credit.",
             )
             return LineBreakdown(amount, steps)
-        case _:
+        case LineKind.MANUAL:
             return LineBreakdown(int(calculation.get("minor", 0)), ())
 
 
@@ -112,23 +115,24 @@ def _base(calculation: Mapping[str, Any], currency: str) -> LineBreakdown:
     full, used, whole = (int(calculation[name]) for name in ("base_minor", "used_us", "nominal_us"))
     with localcontext(prec=DECIMAL_PRECISION):
         minor = Decimal(full) * used / whole
-        exact = minor.scaleb(-money.currency_exponent(currency)).quantize(_DECIMAL_PLACES, ROUND_DOWN)
+        exact = minor.scaleb(-money.currency_exponent(currency)).quantize(_TEN_DECIMALS, ROUND_DOWN)
     proration = ExplainedProration(full, timedelta(microseconds=used), timedelta(microseconds=whole), exact)
     amount = money.prorate(full, used, whole)
-    price, more = money.format_minor(full, currency), _next_steps(full * used, whole, currency)
+    price, ellipsis = money.format_minor(full, currency), _ellipsis(full * used, whole, currency)
     if not proration.is_partial:
         steps = [f"The plan was in force for the whole period: {price} {currency}."]
     else:
         steps = [
             f"The plan was in force for {format_duration(proration.used)} ({format_seconds(proration.used)} s).",
             f"A whole month here has {format_duration(proration.whole)} ({format_seconds(proration.whole)} s) and costs {price}.",
-            f"{price} {MULTIPLICATION_SIGN} {format_seconds(proration.used)} / {format_seconds(proration.whole)} = {format_exact(exact)}{more}",
+            f"{price} {MULTIPLICATION_SIGN} {format_seconds(proration.used)} / {format_seconds(proration.whole)} = {format_exact(exact)}{ellipsis}",
             f"Rounded half up, once: {money.format_minor(amount, currency)} {currency}.",
         ]
     return LineBreakdown(amount, tuple(steps), proration=proration)
 
 
-def _next_steps(dividend: int, divisor: int, currency: str) -> str:
+def _ellipsis(dividend: int, divisor: int, currency: str) -> str:
+    """A mark that a quotient has more decimals than are shown."""
     scale = 10 ** (10 - money.currency_exponent(currency))
     return "…" if dividend * scale % divisor else ""
 
@@ -155,8 +159,8 @@ def _usage_steps(rated: ExplainedCharge, currency: str, unit: str | None) -> Ite
     name = unit or "unit"
     counted = f"{format_quantity(rated.quantity)} {name}{'' if rated.quantity == 1 else 's'} counted"
     if rated.included:
-        taken = f"{format_quantity(rated.included)} are included, {format_quantity(rated.billable)} are charged."
-        yield f"{counted}; {taken}"
+        charged = f"{format_quantity(rated.included)} are included, {format_quantity(rated.billable)} are charged."
+        yield f"{counted}; {charged}"
     else:
         yield f"{counted}; none is included, all are charged."
     for part in rated.parts:
@@ -196,31 +200,31 @@ def _minimum(calculation: Mapping[str, Any], currency: str) -> LineBreakdown:
 
 
 def format_exact(amount: Decimal) -> str:
-    """An amount that is not rounded, for people: thousands apart."""
+    """Format an amount that is not rounded, with thousands separators."""
     whole, _, fraction = money.format_exact_amount(amount).partition(".")
     return f"{Decimal(whole):,f}.{fraction}"
 
 
 def format_part(part: ExplainedPart) -> str:
-    """A part in one line: 50 times 0.01 = 0.50."""
+    """Format a part in one line, such as 50 × 0.01 = 0.50."""
     flat = f" + {format_exact(part.flat)}" if part.flat else ""
     return f"{format_quantity(part.units)} {MULTIPLICATION_SIGN} {money.format_unit_price(part.unit_price)}{flat} = {format_exact(part.amount)}"
 
 
 def format_quantity(value: Decimal | int) -> str:
-    """A quantity for people: thousands apart, no trailing zeros."""
+    """Format a quantity with thousands separators and without trailing zeros."""
     whole, point, fraction = money.format_unit_price(Decimal(value)).partition(".")
     return f"{int(whole):,}{point}{fraction}" if whole != "-0" else f"-0{point}{fraction}"
 
 
 def format_seconds(time: timedelta) -> str:
-    """A length of time in seconds, exact to the microsecond."""
+    """Format a duration in seconds, exact to the microsecond."""
     with localcontext(prec=DECIMAL_PRECISION):
         return money.format_unit_price(Decimal(time // timedelta(microseconds=1)).scaleb(-6))
 
 
 def format_duration(time: timedelta) -> str:
-    """A length of time in days, hours, minutes and seconds, the empty ones left out."""
+    """Format a duration in days, hours, minutes and seconds, without those that are zero."""
     minutes, rest = divmod(time.seconds, 60)
     fraction = money.format_unit_price(Decimal(rest) + Decimal(time.microseconds).scaleb(-6))
     parts = [(str(time.days), "day"), (str(minutes // 60), "hour"), (str(minutes % 60), "minute"), (fraction, "second")]

@@ -1,4 +1,4 @@
-"""Dataclasses of the printed invoice."""
+"""The texts of a printed invoice, in the order in which PDF and page show them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class DocumentParty:
-    """Who an invoice is from, or to.
+    """Seller or buyer.
 
-    rows: address, tax id and the like, a row each
+    rows: address, tax id and the like
     """
 
     name: str
@@ -17,9 +17,9 @@ class DocumentParty:
 
 @dataclass(frozen=True)
 class DocumentLine:
-    """A line of an invoice.
+    """A line with its texts.
 
-    details: how the amount comes about, a row each
+    details: how the amount was calculated, a row each
     """
 
     description: str
@@ -33,7 +33,7 @@ class DocumentLine:
 class DocumentTotal:
     """A row below the lines.
 
-    is_strong: the total, and what is due
+    is_strong: of the total and the amount due
     """
 
     label: str
@@ -43,10 +43,10 @@ class DocumentTotal:
 
 @dataclass(frozen=True)
 class InvoiceDocument:
-    """Everything an invoice shows, as text.
+    """A printed invoice.
 
-    facts: pairs such as ("Issued", "1 May 2026")
-    watermark: across every page, or nothing
+    facts: label and value, such as ("Issued", "1 May 2026")
+    watermark: text across every page; empty for none
     """
 
     title: str

@@ -1,4 +1,4 @@
-"""A4 drawing; the only import of the PDF library, loaded on first use."""
+"""An invoice as an A4 PDF. Imported on first use, because no other module needs the PDF library."""
 
 import io
 import threading
@@ -21,19 +21,19 @@ from reportlab.platypus import BaseDocTemplate, Flowable, Frame, KeepTogether, P
 
 from saas_api.billing.rating.invoice_layout import DocumentLine, DocumentParty, InvoiceDocument
 
-_QUIET_NAME = "#5b6775"
+_MUTED_HEX = "#5b6775"
 _TEXT_COLOR, _MUTED_COLOR, _LINE_COLOR, _FILL_COLOR = (
     HexColor("#16202c"),
-    HexColor(_QUIET_NAME),
+    HexColor(_MUTED_HEX),
     HexColor("#d5dbe2"),
     HexColor("#f3f5f8"),
 )
-_PALE = Color(0.09, 0.13, 0.17, alpha=0.07)
+_WATERMARK_COLOR = Color(0.09, 0.13, 0.17, alpha=0.07)
 _MARGIN, _WIDTH = 18 * mm, A4[0] - 36 * mm
 _LINE_WIDTHS = (_WIDTH - 96 * mm, 40 * mm, 26 * mm, 30 * mm)
 _PADDING = 2.2 * mm
-_INVISIBLE_CHARACTERS = {"Cc", "Cf", "Cs", "Co", "Cn"}
-# Fonts that a PDF names and its reader brings along, for scripts the embedded one lacks: first code, last code, font.
+_INVISIBLE_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Cn"}
+# Fonts that PDF readers provide, for scripts that the embedded font lacks: first code, last code, font.
 _BUNDLED_FONTS = (
     (0x1100, 0x11FF, "HYSMyeongJo-Medium"),
     (0x3040, 0x30FF, "HeiseiMin-W3"),
@@ -44,7 +44,7 @@ _BUNDLED_FONTS = (
 )
 
 
-def _register() -> tuple[str, str]:
+def _register_fonts() -> tuple[str, str]:
     """Names of the regular and the bold font."""
     try:
         folder = files("font_roboto") / "files"
@@ -61,7 +61,7 @@ def _register() -> tuple[str, str]:
     return names
 
 
-_FONTS = _register()
+_FONTS = _register_fonts()
 _GLYPHS = frozenset(pdfmetrics.getFont(_FONTS[0]).face.charToGlyph)
 
 
@@ -79,42 +79,42 @@ def _style(
     )
 
 
-def _font_of(sign: str) -> str | None:
-    """The font that shows a sign: the embedded one is "", and None shows it not at all."""
-    code = ord(sign)
+def _font_for(character: str) -> str | None:
+    """The font that has a character: "" for the embedded font, None if no font has it."""
+    code = ord(character)
     if code in _GLYPHS:
         return ""
     return next((font for first, last, font in _BUNDLED_FONTS if first <= code <= last), None)
 
 
 def _escape(text: str) -> str:
-    """A text as the library's markup: escaped, and each sign in a font that has it, or `?` where none has."""
+    """Markup of the PDF library: escaped, each character in a font that has it, `?` where none has."""
     runs: list[tuple[str, list[str]]] = []
-    for sign in " ".join(unicodedata.normalize("NFC", text).split()):
-        if unicodedata.category(sign) in _INVISIBLE_CHARACTERS:
+    for character in " ".join(unicodedata.normalize("NFC", text).split()):
+        if unicodedata.category(character) in _INVISIBLE_CATEGORIES:
             continue
-        font = _font_of(sign)
+        font = _font_for(character)
         if not runs or runs[-1][0] != (font or ""):
             runs.append((font or "", []))
-        runs[-1][1].append("?" if font is None else sign)
-    marked = ((font, escape("".join(signs))) for font, signs in runs)
-    return "".join(f'<font name="{font}">{run}</font>' if font else run for font, run in marked)
+        runs[-1][1].append("?" if font is None else character)
+    escaped = ((font, escape("".join(characters))) for font, characters in runs)
+    return "".join(f'<font name="{font}">{run}</font>' if font else run for font, run in escaped)
 
 
-def _strip_markup(text: str) -> str:
-    return "".join("?" if ord(sign) not in _GLYPHS else sign for sign in text)
+def _replace_missing_glyphs(text: str) -> str:
+    return "".join("?" if ord(character) not in _GLYPHS else character for character in text)
 
 
 def _paragraphs(texts: Sequence[str], style: Any) -> list[Flowable]:
     return [Paragraph(_escape(text), style) for text in texts if text.strip()]
 
 
-# All documents share the fonts, and the library reads a font's file by a position that it keeps in it.
+# Documents share the fonts, and the library keeps its position in the file of a font.
 _RENDER_LOCK = threading.Lock()
 
 
 def draw_pdf(document: InvoiceDocument) -> bytes:
-    """The document as PDF."""
+    """Draw a document; the same document gives the same bytes."""
     with _RENDER_LOCK:
         return _draw(document)
 
@@ -123,31 +123,31 @@ def _draw(document: InvoiceDocument) -> bytes:
     target = io.BytesIO()
     frame = Frame(_MARGIN, 20 * mm, _WIDTH, A4[1] - 38 * mm, 0, 0, 0, 0)
     name = f"{document.title} {document.number}".strip()
-    paper = BaseDocTemplate(
+    template = BaseDocTemplate(
         target,
         pagesize=A4,
-        title=_strip_markup(name),
-        author=_strip_markup(document.seller.name),
+        title=_replace_missing_glyphs(name),
+        author=_replace_missing_glyphs(document.seller.name),
         lang="en",
         invariant=1,
         initialFontName=_FONTS[0],
         pageTemplates=[PageTemplate("page", [frame], onPage=lambda canvas, _: _watermark(canvas, document.watermark))],
     )
     story = [
-        *_head(document),
+        *_header(document),
         Spacer(0, 8 * mm),
         *_lines(document.lines),
         Spacer(0, 4 * mm),
         KeepTogether([_sums(document), Spacer(0, 6 * mm)]),
         *_paragraphs(document.notes, _style("note", 8.5, colour=_MUTED_COLOR)),
     ]
-    footer = _strip_markup(f"{document.seller.name} · {name}")
-    paper.build(story, canvasmaker=lambda *args, **options: _PageCountCanvas(*args, footer=footer, **options))
+    footer = _replace_missing_glyphs(f"{document.seller.name} · {name}")
+    template.build(story, canvasmaker=lambda *args, **options: _PageCountCanvas(*args, footer=footer, **options))
     return target.getvalue()
 
 
 class _PageCountCanvas(Canvas):  # type: ignore[misc]  # the library has no types
-    """A canvas that writes the feet of its pages last, when it knows how many there are."""
+    """A canvas that draws the footers last, when the number of pages is known."""
 
     def __init__(self, *args: Any, footer: str, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -180,27 +180,27 @@ def _watermark(canvas: Canvas, text: str) -> None:
         canvas.saveState()
         canvas.translate(A4[0] / 2, A4[1] / 2)
         canvas.rotate(45)
-        canvas.setFillColor(_PALE)
+        canvas.setFillColor(_WATERMARK_COLOR)
         canvas.setFont(_FONTS[1], 64)
-        canvas.drawCentredString(0, 0, _strip_markup(text))
+        canvas.drawCentredString(0, 0, _replace_missing_glyphs(text))
         canvas.restoreState()
 
 
-def _head(document: InvoiceDocument) -> list[Flowable]:
+def _header(document: InvoiceDocument) -> list[Flowable]:
     heading = [
         *_paragraphs([document.title], _style("title", 22, is_bold=True, is_right=True)),
         Spacer(0, 1.5 * mm),
         *_paragraphs([document.number], _style("number", 11, is_bold=True, is_right=True)),
         *_paragraphs([document.status], _style("status", 10, colour=_MUTED_COLOR, is_right=True)),
     ]
-    halves, gap = (_WIDTH * 0.52, _WIDTH * 0.48), 8 * mm
+    columns, gap = (_WIDTH * 0.52, _WIDTH * 0.48), 8 * mm
     plain = [("VALIGN", (0, 0), (-1, -1), "TOP"), *_without_padding()]
-    top = Table([[_party(document.seller), heading]], halves, style=plain)
+    top = Table([[_party(document.seller), heading]], columns, style=plain)
     buyer = [*_paragraphs(["Bill to"], _style("label", 8.5, colour=_MUTED_COLOR)), *_party(document.buyer)]
     label, value = _style("label", 8.5, colour=_MUTED_COLOR), _style("value", 9, is_right=True)
     facts = [[Paragraph(_escape(name), label), Paragraph(_escape(fact), value)] for name, fact in document.facts]
-    table = Table(facts, (halves[1] * 0.3, halves[1] * 0.7), style=plain) if facts else ""
-    return [top, Spacer(0, 10 * mm), Table([[buyer, "", table]], (halves[0] - gap, gap, halves[1]), style=plain)]
+    table = Table(facts, (columns[1] * 0.3, columns[1] * 0.7), style=plain) if facts else ""
+    return [top, Spacer(0, 10 * mm), Table([[buyer, "", table]], (columns[0] - gap, gap, columns[1]), style=plain)]
 
 
 def _without_padding() -> list[Any]:
@@ -221,9 +221,9 @@ def _lines(lines: Sequence[DocumentLine]) -> list[Flowable]:
     text, cell = _style("text", 9.5), _style("cell", 9.5, is_right=True)
     rows: list[list[Any]] = [names]
     for line in lines:
-        described = _described(line, _LINE_WIDTHS[0] - 2 * _PADDING, text)
+        description = _description_cell(line, _LINE_WIDTHS[0] - 2 * _PADDING, text)
         cells = zip((line.quantity, line.unit_price, line.amount), _LINE_WIDTHS[1:], strict=True)
-        rows.append([described, *(_table_cell(value, width - 2 * _PADDING, cell) for value, width in cells)])
+        rows.append([description, *(_table_cell(value, width - 2 * _PADDING, cell) for value, width in cells)])
     style = [
         ("VALIGN", (0, 0), (-1, -1), "TOP"),
         ("ALIGN", (1, 1), (-1, -1), "RIGHT"),
@@ -237,7 +237,7 @@ def _lines(lines: Sequence[DocumentLine]) -> list[Flowable]:
 
 
 class _LineTable(Flowable):  # type: ignore[misc]  # the library has no types
-    """Rows of text that fit their column: a paragraph would measure every word of them three times."""
+    """Rows of text that fit their column; much faster than paragraphs, which measure every word."""
 
     def __init__(self, rows: Sequence[tuple[str, Any]]) -> None:
         super().__init__()
@@ -255,12 +255,12 @@ class _LineTable(Flowable):  # type: ignore[misc]  # the library has no types
             top -= style.leading
 
 
-def _described(line: DocumentLine, width: float, style: Any) -> Flowable:
+def _description_cell(line: DocumentLine, width: float, style: Any) -> Flowable:
     detail = _style("detail", 8, colour=_MUTED_COLOR)
     rows = [(line.description, style), *((row, detail) for row in line.details)]
-    if all(_strip_markup(text) == text and _fits(text, width, kind) for text, kind in rows):
+    if all(_replace_missing_glyphs(text) == text and _fits(text, width, font_style) for text, font_style in rows):
         return _LineTable(rows)
-    details = "".join(f'<br/><font size="8" color="{_QUIET_NAME}">{_escape(row)}</font>' for row in line.details)
+    details = "".join(f'<br/><font size="8" color="{_MUTED_HEX}">{_escape(row)}</font>' for row in line.details)
     return Paragraph(_escape(line.description) + details, style)
 
 
@@ -269,8 +269,8 @@ def _fits(text: str, width: float, style: Any) -> bool:
 
 
 def _table_cell(text: str, width: float, style: Any) -> Any:
-    """A text as it is where it fits, which is quick; as a paragraph where it must wrap."""
-    plain = _strip_markup(text)
+    """The text if it fits, which draws fast; else a paragraph that wraps."""
+    plain = _replace_missing_glyphs(text)
     return plain if _fits(plain, width, style) else Paragraph(_escape(text), style)
 
 
@@ -280,8 +280,8 @@ def _sums(document: InvoiceDocument) -> Flowable:
         size = 11.5 if row.is_strong else 9.5
         left = _style("sum", size, is_bold=row.is_strong)
         right = _style("sum_right", size, is_bold=row.is_strong, is_right=True)
-        shown = f"{document.currency} {row.amount}" if row.is_strong else row.amount
-        rows.append([Paragraph(_escape(row.label), left), Paragraph(_escape(shown), right)])
+        amount = f"{document.currency} {row.amount}" if row.is_strong else row.amount
+        rows.append([Paragraph(_escape(row.label), left), Paragraph(_escape(amount), right)])
         if row.is_strong:
             style.append(("LINEABOVE", (0, index), (-1, index), 0.5, _LINE_COLOR))
     style += [(f"{side}PADDING", (0, 0), (-1, -1), 1.4 * mm) for side in ("TOP", "BOTTOM")]
