@@ -36,7 +36,9 @@ bp = Blueprint("messages", __name__)
 )
 def send(body: Mapping[str, Any]) -> Any:
     """Send a mock SMS or e-mail: accepted now, delivered within seconds."""
-    return messages.accept_message(g.principal, g.principal.terms, body, g.once, is_published=g.principal.is_told)
+    return messages.accept_message(
+        g.principal, g.principal.terms, body, g.idempotent_request, is_published=g.principal.is_told
+    )
 
 
 @bp.get('/<id("msg"):message_id>')
