@@ -18,6 +18,7 @@ from saas_api.billing import usage_costs
 from saas_api.core import clock, ids, money
 from saas_api.core.access import require_permission
 from saas_api.core.db import engine
+from saas_api.core.db.pagination import PageRequest
 from saas_api.core.errors import TooManyRequests, ValidationFailed
 from saas_api.core.fields import DateField, PrefixedId, StrictSchema, Text
 from saas_api.core.limits import limiter
@@ -28,7 +29,9 @@ from saas_api.dashboard import context
 from saas_api.dashboard.context import HTMX_STOP_POLLING, MAX_EXPORT_ROWS, PAGE_SIZE
 from saas_api.messages import content, messages
 from saas_api.messages.content import MAX_EMAIL_LENGTH, MAX_SMS_LENGTH, MAX_SUBJECT_LENGTH
+from saas_api.messages.messages import MessageFilter
 from saas_api.messages.models import Message
+from saas_api.messages.schemas import MessageOut
 from saas_api.usage import ranges
 from saas_api.usage.ranges import InvalidDateRange
 
@@ -176,6 +179,7 @@ class MessageFilters(StrictSchema):
 
 
 POLL_SECONDS = timedelta(minutes=15)
+_message_schema = MessageOut()
 PENDING_STATUSES = ("queued", "sending")
 MESSAGE_CSV_COLUMNS = (
     *("message_id", "to", "type", "subject", "status", "segments", "cost", "currency", "mode", "api_key_id"),
@@ -213,11 +217,12 @@ def index() -> Response:
     mode = query.get("mode") or g.principal.mode
     found, zone = None, context.current_zone()
     if not form.errors:
-        query = {**query, "mode": mode, "limit": PAGE_SIZE}
         since, until = range_bounds(engine.session(), context.current_organization_id(), query, zone)
+        filters = MessageFilter(query["status"], query["type"], mode, query["to"], query["key"], since, until)
         if query["format"]:
-            return _table(query, since, until)
-        found = messages.list_messages(engine.session(), context.current_organization_id(), query, since, until)
+            return _export(filters)
+        request = PageRequest(PAGE_SIZE, query["cursor"])
+        found = messages.list_messages(engine.session(), context.current_organization_id(), filters, request)
     return pages.render_page(
         "dashboard/messages/index.html",
         status=200 if found else 422,
@@ -345,26 +350,24 @@ def _steps(message: Message, zone: str) -> list[dict[str, Any]]:
     return steps
 
 
-def _table(query: Mapping[str, Any], since: Any, until: Any) -> Response:
-    found = messages.iter_export_rows(
-        engine.session(), context.current_organization_id(), query, since, until, MAX_EXPORT_ROWS + 1
-    )
-    if len(found) > MAX_EXPORT_ROWS:
+def _export(filters: MessageFilter) -> Response:
+    rows = messages.list_export_rows(engine.session(), context.current_organization_id(), filters, MAX_EXPORT_ROWS + 1)
+    if len(rows) > MAX_EXPORT_ROWS:
         raise ValidationFailed.at_field("range", f"More than {MAX_EXPORT_ROWS:,} messages; choose a shorter range.")
-    currency = usage_costs.report_currency(engine.session(), context.current_organization_id()) if found else ""
-    name = f"messages-{query['mode']}-{clock.now():%Y-%m-%d}.csv"
-    return pages.csv_response(name, MESSAGE_CSV_COLUMNS, [_row(message, currency) for message in found])
+    currency = usage_costs.report_currency(engine.session(), context.current_organization_id()) if rows else ""
+    name = f"messages-{filters.mode}-{clock.now():%Y-%m-%d}.csv"
+    return pages.csv_response(name, MESSAGE_CSV_COLUMNS, (_csv_row(message, currency) for message in rows))
 
 
-def _row(message: Message, currency: str) -> tuple[Any, ...]:
-    cost = None if message.cost is None else Decimal(money.format_unit_price(message.cost))
-    delivered_at = message.finished_at if message.status == "delivered" else None
-    return (
-        *(ids.format_id("msg", message.id), message.recipient, message.channel, message.subject, message.status),
-        *(message.segments, cost, None if cost is None else currency, message.mode),
-        *(message.api_key_id and ids.format_id("key", message.api_key_id), message.attempts, message.error_code),
-        *(at and clock.format_rfc3339(at) for at in (message.accepted_at, message.sent_at, delivered_at)),
-    )
+def _csv_row(message: Message, currency: str) -> list[Any]:
+    data = _message_schema.dump(message)
+    row = {
+        **data,
+        "cost": None if data["cost"] is None else Decimal(data["cost"]),
+        "currency": None if data["cost"] is None else currency,
+        "api_key_id": message.api_key_id and ids.format_id("key", message.api_key_id),
+    }
+    return [row[column] for column in MESSAGE_CSV_COLUMNS]
 
 
 def _key_name(message: Message) -> str | None:

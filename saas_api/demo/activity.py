@@ -25,7 +25,7 @@ from saas_api.demo.companies import DemoCompany, DemoLogin
 from saas_api.demo.timeline import Timeline
 from saas_api.demo.traffic import DemoMessage, DemoRefusals
 from saas_api.messages import events as message_events
-from saas_api.messages.events import MessageEventData
+from saas_api.messages.models import Message
 from saas_api.payments import checkout, dunning, provider_events
 from saas_api.payments.checkout import PaymentRequest
 from saas_api.providers import mock_payments
@@ -210,9 +210,9 @@ class CompanyActivity:
     def _tell(self, sent: Sequence[DemoMessage]) -> None:
         for one in sent:
             clock.freeze_time(one.done_at)
-            state = MessageEventData(one.id, one.channel, one.recipient, one.size, "live", one.status, 1, one.error)
             with tenancy.tenant_session(self.id) as session:
-                webhook_events.publish_many(session, self.id, [message_events.status_event(state)])
+                message = session.get_one(Message, (self.id, one.id))
+                webhook_events.publish_many(session, self.id, [message_events.status_event(message)])
 
 
 CLOSE_DELAY, PAYMENT_DELAY = timedelta(hours=2), timedelta(days=2, hours=5)
