@@ -26,6 +26,7 @@ from saas_api.core.observability import get_logger
 from saas_api.core.settings import setting
 from saas_api.webhooks import endpoints, payload, retries, secrets
 from saas_api.webhooks.events import DRAIN_JOB
+from saas_api.webhooks.models import EndpointStatus
 from saas_api.webhooks.retries import MAX_ATTEMPTS, MAX_INTERRUPTIONS
 
 log = get_logger(__name__)
@@ -221,7 +222,7 @@ def record_results(owner: Owner, token: UUID, results: Sequence[AttemptResult]) 
             session.execute(_INSERT_ATTEMPTS, _log(organization_id, ours))
             _update_endpoint_health(session, owner, ours)
         if any(result.status == _GONE for result in ours):
-            endpoints.disable_endpoint(session, organization_id, endpoint_id, "disabled_gone")
+            endpoints.disable_endpoint(session, organization_id, endpoint_id, EndpointStatus.DISABLED_GONE)
         if not is_open:
             endpoints.cancel_pending_deliveries(session, organization_id, endpoint_id)
     lost = len(results) - len(kept)
