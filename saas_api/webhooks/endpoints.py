@@ -67,23 +67,17 @@ class EndpointHealth:
 class EndpointView:
     """An endpoint as its organization reads it.
 
-    health: None in event data
     secret: of a new endpoint only
     """
 
     endpoint: Endpoint
-    health: EndpointHealth | None = None
+    health: EndpointHealth
     secret: str | None = None
 
     @property
     def is_enabled(self) -> bool:
         """Whether events are sent to the endpoint."""
         return self.endpoint.status == EndpointStatus.ENABLED and self.endpoint.deleted_at is None
-
-    @property
-    def redacted_url(self) -> str:
-        """The URL without its query."""
-        return redacted_url(self.endpoint)
 
 
 _HEALTH = sa.text("""
@@ -369,7 +363,8 @@ def disable_endpoint(session: Session, organization_id: UUID, endpoint_id: UUID,
     cancel_pending_deliveries(session, organization_id, endpoint_id)
     audit_data = {"status": status, "failing_since": str(endpoint.first_failure_at)}
     record_endpoint_event(session, None, endpoint, "disabled", audit_data)
-    data = event_types.dump_data("webhook_endpoint.disabled", EndpointView(endpoint))
+    resource = {"endpoint": endpoint, "is_enabled": False, "redacted_url": redacted_url(endpoint)}
+    data = event_types.dump_data("webhook_endpoint.disabled", resource)
     version = int(clock.now().timestamp())  # rises from one disabling of an endpoint to the next
     events.publish(session, organization_id, "webhook_endpoint.disabled", EventSubject(endpoint_id, version), data)
     _email_disabled(session, endpoint)
