@@ -14,7 +14,7 @@ from saas_api.accounts.tokens import InvalidToken, TokenExpired
 from saas_api.admin import context
 from saas_api.billing import period_close, periods, previews, subscriptions, terms, wallet
 from saas_api.billing.invoice_lifecycle import InvoiceSummary
-from saas_api.billing.models import BillingPeriod, Subscription
+from saas_api.billing.models import BillingPeriod, GrantKind, Subscription
 from saas_api.billing.period_close import CloseResult
 from saas_api.billing.previews import BillPreview
 from saas_api.billing.rating import period_grid
@@ -113,7 +113,7 @@ def grant_credit(
     raises: as `billing.grant`
     """
     act = OperatorContext(context.current_operator(principal), organizations.validate_reason(reason))
-    source = GrantSource(f"operator:{ids.new_id()}", "promotional")
+    source = GrantSource(f"operator:{ids.new_id()}", GrantKind.PROMOTIONAL)
     with context.write_session() as session:
         return wallet.grant_credit(session, organization_id, source, amount_minor, act, expires_at=expires_at)
 
