@@ -1,7 +1,7 @@
 """Every setting of the product: type, unit, default and use; all problems are reported at once, by name.
 
-The environment wins over `.env`; a secret may also stand in the file that `<NAME>_FILE` names. Outside production what
-is missing is made: the engines' addresses by computation, the secrets once, into `instance/secrets.json`.
+The environment wins over `.env`; a secret may also be in the file that `<NAME>_FILE` names. Outside production, missing
+addresses of engines are computed, and missing secrets are generated once into `instance/secrets.json`.
 """
 
 import ipaddress
@@ -31,7 +31,7 @@ Amount = Annotated[Decimal | None, BeforeValidator(lambda value: None if value =
 
 
 class Settings(BaseProductSettings):
-    """The settings, in the order and groups of the README's table."""
+    """The settings, in the order of docs/settings.md."""
 
     APP_ENV: Literal["development", "test", "production"] = setting_field(
         "development",
@@ -58,17 +58,17 @@ class Settings(BaseProductSettings):
     SECRET_KEY: SecretStr | None = setting_field(
         None,
         'at least 32 characters; several as "new,old"',
-        "signs cursors, links and cookies; made if unset, required in production",
+        "signs cursors, links and cookies; generated if unset, required in production",
     )
     JWT_SECRET: SecretStr | None = setting_field(
         None,
         'at least 32 characters; several as "new,old"',
-        "signs access tokens; made if unset, required in production",
+        "signs access tokens; generated if unset, required in production",
     )
     API_KEY_PEPPER: SecretStr | None = setting_field(
         None,
         'version and secret of at least 32 characters, "1:..."; several as "2:...,1:..."',
-        "keys the digests of API keys; made if unset, required in production",
+        "keys the digests of API keys; generated if unset, required in production",
     )
 
     API_KEY_PREFIX: str = setting_field(
@@ -96,7 +96,11 @@ class Settings(BaseProductSettings):
         60, "minutes from 0 to 1440", "time between the end of a period and its invoice", ge=0, le=1440
     )
     AUTH_ALLOWANCE_FACTOR: int | None = setting_field(
-        None, "1 to 1000", "widens what one address may try to sign in; 1 in production, else 100", ge=1, le=1000
+        None,
+        "1 to 1000",
+        "multiplies sign-in limits of an address; 1 in production, else 100",
+        ge=1,
+        le=1000,
     )
     DEFAULT_SPEND_CAP: Amount = setting_field(
         Decimal("100.00"),
@@ -106,56 +110,56 @@ class Settings(BaseProductSettings):
         decimal_places=2,
     )
     DUNNING_MINIMUM_MINOR: int = setting_field(
-        100, "a whole number of cents", "an organization that owes less is not reminded of it", ge=0, le=1_000_000
+        100, "a whole number of cents", "the amount due from which an organization gets reminders", ge=0, le=1_000_000
     )
     LATE_USAGE_DAYS: int = setting_field(
-        35, "days from 1 to 366", "how late usage of a closed period may come in", ge=1, le=366
+        35, "days from 1 to 366", "how long after a period has closed its usage is still accepted", ge=1, le=366
     )
-    SELLER_NAME: str = setting_field("saas-api", "a name", "who the invoices are from")
+    SELLER_NAME: str = setting_field("saas-api", "a name", "the seller on invoices")
     SELLER_ADDRESS: str | None = setting_field(None, "lines separated by |", "the seller's address on invoices")
     SELLER_TAX_ID: str | None = setting_field(None, "a tax id", "the seller's tax id on invoices")
     REQUIRE_VERIFIED_EMAIL: bool = setting_field(
         False, "0 or 1", "asks for a verified e-mail address before live keys and invitations"
     )
 
-    CORS_ORIGINS: Names = setting_field([], "origins separated by commas", "browsers' origins that may call the API")
-    TRUSTED_PROXIES: int = setting_field(
-        0, "a whole number from 0 to 5", "hops of X-Forwarded-For to believe", ge=0, le=5
-    )
+    CORS_ORIGINS: Names = setting_field([], "origins separated by commas", "origins of pages that may call the API")
+    TRUSTED_PROXIES: int = setting_field(0, "a whole number from 0 to 5", "trusted hops of X-Forwarded-For", ge=0, le=5)
     TRUSTED_PROXY_IPS: Names = setting_field(
-        ["127.0.0.1"], "addresses separated by commas", "proxies whose forwarding headers gunicorn believes"
+        ["127.0.0.1"], "addresses separated by commas", "proxies whose forwarding headers gunicorn trusts"
     )
 
     ADMIN_ALLOWED_IPS: Names = setting_field(
         [],
         "networks like 203.0.113.0/24 separated by commas",
-        "from where the console opens; anywhere if unset",
+        "networks from which the operator console can be opened; any if unset",
     )
     WEBHOOK_ALLOWED_NETWORKS: Names = setting_field(
         [], "networks like 10.0.0.0/8 separated by commas", "private networks that webhooks may be sent to"
     )
 
     SMTP_HOST: str | None = setting_field(
-        None, "a host name", "the server that takes mail; kept in instance/mail if unset"
+        None, "a host name", "the SMTP server; mail is stored in instance/mail if unset"
     )
     SMTP_PORT: int = setting_field(587, "a port from 1 to 65535", "the port of that server", ge=1, le=65535)
-    SMTP_USERNAME: str | None = setting_field(None, "a name", "signs in there; nobody does if unset")
-    SMTP_PASSWORD: SecretStr | None = setting_field(None, "a password", "the password that goes with the name")
+    SMTP_USERNAME: str | None = setting_field(None, "a name", "the user name at that server; no login if unset")
+    SMTP_PASSWORD: SecretStr | None = setting_field(None, "a password", "the password of that user")
     SMTP_TLS: Literal["starttls", "tls", "none"] = setting_field(
-        "starttls", "starttls, tls or none", "how the way there is encrypted"
+        "starttls", "starttls, tls or none", "encryption of the connection to that server"
     )
     SMTP_FROM: str | None = setting_field(
-        None, "an address", "who mail comes from; no-reply@ the host of APP_URL if unset"
+        None, "an address", "the sender of mail; no-reply@ the host of APP_URL if unset"
     )
 
     STRIPE_SECRET_KEY: SecretStr | None = setting_field(None, "a key like sk_...", "Stripe takes payments if set")
     STRIPE_WEBHOOK_SECRET: SecretStr | None = setting_field(
-        None, "a secret like whsec_...", "proves that Stripe's events are its own"
+        None, "a secret like whsec_...", "verifies the signature of Stripe's events"
     )
-    STRIPE_API_BASE: str = setting_field("https://api.stripe.com", "an address", "where Stripe is", pattern=_ADDRESS)
+    STRIPE_API_BASE: str = setting_field(
+        "https://api.stripe.com", "an address", "address of Stripe's API", pattern=_ADDRESS
+    )
     PAYSTACK_SECRET_KEY: SecretStr | None = setting_field(None, "a key like sk_...", "Paystack takes payments if set")
     PAYSTACK_API_BASE: str = setting_field(
-        "https://api.paystack.co", "an address", "where Paystack is", pattern=_ADDRESS
+        "https://api.paystack.co", "an address", "the address of Paystack's API", pattern=_ADDRESS
     )
     PAYMENTS_ALLOW_MOCK: bool = setting_field(False, "0 or 1", "lets the mock provider take payments in production too")
 
@@ -170,68 +174,70 @@ class Settings(BaseProductSettings):
         None, "1 to 64", "web processes; 2 if unset, in production twice the CPUs plus one up to 8", ge=1, le=64
     )
     LEASE_SECONDS: int = setting_field(
-        30, "seconds from 2 to 600, over twice MOCK_LATENCY_MS", "how long a worker holds what it took", ge=2, le=600
+        30, "seconds from 2 to 600, over twice MOCK_LATENCY_MS", "how long a worker's claim on rows lasts", ge=2, le=600
     )
     SWEEP_SECONDS: int = setting_field(
-        10, "seconds from 1 to 300", "how often is looked for what no wake-up announced", ge=1, le=300
+        10, "seconds from 1 to 300", "seconds between scans for due work without a wake-up", ge=1, le=300
     )
     DRAIN_SECONDS: int = setting_field(
-        20, "seconds from 1 to 300", "how long one job goes on taking messages", ge=1, le=300
+        20, "seconds from 1 to 300", "how long one job keeps claiming due rows", ge=1, le=300
     )
 
-    WEBHOOK_CONCURRENCY: int = setting_field(64, "1 to 512", "webhooks a worker has under way at once", ge=1, le=512)
+    WEBHOOK_CONCURRENCY: int = setting_field(64, "1 to 512", "webhooks a worker sends at the same time", ge=1, le=512)
 
     LOG_LEVEL: Literal["debug", "info", "warning", "error"] = setting_field(
-        "info", "debug, info, warning or error", "least weight of a log line that is written"
+        "info", "debug, info, warning or error", "lowest level that is logged"
     )
-    APP_FAULTS: bool = setting_field(False, "0 or 1", "lets FAULT strike; refused in production")
+    APP_FAULTS: bool = setting_field(False, "0 or 1", "enables FAULT; refused in production")
     TIME_SCALE: int = setting_field(1, "1 to 1000", "divides delays for the fault tests", ge=1, le=1000)
     FAULT: str | None = setting_field(
-        None, "name:kill, name:raise or name:sleep=SECONDS", "the fault the tests ask for"
+        None,
+        "name:kill, name:raise or name:sleep=SECONDS",
+        "the fault point to trigger, and its effect",
     )
 
     @field_validator("CORS_ORIGINS", *_NETWORKS, mode="before")
     @classmethod
-    def _split(cls, value: Any) -> Any:
+    def _split_list(cls, value: Any) -> Any:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
     @field_validator(*REQUIRED_IN_PRODUCTION)
     @classmethod
-    def _given_in_production(cls, value: Any, info: ValidationInfo) -> Any:
+    def _require_in_production(cls, value: Any, info: ValidationInfo) -> Any:
         return declaration.reject_if(
             value is None and info.data.get("APP_ENV") == "production", value, "required in production; "
         )
 
     @field_validator("SECRET_KEY", "JWT_SECRET")
     @classmethod
-    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+    def _require_length(cls, value: SecretStr | None) -> SecretStr | None:
         parts = value.get_secret_value().split(",") if value else []
         return declaration.reject_if(any(len(part) < 32 for part in parts), value)
 
     @field_validator("API_KEY_PEPPER")
     @classmethod
-    def _versioned(cls, value: SecretStr | None) -> SecretStr | None:
+    def _require_version(cls, value: SecretStr | None) -> SecretStr | None:
         entries = value.get_secret_value().split(",") if value else []
         return declaration.reject_if(not all(re.fullmatch(r"[0-9]{1,4}:[^:]{32,}", entry) for entry in entries), value)
 
     @field_validator("LEASE_SECONDS")
     @classmethod
-    def _outlasts_a_call(cls, value: int, info: ValidationInfo) -> int:
+    def _require_longer_than_call(cls, value: int, info: ValidationInfo) -> int:
         return declaration.reject_if(2 * info.data.get("MOCK_LATENCY_MS", 0) > 1000 * value, value)
 
     @field_validator("CORS_ORIGINS")
     @classmethod
-    def _origins(cls, value: list[str]) -> list[str]:
+    def _check_origins(cls, value: list[str]) -> list[str]:
         return declaration.reject_if(not all(re.fullmatch(r"https?://[^/\s*]+", origin) for origin in value), value)
 
     @field_validator(*_NETWORKS)
     @classmethod
-    def _addresses(cls, value: list[str]) -> list[str]:
+    def _normalize_networks(cls, value: list[str]) -> list[str]:
         return [str(ipaddress.ip_network(address)).removesuffix("/32").removesuffix("/128") for address in value]
 
     @field_validator("DATABASE_URL")
     @classmethod
-    def _postgresql(cls, value: str | None) -> str | None:
+    def _normalize_database_url(cls, value: str | None) -> str | None:
         if value is None:
             return None
         scheme, separator, rest = value.partition("://")
@@ -241,17 +247,17 @@ class Settings(BaseProductSettings):
 
     @field_validator("APP_FAULTS", "TIME_SCALE")
     @classmethod
-    def _never_in_production(cls, value: int, info: ValidationInfo) -> int:
+    def _refuse_in_production(cls, value: int, info: ValidationInfo) -> int:
         return declaration.reject_if(
             int(value) != (info.field_name == "TIME_SCALE") and info.data.get("APP_ENV") == "production", value
         )
 
 
 def load(*, env_file: Path | None = ROOT / ".env", **overrides: Any) -> dict[str, Any]:
-    """The settings as the application takes them: plain values by name, nothing missing that can be made.
+    """The settings as plain values by name, with computed addresses and generated secrets.
 
     env_file: None reads the environment alone
-    overrides: win over everything
+    overrides: win over every source
     raises: ConfigurationError with every problem
     """
     problems = declaration.invalid_env_lines(env_file) if env_file and env_file.exists() else []
@@ -264,13 +270,12 @@ def load(*, env_file: Path | None = ROOT / ".env", **overrides: Any) -> dict[str
     except OSError as error:
         raise ConfigurationError([f"a mounted secret cannot be read: {error}"]) from None
     values = {name: value.get_secret_value() if isinstance(value, SecretStr) else value for name, value in settings}
-    for name, secret in (
-        {} if all(values[name] for name in GENERATED_SECRETS) else instance.load_or_create_secrets(INSTANCE)
-    ).items():
-        values[name] = values[name] or secret
+    if not all(values[name] for name in GENERATED_SECRETS):
+        generated = instance.load_or_create_secrets(INSTANCE)
+        values |= {name: values[name] or secret for name, secret in generated.items()}
     database_url, redis_url = instance.engine_urls(INSTANCE)
     app_url = settings.APP_URL or f"http://localhost:{settings.API_PORT}"
-    made = {
+    computed = {
         "DATABASE_URL": database_url,
         "REDIS_URL": redis_url,
         "APP_URL": app_url,
@@ -278,4 +283,4 @@ def load(*, env_file: Path | None = ROOT / ".env", **overrides: Any) -> dict[str
         "WEB_CONCURRENCY": min(2 * (os.cpu_count() or 1) + 1, 8) if settings.APP_ENV == "production" else 2,
         "AUTH_ALLOWANCE_FACTOR": 1 if settings.APP_ENV == "production" else 100,
     }
-    return {"INSTANCE": str(INSTANCE), **values, **{name: values[name] or value for name, value in made.items()}}
+    return {"INSTANCE": str(INSTANCE), **values, **{name: values[name] or value for name, value in computed.items()}}

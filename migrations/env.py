@@ -1,26 +1,47 @@
 """Runs the migrations as the login that owns the database, one process at a time."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import context
+from alembic.util import CommandError
 from flask import current_app
 from sqlalchemy.pool import NullPool
 
-# Any number will do that nothing else locks: two processes that start together migrate one after the other.
-MIGRATING = 7_215_903
+# Any number that nothing else locks: two processes that start together migrate one after the other.
+MIGRATION_LOCK_KEY = 7_215_903
+NO_AUTOGENERATE = (
+    "Migrations are written in SQL, because models do not declare partitions, policies, triggers and indexes. "
+    'Create an empty one with flask db revision -m "what it does"; flask db check compares models and database.'
+)
+
+
+def is_declared_by_model(
+    _object: Any, _name: str | None, _type: str, is_reflected: bool, model_object: Any | None
+) -> bool:
+    """Whether `flask db check` compares an object; what only the database has is the migrations' own."""
+    return not is_reflected or model_object is not None
 
 
 def run() -> None:
-    """Bring the database to the asked revision.
+    """Bring the database to the requested revision, or compare it with the models.
 
     Every other connection of the application begins as `saas_tenant`; this one must stay the owner.
     """
+    if getattr(context.config.cmd_opts, "autogenerate", False):
+        raise CommandError(NO_AUTOGENERATE)
     metadata = current_app.extensions["migrate"].db.metadata
     engine = sa.create_engine(current_app.config["SQLALCHEMY_DATABASE_URI"], poolclass=NullPool)
     with engine.connect() as connection:
-        connection.execute(sa.text("SELECT pg_advisory_lock(:key)"), {"key": MIGRATING})
+        connection.execute(sa.text("SELECT pg_advisory_lock(:key)"), {"key": MIGRATION_LOCK_KEY})
         connection.execute(sa.text("SET lock_timeout = '5s'"))
         connection.commit()
-        context.configure(connection=connection, target_metadata=metadata, transaction_per_migration=True)
+        context.configure(
+            connection=connection,
+            target_metadata=metadata,
+            transaction_per_migration=True,
+            include_object=is_declared_by_model,
+        )
         with context.begin_transaction():
             context.run_migrations()
 

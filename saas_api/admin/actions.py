@@ -186,7 +186,7 @@ def suspend(organization_id: UUID, body: dict[str, Any]) -> Any:
     organization = check_confirmation(organization_id, body["name"])
     organization_actions.suspend(g.principal, organization_id, body["reason"])
     told = f"{organization.name} is suspended. Its API keys are refused from now on."
-    return pages.redirect_to(".show", _notice=told, organization_id=organization_id)
+    return pages.redirect_to("admin.organizations.show", _notice=told, organization_id=organization_id)
 
 
 @bp.get(f"{_ONE}/resume")
@@ -202,7 +202,9 @@ def resume_form(organization_id: UUID, form: Form | None = None) -> Response:
 def resume(organization_id: UUID, body: dict[str, Any]) -> Any:
     """Let its keys work again."""
     organization_actions.resume(g.principal, organization_id, body["reason"])
-    return pages.redirect_to(".show", _notice="The suspension is lifted.", organization_id=organization_id)
+    return pages.redirect_to(
+        "admin.organizations.show", _notice="The suspension is lifted.", organization_id=organization_id
+    )
 
 
 @bp.get(f"{_ONE}/limits")
@@ -230,7 +232,7 @@ def set_limits(organization_id: UUID, body: dict[str, Any]) -> Any:
     exceptions = LimitOverrides(body["rate_limit"], _meter_limits(), end_of_day(body["expires_on"]))
     organization_actions.set_limit_overrides(g.principal, organization_id, exceptions, body["reason"])
     told = "The plan's limits hold again." if exceptions.is_empty else "The limits hold from the next request on."
-    return pages.redirect_to(".show", _notice=told, organization_id=organization_id)
+    return pages.redirect_to("admin.organizations.show", _notice=told, organization_id=organization_id)
 
 
 @bp.get(f"{_ONE}/view-as")
@@ -314,7 +316,7 @@ def _meter_limits() -> dict[str, Decimal]:
 
 def _submitted_limits(held: LimitOverrides) -> dict[str, Any]:
     last = last_full_day_before(held.expires_at).isoformat() if held.expires_at else None
-    ceilings = {f"ceiling_{meter}": f"{limit.normalize():f}" for meter, limit in held.ceilings.items()}
+    ceilings = {f"ceiling_{meter}": f"{limit.normalize():f}" for meter, limit in held.quotas.items()}
     return {"rate_limit": held.rate_limit, "expires_on": last, **ceilings}
 
 
@@ -347,7 +349,7 @@ def change_plan(organization_id: UUID, body: dict[str, Any]) -> Any:
     """Put it on another plan."""
     change = organization_actions.change_plan(g.principal, organization_id, body["plan"], body["when"], body["reason"])
     told = f"On {change.version.name} from {templating.format_date(change.effective_at)} on (UTC)."
-    return pages.redirect_to(".show", _notice=told, organization_id=organization_id)
+    return pages.redirect_to("admin.organizations.show", _notice=told, organization_id=organization_id)
 
 
 @bp.get(f"{_ONE}/credit")
@@ -380,7 +382,7 @@ def credit(organization_id: UUID, body: dict[str, Any]) -> Any:
         g.principal, organization_id, minor, body["reason"], end_of_day(body["expires_on"])
     )
     told = f"{templating.format_money(minor, currency)} added. The next invoices use it up."
-    return pages.redirect_to(".show", _notice=told, organization_id=organization_id)
+    return pages.redirect_to("admin.organizations.show", _notice=told, organization_id=organization_id)
 
 
 @bp.get(f"{_ONE}/bill-now")
@@ -407,7 +409,7 @@ def bill_now(organization_id: UUID, body: dict[str, Any]) -> Any:
         for one in outcome.invoices
     ]
     told = f"{templating.pluralize(outcome.closed, 'period')} closed. Written: {'; '.join(written) or 'nothing'}."
-    return pages.redirect_to(".show", _notice=told, organization_id=organization_id)
+    return pages.redirect_to("admin.organizations.show", _notice=told, organization_id=organization_id)
 
 
 def _plan_change(organization_id: UUID, chosen: Form) -> Any:

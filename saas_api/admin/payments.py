@@ -80,7 +80,7 @@ def list_payments(session: Session, query: dict[str, Any]) -> Page:
     """
     wanted = _payments()
     if query["status"]:
-        wanted = wanted.where(Payment.state == query["status"])
+        wanted = wanted.where(Payment.status == query["status"])
     if query["provider"]:
         wanted = wanted.where(Payment.provider == query["provider"])
     found = lists.paginate_or_export(session, wanted, query, (Payment.created_at, Payment.id))
@@ -89,7 +89,7 @@ def list_payments(session: Session, query: dict[str, Any]) -> Page:
 
 def list_quarantined(session: Session) -> list[QuarantinedPayment]:
     """Payments that stand apart, the newest first."""
-    wanted = _payments().where(Payment.state == "quarantined").order_by(Payment.created_at.desc(), Payment.id.desc())
+    wanted = _payments().where(Payment.status == "quarantined").order_by(Payment.created_at.desc(), Payment.id.desc())
     return [_to_quarantined(row) for row in session.execute(wanted.limit(MAX_ROWS))]
 
 
@@ -128,7 +128,7 @@ def list_events(session: Session, query: dict[str, Any]) -> Page:
     """
     wanted = sa.select(ProviderEvent).options(sa.orm.defer(ProviderEvent.body))
     if query["status"]:
-        wanted = wanted.where(ProviderEvent.state == query["status"])
+        wanted = wanted.where(ProviderEvent.status == query["status"])
     if query["provider"]:
         wanted = wanted.where(ProviderEvent.provider == query["provider"])
     order = (ProviderEvent.received_at, ProviderEvent.provider, ProviderEvent.event_id)
@@ -181,7 +181,7 @@ PAYMENT_COLUMNS: Columns = {
     "invoice_id": lambda one: ids.format_id("inv", one.payment.invoice_id),
     "provider": lambda one: one.payment.provider,
     "reference": lambda one: one.payment.provider_reference or "",
-    "status": lambda one: one.payment.state,
+    "status": lambda one: one.payment.status,
     "failure_code": lambda one: one.payment.failure_code or "",
     "amount": lambda one: lists.csv_money(one.payment.amount_minor, one.payment.currency),
     "captured": lambda one: lists.csv_money(one.payment.captured_minor, one.payment.currency),
@@ -193,7 +193,7 @@ EVENT_COLUMNS: Columns = {
     "event_id": lambda event: event.event_id,
     "type": lambda event: event.event_type,
     "reference": lambda event: event.reference or "",
-    "status": lambda event: event.state,
+    "status": lambda event: event.status,
     "attempts": lambda event: event.attempts,
     "error": lambda event: event.error or "",
     "received_at": lambda event: lists.csv_time(event.received_at),
@@ -260,7 +260,7 @@ def action_form(payment_id: UUID, verb: str, form: Form | None = None) -> Respon
 def run_action(payment_id: UUID, verb: str, body: dict[str, str]) -> Response:
     """Do it."""
     after = PAYMENT_ACTIONS[verb].call(payment_id, context.current_operator(g.principal), body["reason"])
-    notice = f"{PAYMENT_ACTIONS[verb].success_message} The payment is {after.state} now."
+    notice = f"{PAYMENT_ACTIONS[verb].success_message} The payment is {after.status} now."
     return pages.redirect_to("admin.payments.show", payment_id=payment_id, _notice=notice)
 
 

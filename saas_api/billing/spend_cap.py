@@ -22,8 +22,7 @@ from saas_api.core.errors import ValidationFailed
 from saas_api.core.limits import counters
 from saas_api.core.limits.limiter import RedisUnavailable
 from saas_api.core.observability import get_logger
-from saas_api.usage.quotas import MeterQuota
-from saas_api.usage.ranges import FAR_FUTURE
+from saas_api.usage.quotas import MAX_COUNTER_VALUE, MeterQuota
 
 log = get_logger(__name__)
 
@@ -126,7 +125,7 @@ def spend_counters(
         name = quantity_counter_name(terms.plan_version_id, meter)
         stored = quantity_to_micro_units(seed.quantities.get((terms.plan_version_id, meter), Decimal(0))) if seed else 0
         known = told.get(name, stored)
-        low, high = (-FAR_FUTURE, FAR_FUTURE) if is_final else _cap_text(price, known, amount)
+        low, high = (-MAX_COUNTER_VALUE, MAX_COUNTER_VALUE) if is_final else _cap_text(price, known, amount)
         more = charges.marginal_charge(price, Decimal(known).scaleb(-6), Decimal(amount))
         money += to_micro_units(more, terms.currency)
         counters.append(MeterQuota(name, amount * MICRO_UNITS, _UNLIMITED, stored, low, high))
@@ -151,8 +150,8 @@ def _cap_text(price: MeterPrice, known: int, units: int) -> tuple[int, int]:
     if bounds is None:
         return known, known
     low, high = bounds
-    return (-FAR_FUTURE if low is None else quantity_to_micro_units(low) + 1), (
-        FAR_FUTURE if high is None else quantity_to_micro_units(high)
+    return (-MAX_COUNTER_VALUE if low is None else quantity_to_micro_units(low) + 1), (
+        MAX_COUNTER_VALUE if high is None else quantity_to_micro_units(high)
     )
 
 

@@ -1,4 +1,4 @@
-"""ServiceTerms of an organization for the gate; operator limit overrides."""
+"""Terms of service that the gate applies to an organization, and the limit overrides that operators set."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,89 +23,89 @@ from saas_api.core.errors import ValidationFailed
 
 @dataclass(frozen=True)
 class LimitOverrides:
-    """What holds instead of the plan's limits.
+    """Limits of one organization that replace those of its plan.
 
     rate_limit: requests a minute, 1 to 1,000,000; None for the plan's
-    ceilings: by meter, in its unit, in one billing period; absent for the plan's
-    expires_at: the plan holds again from then on; None for never
+    quotas: by meter, in its unit, in one billing period; absent for the plan's
+    expires_at: end of the overrides; None for never
     """
 
     rate_limit: int | None = None
-    ceilings: Mapping[str, Decimal] = field(default_factory=dict)
+    quotas: Mapping[str, Decimal] = field(default_factory=dict)
     expires_at: datetime | None = None
 
     @property
     def is_empty(self) -> bool:
-        """Whether the plan holds as it is."""
-        return self.rate_limit is None and not self.ceilings
+        """Whether every limit is the plan's."""
+        return self.rate_limit is None and not self.quotas
 
 
 def get_overrides(session: Session, organization_id: UUID) -> LimitOverrides:
-    """The exceptions that were made for an organization, expired ones too."""
-    return _audit_data(session.get(OrganizationLimits, organization_id))
+    """The limit overrides of an organization, also when they have expired."""
+    return _to_overrides(session.get(OrganizationLimits, organization_id))
 
 
 def set_overrides(
-    session: Session, organization_id: UUID, exceptions: LimitOverrides, actor: Actor, reason: str
+    session: Session, organization_id: UUID, overrides: LimitOverrides, actor: Actor, reason: str
 ) -> None:
-    """Make exceptions for an organization instead of those it has; empty ones give it back to its plan.
+    """Replace the limit overrides of an organization. Empty ones restore the limits of its plan.
 
-    session: of the system
-    raises: NoSuchOrganization, Invalid
+    session: a system session
+    raises: OrganizationNotFound, ValidationFailed
     """
-    told = organizations.validate_reason(reason)
-    _check(session, exceptions)
+    reason = organizations.validate_reason(reason)
+    _validate(session, overrides)
     organizations.get(session, organization_id)
     row = session.get(OrganizationLimits, organization_id, with_for_update=True, populate_existing=True)
-    before = _audit_data(row)
-    if exceptions == before:
+    before = _to_overrides(row)
+    if overrides == before:
         raise ValidationFailed.at_field("rate_limit", "These limits hold already.")
-    if exceptions.is_empty:
+    if overrides.is_empty:
         session.delete(row)
     else:
         row = row or OrganizationLimits(organization_id=organization_id)
-        row.rate_limit_per_minute = exceptions.rate_limit
-        row.ceilings = {meter: f"{limit.normalize():f}" for meter, limit in exceptions.ceilings.items()}
-        row.expires_at, row.reason = exceptions.expires_at, told
+        row.rate_limit_per_minute = overrides.rate_limit
+        row.ceilings = {meter: f"{limit.normalize():f}" for meter, limit in overrides.quotas.items()}
+        row.expires_at, row.reason = overrides.expires_at, reason
         row.set_by = UUID(actor.id) if actor.kind == "operator" and actor.id else None
         session.add(row)
-    session.flush()  # the gate reads the row once the change is known
+    session.flush()  # the gate reads the row as soon as the generation rises
     organizations.bump_generation(session, organization_id)
-    data = {"before": _audit_text(before), "after": _audit_text(exceptions), "reason": told}
+    data = {"before": _audit_data(before), "after": _audit_data(overrides), "reason": reason}
     audit.record_event(session, organization_id, actor, "limits.changed", ("organization", organization_id), data)
 
 
-def _check(session: Session, exceptions: LimitOverrides) -> None:
-    if exceptions.expires_at and exceptions.expires_at <= clock.now():
+def _validate(session: Session, overrides: LimitOverrides) -> None:
+    if overrides.expires_at and overrides.expires_at <= clock.now():
         raise ValidationFailed.at_field("expires_on", "Must be in the future.")
-    if exceptions.is_empty and exceptions.expires_at:
+    if overrides.is_empty and overrides.expires_at:
         raise ValidationFailed.at_field("expires_on", "There is no limit that could end.")
-    known = plans.meter_units(session)
-    unknown = [(f"ceilings.{meter}", "There is no such meter.") for meter in exceptions.ceilings if meter not in known]
+    meters = plans.meter_units(session)
+    unknown = [(f"ceilings.{meter}", "There is no such meter.") for meter in overrides.quotas if meter not in meters]
     if unknown:
         raise ValidationFailed.from_fields(unknown)
 
 
-def _audit_data(row: OrganizationLimits | None) -> LimitOverrides:
+def _to_overrides(row: OrganizationLimits | None) -> LimitOverrides:
     if row is None:
         return LimitOverrides()
-    ceilings = {meter: Decimal(str(limit)) for meter, limit in row.ceilings.items()}
-    return LimitOverrides(row.rate_limit_per_minute, ceilings, row.expires_at)
+    quotas = {meter: Decimal(str(limit)) for meter, limit in row.ceilings.items()}
+    return LimitOverrides(row.rate_limit_per_minute, quotas, row.expires_at)
 
 
-def _audit_text(exceptions: LimitOverrides) -> dict[str, Any]:
+def _audit_data(overrides: LimitOverrides) -> dict[str, Any]:
     return {
-        "rate_limit_per_minute": exceptions.rate_limit,
-        "ceilings": {meter: f"{limit.normalize():f}" for meter, limit in exceptions.ceilings.items()},
-        "expires_at": exceptions.expires_at and clock.format_rfc3339(exceptions.expires_at),
+        "rate_limit_per_minute": overrides.rate_limit,
+        "ceilings": {meter: f"{limit.normalize():f}" for meter, limit in overrides.quotas.items()},
+        "expires_at": overrides.expires_at and clock.format_rfc3339(overrides.expires_at),
     }
 
 
 @dataclass(frozen=True)
 class SpendCap:
-    """A spend cap that stops calls.
+    """A spend cap that blocks calls.
 
-    base_minor: of the whole period, which every cap covers first
+    base_minor: base amounts of the whole period, which count against the cap first
     prices: by meter, of the plan version in force
     """
 
@@ -116,13 +116,14 @@ class SpendCap:
 
 @dataclass(frozen=True)
 class ServiceTerms:
-    """What holds for an organization at this moment.
+    """Terms of service of an organization at one moment.
 
-    organization_status: the operator's switch; standing: what unpaid invoices have led to
-    generation: of the organization, when this was read
-    list_prices: by meter, of one unit, in major units
-    ceilings: by meter, in its unit; absent where a period may hold any quantity
-    cap: on what a period may cost; None where nothing is stopped
+    organization_status: set by operators
+    standing: consequence of unpaid invoices
+    generation: of the organization, at the time of the read
+    list_prices: price of one unit by meter, in major units
+    quotas: by meter, in its unit, for one billing period; absent without a limit
+    cap: None without a spend cap that blocks
     """
 
     organization_status: str
@@ -135,13 +136,13 @@ class ServiceTerms:
     period_starts_at: datetime
     period_ends_at: datetime
     list_prices: Mapping[str, Decimal]
-    ceilings: Mapping[str, Decimal]
+    quotas: Mapping[str, Decimal]
     cap: SpendCap | None = None
 
 
 _TERMS = text("""
 SELECT o.status, s.standing, o.generation, v.id AS version_id, v.currency, e.value AS rate_limit,
-  l.rate_limit_per_minute, coalesce(l.ceilings, '{}') AS exceptions,
+  l.rate_limit_per_minute, coalesce(l.ceilings, '{}') AS overrides,
   p.id AS period_id, p.starts_at, p.ends_at,
   CASE b.spend_cap_action WHEN 'block' THEN b.spend_cap_minor END AS cap_minor,
   (SELECT coalesce(jsonb_object_agg(meter_code, limit_quantity::text), '{}') FROM entitlements
@@ -160,15 +161,15 @@ WHERE o.id = :organization_id""")
 
 
 def get_terms(session: Session, organization_id: UUID) -> ServiceTerms:
-    """Terms of an organization now; opens its account and its period where they are missing.
+    """Current terms of an organization. Opens its billing account and period if they are missing.
 
-    raises: NoSuchOrganization
+    raises: OrganizationNotFound
     """
-    row = _read(session, organization_id)
+    row = _find_row(session, organization_id)
     if row is None:
         periods.ensure_account(session, organization_id)
         periods.ensure_period(session, organization_id, clock.now())
-        row = _read(session, organization_id)
+        row = _find_row(session, organization_id)
     if row is None:
         raise RuntimeError(f"organization {organization_id} has no open billing period")
     prices = {meter: price for (_, meter), price in plans.get_prices(session, [row.version_id]).items()}
@@ -186,11 +187,11 @@ def get_terms(session: Session, organization_id: UUID) -> ServiceTerms:
         period_starts_at=row.starts_at,
         period_ends_at=row.ends_at,
         list_prices={meter: charges.list_price_cost(price, Decimal(1)) for meter, price in prices.items()},
-        ceilings={meter: Decimal(str(limit)) for meter, limit in {**row.ceilings, **row.exceptions}.items()},
+        quotas={meter: Decimal(str(limit)) for meter, limit in {**row.ceilings, **row.overrides}.items()},
         cap=cap,
     )
 
 
-def _read(session: Session, organization_id: UUID) -> Row[Any] | None:
+def _find_row(session: Session, organization_id: UUID) -> Row[Any] | None:
     values = {"organization_id": organization_id, "at": clock.now(), "feature": RATE_LIMIT_FEATURE}
     return session.execute(_TERMS, values).first()

@@ -115,7 +115,7 @@ def usage_report(
     else:
         rows = reports.accepted_test_calls(session, organization_id, days)
     for row in rows:
-        price = prices.get((segments[max(row.stretch - 1, 0)].version, row.meter))
+        price = prices.get((segments[max(row.segment - 1, 0)].version, row.meter))
         cost = charges.list_price_cost(price, row.quantity) if mode == "live" and price else Decimal(0)
         meters[row.meter].quantity += row.quantity
         meters[row.meter].cost += cost
@@ -246,7 +246,7 @@ def usage_series(
         point = found[group][row.point]
         point.requests += row.requests
         point.quantity += row.quantity
-        price = prices.get((segments[max(row.stretch - 1, 0)].version, row.meter))
+        price = prices.get((segments[max(row.segment - 1, 0)].version, row.meter))
         point.cost += charges.list_price_cost(price, row.quantity) if mode == "live" and price else 0
     return found
 
@@ -279,7 +279,7 @@ def usage_rows(session: Session, organization_id: UUID, days: DateRange, mode: s
     else:
         rows = reports.accepted_test_calls(session, organization_id, days)
     for row in rows:
-        price = prices.get((segments[max(row.stretch - 1, 0)].version, row.meter))
+        price = prices.get((segments[max(row.segment - 1, 0)].version, row.meter))
         cost = charges.list_price_cost(price, row.quantity) if mode == "live" and price else Decimal(0)
         endpoint = ENDPOINT_BY_SOURCE.get(row.source, ("", row.source))
         yield row.day, *endpoint, row.api_key_id, row.meter, row.quantity, "accepted", row.requests, cost

@@ -68,8 +68,9 @@ class Email(Text):
 class OneOfRegistered(validate.Validator):
     """Accepts a member of a collection that domains still extend while schemas are defined."""
 
-    def __init__(self, registered: Collection[str]) -> None:
+    def __init__(self, registered: Collection[str], *, error: str | None = None) -> None:
         self._registered = registered
+        self._error = error
 
     @property
     def choices(self) -> list[str]:
@@ -78,7 +79,7 @@ class OneOfRegistered(validate.Validator):
 
     def __call__(self, value: str) -> str:
         """Return the value, or raise the ValidationError of `OneOf`."""
-        checked: str = validate.OneOf(self.choices)(value)
+        checked: str = validate.OneOf(self.choices, error=self._error)(value)
         return checked
 
 

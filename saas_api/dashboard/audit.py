@@ -140,9 +140,9 @@ def index() -> Response:
         kinds=ACTOR_KINDS,
         members=members.get_team(engine.session(), organization.id).members,
         zone=organization.timezone,
-        older=url_for(".audit", **kept, cursor=found.next_cursor) if found and found.next_cursor else "",
-        newer=url_for(".audit", **kept) if request.args.get("cursor") else "",
-        csv=url_for(".audit", **kept, format="csv"),
+        older=url_for(".index", **kept, cursor=found.next_cursor) if found and found.next_cursor else "",
+        newer=url_for(".index", **kept) if request.args.get("cursor") else "",
+        csv=url_for(".index", **kept, format="csv"),
     )
 
 

@@ -113,7 +113,7 @@ def get_key_usage(session: Session, organization_id: UUID, key_id: UUID, mode: s
     """
     use = KeyUsage(CallTotals(), {day: CallTotals() for day in days})
     endpoints: defaultdict[tuple[str, str], CallTotals] = defaultdict(CallTotals)
-    read = reports.accepted_test_calls if mode == "test" else functools.partial(reports.accepted_calls, cuts=[])
+    read = reports.accepted_test_calls if mode == "test" else functools.partial(reports.accepted_calls, boundaries=[])
     for row in read(session, organization_id, days):
         if row.api_key_id == key_id:
             endpoint = endpoints[ENDPOINT_BY_SOURCE.get(row.source, ("", row.source))]

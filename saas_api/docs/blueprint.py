@@ -41,13 +41,12 @@ def list_api_routes(app: Flask) -> list[ApiRoute]:
 
 
 def _route(rule: Rule, method: str, view: Any) -> ApiRoute:
+    converters = rule._converters  # noqa: SLF001 - werkzeug exposes the converters of a rule nowhere else
     return ApiRoute(
         path=http.openapi_path(rule.rule),
         method=method,
         summary=inspect.getdoc(view) or rule.endpoint,
-        parameters=[
-            (name, getattr(rule._converters[name], "prefix", None)) for name in http.path_parameters(rule.rule)
-        ],  # noqa: SLF001 - werkzeug shows a rule's converters nowhere else
+        parameters=[(name, getattr(converters[name], "prefix", None)) for name in http.path_parameters(rule.rule)],
         access=view.__access__,
         operation=view.__operation__,
     )

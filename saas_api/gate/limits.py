@@ -93,7 +93,7 @@ def _counters(
     if terms is None or principal.mode != "live":
         return []
     quota_counters: list[QuotaCounter] = [
-        *quotas.quota_counters(principal, units, is_fresh=is_fresh, period_id=terms.period_id, ceilings=terms.ceilings)
+        *quotas.quota_counters(principal, units, is_fresh=is_fresh, period_id=terms.period_id, limits=terms.quotas)
     ]
     if terms.cap is None or not units:
         return quota_counters

@@ -1,4 +1,4 @@
-"""Setting_field, the pydantic base class, secrets mounted as files, problems as one line each; imported by config.py and the cli."""
+"""How `config.py` declares settings: fields with their description, their sources, and problems as one line each."""
 
 import os
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Usage: the ledger of metered calls, its rollups, and counts of refused calls."""
+"""Usage ledger, its rollups by hour, and counts of refused calls."""
 
 from saas_api.core.domain import Domain
 from saas_api.core.roles import ALL_ROLES

@@ -1,4 +1,4 @@
-"""Roll_up."""
+"""Scheduled job of usage: the roll-up of the ledger."""
 
 from saas_api.core.jobs.schedule import MINUTE, scheduled
 from saas_api.usage import rollups

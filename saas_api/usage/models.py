@@ -1,4 +1,4 @@
-"""UsageEvent, UsageRollup, RollupWatermark, RefusedRequestCount."""
+"""Tables of the usage ledger, its rollups and watermark, and the counts of refused requests."""
 
 import uuid
 from datetime import datetime
@@ -14,7 +14,7 @@ from saas_api.core.db.engine import Model
 
 
 class UsageEvent(Model):
-    """The ledger: bills are computed from this and nothing else."""
+    """One metered call in the append-only ledger, the only source of bills."""
 
     __tablename__ = "usage_events"
 
@@ -36,7 +36,7 @@ class UsageEvent(Model):
 
 
 class UsageRollup(Model):
-    """A cache of the ledger by local hour; never billed from."""
+    """Sums of the ledger by local hour, for dashboards and limits; bills never use them."""
 
     __tablename__ = "usage_rollups"
 
@@ -52,7 +52,7 @@ class UsageRollup(Model):
 
 
 class RollupWatermark(Model):
-    """How far the rollups reach; one row."""
+    """Transaction id up to which the ledger is rolled up; the table has one row."""
 
     __tablename__ = "usage_watermark"
 
@@ -64,7 +64,7 @@ class RollupWatermark(Model):
 
 
 class RefusedRequestCount(Model):
-    """Refused calls under a key, by local hour; statistics, not money."""
+    """Refused calls of an API key by local hour; nothing is billed from it."""
 
     __tablename__ = "request_counts"
 

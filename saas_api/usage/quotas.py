@@ -1,4 +1,4 @@
-"""Quota counters of the gate."""
+"""Counters of the gate: what one request adds to a meter or to the spend of a period."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,26 +8,28 @@ from uuid import UUID
 from saas_api.core.access import Principal
 from saas_api.core.db import tenancy
 from saas_api.usage import rollups
-from saas_api.usage.ranges import FAR_FUTURE
+
+MAX_COUNTER_VALUE = 2**53
+"""No counter exceeds it: the largest whole number that a Lua script in Redis counts exactly."""
 
 
 @dataclass(frozen=True)
 class MeterQuota:
-    """One of the gate's counters.
+    """One counter of the gate.
 
-    name: the meter
+    name: the meter, or the name of a spend counter
     units: what this request adds
-    ceiling: most units a period may hold, -1 for no ceiling
-    known: units used so far, as far as this process knows
-    low, high: what may have been used before, inclusive, for the question to be right
+    ceiling: the most that the counter may reach, -1 for no limit
+    last_value: the value according to PostgreSQL; Redis starts from it when it has none
+    lower_bound, upper_bound: inclusive range of the value in Redis for which `units` was computed
     """
 
     name: str
     units: int
     ceiling: int
     last_value: int
-    lower_bound: int = -FAR_FUTURE
-    upper_bound: int = FAR_FUTURE
+    lower_bound: int = -MAX_COUNTER_VALUE
+    upper_bound: int = MAX_COUNTER_VALUE
 
 
 def quota_counters(
@@ -36,21 +38,21 @@ def quota_counters(
     *,
     is_fresh: bool,
     period_id: UUID,
-    ceilings: Mapping[str, Decimal],
+    limits: Mapping[str, Decimal],
 ) -> list[MeterQuota]:
-    """The gate's counters of meters that have a ceiling; none in test mode.
+    """Counters of the meters that have a quota; none in test mode.
 
     units: what this request adds, by meter
-    is_fresh: read what is used from PostgreSQL; otherwise 0, for Redis knows better
-    ceilings: of the plan and its overrides, by meter, in the meter's unit
+    is_fresh: read the usage of the period from PostgreSQL; otherwise `last_value` is 0, because Redis has the counter
+    limits: quotas of the plan and its overrides, by meter, in the meter's unit
     """
-    if principal.mode != "live" or not ceilings:
+    if principal.mode != "live" or not limits:
         return []
-    known: Mapping[str, Decimal] = {}
+    usage: Mapping[str, Decimal] = {}
     if is_fresh:
         with tenancy.tenant_session(principal.organization_id) as session:
-            known = rollups.live_quantities(session, principal.organization_id, period_id)
+            usage = rollups.live_quantities(session, principal.organization_id, period_id)
     return [
-        MeterQuota(meter, units.get(meter, 0), int(ceiling), int(known.get(meter, 0)))
-        for meter, ceiling in sorted(ceilings.items())
+        MeterQuota(meter, units.get(meter, 0), int(limit), int(usage.get(meter, 0)))
+        for meter, limit in sorted(limits.items())
     ]

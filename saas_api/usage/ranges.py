@@ -1,4 +1,4 @@
-"""DateRange, buckets, success rate; pure."""
+"""Date ranges of usage reports, their hours and days, and the success rate; pure."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,14 +10,12 @@ MAX_RANGE_DAYS = 366
 DEFAULT_RANGE_DAYS = 30
 QUARTER_HOUR_SECONDS = 900
 MAX_POINTS = 744
-FAR_FUTURE = 2**53
-"""Beyond every counter: the last whole number that a script in Redis counts exactly."""
 
 
 class InvalidDateRange(Exception):
-    """A pair of dates that names no range.
+    """A pair of dates that is no valid range.
 
-    field: the date that is wrong
+    field: "start_date" or "end_date", whichever is wrong
     """
 
     def __init__(self, field: str, reason: str) -> None:
@@ -49,14 +47,14 @@ class DateRange:
 
 
 def day_start(day: date, zone: ZoneInfo) -> datetime:
-    """First instant of a local day in UTC; the first existing one where midnight was skipped."""
+    """First instant of a local day, in UTC; the first that exists where a time zone change skips midnight."""
     return datetime.combine(day, time(), zone).astimezone(UTC)
 
 
 def parse_date_range(first: date | None, last: date | None, today: date, zone: ZoneInfo) -> DateRange:
-    """The range a pair of dates names; what is left out is filled up to thirty days that end today.
+    """The range of two dates, both inclusive. Without them: the thirty days that end today.
 
-    raises: BadRange for a reversed pair or more than 366 days
+    raises: InvalidDateRange for a reversed pair, more than 366 days, or dates outside the calendar
     """
     last = last or max(today, first or today)
     first = first or last - timedelta(days=min(DEFAULT_RANGE_DAYS - 1, last.toordinal() - 1))
@@ -70,25 +68,25 @@ def parse_date_range(first: date | None, last: date | None, today: date, zone: Z
 
 
 def bucket_starts(days: DateRange, interval: str) -> list[datetime]:
-    """Start of every local hour or day of a range, in UTC; a day may have 23 or 25 hours.
+    """Start of every local hour or day of a range, in UTC. A day may have 23 or 25 hours.
 
     interval: "hour" or "day"
-    raises: BadRange for more than 744 of them
+    raises: InvalidDateRange for more than 744 of them
     """
     if interval == "day":
-        found = [day_start(day, days.zone) for day in days]
+        starts = [day_start(day, days.zone) for day in days]
     elif (days.last - days.first).days > MAX_POINTS // 23:
-        raise _check_point_count()
+        raise _too_many_points()
     else:
         quarters = int((days.ends_at - days.starts_at).total_seconds()) // QUARTER_HOUR_SECONDS
         instants = (days.starts_at + timedelta(seconds=QUARTER_HOUR_SECONDS * n) for n in range(quarters))
-        found = list(dict.fromkeys(max(days.starts_at, _local_hour(instant, days.zone)) for instant in instants))
-    if len(found) > MAX_POINTS:
-        raise _check_point_count()
-    return found
+        starts = list(dict.fromkeys(max(days.starts_at, _local_hour(instant, days.zone)) for instant in instants))
+    if len(starts) > MAX_POINTS:
+        raise _too_many_points()
+    return starts
 
 
-def _check_point_count() -> InvalidDateRange:
+def _too_many_points() -> InvalidDateRange:
     return InvalidDateRange("end_date", f"At most {MAX_POINTS} points; choose a shorter range or interval=day.")
 
 
@@ -98,13 +96,13 @@ def _local_hour(instant: datetime, zone: ZoneInfo) -> datetime:
 
 
 def success_rate(accepted: int, failed: int) -> Decimal:
-    """Share of accepted among accepted and failed, in percent with two decimals; 100 when there was none."""
+    """Percentage of accepted calls among accepted and failed ones, with two decimals; 100 without calls."""
     if accepted + failed == 0:
         return Decimal(100)
     return (Decimal(100) * accepted / (accepted + failed)).quantize(Decimal("0.01"), ROUND_HALF_UP)
 
 
 def floor_to_quarter_hour(at: datetime) -> datetime:
-    """Start of the quarter hour; every zone's hours are made of them."""
+    """Start of the quarter hour. The hours of every time zone begin at one."""
     seconds = int(at.timestamp())
     return datetime.fromtimestamp(seconds - seconds % QUARTER_HOUR_SECONDS, UTC)

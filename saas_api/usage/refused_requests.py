@@ -1,4 +1,4 @@
-"""Count refused calls in memory and flush them; read them."""
+"""Refused calls: counts in memory, written every second by a thread, read for reports."""
 
 import threading
 from collections import Counter
@@ -35,7 +35,7 @@ class RefusedCalls:
 
 
 def refused_calls(session: Session, organization_id: UUID, days: DateRange, mode: str) -> Sequence[RefusedCalls]:
-    """Refused calls under keys of one mode whose hour begins within the range."""
+    """Refused calls of the keys of one mode in hours that begin within the range."""
     rows = session.execute(
         text("""SELECT (bucket_at AT TIME ZONE :zone)::date, method, route, api_key_id, outcome, sum(requests)::bigint
           FROM request_counts WHERE organization_id = :organization_id AND mode = :mode
@@ -63,12 +63,12 @@ class _RefusedCall:
 
 
 _pending: Counter[_RefusedCall] = Counter()
-_refusals_lock = threading.Lock()
-_writing = threading.Lock()
+_pending_lock = threading.Lock()
+_flush_lock = threading.Lock()
 
 
 def count_refused(principal: Principal, route: str, method: str, outcome: str) -> None:
-    """Count one refused call under a key; costs no round trip.
+    """Count one refused call of an API key in memory; calls of users are not counted.
 
     route: the rule, such as "/api/v1/messages/send", never the path with its ids
     outcome: "failed" or "rate_limited"
@@ -84,12 +84,13 @@ def count_refused(principal: Principal, route: str, method: str, outcome: str) -
         principal.mode,
         outcome,
     )
-    with _refusals_lock:
+    with _pending_lock:
         _pending[refusal] += 1
     _flush_thread.ensure_started()
 
 
-_UPSERT = text("""
+_UPSERT = (
+    text("""
 INSERT INTO request_counts AS c (organization_id, bucket_at, api_key_id, route, method, mode, outcome, requests)
 SELECT o.id, date_trunc('hour', v.quarter_at, o.timezone), v.api_key_id, v.route, v.method, v.mode, v.outcome, sum(v.n)
   FROM unnest(CAST(:organization_id AS uuid[]), CAST(:quarter_at AS timestamptz[]), CAST(:api_key_id AS uuid[]),
@@ -98,31 +99,32 @@ SELECT o.id, date_trunc('hour', v.quarter_at, o.timezone), v.api_key_id, v.route
     AS v(organization_id, quarter_at, api_key_id, route, method, mode, outcome, n)
   JOIN organizations o ON o.id = v.organization_id GROUP BY 1, 2, 3, 4, 5, 6, 7 ORDER BY 1, 2, 3, 4, 5, 6, 7
 ON CONFLICT (organization_id, bucket_at, api_key_id, route, method, mode, outcome)
-  DO UPDATE SET requests = c.requests + excluded.requests""")  # one order of rows: two processes never deadlock
+  DO UPDATE SET requests = c.requests + excluded.requests""")
+)  # rows in one order, so that two processes cannot deadlock
 
 
 def flush_refused() -> None:
-    """Write what was counted since the last time, in one statement; what cannot be written is kept for the next."""
-    with _writing:
-        with _refusals_lock:
-            counted = _pending.copy()
+    """Write the pending counts in one statement. Counts that cannot be written stay pending."""
+    with _flush_lock:
+        with _pending_lock:
+            counts = _pending.copy()
             _pending.clear()
-        if not counted:
+        if not counts:
             return
         try:
-            _write(counted)
+            _write(counts)
         except Exception:
-            with _refusals_lock:
-                _pending.update(counted)
+            with _pending_lock:
+                _pending.update(counts)
             raise
 
 
-def _write(counted: Counter[_RefusedCall]) -> None:
+def _write(counts: Counter[_RefusedCall]) -> None:
     columns: dict[str, list[Any]] = {
-        column.name: [getattr(refusal, column.name) for refusal in counted] for column in fields(_RefusedCall)
+        column.name: [getattr(refusal, column.name) for refusal in counts] for column in fields(_RefusedCall)
     }
     with tenancy.system_session("usage.counts") as session:
-        session.execute(_UPSERT, {**columns, "n": list(counted.values())})
+        session.execute(_UPSERT, {**columns, "n": list(counts.values())})
 
 
 _flush_thread = PeriodicThread(1, flush_refused)

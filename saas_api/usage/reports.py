@@ -1,4 +1,4 @@
-"""Accepted calls by day, meter, source and key; time series."""
+"""Accepted calls by day or hour, meter, source and key, from rollups and the tail of the ledger."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,41 +18,41 @@ from saas_api.usage.rollups import LIVE_USAGE_SQL, NIL_UUID
 class AcceptedCalls:
     """Accepted calls of one day, meter, source and key.
 
-    stretch: how many of the given instants lie at or before them
-    quantity: in the meter's unit, reversals taken off
+    segment: number of `boundaries` at or before their hour; 0 in test mode
+    quantity: in the meter's unit, less reversals
     """
 
     day: date
     meter: str
     source: str
     api_key_id: UUID | None
-    stretch: int
+    segment: int
     quantity: Decimal
     requests: int
 
 
 def accepted_calls(
-    session: Session, organization_id: UUID, days: DateRange, cuts: Sequence[datetime]
+    session: Session, organization_id: UUID, days: DateRange, boundaries: Sequence[datetime]
 ) -> Sequence[AcceptedCalls]:
-    """Billable calls whose hour begins within the range.
+    """Billable calls of hours that begin within the range.
 
-    cuts: rising instants that calls are told apart by, such as changes of the plan; to the hour
+    boundaries: rising instants that separate the calls, such as plan changes; to the hour
     """
     return _rows(
         session,
         f"""WITH live AS ({LIVE_USAGE_SQL})
         SELECT (bucket_at AT TIME ZONE :zone)::date, meter_code, source, nullif(api_key_id, '{NIL_UUID}'),
-               width_bucket(bucket_at, CAST(:cuts AS timestamptz[])), sum(quantity), sum(event_count)::bigint
+               width_bucket(bucket_at, CAST(:boundaries AS timestamptz[])), sum(quantity), sum(event_count)::bigint
         FROM live WHERE bucket_at >= :starts_at AND bucket_at < :ends_at
         GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5""",
         organization_id,
         days,
-        cuts,
+        boundaries,
     )
 
 
 def accepted_test_calls(session: Session, organization_id: UUID, days: DateRange) -> Sequence[AcceptedCalls]:
-    """Calls in test mode, which meter nothing and stand in `messages` alone."""
+    """Calls in test mode. They are not metered, so they are read from `messages`."""
     return _rows(
         session,
         """SELECT (accepted_at AT TIME ZONE :zone)::date, channel, 'messages.send', api_key_id, 0,
@@ -65,7 +65,7 @@ def accepted_test_calls(session: Session, organization_id: UUID, days: DateRange
 
 
 def _rows(
-    session: Session, sql: str, organization_id: UUID, days: DateRange, cuts: Sequence[datetime] | None = None
+    session: Session, sql: str, organization_id: UUID, days: DateRange, boundaries: Sequence[datetime] | None = None
 ) -> list[AcceptedCalls]:
     values: dict[str, Any] = {
         "organization_id": organization_id,
@@ -73,20 +73,20 @@ def _rows(
         "starts_at": days.starts_at,
         "ends_at": days.ends_at,
     }
-    if cuts is not None:
-        values["cuts"] = list(cuts)
+    if boundaries is not None:
+        values["boundaries"] = list(boundaries)
     return [AcceptedCalls(*row) for row in session.execute(text(sql), values)]
 
 
-# Bounds come in as instants, never as a zone: PostgreSQL's zone data are not the ones that periods are made with.
-_LIVE = text(f"""WITH live AS ({LIVE_USAGE_SQL})
-SELECT width_bucket(bucket_at, CAST(:bounds AS timestamptz[])) - 1, meter_code, source,
-  nullif(api_key_id, '{NIL_UUID}'), width_bucket(bucket_at, CAST(:cuts AS timestamptz[])), sum(quantity),
+# The starts are instants, not a time zone: PostgreSQL has time zone data of its own, other than billing periods use.
+_LIVE_POINTS = text(f"""WITH live AS ({LIVE_USAGE_SQL})
+SELECT width_bucket(bucket_at, CAST(:starts AS timestamptz[])) - 1, meter_code, source,
+  nullif(api_key_id, '{NIL_UUID}'), width_bucket(bucket_at, CAST(:boundaries AS timestamptz[])), sum(quantity),
   sum(event_count)::bigint
 FROM live WHERE bucket_at >= :starts_at AND bucket_at < :ends_at
   AND (CAST(:meter AS text) IS NULL OR meter_code = :meter)
 GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5""")
-_TEST = text("""SELECT width_bucket(accepted_at, CAST(:bounds AS timestamptz[])) - 1, channel, 'messages.send',
+_TEST_POINTS = text("""SELECT width_bucket(accepted_at, CAST(:starts AS timestamptz[])) - 1, channel, 'messages.send',
   api_key_id, 0, sum(CASE channel WHEN 'sms' THEN segments ELSE 1 END)::numeric, count(*)
 FROM messages WHERE organization_id = :organization_id AND mode = 'test'
   AND accepted_at >= :starts_at AND accepted_at < :ends_at AND (CAST(:meter AS text) IS NULL OR channel = :meter)
@@ -95,15 +95,18 @@ GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5""")
 
 @dataclass(frozen=True)
 class TimeseriesRange:
-    """What is asked for.
+    """Points and filters of a time series.
 
-    bounds: start of every point, rising
-    cuts: rising instants that calls are told apart by, such as changes of the plan; to the hour
+    starts: start of every point, rising
+    ends_at: end of the last point
+    boundaries: rising instants that separate the calls, such as plan changes; to the hour
+    meter: None for all
+    mode: "live" or "test"
     """
 
-    bounds: Sequence[datetime]
+    starts: Sequence[datetime]
     ends_at: datetime
-    cuts: Sequence[datetime]
+    boundaries: Sequence[datetime]
     meter: str | None
     mode: str
 
@@ -112,27 +115,29 @@ class TimeseriesRange:
 class TimeseriesPoint:
     """Accepted calls of one point, meter, source and key.
 
-    point: index of its bound
-    stretch: how many of the cuts lie at or before them
+    point: index of its start
+    segment: number of `boundaries` at or before their hour; 0 in test mode
     """
 
     point: int
     meter: str
     source: str
     api_key_id: UUID | None
-    stretch: int
+    segment: int
     quantity: Decimal
     requests: int
 
 
 def timeseries(session: Session, organization_id: UUID, span: TimeseriesRange) -> list[TimeseriesPoint]:
-    """Calls whose hour begins within the span, rollups and tail alike."""
+    """Calls of hours that begin within the span."""
     values = {
         "organization_id": organization_id,
-        "bounds": list(span.bounds),
-        "cuts": list(span.cuts),
-        "starts_at": span.bounds[0],
+        "starts": list(span.starts),
+        "boundaries": list(span.boundaries),
+        "starts_at": span.starts[0],
         "ends_at": span.ends_at,
         "meter": span.meter,
     }
-    return [TimeseriesPoint(*row) for row in session.execute(_LIVE if span.mode == "live" else _TEST, values)]
+    return [
+        TimeseriesPoint(*row) for row in session.execute(_LIVE_POINTS if span.mode == "live" else _TEST_POINTS, values)
+    ]

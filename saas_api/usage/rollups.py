@@ -1,4 +1,7 @@
-"""Roll up, rebuild, live quantities."""
+"""Rollups of the usage ledger by hour, and quantities from rollups and the tail of the ledger.
+
+The tail is what the watermark has not reached, so a read is exact at any time.
+"""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,30 +18,30 @@ from saas_api.core.observability import get_logger
 log = get_logger(__name__)
 
 NIL_UUID = "00000000-0000-0000-0000-000000000000"
-ROLLUP_COLUMNS = (
+_ROLLUP_COLUMNS = (
     "organization_id, billing_period_id, bucket_at, meter_code, source, api_key_id, is_late, quantity, event_count"
 )
 
-# A reversal counts under the source of what it takes back, and counts no event.
-LEDGER_COLUMNS = f"""e.organization_id, e.billing_period_id,
+# A reversal has the source of the event that it reverses, and adds no event.
+_LEDGER_COLUMNS = f"""e.organization_id, e.billing_period_id,
   date_trunc('hour', e.occurred_at, o.timezone) AS bucket_at, e.meter_code, coalesce(r.source, e.source) AS source,
   coalesce(e.api_key_id, '{NIL_UUID}') AS api_key_id, e.late_for_period_id IS NOT NULL AS is_late,
   e.quantity, (e.reversal_of IS NULL)::int AS event_count"""
-PERIOD_OWNERS_SQL = """JOIN organizations o ON o.id = e.organization_id
+_LEDGER_JOINS = """JOIN organizations o ON o.id = e.organization_id
   LEFT JOIN usage_events r ON r.organization_id = e.organization_id AND r.id = e.reversal_of"""
 
-# To be used as WITH live AS (...); takes :organization_id. The tail is read period by period, since the ledger's index
-# begins with the period; OFFSET 0 holds the planner to it, which would read every row of the organization instead.
-LIVE_USAGE_SQL = f"""SELECT {ROLLUP_COLUMNS} FROM usage_rollups WHERE organization_id = :organization_id
+# For WITH live AS (...); takes :organization_id. The tail is read period by period, because the ledger's index begins
+# with the period; OFFSET 0 keeps the planner from reading every row of the organization instead.
+LIVE_USAGE_SQL = f"""SELECT {_ROLLUP_COLUMNS} FROM usage_rollups WHERE organization_id = :organization_id
   UNION ALL
-  SELECT {LEDGER_COLUMNS} FROM usage_watermark w CROSS JOIN billing_periods p CROSS JOIN LATERAL (
+  SELECT {_LEDGER_COLUMNS} FROM usage_watermark w CROSS JOIN billing_periods p CROSS JOIN LATERAL (
     SELECT * FROM usage_events WHERE organization_id = :organization_id AND billing_period_id = p.id
-      AND recorded_xid >= w.through_xid AND recorded_at > w.floor_at OFFSET 0) e {PERIOD_OWNERS_SQL}
+      AND recorded_xid >= w.through_xid AND recorded_at > w.floor_at OFFSET 0) e {_LEDGER_JOINS}
   WHERE p.organization_id = :organization_id"""
 
 
 def live_quantities(session: Session, organization_id: UUID, period_id: UUID) -> dict[str, Decimal]:
-    """Quantity by meter that a billing period owns at this moment, late usage included."""
+    """Quantity by meter that a billing period pays for so far, late usage included."""
     rows = session.execute(
         text(f"""WITH live AS ({LIVE_USAGE_SQL})
           SELECT meter_code, sum(quantity) FROM live WHERE billing_period_id = :period_id GROUP BY 1"""),
@@ -48,7 +51,7 @@ def live_quantities(session: Session, organization_id: UUID, period_id: UUID) ->
 
 
 def count_requests_by_period(session: Session, organization_id: UUID) -> dict[UUID, int]:
-    """Accepted calls by the billing period that pays for them."""
+    """Number of accepted calls by the billing period that pays for them."""
     rows = session.execute(
         text(f"WITH live AS ({LIVE_USAGE_SQL}) SELECT billing_period_id, sum(event_count) FROM live GROUP BY 1"),
         {"organization_id": organization_id},
@@ -57,14 +60,15 @@ def count_requests_by_period(session: Session, organization_id: UUID) -> dict[UU
 
 
 _KEY = "organization_id, billing_period_id, bucket_at, meter_code, source, api_key_id, is_late"
-_LOCK = text("""SELECT through_xid > 0 AND system_identifier = (SELECT system_identifier FROM pg_control_system())
+_LOCK_WATERMARK = text("""SELECT through_xid > 0
+    AND system_identifier = (SELECT system_identifier FROM pg_control_system())
   FROM usage_watermark FOR UPDATE""")
-_PASS = text(f"""
+_ADD_SETTLED = text(f"""
 WITH w AS (SELECT through_xid AS old, floor_at, settled, least(settled, through_xid + 200000) AS new
            FROM usage_watermark, CAST(pg_snapshot_xmin(pg_current_snapshot())::text AS bigint) AS settled),
-fresh AS (SELECT {LEDGER_COLUMNS} FROM usage_events e {PERIOD_OWNERS_SQL} CROSS JOIN w
+fresh AS (SELECT {_LEDGER_COLUMNS} FROM usage_events e {_LEDGER_JOINS} CROSS JOIN w
           WHERE e.recorded_xid >= w.old AND e.recorded_xid < w.new AND e.recorded_at > w.floor_at),
-up AS (INSERT INTO usage_rollups AS r ({ROLLUP_COLUMNS})
+up AS (INSERT INTO usage_rollups AS r ({_ROLLUP_COLUMNS})
        SELECT {_KEY}, sum(quantity), sum(event_count) FROM fresh GROUP BY {_KEY}
        ON CONFLICT ({_KEY}) DO UPDATE SET quantity = r.quantity + excluded.quantity,
          event_count = r.event_count + excluded.event_count RETURNING 1)
@@ -73,44 +77,44 @@ RETURNING w.new < w.settled""")
 
 
 def roll_up() -> None:
-    """Move settled ledger rows into rollups, each exactly once.
+    """Add settled ledger rows to the rollups, each exactly once, in transactions of its own.
 
-    The first time, and in another cluster than the last time, everything is rebuilt instead.
+    The first run, and the first after a move to another database cluster, rebuilds everything instead.
     """
     is_behind = True
     while is_behind:
         with tenancy.system_session("usage.roll_up") as session:
-            if session.scalar(_LOCK):
-                is_behind = bool(session.scalar(_PASS))
+            if session.scalar(_LOCK_WATERMARK):
+                is_behind = bool(session.scalar(_ADD_SETTLED))
             else:
                 log.info("usage_rollups_rebased")
-                _move_watermark(session)
+                _rebuild_all(session)
                 is_behind = False
 
 
-_LOCK_RANGE = "(CAST(:organization_id AS uuid) IS NULL OR {}organization_id = :organization_id)"
-_CHOSEN = f"bucket_at >= :since AND {_LOCK_RANGE.format('')}"
-# What the roll-ups so far should have come to: the ledger without its tail, whose rows no transaction can add to.
+_IN_ORGANIZATION = "(CAST(:organization_id AS uuid) IS NULL OR {}organization_id = :organization_id)"
+_IN_RANGE = f"bucket_at >= :since AND {_IN_ORGANIZATION.format('')}"
+# The rollups as they should be: the ledger up to the watermark, to which no transaction can add rows any more.
 _ROLLED = f"""SELECT {_KEY}, sum(quantity) AS quantity, sum(event_count) AS event_count
-  FROM (SELECT {LEDGER_COLUMNS} FROM usage_events e {PERIOD_OWNERS_SQL} CROSS JOIN usage_watermark w
+  FROM (SELECT {_LEDGER_COLUMNS} FROM usage_events e {_LEDGER_JOINS} CROSS JOIN usage_watermark w
         WHERE (e.recorded_xid < w.through_xid OR e.recorded_at <= w.floor_at)
-          AND e.occurred_at >= :since AND {_LOCK_RANGE.format("e.")}) AS rolled
+          AND e.occurred_at >= :since AND {_IN_ORGANIZATION.format("e.")}) AS rolled
   WHERE bucket_at >= :since GROUP BY {_KEY}"""
-_DIFFERENCES = text(f"""WITH old AS (SELECT {ROLLUP_COLUMNS} FROM usage_rollups WHERE {_CHOSEN}), new AS ({_ROLLED})
+_DIFFERENCES = text(f"""WITH old AS (SELECT {_ROLLUP_COLUMNS} FROM usage_rollups WHERE {_IN_RANGE}), new AS ({_ROLLED})
 SELECT count(*) FROM old FULL JOIN new USING ({_KEY})
 WHERE (old.quantity, old.event_count) IS DISTINCT FROM (new.quantity, new.event_count)""")
 _REPLACE = (
-    text(f"DELETE FROM usage_rollups WHERE {_CHOSEN}"),
-    text(f"INSERT INTO usage_rollups ({ROLLUP_COLUMNS}) {_ROLLED}"),
+    text(f"DELETE FROM usage_rollups WHERE {_IN_RANGE}"),
+    text(f"INSERT INTO usage_rollups ({_ROLLUP_COLUMNS}) {_ROLLED}"),
 )
 
 
 @dataclass(frozen=True)
 class RebuildResult:
-    """What making rollups anew has come to.
+    """Result of a rebuild.
 
-    rows: rollups that were written
-    differences: rollups that were there and should not, should have been there, or said something else
+    rows: rollups written
+    differences: rollups that were missing, superfluous or wrong before
     """
 
     rows: int
@@ -118,33 +122,34 @@ class RebuildResult:
 
 
 def rebuild_rollups(since: datetime | None = None, organization_id: UUID | None = None) -> RebuildResult:
-    """Make rollups anew from the ledger; with neither argument all of them, and writers wait meanwhile.
+    """Rebuild rollups from the ledger, in a transaction of its own.
 
-    since: hours that begin then or later
+    Without arguments all of them, which blocks writers of the ledger meanwhile.
+    since: only hours that begin then or later
     organization_id: None for all
     """
     values: dict[str, Any] = {"since": since or "-infinity", "organization_id": organization_id}
     with tenancy.system_session("usage.roll_up") as session:
-        is_rolled = bool(session.scalar(_LOCK))
+        is_started = bool(session.scalar(_LOCK_WATERMARK))
         session.execute(text("SET LOCAL statement_timeout = 0"))
         differences = int(session.scalar(_DIFFERENCES, values) or 0)
-        if not is_rolled or (since is None and organization_id is None):
-            _move_watermark(session)
+        if not is_started or (since is None and organization_id is None):
+            _rebuild_all(session)
         else:
             for statement in _REPLACE:
                 session.execute(statement, values)
-        rows = session.scalar(text(f"SELECT count(*) FROM usage_rollups WHERE {_CHOSEN}"), values)
+        rows = session.scalar(text(f"SELECT count(*) FROM usage_rollups WHERE {_IN_RANGE}"), values)
     return RebuildResult(int(rows or 0), differences)
 
 
-def _move_watermark(session: Session) -> None:
+def _rebuild_all(session: Session) -> None:
     session.execute(text("SET LOCAL statement_timeout = 0"))
     session.execute(text("LOCK TABLE usage_events IN SHARE ROW EXCLUSIVE MODE"))
     session.execute(text("DELETE FROM usage_rollups"))
     session.execute(
-        text(f"""INSERT INTO usage_rollups ({ROLLUP_COLUMNS})
+        text(f"""INSERT INTO usage_rollups ({_ROLLUP_COLUMNS})
           SELECT {_KEY}, sum(quantity), sum(event_count)
-          FROM (SELECT {LEDGER_COLUMNS} FROM usage_events e {PERIOD_OWNERS_SQL}) AS fresh GROUP BY {_KEY}""")
+          FROM (SELECT {_LEDGER_COLUMNS} FROM usage_events e {_LEDGER_JOINS}) AS fresh GROUP BY {_KEY}""")
     )
     session.execute(
         text("""UPDATE usage_watermark SET floor_at = clock_timestamp(), rolled_at = now(),

@@ -10,8 +10,8 @@ from flask.testing import FlaskClient
 from saas_api.core import ids
 from saas_api.core.db import tenancy
 from saas_api.usage import rollups
-from tests.admin.desk import REASON, desk, one, rows, send
-from tests.people import Person, make_key
+from tests.support.accounts import Person, make_key
+from tests.support.console_audit import REASON, desk, one, rows, send
 
 
 def test_an_empty_platform_has_an_overview(app: Flask, olga: Person) -> None:

@@ -14,10 +14,10 @@ from saas_api.accounts.organizations import NotSuspendable, NotSuspended, Organi
 from saas_api.core import ids
 from saas_api.core.db import tenancy
 from saas_api.core.errors import ValidationFailed
-from tests.admin.desk import REASON, acts, desk, one, rows, send
-from tests.dashboard.webhooks.hooks import counted
-from tests.pages import ANONYMOUS, Browser
-from tests.people import PASSWORD, Person, make_key, sign_up
+from tests.support.accounts import PASSWORD, Person, make_key, sign_up
+from tests.support.console_audit import REASON, acts, desk, one, rows, send
+from tests.support.pages import ANONYMOUS, Browser
+from tests.support.webhook_pages import counted
 
 LIST = "/admin/organizations"
 PAGES = {

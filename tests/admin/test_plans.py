@@ -3,8 +3,8 @@
 from flask import Flask
 from flask.testing import FlaskClient
 
-from tests.admin.desk import REASON, acts, desk, send
-from tests.people import Person, make_key
+from tests.support.accounts import Person, make_key
+from tests.support.console_audit import REASON, acts, desk, send
 
 
 def test_every_version_is_listed_with_who_is_on_it(

@@ -7,10 +7,10 @@ from flask.testing import FlaskClient
 from saas_api.core import ids
 from saas_api.core.db import tenancy
 from saas_api.mail import dispatch, mails
-from tests.admin.console import BOTH, PLATFORM, check_offices, console, log, problem, run
-from tests.architecture.house import ROOT
-from tests.payments.shop import Visitor
-from tests.people import Person
+from tests.architecture.source import ROOT
+from tests.support.accounts import Person
+from tests.support.console import BOTH, PLATFORM, check_offices, console, log, problem, run
+from tests.support.payments import Visitor
 
 
 @pytest.fixture

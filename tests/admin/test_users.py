@@ -4,8 +4,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from saas_api.core import ids
-from tests.admin.desk import REASON, acts, desk, rows
-from tests.people import Person
+from tests.support.accounts import Person
+from tests.support.console_audit import REASON, acts, desk, rows
 
 LIST = "/admin/users"
 

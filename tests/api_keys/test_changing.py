@@ -15,8 +15,8 @@ from saas_api.api_keys.keys import ScopeBeyondRole
 from saas_api.core import clock, ids
 from saas_api.core.access import Principal
 from saas_api.core.db import tenancy
-from tests.gate.neighbour import neighbour
-from tests.gate.people import LIST, SEND, SMS, Headers, join, make_key, organization_of, sign_up
+from tests.support.gate import LIST, SEND, SMS, Headers, join, make_key, organization_of, sign_up
+from tests.support.second_process import neighbour
 
 KEYS = "/api/v1/keys"
 DAY = 86_400

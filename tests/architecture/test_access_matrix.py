@@ -18,7 +18,7 @@ from saas_api.core.access import PERMISSIONS, SCOPES
 from saas_api.core.db import engine
 from saas_api.core.roles import ROLES
 from tests.architecture.test_routes import access
-from tests.gate.people import Headers, join, make_key, organization_of, sign_up
+from tests.support.gate import Headers, join, make_key, organization_of, sign_up
 
 SIGNED_IN = "anybody who is signed in"
 API = "/api/v1"

@@ -7,12 +7,12 @@ from flask import Flask
 
 from config import Settings
 from saas_api.cli.commands import documents
-from tests.architecture.house import ROOT
+from tests.architecture.source import ROOT
 
 
-def test_the_settings_in_the_readme_are_current() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert documents.insert_settings_table(readme, Settings.model_fields) == readme
+def test_the_settings_page_is_current() -> None:
+    page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    assert page == documents.settings_page(Settings.model_fields), "run make docs"
 
 
 def test_the_example_environment_is_current() -> None:

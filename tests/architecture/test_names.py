@@ -1,7 +1,8 @@
-"""Names: the closed lists of rooms and of files in a room, and words that say nothing."""
+"""Names: files that say nothing, class names that occur twice, and how callers refer to functions."""
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,45 +10,72 @@ from flask import Flask
 
 from saas_api.core import domain
 from saas_api.core.jobs import queue
-from tests.architecture.house import FACES, FLOORS, PACKAGE, ROOMS, calls, imported, sources, tree
+from tests.architecture.source import PACKAGE, calls, sources, tree
 
 EMPTY_WORDS = {"utils", "helpers", "common", "misc", "base", "manager", "handler"}
-
-
-def test_a_room_holds_only_the_files_of_the_floors() -> None:
-    for room in (*ROOMS, *FACES):
-        found = {path.stem for path in (PACKAGE / room).iterdir() if path.suffix == ".py" or path.name in FLOORS}
-        assert found - FLOORS == {"__init__"}, room
-
-
-def test_every_folder_of_the_package_is_a_room_a_face_or_the_ground() -> None:
-    folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
-    assert folders == {*ROOMS, *FACES, "core", "providers", "gate", "cli"}
+IMPORTED_BY_NAME = {  # decorators, and functions that every package uses
+    "create_app",
+    "drain",
+    "endpoint",
+    "fault_point",
+    "form_view",
+    "get_logger",
+    "public_page",
+    "public_view",
+    "require_operator",
+    "require_permission",
+    "scheduled",
+    "setting",
+    "setting_field",
+}
 
 
 def test_no_file_has_a_name_that_says_nothing() -> None:
     assert not [path for path in sources() if path.stem in EMPTY_WORDS]
 
 
-def test_a_blueprint_is_called_as_its_room() -> None:
-    for room in (*ROOMS, *FACES):
-        folder = PACKAGE / room
-        doors = [*folder.glob("routes.py"), *folder.glob("routes/__init__.py")]
-        made = [node.args[0] for path in doors for name, node in calls(path) if name == "Blueprint"]
-        assert {name.value for name in made if isinstance(name, ast.Constant)} <= {room}, room
+def test_class_names_occur_once() -> None:
+    names = Counter(node.name for path in sources() for node in tree(path).body if isinstance(node, ast.ClassDef))
+    assert not {name: count for name, count in names.items() if count > 1}
 
 
-def test_schemas_are_imported_by_their_own_routes_only() -> None:
+def test_packages_export_nothing_but_their_declaration() -> None:
     for path in sources():
-        room = path.relative_to(PACKAGE).parts[0]
-        for name in imported(path):
-            if match := re.match(r"saas_api\.(\w+)\.schemas\b", name):
-                is_own_door = match[1] == room and "routes" in str(path.relative_to(PACKAGE))
-                is_own_schema = match[1] == room and "schemas" in str(path.relative_to(PACKAGE))
-                assert is_own_door or is_own_schema, f"{path} imports {name}"
+        if path.name != "__init__.py" or path.parent.name in {"net", "cli"}:
+            continue
+        kinds = {type(node) for node in tree(path).body}
+        assert kinds <= {ast.Expr, ast.ImportFrom, ast.Assign}, path
+        names = [
+            ast.unparse(target) for node in tree(path).body if isinstance(node, ast.Assign) for target in node.targets
+        ]
+        assert set(names) <= {"DOMAIN"}, path
 
 
-def test_only_the_core_commits_and_rolls_back() -> None:
+def test_functions_are_called_through_their_module() -> None:
+    functions = {
+        (module_name(path), node.name)
+        for path in sources()
+        for node in tree(path).body
+        if isinstance(node, ast.FunctionDef)
+    }
+    by_name = [
+        (str(path), alias.name)
+        for path in sources()
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if (node.module, alias.name) in functions and alias.name not in IMPORTED_BY_NAME
+    ]
+    assert by_name == []
+
+
+def module_name(path: Path) -> str:
+    """Dotted name of a module of the package."""
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def test_only_core_commits_and_rolls_back() -> None:
     for path in sources():
         if path.is_relative_to(PACKAGE / "core"):
             continue
@@ -55,35 +83,35 @@ def test_only_the_core_commits_and_rolls_back() -> None:
 
 
 def test_every_job_that_is_woken_is_registered(app: Flask) -> None:
-    constants = [pair for path in sources() for pair in texts(path)]  # packages use the same name for theirs
+    constants = [pair for path in sources() for pair in text_constants(path)]  # packages use the same name for theirs
     woken = set()
     for path in sources():
         for name, node in calls(path):
-            if name in {"enqueue", "wake"}:
+            if name in {"enqueue", "wake_workers"} and ast.unparse(node.func).startswith(("queue.", "job_queue.")):
                 words = [ast.unparse(argument).rpartition(".")[2] for argument in node.args]
-                woken |= {value for name_of, value in constants if name_of in words}
+                woken |= {value for constant, value in constants if constant in words}
                 woken |= {literal.value for literal in node.args if isinstance(literal, ast.Constant)}
     assert woken >= {"messages.drain", "webhooks.drain", "mail.drain", "payments.inbox"}
     assert woken <= set(queue.job_names())
 
 
-def test_core_names_no_domain(app: Flask) -> None:
-    domains = [name for name in domain.registry.domains if not name.startswith("core.")]
-    of_a_domain = re.compile(rf"({'|'.join(domains)})[.:][a-z]")
-    assert of_a_domain.match("messages.drain")
-    for path in sources(PACKAGE / "core"):
-        literals = [node.value for node in ast.walk(tree(path)) if isinstance(node, ast.Constant)]
-        assert not [text for text in literals if isinstance(text, str) and of_a_domain.match(text)], path
-
-
-def texts(path: Path) -> Iterator[tuple[str, str]]:
-    """Constants of a module that are text."""
+def text_constants(path: Path) -> Iterator[tuple[str, str]]:
+    """Names and values of a module's string constants."""
     for node in tree(path).body:
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             yield ast.unparse(node.targets[0]), node.value.value
 
 
-def test_exceptions_from_the_linters_carry_their_reason() -> None:
+def test_core_names_no_domain(app: Flask) -> None:
+    domains = [name for name in domain.registry.domains if not name.startswith("core.")]
+    name_of_a_domain = re.compile(rf"({'|'.join(domains)})[.:][a-z]")
+    assert name_of_a_domain.match("messages.drain")
+    for path in sources(PACKAGE / "core"):
+        literals = [node.value for node in ast.walk(tree(path)) if isinstance(node, ast.Constant)]
+        assert not [text for text in literals if isinstance(text, str) and name_of_a_domain.match(text)], path
+
+
+def test_linter_exceptions_carry_their_reason() -> None:
     bare = re.compile(r"# (noqa: [A-Z0-9, ]+|type: ignore(\[[a-z-, ]+\])?)\s*$")
     for path in sources():
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):

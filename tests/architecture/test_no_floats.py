@@ -1,4 +1,4 @@
-"""Money and quantities are integers and Decimals: where they are worked out no float is written, made or let in."""
+"""Money and quantities are integers and Decimals: the packages that calculate them contain no float."""
 
 import ast
 import re
@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.architecture.house import PACKAGE, ROOT, sources
+from tests.architecture.source import PACKAGE, ROOT, sources
 
-PLACES = (PACKAGE / "billing", PACKAGE / "payments", PACKAGE / "usage")
+PACKAGES = (PACKAGE / "billing", PACKAGE / "payments", PACKAGE / "usage")
 FILES = (PACKAGE / "core" / "money.py",)
-LAYOUT = PACKAGE / "billing" / "rules" / "drawing.py"  # points on paper; its amounts come in as text
+LAYOUT = PACKAGE / "billing" / "rating" / "invoice_pdf.py"  # points on paper; its amounts come in as text
 FLOAT_TYPES = {"Float", "Double", "REAL", "DOUBLE_PRECISION", "FLOAT", "DOUBLE"}
 EXACT = {"gcd", "lcm", "isqrt", "comb"}
 FLOAT_SQL = re.compile(r"\b(?:float[48]?|double precision|real)\b", re.IGNORECASE)
 STATISTICS = {"success_rate = fields.Float()"}
-WAITS = {"due", "due_providers"}  # functions that answer in seconds until the next work
+WAITS = {"list_due_organizations", "list_due_providers"}  # they return the seconds until the next due row
 WAIT_SQL = "::float8 AS seconds"
-# Divisions of Decimals, or of waits, whose names do not say so; a float beside a Decimal would be a TypeError.
+# Reviewed divisions of Decimals or waiting times; a float beside a Decimal would be a TypeError.
 DECIMAL_DIVISIONS = {
     "billable / price.package_size",
     "delay / setting('TIME_SCALE')",
@@ -28,7 +28,7 @@ DECIMAL_DIVISIONS = {
 
 
 def floats(source: ast.Module) -> Iterator[str]:
-    """Everything that is a float, makes one, or takes an inexact way to a number; as it is written."""
+    """Source of every expression that is a float, makes one, or calculates inexactly."""
     documents = {
         node.body[0].value
         for node in ast.walk(source)
@@ -36,9 +36,9 @@ def floats(source: ast.Module) -> Iterator[str]:
         and node.body
         and isinstance(node.body[0], ast.Expr)
     }
-    no_money = {part for node in ast.walk(source) if is_no_money(node) for part in ast.walk(node)}
+    not_money = {part for node in ast.walk(source) if is_not_money(node) for part in ast.walk(node)}
     for node in ast.walk(source):
-        if node in no_money:
+        if node in not_money:
             continue
         match node:
             case ast.Constant(value=float()):
@@ -59,24 +59,24 @@ def floats(source: ast.Module) -> Iterator[str]:
                 yield ast.unparse(node)
 
 
-def is_no_money(node: ast.AST) -> bool:
-    """Whether this is a statistic or a wait."""
+def is_not_money(node: ast.AST) -> bool:
+    """Whether this is a statistic or a waiting time."""
     if isinstance(node, ast.FunctionDef):
         return node.name in WAITS
     return isinstance(node, ast.Assign) and ast.unparse(node) in STATISTICS
 
 
 def is_of_decimals(division: ast.BinOp) -> bool:
-    """Whether a Decimal is made in what is divided, or the division is one of those that were looked at."""
+    """Whether the dividend contains a Decimal, or the division is in the reviewed list."""
     is_made = any(isinstance(node, ast.Name) and node.id == "Decimal" for node in ast.walk(division.left))
     return is_made or ast.unparse(division) in DECIMAL_DIVISIONS
 
 
-def house() -> list[Path]:
-    return [path for path in [*sources(*PLACES), *FILES] if path != LAYOUT]
+def checked_files() -> list[Path]:
+    return [path for path in [*sources(*PACKAGES), *FILES] if path != LAYOUT]
 
 
-@pytest.mark.parametrize("path", house(), ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", checked_files(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_float_touches_money(path: Path) -> None:
     assert list(floats(ast.parse(path.read_text(encoding="utf-8")))) == []
 
@@ -100,7 +100,7 @@ def test_no_float_touches_money(path: Path) -> None:
         "statement = text('SELECT CAST(amount AS double precision)')",
     ],
 )
-def test_a_planted_float_is_caught(line: str) -> None:
+def test_planted_float_is_caught(line: str) -> None:
     assert list(floats(ast.parse(line)))
 
 
@@ -108,10 +108,10 @@ def test_a_planted_float_is_caught(line: str) -> None:
     "line",
     ["rate = Decimal('0.01')", "half = total // 2", "half = Decimal(total) / 2", "success_rate = fields.Float()"],
 )
-def test_what_is_exact_passes(line: str) -> None:
+def test_exact_arithmetic_passes(line: str) -> None:
     assert list(floats(ast.parse(line))) == []
 
 
-def test_every_division_that_was_looked_at_still_stands() -> None:
-    written = "\n".join(ast.unparse(ast.parse(path.read_text(encoding="utf-8"))) for path in house())
+def test_every_reviewed_division_still_exists() -> None:
+    written = "\n".join(ast.unparse(ast.parse(path.read_text(encoding="utf-8"))) for path in checked_files())
     assert {division for division in DECIMAL_DIVISIONS if division not in written} == set()

@@ -12,8 +12,8 @@ from saas_api.core import ids
 from saas_api.core.access import PERMISSIONS, Access
 from saas_api.core.roles import ROLES
 from saas_api.core.web.http import PrefixedIdConverter
-from tests.pages import Browser
-from tests.people import Person, join, sign_in
+from tests.support.accounts import Person, join, sign_in
+from tests.support.pages import Browser
 
 GET, POST = "GET", "POST"
 HOME = "/dashboard"

@@ -60,6 +60,7 @@ PUBLIC = {
 
 TAKES_NOTHING = {
     "accounts.logout",
+    "accounts.request_verification",
     "accounts.request_verification_link",
     "messages.cancel",
     "webhooks.replay_event",
@@ -70,6 +71,7 @@ GIVES_NO_DATA = {
     "accounts.change_password",
     "accounts.logout",
     "accounts.request_password_reset",
+    "accounts.request_verification",
     "accounts.request_verification_link",
     "accounts.reset_password",
     "accounts.revoke_session",

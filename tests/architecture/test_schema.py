@@ -12,7 +12,7 @@ from flask_migrate import Migrate, downgrade, upgrade
 from sqlalchemy.dialects import postgresql
 
 from saas_api.core.db.engine import db
-from tests.architecture.house import PACKAGE
+from tests.architecture.source import PACKAGE
 
 A, B, X = (f"00000000-0000-7000-8000-00000000000{digit}" for digit in "abc")
 # Spoken to in SQL alone: by the core, and by the mock providers, which stand for somebody else.

@@ -11,8 +11,8 @@ from sqlalchemy import text
 from saas_api.billing import alerts, periods
 from saas_api.core import clock
 from saas_api.core.db import tenancy
-from tests.billing.company import Company, day, found
-from tests.people import Person
+from tests.support.accounts import Person
+from tests.support.billing import Company, day, found
 
 ALERTS = "/api/v1/billing/alerts"
 

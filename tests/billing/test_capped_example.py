@@ -11,10 +11,10 @@ from sqlalchemy import text
 from saas_api.accounts.audit import SYSTEM_ACTOR
 from saas_api.billing import periods, subscriptions
 from saas_api.core import clock, ids
-from tests.billing.book import Step, minor, stories
-from tests.billing.books import close, system
-from tests.billing.company import Company
-from tests.people import Person, make_key
+from tests.support.accounts import Person, make_key
+from tests.support.billing import Company
+from tests.support.billing_actions import close, system
+from tests.support.billing_examples import Step, minor, stories
 
 EXAMPLE = stories()["23"]
 PER_SEGMENT = 153

@@ -15,7 +15,7 @@ from saas_api.billing import plans, terms
 from saas_api.billing.rating import charges, plan_file
 from saas_api.billing.rating.plan_file import InvalidPlanFile, MeterContent
 from saas_api.core.db import tenancy
-from tests.billing.company import found
+from tests.support.billing import found
 
 METERS = {"sms": MeterContent("sms", "SMS", "segment"), "email": MeterContent("email", "E-mail", "message")}
 TEAM = {

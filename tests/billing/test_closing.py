@@ -16,7 +16,7 @@ from saas_api.billing import jobs, period_close, periods, previews, terms
 from saas_api.billing.period_close import CloseResult
 from saas_api.core import clock, ids
 from saas_api.core.db import engine, tenancy
-from tests.billing.company import Company, day, found
+from tests.support.billing import Company, day, found
 
 pytestmark = pytest.mark.usefixtures("context")
 MAY = day(1, 2, month=5)
@@ -49,7 +49,7 @@ def test_terms_of_a_new_company(context: Flask) -> None:
         "email": "0.001",
         "sms": "0.01",
     }
-    assert service_terms.ceilings == {}
+    assert service_terms.quotas == {}
 
 
 def test_terms_open_the_period_the_scheduler_has_not(context: Flask) -> None:

@@ -15,9 +15,9 @@ from saas_api.accounts.audit import SYSTEM_ACTOR
 from saas_api.billing import period_close, periods, subscriptions
 from saas_api.billing.period_close import CloseResult
 from saas_api.core import clock, ids
-from tests.billing.books import system
-from tests.billing.company import Company, day, found
-from tests.people import Person, make_key
+from tests.support.accounts import Person, make_key
+from tests.support.billing import Company, day, found
+from tests.support.billing_actions import system
 
 LOOK_UP = """SELECT id FROM billing_periods WHERE organization_id = :org AND state = 'open' AND starts_at <= :at
   AND ends_at > :at"""

@@ -15,7 +15,8 @@ from saas_api.billing.invoice_lifecycle import InvoiceHasPayments, InvoiceNotDra
 from saas_api.billing.invoices import InvoiceNotOpen
 from saas_api.core import ids
 from saas_api.core.errors import ApiError, NotFound, ValidationFailed
-from tests.billing.books import (
+from tests.support.billing import Company, day, found
+from tests.support.billing_actions import (
     ACT,
     JUNE,
     acts,
@@ -28,7 +29,6 @@ from tests.billing.books import (
     system,
     told,
 )
-from tests.billing.company import Company, day, found
 
 pytestmark = pytest.mark.usefixtures("context")
 

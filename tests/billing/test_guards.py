@@ -8,8 +8,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from saas_api.core.db import tenancy
-from tests.billing.books import close, settle, system
-from tests.billing.company import Company, day, found
+from tests.support.billing import Company, day, found
+from tests.support.billing_actions import close, settle, system
 
 pytestmark = pytest.mark.usefixtures("context")
 PERIOD = (

@@ -16,8 +16,8 @@ from saas_api.billing.invariants import INVARIANTS, CheckInProgress
 from saas_api.billing.invoice_lifecycle import BillingOnHold
 from saas_api.core import clock, ids
 from saas_api.usage import jobs as usage_jobs
-from tests.billing.books import ACT, JUNE, acts, close, credit, invoiced, newest, settle, system
-from tests.billing.company import Company, day, found
+from tests.support.billing import Company, day, found
+from tests.support.billing_actions import ACT, JUNE, acts, close, credit, invoiced, newest, settle, system
 
 pytestmark = pytest.mark.usefixtures("context")
 

@@ -20,10 +20,10 @@ from sqlalchemy import text
 
 from saas_api.billing import invoices
 from saas_api.core import clock, ids
-from tests.billing import books
-from tests.billing.company import day
-from tests.billing.reading import Reader, open_account
-from tests.people import join, make_key, sign_in
+from tests.support import billing_actions as books
+from tests.support.accounts import join, make_key, sign_in
+from tests.support.billing import day
+from tests.support.billing_reads import Reader, open_account
 
 CENT = Decimal("0.01")
 

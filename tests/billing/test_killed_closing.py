@@ -11,8 +11,8 @@ from saas_api.billing import period_close, periods
 from saas_api.billing.period_close import CloseResult
 from saas_api.core import clock
 from saas_api.core.db import tenancy
-from tests.billing.closer import Closer
-from tests.billing.company import day, found
+from tests.support.billing import day, found
+from tests.support.closing import Closer
 
 AT = "2026-05-01T02:00:00Z"
 ORGANIZATIONS = 200
@@ -106,6 +106,7 @@ def closer(config: dict[str, Any], context: Flask) -> Closer:
     return Closer(config)
 
 
+@pytest.mark.long
 def test_two_hundred_organizations_are_billed_once_though_every_step_is_killed(closer: Closer) -> None:
     prepare()
     for step, hit in KILLS:
@@ -126,6 +127,7 @@ def test_two_hundred_organizations_are_billed_once_though_every_step_is_killed(c
     assert period_close.close_due(day(1, 2, month=5)) == CloseResult()
 
 
+@pytest.mark.long
 def test_two_schedulers_share_the_work_while_a_third_dies_in_it(closer: Closer) -> None:
     companies = [found(f"Shared{number}", plan="starter@1") for number in range(12)]
     slow, dying = "billing.after_close:sleep=1", "billing.after_number:kill:3"

@@ -13,9 +13,9 @@ from pypdf import PdfReader
 from saas_api.billing import invoice_documents
 from saas_api.billing.rating.invoice_layout import DocumentLine, DocumentParty, DocumentTotal, InvoiceDocument
 from saas_api.core import ids
-from tests.billing import books
-from tests.billing.company import day
-from tests.billing.reading import Reader, open_account
+from tests.support import billing_actions as books
+from tests.support.billing import day
+from tests.support.billing_reads import Reader, open_account
 
 BARE = InvoiceDocument(
     title="Invoice",

@@ -10,8 +10,8 @@ from sqlalchemy import text
 from saas_api.billing import periods, previews, subscriptions
 from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
-from tests.billing.company import Company, day
-from tests.people import Person, join, sign_in
+from tests.support.accounts import Person, join, sign_in
+from tests.support.billing import Company, day
 
 BILLING = "/api/v1/billing"
 MID_APRIL = day(16)

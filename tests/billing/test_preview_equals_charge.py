@@ -12,8 +12,8 @@ from saas_api.accounts.audit import Actor
 from saas_api.billing import period_close, previews, subscriptions
 from saas_api.billing.subscriptions import AlreadyOnPlan, PlanChange
 from saas_api.core import clock
-from tests.billing.company import Company, day, found
-from tests.people import Person
+from tests.support.accounts import Person
+from tests.support.billing import Company, day, found
 
 pytestmark = pytest.mark.usefixtures("context")
 USER = Actor("user", "alice")

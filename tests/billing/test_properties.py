@@ -13,7 +13,7 @@ from saas_api.billing.rating.bill import Bill, BillInputs, LateUsage, ProratedSe
 from saas_api.billing.rating.charges import MeterPrice, Tier
 from saas_api.billing.rating.period_grid import MIN_FIRST_PERIOD, MIN_PERIOD
 from saas_api.core import money
-from tests.billing.test_rules import ANCHORS, ZONES
+from tests.billing.rating.test_bill import ANCHORS, ZONES
 
 START = datetime(2026, 4, 1, tzinfo=UTC)
 MONTH_SECONDS = 30 * 86_400

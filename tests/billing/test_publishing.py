@@ -9,7 +9,7 @@ from sqlalchemy import text
 from saas_api.billing import plans, terms
 from saas_api.core import clock
 from saas_api.core.db import tenancy
-from tests.billing.company import Company, day, found
+from tests.support.billing import Company, day, found
 
 pytestmark = pytest.mark.usefixtures("context")
 

@@ -11,8 +11,8 @@ from saas_api.billing import periods
 from saas_api.core import clock, ids
 from saas_api.core.errors import ValidationFailed
 from saas_api.usage.ledger import UsageRecord
-from tests.billing.books import close
-from tests.billing.company import Company, day, found
+from tests.support.billing import Company, day, found
+from tests.support.billing_actions import close
 
 pytestmark = pytest.mark.usefixtures("context")
 MARCH_CLOSED = day(1, 2)

@@ -12,8 +12,8 @@ from saas_api.billing import invoice_lifecycle, invoices
 from saas_api.billing.invoices import InvoiceNotOpen, SettlementResult
 from saas_api.core import clock
 from saas_api.core.errors import NotFound
-from tests.billing.books import ACT, MAY, acts, close, invoiced, newest, settle, system, told
-from tests.billing.company import day, found
+from tests.support.billing import day, found
+from tests.support.billing_actions import ACT, MAY, acts, close, invoiced, newest, settle, system, told
 
 pytestmark = pytest.mark.usefixtures("context")
 

@@ -13,9 +13,9 @@ from sqlalchemy import text
 from saas_api.billing import alerts, periods
 from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
-from tests.billing.company import Company
-from tests.gate.neighbour import neighbour
-from tests.people import Person, make_key
+from tests.support.accounts import Person, make_key
+from tests.support.billing import Company
+from tests.support.second_process import neighbour
 
 SEND, CAP, ALERTS = "/api/v1/messages/send", "/api/v1/billing/spend-cap", "/api/v1/billing/alerts"
 SMS = {"to": "+2348012345678", "type": "sms", "message": "Hello"}

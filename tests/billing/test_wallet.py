@@ -11,8 +11,8 @@ from saas_api.billing import invoice_lifecycle, jobs, wallet
 from saas_api.billing.wallet import GrantExists, GrantSource
 from saas_api.core import clock, ids
 from saas_api.core.errors import ValidationFailed
-from tests.billing.books import ACT, JUNE, MAY, acts, close, newest, system
-from tests.billing.company import Company, day, found
+from tests.support.billing import Company, day, found
+from tests.support.billing_actions import ACT, JUNE, MAY, acts, close, newest, system
 
 pytestmark = pytest.mark.usefixtures("context")
 

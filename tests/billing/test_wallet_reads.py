@@ -7,9 +7,9 @@ import pytest
 from flask.testing import FlaskClient
 
 from saas_api.core import ids
-from tests.billing import books
-from tests.billing.company import day
-from tests.billing.reading import Reader, open_account
+from tests.support import billing_actions as books
+from tests.support.billing import day
+from tests.support.billing_reads import Reader, open_account
 
 
 @pytest.fixture

@@ -20,9 +20,9 @@ from saas_api.payments import checkout, payments
 from saas_api.payments.checkout import PaymentRequest
 from saas_api.payments.dunning_schedule import DUNNING_SCHEDULE
 from saas_api.usage.ledger import UsageRecord
-from tests.billing.book import Step, instant, minor, number, stories, table
-from tests.billing.books import ACT, close, credit, system
-from tests.billing.company import Company, day, found
+from tests.support.billing import Company, day, found
+from tests.support.billing_actions import ACT, close, credit, system
+from tests.support.billing_examples import Step, instant, minor, number, stories, table
 
 pytestmark = pytest.mark.usefixtures("context")
 METERS = ("sms", "email")

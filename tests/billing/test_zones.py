@@ -8,8 +8,8 @@ from sqlalchemy import text
 
 from saas_api.billing import jobs, period_close, terms
 from saas_api.core import clock
-from tests.billing.books import system
-from tests.billing.company import Company, day, found
+from tests.support.billing import Company, day, found
+from tests.support.billing_actions import system
 
 pytestmark = pytest.mark.usefixtures("context")
 

@@ -15,7 +15,7 @@ from saas_api.payments import checkout as payments_checkout
 from saas_api.payments.checkout import PaymentRequest
 from tests.browser.visitor import Visitor
 from tests.browser.world import World
-from tests.people import PASSWORD
+from tests.support.accounts import PASSWORD
 
 Way = Callable[["Guide", Visitor], object]
 NEWCOMER = "nora@newcomer.example"

@@ -15,7 +15,7 @@ from saas_api.core.db import tenancy
 from tests.browser import chromium
 from tests.browser.serving import served
 from tests.browser.visitor import Visitor, visiting
-from tests.people import Person, sign_in
+from tests.support.accounts import Person, sign_in
 
 Visits = Callable[..., Visitor]
 

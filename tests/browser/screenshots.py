@@ -17,7 +17,7 @@ from tests.browser.places import places
 from tests.browser.serving import served
 from tests.browser.visitor import NARROW, WIDE, Theme, Visitor, visiting
 from tests.browser.world import make, sign_in
-from tests.people import PASSWORD, sign_up
+from tests.support.accounts import PASSWORD, sign_up
 from tests.support.queue import run_all_jobs
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "screenshots"

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from tests.browser.conftest import Visits
 from tests.browser.visitor import NARROW, Visitor
-from tests.people import PASSWORD
+from tests.support.accounts import PASSWORD
 
 EMAIL = "nora@newcomer.example"
 

@@ -7,7 +7,7 @@ from flask.testing import FlaskClient
 
 from tests.browser.conftest import Visits, enter
 from tests.browser.visitor import Visitor
-from tests.people import Person
+from tests.support.accounts import Person
 
 MESSAGE = {"to": "+2348012345678", "type": "sms", "message": "Hello"}
 

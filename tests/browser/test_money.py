@@ -14,7 +14,7 @@ from saas_api.core import ids
 from saas_api.core.db import tenancy
 from tests.browser.conftest import Visits, enter
 from tests.browser.visitor import Visitor
-from tests.people import Person, make_key, sign_up
+from tests.support.accounts import Person, make_key, sign_up
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from flask.testing import FlaskClient
 
 from tests.browser.conftest import Visits, enter
 from tests.browser.visitor import Visitor
-from tests.people import PASSWORD, Person, make_key
+from tests.support.accounts import PASSWORD, Person, make_key
 
 NEW = "henry@acme.example"
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from standardwebhooks import Webhook
 
 from tests.browser.conftest import Visits, enter
-from tests.people import Person
-from tests.receiver import receiving
+from tests.support.accounts import Person
+from tests.support.http_receiver import receiving
 
 
 def test_an_endpoint_is_tried_fails_and_what_failed_is_resent(

@@ -15,8 +15,8 @@ from flask import Flask
 
 from saas_api import cli
 from saas_api.cli.errors import Command
-from tests.people import Person
 from tests.support import forks
+from tests.support.accounts import Person
 
 ROOT = Path(__file__).resolve().parents[2]
 NOBODY = f"org_{1:032x}"

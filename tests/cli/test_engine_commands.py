@@ -12,8 +12,8 @@ from saas_api import cli
 from saas_api.app import create_app
 from saas_api.cli.commands import engines
 from saas_api.cli.dev.engines import Engines
-from tests.cli.places import is_alive, open_directory
 from tests.support import forks
+from tests.support.installations import is_alive, open_directory
 
 
 class Shell:
@@ -53,6 +53,7 @@ def shell(config: dict[str, Any]) -> Iterator[Shell]:
             running.run("stop")
 
 
+@pytest.mark.long
 def test_they_start_are_asked_stop_and_are_emptied(shell: Shell) -> None:
     nothing = shell.status()
     assert [engine["is_running"] for engine in nothing["engines"]] == [False, False]

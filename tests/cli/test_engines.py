@@ -16,8 +16,8 @@ import sqlalchemy as sa
 from saas_api.cli.dev.engines import Engines
 from saas_api.cli.dev.host import EngineError
 from saas_api.settings import instance
-from tests.cli.places import is_alive, open_directory
 from tests.support import forks
+from tests.support.installations import is_alive, open_directory
 
 
 def own(connection: Connection, directory: Path) -> None:

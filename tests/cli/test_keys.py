@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 
 from saas_api.core import ids
 from saas_api.core.db import tenancy
-from tests.people import Person
+from tests.support.accounts import Person
 
 
 def keys(app: Flask, *words: str) -> Result:

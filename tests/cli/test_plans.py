@@ -10,7 +10,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from saas_api.core.db import tenancy
-from tests.people import Person
+from tests.support.accounts import Person
 
 PLAN = "scale"
 

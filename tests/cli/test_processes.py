@@ -16,7 +16,7 @@ from saas_api.cli.dev.supervisor import (
     SourceWatcher,
     Supervisor,
 )
-from tests.cli.places import is_alive
+from tests.support.installations import is_alive
 
 SLEEPS = "import time; print('here', flush=True); time.sleep(60)"
 IGNORES = (

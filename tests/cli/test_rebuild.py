@@ -12,7 +12,7 @@ from flask.testing import FlaskClient
 from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
 from saas_api.usage import rollups
-from tests.usage.company import Company, sign_up
+from tests.support.usage import Company, sign_up
 
 
 @pytest.fixture

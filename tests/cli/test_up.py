@@ -19,7 +19,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 from saas_api.cli.dev.engines import Engines
-from tests.cli.places import is_alive, open_directory
+from tests.support.installations import is_alive, open_directory
 
 ROOT = Path(__file__).resolve().parents[2]
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "instance", "tests", ".*_cache", ".env", "bench")

@@ -18,7 +18,7 @@ from saas_api.core.idempotency import (
     IdempotentRequestInProgress,
     StoredResponse,
 )
-from tests.people import Headers, Person, join, make_key, sign_in
+from tests.support.accounts import Headers, Person, join, make_key, sign_in
 
 SEND = "/api/v1/messages/send"
 KEYS = "/api/v1/keys"

@@ -15,7 +15,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from saas_api.core import clock
-from tests.usage.company import Company, sign_up
+from tests.support.usage import Company, sign_up
 
 TODAY = datetime(2026, 4, 15, 12, 30, tzinfo=UTC)
 PATHS = ("stats", "usage-graph", "api-keys")

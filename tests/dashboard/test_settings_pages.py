@@ -13,9 +13,9 @@ from saas_api.billing import profiles
 from saas_api.billing.profiles import BillingDetails
 from saas_api.core import ids
 from saas_api.core.db import tenancy
-from tests.dashboard.webhooks.hooks import counted
-from tests.pages import Browser, check_access, form_of
-from tests.people import PASSWORD, Person, join, sign_in
+from tests.support.accounts import PASSWORD, Person, join, sign_in
+from tests.support.pages import Browser, check_access, form_of
+from tests.support.webhook_pages import counted
 
 SETTINGS, ACCOUNT = "/dashboard/settings", "/dashboard/account"
 NEW_PASSWORD = "seven blue elephants"

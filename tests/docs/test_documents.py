@@ -23,14 +23,21 @@ def test_defaults_are_written_as_the_environment_takes_them() -> None:
     assert shown == {"RATE": "0.0000001", "IS_ON": "0", "NAMES": "a,b", "SECRET": ""}
 
 
-def test_the_table_replaces_what_stands_between_its_marks() -> None:
-    readme = "before\n<!-- settings: begin -->\nold\n<!-- settings: end -->\nafter\n"
-    made = documents.insert_settings_table(readme, Sample.model_fields)
-    assert "old" not in made
-    assert made.startswith("before\n")
-    assert made.endswith("\nafter\n")
-    assert documents.insert_settings_table(made, Sample.model_fields) == made
-    assert "| `SECRET` | - | long | a secret |" in documents.settings_table(Sample.model_fields)
+def test_settings_page_has_one_row_for_each_setting() -> None:
+    page = documents.settings_page(Sample.model_fields)
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    assert rows == [
+        "| `RATE` | `0.0000001` | an amount | a price |",
+        "| `IS_ON` | `0` | 0 or 1 | a switch |",
+        "| `NAMES` | `a,b` | names | some names |",
+        "| `SECRET` | - | long | a secret |",
+    ]
+
+
+def test_a_vertical_bar_in_a_description_does_not_end_the_cell() -> None:
+    field = Field(None, description="lines", json_schema_extra={"expected": "lines separated by |"})
+    fields = create_model("Lines", ADDRESS=(str | None, field)).model_fields
+    assert "| `ADDRESS` | - | lines separated by \\| | lines |" in documents.settings_page(fields)
 
 
 def test_the_example_environment_sets_nothing_by_itself() -> None:

@@ -11,7 +11,7 @@ from typing import Any, Self
 import requests
 
 from tests.faults.stack import Stack
-from tests.receiver import Receiver
+from tests.support.http_receiver import Receiver
 
 PASSWORD = "correct horse battery"
 RECIPIENTS = ("+2348012345678",) * 9 + ("+15005550001",)

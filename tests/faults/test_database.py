@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 from saas_api.settings.instance import DATABASE_LOGIN
-from tests.faults import oracle
+from tests.faults import verdict as oracle
 from tests.faults.load import Load, sign_up
 from tests.faults.stack import Stack, until
 

@@ -6,10 +6,10 @@ import time
 
 import psutil
 
-from tests.faults import oracle
+from tests.faults import verdict as oracle
 from tests.faults.load import Load, sign_up
 from tests.faults.stack import IS_LONG, Stack, until
-from tests.receiver import receiving
+from tests.support.http_receiver import receiving
 
 ROUNDS = 5 if IS_LONG else 1
 EXIT_SECONDS = 30

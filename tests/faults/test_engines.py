@@ -7,7 +7,7 @@ import time
 import redis
 
 from saas_api.cli.dev.engines import Engines
-from tests.faults import oracle
+from tests.faults import verdict as oracle
 from tests.faults.load import Load, sign_up
 from tests.faults.stack import Stack, until
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.faults import oracle
+from tests.faults import verdict as oracle
 from tests.faults.load import Load, sign_up
 from tests.faults.stack import IS_LONG, QUICK, Stack, until
 

@@ -5,10 +5,10 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.faults import oracle
+from tests.faults import verdict as oracle
 from tests.faults.load import Load, Tenant, sign_up
 from tests.faults.stack import IS_LONG, QUICK, Stack
-from tests.receiver import Receiver, receiving
+from tests.support.http_receiver import Receiver, receiving
 
 TENANTS = ("acme", "globex", "initech")
 EVERYBODY = ("web", "web child", "worker", "worker child", "horse", "scheduler")

@@ -15,7 +15,7 @@ import rq
 from saas_api.cli.commands.scheduler import SCHEDULE_ENTRY_ID
 from saas_api.cli.dev.engines import Engines
 from saas_api.core.jobs import queue
-from tests.faults import oracle
+from tests.faults import verdict as oracle
 from tests.faults.load import Load, sign_up
 from tests.faults.stack import QUICK, Stack, until
 

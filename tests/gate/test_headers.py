@@ -6,7 +6,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from tests.gate.people import LIST, make_key, sign_up, stay_within_a_minute
+from tests.support.gate import LIST, make_key, sign_up, stay_within_a_minute
 
 SAFETY = {
     "X-Content-Type-Options": "nosniff",

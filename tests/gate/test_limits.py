@@ -16,10 +16,11 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from saas_api.core.limits import limiter
-from tests.gate.neighbour import neighbour
-from tests.gate.people import LIST, SEND, SMS, make_key, sign_up, stay_within_a_minute
+from tests.support.gate import LIST, SEND, SMS, make_key, sign_up, stay_within_a_minute
+from tests.support.second_process import neighbour
 
 
+@pytest.mark.long
 def test_of_200_parallel_sends_at_a_limit_of_60_exactly_60_are_accepted(app: Flask, client: FlaskClient) -> None:
     _, key = make_key(client, sign_up(client))
     stay_within_a_minute(35)
@@ -113,6 +114,7 @@ def away(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return request.getfixturevalue("hung") if request.param == "hung" else f"unix://{tmp_path / 'nobody.sock'}"
 
 
+@pytest.mark.long
 def test_without_redis_each_process_admits_its_share_and_never_fails(
     client: FlaskClient, config: dict[str, Any], away: str
 ) -> None:

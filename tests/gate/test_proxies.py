@@ -9,7 +9,7 @@ from flask.testing import FlaskClient
 
 from saas_api.app import create_app
 from saas_api.core.db.engine import db
-from tests.gate.people import LIST, Headers, make_key, sign_up
+from tests.support.gate import LIST, Headers, make_key, sign_up
 
 OFFICE, FORGED, PROXY = "203.0.113.7", "198.51.100.66", "10.9.8.7"
 Behind = Callable[[int], FlaskClient]

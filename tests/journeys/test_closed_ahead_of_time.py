@@ -8,7 +8,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from saas_api.core import clock
-from tests.journeys.steps import make_key, organization_of, period_end, send, sign_up
+from tests.support.journeys import make_key, organization_of, period_end, send, sign_up
 
 
 def test_messages_go_on_after_the_running_month_was_closed_ahead_of_time(

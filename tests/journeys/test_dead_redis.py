@@ -13,7 +13,7 @@ from saas_api.cli.dev.engines import Engines
 from saas_api.core.jobs import queue
 from saas_api.core.jobs.queue import BACKGROUND
 from saas_api.core.limits import limiter
-from tests.journeys.steps import make_key, send, sign_up
+from tests.support.journeys import make_key, send, sign_up
 
 ONE_SLOW_ANSWER_SECONDS = 0.5
 

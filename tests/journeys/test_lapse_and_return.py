@@ -13,7 +13,7 @@ from saas_api.billing import invoices
 from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
 from saas_api.payments import dunning
-from tests.journeys.steps import Headers, make_key, organization_of, period_end, send, sign_up
+from tests.support.journeys import Headers, make_key, organization_of, period_end, send, sign_up
 
 MESSAGE = {"to": "+2348012345678", "type": "sms", "message": "Hello"}
 

@@ -10,7 +10,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from saas_api.core import clock
-from tests.journeys.steps import make_key, organization_of, period_end, send, sign_up
+from tests.support.journeys import make_key, organization_of, period_end, send, sign_up
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from flask import Flask
 from flask.testing import FlaskClient
 
-from tests.journeys.steps import make_key, sign_up
+from tests.support.journeys import make_key, sign_up
 
 BODY = {"to": "+2348012345678", "type": "sms", "message": "Hello"}
 

@@ -6,8 +6,8 @@ from typing import Any
 from flask.testing import FlaskClient
 
 from saas_api.core import clock
-from tests.billing.closer import Closer
-from tests.journeys.steps import make_key, period_end, send, sign_up
+from tests.support.closing import Closer
+from tests.support.journeys import make_key, period_end, send, sign_up
 
 
 def test_two_processes_that_close_the_same_period_write_one_invoice(

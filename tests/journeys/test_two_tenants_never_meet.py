@@ -13,7 +13,7 @@ from werkzeug.routing import Rule
 from saas_api.billing import period_close
 from saas_api.core import clock, ids
 from saas_api.core.web.http import PrefixedIdConverter
-from tests.journeys.steps import Headers, make_key, send, sign_up
+from tests.support.journeys import Headers, make_key, send, sign_up
 
 
 @pytest.fixture

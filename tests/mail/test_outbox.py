@@ -5,7 +5,7 @@ import json
 import pytest
 from flask import Flask
 
-from tests.mail import post
+from tests.support import mail as post
 
 
 def outbox(app: Flask, *options: str) -> str:

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from tests.mail import post, receiver
-from tests.mail.receiver import Received
+from tests.support import mail as post
+from tests.support import smtp_server as receiver
+from tests.support.smtp_server import Received
 
 needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
 

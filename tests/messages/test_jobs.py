@@ -15,8 +15,8 @@ from flask.testing import FlaskClient
 
 from saas_api.core.jobs import queue, schedule
 from saas_api.messages import dispatch
-from tests.messages.people import MAIL, Company, Work, make_due, outside, queue_many, rows
 from tests.support import forks
+from tests.support.messages import MAIL, Company, Work, make_due, outside, queue_many, rows
 
 
 @pytest.fixture
@@ -162,6 +162,7 @@ def test_organizations_take_turns(app: Flask, acme: Company, work: Work) -> None
     assert open_rows(app, acme) == 0
 
 
+@pytest.mark.long
 def test_two_workers_on_one_queue_send_every_message_once(
     app: Flask, acme: Company, start: Callable[..., ForkServerProcess]
 ) -> None:
@@ -177,6 +178,7 @@ def test_two_workers_on_one_queue_send_every_message_once(
     assert rows(app, acme.id, "SELECT DISTINCT status, attempts, interruptions FROM messages") == [("delivered", 1, 0)]
 
 
+@pytest.mark.long
 def test_what_a_killed_worker_held_is_delivered_by_another(
     app: Flask, acme: Company, start: Callable[..., ForkServerProcess]
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from tests.mail import post
+from tests.support import mail as post
 
 
 @pytest.fixture(autouse=True)

@@ -18,8 +18,8 @@ from saas_api.core.db import tenancy
 from saas_api.payments import dunning
 from saas_api.payments.dunning import DunningResult
 from saas_api.webhooks.models import Endpoint
-from tests.billing.company import day
-from tests.payments.overdue import Debtor, debtor, mails, walk
+from tests.support.billing import day
+from tests.support.dunning import Debtor, debtor, mails, walk
 
 pytestmark = pytest.mark.usefixtures("context")
 ALL = ["remind", "remind", "warn", "restrict", "remind", "suspend", "write_off"]

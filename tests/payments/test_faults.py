@@ -10,9 +10,9 @@ from flask import Flask
 from saas_api.core import clock
 from saas_api.core.jobs import queue
 from saas_api.payments import jobs, payments
-from tests.payments import stripe_server
-from tests.payments.shop import STRIPE, Customer, due_now, events, state, stripe_event, system_rows, templates
-from tests.payments.stripe_server import StripeServer
+from tests.support import stripe_server
+from tests.support.payments import STRIPE, Customer, due_now, events, state, stripe_event, system_rows, templates
+from tests.support.stripe_server import StripeServer
 
 
 def test_a_provider_that_is_down_leaves_the_event_for_later(customer: Customer, stripe: StripeServer) -> None:

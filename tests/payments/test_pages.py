@@ -7,8 +7,8 @@ import pytest
 
 from saas_api.core import clock, ids
 from saas_api.payments import jobs
-from tests.payments.shop import Customer, due_now, events
-from tests.payments.stripe_server import StripeServer
+from tests.support.payments import Customer, due_now, events
+from tests.support.stripe_server import StripeServer
 
 
 def back(customer: Customer) -> str:

@@ -13,9 +13,9 @@ from saas_api.core import ids
 from saas_api.core.db import tenancy
 from saas_api.payments import jobs, payments
 from saas_api.payments.payments import OfflinePayment
-from tests.payments.paystack_server import PaystackServer
-from tests.payments.shop import Customer
-from tests.payments.stripe_server import StripeServer
+from tests.support.payments import Customer
+from tests.support.paystack_server import PaystackServer
+from tests.support.stripe_server import StripeServer
 
 
 def pay(customer: Customer, provider: str, server: Any) -> None:

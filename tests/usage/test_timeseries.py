@@ -23,7 +23,7 @@ from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
 from saas_api.usage import ranges
 from saas_api.usage.ranges import DateRange, InvalidDateRange
-from tests.usage.company import Company, sign_up
+from tests.support.usage import Company, sign_up
 
 TODAY = datetime(2026, 4, 15, 12, 30, tzinfo=UTC)
 PATH = "/usage/timeseries"

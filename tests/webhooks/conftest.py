@@ -1,3 +1,3 @@
 """What every test of webhooks stands on."""
 
-from tests.webhooks.people import acme, allowed  # noqa: F401 - fixtures
+from tests.support.webhooks import acme, allowed  # noqa: F401 - fixtures

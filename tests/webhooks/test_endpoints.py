@@ -12,8 +12,8 @@ from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
 from saas_api.webhooks import endpoints, events
 from saas_api.webhooks.events import EventSubject
-from tests.people import Person, make_key
-from tests.webhooks.people import ENDPOINTS, URL, Company
+from tests.support.accounts import Person, make_key
+from tests.support.webhooks import ENDPOINTS, URL, Company
 
 
 def code(answer: Any) -> tuple[int, str]:

@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from flask import Flask
 
-from tests.people import Person
-from tests.receiver import receiving
-from tests.webhooks.people import Company, deliver, endpoint_of, short_drains  # noqa: F401 - a fixture
+from tests.support.accounts import Person
+from tests.support.http_receiver import receiving
+from tests.support.webhooks import Company, deliver, endpoint_of, short_drains  # noqa: F401 - a fixture
 
 
 def test_no_more_are_under_way_than_the_endpoint_may_have(app: Flask, acme: Company) -> None:

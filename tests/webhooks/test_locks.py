@@ -16,7 +16,7 @@ from saas_api.core.db import tenancy
 from saas_api.webhooks import dispatch, events, jobs
 from saas_api.webhooks.dispatch import AttemptResult
 from saas_api.webhooks.events import EventSubject
-from tests.webhooks.people import Company, endpoint_of
+from tests.support.webhooks import Company, endpoint_of
 
 
 def id_of(made: dict[str, Any]) -> Any:

@@ -1,9 +1,10 @@
 """Clearing away keeps up with a busy month: one statement has ten seconds."""
 
+import pytest
 from flask import Flask
 
 from saas_api.webhooks import jobs
-from tests.webhooks.people import Company
+from tests.support.webhooks import Company
 
 MONTH = """
 WITH e AS (
@@ -16,6 +17,7 @@ SELECT e.organization_id, e.id, w.id, 'replay', 'delivered', now()
 """
 
 
+@pytest.mark.long
 def test_many_old_events_are_deleted_with_their_deliveries_in_time(app: Flask, acme: Company) -> None:
     acme.listen()
     for _ in range(5):

@@ -10,7 +10,7 @@ from click.testing import Result
 from flask import Flask
 
 from saas_api.core import ids
-from tests.webhooks.people import ENDPOINTS, Company
+from tests.support.webhooks import ENDPOINTS, Company
 
 ROOT = Path(__file__).resolve().parents[2]
 

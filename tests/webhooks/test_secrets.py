@@ -9,7 +9,7 @@ from saas_api.core import ids
 from saas_api.core.crypto import DecryptionFailed
 from saas_api.core.db import tenancy
 from saas_api.webhooks import secrets
-from tests.webhooks.people import ENDPOINTS, Company
+from tests.support.webhooks import ENDPOINTS, Company
 
 
 def test_a_secret_is_stored_encrypted_and_read_again_by_whoever_signs(acme: Company) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.journeys.test_readme import BLOCKS, documents, environment, paste, server  # noqa: F401 - fixtures
-from tests.webhooks.test_document import PAGE, free_port
+from tests.webhooks.test_event_document import PAGE, free_port
 
 TRIAL = re.findall(r"^```bash\n(.*?)^```", PAGE.partition("## What arrives")[0], re.MULTILINE | re.DOTALL)
 SETTLE = "sleep 4; kill $RECEIVER; wait $RECEIVER || true; cat receiver.log\n"
@@ -18,6 +18,7 @@ def loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8,::1/128")
 
 
+@pytest.mark.long
 def test_a_newcomer_sees_a_signed_event_and_recovers_what_was_missed(
     server: str,  # noqa: F811 - the fixture
     environment: dict[str, str],  # noqa: F811 - the fixture

@@ -1,4 +1,4 @@
-"""Generated documents: openapi, errors, settings, cli."""
+"""Documents that are generated from code: the OpenAPI document and the pages about errors, settings and commands."""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +20,7 @@ from saas_api.docs import openapi as docs_openapi
 
 COMMANDS_FILE = ROOT / "saas_api" / "cli" / "commands.json"
 MIGRATION_COMMANDS = "db"
-"""Flask-Migrate's commands, which it describes itself."""
+"""Group of Flask-Migrate's commands, which it documents itself."""
 _INTRODUCTION = """# Command line
 
 Made from the commands by `flask cli export`. They are run in the checkout, as `.venv/bin/flask NOUN VERB`; each has
@@ -29,11 +29,17 @@ Made from the commands by `flask cli export`. They are run in the checkout, as `
 - `--json` prints one object on stdout and nothing else; errors are one line on stderr that says what to do.
 - Exit codes: 0 done, 1 failed, 2 used wrongly, 3 problems found (by a check).
 - An id is read as the API writes it (`org_...`) or as a UUID; a time as in RFC 3339, without an offset as UTC.
-- What changes something leaves a row in the log of acts, in the name of the operating system's user.
-- A repeat is harmless.
+- A command that changes something writes to the audit log, in the name of the operating system's user.
+- Repeating a command is harmless.
 
-The tables are brought up with `flask db upgrade` (`flask db current` shows where they stand, `flask db check` whether
-the code expects more, `flask db downgrade` goes back)."""
+`flask db upgrade` migrates the database (`flask db current` shows its revision, `flask db check` compares it with the
+models, `flask db downgrade` goes back). Migrations are written in SQL: `flask db revision` creates an empty one."""
+_SETTINGS_INTRODUCTION = """# Settings
+
+Settings come from the environment or from `.env` (see `.env.example`); the environment wins. A secret may also be read
+from a file named by `<NAME>_FILE`. Invalid settings stop the start, with one line for each problem.
+
+This page is generated from `config.py` by `flask settings export`."""
 
 group = CommandGroup("cli", help="The page about the command line.")
 
@@ -41,7 +47,7 @@ check_option = click.option("--check", is_flag=True, help="Write nothing; exit 3
 
 
 def output_option(default: str) -> Callable[..., Any]:
-    """Where a document is written."""
+    """The option `--output`, a path relative to the current directory."""
     return click.option(
         "--output", type=click.Path(path_type=Path), default=default, show_default=True, help="Where to."
     )
@@ -59,13 +65,13 @@ def export_cli_docs(output: Path, check: bool) -> None:
 
 
 def command_index(root: click.Group) -> str:
-    """What `flask --help` lists, as JSON: the first sentence about each command by its name."""
-    listed = {name: _first_line(command) for name, command in sorted(root.commands.items())}
-    return orjson.dumps(listed, option=orjson.OPT_INDENT_2).decode() + "\n"
+    """First sentence about each command by its name, as JSON; `flask --help` lists them."""
+    summaries = {name: _first_line(command) for name, command in sorted(root.commands.items())}
+    return orjson.dumps(summaries, option=orjson.OPT_INDENT_2).decode() + "\n"
 
 
 def cli_page(root: click.Group) -> str:
-    """The page: Markdown."""
+    """Markdown page about every command below a group."""
     lines = [_INTRODUCTION]
     for name, command in sorted(root.commands.items()):
         if name == MIGRATION_COMMANDS:
@@ -73,28 +79,28 @@ def cli_page(root: click.Group) -> str:
         lines += ["", f"## {name}"]
         if isinstance(command, click.Group):
             lines += ["", _first_line(command)]
-        for path, leaf in _leaves(f"flask {name}", command):
-            lines += ["", *_described(path, leaf)]
+        for path, leaf in _iter_leaves(f"flask {name}", command):
+            lines += ["", *_command_section(path, leaf)]
     return "\n".join(lines) + "\n"
 
 
-def _leaves(path: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+def _iter_leaves(path: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
     if not isinstance(command, click.Group):
         yield path, command
         return
     for name, inner in command.commands.items():
         if not inner.hidden:
-            yield from _leaves(f"{path} {name}", inner)
+            yield from _iter_leaves(f"{path} {name}", inner)
 
 
-def _described(path: str, command: click.Command) -> list[str]:
+def _command_section(path: str, command: click.Command) -> list[str]:
     context = click.Context(command, info_name=path)
     text, examples = command.text_and_examples() if isinstance(command, Command) else (command.help or "", [])
     lines = [f"### {path}", "", f"`{' '.join([path, *command.collect_usage_pieces(context)])}`", "", text]
     if examples:
         lines += ["", "```sh", *examples, "```"]
     records = [record for parameter in command.get_params(context) if (record := parameter.get_help_record(context))]
-    rows = [f"| `{_cell(names)}` | {_cell(what)} |" for names, what in records if what and names != "--help"]
+    rows = [f"| `{_cell(names)}` | {_cell(text)} |" for names, text in records if text and names != "--help"]
     return [*lines, *(["", "| option | meaning |", "|---|---|", *rows] if rows else [])]
 
 
@@ -106,12 +112,9 @@ def _first_line(command: click.Command) -> str:
     return inspect.cleandoc(command.help or "").partition("\n\n")[0]
 
 
-TABLE_BEGIN, TABLE_END = "<!-- settings: begin -->", "<!-- settings: end -->"
-
 openapi = CommandGroup("openapi", help="The OpenAPI document.")
 errors = CommandGroup("errors", help="The page about error codes.")
-settings = CommandGroup("settings", help="The settings in README.md and .env.example.")
-groups = (openapi, errors, settings)
+settings = CommandGroup("settings", help="The page about settings, and .env.example.")
 
 
 @openapi.command("export")
@@ -122,7 +125,7 @@ def export_openapi(output: Path, check: bool) -> None:
 
     Example: flask openapi export --check
     """
-    document = current_app.swag.get_apispecs("openapi")  # type: ignore[attr-defined]  # flasgger puts itself there
+    document = current_app.swag.get_apispecs("openapi")  # type: ignore[attr-defined]  # set by flasgger
     write_or_check({output: orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() + "\n"}, check=check)
 
 
@@ -140,19 +143,18 @@ def export_errors(output: Path, check: bool) -> None:
 @settings.command("export")
 @check_option
 def export_settings(check: bool) -> None:
-    """Write the table in README.md, and .env.example.
+    """Write docs/settings.md and .env.example.
 
     Example: flask settings export --check
     """
     fields = current_app.config["SETTINGS"].model_fields
-    readme, example = Path("README.md"), Path(".env.example")
     write_or_check(
-        {readme: insert_settings_table(readme.read_text("utf-8"), fields), example: env_example(fields)}, check=check
+        {Path("docs/settings.md"): settings_page(fields), Path(".env.example"): env_example(fields)}, check=check
     )
 
 
 def write_or_check(documents: Mapping[Path, str], *, check: bool) -> None:
-    """Write documents, or say which of them are stale and end with 3."""
+    """Write documents, or name the stale ones and exit with 3."""
     stale = {path: text for path, text in documents.items() if not path.exists() or path.read_text("utf-8") != text}
     for path, text in stale.items():
         if not check:
@@ -163,7 +165,7 @@ def write_or_check(documents: Mapping[Path, str], *, check: bool) -> None:
 
 
 def errors_page() -> str:
-    """Markdown about every error code, by status."""
+    """Markdown page about every error code, by status."""
     lines = [
         "# Error codes",
         "",
@@ -184,28 +186,22 @@ def errors_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def settings_table(fields: Mapping[str, FieldInfo]) -> str:
-    """Markdown table of settings.
+def settings_page(fields: Mapping[str, FieldInfo]) -> str:
+    """Markdown page with the table of settings.
 
     fields: of the settings class, by name
     """
     rows = [
-        f"| `{name}` | {f'`{shown}`' if (shown := format_default(field)) else '-'} | {_expected(field)} "
-        f"| {field.description} |"
+        f"| `{name}` | {f'`{default}`' if (default := format_default(field)) else '-'} | {_cell(_expected(field))} "
+        f"| {_cell(field.description or '')} |"
         for name, field in fields.items()
     ]
-    return "\n".join(["| setting | default | value | use |", "|---|---|---|---|", *rows])
-
-
-def insert_settings_table(readme: str, fields: Mapping[str, FieldInfo]) -> str:
-    """The README with the present table between its marks."""
-    before, _, rest = readme.partition(TABLE_BEGIN)
-    _, _, after = rest.partition(TABLE_END)
-    return f"{before}{TABLE_BEGIN}\n{settings_table(fields)}\n{TABLE_END}{after}"
+    table = ["| setting | default | value | use |", "|---|---|---|---|", *rows]
+    return "\n".join([_SETTINGS_INTRODUCTION, "", *table]) + "\n"
 
 
 def env_example(fields: Mapping[str, FieldInfo]) -> str:
-    """A `.env` with every setting at its default, all of them commented out."""
+    """Content of a `.env` with every setting commented out, at its default."""
     lines = ["# Copy to .env and uncomment what you change. The environment wins over this file."]
     for name, field in fields.items():
         lines += ["", f"# {field.description}", f"# {_expected(field)}", f"#{name}={format_default(field)}"]
@@ -213,7 +209,7 @@ def env_example(fields: Mapping[str, FieldInfo]) -> str:
 
 
 def format_default(field: FieldInfo) -> str:
-    """A default as one would write it into the environment; empty when there is none."""
+    """A default as it is written in the environment; empty when there is none."""
     value = field.default
     if value is None or isinstance(value, SecretStr):
         return ""

@@ -1,4 +1,4 @@
-"""LimitRequest, LimitDecision, GateCode, the Flask-Limiter storage and strategy around gate.lua."""
+"""LimitRequest, LimitDecision, GateCode, the Flask-Limiter storage and strategy around limits.lua."""
 
 import contextlib
 import functools
@@ -27,7 +27,7 @@ log = get_logger(__name__)
 
 USER_RATE_LIMIT, USER_RATE_WINDOW_MS = 300, 60_000
 _CONNECTION_ERRORS = (redis.RedisError,)  # an error inside a script, such as a full memory, has no class of its own
-_SCRIPT = Path(__file__).with_name("gate.lua").read_text(encoding="utf-8")
+_SCRIPT = Path(__file__).with_name("limits.lua").read_text(encoding="utf-8")
 _PUBLISH = """
 local known = tonumber(redis.call('GET', KEYS[1]) or '-1')
 if tonumber(ARGV[1]) > known then redis.call('SET', KEYS[1], ARGV[1], 'EX', 86400) end

@@ -1,4 +1,4 @@
 """What every test of billing pages stands on."""
 
-from tests.dashboard.billing.desk import may, owner  # noqa: F401 - fixtures
-from tests.payments.shop import client, customer, stripe  # noqa: F401 - fixtures
+from tests.support.billing_pages import may, owner  # noqa: F401 - fixtures
+from tests.support.payments import client, customer, stripe  # noqa: F401 - fixtures

@@ -18,10 +18,10 @@ from flask.testing import FlaskClient
 
 from saas_api.core import ids
 from saas_api.core.db.engine import db
-from tests.dashboard.billing.desk import BILLING, browse, first_line, invoice_page, take_on
-from tests.pages import Browser, check_access
-from tests.payments.shop import Customer, owing
-from tests.people import sign_in, sign_up
+from tests.support.accounts import sign_in, sign_up
+from tests.support.billing_pages import BILLING, browse, first_line, invoice_page, take_on
+from tests.support.pages import Browser, check_access
+from tests.support.payments import Customer, owing
 
 PAGES = {
     "GET /dashboard/billing": "billing:read",

@@ -16,11 +16,11 @@ from saas_api.billing.credit_notes import CreditNoteInput
 from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
 from saas_api.dashboard import running_period
-from tests.billing.company import day
-from tests.dashboard.billing.desk import API, BILLING, asked, browse, invoice_page, plain
-from tests.pages import Browser
-from tests.payments.shop import Customer
-from tests.people import sign_up
+from tests.support.accounts import sign_up
+from tests.support.billing import day
+from tests.support.billing_pages import API, BILLING, asked, browse, invoice_page, plain
+from tests.support.pages import Browser
+from tests.support.payments import Customer
 
 MINUS = "\u2212"
 

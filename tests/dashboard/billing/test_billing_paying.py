@@ -12,10 +12,10 @@ from flask import Flask
 from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
 from saas_api.payments import jobs
-from tests.dashboard.billing.desk import browse, invoice_page, payments, plain
-from tests.pages import Browser
-from tests.payments.shop import Customer
-from tests.payments.stripe_server import StripeServer
+from tests.support.billing_pages import browse, invoice_page, payments, plain
+from tests.support.pages import Browser
+from tests.support.payments import Customer
+from tests.support.stripe_server import StripeServer
 
 
 def pay(browser: Browser, customer: Customer, **changes: Any) -> Any:

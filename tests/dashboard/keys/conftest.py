@@ -3,8 +3,8 @@
 import pytest
 from flask import Flask
 
-from tests.pages import Browser
-from tests.people import Person
+from tests.support.accounts import Person
+from tests.support.pages import Browser
 
 
 @pytest.fixture

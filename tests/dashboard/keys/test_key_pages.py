@@ -12,12 +12,12 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from saas_api.core import clock
-from tests.dashboard.counted import counted
-from tests.dashboard.keys.desk import KEYS, NEW, listed, only
-from tests.pages import Browser, check_access
-from tests.people import Person, make_key
-from tests.usage.company import Company
-from tests.usage.company import sign_up as sign_up_company
+from tests.support.accounts import Person, make_key
+from tests.support.key_pages import KEYS, NEW, listed, only
+from tests.support.pages import Browser, check_access
+from tests.support.statements import counted
+from tests.support.usage import Company
+from tests.support.usage import sign_up as sign_up_company
 
 PAGES = {
     "GET /dashboard/api-keys": "keys:read",

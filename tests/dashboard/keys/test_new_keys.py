@@ -13,9 +13,9 @@ from flask.testing import FlaskClient
 from werkzeug.serving import make_server
 
 from saas_api.core import clock
-from tests.dashboard.keys.desk import KEYS, NEW, Texts, listed, only, secret_in, stale
-from tests.pages import Browser, form_of
-from tests.people import PASSWORD, Person
+from tests.support.accounts import PASSWORD, Person
+from tests.support.key_pages import KEYS, NEW, Texts, listed, only, secret_in, stale
+from tests.support.pages import Browser, form_of
 
 
 def test_a_key_is_made_as_it_was_asked_for_and_shown_once(browser: Browser, client: FlaskClient, alice: Person) -> None:

@@ -4,8 +4,8 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from tests.pages import Browser
-from tests.people import Headers, Person, make_key
+from tests.support.accounts import Headers, Person, make_key
+from tests.support.pages import Browser
 
 
 @pytest.fixture

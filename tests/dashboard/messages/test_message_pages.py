@@ -11,11 +11,11 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from tests.dashboard.counted import counted
-from tests.dashboard.messages.desk import MESSAGES, NEW, Work, listed, pages, send, table
-from tests.messages.people import MAIL, SMS
-from tests.pages import Browser, check_access
-from tests.people import Headers, Person, join, sign_in
+from tests.support.accounts import Headers, Person, join, sign_in
+from tests.support.message_pages import MESSAGES, NEW, Work, listed, pages, send, table
+from tests.support.messages import MAIL, SMS
+from tests.support.pages import Browser, check_access
+from tests.support.statements import counted
 
 PAGES = {
     "GET /dashboard/messages": "messages:read",

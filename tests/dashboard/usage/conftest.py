@@ -7,8 +7,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from saas_api.core import clock
-from tests.dashboard.usage.reading import TODAY, busy_company
-from tests.usage.company import Company
+from tests.support.usage import Company
+from tests.support.usage_pages import TODAY, busy_company
 
 
 @pytest.fixture

@@ -18,10 +18,10 @@ from saas_api.core.web.templating import EMPTY_VALUE
 from saas_api.dashboard import usage
 from saas_api.dashboard.usage import CallSeries, MeterAllowance
 from saas_api.usage.ranges import DateRange
-from tests.dashboard.usage.reading import TODAY, USAGE, downloaded, shown, stats, table
-from tests.pages import Browser, check_access
-from tests.people import Person
-from tests.usage.company import Company
+from tests.support.accounts import Person
+from tests.support.pages import Browser, check_access
+from tests.support.usage import Company
+from tests.support.usage_pages import TODAY, USAGE, downloaded, shown, stats, table
 
 PAGES = {
     "GET /dashboard/usage": "usage:read",

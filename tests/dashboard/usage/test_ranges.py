@@ -12,10 +12,10 @@ from saas_api.billing import terms
 from saas_api.core import clock
 from saas_api.core.db import tenancy
 from saas_api.core.db.engine import db
-from tests.dashboard.usage.reading import TODAY, USAGE, browser_of, downloaded, shown, stats, table
-from tests.pages import Browser
-from tests.people import Person
-from tests.usage.company import Company, sign_up
+from tests.support.accounts import Person
+from tests.support.pages import Browser
+from tests.support.usage import Company, sign_up
+from tests.support.usage_pages import TODAY, USAGE, browser_of, downloaded, shown, stats, table
 
 
 def test_days_are_those_of_the_organization(app: Flask, acme: Company) -> None:

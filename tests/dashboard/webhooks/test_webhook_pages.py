@@ -12,10 +12,10 @@ from flask.testing import FlaskClient
 from saas_api.core import clock
 from saas_api.core import ids as core_ids
 from saas_api.webhooks import payload
-from tests.dashboard.webhooks.hooks import HOOKS, URL, counted, ids
-from tests.pages import Browser, check_access, form_of
-from tests.people import PASSWORD, Person, join, sign_in
-from tests.webhooks.people import Company
+from tests.support.accounts import PASSWORD, Person, join, sign_in
+from tests.support.pages import Browser, check_access, form_of
+from tests.support.webhook_pages import HOOKS, URL, counted, ids
+from tests.support.webhooks import Company
 
 PAGES = {
     "GET /dashboard/webhooks": "webhooks:read",

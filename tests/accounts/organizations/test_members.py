@@ -1,0 +1,186 @@
+"""Members: their roles, their end, and the one owner there always is."""
+
+import threading
+from collections.abc import Callable
+
+import pytest
+import sqlalchemy as sa
+from flask.testing import FlaskClient
+from sqlalchemy.exc import IntegrityError
+
+from saas_api.accounts import members
+from saas_api.core import ids
+from saas_api.core.db import engine, tenancy
+from saas_api.core.errors import ApiError
+from tests.support.team import PASSWORD, Person, acts, invite, join, principal_of, roles
+
+
+def test_the_team_shows_members_and_open_invitations(alice: Person, bob: Person) -> None:
+    invite(alice, "dave@acme.example", "viewer")
+    status, team = bob.call("GET", "/team/members")
+    assert (status, team["total_members"], team["total_pending"]) == (200, 2, 1)
+    assert [(member["email"], member["role"], member["full_name"]) for member in team["members"]] == [
+        ("alice@acme.example", "owner", "Alice"),
+        ("bob@acme.example", "member", "Bob"),
+    ]
+    pending = team["pending_invitations"][0]
+    assert (pending["email"], pending["role"], pending["invited_by"]) == ("dave@acme.example", "viewer", alice.id)
+    assert "digest" not in pending
+
+
+@pytest.mark.parametrize("role", ["admin", "member", "billing", "viewer"])
+def test_a_new_role_acts_on_the_next_request(alice: Person, bob: Person, role: str) -> None:
+    status, data = alice.call("PUT", f"/team/members/{bob.id}/role", role=role)
+    assert (status, data["user"]["role"], data["user"]["id"]) == (200, role, bob.id)
+    assert bob.call("GET", "/organization/audit-log")[0] == (200 if role == "admin" else 403)
+
+
+def test_the_same_role_again_is_no_act(alice: Person, bob: Person) -> None:
+    assert alice.call("PUT", f"/team/members/{bob.id}/role", role="member")[0] == 200
+    assert acts(alice, action="member.role_changed") == []
+
+
+@pytest.mark.parametrize("role", ["owner", "king", "", None, 7])
+def test_a_role_that_cannot_be_given_is_refused(alice: Person, bob: Person, role: object) -> None:
+    assert alice.call("PUT", f"/team/members/{bob.id}/role", role=role) == (422, "VALIDATION_ERROR")
+    assert roles(alice)[bob.email] == "member"
+
+
+def test_the_owner_stays_the_owner(alice: Person, bob: Person) -> None:
+    alice.call("PUT", f"/team/members/{bob.id}/role", role="admin")
+    assert alice.call("PUT", f"/team/members/{alice.id}/role", role="admin") == (409, "LAST_OWNER")
+    assert bob.call("DELETE", f"/team/members/{alice.id}") == (409, "LAST_OWNER")
+    assert alice.call("DELETE", f"/team/members/{alice.id}") == (409, "CANNOT_REMOVE_SELF")
+    assert bob.call("DELETE", f"/team/members/{bob.id}") == (409, "CANNOT_REMOVE_SELF")
+    assert roles(alice) == {alice.email: "owner", bob.email: "admin"}
+
+
+def test_only_the_owner_gives_roles_and_ownership(alice: Person, bob: Person) -> None:
+    alice.call("PUT", f"/team/members/{bob.id}/role", role="admin")
+    assert bob.call("PUT", f"/team/members/{bob.id}/role", role="viewer") == (403, "PERMISSION_DENIED")
+    assert bob.call("POST", "/team/transfer-ownership", user_id=bob.id) == (403, "PERMISSION_DENIED")
+
+
+def test_a_removed_member_is_out_at_once(alice: Person, bob: Person) -> None:
+    assert bob.call("GET", "/organization")[0] == 200
+    assert alice.call("DELETE", f"/team/members/{bob.id}")[0] == 200
+    assert bob.call("GET", "/organization") == (401, "INVALID_TOKEN")
+    assert roles(alice) == {alice.email: "owner"}
+    assert alice.call("DELETE", f"/team/members/{bob.id}") == (404, "NOT_FOUND")
+
+
+@pytest.mark.parametrize("act", ["demoted", "removed"])
+def test_invitations_end_with_the_right_to_invite(alice: Person, client: FlaskClient, act: str) -> None:
+    dora = join(alice, "dora@acme.example", "admin")
+    token = invite(dora, "dave@acme.example", "admin")
+    if act == "demoted":
+        alice.call("PUT", f"/team/members/{dora.id}/role", role="viewer")
+    else:
+        alice.call("DELETE", f"/team/members/{dora.id}")
+    answer = client.post("/api/v1/team/decline-invitation", json={"token": token})
+    assert (answer.status_code, answer.json["error"]["code"]) == (400, "INVALID_TOKEN")
+
+
+def test_somebody_elses_people_do_not_exist(alice: Person, bob: Person, carol: Person) -> None:
+    assert carol.call("PUT", f"/team/members/{bob.id}/role", role="admin") == (404, "NOT_FOUND")
+    assert carol.call("DELETE", f"/team/members/{bob.id}") == (404, "NOT_FOUND")
+    assert carol.call("POST", "/team/transfer-ownership", user_id=bob.id) == (404, "NOT_FOUND")
+    assert roles(carol) == {carol.email: "owner"}
+
+
+def test_a_transfer_makes_the_heir_owner_and_the_owner_admin(alice: Person, bob: Person) -> None:
+    status, team = alice.call("POST", "/team/transfer-ownership", user_id=bob.id)
+    assert (status, team["total_members"]) == (200, 2)
+    assert roles(alice) == {alice.email: "admin", bob.email: "owner"}
+    assert alice.call("POST", "/team/transfer-ownership", user_id=alice.id) == (403, "PERMISSION_DENIED")
+    entry = acts(bob, action="member.ownership_transferred")[0]
+    assert (entry["actor"], entry["target"]) == ({"type": "user", "id": alice.id}, {"type": "user", "id": bob.id})
+
+
+def test_a_transfer_to_oneself_is_refused(alice: Person) -> None:
+    assert alice.call("POST", "/team/transfer-ownership", user_id=alice.id) == (422, "VALIDATION_ERROR")
+
+
+def test_two_transfers_at_once_leave_one_owner(alice: Person, bob: Person) -> None:
+    dora = join(alice, "dora@acme.example", "admin")
+    caller = principal_of(alice)
+    for _ in range(5):
+        outcomes = _at_once(
+            alice,
+            [
+                lambda session, heir=heir: members.transfer_ownership(session, caller, ids.parse_id("usr", heir.id))
+                for heir in (bob, dora)
+            ],
+        )
+        assert sorted(outcomes) == ["PERMISSION_DENIED", "done"]
+        now = roles(dora)
+        assert sorted(now.values()) in (["admin", "admin", "owner"], ["admin", "member", "owner"])
+        owner = next(person for person in (bob, dora) if now[person.email] == "owner")
+        assert owner.call("POST", "/team/transfer-ownership", user_id=alice.id)[0] == 200
+
+
+def test_an_heir_removed_while_inheriting_leaves_one_owner(alice: Person) -> None:
+    for n in range(5):
+        bob, dora = (join(alice, f"{name}{n}@acme.example", "admin") for name in ("bob", "dora"))
+        owner, admin, heir = principal_of(alice), principal_of(dora, "admin"), ids.parse_id("usr", bob.id)
+        outcomes = _at_once(
+            alice,
+            [
+                lambda session, owner=owner, heir=heir: members.transfer_ownership(session, owner, heir),
+                lambda session, admin=admin, heir=heir: members.remove_member(session, admin, heir),
+            ],
+        )
+        assert sorted(outcomes) in (["LAST_OWNER", "done"], ["NOT_FOUND", "done"])
+        now = roles(alice)
+        assert list(now.values()).count("owner") == 1
+        if now[alice.email] != "owner":
+            assert bob.call("POST", "/team/transfer-ownership", user_id=alice.id)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("sql", "constraint"),
+    [
+        ("UPDATE memberships SET role = 'owner'", "memberships_one_owner"),
+        ("UPDATE memberships SET role = 'admin'", "memberships_keep_owner"),
+        ("DELETE FROM memberships WHERE role = 'owner'", "memberships_keep_owner"),
+    ],
+)
+def test_the_database_itself_keeps_exactly_one_owner(alice: Person, bob: Person, sql: str, constraint: str) -> None:
+    with alice.client.application.app_context():
+        with (
+            pytest.raises(IntegrityError) as caught,
+            tenancy.tenant_session(principal_of(alice).organization_id) as session,
+        ):
+            session.execute(sa.text(sql))
+        assert engine.violated_constraint(caught.value) == constraint
+    assert roles(alice) == {alice.email: "owner", bob.email: "member"}
+
+
+def _at_once(person: Person, calls: list[Callable[..., None]]) -> list[str]:
+    organization_id = principal_of(person).organization_id
+    barrier, outcomes = threading.Barrier(len(calls)), list[str]()
+
+    def run(call: Callable[..., None]) -> None:
+        with person.client.application.app_context():
+            try:
+                with tenancy.tenant_session(organization_id) as session:
+                    session.execute(sa.text("SELECT 1"))
+                    barrier.wait(5)
+                    call(session)
+                outcomes.append("done")
+            except ApiError as error:
+                outcomes.append(error.code)
+
+    threads = [threading.Thread(target=run, args=(call,)) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    return outcomes
+
+
+def test_a_transfer_asks_for_a_password_of_the_last_minutes(client: FlaskClient, alice: Person, bob: Person) -> None:
+    signed_in = client.post("/api/v1/auth/login", json={"email": alice.email, "password": PASSWORD}).json["data"]
+    renewed = client.post("/api/v1/auth/refresh", json={"refresh_token": signed_in["refresh_token"]}).json["data"]
+    alice.headers = {"Authorization": f"Bearer {renewed['token']}"}
+    assert alice.call("POST", "/team/transfer-ownership", user_id=bob.id) == (401, "FRESH_TOKEN_REQUIRED")

@@ -1,0 +1,166 @@
+"""Settings of an organization and its log of acts."""
+
+import zoneinfo
+from datetime import UTC, date, datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+import sqlalchemy as sa
+from flask import Flask
+
+from saas_api.accounts import audit, organizations
+from saas_api.accounts.audit import InvalidAuditRange
+from saas_api.core import clock
+from saas_api.core.db import tenancy
+from tests.support.team import Person, acts, invite, join, principal_of
+
+AUDIT = "/organization/audit-log"
+
+
+def test_every_member_sees_the_organization(alice: Person) -> None:
+    viewer = join(alice, "vera@acme.example", "viewer")
+    status, data = viewer.call("GET", "/organization")
+    shown = data["organization"]
+    assert (status, shown["name"], shown["timezone"], shown["status"]) == (200, "Acme", "UTC", "active")
+    assert viewer.call("PATCH", "/organization", name="Mine") == (403, "PERMISSION_DENIED")
+
+
+def test_what_is_named_changes_and_the_log_tells_before_and_after(alice: Person) -> None:
+    status, data = alice.call("PATCH", "/organization", name="Acme & Co", timezone="Africa/Lagos")
+    assert (status, data["organization"]["name"]) == (200, "Acme & Co")
+    alice.call("PATCH", "/organization", billing_email="bills@acme.example", name="Acme & Co")
+    shown = alice.call("GET", "/organization")[1]["organization"]
+    assert (shown["timezone"], shown["billing_email"]) == ("Africa/Lagos", "bills@acme.example")
+    second, first = acts(alice, action="organization.changed")
+    assert second["data"] == {"before": {"billing_email": None}, "after": {"billing_email": "bills@acme.example"}}
+    assert first["data"]["before"] == {"name": "Acme", "timezone": "UTC"}
+    assert first["actor"] == {"type": "user", "id": alice.id}
+    assert (first["ip"], first["request_id"][:4]) == ("127.0.0.1", "req_")
+
+
+def test_a_change_to_what_is_already_so_is_no_act(alice: Person) -> None:
+    assert alice.call("PATCH", "/organization", name="Acme")[0] == 200
+    assert acts(alice, action="organization.changed") == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"timezone": "Mars/Olympus"},
+        {"timezone": ""},
+        {"timezone": "../../etc/passwd"},
+        {"timezone": None},
+        {"name": ""},
+        {"name": "x" * 101},
+        {"billing_email": "nobody"},
+        {"status": "closed"},
+        {"plan": "pro"},
+        {"id": "org_" + "0" * 32},
+        {"name": "Good", "timezone": "bad"},
+    ],
+)
+def test_what_cannot_be_set_is_refused_and_nothing_half_done(alice: Person, body: dict[str, Any]) -> None:
+    before = alice.call("GET", "/organization")
+    assert alice.call("PATCH", "/organization", **body) == (422, "VALIDATION_ERROR")
+    assert alice.call("GET", "/organization") == before
+
+
+def test_postgresql_knows_every_zone_that_can_be_set(app: Flask) -> None:
+    with app.app_context(), tenancy.system_session("auth.profile") as session:
+        known = set(session.scalars(sa.text("SELECT name FROM pg_timezone_names")))
+    assert zoneinfo.available_timezones() - known == set()
+
+
+def test_the_log_is_for_owners_and_admins(alice: Person, bob: Person) -> None:
+    assert bob.call("GET", AUDIT) == (403, "PERMISSION_DENIED")
+    assert join(alice, "dora@acme.example", "admin").call("GET", AUDIT)[0] == 200
+
+
+def test_the_log_is_ones_own(alice: Person, carol: Person) -> None:
+    alice.call("PATCH", "/organization", name="Other")
+    assert acts(carol, action="organization") == []
+
+
+def test_the_log_is_filtered_by_act_and_actor(alice: Person, carol: Person) -> None:
+    dora = join(alice, "dora@acme.example", "admin")
+    dora.call("PATCH", "/organization", name="Doras")
+    alice.call("PATCH", "/organization", name="Acme")
+    assert [entry["actor"]["id"] for entry in acts(alice, action="organization")] == [alice.id, dora.id]
+    assert [entry["data"]["after"] for entry in acts(alice, action="organization", actor=dora.id)] == [
+        {"name": "Doras"}
+    ]
+    assert acts(alice, action="organization.chang") == []
+    assert acts(alice, action="organization%") == []
+    assert acts(alice, action="organization", actor="system") == []
+    assert len(acts(alice, action="organization", actor="user")) == 2
+
+
+def test_the_dates_are_days_of_the_organization(alice: Person) -> None:
+    caller = principal_of(alice)
+    clock.freeze_time(datetime(2026, 4, 14, 23, 30, tzinfo=UTC))
+    with alice.client.application.app_context(), tenancy.tenant_session(caller.organization_id) as session:
+        organizations.update_organization(session, caller, {"timezone": "Africa/Lagos"})
+    clock.freeze_time(None)
+    for days, seen in (
+        ({"start_date": "2026-04-15"}, 1),
+        ({"end_date": "2026-04-14"}, 0),
+        ({"start_date": "2026-04-15", "end_date": "2026-04-15"}, 1),
+        ({"start_date": "2026-04-16"}, 0),
+    ):
+        assert len(acts(alice, action="organization", **days)) == seen, days
+
+
+def test_pages_of_the_log_follow_each_other(alice: Person) -> None:
+    for n in range(5):
+        alice.call("PATCH", "/organization", name=f"Acme {n}")
+    seen, cursor = [], None
+    while True:
+        query = f"?action=organization&limit=2{f'&cursor={cursor}' if cursor else ''}"
+        data = alice.call("GET", AUDIT + query)[1]
+        seen += [entry["data"]["after"]["name"] for entry in data["entries"]]
+        cursor = data["pagination"]["next_cursor"]
+        if not cursor:
+            break
+    assert seen == [f"Acme {n}" for n in (4, 3, 2, 1, 0)]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "start_date=2026-02-30",
+        "end_date=yesterday",
+        "start_date=2026-04-02&end_date=2026-04-01",
+        "start_date=2024-01-01&end_date=2026-01-01",
+        "start_date=0001-01-01",
+        "end_date=9999-12-31",
+        "actor=olga",
+        "actor=msg_" + "0" * 32,
+        "cursor=x",
+        "limit=0",
+        "limit=101",
+        "who=alice",
+    ],
+)
+def test_a_bad_filter_is_refused(alice: Person, query: str) -> None:
+    assert alice.call("GET", f"{AUDIT}?{query}") == (422, "VALIDATION_ERROR")
+
+
+def test_the_log_cannot_be_rewritten(alice: Person) -> None:
+    invite(alice, "dave@acme.example")
+    for sql in ("UPDATE audit_events SET action = 'x'", "DELETE FROM audit_events"):
+        with (
+            alice.client.application.app_context(),
+            pytest.raises(sa.exc.DBAPIError, match="append-only"),
+            tenancy.system_session("auth.profile") as session,
+        ):
+            session.execute(sa.text(sql))
+    assert acts(alice, action="invitation.created")
+
+
+def test_days_are_read_in_their_zone() -> None:
+    first, after = audit.date_range_bounds(date(2026, 3, 8), date(2026, 3, 8), ZoneInfo("America/New_York"))
+    assert (first, after) == (datetime(2026, 3, 8, 5, tzinfo=UTC), datetime(2026, 3, 9, 4, tzinfo=UTC))
+    assert audit.date_range_bounds(None, None, ZoneInfo("UTC")) == (None, None)
+    with pytest.raises(InvalidAuditRange):
+        audit.date_range_bounds(date(2025, 1, 1), date(2026, 1, 2), ZoneInfo("UTC"))

@@ -1,0 +1,146 @@
+"""Joining: an invitation's link lets one person in, who proves the account that its address has."""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from tests.support.account_mails import NEWER, acts, code, expire, mails, post, rows, tokens
+from tests.support.accounts import AUTH, PASSWORD, Person, sign_in
+
+DAVE = "dave@acme.example"
+
+
+def invite(client: FlaskClient, superuser: Any, inviter: Person, email: str = DAVE, role: str = "member") -> str:
+    """The token in the mail."""
+    body = {"email": email, "role": role}
+    answer = client.post("/api/v1/team/invite", json=body, headers=inviter.headers)
+    assert answer.status_code == 201, answer.json
+    return tokens(superuser, "invitation", email)[-1]
+
+
+def accept(client: FlaskClient, token: str, **body: Any) -> Any:
+    return client.post("/api/v1/team/accept-invitation", json={"token": token, **body})
+
+
+def members(client: FlaskClient, person: Person) -> dict[str, str]:
+    answer = client.get("/api/v1/team/members", headers=person.headers)
+    return {member["email"]: member["role"] for member in answer.json["data"]["members"]}
+
+
+def test_somebody_new_gets_an_account_and_is_signed_in(client: FlaskClient, alice: Person, superuser: Any) -> None:
+    answer = accept(client, invite(client, superuser, alice, role="billing"), password=NEWER, full_name="Dave")
+    assert answer.status_code == 200
+    data = answer.json["data"]
+    assert (data["user"]["email"], data["user"]["full_name"], data["role"]) == (DAVE, "Dave", "billing")
+    assert data["organization"]["id"] == alice.organization_id
+    seen = client.get(f"{AUTH}/me", headers={"Authorization": f"Bearer {data['token']}"}).json["data"]
+    assert (seen["role"], [one["name"] for one in seen["organizations"]]) == ("billing", ["Acme"])
+    assert members(client, alice) == {alice.email: "owner", DAVE: "billing"}
+    sign_in(client, DAVE, NEWER)
+    assert len(acts(superuser, "invitation.accepted")) == 1
+
+
+def test_the_link_proves_the_address(client: FlaskClient, alice: Person, superuser: Any) -> None:
+    answer = accept(client, invite(client, superuser, alice), password=NEWER)
+    assert answer.json["data"]["user"]["email_verified"]
+    assert mails(superuser, "verify_email", DAVE) == []
+    assert len(acts(superuser, "user.email_verified")) == 1
+
+
+def test_somebody_with_an_account_joins_by_their_password(
+    client: FlaskClient, alice: Person, carol: Person, superuser: Any
+) -> None:
+    token = invite(client, superuser, alice, carol.email.upper(), "viewer")
+    data = accept(client, token, password=PASSWORD, full_name="Somebody else").json["data"]
+    assert (data["user"]["id"], data["user"]["full_name"]) == (carol.user_id, "")
+    assert (data["organization"]["id"], data["role"]) == (alice.organization_id, "viewer")
+    assert members(client, alice)[carol.email] == "viewer"
+    assert members(client, carol) == {carol.email: "owner"}
+
+
+@pytest.mark.parametrize("body", [{}, {"password": "another"}, {"password": ""}])
+def test_without_the_accounts_password_nobody_joins_and_the_link_stays_good(
+    client: FlaskClient, alice: Person, carol: Person, superuser: Any, body: dict[str, str]
+) -> None:
+    token = invite(client, superuser, alice, carol.email)
+    answer = accept(client, token, **body)
+    assert code(answer) == ((422, "VALIDATION_ERROR") if body.get("password") == "" else (401, "INVALID_CREDENTIALS"))
+    assert members(client, alice) == {alice.email: "owner"}
+    assert accept(client, token, password=PASSWORD).status_code == 200
+
+
+def test_a_disabled_person_does_not_join(client: FlaskClient, alice: Person, carol: Person, superuser: Any) -> None:
+    token = invite(client, superuser, alice, carol.email)
+    rows(superuser, "UPDATE users SET disabled_at = now() WHERE email = %s", carol.email)
+    assert code(accept(client, token, password=PASSWORD)) == (401, "INVALID_CREDENTIALS")
+
+
+@pytest.mark.parametrize("body", [{}, {"password": "short"}, {"password": "password"}])
+def test_somebody_new_needs_a_fair_password_and_the_link_stays_good(
+    client: FlaskClient, alice: Person, superuser: Any, body: dict[str, str]
+) -> None:
+    token = invite(client, superuser, alice)
+    answer = accept(client, token, **body)
+    assert code(answer) == (422, "VALIDATION_ERROR")
+    assert [problem["field"] for problem in answer.json["error"]["details"]["fields"]] == ["password"]
+    assert accept(client, token, password=NEWER).status_code == 200
+
+
+def test_wrong_spent_cancelled_expired_and_foreign_tokens_get_one_answer(
+    client: FlaskClient, alice: Person, superuser: Any
+) -> None:
+    spent = invite(client, superuser, alice)
+    assert accept(client, spent, password=NEWER).status_code == 200
+    declined = invite(client, superuser, alice, "eve@acme.example")
+    client.post("/api/v1/team/decline-invitation", json={"token": declined})
+    old = invite(client, superuser, alice, "fay@acme.example")
+    expire(superuser, "invitations")
+    [foreign] = tokens(superuser, "verify_email")
+    given = ("x", "x" * 43, spent, declined, old, foreign)
+    errors = [accept(client, token, password=NEWER).json["error"] for token in given]
+    assert {(error["code"], error["message"], str(error["details"])) for error in errors} == {
+        ("INVALID_TOKEN", "This link is not valid, or no longer.", "{}")
+    }
+
+
+def test_a_link_used_four_times_at_once_lets_one_in(
+    app: Flask, client: FlaskClient, alice: Person, superuser: Any
+) -> None:
+    token = invite(client, superuser, alice)
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: accept(app.test_client(), token, password=NEWER), range(4)))
+    statuses = sorted(answer.status_code for answer in answers)
+    assert statuses[0] == 200
+    assert set(statuses[1:]) <= {400, 401, 409}
+    assert rows(superuser, "SELECT count(*) FROM users WHERE email = %s", DAVE) == [(1,)]
+    assert len(acts(superuser, "invitation.accepted")) == 1
+
+
+def test_whoever_joined_meanwhile_is_told(client: FlaskClient, alice: Person, carol: Person, superuser: Any) -> None:
+    token = invite(client, superuser, alice, carol.email)
+    join = """INSERT INTO memberships (organization_id, user_id, role)
+        SELECT o.id, u.id, 'viewer' FROM organizations o, users u WHERE o.name = 'Acme' AND u.email = %s"""
+    rows(superuser, join, carol.email)
+    assert code(accept(client, token, password=PASSWORD)) == (409, "USER_EXISTS")
+    assert members(client, alice)[carol.email] == "viewer"
+
+
+def test_a_new_address_of_who_joins_is_told_by_mail(
+    client: FlaskClient, alice: Person, carol: Person, superuser: Any
+) -> None:
+    body = {"token": invite(client, superuser, alice, carol.email), "password": PASSWORD}
+    origin = {"REMOTE_ADDR": "192.0.2.7"}
+    assert client.post("/api/v1/team/accept-invitation", json=body, environ_base=origin).status_code == 200
+    assert len(mails(superuser, "new_sign_in", carol.email)) == 1
+
+
+def test_a_password_cannot_be_tried_without_end_through_a_link(
+    client: FlaskClient, alice: Person, carol: Person, superuser: Any
+) -> None:
+    token = invite(client, superuser, alice, carol.email)
+    statuses = [accept(client, token, password="another").status_code for _ in range(11)]
+    assert statuses == [401] * 10 + [429]
+    assert code(post(client, "/verify-email", token=token)) == (400, "INVALID_TOKEN")

@@ -1,0 +1,131 @@
+"""Sign-up and sign-in: what is refused, how it is told, and what is left behind."""
+
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from saas_api.accounts import sessions
+from saas_api.accounts.tokens import InvalidToken
+from saas_api.app import create_app
+from saas_api.core import ids
+from saas_api.core.access import Principal
+from saas_api.core.limits import limiter
+from tests.support.accounts import AUTH, PASSWORD, Person
+
+NEW = {"organization_name": "Beta", "email": "dora@beta.example", "password": PASSWORD}
+
+
+def code(answer: Any) -> tuple[int, str]:
+    return answer.status_code, answer.json["error"]["code"]
+
+
+def fields(answer: Any) -> set[str]:
+    return {problem["field"] for problem in answer.json["error"]["details"]["fields"]}
+
+
+def counts(superuser: Any) -> list[int]:
+    with superuser, superuser.cursor() as cursor:
+        cursor.execute("""SELECT (SELECT count(*) FROM users), (SELECT count(*) FROM organizations),
+            (SELECT count(*) FROM memberships), (SELECT count(*) FROM user_sessions)""")
+        return list(cursor.fetchone())
+
+
+@pytest.mark.parametrize("email", ["alice@acme.example", "ALICE@Acme.Example", "Alice@acme.example"])
+def test_an_address_is_taken_in_any_case_of_letters_and_nothing_is_left_behind(
+    client: FlaskClient, alice: Person, superuser: Any, email: str
+) -> None:
+    before = counts(superuser)
+    assert code(client.post(f"{AUTH}/register", json={**NEW, "email": email})) == (409, "EMAIL_TAKEN")
+    assert counts(superuser) == before == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("password", ["short", "password", "12345678", "x" * 129])
+def test_a_weak_password_is_told_on_its_field(client: FlaskClient, superuser: Any, password: str) -> None:
+    answer = client.post(f"{AUTH}/register", json={**NEW, "password": password})
+    assert code(answer) == (422, "VALIDATION_ERROR")
+    assert fields(answer) == {"password"}
+    assert counts(superuser) == [0, 0, 0, 0]
+
+
+def test_all_problems_of_a_registration_are_told_at_once(client: FlaskClient) -> None:
+    answer = client.post(f"{AUTH}/register", json={"email": "nobody", "password": "short", "role": "owner"})
+    assert fields(answer) == {"organization_name", "email", "password", "role"}
+
+
+def test_an_unknown_address_and_a_wrong_password_get_the_same_answer(client: FlaskClient, alice: Person) -> None:
+    wrong = client.post(f"{AUTH}/login", json={"email": alice.email, "password": "another"})
+    unknown = client.post(f"{AUTH}/login", json={"email": "nobody@acme.example", "password": "another"})
+    assert code(wrong) == code(unknown) == (401, "INVALID_CREDENTIALS")
+    assert wrong.json["error"]["message"] == unknown.json["error"]["message"]
+    assert wrong.json.keys() == unknown.json.keys()
+
+
+def test_the_address_of_a_login_may_be_written_in_any_case(client: FlaskClient, alice: Person) -> None:
+    assert client.post(f"{AUTH}/login", json={"email": "ALICE@acme.example", "password": PASSWORD}).status_code == 200
+
+
+@pytest.mark.parametrize("email", ["alice@acme.example", "nobody@acme.example"])
+def test_the_sixth_failure_of_an_account_from_one_address_is_too_many(
+    client: FlaskClient, alice: Person, email: str
+) -> None:
+    spellings = (email, email.upper(), email.title())
+    for attempt in range(5):
+        body = {"email": spellings[attempt % 3], "password": "another"}
+        assert code(client.post(f"{AUTH}/login", json=body)) == (401, "INVALID_CREDENTIALS")
+    refused = client.post(f"{AUTH}/login", json={"email": email, "password": PASSWORD})
+    assert code(refused) == (429, "RATE_LIMIT_EXCEEDED")
+    assert int(refused.headers["Retry-After"]) >= 1
+
+
+def test_the_eleventh_failure_of_an_account_is_too_many_from_anywhere(client: FlaskClient, alice: Person) -> None:
+    body = {"email": alice.email, "password": "another"}
+    for attempt in range(10):
+        answer = client.post(f"{AUTH}/login", json=body, environ_base={"REMOTE_ADDR": f"192.0.2.{attempt // 5}"})
+        assert answer.status_code == 401
+    answer = client.post(f"{AUTH}/login", json=body, environ_base={"REMOTE_ADDR": "192.0.2.9"})
+    assert code(answer) == (429, "RATE_LIMIT_EXCEEDED")
+
+
+def test_one_address_uses_up_its_own_share_and_not_everybodys(app: Flask, config: dict[str, Any]) -> None:
+    strict = create_app({**config, "AUTH_ALLOWANCE_FACTOR": 1}).test_client()
+
+    def attempt(number: int, address: str) -> int:
+        body = {"email": f"nobody{number}@acme.example", "password": "another"}
+        return strict.post(f"{AUTH}/login", json=body, environ_base={"REMOTE_ADDR": address}).status_code
+
+    assert [attempt(number, "192.0.2.1") for number in range(13)] == [401] * 10 + [429] * 3
+    assert attempt(13, "192.0.2.2") == 401
+    redis = limiter.get_storage().storage
+    assert sum(int(redis.get(key)) for key in redis.scan_iter("*everybody*")) == 11
+
+
+def test_sign_ins_that_succeed_do_not_lock_an_account(client: FlaskClient, alice: Person) -> None:
+    for _ in range(12):
+        assert client.post(f"{AUTH}/login", json={"email": alice.email, "password": PASSWORD}).status_code == 200
+
+
+def test_a_disabled_person_is_refused_like_a_wrong_password(client: FlaskClient, alice: Person, superuser: Any) -> None:
+    with superuser, superuser.cursor() as cursor:
+        cursor.execute("UPDATE users SET disabled_at = now()")
+    answer = client.post(f"{AUTH}/login", json={"email": alice.email, "password": PASSWORD})
+    assert code(answer) == (401, "INVALID_CREDENTIALS")
+
+
+def test_another_companys_id_is_refused_on_its_field(client: FlaskClient, alice: Person, carol: Person) -> None:
+    body = {"email": alice.email, "password": PASSWORD, "organization_id": carol.organization_id}
+    assert fields(client.post(f"{AUTH}/login", json=body)) == {"organization_id"}
+
+
+def test_a_body_over_the_limit_is_refused_before_anything_reads_it(client: FlaskClient) -> None:
+    answer = client.post(f"{AUTH}/login", json={"email": "a@acme.example", "password": "x" * 70_000})
+    assert code(answer) == (413, "BODY_TOO_LARGE")
+
+
+def test_somebody_removed_between_gate_and_view_holds_an_invalid_token(
+    app: Flask, alice: Person, carol: Person
+) -> None:
+    left = Principal("user", ids.parse_id("usr", alice.user_id), ids.parse_id("org", carol.organization_id), "member")
+    with app.app_context(), pytest.raises(InvalidToken):
+        sessions.get_profile(left)

@@ -1,0 +1,36 @@
+"""Passwords of people: an unknown person costs what a known one does, and old hashes are renewed."""
+
+from typing import Any
+
+import pytest
+from argon2 import PasswordHasher
+from flask import Flask
+from flask.testing import FlaskClient
+
+from saas_api.accounts import users
+from saas_api.core import crypto
+from saas_api.core.crypto import DUMMY_PASSWORD_HASH
+from tests.support.accounts import AUTH, PASSWORD, Person
+
+
+@pytest.mark.usefixtures("real_hashing")
+def test_the_hash_of_nobody_has_todays_parameters() -> None:
+    assert not crypto.needs_rehash(DUMMY_PASSWORD_HASH)
+
+
+def test_nobody_has_a_right_password(context: Flask) -> None:
+    assert not users.verify_password(None, PASSWORD)
+
+
+@pytest.mark.usefixtures("real_hashing")
+def test_an_old_hash_is_renewed_at_sign_in(client: FlaskClient, alice: Person, superuser: Any) -> None:
+    old = PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1).hash(PASSWORD)
+    with superuser, superuser.cursor() as cursor:
+        cursor.execute("UPDATE users SET password_hash = %s", [old])
+    for _ in range(2):
+        answer = client.post(f"{AUTH}/login", json={"email": alice.email, "password": PASSWORD})
+        assert answer.status_code == 200
+    with superuser, superuser.cursor() as cursor:
+        cursor.execute("SELECT password_hash FROM users")
+        (stored,) = cursor.fetchone()
+    assert not crypto.needs_rehash(stored)

@@ -1,0 +1,104 @@
+"""Keys over HTTP: shown once, stored as a digest, ended for good."""
+
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from saas_api.api_keys import keys
+from tests.support.gate import LIST, Headers, make_key, sign_up
+
+KEYS = "/api/v1/keys"
+
+
+@pytest.fixture
+def alice(client: FlaskClient) -> Headers:
+    return sign_up(client)
+
+
+def test_the_secret_is_shown_once_and_stored_nowhere(client: FlaskClient, alice: Headers, superuser: Any) -> None:
+    answer = client.post(KEYS, json={"name": "Production"}, headers=alice)
+    assert answer.status_code == 201
+    assert answer.headers["Cache-Control"] == "no-store"
+    made = answer.json["data"]
+    assert made["mode"] == "live"
+    assert made["scopes"] == ["messages:read", "messages:write", "usage:read"]
+    assert made["key"].startswith(made["prefix"])
+    assert made["key"].endswith(made["last_four"])
+    listed = client.get(KEYS, headers=alice)
+    assert [key["id"] for key in listed.json["data"]["keys"]] == [made["id"]]
+    assert made["key"] not in listed.text
+    with superuser, superuser.cursor() as cursor:
+        cursor.execute("SELECT s::text, k::text FROM api_key_secrets s, api_keys k")
+        assert made["key"] not in str(cursor.fetchall())
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", ""),
+        ("mode", "prod"),
+        ("scopes", ["everything"]),
+        ("scopes", []),
+        ("expires_at", "2020-01-01T00:00:00Z"),
+        ("allowed_ips", ["300.1.1.1"]),
+        ("allowed_ips", ["10.0.0.1/8"]),
+        ("rate_limit_per_minute", 0),
+        ("rate_limit_per_minute", "60"),
+        ("organization_id", "org_x"),
+    ],
+)
+def test_a_bad_field_is_named(client: FlaskClient, alice: Headers, field: str, value: Any) -> None:
+    answer = client.post(KEYS, json={"name": "key", field: value}, headers=alice)
+    assert (answer.status_code, answer.json["error"]["code"]) == (422, "VALIDATION_ERROR")
+    assert answer.json["error"]["details"]["fields"][0]["field"].split(".")[0] == field
+
+
+def test_keys_are_listed_by_mode_and_status_and_page(client: FlaskClient, alice: Headers) -> None:
+    first, _ = make_key(client, alice)
+    second, _ = make_key(client, alice, mode="test")
+    client.delete(f"{KEYS}/{first}", headers=alice)
+
+    def ids(**query: Any) -> list[str]:
+        return [key["id"] for key in client.get(KEYS, headers=alice, query_string=query).json["data"]["keys"]]
+
+    assert ids() == [second, first]
+    assert ids(mode="live") == ids(status="revoked") == [first]
+    assert ids(status="active") == [second]
+    page = client.get(KEYS, headers=alice, query_string={"limit": 1}).json["data"]["pagination"]
+    assert page["has_more"]
+    assert ids(limit=1, cursor=page["next_cursor"]) == [first]
+
+
+@pytest.mark.parametrize("path", ["/api/v1/keys", "/api/v1/api-keys"])
+def test_a_key_is_revoked_by_either_path_and_twice_is_once(client: FlaskClient, alice: Headers, path: str) -> None:
+    key_id, key = make_key(client, alice)
+    answers = [client.delete(f"{path}/{key_id}", headers=alice) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert answers[0].json["data"]["revoked_at"] == answers[1].json["data"]["revoked_at"]
+    assert not answers[0].json["data"]["is_active"]
+    assert client.get(LIST, headers=key).status_code == 401
+
+
+def test_another_companys_key_is_a_missing_one(client: FlaskClient, alice: Headers) -> None:
+    key_id, _ = make_key(client, alice)
+    carol = sign_up(client, "Carol", "carol@other.example")
+    for verb in (client.get, client.delete):
+        foreign = verb(f"{KEYS}/{key_id}", headers=carol)
+        missing = verb(f"{KEYS}/key_{'0' * 32}", headers=carol)
+        assert foreign.status_code == missing.status_code == 404
+        assert foreign.json["error"]["code"] == missing.json["error"]["code"] == "NOT_FOUND"
+
+
+def test_a_key_makes_no_keys(client: FlaskClient, alice: Headers) -> None:
+    _, key = make_key(client, alice)
+    assert client.post(KEYS, json={"name": "k"}, headers=key).status_code == 403
+
+
+def test_the_last_use_is_written(app: Flask, client: FlaskClient, alice: Headers) -> None:
+    key_id, key = make_key(client, alice)
+    client.get(LIST, headers=key)
+    with app.app_context():
+        keys.flush_last_used()
+    assert client.get(f"{KEYS}/{key_id}", headers=alice).json["data"]["last_used_at"]

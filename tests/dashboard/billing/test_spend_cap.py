@@ -1,0 +1,134 @@
+"""The page about the spend cap and alerts: what it says, and what its forms change."""
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from saas_api.core import ids
+from tests.support.billing_pages import API, BILLING, asked, plain, spend_cap
+from tests.support.pages import Browser
+from tests.support.payments import Customer
+
+SPENDING = f"{BILLING}/spending"
+CAP, ALERTS = f"{SPENDING}/cap", f"{SPENDING}/alerts"
+
+
+def change(browser: Browser, form: str, **fields: str) -> Any:
+    """Fill in a form of the page and send it."""
+    return browser.send(form, {**browser.form(SPENDING, form), **fields})
+
+
+def told(customer: Customer) -> list[tuple[str, str | None, str, bool]]:
+    rows = asked(customer, "/alerts")["alerts"]
+    return [(row["subject"], row["meter"], row["threshold"], row["enabled"]) for row in rows]
+
+
+def test_a_new_company_is_told_its_cap_and_why(owner: Browser, customer: Customer) -> None:
+    page = plain(owner.open(SPENDING))
+    cap = asked(customer, "/alerts")["spend_cap"]
+    assert f"{cap['used']} USD of {Decimal(cap['amount']):,.2f} USD" in page
+    assert f"{cap['base']} USD of it the base" in page
+    assert "Nobody here has set it." in page
+
+
+def test_the_cap_is_changed_removed_and_set_again(owner: Browser, customer: Customer) -> None:
+    changed = change(owner, CAP, amount="250.50", action="alert")
+    assert (changed.status_code, changed.location) == (303, SPENDING)
+    page = plain(owner.open(SPENDING))
+    assert "The spend cap is changed." in page
+    assert "of 250.50 USD" in page
+    assert "Nobody here has set it." not in page
+    assert tuple(spend_cap(customer)) == (25_050, "alert")
+    change(owner, CAP, limit="none")
+    assert spend_cap(customer)[0] is None
+    assert "There is no cap" in plain(owner.open(SPENDING))
+    assert "There is no cap" in plain(owner.open(BILLING))
+    change(owner, CAP, limit="amount", amount="300", action="block")
+    assert tuple(spend_cap(customer)) == (30_000, "block")
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"amount": ""}, "Say how much a period may cost."),
+        ({"amount": "1,5"}, "Not an amount like"),
+        ({"amount": "-5"}, "Not an amount like"),
+        ({"amount": "150.005"}, "Not an amount in USD."),
+        ({"amount": "0.01"}, "Must not be below the base amount of the period."),
+        ({"action": "shout"}, "Must be one of"),
+        ({"limit": "some"}, "Must be one of"),
+    ],
+)
+def test_a_cap_that_cannot_be_is_refused_with_what_was_typed(
+    owner: Browser, customer: Customer, fields: dict[str, Any], reason: str
+) -> None:
+    before = spend_cap(customer)
+    answer = change(owner, CAP, **fields)
+    assert answer.status_code == 422
+    assert reason in plain_refusal(answer)
+    if fields.get("amount"):
+        assert f'value="{fields["amount"]}"' in answer.text
+    assert spend_cap(customer) == before
+
+
+def plain_refusal(answer: Any) -> str:
+    answer.status_code = 200
+    return plain(answer)
+
+
+def test_alerts_are_added_switched_and_removed(owner: Browser, customer: Customer) -> None:
+    before = told(customer)
+    assert change(owner, ALERTS, subject="quantity:sms", threshold="5000").location == SPENDING
+    assert change(owner, ALERTS, subject="spend", threshold="42.50").location == SPENDING
+    added = [("quantity", "sms", "5000", True), ("spend", None, "42.5", True)]
+    assert sorted(told(customer), key=str) == sorted([*before, *added], key=str)
+    page = plain(owner.open(SPENDING))
+    assert "5000 SMS segments used" in page
+    assert "Spend reaches 42.5 USD" in page
+    rule = next(row for row in asked(customer, "/alerts")["alerts"] if row["subject"] == "spend")
+    for is_on in (False, True):
+        owner.submit(SPENDING, f"{ALERTS}/{rule['id']}/switch")
+        assert ("spend", None, "42.5", is_on) in told(customer)
+    owner.submit(SPENDING, f"{ALERTS}/{rule['id']}/remove")
+    assert sorted(told(customer), key=str) == sorted([*before, added[0]], key=str)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"threshold": ""}, "Say at what value."),
+        ({"threshold": "0"}, "Must be above zero."),
+        ({"threshold": "many"}, "Not an amount like"),
+        ({"threshold": "1.1234567"}, "At most 6 decimals."),
+        ({"subject": "spend_percent_of_cap", "threshold": "80"}, "There is such an alert already."),
+        ({"subject": "weather", "threshold": "5"}, "There is nothing like that to watch."),
+        ({"subject": "quantity:fax", "threshold": "5"}, "There is no such meter."),
+        ({"subject": "quantity", "threshold": "5"}, "There is no such meter."),
+    ],
+)
+def test_an_alert_that_cannot_be_is_refused(
+    owner: Browser, customer: Customer, fields: dict[str, Any], reason: str
+) -> None:
+    before = told(customer)
+    answer = change(owner, ALERTS, **fields)
+    assert answer.status_code == 422
+    assert reason in plain_refusal(answer)
+    assert told(customer) == before
+
+
+def test_fifty_alerts_are_enough(owner: Browser, customer: Customer) -> None:
+    alerts = [{"subject": "spend", "threshold": str(value)} for value in range(1, 51)]
+    answer = customer.client.put(f"{API}/alerts", json={"alerts": alerts}, headers=customer.person.headers)
+    assert answer.status_code == 200
+    refused = change(owner, ALERTS, subject="spend", threshold="51")
+    assert "At most 50 alerts." in plain_refusal(refused)
+
+
+def test_an_alert_nobody_has_is_not_found_and_one_that_is_gone_stays_gone(owner: Browser, customer: Customer) -> None:
+    token = owner.form(SPENDING, CAP)["csrf_token"]
+    nobodys = f"{ALERTS}/{ids.format_id('alr', customer.id)}"
+    before = told(customer)
+    assert owner.send(f"{nobodys}/switch", {"csrf_token": token}).status_code == 404
+    assert owner.send(f"{nobodys}/remove", {"csrf_token": token}).status_code == 303
+    assert told(customer) == before

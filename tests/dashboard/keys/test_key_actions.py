@@ -1,0 +1,97 @@
+"""Changing, rolling and revoking keys at the pages: it acts on the next request."""
+
+from flask import Flask
+from flask.testing import FlaskClient
+
+from tests.support.accounts import PASSWORD, Person, make_key
+from tests.support.key_pages import KEYS, NEW, only, opens, secret_in, stale
+from tests.support.pages import Browser, form_of
+
+
+def test_a_rolled_key_has_two_secrets_until_the_old_one_is_ended(
+    browser: Browser, client: FlaskClient, alice: Person
+) -> None:
+    old = make_key(client, alice)["X-API-Key"]
+    there = f"{KEYS}/{only(client, alice)['id']}"
+    new = secret_in(browser.submit(f"{there}/roll", grace_seconds="3600"))
+    assert (opens(client, old), opens(client, new)) == (200, 200)
+    shown = browser.open(there).text
+    assert old[-4:] in shown
+    assert new[-4:] in shown
+    assert "End the old one first." in browser.open(f"{there}/roll").text
+    ended = browser.submit(there, f"{there}/end-old")
+    assert (ended.status_code, ended.location) == (303, there)
+    assert (opens(client, old), opens(client, new)) == (401, 200)
+    assert "End the old one now" not in browser.open(there).text
+
+
+def test_a_key_rolled_without_grace_refuses_its_old_secret_at_once(
+    browser: Browser, client: FlaskClient, alice: Person
+) -> None:
+    old = make_key(client, alice)["X-API-Key"]
+    there = f"{KEYS}/{only(client, alice)['id']}"
+    answer = browser.submit(f"{there}/roll", grace_seconds="0")
+    assert "The old secret has ended" in answer.text
+    assert (opens(client, old), opens(client, secret_in(answer))) == (401, 200)
+
+
+def test_a_second_roll_waits_for_the_end_of_the_old_secret(
+    browser: Browser, client: FlaskClient, alice: Person
+) -> None:
+    make_key(client, alice)
+    there = f"{KEYS}/{only(client, alice)['id']}"
+    fields = browser.form(f"{there}/roll")
+    assert browser.submit(f"{there}/roll").status_code == 200
+    again = browser.send(f"{there}/roll", {**fields, "form_key": browser.form(NEW)["form_key"]})
+    assert again.status_code == 409
+    assert "still valid" in again.text
+
+
+def test_rolling_and_revoking_ask_for_a_fresh_password(app: Flask, client: FlaskClient, alice: Person) -> None:
+    key = make_key(client, alice)["X-API-Key"]
+    person = stale(client, alice)
+    browser, there = Browser(app, person), f"{KEYS}/{only(client, person)['id']}"
+    assert browser.submit(f"{there}/roll").status_code == 422
+    assert browser.submit(f"{there}/revoke", confirm="key").status_code == 422
+    assert opens(client, key) == 200
+    assert browser.submit(f"{there}/revoke", confirm="key", confirm_password=PASSWORD).status_code == 303
+    assert opens(client, key) == 401
+
+
+def test_a_key_is_revoked_by_typing_its_name(browser: Browser, client: FlaskClient, alice: Person) -> None:
+    key = make_key(client, alice, name="Old shop")["X-API-Key"]
+    there = f"{KEYS}/{only(client, alice)['id']}"
+    assert opens(client, key) == 200
+    assert "Requests, last 24 hours" in browser.open(f"{there}/revoke").text
+    wrong = browser.submit(f"{there}/revoke", confirm="old shop")
+    assert (wrong.status_code, form_of(wrong, f"{there}/revoke")["confirm"]) == (422, ["old shop"])
+    assert opens(client, key) == 200
+    assert browser.submit(f"{there}/revoke", confirm="Old shop").status_code == 303
+    assert opens(client, key) == 401
+    assert "Revoke the key" not in browser.open(f"{there}/revoke").text
+    assert "/roll" not in browser.open(there).text
+
+
+def test_a_change_acts_at_once_and_stands_in_the_log_of_the_key(
+    browser: Browser, client: FlaskClient, alice: Person
+) -> None:
+    key = make_key(client, alice)["X-API-Key"]
+    there = f"{KEYS}/{only(client, alice)['id']}"
+    refused = browser.submit(f"{there}/edit", scopes=[], name="kept")
+    assert (refused.status_code, form_of(refused, f"{there}/edit")["name"]) == (422, ["kept"])
+    assert browser.submit(f"{there}/edit", name="New name", scopes=["messages:read"]).status_code == 303
+    assert opens(client, key) == 403
+    shown = browser.open(there).text
+    assert "New name" in shown
+    assert "Changed" in shown
+    assert "alice@acme.example" in shown
+
+
+def test_a_limit_above_the_plan_stays_when_it_is_not_touched(
+    browser: Browser, client: FlaskClient, alice: Person
+) -> None:
+    make_key(client, alice, rate_limit_per_minute=5000)
+    there = f"{KEYS}/{only(client, alice)['id']}"
+    assert browser.submit(f"{there}/edit", name="x").status_code == 303
+    assert only(client, alice)["rate_limit_per_minute"] == 5000
+    assert browser.submit(f"{there}/edit", rate_limit_per_minute="4000").status_code == 422

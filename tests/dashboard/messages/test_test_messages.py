@@ -1,0 +1,128 @@
+"""Test messages that a person sends: always in test mode, delivered like any other, counted nowhere."""
+
+import pytest
+import sqlalchemy as sa
+from flask import Flask
+from flask.testing import FlaskClient
+from limits import parse as parse_limit
+
+from saas_api.core import ids
+from saas_api.core.db import tenancy
+from tests.support.accounts import Headers, Person
+from tests.support.message_pages import MESSAGES, NEW, Work, listed, pages, send
+from tests.support.messages import SMS
+from tests.support.pages import Browser, form_of
+
+HTMX = {"HX-Request": "true", "X-Poll": "1"}
+
+
+def test_a_person_sends_a_test_message_and_sees_it_arrive(
+    browser: Browser, client: FlaskClient, alice: Person, work: Work
+) -> None:
+    answer = browser.submit(NEW, type="sms", to=SMS["to"], message="x" * 161)
+    (sent,) = listed(client, alice)
+    assert (answer.status_code, answer.location) == (303, f"{MESSAGES}/{sent['message_id']}")
+    assert (sent["mode"], sent["segments"], sent["cost"], sent["status"]) == ("test", 2, "0", "queued")
+    waiting = browser.open(answer.location, **HTMX)
+    assert (waiting.status_code, "data-poll" in waiting.text, "<html" in waiting.text) == (200, True, False)
+    assert 'hx-trigger="every 2s"' in waiting.text
+    work()
+    arrived = browser.open(answer.location, **HTMX)
+    assert (arrived.status_code, "data-poll" in arrived.text) == (286, False)
+    assert "Delivered" in arrived.text
+    assert "1 attempt" in arrived.text
+    whole = browser.open(answer.location)
+    assert (whole.status_code, "<html" in whole.text) == (200, True)
+    assert "Test messages are not metered." in whole.text
+
+
+def test_a_test_message_by_mail(browser: Browser, client: FlaskClient, alice: Person, work: Work) -> None:
+    changes = {"type": "email", "to": "bounce@simulator.example", "subject": "Hi <b>", "message": "Hello"}
+    there = browser.submit(NEW, **changes).location
+    work()
+    shown = browser.open(there).text
+    assert "bounced: The mailbox refused it." in shown
+    assert "Hi &lt;b&gt;" in shown
+    assert listed(client, alice, status="failed")[0]["segments"] == 1
+
+
+def test_a_test_message_counts_nowhere(browser: Browser, client: FlaskClient, alice: Person, work: Work) -> None:
+    browser.submit(NEW)
+    work()
+    usage = client.get("/api/v1/usage", headers=alice.headers).json["data"]
+    assert usage["summary"]["total_requests"] == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"to": ""}, "Say whom it goes to."),
+        ({"to": "0123"}, "Not a number in E.164 form"),
+        ({"type": "email"}, "Not an e-mail address."),
+        ({"type": "fax"}, "Must be one of"),
+        ({"message": ""}, "Write a text."),
+        ({"message": "x" * 1601}, "An SMS holds at most 1600 characters."),
+        ({"subject": "Hi"}, "An SMS has no subject."),
+    ],
+)
+def test_what_is_wrong_is_told_and_what_was_typed_is_kept(
+    browser: Browser, client: FlaskClient, alice: Person, changes: dict[str, str], told: str
+) -> None:
+    wanted = {"type": "sms", "to": "+2348012345678", "message": "Dear & <you>", **changes}
+    answer = browser.submit(NEW, **wanted)
+    assert answer.status_code == 422
+    assert told in answer.text
+    kept = form_of(answer, NEW)
+    assert (kept["to"], kept.get("message", [""])) == ([wanted["to"]], [wanted["message"]])
+    assert listed(client, alice) == []
+
+
+def test_a_form_sent_twice_sends_one_message(browser: Browser, client: FlaskClient, alice: Person) -> None:
+    fields = browser.form(NEW)
+    first, second = browser.send(NEW, fields), browser.send(NEW, fields)
+    assert (first.status_code, second.status_code) == (303, 303)
+    assert first.location == second.location
+    assert len(listed(client, alice)) == 1
+
+
+@pytest.mark.parametrize(
+    ("sql", "told"),
+    [
+        ("UPDATE organizations SET status = 'suspended' WHERE id = :id", 403),
+        ("UPDATE subscriptions SET standing = 'restricted' WHERE organization_id = :id", 403),
+        ("UPDATE subscriptions SET standing = 'good' WHERE organization_id = :id", 303),
+    ],
+)
+def test_who_may_not_send_with_a_key_may_not_by_hand(
+    app: Flask, browser: Browser, client: FlaskClient, alice: Person, live: Headers, sql: str, told: int
+) -> None:
+    send(client, live)  # opens the account
+    with app.app_context(), tenancy.system_session("auth.register") as session:
+        session.execute(sa.text(sql), {"id": ids.parse_id("org", alice.organization_id)})
+    answer = browser.submit(NEW)
+    assert answer.status_code == told
+    assert ("may not send right now" in answer.text) == (told == 403)
+    assert len(listed(client, alice, mode="test")) == (0 if told == 403 else 1)
+
+
+def test_thirty_tests_a_minute_are_enough(
+    browser: Browser, client: FlaskClient, alice: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages(), "_TRIALS", parse_limit("1 per minute"))
+    assert browser.submit(NEW).status_code == 303
+    refused = browser.submit(NEW, message="Kept")
+    assert (refused.status_code, form_of(refused, NEW)["message"]) == (429, ["Kept"])
+    assert len(listed(client, alice)) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("x" * 160, "1 segment<"), ("x" * 161, "2 segments<"), ("😀" * 36, "2 segments<"), ("", "No segments")],
+)
+def test_segments_are_counted_while_one_writes(browser: Browser, text: str, told: str) -> None:
+    fields = {**browser.form(NEW), "message": text, "to": "anything"}
+    whole = browser.send(f"{NEW}/count", fields)
+    assert (whole.status_code, told in whole.text, "<html" in whole.text) == (200, True, True)
+    assert form_of(whole, NEW)["to"] == ["anything"]
+    part = browser.client.post(f"{NEW}/count", data=fields, headers={"HX-Request": "true"})
+    assert (part.status_code, told in part.text, "<html" in part.text) == (200, True, False)

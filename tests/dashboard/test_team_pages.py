@@ -1,0 +1,262 @@
+"""Team and audit log: who belongs, who may change that, and what was done."""
+
+import csv
+import html
+import io
+import re
+from typing import Any
+
+from flask import Flask
+from flask.testing import FlaskClient
+from markupsafe import escape
+
+from saas_api.accounts import audit
+from saas_api.accounts.audit import Actor
+from saas_api.accounts.models import Invitation, Membership
+from saas_api.core import ids
+from saas_api.core.access import PERMISSIONS
+from saas_api.core.db import tenancy
+from saas_api.core.roles import ROLES
+from saas_api.dashboard.team import PERMISSION_DESCRIPTIONS
+from tests.support.accounts import PASSWORD, Person, join, sign_in
+from tests.support.pages import Browser, check_access, form_of
+from tests.support.webhook_pages import counted
+
+TEAM, AUDIT = "/dashboard/team", "/dashboard/audit-log"
+DORA = "dora@acme.example"
+
+PAGES = {
+    "GET /dashboard/team": "members:read",
+    "GET /dashboard/team/invite": "members:write",
+    "GET /dashboard/team/members/{bob}/role": "members:promote",
+    "GET /dashboard/team/members/{bob}/remove": "members:write",
+    "GET /dashboard/team/transfer": "members:promote",
+    "GET /dashboard/audit-log": "audit:read",
+}
+
+
+def role_of(app: Flask, person: Person) -> str | None:
+    organization_id = ids.parse_id("org", person.organization_id)
+    with app.app_context(), tenancy.tenant_session(organization_id) as session:
+        found = session.get(Membership, (organization_id, ids.parse_id("usr", person.user_id)))
+        return found.role if found else None
+
+
+def invitations(app: Flask, person: Person) -> list[Invitation]:
+    """Those nobody answered or withdrew, by address."""
+    with app.app_context(), tenancy.tenant_session(ids.parse_id("org", person.organization_id)) as session:
+        found = session.query(Invitation).filter_by(accepted_at=None, revoked_at=None)
+        return list(found.order_by(Invitation.email))
+
+
+def note(app: Flask, person: Person, action: str, data: dict[str, Any] | None = None) -> None:
+    """Something was done."""
+    organization_id = ids.parse_id("org", person.organization_id)
+    with app.app_context(), tenancy.tenant_session(organization_id) as session:
+        actor = Actor("user", str(ids.parse_id("usr", person.user_id)))
+        audit.record_event(session, organization_id, actor, action, ("organization", organization_id), data)
+
+
+def test_everybody_sees_what_their_role_allows(app: Flask, client: FlaskClient, alice: Person, bob: Person) -> None:
+    check_access(app, client, alice, {name.format(bob=bob.user_id): asked for name, asked in PAGES.items()})
+
+
+def test_a_stranger_finds_nobody_of_ours(app: Flask, alice: Person, bob: Person, carol: Person) -> None:
+    browser = Browser(app, alice)
+    browser.submit(f"{TEAM}/invite", email=DORA)
+    there = action(browser, "cancel")
+    stranger = Browser(app, carol)
+    for verb in ("role", "remove"):
+        assert stranger.open(f"{TEAM}/members/{bob.user_id}/{verb}").status_code == 404
+    fields = {**stranger.form(f"{TEAM}/invite"), "role": "viewer", "typed": bob.email, "user_id": bob.user_id}
+    for path in (f"{TEAM}/members/{bob.user_id}/role", f"{TEAM}/members/{bob.user_id}/remove", there):
+        assert stranger.send(path, fields).status_code == 404
+    fields["typed"] = "Carol & Co"
+    assert stranger.send(f"{TEAM}/transfer", fields).status_code == 404
+    assert role_of(app, bob) == "member"
+    assert len(invitations(app, alice)) == 1
+
+
+def action(browser: Browser, verb: str) -> str:
+    """Where the one form of the team's page with that verb goes."""
+    (found,) = re.findall(rf'<form method="post" action="([^"]+/{verb})"', browser.open(TEAM).text)
+    return str(found)
+
+
+def test_the_team_lists_people_with_role_and_activity(app: Flask, client: FlaskClient, alice: Person) -> None:
+    join(app, alice.organization_id, "quiet@acme.example", "viewer")
+    text = Browser(app, alice).open(TEAM).text
+    assert "2 members" in text
+    assert "Viewer" in text
+    assert "not signed in" in text
+    assert "Not verified" in text
+
+
+def test_the_table_of_roles_has_a_row_for_every_permission_a_role_has(app: Flask, alice: Person) -> None:
+    assert set(PERMISSION_DESCRIPTIONS) == set(PERMISSIONS)
+    text = Browser(app, alice).open(TEAM).text
+    table = text[text.index("<caption>Permissions</caption>") :]
+    for name, allowed in PERMISSIONS.items():
+        if not allowed:
+            continue
+        row = table[table.index(f">{escape(PERMISSION_DESCRIPTIONS[name])}<") :].partition("</tr>")[0]
+        told = ", ".join(role for role in ROLES if role in allowed).capitalize()
+        assert f"<td>{'Everybody' if len(allowed) == len(ROLES) else told}</td>" in row, name
+
+
+def test_somebody_is_invited_once_however_often_it_is_pressed(app: Flask, alice: Person) -> None:
+    browser = Browser(app, alice)
+    fields = {**browser.form(f"{TEAM}/invite"), "email": DORA, "role": "billing"}
+    assert [browser.send(f"{TEAM}/invite", fields).status_code for _ in range(2)] == [303, 303]
+    (made,) = invitations(app, alice)
+    assert (made.email, made.role) == (DORA, "billing")
+    text = browser.open(TEAM).text
+    assert DORA in text
+    assert f"is on its way to {DORA}" in text
+
+
+def test_a_refused_invitation_keeps_what_was_typed(app: Flask, alice: Person, bob: Person) -> None:
+    browser = Browser(app, alice)
+    wrong = browser.submit(f"{TEAM}/invite", email="<b>nobody", role="viewer")
+    assert wrong.status_code == 422
+    kept = form_of(wrong, f"{TEAM}/invite")
+    assert (kept["email"], kept["role"]) == (["<b>nobody"], ["viewer"])
+    assert 'id="e-email"' in wrong.text
+    assert "<b>nobody" not in wrong.text
+    known = browser.submit(f"{TEAM}/invite", email=bob.email)
+    assert known.status_code == 409
+    assert "a member already" in known.text
+    assert not invitations(app, alice)
+
+
+def test_an_invitation_is_sent_again_with_another_link(app: Flask, alice: Person) -> None:
+    browser = Browser(app, alice)
+    browser.submit(f"{TEAM}/invite", email=DORA, role="viewer")
+    (before,) = invitations(app, alice)
+    there = action(browser, "resend")
+    fields = browser.form(TEAM, there)
+    assert browser.send(there, fields).status_code == 303
+    assert browser.send(there, fields).status_code == 303
+    (after,) = invitations(app, alice)
+    assert (after.email, after.role) == (DORA, "viewer")
+    assert after.digest != before.digest
+
+
+def test_an_invitation_is_canceled(app: Flask, alice: Person) -> None:
+    browser = Browser(app, alice)
+    browser.submit(f"{TEAM}/invite", email=DORA)
+    there = action(browser, "cancel")
+    assert browser.submit(TEAM, there).status_code == 303
+    assert not invitations(app, alice)
+    assert browser.send(there, form_of(browser.open(TEAM), "/logout")).status_code == 404
+
+
+def test_the_owner_changes_a_role_with_a_fresh_password(app: Flask, alice: Person, bob: Person) -> None:
+    browser, path = Browser(app, alice), f"{TEAM}/members/{bob.user_id}/role"
+    browser.client.delete_cookie("at")  # the session goes on, its password was asked some time ago
+    refused = browser.submit(path, role="admin")
+    assert refused.status_code == 422
+    assert form_of(refused, path)["role"] == ["admin"]
+    assert role_of(app, bob) == "member"
+    assert browser.submit(path, role="admin", confirm_password=PASSWORD).status_code == 303
+    assert role_of(app, bob) == "admin"
+    assert browser.submit(path, role="owner").status_code == 422
+
+
+def test_a_member_is_removed_by_typing_their_address(app: Flask, alice: Person, bob: Person) -> None:
+    browser, path = Browser(app, alice), f"{TEAM}/members/{bob.user_id}/remove"
+    wrong = browser.submit(path, typed="rob@acme.example")
+    assert wrong.status_code == 422
+    assert form_of(wrong, path)["typed"] == ["rob@acme.example"]
+    assert role_of(app, bob) == "member"
+    assert browser.submit(path, typed="BOB@acme.example").status_code == 303
+    assert role_of(app, bob) is None
+    assert Browser(app, bob).open(TEAM).status_code in (303, 401)
+
+
+def test_nobody_removes_themselves_or_the_owner(app: Flask, client: FlaskClient, alice: Person) -> None:
+    join(app, alice.organization_id, "ada@acme.example", "admin")
+    ada = sign_in(client, "ada@acme.example")
+    browser = Browser(app, ada)
+    for person in (ada, alice):
+        answer = browser.submit(f"{TEAM}/members/{person.user_id}/remove", typed=person.email)
+        assert answer.status_code == 409
+    assert (role_of(app, ada), role_of(app, alice)) == ("admin", "owner")
+
+
+def test_the_ownership_is_transferred_by_typing_the_name(app: Flask, alice: Person, bob: Person) -> None:
+    browser, path = Browser(app, alice), f"{TEAM}/transfer"
+    assert browser.submit(path, user_id="", typed="Acme").status_code == 422
+    wrong = browser.submit(path, user_id=bob.user_id, typed="Akme")
+    assert wrong.status_code == 422
+    assert form_of(wrong, path)["user_id"] == [bob.user_id]
+    assert role_of(app, alice) == "owner"
+    assert browser.submit(path, user_id=bob.user_id, typed="acme").status_code == 303
+    assert (role_of(app, alice), role_of(app, bob)) == ("admin", "owner")
+
+
+def test_an_owner_alone_is_told_to_invite_first(app: Flask, alice: Person) -> None:
+    assert "Invite somebody first" in Browser(app, alice).open(f"{TEAM}/transfer").text
+
+
+def test_the_audit_log_names_people_and_escapes_details(app: Flask, alice: Person) -> None:
+    note(app, alice, "organization.changed", {"after": {"name": "<script>alert(1)</script>"}})
+    text = Browser(app, alice).open(AUDIT).text
+    assert alice.email in text
+    assert "organization.changed" in text
+    assert "&lt;script&gt;alert(1)" in text
+    assert "<script>alert" not in text
+
+
+def test_the_audit_log_is_filtered(app: Flask, alice: Person) -> None:
+    note(app, alice, "api_key.revoked")
+    note(app, alice, "invoice.paid")
+    browser = Browser(app, alice)
+    assert "<code>api_key.revoked" not in browser.open(f"{AUDIT}?action=invoice").text
+    assert "invoice.paid</code>" in browser.open(f"{AUDIT}?action=invoice&actor={alice.user_id}").text
+    assert "Nothing matches" in browser.open(f"{AUDIT}?action=invoice&actor=system").text
+    assert "Nothing matches" in browser.open(f"{AUDIT}?end_date=2020-01-31").text
+    for wrong in ("start_date=soon", "actor=somebody", "start_date=2026-03-02&end_date=2026-03-01", "cursor=x"):
+        answer = browser.open(f"{AUDIT}?{wrong}")
+        assert answer.status_code == 422, wrong
+    kept = browser.open(f"{AUDIT}?start_date=soon&action=api_key").text
+    assert 'value="soon"' in kept
+    assert 'value="api_key"' in kept
+
+
+def test_older_entries_are_a_page_further(app: Flask, alice: Person) -> None:
+    for _ in range(30):
+        note(app, alice, "invoice.paid")
+    browser = Browser(app, alice)
+    first = browser.open(f"{AUDIT}?action=invoice").text
+    older = html.unescape(re.search(r'href="([^"]+)" rel="next"', first)[1])
+    assert first.count("<code>invoice.paid</code>") == 25
+    assert browser.open(older).text.count("<code>invoice.paid</code>") == 5
+
+
+def test_the_csv_has_what_is_filtered_and_no_formulas(app: Flask, alice: Person) -> None:
+    note(app, alice, "=cmd|' /C calc'!A0")
+    note(app, alice, "invoice.paid", {"number": "INV-1"})
+    browser = Browser(app, alice)
+    answer = browser.open(f"{AUDIT}?format=csv")
+    assert answer.mimetype == "text/csv"
+    assert answer.data.startswith(b"\xef\xbb\xbf")
+    rows = list(csv.DictReader(io.StringIO(answer.data.decode("utf-8-sig"))))
+    assert rows[0]["action"] == "invoice.paid"
+    assert rows[0]["actor_id"] == alice.user_id
+    assert rows[0]["data"] == '{"number":"INV-1"}'
+    assert rows[0]["at"].endswith("Z")
+    assert rows[1]["action"] == "'=cmd|' /C calc'!A0"
+    filtered = browser.open(f"{AUDIT}?format=csv&action=invoice").data.decode("utf-8-sig")
+    assert len(list(csv.DictReader(io.StringIO(filtered)))) == 1
+    assert browser.open(f"{AUDIT}?format=csv&actor=somebody").status_code == 422
+
+
+def test_pages_ask_the_database_little(app: Flask, alice: Person, bob: Person) -> None:
+    browser = Browser(app, alice)
+    browser.submit(f"{TEAM}/invite", email=DORA)
+    for name in PAGES:
+        path = name.removeprefix("GET ").format(bob=bob.user_id)
+        with counted(app) as statements:
+            assert browser.open(path).status_code == 200
+        assert len(statements) <= 12, (path, statements)

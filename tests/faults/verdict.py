@@ -1,0 +1,138 @@
+"""One judge for every fault test: what clients were told, against messages, usage, events, deliveries and receivers."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from standardwebhooks import Webhook
+
+from tests.faults.load import Load, Tenant
+from tests.faults.stack import Stack, until
+from tests.support.http_receiver import Received, Receiver
+
+OLD_SECONDS = 300
+FINAL = ("delivered", "failed", "canceled", "sent")
+_OPEN = """
+SELECT (SELECT count(*) FROM messages WHERE next_at IS NOT NULL)
+     + (SELECT count(*) FROM webhook_deliveries WHERE next_at IS NOT NULL)
+     + (SELECT count(*) FROM mails WHERE next_at IS NOT NULL)
+"""
+_MESSAGES = "SELECT id, mode, recipient, segments, status FROM messages WHERE organization_id = ANY (%s::uuid[])"
+_USAGE = """
+SELECT m.id, m.mode, m.status, m.channel, m.segments,
+       coalesce(sum(u.quantity) FILTER (WHERE u.source = 'messages.send'), 0), count(u.id) FILTER
+       (WHERE u.source = 'messages.send'), count(u.id) FILTER (WHERE u.source = 'reversal')
+  FROM messages m LEFT JOIN usage_events u ON u.organization_id = m.organization_id AND u.message_id = m.id
+ GROUP BY m.organization_id, m.id
+"""
+_EVENTS = """
+SELECT m.id, m.status, array_agg(e.type ORDER BY e.type) FILTER (WHERE e.id IS NOT NULL)
+  FROM messages m LEFT JOIN events e ON e.organization_id = m.organization_id AND e.subject_id = m.id
+ WHERE EXISTS (SELECT FROM webhook_endpoints w WHERE w.organization_id = m.organization_id)
+ GROUP BY m.organization_id, m.id
+"""
+_UNDELIVERED = """
+SELECT count(*) FROM events e JOIN webhook_endpoints w USING (organization_id)
+ WHERE e.type = ANY (w.event_types) AND (SELECT count(*) FROM webhook_deliveries d WHERE d.endpoint_id = w.id
+   AND d.event_id = e.id AND d.cause = 'auto') <> 1
+"""
+_ATTEMPTS = """
+SELECT count(*) FROM webhook_deliveries d WHERE d.attempts <> (SELECT count(*) FROM webhook_attempts a
+  WHERE a.organization_id = d.organization_id AND a.delivery_id = d.id)
+  OR EXISTS (SELECT FROM webhook_attempts a WHERE a.organization_id = d.organization_id AND a.delivery_id = d.id
+    AND a.outcome = 'started')
+"""
+_OUTSIDE = """
+SELECT coalesce(sum(s.calls - 1), 0),
+       (SELECT coalesce(sum(interruptions + greatest(attempts - 1, 0)), 0) FROM messages),
+       count(*) FILTER (WHERE m.id IS NULL)
+  FROM mock_sends s LEFT JOIN messages m ON m.id = s.message_id
+"""
+_TRIES = """
+SELECT d.event_id, d.status, d.attempts FROM webhook_deliveries d JOIN webhook_endpoints w ON w.id = d.endpoint_id
+ WHERE w.url = %s
+"""
+
+
+def settle(stack: Stack, seconds: float = 120) -> None:
+    """Wait until nothing is open any more."""
+    until(stack.is_ready, 60, "ready")
+    until(lambda: stack.rows(_OPEN)[0][0] == 0, seconds, "everything final")
+
+
+def reconcile(stack: Stack, load: Load, receivers: Mapping[str, Receiver] | None = None) -> list[str]:
+    """Every violation, in words; none when each accepted thing came to one end exactly once."""
+    found = list(_messages(stack, load))
+    found += [f"refused: {text}" for text in load.refused]
+    found += list(_usage(stack))
+    found += list(_events(stack))
+    for tenant in load.tenants:
+        found += list(_received(stack, tenant, receivers or {}))
+    repeats, allowed, strangers = stack.rows(_OUTSIDE)[0]
+    if repeats > allowed or strangers:
+        found.append(f"the provider was asked {repeats} times again, {allowed} are explained; {strangers} unknown ids")
+    return found
+
+
+def _messages(stack: Stack, load: Load) -> Any:
+    organizations = [str(UUID(tenant.organization_id.removeprefix("org_"))) for tenant in load.tenants]
+    rows = {f"msg_{UUID(str(row[0])).hex}": row[1:] for row in stack.rows(_MESSAGES, organizations)}
+    told = Counter(one.message_id for one in load.journal)
+    yield from (f"told twice: {message_id}" for message_id, times in told.items() if times > 1)
+    yield from (f"invented: {message_id}" for message_id in rows.keys() - told.keys())
+    for one in load.journal:
+        row = rows.get(one.message_id)
+        if row is None:
+            yield f"lost: {one}"
+        elif row[:3] != (one.mode, one.to, one.segments) or row[3] not in FINAL:
+            yield f"differs: {one} {row}"
+
+
+def _usage(stack: Stack) -> Any:
+    for message_id, mode, status, _channel, segments, quantity, events, reversals in stack.rows(_USAGE):
+        expected = (segments, 1, int(status == "failed")) if mode == "live" else (0, 0, 0)
+        if (quantity, events, reversals) != expected:
+            yield f"usage of {message_id} ({mode}, {status}): {quantity} in {events} events, {reversals} reversals"
+
+
+def _events(stack: Stack) -> Any:
+    for message_id, status, kinds in stack.rows(_EVENTS):
+        if kinds != [f"message.{status}"]:
+            yield f"events of {message_id} ({status}): {kinds}"
+    for name, sql in (("deliveries", _UNDELIVERED), ("attempts", _ATTEMPTS)):
+        if count := stack.rows(sql)[0][0]:
+            yield f"{count} {name} are not as they should be"
+
+
+def _received(stack: Stack, tenant: Tenant, receivers: Mapping[str, Receiver]) -> Any:
+    for url, secret in tenant.secrets.items():
+        receiver = receivers[url]
+        tries = {f"evt_{UUID(str(row[0])).hex}": row[1:] for row in stack.rows(_TRIES, url)}
+        delivered = {event_id for event_id, (status, _) in tries.items() if status == "delivered"}
+        bodies: dict[str, bytes] = {}
+        for event_id, times in Counter(receiver.ids).items():
+            if times > tries.get(event_id, ("", 0))[1]:
+                yield f"{event_id} came {times} times to {url}, more often than it was sent"
+        for one in receiver.received:
+            if not _is_signed(secret, one):
+                yield f"{one.webhook_id} came to {url} with a wrong signature or an old timestamp"
+            if bodies.setdefault(one.webhook_id, one.body) != one.body:
+                yield f"{one.webhook_id} came with two bodies"
+        if missing := delivered - bodies.keys():
+            yield f"{len(missing)} deliveries never arrived at {url}"
+
+
+def _is_signed(secret: str, one: Received) -> bool:
+    """Whether the signature held when it came; the stock library's `verify` would compare with the end of the round."""
+    signed_at = datetime.fromtimestamp(int(one.headers["webhook-timestamp"]), UTC)
+    expected = Webhook(secret).sign(one.webhook_id, signed_at, one.body.decode())
+    return expected in one.headers["webhook-signature"].split(" ") and abs(one.at - signed_at.timestamp()) < OLD_SECONDS
+
+
+def report(name: str, stack: Stack, load: Load, found: Sequence[str]) -> None:
+    """Print the figures."""
+    lost = sum(one.startswith("lost") for one in found)
+    doubled = sum(one.startswith(("told twice", "invented")) for one in found)
+    print(f"\n{name}: {stack.kills} kills, {len(load.journal)} accepted, {lost} lost, {doubled} doubled")  # noqa: T201 - the figures are what the round is for

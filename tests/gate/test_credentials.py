@@ -1,0 +1,114 @@
+"""Who may call: one credential, of the right kind, unchanged, and not revoked anywhere."""
+
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from flask import Flask
+from flask.testing import FlaskClient
+from sqlalchemy import event
+
+from saas_api.api_keys import key_format
+from saas_api.core.db.engine import db
+from tests.support.gate import LIST, SEND, SMS, make_key, sign_up
+from tests.support.second_process import neighbour
+
+
+def code(answer: Any) -> tuple[int, str]:
+    return answer.status_code, answer.json["error"]["code"]
+
+
+def test_a_revoked_key_is_refused_on_the_next_request_in_another_process(
+    client: FlaskClient, config: dict[str, Any]
+) -> None:
+    person = sign_up(client)
+    key_id, key = make_key(client, person)
+    with neighbour(config) as process:
+        assert process.call("GET", LIST, key)["status"] == 200
+        assert process.call("GET", LIST, key)["status"] == 200
+        assert client.delete(f"/api/v1/api-keys/{key_id}", headers=person).status_code == 200
+        refused = process.call("GET", LIST, key)
+        assert (refused["status"], refused["json"]["error"]["code"]) == (401, "INVALID_API_KEY")
+
+
+def test_a_revoked_key_is_refused_on_the_next_request_here(client: FlaskClient) -> None:
+    person = sign_up(client)
+    key_id, key = make_key(client, person)
+    assert client.get(LIST, headers=key).status_code == 200
+    client.delete(f"/api/v1/keys/{key_id}", headers=person)
+    assert code(client.get(LIST, headers=key)) == (401, "INVALID_API_KEY")
+
+
+@pytest.mark.parametrize("change", ["x", "", "X", "\u0663"])
+def test_a_malformed_key_is_refused_without_a_statement(app: Flask, client: FlaskClient, change: str) -> None:
+    statements: list[Any] = []
+    with app.app_context():
+        engine = db.engine
+
+    def note(*seen: Any) -> None:
+        statements.append(seen[2])
+
+    text = key_format.generate_key("sk", "live")
+    wrong = text[:-1] + ("y" if text[-1] == change else change)
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        answer = client.get(LIST, headers={"X-API-Key": wrong.encode().decode("latin-1")})
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+    assert code(answer) == (401, "INVALID_API_KEY")
+    assert answer.headers["WWW-Authenticate"]
+    assert statements == []
+
+
+def test_unknown_keys_are_limited_by_address(client: FlaskClient) -> None:
+    codes = [code(client.get(LIST, headers={"X-API-Key": key_format.generate_key("sk", "live")}))[0] for _ in range(31)]
+    assert codes == [401] * 30 + [429]
+
+
+def test_a_key_works_as_a_bearer_too(client: FlaskClient) -> None:
+    _, key = make_key(client, sign_up(client))
+    assert client.get(LIST, headers={"Authorization": f"Bearer {key['X-API-Key']}"}).status_code == 200
+
+
+def test_two_credentials_are_one_too_many(client: FlaskClient) -> None:
+    person = sign_up(client)
+    _, key = make_key(client, person)
+    assert code(client.get(LIST, headers={**person, **key})) == (400, "INVALID_REQUEST")
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({}, "UNAUTHORIZED"),
+        ({"Authorization": "Basic abc"}, "INVALID_TOKEN_FORMAT"),
+        ({"Authorization": "Bearer abc"}, "INVALID_TOKEN_FORMAT"),
+        ({"Authorization": "Bearer a.b.c"}, "INVALID_TOKEN"),
+    ],
+)
+def test_a_bad_credential_is_401_and_says_why(client: FlaskClient, headers: dict[str, str], expected: str) -> None:
+    assert code(client.get(LIST, headers=headers)) == (401, expected)
+
+
+def test_an_endpoint_for_keys_asks_a_person_for_one(client: FlaskClient) -> None:
+    assert code(client.post(SEND, json=SMS, headers=sign_up(client))) == (401, "MISSING_API_KEY")
+
+
+def test_a_key_needs_the_scope(client: FlaskClient) -> None:
+    _, key = make_key(client, sign_up(client), scopes=["messages:read"])
+    assert client.get(LIST, headers=key).status_code == 200
+    assert code(client.post(SEND, json=SMS, headers=key)) == (403, "INSUFFICIENT_SCOPE")
+
+
+def test_a_key_works_from_allowed_addresses_only(client: FlaskClient) -> None:
+    person = sign_up(client)
+    _, inside = make_key(client, person, allowed_ips=["127.0.0.0/8"])
+    _, outside = make_key(client, person, allowed_ips=["203.0.113.0/24", "2001:db8::/32"])
+    assert client.get(LIST, headers=inside).status_code == 200
+    assert code(client.get(LIST, headers=outside)) == (403, "IP_NOT_ALLOWED")
+
+
+def test_a_suspended_organization_is_refused(client: FlaskClient, superuser: Any) -> None:
+    _, key = make_key(client, sign_up(client))
+    with superuser, superuser.cursor() as cursor:
+        cursor.execute(str(sa.text("UPDATE organizations SET status = 'suspended'")))
+    assert code(client.get(LIST, headers=key)) == (403, "ORGANIZATION_SUSPENDED")

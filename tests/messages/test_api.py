@@ -1,0 +1,203 @@
+"""The door to messages.
+
+| caller | send | show | list |
+|---|---|---|---|
+| live or test key | 202 | 200 own mode | 200 own mode |
+| person | 401 | 200 | 200 |
+| nobody | 401 | 401 | 401 |
+| another organization | - | 404 | nothing |
+"""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import redis
+import sqlalchemy as sa
+from flask import Flask
+from flask.testing import FlaskClient
+
+from saas_api.core import clock
+from saas_api.core.db import engine
+from saas_api.core.db.engine import db
+from saas_api.core.limits import limiter
+from tests.support.messages import MAIL, SMS, Company, Work, make_due, rows
+
+
+@pytest.fixture
+def acme(client: FlaskClient) -> Company:
+    return Company(client, "Acme", "alice@acme.example")
+
+
+def test_a_message_is_accepted_with_its_cost(acme: Company) -> None:
+    sent = acme.send(message="x" * 161)
+    assert sent["message_id"].startswith("msg_")
+    assert (sent["status"], sent["segments"], sent["cost"], sent["currency"]) == ("queued", 2, "0.02", "USD")
+    assert (sent["usage_recorded"], sent["mode"]) == (True, "live")
+
+
+def test_message_and_usage_are_one_statement(app: Flask, acme: Company) -> None:
+    acme.send()
+    seen: list[str] = []
+    with app.app_context():
+        pool = engine.use_autocommit_pool(db.engine)
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        seen.append(statement)
+
+    sa.event.listen(pool, "before_cursor_execute", note)
+    try:
+        acme.send()
+    finally:
+        sa.event.remove(pool, "before_cursor_execute", note)
+    [statement] = seen
+    assert "INSERT INTO messages" in statement
+    assert "INSERT INTO usage_events" in statement
+
+
+def test_test_mode_uses_nothing(app: Flask, acme: Company) -> None:
+    sent = acme.send(acme.test)
+    assert (sent["usage_recorded"], sent["mode"], sent["cost"]) == (False, "test", "0")
+    assert rows(app, acme.id, "SELECT 1 FROM usage_events") == []
+
+
+def test_an_organization_without_a_running_period_is_given_one(app: Flask, acme: Company) -> None:
+    acme.send()
+    clock.freeze_time(clock.now() + timedelta(days=70))
+    acme.send()
+    assert len(rows(app, acme.id, "SELECT DISTINCT billing_period_id FROM usage_events")) == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "fields"),
+    [
+        ({}, {"to", "message", "type"}),
+        ({**SMS, "to": "08012345678"}, {"to"}),
+        ({**SMS, "to": "+19999999999"}, {"to"}),
+        ({**SMS, "to": "+234 801 234 5678"}, {"to"}),
+        ({**SMS, "to": "ann@customer.example"}, {"to"}),
+        ({**SMS, "to": 5}, {"to"}),
+        ({**SMS, "message": ""}, {"message"}),
+        ({**SMS, "message": "x" * 1601}, {"message"}),
+        ({**SMS, "message": "a\0b"}, {"message"}),
+        ({**SMS, "type": "fax"}, {"type"}),
+        ({**SMS, "subject": "Hi"}, {"subject"}),
+        ({**SMS, "colour": "red"}, {"colour"}),
+        ({**SMS, "to": "1", "message": "x" * 1601, "subject": "Hi"}, {"to", "message", "subject"}),
+        ({**MAIL, "to": "ann@"}, {"to"}),
+        ({**MAIL, "to": "ann@localhost"}, {"to"}),
+        ({**MAIL, "to": "+2348012345678"}, {"to"}),
+        ({**MAIL, "subject": "x" * 201}, {"subject"}),
+        ({**MAIL, "subject": "Hi\r\nBcc: bob@acme.example"}, {"subject"}),
+        ({**MAIL, "message": "x" * 50_001}, {"message"}),
+    ],
+)
+def test_bad_input_is_named_field_by_field(acme: Company, body: dict[str, Any], fields: set[str]) -> None:
+    answer = acme.client.post("/api/v1/messages/send", json=body, headers=acme.live)
+    assert answer.status_code == 422
+    assert answer.json["error"]["code"] == "VALIDATION_ERROR"
+    assert {problem["field"] for problem in answer.json["error"]["details"]["fields"]} == fields
+
+
+@pytest.mark.parametrize("body", [{**SMS, "message": "x" * 1600}, MAIL, {**MAIL, "message": "x" * 50_000}])
+def test_the_longest_input_is_accepted(acme: Company, body: dict[str, Any]) -> None:
+    assert acme.client.post("/api/v1/messages/send", json=body, headers=acme.live).status_code == 202
+
+
+def test_only_keys_send(acme: Company) -> None:
+    assert acme.client.post("/api/v1/messages/send", json=SMS).status_code == 401
+    answer = acme.client.post("/api/v1/messages/send", json=SMS, headers=acme.owner)
+    assert (answer.status_code, answer.json["error"]["code"]) == (401, "MISSING_API_KEY")
+    reader = acme.make_key(scopes=["messages:read"])
+    answer = acme.client.post("/api/v1/messages/send", json=SMS, headers=reader)
+    assert (answer.status_code, answer.json["error"]["code"]) == (403, "INSUFFICIENT_SCOPE")
+
+
+def test_a_message_is_seen_by_its_people_and_keys_of_its_mode(acme: Company) -> None:
+    sent = acme.send()["message_id"]
+    assert acme.show(sent)["status"] == "queued"
+    assert acme.show(sent, acme.live)["to"] == SMS["to"]
+    assert acme.client.get(f"/api/v1/messages/{sent}", headers=acme.test).status_code == 404
+    assert acme.client.get(f"/api/v1/messages/{sent}").status_code == 401
+
+
+def test_a_message_of_another_organization_does_not_exist(acme: Company) -> None:
+    sent = acme.send()["message_id"]
+    carol = Company(acme.client, "Carol's", "carol@carols.example")
+    missing = acme.client.get("/api/v1/messages/msg_" + "0" * 32, headers=carol.owner)
+    for headers in (carol.owner, carol.live):
+        answer = acme.client.get(f"/api/v1/messages/{sent}", headers=headers)
+        assert answer.status_code == 404
+        assert answer.json["error"]["code"] == missing.json["error"]["code"]
+        assert answer.json["error"]["message"] == missing.json["error"]["message"]
+    assert acme.client.get("/api/v1/messages", headers=carol.owner).json["data"]["messages"] == []
+
+
+def test_pages_hold_every_message_once_newest_first(acme: Company) -> None:
+    sent = [acme.send()["message_id"] for _ in range(5)]
+    seen, cursor = [], None
+    while True:
+        query = {"limit": 2, **({"cursor": cursor} if cursor else {})}
+        data = acme.client.get("/api/v1/messages", query_string=query, headers=acme.owner).json["data"]
+        seen += [message["message_id"] for message in data["messages"]]
+        cursor = data["pagination"]["next_cursor"]
+        assert data["pagination"]["has_more"] is (cursor is not None)
+        if cursor is None:
+            break
+    assert seen == sent[::-1]
+
+
+def test_lists_are_filtered(acme: Company, work: Work) -> None:
+    first_day = clock.now().date().isoformat()
+    live = acme.send()["message_id"]
+    test = acme.send(acme.test)["message_id"]
+    work()
+    failed = acme.send(to="+15005550001")["message_id"]
+    mail = acme.client.post("/api/v1/messages/send", json=MAIL, headers=acme.live).json["data"]["message_id"]
+
+    def found(headers: dict[str, str] | None = None, **query: str) -> set[str]:
+        answer = acme.client.get("/api/v1/messages", query_string=query, headers=headers or acme.owner)
+        assert answer.status_code == 200, answer.json
+        return {message["message_id"] for message in answer.json["data"]["messages"]}
+
+    last_day = clock.now().date().isoformat()
+    assert found() == {live, test, failed, mail}
+    assert found(status="delivered") == {live, test}
+    assert found(type="email") == {mail}
+    assert found(mode="test") == found(acme.test) == {test}
+    assert found(acme.live) == {live, failed, mail}
+    assert found(to="+15005550001") == {failed}
+    assert found(start_date=first_day, end_date=last_day) == {live, test, failed, mail}
+    assert found(start_date="2020-01-01", end_date="2020-01-31") == set()
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ({"cursor": "x"}, "cursor"),
+        ({"cursor": "WyJhIiwiYiJd"}, "cursor"),
+        ({"limit": "0"}, "limit"),
+        ({"limit": "101"}, "limit"),
+        ({"status": "lost"}, "status"),
+        ({"start_date": "2026-13-01"}, "start_date"),
+        ({"start_date": "2026-02-02", "end_date": "2026-02-01"}, None),
+        ({"colour": "red"}, "colour"),
+    ],
+)
+def test_a_bad_query_is_named(acme: Company, query: dict[str, str], field: str | None) -> None:
+    answer = acme.client.get("/api/v1/messages", query_string=query, headers=acme.owner)
+    assert answer.status_code == 422
+    if field:
+        assert [problem["field"] for problem in answer.json["error"]["details"]["fields"]] == [field]
+
+
+def test_acceptance_does_without_redis(app: Flask, acme: Company, monkeypatch: pytest.MonkeyPatch) -> None:
+    nowhere = redis.ConnectionPool.from_url("unix:///nonexistent/redis.sock")
+    storage = limiter.get_storage()
+    monkeypatch.setattr(storage.storage, "connection_pool", nowhere)
+    monkeypatch.setitem(app.extensions, "redis", redis.Redis(connection_pool=nowhere))
+    sent = [acme.send()["message_id"] for _ in range(5)]
+    assert len(rows(app, acme.id, "SELECT 1 FROM usage_events")) == len(sent)
+    monkeypatch.undo()
+    storage.failures = 0
+    make_due(app, acme.id)

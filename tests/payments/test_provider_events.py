@@ -1,0 +1,189 @@
+"""What providers send: verified over its bytes, kept once, answered at once; forged, odd and broken ones never pass."""
+
+import threading
+import time
+from typing import Any
+
+import orjson
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from sqlalchemy.exc import OperationalError
+
+from saas_api.core.db import tenancy
+from saas_api.payments import jobs
+from saas_api.providers import mock_payments
+from tests.support import paystack_server, stripe_server
+from tests.support.payments import API, EVENTS, MOCK, PAYSTACK, STRIPE, Customer, events
+from tests.support.paystack_server import PaystackServer
+from tests.support.stripe_server import StripeServer
+
+
+def code(answer: Any) -> tuple[int, str]:
+    return answer.status_code, answer.json["error"]["code"]
+
+
+def test_a_signed_event_is_kept_and_answered(context: Flask, client: FlaskClient) -> None:
+    event = mock_payments.new_event("checkout.completed", "nobodys")
+    answer = client.post(EVENTS, data=event.body, headers={MOCK: event.signature})
+    assert (answer.status_code, answer.json["data"]) == (200, {"status": "received"})
+    assert [one.state for one in events()] == ["received"]
+
+
+@pytest.mark.parametrize("path", ["payment", "stripe", "paystack"])
+def test_an_event_without_a_signature_is_refused(context: Flask, client: FlaskClient, path: str) -> None:
+    assert code(client.post(f"{API}/webhooks/{path}", data=b"{}")) == (401, "MISSING_SIGNATURE")
+    assert events() == []
+
+
+FORGERIES = [
+    "",
+    "t=1",
+    "v1=00",
+    "t=x,v1=00",
+    "t=1=2=3,v1",
+    "garbage",
+    "t=99999999999999999999,v1=00",
+    "\u00e9t\u00e9",
+    "0" * 128,
+]
+
+
+@pytest.mark.parametrize("header", [STRIPE, PAYSTACK, MOCK])
+@pytest.mark.parametrize("signature", FORGERIES)
+def test_a_forged_event_is_a_401_and_not_kept(
+    client: FlaskClient, context: Flask, stripe: StripeServer, paystack: PaystackServer, header: str, signature: str
+) -> None:
+    answer = client.post(EVENTS, data=b'{"id": "evt_1"}', headers={header: signature})
+    assert code(answer) in {(401, "INVALID_SIGNATURE"), (401, "MISSING_SIGNATURE")}
+    assert events() == []
+
+
+def test_a_body_that_was_changed_is_forged(client: FlaskClient, context: Flask, stripe: StripeServer) -> None:
+    body = stripe_server.event("checkout.session.completed", "cs_1")
+    signature = stripe_server.sign(body)
+    assert client.post(EVENTS, data=body + b" ", headers={STRIPE: signature}).status_code == 401
+    other = stripe_server.sign(body, secret="whsec_other")
+    assert client.post(EVENTS, data=body, headers={STRIPE: other}).status_code == 401
+    assert client.post(f"{API}/webhooks/stripe", data=body, headers={STRIPE: signature}).status_code == 200
+
+
+@pytest.mark.parametrize("seconds", [-400, 400])
+def test_stripes_old_and_future_events_are_not_believed(
+    client: FlaskClient, context: Flask, stripe: StripeServer, seconds: int
+) -> None:
+    body = stripe_server.event("checkout.session.completed", "cs_1")
+    signature = stripe_server.sign(body, at=time.time() + seconds)
+    assert code(client.post(EVENTS, data=body, headers={STRIPE: signature})) == (401, "INVALID_SIGNATURE")
+
+
+def test_a_provider_that_is_not_configured_signs_nothing(client: FlaskClient, context: Flask) -> None:
+    body = stripe_server.event("checkout.session.completed", "cs_1")
+    headers = {STRIPE: stripe_server.sign(body)}
+    assert code(client.post(EVENTS, data=body, headers=headers)) == (401, "INVALID_SIGNATURE")
+
+
+ODD = [
+    b"[1]",
+    b"null",
+    b"{",
+    b"\xff\xfe",
+    b"",
+    b"[" * 5000,
+    b'{"id": 1, "type": "checkout.session.completed"}',
+    b'{"id": "a\\u0000b", "type": "checkout.session.completed", "data": {}}',
+    b'{"id": "evt_1", "type": "checkout.session.completed", "data": []}',
+    b'{"id": "evt_1", "type": "checkout.session.completed", "data": {"object": {"id": 7}}}',
+    b'{"id": "evt_1", "type": null}',
+    orjson.dumps({"id": "e" * 300, "type": "x"}),
+]
+
+
+@pytest.mark.parametrize("body", ODD)
+def test_a_signed_oddity_is_a_400_and_not_kept(
+    client: FlaskClient, context: Flask, stripe: StripeServer, body: bytes
+) -> None:
+    answer = client.post(EVENTS, data=body, headers={STRIPE: stripe_server.sign(body) if body != ODD[3] else bad(body)})
+    assert answer.status_code in {400, 401}
+    assert (answer.status_code == 401) == (body == ODD[3])
+    assert events() == []
+
+
+def bad(body: bytes) -> str:
+    """Stripe signs text; what is no UTF-8 has no signature of its own."""
+    return stripe_server.sign(body)
+
+
+@pytest.mark.parametrize("body", [b"[1]", b"{", b"{}", b'{"event": "charge.success", "data": {"id": null}}'])
+def test_paystacks_oddities_are_400_too(
+    client: FlaskClient, context: Flask, paystack: PaystackServer, body: bytes
+) -> None:
+    answer = client.post(EVENTS, data=body, headers={PAYSTACK: paystack_server.sign(body)})
+    assert code(answer) == (400, "INVALID_REQUEST")
+
+
+def test_256_kib_pass_and_one_byte_more_does_not(client: FlaskClient, context: Flask, paystack: PaystackServer) -> None:
+    body = paystack_server.event("charge.success", "x")
+    body += b" " * (262_144 - len(body))
+    assert client.post(EVENTS, data=body, headers={PAYSTACK: paystack_server.sign(body)}).status_code == 200
+    body += b" "
+    answer = client.post(EVENTS, data=body, headers={PAYSTACK: paystack_server.sign(body)})
+    assert code(answer) == (413, "BODY_TOO_LARGE")
+    assert len(events()) == 1
+
+
+def test_with_the_database_away_the_provider_is_asked_to_repeat(
+    client: FlaskClient, context: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(_place: str) -> None:
+        raise OperationalError("INSERT", {}, Exception("connection refused"))
+
+    event = mock_payments.new_event("checkout.completed", "x")
+    with monkeypatch.context() as patch:
+        patch.setattr(tenancy, "system_session", away)
+        answer = client.post(EVENTS, data=event.body, headers={MOCK: event.signature})
+    assert code(answer) == (503, "SERVICE_UNAVAILABLE")
+    assert "Retry-After" in answer.headers
+    assert client.post(EVENTS, data=event.body, headers={MOCK: event.signature}).status_code == 200
+
+
+def test_a_hundred_repetitions_pay_once(app: Flask, customer: Customer, stripe: StripeServer) -> None:
+    reference = customer.begin("stripe")
+    stripe.pay(reference)
+    body = stripe_server.event("checkout.session.completed", reference)
+    statuses: list[int] = []
+
+    def send() -> None:
+        client = app.test_client()
+        headers = {STRIPE: stripe_server.sign(body)}
+        statuses.extend(client.post(EVENTS, data=body, headers=headers).status_code for _ in range(25))
+
+    threads = [threading.Thread(target=send) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    jobs.process_inbox()
+    assert statuses == [200] * 100
+    assert [(one.event_id, one.state) for one in events()] == [("evt_1", "processed")]
+    assert (customer.invoice().state, customer.invoice().paid_minor, customer.wallet()) == ("paid", 9900, 0)
+    assert customer.mails() == ["payment_received"]
+
+
+def test_paystacks_events_are_known_again_without_an_id(customer: Customer, paystack: PaystackServer) -> None:
+    reference = customer.begin("paystack")
+    paystack.finish(reference)
+    body = paystack_server.event("charge.success", reference, 77)
+    for _ in range(3):
+        assert customer.post(PAYSTACK, body, paystack_server.sign(body)) == 200
+    jobs.process_inbox()
+    assert [(one.event_id, one.state) for one in events()] == [("charge.success:77", "processed")]
+    assert customer.invoice().state == "paid"
+
+
+def test_events_about_something_else_are_ignored(customer: Customer, stripe: StripeServer) -> None:
+    body = orjson.dumps({"id": "evt_9", "type": "customer.created", "data": {"object": {"id": "cus_1"}}})
+    assert customer.post(STRIPE, body, stripe_server.sign(body)) == 200
+    jobs.process_inbox()
+    assert [one.state for one in events()] == ["ignored"]
+    assert stripe.calls == []

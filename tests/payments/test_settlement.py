@@ -1,0 +1,195 @@
+"""Settling: the provider's answer decides, is compared, and is booked once, whatever order the news comes in."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from flask.testing import FlaskClient
+
+from saas_api.accounts.audit import SYSTEM_ACTOR, OperatorContext
+from saas_api.billing import credit_notes, invoice_lifecycle
+from saas_api.billing.credit_notes import CreditNoteInput
+from saas_api.core import clock
+from saas_api.core.db import tenancy
+from saas_api.payments import checkout, jobs
+from saas_api.payments.checkout import PaymentRequest
+from saas_api.payments.models import Payment
+from saas_api.providers import mock_payments
+from tests.support import paystack_server
+from tests.support.payments import MOCK, PAYSTACK, Customer, due_now, events, owing, state, stripe_event, templates
+from tests.support.paystack_server import PaystackServer
+from tests.support.stripe_server import StripeServer
+
+
+def test_stripes_success_pays_the_invoice(customer: Customer, stripe: StripeServer) -> None:
+    reference = customer.begin("stripe")
+    stripe.pay(reference)
+    stripe_event(customer, reference)
+    assert state(customer) == ("succeeded", 9900, 9900, 0)
+    assert (customer.invoice().state, customer.invoice().due_minor) == ("paid", 0)
+    assert customer.mails() == ["payment_received"]
+    assert customer.rows("SELECT action FROM audit_events WHERE action = 'payment.succeeded'")
+
+
+def test_paystacks_inner_status_decides(customer: Customer, paystack: PaystackServer) -> None:
+    reference = customer.begin("paystack")
+    body = paystack_server.event("charge.success", reference)
+    assert customer.post(PAYSTACK, body, paystack_server.sign(body)) == 200
+    jobs.process_inbox()
+    assert state(customer)[0] == "pending"  # the event lied: the customer has left the page, and not paid
+    paystack.finish(reference)
+    due_now()
+    jobs.process_inbox()
+    assert state(customer) == ("succeeded", 9900, 9900, 0)
+
+
+def test_an_event_says_nothing_that_the_provider_does_not(customer: Customer, stripe: StripeServer) -> None:
+    reference = customer.begin("stripe")
+    stripe_event(customer, reference)
+    assert state(customer)[0] == "pending"
+    assert (events()[0].state, events()[0].error) == ("received", "not decided")
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"amount": 9901}, "more_than_asked"),
+        ({"currency": "eur"}, "other_currency"),
+        ({"amount": 0}, "no_amount"),
+    ],
+)
+def test_a_success_that_is_not_what_was_asked_for_is_quarantined(
+    customer: Customer, olga: None, stripe: StripeServer, changes: dict[str, Any], problem: str
+) -> None:
+    reference = customer.begin("stripe")
+    stripe.pay(reference, **changes)
+    stripe_event(customer, reference)
+    assert state(customer) == ("quarantined", 0, 0, 0)
+    assert customer.payment().failure_code == problem
+    assert (customer.invoice().state, customer.invoice().paid_minor, customer.wallet()) == ("open", 0, 0)
+    assert [one.state for one in events()] == ["quarantined"]
+    assert templates("operator_alert") == ["operator_alert"]
+    stripe_event(customer, reference, event_id="evt_2")
+    assert templates("operator_alert") == ["operator_alert"]
+
+
+def test_less_than_asked_pays_a_part(customer: Customer, stripe: StripeServer) -> None:
+    reference = customer.begin("stripe")
+    stripe.pay(reference, amount=4000)
+    stripe_event(customer, reference)
+    assert state(customer) == ("succeeded", 4000, 4000, 0)
+    assert (customer.invoice().state, customer.invoice().due_minor) == ("open", 5900)
+    assert customer.initiate("stripe").json["data"]["amount"] == "59.00"
+
+
+def test_an_unknown_reference_is_quarantined_and_told(customer: Customer, olga: None, stripe: StripeServer) -> None:
+    stripe_event(customer, "cs_of_somebody_else")
+    assert [(one.state, one.error) for one in events()] == [("quarantined", "unknown_reference")]
+    assert templates("operator_alert") == ["operator_alert"]
+    assert customer.invoice().state == "open"
+
+
+def test_a_reference_that_the_provider_does_not_know_is_quarantined(customer: Customer, stripe: StripeServer) -> None:
+    reference = customer.begin("stripe")
+    stripe.sessions.clear()
+    stripe_event(customer, reference)
+    assert (customer.payment().state, customer.payment().failure_code) == ("quarantined", "unknown_reference")
+
+
+def test_a_decline_ends_the_payment_and_another_may_begin(customer: Customer, stripe: StripeServer) -> None:
+    reference = customer.begin("stripe")
+    stripe.decline(reference)
+    stripe_event(customer, reference, "async_payment_failed")
+    assert (customer.payment().state, customer.payment().failure_code) == ("failed", "card_declined")
+    assert customer.mails() == ["payment_failed"]
+    assert customer.initiate("stripe").status_code == 200
+
+
+def test_news_in_the_wrong_order_ends_in_the_truth(customer: Customer, stripe: StripeServer) -> None:
+    reference = customer.begin("stripe")
+    stripe.expire(reference)
+    stripe_event(customer, reference, "expired", "evt_2")
+    assert (customer.payment().state, customer.payment().failure_code) == ("canceled", "expired")
+    stripe.pay(reference)
+    stripe_event(customer, reference, "completed", "evt_1")
+    assert state(customer) == ("succeeded", 9900, 9900, 0)
+    stripe_event(customer, reference, "expired", "evt_3")
+    assert state(customer) == ("succeeded", 9900, 9900, 0)
+    assert customer.invoice().state == "paid"
+
+
+def test_a_late_success_of_a_canceled_payment_beside_a_paid_one_fills_the_wallet(
+    customer: Customer, stripe: StripeServer
+) -> None:
+    first = customer.begin("stripe")
+    stripe.expire(first)
+    stripe_event(customer, first, "expired", "evt_1")
+    second = customer.begin("stripe")
+    stripe.pay(second)
+    stripe_event(customer, second, event_id="evt_2")
+    stripe.pay(first)
+    stripe_event(customer, first, event_id="evt_3")
+    assert customer.wallet() == 9900
+    assert (customer.invoice().paid_minor, customer.invoice().due_minor) == (9900, 0)
+    assert {row.state for row in customer.rows("SELECT state FROM payments")} == {"succeeded"}
+
+
+def test_a_success_on_a_void_invoice_fills_the_wallet(customer: Customer, stripe: StripeServer) -> None:
+    reference = customer.begin("stripe")
+    with tenancy.system_session("billing.corrections") as session:
+        invoice_lifecycle.void_invoice(
+            session, customer.id, customer.invoice_id, OperatorContext(SYSTEM_ACTOR, "a mistake")
+        )
+    stripe.pay(reference)
+    stripe_event(customer, reference)
+    assert state(customer) == ("succeeded", 9900, 0, 9900)
+    assert (customer.invoice().state, customer.wallet()) == ("void", 9900)
+
+
+def test_what_is_more_than_due_by_then_fills_the_wallet(customer: Customer, stripe: StripeServer) -> None:
+    reference = customer.begin("stripe")
+    with tenancy.system_session("billing.corrections") as session:
+        credit = CreditNoteInput("goodwill", amount_minor=1000)
+        credit_notes.create_credit_note(
+            session, customer.id, customer.invoice_id, credit, OperatorContext(SYSTEM_ACTOR, "sorry")
+        )
+    stripe.pay(reference)
+    stripe_event(customer, reference)
+    assert state(customer) == ("succeeded", 9900, 8900, 1000)
+    assert (customer.invoice().state, customer.wallet()) == ("paid", 1000)
+
+
+def test_one_customers_event_touches_no_other(customer: Customer, client: FlaskClient, stripe: StripeServer) -> None:
+    other = owing(client, "Others")
+    reference = customer.begin("stripe")
+    other.begin("stripe")
+    stripe.pay(reference)
+    stripe_event(customer, reference)
+    assert (customer.invoice().state, other.invoice().state) == ("paid", "open")
+
+
+def test_nobody_but_the_system_moves_money_on_a_payment(customer: Customer) -> None:
+    customer.begin()
+    with pytest.raises(sa.exc.ProgrammingError), customer.transaction() as session:
+        session.execute(sa.update(Payment).values(captured_minor=9900, allocated_minor=9900, state="succeeded"))
+    with pytest.raises(sa.exc.ProgrammingError), customer.transaction() as session:
+        session.execute(sa.text("SELECT * FROM provider_events"))
+
+
+def test_paying_ends_the_pursuit_and_the_restriction_at_once(customer: Customer) -> None:
+    clock.freeze_time(customer.invoice().due_at + timedelta(days=40))
+    jobs.run_dunning()
+    for days in range(41, 90):
+        clock.freeze_time(customer.invoice().due_at + timedelta(days=days))
+        jobs.run_dunning()
+        if customer.rows("SELECT standing FROM subscriptions")[0].standing == "restricted":
+            break
+    assert customer.rows("SELECT standing FROM subscriptions")[0].standing == "restricted"
+    wanted = PaymentRequest(customer.invoice_id)
+    begun = checkout.initiate_payment(customer.id, wanted, SYSTEM_ACTOR)
+    event = mock_payments.submit_action(str(begun.provider_reference), "pay")
+    assert event is not None
+    assert customer.post(MOCK, event.body, event.signature) == 200
+    jobs.process_inbox()
+    assert customer.rows("SELECT standing FROM subscriptions")[0].standing == "good"

@@ -1,0 +1,132 @@
+"""A browser without scripts: it keeps cookies, reads the forms of a page and sends them as a person would."""
+
+from collections.abc import Iterable, Mapping
+from html.parser import HTMLParser
+from typing import Any
+
+from flask import Flask
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from saas_api.core.access import PERMISSIONS
+from saas_api.core.roles import ROLES
+from tests.support.accounts import Person, join, sign_in
+
+ANONYMOUS = "nobody"
+
+
+class Page(HTMLParser):
+    """The forms of a page, each with its address and what it would send untouched."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.forms: list[tuple[str, dict[str, list[str]]]] = []
+        self._select: str | None = None
+        self._area: str | None = None
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = {name: value or "" for name, value in attrs}
+        if tag == "form":
+            self.forms.append((found.get("action", ""), {}) if found.get("method") == "post" else ("GET", {}))
+        elif self.forms and tag == "input" and found.get("name"):
+            is_choice = found.get("type") in ("checkbox", "radio")
+            if not is_choice or "checked" in found:
+                self._add(found["name"], found.get("value", ""))
+        elif tag == "select":
+            self._select = found.get("name")
+        elif tag == "option" and self._select and self.forms:
+            if "selected" in found or self._select not in self.forms[-1][1]:
+                self.forms[-1][1][self._select] = [found.get("value", "")]
+        elif tag == "textarea" and self.forms:
+            self._area = found.get("name")
+
+    def handle_data(self, data: str) -> None:
+        if self._area:
+            self._add(self._area, data)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "select":
+            self._select = None
+        elif tag == "textarea":
+            self._area = None
+
+    def _add(self, name: str, value: str) -> None:
+        self.forms[-1][1].setdefault(name, []).append(value)
+
+
+class Browser:
+    """Somebody at the pages, with cookies of their own; nobody is signed in without a person."""
+
+    def __init__(self, app: Flask, person: Person | None = None) -> None:
+        self.client: FlaskClient = app.test_client()
+        if person is not None:
+            self.client.set_cookie("at", person.token)
+            self.client.set_cookie("rt", person.refresh_token)
+
+    def open(self, path: str, **headers: str) -> TestResponse:
+        """Open a page."""
+        return self.client.get(path, headers=headers)
+
+    def form(self, page: str, action: str | None = None) -> dict[str, list[str]]:
+        """What the form of a page would send untouched.
+
+        action: the form's address; the page's own without it
+        """
+        answer = self.open(page)
+        assert answer.status_code == 200, (answer.status_code, page)
+        return form_of(answer, action or page, page)
+
+    def send(self, action: str, fields: Mapping[str, Any]) -> TestResponse:
+        """Send a form as it is given."""
+        return self.client.post(action, data=fields, headers={"Origin": "http://localhost"})
+
+    def submit(self, page: str, action: str | None = None, **changes: Any) -> TestResponse:
+        """Open a page, fill in its form and send it.
+
+        action: the form's address; the page's own without it
+        """
+        fields: dict[str, Any] = {**self.form(page, action), **changes}
+        return self.send(action or page.partition("?")[0], {k: v for k, v in fields.items() if v is not None})
+
+
+def form_of(answer: TestResponse, action: str, page: str = "") -> dict[str, list[str]]:
+    """What the form with that address would send untouched."""
+    wanted = action.partition("?")[0]
+    for address, fields in Page(answer.text).forms:
+        if (address or page).partition("?")[0] == wanted:
+            return fields
+    raise AssertionError(f"no form to {action} on {page}")
+
+
+def fresh(client: FlaskClient, person: Person) -> Person:
+    """The person with a session in which their password was just asked."""
+    return sign_in(client, person.email)
+
+
+def check_access(app: Flask, client: FlaskClient, owner: Person, pages: Mapping[str, str | None]) -> None:
+    """Every page against the table of permissions: nobody is led to the door, each role gets 200 or 403.
+
+    pages: "GET /path" with real ids, and the permission it asks for; None for anybody who is signed in
+    """
+    wrong = [
+        (ANONYMOUS, path, answer.status_code)
+        for path in _paths(pages)
+        if (answer := Browser(app).open(path)).status_code != 303 or "/login?next=" not in answer.location
+    ]
+    for role in ROLES:
+        person = owner
+        if role != "owner":
+            join(app, owner.organization_id, f"{role}@acme.example", role)
+            person = sign_in(client, f"{role}@acme.example")
+        browser = Browser(app, person)
+        for name, permission in pages.items():
+            expected = 200 if permission is None or role in PERMISSIONS[permission] else 403
+            got = browser.open(name.removeprefix("GET ")).status_code
+            if got != expected:
+                wrong.append((role, name, got))
+    assert not wrong
+
+
+def _paths(pages: Iterable[str]) -> list[str]:
+    return [name.removeprefix("GET ") for name in pages]

@@ -1,0 +1,170 @@
+"""Somebody who owes, before the API, with the three providers at hand."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from flask import Flask
+from flask.testing import FlaskClient
+
+from saas_api.accounts import operators, users
+from saas_api.billing import period_close, periods
+from saas_api.core import clock, ids
+from saas_api.core.db import tenancy
+from saas_api.payments import jobs
+from saas_api.providers import mock_payments
+from tests.support import paystack_server, stripe_server
+from tests.support.accounts import Person, sign_in, sign_up
+from tests.support.billing import Company, day
+from tests.support.paystack_server import PaystackServer
+from tests.support.stripe_server import StripeServer
+
+API = "/api/v1"
+PAY = f"{API}/billing/initiate-payment"
+EVENTS = f"{API}/webhooks/payment"
+STRIPE, PAYSTACK, MOCK = "Stripe-Signature", "X-Paystack-Signature", "X-Mock-Signature"
+
+
+@dataclass
+class Customer(Company):
+    """A company with one open invoice of 99.00, and whoever pays for it."""
+
+    person: Person
+    client: FlaskClient
+    invoice_id: Any
+
+    def initiate(self, provider: str | None = "mock", **changes: Any) -> Any:
+        body = {"invoice_id": ids.format_id("inv", self.invoice_id), "provider": provider, **changes}
+        return self.client.post(PAY, json=body, headers=self.person.headers)
+
+    def begin(self, provider: str = "mock") -> str:
+        """Begin a payment; the provider's reference."""
+        answer = self.initiate(provider)
+        assert answer.status_code == 200, answer.json
+        return str(self.payment().provider_reference)
+
+    def payment(self) -> Any:
+        """The newest payment."""
+        return self.rows("SELECT * FROM payments ORDER BY created_at DESC, id DESC LIMIT 1")[0]
+
+    def invoice(self) -> Any:
+        return self.rows("SELECT * FROM invoices ORDER BY serial LIMIT 1")[0]
+
+    def wallet(self) -> int:
+        return int(self.rows("SELECT coalesce(sum(remaining_minor), 0) AS minor FROM credit_grants")[0].minor)
+
+    def mails(self) -> list[str]:
+        """Templates written to the company about payments, the oldest first."""
+        return templates("payment", self.id)
+
+    def post(self, header: str, body: bytes, signature: str) -> int:
+        """Send an event as a provider does; the status of the answer."""
+        return int(self.client.post(EVENTS, data=body, headers={header: signature}).status_code)
+
+    def choose(self, reference: str, action: str) -> Any:
+        """Press a button of the mock's page."""
+        return self.client.post(f"/payments/mock/{reference}", data={"action": action})
+
+    def tell(self, reference: str) -> None:
+        """Send a new event of the mock's and work the inbox off."""
+        event = mock_payments.new_event("checkout.completed", reference)
+        assert self.post(MOCK, event.body, event.signature) == 200
+        jobs.process_inbox()
+
+
+def templates(beginning: str, organization_id: Any = None) -> list[str]:
+    with tenancy.system_session("mail.deliver") as session:
+        statement = sa.text("""SELECT template FROM mails WHERE starts_with(template, :beginning)
+          AND organization_id IS NOT DISTINCT FROM :id ORDER BY id""")
+        return list(session.scalars(statement, {"beginning": beginning, "id": organization_id}))
+
+
+def events() -> list[Any]:
+    """The inbox."""
+    return system_rows("SELECT provider, event_id, state, attempts, error, next_at FROM provider_events ORDER BY 1, 2")
+
+
+def system_rows(sql: str) -> list[Any]:
+    with tenancy.system_session("payments.read") as session:
+        result = session.execute(sa.text(sql))
+        return list(result.all()) if result.returns_rows else []
+
+
+def due_now() -> None:
+    """Let every event in the inbox be due."""
+    system_rows("UPDATE provider_events SET next_at = now() WHERE state = 'received'")
+
+
+def owing(client: FlaskClient, name: str = "Acme") -> Customer:
+    """A customer whose April was invoiced on the first of May."""
+    clock.freeze_time(day(1))
+    person = sign_up(client, f"alice@{name.lower()}.example", name)
+    company = Company(ids.parse_id("org", person.organization_id))
+    with company.transaction() as session:
+        periods.ensure_account(session, company.id)
+    company.switch("pro@1", clock.now())
+    clock.freeze_time(day(1, 2, month=5))
+    periods.ensure_accounts(clock.now(), company.id)
+    period_close.close_due(clock.now(), company.id)
+    clock.freeze_time(None)
+    return Customer(company.id, sign_in(client, person.email), client, company.invoices()[0].id)
+
+
+class Visitor(FlaskClient):
+    """A caller whose requests begin afresh even while the test holds a context of its own."""
+
+    def open(self, *arguments: Any, **options: Any) -> Any:
+        with self.application.app_context():
+            return super().open(*arguments, **options)
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    return Visitor(app, app.response_class)
+
+
+@pytest.fixture
+def customer(context: Flask, client: FlaskClient) -> Customer:
+    return owing(client)
+
+
+@pytest.fixture
+def stripe(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Iterator[StripeServer]:
+    """Stripe, configured."""
+    server = StripeServer()
+    with server.running():
+        monkeypatch.setitem(app.config, "STRIPE_SECRET_KEY", stripe_server.SECRET_KEY)
+        monkeypatch.setitem(app.config, "STRIPE_WEBHOOK_SECRET", stripe_server.WEBHOOK_SECRET)
+        monkeypatch.setitem(app.config, "STRIPE_API_BASE", server.address)
+        yield server
+
+
+@pytest.fixture
+def paystack(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Iterator[PaystackServer]:
+    """Paystack, configured."""
+    server = PaystackServer()
+    with server.running():
+        monkeypatch.setitem(app.config, "PAYSTACK_SECRET_KEY", paystack_server.SECRET_KEY)
+        monkeypatch.setitem(app.config, "PAYSTACK_API_BASE", server.address)
+        yield server
+
+
+@pytest.fixture
+def olga(client: FlaskClient, customer: Customer) -> None:
+    """An operator, who is told what went wrong."""
+    with tenancy.system_session("auth.register") as session:
+        user = users.create(session, "olga@platform.example", "correct horse battery", "Olga")
+        operators.grant_operator_role(session, user.id, "admin")
+
+
+def state(customer: Customer) -> tuple[str, int, int, int]:
+    payment = customer.payment()
+    return payment.state, payment.captured_minor, payment.allocated_minor, payment.excess_minor
+
+
+def stripe_event(customer: Customer, reference: str, kind: str = "completed", event_id: str = "evt_1") -> None:
+    body = stripe_server.event(f"checkout.session.{kind}", reference, event_id)
+    assert customer.post(STRIPE, body, stripe_server.sign(body)) == 200
+    jobs.process_inbox()

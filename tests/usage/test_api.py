@@ -1,0 +1,270 @@
+"""`GET /usage`: who may ask, what the figures add up to, and which ranges are refused.
+
+| caller | status |
+|---|---|
+| nobody | 401 |
+| owner | 200 |
+| key with usage:read | 200 |
+| key without it | 403 INSUFFICIENT_SCOPE |
+"""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from sqlalchemy import text
+
+from saas_api.core import clock
+from saas_api.usage import ledger
+from tests.support.usage import Company, sign_up
+
+TODAY = datetime(2026, 4, 15, 12, 30, tzinfo=UTC)
+COUNTS = ("requests", "success_count", "error_count")
+
+
+@pytest.fixture(autouse=True)
+def _in_april() -> Iterator[None]:
+    clock.freeze_time(TODAY)
+    yield
+    clock.freeze_time(None)
+
+
+@pytest.fixture
+def acme(app: Flask, client: FlaskClient) -> Company:
+    """Signed up on 1 March, with two keys."""
+    company = sign_up(client, at=datetime(2026, 3, 1, 9, tzinfo=UTC))
+    company.make_key("first")
+    company.make_key("second")
+    company.open_period(clock.now())
+    clock.freeze_time(datetime(2026, 4, 1, tzinfo=UTC))
+    company.open_period(clock.now())
+    clock.freeze_time(TODAY)
+    return company
+
+
+def use_much(company: Company) -> None:
+    """Both meters, both keys, several days, rolled up and not, accepted and refused."""
+    for day in (1, 2, 2, 9):
+        company.use(3, at=datetime(2026, 4, day, 23, 59, tzinfo=UTC), key="first")
+    company.roll_up()
+    company.use(2, at=datetime(2026, 4, 10, tzinfo=UTC), key="second")
+    company.use(1, at=datetime(2026, 4, 10, tzinfo=UTC), meter="email", key="second")
+    company.use(1, at=TODAY)
+    company.refuse("failed", 2)
+    company.refuse("rate_limited", 3, key="second")
+
+
+def test_nobody_is_refused(client: FlaskClient) -> None:
+    assert client.get("/api/v1/usage").status_code == 401
+
+
+def test_an_owner_and_a_key_with_the_scope_see_the_same(acme: Company) -> None:
+    use_much(acme)
+    seen = acme.get("/usage")
+    assert seen == acme.get("/billing/usage")
+    assert seen == acme.get("/usage", headers=acme.key_headers["first"])
+    assert seen["summary"]["total_requests"] > 0
+
+
+def test_a_key_without_the_scope_is_refused(acme: Company) -> None:
+    acme.make_key("mute", scopes=["messages:write"])
+    answer = acme.client.get("/api/v1/usage", headers=acme.key_headers["mute"])
+    assert (answer.status_code, answer.json["error"]["code"]) == (403, "INSUFFICIENT_SCOPE")
+
+
+def test_a_refused_call_is_counted_under_its_route(acme: Company) -> None:
+    acme.make_key("mute", scopes=["messages:write"])
+    assert acme.client.get("/api/v1/usage", headers=acme.key_headers["mute"]).status_code == 403
+    acme.refuse("failed", times=0)
+    seen = acme.get("/usage")
+    assert seen["by_endpoint"] == [
+        {
+            "method": "GET",
+            "endpoint": "/api/v1/usage",
+            "requests": 1,
+            "success_count": 0,
+            "error_count": 1,
+            "cost": "0.00",
+        }
+    ]
+    assert [row["name"] for row in seen["by_api_key"]] == ["mute"]
+    assert (seen["summary"]["failed_requests"], seen["summary"]["success_rate"]) == (1, 0.0)
+
+
+def test_a_new_company_has_used_nothing(client: FlaskClient) -> None:
+    seen = sign_up(client, at=TODAY).get("/usage")
+    assert seen["summary"] == {
+        "total_requests": 0,
+        "successful_requests": 0,
+        "failed_requests": 0,
+        "rate_limited_requests": 0,
+        "success_rate": 100.0,
+        "total_cost": "0.00",
+        "list_cost": "0.00",
+        "currency": "USD",
+        "period": {"start_date": "2026-03-17", "end_date": "2026-04-15", "timezone": "UTC"},
+    }
+    assert seen["by_meter"] == seen["by_endpoint"] == seen["by_api_key"] == []
+    assert len(seen["daily_breakdown"]) == 30
+
+
+def test_the_first_message_is_listed_and_free(acme: Company) -> None:
+    acme.use(key="first")
+    seen = acme.get("/usage")
+    assert (seen["summary"]["list_cost"], seen["summary"]["total_cost"]) == ("0.01", "0.00")
+    assert seen["by_meter"] == [
+        {"meter": "sms", "unit": "segment", "quantity": "1", "included": "1", "overage": "0", "cost": "0.01"}
+    ]
+
+
+def test_total_cost_begins_beyond_the_included_quantity(acme: Company) -> None:
+    acme.use(1003)
+    seen = acme.get("/usage")
+    assert (seen["summary"]["list_cost"], seen["summary"]["total_cost"]) == ("10.03", "0.03")
+    meter = seen["by_meter"][0]
+    assert (meter["quantity"], meter["included"], meter["overage"]) == ("1003", "1000", "3")
+
+
+def test_every_breakdown_adds_up_to_the_summary(acme: Company) -> None:
+    use_much(acme)
+    seen = acme.get("/usage")
+    summary = seen["summary"]
+    assert (summary["total_requests"], summary["successful_requests"]) == (12, 7)
+    assert (summary["failed_requests"], summary["rate_limited_requests"]) == (2, 3)
+    assert summary["success_rate"] == 77.78
+    assert summary["list_cost"] == "0.151"
+    for breakdown in ("by_endpoint", "by_api_key", "daily_breakdown"):
+        rows = seen[breakdown]
+        assert [sum(row[count] for row in rows) for count in COUNTS] == [12, 7, 5], breakdown
+        assert sum(Decimal(row["cost"]) for row in rows) == Decimal("0.151"), breakdown
+    assert sum(Decimal(row["cost"]) for row in seen["by_meter"]) == Decimal("0.151")
+    assert [(row["meter"], row["quantity"]) for row in seen["by_meter"]] == [("email", "1"), ("sms", "15")]
+
+
+def test_what_a_deleted_key_used_is_still_there(acme: Company) -> None:
+    acme.use(key="first")
+    key_id = acme.get("/usage")["by_api_key"][0]["api_key_id"]
+    assert acme.client.delete(f"/api/v1/keys/{key_id}", headers=acme.owner).status_code == 200
+    assert [(row["api_key_id"], row["name"]) for row in acme.get("/usage")["by_api_key"]] == [(key_id, "first")]
+
+
+def test_a_failed_message_costs_nothing_and_stays_a_request(acme: Company) -> None:
+    acme.reverse(acme.use(3, key="first"))
+    summary = acme.get("/usage")["summary"]
+    assert (summary["successful_requests"], summary["list_cost"], summary["total_cost"]) == (1, "0.00", "0.00")
+
+
+def total_of(company: Company, first: datetime, last: datetime) -> Decimal:
+    seen = company.get("/usage", start_date=f"{first:%Y-%m-%d}", end_date=f"{last:%Y-%m-%d}")
+    return Decimal(seen["summary"]["total_cost"])
+
+
+def test_costs_of_single_days_add_up_to_the_cost_of_the_range(acme: Company) -> None:
+    for day, quantity in ((2, 700), (3, 290), (4, 17), (9, 5)):
+        acme.use(quantity, at=datetime(2026, 4, day, 8, tzinfo=UTC))
+        acme.roll_up()
+    days = [datetime(2026, 4, 1, tzinfo=UTC) + timedelta(days=n) for n in range(15)]
+    assert [total_of(acme, day, day) for day in days[2:4]] == [0, Decimal("0.07")]
+    assert sum(total_of(acme, day, day) for day in days) == total_of(acme, days[0], days[-1]) == Decimal("0.12")
+
+
+def test_late_usage_counts_on_the_day_it_happened_and_once(acme: Company) -> None:
+    march, april = datetime(2026, 3, 20, 10, tzinfo=UTC), datetime(2026, 4, 2, 10, tzinfo=UTC)
+    acme.use(1000, at=march)
+    acme.use(1000, at=april)
+    acme.close_period(acme.open_period(march))
+    acme.use(4, at=march, is_late=True)
+    for _ in range(2):
+        seen = acme.get("/usage", start_date="2026-03-01", end_date="2026-03-31")
+        assert (seen["summary"]["list_cost"], seen["summary"]["total_cost"]) == ("10.04", "0.04")
+        assert [row["date"] for row in seen["daily_breakdown"] if row["requests"]] == ["2026-03-20"]
+        assert total_of(acme, april, TODAY) == 0
+        assert total_of(acme, march, TODAY) == Decimal("0.04")
+        acme.roll_up()
+
+
+def test_an_event_of_no_open_period_is_refused(acme: Company) -> None:
+    with pytest.raises(Exception, match="billing_period_id"):
+        acme.use(at=datetime(2026, 2, 1, tzinfo=UTC))
+    assert acme.ledger_sum() == 0
+
+
+def test_the_same_key_counts_once(acme: Company) -> None:
+    event = acme.use()
+    sql, values = ledger.append_usage_statement(acme.id, event)
+    with (
+        pytest.raises(Exception, match="duplicate key"),
+        acme.transaction() as session,
+    ):
+        session.connection().exec_driver_sql(sql, values)
+    assert acme.ledger_sum() == 1
+
+
+def test_days_are_those_of_the_companys_zone(acme: Company) -> None:
+    with acme.transaction() as session:
+        session.execute(text("UPDATE organizations SET timezone = 'Asia/Kolkata'"))
+    acme.use(at=datetime(2026, 4, 1, 18, 29, tzinfo=UTC))
+    acme.use(at=datetime(2026, 4, 1, 18, 30, tzinfo=UTC))
+    seen = acme.get("/usage", start_date="2026-04-01", end_date="2026-04-02")
+    assert [(row["date"], row["requests"]) for row in seen["daily_breakdown"]] == [("2026-04-01", 1), ("2026-04-02", 1)]
+    assert seen["summary"]["period"]["timezone"] == "Asia/Kolkata"
+
+
+def test_test_traffic_is_shown_apart_and_free(acme: Company) -> None:
+    acme.make_key("trial", mode="test")
+    sent = acme.client.post(
+        "/api/v1/messages/send",
+        json={"to": "+2348012345678", "type": "sms", "message": "Hello"},
+        headers=acme.key_headers["trial"],
+    )
+    assert sent.status_code == 202, sent.json
+    assert acme.get("/usage")["summary"]["total_requests"] == 0
+    for seen in (acme.get("/usage", mode="test"), acme.get("/usage", headers=acme.key_headers["trial"])):
+        assert seen["mode"] == "test"
+        assert seen["summary"]["successful_requests"] == 1
+        assert (seen["summary"]["list_cost"], seen["summary"]["total_cost"]) == ("0.00", "0.00")
+        assert [row["name"] for row in seen["by_api_key"]] == ["trial"]
+
+
+def test_a_company_sees_its_own_usage_only(acme: Company, client: FlaskClient) -> None:
+    use_much(acme)
+    carol = sign_up(client, "Carol & Co", "carol@carol.example", at=TODAY)
+    carol.open_period(TODAY)
+    carol.use(2)
+    for _ in range(2):
+        summary = carol.get("/usage")["summary"]
+        assert (summary["total_requests"], summary["list_cost"]) == (1, "0.02")
+        assert acme.get("/usage")["summary"]["total_requests"] == 12
+        acme.roll_up()
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ({"start_date": "2026-04-02", "end_date": "2026-04-01"}, "end_date"),
+        ({"start_date": "2025-01-01", "end_date": "2026-04-01"}, "end_date"),
+        ({"start_date": "2026-02-30"}, "start_date"),
+        ({"start_date": "01.04.2026"}, "start_date"),
+        ({"end_date": ""}, "end_date"),
+        ({"end_date": "2026-04-01T00:00:00Z"}, "end_date"),
+        ({"start_date": "0001-01-01", "end_date": "0001-01-02"}, "start_date"),
+        ({"start_date": "9999-12-30", "end_date": "9999-12-31"}, "start_date"),
+        ({"mode": "both"}, "mode"),
+        ({"days": "3"}, "days"),
+    ],
+)
+def test_a_bad_range_is_refused_by_name(acme: Company, query: dict[str, Any], field: str) -> None:
+    answer = acme.client.get("/api/v1/usage", query_string=query, headers=acme.owner)
+    assert (answer.status_code, answer.json["error"]["code"]) == (422, "VALIDATION_ERROR")
+    assert [problem["field"] for problem in answer.json["error"]["details"]["fields"]] == [field]
+
+
+def test_both_ends_of_a_range_are_within_it(acme: Company) -> None:
+    acme.use(at=datetime(2026, 4, 1, tzinfo=UTC))
+    acme.use(at=datetime(2026, 4, 3, 23, 59, 59, 999_999, tzinfo=UTC))
+    acme.use(at=datetime(2026, 4, 4, tzinfo=UTC))
+    assert acme.get("/usage", start_date="2026-04-01", end_date="2026-04-03")["summary"]["total_requests"] == 2

@@ -1,0 +1,217 @@
+"""Rollups and live reads against the ledger, while writers write, roll back and rollers run, die and repeat."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from sqlalchemy import text
+
+from saas_api.core import clock, ids
+from saas_api.core.db import tenancy
+from saas_api.usage import jobs, ledger
+from saas_api.usage import rollups as usage_rollups
+from saas_api.usage.ledger import UsageRecord
+from saas_api.usage.rollups import LIVE_USAGE_SQL
+from tests.support.usage import Company, sign_up
+
+
+class Acme:
+    """Reads live quantity and ledger of one company's running period."""
+
+    def __init__(self, company: Company) -> None:
+        self.company = company
+        self.period_id: UUID = company.open_period(clock.now())
+
+    def read_both(self) -> tuple[Decimal, Decimal]:
+        """Live quantity and the ledger's sum, in one statement and so of one snapshot."""
+        with tenancy.tenant_session(self.company.id) as session:
+            shown, true = session.execute(
+                text(f"""WITH live AS ({LIVE_USAGE_SQL}) SELECT (SELECT coalesce(sum(quantity), 0) FROM live),
+                  (SELECT coalesce(sum(quantity), 0) FROM usage_events)"""),
+                {"organization_id": self.company.id},
+            ).one()
+            return Decimal(shown), Decimal(true)
+
+
+@pytest.fixture
+def acme(app: Flask, client: FlaskClient) -> Iterator[Acme]:
+    company = sign_up(client)
+    with app.app_context():
+        yield Acme(company)
+
+
+def rollups(company: Company) -> tuple[Decimal, int]:
+    with tenancy.tenant_session(company.id) as session:
+        row = session.execute(
+            text("SELECT coalesce(sum(quantity), 0), coalesce(sum(event_count), 0)::int FROM usage_rollups")
+        ).one()
+        return Decimal(row[0]), int(row[1])
+
+
+def settle(company: Company) -> None:
+    """Roll up until no row of the ledger is left: any transaction of the cluster may hold the watermark back."""
+    for _ in range(200):
+        usage_rollups.roll_up()
+        with tenancy.tenant_session(company.id) as session:
+            if session.scalar(
+                text("SELECT through_xid > (SELECT max(recorded_xid) FROM usage_events) FROM usage_watermark")
+            ):
+                return
+        time.sleep(0.05)
+    pytest.fail("the watermark does not rise")
+
+
+def test_usage_is_shown_before_and_after_the_roll_up(acme: Acme) -> None:
+    usage_rollups.roll_up()
+    acme.company.use(3)
+    assert acme.read_both() == (3, 3)
+    assert rollups(acme.company) == (0, 0)
+    jobs.roll_up()
+    settle(acme.company)
+    assert rollups(acme.company) == (3, 1)
+    assert acme.read_both() == (3, 3)
+    acme.company.use(2)
+    assert acme.read_both() == (5, 5)
+
+
+def test_a_repeated_roll_up_counts_each_event_once(acme: Acme) -> None:
+    usage_rollups.roll_up()
+    acme.company.use(3)
+    settle(acme.company)
+    usage_rollups.roll_up()
+    assert rollups(acme.company) == (3, 1)
+
+
+def test_a_roll_up_killed_before_its_commit_changes_nothing(acme: Acme) -> None:
+    usage_rollups.roll_up()
+    acme.company.use(3)
+
+    with tenancy.system_session("usage.roll_up") as session:
+        session.scalar(usage_rollups._LOCK_WATERMARK)
+        session.scalar(usage_rollups._ADD_SETTLED)
+        session.rollback()
+    assert rollups(acme.company) == (0, 0)
+    assert acme.read_both() == (3, 3)
+    settle(acme.company)
+    assert rollups(acme.company) == (3, 1)
+    assert acme.read_both() == (3, 3)
+
+
+def test_a_transaction_that_ends_after_the_roll_up_is_neither_lost_nor_doubled(acme: Acme) -> None:
+    usage_rollups.roll_up()
+    acme.company.use(3)
+    with tenancy.tenant_session(acme.company.id) as early:
+        early.execute(text("SELECT pg_current_xact_id()"))
+        event = UsageRecord(ids.new_id(), "messages.send", "early", "sms", 4, clock.now())
+        sql, values = ledger.append_usage_statement(acme.company.id, event)
+        early.connection().exec_driver_sql(sql, values)
+        acme.company.use(5)
+        usage_rollups.roll_up()
+        assert acme.read_both() == (8, 8)
+    assert acme.read_both() == (12, 12)
+    settle(acme.company)
+    assert acme.read_both() == (12, 12)
+    assert rollups(acme.company) == (12, 3)
+
+
+def test_a_reversal_takes_the_quantity_back_and_leaves_the_request(acme: Acme) -> None:
+    usage_rollups.roll_up()
+    event = acme.company.use(3)
+    acme.company.reverse(event)
+    assert acme.read_both() == (0, 0)
+    settle(acme.company)
+    assert rollups(acme.company) == (0, 1)
+    assert acme.read_both() == (0, 0)
+
+
+def test_rebuilt_rollups_count_each_event_once(acme: Acme) -> None:
+    acme.company.use(3)
+    usage_rollups.roll_up()
+    usage_rollups.rebuild_rollups()
+    acme.company.use(4)
+    assert acme.read_both() == (7, 7)
+    usage_rollups.roll_up()
+    assert acme.read_both() == (7, 7)
+
+
+def test_the_command_rebuilds_the_rollups(app: Flask, acme: Acme) -> None:
+    acme.company.use(3)
+    with tenancy.system_session("usage.roll_up") as session:
+        session.execute(text("DELETE FROM usage_rollups"))
+    outcome = app.test_cli_runner().invoke(args=["usage", "rebuild"])
+    assert outcome.exit_code == 0, outcome.output
+    assert rollups(acme.company) == (3, 1)
+
+
+def test_another_cluster_rebases_the_rollups(acme: Acme) -> None:
+    acme.company.use(3)
+    usage_rollups.roll_up()
+    with tenancy.system_session("usage.roll_up") as session:
+        session.execute(text("UPDATE usage_watermark SET system_identifier = 1, through_xid = 9000000000000"))
+    acme.company.use(2)
+    usage_rollups.roll_up()
+    assert acme.read_both() == (5, 5)
+
+
+def test_late_usage_belongs_to_the_period_that_pays(acme: Acme) -> None:
+    company = acme.company
+    with tenancy.tenant_session(company.id) as session:
+        ends_at = session.scalar(text("SELECT ends_at FROM billing_periods ORDER BY seq LIMIT 1"))
+    happened_at = clock.now()
+    company.use(3, at=happened_at)
+    next_id = company.open_period(ends_at)
+    company.close_period(acme.period_id)
+    company.use(2, at=happened_at, is_late=True)
+    for _ in range(2):
+        with tenancy.tenant_session(company.id) as session:
+            assert usage_rollups.live_quantities(session, company.id, acme.period_id) == {"sms": 3}
+            assert usage_rollups.live_quantities(session, company.id, next_id) == {"sms": 2}
+        usage_rollups.roll_up()
+
+
+def test_reads_equal_the_ledger_at_every_moment(app: Flask, acme: Acme) -> None:
+    stop = threading.Event()
+    failures: list[Exception] = []
+    reads: list[tuple[Decimal, Decimal]] = []
+
+    def repeat(call: Callable[[], Any]) -> None:
+        try:
+            with app.app_context():
+                while not stop.is_set():
+                    call()
+        except Exception as failure:  # noqa: BLE001 - a thread hands its failure to the test
+            failures.append(failure)
+
+    def roll_back() -> None:
+        event = UsageRecord(ids.new_id(), "messages.send", str(ids.new_id()), "sms", 1, clock.now())
+        sql, values = ledger.append_usage_statement(acme.company.id, event)
+        with tenancy.tenant_session(acme.company.id) as session:
+            session.connection().exec_driver_sql(sql, values)
+            session.rollback()
+
+    calls = [
+        acme.company.use,
+        acme.company.use,
+        roll_back,
+        lambda: reads.append(acme.read_both()),
+        usage_rollups.roll_up,
+    ]
+    threads = [threading.Thread(target=repeat, args=(call,)) for call in calls]
+    for thread in threads:
+        thread.start()
+    stop.wait(3)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert [read for read in reads if read[0] != read[1]] == []
+    assert len(reads) > 10
+    assert reads[-1][0] > 0
+    settle(acme.company)
+    assert rollups(acme.company)[0] == acme.company.ledger_sum()

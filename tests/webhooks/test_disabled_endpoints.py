@@ -1,0 +1,58 @@
+"""Once an endpoint is deleted or disabled, what was under way ends, and nothing more leaves."""
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+from flask import Flask
+
+from tests.support.http_receiver import receiving
+from tests.support.webhooks import Company, deliver, short_drains  # noqa: F401 - a fixture
+
+OPEN = "SELECT status FROM webhook_deliveries"
+Ending = Callable[[Company, str], int]
+
+
+def delete(acme: Company, path: str) -> int:
+    return int(acme.call("DELETE", path).status_code)
+
+
+def disable(acme: Company, path: str) -> int:
+    return int(acme.call("PATCH", path, {"is_enabled": False}).status_code)
+
+
+@pytest.mark.parametrize("end", [delete, disable])
+def test_what_fails_after_its_endpoint_has_ended_is_not_tried_again(app: Flask, acme: Company, end: Ending) -> None:
+    with receiving(status=500, seconds=1.0) as receiver:
+        path = f"/endpoints/{acme.listen(receiver.url)['id']}"
+        acme.report()
+        under_way = threading.Thread(target=deliver, args=(app,))
+        under_way.start()
+        while not receiver.received:
+            time.sleep(0.01)
+        assert end(acme, path) == 200
+        under_way.join(20)
+        acme.run("UPDATE webhook_deliveries SET next_at = now() WHERE next_at IS NOT NULL")
+        deliver(app)
+    assert len(receiver.received) == 1
+    assert acme.rows(OPEN) == [("canceled",)]
+    assert acme.rows("SELECT outcome FROM webhook_attempts") == [("http_error",)]
+
+
+def test_what_a_dead_process_held_is_canceled_with_its_endpoint(app: Flask, acme: Company) -> None:
+    with receiving() as receiver:
+        path = f"/endpoints/{acme.listen(receiver.url)['id']}"
+        acme.report()
+        acme.run(
+            """WITH d AS (UPDATE webhook_deliveries SET status = 'sending', lease_token = gen_random_uuid(),
+                attempts = 1, next_at = now() + interval '1 h' RETURNING organization_id, id)
+              INSERT INTO webhook_attempts (organization_id, delivery_id, n, started_at, outcome)
+              SELECT organization_id, id, 1, now(), 'started' FROM d"""
+        )
+        assert delete(acme, path) == 200
+        acme.run("UPDATE webhook_deliveries SET next_at = now() - interval '1 s'")
+        deliver(app)
+    assert receiver.received == []
+    assert acme.rows(OPEN) == [("canceled",)]
+    assert acme.rows("SELECT outcome FROM webhook_attempts") == [("interrupted",)]

@@ -1,0 +1,143 @@
+"""Deliveries that people ask for: tests, resends, replays; and what is shown of a delivery."""
+
+from typing import Any
+
+import pytest
+
+from saas_api.core import ids
+from tests.support.webhooks import Company
+
+
+def code(answer: Any) -> tuple[int, str]:
+    return answer.status_code, answer.json["error"]["code"]
+
+
+@pytest.fixture
+def sent(acme: Company) -> dict[str, Any]:
+    """A delivery that failed, of an endpoint that listens."""
+    made = acme.listen()
+    acme.report(object="invoice", id="inv_1", status="paid")
+    acme.end("failed")
+    delivery: dict[str, Any]
+    [delivery] = acme.call("GET", f"/endpoints/{made['id']}/deliveries").json["data"]["deliveries"]
+    return delivery
+
+
+def test_a_delivery_is_shown_with_what_it_carries_and_its_attempts(acme: Company, sent: dict[str, Any]) -> None:
+    acme.run(
+        """INSERT INTO webhook_attempts (organization_id, delivery_id, n, started_at, ended_at, outcome, status_code,
+            duration_ms, response_snippet)
+          VALUES (:org, :id, 1, now(), now(), 'http_error', 500, 12, '<b>no</b>')""",
+        org=acme.id,
+        id=ids.parse_id("whd", sent["id"]),
+    )
+    shown = acme.call("GET", f"/deliveries/{sent['id']}").json["data"]
+    assert {name: shown[name] for name in sent} == sent
+    assert (shown["status"], shown["attempt_count"], shown["next_attempt_at"]) == ("failed", 10, None)
+    assert shown["payload"]["id"] == shown["event_id"]
+    [attempt] = shown["attempts"]
+    assert (attempt["number"], attempt["outcome"], attempt["status_code"]) == (1, "http_error", 500)
+    assert (attempt["duration_ms"], attempt["response_excerpt"], attempt["error"]) == (12, "<b>no</b>", None)
+
+
+def test_deliveries_are_filtered_by_status_and_come_by_pages(acme: Company, sent: dict[str, Any]) -> None:
+    acme.report("invoice.voided")
+    path = f"/endpoints/{sent['endpoint_id']}/deliveries"
+
+    def ids(**query: Any) -> list[str]:
+        return [one["id"] for one in acme.call("GET", path, query_string=query).json["data"]["deliveries"]]
+
+    newest, oldest = ids()
+    assert oldest == sent["id"]
+    assert (ids(status="failed"), ids(status="queued"), ids(status="delivered")) == ([oldest], [newest], [])
+    cursor = acme.call("GET", path, query_string={"limit": 1}).json["data"]["pagination"]["next_cursor"]
+    assert ids(limit=1, cursor=cursor) == [oldest]
+    for query in ({"status": "lost"}, {"event_type": "invoice.eaten"}, {"cursor": "x"}, {"limit": 0}):
+        assert code(acme.call("GET", path, query_string=query)) == (422, "VALIDATION_ERROR")
+
+
+def test_a_resend_is_a_new_delivery_of_the_same_event(acme: Company, sent: dict[str, Any]) -> None:
+    answer = acme.call("POST", f"/deliveries/{sent['id']}/resend")
+    assert answer.status_code == 202
+    new = answer.json["data"]
+    assert new["id"] != sent["id"]
+    assert (new["event_id"], new["endpoint_id"]) == (sent["event_id"], sent["endpoint_id"])
+    assert (new["cause"], new["status"], new["attempts"]) == ("replay", "queued", [])
+    [row] = acme.rows("SELECT target_id, data FROM audit_events WHERE action = 'webhook_delivery.resent'")
+    assert row.data == {"new_delivery_id": new["id"]}
+
+
+def test_nothing_is_sent_to_an_endpoint_that_is_disabled_or_deleted(acme: Company, sent: dict[str, Any]) -> None:
+    endpoint = f"/endpoints/{sent['endpoint_id']}"
+    acme.call("PATCH", endpoint, {"is_enabled": False})
+    resend = f"/deliveries/{sent['id']}/resend"
+    assert code(acme.call("POST", resend)) == (409, "ENDPOINT_DISABLED")
+    assert code(acme.call("POST", f"{endpoint}/test", {})) == (409, "ENDPOINT_DISABLED")
+    assert acme.call("POST", f"/events/{sent['event_id']}/replay").json["data"]["count"] == 0
+    acme.call("DELETE", endpoint)
+    assert code(acme.call("POST", resend)) == (409, "ENDPOINT_DISABLED")
+    assert len(acme.rows("SELECT FROM webhook_deliveries")) == 1
+
+
+def test_a_replay_goes_to_every_endpoint_that_wants_the_type(acme: Company, sent: dict[str, Any]) -> None:
+    acme.listen(event_types=["invoice.paid"])
+    acme.listen(event_types=["invoice.voided"])
+    answer = acme.call("POST", f"/events/{sent['event_id']}/replay")
+    assert answer.status_code == 202
+    data = answer.json["data"]
+    assert (data["count"], data["event_id"]) == (2, sent["event_id"])
+    assert {one["event_id"] for one in data["deliveries"]} == {sent["event_id"]}
+    assert len({one["endpoint_id"] for one in data["deliveries"]}) == 2
+
+
+NOBODYS = "01a213a3791b71d4acbe9c72e2648fcd"
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", f"/deliveries/whd_{NOBODYS}"),
+        ("GET", "/deliveries/nonsense"),
+        ("POST", f"/deliveries/whd_{NOBODYS}/resend"),
+        ("POST", f"/events/evt_{NOBODYS}/replay"),
+        ("GET", f"/endpoints/whe_{NOBODYS}/deliveries"),
+    ],
+)
+def test_what_is_not_there_is_404(acme: Company, method: str, path: str) -> None:
+    assert code(acme.call(method, path)) == (404, "NOT_FOUND")
+
+
+def test_a_test_is_an_event_of_its_own_and_goes_to_one_endpoint(acme: Company) -> None:
+    made = acme.listen(event_types=["invoice.paid"])
+    acme.listen()
+    answer = acme.call("POST", f"/endpoints/{made['id']}/test", {})
+    assert answer.status_code == 202
+    data = answer.json["data"]
+    assert (data["event_type"], data["cause"], data["endpoint_id"]) == ("webhook.test", "test", made["id"])
+    assert (data["payload"]["mode"], data["payload"]["data"]["message"]) == ("test", "It works.")
+    assert len(acme.rows("SELECT FROM webhook_deliveries")) == 1
+    [event] = acme.call("GET", "/events").json["data"]["events"]
+    assert event["id"] == data["event_id"]
+
+
+def test_any_type_can_be_tried_and_no_other(acme: Company) -> None:
+    made = acme.listen()
+    answer = acme.call("POST", f"/endpoints/{made['id']}/test", {"event_type": "message.failed"})
+    assert answer.json["data"]["payload"]["data"]["error_code"] == "invalid_recipient"
+    answer = acme.call("POST", f"/endpoints/{made['id']}/test", {"event_type": "message.eaten"})
+    assert code(answer) == (422, "VALIDATION_ERROR")
+
+
+def test_a_test_that_is_replayed_goes_only_where_it_went(acme: Company) -> None:
+    made = acme.listen()
+    acme.listen()
+    event = acme.call("POST", f"/endpoints/{made['id']}/test", {}).json["data"]["event_id"]
+    data = acme.call("POST", f"/events/{event}/replay").json["data"]
+    assert [one["endpoint_id"] for one in data["deliveries"]] == [made["id"]]
+
+
+def test_twenty_tests_an_hour_are_enough(acme: Company) -> None:
+    made = acme.listen()
+    answers = [acme.call("POST", f"/endpoints/{made['id']}/test", {}) for _ in range(21)]
+    assert [answer.status_code for answer in answers] == [202] * 20 + [429]
+    assert code(answers[-1]) == (429, "RATE_LIMIT_EXCEEDED")
