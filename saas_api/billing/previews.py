@@ -147,7 +147,7 @@ def simulate_plans(
 def _selectable_plans(session: Session, codes: Collection[str] | None, current: str) -> dict[str, RatedPlanVersion]:
     """The newest version of each plan, in the catalogue's order."""
     found = plans.list_selectable_plans(session, codes)
-    offered = {code: choice.version for code, choice in found.items() if choice.is_open or code == current}
+    offered = {code: choice.version for code, choice in found.items() if choice.is_public or code == current}
     wrong = [(index, code) for index, code in enumerate(codes or ()) if code not in offered]
     if wrong:
         reasons = [{"field": f"plans.{index}", "reason": f"There is no plan {code}."} for index, code in wrong]
