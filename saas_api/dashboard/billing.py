@@ -10,7 +10,7 @@ from marshmallow import fields, validate
 from saas_api.billing import credit_notes as billing_credit_notes
 from saas_api.billing import invoices
 from saas_api.billing import wallet as billing_wallet
-from saas_api.billing.invoices import InvoiceWithPeriod
+from saas_api.billing.invoices import InvoiceListItem
 from saas_api.billing.rating import explanation
 from saas_api.core import clock, ids, money
 from saas_api.core.access import require_permission
@@ -115,9 +115,8 @@ def _table(query: Mapping[str, Any]) -> Response:
     )
 
 
-def _row(billed: InvoiceWithPeriod) -> tuple[Any, ...]:
+def _row(billed: InvoiceListItem) -> tuple[Any, ...]:
     invoice, period = billed.invoice, billed.period
-    due = 0 if invoice.status == "void" else invoice.due_minor or 0
     return (
         *(ids.format_id("inv", invoice.id), invoice.number, invoice.status),
         *(
@@ -126,7 +125,10 @@ def _row(billed: InvoiceWithPeriod) -> tuple[Any, ...]:
             period.timezone,
             billed.total_requests,
         ),
-        *(Decimal(money.format_minor(minor, invoice.currency)) for minor in (invoice.total_minor, due)),
+        *(
+            Decimal(money.format_minor(minor, invoice.currency))
+            for minor in (invoice.total_minor, invoice.amount_due_minor)
+        ),
         invoice.currency,
         *(at and clock.format_rfc3339(at) for at in (invoice.due_at, invoice.paid_at)),
     )

@@ -16,6 +16,7 @@ from saas_api.accounts.audit import SYSTEM_ACTOR, Actor, OperatorContext
 from saas_api.accounts.models import Membership
 from saas_api.api_keys import keys
 from saas_api.billing import alerts, period_close, periods, spend_cap, subscriptions, wallet
+from saas_api.billing.models import GrantKind
 from saas_api.billing.wallet import GrantSource
 from saas_api.core import clock
 from saas_api.core.access import Principal
@@ -269,7 +270,7 @@ class BillingActivity:
     def _help(self) -> None:
         with timeline.demo_session() as session:
             act = OperatorContext(Actor("operator", "demo"), CREDITED_COMPANIES)
-            wallet.grant_credit(session, self.id, GrantSource("demo:gift", "promotional"), 500, act)
+            wallet.grant_credit(session, self.id, GrantSource("demo:gift", GrantKind.PROMOTIONAL), 500, act)
 
 
 def schedule_dunning(stage: Timeline) -> None:
