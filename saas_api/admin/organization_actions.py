@@ -129,7 +129,7 @@ def _plan_change(organization_id: UUID, chosen: Form) -> PlanChange | None:
     try:
         with tenancy.tenant_session(organization_id) as session:
             return subscriptions.preview_change(
-                session, organization_id, plan, chosen.value("when") or None, is_customer=False
+                session, organization_id, plan, chosen.value("when") or None, is_member=False
             )
     except NotFound:
         raise
