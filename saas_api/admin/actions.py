@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import marshmallow as ma
-from flask import Blueprint, Response, current_app, g, make_response, request
+from flask import Blueprint, Response, g, request
 from marshmallow import fields, validate
 
 from saas_api.accounts.models import Organization
@@ -167,7 +167,6 @@ def last_full_day_before(end: datetime) -> date:
     return (end.astimezone(UTC) - timedelta(microseconds=1)).date()
 
 
-IMPERSONATION_COOKIE, IMPERSONATION_SECONDS = "looking", 3600
 _ONE = '/admin/organizations/<id("org"):organization_id>'
 
 
@@ -247,33 +246,20 @@ def impersonate_form(organization_id: UUID, form: Form | None = None) -> Respons
 @form_view(ReasonForm(), form=impersonate_form, requires_fresh_login=True)
 def impersonate(organization_id: UUID, body: dict[str, Any]) -> Response:
     """Show its dashboard for an hour, as a viewer sees it."""
-    token = organization_actions.start_impersonation(g.principal, organization_id, body["reason"])
-    response = make_response(pages.redirect_to("/dashboard"))
-    is_secure = current_app.config["JWT_COOKIE_SECURE"]
-    response.set_cookie(
-        IMPERSONATION_COOKIE,
-        token,
-        max_age=IMPERSONATION_SECONDS,
-        path="/",
-        httponly=True,
-        samesite="Lax",
-        secure=is_secure,
-    )
-    return response
+    g.impersonation_token = organization_actions.start_impersonation(g.principal, organization_id, body["reason"])
+    return pages.redirect_to("/dashboard")
 
 
 @bp.post("/admin/looking/end")
 @public_view
 def stop_impersonation() -> Any:
     """Stop looking: whoever sends this ends nothing but a view of their own."""
-    token = request.cookies.get(IMPERSONATION_COOKIE, "")
+    token, g.impersonation_token = g.presented_impersonation_token, None
     organization_id = organization_actions.stop_impersonation(token) if token else None
     path = (
         f"/admin/organizations/{ids.format_id('org', organization_id)}" if organization_id else "/admin/organizations"
     )
-    response = make_response(pages.redirect_to(path, _notice="You no longer view an organization."))
-    response.delete_cookie(IMPERSONATION_COOKIE, path="/", httponly=True, samesite="Lax")
-    return response
+    return pages.redirect_to(path, _notice="You no longer view an organization.")
 
 
 def check_confirmation(organization_id: UUID, typed: str) -> Organization:

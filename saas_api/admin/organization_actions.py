@@ -7,9 +7,9 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from saas_api.accounts import audit, operators, organizations, sessions, users
+from saas_api.accounts import audit, impersonation, organizations, sessions, users
 from saas_api.accounts.audit import OperatorContext
-from saas_api.accounts.operators import OperatorRoleRequired
+from saas_api.accounts.impersonation import OperatorRoleRequired
 from saas_api.accounts.tokens import InvalidToken, TokenExpired
 from saas_api.admin import context
 from saas_api.billing import period_close, periods, previews, subscriptions, terms, wallet
@@ -156,7 +156,7 @@ def start_impersonation(principal: Principal, organization_id: UUID, reason: str
         user = users.find_user(session, principal.id)
     if user is None:
         raise OperatorRoleRequired
-    return operators.start_impersonation(organization_id, user.email, reason)[0]
+    return impersonation.start_impersonation(organization_id, user.email, reason)[0]
 
 
 def stop_impersonation(token: str) -> UUID | None:

@@ -117,7 +117,7 @@ def end_user_sessions(principal: Principal, user_id: UUID, reason: str) -> int:
     """
     with context.write_session() as session:
         user = _lock_user(session, user_id)
-        ended = sessions.end_all_sessions(session, user.id, "ended by an operator")
+        ended = sessions.end_sessions(session, user.id, "ended by an operator")
         _record_audit(session, principal, user, "user.sessions_ended", {"sessions": len(ended)}, reason)
     return len(ended)
 

@@ -19,7 +19,7 @@ from saas_api.core.db import engine, pagination, tenancy
 from saas_api.core.db.pagination import Page
 from saas_api.core.errors import Conflict, Forbidden, NotFound, ServiceUnavailable, ValidationFailed
 from saas_api.core.faults import fault_point
-from saas_api.core.idempotency import LOCK_NOT_AVAILABLE, AlreadyAnswered, IdempotentRequest
+from saas_api.core.idempotency import KEY_CONSTRAINT, AlreadyAnswered, IdempotentRequest
 from saas_api.core.jobs import queue
 from saas_api.messages import content
 from saas_api.messages import events as message_events
@@ -199,7 +199,7 @@ def _write(
             violated = engine.violated_constraint(error)
             if violated == "messages_pkey":  # the first try had been committed when its connection broke
                 return accepted
-            if violated == LOCK_NOT_AVAILABLE and once and not is_cleared:
+            if violated == KEY_CONSTRAINT and once and not is_cleared:
                 if _owned_clause(once, kept):
                     return accepted
                 is_cleared = True
@@ -228,7 +228,7 @@ def _owned_clause(once: IdempotentRequest, kept: Sequence[tuple[str, Mapping[str
         try:
             idempotency.raise_if_answered(session, once)
         except AlreadyAnswered as replay:
-            if replay.kept.body == kept[0][1]["once_body"]:
+            if replay.response.body == kept[0][1]["idempotency_body"]:
                 return True
             raise
     return False

@@ -181,7 +181,7 @@ def _provider(invoice: Invoice, wanted: PaymentRequest) -> str:
 
 def _checkout_request(session: Session, payment: Payment) -> CheckoutRequest:
     invoice = invoices.get_invoice(session, payment.organization_id, payment.invoice_id)
-    readers = members.list_recipients(session, payment.organization_id, BILLING_CONTACT_ROLES, is_bill=True)
+    readers = members.list_recipients(session, payment.organization_id, BILLING_CONTACT_ROLES, includes_billing_email=True)
     address = f"{setting('APP_URL')}/payments/return/{ids.format_id('pay', payment.id)}"
     name = organizations.get(session, payment.organization_id).name
     description = f"Invoice {invoice.number}, {name}"[:200]

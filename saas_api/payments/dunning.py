@@ -96,7 +96,7 @@ def _consequence_text(step: DunningStep, later: Sequence[DunningStep]) -> object
 
 
 def _email(session: Session, organization_id: UUID, template: str, words: dict[str, object]) -> None:
-    for reader in members.list_recipients(session, organization_id, _READERS, is_bill=True):
+    for reader in members.list_recipients(session, organization_id, _READERS, includes_billing_email=True):
         mails.enqueue(session, template, reader.email, organization_id=organization_id, name=reader.name, **words)
 
 

@@ -50,7 +50,7 @@ def email_billing_contacts(session: Session, template: str, payment: Payment, in
     }
     if template == "payment_failed":
         words["reason"] = payment.failure_code or "declined"
-    for reader in members.list_recipients(session, organization_id, BILLING_CONTACT_ROLES, is_bill=True):
+    for reader in members.list_recipients(session, organization_id, BILLING_CONTACT_ROLES, includes_billing_email=True):
         mails.enqueue(session, template, reader.email, organization_id=organization_id, name=reader.name, **words)
 
 

@@ -102,7 +102,7 @@ def endpoint(**fields: Unpack[OperationFields]) -> Callable[[Callable[..., Any]]
                     idempotency.acquire(engine.session(), g.once)
                 response = _to_response(operation, view(**path, **arguments))
             except AlreadyAnswered as replay:
-                return _replay_response(replay.kept)
+                return _replay_response(replay.response)
             if g.once is not None and not operation.stores_own_replay and response.status_code < 400:
                 _store_response(g.once, response)
             return response

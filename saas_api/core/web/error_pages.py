@@ -42,7 +42,7 @@ def render_error(error: ApiError) -> Response:
 def _page(error: ApiError) -> Response:
     if isinstance(error, FormExpired):
         return resend_page(
-            error.status, forms.resubmit_url(), forms.resubmit_fields(), organization=g.get("acts_in", "")
+            error.status, forms.resubmit_url(), forms.resubmit_fields(), organization=g.get("current_organization_name", "")
         )
     shown = {"error": error, "advice": ERROR_HELP.get(error.status, ERROR_HELP[400]), "request_id": g.get("request_id")}
     if pages.is_htmx_fragment():

@@ -259,7 +259,7 @@ def run_form_once(
     try:
         idempotency.acquire(engine.session(), once)
     except AlreadyAnswered as replay:
-        return Response(replay.kept.body, replay.kept.status, dict(replay.kept.headers), mimetype="text/html")
+        return Response(replay.response.body, replay.response.status, dict(replay.response.headers), mimetype="text/html")
     answer = make_response(run())
     if answer.status_code < 400:
         own = {name: value for name, value in answer.headers.items() if name in _STORED_HEADERS}

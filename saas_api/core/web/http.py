@@ -13,7 +13,7 @@ from werkzeug.routing import BaseConverter, Map
 
 from saas_api.core import ids
 from saas_api.core.errors import BadRequest, PayloadTooLarge, UnsupportedMediaType, ValidationFailed
-from saas_api.core.fields import NIL_UUID
+from saas_api.core.ids import NIL_UUID
 
 
 class PrefixedIdConverter(BaseConverter):
