@@ -13,6 +13,7 @@ from argon2 import PasswordHasher
 from flask import Flask
 from flask.testing import FlaskClient
 from flask_migrate import upgrade
+from xdist.scheduler import LoadScopeScheduling
 
 from config import load
 from saas_api import cli
@@ -28,6 +29,8 @@ sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 REAL_HASHING = {name: getattr(crypto, name) for name in ("_hasher", "DUMMY_PASSWORD_HASH")}
+ONE_WORKER = ("tests/browser/", "tests/cli/test_up.py")
+"""Beginnings of the ids of tests that share a browser, and a clone of the repository."""
 KEPT = {
     "alembic_version",
     "entitlements",
@@ -41,13 +44,24 @@ KEPT = {
 }
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes long, for a run is over when its last test is; start one browser, not one a worker."""
-    for item in items:
-        if item.path.parent.name == "browser":
-            item.add_marker(pytest.mark.xdist_group("browser"))
-    items.sort(key=lambda item: not (item.get_closest_marker("xdist_group") or item.get_closest_marker("long")))
+    """Begin with the longest tests: a run ends with its last one."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+class Scheduling(LoadScopeScheduling):
+    """Give every worker one test after the other, and those that share something expensive to one worker.
+
+    `--dist loadgroup` would do it, but its groups are lost under pytest 9.2 (pytest-xdist issue 1386).
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return next((start for start in ONE_WORKER if nodeid.startswith(start)), nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
+    """Take the scheduler above, whatever `--dist` says."""
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")

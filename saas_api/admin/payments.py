@@ -7,14 +7,12 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
-from flask import Blueprint, Response, g
+from flask import Blueprint, Response
 from marshmallow import fields, validate
 from sqlalchemy.orm import Session
 
 from saas_api.accounts.models import AuditEvent, Organization
 from saas_api.admin import context, lists
-from saas_api.admin.actions import EVENT_ACTIONS, PAYMENT_ACTIONS
-from saas_api.admin.context import ReasonForm
 from saas_api.admin.lists import Columns, ListQuery
 from saas_api.billing.models import Invoice
 from saas_api.core import ids, money
@@ -23,7 +21,6 @@ from saas_api.core.db.pagination import Page
 from saas_api.core.errors import NotFound
 from saas_api.core.money import CURRENCY_EXPONENTS
 from saas_api.core.web import pages
-from saas_api.core.web.forms import Form, form_view
 from saas_api.payments.models import Payment, ProviderEvent, Refund
 
 bp = Blueprint("payments", __name__, url_prefix="/admin")
@@ -80,7 +77,7 @@ def list_payments(session: Session, query: dict[str, Any]) -> Page:
     """
     wanted = _payments()
     if query["status"]:
-        wanted = wanted.where(Payment.state == query["status"])
+        wanted = wanted.where(Payment.status == query["status"])
     if query["provider"]:
         wanted = wanted.where(Payment.provider == query["provider"])
     found = lists.paginate_or_export(session, wanted, query, (Payment.created_at, Payment.id))
@@ -89,7 +86,7 @@ def list_payments(session: Session, query: dict[str, Any]) -> Page:
 
 def list_quarantined(session: Session) -> list[QuarantinedPayment]:
     """Payments that stand apart, the newest first."""
-    wanted = _payments().where(Payment.state == "quarantined").order_by(Payment.created_at.desc(), Payment.id.desc())
+    wanted = _payments().where(Payment.status == "quarantined").order_by(Payment.created_at.desc(), Payment.id.desc())
     return [_to_quarantined(row) for row in session.execute(wanted.limit(MAX_ROWS))]
 
 
@@ -128,7 +125,7 @@ def list_events(session: Session, query: dict[str, Any]) -> Page:
     """
     wanted = sa.select(ProviderEvent).options(sa.orm.defer(ProviderEvent.body))
     if query["status"]:
-        wanted = wanted.where(ProviderEvent.state == query["status"])
+        wanted = wanted.where(ProviderEvent.status == query["status"])
     if query["provider"]:
         wanted = wanted.where(ProviderEvent.provider == query["provider"])
     order = (ProviderEvent.received_at, ProviderEvent.provider, ProviderEvent.event_id)
@@ -181,7 +178,7 @@ PAYMENT_COLUMNS: Columns = {
     "invoice_id": lambda one: ids.format_id("inv", one.payment.invoice_id),
     "provider": lambda one: one.payment.provider,
     "reference": lambda one: one.payment.provider_reference or "",
-    "status": lambda one: one.payment.state,
+    "status": lambda one: one.payment.status,
     "failure_code": lambda one: one.payment.failure_code or "",
     "amount": lambda one: lists.csv_money(one.payment.amount_minor, one.payment.currency),
     "captured": lambda one: lists.csv_money(one.payment.captured_minor, one.payment.currency),
@@ -193,7 +190,7 @@ EVENT_COLUMNS: Columns = {
     "event_id": lambda event: event.event_id,
     "type": lambda event: event.event_type,
     "reference": lambda event: event.reference or "",
-    "status": lambda event: event.state,
+    "status": lambda event: event.status,
     "attempts": lambda event: event.attempts,
     "error": lambda event: event.error or "",
     "received_at": lambda event: lists.csv_time(event.received_at),
@@ -245,25 +242,6 @@ def show(payment_id: UUID) -> Response:
     return pages.render_page("admin/payments/show.html", one=one, events=events, refunds=refunds)
 
 
-@bp.get(f"{_PAYMENT}/<any(ask, resolve):verb>")
-@require_operator("admin")
-def action_form(payment_id: UUID, verb: str, form: Form | None = None) -> Response:
-    """What an act on a payment does, before it is done."""
-    with context.read_session() as session:
-        one = get_payment(session, payment_id)
-    return pages.render_page("admin/payments/act.html", one=one, act=PAYMENT_ACTIONS[verb], form=form or Form())
-
-
-@bp.post(f"{_PAYMENT}/<any(ask, resolve):verb>")
-@require_operator("admin")
-@form_view(ReasonForm(), form=action_form, requires_fresh_login=True)
-def run_action(payment_id: UUID, verb: str, body: dict[str, str]) -> Response:
-    """Do it."""
-    after = PAYMENT_ACTIONS[verb].call(payment_id, context.current_operator(g.principal), body["reason"])
-    notice = f"{PAYMENT_ACTIONS[verb].success_message} The payment is {after.state} now."
-    return pages.redirect_to("admin.payments.show", payment_id=payment_id, _notice=notice)
-
-
 @bp.get("/payments/events")
 @require_operator("support")
 def events_index() -> Response:
@@ -284,23 +262,3 @@ def show_event(provider: str, event_id: str) -> Response:
     with context.read_session() as session:
         found = get_event(session, provider, event_id)
     return pages.render_page("admin/payments/event.html", event=found)
-
-
-@bp.get(f"{_EVENT}/<any('take-up', resolve):verb>")
-@require_operator("admin")
-def event_action_form(provider: str, event_id: str, verb: str, form: Form | None = None) -> Response:
-    """What an act on an event does, before it is done."""
-    with context.read_session() as session:
-        found = get_event(session, provider, event_id)
-    return pages.render_page("admin/payments/event_act.html", event=found, act=EVENT_ACTIONS[verb], form=form or Form())
-
-
-@bp.post(f"{_EVENT}/<any('take-up', resolve):verb>")
-@require_operator("admin")
-@form_view(ReasonForm(), form=event_action_form, requires_fresh_login=True)
-def run_event_action(provider: str, event_id: str, verb: str, body: dict[str, str]) -> Response:
-    """Do it."""
-    EVENT_ACTIONS[verb].call(provider, event_id, context.current_operator(g.principal), body["reason"])
-    return pages.redirect_to(
-        "admin.payments.show_event", provider=provider, event_id=event_id, _notice=EVENT_ACTIONS[verb].success_message
-    )

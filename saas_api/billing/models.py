@@ -6,7 +6,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import CHAR, BigInteger, DateTime, Dialect, FetchedValue, Numeric, SmallInteger, Text, TypeDecorator
+from sqlalchemy import CHAR, BigInteger, DateTime, FetchedValue, Numeric, SmallInteger, Text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -15,6 +15,7 @@ from saas_api.billing.rating.charges import PriceModel
 from saas_api.billing.rating.thresholds import AlertSubject
 from saas_api.core import ids
 from saas_api.core.db.engine import Model
+from saas_api.core.db.types import EnumText
 
 
 class SubscriptionStatus(StrEnum):
@@ -104,20 +105,6 @@ class CreditEntryReason(StrEnum):
     UNAPPLY = "unapply"
     EXPIRE = "expire"
     VOID = "void"
-
-
-class EnumText(TypeDecorator[Any]):
-    """A text column whose values are read as members of a `StrEnum`."""
-
-    impl = Text
-    cache_ok = True
-
-    def __init__(self, enum: type[StrEnum]) -> None:
-        super().__init__()
-        self.enum = enum
-
-    def process_result_value(self, value: str | None, dialect: Dialect) -> StrEnum | None:  # noqa: ARG002 - SQLAlchemy passes it
-        return None if value is None else self.enum(value)
 
 
 class BillingProfile(Model):

@@ -4,6 +4,7 @@ import re
 import unicodedata
 import uuid
 from collections.abc import Collection
+from contextvars import ContextVar
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
@@ -13,6 +14,8 @@ from email_validator import EmailNotValidError, validate_email
 from marshmallow import fields, validate
 
 from saas_api.core import clock, ids, money
+
+_outer_currency: ContextVar[str] = ContextVar("outer_currency", default="")
 
 
 class StrictSchema(ma.Schema):
@@ -71,8 +74,9 @@ class Email(Text):
 class OneOfRegistered(validate.Validator):
     """Accepts the members of a collection that domains may still extend after the schema is defined."""
 
-    def __init__(self, registered: Collection[str]) -> None:
+    def __init__(self, registered: Collection[str], *, error: str | None = None) -> None:
         self._registered = registered
+        self._error = error
 
     @property
     def choices(self) -> list[str]:
@@ -81,7 +85,7 @@ class OneOfRegistered(validate.Validator):
 
     def __call__(self, value: str) -> str:
         """Return the value, or raise the ValidationError of `OneOf`."""
-        validated: str = validate.OneOf(self.choices)(value)
+        validated: str = validate.OneOf(self.choices, error=self._error)(value)
         return validated
 
 
@@ -152,10 +156,39 @@ class MoneyAmount(fields.Field[Decimal]):
 
 
 class MinorAmount(MoneyAmount):
-    """An amount that an object holds in minor units, next to its `currency`; dumps major units such as "29.00"."""
+    """An amount that an object holds in minor units; dumps major units such as "29.00".
+
+    The currency is that of the object or, if it has none, of the object around it that `NestedAmounts` belongs to.
+    """
 
     def _serialize(self, value: Any, attr: str | None, obj: Any, **options: Any) -> str | None:
-        return None if value is None else money.format_minor(value, ma.utils.get_value(obj, "currency"))
+        currency = ma.utils.get_value(obj, "currency", _outer_currency.get())
+        return None if value is None else money.format_minor(value, currency)
+
+
+class NestedAmounts(fields.Nested):
+    """A nested object whose amounts are in the currency of the object around it, such as the lines of an invoice."""
+
+    def _serialize(self, value: Any, attr: str | None, obj: Any, **options: Any) -> Any:
+        token = _outer_currency.set(ma.utils.get_value(obj, "currency", _outer_currency.get()))
+        try:
+            return super()._serialize(value, attr, obj, **options)  # type: ignore[no-untyped-call]  # marshmallow's own
+        finally:
+            _outer_currency.reset(token)
+
+
+class ExactAmount(MoneyAmount):
+    """An amount in major units that is not rounded; dumps at least two decimals."""
+
+    def _serialize(self, value: Any, attr: str | None, obj: Any, **options: Any) -> str | None:
+        return None if value is None else money.format_exact_amount(value)
+
+
+class Quantity(MoneyAmount):
+    """A quantity of a meter or a unit price; dumps a decimal string without trailing zeros."""
+
+    def _serialize(self, value: Any, attr: str | None, obj: Any, **options: Any) -> str | None:
+        return None if value is None else money.format_unit_price(value)
 
 
 class PrefixedId(fields.Field[uuid.UUID]):

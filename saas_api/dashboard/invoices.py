@@ -168,7 +168,7 @@ def _steps(shown: InvoiceView, tried: Any, here: str) -> Iterator[dict[str, Any]
         found.append((note.issued_at, f"Credit note {note.number}", "info", taken))
     for payment in tried:
         found += _payment_attempts(payment)
-    if invoice.status == "paid" and not any(payment.state == "succeeded" for payment in tried):
+    if invoice.status == "paid" and not any(payment.status == "succeeded" for payment in tried):
         found.append((invoice.paid_at, "Paid", "ok", "By wallet credit or credit notes; no money was asked for."))
     if invoice.voided_at:
         found.append((invoice.voided_at, "Void", "bad", "Nothing is owed on it."))
@@ -182,8 +182,8 @@ def _payment_attempts(payment: Payment) -> Iterator[tuple[datetime | None, str, 
     amount = f"{templating.format_money(payment.amount_minor, payment.currency)}, {PROVIDER_LABELS.get(payment.provider, payment.provider)}"
     if payment.provider != "offline":
         yield payment.created_at, "Payment begun", "info", amount
-    if payment.state in _ENDS:
-        text, kind = _ENDS[payment.state]
+    if payment.status in _ENDS:
+        text, kind = _ENDS[payment.status]
         parts = [templating.format_money(payment.captured_minor, payment.currency)] if payment.captured_minor else []
         parts += [payment.failure_code.replace("_", " ")] if payment.failure_code else []
         parts += (

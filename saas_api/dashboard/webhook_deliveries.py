@@ -22,9 +22,8 @@ from saas_api.core.web import forms, pages
 from saas_api.core.web.forms import EmptyForm, Form, form_view
 from saas_api.core.web.pages import PAGE_SIZE
 from saas_api.dashboard import context
-from saas_api.webhooks import deliveries, events, payload, schemas
+from saas_api.webhooks import deliveries, event_types, events, payload, schemas
 from saas_api.webhooks.deliveries import EventNotFound
-from saas_api.webhooks.event_types import EVENT_TYPES, EXPLICIT_ONLY_TYPES
 from saas_api.webhooks.models import Delivery, Endpoint, Event
 
 bp = Blueprint("webhook_deliveries", __name__)
@@ -179,7 +178,7 @@ def index() -> Response:
         deliveries=found.items if found else (),
         endpoints=list_all_endpoints(engine.session(), context.current_organization_id()),
         statuses=DELIVERY_STATUSES,
-        types=list(EVENT_TYPES),
+        types=sorted(event_types.names()),
         zone=context.current_zone(),
         **pages.pagination_links(found.next_cursor if found else None),
     )
@@ -238,7 +237,7 @@ def list_events() -> Response:
         status=422 if found is None else 200,
         form=form,
         events=[(event, orjson.loads(event.payload)) for event in found.items] if found else [],
-        types=list(EVENT_TYPES),
+        types=sorted(event_types.names()),
         zone=context.current_zone(),
         **pages.pagination_links(found.next_cursor if found else None),
     )
@@ -249,13 +248,13 @@ def list_events() -> Response:
 def show_event(event_id: UUID, form: Form | None = None) -> Response:
     """Show an event: what it says, and where it was sent."""
     found: Event = get_event(engine.session(), context.current_organization_id(), event_id)
-    payload = orjson.loads(found.payload)
+    payload, event_type = orjson.loads(found.payload), event_types.find_type(found.type)
     return pages.render_page(
         "dashboard/webhooks/event.html",
         event=found,
         payload=payload,
         pretty=orjson.dumps(payload, option=orjson.OPT_INDENT_2).decode(),
-        description=EVENT_TYPES[found.type].description if found.type in EVENT_TYPES else "",
+        description=event_type.description if event_type else "",
         deliveries=list_event_deliveries(engine.session(), context.current_organization_id(), event_id),
         form=form,
         zone=context.current_zone(),
@@ -277,16 +276,15 @@ def replay_event(event_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG001 -
 def list_event_types() -> Response:
     """Show the catalogue, and one type of it in full."""
     query, form = forms.parse_filters(EventTypeQuery())
-    chosen = EVENT_TYPES.get(query.get("type") or "")
+    chosen = event_types.find_type(query.get("type") or "")
     return pages.render_page(
         "dashboard/webhooks/event_types.html",
         status=422 if form.errors else 200,
         form=form,
-        types=EVENT_TYPES.values(),
+        types=event_types.list_types(),
         chosen=chosen,
         example=_pretty(chosen.example) if chosen else "",
         schema=_pretty(chosen.schema) if chosen else "",
-        only_by_name=EXPLICIT_ONLY_TYPES,
     )
 
 

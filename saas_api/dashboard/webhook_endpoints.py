@@ -23,8 +23,8 @@ from saas_api.core.web import charts, pages
 from saas_api.core.web.charts import Chart
 from saas_api.core.web.forms import EmptyForm, Form, form_view
 from saas_api.dashboard import context, webhook_deliveries
-from saas_api.webhooks import deliveries, endpoints, schemas, secrets
-from saas_api.webhooks.event_types import EVENT_TYPES, TEST_EVENT_TYPE
+from saas_api.webhooks import deliveries, endpoints, event_types, schemas, secrets
+from saas_api.webhooks.event_types import TEST_EVENT_TYPE
 from saas_api.webhooks.events import SUBSCRIBES_CLAUSE
 from saas_api.webhooks.models import Endpoint, EndpointSecret
 
@@ -112,7 +112,8 @@ def get_disabled_period(session: Session, endpoint: Endpoint) -> DisabledPeriod:
     values = {"organization_id": endpoint.organization_id, "endpoint_id": str(endpoint.id)}
     since = session.scalar(_DISABLED_AT, values)
     begun = recovery_start(session, endpoint, since)
-    counted = {**values, "endpoint_id": endpoint.id, "since": begun}
+    explicit_only = event_types.explicit_only_names()
+    counted = {**values, "endpoint_id": endpoint.id, "since": begun, "explicit_only": explicit_only}
     return DisabledPeriod(since, int(session.scalar(_MISSED, counted) or 0), begun)
 
 
@@ -249,7 +250,7 @@ def show(endpoint_id: UUID, form: Form | None = None) -> Response:
         endpoint=endpoint,
         zone=local,
         form=form or Form({"event_type": TEST_EVENT_TYPE, "recover": True}),
-        types=[(kind, kind) for kind in EVENT_TYPES],
+        types=[(name, name) for name in sorted(event_types.names())],
         chart=_chart(list_daily_outcomes(engine.session(), endpoint, local), local),
         secrets=list_active_secrets(engine.session(), endpoint),
         deliveries=webhook_deliveries.list_all_deliveries(
@@ -271,7 +272,7 @@ def update_form(endpoint_id: UUID, form: Form | None = None) -> Response:
         "payload": endpoint.payload,
     }
     return pages.render_page(
-        "dashboard/webhooks/update.html", endpoint=endpoint, form=form or Form(kept), types=EVENT_TYPES.values()
+        "dashboard/webhooks/update.html", endpoint=endpoint, form=form or Form(kept), types=event_types.list_types()
     )
 
 
@@ -392,7 +393,7 @@ def _chart(days: list[DailyOutcomes], local: str) -> Chart:
 def create_form(form: Form | None = None) -> Response:
     """Show the form for a new endpoint."""
     return pages.render_page(
-        "dashboard/webhooks/create.html", form=form or Form({"payload": "full"}), types=EVENT_TYPES.values()
+        "dashboard/webhooks/create.html", form=form or Form({"payload": "full"}), types=event_types.list_types()
     )
 
 

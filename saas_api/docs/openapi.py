@@ -12,6 +12,7 @@ from apispec.ext.marshmallow import MarshmallowPlugin
 from saas_api.accounts.sessions import TokenMalformed
 from saas_api.accounts.tokens import InvalidToken, TokenExpired
 from saas_api.api_keys.secrets import InvalidApiKey
+from saas_api.core import json_schema
 from saas_api.core.access import Access, InsufficientScope
 from saas_api.core.errors import (
     ApiError,
@@ -25,7 +26,6 @@ from saas_api.core.errors import (
     UnsupportedMediaType,
     ValidationFailed,
 )
-from saas_api.core.fields import Email, MoneyAmount, PrefixedId, Timestamp
 from saas_api.core.idempotency import IdempotencyKeyInvalid, IdempotencyKeyReused, IdempotentRequestInProgress
 from saas_api.core.web.endpoint import Operation
 
@@ -95,7 +95,7 @@ def build_openapi(routes: Iterable[ApiRoute]) -> dict[str, Any]:
         servers=[{"url": "/"}],
         plugins=[plugin],
     )
-    _register_field_types(plugin)
+    json_schema.register_field_types(plugin)
     spec.components.security_scheme("accessToken", {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"})
     spec.components.security_scheme("apiKey", {"type": "apiKey", "in": "header", "name": "X-API-Key"})
     spec.components.schema("Error", _error_shape())
@@ -103,11 +103,6 @@ def build_openapi(routes: Iterable[ApiRoute]) -> dict[str, Any]:
         spec.path(route.path, operations={route.method.lower(): _operation(route)})
     document: dict[str, Any] = _without_empty_defaults(spec.to_dict())
     return document
-
-
-def _register_field_types(plugin: MarshmallowPlugin) -> None:
-    for field, form in ((Email, "email"), (Timestamp, "date-time"), (MoneyAmount, "decimal"), (PrefixedId, None)):
-        plugin.map_to_openapi_type(field, "string", form)
 
 
 def _schema_name(schema: ma.Schema | type[ma.Schema] | str) -> str:

@@ -7,6 +7,7 @@ and `set_cookies` writes them to the response. Flask itself keeps the cookie of 
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
+from uuid import UUID
 
 from flask import Response, current_app, g, request, session
 from flask_limiter import RateLimitExceeded
@@ -75,12 +76,14 @@ def authenticate_page(view_access: Access) -> None:
             raise
         user = None
     if user is not None and user.session_id is not None:
-        # the form that ends an impersonation leads back to the operator's own session
+        # forms on an impersonated page, such as the one that ends it, act in the operator's own session
         own_claims = _find_refresh_claims() if user.is_impersonating else None
         g.csrf = own_claims.csrf if own_claims else tokens.csrf_token_for(user.session_id, user.organization_id)
         g.user_id = user.id
     if user is None:
-        _require_no_login(view_access)
+        g.last_organization_id = _find_last_organization()
+        if not view_access.is_login_optional:
+            raise Unauthenticated
     _check_csrf(view_access, user)
     if view_access.is_login_optional or user is None:
         g.visitor = user
@@ -105,15 +108,10 @@ def _check_size_and_encoding() -> None:
         raise BadRequest
 
 
-def _require_no_login(view_access: Access) -> None:
-    """Remember the organization of the ended session for the sign-in page.
-
-    raises: Unauthenticated unless the page is public
-    """
+def _find_last_organization() -> UUID | None:
+    """The organization of the session that has ended; the sign-in page continues there."""
     claims = _find_refresh_claims()
-    g.last_organization_id = claims.organization_id if claims and claims.organization_id != NIL_UUID else None
-    if not view_access.is_login_optional:
-        raise Unauthenticated
+    return claims.organization_id if claims and claims.organization_id != NIL_UUID else None
 
 
 def _check_csrf(view_access: Access, user: Principal | None) -> None:
@@ -121,7 +119,7 @@ def _check_csrf(view_access: Access, user: Principal | None) -> None:
 
     raises: FormExpired, with the organization in which the form would act now in `g.current_organization_name`
     """
-    if request.method in _SAFE_METHODS or forms.is_csrf_valid(is_visit=view_access.is_login_optional):
+    if request.method in _SAFE_METHODS or forms.is_csrf_valid(accepts_visitor_token=view_access.is_login_optional):
         return
     if user is not None and user.has_organization:
         g.current_organization_name = sessions.get_profile(user).organization.name

@@ -35,7 +35,7 @@ bp = Blueprint("messages", __name__)
 def send(body: Mapping[str, Any]) -> Any:
     """Send a mock SMS or e-mail: accepted now, delivered within seconds."""
     return messages.accept_message(
-        g.principal, g.principal.terms, body, g.once, is_told=g.principal.has_accepted_subscriber
+        g.principal, g.principal.terms, body, g.idempotent_request, is_told=g.principal.has_accepted_subscriber
     )
 
 

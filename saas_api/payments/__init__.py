@@ -1,4 +1,4 @@
-"""Payments: asking a provider, its inbox, settlement, and dunning for what is overdue."""
+"""Payments of invoices through providers: checkout, provider events, settlement, refunds and dunning."""
 
 from saas_api.core.domain import Domain
 

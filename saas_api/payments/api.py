@@ -1,4 +1,4 @@
-"""Initiate, list, provider event addresses."""
+"""HTTP API of payments: initiate and list them, and the addresses for events of providers."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from flask import Blueprint, g, request
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from saas_api.accounts import audit
-from saas_api.core import access, money
+from saas_api.core import access
 from saas_api.core.access import public_view, require_permission
 from saas_api.core.db import engine
 from saas_api.core.db.pagination import Page
@@ -23,7 +23,6 @@ from saas_api.payments.checkout import (
     ProviderUnavailable,
 )
 from saas_api.payments.models import Payment
-from saas_api.payments.provider_checks import PENDING_STATUSES
 from saas_api.payments.provider_events import InvalidSignature, MissingSignature
 from saas_api.payments.schemas import (
     EventReceivedOut,
@@ -36,7 +35,7 @@ from saas_api.providers.payments import SIGNATURE_HEADERS
 
 bp = Blueprint("payments", __name__)
 MAX_EVENT_BYTES = 262_144
-_SIGNATURE_HEADERS = (MissingSignature, InvalidSignature, BadRequest, PayloadTooLarge)
+_EVENT_ERRORS = (MissingSignature, InvalidSignature, BadRequest, PayloadTooLarge)
 
 
 @bp.post("/billing/initiate-payment")
@@ -56,45 +55,43 @@ _SIGNATURE_HEADERS = (MissingSignature, InvalidSignature, BadRequest, PayloadToo
         ProviderUnavailable,
     ),
 )
-def initiate(body: dict[str, Any]) -> dict[str, Any]:
-    """Begin a payment of all that an invoice is due; the customer pays at `payment_url`."""
+def initiate(body: dict[str, Any]) -> Payment:
+    """Start a payment of the amount due of an invoice; the customer pays at `payment_url`."""
     access.require_verified_email(g.principal)
-    wanted = PaymentRequest(body["invoice_id"], body["billing_cycle_id"], body["provider"])
-    payment = checkout.initiate_payment(g.principal.organization_id, wanted, audit.actor_for(g.principal))
-    return _initiated_body(payment)
+    payment_request = PaymentRequest(body["invoice_id"], body["billing_cycle_id"], body["provider"])
+    return checkout.initiate_payment(g.principal.organization_id, payment_request, audit.actor_for(g.principal))
 
 
 @bp.get("/billing/payments")
 @require_permission("billing:read")
 @endpoint(operation_id="list_payments", tag="payments", query=PaymentsQuery(), returns=PaymentsOut)
 def list_payments(query: dict[str, Any]) -> Page:
-    """List payments, the newest first."""
-    page = payments.list_payments(engine.session(), g.principal.organization_id, query)
-    return Page([_payment_body(payment) for payment in page.items], page.next_cursor, page.limit)
+    """List payments, newest first."""
+    return payments.list_payments(engine.session(), g.principal.organization_id, query)
 
 
 @bp.post("/webhooks/payment")
 @public_view
-@endpoint(operation_id="receive_provider_event", tag="payments", returns=EventReceivedOut(), errors=_SIGNATURE_HEADERS)
+@endpoint(operation_id="receive_provider_event", tag="payments", returns=EventReceivedOut(), errors=_EVENT_ERRORS)
 def receive_event() -> dict[str, str]:
-    """Take a payment provider's event; its signature header says whose it is. A repetition changes nothing."""
-    sent = [name for name, header in SIGNATURE_HEADERS.items() if header in request.headers]
-    return _receive(sent[0] if sent else None)
+    """Receive an event of a payment provider, identified by its signature header. Idempotent."""
+    signed_by = [name for name, header in SIGNATURE_HEADERS.items() if header in request.headers]
+    return _receive(signed_by[0] if signed_by else None)
 
 
 @bp.post("/webhooks/stripe")
 @public_view
-@endpoint(operation_id="receive_stripe_event", tag="payments", returns=EventReceivedOut(), errors=_SIGNATURE_HEADERS)
+@endpoint(operation_id="receive_stripe_event", tag="payments", returns=EventReceivedOut(), errors=_EVENT_ERRORS)
 def receive_from_stripe() -> dict[str, str]:
-    """Take an event of Stripe's."""
+    """Receive an event of Stripe."""
     return _receive("stripe")
 
 
 @bp.post("/webhooks/paystack")
 @public_view
-@endpoint(operation_id="receive_paystack_event", tag="payments", returns=EventReceivedOut(), errors=_SIGNATURE_HEADERS)
+@endpoint(operation_id="receive_paystack_event", tag="payments", returns=EventReceivedOut(), errors=_EVENT_ERRORS)
 def receive_from_paystack() -> dict[str, str]:
-    """Take an event of Paystack's."""
+    """Receive an event of Paystack."""
     return _receive("paystack")
 
 
@@ -107,7 +104,7 @@ def _receive(provider: str | None) -> dict[str, str]:
 
 
 def _read_raw_body() -> bytes:
-    request.max_content_length = MAX_EVENT_BYTES + 1  # a chunked body over the limit is cut silently
+    request.max_content_length = MAX_EVENT_BYTES + 1  # a chunked body over the limit would be cut without an error
     try:
         body = request.get_data(cache=False)
     except RequestEntityTooLarge as cause:
@@ -115,27 +112,3 @@ def _read_raw_body() -> bytes:
     if len(body) > MAX_EVENT_BYTES:
         raise PayloadTooLarge
     return body
-
-
-def _initiated_body(payment: Payment) -> dict[str, Any]:
-    return {
-        "payment_id": payment.id,
-        "payment_url": payment.checkout_url,
-        "amount": money.format_minor(payment.amount_minor, payment.currency),
-        "currency": payment.currency,
-        "provider": payment.provider,
-        "status": payment.state,
-    }
-
-
-def _payment_body(payment: Payment) -> dict[str, Any]:
-    return {
-        **_initiated_body(payment),
-        "payment_url": payment.checkout_url if payment.state in PENDING_STATUSES else None,
-        "invoice_id": payment.invoice_id,
-        "captured": money.format_minor(payment.captured_minor, payment.currency),
-        "refunded": money.format_minor(payment.refunded_minor, payment.currency),
-        "failure_code": payment.failure_code,
-        "created_at": payment.created_at,
-        "settled_at": payment.settled_at,
-    }

@@ -1,4 +1,4 @@
-"""Plan, run and end dunning runs; effects of each step."""
+"""Dunning of unpaid invoices: plans runs, takes due steps with their effects, and ends runs of settled invoices."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -11,10 +11,12 @@ from sqlalchemy import TextClause, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from saas_api.accounts import members, operators, organizations
+from saas_api.accounts import members, organizations
 from saas_api.accounts.audit import SYSTEM_ACTOR
-from saas_api.billing import events, invoices, profiles, subscriptions
-from saas_api.billing.models import Invoice
+from saas_api.billing import events as billing_events
+from saas_api.billing import invoices, profiles, subscriptions
+from saas_api.billing.models import BillingStanding, Invoice, InvoiceStatus
+from saas_api.billing.plans import DEFAULT_PLAN
 from saas_api.billing.subscriptions import AlreadyOnPlan
 from saas_api.core import clock, ids, money
 from saas_api.core.db import tenancy
@@ -22,128 +24,45 @@ from saas_api.core.observability import get_logger
 from saas_api.core.settings import setting
 from saas_api.mail import mails
 from saas_api.payments import dunning_schedule
-from saas_api.payments.models import DunningRun, DunningStep
+from saas_api.payments import events as payment_events
+from saas_api.payments.dunning_schedule import DunningAction
+from saas_api.payments.events import BILLING_CONTACT_ROLES
+from saas_api.payments.models import DunningRun, DunningRunStatus, DunningStep, DunningStepStatus
 
 log = get_logger(__name__)
 
-StepAnswer = TypeVar("StepAnswer")
+Result = TypeVar("Result")
 
-_READERS = ("owner", "billing")
 _TEMPLATES = {
-    "remind": "overdue_remind",
-    "warn": "overdue_warn",
-    "restrict": "restricted",
-    "suspend": "suspended",
-    "write_off": "written_off",
+    DunningAction.REMIND: "overdue_remind",
+    DunningAction.WARN: "overdue_warn",
+    DunningAction.RESTRICT: "restricted",
+    DunningAction.SUSPEND: "suspended",
+    DunningAction.WRITE_OFF: "written_off",
 }
-_ACTIONS = text("""
-SELECT s.action FROM dunning_steps s
-JOIN dunning_runs r ON r.organization_id = s.organization_id AND r.id = s.run_id
-JOIN invoices i ON i.organization_id = r.organization_id AND i.id = r.invoice_id
-WHERE r.organization_id = :organization_id AND s.state = 'done' AND i.state IN ('open', 'uncollectible')""")
-
-
-def perform_step(session: Session, invoice: Invoice, step: DunningStep, later: Sequence[DunningStep]) -> None:
-    """Do what a step says; its row says already that it is done.
-
-    later: the steps that are still to come
-    """
-    next_at = later[0].run_at if later else None
-    if step.ordinal == 1:
-        events.publish_invoice_event(session, invoice, "invoice.overdue", attempt=step.ordinal, next_attempt_at=next_at)
-    if step.action == "write_off":
-        _write_off(session, invoice)
-    recompute_standing(session, invoice.organization_id)
-    words = {**_email_context(session, invoice), "at": _consequence_text(step, later)}
-    _email(session, invoice.organization_id, _TEMPLATES[step.action], words)
-
-
-def recompute_standing(session: Session, organization_id: UUID) -> None:
-    """Let the standing be what done steps of unpaid invoices lead to; who is back in good standing is told."""
-    profiles.lock_standing(session, organization_id)
-    actions = session.scalars(_ACTIONS, {"organization_id": organization_id}).all()
-    standing = dunning_schedule.standing_after(actions)
-    if profiles.set_standing(session, organization_id, standing) and standing == "good":
-        name = organizations.get(session, organization_id).name
-        _email(session, organization_id, "reinstated", {"organization": name})
-
-
-def _write_off(session: Session, invoice: Invoice) -> None:
-    invoices.mark_uncollectible(session, invoice.organization_id, invoice.id)
-    with suppress(AlreadyOnPlan):  # it owes usage only
-        subscriptions.change_plan(session, invoice.organization_id, "free", "now", SYSTEM_ACTOR)
-    words = _email_context(session, invoice)
-    detail = "{number} of {organization}: {amount} {currency} were not paid.".format(**words)
-    for user, _ in operators.list_operators(session):
-        mails.enqueue(session, "operator_alert", user.email, subject_line="an invoice is written off", detail=detail)
-
-
-def _email_context(session: Session, invoice: Invoice) -> dict[str, object]:
-    return {
-        "organization": organizations.get(session, invoice.organization_id).name,
-        "number": invoice.number,
-        "amount": money.format_minor(invoices.amount_due_minor(invoice), invoice.currency),
-        "currency": invoice.currency,
-        "due": invoice.due_at,
-        "invoice_id": ids.format_id("inv", invoice.id),
-    }
-
-
-def _consequence_text(step: DunningStep, later: Sequence[DunningStep]) -> object:
-    """When what a mail warns of comes: after a warning the restriction, after that the suspension."""
-    threat = {"warn": "restrict", "restrict": "suspend"}.get(step.action)
-    return next((following.run_at for following in later if following.action == threat), None)
-
-
-def _email(session: Session, organization_id: UUID, template: str, words: dict[str, object]) -> None:
-    for reader in members.list_recipients(session, organization_id, _READERS, includes_billing_email=True):
-        mails.enqueue(session, template, reader.email, organization_id=organization_id, name=reader.name, **words)
-
-
-_OVERDUE = """(SELECT coalesce(sum(o.due_minor), 0) FROM invoices o
-  WHERE o.organization_id = r.organization_id AND o.state = 'open' AND o.due_at <= :at)"""
-_WITHOUT_RUN = text("""
-SELECT i.organization_id, i.id FROM invoices i
-WHERE i.state = 'open' AND NOT EXISTS (
-  SELECT FROM dunning_runs r WHERE r.organization_id = i.organization_id AND r.invoice_id = i.id)""")
-_SETTLED = text("""
-SELECT r.organization_id, r.invoice_id FROM dunning_runs r
-JOIN invoices i ON i.organization_id = r.organization_id AND i.id = r.invoice_id
-WHERE r.state = 'active' AND i.state <> 'open' OR r.state = 'exhausted' AND i.state IN ('paid', 'void')""")
-# Who owes less than the minimum waits: a step that was waited with is late, and moves the later ones.
-_DUE = f"""
-SELECT DISTINCT r.organization_id, r.invoice_id FROM dunning_steps s
-JOIN dunning_runs r ON r.organization_id = s.organization_id AND r.id = s.run_id
-WHERE s.state = 'scheduled' AND s.run_at <= :at AND r.state = 'active' AND {_OVERDUE} >= :minimum"""
-_ALL_DUE = text(_DUE)
-_STILL_DUE = text(f"{_DUE} AND r.organization_id = :organization_id AND r.invoice_id = :invoice_id")
-_LIST_RUNS = text("""
-SELECT r.organization_id, i.number, i.due_minor, i.currency, i.due_at, u.standing, n.action AS next_action,
-  n.run_at AS next_at
-FROM dunning_runs r
-JOIN invoices i ON i.organization_id = r.organization_id AND i.id = r.invoice_id
-JOIN subscriptions u ON u.organization_id = r.organization_id
-LEFT JOIN LATERAL (SELECT action, run_at FROM dunning_steps s WHERE s.organization_id = r.organization_id
-  AND s.run_id = r.id AND s.state = 'scheduled' ORDER BY s.ordinal LIMIT 1) n ON true
-WHERE i.state IN ('open', 'uncollectible') ORDER BY i.due_at, i.number""")
-_END_REASONS = {"paid": "recovered", "void": "stopped", "uncollectible": "exhausted"}
+_END_STATUSES = {
+    InvoiceStatus.PAID: DunningRunStatus.RECOVERED,
+    InvoiceStatus.VOID: DunningRunStatus.STOPPED,
+    InvoiceStatus.UNCOLLECTIBLE: DunningRunStatus.EXHAUSTED,
+}
+"""Status of a dunning run by the status of its invoice."""
 
 
 @dataclass(frozen=True)
 class CompletedStep:
-    """A step that was taken.
+    """A dunning step that was taken.
 
     number: of the invoice
     """
 
     organization_id: UUID
     number: str | None
-    action: str
+    action: DunningAction
 
 
 @dataclass
 class DunningResult:
-    """What a turn has done: pursuits it planned and ended, steps it took, invoices it could not finish."""
+    """Result of one execution: runs planned and ended, steps taken, and ids of invoices that raised an error."""
 
     planned: int = 0
     ended: int = 0
@@ -153,9 +72,9 @@ class DunningResult:
 
 @dataclass(frozen=True)
 class DunningRunView:
-    """An invoice that is not settled, and the step that comes next.
+    """An unpaid invoice in dunning, and its next step.
 
-    standing: of its organization
+    standing: of the organization
     next_action, next_at: None when no step is left
     """
 
@@ -169,58 +88,89 @@ class DunningRunView:
     next_at: datetime | None
 
 
-def run_dunning(at: datetime) -> DunningResult:
-    """Plan the pursuit of every invoice that opened, end what was settled, and take every step that is due.
-
-    at: taken for now; a trouble with one invoice does not hold up another
-    """
-    outcome = DunningResult()
-    for owner, invoice_id in _list_due(_WITHOUT_RUN):
-        outcome.planned += bool(_run_safely(outcome, _plan, owner, invoice_id, at))
-    for owner, invoice_id in _list_due(_SETTLED):
-        outcome.ended += bool(_run_safely(outcome, _end_settled, owner, invoice_id, at))
-    for owner, invoice_id in _list_due(_ALL_DUE, at=at, minimum=setting("DUNNING_MINIMUM_MINOR")):
-        while done := _run_safely(outcome, _take_step, owner, invoice_id, at):
-            outcome.done.append(done)
-    return outcome
-
-
-def stop_if_settled(session: Session, organization_id: UUID, invoice_id: UUID) -> None:
-    """Stop pursuing an invoice that is settled, and let its organization work again, in the same transaction.
-
-    session: of the system; it holds the invoice's row
-    raises: NotFound
-    """
-    session.flush()  # the invoice is read again
-    invoice = invoices.lock_invoice(session, organization_id, invoice_id)
-    if invoice.status in _END_REASONS:
-        _end(session, invoice, clock.now())
+_LIST_RUNS = text("""
+SELECT r.organization_id, i.number, i.due_minor, i.currency, i.due_at, u.standing, n.action AS next_action,
+  n.run_at AS next_at
+FROM dunning_runs r
+JOIN invoices i ON i.organization_id = r.organization_id AND i.id = r.invoice_id
+JOIN subscriptions u ON u.organization_id = r.organization_id
+LEFT JOIN LATERAL (SELECT action, run_at FROM dunning_steps s WHERE s.organization_id = r.organization_id
+  AND s.run_id = r.id AND s.state = 'scheduled' ORDER BY s.ordinal LIMIT 1) n ON true
+WHERE i.state IN ('open', 'uncollectible') ORDER BY i.due_at, i.number""")
 
 
 def list_dunning_runs() -> list[DunningRunView]:
-    """Every invoice that is not settled, the one that was due first first."""
+    """Every unpaid invoice in dunning, by due date, in a transaction of its own."""
     with _transaction() as session:
         return [DunningRunView(*row) for row in session.execute(_LIST_RUNS)]
 
 
-def _list_due(statement: TextClause, **values: object) -> list[tuple[UUID, UUID]]:
+_OVERDUE = """(SELECT coalesce(sum(o.due_minor), 0) FROM invoices o
+  WHERE o.organization_id = r.organization_id AND o.state = 'open' AND o.due_at <= :at)"""
+_WITHOUT_RUN = text("""
+SELECT i.organization_id, i.id FROM invoices i
+WHERE i.state = 'open' AND NOT EXISTS (
+  SELECT FROM dunning_runs r WHERE r.organization_id = i.organization_id AND r.invoice_id = i.id)""")
+_SETTLED = text("""
+SELECT r.organization_id, r.invoice_id FROM dunning_runs r
+JOIN invoices i ON i.organization_id = r.organization_id AND i.id = r.invoice_id
+WHERE r.state = 'active' AND i.state <> 'open' OR r.state = 'exhausted' AND i.state IN ('paid', 'void')""")
+# Steps wait while the organization owes less than the minimum. A step that waited is late and moves the later ones.
+_DUE_INVOICES = f"""
+SELECT DISTINCT r.organization_id, r.invoice_id FROM dunning_steps s
+JOIN dunning_runs r ON r.organization_id = s.organization_id AND r.id = s.run_id
+WHERE s.state = 'scheduled' AND s.run_at <= :at AND r.state = 'active' AND {_OVERDUE} >= :minimum"""
+_DUE = text(_DUE_INVOICES)
+_STILL_DUE = text(f"{_DUE_INVOICES} AND r.organization_id = :organization_id AND r.invoice_id = :invoice_id")
+
+
+def run_dunning(at: datetime) -> DunningResult:
+    """Plan runs of new open invoices, end runs of settled ones, and take the due steps, in transactions of its own.
+
+    An error of one invoice does not stop the others.
+    at: current time
+    """
+    result = DunningResult()
+    for organization_id, invoice_id in _list_invoices(_WITHOUT_RUN):
+        result.planned += bool(_run_safely(result, _plan, organization_id, invoice_id, at))
+    for organization_id, invoice_id in _list_invoices(_SETTLED):
+        result.ended += bool(_run_safely(result, _end_settled, organization_id, invoice_id, at))
+    for organization_id, invoice_id in _list_invoices(_DUE, at=at, minimum=setting("DUNNING_MINIMUM_MINOR")):
+        while step := _run_safely(result, _take_step, organization_id, invoice_id, at):
+            result.done.append(step)
+    return result
+
+
+def stop_if_settled(session: Session, organization_id: UUID, invoice_id: UUID) -> None:
+    """End the dunning run of an invoice if it is settled, and restore the standing of its organization.
+
+    session: a system session
+    raises: NotFound
+    """
+    session.flush()  # lock_invoice reads the row again
+    invoice = invoices.lock_invoice(session, organization_id, invoice_id)
+    if invoice.status in _END_STATUSES:
+        _end(session, invoice, clock.now())
+
+
+def _list_invoices(statement: TextClause, **values: object) -> list[tuple[UUID, UUID]]:
     with _transaction() as session:
-        return [(owner, invoice_id) for owner, invoice_id in session.execute(statement, values)]
+        return [(organization_id, invoice_id) for organization_id, invoice_id in session.execute(statement, values)]
 
 
 def _run_safely(
-    outcome: DunningResult,
-    work: Callable[[Session, Invoice, datetime], StepAnswer],
+    result: DunningResult,
+    work: Callable[[Session, Invoice, datetime], Result],
     organization_id: UUID,
     invoice_id: UUID,
     at: datetime,
-) -> StepAnswer | None:
+) -> Result | None:
     try:
         with _transaction() as session:
             return work(session, invoices.lock_invoice(session, organization_id, invoice_id), at)
-    except Exception:  # one invoice's trouble must not hold up another's pursuit
+    except Exception:  # one invoice must not stop the others
         log.exception("dunning_failed", organization_id=str(organization_id), invoice_id=str(invoice_id))
-        outcome.failed.append(invoice_id)
+        result.failed.append(invoice_id)
         return None
 
 
@@ -229,7 +179,7 @@ def _transaction() -> AbstractContextManager[Session]:
 
 
 def _plan(session: Session, invoice: Invoice, at: datetime) -> bool:
-    if invoice.status != "open" or invoice.due_at is None:
+    if invoice.status != InvoiceStatus.OPEN or invoice.due_at is None:
         return False
     steps = list(dunning_schedule.plan_steps(invoice.due_at))
     run_id = session.scalar(
@@ -261,43 +211,44 @@ def _plan(session: Session, invoice: Invoice, at: datetime) -> bool:
 
 
 def _end_settled(session: Session, invoice: Invoice, at: datetime) -> bool:
-    return invoice.status in _END_REASONS and _end(session, invoice, at)
+    return invoice.status in _END_STATUSES and _end(session, invoice, at)
 
 
 def _end(session: Session, invoice: Invoice, at: datetime) -> bool:
-    pursuit = _to_view(session, invoice)
-    if pursuit is None or pursuit.state == _END_REASONS[invoice.status]:
+    run = _lock_run(session, invoice)
+    status = _END_STATUSES[invoice.status]
+    if run is None or run.status == status:
         return False
-    pursuit.state, pursuit.ended_at = _END_REASONS[invoice.status], at
+    run.status, run.ended_at = status, at
     session.execute(
         update(DunningStep)
-        .where(DunningStep.organization_id == invoice.organization_id, DunningStep.run_id == pursuit.id)
-        .where(DunningStep.state == "scheduled")
-        .values(state="skipped", done_at=at)
+        .where(DunningStep.organization_id == invoice.organization_id, DunningStep.run_id == run.id)
+        .where(DunningStep.status == DunningStepStatus.SCHEDULED)
+        .values(status=DunningStepStatus.SKIPPED, done_at=at)
     )
-    session.flush()  # the standing follows from the rows
-    recompute_standing(session, invoice.organization_id)
+    session.flush()  # _recompute_standing reads the rows
+    _recompute_standing(session, invoice.organization_id)
     return True
 
 
 def _take_step(session: Session, invoice: Invoice, at: datetime) -> CompletedStep | None:
-    pursuit = _to_view(session, invoice)
-    if invoice.status != "open" or pursuit is None or not _is_due(session, invoice, at):
+    run = _lock_run(session, invoice)
+    if invoice.status != InvoiceStatus.OPEN or run is None or not _is_due(session, invoice, at):
         return None
     step, *later = session.scalars(
         select(DunningStep)
-        .where(DunningStep.organization_id == invoice.organization_id, DunningStep.run_id == pursuit.id)
-        .where(DunningStep.state == "scheduled")
+        .where(DunningStep.organization_id == invoice.organization_id, DunningStep.run_id == run.id)
+        .where(DunningStep.status == DunningStepStatus.SCHEDULED)
         .order_by(DunningStep.ordinal)
     )
-    late = dunning_schedule.later_steps_shift(step.run_at, at)
+    delay = dunning_schedule.later_steps_shift(step.run_at, at)
     for following in later:
-        following.run_at += late
-    step.state, step.done_at = "done", at
+        following.run_at += delay
+    step.status, step.done_at = DunningStepStatus.DONE, at
     if not later:
-        pursuit.state, pursuit.ended_at = "exhausted", at
-    session.flush()  # the standing follows from the rows
-    perform_step(session, invoice, step, later)
+        run.status, run.ended_at = DunningRunStatus.EXHAUSTED, at
+    session.flush()  # _recompute_standing reads the rows
+    _perform_step(session, invoice, step, later)
     return CompletedStep(invoice.organization_id, invoice.number, step.action)
 
 
@@ -311,10 +262,77 @@ def _is_due(session: Session, invoice: Invoice, at: datetime) -> bool:
     return session.execute(_STILL_DUE, values).first() is not None
 
 
-def _to_view(session: Session, invoice: Invoice) -> DunningRun | None:
+def _lock_run(session: Session, invoice: Invoice) -> DunningRun | None:
     return session.scalars(
         select(DunningRun)
         .where(DunningRun.organization_id == invoice.organization_id, DunningRun.invoice_id == invoice.id)
         .with_for_update()
         .execution_options(populate_existing=True)
     ).one_or_none()
+
+
+_DONE_ACTIONS = text("""
+SELECT s.action FROM dunning_steps s
+JOIN dunning_runs r ON r.organization_id = s.organization_id AND r.id = s.run_id
+JOIN invoices i ON i.organization_id = r.organization_id AND i.id = r.invoice_id
+WHERE r.organization_id = :organization_id AND s.state = 'done' AND i.state IN ('open', 'uncollectible')""")
+
+
+def _perform_step(session: Session, invoice: Invoice, step: DunningStep, later: Sequence[DunningStep]) -> None:
+    """Perform the effects of a dunning step: an event, the standing, the write-off, and a mail.
+
+    step: already stored as done
+    later: the steps that follow
+    """
+    next_at = later[0].run_at if later else None
+    if step.ordinal == 1:
+        billing_events.publish_invoice_event(
+            session, invoice, "invoice.overdue", attempt=step.ordinal, next_attempt_at=next_at
+        )
+    if step.action == DunningAction.WRITE_OFF:
+        _write_off(session, invoice)
+    _recompute_standing(session, invoice.organization_id)
+    context = {**_email_context(session, invoice), "at": _consequence_at(step, later)}
+    _email_contacts(session, invoice.organization_id, _TEMPLATES[step.action], context)
+
+
+def _recompute_standing(session: Session, organization_id: UUID) -> None:
+    """Set the standing that the done steps of unpaid invoices lead to. Sends a mail when it is good again."""
+    profiles.lock_standing(session, organization_id)
+    actions = session.scalars(_DONE_ACTIONS, {"organization_id": organization_id}).all()
+    standing = BillingStanding(dunning_schedule.standing_after(actions))
+    if profiles.set_standing(session, organization_id, standing) and standing == BillingStanding.GOOD:
+        name = organizations.get(session, organization_id).name
+        _email_contacts(session, organization_id, "reinstated", {"organization": name})
+
+
+def _write_off(session: Session, invoice: Invoice) -> None:
+    invoices.mark_uncollectible(session, invoice.organization_id, invoice.id)
+    with suppress(AlreadyOnPlan):  # the invoice was for usage on the free plan
+        subscriptions.change_plan(session, invoice.organization_id, DEFAULT_PLAN, "now", SYSTEM_ACTOR)
+    context = _email_context(session, invoice)
+    detail = "{number} of {organization}: {amount} {currency} were not paid.".format(**context)
+    payment_events.email_operators(session, "an invoice is written off", detail)
+
+
+def _email_context(session: Session, invoice: Invoice) -> dict[str, object]:
+    return {
+        "organization": organizations.get(session, invoice.organization_id).name,
+        "number": invoice.number,
+        "amount": money.format_minor(invoices.amount_due_minor(invoice), invoice.currency),
+        "currency": invoice.currency,
+        "due": invoice.due_at,
+        "invoice_id": ids.format_id("inv", invoice.id),
+    }
+
+
+def _consequence_at(step: DunningStep, later: Sequence[DunningStep]) -> datetime | None:
+    """Time of what the mail warns of: the restriction after a warning, the suspension after the restriction."""
+    consequences = {DunningAction.WARN: DunningAction.RESTRICT, DunningAction.RESTRICT: DunningAction.SUSPEND}
+    consequence = consequences.get(step.action)
+    return next((following.run_at for following in later if following.action == consequence), None)
+
+
+def _email_contacts(session: Session, organization_id: UUID, template: str, context: dict[str, object]) -> None:
+    for contact in members.list_recipients(session, organization_id, BILLING_CONTACT_ROLES, includes_billing_email=True):
+        mails.enqueue(session, template, contact.email, organization_id=organization_id, name=contact.name, **context)

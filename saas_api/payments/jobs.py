@@ -1,4 +1,4 @@
-"""Dunning, inbox, reconcile."""
+"""Scheduled jobs of payments: the inbox of provider events, reconciliation with refunds, and dunning."""
 
 from saas_api.core import clock
 from saas_api.core.jobs import outbox
@@ -24,12 +24,12 @@ def process_inbox() -> None:
 def reconcile() -> None:
     """Reconcile payments and send refunds.
 
-    raises: RuntimeError when a payment failed, so that the run counts as failed
+    raises: RuntimeError if a payment could not be reconciled, so that the run counts as failed
     """
-    rounds = reconciliation.reconcile_pending(clock.now())
+    result = reconciliation.reconcile_pending(clock.now())
     refunds.process_due_refunds()
-    if rounds.failed:
-        raise RuntimeError(f"{len(rounds.failed)} payments were not looked after; see the log")
+    if result.failed:
+        raise RuntimeError(f"{len(result.failed)} payments could not be reconciled; see the log")
 
 
 @scheduled(
@@ -41,8 +41,8 @@ def reconcile() -> None:
 def run_dunning() -> None:
     """Run dunning.
 
-    raises: RuntimeError when an invoice could not be finished, so that the run counts as failed
+    raises: RuntimeError if dunning of an invoice failed, so that the run counts as failed
     """
-    outcome = dunning.run_dunning(clock.now())
-    if outcome.failed:
-        raise RuntimeError(f"{len(outcome.failed)} invoices were not pursued; see the log")
+    result = dunning.run_dunning(clock.now())
+    if result.failed:
+        raise RuntimeError(f"dunning failed for {len(result.failed)} invoices; see the log")

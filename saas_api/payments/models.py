@@ -1,7 +1,8 @@
-"""Payment, Refund, ProviderEvent, DunningRun, DunningStep; PaymentStatus, ProviderEventStatus."""
+"""Tables of payments, refunds, provider events and dunning, with their statuses."""
 
 import uuid
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import CHAR, BigInteger, DateTime, FetchedValue, LargeBinary, SmallInteger, Text
@@ -10,10 +11,66 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from saas_api.core import ids
 from saas_api.core.db.engine import Model
+from saas_api.core.db.types import EnumText
+from saas_api.payments.dunning_schedule import DunningAction
+
+
+class PaymentStatus(StrEnum):
+    """Status of a payment. Only a verified answer of the provider makes it `SUCCEEDED`."""
+
+    CREATED = "created"
+    PENDING = "pending"
+    REQUIRES_ACTION = "requires_action"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+    QUARANTINED = "quarantined"
+
+
+PENDING_STATUSES = (PaymentStatus.CREATED, PaymentStatus.PENDING, PaymentStatus.REQUIRES_ACTION)
+
+
+class RefundStatus(StrEnum):
+    """Status of a refund at its provider."""
+
+    PENDING = "pending"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+
+class ProviderEventStatus(StrEnum):
+    """Status of a provider event in the inbox."""
+
+    RECEIVED = "received"
+    PROCESSED = "processed"
+    IGNORED = "ignored"
+    QUARANTINED = "quarantined"
+
+
+class DunningRunStatus(StrEnum):
+    """Status of a dunning run: `RECOVERED` by a payment, `STOPPED` by a void invoice, or out of steps."""
+
+    ACTIVE = "active"
+    RECOVERED = "recovered"
+    STOPPED = "stopped"
+    EXHAUSTED = "exhausted"
+
+
+class DunningStepStatus(StrEnum):
+    """Status of a dunning step; steps of a run that ended early are `SKIPPED`."""
+
+    SCHEDULED = "scheduled"
+    DONE = "done"
+    SKIPPED = "skipped"
+    FAILED = "failed"
 
 
 class Payment(Model):
-    """One attempt to pay an invoice; money moves on it in a verified settlement only."""
+    """One attempt to pay an invoice.
+
+    captured_minor: what the provider collected; `allocated_minor` of it paid the invoice, `excess_minor` went to the
+        wallet
+    """
 
     __tablename__ = "payments"
 
@@ -30,7 +87,7 @@ class Payment(Model):
     allocated_minor: Mapped[int] = mapped_column(BigInteger, server_default=FetchedValue())
     excess_minor: Mapped[int] = mapped_column(BigInteger, server_default=FetchedValue())
     refunded_minor: Mapped[int] = mapped_column(BigInteger, server_default=FetchedValue())
-    state: Mapped[str] = mapped_column(Text, server_default=FetchedValue())
+    status: Mapped[PaymentStatus] = mapped_column("state", EnumText(PaymentStatus), server_default=FetchedValue())
     failure_code: Mapped[str | None] = mapped_column(Text)
     is_retryable: Mapped[bool | None]
     next_check_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
@@ -38,9 +95,19 @@ class Payment(Model):
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=FetchedValue())
     settled_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
 
+    @property
+    def is_pending(self) -> bool:
+        """Whether the outcome is not known yet."""
+        return self.status in PENDING_STATUSES
+
+    @property
+    def payment_url(self) -> str | None:
+        """Checkout page of the provider while the payment is pending."""
+        return self.checkout_url if self.is_pending else None
+
 
 class Refund(Model):
-    """Money that goes back through the provider it came by."""
+    """Money of a credit note that is returned through the provider of the payment."""
 
     __tablename__ = "refunds"
 
@@ -50,12 +117,12 @@ class Refund(Model):
     credit_note_id: Mapped[uuid.UUID]
     amount_minor: Mapped[int] = mapped_column(BigInteger)
     provider_reference: Mapped[str | None] = mapped_column(Text)
-    state: Mapped[str] = mapped_column(Text, server_default=FetchedValue())
+    status: Mapped[RefundStatus] = mapped_column("state", EnumText(RefundStatus), server_default=FetchedValue())
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=FetchedValue())
 
 
 class ProviderEvent(Model):
-    """What a provider told us, as it came; the inbox."""
+    """One signed event of a provider, as received; the table is the inbox."""
 
     __tablename__ = "provider_events"
 
@@ -64,7 +131,9 @@ class ProviderEvent(Model):
     event_type: Mapped[str] = mapped_column(Text)
     reference: Mapped[str | None] = mapped_column(Text)
     body: Mapped[bytes] = mapped_column(LargeBinary)
-    state: Mapped[str] = mapped_column(Text, server_default=FetchedValue())
+    status: Mapped[ProviderEventStatus] = mapped_column(
+        "state", EnumText(ProviderEventStatus), server_default=FetchedValue()
+    )
     attempts: Mapped[int] = mapped_column(SmallInteger, server_default=FetchedValue())
     next_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     error: Mapped[str | None] = mapped_column(Text)
@@ -73,7 +142,7 @@ class ProviderEvent(Model):
 
 
 class DunningRun(Model):
-    """The pursuit of one overdue invoice."""
+    """The dunning of one unpaid invoice."""
 
     __tablename__ = "dunning_runs"
 
@@ -81,13 +150,16 @@ class DunningRun(Model):
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=ids.new_id)
     invoice_id: Mapped[uuid.UUID]
     policy: Mapped[dict[str, Any]] = mapped_column(JSONB)
-    state: Mapped[str] = mapped_column(Text, server_default=FetchedValue())
+    status: Mapped[DunningRunStatus] = mapped_column("state", EnumText(DunningRunStatus), server_default=FetchedValue())
     started_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
     ended_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
 
 
 class DunningStep(Model):
-    """One step of a pursuit, with its instant."""
+    """One dated step of a dunning run.
+
+    day: days after the due date
+    """
 
     __tablename__ = "dunning_steps"
 
@@ -96,7 +168,9 @@ class DunningStep(Model):
     ordinal: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
     day: Mapped[int] = mapped_column(SmallInteger)
     run_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
-    action: Mapped[str] = mapped_column(Text)
-    state: Mapped[str] = mapped_column(Text, server_default=FetchedValue())
+    action: Mapped[DunningAction] = mapped_column(EnumText(DunningAction))
+    status: Mapped[DunningStepStatus] = mapped_column(
+        "state", EnumText(DunningStepStatus), server_default=FetchedValue()
+    )
     payment_id: Mapped[uuid.UUID | None]
     done_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))

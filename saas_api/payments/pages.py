@@ -1,11 +1,11 @@
-"""Mock checkout and return page."""
+"""Public pages of payments: the checkout of the mock provider, and the page after a checkout."""
 
 from http import HTTPStatus
 from urllib.parse import urlsplit
 from uuid import UUID
 
 from flask import Blueprint, Response, redirect, request
-from werkzeug.wrappers import Response as Answer
+from werkzeug.wrappers import Response as WerkzeugResponse
 
 from saas_api.core.access import public_view
 from saas_api.core.errors import BadRequest, NotFound
@@ -26,21 +26,21 @@ def checkout_page(reference: str) -> Response:
 
 @bp.post("/mock/<reference>")
 @public_view
-def submit_checkout(reference: str) -> Response | Answer:
-    """Do what the customer chose, send the signed event as a provider would, and send the customer back."""
-    shown, action = _checkout(reference), request.form.get("action", "")
+def submit_checkout(reference: str) -> Response | WerkzeugResponse:
+    """Apply the chosen outcome, send its signed event as a provider would, and redirect to the return page."""
+    checkout, action = _checkout(reference), request.form.get("action", "")
     if action not in CHECKOUT_ACTIONS:
         raise BadRequest
     event = mock_payments.submit_action(reference, action)
     if event:
         provider_events.receive_event("mock", event.body, event.signature)
-    return redirect(urlsplit(shown.return_url).path, HTTPStatus.SEE_OTHER)  # a form must not lead to another origin
+    return redirect(urlsplit(checkout.return_url).path, HTTPStatus.SEE_OTHER)  # a form must not lead to another origin
 
 
 @bp.get('/return/<id("pay"):payment_id>')
 @public_view
 def return_page(payment_id: UUID) -> Response:
-    """Show what became of a payment; its provider is asked if that is not known yet."""
+    """Show the outcome of a payment. Asks the provider if it is not known yet."""
     payment = payments.refresh_payment(payment_id)
     if payment is None:
         raise NotFound
@@ -48,7 +48,7 @@ def return_page(payment_id: UUID) -> Response:
 
 
 def _checkout(reference: str) -> MockCheckoutPage:
-    found = mock_payments.find_checkout(reference) if "mock" in selection.enabled_payment_providers() else None
-    if found is None:
+    checkout = mock_payments.find_checkout(reference) if "mock" in selection.enabled_payment_providers() else None
+    if checkout is None:
         raise NotFound
-    return found
+    return checkout

@@ -1,8 +1,9 @@
-"""Reads; settle_payment, record_offline_payment, expire_payment."""
+"""Payments: reads, and settlement: applying the answer of a provider, or money received another way."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
@@ -13,7 +14,7 @@ from saas_api.accounts import audit
 from saas_api.accounts.audit import SYSTEM_ACTOR, Actor
 from saas_api.billing import events as billing_events
 from saas_api.billing import invoices
-from saas_api.billing.models import Invoice
+from saas_api.billing.models import Invoice, InvoiceStatus
 from saas_api.core import clock, ids, money
 from saas_api.core.db import pagination, tenancy
 from saas_api.core.db.pagination import Page
@@ -22,89 +23,116 @@ from saas_api.core.faults import fault_point
 from saas_api.core.observability import get_logger
 from saas_api.payments import dunning, provider_checks
 from saas_api.payments import events as payment_events
-from saas_api.payments.models import Payment, Refund
-from saas_api.payments.provider_checks import PENDING_STATUSES, ExpectedPayment
+from saas_api.payments.models import PENDING_STATUSES, Payment, PaymentStatus, Refund, RefundStatus
+from saas_api.payments.provider_checks import PaymentTerms
 from saas_api.providers import selection
-from saas_api.providers.payments import PaymentStatus, ProviderUnreachable
+from saas_api.providers.payments import CheckoutStatus, ProviderUnreachable
 
 log = get_logger(__name__)
 
 
-def get_by_reference(session: Session, provider: str, reference: str) -> Payment | None:
-    """The payment that a provider calls by a name."""
+class SettlementOutcome(StrEnum):
+    """Result of asking a provider about a payment.
+
+    `SETTLED`: the payment has its final status. `OPEN`: not decided yet. `QUARANTINED`: the answer does not match.
+    `UNKNOWN`: no payment has this reference.
+    """
+
+    SETTLED = "done"
+    OPEN = "open"
+    QUARANTINED = "quarantined"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class OfflinePayment:
+    """Money that was received without a provider, such as a bank transfer.
+
+    reference: of the bank, unique; a reference is recorded once
+    """
+
+    amount_minor: int
+    currency: str
+    reference: str
+
+
+def find_by_reference(session: Session, provider: str, reference: str) -> Payment | None:
+    """The payment that a provider knows under this reference."""
     return session.scalars(
         select(Payment).where(Payment.provider == provider, Payment.provider_reference == reference)
     ).one_or_none()
 
 
-def get_by_id(session: Session, payment_id: UUID) -> Payment | None:
-    """A payment of whatever organization; ids are unique."""
+def find_payment(session: Session, payment_id: UUID) -> Payment | None:
+    """A payment of any organization; session: a system session."""
     return session.scalars(select(Payment).where(Payment.id == payment_id)).one_or_none()
 
 
 def find_pending_payment(session: Session, organization_id: UUID, invoice_id: UUID) -> Payment | None:
-    """The payment of an invoice that is not decided."""
+    """The pending payment of an invoice; there is at most one."""
     return session.scalars(
         select(Payment).where(
             Payment.organization_id == organization_id,
             Payment.invoice_id == invoice_id,
-            Payment.state.in_(PENDING_STATUSES),
+            Payment.status.in_(PENDING_STATUSES),
         )
     ).one_or_none()
 
 
 def find_invoice_for_period(session: Session, organization_id: UUID, period_id: UUID) -> UUID | None:
-    """The invoice that stands for a period, the newest if some were replaced."""
+    """Id of the invoice of a billing period: the newest, void ones last."""
     return session.scalars(
         select(Invoice.id)
         .where(Invoice.organization_id == organization_id, Invoice.billing_period_id == period_id)
-        .order_by(Invoice.status == "void", Invoice.created_at.desc(), Invoice.id.desc())
+        .order_by(Invoice.status == InvoiceStatus.VOID, Invoice.created_at.desc(), Invoice.id.desc())
         .limit(1)
     ).first()
 
 
 def lock_refundable_payments(session: Session, organization_id: UUID, invoice_id: UUID) -> list[tuple[Payment, int]]:
-    """Payments of an invoice and what of each may still go back, the newest first; rows are locked.
+    """Succeeded payments of an invoice with their refundable amounts, the newest first. Locks the rows.
 
-    returns: minor units above zero
+    returns: amounts in minor units, above zero
     """
     payments = session.scalars(
         select(Payment)
         .where(
-            Payment.organization_id == organization_id, Payment.invoice_id == invoice_id, Payment.state == "succeeded"
+            Payment.organization_id == organization_id,
+            Payment.invoice_id == invoice_id,
+            Payment.status == PaymentStatus.SUCCEEDED,
         )
         .order_by(Payment.settled_at.desc(), Payment.id.desc())
         .with_for_update()
     ).all()
-    asked = dict(
+    refunded = dict(
         session.execute(
             select(Refund.payment_id, func.sum(Refund.amount_minor))
-            .where(Refund.organization_id == organization_id, Refund.state != "failed")
+            .where(Refund.organization_id == organization_id, Refund.status != RefundStatus.FAILED)
             .group_by(Refund.payment_id)
         ).all()
     )
-    left = [(payment, payment.allocated_minor - int(asked.get(payment.id, 0))) for payment in payments]
-    return [(payment, minor) for payment, minor in left if minor > 0]
+    refundable = [(payment, payment.allocated_minor - int(refunded.get(payment.id, 0))) for payment in payments]
+    return [(payment, minor) for payment, minor in refundable if minor > 0]
 
 
-def list_newest(session: Session, state: str | None, limit: int) -> Sequence[Payment]:
-    """The last payments, newest first."""
-    wanted = select(Payment).order_by(Payment.created_at.desc(), Payment.id.desc()).limit(limit)
-    return session.scalars(wanted.where(Payment.state == state) if state else wanted).all()
+def list_newest(session: Session, status: str | None, limit: int) -> Sequence[Payment]:
+    """The newest payments of all organizations, newest first; session: a system session."""
+    statement = select(Payment).order_by(Payment.created_at.desc(), Payment.id.desc()).limit(limit)
+    return session.scalars(statement.where(Payment.status == status) if status else statement).all()
 
 
 def list_payments(session: Session, organization_id: UUID, query: dict[str, Any]) -> Page:
     """A page of an organization's payments, newest first.
 
     query: limit, cursor, invoice_id
-    raises: Invalid for a cursor of another list
+    raises: ValidationFailed for a cursor of another list
     """
-    wanted = select(Payment).where(Payment.organization_id == organization_id)
+    statement = select(Payment).where(Payment.organization_id == organization_id)
     if query["invoice_id"]:
-        wanted = wanted.where(Payment.invoice_id == query["invoice_id"])
+        statement = statement.where(Payment.invoice_id == query["invoice_id"])
     if query["cursor"]:
-        wanted = wanted.where(tuple_(Payment.created_at, Payment.id) < _position(query["cursor"]))
-    newest_first = wanted.order_by(Payment.created_at.desc(), Payment.id.desc()).limit(query["limit"] + 1)
+        statement = statement.where(tuple_(Payment.created_at, Payment.id) < _position(query["cursor"]))
+    newest_first = statement.order_by(Payment.created_at.desc(), Payment.id.desc()).limit(query["limit"] + 1)
     rows = session.scalars(newest_first).all()
     last = rows[query["limit"] - 1] if len(rows) > query["limit"] else None
     cursor = pagination.encode_cursor(last.created_at.isoformat(), str(last.id)) if last else None
@@ -119,42 +147,26 @@ def _position(cursor: str) -> tuple[datetime, UUID]:
         raise ValidationFailed.at_field("cursor", "Not a cursor of this list.") from cause
 
 
-SETTLED, OPEN, QUARANTINED, UNKNOWN = "done", "open", "quarantined", "unknown"
+def settle_payment(provider: str, reference: str) -> SettlementOutcome:
+    """Ask the provider about a payment and apply its answer, in transactions of its own.
 
-
-@dataclass(frozen=True)
-class OfflinePayment:
-    """Money that came another way.
-
-    reference: of the bank; booked once
-    """
-
-    amount_minor: int
-    currency: str
-    reference: str
-
-
-def settle_payment(provider: str, reference: str) -> str:
-    """Let a payment be what its provider says now.
-
-    returns: DONE, OPEN (nothing decided), QUARANTINED, or UNKNOWN for a reference that is nobody's
-    raises: ProviderAway; LookupError when the provider is not offered any more
+    raises: ProviderUnreachable; LookupError if the provider is no longer configured
     """
     with tenancy.system_session("payments.settle") as session:
-        payment = get_by_reference(session, provider, reference)
+        payment = find_by_reference(session, provider, reference)
     if payment is None:
-        return UNKNOWN
-    truth = selection.payment_provider(provider).get_status(reference)
+        return SettlementOutcome.UNKNOWN
+    checkout = selection.payment_provider(provider).get_status(reference)
     fault_point("payments.after_ask")
     with tenancy.system_session("payments.settle") as session:
         payment = _lock(session, payment.organization_id, payment.id)
-        return _apply_status(session, payment, truth)
+        return _apply_status(session, payment, checkout)
 
 
 def refresh_payment(payment_id: UUID) -> Payment | None:
-    """A payment whose customer comes back from the provider: asked about, if nothing is decided yet."""
+    """A payment of any organization, settled first if it is pending and its provider answers."""
     payment = _find(payment_id)
-    if payment is None or payment.state not in PENDING_STATUSES or not payment.provider_reference:
+    if payment is None or not payment.is_pending or not payment.provider_reference:
         return payment
     try:
         settle_payment(payment.provider, payment.provider_reference)
@@ -164,123 +176,124 @@ def refresh_payment(payment_id: UUID) -> Payment | None:
 
 
 def expire_payment(organization_id: UUID, payment_id: UUID, code: str) -> None:
-    """Cancel a payment that was never decided; late truth still books it."""
+    """Cancel a pending payment, in a transaction of its own. A later answer of the provider still settles it."""
     with tenancy.system_session("payments.settle") as session:
         payment = _lock(session, organization_id, payment_id)
-        if payment.state in PENDING_STATUSES:
-            _close(session, payment, "canceled", code)
+        if payment.is_pending:
+            _close(session, payment, PaymentStatus.CANCELED, code)
 
 
 def record_offline_payment(
-    organization_id: UUID, invoice_id: UUID, money: OfflinePayment, actor: Actor, reason: str
+    organization_id: UUID, invoice_id: UUID, received: OfflinePayment, actor: Actor, reason: str
 ) -> Payment:
-    """Book money that did not come through a provider.
+    """Record a payment that was received without a provider, in a transaction of its own.
 
-    raises: NotFound; IntegrityError for a reference that was booked before
+    raises: NotFound; IntegrityError for a reference that is recorded already
     """
     with tenancy.system_session("payments.settle") as session:
         invoice = invoices.lock_invoice(session, organization_id, invoice_id)
-        if invoice.currency != money.currency or invoice.status == "draft":
+        if invoice.currency != received.currency or invoice.status == InvoiceStatus.DRAFT:
             raise NotFound
         payment_id, now = ids.new_id(), clock.now()
-        settled = invoices.apply_payment(
-            session, organization_id, invoice_id, money.amount_minor, f"payment:{payment_id}"
+        allocation = invoices.apply_payment(
+            session, organization_id, invoice_id, received.amount_minor, f"payment:{payment_id}"
         )
         payment = Payment(
             organization_id=organization_id,
             id=payment_id,
             invoice_id=invoice_id,
             provider="offline",
-            provider_reference=money.reference,
+            provider_reference=received.reference,
             initiated_by="operator",
-            currency=money.currency,
-            amount_minor=money.amount_minor,
-            captured_minor=money.amount_minor,
-            allocated_minor=settled.allocated_minor,
-            excess_minor=settled.excess_minor,
+            currency=received.currency,
+            amount_minor=received.amount_minor,
+            captured_minor=received.amount_minor,
+            allocated_minor=allocation.allocated_minor,
+            excess_minor=allocation.excess_minor,
             refunded_minor=0,
-            state="succeeded",
+            status=PaymentStatus.SUCCEEDED,
             created_at=now,
             settled_at=now,
         )
         session.add(payment)
-        data = {"reason": reason, "reference": money.reference}
+        data = {"reason": reason, "reference": received.reference}
         audit.record_event(session, organization_id, actor, "payment.recorded", ("payment", payment_id), data)
-        _finish_success(session, payment)
+        _complete(session, payment)
         return payment
 
 
 def _find(payment_id: UUID) -> Payment | None:
     with tenancy.system_session("payments.settle") as session:
-        return get_by_id(session, payment_id)
+        return find_payment(session, payment_id)
 
 
 def _lock(session: Session, organization_id: UUID, payment_id: UUID) -> Payment:
     return session.get_one(Payment, (organization_id, payment_id), with_for_update=True, populate_existing=True)
 
 
-def _apply_status(session: Session, payment: Payment, truth: PaymentStatus) -> str:
-    if payment.state == "succeeded":
-        return SETTLED
-    told = ExpectedPayment(truth.reference, truth.currency, truth.amount_minor)
-    asked = ExpectedPayment(payment.provider_reference, payment.currency, payment.amount_minor)
-    problem = provider_checks.find_mismatch(truth.kind, told, asked)
-    if problem:
-        _quarantine(session, payment, problem, told)
-        return QUARANTINED
-    kind = provider_checks.resolve_status(truth.kind, clock.now() - payment.created_at)
-    if kind == "open":
-        return OPEN
-    if kind == "succeeded":
-        _book_capture(session, payment, truth.amount_minor)
-    elif payment.state in PENDING_STATUSES:
-        _close(session, payment, kind, truth.failure_code or "expired")
-    return SETTLED
+def _apply_status(session: Session, payment: Payment, checkout: CheckoutStatus) -> SettlementOutcome:
+    if payment.status == PaymentStatus.SUCCEEDED:
+        return SettlementOutcome.SETTLED
+    reported = PaymentTerms(checkout.reference, checkout.currency, checkout.amount_minor)
+    requested = PaymentTerms(payment.provider_reference, payment.currency, payment.amount_minor)
+    mismatch = provider_checks.find_mismatch(checkout.kind, reported, requested)
+    if mismatch:
+        _quarantine(session, payment, mismatch, reported)
+        return SettlementOutcome.QUARANTINED
+    result = provider_checks.resolve_status(checkout.kind, clock.now() - payment.created_at)
+    if result == "open":
+        return SettlementOutcome.OPEN
+    if result == "succeeded":
+        _apply_capture(session, payment, checkout.amount_minor)
+    elif payment.is_pending:
+        _close(session, payment, PaymentStatus(result), checkout.failure_code or "expired")
+    return SettlementOutcome.SETTLED
 
 
-def _book_capture(session: Session, payment: Payment, captured_minor: int) -> None:
+def _apply_capture(session: Session, payment: Payment, captured_minor: int) -> None:
     source = f"payment:{payment.id}"
-    settled = invoices.apply_payment(session, payment.organization_id, payment.invoice_id, captured_minor, source)
+    allocation = invoices.apply_payment(session, payment.organization_id, payment.invoice_id, captured_minor, source)
     payment.captured_minor = captured_minor
-    payment.allocated_minor, payment.excess_minor = settled.allocated_minor, settled.excess_minor
-    payment.state, payment.settled_at = "succeeded", clock.now()
+    payment.allocated_minor, payment.excess_minor = allocation.allocated_minor, allocation.excess_minor
+    payment.status, payment.settled_at = PaymentStatus.SUCCEEDED, clock.now()
     payment.failure_code = payment.next_check_at = None
-    data = {"minor": captured_minor, "excess_minor": settled.excess_minor}
+    data = {"minor": captured_minor, "excess_minor": allocation.excess_minor}
     actor, target = SYSTEM_ACTOR, ("payment", payment.id)
     audit.record_event(session, payment.organization_id, actor, "payment.succeeded", target, data)
-    _finish_success(session, payment)
+    _complete(session, payment)
     fault_point("payments.before_commit")
 
 
-def _finish_success(session: Session, payment: Payment) -> None:
+def _complete(session: Session, payment: Payment) -> None:
     payment_events.publish_payment_event(session, payment, "payment.succeeded")
     invoice = invoices.lock_invoice(session, payment.organization_id, payment.invoice_id)
     payment_events.email_billing_contacts(session, "payment_received", payment, invoice)
     dunning.stop_if_settled(session, payment.organization_id, payment.invoice_id)
 
 
-def _close(session: Session, payment: Payment, state: str, code: str) -> None:
-    payment.state, payment.failure_code, payment.next_check_at = state, code, None
+def _close(session: Session, payment: Payment, status: PaymentStatus, code: str) -> None:
+    payment.status, payment.failure_code, payment.next_check_at = status, code, None
     actor, target = SYSTEM_ACTOR, ("payment", payment.id)
-    audit.record_event(session, payment.organization_id, actor, f"payment.{state}", target, {"failure_code": code})
+    audit.record_event(session, payment.organization_id, actor, f"payment.{status}", target, {"failure_code": code})
     payment_events.publish_payment_event(session, payment, "payment.failed")
-    if state == "failed":
+    if status == PaymentStatus.FAILED:
         invoice = invoices.lock_invoice(session, payment.organization_id, payment.invoice_id)
         if invoice.is_payable:
             billing_events.publish_invoice_event(session, invoice, "invoice.payment_failed", attempt=1)
         payment_events.email_billing_contacts(session, "payment_failed", payment, invoice)
 
 
-def _quarantine(session: Session, payment: Payment, problem: str, told: ExpectedPayment) -> None:
-    if payment.state == "quarantined" and payment.failure_code == problem:
+def _quarantine(session: Session, payment: Payment, mismatch: str, reported: PaymentTerms) -> None:
+    if payment.status == PaymentStatus.QUARANTINED and payment.failure_code == mismatch:
         return
-    payment.state, payment.failure_code, payment.next_check_at = "quarantined", problem, None
-    data = {"problem": problem, "told_minor": told.amount_minor, "told_currency": told.currency}
+    payment.status, payment.failure_code, payment.next_check_at = PaymentStatus.QUARANTINED, mismatch, None
+    data = {"problem": mismatch, "told_minor": reported.amount_minor, "told_currency": reported.currency}
     actor, target = SYSTEM_ACTOR, ("payment", payment.id)
     audit.record_event(session, payment.organization_id, actor, "payment.quarantined", target, data)
-    asked = f"{money.format_minor(payment.amount_minor, payment.currency)} {payment.currency} were asked for"
+    label = payment_events.payment_label(payment.organization_id, payment.id)
+    amount = money.format_minor(payment.amount_minor, payment.currency)
     detail = (
-        f"{payment_events.payment_label(payment.organization_id, payment.id)}: {problem}; {asked}, {payment.provider} says "
-        f"{told.amount_minor} {told.currency} in minor units. Nothing was booked."
+        f"{label}: {mismatch}; {amount} {payment.currency} were asked for, {payment.provider} says "
+        f"{reported.amount_minor} {reported.currency} in minor units. Nothing was booked."
     )
     payment_events.email_operators(session, "a payment is quarantined", detail)

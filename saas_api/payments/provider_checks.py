@@ -1,14 +1,13 @@
-"""When to ask a provider again, mismatch rules, minimum amounts; pure."""
+"""Rules for answers of payment providers: when to ask again, what mismatches, which amounts they take; pure."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-PENDING_STATUSES = ("created", "pending", "requires_action")
 EXPIRE_AFTER = timedelta(days=7)
 ABANDON_AFTER = timedelta(hours=1)
-_CHECKS = (timedelta(minutes=5), timedelta(hours=1), timedelta(hours=6))
-_DAILY_CHECK = timedelta(days=1)
-_RETRIES = (
+_CHECK_DELAYS = (timedelta(minutes=5), timedelta(hours=1), timedelta(hours=6))
+_LAST_CHECK_DELAY = timedelta(days=1)
+_RETRY_DELAYS = (
     timedelta(minutes=1),
     timedelta(minutes=5),
     timedelta(minutes=30),
@@ -17,7 +16,7 @@ _RETRIES = (
     timedelta(hours=12),
     timedelta(hours=24),
 )
-_EVENTS = {
+_PAYMENT_EVENT_TYPES = {
     "stripe": frozenset(
         {
             "checkout.session.completed",
@@ -29,13 +28,15 @@ _EVENTS = {
     "paystack": frozenset({"charge.success", "charge.failed"}),
     "mock": frozenset({"checkout.completed", "checkout.failed", "checkout.canceled"}),
 }
+MIN_AMOUNT_MINOR = {("stripe", "USD"): 50, ("stripe", "EUR"): 50, ("stripe", "GBP"): 30, ("stripe", "JPY"): 50}
+PROVIDER_CURRENCIES = {"paystack": frozenset({"NGN", "GHS", "ZAR", "KES", "USD"})}
 
 
 @dataclass(frozen=True)
-class ExpectedPayment:
-    """What a payment is about.
+class PaymentTerms:
+    """Reference, currency and amount of a payment, as we requested it or as the provider reports it.
 
-    reference: the provider's name for it
+    reference: the provider's id
     """
 
     reference: str | None
@@ -44,30 +45,31 @@ class ExpectedPayment:
 
 
 def next_check_at(checks: int, now: datetime) -> datetime:
-    """When to ask about a payment again.
+    """Time of the next check of a pending payment.
 
-    checks: how often it was asked about already
+    checks: number of checks so far
     """
-    return now + (_CHECKS[checks] if checks < len(_CHECKS) else _DAILY_CHECK)
+    return now + (_CHECK_DELAYS[checks] if checks < len(_CHECK_DELAYS) else _LAST_CHECK_DELAY)
 
 
 def event_retry_delay(attempt: int) -> timedelta | None:
-    """How long an event waits after a try that decided nothing; None when it was the last.
+    """Delay before the next attempt to process an event; None after the last attempt.
 
-    attempt: from 1
+    attempt: the one that failed, from 1
     """
-    return _RETRIES[attempt - 1] if attempt <= len(_RETRIES) else None
+    return _RETRY_DELAYS[attempt - 1] if attempt <= len(_RETRY_DELAYS) else None
 
 
-def is_payment_event(provider: str, kind: str) -> bool:
-    """Whether an event of a type is reason to ask the provider."""
-    return kind in _EVENTS[provider]
+def is_payment_event(provider: str, event_type: str) -> bool:
+    """Whether an event of this type reports the outcome of a payment."""
+    return event_type in _PAYMENT_EVENT_TYPES[provider]
 
 
 def resolve_status(kind: str, age: timedelta) -> str:
-    """What an answer means now: a page that was left is open for a while, and nothing is open for ever.
+    """Result of a payment from the status of its checkout and its age.
 
-    kind: as the provider says
+    An abandoned checkout can still be paid for an hour; an open one is canceled after seven days.
+    kind: of `CheckoutStatus`
     age: of the payment
     returns: "open", "succeeded", "failed" or "canceled"
     """
@@ -76,33 +78,29 @@ def resolve_status(kind: str, age: timedelta) -> str:
     return "canceled" if kind == "open" and age >= EXPIRE_AFTER else kind
 
 
-def find_mismatch(kind: str, told: ExpectedPayment, asked: ExpectedPayment) -> str | None:
-    """Why an answer is not about the payment that was asked for; None when it is.
+def find_mismatch(kind: str, reported: PaymentTerms, requested: PaymentTerms) -> str | None:
+    """Code of the first mismatch between the provider's answer and our request; None when they match.
 
-    kind: as the provider says
+    kind: of `CheckoutStatus`
     """
     if kind == "unknown":
         return "unknown_reference"
-    if told.reference != asked.reference:
+    if reported.reference != requested.reference:
         return "other_reference"
     if kind != "succeeded":
         return None
-    if told.currency != asked.currency:
+    if reported.currency != requested.currency:
         return "other_currency"
-    if told.amount_minor > asked.amount_minor:
+    if reported.amount_minor > requested.amount_minor:
         return "more_than_asked"
-    return None if told.amount_minor > 0 else "no_amount"
-
-
-MIN_AMOUNT_MINOR = {("stripe", "USD"): 50, ("stripe", "EUR"): 50, ("stripe", "GBP"): 30, ("stripe", "JPY"): 50}
-PROVIDER_CURRENCIES = {"paystack": frozenset({"NGN", "GHS", "ZAR", "KES", "USD"})}
+    return None if reported.amount_minor > 0 else "no_amount"
 
 
 def supports_currency(provider: str, currency: str) -> bool:
-    """Whether a provider takes a currency at all."""
+    """Whether a provider supports a currency."""
     return provider not in PROVIDER_CURRENCIES or currency in PROVIDER_CURRENCIES[provider]
 
 
 def is_below_minimum(provider: str, currency: str, amount_minor: int) -> bool:
-    """Whether a provider would refuse an amount as not worth its trouble."""
+    """Whether an amount is below the minimum of a provider."""
     return amount_minor < MIN_AMOUNT_MINOR.get((provider, currency), 1)

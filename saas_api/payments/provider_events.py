@@ -1,10 +1,9 @@
-"""The inbox of provider events: receive, process, retry."""
+"""The inbox of provider events: verifies and stores them, then settles the payments that they refer to."""
 
 from collections.abc import Sequence
 from typing import Any
 
-import sqlalchemy as sa
-from sqlalchemy import select, text
+from sqlalchemy import Row, select, text
 from sqlalchemy.orm import Session
 
 from saas_api.core import clock
@@ -16,12 +15,17 @@ from saas_api.core.jobs.outbox import LOOKAHEAD_SECONDS, DueOwners
 from saas_api.core.observability import get_logger
 from saas_api.core.settings import setting
 from saas_api.payments import events, payments, provider_checks
-from saas_api.payments.models import ProviderEvent
-from saas_api.payments.payments import OPEN, QUARANTINED, UNKNOWN
+from saas_api.payments.models import ProviderEvent, ProviderEventStatus
+from saas_api.payments.payments import SettlementOutcome
 from saas_api.providers import selection
 from saas_api.providers.payments import MalformedEvent, ProviderUnreachable, SignatureMismatch
 
 log = get_logger(__name__)
+
+INBOX_JOB = "payments.inbox"
+CLAIM_BATCH_SIZE = 10
+MAX_ERROR_LENGTH = 500
+
 _DUE_EVENTS = text("""
 SELECT provider, min(extract(epoch FROM next_at - now()))::float8 AS seconds FROM provider_events
  WHERE state = 'received' GROUP BY provider
@@ -29,28 +33,25 @@ SELECT provider, min(extract(epoch FROM next_at - now()))::float8 AS seconds FRO
 
 
 def list_due_providers(session: Session) -> list[tuple[str, float]]:
-    """Providers with events to work off, and in how many seconds the first is due."""
+    """Providers with unprocessed events, and the seconds until the first of each is due."""
     return [(provider, float(seconds)) for provider, seconds in session.execute(_DUE_EVENTS)]
 
 
 def list_quarantined_events(session: Session, limit: int) -> Sequence[ProviderEvent]:
-    """Events that nobody could make sense of, newest first."""
+    """Quarantined events, newest first."""
     return session.scalars(
         select(ProviderEvent)
-        .where(ProviderEvent.state == "quarantined")
+        .where(ProviderEvent.status == ProviderEventStatus.QUARANTINED)
         .order_by(ProviderEvent.received_at.desc())
         .limit(limit)
     ).all()
 
 
-INBOX_JOB = "payments.inbox"
-CLAIM_BATCH_SIZE = 10
-
-_INSERT_EVENT = sa.text("""
+_INSERT_EVENT = text("""
 INSERT INTO provider_events (provider, event_id, event_type, reference, body, next_at, received_at)
-VALUES (:provider, :event_id, :kind, :reference, :body, now(), :at) ON CONFLICT DO NOTHING
+VALUES (:provider, :event_id, :event_type, :reference, :body, now(), :at) ON CONFLICT DO NOTHING
 """)
-_CLAIM = sa.text("""
+_CLAIM = text("""
 WITH due AS (SELECT provider, event_id FROM provider_events
   WHERE provider = :provider AND state = 'received' AND next_at <= now()
   ORDER BY next_at LIMIT :n FOR UPDATE SKIP LOCKED)
@@ -58,48 +59,48 @@ UPDATE provider_events e SET attempts = e.attempts + 1, next_at = now() + interv
 FROM due WHERE e.provider = due.provider AND e.event_id = due.event_id
 RETURNING e.event_id, e.event_type, e.reference, e.attempts
 """)
-_FINISH = sa.text("""
-UPDATE provider_events SET state = :state, error = :error, next_at = NULL, processed_at = :at
+_FINISH = text("""
+UPDATE provider_events SET state = :status, error = :error, next_at = NULL, processed_at = :at
  WHERE provider = :provider AND event_id = :event_id AND state = 'received' RETURNING event_id
 """)
-_RETRY = sa.text("""
+_RETRY = text("""
 UPDATE provider_events SET error = :error, next_at = now() + :delay
  WHERE provider = :provider AND event_id = :event_id AND state = 'received'
 """)
 
 
 class MissingSignature(Unauthenticated):
-    """A payment event came without the header that signs it."""
+    """The event has no signature header."""
 
     code, message = "MISSING_SIGNATURE", "This event is not signed."
 
 
 class InvalidSignature(Unauthenticated):
-    """The signature is not the provider's, or too old."""
+    """The signature does not match, or is too old."""
 
     code, message = "INVALID_SIGNATURE", "The signature of this event is not valid."
 
 
 def receive_event(provider: str, body: bytes, signature: str | None) -> None:
-    """Keep a signed event, whatever it says, and wake the inbox once it is kept; a repetition changes nothing.
+    """Verify and store a signed event, and wake the inbox, in a transaction of its own. Idempotent.
 
-    raises: MissingSignature, InvalidSignature, Malformed
+    raises: MissingSignature, InvalidSignature, BadRequest
     """
     if not signature:
         raise MissingSignature
     if not signature.isascii():
         raise InvalidSignature
     try:
-        notice = selection.payment_provider(provider).verify_event(body, signature)
+        event = selection.payment_provider(provider).verify_event(body, signature)
     except (SignatureMismatch, LookupError) as cause:
         raise InvalidSignature from cause
     except MalformedEvent as cause:
         raise BadRequest("The event cannot be read.") from cause
     values = {
         "provider": provider,
-        "event_id": notice.event_id,
-        "kind": notice.kind,
-        "reference": notice.reference,
+        "event_id": event.event_id,
+        "event_type": event.kind,
+        "reference": event.reference,
         "body": body,
         "at": clock.now(),
     }
@@ -110,61 +111,63 @@ def receive_event(provider: str, body: bytes, signature: str | None) -> None:
 
 
 def list_due() -> DueOwners[str]:
-    """Providers with events that are due."""
+    """Providers with due events, for `outbox.drain_queue`."""
     with tenancy.system_session("payments.inbox") as session:
-        found = list_due_providers(session)
-    later = [seconds for _, seconds in found if 0 < seconds <= LOOKAHEAD_SECONDS]
-    return DueOwners([provider for provider, seconds in found if seconds <= 0], min(later, default=None))
+        providers = list_due_providers(session)
+    later = [seconds for _, seconds in providers if 0 < seconds <= LOOKAHEAD_SECONDS]
+    return DueOwners([provider for provider, seconds in providers if seconds <= 0], min(later, default=None))
 
 
 def process_batch(provider: str) -> int:
-    """Claim a few of a provider's due events and bring each to an end or to its next try.
+    """Claim up to ten due events of a provider and process each, in transactions of its own.
 
-    returns: how many were claimed
+    returns: number of claimed events
     """
     with tenancy.system_session("payments.inbox") as session:
         rows = session.execute(_CLAIM, {"provider": provider, "n": CLAIM_BATCH_SIZE}).all()
     fault_point("payments.after_claim")
-    for row in rows:
-        _process_event(provider, row)
+    for event in rows:
+        _process_event(provider, event)
     return len(rows)
 
 
-def _process_event(provider: str, row: Any) -> None:
-    if row.reference is None or not provider_checks.is_payment_event(provider, row.event_type):
-        _finish(provider, row, "ignored")
+def _process_event(provider: str, event: Row[Any]) -> None:
+    if event.reference is None or not provider_checks.is_payment_event(provider, event.event_type):
+        _finish(provider, event, ProviderEventStatus.IGNORED)
         return
     try:
-        outcome = payments.settle_payment(provider, row.reference)
+        outcome = payments.settle_payment(provider, event.reference)
     except (ProviderUnreachable, LookupError) as error:
-        _try_again(provider, row, f"not asked: {error}")
+        _retry_or_quarantine(provider, event, f"not asked: {error}")
         return
-    except Exception as error:  # the event keeps its place, and the next one its turn
-        log.exception("event_failed", provider=provider, event_id=row.event_id)
-        _try_again(provider, row, type(error).__name__)
+    except Exception as error:  # one event must not stop the others
+        log.exception("event_failed", provider=provider, event_id=event.event_id)
+        _retry_or_quarantine(provider, event, type(error).__name__)
         return
-    if outcome == OPEN:
-        _try_again(provider, row, "not decided")
-    elif outcome == UNKNOWN:
-        _finish(provider, row, "quarantined", "unknown_reference")
+    if outcome == SettlementOutcome.OPEN:
+        _retry_or_quarantine(provider, event, "not decided")
+    elif outcome == SettlementOutcome.UNKNOWN:
+        _finish(provider, event, ProviderEventStatus.QUARANTINED, "unknown_reference")
+    elif outcome == SettlementOutcome.QUARANTINED:
+        _finish(provider, event, ProviderEventStatus.QUARANTINED)
     else:
-        _finish(provider, row, "quarantined" if outcome == QUARANTINED else "processed")
+        _finish(provider, event, ProviderEventStatus.PROCESSED)
 
 
-def _try_again(provider: str, row: Any, error: str) -> None:
-    delay = provider_checks.event_retry_delay(row.attempts)
+def _retry_or_quarantine(provider: str, event: Row[Any], error: str) -> None:
+    delay = provider_checks.event_retry_delay(event.attempts)
     if delay is None:
-        _finish(provider, row, "quarantined", error)
+        _finish(provider, event, ProviderEventStatus.QUARANTINED, error)
         return
-    values = {"provider": provider, "event_id": row.event_id, "error": error[:500]}
+    values = {"provider": provider, "event_id": event.event_id, "error": error[:MAX_ERROR_LENGTH]}
     with tenancy.system_session("payments.inbox") as session:
         session.execute(_RETRY, {**values, "delay": delay / setting("TIME_SCALE")})
 
 
-def _finish(provider: str, row: Any, state: str, error: str | None = None) -> None:
-    values = {"provider": provider, "event_id": row.event_id, "state": state, "error": error, "at": clock.now()}
+def _finish(provider: str, event: Row[Any], status: ProviderEventStatus, error: str | None = None) -> None:
+    values = {"provider": provider, "event_id": event.event_id, "status": status, "error": error, "at": clock.now()}
     with tenancy.system_session("payments.inbox") as session:
-        is_done_here = session.execute(_FINISH, values).first() is not None
-        if is_done_here and state == "quarantined" and error:
-            detail = f"{provider} event {row.event_id} ({row.event_type}) about {row.reference}: {error}."
+        is_finished = session.execute(_FINISH, values).first() is not None
+        if is_finished and status == ProviderEventStatus.QUARANTINED and error:
+            detail = f"{provider} event {event.event_id} ({event.event_type}) about {event.reference}: {error}."
             events.email_operators(session, "a payment event is quarantined", detail)

@@ -1,4 +1,4 @@
-"""Pending payments asked again; quarantined payments and events resolved by an operator."""
+"""Reconciliation: asks providers about pending payments; operators resolve quarantined payments and events."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,50 +18,82 @@ from saas_api.core.jobs import queue
 from saas_api.core.observability import get_logger
 from saas_api.payments import checkout, payments, provider_checks
 from saas_api.payments.checkout import ProviderUnavailable
-from saas_api.payments.models import Payment, ProviderEvent
-from saas_api.payments.payments import OPEN
-from saas_api.payments.provider_checks import EXPIRE_AFTER, PENDING_STATUSES
+from saas_api.payments.models import (
+    PENDING_STATUSES,
+    Payment,
+    PaymentStatus,
+    ProviderEvent,
+    ProviderEventStatus,
+)
+from saas_api.payments.payments import SettlementOutcome
+from saas_api.payments.provider_checks import EXPIRE_AFTER
 from saas_api.payments.provider_events import INBOX_JOB
 from saas_api.providers.payments import ProviderUnreachable
 
 log = get_logger(__name__)
-
-
-def list_due_for_check(session: Session, at: datetime, limit: int) -> Sequence[Payment]:
-    """Undecided payments that are to be asked about."""
-    return session.scalars(
-        select(Payment)
-        .where(Payment.state.in_(PENDING_STATUSES), Payment.next_check_at <= at)
-        .order_by(Payment.next_check_at)
-        .limit(limit)
-    ).all()
-
-
 CHECK_BATCH_SIZE = 200
 
 
 @dataclass
 class ReconciliationResult:
-    """What a round has done: payments it asked about, and those it could not finish."""
+    """Result of one reconciliation.
 
-    asked: int = 0
+    checked: number of payments
+    failed: ids of the payments that raised an error
+    """
+
+    checked: int = 0
     failed: list[UUID] = field(default_factory=list)
 
 
+class PaymentNotQuarantined(Conflict):
+    """The payment is not quarantined."""
+
+    code, message = "PAYMENT_NOT_QUARANTINED", "This payment is not quarantined."
+
+
+class EventNotQuarantined(Conflict):
+    """The provider event is not quarantined."""
+
+    message = "This event is not quarantined."
+
+
+class NoProviderToQuery(Conflict):
+    """No provider knows the payment: it was recorded offline, or has no checkout page."""
+
+    message = "There is nothing to ask a provider about this payment."
+
+
+class ProviderNotResponding(Conflict):
+    """The provider does not answer or is not configured; nothing changed."""
+
+    message = "The provider does not answer, or is not configured here. Nothing changed."
+
+
+def list_due_for_check(session: Session, at: datetime, limit: int) -> Sequence[Payment]:
+    """Pending payments whose next check is due, the oldest check first."""
+    return session.scalars(
+        select(Payment)
+        .where(Payment.status.in_(PENDING_STATUSES), Payment.next_check_at <= at)
+        .order_by(Payment.next_check_at)
+        .limit(limit)
+    ).all()
+
+
 def reconcile_pending(at: datetime) -> ReconciliationResult:
-    """Ask about every payment that is due to be asked about; a trouble with one does not hold up another."""
-    rounds = ReconciliationResult()
+    """Ask the providers about up to 200 due payments. An error of one does not stop the others."""
+    result = ReconciliationResult()
     with tenancy.system_session("payments.janitor") as session:
-        payments = list_due_for_check(session, at, CHECK_BATCH_SIZE)
-    for payment in payments:
-        rounds.asked += 1
+        due_payments = list_due_for_check(session, at, CHECK_BATCH_SIZE)
+    for payment in due_payments:
+        result.checked += 1
         try:
             _reconcile_payment(payment)
         except Exception:
             log.exception("payment_not_looked_after", payment_id=str(payment.id))
-            rounds.failed.append(payment.id)
+            result.failed.append(payment.id)
             _postpone(payment)
-    return rounds
+    return result
 
 
 def _reconcile_payment(payment: Payment) -> None:
@@ -78,7 +110,7 @@ def _reconcile_payment(payment: Payment) -> None:
     except (ProviderUnreachable, LookupError):
         _schedule_next_check(payment, "provider_unavailable")
         return
-    if outcome == OPEN:
+    if outcome == SettlementOutcome.OPEN:
         _schedule_next_check(payment, "expired")
 
 
@@ -90,127 +122,111 @@ def _schedule_next_check(payment: Payment, code: str) -> None:
 
 
 def _postpone(payment: Payment) -> None:
+    checks = payment.checks + 1
     with tenancy.system_session("payments.janitor") as session:
         session.execute(
             sa.update(Payment)
             .where(Payment.organization_id == payment.organization_id, Payment.id == payment.id)
-            .where(Payment.state.in_(PENDING_STATUSES))
-            .values(
-                checks=payment.checks + 1, next_check_at=provider_checks.next_check_at(payment.checks + 1, clock.now())
-            )
+            .where(Payment.status.in_(PENDING_STATUSES))
+            .values(checks=checks, next_check_at=provider_checks.next_check_at(checks, clock.now()))
         )
 
 
-class PaymentNotQuarantined(Conflict):
-    """Only a payment that stands apart can be resolved by hand."""
-
-    code, message = "PAYMENT_NOT_QUARANTINED", "This payment is not quarantined."
-
-
-class EventNotQuarantined(Conflict):
-    """Only an event that stands apart can be taken up again or resolved."""
-
-    message = "This event is not quarantined."
-
-
-class NoProviderToQuery(Conflict):
-    """No provider can be asked about the payment: it was booked by hand, or no page was ever opened for it."""
-
-    message = "There is nothing to ask a provider about this payment."
-
-
-class ProviderNotResponding(Conflict):
-    """The provider gives no answer, or is not configured here; nothing changed."""
-
-    message = "The provider does not answer, or is not configured here. Nothing changed."
-
-
 def recheck_payment(payment_id: UUID, actor: Actor, reason: str) -> Payment:
-    """Ask a payment's provider about it now and let it be what the answer says; a quarantined one too.
+    """Ask the provider about a payment now and apply its answer, also to a quarantined payment.
 
-    raises: NotFound, NothingToAsk, ProviderSilent
+    Opens transactions of its own.
+    raises: NotFound, NoProviderToQuery, ProviderNotResponding
     """
-    found = _find(payment_id)
-    if found.provider_reference is None or found.provider == "offline":
+    before = _get_payment(payment_id)
+    if before.provider_reference is None or before.provider == "offline":
         raise NoProviderToQuery
     with tenancy.system_session("payments.resolve") as session:
-        _record(session, found, actor, "payment.asked_about", {"reason": reason, "was": found.state})
+        _record_payment_action(session, before, actor, "payment.asked_about", {"reason": reason, "was": before.status})
     try:
-        outcome = payments.settle_payment(found.provider, found.provider_reference)
+        outcome = payments.settle_payment(before.provider, before.provider_reference)
     except (ProviderUnreachable, LookupError) as cause:
         raise ProviderNotResponding from cause
     with tenancy.system_session("payments.resolve") as session:
-        payment = session.get_one(Payment, (found.organization_id, payment_id))
-        data = {"reason": reason, "was": found.state, "is": payment.state, "outcome": outcome}
-        _record(session, payment, actor, "payment.answered", data)
+        payment = session.get_one(Payment, (before.organization_id, payment_id))
+        data = {"reason": reason, "was": before.status, "is": payment.status, "outcome": outcome}
+        _record_payment_action(session, payment, actor, "payment.answered", data)
         return payment
 
 
 def resolve_payment(payment_id: UUID, actor: Actor, reason: str) -> Payment:
-    """Close a quarantined payment by hand, after what it was about has been set right with the provider.
+    """Cancel a quarantined payment, in a transaction of its own. The operator has cleared the money with the provider.
 
     raises: NotFound, PaymentNotQuarantined
     """
-    found = _find(payment_id)
+    organization_id = _get_payment(payment_id).organization_id
     with tenancy.system_session("payments.resolve") as session:
-        key = (found.organization_id, payment_id)
+        key = (organization_id, payment_id)
         payment = session.get_one(Payment, key, with_for_update=True, populate_existing=True)
-        if payment.state != "quarantined":
+        if payment.status != PaymentStatus.QUARANTINED:
             raise PaymentNotQuarantined
-        payment.state = "canceled"
-        _record(session, payment, actor, "payment.resolved", {"reason": reason, "was": payment.failure_code})
+        payment.status = PaymentStatus.CANCELED
+        _record_payment_action(
+            session, payment, actor, "payment.resolved", {"reason": reason, "was": payment.failure_code}
+        )
         return payment
 
 
 def retry_event(provider: str, event_id: str, actor: Actor, reason: str) -> None:
-    """Let a quarantined event be due again, with all its tries before it: its provider is asked once more.
+    """Process a quarantined event again, with a new count of attempts, in a transaction of its own.
 
     raises: NotFound, EventNotQuarantined
     """
     with tenancy.system_session("payments.resolve") as session:
-        event = _lock(session, provider, event_id)
-        _record_event(session, event, actor, "payment_event.taken_up", {"reason": reason, "was": event.error})
-        anew = {"state": "received", "attempts": 0, "error": None, "processed_at": None, "next_at": sa.func.now()}
-        is_it = sa.and_(ProviderEvent.provider == provider, ProviderEvent.event_id == event_id)
-        session.execute(sa.update(ProviderEvent).where(is_it).values(anew))
+        event = _lock_quarantined_event(session, provider, event_id)
+        _record_event_action(session, event, actor, "payment_event.taken_up", {"reason": reason, "was": event.error})
+        session.execute(
+            sa.update(ProviderEvent)
+            .where(ProviderEvent.provider == provider, ProviderEvent.event_id == event_id)
+            .values(
+                status=ProviderEventStatus.RECEIVED, attempts=0, error=None, processed_at=None, next_at=sa.func.now()
+            )
+        )
         queue.enqueue(session, INBOX_JOB)
 
 
 def ignore_event(provider: str, event_id: str, actor: Actor, reason: str) -> None:
-    """Lay a quarantined event aside, after somebody has understood it; nothing is booked.
+    """Mark a quarantined event as ignored, in a transaction of its own. No payment changes.
 
     raises: NotFound, EventNotQuarantined
     """
     with tenancy.system_session("payments.resolve") as session:
-        event = _lock(session, provider, event_id)
-        event.state, event.processed_at = "ignored", clock.now()
-        _record_event(session, event, actor, "payment_event.resolved", {"reason": reason, "was": event.error})
+        event = _lock_quarantined_event(session, provider, event_id)
+        event.status, event.processed_at = ProviderEventStatus.IGNORED, clock.now()
+        _record_event_action(session, event, actor, "payment_event.resolved", {"reason": reason, "was": event.error})
 
 
-def _find(payment_id: UUID) -> Payment:
+def _get_payment(payment_id: UUID) -> Payment:
     with tenancy.system_session("payments.resolve") as session:
-        found = payments.get_by_id(session, payment_id)
-    if found is None:
+        payment = payments.find_payment(session, payment_id)
+    if payment is None:
         raise NotFound
-    return found
+    return payment
 
 
-def _lock(session: Session, provider: str, event_id: str) -> ProviderEvent:
+def _lock_quarantined_event(session: Session, provider: str, event_id: str) -> ProviderEvent:
     event = session.get(ProviderEvent, (provider, event_id), with_for_update=True)
     if event is None:
         raise NotFound
-    if event.state != "quarantined":
+    if event.status != ProviderEventStatus.QUARANTINED:
         raise EventNotQuarantined
     return event
 
 
-def _record(session: Session, payment: Payment, actor: Actor, action: str, data: Mapping[str, str | None]) -> None:
+def _record_payment_action(
+    session: Session, payment: Payment, actor: Actor, action: str, data: Mapping[str, str | None]
+) -> None:
     audit.record_event(session, payment.organization_id, actor, action, ("payment", payment.id), data)
 
 
-def _record_event(
+def _record_event_action(
     session: Session, event: ProviderEvent, actor: Actor, action: str, data: dict[str, str | None]
 ) -> None:
-    """An event is nobody's: the platform's log alone tells of it."""
+    """A provider event has no organization, so only the audit log of the platform records it."""
     target = ("payment_event", f"{event.provider}:{event.event_id}")
     audit.record_event(session, None, actor, action, target, {**data, "reference": event.reference})

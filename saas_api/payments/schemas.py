@@ -1,4 +1,4 @@
-"""InitiatePaymentIn, PaymentOut."""
+"""Schemas of payments: the API, exports and event data dump a payment through `PaymentOut`."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from marshmallow import fields, validate
 
 from saas_api.core import fields as core_fields
 from saas_api.core import ids
-from saas_api.core.fields import PageQuery, PrefixedId, StrictSchema, Timestamp
+from saas_api.core.fields import MinorAmount, PageQuery, PrefixedId, StrictSchema, Timestamp
 
 PROVIDERS = ("stripe", "paystack", "mock")
 
@@ -24,41 +24,41 @@ class InitiatePaymentIn(StrictSchema):
     )
 
     @ma.validates_schema
-    def _one_target(self, data: dict[str, Any], **_: Any) -> None:
+    def _require_one_invoice(self, data: dict[str, Any], **_: Any) -> None:
         if (data.get("invoice_id") is None) == (data.get("billing_cycle_id") is None):
             raise ma.ValidationError("Name an invoice, or its period.", "invoice_id")
 
     @ma.post_load
-    def _read_cycle(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
-        """An older client calls the invoice itself a billing cycle."""
-        cycle = data["billing_cycle_id"]
-        if cycle is None:
+    def _parse_billing_cycle(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+        """Older clients send the id of the invoice as `billing_cycle_id`."""
+        cycle_id = data["billing_cycle_id"]
+        if cycle_id is None:
             return data
-        prefix, name = ("inv", "invoice_id") if cycle.startswith("inv_") else ("bpd", "billing_cycle_id")
+        prefix, name = ("inv", "invoice_id") if cycle_id.startswith("inv_") else ("bpd", "billing_cycle_id")
         try:
-            return {**data, "billing_cycle_id": None, name: ids.parse_id(prefix, cycle)}
+            return {**data, "billing_cycle_id": None, name: ids.parse_id(prefix, cycle_id)}
         except ValueError as cause:
             raise ma.ValidationError("Not a valid bpd_ or inv_ id.", "billing_cycle_id") from cause
 
 
 class InitiatedPaymentOut(StrictSchema):
-    """A payment that was begun."""
+    """A payment that was started."""
 
-    payment_id = PrefixedId("pay")
-    payment_url = fields.String(metadata={"description": "where the customer pays"})
-    amount = fields.String()
+    payment_id = PrefixedId("pay", attribute="id")
+    payment_url = fields.String(attribute="checkout_url", metadata={"description": "where the customer pays"})
+    amount = MinorAmount(attribute="amount_minor")
     currency = fields.String()
     provider = fields.String()
     status = fields.String()
 
 
 class PaymentOut(InitiatedPaymentOut):
-    """A payment with what became of it."""
+    """A payment: `amount` was requested, `captured` was paid, `refunded` was returned."""
 
     payment_url = fields.String(allow_none=True, metadata={"description": "while it is under way"})
     invoice_id = PrefixedId("inv")
-    captured = fields.String()
-    refunded = fields.String()
+    captured = MinorAmount(attribute="captured_minor")
+    refunded = MinorAmount(attribute="refunded_minor")
     failure_code = fields.String(allow_none=True)
     created_at = Timestamp()
     settled_at = Timestamp(allow_none=True)
@@ -71,7 +71,7 @@ class PaymentsQuery(PageQuery):
 
 
 class EventReceivedOut(StrictSchema):
-    """That an event is kept."""
+    """Confirmation that an event is stored."""
 
     status = fields.String(validate=validate.Equal("received"))
 

@@ -17,8 +17,8 @@ from saas_api.providers import payments
 from saas_api.providers.payments import (
     CheckoutRequest,
     CheckoutSession,
+    CheckoutStatus,
     MalformedEvent,
-    PaymentStatus,
     ProviderRejected,
     RefundRequest,
     RefundResult,
@@ -97,13 +97,13 @@ class MockPaymentProvider:
             session.execute(_OPEN, values)
         return CheckoutSession(reference, f"{setting('APP_URL')}/payments/mock/{reference}")
 
-    def get_status(self, reference: str) -> PaymentStatus:
+    def get_status(self, reference: str) -> CheckoutStatus:
         """Look the checkout up."""
         row = _find(reference)
         if row is None:
-            return PaymentStatus("unknown", reference)
+            return CheckoutStatus("unknown", reference)
         kind = {"paid": "succeeded"}.get(row.state, row.state)
-        return PaymentStatus(kind, row.reference, row.currency, row.captured_minor, row.failure_code)
+        return CheckoutStatus(kind, row.reference, row.currency, row.captured_minor, row.failure_code)
 
     def verify_event(self, body: bytes, signature: str) -> VerifiedEvent:
         """Verify and read an event."""

@@ -1,4 +1,4 @@
-"""PaymentProvider protocol, CheckoutRequest, PaymentStatus, ProviderEvent, RefundRequest and their errors."""
+"""PaymentProvider protocol, CheckoutRequest, CheckoutStatus, ProviderEvent, RefundRequest and their errors."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -57,7 +57,7 @@ class CheckoutSession:
 
 
 @dataclass(frozen=True)
-class PaymentStatus:
+class CheckoutStatus:
     """What became of a checkout, as its provider says.
 
     kind: "open", "succeeded", "failed", "canceled", "abandoned" (left, and may still be paid) or "unknown"
@@ -121,7 +121,7 @@ class PaymentProvider(Protocol):
         raises: ProviderAway, ProviderRefused
         """
 
-    def get_status(self, reference: str) -> PaymentStatus:
+    def get_status(self, reference: str) -> CheckoutStatus:
         """Ask what became of a checkout.
 
         raises: ProviderAway

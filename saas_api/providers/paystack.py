@@ -17,8 +17,8 @@ from saas_api.providers import payments
 from saas_api.providers.payments import (
     CheckoutRequest,
     CheckoutSession,
+    CheckoutStatus,
     MalformedEvent,
-    PaymentStatus,
     ProviderRejected,
     ProviderUnreachable,
     RefundRequest,
@@ -59,19 +59,19 @@ class Paystack:
             raise ProviderUnreachable("an answer without an address")
         return CheckoutSession(order.payment_id.hex, url)
 
-    def get_status(self, reference: str) -> PaymentStatus:
+    def get_status(self, reference: str) -> CheckoutStatus:
         """Verify a transaction: its own status counts, not that of the answer."""
         try:
             found = _call("GET", f"/transaction/verify/{quote(reference, safe='')}")
         except ProviderRejected as refusal:
             if "not_found" in refusal.code:
-                return PaymentStatus("unknown", reference)
+                return CheckoutStatus("unknown", reference)
             raise ProviderUnreachable(refusal.code) from refusal
         kind = _STATUS_BY_PAYSTACK.get(str(found.get("status")), "open")
         amount = found.get("amount")
         if kind == "succeeded" and type(amount) is not int:
             raise ProviderUnreachable("a success without an amount")
-        return PaymentStatus(
+        return CheckoutStatus(
             kind,
             str(found.get("reference")),
             str(found.get("currency") or ""),

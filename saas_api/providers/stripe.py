@@ -11,8 +11,8 @@ from saas_api.providers import payments
 from saas_api.providers.payments import (
     CheckoutRequest,
     CheckoutSession,
+    CheckoutStatus,
     MalformedEvent,
-    PaymentStatus,
     ProviderRejected,
     ProviderUnreachable,
     RefundRequest,
@@ -59,27 +59,27 @@ class Stripe:
             raise ProviderUnreachable("a session without an address")
         return CheckoutSession(str(made.id), str(made.url))
 
-    def get_status(self, reference: str) -> PaymentStatus:
+    def get_status(self, reference: str) -> CheckoutStatus:
         """Retrieve the session and its payment."""
         try:
             session = _call("retrieve", lambda sessions: sessions.retrieve(reference, {"expand": ["payment_intent"]}))
         except ProviderRejected as refusal:
             if refusal.code == "resource_missing":
-                return PaymentStatus("unknown", reference)
+                return CheckoutStatus("unknown", reference)
             raise ProviderUnreachable(refusal.code) from refusal
         intent = None if isinstance(session.payment_intent, str) else session.payment_intent
         reference, currency = str(session.id), str(session.currency or "").upper()
         if session.status == "expired":
-            return PaymentStatus("canceled", reference, currency, failure_code="expired")
+            return CheckoutStatus("canceled", reference, currency, failure_code="expired")
         if session.status == "complete" and session.payment_status == "paid":
             received = intent.amount_received if intent else session.amount_total
-            return PaymentStatus("succeeded", reference, currency, int(received))
+            return CheckoutStatus("succeeded", reference, currency, int(received))
         if session.status == "complete" and intent and intent.status in _FAILED_INTENT_STATUSES:
             error = getattr(intent, "last_payment_error", None)
-            return PaymentStatus(
+            return CheckoutStatus(
                 "failed", reference, currency, failure_code=str(getattr(error, "code", None) or "declined")
             )
-        return PaymentStatus("open", reference, currency)
+        return CheckoutStatus("open", reference, currency)
 
     def verify_event(self, body: bytes, signature: str) -> VerifiedEvent:
         """Verify by the SDK, with a look at both ends of the time it allows."""

@@ -154,7 +154,7 @@ def count_requests(session: Session, organization_id: UUID, period_id: UUID) -> 
     """Number of accepted calls that the period pays for; reversals are not counted."""
     count = text("""SELECT count(*) FROM usage_events WHERE organization_id = :organization_id
       AND billing_period_id = :period_id AND reversal_of IS NULL""")
-    return session.execute(count, {"organization_id": organization_id, "period_id": period_id}).scalar_one()
+    return int(session.execute(count, {"organization_id": organization_id, "period_id": period_id}).scalar_one())
 
 
 _OPEN_AT = """(SELECT id FROM billing_periods WHERE organization_id = %(usage_org)s AND state = 'open'

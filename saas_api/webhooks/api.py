@@ -13,10 +13,9 @@ from saas_api.core.errors import TooManyRequests
 from saas_api.core.fields import PageQuery
 from saas_api.core.limits import limiter
 from saas_api.core.web.endpoint import Result, endpoint
-from saas_api.webhooks import deliveries, endpoints, events, secrets
+from saas_api.webhooks import deliveries, endpoints, event_types, events, secrets
 from saas_api.webhooks.deliveries import DeliveryNotFound, EventNotFound
 from saas_api.webhooks.endpoints import EndpointDisabled, EndpointNotFound, EndpointView, TooManyEndpoints
-from saas_api.webhooks.event_types import EVENT_TYPES
 from saas_api.webhooks.models import Endpoint
 from saas_api.webhooks.schemas import (
     CreatedEndpointOut,
@@ -219,7 +218,7 @@ def replay_event(event_id: UUID) -> Any:
 @endpoint(operation_id="list_event_types", tag="webhooks", returns=EventTypesOut())
 def list_event_types() -> Any:
     """List every type of event with its JSON Schema and an example."""
-    return {"event_types": list(EVENT_TYPES.values())}
+    return {"event_types": event_types.list_types()}
 
 
 def _endpoint_view(found: Endpoint, secret: str | None = None) -> EndpointView:

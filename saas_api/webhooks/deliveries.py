@@ -18,9 +18,9 @@ from saas_api.core.db import pagination
 from saas_api.core.db.pagination import Page
 from saas_api.core.errors import NotFound, ValidationFailed
 from saas_api.core.jobs import queue
-from saas_api.webhooks import endpoints, payload
+from saas_api.webhooks import endpoints, event_types, payload
 from saas_api.webhooks.endpoints import EndpointDisabled, EndpointNotFound
-from saas_api.webhooks.event_types import EVENT_TYPES, TEST_EVENT_TYPE
+from saas_api.webhooks.event_types import TEST_EVENT_TYPE
 from saas_api.webhooks.events import DRAIN_JOB, SUBSCRIBES_CLAUSE
 from saas_api.webhooks.models import Attempt, Delivery, Endpoint, Event
 
@@ -138,6 +138,7 @@ def recover_endpoint(
         "until": ends_at,
         "is_missing": which != "failed",
         "is_failed": which != "missing",
+        "explicit_only": event_types.explicit_only_names(),
     }
     count = sum(session.connection().execute(statement, values).rowcount for statement in (_MAKE_DUE_NOW, _RECOVER))
     if count:
@@ -213,7 +214,11 @@ def replay_event(session: Session, by: Principal, event_id: UUID) -> list[UUID]:
     is_it = sa.and_(Event.organization_id == by.organization_id, Event.id == event_id)
     if session.scalar(sa.select(Event.id).where(is_it)) is None:
         raise EventNotFound
-    values = {"organization_id": by.organization_id, "event_id": event_id}
+    values = {
+        "organization_id": by.organization_id,
+        "event_id": event_id,
+        "explicit_only": event_types.explicit_only_names(),
+    }
     made = list(session.scalars(_REPLAY, values))
     queue.enqueue(session, DRAIN_JOB)
     data = {"deliveries": len(made)}
@@ -231,7 +236,7 @@ def send_test_event(session: Session, by: Principal, endpoint_id: UUID, kind: st
     """
     endpoint = endpoints.lock_enabled_endpoint(session, by.organization_id, endpoint_id)
     event_id, trial_id, now = ids.new_id(), ids.new_id(), clock.now()
-    data: dict[str, Any] = EVENT_TYPES[kind].example["data"]
+    data: dict[str, Any] = event_types.get_type(kind).example["data"]
     if kind == TEST_EVENT_TYPE:
         data = {**data, "id": ids.format_id("tst", trial_id)}
     event = Event(

@@ -21,7 +21,7 @@ from saas_api.core.net import vetting
 from saas_api.core.net.vetting import AddressNotAllowed
 from saas_api.core.settings import setting
 from saas_api.mail import mails
-from saas_api.webhooks import events
+from saas_api.webhooks import event_types, events
 from saas_api.webhooks.events import EventSubject
 from saas_api.webhooks.models import Endpoint
 
@@ -140,12 +140,8 @@ def disable_endpoint(session: Session, organization_id: UUID, endpoint_id: UUID,
     record_endpoint_event(
         session, None, endpoint, "disabled", {"status": status, "failing_since": str(endpoint.first_failure_at)}
     )
-    data = {
-        "object": "webhook_endpoint",
-        "id": ids.format_id("whe", endpoint_id),
-        "status": status,
-        "url": redacted_url(endpoint),
-    }
+    event_data = {"endpoint": endpoint, "redacted_url": redacted_url(endpoint)}
+    data = event_types.dump_data("webhook_endpoint.disabled", event_data)
     events.publish(session, organization_id, "webhook_endpoint.disabled", EventSubject(endpoint_id, _version()), data)
     organization = organizations.get(session, organization_id)
     for person in members.list_recipients(session, organization_id, ("owner", "admin")):

@@ -1,317 +1,135 @@
-"""The registry of event types: description, schema class, example; JSON Schema derived."""
+"""The registry of event types. Each domain registers the types that it publishes, in its `events.py`."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import marshmallow as ma
+
+from saas_api.core import json_schema
 from saas_api.webhooks import payload
 
 TEST_EVENT_TYPE = "webhook.test"
-EXPLICIT_ONLY_TYPES = frozenset({"message.accepted"})
-"""Types that an endpoint gets only if it names them: they say what the answer to the request has said already."""
+_EVT, _ORG = ({"type": "string", "pattern": f"^{prefix}_[0-9a-f]{{32}}$"} for prefix in ("evt", "org"))
 
 
 @dataclass(frozen=True)
 class EventType:
-    """One type of event.
+    """One event type.
 
-    schema: JSON Schema of the whole payload
-    example: a whole payload
+    name: `noun.past`, such as "invoice.paid"
+    object_name: value of `object` in the event data
+    data_schema: marshmallow class that dumps the event data, without `object`
+    example_data: event data of the example, without `object`, ready for JSON
+    is_explicit_only: an endpoint without a list of types does not receive it
     """
 
-    type: str
+    name: str
     description: str
-    schema: dict[str, Any]
-    example: dict[str, Any]
+    object_name: str
+    data_schema: type[ma.Schema]
+    example_data: Mapping[str, Any]
+    is_explicit_only: bool = False
+
+    @cached_property
+    def schema(self) -> dict[str, Any]:
+        """JSON Schema of the whole payload."""
+        properties = {
+            "id": {**_EVT, "description": "The same in every repeat."},
+            "type": {"const": self.name},
+            "timestamp": {"type": "string", "format": "date-time"},
+            "mode": {"enum": ["live", "test"]},
+            "organization_id": _ORG,
+            "data": self._data_json_schema(),
+        }
+        return {
+            "$schema": json_schema.DIALECT,
+            "title": self.name,
+            "type": "object",
+            "required": list(properties),
+            "properties": properties,
+        }
+
+    @property
+    def example(self) -> dict[str, Any]:
+        """An example of the whole payload, ready for JSON."""
+        return payload.example_payload(self.name, {"object": self.object_name, **self.example_data})
+
+    def dump(self, resource: object) -> dict[str, Any]:
+        """Return the event data of a resource, ready for JSON."""
+        dumped: dict[str, Any] = self._dumper.dump(resource)
+        return {"object": self.object_name, **dumped}
+
+    @cached_property
+    def _dumper(self) -> ma.Schema:
+        return self.data_schema()
+
+    def _data_json_schema(self) -> dict[str, Any]:
+        data = json_schema.dump_schema(self._dumper)
+        properties = {"object": {"const": self.object_name}, **data["properties"]}
+        return {**data, "required": list(properties), "properties": properties}
 
 
-_TYPES: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "message.accepted": (
-        "message",
-        "A message was accepted. Sent only to endpoints that name this type.",
-        {"status": "queued", "attempts": 0},
-    ),
-    "message.sent": ("message", "The carrier or mail server took the message.", {"status": "sent"}),
-    "message.delivered": ("message", "The message reached its recipient.", {}),
-    "message.failed": (
-        "message",
-        "The message will not be delivered; `error_code` says why.",
-        {"status": "failed", "error_code": "invalid_recipient"},
-    ),
-    "message.canceled": (
-        "message",
-        "The message was canceled before it left.",
-        {"status": "canceled", "attempts": 0},
-    ),
-    "api_key.created": ("api_key", "An API key was made.", {}),
-    "api_key.rotated": (
-        "api_key",
-        "An API key got a new secret; the old one works until `old_expires_at`.",
-        {"masked": "sk_live_7Hq3...c0Qe", "old_expires_at": "2026-03-02T12:00:00.000Z"},
-    ),
-    "api_key.revoked": ("api_key", "An API key was revoked.", {"is_active": False}),
-    "spend_cap.reached": ("spend_cap", "The spend cap of the running period was reached.", {}),
-    "usage.threshold_reached": ("usage", "Usage of a meter reached a percentage of what is included.", {}),
-    "subscription.created": ("subscription", "A subscription began.", {}),
-    "subscription.updated": (
-        "subscription",
-        "The plan of a subscription changed.",
-        {"plan": "pro", "previous_plan": "free"},
-    ),
-    "invoice.finalized": ("invoice", "An invoice got its number and can be paid.", {}),
-    "invoice.paid": (
-        "invoice",
-        "An invoice is paid in full.",
-        {"status": "paid", "paid_at": "2026-03-02T09:00:00.000Z", "version": 3},
-    ),
-    "invoice.payment_failed": (
-        "invoice",
-        "A payment of an invoice failed.",
-        {"attempt": 1, "next_attempt_at": "2026-03-11T09:00:00.000Z", "version": 3},
-    ),
-    "invoice.overdue": ("invoice", "An invoice is past its due date.", {"attempt": 1, "version": 4}),
-    "invoice.voided": ("invoice", "An invoice was voided: nothing is owed for it.", {"status": "void", "version": 3}),
-    "invoice.marked_uncollectible": (
-        "invoice",
-        "An invoice was written off.",
-        {"status": "uncollectible", "version": 5},
-    ),
-    "payment.succeeded": ("payment", "A payment arrived.", {}),
-    "payment.failed": ("payment", "A payment failed.", {"status": "failed", "error": "card_declined"}),
-    "payment.refunded": ("payment", "Money of a payment was given back.", {"refunded": "29.41"}),
-    "organization.restricted": ("organization", "Sending is restricted until overdue invoices are paid.", {}),
-    "organization.suspended": (
-        "organization",
-        "API keys are refused until the matter is settled.",
-        {"status": "suspended"},
-    ),
-    "organization.resumed": (
-        "organization",
-        "Everything works again.",
-        {"status": "active", "reason": None},
-    ),
-    "webhook_endpoint.disabled": (
-        "webhook_endpoint",
-        "An endpoint was disabled, because it failed for days or answered 410. Sent to the others.",
-        {},
-    ),
-    TEST_EVENT_TYPE: ("test", "Asked for by you, to try an endpoint.", {}),
-}
+_registered: dict[str, EventType] = {}
 
 
-def _schema(kind: str, name: str) -> dict[str, Any]:
-    properties = {
-        "id": {"type": "string", "pattern": "^evt_[0-9a-f]{32}$", "description": "The same in every repeat."},
-        "type": {"const": kind},
-        "timestamp": {"type": "string", "format": "date-time"},
-        "mode": {"enum": ["live", "test"]},
-        "organization_id": {"type": "string", "pattern": "^org_[0-9a-f]{32}$"},
-        "data": OBJECT_SCHEMAS[name],
-    }
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": kind,
-        "type": "object",
-        "required": list(properties),
-        "properties": properties,
-    }
+def register(
+    event_type: str,
+    *,
+    schema: type[ma.Schema],
+    description: str,
+    example: Mapping[str, Any],
+    object_name: str | None = None,
+    is_explicit_only: bool = False,
+) -> None:
+    """Register an event type.
+
+    event_type: `noun.past`, such as "invoice.paid"
+    schema: marshmallow class that dumps the event data; its JSON Schema is published
+    example: event data without `object`, ready for JSON
+    object_name: value of `object` in the event data, if it is not the first part of the type
+    is_explicit_only: send it only to endpoints that name the type
+    raises: ValueError when the type is registered already
+    """
+    if event_type in _registered:
+        raise ValueError(f"event type {event_type} is registered already")
+    object_name = object_name or event_type.partition(".")[0]
+    _registered[event_type] = EventType(event_type, description, object_name, schema, example, is_explicit_only)
 
 
-JsonSchema = dict[str, Any]
-
-_TEXT: JsonSchema = {"type": "string"}
-_COUNT: JsonSchema = {"type": "integer", "minimum": 0}
-_AMOUNT: JsonSchema = {
-    "type": "string",
-    "pattern": r"^-?[0-9]+(\.[0-9]+)?$",
-    "description": "Major units, such as 29.00.",
-}
-_CURRENCY: JsonSchema = {"type": "string", "pattern": "^[A-Z]{3}$"}
-_INSTANT: JsonSchema = {"type": "string", "format": "date-time"}
-_DAY: JsonSchema = {"type": "string", "format": "date"}
-_MODE: JsonSchema = {"enum": ["live", "test"]}
-_VERSION: JsonSchema = {
-    **_COUNT,
-    "description": "Rises with every change of the object; trust the highest you have seen.",
-}
+def list_types() -> list[EventType]:
+    """Return every event type, sorted by name."""
+    return sorted(_registered.values(), key=lambda entry: entry.name)
 
 
-def _id(prefix: str) -> JsonSchema:
-    return {"type": "string", "pattern": f"^{prefix}_[0-9a-f]{{32}}$"}
+def names() -> Collection[str]:
+    """Return the names of the event types, as a view that follows later registrations."""
+    return _registered.keys()
 
 
-def _nullable(shape: JsonSchema) -> JsonSchema:
-    return {"anyOf": [shape, {"type": "null"}]}
+def explicit_only_names() -> list[str]:
+    """Return the types that an endpoint receives only if it names them."""
+    return [entry.name for entry in _registered.values() if entry.is_explicit_only]
 
 
-def _object(name: str, properties: dict[str, JsonSchema]) -> JsonSchema:
-    shapes = {"object": {"const": name}, **properties}
-    return {"type": "object", "required": list(shapes), "properties": shapes}
+def find_type(event_type: str) -> EventType | None:
+    """Return an event type, or None when it is not registered."""
+    return _registered.get(event_type)
 
 
-OBJECT_SCHEMAS: dict[str, JsonSchema] = {
-    "message": _object(
-        "message",
-        {
-            "message_id": _id("msg"),
-            "to": _TEXT,
-            "type": {"enum": ["sms", "email"]},
-            "status": {"enum": ["queued", "sending", "sent", "delivered", "failed", "canceled"]},
-            "segments": _COUNT,
-            "mode": _MODE,
-            "attempts": _COUNT,
-            "error_code": _nullable(_TEXT),
-        },
-    ),
-    "api_key": _object(
-        "api_key",
-        {
-            "id": _id("key"),
-            "name": _TEXT,
-            "mode": _MODE,
-            "masked": _TEXT,
-            "is_active": {"type": "boolean"},
-            "old_expires_at": _nullable(_INSTANT),
-        },
-    ),
-    "spend_cap": _object("spend_cap", {"amount": _AMOUNT, "currency": _CURRENCY, "action": _TEXT}),
-    "usage": _object(
-        "usage",
-        {
-            "meter": {**_nullable(_TEXT), "description": "Null for an alert on money: see `spent`."},
-            "percent": {**_nullable(_COUNT), "description": "Null for an alert on an absolute amount."},
-            "quantity": _nullable({"type": "number"}),
-            "included": _nullable({"type": "number"}),
-            "spent": {**_nullable(_AMOUNT), "description": "Null for an alert on a meter."},
-            "cap": _nullable(_AMOUNT),
-            "period_end": _DAY,
-        },
-    ),
-    "subscription": _object(
-        "subscription",
-        {
-            "id": _id("sub"),
-            "status": _TEXT,
-            "plan": _TEXT,
-            "previous_plan": _nullable(_TEXT),
-            "canceled_at": _nullable(_INSTANT),
-        },
-    ),
-    "invoice": _object(
-        "invoice",
-        {
-            "id": _id("inv"),
-            "number": _nullable(_TEXT),
-            "status": _TEXT,
-            "total_amount": _AMOUNT,
-            "currency": _CURRENCY,
-            "due_date": _nullable(_DAY),
-            "paid_at": _nullable(_INSTANT),
-            "attempt": _COUNT,
-            "next_attempt_at": _nullable(_INSTANT),
-            "version": _VERSION,
-        },
-    ),
-    "payment": _object(
-        "payment",
-        {
-            "payment_id": _id("pay"),
-            "status": _TEXT,
-            "invoice_id": _nullable(_id("inv")),
-            "amount": _AMOUNT,
-            "currency": _CURRENCY,
-            "provider": _TEXT,
-            "refunded": _AMOUNT,
-            "error": _nullable(_TEXT),
-        },
-    ),
-    "test": _object("test", {"id": _id("tst"), "message": _TEXT}),
-    "organization": _object("organization", {"id": _id("org"), "status": _TEXT, "reason": _nullable(_TEXT)}),
-    "webhook_endpoint": _object("webhook_endpoint", {"id": _id("whe"), "status": _TEXT, "url": _TEXT}),
-}
+def get_type(event_type: str) -> EventType:
+    """Return an event type.
 
-OBJECT_EXAMPLES: dict[str, dict[str, Any]] = {
-    "message": {
-        "object": "message",
-        "message_id": "msg_018f3c6a9d2e7a018b4c5d6e7f80aa01",
-        "to": "+15005550006",
-        "type": "sms",
-        "status": "delivered",
-        "segments": 1,
-        "mode": "live",
-        "attempts": 1,
-        "error_code": None,
-    },
-    "api_key": {
-        "object": "api_key",
-        "id": "key_018f3c6a9d2e7a018b4c5d6e7f80bb02",
-        "name": "ci",
-        "mode": "live",
-        "masked": "sk_live_4Kd1...9aF2",
-        "is_active": True,
-        "old_expires_at": None,
-    },
-    "spend_cap": {"object": "spend_cap", "amount": "50.00", "currency": "USD", "action": "block"},
-    "usage": {
-        "object": "usage",
-        "meter": "sms",
-        "percent": 80,
-        "quantity": 800,
-        "included": 1000,
-        "spent": None,
-        "cap": None,
-        "period_end": "2026-03-31",
-    },
-    "subscription": {
-        "object": "subscription",
-        "id": "sub_018f3c6a9d2e7a018b4c5d6e7f80cc03",
-        "status": "active",
-        "plan": "free",
-        "previous_plan": None,
-        "canceled_at": None,
-    },
-    "invoice": {
-        "object": "invoice",
-        "id": "inv_018f3c6a9d2e7a018b4c5d6e7f80dd04",
-        "number": "INV-000042",
-        "status": "open",
-        "total_amount": "29.41",
-        "currency": "USD",
-        "due_date": "2026-03-08",
-        "paid_at": None,
-        "attempt": 0,
-        "next_attempt_at": None,
-        "version": 2,
-    },
-    "payment": {
-        "object": "payment",
-        "payment_id": "pay_018f3c6a9d2e7a018b4c5d6e7f80ee05",
-        "status": "succeeded",
-        "invoice_id": "inv_018f3c6a9d2e7a018b4c5d6e7f80dd04",
-        "amount": "29.41",
-        "currency": "USD",
-        "provider": "stripe",
-        "refunded": "0.00",
-        "error": None,
-    },
-    "test": {"object": "test", "id": "tst_018f3c6a9d2e7a018b4c5d6e7f80ff06", "message": "It works."},
-    "organization": {
-        "object": "organization",
-        "id": "org_018f3c6a0b1c7d2e8f3a4b5c6d7e8f90",
-        "status": "restricted",
-        "reason": "overdue",
-    },
-    "webhook_endpoint": {
-        "object": "webhook_endpoint",
-        "id": "whe_018f3c6a9d2e7a018b4c5d6e7f801107",
-        "status": "disabled_failing",
-        "url": "https://a.example/hook",
-    },
-}
+    raises: KeyError when it is not registered
+    """
+    return _registered[event_type]
 
 
-EVENT_TYPES: dict[str, EventType] = {
-    kind: EventType(
-        kind, description, _schema(kind, name), payload.example_payload(kind, {**OBJECT_EXAMPLES[name], **changes})
-    )
-    for kind, (name, description, changes) in _TYPES.items()
-}
+def dump_data(event_type: str, resource: object) -> dict[str, Any]:
+    """Return the event data of a resource, as the registered schema dumps it.
+
+    resource: object or mapping that the schema reads
+    raises: KeyError when the type is not registered
+    """
+    return get_type(event_type).dump(resource)

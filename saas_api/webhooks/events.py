@@ -14,9 +14,32 @@ from saas_api.core import clock, ids
 from saas_api.core.db import pagination, tenancy
 from saas_api.core.db.pagination import Page
 from saas_api.core.jobs import queue
-from saas_api.webhooks import payload
-from saas_api.webhooks.event_types import EXPLICIT_ONLY_TYPES
+from saas_api.webhooks import (
+    event_types,
+    payload,
+    pending_event_types,  # noqa: F401 - it registers types that their domains do not register yet
+)
+from saas_api.webhooks.event_types import TEST_EVENT_TYPE
 from saas_api.webhooks.models import Event
+from saas_api.webhooks.schemas import EndpointEventOut, TestEventOut
+
+event_types.register(
+    "webhook_endpoint.disabled",
+    schema=EndpointEventOut,
+    description="An endpoint was disabled, because it failed for days or answered 410. Sent to the others.",
+    example={
+        "id": "whe_018f3c6a9d2e7a018b4c5d6e7f801107",
+        "status": "disabled_failing",
+        "url": "https://a.example/hook",
+    },
+)
+event_types.register(
+    TEST_EVENT_TYPE,
+    schema=TestEventOut,
+    description="Asked for by you, to try an endpoint.",
+    example={"id": "tst_018f3c6a9d2e7a018b4c5d6e7f80ff06", "message": "It works."},
+    object_name="test",
+)
 
 
 def list_events(session: Session, organization_id: UUID, query: Mapping[str, Any]) -> Page:
@@ -61,11 +84,11 @@ def delete_old_events() -> int:
 
 
 DRAIN_JOB = "webhooks.drain"
-_EXPLICIT_SUBSCRIBERS = ", ".join(f"'{kind}'" for kind in sorted(EXPLICIT_ONLY_TYPES))
-SUBSCRIBES_CLAUSE = (
-    f"(w.event_types IS NULL AND e.type NOT IN ({_EXPLICIT_SUBSCRIBERS}) OR e.type = ANY (w.event_types))"
+_SUBSCRIBES = (
+    "(w.event_types IS NULL AND e.type <> ALL (CAST({explicit_only} AS text[])) OR e.type = ANY (w.event_types))"
 )
-"""Whether endpoint `w` wants event `e`, as SQL."""
+SUBSCRIBES_CLAUSE = _SUBSCRIBES.format(explicit_only=":explicit_only")
+"""SQL condition: endpoint `w` receives event `e`. Bind `explicit_only` to `event_types.explicit_only_names()`."""
 
 _PUBLISH = """
 WITH e AS (
@@ -79,13 +102,16 @@ d AS (
   INSERT INTO webhook_deliveries (organization_id, event_id, endpoint_id, next_at)
   SELECT e.organization_id, e.id, w.id, now() FROM e JOIN webhook_endpoints w USING (organization_id)
    WHERE w.status = 'enabled' AND w.deleted_at IS NULL
-     AND {wants}
+     AND {subscribes}
      FOR KEY SHARE OF w
   RETURNING 1)
 SELECT count(*) FROM d"""
 _NAMES = ("org", "at", "ids", "types", "payloads", "subjects", "versions")
-_IN_SESSION = text(_PUBLISH.format(wants=SUBSCRIBES_CLAUSE, **{name: f":{name}" for name in _NAMES}))
-_IN_BATCH = _PUBLISH.format(wants=SUBSCRIBES_CLAUSE, **{name: f"%(news_{name})s" for name in _NAMES})
+_IN_SESSION = text(_PUBLISH.format(subscribes=SUBSCRIBES_CLAUSE, **{name: f":{name}" for name in _NAMES}))
+_IN_BATCH = _PUBLISH.format(
+    subscribes=_SUBSCRIBES.format(explicit_only="%(news_explicit_only)s"),
+    **{name: f"%(news_{name})s" for name in _NAMES},
+)
 _HAS_EXPLICIT_SUBSCRIBER = text("""SELECT EXISTS (SELECT FROM webhook_endpoints WHERE organization_id = :org
   AND status = 'enabled' AND deleted_at IS NULL AND :type = ANY (event_types))""")
 
@@ -156,4 +182,5 @@ def _values(organization_id: UUID, news: Sequence[NewEvent]) -> dict[str, Any]:
         ],
         "subjects": [one.subject.id for one in news],
         "versions": [one.subject.version for one in news],
+        "explicit_only": event_types.explicit_only_names(),
     }

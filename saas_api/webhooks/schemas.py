@@ -5,19 +5,21 @@ from typing import Any
 import orjson
 from marshmallow import fields, validate
 
-from saas_api.core.fields import PageQuery, PrefixedId, StrictInteger, StrictSchema, Text, Timestamp
-from saas_api.webhooks.event_types import EVENT_TYPES, TEST_EVENT_TYPE
+from saas_api.core.fields import OneOfRegistered, PageQuery, PrefixedId, StrictInteger, StrictSchema, Text, Timestamp
+from saas_api.webhooks import event_types
+from saas_api.webhooks.event_types import TEST_EVENT_TYPE
 
 DELIVERY_STATUSES = ("queued", "sending", "delivered", "failed", "canceled")
 DAY_SECONDS, WEEK_SECONDS = 86_400, 604_800
 
 
-def _type(**options: Any) -> fields.String:
-    return fields.String(validate=validate.OneOf(list(EVENT_TYPES), error="Not a type of event."), **options)
+def event_type_field(**options: Any) -> fields.String:
+    """The name of a registered event type."""
+    return fields.String(validate=OneOfRegistered(event_types.names(), error="Not a type of event."), **options)
 
 
 def _types(**options: Any) -> fields.List:
-    return fields.List(_type(), allow_none=True, validate=validate.Length(min=1, max=100), **options)
+    return fields.List(event_type_field(), allow_none=True, validate=validate.Length(min=1, max=100), **options)
 
 
 def _payload(**options: Any) -> fields.String:
@@ -52,7 +54,7 @@ class RotateSecretIn(StrictSchema):
 class TestEventIn(StrictSchema):
     """Which example to send."""
 
-    event_type = _type(load_default=TEST_EVENT_TYPE)
+    event_type = event_type_field(load_default=TEST_EVENT_TYPE)
 
 
 class RecoverIn(StrictSchema):
@@ -67,13 +69,13 @@ class DeliveriesQuery(PageQuery):
     """Which deliveries."""
 
     status = fields.String(load_default=None, validate=validate.OneOf(DELIVERY_STATUSES))
-    event_type = _type(load_default=None)
+    event_type = event_type_field(load_default=None)
 
 
 class EventsQuery(PageQuery):
     """Which events."""
 
-    event_type = _type(load_default=None)
+    event_type = event_type_field(load_default=None)
 
 
 class EndpointHealthOut(StrictSchema):
@@ -166,6 +168,21 @@ class DeliveriesOut(StrictSchema):
     deliveries = fields.List(fields.Nested(DeliveryOut()))
 
 
+class EndpointEventOut(StrictSchema):
+    """Event data of an endpoint."""
+
+    id = PrefixedId("whe", attribute="endpoint.id")
+    status = fields.String(attribute="endpoint.status")
+    url = fields.String(attribute="redacted_url")
+
+
+class TestEventOut(StrictSchema):
+    """Event data of the test event."""
+
+    id = PrefixedId("tst")
+    message = fields.String()
+
+
 class EventOut(StrictSchema):
     """Something that happened, as it is sent."""
 
@@ -177,7 +194,7 @@ class EventOut(StrictSchema):
 
 EventTypeOut = StrictSchema.from_dict(
     {
-        "type": fields.String(),
+        "type": fields.String(attribute="name"),
         "description": fields.String(),
         "schema": fields.Dict(keys=fields.String()),
         "example": fields.Dict(keys=fields.String()),
@@ -191,7 +208,3 @@ class EventTypesOut(StrictSchema):
     """Every type of event."""
 
     event_types = fields.List(fields.Nested(EventTypeOut()))
-
-
-def event_type_field(**options: Any) -> fields.String:
-    return fields.String(validate=validate.OneOf(list(EVENT_TYPES), error="Not a type of event."), **options)

@@ -26,8 +26,6 @@ LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "instance", "tests", ".*_cach
 OWN = ("DATABASE_URL", "REDIS_URL", "APP_ENV", "APP_URL", "SECRET_KEY", "JWT_SECRET", "API_KEY_PEPPER")
 NAMES = ("web", "worker", "scheduler", "postgres", "redis")
 
-pytestmark = pytest.mark.xdist_group("clone")
-
 
 def free_port() -> int:
     with socket.socket() as probe:

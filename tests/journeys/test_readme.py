@@ -97,9 +97,7 @@ def test_every_curl_line_of_the_quick_start_is_in_an_executed_block() -> None:
 
 
 @pytest.mark.long
-def test_quick_start_leads_from_sign_up_to_a_paid_invoice_and_a_team(
-    server: str, environment: dict[str, str]
-) -> None:
+def test_quick_start_leads_from_sign_up_to_a_paid_invoice_and_a_team(server: str, environment: dict[str, str]) -> None:
     _, _, _, status, usage, bill, change, payment, verified, joined, managed, repeated = paste(
         BLOCKS, server, environment
     )

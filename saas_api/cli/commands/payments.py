@@ -12,9 +12,8 @@ from saas_api.cli.types import PublicId
 from saas_api.core import clock, ids, money
 from saas_api.core.db import tenancy
 from saas_api.payments import payments, provider_events, reconciliation, refunds
-from saas_api.payments.models import Payment, ProviderEvent
+from saas_api.payments.models import PENDING_STATUSES, Payment, ProviderEvent
 from saas_api.payments.payments import OfflinePayment
-from saas_api.payments.provider_checks import PENDING_STATUSES
 from saas_api.providers.payments import ProviderUnreachable
 
 group = CommandGroup("payments", help="Payments and their providers.")
@@ -60,10 +59,10 @@ def check(payment_id: UUID, *, as_json: bool) -> None:
     except LookupError:
         raise CommandError(f"{found.provider} is not configured here; set its secret key.") from None
     after, name = _find(payment_id), ids.format_id("pay", payment_id)
-    if after.state != found.state:
-        told = {"before": {"status": found.state}, "after": {"status": after.state}}
+    if after.status != found.status:
+        told = {"before": {"status": found.status}, "after": {"status": after.status}}
         output.record_audit("payment.checked", ("payment", payment_id), told, organization_id=found.organization_id)
-    line = f"{name} is {after.state}{' and not decided yet' if outcome == 'open' else ''}."
+    line = f"{name} is {after.status}{' and not decided yet' if outcome == 'open' else ''}."
     output.print_result(_to_json(after), [line], as_json=as_json)
 
 
@@ -129,7 +128,7 @@ def refund(*, as_json: bool) -> None:
 
 def _find(payment_id: UUID) -> Payment:
     with tenancy.system_session("payments.read") as session:
-        found = payments.get_by_id(session, payment_id)
+        found = payments.find_payment(session, payment_id)
     if found is None:
         raise CommandError(
             f"There is no payment {ids.format_id('pay', payment_id)}; flask payments list shows the last ones."
@@ -147,7 +146,7 @@ def _to_json(payment: Payment) -> dict[str, Any]:
         "currency": payment.currency,
         "provider": payment.provider,
         "reference": payment.provider_reference,
-        "status": payment.state,
+        "status": payment.status,
         "failure_code": payment.failure_code,
         "created_at": clock.format_rfc3339(payment.created_at),
     }

@@ -102,6 +102,8 @@ def execute_batch(
 ) -> Sequence[sa.Row[Any]]:
     """Send several statements as one round trip, which PostgreSQL runs as one transaction.
 
+    The batch runs at least once: it is sent again when the connection breaks, also after a commit whose answer was
+    lost. So the statements must be idempotent, such as an INSERT under an id of the caller.
     statements: SQL with %(name)s parameters and a literal % doubled; the names are shared by all of them
     returns: the rows of the last statement
     raises: IntegrityError and the other errors of sqlalchemy.exc; nothing was written then

@@ -44,7 +44,7 @@ def tenant_session(organization_id: UUID) -> Iterator[Session]:
 def system_session(place: str) -> Iterator[Session]:
     """One transaction of its own across organizations.
 
-    place: a system purpose that a domain has registered, used in one file
+    place: a system purpose that a domain has registered, used in one package
     """
     _check_purpose(place)
     with (
@@ -55,14 +55,14 @@ def system_session(place: str) -> Iterator[Session]:
 
 
 def tenant_scope_statement(organization_id: UUID) -> tuple[str, dict[str, Any]]:
-    """The statement that binds a batch of `core.db.execute_once` to one organization."""
+    """The statement that binds a batch of `engine.execute_batch` to one organization."""
     return _BIND, {"bound_role": "saas_tenant", "bound_to": str(organization_id)}
 
 
 def system_scope_statement(place: str) -> tuple[str, dict[str, Any]]:
-    """The statement that lets a batch of `core.db.execute_once` work across organizations.
+    """The statement that lets a batch of `engine.execute_batch` work across organizations.
 
-    place: a system purpose that a domain has registered, used in one file
+    place: a system purpose that a domain has registered, used in one package
     """
     _check_purpose(place)
     return _BIND, {"bound_role": "saas_system", "bound_to": ""}

@@ -1,88 +1,304 @@
-"""DueOwners, drain_queue, and claim / finish / retry / give back for a claimable table."""
+"""Outbox tables: claiming due rows, recording their results, and the loop of a drain.
 
+PostgreSQL is the queue. A claim moves `next_at` to the end of a lease and stores a token; every result is written under
+that token only. A lease that ended makes its rows due again, and only PostgreSQL's clock decides when.
+"""
+
+import functools
 import random
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Generic, TypeVar
+from uuid import UUID
 
+import sqlalchemy as sa
 from rq.timeouts import JobTimeoutException
+from sqlalchemy.orm import Session
 
 from saas_api.core.jobs import counters, queue
+from saas_api.core.jobs.retries import MAX_ATTEMPTS, MAX_INTERRUPTIONS
 from saas_api.core.observability import get_logger
 from saas_api.core.settings import setting
 
 log = get_logger(__name__)
 
-
 Owner = TypeVar("Owner")
 
 LOOKAHEAD_SECONDS = 20.0
+MAX_OWNERS_PER_SCAN = 200
+INTERRUPTIONS_TO_CLAIM_ALONE = 3
 _IDLE_POLL_SECONDS = 0.1
 _LOOKAHEAD_POLL_SECONDS = 0.25
+_IS_OPEN = "status IN ('queued', 'sending')"
+
+
+@dataclass(frozen=True, eq=False)
+class Claimable:
+    """An outbox table.
+
+    It has the columns id, status, attempts, interruptions, next_at, lease_token, error_code and finished_at.
+    name: label of the counters interruptions_total and lease_lost_total
+    owner: columns that name the owner of a row; NULL is an owner too
+    claimed: SQL of further columns that `claim` returns; `r` is the row
+    recorded: SQL of the columns that `record` returns; `r` is the row
+    result_columns: names and SQL types of `Result.values`
+    assignments: further columns that a result sets, with SQL over the row `r` and the result `v`
+    is_indexed_by_owner: an index of open rows begins with the owner and ends with next_at
+    is_counted_at_claim: a claim counts as an attempt, whatever comes of it; otherwise a result does
+    """
+
+    name: str
+    table: str
+    owner: tuple[str, ...]
+    claimed: str
+    recorded: str = "r.id"
+    result_columns: Mapping[str, str] = field(default_factory=dict)
+    assignments: Mapping[str, str] = field(default_factory=dict)
+    max_attempts: int = MAX_ATTEMPTS
+    max_interruptions: int = MAX_INTERRUPTIONS
+    is_indexed_by_owner: bool = True
+    is_counted_at_claim: bool = False
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Rows of one owner, held under one token until the lease ends.
+
+    rows: id, attempts, interruptions, was_interrupted and the columns in `Claimable.claimed`
+    """
+
+    claimable: Claimable
+    owner: tuple[Any, ...]
+    token: UUID
+    rows: Sequence[Any]
+
+    @property
+    def poisoned(self) -> "list[Result]":
+        """Failures of the rows that were interrupted too often to be tried again."""
+        limit = self.claimable.max_interruptions
+        return [Result(row.id, "failed", "poisoned") for row in self.rows if row.interruptions >= limit]
+
+
+@dataclass(frozen=True)
+class Result:
+    """Result of a claimed row.
+
+    status: a final one, or "queued" for a row that is due again after `delay`
+    values: of the columns in `Claimable.result_columns`; NULL when absent
+    """
+
+    id: UUID
+    status: str
+    error_code: str | None = None
+    delay: timedelta | None = None
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def retry(cls, row_id: UUID, delay: timedelta, error_code: str | None = None) -> "Result":
+        """Result of a failed attempt that is followed by another; without an error code the last one stays."""
+        return cls(row_id, "queued", error_code, delay)
 
 
 @dataclass(frozen=True)
 class DueOwners(Generic[Owner]):
-    """Whose work is due now, and in how many seconds the next will be (None: not soon).
+    """Owners of rows that are due now.
 
-    organizations: by id; None among them is the platform itself
+    next_seconds: until the next row is due, when that is within LOOKAHEAD_SECONDS
     """
 
     owners: Sequence[Owner]
     next_seconds: float | None
 
 
+def list_due(session: Session, claimable: Claimable) -> DueOwners[Any]:
+    """Owners with due rows, in random order: those that stay due must not fill every scan.
+
+    session: of the system
+    returns: values of the owner column, or tuples when there are several
+    """
+    values = {"lookahead": LOOKAHEAD_SECONDS, "limit": MAX_OWNERS_PER_SCAN}
+    rows = session.execute(_due_statement(claimable), values).all()
+    owners = [tuple(row[:-1]) if len(claimable.owner) > 1 else row[0] for row in rows if row.seconds <= 0]
+    return DueOwners(owners, min((row.seconds for row in rows if row.seconds > 0), default=None))
+
+
+def claim(session: Session, claimable: Claimable, owner: Any, *, limit: int) -> Claim:
+    """Claim up to `limit` due rows of an owner until the lease ends; the caller commits before it works on them.
+
+    A row that was interrupted three times is claimed first and alone: what kills a worker must not wait behind a
+    backlog, nor take other rows with it.
+    owner: one value, or a tuple when `Claimable.owner` names several columns
+    """
+    owner_values = owner if isinstance(owner, tuple) else (owner,)
+    token = uuid.uuid4()
+    values = {
+        **_owner_parameters(owner_values),
+        "token": token,
+        "lease": setting("LEASE_SECONDS"),
+        "limit": limit,
+        "alone": INTERRUPTIONS_TO_CLAIM_ALONE,
+    }
+    rows = session.execute(_claim_statement(claimable, _is_null(owner_values)), values).all()
+    counters.increment("interruptions_total", claimable.name, sum(row.was_interrupted for row in rows))
+    return Claim(claimable, owner_values, token, rows)
+
+
+def record(session: Session, claim: Claim, results: Sequence[Result]) -> Sequence[Any]:
+    """Write results of claimed rows, under the token of the claim.
+
+    returns: `Claimable.recorded` of the rows that were written; the others have lost their lease
+    """
+    return _write_results(session, claim, results, attempts=1)
+
+
+def give_back(session: Session, claim: Claim, row_ids: Sequence[UUID]) -> Sequence[Any]:
+    """Make claimed rows due now that no attempt was made for; arguments and return value as of `record`."""
+    return _write_results(session, claim, [Result.retry(row_id, timedelta(0)) for row_id in row_ids], attempts=0)
+
+
 def drain_queue(
     job: str,
     due: Callable[[], DueOwners[Owner]],
-    turn: Callable[[Owner], object],
+    process: Callable[[Owner], object],
     *,
     at_most_seconds: float | None = None,
 ) -> None:
-    """Give every organization with due work one turn after another, until twice nothing is due or time is up.
+    """Process due work of each owner in turn; stop after two empty scans or when the time is up.
 
-    turn: works off a bounded part of one organization's rows, so that nobody waits for another's backlog
-    at_most_seconds: less than a job's usual time, for the scheduler
+    process: works on a bounded part of an owner's rows, so that no owner waits for the backlog of another
+    at_most_seconds: DRAIN_SECONDS when absent; the scheduler gives less
     """
     queue.allow_next_wake(job)
     deadline = time.monotonic() + (at_most_seconds or setting("DRAIN_SECONDS"))
     try:
-        is_done = _drain_rounds(due, turn, deadline)
+        is_drained = _run_rounds(due, process, deadline)
     finally:
         counters.flush_counters()
-    if not is_done:
+    if not is_drained:
         queue.wake_workers(job, is_forced=True)
 
 
-def _drain_rounds(due: Callable[[], DueOwners[Owner]], turn: Callable[[Owner], object], deadline: float) -> bool:
-    """Go round until nothing is left, which is returned, or there is no more time for it."""
-    empty = 0
+def _write_results(session: Session, claim: Claim, results: Sequence[Result], *, attempts: int) -> Sequence[Any]:
+    if not results:
+        return []
+    claimable = claim.claimable
+    values = {
+        **_owner_parameters(claim.owner),
+        "token": claim.token,
+        "attempts": 0 if claimable.is_counted_at_claim else attempts,
+        "ids": [result.id for result in results],
+        "statuses": [result.status for result in results],
+        "error_codes": [result.error_code for result in results],
+        "delays": [result.delay for result in results],
+        **{f"v_{name}": [result.values.get(name) for result in results] for name in claimable.result_columns},
+    }
+    rows = session.execute(_record_statement(claimable, _is_null(claim.owner)), values).all()
+    lost = len(results) - len(rows)
+    if lost:
+        counters.increment("lease_lost_total", claimable.name, lost)
+        log.warning("leases_lost", count=lost)
+    return rows
+
+
+def _run_rounds(due: Callable[[], DueOwners[Owner]], process: Callable[[Owner], object], deadline: float) -> bool:
+    """Scan and process until nothing is due; returns False when the time was up before."""
+    empty_scans = 0
     failed: set[Owner] = set()
-    while empty < 2 and time.monotonic() < deadline:
+    while empty_scans < 2 and time.monotonic() < deadline:
         if queue.is_stopping():
-            return True  # others go on
-        found = due()
-        organizations = [one for one in found.owners if one not in failed]
-        for organization_id in random.sample(organizations, len(organizations)):
+            return True  # another worker continues
+        scan = due()
+        owners = [owner for owner in scan.owners if owner not in failed]
+        for owner in random.sample(owners, len(owners)):
             if queue.is_stopping() or time.monotonic() >= deadline:
                 break
-            _process_owner_safely(turn, organization_id, failed)
-        if organizations:
-            empty = 0
-        elif found.next_seconds is not None and found.next_seconds <= deadline - time.monotonic():
+            _process_safely(process, owner, failed)
+        if owners:
+            empty_scans = 0
+        elif scan.next_seconds is not None and scan.next_seconds <= deadline - time.monotonic():
             time.sleep(_LOOKAHEAD_POLL_SECONDS)
         else:
-            empty += 1
-            time.sleep(_IDLE_POLL_SECONDS if empty < 2 else 0)
-    return empty >= 2
+            empty_scans += 1
+            time.sleep(_IDLE_POLL_SECONDS if empty_scans < 2 else 0)
+    return empty_scans >= 2
 
 
-def _process_owner_safely(turn: Callable[[Owner], object], owner: Owner, failed: set[Owner]) -> None:
+def _process_safely(process: Callable[[Owner], object], owner: Owner, failed: set[Owner]) -> None:
     try:
-        turn(owner)
+        process(owner)
     except JobTimeoutException:
         raise
-    except Exception:  # one organization's trouble must not hold up another's work
+    except Exception:  # a failure in one owner's work must not delay the others
         log.exception("turn_failed", organization_id=str(owner))
         failed.add(owner)
+
+
+def _owner_parameters(owner: tuple[Any, ...]) -> dict[str, Any]:
+    return {f"owner_{place}": value for place, value in enumerate(owner) if value is not None}
+
+
+def _is_null(owner: tuple[Any, ...]) -> tuple[bool, ...]:
+    return tuple(value is None for value in owner)
+
+
+def _owner_condition(claimable: Claimable, is_null: tuple[bool, ...]) -> str:
+    pairs = enumerate(zip(claimable.owner, is_null, strict=True))
+    return " AND ".join(f"r.{name} {'IS NULL' if null else f'= :owner_{place}'}" for place, (name, null) in pairs)
+
+
+@functools.cache
+def _due_statement(claimable: Claimable) -> sa.TextClause:
+    owner, table = ", ".join(claimable.owner), claimable.table
+    of_row, of_owner = (", ".join(f"{alias}.{name}" for name in claimable.owner) for alias in ("r", "o"))
+    seconds = "extract(epoch FROM {} - now())::float8 AS seconds"
+    if claimable.is_indexed_by_owner:  # a loose index scan: one step an owner, however many rows each has
+        due = f"""
+WITH RECURSIVE o AS (
+  (SELECT {owner} FROM {table} WHERE {_IS_OPEN} ORDER BY {owner} LIMIT 1)
+  UNION ALL
+  SELECT n.* FROM o CROSS JOIN LATERAL (
+    SELECT {owner} FROM {table} r WHERE {_IS_OPEN} AND ({of_row}) > ({of_owner}) ORDER BY {owner} LIMIT 1) n)
+SELECT o.*, {seconds.format("first.next_at")} FROM o CROSS JOIN LATERAL (
+  SELECT next_at FROM {table} r WHERE ({of_row}) = ({of_owner}) AND {_IS_OPEN} ORDER BY next_at LIMIT 1) first"""
+    else:
+        is_near = f"{_IS_OPEN} AND next_at < now() + make_interval(secs => :lookahead)"
+        due = f"SELECT {owner}, {seconds.format('min(next_at)')} FROM {table} WHERE {is_near} GROUP BY {owner}"
+    order = "ORDER BY greatest(seconds, 0), random() LIMIT :limit"
+    return sa.text(f"SELECT * FROM ({due}) due WHERE seconds < :lookahead {order}")
+
+
+@functools.cache
+def _claim_statement(claimable: Claimable, is_null: tuple[bool, ...]) -> sa.TextClause:
+    table, owner = claimable.table, _owner_condition(claimable, is_null)
+    due = f"SELECT id, status FROM {table} r WHERE {owner} AND {_IS_OPEN} AND next_at <= now()"
+    return sa.text(f"""
+WITH alone AS ({due} AND interruptions >= :alone ORDER BY next_at LIMIT least(1, :limit) FOR UPDATE SKIP LOCKED),
+others AS ({due} AND interruptions < :alone AND NOT EXISTS (SELECT FROM alone)
+  ORDER BY next_at LIMIT :limit FOR UPDATE SKIP LOCKED),
+due AS (SELECT * FROM alone UNION ALL SELECT * FROM others)
+UPDATE {table} r SET status = 'sending', attempts = r.attempts + {int(claimable.is_counted_at_claim)},
+  interruptions = r.interruptions + (r.status = 'sending')::int, lease_token = :token,
+  next_at = now() + make_interval(secs => :lease)
+FROM due WHERE {owner} AND r.id = due.id
+RETURNING r.id, r.attempts, r.interruptions, due.status = 'sending' AS was_interrupted, {claimable.claimed}
+""")
+
+
+@functools.cache
+def _record_statement(claimable: Claimable, is_null: tuple[bool, ...]) -> sa.TextClause:
+    columns = claimable.result_columns
+    arrays = "".join(f", CAST(:v_{name} AS {kind}[])" for name, kind in columns.items())
+    assignments = "".join(f", {name} = {value}" for name, value in claimable.assignments.items())
+    return sa.text(f"""
+UPDATE {claimable.table} r SET status = v.status, attempts = r.attempts + :attempts, lease_token = NULL,
+  error_code = CASE WHEN v.status = 'queued' THEN coalesce(v.error_code, r.error_code) ELSE v.error_code END,
+  next_at = CASE WHEN v.status = 'queued' THEN now() + v.delay END,
+  finished_at = CASE WHEN v.status <> 'queued' THEN now() END{assignments}
+FROM unnest(CAST(:ids AS uuid[]), CAST(:statuses AS text[]), CAST(:error_codes AS text[]),
+  CAST(:delays AS interval[]){arrays}) AS v ({", ".join(("id", "status", "error_code", "delay", *columns))})
+WHERE {_owner_condition(claimable, is_null)} AND r.id = v.id AND r.status = 'sending' AND r.lease_token = :token
+RETURNING {claimable.recorded}
+""")

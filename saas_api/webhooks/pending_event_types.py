@@ -1,0 +1,247 @@
+"""Event types that their domains do not register themselves yet: each moves into its domain's `events.py`."""
+
+from typing import Any
+
+from marshmallow import fields, validate
+
+from saas_api.core.fields import DateField, MoneyAmount, PrefixedId, StrictSchema, Timestamp
+from saas_api.webhooks import event_types
+
+_VERSION_NOTE = "Rises with every change of the object; trust the highest you have seen."
+
+
+def _one_of(*values: str) -> fields.String:
+    return fields.String(validate=validate.OneOf(values))
+
+
+def _register(
+    schema: type[StrictSchema], example: dict[str, Any], types: dict[str, tuple[str, dict[str, Any]]]
+) -> None:
+    for event_type, (description, changes) in types.items():
+        event_types.register(event_type, schema=schema, description=description, example={**example, **changes})
+
+
+# --- messages ---
+
+
+class MessageEventOut(StrictSchema):
+    """Event data of a message."""
+
+    message_id = PrefixedId("msg")
+    to = fields.String()
+    type = _one_of("sms", "email")
+    status = _one_of("queued", "sending", "sent", "delivered", "failed", "canceled")
+    segments = fields.Integer()
+    mode = _one_of("live", "test")
+    attempts = fields.Integer()
+    error_code = fields.String(allow_none=True)
+
+
+_MESSAGE: dict[str, Any] = {
+    "message_id": "msg_018f3c6a9d2e7a018b4c5d6e7f80aa01",
+    "to": "+15005550006",
+    "type": "sms",
+    "status": "delivered",
+    "segments": 1,
+    "mode": "live",
+    "attempts": 1,
+    "error_code": None,
+}
+event_types.register(
+    "message.accepted",
+    schema=MessageEventOut,
+    description="A message was accepted. Sent only to endpoints that name this type.",
+    example={**_MESSAGE, "status": "queued", "attempts": 0},
+    is_explicit_only=True,
+)
+_register(
+    MessageEventOut,
+    _MESSAGE,
+    {
+        "message.sent": ("The carrier or mail server took the message.", {"status": "sent"}),
+        "message.delivered": ("The message reached its recipient.", {}),
+        "message.failed": (
+            "The message will not be delivered; `error_code` says why.",
+            {"status": "failed", "error_code": "invalid_recipient"},
+        ),
+        "message.canceled": ("The message was canceled before it left.", {"status": "canceled", "attempts": 0}),
+    },
+)
+
+# --- billing: spend cap ---
+
+
+class SpendCapEventOut(StrictSchema):
+    """Event data of a spend cap."""
+
+    amount = MoneyAmount()
+    currency = fields.String()
+    action = fields.String()
+
+
+_register(
+    SpendCapEventOut,
+    {"amount": "50.00", "currency": "USD", "action": "block"},
+    {"spend_cap.reached": ("The spend cap of the running period was reached.", {})},
+)
+
+# --- billing: usage ---
+
+
+class UsageEventOut(StrictSchema):
+    """Event data of an alert."""
+
+    meter = fields.String(allow_none=True, metadata={"description": "Null for an alert on money: see `spent`."})
+    percent = fields.Integer(allow_none=True, metadata={"description": "Null for an alert on an absolute amount."})
+    quantity = fields.Integer(allow_none=True)
+    included = fields.Integer(allow_none=True)
+    spent = MoneyAmount(allow_none=True, metadata={"description": "Null for an alert on a meter."})
+    cap = MoneyAmount(allow_none=True)
+    period_end = DateField()
+
+
+_register(
+    UsageEventOut,
+    {
+        "meter": "sms",
+        "percent": 80,
+        "quantity": 800,
+        "included": 1000,
+        "spent": None,
+        "cap": None,
+        "period_end": "2026-03-31",
+    },
+    {"usage.threshold_reached": ("Usage of a meter reached a percentage of what is included.", {})},
+)
+
+# --- billing: subscription ---
+
+
+class SubscriptionEventOut(StrictSchema):
+    """Event data of a subscription."""
+
+    id = PrefixedId("sub")
+    status = fields.String()
+    plan = fields.String()
+    previous_plan = fields.String(allow_none=True)
+    canceled_at = Timestamp(allow_none=True)
+
+
+_register(
+    SubscriptionEventOut,
+    {
+        "id": "sub_018f3c6a9d2e7a018b4c5d6e7f80cc03",
+        "status": "active",
+        "plan": "free",
+        "previous_plan": None,
+        "canceled_at": None,
+    },
+    {
+        "subscription.created": ("A subscription began.", {}),
+        "subscription.updated": ("The plan of a subscription changed.", {"plan": "pro", "previous_plan": "free"}),
+    },
+)
+
+# --- billing: invoice ---
+
+
+class InvoiceEventOut(StrictSchema):
+    """Event data of an invoice."""
+
+    id = PrefixedId("inv")
+    number = fields.String(allow_none=True)
+    status = fields.String()
+    total_amount = MoneyAmount()
+    currency = fields.String()
+    due_date = DateField(allow_none=True)
+    paid_at = Timestamp(allow_none=True)
+    attempt = fields.Integer()
+    next_attempt_at = Timestamp(allow_none=True)
+    version = fields.Integer(metadata={"description": _VERSION_NOTE})
+
+
+_register(
+    InvoiceEventOut,
+    {
+        "id": "inv_018f3c6a9d2e7a018b4c5d6e7f80dd04",
+        "number": "INV-000042",
+        "status": "open",
+        "total_amount": "29.41",
+        "currency": "USD",
+        "due_date": "2026-03-08",
+        "paid_at": None,
+        "attempt": 0,
+        "next_attempt_at": None,
+        "version": 2,
+    },
+    {
+        "invoice.finalized": ("An invoice got its number and can be paid.", {}),
+        "invoice.paid": (
+            "An invoice is paid in full.",
+            {"status": "paid", "paid_at": "2026-03-02T09:00:00.000Z", "version": 3},
+        ),
+        "invoice.payment_failed": (
+            "A payment of an invoice failed.",
+            {"attempt": 1, "next_attempt_at": "2026-03-11T09:00:00.000Z", "version": 3},
+        ),
+        "invoice.overdue": ("An invoice is past its due date.", {"attempt": 1, "version": 4}),
+        "invoice.voided": ("An invoice was voided: nothing is owed for it.", {"status": "void", "version": 3}),
+        "invoice.marked_uncollectible": ("An invoice was written off.", {"status": "uncollectible", "version": 5}),
+    },
+)
+
+# --- billing: organization ---
+
+
+class OrganizationEventOut(StrictSchema):
+    """Event data of an organization."""
+
+    id = PrefixedId("org")
+    status = fields.String()
+    reason = fields.String(allow_none=True)
+
+
+_register(
+    OrganizationEventOut,
+    {"id": "org_018f3c6a0b1c7d2e8f3a4b5c6d7e8f90", "status": "restricted", "reason": "overdue"},
+    {
+        "organization.restricted": ("Sending is restricted until overdue invoices are paid.", {}),
+        "organization.suspended": ("API keys are refused until the matter is settled.", {"status": "suspended"}),
+        "organization.resumed": ("Everything works again.", {"status": "active", "reason": None}),
+    },
+)
+
+# --- payments ---
+
+
+class PaymentEventOut(StrictSchema):
+    """Event data of a payment."""
+
+    payment_id = PrefixedId("pay")
+    status = fields.String()
+    invoice_id = PrefixedId("inv", allow_none=True)
+    amount = MoneyAmount()
+    currency = fields.String()
+    provider = fields.String()
+    refunded = MoneyAmount()
+    error = fields.String(allow_none=True)
+
+
+_register(
+    PaymentEventOut,
+    {
+        "payment_id": "pay_018f3c6a9d2e7a018b4c5d6e7f80ee05",
+        "status": "succeeded",
+        "invoice_id": "inv_018f3c6a9d2e7a018b4c5d6e7f80dd04",
+        "amount": "29.41",
+        "currency": "USD",
+        "provider": "stripe",
+        "refunded": "0.00",
+        "error": None,
+    },
+    {
+        "payment.succeeded": ("A payment arrived.", {}),
+        "payment.failed": ("A payment failed.", {"status": "failed", "error": "card_declined"}),
+        "payment.refunded": ("Money of a payment was given back.", {"refunded": "29.41"}),
+    },
+)

@@ -1,0 +1,80 @@
+"""JSON Schema that is derived from marshmallow schemas."""
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import pytest
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # it is not annotated
+from marshmallow import fields, validate
+
+from saas_api.core import json_schema
+from saas_api.core.fields import MoneyAmount, PrefixedId, StrictSchema, Timestamp
+
+
+class LineOut(StrictSchema):
+    """One line."""
+
+    amount = MoneyAmount()
+
+
+class OrderOut(StrictSchema):
+    """A schema with each kind of field."""
+
+    id = PrefixedId("org")
+    status = fields.String(validate=validate.OneOf(("open", "paid")))
+    paid_at = Timestamp(allow_none=True)
+    note = fields.String(metadata={"description": "Free text."})
+    lines = fields.List(fields.Nested(LineOut()))
+
+
+ORDER = {
+    "id": UUID(int=1),
+    "status": "open",
+    "paid_at": datetime(2026, 3, 1, tzinfo=UTC),
+    "note": "",
+    "lines": [{"amount": Decimal("1.50")}],
+}
+
+
+@pytest.fixture
+def validator() -> Any:
+    schema = json_schema.dump_schema(OrderOut())
+    Draft202012Validator.check_schema(schema)
+    return Draft202012Validator(schema)
+
+
+def test_dumped_objects_match_the_derived_schema(validator: Any) -> None:
+    validator.validate(OrderOut().dump(ORDER))
+    validator.validate(OrderOut().dump({**ORDER, "paid_at": None}))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"id": "usr_00000000000000000000000000000001"},
+        {"status": "lost"},
+        {"note": None},
+        {"lines": [{"amount": 1.5}]},
+        {"lines": [{}]},
+    ],
+    ids=["other_prefix", "unknown_choice", "null", "number_as_amount", "nested_field_missing"],
+)
+def test_derived_schema_refuses_what_the_field_cannot_dump(validator: Any, change: dict[str, Any]) -> None:
+    assert not validator.is_valid({**OrderOut().dump(ORDER), **change})
+
+
+@pytest.mark.parametrize("name", list(ORDER))
+def test_every_field_is_required(validator: Any, name: str) -> None:
+    dumped = OrderOut().dump(ORDER)
+    del dumped[name]
+    assert not validator.is_valid(dumped)
+
+
+def test_fields_added_later_are_accepted(validator: Any) -> None:
+    validator.validate({**OrderOut().dump(ORDER), "added": 1, "lines": [{"amount": "1.50", "added": 2}]})
+
+
+def test_description_of_a_field_is_copied(validator: Any) -> None:
+    assert validator.schema["properties"]["note"]["description"] == "Free text."
