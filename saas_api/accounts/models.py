@@ -81,7 +81,7 @@ class OrganizationLimits(Model):
 
     organization_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
     rate_limit_per_minute: Mapped[int | None]
-    ceilings: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=FetchedValue())
+    quotas: Mapped[dict[str, Any]] = mapped_column("ceilings", JSONB, server_default=FetchedValue())
     expires_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     reason: Mapped[str] = mapped_column(Text)
     set_by: Mapped[uuid.UUID | None]

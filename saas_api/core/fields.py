@@ -169,10 +169,12 @@ class MinorAmount(MoneyAmount):
 class NestedAmounts(fields.Nested):
     """A nested object whose amounts are in the currency of the object around it, such as the lines of an invoice."""
 
-    def _serialize(self, value: Any, attr: str | None, obj: Any, **options: Any) -> Any:
+    def _serialize(  # type: ignore[override]  # marshmallow's Nested and Field name the parameter differently
+        self, nested_obj: Any, attr: str | None, obj: Any, **options: Any
+    ) -> Any:
         token = _outer_currency.set(ma.utils.get_value(obj, "currency", _outer_currency.get()))
         try:
-            return super()._serialize(value, attr, obj, **options)  # type: ignore[no-untyped-call]  # marshmallow's own
+            return super()._serialize(nested_obj, attr, obj, **options)  # type: ignore[no-untyped-call]  # marshmallow's
         finally:
             _outer_currency.reset(token)
 
