@@ -1,8 +1,8 @@
-"""The `flask` command: registers the groups and commands that the modules of this package define.
+"""The `flask` command: one module of `cli.commands` for each noun.
 
-They are imported when an application asks for them: the web imports this package for its settings alone.
+The modules are imported by `init_app` only: the web imports this package without loading any command.
 """
-# ruff: noqa: PLC0415 - for that reason
+# ruff: noqa: PLC0415 - the web loads no command
 
 import click
 from flask import Flask
@@ -25,7 +25,7 @@ DOMAIN = Domain(
 
 
 def init_app(app: Flask) -> None:
-    """Give an application's `flask` command the commands of this package, and Flask-Migrate's."""
+    """Add the commands of this package and of Flask-Migrate to an application."""
     from flask_migrate import Migrate
 
     from saas_api.core.db.engine import db
@@ -55,7 +55,7 @@ def _commands() -> tuple[click.Command, ...]:
         worker,
     )
 
-    _ = engines  # it extends the group of another module
+    up.group.add_command(engines.group)
     return (
         billing.group,
         demo.group,

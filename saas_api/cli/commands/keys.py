@@ -1,10 +1,11 @@
-"""Create, list, revoke."""
+"""`flask keys`: API keys of organizations."""
 
 from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
 import click
+from sqlalchemy.orm import Session
 
 from saas_api.api_keys import keys
 from saas_api.api_keys.models import KeyView
@@ -23,20 +24,20 @@ organization_option = click.option(
 
 
 def parse_scopes(_context: click.Context, _parameter: click.Parameter, text: str | None) -> list[str] | None:
-    """`messages:write,usage:read` as a list."""
+    """Scopes separated by commas as a list."""
     if text is None:
         return None
-    named = [part.strip() for part in text.split(",") if part.strip()]
-    unknown = sorted({*named} - SCOPES)
-    if unknown or not named:
+    scopes = [part.strip() for part in text.split(",") if part.strip()]
+    unknown = sorted({*scopes} - SCOPES)
+    if unknown or not scopes:
         raise click.BadParameter(
             f"{', '.join(unknown) or 'nothing'} is no scope; there are {', '.join(sorted(SCOPES))}."
         )
-    return named
+    return scopes
 
 
 def parse_name(_context: click.Context, _parameter: click.Parameter, text: str) -> str:
-    """A name as the API takes it."""
+    """A name with 1 to 100 characters, as in the API."""
     name = text.strip()
     if not 1 <= len(name) <= 100:
         raise click.BadParameter("it has 1 to 100 characters.")
@@ -56,12 +57,16 @@ def create(*, organization_id: UUID, name: str, mode: str, scopes: list[str] | N
     """
     output.require_organization(organization_id)
     with tenancy.tenant_session(organization_id) as session:
-        made = keys.create(
+        created = keys.create(
             session, organization_id, None, name=name, mode=mode, scopes=scopes, operator=output.current_os_user()
         )
-    found = {**_to_json(made.key), "organization_id": ids.format_id("org", organization_id), "key": made.text}
-    lines = [f"{found['id']}  {mode}  {', '.join(made.key.scopes)}", "Keep this; it is not shown again:", made.text]
-    output.print_result(found, lines, as_json=as_json)
+    data = {**_to_json(created.key), "organization_id": ids.format_id("org", organization_id), "key": created.text}
+    lines = [
+        f"{data['id']}  {mode}  {', '.join(created.key.scopes)}",
+        "Keep this; it is not shown again:",
+        created.text,
+    ]
+    output.print_result(data, lines, as_json=as_json)
 
 
 @group.command("list")
@@ -74,13 +79,13 @@ def list_keys(*, organization_id: UUID, as_json: bool) -> None:
     """
     output.require_organization(organization_id)
     with tenancy.tenant_session(organization_id) as session:
-        keys = [_to_json(key) for page in _pages(session, organization_id) for key in page]
+        items = [_to_json(key) for key in _iter_keys(session, organization_id)]
     lines = [
         f"{key['id']}  {key['masked']}  {key['mode']:<4}  {key['status']:<7}  "
         f"last used {key['last_used_at'] or 'never'}  {key['name']}"
-        for key in keys
+        for key in items
     ]
-    output.print_result({"keys": keys}, lines or ["It has no API keys."], as_json=as_json)
+    output.print_result({"keys": items}, lines or ["It has no API keys."], as_json=as_json)
 
 
 @group.command("revoke")
@@ -99,16 +104,16 @@ def revoke(*, key_id: UUID, as_json: bool) -> None:
         )
     with tenancy.tenant_session(organization_id) as session:
         key = keys.revoke_as(session, organization_id, key_id, output.current_os_user(), "revoked by an operator")
-    found = _to_json(key)
-    output.print_result(found, [f"{found['id']} ({key.name}, {key.masked}) is revoked."], as_json=as_json)
+    data = _to_json(key)
+    output.print_result(data, [f"{data['id']} ({key.name}, {key.masked}) is revoked."], as_json=as_json)
 
 
-def _pages(session: Any, organization_id: UUID) -> Iterator[list[KeyView]]:
+def _iter_keys(session: Session, organization_id: UUID) -> Iterator[KeyView]:
     cursor = None
     while True:
         query = {"mode": None, "status": None, "limit": PAGE_SIZE, "cursor": cursor}
         page = keys.list_keys(session, organization_id, query)
-        yield list(page.items)
+        yield from page.items
         cursor = page.next_cursor
         if cursor is None:
             return
