@@ -1,425 +1,582 @@
-"""The action table and its one GET/POST pair; forms of actions."""
+"""The table of actions of operators: what each does, what its page says, and who may run it.
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
-from decimal import Decimal
-from typing import Any
-from uuid import UUID
+`action_views` serves the pages of the table, and `cli.commands.actions` makes commands from its entries.
+"""
 
-import marshmallow as ma
-from flask import Blueprint, Response, current_app, g, make_response, request
-from marshmallow import fields, validate
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-from saas_api.accounts.models import Organization
-from saas_api.admin import context, organization_actions, organizations
-from saas_api.admin.context import ReasonForm
-from saas_api.billing import invoice_lifecycle, invoices, plans, terms
-from saas_api.billing.models import BillingProfile
-from saas_api.billing.terms import LimitOverrides
-from saas_api.core import ids, money
-from saas_api.core.access import public_view, require_operator
-from saas_api.core.errors import ApiError, NotFound, ValidationFailed
-from saas_api.core.fields import DateField, MoneyAmount, QueryInteger, StrictSchema, Text
-from saas_api.core.web import forms, pages, templating
-from saas_api.core.web.forms import Form, form_view
+from flask import url_for
+
+from saas_api.admin import (
+    billing,
+    invoices,
+    mail,
+    organization_actions,
+    organizations,
+    payments,
+    plans,
+    queues,
+    users,
+    webhooks,
+)
+from saas_api.admin.context import Preview, ReasonForm, in_write_session
+from saas_api.admin.invoices import CreditNoteForm, VoidForm
+from saas_api.admin.organization_actions import ChangePlanForm, ConfirmByNameForm, GrantCreditForm, LimitOverridesForm
+from saas_api.billing import invoice_lifecycle
+from saas_api.billing.invoices import mark_uncollectible
+from saas_api.core.web import templating
+from saas_api.core.web.forms import Form
 from saas_api.payments import reconciliation
 
-bp = Blueprint("actions", __name__)
+SubjectText = str | Callable[[Any], str]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A kind of thing that operators act on.
+
+    rule: URL of its actions; `{action}` stands for the name of the action
+    load: returns the subject from a session and the arguments of the URL; raises NotFound
+    key: the ids that identify the subject to `Action.run`
+    section, section_page: title and endpoint of the list that the subject is in
+    page: endpoint of the subject's page; the section's without one
+    label: text of the link to the subject's page
+    is_tenant_owned: whether its audit events are in the log of an organization, too
+    """
+
+    rule: str
+    load: Callable[..., Any]
+    key: Callable[[Any], tuple[Any, ...]]
+    section: str
+    section_page: str
+    page: str = ""
+    label: Callable[[Any], str] | None = None
+    is_tenant_owned: bool = True
 
 
 @dataclass(frozen=True)
 class Action:
-    """One act, as its page shows it.
+    """An action of an operator on a subject.
 
-    text: what follows from it
-    done: said afterwards
-    kind: of its button, "primary" or "bad"
+    name: last part of the URL of its form
+    title, consequence, button: texts, or functions of the subject
+    success_message: the notice afterwards, or a function of the subject and the result
+    run: called with the OperatorContext, the key of the subject and the values of the form
+    preview: called with the subject and the refused form or None
+    next_page: URL after the action, from the result; the subject's page without it
+    is_idempotent: a form that is submitted twice runs once
     """
 
-    title: str
-    consequence: str
-    button: str
-    success_message: str
-    call: Callable[..., Any]
-    button_style: str = "primary"
+    name: str
+    subject: str
+    title: SubjectText
+    consequence: SubjectText
+    button: SubjectText
+    success_message: str | Callable[[Any, Any], str]
+    run: Callable[..., Any]
+    form: type[ReasonForm] = ReasonForm
+    button_style: SubjectText = "primary"
+    role: Literal["support", "admin"] = "admin"
+    is_idempotent: bool = False
+    is_confirmed_by_name: bool = False
+    preview: Callable[[Any, Form | None], Preview] | None = None
+    next_page: Callable[[Any], str] | None = None
+
+    @property
+    def key(self) -> str:
+        """Names the endpoint of the action and its macros in templates."""
+        return f"{self.subject}_{self.name.replace('-', '_')}"
 
 
-INVOICE_ACTIONS = {
-    "finalize": Action(
+SUBJECTS: Mapping[str, Subject] = {
+    "organization": Subject(
+        '/admin/organizations/<id("org"):organization_id>/{action}',
+        organizations.get_organization,
+        lambda organization: (organization.id,),
+        "Organizations",
+        "admin.organizations.index",
+        "admin.organizations.show",
+        lambda organization: organization.name,
+    ),
+    "platform_billing": Subject(
+        "/admin/billing/{action}", lambda _session: None, lambda _: (None,), "Billing", "admin.billing.index"
+    ),
+    "billing_account": Subject(
+        '/admin/billing/{action}/<id("org"):organization_id>',
+        billing.get_account,
+        lambda account: (account.organization_id,),
+        "Billing",
+        "admin.billing.index",
+    ),
+    "invoice": Subject(
+        '/admin/invoices/<id("inv"):invoice_id>/{action}',
+        invoices.get_invoice,
+        lambda detail: (detail.invoice.organization_id, detail.invoice.id),
+        "Invoices",
+        "admin.invoices.index",
+        "admin.invoices.show",
+        lambda detail: detail.invoice.number or "Draft",
+    ),
+    "payment": Subject(
+        '/admin/payments/<id("pay"):payment_id>/{action}',
+        payments.get_payment,
+        lambda detail: (detail.payment.id,),
+        "Payments",
+        "admin.payments.index",
+        "admin.payments.show",
+        lambda detail: f"Payment of {detail.organization_name}",
+    ),
+    "provider_event": Subject(
+        "/admin/payments/events/<provider>/<path:event_id>/{action}",
+        payments.get_event,
+        lambda event: (event.provider, event.event_id),
+        "Events of providers",
+        "admin.payments.events_index",
+        "admin.payments.show_event",
+        lambda event: f"Event of {event.provider}",
+        is_tenant_owned=False,
+    ),
+    "endpoint": Subject(
+        '/admin/deliveries/endpoints/<id("whe"):endpoint_id>/{action}',
+        webhooks.get_endpoint,
+        lambda detail: (detail.endpoint.organization_id, detail.endpoint.id),
+        "Webhook deliveries",
+        "admin.webhooks.index",
+        "admin.webhooks.show_endpoint",
+        lambda detail: f"Endpoint of {detail.organization_name}",
+    ),
+    "delivery": Subject(
+        '/admin/deliveries/<id("whd"):delivery_id>/{action}',
+        webhooks.get_delivery,
+        lambda detail: (detail.delivery.organization_id, detail.delivery.id),
+        "Webhook deliveries",
+        "admin.webhooks.index",
+        "admin.webhooks.show_delivery",
+        lambda detail: f"Delivery of {detail.event.type}",
+    ),
+    "user": Subject(
+        '/admin/users/<id("usr"):user_id>/{action}',
+        users.get_user_detail,
+        lambda detail: (detail.user.id,),
+        "Users",
+        "admin.users.index",
+        "admin.users.show",
+        lambda detail: detail.user.email,
+    ),
+    "plan": Subject(
+        "/admin/plans/<version_id>/{action}",
+        plans.get_plan,
+        lambda plan: (plan.row.code, plan.row.is_archived),
+        "Plans",
+        "admin.plans.index",
+        "admin.plans.show",
+        lambda plan: plan.row.version_id,
+    ),
+    "mail": Subject(
+        "/admin/mail/<uuid:mail_id>/{action}", mail.get_mail, lambda row: (row.id,), "Mail", "admin.mail.index"
+    ),
+    "schedule": Subject(
+        "/admin/jobs/{action}",
+        lambda _session: None,
+        lambda _: (),
+        "Jobs",
+        "admin.queues.index",
+        is_tenant_owned=False,
+    ),
+    "job": Subject(
+        "/admin/jobs/{action}/<job>",
+        queues.get_scheduled_job,
+        lambda entry: (entry.job,),
+        "Jobs",
+        "admin.queues.index",
+        is_tenant_owned=False,
+    ),
+    "failed_job": Subject(
+        "/admin/jobs/failed/<job_id>/{action}",
+        queues.get_failed_job,
+        lambda job: (job.id,),
+        "Jobs",
+        "admin.queues.index",
+        is_tenant_owned=False,
+    ),
+}
+
+_ORGANIZATION_ACTIONS = (
+    Action(
+        "suspend",
+        "organization",
+        lambda organization: f"Suspend {organization.name}",
+        "Its API keys are refused from the next request on, with ORGANIZATION_SUSPENDED. Messages that were accepted "
+        "are still delivered. Its people still sign in, read and pay, and see that they are suspended.",
+        "Suspend",
+        lambda organization, _: f"{organization.name} is suspended. Its API keys are refused from now on.",
+        organization_actions.suspend,
+        ConfirmByNameForm,
+        "danger",
+        is_confirmed_by_name=True,
+    ),
+    Action(
+        "resume",
+        "organization",
+        lambda organization: f"Resume {organization.name}",
+        "Its API keys work again from the next request on. What unpaid invoices have led to stays as it is.",
+        "Resume",
+        "The suspension is lifted.",
+        organization_actions.resume,
+    ),
+    Action(
+        "view-as",
+        "organization",
+        lambda organization: f"View {organization.name} as a viewer",
+        "For 60 minutes you see its dashboard as a member with the role viewer does. Nothing can be changed, and the "
+        "organization reads in its audit log that you looked, and why.",
+        "View for 60 minutes",
+        "",
+        organization_actions.start_impersonation,
+        next_page=lambda _: "/dashboard",
+    ),
+    Action(
+        "limits",
+        "organization",
+        lambda organization: f"Limits of {organization.name}",
+        "Exceptions to its plan, from the next request on. Leave a field empty where the plan's own limit is to hold; "
+        "leave all empty to take the exceptions back.",
+        "Save limits",
+        lambda _, overrides: (
+            "The plan's limits hold again." if overrides.is_empty else "The limits hold from the next request on."
+        ),
+        organization_actions.set_limit_overrides,
+        LimitOverridesForm,
+        preview=organization_actions.preview_limits,
+    ),
+    Action(
+        "plan",
+        "organization",
+        lambda organization: f"Change the plan of {organization.name}",
+        "Choose a plan, see what the change does to the running period's bill, then confirm. You may choose plans that "
+        "are not on offer.",
+        "Change the plan",
+        lambda _, change: f"On {change.version.name} from {templating.format_date(change.effective_at)} on (UTC).",
+        organization_actions.change_plan,
+        ChangePlanForm,
+        is_idempotent=True,
+        preview=organization_actions.preview_plan_change,
+    ),
+    Action(
+        "credit",
+        "organization",
+        lambda organization: f"Add credit for {organization.name}",
+        "Promotional money for its wallet. The next invoices use it up before a payment is asked; it is never paid "
+        "out, and it cannot be taken back here.",
+        "Add credit",
+        lambda _, amount: f"{templating.format_money(*amount)} added. The next invoices use it up.",
+        organization_actions.grant_credit,
+        GrantCreditForm,
+        is_idempotent=True,
+        preview=organization_actions.preview_credit,
+    ),
+    Action(
+        "bill-now",
+        "organization",
+        lambda organization: f"Bill {organization.name} now",
+        lambda organization: (
+            "A dry run: nothing was written. Confirming ends the running period at that moment, invoices it without "
+            f"grace, and begins the next period. Times are in {organization.timezone}."
+        ),
+        "Bill now",
+        lambda _, result: organization_actions.describe_close(result),
+        organization_actions.bill_now,
+        ConfirmByNameForm,
+        "danger",
+        is_idempotent=True,
+        is_confirmed_by_name=True,
+        preview=organization_actions.preview_bill_now,
+    ),
+)
+_CLOSE = Action(
+    "close",
+    "platform_billing",
+    "Close what is due",
+    "This is a dry run: nothing is written until you confirm below. Closing ends the periods, writes their invoices "
+    "and sends them.",
+    "Close and invoice now",
+    lambda _, result: billing.describe_close(result),
+    billing.close_periods,
+    is_idempotent=True,
+    preview=billing.preview_close,
+)
+_BILLING_ACTIONS = (
+    _CLOSE,
+    replace(
+        _CLOSE, subject="billing_account", title=lambda account: f"Close what is due for {account.organization_name}"
+    ),
+    Action(
+        "unpark",
+        "billing_account",
+        lambda account: f"Unpark {account.organization_name}",
+        "Its invoices are finalized again. Do this after what was wrong is put right; drafts that were written "
+        "meanwhile wait for you to finalize them.",
+        "Unpark",
+        lambda _, was_on_hold: (
+            "It is billed again. Its drafts wait for you to finalize them." if was_on_hold else "It was not parked."
+        ),
+        in_write_session(invoice_lifecycle.release_billing),
+    ),
+)
+_INVOICE_ACTIONS = (
+    Action(
+        "finalize",
+        "invoice",
         "Finalize the draft",
         "The invoice gets its number and its due date, is frozen, and is sent to the organization. "
         "What is in its wallet is used first.",
         "Finalize",
         "The invoice is final.",
-        invoice_lifecycle.finalize_invoice,
+        in_write_session(invoice_lifecycle.finalize_invoice),
+        is_idempotent=True,
     ),
-    "redo": Action(
+    Action(
+        "redo",
+        "invoice",
         "Work the draft out anew",
         "Every line is worked out again from the ledger and the prices. The draft stays a draft.",
         "Work it out anew",
         "The draft was worked out anew.",
-        invoice_lifecycle.recalculate_draft,
+        in_write_session(invoice_lifecycle.recalculate_draft),
+        is_idempotent=True,
     ),
-    "delete": Action(
+    Action(
+        "delete",
+        "invoice",
         "Delete the draft",
         "The draft is gone and its period is not billed. This cannot be taken back.",
         "Delete the draft",
         "The draft is deleted.",
-        invoice_lifecycle.delete_draft,
-        "danger",
+        in_write_session(invoice_lifecycle.delete_draft),
+        button_style="danger",
+        is_idempotent=True,
+        next_page=lambda _: url_for("admin.billing.index"),
     ),
-    "void": Action(
+    Action(
+        "void",
+        "invoice",
         "Void the invoice",
         "The invoice is taken back, keeps its number, and is pursued no longer. What the wallet paid of it goes back "
         "into the wallet. This cannot be taken back.",
         "Void the invoice",
         "The invoice is void.",
-        invoice_lifecycle.void_invoice,
+        in_write_session(invoice_lifecycle.void_invoice),
+        VoidForm,
         "danger",
+        is_idempotent=True,
     ),
-    "write-off": Action(
+    Action(
+        "write-off",
+        "invoice",
         "Write the invoice off",
         "The invoice counts as uncollectible and is pursued no longer. A payment that still comes is taken.",
         "Write it off",
         "The invoice is written off.",
-        invoices.mark_uncollectible,
-        "danger",
+        in_write_session(mark_uncollectible),
+        button_style="danger",
+        is_idempotent=True,
     ),
-}
-PAYMENT_ACTIONS = {
-    "ask": Action(
+    Action(
+        "credit",
+        "invoice",
+        lambda detail: f"Credit note on {detail.invoice.number or 'a draft'}",
+        lambda detail: (
+            "It lowers what is due first. The rest goes into the organization's wallet, or back to where it was paid "
+            f"from. Up to {templating.format_money(detail.creditable_minor, detail.invoice.currency)} can be credited."
+        ),
+        "Write the credit note",
+        lambda _, note: f"Credit note {note.number} is written.",
+        in_write_session(invoices.create_credit_note),
+        CreditNoteForm,
+        is_idempotent=True,
+        preview=invoices.preview_credit_note,
+    ),
+)
+_PAYMENT_ACTIONS = (
+    Action(
+        "ask",
+        "payment",
         "Ask the provider again",
         "The provider is asked now, and the payment becomes what the answer says: money that it confirms is booked.",
         "Ask the provider",
-        "The provider was asked.",
-        reconciliation.recheck_payment,
+        lambda _, payment: f"The provider was asked. The payment is {payment.status} now.",
+        lambda operator, payment_id: reconciliation.recheck_payment(payment_id, operator.actor, operator.reason),
     ),
-    "resolve": Action(
+    Action(
+        "resolve",
+        "payment",
         "Resolve the payment",
         "The payment is canceled and nothing is booked. Do this after the money was put right with the provider.",
         "Resolve the payment",
-        "Resolved.",
-        reconciliation.resolve_payment,
-        "danger",
+        lambda _, payment: f"Resolved. The payment is {payment.status} now.",
+        lambda operator, payment_id: reconciliation.resolve_payment(payment_id, operator.actor, operator.reason),
+        button_style="danger",
     ),
-}
-EVENT_ACTIONS = {
-    "take-up": Action(
+    Action(
+        "take-up",
+        "provider_event",
         "Take the event up again",
         "The event is worked off anew: its provider is asked about the payment that it names.",
         "Take it up again",
         "The event is taken up again.",
-        reconciliation.retry_event,
+        lambda operator, *key: reconciliation.retry_event(key[0], key[1], operator.actor, operator.reason),
     ),
-    "resolve": Action(
+    Action(
+        "resolve",
+        "provider_event",
         "Resolve the event",
         "The event is laid aside as ignored and nothing is booked. Do this after you have understood it.",
         "Resolve the event",
         "The event is resolved.",
-        reconciliation.ignore_event,
-        "danger",
+        lambda operator, *key: reconciliation.ignore_event(key[0], key[1], operator.actor, operator.reason),
+        button_style="danger",
     ),
-}
+)
+_WEBHOOK_ACTIONS = (
+    Action(
+        "disable",
+        "endpoint",
+        "Disable the endpoint",
+        lambda detail: (
+            "Nothing is sent to it any more, and what waits for it is canceled: "
+            f"{templating.pluralize(detail.health.waiting, 'delivery', 'deliveries')}. The organization can enable it "
+            "again."
+        ),
+        "Disable the endpoint",
+        "The endpoint is disabled.",
+        functools.partial(webhooks.set_endpoint_enabled, is_enabled=False),
+        button_style="danger",
+    ),
+    Action(
+        "enable",
+        "endpoint",
+        "Enable the endpoint",
+        "New events are sent to it again, and its failures are forgotten. What it missed is not sent; the organization "
+        "can recover that.",
+        "Enable the endpoint",
+        "The endpoint is enabled.",
+        functools.partial(webhooks.set_endpoint_enabled, is_enabled=True),
+    ),
+    Action(
+        "resend",
+        "delivery",
+        "Resend the delivery",
+        "The event is sent once more to the same endpoint, with the same event id, as a new delivery. A receiver that "
+        "has handled it knows it by that id.",
+        "Resend",
+        "It is sent again: this is the new delivery.",
+        webhooks.resend_delivery,
+        role="support",
+        is_idempotent=True,
+        next_page=lambda delivery: url_for("admin.webhooks.show_delivery", delivery_id=delivery.id),
+    ),
+)
+_USER_ACTIONS = (
+    Action(
+        "end-sessions",
+        "user",
+        lambda detail: f"End all sessions of {detail.user.email}",
+        "They are signed out everywhere on the next click and sign in again with their password. API keys go on "
+        "working.",
+        "End sessions",
+        lambda _, count: f"{templating.pluralize(count, 'session')} ended.",
+        users.end_user_sessions,
+        button_style="danger",
+    ),
+    Action(
+        "reset-mail",
+        "user",
+        lambda detail: f"Send a reset mail to {detail.user.email}",
+        "They get the same mail as after “Forgot password”. Its link works for an hour; earlier links stop working.",
+        "Send reset mail",
+        "The mail is on its way. Its link works for an hour.",
+        users.send_password_reset,
+        role="support",
+        is_idempotent=True,
+    ),
+)
+_PLATFORM_ACTIONS = (
+    Action(
+        "retire",
+        "plan",
+        lambda plan: f"Offer {plan.content.name} again" if plan.row.is_archived else f"Retire {plan.content.name}",
+        lambda plan: (
+            "Its newest version can be chosen again, at once."
+            if plan.row.is_archived
+            else "Nobody can change to this plan any more. Whoever is on it stays on it, at the same prices."
+        ),
+        lambda plan: "Offer again" if plan.row.is_archived else "Retire plan",
+        lambda plan, _: f"The plan {plan.row.code} is offered {'again' if plan.row.is_archived else 'no longer'}.",
+        lambda operator, plan, is_archived: plans.toggle_archived(operator, plan, is_archived=is_archived),
+        button_style=lambda plan: "primary" if plan.row.is_archived else "danger",
+    ),
+    Action(
+        "send-again",
+        "mail",
+        "Send the mail again",
+        lambda mail: (
+            "It leaves within a minute, with all its tries before it."
+            if mail.is_resendable
+            else "What it said is erased, because it has left or held a one-time link. The person can ask for a new "
+            "link; sending is refused."
+        ),
+        "Send again",
+        "The mail is on its way again.",
+        in_write_session(mail.resend),
+        role="support",
+        is_idempotent=True,
+    ),
+    Action(
+        "tick",
+        "schedule",
+        "Run a tick",
+        "A worker runs every job of the timetable whose newest slot nobody has taken. Slots that were run are not run "
+        "again.",
+        "Run a tick",
+        queues.QUEUED_NOTICE,
+        in_write_session(queues.enqueue_schedule),
+    ),
+    Action(
+        "run",
+        "job",
+        lambda entry: f"Run {entry.job} now",
+        lambda entry: f"{entry.description} A worker runs it as soon as one is free, in addition to its schedule.",
+        "Run it now",
+        queues.QUEUED_NOTICE,
+        in_write_session(queues.enqueue_run),
+    ),
+    Action(
+        "retry",
+        "failed_job",
+        lambda job: f"Retry {job.job}",
+        "The job is put at the end of its queue. It asks what is due, so nothing is done twice.",
+        "Retry",
+        "The job is queued again.",
+        in_write_session(queues.requeue_failed),
+    ),
+)
+ACTIONS: tuple[Action, ...] = (
+    *_ORGANIZATION_ACTIONS,
+    *_BILLING_ACTIONS,
+    *_INVOICE_ACTIONS,
+    *_PAYMENT_ACTIONS,
+    *_WEBHOOK_ACTIONS,
+    *_USER_ACTIONS,
+    *_PLATFORM_ACTIONS,
+)
 
 
-class PlanChangeQuery(StrictSchema):
-    """A plan to look at before it is changed to."""
-
-    plan = Text(maximum=60, load_default=None)
-    when = fields.String(load_default=None, validate=validate.OneOf(("now", "period_end")))
+def get_action(subject: str, name: str) -> Action:
+    """The entry of the table; KeyError for an unknown one."""
+    return _BY_KEY[subject, name]
 
 
-class ConfirmByNameForm(ReasonForm):
-    """An act that asks for the organization's name besides the reason."""
-
-    name = Text(maximum=200, required=True)
-
-
-class OperatorChangePlanForm(ReasonForm):
-    """Another plan."""
-
-    plan = Text(maximum=60, required=True)
-    when = fields.String(load_default=None, validate=validate.OneOf(("now", "period_end")))
-
-
-class LimitOverridesForm(ReasonForm):
-    """Exceptions to the plan; what is empty is the plan's; those of the meters are read besides."""
-
-    rate_limit = QueryInteger(minimum=1, maximum=1_000_000, load_default=None)
-    expires_on = DateField(load_default=None)
-
-
-class GrantCreditForm(ReasonForm):
-    """Money for the wallet."""
-
-    amount = MoneyAmount(required=True)
-    expires_on = DateField(load_default=None)
-
-
-def end_of_day(last: date | None) -> datetime | None:
-    """The instant in which a day ends, in UTC."""
-    return datetime.combine(last, time(), UTC) + timedelta(days=1) if last else None
-
-
-def last_full_day_before(end: datetime) -> date:
-    """The last day, in UTC, that is over when an instant comes."""
-    return (end.astimezone(UTC) - timedelta(microseconds=1)).date()
-
-
-IMPERSONATION_COOKIE, IMPERSONATION_SECONDS = "looking", 3600
-_ONE = '/admin/organizations/<id("org"):organization_id>'
-
-
-@bp.get(f"{_ONE}/suspend")
-@require_operator("admin")
-def suspend_form(organization_id: UUID, form: Form | None = None) -> Response:
-    """Ask for the name and the reason."""
-    return _action_page("suspend", organization_id, form)
-
-
-@bp.post(f"{_ONE}/suspend")
-@require_operator("admin")
-@form_view(ConfirmByNameForm(), form=suspend_form, requires_fresh_login=True)
-def suspend(organization_id: UUID, body: dict[str, Any]) -> Any:
-    """Refuse its keys from the next request on."""
-    organization = check_confirmation(organization_id, body["name"])
-    organization_actions.suspend(g.principal, organization_id, body["reason"])
-    told = f"{organization.name} is suspended. Its API keys are refused from now on."
-    return pages.redirect_to("admin.organizations.show", _notice=told, organization_id=organization_id)
-
-
-@bp.get(f"{_ONE}/resume")
-@require_operator("admin")
-def resume_form(organization_id: UUID, form: Form | None = None) -> Response:
-    """Ask for the reason."""
-    return _action_page("resume", organization_id, form)
-
-
-@bp.post(f"{_ONE}/resume")
-@require_operator("admin")
-@form_view(ReasonForm(), form=resume_form, requires_fresh_login=True)
-def resume(organization_id: UUID, body: dict[str, Any]) -> Any:
-    """Let its keys work again."""
-    organization_actions.resume(g.principal, organization_id, body["reason"])
-    return pages.redirect_to(
-        "admin.organizations.show", _notice="The suspension is lifted.", organization_id=organization_id
-    )
-
-
-@bp.get(f"{_ONE}/limits")
-@require_operator("admin")
-def limits_form(organization_id: UUID, form: Form | None = None) -> Response:
-    """Show what holds instead of the plan's limits."""
-    with context.read_session() as session:
-        organization = organizations.get_organization(session, organization_id)
-        held = terms.get_overrides(session, organization_id)
-        units = plans.meter_units(session)
-    return pages.render_page(
-        "admin/organizations/limits.html",
-        organization=organization,
-        held=held,
-        units=units,
-        form=form or Form(_submitted_limits(held)),
-    )
-
-
-@bp.post(f"{_ONE}/limits")
-@require_operator("admin")
-@form_view(LimitOverridesForm(), form=limits_form, requires_fresh_login=True)
-def set_limits(organization_id: UUID, body: dict[str, Any]) -> Any:
-    """Make exceptions, or take them back."""
-    exceptions = LimitOverrides(body["rate_limit"], _meter_limits(), end_of_day(body["expires_on"]))
-    organization_actions.set_limit_overrides(g.principal, organization_id, exceptions, body["reason"])
-    told = "The plan's limits hold again." if exceptions.is_empty else "The limits hold from the next request on."
-    return pages.redirect_to("admin.organizations.show", _notice=told, organization_id=organization_id)
-
-
-@bp.get(f"{_ONE}/view-as")
-@require_operator("admin")
-def impersonate_form(organization_id: UUID, form: Form | None = None) -> Response:
-    """Ask why an operator looks at it."""
-    return _action_page("view-as", organization_id, form)
-
-
-@bp.post(f"{_ONE}/view-as")
-@require_operator("admin")
-@form_view(ReasonForm(), form=impersonate_form, requires_fresh_login=True)
-def impersonate(organization_id: UUID, body: dict[str, Any]) -> Response:
-    """Show its dashboard for an hour, as a viewer sees it."""
-    token = organization_actions.start_impersonation(g.principal, organization_id, body["reason"])
-    response = make_response(pages.redirect_to("/dashboard"))
-    is_secure = current_app.config["JWT_COOKIE_SECURE"]
-    response.set_cookie(
-        IMPERSONATION_COOKIE,
-        token,
-        max_age=IMPERSONATION_SECONDS,
-        path="/",
-        httponly=True,
-        samesite="Lax",
-        secure=is_secure,
-    )
-    return response
-
-
-@bp.post("/admin/looking/end")
-@public_view
-def stop_impersonation() -> Any:
-    """Stop looking: whoever sends this ends nothing but a view of their own."""
-    token = request.cookies.get(IMPERSONATION_COOKIE, "")
-    organization_id = organization_actions.stop_impersonation(token) if token else None
-    path = (
-        f"/admin/organizations/{ids.format_id('org', organization_id)}" if organization_id else "/admin/organizations"
-    )
-    response = make_response(pages.redirect_to(path, _notice="You no longer view an organization."))
-    response.delete_cookie(IMPERSONATION_COOKIE, path="/", httponly=True, samesite="Lax")
-    return response
-
-
-def check_confirmation(organization_id: UUID, typed: str) -> Organization:
-    """The organization whose name was typed.
-
-    raises: NotFound, Invalid
-    """
-    with context.read_session() as session:
-        organization = organizations.get_organization(session, organization_id)
-    if typed.strip() != organization.name:
-        raise ValidationFailed.at_field("name", f"Type the name as it is: {organization.name}")
-    return organization
-
-
-def _action_page(act: str, organization_id: UUID, form: Form | None) -> Response:
-    with context.read_session() as session:
-        organization = organizations.get_organization(session, organization_id)
-    return pages.render_page("admin/organizations/act.html", organization=organization, act=act, form=form or Form())
-
-
-def _meter_limits() -> dict[str, Decimal]:
-    """What was typed for the meters.
-
-    raises: Invalid
-    """
-    with context.read_session() as session:
-        meters = plans.meter_units(session)
-    found, wrong = {}, []
-    for meter in meters:
-        typed = request.form.get(f"ceiling_{meter}", "").strip()
-        try:
-            if typed:
-                found[meter] = Decimal(QueryInteger().deserialize(typed))
-        except ma.ValidationError:
-            wrong.append((f"ceiling_{meter}", "Not a whole number up to 999,999,999."))
-    if wrong:
-        raise ValidationFailed.from_fields(wrong)
-    return found
-
-
-def _submitted_limits(held: LimitOverrides) -> dict[str, Any]:
-    last = last_full_day_before(held.expires_at).isoformat() if held.expires_at else None
-    ceilings = {f"ceiling_{meter}": f"{limit.normalize():f}" for meter, limit in held.quotas.items()}
-    return {"rate_limit": held.rate_limit, "expires_on": last, **ceilings}
-
-
-@bp.get(f"{_ONE}/plan")
-@require_operator("admin")
-def change_plan_form(organization_id: UUID, form: Form | None = None) -> Response:
-    """Choose a plan, then see what the change would do to the running bill."""
-    query, chosen = forms.parse_filters(PlanChangeQuery())
-    if form is not None:
-        chosen = Form({name: form.value(name) for name in ("plan", "when")})
-    with context.read_session() as session:
-        organization = organizations.get_organization(session, organization_id)
-        choices = plans.list_selectable_plans(session)
-    change = _plan_change(organization_id, chosen)
-    return pages.render_page(
-        "admin/organizations/plan.html",
-        status=422 if chosen.errors else 200,
-        organization=organization,
-        choices=choices,
-        chosen=chosen,
-        change=change,
-        form=form or Form({name: value for name, value in query.items() if value}),
-    )
-
-
-@bp.post(f"{_ONE}/plan")
-@require_operator("admin")
-@form_view(OperatorChangePlanForm(), form=change_plan_form, is_idempotent=True, requires_fresh_login=True)
-def change_plan(organization_id: UUID, body: dict[str, Any]) -> Any:
-    """Put it on another plan."""
-    change = organization_actions.change_plan(g.principal, organization_id, body["plan"], body["when"], body["reason"])
-    told = f"On {change.version.name} from {templating.format_date(change.effective_at)} on (UTC)."
-    return pages.redirect_to("admin.organizations.show", _notice=told, organization_id=organization_id)
-
-
-@bp.get(f"{_ONE}/credit")
-@require_operator("admin")
-def credit_form(organization_id: UUID, form: Form | None = None) -> Response:
-    """Ask how much and why."""
-    with context.read_session() as session:
-        organization = organizations.get_organization(session, organization_id)
-        profile = session.get(BillingProfile, organization_id)
-    currency = profile.currency if profile else "USD"
-    return pages.render_page(
-        "admin/organizations/credit.html", organization=organization, currency=currency, form=form or Form()
-    )
-
-
-@bp.post(f"{_ONE}/credit")
-@require_operator("admin")
-@form_view(GrantCreditForm(), form=credit_form, is_idempotent=True, requires_fresh_login=True)
-def credit(organization_id: UUID, body: dict[str, Any]) -> Any:
-    """Put money into its wallet."""
-    with context.read_session() as session:
-        organizations.get_organization(session, organization_id)
-        profile = session.get(BillingProfile, organization_id)
-    currency = profile.currency if profile else "USD"
-    try:
-        minor = money.parse_minor(f"{body['amount']:f}", currency)
-    except ValueError as cause:
-        raise ValidationFailed.at_field("amount", f"Finer than {currency} has decimals.") from cause
-    organization_actions.grant_credit(
-        g.principal, organization_id, minor, body["reason"], end_of_day(body["expires_on"])
-    )
-    told = f"{templating.format_money(minor, currency)} added. The next invoices use it up."
-    return pages.redirect_to("admin.organizations.show", _notice=told, organization_id=organization_id)
-
-
-@bp.get(f"{_ONE}/bill-now")
-@require_operator("admin")
-def bill_now_form(organization_id: UUID, form: Form | None = None) -> Response:
-    """Show what billing at this moment would charge; nothing is written."""
-    with context.read_session() as session:
-        organization = organizations.get_organization(session, organization_id)
-    looked = organization_actions.preview_bill_now(organization_id)
-    return pages.render_page(
-        "admin/organizations/bill_now.html", organization=organization, looked=looked, form=form or Form()
-    )
-
-
-@bp.post(f"{_ONE}/bill-now")
-@require_operator("admin")
-@form_view(ConfirmByNameForm(), form=bill_now_form, is_idempotent=True, requires_fresh_login=True)
-def bill_now(organization_id: UUID, body: dict[str, Any]) -> Any:
-    """End the running period and invoice it."""
-    check_confirmation(organization_id, body["name"])
-    outcome = organization_actions.bill_now(g.principal, organization_id, body["reason"])
-    written = [
-        f"{one.number or 'a draft'}, {templating.format_money(one.total_minor, one.currency)}"
-        for one in outcome.invoices
-    ]
-    told = f"{templating.pluralize(outcome.closed, 'period')} closed. Written: {'; '.join(written) or 'nothing'}."
-    return pages.redirect_to("admin.organizations.show", _notice=told, organization_id=organization_id)
-
-
-def _plan_change(organization_id: UUID, chosen: Form) -> Any:
-    plan = chosen.value("plan")
-    if not plan or chosen.errors:
-        return None
-    try:
-        return organization_actions.preview_plan_change(organization_id, plan, chosen.value("when") or None)
-    except NotFound:
-        raise
-    except ApiError as error:
-        chosen.errors["plan"] = error.message
-        return None
+_BY_KEY = {(action.subject, action.name): action for action in ACTIONS}

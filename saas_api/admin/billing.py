@@ -1,27 +1,30 @@
 """Due periods, drafts, organizations on hold."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
-from flask import Blueprint, Response, g
+from flask import Blueprint, Response
 from sqlalchemy.orm import Session
 
 from saas_api.accounts import audit
+from saas_api.accounts.audit import OperatorContext
 from saas_api.accounts.models import Organization
 from saas_api.admin import context
-from saas_api.admin.context import ReasonForm
-from saas_api.billing import invoice_lifecycle, period_close, periods
+from saas_api.admin.context import Preview
+from saas_api.billing import period_close, periods
+from saas_api.billing.invoice_lifecycle import InvoiceSummary
 from saas_api.billing.models import BillingProfile, Invoice
+from saas_api.billing.period_close import CloseResult
 from saas_api.core import clock
 from saas_api.core.access import require_operator
 from saas_api.core.errors import NotFound
 from saas_api.core.settings import setting
 from saas_api.core.web import pages
-from saas_api.core.web.forms import Form, form_view
+from saas_api.core.web.forms import Form
 
 bp = Blueprint("billing", __name__, url_prefix="/admin")
 
@@ -56,6 +59,26 @@ class DueOrganization:
     is_parked: bool
 
 
+@dataclass(frozen=True)
+class BillingAccount:
+    """An organization with its billing profile.
+
+    profile: None before the first call or the first look at billing
+    """
+
+    organization_id: UUID
+    organization_name: str
+    profile: BillingProfile | None
+
+
+@dataclass(frozen=True)
+class ClosePreview:
+    """The invoices that a close would write, and the names of their organizations."""
+
+    drafts: Sequence[InvoiceSummary]
+    names: Mapping[UUID, str]
+
+
 def list_due(session: Session, at: datetime) -> list[DueOrganization]:
     """Organizations that the next close works off, the longest waiting first; at most a hundred."""
     through = at - timedelta(minutes=setting("BILLING_GRACE_MINUTES"))
@@ -84,19 +107,20 @@ def list_on_hold(session: Session) -> Sequence[Any]:
     ).all()
 
 
-def get_profile(session: Session, organization_id: UUID) -> Any:
-    """A billing profile and the name of its organization.
+def get_account(session: Session, organization_id: UUID) -> BillingAccount:
+    """An organization and whether its billing is on hold.
 
     raises: NotFound
     """
     row = session.execute(
-        sa.select(BillingProfile, Organization.name)
-        .join(Organization, Organization.id == BillingProfile.organization_id)
-        .where(BillingProfile.organization_id == organization_id)
+        sa.select(Organization, BillingProfile)
+        .outerjoin(BillingProfile, BillingProfile.organization_id == Organization.id)
+        .where(Organization.id == organization_id)
     ).first()
     if row is None:
         raise NotFound
-    return row
+    organization, profile = row
+    return BillingAccount(organization.id, organization.name, profile)
 
 
 def get_names(session: Session, organization_ids: set[UUID]) -> dict[UUID, str]:
@@ -125,54 +149,30 @@ def index() -> Response:
     return pages.render_page("admin/billing/index.html", now=now, **shown)
 
 
-@bp.get("/billing/close", defaults={"organization_id": None})
-@bp.get('/billing/close/<id("org"):organization_id>')
-@require_operator("admin")
-def close_form(organization_id: UUID | None, form: Form | None = None) -> Response:
-    """What a close would write, before it is done."""
-    drafts = period_close.preview_due(clock.now(), organization_id)
-    owners = {draft.organization_id for draft in drafts} | ({organization_id} if organization_id else set())
+def preview_close(account: BillingAccount | None, _form: Form | None) -> Preview:
+    """Previews what `close_periods` would write at this moment, for one organization or for all."""
+    drafts = period_close.preview_due(clock.now(), account.organization_id if account else None)
     with context.read_session() as session:
-        names = get_names(session, owners)
-    shown: dict[str, Any] = {"drafts": drafts, "names": names, "organization_id": organization_id}
-    return pages.render_page("admin/billing/close.html", form=form or Form(), **shown)
+        names = get_names(session, {draft.organization_id for draft in drafts})
+    return Preview(ClosePreview(drafts, names))
 
 
-@bp.post("/billing/close", defaults={"organization_id": None})
-@bp.post('/billing/close/<id("org"):organization_id>')
-@require_operator("admin")
-@form_view(ReasonForm(), form=close_form, is_idempotent=True, requires_fresh_login=True)
-def close_periods(organization_id: UUID | None, body: dict[str, str]) -> Response:
-    """Close and invoice what is due."""
+def close_periods(operator: OperatorContext, organization_id: UUID | None) -> CloseResult:
+    """Closes and invoices the periods that are due; the audit event is committed first.
+
+    organization_id: None for every organization
+    """
     now = clock.now()
     with context.write_session() as session:
         target = ("organization", organization_id) if organization_id else ("platform", "billing")
-        data = {"reason": body["reason"]}
-        audit.record_event(
-            session, organization_id, context.current_operator(g.principal), "billing.close_asked", target, data
-        )
+        data = {"reason": operator.reason}
+        audit.record_event(session, organization_id, operator.actor, "billing.close_asked", target, data)
     periods.ensure_accounts(now, organization_id)
-    outcome = period_close.close_due(now, organization_id)
-    notice = f"Periods closed: {outcome.closed}. Invoices written: {len(outcome.invoices)}."
-    failed = f" Organizations that failed: {len(outcome.failed)}; the log says why." if outcome.failed else ""
-    return pages.redirect_to("admin.billing.index", _notice=notice + failed)
+    return period_close.close_due(now, organization_id)
 
 
-@bp.get('/billing/unpark/<id("org"):organization_id>')
-@require_operator("admin")
-def release_form(organization_id: UUID, form: Form | None = None) -> Response:
-    """Why an organization is parked, and how it is billed again."""
-    with context.read_session() as session:
-        profile, name, *_ = get_profile(session, organization_id)
-    return pages.render_page("admin/billing/unpark.html", profile=profile, name=name, form=form or Form())
-
-
-@bp.post('/billing/unpark/<id("org"):organization_id>')
-@require_operator("admin")
-@form_view(ReasonForm(), form=release_form, requires_fresh_login=True)
-def release(organization_id: UUID, body: dict[str, str]) -> Response:
-    """Let an organization's invoices be finalized again."""
-    with context.write_session() as session:
-        is_done = invoice_lifecycle.release_billing(session, organization_id, context.operator_context(body))
-    notice = "It is billed again. Its drafts wait for you to finalize them." if is_done else "It was not parked."
-    return pages.redirect_to("admin.billing.index", _notice=notice)
+def describe_close(result: CloseResult) -> str:
+    """The notice after `close_periods`."""
+    notice = f"Periods closed: {result.closed}. Invoices written: {len(result.invoices)}."
+    failed = f" Organizations that failed: {len(result.failed)}; the log says why." if result.failed else ""
+    return notice + failed

@@ -3,6 +3,7 @@
 from flask import Blueprint
 
 from saas_api.admin import (
+    action_views,
     actions,
     audit,
     billing,
@@ -22,7 +23,7 @@ from saas_api.admin import (
 SECTIONS = (
     home,
     organizations,
-    actions,
+    action_views,
     users,
     plans,
     audit,
@@ -39,3 +40,4 @@ bp = Blueprint("admin", __name__)
 for section in SECTIONS:
     bp.register_blueprint(section.bp)
 bp.context_processor(navigation.template_context)
+bp.context_processor(lambda: {"action_url": action_views.action_url, "get_action": actions.get_action})

@@ -1,11 +1,11 @@
-"""Read_session, write_session, current_operator, ReasonForm."""
+"""Sessions across organizations, the acting operator, and the reason and preview of an action."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import marshmallow as ma
-from flask import g
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
@@ -14,49 +14,71 @@ from saas_api.core.access import Principal
 from saas_api.core.db import tenancy
 from saas_api.core.fields import StrictSchema, Text
 
-_ONLY_READ = text("SELECT set_config('transaction_read_only', 'on', true)")
-
-
-@contextmanager
-def read_session() -> Iterator[Session]:
-    """One read-only transaction of the system, across organizations."""
-    with tenancy.system_session("admin.read") as session:
-        session.execute(_ONLY_READ)
-        yield session
+MIN_REASON_LENGTH = 10
+_SET_READ_ONLY = text("SELECT set_config('transaction_read_only', 'on', true)")
 
 
 class ReasonField(Text):
-    """Why an operator does it, in at least ten characters."""
+    """The reason of an action: 10 to 500 characters without the blanks around it."""
 
     def __init__(self) -> None:
-        super().__init__(minimum=10, maximum=500, multiline=True, required=True)
+        super().__init__(minimum=MIN_REASON_LENGTH, maximum=500, multiline=True, required=True)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> str:
         return super()._deserialize(value, attr, data, **options).strip()
 
     def _validate(self, value: str) -> None:
-        if len(value) < 10:
+        if len(value) < MIN_REASON_LENGTH:
             raise ma.ValidationError("Say why, in at least 10 characters.")
         super()._validate(value)
 
 
 class ReasonForm(StrictSchema):
-    """Why an operator does it; for the log of acts."""
+    """Form of an action: the reason, which the audit log keeps."""
 
     reason = ReasonField()
 
 
-def current_operator(principal: Principal) -> Actor:
-    """The operator who acts, as the log names them."""
-    return Actor("operator", str(principal.id))
+@dataclass(frozen=True)
+class Preview:
+    """What the page of an action shows before it is confirmed.
+
+    data: for the action's block of the template
+    values: first values of the form
+    is_ready: whether the action can be confirmed; without it the page has no form
+    """
+
+    data: Any = None
+    values: Mapping[str, Any] = field(default_factory=dict)
+    status: int = 200
+    is_ready: bool = True
+
+
+@contextmanager
+def read_session() -> Iterator[Session]:
+    """Open a read-only transaction that sees every organization."""
+    with tenancy.system_session("admin.read") as session:
+        session.execute(_SET_READ_ONLY)
+        yield session
 
 
 @contextmanager
 def write_session() -> Iterator[Session]:
-    """One transaction of the system in which an operator changes something; commits at the end."""
+    """Open a transaction that sees every organization, for an action of an operator; commits at the end."""
     with tenancy.system_session("admin.act") as session:
         yield session
 
 
-def operator_context(body: dict[str, str]) -> OperatorContext:
-    return OperatorContext(current_operator(g.principal), body["reason"])
+def in_write_session(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Make the function of an action from one that takes a session, the key of its subject and the operator."""
+
+    def run(operator: OperatorContext, *key: Any, **values: Any) -> Any:
+        with write_session() as session:
+            return function(session, *key, operator, **values)
+
+    return run
+
+
+def current_operator(principal: Principal) -> Actor:
+    """The operator as the audit log names them."""
+    return Actor("operator", str(principal.id))

@@ -11,12 +11,12 @@ from flask import Blueprint, Response
 from marshmallow import fields, validate
 from sqlalchemy.orm import Session
 
+from saas_api.accounts.audit import OperatorContext
 from saas_api.accounts.models import Organization
 from saas_api.admin import context, lists
-from saas_api.admin.actions import INVOICE_ACTIONS
-from saas_api.admin.context import ReasonForm
+from saas_api.admin.context import Preview, ReasonForm
 from saas_api.admin.lists import Columns, ListQuery
-from saas_api.billing import credit_notes, invoice_lifecycle, invoices
+from saas_api.billing import credit_notes, invoices
 from saas_api.billing.credit_notes import CREDIT_NOTE_REASONS, CreditNoteInput
 from saas_api.billing.models import BillingPeriod, CreditNote, Invoice, InvoiceLine
 from saas_api.core import clock, ids, money
@@ -25,7 +25,7 @@ from saas_api.core.db.pagination import Page
 from saas_api.core.errors import NotFound, ValidationFailed
 from saas_api.core.fields import MoneyAmount, PrefixedId, QueryInteger, Text
 from saas_api.core.web import pages
-from saas_api.core.web.forms import Form, form_view
+from saas_api.core.web.forms import Form
 from saas_api.payments.models import Payment
 
 bp = Blueprint("invoices", __name__, url_prefix="/admin")
@@ -180,71 +180,25 @@ def show(invoice_id: UUID) -> Response:
     """One invoice with its lines, credit notes and payments."""
     with context.read_session() as session:
         opened = get_invoice(session, invoice_id)
-    return pages.render_page("admin/invoices/show.html", opened=opened, acts=INVOICE_ACTIONS, now=clock.now())
+    return pages.render_page("admin/invoices/show.html", opened=opened, now=clock.now())
 
 
-@bp.get(f"{_ONE}/<any({', '.join(repr(verb) for verb in INVOICE_ACTIONS)}):verb>")
-@require_operator("admin")
-def action_form(invoice_id: UUID, verb: str, form: Form | None = None) -> Response:
-    """What an act on an invoice does, before it is done."""
-    with context.read_session() as session:
-        opened = get_invoice(session, invoice_id)
-    return pages.render_page(
-        "admin/invoices/act.html", opened=opened, verb=verb, act=INVOICE_ACTIONS[verb], form=form or Form()
-    )
+def preview_credit_note(_detail: InvoiceDetail, _form: Form | None) -> Preview:
+    """The kinds of credit notes, and the first value of the form."""
+    return Preview(CREDIT_NOTE_REASONS, {"kind": "billing_error"})
 
 
-@bp.post(f"{_ONE}/<any({', '.join(repr(verb) for verb in INVOICE_ACTIONS)}):verb>")
-@require_operator("admin")
-@form_view(VoidForm(), form=action_form, is_idempotent=True, requires_fresh_login=True)
-def run_action(invoice_id: UUID, verb: str, body: dict[str, str]) -> Response:
-    """Do it."""
-    with context.read_session() as session:
-        owner = get_invoice(session, invoice_id).invoice.organization_id
-    with context.write_session() as session:
-        if verb == "void":
-            is_replaced = bool(body["is_replaced"])
-            invoice_lifecycle.void_invoice(
-                session, owner, invoice_id, context.operator_context(body), is_replaced=is_replaced
-            )
-        else:
-            INVOICE_ACTIONS[verb].call(session, owner, invoice_id, context.operator_context(body))
-    notice = INVOICE_ACTIONS[verb].success_message
-    if verb == "delete":
-        return pages.redirect_to("admin.billing.index", _notice=notice)
-    return pages.redirect_to("admin.invoices.show", invoice_id=invoice_id, _notice=notice)
+def create_credit_note(
+    session: Session, organization_id: UUID, invoice_id: UUID, operator: OperatorContext, **values: Any
+) -> CreditNote:
+    """Writes a credit note from the values of its form.
 
-
-@bp.get(f"{_ONE}/credit")
-@require_operator("admin")
-def credit_note_form(invoice_id: UUID, form: Form | None = None) -> Response:
-    """A credit note that is not written yet."""
-    with context.read_session() as session:
-        opened = get_invoice(session, invoice_id)
-    shown = form or Form({"kind": "billing_error"})
-    return pages.render_page("admin/invoices/credit.html", opened=opened, kinds=CREDIT_NOTE_REASONS, form=shown)
-
-
-@bp.post(f"{_ONE}/credit")
-@require_operator("admin")
-@form_view(CreditNoteForm(), form=credit_note_form, is_idempotent=True, requires_fresh_login=True)
-def create_credit_note(invoice_id: UUID, body: dict[str, str]) -> Response:
-    """Write the credit note."""
-    with context.read_session() as session:
-        found = get_invoice(session, invoice_id).invoice
-    minor = None if body["amount"] is None else _minor(body["amount"], found.currency)
-    wanted = CreditNoteInput(body["kind"], {}, minor, body["memo"], is_refund=bool(body["is_refund"]))
-    with context.write_session() as session:
-        note = credit_notes.create_credit_note(
-            session, found.organization_id, invoice_id, wanted, context.operator_context(body)
-        )
-    return pages.redirect_to(
-        "admin.invoices.show", invoice_id=invoice_id, _notice=f"Credit note {note.number} is written."
-    )
-
-
-def _minor(amount: object, currency: str) -> int:
+    raises: as `credit_notes.create_credit_note`; ValidationFailed for an amount finer than the currency
+    """
+    amount, currency = values["amount"], invoices.get_invoice(session, organization_id, invoice_id).currency
     try:
-        return money.parse_minor(str(amount), currency)
+        minor = None if amount is None else money.parse_minor(str(amount), currency)
     except ValueError as cause:
         raise ValidationFailed.at_field("amount", f"Not an amount in {currency}, such as 12.35.") from cause
+    content = CreditNoteInput(values["kind"], {}, minor, values["memo"], is_refund=values["is_refund"])
+    return credit_notes.create_credit_note(session, organization_id, invoice_id, content, operator)

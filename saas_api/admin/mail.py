@@ -5,14 +5,14 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
-from flask import Blueprint, Response, g
+from flask import Blueprint, Response
 from marshmallow import fields, validate
 from sqlalchemy.orm import Session
 
 from saas_api.accounts import audit
+from saas_api.accounts.audit import OperatorContext
 from saas_api.accounts.models import Organization
 from saas_api.admin import context, lists
-from saas_api.admin.context import ReasonForm
 from saas_api.admin.lists import Columns, ListQuery
 from saas_api.core import ids
 from saas_api.core.access import require_operator
@@ -20,7 +20,6 @@ from saas_api.core.db.pagination import Page
 from saas_api.core.errors import NotFound
 from saas_api.core.fields import Text
 from saas_api.core.web import pages
-from saas_api.core.web.forms import Form, form_view
 from saas_api.mail import mails
 
 bp = Blueprint("mail", __name__, url_prefix="/admin")
@@ -38,7 +37,7 @@ _mails = sa.table(
     sa.column("finished_at", sa.DateTime(timezone=True)),
     sa.column("created_at", sa.DateTime(timezone=True)),
 )
-_HAS_CONTENT = sa.text("SELECT text_body IS NOT NULL FROM mails WHERE id = :id")
+_IS_RESENDABLE = sa.literal_column("text_body IS NOT NULL", sa.Boolean).label("is_resendable")
 _COUNTS = sa.text("""
 SELECT status, count(*) AS count FROM mails WHERE created_at > now() - interval '24 h' GROUP BY status ORDER BY status
 """)
@@ -69,19 +68,14 @@ def count_by_status(session: Session) -> Sequence[Any]:
 
 
 def get_mail(session: Session, mail_id: UUID) -> Any:
-    """A mail without its content.
+    """A mail without its content, and whether it still has it: content is erased when a mail was sent or has failed.
 
     raises: NotFound
     """
-    row = session.execute(sa.select(*_mails.c).where(_mails.c.id == mail_id)).first()
+    row = session.execute(sa.select(*_mails.c, _IS_RESENDABLE).where(_mails.c.id == mail_id)).first()
     if row is None:
         raise NotFound
     return row
-
-
-def is_resendable(session: Session, mail_id: UUID) -> bool:
-    """Whether a mail still has its content: it is erased when the mail has left or was given up."""
-    return bool(session.scalar(_HAS_CONTENT, {"id": mail_id}))
 
 
 MAIL_COLUMNS: Columns = {
@@ -118,24 +112,12 @@ def index() -> Response:
     return pages.render_page("admin/mail/index.html", found=found, counts=counts, states=MailStatus)
 
 
-@bp.get("/mail/<uuid:mail_id>/send-again")
-@require_operator("support")
-def resend_form(mail_id: UUID, form: Form | None = None) -> Response:
-    """A mail, before it is sent again."""
-    with context.read_session() as session:
-        one, can_be_sent = get_mail(session, mail_id), is_resendable(session, mail_id)
-    return pages.render_page("admin/mail/again.html", one=one, can_be_sent=can_be_sent, form=form or Form())
+def resend(session: Session, mail_id: UUID, operator: OperatorContext) -> None:
+    """Queues a mail again.
 
-
-@bp.post("/mail/<uuid:mail_id>/send-again")
-@require_operator("support")
-@form_view(ReasonForm(), form=resend_form, is_idempotent=True, requires_fresh_login=True)
-def resend(mail_id: UUID, body: dict[str, str]) -> Response:
-    """Send a mail again."""
-    with context.write_session() as session:
-        one = get_mail(session, mail_id)
-        mails.resend(session, mail_id)
-        data = {"reason": body["reason"], "template": one.template, "error": one.error_code}
-        actor, target = context.current_operator(g.principal), ("mail", mail_id)
-        audit.record_event(session, one.organization_id, actor, "mail.sent_again", target, data)
-    return pages.redirect_to("admin.mail.index", _notice="The mail is on its way again.")
+    raises: as `mails.resend`
+    """
+    mail = get_mail(session, mail_id)
+    mails.resend(session, mail_id)
+    data = {"reason": operator.reason, "template": mail.template, "error": mail.error_code}
+    audit.record_event(session, mail.organization_id, operator.actor, "mail.sent_again", ("mail", mail_id), data)

@@ -1,21 +1,29 @@
 """What actions do to an organization: suspend, plan, limits, credit, bill now, impersonate."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
 from uuid import UUID
 
+import marshmallow as ma
+from flask import Response, after_this_request, current_app, request
+from marshmallow import fields, validate
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from saas_api.accounts import audit, operators, organizations, sessions, users
 from saas_api.accounts.audit import OperatorContext
+from saas_api.accounts.models import Organization
 from saas_api.accounts.operators import OperatorRoleRequired
 from saas_api.accounts.tokens import InvalidToken, TokenExpired
 from saas_api.admin import context
-from saas_api.billing import period_close, periods, previews, subscriptions, terms, wallet
+from saas_api.admin.context import Preview, ReasonForm
+from saas_api.billing import period_close, periods, plans, previews, subscriptions, terms, wallet
 from saas_api.billing.invoice_lifecycle import InvoiceSummary
-from saas_api.billing.models import BillingPeriod, Subscription
+from saas_api.billing.models import BillingPeriod, BillingProfile, Subscription
 from saas_api.billing.period_close import CloseResult
+from saas_api.billing.plans import SelectablePlan
 from saas_api.billing.previews import BillPreview
 from saas_api.billing.rating import period_grid
 from saas_api.billing.rating.period_grid import MIN_FIRST_PERIOD
@@ -23,19 +31,67 @@ from saas_api.billing.subscriptions import PlanChange
 from saas_api.billing.terms import LimitOverrides
 from saas_api.billing.wallet import GrantSource
 from saas_api.core import clock, ids, money
-from saas_api.core.access import Principal
 from saas_api.core.db import tenancy
+from saas_api.core.errors import ApiError, NotFound, ValidationFailed
+from saas_api.core.fields import DateField, MoneyAmount, QueryInteger, StrictSchema, Text
+from saas_api.core.web import forms, templating
+from saas_api.core.web.forms import Form
 from saas_api.webhooks import events
 from saas_api.webhooks.events import EventSubject
 
 RECENT_PERIOD_SECONDS = 3600
+IMPERSONATION_COOKIE, IMPERSONATION_SECONDS = "looking", 3600
+_WHEN = ("now", "period_end")
+
+
+class ConfirmByNameForm(ReasonForm):
+    """Form of an action that also asks for the name of the organization."""
+
+    name = Text(maximum=200, required=True)
+
+
+class PlanChangeQuery(StrictSchema):
+    """The plan change that the page previews."""
+
+    plan = Text(maximum=60, load_default=None)
+    when = fields.String(load_default=None, validate=validate.OneOf(_WHEN))
+
+
+class ChangePlanForm(ReasonForm):
+    """The new plan and when the change takes effect."""
+
+    plan = Text(maximum=60, required=True)
+    when = fields.String(load_default=None, validate=validate.OneOf(_WHEN))
+
+
+class LimitOverridesForm(ReasonForm):
+    """Limits instead of the plan's. The fields `ceiling_<meter>` are read from the request: meters are data."""
+
+    rate_limit = QueryInteger(minimum=1, maximum=1_000_000, load_default=None)
+    expires_on = DateField(load_default=None)
+
+
+class GrantCreditForm(ReasonForm):
+    """A credit grant; it expires at the end of `expires_on`, in UTC."""
+
+    amount = MoneyAmount(required=True)
+    expires_on = DateField(load_default=None)
+
+
+@dataclass(frozen=True)
+class PlanChoice:
+    """The plans that can be chosen, the choice of the operator, and what it would change."""
+
+    plans: Mapping[str, SelectablePlan]
+    chosen: Form
+    change: PlanChange | None
 
 
 @dataclass(frozen=True)
 class BillNowPreview:
-    """What ending the running period at this moment would charge; nothing is written.
+    """What ending the running period at this moment would charge.
 
-    drafts: the invoices that would be written, an ended period's too
+    drafts: the invoices that would be written, those of ended periods too
     running: the running period and its bill up to now
     next_ends_at: when the period that begins now would end
     """
@@ -46,123 +102,183 @@ class BillNowPreview:
 
     @property
     def total_minor(self) -> int:
-        """Sum of the invoices."""
         return sum(draft.total_minor for draft in self.drafts)
 
     @property
     def is_recent_period(self) -> bool:
-        """Whether the running period is so young that somebody may have billed a moment ago."""
+        """Whether the running period began within the last hour, perhaps because another operator billed it."""
         return (clock.now() - self.running.starts_at).total_seconds() < RECENT_PERIOD_SECONDS
 
 
-def suspend(principal: Principal, organization_id: UUID, reason: str) -> None:
-    """Refuse an organization's keys from the next request on.
+def preview_plan_change(organization: Organization, form: Form | None) -> Preview:
+    """Previews the plan in the query, or the one of a refused form."""
+    _, chosen = forms.parse_filters(PlanChangeQuery())
+    if form is not None:
+        chosen = Form({name: form.value(name) for name in ("plan", "when")})
+    with context.read_session() as session:
+        selectable = plans.list_selectable_plans(session)
+    change = _plan_change(organization.id, chosen)
+    status = 422 if chosen.errors else 200
+    return Preview(PlanChoice(selectable, chosen, change), status=status, is_ready=change is not None)
+
+
+def _plan_change(organization_id: UUID, chosen: Form) -> PlanChange | None:
+    plan = chosen.value("plan")
+    if not plan or chosen.errors:
+        return None
+    try:
+        with tenancy.tenant_session(organization_id) as session:
+            return subscriptions.preview_change(
+                session, organization_id, plan, chosen.value("when") or None, is_customer=False
+            )
+    except NotFound:
+        raise
+    except ApiError as error:
+        chosen.errors["plan"] = error.message
+        return None
+
+
+def preview_limits(organization: Organization, _form: Form | None) -> Preview:
+    """The unit of each meter, and the overrides of the organization as values of the form."""
+    with context.read_session() as session:
+        overrides, units = terms.get_overrides(session, organization.id), plans.meter_units(session)
+    last_day = _last_full_day_before(overrides.expires_at).isoformat() if overrides.expires_at else None
+    ceilings = {f"ceiling_{meter}": f"{limit.normalize():f}" for meter, limit in overrides.quotas.items()}
+    return Preview(units, {"rate_limit": overrides.rate_limit, "expires_on": last_day, **ceilings})
+
+
+def preview_credit(organization: Organization, _form: Form | None) -> Preview:
+    """The currency of the wallet."""
+    with context.read_session() as session:
+        return Preview(_currency(session, organization.id))
+
+
+def preview_bill_now(organization: Organization, _form: Form | None) -> Preview:
+    """Previews the invoices that `bill_now` would write at this moment."""
+    with tenancy.tenant_session(organization.id) as session:
+        preview = previews.preview_current_period(session, organization.id)
+        running = periods.find_current_period(session, organization.id, clock.now())
+        ends_at = _next_end(session, organization.id, running)
+    return Preview(BillNowPreview(period_close.preview_now(organization.id), preview, ends_at))
+
+
+def suspend(operator: OperatorContext, organization_id: UUID) -> None:
+    """Rejects the organization's keys from the next request on.
 
     raises: as `organizations.suspend`
     """
     with context.write_session() as session:
-        organizations.suspend(session, organization_id, context.current_operator(principal), reason)
-        _publish(session, organization_id, "organization.suspended", "suspended", "operator")
+        organizations.suspend(session, organization_id, operator.actor, operator.reason)
+        _publish_event(session, organization_id, "organization.suspended", "suspended", "operator")
 
 
-def resume(principal: Principal, organization_id: UUID, reason: str) -> None:
-    """Take an operator's suspension back.
+def resume(operator: OperatorContext, organization_id: UUID) -> None:
+    """Ends an operator's suspension.
 
     raises: as `organizations.resume`
     """
     with context.write_session() as session:
-        organizations.resume(session, organization_id, context.current_operator(principal), reason)
-        _publish(session, organization_id, "organization.resumed", "active", None)
+        organizations.resume(session, organization_id, operator.actor, operator.reason)
+        _publish_event(session, organization_id, "organization.resumed", "active", None)
 
 
-def change_plan(principal: Principal, organization_id: UUID, plan: str, when: str | None, reason: str) -> PlanChange:
-    """Put an organization on another plan, one that is not on offer too.
+def change_plan(operator: OperatorContext, organization_id: UUID, plan: str, when: str | None) -> PlanChange:
+    """Moves the organization to another plan; the plan may be archived or not public.
 
-    raises: as `billing.change_plan`
+    raises: as `subscriptions.change_plan`
     """
-    told = organizations.validate_reason(reason)
     with context.write_session() as session:
         return subscriptions.change_plan(
-            session, organization_id, plan, when, context.current_operator(principal), reason=told
+            session, organization_id, plan, when, operator.actor, reason=organizations.validate_reason(operator.reason)
         )
 
 
-def preview_plan_change(organization_id: UUID, plan: str, when: str | None) -> PlanChange:
-    """What `change_plan` would do at this moment.
+def set_limit_overrides(
+    operator: OperatorContext, organization_id: UUID, rate_limit: int | None, expires_on: date | None
+) -> LimitOverrides:
+    """Replaces the organization's limit overrides; empty ones restore the limits of its plan.
 
-    raises: as `billing.change_plan`
-    """
-    with tenancy.tenant_session(organization_id) as session:
-        return subscriptions.preview_change(session, organization_id, plan, when, is_customer=False)
-
-
-def set_limit_overrides(principal: Principal, organization_id: UUID, exceptions: LimitOverrides, reason: str) -> None:
-    """Make exceptions to an organization's plan, or take them back.
-
-    raises: as `billing.set_exceptions`
+    raises: as `terms.set_overrides`
     """
     with context.write_session() as session:
-        terms.set_overrides(session, organization_id, exceptions, context.current_operator(principal), reason)
+        overrides = LimitOverrides(rate_limit, _submitted_ceilings(session), _end_of_day(expires_on))
+        terms.set_overrides(session, organization_id, overrides, operator.actor, operator.reason)
+    return overrides
 
 
 def grant_credit(
-    principal: Principal, organization_id: UUID, amount_minor: int, reason: str, expires_at: datetime | None
-) -> UUID:
-    """Put money into an organization's wallet, which its next invoices use up.
+    operator: OperatorContext, organization_id: UUID, amount: Decimal, expires_on: date | None
+) -> tuple[int, str]:
+    """Adds promotional credit to the organization's wallet.
 
-    raises: as `billing.grant`
+    returns: the amount in minor units, and its currency
+    raises: as `wallet.grant_credit`
     """
-    act = OperatorContext(context.current_operator(principal), organizations.validate_reason(reason))
+    organizations.validate_reason(operator.reason)
     source = GrantSource(f"operator:{ids.new_id()}", "promotional")
     with context.write_session() as session:
-        return wallet.grant_credit(session, organization_id, source, amount_minor, act, expires_at=expires_at)
+        currency = _currency(session, organization_id)
+        try:
+            minor = money.parse_minor(f"{amount:f}", currency)
+        except ValueError as cause:
+            raise ValidationFailed.at_field("amount", f"Finer than {currency} has decimals.") from cause
+        wallet.grant_credit(session, organization_id, source, minor, operator, expires_at=_end_of_day(expires_on))
+    return minor, currency
 
 
-def preview_bill_now(organization_id: UUID) -> BillNowPreview:
-    """What `bill_now` would charge at this moment.
+def bill_now(operator: OperatorContext, organization_id: UUID) -> CloseResult:
+    """Ends the running period at this moment and invoices it without grace; the audit event is committed first.
 
-    raises: NoSuchOrganization
+    raises: OrganizationNotFound
     """
-    with tenancy.tenant_session(organization_id) as session:
-        preview = previews.preview_current_period(session, organization_id)
-        running = periods.find_current_period(session, organization_id, clock.now())
-        ends_at = _next_end(session, organization_id, running)
-    return BillNowPreview(period_close.preview_now(organization_id), preview, ends_at)
-
-
-def bill_now(principal: Principal, organization_id: UUID, reason: str) -> CloseResult:
-    """End an organization's running period at this moment and invoice it without grace; the act is kept first.
-
-    raises: NoSuchOrganization
-    """
-    told = organizations.validate_reason(reason)
+    reason = organizations.validate_reason(operator.reason)
     drafts = period_close.preview_now(organization_id)
     totals = [f"{money.format_minor(draft.total_minor, draft.currency)} {draft.currency}" for draft in drafts]
     with context.write_session() as session:
-        target = ("organization", organization_id)
-        data = {"reason": told, "invoices": totals}
-        audit.record_event(
-            session, organization_id, context.current_operator(principal), "billing.billed_now", target, data
-        )
+        target, data = ("organization", organization_id), {"reason": reason, "invoices": totals}
+        audit.record_event(session, organization_id, operator.actor, "billing.billed_now", target, data)
     return period_close.close_now(organization_id)
 
 
-def start_impersonation(principal: Principal, organization_id: UUID, reason: str) -> str:
-    """A token with which an operator sees an organization for an hour, as viewer.
+def describe_close(result: CloseResult) -> str:
+    """The notice after `bill_now`."""
+    invoices = [
+        f"{invoice.number or 'a draft'}, {templating.format_money(invoice.total_minor, invoice.currency)}"
+        for invoice in result.invoices
+    ]
+    return f"{templating.pluralize(result.closed, 'period')} closed. Written: {'; '.join(invoices) or 'nothing'}."
 
-    raises: as `auth.look_at`
+
+def start_impersonation(operator: OperatorContext, organization_id: UUID) -> None:
+    """Gives the operator's browser a token that shows the organization as a viewer sees it, for an hour.
+
+    raises: as `operators.start_impersonation`
     """
-    with context.write_session() as session:
-        user = users.find_user(session, principal.id)
+    with context.read_session() as session:
+        user = users.find_user(session, UUID(str(operator.actor.id)))
     if user is None:
         raise OperatorRoleRequired
-    return operators.start_impersonation(organization_id, user.email, reason)[0]
+    token, _ = operators.start_impersonation(organization_id, user.email, operator.reason)
+    is_secure = current_app.config["JWT_COOKIE_SECURE"]
+
+    @after_this_request
+    def set_cookie(response: Response) -> Response:
+        response.set_cookie(
+            IMPERSONATION_COOKIE,
+            token,
+            max_age=IMPERSONATION_SECONDS,
+            path="/",
+            httponly=True,
+            samesite="Lax",
+            secure=is_secure,
+        )
+        return response
 
 
 def stop_impersonation(token: str) -> UUID | None:
-    """End the session a token of `look` belongs to.
+    """Ends the session of an impersonation token.
 
-    returns: the organization; None when it had ended
+    returns: the organization; None when the session had ended
     """
     try:
         principal = sessions.authenticate_token(token)
@@ -178,15 +294,42 @@ def stop_impersonation(token: str) -> UUID | None:
     return principal.organization_id
 
 
+def _currency(session: Session, organization_id: UUID) -> str:
+    profile = session.get(BillingProfile, organization_id)
+    return profile.currency if profile else "USD"
+
+
+def _end_of_day(day: date | None) -> datetime | None:
+    return datetime.combine(day, time(), UTC) + timedelta(days=1) if day else None
+
+
+def _last_full_day_before(instant: datetime) -> date:
+    return (instant.astimezone(UTC) - timedelta(microseconds=1)).date()
+
+
+def _submitted_ceilings(session: Session) -> dict[str, Decimal]:
+    ceilings, errors = {}, []
+    for meter in plans.meter_units(session):
+        text = request.form.get(f"ceiling_{meter}", "").strip()
+        try:
+            if text:
+                ceilings[meter] = Decimal(QueryInteger().deserialize(text))
+        except ma.ValidationError:
+            errors.append((f"ceiling_{meter}", "Not a whole number up to 999,999,999."))
+    if errors:
+        raise ValidationFailed.from_fields(errors)
+    return ceilings
+
+
 def _next_end(session: Session, organization_id: UUID, running: BillingPeriod | None) -> datetime:
     zone = clock.get_zone(organizations.get(session, organization_id).timezone)
     anchor_day = select(Subscription.anchor_day).where(Subscription.organization_id == organization_id)
-    at = max(clock.now(), running.starts_at) if running else clock.now()
-    return period_grid.next_period_end(at, session.scalars(anchor_day).one(), zone, MIN_FIRST_PERIOD)
+    start = max(clock.now(), running.starts_at) if running else clock.now()
+    return period_grid.next_period_end(start, session.scalars(anchor_day).one(), zone, MIN_FIRST_PERIOD)
 
 
-def _publish(session: Session, organization_id: UUID, kind: str, status: str, reason: str | None) -> None:
+def _publish_event(session: Session, organization_id: UUID, event_type: str, status: str, reason: str | None) -> None:
     organization = organizations.get(session, organization_id)
     session.refresh(organization, ["generation"])
     data = {"object": "organization", "id": ids.format_id("org", organization_id), "status": status, "reason": reason}
-    events.publish(session, organization_id, kind, EventSubject(organization_id, organization.generation), data)
+    events.publish(session, organization_id, event_type, EventSubject(organization_id, organization.generation), data)

@@ -7,14 +7,12 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
-from flask import Blueprint, Response, g
+from flask import Blueprint, Response
 from marshmallow import fields, validate
 from sqlalchemy.orm import Session
 
 from saas_api.accounts.models import AuditEvent, Organization
 from saas_api.admin import context, lists
-from saas_api.admin.actions import EVENT_ACTIONS, PAYMENT_ACTIONS
-from saas_api.admin.context import ReasonForm
 from saas_api.admin.lists import Columns, ListQuery
 from saas_api.billing.models import Invoice
 from saas_api.core import ids, money
@@ -23,7 +21,6 @@ from saas_api.core.db.pagination import Page
 from saas_api.core.errors import NotFound
 from saas_api.core.money import CURRENCY_EXPONENTS
 from saas_api.core.web import pages
-from saas_api.core.web.forms import Form, form_view
 from saas_api.payments.models import Payment, ProviderEvent, Refund
 
 bp = Blueprint("payments", __name__, url_prefix="/admin")
@@ -245,25 +242,6 @@ def show(payment_id: UUID) -> Response:
     return pages.render_page("admin/payments/show.html", one=one, events=events, refunds=refunds)
 
 
-@bp.get(f"{_PAYMENT}/<any(ask, resolve):verb>")
-@require_operator("admin")
-def action_form(payment_id: UUID, verb: str, form: Form | None = None) -> Response:
-    """What an act on a payment does, before it is done."""
-    with context.read_session() as session:
-        one = get_payment(session, payment_id)
-    return pages.render_page("admin/payments/act.html", one=one, act=PAYMENT_ACTIONS[verb], form=form or Form())
-
-
-@bp.post(f"{_PAYMENT}/<any(ask, resolve):verb>")
-@require_operator("admin")
-@form_view(ReasonForm(), form=action_form, requires_fresh_login=True)
-def run_action(payment_id: UUID, verb: str, body: dict[str, str]) -> Response:
-    """Do it."""
-    after = PAYMENT_ACTIONS[verb].call(payment_id, context.current_operator(g.principal), body["reason"])
-    notice = f"{PAYMENT_ACTIONS[verb].success_message} The payment is {after.status} now."
-    return pages.redirect_to("admin.payments.show", payment_id=payment_id, _notice=notice)
-
-
 @bp.get("/payments/events")
 @require_operator("support")
 def events_index() -> Response:
@@ -284,23 +262,3 @@ def show_event(provider: str, event_id: str) -> Response:
     with context.read_session() as session:
         found = get_event(session, provider, event_id)
     return pages.render_page("admin/payments/event.html", event=found)
-
-
-@bp.get(f"{_EVENT}/<any('take-up', resolve):verb>")
-@require_operator("admin")
-def event_action_form(provider: str, event_id: str, verb: str, form: Form | None = None) -> Response:
-    """What an act on an event does, before it is done."""
-    with context.read_session() as session:
-        found = get_event(session, provider, event_id)
-    return pages.render_page("admin/payments/event_act.html", event=found, act=EVENT_ACTIONS[verb], form=form or Form())
-
-
-@bp.post(f"{_EVENT}/<any('take-up', resolve):verb>")
-@require_operator("admin")
-@form_view(ReasonForm(), form=event_action_form, requires_fresh_login=True)
-def run_event_action(provider: str, event_id: str, verb: str, body: dict[str, str]) -> Response:
-    """Do it."""
-    EVENT_ACTIONS[verb].call(provider, event_id, context.current_operator(g.principal), body["reason"])
-    return pages.redirect_to(
-        "admin.payments.show_event", provider=provider, event_id=event_id, _notice=EVENT_ACTIONS[verb].success_message
-    )

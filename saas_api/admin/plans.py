@@ -7,12 +7,12 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
-from flask import Blueprint, Response, g, request
+from flask import Blueprint, Response
 from sqlalchemy.orm import Session
 
 from saas_api.accounts import organizations
+from saas_api.accounts.audit import OperatorContext
 from saas_api.admin import context
-from saas_api.admin.context import ReasonForm
 from saas_api.billing import plans, previews
 from saas_api.billing.plans import PlanVersionRow
 from saas_api.billing.previews import PlanSimulation
@@ -20,12 +20,12 @@ from saas_api.billing.rating import plan_file
 from saas_api.billing.rating.bill import RatedPlanVersion
 from saas_api.billing.rating.plan_file import PlanContent
 from saas_api.core import clock
-from saas_api.core.access import Principal, require_operator
+from saas_api.core.access import require_operator
 from saas_api.core.db import tenancy
 from saas_api.core.errors import ApiError, NotFound
 from saas_api.core.fields import PrefixedId, QueryInteger, StrictSchema
 from saas_api.core.web import forms, pages
-from saas_api.core.web.forms import Form, form_view
+from saas_api.core.web.forms import Form
 
 bp = Blueprint("plans", __name__)
 
@@ -39,39 +39,40 @@ ORDER BY g.starts_at DESC, o.id LIMIT :most""")
 
 @dataclass(frozen=True)
 class PlanVersionView:
-    """One version of a plan.
+    """One published version of a plan.
 
-    document: as its file says it
-    units: of the meters
-    subscribers: the newest, at most MOST_SUBSCRIBERS
+    document: the plan file
+    units: by meter
+    subscribers: the newest, at most MAX_SUBSCRIBERS
     """
 
-    listed: PlanVersionRow
-    version: PlanContent
+    row: PlanVersionRow
+    content: PlanContent
     document: Mapping[str, Any]
     units: Mapping[str, str]
     subscribers: Sequence[Any]
 
 
 def list_plans(session: Session, at: datetime) -> list[tuple[PlanVersionRow, RatedPlanVersion]]:
-    """Every published version with what it charges, in the catalogue's order."""
-    listed = plans.list_versions(session, at)
-    versions = plans.get_versions(session, [one.version_id for one in listed])
-    return [(one, versions[one.version_id]) for one in listed]
+    """Every published version with its prices, in the catalogue's order."""
+    rows = plans.list_versions(session, at)
+    versions = plans.get_versions(session, [row.version_id for row in rows])
+    return [(row, versions[row.version_id]) for row in rows]
 
 
-def get_plan(session: Session, version_id: str, at: datetime) -> PlanVersionView:
-    """One published version.
+def get_plan(session: Session, version_id: str) -> PlanVersionView:
+    """One published version as it is now.
 
     raises: NotFound
     """
-    listed = next((one for one in plans.list_versions(session, at) if one.version_id == version_id), None)
-    if listed is None:
+    now = clock.now()
+    row = next((row for row in plans.list_versions(session, now) if row.version_id == version_id), None)
+    if row is None:
         raise NotFound
-    values = {"id": version_id, "at": at, "most": MAX_SUBSCRIBERS}
+    values = {"id": version_id, "at": now, "most": MAX_SUBSCRIBERS}
     content = plans.get_plan_content(session, version_id)
     return PlanVersionView(
-        listed,
+        row,
         content,
         plan_file.to_document(content),
         plans.meter_units(session),
@@ -80,31 +81,30 @@ def get_plan(session: Session, version_id: str, at: datetime) -> PlanVersionView
 
 
 class SimulationQuery(StrictSchema):
-    """Whose usage, and of how many periods before the running one; 0 is the running one."""
+    """The usage to simulate: an organization's, in a number of periods before the running one, or in that (0)."""
 
     organization_id = PrefixedId("org", load_default=None)
     periods = QueryInteger(minimum=0, maximum=12, load_default=1)
 
 
 def simulate(organization_id: UUID, plan: str, count: int) -> PlanSimulation:
-    """What an organization's real usage would have cost on the newest version of a plan.
+    """Rates an organization's usage with the newest version of a plan.
 
     count: periods before the running one; 0 for the running one
-    raises: as `billing.simulate`
+    raises: as `previews.simulate_plans`
     """
     with tenancy.tenant_session(organization_id) as session:
         return previews.simulate_plans(session, organization_id, [plan], count)[0]
 
 
-def archive_plan(principal: Principal, plan: str, reason: str, *, is_undone: bool) -> bool:
-    """Offer a plan no longer, or again; whoever is on it stays.
+def toggle_archived(operator: OperatorContext, plan: str, *, is_archived: bool) -> bool:
+    """Archives a plan, or restores one that is archived; its subscribers stay on it.
 
     returns: whether anything changed
-    raises: as `billing.retire`
+    raises: as `plans.archive_plan`
     """
-    return plans.archive_plan(
-        plan, context.current_operator(principal), organizations.validate_reason(reason), is_undone=is_undone
-    )
+    reason = organizations.validate_reason(operator.reason)
+    return plans.archive_plan(plan, operator.actor, reason, is_undone=is_archived)
 
 
 @bp.get("/admin/plans")
@@ -112,53 +112,31 @@ def archive_plan(principal: Principal, plan: str, reason: str, *, is_undone: boo
 def index() -> Response:
     """List every version of every plan."""
     with context.read_session() as session:
-        listed = list_plans(session, clock.now())
-    return pages.render_page("admin/plans/index.html", listed=listed)
+        versions = list_plans(session, clock.now())
+    return pages.render_page("admin/plans/index.html", versions=versions)
 
 
 @bp.get("/admin/plans/<version_id>")
 @require_operator("support")
 def show(version_id: str) -> Response:
-    """Show one version: prices, limits, who is on it, and on request what an organization's usage would cost on it."""
+    """Show the prices, limits and subscribers of a version, and simulate it on an organization's usage."""
     query, form = forms.parse_filters(SimulationQuery())
     with context.read_session() as session:
-        found = get_plan(session, version_id, clock.now())
-    simulated: Any = None
+        plan = get_plan(session, version_id)
+    simulation: PlanSimulation | None = None
     if query.get("organization_id"):
-        simulated = _simulation(found.listed.code, query, form)
+        simulation = _simulate(plan.row.code, query, form)
     return pages.render_page(
         "admin/plans/show.html",
         status=422 if form.errors else 200,
-        found=found,
+        plan=plan,
         form=Form({"periods": 1, **form.values}, form.errors),
-        simulated=simulated,
-        is_asked="organization_id" in request.args,
-        most=MAX_SUBSCRIBERS,
+        simulation=simulation,
+        max_subscribers=MAX_SUBSCRIBERS,
     )
 
 
-@bp.get("/admin/plans/<version_id>/retire")
-@require_operator("admin")
-def archive_form(version_id: str, form: Form | None = None) -> Response:
-    """Ask why a plan is offered no longer, or again."""
-    with context.read_session() as session:
-        found = get_plan(session, version_id, clock.now())
-    return pages.render_page("admin/plans/retire.html", listed=found.listed, version=found.version, form=form or Form())
-
-
-@bp.post("/admin/plans/<version_id>/retire")
-@require_operator("admin")
-@form_view(ReasonForm(), form=archive_form, requires_fresh_login=True)
-def archive(version_id: str, body: dict[str, Any]) -> Any:
-    """Offer a plan no longer, or again."""
-    with context.read_session() as session:
-        listed = get_plan(session, version_id, clock.now()).listed
-    archive_plan(g.principal, listed.code, body["reason"], is_undone=listed.is_archived)
-    told = "is offered again" if listed.is_archived else "is offered no longer"
-    return pages.redirect_to(".show", _notice=f"The plan {listed.code} {told}.", version_id=version_id)
-
-
-def _simulation(plan: str, query: dict[str, Any], form: Form) -> Any:
+def _simulate(plan: str, query: dict[str, Any], form: Form) -> PlanSimulation | None:
     try:
         return simulate(query["organization_id"], plan, query["periods"])
     except ApiError as error:

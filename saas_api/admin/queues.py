@@ -9,16 +9,15 @@ from typing import Any
 import redis
 import rq
 import sqlalchemy as sa
-from flask import Blueprint, Response, g
+from flask import Blueprint, Response
 from rq.exceptions import InvalidJobOperation, NoSuchJobError
 from rq.job import Job
 from rq.registry import FailedJobRegistry, StartedJobRegistry
 from sqlalchemy.orm import Session
 
 from saas_api.accounts import audit
-from saas_api.accounts.audit import Actor
+from saas_api.accounts.audit import OperatorContext
 from saas_api.admin import context
-from saas_api.admin.context import ReasonForm
 from saas_api.billing.invariants import INVARIANTS, InvariantCheck
 from saas_api.core import clock
 from saas_api.core.access import require_operator
@@ -27,7 +26,6 @@ from saas_api.core.jobs import queue, schedule
 from saas_api.core.jobs.queue import BACKGROUND, FAILURE_TTL_SECONDS
 from saas_api.core.jobs.schedule import ScheduledJob
 from saas_api.core.web import pages
-from saas_api.core.web.forms import Form, form_view
 
 bp = Blueprint("queues", __name__, url_prefix="/admin")
 
@@ -145,18 +143,33 @@ def job_name(job: Job) -> str:
         return job.description or ""
 
 
-def find_failed_job(job_id: str) -> FailedJob | None:
+def get_failed_job(_session: Session, job_id: str) -> FailedJob:
     """A failed wake-up by its id.
 
-    raises: redis.RedisError
+    raises: NotFound, ServiceUnavailable when Redis does not answer
     """
     with closing(queue.worker_redis()) as connection:
         try:
             job = Job.fetch(job_id, connection=connection)
-        except NoSuchJobError:
-            return None
-        is_failed = connection.zscore(FailedJobRegistry(job.origin, connection=connection).key, job_id) is not None
-        return _failure(job, job.origin) if is_failed else None
+            score = connection.zscore(FailedJobRegistry(job.origin, connection=connection).key, job_id)
+        except NoSuchJobError as cause:
+            raise NotFound from cause
+        except redis.RedisError as cause:
+            raise ServiceUnavailable from cause
+        if score is None:
+            raise NotFound
+        return _failure(job, job.origin)
+
+
+def get_scheduled_job(_session: Session, job: str) -> ScheduledJob:
+    """A job of the schedule by its name.
+
+    raises: NotFound
+    """
+    entry = next((entry for entry in schedule.scheduled_jobs() if entry.job == job), None)
+    if entry is None:
+        raise NotFound
+    return entry
 
 
 def _scheduler_heartbeats(connection: redis.Redis) -> list[datetime]:
@@ -287,34 +300,34 @@ def _checked(check: InvariantCheck, row: Any) -> InvariantStatus:
     return InvariantStatus(check, about, row.at, row.violations, row.since, row.sample)
 
 
-TICK = "saas_api.core.jobs.schedule.run_due_jobs"  # by name: the timetable stands above this face
+RUN_DUE_JOBS = "saas_api.core.jobs.schedule.run_due_jobs"  # RQ stores functions by name
 RUN_SECONDS = 600
 
 
-def enqueue_run(session: Session, actor: Actor, job: str, reason: str) -> None:
-    """Let a worker run a job of the timetable now, with this very instant as its slot.
+def enqueue_run(session: Session, job: str, operator: OperatorContext) -> None:
+    """Queues one run of a scheduled job, in addition to its schedule.
 
-    raises: Unavailable when Redis does not answer
+    raises: ServiceUnavailable when Redis does not answer
     """
-    audit.record_event(session, None, actor, "job.run_asked", ("job", job), {"reason": reason})
+    audit.record_event(session, None, operator.actor, "job.run_asked", ("job", job), {"reason": operator.reason})
     _push(schedule.run_scheduled, job, clock.now(), "operator console")
 
 
-def enqueue_schedule(session: Session, actor: Actor, reason: str) -> None:
-    """Let a worker run every job whose slot nobody took.
+def enqueue_schedule(session: Session, operator: OperatorContext) -> None:
+    """Queues one run of the scheduler, which runs every job that is due.
 
-    raises: Unavailable when Redis does not answer
+    raises: ServiceUnavailable when Redis does not answer
     """
-    audit.record_event(session, None, actor, "job.tick_asked", ("job", "tick"), {"reason": reason})
-    _push(TICK)
+    audit.record_event(session, None, operator.actor, "job.tick_asked", ("job", "tick"), {"reason": operator.reason})
+    _push(RUN_DUE_JOBS)
 
 
-def requeue_failed(session: Session, actor: Actor, job_id: str, reason: str) -> None:
-    """Queue a failed wake-up once more.
+def requeue_failed(session: Session, job_id: str, operator: OperatorContext) -> None:
+    """Queues a failed wake-up again.
 
-    raises: NotFound, Conflict when it is not failed any more, Unavailable when Redis does not answer
+    raises: NotFound, Conflict when it is no longer failed, ServiceUnavailable when Redis does not answer
     """
-    audit.record_event(session, None, actor, "job.retried", ("job", job_id), {"reason": reason})
+    audit.record_event(session, None, operator.actor, "job.retried", ("job", job_id), {"reason": operator.reason})
     with closing(queue.worker_redis()) as connection:
         try:
             job = Job.fetch(job_id, connection=connection)
@@ -338,7 +351,7 @@ def _push(call: Any, *arguments: Any) -> None:
 
 
 bp.context_processor(lambda: {"cadence": _cadence, "seconds_ago": _seconds_ago})
-_QUEUED_NOTICE = "A worker was asked to run it; the result appears below when it is done."
+QUEUED_NOTICE = "A worker was asked to run it; the result appears below when it is done."
 
 
 @bp.get("/jobs")
@@ -350,68 +363,6 @@ def index() -> Response:
         slots, waiting = list_schedule(session, now), count_backlog(session)
     shown: dict[str, Any] = {"slots": slots, "waiting": waiting, "seen": get_snapshot(), "now": now}
     return pages.render_page("admin/queues/index.html", block="live", **shown)
-
-
-@bp.get("/jobs/tick")
-@require_operator("admin")
-def run_schedule_form(form: Form | None = None) -> Response:
-    """What a tick does, before it is asked for."""
-    return pages.render_page("admin/queues/run.html", entry=None, form=form or Form())
-
-
-@bp.post("/jobs/tick")
-@require_operator("admin")
-@form_view(ReasonForm(), form=run_schedule_form, requires_fresh_login=True)
-def run_schedule(body: dict[str, str]) -> Response:
-    """Ask for a tick."""
-    with context.write_session() as session:
-        enqueue_schedule(session, context.current_operator(g.principal), body["reason"])
-    return pages.redirect_to("admin.queues.index", _notice=_QUEUED_NOTICE)
-
-
-@bp.get("/jobs/run/<job>")
-@require_operator("admin")
-def run_job_form(job: str, form: Form | None = None) -> Response:
-    """What a job is for, before it is asked for."""
-    entry = next((entry for entry in schedule.scheduled_jobs() if entry.job == job), None)
-    if entry is None:
-        raise NotFound
-    return pages.render_page("admin/queues/run.html", entry=entry, form=form or Form())
-
-
-@bp.post("/jobs/run/<job>")
-@require_operator("admin")
-@form_view(ReasonForm(), form=run_job_form, requires_fresh_login=True)
-def run_job(job: str, body: dict[str, str]) -> Response:
-    """Ask for a run of one job."""
-    if job not in {entry.job for entry in schedule.scheduled_jobs()}:
-        raise NotFound
-    with context.write_session() as session:
-        enqueue_run(session, context.current_operator(g.principal), job, body["reason"])
-    return pages.redirect_to("admin.queues.index", _notice=_QUEUED_NOTICE)
-
-
-@bp.get("/jobs/failed/<job_id>/retry")
-@require_operator("admin")
-def retry_failed_form(job_id: str, form: Form | None = None) -> Response:
-    """A failed job, before it is queued again."""
-    try:
-        failed = find_failed_job(job_id)
-    except redis.RedisError as cause:
-        raise ServiceUnavailable from cause
-    if failed is None:
-        raise NotFound
-    return pages.render_page("admin/queues/retry.html", failed=failed, form=form or Form())
-
-
-@bp.post("/jobs/failed/<job_id>/retry")
-@require_operator("admin")
-@form_view(ReasonForm(), form=retry_failed_form, requires_fresh_login=True)
-def retry_failed(job_id: str, body: dict[str, str]) -> Response:
-    """Queue a failed job again."""
-    with context.write_session() as session:
-        requeue_failed(session, context.current_operator(g.principal), job_id, body["reason"])
-    return pages.redirect_to("admin.queues.index", _notice="The job is queued again.")
 
 
 @bp.get("/invariants")

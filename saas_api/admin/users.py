@@ -6,23 +6,22 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
-from flask import Blueprint, Response, g, request, url_for
+from flask import Blueprint, Response, request, url_for
 from marshmallow import fields, validate
 from sqlalchemy.orm import Session
 
 from saas_api.accounts import audit, members, organizations, passwords, sessions, users
+from saas_api.accounts.audit import OperatorContext
 from saas_api.accounts.models import Membership, Operator, Organization, User, UserSession
 from saas_api.admin import context, lists
 from saas_api.admin.audit import ActorKind
-from saas_api.admin.context import ReasonForm
 from saas_api.admin.lists import ListQuery
 from saas_api.core import clock, ids
-from saas_api.core.access import Principal, require_operator
+from saas_api.core.access import require_operator
 from saas_api.core.db.pagination import Page
 from saas_api.core.errors import NotFound
 from saas_api.core.fields import Text
-from saas_api.core.web import forms, pages, templating
-from saas_api.core.web.forms import Form, form_view
+from saas_api.core.web import forms, pages
 
 bp = Blueprint("users", __name__)
 
@@ -109,27 +108,27 @@ class UserListQuery(ListQuery):
     kind = fields.String(load_default=None, validate=validate.OneOf(ActorKind))
 
 
-def end_user_sessions(principal: Principal, user_id: UUID, reason: str) -> int:
-    """End every session of somebody: their tokens are refused from the next request on.
+def end_user_sessions(operator: OperatorContext, user_id: UUID) -> int:
+    """Ends every session of a user: their tokens are rejected from the next request on.
 
-    returns: how many ended
+    returns: the number of sessions
     raises: NotFound
     """
     with context.write_session() as session:
         user = _lock_user(session, user_id)
         ended = sessions.end_all_sessions(session, user.id, "ended by an operator")
-        _record_audit(session, principal, user, "user.sessions_ended", {"sessions": len(ended)}, reason)
+        _record_audit(session, operator, user, "user.sessions_ended", {"sessions": len(ended)})
     return len(ended)
 
 
-def send_password_reset(principal: Principal, user_id: UUID, reason: str) -> None:
-    """Mail somebody a link that sets their password, as if they had asked for it.
+def send_password_reset(operator: OperatorContext, user_id: UUID) -> None:
+    """E-mails a user the link that sets a new password, as if they had requested it.
 
     raises: NotFound
     """
     with context.write_session() as session:
         user = _lock_user(session, user_id)
-        _record_audit(session, principal, user, "user.reset_requested", {}, reason)
+        _record_audit(session, operator, user, "user.reset_requested", {})
     passwords.request_password_reset(user.email)
 
 
@@ -141,12 +140,15 @@ def _lock_user(session: Session, user_id: UUID) -> User:
 
 
 def _record_audit(
-    session: Session, principal: Principal, user: User, action: str, data: dict[str, object], reason: str
+    session: Session, operator: OperatorContext, user: User, action: str, data: dict[str, object]
 ) -> None:
-    told = {**data, "reason": organizations.validate_reason(reason)}
-    places: list[UUID | None] = [organization.id for organization, _ in members.list_memberships(session, user.id)]
-    for place in places or [None]:
-        audit.record_event(session, place, context.current_operator(principal), action, ("user", user.id), told)
+    """Records the action in the log of each organization of the user, or in the platform's when there is none."""
+    data = {**data, "reason": organizations.validate_reason(operator.reason)}
+    organization_ids: list[UUID | None] = [
+        organization.id for organization, _ in members.list_memberships(session, user.id)
+    ]
+    for organization_id in organization_ids or [None]:
+        audit.record_event(session, organization_id, operator.actor, action, ("user", user.id), data)
 
 
 _COLUMNS = ("id", "email", "full_name", "operator", "organizations", "email_verified_at", "created_at", "last_seen_at")
@@ -184,44 +186,6 @@ def show(user_id: UUID) -> Response:
     with context.read_session() as session:
         found = get_user_detail(session, user_id)
     return pages.render_page("admin/users/show.html", found=found)
-
-
-@bp.get('/admin/users/<id("usr"):user_id>/end-sessions')
-@require_operator("admin")
-def end_sessions_form(user_id: UUID, form: Form | None = None) -> Response:
-    """Ask why somebody's sessions end."""
-    return _action_page(user_id, "end-sessions", form)
-
-
-@bp.post('/admin/users/<id("usr"):user_id>/end-sessions')
-@require_operator("admin")
-@form_view(ReasonForm(), form=end_sessions_form, requires_fresh_login=True)
-def end_sessions(user_id: UUID, body: dict[str, Any]) -> Any:
-    """End every session of somebody."""
-    ended = end_user_sessions(g.principal, user_id, body["reason"])
-    return pages.redirect_to(".show", _notice=f"{templating.pluralize(ended, 'session')} ended.", user_id=user_id)
-
-
-@bp.get('/admin/users/<id("usr"):user_id>/reset-mail')
-@require_operator("support")
-def send_reset_form(user_id: UUID, form: Form | None = None) -> Response:
-    """Ask why somebody gets a reset mail."""
-    return _action_page(user_id, "reset-mail", form)
-
-
-@bp.post('/admin/users/<id("usr"):user_id>/reset-mail')
-@require_operator("support")
-@form_view(ReasonForm(), form=send_reset_form, is_idempotent=True, requires_fresh_login=True)
-def send_reset(user_id: UUID, body: dict[str, Any]) -> Any:
-    """Mail somebody a link that sets their password."""
-    send_password_reset(g.principal, user_id, body["reason"])
-    return pages.redirect_to(".show", _notice="The mail is on its way. Its link works for an hour.", user_id=user_id)
-
-
-def _action_page(user_id: UUID, act: str, form: Form | None) -> Response:
-    with context.read_session() as session:
-        found = get_user_detail(session, user_id)
-    return pages.render_page("admin/users/act.html", found=found, act=act, form=form or Form())
 
 
 def _cells(user: Any, office: str | None, organizations: int, seen: Any) -> tuple[Any, ...]:

@@ -11,9 +11,9 @@ from flask import Blueprint, Response, g
 from marshmallow import fields, validate
 from sqlalchemy.orm import Session
 
+from saas_api.accounts.audit import OperatorContext
 from saas_api.accounts.models import Organization
 from saas_api.admin import context, lists
-from saas_api.admin.context import ReasonForm
 from saas_api.admin.lists import Columns, ListQuery
 from saas_api.core import ids
 from saas_api.core.access import Principal, require_operator
@@ -21,11 +21,10 @@ from saas_api.core.db.pagination import Page
 from saas_api.core.errors import NotFound
 from saas_api.core.fields import PrefixedId
 from saas_api.core.web import pages
-from saas_api.core.web.forms import Form, form_view
 from saas_api.webhooks import deliveries, endpoints
 from saas_api.webhooks.deliveries import DeliveryView
-from saas_api.webhooks.endpoints import EndpointView
-from saas_api.webhooks.models import Delivery, Endpoint, Event
+from saas_api.webhooks.endpoints import EndpointHealth
+from saas_api.webhooks.models import Attempt, Delivery, Endpoint, Event
 
 bp = Blueprint("webhooks", __name__, url_prefix="/admin/deliveries")
 
@@ -67,7 +66,29 @@ class EndpointDetail:
     """An endpoint with its organization and its health."""
 
     organization_name: str
-    shown: EndpointView
+    endpoint: Endpoint
+    health: EndpointHealth
+
+    @property
+    def address(self) -> str:
+        """The URL without what its query holds."""
+        return endpoints.redacted_url(self.endpoint)
+
+
+@dataclass(frozen=True)
+class DeliveryDetail:
+    """A delivery with its event, its attempts, its endpoint and its organization."""
+
+    delivery: Delivery
+    event: Event
+    attempts: Sequence[Attempt]
+    endpoint: Endpoint
+    organization_name: str
+
+    @property
+    def address(self) -> str:
+        """The URL of the endpoint without what its query holds."""
+        return endpoints.redacted_url(self.endpoint)
 
 
 def list_backlog(session: Session) -> list[OrganizationBacklog]:
@@ -101,14 +122,16 @@ def get_endpoint(session: Session, endpoint_id: UUID) -> EndpointDetail:
 
     raises: NotFound
     """
-    found = session.execute(
+    row = session.execute(
         sa.select(Endpoint, Organization.name)
         .join(Organization, Organization.id == Endpoint.organization_id)
         .where(Endpoint.id == endpoint_id, Endpoint.deleted_at.is_(None))
     ).first()
-    if found is None:
+    if row is None:
         raise NotFound
-    return EndpointDetail(found[1], endpoints.list_endpoint_views(session, found[0].organization_id, [found[0]])[0])
+    endpoint, name = row
+    [view] = endpoints.list_endpoint_views(session, endpoint.organization_id, [endpoint])
+    return EndpointDetail(name, endpoint, view.health)
 
 
 def list_endpoint_deliveries(session: Session, endpoint: Endpoint, query: dict[str, Any]) -> Page:
@@ -126,8 +149,8 @@ def list_endpoint_deliveries(session: Session, endpoint: Endpoint, query: dict[s
     return Page([DeliveryView(row[0], row[1]) for row in found.items], found.next_cursor, found.limit)
 
 
-def get_delivery(session: Session, delivery_id: UUID) -> tuple[DeliveryView, Endpoint, str]:
-    """A delivery of whatever organization with its attempts, its endpoint and the organization's name.
+def get_delivery(session: Session, delivery_id: UUID) -> DeliveryDetail:
+    """A delivery of any organization.
 
     raises: NotFound
     """
@@ -136,7 +159,9 @@ def get_delivery(session: Session, delivery_id: UUID) -> tuple[DeliveryView, End
     if delivery is None:
         raise NotFound
     endpoint = session.get_one(Endpoint, (owner, delivery.endpoint_id))
-    return deliveries.get_delivery_view(session, delivery), endpoint, session.get_one(Organization, owner).name
+    view = deliveries.get_delivery_view(session, delivery)
+    organization = session.get_one(Organization, owner)
+    return DeliveryDetail(delivery, view.event, view.attempts, endpoint, organization.name)
 
 
 def list_same_event_deliveries(session: Session, delivery: Delivery) -> Sequence[Delivery]:
@@ -211,35 +236,11 @@ def show_endpoint(endpoint_id: UUID) -> Response:
     """One endpoint and its deliveries."""
     query = lists.parse_query(DeliveryListQuery())
     with context.read_session() as session:
-        opened = get_endpoint(session, endpoint_id)
-        found = list_endpoint_deliveries(session, opened.shown.endpoint, query)
+        detail = get_endpoint(session, endpoint_id)
+        page = list_endpoint_deliveries(session, detail.endpoint, query)
     if query["format"] == "csv":
-        return lists.csv_export("webhook-deliveries", DELIVERY_COLUMNS, found)
-    return pages.render_page("admin/webhooks/endpoint.html", opened=opened, found=found, states=DeliveryStatus)
-
-
-@bp.get(f"{_ENDPOINT}/<any(enable, disable):verb>")
-@require_operator("admin")
-def endpoint_action_form(endpoint_id: UUID, verb: str, form: Form | None = None) -> Response:
-    """What disabling or enabling does, before it is done."""
-    with context.read_session() as session:
-        opened = get_endpoint(session, endpoint_id)
-    return pages.render_page("admin/webhooks/endpoint_act.html", opened=opened, verb=verb, form=form or Form())
-
-
-@bp.post(f"{_ENDPOINT}/<any(enable, disable):verb>")
-@require_operator("admin")
-@form_view(ReasonForm(), form=endpoint_action_form, requires_fresh_login=True)
-def endpoint_action(endpoint_id: UUID, verb: str, body: dict[str, str]) -> Response:
-    """Disable or enable an endpoint."""
-    with context.read_session() as session:
-        owner = get_endpoint(session, endpoint_id).shown.endpoint.organization_id
-    with context.write_session() as session:
-        changes = {"is_enabled": verb == "enable"}
-        endpoints.update_endpoint(session, _operator_context(owner), endpoint_id, changes, reason=body["reason"])
-    return pages.redirect_to(
-        "admin.webhooks.show_endpoint", endpoint_id=endpoint_id, _notice=f"The endpoint is {verb}d."
-    )
+        return lists.csv_export("webhook-deliveries", DELIVERY_COLUMNS, page)
+    return pages.render_page("admin/webhooks/endpoint.html", detail=detail, page=page, statuses=DeliveryStatus)
 
 
 @bp.get(_DELIVERY)
@@ -247,34 +248,37 @@ def endpoint_action(endpoint_id: UUID, verb: str, body: dict[str, str]) -> Respo
 def show_delivery(delivery_id: UUID) -> Response:
     """One delivery with its attempts."""
     with context.read_session() as session:
-        shown, target, name = get_delivery(session, delivery_id)
-        repeats = list_same_event_deliveries(session, shown.delivery)
-    return pages.render_page("admin/webhooks/show.html", shown=shown, endpoint=target, name=name, repeats=repeats)
+        detail = get_delivery(session, delivery_id)
+        deliveries_of_event = list_same_event_deliveries(session, detail.delivery)
+    return pages.render_page("admin/webhooks/show.html", detail=detail, deliveries_of_event=deliveries_of_event)
 
 
-@bp.get(f"{_DELIVERY}/resend")
-@require_operator("support")
-def resend_form(delivery_id: UUID, form: Form | None = None) -> Response:
-    """What sending again does, before it is done."""
-    with context.read_session() as session:
-        shown, target, name = get_delivery(session, delivery_id)
-    return pages.render_page("admin/webhooks/resend.html", shown=shown, endpoint=target, name=name, form=form or Form())
+def set_endpoint_enabled(
+    operator: OperatorContext, organization_id: UUID, endpoint_id: UUID, *, is_enabled: bool
+) -> None:
+    """Enables or disables an endpoint.
 
-
-@bp.post(f"{_DELIVERY}/resend")
-@require_operator("support")
-@form_view(ReasonForm(), form=resend_form, is_idempotent=True, requires_fresh_login=True)
-def resend(delivery_id: UUID, body: dict[str, str]) -> Response:
-    """Send the event of a delivery once more."""
-    with context.read_session() as session:
-        owner = get_delivery(session, delivery_id)[0].delivery.organization_id
+    raises: as `endpoints.update_endpoint`
+    """
     with context.write_session() as session:
-        new = deliveries.resend_delivery(session, _operator_context(owner), delivery_id, reason=body["reason"])
-    return pages.redirect_to(
-        "admin.webhooks.show_delivery", delivery_id=new.id, _notice="It is sent again: this is the new delivery."
-    )
+        endpoints.update_endpoint(
+            session,
+            _principal(organization_id),
+            endpoint_id,
+            {"is_enabled": is_enabled},
+            reason=operator.reason,
+        )
 
 
-def _operator_context(organization_id: UUID) -> Principal:
+def resend_delivery(operator: OperatorContext, organization_id: UUID, delivery_id: UUID) -> Delivery:
+    """Sends the event of a delivery to its endpoint once more, as a new delivery.
+
+    raises: as `deliveries.resend_delivery`
+    """
+    with context.write_session() as session:
+        return deliveries.resend_delivery(session, _principal(organization_id), delivery_id, reason=operator.reason)
+
+
+def _principal(organization_id: UUID) -> Principal:
     """The operator, without a role in the organization they act on."""
     return replace(g.principal, organization_id=organization_id, role=None)

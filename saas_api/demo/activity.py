@@ -131,8 +131,8 @@ class OrganizationActivity:
                 keys.create(session, self.id, self.owner, name=name, mode=mode, **options)
                 for name, mode, options in _KEYS
             ]
-        self.key_ids = [item.key.id for item in created]
-        self.key_text = created[0].text
+        self.key_ids = [key.id for key in created]
+        self.key_text = created[0].secret
 
     def _add_members(self) -> None:
         """Add the other users; a token of an invitation is only in its mail, so none is accepted here."""
