@@ -1,4 +1,4 @@
-"""API keys: made, shown once, found by digest, revoked."""
+"""API keys: they are created, rotated and revoked, and requests authenticate with their secrets."""
 
 from saas_api.core.domain import Domain
 from saas_api.core.roles import ADMIN_ROLES, ALL_ROLES, TEAM_ROLES

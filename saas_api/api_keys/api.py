@@ -1,6 +1,5 @@
-"""API keys."""
+"""HTTP API of API keys."""
 
-from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
@@ -8,15 +7,17 @@ from flask import Blueprint, g
 
 from saas_api.api_keys import keys
 from saas_api.api_keys.keys import KeyInactive, KeyNotFound, RotationInProgress, ScopeBeyondRole
-from saas_api.api_keys.models import KeyView
 from saas_api.api_keys.schemas import CreatedKeyOut, KeyIn, KeyOut, KeysQuery, KeyUpdate, RotatedKeyOut, RotateKeyIn
 from saas_api.core import fields
 from saas_api.core.access import EmailNotVerified, require_permission
 from saas_api.core.db import engine
+from saas_api.core.db.pagination import PageRequest
 from saas_api.core.web import endpoint as web_endpoint
 from saas_api.core.web.endpoint import Result, endpoint
 
 bp = Blueprint("api_keys", __name__)
+
+_NOT_SHOWN_AGAIN = "Store the key now: it is not shown again."
 
 
 @bp.post("/keys")
@@ -31,8 +32,8 @@ bp = Blueprint("api_keys", __name__)
 )
 def create(body: dict[str, Any]) -> Any:
     """Make an API key; its secret is shown this once."""
-    made = keys.create(engine.session(), g.principal.organization_id, g.principal, **body)
-    return _shown_once(made.key, key=made.text)
+    key = keys.create(engine.session(), g.principal.organization_id, g.principal, **body)
+    return Result(key, message=_NOT_SHOWN_AGAIN, is_secret=True)
 
 
 @bp.get("/keys")
@@ -40,7 +41,8 @@ def create(body: dict[str, Any]) -> Any:
 @endpoint(operation_id="list_keys", tag="api_keys", query=KeysQuery(), returns=fields.page_schema("keys", KeyOut()))
 def list_keys(query: dict[str, Any]) -> Any:
     """List API keys, newest first."""
-    return keys.list_keys(engine.session(), g.principal.organization_id, query)
+    request, filters = PageRequest.from_query(query)
+    return keys.list_keys(engine.session(), g.principal.organization_id, request, **filters)
 
 
 @bp.get('/keys/<id("key"):key_id>')
@@ -83,8 +85,8 @@ def update(key_id: UUID, body: dict[str, Any]) -> Any:
 )
 def rotate(key_id: UUID, body: dict[str, Any]) -> Any:
     """Give an API key a new secret, shown this once; the old one goes on for `grace_seconds`."""
-    made = keys.rotate(engine.session(), g.principal, key_id, body["grace_seconds"])
-    return _shown_once(made.key, key=made.text, old_expires_at=made.old_expires_at)
+    key = keys.rotate(engine.session(), g.principal, key_id, body["grace_seconds"])
+    return Result(key, message=_NOT_SHOWN_AGAIN, is_secret=True)
 
 
 @bp.delete('/keys/<id("key"):key_id>')
@@ -96,8 +98,3 @@ def revoke(key_id: UUID) -> Any:
 
 
 bp.delete('/api-keys/<id("key"):key_id>', endpoint="revoke_api_key")(web_endpoint.alias(revoke, "revoke_api_key"))
-
-
-def _shown_once(made: KeyView, **shown: Any) -> Result:
-    data = {**asdict(made), "masked": made.masked, **shown}
-    return Result(data, message="Store the key now: it is not shown again.", is_secret=True)

@@ -1,36 +1,65 @@
-"""Api_key.* events (KeyOut)."""
+"""Events of API keys."""
 
-from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from saas_api.api_keys.models import ApiKeySecret, KeyView
-from saas_api.core import clock, ids
-from saas_api.webhooks import events
+from saas_api.api_keys.schemas import KeyEventOut
+from saas_api.webhooks import event_types, events
 from saas_api.webhooks.events import EventSubject
 
+_EXAMPLE: dict[str, Any] = {
+    "id": "key_018f3c6a9d2e7a018b4c5d6e7f80bb02",
+    "name": "ci",
+    "masked": "sk_live_4Kd1...9aF2",
+    "prefix": "sk_live_4Kd1",
+    "last_four": "9aF2",
+    "mode": "live",
+    "scopes": ["messages:write"],
+    "allowed_ips": [],
+    "rate_limit_per_minute": None,
+    "is_active": True,
+    "status": "active",
+    "last_used_at": None,
+    "expires_at": None,
+    "revoked_at": None,
+    "created_at": "2026-03-01T12:00:00.000Z",
+    "old_expires_at": None,
+}
+event_types.register("api_key.created", schema=KeyEventOut, description="An API key was made.", example=_EXAMPLE)
+event_types.register(
+    "api_key.rotated",
+    schema=KeyEventOut,
+    description="An API key got a new secret; the old one works until `old_expires_at`.",
+    example={
+        **_EXAMPLE,
+        "masked": "sk_live_7Hq3...c0Qe",
+        "prefix": "sk_live_7Hq3",
+        "last_four": "c0Qe",
+        "old_expires_at": "2026-03-02T12:00:00.000Z",
+    },
+)
+event_types.register(
+    "api_key.revoked",
+    schema=KeyEventOut,
+    description="An API key was revoked.",
+    example={**_EXAMPLE, "is_active": False, "status": "revoked", "revoked_at": "2026-03-01T12:00:00.000Z"},
+)
 
-def publish_key_event(
-    session: Session, organization_id: UUID, key: KeyView, verb: str, old_expires_at: datetime | None = None
-) -> None:
-    """Report what became of a key; it is as old as the number of secrets it has had.
 
+def publish_key_event(session: Session, organization_id: UUID, key: KeyView, verb: str) -> None:
+    """Publish an event of a key. Its version is the number of secrets that the key has had, one more when revoked.
+
+    key: a `RotatedKey` for "rotated"
     verb: "created", "rotated" or "revoked"
-    old_expires_at: when the secret before ends
     """
-    mine = (
+    secrets_of_key = (
         sa.select(sa.func.count()).select_from(ApiKeySecret).filter_by(organization_id=organization_id, key_id=key.id)
     )
-    version = session.scalars(mine).one() + (verb == "revoked")
-    data = {
-        "object": "api_key",
-        "id": ids.format_id("key", key.id),
-        "name": key.name,
-        "mode": key.mode,
-        "masked": key.masked,
-        "is_active": key.is_active,
-        "old_expires_at": old_expires_at and clock.format_rfc3339(old_expires_at),
-    }
-    events.publish(session, organization_id, f"api_key.{verb}", EventSubject(key.id, version), data)
+    version = session.scalars(secrets_of_key).one() + (verb == "revoked")
+    event_type = f"api_key.{verb}"
+    data = event_types.dump_data(event_type, key)
+    events.publish(session, organization_id, event_type, EventSubject(key.id, version), data)

@@ -1,4 +1,4 @@
-"""Generate and check the text of a key, networks; pure."""
+"""The text of a key secret, and the networks that a key may be limited to. Pure."""
 
 import ipaddress
 import re
@@ -8,40 +8,41 @@ import zlib
 
 INVALID_NETWORK = "Not an address or a network like 203.0.113.0/24; write IPv4 as IPv4, and no zone."
 _ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
-_RANDOM, _CHECK = 40, 6
-_SHAPE = re.compile(r"([a-z][a-z0-9]{1,11})_(live|test)_([0-9A-Za-z]{40})([0-9A-Za-z]{6})", re.ASCII)
+_RANDOM_LENGTH, _CHECKSUM_LENGTH = 40, 6
+_PATTERN = re.compile(r"([a-z][a-z0-9]{1,11})_(live|test)_([0-9A-Za-z]{40})([0-9A-Za-z]{6})", re.ASCII)
 
 
 def generate_key(prefix: str, mode: str) -> str:
-    """A fresh key: 238 random bits.
+    """Return a new secret of 238 random bits.
 
     prefix: 2 to 12 lower-case letters and digits
     mode: "live" or "test"
     """
-    body = f"{prefix}_{mode}_" + "".join(secrets.choice(_ALPHABET) for _ in range(_RANDOM))
+    body = f"{prefix}_{mode}_" + "".join(secrets.choice(_ALPHABET) for _ in range(_RANDOM_LENGTH))
     return body + _checksum(body)
 
 
 def is_well_formed_key(text: str, prefix: str) -> bool:
-    """Whether a text can be one of our keys; a typing mistake cannot."""
-    match = _SHAPE.fullmatch(text)
-    return match is not None and match[1] == prefix and _checksum(text[:-_CHECK]) == match[4]
+    """Whether a text has the prefix, the length and the checksum of our secrets."""
+    match = _PATTERN.fullmatch(text)
+    return match is not None and match[1] == prefix and _checksum(text[:-_CHECKSUM_LENGTH]) == match[4]
 
 
 def has_key_prefix(text: str) -> bool:
-    """Whether a bearer credential is meant as an API key rather than as a token."""
+    """Whether a bearer credential is an API key rather than an access token."""
     return re.match(r"[a-z][a-z0-9]{1,11}_(live|test)_", text) is not None
 
 
 def key_hint(text: str) -> str:
-    """What is kept to recognise a key by: prefix, mode and the first four characters."""
+    """Return the stored part of a secret: prefix, mode and the first four characters."""
     return text[: text.rindex("_") + 5]
 
 
 def parse_network(text: str) -> str:
-    """An address or a network, IPv4 or IPv6, written in full.
+    """Return an IPv4 or IPv6 network in CIDR notation.
 
-    raises: ValueError
+    text: an address or a network
+    raises: ValueError for other text, a zone, or an IPv4 address written as IPv6
     """
     try:
         network = ipaddress.ip_network(text, strict=True)
@@ -54,7 +55,7 @@ def parse_network(text: str) -> str:
 
 def _checksum(body: str) -> str:
     value, digits = zlib.crc32(body.encode()), ""
-    for _ in range(_CHECK):
+    for _ in range(_CHECKSUM_LENGTH):
         value, rest = divmod(value, len(_ALPHABET))
         digits = _ALPHABET[rest] + digits
     return digits

@@ -1,9 +1,10 @@
-"""ApiKey, ApiKeySecret."""
+"""API keys, their secrets, and the view of a key that its organization reads."""
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from uuid import UUID
 
 from sqlalchemy import CHAR, DateTime, FetchedValue, LargeBinary, SmallInteger, Text
@@ -12,17 +13,33 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from saas_api.core import ids
 from saas_api.core.db.engine import Model
+from saas_api.core.db.types import EnumText
+
+
+class KeyMode(StrEnum):
+    """Mode of a key; messages of a test key are not billed."""
+
+    LIVE = "live"
+    TEST = "test"
+
+
+class KeyStatus(StrEnum):
+    """Whether requests with a key are accepted, and if not, why."""
+
+    ACTIVE = "active"
+    EXPIRED = "expired"
+    REVOKED = "revoked"
 
 
 class ApiKey(Model):
-    """The stable identity of an API key: limits, usage and audit hang here."""
+    """The stable identity of an API key; limits, usage and the audit log refer to it."""
 
     __tablename__ = "api_keys"
 
     organization_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=ids.new_id)
     name: Mapped[str] = mapped_column(Text)
-    mode: Mapped[str] = mapped_column(Text, server_default=FetchedValue())
+    mode: Mapped[KeyMode] = mapped_column(EnumText(KeyMode), server_default=FetchedValue())
     scopes: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=FetchedValue())
     ip_allow: Mapped[list[str] | None] = mapped_column(ARRAY(CIDR))
     rate_limit_per_minute: Mapped[int | None]
@@ -34,7 +51,7 @@ class ApiKey(Model):
 
 
 class ApiKeySecret(Model):
-    """One secret of a key; at most two live at once."""
+    """One secret of a key; at most two are active at once."""
 
     __tablename__ = "api_key_secrets"
 
@@ -55,24 +72,46 @@ class ApiKeySecret(Model):
 
 @dataclass(frozen=True)
 class KeyView:
-    """A key as its organization sees it."""
+    """A key with its newest secret, as its organization reads it.
+
+    hint: prefix, mode and first four characters of the secret
+    expires_at: when the newest secret expires
+    """
 
     id: UUID
     name: str
-    mode: str
+    mode: KeyMode
     scopes: Sequence[str]
     allowed_ips: Sequence[str]
     rate_limit_per_minute: int | None
     hint: str
     last_four: str
-    is_active: bool
-    status: str
+    status: KeyStatus
     last_used_at: datetime | None
     expires_at: datetime | None
     revoked_at: datetime | None
     created_at: datetime
 
     @property
+    def is_active(self) -> bool:
+        """Whether requests with the key are accepted."""
+        return self.status == KeyStatus.ACTIVE
+
+    @property
     def masked(self) -> str:
-        """Enough of the key to recognise it by."""
+        """Enough of the secret to recognize the key."""
         return f"{self.hint}...{self.last_four}"
+
+
+@dataclass(frozen=True)
+class CreatedKey(KeyView):
+    """A key with its new secret, which is not stored."""
+
+    secret: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class RotatedKey(CreatedKey):
+    """A key with its new secret, and the expiry of the previous one."""
+
+    old_expires_at: datetime

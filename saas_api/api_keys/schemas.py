@@ -1,4 +1,4 @@
-"""KeyIn, KeyUpdate, KeyOut, CreatedKeyOut, RotatedKeyOut."""
+"""Schemas of API keys."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import marshmallow as ma
 from marshmallow import fields, validate
 
 from saas_api.api_keys import key_format
+from saas_api.api_keys.models import KeyMode, KeyStatus
 from saas_api.core.access import SCOPES
 from saas_api.core.fields import OneOfRegistered, PageQuery, PrefixedId, StrictInteger, StrictSchema, Text, Timestamp
 
@@ -13,14 +14,18 @@ MAX_RATE_LIMIT = 1_000_000
 
 
 class NetworkField(fields.String):
-    """An address or a network, IPv4 or IPv6; written in full."""
+    """An IPv4 or IPv6 address or network; loads as `key_format.parse_network` writes it."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> str:
         text = super()._deserialize(value, attr, data, **options)
         try:
             return key_format.parse_network(text)
-        except ValueError as problem:
-            raise ma.ValidationError(str(problem)) from problem
+        except ValueError as error:
+            raise ma.ValidationError(str(error)) from error
+
+
+def _mode(**options: Any) -> fields.String:
+    return fields.String(validate=validate.OneOf(list(KeyMode)), **options)
 
 
 def _scopes(**options: Any) -> fields.List:
@@ -33,10 +38,10 @@ def _allowed_ips(**options: Any) -> fields.List:
 
 
 class KeyIn(StrictSchema):
-    """What a new key may do."""
+    """A new key."""
 
     name = Text(required=True, maximum=100)
-    mode = fields.String(load_default="live", validate=validate.OneOf(("live", "test")))
+    mode = _mode(load_default=KeyMode.LIVE)
     scopes = _scopes(load_default=None)
     expires_at = Timestamp(load_default=None, allow_none=True)
     allowed_ips = _allowed_ips(load_default=list)
@@ -44,7 +49,7 @@ class KeyIn(StrictSchema):
 
 
 class KeyUpdate(StrictSchema):
-    """What is to be otherwise; what is not named stays."""
+    """Changes of a key; a field that is left out keeps its value."""
 
     name = Text(maximum=100)
     scopes = _scopes()
@@ -53,32 +58,32 @@ class KeyUpdate(StrictSchema):
 
 
 class RotateKeyIn(StrictSchema):
-    """How long the old secret goes on."""
+    """Grace period of the previous secret, in seconds."""
 
     grace_seconds = StrictInteger(minimum=0, maximum=604_800, load_default=0)
 
 
 class KeysQuery(PageQuery):
-    """Which keys."""
+    """Filters of a list of keys."""
 
-    mode = fields.String(load_default=None, validate=validate.OneOf(("live", "test")))
-    status = fields.String(load_default=None, validate=validate.OneOf(("active", "expired", "revoked")))
+    mode = _mode(load_default=None)
+    status = fields.String(load_default=None, validate=validate.OneOf(list(KeyStatus)))
 
 
 class KeyOut(StrictSchema):
-    """A key, never its secret."""
+    """A key without its secret."""
 
     id = PrefixedId("key")
     name = fields.String()
     masked = fields.String()
     prefix = fields.String(attribute="hint")
     last_four = fields.String()
-    mode = fields.String()
+    mode = _mode()
     scopes = fields.List(fields.String())
     allowed_ips = fields.List(fields.String())
     rate_limit_per_minute = fields.Integer(allow_none=True)
     is_active = fields.Boolean()
-    status = fields.String()
+    status = fields.String(validate=validate.OneOf(list(KeyStatus)))
     last_used_at = Timestamp(allow_none=True)
     expires_at = Timestamp(allow_none=True)
     revoked_at = Timestamp(allow_none=True)
@@ -86,12 +91,20 @@ class KeyOut(StrictSchema):
 
 
 class CreatedKeyOut(KeyOut):
-    """A new key with its secret, shown this once."""
+    """A new key with its secret, which no other response contains."""
 
-    key = fields.String()
+    key = fields.String(attribute="secret")
 
 
 class RotatedKeyOut(CreatedKeyOut):
-    """A key with its new secret, shown this once, and the end of the old one."""
+    """A key with its new secret, which no other response contains, and the expiry of the previous one."""
 
     old_expires_at = Timestamp()
+
+
+class KeyEventOut(KeyOut):
+    """Event data of a key."""
+
+    old_expires_at = Timestamp(
+        allow_none=True, dump_default=None, metadata={"description": "Null unless the key was rotated."}
+    )

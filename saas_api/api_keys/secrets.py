@@ -1,4 +1,4 @@
-"""Create and find secrets by digest."""
+"""Key secrets: creation, and authentication by digest."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +15,6 @@ from saas_api.core.errors import Unauthenticated
 from saas_api.core.settings import setting
 
 
-def secret_belongs_to_key() -> sa.ColumnElement[bool]:
-    """The condition that joins secrets to their key."""
-    return sa.and_(ApiKey.organization_id == ApiKeySecret.organization_id, ApiKey.id == ApiKeySecret.key_id)
-
-
 class MissingApiKey(Unauthenticated):
     """The endpoint takes API keys only."""
 
@@ -34,7 +29,7 @@ class InvalidApiKey(Unauthenticated):
 
 @dataclass(frozen=True)
 class SecretRecord:
-    """What the gate needs to know of a live secret."""
+    """An active secret with the settings of its key, for authentication."""
 
     organization_id: UUID
     key_id: UUID
@@ -47,33 +42,16 @@ class SecretRecord:
     expires_at: datetime | None
 
 
-def create_secret(session: Session, key: ApiKey, slot: int, expires_at: datetime | None) -> tuple[ApiKeySecret, str]:
-    """Give a key a secret.
-
-    slot: 1 or 2, one that no live secret has
-    returns: the secret and its text, which is kept nowhere
-    """
-    text = key_format.generate_key(setting("API_KEY_PREFIX"), key.mode)
-    version, digest = crypto.api_key_digests(text)[0]
-    secret = ApiKeySecret(
-        organization_id=key.organization_id,
-        key_id=key.id,
-        slot=slot,
-        digest=digest,
-        pepper_version=version,
-        hint=key_format.key_hint(text),
-        last_four=text[-4:],
-        expires_at=expires_at,
-    )
-    session.add(secret)
-    session.flush()  # whoever waits for the slot is told here
-    return secret, text
+def secret_belongs_to_key() -> sa.ColumnElement[bool]:
+    """Return the condition that joins secrets to their key."""
+    return sa.and_(ApiKey.organization_id == ApiKeySecret.organization_id, ApiKey.id == ApiKeySecret.key_id)
 
 
 def find_active_secret(session: Session, digests: Sequence[tuple[int, bytes]]) -> SecretRecord | None:
-    """The live secret with one of these digests; one under an old pepper is rewritten under the current one.
+    """Return the active secret with one of these digests, or None. A digest of an old pepper is replaced.
 
-    session: of the system, since the organization is not known yet
+    session: a system session, because the organization is not known yet
+    digests: pepper version and digest, the current pepper first
     """
     statement = (
         sa.select(ApiKeySecret, ApiKey)
@@ -103,3 +81,27 @@ def find_active_secret(session: Session, digests: Sequence[tuple[int, bytes]]) -
         rate_limit_per_minute=key.rate_limit_per_minute,
         expires_at=secret.expires_at,
     )
+
+
+def create_secret(session: Session, key: ApiKey, slot: int, expires_at: datetime | None) -> tuple[ApiKeySecret, str]:
+    """Create a secret of a key.
+
+    slot: 1 or 2, not that of an active secret
+    returns: the record and the secret, which is not stored
+    raises: IntegrityError when the slot is taken
+    """
+    secret = key_format.generate_key(setting("API_KEY_PREFIX"), key.mode)
+    version, digest = crypto.api_key_digests(secret)[0]
+    record = ApiKeySecret(
+        organization_id=key.organization_id,
+        key_id=key.id,
+        slot=slot,
+        digest=digest,
+        pepper_version=version,
+        hint=key_format.key_hint(secret),
+        last_four=secret[-4:],
+        expires_at=expires_at,
+    )
+    session.add(record)
+    session.flush()  # fails here when another transaction has taken the slot
+    return record, secret

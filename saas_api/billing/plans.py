@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from saas_api.accounts import audit, organizations
 from saas_api.accounts.audit import Actor
-from saas_api.billing.models import Entitlement, Meter, Plan, PlanVersion, Price, PriceTier
+from saas_api.billing.models import Entitlement, Meter, Plan, PlanVersion, PlanVersionStatus, Price, PriceTier
 from saas_api.billing.rating import plan_file
 from saas_api.billing.rating.bill import RatedPlanVersion
 from saas_api.billing.rating.charges import MeterPrice, Tier
@@ -439,7 +439,7 @@ def _write(session: Session, content: PlanContent, version_id: str | None) -> No
         id=version_id,
         plan_code=content.code,
         version=int(version_id.rpartition("@")[2]),
-        status="draft",
+        status=PlanVersionStatus.DRAFT,
         currency=content.currency,
         base_amount_minor=content.base_amount_minor,
         min_spend_minor=content.min_spend_minor,
@@ -454,7 +454,7 @@ def _write(session: Session, content: PlanContent, version_id: str | None) -> No
             entitlement.limit_quantity = Decimal(right.value["limit"])
         session.add(entitlement)
     session.flush()  # published, it takes no further row
-    version.status, version.published_at = "published", clock.now()
+    version.status, version.published_at = PlanVersionStatus.PUBLISHED, clock.now()
 
 
 def _add_prices(session: Session, content: PlanContent, version_id: str) -> None:

@@ -1,32 +1,35 @@
-"""Now, freeze_time for tests, get_zone, format_rfc3339."""
+"""The clock of business rules, time zones and the API's format of instants."""
 
 import zoneinfo
 from datetime import UTC, datetime
 
-# Two hosts with different zone data would close a month at different instants: the pinned tzdata package decides.
+# Hosts with different zone data would close a month at different instants: only the pinned package tzdata is read.
 zoneinfo.reset_tzpath(to=[])
 
-_travelled: list[datetime] = []
+_frozen_at: list[datetime] = []
 
 
 def now() -> datetime:
-    """The present instant, aware, in UTC."""
-    return _travelled[-1] if _travelled else datetime.now(UTC)
+    """The current instant, aware, in UTC."""
+    return _frozen_at[-1] if _frozen_at else datetime.now(UTC)
 
 
 def freeze_time(instant: datetime | None) -> None:
-    """Freeze `now()` at an instant, or return to real time with None; for tests only."""
-    _travelled.clear()
+    """Freeze `now()` at an instant, or return to real time with None; for tests and demo data.
+
+    raises: ValueError for a naive time
+    """
+    _frozen_at.clear()
     if instant is not None:
         if instant.tzinfo is None:
             raise ValueError("the clock needs an aware time")
-        _travelled.append(instant.astimezone(UTC))
+        _frozen_at.append(instant.astimezone(UTC))
 
 
 def get_zone(name: str) -> zoneinfo.ZoneInfo:
     """The IANA zone of that name.
 
-    raises: ValueError when there is none
+    raises: ValueError for an unknown zone
     """
     try:
         return zoneinfo.ZoneInfo(name)
@@ -35,5 +38,5 @@ def get_zone(name: str) -> zoneinfo.ZoneInfo:
 
 
 def format_rfc3339(instant: datetime) -> str:
-    """An instant as the wire shows it: UTC, milliseconds, `Z`."""
+    """An instant as the API writes it: UTC, milliseconds, `Z`."""
     return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{instant.microsecond // 1000:03d}Z"

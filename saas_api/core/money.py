@@ -1,4 +1,4 @@
-"""Minor units, Decimal, rounding, formatting; pure."""
+"""Amounts in minor units: exact arithmetic, rounding, reading and writing."""
 
 import re
 from decimal import ROUND_HALF_UP, Decimal, localcontext
@@ -9,11 +9,11 @@ _AMOUNT = re.compile(r"[0-9]{1,12}(?:\.([0-9]+))?")
 
 
 class UnknownCurrency(ValueError):
-    """A currency whose minor unit is not known here."""
+    """A currency whose number of decimals is not in CURRENCY_EXPONENTS."""
 
 
 def currency_exponent(currency: str) -> int:
-    """How many decimals an amount of this currency has.
+    """Number of decimals of a currency.
 
     raises: UnknownCurrency
     """
@@ -30,7 +30,7 @@ def round_half_up(amount: Decimal) -> int:
 
 
 def multiply_exact(*factors: Decimal) -> Decimal:
-    """Multiply exactly; Python's default precision would drop digits silently."""
+    """The exact product; Python's default precision would drop digits silently."""
     with localcontext(prec=DECIMAL_PRECISION):
         product = Decimal(1)
         for factor in factors:
@@ -39,7 +39,7 @@ def multiply_exact(*factors: Decimal) -> Decimal:
 
 
 def prorate(amount_minor: int, used: int, whole: int) -> int:
-    """Share of an amount for a part of a time, rounded half up once.
+    """The share of an amount for a part of a duration, rounded half up once.
 
     amount_minor: >= 0
     used: in the unit of `whole`, >= 0; may exceed it
@@ -48,7 +48,7 @@ def prorate(amount_minor: int, used: int, whole: int) -> int:
 
 
 def format_minor(amount_minor: int, currency: str) -> str:
-    """An amount as the wire shows it: all decimals of its currency.
+    """An amount as the API writes it, with all decimals of its currency: "29.00".
 
     raises: UnknownCurrency
     """
@@ -70,12 +70,12 @@ def parse_minor(amount: str, currency: str) -> int:
 
 
 def format_unit_price(price: Decimal) -> str:
-    """A unit price or a quantity without trailing zeros."""
+    """A unit price or a quantity, without trailing zeros."""
     with localcontext(prec=DECIMAL_PRECISION):
         return f"{price.normalize():f}" if price else "0"
 
 
 def format_exact_amount(amount: Decimal) -> str:
-    """An amount that is not rounded, in major units: two decimals at least, and every digit below them that counts."""
+    """An unrounded amount in major units, with at least two decimals and no trailing zeros after them."""
     whole, _, fraction = format_unit_price(amount).partition(".")
     return f"{whole}.{fraction:0<2}"

@@ -1,4 +1,4 @@
-"""Structured logs without secrets."""
+"""Structured logs, in which secrets are redacted by name and by pattern."""
 
 import contextlib
 import io
@@ -23,7 +23,7 @@ _LEVELS = {
 
 
 class _Stderr(io.StringIO):
-    """Whatever stderr is at the moment: it changes under tests, and closes before the last thread has spoken."""
+    """The current sys.stderr: tests replace it, and it is closed before the last thread has logged."""
 
     def write(self, text: str) -> int:
         with contextlib.suppress(ValueError):
@@ -41,7 +41,7 @@ def get_logger(name: str) -> Any:
 
 
 def configure_logging(config: Mapping[str, Any]) -> None:
-    """Set up logging for this process, JSON in production and readable lines elsewhere, and the fault tests' point."""
+    """Configure logging of this process, JSON in production and readable lines elsewhere, and the active fault."""
     faults.active_fault[:] = [config["FAULT"]] if config.get("APP_FAULTS") and config.get("FAULT") else []
     is_production = config.get("APP_ENV") == "production"
     renderer = structlog.processors.JSONRenderer() if is_production else structlog.dev.ConsoleRenderer(colors=False)

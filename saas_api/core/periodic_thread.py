@@ -1,4 +1,4 @@
-"""PeriodicThread: a call repeated beside the requests of a process."""
+"""A function that a process calls periodically in a thread, beside its requests."""
 
 import atexit
 import threading
@@ -13,33 +13,33 @@ log = get_logger(__name__)
 
 
 class PeriodicThread:
-    """A call that a process repeats beside its requests, and a last time when it ends."""
+    """Calls a function every few seconds in an application context, and once more when the process ends."""
 
     def __init__(self, seconds: float, call: Callable[[], object]) -> None:
         self._seconds = seconds
         self._call = call
-        self._starting = threading.Lock()
+        self._start_lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
     def ensure_started(self) -> None:
-        """Start the thread unless it runs; after a fork the child starts its own."""
-        with self._starting:
+        """Start the thread unless it is running; a forked child starts its own."""
+        with self._start_lock:
             if self._thread is None or not self._thread.is_alive():
                 app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001 - the documented way to hand an application to a thread
                 stop = threading.Event()
                 self._thread = threading.Thread(target=self._run, args=(app, stop), daemon=True)
                 self._thread.start()
-                atexit.register(self._end, app, stop)
+                atexit.register(self._stop, app, stop)
 
     def _run(self, app: Flask, stop: threading.Event) -> None:
         while not stop.wait(self._seconds):
-            self._once(app)
+            self._call_logged(app)
 
-    def _end(self, app: Flask, stop: threading.Event) -> None:
+    def _stop(self, app: Flask, stop: threading.Event) -> None:
         stop.set()
-        self._once(app)
+        self._call_logged(app)
 
-    def _once(self, app: Flask) -> None:
+    def _call_logged(self, app: Flask) -> None:
         try:
             with app.app_context():
                 self._call()

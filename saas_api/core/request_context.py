@@ -1,4 +1,4 @@
-"""Client address, request id and origin of the running request, for logs and audit."""
+"""Address and id of the current request, for logs and the audit log."""
 
 import ipaddress
 from contextvars import ContextVar
@@ -10,7 +10,7 @@ from flask import request
 
 
 def client_ip() -> str:
-    """The caller's address, IPv4 unfolded from IPv6; "invalid" for what is no address."""
+    """Address of the client, with IPv4 unwrapped from IPv6; "invalid" when the server got no address."""
     try:
         address = ipaddress.ip_address((request.remote_addr or "").partition("%")[0])
     except ValueError:
@@ -21,7 +21,7 @@ def client_ip() -> str:
 
 @dataclass(frozen=True)
 class RequestOrigin:
-    """Where an act comes from; nothing of it for jobs and commands."""
+    """Request id and address of an audit event; both None for jobs and commands."""
 
     request_id: str | None = None
     ip: str | None = None
@@ -31,23 +31,23 @@ _origin: ContextVar[RequestOrigin] = ContextVar("origin", default=RequestOrigin(
 
 
 def current_origin() -> RequestOrigin:
-    """The request that is being answered."""
+    """Origin of the current request."""
     return _origin.get()
 
 
 def begin_request(request_id: str, ip: str | None) -> None:
-    """Remember the request that begins, and name it in every following log line."""
+    """Set the origin, and add the request id to every following log line."""
     clear_context()
     _origin.set(RequestOrigin(request_id, ip))
     bind_context(request_id=request_id)
 
 
 def bind_context(**values: Any) -> None:
-    """Add to every following log line of this request or job."""
+    """Add values to every following log line of this request or job."""
     structlog.contextvars.bind_contextvars(**values)
 
 
 def clear_context() -> None:
-    """Forget what was bound: threads are reused."""
+    """Remove the origin and the values of log lines; threads are reused."""
     structlog.contextvars.clear_contextvars()
     _origin.set(RequestOrigin())

@@ -1,4 +1,4 @@
-"""Setting(name): the only access to configuration."""
+"""Access to the settings of the running application."""
 
 from pathlib import Path
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 from flask import current_app
 
 ROOT = Path(__file__).resolve().parents[2]
-"""The checkout: templates/, migrations/ and docs/ stand in it."""
+"""Root of the repository, with templates/, migrations/ and docs/."""
 
 
 def setting(name: str) -> Any:
-    """Value of a setting by its name in `config.py`.
+    """Value of a setting, by its name in `config.py`.
 
     raises: KeyError for an unknown name; RuntimeError outside an application context
     """

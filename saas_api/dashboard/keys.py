@@ -16,13 +16,14 @@ from sqlalchemy.orm import Session
 
 from saas_api.accounts import organizations
 from saas_api.api_keys import key_format, keys
-from saas_api.api_keys.models import KeyView
+from saas_api.api_keys.models import CreatedKey, KeyView
 from saas_api.billing import plans, terms
 from saas_api.billing.rating.plan_file import RATE_LIMIT_FEATURE
 from saas_api.billing.usage_costs import ENDPOINT_BY_SOURCE, CallTotals
 from saas_api.core import access, clock
 from saas_api.core.access import SCOPES, require_permission
 from saas_api.core.db import engine
+from saas_api.core.db.pagination import PageRequest
 from saas_api.core.errors import ValidationFailed
 from saas_api.core.fields import DateField, OneOfRegistered, QueryInteger, StrictSchema, Text
 from saas_api.core.settings import setting
@@ -270,7 +271,8 @@ PAGE_SIZE, DAYS, LAST_YEAR = 25, 30, 9_998
 def index() -> Response:
     """List the keys, newest first, with what each sent in thirty days."""
     query, form = forms.parse_filters(KeyFilters())
-    found = None if form.errors else keys.list_keys(engine.session(), _organization_id(), {**query, "limit": PAGE_SIZE})
+    request, filters = PageRequest.from_query({"limit": PAGE_SIZE, "cursor": None, **query})
+    found = None if form.errors else keys.list_keys(engine.session(), _organization_id(), request, **filters)
     items = found.items if found else ()
     modes = sorted({key.mode for key in items})
     return pages.render_page(
@@ -315,7 +317,7 @@ def create(body: dict[str, Any]) -> Response:
         allowed_ips=body["allowed_ips"],
         rate_limit_per_minute=body["rate_limit_per_minute"],
     )
-    return _secret_page(made.key, made.text)
+    return _secret_page(made)
 
 
 @bp.get('/api-keys/<id("key"):key_id>')
@@ -382,7 +384,7 @@ def rotate_form(key_id: UUID, form: Form | None = None) -> Response:
 def rotate(key_id: UUID, body: dict[str, Any]) -> Response:
     """Give a key a new secret, which is shown this once."""
     made = keys.rotate(engine.session(), g.principal, key_id, GRACE_PERIODS[body["grace_seconds"]])
-    return _secret_page(made.key, made.text, made.old_expires_at)
+    return _secret_page(made, made.old_expires_at)
 
 
 @bp.post('/api-keys/<id("key"):key_id>/end-old')
@@ -422,12 +424,12 @@ def revoke(key_id: UUID, body: dict[str, Any]) -> Any:
     )
 
 
-def _secret_page(key: KeyView, text: str, old_expires_at: datetime | None = None) -> Response:
+def _secret_page(key: CreatedKey, old_expires_at: datetime | None = None) -> Response:
     return pages.render_page(
         "dashboard/keys/secret.html",
         is_secret=True,
         key=key,
-        text=text,
+        text=key.secret,
         old_expires_at=old_expires_at,
         is_old_over=old_expires_at is not None and old_expires_at <= clock.now(),
         app_url=setting("APP_URL"),

@@ -202,7 +202,7 @@ FAILURE_REASON_LABELS = {
     "unsupported_recipient": "The provider does not serve such addresses.",
 }
 _ENDS = {"delivered": ("Delivered", "ok"), "failed": ("Failed", "bad"), "canceled": ("Canceled", "plain")}
-_TEST_RECIPIENTS = parse_limit("30 per minute")
+TEST_MESSAGES_PER_MINUTE = parse_limit("30 per minute")
 
 
 @bp.get("/messages")
@@ -283,7 +283,7 @@ def segment_count(body: dict[str, Any]) -> Response:
 @form_view(TestMessageForm(), form=send_form, is_idempotent=True)
 def send(body: dict[str, Any]) -> Any:
     """Send a test message."""
-    if not limiter.limiter.limiter.hit(_TEST_RECIPIENTS, str(_organization_id()), "trials"):
+    if not limiter.limiter.limiter.hit(TEST_MESSAGES_PER_MINUTE, str(_organization_id()), "trials"):
         raise TooManyRequests("At most 30 test messages a minute. Wait a moment, then send it again.")
     sent = messages.send_test_message(engine.session(), g.principal, body)
     return pages.redirect_to(

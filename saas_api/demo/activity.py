@@ -113,8 +113,8 @@ class CompanyActivity:
                     ("Old integration", "live", {"scopes": ["messages:write"]}),
                 )
             ]
-        self.keys = [one.key.id for one in made]
-        self.key_text = made[0].text
+        self.keys = [key.id for key in made]
+        self.key_text = made[0].secret
 
     def _staff(self) -> None:
         for name, role in self.company.people[1:]:

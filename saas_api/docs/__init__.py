@@ -1,1 +1,1 @@
-"""Docstring."""
+"""The API reference."""

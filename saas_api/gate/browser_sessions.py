@@ -62,7 +62,7 @@ def authenticate_page(asked: Access) -> None:
         g.was_in = UUID(last.organization) if last and UUID(last.organization) != NIL_UUID else None
         if not asked.is_login_optional:
             raise Unauthenticated
-    if request.method not in _READING and not forms.is_csrf_valid(is_visit=asked.is_login_optional):
+    if request.method not in _READING and not forms.is_csrf_valid(accepts_visitor_token=asked.is_login_optional):
         if person is not None and person.organization_id != NIL_UUID:
             g.acts_in = sessions.get_profile(person).organization.name
         raise FormExpired

@@ -34,7 +34,9 @@ bp = Blueprint("messages", __name__)
 )
 def send(body: Mapping[str, Any]) -> Any:
     """Send a mock SMS or e-mail: accepted now, delivered within seconds."""
-    return messages.accept_message(g.principal, g.principal.terms, body, g.once, is_told=g.principal.is_told)
+    return messages.accept_message(
+        g.principal, g.principal.terms, body, g.idempotent_request, is_told=g.principal.is_told
+    )
 
 
 @bp.get('/<id("msg"):message_id>')

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from saas_api.accounts import audit, members, organizations
 from saas_api.accounts.audit import Actor
 from saas_api.billing import invoices
-from saas_api.billing.models import Invoice
+from saas_api.billing.models import Invoice, InvoiceStatus
 from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
 from saas_api.core.errors import Conflict, NotFound, ServiceUnavailable, ValidationFailed
@@ -25,7 +25,6 @@ from saas_api.providers.payments import CheckoutRequest, CheckoutSession, Provid
 
 log = get_logger(__name__)
 
-_PAYABLE = ("open", "uncollectible")
 MAX_DESCRIPTION_LENGTH = 200
 
 
@@ -134,9 +133,9 @@ def _payable_invoice(session: Session, organization_id: UUID, request: PaymentRe
     if invoice_id is None:
         raise NotFound
     invoice = invoices.get_invoice(session, organization_id, invoice_id)
-    if invoice.status == "paid":
+    if invoice.status == InvoiceStatus.PAID:
         raise AlreadyPaid
-    if invoice.status not in _PAYABLE:
+    if not invoice.is_payable:
         raise InvoiceNotPayable
     if not invoice.due_minor:
         raise AlreadyPaid

@@ -15,7 +15,7 @@ from saas_api.accounts import members, organizations
 from saas_api.accounts.audit import SYSTEM_ACTOR
 from saas_api.billing import events as billing_events
 from saas_api.billing import invoices, profiles, subscriptions
-from saas_api.billing.models import Invoice
+from saas_api.billing.models import BillingStanding, Invoice, InvoiceStatus
 from saas_api.billing.plans import DEFAULT_PLAN
 from saas_api.billing.subscriptions import AlreadyOnPlan
 from saas_api.core import clock, ids, money
@@ -41,9 +41,9 @@ _TEMPLATES = {
     DunningAction.WRITE_OFF: "written_off",
 }
 _END_STATUSES = {
-    "paid": DunningRunStatus.RECOVERED,
-    "void": DunningRunStatus.STOPPED,
-    "uncollectible": DunningRunStatus.EXHAUSTED,
+    InvoiceStatus.PAID: DunningRunStatus.RECOVERED,
+    InvoiceStatus.VOID: DunningRunStatus.STOPPED,
+    InvoiceStatus.UNCOLLECTIBLE: DunningRunStatus.EXHAUSTED,
 }
 """Status of a dunning run by the status of its invoice."""
 
@@ -179,7 +179,7 @@ def _transaction() -> AbstractContextManager[Session]:
 
 
 def _plan(session: Session, invoice: Invoice, at: datetime) -> bool:
-    if invoice.status != "open" or invoice.due_at is None:
+    if invoice.status != InvoiceStatus.OPEN or invoice.due_at is None:
         return False
     steps = list(dunning_schedule.plan_steps(invoice.due_at))
     run_id = session.scalar(
@@ -233,7 +233,7 @@ def _end(session: Session, invoice: Invoice, at: datetime) -> bool:
 
 def _take_step(session: Session, invoice: Invoice, at: datetime) -> CompletedStep | None:
     run = _lock_run(session, invoice)
-    if invoice.status != "open" or run is None or not _is_due(session, invoice, at):
+    if invoice.status != InvoiceStatus.OPEN or run is None or not _is_due(session, invoice, at):
         return None
     step, *later = session.scalars(
         select(DunningStep)
@@ -300,8 +300,8 @@ def _recompute_standing(session: Session, organization_id: UUID) -> None:
     """Set the standing that the done steps of unpaid invoices lead to. Sends a mail when it is good again."""
     profiles.lock_standing(session, organization_id)
     actions = session.scalars(_DONE_ACTIONS, {"organization_id": organization_id}).all()
-    standing = dunning_schedule.standing_after(actions)
-    if profiles.set_standing(session, organization_id, standing) and standing == "good":
+    standing = BillingStanding(dunning_schedule.standing_after(actions))
+    if profiles.set_standing(session, organization_id, standing) and standing == BillingStanding.GOOD:
         name = organizations.get(session, organization_id).name
         _email_contacts(session, organization_id, "reinstated", {"organization": name})
 

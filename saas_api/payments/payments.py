@@ -14,7 +14,7 @@ from saas_api.accounts import audit
 from saas_api.accounts.audit import SYSTEM_ACTOR, Actor
 from saas_api.billing import events as billing_events
 from saas_api.billing import invoices
-from saas_api.billing.models import Invoice
+from saas_api.billing.models import Invoice, InvoiceStatus
 from saas_api.core import clock, ids, money
 from saas_api.core.db import pagination, tenancy
 from saas_api.core.db.pagination import Page
@@ -29,7 +29,6 @@ from saas_api.providers import selection
 from saas_api.providers.payments import CheckoutStatus, ProviderUnreachable
 
 log = get_logger(__name__)
-_PAYABLE = ("open", "uncollectible")
 
 
 class SettlementOutcome(StrEnum):
@@ -85,7 +84,7 @@ def find_invoice_for_period(session: Session, organization_id: UUID, period_id: 
     return session.scalars(
         select(Invoice.id)
         .where(Invoice.organization_id == organization_id, Invoice.billing_period_id == period_id)
-        .order_by(Invoice.status == "void", Invoice.created_at.desc(), Invoice.id.desc())
+        .order_by(Invoice.status == InvoiceStatus.VOID, Invoice.created_at.desc(), Invoice.id.desc())
         .limit(1)
     ).first()
 
@@ -193,7 +192,7 @@ def record_offline_payment(
     """
     with tenancy.system_session("payments.settle") as session:
         invoice = invoices.lock_invoice(session, organization_id, invoice_id)
-        if invoice.currency != received.currency or invoice.status == "draft":
+        if invoice.currency != received.currency or invoice.status == InvoiceStatus.DRAFT:
             raise NotFound
         payment_id, now = ids.new_id(), clock.now()
         allocation = invoices.apply_payment(
@@ -279,7 +278,7 @@ def _close(session: Session, payment: Payment, status: PaymentStatus, code: str)
     payment_events.publish_payment_event(session, payment, "payment.failed")
     if status == PaymentStatus.FAILED:
         invoice = invoices.lock_invoice(session, payment.organization_id, payment.invoice_id)
-        if invoice.status in _PAYABLE:
+        if invoice.is_payable:
             billing_events.publish_invoice_event(session, invoice, "invoice.payment_failed", attempt=1)
         payment_events.email_billing_contacts(session, "payment_failed", payment, invoice)
 

@@ -1,1 +1,1 @@
-"""Docstring."""
+"""Declaration of settings; imports nothing else of the product."""

@@ -68,40 +68,6 @@ _register(
     },
 )
 
-# --- api_keys ---
-
-
-class KeyEventOut(StrictSchema):
-    """Event data of an API key."""
-
-    id = PrefixedId("key")
-    name = fields.String()
-    mode = _one_of("live", "test")
-    masked = fields.String()
-    is_active = fields.Boolean()
-    old_expires_at = Timestamp(allow_none=True)
-
-
-_register(
-    KeyEventOut,
-    {
-        "id": "key_018f3c6a9d2e7a018b4c5d6e7f80bb02",
-        "name": "ci",
-        "mode": "live",
-        "masked": "sk_live_4Kd1...9aF2",
-        "is_active": True,
-        "old_expires_at": None,
-    },
-    {
-        "api_key.created": ("An API key was made.", {}),
-        "api_key.rotated": (
-            "An API key got a new secret; the old one works until `old_expires_at`.",
-            {"masked": "sk_live_7Hq3...c0Qe", "old_expires_at": "2026-03-02T12:00:00.000Z"},
-        ),
-        "api_key.revoked": ("An API key was revoked.", {"is_active": False}),
-    },
-)
-
 # --- billing: spend cap ---
 
 

@@ -6,6 +6,7 @@ from flask.testing import FlaskClient
 
 from saas_api.core import ids
 from saas_api.core.db import tenancy
+from saas_api.core.jobs.outbox import Result
 from saas_api.mail import dispatch, mails
 from tests.architecture.source import ROOT
 from tests.support.accounts import Person
@@ -31,12 +32,9 @@ def write(app: Flask, person: Person, template: str = "welcome", **words: object
 
 def give_up(app: Flask) -> None:
     """Let the only mail fail for good, as the worker does."""
-    token = "11111111-1111-1111-1111-111111111111"
-    run(app, "UPDATE mails SET status = 'sending', lease_token = :token, next_at = now()", token=token)
     with app.app_context():
-        dispatch._finish(
-            ids.parse_id("org", token), run(app, "SELECT id FROM mails")[0].id, "failed", "invalid_recipient"
-        )
+        claim = dispatch.claim_batch(run(app, "SELECT organization_id FROM mails")[0].organization_id)
+        dispatch.record_result(claim, Result(claim.rows[0].id, "failed", "invalid_recipient"))
 
 
 def test_only_operators_find_the_pages(app: Flask, client: FlaskClient, alice: Person, carol: Person) -> None:

@@ -42,6 +42,16 @@ def test_a_key_made_in_a_shell_works_and_is_masked_afterwards(app: Flask, client
     assert (shown["mode"], shown["scopes"]) == ("test", ["messages:read", "messages:write"])
 
 
+def test_json_of_a_key_is_the_key_as_the_api_returns_it(app: Flask, client: FlaskClient, alice: Person) -> None:
+    created = made(app, alice)
+    read = client.get(f"/api/v1/keys/{created['id']}", headers=alice.headers).json["data"]  # type: ignore[index]
+    listed = keys(app, "list", "--organization", alice.organization_id, "--json")
+    assert json.loads(listed.stdout) == {"keys": [read]}
+    assert created == {**read, "key": created["key"], "organization_id": alice.organization_id}
+    revoked = json.loads(keys(app, "revoke", created["id"], "--json").stdout)
+    assert revoked == client.get(f"/api/v1/keys/{created['id']}", headers=alice.headers).json["data"]  # type: ignore[index]
+
+
 def test_a_revoked_key_opens_nothing_and_stays_revoked(app: Flask, client: FlaskClient, alice: Person) -> None:
     key = made(app, alice)
     assert client.get("/api/v1/messages", headers={"X-API-Key": key["key"]}).status_code == 200

@@ -10,6 +10,7 @@ from flask.testing import FlaskClient
 from saas_api.core import faults
 from saas_api.core.db import tenancy
 from saas_api.core.jobs import queue, schedule
+from saas_api.core.jobs.outbox import Result
 from saas_api.mail import dispatch
 from saas_api.providers import selection
 from saas_api.providers.mail import OutboundEmail
@@ -77,9 +78,8 @@ def test_who_lost_the_lease_writes_nothing(app: Flask) -> None:
     first = post.claim(app)
     post.make_due(app)
     post.claim(app)
-    [(mail_id,)] = post.rows(app, "id")
     with app.app_context():
-        dispatch._apply_result(first, mail_id, 1, SendResult("sent"))
+        dispatch.record_result(first, Result(first.rows[0].id, "sent"))
     assert post.rows(app, "status, attempts, interruptions") == [("sending", 0, 1)]
 
 
@@ -110,8 +110,19 @@ def test_a_mail_that_interrupts_again_and_again_is_given_up(app: Flask) -> None:
     assert post.received(app) == []
 
 
+def test_mail_interrupted_three_times_is_sent_first_and_alone(app: Flask) -> None:
+    for number in range(3):
+        post.write(app, f"ann{number}@customer.example")
+    with app.app_context(), tenancy.system_session("mail.deliver") as session:
+        session.execute(sa.text("UPDATE mails SET interruptions = 3 WHERE recipient LIKE 'ann2@%'"))
+        session.execute(sa.text("UPDATE mails SET next_at = next_at - interval '1 h' WHERE interruptions = 0"))
+    assert post.turn(app) == 1
+    assert [mail.recipient for mail in post.received(app)] == ["ann2@customer.example"]
+    assert post.turn(app) == 2
+
+
 def test_what_is_not_begun_in_time_is_given_back(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "CLAIM_DEADLINE_SECONDS", -1)
+    monkeypatch.setattr(dispatch, "MAX_SENDING_SECONDS", -1)
     for number in range(3):
         post.write(app, f"ann{number}@customer.example")
     assert post.turn(app) == 3

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from multiprocessing.context import ForkServerProcess
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
 from saas_api.core.jobs import queue, schedule
+from saas_api.core.jobs.outbox import Result
 from saas_api.messages import dispatch
 from tests.support import forks
 from tests.support.messages import MAIL, Company, Work, make_due, outside, queue_many, rows
@@ -111,33 +111,49 @@ def test_what_is_always_down_fails_after_the_eighth_try(app: Flask, acme: Compan
 
 
 def test_a_lost_lease_writes_nothing(app: Flask, acme: Company) -> None:
-    from saas_api.messages import dispatch
-
     sent = acme.send()["message_id"]
-    first, second = uuid4(), uuid4()
     with app.app_context():
-        [row] = dispatch._claim(acme.id, first)
+        first = dispatch.claim_batch(acme.id)
         make_due(app, acme.id)
-        [again] = dispatch._claim(acme.id, second)
+        second = dispatch.claim_batch(acme.id)
+        [row], [again] = first.rows, second.rows
         assert (again.id, again.interruptions) == (row.id, 1)
-        dispatch._finish(acme.id, first, [dispatch._FinalResult(row.id, "failed", "unreachable")])
+        dispatch.record_results(acme.id, first, [Result(row.id, "failed", "unreachable")])
         assert acme.show(sent)["status"] == "sending"
-        dispatch._send(acme.id, second, [again])
+        dispatch.record_results(acme.id, second, [Result(again.id, "delivered")])
     assert acme.show(sent)["status"] == "delivered"
     assert rows(app, acme.id, "SELECT count(*) FROM usage_events") == [(1,)]
 
 
 def test_a_message_that_interrupts_again_and_again_is_given_up(app: Flask, acme: Company) -> None:
-    from saas_api.messages import dispatch
-
     sent = acme.send()["message_id"]
     with app.app_context():
         for _ in range(10):
-            assert len(dispatch._claim(acme.id, uuid4())) == 1
+            assert len(dispatch.claim_batch(acme.id).rows) == 1
             make_due(app, acme.id)
         dispatch.deliver_batch(acme.id)
     shown = acme.show(sent)
     assert (shown["status"], shown["error_code"]) == ("failed", "poisoned")
+    assert outside(app) == []
+
+
+def test_message_whose_provider_call_would_outlast_the_lease_is_given_back(
+    app: Flask, acme: Company, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = acme.send()["message_id"]
+    monkeypatch.setattr(dispatch, "MAX_SENDING_SHARE", -1)
+    with app.app_context():
+        assert dispatch.deliver_batch(acme.id) == 1
+    assert (acme.show(sent)["status"], acme.show(sent)["attempts"]) == ("queued", 0)
+    assert outside(app) == []
+
+
+def test_expired_message_fails_without_a_provider_call(app: Flask, acme: Company) -> None:
+    sent = acme.send()["message_id"]
+    rows(app, acme.id, "UPDATE messages SET expires_at = now() RETURNING id")
+    with app.app_context():
+        dispatch.deliver_batch(acme.id)
+    assert (acme.show(sent)["status"], acme.show(sent)["error_code"]) == ("failed", "expired")
     assert outside(app) == []
 
 

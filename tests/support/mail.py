@@ -2,12 +2,13 @@
 
 import re
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import sqlalchemy as sa
 from flask import Flask
 
 from saas_api.core.db import tenancy
+from saas_api.core.jobs.outbox import Claim
 from saas_api.mail import dispatch, mails
 from saas_api.providers import mailbox
 from saas_api.providers.mailbox import StoredEmail
@@ -84,12 +85,10 @@ def turn(app: Flask, organization_id: UUID | None = None) -> int:
         return dispatch.deliver_batch(organization_id)
 
 
-def claim(app: Flask, organization_id: UUID | None = None) -> UUID:
-    """Take what is due and do nothing with it."""
-    token = uuid4()
+def claim(app: Flask, organization_id: UUID | None = None) -> Claim:
+    """Claim due mails, as a worker does that is killed before it sends them."""
     with app.app_context():
-        dispatch._claim(organization_id, token)
-    return token
+        return dispatch.claim_batch(organization_id)
 
 
 def received(app: Flask) -> list[StoredEmail]:

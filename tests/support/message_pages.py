@@ -35,4 +35,4 @@ def table(text: str) -> list[dict[str, str]]:
 
 def pages() -> ModuleType:
     """The module of the pages, whose limits a test may lower."""
-    return importlib.import_module("saas_api.dashboard.routes.messages")
+    return importlib.import_module("saas_api.dashboard.messages")

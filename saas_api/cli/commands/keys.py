@@ -1,19 +1,21 @@
 """Create, list, revoke."""
 
 from collections.abc import Iterator
-from typing import Any
 from uuid import UUID
 
 import click
+from sqlalchemy.orm import Session
 
 from saas_api.api_keys import keys
 from saas_api.api_keys.models import KeyView
+from saas_api.api_keys.schemas import CreatedKeyOut, KeyOut
 from saas_api.cli import output, types
 from saas_api.cli.errors import CommandError, CommandGroup
 from saas_api.cli.types import PublicId
-from saas_api.core import clock, ids
+from saas_api.core import ids
 from saas_api.core.access import SCOPES
 from saas_api.core.db import tenancy
+from saas_api.core.db.pagination import PageRequest
 
 group = CommandGroup("keys", help="API keys of organizations.")
 PAGE_SIZE = 100
@@ -56,12 +58,12 @@ def create(*, organization_id: UUID, name: str, mode: str, scopes: list[str] | N
     """
     output.require_organization(organization_id)
     with tenancy.tenant_session(organization_id) as session:
-        made = keys.create(
+        key = keys.create(
             session, organization_id, None, name=name, mode=mode, scopes=scopes, operator=output.current_os_user()
         )
-    found = {**_to_json(made.key), "organization_id": ids.format_id("org", organization_id), "key": made.text}
-    lines = [f"{found['id']}  {mode}  {', '.join(made.key.scopes)}", "Keep this; it is not shown again:", made.text]
-    output.print_result(found, lines, as_json=as_json)
+    data = {**CreatedKeyOut().dump(key), "organization_id": ids.format_id("org", organization_id)}
+    lines = [f"{data['id']}  {mode}  {', '.join(key.scopes)}", "Keep this; it is not shown again:", key.secret]
+    output.print_result(data, lines, as_json=as_json)
 
 
 @group.command("list")
@@ -74,13 +76,13 @@ def list_keys(*, organization_id: UUID, as_json: bool) -> None:
     """
     output.require_organization(organization_id)
     with tenancy.tenant_session(organization_id) as session:
-        keys = [_to_json(key) for page in _pages(session, organization_id) for key in page]
+        data = KeyOut(many=True).dump(list(_iter_keys(session, organization_id)))
     lines = [
         f"{key['id']}  {key['masked']}  {key['mode']:<4}  {key['status']:<7}  "
         f"last used {key['last_used_at'] or 'never'}  {key['name']}"
-        for key in keys
+        for key in data
     ]
-    output.print_result({"keys": keys}, lines or ["It has no API keys."], as_json=as_json)
+    output.print_result({"keys": data}, lines or ["It has no API keys."], as_json=as_json)
 
 
 @group.command("revoke")
@@ -99,30 +101,13 @@ def revoke(*, key_id: UUID, as_json: bool) -> None:
         )
     with tenancy.tenant_session(organization_id) as session:
         key = keys.revoke_as(session, organization_id, key_id, output.current_os_user(), "revoked by an operator")
-    found = _to_json(key)
-    output.print_result(found, [f"{found['id']} ({key.name}, {key.masked}) is revoked."], as_json=as_json)
+    data = KeyOut().dump(key)
+    output.print_result(data, [f"{data['id']} ({key.name}, {key.masked}) is revoked."], as_json=as_json)
 
 
-def _pages(session: Any, organization_id: UUID) -> Iterator[list[KeyView]]:
-    cursor = None
-    while True:
-        query = {"mode": None, "status": None, "limit": PAGE_SIZE, "cursor": cursor}
-        page = keys.list_keys(session, organization_id, query)
-        yield list(page.items)
-        cursor = page.next_cursor
-        if cursor is None:
-            return
-
-
-def _to_json(key: KeyView) -> dict[str, Any]:
-    return {
-        "id": ids.format_id("key", key.id),
-        "name": key.name,
-        "masked": key.masked,
-        "mode": key.mode,
-        "scopes": list(key.scopes),
-        "status": key.status,
-        "created_at": clock.format_rfc3339(key.created_at),
-        "last_used_at": key.last_used_at and clock.format_rfc3339(key.last_used_at),
-        "revoked_at": key.revoked_at and clock.format_rfc3339(key.revoked_at),
-    }
+def _iter_keys(session: Session, organization_id: UUID) -> Iterator[KeyView]:
+    page = keys.list_keys(session, organization_id, PageRequest(PAGE_SIZE))
+    yield from page.items
+    while page.next_cursor:
+        page = keys.list_keys(session, organization_id, PageRequest(PAGE_SIZE, page.next_cursor))
+        yield from page.items

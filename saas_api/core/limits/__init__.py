@@ -1,1 +1,1 @@
-"""Docstring."""
+"""Rate limits and quota counters in Redis."""

@@ -1,4 +1,7 @@
-"""LimitRequest, LimitDecision, GateCode, the Flask-Limiter storage and strategy around limits.lua."""
+"""Rate limits and quotas of requests: Flask-Limiter with a storage and a strategy around limits.lua.
+
+Without Redis each process admits its share of a rate limit, and quotas are counted from PostgreSQL.
+"""
 
 import contextlib
 import functools
@@ -28,21 +31,22 @@ log = get_logger(__name__)
 USER_RATE_LIMIT, USER_RATE_WINDOW_MS = 300, 60_000
 _CONNECTION_ERRORS = (redis.RedisError,)  # an error inside a script, such as a full memory, has no class of its own
 _SCRIPT = Path(__file__).with_name("limits.lua").read_text(encoding="utf-8")
-_PUBLISH = """
+_PUBLISH_GENERATION = """
 local known = tonumber(redis.call('GET', KEYS[1]) or '-1')
 if tonumber(ARGV[1]) > known then redis.call('SET', KEYS[1], ARGV[1], 'EX', 86400) end
 """
-"""Upwards only: a late publisher must not make an old generation current again."""
+"""Only raises the generation: a late publisher must not make an old one current again."""
 
 
 class RedisUnavailable(Exception):
-    """Redis does not answer, or is not asked because it lately did not."""
+    """Redis does not answer, or the circuit breaker is open because it did not answer before."""
 
 
 class QuotaCounter(Protocol):
-    """A quota of the gate: units this request adds, the most there may be, and what is known to be used.
+    """A quota: units that this request adds, their maximum, and the last known value.
 
-    Beyond `low` and `high` of what is used the question itself would be wrong.
+    ceiling: -1 for no maximum
+    lower_bound, upper_bound: of the counter; outside, the request was computed from a wrong value
     """
 
     @property
@@ -61,12 +65,12 @@ class QuotaCounter(Protocol):
 
 @dataclass(frozen=True)
 class LimitDecision:
-    """What the script said.
+    """The answer of limits.lua.
 
-    code: 1 admitted, 0 a window is full, -1 a counter is full, -2 the caller is stale, -3 Redis is cold,
-        -4 a counter lies outside what the caller took it for
-    full: from 1, which window or, after the windows, which counter
-    windows: (left, milliseconds until one more passes) each
+    code: 1 admitted, 0 a window is full, -1 a counter is full, -2 the caller's generation is stale, -3 Redis has lost
+        generation or counters, -4 a counter is outside its bounds
+    full: index from 1 of the full window or, after the windows, counter; 0 for none
+    windows: (remaining, milliseconds until one more request passes) of each
     """
 
     code: int
@@ -79,9 +83,9 @@ class LimitDecision:
 
 @dataclass
 class LimitRequest:
-    """One question to the script, and its answer.
+    """Arguments of one call of limits.lua, and its decision.
 
-    recount: reads the counters from PostgreSQL, for when Redis does not answer
+    recount: reads the counters from PostgreSQL when Redis does not answer
     """
 
     keys: list[str]
@@ -93,7 +97,7 @@ class LimitRequest:
 
 
 def low_latency_pool(url: str) -> redis.ConnectionPool:
-    """Connections that give up after 50 ms and never try twice."""
+    """A connection pool with timeouts of 50 ms and without retries."""
     return redis.ConnectionPool.from_url(
         url,
         socket_connect_timeout=0.05,
@@ -105,7 +109,7 @@ def low_latency_pool(url: str) -> redis.ConnectionPool:
 
 
 class CircuitBreakerStorage(RedisStorage):
-    """Redis behind a breaker: open after three failures in a row, then one probe a second."""
+    """Redis behind a circuit breaker: open after three failures in a row, then one probe a second."""
 
     STORAGE_SCHEME = ["saas+redis", "saas+rediss", "saas+redis+unix"]
 
@@ -115,23 +119,23 @@ class CircuitBreakerStorage(RedisStorage):
         self.retry_at = 0.0
         super().__init__(uri.removeprefix("saas+"), **options)
         self.gate_script = self.storage.register_script(_SCRIPT)
-        self.publish_script = self.storage.register_script(_PUBLISH)
+        self.publish_script = self.storage.register_script(_PUBLISH_GENERATION)
 
     @property
     def is_open(self) -> bool:
-        """Whether Redis is left alone for the moment."""
+        """Whether calls are refused without asking Redis."""
         return self.failures >= 3
 
     def run(self, call: Callable[..., Any], *arguments: Any) -> Any:
-        """Ask Redis; a request that waited in vain once does not wait again.
+        """Call Redis; a request in which one call failed does not wait for another.
 
-        raises: Away
+        raises: RedisUnavailable
         """
         if (self.is_open and time.monotonic() < self.retry_at) or (has_request_context() and "redis_is_away" in g):
             raise RedisUnavailable
         self.retry_at = time.monotonic() + 1
         try:
-            answer = call(*arguments)
+            result = call(*arguments)
         except _CONNECTION_ERRORS as error:
             self.failures += 1
             if has_request_context():
@@ -140,11 +144,11 @@ class CircuitBreakerStorage(RedisStorage):
                 log.error("redis_away", kind=type(error).__name__, reason=str(error)[:200])  # noqa: TRY400 - no traceback
             raise RedisUnavailable from error
         self.failures = 0
-        return answer
+        return result
 
 
 class GateStrategy(SlidingWindowCounterRateLimiter):
-    """The gate's script for calls under a key, the stock sliding window for the rest, local windows without Redis."""
+    """limits.lua for calls with an API key, the library's sliding window for others, local windows without Redis."""
 
     storage: CircuitBreakerStorage
 
@@ -153,41 +157,41 @@ class GateStrategy(SlidingWindowCounterRateLimiter):
         self.local = SlidingWindowCounterRateLimiter(MemoryStorage())
 
     def hit(self, item: RateLimitItem, *identifiers: str, cost: int = 1) -> bool:
-        """Count, and say whether it may pass."""
+        """Count a request, and return whether it is admitted."""
         if identifiers[-1] == "gate":
-            return self._gate(g.gate_call)
-        return self._plain("hit", item, identifiers, cost)
+            return self._decide(g.gate_call)
+        return self._sliding_window("hit", item, identifiers, cost)
 
     def test(self, item: RateLimitItem, *identifiers: str, cost: int = 1) -> bool:
-        """Say whether it would pass."""
-        return self._plain("test", item, identifiers, cost)
+        """Return whether a request would be admitted."""
+        return self._sliding_window("test", item, identifiers, cost)
 
     def get_window_stats(self, item: RateLimitItem, *identifiers: str) -> Any:
-        """What is left, from wherever it is counted now."""
+        """Remaining requests and reset time, from Redis or from this process."""
         try:
             return self.storage.run(super().get_window_stats, item, *identifiers)
         except RedisUnavailable:
             return self.local.get_window_stats(item, *identifiers)
 
-    def _plain(self, verb: str, item: RateLimitItem, identifiers: Sequence[str], cost: int) -> bool:
-        stock = functools.partial(getattr(SlidingWindowCounterRateLimiter, verb), self, cost=cost)
+    def _sliding_window(self, method: str, item: RateLimitItem, identifiers: Sequence[str], cost: int) -> bool:
+        in_redis = functools.partial(getattr(SlidingWindowCounterRateLimiter, method), self, cost=cost)
         try:
-            return bool(self.storage.run(stock, item, *identifiers))
+            return bool(self.storage.run(in_redis, item, *identifiers))
         except RedisUnavailable:
-            return bool(getattr(self.local, verb)(item, *identifiers, cost=cost))
+            return bool(getattr(self.local, method)(item, *identifiers, cost=cost))
 
-    def _gate(self, call: LimitRequest) -> bool:
+    def _decide(self, call: LimitRequest) -> bool:
         try:
-            answer = self.storage.run(self.storage.gate_script, call.keys, call.arguments)
+            result = self.storage.run(self.storage.gate_script, call.keys, call.arguments)
         except RedisUnavailable:
-            call.decision = self._alone(call)
+            call.decision = self._decide_locally(call)
         else:
             end = 3 + 2 * len(call.windows)
-            windows = list(zip(answer[3:end:2], answer[4:end:2], strict=True))
-            call.decision = LimitDecision(answer[0], answer[1], answer[2], windows, answer[end:], is_local=False)
-        return call.decision.code not in (0, -1)  # stale and cold are no refusals: the gate reloads and asks again
+            windows = list(zip(result[3:end:2], result[4:end:2], strict=True))
+            call.decision = LimitDecision(result[0], result[1], result[2], windows, result[end:], is_local=False)
+        return call.decision.code not in (0, -1)  # the other codes are no refusals: the gate reloads and calls again
 
-    def _alone(self, call: LimitRequest) -> LimitDecision:
+    def _decide_locally(self, call: LimitRequest) -> LimitDecision:
         share, n = self.storage.local_share, len(call.windows)
         items = [RateLimitItemPerSecond(max(1, int(limit * share)), ms // 1000) for limit, ms in call.windows]
         keys = call.keys[1 : 1 + n]
@@ -196,20 +200,20 @@ class GateStrategy(SlidingWindowCounterRateLimiter):
             call.counters = call.recount()
             over = (j for j, c in enumerate(call.counters, 1) if c.ceiling != -1 and c.ceiling < c.last_value + c.units)
             full = next((n + j for j in over), 0)
-        state = []
+        windows = []
         for item, key in zip(items, keys, strict=True):
             if not full:
                 self.local.hit(item, key)
-            state.append((self.local.get_window_stats(item, key).remaining, item.get_expiry() * 1000))
+            windows.append((self.local.get_window_stats(item, key).remaining, item.get_expiry() * 1000))
         code = 1 if not full else 0 if full <= n else -1
-        return LimitDecision(code, 0, full, state, [], is_local=True)
+        return LimitDecision(code, 0, full, windows, [], is_local=True)
 
 
 class GateApplicationLimit(ApplicationLimit):
-    """The one application limit: Flask-Limiter's own hook evaluates it once a request."""
+    """The only application limit, which Flask-Limiter's hook evaluates once for each request."""
 
     def __iter__(self) -> Iterator[RuntimeLimit]:
-        """The gate's question for a key, a fixed limit for a person, nothing for anybody else."""
+        """The gate's limits for an API key, a fixed limit for a user, none without a caller."""
         if g.get("gate_call"):
             yield gate_limit(*g.gate_call.windows[0], "gate")
         elif g.get("user_id"):
@@ -218,7 +222,10 @@ class GateApplicationLimit(ApplicationLimit):
 
 @functools.cache
 def gate_limit(limit: int, window_ms: int, scope: str) -> RuntimeLimit:
-    """A limit as Flask-Limiter wants it, parsed once."""
+    """A limit of Flask-Limiter, parsed once.
+
+    scope: "gate" for calls with an API key, "user" otherwise
+    """
 
     def key() -> str:
         return str(g.gate_call.keys[0]) if scope == "gate" else f"user:{g.user_id}"
@@ -242,7 +249,7 @@ limiter = Limiter(
 def limiter_config(redis_url: str, processes: int) -> dict[str, Any]:
     """Flask-Limiter's settings.
 
-    processes: of the web; without Redis each admits its share
+    processes: number of web processes; without Redis each admits its share
     """
     address = redis_url.replace("unix://", "redis+unix://", 1)
     return {
@@ -261,12 +268,12 @@ def get_storage() -> CircuitBreakerStorage:
 
 
 def generation_key(organization_id: UUID) -> str:
-    """Where Redis keeps an organization's generation; the tag holds all its keys in one slot."""
+    """Redis key of an organization's generation; the tag keeps all its keys in one slot of a cluster."""
     return f"{{{organization_id}}}:gen"
 
 
 def release_quota(call: LimitRequest) -> None:
-    """Give back what an admitted call had counted against quotas, as far as Redis can be asked; never raises."""
+    """Subtract from quotas what an admitted request added; without Redis nothing happens. Never raises."""
     first = 1 + len(call.windows)
     with contextlib.suppress(RedisUnavailable):
         for key, counter in zip(call.keys[first:], call.counters, strict=True):
@@ -275,7 +282,7 @@ def release_quota(call: LimitRequest) -> None:
 
 
 def publish_generation(organization_id: UUID, generation: int) -> None:
-    """Tell every process that what it remembers of an organization is stale; upwards only, never raises."""
+    """Make every process reload its cached principals of an organization; only raises the generation. Never raises."""
     try:
         get_storage().run(get_storage().publish_script, [generation_key(organization_id)], [generation])
     except RedisUnavailable:

@@ -1,10 +1,10 @@
--- All limits of one request, decided at once: everything is admitted and counted, or nothing is.
--- KEYS: generation | n window bases | m counters            (one tag {organization}: one slot of a cluster)
+-- Decides all limits of one request at once: every window and counter is incremented, or none is.
+-- KEYS: generation | n window prefixes | m counters         (one tag {organization}: one slot of a cluster)
 -- ARGV: expected generation, fresh 0|1|2, n, n x (limit, window_ms),
 --       m, m x (units, ceiling or -1, expires_at_s, seed or -1, low, high)
--- Answer: code, generation, full, n x (left, reset_ms), m x used
---   code 1 admitted, 0 window `full` is used up, -1 counter `full - n` is used up, -2 the caller is stale, -3 cold,
---        -4 a counter lies outside low..high, so that what the caller worked out from it is wrong: nothing is counted
+-- Returns: code, generation, full, n x (remaining, reset_ms), m x used
+--   code 1 admitted, 0 window `full` is used up, -1 counter `full - n` is used up, -2 the caller's generation is stale,
+--        -3 Redis has lost generation or counters, -4 a counter is outside low..high, so the caller's limits are wrong
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local expected, fresh, n = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])

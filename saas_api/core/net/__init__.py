@@ -1,1 +1,1 @@
-"""Docstring and the three public names."""
+"""Outgoing HTTP requests to URLs that users name."""

@@ -1,4 +1,4 @@
-"""Post_once to a vetted address, connection pool, wall-clock deadline."""
+"""HTTP POST to a vetted address, with a pool of idle connections and a wall-clock deadline for everything."""
 
 import heapq
 import http.client
@@ -15,18 +15,18 @@ from saas_api.core.net import vetting
 from saas_api.core.net.vetting import ConnectionFailed, VettedUrl
 
 IDLE_CONNECTIONS, IDLE_SECONDS = 4, 30.0
-_TIMEOUT_ERRORS = "No answer in time."
+_TIMEOUT_MESSAGE = "No answer in time."
 
 
 class DeadlineExceeded(Exception):
-    """The other side did not answer within the deadline."""
+    """The server did not answer within the deadline."""
 
 
 @dataclass(frozen=True)
 class HttpResponse:
-    """What the other side answered.
+    """The response of a server.
 
-    body: cut at the number of bytes the caller wanted
+    body: its first bytes, at most `max_response`
     """
 
     status: int
@@ -44,117 +44,117 @@ def post_once(
     max_response: int = 16_384,
     allowed: Sequence[str] = (),
 ) -> HttpResponse:
-    """Send once, to an address that was vetted at this moment or lately.
+    """Send a POST request once, over a new connection to a vetted address or over an idle one.
 
     deadline: seconds of wall-clock time for everything
     connect: seconds for the connection alone
-    max_response: bytes of the answer that are read
-    raises: Blocked, TimedOut, Unreachable
+    max_response: bytes of the body that are read
+    allowed: networks in which private addresses are allowed
+    raises: AddressNotAllowed, DeadlineExceeded, ConnectionFailed
     """
     ends_at = time.monotonic() + deadline
     target = vetting.parse_url(url)
     key = (target.scheme, target.host, target.port, tuple(allowed))
-    kept = _idle.take(key)
-    if kept is not None:
-        reply = _send_request(kept, target, body, headers, ends_at, max_response)
-        if reply is not None:
-            _idle.put(key, kept, reply)
-            return reply.reply
+    idle = _idle.take(key)
+    if idle is not None:
+        exchange = _send_request(idle, target, body, headers, ends_at, max_response)
+        if exchange is not None:
+            _idle.put(key, idle, exchange)
+            return exchange.response
     target = vetting.resolve_and_vet(target, allowed)
-    fresh = _Connection(target, min(connect, deadline), ends_at)
-    reply = _send_request(fresh, target, body, headers, ends_at, max_response)
-    if reply is None:
+    connection = _Connection(target, min(connect, deadline), ends_at)
+    exchange = _send_request(connection, target, body, headers, ends_at, max_response)
+    if exchange is None:
         raise ConnectionFailed("The connection was cut.")
-    _idle.put(key, fresh, reply)
-    return reply.reply
+    _idle.put(key, connection, exchange)
+    return exchange.response
 
 
 class _Connection(http.client.HTTPConnection):
-    """A connection to one of the vetted addresses, under the name that was asked for."""
+    """A connection to one of the vetted addresses of a host, with the host's name in TLS and in the Host header."""
 
     def __init__(self, target: VettedUrl, connect: float, ends_at: float) -> None:
         super().__init__(target.host, target.port, timeout=connect)
         self.target = target
         self.ends_at = ends_at
-        self.made_at = time.monotonic()
+        self.created_at = time.monotonic()
         self.default_port = 443 if target.scheme == "https" else 80
 
     def connect(self) -> None:
-        """Connect to the first address that answers, within the time for it."""
-        last: OSError | None = None
-        until = time.monotonic() + float(self.timeout or 0)
+        """Connect to the first address that accepts, within the connection timeout."""
+        last_error: OSError | None = None
+        connect_until = time.monotonic() + float(self.timeout or 0)
         for address in self.target.addresses:
-            left = min(until, self.ends_at) - time.monotonic()
-            if left <= 0:
+            seconds = min(connect_until, self.ends_at) - time.monotonic()
+            if seconds <= 0:
                 break
             try:
-                self.sock = _connect(address, self.port, left)
+                self.sock = _connect(address, self.port, seconds)
             except OSError as error:
-                last = error
+                last_error = error
             else:
-                self._secure()
+                self._start_tls()
                 return
-        raise last or TimeoutError
+        raise last_error or TimeoutError
 
-    def _secure(self) -> None:
+    def _start_tls(self) -> None:
         if self.target.scheme != "https":
             return
-        plain = self.sock
-        self.sock = _tls.wrap_socket(plain, server_hostname=self.target.host, do_handshake_on_connect=False)
-        with _watch.watch(self.sock, self.ends_at):
+        self.sock = _tls.wrap_socket(self.sock, server_hostname=self.target.host, do_handshake_on_connect=False)
+        with _watcher.watch(self.sock, self.ends_at):
             self.sock.do_handshake()
 
 
 def _connect(address: str, port: int, seconds: float) -> socket.socket:
-    dialled = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+    connection = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
     try:
-        dialled.settimeout(seconds)
-        dialled.connect((address, port))
+        connection.settimeout(seconds)
+        connection.connect((address, port))
     except OSError:
-        dialled.close()
+        connection.close()
         raise
-    dialled.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return dialled
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connection
 
 
 _tls = ssl.create_default_context()
 
 
 @dataclass(frozen=True)
-class _BoundedReader:
-    reply: HttpResponse
+class _Exchange:
+    response: HttpResponse
     is_reusable: bool
 
 
 def _send_request(
-    connection: _Connection, target: VettedUrl, body: bytes, headers: Mapping[str, str], ends_at: float, most: int
-) -> _BoundedReader | None:
-    """The answer; None where a kept connection turned out dead before it said anything."""
+    connection: _Connection, target: VettedUrl, body: bytes, headers: Mapping[str, str], ends_at: float, max_bytes: int
+) -> _Exchange | None:
+    """Send a request and read its response; None when an idle connection was closed before it answered."""
     is_reused = connection.sock is not None
     connection.ends_at = ends_at
     response = None
     try:
         if not is_reused:
             connection.connect()
-        with _watch.watch(connection.sock, ends_at):
+        with _watcher.watch(connection.sock, ends_at):
             connection.sock.settimeout(max(0.001, ends_at - time.monotonic()))
             connection.request("POST", target.path, body, dict(headers))
             response = connection.getresponse()
-            excerpt = response.read(most)
+            excerpt = response.read(max_bytes)
     except (OSError, http.client.HTTPException, ValueError) as error:
         connection.close()
         if time.monotonic() >= ends_at or isinstance(error, TimeoutError):
-            raise DeadlineExceeded(_TIMEOUT_ERRORS) from error
+            raise DeadlineExceeded(_TIMEOUT_MESSAGE) from error
         if is_reused and response is None:
             return None
         raise ConnectionFailed(_error_text(error)) from error
-    if time.monotonic() >= ends_at:  # a socket that was shut looks like the end of the answer
+    if time.monotonic() >= ends_at:  # the watcher's shutdown of the socket looks like the end of the response
         connection.close()
-        raise DeadlineExceeded(_TIMEOUT_ERRORS)
-    is_whole = response.isclosed() and not response.will_close
-    if not is_whole:
+        raise DeadlineExceeded(_TIMEOUT_MESSAGE)
+    is_reusable = response.isclosed() and not response.will_close
+    if not is_reusable:
         connection.close()
-    return _BoundedReader(HttpResponse(response.status, dict(response.headers.items()), excerpt), is_whole)
+    return _Exchange(HttpResponse(response.status, dict(response.headers.items()), excerpt), is_reusable)
 
 
 def _error_text(error: Exception) -> str:
@@ -165,59 +165,59 @@ def _error_text(error: Exception) -> str:
 
 @dataclass
 class _IdlePool:
-    """Connections that may be asked again, for as long as their address counts as vetted."""
+    """Idle connections by target; each is reused for IDLE_SECONDS, after which its address must be vetted again."""
 
-    kept: dict[Any, list[_Connection]] = field(default_factory=dict)
+    connections: dict[Any, list[_Connection]] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
     cleared_at: float = 0.0
 
     def take(self, key: Any) -> _Connection | None:
-        """One that is young enough."""
+        """Remove and return a connection that may still be used; None when there is none."""
         with self.lock:
-            waiting = self.kept.get(key, [])
-            while waiting:
-                connection = waiting.pop()
-                if time.monotonic() - connection.made_at < IDLE_SECONDS:
+            idle = self.connections.get(key, [])
+            while idle:
+                connection = idle.pop()
+                if time.monotonic() - connection.created_at < IDLE_SECONDS:
                     return connection
                 connection.close()
             return None
 
-    def put(self, key: Any, connection: _Connection, read: _BoundedReader) -> None:
-        """Keep one whose answer was read to its end."""
-        if not read.is_reusable:
+    def put(self, key: Any, connection: _Connection, exchange: _Exchange) -> None:
+        """Keep a connection whose response was read to its end."""
+        if not exchange.is_reusable:
             return
         with self.lock:
-            self._clear()
-            waiting = self.kept.setdefault(key, [])
-            if len(waiting) < IDLE_CONNECTIONS:
-                waiting.append(connection)
+            self._close_expired()
+            idle = self.connections.setdefault(key, [])
+            if len(idle) < IDLE_CONNECTIONS:
+                idle.append(connection)
                 return
         connection.close()
 
-    def _clear(self) -> None:
-        """Close what nobody came back for; looked at once a while, for there may be many."""
+    def _close_expired(self) -> None:
+        """Close expired connections, at most once in IDLE_SECONDS, because there may be many targets."""
         now = time.monotonic()
         if now < self.cleared_at + IDLE_SECONDS:
             return
         self.cleared_at = now
-        for key, waiting in list(self.kept.items()):
-            young = [connection for connection in waiting if now - connection.made_at < IDLE_SECONDS]
-            for connection in set(waiting).difference(young):
+        for key, idle in list(self.connections.items()):
+            usable = [connection for connection in idle if now - connection.created_at < IDLE_SECONDS]
+            for connection in set(idle).difference(usable):
                 connection.close()
-            self.kept[key] = young
-            if not young:
-                del self.kept[key]
+            self.connections[key] = usable
+            if not usable:
+                del self.connections[key]
 
 
-def _close_socket(watched: socket.socket) -> None:
+def _shut_down(watched: socket.socket) -> None:
     try:
-        socket.socket.shutdown(watched, socket.SHUT_RDWR)  # below TLS: its reader sees the end and nothing else
+        socket.socket.shutdown(watched, socket.SHUT_RDWR)  # below TLS, so that a reader sees the end of the stream
     except OSError:
         return
 
 
 class DeadlineWatcher:
-    """Sockets and the instants at which they are shut."""
+    """A thread that shuts sockets down at their deadlines, which no timeout of a single read can do."""
 
     def __init__(self) -> None:
         self._due: list[tuple[float, int, Any]] = []
@@ -227,7 +227,7 @@ class DeadlineWatcher:
         self._thread: threading.Thread | None = None
 
     def watch(self, watched: socket.socket, ends_at: float) -> "_WatchedSocket":
-        """Watch a socket for the length of a `with` block."""
+        """Shut a socket down at a deadline, unless the `with` block has ended before."""
         with self._changed:
             number = next(self._numbers)
             heapq.heappush(self._due, (ends_at, number, watched))
@@ -238,7 +238,7 @@ class DeadlineWatcher:
         return _WatchedSocket(self, number)
 
     def unwatch(self, number: int) -> None:
-        """Let a socket go."""
+        """Forget a socket."""
         with self._changed:
             self._done.add(number)
 
@@ -248,28 +248,28 @@ class DeadlineWatcher:
                 while not self._due:
                     self._changed.wait()
                 ends_at, number, watched = self._due[0]
-                left = ends_at - time.monotonic()
-                if left > 0 and number not in self._done:
-                    self._changed.wait(left)
+                seconds = ends_at - time.monotonic()
+                if seconds > 0 and number not in self._done:
+                    self._changed.wait(seconds)
                     continue
                 heapq.heappop(self._due)
                 if number in self._done:
                     self._done.discard(number)
                     continue
-            _close_socket(watched)
+            _shut_down(watched)
 
 
 @dataclass
 class _WatchedSocket:
-    watch: DeadlineWatcher
+    watcher: DeadlineWatcher
     number: int
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, *_: object) -> None:
-        self.watch.unwatch(self.number)
+        self.watcher.unwatch(self.number)
 
 
-_watch = DeadlineWatcher()
+_watcher = DeadlineWatcher()
 _idle = _IdlePool()

@@ -1,4 +1,4 @@
-"""Which URLs and addresses users may name; DNS pinning."""
+"""Checks of the URLs that users name: no private or reserved address, and only the checked addresses are used."""
 
 import ipaddress
 import os
@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 MAX_URL_LENGTH = 2048
 ALLOWED_PORTS = frozenset({80, 443, 8080, 8443})
 
-os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:2")  # a question to the resolver has no deadline of its own
+os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:2")  # a call of the resolver has no deadline
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -49,25 +49,25 @@ _DENIED = tuple(
         "ff00::/8",
     )
 )
-"""Private, reserved, or a way into another network, such as NAT64; `is_global` alone lets several of them pass."""
+"""Private, reserved, or translated into another network, such as NAT64; `is_global` alone allows several of them."""
 
 _PUBLIC_IPV6 = ipaddress.IPv6Network("2000::/3")
-"""All that is given out to networks; outside it lie old ways to write an IPv4 address, such as ::127.0.0.1."""
+"""The allocated global unicast range; outside it are old notations of IPv4 addresses, such as ::127.0.0.1."""
 
 
 class AddressNotAllowed(Exception):
-    """An address nothing may be sent to; the text says why, for a person."""
+    """A URL or address that requests may not be sent to; the message explains why to a user."""
 
 
 class ConnectionFailed(Exception):
-    """The other side could not be reached, or cut the connection."""
+    """The server could not be reached, or closed the connection."""
 
 
 @dataclass(frozen=True)
 class VettedUrl:
-    """What a URL names.
+    """The parts of a URL.
 
-    addresses: what its host leads to, once they are vetted
+    addresses: of its host, once they are vetted
     """
 
     scheme: str
@@ -78,24 +78,24 @@ class VettedUrl:
 
 
 def validate_url(url: str, allowed: Sequence[str] = ()) -> None:
-    """Say whether webhooks may be sent there; a name that nobody knows yet may be known later.
+    """Check a URL that webhooks are to be sent to; a host that does not resolve yet is accepted.
 
-    allowed: networks in which private addresses, plain http and any port are fine too
-    raises: Blocked
+    allowed: networks in which private addresses, plain http and any port are allowed
+    raises: AddressNotAllowed
     """
     target = parse_url(url)
     try:
         resolve_and_vet(target, allowed)
     except ConnectionFailed:
-        _check_scheme(target)
+        _check_scheme_and_port(target)
 
 
 def parse_url(url: str) -> VettedUrl:
-    """The parts of a URL.
+    """Split a URL into its parts.
 
-    raises: Blocked
+    raises: AddressNotAllowed
     """
-    if len(url) > MAX_URL_LENGTH or not url.isascii() or any(sign <= " " or sign in "\\\x7f" for sign in url):
+    if len(url) > MAX_URL_LENGTH or not url.isascii() or any(char <= " " or char in "\\\x7f" for char in url):
         raise AddressNotAllowed("Must be an address of plain characters, at most 2048 of them.")
     try:
         parts = urlsplit(url)
@@ -113,22 +113,21 @@ def parse_url(url: str) -> VettedUrl:
 
 
 def resolve_and_vet(target: VettedUrl, allowed: Sequence[str]) -> VettedUrl:
-    """A target with its addresses, all of which may be connected to.
+    """A URL with the addresses of its host, all of which may be connected to.
 
-    raises: Blocked; Unreachable for a name that nobody knows
+    raises: AddressNotAllowed; ConnectionFailed for a host that does not resolve
     """
     networks = [ipaddress.ip_network(network) for network in allowed]
     addresses = _resolve(target)
-    inside = [any(_is_in_networks(address, network) for network in networks) for address in addresses]
-    for address, is_allowed in zip(addresses, inside, strict=True):
-        if not is_allowed and not _is_public(address):
-            raise AddressNotAllowed("Points to a private or reserved address.")
-    if not all(inside):
-        _check_scheme(target)
+    is_allowed = {address: any(_is_in_network(address, network) for network in networks) for address in addresses}
+    if not all(is_allowed[address] or _is_public(address) for address in addresses):
+        raise AddressNotAllowed("Points to a private or reserved address.")
+    if not all(is_allowed.values()):
+        _check_scheme_and_port(target)
     return replace(target, addresses=tuple(map(str, addresses)))
 
 
-def _check_scheme(target: VettedUrl) -> None:
+def _check_scheme_and_port(target: VettedUrl) -> None:
     if target.scheme != "https":
         raise AddressNotAllowed("Must be an address that begins with https://.")
     if target.port not in ALLOWED_PORTS:
@@ -137,10 +136,10 @@ def _check_scheme(target: VettedUrl) -> None:
 
 def _resolve(target: VettedUrl) -> list[Address]:
     try:
-        found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+        results = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as cause:
         raise ConnectionFailed("The host cannot be found.") from cause
-    texts = dict.fromkeys(str(info[4][0]).partition("%")[0] for info in found)
+    texts = dict.fromkeys(str(result[4][0]).partition("%")[0] for result in results)
     return [_unwrap_ipv6(ipaddress.ip_address(text)) for text in texts]
 
 
@@ -148,11 +147,11 @@ def _unwrap_ipv6(address: Address) -> Address:
     return getattr(address, "ipv4_mapped", None) or address
 
 
-def _is_in_networks(address: Address, network: Network) -> bool:
+def _is_in_network(address: Address, network: Network) -> bool:
     return address.version == network.version and address in network
 
 
 def _is_public(address: Address) -> bool:
     if address.version == 6 and address not in _PUBLIC_IPV6:
         return False
-    return address.is_global and not any(_is_in_networks(address, network) for network in _DENIED)
+    return address.is_global and not any(_is_in_network(address, network) for network in _DENIED)

@@ -1,4 +1,4 @@
-"""Flask subclass: one request, one transaction; security headers; error handlers."""
+"""The Flask subclass of the product: one transaction for each request, security headers and error handlers."""
 
 import re
 import secrets
@@ -30,7 +30,7 @@ from saas_api.core.errors import (
 )
 from saas_api.core.observability import get_logger
 from saas_api.core.settings import ROOT, setting
-from saas_api.core.web import error_pages, templating
+from saas_api.core.web import error_pages, http, templating
 
 log = get_logger(__name__)
 
@@ -52,14 +52,27 @@ _ERROR_BY_STATUS: dict[int, type[ApiError]] = {
 }
 
 
+_SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+}
+_JSON_CSP = "default-src 'none'; frame-ancestors 'none'"
+_PAGE_CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+
+
 class App(Flask):
-    """Flask with the request as unit of work."""
+    """Flask with one transaction for each request."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name, template_folder=str(_TEMPLATES), static_folder=None)
 
     def dispatch_request(self) -> ResponseReturnValue:
-        """Run the view and settle its transaction by the status of its answer."""
+        """Run the view, and commit its transaction when the response's status is below 400."""
         try:
             response = self.make_response(super().dispatch_request())
             if response.status_code < 400:
@@ -73,19 +86,17 @@ class App(Flask):
 
 
 class OrjsonProvider(JSONProvider):
-    """JSON for Flask itself."""
+    """Makes Flask read and write JSON with orjson."""
 
     def dumps(self, obj: Any, **_: Any) -> str:
-        """Write JSON."""
         return orjson.dumps(obj, option=orjson.OPT_UTC_Z).decode()
 
     def loads(self, s: str | bytes, **_: Any) -> Any:
-        """Read JSON."""
         return orjson.loads(s)
 
 
 def init_app(app: Flask) -> None:
-    """Give an application request ids, security headers, its JSON and the one renderer of errors."""
+    """Register request ids, security headers, JSON, templates and error handlers."""
     app.json = OrjsonProvider(app)
     templating.init_templates(app)
     app.before_request(_start_request)
@@ -95,15 +106,15 @@ def init_app(app: Flask) -> None:
     app.register_error_handler(OperationalError, _handle_database_unavailable)
     app.register_error_handler(PoolTimeout, _handle_database_unavailable)
     app.register_error_handler(InternalError, _handle_read_only_database)
-    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(HTTPException, _handle_http_exception)
     app.register_error_handler(Exception, _handle_unexpected)
 
 
 def _start_request() -> None:
-    offered = request.headers.get("X-Request-Id", "")
-    g.request_id = offered if _REQUEST_ID.fullmatch(offered) else f"req_{secrets.token_hex(12)}"
-    address = request_context.client_ip()
-    request_context.begin_request(g.request_id, None if address == "invalid" else address)
+    client_id = request.headers.get("X-Request-Id", "")
+    g.request_id = client_id if _REQUEST_ID.fullmatch(client_id) else f"req_{secrets.token_hex(12)}"
+    ip = request_context.client_ip()
+    request_context.begin_request(g.request_id, None if ip == "invalid" else ip)
 
 
 def _add_response_headers(response: Response) -> Response:
@@ -137,24 +148,9 @@ def _allow_origin(response: Response) -> None:
         headers["Access-Control-Max-Age"] = "600"
 
 
-_SECURITY_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
-}
-_JSON_CSP = "default-src 'none'; frame-ancestors 'none'"
-_PAGE_CSP = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
-    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-)
-
-
 def _handle_integrity_error(error: IntegrityError) -> Response:
-    known = ApiError.by_constraint.get(engine.violated_constraint(error) or "")
-    if known is None:
-        return _handle_unexpected(error)
-    return error_pages.render_error(known())
+    constraint_error = http.find_constraint_error(error)
+    return error_pages.render_error(constraint_error) if constraint_error else _handle_unexpected(error)
 
 
 def _handle_database_unavailable(error: DBAPIError | PoolTimeout) -> Response:
@@ -165,11 +161,11 @@ def _handle_database_unavailable(error: DBAPIError | PoolTimeout) -> Response:
 def _handle_read_only_database(error: InternalError) -> Response:
     if getattr(error.orig, "pgcode", None) != _READ_ONLY:
         return _handle_unexpected(error)
-    engine.dispose_connections()  # after a fail-over these connections lead to what is a standby now
+    engine.dispose_connections()  # after a fail-over the pooled connections lead to a standby
     return _handle_database_unavailable(error)
 
 
-def _http_error(error: HTTPException) -> Any:
+def _handle_http_exception(error: HTTPException) -> Any:
     if error.code is None or error.code < 400:
         return error
     response = error_pages.render_error(_ERROR_BY_STATUS.get(error.code, BadRequest)())

@@ -1,4 +1,4 @@
-"""Geometry of bar and line charts; pure."""
+"""Geometry and texts of bar and line charts, computed without Flask; `_chart.html` draws them."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -33,10 +33,10 @@ class Bar:
 
 @dataclass(frozen=True)
 class Bucket:
-    """A stretch of the x-axis, in which the pointer finds it.
+    """One interval of the x-axis with its bars and its hover area.
 
-    tip: what it says in one line
-    cells: exact values as text; of several series their total too
+    tip: label and values in one line
+    cells: exact values as text, with their total when there are several series
     """
 
     label: str
@@ -52,7 +52,7 @@ class Bucket:
 class Label:
     """A text below the plot.
 
-    is_minor: left out where there is little room
+    is_minor: hidden on narrow screens
     """
 
     x: str
@@ -63,14 +63,14 @@ class Label:
 
 @dataclass(frozen=True)
 class Chart:
-    """Everything a chart shows, as text.
+    """Coordinates and texts of a chart, as strings.
 
-    description: how many buckets, the total, the highest and when
-    comparison: with the time before; empty when there is nothing to say
-    note: that buckets are added up by seven; else empty
+    description: number of buckets, total, highest value and its label
+    comparison: with the previous period; empty without one
+    note: that each bar adds up seven buckets; otherwise empty
     legend: (number from 1, name, total) of each series
-    grid: (y, text) of each line across the plot
-    paths: of lines, one a series, on a canvas of 1000 by 1000
+    grid: (y, text) of each horizontal line
+    paths: one line for each series, on a canvas of 1000 by 1000
     """
 
     id: str
@@ -88,13 +88,13 @@ class Chart:
 
 
 def format_number(value: Decimal) -> str:
-    """A value with its thousands apart, without trailing zeros."""
+    """A value with separators between thousands and without trailing zeros."""
     text = f"{value:,f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 @dataclass(frozen=True)
-class _StackRow:
+class _Row:
     label: str
     values: tuple[Decimal, ...]
 
@@ -105,8 +105,8 @@ class _StackRow:
 
 @dataclass(frozen=True)
 class _Data:
-    rows: list[_StackRow]
-    shown: list[_StackRow]
+    rows: list[_Row]
+    buckets: list[_Row]
     series: Sequence[str]
     x_name: str
     fmt: ValueFormat
@@ -125,18 +125,18 @@ def bar_chart(
 ) -> Chart:
     """A chart of stacked bars.
 
-    chart_id: once on the page
-    title: with unit and zone, such as "Messages per day (Europe/Paris)"
-    points: 1 to 366 buckets, the empty ones too; more than 92 are added up by seven
+    chart_id: unique on the page
+    title: with unit and time zone, such as "Messages per day (Europe/Paris)"
+    points: 1 to 366 buckets, including empty ones; more than 92 are added up by seven
     series: names, 1 to 4
-    x_name: what a bucket is, in the singular
-    fmt: of exact values
-    previous: total of as many buckets before
-    raises: ValueError for a value below 0 or that is no number, and for a chart of another shape
+    x_name: singular noun of a bucket, such as "day"
+    fmt: formats exact values
+    previous: total of the same number of buckets before
+    raises: ValueError for a value that is negative or not finite, and for a wrong number of points or series
     """
-    data = _data(points, series, x_name, fmt, previous)
-    top = _axis_maximum([row.total for row in data.shown])
-    stacks = [_stack(n, len(data.shown), row.values, top) for n, row in enumerate(data.shown)]
+    data = _validate(points, series, x_name, fmt, previous)
+    top = _axis_maximum([row.total for row in data.buckets])
+    stacks = [_stack(n, len(data.buckets), row.values, top) for n, row in enumerate(data.buckets)]
     return _chart(data, chart_id, title, top, stacks, ())
 
 
@@ -150,42 +150,39 @@ def line_chart(
     fmt: ValueFormat = format_number,
     previous: Number | None = None,
 ) -> Chart:
-    """A chart of one line for each series; arguments as for `bars`.
-
-    raises: ValueError
-    """
-    data = _data(points, series, x_name, fmt, previous)
-    top = _axis_maximum([value for row in data.shown for value in row.values])
-    paths = tuple(_path([row.values[k] for row in data.shown], top) for k in range(len(series)))
-    return _chart(data, chart_id, title, top, [()] * len(data.shown), paths)
+    """A chart of one line for each series; arguments and errors as for `bar_chart`."""
+    data = _validate(points, series, x_name, fmt, previous)
+    top = _axis_maximum([value for row in data.buckets for value in row.values])
+    paths = tuple(_path([row.values[k] for row in data.buckets], top) for k in range(len(series)))
+    return _chart(data, chart_id, title, top, [()] * len(data.buckets), paths)
 
 
-def _data(
+def _validate(
     points: Sequence[ChartPoint], series: Sequence[str], x_name: str, fmt: ValueFormat, previous: Number | None
 ) -> _Data:
     if not 1 <= len(points) <= MAX_POINTS:
         raise ValueError(f"a chart has 1 to {MAX_POINTS} points, not {len(points)}")
     if not 1 <= len(series) <= MAX_SERIES:
         raise ValueError(f"a chart has 1 to {MAX_SERIES} series, not {len(series)}")
-    rows = [_StackRow(point[0], tuple(Decimal(str(value)) for value in point[1:])) for point in points]
+    rows = [_Row(point[0], tuple(Decimal(str(value)) for value in point[1:])) for point in points]
     for row in rows:
         if len(row.values) != len(series):
             raise ValueError(f"{row.label}: {len(row.values)} values for {len(series)} series")
         if not all(value.is_finite() and value >= 0 for value in row.values):
             raise ValueError(f"{row.label}: a value is below 0 or no number")
-    return _Data(rows, rows if len(rows) <= MAX_BUCKETS else _weeks(rows), series, x_name, fmt, previous)
+    return _Data(rows, rows if len(rows) <= MAX_BUCKETS else _add_up_by_week(rows), series, x_name, fmt, previous)
 
 
-def _weeks(rows: list[_StackRow]) -> list[_StackRow]:
+def _add_up_by_week(rows: list[_Row]) -> list[_Row]:
     weeks = []
     for start in range(0, len(rows), _WEEK):
         week = rows[start : start + _WEEK]
         label = week[0].label if len(week) == 1 else f"{week[0].label} to {week[-1].label}"
-        weeks.append(_StackRow(label, _sums(week)))
+        weeks.append(_Row(label, _sums(week)))
     return weeks
 
 
-def _sums(rows: list[_StackRow]) -> tuple[Decimal, ...]:
+def _sums(rows: list[_Row]) -> tuple[Decimal, ...]:
     return tuple(sum(column, Decimal(0)) for column in zip(*(row.values for row in rows), strict=True))
 
 
@@ -195,7 +192,7 @@ def _axis_maximum(values: list[Decimal]) -> Decimal:
     if not least:
         return Decimal(_INTERVALS)
     power = Decimal(1).scaleb(least.adjusted())
-    step = next(one * power for one in _STEPS if one * power >= least)
+    step = next(factor * power for factor in _STEPS if factor * power >= least)
     is_whole = all(value == int(value) for value in values)
     return _INTERVALS * (max(step, Decimal(1)) if is_whole else step)
 
@@ -210,47 +207,47 @@ def _abbreviate(value: Decimal) -> str:
 def _stack(n: int, count: int, values: Sequence[Decimal], top: Decimal) -> tuple[Bar, ...]:
     width = min(Decimal(_BAR_SHARE) / count, _MAX_BAR_WIDTH)
     x = Decimal(50 * (2 * n + 1)) / count - width / 2
-    found, reached = [], Decimal(0)
+    bars, height = [], Decimal(0)
     for k, value in enumerate(values, 1):
-        reached += value
+        height += value
         if value:
-            found.append(Bar(k, _text(x), _percent(top - reached, top), _text(width), _percent(value, top)))
-    return tuple(found)
+            bars.append(Bar(k, _text(x), _percent(top - height, top), _text(width), _percent(value, top)))
+    return tuple(bars)
 
 
 def _path(values: list[Decimal], top: Decimal) -> str:
     count = len(values)
     xs = [_CANVAS * (2 * n + 1) // (2 * count) for n in range(count)]
-    spots = [f"{x} {_CANVAS - int(_CANVAS * value / top)}" for x, value in zip(xs, values, strict=True)]
-    return f"M{spots[0]}h0" if count == 1 else f"M{'L'.join(spots)}"
+    points = [f"{x} {_CANVAS - int(_CANVAS * value / top)}" for x, value in zip(xs, values, strict=True)]
+    return f"M{points[0]}h0" if count == 1 else f"M{'L'.join(points)}"
 
 
-def _bucket(data: _Data, n: int, drawn: tuple[Bar, ...]) -> Bucket:
-    row, count = data.shown[n], len(data.shown)
+def _bucket(data: _Data, n: int, bars: tuple[Bar, ...]) -> Bucket:
+    row, count = data.buckets[n], len(data.buckets)
     cells = [data.fmt(value) for value in row.values]
-    told = cells[0]
+    text = cells[0]
     if len(cells) > 1:
         parts = [f"{name} {cell}" for name, cell, value in zip(data.series, cells, row.values, strict=True) if value]
-        told = ", ".join(parts) or data.fmt(Decimal(0))
+        text = ", ".join(parts) or data.fmt(Decimal(0))
         cells.append(data.fmt(row.total))
-    places = _percent(n, count), _percent(1, count)
-    return Bucket(row.label, *places, f"{row.label}: {told}", tuple(cells), not row.total, drawn)
+    x, width = _percent(n, count), _percent(1, count)
+    return Bucket(row.label, x, width, f"{row.label}: {text}", tuple(cells), not row.total, bars)
 
 
 def _chart(
     data: _Data, chart_id: str, title: str, top: Decimal, stacks: Sequence[tuple[Bar, ...]], paths: tuple[str, ...]
 ) -> Chart:
-    is_by_week = data.shown is not data.rows
-    sums = _sums(data.rows)
+    is_by_week = data.buckets is not data.rows
+    totals = _sums(data.rows)
     return Chart(
         id=chart_id,
         title=title,
         x_name=data.x_name.capitalize() + ("s" if is_by_week else ""),
-        description=_description(data, sum(sums, Decimal(0))),
-        comparison=_comparison(data, sum(sums, Decimal(0))),
+        description=_description(data, sum(totals, Decimal(0))),
+        comparison=_comparison(data, sum(totals, Decimal(0))),
         note=f"Each {'point' if paths else 'bar'} adds up {_WEEK} {data.x_name}s." if is_by_week else "",
-        is_empty=not any(sums),
-        legend=tuple((k, name, data.fmt(sums[k - 1])) for k, name in enumerate(data.series, 1)),
+        is_empty=not any(totals),
+        legend=tuple((k, name, data.fmt(totals[k - 1])) for k, name in enumerate(data.series, 1)),
         grid=tuple(
             (_percent(_INTERVALS - n, _INTERVALS), _abbreviate(top / _INTERVALS * n)) for n in range(_INTERVALS + 1)
         ),
@@ -260,15 +257,15 @@ def _chart(
     )
 
 
-def _series_totals(data: _Data) -> str:
+def _bucket_count(data: _Data) -> str:
     return f"{len(data.rows)} {data.x_name}{'' if len(data.rows) == 1 else 's'}"
 
 
 def _description(data: _Data, total: Decimal) -> str:
     if not total:
-        return f"{_series_totals(data)}, nothing in any of them."
-    highest = max(data.shown, key=lambda row: row.total)
-    return f"{_series_totals(data)}, {data.fmt(total)} in total. Highest: {data.fmt(highest.total)}, {highest.label}."
+        return f"{_bucket_count(data)}, nothing in any of them."
+    highest = max(data.buckets, key=lambda row: row.total)
+    return f"{_bucket_count(data)}, {data.fmt(total)} in total. Highest: {data.fmt(highest.total)}, {highest.label}."
 
 
 def _comparison(data: _Data, total: Decimal) -> str:
@@ -276,17 +273,17 @@ def _comparison(data: _Data, total: Decimal) -> str:
         return ""
     change = 100 * (total / Decimal(str(data.previous)) - 1)
     if not change:
-        return f"As much as in the {_series_totals(data)} before"
-    return f"{'Up' if change > 0 else 'Down'} {abs(change):,.1f} % on the {_series_totals(data)} before"
+        return f"As much as in the {_bucket_count(data)} before"
+    return f"{'Up' if change > 0 else 'Down'} {abs(change):,.1f} % on the {_bucket_count(data)} before"
 
 
 def _labels(texts: list[str]) -> list[Label]:
-    count, step, found = len(texts), math.ceil(len(texts) / MAX_LABELS), []
+    count, step, labels = len(texts), math.ceil(len(texts) / MAX_LABELS), []
     for k, n in enumerate(range(0, count, step)):
         is_at_edge = count > MAX_LABELS and n == 0
         x = "0%" if is_at_edge else _text(Decimal(50 * (2 * n + 1)) / count)
-        found.append(Label(x, texts[n], "start" if is_at_edge else "middle", k % 3 > 0))
-    return found
+        labels.append(Label(x, texts[n], "start" if is_at_edge else "middle", k % 3 > 0))
+    return labels
 
 
 def _percent(part: Decimal | int, whole: Decimal | int) -> str:

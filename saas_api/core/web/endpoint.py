@@ -1,4 +1,7 @@
-"""@endpoint: parse, call, envelope, idempotent replay; Operation is the source of OpenAPI."""
+"""`@endpoint` declares a view of the API: it parses the request, writes the envelope and replays stored responses.
+
+The declaration, an `Operation`, is what the OpenAPI document is generated from.
+"""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -18,9 +21,9 @@ from saas_api.core.web import http
 
 @dataclass(frozen=True)
 class Result:
-    """What a view returns when data alone does not say it all.
+    """What a view returns when it sets more than the data of the envelope.
 
-    is_secret: it shows a secret that is not shown again
+    is_secret: the data contains a secret that is shown only once
     """
 
     data: Any
@@ -35,10 +38,10 @@ class Operation:
     """Declaration of an API operation; the OpenAPI document is generated from it.
 
     operation_id, tag: unique name and section in the OpenAPI document; clients are generated from them
-    units: usage of a body by meter, for the quotas that the gate counts; such a view stores its response under an
-        Idempotency-Key itself, in the transaction of its effect, as `g.once` says
-    produces: media type of a view that may return a response itself; with `returns` it may do either
-    is_replayable: False where a response carries tokens: an Idempotency-Key is checked and nothing is stored
+    metered_units: usage of a body by meter, for the quotas that the gate counts; such a view stores its response
+        under an Idempotency-Key itself, in the transaction of its effect, from `g.idempotent_request`
+    produces: media type of a view that may return a `Response`; with `returns` it may return either
+    is_replayable: False when the response contains tokens: an Idempotency-Key is checked and nothing is stored
     """
 
     operation_id: str
@@ -54,13 +57,13 @@ class Operation:
 
     @property
     def stores_own_replay(self) -> bool:
-        """Whether the view keeps its answer under an Idempotency-Key itself."""
+        """Whether the view itself stores its response under an Idempotency-Key."""
         return self.metered_units is not None
 
     def parse(self) -> dict[str, Any]:
         """The view's arguments from the current request.
 
-        raises: Malformed, TooLarge, UnsupportedMediaType, Invalid with every problem at once
+        raises: BadRequest, PayloadTooLarge, UnsupportedMediaType, ValidationFailed with every problem at once
         """
         arguments: dict[str, Any] = {}
         if self.query:
@@ -88,7 +91,7 @@ class OperationFields(TypedDict, total=False):
 def endpoint(**fields: Unpack[OperationFields]) -> Callable[[Callable[..., Any]], Callable[..., Response]]:
     """Declare a view of the API: parse its request, call it, and write its result in the envelope.
 
-    fields: of `Operation`
+    fields: those of `Operation`
     """
     operation = Operation(**fields)
 
@@ -96,15 +99,16 @@ def endpoint(**fields: Unpack[OperationFields]) -> Callable[[Callable[..., Any]]
         @functools.wraps(view)
         def call(**path: Any) -> Response:
             arguments = g.pop("arguments", None) or operation.parse()
-            g.once = _idempotent_request(operation)
+            g.idempotent_request = _idempotent_request(operation)
+            must_store = g.idempotent_request is not None and not operation.stores_own_replay
             try:
-                if g.once is not None and not operation.stores_own_replay:
-                    idempotency.acquire(engine.session(), g.once)
+                if must_store:
+                    idempotency.acquire(engine.session(), g.idempotent_request)
                 response = _to_response(operation, view(**path, **arguments))
             except AlreadyAnswered as replay:
-                return _replay_response(replay.kept)
-            if g.once is not None and not operation.stores_own_replay and response.status_code < 400:
-                _store_response(g.once, response)
+                return _replay(replay.kept)
+            if must_store and response.status_code < 400:
+                _store_response(g.idempotent_request, response)
             return response
 
         call.__operation__ = operation  # type: ignore[attr-defined]  # functions carry attributes
@@ -114,7 +118,7 @@ def endpoint(**fields: Unpack[OperationFields]) -> Callable[[Callable[..., Any]]
 
 
 def alias(view: Callable[..., Response], operation_id: str) -> Callable[..., Response]:
-    """Copy a view for a second address, which needs an operation id of its own."""
+    """Copy a view for a second URL, which needs an operation id of its own."""
     copy = functools.wraps(view)(functools.partial(view))
     operation: Operation = view.__operation__  # type: ignore[attr-defined]  # functions carry attributes
     copy.__operation__ = replace(operation, operation_id=operation_id)  # type: ignore[attr-defined]  # the same
@@ -124,27 +128,28 @@ def alias(view: Callable[..., Response], operation_id: str) -> Callable[..., Res
 def _to_response(operation: Operation, result: Any) -> Response:
     if isinstance(result, Response):
         return result
-    answer = result if isinstance(result, Result) else Result(result)
-    headers = {**answer.headers, "Cache-Control": "no-store"} if answer.is_secret else answer.headers
-    return http.make_json_response(_render_body(operation, answer), answer.status or operation.status, headers)
+    result = result if isinstance(result, Result) else Result(result)
+    headers = {**result.headers, "Cache-Control": "no-store"} if result.is_secret else result.headers
+    return http.make_json_response(_render_body(operation, result), result.status or operation.status, headers)
 
 
-def _render_body(operation: Operation, answer: Result) -> bytes:
-    data = operation.returns.dump(answer.data) if operation.returns else answer.data
+def _render_body(operation: Operation, result: Any) -> bytes:
+    result = result if isinstance(result, Result) else Result(result)
+    data = operation.returns.dump(result.data) if operation.returns else result.data
     envelope = {"success": True, "data": data}
-    if answer.message:
-        envelope["message"] = answer.message
+    if result.message:
+        envelope["message"] = result.message
     return orjson.dumps(envelope, option=orjson.OPT_UTC_Z)
 
 
 def find_replay(operation: Operation | None) -> Response | None:
-    """The answer that the current request got before, if it did; in a transaction of its own."""
+    """The stored response of the current request; None when there is none. Opens its own transaction."""
     try:
-        once = _idempotent_request(operation) if operation else None
+        idempotent_request = _idempotent_request(operation) if operation else None
     except ApiError:
         return None
-    kept = idempotency.find_response(once) if once else None
-    return _replay_response(kept) if kept else None
+    stored = idempotency.find_response(idempotent_request) if idempotent_request else None
+    return _replay(stored) if stored else None
 
 
 def _idempotent_request(operation: Operation) -> IdempotentRequest | None:
@@ -155,20 +160,20 @@ def _idempotent_request(operation: Operation) -> IdempotentRequest | None:
     if key is None or principal is None or not operation.is_replayable:
         return None
     body = http.read_json(request) if operation.body else {}
-    print_of = idempotency.fingerprint(principal, request.method, request.path, body)
-
-    def render(result: Any) -> bytes:
-        return _render_body(operation, result if isinstance(result, Result) else Result(result))
-
-    return IdempotentRequest(principal.organization_id, key, print_of, operation.status, render)
+    fingerprint = idempotency.fingerprint(principal, request.method, request.path, body)
+    render = functools.partial(_render_body, operation)
+    return IdempotentRequest(principal.organization_id, key, fingerprint, operation.status, render)
 
 
-def _store_response(once: IdempotentRequest, response: Response) -> None:
-    own = {name: value for name, value in response.headers.items() if name not in ("Content-Type", "Content-Length")}
-    kept = StoredResponse(response.status_code, response.get_data(), own)
-    idempotency.store_response(engine.session(), once, kept, is_secret=own.get("Cache-Control") == "no-store")
+def _store_response(idempotent_request: IdempotentRequest, response: Response) -> None:
+    headers = {
+        name: value for name, value in response.headers.items() if name not in ("Content-Type", "Content-Length")
+    }
+    stored = StoredResponse(response.status_code, response.get_data(), headers)
+    is_secret = headers.get("Cache-Control") == "no-store"
+    idempotency.store_response(engine.session(), idempotent_request, stored, is_secret=is_secret)
 
 
-def _replay_response(kept: StoredResponse) -> Response:
+def _replay(stored: StoredResponse) -> Response:
     g.is_replayed = True
-    return http.make_json_response(kept.body, kept.status, {**kept.headers, "Idempotency-Replayed": "true"})
+    return http.make_json_response(stored.body, stored.status, {**stored.headers, "Idempotency-Replayed": "true"})

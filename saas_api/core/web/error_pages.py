@@ -1,4 +1,4 @@
-"""Errors as JSON envelope, page or HTMX fragment; redirect to login."""
+"""Renders errors as JSON envelope, page or HTMX fragment, and sends users without a session to the login page."""
 
 from collections.abc import Sequence
 
@@ -25,7 +25,7 @@ ERROR_HELP = {
 
 
 def render_error(error: ApiError) -> Response:
-    """Answer with an error, in the form its reader expects."""
+    """A response for an error: JSON below /api/, otherwise a page or a fragment."""
     if request.path.startswith("/api/"):
         body = {
             "code": error.code,
@@ -34,21 +34,23 @@ def render_error(error: ApiError) -> Response:
             "request_id": g.get("request_id"),
         }
         return http.json_response({"success": False, "error": body}, error.status, _headers(error))
-    response = _login_redirect() if error.status == 401 else _page(error)
+    response = _login_response() if error.status == 401 else _error_page(error)
     response.headers.extend({name: value for name, value in _headers(error).items() if name == "Retry-After"})
     return response
 
 
-def _page(error: ApiError) -> Response:
+def _error_page(error: ApiError) -> Response:
     if isinstance(error, FormExpired):
         return resend_page(
             error.status, forms.resubmit_url(), forms.resubmit_fields(), organization=g.get("acts_in", "")
         )
-    shown = {"error": error, "advice": ERROR_HELP.get(error.status, ERROR_HELP[400]), "request_id": g.get("request_id")}
+    request_id = g.get("request_id")
     if pages.is_htmx_fragment():
-        return Response(f"{error.message} ({g.get('request_id')})", error.status, mimetype="text/plain")
+        return Response(f"{error.message} ({request_id})", error.status, mimetype="text/plain")
     template = "errors/crash.html" if error.status == 500 else "errors/error.html"
-    return Response(render_template(template, **shown), error.status, mimetype="text/html")
+    advice = ERROR_HELP.get(error.status, ERROR_HELP[400])
+    text = render_template(template, error=error, advice=advice, request_id=request_id)
+    return Response(text, error.status, mimetype="text/html")
 
 
 def resend_page(
@@ -59,11 +61,11 @@ def resend_page(
     organization: str = "",
     is_signed_in_again: bool = False,
 ) -> Response:
-    """A page that offers to send again what a refused form held.
+    """A page that offers to submit a refused form again.
 
-    address: where it was sent to; empty when it may not have been a form of ours
-    fields: names and values as they were typed
-    organization: where it would act now
+    address: path to submit to; empty when another site may have sent the form
+    fields: names and values as submitted
+    organization: name of the organization that the form would now change
     """
     return pages.render_page(
         "errors/resend.html",
@@ -76,19 +78,19 @@ def resend_page(
     )
 
 
-def _login_redirect() -> Response:
-    """Lead who has no session to the door and back; a form that was sent meanwhile is kept.
+def _login_response() -> Response:
+    """Redirect to the login page and back; a submitted form is kept, to be submitted again afterwards.
 
-    A part of a page leads nowhere: somebody may be typing there, and the next click leads to the door.
+    A fragment gets a text instead: its user may be typing in the page around it.
     """
     if pages.is_htmx_fragment() and "X-Poll" in request.headers:
         return Response("", 204)
     if pages.is_htmx_fragment():
-        told = "Your session has ended. What you typed is still here: send it, and you are asked to sign in."
-        return Response(told, 401, mimetype="text/plain")
+        text = "Your session has ended. What you typed is still here: send it, and you are asked to sign in."
+        return Response(text, 401, mimetype="text/plain")
     if request.method in SAFE_METHODS:
-        back = request.full_path.rstrip("?")
-        return redirect(url_for(setting("LOGIN_ENDPOINT"), next=back), 303)  # type: ignore[return-value]  # werkzeug's own class
+        path = request.full_path.rstrip("?")
+        return redirect(url_for(setting("LOGIN_ENDPOINT"), next=path), 303)  # type: ignore[return-value]  # werkzeug's own class
     return pages.render_page(
         "errors/sign_in.html", status=401, address=forms.resubmit_url(), fields=forms.resubmit_fields()
     )

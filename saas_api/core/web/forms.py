@@ -1,4 +1,8 @@
-"""Form_view, Form, CSRF, form keys, a submit that runs once, parse_filters, EmptyForm."""
+"""Forms of HTML pages: parsing, CSRF tokens, form keys, and submits that take effect once.
+
+`@form_view` validates a submitted form and shows it again with its errors. A form with a key runs its view once; a
+repeated submit gets the stored response.
+"""
 
 import contextlib
 import functools
@@ -13,7 +17,7 @@ from urllib.parse import urlsplit
 import marshmallow as ma
 import redis
 from flask import Response, g, make_response, request
-from flask import session as visit
+from flask import session as visitor_session
 from marshmallow import fields
 from sqlalchemy.exc import IntegrityError
 
@@ -34,32 +38,39 @@ from saas_api.core.jobs import queue
 from saas_api.core.web import http
 from saas_api.core.web.pages import PageResponse
 
+CSRF_FIELD, FORM_KEY_FIELD, PASSWORD_FIELD = "csrf_token", "form_key", "confirm_password"
+FORM_KEY_TTL_SECONDS = 3000
+"""Less than the hour for which a response with a secret is stored."""
+_OPERATOR_FORM_TTL_SECONDS = 86_400
+_STORED_HEADERS = ("Location", "Vary")
+_MISSING = "Missing data for required field."
+
 
 class EmptyForm(StrictSchema):
-    """A form that is one button."""
-
-
-CSRF_FIELD, FORM_KEY_FIELD, PASSWORD_FIELD = "csrf_token", "form_key", "confirm_password"
-_MISSING = "Missing data for required field."
-FORM_KEY_TTL_SECONDS = 3000
-"""Less than the hour for which an answer with a secret is kept."""
+    """A form without fields, such as a single button."""
 
 
 class FormExpired(BadRequest):
-    """A form of an ended session, or of another page than ours."""
+    """The form belongs to an ended session or does not come from a page of the product."""
 
     code, message = "FORM_EXPIRED", "This form is no longer valid. Nothing was done."
 
 
 class FormAlreadySubmitted(ValidationFailed):
-    """A form's key is too old, missing, or was used for other values."""
+    """The key of a form is too old, missing, or was used for other values."""
 
     code = "FORM_SENT_ALREADY"
 
 
 @dataclass
 class Form:
-    """What a form shows: values as typed, what is wrong by field, what is wrong besides, and the error's code."""
+    """What a form displays.
+
+    values: as submitted
+    errors: a message for each field that is not valid
+    problem: the message of an error that belongs to no field
+    code: of that error
+    """
 
     values: Mapping[str, Any] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
@@ -67,55 +78,59 @@ class Form:
     code: str | None = None
 
     def value(self, name: str, default: Any = "") -> Any:
-        """What a field shows."""
-        found = self.values.get(name)
-        return default if found is None else found
+        """The value to display in a field."""
+        value = self.values.get(name)
+        return default if value is None else value
 
 
 def csrf_token() -> str:
-    """What a form must bring back: of the session, or for who has none of this visit."""
+    """The CSRF token for the forms of this response: of the session, or of the visitor's cookie when there is none."""
     if g.get("csrf"):
         return str(g.csrf)
-    if "nonce" not in visit:
-        visit["nonce"] = secrets.token_urlsafe(16)
-    return crypto.hmac_hex("visit", visit["nonce"])[:32]
+    if "nonce" not in visitor_session:
+        visitor_session["nonce"] = secrets.token_urlsafe(16)
+    return _visitor_csrf_token()
 
 
-def is_csrf_valid(*, is_visit: bool = False) -> bool:
-    """Whether what is sent came from a form that this person opened here.
+def _visitor_csrf_token() -> str:
+    return crypto.hmac_hex("visit", visitor_session["nonce"])[:32]
 
-    is_visit: a form for everybody, which may have been opened before its reader signed in
+
+def is_csrf_valid(*, accepts_visitor_token: bool = False) -> bool:
+    """Whether the request carries the CSRF token of its session, or the visitor's token when there is no session.
+
+    accepts_visitor_token: for a public form, which may have been opened before its user signed in
     """
-    sent = request.headers.get("X-CSRF-TOKEN") or request.form.get(CSRF_FIELD, "")
-    accepted = [g.csrf] if g.get("csrf") else []
-    if "nonce" in visit and (is_visit or not accepted):
-        accepted.append(crypto.hmac_hex("visit", visit["nonce"])[:32])
-    return is_same_origin() and any(compare_digest(sent.encode(), str(one).encode()) for one in accepted)
+    token = request.headers.get("X-CSRF-TOKEN") or request.form.get(CSRF_FIELD, "")
+    accepted = [str(g.csrf)] if g.get("csrf") else []
+    if "nonce" in visitor_session and (accepts_visitor_token or not accepted):
+        accepted.append(_visitor_csrf_token())
+    return is_same_origin() and any(compare_digest(token.encode(), valid.encode()) for valid in accepted)
 
 
-def is_same_origin(*, is_proof_asked: bool = False) -> bool:
-    """Whether the browser says that our own page sent this.
+def is_same_origin(*, requires_proof: bool = False) -> bool:
+    """Whether the browser's headers allow that a page of this host sent the request.
 
-    is_proof_asked: what says nothing is not believed
+    requires_proof: False accepts a request without such headers
     """
     origin, site = request.headers.get("Origin"), request.headers.get("Sec-Fetch-Site")
-    if origin == "null":  # said of every form of a page without referrers, such as ours
+    if origin == "null":  # every form of a page with the policy no-referrer, such as ours, has this origin
         origin = None
     if site == "cross-site" or (origin and urlsplit(origin).netloc != request.host):
         return False
     if site == "same-site" and not origin:
         return False
-    return bool(origin or site == "same-origin") or not is_proof_asked
+    return bool(origin or site == "same-origin") or not requires_proof
 
 
 def resubmit_url() -> str:
-    """Where a refused form of ours was sent to; empty for what may come from elsewhere."""
-    return request.path if is_same_origin(is_proof_asked=True) else ""
+    """Path that a refused form can be submitted to again; empty when another site may have sent it."""
+    return request.path if is_same_origin(requires_proof=True) else ""
 
 
 def resubmit_fields() -> list[tuple[str, str]]:
-    """What a refused form held, to be sent again: no passwords, and nothing that another site sent."""
-    if not is_same_origin(is_proof_asked=True):
+    """Names and values of a refused form without passwords; empty when another site may have sent it."""
+    if not is_same_origin(requires_proof=True):
         return []
     return [
         (name, value)
@@ -125,20 +140,24 @@ def resubmit_fields() -> list[tuple[str, str]]:
 
 
 def new_form_key() -> str:
-    """A key for one submit of a form."""
-    made = f"{int(time.time())}.{secrets.token_urlsafe(12)}"
-    return f"{made}.{crypto.hmac_hex('form', made)[:32]}"
+    """A signed key for one submit of a form."""
+    payload = f"{int(time.time())}.{secrets.token_urlsafe(12)}"
+    return f"{payload}.{_form_key_signature(payload)}"
+
+
+def _form_key_signature(payload: str) -> str:
+    return crypto.hmac_hex("form", payload)[:32]
 
 
 def form_view(
     schema: ma.Schema, *, form: Callable[..., Any], is_idempotent: bool = False, requires_fresh_login: bool = False
 ) -> Callable[[Callable[..., Any]], Callable[..., Response]]:
-    """Read a form and call the view with it; what is refused shows the form again as it was typed.
+    """Validate a submitted form and call the view with it; an error shows the form again with the submitted values.
 
-    schema: of the fields; what is empty is left out
-    again: the view that shows the form, called with the path's arguments and `form`
-    is_once: a repeated submit gets the answer of the first
-    is_fresh: a password of the last ten minutes is asked for
+    schema: of the fields; empty fields are left out
+    form: the view that shows the form, called with the arguments of the path and `form`
+    is_idempotent: a repeated submit gets the response of the first
+    requires_fresh_login: the password must have been given within ten minutes
     """
 
     def wrap(view: Callable[..., Any]) -> Callable[..., Response]:
@@ -151,68 +170,71 @@ def form_view(
                 run = functools.partial(view, body=body, **path)
                 return _submit_once(run) if is_idempotent else make_response(run())
             except (ApiError, IntegrityError) as error:
-                refused = _validation_error(error)
+                form_error = _form_error(error)
                 db.session.rollback()
-                answer = make_response(form(form=_form(schema, refused), **path))
-                answer.status_code = 422 if isinstance(refused, FreshLoginRequired) else refused.status
-                return answer
+                response = make_response(form(form=_form(schema, form_error), **path))
+                response.status_code = 422 if isinstance(form_error, FreshLoginRequired) else form_error.status
+                return response
 
         return call
 
     return wrap
 
 
-def _validation_error(error: ApiError | IntegrityError) -> ApiError:
+def _form_error(error: ApiError | IntegrityError) -> ApiError:
+    """The error to show in the form; raises what the form cannot explain."""
     if isinstance(error, IntegrityError):
-        known = ApiError.by_constraint.get(engine.violated_constraint(error) or "")
-        if known is None:
+        constraint_error = http.find_constraint_error(error)
+        if constraint_error is None:
             raise error
-        return known()
+        return constraint_error
     if isinstance(error, NotFound | FormExpired) or type(error) is Forbidden or error.status >= 500:
         raise error
     return error
 
 
 def _submitted_values(schema: ma.Schema) -> dict[str, Any]:
-    typed: dict[str, Any] = {}
-    for name, kind in schema.fields.items():
-        if isinstance(kind, fields.List):
-            typed[name] = [value for value in request.form.getlist(name) if value]
-        elif isinstance(kind, fields.Boolean):
-            typed[name] = bool(request.form.get(name))
+    values: dict[str, Any] = {}
+    for name, field_type in schema.fields.items():
+        if isinstance(field_type, fields.List):
+            values[name] = [value for value in request.form.getlist(name) if value]
+        elif isinstance(field_type, fields.Boolean):
+            values[name] = bool(request.form.get(name))
         elif request.form.get(name, "").strip():
-            typed[name] = request.form[name].replace("\r\n", "\n")
-    return typed
+            values[name] = request.form[name].replace("\r\n", "\n")
+    return values
 
 
 def _form(schema: ma.Schema, error: ApiError) -> Form:
     values: dict[str, Any] = {name: value for name, value in request.form.items() if "password" not in name}
-    for name, kind in schema.fields.items():
-        if isinstance(kind, fields.List):
+    for name, field_type in schema.fields.items():
+        if isinstance(field_type, fields.List):
             values[name] = request.form.getlist(name)
     if isinstance(error, FreshLoginRequired):
-        wrong = "The password is wrong." if g.get("is_password_wrong") else "Enter your password to go on."
-        return Form(values, {PASSWORD_FIELD: wrong})
-    told: dict[str, str] = {}
-    for one in error.details.get("fields", []):
-        reason = str(one["reason"])
-        told.setdefault(str(one["field"]).partition(".")[0], "Fill this in." if reason == _MISSING else reason)
-    if error.field and not told:
-        told[error.field] = error.message
-    return Form(values, told, None if told else error.message, error.code)
+        message = "The password is wrong." if g.get("is_password_wrong") else "Enter your password to go on."
+        return Form(values, {PASSWORD_FIELD: message})
+    errors: dict[str, str] = {}
+    for problem in error.details.get("fields", []):
+        reason = str(problem["reason"])
+        errors.setdefault(str(problem["field"]).partition(".")[0], "Fill this in." if reason == _MISSING else reason)
+    if error.field and not errors:
+        errors[error.field] = error.message
+    return Form(values, errors, None if errors else error.message, error.code)
 
 
 def _submit_once(run: Callable[[], Any]) -> Response:
     key = request.form.get(FORM_KEY_FIELD, "")
-    made, _, seal = key.rpartition(".")
-    if not compare_digest(seal.encode(), crypto.hmac_hex("form", made)[:32].encode()):
+    payload, _, signature = key.rpartition(".")
+    if not compare_digest(signature.encode(), _form_key_signature(payload).encode()):
         raise FormAlreadySubmitted("Send the form again.")
-    if time.time() - int(made.partition(".")[0]) > FORM_KEY_TTL_SECONDS:
+    if time.time() - int(payload.partition(".")[0]) > FORM_KEY_TTL_SECONDS:
         raise FormAlreadySubmitted(
             "This form was open for a long time. See whether it was sent already, then send it again."
         )
     try:
-        return run_form_once(g.principal, f"form:{key}", _fingerprint(), run, is_bound="scope" in g)
+        is_tenant_bound = "scope" in g
+        run_once = _run_form_once if is_tenant_bound else _run_operator_form_once
+        return run_once(g.principal, f"form:{key}", _fingerprint(), run)
     except IdempotencyKeyReused as cause:
         raise FormAlreadySubmitted(
             "This form was sent already. To send it once more with these values, press again."
@@ -220,83 +242,76 @@ def _submit_once(run: Callable[[], Any]) -> Response:
 
 
 def _fingerprint() -> bytes:
-    sent = sorted(
+    pairs = sorted(
         (name, value)
         for name, value in request.form.items(multi=True)
         if name not in (CSRF_FIELD, FORM_KEY_FIELD, PASSWORD_FIELD)
     )
-    return idempotency.fingerprint(g.principal, "POST", request.path, {"form": sent})
+    return idempotency.fingerprint(g.principal, "POST", request.path, {"form": pairs})
 
 
-def parse_filters(schema: StrictSchema) -> tuple[dict[str, Any], Form]:
-    """What a list is asked for; what is wrong stands in the form, and nothing is to be listed then.
-
-    returns: the values, or none of them beside a form with errors
-    """
-    sent = {name: value for name in schema.fields if (value := request.args.get(name, "").strip())}
+def _run_form_once(principal: Principal, key: str, fingerprint: bytes, run: Callable[[], Any]) -> Response:
+    """Run a view and store its response in the transaction of its effect, or return the stored response."""
+    idempotent_request = IdempotentRequest(principal.organization_id, key, fingerprint, 200, lambda _data: b"")
     try:
-        return http.load_schema(schema, sent), Form(sent)
-    except ValidationFailed as error:
-        return {}, Form(sent, {str(one["field"]): str(one["reason"]) for one in error.details["fields"]})
-
-
-_STORED_HEADERS = ("Location", "Vary")
-_OPERATOR_FORM_TTL_SECONDS = 86_400
-
-
-def run_form_once(
-    principal: Principal, key: str, fingerprint: bytes, run: Callable[[], Any], *, is_bound: bool
-) -> Response:
-    """Run a view, or give the answer it gave before under this key.
-
-    is_bound: the request is bound to the principal's organization, where the answer is kept with its effect; else,
-        for operators, only where it led to is kept
-    raises: InProgress, KeyReused, Unavailable
-    """
-    if not is_bound:
-        return _run_operator_form_once(principal, key, fingerprint, run)
-    once = IdempotentRequest(principal.organization_id, key, fingerprint, 200, lambda _data: b"")
-    try:
-        idempotency.acquire(engine.session(), once)
+        idempotency.acquire(engine.session(), idempotent_request)
     except AlreadyAnswered as replay:
-        return Response(replay.kept.body, replay.kept.status, dict(replay.kept.headers), mimetype="text/html")
-    answer = make_response(run())
-    if answer.status_code < 400:
-        own = {name: value for name, value in answer.headers.items() if name in _STORED_HEADERS}
-        is_secret = isinstance(answer, PageResponse) and answer.is_secret
-        idempotency.store_response(
-            engine.session(), once, StoredResponse(answer.status_code, answer.get_data(), own), is_secret=is_secret
-        )
-    return answer
+        stored = replay.kept
+        return Response(stored.body, stored.status, dict(stored.headers), mimetype="text/html")
+    response = make_response(run())
+    if response.status_code < 400:
+        headers = {name: value for name, value in response.headers.items() if name in _STORED_HEADERS}
+        stored = StoredResponse(response.status_code, response.get_data(), headers)
+        is_secret = isinstance(response, PageResponse) and response.is_secret
+        idempotency.store_response(engine.session(), idempotent_request, stored, is_secret=is_secret)
+    return response
 
 
 def _run_operator_form_once(principal: Principal, key: str, fingerprint: bytes, run: Callable[[], Any]) -> Response:
-    name, print_of = f"{principal.id}:{key}", fingerprint.hex()
+    """Run a view of an operator, or redirect to where it redirected before under this key.
+
+    Operators act across organizations, so only the redirect is stored, in Redis.
+    raises: IdempotentRequestInProgress, IdempotencyKeyReused, ServiceUnavailable
+    """
+    name, fingerprint_hex = f"{principal.id}:{key}", fingerprint.hex()
     try:
-        is_first = queue.fast_redis().set(name, print_of, nx=True, ex=_OPERATOR_FORM_TTL_SECONDS)
-        kept = b"" if is_first else queue.fast_redis().get(name) or b""
+        is_first = queue.fast_redis().set(name, fingerprint_hex, nx=True, ex=_OPERATOR_FORM_TTL_SECONDS)
+        stored = b"" if is_first else queue.fast_redis().get(name) or b""
     except redis.RedisError as cause:
         raise ServiceUnavailable from cause
     if not is_first:
-        known, _, led_to = (kept.decode() if isinstance(kept, bytes) else kept).partition(" ")
-        if known != print_of:
+        stored_fingerprint, _, location = (stored.decode() if isinstance(stored, bytes) else stored).partition(" ")
+        if stored_fingerprint != fingerprint_hex:
             raise IdempotencyKeyReused
-        if led_to:
-            return Response("", 303, {"Location": led_to})
+        if location:
+            return Response("", 303, {"Location": location})
         raise IdempotentRequestInProgress(retry_after=1)
     try:
-        answer = make_response(run())
+        response = make_response(run())
     except BaseException:
         _store_redirect(name, None)
         raise
-    led_to = answer.headers.get("Location", "") if answer.status_code < 400 else ""
-    _store_redirect(name, f"{print_of} {led_to}" if led_to else None)
-    return answer
+    location = response.headers.get("Location", "") if response.status_code < 400 else ""
+    _store_redirect(name, f"{fingerprint_hex} {location}" if location else None)
+    return response
 
 
-def _store_redirect(name: str, address: str | None) -> None:
+def _store_redirect(name: str, value: str | None) -> None:
     with contextlib.suppress(redis.RedisError):
-        if address:
-            queue.fast_redis().set(name, address, ex=_OPERATOR_FORM_TTL_SECONDS)
+        if value:
+            queue.fast_redis().set(name, value, ex=_OPERATOR_FORM_TTL_SECONDS)
         else:
             queue.fast_redis().delete(name)
+
+
+def parse_filters(schema: StrictSchema) -> tuple[dict[str, Any], Form]:
+    """Filters of a list from the query string.
+
+    returns: the filters and the form that shows them; no filters and a form with errors when they are not valid, in
+        which case the list stays empty
+    """
+    values = {name: value for name in schema.fields if (value := request.args.get(name, "").strip())}
+    try:
+        return http.load_schema(schema, values), Form(values)
+    except ValidationFailed as error:
+        return {}, Form(values, {str(item["field"]): str(item["reason"]) for item in error.details["fields"]})

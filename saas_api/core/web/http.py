@@ -1,4 +1,4 @@
-"""The id URL converter, JSON body limits, schema loading, JSON responses, path templates."""
+"""JSON requests and responses of the API, public ids in URLs, path templates, and errors of constraints."""
 
 import re
 import uuid
@@ -8,18 +8,24 @@ from typing import Any
 import marshmallow as ma
 import orjson
 from flask import Flask, Request, Response
+from sqlalchemy.exc import IntegrityError
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.routing import BaseConverter, Map
 
 from saas_api.core import ids
-from saas_api.core.errors import BadRequest, PayloadTooLarge, UnsupportedMediaType, ValidationFailed
+from saas_api.core.db import engine
+from saas_api.core.errors import ApiError, BadRequest, PayloadTooLarge, UnsupportedMediaType, ValidationFailed
 from saas_api.core.fields import NIL_UUID
+
+MAX_BODY_BYTES = 65_536
+MAX_DEPTH = 32
+_PATH_PARAMETER = re.compile(r"<(?:[^<>:]*:)?([a-z_]+)>")
 
 
 class PrefixedIdConverter(BaseConverter):
-    """`<id("msg"):message_id>` in a route gives a UUID; what is no id names nothing, like an id nobody has.
+    """`<id("msg"):message_id>` in a route gives a UUID; a malformed id gives the nil UUID, which no row has.
 
-    So a caller without credentials learns nothing from it, and the call is counted.
+    An unauthenticated caller therefore gets 401 rather than 404, and the call of an authenticated one is counted.
     """
 
     def __init__(self, url_map: Map, prefix: str) -> None:
@@ -27,46 +33,43 @@ class PrefixedIdConverter(BaseConverter):
         self.prefix = prefix
 
     def to_python(self, value: str) -> uuid.UUID:
-        """Read the id."""
         try:
             return ids.parse_id(self.prefix, value)
         except ValueError:
             return NIL_UUID
 
     def to_url(self, value: uuid.UUID) -> str:
-        """Write the id with its prefix."""
         return ids.format_id(self.prefix, value)
 
 
-BODY_LIMIT_BYTES = 65_536
-DEPTH_LIMIT = 32
-
-
 def json_response(payload: Any, status: int, headers: Mapping[str, str] | None = None) -> Response:
-    """A JSON answer."""
+    """A response whose body is a value as JSON."""
     return make_json_response(orjson.dumps(payload, option=orjson.OPT_UTC_Z), status, headers)
 
 
 def make_json_response(body: bytes, status: int, headers: Mapping[str, str] | None = None) -> Response:
+    """A response whose body is JSON already."""
     response = Response(body, status, mimetype="application/json")
     response.headers.extend(headers or {})
     return response
 
 
 def read_json(incoming: Request) -> Any:
-    """The JSON body, within its limits of size and depth."""
+    """The JSON object in the body of a request, {} when there is no body.
+
+    raises: UnsupportedMediaType, PayloadTooLarge over 64 KiB, BadRequest for other JSON or more than 32 levels
+    """
     if not incoming.mimetype and not incoming.content_length and "Transfer-Encoding" not in incoming.headers:
         return {}
     if incoming.mimetype != "application/json":
         raise UnsupportedMediaType
-    incoming.max_content_length = (
-        BODY_LIMIT_BYTES + 1
-    )  # a chunked body over the limit is cut silently: leave room to see it
+    # A chunked body over the limit is cut silently: one byte more shows it.
+    incoming.max_content_length = MAX_BODY_BYTES + 1
     try:
         raw = incoming.get_data()
     except RequestEntityTooLarge as cause:
         raise PayloadTooLarge from cause
-    if len(raw) > BODY_LIMIT_BYTES:
+    if len(raw) > MAX_BODY_BYTES:
         raise PayloadTooLarge
     try:
         value = orjson.loads(raw)
@@ -74,7 +77,7 @@ def read_json(incoming: Request) -> Any:
         raise BadRequest("The body is not valid JSON.") from cause
     if not isinstance(value, dict):
         raise BadRequest("The body must be a JSON object.")
-    if _nesting_depth(value) > DEPTH_LIMIT:
+    if _nesting_depth(value) > MAX_DEPTH:
         raise BadRequest("The body is nested too deeply.")
     return value
 
@@ -84,44 +87,51 @@ def _nesting_depth(value: Any) -> int:
     while stack:
         item, level = stack.pop()
         deepest = max(deepest, level)
-        if level <= DEPTH_LIMIT and isinstance(item, dict | list):
+        if level <= MAX_DEPTH and isinstance(item, dict | list):
             stack.extend((child, level + 1) for child in (item.values() if isinstance(item, dict) else item))
     return deepest
 
 
 def load_schema(schema: ma.Schema, values: Any) -> dict[str, Any]:
+    """Validate values against a schema.
+
+    raises: ValidationFailed with every problem at once
+    """
     try:
-        loaded: dict[str, Any] = schema.load(values)
+        data: dict[str, Any] = schema.load(values)
     except ma.ValidationError as error:
         messages = error.messages if isinstance(error.messages, dict) else {"body": error.messages}
-        raise ValidationFailed.from_fields(_problems(messages)) from error
-    return loaded
+        raise ValidationFailed.from_fields(_field_problems(messages)) from error
+    return data
 
 
-def _problems(messages: Mapping[Any, Any], path: str = "") -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
+def _field_problems(messages: Mapping[Any, Any], parent: str = "") -> list[tuple[str, str]]:
+    problems: list[tuple[str, str]] = []
     for name, reasons in messages.items():
-        here = f"{path}.{name}" if path else str(name)
+        path = f"{parent}.{name}" if parent else str(name)
         if isinstance(reasons, Mapping):
-            found += _problems(reasons, here)
+            problems += _field_problems(reasons, path)
         else:
-            found += [(here, str(reason)) for reason in reasons]
-    return found
+            problems += [(path, str(reason)) for reason in reasons]
+    return problems
 
 
-_PART = re.compile(r"<(?:[^<>:]*:)?([a-z_]+)>")
+def find_constraint_error(error: IntegrityError) -> ApiError | None:
+    """The API's error for the constraint that a statement violated; None when no error declares it."""
+    error_type = ApiError.by_constraint.get(engine.violated_constraint(error) or "")
+    return error_type() if error_type else None
 
 
 def openapi_path(rule: str) -> str:
-    """A route as people read it: `/messages/{message_id}`."""
-    return _PART.sub(r"{\1}", rule)
+    """A route as a path template of OpenAPI: `/messages/{message_id}`."""
+    return _PATH_PARAMETER.sub(r"{\1}", rule)
 
 
 def path_parameters(rule: str) -> list[str]:
     """Names of a route's parameters, in their order."""
-    return _PART.findall(rule)
+    return _PATH_PARAMETER.findall(rule)
 
 
 def init_app(app: Flask) -> None:
-    """Teach an application the path converter."""
+    """Register the URL converter `id`."""
     app.url_map.converters["id"] = PrefixedIdConverter

@@ -1,4 +1,4 @@
-"""Render_page, HTMX fragments, redirects, pagination links, CSV download."""
+"""Responses of HTML pages: whole pages, HTMX fragments, redirects, pagination links and CSV downloads."""
 
 import csv
 import io
@@ -8,88 +8,87 @@ from typing import Any
 from flask import Response, current_app, flash, redirect, render_template, request, stream_with_context, url_for
 
 PAGE_SIZE = 25
-
-
-def pagination_links(next_cursor: str | None) -> dict[str, Any]:
-    """The addresses of the older rows of this list and of its newest, the filters kept; empty where there are none."""
-    kept: dict[str, Any] = {name: value for name, value in request.args.items() if value and name != "cursor"}
-    here, kept = request.endpoint or "", {**kept, **(request.view_args or {})}
-    return {
-        "older": url_for(here, **kept, cursor=next_cursor) if next_cursor else "",
-        "newer": url_for(here, **kept) if request.args.get("cursor") else "",
-    }
+_CSV_CHUNK_SIZE = 65_536
+_SPREADSHEET_FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r")
 
 
 class PageResponse(Response):
     """A page.
 
-    is_secret: it shows a secret that is not shown again
+    is_secret: it shows a secret that is shown only once
     """
 
     is_secret = False
 
 
+def pagination_links(next_cursor: str | None) -> dict[str, Any]:
+    """URLs of the next page ("older") and of the first page ("newer") with the filters; empty without such a page."""
+    filters: dict[str, Any] = {name: value for name, value in request.args.items() if value and name != "cursor"}
+    endpoint, arguments = request.endpoint or "", {**filters, **(request.view_args or {})}
+    return {
+        "older": url_for(endpoint, **arguments, cursor=next_cursor) if next_cursor else "",
+        "newer": url_for(endpoint, **arguments) if request.args.get("cursor") else "",
+    }
+
+
 def is_htmx_fragment() -> bool:
-    """Whether HTMX asks for a part of the page that is open."""
+    """Whether HTMX requests a fragment of the open page."""
     headers = request.headers
     return headers.get("HX-Request") == "true" and "HX-History-Restore-Request" not in headers
 
 
 def render_page(
-    template: str, *, status: int = 200, block: str | None = None, is_secret: bool = False, **shown: Any
+    template: str, *, status: int = 200, block: str | None = None, is_secret: bool = False, **context: Any
 ) -> PageResponse:
-    """A page, or only one block of it where HTMX asks.
+    """A page, or one block of its template when HTMX requests a fragment.
 
-    block: what HTMX gets; None for a page without parts
-    is_secret: it shows a secret that is not shown again; it is kept encrypted for a repeated submit
+    block: the block for HTMX; None for a page without fragments
+    is_secret: it shows a secret that is shown only once; the response is stored encrypted for a repeated submit
     """
-    text = _render_block(template, block, shown) if block and is_htmx_fragment() else render_template(template, **shown)
-    answer = PageResponse(text, status, mimetype="text/html")
-    answer.is_secret = is_secret
-    answer.vary.update(("HX-Request", "Cookie"))
-    return answer
+    is_fragment = block and is_htmx_fragment()
+    text = _render_block(template, str(block), context) if is_fragment else render_template(template, **context)
+    response = PageResponse(text, status, mimetype="text/html")
+    response.is_secret = is_secret
+    response.vary.update(("HX-Request", "Cookie"))
+    return response
 
 
-def _render_block(template: str, block: str, shown: dict[str, Any]) -> str:
-    found = current_app.jinja_env.get_template(template)
-    current_app.update_template_context(shown)
-    return "".join(found.blocks[block](found.new_context(shown)))
+def _render_block(name: str, block: str, context: dict[str, Any]) -> str:
+    template = current_app.jinja_env.get_template(name)
+    current_app.update_template_context(context)
+    return "".join(template.blocks[block](template.new_context(context)))
 
 
 def redirect_to(endpoint: str, *, _notice: str = "", **values: Any) -> Any:
-    """Lead to the page that shows the result of a form.
+    """Redirect to the page that shows the result of a form.
 
     endpoint: of that page, or its path
-    _notice: shown there once
+    _notice: message that the page shows once
     """
     if _notice:
         flash(_notice)
     return redirect(endpoint if endpoint.startswith("/") else url_for(endpoint, **values), 303)
 
 
-_CHUNK = 65_536
-_SPREADSHEET_FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r")
-
-
 def csv_response(name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Response:
-    """A table to download, written while it is read, so that its length does not matter.
+    """A CSV file to download, streamed row by row.
 
     name: of the file, ASCII
     rows: read after the request's transaction has ended; numbers as Decimal or int, everything else as text
     """
-    response = Response(stream_with_context(_csv(columns, rows)), mimetype="text/csv")
+    response = Response(stream_with_context(_iter_csv(columns, rows)), mimetype="text/csv")
     response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
     return response
 
 
-def _csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
+def _iter_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
     buffer = io.StringIO()
-    buffer.write("\ufeff")  # a spreadsheet takes the file for UTF-8 then
+    buffer.write("\ufeff")  # spreadsheets recognize UTF-8 by it
     writer = csv.writer(buffer)
     writer.writerow(columns)
     for row in rows:
         writer.writerow([_cell(value) for value in row])
-        if buffer.tell() > _CHUNK:
+        if buffer.tell() > _CSV_CHUNK_SIZE:
             yield buffer.getvalue()
             buffer.seek(0)
             buffer.truncate()
@@ -97,5 +96,5 @@ def _csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]
 
 
 def _cell(value: Any) -> Any:
-    """A value as a spreadsheet may see it: text that it would take for a formula is marked as text."""
+    """A value for a spreadsheet: text that would be a formula gets an apostrophe."""
     return f"'{value}" if isinstance(value, str) and value.startswith(_SPREADSHEET_FORMULA_PREFIXES) else value

@@ -1,4 +1,4 @@
-"""Jinja set-up: filters, macros, asset URLs."""
+"""Jinja: filters and macros of the templates, and the static files that pages load."""
 
 import functools
 import gzip
@@ -23,7 +23,7 @@ from saas_api.core.web.forms import Form
 
 
 def init_templates(app: Flask) -> None:
-    """Give an application its filters, the macros `ui` and `charts`, and the files its pages load."""
+    """Register filters, the macros `ui` and `charts`, and the route of static files."""
     environment = app.jinja_env
     environment.trim_blocks = environment.lstrip_blocks = True
     environment.filters.update(FILTERS)
@@ -46,40 +46,40 @@ ASSET_FOLDERS = {
     "favicon.svg": "saas_api/static/favicon.svg",
     "htmx.min.js": "js_lib_htmx/static/htmx/htmx.min.js",
 }
-_CACHE_SECONDS = "public, max-age=31536000, immutable"
+_IMMUTABLE = "public, max-age=31536000, immutable"
 
 
 @dataclass(frozen=True)
 class Asset:
-    """A file, as it is and gzipped.
+    """A static file.
 
     version: 12 hex digits of its SHA-256
     """
 
     body: bytes
-    packed: bytes
+    gzipped: bytes
     version: str
     media_type: str
 
 
 def asset_url(name: str) -> str:
-    """Where a page finds a file; another content has another address."""
+    """URL of a static file; it changes with the content."""
     return f"/static/{name}?v={_asset(name).version}"
 
 
 @public_view
 def serve_asset(name: str) -> Response:
-    """Give a file, packed for who takes it."""
+    """Serve a static file, gzipped when the client accepts it."""
     if name not in ASSET_FOLDERS:
         raise NotFound
     asset = _asset(name)
     response = Response(asset.body, mimetype=asset.media_type)
     if request.accept_encodings.quality("gzip"):
-        response.set_data(asset.packed)
+        response.set_data(asset.gzipped)
         response.headers["Content-Encoding"] = "gzip"
     response.vary.add("Accept-Encoding")
-    is_named = request.args.get("v") == asset.version
-    response.headers["Cache-Control"] = _CACHE_SECONDS if is_named else "no-cache"
+    is_current = request.args.get("v") == asset.version
+    response.headers["Cache-Control"] = _IMMUTABLE if is_current else "no-cache"
     return response
 
 
@@ -87,8 +87,8 @@ def serve_asset(name: str) -> Response:
 def _asset(name: str) -> Asset:
     package, _, path = ASSET_FOLDERS[name].partition("/")
     body = files(package).joinpath(path).read_bytes()
-    kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
-    return Asset(body, gzip.compress(body, 9, mtime=0), hashlib.sha256(body).hexdigest()[:12], kind)
+    media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
+    return Asset(body, gzip.compress(body, 9, mtime=0), hashlib.sha256(body).hexdigest()[:12], media_type)
 
 
 EMPTY_VALUE = "\u2013"
@@ -96,25 +96,25 @@ _RELATIVE_LIMIT = timedelta(hours=24)
 
 
 def format_datetime(instant: datetime | None, zone: str = "UTC") -> str:
-    """An instant by the minute in a zone; its title says it in UTC too."""
+    """An instant to the minute in a time zone, with a tooltip in UTC."""
     if instant is None:
         return EMPTY_VALUE
     local = instant.astimezone(clock.get_zone(zone))
-    return _time(instant, zone, f"{local.day} {local:%b %Y, %H:%M}", attributes="")
+    return _time_element(instant, zone, f"{local.day} {local:%b %Y, %H:%M}")
 
 
 def format_relative_time(instant: datetime | None, zone: str = "UTC") -> str:
-    """An instant as the time since then or until then, within a day; else as `when`."""
+    """The time since or until an instant within a day, otherwise the instant as `format_datetime` writes it."""
     if instant is None:
         return "never"
-    passed = clock.now() - instant
-    if abs(passed) > _RELATIVE_LIMIT:
+    elapsed = clock.now() - instant
+    if abs(elapsed) > _RELATIVE_LIMIT:
         return format_datetime(instant, zone)
-    return _time(instant, zone, _format_duration(passed), attributes=" data-ago")
+    return _time_element(instant, zone, _format_elapsed(elapsed), attributes=" data-ago")
 
 
 def format_date(value: date | datetime | None, zone: str = "UTC") -> str:
-    """A day of the calendar."""
+    """A date, or the date of an instant in a time zone."""
     if value is None:
         return EMPTY_VALUE
     if isinstance(value, datetime):
@@ -133,32 +133,32 @@ def format_money(amount_minor: int | None, currency: str) -> str:
 
 
 def format_number(value: float | Decimal | None) -> str:
-    """A number with its thousands apart."""
+    """A number with separators between thousands."""
     return EMPTY_VALUE if value is None else f"{value:,}"
 
 
 def format_percent(share: float | Decimal | None) -> str:
-    """A share of one, in per cent with one digit."""
+    """A fraction as per cent with one decimal."""
     return EMPTY_VALUE if share is None else f"{share * 100:.1f} %"
 
 
 def public_id(value: UUID, prefix: str) -> str:
-    """An id as the API shows it."""
+    """An id as the API writes it."""
     return ids.format_id(prefix, value)
 
 
-def pluralize(count: int, word: str, more: str | None = None) -> str:
-    """A count with its word."""
-    return f"{count:,} {word if count == 1 else more or word + 's'}"
+def pluralize(count: int, singular: str, plural: str | None = None) -> str:
+    """A count and its noun, such as "2 keys"."""
+    return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
 
 
 def can(permission: str) -> bool:
-    """Whether who is signed in may do something here."""
+    """Whether the signed-in user has a permission and can use it here."""
     principal = g.get("principal")
     return principal is not None and not principal.is_impersonating and access.has_permission(principal, permission)
 
 
-def _time(instant: datetime, zone: str, text: str, attributes: str) -> Markup:
+def _time_element(instant: datetime, zone: str, text: str, attributes: str = "") -> Markup:
     utc = clock.format_rfc3339(instant)
     local = instant.astimezone(clock.get_zone(zone))
     title = f"{instant.astimezone(clock.get_zone('UTC')):%Y-%m-%d %H:%M:%S} UTC"
@@ -167,15 +167,15 @@ def _time(instant: datetime, zone: str, text: str, attributes: str) -> Markup:
     return Markup('<time datetime="{}" title="{}"{}>{}</time>').format(utc, title, Markup(attributes), text)  # noqa: S704 - attributes are constants here
 
 
-def _format_duration(passed: timedelta) -> str:
-    seconds = int(abs(passed).total_seconds())
+def _format_elapsed(elapsed: timedelta) -> str:
+    seconds = int(abs(elapsed).total_seconds())
     if seconds < 60:
         text = "less than a minute"
     elif seconds < 3600:
         text = f"{seconds // 60} min"
     else:
         text = f"{seconds // 3600} h"
-    return f"in {text}" if passed < timedelta() else f"{text} ago"
+    return f"in {text}" if elapsed < timedelta() else f"{text} ago"
 
 
 FILTERS: dict[str, Callable[..., Any]] = {

@@ -23,10 +23,10 @@ LOOPBACK = ("127.0.0.0/8", "::1/128")
 def nothing_kept() -> Iterator[None]:
     """Connections of one test are not asked in another."""
     yield
-    for waiting in client._idle.kept.values():
+    for waiting in client._idle.connections.values():
         for connection in waiting:
             connection.close()
-    client._idle.kept.clear()
+    client._idle.connections.clear()
 
 
 @pytest.fixture
@@ -247,12 +247,12 @@ def test_a_kept_connection_that_nobody_comes_back_for_is_closed(
 ) -> None:
     port = keeper.server_address[1]
     send(f"http://127.0.0.1:{port}/")
-    [[left]] = client._idle.kept.values()
+    [[left]] = client._idle.connections.values()
     monkeypatch.setattr(client._idle, "cleared_at", time.monotonic() - 31)
-    left.made_at -= 31
+    left.created_at -= 31
     send(f"http://localhost:{port}/")
     assert left.sock is None
-    assert [key[1] for key in client._idle.kept] == ["localhost"]
+    assert [key[1] for key in client._idle.connections] == ["localhost"]
 
 
 def test_tls_is_checked_for_the_name_that_was_asked_for(

@@ -212,7 +212,7 @@ def test_the_table_holds_what_is_filtered_and_no_formula(
 def test_a_table_that_is_too_long_is_refused(
     browser: Browser, client: FlaskClient, live: Headers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pages(), "MOST_ROWS", 1)
+    monkeypatch.setattr(pages(), "MAX_EXPORT_ROWS", 1)
     send(client, live)
     assert browser.open(f"{MESSAGES}?format=csv").status_code == 200
     send(client, live)

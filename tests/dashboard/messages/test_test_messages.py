@@ -108,7 +108,7 @@ def test_who_may_not_send_with_a_key_may_not_by_hand(
 def test_thirty_tests_a_minute_are_enough(
     browser: Browser, client: FlaskClient, alice: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pages(), "_TRIALS", parse_limit("1 per minute"))
+    monkeypatch.setattr(pages(), "TEST_MESSAGES_PER_MINUTE", parse_limit("1 per minute"))
     assert browser.submit(NEW).status_code == 303
     refused = browser.submit(NEW, message="Kept")
     assert (refused.status_code, form_of(refused, NEW)["message"]) == (429, ["Kept"])

@@ -1,0 +1,39 @@
+"""Events of API keys carry the key as its GET returns it."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.support.webhooks import Company, acme, allowed  # noqa: F401 - fixtures
+
+KEYS = "/api/v1/keys"
+
+
+def events_of(organization: Company) -> dict[str, dict[str, Any]]:
+    return {row.type: json.loads(row.payload)["data"] for row in organization.rows("SELECT type, payload FROM events")}
+
+
+def test_event_data_is_the_key_as_its_get_returns_it(acme: Company) -> None:  # noqa: F811 - the fixture
+    acme.listen()
+    created = acme.client.post(KEYS, json={"name": "ci"}, headers=acme.owner.headers).json["data"]
+    path = f"{KEYS}/{created['id']}"
+    reads = {"api_key.created": acme.client.get(path, headers=acme.owner.headers).json["data"]}
+    rotation = {"grace_seconds": 60}
+    rotated = acme.client.post(f"{path}/rotate", json=rotation, headers=acme.owner.headers).json["data"]
+    reads["api_key.rotated"] = acme.client.get(path, headers=acme.owner.headers).json["data"]
+    reads["api_key.revoked"] = acme.client.delete(path, headers=acme.owner.headers).json["data"]
+    old_expires_at = {"api_key.rotated": rotated["old_expires_at"]}
+    assert events_of(acme) == {
+        event_type: {"object": "api_key", **read, "old_expires_at": old_expires_at.get(event_type)}
+        for event_type, read in reads.items()
+    }
+
+
+@pytest.mark.parametrize("secret_of", ["create", "rotate"])
+def test_secret_is_in_no_event(acme: Company, secret_of: str) -> None:  # noqa: F811 - the fixture
+    acme.listen()
+    data = acme.client.post(KEYS, json={"name": "ci"}, headers=acme.owner.headers).json["data"]
+    if secret_of == "rotate":
+        data = acme.client.post(f"{KEYS}/{data['id']}/rotate", json={}, headers=acme.owner.headers).json["data"]
+    assert data["key"] not in json.dumps(events_of(acme))
