@@ -52,7 +52,9 @@ class InvoiceListQuery(ListQuery):
 class VoidForm(ReasonForm):
     """Whether a new invoice replaces the void one."""
 
-    is_replaced = fields.Boolean(load_default=False)
+    is_replaced = fields.Boolean(
+        load_default=False, metadata={"option": "--replace", "help": "Write a new invoice for the period."}
+    )
 
 
 class CreditNoteForm(ReasonForm):
