@@ -82,12 +82,6 @@ def acme(app: Flask, client: FlaskClient, alice: Person) -> Company:
     return Company(app, client, alice)
 
 
-@pytest.fixture(autouse=True)
-def short_drains(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A drain does not wait for the tries of a few seconds later."""
-    monkeypatch.setitem(app.config, "DRAIN_SECONDS", 3)
-
-
 def deliver(app: Flask) -> None:
     with app.app_context():
         drain()

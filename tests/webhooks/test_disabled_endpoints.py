@@ -8,7 +8,7 @@ import pytest
 from flask import Flask
 
 from tests.support.http_receiver import receiving
-from tests.support.webhooks import Company, deliver, short_drains  # noqa: F401 - a fixture
+from tests.support.webhooks import Company, deliver
 
 OPEN = "SELECT status FROM webhook_deliveries"
 Ending = Callable[[Company, str], int]

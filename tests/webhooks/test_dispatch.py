@@ -18,7 +18,7 @@ from saas_api.webhooks.events import DRAIN_JOB
 from saas_api.webhooks.models import AttemptOutcome
 from tests.support.accounts import join, make_key
 from tests.support.http_receiver import receiving
-from tests.support.webhooks import Company, deliver, endpoint_of, short_drains  # noqa: F401 - a fixture
+from tests.support.webhooks import Company, deliver, endpoint_of
 
 OPEN = "SELECT status, attempts, error_code, last_status FROM webhook_deliveries ORDER BY id"
 NOON = 1_772_366_400.0

@@ -8,7 +8,7 @@ from flask import Flask
 
 from tests.support.accounts import Person
 from tests.support.http_receiver import receiving
-from tests.support.webhooks import Company, deliver, endpoint_of, short_drains  # noqa: F401 - a fixture
+from tests.support.webhooks import Company, deliver, endpoint_of
 
 
 def test_no_more_are_under_way_than_the_endpoint_may_have(app: Flask, acme: Company) -> None:
