@@ -89,7 +89,7 @@ def test_what_a_broken_worker_held_is_handed_over_by_the_next_and_is_one_mail(
 ) -> None:
     post.write(app)
     monkeypatch.setattr(faults, "active_fault", [f"{place}:raise"])
-    monkeypatch.setattr(faults, "_fault_hits", {})
+    monkeypatch.setattr(faults, "_hits", {})
     with pytest.raises(RuntimeError):
         post.turn(app)
     assert post.rows(app, "status, text_body LIKE '%t0ken%'") == [("sending", True)]
