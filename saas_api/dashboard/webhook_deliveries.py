@@ -14,9 +14,8 @@ from sqlalchemy.orm import Session
 
 from saas_api.core import clock
 from saas_api.core.access import require_permission
-from saas_api.core.db import engine, pagination
-from saas_api.core.db.pagination import Page, PageRequest
-from saas_api.core.errors import ValidationFailed
+from saas_api.core.db import engine
+from saas_api.core.db.pagination import Keyset, Page, PageRequest
 from saas_api.core.fields import PrefixedId, StrictSchema
 from saas_api.core.web import forms, pages
 from saas_api.core.web.forms import EmptyForm, Form, form_view
@@ -31,6 +30,7 @@ bp = Blueprint("webhook_deliveries", __name__)
 _COLUMNS = """d.id, d.event_id, e.type, d.endpoint_id, w.url, w.deleted_at IS NOT NULL AS is_deleted, d.cause, d.status,
   d.attempts, d.last_status, d.error_code, d.next_at, d.finished_at, d.created_at"""
 _CARRIED = "JOIN events e ON e.organization_id = d.organization_id AND e.id = d.event_id"
+_NEWEST_FIRST = Keyset(Delivery.created_at.desc(), Delivery.id.desc())
 # The newest rows of each endpoint by its own index, then the newest of all.
 _DELIVERIES = f"""
 SELECT d.* FROM webhook_endpoints w CROSS JOIN LATERAL (
@@ -89,18 +89,12 @@ def list_all_deliveries(session: Session, organization_id: UUID, query: Mapping[
         conditions, values["event_type"] = f"{conditions} AND e.type = :event_type", query["event_type"]
     if query["cursor"]:
         conditions = f"{conditions} AND (d.created_at, d.id) < (:created_at, :id)"
-        values["created_at"], values["id"] = _time_and_id(query["cursor"])
+        values["created_at"], values["id"] = _NEWEST_FIRST.decode(query["cursor"])
     if query["endpoint_id"]:
         endpoint, values["endpoint_id"] = "AND w.id = :endpoint_id", query["endpoint_id"]
     statement = sa.text(_DELIVERIES.format(conditions=conditions, endpoint=endpoint))
     rows = [DeliveryRow(*row) for row in session.execute(statement, values)]
-    page_rows = rows[:limit]
-    next_cursor = (
-        pagination.encode_cursor(page_rows[-1].created_at.isoformat(), page_rows[-1].id.hex)
-        if len(rows) > limit
-        else None
-    )
-    return Page(page_rows, next_cursor, limit)
+    return _NEWEST_FIRST.page(rows, PageRequest(limit), lambda row: (row.created_at, row.id))
 
 
 def list_event_deliveries(session: Session, organization_id: UUID, event_id: UUID) -> list[DeliveryRow]:
@@ -129,14 +123,6 @@ def list_all_endpoints(session: Session, organization_id: UUID) -> Sequence[Endp
 def get_delivery_endpoint(session: Session, organization_id: UUID, endpoint_id: UUID) -> Endpoint:
     """Returns the endpoint of a delivery, even if it is deleted."""
     return session.get_one(Endpoint, (organization_id, endpoint_id))
-
-
-def _time_and_id(cursor: str) -> tuple[datetime, UUID]:
-    try:
-        at, delivery_id = pagination.decode_cursor(cursor)
-        return datetime.fromisoformat(at), UUID(hex=delivery_id)
-    except ValueError as cause:
-        raise ValidationFailed.at_field("cursor", "Not a cursor of this list.") from cause
 
 
 class DeliveryFilters(StrictSchema):
