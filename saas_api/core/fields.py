@@ -163,10 +163,10 @@ class MinorAmount(MoneyAmount):
 class NestedAmounts(fields.Nested):
     """A nested object whose amounts are in the currency of the object around it, such as the lines of an invoice."""
 
-    def _serialize(self, nested_obj: Any, attr: str | None, obj: Any, **options: Any) -> Any:
+    def _serialize(self, nested_obj: Any, attr: str | None, obj: Any, **options: Any) -> Any:  # type: ignore[override]  # `Field` names the value differently
         token = _outer_currency.set(ma.utils.get_value(obj, "currency", _outer_currency.get()))
         try:
-            return super()._serialize(nested_obj, attr, obj, **options)
+            return super()._serialize(nested_obj, attr, obj, **options)  # type: ignore[no-untyped-call]  # it has no types
         finally:
             _outer_currency.reset(token)
 

@@ -22,6 +22,7 @@ from saas_api.core.web import forms, pages
 from saas_api.core.web.forms import EmptyForm, Form, form_view
 from saas_api.core.web.pages import PAGE_SIZE
 from saas_api.dashboard import context
+from saas_api.dashboard.context import HTMX_STOP_POLLING
 from saas_api.webhooks import deliveries, event_types, events, payload, schemas
 from saas_api.webhooks.deliveries import EventNotFound
 from saas_api.webhooks.models import Delivery, Endpoint, Event
@@ -158,7 +159,6 @@ class EventTypeQuery(StrictSchema):
 
 
 POLL_SECONDS = timedelta(minutes=15)
-HTMX_STOP_POLLING = 286
 
 
 @bp.get("/webhooks/deliveries")

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from saas_api.billing import spend_cap
+from saas_api.billing import period_spend, spend_cap
 from saas_api.billing.spend_cap import SPEND_COUNTER
 from saas_api.core.db import tenancy
 from saas_api.core.errors import ServiceUnavailable
@@ -100,7 +100,7 @@ def _counters(
     seed, told = None, {}
     if is_fresh:
         with tenancy.tenant_session(principal.organization_id) as session:
-            seed = spend_cap.get_current_spend(session, principal.organization_id, terms.period_id)
+            seed = period_spend.get_period_spend(session, principal.organization_id, terms.period_id)
     else:
         names = {meter: spend_cap.quantity_counter_name(terms.plan_version_id, meter) for meter in units}
         found = {

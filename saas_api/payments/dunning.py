@@ -319,7 +319,7 @@ def _email_context(session: Session, invoice: Invoice) -> dict[str, object]:
     return {
         "organization": organizations.get(session, invoice.organization_id).name,
         "number": invoice.number,
-        "amount": money.format_minor(invoices.amount_due_minor(invoice), invoice.currency),
+        "amount": money.format_minor(invoice.amount_due_minor, invoice.currency),
         "currency": invoice.currency,
         "due": invoice.due_at,
         "invoice_id": ids.format_id("inv", invoice.id),
