@@ -16,6 +16,7 @@ from saas_api.accounts.models import AuditEvent, Organization
 from saas_api.core import clock, ids
 from saas_api.core.access import require_permission
 from saas_api.core.db import engine
+from saas_api.core.db.pagination import Page, PageRequest
 from saas_api.core.errors import ValidationFailed
 from saas_api.core.fields import DateField, StrictSchema, Text
 from saas_api.core.web import forms, pages
@@ -123,7 +124,7 @@ def index() -> Response:
         return _csv(organization, query)
     page = None
     try:
-        page = None if form.errors else audit.list_audit(engine.session(), organization, {**query, "limit": PAGE_SIZE})
+        page = None if form.errors else _list_events(organization, query, PAGE_SIZE)
     except ValidationFailed as error:
         form.errors.update({str(problem["field"]): str(problem["reason"]) for problem in error.details["fields"]})
     entries = page.items if page else ()
@@ -146,8 +147,13 @@ def index() -> Response:
     )
 
 
+def _list_events(organization: Organization, query: dict[str, Any], limit: int) -> Page:
+    page_request, filters = PageRequest.from_query({**query, "limit": limit})
+    return audit.list_events(engine.session(), organization, page_request, **filters)
+
+
 def _csv(organization: Organization, query: dict[str, Any]) -> Response:
-    page = audit.list_audit(engine.session(), organization, {**query, "cursor": None, "limit": MAX_EXPORT_ROWS})
+    page = _list_events(organization, {**query, "cursor": None}, MAX_EXPORT_ROWS)
     if page.next_cursor:
         raise ValidationFailed.at_field("start_date", f"More than {MAX_EXPORT_ROWS:,} entries; choose fewer days.")
     return pages.csv_response("audit-log.csv", _COLUMNS, list(_rows(page.items)))

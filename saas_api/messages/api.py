@@ -37,7 +37,7 @@ bp = Blueprint("messages", __name__)
 def send(body: Mapping[str, Any]) -> Any:
     """Send a mock SMS or e-mail: accepted now, delivered within seconds."""
     return messages.accept_message(
-        g.principal, g.principal.terms, body, g.idempotent_request, is_published=g.principal.is_told
+        g.principal, g.principal.terms, body, g.idempotent_request, is_published=g.principal.has_accepted_subscriber
     )
 
 

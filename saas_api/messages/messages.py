@@ -20,7 +20,7 @@ from saas_api.core.db import engine, pagination, tenancy
 from saas_api.core.db.pagination import Page, PageRequest
 from saas_api.core.errors import Conflict, Forbidden, NotFound, ServiceUnavailable
 from saas_api.core.faults import fault_point
-from saas_api.core.idempotency import LOCK_NOT_AVAILABLE, AlreadyAnswered, IdempotentRequest
+from saas_api.core.idempotency import KEY_CONSTRAINT, AlreadyAnswered, IdempotentRequest
 from saas_api.core.jobs import queue
 from saas_api.messages import content
 from saas_api.messages import events as message_events
@@ -253,7 +253,7 @@ def _insert(
             violated = engine.violated_constraint(error)
             if violated == "messages_pkey":  # the first try was committed when its connection broke
                 return accepted
-            if violated == LOCK_NOT_AVAILABLE and idempotent_request and not is_cleared:
+            if violated == KEY_CONSTRAINT and idempotent_request and not is_cleared:
                 if _is_own_response(idempotent_request, response[0]):
                     return accepted
                 is_cleared = True
