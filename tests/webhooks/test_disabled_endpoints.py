@@ -23,7 +23,7 @@ def disable(acme: Company, path: str) -> int:
 
 
 @pytest.mark.parametrize("end", [delete, disable])
-def test_what_fails_after_its_endpoint_has_ended_is_not_tried_again(app: Flask, acme: Company, end: Ending) -> None:
+def test_delivery_that_fails_after_its_endpoint_ended_is_canceled(app: Flask, acme: Company, end: Ending) -> None:
     with receiving(status=500, seconds=1.0) as receiver:
         path = f"/endpoints/{acme.listen(receiver.url)['id']}"
         acme.report()
@@ -40,7 +40,7 @@ def test_what_fails_after_its_endpoint_has_ended_is_not_tried_again(app: Flask, 
     assert acme.rows("SELECT outcome FROM webhook_attempts") == [("http_error",)]
 
 
-def test_what_a_dead_process_held_is_canceled_with_its_endpoint(app: Flask, acme: Company) -> None:
+def test_delivery_of_a_killed_worker_is_canceled_with_its_endpoint(app: Flask, acme: Company) -> None:
     with receiving() as receiver:
         path = f"/endpoints/{acme.listen(receiver.url)['id']}"
         acme.report()

@@ -35,7 +35,7 @@ def make_due(acme: Company) -> None:
     acme.run("UPDATE webhook_deliveries SET next_at = now() WHERE next_at IS NOT NULL")
 
 
-def test_an_event_arrives_once_with_a_signature_the_stock_library_accepts(app: Flask, acme: Company) -> None:
+def test_event_arrives_once_with_a_standard_webhooks_signature(app: Flask, acme: Company) -> None:
     with receiving(status=200, body=b"thanks") as receiver:
         secret = acme.listen(receiver.url)["secret"]
         acme.report("invoice.paid", object="invoice", status="paid")
@@ -49,7 +49,7 @@ def test_an_event_arrives_once_with_a_signature_the_stock_library_accepts(app: F
     assert acme.rows(LOG) == [(1, "ok", 200, "thanks")]
 
 
-def test_only_endpoints_that_want_a_type_get_it(app: Flask, acme: Company) -> None:
+def test_event_is_sent_to_subscribed_endpoints_only(app: Flask, acme: Company) -> None:
     with receiving() as one, receiving() as other:
         acme.listen(one.url, event_types=["invoice.paid"])
         acme.listen(other.url, event_types=["message.failed"])
@@ -58,7 +58,7 @@ def test_only_endpoints_that_want_a_type_get_it(app: Flask, acme: Company) -> No
     assert (len(one.received), len(other.received)) == (1, 0)
 
 
-def test_a_failed_delivery_comes_again_with_the_same_id_until_it_is_taken(app: Flask, acme: Company) -> None:
+def test_failed_delivery_is_retried_with_the_same_id(app: Flask, acme: Company) -> None:
     with receiving(script=[500, 503, 302]) as receiver:
         secret = acme.listen(receiver.url)["secret"]
         acme.report()
@@ -77,7 +77,7 @@ def test_a_failed_delivery_comes_again_with_the_same_id_until_it_is_taken(app: F
     ("failed", "status", "low", "high"),
     [(1, 500, 4, 6), (2, 500, 240, 360), (1, 503, 48, 72), (9, 500, 69_120, 103_680)],
 )
-def test_the_next_try_comes_after_its_step_give_or_take_a_fifth(
+def test_retry_delay_varies_by_a_fifth(
     failed: int, status: int, low: float, high: float
 ) -> None:
     waits = [retries.retry_delay_seconds(failed, status, None) for _ in range(200)]
@@ -85,12 +85,12 @@ def test_the_next_try_comes_after_its_step_give_or_take_a_fifth(
 
 
 @pytest.mark.parametrize(("asked", "given"), [("1", 300), ("400", 400), ("9999", 600), ("soon", None), *DATES])
-def test_what_the_receiver_asks_for_is_honoured_up_to_twice_the_step(asked: str, given: float | None) -> None:
+def test_retry_after_is_honored_up_to_twice_the_delay(asked: str, given: float | None) -> None:
     seconds = retries.retry_delay_seconds(2, 500, retries.parse_retry_after(asked, NOON))
     assert seconds == given if given else 240 <= seconds <= 360
 
 
-def test_after_ten_tries_it_is_given_up(app: Flask, acme: Company) -> None:
+def test_delivery_fails_after_ten_attempts(app: Flask, acme: Company) -> None:
     with receiving(status=500) as receiver:
         acme.listen(receiver.url)
         acme.report()
@@ -101,7 +101,7 @@ def test_after_ten_tries_it_is_given_up(app: Flask, acme: Company) -> None:
     assert acme.rows(OPEN) == [("failed", 10, "http_500", 500)]
 
 
-def test_nobody_at_home_is_a_failure_like_any_other(app: Flask, acme: Company) -> None:
+def test_refused_connection_is_retried(app: Flask, acme: Company) -> None:
     with receiving() as receiver:
         acme.listen(receiver.url)
     acme.report()
@@ -110,7 +110,7 @@ def test_nobody_at_home_is_a_failure_like_any_other(app: Flask, acme: Company) -
     assert acme.rows("SELECT FROM webhook_deliveries WHERE next_at > now() + interval '6 s'") == []
 
 
-def test_an_address_that_turned_private_is_not_connected_to(
+def test_address_that_became_private_is_blocked(
     app: Flask, acme: Company, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with receiving() as receiver:
@@ -122,7 +122,7 @@ def test_an_address_that_turned_private_is_not_connected_to(
     assert acme.rows(OPEN) == [("queued", 1, "blocked", None)]
 
 
-def test_a_thin_endpoint_gets_what_names_the_object(app: Flask, acme: Company) -> None:
+def test_thin_endpoint_receives_object_id_and_status(app: Flask, acme: Company) -> None:
     with receiving() as receiver:
         secret = acme.listen(receiver.url, payload="thin")["secret"]
         acme.report("invoice.paid", object="invoice", id="inv_1", status="paid", total_amount="1.00")
@@ -131,7 +131,7 @@ def test_a_thin_endpoint_gets_what_names_the_object(app: Flask, acme: Company) -
     assert event["data"] == {"object": "invoice", "id": "inv_1", "status": "paid"}
 
 
-def test_during_a_rotation_both_secrets_sign(app: Flask, acme: Company) -> None:
+def test_request_is_signed_with_both_secrets_during_a_rotation(app: Flask, acme: Company) -> None:
     with receiving() as receiver:
         made = acme.listen(receiver.url)
         rotated = acme.call("POST", f"/endpoints/{made['id']}/rotate-secret", {"grace_seconds": 60}).json["data"]
@@ -141,7 +141,7 @@ def test_during_a_rotation_both_secrets_sign(app: Flask, acme: Company) -> None:
         Webhook(secret).verify(receiver.received[0].body, receiver.received[0].headers)
 
 
-def test_what_the_receiver_says_is_kept_as_text_and_not_at_length(app: Flask, acme: Company) -> None:
+def test_response_excerpt_is_valid_text_of_limited_size(app: Flask, acme: Company) -> None:
     with receiving(status=500, body=b"\x00\xff<script>" + b"a" * 20_000) as receiver:
         acme.listen(receiver.url)
         acme.report()
@@ -151,7 +151,7 @@ def test_what_the_receiver_says_is_kept_as_text_and_not_at_length(app: Flask, ac
     assert len(snippet.encode()) <= 8192
 
 
-def test_a_killed_worker_leaves_an_interrupted_attempt_and_the_event_comes_again(app: Flask, acme: Company) -> None:
+def test_delivery_of_a_killed_worker_is_sent_again(app: Flask, acme: Company) -> None:
     with receiving() as receiver:
         made = acme.listen(receiver.url)
         acme.report()
@@ -168,7 +168,7 @@ def _id(made: dict[str, Any]) -> Any:
     return ids.parse_id("whe", made["id"])
 
 
-def test_who_lost_the_lease_writes_nothing(app: Flask, acme: Company) -> None:
+def test_result_with_a_lost_lease_is_not_recorded(app: Flask, acme: Company) -> None:
     with receiving() as receiver:
         made = acme.listen(receiver.url)
         acme.report()
@@ -180,7 +180,7 @@ def test_who_lost_the_lease_writes_nothing(app: Flask, acme: Company) -> None:
     assert acme.rows(OPEN) == [("delivered", 2, None, 204)]
 
 
-def test_a_delivery_that_kills_its_process_is_given_up(app: Flask, acme: Company) -> None:
+def test_delivery_that_kills_its_worker_fails_as_poisoned(app: Flask, acme: Company) -> None:
     with receiving() as receiver:
         made = acme.listen(receiver.url)
         acme.report()
@@ -193,7 +193,7 @@ def test_a_delivery_that_kills_its_process_is_given_up(app: Flask, acme: Company
     assert [row[:1] + row[2:3] for row in acme.rows(OPEN)] == [("failed", "poisoned")]
 
 
-def test_an_endpoint_that_is_gone_is_disabled_at_once_and_its_people_are_told_once(app: Flask, acme: Company) -> None:
+def test_endpoint_that_answers_410_is_disabled_with_one_mail(app: Flask, acme: Company) -> None:
     with receiving(status=410) as gone, receiving() as other:
         acme.listen(gone.url)
         acme.listen(other.url, event_types=["webhook_endpoint.disabled"])
@@ -214,7 +214,7 @@ def mails(app: Flask) -> list[str]:
         return list(session.scalars(text("SELECT recipient FROM mails WHERE template = 'webhook_disabled'")))
 
 
-def test_five_days_of_failures_disable_an_endpoint_although_no_event_came(app: Flask, acme: Company) -> None:
+def test_five_days_of_failures_disable_an_endpoint_without_events(app: Flask, acme: Company) -> None:
     acme.listen()
     acme.run("UPDATE webhook_endpoints SET first_failure_at = now(), consecutive_failures = 1")
     with app.app_context():
@@ -227,7 +227,7 @@ def test_five_days_of_failures_disable_an_endpoint_although_no_event_came(app: F
     assert mails(app) == ["alice@acme.example"]
 
 
-def test_old_events_are_cleared_away_but_not_what_is_on_its_way(app: Flask, acme: Company) -> None:
+def test_old_events_are_deleted_unless_a_delivery_is_pending(app: Flask, acme: Company) -> None:
     acme.listen()
     acme.report()
     acme.end("delivered")
@@ -238,7 +238,7 @@ def test_old_events_are_cleared_away_but_not_what_is_on_its_way(app: Flask, acme
     assert [row.status for row in acme.rows(OPEN)] == ["queued"]
 
 
-def test_a_message_tells_of_its_end_and_of_its_acceptance_where_that_is_asked_for(
+def test_messages_publish_results_and_acceptance_to_explicit_subscribers(
     app: Flask, acme: Company, work: Callable[[], None]
 ) -> None:
     with receiving() as everything, receiving() as named:
@@ -263,7 +263,7 @@ def test_a_message_tells_of_its_end_and_of_its_acceptance_where_that_is_asked_fo
     assert b"Hello" not in b"".join(one.body for one in (*named.received, *everything.received))
 
 
-def test_counters_say_what_was_delivered(app: Flask, acme: Company) -> None:
+def test_attempts_are_counted_by_outcome(app: Flask, acme: Company) -> None:
     with receiving(script=[500]) as receiver:
         acme.listen(receiver.url)
         acme.report()
@@ -277,7 +277,7 @@ def test_counters_say_what_was_delivered(app: Flask, acme: Company) -> None:
         assert dict(counted.all()) == {"http_error": 1, "ok": 1}
 
 
-def test_a_drain_that_is_told_to_stop_finishes_what_it_holds(
+def test_stopping_drain_finishes_deliveries_in_flight(
     app: Flask, acme: Company, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with receiving(seconds=0.3) as receiver:

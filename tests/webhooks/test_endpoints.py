@@ -20,7 +20,7 @@ def code(answer: Any) -> tuple[int, str]:
     return answer.status_code, answer.json["error"]["code"]
 
 
-def test_an_endpoint_is_made_with_a_secret_that_is_shown_once(acme: Company) -> None:
+def test_secret_of_a_new_endpoint_is_shown_once(acme: Company) -> None:
     answer = acme.call("POST", "/endpoints", {"url": URL, "event_types": ["invoice.paid"], "description": "Books"})
     assert answer.status_code == 201
     assert answer.headers["Cache-Control"] == "no-store"
@@ -72,21 +72,21 @@ def test_an_endpoint_is_made_with_a_secret_that_is_shown_once(acme: Company) -> 
         ("organization_id", "org_x"),
     ],
 )
-def test_a_bad_field_is_named_and_nothing_is_made(acme: Company, field: str, value: Any) -> None:
+def test_endpoint_with_an_invalid_field_is_rejected(acme: Company, field: str, value: Any) -> None:
     answer = acme.call("POST", "/endpoints", {"url": URL, field: value})
     assert code(answer) == (422, "VALIDATION_ERROR")
     assert answer.json["error"]["details"]["fields"][0]["field"].split(".")[0] == field
     assert acme.rows("SELECT FROM webhook_endpoints") == []
 
 
-def test_a_private_address_is_refused_in_a_change_too(acme: Company) -> None:
+def test_endpoint_cannot_be_changed_to_a_private_address(acme: Company) -> None:
     made = acme.listen()
     answer = acme.call("PATCH", f"/endpoints/{made['id']}", {"url": "https://192.168.0.1/"})
     assert code(answer) == (422, "VALIDATION_ERROR")
     assert acme.call("GET", f"/endpoints/{made['id']}").json["data"]["url"] == URL
 
 
-def test_what_is_named_changes_and_the_rest_stays(acme: Company) -> None:
+def test_update_changes_only_the_given_fields(acme: Company) -> None:
     made = acme.listen(event_types=["invoice.paid"], description="Books")
     answer = acme.call("PATCH", f"/endpoints/{made['id']}", {"event_types": None, "payload": "thin"})
     data = answer.json["data"]
@@ -98,7 +98,7 @@ def test_what_is_named_changes_and_the_rest_stays(acme: Company) -> None:
     }
 
 
-def test_disabling_cancels_what_waits_and_enabling_forgets_failures(acme: Company) -> None:
+def test_disabling_cancels_deliveries_and_enabling_resets_failures(acme: Company) -> None:
     made = acme.listen()
     acme.report()
     acme.run("UPDATE webhook_endpoints SET consecutive_failures = 7, first_failure_at = now()")
@@ -113,13 +113,13 @@ def test_disabling_cancels_what_waits_and_enabling_forgets_failures(acme: Compan
 
 
 @pytest.mark.parametrize("status", ["disabled_failing", "disabled_gone"])
-def test_an_endpoint_that_was_disabled_for_failing_can_be_enabled_again(acme: Company, status: str) -> None:
+def test_automatically_disabled_endpoint_can_be_enabled(acme: Company, status: str) -> None:
     made = acme.listen()
     acme.run("UPDATE webhook_endpoints SET status = :status", status=status)
     assert acme.call("PATCH", f"/endpoints/{made['id']}", {"is_enabled": True}).json["data"]["status"] == "enabled"
 
 
-def test_deleting_cancels_what_waits_and_the_endpoint_is_gone(acme: Company) -> None:
+def test_deleting_cancels_deliveries_and_removes_the_endpoint(acme: Company) -> None:
     made = acme.listen()
     acme.report()
     assert acme.call("DELETE", f"/endpoints/{made['id']}").status_code == 200
@@ -133,7 +133,7 @@ def test_deleting_cancels_what_waits_and_the_endpoint_is_gone(acme: Company) -> 
     assert len(acme.rows("SELECT FROM webhook_deliveries")) == 1
 
 
-def test_a_deletion_waits_for_what_is_being_published_and_cancels_it(acme: Company) -> None:
+def test_deletion_waits_for_a_running_publication_and_cancels_it(acme: Company) -> None:
     made = acme.listen()
     started, done = threading.Event(), threading.Event()
     answers: list[int] = []
@@ -156,7 +156,7 @@ def test_a_deletion_waits_for_what_is_being_published_and_cancels_it(acme: Compa
     assert [row.status for row in acme.rows("SELECT status FROM webhook_deliveries")] == ["canceled"]
 
 
-def test_what_is_published_while_a_deletion_runs_goes_nowhere(acme: Company) -> None:
+def test_event_published_during_a_deletion_has_no_delivery(acme: Company) -> None:
     made = acme.listen()
     thread = threading.Thread(target=acme.report)
     with acme.app.app_context(), tenancy.tenant_session(acme.id) as session:
@@ -175,7 +175,7 @@ def _principal(acme: Company) -> Any:
     return Principal("user", ids.parse_id("usr", acme.owner.user_id), acme.id, role="owner")
 
 
-def test_there_are_at_most_ten_and_a_deleted_one_makes_room(acme: Company) -> None:
+def test_organization_has_at_most_ten_undeleted_endpoints(acme: Company) -> None:
     made = [acme.listen(f"{URL}/{number}") for number in range(10)]
     assert code(acme.call("POST", "/endpoints", {"url": URL})) == (409, "TOO_MANY_ENDPOINTS")
     acme.call("DELETE", f"/endpoints/{made[0]['id']}")
@@ -186,7 +186,7 @@ def test_there_are_at_most_ten_and_a_deleted_one_makes_room(acme: Company) -> No
     assert code(acme.call("GET", "/endpoints", query_string={"cursor": "x"})) == (422, "VALIDATION_ERROR")
 
 
-def test_ten_stay_ten_when_twenty_are_asked_for_at_once(acme: Company) -> None:
+def test_limit_of_ten_endpoints_holds_for_concurrent_requests(acme: Company) -> None:
     for number in range(5):
         acme.listen(f"{URL}/{number}")
     together, statuses = threading.Barrier(20), []
@@ -205,7 +205,7 @@ def test_ten_stay_ten_when_twenty_are_asked_for_at_once(acme: Company) -> None:
     assert len(acme.rows("SELECT FROM webhook_endpoints")) == 10
 
 
-def test_what_carol_has_does_not_exist_for_alice(acme: Company, app: Flask, client: FlaskClient, carol: Person) -> None:
+def test_objects_of_another_organization_are_not_found(acme: Company, app: Flask, client: FlaskClient, carol: Person) -> None:
     theirs = Company(app, client, carol)
     made = theirs.listen()
     theirs.report()
@@ -229,7 +229,7 @@ def test_what_carol_has_does_not_exist_for_alice(acme: Company, app: Flask, clie
     assert acme.call("GET", "/endpoints").json["data"]["endpoints"] == []
 
 
-def test_a_member_reads_deliveries_and_manages_nothing(acme: Company, bob: Person, client: FlaskClient) -> None:
+def test_member_reads_deliveries_but_cannot_manage_endpoints(acme: Company, bob: Person, client: FlaskClient) -> None:
     made = acme.listen()
     for method, path in (("GET", "/endpoints"), ("GET", f"/endpoints/{made['id']}"), ("POST", "/endpoints")):
         body = {"url": URL} if method == "POST" else None
@@ -240,7 +240,7 @@ def test_a_member_reads_deliveries_and_manages_nothing(acme: Company, bob: Perso
     assert acme.call("GET", "/endpoints", headers=key).status_code in (401, 403)
 
 
-def test_every_act_is_in_the_log_of_acts_and_no_secret_is(acme: Company) -> None:
+def test_audit_log_has_every_change_and_no_secret(acme: Company) -> None:
     made = acme.listen(f"{URL}?token=hidden")
     acme.call("PATCH", f"/endpoints/{made['id']}", {"description": "Books"})
     acme.call("POST", f"/endpoints/{made['id']}/rotate-secret", {})

@@ -66,31 +66,31 @@ def verify(request: pytest.FixtureRequest) -> Verify:
     return found
 
 
-def test_the_snippet_verifies_what_we_sign(verify: Verify) -> None:
+def test_snippet_verifies_our_signature(verify: Verify) -> None:
     assert verify(SECRET, signed(SECRET), BODY) == EVENT
 
 
-def test_the_snippet_finds_its_signature_among_several(verify: Verify) -> None:
+def test_snippet_accepts_one_match_among_several_signatures(verify: Verify) -> None:
     assert verify(SECRET, signed(payload.generate_secret(), SECRET), BODY) == EVENT
 
 
-def test_the_snippet_refuses_another_secret(verify: Verify) -> None:
+def test_snippet_rejects_another_secret(verify: Verify) -> None:
     with pytest.raises(ValueError, match="not signed"):
         verify(SECRET, signed(payload.generate_secret()), BODY)
 
 
-def test_the_snippet_refuses_another_body(verify: Verify) -> None:
+def test_snippet_rejects_another_body(verify: Verify) -> None:
     with pytest.raises(ValueError, match="not signed"):
         verify(SECRET, signed(SECRET), BODY + b" ")
 
 
 @pytest.mark.parametrize("seconds", [-301, 310])
-def test_the_snippet_refuses_another_time(verify: Verify, seconds: int) -> None:
+def test_snippet_rejects_a_timestamp_five_minutes_away(verify: Verify, seconds: int) -> None:
     with pytest.raises(ValueError, match="too old"):
         verify(SECRET, signed(SECRET, at=int(time.time()) + seconds), BODY)
 
 
-def test_the_receiver_verifies_as_the_page_says() -> None:
+def test_receiver_contains_the_python_snippet() -> None:
     shown = block("python", "import").partition("def verify")[2]
     lines = [line for line in shown.splitlines() if '"""' not in line]
     assert "\n".join(lines) in block("bash", "cat > receiver.py")
@@ -123,7 +123,7 @@ def receiver(tmp_path: Path, port: int) -> Iterator["subprocess.Popen[str]"]:
         running.terminate()
 
 
-def test_the_receiver_of_the_page_accepts_what_openssl_signs(receiver: "subprocess.Popen[str]", port: int) -> None:
+def test_receiver_accepts_the_signature_of_the_openssl_example(receiver: "subprocess.Popen[str]", port: int) -> None:
     script = block("bash", "ID=evt_by_hand").replace("9000", str(port))
     for secret, answer in ((SECRET, "204"), (SECRET, "204"), (payload.generate_secret(), "401")):
         environment = {**os.environ, "SECRET": secret}
@@ -139,7 +139,7 @@ def test_the_receiver_of_the_page_accepts_what_openssl_signs(receiver: "subproce
     ]
 
 
-def test_every_address_of_the_page_is_one_of_ours(app: Any) -> None:
+def test_every_path_on_the_page_exists(app: Any) -> None:
     named = set(re.findall(r"/webhooks/[a-z{}/-]+", PAGE.replace("$ENDPOINT_ID", "{id}")))
     rules_of_app = {re.sub(r"<[^>]*>", "{id}", rule.rule).removeprefix("/api/v1") for rule in app.url_map.iter_rules()}
     assert named

@@ -11,7 +11,7 @@ from tests.support.http_receiver import receiving
 from tests.support.webhooks import Company, deliver, endpoint_of, short_drains  # noqa: F401 - a fixture
 
 
-def test_no_more_are_under_way_than_the_endpoint_may_have(app: Flask, acme: Company) -> None:
+def test_in_flight_limit_of_an_endpoint_holds_across_workers(app: Flask, acme: Company) -> None:
     with receiving(seconds=0.05) as receiver:
         acme.listen(receiver.url)
         acme.run("UPDATE webhook_endpoints SET max_in_flight = 4, in_flight_limit = 4")
@@ -24,7 +24,7 @@ def test_no_more_are_under_way_than_the_endpoint_may_have(app: Flask, acme: Comp
     assert 2 <= receiver.most_at_once <= 4
 
 
-def test_the_limit_grows_with_success_and_is_one_after_a_failure(app: Flask, acme: Company) -> None:
+def test_in_flight_limit_grows_with_success_and_is_one_after_a_failure(app: Flask, acme: Company) -> None:
     with receiving() as receiver:
         acme.listen(receiver.url)
         for expected in (2, 4, 8, 10, 10):
@@ -39,7 +39,7 @@ def test_the_limit_grows_with_success_and_is_one_after_a_failure(app: Flask, acm
     assert endpoint.first_failure_at is not None
 
 
-def test_a_slow_endpoint_holds_up_nobody_else(app: Flask, acme: Company) -> None:
+def test_slow_endpoint_does_not_delay_others(app: Flask, acme: Company) -> None:
     with receiving(seconds=1.5) as slow, receiving() as quick:
         acme.listen(slow.url)
         acme.listen(quick.url)
@@ -56,7 +56,7 @@ def test_a_slow_endpoint_holds_up_nobody_else(app: Flask, acme: Company) -> None
     assert len(slow.received) < 20
 
 
-def test_endpoints_that_fail_share_half_of_the_threads(
+def test_failing_endpoints_share_half_of_the_threads(
     app: Flask, acme: Company, carol: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(app.config, "WEBHOOK_CONCURRENCY", 4)

@@ -17,12 +17,12 @@ class Broken(Exception):
     """Whatever went wrong."""
 
 
-def test_nothing_is_kept_while_nobody_listens(acme: Company) -> None:
+def test_organization_without_endpoints_stores_no_events(acme: Company) -> None:
     acme.report()
     assert acme.rows("SELECT FROM events") == []
 
 
-def test_each_endpoint_gets_what_it_wants(acme: Company) -> None:
+def test_event_has_a_delivery_for_each_subscribed_endpoint(acme: Company) -> None:
     everything = acme.listen()
     acme.listen(event_types=["invoice.paid"])
     for kind in ("invoice.paid", "invoice.voided"):
@@ -37,7 +37,7 @@ def test_each_endpoint_gets_what_it_wants(acme: Company) -> None:
     assert [one["event_type"] for one in answer.json["data"]["deliveries"]] == ["invoice.paid"]
 
 
-def test_that_a_message_was_accepted_is_told_to_those_who_name_it(acme: Company) -> None:
+def test_accepted_message_is_delivered_to_explicit_subscribers_only(acme: Company) -> None:
     acme.listen()
     acme.report("message.accepted")
     assert acme.rows("SELECT FROM webhook_deliveries") == []
@@ -46,7 +46,7 @@ def test_that_a_message_was_accepted_is_told_to_those_who_name_it(acme: Company)
     assert len(acme.rows("SELECT FROM webhook_deliveries")) == 1
 
 
-def test_the_same_version_of_a_subject_is_one_event(acme: Company) -> None:
+def test_same_version_of_a_subject_is_published_once(acme: Company) -> None:
     acme.listen()
     subject = ids.new_id()
 
@@ -59,7 +59,7 @@ def test_the_same_version_of_a_subject_is_one_event(acme: Company) -> None:
     assert len(acme.rows("SELECT FROM events")) == len(acme.rows("SELECT FROM webhook_deliveries")) == 2
 
 
-def test_what_is_rolled_back_was_never_reported(acme: Company) -> None:
+def test_event_of_a_rolled_back_transaction_is_not_stored(acme: Company) -> None:
     acme.listen()
 
     def fail() -> None:
@@ -72,14 +72,14 @@ def test_what_is_rolled_back_was_never_reported(acme: Company) -> None:
     assert acme.rows("SELECT FROM events") == []
 
 
-def test_too_much_data_is_published_thin(acme: Company) -> None:
+def test_oversized_payload_is_published_thin(acme: Company) -> None:
     acme.listen()
     acme.report(object="invoice", id="inv_1", status="paid", lines=["é" * 1000] * 40)
     [event] = acme.call("GET", "/events").json["data"]["events"]
     assert event["payload"]["data"] == {"object": "invoice", "id": "inv_1", "status": "paid"}
 
 
-def test_a_thin_text_keeps_the_envelope(acme: Company) -> None:
+def test_thin_payload_keeps_the_envelope(acme: Company) -> None:
     acme.listen()
     acme.report(object="invoice", id="inv_1", status="paid", total_amount="1.00")
     [row] = acme.rows("SELECT payload FROM events")
@@ -88,7 +88,7 @@ def test_a_thin_text_keeps_the_envelope(acme: Company) -> None:
     assert thin == {**full, "data": {"object": "invoice", "id": "inv_1", "status": "paid"}}
 
 
-def test_an_event_is_shown_as_it_is_sent(acme: Company, app: Flask) -> None:
+def test_event_is_listed_with_the_payload_that_is_sent(acme: Company, app: Flask) -> None:
     acme.listen()
     acme.report(name="Zoë")
     [row] = acme.rows("SELECT payload FROM events")
@@ -99,7 +99,7 @@ def test_an_event_is_shown_as_it_is_sent(acme: Company, app: Flask) -> None:
     assert acme.call("GET", "/events", query_string={"event_type": "invoice.voided"}).json["data"]["events"] == []
 
 
-def test_events_are_listed_newest_first_by_pages(acme: Company) -> None:
+def test_events_are_listed_newest_first_in_pages(acme: Company) -> None:
     acme.listen()
     for kind in ("invoice.finalized", "invoice.paid", "invoice.voided"):
         acme.report(kind)
@@ -111,7 +111,7 @@ def test_events_are_listed_newest_first_by_pages(acme: Company) -> None:
     assert not second["pagination"]["has_more"]
 
 
-def test_the_catalogue_is_served_whole(acme: Company) -> None:
+def test_every_event_type_is_listed_with_schema_and_example(acme: Company) -> None:
     types = acme.call("GET", "/event-types").json["data"]["event_types"]
     assert [one["type"] for one in types] == sorted(event_types.names())
     assert all(one["schema"]["properties"]["type"] == {"const": one["example"]["type"]} for one in types)

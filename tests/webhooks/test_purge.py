@@ -18,7 +18,7 @@ SELECT e.organization_id, e.id, w.id, 'replay', 'delivered', now()
 
 
 @pytest.mark.long
-def test_many_old_events_are_deleted_with_their_deliveries_in_time(app: Flask, acme: Company) -> None:
+def test_many_old_events_are_deleted_with_their_deliveries(app: Flask, acme: Company) -> None:
     acme.listen()
     for _ in range(5):
         acme.run(MONTH)

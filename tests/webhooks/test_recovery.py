@@ -49,7 +49,7 @@ def endpoint(acme: Company) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("only", "count"), [("failed", 2), ("missing", 1), ("all", 3)])
-def test_what_was_missed_is_queued_once(acme: Company, endpoint: dict[str, Any], only: str, count: int) -> None:
+def test_missed_events_are_queued_once(acme: Company, endpoint: dict[str, Any], only: str, count: int) -> None:
     assert recover(acme, endpoint, only=only) == count
     assert recover(acme, endpoint, only=only) == 0
     rows = acme.rows("SELECT event_id, status FROM webhook_deliveries WHERE cause = 'replay'")
@@ -57,19 +57,19 @@ def test_what_was_missed_is_queued_once(acme: Company, endpoint: dict[str, Any],
     assert {row.status for row in rows} == {"queued"}
 
 
-def test_by_default_everything_missed_comes(acme: Company, endpoint: dict[str, Any]) -> None:
+def test_all_missed_events_are_recovered_by_default(acme: Company, endpoint: dict[str, Any]) -> None:
     assert recover(acme, endpoint) == 3
     acme.end("delivered")
     assert recover(acme, endpoint) == 0
 
 
-def test_what_fails_again_can_be_recovered_again(acme: Company, endpoint: dict[str, Any]) -> None:
+def test_event_that_fails_again_can_be_recovered_again(acme: Company, endpoint: dict[str, Any]) -> None:
     assert recover(acme, endpoint) == 3
     acme.end("failed")
     assert recover(acme, endpoint) == 4
 
 
-def test_what_waits_for_its_next_try_is_tried_now_and_not_twice(acme: Company) -> None:
+def test_delivery_between_two_attempts_is_due_now_once(acme: Company) -> None:
     made = acme.listen()
     acme.report()
     acme.run("UPDATE webhook_deliveries SET attempts = 2, next_at = now() + interval '5 min'")
@@ -80,20 +80,20 @@ def test_what_waits_for_its_next_try_is_tried_now_and_not_twice(acme: Company) -
     assert recover(acme, made) == 0
 
 
-def test_only_the_time_that_is_named_counts(acme: Company, endpoint: dict[str, Any]) -> None:
+def test_events_outside_the_range_are_not_recovered(acme: Company, endpoint: dict[str, Any]) -> None:
     assert recover(acme, endpoint, since=ago(days=2), until=ago(days=1)) == 0
     acme.end("delivered")
     assert recover(acme, endpoint, since=ago(days=29.99)) == 3
 
 
-def test_tests_are_not_recovered(acme: Company) -> None:
+def test_test_events_are_not_recovered(acme: Company) -> None:
     made, other = acme.listen(), acme.listen()
     acme.call("POST", f"/endpoints/{made['id']}/test", {})
     acme.end("failed")
     assert (recover(acme, made), recover(acme, other)) == (0, 0)
 
 
-def test_an_endpoint_that_is_new_can_have_what_was_before_it(acme: Company) -> None:
+def test_new_endpoint_recovers_events_from_before_its_creation(acme: Company) -> None:
     acme.listen()
     acme.report()
     acme.report("message.accepted")
@@ -101,7 +101,7 @@ def test_an_endpoint_that_is_new_can_have_what_was_before_it(acme: Company) -> N
     assert recover(acme, late) == 1
 
 
-def test_two_recoveries_at_once_queue_each_event_once(acme: Company, endpoint: dict[str, Any]) -> None:
+def test_concurrent_recoveries_queue_each_event_once(acme: Company, endpoint: dict[str, Any]) -> None:
     together, counts = threading.Barrier(6), []
 
     def ask() -> None:
@@ -119,7 +119,7 @@ def test_two_recoveries_at_once_queue_each_event_once(acme: Company, endpoint: d
     assert sorted(counts) == [0, 0, 0, 0, 0, 3]
 
 
-def test_a_span_that_is_none_is_refused_on_its_field(acme: Company, endpoint: dict[str, Any]) -> None:
+def test_invalid_range_is_rejected_at_its_field(acme: Company, endpoint: dict[str, Any]) -> None:
     assert problem(acme, endpoint, {}) == "since"
     assert problem(acme, endpoint, {"since": "yesterday"}) == "since"
     assert problem(acme, endpoint, {"since": "2026-01-01T00:00:00"}) == "since"
@@ -130,13 +130,13 @@ def test_a_span_that_is_none_is_refused_on_its_field(acme: Company, endpoint: di
     assert problem(acme, endpoint, {"since": ago(hours=1), "only": "some"}) == "only"
 
 
-def test_a_disabled_endpoint_is_enabled_first(acme: Company, endpoint: dict[str, Any]) -> None:
+def test_disabled_endpoint_cannot_be_recovered(acme: Company, endpoint: dict[str, Any]) -> None:
     acme.call("PATCH", f"/endpoints/{endpoint['id']}", {"is_enabled": False})
     answer = acme.call("POST", f"/endpoints/{endpoint['id']}/recover", {"since": ago(hours=1)})
     assert (answer.status_code, answer.json["error"]["code"]) == (409, "ENDPOINT_DISABLED")
 
 
-def test_a_recovery_is_in_the_log_of_acts(acme: Company, endpoint: dict[str, Any]) -> None:
+def test_recovery_is_in_the_audit_log(acme: Company, endpoint: dict[str, Any]) -> None:
     recover(acme, endpoint, only="failed")
     [row] = acme.rows("SELECT data FROM audit_events WHERE action = 'webhook_endpoint.recovered'")
     assert (row.data["only"], row.data["deliveries"]) == ("failed", 2)
@@ -146,7 +146,7 @@ def command(app: Flask, *arguments: str) -> Result:
     return app.test_cli_runner().invoke(args=["webhooks", *arguments], prog_name="flask")
 
 
-def test_the_command_recovers_too(app: Flask, acme: Company, endpoint: dict[str, Any]) -> None:
+def test_command_recovers_missed_events(app: Flask, acme: Company, endpoint: dict[str, Any]) -> None:
     done = command(app, "recover", endpoint["id"], "--since", ago(hours=1), "--json")
     assert (done.exit_code, done.stdout) == (0, '{"count": 3}\n'), done.stderr
     [row] = acme.rows("SELECT actor_type FROM audit_events WHERE action = 'webhook_endpoint.recovered'")
@@ -154,7 +154,7 @@ def test_the_command_recovers_too(app: Flask, acme: Company, endpoint: dict[str,
     assert len(acme.rows("SELECT FROM webhook_deliveries WHERE cause = 'replay'")) == 3
 
 
-def test_the_command_says_in_one_line_what_is_wrong(app: Flask, acme: Company, endpoint: dict[str, Any]) -> None:
+def test_command_reports_an_error_in_one_line(app: Flask, acme: Company, endpoint: dict[str, Any]) -> None:
     nobody = ids.format_id("whe", ids.new_id())
     said = {
         command(app, "recover", nobody, "--since", ago(hours=1)).stderr.strip(),

@@ -23,7 +23,7 @@ def sent(acme: Company) -> dict[str, Any]:
     return delivery
 
 
-def test_a_delivery_is_shown_with_what_it_carries_and_its_attempts(acme: Company, sent: dict[str, Any]) -> None:
+def test_delivery_is_shown_with_its_payload_and_attempts(acme: Company, sent: dict[str, Any]) -> None:
     acme.run(
         """INSERT INTO webhook_attempts (organization_id, delivery_id, n, started_at, ended_at, outcome, status_code,
             duration_ms, response_snippet)
@@ -40,7 +40,7 @@ def test_a_delivery_is_shown_with_what_it_carries_and_its_attempts(acme: Company
     assert (attempt["duration_ms"], attempt["response_excerpt"], attempt["error"]) == (12, "<b>no</b>", None)
 
 
-def test_deliveries_are_filtered_by_status_and_come_by_pages(acme: Company, sent: dict[str, Any]) -> None:
+def test_deliveries_are_filtered_by_status_and_listed_in_pages(acme: Company, sent: dict[str, Any]) -> None:
     acme.report("invoice.voided")
     path = f"/endpoints/{sent['endpoint_id']}/deliveries"
 
@@ -56,7 +56,7 @@ def test_deliveries_are_filtered_by_status_and_come_by_pages(acme: Company, sent
         assert code(acme.call("GET", path, query_string=query)) == (422, "VALIDATION_ERROR")
 
 
-def test_a_resend_is_a_new_delivery_of_the_same_event(acme: Company, sent: dict[str, Any]) -> None:
+def test_resend_creates_a_delivery_of_the_same_event(acme: Company, sent: dict[str, Any]) -> None:
     answer = acme.call("POST", f"/deliveries/{sent['id']}/resend")
     assert answer.status_code == 202
     new = answer.json["data"]
@@ -67,7 +67,7 @@ def test_a_resend_is_a_new_delivery_of_the_same_event(acme: Company, sent: dict[
     assert row.data == {"new_delivery_id": new["id"]}
 
 
-def test_nothing_is_sent_to_an_endpoint_that_is_disabled_or_deleted(acme: Company, sent: dict[str, Any]) -> None:
+def test_disabled_or_deleted_endpoint_receives_no_resend(acme: Company, sent: dict[str, Any]) -> None:
     endpoint = f"/endpoints/{sent['endpoint_id']}"
     acme.call("PATCH", endpoint, {"is_enabled": False})
     resend = f"/deliveries/{sent['id']}/resend"
@@ -79,7 +79,7 @@ def test_nothing_is_sent_to_an_endpoint_that_is_disabled_or_deleted(acme: Compan
     assert len(acme.rows("SELECT FROM webhook_deliveries")) == 1
 
 
-def test_a_replay_goes_to_every_endpoint_that_wants_the_type(acme: Company, sent: dict[str, Any]) -> None:
+def test_replay_goes_to_every_endpoint_subscribed_to_the_type(acme: Company, sent: dict[str, Any]) -> None:
     acme.listen(event_types=["invoice.paid"])
     acme.listen(event_types=["invoice.voided"])
     answer = acme.call("POST", f"/events/{sent['event_id']}/replay")
@@ -103,11 +103,11 @@ NOBODYS = "01a213a3791b71d4acbe9c72e2648fcd"
         ("GET", f"/endpoints/whe_{NOBODYS}/deliveries"),
     ],
 )
-def test_what_is_not_there_is_404(acme: Company, method: str, path: str) -> None:
+def test_unknown_delivery_event_or_endpoint_is_not_found(acme: Company, method: str, path: str) -> None:
     assert code(acme.call(method, path)) == (404, "NOT_FOUND")
 
 
-def test_a_test_is_an_event_of_its_own_and_goes_to_one_endpoint(acme: Company) -> None:
+def test_test_event_is_delivered_to_one_endpoint_only(acme: Company) -> None:
     made = acme.listen(event_types=["invoice.paid"])
     acme.listen()
     answer = acme.call("POST", f"/endpoints/{made['id']}/test", {})
@@ -120,7 +120,7 @@ def test_a_test_is_an_event_of_its_own_and_goes_to_one_endpoint(acme: Company) -
     assert event["id"] == data["event_id"]
 
 
-def test_any_type_can_be_tried_and_no_other(acme: Company) -> None:
+def test_test_event_has_any_registered_type(acme: Company) -> None:
     made = acme.listen()
     answer = acme.call("POST", f"/endpoints/{made['id']}/test", {"event_type": "message.failed"})
     assert answer.json["data"]["payload"]["data"]["error_code"] == "invalid_recipient"
@@ -128,7 +128,7 @@ def test_any_type_can_be_tried_and_no_other(acme: Company) -> None:
     assert code(answer) == (422, "VALIDATION_ERROR")
 
 
-def test_a_test_that_is_replayed_goes_only_where_it_went(acme: Company) -> None:
+def test_replayed_test_event_goes_to_its_endpoint_only(acme: Company) -> None:
     made = acme.listen()
     acme.listen()
     event = acme.call("POST", f"/endpoints/{made['id']}/test", {}).json["data"]["event_id"]
@@ -136,7 +136,7 @@ def test_a_test_that_is_replayed_goes_only_where_it_went(acme: Company) -> None:
     assert [one["endpoint_id"] for one in data["deliveries"]] == [made["id"]]
 
 
-def test_twenty_tests_an_hour_are_enough(acme: Company) -> None:
+def test_test_events_are_limited_to_twenty_an_hour(acme: Company) -> None:
     made = acme.listen()
     answers = [acme.call("POST", f"/endpoints/{made['id']}/test", {}) for _ in range(21)]
     assert [answer.status_code for answer in answers] == [202] * 20 + [429]

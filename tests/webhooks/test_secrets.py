@@ -12,7 +12,7 @@ from saas_api.webhooks import secrets
 from tests.support.webhooks import ENDPOINTS, Company
 
 
-def test_a_secret_is_stored_encrypted_and_read_again_by_whoever_signs(acme: Company) -> None:
+def test_secret_is_stored_encrypted_and_read_for_signing(acme: Company) -> None:
     made = acme.listen()
     [row] = acme.rows("SELECT secret_encrypted FROM webhook_secrets")
     assert made["secret"].encode() not in bytes(row.secret_encrypted)
@@ -24,7 +24,7 @@ def live(acme: Company, endpoint_id: str) -> list[str]:
         return secrets.list_active_secrets(session, acme.id, ids.parse_id("whe", endpoint_id))
 
 
-def test_a_rotation_keeps_the_old_secret_for_a_while(acme: Company) -> None:
+def test_previous_secret_is_active_during_the_grace_period(acme: Company) -> None:
     made = acme.listen()
     answer = acme.call("POST", f"/endpoints/{made['id']}/rotate-secret", {"grace_seconds": 600})
     assert (answer.status_code, answer.headers["Cache-Control"]) == (200, "no-store")
@@ -34,27 +34,27 @@ def test_a_rotation_keeps_the_old_secret_for_a_while(acme: Company) -> None:
     assert live(acme, made["id"]) == [new]
 
 
-def test_no_grace_ends_every_older_secret_at_once(acme: Company) -> None:
+def test_rotation_without_grace_expires_every_older_secret(acme: Company) -> None:
     made = acme.listen()
     acme.call("POST", f"/endpoints/{made['id']}/rotate-secret", {})
     answer = acme.call("POST", f"/endpoints/{made['id']}/rotate-secret", {"grace_seconds": 0})
     assert live(acme, made["id"]) == [answer.json["data"]["secret"]]
 
 
-def test_at_most_three_secrets_sign(acme: Company) -> None:
+def test_at_most_three_secrets_are_active(acme: Company) -> None:
     made = acme.listen()
     news = [acme.call("POST", f"/endpoints/{made['id']}/rotate-secret", {}).json["data"]["secret"] for _ in range(3)]
     assert live(acme, made["id"]) == news[::-1]
 
 
 @pytest.mark.parametrize("grace", [-1, 604_801, "60", 1.5, True, None])
-def test_a_grace_that_is_none_is_refused(acme: Company, grace: Any) -> None:
+def test_invalid_grace_period_is_rejected(acme: Company, grace: Any) -> None:
     made = acme.listen()
     answer = acme.call("POST", f"/endpoints/{made['id']}/rotate-secret", {"grace_seconds": grace})
     assert (answer.status_code, answer.json["error"]["code"]) == (422, "VALIDATION_ERROR")
 
 
-def test_two_rotations_at_once_leave_one_current_secret(acme: Company) -> None:
+def test_concurrent_rotations_leave_one_secret_without_expiry(acme: Company) -> None:
     made = acme.listen()
     together, answers = threading.Barrier(4), []
 
@@ -74,7 +74,7 @@ def test_two_rotations_at_once_leave_one_current_secret(acme: Company) -> None:
     assert len(live(acme, made["id"])) == 3
 
 
-def test_a_secret_survives_a_new_secret_key_and_can_be_sealed_anew(
+def test_secret_is_reencrypted_under_a_new_secret_key(
     acme: Company, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = acme.listen()

@@ -19,7 +19,7 @@ def loopback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.long
-def test_a_newcomer_sees_a_signed_event_and_recovers_what_was_missed(
+def test_example_session_receives_and_recovers_events(
     server: str,  # noqa: F811 - the fixture
     environment: dict[str, str],  # noqa: F811 - the fixture
     tmp_path: Path,

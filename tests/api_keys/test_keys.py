@@ -56,7 +56,7 @@ def rotated(client: FlaskClient, person: Headers, key_id: str, grace: int | None
     return {"X-API-Key": answer.json["data"]["key"]}
 
 
-def test_what_is_named_is_changed_and_the_rest_stays(client: FlaskClient, alice: Headers) -> None:
+def test_update_changes_only_the_given_fields_of_a_key(client: FlaskClient, alice: Headers) -> None:
     key_id, _ = make_key(client, alice, rate_limit_per_minute=5, allowed_ips=["10.0.0.0/8"])
     before = client.get(f"{KEYS}/{key_id}", headers=alice).json["data"]
     answer = client.patch(f"{KEYS}/{key_id}", json={"name": "New", "scopes": ["usage:read"]}, headers=alice)
@@ -85,7 +85,7 @@ def test_what_is_named_is_changed_and_the_rest_stays(client: FlaskClient, alice:
         ("rate_limit_per_minute", 0),
     ],
 )
-def test_nothing_else_of_a_key_can_be_changed(client: FlaskClient, alice: Headers, field: str, value: Any) -> None:
+def test_update_with_a_fixed_or_invalid_field_is_rejected(client: FlaskClient, alice: Headers, field: str, value: Any) -> None:
     key_id, _ = make_key(client, alice)
     before = client.get(f"{KEYS}/{key_id}", headers=alice).json
     refused = client.patch(f"{KEYS}/{key_id}", json={"name": "Other", field: value}, headers=alice)
@@ -93,7 +93,7 @@ def test_nothing_else_of_a_key_can_be_changed(client: FlaskClient, alice: Header
     assert client.get(f"{KEYS}/{key_id}", headers=alice).json == before
 
 
-def test_a_change_acts_on_the_next_request_in_another_process(
+def test_change_applies_to_the_next_request_in_another_process(
     client: FlaskClient, config: dict[str, Any], alice: Headers
 ) -> None:
     key_id, key = make_key(client, alice, scopes=["usage:read"])
@@ -115,7 +115,7 @@ def test_a_change_acts_on_the_next_request_in_another_process(
         assert process.call("POST", SEND, key, SMS)["status"] == 202
 
 
-def test_without_grace_the_old_secret_ends_at_once_in_every_process(
+def test_rotation_without_grace_ends_the_old_secret_in_every_process(
     client: FlaskClient, config: dict[str, Any], alice: Headers
 ) -> None:
     key_id, old = make_key(client, alice)
@@ -133,7 +133,7 @@ def test_without_grace_the_old_secret_ends_at_once_in_every_process(
     assert new["X-API-Key"] not in shown.text
 
 
-def test_with_grace_two_secrets_live_until_the_old_one_ends(client: FlaskClient, alice: Headers) -> None:
+def test_rotation_with_grace_keeps_both_secrets_until_the_old_one_expires(client: FlaskClient, alice: Headers) -> None:
     key_id, first = make_key(client, alice)
     began = clock.now()
     answer = rotate(client, alice, key_id, DAY)
@@ -158,7 +158,7 @@ def sign_in(client: FlaskClient) -> Headers:
     return {"Authorization": f"Bearer {client.post('/api/v1/auth/login', json=body).json['data']['token']}"}
 
 
-def test_of_two_rotations_at_once_one_is_told_to_wait(app: Flask, client: FlaskClient, alice: Headers) -> None:
+def test_concurrent_rotations_succeed_once(app: Flask, client: FlaskClient, alice: Headers) -> None:
     key_id, first = make_key(client, alice)
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda _: rotate(app.test_client(), alice, key_id, DAY), range(4)))
@@ -176,7 +176,7 @@ def test_revoking_a_key_ends_both_secrets(client: FlaskClient, alice: Headers) -
         assert code(refused) == (409, "CONFLICT")
 
 
-def test_no_secret_outlives_the_end_of_its_key(client: FlaskClient, alice: Headers) -> None:
+def test_secrets_expire_with_their_key(client: FlaskClient, alice: Headers) -> None:
     end = clock.format_rfc3339(clock.now() + timedelta(hours=1))
     key_id, _ = make_key(client, alice, expires_at=end)
     told = rotate(client, alice, key_id, DAY).json["data"]
@@ -184,14 +184,14 @@ def test_no_secret_outlives_the_end_of_its_key(client: FlaskClient, alice: Heade
 
 
 @pytest.mark.parametrize("grace", [-1, 604_801, "60", 1.5, True, None])
-def test_a_grace_that_is_none_is_refused_and_nothing_ends(client: FlaskClient, alice: Headers, grace: Any) -> None:
+def test_invalid_grace_period_of_a_key_is_rejected(client: FlaskClient, alice: Headers, grace: Any) -> None:
     key_id, key = make_key(client, alice)
     refused = client.post(f"{KEYS}/{key_id}/rotate", json={"grace_seconds": grace}, headers=alice)
     assert code(refused) == (422, "VALIDATION_ERROR")
     assert client.get(LIST, headers=key).status_code == 200
 
 
-def test_a_foreign_key_can_be_neither_changed_nor_rotated(client: FlaskClient, alice: Headers) -> None:
+def test_key_of_another_organization_cannot_be_changed(client: FlaskClient, alice: Headers) -> None:
     key_id, key = make_key(client, alice)
     carol = sign_up(client, "Carol", "carol@other.example")
     for refused in (
@@ -203,7 +203,7 @@ def test_a_foreign_key_can_be_neither_changed_nor_rotated(client: FlaskClient, a
     assert client.get(LIST, headers=key).status_code == 200
 
 
-def test_a_member_makes_keys_and_only_admins_change_them(client: FlaskClient, alice: Headers, superuser: Any) -> None:
+def test_member_creates_keys_and_admin_changes_them(client: FlaskClient, alice: Headers, superuser: Any) -> None:
     bob = join(client, superuser, alice, "bob@acme.example", "member")
     key_id, key = make_key(client, bob)
     for refused in (
@@ -218,7 +218,7 @@ def test_a_member_makes_keys_and_only_admins_change_them(client: FlaskClient, al
 
 
 @pytest.mark.parametrize("role", ["viewer", "billing"])
-def test_nobody_gives_a_key_more_than_they_may_do(app: Flask, client: FlaskClient, alice: Headers, role: str) -> None:
+def test_scopes_beyond_the_role_are_rejected(app: Flask, client: FlaskClient, alice: Headers, role: str) -> None:
     key_id, _ = make_key(client, alice, scopes=["usage:read"])
     organization_id = organization_of(client, alice)
     weak = Principal("user", ids.new_id(), organization_id, role=role)
@@ -233,7 +233,7 @@ def test_nobody_gives_a_key_more_than_they_may_do(app: Flask, client: FlaskClien
             assert refusal.value.details == {"scopes": ["messages:write"]}
 
 
-def test_live_keys_wait_for_a_verified_address_where_that_is_asked(
+def test_live_key_needs_a_verified_email_when_required(
     app: Flask, client: FlaskClient, alice: Headers, rows: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key_id, key = make_key(client, alice)
@@ -247,7 +247,7 @@ def test_live_keys_wait_for_a_verified_address_where_that_is_asked(
     assert client.post(KEYS, json={"name": "live"}, headers=alice).status_code == 201
 
 
-def test_every_act_on_a_key_is_on_record_with_what_it_changed(
+def test_audit_log_has_every_change_of_a_key(
     client: FlaskClient, alice: Headers, rows: Callable[[str], list[Any]]
 ) -> None:
     key_id, _ = make_key(client, alice)
@@ -272,7 +272,7 @@ def test_every_act_on_a_key_is_on_record_with_what_it_changed(
     assert log[3][6] == "the-last-act"
 
 
-def test_the_maker_of_a_key_is_told_by_mail_and_the_mail_holds_no_secret(
+def test_creator_of_a_key_receives_a_mail_without_the_secret(
     client: FlaskClient, alice: Headers, rows: Callable[[str], list[Any]]
 ) -> None:
     _, key = make_key(client, alice, name="Billing <b>robot</b>")

@@ -55,7 +55,7 @@ class Post(MockMessageProvider):
 
 
 @pytest.mark.long
-def test_every_event_keeps_to_its_schema(
+def test_published_events_match_their_schemas(
     acme: Company, work: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = acme.listen(event_types=sorted(event_types.names()))

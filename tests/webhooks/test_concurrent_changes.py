@@ -26,7 +26,7 @@ def id_of(made: dict[str, Any]) -> Any:
 
 
 @pytest.mark.parametrize("method", ["PATCH", "DELETE"])
-def test_who_changed_the_organization_may_publish_while_its_endpoint_is_changed(
+def test_endpoint_change_waits_for_a_transaction_that_publishes_later(
     app: Flask, acme: Company, method: str
 ) -> None:
     path, body = f"/endpoints/{acme.listen()['id']}", {"is_enabled": False} if method == "PATCH" else None
@@ -47,7 +47,7 @@ def test_who_changed_the_organization_may_publish_while_its_endpoint_is_changed(
     assert acme.rows("SELECT status FROM webhook_deliveries") == [("canceled",)]
 
 
-def test_two_endpoints_may_be_gone_at_once(app: Flask, acme: Company, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_endpoints_are_disabled_as_gone_concurrently(app: Flask, acme: Company, monkeypatch: pytest.MonkeyPatch) -> None:
     made = [acme.listen(), acme.listen()]
     acme.report()
     publish = events.publish
@@ -73,7 +73,7 @@ def test_two_endpoints_may_be_gone_at_once(app: Flask, acme: Company, monkeypatc
     assert acme.rows("SELECT FROM webhook_deliveries WHERE next_at IS NOT NULL") == []
 
 
-def test_an_endpoint_that_recovers_at_the_last_moment_stays(app: Flask, acme: Company) -> None:
+def test_endpoint_that_recovers_during_the_scan_stays_enabled(app: Flask, acme: Company) -> None:
     acme.listen()
     acme.run("UPDATE webhook_endpoints SET first_failure_at = now(), consecutive_failures = 1")
     clock.freeze_time(clock.now() + timedelta(days=5, hours=1))
@@ -93,7 +93,7 @@ def test_an_endpoint_that_recovers_at_the_last_moment_stays(app: Flask, acme: Co
     assert endpoint_of(acme).status == "enabled"
 
 
-def test_those_that_stay_due_do_not_keep_others_off_the_list(
+def test_every_due_endpoint_is_scanned_although_others_stay_due(
     app: Flask, acme: Company, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox, "MAX_OWNERS_PER_SCAN", 1)
@@ -104,7 +104,7 @@ def test_those_that_stay_due_do_not_keep_others_off_the_list(
         assert {endpoint for _ in range(50) for _, endpoint in dispatch.list_due_endpoints().owners} == made
 
 
-def test_a_token_in_an_address_is_told_to_nobody_else(app: Flask, acme: Company) -> None:
+def test_query_of_an_endpoint_url_is_in_no_event_and_no_mail(app: Flask, acme: Company) -> None:
     made = acme.listen("http://127.0.0.1:9/hook?token=hidden")
     acme.listen()
     acme.run("UPDATE webhook_endpoints SET first_failure_at = now() - interval '6 days' WHERE url LIKE '%token%'")
