@@ -336,7 +336,7 @@ def _is_own_response(request: IdempotentRequest, statement: Statement) -> bool:
         try:
             idempotency.raise_if_answered(session, request)
         except AlreadyAnswered as answered:
-            if answered.kept.body == statement[1]["once_body"]:
+            if answered.response.body == statement[1]["idempotency_body"]:
                 return True
             raise
     return False
