@@ -1,4 +1,4 @@
-"""Keys over HTTP: shown once, stored as a digest, ended for good."""
+"""Keys over HTTP: creation, lists, revocation and last use."""
 
 from typing import Any
 
@@ -21,17 +21,17 @@ def test_secret_of_a_new_key_is_shown_once_and_not_stored(client: FlaskClient, a
     answer = client.post(KEYS, json={"name": "Production"}, headers=alice)
     assert answer.status_code == 201
     assert answer.headers["Cache-Control"] == "no-store"
-    made = answer.json["data"]
-    assert made["mode"] == "live"
-    assert made["scopes"] == ["messages:read", "messages:write", "usage:read"]
-    assert made["key"].startswith(made["prefix"])
-    assert made["key"].endswith(made["last_four"])
+    created = answer.json["data"]
+    assert created["mode"] == "live"
+    assert created["scopes"] == ["messages:read", "messages:write", "usage:read"]
+    assert created["key"].startswith(created["prefix"])
+    assert created["key"].endswith(created["last_four"])
     listed = client.get(KEYS, headers=alice)
-    assert [key["id"] for key in listed.json["data"]["keys"]] == [made["id"]]
-    assert made["key"] not in listed.text
+    assert [key["id"] for key in listed.json["data"]["keys"]] == [created["id"]]
+    assert created["key"] not in listed.text
     with superuser, superuser.cursor() as cursor:
         cursor.execute("SELECT s::text, k::text FROM api_key_secrets s, api_keys k")
-        assert made["key"] not in str(cursor.fetchall())
+        assert created["key"] not in str(cursor.fetchall())
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The text of a key."""
+"""The text of key secrets."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Keys are changed and rotated, by whom it may be, in every process at once, and every act is on record."""
+"""Changes and rotations of keys: permissions, other processes, concurrent requests, and the audit log."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -37,8 +37,8 @@ def rows(superuser: Any) -> Callable[[str], list[Any]]:
     return read
 
 
-def bare(wire: str) -> UUID:
-    return ids.parse_id(wire.partition("_")[0], wire)
+def parse_id(public_id: str) -> UUID:
+    return ids.parse_id(public_id.partition("_")[0], public_id)
 
 
 def code(answer: Any) -> tuple[int, str]:
@@ -85,7 +85,9 @@ def test_update_changes_only_the_given_fields_of_a_key(client: FlaskClient, alic
         ("rate_limit_per_minute", 0),
     ],
 )
-def test_update_with_a_fixed_or_invalid_field_is_rejected(client: FlaskClient, alice: Headers, field: str, value: Any) -> None:
+def test_update_with_a_fixed_or_invalid_field_is_rejected(
+    client: FlaskClient, alice: Headers, field: str, value: Any
+) -> None:
     key_id, _ = make_key(client, alice)
     before = client.get(f"{KEYS}/{key_id}", headers=alice).json
     refused = client.patch(f"{KEYS}/{key_id}", json={"name": "Other", field: value}, headers=alice)
@@ -163,8 +165,8 @@ def test_concurrent_rotations_succeed_once(app: Flask, client: FlaskClient, alic
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda _: rotate(app.test_client(), alice, key_id, DAY), range(4)))
     assert sorted(answer.status_code for answer in answers) == [201, 409, 409, 409]
-    made = next(answer.json["data"]["key"] for answer in answers if answer.status_code == 201)
-    assert [client.get(LIST, headers=key).status_code for key in (first, {"X-API-Key": made})] == [200, 200]
+    created = next(answer.json["data"]["key"] for answer in answers if answer.status_code == 201)
+    assert [client.get(LIST, headers=key).status_code for key in (first, {"X-API-Key": created})] == [200, 200]
 
 
 def test_revoking_a_key_ends_both_secrets(client: FlaskClient, alice: Headers) -> None:
@@ -179,8 +181,8 @@ def test_revoking_a_key_ends_both_secrets(client: FlaskClient, alice: Headers) -
 def test_secrets_expire_with_their_key(client: FlaskClient, alice: Headers) -> None:
     end = clock.format_rfc3339(clock.now() + timedelta(hours=1))
     key_id, _ = make_key(client, alice, expires_at=end)
-    told = rotate(client, alice, key_id, DAY).json["data"]
-    assert told["expires_at"] == told["old_expires_at"] == end
+    rotated_key = rotate(client, alice, key_id, DAY).json["data"]
+    assert rotated_key["expires_at"] == rotated_key["old_expires_at"] == end
 
 
 @pytest.mark.parametrize("grace", [-1, 604_801, "60", 1.5, True, None])
@@ -221,12 +223,12 @@ def test_member_creates_keys_and_admin_changes_them(client: FlaskClient, alice: 
 def test_scopes_beyond_the_role_are_rejected(app: Flask, client: FlaskClient, alice: Headers, role: str) -> None:
     key_id, _ = make_key(client, alice, scopes=["usage:read"])
     organization_id = organization_of(client, alice)
-    weak = Principal("user", ids.new_id(), organization_id, role=role)
+    principal = Principal("user", ids.new_id(), organization_id, role=role)
     with app.app_context(), tenancy.tenant_session(organization_id) as session:
         for attempt in (
-            lambda: keys.create(session, organization_id, weak, name="k", scopes=["messages:write"]),
-            lambda: keys.create(session, organization_id, weak, name="k"),
-            lambda: keys.update(session, weak, bare(key_id), {"scopes": ["messages:write", "usage:read"]}),
+            lambda: keys.create(session, organization_id, principal, name="k", scopes=["messages:write"]),
+            lambda: keys.create(session, organization_id, principal, name="k"),
+            lambda: keys.update(session, principal, parse_id(key_id), {"scopes": ["messages:write", "usage:read"]}),
         ):
             with pytest.raises(ScopeBeyondRole) as refusal:
                 attempt()
@@ -256,20 +258,20 @@ def test_audit_log_has_every_change_of_a_key(
     rotated(client, alice, key_id, 60)
     client.patch(f"{KEYS}/{key_id}", json={"id": key_id}, headers=alice)
     for _ in range(2):
-        client.delete(f"{KEYS}/{key_id}", headers={**alice, "X-Request-Id": "the-last-act"})
-    log = rows(
+        client.delete(f"{KEYS}/{key_id}", headers={**alice, "X-Request-Id": "last-change"})
+    events = rows(
         """SELECT action, data, actor_type, actor_id, target_id, host(ip), request_id FROM audit_events
             WHERE target_type = 'api_key' ORDER BY id"""
     )
-    assert [row[0] for row in log] == [f"api_key.{verb}" for verb in ("created", "changed", "rotated", "revoked")]
-    assert log[1][1] == {
+    assert [row[0] for row in events] == [f"api_key.{verb}" for verb in ("created", "changed", "rotated", "revoked")]
+    assert events[1][1] == {
         "before": {"name": "key", "allowed_ips": []},
         "after": {"name": "New", "allowed_ips": ["127.0.0.0/8"]},
     }
-    assert log[2][1]["grace_seconds"] == 60
+    assert events[2][1]["grace_seconds"] == 60
     person = rows("SELECT id::text FROM users")[0][0]
-    assert {row[2:6] for row in log} == {("user", person, str(bare(key_id)), "127.0.0.1")}
-    assert log[3][6] == "the-last-act"
+    assert {row[2:6] for row in events} == {("user", person, str(parse_id(key_id)), "127.0.0.1")}
+    assert events[3][6] == "last-change"
 
 
 def test_creator_of_a_key_receives_a_mail_without_the_secret(

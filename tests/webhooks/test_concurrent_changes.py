@@ -1,4 +1,4 @@
-"""What happens to one endpoint at once waits in one order: nothing is refused, sent twice or undone for it."""
+"""Concurrent changes of an endpoint: they wait for each other in one lock order, without deadlocks."""
 
 import threading
 import time
@@ -18,103 +18,105 @@ from saas_api.webhooks import dispatch, events, jobs
 from saas_api.webhooks.dispatch import AttemptResult
 from saas_api.webhooks.events import EventSubject
 from saas_api.webhooks.models import AttemptOutcome
-from tests.support.webhooks import Company, endpoint_of
+from tests.support.webhooks import Organization, read_endpoint
 
 
-def id_of(made: dict[str, Any]) -> Any:
-    return ids.parse_id("whe", made["id"])
+def id_of(endpoint: dict[str, Any]) -> Any:
+    return ids.parse_id("whe", endpoint["id"])
 
 
 @pytest.mark.parametrize("method", ["PATCH", "DELETE"])
 def test_endpoint_change_waits_for_a_transaction_that_publishes_later(
-    app: Flask, acme: Company, method: str
+    app: Flask, acme: Organization, method: str
 ) -> None:
-    path, body = f"/endpoints/{acme.listen()['id']}", {"is_enabled": False} if method == "PATCH" else None
+    path, body = f"/endpoints/{acme.create_endpoint()['id']}", {"is_enabled": False} if method == "PATCH" else None
     answers: list[Any] = []
 
-    def end() -> None:
-        answers.append(app.test_client().open(f"/api/v1/webhooks{path}", method=method, json=body, **who))
+    def change_endpoint() -> None:
+        answers.append(app.test_client().open(f"/api/v1/webhooks{path}", method=method, json=body, **credentials))
 
-    who = {"headers": acme.owner.headers}
-    ending = threading.Thread(target=end)
+    credentials = {"headers": acme.owner.headers}
+    changing = threading.Thread(target=change_endpoint)
     with app.app_context(), tenancy.tenant_session(acme.id) as session:
         organizations.bump_generation(session, acme.id)
-        ending.start()
+        changing.start()
         time.sleep(0.5)
         events.publish(session, acme.id, "invoice.paid", EventSubject(ids.new_id()), {})
-    ending.join(10)
+    changing.join(10)
     assert answers[0].status_code == 200
     assert acme.rows("SELECT status FROM webhook_deliveries") == [("canceled",)]
 
 
-def test_two_endpoints_are_disabled_as_gone_concurrently(app: Flask, acme: Company, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = [acme.listen(), acme.listen()]
-    acme.report()
+def test_two_endpoints_are_disabled_as_gone_concurrently(
+    app: Flask, acme: Organization, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoints = [acme.create_endpoint(), acme.create_endpoint()]
+    acme.publish_event()
     publish = events.publish
 
-    def publish_slowly(*what: Any) -> None:
+    def publish_slowly(*arguments: Any) -> None:
         time.sleep(0.5)
-        publish(*what)
+        publish(*arguments)
 
     monkeypatch.setattr(events, "publish", publish_slowly)
     with app.app_context():
-        claimed = [dispatch.claim_deliveries((acme.id, id_of(one)), 1, 1)[0] for one in made]
+        claimed = [dispatch.claim_deliveries((acme.id, id_of(endpoint)), 1, 1)[0] for endpoint in endpoints]
 
-    def write(index: int) -> int:
-        one = claimed[index]
+    def record(index: int) -> int:
+        delivery = claimed[index]
         with app.app_context():
             return dispatch.record_results(
-                one.owner, one.claim, [AttemptResult(one, AttemptOutcome.HTTP_ERROR, 1, 410)]
+                delivery.owner, delivery.claim, [AttemptResult(delivery, AttemptOutcome.HTTP_ERROR, 1, 410)]
             )
 
     with ThreadPoolExecutor(2) as pool:
-        assert list(pool.map(write, range(2))) == [0, 0]
+        assert list(pool.map(record, range(2))) == [0, 0]
     assert {row.status for row in acme.rows("SELECT status FROM webhook_endpoints")} == {"disabled_gone"}
     assert acme.rows("SELECT FROM webhook_deliveries WHERE next_at IS NOT NULL") == []
 
 
-def test_endpoint_that_recovers_during_the_scan_stays_enabled(app: Flask, acme: Company) -> None:
-    acme.listen()
-    acme.run("UPDATE webhook_endpoints SET first_failure_at = now(), consecutive_failures = 1")
+def test_endpoint_that_recovers_during_the_scan_stays_enabled(app: Flask, acme: Organization) -> None:
+    acme.create_endpoint()
+    acme.execute("UPDATE webhook_endpoints SET first_failure_at = now(), consecutive_failures = 1")
     clock.freeze_time(clock.now() + timedelta(days=5, hours=1))
     disabled: list[Any] = []
 
-    def clean() -> None:
+    def disable_failing() -> None:
         with app.app_context():
             disabled.append(jobs.disable_failing())
 
-    cleaning = threading.Thread(target=clean)
+    disabling = threading.Thread(target=disable_failing)
     with app.app_context(), tenancy.tenant_session(acme.id) as session:
         session.execute(text("UPDATE webhook_endpoints SET first_failure_at = NULL, last_success_at = now()"))
-        cleaning.start()
+        disabling.start()
         time.sleep(0.5)
-    cleaning.join(10)
+    disabling.join(10)
     assert disabled == [{"disabled": 0}]
-    assert endpoint_of(acme).status == "enabled"
+    assert read_endpoint(acme).status == "enabled"
 
 
 def test_every_due_endpoint_is_scanned_although_others_stay_due(
-    app: Flask, acme: Company, monkeypatch: pytest.MonkeyPatch
+    app: Flask, acme: Organization, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox, "MAX_OWNERS_PER_SCAN", 1)
-    made = {id_of(acme.listen()) for _ in range(2)}
-    acme.report()
-    acme.run("UPDATE webhook_deliveries SET next_at = next_at - random() * interval '1 min'")
+    endpoint_ids = {id_of(acme.create_endpoint()) for _ in range(2)}
+    acme.publish_event()
+    acme.execute("UPDATE webhook_deliveries SET next_at = next_at - random() * interval '1 min'")
     with app.app_context():
-        assert {endpoint for _ in range(50) for _, endpoint in dispatch.list_due_endpoints().owners} == made
+        assert {endpoint for _ in range(50) for _, endpoint in dispatch.list_due_endpoints().owners} == endpoint_ids
 
 
-def test_query_of_an_endpoint_url_is_in_no_event_and_no_mail(app: Flask, acme: Company) -> None:
-    made = acme.listen("http://127.0.0.1:9/hook?token=hidden")
-    acme.listen()
-    acme.run("UPDATE webhook_endpoints SET first_failure_at = now() - interval '6 days' WHERE url LIKE '%token%'")
+def test_query_of_an_endpoint_url_is_in_no_event_and_no_mail(app: Flask, acme: Organization) -> None:
+    created = acme.create_endpoint("http://127.0.0.1:9/hook?token=hidden")
+    acme.create_endpoint()
+    acme.execute("UPDATE webhook_endpoints SET first_failure_at = now() - interval '6 days' WHERE url LIKE '%token%'")
     with app.app_context():
         assert jobs.disable_failing() == {"disabled": 1}
         with tenancy.system_session("mail.due") as session:
             mails = list(
                 session.scalars(text("SELECT text_body || html_body FROM mails WHERE template = 'webhook_disabled'"))
             )
-    told = [row.payload for row in acme.rows("SELECT payload FROM events WHERE type = 'webhook_endpoint.disabled'")]
-    assert len(mails) == len(told) == 1
-    assert "hidden" not in mails[0] + told[0]
-    assert acme.call("GET", f"/endpoints/{made['id']}").json["data"]["url"].endswith("?token=hidden")
+    payloads = [row.payload for row in acme.rows("SELECT payload FROM events WHERE type = 'webhook_endpoint.disabled'")]
+    assert len(mails) == len(payloads) == 1
+    assert "hidden" not in mails[0] + payloads[0]
+    assert acme.call("GET", f"/endpoints/{created['id']}").json["data"]["url"].endswith("?token=hidden")

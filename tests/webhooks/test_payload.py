@@ -1,4 +1,4 @@
-"""The catalogue and the signature: what is promised is what is sent."""
+"""Examples, schemas and signatures of payloads."""
 
 import time
 from datetime import UTC, datetime
@@ -12,12 +12,12 @@ from saas_api.webhooks import event_types, payload
 BODY = '{"id":"evt_1","data":{"name":"Zoë"}}'.encode()
 
 
-@pytest.mark.parametrize("kind", sorted(event_types.names()))
-def test_example_of_an_event_type_matches_its_schema(kind: str) -> None:
-    entry = event_types.get_type(kind)
+@pytest.mark.parametrize("event_type", sorted(event_types.names()))
+def test_example_of_an_event_type_matches_its_schema(event_type: str) -> None:
+    entry = event_types.get_type(event_type)
     Draft202012Validator.check_schema(entry.schema)
     Draft202012Validator(entry.schema).validate(entry.example)
-    assert entry.example["type"] == kind
+    assert entry.example["type"] == event_type
     assert entry.description.endswith(".")
 
 
@@ -61,6 +61,6 @@ def test_changed_id_timestamp_or_body_invalidates_the_signature(changed: str) ->
 
 
 def test_generated_secrets_have_256_bits_and_differ() -> None:
-    made = {payload.generate_secret() for _ in range(100)}
-    assert len(made) == 100
-    assert {(secret[:6], len(secret)) for secret in made} == {("whsec_", 50)}
+    created = {payload.generate_secret() for _ in range(100)}
+    assert len(created) == 100
+    assert {(secret[:6], len(secret)) for secret in created} == {("whsec_", 50)}
