@@ -24,8 +24,8 @@ SECRET = payload.generate_secret()
 
 def block(language: str, beginning: str) -> str:
     """Return the code block of a language with a given beginning."""
-    found = re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-    (only,) = [text for text in found if text.startswith(beginning)]
+    blocks = re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    (only,) = [text for text in blocks if text.startswith(beginning)]
     return str(only)
 
 
@@ -64,8 +64,8 @@ def by_node(secret: str, headers: Mapping[str, str], body: bytes) -> Any:
 def verify(request: pytest.FixtureRequest) -> Verify:
     if request.param is by_node and not shutil.which("node"):
         pytest.skip("there is no node here")
-    found: Verify = request.param
-    return found
+    implementation: Verify = request.param
+    return implementation
 
 
 def test_snippet_verifies_our_signature(verify: Verify) -> None:

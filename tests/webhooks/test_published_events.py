@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
+from flask import Flask
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # it is not annotated
 
 from saas_api.core import ids
@@ -15,7 +16,7 @@ from saas_api.webhooks import endpoints, event_types
 from saas_api.webhooks.models import EndpointStatus
 from saas_api.webhooks.payload import MAX_PAYLOAD_BYTES
 from tests.support.accounts import make_key
-from tests.support.webhooks import Organization
+from tests.support.webhooks import URL, Organization
 
 PUBLISHED_TYPES = {
     "api_key.created",
@@ -76,3 +77,16 @@ def test_published_events_match_their_schemas(
         assert len(row.payload.encode()) <= MAX_PAYLOAD_BYTES
         types.add(row.type)
     assert types == PUBLISHED_TYPES | {"subscription.created"}
+
+
+def test_disabled_event_is_the_endpoint_as_its_get_returns_it(app: Flask, acme: Organization) -> None:
+    created = acme.create_endpoint(f"{URL}?token=hidden", description="Books", payload="thin")
+    acme.create_endpoint()
+    with app.app_context(), tenancy.tenant_session(acme.id) as session:
+        endpoint_id = ids.parse_id("whe", created["id"])
+        endpoints.disable_endpoint(session, acme.id, endpoint_id, EndpointStatus.DISABLED_FAILING)
+    read = acme.call("GET", f"/endpoints/{created['id']}").json["data"]
+    assert (read["status"], read["is_enabled"]) == ("disabled_failing", False)
+    del read["health"]
+    [row] = acme.rows("SELECT payload FROM events WHERE type = 'webhook_endpoint.disabled'")
+    assert json.loads(row.payload)["data"] == {"object": "webhook_endpoint", **read, "url": URL}
