@@ -116,6 +116,27 @@ def test_a_draft_is_not_shown(client: FlaskClient) -> None:
     assert reader.get("/billing/history")["invoices"] == []
 
 
+def test_event_data_is_the_invoice_of_the_list(client: FlaskClient) -> None:
+    reader = open_account(client)
+    with reader.at_work() as account:
+        books.listen(account)
+    reader.close()
+    [listed] = reader.get("/billing/history")["invoices"]
+    with reader.at_work() as account:
+        [(_, data)] = books.told(account, "invoice.finalized")
+    own_fields = {"object": "invoice", "attempt": 0, "next_attempt_at": None, "version": 2}
+    assert {**listed, **own_fields} == {**data, "total_requests": listed["total_requests"]}
+    assert data["amount_due"] == "29.00"
+
+
+def test_event_schema_describes_the_event_data(acme: Reader) -> None:
+    types = acme.get("/webhooks/event-types")["event_types"]
+    [entry] = [entry for entry in types if entry["type"] == "invoice.paid"]
+    data = entry["schema"]["properties"]["data"]
+    assert {"period", "amount_due", "due_date", "attempt", "version"} <= set(data["required"])
+    assert data["properties"]["due_date"] == {"type": "string", "format": "date-time"}
+
+
 def test_history_can_be_asked_for_a_year(acme: Reader) -> None:
     assert len(acme.get("/billing/history", year=2026)["invoices"]) == 1
     assert acme.get("/billing/history", year=2025)["invoices"] == []

@@ -29,9 +29,15 @@ def test_a_payment_of_all_that_is_due_pays_the_invoice_and_tells_so() -> None:
         "id": f"inv_{invoice.id.hex}",
         "number": "INV-000001",
         "status": "paid",
+        "period": {
+            "starts_at": "2026-04-01T00:00:00.000Z",
+            "ends_at": "2026-05-01T00:00:00.000Z",
+            "timezone": "UTC",
+        },
         "total_amount": "32.05",
+        "amount_due": "0.00",
         "currency": "USD",
-        "due_date": "2026-05-08",
+        "due_date": "2026-05-08T02:00:00.000Z",
         "paid_at": "2026-05-01T02:00:00.000Z",
         "attempt": 0,
         "next_attempt_at": None,
@@ -127,7 +133,7 @@ def test_finalization_takes_who_sells_and_tells_and_mails_who_pays() -> None:
     company, invoice = invoiced()
     assert invoice.seller == {"name": "saas-api"}
     [(_, data)] = told(company, "invoice.finalized")
-    assert (data["status"], data["version"], data["due_date"]) == ("open", 2, "2026-05-08")
+    assert (data["status"], data["version"], data["due_date"]) == ("open", 2, "2026-05-08T02:00:00.000Z")
     mails = company_mails()
     assert [(mail.template, mail.recipient) for mail in mails] == [("invoice_ready", "alice@acme.example")]
     assert "32.05 USD" in mails[0].text_body
