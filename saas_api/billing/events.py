@@ -96,7 +96,10 @@ def _next_version(session: Session, invoice: Invoice) -> int:
 
 def email_invoice(session: Session, invoice: Invoice, organization: Organization) -> None:
     """Send a final invoice to the organization's billing contacts."""
-    for recipient in members.list_recipients(session, invoice.organization_id, BILLING_CONTACT_ROLES, is_bill=True):
+    recipients = members.list_recipients(
+        session, invoice.organization_id, BILLING_CONTACT_ROLES, includes_billing_email=True
+    )
+    for recipient in recipients:
         mails.enqueue(
             session,
             "invoice_ready",

@@ -197,7 +197,7 @@ def ensure_account(session: Session, organization_id: UUID) -> None:
             id=ids.new_id(),
             subscription_id=subscription.id,
             seq=1,
-            plan_version_id=plans.newest_version_id(session, DEFAULT_PLAN),
+            plan_version_id=plans.get_newest_version_id(session, DEFAULT_PLAN),
             starts_at=subscription.started_at,
         )
         .on_conflict_do_nothing(index_elements=["organization_id", "seq"])

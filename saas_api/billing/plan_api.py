@@ -57,7 +57,7 @@ def show_subscription() -> dict[str, Any]:
         "started_at": subscription.started_at,
         "anchor_day": subscription.anchor_day,
         "plan": _plan_summary(found.version),
-        "plan_since": found.stage.starts_at,
+        "plan_since": found.segment.starts_at,
         "period": found.period,
         "scheduled_change": coming and {**_plan_summary(coming[1]), "effective_at": coming[0].starts_at},
     }
@@ -195,7 +195,7 @@ def _change_body(change: PlanChange) -> dict[str, Any]:
                 "meter": shift.meter,
                 "amount": money.format_minor(shift.amount_minor, currency),
             }
-            for shift in change.shifts
+            for shift in change.differences
         ],
         "total": money.format_minor(change.total_minor, currency),
         "currency": currency,

@@ -157,7 +157,7 @@ def _selectable_versions(
 ) -> dict[str, RatedPlanVersion]:
     """The newest version of each plan that can be chosen, in the order of plans."""
     choices = plans.list_selectable_plans(session, codes)
-    versions = {code: choice.version for code, choice in choices.items() if choice.is_open or code == current_plan}
+    versions = {code: choice.version for code, choice in choices.items() if choice.is_public or code == current_plan}
     unavailable = [(index, code) for index, code in enumerate(codes or ()) if code not in versions]
     if unavailable:
         reasons = [{"field": f"plans.{index}", "reason": f"There is no plan {code}."} for index, code in unavailable]
