@@ -46,7 +46,7 @@ def send(client: FlaskClient, alice: Person) -> Callable[[Step], Any]:
     return run
 
 
-def test_a_cap_stops_what_would_go_beyond_it(
+def test_call_beyond_the_spend_cap_is_rejected(
     app: Flask, client: FlaskClient, alice: Person, company: Company, send: Callable[[Step], Any]
 ) -> None:
     sign_up, cap, used, *sent, closing = EXAMPLE

@@ -199,14 +199,14 @@ FACTS: dict[str, Callable[[Teller], str]] = {
 
 
 @pytest.mark.parametrize("name", [name for name in STORIES if name not in ELSEWHERE])
-def test_a_story_of_the_book_comes_out_as_it_is_told(name: str) -> None:
+def test_documented_example(name: str) -> None:
     teller = Teller()
     for step in STORIES[name]:
         teller.play(step)
         teller.check(step.books)
 
 
-def test_every_example_of_the_book_is_played() -> None:
+def test_every_documented_example_is_tested() -> None:
     by_date, by_money = ["10", "11", "12", "13", "15", "16", "17", "18"], ["19a", "19b", "20", "21a", "21b", "22", "23"]
     assert list(STORIES) == by_date + by_money
 
@@ -216,7 +216,7 @@ def test_every_example_of_the_book_is_played() -> None:
     table("plan", "sms", "e-mails", "base", "sms line", "e-mail line", "total"),
     ids=lambda row: " ".join(row[:3]),
 )
-def test_a_month_on_one_plan(row: list[str]) -> None:
+def test_documented_month_on_one_plan(row: list[str]) -> None:
     plan, *quantities, base, sms, email, total = row
     company = found(plan=f"{plan}@1")
     for meter, quantity in zip(METERS, map(number, quantities), strict=True):
@@ -231,13 +231,13 @@ def test_a_month_on_one_plan(row: list[str]) -> None:
 
 
 @pytest.mark.parametrize("row", table("exact", "on the invoice"), ids=lambda row: row[0])
-def test_an_amount_is_rounded_as_the_book_says(row: list[str]) -> None:
+def test_documented_rounding(row: list[str]) -> None:
     exact, rounded = row
     assert money.round_half_up(Decimal(exact).scaleb(2)) == minor(rounded)
 
 
 @pytest.mark.parametrize("row", table("zone", "billing day", "from", "periods end at (UTC)"), ids=" ".join)
-def test_periods_end_where_the_book_says(row: list[str]) -> None:
+def test_documented_ends_of_periods(row: list[str]) -> None:
     zone, anchor_day, start, ends = row
     end = instant(start)
     for told in ends.split(", "):
@@ -246,7 +246,7 @@ def test_periods_end_where_the_book_says(row: list[str]) -> None:
 
 
 @pytest.mark.parametrize("row", table("price of a meter", "quantity", "amount"), ids=" ".join)
-def test_a_price_comes_to_what_the_book_says(row: list[str]) -> None:
+def test_documented_amount_of_a_price(row: list[str]) -> None:
     model, quantity, amount = row
     assert charges.rounded_charge(price_of(model), Decimal(number(quantity))) == minor(amount)
 
@@ -261,7 +261,7 @@ def price_of(words: str) -> MeterPrice:
     return MeterPrice("package", included_quantity=included, package_size=size, package_amount_minor=minor(match[3]))
 
 
-def test_the_book_lists_what_the_plans_charge() -> None:
+def test_documented_prices_of_plans() -> None:
     company = found()
     with company.transaction() as session:
         offers = plans.get_versions(session, [f"{plan}@1" for plan in ("free", "starter", "pro", "scale")])
@@ -283,6 +283,6 @@ def price_cells(price: MeterPrice) -> tuple[str, str]:
     return "0", "; ".join([*bounds, f"then {money.format_unit_price(price.tiers[-1].unit_price)}"])
 
 
-def test_the_book_knows_the_days_of_dunning() -> None:
+def test_documented_days_of_dunning() -> None:
     told = [(int(day_after), action) for day_after, action, _ in table("day", "action", "what it means")]
     assert told == list(DUNNING_SCHEDULE)
