@@ -15,6 +15,7 @@ from saas_api.billing.rating import explanation
 from saas_api.core import clock, ids, money
 from saas_api.core.access import require_permission
 from saas_api.core.db import engine
+from saas_api.core.db.pagination import PageRequest
 from saas_api.core.errors import ValidationFailed
 from saas_api.core.fields import QueryInteger, StrictSchema
 from saas_api.core.web import forms, pages
@@ -99,7 +100,13 @@ def index() -> Response:
 
 def _money(query: Mapping[str, Any], running: CurrentPeriod) -> dict[str, Any]:
     page = (
-        invoices.list_issued(engine.session(), context.current_organization_id(), {**query, "limit": PAGE_SIZE})
+        invoices.list_issued(
+            engine.session(),
+            context.current_organization_id(),
+            PageRequest(PAGE_SIZE, query["cursor"]),
+            status=query["status"],
+            year=query["year"],
+        )
         if query
         else None
     )
@@ -126,7 +133,11 @@ def _years() -> range:
 
 def _table(query: Mapping[str, Any]) -> Response:
     page = invoices.list_invoices(
-        engine.session(), context.current_organization_id(), {**query, "cursor": None, "limit": MAX_EXPORT_ROWS}
+        engine.session(),
+        context.current_organization_id(),
+        PageRequest(MAX_EXPORT_ROWS),
+        status=query["status"],
+        year=query["year"],
     )
     if page.next_cursor:
         raise ValidationFailed.at_field("year", f"More than {MAX_EXPORT_ROWS:,} invoices; choose a year.")
@@ -163,7 +174,7 @@ def wallet() -> Response:
         None
         if form.errors
         else billing_wallet.list_grants(
-            engine.session(), context.current_organization_id(), {**query, "limit": PAGE_SIZE}
+            engine.session(), context.current_organization_id(), PageRequest(PAGE_SIZE, query["cursor"])
         )
     )
     return pages.render_page(
@@ -190,7 +201,7 @@ def credit_notes() -> Response:
         None
         if form.errors
         else billing_credit_notes.list_credit_notes(
-            engine.session(), context.current_organization_id(), {**query, "limit": PAGE_SIZE}
+            engine.session(), context.current_organization_id(), PageRequest(PAGE_SIZE, query["cursor"])
         )
     )
     return pages.render_page(
