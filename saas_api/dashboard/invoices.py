@@ -18,6 +18,7 @@ from saas_api.billing.rating import explanation
 from saas_api.core import access, clock, money
 from saas_api.core.access import require_permission
 from saas_api.core.db import engine
+from saas_api.core.db.pagination import PageRequest
 from saas_api.core.fields import StrictSchema
 from saas_api.core.settings import setting
 from saas_api.core.web import pages, templating
@@ -67,9 +68,11 @@ def show(invoice_id: UUID, form: Form | None = None) -> Response:
         context.current_zone(),
     )
     invoice = shown.invoice
-    asked = {"invoice_id": invoice_id, "cursor": None, "limit": PAGE_SIZE}
     choices = checkout.list_providers_for(invoice)
-    tried = payments.list_payments(engine.session(), context.current_organization_id(), asked).items
+    attempts = PageRequest(limit=PAGE_SIZE)
+    tried = payments.list_payments(
+        engine.session(), context.current_organization_id(), attempts, invoice_id=invoice_id
+    ).items
     return pages.render_page(
         "dashboard/billing/invoice.html",
         block="live",
