@@ -245,7 +245,9 @@ class SimulateIn(StrictSchema):
         metadata={"description": "all that are on offer if left out"},
     )
     periods = StrictInteger(
-        maximum=12, load_default=0, metadata={"description": "0 for the running one, else so many before it"}
+        maximum=12,
+        load_default=0,
+        metadata={"description": "0 for the current period, else the number of periods before it"},
     )
     quantities = QuantitiesField(load_default=None, allow_none=True)
 

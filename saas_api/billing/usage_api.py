@@ -34,6 +34,21 @@ from saas_api.usage.ranges import DateRange, InvalidDateRange
 
 bp = Blueprint("billing_usage", __name__)
 
+USAGE_CSV_COLUMNS = (
+    "date",
+    "method",
+    "endpoint",
+    "api_key_id",
+    "api_key_name",
+    "meter",
+    "quantity",
+    "unit",
+    "outcome",
+    "requests",
+    "cost",
+    "currency",
+)
+
 
 @bp.put("/billing/spend-cap")
 @require_permission("spend-cap:write")
@@ -71,22 +86,6 @@ def _alerts_and_cap() -> dict[str, Any]:
         "alerts": alerts.list_alert_rules(engine.session(), organization_id, state.period_id),
         "spend_cap": state,
     }
-
-
-USAGE_CSV_COLUMNS = (
-    "date",
-    "method",
-    "endpoint",
-    "api_key_id",
-    "api_key_name",
-    "meter",
-    "quantity",
-    "unit",
-    "outcome",
-    "requests",
-    "cost",
-    "currency",
-)
 
 
 @bp.get("/usage")
