@@ -11,10 +11,8 @@ from saas_api.accounts import audit, organizations
 from saas_api.accounts.audit import SYSTEM_ACTOR
 from saas_api.billing import periods
 from saas_api.billing.models import BillingProfile, Subscription
-from saas_api.core import ids
 from saas_api.core.access import Principal
-from saas_api.webhooks import events
-from saas_api.webhooks.events import EventSubject
+from saas_api.webhooks import organization_events
 
 
 @dataclass(frozen=True)
@@ -62,9 +60,9 @@ def _audit_data(profile: BillingProfile) -> BillingDetails:
 
 
 _EVENT_BY_STANDING = {
-    "good": ("organization.resumed", "active", None),
-    "restricted": ("organization.restricted", "restricted", "overdue"),
-    "suspended": ("organization.suspended", "suspended", "overdue"),
+    "good": ("organization.resumed", None),
+    "restricted": ("organization.restricted", "overdue"),
+    "suspended": ("organization.suspended", "overdue"),
 }
 
 
@@ -86,16 +84,8 @@ def set_standing(session: Session, organization_id: UUID, standing: str) -> bool
     before, subscription.standing = subscription.standing, standing
     session.flush()  # the gate reads the row once the change is known
     organizations.bump_generation(session, organization_id)
-    kind, status, reason = _EVENT_BY_STANDING[standing]
-    organization = organizations.get(session, organization_id)
-    session.refresh(organization, ["generation"])
-    data = {
-        "object": "organization",
-        "id": ids.format_id("org", organization_id),
-        "status": status,
-        "reason": reason,
-    }
-    events.publish(session, organization_id, kind, EventSubject(organization_id, organization.generation), data)
+    kind, reason = _EVENT_BY_STANDING[standing]
+    organization_events.publish(session, organization_id, kind, reason)
     moved = {"before": {"standing": before}, "after": {"standing": standing}}
     audit.record_event(session, organization_id, SYSTEM_ACTOR, kind, ("organization", organization_id), moved)
     return True

@@ -190,27 +190,6 @@ _register(
     },
 )
 
-# --- billing: organization ---
-
-
-class OrganizationEventOut(StrictSchema):
-    """Event data of an organization."""
-
-    id = PrefixedId("org")
-    status = fields.String()
-    reason = fields.String(allow_none=True)
-
-
-_register(
-    OrganizationEventOut,
-    {"id": "org_018f3c6a0b1c7d2e8f3a4b5c6d7e8f90", "status": "restricted", "reason": "overdue"},
-    {
-        "organization.restricted": ("Sending is restricted until overdue invoices are paid.", {}),
-        "organization.suspended": ("API keys are refused until the matter is settled.", {"status": "suspended"}),
-        "organization.resumed": ("Everything works again.", {"status": "active", "reason": None}),
-    },
-)
-
 # --- payments ---
 
 
