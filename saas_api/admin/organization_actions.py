@@ -21,7 +21,7 @@ from saas_api.admin import context
 from saas_api.admin.context import Preview, ReasonForm
 from saas_api.billing import period_close, periods, plans, previews, subscriptions, terms, wallet
 from saas_api.billing.invoice_lifecycle import InvoiceSummary
-from saas_api.billing.models import BillingPeriod, BillingProfile, Subscription
+from saas_api.billing.models import BillingPeriod, BillingProfile, GrantKind, Subscription
 from saas_api.billing.period_close import CloseResult
 from saas_api.billing.plans import SelectablePlan
 from saas_api.billing.previews import BillPreview
@@ -127,7 +127,7 @@ def _plan_change(organization_id: UUID, chosen: Form) -> PlanChange | None:
     try:
         with tenancy.tenant_session(organization_id) as session:
             return subscriptions.preview_change(
-                session, organization_id, plan, chosen.value("when") or None, is_customer=False
+                session, organization_id, plan, chosen.value("when") or None, is_member=False
             )
     except NotFound:
         raise
@@ -213,7 +213,7 @@ def grant_credit(
     raises: as `wallet.grant_credit`
     """
     organizations.validate_reason(operator.reason)
-    source = GrantSource(f"operator:{ids.new_id()}", "promotional")
+    source = GrantSource(f"operator:{ids.new_id()}", GrantKind.PROMOTIONAL)
     with context.write_session() as session:
         currency = _currency(session, organization_id)
         try:

@@ -16,6 +16,7 @@ from saas_api.accounts.audit import SYSTEM_ACTOR, Actor, OperatorContext
 from saas_api.accounts.models import Membership
 from saas_api.api_keys import keys
 from saas_api.billing import alerts, period_close, periods, spend_cap, subscriptions, wallet
+from saas_api.billing.models import GrantKind
 from saas_api.billing.wallet import GrantSource
 from saas_api.core import clock
 from saas_api.core.access import Principal
@@ -25,7 +26,7 @@ from saas_api.demo.companies import DemoCompany, DemoLogin
 from saas_api.demo.timeline import Timeline
 from saas_api.demo.traffic import DemoMessage, DemoRefusals
 from saas_api.messages import events as message_events
-from saas_api.messages.events import MessageEventData
+from saas_api.messages.models import Message
 from saas_api.payments import checkout, dunning, provider_events
 from saas_api.payments.checkout import PaymentRequest
 from saas_api.providers import mock_payments
@@ -210,9 +211,9 @@ class CompanyActivity:
     def _tell(self, sent: Sequence[DemoMessage]) -> None:
         for one in sent:
             clock.freeze_time(one.done_at)
-            state = MessageEventData(one.id, one.channel, one.recipient, one.size, "live", one.status, 1, one.error)
             with tenancy.tenant_session(self.id) as session:
-                webhook_events.publish_many(session, self.id, [message_events.status_event(state)])
+                message = session.get_one(Message, (self.id, one.id))
+                webhook_events.publish_many(session, self.id, [message_events.status_event(message)])
 
 
 CLOSE_DELAY, PAYMENT_DELAY = timedelta(hours=2), timedelta(days=2, hours=5)
@@ -269,7 +270,7 @@ class BillingActivity:
     def _help(self) -> None:
         with timeline.demo_session() as session:
             act = OperatorContext(Actor("operator", "demo"), CREDITED_COMPANIES)
-            wallet.grant_credit(session, self.id, GrantSource("demo:gift", "promotional"), 500, act)
+            wallet.grant_credit(session, self.id, GrantSource("demo:gift", GrantKind.PROMOTIONAL), 500, act)
 
 
 def schedule_dunning(stage: Timeline) -> None:

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from uuid import UUID
 
-from saas_api.billing import spend_cap
+from saas_api.billing import period_spend, spend_cap
 from saas_api.billing.spend_cap import SPEND_COUNTER
 from saas_api.billing.terms import ServiceTerms
 from saas_api.core.db import tenancy
@@ -83,7 +83,7 @@ def _build_counters(
         quantities = _find_cached_quantities(principal.organization_id, terms, units)
         return [*quota_counters, *spend_cap.spend_counters(terms, units, quantities, None, is_final=is_final)]
     with tenancy.tenant_session(principal.organization_id) as session:
-        spend = spend_cap.get_current_spend(session, principal.organization_id, terms.period_id)
+        spend = period_spend.get_period_spend(session, principal.organization_id, terms.period_id)
     return [*quota_counters, *spend_cap.spend_counters(terms, units, {}, spend, is_final=is_final)]
 
 
