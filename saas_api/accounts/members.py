@@ -89,12 +89,12 @@ def list_memberships(session: Session, user_id: UUID) -> list[tuple[Organization
 
 
 def list_recipients(
-    session: Session, organization_id: UUID, roles: Collection[str], *, is_billing: bool = False
+    session: Session, organization_id: UUID, roles: Collection[str], *, includes_billing_email: bool = False
 ) -> list[Recipient]:
     """Recipients of a mail of the organization, each address once.
 
     roles: of the members who receive it
-    is_billing: a mail about billing, which the billing address of the organization receives too
+    includes_billing_email: the billing address of the organization receives it too
     """
     recipients = {
         member.email.lower(): Recipient(member.email, member.full_name)
@@ -102,7 +102,7 @@ def list_recipients(
             _select_members(organization_id).where(Membership.role.in_(roles)).order_by(User.id)
         )
     }
-    billing_email = session.get_one(Organization, organization_id).billing_email if is_billing else None
+    billing_email = session.get_one(Organization, organization_id).billing_email if includes_billing_email else None
     if billing_email:
         recipients.setdefault(billing_email.lower(), Recipient(billing_email, ""))
     return list(recipients.values())

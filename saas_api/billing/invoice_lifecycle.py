@@ -242,7 +242,9 @@ def _publish_finalized(session: Session, invoice: Invoice, organization: Organiz
 
 
 def _email_invoice(session: Session, invoice: Invoice, organization: Organization) -> None:
-    for recipient in members.list_recipients(session, invoice.organization_id, BILLING_CONTACT_ROLES, is_billing=True):
+    for recipient in members.list_recipients(
+        session, invoice.organization_id, BILLING_CONTACT_ROLES, includes_billing_email=True
+    ):
         mails.enqueue(
             session,
             "invoice_ready",

@@ -334,5 +334,7 @@ def _consequence_at(step: DunningStep, later: Sequence[DunningStep]) -> datetime
 
 
 def _email_contacts(session: Session, organization_id: UUID, template: str, context: dict[str, object]) -> None:
-    for contact in members.list_recipients(session, organization_id, BILLING_CONTACT_ROLES, is_billing=True):
+    for contact in members.list_recipients(
+        session, organization_id, BILLING_CONTACT_ROLES, includes_billing_email=True
+    ):
         mails.enqueue(session, template, contact.email, organization_id=organization_id, name=contact.name, **context)
