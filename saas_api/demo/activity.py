@@ -20,6 +20,7 @@ from saas_api.accounts.audit import SYSTEM_ACTOR, Actor, OperatorContext
 from saas_api.accounts.models import Membership
 from saas_api.api_keys import keys
 from saas_api.billing import alerts, period_close, periods, spend_cap, subscriptions, wallet
+from saas_api.billing.models import GrantKind
 from saas_api.billing.wallet import GrantSource
 from saas_api.core import clock
 from saas_api.core.access import Principal
@@ -29,7 +30,7 @@ from saas_api.demo.organizations import DemoLogin, DemoOrganization
 from saas_api.demo.timeline import Timeline
 from saas_api.demo.traffic import DemoMessage
 from saas_api.messages import events as message_events
-from saas_api.messages.events import MessageEventData
+from saas_api.messages.models import Message
 from saas_api.payments import checkout, dunning, provider_events
 from saas_api.payments.checkout import PaymentRequest
 from saas_api.providers import mock_payments
@@ -230,11 +231,9 @@ class OrganizationActivity:
     def _publish_events(self, messages: Sequence[DemoMessage]) -> None:
         for message in messages:
             clock.freeze_time(message.done_at)
-            data = MessageEventData(
-                message.id, message.channel, message.recipient, message.size, "live", message.status, 1, message.error
-            )
             with tenancy.tenant_session(self.id) as session:
-                webhook_events.publish_many(session, self.id, [message_events.status_event(data)])
+                row = session.get_one(Message, (self.id, message.id))
+                webhook_events.publish_many(session, self.id, [message_events.status_event(row)])
 
 
 class BillingActivity:

@@ -141,7 +141,7 @@ def _operation(route: ApiRoute) -> dict[str, Any]:
 def _security(access: Access) -> list[dict[str, list[str]]]:
     if access.is_public:
         return []
-    schemes = {"accessToken": access.is_open_to_people, "apiKey": access.is_open_to_keys}
+    schemes = {"accessToken": access.is_open_to_users, "apiKey": access.is_open_to_keys}
     return [{name: []} for name, is_open in schemes.items() if is_open]
 
 
@@ -202,9 +202,9 @@ def _access_errors(access: Access) -> set[type[ApiError]]:
     if access.is_public:
         return set()
     error_types: set[type[ApiError]] = {Unauthenticated}
-    if access.is_open_to_people:
+    if access.is_open_to_users:
         error_types |= {TokenMalformed, InvalidToken, TokenExpired}
-    if access.is_open_to_people and access.permission:
+    if access.is_open_to_users and access.permission:
         error_types.add(Forbidden)
     if access.is_open_to_keys:
         error_types |= {InvalidApiKey, InsufficientScope, TooManyRequests}

@@ -41,7 +41,7 @@ def recover(*, endpoint_id: UUID, since: datetime, until: datetime | None, only:
         )
     with tenancy.tenant_session(organization_id) as session:
         count = deliveries.recover_endpoint(
-            session, output.current_os_user(), (organization_id, endpoint_id), since, until, only
+            session, output.current_os_user(), organization_id, endpoint_id, since, until, only
         )
     output.print_result({"count": count}, [f"Deliveries queued: {count}."], as_json=as_json)
 
