@@ -1,4 +1,4 @@
-"""Platform mail."""
+"""The platform's own mail: list without contents, and resend."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,6 +24,7 @@ from saas_api.mail import mails
 
 bp = Blueprint("mail", __name__, url_prefix="/admin")
 
+MAIL_STATUSES = ("queued", "sending", "sent", "failed")
 _mails = sa.table(
     "mails",
     sa.column("id", sa.Uuid),
@@ -43,27 +44,48 @@ SELECT status, count(*) AS count FROM mails WHERE created_at > now() - interval 
 """)
 
 
-def list_mails(session: Session, query: dict[str, Any]) -> Page:
-    """A page of mails, the newest first.
+class MailListQuery(ListQuery):
+    """Filters of mails."""
 
-    query: limit, cursor, format; status; template; recipient
-    raises: Invalid
+    status = fields.String(load_default=None, validate=validate.OneOf(MAIL_STATUSES))
+    template = Text(maximum=60, load_default=None)
+    recipient = Text(maximum=254, load_default=None)
+
+
+MAIL_COLUMNS: Columns = {
+    "id": lambda row: str(row.id),
+    "organization_id": lambda row: ids.format_id("org", row.organization_id) if row.organization_id else "",
+    "template": lambda row: row.template,
+    "recipient": lambda row: row.recipient,
+    "status": lambda row: row.status,
+    "attempts": lambda row: row.attempts,
+    "error_code": lambda row: row.error_code or "",
+    "created_at": lambda row: lists.csv_time(row.created_at),
+    "finished_at": lambda row: lists.csv_time(row.finished_at),
+}
+
+
+def list_mails(session: Session, query: dict[str, Any]) -> Page:
+    """A page of mails, newest first.
+
+    query: as of MailListQuery
+    raises: ValidationFailed
     """
     columns = _mails.c
-    wanted = sa.select(*columns, Organization.name.label("organization_name")).outerjoin_from(
+    statement = sa.select(*columns, Organization.name.label("organization_name")).outerjoin_from(
         _mails, Organization, Organization.id == columns.organization_id
     )
     if query["status"]:
-        wanted = wanted.where(columns.status == query["status"])
+        statement = statement.where(columns.status == query["status"])
     if query["template"]:
-        wanted = wanted.where(columns.template == query["template"])
+        statement = statement.where(columns.template == query["template"])
     if query["recipient"]:
-        wanted = wanted.where(sa.func.lower(columns.recipient) == query["recipient"].lower())
-    return lists.paginate_or_export(session, wanted, query, (columns.created_at, columns.id))
+        statement = statement.where(sa.func.lower(columns.recipient) == query["recipient"].lower())
+    return lists.paginate_or_export(session, statement, columns.created_at.desc(), columns.id.desc(), query=query)
 
 
 def count_by_status(session: Session) -> Sequence[Any]:
-    """How many mails of the last 24 hours are in which state."""
+    """Number of mails of the last 24 hours by status."""
     return session.execute(_COUNTS).all()
 
 
@@ -78,38 +100,16 @@ def get_mail(session: Session, mail_id: UUID) -> Any:
     return row
 
 
-MAIL_COLUMNS: Columns = {
-    "id": lambda row: str(row.id),
-    "organization_id": lambda row: ids.format_id("org", row.organization_id) if row.organization_id else "",
-    "template": lambda row: row.template,
-    "recipient": lambda row: row.recipient,
-    "status": lambda row: row.status,
-    "attempts": lambda row: row.attempts,
-    "error_code": lambda row: row.error_code or "",
-    "created_at": lambda row: lists.csv_time(row.created_at),
-    "finished_at": lambda row: lists.csv_time(row.finished_at),
-}
-MailStatus = ("queued", "sending", "sent", "failed")
-
-
-class MailListQuery(ListQuery):
-    """Filters of the outbox."""
-
-    status = fields.String(load_default=None, validate=validate.OneOf(MailStatus))
-    template = Text(maximum=60, load_default=None)
-    recipient = Text(maximum=254, load_default=None)
-
-
 @bp.get("/mail")
 @require_operator("support")
 def index() -> Response:
-    """The platform's outbox, without what the mails said."""
+    """List mails without their contents."""
     query = lists.parse_query(MailListQuery())
     with context.read_session() as session:
-        found, counts = list_mails(session, query), count_by_status(session)
+        page, counts = list_mails(session, query), count_by_status(session)
     if query["format"] == "csv":
-        return lists.csv_export("mails", MAIL_COLUMNS, found)
-    return pages.render_page("admin/mail/index.html", found=found, counts=counts, states=MailStatus)
+        return lists.csv_export("mails", MAIL_COLUMNS, page)
+    return pages.render_page("admin/mail/index.html", page=page, counts=counts, statuses=MAIL_STATUSES)
 
 
 def resend(session: Session, mail_id: UUID, operator: OperatorContext) -> None:

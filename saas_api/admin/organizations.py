@@ -1,14 +1,14 @@
-"""Search and detail."""
+"""Organizations: search and page."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
-from flask import Blueprint, Response, request, url_for
+from flask import Blueprint, Response
 from marshmallow import fields, validate
 from sqlalchemy.orm import Session
 
@@ -16,12 +16,12 @@ from saas_api.accounts import members
 from saas_api.accounts.members import TeamView
 from saas_api.accounts.models import AuditEvent, Membership, Organization, OrganizationLimits, User
 from saas_api.admin import context, lists
-from saas_api.admin.lists import ListQuery
+from saas_api.admin.lists import Columns, ListQuery
 from saas_api.api_keys import key_format
 from saas_api.api_keys.models import ApiKeySecret
 from saas_api.billing import plans
 from saas_api.billing.models import Invoice, Subscription, SubscriptionSegment
-from saas_api.core import clock, ids, money
+from saas_api.core import clock, ids
 from saas_api.core.access import require_operator
 from saas_api.core.db.pagination import Page
 from saas_api.core.errors import NotFound
@@ -62,65 +62,6 @@ SELECT id, url, status, consecutive_failures, first_failure_at, last_success_at 
 WHERE organization_id = :id AND deleted_at IS NULL ORDER BY created_at""")
 
 
-@dataclass(frozen=True)
-class OrganizationDetail:
-    """One organization.
-
-    account: of its plan, period and money, the wallet too; None before it is opened
-    used: in the running period, by meter, in its unit
-    """
-
-    organization: Organization
-    account: Any
-    team: TeamView
-    limits: OrganizationLimits | None
-    used: Mapping[str, Decimal]
-    keys: Sequence[Any]
-    endpoints: Sequence[Any]
-    invoices: Sequence[Invoice]
-    acts: Sequence[AuditEvent]
-
-
-def get_organization(session: Session, organization_id: UUID) -> Organization:
-    """An organization.
-
-    raises: NotFound
-    """
-    organization = session.get(Organization, organization_id)
-    if organization is None:
-        raise NotFound
-    return organization
-
-
-def get_organization_detail(session: Session, organization_id: UUID, at: datetime) -> OrganizationDetail:
-    """Everything about an organization at an instant.
-
-    raises: NotFound
-    """
-    both = sa.select(Organization, OrganizationLimits).outerjoin(
-        OrganizationLimits, OrganizationLimits.organization_id == Organization.id
-    )
-    found = session.execute(both.where(Organization.id == organization_id)).first()
-    if found is None:
-        raise NotFound
-    values = {"id": organization_id, "at": at, "most": MAX_KEYS}
-    account = session.execute(_ACCOUNT, values).first()
-    invoices = sa.select(Invoice).where(Invoice.organization_id == organization_id)
-    acts = sa.select(AuditEvent).where(AuditEvent.organization_id == organization_id)
-    has_period = account is not None and account.period_id is not None
-    return OrganizationDetail(
-        found[0],
-        account,
-        members.get_team(session, organization_id),
-        found[1],
-        rollups.live_quantities(session, organization_id, account.period_id) if account and has_period else {},
-        session.execute(_KEYS, values).all(),
-        session.execute(_ENDPOINTS, values).all(),
-        session.scalars(invoices.order_by(Invoice.created_at.desc(), Invoice.id.desc()).limit(MAX_INVOICES)).all(),
-        session.scalars(acts.order_by(AuditEvent.id.desc()).limit(MAX_AUDIT_ROWS)).all(),
-    )
-
-
 RECENT_PERIOD = timedelta(days=30)
 _FIGURES = sa.text("""
 SELECT o.id,
@@ -133,13 +74,44 @@ SELECT o.id,
 FROM organizations o WHERE o.id = ANY (:ids)""")
 
 
+class OrganizationListQuery(ListQuery):
+    """Filters of organizations.
+
+    q: a part of the name or of an e-mail address, an id, or the beginning of an API key
+    """
+
+    q = Text(maximum=200, load_default=None)
+    status = fields.String(load_default=None, validate=validate.OneOf(("active", "suspended", "closed")))
+    standing = fields.String(load_default=None, validate=validate.OneOf(("good", "restricted", "suspended")))
+    plan = Text(maximum=60, load_default=None)
+
+
+@dataclass(frozen=True)
+class OrganizationDetail:
+    """An organization with everything that its page shows.
+
+    account: row of its plan, running period, wallet and unpaid amount; None before its account is opened
+    usage: quantity by meter in the running period
+    """
+
+    organization: Organization
+    account: Any
+    team: TeamView
+    limits: OrganizationLimits | None
+    usage: Mapping[str, Decimal]
+    keys: Sequence[Any]
+    endpoints: Sequence[Any]
+    invoices: Sequence[Invoice]
+    audit_events: Sequence[AuditEvent]
+
+
 @dataclass(frozen=True)
 class OrganizationRow:
-    """An organization in a list.
+    """An organization in the list.
 
-    plan_version: None before its account is opened, as standing
-    requests: accepted under its keys in thirty days, as far as they are rolled up
-    unpaid_minor: of finalized invoices
+    standing, plan_version: None before its account is opened
+    requests: accepted requests of the last 30 days, as far as rollups reach
+    unpaid_minor: amount due of finalized invoices
     """
 
     id: UUID
@@ -155,45 +127,100 @@ class OrganizationRow:
 
     @property
     def state(self) -> str:
-        """What holds: the operator's switch first, then what unpaid invoices have led to."""
+        """The status that an operator set, or else the standing that follows from unpaid invoices."""
         if self.status != "active" or self.standing in (None, "good"):
             return self.status
         return str(self.standing)
 
 
-def search_organizations(session: Session, query: dict[str, Any], at: datetime) -> Page:
-    """A page of `Row`, newest first.
+ORGANIZATION_COLUMNS: Columns = {
+    "id": lambda row: ids.format_id("org", row.id),
+    "name": lambda row: row.name,
+    "status": lambda row: row.status,
+    "standing": lambda row: row.standing,
+    "plan": lambda row: row.plan_version,
+    "members": lambda row: row.members,
+    "requests_30d": lambda row: row.requests,
+    "unpaid": lambda row: lists.csv_money(row.unpaid_minor, row.currency) if row.currency else "",
+    "currency": lambda row: row.currency,
+    "created_at": lambda row: lists.csv_time(row.created_at),
+}
 
-    query: limit, cursor, format; q: a part of the name, an id, a part of an address, or the beginning of an API key;
-        status; standing; plan
-    raises: Invalid
+
+def get_organization(session: Session, organization_id: UUID) -> Organization:
+    """An organization.
+
+    raises: NotFound
     """
-    in_force = sa.and_(
+    organization = session.get(Organization, organization_id)
+    if organization is None:
+        raise NotFound
+    return organization
+
+
+def get_organization_detail(session: Session, organization_id: UUID, at: datetime) -> OrganizationDetail:
+    """An organization at an instant.
+
+    raises: NotFound
+    """
+    statement = sa.select(Organization, OrganizationLimits).outerjoin(
+        OrganizationLimits, OrganizationLimits.organization_id == Organization.id
+    )
+    row = session.execute(statement.where(Organization.id == organization_id)).first()
+    if row is None:
+        raise NotFound
+    organization, limits = row
+    values = {"id": organization_id, "at": at, "most": MAX_KEYS}
+    account = session.execute(_ACCOUNT, values).first()
+    invoices = sa.select(Invoice).where(Invoice.organization_id == organization_id)
+    audit_events = sa.select(AuditEvent).where(AuditEvent.organization_id == organization_id)
+    has_period = account is not None and account.period_id is not None
+    return OrganizationDetail(
+        organization,
+        account,
+        members.get_team(session, organization_id),
+        limits,
+        rollups.live_quantities(session, organization_id, account.period_id) if account and has_period else {},
+        session.execute(_KEYS, values).all(),
+        session.execute(_ENDPOINTS, values).all(),
+        session.scalars(invoices.order_by(Invoice.created_at.desc(), Invoice.id.desc()).limit(MAX_INVOICES)).all(),
+        session.scalars(audit_events.order_by(AuditEvent.id.desc()).limit(MAX_AUDIT_ROWS)).all(),
+    )
+
+
+def search_organizations(session: Session, query: dict[str, Any], at: datetime) -> Page:
+    """A page of OrganizationRow, newest first.
+
+    query: as of OrganizationListQuery
+    raises: ValidationFailed
+    """
+    is_in_force = sa.and_(
         SubscriptionSegment.organization_id == Organization.id,
         SubscriptionSegment.starts_at <= at,
         SubscriptionSegment.ends_at.is_(None) | (SubscriptionSegment.ends_at > at),
     )
-    wanted = (
+    statement = (
         sa.select(
             Organization.id,
             Organization.name,
             Organization.status,
             Subscription.standing,
             SubscriptionSegment.plan_version_id,
-            Organization.created_at.label("since"),
+            Organization.created_at,
         )
         .outerjoin(Subscription, Subscription.organization_id == Organization.id)
-        .outerjoin(SubscriptionSegment, in_force)
+        .outerjoin(SubscriptionSegment, is_in_force)
         .where(*_conditions(query))
     )
-    found = lists.paginate_or_export(session, wanted, query, (Organization.created_at, Organization.id))
-    return Page(_with_figures(session, found.items, at), found.next_cursor, found.limit)
+    keys = (Organization.created_at.desc(), Organization.id.desc())
+    page = lists.paginate_or_export(session, statement, *keys, query=query)
+    return replace(page, items=_add_figures(session, page.items, at))
 
 
 def _conditions(query: dict[str, Any]) -> list[sa.ColumnElement[bool]]:
     conditions: list[sa.ColumnElement[bool]] = []
     if query["q"]:
-        conditions.append(_matches_search(query["q"].strip()))
+        conditions.append(_matches(query["q"].strip()))
     if query["status"]:
         conditions.append(Organization.status == query["status"])
     if query["standing"]:
@@ -203,98 +230,61 @@ def _conditions(query: dict[str, Any]) -> list[sa.ColumnElement[bool]]:
     return conditions
 
 
-def _matches_search(words: str) -> sa.ColumnElement[bool]:
+def _matches(text: str) -> sa.ColumnElement[bool]:
     try:
-        return Organization.id == ids.parse_id("org", words)
+        return Organization.id == ids.parse_id("org", text)
     except ValueError:
         pass
-    if key_format.has_key_prefix(words):
-        hint = key_format.key_hint(words)
+    if key_format.has_key_prefix(text):
+        hint = key_format.key_hint(text)
         secrets = sa.select(ApiKeySecret.organization_id).where(ApiKeySecret.hint.startswith(hint, autoescape=True))
         return Organization.id.in_(secrets)
-    if "@" in words:
+    if "@" in text:
         members = (
             sa.select(Membership.organization_id)
             .join(User, User.id == Membership.user_id)
-            .where(sa.func.lower(User.email).contains(words.lower(), autoescape=True))
+            .where(sa.func.lower(User.email).contains(text.lower(), autoescape=True))
         )
-        is_billed = sa.func.lower(Organization.billing_email).contains(words.lower(), autoescape=True)
+        is_billed = sa.func.lower(Organization.billing_email).contains(text.lower(), autoescape=True)
         return sa.or_(Organization.id.in_(members), is_billed)
     return sa.or_(
-        Organization.name.icontains(words, autoescape=True),
-        Organization.slug.startswith(words.lower(), autoescape=True),
+        Organization.name.icontains(text, autoescape=True),
+        Organization.slug.startswith(text.lower(), autoescape=True),
     )
 
 
-def _with_figures(session: Session, rows: Sequence[Any], at: datetime) -> list[OrganizationRow]:
-    values = {"ids": [row[0] for row in rows], "since": at - RECENT_PERIOD}
-    figures = {row.id: tuple(row)[1:] for row in session.execute(_FIGURES, values)}
-    return [OrganizationRow(*tuple(row)[:6], *figures[row[0]]) for row in rows]
-
-
-OrganizationStatus = ("active", "suspended", "closed")
-BillingStanding = ("good", "restricted", "suspended")
-
-
-class OrganizationListQuery(ListQuery):
-    """Filters of organizations."""
-
-    q = Text(maximum=200, load_default=None)
-    status = fields.String(load_default=None, validate=validate.OneOf(OrganizationStatus))
-    standing = fields.String(load_default=None, validate=validate.OneOf(BillingStanding))
-    plan = Text(maximum=60, load_default=None)
-
-
-_COLUMNS = ("id", "name", "status", "standing", "plan", "members", "requests_30d", "unpaid", "currency", "created_at")
+def _add_figures(session: Session, rows: Sequence[Any], at: datetime) -> list[OrganizationRow]:
+    values = {"ids": [row.id for row in rows], "since": at - RECENT_PERIOD}
+    figures = {row.id: row[1:] for row in session.execute(_FIGURES, values)}
+    return [OrganizationRow(*row, *figures[row.id]) for row in rows]
 
 
 @bp.get("/admin/organizations")
 @require_operator("support")
 def index() -> Response:
-    """Find organizations, newest first."""
+    """Search organizations, newest first."""
     query, form = forms.parse_filters(OrganizationListQuery())
     with context.read_session() as session:
         selectable = plans.list_selectable_plans(session)
-        found = None if form.errors else search_organizations(session, query, clock.now())
-    rows = found.items if found else ()
-    if query.get("format") == "csv":
-        return pages.csv_response("organizations.csv", _COLUMNS, [_cells(row) for row in rows])
-    kept: dict[str, Any] = {name: value for name, value in form.values.items() if name != "cursor"} if found else {}
+        page = None if form.errors else search_organizations(session, query, clock.now())
+    if page and query["format"] == "csv":
+        return lists.csv_export("organizations", ORGANIZATION_COLUMNS, page)
     return pages.render_page(
         "admin/organizations/index.html",
-        status=200 if found else 422,
+        status=200 if page else 422,
         form=form,
-        rows=rows,
-        statuses=OrganizationStatus,
-        standings=BillingStanding,
-        plans=[("", "Any"), *((code, choice.version.name) for code, choice in selectable.items())],
-        older=url_for(".index", **kept, cursor=found.next_cursor) if found and found.next_cursor else "",
-        newer=url_for(".index", **kept) if request.args.get("cursor") else "",
-        csv=url_for(".index", **kept, format="csv"),
+        page=page,
+        plans=[("", "Any"), *((code, plan.version.name) for code, plan in selectable.items())],
+        **lists.page_links(page),
     )
 
 
 @bp.get('/admin/organizations/<id("org"):organization_id>')
 @require_operator("support")
 def show(organization_id: UUID) -> Response:
-    """Show everything about one."""
+    """Show an organization."""
     with context.read_session() as session:
-        found = get_organization_detail(session, organization_id, clock.now())
-    account = found.account
+        detail = get_organization_detail(session, organization_id, clock.now())
+    account = detail.account
     rate = plans.resolve_rate_limit(account.rate_limit) if account and account.rate_limit is not None else None
-    return pages.render_page("admin/organizations/show.html", found=found, rate=rate, now=clock.now())
-
-
-def _cells(row: OrganizationRow) -> tuple[Any, ...]:
-    return (
-        ids.format_id("org", row.id),
-        row.name,
-        row.status,
-        row.standing or "",
-        row.plan_version or "",
-        row.members,
-        row.requests,
-        money.format_minor(row.unpaid_minor, row.currency) if row.currency else "",
-        row.currency or "",
-        clock.format_rfc3339(row.created_at),
-    )
+    return pages.render_page("admin/organizations/show.html", detail=detail, rate=rate, now=clock.now())

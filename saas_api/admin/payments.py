@@ -1,8 +1,9 @@
-"""Payments and provider events."""
+"""Payments and provider events of every organization, the quarantined ones first."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
@@ -21,116 +22,156 @@ from saas_api.core.db.pagination import Page
 from saas_api.core.errors import NotFound
 from saas_api.core.money import CURRENCY_EXPONENTS
 from saas_api.core.web import pages
-from saas_api.payments.models import Payment, ProviderEvent, Refund
+from saas_api.payments.models import Payment, PaymentStatus, ProviderEvent, ProviderEventStatus, Refund
+from saas_api.payments.schemas import PaymentOut
 
 bp = Blueprint("payments", __name__, url_prefix="/admin")
 
 MAX_ROWS = 50
+PROVIDERS = ("stripe", "paystack", "mock", "offline")
+
+
+class PaymentListQuery(ListQuery):
+    """Filters of payments."""
+
+    status = fields.String(load_default=None, validate=validate.OneOf(list(PaymentStatus)))
+    provider = fields.String(load_default=None, validate=validate.OneOf(PROVIDERS))
+
+
+class ProviderEventListQuery(ListQuery):
+    """Filters of provider events."""
+
+    status = fields.String(load_default=None, validate=validate.OneOf(list(ProviderEventStatus)))
+    provider = fields.String(load_default=None, validate=validate.OneOf(PROVIDERS))
 
 
 @dataclass(frozen=True)
-class QuarantinedPayment:
-    """A payment, and what its provider said when it was set apart.
+class PaymentDetail:
+    """A payment, and the answer of its provider that quarantined it.
 
-    told_minor, told_currency: None when the provider told none, or it was never set apart
-    told_at: when it was set apart
+    reported_minor, reported_currency: None when the provider reported no amount, or the payment was never quarantined
+    quarantined_at: None when the payment was never quarantined
     """
 
     payment: Payment
     organization_name: str
     invoice_number: str | None
-    told_minor: int | None
-    told_currency: str | None
-    told_at: datetime | None
+    reported_minor: int | None
+    reported_currency: str | None
+    quarantined_at: datetime | None
 
     @property
     def difference_minor(self) -> int | None:
-        """What was told above what was asked, in minor units; None where the currencies differ."""
-        if self.told_minor is None or self.told_currency != self.payment.currency:
+        """The reported amount less the requested one, in minor units; None where the currencies differ."""
+        if self.reported_minor is None or self.reported_currency != self.payment.currency:
             return None
-        return self.told_minor - self.payment.amount_minor
+        return self.reported_minor - self.payment.amount_minor
 
     @property
     def reported_text(self) -> str:
-        """What was told, for people."""
-        if self.told_minor is None or self.told_currency is None:
+        """The reported amount for a page."""
+        if self.reported_minor is None or self.reported_currency is None:
             return "no amount"
-        if self.told_currency not in CURRENCY_EXPONENTS:
-            return f"{self.told_minor} {self.told_currency} in minor units"
-        return f"{money.format_minor(self.told_minor, self.told_currency)} {self.told_currency}"
+        if self.reported_currency not in CURRENCY_EXPONENTS:
+            return f"{self.reported_minor} {self.reported_currency} in minor units"
+        return f"{money.format_minor(self.reported_minor, self.reported_currency)} {self.reported_currency}"
 
     @property
     def difference_text(self) -> str:
-        """What was told against what was asked, for people."""
+        """The difference for a page."""
         minor, currency = self.difference_minor, self.payment.currency
         if minor is None:
-            return "another currency" if self.told_currency else "not known"
+            return "another currency" if self.reported_currency else "not known"
         direction = "more" if minor > 0 else "less"
         return f"{money.format_minor(abs(minor), currency)} {currency} {direction}" if minor else "none"
 
 
+_payment = attrgetter("payment")
+PAYMENT_COLUMNS: Columns = {
+    **lists.resource_columns(PaymentOut(), "payment_id", read=_payment),
+    "organization_id": lambda detail: ids.format_id("org", detail.payment.organization_id),
+    "organization": lambda detail: detail.organization_name,
+    **lists.resource_columns(PaymentOut(), "invoice_id", "provider", read=_payment),
+    "reference": lambda detail: detail.payment.provider_reference,
+    **lists.resource_columns(
+        PaymentOut(), "status", "failure_code", "amount", "captured", "currency", "created_at", read=_payment
+    ),
+}
+EVENT_COLUMNS: Columns = {
+    "provider": lambda event: event.provider,
+    "event_id": lambda event: event.event_id,
+    "type": lambda event: event.event_type,
+    "reference": lambda event: event.reference,
+    "status": lambda event: event.status,
+    "attempts": lambda event: event.attempts,
+    "error": lambda event: event.error,
+    "received_at": lambda event: lists.csv_time(event.received_at),
+    "processed_at": lambda event: lists.csv_time(event.processed_at),
+}
+
+
 def list_payments(session: Session, query: dict[str, Any]) -> Page:
-    """A page of payments as `Apart`, newest first.
+    """A page of PaymentDetail, newest first.
 
-    query: limit, cursor, format; status; provider
-    raises: Invalid
+    query: as of PaymentListQuery
+    raises: ValidationFailed
     """
-    wanted = _payments()
+    statement = _select_details()
     if query["status"]:
-        wanted = wanted.where(Payment.status == query["status"])
+        statement = statement.where(Payment.status == query["status"])
     if query["provider"]:
-        wanted = wanted.where(Payment.provider == query["provider"])
-    found = lists.paginate_or_export(session, wanted, query, (Payment.created_at, Payment.id))
-    return Page([_to_quarantined(row) for row in found.items], found.next_cursor, found.limit)
+        statement = statement.where(Payment.provider == query["provider"])
+    keys = (Payment.created_at.desc(), Payment.id.desc())
+    return lists.paginate_or_export(session, statement, *keys, query=query, convert=_to_detail)
 
 
-def list_quarantined(session: Session) -> list[QuarantinedPayment]:
-    """Payments that stand apart, the newest first."""
-    wanted = _payments().where(Payment.status == "quarantined").order_by(Payment.created_at.desc(), Payment.id.desc())
-    return [_to_quarantined(row) for row in session.execute(wanted.limit(MAX_ROWS))]
+def list_quarantined(session: Session) -> list[PaymentDetail]:
+    """Quarantined payments, newest first; at most MAX_ROWS."""
+    statement = _select_details().where(Payment.status == PaymentStatus.QUARANTINED)
+    newest_first = statement.order_by(Payment.created_at.desc(), Payment.id.desc())
+    return [_to_detail(row) for row in session.execute(newest_first.limit(MAX_ROWS))]
 
 
-def get_payment(session: Session, payment_id: UUID) -> QuarantinedPayment:
-    """A payment of whatever organization.
+def get_payment(session: Session, payment_id: UUID) -> PaymentDetail:
+    """A payment of any organization.
 
     raises: NotFound
     """
-    row = session.execute(_payments().where(Payment.id == payment_id)).first()
+    row = session.execute(_select_details().where(Payment.id == payment_id)).first()
     if row is None:
         raise NotFound
-    return _to_quarantined(row)
+    return _to_detail(row)
 
 
 def list_refunds(session: Session, payment: Payment) -> Sequence[Refund]:
-    """What of a payment goes back, the oldest first."""
-    own = (Refund.organization_id == payment.organization_id, Refund.payment_id == payment.id)
-    return session.scalars(sa.select(Refund).where(*own).order_by(Refund.created_at, Refund.id)).all()
+    """Refunds of a payment, oldest first."""
+    is_of_payment = (Refund.organization_id == payment.organization_id, Refund.payment_id == payment.id)
+    return session.scalars(sa.select(Refund).where(*is_of_payment).order_by(Refund.created_at, Refund.id)).all()
 
 
 def list_payment_events(session: Session, payment: Payment) -> Sequence[ProviderEvent]:
-    """Events of its provider that name a payment, the newest first."""
+    """Events of the provider that name a payment, newest first; at most MAX_ROWS."""
     if payment.provider_reference is None:
         return []
-    own = (ProviderEvent.provider == payment.provider, ProviderEvent.reference == payment.provider_reference)
+    is_of_payment = (ProviderEvent.provider == payment.provider, ProviderEvent.reference == payment.provider_reference)
     return session.scalars(
-        sa.select(ProviderEvent).where(*own).order_by(ProviderEvent.received_at.desc()).limit(MAX_ROWS)
+        sa.select(ProviderEvent).where(*is_of_payment).order_by(ProviderEvent.received_at.desc()).limit(MAX_ROWS)
     ).all()
 
 
 def list_events(session: Session, query: dict[str, Any]) -> Page:
-    """A page of events of providers, newest first.
+    """A page of provider events without their bodies, newest first.
 
-    query: limit, cursor, format; status; provider
-    raises: Invalid
+    query: as of ProviderEventListQuery
+    raises: ValidationFailed
     """
-    wanted = sa.select(ProviderEvent).options(sa.orm.defer(ProviderEvent.body))
+    statement = sa.select(ProviderEvent).options(sa.orm.defer(ProviderEvent.body))
     if query["status"]:
-        wanted = wanted.where(ProviderEvent.status == query["status"])
+        statement = statement.where(ProviderEvent.status == query["status"])
     if query["provider"]:
-        wanted = wanted.where(ProviderEvent.provider == query["provider"])
-    order = (ProviderEvent.received_at, ProviderEvent.provider, ProviderEvent.event_id)
-    found = lists.paginate_or_export(session, wanted, query, order)
-    return Page([row[0] for row in found.items], found.next_cursor, found.limit)
+        statement = statement.where(ProviderEvent.provider == query["provider"])
+    keys = (ProviderEvent.received_at.desc(), ProviderEvent.provider.desc(), ProviderEvent.event_id.desc())
+    return lists.paginate_or_export(session, statement, *keys, query=query)
 
 
 def get_event(session: Session, provider: str, event_id: str) -> ProviderEvent:
@@ -144,9 +185,9 @@ def get_event(session: Session, provider: str, event_id: str) -> ProviderEvent:
     return event
 
 
-def _payments() -> sa.Select[Any]:
-    """With the last words about its quarantine: they stand in the log of acts, and nowhere else."""
-    said = (
+def _select_details() -> sa.Select[Any]:
+    """Payments with the latest audit event of their quarantine, the only record of the reported amount."""
+    quarantine = (
         sa.select(AuditEvent.data, AuditEvent.at)
         .where(
             AuditEvent.organization_id == Payment.organization_id,
@@ -155,110 +196,63 @@ def _payments() -> sa.Select[Any]:
         )
         .order_by(AuditEvent.id.desc())
         .limit(1)
-        .lateral("said")
+        .lateral("quarantine")
     )
     return (
-        sa.select(Payment, Organization.name, Invoice.number, said.c.data, said.c.at)
+        sa.select(Payment, Organization.name, Invoice.number, quarantine.c.data, quarantine.c.at)
         .join(Organization, Organization.id == Payment.organization_id)
         .join(Invoice, sa.and_(Invoice.organization_id == Payment.organization_id, Invoice.id == Payment.invoice_id))
-        .outerjoin(said, sa.true())
+        .outerjoin(quarantine, sa.true())
     )
 
 
-def _to_quarantined(row: Any) -> QuarantinedPayment:
-    payment, name, number, said, at = row[:5]
-    told = said or {}
-    return QuarantinedPayment(payment, name, number, told.get("told_minor"), told.get("told_currency") or None, at)
-
-
-PAYMENT_COLUMNS: Columns = {
-    "id": lambda one: ids.format_id("pay", one.payment.id),
-    "organization_id": lambda one: ids.format_id("org", one.payment.organization_id),
-    "organization": lambda one: one.organization_name,
-    "invoice_id": lambda one: ids.format_id("inv", one.payment.invoice_id),
-    "provider": lambda one: one.payment.provider,
-    "reference": lambda one: one.payment.provider_reference or "",
-    "status": lambda one: one.payment.status,
-    "failure_code": lambda one: one.payment.failure_code or "",
-    "amount": lambda one: lists.csv_money(one.payment.amount_minor, one.payment.currency),
-    "captured": lambda one: lists.csv_money(one.payment.captured_minor, one.payment.currency),
-    "currency": lambda one: one.payment.currency,
-    "created_at": lambda one: lists.csv_time(one.payment.created_at),
-}
-EVENT_COLUMNS: Columns = {
-    "provider": lambda event: event.provider,
-    "event_id": lambda event: event.event_id,
-    "type": lambda event: event.event_type,
-    "reference": lambda event: event.reference or "",
-    "status": lambda event: event.status,
-    "attempts": lambda event: event.attempts,
-    "error": lambda event: event.error or "",
-    "received_at": lambda event: lists.csv_time(event.received_at),
-    "processed_at": lambda event: lists.csv_time(event.processed_at),
-}
-PaymentStatus = ("created", "pending", "requires_action", "succeeded", "failed", "canceled", "quarantined")
-ProviderEventStatus = ("received", "processed", "ignored", "quarantined")
-PROVIDERS = ("stripe", "paystack", "mock", "offline")
-
-
-class PaymentListQuery(ListQuery):
-    """Filters of payments."""
-
-    status = fields.String(load_default=None, validate=validate.OneOf(PaymentStatus))
-    provider = fields.String(load_default=None, validate=validate.OneOf(PROVIDERS))
-
-
-class ProviderEventListQuery(ListQuery):
-    """Filters of the events of providers."""
-
-    status = fields.String(load_default=None, validate=validate.OneOf(ProviderEventStatus))
-    provider = fields.String(load_default=None, validate=validate.OneOf(PROVIDERS))
-
-
-_PAYMENT = '/payments/<id("pay"):payment_id>'
-_EVENT = "/payments/events/<provider>/<path:event_id>"
+def _to_detail(row: Any) -> PaymentDetail:
+    payment, organization_name, invoice_number, data, at = row
+    data = data or {}
+    reported = data.get("told_minor"), data.get("told_currency") or None
+    return PaymentDetail(payment, organization_name, invoice_number, *reported, at)
 
 
 @bp.get("/payments")
 @require_operator("support")
 def index() -> Response:
-    """Payments, and on top those that are quarantined, with the difference."""
+    """List payments, and above them the quarantined ones with the difference."""
     query = lists.parse_query(PaymentListQuery())
     with context.read_session() as session:
-        found, apart = list_payments(session, query), list_quarantined(session)
+        page, quarantined = list_payments(session, query), list_quarantined(session)
     if query["format"] == "csv":
-        return lists.csv_export("payments", PAYMENT_COLUMNS, found)
-    choices: dict[str, Any] = {"states": PaymentStatus, "providers": PROVIDERS}
-    return pages.render_page("admin/payments/index.html", found=found, apart=apart, **choices)
+        return lists.csv_export("payments", PAYMENT_COLUMNS, page)
+    choices: dict[str, Any] = {"statuses": list(PaymentStatus), "providers": PROVIDERS}
+    return pages.render_page("admin/payments/index.html", page=page, quarantined=quarantined, **choices)
 
 
-@bp.get(_PAYMENT)
+@bp.get('/payments/<id("pay"):payment_id>')
 @require_operator("support")
 def show(payment_id: UUID) -> Response:
-    """One payment, what its provider said, and what goes back of it."""
+    """Show a payment with its provider events and refunds."""
     with context.read_session() as session:
-        one = get_payment(session, payment_id)
-        events, refunds = list_payment_events(session, one.payment), list_refunds(session, one.payment)
-    return pages.render_page("admin/payments/show.html", one=one, events=events, refunds=refunds)
+        detail = get_payment(session, payment_id)
+        events, refunds = list_payment_events(session, detail.payment), list_refunds(session, detail.payment)
+    return pages.render_page("admin/payments/show.html", detail=detail, events=events, refunds=refunds)
 
 
 @bp.get("/payments/events")
 @require_operator("support")
 def events_index() -> Response:
-    """What providers told us."""
+    """List provider events."""
     query = lists.parse_query(ProviderEventListQuery())
     with context.read_session() as session:
-        found = list_events(session, query)
+        page = list_events(session, query)
     if query["format"] == "csv":
-        return lists.csv_export("payment-events", EVENT_COLUMNS, found)
-    choices: dict[str, Any] = {"states": ProviderEventStatus, "providers": PROVIDERS}
-    return pages.render_page("admin/payments/events.html", found=found, **choices)
+        return lists.csv_export("payment-events", EVENT_COLUMNS, page)
+    choices: dict[str, Any] = {"statuses": list(ProviderEventStatus), "providers": PROVIDERS}
+    return pages.render_page("admin/payments/events.html", page=page, **choices)
 
 
-@bp.get(_EVENT)
+@bp.get("/payments/events/<provider>/<path:event_id>")
 @require_operator("support")
 def show_event(provider: str, event_id: str) -> Response:
-    """One event, without its body: that holds data of customers."""
+    """Show a provider event without its body, which holds data of customers."""
     with context.read_session() as session:
-        found = get_event(session, provider, event_id)
-    return pages.render_page("admin/payments/event.html", event=found)
+        event = get_event(session, provider, event_id)
+    return pages.render_page("admin/payments/event.html", event=event)

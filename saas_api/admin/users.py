@@ -1,12 +1,13 @@
-"""Users and their sessions."""
+"""Users, their memberships and sessions: search, page, and what actions do to them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
-from flask import Blueprint, Response, request, url_for
+from flask import Blueprint, Response
 from marshmallow import fields, validate
 from sqlalchemy.orm import Session
 
@@ -14,9 +15,8 @@ from saas_api.accounts import audit, members, organizations, passwords, sessions
 from saas_api.accounts.audit import OperatorContext
 from saas_api.accounts.models import Membership, Operator, Organization, User, UserSession
 from saas_api.admin import context, lists
-from saas_api.admin.audit import ActorKind
-from saas_api.admin.lists import ListQuery
-from saas_api.core import clock, ids
+from saas_api.admin.lists import Columns, ListQuery
+from saas_api.core import ids
 from saas_api.core.access import require_operator
 from saas_api.core.db.pagination import Page
 from saas_api.core.errors import NotFound
@@ -28,39 +28,66 @@ bp = Blueprint("users", __name__)
 MAX_SESSIONS = 50
 
 
-@dataclass(frozen=True)
-class UserDetail:
-    """Somebody, where they belong and from where they are signed in.
+class UserListQuery(ListQuery):
+    """Filters of users; `q` is a part of the e-mail address or the name, or an id."""
 
-    office: "support" or "admin" of an operator
-    """
+    q = Text(maximum=254, load_default=None)
+    kind = fields.String(load_default=None, validate=validate.OneOf(("operator", "unverified", "disabled")))
+
+
+@dataclass(frozen=True)
+class UserRow:
+    """A user in the list; `operator_role` is None unless the user is an operator."""
 
     user: User
-    office: str | None
-    belongings: Sequence[tuple[Organization, str]]
+    operator_role: str | None
+    organizations: int
+    last_seen_at: datetime | None
+
+
+@dataclass(frozen=True)
+class UserDetail:
+    """A user with their memberships (organization, role) and active sessions."""
+
+    user: User
+    operator_role: str | None
+    memberships: Sequence[tuple[Organization, str]]
     sessions: Sequence[UserSession]
 
 
-def search_users(session: Session, query: dict[str, Any]) -> Page:
-    """A page of (`User`, office, how many organizations, when last seen), newest first.
+USER_COLUMNS: Columns = {
+    "id": lambda row: ids.format_id("usr", row.user.id),
+    "email": lambda row: row.user.email,
+    "full_name": lambda row: row.user.full_name,
+    "operator": lambda row: row.operator_role,
+    "organizations": lambda row: row.organizations,
+    "email_verified_at": lambda row: lists.csv_time(row.user.email_verified_at),
+    "created_at": lambda row: lists.csv_time(row.user.created_at),
+    "last_seen_at": lambda row: lists.csv_time(row.last_seen_at),
+}
 
-    query: limit, cursor, format; q: a part of the address or of the name, or an id; kind: "operator", "unverified",
-        "disabled"
-    raises: Invalid
+
+def search_users(session: Session, query: dict[str, Any]) -> Page:
+    """A page of UserRow, newest first.
+
+    query: as of UserListQuery
+    raises: ValidationFailed
     """
-    organizations = sa.select(sa.func.count()).where(Membership.user_id == User.id).scalar_subquery()
-    seen = sa.select(sa.func.max(UserSession.last_seen_at)).where(UserSession.user_id == User.id).scalar_subquery()
-    wanted = (
-        sa.select(User, Operator.role, organizations, seen)
+    count = sa.select(sa.func.count()).where(Membership.user_id == User.id).scalar_subquery()
+    last_seen_at = (
+        sa.select(sa.func.max(UserSession.last_seen_at)).where(UserSession.user_id == User.id).scalar_subquery()
+    )
+    statement = (
+        sa.select(User, Operator.role, count, last_seen_at)
         .outerjoin(Operator, Operator.user_id == User.id)
         .where(*_conditions(query))
     )
-    found = lists.paginate_or_export(session, wanted, query, (User.created_at, User.id))
-    return Page([tuple(row)[:4] for row in found.items], found.next_cursor, found.limit)
+    keys = (User.created_at.desc(), User.id.desc())
+    return lists.paginate_or_export(session, statement, *keys, query=query, convert=lambda row: UserRow(*row))
 
 
 def get_user_detail(session: Session, user_id: UUID) -> UserDetail:
-    """Somebody, with their live sessions, newest first.
+    """A user with at most MAX_SESSIONS active sessions, those last seen first.
 
     raises: NotFound
     """
@@ -68,21 +95,20 @@ def get_user_detail(session: Session, user_id: UUID) -> UserDetail:
     if user is None:
         raise NotFound
     operator = session.get(Operator, user_id)
-    live = (
-        sa.select(UserSession).where(*sessions.active_session_clause(user_id)).order_by(UserSession.last_seen_at.desc())
-    )
+    is_active = sessions.active_session_clause(user_id)
+    active = sa.select(UserSession).where(*is_active).order_by(UserSession.last_seen_at.desc()).limit(MAX_SESSIONS)
     return UserDetail(
         user,
         operator.role if operator else None,
         members.list_memberships(session, user_id),
-        session.scalars(live.limit(MAX_SESSIONS)).all(),
+        session.scalars(active).all(),
     )
 
 
 def _conditions(query: dict[str, Any]) -> list[sa.ColumnElement[bool]]:
     conditions: list[sa.ColumnElement[bool]] = []
     if query["q"]:
-        conditions.append(_is_meant(query["q"].strip()))
+        conditions.append(_matches(query["q"].strip()))
     match query["kind"]:
         case "operator":
             conditions.append(Operator.role.is_not(None))
@@ -93,19 +119,35 @@ def _conditions(query: dict[str, Any]) -> list[sa.ColumnElement[bool]]:
     return conditions
 
 
-def _is_meant(words: str) -> sa.ColumnElement[bool]:
+def _matches(text: str) -> sa.ColumnElement[bool]:
     try:
-        return User.id == ids.parse_id("usr", words)
+        return User.id == ids.parse_id("usr", text)
     except ValueError:
-        found = User.email.icontains(words, autoescape=True)
-        return sa.or_(found, User.full_name.icontains(words, autoescape=True))
+        return sa.or_(User.email.icontains(text, autoescape=True), User.full_name.icontains(text, autoescape=True))
 
 
-class UserListQuery(ListQuery):
-    """Filters of people."""
+@bp.get("/admin/users")
+@require_operator("support")
+def index() -> Response:
+    """Search users, newest first."""
+    query, form = forms.parse_filters(UserListQuery())
+    page = None
+    if not form.errors:
+        with context.read_session() as session:
+            page = search_users(session, query)
+    if page and query["format"] == "csv":
+        return lists.csv_export("users", USER_COLUMNS, page)
+    status = 200 if page else 422
+    return pages.render_page("admin/users/index.html", status=status, form=form, page=page, **lists.page_links(page))
 
-    q = Text(maximum=254, load_default=None)
-    kind = fields.String(load_default=None, validate=validate.OneOf(ActorKind))
+
+@bp.get('/admin/users/<id("usr"):user_id>')
+@require_operator("support")
+def show(user_id: UUID) -> Response:
+    """Show a user with memberships and sessions."""
+    with context.read_session() as session:
+        detail = get_user_detail(session, user_id)
+    return pages.render_page("admin/users/show.html", detail=detail)
 
 
 def end_user_sessions(operator: OperatorContext, user_id: UUID) -> int:
@@ -115,7 +157,7 @@ def end_user_sessions(operator: OperatorContext, user_id: UUID) -> int:
     raises: NotFound
     """
     with context.write_session() as session:
-        user = _lock_user(session, user_id)
+        user = _get_user(session, user_id)
         ended = sessions.end_sessions(session, user.id, "ended by an operator")
         _record_audit(session, operator, user, "user.sessions_ended", {"sessions": len(ended)})
     return len(ended)
@@ -127,12 +169,12 @@ def send_password_reset(operator: OperatorContext, user_id: UUID) -> None:
     raises: NotFound
     """
     with context.write_session() as session:
-        user = _lock_user(session, user_id)
+        user = _get_user(session, user_id)
         _record_audit(session, operator, user, "user.reset_requested", {})
     passwords.request_password_reset(user.email)
 
 
-def _lock_user(session: Session, user_id: UUID) -> User:
+def _get_user(session: Session, user_id: UUID) -> User:
     user = users.find_user(session, user_id)
     if user is None:
         raise NotFound
@@ -149,53 +191,3 @@ def _record_audit(
     ]
     for organization_id in organization_ids or [None]:
         audit.record_event(session, organization_id, operator.actor, action, ("user", user.id), data)
-
-
-_COLUMNS = ("id", "email", "full_name", "operator", "organizations", "email_verified_at", "created_at", "last_seen_at")
-
-
-@bp.get("/admin/users")
-@require_operator("support")
-def index() -> Response:
-    """Find people, newest first."""
-    query, form = forms.parse_filters(UserListQuery())
-    if form.errors:
-        return pages.render_page(
-            "admin/users/index.html", status=422, form=form, kinds=ActorKind, rows=(), older="", newer="", csv=""
-        )
-    with context.read_session() as session:
-        found = search_users(session, query)
-    if query["format"] == "csv":
-        return pages.csv_response("users.csv", _COLUMNS, [_cells(*row) for row in found.items])
-    kept = {name: value for name, value in form.values.items() if name != "cursor"}
-    return pages.render_page(
-        "admin/users/index.html",
-        form=form,
-        kinds=ActorKind,
-        rows=found.items,
-        older=url_for(".index", **kept, cursor=found.next_cursor) if found.next_cursor else "",
-        newer=url_for(".index", **kept) if request.args.get("cursor") else "",
-        csv=url_for(".index", **kept, format="csv"),
-    )
-
-
-@bp.get('/admin/users/<id("usr"):user_id>')
-@require_operator("support")
-def show(user_id: UUID) -> Response:
-    """Show somebody."""
-    with context.read_session() as session:
-        found = get_user_detail(session, user_id)
-    return pages.render_page("admin/users/show.html", found=found)
-
-
-def _cells(user: Any, office: str | None, organizations: int, seen: Any) -> tuple[Any, ...]:
-    return (
-        ids.format_id("usr", user.id),
-        user.email,
-        user.full_name,
-        office or "",
-        organizations,
-        clock.format_rfc3339(user.email_verified_at) if user.email_verified_at else "",
-        clock.format_rfc3339(user.created_at),
-        clock.format_rfc3339(seen) if seen else "",
-    )

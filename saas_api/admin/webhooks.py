@@ -1,4 +1,4 @@
-"""Endpoints and deliveries across tenants."""
+"""Endpoints and deliveries of every organization."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,10 +25,12 @@ from saas_api.webhooks import deliveries, endpoints
 from saas_api.webhooks.deliveries import DeliveryView
 from saas_api.webhooks.endpoints import EndpointHealth
 from saas_api.webhooks.models import Attempt, Delivery, Endpoint, Event
+from saas_api.webhooks.schemas import DeliveryOut
 
 bp = Blueprint("webhooks", __name__, url_prefix="/admin/deliveries")
 
 MAX_ROWS = 100
+DELIVERY_STATUSES = ("queued", "sending", "delivered", "failed", "canceled")
 _BACKLOG = sa.text("""
 SELECT d.organization_id, o.name, count(*) AS waiting, count(*) FILTER (WHERE d.next_at <= now()) AS due,
   count(*) FILTER (WHERE d.attempts > 0) AS retrying, min(d.created_at) AS oldest_at,
@@ -37,19 +39,36 @@ FROM webhook_deliveries d JOIN organizations o ON o.id = d.organization_id
 WHERE d.status IN ('queued', 'sending')
 GROUP BY d.organization_id, o.name ORDER BY count(*) FILTER (WHERE d.next_at <= now()) DESC, count(*) DESC LIMIT :most
 """)
-# Ids are looked up organization by organization, each by the primary key: nothing else is indexed by them.
-_OWNER = sa.text("""
+# A delivery is found organization by organization, each by the primary key: no index has the id alone.
+_FIND_ORGANIZATION = sa.text("""
 SELECT o.id FROM organizations o
 WHERE EXISTS (SELECT FROM webhook_deliveries d WHERE d.organization_id = o.id AND d.id = :id OFFSET 0)
 """)
 
 
+class EndpointListQuery(ListQuery):
+    """Filters of endpoints; with `delivery` the page redirects to that delivery.
+
+    health: "failing" for enabled endpoints whose last attempt failed
+    """
+
+    health = fields.String(load_default=None, validate=validate.OneOf(["failing", "disabled"]))
+    organization_id = PrefixedId("org", load_default=None)
+    delivery = PrefixedId("whd", load_default=None)
+
+
+class DeliveryListQuery(ListQuery):
+    """Filters of an endpoint's deliveries."""
+
+    status = fields.String(load_default=None, validate=validate.OneOf(DELIVERY_STATUSES))
+
+
 @dataclass(frozen=True)
 class OrganizationBacklog:
-    """What waits for one organization.
+    """Pending deliveries of one organization.
 
-    due: would be sent now; the others wait for their next try
-    retrying: failed at least once
+    due: would be sent now; the others wait for their next attempt
+    retrying: have failed at least once
     """
 
     organization_id: UUID
@@ -91,34 +110,59 @@ class DeliveryDetail:
         return endpoints.redacted_url(self.endpoint)
 
 
+ENDPOINT_COLUMNS: Columns = {
+    "id": lambda row: ids.format_id("whe", row[0].id),
+    "organization_id": lambda row: ids.format_id("org", row[0].organization_id),
+    "organization": lambda row: row[1],
+    "status": lambda row: row[0].status,
+    "consecutive_failures": lambda row: row[0].consecutive_failures,
+    "first_failure_at": lambda row: lists.csv_time(row[0].first_failure_at),
+    "last_success_at": lambda row: lists.csv_time(row[0].last_success_at),
+    "created_at": lambda row: lists.csv_time(row[0].created_at),
+}
+DELIVERY_COLUMNS: Columns = lists.resource_columns(
+    DeliveryOut(),
+    "id",
+    "event_id",
+    "event_type",
+    "cause",
+    "status",
+    "attempt_count",
+    "last_status_code",
+    "error_code",
+    "created_at",
+    "finished_at",
+    read=lambda view: view,
+)
+
+
 def list_backlog(session: Session) -> list[OrganizationBacklog]:
-    """Organizations with deliveries under way, the most due first."""
+    """Organizations with pending deliveries, those with most due first; at most MAX_ROWS."""
     return [OrganizationBacklog(*row) for row in session.execute(_BACKLOG, {"most": MAX_ROWS})]
 
 
 def list_endpoints(session: Session, query: dict[str, Any]) -> Page:
-    """A page of (`Endpoint`, name of its organization), the newest first; deleted ones are left out.
+    """A page of (`Endpoint`, name of its organization), newest first, without deleted ones.
 
-    query: limit, cursor, format; health: "failing" (enabled, and the last try failed), "disabled" or None;
-        organization_id
-    raises: Invalid
+    query: as of EndpointListQuery
+    raises: ValidationFailed
     """
-    wanted = (
+    statement = (
         sa.select(Endpoint, Organization.name)
         .join(Organization, Organization.id == Endpoint.organization_id)
         .where(Endpoint.deleted_at.is_(None))
     )
     if query["health"] == "failing":
-        wanted = wanted.where(Endpoint.status == "enabled", Endpoint.consecutive_failures > 0)
+        statement = statement.where(Endpoint.status == "enabled", Endpoint.consecutive_failures > 0)
     elif query["health"] == "disabled":
-        wanted = wanted.where(Endpoint.status != "enabled")
+        statement = statement.where(Endpoint.status != "enabled")
     if query["organization_id"]:
-        wanted = wanted.where(Endpoint.organization_id == query["organization_id"])
-    return lists.paginate_or_export(session, wanted, query, (Endpoint.created_at, Endpoint.id))
+        statement = statement.where(Endpoint.organization_id == query["organization_id"])
+    return lists.paginate_or_export(session, statement, Endpoint.created_at.desc(), Endpoint.id.desc(), query=query)
 
 
 def get_endpoint(session: Session, endpoint_id: UUID) -> EndpointDetail:
-    """An endpoint of whatever organization.
+    """An endpoint of any organization.
 
     raises: NotFound
     """
@@ -135,18 +179,18 @@ def get_endpoint(session: Session, endpoint_id: UUID) -> EndpointDetail:
 
 
 def list_endpoint_deliveries(session: Session, endpoint: Endpoint, query: dict[str, Any]) -> Page:
-    """A page of `ShownDelivery` of an endpoint, newest first.
+    """A page of DeliveryView of an endpoint, newest first.
 
-    query: limit, cursor, format; status
-    raises: Invalid
+    query: as of DeliveryListQuery
+    raises: ValidationFailed
     """
-    is_carried = sa.and_(Event.organization_id == Delivery.organization_id, Event.id == Delivery.event_id)
-    own = (Delivery.organization_id == endpoint.organization_id, Delivery.endpoint_id == endpoint.id)
-    wanted = sa.select(Delivery, Event).join(Event, is_carried).where(*own)
+    is_event = sa.and_(Event.organization_id == Delivery.organization_id, Event.id == Delivery.event_id)
+    is_of_endpoint = (Delivery.organization_id == endpoint.organization_id, Delivery.endpoint_id == endpoint.id)
+    statement = sa.select(Delivery, Event).join(Event, is_event).where(*is_of_endpoint)
     if query["status"]:
-        wanted = wanted.where(Delivery.status == query["status"])
-    found = lists.paginate_or_export(session, wanted, query, (Delivery.created_at, Delivery.id))
-    return Page([DeliveryView(row[0], row[1]) for row in found.items], found.next_cursor, found.limit)
+        statement = statement.where(Delivery.status == query["status"])
+    keys = (Delivery.created_at.desc(), Delivery.id.desc())
+    return lists.paginate_or_export(session, statement, *keys, query=query, convert=lambda row: DeliveryView(*row))
 
 
 def get_delivery(session: Session, delivery_id: UUID) -> DeliveryDetail:
@@ -154,99 +198,55 @@ def get_delivery(session: Session, delivery_id: UUID) -> DeliveryDetail:
 
     raises: NotFound
     """
-    owner = session.scalar(_OWNER, {"id": delivery_id})
-    delivery = session.get(Delivery, (owner, delivery_id)) if owner else None
+    organization_id = session.scalar(_FIND_ORGANIZATION, {"id": delivery_id})
+    delivery = session.get(Delivery, (organization_id, delivery_id)) if organization_id else None
     if delivery is None:
         raise NotFound
-    endpoint = session.get_one(Endpoint, (owner, delivery.endpoint_id))
+    endpoint = session.get_one(Endpoint, (organization_id, delivery.endpoint_id))
     view = deliveries.get_delivery_view(session, delivery)
-    organization = session.get_one(Organization, owner)
+    organization = session.get_one(Organization, organization_id)
     return DeliveryDetail(delivery, view.event, view.attempts, endpoint, organization.name)
 
 
 def list_same_event_deliveries(session: Session, delivery: Delivery) -> Sequence[Delivery]:
-    """Every delivery of the same event to the same endpoint, the newest first."""
-    own = (Delivery.organization_id == delivery.organization_id, Delivery.event_id == delivery.event_id)
-    wanted = sa.select(Delivery).where(*own, Delivery.endpoint_id == delivery.endpoint_id)
-    return session.scalars(wanted.order_by(Delivery.created_at.desc(), Delivery.id.desc()).limit(MAX_ROWS)).all()
-
-
-ENDPOINT_COLUMNS: Columns = {
-    "id": lambda row: ids.format_id("whe", row[0].id),
-    "organization_id": lambda row: ids.format_id("org", row[0].organization_id),
-    "organization": lambda row: row[1],
-    "status": lambda row: row[0].status,
-    "consecutive_failures": lambda row: row[0].consecutive_failures,
-    "first_failure_at": lambda row: lists.csv_time(row[0].first_failure_at),
-    "last_success_at": lambda row: lists.csv_time(row[0].last_success_at),
-    "created_at": lambda row: lists.csv_time(row[0].created_at),
-}
-DELIVERY_COLUMNS: Columns = {
-    "id": lambda one: ids.format_id("whd", one.delivery.id),
-    "event_id": lambda one: ids.format_id("evt", one.event.id),
-    "event_type": lambda one: one.event.type,
-    "cause": lambda one: one.delivery.cause,
-    "status": lambda one: one.delivery.status,
-    "attempts": lambda one: one.delivery.attempts,
-    "last_status": lambda one: one.delivery.last_status or "",
-    "error_code": lambda one: one.delivery.error_code or "",
-    "created_at": lambda one: lists.csv_time(one.delivery.created_at),
-    "finished_at": lambda one: lists.csv_time(one.delivery.finished_at),
-}
-DeliveryStatus = ("queued", "sending", "delivered", "failed", "canceled")
-
-
-class EndpointListQuery(ListQuery):
-    """Filters of endpoints, and the id of a delivery to go to."""
-
-    health = fields.String(load_default=None, validate=validate.OneOf(["failing", "disabled"]))
-    organization_id = PrefixedId("org", load_default=None)
-    delivery = PrefixedId("whd", load_default=None)
-
-
-class DeliveryListQuery(ListQuery):
-    """Filters of an endpoint's deliveries."""
-
-    status = fields.String(load_default=None, validate=validate.OneOf(DeliveryStatus))
-
-
-bp.context_processor(lambda: {"host": endpoints.redacted_url})
-_ENDPOINT = '/endpoints/<id("whe"):endpoint_id>'
-_DELIVERY = '/<id("whd"):delivery_id>'
+    """Deliveries of the same event to the same endpoint, newest first; at most MAX_ROWS."""
+    is_of_event = (Delivery.organization_id == delivery.organization_id, Delivery.event_id == delivery.event_id)
+    statement = sa.select(Delivery).where(*is_of_event, Delivery.endpoint_id == delivery.endpoint_id)
+    return session.scalars(statement.order_by(Delivery.created_at.desc(), Delivery.id.desc()).limit(MAX_ROWS)).all()
 
 
 @bp.get("")
 @require_operator("support")
 def index() -> Response:
-    """Backlog per organization, and endpoints, those that fail first asked for."""
+    """Show pending deliveries by organization, and list endpoints."""
     query = lists.parse_query(EndpointListQuery())
     if query["delivery"]:
-        answer: Response = pages.redirect_to("admin.webhooks.show_delivery", delivery_id=query["delivery"])
-        return answer
+        response: Response = pages.redirect_to("admin.webhooks.show_delivery", delivery_id=query["delivery"])
+        return response
     with context.read_session() as session:
-        found, backlog = list_endpoints(session, query), list_backlog(session)
+        page, backlog = list_endpoints(session, query), list_backlog(session)
     if query["format"] == "csv":
-        return lists.csv_export("webhook-endpoints", ENDPOINT_COLUMNS, found)
-    return pages.render_page("admin/webhooks/index.html", found=found, backlog=backlog)
+        return lists.csv_export("webhook-endpoints", ENDPOINT_COLUMNS, page)
+    return pages.render_page("admin/webhooks/index.html", page=page, backlog=backlog, address=endpoints.redacted_url)
 
 
-@bp.get(_ENDPOINT)
+@bp.get('/endpoints/<id("whe"):endpoint_id>')
 @require_operator("support")
 def show_endpoint(endpoint_id: UUID) -> Response:
-    """One endpoint and its deliveries."""
+    """Show an endpoint and its deliveries."""
     query = lists.parse_query(DeliveryListQuery())
     with context.read_session() as session:
         detail = get_endpoint(session, endpoint_id)
         page = list_endpoint_deliveries(session, detail.endpoint, query)
     if query["format"] == "csv":
         return lists.csv_export("webhook-deliveries", DELIVERY_COLUMNS, page)
-    return pages.render_page("admin/webhooks/endpoint.html", detail=detail, page=page, statuses=DeliveryStatus)
+    return pages.render_page("admin/webhooks/endpoint.html", detail=detail, page=page, statuses=DELIVERY_STATUSES)
 
 
-@bp.get(_DELIVERY)
+@bp.get('/<id("whd"):delivery_id>')
 @require_operator("support")
 def show_delivery(delivery_id: UUID) -> Response:
-    """One delivery with its attempts."""
+    """Show a delivery with its attempts."""
     with context.read_session() as session:
         detail = get_delivery(session, delivery_id)
         deliveries_of_event = list_same_event_deliveries(session, detail.delivery)

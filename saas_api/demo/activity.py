@@ -279,7 +279,7 @@ class BillingActivity:
     def _grant_credit(self) -> None:
         with timeline.demo_session() as session:
             context = OperatorContext(Actor("operator", "demo"), _CREDIT_REASON)
-            wallet.grant_credit(session, self.id, GrantSource("demo:gift", "promotional"), 500, context)
+            wallet.grant_credit(session, self.id, GrantSource("demo:gift", GrantKind.PROMOTIONAL), 500, context)
 
 
 def schedule_platform_jobs(demo_timeline: Timeline) -> None:

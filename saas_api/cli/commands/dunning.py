@@ -1,4 +1,4 @@
-"""Run, list."""
+"""Commands of dunning: run due steps, list dunning runs."""
 
 from datetime import datetime
 from typing import Any
@@ -9,7 +9,7 @@ from saas_api.core import clock, ids, money
 from saas_api.payments import dunning
 from saas_api.payments.dunning import DunningRunView
 
-group = CommandGroup("dunning", help="The pursuit of unpaid invoices.")
+group = CommandGroup("dunning", help="Dunning of unpaid invoices.")
 
 
 @group.command("run")
@@ -27,12 +27,12 @@ def run(*, at: datetime | None, as_json: bool) -> None:
         {"organization_id": ids.format_id("org", done.organization_id), "invoice": done.number, "action": done.action}
         for done in outcome.done
     ]
-    found = {"planned": outcome.planned, "ended": outcome.ended, "steps": steps}
+    data = {"planned": outcome.planned, "ended": outcome.ended, "steps": steps}
     if outcome.planned or outcome.ended or steps:
-        output.record_audit("dunning.ran", ("dunning", "steps"), found)
+        output.record_audit("dunning.ran", ("dunning", "steps"), data)
     lines = [f"{step['invoice']}  {step['organization_id']}  {step['action']}" for step in steps]
     lines.append(f"Planned: {outcome.planned}. Ended: {outcome.ended}. Steps taken: {len(steps)}.")
-    output.print_result(found, lines, as_json=as_json)
+    output.print_result(data, lines, as_json=as_json)
     if outcome.failed:
         raise CommandError(f"{len(outcome.failed)} invoices were not pursued; the log says why. Run it again then.")
 
@@ -44,25 +44,25 @@ def list_runs(*, as_json: bool) -> None:
 
     Example: flask dunning list
     """
-    shown = [_to_json(pursuit) for pursuit in dunning.list_dunning_runs()]
+    rows = [_to_json(run) for run in dunning.list_dunning_runs()]
     lines = []
-    for pursuit in shown:
-        following = f"{pursuit['next_action']} at {pursuit['next_at']}" if pursuit["next_at"] else "nothing more"
+    for row in rows:
+        next_step = f"{row['next_action']} at {row['next_at']}" if row["next_at"] else "nothing more"
         lines.append(
-            f"{pursuit['invoice']}  {pursuit['organization_id']}  {pursuit['due_amount']} {pursuit['currency']}  "
-            f"due {pursuit['due_at']}  {pursuit['standing']}  next: {following}"
+            f"{row['invoice']}  {row['organization_id']}  {row['due_amount']} {row['currency']}  "
+            f"due {row['due_at']}  {row['standing']}  next: {next_step}"
         )
-    output.print_result({"pursuits": shown}, lines or ["Nothing is pursued."], as_json=as_json)
+    output.print_result({"pursuits": rows}, lines or ["Nothing is pursued."], as_json=as_json)
 
 
-def _to_json(pursuit: DunningRunView) -> dict[str, Any]:
+def _to_json(run: DunningRunView) -> dict[str, Any]:
     return {
-        "organization_id": ids.format_id("org", pursuit.organization_id),
-        "invoice": pursuit.number,
-        "due_amount": money.format_minor(pursuit.due_minor, pursuit.currency),
-        "currency": pursuit.currency,
-        "due_at": clock.format_rfc3339(pursuit.due_at),
-        "standing": pursuit.standing,
-        "next_action": pursuit.next_action,
-        "next_at": clock.format_rfc3339(pursuit.next_at) if pursuit.next_at else None,
+        "organization_id": ids.format_id("org", run.organization_id),
+        "invoice": run.number,
+        "due_amount": money.format_minor(run.due_minor, run.currency),
+        "currency": run.currency,
+        "due_at": clock.format_rfc3339(run.due_at),
+        "standing": run.standing,
+        "next_action": run.next_action,
+        "next_at": clock.format_rfc3339(run.next_at) if run.next_at else None,
     }

@@ -1,4 +1,4 @@
-"""Grant, list, revoke, impersonate."""
+"""Commands of operators: create, list, revoke, impersonate."""
 
 import secrets
 from datetime import timedelta
@@ -11,6 +11,7 @@ from saas_api.accounts import audit, impersonation, operators, users
 from saas_api.accounts.impersonation import OperatorRoleRequired
 from saas_api.accounts.models import OneTimeToken, User
 from saas_api.cli import output, types
+from saas_api.cli.commands.actions import REASON_HELP
 from saas_api.cli.errors import CommandError, CommandGroup
 from saas_api.cli.types import EMAIL, PublicId
 from saas_api.core import clock, crypto, ids
@@ -56,7 +57,7 @@ def list_operators(*, as_json: bool) -> None:
     Example: flask operator list
     """
     with tenancy.system_session("operator.command") as session:
-        found = [
+        rows = [
             {
                 "user_id": ids.format_id("usr", user.id),
                 "email": user.email,
@@ -65,8 +66,8 @@ def list_operators(*, as_json: bool) -> None:
             }
             for user, operator in operators.list_operators(session)
         ]
-    lines = ["{email} {role} since {created_at}".format_map(one) for one in found]
-    output.print_result({"operators": found}, lines or ["There are no operators."], as_json=as_json)
+    lines = ["{email} {role} since {created_at}".format_map(row) for row in rows]
+    output.print_result({"operators": rows}, lines or ["There are no operators."], as_json=as_json)
 
 
 @group.command("revoke")
@@ -90,9 +91,9 @@ def revoke(email: str, *, as_json: bool) -> None:
 @group.command("impersonate")
 @click.argument("email", type=EMAIL)
 @click.argument("organization_id", metavar="ORGANIZATION", type=PublicId("org"))
-@click.option("--reason", required=True, help="For the organization's own log of acts.")
+@click.option("--reason", required=True, help=REASON_HELP)
 @types.json_option
-def look(email: str, organization_id: UUID, reason: str, *, as_json: bool) -> None:
+def impersonate(email: str, organization_id: UUID, reason: str, *, as_json: bool) -> None:
     """Print a token with which an operator sees an organization for an hour, and changes nothing.
 
     Example: flask operator impersonate olga@platform.example org_... --reason "ticket 4711: wrong figures"

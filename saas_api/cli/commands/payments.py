@@ -1,4 +1,4 @@
-"""List, recheck, resolve, record-offline, refund."""
+"""Commands of payments: list, check, resolve, record offline ones, send due refunds."""
 
 from typing import Any
 from uuid import UUID
@@ -6,40 +6,45 @@ from uuid import UUID
 import click
 from sqlalchemy.exc import IntegrityError
 
+from saas_api.admin.actions import get_action
 from saas_api.cli import output, types
+from saas_api.cli.commands.actions import REASON_HELP, Description, action_command
 from saas_api.cli.errors import CommandError, CommandGroup
 from saas_api.cli.types import PublicId
 from saas_api.core import clock, ids, money
 from saas_api.core.db import tenancy
-from saas_api.payments import payments, provider_events, reconciliation, refunds
-from saas_api.payments.models import PENDING_STATUSES, Payment, ProviderEvent
+from saas_api.payments import payments, provider_events, refunds
+from saas_api.payments.models import Payment, PaymentStatus, ProviderEvent
 from saas_api.payments.payments import OfflinePayment
 from saas_api.providers.payments import ProviderUnreachable
 
 group = CommandGroup("payments", help="Payments and their providers.")
-PaymentStatus = (*PENDING_STATUSES, "succeeded", "failed", "canceled", "quarantined")
 
 
 @group.command("list")
-@click.option("--state", type=click.Choice(PaymentStatus), help="Only payments in this state.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="At most so many.")
+@click.option(
+    "--state", type=click.Choice([status.value for status in PaymentStatus]), help="Only payments in this state."
+)
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="Maximum number of rows.")
 @types.json_option
 def list_payments(*, state: str | None, limit: int, as_json: bool) -> None:
-    """Show the last payments, and events that nobody could make sense of.
+    """List recent payments and quarantined provider events.
 
     Example: flask payments list --state quarantined
     """
     with tenancy.system_session("payments.read") as session:
-        found = [_to_json(payment) for payment in payments.list_newest(session, state, limit)]
-        odd = [_event(event) for event in provider_events.list_quarantined_events(session, limit)]
+        rows = [_to_json(payment) for payment in payments.list_newest(session, state, limit)]
+        events = [_event_to_json(event) for event in provider_events.list_quarantined_events(session, limit)]
     lines = [
-        "{id}  {organization_id}  {amount} {currency}  {provider}  {status}  {created_at}".format_map(one)
-        + (f"  {one['failure_code']}" if one["failure_code"] else "")
-        for one in found
+        "{id}  {organization_id}  {amount} {currency}  {provider}  {status}  {created_at}".format_map(row)
+        + (f"  {row['failure_code']}" if row["failure_code"] else "")
+        for row in rows
     ]
-    lines += ["event {event_id} of {provider} ({type}) about {reference}: {error}".format_map(one) for one in odd]
+    lines += [
+        "event {event_id} of {provider} ({type}) about {reference}: {error}".format_map(event) for event in events
+    ]
     output.print_result(
-        {"payments": found, "quarantined_events": odd}, lines or ["There are no payments."], as_json=as_json
+        {"payments": rows, "quarantined_events": events}, lines or ["There are no payments."], as_json=as_json
     )
 
 
@@ -51,43 +56,40 @@ def check(payment_id: UUID, *, as_json: bool) -> None:
 
     Example: flask payments check pay_...
     """
-    found = _find(payment_id)
+    payment = _get_payment(payment_id)
     try:
-        outcome = payments.settle_payment(found.provider, found.provider_reference or "")
+        outcome = payments.settle_payment(payment.provider, payment.provider_reference or "")
     except ProviderUnreachable:
-        raise CommandError(f"{found.provider} does not answer; try again in some minutes.") from None
+        raise CommandError(f"{payment.provider} does not answer; try again in some minutes.") from None
     except LookupError:
-        raise CommandError(f"{found.provider} is not configured here; set its secret key.") from None
-    after, name = _find(payment_id), ids.format_id("pay", payment_id)
-    if after.status != found.status:
-        told = {"before": {"status": found.status}, "after": {"status": after.status}}
-        output.record_audit("payment.checked", ("payment", payment_id), told, organization_id=found.organization_id)
-    line = f"{name} is {after.status}{' and not decided yet' if outcome == 'open' else ''}."
-    output.print_result(_to_json(after), [line], as_json=as_json)
+        raise CommandError(f"{payment.provider} is not configured here; set its secret key.") from None
+    settled, public_id = _get_payment(payment_id), ids.format_id("pay", payment_id)
+    if settled.status != payment.status:
+        data = {"before": {"status": payment.status}, "after": {"status": settled.status}}
+        output.record_audit("payment.checked", ("payment", payment_id), data, organization_id=payment.organization_id)
+    line = f"{public_id} is {settled.status}{' and not decided yet' if outcome == 'open' else ''}."
+    output.print_result(_to_json(settled), [line], as_json=as_json)
 
 
-@group.command("resolve")
-@click.argument("payment_id", metavar="PAYMENT", type=PublicId("pay"))
-@click.option("--reason", required=True, help="For the organization's log of acts.")
-@types.json_option
-def resolve(payment_id: UUID, reason: str, *, as_json: bool) -> None:
+def _require_payment(payment_id: UUID) -> None:
+    _get_payment(payment_id)
+
+
+@action_command(group, "resolve", get_action("payment", "resolve"), require=_require_payment)
+def resolve(payment: Payment, payment_id: UUID) -> Description:
     """Close a quarantined payment, once the money is where it belongs; nothing is booked.
 
     Example: flask payments resolve pay_... --reason "ticket 4711: paid back by hand"
     """
-    found = _find(payment_id)
-    reconciliation.resolve_payment(found.id, output.current_os_user(), reason)
-    output.print_result(
-        _to_json(_find(payment_id)), [f"{ids.format_id('pay', payment_id)} is canceled."], as_json=as_json
-    )
+    return _to_json(payment), [f"{ids.format_id('pay', payment_id)} is canceled."]
 
 
 @group.command("record")
 @click.argument("organization_id", metavar="ORGANIZATION", type=PublicId("org"))
 @click.argument("invoice_id", metavar="INVOICE", type=PublicId("inv"))
 @click.argument("amount")
-@click.option("--reference", required=True, help="Of the bank; it is booked once.")
-@click.option("--reason", required=True, help="For the organization's log of acts.")
+@click.option("--reference", required=True, help="Bank reference; a payment with the same reference is recorded once.")
+@click.option("--reason", required=True, help=REASON_HELP)
 @click.option("--currency", default="USD", show_default=True, help="Of the amount.")
 @types.json_option
 def record(*, organization_id: UUID, invoice_id: UUID, amount: str, reason: str, as_json: bool, **options: str) -> None:
@@ -103,20 +105,22 @@ def record(*, organization_id: UUID, invoice_id: UUID, amount: str, reason: str,
     if minor <= 0:
         raise CommandError("The amount must be above zero; write 99.00.")
     output.require_organization(organization_id)
-    came = OfflinePayment(minor, currency, reference)
+    received = OfflinePayment(minor, currency, reference)
     try:
-        booked = payments.record_offline_payment(organization_id, invoice_id, came, output.current_os_user(), reason)
+        payment = payments.record_offline_payment(
+            organization_id, invoice_id, received, output.current_os_user(), reason
+        )
     except IntegrityError:
         raise CommandError(f"{reference} was booked before; flask payments list shows it.") from None
-    found = {"id": ids.format_id("pay", booked.id), "allocated": money.format_minor(booked.allocated_minor, currency)}
-    line = f"{found['id']}: {found['allocated']} {currency} on the bill."
-    output.print_result({**found, "currency": currency}, [line], as_json=as_json)
+    public_id, allocated = ids.format_id("pay", payment.id), money.format_minor(payment.allocated_minor, currency)
+    line = f"{public_id}: {allocated} {currency} on the bill."
+    output.print_result({"id": public_id, "allocated": allocated, "currency": currency}, [line], as_json=as_json)
 
 
 @group.command("refund")
 @types.json_option
 def refund(*, as_json: bool) -> None:
-    """Send back what credit notes promise now, instead of with the next round.
+    """Send due refunds now instead of with the next scheduled run.
 
     Example: flask payments refund
     """
@@ -126,14 +130,14 @@ def refund(*, as_json: bool) -> None:
     output.print_result({"count": count}, [f"Refunds that ended: {count}."], as_json=as_json)
 
 
-def _find(payment_id: UUID) -> Payment:
+def _get_payment(payment_id: UUID) -> Payment:
     with tenancy.system_session("payments.read") as session:
-        found = payments.find_payment(session, payment_id)
-    if found is None:
+        payment = payments.find_payment(session, payment_id)
+    if payment is None:
         raise CommandError(
             f"There is no payment {ids.format_id('pay', payment_id)}; flask payments list shows the last ones."
         )
-    return found
+    return payment
 
 
 def _to_json(payment: Payment) -> dict[str, Any]:
@@ -152,7 +156,7 @@ def _to_json(payment: Payment) -> dict[str, Any]:
     }
 
 
-def _event(event: ProviderEvent) -> dict[str, Any]:
+def _event_to_json(event: ProviderEvent) -> dict[str, Any]:
     return {
         "provider": event.provider,
         "event_id": event.event_id,

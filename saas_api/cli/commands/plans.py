@@ -1,4 +1,4 @@
-"""List, show, publish, archive."""
+"""Commands of plans: list, show, publish, archive."""
 
 import json
 from pathlib import Path
@@ -26,30 +26,30 @@ def list_plans(*, as_json: bool) -> None:
 
     Example: flask plans list
     """
-    with tenancy.system_session("plans.command") as current:
-        listed = plans.list_versions(current, clock.now())
-        versions = plans.get_versions(current, [one.version_id for one in listed])
-    shown = [
+    with tenancy.system_session("plans.command") as session:
+        versions = plans.list_versions(session, clock.now())
+        prices = plans.get_versions(session, [version.version_id for version in versions])
+    rows = [
         {
-            "plan": one.code,
-            "version": one.version_id,
+            "plan": version.code,
+            "version": version.version_id,
             "base_amount": money.format_minor(
-                versions[one.version_id].base_amount_minor, versions[one.version_id].currency
+                prices[version.version_id].base_amount_minor, prices[version.version_id].currency
             ),
-            "currency": versions[one.version_id].currency,
-            "published_at": clock.format_rfc3339(one.published_at),
-            "is_newest": one.is_newest,
-            "is_archived": one.is_archived,
-            "organizations": one.organizations,
+            "currency": prices[version.version_id].currency,
+            "published_at": clock.format_rfc3339(version.published_at),
+            "is_newest": version.is_newest,
+            "is_archived": version.is_archived,
+            "organizations": version.organizations,
         }
-        for one in listed
+        for version in versions
     ]
     lines = []
-    for row in shown:
+    for row in rows:
         state = "retired" if row["is_archived"] else "newest" if row["is_newest"] else "older"
         amount = f"{row['base_amount']} {row['currency']}"
         lines.append(f"{row['version']:<20} {amount:>14} a month  {state:<8} organizations: {row['organizations']}")
-    output.print_result({"plans": shown}, lines, as_json=as_json)
+    output.print_result({"plans": rows}, lines, as_json=as_json)
 
 
 @group.command("show")
@@ -63,14 +63,14 @@ def show(plan: str, *, as_json: bool) -> None:
     version_id = plan if "@" in plan else plans.find_newest_version_id(engine.session(), plan)
     if version_id is None or version_id not in plans.get_versions(engine.session(), [version_id]):
         raise CommandError(f"There is no published plan {plan}; flask plans list shows them.")
-    found = plan_file.to_document(plans.get_plan_content(engine.session(), version_id))
+    document = plan_file.to_document(plans.get_plan_content(engine.session(), version_id))
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        click.echo(json.dumps(document, indent=2))
         return
-    click.echo(f"{version_id}: {found['name']}, {found['base_amount']} {found['currency']} a month")
-    for meter, price in found["prices"].items():
+    click.echo(f"{version_id}: {document['name']}, {document['base_amount']} {document['currency']} a month")
+    for meter, price in document["prices"].items():
         click.echo(f"  {meter}: {_price_text(price)}")
-    for feature, value in found["entitlements"].items():
+    for feature, value in document["entitlements"].items():
         click.echo(f"  {feature}: {_price_text(value)}")
 
 
@@ -88,8 +88,8 @@ def publish(file: Path, *, is_dry: bool, as_json: bool) -> None:
     if file.stat().st_size > MAX_FILE_BYTES:
         raise CommandError(f"{file} is larger than {MAX_FILE_BYTES} bytes; a plan is not.")
     try:
-        written = plan_file.parse_plan_json(file.read_text(encoding="utf-8"))
-        published = plans.publish_plan(written, output.current_os_user(), is_dry=is_dry)
+        content = plan_file.parse_plan_json(file.read_text(encoding="utf-8"))
+        result = plans.publish_plan(content, output.current_os_user(), is_dry=is_dry)
     except UnicodeDecodeError:
         raise CommandError(f"{file} is not text in UTF-8; save it as that.") from None
     except InvalidPlanFile as error:
@@ -99,15 +99,15 @@ def publish(file: Path, *, is_dry: bool, as_json: bool) -> None:
         for path, reason in error.problems:
             click.echo(f"{file}: {path or 'the file'} {reason}", err=True)
         raise Exit(EXIT_PROBLEMS) from None
-    _report(published, is_dry=is_dry, as_json=as_json)
+    _print_result(result, is_dry=is_dry, as_json=as_json)
 
 
 @group.command("archive")
 @click.argument("plan")
-@click.option("--reason", help="For the log of acts.")
+@click.option("--reason", help="Reason, recorded in the audit log.")
 @click.option("--undo", "is_undone", is_flag=True, help="Offer it again.")
 @types.json_option
-def retire(plan: str, reason: str | None, *, is_undone: bool, as_json: bool) -> None:
+def archive(plan: str, reason: str | None, *, is_undone: bool, as_json: bool) -> None:
     """Offer a plan no longer; whoever is on it stays on it, at their price.
 
     Example: flask plans archive starter --reason "replaced by team"
@@ -121,26 +121,31 @@ def retire(plan: str, reason: str | None, *, is_undone: bool, as_json: bool) -> 
     output.print_result({"plan": plan, "is_archived": not is_undone, "is_changed": is_changed}, [line], as_json=as_json)
 
 
-def _report(published: PublishResult, *, is_dry: bool, as_json: bool) -> None:
+def _print_result(result: PublishResult, *, is_dry: bool, as_json: bool) -> None:
     if as_json:
-        changes = [vars(difference) for difference in published.differences]
-        kept = {"published": None if is_dry else published.version_id, "would_publish": published.version_id}
-        told = {"plan": published.plan, "previous": published.previous, "dry_run": is_dry}
-        click.echo(json.dumps({**told, **kept, "changes": changes, "problems": []}))
+        changes = [vars(difference) for difference in result.differences]
+        data = {
+            "plan": result.plan,
+            "previous": result.previous,
+            "dry_run": is_dry,
+            "published": None if is_dry else result.version_id,
+            "would_publish": result.version_id,
+        }
+        click.echo(json.dumps({**data, "changes": changes, "problems": []}))
         return
-    for difference in published.differences:
-        click.echo(_difference(difference))
-    if not published.differences:
-        click.echo(f"{published.previous} says the same; nothing to publish.")
+    for difference in result.differences:
+        click.echo(_format_difference(difference))
+    if not result.differences:
+        click.echo(f"{result.previous} says the same; nothing to publish.")
     elif is_dry:
-        click.echo(f"{published.version_id or published.plan} would be published; this was a dry run.")
-    elif published.version_id:
-        click.echo(f"{published.version_id} published. Organizations on older versions stay on them.")
+        click.echo(f"{result.version_id or result.plan} would be published; this was a dry run.")
+    elif result.version_id:
+        click.echo(f"{result.version_id} result. Organizations on older versions stay on them.")
     else:
-        click.echo(f"{published.plan} changed; its prices are as they were.")
+        click.echo(f"{result.plan} changed; its prices are as they were.")
 
 
-def _difference(difference: PlanDifference) -> str:
+def _format_difference(difference: PlanDifference) -> str:
     before, after = json.dumps(difference.before), json.dumps(difference.after)
     if difference.before is None:
         return f"+ {difference.path}: {after}"
