@@ -1,4 +1,4 @@
-"""The web server, the same in development and production."""
+"""Configuration of gunicorn, the same in development and production."""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ from config import ConfigurationError, load
 from saas_api.core.db import tenancy
 from saas_api.core.db.tenancy import UnsafeDatabase
 
-BOOT_ERROR = 3  # tells gunicorn not to try again
+BOOT_ERROR = 3  # exit code after which gunicorn does not start the worker again
 
 try:
     _settings = load()
@@ -37,7 +37,7 @@ limit_request_fields = 50
 
 
 def post_worker_init(worker: Worker) -> None:
-    """Refuse to serve from a database that would not keep tenants apart; one that is away stops nobody."""
+    """Stop when the database does not isolate tenants; an unreachable database is only logged."""
     with worker.wsgi.app_context():
         try:
             tenancy.verify_isolation()

@@ -7,12 +7,12 @@ from urllib.parse import urlsplit
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from saas_api.accounts import api as accounts_api
-from saas_api.accounts import jobs as accounts_jobs  # noqa: F401 - it registers the jobs
+from saas_api.accounts import jobs as accounts_jobs  # noqa: F401 - registers jobs
 from saas_api.accounts import pages as accounts_pages
 from saas_api.admin import blueprint as admin
 from saas_api.api_keys import api as api_keys_api
 from saas_api.billing import api as billing_api
-from saas_api.billing import jobs as billing_jobs  # noqa: F401 - it registers the jobs
+from saas_api.billing import jobs as billing_jobs  # noqa: F401 - registers jobs
 from saas_api.billing import plan_api, usage_api
 from saas_api.core import observability
 from saas_api.core.db import engine
@@ -23,17 +23,17 @@ from saas_api.core.web.app import App
 from saas_api.dashboard import blueprint as dashboard
 from saas_api.docs import blueprint as docs
 from saas_api.gate import hooks
-from saas_api.mail import jobs as mail_jobs  # noqa: F401 - it registers the jobs
+from saas_api.mail import jobs as mail_jobs  # noqa: F401 - registers jobs
 from saas_api.messages import api as messages_api
-from saas_api.messages import jobs as messages_jobs  # noqa: F401 - it registers the jobs
+from saas_api.messages import jobs as messages_jobs  # noqa: F401 - registers jobs
 from saas_api.ops import blueprint as ops
-from saas_api.ops import jobs as ops_jobs  # noqa: F401 - it registers the jobs
+from saas_api.ops import jobs as ops_jobs  # noqa: F401 - registers jobs
 from saas_api.payments import api as payments_api
-from saas_api.payments import jobs as payments_jobs  # noqa: F401 - it registers the jobs
+from saas_api.payments import jobs as payments_jobs  # noqa: F401 - registers jobs
 from saas_api.payments import pages as payments_pages
-from saas_api.usage import jobs as usage_jobs  # noqa: F401 - it registers the jobs
+from saas_api.usage import jobs as usage_jobs  # noqa: F401 - registers jobs
 from saas_api.webhooks import api as webhooks_api
-from saas_api.webhooks import jobs as webhooks_jobs  # noqa: F401 - it registers the jobs
+from saas_api.webhooks import jobs as webhooks_jobs  # noqa: F401 - registers jobs
 
 BLUEPRINT_PREFIXES = {
     accounts_api.bp: "/api/v1",
@@ -54,9 +54,9 @@ BLUEPRINT_PREFIXES = {
 
 
 def create_app(config: Mapping[str, Any]) -> App:
-    """Create the application, ready to serve.
+    """Create the application with all blueprints and jobs.
 
-    config: every setting of `config.py` by name
+    config: every setting of `config.py`, by name
     """
     app = App("saas_api")
     app.config.from_mapping(config)

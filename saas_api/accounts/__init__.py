@@ -1,4 +1,4 @@
-"""Users, organizations and their members, authentication and the audit log."""
+"""Users, organizations and their members, authentication, and the audit log."""
 
 from saas_api.core.domain import Domain
 from saas_api.core.roles import ADMIN_ROLES, ALL_ROLES

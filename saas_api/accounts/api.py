@@ -1,4 +1,4 @@
-"""/auth, /organization, /members, /invitations, /audit-events."""
+"""API of sign-in and sessions (/auth), the organization and its audit log, members and invitations (/team)."""
 
 from typing import Any
 from uuid import UUID
@@ -18,7 +18,6 @@ from saas_api.accounts.schemas import (
     ForgotPasswordIn,
     InvitationIn,
     InvitationOut,
-    InvitationTokenIn,
     LoginIn,
     MemberEnvelope,
     MemberRoleIn,
@@ -41,13 +40,12 @@ from saas_api.accounts.sessions import InvalidCredentials, SessionNotFound
 from saas_api.accounts.sign_in import NoMembership
 from saas_api.accounts.tokens import InvalidToken, RefreshTokenReused, TokenExpired
 from saas_api.accounts.users import AlreadyVerified, EmailTaken
-from saas_api.core import access, fields, request_context
+from saas_api.core import access, fields
 from saas_api.core.access import PERMISSIONS, EmailNotVerified, FreshLoginRequired, public_view, require_permission
 from saas_api.core.db import engine
+from saas_api.core.db.pagination import PageRequest
 from saas_api.core.errors import Forbidden, InvalidOneTimeToken, TooManyRequests, Unauthenticated
 from saas_api.core.fields import PageQuery
-from saas_api.core.limits import limiter
-from saas_api.core.settings import setting
 from saas_api.core.web import endpoint as web_endpoint
 from saas_api.core.web.endpoint import Result, endpoint
 
@@ -56,7 +54,7 @@ bp = Blueprint("accounts", __name__)
 
 @bp.post("/auth/register")
 @public_view
-@throttles.limit_per_address(10, "hour", "register")
+@throttles.limit_registrations
 @endpoint(
     operation_id="register",
     tag="auth",
@@ -66,7 +64,7 @@ bp = Blueprint("accounts", __name__)
     errors=(EmailTaken, TooManyRequests),
 )
 def register(body: dict[str, Any]) -> Any:
-    """Sign up: a person and their organization."""
+    """Create a user with an organization, and start a session."""
     return Result(sign_in.register(**body, origin=throttles.request_origin()), message="Welcome.")
 
 
@@ -81,13 +79,13 @@ def register(body: dict[str, Any]) -> Any:
     errors=(InvalidCredentials, NoMembership, TooManyRequests),
 )
 def login(body: dict[str, Any]) -> Any:
-    """Sign in."""
+    """Start a session."""
     return sign_in.log_in(**body, origin=throttles.request_origin())
 
 
 @bp.post("/auth/refresh")
 @public_view
-@throttles.limit_per_address(20, "5 minutes", "refresh")
+@throttles.limit_refreshes
 @endpoint(
     operation_id="refresh_tokens",
     tag="auth",
@@ -96,9 +94,9 @@ def login(body: dict[str, Any]) -> Any:
     errors=(InvalidToken, TokenExpired, RefreshTokenReused, TooManyRequests),
 )
 def refresh(body: dict[str, Any]) -> Any:
-    """Exchange a refresh token for the next pair of tokens."""
-    scheme, _, offered = request.headers.get("Authorization", "").partition(" ")
-    token = body["refresh_token"] or (offered.strip() if scheme.lower() == "bearer" else "")
+    """Exchange a refresh token for new tokens."""
+    scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
+    token = body["refresh_token"] or (bearer.strip() if scheme.lower() == "bearer" else "")
     if not token:
         raise Unauthenticated("Send the refresh token in the body or as Authorization: Bearer <token>.")
     return sessions.refresh_session(token)
@@ -108,7 +106,7 @@ def refresh(body: dict[str, Any]) -> Any:
 @require_permission(None)
 @endpoint(operation_id="log_out", tag="auth", is_replayable=False)
 def logout() -> Any:
-    """Sign out: this session's tokens are dead at once."""
+    """End the current session; its tokens are rejected immediately."""
     sessions.end_session(g.principal)
     return Result({}, message="Signed out.")
 
@@ -117,16 +115,16 @@ def logout() -> Any:
 @require_permission(None)
 @endpoint(operation_id="get_profile", tag="auth", returns=ProfileOut())
 def get_profile() -> Any:
-    """Who is signed in."""
-    known = sessions.get_profile(g.principal)
+    """Retrieve the signed-in user, with organizations and permissions."""
+    profile = sessions.get_profile(g.principal)
     return {
-        "user": known.user,
-        "organization": known.organization,
-        "role": known.role,
+        "user": profile.user,
+        "organization": profile.organization,
+        "role": profile.role,
         "permissions": sorted(name for name in PERMISSIONS if access.has_permission(g.principal, name)),
         "organizations": [
             {"id": organization.id, "name": organization.name, "role": role}
-            for organization, role in known.organizations
+            for organization, role in profile.organizations
         ],
     }
 
@@ -137,15 +135,16 @@ def get_profile() -> Any:
     operation_id="list_sessions", tag="auth", query=PageQuery(), returns=fields.page_schema("sessions", SessionOut())
 )
 def list_sessions(query: dict[str, Any]) -> Any:
-    """List your sessions, newest first."""
-    return sessions.list_sessions(g.principal, query)
+    """List your active sessions, newest first."""
+    page_request, _ = PageRequest.from_query(query)
+    return sessions.list_sessions(g.principal, page_request)
 
 
 @bp.delete('/auth/sessions/<id("ses"):session_id>')
 @require_permission(None)
 @endpoint(operation_id="revoke_session", tag="auth", errors=(SessionNotFound,))
 def revoke_session(session_id: UUID) -> Any:
-    """End one of your sessions: its tokens are dead at once."""
+    """End one of your sessions; its tokens are rejected immediately."""
     sessions.revoke_session(g.principal, session_id)
     return Result({}, message="Ended.")
 
@@ -161,14 +160,13 @@ def revoke_session(session_id: UUID) -> Any:
     errors=(OrganizationNotFound, InvalidToken),
 )
 def switch_organization(body: dict[str, Any]) -> Any:
-    """Go on in another of your organizations: this session's refresh token is spent for new tokens."""
+    """Continue the session in another of your organizations; its refresh token is replaced by new tokens."""
     return sessions.switch_organization(g.principal, **body)
 
 
 @bp.post("/auth/request-email-verification")
 @require_permission(None)
-@limiter.limiter.shared_limit("3 per hour", scope="verification", key_func=throttles.caller_key)
-@throttles.limit_per_address(20, "hour", "verification")
+@throttles.limit_verification_emails
 @endpoint(
     operation_id="request_email_verification",
     tag="auth",
@@ -176,7 +174,7 @@ def switch_organization(body: dict[str, Any]) -> Any:
     errors=(AlreadyVerified, TooManyRequests),
 )
 def request_verification() -> Any:
-    """Send a new link to your address; older ones lead nowhere."""
+    """Send a new verification link to your address; earlier links no longer work."""
     users.request_email_verification(g.principal)
     return Result({}, message="Sent.")
 
@@ -188,7 +186,7 @@ bp.post("/auth/request-verification", endpoint="request_verification_link")(
 
 @bp.post("/auth/verify-email")
 @public_view
-@throttles.limit_per_address(20, "5 minutes", "links")
+@throttles.limit_links
 @endpoint(
     operation_id="verify_email",
     tag="auth",
@@ -197,38 +195,35 @@ bp.post("/auth/request-verification", endpoint="request_verification_link")(
     errors=(InvalidOneTimeToken, TooManyRequests),
 )
 def verify_email(body: dict[str, Any]) -> Any:
-    """Verify an address with the token of its link."""
+    """Verify an e-mail address with the token of a mailed link."""
     return Result(users.verify_email(body["token"]), message="Verified.")
 
 
 @bp.post("/auth/request-password-reset")
 @public_view
-@limiter.limiter.shared_limit("3 per hour", scope="reset", key_func=throttles.account_key)
-@throttles.limit_per_address(20, "hour", "reset")
+@throttles.limit_password_resets
 @endpoint(operation_id="request_password_reset", tag="auth", body=ForgotPasswordIn(), errors=(TooManyRequests,))
 def request_password_reset(body: dict[str, Any]) -> Any:
-    """Send a link to choose a new password; the answer is the same for every address."""
+    """Send a link that resets the password; the response is the same for an unknown address."""
     passwords.request_password_reset(body["email"])
     return Result({}, message="If there is an account with this address, a link is on its way.")
 
 
 @bp.post("/auth/reset-password")
 @public_view
-@throttles.limit_per_address(20, "5 minutes", "links")
+@throttles.limit_links
 @endpoint(
     operation_id="reset_password", tag="auth", body=ResetPasswordIn(), errors=(InvalidOneTimeToken, TooManyRequests)
 )
 def reset_password(body: dict[str, Any]) -> Any:
-    """Choose a new password with the token of a link: every session ends."""
+    """Set a new password with the token of a mailed link; all sessions of the user end."""
     passwords.reset_password(**body)
     return Result({}, message="Changed; sign in with the new password.")
 
 
 @bp.post("/auth/change-password")
 @require_permission(None)
-@limiter.limiter.shared_limit(
-    "10 per 15 minutes", scope="password", key_func=throttles.caller_key, deduct_when=throttles.is_unauthorized
-)
+@throttles.limit_wrong_passwords
 @endpoint(
     operation_id="change_password",
     tag="auth",
@@ -237,17 +232,14 @@ def reset_password(body: dict[str, Any]) -> Any:
     errors=(InvalidCredentials, TooManyRequests),
 )
 def change_password(body: dict[str, Any]) -> Any:
-    """Change your password: your other sessions end."""
+    """Change your password; your other sessions end."""
     passwords.change_password(g.principal, **body)
     return Result({}, message="Changed.")
 
 
 @bp.post("/team/accept-invitation")
 @public_view
-@limiter.limiter.shared_limit(
-    "10 per 15 minutes", scope="join", key_func=throttles.token_key, deduct_when=throttles.is_unauthorized
-)
-@throttles.limit_per_address(20, "5 minutes", "links")
+@throttles.limit_failed_joins
 @endpoint(
     operation_id="accept_invitation",
     tag="organizations",
@@ -256,23 +248,15 @@ def change_password(body: dict[str, Any]) -> Any:
     errors=(InvalidOneTimeToken, InvalidCredentials, AlreadyMember, EmailTaken, TooManyRequests),
 )
 def accept_invitation(body: dict[str, Any]) -> Any:
-    """Accept an invitation and sign in; who has an account proves it by its password, others choose one."""
+    """Accept an invitation and start a session, with the password of the account or, for a new user, a new one."""
     return Result(sign_in.accept_and_log_in(**body, origin=throttles.request_origin()), message="Welcome.")
-
-
-def _caller() -> str:
-    return str(g.principal.organization_id)
-
-
-def _invitation_result(response: Any) -> bool:
-    return bool(response.status_code == 201)
 
 
 @bp.get("/organization")
 @require_permission("organization:read")
 @endpoint(operation_id="get_organization", tag="organizations", returns=OrganizationEnvelope())
-def show_organization() -> Any:
-    """Show the organization."""
+def get_organization() -> Any:
+    """Retrieve the organization."""
     return {"organization": organizations.get(engine.session(), g.principal.organization_id)}
 
 
@@ -282,7 +266,7 @@ def show_organization() -> Any:
     operation_id="update_organization", tag="organizations", body=OrganizationUpdate(), returns=OrganizationEnvelope()
 )
 def update_organization(body: dict[str, Any]) -> Any:
-    """Change the organization's name, billing e-mail or time zone; a zone acts from the next billing period."""
+    """Change the name, billing e-mail or time zone; a time zone applies from the next billing period."""
     return {"organization": organizations.update_organization(engine.session(), g.principal, body)}
 
 
@@ -294,23 +278,24 @@ def update_organization(body: dict[str, Any]) -> Any:
     query=AuditQuery(),
     returns=fields.page_schema("entries", AuditEventOut()),
 )
-def list_audit(query: dict[str, Any]) -> Any:
-    """List who did what, newest first; dates are days in the organization's time zone."""
+def list_audit_events(query: dict[str, Any]) -> Any:
+    """List audit events, newest first; dates are days in the organization's time zone."""
     organization = organizations.get(engine.session(), g.principal.organization_id)
-    return audit.list_audit(engine.session(), organization, query)
+    page_request, filters = PageRequest.from_query(query)
+    return audit.list_events(engine.session(), organization, page_request, **filters)
 
 
 @bp.get("/team/members")
 @require_permission("members:read")
 @endpoint(operation_id="list_members", tag="organizations", returns=TeamOut())
 def list_members() -> Any:
-    """List the members, and the invitations nobody has answered."""
+    """List the members and the open invitations."""
     return _team()
 
 
 @bp.post("/team/invite")
 @require_permission("members:write")
-@limiter.limiter.shared_limit("50 per day", scope="invitations", key_func=_caller, deduct_when=_invitation_result)
+@throttles.limit_invitations(sent_status=201)
 @endpoint(
     operation_id="create_invitation",
     tag="organizations",
@@ -326,23 +311,21 @@ def list_members() -> Any:
     ),
 )
 def create_invitation(body: dict[str, Any]) -> Any:
-    """Invite somebody by mail; to send it again, cancel the invitation and invite anew."""
+    """Invite a user by mail; to send the mail again, cancel the invitation and create another."""
     return Result(invitations.create_invitation(engine.session(), g.principal, **body), message="Invited.")
 
 
 @bp.post("/team/decline-invitation")
 @public_view
-@limiter.limiter.limit(
-    lambda: f"{20 * setting('AUTH_ALLOWANCE_FACTOR')} per 5 minutes", key_func=request_context.client_ip
-)
+@throttles.limit_declined_invitations
 @endpoint(
     operation_id="decline_invitation",
     tag="organizations",
-    body=InvitationTokenIn(),
+    body=TokenIn(),
     errors=(InvalidOneTimeToken, TooManyRequests),
 )
 def decline_invitation(body: dict[str, Any]) -> Any:
-    """Decline an invitation with the token of its link."""
+    """Decline an invitation with the token of its mailed link."""
     invitations.decline_invitation(body["token"])
     return Result({}, message="Declined.")
 
@@ -351,7 +334,7 @@ def decline_invitation(body: dict[str, Any]) -> Any:
 @require_permission("members:write")
 @endpoint(operation_id="revoke_invitation", tag="organizations", errors=(InvitationNotFound,))
 def revoke_invitation(invitation_id: UUID) -> Any:
-    """Cancel an invitation: its link leads nowhere."""
+    """Cancel an open invitation; its link no longer works."""
     invitations.revoke_invitation(engine.session(), g.principal, invitation_id)
     return Result({}, message="Canceled.")
 
@@ -366,7 +349,7 @@ def revoke_invitation(invitation_id: UUID) -> Any:
     errors=(MemberNotFound, OwnerRequired),
 )
 def change_member_role(user_id: UUID, body: dict[str, Any]) -> Any:
-    """Give a member another role; it acts on their next request."""
+    """Change the role of a member; it applies from the next request on."""
     return {"user": members.change_role(engine.session(), g.principal, user_id, body["role"])}
 
 
@@ -380,7 +363,7 @@ def change_member_role(user_id: UUID, body: dict[str, Any]) -> Any:
     errors=(FreshLoginRequired, MemberNotFound),
 )
 def transfer_ownership(body: dict[str, Any]) -> Any:
-    """Make another member the owner; you become an admin."""
+    """Transfer the ownership to another member; you become an admin."""
     members.transfer_ownership(engine.session(), g.principal, body["user_id"])
     return Result(_team(), message="Transferred.")
 
@@ -393,7 +376,7 @@ def transfer_ownership(body: dict[str, Any]) -> Any:
     errors=(CannotRemoveSelf, MemberNotFound, OwnerRequired),
 )
 def remove_member(user_id: UUID) -> Any:
-    """Remove a member: their tokens are refused on the next request."""
+    """Remove a member; their tokens are rejected from the next request on."""
     members.remove_member(engine.session(), g.principal, user_id)
     return Result({}, message="Removed.")
 

@@ -1,6 +1,5 @@
-"""Create, revoke, decline, accept; lock_by_token."""
+"""Invitations to join an organization: create, revoke, decline, accept."""
 
-import secrets
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -8,75 +7,87 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from saas_api.accounts import audit, members
+from saas_api.accounts import audit, members, one_time_tokens
 from saas_api.accounts.audit import SYSTEM_ACTOR, Actor
 from saas_api.accounts.models import Invitation, Membership, Organization
 from saas_api.core import access, clock, crypto, roles
 from saas_api.core.access import Principal
 from saas_api.core.db import tenancy
 from saas_api.core.errors import Conflict, Forbidden, InvalidOneTimeToken, NotFound
+from saas_api.core.roles import MemberRole
 from saas_api.mail import mails
 
 INVITATION_LIFETIME = timedelta(days=7)
 
-TOKEN_BYTES = 32
-
 
 class InvitationNotFound(NotFound):
-    """There is none, or it was answered or withdrawn."""
+    """The invitation does not exist, or was accepted, declined or revoked."""
 
 
 class InvitationExists(Conflict):
-    """Somebody with that address was asked and has not answered."""
+    """The address has an open invitation."""
 
     code, message = "INVITATION_EXISTS", "There is an open invitation for this address; cancel it to send another."
     constraint = "invitations_one_pending"
 
 
 class AlreadyMember(Conflict):
-    """Somebody with that address belongs to the organization."""
+    """A member of the organization has the address."""
 
     code, message = "USER_EXISTS", "Somebody with this address is a member already."
     constraint = "memberships_pkey"
 
 
-def create_invitation(session: Session, principal: Principal, email: str, role: str) -> Invitation:
-    """Ask somebody to join, by mail.
+def lock_by_token(session: Session, token: str) -> Invitation:
+    """The open invitation of a token, locked until the transaction ends.
 
-    role: none above the caller's own
-    raises: EmailNotVerified, Forbidden, UserExists; InvitationExists, at the latest when the transaction ends
+    session: a system session
+    raises: InvalidOneTimeToken
+    """
+    invitation = session.scalar(sa.select(Invitation).where(*_open_clause(token)).with_for_update())
+    if invitation is None:
+        raise InvalidOneTimeToken
+    return invitation
+
+
+def create_invitation(session: Session, principal: Principal, email: str, role: str) -> Invitation:
+    """Invite a user by mail.
+
+    role: not above the caller's own, and not "owner"
+    raises: EmailNotVerified, Forbidden, AlreadyMember; InvitationExists, at the latest when the transaction ends
     """
     access.require_verified_email(principal)
-    own = members.lock_member(session, principal, "members:write", principal.id)
-    if role == "owner" or roles.is_role_above(role, own.role):
+    membership = members.lock_member(session, principal, "members:write", principal.id)
+    if role == MemberRole.OWNER or roles.is_role_above(role, membership.role):
         raise Forbidden("You cannot invite somebody above your own role.")
     if members.is_member_email(session, principal.organization_id, email):
         raise AlreadyMember
-    _delete_expired(session, principal.organization_id, email)
-    token, now = secrets.token_urlsafe(TOKEN_BYTES), clock.now()
+    _revoke_expired(session, principal.organization_id, email)
+    token, digest = one_time_tokens.new_token()
+    now = clock.now()
     invitation = Invitation(
         organization_id=principal.organization_id,
         email=email,
-        role=role,
-        digest=crypto.sha256(token),
+        role=MemberRole(role),
+        digest=digest,
         invited_by=principal.id,
         expires_at=now + INVITATION_LIFETIME,
         created_at=now,
     )
     session.add(invitation)
-    session.flush()  # nobody else may be asking the same address
+    session.flush()  # InvitationExists, if another request is inviting the same address
     change = {"after": {"email": email, "role": role}}
     _record(session, invitation, audit.actor_for(principal), "invitation.created", change)
-    _write(session, principal, invitation, token)
+    _email_invitation(session, principal, invitation, token)
     return invitation
 
 
 def revoke_invitation(session: Session, principal: Principal, invitation_id: UUID) -> None:
-    """Withdraw an invitation: its link leads nowhere.
+    """Revoke an open invitation; its link no longer works.
 
-    raises: NoSuchInvitation
+    raises: InvitationNotFound
     """
-    invitation = _close(
+    invitation = _revoke(
         session, Invitation.organization_id == principal.organization_id, Invitation.id == invitation_id
     )
     if invitation is None:
@@ -86,47 +97,35 @@ def revoke_invitation(session: Session, principal: Principal, invitation_id: UUI
 
 
 def decline_invitation(token: str) -> None:
-    """Refuse an invitation, as whoever holds its link.
+    """Decline the invitation of a token, in a transaction of its own.
 
     raises: InvalidOneTimeToken
     """
     with tenancy.system_session("organizations.decline") as session:
-        invitation = _close(session, *_is_open(token))
+        invitation = _revoke(session, *_open_clause(token))
         if invitation is None:
             raise InvalidOneTimeToken
         change = {"before": {"email": invitation.email, "role": invitation.role}}
         _record(session, invitation, SYSTEM_ACTOR, "invitation.declined", change)
 
 
-def lock_by_token(session: Session, token: str) -> Invitation:
-    """The open invitation a link belongs to; nobody else can answer it until this transaction ends.
-
-    session: of the system
-    raises: InvalidOneTimeToken
-    """
-    invitation = session.scalar(sa.select(Invitation).where(*_is_open(token)).with_for_update())
-    if invitation is None:
-        raise InvalidOneTimeToken
-    return invitation
-
-
 def accept_invitation(session: Session, token: str, user_id: UUID) -> tuple[Organization, str]:
-    """Let a person in who holds an invitation's link; that they may use its address is for the caller to prove.
+    """Make a user a member. The caller has verified that the invited address is the user's.
 
-    session: of the system
-    returns: the organization, and the role they have there
-    raises: InvalidOneTimeToken, UserExists at the latest when the transaction ends
+    session: a system session
+    returns: the organization and the role
+    raises: InvalidOneTimeToken; AlreadyMember, at the latest when the transaction ends
     """
     invitation = lock_by_token(session, token)
     invitation.accepted_at = clock.now()
     session.add(Membership(organization_id=invitation.organization_id, user_id=user_id, role=invitation.role))
-    session.flush()  # they may have joined already
+    session.flush()  # AlreadyMember, if the user has joined meanwhile
     change = {"after": {"user": str(user_id), "email": invitation.email, "role": invitation.role}}
     _record(session, invitation, Actor("user", str(user_id)), "invitation.accepted", change)
     return session.get_one(Organization, invitation.organization_id), invitation.role
 
 
-def _write(session: Session, principal: Principal, invitation: Invitation, token: str) -> None:
+def _email_invitation(session: Session, principal: Principal, invitation: Invitation, token: str) -> None:
     inviter = members.get_member(session, principal.organization_id, principal.id)
     organization = session.get_one(Organization, principal.organization_id)
     mails.enqueue(
@@ -141,7 +140,7 @@ def _write(session: Session, principal: Principal, invitation: Invitation, token
     )
 
 
-def _is_open(token: str) -> tuple[sa.ColumnElement[bool], ...]:
+def _open_clause(token: str) -> tuple[sa.ColumnElement[bool], ...]:
     return (
         Invitation.digest == crypto.sha256(token),
         members.pending_invitation_clause(),
@@ -149,13 +148,13 @@ def _is_open(token: str) -> tuple[sa.ColumnElement[bool], ...]:
     )
 
 
-def _close(session: Session, *which: sa.ColumnElement[bool]) -> Invitation | None:
-    statement = sa.update(Invitation).where(members.pending_invitation_clause(), *which).values(revoked_at=clock.now())
-    return session.scalar(statement.returning(Invitation))
+def _revoke(session: Session, *conditions: sa.ColumnElement[bool]) -> Invitation | None:
+    statement = sa.update(Invitation).where(members.pending_invitation_clause(), *conditions)
+    return session.scalar(statement.values(revoked_at=clock.now()).returning(Invitation))
 
 
-def _delete_expired(session: Session, organization_id: UUID, email: str) -> None:
-    _close(
+def _revoke_expired(session: Session, organization_id: UUID, email: str) -> None:
+    _revoke(
         session,
         Invitation.organization_id == organization_id,
         sa.func.lower(Invitation.email) == email.lower(),

@@ -1,4 +1,4 @@
-"""Sweep: republish generations that Redis may have missed."""
+"""Job of the sweep: publish generations again that Redis may have missed."""
 
 from saas_api.accounts import organizations
 from saas_api.core.jobs import schedule

@@ -1,7 +1,8 @@
-"""User, Operator, UserSession, OneTimeToken, Organization, Membership, Invitation, AuditEvent; MemberRole, OrganizationStatus."""
+"""Tables of users, organizations and their members, sign-in and the audit log."""
 
 import uuid
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import BigInteger, DateTime, FetchedValue, LargeBinary, Text
@@ -10,10 +11,20 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from saas_api.core import ids
 from saas_api.core.db.engine import Model
+from saas_api.core.db.types import EnumText
+from saas_api.core.roles import MemberRole
+
+
+class OrganizationStatus(StrEnum):
+    """Status of an organization; an operator suspends and resumes it."""
+
+    ACTIVE = "active"
+    SUSPENDED = "suspended"
+    CLOSED = "closed"
 
 
 class UserSession(Model):
-    """A sign-in and its chain of refresh tokens."""
+    """One sign-in of a user, with its current refresh token."""
 
     __tablename__ = "user_sessions"
 
@@ -32,7 +43,7 @@ class UserSession(Model):
 
 
 class OneTimeToken(Model):
-    """A one-time link's token; only its digest is kept."""
+    """The token of a mailed link; only its digest is stored."""
 
     __tablename__ = "user_tokens"
 
@@ -46,7 +57,7 @@ class OneTimeToken(Model):
 
 
 class Organization(Model):
-    """A tenant."""
+    """A tenant of the platform."""
 
     __tablename__ = "organizations"
 
@@ -57,20 +68,20 @@ class Organization(Model):
     timezone: Mapped[str] = mapped_column(Text, server_default=FetchedValue())
     generation: Mapped[int] = mapped_column(BigInteger, server_default=FetchedValue())
     generation_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    status: Mapped[str] = mapped_column(Text, server_default=FetchedValue())
+    status: Mapped[OrganizationStatus] = mapped_column(EnumText(OrganizationStatus), server_default=FetchedValue())
     closed_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=FetchedValue())
     updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=FetchedValue())
 
 
 class OrganizationLimits(Model):
-    """An operator's exception to the plan."""
+    """Limits that an operator set in place of those of the plan."""
 
     __tablename__ = "organization_limits"
 
     organization_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
     rate_limit_per_minute: Mapped[int | None]
-    ceilings: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=FetchedValue())
+    quotas: Mapped[dict[str, Any]] = mapped_column("ceilings", JSONB, server_default=FetchedValue())
     expires_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     reason: Mapped[str] = mapped_column(Text)
     set_by: Mapped[uuid.UUID | None]
@@ -78,19 +89,19 @@ class OrganizationLimits(Model):
 
 
 class Membership(Model):
-    """A person in an organization, with a role."""
+    """A user in an organization, with a role."""
 
     __tablename__ = "memberships"
 
     organization_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
     user_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
-    role: Mapped[str] = mapped_column(Text)
+    role: Mapped[MemberRole] = mapped_column(EnumText(MemberRole))
     onboarding_dismissed_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=FetchedValue())
 
 
 class TenancyCanary(Model):
-    """The row an unbound transaction must not see."""
+    """A row that a transaction without an organization must not see."""
 
     __tablename__ = "tenancy_canary"
 
@@ -98,14 +109,14 @@ class TenancyCanary(Model):
 
 
 class Invitation(Model):
-    """Somebody asked to join; only the digest of the link's token is kept."""
+    """An open, accepted or revoked request to join; only the digest of its token is stored."""
 
     __tablename__ = "invitations"
 
     organization_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=ids.new_id)
     email: Mapped[str] = mapped_column(Text)
-    role: Mapped[str] = mapped_column(Text)
+    role: Mapped[MemberRole] = mapped_column(EnumText(MemberRole))
     digest: Mapped[bytes] = mapped_column(LargeBinary)
     invited_by: Mapped[uuid.UUID]
     expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
@@ -115,7 +126,7 @@ class Invitation(Model):
 
 
 class AuditEvent(Model):
-    """Who did what, from where; append-only by trigger."""
+    """An action with its actor, target and origin; a trigger makes the table append-only."""
 
     __tablename__ = "audit_events"
 
@@ -135,7 +146,7 @@ class AuditEvent(Model):
 
 
 class User(Model):
-    """A person; the password hash is loaded only where it is asked for."""
+    """A person with an account. The password hash is not loaded unless a query asks for it."""
 
     __tablename__ = "users"
 
@@ -148,9 +159,19 @@ class User(Model):
     disabled_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=FetchedValue())
 
+    @property
+    def email_verified(self) -> bool:
+        """Whether the user has opened a link sent to the address."""
+        return self.email_verified_at is not None
+
+    @property
+    def display_name(self) -> str:
+        """The full name, or the address when there is none."""
+        return self.full_name or self.email
+
 
 class Operator(Model):
-    """Somebody who runs the platform; no tenant's role gives that."""
+    """The operator role of a user; independent of the roles in organizations."""
 
     __tablename__ = "operators"
 

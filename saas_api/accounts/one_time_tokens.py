@@ -1,4 +1,4 @@
-"""Tokens of mailed links: issue, find, consume, revoke."""
+"""One-time tokens of mailed links: find, issue, consume, revoke."""
 
 import secrets
 from datetime import timedelta
@@ -10,57 +10,66 @@ from sqlalchemy.orm import Session
 from saas_api.core import clock, crypto, ids
 from saas_api.core.errors import InvalidOneTimeToken
 
-TOKEN_LIFETIMES = {"verify_email": timedelta(hours=24), "reset_password": timedelta(hours=1)}
-
+VERIFY_EMAIL_PURPOSE, RESET_PASSWORD_PURPOSE = "verify_email", "reset_password"
+TOKEN_LIFETIMES = {VERIFY_EMAIL_PURPOSE: timedelta(hours=24), RESET_PASSWORD_PURPOSE: timedelta(hours=1)}
 TOKEN_BYTES = 32
 
-_VOID = sa.text("""
+_IS_USABLE = "digest = :digest AND purpose = :purpose AND used_at IS NULL AND expires_at > :now"
+_FIND_USER = sa.text(f"SELECT user_id FROM user_tokens WHERE {_IS_USABLE}")
+_CONSUME = sa.text(f"UPDATE user_tokens SET used_at = :now WHERE {_IS_USABLE} RETURNING user_id")
+_REVOKE = sa.text("""
 UPDATE user_tokens SET used_at = :now WHERE user_id = :user_id AND purpose = :purpose AND used_at IS NULL
 """)
-_ISSUE = sa.text("""
+_INSERT = sa.text("""
 INSERT INTO user_tokens (id, user_id, purpose, digest, expires_at)
 SELECT CAST(:id AS uuid), id, :purpose, :digest, :expires_at FROM users WHERE id = :user_id
 """)
-_USABLE = "digest = :digest AND purpose = :purpose AND used_at IS NULL AND expires_at > :now"
-_FIND_TOKEN_USER = sa.text(f"SELECT user_id FROM user_tokens WHERE {_USABLE}")
-_SPEND = sa.text(f"UPDATE user_tokens SET used_at = :now WHERE {_USABLE} RETURNING user_id")
 
 
-def issue_token(session: Session, user_id: UUID, purpose: str) -> str:
-    """A new token for a person; for an id nobody has the same is done and nothing is kept.
+def new_token() -> tuple[str, bytes]:
+    """Generate the random token of a link.
 
-    purpose: "verify_email" or "reset_password"
+    returns: the token, and the digest to store
     """
-    token, now = secrets.token_urlsafe(TOKEN_BYTES), clock.now()
-    revoke_tokens(session, user_id, purpose)
-    values = {"id": ids.new_id(), "user_id": user_id, "purpose": purpose, "digest": crypto.sha256(token)}
-    session.execute(_ISSUE, {**values, "expires_at": now + TOKEN_LIFETIMES[purpose]})
-    return token
-
-
-def revoke_tokens(session: Session, user_id: UUID, purpose: str) -> None:
-    """Make every unspent link of that kind lead nowhere."""
-    session.execute(_VOID, {"user_id": user_id, "purpose": purpose, "now": clock.now()})
+    token = secrets.token_urlsafe(TOKEN_BYTES)
+    return token, crypto.sha256(token)
 
 
 def find_token_user(session: Session, purpose: str, token: str) -> UUID:
-    """Whom an unspent token belongs to.
+    """The id of the user to whom an unused token was mailed.
 
     raises: InvalidOneTimeToken
     """
-    return _scalar(session, _FIND_TOKEN_USER, purpose, token)
+    return _execute(session, _FIND_USER, purpose, token)
+
+
+def issue_token(session: Session, user_id: UUID, purpose: str) -> str:
+    """Issue a token and revoke those before it. For an unknown user id the same statements run and store nothing.
+
+    purpose: VERIFY_EMAIL_PURPOSE or RESET_PASSWORD_PURPOSE
+    """
+    token, digest = new_token()
+    revoke_tokens(session, user_id, purpose)
+    values = {"id": ids.new_id(), "user_id": user_id, "purpose": purpose, "digest": digest}
+    session.execute(_INSERT, {**values, "expires_at": clock.now() + TOKEN_LIFETIMES[purpose]})
+    return token
 
 
 def consume_token(session: Session, purpose: str, token: str) -> UUID:
-    """Use a token up.
+    """Mark a token as used.
 
-    returns: whom it belonged to
-    raises: InvalidOneTimeToken when it is wrong, spent, void, expired or of the other kind
+    returns: the user's id
+    raises: InvalidOneTimeToken when it is unknown, used, revoked, expired or of another purpose
     """
-    return _scalar(session, _SPEND, purpose, token)
+    return _execute(session, _CONSUME, purpose, token)
 
 
-def _scalar(session: Session, statement: sa.TextClause, purpose: str, token: str) -> UUID:
+def revoke_tokens(session: Session, user_id: UUID, purpose: str) -> None:
+    """Invalidate the unused tokens of a user and purpose."""
+    session.execute(_REVOKE, {"user_id": user_id, "purpose": purpose, "now": clock.now()})
+
+
+def _execute(session: Session, statement: sa.TextClause, purpose: str, token: str) -> UUID:
     values = {"digest": crypto.sha256(token), "purpose": purpose, "now": clock.now()}
     user_id: UUID | None = session.execute(statement, values).scalar()
     if user_id is None:

@@ -1,4 +1,4 @@
-"""Password policy, change, reset, reauthenticate."""
+"""Passwords: policy, hashing of new ones, reset by mail, change, and reauthentication."""
 
 import contextlib
 import unicodedata
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import func
 
 from saas_api.accounts import audit, one_time_tokens, sessions, tokens, users
+from saas_api.accounts.one_time_tokens import RESET_PASSWORD_PURPOSE
 from saas_api.accounts.sessions import InvalidCredentials
 from saas_api.core import crypto, ids
 from saas_api.core.access import Principal
@@ -20,13 +21,17 @@ MAX_PASSWORD_LENGTH = 128
 _ZXCVBN_MAX_LENGTH = 72
 
 
+class _UnknownUser(Exception):
+    """No account has the address; rolls back what was written for it."""
+
+
 def normalize_password(password: str) -> str:
-    """The form in which a password is hashed: the same for every keyboard that can type it."""
+    """The password in Unicode normalization form KC, so that every keyboard produces the same hash."""
     return unicodedata.normalize("NFKC", password)
 
 
 def password_length_problem(password: str) -> str | None:
-    """Why a password in its normal form is too short or too long; None when it is neither."""
+    """A sentence when a normalized password is too short or too long, else None."""
     return (
         None
         if MIN_PASSWORD_LENGTH <= len(password) <= MAX_PASSWORD_LENGTH
@@ -34,104 +39,97 @@ def password_length_problem(password: str) -> str | None:
     )
 
 
-def password_problem(password: str, about: Sequence[str]) -> str | None:
-    """Why a password is refused, in a sentence; None when it is not.
+def password_problem(password: str, user_inputs: Sequence[str]) -> str | None:
+    """A sentence when a normalized password is too short, too long or easy to guess, else None.
 
-    password: in its normal form
-    about: what an attacker would try first, such as the e-mail address
+    user_inputs: what an attacker would try first, such as the e-mail address
     """
     if problem := password_length_problem(password):
         return problem
     from zxcvbn import zxcvbn  # noqa: PLC0415 - 14 MiB of word lists, needed at sign-up only
 
-    if zxcvbn(password[:_ZXCVBN_MAX_LENGTH], user_inputs=list(about))["score"] == 0:
+    if zxcvbn(password[:_ZXCVBN_MAX_LENGTH], user_inputs=list(user_inputs))["score"] == 0:
         return "This password is among the first anybody would try."
     return None
 
 
-RESET_PASSWORD_PURPOSE = "reset_password"
+def hash_new_password(password: str, field: str, *user_inputs: str) -> str:
+    """Check and hash a new password. Slow, so call it outside of transactions.
 
-
-class _UnknownUser(Exception):
-    """No account has the address: what was written is taken back."""
+    field: of the request, named in the error
+    user_inputs: what an attacker would try first, such as the e-mail address
+    raises: ValidationFailed
+    """
+    password = normalize_password(password)
+    if problem := password_problem(password, user_inputs):
+        raise ValidationFailed.at_field(field, problem)
+    return crypto.hash_password(password)
 
 
 def request_password_reset(email: str) -> None:
-    """Mail a link to the account of that address; where there is none, do as much and keep nothing of it."""
+    """Mail a reset link, in a transaction of its own. For an unknown address the same work is done and rolled back."""
     with tenancy.system_session("auth.passwords") as session:
-        found = users.find_by_email(session, email)
-        user = users.lock(session, found.id if found else ids.new_id())
+        match = users.find_by_email(session, email)
+        user = users.lock(session, match.id if match else ids.new_id())
         with contextlib.suppress(_UnknownUser), session.begin_nested():
             token = one_time_tokens.issue_token(session, user.id if user else ids.new_id(), RESET_PASSWORD_PURPOSE)
-            to, name = (user.email, user.full_name) if user else (email, "")
-            mails.enqueue(session, RESET_PASSWORD_PURPOSE, to, token=token, name=name)
+            recipient, name = (user.email, user.full_name) if user else (email, "")
+            mails.enqueue(session, "reset_password", recipient, token=token, name=name)
             if user is None:
                 raise _UnknownUser
-        queue.enqueue(session, "mail.drain")  # for nobody too: the worker looks and finds nothing
+        queue.enqueue(session, "mail.drain")  # for an unknown address too, so that both take the same time
 
 
 def reset_password(token: str, new_password: str) -> None:
-    """Set the password of whoever holds a mailed link, and end every session they have.
+    """Set the password of the user to whom a token was mailed, and end all sessions of the user.
 
-    raises: InvalidOneTimeToken; Invalid on new_password, which leaves the token unspent
+    raises: InvalidOneTimeToken; ValidationFailed on new_password, which leaves the token unused
     """
     with tenancy.system_session("auth.passwords") as session:
-        found = users.find_user(session, one_time_tokens.find_token_user(session, RESET_PASSWORD_PURPOSE, token))
-    if found is None or found.disabled_at is not None:
+        token_user = users.find_user(session, one_time_tokens.find_token_user(session, RESET_PASSWORD_PURPOSE, token))
+    if token_user is None or token_user.disabled_at is not None:
         raise InvalidOneTimeToken
-    password_hash = hash_new_password(new_password, "new_password", found.email, found.full_name)
+    password_hash = hash_new_password(new_password, "new_password", token_user.email, token_user.full_name)
     with tenancy.system_session("auth.passwords") as session:
-        user = users.lock(session, found.id)
+        user = users.lock(session, token_user.id)
         if user is None:
             raise InvalidOneTimeToken
         one_time_tokens.consume_token(session, RESET_PASSWORD_PURPOSE, token)
         user.password_hash = password_hash
-        user.tokens_valid_after = func.now()  # PostgreSQL's instant, as tokens are compared
-        sessions.end_all_sessions(session, user.id, "password reset")
+        user.tokens_valid_after = func.now()  # PostgreSQL's clock, with which tokens are compared
+        sessions.end_sessions(session, user.id, "password reset")
         audit.record_user_event_in_all_organizations(session, user.id, "user.password_reset")
 
 
 def reauthenticate(principal: Principal, password: str) -> str:
-    """An access token that is fresh, for who gives their password once more within a session.
+    """Verify the password again within a session, in transactions of its own.
 
+    returns: an access token that is recently authenticated
     raises: InvalidCredentials
     """
     with tenancy.system_session("auth.passwords") as session:
-        found = users.find_user(session, principal.id)
-    if not users.verify_password(found, normalize_password(password)) or principal.session_id is None:
-        audit.record_failed_login(found, str(principal.id), "user.sign_in_failed")
+        user = users.find_user(session, principal.id)
+    if not users.verify_password(user, normalize_password(password)) or principal.session_id is None:
+        audit.record_failed_login(user, str(principal.id), "user.sign_in_failed")
         raise InvalidCredentials("The password is wrong.")
-    return tokens.issue_fresh_access_token(principal.id, principal.session_id.hex, principal.organization_id.hex)
+    return tokens.issue_fresh_access_token(principal.id, principal.session_id, principal.organization_id)
 
 
 def change_password(principal: Principal, current_password: str, new_password: str) -> None:
-    """Replace a password its owner knows; their other sessions end, and links that would reset it are void.
+    """Change the caller's password, end the other sessions, and revoke reset links.
 
-    raises: InvalidCredentials, Invalid on new_password
+    raises: InvalidCredentials, ValidationFailed on new_password
     """
     with tenancy.system_session("auth.passwords") as session:
-        found = users.find_user(session, principal.id)
-    if not users.verify_password(found, normalize_password(current_password)) or found is None:
-        audit.record_failed_login(found, str(principal.id), "user.password_change_failed")
+        verified_user = users.find_user(session, principal.id)
+    if not users.verify_password(verified_user, normalize_password(current_password)) or verified_user is None:
+        audit.record_failed_login(verified_user, str(principal.id), "user.password_change_failed")
         raise InvalidCredentials("The current password is wrong.")
-    password_hash = hash_new_password(new_password, "new_password", found.email, found.full_name)
+    password_hash = hash_new_password(new_password, "new_password", verified_user.email, verified_user.full_name)
     with tenancy.system_session("auth.passwords") as session:
-        user = users.lock_verified(session, found, password_hash)
+        user = users.lock_verified(session, verified_user, password_hash)
         if user is None:
             raise InvalidCredentials("The current password is wrong.")
         one_time_tokens.revoke_tokens(session, user.id, RESET_PASSWORD_PURPOSE)
-        sessions.end_all_sessions(session, user.id, "password changed", but=principal.session_id)
+        sessions.end_sessions(session, user.id, "password changed", except_for=principal.session_id)
         audit.record_user_event_in_all_organizations(session, user.id, "user.password_changed")
-
-
-def hash_new_password(password: str, field: str, *about: str) -> str:
-    """The hash of a password that may be used; slow, so outside of transactions.
-
-    field: where the request has it
-    about: what an attacker would try first, such as the e-mail address
-    raises: Invalid on that field
-    """
-    password = normalize_password(password)
-    if problem := password_problem(password, about):
-        raise ValidationFailed.at_field(field, problem)
-    return crypto.hash_password(password)

@@ -1,20 +1,29 @@
-"""Schemas of the API and the forms of pages.py."""
+"""Schemas of the API, and the forms of the public pages that extend them."""
 
 from typing import Any
 from uuid import UUID
 
 import marshmallow as ma
-from flask import g
 from marshmallow import ValidationError, fields, validate
 
 from saas_api.accounts import passwords
 from saas_api.core import clock, ids
 from saas_api.core.fields import Email, PageQuery, PrefixedId, StrictSchema, Text, Timestamp
-from saas_api.core.roles import ROLES
+from saas_api.core.roles import ASSIGNABLE_ROLES
+
+ACTOR_KINDS = ("user", "api_key", "operator", "system")
+_ID_PREFIXES = {
+    "user": "usr",
+    "operator": "usr",
+    "api_key": "key",
+    "organization": "org",
+    "invitation": "ivt",
+    "session": "ses",
+}
 
 
 class NewPasswordField(Text):
-    """A password somebody chooses; its length is that of its normal form."""
+    """A new password; its length is that of its normalized form."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(maximum=256, metadata={"description": "8 to 128 characters"}, **options)
@@ -26,191 +35,8 @@ class NewPasswordField(Text):
         return password
 
 
-class RegisterIn(StrictSchema):
-    """Who signs up, and their organization's name."""
-
-    organization_name = Text(required=True, maximum=100)
-    email = Email(required=True)
-    password = NewPasswordField(required=True)
-    full_name = Text(load_default="", minimum=0, maximum=100)
-
-
-class LoginIn(StrictSchema):
-    """Who signs in; the organization only where there are several."""
-
-    email = Email(required=True)
-    password = Text(required=True, maximum=256)
-    organization_id = PrefixedId("org", load_default=None)
-
-
-class RefreshIn(StrictSchema):
-    """The refresh token; it may come in the Authorization header instead."""
-
-    refresh_token = Text(load_default=None, maximum=2000)
-
-
-class ForgotPasswordIn(StrictSchema):
-    """Whose password is forgotten."""
-
-    email = Email(required=True)
-
-
-class TokenIn(StrictSchema):
-    """What the link carried."""
-
-    token = Text(required=True, maximum=200)
-
-
-class ResetPasswordIn(TokenIn):
-    """What the link carried, and the password from now on."""
-
-    new_password = NewPasswordField(required=True)
-
-
-class ChangePasswordIn(StrictSchema):
-    """The password until now, and from now on."""
-
-    current_password = Text(required=True, maximum=256)
-    new_password = NewPasswordField(required=True)
-
-
-class AcceptInvitationIn(TokenIn):
-    """What the link carried; the password of the account there is, or of the one to be made."""
-
-    password = Text(load_default=None, maximum=256)
-    full_name = Text(load_default="", minimum=0, maximum=100)
-
-
-class SwitchOrganizationIn(StrictSchema):
-    """Where to go on."""
-
-    organization_id = PrefixedId("org", required=True)
-
-
-class EmailVerifiedOut(StrictSchema):
-    """An address that was proven."""
-
-    email = fields.String()
-    email_verified = fields.Function(lambda user: user.email_verified_at is not None)
-
-
-class SessionOut(StrictSchema):
-    """A session, to its owner."""
-
-    id = PrefixedId("ses")
-    ip = fields.String(allow_none=True)
-    user_agent = fields.String(allow_none=True)
-    created_at = Timestamp()
-    last_seen_at = Timestamp()
-    expires_at = Timestamp()
-    current = fields.Function(lambda one: one.id == g.principal.session_id)
-
-
-class UserOut(StrictSchema):
-    """A person, to themselves."""
-
-    id = PrefixedId("usr")
-    email = fields.String()
-    full_name = fields.String()
-    email_verified = fields.Function(lambda user: user.email_verified_at is not None)
-    created_at = Timestamp()
-
-
-class SessionOrganizationOut(StrictSchema):
-    """An organization, to its members."""
-
-    id = PrefixedId("org")
-    name = fields.String()
-    slug = fields.String()
-    timezone = fields.String()
-    status = fields.String()
-    created_at = Timestamp()
-
-
-class TokensOut(StrictSchema):
-    """A pair of tokens; the first ends at `expires_at`."""
-
-    token = fields.String()
-    refresh_token = fields.String()
-    expires_at = Timestamp()
-
-
-class SessionStartedOut(StrictSchema):
-    """A session that begins."""
-
-    user = fields.Nested(UserOut())
-    organization = fields.Nested(SessionOrganizationOut())
-    role = fields.String()
-    token = fields.String(attribute="tokens.token")
-    refresh_token = fields.String(attribute="tokens.refresh_token")
-    expires_at = Timestamp(attribute="tokens.expires_at")
-
-
-class SwitchedSessionOut(StrictSchema):
-    """A session that goes on elsewhere."""
-
-    organization = fields.Nested(SessionOrganizationOut())
-    role = fields.String()
-    token = fields.String(attribute="tokens.token")
-    refresh_token = fields.String(attribute="tokens.refresh_token")
-    expires_at = Timestamp(attribute="tokens.expires_at")
-
-
-class MembershipOut(StrictSchema):
-    """One of the organizations a person belongs to."""
-
-    id = PrefixedId("org")
-    name = fields.String()
-    role = fields.String()
-
-
-class ProfileOut(StrictSchema):
-    """Who is signed in, where, and what they may do there."""
-
-    user = fields.Nested(UserOut())
-    organization = fields.Nested(SessionOrganizationOut())
-    role = fields.String()
-    permissions = fields.List(fields.String())
-    organizations = fields.List(fields.Nested(MembershipOut()))
-
-
-class RegisterForm(RegisterIn):
-    """Who signs up in a browser; the plan they came for and where they are."""
-
-    plan = fields.String(load_default=None, validate=validate.Regexp(r"[a-z0-9_-]{1,40}\Z"))
-    timezone = Text(load_default=None, maximum=64)
-
-
-class LoginForm(LoginIn):
-    """Who signs in in a browser, and where to go on.
-
-    resume_address, resume_fields: a form that was refused meanwhile, as JSON of names and values
-    """
-
-    is_kept = fields.Boolean(load_default=False)
-    next = fields.String(load_default="/dashboard")
-    resume_address = fields.String(load_default=None)
-    resume_fields = fields.String(load_default=None, validate=validate.Length(max=60_000))
-
-
-class AcceptInvitationForm(AcceptInvitationIn):
-    """Who accepts an invitation, or declines it."""
-
-
-ASSIGNABLE_ROLES = tuple(role for role in ROLES if role != "owner")
-ACTOR_KINDS = ("user", "api_key", "operator", "system")
-_PREFIX = {
-    "user": "usr",
-    "operator": "usr",
-    "api_key": "key",
-    "organization": "org",
-    "invitation": "ivt",
-    "session": "ses",
-}
-
-
 class TimeZoneField(fields.String):
-    """An IANA time zone by its name."""
+    """The name of an IANA time zone."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> str:
         name = super()._deserialize(value, attr, data, **options)
@@ -221,7 +47,7 @@ class TimeZoneField(fields.String):
 
 
 class ActorReference(fields.String):
-    """A kind of actor, or the id of one."""
+    """A kind of actor, loaded as text, or the id of a user or key, loaded as a UUID."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> Any:
         text = super()._deserialize(value, attr, data, **options)
@@ -233,16 +59,90 @@ class ActorReference(fields.String):
             raise ma.ValidationError(f"Not a usr_ or key_ id, nor one of {', '.join(ACTOR_KINDS)}.") from cause
 
 
-class OrganizationUpdate(StrictSchema):
-    """What is to be otherwise; what is not named stays. A time zone acts from the next billing period."""
+class RegisterIn(StrictSchema):
+    """A new user and the name of the organization to create."""
 
-    name = Text(maximum=100)
-    billing_email = Email(allow_none=True)
-    timezone = TimeZoneField(metadata={"description": "IANA, such as Africa/Lagos; from the next billing period"})
+    organization_name = Text(required=True, maximum=100)
+    email = Email(required=True)
+    password = NewPasswordField(required=True)
+    full_name = Text(load_default="", minimum=0, maximum=100)
+
+
+class RegisterForm(RegisterIn):
+    """Sign-up in a browser, with the chosen plan and the browser's time zone."""
+
+    plan = fields.String(load_default=None, validate=validate.Regexp(r"[a-z0-9_-]{1,40}\Z"))
+    timezone = Text(load_default=None, maximum=64)
+
+
+class LoginIn(StrictSchema):
+    """Credentials; the organization is for users who are members of several."""
+
+    email = Email(required=True)
+    password = Text(required=True, maximum=256)
+    organization_id = PrefixedId("org", load_default=None)
+
+
+class LoginForm(LoginIn):
+    """Sign-in in a browser.
+
+    is_kept: the session outlives the browser
+    next: path of the page to show afterwards
+    resume_address, resume_fields: a form that was submitted after the session had ended; JSON pairs of name and value
+    """
+
+    is_kept = fields.Boolean(load_default=False)
+    next = fields.String(load_default="/dashboard")
+    resume_address = fields.String(load_default=None)
+    resume_fields = fields.String(load_default=None, validate=validate.Length(max=60_000))
+
+
+class RefreshIn(StrictSchema):
+    """A refresh token; it may be sent in the Authorization header instead."""
+
+    refresh_token = Text(load_default=None, maximum=2000)
+
+
+class ForgotPasswordIn(StrictSchema):
+    """Address of the account whose password is reset."""
+
+    email = Email(required=True)
+
+
+class TokenIn(StrictSchema):
+    """The one-time token of a mailed link."""
+
+    token = Text(required=True, maximum=200)
+
+
+class ResetPasswordIn(TokenIn):
+    """A one-time token and the new password."""
+
+    new_password = NewPasswordField(required=True)
+
+
+class ChangePasswordIn(StrictSchema):
+    """The current password and the new one."""
+
+    current_password = Text(required=True, maximum=256)
+    new_password = NewPasswordField(required=True)
+
+
+class AcceptInvitationIn(TokenIn):
+    """A one-time token with the password of the account, or with the password and name of a new user."""
+
+    password = Text(load_default=None, maximum=256)
+    full_name = Text(load_default="", minimum=0, maximum=100)
+
+
+class SwitchOrganizationIn(StrictSchema):
+    """The organization in which the session continues."""
+
+    organization_id = PrefixedId("org", required=True)
 
 
 class OrganizationOut(StrictSchema):
-    """An organization, to its members."""
+    """An organization; event data are its `id`, `name`, `slug` and `status`."""
 
     id = PrefixedId("org")
     name = fields.String()
@@ -260,8 +160,87 @@ class OrganizationEnvelope(StrictSchema):
     organization = fields.Nested(OrganizationOut())
 
 
+class OrganizationUpdate(StrictSchema):
+    """Changed attributes of an organization; attributes that are left out stay."""
+
+    name = Text(maximum=100)
+    billing_email = Email(allow_none=True)
+    timezone = TimeZoneField(metadata={"description": "IANA, such as Africa/Lagos; from the next billing period"})
+
+
+class UserOut(StrictSchema):
+    """The signed-in user."""
+
+    id = PrefixedId("usr")
+    email = fields.String()
+    full_name = fields.String()
+    email_verified = fields.Boolean()
+    created_at = Timestamp()
+
+
+class EmailVerifiedOut(StrictSchema):
+    """A verified address."""
+
+    email = fields.String()
+    email_verified = fields.Boolean()
+
+
+class SessionOut(StrictSchema):
+    """An active session of the caller; `current` is true for the session of the request."""
+
+    id = PrefixedId("ses")
+    ip = fields.String(allow_none=True)
+    user_agent = fields.String(allow_none=True)
+    created_at = Timestamp()
+    last_seen_at = Timestamp()
+    expires_at = Timestamp()
+    current = fields.Boolean(attribute="is_current")
+
+
+class TokensOut(StrictSchema):
+    """New tokens; the access token `token` expires at `expires_at`."""
+
+    token = fields.String()
+    refresh_token = fields.String()
+    expires_at = Timestamp()
+
+
+class SwitchedSessionOut(StrictSchema):
+    """A session in another organization, with new tokens."""
+
+    organization = fields.Nested(OrganizationOut())
+    role = fields.String()
+    token = fields.String(attribute="tokens.token")
+    refresh_token = fields.String(attribute="tokens.refresh_token")
+    expires_at = Timestamp(attribute="tokens.expires_at")
+
+
+class SessionStartedOut(SwitchedSessionOut):
+    """A new session with its user."""
+
+    user = fields.Nested(UserOut())
+
+
+class MembershipOut(StrictSchema):
+    """An organization of the user, with the role there."""
+
+    id = PrefixedId("org")
+    name = fields.String()
+    role = fields.String()
+
+
+class ProfileOut(StrictSchema):
+    """The signed-in user in the current organization."""
+
+    user = fields.Nested(UserOut())
+    organization = fields.Nested(OrganizationOut())
+    role = fields.String()
+    permissions = fields.List(fields.String())
+    organizations = fields.List(fields.Nested(MembershipOut()))
+
+
 class AuditQuery(PageQuery):
-    """Which acts."""
+    """Filters of the audit log."""
 
     action = Text(load_default=None, maximum=100, metadata={"description": "whole, or the part before the dot"})
     actor = ActorReference(load_default=None, metadata={"description": "a kind, or a usr_ or key_ id"})
@@ -270,14 +249,14 @@ class AuditQuery(PageQuery):
 
 
 class AuditEventOut(StrictSchema):
-    """One act."""
+    """An action with its actor and target."""
 
     id = fields.String()
     at = Timestamp()
-    actor = fields.Function(lambda entry: _actor_or_target(entry.actor_type, entry.actor_id))
+    actor = fields.Function(lambda event: _reference(event.actor_type, event.actor_id))
     on_behalf_of = PrefixedId("usr", allow_none=True)
     action = fields.String()
-    target = fields.Function(lambda entry: _actor_or_target(entry.target_type, entry.target_id))
+    target = fields.Function(lambda event: _reference(event.target_type, event.target_id))
     data = fields.Dict()
     reason = fields.String(allow_none=True)
     request_id = fields.String(allow_none=True)
@@ -285,20 +264,14 @@ class AuditEventOut(StrictSchema):
 
 
 class InvitationIn(StrictSchema):
-    """Who is asked in, and as what."""
+    """The address and role of a new member."""
 
     email = Email(required=True)
     role = fields.String(required=True, validate=validate.OneOf(ASSIGNABLE_ROLES))
 
 
-class InvitationTokenIn(StrictSchema):
-    """What the link carried."""
-
-    token = Text(required=True, maximum=200)
-
-
 class InvitationOut(StrictSchema):
-    """An invitation, never its token."""
+    """An open invitation, without its token."""
 
     invitation_id = PrefixedId("ivt", attribute="id")
     email = fields.String()
@@ -309,7 +282,7 @@ class InvitationOut(StrictSchema):
 
 
 class MemberOut(StrictSchema):
-    """A member, to the others."""
+    """A member of the organization."""
 
     id = PrefixedId("usr", attribute="user_id")
     email = fields.String()
@@ -326,7 +299,7 @@ class MemberEnvelope(StrictSchema):
 
 
 class TeamOut(StrictSchema):
-    """Who belongs to the organization, and who was asked to."""
+    """The members and the open invitations of the organization."""
 
     members = fields.List(fields.Nested(MemberOut()))
     pending_invitations = fields.List(fields.Nested(InvitationOut()))
@@ -335,21 +308,21 @@ class TeamOut(StrictSchema):
 
 
 class MemberRoleIn(StrictSchema):
-    """A role that can be given; ownership is transferred."""
+    """The new role of a member; ownership is transferred instead."""
 
     role = fields.String(required=True, validate=validate.OneOf(ASSIGNABLE_ROLES))
 
 
 class TransferOwnershipIn(StrictSchema):
-    """Who is to own the organization."""
+    """The new owner."""
 
     user_id = PrefixedId("usr", required=True)
 
 
-def _actor_or_target(kind: str, key: str | None) -> dict[str, str | None]:
-    prefix = _PREFIX.get(kind)
+def _reference(kind: str, key: str | None) -> dict[str, str | None]:
+    prefix = _ID_PREFIXES.get(kind)
     try:
-        shown = ids.format_id(prefix, UUID(key)) if prefix and key else key
+        public_id = ids.format_id(prefix, UUID(key)) if prefix and key else key
     except ValueError:
-        shown = key
-    return {"type": kind, "id": shown}
+        public_id = key
+    return {"type": kind, "id": public_id}

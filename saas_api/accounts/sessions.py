@@ -1,10 +1,9 @@
-"""Start, refresh, switch, end, list; authenticate_token."""
+"""Sessions of users: authenticate, list, start, refresh, switch the organization, end."""
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -16,93 +15,47 @@ from saas_api.accounts.models import Membership, Operator, Organization, User, U
 from saas_api.accounts.organizations import OrganizationNotFound
 from saas_api.accounts.tokens import InvalidToken, RefreshTokenReused, Tokens
 from saas_api.core import clock, ids
-from saas_api.core.access import NIL_UUID, Principal
-from saas_api.core.db import engine, pagination, tenancy
-from saas_api.core.db.pagination import Page
-from saas_api.core.errors import NotFound, Unauthenticated, ValidationFailed
-
-
-def list_active_sessions(session: Session, user_id: UUID, query: dict[str, Any]) -> Page:
-    """A page of a person's live sessions, newest first.
-
-    query: `limit`, `cursor`
-    raises: Invalid on a cursor that is none
-    """
-    statement = sa.select(UserSession).where(*active_session_clause(user_id))
-    if query["cursor"]:
-        statement = statement.where(UserSession.id < _position(query["cursor"]))
-    rows = session.scalars(statement.order_by(UserSession.id.desc()).limit(query["limit"] + 1)).all()
-    kept = rows[: query["limit"]]
-    return Page(kept, pagination.encode_cursor(kept[-1].id.hex) if len(rows) > len(kept) else None, query["limit"])
-
-
-def active_session_clause(user_id: UUID) -> tuple[sa.ColumnElement[bool], ...]:
-    """The conditions of a person's session that has not ended."""
-    return UserSession.user_id == user_id, UserSession.revoked_at.is_(None), UserSession.expires_at > sa.func.now()
-
-
-def has_session_from(session: Session, user_id: UUID, ip: str | None) -> bool:
-    """Whether a person ever had a session from an address."""
-    seen = sa.select(UserSession.id).where(UserSession.user_id == user_id, UserSession.ip.is_not_distinct_from(ip))
-    return session.execute(seen.limit(1)).first() is not None
-
-
-def _position(cursor: str) -> UUID:
-    try:
-        return UUID(hex=pagination.decode_cursor(cursor)[0])
-    except (ValueError, IndexError) as cause:
-        raise ValidationFailed.at_field("cursor", "Not a cursor of this list.") from cause
-
-
-def revoke_other_sessions(principal: Principal) -> int:
-    """End every session of the caller but the one they are in.
-
-    returns: how many ended
-    """
-    with tenancy.system_session("auth.account") as session:
-        ended = end_all_sessions(session, principal.id, "revoked by its owner", but=principal.session_id)
-        if ended:
-            place = None if principal.organization_id == NIL_UUID else principal.organization_id
-            audit.record_user_event(
-                session, place, principal.id, "user.other_sessions_revoked", {"sessions": len(ended)}
-            )
-    return len(ended)
-
-
-def get_last_seen(user_ids: Sequence[UUID]) -> dict[UUID, datetime]:
-    """When each of these people last did something, in a session that has not been ended; others are left out."""
-    latest = sa.func.max(UserSession.last_seen_at).label("at")
-    statement = (
-        sa.select(UserSession.user_id, latest)
-        .where(UserSession.user_id.in_(user_ids), UserSession.revoked_at.is_(None))
-        .group_by(UserSession.user_id)
-    )
-    with tenancy.system_session("auth.account") as session:
-        return {row.user_id: row.at for row in session.execute(statement)}
-
+from saas_api.core.access import Principal
+from saas_api.core.db import engine, tenancy
+from saas_api.core.db.pagination import Page, PageRequest, paginate
+from saas_api.core.errors import NotFound, Unauthenticated
+from saas_api.core.ids import NIL_UUID
+from saas_api.core.roles import MemberRole
 
 SESSION_LIFETIME = timedelta(days=30)
+_MAX_USER_AGENT_LENGTH = 300
+_FIND_PRINCIPAL = """
+SELECT u.id, u.email_verified_at IS NOT NULL, o.id, CASE WHEN %(is_impersonating)s THEN 'viewer' ELSE m.role END,
+       op.role
+  FROM user_sessions s JOIN users u ON u.id = s.user_id LEFT JOIN organizations o ON o.id = %(org)s
+  LEFT JOIN memberships m ON m.user_id = u.id AND m.organization_id = o.id
+  LEFT JOIN operators op ON op.user_id = u.id
+ WHERE s.id = %(sid)s AND u.id = %(sub)s AND s.revoked_at IS NULL AND s.expires_at > now() AND u.disabled_at IS NULL
+   AND CASE WHEN %(is_impersonating)s THEN op.role = 'admin' AND o.id IS NOT NULL
+            WHEN %(has_no_organization)s THEN op.role IS NOT NULL ELSE m.role IS NOT NULL END
+   AND date_trunc('second', u.tokens_valid_after) <= to_timestamp(%(iat)s)
+"""
 
 
 class InvalidCredentials(Unauthenticated):
-    """No such account, or another password: one answer."""
+    """There is no such account or the password is wrong; the response does not tell which."""
 
     code, message = "INVALID_CREDENTIALS", "The e-mail address or the password is wrong."
 
 
 class TokenMalformed(Unauthenticated):
-    """Whatever it is, it is no token."""
+    """The Authorization header does not contain a token."""
 
     code, message = "INVALID_TOKEN_FORMAT", "The Authorization header must be: Bearer <token>."
 
 
 class SessionNotFound(NotFound):
-    """There is none, it ended, or it is somebody else's."""
+    """The session does not exist, has ended, or belongs to another user."""
 
 
 @dataclass(frozen=True)
 class SessionOrigin:
-    """Where a sign-in comes from, as its owner will see it in the list of sessions."""
+    """Address and browser of a sign-in, as the list of sessions shows them."""
 
     ip: str | None
     user_agent: str | None
@@ -110,7 +63,7 @@ class SessionOrigin:
 
 @dataclass(frozen=True)
 class SessionStarted:
-    """Who signed in, where, as what, and with which tokens; only an operator may be nowhere."""
+    """A new session. An operator may have no organization, and then no role."""
 
     user: User
     organization: Organization | None
@@ -119,215 +72,265 @@ class SessionStarted:
 
 
 @dataclass(frozen=True)
+class SessionView:
+    """A session that has not ended, as its user sees it.
+
+    is_current: it is the session of the request
+    """
+
+    id: UUID
+    ip: str | None
+    user_agent: str | None
+    created_at: datetime
+    last_seen_at: datetime
+    expires_at: datetime
+    is_current: bool
+
+
+@dataclass(frozen=True)
 class UserProfile:
-    """A person with every organization they belong to; the current one with its role."""
+    """A user, the current organization with the role there, and every organization with its role."""
 
     user: User
     organization: Organization
-    role: str
-    organizations: list[tuple[Organization, str]]
+    role: MemberRole
+    organizations: list[tuple[Organization, MemberRole]]
+
+
+def authenticate_token(access_token: str) -> Principal:
+    """The principal of an access token. Role and membership are read from PostgreSQL, never from the token.
+
+    raises: InvalidToken, TokenExpired
+    """
+    claims = tokens.decode_token(access_token, "access")
+    is_impersonating = claims.get("looking") is True
+    has_no_organization = UUID(claims["org"]) == NIL_UUID
+    values = {**claims, "is_impersonating": is_impersonating, "has_no_organization": has_no_organization}
+    rows = engine.execute_batch([tenancy.system_scope_statement("auth.principal"), (_FIND_PRINCIPAL, values)])
+    if not rows:
+        raise InvalidToken
+    user_id, email_verified, organization_id, role, operator_role = tuple(rows[0])
+    return Principal(
+        kind="user",
+        id=user_id,
+        organization_id=organization_id or NIL_UUID,
+        role=role,
+        operator_role=operator_role,
+        email_verified=email_verified,
+        session_id=UUID(claims["sid"]),
+        is_recently_authenticated=claims.get("fresh", 0) > time.time(),
+        is_impersonating=is_impersonating,
+    )
+
+
+def get_profile(principal: Principal) -> UserProfile:
+    """The signed-in user with the current organization.
+
+    raises: InvalidToken when the user has left the organization since the request was authenticated
+    """
+    with tenancy.system_session("auth.profile") as session:
+        user = session.get(User, principal.id)
+        memberships = members.list_memberships(session, principal.id)
+        if principal.is_impersonating:
+            memberships = [(session.get_one(Organization, principal.organization_id), MemberRole.VIEWER)]
+        current = next((pair for pair in memberships if pair[0].id == principal.organization_id), None)
+        if user is None or current is None:
+            raise InvalidToken
+        return UserProfile(user, *current, memberships)
+
+
+def list_sessions(principal: Principal, request: PageRequest) -> Page:
+    """The caller's active sessions as `SessionView`, newest first.
+
+    raises: ValidationFailed for an invalid cursor
+    """
+
+    def view(row: UserSession) -> SessionView:
+        is_current = row.id == principal.session_id
+        return SessionView(row.id, row.ip, row.user_agent, row.created_at, row.last_seen_at, row.expires_at, is_current)
+
+    statement = sa.select(UserSession).where(*active_session_clause(principal.id))
+    with tenancy.system_session("auth.sessions") as session:
+        return paginate(session, statement, UserSession.id.desc(), request=request, convert=view)
+
+
+def get_last_seen(user_ids: Sequence[UUID]) -> dict[UUID, datetime]:
+    """Time of the last request in a session that was not revoked, by user; users without one are left out."""
+    last_seen_at = sa.func.max(UserSession.last_seen_at).label("last_seen_at")
+    statement = (
+        sa.select(UserSession.user_id, last_seen_at)
+        .where(UserSession.user_id.in_(user_ids), UserSession.revoked_at.is_(None))
+        .group_by(UserSession.user_id)
+    )
+    with tenancy.system_session("auth.account") as session:
+        return {row.user_id: row.last_seen_at for row in session.execute(statement)}
+
+
+def has_session_from(session: Session, user_id: UUID, ip: str | None) -> bool:
+    """Whether the user ever had a session from an address."""
+    statement = sa.select(UserSession.id).where(UserSession.user_id == user_id, UserSession.ip.is_not_distinct_from(ip))
+    return session.execute(statement.limit(1)).first() is not None
+
+
+def active_session_clause(user_id: UUID) -> tuple[sa.ColumnElement[bool], ...]:
+    """Conditions of a user's sessions that have not ended."""
+    return UserSession.user_id == user_id, UserSession.revoked_at.is_(None), UserSession.expires_at > sa.func.now()
 
 
 def start_session(
     session: Session, user: User, organization: Organization | None, role: str | None, origin: SessionOrigin
 ) -> SessionStarted:
-    """Open a session of a person who proved who they are."""
+    """Start a session of a user whose credentials were verified."""
     organization_id = organization.id if organization else None
-    sid, jti, now = ids.new_id(), ids.new_id().hex, clock.now()
+    session_id, jti, now = ids.new_id(), ids.new_id().hex, clock.now()
     session.add(
         UserSession(
-            id=sid,
+            id=session_id,
             user_id=user.id,
             refresh_digest=tokens.token_digest(jti),
             rotated_at=now,
             expires_at=now + SESSION_LIFETIME,
             last_seen_at=now,
             ip=origin.ip,
-            user_agent=(origin.user_agent or "")[:300],
+            user_agent=(origin.user_agent or "")[:_MAX_USER_AGENT_LENGTH],
         )
     )
-    audit.record_user_event(session, organization_id, user.id, "user.signed_in", {"session": str(sid), "role": role})
-    place = (organization_id or NIL_UUID).hex
-    pair = tokens.issue_tokens(user.id, sid.hex, place, jti, now + SESSION_LIFETIME, is_fresh=True)
-    return SessionStarted(user, organization, role, pair)
+    data = {"session": str(session_id), "role": role}
+    audit.record_user_event(session, organization_id, user.id, "user.signed_in", data)
+    session_tokens = tokens.issue_tokens(
+        user.id, session_id, organization_id or NIL_UUID, jti, now + SESSION_LIFETIME, is_fresh=True
+    )
+    return SessionStarted(user, organization, role, session_tokens)
 
 
 def refresh_session(refresh_token: str) -> Tokens:
-    """Spend a refresh token for the next pair.
+    """Exchange a refresh token for the next tokens, in a transaction of its own.
 
-    raises: InvalidToken, also for who was disabled or left the organization; TokenExpired; TokenReused, which ends
-        the session
+    raises: InvalidToken, also when the user was disabled or left the organization; TokenExpired; RefreshTokenReused,
+        which ends the session
     """
-    claims = tokens.decode_token(refresh_token, "refresh")
+    claims = tokens.read_refresh_claims(refresh_token)
     try:
         with tenancy.system_session("auth.refresh") as session:
-            user_id, following, ends_at = tokens.rotate_refresh_token(session, claims["sid"], claims["jti"])
-            _check_belongs(session, user_id, UUID(claims["org"]))
+            user_id, next_jti, expires_at = tokens.rotate_refresh_token(session, claims.session_id, claims.jti)
+            _check_membership(session, user_id, claims.organization_id)
     except RefreshTokenReused:
         with tenancy.system_session("auth.refresh") as session:
-            _revoke_reused_session(session, UUID(claims["sid"]), UUID(claims["org"]))
+            _revoke_reused_session(session, claims.session_id, claims.organization_id)
         raise
-    return tokens.issue_tokens(user_id, claims["sid"], claims["org"], following, ends_at)
+    return tokens.issue_tokens(user_id, claims.session_id, claims.organization_id, next_jti, expires_at)
 
 
 def switch_organization(principal: Principal, organization_id: UUID) -> SessionStarted:
-    """Go on in another organization of the person's; the session stays one and ends when it would have.
+    """Continue the caller's session in another of the user's organizations; its expiry stays the same.
 
-    raises: organizations.NoSuchOrganization when they do not belong to it, InvalidToken when the session just ended
+    raises: OrganizationNotFound when the user is not a member, InvalidToken when the session has just ended
     """
     with tenancy.system_session("auth.sessions") as session:
         user = session.get(User, principal.id)
-        belongings = members.list_memberships(session, principal.id)
-        chosen = next((pair for pair in belongings if pair[0].id == organization_id), None)
-        if user is None or chosen is None:
+        memberships = members.list_memberships(session, principal.id)
+        membership = next((pair for pair in memberships if pair[0].id == organization_id), None)
+        if user is None or membership is None:
             raise OrganizationNotFound
         jti = ids.new_id().hex
-        sid, ends_at = _rotate(session, principal, jti)
-        audit.record_user_event(session, organization_id, user.id, "session.switched", {"session": str(sid)})
-        return SessionStarted(user, *chosen, tokens.issue_tokens(user.id, sid.hex, organization_id.hex, jti, ends_at))
+        session_id, expires_at = _replace_refresh_token(session, principal, jti)
+        data = {"session": str(session_id)}
+        audit.record_user_event(session, organization_id, user.id, "session.switched", data)
+        session_tokens = tokens.issue_tokens(user.id, session_id, organization_id, jti, expires_at)
+        return SessionStarted(user, *membership, session_tokens)
 
 
 def end_session(principal: Principal) -> None:
-    """End the caller's session: its tokens are refused from the next request on, in every process."""
+    """End the caller's session: its tokens are rejected from the next request on, in every process."""
     if principal.session_id is None:
         return
     with tenancy.system_session("auth.sessions") as session:
-        if end_all_sessions(session, principal.id, "signed out", only=principal.session_id):
+        if end_sessions(session, principal.id, "signed out", only=principal.session_id):
             data = {"session": str(principal.session_id)}
-            audit.record_user_event(session, _membership(principal), principal.id, "user.signed_out", data)
-
-
-def list_sessions(principal: Principal, query: dict[str, Any]) -> Page:
-    """A page of the caller's live sessions, newest first.
-
-    raises: Invalid on a cursor that is none
-    """
-    with tenancy.system_session("auth.sessions") as session:
-        return list_active_sessions(session, principal.id, query)
+            audit.record_user_event(session, _audited_organization(principal), principal.id, "user.signed_out", data)
 
 
 def revoke_session(principal: Principal, session_id: UUID) -> None:
     """End one of the caller's sessions.
 
-    raises: NoSuchSession
+    raises: SessionNotFound
     """
     with tenancy.system_session("auth.sessions") as session:
-        if not end_all_sessions(session, principal.id, "revoked by its owner", only=session_id):
+        if not end_sessions(session, principal.id, "revoked by its owner", only=session_id):
             raise SessionNotFound
         actor, target = audit.actor_for(principal), ("session", session_id)
-        audit.record_event(session, _membership(principal), actor, "session.revoked", target)
+        audit.record_event(session, _audited_organization(principal), actor, "session.revoked", target)
 
 
-def _membership(principal: Principal) -> UUID | None:
-    return None if principal.organization_id == NIL_UUID else principal.organization_id
+def revoke_other_sessions(principal: Principal) -> int:
+    """End the caller's sessions except the current one.
+
+    returns: number of ended sessions
+    """
+    with tenancy.system_session("auth.account") as session:
+        ended = end_sessions(session, principal.id, "revoked by its owner", except_for=principal.session_id)
+        if ended:
+            data = {"sessions": len(ended)}
+            organization_id = _audited_organization(principal)
+            audit.record_user_event(session, organization_id, principal.id, "user.other_sessions_revoked", data)
+    return len(ended)
 
 
-def end_all_sessions(
-    session: Session, user_id: UUID, reason: str, *, only: UUID | None = None, but: UUID | None = None
+def end_sessions(
+    session: Session, user_id: UUID, reason: str, *, only: UUID | None = None, except_for: UUID | None = None
 ) -> list[UUID]:
-    """End a person's live sessions.
+    """End the active sessions of a user.
 
-    only: this one
-    but: every other one than this
-    returns: which ended
+    only: end this session alone
+    except_for: end every session but this one
+    returns: ids of the ended sessions
     """
     statement = sa.update(UserSession).where(*active_session_clause(user_id))
     if only:
         statement = statement.where(UserSession.id == only)
-    if but:
-        statement = statement.where(UserSession.id != but)
-    ending = statement.values(revoked_at=sa.func.now(), revoked_reason=reason).returning(UserSession.id)
-    return list(session.scalars(ending, execution_options={"synchronize_session": False}))
+    if except_for:
+        statement = statement.where(UserSession.id != except_for)
+    statement = statement.values(revoked_at=sa.func.now(), revoked_reason=reason)
+    ended = session.scalars(statement.returning(UserSession.id), execution_options={"synchronize_session": False})
+    return list(ended)
 
 
-def get_profile(principal: Principal) -> UserProfile:
-    """Who is signed in, and to what.
-
-    raises: InvalidToken when the person left since the gate let them pass
-    """
-    with tenancy.system_session("auth.profile") as session:
-        user = session.get(User, principal.id)
-        belongings = members.list_memberships(session, principal.id)
-        if principal.is_impersonating:
-            belongings = [(session.get_one(Organization, principal.organization_id), "viewer")]
-        current = next((pair for pair in belongings if pair[0].id == principal.organization_id), None)
-        if user is None or current is None:
-            raise InvalidToken
-        return UserProfile(user, *current, belongings)
+def _audited_organization(principal: Principal) -> UUID | None:
+    return principal.organization_id if principal.has_organization else None
 
 
-_PRINCIPAL = """
-SELECT u.id, u.email_verified_at IS NOT NULL, o.id, CASE WHEN %(looking)s THEN 'viewer' ELSE m.role END, op.role
-  FROM user_sessions s JOIN users u ON u.id = s.user_id LEFT JOIN organizations o ON o.id = %(org)s
-  LEFT JOIN memberships m ON m.user_id = u.id AND m.organization_id = o.id
-  LEFT JOIN operators op ON op.user_id = u.id
- WHERE s.id = %(sid)s AND u.id = %(sub)s AND s.revoked_at IS NULL AND s.expires_at > now() AND u.disabled_at IS NULL
-   AND CASE WHEN %(looking)s THEN op.role = 'admin' AND o.id IS NOT NULL
-            WHEN %(office)s THEN op.role IS NOT NULL ELSE m.role IS NOT NULL END
-   AND date_trunc('second', u.tokens_valid_after) <= to_timestamp(%(iat)s)
-"""
-
-
-def authenticate_token(access_token: str) -> Principal:
-    """Who holds an access token, as PostgreSQL knows it now: role and membership never come from the token.
-
-    raises: InvalidToken, TokenExpired
-    """
-    claims = tokens.decode_token(access_token, "access")
-    is_looking = claims.get("looking") is True
-    values = {**claims, "looking": is_looking, "office": UUID(claims["org"]) == NIL_UUID}
-    rows = engine.execute_batch([tenancy.system_scope_statement("auth.principal"), (_PRINCIPAL, values)])
-    if not rows:
-        raise InvalidToken
-    user_id, is_verified, organization_id, role, office = tuple(rows[0])
-    return Principal(
-        kind="user",
-        id=user_id,
-        organization_id=organization_id or NIL_UUID,
-        role=role,
-        operator_role=office,
-        email_verified=is_verified,
-        session_id=UUID(claims["sid"]),
-        is_recently_authenticated=claims.get("fresh", 0) > time.time(),
-        is_impersonating=is_looking,
-    )
-
-
-def _check_belongs(session: Session, user_id: UUID, organization_id: UUID) -> None:
-    statement = (
-        sa.select(Membership.role)
-        .join(User, User.id == Membership.user_id)
-        .where(User.id == user_id, User.disabled_at.is_(None), Membership.organization_id == organization_id)
-    )
+def _check_membership(session: Session, user_id: UUID, organization_id: UUID) -> None:
     if organization_id == NIL_UUID:
+        statement = sa.select(Operator.role).join(User, User.id == Operator.user_id)
+    else:
         statement = (
-            sa.select(Operator.role)
-            .join(User, User.id == Operator.user_id)
-            .where(User.id == user_id, User.disabled_at.is_(None))
+            sa.select(Membership.role)
+            .join(User, User.id == Membership.user_id)
+            .where(Membership.organization_id == organization_id)
         )
-    if session.scalar(statement) is None:
+    if session.scalar(statement.where(User.id == user_id, User.disabled_at.is_(None))) is None:
         raise InvalidToken
 
 
-def _rotate(session: Session, principal: Principal, jti: str) -> tuple[UUID, datetime]:
+def _replace_refresh_token(session: Session, principal: Principal, jti: str) -> tuple[UUID, datetime]:
     statement = sa.update(UserSession).where(
         UserSession.id == principal.session_id, *active_session_clause(principal.id)
     )
-    rotated = statement.values(
+    statement = statement.values(
         refresh_digest=tokens.token_digest(jti),
         previous_digest=UserSession.refresh_digest,
         rotated_at=sa.func.now(),
         last_seen_at=sa.func.now(),
     )
-    row = session.execute(rotated.returning(UserSession.id, UserSession.expires_at)).first()
+    row = session.execute(statement.returning(UserSession.id, UserSession.expires_at)).first()
     if row is None:
         raise InvalidToken
     return row.id, row.expires_at
 
 
 def _revoke_reused_session(session: Session, session_id: UUID, organization_id: UUID) -> None:
-    held = session.get(UserSession, session_id)
+    user_session = session.get(UserSession, session_id)
     reason = "refresh token used twice"
-    if held is not None and end_all_sessions(session, held.user_id, reason, only=session_id):
-        data = {"reason": reason, "user": str(held.user_id)}
+    if user_session is not None and end_sessions(session, user_session.user_id, reason, only=session_id):
+        data = {"reason": reason, "user": str(user_session.user_id)}
         audit.record_event(session, organization_id, SYSTEM_ACTOR, "session.revoked", ("session", session_id), data)

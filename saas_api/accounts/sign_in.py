@@ -1,4 +1,4 @@
-"""Register, log_in, accept_and_log_in, notify_new_sign_in."""
+"""Sign-up, sign-in, and accepting an invitation: each starts a session, in transactions of its own."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,13 +12,74 @@ from saas_api.accounts.sessions import InvalidCredentials, SessionOrigin, Sessio
 from saas_api.core import clock
 from saas_api.core.db import tenancy
 from saas_api.core.errors import Forbidden, ValidationFailed
+from saas_api.core.roles import MemberRole
 from saas_api.mail import mails
 
 
 class NoMembership(Forbidden):
-    """The account is right and belongs to no organization."""
+    """The credentials are right, and the user is not a member of any organization."""
 
     code, message = "NO_ORGANIZATION", "This account does not belong to an organization."
+
+
+@dataclass(frozen=True)
+class InvitationPreview:
+    """An invitation as its page shows it.
+
+    inviter: name or address
+    has_account: an account has the invited address
+    """
+
+    email: str
+    role: str
+    organization: str
+    inviter: str
+    has_account: bool
+    expires_at: datetime
+
+
+def get_invitation_preview(token: str) -> InvitationPreview:
+    """The invitation of a token, which stays usable.
+
+    raises: InvalidOneTimeToken
+    """
+    with tenancy.system_session("auth.join") as session:
+        invitation = invitations.lock_by_token(session, token)
+        inviter = users.find_user(session, invitation.invited_by)
+        return InvitationPreview(
+            invitation.email,
+            invitation.role,
+            organizations.get(session, invitation.organization_id).name,
+            inviter.display_name if inviter else "a member",
+            users.find_by_email(session, invitation.email) is not None,
+            invitation.expires_at,
+        )
+
+
+def verify_credentials(email: str, password: str) -> tuple[User, str | None]:
+    """Verify a password. Slow, so call it outside of transactions.
+
+    returns: the user, and a new hash to store when the parameters of the stored one are outdated
+    raises: InvalidCredentials, after the failure was recorded in the audit log
+    """
+    password = passwords.normalize_password(password)
+    with tenancy.system_session("auth.sign_in") as session:
+        user = users.find_by_email(session, email)
+    if not users.verify_password(user, password) or user is None:
+        audit.record_failed_login(user, email, "user.sign_in_failed")
+        raise InvalidCredentials
+    return user, users.rehash_if_outdated(user, password)
+
+
+def lock_verified_user(session: Session, verified_user: User, new_hash: str | None) -> User:
+    """Lock a user whose password was verified, and store the new hash, if there is one.
+
+    raises: InvalidCredentials when the password has changed since, or the user is disabled
+    """
+    user = users.lock_verified(session, verified_user, new_hash)
+    if user is None:
+        raise InvalidCredentials
+    return user
 
 
 def register(
@@ -30,10 +91,10 @@ def register(
     *,
     timezone: str | None = None,
 ) -> SessionStarted:
-    """Make a person, their organization and a session, together or not at all; two mails welcome them.
+    """Create a user with an organization, start a session, and mail a welcome and a verification link.
 
-    timezone: of the organization; UTC where it is none
-    raises: Invalid on password, users.EmailTaken
+    timezone: IANA name, of the organization; an unknown one becomes UTC
+    raises: ValidationFailed on password, EmailTaken
     """
     password_hash = passwords.hash_new_password(password, "password", email, organization_name, full_name)
     with tenancy.system_session("auth.register") as session:
@@ -42,61 +103,56 @@ def register(
         audit.record_user_event(session, organization.id, user.id, "user.registered", {"email": user.email})
         mails.enqueue(session, "welcome", user.email, organization=organization.name, name=full_name)
         users.send_verification_email(session, user)
-        return sessions.start_session(session, user, organization, "owner", origin)
+        return sessions.start_session(session, user, organization, MemberRole.OWNER, origin)
 
 
 def log_in(
-    email: str, password: str, organization_id: UUID | None, origin: SessionOrigin, *, is_office_enough: bool = False
+    email: str, password: str, organization_id: UUID | None, origin: SessionOrigin, *, allows_operator: bool = False
 ) -> SessionStarted:
-    """Open a session in the given organization, or in the one the person joined first.
+    """Start a session in an organization.
 
-    is_office_enough: an operator who belongs to no organization gets a session without one
-    raises: InvalidCredentials, NoOrganization, Invalid when the person does not belong to the given one
+    organization_id: None for the organization that the user joined first
+    allows_operator: an operator who is not a member of any organization gets a session without one
+    raises: InvalidCredentials, NoMembership, ValidationFailed when the user is not a member of the organization
     """
-    found, renewed = verify_credentials(email, password)
+    verified_user, new_hash = verify_credentials(email, password)
     with tenancy.system_session("auth.sign_in") as session:
-        user = lock_verified_user(session, found, renewed)
-        belongings = members.list_memberships(session, user.id)
-        if not belongings:
-            if not is_office_enough or operators.find_operator_role(session, user.id) is None:
+        user = lock_verified_user(session, verified_user, new_hash)
+        memberships = members.list_memberships(session, user.id)
+        if not memberships:
+            if not allows_operator or operators.find_operator_role(session, user.id) is None:
                 raise NoMembership
             notify_new_sign_in(session, user, origin)
             return sessions.start_session(session, user, None, None, origin)
-        chosen = [pair for pair in belongings if organization_id in (None, pair[0].id)]
-        if not chosen:
+        matches = [pair for pair in memberships if organization_id in (None, pair[0].id)]
+        if not matches:
             raise ValidationFailed.at_field("organization_id", "You do not belong to that organization.")
         notify_new_sign_in(session, user, origin)
-        return sessions.start_session(session, user, *chosen[0], origin)
+        return sessions.start_session(session, user, *matches[0], origin)
 
 
-def verify_credentials(email: str, password: str) -> tuple[User, str | None]:
-    """Compare a password; slow, so outside of transactions.
+def accept_and_log_in(token: str, password: str | None, full_name: str, origin: SessionOrigin) -> SessionStarted:
+    """Accept an invitation and start a session; for a new address, create a user with that password and name.
 
-    returns: whose it is, and the hash to store from now on if theirs is of old parameters
-    raises: InvalidCredentials, after the attempt was written down
+    raises: InvalidOneTimeToken; InvalidCredentials when an account has the address and the password is missing or
+        wrong; ValidationFailed on the password of a new user; AlreadyMember and EmailTaken when two requests compete
     """
-    password = passwords.normalize_password(password)
-    with tenancy.system_session("auth.sign_in") as session:
-        found = users.find_by_email(session, email)
-    if not users.verify_password(found, password) or found is None:
-        audit.record_failed_login(found, email, "user.sign_in_failed")
-        raise InvalidCredentials
-    return found, users.rehash_if_outdated(found, password)
-
-
-def lock_verified_user(session: Session, found: User, renewed: str | None) -> User:
-    """The person whose password was compared, held.
-
-    raises: InvalidCredentials when it changed meanwhile or they were disabled
-    """
-    user = users.lock_verified(session, found, renewed)
-    if user is None:
-        raise InvalidCredentials
-    return user
+    with tenancy.system_session("auth.join") as session:
+        email = invitations.lock_by_token(session, token).email
+        has_account = users.find_by_email(session, email) is not None
+    if not has_account:
+        return _create_user_and_join(token, email, password, full_name, origin)
+    if password is None:
+        raise InvalidCredentials("There is an account with this address; send its password.")
+    verified_user, new_hash = verify_credentials(email, password)
+    with tenancy.system_session("auth.join") as session:
+        user = lock_verified_user(session, verified_user, new_hash)
+        notify_new_sign_in(session, user, origin)
+        return _join(session, user, token, origin)
 
 
 def notify_new_sign_in(session: Session, user: User, origin: SessionOrigin) -> None:
-    """Write to a person about a sign-in from an address none of their sessions came from."""
+    """Mail a user about a sign-in from an address that none of their sessions came from."""
     if sessions.has_session_from(session, user.id, origin.ip):
         return
     mails.enqueue(
@@ -110,60 +166,6 @@ def notify_new_sign_in(session: Session, user: User, origin: SessionOrigin) -> N
     )
 
 
-@dataclass(frozen=True)
-class InvitationPreview:
-    """What an invitation says to who opens its link.
-
-    inviter: name or address
-    has_account: whether the address is somebody's already
-    """
-
-    email: str
-    role: str
-    organization: str
-    inviter: str
-    has_account: bool
-    expires_at: datetime
-
-
-def get_invitation_preview(token: str) -> InvitationPreview:
-    """Who invites whom, and to what; nothing is spent.
-
-    raises: InvalidOneTimeToken
-    """
-    with tenancy.system_session("auth.join") as session:
-        found = invitations.lock_by_token(session, token)
-        inviter = users.find_user(session, found.invited_by)
-        return InvitationPreview(
-            found.email,
-            found.role,
-            organizations.get(session, found.organization_id).name,
-            (inviter.full_name or inviter.email) if inviter else "a member",
-            users.find_by_email(session, found.email) is not None,
-            found.expires_at,
-        )
-
-
-def accept_and_log_in(token: str, password: str | None, full_name: str, origin: SessionOrigin) -> SessionStarted:
-    """Accept an invitation and sign in; whoever has no account gets one with that password and name.
-
-    raises: InvalidOneTimeToken; InvalidCredentials for an account's owner without its password; Invalid on password
-        for who has no account; organizations.UserExists, users.EmailTaken when two join at once
-    """
-    with tenancy.system_session("auth.join") as session:
-        email = invitations.lock_by_token(session, token).email
-        has_account = users.find_by_email(session, email) is not None
-    if not has_account:
-        return _create_user_and_join(token, email, password, full_name, origin)
-    if password is None:
-        raise InvalidCredentials("There is an account with this address; send its password.")
-    found, renewed = verify_credentials(email, password)
-    with tenancy.system_session("auth.join") as session:
-        user = lock_verified_user(session, found, renewed)
-        notify_new_sign_in(session, user, origin)
-        return _log_in(session, user, token, origin)
-
-
 def _create_user_and_join(
     token: str, email: str, password: str | None, full_name: str, origin: SessionOrigin
 ) -> SessionStarted:
@@ -171,12 +173,12 @@ def _create_user_and_join(
         raise ValidationFailed.at_field("password", "Choose a password for your account.")
     password_hash = passwords.hash_new_password(password, "password", email, full_name)
     with tenancy.system_session("auth.join") as session:
-        invitations.lock_by_token(session, token)  # held: of two who answer at once the second finds it answered
+        invitations.lock_by_token(session, token)  # the second of two concurrent requests finds it accepted
         user = users.create_with_hash(session, email, password_hash, full_name)
-        return _log_in(session, user, token, origin)
+        return _join(session, user, token, origin)
 
 
-def _log_in(session: Session, user: User, token: str, origin: SessionOrigin) -> SessionStarted:
+def _join(session: Session, user: User, token: str, origin: SessionOrigin) -> SessionStarted:
     organization, role = invitations.accept_invitation(session, token, user.id)
     users.mark_email_verified(session, user)
     return sessions.start_session(session, user, organization, role, origin)

@@ -1,4 +1,4 @@
-"""Access and refresh tokens."""
+"""Access and refresh tokens: JWTs signed with JWT_SECRET."""
 
 import hashlib
 from dataclasses import dataclass
@@ -18,32 +18,43 @@ from saas_api.core.errors import Unauthenticated
 from saas_api.core.settings import setting
 
 ACCESS_TOKEN_LIFETIME = timedelta(minutes=15)
-_FRESH = timedelta(minutes=10)
+_FRESH_LIFETIME = timedelta(minutes=10)
+_ROTATE = sa.text("""
+UPDATE user_sessions SET refresh_digest = :next, previous_digest = refresh_digest, rotated_at = now(),
+       last_seen_at = now()
+ WHERE id = :sid AND refresh_digest = :current AND revoked_at IS NULL AND expires_at > now()
+RETURNING user_id, expires_at
+""")
+_LOCK_SESSION = sa.text("""
+SELECT user_id, expires_at, revoked_at IS NULL AND expires_at > now() AS is_active,
+       refresh_digest = :next AND rotated_at > now() - interval '10 s' AS is_repeat
+  FROM user_sessions WHERE id = :sid FOR UPDATE
+""")
 
 jwt = JWTManager()
 
 
 class InvalidToken(Unauthenticated):
-    """Forged, of another kind, or of a session that ended."""
+    """The token is forged, of another kind, or its session has ended."""
 
     code, message = "INVALID_TOKEN", "The token is not valid; sign in again."
 
 
 class TokenExpired(Unauthenticated):
-    """Its time is over."""
+    """The token has expired."""
 
     code, message = "TOKEN_EXPIRED", "The token has expired; refresh it or sign in again."
 
 
 class RefreshTokenReused(Unauthenticated):
-    """A refresh token came twice: somebody else may hold it, so its session ended."""
+    """A refresh token was used twice. It may be stolen, so its session was ended."""
 
     code, message = "TOKEN_REUSED", "This refresh token was used before; sign in again."
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """An access token, its end, and what gets the next one."""
+    """An access token that expires at `expires_at`, and the refresh token for the next one."""
 
     token: str
     refresh_token: str
@@ -51,10 +62,10 @@ class Tokens:
 
 
 def jwt_config(secret: str, issuer: str) -> dict[str, Any]:
-    """Flask-JWT-Extended's settings.
+    """Settings of Flask-JWT-Extended.
 
-    secret: the first of a list signs, each verifies
-    issuer: the public address; over https cookies are bound to it alone
+    secret: JWT_SECRET, a list separated by commas: the first signs, each verifies
+    issuer: APP_URL; with https the cookies are secure and bound to the host
     """
     is_secure = issuer.startswith("https://")
     return {
@@ -78,95 +89,41 @@ def jwt_config(secret: str, issuer: str) -> dict[str, Any]:
     }
 
 
-def issue_tokens(user_id: UUID, sid: str, org: str, jti: str, ends_at: datetime, *, is_fresh: bool = False) -> Tokens:
-    """A pair of tokens for a session.
+def csrf_token_for(session_id: UUID, organization_id: UUID) -> str:
+    """The CSRF token of every form of a session in one organization.
 
-    sid: the session, 32 hex digits, as org
-    jti: what the refresh token is spent by
-    ends_at: the session's end, whatever is refreshed until then
+    It stays the same while the session lasts, so refreshing a token keeps open pages valid. It differs by organization,
+    so a page opened before a switch of the organization cannot act in the other one.
     """
-    claims = {"sid": sid, "org": org, "csrf": csrf_token_for(sid, org)}
-    access = create_access_token(str(user_id), fresh=_FRESH if is_fresh else False, additional_claims=claims)
-    left = ends_at - clock.now()
-    renewal = create_refresh_token(str(user_id), expires_delta=left, additional_claims={**claims, "jti": jti})
-    return Tokens(access, renewal, clock.now() + ACCESS_TOKEN_LIFETIME)
-
-
-def issue_fresh_access_token(user_id: UUID, sid: str, org: str) -> str:
-    """A further access token of a session whose owner just gave their password again."""
-    claims = {"sid": sid, "org": org, "csrf": csrf_token_for(sid, org)}
-    return str(create_access_token(str(user_id), fresh=_FRESH, additional_claims=claims))
-
-
-def csrf_token_for(sid: str, org: str) -> str:
-    """What every form of a session carries in one organization.
-
-    The same for the session's whole life, so a renewed token breaks no open page, and another one elsewhere, so a page
-    that is open when its reader goes on in another organization does nothing there.
-    """
-    return crypto.hmac_hex("csrf", UUID(sid).hex, UUID(org).hex)[:32]
+    return crypto.hmac_hex("csrf", session_id.hex, organization_id.hex)[:32]
 
 
 @dataclass(frozen=True)
 class RefreshClaims:
-    """What a refresh token says: whose it is, of which session, where; 32 hex digits each."""
+    """Claims of a refresh token; `jti` is its id."""
 
-    user: str
-    session: str
-    organization: str
+    user_id: UUID
+    session_id: UUID
+    organization_id: UUID
+    jti: str
 
     @property
     def csrf(self) -> str:
-        """What its forms carry."""
-        return csrf_token_for(self.session, self.organization)
+        """The CSRF token of the session's forms."""
+        return csrf_token_for(self.session_id, self.organization_id)
 
 
 def read_refresh_claims(refresh_token: str) -> RefreshClaims:
-    """What a refresh token says; nothing is spent, and whether its session lives is not asked.
+    """The claims of a refresh token, which stays valid; the session may have ended.
 
     raises: InvalidToken, TokenExpired
     """
     claims = decode_token(refresh_token, "refresh")
-    return RefreshClaims(*(UUID(claims[name]).hex for name in ("sub", "sid", "org")))
-
-
-_ROTATE = sa.text("""
-UPDATE user_sessions SET refresh_digest = :next, previous_digest = refresh_digest, rotated_at = now(),
-       last_seen_at = now()
- WHERE id = :sid AND refresh_digest = :mine AND revoked_at IS NULL AND expires_at > now() RETURNING user_id, expires_at
-""")
-_FIND_SUCCESSOR = sa.text("""
-SELECT user_id, expires_at, revoked_at IS NULL AND expires_at > now() AS is_live,
-       refresh_digest = :next AND rotated_at > now() - interval '10 s' AS is_twin
-  FROM user_sessions WHERE id = :sid FOR UPDATE
-""")
-
-
-def rotate_refresh_token(session: Session, sid: str, jti: str) -> tuple[UUID, str, datetime]:
-    """Exchange a refresh token's id for the next one; within 10 s a repeat gets the same successor.
-
-    returns: the person, the next id, the session's end
-    raises: InvalidToken, TokenReused
-    """
-    following = crypto.hmac_hex("refresh", sid, jti)[:32]
-    values = {"sid": UUID(sid), "mine": token_digest(jti), "next": token_digest(following)}
-    row = session.execute(_ROTATE, values).first()
-    if row is None:
-        row = session.execute(_FIND_SUCCESSOR, values).first()
-        if row is None or not row.is_live:
-            raise InvalidToken
-        if not row.is_twin:
-            raise RefreshTokenReused
-    return row.user_id, following, row.expires_at
-
-
-def token_digest(jti: str) -> bytes:
-    """What is stored of a refresh token's id."""
-    return hashlib.sha256(jti.encode()).digest()
+    return RefreshClaims(UUID(claims["sub"]), UUID(claims["sid"]), UUID(claims["org"]), claims["jti"])
 
 
 def decode_token(token: str, kind: str) -> dict[str, Any]:
-    """The claims of a token.
+    """The claims of a token, after its signature, expiry and kind are checked.
 
     kind: "access" or "refresh"
     raises: InvalidToken, TokenExpired
@@ -179,12 +136,71 @@ def decode_token(token: str, kind: str) -> dict[str, Any]:
         raise InvalidToken from cause
     if claims.get("type") != kind or not {"sid", "org", "sub", "iat", "jti"} <= claims.keys():
         raise InvalidToken
-    if not all(_is_id(claims[name]) for name in ("sid", "org", "sub")):
+    if not all(_is_uuid(claims[name]) for name in ("sid", "org", "sub")):
         raise InvalidToken
     return claims
 
 
-def _is_id(value: object) -> bool:
+def issue_tokens(
+    user_id: UUID, session_id: UUID, organization_id: UUID, jti: str, expires_at: datetime, *, is_fresh: bool = False
+) -> Tokens:
+    """Issue the tokens of a session.
+
+    jti: id of the refresh token, which `rotate_refresh_token` exchanges
+    expires_at: of the session and the refresh token
+    is_fresh: the user has just given the password
+    """
+    claims = _session_claims(session_id, organization_id)
+    access_token = create_access_token(
+        str(user_id), fresh=_FRESH_LIFETIME if is_fresh else False, additional_claims=claims
+    )
+    refresh_token = create_refresh_token(
+        str(user_id), expires_delta=expires_at - clock.now(), additional_claims={**claims, "jti": jti}
+    )
+    return Tokens(access_token, refresh_token, clock.now() + ACCESS_TOKEN_LIFETIME)
+
+
+def issue_fresh_access_token(user_id: UUID, session_id: UUID, organization_id: UUID) -> str:
+    """Issue another access token of a session whose user has just given the password again."""
+    claims = _session_claims(session_id, organization_id)
+    return str(create_access_token(str(user_id), fresh=_FRESH_LIFETIME, additional_claims=claims))
+
+
+def issue_impersonation_token(user_id: UUID, session_id: UUID, organization_id: UUID, lifetime: timedelta) -> str:
+    """Issue the access token with which an operator views an organization; it cannot be refreshed."""
+    claims = {"sid": session_id.hex, "org": organization_id.hex, "csrf": "", "looking": True}
+    return str(create_access_token(str(user_id), expires_delta=lifetime, additional_claims=claims))
+
+
+def _session_claims(session_id: UUID, organization_id: UUID) -> dict[str, Any]:
+    csrf = csrf_token_for(session_id, organization_id)
+    return {"sid": session_id.hex, "org": organization_id.hex, "csrf": csrf}
+
+
+def rotate_refresh_token(session: Session, session_id: UUID, jti: str) -> tuple[UUID, str, datetime]:
+    """Exchange the id of a refresh token for the next one. A repeat within 10 seconds gets the same id again.
+
+    returns: the user's id, the next token id, the expiry of the session
+    raises: InvalidToken, RefreshTokenReused
+    """
+    next_jti = crypto.hmac_hex("refresh", session_id.hex, jti)[:32]
+    values = {"sid": session_id, "current": token_digest(jti), "next": token_digest(next_jti)}
+    row = session.execute(_ROTATE, values).first()
+    if row is None:
+        row = session.execute(_LOCK_SESSION, values).first()
+        if row is None or not row.is_active:
+            raise InvalidToken
+        if not row.is_repeat:
+            raise RefreshTokenReused
+    return row.user_id, next_jti, row.expires_at
+
+
+def token_digest(jti: str) -> bytes:
+    """The stored digest of a refresh token's id."""
+    return hashlib.sha256(jti.encode()).digest()
+
+
+def _is_uuid(value: object) -> bool:
     try:
         return isinstance(value, str) and bool(UUID(value))
     except ValueError:
@@ -205,6 +221,6 @@ def _add_key_id(_identity: str) -> dict[str, str]:
 
 
 @jwt.decode_key_loader
-def _key_by_id(headers: dict[str, Any], _claims_of_token: dict[str, Any]) -> str:
+def _find_key(headers: dict[str, Any], _claims: dict[str, Any]) -> str:
     secrets = _secrets()
     return next((secret for secret in secrets if _key_id(secret) == headers.get("kid")), secrets[0])

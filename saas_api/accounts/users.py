@@ -1,4 +1,4 @@
-"""Users, password verification, e-mail verification."""
+"""Users: lookups, creation, name, password verification and e-mail verification."""
 
 from uuid import UUID
 
@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session, undefer
 
 from saas_api.accounts import audit, one_time_tokens
 from saas_api.accounts.models import User
+from saas_api.accounts.one_time_tokens import VERIFY_EMAIL_PURPOSE
 from saas_api.accounts.tokens import InvalidToken
 from saas_api.core import clock, crypto
 from saas_api.core.access import Principal
@@ -15,10 +16,85 @@ from saas_api.core.errors import Conflict, InvalidOneTimeToken
 from saas_api.mail import mails
 
 
-def update_name(principal: Principal, full_name: str) -> None:
-    """Set the name the caller goes by.
+class AlreadyVerified(Conflict):
+    """The address is verified already."""
 
-    raises: InvalidToken when they were disabled since the gate let them pass
+    code, message = "ALREADY_VERIFIED", "This e-mail address is verified already."
+
+
+class EmailTaken(Conflict):
+    """Another account has the address."""
+
+    code, message = "EMAIL_TAKEN", "There is an account with this e-mail address."
+    constraint, field = "users_email", "email"
+
+
+def find_user(session: Session, user_id: UUID) -> User | None:
+    """The user with that id, with the password hash."""
+    return session.scalar(select(User).where(User.id == user_id).options(undefer(User.password_hash)))
+
+
+def find_by_email(session: Session, email: str) -> User | None:
+    """The user with that address, ignoring case, with the password hash."""
+    statement = select(User).where(func.lower(User.email) == email.lower()).options(undefer(User.password_hash))
+    return session.scalar(statement)
+
+
+def lock(session: Session, user_id: UUID) -> User | None:
+    """The user with that id, locked until the transaction ends; None when the user is disabled."""
+    statement = select(User).where(User.id == user_id, User.disabled_at.is_(None))
+    return session.scalar(statement.with_for_update(key_share=True).execution_options(populate_existing=True))
+
+
+def verify_password(user: User | None, password: str) -> bool:
+    """Compare a password in the same time for an unknown user. Slow, so call it outside of transactions."""
+    is_right = crypto.verify_password(user.password_hash if user else None, password)
+    return is_right and user is not None and user.disabled_at is None
+
+
+def rehash_if_outdated(user: User, password: str) -> str | None:
+    """A new hash of a verified password; None when the parameters of the stored hash are current."""
+    return crypto.hash_password(password) if crypto.needs_rehash(user.password_hash) else None
+
+
+def lock_verified(session: Session, verified_user: User, new_hash: str | None) -> User | None:
+    """Lock a user whose password was verified.
+
+    new_hash: replaces the stored hash
+    returns: None when the password has changed since, or the user is disabled
+    """
+    statement = select(User).where(
+        User.id == verified_user.id, User.password_hash == verified_user.password_hash, User.disabled_at.is_(None)
+    )
+    user = session.scalar(statement.with_for_update(key_share=True))
+    if user is not None and new_hash is not None:
+        user.password_hash = new_hash
+    return user
+
+
+def create(session: Session, email: str, password: str, full_name: str) -> User:
+    """Create a user; hashes the password within the transaction.
+
+    raises: EmailTaken
+    """
+    return create_with_hash(session, email, crypto.hash_password(password), full_name)
+
+
+def create_with_hash(session: Session, email: str, password_hash: str, full_name: str) -> User:
+    """Create a user whose password was hashed before the transaction began.
+
+    raises: EmailTaken
+    """
+    user = User(email=email, full_name=full_name, password_hash=password_hash)
+    session.add(user)
+    session.flush()  # EmailTaken, before anything else is created for the user
+    return user
+
+
+def update_name(principal: Principal, full_name: str) -> None:
+    """Change the caller's full name, in a transaction of its own.
+
+    raises: InvalidToken when the user was disabled since the request was authenticated
     """
     with tenancy.system_session("auth.account") as session:
         user = lock(session, principal.id)
@@ -30,31 +106,28 @@ def update_name(principal: Principal, full_name: str) -> None:
             audit.record_user_event_in_all_organizations(session, user.id, "user.renamed", change)
 
 
-VERIFY_EMAIL_PURPOSE = "verify_email"
-
-
-class AlreadyVerified(Conflict):
-    """The address was verified before."""
-
-    code, message = "ALREADY_VERIFIED", "This e-mail address is verified already."
-
-
 def request_email_verification(principal: Principal) -> None:
-    """Mail a new link to a person; older ones are void.
+    """Mail a verification link to the caller, in a transaction of its own; earlier links no longer work.
 
-    raises: AlreadyVerified, InvalidToken when the person was disabled since the gate let them pass
+    raises: AlreadyVerified, InvalidToken when the user was disabled since the request was authenticated
     """
     with tenancy.system_session("auth.verification") as session:
         user = lock(session, principal.id)
         if user is None:
             raise InvalidToken
-        if user.email_verified_at is not None:
+        if user.email_verified:
             raise AlreadyVerified
         send_verification_email(session, user)
 
 
+def send_verification_email(session: Session, user: User) -> None:
+    """Mail a verification link to a user."""
+    token = one_time_tokens.issue_token(session, user.id, VERIFY_EMAIL_PURPOSE)
+    mails.enqueue(session, "verify_email", user.email, token=token, name=user.full_name)
+
+
 def verify_email(token: str) -> User:
-    """Believe that a person reads the mail of their address.
+    """Verify the address of the user to whom a token was mailed, in a transaction of its own.
 
     raises: InvalidOneTimeToken
     """
@@ -67,83 +140,9 @@ def verify_email(token: str) -> User:
         return user
 
 
-def send_verification_email(session: Session, user: User) -> None:
-    """Mail a person the link that proves their address."""
-    token = one_time_tokens.issue_token(session, user.id, VERIFY_EMAIL_PURPOSE)
-    mails.enqueue(session, VERIFY_EMAIL_PURPOSE, user.email, token=token, name=user.full_name)
-
-
 def mark_email_verified(session: Session, user: User) -> None:
-    """Write that an address was proven, and void the links that would prove it again."""
-    if user.email_verified_at is None:
+    """Mark the address of a user as verified, and revoke the remaining verification links."""
+    if not user.email_verified:
         user.email_verified_at = clock.now()
         one_time_tokens.revoke_tokens(session, user.id, VERIFY_EMAIL_PURPOSE)
         audit.record_user_event_in_all_organizations(session, user.id, "user.email_verified", {"email": user.email})
-
-
-class EmailTaken(Conflict):
-    """Somebody signed up with that address."""
-
-    code, message = "EMAIL_TAKEN", "There is an account with this e-mail address."
-    constraint, field = "users_email", "email"
-
-
-def create(session: Session, email: str, password: str, full_name: str) -> User:
-    """Make a person.
-
-    raises: EmailTaken, at the latest when the transaction ends
-    """
-    return create_with_hash(session, email, crypto.hash_password(password), full_name)
-
-
-def create_with_hash(session: Session, email: str, password_hash: str, full_name: str) -> User:
-    """Make a person whose password was hashed before the transaction began.
-
-    raises: EmailTaken, at the latest when the transaction ends
-    """
-    user = User(email=email, full_name=full_name, password_hash=password_hash)
-    session.add(user)
-    session.flush()  # the address must be free before anything else is made for this person
-    return user
-
-
-def find_by_email(session: Session, email: str) -> User | None:
-    """The person with that address, however its letters are cased, with the password's hash."""
-    statement = select(User).where(func.lower(User.email) == email.lower()).options(undefer(User.password_hash))
-    return session.scalar(statement)
-
-
-def find_user(session: Session, user_id: UUID) -> User | None:
-    """The person with that id, with the password's hash."""
-    return session.scalar(select(User).where(User.id == user_id).options(undefer(User.password_hash)))
-
-
-def lock(session: Session, user_id: UUID) -> User | None:
-    """The person with that id, whom nobody changes until this transaction ends; None when they are disabled."""
-    statement = select(User).where(User.id == user_id, User.disabled_at.is_(None))
-    return session.scalar(statement.with_for_update(key_share=True).execution_options(populate_existing=True))
-
-
-def verify_password(user: User | None, password: str) -> bool:
-    """Compare in the same time whether or not there is such a person; slow, so outside of transactions."""
-    is_right = crypto.verify_password(user.password_hash if user else None, password)
-    return is_right and user is not None and user.disabled_at is None
-
-
-def rehash_if_outdated(user: User, password: str) -> str | None:
-    """The hash of a checked password by today's parameters; None when the stored one has them."""
-    return crypto.hash_password(password) if crypto.needs_rehash(user.password_hash) else None
-
-
-def lock_verified(session: Session, checked: User, renewed: str | None) -> User | None:
-    """The person whose password was checked, locked; None when it changed meanwhile or they were disabled.
-
-    renewed: the hash to store from now on
-    """
-    statement = select(User).where(
-        User.id == checked.id, User.password_hash == checked.password_hash, User.disabled_at.is_(None)
-    )
-    user = session.scalar(statement.with_for_update(key_share=True))
-    if user is not None and renewed is not None:
-        user.password_hash = renewed
-    return user

@@ -2,13 +2,12 @@
 
 from typing import Any
 
-from flask import Blueprint, Response, g, make_response, request, url_for
+from flask import Blueprint, Response, g, make_response, url_for
 
 from saas_api.accounts.audit import OperatorContext
 from saas_api.admin import actions, context, organization_actions
 from saas_api.admin.actions import SUBJECTS, Action, Subject, SubjectText
 from saas_api.admin.context import Preview
-from saas_api.admin.organization_actions import IMPERSONATION_COOKIE
 from saas_api.core import ids
 from saas_api.core.access import public_view, require_operator
 from saas_api.core.errors import ValidationFailed
@@ -30,14 +29,12 @@ def action_url(subject: str, name: str, **path: Any) -> str:
 @public_view
 def stop_impersonation() -> Response:
     """End an impersonation; public, because its token is the operator's only session in that browser."""
-    token = request.cookies.get(IMPERSONATION_COOKIE, "")
+    token, g.impersonation_token = g.presented_impersonation_token, None
     organization_id = organization_actions.stop_impersonation(token) if token else None
     path = "/admin/organizations"
     if organization_id:
         path = f"{path}/{ids.format_id('org', organization_id)}"
-    response = make_response(pages.redirect_to(path, _notice="You no longer view an organization."))
-    response.delete_cookie(IMPERSONATION_COOKIE, path="/", httponly=True, samesite="Lax")
-    return response
+    return pages.redirect_to(path, _notice="You no longer view an organization.")
 
 
 def _register(action: Action) -> None:

@@ -8,7 +8,6 @@ from flask import g, request
 from saas_api.accounts import users
 from saas_api.admin import context
 from saas_api.core import access
-from saas_api.core.access import NIL_UUID
 
 ADMIN_ROOT = "/admin"
 NAVIGATION = (
@@ -61,7 +60,7 @@ def get_layout() -> ConsoleLayout:
         navigation = [
             ConsoleNavigationItem(text, ADMIN_ROOT + path, icon, _is_current(path)) for text, path, icon in NAVIGATION
         ]
-        is_member = g.principal.organization_id != NIL_UUID
+        is_member = g.principal.has_organization
         g.console = ConsoleLayout(user.email if user else "", g.principal.operator_role or "", is_member, navigation)
     layout: ConsoleLayout = g.console
     return layout

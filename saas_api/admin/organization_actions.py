@@ -7,21 +7,21 @@ from decimal import Decimal
 from uuid import UUID
 
 import marshmallow as ma
-from flask import Response, after_this_request, current_app, request
+from flask import g, request
 from marshmallow import fields, validate
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from saas_api.accounts import audit, operators, organizations, sessions, users
+from saas_api.accounts import audit, impersonation, organizations, sessions, users
 from saas_api.accounts.audit import OperatorContext
+from saas_api.accounts.impersonation import OperatorRoleRequired
 from saas_api.accounts.models import Organization
-from saas_api.accounts.operators import OperatorRoleRequired
 from saas_api.accounts.tokens import InvalidToken, TokenExpired
 from saas_api.admin import context
 from saas_api.admin.context import Preview, ReasonForm
 from saas_api.billing import period_close, periods, plans, previews, subscriptions, terms, wallet
 from saas_api.billing.invoice_lifecycle import InvoiceSummary
-from saas_api.billing.models import BillingPeriod, BillingProfile, Subscription
+from saas_api.billing.models import BillingPeriod, BillingProfile, GrantKind, Subscription
 from saas_api.billing.period_close import CloseResult
 from saas_api.billing.plans import SelectablePlan
 from saas_api.billing.previews import BillPreview
@@ -40,7 +40,6 @@ from saas_api.webhooks import events
 from saas_api.webhooks.events import EventSubject
 
 RECENT_PERIOD_SECONDS = 3600
-IMPERSONATION_COOKIE, IMPERSONATION_SECONDS = "looking", 3600
 _WHEN = ("now", "period_end")
 
 
@@ -129,7 +128,7 @@ def _plan_change(organization_id: UUID, chosen: Form) -> PlanChange | None:
     try:
         with tenancy.tenant_session(organization_id) as session:
             return subscriptions.preview_change(
-                session, organization_id, plan, chosen.value("when") or None, is_customer=False
+                session, organization_id, plan, chosen.value("when") or None, is_member=False
             )
     except NotFound:
         raise
@@ -215,7 +214,7 @@ def grant_credit(
     raises: as `wallet.grant_credit`
     """
     organizations.validate_reason(operator.reason)
-    source = GrantSource(f"operator:{ids.new_id()}", "promotional")
+    source = GrantSource(f"operator:{ids.new_id()}", GrantKind.PROMOTIONAL)
     with context.write_session() as session:
         currency = _currency(session, organization_id)
         try:
@@ -252,27 +251,13 @@ def describe_close(result: CloseResult) -> str:
 def start_impersonation(operator: OperatorContext, organization_id: UUID) -> None:
     """Gives the operator's browser a token that shows the organization as a viewer sees it, for an hour.
 
-    raises: as `operators.start_impersonation`
+    raises: as `impersonation.start_impersonation`
     """
     with context.read_session() as session:
         user = users.find_user(session, UUID(str(operator.actor.id)))
     if user is None:
         raise OperatorRoleRequired
-    token, _ = operators.start_impersonation(organization_id, user.email, operator.reason)
-    is_secure = current_app.config["JWT_COOKIE_SECURE"]
-
-    @after_this_request
-    def set_cookie(response: Response) -> Response:
-        response.set_cookie(
-            IMPERSONATION_COOKIE,
-            token,
-            max_age=IMPERSONATION_SECONDS,
-            path="/",
-            httponly=True,
-            samesite="Lax",
-            secure=is_secure,
-        )
-        return response
+    g.impersonation_token, _ = impersonation.start_impersonation(organization_id, user.email, operator.reason)
 
 
 def stop_impersonation(token: str) -> UUID | None:

@@ -158,7 +158,7 @@ def end_user_sessions(operator: OperatorContext, user_id: UUID) -> int:
     """
     with context.write_session() as session:
         user = _get_user(session, user_id)
-        ended = sessions.end_all_sessions(session, user.id, "ended by an operator")
+        ended = sessions.end_sessions(session, user.id, "ended by an operator")
         _record_audit(session, operator, user, "user.sessions_ended", {"sessions": len(ended)})
     return len(ended)
 

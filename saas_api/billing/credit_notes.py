@@ -1,4 +1,4 @@
-"""List and create credit notes, allocation."""
+"""Credit notes: the list, and how a new one is divided between what is due, a refund and the wallet."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -11,69 +11,52 @@ from sqlalchemy.orm import Session
 
 from saas_api.accounts.audit import OperatorContext
 from saas_api.billing import invoice_lifecycle, invoices, wallet
-from saas_api.billing.invoices import PAYABLE_STATUSES, InvoiceNotOpen
-from saas_api.billing.models import CreditNote, CreditNoteLine, Invoice, InvoiceLine
+from saas_api.billing.invoices import InvoiceNotOpen
+from saas_api.billing.models import (
+    CreditNote,
+    CreditNoteLine,
+    CreditNoteReason,
+    GrantKind,
+    Invoice,
+    InvoiceLine,
+    InvoiceStatus,
+)
 from saas_api.billing.wallet import GrantSource
 from saas_api.core import clock, ids, money
 from saas_api.core.db.pagination import Page
 from saas_api.core.errors import Conflict, ValidationFailed
 
-
-@dataclass(frozen=True)
-class CreditNoteView:
-    """A credit note, the number of its invoice, and what it takes off each line."""
-
-    note: CreditNote
-    invoice_number: str | None
-    lines: Sequence[CreditNoteLine]
-
-
-def list_credit_notes(session: Session, organization_id: UUID, query: dict[str, Any]) -> Page:
-    """A page of `Note`.
-
-    query: limit, cursor
-    raises: Invalid for a cursor of another list
-    """
-    wanted = select(CreditNote).where(CreditNote.organization_id == organization_id)
-    rows, cursor = wallet.paginate_rows(session, wanted, (CreditNote.issued_at, CreditNote.id), query)
-    ids = [row.id for row in rows]
-    numbers = dict(
-        session.execute(
-            select(Invoice.id, Invoice.number)
-            .where(Invoice.organization_id == organization_id)
-            .where(Invoice.id.in_([row.invoice_id for row in rows]))
-        ).all()
-    )
-    lines: defaultdict[UUID, list[CreditNoteLine]] = defaultdict(list)
-    for line in session.scalars(
-        select(CreditNoteLine)
-        .where(CreditNoteLine.organization_id == organization_id, CreditNoteLine.credit_note_id.in_(ids))
-        .order_by(CreditNoteLine.invoice_line_id)
-    ):
-        lines[line.credit_note_id].append(line)
-    return Page(
-        [CreditNoteView(row, numbers.get(row.invoice_id), lines[row.id]) for row in rows], cursor, query["limit"]
-    )
-
-
 CREDIT_NOTE_SERIES = "CN"
-CREDIT_NOTE_REASONS = ("billing_error", "order_change", "service_issue", "goodwill", "duplicate", "cancellation")
+CREDIT_NOTE_REASONS = tuple(reason.value for reason in CreditNoteReason)
 
 
 class CreditExceedsInvoice(Conflict):
-    """More would be credited than is left of a line or of the invoice."""
+    """The credit is more than what is left of a line or of the invoice."""
 
     code, message = "CREDIT_EXCEEDS_INVOICE", "That is more than what is left of the invoice or of one of its lines."
 
 
 @dataclass(frozen=True)
-class CreditNoteInput:
-    """What a credit note is to say.
+class CreditNoteView:
+    """A credit note with the number of its invoice and its lines."""
 
-    reason: one of REASONS
-    lines: minor units by line id; empty to take `amount_minor` off the lines in their order
+    note: CreditNote
+    invoice_number: str | None
+    lines: Sequence[CreditNoteLine]
+
+    @property
+    def currency(self) -> str:
+        return self.note.currency
+
+
+@dataclass(frozen=True)
+class CreditNoteInput:
+    """Content of a new credit note.
+
+    reason: a value of `CreditNoteReason`
+    lines: minor units by line id; empty to reduce the lines in their order by `amount_minor`
     amount_minor: None for all that is left of the invoice
-    is_refund: send back what is left over, as far as it was paid, instead of putting it into the wallet
+    is_refund: refund what exceeds the amount due, as far as it was paid, instead of adding it to the wallet
     """
 
     reason: str
@@ -85,7 +68,7 @@ class CreditNoteInput:
 
 @dataclass(frozen=True)
 class CreditAllocation:
-    """Where the amount of a credit note goes, in minor units."""
+    """How the amount of a credit note is divided, in minor units."""
 
     to_due_minor: int
     to_wallet_minor: int
@@ -93,62 +76,90 @@ class CreditAllocation:
 
     @property
     def total_minor(self) -> int:
-        """All of it."""
         return self.to_due_minor + self.to_wallet_minor + self.to_refund_minor
 
 
-def create_credit_note(
-    session: Session, organization_id: UUID, invoice_id: UUID, wanted: CreditNoteInput, act: OperatorContext
-) -> CreditNote:
-    """Write a credit note: it lowers what is due first; the rest goes to the wallet, or back where it came from.
+def list_credit_notes(session: Session, organization_id: UUID, query: dict[str, Any]) -> Page:
+    """A page of `CreditNoteView`, newest first.
 
-    session: of the system
-    raises: NotFound, InvoiceNotOpen, Invalid, CreditExceedsInvoice
+    query: limit, cursor
+    raises: ValidationFailed for a cursor of another list
+    """
+    statement = select(CreditNote).where(CreditNote.organization_id == organization_id)
+    notes, cursor = wallet.paginate_rows(session, statement, (CreditNote.issued_at, CreditNote.id), query)
+    numbers = dict(
+        session.execute(
+            select(Invoice.id, Invoice.number)
+            .where(Invoice.organization_id == organization_id)
+            .where(Invoice.id.in_([note.invoice_id for note in notes]))
+        ).all()
+    )
+    lines: defaultdict[UUID, list[CreditNoteLine]] = defaultdict(list)
+    for line in session.scalars(
+        select(CreditNoteLine)
+        .where(CreditNoteLine.organization_id == organization_id)
+        .where(CreditNoteLine.credit_note_id.in_([note.id for note in notes]))
+        .order_by(CreditNoteLine.invoice_line_id)
+    ):
+        lines[line.credit_note_id].append(line)
+    items = [CreditNoteView(note, numbers.get(note.invoice_id), lines[note.id]) for note in notes]
+    return Page(items, cursor, query["limit"])
+
+
+def create_credit_note(
+    session: Session, organization_id: UUID, invoice_id: UUID, content: CreditNoteInput, operator: OperatorContext
+) -> CreditNote:
+    """Create a credit note; it lowers what is due first, and the rest goes to the wallet or back to the payer.
+
+    session: a system session
+    raises: NotFound, InvoiceNotOpen, ValidationFailed, CreditExceedsInvoice
     """
     invoice = invoices.lock_invoice(session, organization_id, invoice_id)
-    if invoice.status in {"draft", "void"}:
+    if invoice.status in {InvoiceStatus.DRAFT, InvoiceStatus.VOID}:
         raise InvoiceNotOpen
-    if wanted.reason not in CREDIT_NOTE_REASONS:
+    if content.reason not in CREDIT_NOTE_REASONS:
         raise ValidationFailed.at_field("reason", f"Must be one of {', '.join(CREDIT_NOTE_REASONS)}.")
-    amounts = _amounts(session, invoice, wanted)
-    due = invoices.amount_due_minor(invoice) if invoice.status in PAYABLE_STATUSES else 0
-    split = _allocate(sum(amounts.values()), due, _refundable(session, invoice) if wanted.is_refund else 0)
-    note = _write(session, invoice, wanted, split)
+    amounts = _amount_by_line(session, invoice, content)
+    due_minor = invoice.amount_due_minor if invoice.is_payable else 0
+    refundable_minor = _refundable_amount(session, invoice) if content.is_refund else 0
+    allocation = _allocate(sum(amounts.values()), due_minor, refundable_minor)
+    note = _store(session, invoice, content, allocation)
     session.add_all(
         CreditNoteLine(
             organization_id=organization_id, credit_note_id=note.id, invoice_line_id=line_id, amount_minor=amount
         )
         for line_id, amount in amounts.items()
     )
-    if split.to_wallet_minor:
-        source = GrantSource(f"credit_note:{note.id}", "credit_note")
-        wallet.add_grant(session, organization_id, source, split.to_wallet_minor, invoice.currency)
+    if allocation.to_wallet_minor:
+        source = GrantSource(f"credit_note:{note.id}", GrantKind.CREDIT_NOTE)
+        wallet.add_grant(session, organization_id, source, allocation.to_wallet_minor, invoice.currency)
     total = money.format_minor(note.total_minor, invoice.currency)
     data = {"number": note.number, "invoice": invoice.number, "total": total, "kind": note.reason}
-    act.record(session, organization_id, "credit_note.issued", ("credit_note", note.id), data)
+    operator.record(session, organization_id, "credit_note.issued", ("credit_note", note.id), data)
     session.flush()  # a violated constraint belongs to this note
     return note
 
 
-def _amounts(session: Session, invoice: Invoice, wanted: CreditNoteInput) -> dict[UUID, int]:
-    left = _creditable_amount(session, invoice)
-    room = invoice.total_minor - invoice.credited_minor
-    if not wanted.lines:
-        amount = room if wanted.amount_minor is None else wanted.amount_minor
-        amounts = _reduce_lines(left, amount)
+def _amount_by_line(session: Session, invoice: Invoice, content: CreditNoteInput) -> dict[UUID, int]:
+    creditable = _creditable_by_line(session, invoice)
+    creditable_total = invoice.total_minor - invoice.credited_minor
+    if not content.lines:
+        amount = creditable_total if content.amount_minor is None else content.amount_minor
+        amounts = _reduce_in_order(creditable, amount)
     else:
-        amount, amounts = sum(wanted.lines.values()), dict(wanted.lines)
-    unknown = [line_id for line_id in amounts if line_id not in left]
-    if unknown or any(minor <= 0 for minor in amounts.values()) or (amount <= 0 and room > 0):
+        amount, amounts = sum(content.lines.values()), dict(content.lines)
+    unknown = [line_id for line_id in amounts if line_id not in creditable]
+    if unknown or any(minor <= 0 for minor in amounts.values()) or (amount <= 0 and creditable_total > 0):
         raise ValidationFailed.at_field(
-            "lines" if wanted.lines else "amount", "Must be above zero, on lines of this invoice."
+            "lines" if content.lines else "amount", "Must be above zero, on lines of this invoice."
         )
-    if not 0 < amount <= room or sum(amounts.values()) != amount or any(amounts[k] > left[k] for k in amounts):
-        raise CreditExceedsInvoice(details={"left": money.format_minor(room, invoice.currency)})
+    exceeds_line = any(minor > creditable[line_id] for line_id, minor in amounts.items())
+    if not 0 < amount <= creditable_total or sum(amounts.values()) != amount or exceeds_line:
+        raise CreditExceedsInvoice(details={"left": money.format_minor(creditable_total, invoice.currency)})
     return amounts
 
 
-def _creditable_amount(session: Session, invoice: Invoice) -> dict[UUID, int]:
+def _creditable_by_line(session: Session, invoice: Invoice) -> dict[UUID, int]:
     credited = (
         select(CreditNoteLine.invoice_line_id, func.sum(CreditNoteLine.amount_minor).label("minor"))
         .where(CreditNoteLine.organization_id == invoice.organization_id)
@@ -164,16 +175,36 @@ def _creditable_amount(session: Session, invoice: Invoice) -> dict[UUID, int]:
     return {line_id: int(minor) for line_id, minor in rows}
 
 
-def _refundable(session: Session, invoice: Invoice) -> int:
-    notes = select(func.coalesce(func.sum(CreditNote.to_refund_minor), 0)).where(
+def _reduce_in_order(creditable: Mapping[UUID, int], amount_minor: int) -> dict[UUID, int]:
+    """Divide an amount over lines in their order, at most what is creditable of each.
+
+    returns: less than the amount when the lines do not have enough
+    """
+    amounts: dict[UUID, int] = {}
+    for line_id, minor in creditable.items():
+        part = min(minor, amount_minor - sum(amounts.values()))
+        if part > 0:
+            amounts[line_id] = part
+    return amounts
+
+
+def _refundable_amount(session: Session, invoice: Invoice) -> int:
+    refunds = select(func.coalesce(func.sum(CreditNote.to_refund_minor), 0)).where(
         CreditNote.organization_id == invoice.organization_id, CreditNote.invoice_id == invoice.id
     )
-    return invoice.paid_minor - int(session.scalar(notes) or 0)
+    return invoice.paid_minor - int(session.scalar(refunds) or 0)
 
 
-def _write(session: Session, invoice: Invoice, wanted: CreditNoteInput, split: CreditAllocation) -> CreditNote:
-    invoice.credited_minor += split.total_minor
-    invoice.reduced_minor += split.to_due_minor
+def _allocate(amount_minor: int, due_minor: int, refundable_minor: int) -> CreditAllocation:
+    """Lower what is due first, refund as much as is refundable, and add the rest to the wallet."""
+    to_due = min(amount_minor, due_minor)
+    to_refund = min(amount_minor - to_due, max(refundable_minor, 0))
+    return CreditAllocation(to_due, amount_minor - to_due - to_refund, to_refund)
+
+
+def _store(session: Session, invoice: Invoice, content: CreditNoteInput, allocation: CreditAllocation) -> CreditNote:
+    invoice.credited_minor += allocation.total_minor
+    invoice.reduced_minor += allocation.to_due_minor
     invoices.mark_paid_if_settled(session, invoice)
     serial, number = invoice_lifecycle.next_serial_number(session, CREDIT_NOTE_SERIES)
     note = CreditNote(
@@ -184,37 +215,14 @@ def _write(session: Session, invoice: Invoice, wanted: CreditNoteInput, split: C
         serial=serial,
         number=number,
         currency=invoice.currency,
-        reason=wanted.reason,
-        memo=wanted.memo,
-        total_minor=split.total_minor,
-        to_due_minor=split.to_due_minor,
-        to_wallet_minor=split.to_wallet_minor,
-        to_refund_minor=split.to_refund_minor,
+        reason=CreditNoteReason(content.reason),
+        memo=content.memo,
+        total_minor=allocation.total_minor,
+        to_due_minor=allocation.to_due_minor,
+        to_wallet_minor=allocation.to_wallet_minor,
+        to_refund_minor=allocation.to_refund_minor,
         issued_at=clock.now(),
     )
     session.add(note)
     session.flush()  # its lines refer to it
     return note
-
-
-def _reduce_lines(left: Mapping[UUID, int], amount_minor: int) -> dict[UUID, int]:
-    """Take an amount off lines, one after the other, from each at most what is left of it.
-
-    returns: less than the amount when there is not enough
-    """
-    taken: dict[UUID, int] = {}
-    for line_id, minor in left.items():
-        part = min(minor, amount_minor - sum(taken.values()))
-        if part > 0:
-            taken[line_id] = part
-    return taken
-
-
-def _allocate(amount_minor: int, due_minor: int, refundable_minor: int) -> CreditAllocation:
-    """Lower what is due first, send back what may be, and put the rest into the wallet.
-
-    refundable_minor: 0 when nothing is to be sent back
-    """
-    to_due = min(amount_minor, due_minor)
-    to_refund = min(amount_minor - to_due, max(refundable_minor, 0))
-    return CreditAllocation(to_due, amount_minor - to_due - to_refund, to_refund)

@@ -1,4 +1,4 @@
-"""The nightly checks of the books and what they do."""
+"""Nightly checks of ledger, periods, invoices and wallets; a violation puts the billing of its organization on hold."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from saas_api.accounts.audit import SYSTEM_ACTOR
 from saas_api.billing import plans
 from saas_api.billing.models import BillingProfile, InvariantResult, PlanVersion
 from saas_api.billing.rating import charges, explanation
+from saas_api.billing.rating.bill import LineKind
 from saas_api.billing.rating.charges import MeterPrice
 from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
@@ -29,22 +30,47 @@ log = get_logger(__name__)
 
 @dataclass(frozen=True)
 class InvariantCheck:
-    """One thing that must be true.
+    """A statement about the stored data that must be true.
 
-    sql: finds the violations, as (organization_id, what)
-    is_parking: whether a violation stops the finalization of the organization's invoices
+    sql: selects the violations, as (organization_id, what)
+    holds_billing: whether a violation stops the finalization of the organization's invoices
     """
 
     name: str
     sql: str
-    is_parking: bool = True
+    holds_billing: bool = True
+
+
+class CheckInProgress(Conflict):
+    """Another process runs the checks; two at once would only slow each other down."""
+
+    code, message = "ALREADY_CHECKING", "The checks are running already."
+
+
+@dataclass(frozen=True)
+class Violation:
+    """A violation of a check.
+
+    organization_id: None for data of the platform, such as number series
+    """
+
+    organization_id: UUID | None
+    what: str
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """Violations that a check found."""
+
+    check: InvariantCheck
+    violations: list[Violation]
 
 
 def _per_organization(alias: str) -> str:
     return f"(CAST(:organization_id AS uuid) IS NULL OR {alias}.organization_id = :organization_id)"
 
 
-_SLACK = "CASE WHEN p.is_cut THEN interval '5 minutes' ELSE interval '0' END"
+_ALLOWED_DELAY = "CASE WHEN p.is_cut THEN interval '5 minutes' ELSE interval '0' END"
 
 USAGE_WITHIN_PERIOD = f"""
 SELECT e.organization_id, 'event ' || e.id || ' lies outside its period' AS what
@@ -53,14 +79,14 @@ JOIN billing_periods paying ON (paying.organization_id, paying.id) = (e.organiza
 JOIN billing_periods p
   ON (p.organization_id, p.id) = (e.organization_id, coalesce(e.late_for_period_id, e.billing_period_id))
 WHERE {_per_organization("e")} AND paying.ends_at >= :since
-  AND NOT (e.occurred_at >= p.starts_at AND e.occurred_at < p.ends_at + {_SLACK})"""
+  AND NOT (e.occurred_at >= p.starts_at AND e.occurred_at < p.ends_at + {_ALLOWED_DELAY})"""
 
 NO_USAGE_AFTER_CLOSE = f"""
 SELECT e.organization_id, 'event ' || e.id || ' was recorded after its period had closed' AS what
 FROM billing_periods p JOIN usage_events e ON (e.organization_id, e.billing_period_id) = (p.organization_id, p.id)
 WHERE {_per_organization("p")} AND p.ends_at >= :since AND e.recorded_at > p.closed_at"""
 
-_CHECK_DEFINITIONS = f"""
+_BILLED_QUANTITIES = f"""
 WITH billed AS (
   SELECT i.organization_id, i.id AS invoice_id, i.billing_period_id, i.number
   FROM invoices i JOIN billing_periods p ON (p.organization_id, p.id) = (i.organization_id, i.billing_period_id)
@@ -81,7 +107,7 @@ lines AS (
   SELECT l.organization_id, l.invoice_id, l.late_for_period_id, l.plan_version_id, l.meter_code, l.quantity
   FROM billed b JOIN invoice_lines l ON (l.organization_id, l.invoice_id) = (b.organization_id, b.invoice_id)
   WHERE l.kind IN ('usage', 'late_usage'))"""
-QUANTITY_IS_LEDGER_SUM = f"""{_CHECK_DEFINITIONS}
+QUANTITY_IS_LEDGER_SUM = f"""{_BILLED_QUANTITIES}
 SELECT coalesce(f.organization_id, l.organization_id) AS organization_id,
   'invoice ' || coalesce(f.invoice_id, l.invoice_id) || ' bills ' || coalesce(l.quantity, 0) || ' '
     || coalesce(f.meter_code, l.meter_code) || ', the ledger has ' || coalesce(f.quantity, 0) AS what
@@ -114,7 +140,8 @@ SELECT i.organization_id, 'invoice ' || i.id || ' has ' || i.credited_minor || '
 FROM invoices i
 LEFT JOIN (SELECT organization_id, invoice_id, sum(total_minor) AS minor, sum(to_due_minor) AS due_minor
            FROM credit_notes GROUP BY 1, 2) n ON (n.organization_id, n.invoice_id) = (i.organization_id, i.id)
-WHERE {_per_organization("i")} AND (i.credited_minor, i.reduced_minor) <> (coalesce(n.minor, 0), coalesce(n.due_minor, 0))
+WHERE {_per_organization("i")}
+  AND (i.credited_minor, i.reduced_minor) <> (coalesce(n.minor, 0), coalesce(n.due_minor, 0))
 UNION ALL
 SELECT n.organization_id, 'credit note ' || n.number || ' is ' || n.total_minor || ', its lines '
   || coalesce(l.minor, 0)
@@ -181,7 +208,8 @@ WHERE o.closed_at IS NULL AND o.status <> 'closed' AND o.created_at < CAST(:at A
 
 CLOSED_PERIODS_ARE_INVOICED = f"""
 SELECT p.organization_id, 'period ' || p.seq || ' is closed since ' || p.closed_at || ' and not invoiced' AS what
-FROM billing_periods p WHERE {_per_organization("p")} AND p.state = 'closed' AND p.closed_at < now() - interval '2 hours'"""
+FROM billing_periods p
+WHERE {_per_organization("p")} AND p.state = 'closed' AND p.closed_at < now() - interval '2 hours'"""
 
 ROLLUPS_MATCH_LEDGER = f"""
 SELECT organization_id, meter_code || ' of a period: rollups have ' || coalesce(r.quantity, 0) || ', the ledger '
@@ -195,7 +223,8 @@ FROM (SELECT e.organization_id, e.billing_period_id, e.meter_code, sum(e.quantit
 FULL JOIN (
   SELECT r.organization_id, r.billing_period_id, r.meter_code, sum(r.quantity) AS quantity
   FROM usage_rollups r JOIN billing_periods p ON (p.organization_id, p.id) = (r.organization_id, r.billing_period_id)
-  WHERE {_per_organization("r")} AND p.ends_at >= :since GROUP BY 1, 2, 3) r USING (organization_id, billing_period_id, meter_code)
+  WHERE {_per_organization("r")} AND p.ends_at >= :since GROUP BY 1, 2, 3) r
+  USING (organization_id, billing_period_id, meter_code)
 WHERE coalesce(r.quantity, 0) <> coalesce(e.quantity, 0)"""
 
 NO_PAYMENT_STUCK = f"""
@@ -203,8 +232,8 @@ SELECT p.organization_id, 'payment ' || p.id || ' is in flight since ' || p.crea
 FROM payments p WHERE {_per_organization("p")} AND p.state IN ('created', 'pending', 'requires_action')
   AND p.created_at < CAST(:at AS timestamptz) - interval '8 days'"""
 
-# These rows are no violations yet: the rules rate them again.
-RERATE_CANDIDATES_SQL = f"""
+# Selects lines, not violations: `_rating_violations` calculates each of them again.
+LINES_TO_RERATE = f"""
 SELECT l.organization_id, l.id, l.kind, l.plan_version_id, l.meter_code, l.quantity, l.amount_minor, l.calculation,
   i.currency
 FROM invoice_lines l JOIN invoices i ON (i.organization_id, i.id) = (l.organization_id, l.invoice_id)
@@ -216,7 +245,7 @@ INVARIANTS = (
     InvariantCheck("ownership.time", USAGE_WITHIN_PERIOD),
     InvariantCheck("ownership.closed", NO_USAGE_AFTER_CLOSE),
     InvariantCheck("amounts.quantity", QUANTITY_IS_LEDGER_SUM),
-    InvariantCheck(LINES_MATCH_RATING, RERATE_CANDIDATES_SQL),
+    InvariantCheck(LINES_MATCH_RATING, LINES_TO_RERATE),
     InvariantCheck("sums.lines", SUBTOTAL_IS_SUM_OF_LINES),
     InvariantCheck("sums.payments", PAID_IS_SUM_OF_PAYMENTS),
     InvariantCheck("sums.credit_notes", CREDITED_IS_SUM_OF_CREDIT_NOTES),
@@ -225,70 +254,45 @@ INVARIANTS = (
     InvariantCheck("coverage.chain", PERIODS_WITHOUT_GAPS),
     InvariantCheck("coverage.now", CURRENT_PERIOD_EXISTS),
     InvariantCheck("coverage.invoiced", CLOSED_PERIODS_ARE_INVOICED),
-    InvariantCheck(ROLLUP_CHECK, ROLLUPS_MATCH_LEDGER, is_parking=False),
+    InvariantCheck(ROLLUP_CHECK, ROLLUPS_MATCH_LEDGER, holds_billing=False),
     InvariantCheck("money.in_flight", NO_PAYMENT_STUCK),
 )
 
 MAX_SAMPLES = 20
-_BATCH = 2000
-_LOCK_TIMEOUT = text("SET LOCAL statement_timeout = '10min'")
-_ADVISORY_LOCK = text("SELECT pg_try_advisory_xact_lock(hashtextextended('billing.invariants', 2))")
+_BATCH_SIZE = 2000
+_EXTEND_TIMEOUT = text("SET LOCAL statement_timeout = '10min'")
+_TRY_LOCK = text("SELECT pg_try_advisory_xact_lock(hashtextextended('billing.invariants', 2))")
 _ALL_TIME = datetime(1, 1, 1, tzinfo=UTC)
-
-
-class CheckInProgress(Conflict):
-    """Another process looks at the books; two at once would only slow each other down."""
-
-    code, message = "ALREADY_CHECKING", "The checks are running already."
-
-
-@dataclass(frozen=True)
-class Violation:
-    """One place where a check does not hold.
-
-    organization_id: None when it is the platform's own books
-    """
-
-    organization_id: UUID | None
-    what: str
-
-
-@dataclass(frozen=True)
-class CheckResult:
-    """What one check found."""
-
-    check: InvariantCheck
-    violations: list[Violation]
 
 
 def check_invariants(
     organization_id: UUID | None = None,
     *,
     since: datetime | None = None,
-    over: Callable[[Sequence[InvariantCheck]], Iterable[InvariantCheck]] = iter,
+    progress: Callable[[Sequence[InvariantCheck]], Iterable[InvariantCheck]] = iter,
 ) -> list[CheckResult]:
-    """Run every check, keep what they found, park who is affected and tell the operators.
+    """Run every check, hold the billing of affected organizations and alert the operators.
 
-    organization_id: None for all; the findings on one organization are not kept as the night's
-    since: leave out the ledgers of periods that ended before
-    over: goes through the checks, and may show how far it is
-    raises: AlreadyChecking
+    organization_id: None for all, which also stores the results
+    since: leaves out usage of periods that ended before
+    progress: wraps the iteration over checks
+    raises: CheckInProgress
     """
     at = clock.now()
     values = {"organization_id": organization_id, "since": since or _ALL_TIME, "at": at}
-    with tenancy.system_session("billing.invariants") as guard:
-        if not guard.scalar(_ADVISORY_LOCK):
+    with tenancy.system_session("billing.invariants") as lock_session:
+        if not lock_session.scalar(_TRY_LOCK):
             raise CheckInProgress
-        return _run(values, at, over(INVARIANTS))
+        return _run(values, at, progress(INVARIANTS))
 
 
 def _run(values: dict[str, Any], at: datetime, checks: Iterable[InvariantCheck]) -> list[CheckResult]:
     results = []
     for check in checks:
         with tenancy.system_session("billing.invariants") as session:
-            session.execute(_LOCK_TIMEOUT)
+            session.execute(_EXTEND_TIMEOUT)
             result = CheckResult(check, list(_violations(session, check, values)))
-            _apply_results(session, result, at, is_kept=values["organization_id"] is None)
+            _apply_results(session, result, at, is_stored=values["organization_id"] is None)
         results.append(result)
     if any(result.violations for result in results if result.check.name == ROLLUP_CHECK):
         rollups.rebuild_rollups()
@@ -305,34 +309,33 @@ def _violations(session: Session, check: InvariantCheck, values: dict[str, Any])
 
 def _rating_violations(session: Session, check: InvariantCheck, values: dict[str, Any]) -> Iterator[Violation]:
     versions = plans.get_versions(session, set(session.scalars(select(PlanVersion.id))))
-    for row in session.execute(text(check.sql), values, execution_options={"yield_per": _BATCH}):
+    for row in session.execute(text(check.sql), values, execution_options={"yield_per": _BATCH_SIZE}):
         version = versions.get(row.plan_version_id)
         price = version.prices.get(row.meter_code) if version else None
         try:
-            amounts = _amounts(row, price)
+            amounts = _recalculated_amounts(row, price)
         except (ArithmeticError, LookupError, TypeError, ValueError) as problem:
             yield Violation(row.organization_id, f"line {row.id} cannot be rated again: {type(problem).__name__}")
             continue
         if amounts != {row.amount_minor}:
-            found = ", ".join(str(amount) for amount in sorted(amounts))
-            yield Violation(row.organization_id, f"line {row.id} is {row.amount_minor}, rated again {found}")
+            recalculated = ", ".join(str(amount) for amount in sorted(amounts))
+            yield Violation(row.organization_id, f"line {row.id} is {row.amount_minor}, rated again {recalculated}")
 
 
-def _amounts(row: Any, price: MeterPrice | None) -> set[int]:
-    """What a line comes to by its stored calculation and, where a price is behind it, by that price."""
-    stored, amounts = (
-        row.calculation,
-        {explanation.explain_calculation(row.kind, row.calculation, row.currency, None).recomputed_minor},
-    )
-    if row.kind == "usage" and price:
+def _recalculated_amounts(row: Any, price: MeterPrice | None) -> set[int]:
+    """Amount of a line by its stored calculation and, if it has a price, by that price."""
+    kind = LineKind(row.kind)
+    amounts = {explanation.explain_calculation(kind, row.calculation, row.currency, None).recomputed_minor}
+    if kind == LineKind.USAGE and price:
         amounts.add(charges.rounded_charge(price, row.quantity))
-    if row.kind == "late_usage" and price:
-        amounts.add(charges.late_usage_charge(price, Decimal(stored["billed"]["quantity"]), row.quantity))
+    if kind == LineKind.LATE_USAGE and price:
+        billed = Decimal(row.calculation["billed"]["quantity"])
+        amounts.add(charges.late_usage_charge(price, billed, row.quantity))
     return amounts
 
 
-def _apply_results(session: Session, result: CheckResult, at: datetime, *, is_kept: bool) -> None:
-    if is_kept:
+def _apply_results(session: Session, result: CheckResult, at: datetime, *, is_stored: bool) -> None:
+    if is_stored:
         _store_results(session, result, at)
     if not result.violations:
         return
@@ -341,38 +344,45 @@ def _apply_results(session: Session, result: CheckResult, at: datetime, *, is_ke
         log.error(
             "invariant_violated", check=result.check.name, organization_id=owner and str(owner), what=violation.what
         )
-    if result.check.is_parking:
+    if result.check.holds_billing:
         _hold_billing(session, result, at)
-    _alert(session, result)
+    _alert_operators(session, result)
 
 
 def _store_results(session: Session, result: CheckResult, at: datetime) -> None:
     sample = [
-        {"organization_id": found.organization_id and ids.format_id("org", found.organization_id), "what": found.what}
-        for found in result.violations[:MAX_SAMPLES]
+        {
+            "organization_id": violation.organization_id and ids.format_id("org", violation.organization_id),
+            "what": violation.what,
+        }
+        for violation in result.violations[:MAX_SAMPLES]
     ]
     statement = insert(InvariantResult).values(
         check_name=result.check.name, at=at, violations=len(result.violations), sample=sample
     )
-    again = {"violations": statement.excluded.violations, "sample": statement.excluded.sample}
-    session.execute(statement.on_conflict_do_update(index_elements=["check_name", "at"], set_=again))
+    update_values = {"violations": statement.excluded.violations, "sample": statement.excluded.sample}
+    session.execute(statement.on_conflict_do_update(index_elements=["check_name", "at"], set_=update_values))
 
 
 def _hold_billing(session: Session, result: CheckResult, at: datetime) -> None:
-    affected = {found.organization_id: found.what for found in reversed(result.violations) if found.organization_id}
-    parked = session.scalars(
+    first_by_organization = {
+        violation.organization_id: violation.what
+        for violation in reversed(result.violations)
+        if violation.organization_id
+    }
+    held = session.scalars(
         update(BillingProfile)
-        .where(BillingProfile.organization_id.in_(affected), BillingProfile.parked_at.is_(None))
+        .where(BillingProfile.organization_id.in_(first_by_organization), BillingProfile.parked_at.is_(None))
         .values(parked_at=at, parked_reason=f"check {result.check.name}")
         .returning(BillingProfile.organization_id)
     ).all()
-    for organization_id in parked:
-        data = {"check": result.check.name, "what": affected[organization_id]}
+    for organization_id in held:
+        data = {"check": result.check.name, "what": first_by_organization[organization_id]}
         target = ("organization", organization_id)
         audit.record_event(session, organization_id, SYSTEM_ACTOR, "billing.parked", target, data)
 
 
-def _alert(session: Session, result: CheckResult) -> None:
+def _alert_operators(session: Session, result: CheckResult) -> None:
     first = result.violations[0]
     owner = f" of {ids.format_id('org', first.organization_id)}" if first.organization_id else ""
     detail = f"{len(result.violations)} found; the first{owner}: {first.what}"

@@ -1,6 +1,6 @@
-"""An invoice as texts for PDF and print."""
+"""The texts of an invoice, for PDF and print."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -9,62 +9,65 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy.orm import Session
 
-from saas_api.billing import invoices, plans
-from saas_api.billing.invoices import InvoiceView
-from saas_api.billing.models import CreditNote, Invoice, InvoiceLine
+from saas_api.billing import invoices
+from saas_api.billing.invoices import InvoiceDetail
+from saas_api.billing.models import CreditNote, Invoice, InvoiceLine, InvoiceStatus
 from saas_api.billing.rating import explanation
+from saas_api.billing.rating.bill import LineKind
 from saas_api.billing.rating.explanation import ExplainedCharge, LineBreakdown
 from saas_api.billing.rating.invoice_layout import DocumentLine, DocumentParty, DocumentTotal, InvoiceDocument
 from saas_api.core import clock, money
 
+_STATUS_LABELS = {
+    InvoiceStatus.OPEN: "Open",
+    InvoiceStatus.PAID: "Paid",
+    InvoiceStatus.VOID: "Void",
+    InvoiceStatus.UNCOLLECTIBLE: "Written off",
+}
+_LINES_WITH_SERVICE_PERIOD = (LineKind.BASE, LineKind.LATE_USAGE)
+
+
+def get_document(session: Session, organization_id: UUID, invoice_id: UUID) -> InvoiceDocument:
+    """Get the document of a final invoice.
+
+    raises: NotFound
+    """
+    return build_document(invoices.get_invoice_detail(session, organization_id, invoice_id))
+
 
 def render_pdf(document: InvoiceDocument) -> bytes:
-    """The document as PDF; the same document gives the same bytes."""
-    from saas_api.billing.rating import invoice_pdf  # noqa: PLC0415 - processes that make no PDF go without its library
+    """Render a document as PDF; the same document gives the same bytes."""
+    from saas_api.billing.rating import invoice_pdf  # noqa: PLC0415 - only processes that make PDFs load the library
 
     return invoice_pdf.draw_pdf(document)
 
 
-_STATUS = {"open": "Open", "paid": "Paid", "void": "Void", "uncollectible": "Written off"}
-
-
-def invoice_document(session: Session, organization_id: UUID, invoice_id: UUID) -> InvoiceDocument:
-    """A final invoice as a document.
-
-    raises: NotFound
-    """
-    return build_document(invoices.get_invoice_view(session, organization_id, invoice_id), plans.meter_units(session))
-
-
-def build_document(shown: InvoiceView, units: Mapping[str, str]) -> InvoiceDocument:
-    """An invoice that is read already as a document.
-
-    units: of every meter
-    """
-    invoice = shown.invoice
-    zone = clock.get_zone(shown.period.timezone if shown.period else "UTC")
+def build_document(detail: InvoiceDetail) -> InvoiceDocument:
+    """Write the texts of an invoice, with times in the zone of its period."""
+    invoice = detail.invoice
+    zone = clock.get_zone(detail.period.timezone if detail.period else "UTC")
     return InvoiceDocument(
         title="Invoice",
         number=invoice.number or "",
-        status=_STATUS[invoice.status],
+        status=_STATUS_LABELS[invoice.status],
         currency=invoice.currency,
-        facts=list(_header_rows(shown, zone)),
+        facts=list(_facts(detail, zone)),
         seller=_party(invoice.seller),
         buyer=_party(invoice.bill_to),
-        lines=[_line(line, invoice.currency, units.get(line.meter_code or ""), zone) for line in shown.lines],
+        lines=[_line(line, invoice.currency, zone) for line in detail.lines],
         sums=list(_sums(invoice)),
-        notes=[_credit_note_row(note, zone) for note in shown.credit_notes],
-        watermark="Void" if invoice.status == "void" else "",
+        notes=[_credit_note_row(note, zone) for note in detail.credit_notes],
+        watermark="Void" if invoice.status == InvoiceStatus.VOID else "",
     )
 
 
 def format_amount(amount_minor: int, currency: str) -> str:
-    """An amount for people, thousands apart."""
+    """Format an amount with thousands separators."""
     return f"{Decimal(amount_minor).scaleb(-money.currency_exponent(currency)):,f}"
 
 
-def _header_rows(shown: InvoiceView, zone: ZoneInfo) -> Iterator[tuple[str, str]]:
-    invoice, period = shown.invoice, shown.period
+def _facts(detail: InvoiceDetail, zone: ZoneInfo) -> Iterator[tuple[str, str]]:
+    invoice, period = detail.invoice, detail.period
     if invoice.finalized_at:
         yield "Issued", _day(invoice.finalized_at, zone)
     if invoice.due_at:
@@ -88,16 +91,16 @@ def _party(stored: Mapping[str, Any]) -> DocumentParty:
     return DocumentParty(str(stored.get("name") or ""), rows)
 
 
-def _line(line: InvoiceLine, currency: str, unit: str | None, zone: ZoneInfo) -> DocumentLine:
-    explained = explanation.explain_calculation(line.kind, line.calculation, currency, unit)
-    named = f" {unit}{'' if line.quantity == 1 else 's'}" if unit else ""
+def _line(line: InvoiceLine, currency: str, zone: ZoneInfo) -> DocumentLine:
+    explained = explanation.explain_calculation(line.kind, line.calculation, currency, line.unit)
+    unit = f" {line.unit}{'' if line.quantity == 1 else 's'}" if line.unit else ""
     details = list(_details(explained, currency))
-    if line.kind in {"base", "late_usage"} and line.service_starts_at and line.service_ends_at:
+    if line.kind in _LINES_WITH_SERVICE_PERIOD and line.service_starts_at and line.service_ends_at:
         details.insert(0, f"{_time(line.service_starts_at, zone)} to {_time(line.service_ends_at, zone)}")
     return DocumentLine(
         line.description,
         details,
-        f"{explanation.format_quantity(line.quantity)}{named}",
+        f"{explanation.format_quantity(line.quantity)}{unit}",
         _unit_price(explained, currency),
         format_amount(line.amount_minor, currency),
     )
@@ -107,12 +110,14 @@ def _details(explained: LineBreakdown, currency: str) -> Iterator[str]:
     rated, before, proration = explained.rated, explained.before, explained.proration
     if proration and proration.is_partial:
         price = format_amount(proration.full_minor, currency)
-        yield f"{explanation.format_duration(proration.used)} of {explanation.format_duration(proration.whole)} at {price}"
+        used, whole = explanation.format_duration(proration.used), explanation.format_duration(proration.whole)
+        yield f"{used} of {whole} at {price}"
     elif rated and before:
         yield f"{_charge(rated, currency)} in all, less {_charge(before, currency)} invoiced before"
     elif rated:
         if rated.included:
-            yield f"{explanation.format_quantity(rated.included)} included, {explanation.format_quantity(rated.billable)} charged"
+            included, charged = explanation.format_quantity(rated.included), explanation.format_quantity(rated.billable)
+            yield f"{included} included, {charged} charged"
         yield from (
             explanation.format_part(part) for part in rated.parts if len(rated.parts) > 1 or part.flat or rated.included
         )
@@ -139,24 +144,23 @@ def _sums(invoice: Invoice) -> Iterator[DocumentTotal]:
     if invoice.tax_minor:
         yield DocumentTotal("Tax", format_amount(invoice.tax_minor, currency))
     yield DocumentTotal("Total", format_amount(invoice.total_minor, currency), is_strong=True)
-    taken = (
+    reductions = (
         ("Wallet credit", invoice.credits_applied_minor),
         ("Credit notes", invoice.reduced_minor),
         ("Paid", invoice.paid_minor),
     )
-    yield from (DocumentTotal(label, format_amount(-minor, currency)) for label, minor in taken if minor)
-    due = 0 if invoice.status == "void" else invoice.due_minor or 0
-    yield DocumentTotal("Amount due", format_amount(due, currency), is_strong=True)
+    yield from (DocumentTotal(label, format_amount(-minor, currency)) for label, minor in reductions if minor)
+    yield DocumentTotal("Amount due", format_amount(invoice.amount_due_minor, currency), is_strong=True)
 
 
 def _credit_note_row(note: CreditNote, zone: ZoneInfo) -> str:
-    parts: Sequence[tuple[str, int]] = (
+    parts = (
         ("off what is due", note.to_due_minor),
         ("to the wallet", note.to_wallet_minor),
         ("refunded", note.to_refund_minor),
     )
-    where = ", ".join(f"{format_amount(minor, note.currency)} {name}" for name, minor in parts if minor)
-    return f"Credit note {note.number} of {_day(note.issued_at, zone)}: {where}. {note.reason}"
+    allocation = ", ".join(f"{format_amount(minor, note.currency)} {name}" for name, minor in parts if minor)
+    return f"Credit note {note.number} of {_day(note.issued_at, zone)}: {allocation}. {note.reason}"
 
 
 def _day(instant: datetime, zone: ZoneInfo) -> str:

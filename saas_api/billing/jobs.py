@@ -1,4 +1,4 @@
-"""Close, alerts, invariants."""
+"""Scheduled jobs of billing."""
 
 from contextlib import suppress
 from datetime import timedelta
@@ -16,16 +16,12 @@ from saas_api.core.jobs.schedule import DAY, HOUR, MINUTE, scheduled
     description="Close and invoice billing periods that have ended.",
 )
 def close_periods() -> None:
-    """Expire grants, open missing periods, and close what has ended.
-
-    raises: RuntimeError when an organization could not be finished, so that the run counts as failed
-    """
     now = clock.now()
     wallet.expire_grants(now)
     periods.ensure_accounts(now)
-    outcome = period_close.close_due(now)
-    if outcome.failed:
-        raise RuntimeError(f"{len(outcome.failed)} organizations were not closed; see the log")
+    result = period_close.close_due(now)
+    if result.failed:  # the run counts as failed
+        raise RuntimeError(f"{len(result.failed)} organizations were not closed; see the log")
 
 
 @scheduled(
@@ -35,10 +31,6 @@ def close_periods() -> None:
     description="Send alerts whose threshold is reached, and correct the counters of the spend cap.",
 )
 def evaluate_alerts() -> None:
-    """Evaluate alert rules.
-
-    raises: RuntimeError when an organization failed, so that the run counts as failed
-    """
     alerts.evaluate_alerts(clock.now())
 
 
@@ -49,5 +41,5 @@ def evaluate_alerts() -> None:
     description="Check the invoices, wallets and periods of the last hundred days.",
 )
 def check_invariants() -> None:
-    with suppress(CheckInProgress):  # a run that takes long is not joined by a second one
+    with suppress(CheckInProgress):  # the run before takes longer than a day
         invariants.check_invariants(since=clock.now() - timedelta(days=100))

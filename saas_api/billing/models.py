@@ -1,4 +1,4 @@
-"""Tables of billing, with the values that their text columns allow."""
+"""Tables of billing, with enums of the values that their text columns allow."""
 
 import uuid
 from datetime import datetime
@@ -6,9 +6,9 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import CHAR, BigInteger, DateTime, FetchedValue, Numeric, SmallInteger, Text
+from sqlalchemy import CHAR, BigInteger, DateTime, FetchedValue, Numeric, SmallInteger, Text, select
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, column_property, mapped_column
 
 from saas_api.billing.rating.bill import LineKind
 from saas_api.billing.rating.charges import PriceModel
@@ -344,7 +344,7 @@ class Invoice(Model):
 
 
 class InvoiceLine(Model):
-    """A line of an invoice; `calculation` holds every input of its amount."""
+    """A line of an invoice; `calculation` holds every input of its amount, `unit` is that of its meter."""
 
     __tablename__ = "invoice_lines"
 
@@ -365,6 +365,7 @@ class InvoiceLine(Model):
     discount_minor: Mapped[int] = mapped_column(BigInteger, server_default=FetchedValue())
     tax_minor: Mapped[int] = mapped_column(BigInteger, server_default=FetchedValue())
     calculation: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=FetchedValue())
+    unit: Mapped[str | None] = column_property(select(Meter.unit).where(Meter.code == meter_code).scalar_subquery())
 
 
 class CreditNote(Model):

@@ -1,4 +1,4 @@
-"""Close_due, close_now, preview_due, preview_now."""
+"""Closing of billing periods: end what is due, or end the current period now, and invoice what is closed."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from saas_api.accounts import organizations
 from saas_api.billing import bill_inputs, invoice_lifecycle, periods
 from saas_api.billing.invoice_lifecycle import InvoiceSummary
-from saas_api.billing.models import BillingPeriod, Subscription
+from saas_api.billing.models import BillingPeriod, InvoiceStatus, PeriodStatus, Subscription
 from saas_api.billing.rating import bill, period_grid
 from saas_api.billing.rating.period_grid import MIN_FIRST_PERIOD
 from saas_api.core import clock, ids
@@ -22,8 +22,128 @@ from saas_api.core.observability import get_logger
 from saas_api.core.settings import setting
 
 log = get_logger(__name__)
+
+
+@dataclass
+class CloseResult:
+    """Number of closed periods, the invoices of them and of periods closed earlier, and organizations that failed."""
+
+    closed: int = 0
+    invoices: list[InvoiceSummary] = field(default_factory=list)
+    failed: list[UUID] = field(default_factory=list)
+
+
+def close_due(
+    at: datetime, organization_id: UUID | None = None, progress: Callable[[Sequence[UUID]], Iterable[UUID]] = iter
+) -> CloseResult:
+    """Close periods that ended a grace period before `at`, and invoice every closed period.
+
+    The failure of one organization does not stop the others.
+
+    organization_id: None for all
+    progress: wraps the iteration over organizations
+    """
+    result = CloseResult()
+    for due in progress(_list_due(at, organization_id)):
+        try:
+            result.closed += _close_ended_periods(due, at)
+            result.invoices += _invoice_closed_periods(due)
+        except Exception:
+            log.exception("billing_close_failed", organization_id=str(due))
+            result.failed.append(due)
+    return result
+
+
+def close_now(organization_id: UUID) -> CloseResult:
+    """End the current period now, without grace, and invoice every closed period.
+
+    raises: OrganizationNotFound
+    """
+    with tenancy.system_session("billing.close") as session:
+        periods.lock_periods(session, organization_id)
+        at = clock.now()
+        periods.ensure_account(session, organization_id)
+        periods.ensure_period(session, organization_id, at)
+        closed = _close_through(session, organization_id, at)
+        if _find_started_period(session, organization_id, at):
+            closed += _end_current_period(session, organization_id, at)
+        if closed:
+            organizations.bump_generation(session, organization_id)
+    fault_point("billing.after_close")
+    return CloseResult(closed, _invoice_closed_periods(organization_id))
+
+
+def preview_due(at: datetime, organization_id: UUID | None = None) -> list[InvoiceSummary]:
+    """The invoices that `close_due` would create; stores nothing."""
+    invoices: list[InvoiceSummary] = []
+    for due in _list_due(at, organization_id):
+        with tenancy.tenant_session(due) as session:
+            periods_to_invoice = _list_uninvoiced(session, due, _after_grace(at))
+            invoices += [_preview(session, period, period.ends_at) for period in periods_to_invoice]
+    return invoices
+
+
+def preview_now(organization_id: UUID) -> list[InvoiceSummary]:
+    """The invoices that `close_now` would create; stores nothing.
+
+    raises: OrganizationNotFound
+    """
+    at = clock.now()
+    with tenancy.tenant_session(organization_id) as session:
+        organizations.get(session, organization_id)
+        ended = _list_uninvoiced(session, organization_id, at)
+        invoices = [_preview(session, period, period.ends_at) for period in ended]
+        if period := _find_started_period(session, organization_id, at):
+            invoices.append(_preview(session, period, at))
+    return invoices
+
+
+_DUE = text("""
+SELECT organization_id FROM billing_periods
+WHERE (state = 'closed' OR state = 'open' AND ends_at <= :through)
+  AND (CAST(:organization_id AS uuid) IS NULL OR organization_id = :organization_id)
+GROUP BY organization_id ORDER BY min(ends_at)""")
+
+
+def _list_due(at: datetime, organization_id: UUID | None) -> Sequence[UUID]:
+    with tenancy.system_session("billing.due") as session:
+        values = {"through": _after_grace(at), "organization_id": organization_id}
+        return session.execute(_DUE, values).scalars().all()
+
+
+def _after_grace(at: datetime) -> datetime:
+    """The latest end of a period that is closed at an instant."""
+    return at - timedelta(minutes=setting("BILLING_GRACE_MINUTES"))
+
+
+def _close_ended_periods(organization_id: UUID, at: datetime) -> int:
+    with tenancy.system_session("billing.close") as session:
+        periods.lock_periods(session, organization_id)
+        periods.ensure_period(session, organization_id, at)
+        closed = _close_through(session, organization_id, _after_grace(at))
+        if closed:
+            organizations.bump_generation(session, organization_id)
+        fault_point("billing.in_close")
+    fault_point("billing.after_close")
+    return closed
+
+
 _CLOSE_ENDED = text("""UPDATE billing_periods SET state = 'closed', closed_at = clock_timestamp()
   WHERE organization_id = :organization_id AND state = 'open' AND ends_at <= :through""")
+
+
+def _close_through(session: Session, organization_id: UUID, through: datetime) -> int:
+    values = {"organization_id": organization_id, "through": through}
+    result: Any = session.execute(_CLOSE_ENDED, values)
+    return int(result.rowcount)
+
+
+def _find_started_period(session: Session, organization_id: UUID, at: datetime) -> BillingPeriod | None:
+    """The current period, unless it starts at this very instant and could not be ended."""
+    period = periods.find_current_period(session, organization_id, at)
+    return period if period and period.starts_at < at else None
+
+
 # Both rows in one statement: the chain of periods is checked at its end.
 _END_PERIOD_NOW = text("""
 WITH k AS (SELECT seq FROM billing_periods
@@ -37,118 +157,9 @@ INSERT INTO billing_periods (organization_id, id, subscription_id, seq, starts_a
 SELECT organization_id, :next, subscription_id, seq + 1, ends_at, :next_end, :next_nominal, :timezone
 FROM billing_periods WHERE organization_id = :organization_id AND ends_at = :at
 ON CONFLICT (organization_id, seq) DO NOTHING""")
-_DUE = text("""
-SELECT organization_id FROM billing_periods
-WHERE (state = 'closed' OR state = 'open' AND ends_at <= :through)
-  AND (CAST(:organization_id AS uuid) IS NULL OR organization_id = :organization_id)
-GROUP BY organization_id ORDER BY min(ends_at)""")
 
 
-@dataclass
-class CloseResult:
-    """What a run has done: periods it closed, invoices it wrote, organizations it could not finish."""
-
-    closed: int = 0
-    invoices: list[InvoiceSummary] = field(default_factory=list)
-    failed: list[UUID] = field(default_factory=list)
-
-
-def close_due(
-    at: datetime, organization_id: UUID | None = None, over: Callable[[Sequence[UUID]], Iterable[UUID]] = iter
-) -> CloseResult:
-    """Close what ended a grace period before `at`, and invoice everything that is closed.
-
-    organization_id: None for all; the failure of one organization does not hold up another
-    over: goes through the organizations, and may show how far it is
-    """
-    outcome = CloseResult()
-    for due in over(_due(at, organization_id)):
-        try:
-            outcome.closed += _close_ended(due, at)
-            outcome.invoices += _invoice_closed(due)
-        except Exception:
-            log.exception("billing_close_failed", organization_id=str(due))
-            outcome.failed.append(due)
-    return outcome
-
-
-def close_now(organization_id: UUID) -> CloseResult:
-    """End the running period at this moment, without grace, and invoice everything that is closed.
-
-    raises: NoSuchOrganization
-    """
-    with tenancy.system_session("billing.close") as session:
-        periods.lock_periods(session, organization_id)
-        at = clock.now()
-        periods.ensure_account(session, organization_id)
-        periods.ensure_period(session, organization_id, at)
-        closed = _close(session, organization_id, at)
-        if _require_started(session, organization_id, at):
-            closed += _cut(session, organization_id, at)
-        if closed:
-            organizations.bump_generation(session, organization_id)
-    fault_point("billing.after_close")
-    return CloseResult(closed, _invoice_closed(organization_id))
-
-
-def preview_due(at: datetime, organization_id: UUID | None = None) -> list[InvoiceSummary]:
-    """The invoices that `close_due` would write; nothing is written."""
-    drafts: list[InvoiceSummary] = []
-    for due in _due(at, organization_id):
-        with tenancy.tenant_session(due) as session:
-            drafts += [_draft(session, period, period.ends_at) for period in _list_ended(session, due, _run_each(at))]
-    return drafts
-
-
-def preview_now(organization_id: UUID) -> list[InvoiceSummary]:
-    """The invoices that `close_now` would write; nothing is written.
-
-    raises: NoSuchOrganization
-    """
-    at = clock.now()
-    with tenancy.tenant_session(organization_id) as session:
-        organizations.get(session, organization_id)
-        drafts = [_draft(session, period, period.ends_at) for period in _list_ended(session, organization_id, at)]
-        running = periods.find_current_period(session, organization_id, at)
-        if running and running.starts_at < at:
-            drafts.append(_draft(session, running, at))
-    return drafts
-
-
-def _due(at: datetime, organization_id: UUID | None) -> Sequence[UUID]:
-    with tenancy.system_session("billing.due") as session:
-        values = {"through": _run_each(at), "organization_id": organization_id}
-        return session.execute(_DUE, values).scalars().all()
-
-
-def _run_each(at: datetime) -> datetime:
-    return at - timedelta(minutes=setting("BILLING_GRACE_MINUTES"))
-
-
-def _close_ended(organization_id: UUID, at: datetime) -> int:
-    with tenancy.system_session("billing.close") as session:
-        periods.lock_periods(session, organization_id)
-        periods.ensure_period(session, organization_id, at)
-        closed = _close(session, organization_id, _run_each(at))
-        if closed:
-            organizations.bump_generation(session, organization_id)
-        fault_point("billing.in_close")
-    fault_point("billing.after_close")
-    return closed
-
-
-def _close(session: Session, organization_id: UUID, through: datetime) -> int:
-    values = {"organization_id": organization_id, "through": through}
-    result: Any = session.execute(_CLOSE_ENDED, values)
-    return int(result.rowcount)
-
-
-def _require_started(session: Session, organization_id: UUID, at: datetime) -> bool:
-    running = periods.find_current_period(session, organization_id, at)
-    return running is not None and running.starts_at < at
-
-
-def _cut(session: Session, organization_id: UUID, at: datetime) -> int:
+def _end_current_period(session: Session, organization_id: UUID, at: datetime) -> int:
     organization = organizations.get(session, organization_id)
     zone = clock.get_zone(organization.timezone)
     anchor_day = session.scalars(
@@ -165,29 +176,31 @@ def _cut(session: Session, organization_id: UUID, at: datetime) -> int:
     }
     session.execute(_END_PERIOD_NOW, values)
     session.execute(_OPEN_NEXT_PERIOD, values)
-    return _close(session, organization_id, at)
+    return _close_through(session, organization_id, at)
 
 
-def _invoice_closed(organization_id: UUID) -> list[InvoiceSummary]:
-    written: list[InvoiceSummary] = []
+def _invoice_closed_periods(organization_id: UUID) -> list[InvoiceSummary]:
+    invoices: list[InvoiceSummary] = []
     while True:
         with tenancy.system_session("billing.close") as session:
             invoice = invoice_lifecycle.invoice_next_period(session, organization_id)
         if invoice is None:
-            return written
+            return invoices
         fault_point("billing.after_invoice_commit")
-        written.append(invoice)
+        invoices.append(invoice)
 
 
-def _list_ended(session: Session, organization_id: UUID, through: datetime) -> Sequence[BillingPeriod]:
+def _list_uninvoiced(session: Session, organization_id: UUID, through: datetime) -> Sequence[BillingPeriod]:
     return session.scalars(
         select(BillingPeriod)
-        .where(BillingPeriod.organization_id == organization_id, BillingPeriod.status != "invoiced")
-        .where((BillingPeriod.ends_at <= through) | (BillingPeriod.status == "closed"))
+        .where(BillingPeriod.organization_id == organization_id, BillingPeriod.status != PeriodStatus.INVOICED)
+        .where((BillingPeriod.ends_at <= through) | (BillingPeriod.status == PeriodStatus.CLOSED))
         .order_by(BillingPeriod.seq)
     ).all()
 
 
-def _draft(session: Session, period: BillingPeriod, ends_at: datetime) -> InvoiceSummary:
-    draft = bill.calculate_bill(bill_inputs.get_period_inputs(session, period, ends_at))
-    return InvoiceSummary(period.organization_id, None, None, draft.total_minor, draft.currency, "draft")
+def _preview(session: Session, period: BillingPeriod, ends_at: datetime) -> InvoiceSummary:
+    period_bill = bill.calculate_bill(bill_inputs.get_period_inputs(session, period, ends_at))
+    return InvoiceSummary(
+        period.organization_id, None, None, period_bill.total_minor, period_bill.currency, InvoiceStatus.DRAFT
+    )

@@ -1,11 +1,11 @@
-"""What a period has cost so far."""
+"""Cost of a billing period so far: base amounts and usage charges."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from uuid import UUID
 
-from sqlalchemy import select, text
+from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from saas_api.billing import plans, subscriptions
@@ -16,20 +16,20 @@ from saas_api.core.money import DECIMAL_PRECISION
 from saas_api.usage import ledger
 from saas_api.usage.rollups import LIVE_USAGE_SQL
 
-_LIVE = text(f"""WITH live AS ({LIVE_USAGE_SQL})
+_LIVE_QUANTITIES = text(f"""WITH live AS ({LIVE_USAGE_SQL})
   SELECT meter_code AS meter, sum(quantity) AS quantity, bool_or(is_late) AS is_late
   FROM live WHERE billing_period_id = :period_id GROUP BY 1 ORDER BY 1""")
 
 
 @dataclass(frozen=True)
 class PeriodSpend:
-    """What a period has cost so far.
+    """Cost of a billing period so far.
 
-    version: the plan version in force at the period's end
-    base_minor: of the whole period
-    charge: of all usage, in minor units, unrounded
-    quantities: by plan version and meter
-    metered: by meter, everything the period pays for
+    version: plan version in force at the end of the period
+    base_minor: base amounts of the whole period
+    charge: for all usage, in minor units, unrounded
+    quantities: usage of the period by plan version and meter
+    metered: quantities that the period pays for by meter, late usage included
     """
 
     version: RatedPlanVersion
@@ -40,24 +40,24 @@ class PeriodSpend:
 
     @property
     def total(self) -> Decimal:
-        """Base and charge, in minor units."""
+        """Base amounts and usage charges, in minor units."""
         with localcontext(prec=DECIMAL_PRECISION):
             return self.base_minor + self.charge
 
 
 def period_base_minor(session: Session, organization_id: UUID, period_id: UUID) -> int:
-    """The base amounts of a whole period, in minor units."""
-    return _base_minor(_without_usage(session, organization_id, period_id))
+    """Base amounts of a whole period, in minor units."""
+    return _base_minor(_inputs_without_usage(session, organization_id, period_id))
 
 
 def get_period_spend(session: Session, organization_id: UUID, period_id: UUID) -> PeriodSpend:
-    """What a period has cost up to now.
+    """Cost of a period so far.
 
-    A period with several plan versions, or with late usage, is read from the ledger.
+    Reads the rollups, or the ledger for a period with several plan versions or late usage.
     """
-    inputs = _without_usage(session, organization_id, period_id)
+    inputs = _inputs_without_usage(session, organization_id, period_id)
     values = {"organization_id": organization_id, "period_id": period_id}
-    rows = session.execute(_LIVE, values).all()
+    rows = session.execute(_LIVE_QUANTITIES, values).all()
     used: tuple[UsageQuantity, ...]
     late: tuple[LateUsage, ...] = ()
     if len(inputs.segments) == 1 and not any(row.is_late for row in rows):
@@ -72,7 +72,7 @@ def get_period_spend(session: Session, organization_id: UUID, period_id: UUID) -
         versions[inputs.segments[-1].version_id],
         _base_minor(inputs),
         usage_charge(versions, used, late),
-        {(part.version_id, part.meter): part.quantity for part in used},
+        {(usage.version_id, usage.meter): usage.quantity for usage in used},
         {row.meter: row.quantity for row in rows},
     )
 
@@ -80,15 +80,15 @@ def get_period_spend(session: Session, organization_id: UUID, period_id: UUID) -
 def usage_charge(
     versions: Mapping[str, RatedPlanVersion], used: tuple[UsageQuantity, ...], late: tuple[LateUsage, ...]
 ) -> Decimal:
-    """What all usage costs, in minor units, unrounded."""
+    """Charge for usage and late usage, in minor units, unrounded."""
     total = Decimal(0)
     with localcontext(prec=DECIMAL_PRECISION):
-        for part in used:
-            price = versions[part.version_id].prices.get(part.meter)
-            total += charges.exact_charge(price, part.quantity) if price else 0
-        for part_late in late:
-            price = versions[part_late.version_id].prices.get(part_late.meter)
-            total += charges.late_usage_charge(price, part_late.billed, part_late.quantity) if price else 0
+        for usage in used:
+            price = versions[usage.version_id].prices.get(usage.meter)
+            total += charges.exact_charge(price, usage.quantity) if price else 0
+        for late_usage in late:
+            price = versions[late_usage.version_id].prices.get(late_usage.meter)
+            total += charges.late_usage_charge(price, late_usage.billed, late_usage.quantity) if price else 0
     return total
 
 
@@ -96,11 +96,10 @@ def _base_minor(inputs: BillInputs) -> int:
     return sum(line.amount_minor for line in bill.calculate_bill(inputs).lines if line.kind == "base")
 
 
-def _without_usage(session: Session, organization_id: UUID, period_id: UUID) -> BillInputs:
-    wanted = select(BillingPeriod).where(BillingPeriod.organization_id == organization_id)
-    period = session.scalars(wanted.where(BillingPeriod.id == period_id)).one()
-    parts = plan_changes.prorate_segments(
+def _inputs_without_usage(session: Session, organization_id: UUID, period_id: UUID) -> BillInputs:
+    period = session.get_one(BillingPeriod, (organization_id, period_id))
+    segments = plan_changes.prorate_segments(
         subscriptions.list_segments(session, organization_id), period.starts_at, period.ends_at
     )
-    versions = plans.get_versions(session, {part.version_id for part in parts})
-    return BillInputs(period.starts_at, period.ends_at, period.nominal_seconds, versions, parts)
+    versions = plans.get_versions(session, {segment.version_id for segment in segments})
+    return BillInputs(period.starts_at, period.ends_at, period.nominal_seconds, versions, segments)

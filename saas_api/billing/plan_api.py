@@ -57,7 +57,7 @@ def show_subscription() -> dict[str, Any]:
         "started_at": subscription.started_at,
         "anchor_day": subscription.anchor_day,
         "plan": _plan_summary(found.version),
-        "plan_since": found.stage.starts_at,
+        "plan_since": found.segment.starts_at,
         "period": found.period,
         "scheduled_change": coming and {**_plan_summary(coming[1]), "effective_at": coming[0].starts_at},
     }
@@ -128,7 +128,7 @@ def simulate(body: dict[str, Any]) -> dict[str, Any]:
                 "total_amount": money.format_minor(found.total_minor, found.version.currency),
                 "currency": found.version.currency,
                 "periods": [
-                    {"starts_at": part.starts_at, "ends_at": part.ends_at, **_bill_body(part.draft)}
+                    {"starts_at": part.starts_at, "ends_at": part.ends_at, **_bill_body(part.bill)}
                     for part in found.periods
                 ],
             }
@@ -158,14 +158,7 @@ def _price(meter: str, unit: str, price: MeterPrice, currency: str) -> dict[str,
         "model": price.model,
         "included": money.format_unit_price(price.included_quantity),
         "unit_price": money.format_unit_price(price.unit_price) if price.model == "per_unit" else None,
-        "tiers": [
-            {
-                "up_to": None if tier.up_to is None else money.format_unit_price(tier.up_to),
-                "unit_price": money.format_unit_price(tier.unit_price),
-                "flat_amount": money.format_minor(tier.flat_minor, currency),
-            }
-            for tier in price.tiers
-        ],
+        "tiers": price.tiers,
         "package": {
             "size": money.format_unit_price(price.package_size),
             "amount": money.format_minor(price.package_amount_minor, currency),
@@ -202,7 +195,7 @@ def _change_body(change: PlanChange) -> dict[str, Any]:
                 "meter": shift.meter,
                 "amount": money.format_minor(shift.amount_minor, currency),
             }
-            for shift in change.shifts
+            for shift in change.differences
         ],
         "total": money.format_minor(change.total_minor, currency),
         "currency": currency,

@@ -8,7 +8,16 @@ from typing import Any
 import marshmallow as ma
 from marshmallow import fields, validate
 
-from saas_api.core.fields import PrefixedId, StrictInteger, StrictSchema, Text, Timestamp
+from saas_api.core.fields import (
+    MinorAmount,
+    NestedAmounts,
+    PrefixedId,
+    Quantity,
+    StrictInteger,
+    StrictSchema,
+    Text,
+    Timestamp,
+)
 
 _QUANTITY = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,6})?", re.ASCII)
 _MAX_PLANS = 20
@@ -18,9 +27,9 @@ _WHEN = validate.OneOf(("now", "period_end"))
 class TierOut(StrictSchema):
     """A step of a price; `up_to` is inclusive and null on the last."""
 
-    up_to = fields.String(allow_none=True)
-    unit_price = fields.String()
-    flat_amount = fields.String()
+    up_to = Quantity(allow_none=True)
+    unit_price = Quantity()
+    flat_amount = MinorAmount(attribute="flat_minor")
 
 
 class PackageOut(StrictSchema):
@@ -38,7 +47,7 @@ class PriceOut(StrictSchema):
     model = fields.String()
     included = fields.String()
     unit_price = fields.String(allow_none=True)
-    tiers = fields.List(fields.Nested(TierOut()))
+    tiers = fields.List(NestedAmounts(TierOut()))
     package = fields.Nested(PackageOut(), allow_none=True)
     max_amount = fields.String(allow_none=True)
 
@@ -53,7 +62,7 @@ class PlanOut(StrictSchema):
     min_spend = fields.String(metadata={"description": "of base and usage, a month"})
     currency = fields.String()
     rate_limit_per_minute = fields.Integer()
-    prices = fields.List(fields.Nested(PriceOut()))
+    prices = fields.List(NestedAmounts(PriceOut()))
 
 
 class PlansOut(StrictSchema):

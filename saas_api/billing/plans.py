@@ -1,4 +1,4 @@
-"""Plan versions: list, prices, offers; publish, archive, sync_setting_price."""
+"""Plans and their published versions: reads, publication of plan files, archiving, and prices that follow a setting."""
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -33,22 +33,30 @@ from saas_api.core.settings import setting
 
 log = get_logger(__name__)
 
+DEFAULT_PLAN, DEFAULT_CURRENCY = "free", "USD"
+PLANS_PRICED_BY_SETTING = ("free", "starter")
+SETTING_METER = "sms"
+_VERSION_CACHE = "plan_versions"
+
 
 @dataclass(frozen=True)
 class SelectablePlan:
-    """The newest published version of a plan.
+    """The newest published version of a plan that is not archived.
 
-    is_open: whether anybody may choose the plan, or only an operator for them
+    is_public: members can choose the plan; otherwise only operators can
     """
 
     code: str
     version: RatedPlanVersion
-    is_open: bool
+    is_public: bool
 
 
 @dataclass(frozen=True)
 class PlanVersionRow:
-    """A published version in a list; times in UTC."""
+    """A published version of a plan in a list.
+
+    organizations: number of organizations on it
+    """
 
     code: str
     version_id: str
@@ -60,7 +68,7 @@ class PlanVersionRow:
 
 @dataclass(frozen=True)
 class PlanOffer:
-    """A plan as it is offered: its newest published version.
+    """A public plan with its newest published version.
 
     rate_limit: requests a minute
     """
@@ -71,33 +79,61 @@ class PlanOffer:
     rate_limit: int
 
 
+class PlanNotFound(NotFound):
+    """There is no plan with this code."""
+
+    message = "There is no such plan."
+
+
+class PlanRequired(Conflict):
+    """The plan cannot be archived: new organizations and those in write-off are moved to it."""
+
+    code, message = "PLAN_NEEDED", "This plan cannot be retired: new organizations start on it."
+
+
+@dataclass(frozen=True)
+class PublishResult:
+    """Result of publishing a plan file.
+
+    version_id: the published version, in a dry run the next one; None if the newest version has the same content
+    previous: the newest version before; None for a new plan
+    """
+
+    plan: str
+    version_id: str | None
+    previous: str | None
+    differences: Sequence[PlanDifference]
+
+
+_VERSIONS = text("""SELECT v.id, p.name, v.currency, v.base_amount_minor, v.min_spend_minor, v.state
+  FROM plan_versions v JOIN plans p ON p.code = v.plan_code WHERE v.id = ANY (:ids)""")
+
+
 def get_versions(session: Session, ids: Collection[str]) -> dict[str, RatedPlanVersion]:
-    """Plan versions by id, with their prices; a published one never changes, so a session reads it once."""
-    known: dict[str, RatedPlanVersion] = session.info.setdefault(_VERSION_CACHE, {})
-    missing = set(ids) - known.keys()
+    """Plan versions by id, with their prices. Published versions never change, so each session caches them."""
+    cached: dict[str, RatedPlanVersion] = session.info.setdefault(_VERSION_CACHE, {})
+    missing = set(ids) - cached.keys()
     drafts: dict[str, RatedPlanVersion] = {}
     if missing:
-        charged = _prices(session, missing)
-        rows = session.execute(_VERSIONS, {"ids": list(missing)}).mappings().all()
-        for row in rows:
-            shape = {name: value for name, value in row.items() if name != "state"}
-            kept = drafts if row["state"] == "draft" else known
-            kept[row["id"]] = RatedPlanVersion(**shape, prices=charged[row["id"]])
-    found = {**known, **drafts}
-    return {version_id: found[version_id] for version_id in ids if version_id in found}
+        prices = _prices_by_version(session, missing)
+        for row in session.execute(_VERSIONS, {"ids": list(missing)}).mappings():
+            attributes = {name: value for name, value in row.items() if name != "state"}
+            group = drafts if row["state"] == PlanVersionStatus.DRAFT else cached
+            group[row["id"]] = RatedPlanVersion(**attributes, prices=prices[row["id"]])
+    versions = {**cached, **drafts}
+    return {version_id: versions[version_id] for version_id in ids if version_id in versions}
 
 
 def get_prices(session: Session, ids: Collection[str]) -> dict[tuple[str, str], MeterPrice]:
     """Prices by plan version and meter."""
-    found = get_versions(session, ids)
+    versions = get_versions(session, ids)
     return {
-        (version_id, meter): price for version_id, version in found.items() for meter, price in version.prices.items()
+        (version_id, meter): price
+        for version_id, version in versions.items()
+        for meter, price in version.prices.items()
     }
 
 
-_VERSION_CACHE = "plan_versions"
-_VERSIONS = text("""SELECT v.id, p.name, v.currency, v.base_amount_minor, v.min_spend_minor, v.state
-  FROM plan_versions v JOIN plans p ON p.code = v.plan_code WHERE v.id = ANY (:ids)""")
 _PRICES = text("""SELECT p.*, v.currency, (
     SELECT array_agg(ARRAY[t.up_to, t.unit_price, t.flat_minor] ORDER BY t.ordinal) FROM price_tiers t
      WHERE t.plan_version_id = p.plan_version_id AND t.meter_code = p.meter_code) AS tiers
@@ -105,20 +141,20 @@ _PRICES = text("""SELECT p.*, v.currency, (
   WHERE p.plan_version_id = ANY (:ids) ORDER BY p.plan_version_id, p.meter_code""")
 
 
-def _prices(session: Session, ids: Collection[str]) -> defaultdict[str, dict[str, MeterPrice]]:
-    charged: defaultdict[str, dict[str, MeterPrice]] = defaultdict(dict)
+def _prices_by_version(session: Session, ids: Collection[str]) -> defaultdict[str, dict[str, MeterPrice]]:
+    prices: defaultdict[str, dict[str, MeterPrice]] = defaultdict(dict)
     for row in session.execute(_PRICES, {"ids": list(ids)}):
-        charged[row.plan_version_id][row.meter_code] = MeterPrice(
+        prices[row.plan_version_id][row.meter_code] = MeterPrice(
             model=row.model,
             exponent=money.currency_exponent(row.currency),
             included_quantity=row.included_quantity,
             unit_price=row.unit_price or MeterPrice.unit_price,
-            tiers=tuple(Tier(up_to, each, int(flat)) for up_to, each, flat in row.tiers or ()),
+            tiers=tuple(Tier(up_to, unit_price, int(flat)) for up_to, unit_price, flat in row.tiers or ()),
             package_size=row.package_size or MeterPrice.package_size,
             package_amount_minor=row.package_amount_minor or 0,
             max_amount_minor=row.max_amount_minor,
         )
-    return charged
+    return prices
 
 
 def version_currency(session: Session, version_id: str) -> str:
@@ -126,17 +162,25 @@ def version_currency(session: Session, version_id: str) -> str:
     return str(session.scalar(text("SELECT currency FROM plan_versions WHERE id = :id"), {"id": version_id}))
 
 
-def newest_version_id(session: Session, plan_code: str) -> str:
-    """Id of the newest published version of a plan."""
-    newest_of = text("""SELECT id FROM plan_versions WHERE plan_code = :plan AND state = 'published'
-      ORDER BY version DESC LIMIT 1""")
-    return str(session.execute(newest_of, {"plan": plan_code}).scalar_one())
+_NEWEST_VERSION = text("""SELECT id FROM plan_versions WHERE plan_code = :plan AND state = 'published'
+  ORDER BY version DESC LIMIT 1""")
+
+
+def get_newest_version_id(session: Session, plan_code: str) -> str:
+    """Id of the newest published version of a plan that has one."""
+    return str(session.execute(_NEWEST_VERSION, {"plan": plan_code}).scalar_one())
+
+
+def find_newest_version_id(session: Session, plan_code: str) -> str | None:
+    """Id of the newest published version of a plan; None without one."""
+    version_id = session.scalar(_NEWEST_VERSION, {"plan": plan_code})
+    return str(version_id) if version_id else None
 
 
 def list_selectable_plans(session: Session, codes: Collection[str] | None = None) -> dict[str, SelectablePlan]:
-    """What may be chosen, by plan: its newest published version; archived plans are left out.
+    """The newest published versions by plan code, without archived plans.
 
-    codes: None for all
+    codes: of plans; None for all
     """
     rows = session.execute(
         text("""SELECT DISTINCT ON (p.position, p.code) p.code, p.is_public, v.id
@@ -145,25 +189,17 @@ def list_selectable_plans(session: Session, codes: Collection[str] | None = None
           ORDER BY p.position, p.code, v.version DESC"""),
         {"codes": None if codes is None else list(codes)},
     ).all()
-    found = get_versions(session, [row.id for row in rows])
-    return {row.code: SelectablePlan(row.code, found[row.id], row.is_public) for row in rows}
+    versions = get_versions(session, [row.id for row in rows])
+    return {row.code: SelectablePlan(row.code, versions[row.id], row.is_public) for row in rows}
 
 
 def plan_for_version(version_id: str) -> str:
-    """The plan that a version belongs to."""
+    """Code of the plan of a version: "pro" of "pro@3"."""
     return version_id.rpartition("@")[0]
 
 
-def find_newest_version_id(session: Session, plan_code: str) -> str | None:
-    """Id of the newest published version of a plan, if it has one."""
-    newest_of = text("""SELECT id FROM plan_versions WHERE plan_code = :plan AND state = 'published'
-      ORDER BY version DESC LIMIT 1""")
-    found = session.scalar(newest_of, {"plan": plan_code})
-    return str(found) if found else None
-
-
 def get_plan_content(session: Session, version_id: str) -> PlanContent:
-    """A plan as one of its versions says it."""
+    """Content of a plan version, as a plan file has it."""
     version = get_versions(session, [version_id])[version_id]
     plan = session.execute(
         text("SELECT code, name, position, is_public FROM plans WHERE code = :code"),
@@ -194,7 +230,7 @@ def _entitlement(row: Any) -> EntitlementContent:
 
 
 def active_meters(session: Session) -> dict[str, MeterContent]:
-    """The meters that may be used, by code."""
+    """Meters that are not archived, by code."""
     rows = session.execute(
         text("SELECT code, name, unit, reverse_on_failure FROM meters WHERE archived_at IS NULL ORDER BY code")
     )
@@ -202,9 +238,10 @@ def active_meters(session: Session) -> dict[str, MeterContent]:
 
 
 def list_versions(session: Session, at: datetime) -> list[PlanVersionRow]:
-    """Every published version, in the catalogue's order, the newest of a plan first.
+    """Every published version, by position of the plan, the newest first.
 
-    returns: with how many organizations are on each; of all organizations only as the system
+    session: a system session, to count all organizations
+    at: time at which organizations are counted
     """
     rows = session.execute(
         text("""SELECT p.code, v.id, v.published_at,
@@ -219,12 +256,12 @@ def list_versions(session: Session, at: datetime) -> list[PlanVersionRow]:
 
 
 def resolve_rate_limit(value: Any) -> int:
-    """Requests a minute: a number, or the setting that an entitlement names."""
+    """Requests a minute of an entitlement: its number, or the value of the setting that it names."""
     return int(setting(value["setting"]) if isinstance(value, Mapping) else value)
 
 
 def list_offers(session: Session) -> list[PlanOffer]:
-    """The plans that anybody may choose, in the catalogue's order."""
+    """The public plans, by position."""
     rows = session.execute(
         text("""SELECT DISTINCT ON (p.position, p.code) p.code, p.name, v.id, e.value
           FROM plans p JOIN plan_versions v ON v.plan_code = p.code AND v.state = 'published'
@@ -232,39 +269,21 @@ def list_offers(session: Session) -> list[PlanOffer]:
           WHERE p.is_public AND p.archived_at IS NULL ORDER BY p.position, p.code, v.version DESC"""),
         {"feature": RATE_LIMIT_FEATURE},
     ).all()
-    found = get_versions(session, [row.id for row in rows])
-    return [PlanOffer(row.code, row.name, found[row.id], resolve_rate_limit(row.value)) for row in rows]
+    versions = get_versions(session, [row.id for row in rows])
+    return [PlanOffer(row.code, row.name, versions[row.id], resolve_rate_limit(row.value)) for row in rows]
 
 
 def meter_units(session: Session) -> dict[str, str]:
-    """Unit of every meter."""
+    """Units of all meters, by code."""
     return dict(session.execute(text("SELECT code, unit FROM meters")).all())
 
 
-DEFAULT_PLAN, DEFAULT_CURRENCY = "free", "USD"
-
-
-class PlanNotFound(NotFound):
-    """The catalogue has no such plan."""
-
-    message = "There is no such plan."
-
-
-class PlanRequired(Conflict):
-    """New organizations, and those whose payment failed for good, are put on this plan."""
-
-    code, message = "PLAN_NEEDED", "This plan cannot be retired: new organizations start on it."
-
-
-PLANS_PRICED_BY_SETTING = ("free", "starter")
-SETTING_METER = "sms"
-
-_LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended('billing.catalogue', 2))")
-_DRAFT = text("""
+_LOCK_PLANS = text("SELECT pg_advisory_xact_lock(hashtextextended('billing.catalogue', 2))")
+_INSERT_DRAFT = text("""
 INSERT INTO plan_versions (id, plan_code, version, currency, base_amount_minor, min_spend_minor)
 SELECT plan_code || '@' || version + 1, plan_code, version + 1, currency, base_amount_minor, min_spend_minor
 FROM plan_versions WHERE id = :old RETURNING id""")
-_COPIES = (
+_COPY_CONTENT = (
     text("""INSERT INTO prices SELECT :new, meter_code, model, included_quantity,
       CASE meter_code WHEN :meter THEN :rate ELSE unit_price END, package_size, package_amount_minor, max_amount_minor
       FROM prices WHERE plan_version_id = :old"""),
@@ -274,165 +293,154 @@ _COPIES = (
       FROM entitlements WHERE plan_version_id = :old"""),
     text("UPDATE plan_versions SET state = 'published', published_at = now() WHERE id = :new"),
 )
-# Whoever is on an older version of the plan, with the end of the running period; a scheduled change stays as it is.
-_OUTDATED_PLANS = text("""
+# Organizations on an older version of the plan, with the end of their current period. Scheduled changes stay.
+_OUTDATED_SUBSCRIPTIONS = text("""
 SELECT s.organization_id, min(p.ends_at) AS moves_at FROM subscription_segments s
 JOIN plan_versions v ON v.id = s.plan_version_id AND v.plan_code = :plan AND v.id <> :newest
 JOIN billing_periods p ON p.organization_id = s.organization_id AND p.state = 'open' AND p.ends_at > :at
 WHERE s.ends_at IS NULL AND s.starts_at <= :at GROUP BY s.organization_id""")
-_END = text("""
+_END_SEGMENT = text("""
 UPDATE subscription_segments SET ends_at = :moves_at WHERE organization_id = :organization_id AND ends_at IS NULL
   AND starts_at < :moves_at RETURNING subscription_id, seq""")
-_FOLLOW = text("""
+_INSERT_SEGMENT = text("""
 INSERT INTO subscription_segments (organization_id, id, subscription_id, seq, plan_version_id, starts_at)
 VALUES (:organization_id, :id, :subscription_id, :seq, :newest, :moves_at)""")
 
 
 def sync_setting_price() -> list[str]:
-    """Publish the next version of each small plan whose price is not BILLING_RATE_PER_REQUEST.
+    """Publish a version with BILLING_RATE_PER_REQUEST of each plan that is priced by it. Idempotent.
 
-    New organizations get it at once, the others from their next period. A repeat changes nothing.
-    returns: ids of the versions that were published
+    New organizations get the version at once, the others with their next period. Opens transactions of its own.
+    returns: ids of the published versions
     """
     rate: Decimal = setting("BILLING_RATE_PER_REQUEST")
     published = []
     for plan in PLANS_PRICED_BY_SETTING:
         with tenancy.system_session("billing.catalogue") as session:
-            session.execute(_LOCK)
-            old = newest_version_id(session, plan)
+            session.execute(_LOCK_PLANS)
+            old = get_newest_version_id(session, plan)
             newest = old
             price = get_prices(session, [old])[old, SETTING_METER]
             if price.model == "per_unit" and price.unit_price != rate:
                 newest = _publish_with_price(session, old, rate)
                 published.append(newest)
-            behind = session.execute(_OUTDATED_PLANS, {"plan": plan, "newest": newest, "at": clock.now()}).all()
-            for row in behind:
+            outdated = session.execute(_OUTDATED_SUBSCRIPTIONS, {"plan": plan, "newest": newest, "at": clock.now()})
+            for row in outdated.all():
                 _switch_version(session, row.organization_id, {"newest": newest, "moves_at": row.moves_at})
     return published
 
 
 def _publish_with_price(session: Session, old: str, rate: Decimal) -> str:
-    new = str(session.execute(_DRAFT, {"old": old}).scalar_one())
-    for statement in _COPIES:
+    new = str(session.execute(_INSERT_DRAFT, {"old": old}).scalar_one())
+    for statement in _COPY_CONTENT:
         session.execute(statement, {"old": old, "new": new, "meter": SETTING_METER, "rate": rate})
     log.info("plan_published", version=new, rate=str(rate))
     return new
 
 
 def _switch_version(session: Session, organization_id: UUID, values: dict[str, object]) -> None:
-    named = {**values, "organization_id": organization_id}
-    ended = session.execute(_END, named).first()
+    values = {**values, "organization_id": organization_id}
+    ended = session.execute(_END_SEGMENT, values).first()
     if ended is not None:
-        following = {"id": ids.new_id(), "subscription_id": ended.subscription_id, "seq": ended.seq + 1}
-        session.execute(_FOLLOW, {**named, **following})
+        segment = {"id": ids.new_id(), "subscription_id": ended.subscription_id, "seq": ended.seq + 1}
+        session.execute(_INSERT_SEGMENT, {**values, **segment})
         organizations.bump_generation(session, organization_id)
 
 
-@dataclass(frozen=True)
-class PublishResult:
-    """What a plan's file came to.
+def publish_plan(document: Any, actor: Actor, *, is_dry: bool = False) -> PublishResult:
+    """Publish a plan file as the next version of its plan, in a transaction of its own. Idempotent.
 
-    version_id: the version it is now, or would be; None where the newest version says the same
-    previous: the newest version before; None for a new plan
-    """
-
-    plan: str
-    version_id: str | None
-    previous: str | None
-    differences: Sequence[PlanDifference]
-
-
-def publish_plan(written: Any, actor: Actor, *, is_dry: bool = False) -> PublishResult:
-    """Publish a plan's document as the plan's next version; a repeat publishes nothing.
-
-    Nobody who is on the plan is moved. A name, position or visibility alone is set without a version.
-    is_dry: only say what would differ
-    raises: BadPlan with every problem
+    Organizations on the plan stay on their version. A change of name, position or visibility needs no version.
+    document: the parsed file
+    is_dry: write nothing
+    raises: InvalidPlanFile with every problem
     """
     with tenancy.system_session("billing.catalogue") as session:
-        session.execute(_LOCK)
-        known = active_meters(session)
-        wanted = plan_file.load_plan(written, known)
-        previous = find_newest_version_id(session, wanted.code)
+        session.execute(_LOCK_PLANS)
+        meters = active_meters(session)
+        content = plan_file.load_plan(document, meters)
+        previous = find_newest_version_id(session, content.code)
         old = get_plan_content(session, previous) if previous else None
-        _check(session, wanted, old)
-        new_meters = [meter for meter in wanted.meters if meter.code not in known]
-        filled = _write_version(session, replace(wanted, meters=new_meters), old)
-        found = plan_file.diff_documents(plan_file.to_document(old) if old else {}, plan_file.to_document(filled))
-        version_id = _next(filled.code, previous) if not old or _differs(old, filled) else None
-        if found and not is_dry:
-            _write(session, filled, version_id)
-            changes = {difference.path: [difference.before, difference.after] for difference in found}
+        _validate(session, content, old)
+        new_meters = [meter for meter in content.meters if meter.code not in meters]
+        content = _fill_defaults(session, replace(content, meters=new_meters), old)
+        differences = plan_file.diff_documents(
+            plan_file.to_document(old) if old else {}, plan_file.to_document(content)
+        )
+        version_id = _next_version_id(content.code, previous) if not old or _needs_version(old, content) else None
+        if differences and not is_dry:
+            _write_plan(session, content, version_id)
+            changes = {difference.path: [difference.before, difference.after] for difference in differences}
             action = "plan.published" if version_id else "plan.changed"
-            audit.record_event(session, None, actor, action, ("plan", version_id or filled.code), {"changes": changes})
-            log.info("plan_published", version=version_id or previous, differences=len(found))
-    return PublishResult(filled.code, version_id, previous, found)
+            audit.record_event(session, None, actor, action, ("plan", version_id or content.code), {"changes": changes})
+            log.info("plan_published", version=version_id or previous, differences=len(differences))
+    return PublishResult(content.code, version_id, previous, differences)
 
 
-def archive_plan(plan: str, actor: Actor, reason: str | None = None, *, is_undone: bool = False) -> bool:
-    """Offer a plan no longer; whoever is on it stays, and may be put on it no more. A repeat changes nothing.
+def archive_plan(plan_code: str, actor: Actor, reason: str | None = None, *, is_undone: bool = False) -> bool:
+    """Archive a plan, in a transaction of its own. Organizations stay on it, others cannot be moved to it. Idempotent.
 
-    reason: for the log of acts
-    is_undone: offer it again
-    returns: whether anything changed
-    raises: NoSuchPlan; PlanNeeded for the one that new organizations start on
+    reason: for the audit log
+    is_undone: offer the plan again
+    returns: whether the plan changed
+    raises: PlanNotFound; PlanRequired for the default plan
     """
-    if plan == DEFAULT_PLAN:
+    if plan_code == DEFAULT_PLAN:
         raise PlanRequired
     with tenancy.system_session("billing.catalogue") as session:
-        session.execute(_LOCK)
-        found = session.get(Plan, plan)
-        if found is None:
+        session.execute(_LOCK_PLANS)
+        plan = session.get(Plan, plan_code)
+        if plan is None:
             raise PlanNotFound
-        if (found.archived_at is None) == is_undone:
+        if (plan.archived_at is None) == is_undone:
             return False
-        found.archived_at = None if is_undone else clock.now()
+        plan.archived_at = None if is_undone else clock.now()
         action = "plan.offered_again" if is_undone else "plan.retired"
-        audit.record_event(session, None, actor, action, ("plan", plan), {"reason": reason} if reason else None)
+        audit.record_event(session, None, actor, action, ("plan", plan_code), {"reason": reason} if reason else None)
     return True
 
 
-def _check(session: Session, wanted: PlanContent, old: PlanContent | None) -> None:
-    """Refuse what the file alone does not show to be wrong."""
+def _validate(session: Session, content: PlanContent, old: PlanContent | None) -> None:
+    """Check what needs the database; the reader of the plan file has checked the rest."""
     problems = []
-    if old and old.currency != wanted.currency:
-        problems.append(("currency", f"plan {wanted.code} is in {old.currency}; another currency needs another plan"))
+    if old and old.currency != content.currency:
+        problems.append(("currency", f"plan {content.code} is in {old.currency}; another currency needs another plan"))
     rate: Decimal = setting("BILLING_RATE_PER_REQUEST")
-    if wanted.code in PLANS_PRICED_BY_SETTING:
-        price = wanted.prices[SETTING_METER]
+    if content.code in PLANS_PRICED_BY_SETTING:
+        price = content.prices[SETTING_METER]
         if price.model != "per_unit" or price.unit_price != rate:
             reason = f"follows BILLING_RATE_PER_REQUEST ({rate}) on this plan, per unit; change that setting"
             problems.append((f"prices.{SETTING_METER}", reason))
     archived = text("SELECT code FROM meters WHERE archived_at IS NOT NULL AND code = ANY (:codes)")
-    retired = session.scalars(archived, {"codes": [meter.code for meter in wanted.meters]})
-    problems += [("meters", f"meter {code} is retired") for code in retired]
+    archived_codes = session.scalars(archived, {"codes": [meter.code for meter in content.meters]})
+    problems += [("meters", f"meter {code} is retired") for code in archived_codes]
     if problems:
         raise InvalidPlanFile(problems)
 
 
-def _write_version(session: Session, wanted: PlanContent, old: PlanContent | None) -> PlanContent:
-    """The plan with what its file leaves as it is."""
+def _fill_defaults(session: Session, content: PlanContent, old: PlanContent | None) -> PlanContent:
+    """Position and visibility are optional in the file: they stay, and a new plan is public and last."""
     last = session.scalar(text("SELECT coalesce(max(position), 0) + 1 FROM plans"))
-    position = wanted.position or (old.position if old else last)
-    is_public = wanted.is_public if wanted.is_public is not None else old is None or bool(old.is_public)
-    return replace(wanted, position=position, is_public=is_public)
+    position = content.position or (old.position if old else last)
+    is_public = content.is_public if content.is_public is not None else old is None or bool(old.is_public)
+    return replace(content, position=position, is_public=is_public)
 
 
-def _differs(old: PlanContent, new: PlanContent) -> bool:
-    """Whether the versioned part differs: anything that charges or allows."""
+def _needs_version(old: PlanContent, new: PlanContent) -> bool:
+    """Whether prices or entitlements differ."""
     unversioned = {"name": "", "position": None, "is_public": None, "meters": ()}
     return plan_file.to_document(replace(old, **unversioned)) != plan_file.to_document(replace(new, **unversioned))  # type: ignore[arg-type]  # the fields differ in type
 
 
-def _next(code: str, previous: str | None) -> str:
+def _next_version_id(code: str, previous: str | None) -> str:
     return f"{code}@{int(previous.rpartition('@')[2]) + 1 if previous else 1}"
 
 
-def _write(session: Session, content: PlanContent, version_id: str | None) -> None:
+def _write_plan(session: Session, content: PlanContent, version_id: str | None) -> None:
     session.add_all(Meter(**asdict(meter)) for meter in content.meters)
     plan = session.merge(Plan(code=content.code, name=content.name, position=content.position))
     plan.is_public = bool(content.is_public)
-    session.flush()  # the version refers to both
+    session.flush()  # the version refers to the plan, its prices to the meters
     if version_id is None:
         return
     version = PlanVersion(
@@ -453,7 +461,7 @@ def _write(session: Session, content: PlanContent, version_id: str | None) -> No
             entitlement.meter_code = right.value["meter"]
             entitlement.limit_quantity = Decimal(right.value["limit"])
         session.add(entitlement)
-    session.flush()  # published, it takes no further row
+    session.flush()  # a published version takes no more rows
     version.status, version.published_at = PlanVersionStatus.PUBLISHED, clock.now()
 
 

@@ -1,4 +1,4 @@
-"""Bill previews and plan simulations."""
+"""Bills that are calculated and not stored: the current period so far, and usage on other plans."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -19,13 +19,14 @@ from saas_api.usage import ledger
 
 
 class NoCurrentPeriod(ServiceUnavailable):
-    """There is no open period, and none could be opened."""
+    """The organization has no open period, and none could be opened."""
 
 
 @dataclass(frozen=True)
 class BillPreview:
-    """A bill that is not written.
+    """The bill of the current period so far.
 
+    total_requests: accepted requests that the period pays for
     forecast: the same usage with the base to the period's end
     """
 
@@ -33,14 +34,18 @@ class BillPreview:
     ends_at: datetime
     timezone: str
     total_requests: int
-    draft: Bill
+    bill: Bill
     forecast: Bill
+
+    @property
+    def currency(self) -> str:
+        return self.bill.currency
 
 
 def preview_current_period(session: Session, organization_id: UUID) -> BillPreview:
-    """What closing the running period now would charge.
+    """Calculate what closing the current period now would charge.
 
-    raises: NoSuchOrganization; NoRunningPeriod
+    raises: OrganizationNotFound, NoCurrentPeriod
     """
     period = _current_period(session, organization_id)
     now = max(clock.now(), period.starts_at)
@@ -68,21 +73,21 @@ def _current_period(session: Session, organization_id: UUID) -> BillingPeriod:
 
 @dataclass(frozen=True)
 class SimulatedBill:
-    """One period's whole bill on one plan.
+    """The bill of a whole period on one plan.
 
-    starts_at, ends_at: of the period; a whole month for quantities that were given
+    starts_at, ends_at: of the period; of a whole month for given quantities
     """
 
     starts_at: datetime
     ends_at: datetime
-    draft: Bill
+    bill: Bill
 
 
 @dataclass(frozen=True)
 class PlanSimulation:
-    """What one plan would have cost.
+    """Cost of the simulated usage on one plan.
 
-    is_current: whether the organization is on this plan now
+    is_current: whether the organization is on the plan now
     """
 
     plan: str
@@ -92,8 +97,8 @@ class PlanSimulation:
 
     @property
     def total_minor(self) -> int:
-        """Sum over the periods."""
-        return sum(part.draft.total_minor for part in self.periods)
+        """Sum over the periods, in minor units."""
+        return sum(part.bill.total_minor for part in self.periods)
 
 
 def simulate_plans(
@@ -103,56 +108,61 @@ def simulate_plans(
     count: int = 0,
     quantities: Mapping[str, Decimal] | None = None,
 ) -> list[PlanSimulation]:
-    """What real usage, or given quantities in a whole month, would cost on each plan, base to each period's end.
+    """Calculate what recorded usage, or given quantities in a whole month, would cost on each plan.
 
-    codes: of plans; None for all that anybody may choose
-    count: 0 for the running period, else that many periods before it
-    quantities: by meter; instead of what was used
-    raises: InvalidPlan with each that cannot be chosen; Invalid for an unknown meter; NoSuchOrganization
+    The base is charged to the end of each period.
+
+    codes: of plans; None for every public plan and the current one
+    count: 0 for the current period, else the number of periods before it
+    quantities: by meter; replaces the recorded usage
+    raises: InvalidPlan with each plan that cannot be chosen; ValidationFailed for an unknown meter;
+        OrganizationNotFound
     """
-    running = _current_period(session, organization_id)
-    held = subscriptions.get_subscription(session, organization_id, clock.now())
-    current = plans.plan_for_version(held.version.id)
-    choices = _selectable_plans(session, codes, current)
+    current_period = _current_period(session, organization_id)
+    subscription = subscriptions.get_subscription(session, organization_id, clock.now())
+    current_plan = plans.plan_for_version(subscription.version.id)
+    versions = _selectable_versions(session, codes, current_plan)
     if quantities is not None:
         _check_meters(session, quantities)
         month = BillingPeriod(
-            starts_at=running.ends_at - timedelta(seconds=running.nominal_seconds),
-            ends_at=running.ends_at,
-            nominal_seconds=running.nominal_seconds,
+            starts_at=current_period.ends_at - timedelta(seconds=current_period.nominal_seconds),
+            ends_at=current_period.ends_at,
+            nominal_seconds=current_period.nominal_seconds,
         )
-        used = [(month, quantities)]
+        usage = [(month, quantities)]
     else:
-        periods = bill_inputs.list_previous_periods(session, running, count) if count else [running]
-        happened = bill_inputs.usage_by_period(session, organization_id, periods)
-        used = [(period, happened.get(period.id, {})) for period in periods]
+        periods = bill_inputs.list_previous_periods(session, current_period, count) if count else [current_period]
+        recorded = bill_inputs.usage_by_period(session, organization_id, periods)
+        usage = [(period, recorded.get(period.id, {})) for period in periods]
     return [
         PlanSimulation(
             code,
             version,
-            code == current,
+            code == current_plan,
             tuple(
                 SimulatedBill(
                     period.starts_at,
                     period.ends_at,
                     bill.calculate_bill(bill_inputs.inputs_for_version(period, version, quantity)),
                 )
-                for period, quantity in used
+                for period, quantity in usage
             ),
         )
-        for code, version in choices.items()
+        for code, version in versions.items()
     ]
 
 
-def _selectable_plans(session: Session, codes: Collection[str] | None, current: str) -> dict[str, RatedPlanVersion]:
-    """The newest version of each plan, in the catalogue's order."""
-    found = plans.list_selectable_plans(session, codes)
-    offered = {code: choice.version for code, choice in found.items() if choice.is_open or code == current}
-    wrong = [(index, code) for index, code in enumerate(codes or ()) if code not in offered]
-    if wrong:
-        reasons = [{"field": f"plans.{index}", "reason": f"There is no plan {code}."} for index, code in wrong]
+def _selectable_versions(
+    session: Session, codes: Collection[str] | None, current_plan: str
+) -> dict[str, RatedPlanVersion]:
+    """The newest version of each plan that can be chosen, in the order of plans."""
+    choices = plans.list_selectable_plans(session, codes)
+    versions = {code: choice.version for code, choice in choices.items() if choice.is_public or code == current_plan}
+    unavailable = [(index, code) for index, code in enumerate(codes or ()) if code not in versions]
+    if unavailable:
+        reasons = [{"field": f"plans.{index}", "reason": f"There is no plan {code}."} for index, code in unavailable]
         raise InvalidPlan(details={"fields": reasons})
-    return offered
+    return versions
 
 
 def _check_meters(session: Session, quantities: Mapping[str, Decimal]) -> None:

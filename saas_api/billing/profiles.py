@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from saas_api.accounts import audit, organizations
 from saas_api.accounts.audit import SYSTEM_ACTOR
 from saas_api.billing import periods
-from saas_api.billing.models import BillingProfile, Subscription
+from saas_api.billing.models import BillingProfile, BillingStanding, Subscription
 from saas_api.core import ids
 from saas_api.core.access import Principal
 from saas_api.webhooks import events
@@ -19,10 +19,10 @@ from saas_api.webhooks.events import EventSubject
 
 @dataclass(frozen=True)
 class BillingDetails:
-    """What an invoice says of the organization besides its name and billing e-mail.
+    """How invoices name an organization, besides its billing e-mail.
 
-    name: stands instead of the organization's name; None for that
-    address: its lines
+    name: legal name; None for the name of the organization
+    address: rows of the address
     """
 
     name: str | None
@@ -31,30 +31,30 @@ class BillingDetails:
 
 
 def get_billing_details(session: Session, organization_id: UUID) -> BillingDetails:
-    """How an organization is named on its invoices."""
+    """Get the billing details of an organization."""
     periods.ensure_account(session, organization_id)
-    return _audit_data(session.get_one(BillingProfile, organization_id))
+    return _details(session.get_one(BillingProfile, organization_id))
 
 
-def set_billing_details(session: Session, principal: Principal, buyer: BillingDetails) -> None:
-    """Say how the organization is named on its invoices; finalized ones stay as they are."""
+def set_billing_details(session: Session, principal: Principal, details: BillingDetails) -> None:
+    """Change the billing details of the caller's organization; final invoices keep theirs."""
     periods.ensure_account(session, principal.organization_id)
     profile = session.get_one(BillingProfile, principal.organization_id, with_for_update=True)
-    before, after = asdict(_audit_data(profile)), asdict(buyer)
+    before, after = asdict(_details(profile)), asdict(details)
     changed = [name for name in after if before[name] != after[name]]
     if not changed:
         return
-    kept = {name: value for name, value in profile.bill_to.items() if name not in ("name", "address")}
-    named = {"name": buyer.name, "address": list(buyer.address)}
-    profile.bill_to = {**{name: value for name, value in named.items() if value}, **kept}
-    profile.tax_id = buyer.tax_id
-    told = {"before": {name: before[name] for name in changed}, "after": {name: after[name] for name in changed}}
+    other = {name: value for name, value in profile.bill_to.items() if name not in ("name", "address")}
+    new = {"name": details.name, "address": list(details.address)}
+    profile.bill_to = {**{name: value for name, value in new.items() if value}, **other}
+    profile.tax_id = details.tax_id
+    data = {"before": {name: before[name] for name in changed}, "after": {name: after[name] for name in changed}}
     target = ("organization", principal.organization_id)
     actor = audit.actor_for(principal)
-    audit.record_event(session, principal.organization_id, actor, "billing_details.changed", target, told)
+    audit.record_event(session, principal.organization_id, actor, "billing_details.changed", target, data)
 
 
-def _audit_data(profile: BillingProfile) -> BillingDetails:
+def _details(profile: BillingProfile) -> BillingDetails:
     stored = profile.bill_to
     address = stored.get("address") or []
     lines = address.splitlines() if isinstance(address, str) else [str(line) for line in address]
@@ -62,31 +62,32 @@ def _audit_data(profile: BillingProfile) -> BillingDetails:
 
 
 _EVENT_BY_STANDING = {
-    "good": ("organization.resumed", "active", None),
-    "restricted": ("organization.restricted", "restricted", "overdue"),
-    "suspended": ("organization.suspended", "suspended", "overdue"),
+    BillingStanding.GOOD: ("organization.resumed", "active", None),
+    BillingStanding.RESTRICTED: ("organization.restricted", "restricted", "overdue"),
+    BillingStanding.SUSPENDED: ("organization.suspended", "suspended", "overdue"),
 }
 
 
-def lock_standing(session: Session, organization_id: UUID) -> str:
-    """Read a standing that nobody else moves until this transaction ends, so that what decides it is read after it."""
-    return _locked(session, organization_id).standing
+def lock_standing(session: Session, organization_id: UUID) -> BillingStanding:
+    """Get the standing and lock it until the transaction ends; read what decides about it after this call."""
+    return _lock_subscription(session, organization_id).standing
 
 
 def set_standing(session: Session, organization_id: UUID, standing: str) -> bool:
-    """Move an organization's standing; the operator's own switch stays as it is.
+    """Change the standing of an organization; a suspension by an operator is independent of it.
 
-    session: of the system
-    standing: "good", "restricted" or "suspended"
-    returns: whether it was another before
+    session: a system session
+    standing: a value of `BillingStanding`
+    returns: whether it was another one before
     """
-    subscription = _locked(session, organization_id)
+    standing = BillingStanding(standing)
+    subscription = _lock_subscription(session, organization_id)
     if subscription.standing == standing:
         return False
     before, subscription.standing = subscription.standing, standing
-    session.flush()  # the gate reads the row once the change is known
+    session.flush()  # the gate reads the row as soon as it sees the new generation
     organizations.bump_generation(session, organization_id)
-    kind, status, reason = _EVENT_BY_STANDING[standing]
+    event_type, status, reason = _EVENT_BY_STANDING[standing]
     organization = organizations.get(session, organization_id)
     session.refresh(organization, ["generation"])
     data = {
@@ -95,12 +96,12 @@ def set_standing(session: Session, organization_id: UUID, standing: str) -> bool
         "status": status,
         "reason": reason,
     }
-    events.publish(session, organization_id, kind, EventSubject(organization_id, organization.generation), data)
-    moved = {"before": {"standing": before}, "after": {"standing": standing}}
-    audit.record_event(session, organization_id, SYSTEM_ACTOR, kind, ("organization", organization_id), moved)
+    events.publish(session, organization_id, event_type, EventSubject(organization_id, organization.generation), data)
+    changes = {"before": {"standing": before}, "after": {"standing": standing}}
+    audit.record_event(session, organization_id, SYSTEM_ACTOR, event_type, ("organization", organization_id), changes)
     return True
 
 
-def _locked(session: Session, organization_id: UUID) -> Subscription:
+def _lock_subscription(session: Session, organization_id: UUID) -> Subscription:
     statement = select(Subscription).where(Subscription.organization_id == organization_id)
     return session.scalars(statement.with_for_update().execution_options(populate_existing=True)).one()

@@ -1,9 +1,57 @@
-"""InvoiceOut, InvoiceLineOut, CreditNoteOut, WalletOut, LineExplanationOut."""
+"""Schemas of invoices, credit notes and the wallet; they read models and the views of their modules."""
 
+from typing import Any
+
+import marshmallow as ma
 from marshmallow import fields, validate
 
+from saas_api.billing.models import CreditEntryReason, GrantKind, InvoiceStatus
 from saas_api.billing.plan_schemas import TierOut
-from saas_api.core.fields import PageQuery, Pagination, PrefixedId, QueryInteger, StrictSchema, Timestamp
+from saas_api.billing.rating import explanation
+from saas_api.billing.rating.charges import PriceModel
+from saas_api.core.fields import (
+    ExactAmount,
+    MinorAmount,
+    NestedAmounts,
+    PageQuery,
+    Pagination,
+    PrefixedId,
+    Quantity,
+    QueryInteger,
+    StrictSchema,
+    Timestamp,
+)
+
+FINAL_STATUSES = tuple(status for status in InvoiceStatus if status != InvoiceStatus.DRAFT)
+
+
+class Embedded(fields.Nested):
+    """A nested object that is made of attributes of the object itself."""
+
+    def get_value(self, obj: Any, attr: str, accessor: Any = None, default: Any = ma.missing) -> Any:
+        """Return the object itself."""
+        return obj
+
+
+class Duration(fields.String):
+    """A duration in days, hours, minutes and seconds."""
+
+    def _serialize(self, value: Any, attr: str | None, obj: Any, **options: Any) -> str:
+        return explanation.format_duration(value)
+
+
+class DurationSeconds(fields.String):
+    """A duration in seconds, exact to the microsecond."""
+
+    def _serialize(self, value: Any, attr: str | None, obj: Any, **options: Any) -> str:
+        return explanation.format_seconds(value)
+
+
+class AddressRows(fields.Raw):
+    """The rows of a stored address; an older address is one text."""
+
+    def _serialize(self, value: Any, attr: str | None, obj: Any, **options: Any) -> Any:
+        return [value] if value and isinstance(value, str) else value
 
 
 class BillingPeriodOut(StrictSchema):
@@ -15,64 +63,75 @@ class BillingPeriodOut(StrictSchema):
 
 
 class BillLineOut(StrictSchema):
-    """A line of a bill; `calculation` holds everything its amount follows from."""
+    """A line of a bill; `calculation` holds every input of its amount."""
 
     kind = fields.String()
     description = fields.String()
-    plan = fields.String(allow_none=True)
+    plan = fields.String(attribute="version_id", allow_none=True)
     meter = fields.String(allow_none=True)
-    quantity = fields.String()
-    amount = fields.String()
+    quantity = Quantity()
+    amount = MinorAmount(attribute="amount_minor")
     calculation = fields.Dict()
 
 
 class BillPreviewOut(StrictSchema):
     """GET /billing/calculate."""
 
-    period = fields.Nested(BillingPeriodOut())
+    period = Embedded(BillingPeriodOut())
     total_requests = fields.Integer()
-    lines = fields.List(fields.Nested(BillLineOut()))
-    total_amount = fields.String()
-    forecast_amount = fields.String(metadata={"description": "the same usage with the base to the period's end"})
+    lines = fields.List(NestedAmounts(BillLineOut()), attribute="bill.lines")
+    total_amount = MinorAmount(attribute="bill.total_minor")
+    forecast_amount = MinorAmount(
+        attribute="forecast.total_minor",
+        metadata={"description": "the same usage with the base to the period's end"},
+    )
     currency = fields.String()
-    status = fields.String()
+    status = fields.String(dump_default="calculating")
 
 
 class InvoicesQuery(PageQuery):
-    """Invoices in one state, or issued in one year (UTC), or all."""
+    """Invoices in one status, or issued in one year (UTC), or all."""
 
-    status = fields.String(load_default=None, validate=validate.OneOf(("open", "paid", "void", "uncollectible")))
+    status = fields.String(load_default=None, validate=validate.OneOf(FINAL_STATUSES))
     year = QueryInteger(minimum=2000, maximum=9998, load_default=None)
 
 
 class InvoiceOut(StrictSchema):
+    """An invoice, from `InvoiceWithPeriod`."""
+
+    id = PrefixedId("inv", attribute="invoice.id")
+    number = fields.String(attribute="invoice.number")
+    status = fields.String(attribute="invoice.status")
+    period = fields.Nested(BillingPeriodOut(), allow_none=True)
+    total_amount = MinorAmount(attribute="invoice.total_minor")
+    amount_due = MinorAmount(attribute="invoice.amount_due_minor")
+    currency = fields.String()
+    due_date = Timestamp(attribute="invoice.due_at")
+    paid_at = Timestamp(attribute="invoice.paid_at", allow_none=True)
+
+
+class InvoiceListItemOut(InvoiceOut):
     """An invoice in a list."""
 
-    id = PrefixedId("inv")
-    number = fields.String()
     period = fields.Nested(BillingPeriodOut())
     total_requests = fields.Integer()
-    total_amount = fields.String()
-    amount_due = fields.String()
-    currency = fields.String()
-    status = fields.String()
-    due_date = Timestamp()
-    paid_at = Timestamp(allow_none=True)
 
 
 class InvoiceTotalsOut(StrictSchema):
     """Sums over all final invoices; void ones are left out."""
 
-    total_billed = fields.String()
-    total_paid = fields.String(metadata={"description": "settled by payment, wallet or credit note"})
-    outstanding = fields.String()
+    total_billed = MinorAmount(attribute="billed_minor")
+    total_paid = MinorAmount(
+        attribute="settled_minor", metadata={"description": "settled by payment, wallet or credit note"}
+    )
+    outstanding = MinorAmount(attribute="outstanding_minor")
     currency = fields.String()
 
 
 class InvoicesOut(StrictSchema):
     """GET /billing/history."""
 
-    invoices = fields.List(fields.Nested(InvoiceOut()))
+    invoices = fields.List(fields.Nested(InvoiceListItemOut()))
     summary = fields.Nested(InvoiceTotalsOut())
     pagination = fields.Nested(Pagination())
 
@@ -81,7 +140,7 @@ class PartyOut(StrictSchema):
     """Seller or buyer as the invoice was issued with them."""
 
     name = fields.String()
-    address = fields.Raw(metadata={"type": "array", "items": {"type": "string"}})
+    address = AddressRows(metadata={"type": "array", "items": {"type": "string"}})
     email = fields.String()
     tax_id = fields.String()
 
@@ -89,16 +148,18 @@ class PartyOut(StrictSchema):
 class ServicePeriodOut(StrictSchema):
     """When what a line charges for took place; half-open."""
 
-    starts_at = Timestamp()
-    ends_at = Timestamp()
+    starts_at = Timestamp(attribute="service_starts_at")
+    ends_at = Timestamp(attribute="service_ends_at")
 
 
 class InvoiceLineOut(BillLineOut):
     """A line of an invoice."""
 
     id = PrefixedId("lin")
+    plan = fields.String(attribute="plan_version_id", allow_none=True)
+    meter = fields.String(attribute="meter_code", allow_none=True)
     unit = fields.String(allow_none=True)
-    period = fields.Nested(ServicePeriodOut(), allow_none=True)
+    period = Embedded(ServicePeriodOut(), allow_none=True)
 
 
 class CreditNoteSummaryOut(StrictSchema):
@@ -106,44 +167,39 @@ class CreditNoteSummaryOut(StrictSchema):
 
     id = PrefixedId("crn")
     number = fields.String()
-    amount = fields.String()
+    amount = MinorAmount(attribute="total_minor")
     reason = fields.String()
     issued_at = Timestamp()
 
 
-class InvoiceDetailOut(StrictSchema):
+class InvoiceDetailOut(InvoiceOut):
     """GET /billing/invoices/{invoice_id}: total less credits, credit notes and payments is what is due."""
 
-    id = PrefixedId("inv")
-    number = fields.String()
-    status = fields.String()
-    period = fields.Nested(BillingPeriodOut(), allow_none=True)
-    seller = fields.Nested(PartyOut())
-    bill_to = fields.Nested(PartyOut())
-    lines = fields.List(fields.Nested(InvoiceLineOut()))
-    subtotal = fields.String()
-    discount = fields.String()
-    tax = fields.String()
-    total_amount = fields.String()
-    credits_applied = fields.String(metadata={"description": "taken from the wallet"})
-    credit_notes_applied = fields.String(metadata={"description": "credit notes that lower what is due"})
-    amount_paid = fields.String()
-    amount_due = fields.String()
-    currency = fields.String()
+    seller = fields.Nested(PartyOut(), attribute="invoice.seller")
+    bill_to = fields.Nested(PartyOut(), attribute="invoice.bill_to")
+    lines = fields.List(NestedAmounts(InvoiceLineOut()))
+    subtotal = MinorAmount(attribute="invoice.subtotal_minor")
+    discount = MinorAmount(attribute="invoice.discount_minor")
+    tax = MinorAmount(attribute="invoice.tax_minor")
+    credits_applied = MinorAmount(
+        attribute="invoice.credits_applied_minor", metadata={"description": "taken from the wallet"}
+    )
+    credit_notes_applied = MinorAmount(
+        attribute="invoice.reduced_minor", metadata={"description": "credit notes that lower what is due"}
+    )
+    amount_paid = MinorAmount(attribute="invoice.paid_minor")
     credit_notes = fields.List(fields.Nested(CreditNoteSummaryOut()))
-    replaces_id = PrefixedId("inv", allow_none=True)
-    issued_at = Timestamp()
-    due_date = Timestamp()
-    paid_at = Timestamp(allow_none=True)
-    voided_at = Timestamp(allow_none=True)
+    replaces_id = PrefixedId("inv", attribute="invoice.replaces_id", allow_none=True)
+    issued_at = Timestamp(attribute="invoice.finalized_at")
+    voided_at = Timestamp(attribute="invoice.voided_at", allow_none=True)
 
 
 class LineEventsSummaryOut(StrictSchema):
-    """The events behind a line; those taken back are in `reversals` and lower the quantity."""
+    """The events behind a line; reversed ones are counted in `reversals` and lower the quantity."""
 
     events = fields.Integer()
     reversals = fields.Integer()
-    quantity = fields.String()
+    quantity = Quantity()
     first_at = Timestamp(allow_none=True)
     last_at = Timestamp(allow_none=True)
 
@@ -151,33 +207,33 @@ class LineEventsSummaryOut(StrictSchema):
 class ChargePartOut(StrictSchema):
     """Units at one price: `units` x `unit_price` + `flat_amount` = `amount`, exactly."""
 
-    units = fields.String()
-    unit_price = fields.String()
-    flat_amount = fields.String()
-    amount = fields.String()
+    units = Quantity()
+    unit_price = Quantity()
+    flat_amount = ExactAmount(attribute="flat")
+    amount = ExactAmount()
 
 
 class ChargeOut(StrictSchema):
     """A quantity and its charge: `exact_amount` is the sum of the parts, `amount` that rounded half up once."""
 
-    quantity = fields.String()
-    included = fields.String()
-    billable = fields.String()
+    quantity = Quantity()
+    included = Quantity()
+    billable = Quantity()
     parts = fields.List(fields.Nested(ChargePartOut()))
-    exact_amount = fields.String()
-    max_amount = fields.String(allow_none=True)
-    amount = fields.String()
+    exact_amount = ExactAmount(attribute="exact")
+    max_amount = ExactAmount(attribute="cap", allow_none=True)
+    amount = MinorAmount(attribute="rounded_minor")
 
 
 class ProrationOut(StrictSchema):
     """A monthly amount for the time a plan was in force: full x used / whole."""
 
-    full_amount = fields.String()
-    used = fields.String()
-    used_seconds = fields.String()
-    whole = fields.String()
-    whole_seconds = fields.String()
-    exact_amount = fields.String(metadata={"description": "cut after ten decimals"})
+    full_amount = MinorAmount(attribute="full_minor")
+    used = Duration()
+    used_seconds = DurationSeconds(attribute="used", dump_only=True)
+    whole = Duration()
+    whole_seconds = DurationSeconds(attribute="whole", dump_only=True)
+    exact_amount = ExactAmount(attribute="exact", metadata={"description": "cut after ten decimals"})
 
 
 class RatedPriceOut(StrictSchema):
@@ -186,9 +242,9 @@ class RatedPriceOut(StrictSchema):
     `package_size` is what one unit of a part is, where packages are sold.
     """
 
-    model = fields.String(metadata={"enum": ["per_unit", "graduated", "volume", "package"]})
-    tiers = fields.List(fields.Nested(TierOut()))
-    package_size = fields.String(allow_none=True)
+    model = fields.String(metadata={"enum": list(PriceModel)})
+    tiers = fields.List(NestedAmounts(TierOut()))
+    package_size = Quantity(attribute="units_per_package", allow_none=True)
 
 
 class LineExplanationOut(StrictSchema):
@@ -197,31 +253,33 @@ class LineExplanationOut(StrictSchema):
     `before` and `rated` are the two sides of late usage; `steps` is the arithmetic in sentences.
     """
 
-    invoice_id = PrefixedId("inv")
-    invoice_number = fields.String()
-    line = fields.Nested(InvoiceLineOut())
+    invoice_id = PrefixedId("inv", attribute="invoice.id")
+    invoice_number = fields.String(attribute="invoice.number")
+    line = NestedAmounts(InvoiceLineOut())
     currency = fields.String()
-    price = fields.Nested(RatedPriceOut(), allow_none=True)
+    price = NestedAmounts(RatedPriceOut(), allow_none=True)
     counted = fields.Nested(LineEventsSummaryOut(), allow_none=True)
-    rated = fields.Nested(ChargeOut(), allow_none=True)
-    before = fields.Nested(ChargeOut(), allow_none=True)
-    proration = fields.Nested(ProrationOut(), allow_none=True)
-    steps = fields.List(fields.String())
-    recomputed_amount = fields.String(metadata={"description": "worked out anew from `calculation`"})
+    rated = NestedAmounts(ChargeOut(), attribute="explained.rated", allow_none=True)
+    before = NestedAmounts(ChargeOut(), attribute="explained.before", allow_none=True)
+    proration = NestedAmounts(ProrationOut(), attribute="explained.proration", allow_none=True)
+    steps = fields.List(fields.String(), attribute="explained.steps")
+    recomputed_amount = MinorAmount(
+        attribute="explained.recomputed_minor", metadata={"description": "worked out anew from `calculation`"}
+    )
 
 
 class WalletBalanceOut(StrictSchema):
     """What the next invoice in a currency may use."""
 
-    amount = fields.String()
+    amount = MinorAmount(attribute="amount_minor")
     currency = fields.String()
 
 
 class GrantEntryOut(StrictSchema):
     """A movement of a grant; below zero when it was used."""
 
-    amount = fields.String()
-    reason = fields.String(metadata={"enum": ["apply", "unapply", "expire", "void"]})
+    amount = MinorAmount(attribute="delta_minor")
+    reason = fields.String(metadata={"enum": list(CreditEntryReason)})
     invoice_id = PrefixedId("inv", allow_none=True)
     at = Timestamp()
 
@@ -229,15 +287,15 @@ class GrantEntryOut(StrictSchema):
 class GrantOut(StrictSchema):
     """Money in the wallet, by where it came from."""
 
-    id = PrefixedId("grt")
-    kind = fields.String(metadata={"enum": ["promotional", "purchased", "credit_note", "overpayment", "carry"]})
-    amount = fields.String()
-    remaining = fields.String()
+    id = PrefixedId("grt", attribute="grant.id")
+    kind = fields.String(attribute="grant.kind", metadata={"enum": list(GrantKind)})
+    amount = MinorAmount(attribute="grant.amount_minor")
+    remaining = MinorAmount(attribute="grant.remaining_minor")
     currency = fields.String()
-    effective_at = Timestamp()
-    expires_at = Timestamp(allow_none=True)
-    created_at = Timestamp()
-    entries = fields.List(fields.Nested(GrantEntryOut()))
+    effective_at = Timestamp(attribute="grant.effective_at")
+    expires_at = Timestamp(attribute="grant.expires_at", allow_none=True)
+    created_at = Timestamp(attribute="grant.created_at")
+    entries = fields.List(NestedAmounts(GrantEntryOut()))
 
 
 class WalletOut(StrictSchema):
@@ -251,26 +309,26 @@ class WalletOut(StrictSchema):
 class CreditNoteLineOut(StrictSchema):
     """What a credit note takes off one line."""
 
-    line_id = PrefixedId("lin")
-    amount = fields.String()
+    line_id = PrefixedId("lin", attribute="invoice_line_id")
+    amount = MinorAmount(attribute="amount_minor")
 
 
 class CreditNoteOut(StrictSchema):
     """A credit note; its amount is the sum of where it goes."""
 
-    id = PrefixedId("crn")
-    number = fields.String()
-    invoice_id = PrefixedId("inv")
+    id = PrefixedId("crn", attribute="note.id")
+    number = fields.String(attribute="note.number")
+    invoice_id = PrefixedId("inv", attribute="note.invoice_id")
     invoice_number = fields.String(allow_none=True)
-    amount = fields.String()
-    to_due = fields.String()
-    to_wallet = fields.String()
-    to_refund = fields.String()
+    amount = MinorAmount(attribute="note.total_minor")
+    to_due = MinorAmount(attribute="note.to_due_minor")
+    to_wallet = MinorAmount(attribute="note.to_wallet_minor")
+    to_refund = MinorAmount(attribute="note.to_refund_minor")
     currency = fields.String()
-    reason = fields.String()
-    memo = fields.String()
-    issued_at = Timestamp()
-    lines = fields.List(fields.Nested(CreditNoteLineOut()))
+    reason = fields.String(attribute="note.reason")
+    memo = fields.String(attribute="note.memo")
+    issued_at = Timestamp(attribute="note.issued_at")
+    lines = fields.List(NestedAmounts(CreditNoteLineOut()))
 
 
 class CreditNotesOut(StrictSchema):

@@ -1,4 +1,4 @@
-"""Spend cap state, its gate counters, their reconciliation."""
+"""Spend cap of an organization: its state, the counters that the gate checks, and their reconciliation."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -6,7 +6,6 @@ from datetime import datetime
 from decimal import Decimal
 from uuid import UUID
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from saas_api.accounts import audit, organizations
@@ -25,47 +24,6 @@ from saas_api.core.observability import get_logger
 from saas_api.usage.quotas import MAX_COUNTER_VALUE, MeterQuota
 
 log = get_logger(__name__)
-
-
-def reconcile_counters(session: Session, organization_id: UUID, period_id: UUID, known: PeriodSpend) -> None:
-    """Correct the counters of a period: quotas of meters, quantities and money; without Redis nothing is corrected.
-
-    known: what was read of the period just now, to see whether anything is to be done
-    """
-    names = sorted(_database_values(known))
-    keys = [counters.counter_key(organization_id, period_id, name) for name in names]
-    try:
-        before = counters.read_counters(keys)
-        if all(value in (None, _database_values(known)[name]) for name, value in zip(names, before, strict=True)):
-            return
-        truth = _database_values(period_spend.get_period_spend(session, organization_id, period_id))
-        for name, key, first, last in zip(names, keys, before, counters.read_counters(keys), strict=True):
-            if first is not None and last is not None:
-                _correct(key, first, truth.get(name, 0), last)
-    except RedisUnavailable:
-        log.warning("counters_uncorrected", organization_id=str(organization_id))
-
-
-def _correct(key: str, before: int, truth: int, after: int) -> None:
-    if truth > after:
-        counters.adjust_counter(key, truth - after)
-        return
-    excess = max(0, before - truth)
-    lasting = min(excess, counters.exchange_previous_excess(key, excess))
-    if lasting:
-        counters.adjust_counter(key, -lasting)
-        counters.exchange_previous_excess(key, 0)
-
-
-def _database_values(spent: PeriodSpend) -> Mapping[str, int]:
-    used = {meter: int(quantity) for meter, quantity in spent.metered.items()}
-    used |= {quantity_counter_name(spent.version.id, meter): 0 for meter in spent.version.prices}
-    for (version_id, meter), quantity in spent.quantities.items():
-        used[quantity_counter_name(version_id, meter)] = quantity_to_micro_units(max(quantity, Decimal(0)))
-    used[SPEND_COUNTER] = max(0, to_micro_units(spent.charge, spent.version.currency))
-    return used
-
-
 SPEND_COUNTER = "$spend"
 MICRO_UNITS = 1_000_000
 _UNLIMITED = -1
@@ -73,9 +31,11 @@ _UNLIMITED = -1
 
 @dataclass(frozen=True)
 class SpendCapState:
-    """A cap and what counts against it; amounts in minor units.
+    """The spend cap of an organization and the spend of its current period.
 
+    amount_minor: None without a cap
     action: "block" or "alert"
+    is_default: nobody in the organization has set the cap
     ends_at: of the period
     """
 
@@ -88,118 +48,174 @@ class SpendCapState:
     ends_at: datetime
 
 
-def get_current_spend(session: Session, organization_id: UUID, period_id: UUID) -> PeriodSpend:
-    """What a period has cost up to now."""
-    return period_spend.get_period_spend(session, organization_id, period_id)
+def get_cap_state(session: Session, organization_id: UUID) -> SpendCapState:
+    """The spend cap of an organization and the spend of its current period.
+
+    raises: OrganizationNotFound
+    """
+    service_terms = terms.get_terms(session, organization_id)
+    profile = _get_profile(session, organization_id)
+    return SpendCapState(
+        amount_minor=profile.spend_cap_minor,
+        action=profile.spend_cap_action,
+        is_default=profile.spend_cap_is_default,
+        period_id=service_terms.period_id,
+        spent=period_spend.get_period_spend(session, organization_id, service_terms.period_id),
+        currency=service_terms.currency,
+        ends_at=service_terms.period_ends_at,
+    )
 
 
 def quantity_counter_name(version_id: str, meter: str) -> str:
-    """The gate's name for what one meter counted under one plan version."""
+    """Name of the counter for the quantity of one meter under one plan version."""
     return f"${version_id}:{meter}"
 
 
-def to_micro_units(minor: Decimal, currency: str) -> int:
-    """Minor units in millionths of the currency, as the gate counts money."""
+def amount_to_micro_units(minor: Decimal, currency: str) -> int:
+    """An amount in minor units as millionths of the currency, the unit of `SPEND_COUNTER`."""
     return money.round_half_up(
         money.multiply_exact(minor, Decimal(MICRO_UNITS).scaleb(-money.currency_exponent(currency)))
     )
 
 
 def spend_counters(
-    terms: ServiceTerms, units: Mapping[str, int], told: Mapping[str, int], seed: PeriodSpend | None, *, is_final: bool
+    terms: ServiceTerms,
+    units: Mapping[str, int],
+    cached: Mapping[str, int],
+    spent: PeriodSpend | None,
+    *,
+    is_final: bool,
 ) -> list[MeterQuota]:
-    """The gate's counters of a request against the cap: quantities first, then money; none without a cap that stops.
+    """Counters of a request for the spend cap: one for each quantity, then the money; empty without a cap that blocks.
 
     units: what the request adds, by meter
-    told: by name, what Redis said last of quantities, in millionths
-    seed: what PostgreSQL says, to be counted on from where Redis has nothing
-    is_final: do not insist that quantities are still what they were
+    cached: last known values of the quantity counters by name, in millionths
+    spent: the period as PostgreSQL has it, to initialize counters that Redis does not have
+    is_final: accept the charge even if a quantity has changed meanwhile
     """
     if terms.cap is None:
         return []
-    counters, money = [], 0
+    quotas, charge = [], 0
     for meter, amount in sorted(units.items()):
         price = terms.cap.prices.get(meter)
         if price is None or not amount:
             continue
         name = quantity_counter_name(terms.plan_version_id, meter)
-        stored = quantity_to_micro_units(seed.quantities.get((terms.plan_version_id, meter), Decimal(0))) if seed else 0
-        known = told.get(name, stored)
-        low, high = (-MAX_COUNTER_VALUE, MAX_COUNTER_VALUE) if is_final else _cap_text(price, known, amount)
-        more = charges.marginal_charge(price, Decimal(known).scaleb(-6), Decimal(amount))
-        money += to_micro_units(more, terms.currency)
-        counters.append(MeterQuota(name, amount * MICRO_UNITS, _UNLIMITED, stored, low, high))
-    if not counters:
+        stored = (
+            quantity_to_micro_units(spent.quantities.get((terms.plan_version_id, meter), Decimal(0))) if spent else 0
+        )
+        quantity = cached.get(name, stored)
+        lower, upper = (
+            (-MAX_COUNTER_VALUE, MAX_COUNTER_VALUE) if is_final else _constant_charge_range(price, quantity, amount)
+        )
+        marginal = charges.marginal_charge(price, Decimal(quantity).scaleb(-6), Decimal(amount))
+        charge += amount_to_micro_units(marginal, terms.currency)
+        quotas.append(MeterQuota(name, amount * MICRO_UNITS, _UNLIMITED, stored, lower, upper))
+    if not quotas:
         return []
-    ceiling = to_micro_units(Decimal(terms.cap.amount_minor - terms.cap.base_minor), terms.currency)
-    used = to_micro_units(seed.charge, terms.currency) if seed else 0
-    return [*counters, MeterQuota(SPEND_COUNTER, money, ceiling, used)]
+    limit = amount_to_micro_units(Decimal(terms.cap.amount_minor - terms.cap.base_minor), terms.currency)
+    used = amount_to_micro_units(spent.charge, terms.currency) if spent else 0
+    return [*quotas, MeterQuota(SPEND_COUNTER, charge, limit, used)]
 
 
 def spend_text(terms: ServiceTerms, used: int) -> str:
-    """Base and charge of the period as the wire shows them, unrounded.
+    """Base and charges of the period in major units, unrounded, for the API.
 
-    used: the gate's counter, in millionths
+    used: value of `SPEND_COUNTER`
     """
     base = Decimal(terms.cap.base_minor if terms.cap else 0).scaleb(-money.currency_exponent(terms.currency))
     return money.format_exact_amount(base + Decimal(used).scaleb(-6))
 
 
-def _cap_text(price: MeterPrice, known: int, units: int) -> tuple[int, int]:
-    bounds = charges.constant_marginal_range(price, Decimal(known).scaleb(-6), Decimal(units))
+def _constant_charge_range(price: MeterPrice, quantity: int, units: int) -> tuple[int, int]:
+    """Inclusive range of quantities, in millionths, for which further units cost the same."""
+    bounds = charges.constant_marginal_range(price, Decimal(quantity).scaleb(-6), Decimal(units))
     if bounds is None:
-        return known, known
-    low, high = bounds
-    return (-MAX_COUNTER_VALUE if low is None else quantity_to_micro_units(low) + 1), (
-        MAX_COUNTER_VALUE if high is None else quantity_to_micro_units(high)
+        return quantity, quantity
+    lower, upper = bounds
+    return (
+        -MAX_COUNTER_VALUE if lower is None else quantity_to_micro_units(lower) + 1,
+        MAX_COUNTER_VALUE if upper is None else quantity_to_micro_units(upper),
     )
 
 
 def quantity_to_micro_units(quantity: Decimal) -> int:
-    """A quantity in millionths of its unit, as the gate counts it."""
+    """A quantity as millionths of its unit, the unit of the quantity counters."""
     return int(money.multiply_exact(quantity, Decimal(MICRO_UNITS)))
-
-
-def get_cap_state(session: Session, organization_id: UUID) -> SpendCapState:
-    """The cap of an organization and what its running period has used.
-
-    raises: NoSuchOrganization
-    """
-    held = terms.get_terms(session, organization_id)
-    profile = _profile(session, organization_id)
-    found = period_spend.get_period_spend(session, organization_id, held.period_id)
-    cap = profile.spend_cap_minor, profile.spend_cap_action, profile.spend_cap_is_default
-    return SpendCapState(*cap, held.period_id, found, held.currency, held.period_ends_at)
 
 
 def set_spend_cap(
     session: Session, organization_id: UUID, amount: Decimal | None, action: str, actor: Actor
 ) -> SpendCapState:
-    """Put another cap in force, from the next request on; None removes it.
+    """Set the spend cap of an organization, effective with the next request; None removes it.
 
     amount: in major units
-    raises: Invalid below the period's base or what is used, or finer than the currency; NoSuchOrganization
+    raises: ValidationFailed for an amount below the base or the spend of the period, or with too many decimals;
+        OrganizationNotFound
     """
     state = get_cap_state(session, organization_id)
-    minor = None
-    if amount is not None:
-        try:
-            minor = money.parse_minor(money.format_unit_price(amount), state.currency)
-        except ValueError as cause:
-            raise ValidationFailed.at_field("amount", f"Not an amount in {state.currency}.") from cause
-        if minor < state.spent.base_minor:
-            raise ValidationFailed.at_field("amount", "Must not be below the base amount of the period.")
-        if minor < state.spent.total:
-            raise ValidationFailed.at_field("amount", "Must not be below what is used in this period.")
-    profile = _profile(session, organization_id)
+    amount_minor = None if amount is None else _parse_cap(amount, state)
+    profile = _get_profile(session, organization_id)
     before = {"amount_minor": profile.spend_cap_minor, "action": profile.spend_cap_action}
-    profile.spend_cap_minor, profile.spend_cap_action, profile.spend_cap_is_default = minor, action, False
+    profile.spend_cap_minor, profile.spend_cap_action, profile.spend_cap_is_default = amount_minor, action, False
     session.flush()
     organizations.bump_generation(session, organization_id)
-    changed = {"before": before, "after": {"amount_minor": minor, "action": action}}
-    audit.record_event(session, organization_id, actor, "spend_cap.changed", ("organization", organization_id), changed)
-    return replace(state, amount_minor=minor, action=action, is_default=False)
+    data = {"before": before, "after": {"amount_minor": amount_minor, "action": action}}
+    audit.record_event(session, organization_id, actor, "spend_cap.changed", ("organization", organization_id), data)
+    return replace(state, amount_minor=amount_minor, action=action, is_default=False)
 
 
-def _profile(session: Session, organization_id: UUID) -> BillingProfile:
-    return session.scalars(select(BillingProfile).where(BillingProfile.organization_id == organization_id)).one()
+def reconcile_counters(session: Session, organization_id: UUID, period_id: UUID, spent: PeriodSpend) -> None:
+    """Correct the counters of a period in Redis from the ledger. Does nothing while Redis is unavailable.
+
+    spent: a recent read of the period; the period is read again only if a counter differs
+    """
+    names = sorted(_database_values(spent))
+    keys = [counters.counter_key(organization_id, period_id, name) for name in names]
+    try:
+        before = counters.read_counters(keys)
+        if all(value in (None, _database_values(spent)[name]) for name, value in zip(names, before, strict=True)):
+            return
+        correct = _database_values(period_spend.get_period_spend(session, organization_id, period_id))
+        for name, key, first, last in zip(names, keys, before, counters.read_counters(keys), strict=True):
+            if first is not None and last is not None:
+                _correct_counter(key, first, correct.get(name, 0), last)
+    except RedisUnavailable:
+        log.warning("counters_uncorrected", organization_id=str(organization_id))
+
+
+def _correct_counter(key: str, before: int, correct: int, after: int) -> None:
+    """Raise a low counter at once; lower a high one by what two runs in a row found, as requests may be running."""
+    if correct > after:
+        counters.adjust_counter(key, correct - after)
+        return
+    excess = max(0, before - correct)
+    confirmed = min(excess, counters.exchange_previous_excess(key, excess))
+    if confirmed:
+        counters.adjust_counter(key, -confirmed)
+        counters.exchange_previous_excess(key, 0)
+
+
+def _database_values(spent: PeriodSpend) -> Mapping[str, int]:
+    values = {meter: int(quantity) for meter, quantity in spent.metered.items()}
+    values |= {quantity_counter_name(spent.version.id, meter): 0 for meter in spent.version.prices}
+    for (version_id, meter), quantity in spent.quantities.items():
+        values[quantity_counter_name(version_id, meter)] = quantity_to_micro_units(max(quantity, Decimal(0)))
+    values[SPEND_COUNTER] = max(0, amount_to_micro_units(spent.charge, spent.version.currency))
+    return values
+
+
+def _parse_cap(amount: Decimal, state: SpendCapState) -> int:
+    try:
+        amount_minor = money.parse_minor(money.format_unit_price(amount), state.currency)
+    except ValueError as cause:
+        raise ValidationFailed.at_field("amount", f"Not an amount in {state.currency}.") from cause
+    if amount_minor < state.spent.base_minor:
+        raise ValidationFailed.at_field("amount", "Must not be below the base amount of the period.")
+    if amount_minor < state.spent.total:
+        raise ValidationFailed.at_field("amount", "Must not be below what is used in this period.")
+    return amount_minor
+
+
+def _get_profile(session: Session, organization_id: UUID) -> BillingProfile:
+    return session.get_one(BillingProfile, organization_id)

@@ -65,7 +65,7 @@ def set_overrides(
     else:
         row = row or OrganizationLimits(organization_id=organization_id)
         row.rate_limit_per_minute = overrides.rate_limit
-        row.ceilings = {meter: f"{limit.normalize():f}" for meter, limit in overrides.quotas.items()}
+        row.quotas = {meter: f"{limit.normalize():f}" for meter, limit in overrides.quotas.items()}
         row.expires_at, row.reason = overrides.expires_at, reason
         row.set_by = UUID(actor.id) if actor.kind == "operator" and actor.id else None
         session.add(row)
@@ -89,7 +89,7 @@ def _validate(session: Session, overrides: LimitOverrides) -> None:
 def _to_overrides(row: OrganizationLimits | None) -> LimitOverrides:
     if row is None:
         return LimitOverrides()
-    quotas = {meter: Decimal(str(limit)) for meter, limit in row.ceilings.items()}
+    quotas = {meter: Decimal(str(limit)) for meter, limit in row.quotas.items()}
     return LimitOverrides(row.rate_limit_per_minute, quotas, row.expires_at)
 
 

@@ -1,4 +1,4 @@
-"""Balances, grants, apply, return, expire."""
+"""The wallet of an organization: credit grants, how invoices use them, return and expiry."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -13,23 +13,54 @@ from sqlalchemy.orm import Session
 
 from saas_api.accounts.audit import OperatorContext
 from saas_api.billing import periods
-from saas_api.billing.models import BillingProfile, CreditEntry, CreditGrant, Invoice
+from saas_api.billing.models import (
+    BillingProfile,
+    CreditEntry,
+    CreditEntryReason,
+    CreditGrant,
+    GrantKind,
+    Invoice,
+)
 from saas_api.core import clock, ids, money
 from saas_api.core.db import pagination, tenancy
 from saas_api.core.db.pagination import Page
 from saas_api.core.errors import Conflict, ValidationFailed
 
+_PRIORITY_BY_KIND = {GrantKind.PROMOTIONAL: 5}
+_DEFAULT_PRIORITY = 10
+
+
+class GrantExists(Conflict):
+    """Credit from this source was granted before."""
+
+    code, message = "GRANT_EXISTS", "A grant with this key exists already."
+
+
+@dataclass(frozen=True)
+class GrantSource:
+    """Where a grant comes from.
+
+    key: unique in the organization, so that a source is granted only once
+    """
+
+    key: str
+    kind: GrantKind
+
 
 @dataclass(frozen=True)
 class GrantView:
-    """A grant and what became of it."""
+    """A grant with its entries, oldest first."""
 
     grant: CreditGrant
     entries: Sequence[CreditEntry]
 
+    @property
+    def currency(self) -> str:
+        return self.grant.currency
+
 
 def wallet_balances(session: Session, organization_id: UUID, at: datetime) -> dict[str, int]:
-    """What the next invoice may use, in minor units by currency."""
+    """Credit that an invoice finalized at an instant can use, in minor units by currency."""
     rows = session.execute(
         select(CreditGrant.currency, func.sum(CreditGrant.remaining_minor))
         .where(CreditGrant.organization_id == organization_id, CreditGrant.effective_at <= at)
@@ -40,41 +71,45 @@ def wallet_balances(session: Session, organization_id: UUID, at: datetime) -> di
 
 
 def list_grants(session: Session, organization_id: UUID, query: dict[str, Any]) -> Page:
-    """A page of `Grant`.
+    """A page of `GrantView`, newest first.
 
     query: limit, cursor
-    raises: Invalid for a cursor of another list
+    raises: ValidationFailed for a cursor of another list
     """
-    wanted = select(CreditGrant).where(CreditGrant.organization_id == organization_id)
-    rows, cursor = paginate_rows(session, wanted, (CreditGrant.created_at, CreditGrant.id), query)
+    statement = select(CreditGrant).where(CreditGrant.organization_id == organization_id)
+    grants, cursor = paginate_rows(session, statement, (CreditGrant.created_at, CreditGrant.id), query)
     entries: defaultdict[UUID, list[CreditEntry]] = defaultdict(list)
     for entry in session.scalars(
         select(CreditEntry)
-        .where(CreditEntry.organization_id == organization_id, CreditEntry.grant_id.in_([row.id for row in rows]))
+        .where(CreditEntry.organization_id == organization_id, CreditEntry.grant_id.in_([grant.id for grant in grants]))
         .order_by(CreditEntry.at, CreditEntry.id)
     ):
         entries[entry.grant_id].append(entry)
-    return Page([GrantView(row, entries[row.id]) for row in rows], cursor, query["limit"])
+    return Page([GrantView(grant, entries[grant.id]) for grant in grants], cursor, query["limit"])
 
 
 def paginate_rows(
-    session: Session, wanted: Select[Any], order: tuple[Any, Any], query: dict[str, Any]
+    session: Session, statement: Select[Any], order: tuple[Any, Any], query: dict[str, Any]
 ) -> tuple[list[Any], str | None]:
+    """The rows of a page, newest first, and the cursor of the next one.
+
+    order: columns of time and id
+    """
     at, key = order
     if query["cursor"]:
-        wanted = wanted.where(tuple_(at, key) < position(query["cursor"]))
-    rows = list(session.scalars(wanted.order_by(at.desc(), key.desc()).limit(query["limit"] + 1)))
-    shown, has_more = rows[: query["limit"]], len(rows) > query["limit"]
+        statement = statement.where(tuple_(at, key) < position(query["cursor"]))
+    rows = list(session.scalars(statement.order_by(at.desc(), key.desc()).limit(query["limit"] + 1)))
+    page, has_more = rows[: query["limit"]], len(rows) > query["limit"]
     if not has_more:
-        return shown, None
-    last = shown[-1]
-    return shown, pagination.encode_cursor(getattr(last, at.key).isoformat(), str(last.id))
+        return page, None
+    last = page[-1]
+    return page, pagination.encode_cursor(getattr(last, at.key).isoformat(), str(last.id))
 
 
 def position(cursor: str) -> tuple[datetime, UUID]:
-    """Time and id of the last row of the page before.
+    """Time and id of the last row of the previous page.
 
-    raises: Invalid
+    raises: ValidationFailed
     """
     try:
         at, key = pagination.decode_cursor(cursor)
@@ -83,63 +118,20 @@ def position(cursor: str) -> tuple[datetime, UUID]:
         raise ValidationFailed.at_field("cursor", "Not a cursor of this list.") from cause
 
 
-GRANT_PRIORITIES = {"promotional": 5}
-DEFAULT_PRIORITY = 10
-
-# Every grant is locked in one order; one that a finalization holds is left to the next run.
-_EXPIRE = text("""
-WITH ended AS (
-  SELECT organization_id, id, remaining_minor FROM credit_grants WHERE remaining_minor > 0 AND expires_at <= :at
-  FOR UPDATE SKIP LOCKED),
-entries AS (
-  INSERT INTO credit_entries (organization_id, grant_id, delta_minor, reason, at)
-  SELECT organization_id, id, -remaining_minor, 'expire', :at FROM ended)
-UPDATE credit_grants g SET remaining_minor = 0 FROM ended e WHERE g.organization_id = e.organization_id AND g.id = e.id
-RETURNING g.id""")
-_RETURN_CREDITS = text("""
-WITH taken AS (
-  SELECT organization_id, grant_id, -sum(delta_minor) AS minor FROM credit_entries
-  WHERE organization_id = :organization_id AND invoice_id = :invoice_id GROUP BY organization_id, grant_id
-  HAVING sum(delta_minor) < 0),
-entries AS (
-  INSERT INTO credit_entries (organization_id, grant_id, invoice_id, delta_minor, reason, at)
-  SELECT organization_id, grant_id, :invoice_id, minor, 'unapply', :at FROM taken)
-UPDATE credit_grants g SET remaining_minor = g.remaining_minor + t.minor FROM taken t
-WHERE g.organization_id = t.organization_id AND g.id = t.grant_id""")
-
-
-class GrantExists(Conflict):
-    """This source has put its money into the wallet before."""
-
-    code, message = "GRANT_EXISTS", "A grant with this key exists already."
-
-
-@dataclass(frozen=True)
-class GrantSource:
-    """Where a grant comes from.
-
-    key: unique in the organization; the same source never pays twice
-    kind: "promotional", "purchased", "credit_note", "overpayment" or "carry"
-    """
-
-    key: str
-    kind: str
-
-
 def grant_credit(
     session: Session,
     organization_id: UUID,
     source: GrantSource,
     amount_minor: int,
-    act: OperatorContext,
+    operator: OperatorContext,
     *,
     expires_at: datetime | None = None,
 ) -> UUID:
-    """Give an organization money that its next invoices use up, in the currency it is billed in.
+    """Grant an organization credit for its next invoices, in the currency it is billed in.
 
-    session: of the system
+    session: a system session
     amount_minor: > 0
-    raises: NoSuchOrganization, Invalid, GrantExists
+    raises: OrganizationNotFound, ValidationFailed, GrantExists
     """
     if amount_minor <= 0:
         raise ValidationFailed.at_field("amount", "Must be above zero.")
@@ -151,7 +143,7 @@ def grant_credit(
     if grant_id is None:
         raise GrantExists
     data = {"kind": source.kind, "amount": money.format_minor(amount_minor, currency), "currency": currency}
-    act.record(session, organization_id, "credit_grant.created", ("credit_grant", grant_id), data)
+    operator.record(session, organization_id, "credit_grant.created", ("credit_grant", grant_id), data)
     return grant_id
 
 
@@ -164,10 +156,10 @@ def add_grant(
     *,
     expires_at: datetime | None = None,
 ) -> UUID | None:
-    """Put money into the wallet.
+    """Add credit to the wallet.
 
     amount_minor: > 0
-    returns: the grant's id; None when this source has paid already
+    returns: id of the grant; None when the source has been granted before
     """
     values = {
         "organization_id": organization_id,
@@ -177,7 +169,7 @@ def add_grant(
         "currency": currency,
         "amount_minor": amount_minor,
         "remaining_minor": amount_minor,
-        "priority": GRANT_PRIORITIES.get(source.kind, DEFAULT_PRIORITY),
+        "priority": _PRIORITY_BY_KIND.get(GrantKind(source.kind), _DEFAULT_PRIORITY),
         "effective_at": clock.now(),
         "expires_at": expires_at,
     }
@@ -188,32 +180,32 @@ def add_grant(
 
 
 def apply_credits(session: Session, invoice: Invoice) -> int:
-    """Pay what the wallet covers of an invoice's total, in the order in which grants are used up.
+    """Apply wallet credit to the total of an invoice: by priority, then what expires first, then the oldest.
 
-    returns: how much that is, in minor units
+    returns: applied amount in minor units
     """
     now, due = clock.now(), invoice.total_minor
-    for found in _usable_grants(session, invoice, now) if due else ():
-        taken = min(found.remaining_minor, due)
-        if not taken:
+    for grant in _lock_usable_grants(session, invoice, now) if due else ():
+        amount = min(grant.remaining_minor, due)
+        if not amount:
             break
-        found.remaining_minor -= taken
-        due -= taken
+        grant.remaining_minor -= amount
+        due -= amount
         session.add(
             CreditEntry(
                 organization_id=invoice.organization_id,
                 id=ids.new_id(),
-                grant_id=found.id,
+                grant_id=grant.id,
                 invoice_id=invoice.id,
-                delta_minor=-taken,
-                reason="apply",
+                delta_minor=-amount,
+                reason=CreditEntryReason.APPLY,
                 at=now,
             )
         )
     return invoice.total_minor - due
 
 
-def _usable_grants(session: Session, invoice: Invoice, now: datetime) -> list[CreditGrant]:
+def _lock_usable_grants(session: Session, invoice: Invoice, now: datetime) -> list[CreditGrant]:
     statement = (
         select(CreditGrant)
         .where(CreditGrant.organization_id == invoice.organization_id, CreditGrant.currency == invoice.currency)
@@ -230,16 +222,40 @@ def _usable_grants(session: Session, invoice: Invoice, now: datetime) -> list[Cr
     return list(session.scalars(statement))
 
 
+_RETURN_CREDITS = text("""
+WITH taken AS (
+  SELECT organization_id, grant_id, -sum(delta_minor) AS minor FROM credit_entries
+  WHERE organization_id = :organization_id AND invoice_id = :invoice_id GROUP BY organization_id, grant_id
+  HAVING sum(delta_minor) < 0),
+entries AS (
+  INSERT INTO credit_entries (organization_id, grant_id, invoice_id, delta_minor, reason, at)
+  SELECT organization_id, grant_id, :invoice_id, minor, 'unapply', :at FROM taken)
+UPDATE credit_grants g SET remaining_minor = g.remaining_minor + t.minor FROM taken t
+WHERE g.organization_id = t.organization_id AND g.id = t.grant_id""")
+
+
 def return_credits(session: Session, invoice: Invoice) -> None:
-    """Return to every grant what this invoice took of it."""
+    """Return the credit that was applied to an invoice to the grants it came from."""
     values = {"organization_id": invoice.organization_id, "invoice_id": invoice.id, "at": clock.now()}
     session.execute(_RETURN_CREDITS, values)
 
 
-def expire_grants(at: datetime) -> int:
-    """Take out of every wallet what has expired by an instant, and say so by an entry.
+# A grant that a finalization has locked is left to the next run.
+_EXPIRE = text("""
+WITH ended AS (
+  SELECT organization_id, id, remaining_minor FROM credit_grants WHERE remaining_minor > 0 AND expires_at <= :at
+  FOR UPDATE SKIP LOCKED),
+entries AS (
+  INSERT INTO credit_entries (organization_id, grant_id, delta_minor, reason, at)
+  SELECT organization_id, id, -remaining_minor, 'expire', :at FROM ended)
+UPDATE credit_grants g SET remaining_minor = 0 FROM ended e WHERE g.organization_id = e.organization_id AND g.id = e.id
+RETURNING g.id""")
 
-    returns: how many grants had something left
+
+def expire_grants(at: datetime) -> int:
+    """Expire what is left of grants that end at or before an instant.
+
+    returns: number of grants that had a remainder
     """
     with tenancy.system_session("billing.expiry") as session:
         return len(session.execute(_EXPIRE, {"at": at}).all())

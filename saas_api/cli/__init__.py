@@ -1,8 +1,10 @@
-"""The `flask` command: registers the groups and commands that the modules of this package define.
+"""The `flask` command: one module of `cli.commands` for each noun.
 
-They are imported when an application asks for them: the web imports this package for its settings alone.
+The modules are imported by `init_app` only: the web imports this package without loading any command.
 """
-# ruff: noqa: PLC0415 - for that reason
+# ruff: noqa: PLC0415 - the web loads no command
+
+from collections.abc import Iterator
 
 import click
 from flask import Flask
@@ -25,21 +27,20 @@ DOMAIN = Domain(
 
 
 def init_app(app: Flask) -> None:
-    """Give an application's `flask` command the commands of this package, and Flask-Migrate's."""
+    """Add the commands of this package and of Flask-Migrate to an application."""
     from flask_migrate import Migrate
 
     from saas_api.core.db.engine import db
 
     Migrate(app, db, directory="migrations")
-    for command in _commands():
+    for command in (*_groups(), *_commands()):
         app.cli.add_command(command)
 
 
-def _commands() -> tuple[click.Command, ...]:
+def _groups() -> Iterator[click.Group]:
     from saas_api.cli.commands import (
         billing,
         demo,
-        doctor,
         documents,
         dunning,
         engines,
@@ -52,28 +53,15 @@ def _commands() -> tuple[click.Command, ...]:
         up,
         usage,
         webhooks,
-        worker,
     )
 
-    _ = engines  # it extends the group of another module
-    return (
-        billing.group,
-        demo.group,
-        up.group,
-        doctor.doctor,
-        documents.errors,
-        documents.openapi,
-        documents.settings,
-        dunning.group,
-        keys.group,
-        mail.group,
-        documents.group,
-        operators.group,
-        payments.group,
-        plans.group,
-        scheduler.group,
-        scheduler.scheduler,
-        usage.group,
-        webhooks.group,
-        worker.worker,
-    )
+    up.group.add_command(engines.group)
+    yield from (billing.group, demo.group, documents.group, dunning.group, keys.group, mail.group, operators.group)
+    yield from (payments.group, plans.group, scheduler.group, up.group, usage.group, webhooks.group)
+    yield from (documents.errors, documents.openapi, documents.settings)
+
+
+def _commands() -> Iterator[click.Command]:
+    from saas_api.cli.commands import doctor, scheduler, worker
+
+    yield from (doctor.doctor, scheduler.scheduler, worker.worker)

@@ -1,4 +1,4 @@
-"""One-line errors, exit codes, command classes."""
+"""Errors of commands as one line with a hint, exit codes, and the classes of commands and groups."""
 
 import inspect
 import sys
@@ -25,32 +25,33 @@ log = get_logger(__name__)
 EXIT_FAILED, EXIT_USAGE, EXIT_PROBLEMS = 1, 2, 3
 _READ_MORE = "(docs/errors.md says more.)"
 _EXAMPLE = "Example: "
-_NO_TABLE, _NO_COLUMN, _TOO_SLOW, _LOCKED = "42P01", "42703", "57014", "55P03"  # SQLSTATE
-_BY_STATE = {
-    _NO_TABLE: "a table is missing: bring it up with flask db upgrade.",
-    _NO_COLUMN: "a column is missing: bring it up with flask db upgrade.",
-    _TOO_SLOW: "a statement took too long; nothing was changed, try again when there is less to do.",
-    _LOCKED: "somebody else holds what is needed; nothing was changed, try again.",
+_MESSAGE_BY_SQLSTATE = {
+    "42P01": "a table is missing: bring it up with flask db upgrade.",
+    "42703": "a column is missing: bring it up with flask db upgrade.",
+    "57014": "a statement took too long; nothing was changed, try again when there is less to do.",
+    "55P03": "another process holds a lock that is needed; nothing was changed, try again.",
 }
 
 
 class CommandError(click.ClickException):
-    """A command that cannot go on: one line for a person, which says what to do."""
+    """A command fails with one line, which says what to do.
+
+    code: exit code of the process
+    """
 
     def __init__(self, message: str, code: int = EXIT_FAILED) -> None:
         super().__init__(" ".join(message.split()))
         self.exit_code = code  # type: ignore[misc]  # click calls it constant and reads it from the instance
 
     def show(self, file: IO[Any] | None = None) -> None:
-        """Print it."""
         click.echo(self.message, file=file, err=True)
 
 
 @contextmanager
 def to_command_error() -> Iterator[None]:
-    """Turn what any command may meet into one line.
+    """Turn the errors that every command may meet into one line.
 
-    raises: Stopped
+    raises: CommandError
     """
     try:
         yield
@@ -70,25 +71,25 @@ def to_command_error() -> Iterator[None]:
     except PoolTimeout:
         raise CommandError("PostgreSQL gives no more connections; try again when there is less to do.") from None
     except DBAPIError as error:
-        known = _BY_STATE.get(str(getattr(error.orig, "pgcode", None)))
-        if known is None and not isinstance(error, OperationalError):
+        message = _MESSAGE_BY_SQLSTATE.get(str(getattr(error.orig, "pgcode", None)))
+        if message is None and not isinstance(error, OperationalError):
             raise
-        raise CommandError(f"PostgreSQL: {known}" if known else _unreachable_message(error)) from None
+        raise CommandError(f"PostgreSQL: {message}" if message else _unreachable_message(error)) from None
 
 
 def excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """What the interpreter calls for an error that nobody took, such as one of the commands that others brought."""
+    """Replacement of sys.excepthook: shows errors of Flask-Migrate's commands as one line, too."""
     try:
         with to_command_error():
-            raise error  # noqa: TRY301 - it was raised elsewhere, and is only read here
-    except CommandError as stopped:
-        stopped.show()
-    except BaseException:  # noqa: BLE001 - it is told as it would have been
+            raise error  # noqa: TRY301 - it was raised elsewhere, and is only converted here
+    except CommandError as command_error:
+        command_error.show()
+    except BaseException:  # noqa: BLE001 - the interpreter's own hook shows it
         sys.__excepthook__(kind, error, trace)
 
 
 def _hint(error: ApiError) -> str:
-    fields = "; ".join(f"--{one['field']}: {one['reason']}" for one in error.details.get("fields", []))
+    fields = "; ".join(f"--{problem['field']}: {problem['reason']}" for problem in error.details.get("fields", []))
     if fields:
         return f"{fields} ({error.code})"
     hint = "Look whether the id is whole and of this organization." if isinstance(error, NotFound) else _READ_MORE
@@ -101,9 +102,9 @@ def _unreachable_message(error: DBAPIError) -> str:
 
 
 class _OneLineErrors(click.Command):
-    def make_context(self, *words: Any, **extra: Any) -> click.Context:
+    def make_context(self, *arguments: Any, **options: Any) -> click.Context:
         with to_command_error():
-            return super().make_context(*words, **extra)
+            return super().make_context(*arguments, **options)
 
     def invoke(self, ctx: click.Context) -> Any:
         with to_command_error():
@@ -111,10 +112,9 @@ class _OneLineErrors(click.Command):
 
 
 class Command(_OneLineErrors):
-    """A command whose errors are one line, and whose help ends with its example as one would type it."""
+    """A command whose errors are one line, and whose help ends with examples, which are not wrapped."""
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the text, wrapped, and the examples, which are not."""
         del ctx
         text, examples = self.text_and_examples()
         formatter.write_paragraph()
@@ -125,21 +125,22 @@ class Command(_OneLineErrors):
                 formatter.write("".join(f"{'':>{formatter.current_indent}}{line}\n" for line in examples))
 
     def text_and_examples(self) -> tuple[str, list[str]]:
-        """What the command says of itself, and the lines that show its use."""
+        """The help text, and the example lines that follow "Example:" in it."""
         text, _, examples = inspect.cleandoc(self.help or "").partition(_EXAMPLE)
         return text.strip(), [line.strip() for line in examples.splitlines() if line.strip()]
 
 
 class CommandGroup(_OneLineErrors, AppGroup):
-    """A group of such commands."""
+    """A group of commands with one-line errors."""
 
     command_class = Command
 
 
 def require_safe_database() -> None:
-    """Stop when the database would not keep tenants apart; one that is away stops nobody.
+    """Fail when the database does not isolate tenants; an unreachable database is only logged.
 
     No connection is left open: the caller may fork.
+    raises: CommandError
     """
     try:
         tenancy.verify_isolation()

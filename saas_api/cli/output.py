@@ -1,4 +1,4 @@
-"""Confirmation, progress, results, audit row of a command."""
+"""Results, confirmation and progress of commands, and the audit events they record."""
 
 import getpass
 import json
@@ -18,28 +18,28 @@ from saas_api.core.db import tenancy
 
 
 def current_os_user() -> Actor:
-    """Whoever runs this command, as the log of acts names them: the user of the operating system."""
+    """The user of the operating system who runs this command, as actor of audit events."""
     return Actor("system", getpass.getuser())
 
 
 def record_audit(
     action: str, target: tuple[str, object], data: Mapping[str, Any], *, organization_id: UUID | None = None
 ) -> None:
-    """Write an act of this command into the log, where the service that acted does not.
+    """Record an audit event, for commands whose services record none.
 
-    action: "room.verb"
-    target: its type and id
+    action: "noun.verb"
+    target: type and id of the object
     data: JSON-ready
-    organization_id: None for an act on the platform
+    organization_id: None for an event of the platform
     """
     with tenancy.system_session("cli.note") as session:
         audit.record_event(session, organization_id, current_os_user(), action, target, data)
 
 
 def require_organization(organization_id: UUID | None) -> None:
-    """Stop when there is no such organization; None, for all of them, is none that is missing.
+    """Fail when an organization does not exist; None, which stands for all of them, is accepted.
 
-    raises: Stopped
+    raises: CommandError
     """
     if organization_id is None:
         return
@@ -52,9 +52,9 @@ def require_organization(organization_id: UUID | None) -> None:
 
 
 def confirm_by_typing(word: str, question: str, *, is_sure: bool) -> None:
-    """Go on only when a person types a word, or was sure from the start.
+    """Ask the user to type a word, unless `is_sure`.
 
-    raises: click.UsageError off a terminal, where nobody can be asked
+    raises: click.Abort for another word; click.UsageError when stdin is not a terminal
     """
     if is_sure:
         return
@@ -65,26 +65,26 @@ def confirm_by_typing(word: str, question: str, *, is_sure: bool) -> None:
 
 
 def progress(label: str, *, is_silent: bool = False) -> Callable[[Sequence[Any]], Iterable[Any]]:
-    """A bar on stderr that shows how far the work through a list is; off a terminal its label alone.
+    """A function that iterates a sequence with a progress bar on stderr; only its label when that is no terminal.
 
     is_silent: show nothing
     """
 
-    def through(things: Sequence[Any]) -> Iterator[Any]:
-        with click.progressbar(things, label=label, file=sys.stderr, hidden=is_silent) as bar:
+    def iterate(items: Sequence[Any]) -> Iterator[Any]:
+        with click.progressbar(items, label=label, file=sys.stderr, hidden=is_silent) as bar:
             yield from bar
 
-    return through
+    return iterate
 
 
-def print_result(found: Mapping[str, Any], lines: Iterable[str], *, as_json: bool) -> None:
-    """Print what a command found or did.
+def print_result(data: Mapping[str, Any], lines: Iterable[str], *, as_json: bool) -> None:
+    """Print the result of a command.
 
-    found: JSON-ready, for programs
+    data: JSON-ready, for programs
     lines: the same for people
     """
     if as_json:
-        click.echo(json.dumps(found))
+        click.echo(json.dumps(data))
         return
     for line in lines:
         click.echo(line)

@@ -1,4 +1,4 @@
-"""PublicId, InstantType, EmailType, shared options."""
+"""Types of arguments and options that several commands share."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -14,10 +14,7 @@ from saas_api.core.settings import setting
 
 
 class PublicId(click.ParamType):
-    """An id as `org_...`, or as a UUID.
-
-    prefix: of what it names
-    """
+    """An id as the API writes it (`org_...`), or as a UUID."""
 
     name = "id"
 
@@ -25,7 +22,6 @@ class PublicId(click.ParamType):
         self.prefix = prefix
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> UUID:
-        """Read it."""
         try:
             return value if isinstance(value, UUID) else ids.parse_id(self.prefix, value)
         except ValueError:
@@ -33,12 +29,11 @@ class PublicId(click.ParamType):
 
 
 class InstantType(click.ParamType):
-    """A time of RFC 3339; without an offset it is UTC."""
+    """A time as in RFC 3339; without an offset it is UTC."""
 
     name = "time"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        """Read it."""
         try:
             time = value if isinstance(value, datetime) else datetime.fromisoformat(value)
         except ValueError:
@@ -47,12 +42,11 @@ class InstantType(click.ParamType):
 
 
 class EmailType(click.ParamType):
-    """An e-mail address as sign-up takes it."""
+    """An e-mail address, checked and normalized as at sign-up."""
 
     name = "email"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Read it."""
         try:
             return str(Email().deserialize(value))
         except ma.ValidationError:
@@ -65,12 +59,15 @@ organization_option = click.option(
     "--organization", "organization_id", type=PublicId("org"), metavar="ID", help="Only this organization."
 )
 at_option = click.option(
-    "--at", type=INSTANT, metavar="TIME", help="Take TIME for now in deciding what is due; refused in production."
+    "--at", type=INSTANT, metavar="TIME", help="Use TIME instead of the current time (not in production)."
 )
 
 
 def effective_now(at: datetime | None) -> datetime:
-    """The instant that `--at` names, which production refuses; without it, the present one."""
+    """The value of `--at`, or the current instant without it.
+
+    raises: CommandError in production
+    """
     if at is None:
         return clock.now()
     if setting("APP_ENV") == "production":

@@ -1,4 +1,4 @@
-"""Principal, Access, the view decorators, can_* and require_* checks."""
+"""The principal of a request, and the access that each view requires: decorators, checks and their errors."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -7,12 +7,12 @@ from uuid import UUID
 
 from saas_api.core import domain
 from saas_api.core.errors import Forbidden, NotFound, Unauthenticated
+from saas_api.core.ids import NIL_UUID
 from saas_api.core.roles import OPERATOR_ROLES
 from saas_api.core.settings import setting
 
 View = TypeVar("View", bound=Callable[..., Any])
 
-NIL_UUID = UUID(int=0)
 PERMISSIONS: Mapping[str, frozenset[str]] = domain.registry.permissions
 """Roles of each permission, as the domains register them."""
 SCOPE_REQUIRES_PERMISSION: Mapping[str, str] = domain.registry.scopes
@@ -21,35 +21,36 @@ SCOPES = SCOPE_REQUIRES_PERMISSION.keys()
 
 
 class EmailNotVerified(Forbidden):
-    """The platform asks for a verified address first, and the person's is not (REQUIRE_VERIFIED_EMAIL)."""
+    """REQUIRE_VERIFIED_EMAIL is set and the user's address is not verified."""
 
     code, message = "EMAIL_NOT_VERIFIED", "Verify your e-mail address first."
 
 
 class FreshLoginRequired(Unauthenticated):
-    """What cannot be taken back asks for a password of the last ten minutes; a refreshed token has none."""
+    """The user did not give the password within the last ten minutes; refreshing a token does not count."""
 
     code, message = "FRESH_TOKEN_REQUIRED", "Sign in again to do this."
 
 
 class InsufficientScope(Forbidden):
-    """The key is known and lacks the scope."""
+    """The API key does not have the scope."""
 
     code, message = "INSUFFICIENT_SCOPE", "This API key lacks the scope for that."
 
 
 @dataclass(frozen=True)
 class Principal:
-    """Who is calling, for which organization.
+    """The authenticated caller: an API key or a user, with the organization.
 
     kind: "key" or "user"
     id: of the key or the user
-    role: of a person; None for a key
+    organization_id: NIL_UUID for an operator who is not a member of any organization
+    role: of a user; None for a key
     scopes: of a key
-    mode: of a key, "live" or "test"; people see live
-    is_fresh: a person whose password was asked within the last ten minutes
-    is_looking: an operator looks at the organization: whatever the role allows, nothing is written
-    office: "support" or "admin" of who runs the platform; without a membership `organization_id` is NO_ORGANIZATION
+    mode: of a key, "live" or "test"; of a user, the mode that the dashboard shows
+    is_recently_authenticated: the user gave the password within the last ten minutes
+    is_impersonating: an operator views the organization: nothing is written, whatever the role allows
+    operator_role: "support" or "admin"; None for a user who is no operator
     """
 
     kind: str
@@ -64,114 +65,114 @@ class Principal:
     is_impersonating: bool = False
     operator_role: str | None = None
 
+    @property
+    def has_organization(self) -> bool:
+        """False for an operator who is not a member of any organization."""
+        return self.organization_id != NIL_UUID
+
 
 @dataclass(frozen=True)
 class Access:
-    """What a view asks of its caller: nothing, a signed-in person, or a permission.
+    """Access that a view requires.
 
-    scope: what it asks of a key, where that is called otherwise than the permission of a person
-    is_visited: a page for everybody that knows who is signed in, and whose forms come from itself
-    office: of an operator; everybody else finds nothing there
+    is_public: no caller is authenticated
+    is_login_optional: with `is_public`: a page that knows a signed-in user and protects its forms against CSRF
+    permission: of the caller; None for any signed-in user
+    scope: of a key, where its name differs from `permission`
+    operator_role: of an operator; other users get NotFound
     """
 
     is_public: bool = False
+    is_login_optional: bool = False
     permission: str | None = None
     scope: str | None = None
-    is_login_optional: bool = False
     operator_role: str | None = None
 
     @property
     def is_open_to_keys(self) -> bool:
-        """Whether an API key may call it at all."""
+        """Whether some API key may call the view."""
         return (self.scope or self.permission) in SCOPES
 
     @property
-    def is_open_to_people(self) -> bool:
-        """Whether a signed-in person may call it at all."""
+    def is_open_to_users(self) -> bool:
+        """Whether some signed-in user may call the view."""
         return self.permission is None or bool(PERMISSIONS[self.permission])
 
     @property
     def is_metered(self) -> bool:
-        """Whether a call costs money, so that a restricted organization may not make it."""
+        """Whether a call costs money; a restricted organization may not make it."""
         return self.permission in domain.registry.metered_permissions
 
 
 def public_view(view: View) -> View:
-    """Declare a view that anybody may call."""
-    view.__access__ = Access(is_public=True)  # type: ignore[attr-defined]  # functions carry attributes
-    return view
+    """Declare a view without authentication."""
+    return _declare(view, Access(is_public=True))
 
 
 def public_page(view: View) -> View:
-    """Declare a page for everybody: it may know who is signed in, and its forms are bound to who opened it."""
-    view.__access__ = Access(is_public=True, is_login_optional=True)  # type: ignore[attr-defined]  # functions carry attributes
-    return view
+    """Declare a page without authentication that knows a signed-in user; its forms are protected against CSRF."""
+    return _declare(view, Access(is_public=True, is_login_optional=True))
 
 
-def require_operator(office: str) -> Callable[[View], View]:
+def require_operator(operator_role: str) -> Callable[[View], View]:
     """Declare a page of the operator console.
 
-    office: "support", which every operator has, or "admin"
+    operator_role: "support", which every operator has, or "admin"
     """
-    if office not in OPERATOR_ROLES:
-        raise ValueError(f"unknown office {office}")
-
-    def declare(view: View) -> View:
-        view.__access__ = Access(operator_role=office)  # type: ignore[attr-defined]  # functions carry attributes
-        return view
-
-    return declare
+    if operator_role not in OPERATOR_ROLES:
+        raise ValueError(f"unknown operator role {operator_role}")
+    return lambda view: _declare(view, Access(operator_role=operator_role))
 
 
 def require_permission(permission: str | None, *, scope: str | None = None) -> Callable[[View], View]:
-    """Declare what a view asks for.
+    """Declare a view that requires a permission.
 
-    permission: a name of PERMISSIONS; None for any signed-in person
-    scope: of a key, where it is not the permission's name
+    permission: a name in PERMISSIONS; None for any signed-in user
+    scope: of a key, where its name differs from the permission's
     """
     if permission is not None and permission not in PERMISSIONS:
         raise ValueError(f"unknown permission {permission}")
+    return lambda view: _declare(view, Access(permission=permission, scope=scope))
 
-    def declare(view: View) -> View:
-        view.__access__ = Access(permission=permission, scope=scope)  # type: ignore[attr-defined]  # functions carry attributes
-        return view
 
-    return declare
+def _declare(view: View, access: Access) -> View:
+    view.__access__ = access  # type: ignore[attr-defined]  # functions carry attributes
+    return view
 
 
 def has_permission(principal: Principal, permission: str | None) -> bool:
-    """Whether a principal holds a permission, by scope or by role."""
+    """Whether a key has the scope, or the role of a user the permission."""
     if principal.kind == "key":
         return permission in SCOPES and permission in principal.scopes
     return permission is None or principal.role in PERMISSIONS[permission]
 
 
-def has_operator_role(principal: Principal, office: str) -> bool:
-    """Whether a person holds an office of the platform, or a higher one; not while they look at an organization."""
-    held = principal.operator_role
+def has_operator_role(principal: Principal, operator_role: str) -> bool:
+    """Whether a user has an operator role or a higher one; never during an impersonation."""
+    own_role = principal.operator_role
     return (
-        held is not None
+        own_role is not None
         and not principal.is_impersonating
-        and OPERATOR_ROLES.index(held) >= OPERATOR_ROLES.index(office)
+        and OPERATOR_ROLES.index(own_role) >= OPERATOR_ROLES.index(operator_role)
     )
 
 
 def can_grant_scope(principal: Principal, scope: str) -> bool:
-    """Whether a person may give a key a scope: no key does more than who made it."""
+    """Whether a user may give a key a scope: a key has no permission that its creator lacks."""
     return principal.kind == "user" and has_permission(principal, SCOPE_REQUIRES_PERMISSION[scope])
 
 
 def require_fresh_login(principal: Principal) -> None:
-    """Let a person pass who gave their password within the last ten minutes.
+    """Check that the user gave the password within the last ten minutes.
 
-    raises: NotFresh
+    raises: FreshLoginRequired
     """
     if not principal.is_recently_authenticated:
         raise FreshLoginRequired
 
 
 def require_verified_email(principal: Principal) -> None:
-    """Let a person pass whose address is verified, or anybody where that is not asked.
+    """Check that the user's address is verified, when REQUIRE_VERIFIED_EMAIL is set.
 
     raises: EmailNotVerified
     """
@@ -179,15 +180,15 @@ def require_verified_email(principal: Principal) -> None:
         raise EmailNotVerified
 
 
-def authorize(principal: Principal, asked: Access) -> None:
-    """Let a principal pass.
+def authorize(principal: Principal, access: Access) -> None:
+    """Check that a principal has the access that a view requires.
 
-    raises: InsufficientScope for a key, Forbidden for a person, NotFound for who is no operator
+    raises: InsufficientScope for a key, Forbidden for a user, NotFound for a page of the operator console
     """
-    if asked.operator_role is not None:
-        if not has_operator_role(principal, asked.operator_role):
+    if access.operator_role is not None:
+        if not has_operator_role(principal, access.operator_role):
             raise NotFound
         return
-    wanted = asked.scope if principal.kind == "key" and asked.scope else asked.permission
-    if not has_permission(principal, wanted):
+    permission = access.scope if principal.kind == "key" and access.scope else access.permission
+    if not has_permission(principal, permission):
         raise InsufficientScope if principal.kind == "key" else Forbidden

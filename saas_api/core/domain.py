@@ -1,4 +1,4 @@
-"""Domain(...): id prefixes, permissions, scopes, system purposes and queue that a package declares; the registry of them; pure."""
+"""Declaration of a package: its id prefixes, permissions, scopes, system purposes and queue; and their registry."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,10 +9,10 @@ class Domain:
     """Declaration of a package; creating one registers it.
 
     id_prefixes: of its public ids: "key" for `key_...`
-    permissions: `resource:verb` and the roles that hold it
-    scopes: what an API key may be granted, and the permission that a user needs to grant it
+    permissions: roles that hold each permission `resource:verb`
+    scopes: of API keys, and the permission that a user needs to grant each
     system_purposes: reasons of its transactions across organizations, each used in one file
-    queue: its own queue, when its drains must not wait behind others in the background queue
+    queue: its own queue, when its jobs must not wait behind others in the background queue
     metered_permissions: permissions of calls that cost money; a restricted organization may not make them
     raises: ValueError when one of these names is registered already
     """
@@ -31,7 +31,7 @@ class Domain:
 
 @dataclass(frozen=True)
 class Registry:
-    """Declared names of the packages that have been imported."""
+    """Names that the imported packages declare."""
 
     domains: dict[str, Domain] = field(default_factory=dict)
     id_prefixes: set[str] = field(default_factory=set)

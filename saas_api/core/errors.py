@@ -1,11 +1,15 @@
-"""ApiError and its subclasses by HTTP status."""
+"""Errors that become HTTP responses: `ApiError` and a subclass for each status."""
 
 from collections.abc import Iterable
 from typing import Any, ClassVar, Self
 
 
 class ApiError(Exception):
-    """An answer that is not a success; rooms subclass its children in three lines."""
+    """An error response. Domains subclass the class of a status and set `code` and `message`.
+
+    constraint: a database constraint whose violation means this error
+    field: with `constraint`: the field of the request that violates it
+    """
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "INTERNAL_ERROR"
@@ -21,9 +25,9 @@ class ApiError(Exception):
         details: dict[str, Any] | None = None,
         retry_after: int | None = None,
     ) -> None:
-        """Describe what went wrong.
+        """Create an error.
 
-        message: for a person; the class has a good one
+        message: replaces the message of the class
         details: JSON-ready
         retry_after: seconds
         """
@@ -33,49 +37,49 @@ class ApiError(Exception):
         super().__init__(self.message)
 
     def __init_subclass__(cls) -> None:
-        """Register the database constraint whose violation means this error."""
+        """Register the database constraint of the class."""
         if "constraint" in vars(cls) and cls.constraint:
             ApiError.by_constraint[cls.constraint] = cls
 
 
 class BadRequest(ApiError):
-    """The request cannot be read."""
+    """The request is malformed."""
 
     status, code, message = 400, "INVALID_REQUEST", "The request cannot be read."
 
 
 class InvalidOneTimeToken(BadRequest):
-    """A link's token is wrong, spent, expired or somebody else's: one answer."""
+    """A one-time token is unknown, used, expired or revoked; the response does not tell which."""
 
     code, message = "INVALID_TOKEN", "This link is not valid, or no longer."
 
 
 class Unauthenticated(ApiError):
-    """Nobody, or nobody we know, is calling."""
+    """The credentials are missing or not valid."""
 
     status, code, message = 401, "UNAUTHORIZED", "Sign in or send an API key."
 
 
 class PaymentRequired(ApiError):
-    """Money is missing."""
+    """The organization must pay first."""
 
     status, code, message = 402, "PAYMENT_REQUIRED", "A payment is needed first."
 
 
 class Forbidden(ApiError):
-    """The caller is known and may not do this."""
+    """The caller is authenticated and lacks the permission."""
 
     status, code, message = 403, "PERMISSION_DENIED", "Your role does not allow this."
 
 
 class NotFound(ApiError):
-    """There is no such thing, or it belongs to somebody else."""
+    """The resource does not exist, or the caller has no access to it."""
 
     status, code, message = 404, "NOT_FOUND", "There is nothing here."
 
 
 class MethodNotAllowed(ApiError):
-    """The path exists, the method does not."""
+    """The path does not support the method."""
 
     status, code, message = (
         405,
@@ -85,13 +89,13 @@ class MethodNotAllowed(ApiError):
 
 
 class Conflict(ApiError):
-    """The present state does not allow it."""
+    """The current state of the resource does not allow the request."""
 
     status, code, message = 409, "CONFLICT", "This conflicts with what exists."
 
 
 class Gone(ApiError):
-    """It existed once."""
+    """The resource existed and was removed."""
 
     status, code, message = 410, "GONE", "This no longer exists."
 
@@ -113,29 +117,32 @@ class UnsupportedMediaType(ApiError):
 
 
 class ValidationFailed(ApiError):
-    """The request was read and breaks a rule."""
+    """Fields of the request are not valid."""
 
     status, code, message = 422, "VALIDATION_ERROR", "Some fields are not valid."
 
     @classmethod
     def from_fields(cls, problems: Iterable[tuple[str, str]]) -> Self:
-        """Report every (field, reason) at once."""
+        """Make the error for several fields.
+
+        problems: pairs of field and reason
+        """
         return cls(details={"fields": [{"field": field, "reason": reason} for field, reason in problems]})
 
     @classmethod
     def at_field(cls, field: str, reason: str) -> Self:
-        """Report one field."""
+        """Make the error for one field."""
         return cls.from_fields([(field, reason)])
 
 
 class TooManyRequests(ApiError):
-    """A limit is used up for now."""
+    """A rate limit is exceeded."""
 
     status, code, message = 429, "RATE_LIMIT_EXCEEDED", "Too many requests; slow down."
 
 
 class ServiceUnavailable(ApiError):
-    """Something we need is away; the same request will work later."""
+    """A dependency does not respond; the same request may succeed later."""
 
     status, code, message = (
         503,

@@ -1,4 +1,4 @@
-"""StrictSchema and the field types of every schema, PageQuery, page_schema; no Flask."""
+"""Field types of every schema, StrictSchema, and the schemas of paginated lists; no Flask."""
 
 import re
 import unicodedata
@@ -15,21 +15,24 @@ from marshmallow import fields, validate
 
 from saas_api.core import clock, ids, money
 
-NIL_UUID = uuid.UUID(int=0)
 _outer_currency: ContextVar[str] = ContextVar("outer_currency", default="")
 
 
 class StrictSchema(ma.Schema):
-    """A shape on the wire; unknown fields are refused."""
+    """A schema that rejects unknown fields."""
 
     class Meta:
-        """Refuse what nobody asked for."""
+        """Options of marshmallow."""
 
         unknown = ma.RAISE
 
 
 class Text(fields.String):
-    """Text without control characters, in Unicode's composed form; lengths in characters."""
+    """Text without control characters, normalized to NFC.
+
+    minimum, maximum: length in characters
+    multiline: line breaks and tabs are allowed
+    """
 
     def __init__(
         self,
@@ -40,11 +43,14 @@ class Text(fields.String):
         **options: Any,
     ) -> None:
         super().__init__(validate=validate.Length(min=minimum, max=maximum), **options)
-        self.allowed = "\n\r\t" if multiline else ""
+        self.allowed_controls = "\n\r\t" if multiline else ""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> str:
         text = unicodedata.normalize("NFC", super()._deserialize(value, attr, data, **options))
-        if any(unicodedata.category(sign) in ("Cc", "Cs") and sign not in self.allowed for sign in text):
+        if any(
+            unicodedata.category(character) in ("Cc", "Cs") and character not in self.allowed_controls
+            for character in text
+        ):
             raise ma.ValidationError("Control characters are not allowed.")
         if value and not text.strip():
             raise ma.ValidationError("Must not be blank.")
@@ -52,7 +58,7 @@ class Text(fields.String):
 
 
 class Email(Text):
-    """An e-mail address, checked without asking the network; the domain comes out in lower case."""
+    """An e-mail address, checked without DNS; the domain is returned in lower case."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(maximum=254, **options)
@@ -66,7 +72,7 @@ class Email(Text):
 
 
 class OneOfRegistered(validate.Validator):
-    """Accepts a member of a collection that domains still extend while schemas are defined."""
+    """Accepts the members of a collection that domains may still extend after the schema is defined."""
 
     def __init__(self, registered: Collection[str], *, error: str | None = None) -> None:
         self._registered = registered
@@ -74,17 +80,17 @@ class OneOfRegistered(validate.Validator):
 
     @property
     def choices(self) -> list[str]:
-        """The members, sorted; the API document lists them."""
+        """The members, sorted; OpenAPI lists them."""
         return sorted(self._registered)
 
     def __call__(self, value: str) -> str:
         """Return the value, or raise the ValidationError of `OneOf`."""
-        checked: str = validate.OneOf(self.choices, error=self._error)(value)
-        return checked
+        validated: str = validate.OneOf(self.choices, error=self._error)(value)
+        return validated
 
 
 class Timestamp(fields.Field[datetime]):
-    """An instant: RFC 3339 with an offset in, UTC milliseconds out."""
+    """An instant: loads RFC 3339 with an offset, dumps UTC with milliseconds."""
 
     def _serialize(self, value: datetime | None, attr: str | None, obj: Any, **options: Any) -> str | None:
         return None if value is None else clock.format_rfc3339(value)
@@ -103,7 +109,7 @@ class Timestamp(fields.Field[datetime]):
 
 
 class DateField(fields.Date):
-    """A day of the calendar, `YYYY-MM-DD` and nothing shorter."""
+    """A calendar date, `YYYY-MM-DD` only."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> date:
         if not isinstance(value, str) or not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", value):
@@ -112,7 +118,7 @@ class DateField(fields.Date):
 
 
 class StrictInteger(fields.Integer):
-    """A whole number; 5.5, "5" and true are refused."""
+    """An integer; 5.5, "5" and true are rejected."""
 
     def __init__(self, *, minimum: int = 0, maximum: int = 1_000_000_000, **options: Any) -> None:
         super().__init__(strict=True, validate=validate.Range(min=minimum, max=maximum), **options)
@@ -124,7 +130,7 @@ class StrictInteger(fields.Integer):
 
 
 class QueryInteger(fields.Integer):
-    """A whole number in a query string: plain ASCII digits."""
+    """An integer in a query string: one to nine ASCII digits."""
 
     def __init__(self, *, minimum: int = 0, maximum: int = 999_999_999, **options: Any) -> None:
         super().__init__(validate=validate.Range(min=minimum, max=maximum), **options)
@@ -138,7 +144,7 @@ class QueryInteger(fields.Integer):
 
 
 class MoneyAmount(fields.Field[Decimal]):
-    """An amount of money as a decimal string; a JSON number is refused."""
+    """An amount of money as a decimal string such as "29.00"; a JSON number is rejected."""
 
     def _serialize(self, value: Any, attr: str | None, obj: Any, **options: Any) -> str | None:
         return None if value is None else str(value)
@@ -163,10 +169,12 @@ class MinorAmount(MoneyAmount):
 class NestedAmounts(fields.Nested):
     """A nested object whose amounts are in the currency of the object around it, such as the lines of an invoice."""
 
-    def _serialize(self, nested_obj: Any, attr: str | None, obj: Any, **options: Any) -> Any:
+    def _serialize(  # type: ignore[override]  # marshmallow's Nested and Field name the parameter differently
+        self, nested_obj: Any, attr: str | None, obj: Any, **options: Any
+    ) -> Any:
         token = _outer_currency.set(ma.utils.get_value(obj, "currency", _outer_currency.get()))
         try:
-            return super()._serialize(nested_obj, attr, obj, **options)
+            return super()._serialize(nested_obj, attr, obj, **options)  # type: ignore[no-untyped-call]  # marshmallow's
         finally:
             _outer_currency.reset(token)
 
@@ -186,7 +194,7 @@ class Quantity(MoneyAmount):
 
 
 class PrefixedId(fields.Field[uuid.UUID]):
-    """An identifier with its type's prefix."""
+    """An identifier with the prefix of its type; loads a bare UUID too."""
 
     def __init__(self, prefix: str, **options: Any) -> None:
         super().__init__(**options)
@@ -210,7 +218,7 @@ class PageQuery(StrictSchema):
 
 
 class Pagination(StrictSchema):
-    """Where a list goes on."""
+    """Position in a list: `next_cursor` is the `cursor` of the next page, null on the last one."""
 
     limit = fields.Integer()
     has_more = fields.Boolean()
@@ -218,9 +226,12 @@ class Pagination(StrictSchema):
 
 
 def page_schema(name: str, item: ma.Schema) -> ma.Schema:
-    """The schema of a `Page` whose items stand under a plural name."""
-    shape = {
+    """Make the schema of a `Page`.
+
+    name: plural under which the items stand, such as "sessions"
+    """
+    page_fields = {
         name: fields.List(fields.Nested(item), attribute="items"),
         "pagination": fields.Nested(Pagination()),
     }
-    return StrictSchema.from_dict(shape, name=f"PageOf{name.title().replace('_', '')}")()
+    return StrictSchema.from_dict(page_fields, name=f"PageOf{name.title().replace('_', '')}")()

@@ -1,4 +1,4 @@
-"""Idempotency-Key: acquire, find and store the response of a request in the transaction of its effect."""
+"""Idempotency-Key: the response of a request is stored in the transaction of its effect, and replayed for 24 hours."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -19,21 +19,26 @@ from saas_api.core.errors import BadRequest, Conflict, ValidationFailed
 
 DOMAIN = Domain(name="core.idempotency", system_purposes=("idempotency.purge",))
 RETENTION_HOURS, SECRET_RETENTION_HOURS = 24, 1
-LOCK_NOT_AVAILABLE = "idempotency_keys_pkey"
+MAX_KEY_LENGTH = 255
+KEY_CONSTRAINT = "idempotency_keys_pkey"
+"""Violated when a response is stored under a key that another request has used."""
 _PURPOSE = "idempotency"
-_LOCK = text("SELECT pg_try_advisory_xact_lock(hashtextextended('idem:' || :org || ':' || :key, 0))")
-_FORGET = text("DELETE FROM idempotency_keys WHERE organization_id = :org AND key = :key AND expires_at <= now()")
-_FIND = text("""SELECT fingerprint, status, headers, body, is_encrypted FROM idempotency_keys
+_DELETE_BATCH_SIZE = 10_000
+_TRY_LOCK = text("SELECT pg_try_advisory_xact_lock(hashtextextended('idem:' || :org || ':' || :key, 0))")
+_DELETE_EXPIRED_RESPONSE = text(
+    "DELETE FROM idempotency_keys WHERE organization_id = :org AND key = :key AND expires_at <= now()"
+)
+_FIND_RESPONSE = text("""SELECT fingerprint, status, headers, body, is_encrypted FROM idempotency_keys
   WHERE organization_id = :org AND key = :key""")
 _COLUMNS = "(organization_id, key, fingerprint, status, headers, body, is_encrypted, expires_at)"
-_KEEP = text(f"""INSERT INTO idempotency_keys {_COLUMNS}
+_INSERT_RESPONSE = text(f"""INSERT INTO idempotency_keys {_COLUMNS}
   VALUES (:org, :key, :fingerprint, :status, CAST(:headers AS jsonb), :body, :is_encrypted,
     now() + make_interval(hours => :hours))""")
-_KEEP_IN_BATCH = f"""INSERT INTO idempotency_keys {_COLUMNS}
-VALUES (%(once_org)s, %(once_key)s, %(once_fingerprint)s, %(once_status)s, '{{}}', %(once_body)s, false,
-  now() + interval '{RETENTION_HOURS} h')"""
-_PURGE = text("""DELETE FROM idempotency_keys WHERE ctid = ANY (ARRAY(
-  SELECT ctid FROM idempotency_keys WHERE expires_at <= now() LIMIT 10000))""")
+_INSERT_RESPONSE_IN_BATCH = f"""INSERT INTO idempotency_keys {_COLUMNS}
+VALUES (%(idempotency_org)s, %(idempotency_key)s, %(idempotency_fingerprint)s, %(idempotency_status)s, '{{}}',
+  %(idempotency_body)s, false, now() + interval '{RETENTION_HOURS} h')"""
+_DELETE_EXPIRED = text("""DELETE FROM idempotency_keys WHERE ctid = ANY (ARRAY(
+  SELECT ctid FROM idempotency_keys WHERE expires_at <= now() LIMIT :limit))""")
 
 
 class IdempotencyKeyInvalid(BadRequest):
@@ -56,9 +61,9 @@ class IdempotentRequestInProgress(Conflict):
 
 @dataclass(frozen=True)
 class StoredResponse:
-    """The answer of a request that succeeded.
+    """The response of a request that succeeded.
 
-    headers: its own, besides those that every answer carries
+    headers: without those that every response has
     """
 
     status: int
@@ -67,19 +72,20 @@ class StoredResponse:
 
 
 class AlreadyAnswered(Exception):
-    """The request was answered before."""
+    """The request succeeded before; `response` is its stored response."""
 
-    def __init__(self, kept: StoredResponse) -> None:
+    def __init__(self, response: StoredResponse) -> None:
         super().__init__()
-        self.kept = kept
+        self.response = response
 
 
 @dataclass(frozen=True)
 class IdempotentRequest:
-    """A request that is to take effect once.
+    """A request with an Idempotency-Key, which takes effect once.
 
-    fingerprint: of mode, method, path and body
-    render: what the answer's body will be, from the view's data
+    fingerprint: as returned by `fingerprint()`
+    status: of the response
+    render: makes the body of the response from the data of the view
     """
 
     organization_id: UUID
@@ -89,66 +95,70 @@ class IdempotentRequest:
     render: Callable[[Any], bytes]
 
     def statement(self, data: Any) -> tuple[str, dict[str, Any]]:
-        """The answer as a statement of `core.db.execute_once`; a second request with the key violates TAKEN.
+        """The statement of `engine.execute_batch` that stores the response; a used key violates KEY_CONSTRAINT.
 
-        data: what the view will return
+        data: result of the view
         """
-        return _KEEP_IN_BATCH, {
-            "once_org": self.organization_id,
-            "once_key": self.key,
-            "once_fingerprint": self.fingerprint,
-            "once_status": self.status,
-            "once_body": self.render(data),
+        return _INSERT_RESPONSE_IN_BATCH, {
+            "idempotency_org": self.organization_id,
+            "idempotency_key": self.key,
+            "idempotency_fingerprint": self.fingerprint,
+            "idempotency_status": self.status,
+            "idempotency_body": self.render(data),
         }
 
 
 def parse_key(header: str | None) -> str | None:
-    """The key of a header, bare or in double quotes; None where there is none.
+    """The key of an Idempotency-Key header, bare or in double quotes; None when there is none.
 
-    raises: KeyInvalid
+    raises: IdempotencyKeyInvalid
     """
     if not header:
         return None
     key = header[1:-1] if len(header) > 1 and header[0] == header[-1] == '"' else header
     if not key:
         return None
-    if len(key) > 255 or not all(" " <= sign <= "~" for sign in key):
+    if len(key) > MAX_KEY_LENGTH or not all(" " <= character <= "~" for character in key):
         raise IdempotencyKeyInvalid
     return key
 
 
 def fingerprint(principal: Principal, method: str, path: str, body: Any) -> bytes:
-    """What makes two requests the same: mode, method, path and body, whatever the order of its fields.
+    """Digest of mode, method, path and body, whatever the order of its fields.
 
-    Of people also who asks: an answer may show what its asker alone was allowed to make.
+    For a user also of the user: a response may contain what only this user has permission to create.
     """
-    canonical = orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
-    asker = principal.mode if principal.kind == "key" else f"{principal.mode} {principal.id}"
-    return hashlib.sha256(b"\0".join((asker.encode(), method.encode(), path.encode(), canonical))).digest()
+    canonical_body = orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
+    caller = principal.mode if principal.kind == "key" else f"{principal.mode} {principal.id}"
+    return hashlib.sha256(b"\0".join((caller.encode(), method.encode(), path.encode(), canonical_body))).digest()
 
 
-def acquire(session: Session, once: IdempotentRequest) -> None:
-    """Make sure that nobody runs this request until the session's transaction ends, and that nobody has.
+def find_response(request: IdempotentRequest) -> StoredResponse | None:
+    """The stored response of a request that is about to be rejected, in a transaction of its own.
 
-    raises: InProgress, KeyReused; Replay with the answer of the first
+    returns: None when there is none, the key was used for another request, or PostgreSQL does not respond
     """
-    names = {"org": str(once.organization_id), "key": once.key}
-    if not session.scalar(_LOCK, names):
-        raise IdempotentRequestInProgress(retry_after=1)
-    raise_if_answered(session, once)
+    try:
+        with tenancy.tenant_session(request.organization_id) as session:
+            raise_if_answered(session, request)
+    except AlreadyAnswered as replay:
+        return replay.response
+    except (IdempotencyKeyReused, DBAPIError):
+        return None
+    return None
 
 
-def raise_if_answered(session: Session, once: IdempotentRequest) -> None:
-    """Return when the key is free, forgetting what has expired.
+def raise_if_answered(session: Session, request: IdempotentRequest) -> None:
+    """Return when the key is free. Deletes an expired response first.
 
-    raises: KeyReused; Replay with the answer of the first
+    raises: IdempotencyKeyReused, AlreadyAnswered with the stored response
     """
-    names = {"org": once.organization_id, "key": once.key}
-    session.execute(_FORGET, names)
-    row = session.execute(_FIND, names).first()
+    values = {"org": request.organization_id, "key": request.key}
+    session.execute(_DELETE_EXPIRED_RESPONSE, values)
+    row = session.execute(_FIND_RESPONSE, values).first()
     if row is None:
         return
-    if bytes(row.fingerprint) != once.fingerprint:
+    if bytes(row.fingerprint) != request.fingerprint:
         raise IdempotencyKeyReused
     body = bytes(row.body)
     raise AlreadyAnswered(
@@ -156,51 +166,49 @@ def raise_if_answered(session: Session, once: IdempotentRequest) -> None:
     )
 
 
-def find_response(once: IdempotentRequest) -> StoredResponse | None:
-    """The answer of the first, for who is about to be refused; None where there is none or it cannot be read."""
-    try:
-        with tenancy.tenant_session(once.organization_id) as session:
-            raise_if_answered(session, once)
-    except AlreadyAnswered as replay:
-        return replay.kept
-    except (IdempotencyKeyReused, DBAPIError):
-        return None
-    return None
+def acquire(session: Session, request: IdempotentRequest) -> None:
+    """Lock the key until the session's transaction ends.
+
+    raises: IdempotentRequestInProgress, IdempotencyKeyReused, AlreadyAnswered with the stored response
+    """
+    if not session.scalar(_TRY_LOCK, {"org": str(request.organization_id), "key": request.key}):
+        raise IdempotentRequestInProgress(retry_after=1)
+    raise_if_answered(session, request)
 
 
-def store_response(session: Session, once: IdempotentRequest, kept: StoredResponse, *, is_secret: bool) -> None:
-    """Keep an answer in the transaction of its effect.
+def store_response(session: Session, request: IdempotentRequest, response: StoredResponse, *, is_secret: bool) -> None:
+    """Store a response in the transaction of its effect.
 
-    is_secret: it shows a secret: kept encrypted, for an hour
-    raises: InProgress where a request that does not wait for others, such as a message, took the key meanwhile
+    is_secret: the body contains a secret; it is encrypted and expires after one hour
+    raises: IdempotentRequestInProgress when a request that takes no lock, such as a message, has used the key meanwhile
     """
     values = {
-        "org": once.organization_id,
-        "key": once.key,
-        "fingerprint": once.fingerprint,
-        "status": kept.status,
-        "headers": orjson.dumps(dict(kept.headers)).decode(),
-        "body": crypto.encrypt(_PURPOSE, kept.body) if is_secret else kept.body,
+        "org": request.organization_id,
+        "key": request.key,
+        "fingerprint": request.fingerprint,
+        "status": response.status,
+        "headers": orjson.dumps(dict(response.headers)).decode(),
+        "body": crypto.encrypt(_PURPOSE, response.body) if is_secret else response.body,
         "is_encrypted": is_secret,
         "hours": SECRET_RETENTION_HOURS if is_secret else RETENTION_HOURS,
     }
     try:
-        session.execute(_KEEP, values)
+        session.execute(_INSERT_RESPONSE, values)
     except IntegrityError as error:
-        if engine.violated_constraint(error) == LOCK_NOT_AVAILABLE:
+        if engine.violated_constraint(error) == KEY_CONSTRAINT:
             raise IdempotentRequestInProgress(retry_after=1) from error
         raise
 
 
 def delete_expired() -> int:
-    """Delete what has expired.
+    """Delete expired responses in batches, each in a transaction of its own.
 
-    returns: how many keys
+    returns: number of deleted responses
     """
-    deleted = 0
+    total = 0
     while True:
         with tenancy.system_session("idempotency.purge") as session:
-            result: Any = session.execute(_PURGE)
-        deleted += int(result.rowcount)
-        if result.rowcount < 10_000:
-            return deleted
+            result: Any = session.execute(_DELETE_EXPIRED, {"limit": _DELETE_BATCH_SIZE})
+        total += int(result.rowcount)
+        if result.rowcount < _DELETE_BATCH_SIZE:
+            return total

@@ -1,4 +1,4 @@
-"""UUIDv7, format_id, parse_id, NIL_UUID, the prefix registry."""
+"""Identifiers: UUIDv7 in the database, with the prefix of their type in the API (`key_...`)."""
 
 import re
 import secrets
@@ -7,14 +7,13 @@ import uuid
 
 from saas_api.core import domain
 
+NIL_UUID = uuid.UUID(int=0)
+"""The nil UUID of RFC 9562; `new_id` never returns it."""
 _HEX = re.compile(r"[0-9a-f]{32}")
 
 
 def new_id() -> uuid.UUID:
-    """Make a time-ordered identifier.
-
-    source: RFC 9562, UUIDv7: 48 bits of Unix milliseconds, then 74 random bits
-    """
+    """Generate a time-ordered identifier: UUIDv7 (RFC 9562), 48 bits of Unix milliseconds, then 74 random bits."""
     value = time.time_ns() // 1_000_000 << 80 | secrets.randbits(80)
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62
@@ -22,10 +21,10 @@ def new_id() -> uuid.UUID:
 
 
 def format_id(prefix: str, value: uuid.UUID) -> str:
-    """Write an identifier as clients see it.
+    """Format an identifier for clients.
 
-    prefix: registered by a domain
-    raises: ValueError for another one
+    prefix: registered by a domain, such as "key"
+    raises: ValueError when the prefix is not registered
     """
     if prefix not in domain.registry.id_prefixes:
         raise ValueError(f"unknown id prefix {prefix!r}")
@@ -33,13 +32,13 @@ def format_id(prefix: str, value: uuid.UUID) -> str:
 
 
 def parse_id(prefix: str, text: str) -> uuid.UUID:
-    """Read an identifier from the wire, prefixed or as a bare UUID.
+    """Parse an identifier sent by a client, with its prefix or as a bare UUID.
 
-    raises: ValueError when it is neither, or carries another type's prefix
+    raises: ValueError when it is neither, or has the prefix of another type
     """
-    head, separator, digits = text.partition("_")
+    text_prefix, separator, digits = text.partition("_")
     if separator:
-        if head != prefix or not _HEX.fullmatch(digits):
+        if text_prefix != prefix or not _HEX.fullmatch(digits):
             raise ValueError(f"not a {prefix} id")
         return uuid.UUID(hex=digits)
     return uuid.UUID(text)

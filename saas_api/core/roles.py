@@ -1,15 +1,29 @@
-"""Names and order of member and operator roles, and the role sets of permissions; pure."""
+"""Roles of members and operators, their order, and the role sets in which domains state their permissions."""
 
-ROLES = ("owner", "admin", "member", "billing", "viewer")
-"""Roles of a member, the highest first."""
+from enum import StrEnum
+
+
+class MemberRole(StrEnum):
+    """Role of a user in an organization, the highest first."""
+
+    OWNER = "owner"
+    ADMIN = "admin"
+    MEMBER = "member"
+    BILLING = "billing"
+    VIEWER = "viewer"
+
+
+ROLES = tuple(MemberRole)
+ASSIGNABLE_ROLES = tuple(role for role in MemberRole if role != MemberRole.OWNER)
+"""Roles that an invitation or a role change can give; ownership is transferred."""
 OPERATOR_ROLES = ("support", "admin")
 """Roles of an operator of the platform; the second includes the first."""
 ALL_ROLES = frozenset(ROLES)
-ADMIN_ROLES = frozenset({"owner", "admin"})
-TEAM_ROLES = frozenset({"owner", "admin", "member"})
-BILLING_ROLES = frozenset({"owner", "billing"})
+ADMIN_ROLES = frozenset({MemberRole.OWNER, MemberRole.ADMIN})
+TEAM_ROLES = ADMIN_ROLES | {MemberRole.MEMBER}
+BILLING_ROLES = frozenset({MemberRole.OWNER, MemberRole.BILLING})
 
 
 def is_role_above(role: str, other: str) -> bool:
     """Whether a member's role is higher than another one."""
-    return ROLES.index(role) < ROLES.index(other)
+    return ROLES.index(MemberRole(role)) < ROLES.index(MemberRole(other))

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from flask import Blueprint, g
+from flask import Blueprint
 from marshmallow import fields
 from sqlalchemy import text
 from sqlalchemy.orm import Session
@@ -20,6 +20,7 @@ from saas_api.core.db import engine
 from saas_api.core.errors import ValidationFailed
 from saas_api.core.fields import PrefixedId, QueryInteger, StrictSchema, Timestamp
 from saas_api.core.web.endpoint import endpoint
+from saas_api.dashboard import context
 from saas_api.usage.ranges import DateRange
 
 bp = Blueprint("api", __name__)
@@ -152,7 +153,7 @@ GRAPH_DAYS = 30
 @endpoint(operation_id="get_dashboard_stats", tag="dashboard", returns=StatsOut())
 def stats() -> dict[str, Any]:
     """Show the figures at the head of the dashboard."""
-    organization = organizations.get(engine.session(), _organization_id())
+    organization = organizations.get(engine.session(), context.current_organization_id())
     recent, month = _report(_last_days(GRAPH_DAYS)), _report(_month(), is_billed=True)
     keys = list_keys(engine.session(), organization.id, clock.now())
     return {
@@ -213,23 +214,21 @@ def api_keys() -> dict[str, Any]:
     live, test = _report(_last_days(GRAPH_DAYS)), _report(_last_days(GRAPH_DAYS), "test")
     tallies = {"live": live.by_api_key, "test": test.by_api_key}
     rows = []
-    for key in list_keys(engine.session(), _organization_id(), clock.now()):
+    for key in list_keys(engine.session(), context.current_organization_id(), clock.now()):
         tally = tallies[key.mode].get(key.id, CallTotals())
         rows.append({**asdict(key), "key": key.masked, "requests_30d": tally.requests, "cost_30d": tally.cost_text})
     return {"api_keys": rows}
 
 
-def _organization_id() -> UUID:
-    return g.principal.organization_id
-
-
 def _report(days: DateRange, mode: str = "live", *, is_billed: bool = False) -> UsageReport:
-    periods.ensure_account(engine.session(), _organization_id())
-    return usage_costs.usage_report(engine.session(), _organization_id(), days, mode, is_billed=is_billed)
+    periods.ensure_account(engine.session(), context.current_organization_id())
+    return usage_costs.usage_report(
+        engine.session(), context.current_organization_id(), days, mode, is_billed=is_billed
+    )
 
 
 def _last_days(count: int) -> DateRange:
-    zone = clock.get_zone(organizations.get(engine.session(), _organization_id()).timezone)
+    zone = clock.get_zone(organizations.get(engine.session(), context.current_organization_id()).timezone)
     today = clock.now().astimezone(zone).date()
     return DateRange(today - timedelta(days=count - 1), today, zone)
 

@@ -16,9 +16,11 @@ from saas_api.accounts.models import AuditEvent, Organization
 from saas_api.core import clock, ids
 from saas_api.core.access import require_permission
 from saas_api.core.db import engine
+from saas_api.core.db.pagination import Page, PageRequest
 from saas_api.core.errors import ValidationFailed
 from saas_api.core.fields import DateField, StrictSchema, Text
 from saas_api.core.web import forms, pages
+from saas_api.dashboard.context import MAX_EXPORT_ROWS, PAGE_SIZE
 
 bp = Blueprint("audit", __name__)
 
@@ -43,24 +45,24 @@ _KEYS = sa.text("SELECT id, name FROM api_keys WHERE organization_id = :organiza
 
 def get_actor_names(session: Session, organization_id: UUID, entries: Iterable[AuditEvent]) -> dict[str, str]:
     """What people who still belong, and keys, are called, by the id that entries keep of them."""
-    asked: dict[str, set[UUID]] = {"user": set(), "api_key": set()}
+    ids_by_kind: dict[str, set[UUID]] = {"user": set(), "api_key": set()}
     for entry in entries:
-        for kind, key in ((entry.actor_type, entry.actor_id), (entry.target_type, entry.target_id)):
-            found = _uuid(key)
-            if found and kind in asked:
-                asked[kind].add(found)
-    known: dict[str, str] = {}
+        for kind, reference in ((entry.actor_type, entry.actor_id), (entry.target_type, entry.target_id)):
+            actor_id = _uuid(reference)
+            if actor_id and kind in ids_by_kind:
+                ids_by_kind[kind].add(actor_id)
+    names: dict[str, str] = {}
     for kind, statement in (("user", _USERS), ("api_key", _KEYS)):
-        if asked[kind]:
-            values = {"organization_id": organization_id, "ids": list(asked[kind])}
-            known |= {str(row[0]): row[1] for row in session.execute(statement, values)}
-    return known
+        if ids_by_kind[kind]:
+            values = {"organization_id": organization_id, "ids": list(ids_by_kind[kind])}
+            names |= {str(row[0]): row[1] for row in session.execute(statement, values)}
+    return names
 
 
 def actor_public_id(kind: str, key: str | None) -> str:
     """An actor's or target's id as the API shows it; what is no id stays as it is."""
-    found, prefix = _uuid(key), _PREFIXES.get(kind)
-    return ids.format_id(prefix, found) if found and prefix else key or ""
+    actor_id, prefix = _uuid(key), _PREFIXES.get(kind)
+    return ids.format_id(prefix, actor_id) if actor_id and prefix else key or ""
 
 
 def _uuid(key: str | None) -> UUID | None:
@@ -96,7 +98,6 @@ class AuditFilters(StrictSchema):
     cursor = fields.String(load_default=None, validate=validate.Length(max=500))
 
 
-PAGE_SIZE, MAX_EXPORT_ROWS = 25, 50_000
 _COLUMNS = (
     "id",
     "at",
@@ -121,17 +122,17 @@ def index() -> Response:
     query, form = forms.parse_filters(AuditFilters())
     if request.args.get("format") == "csv" and not form.errors:
         return _csv(organization, query)
-    found = None
+    page = None
     try:
-        found = None if form.errors else audit.list_audit(engine.session(), organization, {**query, "limit": PAGE_SIZE})
+        page = None if form.errors else _list_events(organization, query, PAGE_SIZE)
     except ValidationFailed as error:
-        form.errors.update({str(one["field"]): str(one["reason"]) for one in error.details["fields"]})
-    entries = found.items if found else ()
-    kept: dict[str, Any] = dict(form.values) if found else {}
-    kept.pop("cursor", None)
+        form.errors.update({str(problem["field"]): str(problem["reason"]) for problem in error.details["fields"]})
+    entries = page.items if page else ()
+    filters: dict[str, Any] = dict(form.values) if page else {}
+    filters.pop("cursor", None)
     return pages.render_page(
         "dashboard/audit/index.html",
-        status=200 if found else 422,
+        status=200 if page else 422,
         entries=entries,
         names=get_actor_names(engine.session(), organization.id, entries),
         wire=actor_public_id,
@@ -140,17 +141,22 @@ def index() -> Response:
         kinds=ACTOR_KINDS,
         members=members.get_team(engine.session(), organization.id).members,
         zone=organization.timezone,
-        older=url_for(".index", **kept, cursor=found.next_cursor) if found and found.next_cursor else "",
-        newer=url_for(".index", **kept) if request.args.get("cursor") else "",
-        csv=url_for(".index", **kept, format="csv"),
+        older=url_for(".index", **filters, cursor=page.next_cursor) if page and page.next_cursor else "",
+        newer=url_for(".index", **filters) if request.args.get("cursor") else "",
+        csv=url_for(".index", **filters, format="csv"),
     )
 
 
+def _list_events(organization: Organization, query: dict[str, Any], limit: int) -> Page:
+    page_request, filters = PageRequest.from_query({**query, "limit": limit})
+    return audit.list_events(engine.session(), organization, page_request, **filters)
+
+
 def _csv(organization: Organization, query: dict[str, Any]) -> Response:
-    found = audit.list_audit(engine.session(), organization, {**query, "cursor": None, "limit": MAX_EXPORT_ROWS})
-    if found.next_cursor:
+    page = _list_events(organization, {**query, "cursor": None}, MAX_EXPORT_ROWS)
+    if page.next_cursor:
         raise ValidationFailed.at_field("start_date", f"More than {MAX_EXPORT_ROWS:,} entries; choose fewer days.")
-    return pages.csv_response("audit-log.csv", _COLUMNS, list(_rows(found.items)))
+    return pages.csv_response("audit-log.csv", _COLUMNS, list(_rows(page.items)))
 
 
 def _rows(entries: Iterable[AuditEvent]) -> Iterator[tuple[Any, ...]]:

@@ -10,7 +10,7 @@ from marshmallow import fields, validate
 from saas_api.billing import credit_notes as billing_credit_notes
 from saas_api.billing import invoices
 from saas_api.billing import wallet as billing_wallet
-from saas_api.billing.invoices import InvoiceWithPeriod
+from saas_api.billing.invoices import InvoiceListItem
 from saas_api.billing.rating import explanation
 from saas_api.core import clock, ids, money
 from saas_api.core.access import require_permission
@@ -58,33 +58,40 @@ def index() -> Response:
     if not form.errors and query["format"] == "csv":
         return _table(query)
     running = running_period.get_current_period(engine.session(), context.current_account(), clock.now())
-    shown: dict[str, Any] = {
+    page_context: dict[str, Any] = {
         "running": running,
         "period": running.account.period,
         "now": clock.now(),
         "amount": explanation.format_quantity,
     }
     if not pages.is_htmx_fragment():
-        shown |= _money(query, running) | {
+        page_context |= _money(query, running) | {
             "form": form,
             "is_filtered": bool({"status", "year"} & set(form.values)),
-            "statuses": [("", "Any"), *((state, INVOICE_STATUS_LABELS[state]) for state in INVOICE_STATUSES)],
+            "statuses": [
+                ("", "Any"),
+                *((status_name, INVOICE_STATUS_LABELS[status_name]) for status_name in INVOICE_STATUSES),
+            ],
             "years": [("", "Any"), *((year, year) for year in _years())],
         }
     status = 422 if form.errors else 200
     return pages.render_page(
-        "dashboard/billing/index.html", block="running", status=status, status_names=INVOICE_STATUS_LABELS, **shown
+        "dashboard/billing/index.html",
+        block="running",
+        status=status,
+        status_names=INVOICE_STATUS_LABELS,
+        **page_context,
     )
 
 
 def _money(query: Mapping[str, Any], running: CurrentPeriod) -> dict[str, Any]:
-    found = (
+    page = (
         invoices.list_issued(engine.session(), context.current_organization_id(), {**query, "limit": PAGE_SIZE})
         if query
         else None
     )
     return {
-        "invoices": found.items if found else (),
+        "invoices": page.items if page else (),
         "totals": invoices.sum_invoices(engine.session(), context.current_organization_id()),
         "wallet": sorted(
             billing_wallet.wallet_balances(engine.session(), context.current_organization_id(), clock.now()).items()
@@ -96,7 +103,7 @@ def _money(query: Mapping[str, Any], running: CurrentPeriod) -> dict[str, Any]:
             **{name: query[name] for name in ("status", "year") if query and query[name]},
             format="csv",
         ),
-        **pages.pagination_links(found.next_cursor if found else None),
+        **pages.pagination_links(page.next_cursor if page else None),
     }
 
 
@@ -105,19 +112,18 @@ def _years() -> range:
 
 
 def _table(query: Mapping[str, Any]) -> Response:
-    found = invoices.list_invoices(
+    page = invoices.list_invoices(
         engine.session(), context.current_organization_id(), {**query, "cursor": None, "limit": MAX_EXPORT_ROWS}
     )
-    if found.next_cursor:
+    if page.next_cursor:
         raise ValidationFailed.at_field("year", f"More than {MAX_EXPORT_ROWS:,} invoices; choose a year.")
     return pages.csv_response(
-        f"invoices-{clock.now():%Y-%m-%d}.csv", INVOICE_CSV_COLUMNS, [_row(billed) for billed in found.items]
+        f"invoices-{clock.now():%Y-%m-%d}.csv", INVOICE_CSV_COLUMNS, [_row(billed) for billed in page.items]
     )
 
 
-def _row(billed: InvoiceWithPeriod) -> tuple[Any, ...]:
+def _row(billed: InvoiceListItem) -> tuple[Any, ...]:
     invoice, period = billed.invoice, billed.period
-    due = 0 if invoice.status == "void" else invoice.due_minor or 0
     return (
         *(ids.format_id("inv", invoice.id), invoice.number, invoice.status),
         *(
@@ -126,7 +132,10 @@ def _row(billed: InvoiceWithPeriod) -> tuple[Any, ...]:
             period.timezone,
             billed.total_requests,
         ),
-        *(Decimal(money.format_minor(minor, invoice.currency)) for minor in (invoice.total_minor, due)),
+        *(
+            Decimal(money.format_minor(minor, invoice.currency))
+            for minor in (invoice.total_minor, invoice.amount_due_minor)
+        ),
         invoice.currency,
         *(at and clock.format_rfc3339(at) for at in (invoice.due_at, invoice.paid_at)),
     )
@@ -152,7 +161,7 @@ CREDIT_NOTE_REASON_LABELS = {
 def wallet() -> Response:
     """Show what the wallet holds, and each credit with what became of it."""
     query, form = forms.parse_filters(CursorQuery())
-    found = (
+    page = (
         None
         if form.errors
         else billing_wallet.list_grants(
@@ -163,14 +172,14 @@ def wallet() -> Response:
         "dashboard/billing/wallet.html",
         status=422 if form.errors else 200,
         form=form,
-        grants=found.items if found else (),
+        grants=page.items if page else (),
         balances=sorted(
             billing_wallet.wallet_balances(engine.session(), context.current_organization_id(), clock.now()).items()
         ),
         kinds=GRANT_KIND_LABELS,
         reasons=CREDIT_NOTE_REASON_LABELS,
         zone=context.current_zone(),
-        **pages.pagination_links(found.next_cursor if found else None),
+        **pages.pagination_links(page.next_cursor if page else None),
     )
 
 
@@ -179,7 +188,7 @@ def wallet() -> Response:
 def credit_notes() -> Response:
     """List the credit notes, newest first."""
     query, form = forms.parse_filters(CursorQuery())
-    found = (
+    page = (
         None
         if form.errors
         else billing_credit_notes.list_credit_notes(
@@ -190,7 +199,7 @@ def credit_notes() -> Response:
         "dashboard/billing/credit_notes.html",
         status=422 if form.errors else 200,
         form=form,
-        notes=found.items if found else (),
+        notes=page.items if page else (),
         zone=context.current_zone(),
-        **pages.pagination_links(found.next_cursor if found else None),
+        **pages.pagination_links(page.next_cursor if page else None),
     )

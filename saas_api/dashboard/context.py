@@ -18,8 +18,8 @@ PAGE_SIZE, MAX_EXPORT_ROWS, HTMX_STOP_POLLING = 25, 50_000, 286
 
 def current_organization_id() -> UUID:
     """Of whoever is signed in."""
-    found: UUID = g.principal.organization_id
-    return found
+    organization_id: UUID = g.principal.organization_id
+    return organization_id
 
 
 def current_zone() -> str:
@@ -33,20 +33,20 @@ def current_account() -> BillingAccount:
     raises: NoRunningPeriod
     """
     now = clock.now()
-    found = running_period.find_account(engine.session(), current_organization_id(), now)
-    if found is None:
+    account = running_period.find_account(engine.session(), current_organization_id(), now)
+    if account is None:
         periods.ensure_account(engine.session(), current_organization_id())
         periods.ensure_period(engine.session(), current_organization_id(), now)
-        found = running_period.find_account(engine.session(), current_organization_id(), now)
-    if found is None:
+        account = running_period.find_account(engine.session(), current_organization_id(), now)
+    if account is None:
         raise NoCurrentPeriod
-    return found
+    return account
 
 
-def check_confirmation(typed: str, wanted: str) -> None:
+def check_confirmation(text: str, expected: str) -> None:
     """Let somebody pass who typed what they were asked to.
 
     raises: Invalid
     """
-    if typed.strip().casefold() != wanted.casefold():
-        raise ValidationFailed.at_field("typed", f"Type {wanted} to confirm.")
+    if text.strip().casefold() != expected.casefold():
+        raise ValidationFailed.at_field("typed", f"Type {expected} to confirm.")

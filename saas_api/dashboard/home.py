@@ -21,6 +21,7 @@ from saas_api.core.web import charts, pages
 from saas_api.core.web.charts import ChartPoint
 from saas_api.core.web.templating import EMPTY_VALUE
 from saas_api.dashboard import navigation
+from saas_api.dashboard.context import HTMX_STOP_POLLING
 from saas_api.dashboard.prices import METER_LABELS
 from saas_api.usage import ranges, refused_requests
 from saas_api.usage.ranges import DateRange
@@ -150,7 +151,6 @@ def messages_per_minute(
 
 
 DAYS = 30
-HTMX_STOP_POLLING = 286
 
 
 @bp.get("")
@@ -182,8 +182,8 @@ def index() -> Any:
 @require_permission("organization:read")
 def live_chart() -> Response:
     """Show the last hour by the minute, for a page that asks again and again."""
-    found = messages_per_minute(engine.session(), g.principal.organization_id, g.principal.mode, clock.now())
-    return pages.render_page("dashboard/home_live.html", live=found, zone="UTC")
+    minutes = messages_per_minute(engine.session(), g.principal.organization_id, g.principal.mode, clock.now())
+    return pages.render_page("dashboard/home_live.html", live=minutes, zone="UTC")
 
 
 @bp.get("/first-steps")
@@ -206,30 +206,30 @@ def dismiss_onboarding() -> Any:
 
 
 def _steps() -> list[dict[str, Any]] | None:
-    found = get_onboarding_steps(engine.session(), g.principal.organization_id, g.principal.id)
-    if found.is_dismissed or g.principal.is_impersonating:
+    progress = get_onboarding_steps(engine.session(), g.principal.organization_id, g.principal.id)
+    if progress.is_dismissed or g.principal.is_impersonating:
         return None
-    first = found.first_message_at
+    first = progress.first_message_at
     steps = [
         ("Verify your e-mail address", "/dashboard/account", g.principal.email_verified, None),
-        ("Create an API key", "/dashboard/api-keys/new", found.has_key, "keys:create"),
+        ("Create an API key", "/dashboard/api-keys/new", progress.has_key, "keys:create"),
         ("Send your first message", "/dashboard/messages/new", first is not None, "messages:test"),
-        ("Add a webhook endpoint", "/dashboard/webhooks/new", found.has_endpoint, "webhooks:write"),
-        ("Invite somebody", "/dashboard/team", found.has_invited, "members:write"),
-        ("Choose a spend cap", "/dashboard/billing/spending", found.has_cap, "spend-cap:write"),
+        ("Add a webhook endpoint", "/dashboard/webhooks/new", progress.has_endpoint, "webhooks:write"),
+        ("Invite somebody", "/dashboard/team", progress.has_invited, "members:write"),
+        ("Choose a spend cap", "/dashboard/billing/spending", progress.has_cap, "spend-cap:write"),
     ]
     allowed = [step for step in steps if step[3] is None or access.has_permission(g.principal, step[3])]
     if all(step[2] for step in allowed):
         return None
-    return [{"text": text, "href": href, "is_done": is_done, "note": ""} for text, href, is_done, _ in allowed]
+    return [{"text": label, "href": href, "is_done": is_done, "note": ""} for label, href, is_done, _ in allowed]
 
 
 def _figures(days: DateRange, series: Mapping[Any, list[UsagePoint]], refused: Any) -> dict[str, Any]:
     border = days.last - timedelta(days=DAYS)
-    before, accepted = (_requests(series, part) for part in (_previous_period, _recent))
+    previous_accepted, accepted = (_requests(series, part) for part in (_previous_period, _recent))
     failed = sum(row.requests for row in refused if row.day > border and row.outcome == "failed")
     limited = sum(row.requests for row in refused if row.day > border and row.outcome == "rate_limited")
-    older = before + sum(row.requests for row in refused if row.day <= border)
+    older = previous_accepted + sum(row.requests for row in refused if row.day <= border)
     return {
         "requests": accepted + failed + limited,
         "before": older,
@@ -252,9 +252,9 @@ def _recent(points: list[UsagePoint]) -> list[UsagePoint]:
 
 def _chart(days: DateRange, series: Mapping[Any, list[UsagePoint]], zone: str) -> Any:
     meters = sorted((str(meter) for meter in series), reverse=True)[:4] or ["sms"]
-    shown = [day for day in days if day > days.last - timedelta(days=DAYS)]
+    recent_days = [day for day in days if day > days.last - timedelta(days=DAYS)]
     points: list[ChartPoint] = []
-    for n, day in enumerate(shown):
+    for n, day in enumerate(recent_days):
         values = [series[meter][DAYS + n].requests if meter in series else 0 for meter in meters]
         points.append((_label(day), *values))
     names = [METER_LABELS.get(meter, meter) for meter in meters]
@@ -276,6 +276,6 @@ def _range(mode: str) -> dict[str, Any]:
 
 
 def _last_days(count: int, now: datetime, zone: str) -> DateRange:
-    found = clock.get_zone(zone)
-    today = now.astimezone(found).date()
-    return DateRange(today - timedelta(days=count - 1), today, found)
+    time_zone = clock.get_zone(zone)
+    today = now.astimezone(time_zone).date()
+    return DateRange(today - timedelta(days=count - 1), today, time_zone)

@@ -3,21 +3,19 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
-from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
 from flask import Blueprint, Response, g, request, url_for
 from marshmallow import fields, validate
-from sqlalchemy import RowMapping
 
 from saas_api.accounts import audit
-from saas_api.billing import invoice_documents, invoices, plans
-from saas_api.billing.invoices import InvoiceView
+from saas_api.billing import invoice_documents, invoices
+from saas_api.billing.invoices import InvoiceDetail
 from saas_api.billing.models import Invoice
 from saas_api.billing.rating import explanation
-from saas_api.core import access, clock, ids, money
+from saas_api.core import access, clock, money
 from saas_api.core.access import require_permission
 from saas_api.core.db import engine
 from saas_api.core.fields import StrictSchema
@@ -65,7 +63,7 @@ def show(invoice_id: UUID, form: Form | None = None) -> Response:
     if pages.is_htmx_fragment() and is_watched:
         return Response(status=204)
     shown, here = (
-        invoices.get_invoice_view(engine.session(), context.current_organization_id(), invoice_id),
+        invoices.get_invoice_detail(engine.session(), context.current_organization_id(), invoice_id),
         context.current_zone(),
     )
     invoice = shown.invoice
@@ -78,7 +76,7 @@ def show(invoice_id: UUID, form: Form | None = None) -> Response:
         status=HTMX_STOP_POLLING if pages.is_htmx_fragment() else 200,
         form=_form_values(form or Form(), choices),
         invoice=invoice,
-        document=invoice_documents.build_document(shown, plans.meter_units(engine.session())),
+        document=invoice_documents.build_document(shown),
         links=[url_for("dashboard.invoices.show_line", invoice_id=invoice_id, line_id=line.id) for line in shown.lines],
         steps=list(_steps(shown, tried, here)),
         under_way=under_way,
@@ -112,7 +110,7 @@ def pay(invoice_id: UUID, body: dict[str, Any]) -> Any:
 @require_permission("billing:read")
 def pdf(invoice_id: UUID) -> Response:
     """Download an invoice as PDF."""
-    found = invoice_documents.invoice_document(engine.session(), context.current_organization_id(), invoice_id)
+    found = invoice_documents.get_document(engine.session(), context.current_organization_id(), invoice_id)
     answer = Response(invoice_documents.render_pdf(found), mimetype="application/pdf")
     answer.headers["Content-Disposition"] = f'attachment; filename="{found.number}.pdf"'
     return answer
@@ -122,7 +120,7 @@ def pdf(invoice_id: UUID) -> Response:
 @require_permission("billing:read")
 def print_page(invoice_id: UUID) -> Response:
     """Show the document alone, to be printed; the PDF has the same texts."""
-    found = invoice_documents.invoice_document(engine.session(), context.current_organization_id(), invoice_id)
+    found = invoice_documents.get_document(engine.session(), context.current_organization_id(), invoice_id)
     return pages.render_page("dashboard/billing/print.html", document=found, invoice_id=invoice_id)
 
 
@@ -156,7 +154,7 @@ def _is_payable(invoice: Invoice) -> bool:
     return invoice.is_payable and bool(invoice.due_minor)
 
 
-def _steps(shown: InvoiceView, tried: Any, here: str) -> Iterator[dict[str, Any]]:
+def _steps(shown: InvoiceDetail, tried: Any, here: str) -> Iterator[dict[str, Any]]:
     """What became of an invoice, in order of time."""
     invoice = shown.invoice
     found: list[tuple[datetime | None, str, str, str]] = [(invoice.finalized_at, "Issued", "ok", "")]
@@ -194,12 +192,6 @@ def _payment_attempts(payment: Payment) -> Iterator[tuple[datetime | None, str, 
         yield payment.settled_at or payment.created_at, text, kind, ", ".join(parts)
 
 
-EVENT_CSV_COLUMNS = (
-    *("event_id", "occurred_at", "recorded_at", "meter", "quantity", "source", "idempotency_key", "api_key_id"),
-    *("message_id", "reversal_of"),
-)
-
-
 @bp.get('/billing/invoices/<id("inv"):invoice_id>/lines/<id("lin"):line_id>')
 @require_permission("billing:read")
 def show_line(invoice_id: UUID, line_id: UUID) -> Response:
@@ -220,20 +212,5 @@ def show_line(invoice_id: UUID, line_id: UUID) -> Response:
 def download_line_events(invoice_id: UUID, line_id: UUID) -> Response:
     """Download the events behind a line; what was taken back stands there below zero, so they add up."""
     invoice, line = invoices.get_line(engine.session(), context.current_organization_id(), invoice_id, line_id)
-    rows = (_event(row) for row in invoices.iter_line_events(invoices.line_slice(invoice, line)))
-    return pages.csv_response(f"{invoice.number}-{line.position}-events.csv", EVENT_CSV_COLUMNS, rows)
-
-
-def _event(row: RowMapping) -> tuple[Any, ...]:
-    return (
-        *(
-            row["id"].hex,
-            clock.format_rfc3339(row["occurred_at"]),
-            clock.format_rfc3339(row["recorded_at"]),
-            row["meter_code"],
-        ),
-        *(Decimal(money.format_unit_price(row["quantity"])), row["source"], row["idempotency_key"]),
-        row["api_key_id"] and ids.format_id("key", row["api_key_id"]),
-        row["message_id"] and ids.format_id("msg", row["message_id"]),
-        row["reversal_of"] and row["reversal_of"].hex,
-    )
+    rows = invoices.iter_line_event_rows(invoices.line_slice(invoice, line))
+    return pages.csv_response(f"{invoice.number}-{line.position}-events.csv", invoices.LINE_EVENT_COLUMNS, rows)

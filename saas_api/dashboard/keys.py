@@ -14,7 +14,6 @@ from marshmallow import fields, validate
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from saas_api.accounts import organizations
 from saas_api.api_keys import key_format, keys
 from saas_api.api_keys.models import CreatedKey, KeyView
 from saas_api.billing import plans, terms
@@ -30,6 +29,8 @@ from saas_api.core.settings import setting
 from saas_api.core.web import charts, forms, pages
 from saas_api.core.web.charts import Chart
 from saas_api.core.web.forms import EmptyForm, Form, form_view
+from saas_api.dashboard import context
+from saas_api.dashboard.context import PAGE_SIZE
 from saas_api.usage import ranges, refused_requests, reports
 from saas_api.usage.ranges import DateRange
 from saas_api.usage.reports import TimeseriesRange
@@ -263,7 +264,7 @@ class KeyFilters(StrictSchema):
     cursor = fields.String(load_default=None, validate=validate.Length(max=500))
 
 
-PAGE_SIZE, DAYS, LAST_YEAR = 25, 30, 9_998
+DAYS, LAST_YEAR = 30, 9_998
 
 
 @bp.get("/api-keys")
@@ -272,7 +273,9 @@ def index() -> Response:
     """List the keys, newest first, with what each sent in thirty days."""
     query, form = forms.parse_filters(KeyFilters())
     request, filters = PageRequest.from_query({"limit": PAGE_SIZE, "cursor": None, **query})
-    found = None if form.errors else keys.list_keys(engine.session(), _organization_id(), request, **filters)
+    found = (
+        None if form.errors else keys.list_keys(engine.session(), context.current_organization_id(), request, **filters)
+    )
     items = found.items if found else ()
     modes = sorted({key.mode for key in items})
     return pages.render_page(
@@ -280,11 +283,11 @@ def index() -> Response:
         status=200 if found else 422,
         form=form,
         keys=items,
-        makers=get_key_creators(engine.session(), _organization_id(), [key.id for key in items]),
-        counts=request_counts(engine.session(), _organization_id(), _last_days(), modes),
+        makers=get_key_creators(engine.session(), context.current_organization_id(), [key.id for key in items]),
+        counts=request_counts(engine.session(), context.current_organization_id(), _last_days(), modes),
         all_scopes=len(SCOPES),
         is_filtered=bool(form.values),
-        zone=_zone(),
+        zone=context.current_zone(),
         **pages.pagination_links(found.next_cursor if found else None),
     )
 
@@ -308,7 +311,7 @@ def create(body: dict[str, Any]) -> Response:
     scopes = body["scopes"] if body["preset"] == "own" else SCOPE_PRESETS[body["preset"]]
     made = keys.create(
         engine.session(),
-        _organization_id(),
+        context.current_organization_id(),
         g.principal,
         name=body["name"],
         mode=body["mode"],
@@ -325,17 +328,17 @@ def create(body: dict[str, Any]) -> Response:
 def show(key_id: UUID, form: Form | None = None) -> Response:
     """Show a key: what it may do, what it sent, what was done to it."""
     key, days = _get(key_id), _last_days()
-    use = get_key_usage(engine.session(), _organization_id(), key_id, key.mode, days)
+    use = get_key_usage(engine.session(), context.current_organization_id(), key_id, key.mode, days)
     may_read_acts = access.has_permission(g.principal, "audit:read")
     return pages.render_page(
         "dashboard/keys/show.html",
         form=form,
         key=key,
-        maker=get_key_creators(engine.session(), _organization_id(), [key_id])[key_id],
+        maker=get_key_creators(engine.session(), context.current_organization_id(), [key_id])[key_id],
         use=use,
         chart=_chart(use, days),
-        secrets=list_active_secrets(engine.session(), _organization_id(), key_id, clock.now()),
-        acts=list_key_audit(engine.session(), _organization_id(), key_id) if may_read_acts else None,
+        secrets=list_active_secrets(engine.session(), context.current_organization_id(), key_id, clock.now()),
+        acts=list_key_audit(engine.session(), context.current_organization_id(), key_id) if may_read_acts else None,
         zone=days.zone.key,
     )
 
@@ -373,8 +376,8 @@ def rotate_form(key_id: UUID, form: Form | None = None) -> Response:
         "dashboard/keys/rotate.html",
         form=form or Form({"grace_seconds": "86400"}),
         key=_get(key_id),
-        secrets=list_active_secrets(engine.session(), _organization_id(), key_id, clock.now()),
-        zone=_zone(),
+        secrets=list_active_secrets(engine.session(), context.current_organization_id(), key_id, clock.now()),
+        zone=context.current_zone(),
     )
 
 
@@ -406,8 +409,10 @@ def revoke_form(key_id: UUID, form: Form | None = None) -> Response:
         "dashboard/keys/revoke.html",
         form=form or Form(),
         key=key,
-        recent=count_requests_last_day(engine.session(), _organization_id(), key_id, key.mode, clock.now()),
-        zone=_zone(),
+        recent=count_requests_last_day(
+            engine.session(), context.current_organization_id(), key_id, key.mode, clock.now()
+        ),
+        zone=context.current_zone(),
     )
 
 
@@ -433,7 +438,7 @@ def _secret_page(key: CreatedKey, old_expires_at: datetime | None = None) -> Res
         old_expires_at=old_expires_at,
         is_old_over=old_expires_at is not None and old_expires_at <= clock.now(),
         app_url=setting("APP_URL"),
-        zone=_zone(),
+        zone=context.current_zone(),
     )
 
 
@@ -447,17 +452,20 @@ def _chart(use: KeyUsage, days: DateRange) -> Chart:
 
 
 def _get(key_id: UUID) -> KeyView:
-    return keys.get(engine.session(), _organization_id(), key_id)
+    return keys.get(engine.session(), context.current_organization_id(), key_id)
 
 
 def _choices() -> dict[str, Any]:
-    return {"plan_limit": plan_rate_limit(engine.session(), _organization_id()), "zone": _zone()}
+    return {
+        "plan_limit": plan_rate_limit(engine.session(), context.current_organization_id()),
+        "zone": context.current_zone(),
+    }
 
 
 def _check_rate(body: Mapping[str, Any]) -> None:
     wanted = body["rate_limit_per_minute"]
     if wanted is not None:
-        limit = plan_rate_limit(engine.session(), _organization_id())
+        limit = plan_rate_limit(engine.session(), context.current_organization_id())
         if wanted > limit:
             raise ValidationFailed.at_field("rate_limit_per_minute", f"Your plan allows {limit:,} requests a minute.")
 
@@ -467,7 +475,7 @@ def _expiry(body: Mapping[str, Any]) -> datetime | None:
     if body["expiry"] == "date":
         if body["expires_on"].year >= LAST_YEAR:
             raise ValidationFailed.at_field("expires_on", "Outside the calendar.")
-        end = ranges.day_start(body["expires_on"] + timedelta(days=1), clock.get_zone(_zone()))
+        end = ranges.day_start(body["expires_on"] + timedelta(days=1), clock.get_zone(context.current_zone()))
         if end <= clock.now():
             raise ValidationFailed.at_field("expires_on", "This day has passed.")
         return end
@@ -476,15 +484,6 @@ def _expiry(body: Mapping[str, Any]) -> datetime | None:
 
 
 def _last_days() -> DateRange:
-    zone = clock.get_zone(_zone())
+    zone = clock.get_zone(context.current_zone())
     today = clock.now().astimezone(zone).date()
     return DateRange(today - timedelta(days=DAYS - 1), today, zone)
-
-
-def _zone() -> str:
-    return organizations.get(engine.session(), _organization_id()).timezone
-
-
-def _organization_id() -> UUID:
-    found: UUID = g.principal.organization_id
-    return found

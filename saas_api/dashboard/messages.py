@@ -14,20 +14,24 @@ from marshmallow import fields, validate
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from saas_api.accounts import organizations
 from saas_api.billing import usage_costs
 from saas_api.core import clock, ids, money
 from saas_api.core.access import require_permission
 from saas_api.core.db import engine
+from saas_api.core.db.pagination import PageRequest
 from saas_api.core.errors import TooManyRequests, ValidationFailed
 from saas_api.core.fields import DateField, PrefixedId, StrictSchema, Text
 from saas_api.core.limits import limiter
 from saas_api.core.settings import setting
 from saas_api.core.web import forms, pages, templating
 from saas_api.core.web.forms import EmptyForm, Form, form_view
+from saas_api.dashboard import context
+from saas_api.dashboard.context import HTMX_STOP_POLLING, MAX_EXPORT_ROWS, PAGE_SIZE
 from saas_api.messages import content, messages
 from saas_api.messages.content import MAX_EMAIL_LENGTH, MAX_SMS_LENGTH, MAX_SUBJECT_LENGTH
+from saas_api.messages.messages import MessageFilter
 from saas_api.messages.models import Message
+from saas_api.messages.schemas import MessageOut
 from saas_api.usage import ranges
 from saas_api.usage.ranges import InvalidDateRange
 
@@ -174,8 +178,8 @@ class MessageFilters(StrictSchema):
     format = fields.String(load_default=None, validate=validate.OneOf(("csv",)))
 
 
-PAGE_SIZE, MAX_EXPORT_ROWS, HTMX_STOP_POLLING = 25, 50_000, 286
 POLL_SECONDS = timedelta(minutes=15)
+_message_schema = MessageOut()
 PENDING_STATUSES = ("queued", "sending")
 MESSAGE_CSV_COLUMNS = (
     *("message_id", "to", "type", "subject", "status", "segments", "cost", "currency", "mode", "api_key_id"),
@@ -211,21 +215,24 @@ def index() -> Response:
     """List the messages of the mode that is shown, newest first, or give them as a table."""
     query, form = forms.parse_filters(MessageFilters())
     mode = query.get("mode") or g.principal.mode
-    found, zone = None, _zone()
+    found, zone = None, context.current_zone()
     if not form.errors:
-        query = {**query, "mode": mode, "limit": PAGE_SIZE}
-        since, until = range_bounds(engine.session(), _organization_id(), query, zone)
+        since, until = range_bounds(engine.session(), context.current_organization_id(), query, zone)
+        filters = MessageFilter(query["status"], query["type"], mode, query["to"], query["key"], since, until)
         if query["format"]:
-            return _table(query, since, until)
-        found = messages.list_messages(engine.session(), _organization_id(), query, since, until)
+            return _export(filters)
+        request = PageRequest(PAGE_SIZE, query["cursor"])
+        found = messages.list_messages(engine.session(), context.current_organization_id(), filters, request)
     return pages.render_page(
         "dashboard/messages/index.html",
         status=200 if found else 422,
         form=Form({"mode": mode, **form.values}, form.errors),
         messages=found.items if found else (),
-        names=(names := usage_costs.get_key_names(engine.session(), _organization_id())),
+        names=(names := usage_costs.get_key_names(engine.session(), context.current_organization_id())),
         choices=_choices(names),
-        currency=usage_costs.report_currency(engine.session(), _organization_id()) if found and found.items else "",
+        currency=usage_costs.report_currency(engine.session(), context.current_organization_id())
+        if found and found.items
+        else "",
         exact=money.format_exact_amount,
         is_filtered=bool(set(form.values) - {"mode"}),
         mode=mode,
@@ -239,7 +246,7 @@ def index() -> Response:
 @require_permission("messages:read")
 def show(message_id: UUID, form: Form | None = None) -> Response:
     """Show what became of a message; while it is under way the page looks again by itself."""
-    message, zone = messages.get_message(engine.session(), g.principal, message_id), _zone()
+    message, zone = messages.get_message(engine.session(), g.principal, message_id), context.current_zone()
     is_watched = message.status in PENDING_STATUSES and clock.now() - message.accepted_at < POLL_SECONDS
     return pages.render_page(
         "dashboard/messages/show.html",
@@ -249,11 +256,11 @@ def show(message_id: UUID, form: Form | None = None) -> Response:
         message=message,
         is_watched=is_watched,
         is_cancelable=message.status == "queued",
-        told=list_event_deliveries(engine.session(), _organization_id(), message_id),
-        metered=list_ledger_rows(engine.session(), _organization_id(), message_id),
+        told=list_event_deliveries(engine.session(), context.current_organization_id(), message_id),
+        metered=list_ledger_rows(engine.session(), context.current_organization_id(), message_id),
         key_name=_key_name(message),
         steps=_steps(message, zone),
-        currency=usage_costs.report_currency(engine.session(), _organization_id()),
+        currency=usage_costs.report_currency(engine.session(), context.current_organization_id()),
         exact=money.format_exact_amount,
         plain=money.format_unit_price,
         zone=zone,
@@ -283,7 +290,7 @@ def segment_count(body: dict[str, Any]) -> Response:
 @form_view(TestMessageForm(), form=send_form, is_idempotent=True)
 def send(body: dict[str, Any]) -> Any:
     """Send a test message."""
-    if not limiter.limiter.limiter.hit(TEST_MESSAGES_PER_MINUTE, str(_organization_id()), "trials"):
+    if not limiter.limiter.limiter.hit(TEST_MESSAGES_PER_MINUTE, str(context.current_organization_id()), "trials"):
         raise TooManyRequests("At most 30 test messages a minute. Wait a moment, then send it again.")
     sent = messages.send_test_message(engine.session(), g.principal, body)
     return pages.redirect_to(
@@ -343,41 +350,32 @@ def _steps(message: Message, zone: str) -> list[dict[str, Any]]:
     return steps
 
 
-def _table(query: Mapping[str, Any], since: Any, until: Any) -> Response:
-    found = messages.iter_export_rows(engine.session(), _organization_id(), query, since, until, MAX_EXPORT_ROWS + 1)
-    if len(found) > MAX_EXPORT_ROWS:
+def _export(filters: MessageFilter) -> Response:
+    rows = messages.list_export_rows(engine.session(), context.current_organization_id(), filters, MAX_EXPORT_ROWS + 1)
+    if len(rows) > MAX_EXPORT_ROWS:
         raise ValidationFailed.at_field("range", f"More than {MAX_EXPORT_ROWS:,} messages; choose a shorter range.")
-    currency = usage_costs.report_currency(engine.session(), _organization_id()) if found else ""
-    name = f"messages-{query['mode']}-{clock.now():%Y-%m-%d}.csv"
-    return pages.csv_response(name, MESSAGE_CSV_COLUMNS, [_row(message, currency) for message in found])
+    currency = usage_costs.report_currency(engine.session(), context.current_organization_id()) if rows else ""
+    name = f"messages-{filters.mode}-{clock.now():%Y-%m-%d}.csv"
+    return pages.csv_response(name, MESSAGE_CSV_COLUMNS, (_csv_row(message, currency) for message in rows))
 
 
-def _row(message: Message, currency: str) -> tuple[Any, ...]:
-    cost = None if message.cost is None else Decimal(money.format_unit_price(message.cost))
-    delivered_at = message.finished_at if message.status == "delivered" else None
-    return (
-        *(ids.format_id("msg", message.id), message.recipient, message.channel, message.subject, message.status),
-        *(message.segments, cost, None if cost is None else currency, message.mode),
-        *(message.api_key_id and ids.format_id("key", message.api_key_id), message.attempts, message.error_code),
-        *(at and clock.format_rfc3339(at) for at in (message.accepted_at, message.sent_at, delivered_at)),
-    )
+def _csv_row(message: Message, currency: str) -> list[Any]:
+    data = _message_schema.dump(message)
+    row = {
+        **data,
+        "cost": None if data["cost"] is None else Decimal(data["cost"]),
+        "currency": None if data["cost"] is None else currency,
+        "api_key_id": message.api_key_id and ids.format_id("key", message.api_key_id),
+    }
+    return [row[column] for column in MESSAGE_CSV_COLUMNS]
 
 
 def _key_name(message: Message) -> str | None:
     return (
-        usage_costs.get_key_names(engine.session(), _organization_id())[message.api_key_id]
+        usage_costs.get_key_names(engine.session(), context.current_organization_id())[message.api_key_id]
         if message.api_key_id
         else None
     )
-
-
-def _zone() -> str:
-    return organizations.get(engine.session(), _organization_id()).timezone
-
-
-def _organization_id() -> UUID:
-    found: UUID = g.principal.organization_id
-    return found
 
 
 def _pagination_links(next_cursor: str | None) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from saas_api.accounts import sessions
 from saas_api.accounts.models import Organization, User
 from saas_api.core import access, clock
 from saas_api.core.db import engine
+from saas_api.core.roles import MemberRole
 
 _STATE = text("""
 SELECT o.status, coalesce(s.standing, 'good') AS standing,
@@ -90,7 +91,7 @@ class Layout:
     user: User
     organization: Organization
     role: str
-    organizations: list[tuple[Organization, str]]
+    organizations: list[tuple[Organization, MemberRole]]
     is_operator: bool
     navigation: list[NavigationItem]
     banner: Banner | None

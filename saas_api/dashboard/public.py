@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from flask import Blueprint, current_app, g, request
+from flask import Blueprint, g, request
 from marshmallow import fields, validate
 
 from saas_api.accounts import sessions
@@ -34,8 +34,6 @@ class SwitchOrganizationForm(StrictSchema):
     organization_id = PrefixedId("org", required=True)
 
 
-_YEAR_SECONDS = 365 * 86_400
-_PREFERENCE_COOKIES = ("theme", "mode", "shortcuts")
 _preferences, _switch = PreferencesForm(), SwitchOrganizationForm()
 
 
@@ -46,14 +44,8 @@ def set_preference() -> Any:
     wanted = http.load_schema(
         _preferences, {name: request.form[name] for name in _preferences.fields if name in request.form}
     )
-    answer = pages.redirect_to(wanted["back"])
-    for name in _PREFERENCE_COOKIES:
-        if wanted[name]:
-            is_secure = current_app.config["JWT_COOKIE_SECURE"]
-            answer.set_cookie(
-                name, wanted[name], max_age=_YEAR_SECONDS, httponly=True, samesite="Lax", secure=is_secure
-            )
-    return answer
+    g.changed_preferences = {name: wanted[name] for name in g.preferences if wanted[name]}
+    return pages.redirect_to(wanted["back"])
 
 
 @bp.post("/dashboard/switch")

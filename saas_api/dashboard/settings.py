@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 import marshmallow as ma
-from flask import Blueprint, Response, g, request
+from flask import Blueprint, Response, g
 from marshmallow import fields
 
 from saas_api.accounts import organizations, passwords, sessions, users
@@ -15,6 +15,7 @@ from saas_api.billing.profiles import BillingDetails
 from saas_api.core import clock
 from saas_api.core.access import require_permission
 from saas_api.core.db import engine
+from saas_api.core.db.pagination import PageRequest
 from saas_api.core.errors import Forbidden
 from saas_api.core.fields import Email, StrictSchema, Text
 from saas_api.core.limits import limiter
@@ -135,7 +136,7 @@ def update_organization(body: dict[str, Any]) -> Any:
 def account_settings(form: Form | None = None) -> Response:
     """Show a person's name, address and sessions."""
     known = sessions.get_profile(g.principal)
-    active_sessions = sessions.list_sessions(g.principal, {"limit": MAX_LISTED_SESSIONS, "cursor": None}).items
+    active_sessions = sessions.list_sessions(g.principal, PageRequest(MAX_LISTED_SESSIONS)).items
     return pages.render_page(
         "dashboard/settings/account.html",
         user=known.user,
@@ -143,7 +144,7 @@ def account_settings(form: Form | None = None) -> Response:
         current=g.principal.session_id,
         zone=known.organization.timezone,
         form=form or Form({"full_name": known.user.full_name}),
-        look=Form({"theme": "system", "shortcuts": "on", **request.cookies}),
+        look=Form(g.preferences),
     )
 
 

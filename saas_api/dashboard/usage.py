@@ -397,7 +397,7 @@ def _counts(tally: CallTotals, currency: str) -> tuple[Any, ...]:
 
 def _metered(found: BillPreview, meters: Mapping[str, MeterAllowance]) -> list[MeterUsageRow]:
     """The lines of the bill that are about usage; a meter without use is told with what is included of it."""
-    lines = [line for line in found.draft.lines if line.meter is not None]
+    lines = [line for line in found.bill.lines if line.meter is not None]
     known = Counter(line.meter for line in lines)
     rows = []
     for line in lines:
@@ -415,7 +415,7 @@ def _metered(found: BillPreview, meters: Mapping[str, MeterAllowance]) -> list[M
 
 
 def _period_table(metered: list[MeterUsageRow], found: BillPreview, zone: ZoneInfo) -> Response:
-    currency = found.draft.currency
+    currency = found.bill.currency
     rows = [
         (
             *(row.meter, row.unit, Decimal(money.format_unit_price(row.quantity)), row.covered, row.overage),

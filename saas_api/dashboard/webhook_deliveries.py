@@ -15,13 +15,14 @@ from sqlalchemy.orm import Session
 from saas_api.core import clock
 from saas_api.core.access import require_permission
 from saas_api.core.db import engine, pagination
-from saas_api.core.db.pagination import Page
+from saas_api.core.db.pagination import Page, PageRequest
 from saas_api.core.errors import ValidationFailed
 from saas_api.core.fields import PrefixedId, StrictSchema
 from saas_api.core.web import forms, pages
 from saas_api.core.web.forms import EmptyForm, Form, form_view
 from saas_api.core.web.pages import PAGE_SIZE
 from saas_api.dashboard import context
+from saas_api.dashboard.context import HTMX_STOP_POLLING
 from saas_api.webhooks import deliveries, event_types, events, payload, schemas
 from saas_api.webhooks.deliveries import EventNotFound
 from saas_api.webhooks.models import Delivery, Endpoint, Event
@@ -158,7 +159,6 @@ class EventTypeQuery(StrictSchema):
 
 
 POLL_SECONDS = timedelta(minutes=15)
-HTMX_STOP_POLLING = 286
 
 
 @bp.get("/webhooks/deliveries")
@@ -230,8 +230,9 @@ def _is_watched(found: Delivery) -> bool:
 def list_events() -> Response:
     """List what happened, newest first."""
     query, form = forms.parse_filters(EventFilters())
-    asked = {**query, "limit": PAGE_SIZE}
-    found = None if form.errors else events.list_events(engine.session(), context.current_organization_id(), asked)
+    request, filters = PageRequest.from_query({"limit": PAGE_SIZE, "cursor": None, **query})
+    organization_id = context.current_organization_id()
+    found = None if form.errors else events.list_events(engine.session(), organization_id, request, **filters)
     return pages.render_page(
         "dashboard/webhooks/events.html",
         status=422 if found is None else 200,

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from saas_api.core import access, clock, ids
 from saas_api.core.access import require_permission
 from saas_api.core.db import engine
+from saas_api.core.db.pagination import PageRequest
 from saas_api.core.fields import QueryInteger, StrictSchema, Text
 from saas_api.core.limits import limiter
 from saas_api.core.web import charts, pages
@@ -25,7 +26,7 @@ from saas_api.core.web.forms import EmptyForm, Form, form_view
 from saas_api.dashboard import context, webhook_deliveries
 from saas_api.webhooks import deliveries, endpoints, event_types, schemas, secrets
 from saas_api.webhooks.event_types import TEST_EVENT_TYPE
-from saas_api.webhooks.events import SUBSCRIBES_CLAUSE
+from saas_api.webhooks.events import IS_SUBSCRIBED_CLAUSE
 from saas_api.webhooks.models import Endpoint, EndpointSecret
 
 bp = Blueprint("webhook_endpoints", __name__)
@@ -56,7 +57,7 @@ SELECT count(*) FROM (SELECT 1 FROM events e
        THEN NOT EXISTS (SELECT FROM webhook_deliveries d WHERE d.organization_id = e.organization_id
                           AND d.event_id = e.id AND d.endpoint_id = w.id
                           AND d.status IN ('delivered', 'queued', 'sending'))
-       ELSE {SUBSCRIBES_CLAUSE} END LIMIT {MAX_COUNTED + 1}) missed""")
+       ELSE {IS_SUBSCRIBED_CLAUSE} END LIMIT {MAX_COUNTED + 1}) missed""")
 
 
 @dataclass(frozen=True)
@@ -229,11 +230,9 @@ def _caller() -> str:
 @require_permission("webhooks:read")
 def index() -> Response:
     """Show the endpoints with how they have been doing."""
-    query = {"limit": 100, "cursor": None}
+    organization_id, request = context.current_organization_id(), PageRequest(limit=100)
     is_shown = access.has_permission(g.principal, "webhooks:write")
-    found = (
-        endpoints.list_endpoints(engine.session(), context.current_organization_id(), query).items if is_shown else None
-    )
+    found = endpoints.list_endpoints(engine.session(), organization_id, request).items if is_shown else None
     return pages.render_page("dashboard/webhooks/index.html", endpoints=found, zone=context.current_zone())
 
 
@@ -306,7 +305,7 @@ def enable(endpoint_id: UUID, body: dict[str, Any]) -> Any:
     notice = "Enabled."
     if body["recover"]:
         count = deliveries.recover_endpoint(
-            engine.session(), g.principal, (context.current_organization_id(), endpoint_id), since
+            engine.session(), g.principal, context.current_organization_id(), endpoint_id, since
         )
         notice = f"Enabled. Events it missed that are on their way now: {count}."
     return pages.redirect_to("dashboard.webhook_endpoints.show", endpoint_id=endpoint_id, _notice=notice)
@@ -348,8 +347,9 @@ def recover(endpoint_id: UUID, body: dict[str, Any]) -> Any:
         if body["since"]
         else clock.now() - RECOVERY_RANGES[body["span"]][1]
     )
-    target = (context.current_organization_id(), endpoint_id)
-    count = deliveries.recover_endpoint(engine.session(), g.principal, target, since, which=body["which"])
+    count = deliveries.recover_endpoint(
+        engine.session(), g.principal, context.current_organization_id(), endpoint_id, since, which=body["which"]
+    )
     notice = f"Events on their way to it now: {count}." if count else "It missed nothing in that time."
     return pages.redirect_to(
         "dashboard.webhook_deliveries.index", endpoint_id=ids.format_id("whe", endpoint_id), _notice=notice

@@ -1,4 +1,4 @@
-"""`flask demo seed`: companies with a past to look around in; for development only."""
+"""Demo data: organizations with a history, for development."""
 
 from saas_api.core.domain import Domain
 

@@ -1,10 +1,14 @@
-"""What a company does: people, keys, messages, invoices, payments."""
+"""Activity of a demo organization: users, keys, messages, webhooks, invoices and payments, through the services.
+
+Only messages with their usage are inserted in bulk, by `demo.traffic`.
+"""
 
 import functools
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
@@ -16,267 +20,273 @@ from saas_api.accounts.audit import SYSTEM_ACTOR, Actor, OperatorContext
 from saas_api.accounts.models import Membership
 from saas_api.api_keys import keys
 from saas_api.billing import alerts, period_close, periods, spend_cap, subscriptions, wallet
+from saas_api.billing.models import GrantKind
 from saas_api.billing.wallet import GrantSource
 from saas_api.core import clock
 from saas_api.core.access import Principal
 from saas_api.core.db import tenancy
 from saas_api.demo import timeline, traffic
-from saas_api.demo.companies import DemoCompany, DemoLogin
+from saas_api.demo.organizations import DemoLogin, DemoOrganization
 from saas_api.demo.timeline import Timeline
-from saas_api.demo.traffic import DemoMessage, DemoRefusals
+from saas_api.demo.traffic import DemoMessage
 from saas_api.messages import events as message_events
-from saas_api.messages.events import MessageEventData
+from saas_api.messages.models import Message
 from saas_api.payments import checkout, dunning, provider_events
 from saas_api.payments.checkout import PaymentRequest
 from saas_api.providers import mock_payments
+from saas_api.usage import refused_requests
 from saas_api.webhooks import endpoints
 from saas_api.webhooks import events as webhook_events
 from saas_api.webhooks import secrets as signing_secrets
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
-WEBHOOK_DAYS = 3
-"""How long back messages were told to endpoints, one by one."""
-MAX_WEBHOOK_EVENTS = 120
-_TERMS = text("UPDATE billing_profiles SET net_terms_days = :days WHERE organization_id = :org")
-MAIL_DAYS = 7
-"""Days are written together, but never across the end of a month."""
+WEBHOOK_DAYS, MAX_WEBHOOK_EVENTS = 3, 120
+"""Only the last messages publish webhook events."""
+DAYS_PER_WRITE = 7
+"""Messages of several days are written together, but never across the end of a month."""
+CLOSE_DELAY, PAYMENT_DELAY, RETRY_DELAY = 2 * HOUR, timedelta(days=2, hours=5), 3 * HOUR
+_PAYMENT_ACTIONS = {"decline_first": ["decline", "pay"], "wrong_first": ["pay_wrong", "pay"], "never": []}
+_SEND_ROUTE = "/api/v1/messages/send"
+_CREDIT_REASON = "A gift to make up for the delays in the first week."
+_SET_TERMS = text("UPDATE billing_profiles SET net_terms_days = :days WHERE organization_id = :org")
+_KEYS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("Production", "live", {}),
+    ("Newsletter", "live", {"rate_limit_per_minute": 30}),
+    ("Continuous integration", "test", {}),
+    ("Old integration", "live", {"scopes": ["messages:write"]}),
+)
 
 
-class CompanyActivity:
-    """One company on the stage.
+class OrganizationActivity:
+    """Schedules everything that an organization does.
 
-    number: of messages in all its time
+    message_count: number of messages in the whole time
+    email_suffix: follows the names in addresses, when another demo uses the plain ones
     """
 
-    def __init__(self, stage: Timeline, company: DemoCompany, number: int) -> None:
-        self.stage, self.company, self.number = stage, company, number
+    id: UUID
+    owner: Principal
+
+    def __init__(
+        self, demo_timeline: Timeline, organization: DemoOrganization, message_count: int, email_suffix: str
+    ) -> None:
+        self.timeline, self.organization = demo_timeline, organization
+        self.message_count, self.email_suffix = message_count, email_suffix
+        self.zone = clock.get_zone(organization.zone)
         self.logins: list[DemoLogin] = []
         self.key_text = ""
-        self.id: UUID
-        self.owner: Principal
-        self.keys: list[UUID] = []
-        self.waiting: list[DemoMessage] = []
-        self.refused: list[DemoRefusals] = []
-        self.zone = clock.get_zone(company.zone)
+        self.key_ids: list[UUID] = []
+        self.unwritten: list[DemoMessage] = []
+        self.unwritten_days = 0
 
     def schedule(self) -> None:
-        """Put everything on the stage that happens to the company."""
-        first = self.stage.begins_at
-        plan = [
-            (timedelta(), self._found),
-            (HOUR, self._choose(self.company.plan)),
-            (2 * HOUR, self._make_keys),
-            (DAY, self._staff),
-            (2 * DAY, self._listen),
-            (5 * DAY, self._limit_spending),
-            (20 * DAY, self._tidy_keys),
+        """Put the steps of the organization on the timeline."""
+        begins_at, ends_at, later_plan = self.timeline.begins_at, self.timeline.ends_at, self.organization.later_plan
+        steps: list[tuple[datetime, Callable[[], object]]] = [
+            (begins_at, self._sign_up),
+            (begins_at + HOUR, functools.partial(self._change_plan, self.organization.plan)),
+            (begins_at + 2 * HOUR, self._create_keys),
+            (begins_at + DAY, self._add_members),
+            (begins_at + 2 * DAY, self._create_endpoints),
+            (begins_at + 5 * DAY, self._set_spend_cap),
+            (begins_at + 20 * DAY, self._rotate_keys),
+            (ends_at - 2 * DAY, self._invite),
         ]
-        if self.company.later:
-            plan.append(((self.stage.ends_at - first) / 2, self._choose(self.company.later)))
-        for after, act in plan:
-            self.stage.schedule(first + after, act)
-        self.stage.schedule(self.stage.ends_at - 2 * DAY, self._invite)
-        self._send_daily()
+        if later_plan:
+            steps.append((begins_at + (ends_at - begins_at) / 2, functools.partial(self._change_plan, later_plan)))
+        for at, step in steps:
+            self.timeline.schedule(at, step)
+        self._schedule_messages()
 
-    def _found(self) -> None:
-        name, role = self.company.people[0]
+    def _sign_up(self) -> None:
+        name, role = self.organization.users[0]
         with timeline.demo_session() as session:
-            owner = self._join(session, name, role, None)
-            organization = organizations.create(session, self.company.name, owner)
-            organization.timezone = self.company.zone
-            organization.billing_email = f"billing@{self.company.domain}"
-            self.id = organization.id
-        self.owner = Principal("user", owner, self.id, role, email_verified=True, is_recently_authenticated=True)
+            owner_id = self._create_user(session, name, role)
+            self.id = organizations.create(session, self.organization.name, owner_id, self.organization.zone).id
+        self.owner = Principal("user", owner_id, self.id, role, email_verified=True, is_recently_authenticated=True)
         with tenancy.tenant_session(self.id) as session:
             periods.ensure_account(session, self.id)
+            billing_email = f"billing@{self.organization.domain}"
+            organizations.update_organization(session, self.owner, {"billing_email": billing_email})
         with timeline.demo_session() as session:
-            session.execute(_TERMS, {"org": self.id, "days": self.company.terms_days})
-        BillingActivity(self.stage, self.id, self.company).schedule()
+            session.execute(_SET_TERMS, {"org": self.id, "days": self.organization.terms_days})
+        BillingActivity(self.timeline, self.id, self.organization).schedule()
 
-    def _choose(self, plan: str) -> Any:
-        def choose() -> None:
-            if plan == "free":
-                return
-            with tenancy.tenant_session(self.id) as session:
-                subscriptions.change_plan(session, self.id, plan, "now", audit.actor_for(self.owner))
-
-        return choose
-
-    def _make_keys(self) -> None:
-        with tenancy.tenant_session(self.id) as session:
-            made = [
-                keys.create(session, self.id, self.owner, name=name, mode=mode, **options)
-                for name, mode, options in (
-                    ("Production", "live", {}),
-                    ("Newsletter", "live", {"rate_limit_per_minute": 30}),
-                    ("Continuous integration", "test", {}),
-                    ("Old integration", "live", {"scopes": ["messages:write"]}),
-                )
-            ]
-        self.keys = [key.id for key in made]
-        self.key_text = made[0].secret
-
-    def _staff(self) -> None:
-        for name, role in self.company.people[1:]:
-            with timeline.demo_session() as session:
-                user = self._join(session, name, role, self.id)
-                change = {"after": {"user": str(user), "email": self.logins[-1].email, "role": role}}
-                target = ("user", user)
-                audit.record_event(session, self.id, Actor("user", str(user)), "invitation.accepted", target, change)
-
-    def _listen(self) -> None:
-        if self.company.plan == "free":
-            return
-        facts: list[dict[str, Any]] = [
-            {"url": f"https://hooks.{self.company.domain}/messages", "description": "Delivery reports for the shop"},
-            {
-                "url": f"https://erp.{self.company.domain}/saas",
-                "description": "Invoices and payments",
-                "event_types": ["invoice.finalized", "invoice.paid", "payment.failed", "payment.succeeded"],
-            },
-        ]
-        with tenancy.tenant_session(self.id) as session:
-            for one in facts:
-                signing_secrets.create_secret(
-                    session, endpoints.create(session, self.owner, {"payload": "full", **one})
-                )
-
-    def _limit_spending(self) -> None:
-        if self.company.plan in ("free", "scale"):
-            return
-        with tenancy.tenant_session(self.id) as session:
-            spend_cap.set_spend_cap(session, self.id, Decimal(400), "block", audit.actor_for(self.owner))
-
-    def _tidy_keys(self) -> None:
-        with tenancy.tenant_session(self.id) as session:
-            keys.rotate(session, self.owner, self.keys[1], 86_400)
-            keys.revoke(session, self.owner, self.keys[3])
-
-    def _invite(self) -> None:
-        with tenancy.tenant_session(self.id) as session:
-            invitations.create_invitation(session, self.owner, f"new.colleague@{self.company.domain}", "member")
-
-    def _join(self, session: Session, name: str, role: str, organization_id: UUID | None) -> UUID:
-        email = f"{name.lower()}{self.mark}@{self.company.domain}"
-        login = DemoLogin(email, secrets.token_hex(6), role, self.company.name)
+    def _create_user(self, session: Session, name: str, role: str) -> UUID:
+        email = f"{name.lower()}{self.email_suffix}@{self.organization.domain}"
+        login = DemoLogin(email, secrets.token_hex(6), role, self.organization.name)
         user = users.create(session, email, login.password, name)
-        user.created_at = user.email_verified_at = clock.now()
-        if organization_id is not None:
-            session.add(Membership(organization_id=organization_id, user_id=user.id, role=role))
+        user.created_at = clock.now()
+        users.mark_email_verified(session, user)
         self.logins.append(login)
         return user.id
 
-    mark = ""
-    """Follows the names in addresses where another demo has taken them."""
-
-    def _send_daily(self) -> None:
-        """Put every local day's messages on, at its end; the first and the last are parts of days."""
-        edges = [self.stage.begins_at + 3 * HOUR]
-        midnight = edges[0].astimezone(self.zone).replace(hour=0, minute=0, second=0, microsecond=0)
-        while (midnight := (midnight + 26 * HOUR).replace(hour=0)) < self.stage.ends_at:
-            edges.append(midnight.astimezone(self.stage.ends_at.tzinfo))
-        edges.append(self.stage.ends_at)
-        shares = traffic.daily_weights(edges[0], len(edges) - 1, self.stage.random(self.company.name))
-        shares = [share * (end - begin) / DAY for share, begin, end in zip(shares, edges[:-1], edges[1:], strict=True)]
-        total, sent, due = sum(shares), 0, 0.0
-        for begin, end, share in zip(edges[:-1], edges[1:], shares, strict=True):
-            due += self.number * share / total
-            self.stage.schedule(end, self._send(begin, end, round(due) - sent))
-            sent = round(due)
-
-    def _send(self, begin: datetime, end: datetime, number: int) -> Any:
-        def send() -> None:
-            chance = self.stage.random(self.company.name, begin.date())
-            self.waiting += traffic.messages_for_day(begin, end, number, self.keys[:3], chance)
-            limited = chance.randrange(12) if chance.random() < 0.15 else 0
-            refused_at = begin + (end - begin) * chance.uniform(0.4, 0.7)
-            failed = round(number * chance.uniform(0.0, 0.02))
-            self.refused.append(DemoRefusals(self.keys[0], refused_at, failed, limited))
-            is_month_over = end.astimezone(self.zone).day == 1
-            if is_month_over or end >= self.stage.ends_at or len(self.refused) >= MAIL_DAYS:
-                self._write()
-
-        return send
-
-    def _write(self) -> None:
-        with tenancy.tenant_session(self.id) as session:
-            is_served = traffic.write_messages(session, self.id, self.waiting)
-        if is_served:
-            traffic.write_refusals(self.id, self.refused)
-            told_from = self.stage.ends_at - WEBHOOK_DAYS * DAY
-            self._tell([one for one in self.waiting if one.mode == "live" and one.at > told_from][-MAX_WEBHOOK_EVENTS:])
-        self.waiting, self.refused = [], []
-
-    def _tell(self, sent: Sequence[DemoMessage]) -> None:
-        for one in sent:
-            clock.freeze_time(one.done_at)
-            state = MessageEventData(one.id, one.channel, one.recipient, one.size, "live", one.status, 1, one.error)
+    def _change_plan(self, plan: str) -> None:
+        if plan != "free":
             with tenancy.tenant_session(self.id) as session:
-                webhook_events.publish_many(session, self.id, [message_events.status_event(state)])
+                subscriptions.change_plan(session, self.id, plan, "now", audit.actor_for(self.owner))
 
+    def _create_keys(self) -> None:
+        with tenancy.tenant_session(self.id) as session:
+            created = [
+                keys.create(session, self.id, self.owner, name=name, mode=mode, **options)
+                for name, mode, options in _KEYS
+            ]
+        self.key_ids = [key.id for key in created]
+        self.key_text = created[0].secret
 
-CLOSE_DELAY, PAYMENT_DELAY = timedelta(hours=2), timedelta(days=2, hours=5)
-_PAYMENT_BEHAVIORS = {"decline_first": ["decline", "pay"], "wrong_first": ["pay_wrong", "pay"], "never": []}
-CREDITED_COMPANIES = "A gift to make up for the delays in the first week."
+    def _add_members(self) -> None:
+        """Add the other users; a token of an invitation is only in its mail, so none is accepted here."""
+        for name, role in self.organization.users[1:]:
+            with timeline.demo_session() as session:
+                user_id = self._create_user(session, name, role)
+                session.add(Membership(organization_id=self.id, user_id=user_id, role=role))
+                change = {"after": {"user": str(user_id), "email": self.logins[-1].email, "role": role}}
+                actor, target = Actor("user", str(user_id)), ("user", user_id)
+                audit.record_event(session, self.id, actor, "invitation.accepted", target, change)
+
+    def _create_endpoints(self) -> None:
+        if self.organization.plan == "free":
+            return
+        domain = self.organization.domain
+        messages = {"url": f"https://hooks.{domain}/messages", "description": "Delivery reports for the shop"}
+        invoices = {
+            "url": f"https://erp.{domain}/saas",
+            "description": "Invoices and payments",
+            "event_types": ["invoice.finalized", "invoice.paid", "payment.failed", "payment.succeeded"],
+        }
+        with tenancy.tenant_session(self.id) as session:
+            for values in (messages, invoices):
+                endpoint = endpoints.create(session, self.owner, {"payload": "full", **values})
+                signing_secrets.create_secret(session, endpoint)
+
+    def _set_spend_cap(self) -> None:
+        if self.organization.plan not in ("free", "scale"):
+            with tenancy.tenant_session(self.id) as session:
+                spend_cap.set_spend_cap(session, self.id, Decimal(400), "block", audit.actor_for(self.owner))
+
+    def _rotate_keys(self) -> None:
+        with tenancy.tenant_session(self.id) as session:
+            keys.rotate(session, self.owner, self.key_ids[1], 86_400)
+            keys.revoke(session, self.owner, self.key_ids[3])
+
+    def _invite(self) -> None:
+        with tenancy.tenant_session(self.id) as session:
+            email = f"new.colleague@{self.organization.domain}"
+            invitations.create_invitation(session, self.owner, email, "member")
+
+    def _schedule_messages(self) -> None:
+        """Put the messages of each local day on the timeline, at its end; the first and the last day are partial."""
+        edges = [self.timeline.begins_at + 3 * HOUR]
+        midnight = edges[0].astimezone(self.zone).replace(hour=0, minute=0, second=0, microsecond=0)
+        while (midnight := (midnight + 26 * HOUR).replace(hour=0)) < self.timeline.ends_at:
+            edges.append(midnight.astimezone(self.timeline.ends_at.tzinfo))
+        edges.append(self.timeline.ends_at)
+        days = list(pairwise(edges))
+        weights = traffic.daily_weights(edges[0], len(days), self.timeline.random(self.organization.name))
+        weights = [weight * (end - begin) / DAY for weight, (begin, end) in zip(weights, days, strict=True)]
+        scheduled, due = 0, 0.0
+        for (begin, end), weight in zip(days, weights, strict=True):
+            due += self.message_count * weight / sum(weights)
+            self.timeline.schedule(end, functools.partial(self._send_messages, begin, end, round(due) - scheduled))
+            scheduled = round(due)
+
+    def _send_messages(self, begin: datetime, end: datetime, count: int) -> None:
+        chance = self.timeline.random(self.organization.name, begin.date())
+        self.unwritten += traffic.messages_for_day(begin, end, count, self.key_ids[:3], chance)
+        self.unwritten_days += 1
+        rate_limited = chance.randrange(12) if chance.random() < 0.15 else 0
+        refused_at = begin + (end - begin) * chance.uniform(0.4, 0.7)
+        self._count_refused(
+            refused_at, {"failed": round(count * chance.uniform(0.0, 0.02)), "rate_limited": rate_limited}
+        )
+        is_end_of_month = end.astimezone(self.zone).day == 1
+        if is_end_of_month or end >= self.timeline.ends_at or self.unwritten_days >= DAYS_PER_WRITE:
+            self._write_messages()
+
+    def _count_refused(self, refused_at: datetime, counts: dict[str, int]) -> None:
+        step_at = clock.now()
+        clock.freeze_time(refused_at)
+        caller = Principal("key", self.key_ids[0], self.id)
+        for outcome, count in counts.items():
+            for _ in range(count):
+                refused_requests.count_refused(caller, _SEND_ROUTE, "POST", outcome)
+        clock.freeze_time(step_at)
+
+    def _write_messages(self) -> None:
+        with tenancy.tenant_session(self.id) as session:
+            is_accepted = traffic.write_messages(session, self.id, self.unwritten)
+        if is_accepted:
+            self._mark_keys_used()
+            events_begin_at = self.timeline.ends_at - WEBHOOK_DAYS * DAY
+            live = [message for message in self.unwritten if message.mode == "live" and message.at > events_begin_at]
+            self._publish_events(live[-MAX_WEBHOOK_EVENTS:])
+        self.unwritten, self.unwritten_days = [], 0
+
+    def _mark_keys_used(self) -> None:
+        for message in self.unwritten:
+            clock.freeze_time(message.at)
+            keys.mark_used(self.id, message.key)
+
+    def _publish_events(self, messages: Sequence[DemoMessage]) -> None:
+        for message in messages:
+            clock.freeze_time(message.done_at)
+            with tenancy.tenant_session(self.id) as session:
+                row = session.get_one(Message, (self.id, message.id))
+                webhook_events.publish_many(session, self.id, [message_events.status_event(row)])
 
 
 class BillingActivity:
-    """A company as the one who pays.
+    """Schedules the period ends and payments of an organization."""
 
-    invoices: ids, the oldest first
-    """
-
-    def __init__(self, stage: Timeline, organization_id: UUID, company: DemoCompany) -> None:
-        self.stage, self.id, self.company = stage, organization_id, company
-        self.zone = clock.get_zone(company.zone)
+    def __init__(self, demo_timeline: Timeline, organization_id: UUID, organization: DemoOrganization) -> None:
+        self.timeline, self.id, self.organization = demo_timeline, organization_id, organization
+        self.zone = clock.get_zone(organization.zone)
 
     def schedule(self) -> None:
-        """Put the ends of its months on the stage."""
-        month = clock.now().astimezone(self.zone).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-        while (month := (month + timedelta(days=32)).replace(day=1)).astimezone(
-            clock.now().tzinfo
-        ) < self.stage.ends_at:
-            self.stage.schedule(month.astimezone(clock.now().tzinfo) + CLOSE_DELAY, self._close)
-        if self.company.name == "Acme":
-            self.stage.schedule(clock.now() + timedelta(days=12), self._help)
+        """Put the ends of the months on the timeline, and a promotional credit of Acme."""
+        now = clock.now()
+        month = now.astimezone(self.zone).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+        while (month := (month + 32 * DAY).replace(day=1)).astimezone(now.tzinfo) < self.timeline.ends_at:
+            self.timeline.schedule(month.astimezone(now.tzinfo) + CLOSE_DELAY, self._close_period)
+        if self.organization.name == "Acme":
+            self.timeline.schedule(now + 12 * DAY, self._grant_credit)
 
-    def _close(self) -> None:
+    def _close_period(self) -> None:
         now = clock.now()
         periods.ensure_accounts(now, self.id)
         for invoice in period_close.close_due(now, self.id).invoices:
             if invoice.id is not None and invoice.status == "open":
-                self._await(invoice.id)
+                self._schedule_payment(invoice.id)
 
-    def _await(self, invoice_id: UUID) -> None:
-        """Let an invoice be paid after some days, the newest in the company's own way."""
-        paid_at = clock.now() + PAYMENT_DELAY
-        is_newest = clock.now() + timedelta(days=31) > self.stage.ends_at
-        ways = ["pay"]
-        if is_newest:
-            ways = _PAYMENT_BEHAVIORS.get(self.company.pays, ways)
-        for number, way in enumerate(ways):
-            self.stage.schedule(paid_at + number * timedelta(hours=3), functools.partial(self._pay, invoice_id, way))
+    def _schedule_payment(self, invoice_id: UUID) -> None:
+        """Pay an invoice some days later; the newest one with the payment behavior of the organization."""
+        first_at = clock.now() + PAYMENT_DELAY
+        is_newest = clock.now() + 31 * DAY > self.timeline.ends_at
+        actions = _PAYMENT_ACTIONS.get(self.organization.payment_behavior, ["pay"]) if is_newest else ["pay"]
+        for number, action in enumerate(actions):
+            self.timeline.schedule(first_at + number * RETRY_DELAY, functools.partial(self._pay, invoice_id, action))
 
-    def _pay(self, invoice_id: UUID, way: str) -> None:
-        started = checkout.initiate_payment(self.id, PaymentRequest(invoice_id, provider="mock"), SYSTEM_ACTOR)
-        event = mock_payments.submit_action(str(started.provider_reference), way)
+    def _pay(self, invoice_id: UUID, action: str) -> None:
+        payment = checkout.initiate_payment(self.id, PaymentRequest(invoice_id, provider="mock"), SYSTEM_ACTOR)
+        event = mock_payments.submit_action(str(payment.provider_reference), action)
         if event is None:
             return
         provider_events.receive_event("mock", event.body, event.signature)
         while provider_events.process_batch("mock"):
             continue
 
-    def _help(self) -> None:
+    def _grant_credit(self) -> None:
         with timeline.demo_session() as session:
-            act = OperatorContext(Actor("operator", "demo"), CREDITED_COMPANIES)
-            wallet.grant_credit(session, self.id, GrantSource("demo:gift", "promotional"), 500, act)
+            context = OperatorContext(Actor("operator", "demo"), _CREDIT_REASON)
+            wallet.grant_credit(session, self.id, GrantSource("demo:gift", GrantKind.PROMOTIONAL), 500, context)
 
 
-def schedule_dunning(stage: Timeline) -> None:
-    """Put the daily look for unpaid invoices on the stage, and a weekly one for reached thresholds."""
-    days = int((stage.ends_at - stage.begins_at) / timedelta(days=1))
+def schedule_platform_jobs(demo_timeline: Timeline) -> None:
+    """Put dunning of each day and the evaluation of alerts of each week on the timeline."""
+    days = int((demo_timeline.ends_at - demo_timeline.begins_at) / DAY)
     for number in range(1, days + 1):
-        at = stage.begins_at + timedelta(days=number)
-        stage.schedule(at, lambda: dunning.run_dunning(clock.now()))
+        at = demo_timeline.begins_at + number * DAY
+        demo_timeline.schedule(at, lambda: dunning.run_dunning(clock.now()))
         if number % 7 == 0 or number == days:
-            stage.schedule(at, lambda: alerts.evaluate_alerts(clock.now()))
+            demo_timeline.schedule(at, lambda: alerts.evaluate_alerts(clock.now()))

@@ -1,4 +1,4 @@
-"""Seed_demo, credentials, completing pending work."""
+"""Creation of the demo: plays the timeline of some organizations and finishes their pending deliveries."""
 
 import secrets
 from itertools import islice
@@ -6,74 +6,20 @@ from itertools import islice
 from sqlalchemy import text
 
 from saas_api.accounts import operators, users
+from saas_api.api_keys import keys
 from saas_api.api_keys import secrets as key_secrets
 from saas_api.core import crypto
 from saas_api.core.settings import setting
-from saas_api.demo import activity, companies, timeline
-from saas_api.demo.activity import CompanyActivity
-from saas_api.demo.companies import PLATFORM_COMPANY, DemoCompany, DemoCredentials, DemoLogin
+from saas_api.demo import activity, organizations, timeline
+from saas_api.demo.activity import OrganizationActivity
+from saas_api.demo.organizations import PLATFORM, DemoCredentials, DemoLogin
 from saas_api.demo.timeline import Timeline
-from saas_api.usage import rollups
+from saas_api.usage import refused_requests, rollups
 
-QUICK_HASHING = {"organizations": 2, "days": 35, "messages": 500, "seed": 1}
-"""What `make run` makes: enough to see, made within a second or two."""
-
-
-def seed_demo(**wish: int) -> DemoCredentials:
-    """Make the demo unless it is there; passwords and keys stay in the instance.
-
-    wish: `organizations`, `days`, `messages`, `seed`; without any, whatever demo is there will do
-    """
-    kept = companies.load_credentials()
-    if kept is not None and (not wish or kept.wish == wish) and _is_seeded(kept):
-        return kept
-    facts = _make(wish or QUICK_HASHING)
-    companies.save_credentials(facts)
-    return facts
-
-
-def _is_seeded(facts: DemoCredentials) -> bool:
-    with timeline.demo_session() as session:
-        return key_secrets.find_active_secret(session, crypto.api_key_digests(facts.key)) is not None
-
-
-def _make(wish: dict[str, int]) -> DemoCredentials:
-    stage = Timeline(wish["days"], wish["seed"])
-    CompanyActivity.mark = "" if _is_first() else f"-{secrets.token_hex(2)}"
-    chosen = list(islice(companies.iter_companies(), wish["organizations"]))
-    lives = [CompanyActivity(stage, company, number) for company, number in _message_shares(chosen, wish["messages"])]
-    for life in lives:
-        life.schedule()
-    activity.schedule_dunning(stage)
-    stage.run()
-    complete_pending_work([str(life.id) for life in lives])
-    logins = [login for life in lives for login in life.logins]
-    keys = {life.company.name: life.key_text for life in lives}
-    return DemoCredentials([*logins, _make_operator()], lives[0].key_text, keys, wish)
-
-
-def _message_shares(chosen: list[DemoCompany], messages: int) -> list[tuple[DemoCompany, int]]:
-    total = sum(company.weight for company in chosen)
-    return [(company, round(messages * company.weight / total)) for company in chosen]
-
-
-def _make_operator() -> DemoLogin:
-    login = DemoLogin(
-        f"olga{CompanyActivity.mark}@platform.example", secrets.token_hex(6), "operator", PLATFORM_COMPANY
-    )
-    with timeline.demo_session() as session:
-        user = users.create(session, login.email, login.password, "Olga")
-        user.email_verified_at = user.created_at
-        operators.grant_operator_role(session, user.id, "admin")
-    return login
-
-
-def _is_first() -> bool:
-    with timeline.demo_session() as session:
-        return users.find_by_email(session, "alice@acme.example") is None
-
-
-# One in nineteen fails at first and arrives at the second try; one in sixty-one never arrives.
+DEFAULT_OPTIONS = {"organizations": 2, "days": 35, "messages": 500, "seed": 1}
+"""Options of `make run`, whose demo is created within seconds."""
+# No service records attempts without sending: the endpoints of the demo do not exist.
+# One delivery in nineteen fails at first and succeeds at the second attempt; one in sixty-one never succeeds.
 _INSERT_ATTEMPTS = text("""
 INSERT INTO webhook_attempts (organization_id, delivery_id, n, started_at, ended_at, status_code, duration_ms, error,
   outcome, response_snippet)
@@ -95,33 +41,76 @@ FROM (SELECT DISTINCT ON (organization_id, delivery_id) * FROM webhook_attempts
       WHERE organization_id = ANY (CAST(:orgs AS uuid[])) ORDER BY organization_id, delivery_id, n DESC) t, events e
 WHERE (t.organization_id, t.delivery_id) = (d.organization_id, d.id) AND d.status = 'queued'
   AND (e.organization_id, e.id) = (d.organization_id, d.event_id)""")
-_HEALTH = text("""
+_SET_LAST_SUCCESS = text("""
 UPDATE webhook_endpoints w SET last_success_at = (SELECT max(finished_at) FROM webhook_deliveries d
   WHERE (d.organization_id, d.endpoint_id) = (w.organization_id, w.id) AND d.status = 'delivered')
 WHERE organization_id = ANY (CAST(:orgs AS uuid[]))""")
-_SET_LAST_USED = text(
-    """
-UPDATE {table} k SET last_used_at = m.at FROM (SELECT organization_id, api_key_id, max(accepted_at) AS at
-  FROM messages WHERE organization_id = ANY (CAST(:orgs AS uuid[])) GROUP BY 1, 2) m
-WHERE (m.organization_id, m.api_key_id) = (k.organization_id, k.{column})""".format(table="api_keys", column="id")
-)
-_SECRETS_SEEN = text(_SET_LAST_USED.text.replace("api_keys k", "api_key_secrets k").replace("k.id)", "k.key_id)"))
-# Where mail really leaves, people who do not exist are sent none.
-_PENDING_MAILS = text("""
+# With a real SMTP server, no mail is sent to users who do not exist.
+_FINISH_MAILS = text("""
 UPDATE mails SET status = 'sent', next_at = NULL, finished_at = now(), subject = NULL, text_body = NULL,
   html_body = NULL WHERE status = 'queued' AND organization_id = ANY (CAST(:orgs AS uuid[]))""")
 
 
-def complete_pending_work(organization_ids: list[str]) -> None:
-    """Bring everything that waits in the demo's companies to its end.
+def seed_demo(**options: int) -> DemoCredentials:
+    """Create the demo unless it exists, and store its passwords and keys in the instance.
 
-    organization_ids: UUIDs as text
+    options: `organizations`, `days`, `messages` and `seed`; without them, an existing demo with any options is used
     """
+    stored = organizations.load_credentials()
+    if stored is not None and (not options or stored.options == options) and _is_seeded(stored):
+        return stored
+    credentials = _create_demo(options or DEFAULT_OPTIONS)
+    organizations.save_credentials(credentials)
+    return credentials
+
+
+def _is_seeded(credentials: DemoCredentials) -> bool:
+    with timeline.demo_session() as session:
+        return key_secrets.find_active_secret(session, crypto.api_key_digests(credentials.key)) is not None
+
+
+def _create_demo(options: dict[str, int]) -> DemoCredentials:
+    demo_timeline = Timeline(options["days"], options["seed"])
+    email_suffix = "" if _is_first() else f"-{secrets.token_hex(2)}"
+    chosen = list(islice(organizations.iter_organizations(), options["organizations"]))
+    message_weight = options["messages"] / sum(organization.weight for organization in chosen)
+    activities = [
+        OrganizationActivity(demo_timeline, organization, round(message_weight * organization.weight), email_suffix)
+        for organization in chosen
+    ]
+    for item in activities:
+        item.schedule()
+    activity.schedule_platform_jobs(demo_timeline)
+    demo_timeline.run()
+    _finish_pending_work([str(item.id) for item in activities])
+    logins = [login for item in activities for login in item.logins]
+    key_texts = {item.organization.name: item.key_text for item in activities}
+    return DemoCredentials([*logins, _create_operator(email_suffix)], activities[0].key_text, key_texts, options)
+
+
+def _create_operator(email_suffix: str) -> DemoLogin:
+    login = DemoLogin(f"olga{email_suffix}@platform.example", secrets.token_hex(6), "operator", PLATFORM)
+    with timeline.demo_session() as session:
+        user = users.create(session, login.email, login.password, "Olga")
+        users.mark_email_verified(session, user)
+        operators.grant_operator_role(session, user.id, "admin")
+    return login
+
+
+def _is_first() -> bool:
+    with timeline.demo_session() as session:
+        return users.find_by_email(session, "alice@acme.example") is None
+
+
+def _finish_pending_work(organization_ids: list[str]) -> None:
+    """Write counters that are still in memory, and finish deliveries, mails and rollups."""
+    refused_requests.flush_refused()
+    keys.flush_last_used()
     values = {"orgs": organization_ids}
     with timeline.demo_session() as session:
         session.execute(text("SET LOCAL statement_timeout = '60s'"))
-        for statement in (_INSERT_ATTEMPTS, _FINISH_DELIVERIES, _HEALTH, _SET_LAST_USED, _SECRETS_SEEN):
+        for statement in (_INSERT_ATTEMPTS, _FINISH_DELIVERIES, _SET_LAST_SUCCESS):
             session.execute(statement, values)
         if setting("SMTP_HOST"):
-            session.execute(_PENDING_MAILS, values)
+            session.execute(_FINISH_MAILS, values)
     rollups.roll_up()

@@ -1,4 +1,4 @@
-"""Steps at an instant, played with the clock set."""
+"""The timeline of the demo: steps that run in the order of their instants, with the clock set to each."""
 
 import heapq
 import random
@@ -18,46 +18,46 @@ TimelineStep = Callable[[], object]
 
 
 class Timeline:
-    """What happens between the demo's first day and the present.
+    """Steps between the first day of the demo and now.
 
     days: > 0
-    seed: the same seed on the same day plays the same
+    seed: the same seed on the same day gives the same random numbers
     """
 
     def __init__(self, days: int, seed: int) -> None:
         self.seed = seed
         self.ends_at = clock.now()
         self.begins_at = (self.ends_at - timedelta(days=days)).replace(hour=7, minute=0, second=0, microsecond=0)
-        self._acts: list[tuple[datetime, int, TimelineStep]] = []
+        self._steps: list[tuple[datetime, int, TimelineStep]] = []
         self._order = count()
 
     def random(self, *names: object) -> random.Random:
-        """Chance that is the same for the same names, whatever else is played."""
+        """A generator whose numbers depend on the seed and the names alone."""
         return random.Random(":".join(map(str, (self.seed, *names))))  # noqa: S311 - fills a demo, guards nothing
 
-    def schedule(self, at: datetime, act: TimelineStep) -> None:
-        """Let something happen at an instant; what would lie in the future does not happen."""
+    def schedule(self, at: datetime, step: TimelineStep) -> None:
+        """Run a step at an instant; a step after the end of the timeline is left out."""
         if at <= self.ends_at:
-            heapq.heappush(self._acts, (at, next(self._order), act))
+            heapq.heappush(self._steps, (at, next(self._order), step))
 
     def run(self) -> None:
-        """Let everything happen, what acts put on meanwhile included; shows progress on stderr."""
-        span = int((self.ends_at - self.begins_at).total_seconds()) + 1
-        past = 0
+        """Run all steps, including those that steps schedule; shows progress on stderr."""
+        total = int((self.ends_at - self.begins_at).total_seconds()) + 1
+        done = 0
         try:
-            with click.progressbar(length=span, label="Making demo data", file=sys.stderr) as bar:
-                while self._acts:
-                    at, _, act = heapq.heappop(self._acts)
+            with click.progressbar(length=total, label="Making demo data", file=sys.stderr) as bar:
+                while self._steps:
+                    at, _, step = heapq.heappop(self._steps)
                     clock.freeze_time(at)
-                    act()
-                    reached = max(past, int((at - self.begins_at).total_seconds()))
-                    bar.update(reached - past)
-                    past = reached
-                bar.update(span - past)
+                    step()
+                    elapsed = max(done, int((at - self.begins_at).total_seconds()))
+                    bar.update(elapsed - done)
+                    done = elapsed
+                bar.update(total - done)
         finally:
             clock.freeze_time(None)
 
 
 def demo_session() -> AbstractContextManager[Session]:
-    """A transaction of the demo across organizations."""
+    """A transaction across organizations, for demo data."""
     return tenancy.system_session("demo.seed")

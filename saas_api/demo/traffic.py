@@ -1,4 +1,4 @@
-"""Messages and usage in bulk."""
+"""Messages of a demo organization and their usage, inserted in bulk: one by one they would take minutes."""
 
 import random
 from collections.abc import Sequence
@@ -12,11 +12,10 @@ from sqlalchemy.orm import Session
 
 from saas_api.billing import periods, terms
 from saas_api.core import ids
-from saas_api.demo import timeline
 from saas_api.messages import content
 
 SOURCE = "messages.send"
-_HOURS = (1, 1, 1, 1, 1, 2, 3, 6, 11, 14, 15, 14, 12, 13, 14, 13, 11, 9, 7, 6, 5, 4, 3, 2)
+_HOUR_WEIGHTS = (1, 1, 1, 1, 1, 2, 3, 6, 11, 14, 15, 14, 12, 13, 14, 13, 11, 9, 7, 6, 5, 4, 3, 2)
 _BODIES = (
     "Your verification code is 482913. It expires in 10 minutes.",
     "Your parcel is out for delivery and arrives between 14:00 and 16:00.",
@@ -29,7 +28,7 @@ _BODIES = (
     ),
 )
 _FAILURES = ("unreachable", "invalid_recipient", "opted_out", "bounced")
-_WRITE_MESSAGES = text("""
+_INSERT_MESSAGES = text("""
 INSERT INTO messages (organization_id, id, api_key_id, mode, channel, recipient, subject, body, segments, cost, status,
   attempts, error_code, provider_reference, accepted_at, expires_at, sent_at, finished_at)
 SELECT :org, v.id, v.key, v.mode, v.channel, v.recipient, v.subject, v.body, v.segments,
@@ -41,7 +40,7 @@ FROM unnest(CAST(:ids AS uuid[]), CAST(:keys AS uuid[]), CAST(:modes AS text[]),
   CAST(:prices AS text[]), CAST(:statuses AS text[]), CAST(:errors AS text[]), CAST(:times AS timestamptz[]),
   CAST(:ends AS timestamptz[]))
   AS v (id, key, mode, channel, recipient, subject, body, segments, price, status, error, at, done)""")
-_WRITE_USAGE = text("""
+_INSERT_USAGE = text("""
 INSERT INTO usage_events (organization_id, id, source, idempotency_key, meter_code, quantity, occurred_at, api_key_id,
   message_id, billing_period_id, reversal_of)
 SELECT :org, v.id, v.source, v.known_by, v.meter, v.quantity, v.at, v.key, v.message, p.id, v.reversal_of
@@ -50,17 +49,11 @@ FROM unnest(CAST(:usage_ids AS uuid[]), CAST(:usage_sources AS text[]), CAST(:us
   CAST(:usage_keys AS uuid[]), CAST(:usage_messages AS uuid[]), CAST(:usage_reversals AS uuid[]))
   AS v (id, source, known_by, meter, quantity, at, key, message, reversal_of)
 JOIN billing_periods p ON p.organization_id = :org AND p.state = 'open' AND p.starts_at <= v.at AND p.ends_at > v.at""")
-_REFUSE = text("""
-INSERT INTO request_counts (organization_id, bucket_at, api_key_id, route, method, mode, outcome, requests)
-SELECT o.id, date_trunc('hour', CAST(:at AS timestamptz), o.timezone), :key, '/api/v1/messages/send', 'POST', 'live',
-  v.outcome, v.n
-FROM organizations o, unnest(ARRAY['failed', 'rate_limited'], CAST(:numbers AS bigint[])) AS v (outcome, n)
-WHERE o.id = :org AND v.n > 0 ON CONFLICT DO NOTHING""")
 
 
 @dataclass(frozen=True)
 class DemoMessage:
-    """A message of the demo."""
+    """A message of the demo, delivered or failed at `done_at`."""
 
     id: UUID
     key: UUID
@@ -76,24 +69,14 @@ class DemoMessage:
     done_at: datetime
 
 
-@dataclass(frozen=True)
-class DemoRefusals:
-    """Calls of a key that were refused around an instant."""
-
-    key: UUID
-    at: datetime
-    failed: int
-    limited: int
-
-
 def daily_weights(first: datetime, days: int, chance: random.Random) -> list[float]:
-    """How busy each day is next to the others: growing, quieter at weekends, never the same."""
-    found = []
+    """Relative number of messages of each day: growing, lower at weekends, with some variation."""
+    weights = []
     for number in range(days):
         is_weekend = (first + timedelta(days=number)).weekday() >= 5
         growth = 0.5 + number / (2 * days)
-        found.append(growth * (0.45 if is_weekend else 1.0) * chance.uniform(0.8, 1.25))
-    return found
+        weights.append(growth * (0.45 if is_weekend else 1.0) * chance.uniform(0.8, 1.25))
+    return weights
 
 
 def messages_for_day(
@@ -104,44 +87,34 @@ def messages_for_day(
     keys: the live key that sends most, one that sends some, and the test key
     """
     hours = max(1, round((end - begin).total_seconds() / 3600))
-    chosen = chance.choices(range(hours), [_HOURS[(begin.hour + hour) % 24] for hour in range(hours)], k=number)
+    chosen = chance.choices(range(hours), [_HOUR_WEIGHTS[(begin.hour + hour) % 24] for hour in range(hours)], k=number)
     width = (end - begin) / hours
     times = sorted(begin + width * (hour + chance.random()) for hour in chosen)
     return [_message(at, keys, chance) for at in times]
 
 
-def write_messages(session: Session, organization_id: UUID, sent: Sequence[DemoMessage]) -> bool:
-    """Put messages and their usage into the books; what failed is taken back, as a delivery does.
+def write_messages(session: Session, organization_id: UUID, messages: Sequence[DemoMessage]) -> bool:
+    """Insert messages and their usage; the usage of failed messages is reversed.
 
-    returns: whether the organization may send at all
+    returns: False when the organization is suspended, in which case nothing is inserted
     """
-    if not sent:
+    if not messages:
         return True
-    periods.ensure_period(session, organization_id, sent[0].at)
-    periods.ensure_period(session, organization_id, sent[-1].at)
+    periods.ensure_period(session, organization_id, messages[0].at)
+    periods.ensure_period(session, organization_id, messages[-1].at)
     periods.lock_periods_shared(session, organization_id)
     service_terms = terms.get_terms(session, organization_id)
     if service_terms.standing == "suspended":
         return False
     values = {
         "org": organization_id,
-        **_columns(sent),
-        **_usage([one for one in sent if one.mode == "live"]),
-        "prices": [str(service_terms.list_prices[one.channel]) for one in sent],
+        **_message_columns(messages),
+        **_usage_columns([message for message in messages if message.mode == "live"]),
+        "prices": [str(service_terms.list_prices[message.channel]) for message in messages],
     }
-    session.execute(_WRITE_MESSAGES, values)
-    session.execute(_WRITE_USAGE, values)
+    session.execute(_INSERT_MESSAGES, values)
+    session.execute(_INSERT_USAGE, values)
     return True
-
-
-def write_refusals(organization_id: UUID, refused: Sequence[DemoRefusals]) -> None:
-    """Count calls that were refused, each within the hour of its instant."""
-    rows = [
-        {"org": organization_id, "key": one.key, "at": one.at, "numbers": [one.failed, one.limited]} for one in refused
-    ]
-    if rows:
-        with timeline.demo_session() as session:
-            session.execute(_REFUSE, rows)
 
 
 def _message(at: datetime, keys: Sequence[UUID], chance: random.Random) -> DemoMessage:
@@ -151,7 +124,7 @@ def _message(at: datetime, keys: Sequence[UUID], chance: random.Random) -> DemoM
     error = chance.choice(_FAILURES) if chance.random() < 0.028 else None
     number = chance.randrange(1_000_000, 9_999_999)
     return DemoMessage(
-        _id_of(at, chance),
+        _message_id(at, chance),
         keys[2] if is_test else keys[0] if chance.random() < 0.8 else keys[1],
         "test" if is_test else "live",
         "sms" if is_sms else "email",
@@ -166,14 +139,14 @@ def _message(at: datetime, keys: Sequence[UUID], chance: random.Random) -> DemoM
     )
 
 
-def _id_of(at: datetime, chance: random.Random) -> UUID:
-    """An identifier as `core.ids.new_id` would have made it then."""
+def _message_id(at: datetime, chance: random.Random) -> UUID:
+    """A UUIDv7 of an instant, as `core.ids.new_id` generates it."""
     value = int(at.timestamp() * 1000) << 80 | chance.getrandbits(80)
     value = value & ~(0xF << 76) | 0x7 << 76
     return UUID(int=value & ~(0x3 << 62) | 0x2 << 62)
 
 
-def _columns(sent: Sequence[DemoMessage]) -> dict[str, list[Any]]:
+def _message_columns(messages: Sequence[DemoMessage]) -> dict[str, list[Any]]:
     fields = {
         "ids": "id",
         "keys": "key",
@@ -188,19 +161,19 @@ def _columns(sent: Sequence[DemoMessage]) -> dict[str, list[Any]]:
         "times": "at",
         "ends": "done_at",
     }
-    return {name: [getattr(one, field) for one in sent] for name, field in fields.items()}
+    return {name: [getattr(message, field) for message in messages] for name, field in fields.items()}
 
 
-def _usage(sent: Sequence[DemoMessage]) -> dict[str, list[Any]]:
-    """Rows of the ledger as columns: what was sent first, then what is taken back."""
-    event_ids = [ids.new_id() for _ in sent]
-    used = [(one, SOURCE, str(one.id), one.size, id_, None) for one, id_ in zip(sent, event_ids, strict=True)]
-    back = [
-        (one, "reversal", str(id_), -one.size, ids.new_id(), id_)
-        for one, id_ in zip(sent, event_ids, strict=True)
-        if one.status == "failed"
+def _usage_columns(messages: Sequence[DemoMessage]) -> dict[str, list[Any]]:
+    """Columns of the ledger: the usage of all messages, then the reversals of failed ones."""
+    pairs = [(message, ids.new_id()) for message in messages]
+    usage = [(message, SOURCE, str(message.id), message.size, event_id, None) for message, event_id in pairs]
+    reversals = [
+        (message, "reversal", str(event_id), -message.size, ids.new_id(), event_id)
+        for message, event_id in pairs
+        if message.status == "failed"
     ]
-    rows = [*used, *back]
+    rows = [*usage, *reversals]
     return {
         "usage_ids": [row[4] for row in rows],
         "usage_sources": [row[1] for row in rows],

@@ -1,4 +1,4 @@
-"""Swagger UI and the document."""
+"""Swagger UI at /docs/ and the OpenAPI document at /api/v1/openapi.json."""
 
 import functools
 import inspect
@@ -20,24 +20,24 @@ API_PREFIX = "/api/v1/"
 
 
 class ApiReference(Swagger):
-    """flasgger with our document in place of the one it would collect from docstrings."""
+    """flasgger with the document of `openapi`, instead of one from docstrings."""
 
     def get_apispecs(self, endpoint: str = "openapi") -> dict[str, Any]:
-        """The document, written once."""
+        """The document, generated once."""
         if endpoint not in self.apispecs:
             self.apispecs[endpoint] = openapi.build_openapi(list_api_routes(self.app))
         return self.apispecs[endpoint]
 
 
 def list_api_routes(app: Flask) -> list[ApiRoute]:
-    """What the application serves under the API's prefix, in the order of its paths."""
-    found = []
+    """Routes of the API, in the order of their paths."""
+    routes = []
     for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule):
         view = app.view_functions[rule.endpoint]
         operation = getattr(view, "__operation__", None)
         if operation and rule.rule.startswith(API_PREFIX):
-            found += [_route(rule, method, view) for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"})]
-    return found
+            routes += [_route(rule, method, view) for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"})]
+    return routes
 
 
 def _route(rule: Rule, method: str, view: Any) -> ApiRoute:
@@ -57,8 +57,8 @@ def _mount(state: BlueprintSetupState) -> None:
     ApiReference(state.app, config=_config())
     for endpoint, view in list(state.app.view_functions.items()):
         if endpoint.startswith("flasgger.") or endpoint == "docs.static":
-            opened: Any = functools.update_wrapper(functools.partial(view), view)
-            state.app.view_functions[endpoint] = public_view(opened)
+            copy: Any = functools.update_wrapper(functools.partial(view), view)
+            state.app.view_functions[endpoint] = public_view(copy)
 
 
 def _config() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""OpenAPI from the decorators of the views."""
+"""The OpenAPI document, generated from the access and operation that views declare."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ EXAMPLE_REQUEST_ID = "req_1f0c9b5ad1e24ab7a3c1d2e4"
 class ApiRoute:
     """One path and method of the API.
 
-    parameters: name and id prefix of each part of the path; the prefix is None for what is no id
+    parameters: name and id prefix of each parameter of the path; no prefix for one that is no id
     """
 
     path: str
@@ -59,30 +59,27 @@ class ApiRoute:
 
     @property
     def accepts_idempotency_key(self) -> bool:
-        """Whether a repeat with the same Idempotency-Key gets the first answer."""
+        """Whether a repeat with the same Idempotency-Key gets the stored response."""
         return self.method == "POST" and not self.access.is_public and self.operation.is_replayable
 
 
 def list_error_types() -> list[type[ApiError]]:
-    """All kinds of error there are, by status and code, the general before the special.
-
-    The rooms that define them must have been imported.
-    """
-    found: list[type[ApiError]] = []
+    """Every error class of the imported domains, by status and code, base classes first."""
+    error_types: set[type[ApiError]] = set()
     pending: list[type[ApiError]] = [ApiError]
     while pending:
-        kind = pending.pop()
-        found.append(kind)
-        pending += [child for child in kind.__subclasses__() if child.__module__.startswith("saas_api.")]
-    return sorted(set(found), key=_by_code)
+        error_type = pending.pop()
+        error_types.add(error_type)
+        pending += [child for child in error_type.__subclasses__() if child.__module__.startswith("saas_api.")]
+    return sorted(error_types, key=_error_order)
 
 
-def _by_code(kind: type[ApiError]) -> tuple[int, str, int, str]:
-    return kind.status, kind.code, len(kind.__mro__), kind.__name__
+def _error_order(error_type: type[ApiError]) -> tuple[int, str, int, str]:
+    return error_type.status, error_type.code, len(error_type.__mro__), error_type.__name__
 
 
 def build_openapi(routes: Iterable[ApiRoute]) -> dict[str, Any]:
-    """The whole document, ready for JSON.
+    """The OpenAPI 3.0.3 document of some routes, JSON-ready.
 
     source: https://spec.openapis.org/oas/v3.0.3
     """
@@ -106,8 +103,8 @@ def build_openapi(routes: Iterable[ApiRoute]) -> dict[str, Any]:
 
 
 def _schema_name(schema: ma.Schema | type[ma.Schema] | str) -> str:
-    kind = schema if isinstance(schema, type) else type(schema)
-    return kind.__name__
+    schema_type = schema if isinstance(schema, type) else type(schema)
+    return schema_type.__name__
 
 
 def _operation(route: ApiRoute) -> dict[str, Any]:
@@ -126,29 +123,29 @@ def _operation(route: ApiRoute) -> dict[str, Any]:
         parameters.append({"in": "query", "schema": operation.query})
     if route.accepts_idempotency_key:
         parameters.append(_IDEMPOTENCY_KEY)
-    written: dict[str, Any] = {
+    spec: dict[str, Any] = {
         "operationId": operation.operation_id,
         "tags": [operation.tag],
         "summary": summary.strip().rstrip("."),
         "parameters": parameters,
         "security": _security(route.access),
-        "responses": {str(operation.status): _success(operation)} | _failures(route),
+        "responses": {str(operation.status): _success_response(operation)} | _error_responses(route),
     }
     if description.strip():
-        written["description"] = description.strip()
+        spec["description"] = description.strip()
     if operation.body:
-        written["requestBody"] = {"required": True, "content": {"application/json": {"schema": operation.body}}}
-    return written
+        spec["requestBody"] = {"required": True, "content": {"application/json": {"schema": operation.body}}}
+    return spec
 
 
 def _security(access: Access) -> list[dict[str, list[str]]]:
     if access.is_public:
         return []
-    schemes = {"accessToken": access.is_open_to_people, "apiKey": access.is_open_to_keys}
+    schemes = {"accessToken": access.is_open_to_users, "apiKey": access.is_open_to_keys}
     return [{name: []} for name, is_open in schemes.items() if is_open]
 
 
-def _success(operation: Operation) -> dict[str, Any]:
+def _success_response(operation: Operation) -> dict[str, Any]:
     content: dict[str, Any] = {}
     if operation.produces == "application/json" or operation.returns:
         content["application/json"] = {"schema": _envelope(operation)}
@@ -170,54 +167,59 @@ def _envelope(operation: Operation) -> dict[str, Any]:
     }
 
 
-def _failures(route: ApiRoute) -> dict[str, Any]:
+def _error_responses(route: ApiRoute) -> dict[str, Any]:
     by_status: dict[int, dict[str, type[ApiError]]] = {}
-    for kind in sorted(_error_types(route), key=_by_code):
-        by_status.setdefault(kind.status, {})[kind.code] = kind
+    for error_type in sorted(_error_types(route), key=_error_order):
+        by_status.setdefault(error_type.status, {})[error_type.code] = error_type
     return {
         str(status): {
-            "description": "; ".join(f"`{code}`: {kind.message}" for code, kind in kinds.items()),
+            "description": "; ".join(f"`{code}`: {item.message}" for code, item in error_types.items()),
             "content": {
                 "application/json": {
                     "schema": {"$ref": "#/components/schemas/Error"},
-                    "examples": {code: {"value": _example(kind)} for code, kind in kinds.items()},
+                    "examples": {code: {"value": _example(item)} for code, item in error_types.items()},
                 }
             },
         }
-        for status, kinds in by_status.items()
+        for status, error_types in by_status.items()
     }
 
 
 def _error_types(route: ApiRoute) -> set[type[ApiError]]:
-    kinds: set[type[ApiError]] = {*route.operation.errors, ServiceUnavailable}
+    error_types: set[type[ApiError]] = {*route.operation.errors, ServiceUnavailable}
     if route.operation.body:
-        kinds |= {BadRequest, PayloadTooLarge, UnsupportedMediaType, ValidationFailed}
+        error_types |= {BadRequest, PayloadTooLarge, UnsupportedMediaType, ValidationFailed}
     if route.operation.query:
-        kinds.add(ValidationFailed)
+        error_types.add(ValidationFailed)
     if route.parameters:
-        kinds.add(NotFound)
+        error_types.add(NotFound)
     if route.accepts_idempotency_key:
-        kinds |= {IdempotencyKeyInvalid, IdempotencyKeyReused, IdempotentRequestInProgress}
-    return kinds | _access_errors(route.access)
+        error_types |= {IdempotencyKeyInvalid, IdempotencyKeyReused, IdempotentRequestInProgress}
+    return error_types | _access_errors(route.access)
 
 
 def _access_errors(access: Access) -> set[type[ApiError]]:
     if access.is_public:
         return set()
-    kinds: set[type[ApiError]] = {Unauthenticated}
-    if access.is_open_to_people:
-        kinds |= {TokenMalformed, InvalidToken, TokenExpired}
-    if access.is_open_to_people and access.permission:
-        kinds.add(Forbidden)
+    error_types: set[type[ApiError]] = {Unauthenticated}
+    if access.is_open_to_users:
+        error_types |= {TokenMalformed, InvalidToken, TokenExpired}
+    if access.is_open_to_users and access.permission:
+        error_types.add(Forbidden)
     if access.is_open_to_keys:
-        kinds |= {InvalidApiKey, InsufficientScope, TooManyRequests}
-    return kinds
+        error_types |= {InvalidApiKey, InsufficientScope, TooManyRequests}
+    return error_types
 
 
-def _example(kind: type[ApiError]) -> dict[str, Any]:
+def _example(error_type: type[ApiError]) -> dict[str, Any]:
     return {
         "success": False,
-        "error": {"code": kind.code, "message": kind.message, "details": {}, "request_id": EXAMPLE_REQUEST_ID},
+        "error": {
+            "code": error_type.code,
+            "message": error_type.message,
+            "details": {},
+            "request_id": EXAMPLE_REQUEST_ID,
+        },
     }
 
 
@@ -243,8 +245,8 @@ def _error_shape() -> dict[str, Any]:
 
 def _without_empty_defaults(value: Any) -> Any:
     if isinstance(value, dict):
-        kept = {name: _without_empty_defaults(item) for name, item in value.items()}
-        if "type" in kept and kept.get("default", "") is None:
-            del kept["default"]
-        return kept
+        result = {name: _without_empty_defaults(item) for name, item in value.items()}
+        if "type" in result and result.get("default", "") is None:
+            del result["default"]
+        return result
     return [_without_empty_defaults(item) for item in value] if isinstance(value, list) else value

@@ -1,5 +1,10 @@
-"""Cookies, CSRF, impersonation and mode of a page request."""
+"""The browser session of a page request: cookies, CSRF protection, impersonation and preferences.
 
+Cookies are read and written nowhere else. A view sets `g.tokens`, `g.impersonation_token` or `g.changed_preferences`,
+and `set_cookies` writes them to the response. Flask itself keeps the cookie of its own session.
+"""
+
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -9,28 +14,35 @@ from flask_limiter import RateLimitExceeded
 from limits import parse as parse_limit
 from sqlalchemy.exc import OperationalError
 
-from saas_api.accounts import passwords, sessions, tokens
+from saas_api.accounts import passwords, sessions, throttles, tokens
+from saas_api.accounts.impersonation import IMPERSONATION_LIFETIME
 from saas_api.accounts.sessions import InvalidCredentials
 from saas_api.accounts.tokens import InvalidToken, RefreshClaims, RefreshTokenReused, TokenExpired
 from saas_api.core import crypto
-from saas_api.core.access import NIL_UUID, Access, Principal
+from saas_api.core.access import Access, Principal
 from saas_api.core.errors import BadRequest, NotFound, PayloadTooLarge, Unauthenticated
+from saas_api.core.ids import NIL_UUID
 from saas_api.core.limits import limiter
 from saas_api.core.web import forms
 from saas_api.core.web.forms import PASSWORD_FIELD, FormExpired
 
 IMPERSONATION_COOKIE, IMPERSONATED_PATHS = "looking", "/dashboard"
-MODE_COOKIE, MODES = "mode", ("live", "test")
-_READING = ("GET", "HEAD")
-_COOKIE_SECONDS = 30 * 86_400
+PREFERENCES: Mapping[str, tuple[str, ...]] = {
+    "theme": ("system", "light", "dark"),
+    "mode": ("live", "test"),
+    "shortcuts": ("on", "off"),
+}
+"""Values of each preference, the default first; the name is that of its cookie."""
 MAX_FORM_BYTES = 65_536
-_PASSWORD_VIEWS = parse_limit("10 per 15 minutes")
+_SAFE_METHODS = ("GET", "HEAD")
+_SESSION_SECONDS, _PREFERENCE_SECONDS = 30 * 86_400, 365 * 86_400
+_PASSWORD_LIMIT = parse_limit(f"{throttles.WRONG_PASSWORDS_PER_15_MINUTES} per 15 minutes")
 
 
 def session_cookie_config(is_secure: bool) -> dict[str, Any]:
-    """Flask's settings of the cookie that remembers a visit.
+    """Settings of Flask's session cookie.
 
-    is_secure: over https cookies are bound to the host alone
+    is_secure: the application is served over https, and the cookie is bound to the host
     """
     return {
         "SESSION_COOKIE_NAME": "__Host-visit" if is_secure else "visit",
@@ -39,136 +51,166 @@ def session_cookie_config(is_secure: bool) -> dict[str, Any]:
     }
 
 
-def authenticate_page(asked: Access) -> None:
-    """Find out who opens a page or sends a form.
+def load_preferences() -> None:
+    """Set `g.preferences`, a value for each name of PREFERENCES, from the cookies and the query's `mode`."""
+    cookies = {name: request.cookies.get(name) for name in PREFERENCES}
+    cookies["mode"] = request.args.get("mode") or cookies["mode"]
+    g.preferences = {
+        name: cookies[name] if cookies[name] in values else values[0] for name, values in PREFERENCES.items()
+    }
 
-    raises: Unauthenticated where nobody is signed in and somebody must be, FormExpired, RateLimitExceeded
+
+def authenticate_page(view_access: Access) -> None:
+    """Authenticate the request of a page or form; sets `g.principal`, or `g.visitor` of a public page.
+
+    raises: Unauthenticated when the page requires a user and none is signed in, FormExpired, RateLimitExceeded
     """
-    if asked.is_public and not asked.is_login_optional:
+    g.presented_impersonation_token = request.cookies.get(IMPERSONATION_COOKIE)
+    if view_access.is_public and not view_access.is_login_optional:
         return
-    _check_size_and_csrf()
+    _check_size_and_encoding()
     try:
-        person = _impersonation() or _signed_in(asked)
-    except OperationalError:  # without PostgreSQL nobody is known, and the status is shown all the same
-        if not asked.is_login_optional:
+        user = _find_impersonator() or _find_signed_in_user(view_access)
+    except OperationalError:  # a public page, such as the status page, is shown without PostgreSQL
+        if not view_access.is_login_optional:
             raise
-        person = None
-    if person is not None and person.session_id is not None:
-        own = _refresh_claims() if person.is_impersonating else None  # what leads away from there is the operator's own
-        g.csrf = own.csrf if own else tokens.csrf_token_for(person.session_id.hex, person.organization_id.hex)
-        g.user_id = person.id
-    if person is None:
-        last = _refresh_claims()
-        g.was_in = UUID(last.organization) if last and UUID(last.organization) != NIL_UUID else None
-        if not asked.is_login_optional:
+        user = None
+    if user is not None and user.session_id is not None:
+        # forms on an impersonated page, such as the one that ends it, act in the operator's own session
+        own_claims = _find_refresh_claims() if user.is_impersonating else None
+        g.csrf = own_claims.csrf if own_claims else tokens.csrf_token_for(user.session_id, user.organization_id)
+        g.user_id = user.id
+    if user is None:
+        g.last_organization_id = _find_last_organization()
+        if not view_access.is_login_optional:
             raise Unauthenticated
-    if request.method not in _READING and not forms.is_csrf_valid(accepts_visitor_token=asked.is_login_optional):
-        if person is not None and person.organization_id != NIL_UUID:
-            g.acts_in = sessions.get_profile(person).organization.name
-        raise FormExpired
-    if asked.is_login_optional or person is None:
-        g.visitor = person
+    _check_csrf(view_access, user)
+    if view_access.is_login_optional or user is None:
+        g.visitor = user
     else:
-        g.principal = replace(_reauthenticated(person), mode=_mode())
+        g.principal = replace(_reauthenticate(user), mode=g.preferences["mode"])
 
 
-def _check_size_and_csrf() -> None:
-    """Refuse what no form of ours sends, before anything of it is read.
+def _check_size_and_encoding() -> None:
+    """Reject requests that no form of the application sends, before the body is read.
 
-    raises: TooLarge, NotFound, Malformed
+    raises: PayloadTooLarge, NotFound, BadRequest
     """
     request.max_content_length = MAX_FORM_BYTES
     if (request.content_length or 0) > MAX_FORM_BYTES:
         raise PayloadTooLarge
-    if "Transfer-Encoding" in request.headers:  # its length is not known, and past the limit it is cut silently
+    if "Transfer-Encoding" in request.headers:  # the length is unknown, and a longer body would be cut silently
         raise BadRequest
     if "\0" in request.path:
         raise NotFound
-    sent = request.args.values() if request.method in _READING else request.values.values()
-    if any("\0" in value for value in sent):
+    values = request.args.values() if request.method in _SAFE_METHODS else request.values.values()
+    if any("\0" in value for value in values):
         raise BadRequest
 
 
-def _impersonation() -> Principal | None:
-    """The operator who looks at an organization, while they are signed in themselves."""
-    token, own = request.cookies.get(IMPERSONATION_COOKIE), _refresh_claims()
-    if not token or own is None or not request.path.startswith(IMPERSONATED_PATHS):
+def _find_last_organization() -> UUID | None:
+    """The organization of the session that has ended; the sign-in page continues there."""
+    claims = _find_refresh_claims()
+    return claims.organization_id if claims and claims.organization_id != NIL_UUID else None
+
+
+def _check_csrf(view_access: Access, user: Principal | None) -> None:
+    """Check the CSRF token of a form.
+
+    raises: FormExpired, with the organization in which the form would act now in `g.current_organization_name`
+    """
+    if request.method in _SAFE_METHODS or forms.is_csrf_valid(accepts_visitor_token=view_access.is_login_optional):
+        return
+    if user is not None and user.has_organization:
+        g.current_organization_name = sessions.get_profile(user).organization.name
+    raise FormExpired
+
+
+def _find_impersonator() -> Principal | None:
+    """The operator who views an organization, while signed in with their own session too."""
+    token, own_claims = g.presented_impersonation_token, _find_refresh_claims()
+    if not token or own_claims is None or not request.path.startswith(IMPERSONATED_PATHS):
         return None
     try:
-        person = sessions.authenticate_token(token)
+        user = sessions.authenticate_token(token)
     except (InvalidToken, TokenExpired):
         return None
-    return person if person.is_impersonating and person.id.hex == own.user else None
+    return user if user.is_impersonating and user.id == own_claims.user_id else None
 
 
-def _refresh_claims() -> RefreshClaims | None:
+def _find_refresh_claims() -> RefreshClaims | None:
     try:
-        return tokens.read_refresh_claims(request.cookies.get(_cookie("REFRESH"), ""))
+        return tokens.read_refresh_claims(request.cookies.get(_cookie_name("REFRESH"), ""))
     except (InvalidToken, TokenExpired):
         return None
 
 
-def _signed_in(asked: Access) -> Principal | None:
-    """Who holds the cookies; an access token whose time is over is renewed, unless only a poll asks."""
+def _find_signed_in_user(view_access: Access) -> Principal | None:
+    """The user of the access token; an expired token is refreshed, except for a poll, which must not extend a session.
+
+    raises: FormExpired for a form of another session, before the refresh token is used
+    """
     try:
-        return sessions.authenticate_token(request.cookies.get(_cookie("ACCESS"), ""))
+        return sessions.authenticate_token(request.cookies.get(_cookie_name("ACCESS"), ""))
     except (InvalidToken, TokenExpired):
-        renewal = request.cookies.get(_cookie("REFRESH"))
-    if not renewal or "X-Poll" in request.headers:
+        refresh_token = request.cookies.get(_cookie_name("REFRESH"))
+    if not refresh_token or "X-Poll" in request.headers:
         return None
     try:
-        if request.method not in _READING:
-            g.csrf = tokens.read_refresh_claims(renewal).csrf
+        if request.method not in _SAFE_METHODS:
+            g.csrf = tokens.read_refresh_claims(refresh_token).csrf
             if not forms.is_csrf_valid():
                 g.pop("csrf")
-                if asked.is_login_optional:
+                if view_access.is_login_optional:
                     return None
                 raise FormExpired
-        g.tokens = sessions.refresh_session(renewal)
+        g.tokens = sessions.refresh_session(refresh_token)
         return sessions.authenticate_token(g.tokens.token)
     except (InvalidToken, TokenExpired, RefreshTokenReused):
         g.pop("csrf", None)
         return None
 
 
-def _reauthenticated(person: Principal) -> Principal:
-    """The person, fresh when the form brings their password."""
-    offered = request.form.get(PASSWORD_FIELD) if request.method not in _READING else None
-    if not offered or person.is_recently_authenticated or person.is_impersonating:
-        return person
-    who = crypto.hmac_hex("throttle", str(person.id))
-    if not limiter.limiter.limiter.hit(
-        _PASSWORD_VIEWS, who, "password"
-    ):  # before it is compared: many at once are counted too
-        raise RateLimitExceeded(limiter.gate_limit(10, 900_000, "password"))
+def _reauthenticate(user: Principal) -> Principal:
+    """The user, recently authenticated when the form contains the right password.
+
+    raises: RateLimitExceeded
+    """
+    password = request.form.get(PASSWORD_FIELD) if request.method not in _SAFE_METHODS else None
+    if not password or user.is_recently_authenticated or user.is_impersonating:
+        return user
+    user_key = crypto.hmac_hex("throttle", str(user.id))
+    # counted before the password is compared, so that concurrent attempts are counted too
+    if not limiter.limiter.limiter.hit(_PASSWORD_LIMIT, user_key, "password"):
+        window_ms = _PASSWORD_LIMIT.get_expiry() * 1000
+        raise RateLimitExceeded(limiter.gate_limit(_PASSWORD_LIMIT.amount, window_ms, "password"))
     try:
-        g.access_token = passwords.reauthenticate(person, offered)
+        g.access_token = passwords.reauthenticate(user, password)
     except InvalidCredentials:
         g.is_password_wrong = True
-        return person
-    return replace(person, is_recently_authenticated=True)
+        return user
+    return replace(user, is_recently_authenticated=True)
 
 
-def _mode() -> str:
-    wanted = request.args.get(MODE_COOKIE) or request.cookies.get(MODE_COOKIE, "")
-    return wanted if wanted in MODES else MODES[0]
-
-
-def set_session_cookies(response: Response) -> Response:
-    """Give the browser the tokens of a session that began, went on or ended in this request."""
+def set_cookies(response: Response) -> Response:
+    """Write the cookies that the view or the authentication of this request has changed."""
     if "tokens" in g:
-        kept = _COOKIE_SECONDS if session.get("is_kept", True) else None
         if g.tokens is None:
-            for kind in ("ACCESS", "REFRESH"):
-                response.delete_cookie(_cookie(kind), httponly=True, samesite="Lax", secure=_is_secure())
-            response.delete_cookie(IMPERSONATION_COOKIE, httponly=True, samesite="Lax", secure=_is_secure())
+            for name in (_cookie_name("ACCESS"), _cookie_name("REFRESH"), IMPERSONATION_COOKIE):
+                _delete(response, name)
             response.headers["Clear-Site-Data"] = '"cache"'
         else:
-            _set(response, _cookie("ACCESS"), g.tokens.token, kept)
-            _set(response, _cookie("REFRESH"), g.tokens.refresh_token, kept)
+            _set(response, _cookie_name("ACCESS"), g.tokens.token, _session_max_age())
+            _set(response, _cookie_name("REFRESH"), g.tokens.refresh_token, _session_max_age())
     if "access_token" in g:
-        kept = _COOKIE_SECONDS if session.get("is_kept", True) else None
-        _set(response, _cookie("ACCESS"), g.access_token, kept)
+        _set(response, _cookie_name("ACCESS"), g.access_token, _session_max_age())
+    if "impersonation_token" in g:
+        if g.impersonation_token is None:
+            _delete(response, IMPERSONATION_COOKIE)
+        else:
+            _set(response, IMPERSONATION_COOKIE, g.impersonation_token, int(IMPERSONATION_LIFETIME.total_seconds()))
+    for name, value in g.get("changed_preferences", {}).items():
+        _set(response, name, value, _PREFERENCE_SECONDS)
     return response
 
 
@@ -176,7 +218,15 @@ def _set(response: Response, name: str, value: str, max_age: int | None) -> None
     response.set_cookie(name, value, max_age=max_age, httponly=True, samesite="Lax", secure=_is_secure())
 
 
-def _cookie(kind: str) -> str:
+def _delete(response: Response, name: str) -> None:
+    response.delete_cookie(name, httponly=True, samesite="Lax", secure=_is_secure())
+
+
+def _session_max_age() -> int | None:
+    return _SESSION_SECONDS if session.get("is_kept", True) else None
+
+
+def _cookie_name(kind: str) -> str:
     return str(current_app.config[f"JWT_{kind}_COOKIE_NAME"])
 
 

@@ -1,4 +1,4 @@
-"""Before and after each request: authenticate, parse, limit, bind the tenant."""
+"""Hooks before and after each request: authenticate, parse, limit, bind the transaction to the organization."""
 
 from flask import Flask, Response, current_app, g, request
 from flask_limiter import RateLimitExceeded
@@ -7,14 +7,14 @@ from saas_api.accounts import sessions, tokens
 from saas_api.api_keys import keys
 from saas_api.billing import periods
 from saas_api.core import clock, crypto
-from saas_api.core.access import NIL_UUID, Access, Principal
+from saas_api.core.access import Access, Principal
 from saas_api.core.db import tenancy
 from saas_api.core.errors import ApiError, ServiceUnavailable
 from saas_api.core.limits import limiter
 from saas_api.core.limits.limiter import LimitDecision, LimitRequest
 from saas_api.core.web import endpoint, http
 from saas_api.core.web.endpoint import Operation
-from saas_api.gate import browser_sessions, credentials, limits, responses
+from saas_api.gate import authorization, browser_sessions, credentials, limits, responses
 from saas_api.gate.credentials import CACHE_SECONDS_WITHOUT_REDIS
 from saas_api.usage import refused_requests
 
@@ -23,7 +23,7 @@ _QUOTA_USED_UP, _STALE_GENERATION, _PERIOD_CHANGED = -1, -2, -4
 
 
 def init_app(app: Flask) -> None:
-    """Put the gate before every view of an application."""
+    """Register the hooks of the gate, and the settings that they need."""
     app.config.from_mapping(limiter.limiter_config(app.config["REDIS_URL"], app.config["WEB_CONCURRENCY"]))
     app.config.from_mapping(tokens.jwt_config(app.config["JWT_SECRET"], app.config["APP_URL"]))
     app.config.from_mapping(browser_sessions.session_cookie_config(app.config["JWT_COOKIE_SECURE"]))
@@ -32,84 +32,61 @@ def init_app(app: Flask) -> None:
     limiter.limiter.init_app(app)
     app.before_request(enforce_limits)
     app.after_request(finish_request)
-    app.after_request(browser_sessions.set_session_cookies)
+    app.after_request(browser_sessions.set_cookies)
     app.register_error_handler(RateLimitExceeded, responses.rate_limited_response)
 
 
 def authenticate() -> None:
-    """Find out who is calling; what is wrong with the call besides is kept for `settle`.
+    """Authenticate the caller. Other errors of the request stay in `g.refusal` for `enforce_limits`.
 
-    A public view has no caller: its arguments are read here too, so that throttles may look at them.
+    The arguments of a public view are parsed here too, because the keys of its rate limits read them.
     """
-    meta = _view_metadata()
-    if meta is None:
+    if not request.path.startswith("/api/"):
+        browser_sessions.load_preferences()
+    metadata = _find_view_metadata()
+    if metadata is None:
         return
-    asked, operation = meta
+    view_access, operation = metadata
     g.refusal = None
     if not request.path.startswith("/api/"):
-        browser_sessions.authenticate_page(asked)
+        browser_sessions.authenticate_page(view_access)
         if "principal" in g:
-            _authorize_and_parse(asked, operation)
+            _authorize_and_parse(view_access, operation)
         return
-    if asked.is_public:
+    if view_access.is_public:
         if operation is not None:
             _parse(operation)
         return
-    kind, text = credentials.read_credential(asked)
+    kind, credential = credentials.read_credential(view_access)
     if kind == "key":
-        g.key_digests = crypto.api_key_digests(text)
+        g.key_digests = crypto.api_key_digests(credential)
         g.principal = credentials.load_key_principal(g.key_digests)
     else:
-        g.principal = sessions.authenticate_token(text)
+        g.principal = sessions.authenticate_token(credential)
         g.user_id = g.principal.id
-    _authorize_and_parse(asked, operation)
+    _authorize_and_parse(view_access, operation)
     if kind == "key":
         g.gate_call = limits.build_limit_request(g.principal, 0, g.units)
 
 
-def _authorize_and_parse(asked: Access, operation: Operation | None) -> None:
-    g.refusal, g.units = None, {}
-    try:
-        credentials.authorize_caller(g.principal, asked)
-    except ApiError as error:
-        g.refusal = error
-    if operation is not None and not g.refusal:
-        _parse(operation)
-
-
 def enforce_limits() -> None:
-    """Make sure the answer was about the present, raise what was kept, bind the tenant."""
+    """Confirm the decision of the limits, raise the refusal of `authenticate`, and bind the organization."""
     if "gate_call" in g:
         _confirm_decision()
         keys.mark_used(g.principal.organization_id, g.principal.id)
     if g.get("refusal"):
         raise g.refusal
-    if "principal" in g and g.principal.organization_id != NIL_UUID and not _is_operator_view():
-        _bind(g.principal)
-
-
-def _is_operator_view() -> bool:
-    meta = _view_metadata()
-    return meta is not None and meta[0].operator_role is not None
-
-
-def _bind(principal: Principal) -> None:
-    if (
-        principal.is_impersonating
-    ):  # reading opens account and period where they are missing: not in a read-only transaction
-        with tenancy.tenant_session(principal.organization_id) as own:
-            periods.ensure_account(own, principal.organization_id)
-            periods.ensure_period(own, principal.organization_id, clock.now())
-    tenancy.bind_request(principal.organization_id, is_read_only=principal.is_impersonating)
+    if "principal" in g and g.principal.has_organization and not _is_console_view():
+        _bind_organization(g.principal)
 
 
 def finish_request(response: Response) -> Response:
-    """Count a refused call under a key, and tell every caller with a key what is left."""
+    """Count a refused call of an API key, return the quota of a failed one, and add the rate-limit headers."""
     call: LimitRequest | None = g.get("gate_call")
     if call is None or call.decision is None:
         return response
-    if call.decision.code == _QUOTA_USED_UP:  # what was answered before the quota was used up is answered still
-        response = endpoint.find_replay(_require_view_metadata()[1]) or response
+    if call.decision.code == _QUOTA_USED_UP:  # a request that succeeded before the quota was used up is replayed
+        response = endpoint.find_replay(_get_view_metadata()[1]) or response
     if 400 <= response.status_code < 500 and request.url_rule is not None:
         outcome = "rate_limited" if response.status_code == 429 else "failed"
         refused_requests.count_refused(g.principal, http.openapi_path(request.url_rule.rule), request.method, outcome)
@@ -120,6 +97,40 @@ def finish_request(response: Response) -> Response:
     return response
 
 
+def _find_view_metadata() -> tuple[Access, Operation | None] | None:
+    if request.endpoint is None or request.method == "OPTIONS":
+        return None
+    view = current_app.view_functions[request.endpoint]
+    view_access = getattr(view, "__access__", None)
+    if view_access is None:
+        if request.path.startswith("/api/"):
+            raise RuntimeError(f"{request.endpoint} does not declare its access")
+        return None
+    return view_access, getattr(view, "__operation__", None)
+
+
+def _get_view_metadata() -> tuple[Access, Operation | None]:
+    metadata = _find_view_metadata()
+    if metadata is None:
+        raise ServiceUnavailable
+    return metadata
+
+
+def _is_console_view() -> bool:
+    metadata = _find_view_metadata()
+    return metadata is not None and metadata[0].operator_role is not None
+
+
+def _authorize_and_parse(view_access: Access, operation: Operation | None) -> None:
+    g.refusal, g.units = None, {}
+    try:
+        authorization.authorize_caller(g.principal, view_access)
+    except ApiError as error:
+        g.refusal = error
+    if operation is not None and not g.refusal:
+        _parse(operation)
+
+
 def _parse(operation: Operation) -> None:
     try:
         g.arguments = operation.parse()
@@ -128,47 +139,42 @@ def _parse(operation: Operation) -> None:
         g.refusal, g.units = error, {}
 
 
-def _view_metadata() -> tuple[Access, Operation | None] | None:
-    if request.endpoint is None or request.method == "OPTIONS":
-        return None
-    view = current_app.view_functions[request.endpoint]
-    asked = getattr(view, "__access__", None)
-    if asked is None:
-        if request.path.startswith("/api/"):
-            raise RuntimeError(f"{request.endpoint} does not say who may call it")
-        return None
-    return asked, getattr(view, "__operation__", None)
+def _bind_organization(principal: Principal) -> None:
+    if principal.is_impersonating:
+        # reads create a missing account and period, which the read-only transaction of an impersonation refuses
+        with tenancy.tenant_session(principal.organization_id) as session:
+            periods.ensure_account(session, principal.organization_id)
+            periods.ensure_period(session, principal.organization_id, clock.now())
+    tenancy.bind_request(principal.organization_id, is_read_only=principal.is_impersonating)
 
 
 def _confirm_decision() -> None:
-    seen = None
-    for asked in range(MAX_LIMIT_CHECKS):
+    """Repeat the limit request until its decision is based on the current principal and counters.
+
+    raises: ServiceUnavailable after MAX_LIMIT_CHECKS checks
+    """
+    previous_generation = None
+    for check in range(MAX_LIMIT_CHECKS):
         decision: LimitDecision | None = g.gate_call.decision
         if decision is None:
             raise ServiceUnavailable
         limits.remember_decision(g.gate_call)
-        if decision.code >= -1 and (
+        if decision.code >= _QUOTA_USED_UP and (
             not decision.is_local or credentials.principal_age_seconds(g.principal) < CACHE_SECONDS_WITHOUT_REDIS
         ):
             return
-        fresh = 0
+        freshness = 0
         if decision.code != _PERIOD_CHANGED:
             g.principal = credentials.load_key_principal(g.key_digests, is_fresh=True)
-            _authorize_and_parse(*_require_view_metadata())
+            _authorize_and_parse(*_get_view_metadata())
             if decision.is_local:
                 return
-            fresh = 2 if decision.code == _STALE_GENERATION and decision.generation == seen else 1
-            seen = decision.generation
-        g.gate_call = limits.build_limit_request(g.principal, fresh, g.units, is_final=asked >= FINAL_CHECK_AFTER)
+            is_repeated = decision.code == _STALE_GENERATION and decision.generation == previous_generation
+            freshness = 2 if is_repeated else 1
+            previous_generation = decision.generation
+        g.gate_call = limits.build_limit_request(g.principal, freshness, g.units, is_final=check >= FINAL_CHECK_AFTER)
         limit = limiter.gate_limit(*g.gate_call.windows[0], "gate")
         if not limiter.limiter.limiter.hit(limit.limit, g.gate_call.keys[0], "gate"):
             limits.remember_decision(g.gate_call)
             raise responses.limit_exceeded_error(g.gate_call)
     raise ServiceUnavailable(retry_after=1)
-
-
-def _require_view_metadata() -> tuple[Access, Operation | None]:
-    meta = _view_metadata()
-    if meta is None:
-        raise ServiceUnavailable
-    return meta

@@ -1,92 +1,74 @@
-"""The limit request of a call and what is remembered of its decision."""
+"""The limit request of a call with an API key, and the cached quantities that price the next one."""
 
 import itertools
-import threading
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from uuid import UUID
 
-from saas_api.billing import spend_cap
+from saas_api.billing import period_spend, spend_cap
 from saas_api.billing.spend_cap import SPEND_COUNTER
+from saas_api.billing.terms import ServiceTerms
 from saas_api.core.db import tenancy
 from saas_api.core.errors import ServiceUnavailable
 from saas_api.core.limits import counters, limiter
 from saas_api.core.limits.limiter import LimitRequest, QuotaCounter
+from saas_api.gate.cache import LruCache
 from saas_api.gate.credentials import KeyPrincipal
 from saas_api.usage import quotas
 
 QUOTA_TTL_SECONDS = 604_800
+"""Seconds after the end of the billing period for which Redis keeps its counters."""
 MAX_CACHED_QUANTITIES = 20_000
-
-
-@dataclass
-class _KnownCounter:
-    """Quantities by key as Redis said them last, the least recently used forgotten first."""
-
-    limit: int
-    entries: OrderedDict[str, int] = field(default_factory=OrderedDict)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def find(self, key: str) -> int | None:
-        with self.lock:
-            return self.entries.get(key)
-
-    def keep(self, key: str, quantity: int) -> None:
-        with self.lock:
-            self.entries[key] = quantity
-            self.entries.move_to_end(key)
-            if len(self.entries) > self.limit:
-                self.entries.popitem(last=False)
-
-
-_known_counters = _KnownCounter(MAX_CACHED_QUANTITIES)
+_cached_quantities: LruCache[str, int] = LruCache(MAX_CACHED_QUANTITIES)
 
 
 def build_limit_request(
-    principal: KeyPrincipal, fresh: int, units: Mapping[str, int], *, is_final: bool = False
+    principal: KeyPrincipal, freshness: int, units: Mapping[str, int], *, is_final: bool = False
 ) -> LimitRequest:
-    """The question about one request.
+    """Build the keys and arguments of the script that decides on one call.
 
-    fresh: 1 when the principal was just read from PostgreSQL, 2 when PostgreSQL is right against Redis, else 0
-    is_final: what is worked out from a quantity that others keep moving holds, even if it has moved again
-    raises: Unavailable
+    freshness: 1 when the principal was just read from PostgreSQL, 2 when PostgreSQL overrules Redis, else 0
+    units: used by the call, by meter
+    is_final: accept the price even when concurrent calls change the quantity that it depends on
+    raises: ServiceUnavailable
     """
     terms = principal.terms
     if terms is None:
         raise ServiceUnavailable
     tag, windows = f"{{{principal.organization_id}}}", principal.windows
-    quota_counters = _counters(principal, units, is_fresh=fresh > 0, is_final=is_final)
+    quota_counters = _build_counters(principal, units, is_fresh=freshness > 0, is_final=is_final)
     keys = [
         limiter.generation_key(principal.organization_id),
-        *(f"{tag}:rl:{who}:{ms}" for who, (_, ms) in zip((principal.mode, principal.id), windows, strict=False)),
+        *(f"{tag}:rl:{owner}:{ms}" for owner, (_, ms) in zip((principal.mode, principal.id), windows, strict=False)),
         *(counters.counter_key(principal.organization_id, terms.period_id, counter.name) for counter in quota_counters),
     ]
     expires_at = int(terms.period_ends_at.timestamp()) + QUOTA_TTL_SECONDS
-    quotas = [
-        (c.units, c.ceiling, expires_at, c.last_value if fresh else -1, c.lower_bound, c.upper_bound)
+    quota_arguments = [
+        (c.units, c.ceiling, expires_at, c.last_value if freshness else -1, c.lower_bound, c.upper_bound)
         for c in quota_counters
     ]
     arguments = [
-        *(terms.generation, fresh, len(windows), *itertools.chain(*windows)),
-        *(len(quotas), *itertools.chain(*quotas)),
+        *(terms.generation, freshness, len(windows), *itertools.chain(*windows)),
+        *(len(quota_arguments), *itertools.chain(*quota_arguments)),
     ]
-    return LimitRequest(
-        keys, arguments, windows, quota_counters, lambda: _counters(principal, units, is_fresh=True, is_final=True)
-    )
+
+    def recount() -> Sequence[QuotaCounter]:
+        return _build_counters(principal, units, is_fresh=True, is_final=True)
+
+    return LimitRequest(keys, arguments, windows, quota_counters, recount)
 
 
 def remember_decision(call: LimitRequest) -> None:
-    """Remember what Redis said, so that the next request is priced from there."""
+    """Cache the quantities in a decision of Redis; the price of the next call starts from them."""
     decision = call.decision
     if decision is None or decision.is_local or not decision.used:
         return
-    first = 1 + len(call.windows)
-    for key, counter, used in zip(call.keys[first:], call.counters, decision.used, strict=True):
+    first_counter = 1 + len(call.windows)
+    for key, counter, used in zip(call.keys[first_counter:], call.counters, decision.used, strict=True):
         if counter.name != SPEND_COUNTER:
-            _known_counters.keep(key, used)
+            _cached_quantities.put(key, used)
 
 
-def _counters(
+def _build_counters(
     principal: KeyPrincipal, units: Mapping[str, int], *, is_fresh: bool, is_final: bool
 ) -> Sequence[QuotaCounter]:
     terms = principal.terms
@@ -97,15 +79,17 @@ def _counters(
     ]
     if terms.cap is None or not units:
         return quota_counters
-    seed, told = None, {}
-    if is_fresh:
-        with tenancy.tenant_session(principal.organization_id) as session:
-            seed = spend_cap.get_current_spend(session, principal.organization_id, terms.period_id)
-    else:
-        names = {meter: spend_cap.quantity_counter_name(terms.plan_version_id, meter) for meter in units}
-        found = {
-            name: _known_counters.find(counters.counter_key(principal.organization_id, terms.period_id, name))
-            for name in names.values()
-        }
-        told = {name: quantity for name, quantity in found.items() if quantity is not None}
-    return [*quota_counters, *spend_cap.spend_counters(terms, units, told, seed, is_final=is_final)]
+    if not is_fresh:
+        quantities = _find_cached_quantities(principal.organization_id, terms, units)
+        return [*quota_counters, *spend_cap.spend_counters(terms, units, quantities, None, is_final=is_final)]
+    with tenancy.tenant_session(principal.organization_id) as session:
+        spend = period_spend.get_period_spend(session, principal.organization_id, terms.period_id)
+    return [*quota_counters, *spend_cap.spend_counters(terms, units, {}, spend, is_final=is_final)]
+
+
+def _find_cached_quantities(organization_id: UUID, terms: ServiceTerms, units: Mapping[str, int]) -> Mapping[str, int]:
+    names = [spend_cap.quantity_counter_name(terms.plan_version_id, meter) for meter in units]
+    cached = {
+        name: _cached_quantities.find(counters.counter_key(organization_id, terms.period_id, name)) for name in names
+    }
+    return {name: quantity for name, quantity in cached.items() if quantity is not None}

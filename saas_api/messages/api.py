@@ -1,6 +1,7 @@
-"""Send, show, cancel, list."""
+"""The API of messages."""
 
 from collections.abc import Mapping
+from datetime import date, datetime
 from typing import Any
 from uuid import UUID
 
@@ -8,12 +9,13 @@ from flask import Blueprint, g
 
 from saas_api.accounts import organizations
 from saas_api.core import clock, fields
-from saas_api.core.access import require_permission
+from saas_api.core.access import Principal, require_permission
 from saas_api.core.db import engine
+from saas_api.core.db.pagination import PageRequest
 from saas_api.core.errors import PaymentRequired, ServiceUnavailable, TooManyRequests, ValidationFailed
 from saas_api.core.web.endpoint import endpoint
 from saas_api.messages import messages
-from saas_api.messages.messages import MessageNotCancelable, MessageNotFound
+from saas_api.messages.messages import MessageFilter, MessageNotCancelable, MessageNotFound
 from saas_api.messages.schemas import AcceptedMessageOut, MessageIn, MessageOut, MessagesQuery
 from saas_api.usage import ranges
 from saas_api.usage.ranges import InvalidDateRange
@@ -35,7 +37,7 @@ bp = Blueprint("messages", __name__)
 def send(body: Mapping[str, Any]) -> Any:
     """Send a mock SMS or e-mail: accepted now, delivered within seconds."""
     return messages.accept_message(
-        g.principal, g.principal.terms, body, g.idempotent_request, is_told=g.principal.is_told
+        g.principal, g.principal.terms, body, g.idempotent_request, is_published=g.principal.has_accepted_subscriber
     )
 
 
@@ -71,19 +73,27 @@ def cancel(message_id: UUID) -> Any:
 )
 def list_messages(query: dict[str, Any]) -> Any:
     """List messages, newest first; a key sees those of its own mode."""
-    principal = g.principal
+    principal: Principal = g.principal
+    request, query = PageRequest.from_query(query)
+    mode = query["mode"]
     if principal.kind == "key":
-        if query["mode"] not in (None, principal.mode):
+        if mode not in (None, principal.mode):
             raise ValidationFailed.at_field("mode", f"This key sees the messages of {principal.mode} mode.")
-        query["mode"] = principal.mode
-    since, until = None, None
-    if query["start_date"] or query["end_date"]:
-        zone = clock.get_zone(organizations.get(engine.session(), principal.organization_id).timezone)
-        try:
-            days = ranges.parse_date_range(
-                query["start_date"], query["end_date"], clock.now().astimezone(zone).date(), zone
-            )
-        except InvalidDateRange as cause:
-            raise ValidationFailed.at_field(cause.field, cause.reason) from cause
-        since, until = days.starts_at, days.ends_at
-    return messages.list_messages(engine.session(), principal.organization_id, query, since, until)
+        mode = principal.mode
+    since, until = _date_range(principal.organization_id, query["start_date"], query["end_date"])
+    filters = MessageFilter(query["status"], query["type"], mode, query["to"], since=since, until=until)
+    return messages.list_messages(engine.session(), principal.organization_id, filters, request)
+
+
+def _date_range(
+    organization_id: UUID, start: date | None, end: date | None
+) -> tuple[datetime, datetime] | tuple[None, None]:
+    """First instant of a range of days in the organization's time zone, and the first one after it."""
+    if not start and not end:
+        return None, None
+    zone = clock.get_zone(organizations.get(engine.session(), organization_id).timezone)
+    try:
+        days = ranges.parse_date_range(start, end, clock.now().astimezone(zone).date(), zone)
+    except InvalidDateRange as cause:
+        raise ValidationFailed.at_field(cause.field, cause.reason) from cause
+    return days.starts_at, days.ends_at

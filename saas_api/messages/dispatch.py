@@ -18,7 +18,7 @@ from saas_api.core.jobs.outbox import Claim, Claimable, DueOwners, Result
 from saas_api.core.settings import setting
 from saas_api.messages import events as message_events
 from saas_api.messages import messages
-from saas_api.messages.events import MessageEventData
+from saas_api.messages.models import MessageStatus
 from saas_api.providers import selection
 from saas_api.providers.messages import OutboundMessage, SendResult
 from saas_api.webhooks import events as webhook_events
@@ -33,7 +33,8 @@ MESSAGES = Claimable(
     owner=("organization_id",),
     claimed="""r.mode, r.channel, r.recipient, r.subject, r.body, r.expires_at <= now() AS is_expired,
       extract(epoch FROM r.expires_at - now())::float8 AS seconds_left""",
-    recorded="r.id, r.channel, r.recipient, r.segments, r.mode, r.status, r.attempts, r.error_code",
+    recorded="""r.id, r.channel, r.recipient, r.subject, r.segments, r.cost, r.mode, r.status, r.attempts, r.error_code,
+      r.accepted_at, r.sent_at, CASE WHEN r.status = 'delivered' THEN r.finished_at END AS delivered_at""",
     result_columns={"provider_reference": "text"},
     assignments={
         "provider_reference": "v.provider_reference",
@@ -59,7 +60,7 @@ def deliver_batch(organization_id: UUID) -> int:
     unsendable = {result.id: result for result in claim.poisoned}
     for row in claim.rows:
         if row.is_expired:
-            unsendable.setdefault(row.id, Result(row.id, "failed", "expired"))
+            unsendable.setdefault(row.id, Result(row.id, MessageStatus.FAILED, "expired"))
     record_results(organization_id, claim, list(unsendable.values()))
     _send(organization_id, claim, [row for row in claim.rows if row.id not in unsendable])
     return len(claim.rows)
@@ -95,14 +96,14 @@ def _send(organization_id: UUID, claim: Claim, rows: Sequence[Any]) -> None:
 def _result(message: OutboundMessage, outcome: SendResult, expires_at: float) -> Result:
     """Next state of a message after a provider's answer; `expires_at` is on the monotonic clock."""
     if outcome.kind == "rejected":
-        return Result(message.id, "failed", outcome.error_code)
+        return Result(message.id, MessageStatus.FAILED, outcome.error_code)
     if outcome.kind != "retry":
         return Result(message.id, outcome.kind, values={"provider_reference": outcome.reference})
     if message.attempt >= MESSAGES.max_attempts:
-        return Result(message.id, "failed", "provider_unavailable")
+        return Result(message.id, MessageStatus.FAILED, "provider_unavailable")
     delay = retries.retry_delay(message.attempt, outcome.retry_after) / setting("TIME_SCALE")
     if time.monotonic() + delay.total_seconds() >= expires_at:
-        return Result(message.id, "failed", "expired")
+        return Result(message.id, MessageStatus.FAILED, "expired")
     return Result.retry(message.id, delay, outcome.error_code)
 
 
@@ -123,11 +124,11 @@ def record_results(organization_id: UUID, claim: Claim, results: Sequence[Result
 
 
 def _write_results(session: Session, organization_id: UUID, claim: Claim, results: Sequence[Result]) -> None:
-    if any(result.status == "failed" for result in results):
+    if any(result.status == MessageStatus.FAILED for result in results):
         periods.lock_periods_shared(session, organization_id)
     rows = outbox.record(session, claim, results)
-    messages.reverse_usage(session, organization_id, [row.id for row in rows if row.status == "failed"])
-    finished = [MessageEventData(**row._mapping) for row in rows if row.status != "queued"]  # noqa: SLF001 - SQLAlchemy's public name
-    webhook_events.publish_many(session, organization_id, [message_events.status_event(state) for state in finished])
-    for state in finished:
-        counters.increment("messages_finished_total", state.status)
+    messages.reverse_usage(session, organization_id, [row.id for row in rows if row.status == MessageStatus.FAILED])
+    finished = [row for row in rows if row.status != MessageStatus.QUEUED]
+    webhook_events.publish_many(session, organization_id, [message_events.status_event(row) for row in finished])
+    for row in finished:
+        counters.increment("messages_finished_total", row.status)

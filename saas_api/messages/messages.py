@@ -1,6 +1,7 @@
-"""Accept, test messages, list, cancel, reverse usage."""
+"""Accept, list and cancel messages, and reverse their usage."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -13,166 +14,87 @@ from sqlalchemy.orm import Session
 from saas_api.accounts import audit
 from saas_api.billing import periods, terms
 from saas_api.billing.terms import ServiceTerms
-from saas_api.core import clock, idempotency, ids
+from saas_api.core import clock, idempotency, ids, money
 from saas_api.core.access import Principal
 from saas_api.core.db import engine, pagination, tenancy
-from saas_api.core.db.pagination import Page
-from saas_api.core.errors import Conflict, Forbidden, NotFound, ServiceUnavailable, ValidationFailed
+from saas_api.core.db.pagination import Page, PageRequest
+from saas_api.core.errors import Conflict, Forbidden, NotFound, ServiceUnavailable
 from saas_api.core.faults import fault_point
-from saas_api.core.idempotency import LOCK_NOT_AVAILABLE, AlreadyAnswered, IdempotentRequest
+from saas_api.core.idempotency import KEY_CONSTRAINT, AlreadyAnswered, IdempotentRequest
 from saas_api.core.jobs import queue
 from saas_api.messages import content
 from saas_api.messages import events as message_events
-from saas_api.messages.events import MessageEventData
-from saas_api.messages.models import Message
+from saas_api.messages.models import Channel, Message, MessageStatus
 from saas_api.usage.ledger import UsageRecord
 from saas_api.webhooks import events as webhook_events
 
-
-def list_messages(
-    session: Session, organization_id: UUID, query: Mapping[str, Any], since: datetime | None, until: datetime | None
-) -> Page:
-    """A page of messages, newest first.
-
-    query: `status`, `type`, `mode`, `to`, `limit`, `cursor`; `key` where one key's are meant
-    since, until: instants, the second one excluded
-    raises: Invalid on a cursor that is none
-    """
-    conditions = _filters(organization_id, query, since, until)
-    if query["cursor"]:
-        conditions.append(sa.tuple_(Message.accepted_at, Message.id) < _position(query["cursor"]))
-    statement = _newest_first(sa.select(Message).where(*conditions))
-    rows = session.scalars(statement.limit(query["limit"] + 1)).all()
-    kept = rows[: query["limit"]]
-    following = None
-    if len(rows) > query["limit"]:
-        following = pagination.encode_cursor(kept[-1].accepted_at.isoformat(), kept[-1].id.hex)
-    return Page(kept, following, query["limit"])
-
-
-def iter_export_rows(
-    session: Session,
-    organization_id: UUID,
-    query: Mapping[str, Any],
-    since: datetime | None,
-    until: datetime | None,
-    limit: int,
-) -> Sequence[Any]:
-    """Messages as rows of a table, newest first, without their texts.
-
-    query: as of `page`; `cursor` and `limit` are not looked at
-    returns: rows with the columns' names
-    """
-    columns = [column for column in Message.__table__.columns if column.name not in ("body", "lease_token")]
-    statement = sa.select(*columns).where(*_filters(organization_id, query, since, until))
-    return session.execute(_newest_first(statement).limit(limit)).all()
-
-
-def _filters(
-    organization_id: UUID, query: Mapping[str, Any], since: datetime | None, until: datetime | None
-) -> list[sa.ColumnElement[bool]]:
-    wanted = {
-        Message.status: query["status"],
-        Message.channel: query["type"],
-        Message.mode: query["mode"],
-        Message.recipient: query["to"],
-        Message.api_key_id: query.get("key"),
-    }
-    conditions: list[sa.ColumnElement[bool]] = [Message.organization_id == organization_id]
-    conditions += [column == value for column, value in wanted.items() if value is not None]
-    if since is not None:
-        conditions.append(Message.accepted_at >= since)
-    if until is not None:
-        conditions.append(Message.accepted_at < until)
-    return conditions
-
-
-def _newest_first(statement: sa.Select[Any]) -> sa.Select[Any]:
-    return statement.order_by(Message.accepted_at.desc(), Message.id.desc())
-
-
-def _position(cursor: str) -> tuple[datetime, UUID]:
-    values = pagination.decode_cursor(cursor)
-    try:
-        at, message_id = values
-        return datetime.fromisoformat(at), UUID(hex=message_id)
-    except ValueError as cause:
-        raise ValidationFailed.at_field("cursor", "Not a cursor of this list.") from cause
-
-
 USAGE_SOURCE = "messages.send"
 DRAIN_JOB = "messages.drain"
+MESSAGE_LIFETIME = timedelta(hours=24)
+MAX_INSERT_ATTEMPTS = 4
 _NO_OPEN_PERIOD = "usage_events.billing_period_id"
-_INSERT = """
-INSERT INTO messages (organization_id, id, api_key_id, mode, channel, recipient, subject, body, segments, cost,
-  next_at, accepted_at, expires_at)
-VALUES (%(org)s, %(id)s, %(api_key)s, %(mode)s, %(channel)s, %(to)s, %(subject)s, %(text)s, %(segments)s, %(cost)s,
-  now(), %(at)s, now() + interval '24 h')
-"""
+
+Statement = tuple[str, Mapping[str, Any]]
 
 
 class MessageNotFound(NotFound):
     """There is no such message, or another organization or mode has it."""
 
 
-def metered_units(body: Mapping[str, Any]) -> dict[str, int]:
-    """What a message uses of its meter: segments of an SMS, one e-mail."""
-    return {body["type"]: content.count_segments(body["message"]) if body["type"] == "sms" else 1}
+class MessageNotCancelable(Conflict):
+    """A worker holds the message, or it has a final status."""
+
+    code, message = "NOT_CANCELABLE", "This message can no longer be canceled."
 
 
-def accept_message(
-    principal: Principal,
-    terms: ServiceTerms,
-    body: Mapping[str, Any],
-    once: IdempotentRequest | None,
-    *,
-    is_told: bool = False,
-) -> dict[str, Any]:
-    """Take a message with its usage, both or neither; what was answered will be delivered or fail.
+class SendingSuspended(Forbidden):
+    """The organization may not send: its users are stopped as its keys are."""
 
-    body: `to`, `message`, `type`, `subject`, already validated
-    once: the request's Idempotency-Key, whose answer is kept in the same batch
-    is_told: an endpoint asks for the acceptance of messages
-    raises: Unavailable when no billing period can be opened; idempotency.KeyReused, idempotency.Replay
+    message = "This organization may not send right now; the banner of the dashboard says why."
+
+
+@dataclass(frozen=True)
+class MessageFilter:
+    """Filters of a list of messages; None matches every message.
+
+    since, until: instants of acceptance, the second one excluded
     """
-    channel = body["type"]
-    units = metered_units(body)[channel]
-    cost = terms.list_prices[channel] * units if principal.mode == "live" else Decimal(0)
-    row = {
-        "org": principal.organization_id,
-        "id": ids.new_id(),
-        "api_key": principal.id,
-        "mode": principal.mode,
-        "channel": channel,
-        "to": body["to"],
-        "subject": body["subject"],
-        "text": body["message"],
-        "segments": units,
-        "cost": cost,
-    }
-    answer = {
-        "message_id": row["id"],
-        "to": body["to"],
-        "type": channel,
-        "status": "queued",
-        "segments": units,
-        "cost": f"{cost.normalize():f}",
-        "currency": terms.currency,
-        "usage_recorded": principal.mode == "live",
-        "mode": principal.mode,
-        "organization_id": principal.organization_id,
-    }
-    accepted = _write(principal, row, answer, (once, is_told))
-    queue.wake_workers(DRAIN_JOB)
-    if is_told:
-        queue.wake_workers(webhook_events.DRAIN_JOB)
-    return accepted
+
+    status: str | None = None
+    channel: str | None = None
+    mode: str | None = None
+    recipient: str | None = None
+    api_key_id: UUID | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def conditions(self, organization_id: UUID) -> list[sa.ColumnElement[bool]]:
+        """Conditions of the matching messages of an organization."""
+        values = {
+            Message.status: self.status,
+            Message.channel: self.channel,
+            Message.mode: self.mode,
+            Message.recipient: self.recipient,
+            Message.api_key_id: self.api_key_id,
+        }
+        conditions: list[sa.ColumnElement[bool]] = [Message.organization_id == organization_id]
+        conditions += [column == value for column, value in values.items() if value is not None]
+        if self.since is not None:
+            conditions.append(Message.accepted_at >= self.since)
+        if self.until is not None:
+            conditions.append(Message.accepted_at < self.until)
+        return conditions
+
+
+def metered_units(body: Mapping[str, Any]) -> dict[str, int]:
+    """Units of a message by meter: the segments of an SMS, or one e-mail."""
+    return {body["type"]: content.count_segments(body["message"]) if body["type"] == Channel.SMS else 1}
 
 
 def get_message(session: Session, principal: Principal, message_id: UUID) -> Message:
-    """A message; a key sees those of its own mode.
+    """Return a message of the caller's organization; an API key finds those of its own mode.
 
-    raises: NoSuchMessage
+    raises: MessageNotFound
     """
     message = session.get(Message, (principal.organization_id, message_id))
     if message is None or (principal.kind == "key" and message.mode != principal.mode):
@@ -180,118 +102,95 @@ def get_message(session: Session, principal: Principal, message_id: UUID) -> Mes
     return message
 
 
-def _write(
-    principal: Principal,
-    row: Mapping[str, Any],
-    answer: Mapping[str, Any],
-    besides: tuple[IdempotentRequest | None, bool],
-) -> dict[str, Any]:
-    once, is_told = besides
-    told = [_event_statement(principal, row)] if is_told else []
-    is_late, is_cleared = False, False
-    for _ in range(4):
-        at = clock.now()
-        accepted = {**answer, "created_at": at}
-        kept = [once.statement(accepted)] if once else []
-        try:
-            engine.execute_batch([*_batch(principal, {**row, "at": at}, kept, is_late=is_late), *told])
-        except IntegrityError as error:
-            violated = engine.violated_constraint(error)
-            if violated == "messages_pkey":  # the first try had been committed when its connection broke
-                return accepted
-            if violated == LOCK_NOT_AVAILABLE and once and not is_cleared:
-                if _owned_clause(once, kept):
-                    return accepted
-                is_cleared = True
-            elif violated == _NO_OPEN_PERIOD and not is_late:
-                is_late = True
-                _open_period(principal.organization_id, at)
-            else:
-                raise
-        else:
-            fault_point("accept.after_commit")
-            return accepted
-    raise ServiceUnavailable
+def list_messages(session: Session, organization_id: UUID, filters: MessageFilter, request: PageRequest) -> Page:
+    """Return a page of messages, newest first.
 
-
-def _event_statement(principal: Principal, row: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    state = MessageEventData(row["id"], row["channel"], row["to"], row["segments"], row["mode"], "queued")
-    return webhook_events.publish_statement(principal.organization_id, message_events.status_event(state))
-
-
-def _owned_clause(once: IdempotentRequest, kept: Sequence[tuple[str, Mapping[str, Any]]]) -> bool:
-    """Whether the answer under the key is this very request's, committed when its connection broke.
-
-    raises: KeyReused; Replay for another's; returns False where an expired one was forgotten
+    raises: ValidationFailed for a cursor of another list
     """
-    with tenancy.tenant_session(once.organization_id) as session:
-        try:
-            idempotency.raise_if_answered(session, once)
-        except AlreadyAnswered as replay:
-            if replay.kept.body == kept[0][1]["once_body"]:
-                return True
-            raise
-    return False
+    statement = sa.select(Message).where(*filters.conditions(organization_id))
+    return pagination.paginate(session, statement, Message.accepted_at.desc(), Message.id.desc(), request=request)
 
 
-def _open_period(organization_id: UUID, at: datetime) -> None:
-    with tenancy.tenant_session(organization_id) as session:
-        periods.ensure_account(session, organization_id)
-        periods.ensure_period(session, organization_id, at)
+def list_export_rows(session: Session, organization_id: UUID, filters: MessageFilter, limit: int) -> Sequence[Message]:
+    """Return up to `limit` messages without their texts, newest first."""
+    statement = sa.select(Message).options(sa.orm.defer(Message.body)).where(*filters.conditions(organization_id))
+    return session.scalars(statement.order_by(Message.accepted_at.desc(), Message.id.desc()).limit(limit)).all()
 
 
-def _batch(
-    principal: Principal, row: Mapping[str, Any], kept: Sequence[tuple[str, Mapping[str, Any]]], *, is_late: bool
-) -> list[tuple[str, Mapping[str, Any]]]:
-    bind, insert = tenancy.tenant_scope_statement(principal.organization_id), (_INSERT, row)
-    if principal.mode != "live":
-        return [bind, *kept, insert]
-    event = UsageRecord(
-        id=ids.new_id(),
-        source=USAGE_SOURCE,
-        key=str(row["id"]),
-        meter=row["channel"],
-        quantity=row["segments"],
-        at=row["at"],
-        api_key_id=principal.id,
-        message_id=row["id"],
+def accept_message(
+    principal: Principal,
+    terms: ServiceTerms,
+    body: Mapping[str, Any],
+    idempotent_request: IdempotentRequest | None,
+    *,
+    is_published: bool = False,
+) -> dict[str, Any]:
+    """Store a message and its usage in one transaction. An accepted message is delivered or fails; it is never lost.
+
+    body: `to`, `message`, `type`, `subject`, validated
+    idempotent_request: of the Idempotency-Key; its response is stored in the same transaction
+    is_published: an endpoint names the event type message.accepted
+    raises: ServiceUnavailable when no billing period can be opened; IdempotencyKeyReused; AlreadyAnswered
+    """
+    message = _build_message(principal, body)
+    message.cost = Decimal(0)
+    if principal.mode == "live":
+        message.cost = terms.list_prices[message.channel] * message.segments
+    accepted = _insert(message, terms.currency, idempotent_request, is_published=is_published)
+    queue.wake_workers(DRAIN_JOB)
+    if is_published:
+        queue.wake_workers(webhook_events.DRAIN_JOB)
+    return accepted
+
+
+def send_test_message(session: Session, principal: Principal, body: Mapping[str, Any]) -> Message:
+    """Store a test message of a user; workers deliver it like any other.
+
+    body: `to`, `message`, `type`, `subject`, validated
+    raises: SendingSuspended for an organization that is suspended, closed or restricted
+    """
+    organization_id = principal.organization_id
+    service_terms = terms.get_terms(session, organization_id)
+    if service_terms.organization_status != "active" or service_terms.standing in ("suspended", "restricted"):
+        raise SendingSuspended
+    message = _build_message(principal, body)
+    message.api_key_id, message.mode, message.cost = None, "test", Decimal(0)
+    message.accepted_at = clock.now()
+    message.next_at, message.expires_at = sa.func.now(), sa.func.now() + MESSAGE_LIFETIME
+    session.add(message)
+    audit.record_event(
+        session, organization_id, audit.actor_for(principal), "message.tried", ("message", message.id), {}
     )
-    lock, append = periods.record_usage_statements(principal.organization_id, event, is_late=is_late)
-    return [bind, lock, *kept, insert, append]
+    session.flush()  # the audit event names the message
+    if webhook_events.has_explicit_subscriber(session, organization_id, "message.accepted"):
+        webhook_events.publish_many(session, organization_id, [message_events.status_event(message)])
+    queue.enqueue(session, DRAIN_JOB)
+    return message
 
 
 _CANCEL = sa.text("""
 UPDATE messages SET status = 'canceled', next_at = NULL, finished_at = now()
-WHERE organization_id = :org AND id = :id AND status = 'queued'
-RETURNING id, channel, recipient, segments, mode, status, attempts, error_code
+WHERE organization_id = :org AND id = :id AND status = 'queued' RETURNING id
 """)
 
 
-class MessageNotCancelable(Conflict):
-    """A worker has it already, or it has come to its end."""
-
-    code, message = "NOT_CANCELABLE", "This message can no longer be canceled."
-
-
 def cancel_message(session: Session, principal: Principal, message_id: UUID) -> Message:
-    """Cancel a queued message, take its usage back and tell the endpoints.
+    """Cancel a queued message, reverse its usage and publish message.canceled.
 
-    raises: NoSuchMessage, NotCancelable
+    raises: MessageNotFound, MessageNotCancelable
     """
     organization_id = principal.organization_id
     message = get_message(session, principal, message_id)
     periods.ensure_period(session, organization_id, clock.now())
     periods.lock_periods_shared(session, organization_id)
-    row = session.execute(_CANCEL, {"org": organization_id, "id": message_id}).first()
-    if row is None:
+    if session.execute(_CANCEL, {"org": organization_id, "id": message_id}).first() is None:
         raise MessageNotCancelable
     reverse_usage(session, organization_id, [message_id])
-    state = MessageEventData(**row._mapping)  # noqa: SLF001 - SQLAlchemy's public name
-    webhook_events.publish_many(session, organization_id, [message_events.status_event(state)])
+    session.refresh(message)
+    webhook_events.publish_many(session, organization_id, [message_events.status_event(message)])
     audit.record_event(
         session, organization_id, audit.actor_for(principal), "message.canceled", ("message", message_id), {}
     )
-    session.refresh(message)
     return message
 
 
@@ -313,56 +212,137 @@ JOIN meters t ON t.code = u.meter_code AND t.reverse_on_failure
 
 
 def reverse_usage(session: Session, organization_id: UUID, message_ids: Sequence[UUID]) -> None:
-    """Write one reversal for each of the messages that this transaction failed or canceled.
+    """Write one reversal for each message that this transaction failed or canceled.
 
-    The shared period lock is held already.
-    raises: IntegrityError on usage_events.billing_period_id where no period is open
+    The caller holds the shared period lock.
+    raises: IntegrityError on usage_events.billing_period_id when no period is open
     """
     if message_ids:
         values = {"org": organization_id, "ids": list(message_ids), "reversal_ids": [ids.new_id() for _ in message_ids]}
         session.execute(_REVERSE, values)
 
 
-_MAX_PERIOD_RETRIES = timedelta(hours=24)
-
-
-class SendingSuspended(Forbidden):
-    """What holds for the organization's keys holds for its people."""
-
-    message = "This organization may not send right now; the banner of the dashboard says why."
-
-
-def send_test_message(session: Session, by: Principal, body: Mapping[str, Any]) -> Message:
-    """Take a test message from a person; workers deliver it as they do any other.
-
-    body: `to`, `message`, `type`, `subject`, already validated
-    raises: SendingStopped for an organization that is suspended, closed or restricted
-    """
-    organization_id = by.organization_id
-    service_terms = terms.get_terms(session, organization_id)
-    if service_terms.organization_status != "active" or service_terms.standing in ("suspended", "restricted"):
-        raise SendingSuspended
-    now = clock.now()
-    message = Message(
-        organization_id=organization_id,
+def _build_message(principal: Principal, body: Mapping[str, Any]) -> Message:
+    return Message(
+        organization_id=principal.organization_id,
         id=ids.new_id(),
-        api_key_id=None,
-        mode="test",
-        channel=body["type"],
+        api_key_id=principal.id,
+        mode=principal.mode,
+        channel=Channel(body["type"]),
         recipient=body["to"],
         subject=body["subject"],
         body=body["message"],
         segments=metered_units(body)[body["type"]],
-        cost=Decimal(0),
-        next_at=sa.func.now(),
-        accepted_at=now,
-        expires_at=sa.func.now() + _MAX_PERIOD_RETRIES,
+        status=MessageStatus.QUEUED,
+        attempts=0,
     )
-    session.add(message)
-    audit.record_event(session, organization_id, audit.actor_for(by), "message.tried", ("message", message.id), {})
-    session.flush()  # the answer names it
-    if webhook_events.has_explicit_subscriber(session, organization_id, "message.accepted"):
-        state = MessageEventData(message.id, message.channel, message.recipient, message.segments, "test", "queued")
-        webhook_events.publish_many(session, organization_id, [message_events.status_event(state)])
-    queue.enqueue(session, DRAIN_JOB)
-    return message
+
+
+def _insert(
+    message: Message, currency: str, idempotent_request: IdempotentRequest | None, *, is_published: bool
+) -> dict[str, Any]:
+    """Insert a message with its usage; open a billing period or forget an expired response when that is in the way."""
+    is_late, is_cleared = False, False
+    for _ in range(MAX_INSERT_ATTEMPTS):
+        message.accepted_at = clock.now()
+        accepted = _acceptance(message, currency)
+        response = [idempotent_request.statement(accepted)] if idempotent_request else []
+        try:
+            engine.execute_batch(_batch(message, response, is_late=is_late, is_published=is_published))
+        except IntegrityError as error:
+            violated = engine.violated_constraint(error)
+            if violated == "messages_pkey":  # the first try was committed when its connection broke
+                return accepted
+            if violated == KEY_CONSTRAINT and idempotent_request and not is_cleared:
+                if _is_own_response(idempotent_request, response[0]):
+                    return accepted
+                is_cleared = True
+            elif violated == _NO_OPEN_PERIOD and not is_late:
+                is_late = True
+                _open_period(message.organization_id, message.accepted_at)
+            else:
+                raise
+        else:
+            fault_point("accept.after_commit")
+            return accepted
+    raise ServiceUnavailable
+
+
+def _acceptance(message: Message, currency: str) -> dict[str, Any]:
+    return {
+        "message_id": message.id,
+        "to": message.recipient,
+        "type": message.channel,
+        "status": message.status,
+        "segments": message.segments,
+        "cost": money.format_unit_price(message.cost or Decimal(0)),
+        "currency": currency,
+        "usage_recorded": message.mode == "live",
+        "mode": message.mode,
+        "organization_id": message.organization_id,
+        "created_at": message.accepted_at,
+    }
+
+
+_INSERT = """
+INSERT INTO messages (organization_id, id, api_key_id, mode, channel, recipient, subject, body, segments, cost,
+  next_at, accepted_at, expires_at)
+VALUES (%(org)s, %(id)s, %(api_key)s, %(mode)s, %(channel)s, %(to)s, %(subject)s, %(text)s, %(segments)s, %(cost)s,
+  now(), %(at)s, now() + %(lifetime)s)
+"""
+
+
+def _batch(message: Message, response: Sequence[Statement], *, is_late: bool, is_published: bool) -> list[Statement]:
+    values = {
+        "org": message.organization_id,
+        "id": message.id,
+        "api_key": message.api_key_id,
+        "mode": message.mode,
+        "channel": message.channel,
+        "to": message.recipient,
+        "subject": message.subject,
+        "text": message.body,
+        "segments": message.segments,
+        "cost": message.cost,
+        "at": message.accepted_at,
+        "lifetime": MESSAGE_LIFETIME,
+    }
+    scope, insert = tenancy.tenant_scope_statement(message.organization_id), (_INSERT, values)
+    event = message_events.status_event(message) if is_published else None
+    published = [webhook_events.publish_statement(message.organization_id, event)] if event else []
+    if message.mode != "live":
+        return [scope, *response, insert, *published]
+    usage = UsageRecord(
+        id=ids.new_id(),
+        source=USAGE_SOURCE,
+        key=str(message.id),
+        meter=message.channel,
+        quantity=message.segments,
+        at=message.accepted_at,
+        api_key_id=message.api_key_id,
+        message_id=message.id,
+    )
+    lock, append = periods.record_usage_statements(message.organization_id, usage, is_late=is_late)
+    return [scope, lock, *response, insert, append, *published]
+
+
+def _is_own_response(request: IdempotentRequest, statement: Statement) -> bool:
+    """Whether the stored response is that of this request, committed when its connection broke.
+
+    returns: False when an expired response of another request was deleted
+    raises: IdempotencyKeyReused; AlreadyAnswered for the response of another request
+    """
+    with tenancy.tenant_session(request.organization_id) as session:
+        try:
+            idempotency.raise_if_answered(session, request)
+        except AlreadyAnswered as answered:
+            if answered.response.body == statement[1]["idempotency_body"]:
+                return True
+            raise
+    return False
+
+
+def _open_period(organization_id: UUID, at: datetime) -> None:
+    with tenancy.tenant_session(organization_id) as session:
+        periods.ensure_account(session, organization_id)
+        periods.ensure_period(session, organization_id, at)

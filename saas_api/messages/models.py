@@ -1,18 +1,38 @@
-"""Message; MessageStatus, Channel."""
+"""The message model, its statuses and channels."""
 
 import uuid
 from datetime import datetime
 from decimal import Decimal
+from enum import StrEnum
 
 from sqlalchemy import DateTime, FetchedValue, Numeric, SmallInteger, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from saas_api.core import ids
 from saas_api.core.db.engine import Model
+from saas_api.core.db.types import EnumText
+
+
+class MessageStatus(StrEnum):
+    """A message moves down this list; `sent` is final for a channel without receipts."""
+
+    QUEUED = "queued"
+    SENDING = "sending"
+    SENT = "sent"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+
+class Channel(StrEnum):
+    """Way to a recipient."""
+
+    SMS = "sms"
+    EMAIL = "email"
 
 
 class Message(Model):
-    """A message, which is its own place in the queue: next_at is schedule and lease expiry."""
+    """A message, and a row of the outbox of `core.jobs.outbox`: next_at is when it is due or when its lease ends."""
 
     __tablename__ = "messages"
 
@@ -20,13 +40,13 @@ class Message(Model):
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=ids.new_id)
     api_key_id: Mapped[uuid.UUID | None]
     mode: Mapped[str] = mapped_column(Text, server_default=FetchedValue())
-    channel: Mapped[str] = mapped_column(Text)
+    channel: Mapped[Channel] = mapped_column(EnumText(Channel))
     recipient: Mapped[str] = mapped_column(Text)
     subject: Mapped[str | None] = mapped_column(Text)
     body: Mapped[str] = mapped_column(Text)
     segments: Mapped[int] = mapped_column(SmallInteger, server_default=FetchedValue())
     cost: Mapped[Decimal | None] = mapped_column(Numeric(20, 10))
-    status: Mapped[str] = mapped_column(Text, server_default=FetchedValue())
+    status: Mapped[MessageStatus] = mapped_column(EnumText(MessageStatus), server_default=FetchedValue())
     attempts: Mapped[int] = mapped_column(SmallInteger, server_default=FetchedValue())
     interruptions: Mapped[int] = mapped_column(SmallInteger, server_default=FetchedValue())
     next_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
@@ -37,3 +57,8 @@ class Message(Model):
     expires_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     sent_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     finished_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+
+    @property
+    def delivered_at(self) -> datetime | None:
+        """When the recipient got it; None for a message that ended otherwise or is still open."""
+        return self.finished_at if self.status == MessageStatus.DELIVERED else None

@@ -1,16 +1,18 @@
-"""MessageIn, MessageOut, MessagesQuery."""
+"""Shapes of messages in requests, responses and event data."""
 
-from decimal import Decimal
 from typing import Any
 
 import marshmallow as ma
 from marshmallow import fields, validate
 
-from saas_api.core.fields import DateField, PageQuery, PrefixedId, StrictSchema, Text, Timestamp
+from saas_api.core.fields import DateField, PageQuery, PrefixedId, Quantity, StrictSchema, Text, Timestamp
 from saas_api.messages import content
 from saas_api.messages.content import MAX_EMAIL_LENGTH, MAX_SUBJECT_LENGTH
+from saas_api.messages.models import Channel, MessageStatus
 
-MessageStatus = ("queued", "sending", "sent", "delivered", "failed", "canceled")
+_is_channel = validate.OneOf([channel.value for channel in Channel])
+_is_status = validate.OneOf([status.value for status in MessageStatus])
+_is_mode = validate.OneOf(("live", "test"))
 
 
 class MessageIn(StrictSchema):
@@ -18,7 +20,7 @@ class MessageIn(StrictSchema):
 
     to = Text(required=True, maximum=320)
     message = Text(required=True, maximum=MAX_EMAIL_LENGTH, multiline=True)
-    type = fields.String(required=True, validate=validate.OneOf(("sms", "email")))
+    type = fields.String(required=True, validate=_is_channel)
     subject = Text(load_default=None, maximum=MAX_SUBJECT_LENGTH)
 
     @ma.validates_schema(skip_on_field_errors=False)
@@ -33,18 +35,18 @@ class MessageIn(StrictSchema):
 
 
 class MessagesQuery(PageQuery):
-    """Which messages."""
+    """Filters of the list of messages."""
 
-    status = fields.String(load_default=None, validate=validate.OneOf(MessageStatus))
-    type = fields.String(load_default=None, validate=validate.OneOf(("sms", "email")))
-    mode = fields.String(load_default=None, validate=validate.OneOf(("live", "test")))
+    status = fields.String(load_default=None, validate=_is_status)
+    type = fields.String(load_default=None, validate=_is_channel)
+    mode = fields.String(load_default=None, validate=_is_mode)
     to = Text(load_default=None, maximum=320)
     start_date = DateField(load_default=None)
     end_date = DateField(load_default=None)
 
 
 class AcceptedMessageOut(StrictSchema):
-    """A message that will be delivered or fail, and nothing else."""
+    """An accepted message. It will be delivered or fail; it is never lost."""
 
     message_id = PrefixedId("msg")
     to = fields.String()
@@ -60,24 +62,18 @@ class AcceptedMessageOut(StrictSchema):
 
 
 class MessageOut(StrictSchema):
-    """A message as it stands; its text is not shown again."""
+    """A message without its text: in the API, in exports and as event data."""
 
     message_id = PrefixedId("msg", attribute="id")
     to = fields.String(attribute="recipient")
-    type = fields.String(attribute="channel")
+    type = fields.String(attribute="channel", validate=_is_channel)
     subject = fields.String(allow_none=True)
-    status = fields.String()
+    status = fields.String(validate=_is_status)
     segments = fields.Integer()
-    cost = fields.Function(lambda message: _cost(message.cost))
-    mode = fields.String()
+    cost = Quantity(allow_none=True)
+    mode = fields.String(validate=_is_mode)
     attempts = fields.Integer()
     error_code = fields.String(allow_none=True)
     created_at = Timestamp(attribute="accepted_at")
     sent_at = Timestamp(allow_none=True)
-    delivered_at = fields.Function(
-        lambda message: Timestamp().serialize("finished_at", message) if message.status == "delivered" else None
-    )
-
-
-def _cost(cost: Decimal | None) -> str | None:
-    return None if cost is None else f"{cost.normalize():f}"
+    delivered_at = Timestamp(allow_none=True)

@@ -1,4 +1,4 @@
-"""What those who run the product ask it."""
+"""Health, status and maintenance of a running installation."""
 
 from saas_api.core.domain import Domain
 

@@ -1,4 +1,4 @@
-"""Health, readiness, status, development mailbox."""
+"""Probes, the public status page, and the mailbox of development."""
 
 import ipaddress
 from itertools import islice
@@ -14,42 +14,11 @@ from saas_api.core.settings import setting
 from saas_api.core.web import http, pages
 from saas_api.ops import status as ops_status
 from saas_api.providers import mailbox as providers_mailbox
-from saas_api.providers.mailbox import StoredEmail
 
 bp = Blueprint("ops", __name__)
 
 MAX_LISTED_MAILS = 100
-
-
-def list_mails(reader: str) -> list[StoredEmail]:
-    """The last mails of the mailbox, newest first.
-
-    reader: the address of whoever asks
-    raises: NotFound in production, where mails are for their readers alone, and for another machine
-    """
-    _require_local_request(reader)
-    return list(islice(providers_mailbox.list_emails(), MAX_LISTED_MAILS))
-
-
-def get_mail(mail_id: UUID, reader: str) -> StoredEmail:
-    """One mail of the mailbox.
-
-    raises: NotFound, in production and for another machine too
-    """
-    _require_local_request(reader)
-    found = providers_mailbox.find_email(mail_id)
-    if found is None:
-        raise NotFound
-    return found
-
-
-def _require_local_request(reader: str) -> None:
-    is_here = reader != "invalid" and ipaddress.ip_address(reader).is_loopback
-    if setting("APP_ENV") == "production" or not is_here:
-        raise NotFound
-
-
-# A mail's own styles stand in its tags; it runs nothing, and nothing comes from elsewhere.
+# The styles of a mail are in its tags; nothing in it runs, and nothing is loaded from another host.
 _MAIL_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
@@ -59,14 +28,14 @@ _MAIL_POLICY = (
 @bp.get("/healthz")
 @public_view
 def healthz() -> Response:
-    """Say that the process is alive; touches nothing."""
+    """Liveness: the process answers; no engine is used."""
     return http.json_response({"status": "ok"}, 200)
 
 
 @bp.get("/readyz")
 @public_view
 def readyz() -> Response:
-    """Say whether requests can be served: PostgreSQL must answer, Redis is only reported."""
+    """Readiness: PostgreSQL must answer; Redis is only reported."""
     is_ready = ops_status.is_database_ready(engine.session())
     report = {
         "status": "ready" if is_ready else "unavailable",
@@ -79,21 +48,35 @@ def readyz() -> Response:
 @bp.get("/status")
 @public_page
 def status() -> Response:
-    """Show which parts of the platform do their work now."""
+    """The status page: current state of each component."""
     return pages.render_page("public/status.html", parts=ops_status.get_status(), at=clock.now())
 
 
 @bp.get("/ops/mail")
 @public_page
 def mailbox() -> Response:
-    """Show the last mails that nobody sent, to this machine alone; there is no such page in production."""
-    return pages.render_page("ops/mailbox.html", mails=list_mails(request_context.client_ip()))
+    """The last mails of the file mailbox, newest first."""
+    _require_local_development()
+    mails = list(islice(providers_mailbox.list_emails(), MAX_LISTED_MAILS))
+    return pages.render_page("ops/mailbox.html", mails=mails)
 
 
 @bp.get("/ops/mail/<uuid:mail_id>")
 @public_page
 def mail(mail_id: UUID) -> Response:
-    """Show one of them as its reader would see it."""
-    answer = pages.render_page("ops/mail.html", mail=get_mail(mail_id, request_context.client_ip()))
-    answer.headers["Content-Security-Policy"] = _MAIL_POLICY
-    return answer
+    """One mail, as its recipient sees it."""
+    _require_local_development()
+    email = providers_mailbox.find_email(mail_id)
+    if email is None:
+        raise NotFound
+    response = pages.render_page("ops/mail.html", mail=email)
+    response.headers["Content-Security-Policy"] = _MAIL_POLICY
+    return response
+
+
+def _require_local_development() -> None:
+    """Hide the mailbox in production and from other machines."""
+    ip = request_context.client_ip()
+    is_local = ip != "invalid" and ipaddress.ip_address(ip).is_loopback
+    if setting("APP_ENV") == "production" or not is_local:
+        raise NotFound

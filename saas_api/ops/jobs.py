@@ -1,4 +1,4 @@
-"""Purge of expired rows."""
+"""The job that deletes expired rows."""
 
 from typing import Any
 
@@ -8,8 +8,8 @@ from saas_api.core import idempotency
 from saas_api.core.db import tenancy
 from saas_api.core.jobs.schedule import DAY, MINUTE, scheduled
 
-PURGE_BATCH_SIZE = 10_000  # a statement has ten seconds
-_OLD = {
+PURGE_BATCH_SIZE = 10_000  # a statement is canceled after ten seconds
+_EXPIRED_ROWS = {
     "job_runs": "state <> 'running' AND started_at < now() - interval '90 days'",
     "mock_sends": "created_at < now() - interval '7 days'",
     "mails": "finished_at < now() - interval '90 days'",
@@ -17,24 +17,24 @@ _OLD = {
 
 
 def delete_expired_rows() -> dict[str, int]:
-    """Delete idempotency keys that have expired, old runs of jobs, old mails, and what the mock remembers.
+    """Delete expired idempotency keys, old job runs, old mails, and old sends of the mock provider.
 
-    returns: rows by table
+    returns: number of deleted rows by table
     """
     deleted = {"idempotency_keys": idempotency.delete_expired()}
-    for table, is_old in _OLD.items():
+    for table, condition in _EXPIRED_ROWS.items():
         deleted[table] = 0
-        portion = text(
-            f"DELETE FROM {table} WHERE ctid = ANY (ARRAY(SELECT ctid FROM {table} WHERE {is_old} LIMIT :most))"
+        statement = text(
+            f"DELETE FROM {table} WHERE ctid = ANY (ARRAY(SELECT ctid FROM {table} WHERE {condition} LIMIT :limit))"
         )
-        while (count := _delete(portion)) > 0:
+        while (count := _delete_batch(statement)) > 0:
             deleted[table] += count
     return deleted
 
 
-def _delete(portion: TextClause) -> int:
+def _delete_batch(statement: TextClause) -> int:
     with tenancy.system_session("ops.purge") as session:
-        result: Any = session.execute(portion, {"most": PURGE_BATCH_SIZE})
+        result: Any = session.execute(statement, {"limit": PURGE_BATCH_SIZE})
     return int(result.rowcount)
 
 

@@ -1,4 +1,4 @@
-"""Readiness checks and component status."""
+"""Readiness of the engines, and the state of each component for the status page."""
 
 import threading
 import time
@@ -18,7 +18,9 @@ from saas_api.core.settings import setting
 
 log = get_logger(__name__)
 
-_WAITING = text("""
+STATUS_CACHE_SECONDS = 5
+SLOW_AFTER, DOWN_AFTER, SCHEDULE_STALE_AFTER = timedelta(minutes=1), timedelta(minutes=15), timedelta(minutes=5)
+_BACKLOG_AGE = text("""
 SELECT (SELECT min(next_at) FROM messages WHERE status IN ('queued', 'sending') AND next_at < now()) AS messages,
   (SELECT min(next_at) FROM webhook_deliveries WHERE status IN ('queued', 'sending') AND next_at < now()) AS webhooks,
   (SELECT max(started_at) FROM job_runs) AS ran, now() AS now
@@ -27,33 +29,23 @@ SELECT (SELECT min(next_at) FROM messages WHERE status IN ('queued', 'sending') 
 
 @dataclass(frozen=True)
 class BacklogAge:
-    """What waits longest, and when the timetable ran last; None where nothing waits or ran."""
+    """Since when the oldest due message and delivery wait, and the last start of a job; None for none."""
 
     messages: datetime | None
     webhooks: datetime | None
-    ran: datetime | None
+    last_run: datetime | None
     now: datetime
 
 
-def get_backlog_age(session: Session) -> BacklogAge:
-    """What waits longest.
-
-    session: of the system
-    """
-    return BacklogAge(*session.execute(_WAITING).one())
-
-
-STATUS_CACHE_SECONDS = 5
-SLOW_SECONDS, DOWN_SECONDS, STALE_SECONDS = timedelta(minutes=1), timedelta(minutes=15), timedelta(minutes=5)
-_proven = threading.Event()
+_is_isolation_verified = threading.Event()
 
 
 def is_database_ready(session: Session) -> bool:
-    """Whether PostgreSQL runs a statement, and has once been proven to keep tenants apart."""
+    """Whether PostgreSQL runs a statement, and isolated tenants when that was verified once."""
     try:
-        if not _proven.is_set():
+        if not _is_isolation_verified.is_set():
             tenancy.verify_isolation()
-            _proven.set()
+            _is_isolation_verified.set()
         return bool(session.scalar(text("SELECT 1")))
     except UnsafeDatabase as error:
         log.error("database_unsafe", reason=str(error))  # noqa: TRY400 - no traceback
@@ -63,7 +55,7 @@ def is_database_ready(session: Session) -> bool:
 
 
 def is_redis_ready() -> bool:
-    """Whether Redis answers a ping within a twentieth of a second."""
+    """Whether Redis answers a ping within 50 ms."""
     pool = limiter.low_latency_pool(setting("REDIS_URL"))
     try:
         return bool(redis.Redis(connection_pool=pool).ping())
@@ -75,10 +67,10 @@ def is_redis_ready() -> bool:
 
 @dataclass(frozen=True)
 class ComponentStatus:
-    """A part of the platform.
+    """State of a component.
 
     state: "ok", "slow" or "down"
-    since: since when it is not ok, where that is known
+    since: beginning of the problem, if known
     """
 
     name: str
@@ -88,52 +80,52 @@ class ComponentStatus:
 
 
 def get_status() -> list[ComponentStatus]:
-    """Every part as it is now, asked at most every five seconds; never raises."""
+    """The state of every component, at most five seconds old; never raises."""
     with _status_lock:
-        if time.monotonic() - _cached_status.asked_at > STATUS_CACHE_SECONDS:
-            _cached_status.parts, _cached_status.asked_at = _measure(), time.monotonic()
-        return _cached_status.parts
+        if time.monotonic() - _cached_status.measured_at > STATUS_CACHE_SECONDS:
+            _cached_status.components, _cached_status.measured_at = _measure(), time.monotonic()
+        return _cached_status.components
 
 
 @dataclass
 class _CachedStatus:
-    parts: list[ComponentStatus]
-    asked_at: float
+    components: list[ComponentStatus]
+    measured_at: float
 
 
 _cached_status, _status_lock = _CachedStatus([], -float(STATUS_CACHE_SECONDS) - 1), threading.Lock()
 
 
 def _measure() -> list[ComponentStatus]:
-    redis_part = (
+    redis_status = (
         ComponentStatus("Redis", "ok", "Limits are counted across all processes.")
         if is_redis_ready()
         else ComponentStatus("Redis", "down", "Each process limits on its own; nothing is lost.")
     )
     try:
         with tenancy.system_session("ops.status") as session:
-            found = get_backlog_age(session)
+            age = BacklogAge(*session.execute(_BACKLOG_AGE).one())
     except SQLAlchemyError:
-        return [ComponentStatus("API", "down", "The database does not answer; calls get 503."), redis_part]
+        return [ComponentStatus("API", "down", "The database does not answer; calls get 503."), redis_status]
     return [
         ComponentStatus("API", "ok", "Calls are accepted."),
-        _line("Message delivery", found.messages, found.now),
-        _line("Webhooks", found.webhooks, found.now),
-        _schedule_status(found),
-        redis_part,
+        _backlog_status("Message delivery", age.messages, age.now),
+        _backlog_status("Webhooks", age.webhooks, age.now),
+        _schedule_status(age),
+        redis_status,
     ]
 
 
-def _line(name: str, since: datetime | None, now: datetime) -> ComponentStatus:
-    if since is None or now - since < SLOW_SECONDS:
+def _backlog_status(name: str, since: datetime | None, now: datetime) -> ComponentStatus:
+    if since is None or now - since < SLOW_AFTER:
         return ComponentStatus(name, "ok", "Nothing waits longer than a minute.")
-    state = "slow" if now - since < DOWN_SECONDS else "down"
+    state = "slow" if now - since < DOWN_AFTER else "down"
     return ComponentStatus(name, state, "The longest waiting one should have left earlier.", since)
 
 
-def _schedule_status(found: BacklogAge) -> ComponentStatus:
-    if found.ran is None:
+def _schedule_status(age: BacklogAge) -> ComponentStatus:
+    if age.last_run is None:
         return ComponentStatus("Timetable", "slow", "No job has run yet.")
-    if found.now - found.ran < STALE_SECONDS:
+    if age.now - age.last_run < SCHEDULE_STALE_AFTER:
         return ComponentStatus("Timetable", "ok", "Periodic work runs on time.")
-    return ComponentStatus("Timetable", "down", "Periodic work has stopped.", found.ran)
+    return ComponentStatus("Timetable", "down", "Periodic work has stopped.", age.last_run)

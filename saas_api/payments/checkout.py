@@ -182,7 +182,9 @@ def _select_provider(invoice: Invoice, request: PaymentRequest) -> str:
 
 def _checkout_request(session: Session, payment: Payment) -> CheckoutRequest:
     invoice = invoices.get_invoice(session, payment.organization_id, payment.invoice_id)
-    contacts = members.list_recipients(session, payment.organization_id, BILLING_CONTACT_ROLES, is_bill=True)
+    contacts = members.list_recipients(
+        session, payment.organization_id, BILLING_CONTACT_ROLES, includes_billing_email=True
+    )
     organization = organizations.get(session, payment.organization_id)
     return CheckoutRequest(
         payment_id=payment.id,

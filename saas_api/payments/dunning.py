@@ -319,7 +319,7 @@ def _email_context(session: Session, invoice: Invoice) -> dict[str, object]:
     return {
         "organization": organizations.get(session, invoice.organization_id).name,
         "number": invoice.number,
-        "amount": money.format_minor(invoices.amount_due_minor(invoice), invoice.currency),
+        "amount": money.format_minor(invoice.amount_due_minor, invoice.currency),
         "currency": invoice.currency,
         "due": invoice.due_at,
         "invoice_id": ids.format_id("inv", invoice.id),
@@ -334,5 +334,7 @@ def _consequence_at(step: DunningStep, later: Sequence[DunningStep]) -> datetime
 
 
 def _email_contacts(session: Session, organization_id: UUID, template: str, context: dict[str, object]) -> None:
-    for contact in members.list_recipients(session, organization_id, BILLING_CONTACT_ROLES, is_bill=True):
+    for contact in members.list_recipients(
+        session, organization_id, BILLING_CONTACT_ROLES, includes_billing_email=True
+    ):
         mails.enqueue(session, template, contact.email, organization_id=organization_id, name=contact.name, **context)

@@ -50,7 +50,9 @@ def email_billing_contacts(session: Session, template: str, payment: Payment, in
     }
     if template == "payment_failed":
         context["reason"] = payment.failure_code or "declined"
-    for contact in members.list_recipients(session, organization_id, BILLING_CONTACT_ROLES, is_bill=True):
+    for contact in members.list_recipients(
+        session, organization_id, BILLING_CONTACT_ROLES, includes_billing_email=True
+    ):
         mails.enqueue(session, template, contact.email, organization_id=organization_id, name=contact.name, **context)
 
 

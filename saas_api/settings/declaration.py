@@ -12,11 +12,11 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 ENGINE_SETTINGS = ("DATABASE_URL", "REDIS_URL")
-EMPTY_MEANS_UNSET = {"DEFAULT_SPEND_CAP": "none"}
+VALUE_OF_EMPTY = {"DEFAULT_SPEND_CAP": "none"}
 
 
 class ConfigurationError(Exception):
-    """Settings that cannot be used; one problem a line, each beginning with the setting's name."""
+    """The settings are not valid; one problem on each line, which begins with the setting's name."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
@@ -26,18 +26,18 @@ class ConfigurationError(Exception):
 def setting_field(default: Any, expected: str, use: str, **bounds: Any) -> Any:
     """A setting.
 
-    default: None where it is made, or not there
-    expected: what a value looks like, in words
-    use: what it is for
+    default: None when the value is computed, generated or optional
+    expected: description of valid values
+    use: description of the setting
     """
     return Field(default, description=use, json_schema_extra={"expected": expected}, **bounds)
 
 
 class SecretFileSource(PydanticBaseSettingsSource):
-    """Reads `<NAME>_FILE` of the environment for settings that are secret, and gives empty ones a meaning."""
+    """Reads secrets from the files that `<NAME>_FILE` name, and settings for which an empty variable has a meaning."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """Content of the named file, without surrounding space."""
+        """Content of the file, without surrounding whitespace."""
         del field
         path = os.environ.get(f"{field_name}_FILE")
         return (Path(path).read_text(encoding="utf-8").strip() if path else None), field_name, False
@@ -46,19 +46,21 @@ class SecretFileSource(PydanticBaseSettingsSource):
         fields = self.settings_cls.model_fields
         secret = [name for name, field in fields.items() if "SecretStr" in str(field.annotation)]
         values = {name: self.get_field_value(fields[name], name)[0] for name in (*secret, *ENGINE_SETTINGS)}
-        emptied = {name: word for name, word in EMPTY_MEANS_UNSET.items() if os.environ.get(name) == ""}
-        return {name: value for name, value in values.items() if value} | emptied
+        empty = {name: value for name, value in VALUE_OF_EMPTY.items() if os.environ.get(name) == ""}
+        return {name: value for name, value in values.items() if value} | empty
 
 
 def invalid_env_lines(path: Path) -> list[str]:
-    """What of a `.env` is no NAME=value, a problem a line."""
+    """Problems of a `.env`: one text for each line that is not NAME=value."""
     with path.open(encoding="utf-8") as file:
-        found = [binding for binding in parse_stream(file) if binding.error or (binding.key and binding.value is None)]
-    return [f"{path.name} line {binding.original.line}: expected NAME=value" for binding in found]
+        invalid = [
+            binding for binding in parse_stream(file) if binding.error or (binding.key and binding.value is None)
+        ]
+    return [f"{path.name} line {binding.original.line}: expected NAME=value" for binding in invalid]
 
 
 def format_problems(error: ValidationError, fields: Mapping[str, FieldInfo]) -> list[str]:
-    """What is wrong with settings, a problem a line, each beginning with the name; never with the value."""
+    """One text for each invalid setting; it begins with the name and never contains the value."""
     lines = []
     for problem in error.errors(include_url=False, include_input=False, include_context=False):
         name = str(problem["loc"][0])
@@ -71,14 +73,17 @@ def format_problems(error: ValidationError, fields: Mapping[str, FieldInfo]) -> 
 
 
 def reject_if(is_wrong: bool, value: Any, reason: str = "") -> Any:
-    """The value, unless it is wrong; `reason` goes before what is expected."""
+    """The value, or an error when it is wrong.
+
+    reason: text before the description of valid values
+    """
     if is_wrong:
         raise PydanticCustomError("refused", "{reason}", {"reason": reason})
     return value
 
 
 class BaseProductSettings(BaseSettings):
-    """What a class of settings reads and how."""
+    """Sources and strictness of a class of settings."""
 
     model_config = SettingsConfigDict(
         env_file_encoding="utf-8",
@@ -98,6 +103,6 @@ class BaseProductSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Overrides, environment, mounted secrets, `.env`."""
+        """Arguments win over the environment, mounted secrets and `.env`, in this order."""
         del file_secret_settings
         return init_settings, env_settings, SecretFileSource(settings_cls), dotenv_settings

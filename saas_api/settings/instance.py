@@ -1,4 +1,4 @@
-"""Where the embedded engines of an instance listen, and the secrets it generates; imported by config.py and cli/dev."""
+"""Directories and addresses of the embedded engines of an instance, and the secrets it generates."""
 
 import contextlib
 import hashlib
@@ -9,11 +9,12 @@ import tempfile
 from pathlib import Path
 
 DATABASE_LOGIN = "saas"
-SOCKET_PATH_LIMIT = 103
+MAX_SOCKET_PATH_LENGTH = 103
+GENERATED_SECRETS = ("SECRET_KEY", "JWT_SECRET", "API_KEY_PEPPER")
 
 
 def engine_directory(instance: Path) -> Path:
-    """The directory the engines use: the instance's own, or one under /var/lib that `nobody` can reach."""
+    """Directory of the engines: the instance, or one below /var/lib when root runs it and `nobody` cannot reach it."""
     instance = instance.absolute()
     if os.geteuid() == 0 and not is_traversable(instance):
         return Path("/var/lib/saas_api") / short_hash(instance)
@@ -21,54 +22,51 @@ def engine_directory(instance: Path) -> Path:
 
 
 def socket_directory(instance: Path) -> Path:
-    """The directory of both sockets, whose paths the kernel limits."""
+    """Directory of both sockets: a shorter path than the instance's when the kernel's limit requires it."""
     run = engine_directory(instance) / "run"
-    if len(str(run / ".s.PGSQL.5432")) <= SOCKET_PATH_LIMIT:
+    if len(str(run / ".s.PGSQL.5432")) <= MAX_SOCKET_PATH_LENGTH:
         return run
     base = os.environ.get("XDG_RUNTIME_DIR") if os.geteuid() else None
     return Path(base or tempfile.gettempdir()) / f"saas_api-{os.geteuid()}-{short_hash(instance)}"
 
 
 def engine_urls(instance: Path) -> tuple[str, str]:
-    """Addresses of both engines as SQLAlchemy and redis-py read them, whether or not they run."""
+    """URLs of PostgreSQL and Redis, for SQLAlchemy and redis-py, whether or not they run."""
     run = socket_directory(instance)
     quoted = str(run).replace("%", "%25").replace(" ", "%20").replace("&", "%26").replace("#", "%23")
     return f"postgresql+psycopg2://{DATABASE_LOGIN}@/{DATABASE_LOGIN}?host={quoted}", f"unix://{quoted}/redis.sock"
 
 
 def embedded_engines(instance: Path, database_url: str, redis_url: str) -> tuple[str, ...]:
-    """Which engines are the instance's own, rather than somewhere else.
+    """Names of the engines ("postgres", "redis") that the settings do not place elsewhere.
 
     database_url, redis_url: the settings
     """
-    own = dict(zip(("postgres", "redis"), engine_urls(instance), strict=True))
-    given = {"postgres": database_url, "redis": redis_url}
-    return tuple(name for name, url in own.items() if given[name] == url)
+    embedded_urls = dict(zip(("postgres", "redis"), engine_urls(instance), strict=True))
+    urls = {"postgres": database_url, "redis": redis_url}
+    return tuple(name for name, url in embedded_urls.items() if urls[name] == url)
 
 
 def is_traversable(path: Path) -> bool:
-    """Whether everybody may pass through every existing ancestor of a path."""
+    """Whether every user may traverse the existing ancestors of a path."""
     return all(parent.stat().st_mode & 0o001 for parent in path.parents if parent.exists())
 
 
 def short_hash(path: Path) -> str:
-    """Eight hex digits that tell one instance from another."""
+    """Eight hex digits that identify an instance by its path."""
     return hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:8]
 
 
-GENERATED_SECRETS = ("SECRET_KEY", "JWT_SECRET", "API_KEY_PEPPER")
-
-
 def load_or_create_secrets(instance: Path) -> dict[str, str]:
-    """The secrets of an instance by their settings' names."""
+    """The secrets of an instance, by the names of their settings; generated once."""
     path = instance / "secrets.json"
     if not path.exists():
         instance.mkdir(mode=0o755, exist_ok=True)
-        made = {name: secrets.token_hex(32) for name in GENERATED_SECRETS}
-        made["API_KEY_PEPPER"] = f"1:{made['API_KEY_PEPPER']}"
+        generated = {name: secrets.token_hex(32) for name in GENERATED_SECRETS}
+        generated["API_KEY_PEPPER"] = f"1:{generated['API_KEY_PEPPER']}"
         draft = path.with_suffix(f".{os.getpid()}")
         draft.touch(mode=0o600)
-        draft.write_text(json.dumps(made), encoding="utf-8")
+        draft.write_text(json.dumps(generated), encoding="utf-8")
         with contextlib.suppress(FileExistsError):
             path.hardlink_to(draft)
         draft.unlink()

@@ -1,4 +1,4 @@
-"""Events of an organization, and the webhooks that carry them to its endpoints."""
+"""Events of an organization, and the webhooks that deliver them to its endpoints."""
 
 from saas_api.core.domain import Domain
 from saas_api.core.roles import ADMIN_ROLES, ALL_ROLES

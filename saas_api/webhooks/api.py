@@ -1,4 +1,4 @@
-"""Endpoints, secrets, deliveries, events, event types."""
+"""HTTP API of webhooks: endpoints, signing secrets, deliveries, events and event types."""
 
 from dataclasses import replace
 from typing import Any
@@ -9,6 +9,7 @@ from flask import Blueprint, g
 from saas_api.core import fields
 from saas_api.core.access import require_permission
 from saas_api.core.db import engine
+from saas_api.core.db.pagination import PageRequest
 from saas_api.core.errors import TooManyRequests
 from saas_api.core.fields import PageQuery
 from saas_api.core.limits import limiter
@@ -38,9 +39,16 @@ from saas_api.webhooks.schemas import (
 
 bp = Blueprint("webhooks", __name__)
 
+_NOT_SHOWN_AGAIN = "Store the secret now: it is not shown again."
 
-def _organization() -> str:
+
+def _throttle_key() -> str:
     return str(g.principal.organization_id)
+
+
+def _endpoint_view(endpoint: Endpoint, secret: str | None = None) -> EndpointView:
+    (view,) = endpoints.list_endpoint_views(engine.session(), g.principal.organization_id, [endpoint])
+    return replace(view, secret=secret)
 
 
 @bp.post("/endpoints")
@@ -54,10 +62,10 @@ def _organization() -> str:
     errors=(TooManyEndpoints,),
 )
 def create_endpoint(body: dict[str, Any]) -> Any:
-    """Make an endpoint; the secret that signs is shown this once."""
-    made = endpoints.create(engine.session(), g.principal, body)
-    secret = secrets.create_secret(engine.session(), made)
-    return Result(_endpoint_view(made, secret), message="Store the secret now: it is not shown again.", is_secret=True)
+    """Create an endpoint; its signing secret is shown this once."""
+    created = endpoints.create(engine.session(), g.principal, body)
+    secret = secrets.create_secret(engine.session(), created)
+    return Result(_endpoint_view(created, secret), message=_NOT_SHOWN_AGAIN, is_secret=True)
 
 
 @bp.get("/endpoints")
@@ -70,7 +78,8 @@ def create_endpoint(body: dict[str, Any]) -> Any:
 )
 def list_endpoints(query: dict[str, Any]) -> Any:
     """List endpoints with their health, newest first."""
-    return endpoints.list_endpoints(engine.session(), g.principal.organization_id, query)
+    request, _ = PageRequest.from_query(query)
+    return endpoints.list_endpoints(engine.session(), g.principal.organization_id, request)
 
 
 @bp.get('/endpoints/<id("whe"):endpoint_id>')
@@ -91,7 +100,7 @@ def show_endpoint(endpoint_id: UUID) -> Any:
     errors=(EndpointNotFound,),
 )
 def update(endpoint_id: UUID, body: dict[str, Any]) -> Any:
-    """Change an endpoint; disabling cancels what waits for it, enabling forgets its failures."""
+    """Change an endpoint; disabling cancels its pending deliveries, enabling resets its failures."""
     return _endpoint_view(endpoints.update_endpoint(engine.session(), g.principal, endpoint_id, body))
 
 
@@ -99,7 +108,7 @@ def update(endpoint_id: UUID, body: dict[str, Any]) -> Any:
 @require_permission("webhooks:write")
 @endpoint(operation_id="delete_endpoint", tag="webhooks", returns=EndpointOut(), errors=(EndpointNotFound,))
 def delete_endpoint(endpoint_id: UUID) -> Any:
-    """Delete an endpoint; what waits for it is canceled."""
+    """Delete an endpoint and cancel its pending deliveries."""
     return Result(_endpoint_view(endpoints.delete(engine.session(), g.principal, endpoint_id)), message="Deleted.")
 
 
@@ -113,15 +122,15 @@ def delete_endpoint(endpoint_id: UUID) -> Any:
     errors=(EndpointNotFound,),
 )
 def rotate_secret(endpoint_id: UUID, body: dict[str, Any]) -> Any:
-    """Give an endpoint a new secret, shown this once; the old one signs beside it for `grace_seconds`."""
-    secret, ends_at = secrets.rotate_secret(engine.session(), g.principal, endpoint_id, body["grace_seconds"])
-    shown = {"secret": secret, "old_expires_at": ends_at}
-    return Result(shown, message="Store the secret now: it is not shown again.", is_secret=True)
+    """Rotate the signing secret, shown this once; for `grace_seconds` the old one signs too."""
+    secret, old_expires_at = secrets.rotate_secret(engine.session(), g.principal, endpoint_id, body["grace_seconds"])
+    data = {"secret": secret, "old_expires_at": old_expires_at}
+    return Result(data, message=_NOT_SHOWN_AGAIN, is_secret=True)
 
 
 @bp.post('/endpoints/<id("whe"):endpoint_id>/test')
 @require_permission("webhooks:write")
-@limiter.limiter.shared_limit("20 per hour", scope="webhook-tests", key_func=_organization)
+@limiter.limiter.shared_limit("20 per hour", scope="webhook-tests", key_func=_throttle_key)
 @endpoint(
     operation_id="send_test_event",
     tag="webhooks",
@@ -147,10 +156,8 @@ def send_test_event(endpoint_id: UUID, body: dict[str, Any]) -> Any:
     errors=(EndpointNotFound, EndpointDisabled),
 )
 def recover_endpoint(endpoint_id: UUID, body: dict[str, Any]) -> Any:
-    """Send an endpoint what it missed in a time: what failed, what was canceled, what was never tried."""
-    count = deliveries.recover_endpoint(
-        engine.session(), g.principal, (g.principal.organization_id, endpoint_id), **body
-    )
+    """Resend failed, canceled and unsent events of a time to an endpoint."""
+    count = deliveries.recover_endpoint(engine.session(), g.principal, g.principal.organization_id, endpoint_id, **body)
     return Result({"count": count}, message="Queued.")
 
 
@@ -165,15 +172,16 @@ def recover_endpoint(endpoint_id: UUID, body: dict[str, Any]) -> Any:
 )
 def list_deliveries(endpoint_id: UUID, query: dict[str, Any]) -> Any:
     """List an endpoint's deliveries, newest first."""
-    found = endpoints.get(engine.session(), g.principal.organization_id, endpoint_id)
-    return deliveries.list_deliveries(engine.session(), found.organization_id, found.id, query)
+    endpoint = endpoints.get(engine.session(), g.principal.organization_id, endpoint_id)
+    request, filters = PageRequest.from_query(query)
+    return deliveries.list_deliveries(engine.session(), endpoint.organization_id, endpoint.id, request, **filters)
 
 
 @bp.get('/deliveries/<id("whd"):delivery_id>')
 @require_permission("webhooks:read")
 @endpoint(operation_id="get_delivery", tag="webhooks", returns=DeliveryDetailOut(), errors=(DeliveryNotFound,))
 def show_delivery(delivery_id: UUID) -> Any:
-    """Show a delivery with what it carries and every attempt."""
+    """Show a delivery with its payload and every attempt."""
     delivery = deliveries.get_delivery(engine.session(), g.principal.organization_id, delivery_id)
     return deliveries.get_delivery_view(engine.session(), delivery)
 
@@ -188,7 +196,7 @@ def show_delivery(delivery_id: UUID) -> Any:
     errors=(DeliveryNotFound, EndpointDisabled),
 )
 def resend_delivery(delivery_id: UUID) -> Any:
-    """Send an event to the same endpoint once more: a new delivery with the same webhook-id."""
+    """Send an event to the same endpoint again: a new delivery with the same webhook-id."""
     delivery = deliveries.resend_delivery(engine.session(), g.principal, delivery_id)
     return Result(deliveries.get_delivery_view(engine.session(), delivery), message="Queued.")
 
@@ -200,27 +208,23 @@ def resend_delivery(delivery_id: UUID) -> Any:
 )
 def list_events(query: dict[str, Any]) -> Any:
     """List events of the last 30 days, newest first."""
-    return events.list_events(engine.session(), g.principal.organization_id, query)
+    request, filters = PageRequest.from_query(query)
+    return events.list_events(engine.session(), g.principal.organization_id, request, **filters)
 
 
 @bp.post('/events/<id("evt"):event_id>/replay')
 @require_permission("webhooks:write")
 @endpoint(operation_id="replay_event", tag="webhooks", returns=DeliveriesOut(), status=202, errors=(EventNotFound,))
 def replay_event(event_id: UUID) -> Any:
-    """Send an event anew to every endpoint that wants its type."""
-    ids = deliveries.replay_event(engine.session(), g.principal, event_id)
-    made = deliveries.list_delivery_views(engine.session(), g.principal.organization_id, ids)
-    return Result({"event_id": event_id, "count": len(made), "deliveries": made}, message="Queued.")
+    """Send an event again to every endpoint that is subscribed to its type."""
+    delivery_ids = deliveries.replay_event(engine.session(), g.principal, event_id)
+    views = deliveries.list_delivery_views(engine.session(), g.principal.organization_id, delivery_ids)
+    return Result({"event_id": event_id, "count": len(views), "deliveries": views}, message="Queued.")
 
 
 @bp.get("/event-types")
 @require_permission("webhooks:read")
 @endpoint(operation_id="list_event_types", tag="webhooks", returns=EventTypesOut())
 def list_event_types() -> Any:
-    """List every type of event with its JSON Schema and an example."""
+    """List every event type with its JSON Schema and an example."""
     return {"event_types": event_types.list_types()}
-
-
-def _endpoint_view(found: Endpoint, secret: str | None = None) -> EndpointView:
-    (shown,) = endpoints.list_endpoint_views(engine.session(), g.principal.organization_id, [found])
-    return replace(shown, secret=secret)

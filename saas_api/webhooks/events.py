@@ -1,4 +1,4 @@
-"""Publish, publish_many, list_events, delete_old_events."""
+"""Events: publishing, the list of an organization, and deletion after EVENT_RETENTION_DAYS."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,12 +7,11 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from saas_api.core import clock, ids
 from saas_api.core.db import pagination, tenancy
-from saas_api.core.db.pagination import Page
+from saas_api.core.db.pagination import Page, PageRequest
 from saas_api.core.jobs import queue
 from saas_api.webhooks import (
     event_types,
@@ -23,14 +22,23 @@ from saas_api.webhooks.event_types import TEST_EVENT_TYPE
 from saas_api.webhooks.models import Event
 from saas_api.webhooks.schemas import EndpointEventOut, TestEventOut
 
+DRAIN_JOB = "webhooks.drain"
+EVENT_RETENTION_DAYS = 30
+_DELETE_BATCH_SIZE = 500
+
 event_types.register(
     "webhook_endpoint.disabled",
     schema=EndpointEventOut,
     description="An endpoint was disabled, because it failed for days or answered 410. Sent to the others.",
     example={
         "id": "whe_018f3c6a9d2e7a018b4c5d6e7f801107",
-        "status": "disabled_failing",
         "url": "https://a.example/hook",
+        "description": "Bookkeeping",
+        "event_types": ["invoice.paid"],
+        "payload": "full",
+        "status": "disabled_failing",
+        "is_enabled": False,
+        "created_at": "2026-01-12T08:30:00.000Z",
     },
 )
 event_types.register(
@@ -41,54 +49,60 @@ event_types.register(
     object_name="test",
 )
 
-
-def list_events(session: Session, organization_id: UUID, query: Mapping[str, Any]) -> Page:
-    """A page of events, newest first.
-
-    query: `event_type`, `limit`, `cursor`
-    raises: Invalid on a cursor that is none
-    """
-    statement = sa.select(Event).where(Event.organization_id == organization_id)
-    if query["event_type"]:
-        statement = statement.where(Event.type == query["event_type"])
-    if query["cursor"]:
-        statement = statement.where(Event.sequence < pagination.decode_sequence(query["cursor"]))
-    rows = session.scalars(statement.order_by(Event.sequence.desc()).limit(query["limit"] + 1)).all()
-    kept = rows[: query["limit"]]
-    following = pagination.encode_cursor(str(kept[-1].sequence)) if len(rows) > query["limit"] else None
-    return Page(kept, following, query["limit"])
-
-
-EVENT_RETENTION_DAYS = 30
-_OLD = sa.text("""
-DELETE FROM events WHERE ctid = ANY (ARRAY(
-  SELECT e.ctid FROM events e WHERE e.created_at < :before AND NOT EXISTS (SELECT FROM webhook_deliveries d
-    WHERE d.organization_id = e.organization_id AND d.event_id = e.id AND d.status IN ('queued', 'sending'))
-  LIMIT 500))
-""")
-
-
-def delete_old_events() -> int:
-    """Delete events of more than thirty days ago with their deliveries, except what is still on its way.
-
-    returns: how many events
-    """
-    deleted = 0
-    while True:
-        with tenancy.system_session("webhooks.clean") as session:
-            result = session.execute(_OLD, {"before": clock.now() - timedelta(days=EVENT_RETENTION_DAYS)})
-            count = int(getattr(result, "rowcount", 0))
-        deleted += count
-        if count < 500:
-            return deleted
-
-
-DRAIN_JOB = "webhooks.drain"
-_SUBSCRIBES = (
+_IS_SUBSCRIBED = (
     "(w.event_types IS NULL AND e.type <> ALL (CAST({explicit_only} AS text[])) OR e.type = ANY (w.event_types))"
 )
-SUBSCRIBES_CLAUSE = _SUBSCRIBES.format(explicit_only=":explicit_only")
+IS_SUBSCRIBED_CLAUSE = _IS_SUBSCRIBED.format(explicit_only=":explicit_only")
 """SQL condition: endpoint `w` receives event `e`. Bind `explicit_only` to `event_types.explicit_only_names()`."""
+
+
+@dataclass(frozen=True)
+class EventSubject:
+    """The object of an event.
+
+    version: rises with every change of the object; an event with the type, id and version of another is not stored
+    """
+
+    id: UUID
+    version: int = 1
+
+
+@dataclass(frozen=True)
+class NewEvent:
+    """An event to publish.
+
+    event_type: such as "invoice.paid"
+    data: event data, ready for JSON; see `event_types.dump_data`
+    mode: "live" or "test", of the API key whose request caused the event
+    """
+
+    event_type: str
+    subject: EventSubject
+    data: Mapping[str, Any]
+    mode: str = "live"
+
+
+def list_events(
+    session: Session, organization_id: UUID, request: PageRequest, *, event_type: str | None = None
+) -> Page:
+    """Return a page of `Event`, newest first.
+
+    raises: ValidationFailed for a cursor of another list
+    """
+    statement = sa.select(Event).where(Event.organization_id == organization_id)
+    if event_type:
+        statement = statement.where(Event.type == event_type)
+    return pagination.paginate(session, statement, Event.sequence.desc(), request=request)
+
+
+_HAS_EXPLICIT_SUBSCRIBER = sa.text("""SELECT EXISTS (SELECT FROM webhook_endpoints WHERE organization_id = :org
+  AND status = 'enabled' AND deleted_at IS NULL AND :type = ANY (event_types))""")
+
+
+def has_explicit_subscriber(session: Session, organization_id: UUID, event_type: str) -> bool:
+    """Whether an enabled endpoint names an event type."""
+    return bool(session.scalar(_HAS_EXPLICIT_SUBSCRIBER, {"org": organization_id, "type": event_type}))
+
 
 _PUBLISH = """
 WITH e AS (
@@ -102,85 +116,82 @@ d AS (
   INSERT INTO webhook_deliveries (organization_id, event_id, endpoint_id, next_at)
   SELECT e.organization_id, e.id, w.id, now() FROM e JOIN webhook_endpoints w USING (organization_id)
    WHERE w.status = 'enabled' AND w.deleted_at IS NULL
-     AND {subscribes}
+     AND {is_subscribed}
      FOR KEY SHARE OF w
   RETURNING 1)
 SELECT count(*) FROM d"""
 _NAMES = ("org", "at", "ids", "types", "payloads", "subjects", "versions")
-_IN_SESSION = text(_PUBLISH.format(subscribes=SUBSCRIBES_CLAUSE, **{name: f":{name}" for name in _NAMES}))
-_IN_BATCH = _PUBLISH.format(
-    subscribes=_SUBSCRIBES.format(explicit_only="%(news_explicit_only)s"),
-    **{name: f"%(news_{name})s" for name in _NAMES},
+_PUBLISH_IN_SESSION = sa.text(
+    _PUBLISH.format(is_subscribed=IS_SUBSCRIBED_CLAUSE, **{name: f":{name}" for name in _NAMES})
 )
-_HAS_EXPLICIT_SUBSCRIBER = text("""SELECT EXISTS (SELECT FROM webhook_endpoints WHERE organization_id = :org
-  AND status = 'enabled' AND deleted_at IS NULL AND :type = ANY (event_types))""")
+_PUBLISH_IN_BATCH = _PUBLISH.format(
+    is_subscribed=_IS_SUBSCRIBED.format(explicit_only="%(published_explicit_only)s"),
+    **{name: f"%(published_{name})s" for name in _NAMES},
+)
 
 
-@dataclass(frozen=True)
-class EventSubject:
-    """What an event is about.
+def publish(
+    session: Session, organization_id: UUID, event_type: str, subject: EventSubject, data: Mapping[str, Any]
+) -> None:
+    """Publish an event in the transaction of the change that it reports.
 
-    version: rises with every change; the same type, id and version is one event, however often it is published
+    An organization without an endpoint stores no events.
+    event_type: such as "invoice.paid"
+    data: event data, ready for JSON; see `event_types.dump_data`
     """
-
-    id: UUID
-    version: int = 1
+    publish_many(session, organization_id, [NewEvent(event_type, subject, data)])
 
 
-@dataclass(frozen=True)
-class NewEvent:
-    """An event to be.
-
-    kind: such as "invoice.paid"
-    data: JSON-ready, the object as its GET shows it
-    mode: of the key that led to it
-    """
-
-    kind: str
-    subject: EventSubject
-    data: Mapping[str, Any]
-    mode: str = "live"
-
-
-def publish(session: Session, organization_id: UUID, kind: str, subject: EventSubject, data: Mapping[str, Any]) -> None:
-    """Report that something happened, in the transaction in which it does.
-
-    Without an endpoint in the organization nothing is kept.
-    kind: of the event, such as "invoice.paid"
-    data: JSON-ready, the object as its GET shows it
-    """
-    publish_many(session, organization_id, [NewEvent(kind, subject, data)])
-
-
-def publish_many(session: Session, organization_id: UUID, news: Sequence[NewEvent]) -> None:
-    """Report several things of one organization in one statement."""
-    if news and session.scalar(_IN_SESSION, _values(organization_id, news)):
+def publish_many(session: Session, organization_id: UUID, new_events: Sequence[NewEvent]) -> None:
+    """Publish several events of one organization in one statement."""
+    if new_events and session.scalar(_PUBLISH_IN_SESSION, _values(organization_id, new_events)):
         queue.enqueue(session, DRAIN_JOB)
 
 
-def publish_statement(organization_id: UUID, news: NewEvent) -> tuple[str, dict[str, Any]]:
-    """One event as a statement of `core.db.execute_once`; the caller wakes DRAIN."""
-    return _IN_BATCH, {f"news_{name}": value for name, value in _values(organization_id, [news]).items()}
+def publish_statement(organization_id: UUID, new_event: NewEvent) -> tuple[str, dict[str, Any]]:
+    """Return the statement that publishes an event, for `engine.execute_batch`. The caller wakes DRAIN_JOB."""
+    values = _values(organization_id, [new_event])
+    return _PUBLISH_IN_BATCH, {f"published_{name}": value for name, value in values.items()}
 
 
-def has_explicit_subscriber(session: Session, organization_id: UUID, kind: str) -> bool:
-    """Whether an endpoint asks for a kind of event by its name."""
-    return bool(session.scalar(_HAS_EXPLICIT_SUBSCRIBER, {"org": organization_id, "type": kind}))
-
-
-def _values(organization_id: UUID, news: Sequence[NewEvent]) -> dict[str, Any]:
-    at = clock.now()
-    event_ids = [ids.new_id() for _ in news]
+def _values(organization_id: UUID, new_events: Sequence[NewEvent]) -> dict[str, Any]:
+    now = clock.now()
+    event_ids = [ids.new_id() for _ in new_events]
     return {
         "org": organization_id,
-        "at": at,
+        "at": now,
         "ids": event_ids,
-        "types": [one.kind for one in news],
+        "types": [event.event_type for event in new_events],
         "payloads": [
-            payload.build_payload(event_id, one.kind, at, organization_id, one.data, mode=one.mode)
-            for event_id, one in zip(event_ids, news, strict=True)
+            payload.build_payload(event_id, event.event_type, now, organization_id, event.data, mode=event.mode)
+            for event_id, event in zip(event_ids, new_events, strict=True)
         ],
-        "subjects": [one.subject.id for one in news],
-        "versions": [one.subject.version for one in news],
+        "subjects": [event.subject.id for event in new_events],
+        "versions": [event.subject.version for event in new_events],
         "explicit_only": event_types.explicit_only_names(),
     }
+
+
+_DELETE_OLD_EVENTS = sa.text("""
+DELETE FROM events WHERE ctid = ANY (ARRAY(
+  SELECT e.ctid FROM events e WHERE e.created_at < :before AND NOT EXISTS (SELECT FROM webhook_deliveries d
+    WHERE d.organization_id = e.organization_id AND d.event_id = e.id AND d.status IN ('queued', 'sending'))
+  LIMIT :limit))
+""")
+
+
+def delete_old_events() -> int:
+    """Delete events over EVENT_RETENTION_DAYS old with their deliveries, in transactions of its own.
+
+    Events with a pending delivery stay.
+    returns: number of deleted events
+    """
+    deleted = 0
+    while True:
+        values = {"before": clock.now() - timedelta(days=EVENT_RETENTION_DAYS), "limit": _DELETE_BATCH_SIZE}
+        with tenancy.system_session("webhooks.clean") as session:
+            result = session.execute(_DELETE_OLD_EVENTS, values)
+            count = int(getattr(result, "rowcount", 0))
+        deleted += count
+        if count < _DELETE_BATCH_SIZE:
+            return deleted

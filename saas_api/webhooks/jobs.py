@@ -1,4 +1,4 @@
-"""Drain, disable_failing, purge."""
+"""Jobs of webhooks: delivery, disabling of failing endpoints, deletion of old events."""
 
 from saas_api.core.jobs import schedule
 from saas_api.core.jobs.schedule import DAY, HOUR, MINUTE, scheduled

@@ -1,7 +1,8 @@
-"""Event, Endpoint, EndpointSecret, Delivery, Attempt; EndpointStatus, DeliveryStatus."""
+"""Events, endpoints with their signing secrets, and deliveries with their attempts."""
 
 import uuid
 from datetime import datetime
+from enum import StrEnum
 
 from sqlalchemy import BigInteger, DateTime, FetchedValue, LargeBinary, SmallInteger, Text
 from sqlalchemy.dialects.postgresql import ARRAY
@@ -9,10 +10,57 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from saas_api.core import ids
 from saas_api.core.db.engine import Model
+from saas_api.core.db.types import EnumText
+
+
+class EndpointStatus(StrEnum):
+    """Whether an endpoint receives events, and if not, why."""
+
+    ENABLED = "enabled"
+    DISABLED_MANUAL = "disabled_manual"
+    DISABLED_FAILING = "disabled_failing"
+    DISABLED_GONE = "disabled_gone"
+
+
+class PayloadFormat(StrEnum):
+    """How much of an object an endpoint receives."""
+
+    FULL = "full"
+    THIN = "thin"
+
+
+class DeliveryCause(StrEnum):
+    """Why a delivery exists: the event was published, replayed or sent as a test."""
+
+    AUTO = "auto"
+    REPLAY = "replay"
+    TEST = "test"
+
+
+class DeliveryStatus(StrEnum):
+    """Progress of a delivery; `queued` and `sending` are not final."""
+
+    QUEUED = "queued"
+    SENDING = "sending"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+
+class AttemptOutcome(StrEnum):
+    """Result of one HTTP request; `started` until it is known."""
+
+    STARTED = "started"
+    OK = "ok"
+    HTTP_ERROR = "http_error"
+    TIMEOUT = "timeout"
+    CONNECTION = "connection"
+    BLOCKED = "blocked"
+    INTERRUPTED = "interrupted"
 
 
 class Event(Model):
-    """Something that happened, with the exact text that is signed."""
+    """Something that happened, with the exact payload that is signed."""
 
     __tablename__ = "events"
 
@@ -28,7 +76,7 @@ class Event(Model):
 
 
 class Endpoint(Model):
-    """Where an organization wants to be told."""
+    """A URL of an organization that receives its events."""
 
     __tablename__ = "webhook_endpoints"
 
@@ -37,8 +85,8 @@ class Endpoint(Model):
     url: Mapped[str] = mapped_column(Text)
     description: Mapped[str] = mapped_column(Text, server_default=FetchedValue())
     event_types: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
-    status: Mapped[str] = mapped_column(Text, server_default=FetchedValue())
-    payload: Mapped[str] = mapped_column(Text, server_default=FetchedValue())
+    status: Mapped[EndpointStatus] = mapped_column(EnumText(EndpointStatus), server_default=FetchedValue())
+    payload: Mapped[PayloadFormat] = mapped_column(EnumText(PayloadFormat), server_default=FetchedValue())
     in_flight_limit: Mapped[int] = mapped_column(SmallInteger, server_default=FetchedValue())
     max_in_flight: Mapped[int] = mapped_column(SmallInteger, server_default=FetchedValue())
     consecutive_failures: Mapped[int] = mapped_column(server_default=FetchedValue())
@@ -49,7 +97,7 @@ class Endpoint(Model):
 
 
 class EndpointSecret(Model):
-    """A secret that signs; several live during a rotation."""
+    """A signing secret of an endpoint; several are active during a rotation."""
 
     __tablename__ = "webhook_secrets"
 
@@ -62,7 +110,7 @@ class EndpointSecret(Model):
 
 
 class Delivery(Model):
-    """An event on its way to an endpoint: next_at is schedule and lease expiry."""
+    """One event for one endpoint. `next_at` is the next attempt of a queued one, the lease expiry of a sending one."""
 
     __tablename__ = "webhook_deliveries"
 
@@ -70,8 +118,8 @@ class Delivery(Model):
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=ids.new_id)
     event_id: Mapped[uuid.UUID]
     endpoint_id: Mapped[uuid.UUID]
-    cause: Mapped[str] = mapped_column(Text, server_default=FetchedValue())
-    status: Mapped[str] = mapped_column(Text, server_default=FetchedValue())
+    cause: Mapped[DeliveryCause] = mapped_column(EnumText(DeliveryCause), server_default=FetchedValue())
+    status: Mapped[DeliveryStatus] = mapped_column(EnumText(DeliveryStatus), server_default=FetchedValue())
     attempts: Mapped[int] = mapped_column(SmallInteger, server_default=FetchedValue())
     interruptions: Mapped[int] = mapped_column(SmallInteger, server_default=FetchedValue())
     next_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
@@ -83,7 +131,7 @@ class Delivery(Model):
 
 
 class Attempt(Model):
-    """One try of a delivery; append-only."""
+    """One HTTP request of a delivery."""
 
     __tablename__ = "webhook_attempts"
 
@@ -95,5 +143,5 @@ class Attempt(Model):
     status_code: Mapped[int | None] = mapped_column(SmallInteger)
     duration_ms: Mapped[int | None]
     error: Mapped[str | None] = mapped_column(Text)
-    outcome: Mapped[str] = mapped_column(Text)
+    outcome: Mapped[AttemptOutcome] = mapped_column(EnumText(AttemptOutcome))
     response_snippet: Mapped[str | None] = mapped_column(Text)

@@ -21,53 +21,6 @@ def _register(
         event_types.register(event_type, schema=schema, description=description, example={**example, **changes})
 
 
-# --- messages ---
-
-
-class MessageEventOut(StrictSchema):
-    """Event data of a message."""
-
-    message_id = PrefixedId("msg")
-    to = fields.String()
-    type = _one_of("sms", "email")
-    status = _one_of("queued", "sending", "sent", "delivered", "failed", "canceled")
-    segments = fields.Integer()
-    mode = _one_of("live", "test")
-    attempts = fields.Integer()
-    error_code = fields.String(allow_none=True)
-
-
-_MESSAGE: dict[str, Any] = {
-    "message_id": "msg_018f3c6a9d2e7a018b4c5d6e7f80aa01",
-    "to": "+15005550006",
-    "type": "sms",
-    "status": "delivered",
-    "segments": 1,
-    "mode": "live",
-    "attempts": 1,
-    "error_code": None,
-}
-event_types.register(
-    "message.accepted",
-    schema=MessageEventOut,
-    description="A message was accepted. Sent only to endpoints that name this type.",
-    example={**_MESSAGE, "status": "queued", "attempts": 0},
-    is_explicit_only=True,
-)
-_register(
-    MessageEventOut,
-    _MESSAGE,
-    {
-        "message.sent": ("The carrier or mail server took the message.", {"status": "sent"}),
-        "message.delivered": ("The message reached its recipient.", {}),
-        "message.failed": (
-            "The message will not be delivered; `error_code` says why.",
-            {"status": "failed", "error_code": "invalid_recipient"},
-        ),
-        "message.canceled": ("The message was canceled before it left.", {"status": "canceled", "attempts": 0}),
-    },
-)
-
 # --- billing: spend cap ---
 
 

@@ -1,5 +1,6 @@
-"""EndpointIn/Out, DeliveryOut, AttemptOut, EventOut."""
+"""Schemas of endpoints, deliveries and events."""
 
+from enum import StrEnum
 from typing import Any
 
 import orjson
@@ -8,8 +9,8 @@ from marshmallow import fields, validate
 from saas_api.core.fields import OneOfRegistered, PageQuery, PrefixedId, StrictInteger, StrictSchema, Text, Timestamp
 from saas_api.webhooks import event_types
 from saas_api.webhooks.event_types import TEST_EVENT_TYPE
+from saas_api.webhooks.models import AttemptOutcome, DeliveryCause, DeliveryStatus, EndpointStatus, PayloadFormat
 
-DELIVERY_STATUSES = ("queued", "sending", "delivered", "failed", "canceled")
 DAY_SECONDS, WEEK_SECONDS = 86_400, 604_800
 
 
@@ -18,47 +19,47 @@ def event_type_field(**options: Any) -> fields.String:
     return fields.String(validate=OneOfRegistered(event_types.names(), error="Not a type of event."), **options)
 
 
-def _types(**options: Any) -> fields.List:
+def _event_types(**options: Any) -> fields.List:
     return fields.List(event_type_field(), allow_none=True, validate=validate.Length(min=1, max=100), **options)
 
 
-def _payload(**options: Any) -> fields.String:
-    return fields.String(validate=validate.OneOf(("full", "thin")), **options)
+def _enum(enum: type[StrEnum], **options: Any) -> fields.String:
+    return fields.String(validate=validate.OneOf(list(enum)), **options)
 
 
 class EndpointIn(StrictSchema):
-    """Where to send events, and which."""
+    """A new endpoint; without `event_types` it receives every type that needs no explicit subscription."""
 
     url = Text(required=True, maximum=2048)
-    event_types = _types(load_default=None)
+    event_types = _event_types(load_default=None)
     description = Text(load_default="", minimum=0, maximum=200)
-    payload = _payload(load_default="full")
+    payload = _enum(PayloadFormat, load_default=PayloadFormat.FULL)
 
 
 class EndpointUpdate(StrictSchema):
-    """What is to be otherwise; what is not named stays."""
+    """Changes of an endpoint; a field that is left out keeps its value."""
 
     url = Text(maximum=2048)
-    event_types = _types()
+    event_types = _event_types()
     description = Text(minimum=0, maximum=200)
-    payload = _payload()
+    payload = _enum(PayloadFormat)
     is_enabled = fields.Boolean(truthy={True}, falsy={False})
 
 
 class RotateSecretIn(StrictSchema):
-    """How long the secret before goes on signing."""
+    """Grace period of the previous secret, in seconds."""
 
     grace_seconds = StrictInteger(minimum=0, maximum=WEEK_SECONDS, load_default=DAY_SECONDS)
 
 
 class TestEventIn(StrictSchema):
-    """Which example to send."""
+    """Event type of a test event."""
 
     event_type = event_type_field(load_default=TEST_EVENT_TYPE)
 
 
 class RecoverIn(StrictSchema):
-    """Which time, and what of it."""
+    """Time range of a recovery, the end excluded, and which deliveries to recover."""
 
     since = Timestamp(required=True)
     until = Timestamp(load_default=None, allow_none=True)
@@ -66,20 +67,20 @@ class RecoverIn(StrictSchema):
 
 
 class DeliveriesQuery(PageQuery):
-    """Which deliveries."""
+    """Filters of a list of deliveries."""
 
-    status = fields.String(load_default=None, validate=validate.OneOf(DELIVERY_STATUSES))
+    status = _enum(DeliveryStatus, load_default=None)
     event_type = event_type_field(load_default=None)
 
 
 class EventsQuery(PageQuery):
-    """Which events."""
+    """Filters of a list of events."""
 
     event_type = event_type_field(load_default=None)
 
 
 class EndpointHealthOut(StrictSchema):
-    """How an endpoint has been doing."""
+    """Deliveries of the last 24 hours, and the latest results."""
 
     delivered_24h = fields.Integer()
     failed_24h = fields.Integer()
@@ -91,47 +92,58 @@ class EndpointHealthOut(StrictSchema):
 
 
 class EndpointOut(StrictSchema):
-    """An endpoint, never its secret."""
+    """An endpoint without its secret."""
 
     id = PrefixedId("whe", attribute="endpoint.id")
     url = fields.String(attribute="endpoint.url")
     description = fields.String(attribute="endpoint.description")
     event_types = fields.List(fields.String(), attribute="endpoint.event_types", allow_none=True)
-    payload = fields.String(attribute="endpoint.payload")
-    status = fields.String(attribute="endpoint.status")
+    payload = _enum(PayloadFormat, attribute="endpoint.payload")
+    status = _enum(EndpointStatus, attribute="endpoint.status")
     is_enabled = fields.Boolean()
     created_at = Timestamp(attribute="endpoint.created_at")
     health = fields.Nested(EndpointHealthOut())
 
 
+class EndpointEventOut(EndpointOut):
+    """Event data of an endpoint, which other endpoints receive: the URL comes without its query."""
+
+    class Meta(EndpointOut.Meta):
+        """Leave out the health, which changes with every delivery."""
+
+        exclude = ("health",)
+
+    url = fields.String(attribute="redacted_url")
+
+
 class CreatedEndpointOut(EndpointOut):
-    """A new endpoint with its secret, shown this once."""
+    """A new endpoint with its signing secret, which no other response contains."""
 
     secret = fields.String()
 
 
 class RotatedSecretOut(StrictSchema):
-    """A new secret, shown this once, and the end of the one before."""
+    """A new signing secret, which no other response contains, and the expiry of the previous one."""
 
     secret = fields.String()
     old_expires_at = Timestamp()
 
 
 class QueuedCountOut(StrictSchema):
-    """How many deliveries were queued."""
+    """Number of queued deliveries."""
 
     count = fields.Integer()
 
 
 class DeliveryOut(StrictSchema):
-    """An event on its way to an endpoint, or at its end."""
+    """A delivery."""
 
     id = PrefixedId("whd", attribute="delivery.id")
     endpoint_id = PrefixedId("whe", attribute="delivery.endpoint_id")
     event_id = PrefixedId("evt", attribute="delivery.event_id")
     event_type = fields.String(attribute="event.type")
-    cause = fields.String(attribute="delivery.cause")
-    status = fields.String(attribute="delivery.status")
+    cause = _enum(DeliveryCause, attribute="delivery.cause")
+    status = _enum(DeliveryStatus, attribute="delivery.status")
     attempt_count = fields.Integer(attribute="delivery.attempts")
     next_attempt_at = Timestamp(attribute="delivery.next_at", allow_none=True)
     last_status_code = fields.Integer(attribute="delivery.last_status", allow_none=True)
@@ -141,10 +153,10 @@ class DeliveryOut(StrictSchema):
 
 
 class AttemptOut(StrictSchema):
-    """One try."""
+    """One attempt of a delivery."""
 
     number = fields.Integer(attribute="n")
-    outcome = fields.String()
+    outcome = _enum(AttemptOutcome)
     status_code = fields.Integer(allow_none=True)
     duration_ms = fields.Integer(allow_none=True)
     error = fields.String(allow_none=True)
@@ -154,26 +166,18 @@ class AttemptOut(StrictSchema):
 
 
 class DeliveryDetailOut(DeliveryOut):
-    """A delivery with what it carries and every try."""
+    """A delivery with its payload and every attempt."""
 
     payload = fields.Dict(keys=fields.String())
     attempts = fields.List(fields.Nested(AttemptOut()))
 
 
 class DeliveriesOut(StrictSchema):
-    """The deliveries of a replay."""
+    """Deliveries of a replayed event."""
 
     event_id = PrefixedId("evt")
     count = fields.Integer()
     deliveries = fields.List(fields.Nested(DeliveryOut()))
-
-
-class EndpointEventOut(StrictSchema):
-    """Event data of an endpoint."""
-
-    id = PrefixedId("whe", attribute="endpoint.id")
-    status = fields.String(attribute="endpoint.status")
-    url = fields.String(attribute="redacted_url")
 
 
 class TestEventOut(StrictSchema):
@@ -184,7 +188,7 @@ class TestEventOut(StrictSchema):
 
 
 class EventOut(StrictSchema):
-    """Something that happened, as it is sent."""
+    """An event with its payload."""
 
     id = PrefixedId("evt")
     type = fields.String()
@@ -201,10 +205,10 @@ EventTypeOut = StrictSchema.from_dict(
     },
     name="EventTypeOut",
 )
-"""A type of event."""
+"""An event type with its JSON Schema and an example of the payload."""
 
 
 class EventTypesOut(StrictSchema):
-    """Every type of event."""
+    """Every event type."""
 
     event_types = fields.List(fields.Nested(EventTypeOut()))

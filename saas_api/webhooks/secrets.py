@@ -1,4 +1,4 @@
-"""Create, rotate, list, re-encrypt signing secrets."""
+"""Signing secrets of endpoints, encrypted under SECRET_KEY."""
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
@@ -19,74 +19,73 @@ MAX_ACTIVE_SECRETS = 3
 ENCRYPTION_PURPOSE = "webhook_secret"
 
 
-def create_secret(session: Session, endpoint: Endpoint) -> str:
-    """Give an endpoint a secret; another one without an end must be none.
+def list_active_secrets(session: Session, organization_id: UUID, endpoint_id: UUID) -> list[str]:
+    """Return the secrets that sign requests to an endpoint now, the newest first."""
+    return [_decrypt(record) for record in session.scalars(_select_active(organization_id, endpoint_id))]
 
-    returns: its text, which is shown once
+
+def _select_active(organization_id: UUID, endpoint_id: UUID) -> sa.Select[EndpointSecret]:
+    is_active = sa.or_(EndpointSecret.expires_at.is_(None), EndpointSecret.expires_at > clock.now())
+    return (
+        sa.select(EndpointSecret)
+        .where(EndpointSecret.organization_id == organization_id, EndpointSecret.endpoint_id == endpoint_id, is_active)
+        .order_by(EndpointSecret.id.desc())
+    )
+
+
+def _decrypt(record: EndpointSecret) -> str:
+    return crypto.decrypt(ENCRYPTION_PURPOSE, record.secret_encrypted).decode()
+
+
+def create_secret(session: Session, endpoint: Endpoint) -> str:
+    """Create the secret of an endpoint that has no other one without an expiry.
+
+    returns: the secret, which is stored encrypted only
     """
-    shown = payload.generate_secret()
-    secret = EndpointSecret(
+    secret = payload.generate_secret()
+    record = EndpointSecret(
         organization_id=endpoint.organization_id,
         id=ids.new_id(),
         endpoint_id=endpoint.id,
-        secret_encrypted=crypto.encrypt(ENCRYPTION_PURPOSE, shown.encode()),
+        secret_encrypted=crypto.encrypt(ENCRYPTION_PURPOSE, secret.encode()),
         created_at=clock.now(),
     )
-    session.add(secret)
-    return shown
+    session.add(record)
+    return secret
 
 
 def rotate_secret(session: Session, by: Principal, endpoint_id: UUID, grace_seconds: int) -> tuple[str, datetime]:
-    """Give an endpoint a new secret; the one before goes on signing beside it for a while.
+    """Give an endpoint a new secret. The previous one signs too until its grace period ends.
 
-    Of more than three the oldest ends now.
-    grace_seconds: 0 ends every older one at once
-    returns: the secret's text, which is shown once, and when the one before ends
-    raises: NoSuchEndpoint
+    With more than MAX_ACTIVE_SECRETS the oldest expires now.
+    grace_seconds: 0 makes every older secret expire now
+    returns: the secret, which is stored encrypted only, and when the previous one expires
+    raises: EndpointNotFound
     """
     endpoint = endpoints.lock_endpoint(session, by.organization_id, endpoint_id)
     now = clock.now()
-    ends_at = now + timedelta(seconds=grace_seconds)
-    for age, older in enumerate(session.scalars(_active_clause(by.organization_id, endpoint_id)), 1):
-        is_over = grace_seconds == 0 or age >= MAX_ACTIVE_SECRETS
-        older.expires_at = now if is_over else older.expires_at or ends_at
-    session.flush()  # only one secret has no end
-    shown = create_secret(session, endpoint)
+    old_expires_at = now + timedelta(seconds=grace_seconds)
+    for number, record in enumerate(session.scalars(_select_active(by.organization_id, endpoint_id)), 1):
+        expires_now = grace_seconds == 0 or number >= MAX_ACTIVE_SECRETS
+        record.expires_at = now if expires_now else record.expires_at or old_expires_at
+    session.flush()  # a constraint allows one secret without an expiry
+    secret = create_secret(session, endpoint)
     target = ("webhook_endpoint", endpoint_id)
     data = {"grace_seconds": grace_seconds}
     audit.record_event(
         session, by.organization_id, audit.actor_for(by), "webhook_endpoint.secret_rotated", target, data
     )
-    return shown, ends_at
-
-
-def list_active_secrets(session: Session, organization_id: UUID, endpoint_id: UUID) -> list[str]:
-    """The secrets that sign what an endpoint gets now, the newest first."""
-    return [
-        crypto.decrypt(ENCRYPTION_PURPOSE, secret.secret_encrypted).decode()
-        for secret in session.scalars(_active_clause(organization_id, endpoint_id))
-    ]
+    return secret, old_expires_at
 
 
 def reencrypt_secrets(over: Callable[[Sequence[Any]], Iterable[Any]] = iter) -> int:
-    """Encrypt every secret under the first SECRET_KEY, so that an older one may go.
+    """Encrypt every secret under the first SECRET_KEY, in a transaction of its own. Older keys may go afterwards.
 
-    over: goes through the secrets, and may show how far it is
-    returns: how many there are
+    over: iterates over the secrets and may report progress
+    returns: number of secrets
     """
     with tenancy.system_session("webhooks.reseal") as session:
-        secrets = session.scalars(sa.select(EndpointSecret).with_for_update()).all()
-        for secret in over(secrets):
-            secret.secret_encrypted = crypto.encrypt(
-                ENCRYPTION_PURPOSE, crypto.decrypt(ENCRYPTION_PURPOSE, secret.secret_encrypted)
-            )
-    return len(secrets)
-
-
-def _active_clause(organization_id: UUID, endpoint_id: UUID) -> sa.Select[EndpointSecret]:
-    is_live = sa.or_(EndpointSecret.expires_at.is_(None), EndpointSecret.expires_at > clock.now())
-    return (
-        sa.select(EndpointSecret)
-        .where(EndpointSecret.organization_id == organization_id, EndpointSecret.endpoint_id == endpoint_id, is_live)
-        .order_by(EndpointSecret.id.desc())
-    )
+        records = session.scalars(sa.select(EndpointSecret).with_for_update()).all()
+        for record in over(records):
+            record.secret_encrypted = crypto.encrypt(ENCRYPTION_PURPOSE, _decrypt(record).encode())
+    return len(records)

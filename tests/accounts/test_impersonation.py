@@ -8,8 +8,8 @@ import time_machine
 from flask import Flask
 from flask.testing import FlaskClient
 
-from saas_api.accounts import operators, users
-from saas_api.accounts.operators import OperatorRoleRequired
+from saas_api.accounts import impersonation, operators, users
+from saas_api.accounts.impersonation import OperatorRoleRequired
 from saas_api.accounts.organizations import OrganizationNotFound
 from saas_api.core import clock, ids
 from saas_api.core.db import engine, tenancy
@@ -28,7 +28,7 @@ def appoint(app: Flask, role: str) -> None:
 
 def look(app: Flask, person: Person) -> Headers:
     with app.app_context():
-        token, _ = operators.start_impersonation(ids.parse_id("org", person.organization_id), OLGA, REASON)
+        token, _ = impersonation.start_impersonation(ids.parse_id("org", person.organization_id), OLGA, REASON)
     return {"Authorization": f"Bearer {token}"}
 
 
@@ -84,15 +84,15 @@ def test_only_an_admin_operator_looks_and_says_why(app: Flask, alice: Person) ->
     organization_id = ids.parse_id("org", alice.organization_id)
     with app.app_context():
         with pytest.raises(OperatorRoleRequired):
-            operators.start_impersonation(organization_id, OLGA, REASON)
+            impersonation.start_impersonation(organization_id, OLGA, REASON)
         appoint(app, "support")
         with pytest.raises(OperatorRoleRequired):
-            operators.start_impersonation(organization_id, OLGA, REASON)
+            impersonation.start_impersonation(organization_id, OLGA, REASON)
         appoint(app, "admin")
         with pytest.raises(ValidationFailed):
-            operators.start_impersonation(organization_id, OLGA, "because")
+            impersonation.start_impersonation(organization_id, OLGA, "because")
         with pytest.raises(OrganizationNotFound):
-            operators.start_impersonation(ids.new_id(), OLGA, REASON)
+            impersonation.start_impersonation(ids.new_id(), OLGA, REASON)
 
 
 def test_an_operator_who_looks_does_not_even_change_their_own_account(

@@ -224,7 +224,7 @@ def test_a_changed_file_is_the_next_version_and_leaves_everybody_where_they_are(
     assert shown(app, "pro@1")["base_amount"] == "99.00"
     with company.transaction() as session:
         assert terms.get_terms(session, company.id).plan_version_id == "pro@1"
-        assert plans.newest_version_id(session, "pro") == "pro@2"
+        assert plans.get_newest_version_id(session, "pro") == "pro@2"
 
 
 @pytest.mark.parametrize("plan", ["free", "starter", "pro", "scale"])

@@ -146,7 +146,7 @@ def test_closing_now_cuts_the_period_and_a_second_moment_later_nothing_is_double
     [drafted] = period_close.preview_now(company.id)
     [invoice] = period_close.close_now(company.id).invoices
     assert company.lines() == {"base:starter@1": 1450, "usage:starter@1:sms": 100}
-    assert invoice.total_minor == preview.draft.total_minor == drafted.total_minor == 1550
+    assert invoice.total_minor == preview.bill.total_minor == drafted.total_minor == 1550
     assert preview.forecast.total_minor == 3000
     assert period_close.close_now(company.id).invoices == []
     periods = company.rows("SELECT starts_at, ends_at, state, is_cut FROM billing_periods ORDER BY seq")

@@ -230,7 +230,7 @@ def test_pages_of_events_neither_lose_nor_repeat_any(acme: Reader, monkeypatch: 
     path = f"/billing/invoices/{acme.newest()['id']}/lines/{sms['id']}/events.csv"
     whole = acme.ask(path).data
     for size in (1, 2, 4):
-        monkeypatch.setattr(invoices, "_PAGE_SIZE", size)
+        monkeypatch.setattr(invoices, "_EVENT_BATCH_SIZE", size)
         assert acme.ask(path).data == whole
 
 

@@ -67,7 +67,7 @@ def download(reader: Reader) -> bytes:
 def stored(reader: Reader) -> InvoiceDocument:
     invoice_id = ids.parse_id("inv", reader.newest()["id"])
     with reader.at_work() as account, account.transaction() as session:
-        return invoice_documents.invoice_document(session, account.id, invoice_id)
+        return invoice_documents.get_document(session, account.id, invoice_id)
 
 
 def test_everything_an_accountant_needs_stands_on_it(acme: Reader) -> None:

@@ -51,8 +51,8 @@ def test_a_previewed_change_is_what_the_invoice_says(start: str, plan: str, when
         return
     seen = look(company, plan, when)
     made = change(company, plan, when)
-    assert (made.shifts, made.total_minor, made.after) == (seen.shifts, seen.total_minor, seen.after)
-    assert sum(shift.amount_minor for shift in made.shifts) == made.total_minor
+    assert (made.differences, made.total_minor, made.after) == (seen.differences, seen.total_minor, seen.after)
+    assert sum(difference.amount_minor for difference in made.differences) == made.total_minor
     assert close(day(1, 2, month=5)) == seen.after.total_minor
 
 

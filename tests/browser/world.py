@@ -10,7 +10,7 @@ from flask import Flask
 
 from saas_api.core.db import tenancy
 from saas_api.demo import seed
-from saas_api.demo.companies import DemoCredentials
+from saas_api.demo.organizations import DemoCredentials
 from tests.browser.visitor import Visitor
 
 WISH = {"organizations": 4, "days": 35, "messages": 300, "seed": 1}

@@ -71,7 +71,7 @@ def test_the_same_seed_makes_the_same_figures(app: Flask, clear_tables: Callable
     clock.freeze_time(at)
     seed(app, *SMALL)
     assert figures(app) == first
-    assert json.loads(Path(app.config["INSTANCE"], "demo.json").read_text(encoding="utf-8"))["wish"]["seed"] == 1
+    assert json.loads(Path(app.config["INSTANCE"], "demo.json").read_text(encoding="utf-8"))["options"]["seed"] == 1
 
 
 def test_it_is_refused_in_production(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from flask import Flask
 
 from saas_api.cli.commands import doctor
 from saas_api.cli.commands.doctor import FAIL, OK, WARN, Finding
-from saas_api.core.db import engine, tenancy
+from saas_api.core.db import tenancy
 from saas_api.core.db.engine import db
 from saas_api.core.jobs import schedule
 
@@ -59,7 +59,7 @@ def test_engines_that_are_away_are_failures_and_no_traceback(context: Flask, mon
     class Away:
         engine = away
 
-    monkeypatch.setattr(engine, "db", Away)
+    monkeypatch.setattr(doctor, "db", Away)
     for finding in (doctor.check_redis(), doctor.check_postgres()):
         assert finding.state == FAIL
         assert finding.remedy.startswith("make run starts it here")

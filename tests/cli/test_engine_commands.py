@@ -12,6 +12,7 @@ from saas_api import cli
 from saas_api.app import create_app
 from saas_api.cli.commands import engines
 from saas_api.cli.dev.engines import Engines
+from saas_api.settings import instance
 from tests.support import forks
 from tests.support.installations import is_alive, open_directory
 
@@ -33,14 +34,14 @@ class Shell:
         return dict(json.loads(self.run("status", "--json")[1]))
 
 
-def serve(connection: Connection, config: dict[str, Any], instance: Path) -> None:
+def serve(connection: Connection, config: dict[str, Any], path: Path) -> None:
     """Run every command that comes, in a process that may fork another one to hold the engines."""
-    database_url, redis_url = instance.engine_urls(instance)
-    app = create_app({**config, "DATABASE_URL": database_url, "REDIS_URL": redis_url, "INSTANCE": str(instance)})
+    database_url, redis_url = instance.engine_urls(path)
+    app = create_app({**config, "DATABASE_URL": database_url, "REDIS_URL": redis_url, "INSTANCE": str(path)})
     cli.init_app(app)
     while True:
-        done = app.test_cli_runner().invoke(args=["dev", "engines", *connection.recv()])
-        connection.send((done.exit_code, done.stdout, done.stderr))
+        result = app.test_cli_runner().invoke(args=["dev", "engines", *connection.recv()])
+        connection.send((result.exit_code, result.stdout, result.stderr))
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ def test_a_path_too_long_for_a_socket_gets_a_short_one(directory: Path) -> None:
 
 
 def test_no_engine_wanted_means_no_file(tmp_path: Path) -> None:
-    with Engines(tmp_path / "instance", wanted=()):
+    with Engines(tmp_path / "instance", names=()):
         assert not (tmp_path / "instance").exists()
 
 
@@ -134,7 +134,7 @@ def test_a_pid_file_that_names_another_program_is_no_reason_to_kill_it(directory
     with subprocess.Popen(["sleep", "30"]) as bystander:
         (directory / "redis").mkdir()
         (directory / "redis" / "redis.pid").write_text(f"{bystander.pid}\n")
-        with Engines(directory, is_durable=False, wanted=("redis",)) as engines:
+        with Engines(directory, is_durable=False, names=("redis",)) as engines:
             assert engines.redis.is_ready()
         assert bystander.poll() is None
         bystander.terminate()

@@ -132,7 +132,7 @@ class Stack:
 
     def database(self) -> Any:
         """A connection that sees every row."""
-        engines = Engines(self.root / "instance", wanted=("postgres",))
+        engines = Engines(self.root / "instance", names=("postgres",))
         return engines.postgres.superuser("saas")
 
     def rows(self, sql: str, *values: Any) -> list[Any]:

@@ -39,7 +39,7 @@ def test_redis_killed_accepting_goes_on_and_all_is_final_soon_after_its_return(r
 
 def test_redis_emptied_costs_time_and_no_message(running: Stack) -> None:
     tenants = [sign_up(running, "emptied")]
-    address = Engines(running.root / "instance", wanted=("redis",)).redis_url
+    address = Engines(running.root / "instance", names=("redis",)).redis_url
     with Load(running, tenants, threads=2, pause=0.02) as load, redis.Redis.from_url(address) as client:
         for _ in range(5):
             time.sleep(0.5)

@@ -48,7 +48,7 @@ def held(*pids: int) -> Iterator[None]:
 
 
 def client(running: Stack) -> redis.Redis:
-    return redis.Redis.from_url(Engines(running.root / "instance", wanted=("redis",)).redis_url)
+    return redis.Redis.from_url(Engines(running.root / "instance", names=("redis",)).redis_url)
 
 
 @pytest.mark.parametrize(("is_dead", "most"), [(False, 6), (True, 15)], ids=["scheduler sweeps", "workers sweep"])

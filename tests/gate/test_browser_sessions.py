@@ -4,6 +4,7 @@ Access: a page asks 303 to the door from nobody; a form is 400 without its token
 """
 
 import io
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -15,6 +16,7 @@ from flask.testing import FlaskClient
 from saas_api.accounts.models import Membership
 from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
+from tests.architecture.source import PACKAGE, ROOT
 from tests.support.accounts import PASSWORD, Person, join, sign_in
 from tests.support.pages import Browser, form_of
 
@@ -289,3 +291,10 @@ def test_the_console_is_shown_to_allowed_addresses_alone(
     assert Browser(app, alice).open("/admin").status_code == 200
     monkeypatch.setitem(app.config, "ADMIN_ALLOWED_IPS", ["203.0.113.0/24"])
     assert Browser(app, alice).open("/admin").status_code == 404
+
+
+def test_cookies_are_read_and_written_by_the_gate_only() -> None:
+    use = re.compile(r"\.cookies\b|\b(set|delete)_cookie\(")
+    sources = [*PACKAGE.rglob("*.py"), *(ROOT / "templates").rglob("*.html")]
+    files = [str(path.relative_to(ROOT)) for path in sources if use.search(path.read_text(encoding="utf-8"))]
+    assert files == ["saas_api/gate/browser_sessions.py"]

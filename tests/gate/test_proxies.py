@@ -15,17 +15,18 @@ OFFICE, FORGED, PROXY = "203.0.113.7", "198.51.100.66", "10.9.8.7"
 Behind = Callable[[int], FlaskClient]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def behind(app: Flask, config: dict[str, Any]) -> Iterator[Behind]:
-    """A caller of an application that stands behind so many proxies."""
-    made: list[Flask] = []
+    """A caller of an application behind that many proxies; each application is made once."""
+    made: dict[int, Flask] = {}
 
     def build(hops: int) -> FlaskClient:
-        made.append(create_app({**config, "TRUSTED_PROXIES": hops}))
-        return made[-1].test_client()
+        if hops not in made:
+            made[hops] = create_app({**config, "TRUSTED_PROXIES": hops})
+        return made[hops].test_client()
 
     yield build
-    for each in made:
+    for each in made.values():
         with each.app_context():
             db.engine.dispose()
 

@@ -15,6 +15,7 @@ from saas_api.core.jobs import queue
 from saas_api.webhooks import dispatch, jobs, retries
 from saas_api.webhooks.dispatch import AttemptResult
 from saas_api.webhooks.events import DRAIN_JOB
+from saas_api.webhooks.models import AttemptOutcome
 from tests.support.accounts import join, make_key
 from tests.support.http_receiver import receiving
 from tests.support.webhooks import Company, deliver, endpoint_of, short_drains  # noqa: F401 - a fixture
@@ -175,7 +176,7 @@ def test_who_lost_the_lease_writes_nothing(app: Flask, acme: Company) -> None:
             late = dispatch.claim_deliveries((acme.id, _id(made)), 10, 10)[0]
             make_due(acme)
             deliver(app)
-            assert dispatch.record_results(late.owner, late.token, [AttemptResult(late, "timeout")]) == 1
+            assert dispatch.record_results(late.owner, late.claim, [AttemptResult(late, AttemptOutcome.TIMEOUT)]) == 1
     assert acme.rows(OPEN) == [("delivered", 2, None, 204)]
 
 

@@ -13,9 +13,11 @@ from sqlalchemy import text
 from saas_api.accounts import organizations
 from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
+from saas_api.core.jobs import outbox
 from saas_api.webhooks import dispatch, events, jobs
 from saas_api.webhooks.dispatch import AttemptResult
 from saas_api.webhooks.events import EventSubject
+from saas_api.webhooks.models import AttemptOutcome
 from tests.support.webhooks import Company, endpoint_of
 
 
@@ -61,7 +63,9 @@ def test_two_endpoints_may_be_gone_at_once(app: Flask, acme: Company, monkeypatc
     def write(index: int) -> int:
         one = claimed[index]
         with app.app_context():
-            return dispatch.record_results(one.owner, one.token, [AttemptResult(one, "http_error", 1, 410)])
+            return dispatch.record_results(
+                one.owner, one.claim, [AttemptResult(one, AttemptOutcome.HTTP_ERROR, 1, 410)]
+            )
 
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(write, range(2))) == [0, 0]
@@ -92,7 +96,7 @@ def test_an_endpoint_that_recovers_at_the_last_moment_stays(app: Flask, acme: Co
 def test_those_that_stay_due_do_not_keep_others_off_the_list(
     app: Flask, acme: Company, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatch, "MAX_ENDPOINTS_PER_SCAN", 1)
+    monkeypatch.setattr(outbox, "MAX_OWNERS_PER_SCAN", 1)
     made = {id_of(acme.listen()) for _ in range(2)}
     acme.report()
     acme.run("UPDATE webhook_deliveries SET next_at = next_at - random() * interval '1 min'")

@@ -12,6 +12,7 @@ from saas_api.providers import mock_messages
 from saas_api.providers.messages import OutboundMessage, SendResult
 from saas_api.providers.mock_messages import MockMessageProvider
 from saas_api.webhooks import endpoints, event_types
+from saas_api.webhooks.models import EndpointStatus
 from saas_api.webhooks.payload import MAX_PAYLOAD_BYTES
 from tests.support.accounts import make_key
 from tests.support.webhooks import Company
@@ -68,7 +69,7 @@ def test_every_event_keeps_to_its_schema(
         work()
     acme.call("POST", f"/endpoints/{made['id']}/test", {})
     with acme.app.app_context(), tenancy.tenant_session(acme.id) as session:
-        endpoints.disable_endpoint(session, acme.id, ids.parse_id("whe", other["id"]), "disabled_gone")
+        endpoints.disable_endpoint(session, acme.id, ids.parse_id("whe", other["id"]), EndpointStatus.DISABLED_GONE)
     seen = set()
     for row in acme.rows("SELECT type, payload FROM events"):
         Draft202012Validator(event_types.get_type(row.type).schema).validate(json.loads(row.payload))

@@ -55,6 +55,11 @@ class MeterPrice:
     package_amount_minor: int = 0
     max_amount_minor: int | None = None
 
+    @property
+    def units_per_package(self) -> Decimal | None:
+        """Size of a package; None unless packages are sold."""
+        return self.package_size if self.model == PriceModel.PACKAGE else None
+
 
 @dataclass(frozen=True)
 class ChargeComponent:

@@ -119,13 +119,14 @@ def _base(calculation: Mapping[str, Any], currency: str) -> LineBreakdown:
     proration = ExplainedProration(full, timedelta(microseconds=used), timedelta(microseconds=whole), exact)
     amount = money.prorate(full, used, whole)
     price, ellipsis = money.format_minor(full, currency), _ellipsis(full * used, whole, currency)
+    used_seconds, whole_seconds = format_seconds(proration.used), format_seconds(proration.whole)
     if not proration.is_partial:
         steps = [f"The plan was in force for the whole period: {price} {currency}."]
     else:
         steps = [
-            f"The plan was in force for {format_duration(proration.used)} ({format_seconds(proration.used)} s).",
-            f"A whole month here has {format_duration(proration.whole)} ({format_seconds(proration.whole)} s) and costs {price}.",
-            f"{price} {MULTIPLICATION_SIGN} {format_seconds(proration.used)} / {format_seconds(proration.whole)} = {format_exact(exact)}{ellipsis}",
+            f"The plan was in force for {format_duration(proration.used)} ({used_seconds} s).",
+            f"A whole month here has {format_duration(proration.whole)} ({whole_seconds} s) and costs {price}.",
+            f"{price} {MULTIPLICATION_SIGN} {used_seconds} / {whole_seconds} = {format_exact(exact)}{ellipsis}",
             f"Rounded half up, once: {money.format_minor(amount, currency)} {currency}.",
         ]
     return LineBreakdown(amount, tuple(steps), proration=proration)
@@ -206,9 +207,10 @@ def format_exact(amount: Decimal) -> str:
 
 
 def format_part(part: ExplainedPart) -> str:
-    """Format a part in one line, such as 50 × 0.01 = 0.50."""
+    """Format a part in one line, such as 50 times 0.01 is 0.50."""
     flat = f" + {format_exact(part.flat)}" if part.flat else ""
-    return f"{format_quantity(part.units)} {MULTIPLICATION_SIGN} {money.format_unit_price(part.unit_price)}{flat} = {format_exact(part.amount)}"
+    product = f"{format_quantity(part.units)} {MULTIPLICATION_SIGN} {money.format_unit_price(part.unit_price)}"
+    return f"{product}{flat} = {format_exact(part.amount)}"
 
 
 def format_quantity(value: Decimal | int) -> str:

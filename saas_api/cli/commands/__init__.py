@@ -1,1 +1,1 @@
-"""Docstring."""
+"""Commands of the `flask` command, one module for each noun."""

@@ -15,6 +15,7 @@ from saas_api.billing import invariants as billing_invariants
 from saas_api.billing.credit_notes import CREDIT_NOTE_REASONS, CreditNoteInput
 from saas_api.billing.invariants import CheckResult, Violation
 from saas_api.billing.invoice_lifecycle import InvoiceSummary
+from saas_api.billing.models import GrantKind
 from saas_api.billing.period_close import CloseResult
 from saas_api.billing.wallet import GrantSource
 from saas_api.cli import output, types
@@ -171,7 +172,7 @@ def grant(*, organization: UUID, amount: str, reason: str, kind: str, as_json: b
     Example: flask billing grant org_... 25.00 --reason "welcome"
     """
     minor, expires_at = _parse_amount(amount, _CURRENCY), source["expires_at"]
-    grant_source = GrantSource(f"operator:{source['key'] or ids.new_id()}", kind)
+    grant_source = GrantSource(f"operator:{source['key'] or ids.new_id()}", GrantKind(kind))
     output.require_organization(organization)
     with tenancy.system_session("billing.corrections") as session:
         grant_id = wallet.grant_credit(
@@ -261,7 +262,7 @@ def invariants(*, organization_id: UUID | None, as_json: bool) -> None:
     """
     output.require_organization(organization_id)
     results = billing_invariants.check_invariants(
-        organization_id, over=output.progress("Checking the books", is_silent=as_json)
+        organization_id, progress=output.progress("Checking the books", is_silent=as_json)
     )
     lines = []
     for result in results:

@@ -1,4 +1,4 @@
-"""Seed."""
+"""`flask demo`: demo data."""
 
 import sys
 
@@ -12,23 +12,23 @@ group = CommandGroup("demo", help="Data to look around with; for development onl
 
 
 @group.command("seed")
-@click.option("--organizations", type=click.IntRange(1, 1000), default=3, show_default=True, help="How many companies.")
+@click.option("--organizations", type=click.IntRange(1, 1000), default=3, show_default=True, help="Demo organizations.")
 @click.option("--days", type=click.IntRange(1, 365), default=90, show_default=True, help="How long they exist.")
 @click.option(
     "--messages", type=click.IntRange(0, 1_000_000), default=20_000, show_default=True, help="Of all together."
 )
-@click.option("--seed", "number", type=int, default=1, show_default=True, help="Another one makes other figures.")
+@click.option("--seed", "number", type=int, default=1, show_default=True, help="Random seed of the demo data.")
 def seed_command(organizations: int, days: int, messages: int, number: int) -> None:
-    """Make companies with people, keys, messages, invoices, payments and webhooks up to this moment.
+    """Create organizations with users, keys, messages, invoices, payments and webhooks up to now.
 
-    The same options on the same day make the same figures; passwords and keys are new each time, and kept in the
-    instance. Repeated, it shows what there is.
+    The same options on the same day create the same figures; passwords and keys are new each time, and stored in the
+    instance. Repeated, the command prints the existing ones.
 
     Example: flask demo seed --organizations 3 --days 90 --messages 20000 --seed 1
     """
     if setting("APP_ENV") == "production":
         sys.exit("Demo data is refused when APP_ENV=production.")
-    facts = seed.seed_demo(organizations=organizations, days=days, messages=messages, seed=number)
-    for login in facts.logins:
-        click.echo(f"{login.email} {login.password} {login.role} of {login.company}")
-    click.echo(facts.key)
+    credentials = seed.seed_demo(organizations=organizations, days=days, messages=messages, seed=number)
+    for login in credentials.logins:
+        click.echo(f"{login.email} {login.password} {login.role} of {login.organization}")
+    click.echo(credentials.key)

@@ -1,4 +1,4 @@
-"""Checks of an installation."""
+"""`flask doctor`: checks of an installation, none of which changes anything."""
 
 import shutil
 import time
@@ -15,7 +15,6 @@ import sqlalchemy as sa
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from click.exceptions import Exit
-from flask import current_app
 from flask.cli import with_appcontext
 from rq import Worker
 from rq_scheduler import Scheduler
@@ -28,8 +27,18 @@ from saas_api.core.db import tenancy
 from saas_api.core.db.engine import db
 from saas_api.core.db.tenancy import UnsafeDatabase
 from saas_api.core.jobs import queue, schedule
-from saas_api.core.settings import setting
+from saas_api.core.settings import ROOT, setting
 from saas_api.settings import instance
+
+OK, WARN, FAIL = "ok", "warn", "fail"
+CLOCK_SKEW_WARN_SECONDS, CLOCK_SKEW_FAIL_SECONDS = 2.0, 30.0
+MAX_SECONDS_WITHOUT_RUN = 180.0
+MIN_POSTGRES, MAX_POSTGRES, MIN_REDIS = 14, 18, (6, 2)
+DISK_WARN_BYTES, DISK_FAIL_BYTES = 1_000_000_000, 200_000_000
+_MONTHS_AHEAD = 24
+_LOCAL_TIMES = sa.text("""SELECT z, t, t AT TIME ZONE z FROM unnest(CAST(:zones AS text[])) z,
+  unnest(CAST(:times AS timestamptz[])) t""")
+_START_HINT = "make run starts it here; elsewhere look at {}."
 
 
 @click.command("doctor", cls=Command)
@@ -57,10 +66,11 @@ def doctor(*, as_json: bool) -> None:
 
 @dataclass(frozen=True)
 class Finding:
-    """One part of the installation.
+    """Result of one check.
 
-    state: OK; WARN where it works and should be otherwise; FAIL where something does not work
-    remedy: what to do; empty when all is well
+    state: OK, WARN for a risk, FAIL when something does not work
+    what: the observation, as a text
+    remedy: what to do; empty when the state is OK
     """
 
     name: str
@@ -70,11 +80,11 @@ class Finding:
 
 
 def collect_findings() -> Iterator[Finding]:
-    """Every finding; what needs an engine that is away is left out."""
+    """Findings of all checks; those that need an unreachable engine are left out."""
     yield from check_settings()
-    postgres, cache = check_postgres(), check_redis()
-    yield from (postgres, cache)
-    has_postgres, has_redis = postgres.state != FAIL, cache.state != FAIL
+    postgres_finding, redis_finding = check_postgres(), check_redis()
+    yield from (postgres_finding, redis_finding)
+    has_postgres, has_redis = postgres_finding.state != FAIL, redis_finding.state != FAIL
     if has_postgres:
         roles, migrations = check_roles(), check_migrations()
         yield from (roles, migrations, check_clocks())
@@ -88,81 +98,60 @@ def collect_findings() -> Iterator[Finding]:
     yield from check_disk()
 
 
-OK, WARN, FAIL = "ok", "warn", "fail"
-
-
-def worst_finding(name: str, what: str, *problems: tuple[bool, str, str, str]) -> Finding:
-    """The first problem there is, or that all is well.
-
-    what: said when there is none
-    problems: whether it is one, state, what is wrong, what to do
-    """
-    for is_wrong, state, wrong, remedy in problems:
-        if is_wrong:
-            return Finding(name, state, wrong, remedy)
-    return Finding(name, OK, what)
-
-
-CLOCK_SKEW_WARN_SECONDS, CLOCK_SKEW_FAIL_SECONDS = 2.0, 30.0
-HEARTBEAT_TIMEOUT_SECONDS = 180.0
-_MONTHS_AHEAD = 24
-_LOCAL = sa.text("""SELECT z, t, t AT TIME ZONE z FROM unnest(CAST(:zones AS text[])) z,
-  unnest(CAST(:times AS timestamptz[])) t""")
-
-
 def check_clocks() -> Finding:
-    """Whether this machine and PostgreSQL tell the same time."""
+    """Difference between the clocks of this machine and of PostgreSQL."""
     before = time.time()
     with db.engine.connect() as connection:
-        theirs = connection.execute(sa.text("SELECT clock_timestamp()")).scalar_one().timestamp()
-    apart = abs((before + time.time()) / 2 - theirs)
-    wrong = f"this machine and PostgreSQL are {apart:.1f} s apart"
+        database_time = connection.execute(sa.text("SELECT clock_timestamp()")).scalar_one().timestamp()
+    skew = abs((before + time.time()) / 2 - database_time)
+    problem = f"this machine and PostgreSQL are {skew:.1f} s apart"
     remedy = "Let both follow NTP; leases and periods are counted by either."
-    return worst_finding(
+    return _first_problem(
         "clock",
-        f"{apart:.1f} s apart from PostgreSQL",
-        (apart > CLOCK_SKEW_FAIL_SECONDS, FAIL, wrong, remedy),
-        (apart > CLOCK_SKEW_WARN_SECONDS, WARN, wrong, remedy),
+        f"{skew:.1f} s apart from PostgreSQL",
+        (skew > CLOCK_SKEW_FAIL_SECONDS, FAIL, problem, remedy),
+        (skew > CLOCK_SKEW_WARN_SECONDS, WARN, problem, remedy),
     )
 
 
 def check_time_zones() -> Finding:
-    """Whether PostgreSQL and Python agree when months begin, in every zone that an organization has."""
+    """Whether PostgreSQL and Python compute the same local times in the time zones of all organizations."""
     with tenancy.system_session("cli.zones") as session:
-        named = sorted({"UTC", *session.scalars(sa.text("SELECT DISTINCT timezone FROM organizations"))})
+        zones = sorted({"UTC", *session.scalars(sa.text("SELECT DISTINCT timezone FROM organizations"))})
         times = [datetime.now(UTC) + timedelta(days=30 * month) for month in range(_MONTHS_AHEAD)]
         try:
-            rows = session.execute(_LOCAL, {"zones": named, "times": times}).all()
+            rows = session.execute(_LOCAL_TIMES, {"zones": zones, "times": times}).all()
         except SQLAlchemyError as error:
             reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
             return Finding("zone data", FAIL, f"PostgreSQL: {reason}", "Bring PostgreSQL's zone data up to date.")
-    odd = sorted(
-        {name for name, at, local in rows if at.astimezone(clock.get_zone(name)).replace(tzinfo=None) != local}
+    differing = sorted(
+        {zone for zone, at, local in rows if at.astimezone(clock.get_zone(zone)).replace(tzinfo=None) != local}
     )
-    wrong = f"PostgreSQL and tzdata {check_zone_data()} disagree about {', '.join(odd)}"
+    tzdata = version("tzdata")
+    problem = f"PostgreSQL and tzdata {tzdata} disagree about {', '.join(differing)}"
     remedy = "Bring PostgreSQL's zone data and the package tzdata up to date."
-    return worst_finding(
-        "zone data", f"tzdata {check_zone_data()}, zones: {len(named)}", (bool(odd), FAIL, wrong, remedy)
+    return _first_problem(
+        "zone data", f"tzdata {tzdata}, zones: {len(zones)}", (bool(differing), FAIL, problem, remedy)
     )
 
 
 def check_scheduler() -> Finding:
-    """Whether a scheduler beats, and jobs begin."""
+    """Whether a scheduler process is alive, and jobs begin."""
     with queue.worker_redis() as client:
-        beating = sum(1 for _ in client.scan_iter(f"{Scheduler.redis_scheduler_namespace_prefix}*"))
+        has_scheduler = any(client.scan_iter(f"{Scheduler.redis_scheduler_namespace_prefix}*"))
     silence = schedule.seconds_since_last_run()
     last = "no job has ever run" if silence is None else f"the last job began {silence:.0f} s ago"
-    is_silent = silence is None or silence > HEARTBEAT_TIMEOUT_SECONDS
-    return worst_finding(
+    is_silent = silence is None or silence > MAX_SECONDS_WITHOUT_RUN
+    return _first_problem(
         "scheduler",
         last,
-        (not beating, FAIL, f"none is running; {last}", "Start flask scheduler; make run does."),
+        (not has_scheduler, FAIL, f"none is running; {last}", "Start flask scheduler; make run does."),
         (is_silent, WARN, last, "Look at the logs of flask scheduler and flask worker."),
     )
 
 
 def check_workers() -> Iterator[Finding]:
-    """Whether somebody works on every queue."""
+    """Number of workers of each queue."""
     with queue.worker_redis() as client:
         served = [name for worker in Worker.all(connection=client) for name in worker.queue_names()]
     for name in queue.queue_names():
@@ -172,20 +161,15 @@ def check_workers() -> Iterator[Finding]:
             yield Finding(f"queue {name}", FAIL, "nobody works on it", "Start flask worker; make run does.")
 
 
-MIN_POSTGRES, MAX_POSTGRES, MIN_REDIS = 14, 18, (6, 2)
-DISK_WARN_BYTES, DISK_FAIL_BYTES = 1_000_000_000, 200_000_000
-_START = "make run starts it here; elsewhere look at {}."
-
-
 def check_settings() -> Iterator[Finding]:
-    """Settings that let the product start and are still not what a place of its kind should have."""
-    place = setting("APP_ENV")
-    if place != "production":
-        yield Finding("settings", OK, f"APP_ENV={place}; {setting('APP_URL')}")
+    """Settings of production that are valid and still risky."""
+    environment = setting("APP_ENV")
+    if environment != "production":
+        yield Finding("settings", OK, f"APP_ENV={environment}; {setting('APP_URL')}")
         return
     has_provider = setting("STRIPE_SECRET_KEY") or setting("PAYSTACK_SECRET_KEY")
     url = str(setting("APP_URL"))
-    yield worst_finding(
+    yield _first_problem(
         "settings",
         f"APP_ENV=production; {url}",
         (not url.startswith("https://"), WARN, f"APP_URL={url} is not encrypted", "Set APP_URL to its https address."),
@@ -201,14 +185,14 @@ def check_settings() -> Iterator[Finding]:
 
 
 def check_postgres() -> Finding:
-    """Whether PostgreSQL answers, and which it is."""
+    """Whether PostgreSQL answers, and its version."""
     try:
         with db.engine.connect() as connection:
             number = int(str(connection.scalar(sa.text("SHOW server_version_num"))))
     except SQLAlchemyError as error:
-        return Finding("PostgreSQL", FAIL, _reason(error), _START.format("DATABASE_URL"))
+        return Finding("PostgreSQL", FAIL, _reason(error), _START_HINT.format("DATABASE_URL"))
     major = number // 10_000
-    return worst_finding(
+    return _first_problem(
         "PostgreSQL",
         f"version {major}.{number % 10_000}",
         (major < MIN_POSTGRES, FAIL, f"version {major} is too old", f"Use {MIN_POSTGRES} to {MAX_POSTGRES}."),
@@ -222,7 +206,7 @@ def check_postgres() -> Finding:
 
 
 def check_roles() -> Finding:
-    """Whether the database keeps organizations apart."""
+    """Whether the database isolates tenants."""
     try:
         tenancy.verify_isolation()
     except UnsafeDatabase as error:
@@ -233,59 +217,65 @@ def check_roles() -> Finding:
 
 
 def check_migrations() -> Finding:
-    """Whether the tables are those this code expects."""
-    directory = Path(current_app.root_path).parent / "migrations"
-    head = ScriptDirectory(str(directory)).get_current_head()
+    """Whether the database has the newest revision."""
+    head = ScriptDirectory(str(ROOT / "migrations")).get_current_head()
     with db.engine.connect() as connection:
         connection.execute(sa.text("SET LOCAL ROLE NONE"))  # neither role of the application reads that table
         current = MigrationContext.configure(connection).get_current_revision()
-    wrong = f"the tables are of revision {current or 'none'}, the code expects {head}"
-    return worst_finding("migrations", f"revision {current}", (current != head, FAIL, wrong, "Run flask db upgrade."))
+    problem = f"the tables are of revision {current or 'none'}, the code expects {head}"
+    return _first_problem(
+        "migrations", f"revision {current}", (current != head, FAIL, problem, "Run flask db upgrade.")
+    )
 
 
 def check_redis() -> Finding:
-    """Whether Redis answers, and would keep what it is given."""
+    """Whether Redis answers, its version, and whether it keeps its data."""
     try:
         with queue.worker_redis() as client:
-            found: dict[str, Any] = {**client.info("server"), **client.info("memory"), **client.info("persistence")}
+            info: dict[str, Any] = {**client.info("server"), **client.info("memory"), **client.info("persistence")}
     except redis.RedisError as error:
-        return Finding("Redis", FAIL, str(error), _START.format("REDIS_URL"))
-    number = str(found["redis_version"])
+        return Finding("Redis", FAIL, str(error), _START_HINT.format("REDIS_URL"))
+    number = str(info["redis_version"])
     parts = tuple(int(part) for part in number.split(".")[:2])
-    policy, is_kept = found.get("maxmemory_policy", "noeviction"), bool(found.get("aof_enabled"))
-    return worst_finding(
+    policy, is_persistent = info.get("maxmemory_policy", "noeviction"), bool(info.get("aof_enabled"))
+    return _first_problem(
         "Redis",
         f"version {number}, {policy}, appends to a file",
         (parts < MIN_REDIS, FAIL, f"version {number} is too old", "Use 6.2 or later."),
         (policy != "noeviction", WARN, f"it forgets wake-ups ({policy})", "Set maxmemory-policy noeviction."),
-        (not is_kept, WARN, "it loses wake-ups and limits when it ends", "Set appendonly yes."),
+        (not is_persistent, WARN, "it loses wake-ups and limits when it ends", "Set appendonly yes."),
     )
 
 
 def check_disk() -> Iterator[Finding]:
-    """Whether there is room where the product writes."""
-    instance_path = Path(setting("INSTANCE"))
-    folders = {"disk": instance_path}
-    if (
-        instance.embedded_engines(instance_path, setting("DATABASE_URL"), setting("REDIS_URL"))
-        and instance.engine_directory(instance_path) != instance_path
-    ):
-        folders["disk of the engines"] = instance.engine_directory(instance_path)
-    for name, folder in folders.items():
-        existing = next(path for path in (folder, *folder.parents) if path.exists())
+    """Free space in the directories of the instance and of its engines."""
+    path = Path(setting("INSTANCE"))
+    directories = {"disk": path}
+    has_engines = instance.embedded_engines(path, setting("DATABASE_URL"), setting("REDIS_URL"))
+    if has_engines and instance.engine_directory(path) != path:
+        directories["disk of the engines"] = instance.engine_directory(path)
+    for name, directory in directories.items():
+        existing = next(parent for parent in (directory, *directory.parents) if parent.exists())
         free = shutil.disk_usage(existing).free
-        left = f"{free / 1e9:.1f} GB free in {existing}"
-        yield worst_finding(
+        text = f"{free / 1e9:.1f} GB free in {existing}"
+        yield _first_problem(
             name,
-            left,
-            (free < DISK_FAIL_BYTES, FAIL, left, "Make room; PostgreSQL stops when there is none."),
-            (free < DISK_WARN_BYTES, WARN, left, "Make room before it is gone."),
+            text,
+            (free < DISK_FAIL_BYTES, FAIL, text, "Make room; PostgreSQL stops when there is none."),
+            (free < DISK_WARN_BYTES, WARN, text, "Make room before it is gone."),
         )
 
 
-def check_zone_data() -> str:
-    """Which edition of the world's time zones Python reads."""
-    return version("tzdata")
+def _first_problem(name: str, what: str, *problems: tuple[bool, str, str, str]) -> Finding:
+    """The finding of the first problem that exists, or one with the state OK.
+
+    what: text of the finding without a problem
+    problems: (whether it exists, state, text, remedy) of each
+    """
+    for exists, state, text, remedy in problems:
+        if exists:
+            return Finding(name, state, text, remedy)
+    return Finding(name, OK, what)
 
 
 def _reason(error: SQLAlchemyError) -> str:

@@ -1,4 +1,4 @@
-"""Embedded engines: start, stop, status, psql, reset."""
+"""`flask dev engines`: PostgreSQL and Redis of an instance."""
 
 import os
 import shutil
@@ -10,8 +10,8 @@ import click
 import redis
 
 from saas_api.cli import output, types
-from saas_api.cli.commands import up
-from saas_api.cli.dev import engines, host
+from saas_api.cli.dev import engines as embedded_engines
+from saas_api.cli.dev import host
 from saas_api.cli.dev.engines import Engines
 from saas_api.cli.dev.servers import POSTGRES_MAJOR
 from saas_api.cli.errors import CommandError, CommandGroup
@@ -19,69 +19,65 @@ from saas_api.core.settings import setting
 from saas_api.settings import instance
 from saas_api.settings.instance import DATABASE_LOGIN
 
-engines_group = CommandGroup("engines", help="PostgreSQL and Redis of this checkout, without the product.")
-up.group.add_command(engines_group)
+group = CommandGroup("engines", help="PostgreSQL and Redis of this checkout, without the product.")
 
 
-@engines_group.command("start")
+@group.command("start")
 def start() -> None:
     """Start the engines in the background; where they run already, nothing happens.
 
     Example: flask dev engines start
     """
-    embedded = _require_embedded()
-    owner = embedded.owner_pid()
+    engines = _require_embedded()
+    owner = engines.owner_pid()
     if owner:
         click.echo(f"They run already, in process {owner}.")
     else:
-        click.echo(
-            f"They run in process {engines.start_owner_process(embedded)}; stop them with flask dev engines stop."
-        )
-    for line in _lines(_engine_status(embedded)):
+        owner = embedded_engines.start_owner_process(engines)
+        click.echo(f"They run in process {owner}; stop them with flask dev engines stop.")
+    for line in _status_lines(_engine_status(engines)):
         click.echo(line)
 
 
-@engines_group.command("stop")
+@group.command("stop")
 def stop() -> None:
-    """Stop the engines, and whatever process runs them: make run too.
+    """Stop the engines and the process that runs them, which may be make run.
 
     Example: flask dev engines stop
     """
-    pid = engines.stop_owner_process(_require_embedded())
+    pid = embedded_engines.stop_owner_process(_require_embedded())
     click.echo(f"They are stopped, and so is process {pid}, which ran them." if pid else "They do not run.")
 
 
-@engines_group.command("status")
+@group.command("status")
 @types.json_option
 def status(*, as_json: bool) -> None:
     """Show versions, sockets and where the data is.
 
     Example: flask dev engines status --json
     """
-    found = _engine_status(_require_embedded())
-    output.print_result(found, _lines(found), as_json=as_json)
+    data = _engine_status(_require_embedded())
+    output.print_result(data, _status_lines(data), as_json=as_json)
 
 
-@engines_group.command("psql", context_settings={"ignore_unknown_options": True})
+@group.command("psql", context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def psql(arguments: tuple[str, ...]) -> None:
     """Open psql as the role that sees every organization's rows; ARGUMENTS go to psql.
 
     Example: flask dev engines psql -c "SELECT name, status FROM organizations"
     """
-    exec_psql(_engines(), arguments)
+    exec_psql(_configured_engines(), arguments)
 
 
 def exec_psql(engines: Engines, arguments: Sequence[str]) -> None:
-    """Become psql.
+    """Replace this process by psql, connected to the embedded PostgreSQL or to DATABASE_URL.
 
-    raises: Stopped when there is none, or nothing to connect to
+    raises: CommandError when psql is not installed, or the embedded engines do not run
     """
     if engines.postgres in engines.running:
-        program, target = (
-            str(host.postgres_bin_directory() / "psql"),
-            ["-h", str(engines.run), "-U", DATABASE_LOGIN, "-d", DATABASE_LOGIN],
-        )
+        program = str(host.postgres_bin_directory() / "psql")
+        target = ["-h", str(engines.run), "-U", DATABASE_LOGIN, "-d", DATABASE_LOGIN]
         if engines.owner_pid() is None:
             raise CommandError("The engines do not run; start them with flask dev engines start, or make run.")
     else:
@@ -89,13 +85,13 @@ def exec_psql(engines: Engines, arguments: Sequence[str]) -> None:
     if not Path(program).is_file():
         raise CommandError("There is no psql here; install one (Debian: apt install postgresql-client).")
     environment = {**os.environ, "PGOPTIONS": "-c role=saas_system"}
-    os.execve(program, [program, *target, *arguments], environment)  # noqa: S606 - a program we looked up
+    os.execve(program, [program, *target, *arguments], environment)  # noqa: S606 - a program found above
 
 
-@engines_group.command("reset")
+@group.command("reset")
 @click.option("--yes", "is_sure", is_flag=True, help="Do not ask.")
 def reset(*, is_sure: bool) -> None:
-    """Delete everything the engines hold; the next start makes them anew. It asks for the checkout's name first.
+    """Delete all data of the engines; the next start creates them again. It asks for the checkout's name first.
 
     Example: flask dev engines reset
     """
@@ -118,29 +114,33 @@ def reset(*, is_sure: bool) -> None:
     click.echo(f"The data in {engines.home} is deleted.")
 
 
-def _engines() -> Engines:
-    instance_path = Path(setting("INSTANCE"))
-    return Engines(
-        instance_path, wanted=instance.embedded_engines(instance_path, setting("DATABASE_URL"), setting("REDIS_URL"))
-    )
+def _configured_engines() -> Engines:
+    path = Path(setting("INSTANCE"))
+    return Engines(path, names=instance.embedded_engines(path, setting("DATABASE_URL"), setting("REDIS_URL")))
 
 
 def _require_embedded() -> Engines:
-    engines = _engines()
+    engines = _configured_engines()
     if not engines.running:
         raise CommandError("DATABASE_URL and REDIS_URL name engines elsewhere; there are none of this checkout.")
     return engines
 
 
 def _engine_status(engines: Engines) -> dict[str, Any]:
-    shown = []
+    items = []
     for engine in engines.running:
         is_running = engine.is_ready()
         socket = ".s.PGSQL.5432" if engine.name == "postgres" else "redis.sock"
-        version = _version(engines, engine.name) if is_running else None
-        facts = {"name": engine.name, "is_running": is_running, "version": version}
-        shown.append({**facts, "socket": str(engines.run / socket), "log": str(engine.log)})
-    return {"owner_pid": engines.owner_pid(), "data": str(engines.home), "engines": shown}
+        items.append(
+            {
+                "name": engine.name,
+                "is_running": is_running,
+                "version": _version(engines, engine.name) if is_running else None,
+                "socket": str(engines.run / socket),
+                "log": str(engine.log),
+            }
+        )
+    return {"owner_pid": engines.owner_pid(), "data": str(engines.home), "engines": items}
 
 
 def _version(engines: Engines, name: str) -> str:
@@ -155,9 +155,9 @@ def _version(engines: Engines, name: str) -> str:
     return f"{number // 10_000}.{number % 10_000}" if number else POSTGRES_MAJOR
 
 
-def _lines(found: dict[str, Any]) -> list[str]:
-    lines = [f"data      {found['data']}"]
-    for engine in found["engines"]:
+def _status_lines(status: dict[str, Any]) -> list[str]:
+    lines = [f"data      {status['data']}"]
+    for engine in status["engines"]:
         state = f"{engine['version']} running" if engine["is_running"] else "not running"
         lines.append(f"{engine['name']:<9} {state}, socket {engine['socket']}, log {engine['log']}")
     return lines

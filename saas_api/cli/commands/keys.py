@@ -1,4 +1,4 @@
-"""Create, list, revoke."""
+"""`flask keys`: API keys of organizations."""
 
 from collections.abc import Iterator
 from uuid import UUID
@@ -25,20 +25,20 @@ organization_option = click.option(
 
 
 def parse_scopes(_context: click.Context, _parameter: click.Parameter, text: str | None) -> list[str] | None:
-    """`messages:write,usage:read` as a list."""
+    """Scopes separated by commas as a list."""
     if text is None:
         return None
-    named = [part.strip() for part in text.split(",") if part.strip()]
-    unknown = sorted({*named} - SCOPES)
-    if unknown or not named:
+    scopes = [part.strip() for part in text.split(",") if part.strip()]
+    unknown = sorted({*scopes} - SCOPES)
+    if unknown or not scopes:
         raise click.BadParameter(
             f"{', '.join(unknown) or 'nothing'} is no scope; there are {', '.join(sorted(SCOPES))}."
         )
-    return named
+    return scopes
 
 
 def parse_name(_context: click.Context, _parameter: click.Parameter, text: str) -> str:
-    """A name as the API takes it."""
+    """A name with 1 to 100 characters, as in the API."""
     name = text.strip()
     if not 1 <= len(name) <= 100:
         raise click.BadParameter("it has 1 to 100 characters.")

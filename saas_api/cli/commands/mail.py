@@ -1,4 +1,4 @@
-"""Outbox, test."""
+"""`flask mail`: mails of the platform."""
 
 from itertools import islice
 
@@ -16,7 +16,7 @@ group = CommandGroup("mail", help="The platform's own mail.")
 
 
 @group.command("outbox")
-@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="At most so many.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="Maximum number of rows.")
 @click.option("--to", "recipient", metavar="EMAIL", help="Only mails to this address.")
 @types.json_option
 def outbox(limit: int, recipient: str | None, *, as_json: bool) -> None:
@@ -26,18 +26,16 @@ def outbox(limit: int, recipient: str | None, *, as_json: bool) -> None:
     """
     if setting("SMTP_HOST"):
         raise CommandError("Mails leave through SMTP_HOST; only without it are they kept.")
-    wanted = (
+    matches = (
         mail for mail in mailbox.list_emails() if recipient is None or mail.recipient.lower() == recipient.lower()
     )
-    kept = list(islice(wanted, limit))
-    shown = [
-        {"id": str(mail.id), "to": mail.recipient, "subject": mail.subject, "date": mail.date, "links": mail.links}
-        for mail in kept
-    ]
-    lines = []
-    for mail in kept:
+    items, lines = [], []
+    for mail in islice(matches, limit):
+        items.append(
+            {"id": str(mail.id), "to": mail.recipient, "subject": mail.subject, "date": mail.date, "links": mail.links}
+        )
         lines += [f"{mail.date}  {mail.recipient}  {mail.subject}", *(f"    {link}" for link in mail.links)]
-    output.print_result({"mails": shown}, lines or ["There are no mails."], as_json=as_json)
+    output.print_result({"mails": items}, lines or ["There are no mails."], as_json=as_json)
 
 
 @group.command("test")
@@ -49,14 +47,14 @@ def test(to: str, *, as_json: bool) -> None:
     Example: flask mail test ann@acme.example
     """
     text = f"This mail was sent by flask mail test on {setting('APP_URL')}; mail gets out.\n"
-    letter = OutboundEmail(ids.new_id(), to, "Mail gets out", text, f"<p>{text}</p>", clock.now())
-    [(_, outcome)] = list(selection.email_provider().deliver([letter]))
+    email = OutboundEmail(ids.new_id(), to, "Mail gets out", text, f"<p>{text}</p>", clock.now())
+    [(_, outcome)] = list(selection.email_provider().deliver([email]))
     through = f"{setting('SMTP_HOST')}:{setting('SMTP_PORT')}" if setting("SMTP_HOST") else "the mailbox"
-    found = {"to": to, "through": through, "outcome": outcome.kind, "error_code": outcome.error_code}
-    output.record_audit("mail.tested", ("mail", letter.id), found)
+    data = {"to": to, "through": through, "outcome": outcome.kind, "error_code": outcome.error_code}
+    output.record_audit("mail.tested", ("mail", email.id), data)
     is_sent = outcome.kind == "sent"
     lines = [f"{through} took the mail to {to}." + ("" if setting("SMTP_HOST") else " See flask mail outbox.")]
-    output.print_result(found, lines if is_sent else [], as_json=as_json)
+    output.print_result(data, lines if is_sent else [], as_json=as_json)
     if not is_sent:
         raise CommandError(
             f"{through} did not take it: {outcome.error_code}; look at the SMTP_ settings and the log above."

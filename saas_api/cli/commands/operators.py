@@ -7,9 +7,9 @@ from uuid import UUID
 import click
 from sqlalchemy.orm import Session
 
-from saas_api.accounts import audit, operators, users
+from saas_api.accounts import audit, impersonation, operators, users
+from saas_api.accounts.impersonation import OperatorRoleRequired
 from saas_api.accounts.models import OneTimeToken, User
-from saas_api.accounts.operators import OperatorRoleRequired
 from saas_api.cli import output, types
 from saas_api.cli.commands.actions import REASON_HELP
 from saas_api.cli.errors import CommandError, CommandGroup
@@ -99,7 +99,7 @@ def impersonate(email: str, organization_id: UUID, reason: str, *, as_json: bool
     Example: flask operator impersonate olga@platform.example org_... --reason "ticket 4711: wrong figures"
     """
     try:
-        token, ends_at = operators.start_impersonation(organization_id, email, reason)
+        token, ends_at = impersonation.start_impersonation(organization_id, email, reason)
     except OperatorRoleRequired:
         raise CommandError(f"{email} is no operator with the role admin; flask operator list shows who is.") from None
     until = clock.format_rfc3339(ends_at)

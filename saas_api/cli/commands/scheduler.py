@@ -1,4 +1,4 @@
-"""The scheduler process; schedule list and run."""
+"""`flask scheduler`, the process that starts scheduled jobs, and `flask schedule`, which lists and runs them."""
 
 import contextlib
 import os
@@ -30,19 +30,18 @@ from saas_api.core.settings import setting
 log = get_logger(__name__)
 
 SCHEDULE_ENTRY_ID = "tick-2"
-RETIRED_ENTRY_ID = "tick"  # of a function that has moved: queued, it would fail every minute
-MAX_SILENCE_SECONDS = 90
-group = CommandGroup("schedule", help="The timetable.")
+RETIRED_ENTRY_ID = "tick"  # entry of version 0.1: its function has moved, so each of its jobs would fail
+MAX_SECONDS_WITHOUT_RUN = 90
+group = CommandGroup("schedule", help="Scheduled jobs.")
 _ROW = "{:36} {:10} {:26} {:26} {}"
 
 
 class JobName(click.ParamType):
-    """The name of a scheduled job."""
+    """Name of a scheduled job."""
 
     name = "job"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the name, or fail with the list of names."""
         names = [entry.job for entry in schedule.scheduled_jobs()]
         return str(click.Choice(names).convert(value, param, ctx))
 
@@ -50,7 +49,7 @@ class JobName(click.ParamType):
 @click.command("scheduler", cls=Command)
 @with_appcontext
 def scheduler() -> None:
-    """Tick every minute and sweep every few seconds, until stopped.
+    """Start scheduled jobs every minute and scan for due work every few seconds, until stopped.
 
     Example: TZ=UTC flask scheduler
     """
@@ -58,26 +57,28 @@ def scheduler() -> None:
         raise CommandError(
             f"TZ must be UTC, not {time.tzname[0]}: rq-scheduler counts in the process's zone. Set TZ=UTC."
         )
-    warnings.filterwarnings("ignore", category=FutureWarning, module="rq_scheduler")  # crontab announces what it does
+    warnings.filterwarnings(
+        "ignore", category=FutureWarning, module="rq_scheduler"
+    )  # crontab announces its future default
     errors.require_safe_database()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stop.set())
     connection = queue.worker_redis()
-    metronome = Scheduler(queue_name=BACKGROUND, connection=connection, interval=setting("SWEEP_SECONDS"))
+    rq_scheduler = Scheduler(queue_name=BACKGROUND, connection=connection, interval=setting("SWEEP_SECONDS"))
     log.info("scheduler_started", pid=os.getpid())
     while not stop.is_set():
-        run_once(metronome)
+        run_once(rq_scheduler)
         stop.wait(setting("SWEEP_SECONDS"))
     with contextlib.suppress(redis.RedisError):
-        metronome.remove_lock()
-        metronome.register_death()
+        rq_scheduler.remove_lock()
+        rq_scheduler.register_death()
     log.info("scheduler_stopped", app=current_app.name)
 
 
-def run_once(metronome: Scheduler) -> None:
-    """One pass; what fails is logged, and the next pass tries again."""
-    steps: tuple[Callable[[], None], ...] = (lambda: heartbeat(metronome), schedule.run_sweeps, _run_if_silent)
+def run_once(rq_scheduler: Scheduler) -> None:
+    """One pass of the process; a failed step is logged, and the next pass repeats it."""
+    steps: tuple[Callable[[], None], ...] = (lambda: heartbeat(rq_scheduler), schedule.run_sweeps, _run_overdue_jobs)
     for step in steps:
         try:
             step()
@@ -87,36 +88,37 @@ def run_once(metronome: Scheduler) -> None:
             log.exception("scheduler_step_failed")
 
 
-def heartbeat(metronome: Scheduler) -> None:
-    """Show a sign of life, see that the tick is on rq-scheduler's list, and queue it when it is time."""
-    connection = metronome.connection
+def heartbeat(rq_scheduler: Scheduler) -> None:
+    """Record that the process is alive, make sure that the entry exists, and queue its job when it is due."""
+    connection = rq_scheduler.connection
     with connection.pipeline() as pipe:
-        pipe.hset(metronome.key, "beat", time.time())
-        pipe.expire(metronome.key, 60)
+        pipe.hset(rq_scheduler.key, "beat", time.time())
+        pipe.expire(rq_scheduler.key, 60)
         pipe.execute()
-    if SCHEDULE_ENTRY_ID not in metronome:
-        metronome.cancel(RETIRED_ENTRY_ID)
+    if SCHEDULE_ENTRY_ID not in rq_scheduler:
+        rq_scheduler.cancel(RETIRED_ENTRY_ID)
         connection.delete(f"rq:job:{RETIRED_ENTRY_ID}")
-        metronome.cron(
+        rq_scheduler.cron(
             "* * * * *", TICK_FUNCTION, id=SCHEDULE_ENTRY_ID, queue_name=BACKGROUND, timeout=60, result_ttl=-1
         )
-    if not metronome.acquire_lock():
+    if not rq_scheduler.acquire_lock():
         return
     try:
-        metronome.enqueue_jobs()
+        rq_scheduler.enqueue_jobs()
     except redis.RedisError:
         raise
     except Exception:
         log.exception("tick_unreadable")
-        metronome.cancel(SCHEDULE_ENTRY_ID)
+        rq_scheduler.cancel(SCHEDULE_ENTRY_ID)
         connection.delete(f"rq:job:{SCHEDULE_ENTRY_ID}")
     finally:
-        metronome.remove_lock()
+        rq_scheduler.remove_lock()
 
 
-def _run_if_silent() -> None:
+def _run_overdue_jobs() -> None:
+    """Run due jobs in this process when no worker has begun one for a while."""
     age = schedule.seconds_since_last_run()
-    if age is None or age > MAX_SILENCE_SECONDS:
+    if age is None or age > MAX_SECONDS_WITHOUT_RUN:
         schedule.run_due_jobs()
 
 
@@ -128,20 +130,20 @@ def list_jobs(*, as_json: bool) -> None:
     Example: flask schedule list
     """
     runs, now = schedule.list_last_runs(), clock.now()
-    shown = [_to_json(entry, runs.get(entry.job), now) for entry in schedule.scheduled_jobs()]
+    items = [_to_json(entry, runs.get(entry.job), now) for entry in schedule.scheduled_jobs()]
     lines = [_ROW.format("job", "cadence", "last run", "next run", "outcome").rstrip()]
-    for one in shown:
-        outcome = " ".join(filter(None, (one["outcome"], one["error"]))) or "-"
-        cadence = f"{one['every_seconds'] // 60} min"
-        lines.append(_ROW.format(one["job"], cadence, one["last_run_at"] or "never", one["next_run_at"], outcome))
-    output.print_result({"jobs": shown}, lines, as_json=as_json)
+    for item in items:
+        outcome = " ".join(filter(None, (item["outcome"], item["error"]))) or "-"
+        cadence = f"{item['every_seconds'] // 60} min"
+        lines.append(_ROW.format(item["job"], cadence, item["last_run_at"] or "never", item["next_run_at"], outcome))
+    output.print_result({"jobs": items}, lines, as_json=as_json)
 
 
 @group.command("run")
 @click.argument("job", metavar="JOB", type=JobName())
 @types.json_option
 def run(job: str, *, as_json: bool) -> None:
-    """Run a job now, for this very instant as its slot; flask schedule list names the jobs.
+    """Run a job now, with the current instant as its slot; flask schedule list names the jobs.
 
     Example: flask schedule run billing.close
     """

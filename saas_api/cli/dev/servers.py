@@ -1,4 +1,4 @@
-"""EmbeddedPostgres and EmbeddedRedis, login and database of an empty cluster."""
+"""The embedded PostgreSQL and Redis servers, and the login and database of an empty cluster."""
 
 import contextlib
 import shutil
@@ -19,11 +19,13 @@ from saas_api.cli.dev.host import EngineError
 from saas_api.settings.instance import DATABASE_LOGIN
 
 SUPERUSER = "postgres"
+POSTGRES_MAJOR = "18"
+START_SECONDS = 20
 _ROLES = ("saas_tenant", "saas_system")
 
 
 def create_login(connection: Any) -> None:
-    """Make the application's login and the two roles it may take; it inherits neither and is no superuser."""
+    """Create the application's login and the two roles that it may set; it inherits neither and is no superuser."""
     with connection.cursor() as cursor:
         for role in (*_ROLES, DATABASE_LOGIN):
             cursor.execute("SELECT FROM pg_roles WHERE rolname = %s", (role,))
@@ -36,7 +38,10 @@ def create_login(connection: Any) -> None:
 
 
 def create_database(connection: Any, name: str, template: str | None = None) -> None:
-    """Make a database of the login's own unless it exists."""
+    """Create a database that the login owns, unless it exists.
+
+    template: name of a database to copy
+    """
     with connection.cursor() as cursor:
         cursor.execute("SELECT FROM pg_database WHERE datname = %s", (name,))
         if cursor.fetchone() is None:
@@ -48,12 +53,8 @@ def create_database(connection: Any, name: str, template: str | None = None) -> 
             cursor.execute(statement)
 
 
-POSTGRES_MAJOR = "18"
-START_SECONDS = 20
-
-
 class EmbeddedServer(ABC):
-    """One server process and how it is started, asked and stopped."""
+    """A server process of an instance."""
 
     name: str
     stop_signal: signal.Signals
@@ -67,18 +68,18 @@ class EmbeddedServer(ABC):
 
     @property
     def log(self) -> Path:
-        """Where the server writes what it has to say."""
+        """File of the server's log."""
         return self.directory / "log" / f"{self.name}.log"
 
     @property
     def pid(self) -> int | None:
-        """Process id while it runs."""
+        """Process id while the server runs."""
         return self.process.pid if self.process and self.process.poll() is None else None
 
     def start(self) -> None:
         """Start the server and wait until it answers.
 
-        raises: EngineError with the server's last words
+        raises: EngineError with the server's last output
         """
         self._spawn()
         deadline = time.monotonic() + START_SECONDS
@@ -88,7 +89,7 @@ class EmbeddedServer(ABC):
             time.sleep(0.05)
 
     def stop(self, seconds: float = 30) -> None:
-        """Stop the server cleanly, by force after a while."""
+        """Stop the server cleanly, and kill it after some seconds."""
         if self.process is None or self.pid is None:
             return
         self.process.send_signal(self.stop_signal)
@@ -99,13 +100,13 @@ class EmbeddedServer(ABC):
             self.process.wait(10)
 
     def last_output(self) -> str:
-        """The last line of the log that says something."""
+        """The last line of the log."""
         lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
         return lines[-1][-300:] if lines else "it said nothing"
 
     @abstractmethod
     def is_ready(self) -> bool:
-        """Whether the server takes commands."""
+        """Whether the server accepts commands."""
 
     @abstractmethod
     def _spawn(self) -> None:
@@ -129,7 +130,7 @@ class EmbeddedServer(ABC):
 
 
 class EmbeddedPostgres(EmbeddedServer):
-    """PostgreSQL on a socket of its own, without any network."""
+    """PostgreSQL on a Unix socket, without any network."""
 
     name = "postgres"
     stop_signal = signal.SIGINT
@@ -137,7 +138,7 @@ class EmbeddedPostgres(EmbeddedServer):
 
     @property
     def data(self) -> Path:
-        """The cluster."""
+        """Directory of the cluster."""
         return self.directory / "pg" / "data"
 
     def is_ready(self) -> bool:
@@ -149,13 +150,13 @@ class EmbeddedPostgres(EmbeddedServer):
         return True
 
     def superuser(self, database: str) -> Any:
-        """A connection of the cluster's superuser: bootstrap and tests only, never the application."""
+        """A connection of the cluster's superuser, for bootstrap and tests; the application never uses it."""
         return psycopg2.connect(host=str(self.run), user=SUPERUSER, dbname=database, connect_timeout=2)
 
     def start(self) -> None:
-        """Make the cluster at the first start, start it, and make sure of login and database."""
+        """Start the server; the first start creates cluster, login and database."""
         binaries = host.postgres_bin_directory()
-        self._make_cluster(binaries)
+        self._create_cluster(binaries)
         host.kill_stale_server(host.read_pid(self.data / "postmaster.pid"), "postgres", self.data, signal.SIGINT)
         super().start()
         with contextlib.closing(self.superuser("postgres")) as connection:
@@ -163,21 +164,21 @@ class EmbeddedPostgres(EmbeddedServer):
             create_login(connection)
             create_database(connection, DATABASE_LOGIN)
 
-    def _make_cluster(self, binaries: Path) -> None:
+    def _create_cluster(self, binaries: Path) -> None:
         version = self.data / "PG_VERSION"
         if version.exists():
-            found = version.read_text().strip()
-            if found != POSTGRES_MAJOR:
+            major = version.read_text().strip()
+            if major != POSTGRES_MAJOR:
                 raise EngineError(
-                    f"{self.data} holds data of PostgreSQL {found}, this release brings {POSTGRES_MAJOR}: "
-                    f"dump it with pg_dump {found}, move the directory away, start, and restore with psql"
+                    f"{self.data} holds data of PostgreSQL {major}, this release brings {POSTGRES_MAJOR}: "
+                    f"dump it with pg_dump {major}, move the directory away, start, and restore with psql"
                 )
             return
         draft = self.data.with_name("data.new")
         shutil.rmtree(draft, ignore_errors=True)
         unsynced = [] if self.is_durable else ["--no-sync"]
         command = [str(binaries / "initdb"), "-D", str(draft), "-U", SUPERUSER, "-E", "UTF8", "--locale=C.UTF-8"]
-        made = subprocess.run(  # noqa: S603 - our own binaries
+        result = subprocess.run(  # noqa: S603 - our own binaries
             [*command, "--auth-local=trust", "--auth-host=reject", "--no-instructions", *unsynced],
             capture_output=True,
             text=True,
@@ -186,8 +187,8 @@ class EmbeddedPostgres(EmbeddedServer):
             cwd="/",
             **host.unprivileged_popen_args(),
         )
-        if made.returncode:
-            raise EngineError(f"initdb failed: {(made.stderr.strip().splitlines() or ['no reason given'])[-1]}")
+        if result.returncode:
+            raise EngineError(f"initdb failed: {(result.stderr.strip().splitlines() or ['no reason given'])[-1]}")
         draft.rename(self.data)
 
     def _spawn(self) -> None:
@@ -201,14 +202,14 @@ class EmbeddedPostgres(EmbeddedServer):
 
 
 class EmbeddedRedis(EmbeddedServer):
-    """Redis on a socket of its own, appending every write to a file."""
+    """Redis on a Unix socket, which appends every write to a file."""
 
     name = "redis"
     stop_signal = signal.SIGTERM
     kill_signal = signal.SIGKILL
 
     def is_ready(self) -> bool:
-        """Whether it has loaded its file and takes commands."""
+        """Whether Redis has loaded its file and accepts commands."""
         try:
             with redis.Redis(unix_socket_path=str(self.run / "redis.sock"), socket_timeout=2) as client:
                 return bool(client.ping())
@@ -216,7 +217,7 @@ class EmbeddedRedis(EmbeddedServer):
             return False
 
     def start(self) -> None:
-        """Start it, after ending one that outlived its owner: Redis itself takes no lock on its directory."""
+        """Start the server, after stopping one that outlived its owner: Redis does not lock its directory."""
         data = self.directory / "redis"
         host.kill_stale_server(host.read_pid(data / "redis.pid"), "redis-server", data, signal.SIGTERM)
         super().start()

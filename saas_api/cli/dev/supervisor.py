@@ -1,4 +1,4 @@
-"""Supervisor, ChildProcess, restart on code changes."""
+"""Supervision of the processes of `make run`: restarts after crashes and code changes, and a clean stop."""
 
 import collections
 import contextlib
@@ -16,11 +16,17 @@ from saas_api.cli.dev import host
 from saas_api.cli.dev.host import EngineError
 
 POLL_SECONDS = 1.0
+RESTART_DELAYS = (0.2, 0.5, 1.0, 2.0, 5.0)
+SLOW_RESTART_DELAYS = (2.0, *(5.0,) * 15)
+"""For code under development: these delays last over a minute, so a process that cannot start is retried for ever."""
+CRASH_WINDOW_SECONDS = 60
+MIN_UPTIME_SECONDS = 5.0
+STOP_SECONDS = 30
 _WATCHED_SUFFIXES = {".py", ".lua", ".html", ".txt"}
 
 
 class SourceWatcher:
-    """The files a running product is made of.
+    """Detects changes of the product's source files.
 
     root: of the repository
     """
@@ -28,54 +34,41 @@ class SourceWatcher:
     def __init__(self, root: Path) -> None:
         self._folders = [root / "saas_api", root / "templates"]
         self._files = [root / "config.py", root / "wsgi.py", root / "gunicorn.conf.py"]
-        self._seen = self._times()
-        self._looked_at = time.monotonic()
+        self._modified_at = self._read_times()
+        self._polled_at = time.monotonic()
 
     def has_changed(self) -> bool:
-        """Whether a file was written, made or removed; says so once for each change."""
-        if time.monotonic() - self._looked_at < POLL_SECONDS:
+        """Whether a file was written, created or removed since the last call that returned True."""
+        if time.monotonic() - self._polled_at < POLL_SECONDS:
             return False
-        self._looked_at = time.monotonic()
-        before, self._seen = self._seen, self._times()
-        return before != self._seen
+        self._polled_at = time.monotonic()
+        before, self._modified_at = self._modified_at, self._read_times()
+        return before != self._modified_at
 
-    def _times(self) -> dict[Path, int]:
-        found = [path for folder in self._folders for path in folder.rglob("*") if path.suffix in _WATCHED_SUFFIXES]
+    def _read_times(self) -> dict[Path, int]:
+        paths = [path for folder in self._folders for path in folder.rglob("*") if path.suffix in _WATCHED_SUFFIXES]
         times = {}
-        for path in (*found, *self._files):
+        for path in (*paths, *self._files):
             try:
                 times[path] = path.stat().st_mtime_ns
-            except FileNotFoundError:  # an editor is just replacing it
+            except FileNotFoundError:  # an editor is replacing it
                 continue
         return times
 
 
-RESTART_DELAYS = (0.2, 0.5, 1.0, 2.0, 5.0)
-SLOW_RESTART_DELAYS = (2.0, *(5.0,) * 15)
-"""For code that is being written: what cannot start is tried again for ever, since no minute holds so many tries."""
-CRASH_WINDOW_SECONDS = 60
-MIN_UPTIME_SECONDS = 5.0
-STOP_SECONDS = 30
-
-
 class SupervisedProcess(Protocol):
-    """What the supervisor keeps alive: a process of the application or an engine."""
+    """A process that the supervisor keeps alive: of the application, or an engine."""
 
     name: str
 
     @property
-    def pid(self) -> int | None:
-        """Process id while it runs."""
-
-    def start(self) -> None:
-        """Start it, or start it again."""
-
-    def last_output(self) -> str:
-        """What it said last."""
+    def pid(self) -> int | None: ...
+    def start(self) -> None: ...
+    def last_output(self) -> str: ...
 
 
 class ChildProcess:
-    """One process of the application; its lines come out with its name before them."""
+    """One process of the application; its output is passed on with its name before each line."""
 
     def __init__(self, name: str, command: list[str], environment: Mapping[str, str]) -> None:
         self.name = name
@@ -87,11 +80,11 @@ class ChildProcess:
 
     @property
     def pid(self) -> int | None:
-        """Process id while it runs."""
+        """Process id while the process runs."""
         return self.process.pid if self.process and self.process.poll() is None else None
 
     def start(self) -> None:
-        """Start it in a session of its own: a Ctrl-C reaches the supervisor alone."""
+        """Start the process in its own session, so that Ctrl-C reaches the supervisor alone."""
         self.process = subprocess.Popen(  # noqa: S603 - our own commands
             self._command,
             stdin=subprocess.DEVNULL,
@@ -107,17 +100,17 @@ class ChildProcess:
         self._reader.start()
 
     def last_output(self) -> str:
-        """Its last lines."""
+        """The last lines of output."""
         return "\n".join(self._lines)
 
     def signal(self, number: signal.Signals) -> None:
-        """Signal the whole session: a master that was killed leaves children behind."""
+        """Signal the whole session, because a killed master leaves children behind."""
         if self.process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, number)
 
     def wait(self) -> None:
-        """Wait until it has ended and its last line is passed on."""
+        """Wait until the process has ended and its last line is passed on."""
         if self.process is not None and self._reader is not None:
             self.process.wait()
             self._reader.join(1)
@@ -133,14 +126,14 @@ class ChildProcess:
 
 
 class RestartLimitReached(Exception):
-    """Something died too often; the message carries its last words."""
+    """A process died too often; the message contains its last output."""
 
 
 class Supervisor:
-    """Keeps engines and children alive until it is told to stop.
+    """Keeps engines and children alive until a signal.
 
-    run: directory of the pid files, which are hints for people and tests
-    delays: seconds before the first, second, ... new start within a minute; a further death ends everything
+    run: directory of the pid files, which users and tests read
+    delays: seconds before the first, second, ... restart within a minute; a further death stops everything
     """
 
     def __init__(
@@ -155,50 +148,50 @@ class Supervisor:
         self._children = children
         self._delays = delays
         self._deaths: dict[str, list[float]] = collections.defaultdict(list)
-        self._due: dict[str, float] = {}
-        self._started: dict[str, float] = {}
+        self._restart_at: dict[str, float] = {}
+        self._started_at: dict[str, float] = {}
         self._pids: dict[str, int] = {}
         self._signals = 0
 
     def start(self, *children: ChildProcess) -> None:
-        """Start children of this supervisor, or all of them, beside engines that run already."""
+        """Start the given children, or all of them; the engines run already."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._on_signal)
         for child in children or self._children:
-            self._started[child.name] = time.monotonic()
+            self._started_at[child.name] = time.monotonic()
             child.start()
         self._write_pids()
 
     @property
     def is_stopping(self) -> bool:
-        """Whether a signal came."""
+        """Whether a signal has arrived."""
         return self._signals > 0
 
     def watch(self, until: Callable[[], bool] = lambda: False) -> None:
-        """Restart what dies until told to stop, or until something is so.
+        """Restart processes that die, until a signal or until a condition holds.
 
-        raises: GaveUp when one process has died too often within a minute
+        raises: RestartLimitReached when a process has died too often within a minute
         """
         while not self.is_stopping and not until():
-            for thing in (*self._engines, *(child for child in self._children if child.process)):
-                self._look_at(thing)
+            for process in (*self._engines, *(child for child in self._children if child.process)):
+                self._check(process)
             self._write_pids()
             time.sleep(0.1)
 
     def restart(self) -> None:
-        """End all children and start them again, as new ones that never died."""
-        self._end_children()
+        """Stop all children and start them again, with no deaths counted."""
+        self._stop_children()
         self._deaths.clear()
-        self._due.clear()
+        self._restart_at.clear()
         self.start()
 
     def stop(self) -> None:
-        """End web, worker and scheduler, gracefully first; the engines are stopped by their owner."""
-        self._end_children()
+        """Stop the children, gracefully first; the engines are stopped by their owner."""
+        self._stop_children()
         for name in self._pids:
             (self._run / f"{name}.pid").unlink(missing_ok=True)
 
-    def _end_children(self) -> None:
+    def _stop_children(self) -> None:
         for child in self._children:
             if child.process is not None:
                 child.process.send_signal(signal.SIGTERM)
@@ -212,35 +205,36 @@ class Supervisor:
     def _on_signal(self, _number: int, _frame: object) -> None:
         self._signals += 1
 
-    def _look_at(self, thing: SupervisedProcess) -> None:
-        now = time.monotonic()
-        if thing.pid is not None:
+    def _check(self, process: SupervisedProcess) -> None:
+        """Restart a process that is due for it, or schedule the restart of one that has died."""
+        now, name = time.monotonic(), process.name
+        if process.pid is not None:
             return
-        if thing.name in self._due:
-            if now >= self._due[thing.name]:
-                del self._due[thing.name]
+        if name in self._restart_at:
+            if now >= self._restart_at[name]:
+                del self._restart_at[name]
                 with contextlib.suppress(EngineError):
-                    self._started[thing.name] = now
-                    thing.start()
+                    self._started_at[name] = now
+                    process.start()
             return
-        recent = [at for at in self._deaths[thing.name] if now - at < CRASH_WINDOW_SECONDS]
-        if now - self._started.get(thing.name, now) >= MIN_UPTIME_SECONDS:
-            recent = []  # it worked: whatever ended it, it is no crash loop
-        deaths = self._deaths[thing.name] = [*recent, now]
+        recent = [died_at for died_at in self._deaths[name] if now - died_at < CRASH_WINDOW_SECONDS]
+        if now - self._started_at.get(name, now) >= MIN_UPTIME_SECONDS:
+            recent = []  # the process worked, so this is no crash loop
+        deaths = self._deaths[name] = [*recent, now]
         if len(deaths) > len(self._delays):
-            raise RestartLimitReached(f"{thing.name} died {len(deaths)} times within a minute:\n{thing.last_output()}")
-        if isinstance(thing, ChildProcess):
-            thing.signal(signal.SIGTERM)
+            raise RestartLimitReached(f"{name} died {len(deaths)} times within a minute:\n{process.last_output()}")
+        if isinstance(process, ChildProcess):
+            process.signal(signal.SIGTERM)
         delay = self._delays[len(deaths) - 1]
-        sys.stderr.write(f"{thing.name} died; starting it again in {delay} s\n")
-        self._due[thing.name] = now + delay
+        sys.stderr.write(f"{name} died; starting it again in {delay} s\n")
+        self._restart_at[name] = now + delay
 
     def _write_pids(self) -> None:
-        for thing in (*self._engines, *self._children):
-            pid = thing.pid
-            if pid is not None and self._pids.get(thing.name) != pid:
-                path = self._run / f"{thing.name}.pid"
+        for process in (*self._engines, *self._children):
+            pid = process.pid
+            if pid is not None and self._pids.get(process.name) != pid:
+                path = self._run / f"{process.name}.pid"
                 draft = path.with_suffix(".new")
                 draft.write_text(f"{pid}\n")
                 draft.rename(path)
-                self._pids[thing.name] = pid
+                self._pids[process.name] = pid

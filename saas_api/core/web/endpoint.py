@@ -106,7 +106,7 @@ def endpoint(**fields: Unpack[OperationFields]) -> Callable[[Callable[..., Any]]
                     idempotency.acquire(engine.session(), g.idempotent_request)
                 response = _to_response(operation, view(**path, **arguments))
             except AlreadyAnswered as replay:
-                return _replay(replay.kept)
+                return _replay(replay.response)
             if must_store and response.status_code < 400:
                 _store_response(g.idempotent_request, response)
             return response

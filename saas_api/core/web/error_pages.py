@@ -42,7 +42,10 @@ def render_error(error: ApiError) -> Response:
 def _error_page(error: ApiError) -> Response:
     if isinstance(error, FormExpired):
         return resend_page(
-            error.status, forms.resubmit_url(), forms.resubmit_fields(), organization=g.get("acts_in", "")
+            error.status,
+            forms.resubmit_url(),
+            forms.resubmit_fields(),
+            organization=g.get("current_organization_name", ""),
         )
     request_id = g.get("request_id")
     if pages.is_htmx_fragment():

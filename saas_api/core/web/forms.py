@@ -256,7 +256,7 @@ def _run_form_once(principal: Principal, key: str, fingerprint: bytes, run: Call
     try:
         idempotency.acquire(engine.session(), idempotent_request)
     except AlreadyAnswered as replay:
-        stored = replay.kept
+        stored = replay.response
         return Response(stored.body, stored.status, dict(stored.headers), mimetype="text/html")
     response = make_response(run())
     if response.status_code < 400:

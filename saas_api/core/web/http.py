@@ -15,7 +15,7 @@ from werkzeug.routing import BaseConverter, Map
 from saas_api.core import ids
 from saas_api.core.db import engine
 from saas_api.core.errors import ApiError, BadRequest, PayloadTooLarge, UnsupportedMediaType, ValidationFailed
-from saas_api.core.fields import NIL_UUID
+from saas_api.core.ids import NIL_UUID
 
 MAX_BODY_BYTES = 65_536
 MAX_DEPTH = 32

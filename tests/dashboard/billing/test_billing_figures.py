@@ -77,7 +77,7 @@ def test_the_pages_reads_are_the_services(customer: Customer, is_mixed: bool) ->
         found = running_period.find_account(session, customer.id, now)
         assert found is not None
         seen = running_period.get_current_period(session, found, now)
-    assert (seen.bill, seen.forecast) == (expected.draft, expected.forecast)
+    assert (seen.bill, seen.forecast) == (expected.bill, expected.forecast)
     assert (seen.requests, seen.spent_minor) == (expected.total_requests, cap.spent.total)
     assert (seen.account.period.id, seen.account.profile.spend_cap_minor) == (cap.period_id, cap.amount_minor)
 
@@ -186,7 +186,7 @@ def test_a_change_is_made_once_and_only_as_it_was_shown(customer: Customer, may:
 def test_the_document_is_the_pdfs(customer: Customer, owner: Browser) -> None:
     there = invoice_page(customer)
     with customer.transaction() as session:
-        document = invoice_documents.invoice_document(session, customer.id, customer.invoice_id)
+        document = invoice_documents.get_document(session, customer.id, customer.invoice_id)
     texts = [document.number, document.status, document.buyer.name, *(text for pair in document.facts for text in pair)]
     texts += [text for line in document.lines for text in (line.description, *line.details, line.quantity, line.amount)]
     texts += [text for one in document.sums for text in (one.label, one.amount)]

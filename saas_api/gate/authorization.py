@@ -1,0 +1,66 @@
+"""Authorization of the caller: organization, network address, impersonation, and scope or role."""
+
+import ipaddress
+from collections.abc import Sequence
+
+from flask import request
+
+from saas_api.core import access, request_context
+from saas_api.core.access import Access, Principal
+from saas_api.core.errors import Forbidden, NotFound, PaymentRequired
+from saas_api.core.settings import setting
+from saas_api.gate.credentials import KeyPrincipal
+
+SAFE_METHODS = ("GET", "HEAD")
+_LOGOUT_ENDPOINT = "accounts.logout"
+
+
+class IpNotAllowed(Forbidden):
+    """The key is restricted to other addresses."""
+
+    code, message = "IP_NOT_ALLOWED", "This API key may not be used from your address."
+
+
+class OrganizationSuspended(Forbidden):
+    """An operator or an overdue invoice has suspended the organization."""
+
+    code = "ORGANIZATION_SUSPENDED"
+    message = "This organization is suspended; if invoices are overdue, paying them ends that at once."
+
+
+class SendingRestricted(PaymentRequired):
+    """An invoice is overdue: metered calls are rejected, others still work."""
+
+    code, message = "SUBSCRIPTION_RESTRICTED", "An invoice is overdue; pay it to send again."
+
+
+def authorize_caller(principal: Principal, view_access: Access) -> None:
+    """Check that a principal may make this request: organization, address, impersonation, then scope or role.
+
+    raises: OrganizationSuspended, IpNotAllowed, SendingRestricted, InsufficientScope, Forbidden, NotFound
+    """
+    if isinstance(principal, KeyPrincipal) and principal.terms is not None:
+        terms = principal.terms
+        if "suspended" in (terms.organization_status, terms.standing) or terms.organization_status == "closed":
+            raise OrganizationSuspended
+        if principal.ip_allow and not _is_in_networks(request_context.client_ip(), principal.ip_allow):
+            raise IpNotAllowed
+        if terms.standing == "restricted" and view_access.is_metered:
+            raise SendingRestricted
+    if principal.is_impersonating and request.method not in SAFE_METHODS and request.endpoint != _LOGOUT_ENDPOINT:
+        raise Forbidden("You are looking at this organization; nothing can be changed.")
+    if view_access.operator_role is not None and not is_console_address_allowed(request_context.client_ip()):
+        raise NotFound
+    access.authorize(principal, view_access)
+
+
+def is_console_address_allowed(address: str) -> bool:
+    """Whether the operator console answers requests from an address (ADMIN_ALLOWED_IPS; empty allows all)."""
+    networks = setting("ADMIN_ALLOWED_IPS")
+    return not networks or _is_in_networks(address, networks)
+
+
+def _is_in_networks(address: str, networks: Sequence[str]) -> bool:
+    if address == "invalid":
+        return False
+    return any(ipaddress.ip_address(address) in ipaddress.ip_network(network) for network in networks)
