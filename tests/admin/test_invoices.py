@@ -104,6 +104,16 @@ def test_csv_contains_the_filtered_rows_and_no_formula(app: Flask, client: Flask
     assert ",'=HYPERLINK(1),open,99.00,99.00,USD," in row
 
 
+def test_csv_has_the_names_and_amounts_of_the_api(app: Flask, client: FlaskClient, customer: Customer) -> None:
+    olga = sign_in_operator(app, client)
+    olga.run_action(f"{invoice_page(customer)}/void")
+    head, row = olga.open("/admin/invoices?status=void&format=csv").get_data(as_text=True).lstrip("\ufeff").splitlines()
+    assert head == (
+        "id,number,organization_id,organization,status,total_amount,amount_due,currency,issued_at,due_date,paid_at"
+    )
+    assert ",void,99.00,0.00,USD," in row
+
+
 def test_void_is_recorded_in_both_audit_logs(app: Flask, client: FlaskClient, customer: Customer) -> None:
     page = sign_in_operator(app, client).run_action(f"{invoice_page(customer)}/void")
     assert ("The invoice is void." in page, customer.invoice().state) == (True, "void")

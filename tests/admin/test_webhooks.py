@@ -121,6 +121,9 @@ def test_endpoints_and_deliveries_download_as_csv(app: Flask, client: FlaskClien
     olga = sign_in_operator(app, client, "support")
     rows = olga.open(f"{failed[0]}?status=failed&format=csv").get_data(as_text=True).splitlines()
     assert (len(rows), ",invoice.paid,auto,failed,9,500,http_error," in rows[1]) == (2, True)
+    assert rows[0].lstrip("\ufeff") == (
+        "id,event_id,event_type,cause,status,attempt_count,last_status_code,error_code,created_at,finished_at"
+    )
     assert len(olga.open("/admin/deliveries?format=csv").get_data(as_text=True).splitlines()) == 2
 
 
