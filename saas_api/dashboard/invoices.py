@@ -18,6 +18,7 @@ from saas_api.billing.rating import explanation
 from saas_api.core import access, clock, money
 from saas_api.core.access import require_permission
 from saas_api.core.db import engine
+from saas_api.core.db.pagination import PageRequest
 from saas_api.core.fields import StrictSchema
 from saas_api.core.settings import setting
 from saas_api.core.web import pages, templating
@@ -67,9 +68,10 @@ def show(invoice_id: UUID, form: Form | None = None) -> Response:
         context.current_zone(),
     )
     invoice = view.invoice
-    query = {"invoice_id": invoice_id, "cursor": None, "limit": PAGE_SIZE}
     choices = checkout.list_providers_for(invoice)
-    attempts = payments.list_payments(engine.session(), context.current_organization_id(), query).items
+    attempts = payments.list_payments(
+        engine.session(), context.current_organization_id(), PageRequest(limit=PAGE_SIZE), invoice_id=invoice_id
+    ).items
     return pages.render_page(
         "dashboard/billing/invoice.html",
         block="live",

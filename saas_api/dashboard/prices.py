@@ -38,7 +38,6 @@ def list_plan_cards(session: Session, quantities: Mapping[str, int] | None = Non
 
     quantities: of one month, by meter
     """
-    units = plans.meter_units(session)
     now = clock.now()
     month = BillingPeriod(
         starts_at=now, ends_at=now + DAYS_PER_MONTH, nominal_seconds=int(DAYS_PER_MONTH.total_seconds())
@@ -49,8 +48,8 @@ def list_plan_cards(session: Session, quantities: Mapping[str, int] | None = Non
         version = offer.version
         lines = [
             line
-            for meter, price in sorted(version.prices.items(), reverse=True)
-            for line in describe_price(meter, units[meter], price, version.currency)
+            for offered in reversed(offer.prices)
+            for line in describe_price(offered.meter, offered.unit, offered.price, version.currency)
         ]
         total = bill.calculate_bill(bill_inputs.inputs_for_version(month, version, used)).total_minor if used else None
         cards.append(PlanCard(offer, lines, total))

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 from uuid import UUID
 
 from sqlalchemy import func, select
@@ -120,17 +119,18 @@ def list_newest(session: Session, status: str | None, limit: int) -> Sequence[Pa
     return session.scalars(statement.where(Payment.status == status) if status else statement).all()
 
 
-def list_payments(session: Session, organization_id: UUID, query: dict[str, Any]) -> Page:
+def list_payments(
+    session: Session, organization_id: UUID, request: PageRequest, *, invoice_id: UUID | None = None
+) -> Page:
     """A page of an organization's payments, newest first.
 
-    query: limit, cursor, invoice_id
     raises: ValidationFailed for a cursor of another list
     """
-    request, filters = PageRequest.from_query(query)
     statement = select(Payment).where(Payment.organization_id == organization_id)
-    if filters["invoice_id"]:
-        statement = statement.where(Payment.invoice_id == filters["invoice_id"])
-    return pagination.paginate(session, statement, Payment.created_at.desc(), Payment.id.desc(), request=request)
+    if invoice_id:
+        statement = statement.where(Payment.invoice_id == invoice_id)
+    keys = (Payment.created_at.desc(), Payment.id.desc())
+    return pagination.paginate(session, statement, *keys, request=request)
 
 
 def settle_payment(provider: str, reference: str) -> SettlementOutcome:
