@@ -11,7 +11,7 @@ from saas_api.billing import periods
 from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
 from tests.support.accounts import Person, sign_up
-from tests.support.billing import Company, day
+from tests.support.billing import BillingOrganization, day
 from tests.support.console import BOTH, PLATFORM, REASON, Console, check_offices, console, log, problem, run
 
 PAGES = {
@@ -23,11 +23,11 @@ PAGES = {
 }
 
 
-def ended(app: Flask, client: FlaskClient, name: str = "Acme") -> tuple[Company, Person]:
+def ended(app: Flask, client: FlaskClient, name: str = "Acme") -> tuple[BillingOrganization, Person]:
     """A company on a paid plan whose April is over and not invoiced."""
     clock.freeze_time(day(1))
     person = sign_up(client, f"alice@{name.lower()}.example", name)
-    company = Company(ids.parse_id("org", person.organization_id))
+    company = BillingOrganization(ids.parse_id("org", person.organization_id))
     with app.app_context():
         with company.transaction() as session:
             periods.ensure_account(session, company.id)
@@ -38,14 +38,14 @@ def ended(app: Flask, client: FlaskClient, name: str = "Acme") -> tuple[Company,
     return company, person
 
 
-def invoices(app: Flask, company: Company) -> list[Any]:
+def invoices(app: Flask, company: BillingOrganization) -> list[Any]:
     with app.app_context():
         return company.rows(
             "SELECT state, total_minor FROM invoices WHERE billing_period_id IS NOT NULL ORDER BY serial"
         )
 
 
-def park(app: Flask, company: Company) -> None:
+def park(app: Flask, company: BillingOrganization) -> None:
     run(
         app,
         "UPDATE billing_profiles SET parked_at = now(), parked_reason = 'check sums.lines' WHERE organization_id = :id",

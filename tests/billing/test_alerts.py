@@ -12,14 +12,14 @@ from saas_api.billing import alerts, periods
 from saas_api.core import clock
 from saas_api.core.db import tenancy
 from tests.support.accounts import Person
-from tests.support.billing import Company, day, found
+from tests.support.billing import BillingOrganization, create_organization, day
 
 ALERTS = "/api/v1/billing/alerts"
 
 
 @pytest.fixture
-def acme(context: Flask) -> Company:
-    return found("Acme", day(1))
+def acme(context: Flask) -> BillingOrganization:
+    return create_organization("Acme", day(1))
 
 
 def mails() -> list[tuple[str, str]]:
@@ -28,12 +28,12 @@ def mails() -> list[tuple[str, str]]:
         return [tuple(row) for row in rows]
 
 
-def fired(company: Company) -> list[Any]:
+def fired(company: BillingOrganization) -> list[Any]:
     return company.rows("""SELECT r.subject, r.meter_code, r.threshold::int FROM alert_firings
       JOIN alert_rules r ON r.id = rule_id ORDER BY 1, 2, 3""")
 
 
-def listen(company: Company) -> None:
+def listen(company: BillingOrganization) -> None:
     with company.transaction() as session:
         session.execute(
             text("INSERT INTO webhook_endpoints (organization_id, url) VALUES (:id, 'https://acme.example/hook')"),
@@ -41,7 +41,7 @@ def listen(company: Company) -> None:
         )
 
 
-def test_a_threshold_is_told_once_a_period_and_again_in_the_next(acme: Company) -> None:
+def test_a_threshold_is_told_once_a_period_and_again_in_the_next(acme: BillingOrganization) -> None:
     acme.use(799)
     alerts.evaluate_alerts(clock.now())
     assert fired(acme) == []
@@ -58,7 +58,7 @@ def test_a_threshold_is_told_once_a_period_and_again_in_the_next(acme: Company) 
     assert len(mails()) == 2
 
 
-def test_two_jobs_at_once_tell_once(acme: Company, context: Flask) -> None:
+def test_two_jobs_at_once_tell_once(acme: BillingOrganization, context: Flask) -> None:
     listen(acme)
     acme.use(1000)
 
@@ -73,14 +73,14 @@ def test_two_jobs_at_once_tell_once(acme: Company, context: Flask) -> None:
     assert acme.rows("SELECT type FROM events") == [("usage.threshold_reached",)] * 2
 
 
-def test_spend_alerts_look_at_base_and_usage_against_the_cap(acme: Company) -> None:
+def test_spend_alerts_look_at_base_and_usage_against_the_cap(acme: BillingOrganization) -> None:
     acme.use(1000 + 5000)
     alerts.evaluate_alerts(clock.now())
     assert ("spend_percent_of_cap", None, 50) in fired(acme)
     assert ("spend_percent_of_cap", None, 80) not in fired(acme)
 
 
-def test_an_alert_only_cap_is_reported_once_when_it_is_reached(acme: Company) -> None:
+def test_an_alert_only_cap_is_reported_once_when_it_is_reached(acme: BillingOrganization) -> None:
     listen(acme)
     with acme.transaction() as session:
         session.execute(text("UPDATE billing_profiles SET spend_cap_minor = 100, spend_cap_action = 'alert'"))
@@ -90,7 +90,9 @@ def test_an_alert_only_cap_is_reported_once_when_it_is_reached(acme: Company) ->
     assert acme.rows("SELECT count(*) FROM events WHERE type = 'spend_cap.reached'") == [(1,)]
 
 
-def test_a_call_stopped_by_the_cap_is_told_once_even_if_the_cap_was_not_met_to_the_cent(acme: Company) -> None:
+def test_a_call_stopped_by_the_cap_is_told_once_even_if_the_cap_was_not_met_to_the_cent(
+    acme: BillingOrganization,
+) -> None:
     listen(acme)
     period = acme.rows("SELECT id FROM billing_periods ORDER BY seq LIMIT 1")[0].id
     for _ in range(2):

@@ -15,7 +15,7 @@ from saas_api.billing import plans, terms
 from saas_api.billing.rating import charges, plan_file
 from saas_api.billing.rating.plan_file import InvalidPlanFile, MeterContent
 from saas_api.core.db import tenancy
-from tests.support.billing import found
+from tests.support.billing import create_organization
 
 METERS = {"sms": MeterContent("sms", "SMS", "segment"), "email": MeterContent("email", "E-mail", "message")}
 TEAM = {
@@ -215,7 +215,7 @@ def test_a_new_plan_is_published_once_and_is_on_offer(app: Flask, client: Any, p
 def test_a_changed_file_is_the_next_version_and_leaves_everybody_where_they_are(
     app: Flask, publish: Any, context: Flask
 ) -> None:
-    company = found(plan="pro@1")
+    company = create_organization(plan="pro@1")
     dearer = {**shown(app, "pro"), "base_amount": "119.00"}
     outcome = json.loads(publish(dearer, "--json").stdout)
     assert (outcome["published"], outcome["previous"]) == ("pro@2", "pro@1")
@@ -270,7 +270,7 @@ def test_a_name_alone_needs_no_version(app: Flask, publish: Any) -> None:
 
 
 def test_the_list_says_who_is_on_what(app: Flask, context: Flask) -> None:
-    found(plan="pro@1")
+    create_organization(plan="pro@1")
     listed = json.loads(app.test_cli_runner().invoke(args=["plans", "list", "--json"]).stdout)["plans"]
     assert [plan["version"] for plan in listed] == ["free@1", "starter@1", "pro@1", "scale@1"]
     assert [plan["organizations"] for plan in listed] == [0, 0, 1, 0]

@@ -14,7 +14,7 @@ from saas_api.billing import alerts, periods
 from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
 from tests.support.accounts import Person, make_key
-from tests.support.billing import Company
+from tests.support.billing import BillingOrganization
 from tests.support.second_process import neighbour
 
 SEND, CAP, ALERTS = "/api/v1/messages/send", "/api/v1/billing/spend-cap", "/api/v1/billing/alerts"
@@ -25,15 +25,15 @@ TWO = {**SMS, "message": "x" * 200}
 
 
 @pytest.fixture
-def acme(app: Flask, client: FlaskClient, alice: Person) -> Company:
+def acme(app: Flask, client: FlaskClient, alice: Person) -> BillingOrganization:
     """Acme on starter from the start, at the first of the running month."""
-    company = Company(ids.parse_id("org", alice.organization_id))
+    company = BillingOrganization(ids.parse_id("org", alice.organization_id))
     with app.app_context():
         start(company)
     return company
 
 
-def start(company: Company) -> None:
+def start(company: BillingOrganization) -> None:
     with company.transaction() as session:
         periods.ensure_account(session, company.id)
         started = session.scalar(text("SELECT started_at FROM subscriptions"))
@@ -68,7 +68,7 @@ def counters(config: dict[str, Any]) -> dict[str, int]:
         }
 
 
-def limit_of(company: Company, per_minute: int, ceilings: str = "{}") -> None:
+def limit_of(company: BillingOrganization, per_minute: int, ceilings: str = "{}") -> None:
     """Exceptions of one company: requests a minute, and quotas by meter."""
     with tenancy.system_session("billing.account") as session:
         session.execute(
@@ -79,7 +79,7 @@ def limit_of(company: Company, per_minute: int, ceilings: str = "{}") -> None:
 
 
 def test_of_two_segments_left_three_are_refused_two_pass_and_then_not_even_an_email(
-    app: Flask, client: FlaskClient, alice: Person, acme: Company, config: dict[str, Any]
+    app: Flask, client: FlaskClient, alice: Person, acme: BillingOrganization, config: dict[str, Any]
 ) -> None:
     key = make_key(client, alice)
     cap = cap_for(client, alice, 100)
@@ -94,7 +94,7 @@ def test_of_two_segments_left_three_are_refused_two_pass_and_then_not_even_an_em
 
 
 def test_a_refused_call_consumes_nothing(
-    client: FlaskClient, alice: Person, acme: Company, config: dict[str, Any]
+    client: FlaskClient, alice: Person, acme: BillingOrganization, config: dict[str, Any]
 ) -> None:
     key = make_key(client, alice)
     cap_for(client, alice, 2)
@@ -108,7 +108,7 @@ def test_a_refused_call_consumes_nothing(
 
 
 def test_of_50_parallel_sends_at_a_cap_for_10_exactly_10_pass(
-    app: Flask, client: FlaskClient, alice: Person, acme: Company
+    app: Flask, client: FlaskClient, alice: Person, acme: BillingOrganization
 ) -> None:
     key = make_key(client, alice)
     cap_for(client, alice, 10)
@@ -120,7 +120,7 @@ def test_of_50_parallel_sends_at_a_cap_for_10_exactly_10_pass(
 def test_parallel_sends_across_the_included_quantity_are_stopped_to_the_cent(
     app: Flask, client: FlaskClient, alice: Person
 ) -> None:
-    company = Company(ids.parse_id("org", alice.organization_id))
+    company = BillingOrganization(ids.parse_id("org", alice.organization_id))
     key = make_key(client, alice)
     with app.app_context(), company.transaction() as session:
         periods.ensure_account(session, company.id)
@@ -136,7 +136,7 @@ def test_parallel_sends_across_the_included_quantity_are_stopped_to_the_cent(
 def test_two_processes_in_turn_are_stopped_to_the_cent(
     app: Flask, client: FlaskClient, alice: Person, config: dict[str, Any]
 ) -> None:
-    company = Company(ids.parse_id("org", alice.organization_id))
+    company = BillingOrganization(ids.parse_id("org", alice.organization_id))
     key = make_key(client, alice)
     with app.app_context():
         with company.transaction() as session:
@@ -151,7 +151,7 @@ def test_two_processes_in_turn_are_stopped_to_the_cent(
 
 
 def test_raising_and_removing_the_cap_acts_on_the_next_request_in_every_process(
-    client: FlaskClient, alice: Person, acme: Company, config: dict[str, Any]
+    client: FlaskClient, alice: Person, acme: BillingOrganization, config: dict[str, Any]
 ) -> None:
     key = make_key(client, alice)
     cap_for(client, alice, 1)
@@ -169,7 +169,7 @@ def test_raising_and_removing_the_cap_acts_on_the_next_request_in_every_process(
 
 
 def test_an_alert_only_cap_and_test_mode_stop_nothing(
-    client: FlaskClient, alice: Person, acme: Company, config: dict[str, Any]
+    client: FlaskClient, alice: Person, acme: BillingOrganization, config: dict[str, Any]
 ) -> None:
     live, test = make_key(client, alice), make_key(client, alice, mode="test")
     cap_for(client, alice, 0)
@@ -180,7 +180,7 @@ def test_an_alert_only_cap_and_test_mode_stop_nothing(
 
 
 def test_without_redis_the_ledger_stops_calls(
-    client: FlaskClient, alice: Person, acme: Company, config: dict[str, Any], tmp_path: Any
+    client: FlaskClient, alice: Person, acme: BillingOrganization, config: dict[str, Any], tmp_path: Any
 ) -> None:
     key = make_key(client, alice)
     cap_for(client, alice, 3)
@@ -191,7 +191,7 @@ def test_without_redis_the_ledger_stops_calls(
 
 
 def test_redis_that_forgot_everything_is_told_by_the_ledger(
-    client: FlaskClient, alice: Person, acme: Company, config: dict[str, Any]
+    client: FlaskClient, alice: Person, acme: BillingOrganization, config: dict[str, Any]
 ) -> None:
     key = make_key(client, alice)
     cap_for(client, alice, 3)
@@ -209,7 +209,7 @@ def test_a_new_organization_begins_with_the_default_cap(client: FlaskClient, ali
 
 
 def test_a_cap_below_the_base_or_what_is_used_is_refused(
-    app: Flask, client: FlaskClient, alice: Person, acme: Company
+    app: Flask, client: FlaskClient, alice: Person, acme: BillingOrganization
 ) -> None:
     with app.app_context():
         acme.use(101)
@@ -234,7 +234,7 @@ def test_setting_the_cap_is_logged_and_not_for_members(client: FlaskClient, alic
 
 
 def test_a_count_too_high_is_taken_down_at_the_second_look_and_one_too_low_raised_at_once(
-    app: Flask, client: FlaskClient, alice: Person, acme: Company, config: dict[str, Any]
+    app: Flask, client: FlaskClient, alice: Person, acme: BillingOrganization, config: dict[str, Any]
 ) -> None:
     key = make_key(client, alice)
     cap_for(client, alice, 100)
@@ -252,7 +252,7 @@ def test_a_count_too_high_is_taken_down_at_the_second_look_and_one_too_low_raise
 
 
 def test_a_quota_that_counts_too_high_is_set_right_as_well(
-    app: Flask, client: FlaskClient, alice: Person, acme: Company, config: dict[str, Any]
+    app: Flask, client: FlaskClient, alice: Person, acme: BillingOrganization, config: dict[str, Any]
 ) -> None:
     with app.app_context():
         limit_of(acme, 60, '{"sms": "5"}')
@@ -268,7 +268,9 @@ def test_a_quota_that_counts_too_high_is_set_right_as_well(
     assert statuses(client, key, SMS) == [202]
 
 
-def test_a_warm_send_asks_redis_once(client: FlaskClient, alice: Person, acme: Company, config: dict[str, Any]) -> None:
+def test_a_warm_send_asks_redis_once(
+    client: FlaskClient, alice: Person, acme: BillingOrganization, config: dict[str, Any]
+) -> None:
     key = make_key(client, alice)
     statuses(client, key, SMS, SMS)
     with redis.Redis.from_url(config["REDIS_URL"]) as control:

@@ -22,7 +22,7 @@ from saas_api.payments.payments import OfflinePayment
 from saas_api.webhooks import event_types
 from saas_api.webhooks.payload import MAX_PAYLOAD_BYTES
 from tests.support.accounts import make_key, sign_up
-from tests.support.billing import Company
+from tests.support.billing import BillingOrganization
 from tests.support.payments import Customer, Visitor
 from tests.webhooks.test_schemas_kept import KINDS as OF_OTHER_ROOMS
 
@@ -50,7 +50,7 @@ def begin(visitor: FlaskClient) -> Customer:
     return customer
 
 
-def counts(company: Company) -> Counter[str]:
+def counts(company: BillingOrganization) -> Counter[str]:
     """How often the endpoint is told of each type; all of it keeps to the catalogue."""
     found: Counter[str] = Counter()
     for row in company.rows("SELECT type, payload FROM events ORDER BY created_at, id"):
@@ -73,14 +73,14 @@ def invoiced(visitor: FlaskClient) -> Customer:
     return customer
 
 
-def begins(visitor: FlaskClient) -> Company:
+def begins(visitor: FlaskClient) -> BillingOrganization:
     customer = begin(visitor)
     for _ in range(2):
         ask(customer, "GET", "/usage", None)
     return customer
 
 
-def declined_then_paid(visitor: FlaskClient) -> Company:
+def declined_then_paid(visitor: FlaskClient) -> BillingOrganization:
     customer = invoiced(visitor)
     for action in ("decline", "pay"):
         customer.choose(customer.begin(), action)
@@ -89,7 +89,7 @@ def declined_then_paid(visitor: FlaskClient) -> Company:
     return customer
 
 
-def credited_and_refunded(visitor: FlaskClient) -> Company:
+def credited_and_refunded(visitor: FlaskClient) -> BillingOrganization:
     customer = invoiced(visitor)
     customer.choose(customer.begin(), "pay")
     jobs.process_inbox()
@@ -102,14 +102,14 @@ def credited_and_refunded(visitor: FlaskClient) -> Company:
     return customer
 
 
-def voided(visitor: FlaskClient) -> Company:
+def voided(visitor: FlaskClient) -> BillingOrganization:
     customer = invoiced(visitor)
     with tenancy.system_session("billing.corrections") as session:
         invoice_lifecycle.void_invoice(session, customer.id, customer.invoice_id, ACT)
     return customer
 
 
-def lapsed(visitor: FlaskClient) -> Company:
+def lapsed(visitor: FlaskClient) -> BillingOrganization:
     """Nobody pays until the invoice is written off; then a transfer comes after all."""
     customer = invoiced(visitor)
     due_at = customer.invoice().due_at
@@ -122,7 +122,7 @@ def lapsed(visitor: FlaskClient) -> Company:
     return customer
 
 
-def watched(visitor: FlaskClient) -> Company:
+def watched(visitor: FlaskClient) -> BillingOrganization:
     """Alerts on what is included, on a quantity and on money."""
     customer = begin(visitor)
     rules_wanted = [
@@ -137,7 +137,7 @@ def watched(visitor: FlaskClient) -> Company:
     return customer
 
 
-def stopped_by_the_cap(visitor: FlaskClient) -> Company:
+def stopped_by_the_cap(visitor: FlaskClient) -> BillingOrganization:
     """A cap stops every message; the refusals tell of it, and of the alerts on the way there."""
     customer = begin(visitor)
     ask(customer, "POST", "/billing/upgrade", {"plan": "starter", "when": "now"})
@@ -152,7 +152,7 @@ def stopped_by_the_cap(visitor: FlaskClient) -> Company:
 
 
 INVOICED = {"subscription.created": 1, "subscription.updated": 1, "invoice.finalized": 1}
-CASES: list[tuple[Callable[[FlaskClient], Company], dict[str, int]]] = [
+CASES: list[tuple[Callable[[FlaskClient], BillingOrganization], dict[str, int]]] = [
     (begins, {"subscription.created": 1}),
     (
         declined_then_paid,
@@ -196,7 +196,7 @@ CASES: list[tuple[Callable[[FlaskClient], Company], dict[str, int]]] = [
 
 @pytest.mark.parametrize(("live", "expected"), CASES, ids=[live.__name__ for live, _ in CASES])
 def test_what_happens_is_told_once_and_keeps_to_its_schema(
-    visitor: FlaskClient, live: Callable[[FlaskClient], Company], expected: dict[str, int]
+    visitor: FlaskClient, live: Callable[[FlaskClient], BillingOrganization], expected: dict[str, int]
 ) -> None:
     assert counts(live(visitor)) == expected
 
