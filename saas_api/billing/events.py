@@ -9,7 +9,9 @@ from sqlalchemy.orm import Session
 from saas_api.accounts import members
 from saas_api.accounts.models import Organization
 from saas_api.billing.models import BillingPeriod, Invoice
+from saas_api.billing.plan_schemas import SubscriptionEventOut, SubscriptionUpdatedEventOut
 from saas_api.billing.schemas import InvoiceEventOut
+from saas_api.billing.usage_schemas import AlertEventOut, SpendCapOut
 from saas_api.core import clock, ids, money
 from saas_api.mail import mails
 from saas_api.webhooks import event_types, events
@@ -113,3 +115,56 @@ def email_invoice(session: Session, invoice: Invoice, organization: Organization
             due=f"{invoice.due_at:%d %B %Y}",
             invoice_id=ids.format_id("inv", invoice.id),
         )
+
+
+_SUBSCRIPTION_EXAMPLE: dict[str, Any] = {
+    "id": "sub_018f3c6a9d2e7a018b4c5d6e7f80cc03",
+    "status": "active",
+    "plan": {"code": "free", "name": "Free", "version": "free@1", "base_amount": "0.00", "currency": "USD"},
+    "previous_plan": None,
+    "canceled_at": None,
+}
+event_types.register(
+    "subscription.created",
+    schema=SubscriptionEventOut,
+    description="A subscription was created.",
+    example=_SUBSCRIPTION_EXAMPLE,
+)
+event_types.register(
+    "subscription.updated",
+    schema=SubscriptionUpdatedEventOut,
+    description="The plan of a subscription changed, or will change at `effective_at`.",
+    example={
+        **_SUBSCRIPTION_EXAMPLE,
+        "plan": {"code": "pro", "name": "Pro", "version": "pro@1", "base_amount": "99.00", "currency": "USD"},
+        "previous_plan": "free",
+        "effective_at": "2026-03-16T00:00:00.000Z",
+    },
+)
+event_types.register(
+    "spend_cap.reached",
+    schema=SpendCapOut,
+    description="The spend of the current period reached the spend cap.",
+    example={
+        "amount": "50.00",
+        "action": "block",
+        "is_default": False,
+        "base": "29.00",
+        "used": "50.004",
+        "currency": "USD",
+    },
+)
+event_types.register(
+    "usage.threshold_reached",
+    schema=AlertEventOut,
+    description="Usage of a meter, or spend, reached the threshold of an alert.",
+    example={
+        "meter": "sms",
+        "percent": 80,
+        "quantity": 800,
+        "included": 1000,
+        "spent": None,
+        "cap": None,
+        "period_end": "2026-03-31",
+    },
+)

@@ -30,7 +30,7 @@ from saas_api.core.observability import get_logger
 from saas_api.core.settings import setting
 from saas_api.usage import ledger
 from saas_api.usage.ledger import UsageRecord
-from saas_api.webhooks import events
+from saas_api.webhooks import event_types, events
 from saas_api.webhooks.events import EventSubject
 
 log = get_logger(__name__)
@@ -190,6 +190,7 @@ def ensure_account(session: Session, organization_id: UUID) -> None:
     statement = values.on_conflict_do_nothing(index_elements=["organization_id"]).returning(Subscription.id)
     is_new = session.execute(statement).first() is not None
     subscription = _subscription(session, organization_id)
+    version_id = plans.get_newest_version_id(session, DEFAULT_PLAN)
     session.execute(
         insert(SubscriptionSegment)
         .values(
@@ -197,30 +198,25 @@ def ensure_account(session: Session, organization_id: UUID) -> None:
             id=ids.new_id(),
             subscription_id=subscription.id,
             seq=1,
-            plan_version_id=plans.get_newest_version_id(session, DEFAULT_PLAN),
+            plan_version_id=version_id,
             starts_at=subscription.started_at,
         )
         .on_conflict_do_nothing(index_elements=["organization_id", "seq"])
     )
     _open_period(session, subscription, 1, subscription.started_at, MIN_FIRST_PERIOD)
     if is_new:
-        _publish_created(session, subscription)
+        _publish_created(session, subscription, version_id)
 
 
 _LOCK_ORGANIZATION = text("SELECT FROM organizations WHERE id = :id FOR NO KEY UPDATE")
 
 
-def _publish_created(session: Session, subscription: Subscription) -> None:
+def _publish_created(session: Session, subscription: Subscription, version_id: str) -> None:
     # The organization is locked before its endpoints everywhere, so that two transactions cannot deadlock.
     session.execute(_LOCK_ORGANIZATION, {"id": subscription.organization_id})
-    data = {
-        "object": "subscription",
-        "id": ids.format_id("sub", subscription.id),
-        "status": subscription.status,
-        "plan": DEFAULT_PLAN,
-        "previous_plan": None,
-        "canceled_at": None,
-    }
+    version = plans.get_versions(session, [version_id])[version_id]
+    resource = {"subscription": subscription, "version": version, "previous_plan": None}
+    data = event_types.dump_data("subscription.created", resource)
     events.publish(session, subscription.organization_id, "subscription.created", EventSubject(subscription.id), data)
 
 

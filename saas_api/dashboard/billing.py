@@ -1,4 +1,4 @@
-"""Overview and wallet pages."""
+"""Pages of the billing section: overview with invoices, wallet, credit notes; the invoice list as CSV."""
 
 from collections.abc import Mapping
 from decimal import Decimal
@@ -28,8 +28,29 @@ bp = Blueprint("billing", __name__)
 INVOICE_STATUSES = ("open", "paid", "void", "uncollectible")
 
 
+FIRST_YEAR = 2020
+INVOICE_CSV_COLUMNS = (
+    *("id", "number", "status", "period_starts_at", "period_ends_at", "timezone", "total_requests", "total_amount"),
+    *("amount_due", "currency", "due_date", "paid_at"),
+)
+INVOICE_STATUS_LABELS = {"open": "Open", "paid": "Paid", "void": "Void", "uncollectible": "Written off"}
+GRANT_KIND_LABELS = {
+    "promotional": "Promotion",
+    "purchased": "Prepaid",
+    "credit_note": "Credit note",
+    "overpayment": "Overpayment",
+    "carry": "Carried over",
+}
+CREDIT_NOTE_REASON_LABELS = {
+    "apply": "Used on an invoice",
+    "unapply": "Given back by an invoice",
+    "expire": "Expired",
+    "void": "Withdrawn",
+}
+
+
 class InvoiceFilters(StrictSchema):
-    """Which invoices; the year is that of issue, in UTC."""
+    """Filters of the invoice list; the year is that of issue, in UTC."""
 
     status = fields.String(load_default=None, validate=validate.OneOf(INVOICE_STATUSES))
     year = QueryInteger(minimum=2000, maximum=9998, load_default=None)
@@ -38,23 +59,15 @@ class InvoiceFilters(StrictSchema):
 
 
 class CursorQuery(StrictSchema):
-    """Where a list without filters goes on."""
+    """The query of a list without filters."""
 
     cursor = fields.String(load_default=None, validate=validate.Length(max=500))
-
-
-FIRST_YEAR = 2020
-INVOICE_CSV_COLUMNS = (
-    *("id", "number", "status", "period_starts_at", "period_ends_at", "timezone", "total_requests", "total_amount"),
-    *("amount_due", "currency", "due_date", "paid_at"),
-)
-INVOICE_STATUS_LABELS = {"open": "Open", "paid": "Paid", "void": "Void", "uncollectible": "Written off"}
 
 
 @bp.get("/billing")
 @require_permission("billing:read")
 def index() -> Response:
-    """Show where things stand; the running period looks again by itself."""
+    """Show the current period, the invoices and the wallet. The page polls the block of the current period."""
     query, form = forms.parse_filters(InvoiceFilters())
     if not form.errors and query["format"] == "csv":
         return _table(query)
@@ -152,25 +165,10 @@ def _row(billed: InvoiceListItem) -> tuple[Any, ...]:
     )
 
 
-GRANT_KIND_LABELS = {
-    "promotional": "Promotion",
-    "purchased": "Prepaid",
-    "credit_note": "Credit note",
-    "overpayment": "Overpayment",
-    "carry": "Carried over",
-}
-CREDIT_NOTE_REASON_LABELS = {
-    "apply": "Used on an invoice",
-    "unapply": "Given back by an invoice",
-    "expire": "Expired",
-    "void": "Withdrawn",
-}
-
-
 @bp.get("/billing/wallet")
 @require_permission("billing:read")
 def wallet() -> Response:
-    """Show what the wallet holds, and each credit with what became of it."""
+    """Show the balances and each credit grant with its entries."""
     query, form = forms.parse_filters(CursorQuery())
     page = (
         None

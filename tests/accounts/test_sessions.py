@@ -6,7 +6,6 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from saas_api.core import ids
-from saas_api.core.db import pagination
 from tests.support.account_mails import acts, code, mails, post, rows
 from tests.support.accounts import AUTH, PASSWORD, Person, sign_in
 
@@ -53,7 +52,7 @@ def test_the_list_comes_in_pages(client: FlaskClient, alice: Person) -> None:
     last = sessions(client, alice, limit=2, cursor=first["pagination"]["next_cursor"])
     assert [one["current"] for one in last["sessions"]] == [True]
     assert last["pagination"] == {"limit": 2, "has_more": False, "next_cursor": None}
-    for cursor in ("garbage", pagination.encode_cursor("garbage"), pagination.encode_cursor()):
+    for cursor in ("garbage", "WyJnYXJiYWdlIl0", "W10"):
         answer = client.get(f"{AUTH}/sessions?cursor={cursor}", headers=alice.headers)
         assert code(answer) == (422, "VALIDATION_ERROR")
 

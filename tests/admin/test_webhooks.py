@@ -9,7 +9,7 @@ from flask.testing import FlaskClient
 from tests.support.accounts import Person
 from tests.support.console import BOTH, check_offices, console, log, problem, run
 from tests.support.payments import Visitor
-from tests.support.webhooks import Company, allowed  # noqa: F401 - a fixture that acts by itself
+from tests.support.webhooks import Organization, allowed  # noqa: F401 - a fixture that acts by itself
 
 
 @pytest.fixture
@@ -18,15 +18,15 @@ def client(app: Flask) -> FlaskClient:
 
 
 @pytest.fixture
-def acme(app: Flask, client: FlaskClient, alice: Person) -> Company:
-    return Company(app, client, alice)
+def acme(app: Flask, client: FlaskClient, alice: Person) -> Organization:
+    return Organization(app, client, alice)
 
 
 @pytest.fixture
-def failed(app: Flask, acme: Company) -> tuple[str, str]:
+def failed(app: Flask, acme: Organization) -> tuple[str, str]:
     """Pages of an endpoint that fails, and of a delivery that was given up."""
-    endpoint = acme.listen(description="hook")["id"]
-    acme.report()
+    endpoint = acme.create_endpoint(description="hook")["id"]
+    acme.publish_event()
     run(
         app,
         """UPDATE webhook_deliveries SET status = 'failed', attempts = 9, next_at = NULL, finished_at = now(),
@@ -49,25 +49,29 @@ def test_only_operators_find_the_pages(app: Flask, client: FlaskClient, failed: 
     check_offices(app, client, carol, {**reads, f"{endpoint}/disable": "admin", f"{endpoint}/enable": "admin"})
 
 
-def test_the_backlog_counts_what_waits_for_each_organization(app: Flask, client: FlaskClient, acme: Company) -> None:
+def test_the_backlog_counts_what_waits_for_each_organization(
+    app: Flask, client: FlaskClient, acme: Organization
+) -> None:
     olga = console(app, client, "support")
     assert "Nothing waits" in olga.text("/admin/deliveries")
-    acme.listen()
-    acme.report()
-    acme.report()
+    acme.create_endpoint()
+    acme.publish_event()
+    acme.publish_event()
     page = olga.text("/admin/deliveries")
     assert 'data-th="Waiting" class="num">2<' in page
     assert 'data-th="Due now" class="num">2<' in page
 
 
-def test_failing_endpoints_are_found(app: Flask, client: FlaskClient, failed: tuple[str, str], acme: Company) -> None:
-    acme.listen("http://127.0.0.1:9/healthy")
+def test_failing_endpoints_are_found(
+    app: Flask, client: FlaskClient, failed: tuple[str, str], acme: Organization
+) -> None:
+    acme.create_endpoint("http://127.0.0.1:9/healthy")
     page = console(app, client, "support").text("/admin/deliveries?health=failing")
     assert (failed[0] in page, "/healthy" in page) == (True, False)
 
 
-def test_the_address_is_shown_without_what_its_query_holds(app: Flask, client: FlaskClient, acme: Company) -> None:
-    acme.listen("http://127.0.0.1:9/hook?token=s3cret")
+def test_the_address_is_shown_without_what_its_query_holds(app: Flask, client: FlaskClient, acme: Organization) -> None:
+    acme.create_endpoint("http://127.0.0.1:9/hook?token=s3cret")
     assert "s3cret" not in console(app, client).text("/admin/deliveries")
 
 
@@ -92,9 +96,9 @@ def test_support_resends_a_delivery_with_the_same_event(
 
 
 def test_an_endpoint_is_disabled_and_what_waits_canceled(
-    app: Flask, client: FlaskClient, failed: tuple[str, str], acme: Company
+    app: Flask, client: FlaskClient, failed: tuple[str, str], acme: Organization
 ) -> None:
-    acme.report()
+    acme.publish_event()
     olga = console(app, client)
     assert "1 delivery" in olga.text(f"{failed[0]}/disable")
     assert "The endpoint is disabled." in olga.does(f"{failed[0]}/disable")

@@ -11,7 +11,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from tests.support import mail as post
+from tests.support.mail import deliver, enqueue_mail, stored_emails
 
 
 @pytest.fixture(autouse=True)
@@ -25,17 +25,17 @@ def test_an_empty_mailbox_says_so(client: FlaskClient) -> None:
 
 def test_the_newest_mail_stands_first(app: Flask, client: FlaskClient) -> None:
     for template in ("welcome", "verify_email", "invitation"):
-        post.write(app, "ann@customer.example", template)
-    post.turn(app)
+        enqueue_mail(app, "ann@customer.example", template)
+    deliver(app)
     page = client.get("/ops/mail").text
     places = [page.index(subject) for subject in ("Join Acme", "Verify your", "Welcome to")]
     assert places == sorted(places)
 
 
 def test_a_mail_shows_its_text_with_links_and_its_html_apart(app: Flask, client: FlaskClient) -> None:
-    post.write(app)
-    post.turn(app)
-    [mail] = post.received(app)
+    enqueue_mail(app)
+    deliver(app)
+    [mail] = stored_emails(app)
     answer = client.get(f"/ops/mail/{mail.id}")
     link = f"{app.config['APP_URL']}/verify-email?token=t0ken-verify"
     assert f'<a href="{link}"' in answer.text
@@ -45,9 +45,9 @@ def test_a_mail_shows_its_text_with_links_and_its_html_apart(app: Flask, client:
 
 
 def test_what_people_wrote_is_shown_and_never_run(app: Flask, client: FlaskClient) -> None:
-    post.write(app, "ann@customer.example", "invitation", organization="<script>alert(1)</script>")
-    post.turn(app)
-    [mail] = post.received(app)
+    enqueue_mail(app, "ann@customer.example", "invitation", organization="<script>alert(1)</script>")
+    deliver(app)
+    [mail] = stored_emails(app)
     for path in ("/ops/mail", f"/ops/mail/{mail.id}"):
         page = client.get(path).text
         assert "<script>alert" not in page
@@ -60,9 +60,9 @@ def test_a_mail_that_is_not_there_is_not_found(client: FlaskClient) -> None:
 
 
 def test_in_production_there_is_no_mailbox(app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    post.write(app)
-    post.turn(app)
-    [mail] = post.received(app)
+    enqueue_mail(app)
+    deliver(app)
+    [mail] = stored_emails(app)
     monkeypatch.setitem(app.config, "APP_ENV", "production")
     for path in ("/ops/mail", f"/ops/mail/{mail.id}"):
         answer = client.get(path)
@@ -71,8 +71,8 @@ def test_in_production_there_is_no_mailbox(app: Flask, client: FlaskClient, monk
 
 
 def test_only_the_owner_of_the_instance_reads_its_files(app: Flask, tmp_path: Path) -> None:
-    post.write(app)
-    post.turn(app)
+    enqueue_mail(app)
+    deliver(app)
     [path] = (tmp_path / "mail").iterdir()
     assert path.suffix == ".eml"
     assert path.stat().st_mode & 0o077 == 0
