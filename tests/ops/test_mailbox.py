@@ -1,4 +1,4 @@
-"""The mailbox: whoever develops reads there what nobody was sent; in production there is no such page.
+"""The mailbox shows the mails of development; in production it does not exist.
 
 Access: anybody 200 in development and test, anybody 404 in production.
 """
@@ -19,11 +19,11 @@ def instance(app: Flask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(app.config, "INSTANCE", str(tmp_path))
 
 
-def test_an_empty_mailbox_says_so(client: FlaskClient) -> None:
+def test_empty_mailbox_has_a_notice(client: FlaskClient) -> None:
     assert "There are no mails yet." in client.get("/ops/mail").text
 
 
-def test_the_newest_mail_stands_first(app: Flask, client: FlaskClient) -> None:
+def test_newest_mail_is_first(app: Flask, client: FlaskClient) -> None:
     for template in ("welcome", "verify_email", "invitation"):
         enqueue_mail(app, "ann@customer.example", template)
     deliver(app)
@@ -32,7 +32,7 @@ def test_the_newest_mail_stands_first(app: Flask, client: FlaskClient) -> None:
     assert places == sorted(places)
 
 
-def test_a_mail_shows_its_text_with_links_and_its_html_apart(app: Flask, client: FlaskClient) -> None:
+def test_mail_page_shows_text_with_links_and_sandboxed_html(app: Flask, client: FlaskClient) -> None:
     enqueue_mail(app)
     deliver(app)
     [mail] = stored_emails(app)
@@ -44,7 +44,7 @@ def test_a_mail_shows_its_text_with_links_and_its_html_apart(app: Flask, client:
     assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'; script-src 'self';")
 
 
-def test_what_people_wrote_is_shown_and_never_run(app: Flask, client: FlaskClient) -> None:
+def test_user_content_in_a_mail_is_escaped(app: Flask, client: FlaskClient) -> None:
     enqueue_mail(app, "ann@customer.example", "invitation", organization="<script>alert(1)</script>")
     deliver(app)
     [mail] = stored_emails(app)
@@ -54,12 +54,12 @@ def test_what_people_wrote_is_shown_and_never_run(app: Flask, client: FlaskClien
         assert "&lt;script&gt;" in page
 
 
-def test_a_mail_that_is_not_there_is_not_found(client: FlaskClient) -> None:
+def test_unknown_mail_is_not_found(client: FlaskClient) -> None:
     for path in (f"/ops/mail/{uuid4()}", "/ops/mail/..%2f..%2fsecrets", "/ops/mail/x"):
         assert client.get(path).status_code == 404
 
 
-def test_in_production_there_is_no_mailbox(app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mailbox_does_not_exist_in_production(app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
     enqueue_mail(app)
     deliver(app)
     [mail] = stored_emails(app)
@@ -70,7 +70,7 @@ def test_in_production_there_is_no_mailbox(app: Flask, client: FlaskClient, monk
         assert "t0ken" not in answer.text
 
 
-def test_only_the_owner_of_the_instance_reads_its_files(app: Flask, tmp_path: Path) -> None:
+def test_stored_mails_are_readable_by_their_owner_only(app: Flask, tmp_path: Path) -> None:
     enqueue_mail(app)
     deliver(app)
     [path] = (tmp_path / "mail").iterdir()
@@ -79,6 +79,6 @@ def test_only_the_owner_of_the_instance_reads_its_files(app: Flask, tmp_path: Pa
     assert path.parent.stat().st_mode & 0o077 == 0
 
 
-def test_the_mailbox_is_shown_to_this_machine_alone(client: FlaskClient) -> None:
+def test_mailbox_is_hidden_from_other_machines(client: FlaskClient) -> None:
     answer = client.get("/ops/mail", environ_base={"REMOTE_ADDR": "192.0.2.7"})
     assert answer.status_code == 404
