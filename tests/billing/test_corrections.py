@@ -157,6 +157,7 @@ def test_void_invoice_is_replaced_by_a_recalculated_one() -> None:
     old, new = organization.rows("SELECT * FROM invoices ORDER BY serial")
     assert (old.state, old.number, new.number, new.replaces_id) == ("void", "INV-000001", "INV-000002", old.id)
     assert replacement is not None
+    assert (replacement.invoice.id, replacement.invoice.status, replacement.period.seq) == (new.id, "open", 1)
     assert (new.billing_period_id, new.total_minor, new.state) == (old.billing_period_id, 3205, "open")
     assert [kind for kind, _ in published_events(organization)] == [
         "invoice.finalized",
@@ -196,7 +197,10 @@ def test_draft_under_review_is_finalized_once() -> None:
     draft = close_periods(organization)
     assert (draft.state, draft.number) == ("draft", None)
     with system_session() as session:
-        assert invoice_lifecycle.finalize_invoice(session, organization.id, draft.id, OPERATOR).number == "INV-000001"
+        assert (
+            invoice_lifecycle.finalize_invoice(session, organization.id, draft.id, OPERATOR).invoice.number
+            == "INV-000001"
+        )
     with pytest.raises(InvoiceNotDraft), system_session() as session:
         invoice_lifecycle.finalize_invoice(session, organization.id, draft.id, OPERATOR)
 
@@ -221,7 +225,10 @@ def test_draft_is_recalculated_or_deleted() -> None:
     draft = close_periods(organization)
     with system_session() as session:
         session.execute(text("UPDATE invoice_lines SET amount_minor = 1"))
-        assert invoice_lifecycle.recalculate_draft(session, organization.id, draft.id, OPERATOR).total_minor == 2900
+        assert (
+            invoice_lifecycle.recalculate_draft(session, organization.id, draft.id, OPERATOR).invoice.total_minor
+            == 2900
+        )
     assert organization.rows("SELECT amount_minor FROM invoice_lines") == [(2900,)]
     with system_session() as session:
         invoice_lifecycle.delete_draft(session, organization.id, draft.id, OPERATOR)

@@ -23,8 +23,8 @@ SIMULATE = "/api/v1/billing/simulate"
 def close(at: Any) -> int:
     """The total of the invoice that closing at an instant writes."""
     clock.freeze_time(at)
-    [invoice] = period_close.close_due(at).invoices
-    return invoice.total_minor
+    [item] = period_close.close_due(at).invoices
+    return item.invoice.total_minor
 
 
 def look(organization: BillingOrganization, plan: str, when: str | None = None) -> PlanChange:

@@ -153,7 +153,7 @@ def test_what_a_change_is_said_to_cost_is_what_the_invoice_charges(may: Browser,
     assert asked(customer, "/calculate")["forecast_amount"] == told["changed"]["total_amount"]
     clock.freeze_time(day(1, 2, month=6))
     [closed] = period_close.close_due(clock.now(), customer.id).invoices
-    assert money(str(Decimal(closed.total_minor) / 100)) == money(told["changed"]["total_amount"])
+    assert money(str(Decimal(closed.invoice.total_minor) / 100)) == money(told["changed"]["total_amount"])
 
 
 def test_a_scheduled_change_is_shown_and_called_off(customer: Customer, may: Browser) -> None:
@@ -204,7 +204,7 @@ def test_a_line_explains_its_amount_and_gives_its_events(app: Flask, may: Browse
     customer.use(30)
     customer.use(12_345)
     [closed] = period_close.close_due(day(1, 2, month=6), customer.id).invoices
-    number = ids.format_id("inv", closed.id)
+    number = ids.format_id("inv", closed.invoice.id)
     told = asked(customer, f"/invoices/{number}")
     line = next(line for line in told["lines"] if line["meter"] == "sms")
     there = f"{BILLING}/invoices/{number}/lines/{line['id']}"
