@@ -1,4 +1,4 @@
-"""Closing a period: once, in order, without losing usage, whoever closes and however often."""
+"""Closing of periods: each is invoiced once, in order and without losing usage, also when closes run concurrently."""
 
 import json
 import threading

@@ -1,4 +1,4 @@
-"""Corrections: drafts reviewed, invoices voided and replaced, credit notes within what is left."""
+"""Corrections of invoices: review of drafts, void and replacement, credit notes."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -90,12 +90,12 @@ def test_credit_amount_reduces_the_lines_in_their_order() -> None:
     assert note.total_minor == 3000
 
 
-@pytest.mark.parametrize("wanted", [{"amount_minor": 3206}, {"lines": {"base:starter@1": 2901}}])
-def test_credit_above_the_invoice_or_a_line_is_rejected(wanted: dict[str, Any]) -> None:
+@pytest.mark.parametrize("content", [{"amount_minor": 3206}, {"lines": {"base:starter@1": 2901}}])
+def test_credit_above_the_invoice_or_a_line_is_rejected(content: dict[str, Any]) -> None:
     organization, invoice = create_invoice()
-    lines = {line(organization, key): amount for key, amount in wanted.get("lines", {}).items()}
+    lines = {line(organization, key): amount for key, amount in content.get("lines", {}).items()}
     with pytest.raises(CreditExceedsInvoice) as refused:
-        create_credit_note(organization, invoice.id, lines=lines, amount_minor=wanted.get("amount_minor"))
+        create_credit_note(organization, invoice.id, lines=lines, amount_minor=content.get("amount_minor"))
     assert (refused.value.status, refused.value.code) == (409, "CREDIT_EXCEEDS_INVOICE")
     assert newest_invoice(organization).credited_minor == 0
 
@@ -261,18 +261,21 @@ def test_tenant_role_cannot_credit_or_void() -> None:
 
 def test_correction_commands(app: Flask) -> None:
     organization, invoice = create_invoice(3_050, 12_345)
-    who = [ids.format_id("org", organization.id), ids.format_id("inv", invoice.id)]
+    target = [ids.format_id("org", organization.id), ids.format_id("inv", invoice.id)]
 
-    def ask(*words: str) -> tuple[int, str]:
-        result = app.test_cli_runner().invoke(args=["billing", *words])
+    def run_command(*arguments: str) -> tuple[int, str]:
+        result = app.test_cli_runner().invoke(args=["billing", *arguments])
         return result.exit_code, result.output
 
-    assert ask("credit", *who, "--amount", "12.35", "--reason", "wrong") == (0, "CN-000001 12.35 USD: 12.35 to due.\n")
+    assert run_command("credit", *target, "--amount", "12.35", "--reason", "wrong") == (
+        0,
+        "CN-000001 12.35 USD: 12.35 to due.\n",
+    )
     by_line = f"{ids.format_id('lin', line(organization, 'usage:starter@1:email'))}=99.00"
-    exceeding = ask("credit", *who, "--line", by_line, "--reason", "wrong")
+    exceeding = run_command("credit", *target, "--line", by_line, "--reason", "wrong")
     assert (exceeding[0], "CREDIT_EXCEEDS_INVOICE" in exceeding[1]) == (1, True)
-    assert ask("void", *who, "--reason", " ")[0] == 1
-    code, told_so = ask("void", *who, "--reason", "wrong tax id", "--replace")
-    assert (code, "INV-000002" in told_so) == (0, True)
-    assert ask("finalize", *who, "--reason", "again")[1].startswith("INVOICE_NOT_DRAFT")
-    assert ask("void", "org_1", who[1], "--reason", "x")[0] == 2
+    assert run_command("void", *target, "--reason", " ")[0] == 1
+    code, output = run_command("void", *target, "--reason", "wrong tax id", "--replace")
+    assert (code, "INV-000002" in output) == (0, True)
+    assert run_command("finalize", *target, "--reason", "again")[1].startswith("INVOICE_NOT_DRAFT")
+    assert run_command("void", "org_1", target[1], "--reason", "x")[0] == 2
