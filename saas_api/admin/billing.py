@@ -16,7 +16,7 @@ from saas_api.accounts.models import Organization
 from saas_api.admin import context
 from saas_api.admin.context import Preview
 from saas_api.billing import period_close, periods
-from saas_api.billing.invoice_lifecycle import InvoiceSummary
+from saas_api.billing.invoices import InvoiceWithPeriod
 from saas_api.billing.models import BillingProfile, Invoice
 from saas_api.billing.period_close import CloseResult
 from saas_api.core import clock
@@ -75,7 +75,7 @@ class BillingAccount:
 class ClosePreview:
     """The invoices that a close would write, and the names of their organizations."""
 
-    drafts: Sequence[InvoiceSummary]
+    drafts: Sequence[InvoiceWithPeriod]
     names: Mapping[UUID, str]
 
 
@@ -152,7 +152,7 @@ def preview_close(account: BillingAccount | None, _form: Form | None) -> Preview
     """Previews what `close_periods` would write at this moment, for one organization or for all."""
     drafts = period_close.preview_due(clock.now(), account.organization_id if account else None)
     with context.read_session() as session:
-        names = get_names(session, {draft.organization_id for draft in drafts})
+        names = get_names(session, {draft.invoice.organization_id for draft in drafts})
     return Preview(ClosePreview(drafts, names))
 
 

@@ -156,7 +156,7 @@ def test_previewed_plan_change_equals_the_invoice(may: Browser, customer: Custom
     assert asked(customer, "/calculate")["forecast_amount"] == told["changed"]["total_amount"]
     clock.freeze_time(day(1, 2, month=6))
     [closed] = period_close.close_due(clock.now(), customer.id).invoices
-    assert money(str(Decimal(closed.total_minor) / 100)) == money(told["changed"]["total_amount"])
+    assert money(str(Decimal(closed.invoice.total_minor) / 100)) == money(told["changed"]["total_amount"])
 
 
 def test_scheduled_plan_change_is_shown_and_canceled(customer: Customer, may: Browser) -> None:
@@ -207,7 +207,7 @@ def test_line_explains_its_amount_and_exports_its_events(app: Flask, may: Browse
     customer.use(30)
     customer.use(12_345)
     [closed] = period_close.close_due(day(1, 2, month=6), customer.id).invoices
-    number = ids.format_id("inv", closed.id)
+    number = ids.format_id("inv", closed.invoice.id)
     told = asked(customer, f"/invoices/{number}")
     line = next(line for line in told["lines"] if line["meter"] == "sms")
     there = f"{BILLING}/invoices/{number}/lines/{line['id']}"
