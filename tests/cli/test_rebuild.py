@@ -12,7 +12,7 @@ from flask.testing import FlaskClient
 from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
 from saas_api.usage import rollups
-from tests.support.usage import Company, sign_up
+from tests.support.usage import UsageOrganization, sign_up
 
 
 @pytest.fixture
@@ -36,18 +36,18 @@ def drift(by: int = 1) -> None:
         session.execute(sa.text("UPDATE usage_rollups SET quantity = quantity + :by"), {"by": by})
 
 
-def quantity(company: Company) -> int:
+def quantity(company: UsageOrganization) -> int:
     with tenancy.tenant_session(company.id) as session:
         return int(session.scalar(sa.text("SELECT sum(quantity) FROM usage_rollups")))
 
 
-def test_sound_rollups_differ_in_nothing(app: Flask, acme: Company) -> None:
+def test_sound_rollups_differ_in_nothing(app: Flask, acme: UsageOrganization) -> None:
     found = rebuild(app)
     assert (found["rows"], found["differences"]) == (1, 0)
 
 
 @pytest.mark.parametrize("way", ["all", "organization", "since"])
-def test_what_drifted_is_told_and_made_right(app: Flask, acme: Company, way: str) -> None:
+def test_what_drifted_is_told_and_made_right(app: Flask, acme: UsageOrganization, way: str) -> None:
     drift()
     earlier = clock.format_rfc3339(clock.now() - timedelta(hours=2))
     options = {
@@ -60,7 +60,7 @@ def test_what_drifted_is_told_and_made_right(app: Flask, acme: Company, way: str
     assert rebuild(app, *options[way])["differences"] == 0
 
 
-def test_what_was_not_asked_for_is_left_alone(app: Flask, client: FlaskClient, acme: Company) -> None:
+def test_what_was_not_asked_for_is_left_alone(app: Flask, client: FlaskClient, acme: UsageOrganization) -> None:
     other = sign_up(client, "Carol & Co", "carol@carol.example")
     drift()
     assert rebuild(app, "--organization", ids.format_id("org", other.id))["differences"] == 0
@@ -68,7 +68,7 @@ def test_what_was_not_asked_for_is_left_alone(app: Flask, client: FlaskClient, a
     assert quantity(acme) == 4
 
 
-def test_usage_that_no_roll_up_has_counted_is_counted_once_afterwards(app: Flask, acme: Company) -> None:
+def test_usage_that_no_roll_up_has_counted_is_counted_once_afterwards(app: Flask, acme: UsageOrganization) -> None:
     acme.use(5)
     rebuild(app, "--organization", ids.format_id("org", acme.id))
     for _ in range(2):
@@ -77,7 +77,7 @@ def test_usage_that_no_roll_up_has_counted_is_counted_once_afterwards(app: Flask
     assert quantity(acme) == 8
 
 
-def test_it_leaves_its_act(app: Flask, acme: Company) -> None:
+def test_it_leaves_its_act(app: Flask, acme: UsageOrganization) -> None:
     rebuild(app, "--organization", ids.format_id("org", acme.id))
     with tenancy.tenant_session(acme.id) as session:
         [row] = session.execute(

@@ -16,8 +16,8 @@ from tests.support.accounts import Person, make_key
 from tests.support.key_pages import KEYS, NEW, listed, only
 from tests.support.pages import Browser, check_access
 from tests.support.statements import counted
-from tests.support.usage import Company
-from tests.support.usage import sign_up as sign_up_company
+from tests.support.usage import UsageOrganization
+from tests.support.usage import sign_up as sign_up_organization
 
 PAGES = {
     "GET /dashboard/api-keys": "keys:read",
@@ -102,7 +102,7 @@ def test_the_list_goes_on_with_older_keys(browser: Browser, client: FlaskClient,
 
 
 def test_figures_are_those_of_the_api(app: Flask, client: FlaskClient) -> None:
-    company = sign_up_company(client)
+    company = sign_up_organization(client)
     company.make_key("busy")
     company.make_key("idle")
     company.open_period(clock.now())
@@ -124,7 +124,7 @@ def test_figures_are_those_of_the_api(app: Flask, client: FlaskClient) -> None:
     assert "<dd>5</dd>" in browser.open(f"{KEYS}/key_{company.keys['busy'].hex}/revoke").text
 
 
-def _owner(app: Flask, company: Company) -> Browser:
+def _owner(app: Flask, company: UsageOrganization) -> Browser:
     browser = Browser(app)
     browser.client.set_cookie("at", company.owner["Authorization"].removeprefix("Bearer "))
     return browser
