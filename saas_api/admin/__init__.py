@@ -1,4 +1,4 @@
-"""The operator console: it reads across organizations and writes through the services of the rooms."""
+"""The operator console: pages that read every organization, and actions that call the domains."""
 
 from saas_api.core.domain import Domain
 

@@ -1,4 +1,4 @@
-"""Due periods, drafts, organizations on hold."""
+"""Billing of every organization: due periods, drafts, organizations on hold, and the close."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,16 +28,16 @@ from saas_api.core.web.forms import Form
 
 bp = Blueprint("billing", __name__, url_prefix="/admin")
 
-MAX_ROWS = 100
-_DUE = sa.text("""
+MAX_ROWS, MAX_RUNS = 100, 10
+_LIST_DUE = sa.text("""
 SELECT p.organization_id, o.name, count(*) AS periods, count(*) FILTER (WHERE p.state = 'closed') AS closed,
-  min(p.ends_at) AS since, b.parked_at IS NOT NULL AS is_parked
+  min(p.ends_at) AS ended_at, b.parked_at IS NOT NULL AS is_on_hold
 FROM billing_periods p JOIN organizations o ON o.id = p.organization_id
 LEFT JOIN billing_profiles b ON b.organization_id = p.organization_id
 WHERE p.state = 'closed' OR p.state = 'open' AND p.ends_at <= :through
 GROUP BY p.organization_id, o.name, b.parked_at ORDER BY min(p.ends_at) LIMIT :most
 """)
-_RUNS = sa.text("""
+_LIST_RUNS = sa.text("""
 SELECT scheduled_for, state, started_at, finished_at, attempts, host, error FROM job_runs
 WHERE job = :job ORDER BY scheduled_for DESC LIMIT :most
 """)
@@ -45,25 +45,25 @@ WHERE job = :job ORDER BY scheduled_for DESC LIMIT :most
 
 @dataclass(frozen=True)
 class DueOrganization:
-    """Somebody whose ended periods are not invoiced.
+    """An organization with periods that have ended and are not invoiced.
 
-    closed: of these periods, those that wait for nothing but their invoice
-    since: when the first of them ended
+    closed: number of these periods that are closed and lack only their invoice
+    ended_at: end of the oldest of them
     """
 
     organization_id: UUID
     name: str
     periods: int
     closed: int
-    since: datetime
-    is_parked: bool
+    ended_at: datetime
+    is_on_hold: bool
 
 
 @dataclass(frozen=True)
 class BillingAccount:
     """An organization with its billing profile.
 
-    profile: None before the first call or the first look at billing
+    profile: None before the organization's first billing period
     """
 
     organization_id: UUID
@@ -80,13 +80,13 @@ class ClosePreview:
 
 
 def list_due(session: Session, at: datetime) -> list[DueOrganization]:
-    """Organizations that the next close works off, the longest waiting first; at most a hundred."""
+    """Organizations that the next close invoices, longest due first; at most MAX_ROWS."""
     through = at - timedelta(minutes=setting("BILLING_GRACE_MINUTES"))
-    return [DueOrganization(*row) for row in session.execute(_DUE, {"through": through, "most": MAX_ROWS})]
+    return [DueOrganization(*row) for row in session.execute(_LIST_DUE, {"through": through, "most": MAX_ROWS})]
 
 
 def list_drafts(session: Session) -> Sequence[Any]:
-    """Drafts that wait for somebody to look, the oldest first, with the name of their organization."""
+    """Rows of (draft `Invoice`, name of its organization), oldest first; at most MAX_ROWS."""
     return session.execute(
         sa.select(Invoice, Organization.name)
         .join(Organization, Organization.id == Invoice.organization_id)
@@ -97,7 +97,7 @@ def list_drafts(session: Session) -> Sequence[Any]:
 
 
 def list_on_hold(session: Session) -> Sequence[Any]:
-    """Profiles whose organization's bills are held back, the longest first, with its name."""
+    """Rows of (`BillingProfile` on hold, name of its organization), longest on hold first; at most MAX_ROWS."""
     return session.execute(
         sa.select(BillingProfile, Organization.name)
         .join(Organization, Organization.id == BillingProfile.organization_id)
@@ -124,29 +124,28 @@ def get_account(session: Session, organization_id: UUID) -> BillingAccount:
 
 
 def get_names(session: Session, organization_ids: set[UUID]) -> dict[UUID, str]:
-    """What organizations are called."""
-    wanted = sa.select(Organization.id, Organization.name).where(Organization.id.in_(organization_ids))
-    return {row.id: row.name for row in session.execute(wanted)} if organization_ids else {}
+    """Names of organizations by id."""
+    statement = sa.select(Organization.id, Organization.name).where(Organization.id.in_(organization_ids))
+    return {row.id: row.name for row in session.execute(statement)}
 
 
-def list_runs(session: Session, job: str, most: int = 10) -> Sequence[Any]:
-    """The last runs of a job of the timetable, the newest first."""
-    return session.execute(_RUNS, {"job": job, "most": most}).all()
+def list_runs(session: Session, job: str) -> Sequence[Any]:
+    """Runs of a scheduled job, newest first; at most MAX_RUNS."""
+    return session.execute(_LIST_RUNS, {"job": job, "most": MAX_RUNS}).all()
 
 
 @bp.get("/billing")
 @require_operator("support")
 def index() -> Response:
-    """Periods that are due, drafts, parked organizations and the last ticks."""
-    now = clock.now()
+    """Show due periods, drafts, organizations on hold and the last runs of the close."""
     with context.read_session() as session:
-        shown: dict[str, Any] = {
-            "due": list_due(session, now),
-            "drafts": list_drafts(session),
-            "parked": list_on_hold(session),
-            "runs": list_runs(session, "billing.close"),
-        }
-    return pages.render_page("admin/billing/index.html", now=now, **shown)
+        return pages.render_page(
+            "admin/billing/index.html",
+            due=list_due(session, clock.now()),
+            drafts=list_drafts(session),
+            on_hold=list_on_hold(session),
+            runs=list_runs(session, "billing.close"),
+        )
 
 
 def preview_close(account: BillingAccount | None, _form: Form | None) -> Preview:

@@ -1,4 +1,4 @@
-"""Overview."""
+"""The overview of the platform."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from saas_api.core.web.charts import Chart, ChartPoint
 
 bp = Blueprint("home", __name__)
 
-OVERVIEW_DAYS = 30
+OVERVIEW_DAYS, MAX_METERS = 30, 4
 _FIGURES = sa.text("""
 SELECT
   (SELECT count(*) FROM organizations WHERE status <> 'closed') AS organizations,
@@ -58,34 +58,34 @@ FROM invoices WHERE state NOT IN ('draft', 'void') AND finalized_at >= :since GR
 
 @dataclass(frozen=True)
 class Overview:
-    """The platform now, and by day in UTC.
+    """Figures of the platform now, and of the last 30 days by day in UTC.
 
-    money: one row a currency, in minor units: revenue_minor (finalized in thirty days,
-        less credit notes), unpaid_minor, overdue_minor, monthly_minor (the bases of the plans in force)
-    used: accepted requests by meter and day
-    earned: finalized totals by currency and day, in minor units
+    money: a row for each currency, in minor units: revenue_minor (finalized in 30 days, less credit notes),
+        unpaid_minor, overdue_minor, monthly_minor (base amounts of the plans in force)
+    usage: accepted requests by meter and day
+    revenue: finalized totals by currency and day, in minor units
     """
 
     figures: Any
     money: Sequence[Any]
     days: Sequence[date]
-    used: Mapping[str, Mapping[date, int]]
-    earned: Mapping[str, Mapping[date, int]]
+    usage: Mapping[str, Mapping[date, int]]
+    revenue: Mapping[str, Mapping[date, int]]
 
     @property
     def requests(self) -> int:
-        """Accepted in thirty days."""
-        return sum(count for by_day in self.used.values() for count in by_day.values())
+        """Accepted requests of 30 days."""
+        return sum(count for by_day in self.usage.values() for count in by_day.values())
 
     @property
     def oldest_due(self) -> datetime | None:
-        """Since when the oldest thing that waits has been due."""
+        """When the oldest pending message or delivery became due."""
         due = [self.figures.oldest_message, self.figures.oldest_delivery]
         return min((at for at in due if at), default=None)
 
 
 def get_overview(session: Session, at: datetime) -> Overview:
-    """The platform at an instant, and in the thirty days that end with it."""
+    """Figures of the platform at an instant."""
     today = at.date()
     days = [today - timedelta(days=back) for back in range(OVERVIEW_DAYS - 1, -1, -1)]
     since = at.replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=OVERVIEW_DAYS - 1)
@@ -100,49 +100,46 @@ def get_overview(session: Session, at: datetime) -> Overview:
 
 
 def _by_day(rows: Sequence[Any]) -> dict[str, dict[date, int]]:
-    found: dict[str, dict[date, int]] = {}
+    amounts: dict[str, dict[date, int]] = {}
     for day, name, amount in rows:
-        found.setdefault(name, {})[day] = int(amount)
-    return found
-
-
-MAX_METERS = 4
+        amounts.setdefault(name, {})[day] = int(amount)
+    return amounts
 
 
 @bp.get("/admin")
 @require_operator("support")
 def index() -> Response:
-    """Show the platform at a glance."""
+    """Show the overview."""
     now = clock.now()
     with context.read_session() as session:
-        found = get_overview(session, now)
+        overview = get_overview(session, now)
     return pages.render_page(
         "admin/home.html",
-        found=found,
+        overview=overview,
         now=now,
-        usage=_usage(found),
-        revenue=[_revenue(found, currency) for currency in sorted(found.earned)],
+        usage=_usage_chart(overview),
+        revenue=[_revenue_chart(overview, currency) for currency in sorted(overview.revenue)],
     )
 
 
-def _usage(found: Overview) -> Chart:
-    meters = sorted(found.used, key=lambda name: -sum(found.used[name].values()))[:MAX_METERS] or ["requests"]
+def _usage_chart(overview: Overview) -> Chart:
+    meters = sorted(overview.usage, key=lambda name: -sum(overview.usage[name].values()))[:MAX_METERS] or ["requests"]
     points: list[ChartPoint] = [
-        (_label(day), *(found.used.get(name, {}).get(day, 0) for name in meters)) for day in found.days
+        (_label(day), *(overview.usage.get(name, {}).get(day, 0) for name in meters)) for day in overview.days
     ]
     return charts.bar_chart("usage", "Accepted requests per day, all organizations (UTC)", points, series=meters)
 
 
-def _revenue(found: Overview, currency: str) -> Chart:
-    by_day = found.earned[currency]
+def _revenue_chart(overview: Overview, currency: str) -> Chart:
+    by_day = overview.revenue[currency]
     places = money.currency_exponent(currency)
-    points = [(_label(day), Decimal(max(0, by_day.get(day, 0))).scaleb(-places)) for day in found.days]
+    points = [(_label(day), Decimal(max(0, by_day.get(day, 0))).scaleb(-places)) for day in overview.days]
 
-    def fmt(value: Decimal) -> str:
+    def format_amount(value: Decimal) -> str:
         return templating.format_money(int(value.scaleb(places)), currency)
 
     title = f"Invoiced per day, less credit notes ({currency}, UTC)"
-    return charts.bar_chart(f"revenue-{currency.lower()}", title, points, series=[currency], fmt=fmt)
+    return charts.bar_chart(f"revenue-{currency.lower()}", title, points, series=[currency], fmt=format_amount)
 
 
 def _label(day: date) -> str:

@@ -18,7 +18,9 @@ from saas_api.admin.context import Preview, ReasonForm
 from saas_api.admin.lists import Columns, ListQuery
 from saas_api.billing import credit_notes, invoices
 from saas_api.billing.credit_notes import CREDIT_NOTE_REASONS, CreditNoteInput
+from saas_api.billing.invoices import InvoiceWithPeriod
 from saas_api.billing.models import BillingPeriod, CreditNote, Invoice, InvoiceLine
+from saas_api.billing.schemas import InvoiceOut
 from saas_api.core import clock, ids, money
 from saas_api.core.access import require_operator
 from saas_api.core.db.pagination import Page
@@ -95,17 +97,17 @@ class InvoiceDetail:
         return names
 
 
+def _resource(row: Any) -> InvoiceWithPeriod:
+    return InvoiceWithPeriod(row[0], None)  # no column needs the period
+
+
 INVOICE_COLUMNS: Columns = {
-    "id": lambda row: ids.format_id("inv", row[0].id),
-    "number": lambda row: row[0].number or "",
+    **lists.resource_columns(InvoiceOut(), "id", "number", read=_resource),
     "organization_id": lambda row: ids.format_id("org", row[0].organization_id),
     "organization": lambda row: row[1],
-    "status": lambda row: row[0].status,
-    "total_amount": lambda row: lists.csv_money(row[0].total_minor, row[0].currency),
-    "amount_due": lambda row: lists.csv_money(row[0].due_minor, row[0].currency),
-    "currency": lambda row: row[0].currency,
+    **lists.resource_columns(InvoiceOut(), "status", "total_amount", "amount_due", "currency", read=_resource),
     "issued_at": lambda row: lists.csv_time(row[0].finalized_at),
-    "due_date": lambda row: lists.csv_time(row[0].due_at),
+    **lists.resource_columns(InvoiceOut(), "due_date", "paid_at", read=_resource),
 }
 
 

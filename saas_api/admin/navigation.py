@@ -1,4 +1,4 @@
-"""Layout."""
+"""Layout of the console: navigation and operator of each page."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +29,7 @@ NAVIGATION = (
 
 @dataclass(frozen=True)
 class ConsoleNavigationItem:
-    """An entry of the navigation."""
+    """A link of the navigation."""
 
     text: str
     href: str
@@ -39,21 +39,21 @@ class ConsoleNavigationItem:
 
 @dataclass(frozen=True)
 class ConsoleLayout:
-    """Around a page of the console.
+    """What the layout shows around a page.
 
     email: of the operator
-    office: "support" or "admin"
-    has_dashboard: whether they belong to an organization, too
+    operator_role: "support" or "admin"
+    has_dashboard: whether the operator is a member of an organization, too
     """
 
     email: str
-    office: str
+    operator_role: str
     has_dashboard: bool
     navigation: list[ConsoleNavigationItem]
 
 
 def get_layout() -> ConsoleLayout:
-    """The frame of this request's page, read once."""
+    """The layout of this request's page, read once."""
     if "console" not in g:
         with context.read_session() as session:
             user = users.find_user(session, g.principal.id)
@@ -62,17 +62,17 @@ def get_layout() -> ConsoleLayout:
         ]
         is_member = g.principal.has_organization
         g.console = ConsoleLayout(user.email if user else "", g.principal.operator_role or "", is_member, navigation)
-    found: ConsoleLayout = g.console
-    return found
+    layout: ConsoleLayout = g.console
+    return layout
 
 
 def can_write() -> bool:
-    """Whether the operator may change anything."""
+    """Whether the operator has the role admin."""
     return access.has_operator_role(g.principal, "admin")
 
 
 def template_context() -> dict[str, Any]:
-    """What templates of the console may call."""
+    """Functions for the templates of the console."""
     return {"console": get_layout, "may_write": can_write}
 
 

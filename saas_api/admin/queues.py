@@ -1,4 +1,4 @@
-"""Queues, workers, schedule, invariants."""
+"""Background work: queues, workers, the schedule and the nightly invariants."""
 
 from collections.abc import Sequence
 from contextlib import closing
@@ -29,12 +29,12 @@ from saas_api.core.web import pages
 
 bp = Blueprint("queues", __name__, url_prefix="/admin")
 
-MAX_ROWS = 50
+MAX_ROWS, MAX_COUNTED = 50, 100_000
 
 
 @dataclass(frozen=True)
 class QueueStatus:
-    """One queue of wake-ups: how many wait, run and have failed."""
+    """Numbers of wake-ups of a queue, and of its workers."""
 
     name: str
     waiting: int
@@ -45,10 +45,7 @@ class QueueStatus:
 
 @dataclass(frozen=True)
 class WorkerStatus:
-    """One process that works.
-
-    heartbeat_at: of the last sign of life
-    """
+    """A worker process as Redis knows it."""
 
     name: str
     queue: str
@@ -62,9 +59,9 @@ class WorkerStatus:
 
 @dataclass(frozen=True)
 class FailedJob:
-    """A wake-up whose work ended with an exception; kept for an hour.
+    """A wake-up whose job raised an exception; RQ keeps it for an hour.
 
-    error: the last line of its traceback
+    error: last line of the traceback
     """
 
     id: str
@@ -76,7 +73,10 @@ class FailedJob:
 
 @dataclass(frozen=True)
 class QueueSnapshot:
-    """All of it at one moment."""
+    """Queues, workers and failed wake-ups at one moment.
+
+    beats_at: heartbeats of schedulers, newest first
+    """
 
     queues: Sequence[QueueStatus]
     workers: Sequence[WorkerStatus]
@@ -85,7 +85,7 @@ class QueueSnapshot:
 
 
 def get_snapshot() -> QueueSnapshot | None:
-    """Queues, workers, failures and the schedulers' signs of life; None when Redis does not answer."""
+    """The state of Redis queues; None when Redis does not answer."""
     with closing(queue.worker_redis()) as connection:
         try:
             workers = [_worker(worker) for worker in rq.Worker.all(connection=connection)]
@@ -136,10 +136,10 @@ def _failure(job: Job, name: str) -> FailedJob:
 
 
 def job_name(job: Job) -> str:
-    """What a wake-up announces, such as "messages.drain"; its description where it cannot be read."""
+    """The job that a wake-up runs, such as "messages.drain"; RQ's description where it cannot be unpickled."""
     try:
         return str(job.args[0]) if job.args else str(job.func_name)
-    except Exception:  # noqa: BLE001 - what was pickled by another version is shown as it is
+    except Exception:  # noqa: BLE001 - another version may have pickled it
         return job.description or ""
 
 
@@ -173,28 +173,27 @@ def get_scheduled_job(_session: Session, job: str) -> ScheduledJob:
 
 
 def _scheduler_heartbeats(connection: redis.Redis) -> list[datetime]:
-    found = []
+    heartbeats = []
     for key in connection.scan_iter("rq:scheduler_instance:*", count=1000):
         beat = connection.hget(key, "beat")
         if beat:
-            found.append(datetime.fromtimestamp(float(beat), UTC))
-    return sorted(found, reverse=True)
+            heartbeats.append(datetime.fromtimestamp(float(beat), UTC))
+    return sorted(heartbeats, reverse=True)
 
 
-MAX_COUNTED = 100_000
-_LAST = sa.text("""
+_LATEST_RUNS = sa.text("""
 SELECT j.job, r.scheduled_for, r.state, r.started_at, r.finished_at, r.attempts, r.host, r.error, ok.ok_at
 FROM unnest(CAST(:jobs AS text[])) j (job)
 LEFT JOIN LATERAL (SELECT * FROM job_runs r WHERE r.job = j.job ORDER BY r.scheduled_for DESC LIMIT 1) r ON true
 LEFT JOIN LATERAL (SELECT r.finished_at AS ok_at FROM job_runs r WHERE r.job = j.job AND r.state = 'done'
   ORDER BY r.scheduled_for DESC LIMIT 1) ok ON true
 """)
-_OPEN = """SELECT '{table}' AS name, count(*) AS waiting,
+_PENDING_OF_TABLE = """SELECT '{table}' AS name, count(*) AS pending,
   extract(epoch FROM now() - min(next_at) FILTER (WHERE next_at <= now()))::int AS late_seconds
   FROM (SELECT next_at FROM {table} WHERE {is_open} LIMIT :most) w"""
-_WAITING = sa.text(
+_PENDING = sa.text(
     " UNION ALL ".join(
-        _OPEN.format(table=table, is_open=is_open)
+        _PENDING_OF_TABLE.format(table=table, is_open=is_open)
         for table, is_open in (
             ("messages", "status IN ('queued', 'sending')"),
             ("webhook_deliveries", "status IN ('queued', 'sending')"),
@@ -203,7 +202,7 @@ _WAITING = sa.text(
         )
     )
 )
-_FOUND = sa.text("""
+_LATEST_RESULTS = sa.text("""
 SELECT c.name, last.at, last.violations, last.sample, coalesce(change.at, first.at) AS since
 FROM unnest(CAST(:names AS text[])) c (name)
 JOIN LATERAL (SELECT * FROM invariant_results r WHERE r.check_name = c.name ORDER BY r.at DESC LIMIT 1) last ON true
@@ -233,9 +232,10 @@ _INVARIANT_DESCRIPTIONS = {
 
 @dataclass(frozen=True)
 class ScheduleRow:
-    """A job of the timetable and its newest run.
+    """A scheduled job and its newest run.
 
     run: None before the first
+    is_late: whether two runs in a row are missing
     """
 
     entry: ScheduledJob
@@ -245,22 +245,22 @@ class ScheduleRow:
 
     @property
     def seconds(self) -> float | None:
-        """How long the newest run took; None while it runs."""
+        """Duration of the newest run; None while it runs."""
         if self.run is None or self.run.finished_at is None:
             return None
-        taken: float = (self.run.finished_at - self.run.started_at).total_seconds()
-        return max(taken, 0.0)
+        seconds: float = (self.run.finished_at - self.run.started_at).total_seconds()
+        return max(seconds, 0.0)
 
 
 @dataclass(frozen=True)
 class InvariantStatus:
-    """A check of the books and what its last run found.
+    """An invariant and the result of its last run.
 
-    since: when it began to be so; None before the first run
+    since: first run with the same outcome; None before the first run
     """
 
     check: InvariantCheck
-    about: str
+    description: str
     at: datetime | None
     violations: int
     since: datetime | None
@@ -268,24 +268,24 @@ class InvariantStatus:
 
 
 def list_schedule(session: Session, at: datetime) -> list[ScheduleRow]:
-    """Every job of the timetable with its newest run; late is what missed two slots."""
+    """Every scheduled job with its newest run."""
     entries = schedule.scheduled_jobs()
-    rows = {row.job: row for row in session.execute(_LAST, {"jobs": [entry.job for entry in entries]})}
-    return [_slot(entry, rows[entry.job], at) for entry in entries]
+    rows = {row.job: row for row in session.execute(_LATEST_RUNS, {"jobs": [entry.job for entry in entries]})}
+    return [_to_schedule_row(entry, rows[entry.job], at) for entry in entries]
 
 
 def count_backlog(session: Session) -> Sequence[Any]:
-    """How many rows of each table wait to be worked off, and for how many seconds the oldest is overdue."""
-    return session.execute(_WAITING, {"most": MAX_COUNTED + 1}).all()
+    """Rows of (table name, number of pending rows up to MAX_COUNTED + 1, seconds that the oldest is overdue)."""
+    return session.execute(_PENDING, {"most": MAX_COUNTED + 1}).all()
 
 
 def list_invariants(session: Session) -> list[InvariantStatus]:
-    """Every check of the books, with what its last run found and since when."""
-    rows = {row.name: row for row in session.execute(_FOUND, {"names": [check.name for check in INVARIANTS]})}
-    return [_checked(check, rows.get(check.name)) for check in INVARIANTS]
+    """Every invariant with the result of its last run."""
+    rows = {row.name: row for row in session.execute(_LATEST_RESULTS, {"names": [check.name for check in INVARIANTS]})}
+    return [_to_invariant_status(check, rows.get(check.name)) for check in INVARIANTS]
 
 
-def _slot(entry: ScheduledJob, row: Any, at: datetime) -> ScheduleRow:
+def _to_schedule_row(entry: ScheduledJob, row: Any, at: datetime) -> ScheduleRow:
     run = row if row.scheduled_for else None
     is_late = (
         run is not None and (entry.current_slot(at) - run.scheduled_for).total_seconds() >= 2 * entry.every_seconds
@@ -293,11 +293,11 @@ def _slot(entry: ScheduledJob, row: Any, at: datetime) -> ScheduleRow:
     return ScheduleRow(entry, run, entry.next_slot(at), is_late)
 
 
-def _checked(check: InvariantCheck, row: Any) -> InvariantStatus:
-    about = _INVARIANT_DESCRIPTIONS.get(check.name, "")
+def _to_invariant_status(check: InvariantCheck, row: Any) -> InvariantStatus:
+    description = _INVARIANT_DESCRIPTIONS.get(check.name, "")
     if row is None:
-        return InvariantStatus(check, about, None, 0, None, [])
-    return InvariantStatus(check, about, row.at, row.violations, row.since, row.sample)
+        return InvariantStatus(check, description, None, 0, None, [])
+    return InvariantStatus(check, description, row.at, row.violations, row.since, row.sample)
 
 
 RUN_DUE_JOBS = "saas_api.core.jobs.schedule.run_due_jobs"  # RQ stores functions by name
@@ -310,7 +310,7 @@ def enqueue_run(session: Session, job: str, operator: OperatorContext) -> None:
     raises: ServiceUnavailable when Redis does not answer
     """
     audit.record_event(session, None, operator.actor, "job.run_asked", ("job", job), {"reason": operator.reason})
-    _push(schedule.run_scheduled, job, clock.now(), "operator console")
+    _enqueue(schedule.run_scheduled, job, clock.now(), "operator console")
 
 
 def enqueue_schedule(session: Session, operator: OperatorContext) -> None:
@@ -319,7 +319,7 @@ def enqueue_schedule(session: Session, operator: OperatorContext) -> None:
     raises: ServiceUnavailable when Redis does not answer
     """
     audit.record_event(session, None, operator.actor, "job.tick_asked", ("job", "tick"), {"reason": operator.reason})
-    _push(RUN_DUE_JOBS)
+    _enqueue(RUN_DUE_JOBS)
 
 
 def requeue_failed(session: Session, job_id: str, operator: OperatorContext) -> None:
@@ -340,11 +340,11 @@ def requeue_failed(session: Session, job_id: str, operator: OperatorContext) -> 
             raise ServiceUnavailable from cause
 
 
-def _push(call: Any, *arguments: Any) -> None:
+def _enqueue(function: Any, *arguments: Any) -> None:
     with closing(queue.worker_redis()) as connection:
         try:
             rq.Queue(BACKGROUND, connection=connection).enqueue_call(
-                call, args=arguments, timeout=RUN_SECONDS, result_ttl=0, failure_ttl=FAILURE_TTL_SECONDS
+                function, args=arguments, timeout=RUN_SECONDS, result_ttl=0, failure_ttl=FAILURE_TTL_SECONDS
             )
         except redis.RedisError as cause:
             raise ServiceUnavailable from cause
@@ -357,31 +357,32 @@ QUEUED_NOTICE = "A worker was asked to run it; the result appears below when it 
 @bp.get("/jobs")
 @require_operator("support")
 def index() -> Response:
-    """Queues, workers, signs of life, the timetable and failed jobs."""
+    """Show queues, workers, the schedule and failed jobs."""
     now = clock.now()
     with context.read_session() as session:
-        slots, waiting = list_schedule(session, now), count_backlog(session)
-    shown: dict[str, Any] = {"slots": slots, "waiting": waiting, "seen": get_snapshot(), "now": now}
-    return pages.render_page("admin/queues/index.html", block="live", **shown)
+        rows, backlog = list_schedule(session, now), count_backlog(session)
+    return pages.render_page(
+        "admin/queues/index.html", block="live", schedule=rows, backlog=backlog, snapshot=get_snapshot(), now=now
+    )
 
 
 @bp.get("/invariants")
 @require_operator("support")
 def invariants() -> Response:
-    """The checks of the books: what the last run found, since when, and whose."""
+    """Show the invariants with the violations of their last run."""
     with context.read_session() as session:
         checks = list_invariants(session)
     return pages.render_page("admin/invariants.html", checks=checks)
 
 
 def _seconds_ago(instant: datetime) -> str:
-    """How long ago something was, short, for a page that looks again and again."""
+    """A short duration for a page that refreshes itself."""
     seconds = max(0, int((clock.now() - instant).total_seconds()))
     return f"{seconds} s ago" if seconds < 600 else f"{seconds // 60:,} min ago"
 
 
 def _cadence(entry: ScheduledJob) -> str:
-    """How often a job runs, for people."""
+    """The interval of a scheduled job as text."""
     for seconds, unit in ((86_400, "day"), (3600, "hour"), (60, "minute")):
         count, rest = divmod(entry.every_seconds, seconds)
         if count and not rest:

@@ -1,4 +1,4 @@
-"""Versions, database, settings."""
+"""What the platform runs on: engines, clocks, versions, disk, settings."""
 
 import platform
 import re
@@ -30,8 +30,8 @@ bp = Blueprint("system", __name__, url_prefix="/admin")
 
 _LIBRARIES = ("flask", "sqlalchemy", "psycopg2-binary", "redis", "rq", "rq-scheduler", "marshmallow", "gunicorn")
 _SECRET = re.compile(r"SECRET|PASSWORD|PEPPER|TOKEN|_KEY$")
-_OTHER_SECRETS = ("SQLALCHEMY_", "RATELIMIT_", "JWT_", "SWAGGER", "SETTINGS", "LOGIN_ENDPOINT")
-"""Beginnings of what libraries and the factory keep among the settings."""
+_FOREIGN_PREFIXES = ("SQLALCHEMY_", "RATELIMIT_", "JWT_", "SWAGGER", "SETTINGS", "LOGIN_ENDPOINT")
+"""Prefixes of names that libraries and the factory store in the configuration."""
 _DATABASE = sa.text("""
 SELECT current_setting('server_version') AS version, pg_database_size(current_database()) AS size_bytes,
   (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()) AS connections,
@@ -43,10 +43,10 @@ _HEAD = sa.text("SELECT version_num FROM alembic_version")
 
 @dataclass(frozen=True)
 class PostgresInfo:
-    """PostgreSQL.
+    """State of PostgreSQL.
 
-    head: the migration it stands at
-    ahead_seconds: of its clock before ours
+    head: current migration
+    ahead_seconds: its clock less the clock of this process
     """
 
     version: str
@@ -59,29 +59,29 @@ class PostgresInfo:
 
 @dataclass(frozen=True)
 class RedisInfo:
-    """Redis.
+    """State of Redis.
 
-    policy: what it does when its memory is full
-    is_kept: whether what it holds survives its restart
+    policy: `maxmemory-policy`
+    is_persistent: whether the append-only file is on
     """
 
     version: str
     used_bytes: int
     policy: str
-    is_kept: bool
+    is_persistent: bool
     ahead_seconds: float
 
 
 @dataclass(frozen=True)
 class SettingRow:
-    """A setting as operators may read it."""
+    """A setting with its secret hidden."""
 
     name: str
     value: str
 
 
 def get_postgres_info(session: Session) -> PostgresInfo:
-    """PostgreSQL as it is now."""
+    """State of PostgreSQL now."""
     row = session.execute(_DATABASE).one()
     ahead = (row.at - datetime.now(UTC)).total_seconds()
     return PostgresInfo(
@@ -95,51 +95,51 @@ def get_postgres_info(session: Session) -> PostgresInfo:
 
 
 def _head() -> str | None:
-    """Read as who signed in to the database: this table is neither a tenant's nor the system's."""
+    """Read with the role of the connection: neither the tenant role nor the system role may read this table."""
     with db.engine.connect() as connection:
         connection.execute(_RESET_ROLE)
-        found: str | None = connection.scalar(_HEAD)
-    return found
+        head: str | None = connection.scalar(_HEAD)
+    return head
 
 
 def get_redis_info() -> RedisInfo | None:
-    """Redis as it is now; None when it does not answer."""
+    """State of Redis now; None when it does not answer."""
     with closing(queue.worker_redis()) as connection:
         try:
-            about: dict[str, Any] = connection.info()
+            info: dict[str, Any] = connection.info()
             seconds, microseconds = connection.time()
             policy = connection.config_get("maxmemory-policy").get("maxmemory-policy", "unknown")
         except redis.RedisError:
             return None
     ahead = seconds + microseconds / 1_000_000 - time.time()
-    is_kept = bool(about.get("aof_enabled"))
-    return RedisInfo(about["redis_version"], about["used_memory"], str(policy), is_kept, round(ahead, 1) + 0.0)
+    is_persistent = bool(info.get("aof_enabled"))
+    return RedisInfo(info["redis_version"], info["used_memory"], str(policy), is_persistent, round(ahead, 1) + 0.0)
 
 
 def head_migration() -> str | None:
-    """The migration that this code wants; None where its files are not at hand."""
+    """The newest migration of this code; None where its files are not installed."""
     names = sorted(path.stem for path in (ROOT / "migrations" / "versions").glob("[0-9]*.py"))
     return names[-1].partition("_")[0] if names else None
 
 
 def list_versions() -> list[tuple[str, str]]:
-    """Python and the libraries that matter here."""
+    """Versions of Python and of the main libraries."""
     return [("python", platform.python_version()), *((name, version(name)) for name in _LIBRARIES)]
 
 
 def get_disk_usage(path: str) -> tuple[int, int]:
-    """Bytes that are used and that there are, of the disk that holds a path."""
+    """Used and total bytes of the disk that holds a path."""
     usage = shutil.disk_usage(path if Path(path).exists() else "/")
     return usage.total - usage.free, usage.total
 
 
 def list_settings(config: Mapping[str, Any], known: Mapping[str, Any]) -> list[SettingRow]:
-    """The product's settings by name; a secret says only whether it is set.
+    """Settings of the product by name, with secrets hidden.
 
-    known: what the framework keeps among them
+    known: configuration of the framework, which is left out
     """
     own = {"SECRET_KEY", "JWT_SECRET", *config} - set(known) | {"SECRET_KEY"}
-    names = [name for name in own if name == "JWT_SECRET" or not name.startswith(_OTHER_SECRETS)]
+    names = [name for name in own if name == "JWT_SECRET" or not name.startswith(_FOREIGN_PREFIXES)]
     return [SettingRow(name, _masked_value(name, config.get(name))) for name in sorted(names)]
 
 
@@ -151,7 +151,7 @@ def _masked_value(name: str, value: Any) -> str:
     if name.endswith("_URL") and urlsplit(str(value)).password:
         return _without_password(str(value))
     if isinstance(value, list | tuple | set | frozenset):
-        return ", ".join(str(one) for one in value)
+        return ", ".join(str(item) for item in value)
     return str(value)
 
 
@@ -164,16 +164,16 @@ def _without_password(url: str) -> str:
 @bp.get("/system")
 @require_operator("support")
 def index() -> Response:
-    """Versions, migrations, clocks, disk and settings."""
+    """Show versions, migrations, clocks, disk and settings."""
     with context.read_session() as session:
         database = get_postgres_info(session)
-    used, whole = get_disk_usage(setting("INSTANCE"))
-    shown: dict[str, Any] = {
+    used, total = get_disk_usage(setting("INSTANCE"))
+    values: dict[str, Any] = {
         "database": database,
-        "cache": get_redis_info(),
+        "redis": get_redis_info(),
         "newest": head_migration(),
         "versions": list_versions(),
         "settings": list_settings(current_app.config, Flask.default_config),
         "now": clock.now(),
     }
-    return pages.render_page("admin/system.html", used=used, whole=whole, **shown)
+    return pages.render_page("admin/system.html", used=used, total=total, **values)

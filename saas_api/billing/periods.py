@@ -44,7 +44,7 @@ _MAX_CLOCK_SKEW = timedelta(minutes=5)
 
 
 def find_earliest_open_period(session: Session, organization_id: UUID) -> BillingPeriod | None:
-    """The open period that pays for late usage."""
+    """The earliest open period; it pays for late usage when no open period contains the present."""
     statement = select(BillingPeriod).where(BillingPeriod.organization_id == organization_id)
     return session.scalars(
         statement.where(BillingPeriod.status == PeriodStatus.OPEN).order_by(BillingPeriod.seq)
@@ -142,7 +142,7 @@ def record_usage_statements(
 ) -> list[tuple[str, dict[str, Any]]]:
     """The shared period lock and one ledger row, as statements for `engine.execute_batch`.
 
-    is_late: an event of a closed period is paid for by the earliest open one
+    is_late: usage of a closed period is paid for by the current period
     """
     return [
         shared_lock_statement(organization_id),
@@ -151,7 +151,7 @@ def record_usage_statements(
 
 
 def record_usage(session: Session, organization_id: UUID, event: UsageRecord) -> None:
-    """Append usage to the ledger; usage of a closed period is paid for by the earliest open one as late usage.
+    """Append usage to the ledger; usage of a closed period is late, and the current period pays for it.
 
     The period lock is held until the transaction ends, so this is the last thing the caller does in it.
 

@@ -109,6 +109,16 @@ class InvoiceListItemOut(InvoiceOut):
     total_requests = fields.Integer()
 
 
+class InvoiceEventOut(InvoiceOut):
+    """Event data of an invoice; `amount_due` and `status` are those at the time of the event."""
+
+    attempt = fields.Integer(metadata={"description": "payments or reminders so far"})
+    next_attempt_at = Timestamp(allow_none=True)
+    version = fields.Integer(
+        metadata={"description": "Rises with every change of the object; trust the highest you have seen."}
+    )
+
+
 class InvoiceTotalsOut(StrictSchema):
     """Sums over all final invoices; void ones are left out."""
 

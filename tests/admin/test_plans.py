@@ -1,17 +1,17 @@
-"""The catalogue at the console, and what real usage would cost on a plan."""
+"""Plans at the console: versions, simulation on real usage, archive."""
 
 from flask import Flask
 from flask.testing import FlaskClient
 
 from tests.support.accounts import Person, make_key
-from tests.support.console_audit import REASON, acts, desk, send
+from tests.support.console import IN_PLATFORM_LOG, REASON, audit_log, open_console, send_message
 
 
-def test_every_version_is_listed_with_who_is_on_it(
+def test_plan_versions_are_listed_with_their_subscribers(
     app: Flask, client: FlaskClient, alice: Person, olga: Person
 ) -> None:
-    assert send(client, make_key(client, alice))[0] == 202
-    browser = desk(app, olga)
+    assert send_message(client, make_key(client, alice))[0] == 202
+    browser = open_console(app, olga)
     text = browser.open("/admin/plans").text
     for version in ("free@1", "starter@1", "pro@1", "scale@1"):
         assert version in text
@@ -19,17 +19,17 @@ def test_every_version_is_listed_with_who_is_on_it(
     assert "Acme" not in browser.open("/admin/plans/pro@1").text
 
 
-def test_tiers_are_shown_and_an_unknown_version_is_not_found(app: Flask, olga: Person) -> None:
-    browser = desk(app, olga)
+def test_plan_page_shows_tiers(app: Flask, olga: Person) -> None:
+    browser = open_console(app, olga)
     text = browser.open("/admin/plans/scale@1").text
     for price in ("0.004 USD", "0.003 USD", "0.002 USD"):
         assert price in text
     assert browser.open("/admin/plans/gold@1").status_code == 404
 
 
-def test_real_usage_is_previewed_on_another_plan(app: Flask, client: FlaskClient, alice: Person, olga: Person) -> None:
-    assert send(client, make_key(client, alice))[0] == 202
-    browser = desk(app, olga)
+def test_plan_is_simulated_on_real_usage(app: Flask, client: FlaskClient, alice: Person, olga: Person) -> None:
+    assert send_message(client, make_key(client, alice))[0] == 202
+    browser = open_console(app, olga)
     running = browser.open(f"/admin/plans/starter@1?organization_id={alice.organization_id}&periods=0")
     assert running.status_code == 200
     assert "Total on Starter" in running.text
@@ -39,10 +39,10 @@ def test_real_usage_is_previewed_on_another_plan(app: Flask, client: FlaskClient
     assert 'value="acme"' in wrong.text
 
 
-def test_a_retired_plan_is_chosen_no_more_until_it_is_offered_again(
+def test_archived_plan_is_not_offered_until_restored(
     app: Flask, client: FlaskClient, alice: Person, olga: Person
 ) -> None:
-    browser, page = desk(app, olga), "/admin/plans/scale@1/retire"
+    browser, page = open_console(app, olga), "/admin/plans/scale@1/retire"
 
     def offered() -> bool:
         plans = client.get("/api/v1/billing/plans", headers=alice.headers).json["data"]["plans"]
@@ -56,6 +56,6 @@ def test_a_retired_plan_is_chosen_no_more_until_it_is_offered_again(
     finally:
         assert browser.submit(page, reason=REASON).status_code == 303
     assert offered()
-    assert acts(app, "plan.retired") == [("platform", "operator", REASON)]
+    assert audit_log(app, "plan.retired") == IN_PLATFORM_LOG
     needed = browser.submit("/admin/plans/free@1/retire", reason=REASON)
     assert needed.status_code == 409

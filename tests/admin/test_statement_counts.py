@@ -1,4 +1,4 @@
-"""What a page of the console may cost: statements and bytes, with rows in every list."""
+"""Budgets of the console's pages, with rows in every list: statements and bytes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +13,10 @@ from saas_api.core import ids
 from saas_api.core.db import engine
 from saas_api.core.db.engine import db
 from saas_api.payments import jobs
-from tests.support.console import console, run
+from tests.support.console import execute_sql, sign_in_operator
 from tests.support.payments import Customer, Visitor
 
-MOST_STATEMENTS, MOST_BYTES = 12, 60_000
+MAX_STATEMENTS, MAX_BYTES = 12, 60_000
 
 
 @pytest.fixture
@@ -26,27 +26,29 @@ def client(app: Flask) -> FlaskClient:
 
 @contextmanager
 def counted() -> Iterator[list[str]]:
-    """Statements that are sent meanwhile; those that only bind a transaction are left out."""
-    seen: list[str] = []
+    """Collect the statements that are sent, without those that only bind a transaction."""
+    statements: list[str] = []
 
-    def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+    def record(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
         if not statement.startswith("SELECT set_config"):
-            seen.append(statement)
+            statements.append(statement)
 
     engines = (db.engine, engine.use_autocommit_pool(db.engine))
-    for watched in engines:
-        sa.event.listen(watched, "before_cursor_execute", note)
+    for observed in engines:
+        sa.event.listen(observed, "before_cursor_execute", record)
     try:
-        yield seen
+        yield statements
     finally:
-        for watched in engines:
-            sa.event.remove(watched, "before_cursor_execute", note)
+        for observed in engines:
+            sa.event.remove(observed, "before_cursor_execute", record)
 
 
-def test_no_page_costs_more_than_its_budget(app: Flask, client: FlaskClient, customer: Customer) -> None:
+def test_pages_stay_within_their_statement_and_size_budgets(
+    app: Flask, client: FlaskClient, customer: Customer
+) -> None:
     customer.choose(customer.begin(), "pay_wrong")
     jobs.process_inbox()
-    run(
+    execute_sql(
         app,
         """INSERT INTO invoices (organization_id, kind, state, currency, rule_version, created_at)
           SELECT :id, 'manual', 'draft', 'USD', 1, now() FROM generate_series(1, 40)""",
@@ -55,11 +57,11 @@ def test_no_page_costs_more_than_its_budget(app: Flask, client: FlaskClient, cus
     invoice, payment = ids.format_id("inv", customer.invoice_id), ids.format_id("pay", customer.payment().id)
     paths = ("billing", "billing/close", "invoices", f"invoices/{invoice}", f"invoices/{invoice}/credit", "payments")
     more = (f"payments/{payment}", f"payments/{payment}/ask", "payments/events", "deliveries", "jobs", "invariants")
-    olga, wrong = console(app, client), []
+    olga, wrong = sign_in_operator(app, client), []
     for path in (*paths, *more, "mail", "system", f"billing/close/{ids.format_id('org', customer.id)}"):
         with counted() as statements:
             answer = olga.open(f"/admin/{path}")
         assert answer.status_code == 200, path
-        if not 0 < len(statements) <= MOST_STATEMENTS or len(answer.data) > MOST_BYTES:
+        if not 0 < len(statements) <= MAX_STATEMENTS or len(answer.data) > MAX_BYTES:
             wrong.append((path, len(statements), len(answer.data)))
     assert wrong == []

@@ -1,4 +1,4 @@
-"""Webhooks of all organizations at the console: backlog, failing endpoints, one delivery; resent and switched off."""
+"""Webhooks at the console: backlog, failing endpoints, deliveries; resend, disable, enable."""
 
 from typing import Any
 
@@ -7,9 +7,16 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from tests.support.accounts import Person
-from tests.support.console import BOTH, check_offices, console, log, problem, run
+from tests.support.console import (
+    IN_BOTH_LOGS,
+    audit_log,
+    check_operator_access,
+    error_summary,
+    execute_sql,
+    sign_in_operator,
+)
 from tests.support.payments import Visitor
-from tests.support.webhooks import Company, allowed  # noqa: F401 - a fixture that acts by itself
+from tests.support.webhooks import Organization, allowed  # noqa: F401 - a fixture that acts by itself
 
 
 @pytest.fixture
@@ -18,106 +25,115 @@ def client(app: Flask) -> FlaskClient:
 
 
 @pytest.fixture
-def acme(app: Flask, client: FlaskClient, alice: Person) -> Company:
-    return Company(app, client, alice)
+def acme(app: Flask, client: FlaskClient, alice: Person) -> Organization:
+    return Organization(app, client, alice)
 
 
 @pytest.fixture
-def failed(app: Flask, acme: Company) -> tuple[str, str]:
-    """Pages of an endpoint that fails, and of a delivery that was given up."""
-    endpoint = acme.listen(description="hook")["id"]
-    acme.report()
-    run(
+def failed(app: Flask, acme: Organization) -> tuple[str, str]:
+    """Paths of the pages of a failing endpoint and of a failed delivery."""
+    endpoint = acme.create_endpoint(description="hook")["id"]
+    acme.publish_event()
+    execute_sql(
         app,
         """UPDATE webhook_deliveries SET status = 'failed', attempts = 9, next_at = NULL, finished_at = now(),
           last_status = 500, error_code = 'http_error'""",
     )
-    run(app, "UPDATE webhook_endpoints SET consecutive_failures = 9, first_failure_at = now() - interval '2 h'")
-    run(
+    execute_sql(app, "UPDATE webhook_endpoints SET consecutive_failures = 9, first_failure_at = now() - interval '2 h'")
+    execute_sql(
         app,
         """INSERT INTO webhook_attempts (organization_id, delivery_id, n, started_at, ended_at, status_code,
             duration_ms, outcome)
           SELECT organization_id, id, 9, now(), now(), 500, 42, 'http_error' FROM webhook_deliveries""",
     )
-    delivery = run(app, "SELECT replace(id::text, '-', '') AS id FROM webhook_deliveries")[0].id
+    delivery = execute_sql(app, "SELECT replace(id::text, '-', '') AS id FROM webhook_deliveries")[0].id
     return f"/admin/deliveries/endpoints/{endpoint}", f"/admin/deliveries/whd_{delivery}"
 
 
-def test_only_operators_find_the_pages(app: Flask, client: FlaskClient, failed: tuple[str, str], carol: Person) -> None:
+def test_pages_require_an_operator_role(
+    app: Flask, client: FlaskClient, failed: tuple[str, str], carol: Person
+) -> None:
     endpoint, delivery = failed
     reads = {"/admin/deliveries": "support", endpoint: "support", delivery: "support", f"{delivery}/resend": "support"}
-    check_offices(app, client, carol, {**reads, f"{endpoint}/disable": "admin", f"{endpoint}/enable": "admin"})
+    check_operator_access(app, client, carol, {**reads, f"{endpoint}/disable": "admin", f"{endpoint}/enable": "admin"})
 
 
-def test_the_backlog_counts_what_waits_for_each_organization(app: Flask, client: FlaskClient, acme: Company) -> None:
-    olga = console(app, client, "support")
-    assert "Nothing waits" in olga.text("/admin/deliveries")
-    acme.listen()
-    acme.report()
-    acme.report()
-    page = olga.text("/admin/deliveries")
+def test_backlog_counts_pending_deliveries_of_each_organization(
+    app: Flask, client: FlaskClient, acme: Organization
+) -> None:
+    olga = sign_in_operator(app, client, "support")
+    assert "Nothing waits" in olga.read("/admin/deliveries")
+    acme.create_endpoint()
+    acme.publish_event()
+    acme.publish_event()
+    page = olga.read("/admin/deliveries")
     assert 'data-th="Waiting" class="num">2<' in page
     assert 'data-th="Due now" class="num">2<' in page
 
 
-def test_failing_endpoints_are_found(app: Flask, client: FlaskClient, failed: tuple[str, str], acme: Company) -> None:
-    acme.listen("http://127.0.0.1:9/healthy")
-    page = console(app, client, "support").text("/admin/deliveries?health=failing")
+def test_failing_endpoints_are_filtered(
+    app: Flask, client: FlaskClient, failed: tuple[str, str], acme: Organization
+) -> None:
+    acme.create_endpoint("http://127.0.0.1:9/healthy")
+    page = sign_in_operator(app, client, "support").read("/admin/deliveries?health=failing")
     assert (failed[0] in page, "/healthy" in page) == (True, False)
 
 
-def test_the_address_is_shown_without_what_its_query_holds(app: Flask, client: FlaskClient, acme: Company) -> None:
-    acme.listen("http://127.0.0.1:9/hook?token=s3cret")
-    assert "s3cret" not in console(app, client).text("/admin/deliveries")
+def test_endpoint_address_is_shown_without_its_query(app: Flask, client: FlaskClient, acme: Organization) -> None:
+    acme.create_endpoint("http://127.0.0.1:9/hook?token=s3cret")
+    assert "s3cret" not in sign_in_operator(app, client).read("/admin/deliveries")
 
 
-def test_a_delivery_is_shown_with_its_attempts_and_found_by_its_id(
+def test_delivery_is_shown_with_attempts_and_found_by_id(
     app: Flask, client: FlaskClient, failed: tuple[str, str]
 ) -> None:
-    olga = console(app, client, "support")
-    page = olga.text(failed[1])
+    olga = sign_in_operator(app, client, "support")
+    page = olga.read(failed[1])
     assert ("invoice.paid" in page, "42 ms" in page, "Http error" in page) == (True, True, True)
-    found = olga.open(f"/admin/deliveries?delivery={failed[1].rpartition('/')[2]}")
-    assert (found.status_code, found.location) == (303, failed[1])
+    response = olga.open(f"/admin/deliveries?delivery={failed[1].rpartition('/')[2]}")
+    assert (response.status_code, response.location) == (303, failed[1])
 
 
 def test_support_resends_a_delivery_with_the_same_event(
     app: Flask, client: FlaskClient, failed: tuple[str, str]
 ) -> None:
-    page = console(app, client, "support").does(f"{failed[1]}/resend")
+    page = sign_in_operator(app, client, "support").run_action(f"{failed[1]}/resend")
     assert "It is sent again" in page
-    rows = run(app, "SELECT event_id, cause, status FROM webhook_deliveries ORDER BY created_at")
+    rows = execute_sql(app, "SELECT event_id, cause, status FROM webhook_deliveries ORDER BY created_at")
     assert (rows[0].event_id == rows[1].event_id, rows[1].cause, rows[1].status) == (True, "replay", "queued")
-    assert log(app, "webhook_delivery.resent") == BOTH
+    assert audit_log(app, "webhook_delivery.resent") == IN_BOTH_LOGS
 
 
-def test_an_endpoint_is_disabled_and_what_waits_canceled(
-    app: Flask, client: FlaskClient, failed: tuple[str, str], acme: Company
+def test_disabling_an_endpoint_cancels_pending_deliveries(
+    app: Flask, client: FlaskClient, failed: tuple[str, str], acme: Organization
 ) -> None:
-    acme.report()
-    olga = console(app, client)
-    assert "1 delivery" in olga.text(f"{failed[0]}/disable")
-    assert "The endpoint is disabled." in olga.does(f"{failed[0]}/disable")
+    acme.publish_event()
+    olga = sign_in_operator(app, client)
+    assert "1 delivery" in olga.read(f"{failed[0]}/disable")
+    assert "The endpoint is disabled." in olga.run_action(f"{failed[0]}/disable")
     assert _statuses(app) == {"failed", "canceled"}
-    assert log(app, "webhook_endpoint.changed") == BOTH
-    answer = olga.act(f"{failed[1]}/resend")
-    assert (answer.status_code, "disabled" in problem(answer)) == (409, True)
-    olga.does(f"{failed[0]}/enable")
-    assert run(app, "SELECT status, consecutive_failures FROM webhook_endpoints") == [("enabled", 0)]
+    assert audit_log(app, "webhook_endpoint.changed") == IN_BOTH_LOGS
+    answer = olga.submit_action(f"{failed[1]}/resend")
+    assert (answer.status_code, "disabled" in error_summary(answer)) == (409, True)
+    olga.run_action(f"{failed[0]}/enable")
+    assert execute_sql(app, "SELECT status, consecutive_failures FROM webhook_endpoints") == [("enabled", 0)]
 
 
-def test_deliveries_of_an_endpoint_are_a_file_too(app: Flask, client: FlaskClient, failed: tuple[str, str]) -> None:
-    olga = console(app, client, "support")
+def test_endpoints_and_deliveries_download_as_csv(app: Flask, client: FlaskClient, failed: tuple[str, str]) -> None:
+    olga = sign_in_operator(app, client, "support")
     rows = olga.open(f"{failed[0]}?status=failed&format=csv").get_data(as_text=True).splitlines()
     assert (len(rows), ",invoice.paid,auto,failed,9,500,http_error," in rows[1]) == (2, True)
+    assert rows[0].lstrip("\ufeff") == (
+        "id,event_id,event_type,cause,status,attempt_count,last_status_code,error_code,created_at,finished_at"
+    )
     assert len(olga.open("/admin/deliveries?format=csv").get_data(as_text=True).splitlines()) == 2
 
 
 def test_unknown_ids_are_not_found(app: Flask, client: FlaskClient) -> None:
-    olga = console(app, client)
+    olga = sign_in_operator(app, client)
     paths = (f"whd_{'0' * 32}", f"endpoints/whe_{'0' * 32}", "endpoints/x", "nothing")
     assert [olga.open(f"/admin/deliveries/{path}").status_code for path in paths] == [404] * 4
 
 
 def _statuses(app: Flask) -> set[Any]:
-    return {row.status for row in run(app, "SELECT status FROM webhook_deliveries")}
+    return {row.status for row in execute_sql(app, "SELECT status FROM webhook_deliveries")}

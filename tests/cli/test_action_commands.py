@@ -9,7 +9,7 @@ from flask import Flask
 
 from saas_api.core import ids
 from saas_api.payments import jobs
-from tests.support.console import run as execute
+from tests.support.console import execute_sql
 from tests.support.payments import Customer, client, customer  # noqa: F401 - fixtures
 
 REASON = ("--reason", "reviewed")
@@ -28,16 +28,16 @@ def flask_json(app: Flask, *arguments: str) -> Any:
 def actors(app: Flask, action: str) -> list[tuple[str, str]]:
     """Type of the actor and reason of the audit events of an action."""
     sql = "SELECT actor_type, data->>'reason' AS reason FROM audit_events WHERE action = :action ORDER BY id"
-    return [tuple(row) for row in execute(app, sql, action=action)]
+    return [tuple(row) for row in execute_sql(app, sql, action=action)]
 
 
 @pytest.fixture
 def draft(app: Flask, customer: Customer) -> tuple[str, str]:  # noqa: F811 - the fixture
     """Public ids of an organization and of its draft invoice."""
-    execute(app, "UPDATE billing_profiles SET parked_at = now(), parked_reason = 'check sums.lines'")
+    execute_sql(app, "UPDATE billing_profiles SET parked_at = now(), parked_reason = 'check sums.lines'")
     organization_id, invoice_id = ids.format_id("org", customer.id), ids.format_id("inv", customer.invoice_id)
     assert flask(app, "billing", "void", organization_id, invoice_id, *REASON, "--replace").exit_code == 0
-    [row] = execute(app, "SELECT id FROM invoices WHERE state = 'draft'")
+    [row] = execute_sql(app, "SELECT id FROM invoices WHERE state = 'draft'")
     return organization_id, ids.format_id("inv", row.id)
 
 
@@ -75,14 +75,14 @@ def test_finalize_recalculates_or_finalizes_a_draft(app: Flask, draft: tuple[str
 def test_finalize_with_delete_deletes_the_draft(app: Flask, draft: tuple[str, str]) -> None:
     data = flask_json(app, "billing", "finalize", *draft, *REASON, "--delete")
     assert data == {"id": draft[1], "status": "deleted"}
-    assert execute(app, "SELECT 1 FROM invoices WHERE state = 'draft'") == []
+    assert execute_sql(app, "SELECT 1 FROM invoices WHERE state = 'draft'") == []
 
 
 def test_flags_of_two_actions_are_a_usage_error(app: Flask, draft: tuple[str, str]) -> None:
     result = flask(app, "billing", "finalize", *draft, *REASON, "--redo", "--delete")
     assert result.exit_code == 2
     assert result.stderr.startswith("--redo and --delete exclude each other.")
-    assert len(execute(app, "SELECT 1 FROM invoices WHERE state = 'draft'")) == 1
+    assert len(execute_sql(app, "SELECT 1 FROM invoices WHERE state = 'draft'")) == 1
 
 
 def test_resolve_prints_the_canceled_payment(app: Flask, customer: Customer) -> None:  # noqa: F811 - the fixture

@@ -1,4 +1,4 @@
-"""`flask plans archive`: a plan is offered no longer, and whoever is on it stays."""
+"""`flask plans archive`: an archived plan is not offered, and its subscribers stay on it."""
 
 import json
 from collections.abc import Iterator
@@ -15,11 +15,11 @@ from tests.support.accounts import Person
 PLAN = "scale"
 
 
-def retire(app: Flask, *words: str) -> Result:
-    return app.test_cli_runner().invoke(args=["plans", "archive", *words])
+def archive(app: Flask, *arguments: str) -> Result:
+    return app.test_cli_runner().invoke(args=["plans", "archive", *arguments])
 
 
-def offered(client: FlaskClient) -> list[str]:
+def offered_plans(client: FlaskClient) -> list[str]:
     return [plan["code"] for plan in client.get("/api/v1/billing/plans").json["data"]["plans"]]
 
 
@@ -35,41 +35,41 @@ def catalogue(app: Flask) -> Iterator[None]:
         session.execute(sa.text("UPDATE plans SET archived_at = NULL"))
 
 
-def acts(app: Flask) -> list[str]:
+def audit_actions(app: Flask) -> list[str]:
     sql = "SELECT action FROM audit_events WHERE action LIKE 'plan.%' ORDER BY id"
     with app.app_context(), tenancy.system_session("billing.catalogue") as session:
         return list(session.scalars(sa.text(sql)))
 
 
-def test_a_retired_plan_is_offered_to_nobody_until_it_is_offered_again(app: Flask, client: FlaskClient) -> None:
-    assert PLAN in offered(client)
-    assert retire(app, PLAN, "--reason", "replaced by team").stdout == f"{PLAN} is offered no longer.\n"
-    assert PLAN not in offered(client)
+def test_archived_plan_is_not_offered_until_restored(app: Flask, client: FlaskClient) -> None:
+    assert PLAN in offered_plans(client)
+    assert archive(app, PLAN, "--reason", "replaced by team").stdout == f"{PLAN} is offered no longer.\n"
+    assert PLAN not in offered_plans(client)
     listed = json.loads(app.test_cli_runner().invoke(args=["plans", "list", "--json"]).stdout)["plans"]
     assert [plan["plan"] for plan in listed if plan["is_archived"]] == [PLAN]
-    assert retire(app, PLAN).stdout == f"{PLAN} is offered no longer; it was so before.\n"
-    assert retire(app, PLAN, "--undo").exit_code == 0
-    assert PLAN in offered(client)
-    assert acts(app) == ["plan.retired", "plan.offered_again"]
+    assert archive(app, PLAN).stdout == f"{PLAN} is offered no longer; it was so before.\n"
+    assert archive(app, PLAN, "--undo").exit_code == 0
+    assert PLAN in offered_plans(client)
+    assert audit_actions(app) == ["plan.retired", "plan.offered_again"]
 
 
-def test_whoever_is_on_it_stays_and_nobody_else_gets_on(
+def test_archived_plan_keeps_its_subscribers_and_accepts_no_others(
     app: Flask, client: FlaskClient, alice: Person, carol: Person
 ) -> None:
     assert upgrade(client, alice, PLAN) == 200
-    retire(app, PLAN)
+    archive(app, PLAN)
     plan = client.get("/api/v1/billing/subscription", headers=alice.headers).json["data"]["plan"]
     assert plan["code"] == PLAN
     assert upgrade(client, carol, PLAN) == 422
 
 
-def test_the_plan_that_newcomers_start_on_is_kept(app: Flask, client: FlaskClient) -> None:
-    done = retire(app, "free")
+def test_default_plan_cannot_be_archived(app: Flask, client: FlaskClient) -> None:
+    done = archive(app, "free")
     assert (done.exit_code, done.stderr.partition(":")[0]) == (1, "PLAN_NEEDED")
-    assert "free" in offered(client)
+    assert "free" in offered_plans(client)
 
 
-def test_a_plan_nobody_knows_is_an_error(app: Flask) -> None:
-    done = retire(app, "nonsense")
+def test_unknown_plan_is_an_error(app: Flask) -> None:
+    done = archive(app, "nonsense")
     assert (done.exit_code, done.stderr) == (1, "There is no plan nonsense; flask plans list shows them.\n")
-    assert acts(app) == []
+    assert audit_actions(app) == []

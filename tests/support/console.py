@@ -1,4 +1,4 @@
-"""An operator at the console: signs in with a fresh password, and says why."""
+"""The operator console in tests: browsers of operators, and the audit events of their actions."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,20 +8,21 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from saas_api.accounts import operators, users
+from saas_api.accounts import operators
+from saas_api.core import ids
 from saas_api.core.db import tenancy
 from tests.support.accounts import Person, sign_up
 from tests.support.pages import Browser
 from tests.support.payments import Visitor
 
-REASON = "ticket 4711: asked by phone"
-BOTH = [(True, "operator", REASON), (False, "operator", REASON)]
-"""An act on an organization is in its log and in the operators'."""
-PLATFORM = [(False, "operator", REASON)]
+REASON = "ticket 4711: asked for by the owner"
+IN_BOTH_LOGS = [("Acme", "operator", REASON), ("platform", "operator", REASON)]
+"""Audit events of an action on the organization Acme, as `audit_log` returns them."""
+IN_PLATFORM_LOG = [("platform", "operator", REASON)]
 
 
 class Console(Browser):
-    """A browser of an operator, whose requests begin afresh even while a test holds a context of its own."""
+    """A browser at the console; its requests have a context of their own while a test holds one."""
 
     def __init__(self, app: Flask, person: Person | None = None) -> None:
         super().__init__(app)
@@ -30,76 +31,84 @@ class Console(Browser):
             self.client.set_cookie("at", person.token)
             self.client.set_cookie("rt", person.refresh_token)
 
-    def text(self, path: str) -> str:
-        """A page that opens, without its line breaks."""
-        answer = self.open(path)
-        assert answer.status_code == 200, (answer.status_code, path)
-        return " ".join(answer.text.split())
+    def read(self, path: str) -> str:
+        """Return the text of a page that opens, without its line breaks."""
+        response = self.open(path)
+        assert response.status_code == 200, (response.status_code, path)
+        return " ".join(response.text.split())
 
-    def act(self, path: str, **changes: Any) -> TestResponse:
-        """Fill in the form of a page, with a reason, and send it."""
-        return self.submit(path, **{"reason": REASON, **changes})
+    def submit_action(self, path: str, **fields: Any) -> TestResponse:
+        """Submit the form of an action with a reason."""
+        return self.submit(path, **{"reason": REASON, **fields})
 
-    def does(self, path: str, **changes: Any) -> str:
-        """Do something, and read the page that shows the result."""
-        answer = self.act(path, **changes)
-        assert answer.status_code == 303, (answer.status_code, problem(answer))
-        return self.text(answer.location)
-
-
-def problem(answer: TestResponse) -> str:
-    """What a refused form says is wrong."""
-    return " ".join(answer.text.partition('class="error-summary"')[2].partition("</div>")[0].split())
+    def run_action(self, path: str, **fields: Any) -> str:
+        """Submit the form of an action and return the text of the page that it redirects to."""
+        response = self.submit_action(path, **fields)
+        assert response.status_code == 303, (response.status_code, error_summary(response))
+        return self.read(response.location)
 
 
-def appoint(app: Flask, client: FlaskClient, office: str = "admin") -> Person:
-    """An operator, who has a company of her own like everybody."""
-    person = sign_up(client, f"olga-{office}@platform.example", f"Platform {office}")
-    with app.app_context(), tenancy.system_session("auth.register") as session:
-        found = users.find_by_email(session, person.email)
-        assert found is not None
-        operators.grant_operator_role(session, found.id, office)
-    return person
+def open_console(app: Flask, person: Person, role: str = "admin") -> Console:
+    """Make a person an operator and return their browser."""
+    with app.app_context(), tenancy.system_session("operator.command") as session:
+        operators.grant_operator_role(session, ids.parse_id("usr", person.user_id), role)
+    return Console(app, person)
 
 
-def console(app: Flask, client: FlaskClient, office: str = "admin") -> Console:
-    """The console with an operator before it."""
-    return Console(app, appoint(app, client, office))
+def sign_in_operator(app: Flask, client: FlaskClient, role: str = "admin") -> Console:
+    """Sign up an operator with an organization of their own and return their browser."""
+    return open_console(app, sign_up(client, f"olga-{role}@platform.example", f"Platform {role}"), role)
 
 
-def log(app: Flask, action: str) -> list[tuple[bool, str, str | None]]:
-    """What was recorded of an act: whether for an organization, by which kind of actor, and why."""
-    statement = sa.text("""SELECT organization_id IS NOT NULL AS own, actor_type, data->>'reason' AS reason
-      FROM audit_events WHERE action = :action ORDER BY id""")
-    with app.app_context(), tenancy.system_session("queue.runs") as session:
-        return [(row.own, row.actor_type, row.reason) for row in session.execute(statement, {"action": action})]
+def error_summary(response: TestResponse) -> str:
+    """Return the errors that a rejected form shows."""
+    return " ".join(response.text.partition('class="error-summary"')[2].partition("</div>")[0].split())
 
 
-def run(app: Flask, sql: str, **values: Any) -> list[Any]:
-    """What the whole platform has, or a change to it."""
+def organization_page(person: Person) -> str:
+    """Return the path of the console's page of a person's organization."""
+    return f"/admin/organizations/{person.organization_id}"
+
+
+def audit_log(app: Flask, action: str) -> list[tuple[str, str, str | None]]:
+    """Return (log, type of the actor, reason) of each event of an action; log is "platform" or an organization."""
+    sql = """SELECT coalesce(o.name, 'platform') AS log, a.actor_type, a.data->>'reason' AS reason
+      FROM audit_events a LEFT JOIN organizations o ON o.id = a.organization_id WHERE action = :action ORDER BY a.id"""
+    return [tuple(row) for row in execute_sql(app, sql, action=action)]
+
+
+def execute_sql(app: Flask, sql: str, **values: Any) -> list[Any]:
+    """Execute a statement that sees every organization and return its rows, if it has any."""
     with app.app_context(), tenancy.system_session("queue.runs") as session:
         result = session.execute(sa.text(sql), values)
         return list(result.all()) if result.returns_rows else []  # type: ignore[attr-defined]  # a cursor's
 
 
-def check_offices(app: Flask, client: FlaskClient, stranger: Person, pages: Mapping[str, str]) -> None:
-    """Every page of the console: nobody is led to the door, a customer and too low an office find nothing.
+def send_message(client: FlaskClient, key: dict[str, str]) -> tuple[int, str]:
+    """Send a message and return the status of the response and its error code."""
+    body = {"to": "+2348012345678", "type": "sms", "message": "Hello"}
+    response = client.post("/api/v1/messages/send", json=body, headers=key)
+    return response.status_code, "" if response.json["success"] else response.json["error"]["code"]
 
-    pages: paths with real ids, and the office each asks for
+
+def check_operator_access(app: Flask, client: FlaskClient, customer: Person, pages: Mapping[str, str]) -> None:
+    """Check that the sign-in page, 404 or the page is returned to each caller.
+
+    pages: paths with real ids, and the operator role that each requires
     """
-    callers = {
-        "nobody": Console(app),
-        "customer": Console(app, stranger),
-        "support": console(app, client, "support"),
-        "admin": console(app, client, "admin"),
+    browsers = {
+        "anonymous": Console(app),
+        "customer": Console(app, customer),
+        "support": sign_in_operator(app, client, "support"),
+        "admin": sign_in_operator(app, client, "admin"),
     }
     wrong = []
-    for path, office in pages.items():
-        for name, browser in callers.items():
-            expected = {"nobody": 303, "customer": 404}.get(name, 200)
-            if name == "support" and office == "admin":
+    for path, role in pages.items():
+        for name, browser in browsers.items():
+            expected = {"anonymous": 303, "customer": 404}.get(name, 200)
+            if name == "support" and role == "admin":
                 expected = 404
-            got = browser.open(path).status_code
-            if got != expected:
-                wrong.append((name, path, got))
+            status = browser.open(path).status_code
+            if status != expected:
+                wrong.append((name, path, status))
     assert wrong == []
