@@ -11,7 +11,7 @@ from saas_api.billing import periods
 from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
 from tests.support.accounts import Person, sign_up
-from tests.support.billing import Company, day
+from tests.support.billing import BillingOrganization, day
 from tests.support.console import (
     IN_BOTH_LOGS,
     IN_PLATFORM_LOG,
@@ -33,11 +33,11 @@ PAGES = {
 }
 
 
-def ended_period(app: Flask, client: FlaskClient, name: str = "Acme") -> tuple[Company, Person]:
+def ended_period(app: Flask, client: FlaskClient, name: str = "Acme") -> tuple[BillingOrganization, Person]:
     """An organization on a paid plan whose April has ended and is not invoiced."""
     clock.freeze_time(day(1))
     person = sign_up(client, f"alice@{name.lower()}.example", name)
-    organization = Company(ids.parse_id("org", person.organization_id))
+    organization = BillingOrganization(ids.parse_id("org", person.organization_id))
     with app.app_context():
         with organization.transaction() as session:
             periods.ensure_account(session, organization.id)
@@ -48,14 +48,14 @@ def ended_period(app: Flask, client: FlaskClient, name: str = "Acme") -> tuple[C
     return organization, person
 
 
-def invoices(app: Flask, organization: Company) -> list[Any]:
+def invoices(app: Flask, organization: BillingOrganization) -> list[Any]:
     with app.app_context():
         return organization.rows(
             "SELECT state, total_minor FROM invoices WHERE billing_period_id IS NOT NULL ORDER BY serial"
         )
 
 
-def put_on_hold(app: Flask, organization: Company) -> None:
+def put_on_hold(app: Flask, organization: BillingOrganization) -> None:
     execute_sql(
         app,
         "UPDATE billing_profiles SET parked_at = now(), parked_reason = 'check sums.lines' WHERE organization_id = :id",

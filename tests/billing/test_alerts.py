@@ -12,14 +12,14 @@ from saas_api.billing import alerts, periods
 from saas_api.core import clock
 from saas_api.core.db import tenancy
 from tests.support.accounts import Person
-from tests.support.billing import Company, day, found
+from tests.support.billing import BillingOrganization, create_organization, day
 
 ALERTS = "/api/v1/billing/alerts"
 
 
 @pytest.fixture
-def acme(context: Flask) -> Company:
-    return found("Acme", day(1))
+def acme(context: Flask) -> BillingOrganization:
+    return create_organization("Acme", day(1))
 
 
 def mails() -> list[tuple[str, str]]:
@@ -28,12 +28,12 @@ def mails() -> list[tuple[str, str]]:
         return [tuple(row) for row in rows]
 
 
-def fired(company: Company) -> list[Any]:
+def fired(company: BillingOrganization) -> list[Any]:
     return company.rows("""SELECT r.subject, r.meter_code, r.threshold::int FROM alert_firings
       JOIN alert_rules r ON r.id = rule_id ORDER BY 1, 2, 3""")
 
 
-def listen(company: Company) -> None:
+def listen(company: BillingOrganization) -> None:
     with company.transaction() as session:
         session.execute(
             text("INSERT INTO webhook_endpoints (organization_id, url) VALUES (:id, 'https://acme.example/hook')"),
@@ -41,7 +41,7 @@ def listen(company: Company) -> None:
         )
 
 
-def test_alert_fires_once_in_each_period(acme: Company) -> None:
+def test_alert_fires_once_in_each_period(acme: BillingOrganization) -> None:
     acme.use(799)
     alerts.evaluate_alerts(clock.now())
     assert fired(acme) == []
@@ -58,7 +58,7 @@ def test_alert_fires_once_in_each_period(acme: Company) -> None:
     assert len(mails()) == 2
 
 
-def test_concurrent_jobs_fire_an_alert_once(acme: Company, context: Flask) -> None:
+def test_concurrent_jobs_fire_an_alert_once(acme: BillingOrganization, context: Flask) -> None:
     listen(acme)
     acme.use(1000)
 
@@ -73,14 +73,14 @@ def test_concurrent_jobs_fire_an_alert_once(acme: Company, context: Flask) -> No
     assert acme.rows("SELECT type FROM events") == [("usage.threshold_reached",)] * 2
 
 
-def test_spend_alert_compares_base_and_usage_with_the_cap(acme: Company) -> None:
+def test_spend_alert_compares_base_and_usage_with_the_cap(acme: BillingOrganization) -> None:
     acme.use(1000 + 5000)
     alerts.evaluate_alerts(clock.now())
     assert ("spend_percent_of_cap", None, 50) in fired(acme)
     assert ("spend_percent_of_cap", None, 80) not in fired(acme)
 
 
-def test_alert_only_cap_is_reported_once_when_it_is_reached(acme: Company) -> None:
+def test_alert_only_cap_is_reported_once_when_it_is_reached(acme: BillingOrganization) -> None:
     listen(acme)
     with acme.transaction() as session:
         session.execute(text("UPDATE billing_profiles SET spend_cap_minor = 100, spend_cap_action = 'alert'"))
@@ -94,7 +94,7 @@ def test_alert_only_cap_is_reported_once_when_it_is_reached(acme: Company) -> No
     }  # fmt: skip
 
 
-def test_call_blocked_by_the_cap_is_reported_once(acme: Company) -> None:
+def test_call_blocked_by_the_cap_is_reported_once(acme: BillingOrganization) -> None:
     listen(acme)
     period = acme.rows("SELECT id FROM billing_periods ORDER BY seq LIMIT 1")[0].id
     for _ in range(2):

@@ -15,7 +15,7 @@ from saas_api.billing.rating.invoice_layout import DocumentLine, DocumentParty, 
 from saas_api.core import ids
 from tests.support import billing_actions as books
 from tests.support.billing import day
-from tests.support.billing_reads import Reader, open_account
+from tests.support.billing_reads import BillingReader, sign_up_for_billing
 
 BARE = InvoiceDocument(
     title="Invoice",
@@ -48,30 +48,30 @@ def many(count: int) -> InvoiceDocument:
 
 
 @pytest.fixture
-def acme(client: FlaskClient) -> Reader:
+def acme(client: FlaskClient) -> BillingReader:
     """April on starter: 3,050 segments and 12,345 e-mails come to 71.85."""
-    reader = open_account(client)
-    with reader.at_work() as account:
+    reader = sign_up_for_billing(client)
+    with reader.app_context() as account:
         account.use(3_050, at=day(10))
         account.use(12_345, "email", at=day(12))
     reader.close()
     return reader
 
 
-def download(reader: Reader) -> bytes:
-    answer = reader.ask(f"/billing/invoices/{reader.newest()['id']}/pdf")
+def download(reader: BillingReader) -> bytes:
+    answer = reader.request(f"/billing/invoices/{reader.newest_invoice()['id']}/pdf")
     assert answer.status_code == 200
     return bytes(answer.data)
 
 
-def stored(reader: Reader) -> InvoiceDocument:
-    invoice_id = ids.parse_id("inv", reader.newest()["id"])
-    with reader.at_work() as account, account.transaction() as session:
+def stored(reader: BillingReader) -> InvoiceDocument:
+    invoice_id = ids.parse_id("inv", reader.newest_invoice()["id"])
+    with reader.app_context() as account, account.transaction() as session:
         return invoice_documents.get_document(session, account.id, invoice_id)
 
 
-def test_pdf_shows_parties_dates_lines_and_sums(acme: Reader) -> None:
-    invoice = acme.newest()
+def test_pdf_shows_parties_dates_lines_and_sums(acme: BillingReader) -> None:
+    invoice = acme.newest_invoice()
     text = words(download(acme))
     for wanted in (
         invoice["number"],
@@ -90,9 +90,9 @@ def test_pdf_shows_parties_dates_lines_and_sums(acme: Reader) -> None:
         assert wanted in text, wanted
 
 
-def test_pdf_is_named_for_the_invoice_number(acme: Reader) -> None:
-    invoice = acme.newest()
-    answer = acme.ask(f"/billing/invoices/{invoice['id']}/pdf")
+def test_pdf_is_named_for_the_invoice_number(acme: BillingReader) -> None:
+    invoice = acme.newest_invoice()
+    answer = acme.request(f"/billing/invoices/{invoice['id']}/pdf")
     assert answer.headers["Content-Type"] == "application/pdf"
     assert answer.headers["Content-Disposition"] == f'attachment; filename="{invoice["number"]}.pdf"'
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
@@ -111,15 +111,15 @@ def test_openapi_names_the_media_types_of_downloads(client: FlaskClient) -> None
         assert set(paths[path]["get"]["responses"]["200"]["content"]) == kinds
 
 
-def test_same_invoice_gives_the_same_bytes(acme: Reader) -> None:
+def test_same_invoice_gives_the_same_bytes(acme: BillingReader) -> None:
     assert download(acme) == download(acme)
 
 
-def test_pdf_subtracts_credit_notes_and_payments(acme: Reader) -> None:
-    invoice_id = ids.parse_id("inv", acme.newest()["id"])
-    with acme.at_work() as account:
-        books.credit(account, invoice_id, amount_minor=1235)
-        books.settle(account, invoice_id, 1000)
+def test_pdf_subtracts_credit_notes_and_payments(acme: BillingReader) -> None:
+    invoice_id = ids.parse_id("inv", acme.newest_invoice()["id"])
+    with acme.app_context() as account:
+        books.create_credit_note(account, invoice_id, amount_minor=1235)
+        books.settle_payment(account, invoice_id, 1000)
     text = words(download(acme))
     assert "Credit notes -12.35" in text
     assert "Paid -10.00" in text
@@ -128,8 +128,8 @@ def test_pdf_subtracts_credit_notes_and_payments(acme: Reader) -> None:
 
 
 def test_pdf_shows_the_tiers_of_a_line(client: FlaskClient) -> None:
-    reader = open_account(client, "scale@1")
-    with reader.at_work() as account:
+    reader = sign_up_for_billing(client, "scale@1")
+    with reader.app_context() as account:
         account.use(1_250_000, at=day(10))
     reader.close()
     text = words(download(reader))
@@ -137,7 +137,7 @@ def test_pdf_shows_the_tiers_of_a_line(client: FlaskClient) -> None:
         assert wanted in text, wanted
 
 
-def test_print_page_has_the_texts_of_the_pdf(acme: Reader) -> None:
+def test_print_page_has_the_texts_of_the_pdf(acme: BillingReader) -> None:
     document = stored(acme)
     text = words(invoice_documents.render_pdf(document))
     assert [line.description for line in document.lines if line.description not in text] == []
@@ -203,7 +203,7 @@ def test_invoice_without_lines_says_so() -> None:
     assert "Nothing was charged" in words(invoice_documents.render_pdf(replace(BARE, lines=())))
 
 
-def test_void_invoice_has_a_watermark(acme: Reader) -> None:
+def test_void_invoice_has_a_watermark(acme: BillingReader) -> None:
     document = stored(acme)
     assert "Void" not in words(invoice_documents.render_pdf(document))
     assert "Void" in words(invoice_documents.render_pdf(replace(document, watermark="Void")))

@@ -11,7 +11,7 @@ from saas_api.billing import periods, previews, subscriptions
 from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
 from tests.support.accounts import Person, join, sign_in
-from tests.support.billing import Company, day
+from tests.support.billing import BillingOrganization, day
 
 BILLING = "/api/v1/billing"
 MID_APRIL = day(16)
@@ -19,9 +19,9 @@ MAY_FIRST = "2026-05-01T00:00:00.000Z"
 
 
 @pytest.fixture
-def acme(app: Flask, alice: Person) -> Company:
+def acme(app: Flask, alice: Person) -> BillingOrganization:
     """Alice's organization, created at the start of April; she signed in today, as tokens expire in real time."""
-    company = Company(ids.parse_id("org", alice.organization_id))
+    company = BillingOrganization(ids.parse_id("org", alice.organization_id))
     with app.app_context(), tenancy.system_session("billing.close") as session:
         session.execute(
             text("UPDATE organizations SET created_at = :at WHERE id = :id"), {"at": day(1), "id": company.id}
@@ -40,14 +40,14 @@ def upgrade(client: FlaskClient, person: Person, plan: str, when: str | None = N
     return answer.json["data"]
 
 
-def chain(app: Flask, company: Company) -> list[tuple[str, Any, Any]]:
+def chain(app: Flask, company: BillingOrganization) -> list[tuple[str, Any, Any]]:
     with app.app_context():
         rows = company.rows("SELECT plan_version_id, starts_at, ends_at FROM subscription_segments ORDER BY seq")
         return [tuple(row) for row in rows]
 
 
 def test_higher_plan_takes_effect_now_and_is_prorated(
-    app: Flask, client: FlaskClient, alice: Person, acme: Company
+    app: Flask, client: FlaskClient, alice: Person, acme: BillingOrganization
 ) -> None:
     upgrade(client, alice, "starter")
     clock.freeze_time(MID_APRIL)
@@ -72,7 +72,7 @@ def test_higher_plan_takes_effect_now_and_is_prorated(
 
 
 def test_lower_plan_takes_effect_at_the_end_of_the_period(
-    app: Flask, client: FlaskClient, alice: Person, acme: Company
+    app: Flask, client: FlaskClient, alice: Person, acme: BillingOrganization
 ) -> None:
     upgrade(client, alice, "pro")
     clock.freeze_time(MID_APRIL)
@@ -83,14 +83,14 @@ def test_lower_plan_takes_effect_at_the_end_of_the_period(
     assert chain(app, acme) == [("pro@1", day(1), day(1, month=5)), ("starter@1", day(1, month=5), None)]
 
 
-def test_lower_plan_can_take_effect_now(client: FlaskClient, alice: Person, acme: Company) -> None:
+def test_lower_plan_can_take_effect_now(client: FlaskClient, alice: Person, acme: BillingOrganization) -> None:
     upgrade(client, alice, "pro")
     clock.freeze_time(MID_APRIL)
     assert upgrade(client, alice, "starter", "now")["change"]["total"] == "-35.00"
 
 
 def test_scheduled_change_replaces_the_previous_one(
-    app: Flask, client: FlaskClient, alice: Person, acme: Company
+    app: Flask, client: FlaskClient, alice: Person, acme: BillingOrganization
 ) -> None:
     upgrade(client, alice, "scale")
     clock.freeze_time(MID_APRIL)
@@ -102,7 +102,7 @@ def test_scheduled_change_replaces_the_previous_one(
 
 @pytest.mark.parametrize("when", [None, "now", "period_end"])
 def test_current_plan_cancels_a_scheduled_change(
-    app: Flask, client: FlaskClient, alice: Person, acme: Company, when: str | None
+    app: Flask, client: FlaskClient, alice: Person, acme: BillingOrganization, when: str | None
 ) -> None:
     upgrade(client, alice, "pro")
     clock.freeze_time(MID_APRIL)
@@ -116,7 +116,7 @@ def test_current_plan_cancels_a_scheduled_change(
 
 
 def test_immediate_change_cancels_a_scheduled_one(
-    app: Flask, client: FlaskClient, alice: Person, acme: Company
+    app: Flask, client: FlaskClient, alice: Person, acme: BillingOrganization
 ) -> None:
     upgrade(client, alice, "pro")
     clock.freeze_time(MID_APRIL)
@@ -126,7 +126,7 @@ def test_immediate_change_cancels_a_scheduled_one(
 
 
 def test_last_of_two_changes_in_one_instant_counts(
-    app: Flask, client: FlaskClient, alice: Person, acme: Company
+    app: Flask, client: FlaskClient, alice: Person, acme: BillingOrganization
 ) -> None:
     upgrade(client, alice, "starter")
     upgrade(client, alice, "scale", "now")
@@ -149,7 +149,13 @@ def test_last_of_two_changes_in_one_instant_counts(
     ],
 )
 def test_rejected_plan_change_changes_nothing(
-    app: Flask, client: FlaskClient, alice: Person, acme: Company, body: dict[str, Any], status: int, code: str
+    app: Flask,
+    client: FlaskClient,
+    alice: Person,
+    acme: BillingOrganization,
+    body: dict[str, Any],
+    status: int,
+    code: str,
 ) -> None:
     client.get(f"{BILLING}/subscription", headers=alice.headers)
     for path in ("upgrade", "preview-change"):
@@ -169,7 +175,7 @@ def test_only_owner_and_billing_change_the_plan_and_all_members_preview(
 
 
 def test_plan_change_is_in_the_audit_log_and_raises_the_default_cap(
-    app: Flask, client: FlaskClient, alice: Person, acme: Company
+    app: Flask, client: FlaskClient, alice: Person, acme: BillingOrganization
 ) -> None:
     upgrade(client, alice, "starter")
     with app.app_context():
@@ -180,7 +186,9 @@ def test_plan_change_is_in_the_audit_log_and_raises_the_default_cap(
     assert (profile.spend_cap_minor, profile.spend_cap_is_default) == (12_900, True)
 
 
-def test_plan_change_keeps_a_chosen_cap(app: Flask, client: FlaskClient, alice: Person, acme: Company) -> None:
+def test_plan_change_keeps_a_chosen_cap(
+    app: Flask, client: FlaskClient, alice: Person, acme: BillingOrganization
+) -> None:
     client.get(f"{BILLING}/subscription", headers=alice.headers)
     with app.app_context():
         with acme.transaction() as session:
@@ -189,7 +197,7 @@ def test_plan_change_keeps_a_chosen_cap(app: Flask, client: FlaskClient, alice: 
         assert acme.rows("SELECT spend_cap_minor FROM billing_profiles") == [(5000,)]
 
 
-def test_subscription_shows_the_scheduled_change(client: FlaskClient, alice: Person, acme: Company) -> None:
+def test_subscription_shows_the_scheduled_change(client: FlaskClient, alice: Person, acme: BillingOrganization) -> None:
     upgrade(client, alice, "pro")
     clock.freeze_time(MID_APRIL)
     upgrade(client, alice, "free")
@@ -199,7 +207,9 @@ def test_subscription_shows_the_scheduled_change(client: FlaskClient, alice: Per
     assert shown["scheduled_change"]["effective_at"] == shown["period"]["ends_at"] == MAY_FIRST
 
 
-def test_every_plan_change_publishes_an_event(app: Flask, client: FlaskClient, alice: Person, acme: Company) -> None:
+def test_every_plan_change_publishes_an_event(
+    app: Flask, client: FlaskClient, alice: Person, acme: BillingOrganization
+) -> None:
     with app.app_context(), tenancy.system_session("billing.close") as session:
         session.execute(
             text("INSERT INTO webhook_endpoints (organization_id, url) VALUES (:id, 'https://acme.example/hook')"),
@@ -224,7 +234,7 @@ def test_every_plan_change_publishes_an_event(app: Flask, client: FlaskClient, a
     assert told[1].data["canceled_at"] is None
 
 
-def test_preview_runs_in_a_read_only_transaction(app: Flask, acme: Company) -> None:
+def test_preview_runs_in_a_read_only_transaction(app: Flask, acme: BillingOrganization) -> None:
     """An operator previews plan changes while impersonating, in a read-only transaction."""
     clock.freeze_time(day(16))
     with app.app_context():
@@ -237,7 +247,7 @@ def test_preview_runs_in_a_read_only_transaction(app: Flask, acme: Company) -> N
 
 
 def test_scheduled_downgrade_does_not_lower_the_default_cap(
-    app: Flask, client: FlaskClient, alice: Person, acme: Company
+    app: Flask, client: FlaskClient, alice: Person, acme: BillingOrganization
 ) -> None:
     upgrade(client, alice, "pro")
     with app.app_context():

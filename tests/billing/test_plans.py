@@ -15,7 +15,7 @@ from saas_api.billing import plans, terms
 from saas_api.billing.rating import charges, plan_file
 from saas_api.billing.rating.plan_file import InvalidPlanFile, MeterContent
 from saas_api.core.db import tenancy
-from tests.support.billing import found
+from tests.support.billing import create_organization
 
 METERS = {"sms": MeterContent("sms", "SMS", "segment"), "email": MeterContent("email", "E-mail", "message")}
 TEAM = {
@@ -213,7 +213,7 @@ def test_new_plan_is_published_once_and_offered(app: Flask, client: Any, publish
 
 
 def test_changed_file_is_the_next_version_and_moves_no_organization(app: Flask, publish: Any, context: Flask) -> None:
-    company = found(plan="pro@1")
+    company = create_organization(plan="pro@1")
     dearer = {**shown(app, "pro"), "base_amount": "119.00"}
     outcome = json.loads(publish(dearer, "--json").stdout)
     assert (outcome["published"], outcome["previous"]) == ("pro@2", "pro@1")
@@ -268,7 +268,7 @@ def test_change_of_the_name_needs_no_version(app: Flask, publish: Any) -> None:
 
 
 def test_list_counts_the_organizations_of_each_version(app: Flask, context: Flask) -> None:
-    found(plan="pro@1")
+    create_organization(plan="pro@1")
     listed = json.loads(app.test_cli_runner().invoke(args=["plans", "list", "--json"]).stdout)["plans"]
     assert [plan["version"] for plan in listed] == ["free@1", "starter@1", "pro@1", "scale@1"]
     assert [plan["organizations"] for plan in listed] == [0, 0, 1, 0]

@@ -6,7 +6,7 @@ from typing import Any
 from flask.testing import FlaskClient
 
 from saas_api.core import clock
-from tests.support.closing import Closer
+from tests.support.closing import CloseRunner
 from tests.support.journeys import make_key, period_end, send, sign_up
 
 
@@ -19,11 +19,11 @@ def test_two_processes_that_close_the_same_period_write_one_invoice(
     after_the_period = clock.format_rfc3339(period_end(client, person) + timedelta(hours=2))
 
     slow = "billing.after_close:sleep=2"
-    runs = Closer(config).close(after_the_period, slow, slow)
+    runs = CloseRunner(config).close(after_the_period, slow, slow)
 
     assert [run.status for run in runs] == [0, 0]
-    written = [invoice["number"] for run in runs for invoice in run.told["invoices"]]
+    written = [invoice["number"] for run in runs for invoice in run.result["invoices"]]
     kept = client.get("/api/v1/billing/history", headers=person).json["data"]["invoices"]
     assert sorted(written) == sorted(invoice["number"] for invoice in kept)
-    assert len(set(written)) == len(written) == sum(run.told["closed"] for run in runs)
+    assert len(set(written)) == len(written) == sum(run.result["closed"] for run in runs)
     assert sum(invoice["total_requests"] for invoice in kept) == 1

@@ -11,11 +11,11 @@ from saas_api.billing import invoices, period_close, periods
 from saas_api.core import clock
 from saas_api.core.db import tenancy
 from saas_api.payments import dunning
-from tests.support.billing import Company, day, found
+from tests.support.billing import BillingOrganization, create_organization, day
 
 
 @dataclass
-class Debtor(Company):
+class Debtor(BillingOrganization):
     """A company with one open invoice."""
 
     invoice_id: UUID
@@ -49,7 +49,7 @@ class Debtor(Company):
 
 def debtor(name: str = "Acme", plan: str = "pro@1", messages: int = 0) -> Debtor:
     """A company whose April was invoiced on the first of May."""
-    company = found(name, plan=plan)
+    company = create_organization(name, plan=plan)
     if messages:
         company.use(messages, at=day(5))
     clock.freeze_time(day(1, 2, month=5))
@@ -70,7 +70,7 @@ def walk(debtor: Debtor, *days: int) -> list[str]:
     return taken
 
 
-def mails(company: Company) -> list[str]:
+def mails(company: BillingOrganization) -> list[str]:
     """Templates that were written to a company, the oldest first."""
     with tenancy.system_session("mail.deliver") as session:
         rows = session.execute(

@@ -17,7 +17,7 @@ from saas_api.payments import jobs
 from saas_api.providers import mock_payments
 from tests.support import paystack_server, stripe_server
 from tests.support.accounts import Person, sign_in, sign_up
-from tests.support.billing import Company, day
+from tests.support.billing import BillingOrganization, day
 from tests.support.paystack_server import PaystackServer
 from tests.support.stripe_server import StripeServer
 
@@ -28,7 +28,7 @@ STRIPE, PAYSTACK, MOCK = "Stripe-Signature", "X-Paystack-Signature", "X-Mock-Sig
 
 
 @dataclass
-class Customer(Company):
+class Customer(BillingOrganization):
     """A company with one open invoice of 99.00, and whoever pays for it."""
 
     person: Person
@@ -101,7 +101,7 @@ def owing(client: FlaskClient, name: str = "Acme") -> Customer:
     """A customer whose April was invoiced on the first of May."""
     clock.freeze_time(day(1))
     person = sign_up(client, f"alice@{name.lower()}.example", name)
-    company = Company(ids.parse_id("org", person.organization_id))
+    company = BillingOrganization(ids.parse_id("org", person.organization_id))
     with company.transaction() as session:
         periods.ensure_account(session, company.id)
     company.switch("pro@1", clock.now())
