@@ -1,1 +1,1 @@
-"""What the product costs: measured, printed and kept; nothing in the tests asserts a duration."""
+"""Measurements of the product: run, printed and stored. No test asserts a duration."""

@@ -1,4 +1,4 @@
-"""`python -m bench`: measure one part after the other."""
+"""`python -m bench`: runs the benchmarks one after the other."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,27 +7,33 @@ import click
 
 from bench import pages, report
 
-Part = Callable[[float, int], dict[str, Any]]
-PARTS: dict[str, Part] = {"pages": pages.run}
+Benchmark = Callable[[float, int], dict[str, Any]]
+BENCHMARKS: dict[str, Benchmark] = {"pages": pages.run}
 
 
-def read_parts(_context: click.Context, _parameter: click.Parameter, text: str) -> list[str]:
-    """Names of parts, with commas between them."""
+def parse_names(_context: click.Context, _parameter: click.Parameter, text: str) -> list[str]:
+    """Names of benchmarks, separated by commas."""
     names = [name.strip() for name in text.split(",") if name.strip()]
-    unknown = [name for name in names if name not in PARTS]
+    unknown = [name for name in names if name not in BENCHMARKS]
     if unknown or not names:
-        raise click.BadParameter(f"choose from {', '.join(PARTS)}")
+        raise click.BadParameter(f"choose from {', '.join(BENCHMARKS)}")
     return names
 
 
 @click.command()
-@click.option("--only", default=",".join(PARTS), show_default=True, callback=read_parts, help="Parts, with commas.")
+@click.option(
+    "--only",
+    default=",".join(BENCHMARKS),
+    show_default=True,
+    callback=parse_names,
+    help="Benchmarks, separated by commas.",
+)
 @click.option("--seconds", type=click.FloatRange(min=1), default=10.0, show_default=True, help="Of load, for each.")
 @click.option("--connections", type=click.IntRange(min=1), default=16, show_default=True, help="At the same time.")
 def main(only: list[str], seconds: float, connections: int) -> None:
-    """Measure the product on engines of its own, print tables and keep the figures in bench/results/latest.json."""
+    """Measure the product on engines of its own, print tables and store the results in bench/results/latest.json."""
     for name in only:
-        report.keep({name: PARTS[name](seconds, connections)})
+        report.save_results({name: BENCHMARKS[name](seconds, connections)})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Pages: milliseconds in the server, queries, and bytes of a first visit, for every page with thirty days of data."""
+"""Benchmark of every page with 35 days of data: server time, number of queries, and bytes of a first visit."""
 
 import gzip
 import re
@@ -12,25 +12,25 @@ import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 
-from bench.place import application
-from bench.report import progress, table
+from bench import report
+from bench.application import running_application
 from saas_api.core.db.engine import db
 from tests.browser.places import Place, places
 from tests.browser.world import World, make
 
-MILLISECONDS, KILOBYTES, QUERIES = 50, 100, 12
-"""Budgets of a page; what is over one is marked."""
-WISH = {"organizations": 3, "days": 35, "messages": 12_000, "seed": 1}
-TIMES = 20
+MAX_MILLISECONDS, MAX_KILOBYTES, MAX_QUERIES = 50, 100, 12
+"""Budgets of a page; a page over one is marked."""
+DEMO_OPTIONS = {"organizations": 3, "days": 35, "messages": 12_000, "seed": 1}
+REPETITIONS = 20
 _ASSET = re.compile(r'(?:href|src)="(/static/[^"]+)"')
 _TOKEN = re.compile(r'name="csrf_token" value="([^"]+)"')
 
 
 @dataclass(frozen=True)
 class Page:
-    """A page as it was measured.
+    """The measurement of a page.
 
-    kilobytes: transferred by a first visit, headers left out: HTML as it is, files of the page gzipped
+    kilobytes: bodies of a first visit: uncompressed HTML, and the gzipped files of the page
     """
 
     address: str
@@ -40,82 +40,92 @@ class Page:
     queries: int
 
     @property
-    def over(self) -> str:
-        """The budgets it is over."""
-        found = {
-            "time": self.milliseconds > MILLISECONDS,
-            "bytes": self.kilobytes > KILOBYTES,
-            "queries": self.queries > QUERIES,
+    def exceeded_budgets(self) -> str:
+        """Names of the exceeded budgets."""
+        budgets = {
+            "time": self.milliseconds > MAX_MILLISECONDS,
+            "bytes": self.kilobytes > MAX_KILOBYTES,
+            "queries": self.queries > MAX_QUERIES,
         }
-        return " ".join(name for name, is_over in found.items() if is_over)
+        return " ".join(name for name, is_exceeded in budgets.items() if is_exceeded)
 
 
-class Counter:
-    """Counts statements that are sent to PostgreSQL."""
+class QueryCounter:
+    """Counts the statements that are sent to PostgreSQL."""
 
     def __init__(self, app: Flask) -> None:
         self.count = 0
         with app.app_context():
-            sa.event.listen(db.engine, "before_cursor_execute", self._seen)
+            sa.event.listen(db.engine, "before_cursor_execute", self._count)
 
-    def _seen(self, *_: Any) -> None:
+    def _count(self, *_: Any) -> None:
         self.count += 1
 
 
 def run(_seconds: float, _connections: int) -> dict[str, Any]:
-    """Measure every page of the dashboard and of the console; prints a table."""
-    with application(APP_URL="http://localhost") as app:
-        world = make(app, **WISH)
-        found = [place for place in places(app, world.organization_id) if place.path]
-        people = {
-            "/dashboard": enter(app, world, "alice@acme.example"),
-            "/admin": enter(app, world, "olga@platform.example"),
+    """Measure every page of the dashboard and of the operator console, and print a table."""
+    with running_application(APP_URL="http://localhost") as app:
+        world = make(app, **DEMO_OPTIONS)
+        routes = [place for place in places(app, world.organization_id) if place.path]
+        clients = {
+            "/dashboard": sign_in(app, world, "alice@acme.example"),
+            "/admin": sign_in(app, world, "olga@platform.example"),
         }
-        counter, measured = Counter(app), []
-        with progress("Pages", len(found)) as bar, redis.Redis.from_url(app.config["REDIS_URL"]) as limits:
-            for place in found:
-                start = next((start for start in people if place.rule.startswith(start)), None)
-                client = people[start] if start else app.test_client()
-                limits.flushdb()  # nobody opens so many pages within a minute
-                measured.append(measure(client, place, counter))
+        counter, measurements = QueryCounter(app), []
+        with report.progress("Pages", len(routes)) as bar, redis.Redis.from_url(app.config["REDIS_URL"]) as limits:
+            for route in routes:
+                prefix = next((prefix for prefix in clients if route.rule.startswith(prefix)), None)
+                client = clients[prefix] if prefix else app.test_client()
+                limits.flushdb()  # the benchmark opens more pages in a minute than the rate limit allows
+                measurements.append(measure(client, route, counter))
                 bar.update(1)
     rows = [
-        (page.address, page.status, f"{page.milliseconds:.1f}", f"{page.kilobytes:.0f}", page.queries, page.over)
-        for page in measured
+        (
+            page.address,
+            page.status,
+            f"{page.milliseconds:.1f}",
+            f"{page.kilobytes:.0f}",
+            page.queries,
+            page.exceeded_budgets,
+        )
+        for page in measurements
     ]
-    table(("page", "status", "ms", "KB", "queries", "over"), rows)
-    return {"budgets": [MILLISECONDS, KILOBYTES, QUERIES], "pages": [asdict(page) for page in measured]}
+    report.print_table(("page", "status", "ms", "KB", "queries", "over"), rows)
+    return {
+        "budgets": [MAX_MILLISECONDS, MAX_KILOBYTES, MAX_QUERIES],
+        "pages": [asdict(page) for page in measurements],
+    }
 
 
-def enter(app: Flask, world: World, email: str) -> FlaskClient:
-    """Somebody who signed in by the form."""
+def sign_in(app: Flask, world: World, email: str) -> FlaskClient:
+    """A client that has signed in with the form."""
     client = app.test_client()
     token = _TOKEN.search(client.get("/login").get_data(as_text=True))
-    assert token, "the form has no token"  # noqa: S101 - a measurement without a visitor measures nothing
+    assert token, "the form has no token"  # noqa: S101 - without a session the measurement would be of another page
     form = {"email": email, "password": world.password_of(email), "csrf_token": token[1]}
-    answer = client.post("/login", data=form)
-    assert answer.status_code == 303, answer.status  # noqa: S101 - the same
+    response = client.post("/login", data=form)
+    assert response.status_code == 303, response.status  # noqa: S101 - the same
     return client
 
 
-def measure(client: FlaskClient, place: Place, counter: Counter) -> Page:
-    """Open a page again and again; the first time warms up and is not counted."""
-    path = place.path or ""
-    answer = client.get(path)
-    html = answer.get_data()
+def measure(client: FlaskClient, route: Place, counter: QueryCounter) -> Page:
+    """Open a page several times; the first request is not measured."""
+    path = route.path or ""
+    response = client.get(path)
+    html = response.get_data()
     times = []
     counter.count = 0
-    for _ in range(TIMES):
-        begun = time.perf_counter()
+    for _ in range(REPETITIONS):
+        started_at = time.perf_counter()
         client.get(path).get_data()
-        times.append((time.perf_counter() - begun) * 1000)
-    queries = round(counter.count / TIMES)
-    files = sum(_packed(client, address) for address in set(_ASSET.findall(html.decode())))
+        times.append((time.perf_counter() - started_at) * 1000)
+    queries = round(counter.count / REPETITIONS)
+    files = sum(_gzipped_size(client, url) for url in set(_ASSET.findall(html.decode())))
     size = (len(html) + files) / 1024
-    return Page(place.rule, answer.status_code, round(statistics.median(times), 1), round(size, 1), queries)
+    return Page(route.rule, response.status_code, round(statistics.median(times), 1), round(size, 1), queries)
 
 
-def _packed(client: FlaskClient, address: str) -> int:
-    answer = client.get(address, headers={"Accept-Encoding": "gzip"})
-    body = answer.get_data()
-    return len(body) if answer.headers.get("Content-Encoding") == "gzip" else len(gzip.compress(body))
+def _gzipped_size(client: FlaskClient, url: str) -> int:
+    response = client.get(url, headers={"Accept-Encoding": "gzip"})
+    body = response.get_data()
+    return len(body) if response.headers.get("Content-Encoding") == "gzip" else len(gzip.compress(body))

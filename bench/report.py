@@ -1,4 +1,4 @@
-"""What a measurement shows: progress on stderr while it runs, a table at the end, and a file."""
+"""Output of benchmarks: progress on stderr, tables, and a file with all results."""
 
 import json
 import os
@@ -18,14 +18,14 @@ RESULTS = Path(__file__).parent / "results" / "latest.json"
 
 
 def progress(label: str, steps: int) -> "ProgressBar[int]":
-    """A bar on stderr for a `with` block, for so many steps; `update(1)` after each."""
+    """A progress bar on stderr for a `with` block; call `update(1)` after each step."""
     return click.progressbar(length=steps, label=label, file=sys.stderr)
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print a Markdown table whose columns stand under each other."""
-    texts = [[str(cell) for cell in row] for row in (heads, *rows)]
-    widths = [max(len(row[column]) for row in texts) for column in range(len(heads))]
+def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a Markdown table with aligned columns."""
+    texts = [[str(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(len(row[column]) for row in texts) for column in range(len(header))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in texts
     ]
@@ -33,12 +33,12 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     click.echo("\n".join(lines))
 
 
-def keep(results: dict[str, Any]) -> None:
-    """Write results beside what earlier runs have measured of other parts."""
+def save_results(results: dict[str, Any]) -> None:
+    """Store results by benchmark, beside stored results of other benchmarks."""
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    before = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    stored = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     machine = {"python": platform.python_version(), "cores": os.cpu_count(), "system": platform.platform()}
     at = datetime.now(UTC).isoformat(timespec="seconds")
-    stamped = {name: {"at": at, **machine, **found} for name, found in results.items()}
-    RESULTS.write_text(json.dumps({**before, **stamped}, indent=1) + "\n", encoding="utf-8")
+    entries = {name: {"at": at, **machine, **result} for name, result in results.items()}
+    RESULTS.write_text(json.dumps({**stored, **entries}, indent=1) + "\n", encoding="utf-8")
     click.echo(f"Kept in {RESULTS.relative_to(RESULTS.parents[2])}")

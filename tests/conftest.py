@@ -85,6 +85,7 @@ def config(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> dict[s
         SECRET_KEY="s" * 32,
         JWT_SECRET="j" * 32,
         API_KEY_PEPPER="1:" + "p" * 32,
+        DRAIN_SECONDS=1,  # else drains wait for the tries of some seconds later
     )
     return {**settings, "INSTANCE": str(tmp_path_factory.mktemp("instance"))}
 

@@ -13,8 +13,8 @@ from sqlalchemy.orm import Session
 from saas_api.accounts.models import AuditEvent, Membership, Organization, User
 from saas_api.core import clock, crypto, ids, request_context
 from saas_api.core.access import Principal
-from saas_api.core.db import tenancy
-from saas_api.core.db.pagination import Page, PageRequest, paginate
+from saas_api.core.db import pagination, tenancy
+from saas_api.core.db.pagination import Page, PageRequest
 from saas_api.core.errors import ValidationFailed
 
 MAX_RANGE_DAYS = 366
@@ -89,7 +89,7 @@ def list_events(
         statement = statement.where(AuditEvent.at >= starts_at)
     if ends_at:
         statement = statement.where(AuditEvent.at < ends_at)
-    return paginate(session, statement, AuditEvent.id.desc(), request=request)
+    return pagination.paginate(session, statement, AuditEvent.id.desc(), request=request)
 
 
 def date_range_bounds(first: date | None, last: date | None, zone: ZoneInfo) -> tuple[datetime | None, datetime | None]:

@@ -94,7 +94,7 @@ def list_recipients(
     """Recipients of a mail of the organization, each address once.
 
     roles: of the members who receive it
-    includes_billing_email: the organization's billing address receives it too
+    includes_billing_email: the billing address of the organization receives it too
     """
     recipients = {
         member.email.lower(): Recipient(member.email, member.full_name)

@@ -23,6 +23,41 @@ class OrganizationStatus(StrEnum):
     CLOSED = "closed"
 
 
+class User(Model):
+    """A person with an account. The password hash is not loaded unless a query asks for it."""
+
+    __tablename__ = "users"
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=ids.new_id)
+    email: Mapped[str] = mapped_column(Text)
+    full_name: Mapped[str] = mapped_column(Text, server_default=FetchedValue())
+    password_hash: Mapped[str] = mapped_column(Text, deferred=True, deferred_raiseload=True)
+    email_verified_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    tokens_valid_after: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=FetchedValue())
+    disabled_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=FetchedValue())
+
+    @property
+    def email_verified(self) -> bool:
+        """Whether the user has opened a link sent to the address."""
+        return self.email_verified_at is not None
+
+    @property
+    def display_name(self) -> str:
+        """The full name, or the address when there is none."""
+        return self.full_name or self.email
+
+
+class Operator(Model):
+    """The operator role of a user; independent of the roles in organizations."""
+
+    __tablename__ = "operators"
+
+    user_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    role: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=FetchedValue())
+
+
 class UserSession(Model):
     """One sign-in of a user, with its current refresh token."""
 
@@ -143,38 +178,3 @@ class AuditEvent(Model):
     request_id: Mapped[str | None] = mapped_column(Text)
     ip: Mapped[str | None] = mapped_column(INET)
     at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
-
-
-class User(Model):
-    """A person with an account. The password hash is not loaded unless a query asks for it."""
-
-    __tablename__ = "users"
-
-    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=ids.new_id)
-    email: Mapped[str] = mapped_column(Text)
-    full_name: Mapped[str] = mapped_column(Text, server_default=FetchedValue())
-    password_hash: Mapped[str] = mapped_column(Text, deferred=True, deferred_raiseload=True)
-    email_verified_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    tokens_valid_after: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=FetchedValue())
-    disabled_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=FetchedValue())
-
-    @property
-    def email_verified(self) -> bool:
-        """Whether the user has opened a link sent to the address."""
-        return self.email_verified_at is not None
-
-    @property
-    def display_name(self) -> str:
-        """The full name, or the address when there is none."""
-        return self.full_name or self.email
-
-
-class Operator(Model):
-    """The operator role of a user; independent of the roles in organizations."""
-
-    __tablename__ = "operators"
-
-    user_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
-    role: Mapped[str] = mapped_column(Text)
-    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=FetchedValue())

@@ -4,7 +4,7 @@ from typing import Any
 from uuid import UUID
 
 import marshmallow as ma
-from marshmallow import ValidationError, fields, validate
+from marshmallow import fields, validate
 
 from saas_api.accounts import passwords
 from saas_api.core import clock, ids
@@ -31,7 +31,7 @@ class NewPasswordField(Text):
     def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> str:
         password = super()._deserialize(value, attr, data, **options)
         if problem := passwords.password_length_problem(passwords.normalize_password(password)):
-            raise ValidationError(problem)
+            raise ma.ValidationError(problem)
         return password
 
 

@@ -16,8 +16,8 @@ from saas_api.accounts.organizations import OrganizationNotFound
 from saas_api.accounts.tokens import InvalidToken, RefreshTokenReused, Tokens
 from saas_api.core import clock, ids
 from saas_api.core.access import Principal
-from saas_api.core.db import engine, tenancy
-from saas_api.core.db.pagination import Page, PageRequest, paginate
+from saas_api.core.db import engine, pagination, tenancy
+from saas_api.core.db.pagination import Page, PageRequest
 from saas_api.core.errors import NotFound, Unauthenticated
 from saas_api.core.ids import NIL_UUID
 from saas_api.core.roles import MemberRole
@@ -151,7 +151,7 @@ def list_sessions(principal: Principal, request: PageRequest) -> Page:
 
     statement = sa.select(UserSession).where(*active_session_clause(principal.id))
     with tenancy.system_session("auth.sessions") as session:
-        return paginate(session, statement, UserSession.id.desc(), request=request, convert=view)
+        return pagination.paginate(session, statement, UserSession.id.desc(), request=request, convert=view)
 
 
 def get_last_seen(user_ids: Sequence[UUID]) -> dict[UUID, datetime]:

@@ -36,8 +36,7 @@ from saas_api.core.errors import ApiError, NotFound, ValidationFailed
 from saas_api.core.fields import DateField, MoneyAmount, QueryInteger, StrictSchema, Text
 from saas_api.core.web import forms, templating
 from saas_api.core.web.forms import Form
-from saas_api.webhooks import events
-from saas_api.webhooks.events import EventSubject
+from saas_api.webhooks import organization_events
 
 RECENT_PERIOD_SECONDS = 3600
 _WHEN = ("now", "period_end")
@@ -168,7 +167,7 @@ def suspend(operator: OperatorContext, organization_id: UUID) -> None:
     """
     with context.write_session() as session:
         organizations.suspend(session, organization_id, operator.actor, operator.reason)
-        _publish_event(session, organization_id, "organization.suspended", "suspended", "operator")
+        organization_events.publish(session, organization_id, "organization.suspended", "operator")
 
 
 def resume(operator: OperatorContext, organization_id: UUID) -> None:
@@ -178,7 +177,7 @@ def resume(operator: OperatorContext, organization_id: UUID) -> None:
     """
     with context.write_session() as session:
         organizations.resume(session, organization_id, operator.actor, operator.reason)
-        _publish_event(session, organization_id, "organization.resumed", "active", None)
+        organization_events.publish(session, organization_id, "organization.resumed", None)
 
 
 def change_plan(operator: OperatorContext, organization_id: UUID, plan: str, when: str | None) -> PlanChange:
@@ -311,10 +310,3 @@ def _next_end(session: Session, organization_id: UUID, running: BillingPeriod | 
     anchor_day = select(Subscription.anchor_day).where(Subscription.organization_id == organization_id)
     start = max(clock.now(), running.starts_at) if running else clock.now()
     return period_grid.next_period_end(start, session.scalars(anchor_day).one(), zone, MIN_FIRST_PERIOD)
-
-
-def _publish_event(session: Session, organization_id: UUID, event_type: str, status: str, reason: str | None) -> None:
-    organization = organizations.get(session, organization_id)
-    session.refresh(organization, ["generation"])
-    data = {"object": "organization", "id": ids.format_id("org", organization_id), "status": status, "reason": reason}
-    events.publish(session, organization_id, event_type, EventSubject(organization_id, organization.generation), data)

@@ -31,7 +31,7 @@ _NOT_SHOWN_AGAIN = "Store the key now: it is not shown again."
     errors=(ScopeBeyondRole, EmailNotVerified),
 )
 def create(body: dict[str, Any]) -> Any:
-    """Make an API key; its secret is shown this once."""
+    """Create an API key; its secret is shown this once."""
     key = keys.create(engine.session(), g.principal.organization_id, g.principal, **body)
     return Result(key, message=_NOT_SHOWN_AGAIN, is_secret=True)
 
@@ -63,7 +63,7 @@ def show(key_id: UUID) -> Any:
     errors=(KeyNotFound, KeyInactive, ScopeBeyondRole),
 )
 def update(key_id: UUID, body: dict[str, Any]) -> Any:
-    """Change an API key's name, scopes, networks or limit; it acts on the next request."""
+    """Change an API key's name, scopes, networks or rate limit from the next request on."""
     return keys.update(engine.session(), g.principal, key_id, body)
 
 
@@ -84,7 +84,7 @@ def update(key_id: UUID, body: dict[str, Any]) -> Any:
     ),
 )
 def rotate(key_id: UUID, body: dict[str, Any]) -> Any:
-    """Give an API key a new secret, shown this once; the old one goes on for `grace_seconds`."""
+    """Rotate the secret, shown this once; the old one stays valid for `grace_seconds`."""
     key = keys.rotate(engine.session(), g.principal, key_id, body["grace_seconds"])
     return Result(key, message=_NOT_SHOWN_AGAIN, is_secret=True)
 
@@ -93,7 +93,7 @@ def rotate(key_id: UUID, body: dict[str, Any]) -> Any:
 @require_permission("keys:write")
 @endpoint(operation_id="revoke_key", tag="api_keys", returns=KeyOut(), errors=(KeyNotFound,))
 def revoke(key_id: UUID) -> Any:
-    """Revoke an API key: it is refused on the next request."""
+    """Revoke an API key; its next request is rejected."""
     return Result(keys.revoke(engine.session(), g.principal, key_id), message="Revoked.")
 
 

@@ -1,10 +1,10 @@
 """Usage and spend alerts: rules of an organization, their evaluation, and notifications at a threshold."""
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from decimal import Decimal, localcontext
+from datetime import date, datetime
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -22,10 +22,9 @@ from saas_api.billing.rating.thresholds import AlertRuleInput, AlertSubject
 from saas_api.core import clock, ids, money
 from saas_api.core.db import tenancy
 from saas_api.core.errors import ValidationFailed
-from saas_api.core.money import DECIMAL_PRECISION
 from saas_api.core.observability import get_logger
 from saas_api.mail import mails
-from saas_api.webhooks import events
+from saas_api.webhooks import event_types, events
 from saas_api.webhooks.events import EventSubject
 
 log = get_logger(__name__)
@@ -103,7 +102,7 @@ def _observed(context: _AlertContext, rule: AlertRule) -> Decimal | None:
     places = -money.currency_exponent(context.profile.currency)
     return thresholds.observed_value(
         rule.subject,
-        context.spent.total.scaleb(places),
+        context.spent.total_major,
         None if cap is None else Decimal(cap).scaleb(places),
         context.spent.metered.get(meter, Decimal(0)),
         context.spent.version.prices.get(meter),
@@ -216,7 +215,7 @@ def _fire(session: Session, context: _AlertContext, rule: AlertRule, observed: D
             organization_id=context.organization_id,
             name=contact.name,
             organization=organization.name,
-            period_end=_last_day(context),
+            period_end=_last_day(context).isoformat(),
             **email_context,
         )
     events.publish(
@@ -224,14 +223,14 @@ def _fire(session: Session, context: _AlertContext, rule: AlertRule, observed: D
         context.organization_id,
         "usage.threshold_reached",
         EventSubject(rule.id, context.period.seq),
-        _event_data(context, rule),
+        event_types.dump_data("usage.threshold_reached", _event_resource(context, rule)),
     )
 
 
 def _email_context(context: _AlertContext, rule: AlertRule) -> dict[str, str]:
     currency, quantity = context.profile.currency, context.spent.metered.get(rule.meter_code or "", Decimal(0))
     is_money = rule.meter_code is None
-    used = _money(context.spent.total, currency) if is_money else money.format_unit_price(quantity)
+    used = money.format_exact_amount(context.spent.total_major) if is_money else money.format_unit_price(quantity)
     match rule.subject:
         case AlertSubject.SPEND_PERCENT_OF_CAP:
             what, limit = "spend cap", money.format_minor(context.profile.spend_cap_minor or 0, currency)
@@ -246,18 +245,17 @@ def _email_context(context: _AlertContext, rule: AlertRule) -> dict[str, str]:
     return {"what": what, "percent": percent, "used": used + suffix, "limit": limit + suffix}
 
 
-def _event_data(context: _AlertContext, rule: AlertRule) -> dict[str, Any]:
+def _event_resource(context: _AlertContext, rule: AlertRule) -> dict[str, Any]:
     quantity = context.spent.metered.get(rule.meter_code or "")
     included = _included(context, rule) if rule.meter_code else None
-    cap = context.profile.spend_cap_minor
     return {
-        "object": "usage",
         "meter": rule.meter_code,
         "percent": int(rule.threshold) if "percent" in rule.subject else None,
         "quantity": None if quantity is None else int(quantity),
         "included": None if included is None else int(included),
-        "spent": None if rule.meter_code else _money(context.spent.total, context.profile.currency),
-        "cap": None if rule.meter_code or cap is None else money.format_minor(cap, context.profile.currency),
+        "spent": None if rule.meter_code else context.spent.total_major,
+        "cap_minor": None if rule.meter_code else context.profile.spend_cap_minor,
+        "currency": context.profile.currency,
         "period_end": _last_day(context),
     }
 
@@ -267,21 +265,11 @@ def _included(context: _AlertContext, rule: AlertRule) -> Decimal:
     return price.included_quantity if price else Decimal(0)
 
 
-def _money(minor: Decimal, currency: str) -> str:
-    with localcontext(prec=DECIMAL_PRECISION):
-        return money.format_exact_amount(minor.scaleb(-money.currency_exponent(currency)))
-
-
-def _last_day(context: _AlertContext) -> str:
-    return context.period.ends_at.astimezone(clock.get_zone(context.period.timezone)).date().isoformat()
+def _last_day(context: _AlertContext) -> date:
+    return context.period.ends_at.astimezone(clock.get_zone(context.period.timezone)).date()
 
 
 def _publish_cap_reached(session: Session, context: _AlertContext) -> None:
-    data: Mapping[str, Any] = {
-        "object": "spend_cap",
-        "amount": money.format_minor(context.profile.spend_cap_minor or 0, context.profile.currency),
-        "currency": context.profile.currency,
-        "action": context.profile.spend_cap_action,
-    }
-    subject = EventSubject(context.period.id)
-    events.publish(session, context.organization_id, "spend_cap.reached", subject, data)
+    state = spend_cap.build_cap_state(context.profile, context.period, context.spent)
+    data = event_types.dump_data("spend_cap.reached", state)
+    events.publish(session, context.organization_id, "spend_cap.reached", EventSubject(context.period.id), data)

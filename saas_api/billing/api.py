@@ -20,6 +20,7 @@ from saas_api.billing.schemas import (
 from saas_api.core import clock
 from saas_api.core.access import require_permission
 from saas_api.core.db import engine
+from saas_api.core.db.pagination import PageRequest
 from saas_api.core.errors import ValidationFailed
 from saas_api.core.fields import PageQuery
 from saas_api.core.web import pages
@@ -48,7 +49,8 @@ def preview_current_period() -> BillPreview:
 def list_invoices(query: dict[str, Any]) -> dict[str, Any]:
     """List the invoices, newest first, and what they come to."""
     organization_id = g.principal.organization_id
-    page = invoices.list_invoices(engine.session(), organization_id, query)
+    request, filters = PageRequest.from_query(query)
+    page = invoices.list_invoices(engine.session(), organization_id, request, **filters)
     return {
         "invoices": page.items,
         "summary": invoices.sum_invoices(engine.session(), organization_id),
@@ -102,7 +104,8 @@ def download_line_events(invoice_id: UUID, line_id: UUID) -> Response:
 @endpoint(operation_id="list_credit_notes", tag="billing", query=PageQuery(), returns=CreditNotesOut())
 def list_credit_notes(query: dict[str, Any]) -> dict[str, Any]:
     """List the credit notes, newest first."""
-    page = credit_notes.list_credit_notes(engine.session(), g.principal.organization_id, query)
+    request, _ = PageRequest.from_query(query)
+    page = credit_notes.list_credit_notes(engine.session(), g.principal.organization_id, request)
     return {"credit_notes": page.items, "pagination": page.pagination}
 
 
@@ -112,7 +115,8 @@ def list_credit_notes(query: dict[str, Any]) -> dict[str, Any]:
 def show_wallet(query: dict[str, Any]) -> dict[str, Any]:
     """Show what the wallet holds, and its grants with what became of them, newest first."""
     organization_id = g.principal.organization_id
-    page = wallet.list_grants(engine.session(), organization_id, query)
+    request, _ = PageRequest.from_query(query)
+    page = wallet.list_grants(engine.session(), organization_id, request)
     balances = wallet.wallet_balances(engine.session(), organization_id, clock.now())
     return {
         "balances": [{"amount_minor": minor, "currency": currency} for currency, minor in sorted(balances.items())],

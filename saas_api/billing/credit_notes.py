@@ -2,8 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 from sqlalchemy import func, select
@@ -23,7 +22,7 @@ from saas_api.billing.models import (
 )
 from saas_api.billing.wallet import GrantSource
 from saas_api.core import clock, ids, money
-from saas_api.core.db.pagination import Page
+from saas_api.core.db.pagination import Page, PageRequest, paginate
 from saas_api.core.errors import Conflict, ValidationFailed
 
 CREDIT_NOTE_SERIES = "CN"
@@ -79,14 +78,14 @@ class CreditAllocation:
         return self.to_due_minor + self.to_wallet_minor + self.to_refund_minor
 
 
-def list_credit_notes(session: Session, organization_id: UUID, query: dict[str, Any]) -> Page:
+def list_credit_notes(session: Session, organization_id: UUID, request: PageRequest) -> Page:
     """A page of `CreditNoteView`, newest first.
 
-    query: limit, cursor
     raises: ValidationFailed for a cursor of another list
     """
     statement = select(CreditNote).where(CreditNote.organization_id == organization_id)
-    notes, cursor = wallet.paginate_rows(session, statement, (CreditNote.issued_at, CreditNote.id), query)
+    page = paginate(session, statement, CreditNote.issued_at.desc(), CreditNote.id.desc(), request=request)
+    notes = page.items
     numbers = dict(
         session.execute(
             select(Invoice.id, Invoice.number)
@@ -102,8 +101,7 @@ def list_credit_notes(session: Session, organization_id: UUID, query: dict[str, 
         .order_by(CreditNoteLine.invoice_line_id)
     ):
         lines[line.credit_note_id].append(line)
-    items = [CreditNoteView(note, numbers.get(note.invoice_id), lines[note.id]) for note in notes]
-    return Page(items, cursor, query["limit"])
+    return replace(page, items=[CreditNoteView(note, numbers.get(note.invoice_id), lines[note.id]) for note in notes])
 
 
 def create_credit_note(

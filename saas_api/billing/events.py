@@ -1,4 +1,4 @@
-"""Invoice.*, subscription.*, spend_cap.*, usage.* events (InvoiceOut ...) and billing mails."""
+"""Webhook events of invoices, and the mail of a new invoice."""
 
 from datetime import datetime
 from typing import Any
@@ -6,34 +6,87 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from saas_api.billing.models import Invoice
+from saas_api.accounts import members
+from saas_api.accounts.models import Organization
+from saas_api.billing.models import BillingPeriod, Invoice
+from saas_api.billing.plan_schemas import SubscriptionEventOut, SubscriptionUpdatedEventOut
+from saas_api.billing.schemas import InvoiceEventOut
+from saas_api.billing.usage_schemas import AlertEventOut, SpendCapOut
 from saas_api.core import clock, ids, money
-from saas_api.webhooks import events
+from saas_api.mail import mails
+from saas_api.webhooks import event_types, events
 from saas_api.webhooks.events import EventSubject
 from saas_api.webhooks.models import Event
 
+BILLING_CONTACT_ROLES = ("owner", "billing")
+_EXAMPLE: dict[str, Any] = {
+    "id": "inv_018f3c6a9d2e7a018b4c5d6e7f80dd04",
+    "number": "INV-000042",
+    "status": "open",
+    "period": {
+        "starts_at": "2026-02-01T00:00:00.000Z",
+        "ends_at": "2026-03-01T00:00:00.000Z",
+        "timezone": "UTC",
+    },
+    "total_amount": "29.41",
+    "amount_due": "29.41",
+    "currency": "USD",
+    "due_date": "2026-03-08T00:00:00.000Z",
+    "paid_at": None,
+    "attempt": 0,
+    "next_attempt_at": None,
+    "version": 2,
+}
+_TYPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "invoice.finalized": ("An invoice got its number and can be paid.", {}),
+    "invoice.paid": (
+        "An invoice is paid in full.",
+        {"status": "paid", "amount_due": "0.00", "paid_at": "2026-03-02T09:00:00.000Z", "version": 3},
+    ),
+    "invoice.payment_failed": (
+        "A payment of an invoice failed.",
+        {"attempt": 1, "next_attempt_at": "2026-03-11T09:00:00.000Z", "version": 3},
+    ),
+    "invoice.overdue": ("An invoice is past its due date.", {"attempt": 1, "version": 4}),
+    "invoice.voided": (
+        "An invoice was voided: nothing is owed for it.",
+        {"status": "void", "amount_due": "0.00", "version": 3},
+    ),
+    "invoice.marked_uncollectible": ("An invoice was written off.", {"status": "uncollectible", "version": 5}),
+}
+for _event_type, (_description, _changes) in _TYPES.items():
+    event_types.register(
+        _event_type, schema=InvoiceEventOut, description=_description, example={**_EXAMPLE, **_changes}
+    )
+
 
 def publish_invoice_event(
-    session: Session, invoice: Invoice, kind: str, *, attempt: int = 0, next_attempt_at: datetime | None = None
+    session: Session, invoice: Invoice, event_type: str, *, attempt: int = 0, next_attempt_at: datetime | None = None
 ) -> None:
-    """Publish an event about a final invoice; its caller holds the invoice's row, so that versions rise.
+    """Publish an event of a final invoice. The caller has locked the invoice, so that versions rise.
 
-    kind: such as "invoice.paid"
-    attempt: how often payment was asked for
+    event_type: such as "invoice.paid"
+    attempt: number of payments or reminders so far
     """
-    session.flush()  # the event shows what the row says
+    session.flush()  # the data are those of the stored row
     version = _next_version(session, invoice)
-    data = {
-        **_event_data(invoice),
-        "attempt": attempt,
-        "next_attempt_at": _instant(next_attempt_at),
-        "version": version,
-    }
-    events.publish(session, invoice.organization_id, kind, EventSubject(invoice.id, version), data)
+    period_key = (invoice.organization_id, invoice.billing_period_id)
+    data = event_types.dump_data(
+        event_type,
+        {
+            "invoice": invoice,
+            "period": session.get(BillingPeriod, period_key) if invoice.billing_period_id else None,
+            "currency": invoice.currency,
+            "attempt": attempt,
+            "next_attempt_at": next_attempt_at,
+            "version": version,
+        },
+    )
+    events.publish(session, invoice.organization_id, event_type, EventSubject(invoice.id, version), data)
 
 
 def _next_version(session: Session, invoice: Invoice) -> int:
-    """One above the newest that is kept; events are purged, so the age in days keeps it rising."""
+    """One above the newest stored event; its age in days keeps the version rising after old events were purged."""
     newest = session.scalar(
         select(func.max(Event.subject_version)).where(
             Event.organization_id == invoice.organization_id, Event.subject_id == invoice.id
@@ -43,18 +96,75 @@ def _next_version(session: Session, invoice: Invoice) -> int:
     return max((newest or 1) + 1, 2 + (max(age.days, 0) if age else 0))
 
 
-def _event_data(invoice: Invoice) -> dict[str, Any]:
-    return {
-        "object": "invoice",
-        "id": ids.format_id("inv", invoice.id),
-        "number": invoice.number,
-        "status": invoice.status,
-        "total_amount": money.format_minor(invoice.total_minor, invoice.currency),
-        "currency": invoice.currency,
-        "due_date": f"{invoice.due_at:%Y-%m-%d}" if invoice.due_at else None,
-        "paid_at": _instant(invoice.paid_at),
-    }
+def email_invoice(session: Session, invoice: Invoice, organization: Organization) -> None:
+    """Send a final invoice to the organization's billing contacts."""
+    recipients = members.list_recipients(
+        session, invoice.organization_id, BILLING_CONTACT_ROLES, includes_billing_email=True
+    )
+    for recipient in recipients:
+        mails.enqueue(
+            session,
+            "invoice_ready",
+            recipient.email,
+            organization_id=invoice.organization_id,
+            name=recipient.name,
+            organization=organization.name,
+            number=invoice.number,
+            amount=money.format_minor(invoice.amount_due_minor, invoice.currency),
+            currency=invoice.currency,
+            due=f"{invoice.due_at:%d %B %Y}",
+            invoice_id=ids.format_id("inv", invoice.id),
+        )
 
 
-def _instant(at: datetime | None) -> str | None:
-    return clock.format_rfc3339(at) if at else None
+_SUBSCRIPTION_EXAMPLE: dict[str, Any] = {
+    "id": "sub_018f3c6a9d2e7a018b4c5d6e7f80cc03",
+    "status": "active",
+    "plan": {"code": "free", "name": "Free", "version": "free@1", "base_amount": "0.00", "currency": "USD"},
+    "previous_plan": None,
+    "canceled_at": None,
+}
+event_types.register(
+    "subscription.created",
+    schema=SubscriptionEventOut,
+    description="A subscription was created.",
+    example=_SUBSCRIPTION_EXAMPLE,
+)
+event_types.register(
+    "subscription.updated",
+    schema=SubscriptionUpdatedEventOut,
+    description="The plan of a subscription changed, or will change at `effective_at`.",
+    example={
+        **_SUBSCRIPTION_EXAMPLE,
+        "plan": {"code": "pro", "name": "Pro", "version": "pro@1", "base_amount": "99.00", "currency": "USD"},
+        "previous_plan": "free",
+        "effective_at": "2026-03-16T00:00:00.000Z",
+    },
+)
+event_types.register(
+    "spend_cap.reached",
+    schema=SpendCapOut,
+    description="The spend of the current period reached the spend cap.",
+    example={
+        "amount": "50.00",
+        "action": "block",
+        "is_default": False,
+        "base": "29.00",
+        "used": "50.004",
+        "currency": "USD",
+    },
+)
+event_types.register(
+    "usage.threshold_reached",
+    schema=AlertEventOut,
+    description="Usage of a meter, or spend, reached the threshold of an alert.",
+    example={
+        "meter": "sms",
+        "percent": 80,
+        "quantity": 800,
+        "included": 1000,
+        "spent": None,
+        "cap": None,
+        "period_end": "2026-03-31",
+    },
+)

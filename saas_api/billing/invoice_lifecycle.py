@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import delete, func, select, text
 from sqlalchemy.orm import Session
 
-from saas_api.accounts import audit, members, organizations
+from saas_api.accounts import audit, organizations
 from saas_api.accounts.audit import SYSTEM_ACTOR, OperatorContext
 from saas_api.accounts.models import Organization
 from saas_api.billing import bill_inputs, events, invoices, wallet
@@ -30,10 +30,8 @@ from saas_api.core import clock, ids, money
 from saas_api.core.errors import Conflict, NotFound
 from saas_api.core.faults import fault_point
 from saas_api.core.settings import setting
-from saas_api.mail import mails
 
 INVOICE_SERIES = "INV"
-BILLING_CONTACT_ROLES = ("owner", "billing")
 
 
 class InvoiceHasPayments(Conflict):
@@ -238,26 +236,7 @@ def _publish_finalized(session: Session, invoice: Invoice, organization: Organiz
     target = ("invoice", invoice.id)
     audit.record_event(session, invoice.organization_id, SYSTEM_ACTOR, "invoice.finalized", target, data)
     if invoice.total_minor:
-        _email_invoice(session, invoice, organization)
-
-
-def _email_invoice(session: Session, invoice: Invoice, organization: Organization) -> None:
-    for recipient in members.list_recipients(
-        session, invoice.organization_id, BILLING_CONTACT_ROLES, includes_billing_email=True
-    ):
-        mails.enqueue(
-            session,
-            "invoice_ready",
-            recipient.email,
-            organization_id=invoice.organization_id,
-            name=recipient.name,
-            organization=organization.name,
-            number=invoice.number,
-            amount=money.format_minor(invoice.amount_due_minor, invoice.currency),
-            currency=invoice.currency,
-            due=f"{invoice.due_at:%d %B %Y}",
-            invoice_id=ids.format_id("inv", invoice.id),
-        )
+        events.email_invoice(session, invoice, organization)
 
 
 def finalize_invoice(

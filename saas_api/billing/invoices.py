@@ -1,13 +1,13 @@
 """Invoices: lists, details, the explanation of a line, and the changes that payments make."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import RowMapping, Select, func, select, tuple_
+from sqlalchemy import RowMapping, Select, func, select
 from sqlalchemy.orm import Session
 
 from saas_api.accounts import audit
@@ -20,8 +20,8 @@ from saas_api.billing.rating.charges import MeterPrice
 from saas_api.billing.rating.explanation import LineBreakdown
 from saas_api.billing.wallet import GrantSource
 from saas_api.core import clock, ids, money
-from saas_api.core.db import pagination, tenancy
-from saas_api.core.db.pagination import Page
+from saas_api.core.db import tenancy
+from saas_api.core.db.pagination import Page, PageRequest, paginate
 from saas_api.core.errors import Conflict, NotFound
 from saas_api.usage import ledger, rollups
 from saas_api.usage.ledger import LineSlice, SliceTotals
@@ -169,34 +169,41 @@ def list_lines(session: Session, organization_id: UUID, invoice_id: UUID) -> Seq
     ).all()
 
 
-def list_invoices(session: Session, organization_id: UUID, query: dict[str, Any]) -> Page:
+def list_invoices(
+    session: Session,
+    organization_id: UUID,
+    request: PageRequest,
+    *,
+    status: str | None = None,
+    year: int | None = None,
+) -> Page:
     """A page of `InvoiceListItem`, newest first, without drafts.
 
-    query: limit, cursor, status, and the year of issue in UTC
+    year: of issue, in UTC
     raises: ValidationFailed for a cursor of another list
     """
-    page = list_issued(session, organization_id, query)
+    page = list_issued(session, organization_id, request, status=status, year=year)
     requests = rollups.count_requests_by_period(session, organization_id) if page.items else {}
     items = [InvoiceListItem(invoice, period, requests.get(period.id, 0)) for invoice, period in page.items]
-    return Page(items, page.next_cursor, page.limit)
+    return replace(page, items=items)
 
 
-def list_issued(session: Session, organization_id: UUID, query: dict[str, Any]) -> Page:
+def list_issued(
+    session: Session,
+    organization_id: UUID,
+    request: PageRequest,
+    *,
+    status: str | None = None,
+    year: int | None = None,
+) -> Page:
     """A page of pairs of invoice and period; otherwise as `list_invoices`."""
     statement = _select_issued(organization_id)
-    if query["status"]:
-        statement = statement.where(Invoice.status == query["status"])
-    if query["year"]:
-        start, end = (datetime(query["year"] + more, 1, 1, tzinfo=UTC) for more in (0, 1))
+    if status:
+        statement = statement.where(Invoice.status == status)
+    if year:
+        start, end = (datetime(start_year, 1, 1, tzinfo=UTC) for start_year in (year, year + 1))
         statement = statement.where(Invoice.finalized_at >= start, Invoice.finalized_at < end)
-    if query["cursor"]:
-        statement = statement.where(tuple_(Invoice.created_at, Invoice.id) < wallet.position(query["cursor"]))
-    newest_first = statement.order_by(Invoice.created_at.desc(), Invoice.id.desc()).limit(query["limit"] + 1)
-    rows = session.execute(newest_first).all()
-    items, has_more = rows[: query["limit"]], len(rows) > query["limit"]
-    last = items[-1][0] if has_more else None
-    cursor = pagination.encode_cursor(last.created_at.isoformat(), str(last.id)) if last else None
-    return Page(items, cursor, query["limit"])
+    return paginate(session, statement, Invoice.created_at.desc(), Invoice.id.desc(), request=request)
 
 
 def _select_issued(organization_id: UUID) -> Select[Invoice, BillingPeriod]:

@@ -12,6 +12,7 @@ from saas_api.billing import plans, subscriptions
 from saas_api.billing.models import BillingPeriod
 from saas_api.billing.rating import bill, charges, plan_changes
 from saas_api.billing.rating.bill import BillInputs, LateUsage, RatedPlanVersion, UsageQuantity
+from saas_api.core import money
 from saas_api.core.money import DECIMAL_PRECISION
 from saas_api.usage import ledger
 from saas_api.usage.rollups import LIVE_USAGE_SQL
@@ -43,6 +44,12 @@ class PeriodSpend:
         """Base amounts and usage charges, in minor units."""
         with localcontext(prec=DECIMAL_PRECISION):
             return self.base_minor + self.charge
+
+    @property
+    def total_major(self) -> Decimal:
+        """Base amounts and usage charges, in major units, unrounded."""
+        with localcontext(prec=DECIMAL_PRECISION):
+            return self.total.scaleb(-money.currency_exponent(self.version.currency))
 
 
 def period_base_minor(session: Session, organization_id: UUID, period_id: UUID) -> int:

@@ -30,7 +30,7 @@ from saas_api.core.observability import get_logger
 from saas_api.core.settings import setting
 from saas_api.usage import ledger
 from saas_api.usage.ledger import UsageRecord
-from saas_api.webhooks import events
+from saas_api.webhooks import event_types, events
 from saas_api.webhooks.events import EventSubject
 
 log = get_logger(__name__)
@@ -44,7 +44,7 @@ _MAX_CLOCK_SKEW = timedelta(minutes=5)
 
 
 def find_earliest_open_period(session: Session, organization_id: UUID) -> BillingPeriod | None:
-    """The open period that pays for late usage."""
+    """The earliest open period; it pays for late usage when no open period contains the present."""
     statement = select(BillingPeriod).where(BillingPeriod.organization_id == organization_id)
     return session.scalars(
         statement.where(BillingPeriod.status == PeriodStatus.OPEN).order_by(BillingPeriod.seq)
@@ -142,7 +142,7 @@ def record_usage_statements(
 ) -> list[tuple[str, dict[str, Any]]]:
     """The shared period lock and one ledger row, as statements for `engine.execute_batch`.
 
-    is_late: an event of a closed period is paid for by the earliest open one
+    is_late: usage of a closed period is paid for by the current period
     """
     return [
         shared_lock_statement(organization_id),
@@ -151,7 +151,7 @@ def record_usage_statements(
 
 
 def record_usage(session: Session, organization_id: UUID, event: UsageRecord) -> None:
-    """Append usage to the ledger; usage of a closed period is paid for by the earliest open one as late usage.
+    """Append usage to the ledger; usage of a closed period is late, and the current period pays for it.
 
     The period lock is held until the transaction ends, so this is the last thing the caller does in it.
 
@@ -190,6 +190,7 @@ def ensure_account(session: Session, organization_id: UUID) -> None:
     statement = values.on_conflict_do_nothing(index_elements=["organization_id"]).returning(Subscription.id)
     is_new = session.execute(statement).first() is not None
     subscription = _subscription(session, organization_id)
+    version_id = plans.get_newest_version_id(session, DEFAULT_PLAN)
     session.execute(
         insert(SubscriptionSegment)
         .values(
@@ -197,30 +198,25 @@ def ensure_account(session: Session, organization_id: UUID) -> None:
             id=ids.new_id(),
             subscription_id=subscription.id,
             seq=1,
-            plan_version_id=plans.get_newest_version_id(session, DEFAULT_PLAN),
+            plan_version_id=version_id,
             starts_at=subscription.started_at,
         )
         .on_conflict_do_nothing(index_elements=["organization_id", "seq"])
     )
     _open_period(session, subscription, 1, subscription.started_at, MIN_FIRST_PERIOD)
     if is_new:
-        _publish_created(session, subscription)
+        _publish_created(session, subscription, version_id)
 
 
 _LOCK_ORGANIZATION = text("SELECT FROM organizations WHERE id = :id FOR NO KEY UPDATE")
 
 
-def _publish_created(session: Session, subscription: Subscription) -> None:
+def _publish_created(session: Session, subscription: Subscription, version_id: str) -> None:
     # The organization is locked before its endpoints everywhere, so that two transactions cannot deadlock.
     session.execute(_LOCK_ORGANIZATION, {"id": subscription.organization_id})
-    data = {
-        "object": "subscription",
-        "id": ids.format_id("sub", subscription.id),
-        "status": subscription.status,
-        "plan": DEFAULT_PLAN,
-        "previous_plan": None,
-        "canceled_at": None,
-    }
+    version = plans.get_versions(session, [version_id])[version_id]
+    resource = {"subscription": subscription, "version": version, "previous_plan": None}
+    data = event_types.dump_data("subscription.created", resource)
     events.publish(session, subscription.organization_id, "subscription.created", EventSubject(subscription.id), data)
 
 

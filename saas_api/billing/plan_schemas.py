@@ -1,4 +1,4 @@
-"""PlanOut, SubscriptionOut, ChangePlanIn, BillOut, PlanSimulationOut."""
+"""Schemas of plans, subscriptions, plan changes and simulations; they read the views of their modules."""
 
 import re
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ import marshmallow as ma
 from marshmallow import fields, validate
 
 from saas_api.core.fields import (
+    Embedded,
     MinorAmount,
     NestedAmounts,
     PrefixedId,
@@ -33,35 +34,35 @@ class TierOut(StrictSchema):
 
 
 class PackageOut(StrictSchema):
-    """A price for each package that was begun."""
+    """A price for each package, also for one that is not used up."""
 
-    size = fields.String()
-    amount = fields.String()
+    size = Quantity(attribute="package_size")
+    amount = MinorAmount(attribute="package_amount_minor")
 
 
 class PriceOut(StrictSchema):
-    """What a meter costs; `included` units come off first, `max_amount` caps the charge of a period."""
+    """Price of a meter: `included` units are free, `max_amount` limits the charge of a period."""
 
     meter = fields.String()
     unit = fields.String()
-    model = fields.String()
-    included = fields.String()
-    unit_price = fields.String(allow_none=True)
-    tiers = fields.List(NestedAmounts(TierOut()))
-    package = fields.Nested(PackageOut(), allow_none=True)
-    max_amount = fields.String(allow_none=True)
+    model = fields.String(attribute="price.model")
+    included = Quantity(attribute="price.included_quantity")
+    unit_price = Quantity(allow_none=True)
+    tiers = fields.List(NestedAmounts(TierOut()), attribute="price.tiers")
+    package = NestedAmounts(PackageOut(), allow_none=True)
+    max_amount = MinorAmount(attribute="price.max_amount_minor", allow_none=True)
 
 
 class PlanOut(StrictSchema):
-    """A plan on offer."""
+    """A public plan."""
 
     code = fields.String()
     name = fields.String()
-    version = fields.String()
-    base_amount = fields.String(metadata={"description": "a month"})
-    min_spend = fields.String(metadata={"description": "of base and usage, a month"})
+    version = fields.String(attribute="version.id")
+    base_amount = MinorAmount(attribute="version.base_amount_minor", metadata={"description": "a month"})
+    min_spend = MinorAmount(attribute="version.min_spend_minor", metadata={"description": "of base and usage, a month"})
     currency = fields.String()
-    rate_limit_per_minute = fields.Integer()
+    rate_limit_per_minute = fields.Integer(attribute="rate_limit")
     prices = fields.List(NestedAmounts(PriceOut()))
 
 
@@ -72,7 +73,7 @@ class PlansOut(StrictSchema):
 
 
 class ChangePlanIn(StrictSchema):
-    """Another plan; without `when`, a dearer one at once and any other when the period ends."""
+    """Another plan. Without `when`, one with a higher base amount takes effect now, others at the end of the period."""
 
     plan = Text(maximum=40, required=True)
     when = fields.String(load_default=None, allow_none=True, validate=_WHEN)
@@ -86,37 +87,67 @@ class PeriodBoundsOut(StrictSchema):
 
 
 class PlanVersionOut(StrictSchema):
-    """A version of a plan, in short."""
+    """A version of a plan."""
 
-    code = fields.String()
+    code = fields.String(attribute="plan_code")
     name = fields.String()
-    version = fields.String()
-    base_amount = fields.String()
+    version = fields.String(attribute="id")
+    base_amount = MinorAmount(attribute="base_amount_minor")
     currency = fields.String()
 
 
-class ScheduledChangeOut(PlanVersionOut):
-    """What takes effect later."""
+class ScheduledChangeOut(StrictSchema):
+    """A plan version that takes effect later."""
 
+    code = fields.String(attribute="version.plan_code")
+    name = fields.String(attribute="version.name")
+    version = fields.String(attribute="version.id")
+    base_amount = MinorAmount(attribute="version.base_amount_minor")
+    currency = fields.String()
     effective_at = Timestamp()
 
 
 class SubscriptionOut(StrictSchema):
-    """GET /billing/subscription."""
+    """A subscription: the plan of the organization, its current period, and a scheduled change."""
 
-    id = PrefixedId("sub")
-    status = fields.String(attribute="state")
-    standing = fields.String(metadata={"description": "what unpaid invoices have led to"})
-    started_at = Timestamp()
-    anchor_day = fields.Integer()
-    plan = fields.Nested(PlanVersionOut())
-    plan_since = Timestamp()
+    id = PrefixedId("sub", attribute="subscription.id")
+    status = fields.String(attribute="subscription.status")
+    standing = fields.String(
+        attribute="subscription.standing", metadata={"description": "what unpaid invoices have led to"}
+    )
+    started_at = Timestamp(attribute="subscription.started_at")
+    anchor_day = fields.Integer(attribute="subscription.anchor_day")
+    plan = fields.Nested(PlanVersionOut(), attribute="version")
+    plan_since = Timestamp(attribute="segment.starts_at")
     period = fields.Nested(PeriodBoundsOut(), allow_none=True)
-    scheduled_change = fields.Nested(ScheduledChangeOut(), allow_none=True)
+    scheduled_change = fields.Nested(ScheduledChangeOut(), attribute="scheduled", allow_none=True)
+
+
+class SubscriptionEventOut(SubscriptionOut):
+    """Event data of a subscription."""
+
+    class Meta(StrictSchema.Meta):
+        """Fields of the event; `plan` is the plan that the event is about, also when it takes effect later."""
+
+        fields = ("id", "status", "plan", "previous_plan", "canceled_at")
+
+    previous_plan = fields.String(allow_none=True, metadata={"description": "code of the plan before"})
+    canceled_at = Timestamp(attribute="subscription.ended_at", allow_none=True)
+
+
+class SubscriptionUpdatedEventOut(SubscriptionEventOut):
+    """Event data of a plan change."""
+
+    class Meta(StrictSchema.Meta):
+        """Fields of the event."""
+
+        fields = (*SubscriptionEventOut.Meta.fields, "effective_at")
+
+    effective_at = Timestamp(metadata={"description": "when `plan` takes effect"})
 
 
 class ChangedOrganizationOut(StrictSchema):
-    """The organization with the plan that is in force now."""
+    """The organization with the plan in force."""
 
     id = PrefixedId("org")
     name = fields.String()
@@ -125,25 +156,27 @@ class ChangedOrganizationOut(StrictSchema):
 
 
 class LineDifferenceOut(StrictSchema):
-    """What a change adds to a line of the running period's bill; below 0 for what is no longer charged."""
+    """Change of one line of the bill of the current period; negative for what is no longer charged."""
 
     kind = fields.String()
     description = fields.String()
-    plan = fields.String(allow_none=True)
+    plan = fields.String(attribute="version_id", allow_none=True)
     meter = fields.String(allow_none=True)
-    amount = fields.String()
+    amount = MinorAmount(attribute="amount_minor")
 
 
 class PlanChangeOut(StrictSchema):
-    """A change of plan and what it adds to the running period's bill."""
+    """A plan change and its effect on the bill of the current period."""
 
     plan = fields.String()
-    version = fields.String()
-    previous_version = fields.String(metadata={"description": "in force before, or scheduled and now called off"})
+    version = fields.String(attribute="version.id")
+    previous_version = fields.String(
+        attribute="previous", metadata={"description": "in force before, or scheduled and now canceled"}
+    )
     effective_at = Timestamp()
     is_scheduled = fields.Boolean()
-    lines = fields.List(fields.Nested(LineDifferenceOut()))
-    total = fields.String(metadata={"description": "sum of the lines"})
+    lines = fields.List(NestedAmounts(LineDifferenceOut()), attribute="differences")
+    total = MinorAmount(attribute="total_minor", metadata={"description": "sum of the lines"})
     currency = fields.String()
 
 
@@ -155,21 +188,21 @@ class ChangedPlanOut(StrictSchema):
 
 
 class PreviewLineOut(StrictSchema):
-    """A line of a bill that is not written."""
+    """A line of a bill preview."""
 
     kind = fields.String()
     description = fields.String()
-    plan = fields.String(allow_none=True)
+    plan = fields.String(attribute="version_id", allow_none=True)
     meter = fields.String(allow_none=True)
-    quantity = fields.String()
-    amount = fields.String()
+    quantity = Quantity()
+    amount = MinorAmount(attribute="amount_minor")
 
 
 class BillOut(StrictSchema):
-    """A period's whole bill, base to its end."""
+    """The bill of a period, with the base amounts to its end."""
 
-    lines = fields.List(fields.Nested(PreviewLineOut()))
-    total_amount = fields.String()
+    lines = fields.List(NestedAmounts(PreviewLineOut()))
+    total_amount = MinorAmount(attribute="total_minor")
     currency = fields.String()
 
 
@@ -177,10 +210,10 @@ class PlanChangePreviewOut(StrictSchema):
     """POST /billing/preview-change."""
 
     period = fields.Nested(PeriodBoundsOut())
-    current = fields.Nested(BillOut())
-    changed = fields.Nested(BillOut())
-    difference = fields.String(metadata={"description": "changed less current"})
-    change = fields.Nested(PlanChangeOut())
+    current = fields.Nested(BillOut(), attribute="before")
+    changed = fields.Nested(BillOut(), attribute="after")
+    difference = MinorAmount(attribute="total_minor", metadata={"description": "changed less current"})
+    change = Embedded(PlanChangeOut())
 
 
 class QuantitiesField(fields.Dict):
@@ -189,20 +222,20 @@ class QuantitiesField(fields.Dict):
     def _deserialize(self, value: Any, *_: Any, **__: Any) -> dict[str, Decimal]:
         if not isinstance(value, Mapping) or not value:
             raise ma.ValidationError('Not an object like {"sms": "1000"}.')
-        read, wrong = {}, {}
+        quantities, errors = {}, {}
         for meter, quantity in value.items():
             text = str(quantity) if type(quantity) is int else quantity
             if isinstance(text, str) and _QUANTITY.fullmatch(text):
-                read[str(meter)] = Decimal(text)
+                quantities[str(meter)] = Decimal(text)
             else:
-                wrong[str(meter)] = ["Not a quantity from 0 to 999999999999 with at most 6 decimals."]
-        if wrong:
-            raise ma.ValidationError(wrong)
-        return read
+                errors[str(meter)] = ["Not a quantity from 0 to 999999999999 with at most 6 decimals."]
+        if errors:
+            raise ma.ValidationError(errors)
+        return quantities
 
 
 class SimulateIn(StrictSchema):
-    """Which plans, and whose usage: the running period's, that of periods before it, or what is given."""
+    """Plans to compare, for the usage of the current period, of previous periods, or for given quantities."""
 
     plans = fields.List(
         Text(maximum=40),
@@ -212,32 +245,37 @@ class SimulateIn(StrictSchema):
         metadata={"description": "all that are on offer if left out"},
     )
     periods = StrictInteger(
-        maximum=12, load_default=0, metadata={"description": "0 for the running one, else so many before it"}
+        maximum=12,
+        load_default=0,
+        metadata={"description": "0 for the current period, else the number of periods before it"},
     )
     quantities = QuantitiesField(load_default=None, allow_none=True)
 
     @ma.validates_schema
-    def _one_source(self, data: dict[str, Any], **_: Any) -> None:
+    def _require_one_source(self, data: dict[str, Any], **_: Any) -> None:
         if data.get("quantities") is not None and data.get("periods"):
             raise ma.ValidationError("Given quantities stand for one month; leave periods out.", "periods")
 
 
-class SimulatedBillOut(BillOut):
-    """One period on a plan."""
+class SimulatedBillOut(StrictSchema):
+    """The bill of one period on a plan."""
 
+    lines = fields.List(NestedAmounts(PreviewLineOut()), attribute="bill.lines")
+    total_amount = MinorAmount(attribute="bill.total_minor")
+    currency = fields.String(attribute="bill.currency")
     starts_at = Timestamp()
     ends_at = Timestamp()
 
 
 class PlanSimulationOut(StrictSchema):
-    """A plan and what the usage costs on it."""
+    """A plan and the cost of the usage on it."""
 
     plan = fields.String()
-    version = fields.String()
+    version = fields.String(attribute="version.id")
     is_current = fields.Boolean()
-    total_amount = fields.String()
+    total_amount = MinorAmount(attribute="total_minor")
     currency = fields.String()
-    periods = fields.List(fields.Nested(SimulatedBillOut()))
+    periods = fields.List(NestedAmounts(SimulatedBillOut()))
 
 
 class SimulateOut(StrictSchema):

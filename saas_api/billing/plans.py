@@ -16,7 +16,7 @@ from saas_api.accounts.audit import Actor
 from saas_api.billing.models import Entitlement, Meter, Plan, PlanVersion, PlanVersionStatus, Price, PriceTier
 from saas_api.billing.rating import plan_file
 from saas_api.billing.rating.bill import RatedPlanVersion
-from saas_api.billing.rating.charges import MeterPrice, Tier
+from saas_api.billing.rating.charges import MeterPrice, PriceModel, Tier
 from saas_api.billing.rating.plan_file import (
     RATE_LIMIT_FEATURE,
     EntitlementContent,
@@ -67,16 +67,42 @@ class PlanVersionRow:
 
 
 @dataclass(frozen=True)
+class OfferedPrice:
+    """Price of a meter in an offer, with the meter's unit."""
+
+    meter: str
+    unit: str
+    price: MeterPrice
+
+    @property
+    def unit_price(self) -> Decimal | None:
+        """Price of one unit, in major units; None unless the price is per unit."""
+        return self.price.unit_price if self.price.model == PriceModel.PER_UNIT else None
+
+    @property
+    def package(self) -> MeterPrice | None:
+        """The price itself if packages are sold."""
+        return self.price if self.price.model == PriceModel.PACKAGE else None
+
+
+@dataclass(frozen=True)
 class PlanOffer:
     """A public plan with its newest published version.
 
     rate_limit: requests a minute
+    prices: by code of the meter
     """
 
     code: str
     name: str
     version: RatedPlanVersion
     rate_limit: int
+    prices: Sequence[OfferedPrice]
+
+    @property
+    def currency(self) -> str:
+        """Currency of every amount."""
+        return self.version.currency
 
 
 class PlanNotFound(NotFound):
@@ -269,8 +295,17 @@ def list_offers(session: Session) -> list[PlanOffer]:
           WHERE p.is_public AND p.archived_at IS NULL ORDER BY p.position, p.code, v.version DESC"""),
         {"feature": RATE_LIMIT_FEATURE},
     ).all()
-    versions = get_versions(session, [row.id for row in rows])
-    return [PlanOffer(row.code, row.name, versions[row.id], resolve_rate_limit(row.value)) for row in rows]
+    versions, units = get_versions(session, [row.id for row in rows]), meter_units(session)
+    return [
+        PlanOffer(
+            row.code,
+            row.name,
+            versions[row.id],
+            resolve_rate_limit(row.value),
+            [OfferedPrice(meter, units[meter], price) for meter, price in sorted(versions[row.id].prices.items())],
+        )
+        for row in rows
+    ]
 
 
 def meter_units(session: Session) -> dict[str, str]:

@@ -96,6 +96,11 @@ class PlanSimulation:
     periods: tuple[SimulatedBill, ...]
 
     @property
+    def currency(self) -> str:
+        """Currency of every amount."""
+        return self.version.currency
+
+    @property
     def total_minor(self) -> int:
         """Sum over the periods, in minor units."""
         return sum(part.bill.total_minor for part in self.periods)

@@ -11,10 +11,8 @@ from saas_api.accounts import audit, organizations
 from saas_api.accounts.audit import SYSTEM_ACTOR
 from saas_api.billing import periods
 from saas_api.billing.models import BillingProfile, BillingStanding, Subscription
-from saas_api.core import ids
 from saas_api.core.access import Principal
-from saas_api.webhooks import events
-from saas_api.webhooks.events import EventSubject
+from saas_api.webhooks import organization_events
 
 
 @dataclass(frozen=True)
@@ -62,9 +60,9 @@ def _details(profile: BillingProfile) -> BillingDetails:
 
 
 _EVENT_BY_STANDING = {
-    BillingStanding.GOOD: ("organization.resumed", "active", None),
-    BillingStanding.RESTRICTED: ("organization.restricted", "restricted", "overdue"),
-    BillingStanding.SUSPENDED: ("organization.suspended", "suspended", "overdue"),
+    BillingStanding.GOOD: ("organization.resumed", None),
+    BillingStanding.RESTRICTED: ("organization.restricted", "overdue"),
+    BillingStanding.SUSPENDED: ("organization.suspended", "overdue"),
 }
 
 
@@ -87,16 +85,8 @@ def set_standing(session: Session, organization_id: UUID, standing: str) -> bool
     before, subscription.standing = subscription.standing, standing
     session.flush()  # the gate reads the row as soon as it sees the new generation
     organizations.bump_generation(session, organization_id)
-    event_type, status, reason = _EVENT_BY_STANDING[standing]
-    organization = organizations.get(session, organization_id)
-    session.refresh(organization, ["generation"])
-    data = {
-        "object": "organization",
-        "id": ids.format_id("org", organization_id),
-        "status": status,
-        "reason": reason,
-    }
-    events.publish(session, organization_id, event_type, EventSubject(organization_id, organization.generation), data)
+    event_type, reason = _EVENT_BY_STANDING[standing]
+    organization_events.publish(session, organization_id, event_type, reason)
     changes = {"before": {"standing": before}, "after": {"standing": standing}}
     audit.record_event(session, organization_id, SYSTEM_ACTOR, event_type, ("organization", organization_id), changes)
     return True

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import marshmallow as ma
 from marshmallow import fields, validate
 
 from saas_api.billing.models import CreditEntryReason, GrantKind, InvoiceStatus
@@ -10,6 +9,7 @@ from saas_api.billing.plan_schemas import TierOut
 from saas_api.billing.rating import explanation
 from saas_api.billing.rating.charges import PriceModel
 from saas_api.core.fields import (
+    Embedded,
     ExactAmount,
     MinorAmount,
     NestedAmounts,
@@ -23,14 +23,6 @@ from saas_api.core.fields import (
 )
 
 FINAL_STATUSES = tuple(status for status in InvoiceStatus if status != InvoiceStatus.DRAFT)
-
-
-class Embedded(fields.Nested):
-    """A nested object that is made of attributes of the object itself."""
-
-    def get_value(self, obj: Any, attr: str, accessor: Any = None, default: Any = ma.missing) -> Any:
-        """Return the object itself."""
-        return obj
 
 
 class Duration(fields.String):
@@ -115,6 +107,16 @@ class InvoiceListItemOut(InvoiceOut):
 
     period = fields.Nested(BillingPeriodOut())
     total_requests = fields.Integer()
+
+
+class InvoiceEventOut(InvoiceOut):
+    """Event data of an invoice; `amount_due` and `status` are those at the time of the event."""
+
+    attempt = fields.Integer(metadata={"description": "payments or reminders so far"})
+    next_attempt_at = Timestamp(allow_none=True)
+    version = fields.Integer(
+        metadata={"description": "Rises with every change of the object; trust the highest you have seen."}
+    )
 
 
 class InvoiceTotalsOut(StrictSchema):

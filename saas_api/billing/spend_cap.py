@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from saas_api.accounts import audit, organizations
 from saas_api.accounts.audit import Actor
 from saas_api.billing import period_spend, terms
-from saas_api.billing.models import BillingProfile
+from saas_api.billing.models import BillingPeriod, BillingProfile
 from saas_api.billing.period_spend import PeriodSpend
 from saas_api.billing.rating import charges
 from saas_api.billing.rating.charges import MeterPrice
@@ -53,16 +53,22 @@ def get_cap_state(session: Session, organization_id: UUID) -> SpendCapState:
 
     raises: OrganizationNotFound
     """
-    service_terms = terms.get_terms(session, organization_id)
-    profile = _get_profile(session, organization_id)
+    period_id = terms.get_terms(session, organization_id).period_id
+    period = session.get_one(BillingPeriod, (organization_id, period_id))
+    spent = period_spend.get_period_spend(session, organization_id, period_id)
+    return build_cap_state(_get_profile(session, organization_id), period, spent)
+
+
+def build_cap_state(profile: BillingProfile, period: BillingPeriod, spent: PeriodSpend) -> SpendCapState:
+    """The spend cap of an organization with the spend of a period."""
     return SpendCapState(
         amount_minor=profile.spend_cap_minor,
         action=profile.spend_cap_action,
         is_default=profile.spend_cap_is_default,
-        period_id=service_terms.period_id,
-        spent=period_spend.get_period_spend(session, organization_id, service_terms.period_id),
-        currency=service_terms.currency,
-        ends_at=service_terms.period_ends_at,
+        period_id=period.id,
+        spent=spent,
+        currency=spent.version.currency,
+        ends_at=period.ends_at,
     )
 
 

@@ -18,7 +18,7 @@ from saas_api.billing.rating.plan_changes import LineDifference, PlanSegment
 from saas_api.core import clock, ids, money
 from saas_api.core.errors import Conflict, ServiceUnavailable, ValidationFailed
 from saas_api.core.settings import setting
-from saas_api.webhooks import events
+from saas_api.webhooks import event_types, events
 from saas_api.webhooks.events import EventSubject
 
 EFFECTIVE_NOW, EFFECTIVE_PERIOD_END = "now", "period_end"
@@ -42,19 +42,31 @@ class NoOpenPeriod(ServiceUnavailable):
 
 
 @dataclass(frozen=True)
+class ScheduledChange:
+    """A plan version that takes effect later."""
+
+    version: RatedPlanVersion
+    effective_at: datetime
+
+    @property
+    def currency(self) -> str:
+        """Currency of every amount."""
+        return self.version.currency
+
+
+@dataclass(frozen=True)
 class CurrentSubscription:
     """The subscription of an organization at one time.
 
     segment: current segment, on the plan version `version`
     period: current billing period, else the earliest open one
-    scheduled: the segment that follows, with its plan version
     """
 
     subscription: Subscription
     segment: PlanSegment
     version: RatedPlanVersion
     period: BillingPeriod | None
-    scheduled: tuple[PlanSegment, RatedPlanVersion] | None
+    scheduled: ScheduledChange | None
 
 
 @dataclass(frozen=True)
@@ -65,7 +77,7 @@ class PlanChange:
     before, after: bill of the whole current period without and with the change
     """
 
-    subscription_id: UUID
+    subscription: Subscription
     previous: str
     version: RatedPlanVersion
     effective_at: datetime
@@ -73,6 +85,11 @@ class PlanChange:
     period: BillingPeriod
     before: Bill
     after: Bill
+
+    @property
+    def currency(self) -> str:
+        """Currency of every amount."""
+        return self.version.currency
 
     @property
     def plan(self) -> str:
@@ -111,7 +128,7 @@ def get_subscription(session: Session, organization_id: UUID, at: datetime) -> C
     period = periods.find_current_period(session, organization_id, at) or periods.find_earliest_open_period(
         session, organization_id
     )
-    scheduled = (following, versions[following.version_id]) if following else None
+    scheduled = ScheduledChange(versions[following.version_id], following.starts_at) if following else None
     return CurrentSubscription(subscription, current, versions[current.version_id], period, scheduled)
 
 
@@ -180,7 +197,7 @@ def change_plan(
         "effective_at": clock.format_rfc3339(change.effective_at),
         **({"reason": reason} if reason else {}),
     }
-    target = ("subscription", change.subscription_id)
+    target = ("subscription", change.subscription.id)
     audit.record_event(session, organization_id, actor, "subscription.changed", target, data)
     _publish_updated(session, organization_id, change)
     return change
@@ -209,10 +226,10 @@ def _plan_change(
     after = plan_changes.apply_change(before, version.id, now, effective_at)
     if after == before:
         raise AlreadyOnPlan
-    previous = current.scheduled[0] if current.scheduled and is_cancellation else current.segment
+    previous = current.scheduled.version if current.scheduled and is_cancellation else current.version
     change = PlanChange(
-        current.subscription.id,
-        previous.version_id,
+        current.subscription,
+        previous.id,
         version,
         effective_at,
         effective_at > now,
@@ -231,7 +248,7 @@ def _target_version(session: Session, current: CurrentSubscription, plan: str, *
         raise InvalidPlan(details={"fields": [{"field": "plan", "reason": "There is no such plan to choose."}]})
     if choice.version.currency != current.version.currency:
         raise InvalidPlan(details={"fields": [{"field": "plan", "reason": "This plan is in another currency."}]})
-    is_leaving = current.scheduled is not None and plans.plan_for_version(current.scheduled[0].version_id) != plan
+    is_leaving = current.scheduled is not None and plans.plan_for_version(current.scheduled.version.id) != plan
     return current.version if is_same and is_leaving else choice.version
 
 
@@ -247,7 +264,7 @@ def _write_segments(session: Session, organization_id: UUID, planned: _PlannedCh
     session.execute(_DELETE_FUTURE_SEGMENTS, values)
     session.execute(_END_SEGMENT, {**values, "ends_at": added[0].starts_at if added else None})
     for seq, segment in enumerate(added, start=kept_seq + 1):
-        row = {"id": ids.new_id(), "subscription_id": planned.change.subscription_id, "seq": seq}
+        row = {"id": ids.new_id(), "subscription_id": planned.change.subscription.id, "seq": seq}
         session.execute(_INSERT_SEGMENT, {"organization_id": organization_id, **row, **vars(segment)})
 
 
@@ -267,14 +284,12 @@ def _update_default_cap(session: Session, organization_id: UUID, change: PlanCha
 
 def _publish_updated(session: Session, organization_id: UUID, change: PlanChange) -> None:
     generation = session.scalar(_ORGANIZATION_GENERATION, {"organization_id": organization_id}) or 1
-    data = {
-        "object": "subscription",
-        "id": ids.format_id("sub", change.subscription_id),
-        "status": "active",
-        "plan": change.plan,
+    resource = {
+        "subscription": change.subscription,
+        "version": change.version,
         "previous_plan": plans.plan_for_version(change.previous),
-        "effective_at": clock.format_rfc3339(change.effective_at),
-        "canceled_at": None,
+        "effective_at": change.effective_at,
     }
-    subject = EventSubject(change.subscription_id, generation)
+    data = event_types.dump_data("subscription.updated", resource)
+    subject = EventSubject(change.subscription.id, generation)
     events.publish(session, organization_id, "subscription.updated", subject, data)

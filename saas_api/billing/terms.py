@@ -40,67 +40,6 @@ class LimitOverrides:
         return self.rate_limit is None and not self.quotas
 
 
-def get_overrides(session: Session, organization_id: UUID) -> LimitOverrides:
-    """The limit overrides of an organization, also when they have expired."""
-    return _to_overrides(session.get(OrganizationLimits, organization_id))
-
-
-def set_overrides(
-    session: Session, organization_id: UUID, overrides: LimitOverrides, actor: Actor, reason: str
-) -> None:
-    """Replace the limit overrides of an organization. Empty ones restore the limits of its plan.
-
-    session: a system session
-    raises: OrganizationNotFound, ValidationFailed
-    """
-    reason = organizations.validate_reason(reason)
-    _validate(session, overrides)
-    organizations.get(session, organization_id)
-    row = session.get(OrganizationLimits, organization_id, with_for_update=True, populate_existing=True)
-    before = _to_overrides(row)
-    if overrides == before:
-        raise ValidationFailed.at_field("rate_limit", "These limits hold already.")
-    if overrides.is_empty:
-        session.delete(row)
-    else:
-        row = row or OrganizationLimits(organization_id=organization_id)
-        row.rate_limit_per_minute = overrides.rate_limit
-        row.quotas = {meter: f"{limit.normalize():f}" for meter, limit in overrides.quotas.items()}
-        row.expires_at, row.reason = overrides.expires_at, reason
-        row.set_by = UUID(actor.id) if actor.kind == "operator" and actor.id else None
-        session.add(row)
-    session.flush()  # the gate reads the row as soon as the generation rises
-    organizations.bump_generation(session, organization_id)
-    data = {"before": _audit_data(before), "after": _audit_data(overrides), "reason": reason}
-    audit.record_event(session, organization_id, actor, "limits.changed", ("organization", organization_id), data)
-
-
-def _validate(session: Session, overrides: LimitOverrides) -> None:
-    if overrides.expires_at and overrides.expires_at <= clock.now():
-        raise ValidationFailed.at_field("expires_on", "Must be in the future.")
-    if overrides.is_empty and overrides.expires_at:
-        raise ValidationFailed.at_field("expires_on", "There is no limit that could end.")
-    meters = plans.meter_units(session)
-    unknown = [(f"ceilings.{meter}", "There is no such meter.") for meter in overrides.quotas if meter not in meters]
-    if unknown:
-        raise ValidationFailed.from_fields(unknown)
-
-
-def _to_overrides(row: OrganizationLimits | None) -> LimitOverrides:
-    if row is None:
-        return LimitOverrides()
-    quotas = {meter: Decimal(str(limit)) for meter, limit in row.quotas.items()}
-    return LimitOverrides(row.rate_limit_per_minute, quotas, row.expires_at)
-
-
-def _audit_data(overrides: LimitOverrides) -> dict[str, Any]:
-    return {
-        "rate_limit_per_minute": overrides.rate_limit,
-        "ceilings": {meter: f"{limit.normalize():f}" for meter, limit in overrides.quotas.items()},
-        "expires_at": overrides.expires_at and clock.format_rfc3339(overrides.expires_at),
-    }
-
-
 @dataclass(frozen=True)
 class SpendCap:
     """A spend cap that blocks calls.
@@ -138,6 +77,11 @@ class ServiceTerms:
     list_prices: Mapping[str, Decimal]
     quotas: Mapping[str, Decimal]
     cap: SpendCap | None = None
+
+
+def get_overrides(session: Session, organization_id: UUID) -> LimitOverrides:
+    """The limit overrides of an organization, also when they have expired."""
+    return _to_overrides(session.get(OrganizationLimits, organization_id))
 
 
 _TERMS = text("""
@@ -195,3 +139,59 @@ def get_terms(session: Session, organization_id: UUID) -> ServiceTerms:
 def _find_row(session: Session, organization_id: UUID) -> Row[Any] | None:
     values = {"organization_id": organization_id, "at": clock.now(), "feature": RATE_LIMIT_FEATURE}
     return session.execute(_TERMS, values).first()
+
+
+def set_overrides(
+    session: Session, organization_id: UUID, overrides: LimitOverrides, actor: Actor, reason: str
+) -> None:
+    """Replace the limit overrides of an organization. Empty ones restore the limits of its plan.
+
+    session: a system session
+    raises: OrganizationNotFound, ValidationFailed
+    """
+    reason = organizations.validate_reason(reason)
+    _validate(session, overrides)
+    organizations.get(session, organization_id)
+    row = session.get(OrganizationLimits, organization_id, with_for_update=True, populate_existing=True)
+    before = _to_overrides(row)
+    if overrides == before:
+        raise ValidationFailed.at_field("rate_limit", "These limits hold already.")
+    if overrides.is_empty:
+        session.delete(row)
+    else:
+        row = row or OrganizationLimits(organization_id=organization_id)
+        row.rate_limit_per_minute = overrides.rate_limit
+        row.quotas = {meter: f"{limit.normalize():f}" for meter, limit in overrides.quotas.items()}
+        row.expires_at, row.reason = overrides.expires_at, reason
+        row.set_by = UUID(actor.id) if actor.kind == "operator" and actor.id else None
+        session.add(row)
+    session.flush()  # the gate reads the row as soon as the generation rises
+    organizations.bump_generation(session, organization_id)
+    data = {"before": _audit_data(before), "after": _audit_data(overrides), "reason": reason}
+    audit.record_event(session, organization_id, actor, "limits.changed", ("organization", organization_id), data)
+
+
+def _validate(session: Session, overrides: LimitOverrides) -> None:
+    if overrides.expires_at and overrides.expires_at <= clock.now():
+        raise ValidationFailed.at_field("expires_on", "Must be in the future.")
+    if overrides.is_empty and overrides.expires_at:
+        raise ValidationFailed.at_field("expires_on", "There is no limit that could end.")
+    meters = plans.meter_units(session)
+    unknown = [(f"ceilings.{meter}", "There is no such meter.") for meter in overrides.quotas if meter not in meters]
+    if unknown:
+        raise ValidationFailed.from_fields(unknown)
+
+
+def _to_overrides(row: OrganizationLimits | None) -> LimitOverrides:
+    if row is None:
+        return LimitOverrides()
+    quotas = {meter: Decimal(str(limit)) for meter, limit in row.quotas.items()}
+    return LimitOverrides(row.rate_limit_per_minute, quotas, row.expires_at)
+
+
+def _audit_data(overrides: LimitOverrides) -> dict[str, Any]:
+    return {
+        "rate_limit_per_minute": overrides.rate_limit,
+        "ceilings": {meter: f"{limit.normalize():f}" for meter, limit in overrides.quotas.items()},
+        "expires_at": overrides.expires_at and clock.format_rfc3339(overrides.expires_at),
+    }

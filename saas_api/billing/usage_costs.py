@@ -1,22 +1,24 @@
-"""Usage with its cost, for API, dashboard and CSV."""
+"""Usage with its cost: reports, time series and the rows of a CSV, for the API and the dashboard."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from saas_api.billing import plans
+from saas_api.billing import plans, subscriptions
 from saas_api.billing.rating import charges
+from saas_api.billing.rating.charges import MeterPrice
+from saas_api.billing.rating.plan_changes import PlanSegment
 from saas_api.core import money
 from saas_api.usage import ranges, refused_requests, reports
 from saas_api.usage.ranges import DateRange
-from saas_api.usage.reports import TimeseriesRange
+from saas_api.usage.reports import AcceptedCalls, TimeseriesRange
 from saas_api.usage.rollups import LIVE_USAGE_SQL
 
 ENDPOINT_BY_SOURCE = {"messages.send": ("POST", "/api/v1/messages/send")}
@@ -24,8 +26,10 @@ ENDPOINT_BY_SOURCE = {"messages.send": ("POST", "/api/v1/messages/send")}
 
 @dataclass
 class CallTotals:
-    """Calls of one day, endpoint or key.
+    """Number and cost of calls.
 
+    success_count: accepted calls
+    failed_count, limited_count: refused calls, by an error or by a rate limit
     cost: in major units, at list price
     """
 
@@ -36,7 +40,7 @@ class CallTotals:
 
     @property
     def cost_text(self) -> str:
-        """The cost as the wire shows it."""
+        """The cost for people, such as "0.0075"."""
         return money.format_exact_amount(self.cost)
 
     @property
@@ -51,13 +55,13 @@ class CallTotals:
 
     @property
     def success_rate(self) -> Decimal:
-        """In percent; a call over its rate limit is no failure."""
+        """Percentage of accepted calls; rate limited calls are not counted."""
         return ranges.success_rate(self.success_count, self.failed_count)
 
 
 @dataclass
 class MeterUsage:
-    """What one meter counted in a range; quantities in its unit."""
+    """Usage of one meter in a range; quantities in its unit, cost in major units at list price."""
 
     meter: str
     unit: str
@@ -67,20 +71,46 @@ class MeterUsage:
 
     @property
     def overage(self) -> Decimal:
-        """What included quantities do not cover."""
+        """Quantity beyond the included one."""
         return self.quantity - self.included
+
+
+class EndpointCalls(NamedTuple):
+    """Calls of one endpoint."""
+
+    method: str
+    endpoint: str
+    totals: CallTotals
+
+
+class KeyCalls(NamedTuple):
+    """Calls under one API key."""
+
+    api_key_id: UUID | None
+    name: str | None
+    totals: CallTotals
+
+
+class DayCalls(NamedTuple):
+    """Calls of one day."""
+
+    date: date
+    totals: CallTotals
 
 
 @dataclass
 class UsageReport:
-    """The usage of a range.
+    """Usage of a range of days.
 
-    total_cost_minor: what the range adds to the bills, without base amounts
+    mode: "live" or "test"
+    total_cost_minor: usage charges of the range, without base amounts
     by_endpoint: by method and route
+    by_api_key: by id; None for calls without a key
     """
 
     days: DateRange
     currency: str
+    mode: str = "live"
     total: CallTotals = field(default_factory=CallTotals)
     total_cost_minor: int = 0
     by_meter: list[MeterUsage] = field(default_factory=list)
@@ -89,66 +119,94 @@ class UsageReport:
     by_api_key: dict[UUID | None, CallTotals] = field(default_factory=dict)
     key_names: Mapping[UUID, str] = field(default_factory=dict)
 
+    @property
+    def endpoints(self) -> list[EndpointCalls]:
+        """Calls by endpoint, sorted by method and route."""
+        return [EndpointCalls(method, route, totals) for (method, route), totals in sorted(self.by_endpoint.items())]
 
-@dataclass(frozen=True)
-class _RatedSegment:
-    starts_at: datetime
-    version: str
+    @property
+    def keys(self) -> list[KeyCalls]:
+        """Calls by API key, sorted by its id."""
+        by_id = sorted(self.by_api_key.items(), key=lambda item: str(item[0]))
+        return [KeyCalls(key_id, self.key_names.get(key_id) if key_id else None, totals) for key_id, totals in by_id]
+
+    @property
+    def days_used(self) -> list[DayCalls]:
+        """Calls by day, every day of the range."""
+        return [DayCalls(day, totals) for day, totals in self.by_day.items()]
 
 
 def usage_report(
     session: Session, organization_id: UUID, days: DateRange, mode: str = "live", *, is_billed: bool = True
 ) -> UsageReport:
-    """Everything about the usage of a range; test traffic costs nothing.
+    """Usage of a range. Calls in test mode cost nothing.
 
-    is_billed: work out `total_cost_minor` and what is included too
+    mode: "live" or "test"
+    is_billed: calculate `total_cost_minor` and included quantities, too
     """
-    segments = _segments(session, organization_id)
-    prices = plans.get_prices(session, {segment.version for segment in segments})
-    report = UsageReport(days, plans.version_currency(session, segments[-1].version))
+    pricing = _get_pricing(session, organization_id)
+    report = UsageReport(days, plans.version_currency(session, pricing.segments[-1].version_id), mode)
     report.by_day = {day: CallTotals() for day in days}
     meters = {code: MeterUsage(code, unit) for code, unit in sorted(plans.meter_units(session).items())}
     endpoints: defaultdict[tuple[str, str], CallTotals] = defaultdict(CallTotals)
     keys: defaultdict[UUID | None, CallTotals] = defaultdict(CallTotals)
-    if mode == "live":
-        rows = reports.accepted_calls(session, organization_id, days, [segment.starts_at for segment in segments])
-    else:
-        rows = reports.accepted_test_calls(session, organization_id, days)
-    for row in rows:
-        price = prices.get((segments[max(row.segment - 1, 0)].version, row.meter))
-        cost = charges.list_price_cost(price, row.quantity) if mode == "live" and price else Decimal(0)
+    for row, cost in _accepted_with_cost(session, organization_id, days, mode, pricing):
         meters[row.meter].quantity += row.quantity
         meters[row.meter].cost += cost
         endpoint = endpoints[ENDPOINT_BY_SOURCE.get(row.source, ("", row.source))]
-        for tally in (report.total, report.by_day[row.day], endpoint, keys[row.api_key_id]):
-            tally.success_count += row.requests
-            tally.cost += cost
+        for totals in (report.total, report.by_day[row.day], endpoint, keys[row.api_key_id]):
+            totals.success_count += row.requests
+            totals.cost += cost
     for refused in refused_requests.refused_calls(session, organization_id, days, mode):
         endpoint = endpoints[refused.method, refused.route]
-        for tally in (report.total, report.by_day[refused.day], endpoint, keys[refused.api_key_id]):
+        for totals in (report.total, report.by_day[refused.day], endpoint, keys[refused.api_key_id]):
             if refused.outcome == "failed":
-                tally.failed_count += refused.requests
+                totals.failed_count += refused.requests
             else:
-                tally.limited_count += refused.requests
+                totals.limited_count += refused.requests
     if mode == "live" and is_billed:
-        _add_costs(session, organization_id, report, prices, meters)
+        _add_charges(session, organization_id, report, pricing.prices, meters)
     report.by_meter = [meter for meter in meters.values() if meter.quantity]
     report.by_endpoint, report.by_api_key = dict(endpoints), dict(keys)
     report.key_names = get_key_names(session, organization_id)
     return report
 
 
-def _segments(session: Session, organization_id: UUID) -> list[_RatedSegment]:
-    rows = session.execute(
-        text("""SELECT starts_at, plan_version_id FROM subscription_segments
-          WHERE organization_id = :organization_id ORDER BY starts_at"""),
-        {"organization_id": organization_id},
-    )
-    return [_RatedSegment(*row) for row in rows]
+@dataclass(frozen=True)
+class _Pricing:
+    """Segments of a subscription with the prices of their plan versions."""
+
+    segments: Sequence[PlanSegment]
+    prices: Mapping[tuple[str, str], MeterPrice]
+
+    @property
+    def boundaries(self) -> list[datetime]:
+        return [segment.starts_at for segment in self.segments]
+
+    def cost(self, segment: int, meter: str, quantity: Decimal) -> Decimal:
+        """Cost at list price, in major units. segment: as of `AcceptedCalls`; 0 is before the first boundary."""
+        price = self.prices.get((self.segments[max(segment - 1, 0)].version_id, meter))
+        return charges.list_price_cost(price, quantity) if price else Decimal(0)
+
+
+def _get_pricing(session: Session, organization_id: UUID) -> _Pricing:
+    segments = subscriptions.list_segments(session, organization_id)
+    return _Pricing(segments, plans.get_prices(session, {segment.version_id for segment in segments}))
+
+
+def _accepted_with_cost(
+    session: Session, organization_id: UUID, days: DateRange, mode: str, pricing: _Pricing
+) -> Iterator[tuple[AcceptedCalls, Decimal]]:
+    if mode == "live":
+        for row in reports.accepted_calls(session, organization_id, days, pricing.boundaries):
+            yield row, pricing.cost(row.segment, row.meter, row.quantity)
+    else:
+        for row in reports.accepted_test_calls(session, organization_id, days):
+            yield row, Decimal(0)
 
 
 def get_key_names(session: Session, organization_id: UUID) -> dict[UUID, str]:
-    """Names of the organization's keys, revoked ones included."""
+    """Names of the API keys of an organization by id, revoked keys included."""
     rows = session.execute(
         text("SELECT id, name FROM api_keys WHERE organization_id = :organization_id"),
         {"organization_id": organization_id},
@@ -156,7 +214,7 @@ def get_key_names(session: Session, organization_id: UUID) -> dict[UUID, str]:
     return dict(rows.all())
 
 
-_BEFORE_AND_THROUGH = text(f"""
+_QUANTITIES_BEFORE_AND_THROUGH = text(f"""
 WITH live AS ({LIVE_USAGE_SQL}),
 periods AS (
   SELECT p.organization_id, p.id, p.starts_at,
@@ -185,24 +243,24 @@ FROM facts f JOIN subscription_segments s ON s.organization_id = :organization_i
 GROUP BY f.period_id, 1, 2""")
 
 
-def _add_costs(
+def _add_charges(
     session: Session,
     organization_id: UUID,
     report: UsageReport,
     prices: Mapping[tuple[str, str], Any],
     meters: Mapping[str, MeterUsage],
 ) -> None:
-    """Per period, plan version and meter: the charge up to the range's end less the charge before its start.
+    """Add the charge up to the end of the range less the charge before its start, by period, plan version and meter.
 
-    Usage counts in the period it happened in, so ranges add up, late usage included. To the hour rollups are exact;
-    a period with several plan versions, or late usage, is read from the ledger.
+    Usage counts in the period in which it happened, so the charges of adjacent ranges add up, late usage included.
+    Rollups are exact to the hour; periods with several plan versions or late usage are read from the ledger.
     """
     values = {
         "organization_id": organization_id,
         "starts_at": report.days.starts_at,
         "ends_at": report.days.ends_at,
     }
-    for version, meter, before, through in session.execute(_BEFORE_AND_THROUGH, values):
+    for version, meter, before, through in session.execute(_QUANTITIES_BEFORE_AND_THROUGH, values):
         price = prices.get((version, meter))
         if price is None:
             continue
@@ -212,13 +270,15 @@ def _add_costs(
 
 @dataclass
 class UsagePoint:
-    """What was accepted in one hour or day.
+    """Accepted calls of one hour or day.
 
-    quantity: in the meter's unit; of several meters at once it means nothing
+    date: local day of `at`
+    quantity: in the meter's unit; a sum over several meters has no meaning
     cost: in major units, at list price
     """
 
     at: datetime
+    date: date
     requests: int = 0
     quantity: Decimal = Decimal(0)
     cost: Decimal = Decimal(0)
@@ -227,60 +287,54 @@ class UsagePoint:
 def usage_series(
     session: Session, organization_id: UUID, days: DateRange, query: Mapping[str, Any]
 ) -> dict[str | UUID | None, list[UsagePoint]]:
-    """Accepted calls over time, a point for every hour or day, by meter, key or source; empty points included.
+    """Accepted calls over time by meter, key or source, with a point for every hour or day.
 
     query: interval, meter, mode, group_by
-    returns: under None when nothing was asked to be told apart, and for calls without a key
-    raises: BadRange for too many points
+    returns: points by group; without group_by one group, None, which is also the group of calls without a key
+    raises: InvalidDateRange for too many points
     """
-    segments = _segments(session, organization_id)
-    prices = plans.get_prices(session, {segment.version for segment in segments})
+    pricing = _get_pricing(session, organization_id)
     starts, mode, group_by = ranges.bucket_starts(days, query["interval"]), query["mode"], query["group_by"]
-    cuts = [segment.starts_at for segment in segments]
-    span = TimeseriesRange(starts, days.ends_at, cuts, query["meter"], mode)
-    found: dict[str | UUID | None, list[UsagePoint]] = {} if group_by else {None: [UsagePoint(at) for at in starts]}
+    span = TimeseriesRange(starts, days.ends_at, pricing.boundaries, query["meter"], mode)
+    series: dict[str | UUID | None, list[UsagePoint]] = {} if group_by else {None: _empty_points(starts, days)}
     for row in reports.timeseries(session, organization_id, span):
         group = {"meter": row.meter, "key": row.api_key_id, "source": row.source}.get(group_by)
-        if group not in found:
-            found[group] = [UsagePoint(at) for at in starts]
-        point = found[group][row.point]
+        if group not in series:
+            series[group] = _empty_points(starts, days)
+        point = series[group][row.point]
         point.requests += row.requests
         point.quantity += row.quantity
-        price = prices.get((segments[max(row.segment - 1, 0)].version, row.meter))
-        point.cost += charges.list_price_cost(price, row.quantity) if mode == "live" and price else 0
-    return found
+        point.cost += pricing.cost(row.segment, row.meter, row.quantity) if mode == "live" else 0
+    return series
 
 
-def sum_series(found: Mapping[Any, list[UsagePoint]], days: DateRange, interval: str) -> list[UsagePoint]:
-    """All series together, point by point."""
-    summed = [UsagePoint(at) for at in ranges.bucket_starts(days, interval)]
-    for points in found.values():
-        for whole, part in zip(summed, points, strict=True):
-            whole.requests += part.requests
-            whole.quantity += part.quantity
-            whole.cost += part.cost
-    return summed
+def sum_series(series: Mapping[Any, list[UsagePoint]], days: DateRange, interval: str) -> list[UsagePoint]:
+    """Sum of all series, point by point."""
+    totals = _empty_points(ranges.bucket_starts(days, interval), days)
+    for points in series.values():
+        for total, point in zip(totals, points, strict=True):
+            total.requests += point.requests
+            total.quantity += point.quantity
+            total.cost += point.cost
+    return totals
+
+
+def _empty_points(starts: Sequence[datetime], days: DateRange) -> list[UsagePoint]:
+    return [UsagePoint(at, at.astimezone(days.zone).date()) for at in starts]
 
 
 def report_currency(session: Session, organization_id: UUID) -> str:
-    """The currency of what an organization uses."""
-    return plans.version_currency(session, _segments(session, organization_id)[-1].version)
+    """Currency of the newest plan version of an organization."""
+    return plans.version_currency(session, subscriptions.list_segments(session, organization_id)[-1].version_id)
 
 
 def usage_rows(session: Session, organization_id: UUID, days: DateRange, mode: str) -> Iterator[Sequence[Any]]:
-    """The table behind a report: accepted calls by day, endpoint, key and meter, then refused ones.
+    """Rows of the usage CSV: accepted calls by day, endpoint, key and meter, then refused calls.
 
     returns: date, method, endpoint, api_key_id, meter, quantity, outcome, requests, cost in major units at list price
     """
-    segments = _segments(session, organization_id)
-    prices = plans.get_prices(session, {segment.version for segment in segments})
-    if mode == "live":
-        rows = reports.accepted_calls(session, organization_id, days, [segment.starts_at for segment in segments])
-    else:
-        rows = reports.accepted_test_calls(session, organization_id, days)
-    for row in rows:
-        price = prices.get((segments[max(row.segment - 1, 0)].version, row.meter))
-        cost = charges.list_price_cost(price, row.quantity) if mode == "live" and price else Decimal(0)
+    pricing = _get_pricing(session, organization_id)
+    for row, cost in _accepted_with_cost(session, organization_id, days, mode, pricing):
         endpoint = ENDPOINT_BY_SOURCE.get(row.source, ("", row.source))
         yield row.day, *endpoint, row.api_key_id, row.meter, row.quantity, "accepted", row.requests, cost
     for refused in refused_requests.refused_calls(session, organization_id, days, mode):

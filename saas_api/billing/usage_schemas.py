@@ -1,4 +1,4 @@
-"""UsageOut, TimeseriesOut, SpendCapOut, AlertOut."""
+"""Schemas of usage, time series, spend cap and alerts; they read the views of their modules."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,27 +7,38 @@ import marshmallow as ma
 from marshmallow import fields, validate
 
 from saas_api.billing.rating.thresholds import ALERT_SUBJECTS, METER_SUBJECTS
-from saas_api.core.fields import DateField, MoneyAmount, PrefixedId, StrictSchema, Text, Timestamp
+from saas_api.core.fields import (
+    DateField,
+    Embedded,
+    ExactAmount,
+    MinorAmount,
+    MoneyAmount,
+    PrefixedId,
+    Quantity,
+    StrictSchema,
+    Text,
+    Timestamp,
+)
 
 MAX_ALERTS = 50
 _POSITIVE = validate.Range(min=0, min_inclusive=False)
 
 
 class SpendCapIn(StrictSchema):
-    """A cap on what a period may cost, base included; null removes it."""
+    """The most that a period may cost, base included; null removes the cap."""
 
     amount = MoneyAmount(required=True, allow_none=True)
     action = fields.String(load_default="block", validate=validate.OneOf(("alert", "block")))
 
 
 class SpendCapOut(StrictSchema):
-    """The cap, and what counts against it in the running period; unrounded."""
+    """The spend cap and the spend of the current period; `used` is not rounded."""
 
-    amount = fields.String(allow_none=True)
+    amount = MinorAmount(attribute="amount_minor", allow_none=True)
     action = fields.String()
     is_default = fields.Boolean(metadata={"description": "nobody in the organization has set it"})
-    base = fields.String()
-    used = fields.String(metadata={"description": "base and usage"})
+    base = MinorAmount(attribute="spent.base_minor")
+    used = ExactAmount(attribute="spent.total_major", metadata={"description": "base and usage"})
     currency = fields.String()
 
 
@@ -40,7 +51,7 @@ class AlertIn(StrictSchema):
     enabled = fields.Boolean(load_default=True, truthy={True}, falsy={False})
 
     @ma.validates_schema
-    def _has_its_meter(self, data: Mapping[str, Any], **_: Any) -> None:
+    def _require_meter(self, data: Mapping[str, Any], **_: Any) -> None:
         if (data["subject"] in METER_SUBJECTS) != (data["meter"] is not None):
             raise ma.ValidationError("Quantities have a meter, spend has none.", "meter")
         if data["threshold"].as_tuple().exponent < -6:
@@ -48,18 +59,18 @@ class AlertIn(StrictSchema):
 
 
 class AlertsIn(StrictSchema):
-    """All alerts there shall be; what is left out is removed."""
+    """All alerts of the organization; alerts that are not listed are removed."""
 
     alerts = fields.List(fields.Nested(AlertIn()), required=True, validate=validate.Length(max=MAX_ALERTS))
 
 
 class AlertOut(StrictSchema):
-    """An alert; `fired_at` is when it was raised in the running period."""
+    """An alert; `fired_at` is when it fired in the current period."""
 
     id = PrefixedId("alr")
     subject = fields.String()
-    meter = fields.String(allow_none=True)
-    threshold = fields.String()
+    meter = fields.String(attribute="meter_code", allow_none=True)
+    threshold = Quantity()
     enabled = fields.Boolean()
     fired_at = Timestamp(allow_none=True)
 
@@ -69,6 +80,18 @@ class AlertsOut(StrictSchema):
 
     alerts = fields.List(fields.Nested(AlertOut()))
     spend_cap = fields.Nested(SpendCapOut())
+
+
+class AlertEventOut(StrictSchema):
+    """Event data of an alert that fired."""
+
+    meter = fields.String(allow_none=True, metadata={"description": "Null for an alert on money: see `spent`."})
+    percent = fields.Integer(allow_none=True, metadata={"description": "Null for an alert on an absolute amount."})
+    quantity = fields.Integer(allow_none=True)
+    included = fields.Integer(allow_none=True)
+    spent = ExactAmount(allow_none=True, metadata={"description": "Null for an alert on a meter."})
+    cap = MinorAmount(attribute="cap_minor", allow_none=True)
+    period_end = DateField()
 
 
 class UsageQuery(StrictSchema):
@@ -94,43 +117,45 @@ class TimeseriesQuery(StrictSchema):
 class DateRangeOut(StrictSchema):
     """Local days, both inclusive."""
 
-    start_date = fields.Date()
-    end_date = fields.Date()
-    timezone = fields.String()
+    start_date = fields.Date(attribute="first")
+    end_date = fields.Date(attribute="last")
+    timezone = fields.String(attribute="zone.key")
 
 
 class UsageSummaryOut(StrictSchema):
     """Totals of a range."""
 
-    total_requests = fields.Integer()
-    successful_requests = fields.Integer()
-    failed_requests = fields.Integer()
-    rate_limited_requests = fields.Integer()
-    success_rate = fields.Float()
-    total_cost = fields.String(metadata={"description": "what the bill will say, after included quantities"})
-    list_cost = fields.String(metadata={"description": "units times list price"})
+    total_requests = fields.Integer(attribute="total.requests")
+    successful_requests = fields.Integer(attribute="total.success_count")
+    failed_requests = fields.Integer(attribute="total.failed_count")
+    rate_limited_requests = fields.Integer(attribute="total.limited_count")
+    success_rate = fields.Float(attribute="total.success_rate")
+    total_cost = MinorAmount(
+        attribute="total_cost_minor", metadata={"description": "what the bill will say, after included quantities"}
+    )
+    list_cost = ExactAmount(attribute="total.cost", metadata={"description": "units times list price"})
     currency = fields.String()
-    period = fields.Nested(DateRangeOut())
+    period = fields.Nested(DateRangeOut(), attribute="days")
 
 
 class MeterUsageOut(StrictSchema):
-    """What one meter counted."""
+    """Usage of one meter."""
 
     meter = fields.String()
     unit = fields.String()
-    quantity = fields.String()
-    included = fields.String()
-    overage = fields.String()
-    cost = fields.String()
+    quantity = Quantity()
+    included = Quantity()
+    overage = Quantity()
+    cost = ExactAmount()
 
 
 class CallTotalsOut(StrictSchema):
     """Calls and their cost at list price."""
 
-    requests = fields.Integer()
-    success_count = fields.Integer()
-    error_count = fields.Integer()
-    cost = fields.String()
+    requests = fields.Integer(attribute="totals.requests")
+    success_count = fields.Integer(attribute="totals.success_count")
+    error_count = fields.Integer(attribute="totals.error_count")
+    cost = ExactAmount(attribute="totals.cost")
 
 
 class EndpointUsageOut(CallTotalsOut):
@@ -157,25 +182,25 @@ class UsageOut(StrictSchema):
     """GET /usage."""
 
     mode = fields.String()
-    summary = fields.Nested(UsageSummaryOut())
+    summary = Embedded(UsageSummaryOut())
     by_meter = fields.List(fields.Nested(MeterUsageOut()))
-    by_endpoint = fields.List(fields.Nested(EndpointUsageOut()))
-    by_api_key = fields.List(fields.Nested(KeyUsageOut()))
-    daily_breakdown = fields.List(fields.Nested(DayUsageOut()))
+    by_endpoint = fields.List(fields.Nested(EndpointUsageOut()), attribute="endpoints")
+    by_api_key = fields.List(fields.Nested(KeyUsageOut()), attribute="keys")
+    daily_breakdown = fields.List(fields.Nested(DayUsageOut()), attribute="days_used")
 
 
 class UsagePointOut(StrictSchema):
-    """What was accepted from `at` to the next point; `date` is the local day."""
+    """Accepted calls from `at` to the next point; `date` is the local day."""
 
     at = Timestamp()
     date = fields.Date()
     requests = fields.Integer()
-    quantity = fields.String(allow_none=True, metadata={"description": "null when several meters are added up"})
-    cost = fields.String(metadata={"description": "at list price"})
+    quantity = Quantity(allow_none=True, metadata={"description": "null when several meters are added up"})
+    cost = ExactAmount(metadata={"description": "at list price"})
 
 
 class UsageSeriesOut(StrictSchema):
-    """The points of one meter, key or source; of the keys, null is what came without one."""
+    """Points of one meter, key or source; null groups the calls without a key."""
 
     group = fields.String(allow_none=True)
     name = fields.String(allow_none=True)
@@ -183,13 +208,13 @@ class UsageSeriesOut(StrictSchema):
 
 
 class TimeseriesOut(StrictSchema):
-    """GET /usage/timeseries: `points` is everything together, `series` the parts that were asked to be told apart."""
+    """GET /usage/timeseries: `points` are the totals, `series` the groups of `group_by`."""
 
     interval = fields.String()
     meter = fields.String(allow_none=True)
     group_by = fields.String(allow_none=True)
     mode = fields.String()
     currency = fields.String()
-    period = fields.Nested(DateRangeOut())
+    period = fields.Nested(DateRangeOut(), attribute="days")
     points = fields.List(fields.Nested(UsagePointOut()))
     series = fields.List(fields.Nested(UsageSeriesOut()))

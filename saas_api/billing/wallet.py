@@ -2,12 +2,11 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, func, select, text, tuple_
+from sqlalchemy import func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -22,8 +21,8 @@ from saas_api.billing.models import (
     Invoice,
 )
 from saas_api.core import clock, ids, money
-from saas_api.core.db import pagination, tenancy
-from saas_api.core.db.pagination import Page
+from saas_api.core.db import tenancy
+from saas_api.core.db.pagination import Page, PageRequest, paginate
 from saas_api.core.errors import Conflict, ValidationFailed
 
 _PRIORITY_BY_KIND = {GrantKind.PROMOTIONAL: 5}
@@ -70,52 +69,22 @@ def wallet_balances(session: Session, organization_id: UUID, at: datetime) -> di
     return {currency: int(minor) for currency, minor in rows}
 
 
-def list_grants(session: Session, organization_id: UUID, query: dict[str, Any]) -> Page:
+def list_grants(session: Session, organization_id: UUID, request: PageRequest) -> Page:
     """A page of `GrantView`, newest first.
 
-    query: limit, cursor
     raises: ValidationFailed for a cursor of another list
     """
     statement = select(CreditGrant).where(CreditGrant.organization_id == organization_id)
-    grants, cursor = paginate_rows(session, statement, (CreditGrant.created_at, CreditGrant.id), query)
+    page = paginate(session, statement, CreditGrant.created_at.desc(), CreditGrant.id.desc(), request=request)
     entries: defaultdict[UUID, list[CreditEntry]] = defaultdict(list)
     for entry in session.scalars(
         select(CreditEntry)
-        .where(CreditEntry.organization_id == organization_id, CreditEntry.grant_id.in_([grant.id for grant in grants]))
+        .where(CreditEntry.organization_id == organization_id)
+        .where(CreditEntry.grant_id.in_([grant.id for grant in page.items]))
         .order_by(CreditEntry.at, CreditEntry.id)
     ):
         entries[entry.grant_id].append(entry)
-    return Page([GrantView(grant, entries[grant.id]) for grant in grants], cursor, query["limit"])
-
-
-def paginate_rows(
-    session: Session, statement: Select[Any], order: tuple[Any, Any], query: dict[str, Any]
-) -> tuple[list[Any], str | None]:
-    """The rows of a page, newest first, and the cursor of the next one.
-
-    order: columns of time and id
-    """
-    at, key = order
-    if query["cursor"]:
-        statement = statement.where(tuple_(at, key) < position(query["cursor"]))
-    rows = list(session.scalars(statement.order_by(at.desc(), key.desc()).limit(query["limit"] + 1)))
-    page, has_more = rows[: query["limit"]], len(rows) > query["limit"]
-    if not has_more:
-        return page, None
-    last = page[-1]
-    return page, pagination.encode_cursor(getattr(last, at.key).isoformat(), str(last.id))
-
-
-def position(cursor: str) -> tuple[datetime, UUID]:
-    """Time and id of the last row of the previous page.
-
-    raises: ValidationFailed
-    """
-    try:
-        at, key = pagination.decode_cursor(cursor)
-        return datetime.fromisoformat(at), UUID(key)
-    except ValueError as cause:
-        raise ValidationFailed.at_field("cursor", "Not a cursor of this list.") from cause
+    return replace(page, items=[GrantView(grant, entries[grant.id]) for grant in page.items])
 
 
 def grant_credit(

@@ -179,6 +179,14 @@ class NestedAmounts(fields.Nested):
             _outer_currency.reset(token)
 
 
+class Embedded(fields.Nested):
+    """A nested object that is made of attributes of the object itself."""
+
+    def get_value(self, obj: Any, attr: str, accessor: Any = None, default: Any = ma.missing) -> Any:
+        """Return the object itself."""
+        return obj
+
+
 class ExactAmount(MoneyAmount):
     """An amount in major units that is not rounded; dumps at least two decimals."""
 

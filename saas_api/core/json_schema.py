@@ -6,7 +6,7 @@ import marshmallow as ma
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
 
-from saas_api.core.fields import Email, MoneyAmount, PrefixedId, Timestamp
+from saas_api.core.fields import Email, MoneyAmount, PrefixedId, Quantity, Timestamp
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _FORMATS = ((Email, "email"), (Timestamp, "date-time"), (MoneyAmount, "decimal"), (PrefixedId, None))
@@ -37,8 +37,9 @@ def _field_pattern(_converter: Any, field: ma.fields.Field[Any], *, ret: dict[st
     if isinstance(field, PrefixedId):
         return {"pattern": f"^{field.prefix}_[0-9a-f]{{32}}$"}
     if isinstance(field, MoneyAmount):
-        description: str = ret.get("description", "Major units, such as 29.00.")
-        return {"pattern": r"^-?[0-9]+(\.[0-9]+)?$", "description": description}
+        pattern = {"pattern": r"^-?[0-9]+(\.[0-9]+)?$"}
+        has_unit = isinstance(field, Quantity) or "description" in ret
+        return pattern if has_unit else {**pattern, "description": "Major units, such as 29.00."}
     return {}
 
 

@@ -1,4 +1,4 @@
-"""JSON of the dashboard."""
+"""The JSON API of the dashboard: figures, a graph, keys with their usage."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -26,6 +26,9 @@ from saas_api.usage.ranges import DateRange
 bp = Blueprint("api", __name__)
 
 
+GRAPH_DAYS = 30
+
+
 @dataclass(frozen=True)
 class KeyRow:
     """An API key as the dashboard shows it.
@@ -42,7 +45,7 @@ class KeyRow:
 
 
 def list_keys(session: Session, organization_id: UUID, at: datetime) -> list[KeyRow]:
-    """All keys, newest first, the revoked included."""
+    """Returns all keys, newest first, including revoked ones."""
     rows = session.execute(
         text("""SELECT k.id, k.name, coalesce(s.hint || '...' || s.last_four, ''), k.mode,
             k.revoked_at IS NULL AND coalesce(s.is_live, false), k.created_at
@@ -57,7 +60,7 @@ def list_keys(session: Session, organization_id: UUID, at: datetime) -> list[Key
 
 
 def current_plan_code(session: Session, organization_id: UUID, at: datetime) -> str:
-    """Code of the plan in force."""
+    """Returns the code of the plan in force at an instant."""
     return str(
         session.scalar(
             text("""SELECT v.plan_code FROM subscription_segments s JOIN plan_versions v ON v.id = s.plan_version_id
@@ -69,13 +72,13 @@ def current_plan_code(session: Session, organization_id: UUID, at: datetime) -> 
 
 
 class GraphQuery(StrictSchema):
-    """How many days to draw."""
+    """Number of days of the graph."""
 
     days = QueryInteger(minimum=1, maximum=366, load_default=30)
 
 
 class StatsOrganizationOut(StrictSchema):
-    """Whose dashboard it is."""
+    """The organization of the dashboard."""
 
     id = PrefixedId("org")
     name = fields.String()
@@ -83,7 +86,7 @@ class StatsOrganizationOut(StrictSchema):
 
 
 class StatsFiguresOut(StrictSchema):
-    """The figures at the head of the dashboard."""
+    """Figures of the last thirty days and the current month."""
 
     total_requests_30d = fields.Integer()
     current_month_requests = fields.Integer()
@@ -127,7 +130,7 @@ class GraphOut(StrictSchema):
 
 
 class DashboardKeyOut(StrictSchema):
-    """One key and its last thirty days."""
+    """A key with its calls of the last thirty days."""
 
     id = PrefixedId("key")
     name = fields.String()
@@ -145,14 +148,11 @@ class KeysUsageOut(StrictSchema):
     api_keys = fields.List(fields.Nested(DashboardKeyOut()))
 
 
-GRAPH_DAYS = 30
-
-
 @bp.get("/stats")
 @require_permission("billing:read")
 @endpoint(operation_id="get_dashboard_stats", tag="dashboard", returns=StatsOut())
 def stats() -> dict[str, Any]:
-    """Show the figures at the head of the dashboard."""
+    """Show figures of the last thirty days and the current month."""
     organization = organizations.get(engine.session(), context.current_organization_id())
     recent, month = _report(_last_days(GRAPH_DAYS)), _report(_month(), is_billed=True)
     keys = list_keys(engine.session(), organization.id, clock.now())

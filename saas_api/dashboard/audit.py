@@ -1,10 +1,9 @@
-"""Audit log page."""
+"""The audit log page and its CSV export."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
 from uuid import UUID
 
-import marshmallow as ma
 import orjson
 import sqlalchemy as sa
 from flask import Blueprint, Response, g, request, url_for
@@ -13,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from saas_api.accounts import audit, members, organizations
 from saas_api.accounts.models import AuditEvent, Organization
+from saas_api.accounts.schemas import ActorReference
 from saas_api.core import clock, ids
 from saas_api.core.access import require_permission
 from saas_api.core.db import engine
@@ -43,61 +43,7 @@ _USERS = sa.text("SELECT id, coalesce(nullif(full_name, ''), email) FROM users W
 _KEYS = sa.text("SELECT id, name FROM api_keys WHERE organization_id = :organization_id AND id = ANY (:ids)")
 
 
-def get_actor_names(session: Session, organization_id: UUID, entries: Iterable[AuditEvent]) -> dict[str, str]:
-    """What people who still belong, and keys, are called, by the id that entries keep of them."""
-    ids_by_kind: dict[str, set[UUID]] = {"user": set(), "api_key": set()}
-    for entry in entries:
-        for kind, reference in ((entry.actor_type, entry.actor_id), (entry.target_type, entry.target_id)):
-            actor_id = _uuid(reference)
-            if actor_id and kind in ids_by_kind:
-                ids_by_kind[kind].add(actor_id)
-    names: dict[str, str] = {}
-    for kind, statement in (("user", _USERS), ("api_key", _KEYS)):
-        if ids_by_kind[kind]:
-            values = {"organization_id": organization_id, "ids": list(ids_by_kind[kind])}
-            names |= {str(row[0]): row[1] for row in session.execute(statement, values)}
-    return names
-
-
-def actor_public_id(kind: str, key: str | None) -> str:
-    """An actor's or target's id as the API shows it; what is no id stays as it is."""
-    actor_id, prefix = _uuid(key), _PREFIXES.get(kind)
-    return ids.format_id(prefix, actor_id) if actor_id and prefix else key or ""
-
-
-def _uuid(key: str | None) -> UUID | None:
-    try:
-        return UUID(key) if key else None
-    except ValueError:
-        return None
-
-
 ACTOR_KINDS = {"user": "People", "api_key": "API keys", "operator": "Operators", "system": "The platform"}
-
-
-class ActorReference(fields.String):
-    """A kind of actor, or the id of one."""
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> Any:
-        text = super()._deserialize(value, attr, data, **options)
-        if text in ACTOR_KINDS:
-            return text
-        try:
-            return ids.parse_id("key" if text.startswith("key_") else "usr", text)
-        except ValueError as cause:
-            raise ma.ValidationError("Nobody is called that.") from cause
-
-
-class AuditFilters(StrictSchema):
-    """Which acts."""
-
-    action = Text(load_default=None, maximum=100)
-    actor = ActorReference(load_default=None)
-    start_date = DateField(load_default=None)
-    end_date = DateField(load_default=None)
-    cursor = fields.String(load_default=None, validate=validate.Length(max=500))
-
-
 _COLUMNS = (
     "id",
     "at",
@@ -114,10 +60,49 @@ _COLUMNS = (
 )
 
 
+def get_actor_names(session: Session, organization_id: UUID, entries: Iterable[AuditEvent]) -> dict[str, str]:
+    """Returns the names of the users and keys that entries mention, by id; former members are left out."""
+    ids_by_kind: dict[str, set[UUID]] = {"user": set(), "api_key": set()}
+    for entry in entries:
+        for kind, reference in ((entry.actor_type, entry.actor_id), (entry.target_type, entry.target_id)):
+            actor_id = _uuid(reference)
+            if actor_id and kind in ids_by_kind:
+                ids_by_kind[kind].add(actor_id)
+    names: dict[str, str] = {}
+    for kind, statement in (("user", _USERS), ("api_key", _KEYS)):
+        if ids_by_kind[kind]:
+            values = {"organization_id": organization_id, "ids": list(ids_by_kind[kind])}
+            names |= {str(row[0]): row[1] for row in session.execute(statement, values)}
+    return names
+
+
+def actor_public_id(kind: str, key: str | None) -> str:
+    """Returns the public id of an actor or target, or the text itself where it is no id."""
+    actor_id, prefix = _uuid(key), _PREFIXES.get(kind)
+    return ids.format_id(prefix, actor_id) if actor_id and prefix else key or ""
+
+
+def _uuid(key: str | None) -> UUID | None:
+    try:
+        return UUID(key) if key else None
+    except ValueError:
+        return None
+
+
+class AuditFilters(StrictSchema):
+    """Filters of the audit log."""
+
+    action = Text(load_default=None, maximum=100)
+    actor = ActorReference(load_default=None)
+    start_date = DateField(load_default=None)
+    end_date = DateField(load_default=None)
+    cursor = fields.String(load_default=None, validate=validate.Length(max=500))
+
+
 @bp.get("/audit-log")
 @require_permission("audit:read")
 def index() -> Response:
-    """Show who did what, newest first."""
+    """List the audit events, newest first."""
     organization = organizations.get(engine.session(), g.principal.organization_id)
     query, form = forms.parse_filters(AuditFilters())
     if request.args.get("format") == "csv" and not form.errors:

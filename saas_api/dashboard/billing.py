@@ -1,4 +1,4 @@
-"""Overview and wallet pages."""
+"""Pages of the billing section: overview with invoices, wallet, credit notes; the invoice list as CSV."""
 
 from collections.abc import Mapping
 from decimal import Decimal
@@ -15,6 +15,7 @@ from saas_api.billing.rating import explanation
 from saas_api.core import clock, ids, money
 from saas_api.core.access import require_permission
 from saas_api.core.db import engine
+from saas_api.core.db.pagination import PageRequest
 from saas_api.core.errors import ValidationFailed
 from saas_api.core.fields import QueryInteger, StrictSchema
 from saas_api.core.web import forms, pages
@@ -27,8 +28,29 @@ bp = Blueprint("billing", __name__)
 INVOICE_STATUSES = ("open", "paid", "void", "uncollectible")
 
 
+FIRST_YEAR = 2020
+INVOICE_CSV_COLUMNS = (
+    *("id", "number", "status", "period_starts_at", "period_ends_at", "timezone", "total_requests", "total_amount"),
+    *("amount_due", "currency", "due_date", "paid_at"),
+)
+INVOICE_STATUS_LABELS = {"open": "Open", "paid": "Paid", "void": "Void", "uncollectible": "Written off"}
+GRANT_KIND_LABELS = {
+    "promotional": "Promotion",
+    "purchased": "Prepaid",
+    "credit_note": "Credit note",
+    "overpayment": "Overpayment",
+    "carry": "Carried over",
+}
+CREDIT_NOTE_REASON_LABELS = {
+    "apply": "Used on an invoice",
+    "unapply": "Given back by an invoice",
+    "expire": "Expired",
+    "void": "Withdrawn",
+}
+
+
 class InvoiceFilters(StrictSchema):
-    """Which invoices; the year is that of issue, in UTC."""
+    """Filters of the invoice list; the year is that of issue, in UTC."""
 
     status = fields.String(load_default=None, validate=validate.OneOf(INVOICE_STATUSES))
     year = QueryInteger(minimum=2000, maximum=9998, load_default=None)
@@ -37,23 +59,15 @@ class InvoiceFilters(StrictSchema):
 
 
 class CursorQuery(StrictSchema):
-    """Where a list without filters goes on."""
+    """The query of a list without filters."""
 
     cursor = fields.String(load_default=None, validate=validate.Length(max=500))
-
-
-FIRST_YEAR = 2020
-INVOICE_CSV_COLUMNS = (
-    *("id", "number", "status", "period_starts_at", "period_ends_at", "timezone", "total_requests", "total_amount"),
-    *("amount_due", "currency", "due_date", "paid_at"),
-)
-INVOICE_STATUS_LABELS = {"open": "Open", "paid": "Paid", "void": "Void", "uncollectible": "Written off"}
 
 
 @bp.get("/billing")
 @require_permission("billing:read")
 def index() -> Response:
-    """Show where things stand; the running period looks again by itself."""
+    """Show the current period, the invoices and the wallet. The page polls the block of the current period."""
     query, form = forms.parse_filters(InvoiceFilters())
     if not form.errors and query["format"] == "csv":
         return _table(query)
@@ -86,7 +100,13 @@ def index() -> Response:
 
 def _money(query: Mapping[str, Any], running: CurrentPeriod) -> dict[str, Any]:
     page = (
-        invoices.list_issued(engine.session(), context.current_organization_id(), {**query, "limit": PAGE_SIZE})
+        invoices.list_issued(
+            engine.session(),
+            context.current_organization_id(),
+            PageRequest(PAGE_SIZE, query["cursor"]),
+            status=query["status"],
+            year=query["year"],
+        )
         if query
         else None
     )
@@ -113,7 +133,11 @@ def _years() -> range:
 
 def _table(query: Mapping[str, Any]) -> Response:
     page = invoices.list_invoices(
-        engine.session(), context.current_organization_id(), {**query, "cursor": None, "limit": MAX_EXPORT_ROWS}
+        engine.session(),
+        context.current_organization_id(),
+        PageRequest(MAX_EXPORT_ROWS),
+        status=query["status"],
+        year=query["year"],
     )
     if page.next_cursor:
         raise ValidationFailed.at_field("year", f"More than {MAX_EXPORT_ROWS:,} invoices; choose a year.")
@@ -141,31 +165,16 @@ def _row(billed: InvoiceListItem) -> tuple[Any, ...]:
     )
 
 
-GRANT_KIND_LABELS = {
-    "promotional": "Promotion",
-    "purchased": "Prepaid",
-    "credit_note": "Credit note",
-    "overpayment": "Overpayment",
-    "carry": "Carried over",
-}
-CREDIT_NOTE_REASON_LABELS = {
-    "apply": "Used on an invoice",
-    "unapply": "Given back by an invoice",
-    "expire": "Expired",
-    "void": "Withdrawn",
-}
-
-
 @bp.get("/billing/wallet")
 @require_permission("billing:read")
 def wallet() -> Response:
-    """Show what the wallet holds, and each credit with what became of it."""
+    """Show the balances and each credit grant with its entries."""
     query, form = forms.parse_filters(CursorQuery())
     page = (
         None
         if form.errors
         else billing_wallet.list_grants(
-            engine.session(), context.current_organization_id(), {**query, "limit": PAGE_SIZE}
+            engine.session(), context.current_organization_id(), PageRequest(PAGE_SIZE, query["cursor"])
         )
     )
     return pages.render_page(
@@ -192,7 +201,7 @@ def credit_notes() -> Response:
         None
         if form.errors
         else billing_credit_notes.list_credit_notes(
-            engine.session(), context.current_organization_id(), {**query, "limit": PAGE_SIZE}
+            engine.session(), context.current_organization_id(), PageRequest(PAGE_SIZE, query["cursor"])
         )
     )
     return pages.render_page(

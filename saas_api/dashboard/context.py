@@ -1,4 +1,4 @@
-"""Organization, time zone and billing account of the page; confirmation by typing."""
+"""What pages of the dashboard share: organization, time zone, billing account, page sizes, confirmation by typing."""
 
 from uuid import UUID
 
@@ -17,20 +17,20 @@ PAGE_SIZE, MAX_EXPORT_ROWS, HTMX_STOP_POLLING = 25, 50_000, 286
 
 
 def current_organization_id() -> UUID:
-    """Of whoever is signed in."""
+    """Organization of the signed-in user."""
     organization_id: UUID = g.principal.organization_id
     return organization_id
 
 
 def current_zone() -> str:
-    """The organization's time zone, in which every page shows its times."""
+    """Name of the organization's time zone, in which every page shows its times."""
     return organizations.get(engine.session(), current_organization_id()).timezone
 
 
 def current_account() -> BillingAccount:
-    """The organization's account with its running period, made where they are missing.
+    """Returns the organization's account with its current period, and creates them where they are missing.
 
-    raises: NoRunningPeriod
+    raises: NoCurrentPeriod
     """
     now = clock.now()
     account = running_period.find_account(engine.session(), current_organization_id(), now)
@@ -44,9 +44,9 @@ def current_account() -> BillingAccount:
 
 
 def check_confirmation(text: str, expected: str) -> None:
-    """Let somebody pass who typed what they were asked to.
+    """Compares the typed text, ignoring case and surrounding spaces.
 
-    raises: Invalid
+    raises: ValidationFailed at `typed` when it differs from the expected text
     """
-    if text.strip().casefold() != expected.casefold():
+    if text.strip().casefold() != expected.strip().casefold():
         raise ValidationFailed.at_field("typed", f"Type {expected} to confirm.")

@@ -1,4 +1,4 @@
-"""Home page."""
+"""The home page: onboarding, figures, keys, failures, unpaid invoices and the live chart."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -69,9 +69,12 @@ SELECT minute, count(m.id) FROM generate_series(date_trunc('minute', CAST(:since
 """)
 
 
+DAYS = 30
+
+
 @dataclass(frozen=True)
 class OnboardingSteps:
-    """Which first steps an organization has taken."""
+    """Which onboarding steps an organization has done."""
 
     has_key: bool
     first_message_at: datetime | None
@@ -83,9 +86,9 @@ class OnboardingSteps:
 
 @dataclass(frozen=True)
 class RecentKey:
-    """A key and when it was used last.
+    """A key with its last use.
 
-    total, active: of all keys of the mode
+    total, active: numbers of keys of the mode
     """
 
     id: UUID
@@ -111,7 +114,7 @@ class FailedMessage:
 
 @dataclass(frozen=True)
 class UnpaidInvoice:
-    """An invoice that waits for its payment; the amount in minor units."""
+    """An open invoice; the amount in minor units."""
 
     id: UUID
     number: str
@@ -121,42 +124,39 @@ class UnpaidInvoice:
 
 
 def get_onboarding_steps(session: Session, organization_id: UUID, user_id: UUID) -> OnboardingSteps:
-    """Which first steps were taken, and whether this member put the list away."""
+    """Returns the onboarding steps and whether this member dismissed them."""
     return OnboardingSteps(*session.execute(_STEPS, {"org": organization_id, "user": user_id}).one())
 
 
 def list_recent_keys(session: Session, organization_id: UUID, mode: str) -> Sequence[RecentKey]:
-    """The keys used last, the revoked at the end."""
+    """Returns the keys with the newest last use, revoked ones last."""
     values = {"org": organization_id, "mode": mode, "limit": MAX_ROWS}
     return [RecentKey(*row) for row in session.execute(_KEYS, values)]
 
 
 def list_failures(session: Session, organization_id: UUID, mode: str) -> Sequence[FailedMessage]:
-    """The newest of the last five hundred messages that were not delivered."""
+    """Returns the newest failed messages among the last five hundred."""
     values = {"org": organization_id, "mode": mode, "limit": MAX_ROWS}
     return [FailedMessage(*row) for row in session.execute(_FAILURES, values)]
 
 
 def list_unpaid_invoices(session: Session, organization_id: UUID) -> Sequence[UnpaidInvoice]:
-    """Invoices that wait for their payment, the most urgent first."""
+    """Returns open invoices, the first due first."""
     return [UnpaidInvoice(*row) for row in session.execute(_UNPAID, {"org": organization_id, "limit": MAX_ROWS})]
 
 
 def messages_per_minute(
     session: Session, organization_id: UUID, mode: str, now: datetime
 ) -> Sequence[tuple[datetime, int]]:
-    """Accepted messages of the last hour by the minute, minutes without any included."""
+    """Returns the accepted messages of the last hour by minute, including minutes without any."""
     values = {"org": organization_id, "mode": mode, "now": now, "since": now - timedelta(minutes=LIVE_MINUTES - 1)}
     return [(minute, int(count)) for minute, count in session.execute(_LIVE, values)]
-
-
-DAYS = 30
 
 
 @bp.get("")
 @require_permission("organization:read")
 def index() -> Any:
-    """Show how the organization does."""
+    """Show the home page."""
     principal, zone = g.principal, navigation.get_layout().organization.timezone
     now = clock.now()
     days = _last_days(2 * DAYS, now, zone)
@@ -181,7 +181,7 @@ def index() -> Any:
 @bp.get("/live")
 @require_permission("organization:read")
 def live_chart() -> Response:
-    """Show the last hour by the minute, for a page that asks again and again."""
+    """Show the last hour by minute; the home page polls this fragment."""
     minutes = messages_per_minute(engine.session(), g.principal.organization_id, g.principal.mode, clock.now())
     return pages.render_page("dashboard/home_live.html", live=minutes, zone="UTC")
 
@@ -189,7 +189,7 @@ def live_chart() -> Response:
 @bp.get("/first-steps")
 @require_permission("organization:read")
 def onboarding() -> Response:
-    """Show the first steps, for a page that waits for the first message."""
+    """Show the onboarding steps; the home page polls this fragment until all are done."""
     steps = _steps()
     is_waiting = steps is not None and not all(step["is_done"] for step in steps)
     return pages.render_page(
@@ -200,7 +200,7 @@ def onboarding() -> Response:
 @bp.post("/first-steps")
 @require_permission("organization:read")
 def dismiss_onboarding() -> Any:
-    """Put the first steps away."""
+    """Dismiss the onboarding steps for this member."""
     members.dismiss_onboarding(engine.session(), g.principal)
     return pages.redirect_to("dashboard.home.index")
 

@@ -1,4 +1,4 @@
-"""Invoice, line, payment, PDF and print pages."""
+"""Pages of an invoice and its lines: detail, payment, PDF, print, events of a line as CSV."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,6 +18,7 @@ from saas_api.billing.rating import explanation
 from saas_api.core import access, clock, money
 from saas_api.core.access import require_permission
 from saas_api.core.db import engine
+from saas_api.core.db.pagination import PageRequest
 from saas_api.core.fields import StrictSchema
 from saas_api.core.settings import setting
 from saas_api.core.web import pages, templating
@@ -30,12 +31,6 @@ from saas_api.payments.models import Payment
 
 bp = Blueprint("invoices", __name__)
 PROVIDERS = ("stripe", "paystack", "mock")
-
-
-class PayForm(StrictSchema):
-    """Through whom an invoice is paid."""
-
-    provider = fields.String(load_default=None, validate=validate.OneOf(PROVIDERS))
 
 
 POLL_SECONDS = timedelta(minutes=2)
@@ -53,38 +48,45 @@ _ENDS = {
 }
 
 
+class PayForm(StrictSchema):
+    """The payment provider of an invoice."""
+
+    provider = fields.String(load_default=None, validate=validate.OneOf(PROVIDERS))
+
+
 @bp.get('/billing/invoices/<id("inv"):invoice_id>')
 @require_permission("billing:read")
 def show(invoice_id: UUID, form: Form | None = None) -> Response:
-    """Show an invoice; while a payment of it is under way the page looks again, for two minutes."""
-    under_way = payments.find_pending_payment(engine.session(), context.current_organization_id(), invoice_id)
-    until = _polling_deadline()
-    is_watched = under_way is not None and clock.now() < until
-    if pages.is_htmx_fragment() and is_watched:
+    """Show an invoice. The page polls for two minutes while a payment is pending."""
+    pending_payment = payments.find_pending_payment(engine.session(), context.current_organization_id(), invoice_id)
+    poll_until = _polling_deadline()
+    is_polling = pending_payment is not None and clock.now() < poll_until
+    if pages.is_htmx_fragment() and is_polling:
         return Response(status=204)
-    shown, here = (
+    view, zone = (
         invoices.get_invoice_detail(engine.session(), context.current_organization_id(), invoice_id),
         context.current_zone(),
     )
-    invoice = shown.invoice
-    asked = {"invoice_id": invoice_id, "cursor": None, "limit": PAGE_SIZE}
+    invoice = view.invoice
     choices = checkout.list_providers_for(invoice)
-    tried = payments.list_payments(engine.session(), context.current_organization_id(), asked).items
+    attempts = payments.list_payments(
+        engine.session(), context.current_organization_id(), PageRequest(limit=PAGE_SIZE), invoice_id=invoice_id
+    ).items
     return pages.render_page(
         "dashboard/billing/invoice.html",
         block="live",
         status=HTMX_STOP_POLLING if pages.is_htmx_fragment() else 200,
         form=_form_values(form or Form(), choices),
         invoice=invoice,
-        document=invoice_documents.build_document(shown),
-        links=[url_for("dashboard.invoices.show_line", invoice_id=invoice_id, line_id=line.id) for line in shown.lines],
-        steps=list(_steps(shown, tried, here)),
-        under_way=under_way,
-        poll=is_watched and url_for(".show", invoice_id=invoice_id, until=int(until.timestamp())),
+        document=invoice_documents.build_document(view),
+        links=[url_for("dashboard.invoices.show_line", invoice_id=invoice_id, line_id=line.id) for line in view.lines],
+        steps=list(_steps(view, attempts, zone)),
+        under_way=pending_payment,
+        poll=is_polling and url_for(".show", invoice_id=invoice_id, until=int(poll_until.timestamp())),
         providers=[(name, PROVIDER_LABELS[name]) for name in choices],
         provider_names=PROVIDER_LABELS,
         is_payable=_is_payable(invoice),
-        zone=here,
+        zone=zone,
     )
 
 
@@ -92,15 +94,15 @@ def show(invoice_id: UUID, form: Form | None = None) -> Response:
 @require_permission("billing:write")
 @form_view(PayForm(), form=show)
 def pay(invoice_id: UUID, body: dict[str, Any]) -> Any:
-    """Begin a payment of all that is due, or go on with the one that is under way, at the provider's page."""
+    """Start a payment of the amount due, or continue the pending one, at the provider's checkout page."""
     access.require_verified_email(g.principal)
-    wanted = PaymentRequest(invoice_id, provider=body["provider"])
+    payment_request = PaymentRequest(invoice_id, provider=body["provider"])
     try:
         address = checkout.initiate_payment(
-            context.current_organization_id(), wanted, audit.actor_for(g.principal)
+            context.current_organization_id(), payment_request, audit.actor_for(g.principal)
         ).checkout_url
-    except PaymentAlreadyPending as other:
-        address = other.details.get("payment_url")
+    except PaymentAlreadyPending as pending:
+        address = pending.details.get("payment_url")
         if not address:
             raise
     return _redirect_to_provider(str(address), invoice_id)
@@ -110,37 +112,39 @@ def pay(invoice_id: UUID, body: dict[str, Any]) -> Any:
 @require_permission("billing:read")
 def pdf(invoice_id: UUID) -> Response:
     """Download an invoice as PDF."""
-    found = invoice_documents.get_document(engine.session(), context.current_organization_id(), invoice_id)
-    answer = Response(invoice_documents.render_pdf(found), mimetype="application/pdf")
-    answer.headers["Content-Disposition"] = f'attachment; filename="{found.number}.pdf"'
-    return answer
+    document = invoice_documents.get_document(engine.session(), context.current_organization_id(), invoice_id)
+    response = Response(invoice_documents.render_pdf(document), mimetype="application/pdf")
+    response.headers["Content-Disposition"] = f'attachment; filename="{document.number}.pdf"'
+    return response
 
 
 @bp.get('/billing/invoices/<id("inv"):invoice_id>/print')
 @require_permission("billing:read")
 def print_page(invoice_id: UUID) -> Response:
-    """Show the document alone, to be printed; the PDF has the same texts."""
-    found = invoice_documents.get_document(engine.session(), context.current_organization_id(), invoice_id)
-    return pages.render_page("dashboard/billing/print.html", document=found, invoice_id=invoice_id)
+    """Show the document for printing; the PDF has the same texts."""
+    document = invoice_documents.get_document(engine.session(), context.current_organization_id(), invoice_id)
+    return pages.render_page("dashboard/billing/print.html", document=document, invoice_id=invoice_id)
 
 
 def _redirect_to_provider(address: str, invoice_id: UUID) -> Any:
-    """Lead to a provider's page; to another origin by a page, for browsers block redirects of forms to elsewhere."""
-    to = urlsplit(address)
+    """Redirects to a checkout page, by a page with a link for another origin: browsers block form redirects to it."""
+    target = urlsplit(address)
     if address.startswith(f"{setting('APP_URL')}/"):
-        return pages.redirect_to(to.path)
+        return pages.redirect_to(target.path)
     return pages.render_page(
-        "dashboard/billing/redirect.html", address=address, host=to.hostname, invoice_id=invoice_id
+        "dashboard/billing/redirect.html", address=address, host=target.hostname, invoice_id=invoice_id
     )
 
 
 def _polling_deadline() -> datetime:
-    """When the page stops looking again: two minutes after it was opened."""
+    """Returns when the page stops polling: two minutes after it was opened."""
     now = clock.now()
-    given = request.args.get("until", type=int) if pages.is_htmx_fragment() else None
+    requested = request.args.get("until", type=int) if pages.is_htmx_fragment() else None
     try:
         return (
-            now + POLL_SECONDS if given is None else min(datetime.fromtimestamp(given, now.tzinfo), now + POLL_SECONDS)
+            now + POLL_SECONDS
+            if requested is None
+            else min(datetime.fromtimestamp(requested, now.tzinfo), now + POLL_SECONDS)
         )
     except (OverflowError, ValueError, OSError):
         return now
@@ -154,30 +158,31 @@ def _is_payable(invoice: Invoice) -> bool:
     return invoice.is_payable and bool(invoice.due_minor)
 
 
-def _steps(shown: InvoiceDetail, tried: Any, here: str) -> Iterator[dict[str, Any]]:
-    """What became of an invoice, in order of time."""
-    invoice = shown.invoice
-    found: list[tuple[datetime | None, str, str, str]] = [(invoice.finalized_at, "Issued", "ok", "")]
+def _steps(view: InvoiceDetail, attempts: Any, zone: str) -> Iterator[dict[str, Any]]:
+    """Yields the history of an invoice in order of time."""
+    invoice = view.invoice
+    steps: list[tuple[datetime | None, str, str, str]] = [(invoice.finalized_at, "Issued", "ok", "")]
     if invoice.due_at and invoice.status == "open" and invoice.due_minor:
         is_late = invoice.due_at < clock.now()
-        found.append((invoice.due_at, "Overdue since" if is_late else "Due", "warn" if is_late else "plain", ""))
-    for note in shown.credit_notes:
-        taken = f"{templating.format_money(note.total_minor, note.currency)}. {note.reason}"
-        found.append((note.issued_at, f"Credit note {note.number}", "info", taken))
-    for payment in tried:
-        found += _payment_attempts(payment)
-    if invoice.status == "paid" and not any(payment.status == "succeeded" for payment in tried):
-        found.append((invoice.paid_at, "Paid", "ok", "By wallet credit or credit notes; no money was asked for."))
+        steps.append((invoice.due_at, "Overdue since" if is_late else "Due", "warn" if is_late else "plain", ""))
+    for note in view.credit_notes:
+        note_text = f"{templating.format_money(note.total_minor, note.currency)}. {note.reason}"
+        steps.append((note.issued_at, f"Credit note {note.number}", "info", note_text))
+    for payment in attempts:
+        steps += _payment_attempts(payment)
+    if invoice.status == "paid" and not any(payment.status == "succeeded" for payment in attempts):
+        steps.append((invoice.paid_at, "Paid", "ok", "By wallet credit or credit notes; no money was asked for."))
     if invoice.voided_at:
-        found.append((invoice.voided_at, "Void", "bad", "Nothing is owed on it."))
+        steps.append((invoice.voided_at, "Void", "bad", "Nothing is owed on it."))
     if invoice.status == "uncollectible":
-        found.append((None, "Written off", "bad", "It can still be paid."))
-    for at, text, kind, more in sorted(found, key=lambda step: (step[0] is None, step[0] or clock.now())):
-        yield {"text": text, "time": templating.format_datetime(at, here) if at else "", "kind": kind, "note": more}
+        steps.append((None, "Written off", "bad", "It can still be paid."))
+    for at, text, kind, more in sorted(steps, key=lambda step: (step[0] is None, step[0] or clock.now())):
+        yield {"text": text, "time": templating.format_datetime(at, zone) if at else "", "kind": kind, "note": more}
 
 
 def _payment_attempts(payment: Payment) -> Iterator[tuple[datetime | None, str, str, str]]:
-    amount = f"{templating.format_money(payment.amount_minor, payment.currency)}, {PROVIDER_LABELS.get(payment.provider, payment.provider)}"
+    provider = PROVIDER_LABELS.get(payment.provider, payment.provider)
+    amount = f"{templating.format_money(payment.amount_minor, payment.currency)}, {provider}"
     if payment.provider != "offline":
         yield payment.created_at, "Payment begun", "info", amount
     if payment.status in _ENDS:
@@ -195,11 +200,11 @@ def _payment_attempts(payment: Payment) -> Iterator[tuple[datetime | None, str, 
 @bp.get('/billing/invoices/<id("inv"):invoice_id>/lines/<id("lin"):line_id>')
 @require_permission("billing:read")
 def show_line(invoice_id: UUID, line_id: UUID) -> Response:
-    """Explain a line: what was counted, at what price, and the arithmetic."""
-    found = invoices.explain_line(engine.session(), context.current_organization_id(), invoice_id, line_id)
+    """Explain a line: quantity, price and the calculation."""
+    line_explanation = invoices.explain_line(engine.session(), context.current_organization_id(), invoice_id, line_id)
     return pages.render_page(
         "dashboard/billing/line.html",
-        found=found,
+        found=line_explanation,
         exact=explanation.format_exact,
         plain=money.format_unit_price,
         amount=explanation.format_quantity,
@@ -210,7 +215,7 @@ def show_line(invoice_id: UUID, line_id: UUID) -> Response:
 @bp.get('/billing/invoices/<id("inv"):invoice_id>/lines/<id("lin"):line_id>/events.csv')
 @require_permission("billing:read")
 def download_line_events(invoice_id: UUID, line_id: UUID) -> Response:
-    """Download the events behind a line; what was taken back stands there below zero, so they add up."""
+    """Download the usage events of a line; reversals are negative, so the quantities add up."""
     invoice, line = invoices.get_line(engine.session(), context.current_organization_id(), invoice_id, line_id)
     rows = invoices.iter_line_event_rows(invoices.line_slice(invoice, line))
     return pages.csv_response(f"{invoice.number}-{line.position}-events.csv", invoices.LINE_EVENT_COLUMNS, rows)

@@ -1,4 +1,4 @@
-"""API key pages and forms."""
+"""Pages of API keys: list, detail, create, update, rotate, revoke."""
 
 import functools
 from collections import Counter, defaultdict
@@ -41,11 +41,19 @@ KEY_AUDIT_ACTIONS = 20
 _PLATFORM, _GONE = "The platform", "A former member"
 
 
+MAX_RATE_LIMIT = 1_000_000
+NETWORKS = 50
+SCOPE_PRESETS = {"all": None, "send": ["messages:write"], "read": ["messages:read", "usage:read"]}
+EXPIRY_DAYS = {"30": 30, "90": 90, "365": 365}
+GRACE_PERIODS = {"0": 0, "3600": 3_600, "86400": 86_400, "604800": 604_800}
+DAYS, LAST_YEAR = 30, 9_998
+
+
 @dataclass
 class KeyUsage:
-    """What one key sent in a range.
+    """Calls of one key in a range of days.
 
-    by_endpoint: by method and route
+    by_endpoint: by (method, route)
     """
 
     total: CallTotals
@@ -55,7 +63,7 @@ class KeyUsage:
 
 @dataclass(frozen=True)
 class ActiveSecret:
-    """A secret that opens something."""
+    """A secret that authenticates."""
 
     masked: str
     created_at: datetime
@@ -64,7 +72,7 @@ class ActiveSecret:
 
 @dataclass(frozen=True)
 class AuditEntry:
-    """Something that was done to a key."""
+    """An audit event of a key."""
 
     at: datetime
     action: str
@@ -75,7 +83,7 @@ class AuditEntry:
 
 
 def get_key_creators(session: Session, organization_id: UUID, ids: Sequence[UUID]) -> dict[UUID, str]:
-    """Who made each of some keys, by the name they go by."""
+    """Returns the name of the creator of each key."""
     rows = session.execute(
         text("""SELECT k.id, k.created_by, coalesce(nullif(u.full_name, ''), u.email) AS name
           FROM api_keys k LEFT JOIN users u ON u.id = k.created_by
@@ -86,9 +94,9 @@ def get_key_creators(session: Session, organization_id: UUID, ids: Sequence[UUID
 
 
 def request_counts(session: Session, organization_id: UUID, days: DateRange, modes: Iterable[str]) -> dict[UUID, int]:
-    """Calls of a range by key, accepted and refused; keys without calls are missing.
+    """Returns accepted and refused calls of a range by key; keys without calls are missing.
 
-    modes: of the keys that are asked for
+    modes: of the keys to count
     """
     counts: Counter[UUID] = Counter()
     for mode in modes:
@@ -109,28 +117,30 @@ def request_counts(session: Session, organization_id: UUID, days: DateRange, mod
 
 
 def get_key_usage(session: Session, organization_id: UUID, key_id: UUID, mode: str, days: DateRange) -> KeyUsage:
-    """What a key sent, by day and by endpoint; the figures of the usage report, of one key.
+    """Returns the calls of a key by day and by endpoint, as the usage report counts them.
 
     mode: of the key
     """
-    use = KeyUsage(CallTotals(), {day: CallTotals() for day in days})
+    usage = KeyUsage(CallTotals(), {day: CallTotals() for day in days})
     endpoints: defaultdict[tuple[str, str], CallTotals] = defaultdict(CallTotals)
-    read = reports.accepted_test_calls if mode == "test" else functools.partial(reports.accepted_calls, boundaries=[])
-    for row in read(session, organization_id, days):
+    read_calls = (
+        reports.accepted_test_calls if mode == "test" else functools.partial(reports.accepted_calls, boundaries=[])
+    )
+    for row in read_calls(session, organization_id, days):
         if row.api_key_id == key_id:
             endpoint = endpoints[ENDPOINT_BY_SOURCE.get(row.source, ("", row.source))]
-            for tally in (use.total, use.by_day[row.day], endpoint):
+            for tally in (usage.total, usage.by_day[row.day], endpoint):
                 tally.success_count += row.requests
     for refused in refused_requests.refused_calls(session, organization_id, days, mode):
         if refused.api_key_id == key_id:
             endpoint = endpoints[refused.method, refused.route]
-            for tally in (use.total, use.by_day[refused.day], endpoint):
+            for tally in (usage.total, usage.by_day[refused.day], endpoint):
                 if refused.outcome == "failed":
                     tally.failed_count += refused.requests
                 else:
                     tally.limited_count += refused.requests
-    use.by_endpoint = dict(sorted(endpoints.items(), key=lambda entry: -entry[1].requests))
-    return use
+    usage.by_endpoint = dict(sorted(endpoints.items(), key=lambda entry: -entry[1].requests))
+    return usage
 
 
 def count_requests_last_day(session: Session, organization_id: UUID, key_id: UUID, mode: str, now: datetime) -> int:
@@ -149,7 +159,7 @@ def count_requests_last_day(session: Session, organization_id: UUID, key_id: UUI
 
 
 def plan_rate_limit(session: Session, organization_id: UUID) -> int:
-    """Requests a minute that all keys of an organization share."""
+    """Returns the requests per minute that all keys of an organization share."""
     row = session.execute(
         text("""SELECT e.value, l.rate_limit_per_minute FROM subscription_segments g
           JOIN entitlements e ON e.plan_version_id = g.plan_version_id AND e.feature = :feature
@@ -165,7 +175,7 @@ def plan_rate_limit(session: Session, organization_id: UUID) -> int:
 
 
 def list_active_secrets(session: Session, organization_id: UUID, key_id: UUID, now: datetime) -> list[ActiveSecret]:
-    """The secrets that open something, the newest first; two while a key is rolled."""
+    """Returns the secrets that authenticate, newest first; two during a rotation."""
     rows = session.execute(
         text("""SELECT hint || '...' || last_four, created_at, expires_at FROM api_key_secrets
           WHERE organization_id = :organization_id AND key_id = :key_id AND revoked_at IS NULL
@@ -176,7 +186,7 @@ def list_active_secrets(session: Session, organization_id: UUID, key_id: UUID, n
 
 
 def list_key_audit(session: Session, organization_id: UUID, key_id: UUID) -> list[AuditEntry]:
-    """The last acts on a key from the log, the newest first."""
+    """Returns the newest audit events of a key, newest first."""
     rows = session.execute(
         text("""SELECT a.at, a.action, a.actor_type, coalesce(nullif(u.full_name, ''), u.email) AS name,
               host(a.ip) AS ip, a.request_id, a.data
@@ -195,15 +205,8 @@ def _actor_name(actor_type: str) -> str:
     return {"user": _GONE, "api_key": "An API key", "operator": "An operator"}.get(actor_type, _PLATFORM)
 
 
-MAX_RATE_LIMIT = 1_000_000
-NETWORKS = 50
-SCOPE_PRESETS = {"all": None, "send": ["messages:write"], "read": ["messages:read", "usage:read"]}
-EXPIRY_DAYS = {"30": 30, "90": 90, "365": 365}
-GRACE_PERIODS = {"0": 0, "3600": 3_600, "86400": 86_400, "604800": 604_800}
-
-
 class NetworksField(fields.String):
-    """Addresses and networks as people write them down: one a line, or with commas between."""
+    """Addresses and networks, separated by lines, spaces or commas."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> Any:
         lines = super()._deserialize(value, attr, data, **options).replace(",", "\n").split()
@@ -216,7 +219,7 @@ class NetworksField(fields.String):
 
 
 class KeyUpdateForm(StrictSchema):
-    """What a key is called and what it may do."""
+    """Name, scopes, networks and rate limit of a key."""
 
     name = Text(required=True, maximum=100, error_messages={"required": "Give the key a name."})
     scopes = fields.List(
@@ -245,42 +248,39 @@ class KeyForm(KeyUpdateForm):
 
 
 class RotateKeyForm(StrictSchema):
-    """How long the old secret goes on, in seconds."""
+    """Grace period of the previous secret, in seconds."""
 
     grace_seconds = fields.String(load_default="86400", validate=validate.OneOf(tuple(GRACE_PERIODS)))
 
 
 class RevokeKeyForm(StrictSchema):
-    """The name of the key that is to end, typed by hand."""
+    """The name of the key, typed to confirm."""
 
     confirm = Text(required=True, maximum=100, error_messages={"required": "Type the name of the key."})
 
 
 class KeyFilters(StrictSchema):
-    """Which keys."""
+    """Filters of the key list."""
 
     mode = fields.String(load_default=None, validate=validate.OneOf(("live", "test")))
     status = fields.String(load_default=None, validate=validate.OneOf(("active", "expired", "revoked")))
     cursor = fields.String(load_default=None, validate=validate.Length(max=500))
 
 
-DAYS, LAST_YEAR = 30, 9_998
-
-
 @bp.get("/api-keys")
 @require_permission("keys:read")
 def index() -> Response:
-    """List the keys, newest first, with what each sent in thirty days."""
+    """List the keys, newest first, with their calls of thirty days."""
     query, form = forms.parse_filters(KeyFilters())
     request, filters = PageRequest.from_query({"limit": PAGE_SIZE, "cursor": None, **query})
-    found = (
+    page = (
         None if form.errors else keys.list_keys(engine.session(), context.current_organization_id(), request, **filters)
     )
-    items = found.items if found else ()
+    items = page.items if page else ()
     modes = sorted({key.mode for key in items})
     return pages.render_page(
         "dashboard/keys/index.html",
-        status=200 if found else 422,
+        status=200 if page else 422,
         form=form,
         keys=items,
         makers=get_key_creators(engine.session(), context.current_organization_id(), [key.id for key in items]),
@@ -288,14 +288,14 @@ def index() -> Response:
         all_scopes=len(SCOPES),
         is_filtered=bool(form.values),
         zone=context.current_zone(),
-        **pages.pagination_links(found.next_cursor if found else None),
+        **pages.pagination_links(page.next_cursor if page else None),
     )
 
 
 @bp.get("/api-keys/new")
 @require_permission("keys:create")
 def create_form(form: Form | None = None) -> Response:
-    """Ask what a new key may do."""
+    """Show the form for a new key."""
     empty = Form({"mode": g.principal.mode, "expiry": "never", "preset": "all"})
     return pages.render_page("dashboard/keys/create.html", form=form or empty, **_choices())
 
@@ -304,12 +304,12 @@ def create_form(form: Form | None = None) -> Response:
 @require_permission("keys:create")
 @form_view(KeyForm(), form=create_form, is_idempotent=True)
 def create(body: dict[str, Any]) -> Response:
-    """Make a key; its secret is shown this once."""
+    """Create a key and show its secret once."""
     if body["mode"] == "live":
         access.require_fresh_login(g.principal)
     _check_rate(body)
     scopes = body["scopes"] if body["preset"] == "own" else SCOPE_PRESETS[body["preset"]]
-    made = keys.create(
+    created = keys.create(
         engine.session(),
         context.current_organization_id(),
         g.principal,
@@ -320,25 +320,25 @@ def create(body: dict[str, Any]) -> Response:
         allowed_ips=body["allowed_ips"],
         rate_limit_per_minute=body["rate_limit_per_minute"],
     )
-    return _secret_page(made)
+    return _secret_page(created)
 
 
 @bp.get('/api-keys/<id("key"):key_id>')
 @require_permission("keys:read")
 def show(key_id: UUID, form: Form | None = None) -> Response:
-    """Show a key: what it may do, what it sent, what was done to it."""
+    """Show a key with its scopes, calls and audit events."""
     key, days = _get(key_id), _last_days()
-    use = get_key_usage(engine.session(), context.current_organization_id(), key_id, key.mode, days)
-    may_read_acts = access.has_permission(g.principal, "audit:read")
+    usage = get_key_usage(engine.session(), context.current_organization_id(), key_id, key.mode, days)
+    can_read_audit = access.has_permission(g.principal, "audit:read")
     return pages.render_page(
         "dashboard/keys/show.html",
         form=form,
         key=key,
         maker=get_key_creators(engine.session(), context.current_organization_id(), [key_id])[key_id],
-        use=use,
-        chart=_chart(use, days),
+        use=usage,
+        chart=_chart(usage, days),
         secrets=list_active_secrets(engine.session(), context.current_organization_id(), key_id, clock.now()),
-        acts=list_key_audit(engine.session(), context.current_organization_id(), key_id) if may_read_acts else None,
+        acts=list_key_audit(engine.session(), context.current_organization_id(), key_id) if can_read_audit else None,
         zone=days.zone.key,
     )
 
@@ -346,22 +346,22 @@ def show(key_id: UUID, form: Form | None = None) -> Response:
 @bp.get('/api-keys/<id("key"):key_id>/edit')
 @require_permission("keys:write")
 def update_form(key_id: UUID, form: Form | None = None) -> Response:
-    """Ask what is to be otherwise about a key."""
+    """Show the form that changes a key."""
     key = _get(key_id)
-    kept = {
+    current = {
         "name": key.name,
         "scopes": key.scopes,
         "allowed_ips": "\n".join(str(network) for network in key.allowed_ips),
         "rate_limit_per_minute": key.rate_limit_per_minute,
     }
-    return pages.render_page("dashboard/keys/update.html", key=key, form=form or Form(kept), **_choices())
+    return pages.render_page("dashboard/keys/update.html", key=key, form=form or Form(current), **_choices())
 
 
 @bp.post('/api-keys/<id("key"):key_id>/edit')
 @require_permission("keys:write")
 @form_view(KeyUpdateForm(), form=update_form)
 def update(key_id: UUID, body: dict[str, Any]) -> Any:
-    """Change a key; it acts on the next request."""
+    """Change a key; the change applies to the next request."""
     if body["rate_limit_per_minute"] != _get(key_id).rate_limit_per_minute:
         _check_rate(body)
     keys.update(engine.session(), g.principal, key_id, body)
@@ -371,7 +371,7 @@ def update(key_id: UUID, body: dict[str, Any]) -> Any:
 @bp.get('/api-keys/<id("key"):key_id>/roll')
 @require_permission("keys:write")
 def rotate_form(key_id: UUID, form: Form | None = None) -> Response:
-    """Ask how long the old secret of a key goes on."""
+    """Show the form that rotates a key."""
     return pages.render_page(
         "dashboard/keys/rotate.html",
         form=form or Form({"grace_seconds": "86400"}),
@@ -385,16 +385,16 @@ def rotate_form(key_id: UUID, form: Form | None = None) -> Response:
 @require_permission("keys:write")
 @form_view(RotateKeyForm(), form=rotate_form, is_idempotent=True, requires_fresh_login=True)
 def rotate(key_id: UUID, body: dict[str, Any]) -> Response:
-    """Give a key a new secret, which is shown this once."""
-    made = keys.rotate(engine.session(), g.principal, key_id, GRACE_PERIODS[body["grace_seconds"]])
-    return _secret_page(made, made.old_expires_at)
+    """Rotate a key and show the new secret once."""
+    rotated = keys.rotate(engine.session(), g.principal, key_id, GRACE_PERIODS[body["grace_seconds"]])
+    return _secret_page(rotated, rotated.old_expires_at)
 
 
 @bp.post('/api-keys/<id("key"):key_id>/end-old')
 @require_permission("keys:write")
 @form_view(EmptyForm(), form=show)
 def revoke_previous_secret(key_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG001 - the form has no fields
-    """End the secret that a rolled key had before."""
+    """Revoke the previous secret of a rotated key."""
     keys.revoke_previous_secrets(engine.session(), g.principal, key_id)
     notice = "The old secret has ended. It is refused from now on."
     return pages.redirect_to("dashboard.keys.show", key_id=key_id, _notice=notice)
@@ -403,7 +403,7 @@ def revoke_previous_secret(key_id: UUID, body: dict[str, Any]) -> Any:  # noqa: 
 @bp.get('/api-keys/<id("key"):key_id>/revoke')
 @require_permission("keys:write")
 def revoke_form(key_id: UUID, form: Form | None = None) -> Response:
-    """Say what ends with a key, and ask for its name."""
+    """Show the form that revokes a key."""
     key = _get(key_id)
     return pages.render_page(
         "dashboard/keys/revoke.html",
@@ -420,12 +420,12 @@ def revoke_form(key_id: UUID, form: Form | None = None) -> Response:
 @require_permission("keys:write")
 @form_view(RevokeKeyForm(), form=revoke_form, requires_fresh_login=True)
 def revoke(key_id: UUID, body: dict[str, Any]) -> Any:
-    """End a key for good."""
+    """Revoke a key."""
     if body["confirm"].strip() != _get(key_id).name.strip():
         raise ValidationFailed.at_field("confirm", "Type the name exactly as it is shown.")
-    ended = keys.revoke(engine.session(), g.principal, key_id)
+    revoked = keys.revoke(engine.session(), g.principal, key_id)
     return pages.redirect_to(
-        "dashboard.keys.show", key_id=key_id, _notice=f"{ended.name} is revoked. It is refused from now on."
+        "dashboard.keys.show", key_id=key_id, _notice=f"{revoked.name} is revoked. It is refused from now on."
     )
 
 
@@ -442,10 +442,10 @@ def _secret_page(key: CreatedKey, old_expires_at: datetime | None = None) -> Res
     )
 
 
-def _chart(use: KeyUsage, days: DateRange) -> Chart:
+def _chart(usage: KeyUsage, days: DateRange) -> Chart:
     points = [
         (f"{day.day} {day:%b}", tally.success_count, tally.failed_count, tally.limited_count)
-        for day, tally in use.by_day.items()
+        for day, tally in usage.by_day.items()
     ]
     names = ("Accepted", "Failed", "Rate limited")
     return charts.bar_chart("key-requests", f"Requests per day ({days.zone.key})", points, series=names)
@@ -463,15 +463,15 @@ def _choices() -> dict[str, Any]:
 
 
 def _check_rate(body: Mapping[str, Any]) -> None:
-    wanted = body["rate_limit_per_minute"]
-    if wanted is not None:
+    requested = body["rate_limit_per_minute"]
+    if requested is not None:
         limit = plan_rate_limit(engine.session(), context.current_organization_id())
-        if wanted > limit:
+        if requested > limit:
             raise ValidationFailed.at_field("rate_limit_per_minute", f"Your plan allows {limit:,} requests a minute.")
 
 
 def _expiry(body: Mapping[str, Any]) -> datetime | None:
-    """When a new key ends: a number of days from now, or with a day of the organization's calendar."""
+    """Returns when a new key expires: a number of days from now, or at the end of a local day."""
     if body["expiry"] == "date":
         if body["expires_on"].year >= LAST_YEAR:
             raise ValidationFailed.at_field("expires_on", "Outside the calendar.")

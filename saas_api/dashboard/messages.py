@@ -1,4 +1,4 @@
-"""Message pages, test message form."""
+"""Pages of messages: list with CSV, detail, test message form."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,142 +42,7 @@ _HOURS = {"24h": 24, "7d": 7 * 24, "30d": 30 * 24}
 _KINDS = [f"message.{state}" for state in ("accepted", "sent", "delivered", "failed", "canceled")]
 
 
-@dataclass(frozen=True)
-class LedgerRow:
-    """A row of the ledger about a message; below zero where it was taken back."""
-
-    id: UUID
-    meter: str
-    unit: str
-    quantity: Decimal
-    occurred_at: datetime
-    is_reversal: bool
-
-
-@dataclass(frozen=True)
-class EventDelivery:
-    """An event about a message on its way to an endpoint."""
-
-    delivery_id: UUID
-    endpoint_id: UUID
-    url: str
-    kind: str
-    status: str
-    attempts: int
-    last_status: int | None
-    created_at: datetime
-
-
-def range_bounds(
-    session: Session, organization_id: UUID, query: Mapping[str, Any], zone: str
-) -> tuple[datetime | None, datetime | None]:
-    """The first instant that is meant and the first that is no longer; None where there is no bound.
-
-    query: `range`, `start_date`, `end_date`
-    raises: Invalid on dates that name no range
-    """
-    now, wanted = clock.now(), query["range"]
-    if wanted in _HOURS:
-        return now - timedelta(hours=_HOURS[wanted]), None
-    if wanted in ("period", "last_period"):
-        return _period(session, organization_id, now, is_last=wanted == "last_period")
-    if not query["start_date"] and not query["end_date"]:
-        return None, None
-    local = clock.get_zone(zone)
-    try:
-        days = ranges.parse_date_range(query["start_date"], query["end_date"], now.astimezone(local).date(), local)
-    except InvalidDateRange as cause:
-        raise ValidationFailed.at_field(cause.field, cause.reason) from cause
-    return days.starts_at, days.ends_at
-
-
-def list_ledger_rows(session: Session, organization_id: UUID, message_id: UUID) -> list[LedgerRow]:
-    """What the ledger holds of a message: nothing in test mode, its usage, and what was taken back."""
-    rows = session.execute(
-        text("""WITH own AS (SELECT * FROM usage_events WHERE organization_id = :organization_id AND source = :source
-            AND idempotency_key = :key)
-          SELECT e.id, e.meter_code, m.unit, e.quantity, e.occurred_at, e.reversal_of IS NOT NULL
-          FROM (SELECT * FROM own UNION ALL SELECT r.* FROM own JOIN usage_events r
-              ON r.organization_id = :organization_id AND r.source = 'reversal' AND r.idempotency_key = own.id::text) e
-          JOIN meters m ON m.code = e.meter_code ORDER BY 6, e.recorded_at"""),
-        {"organization_id": organization_id, "source": API_SOURCE, "key": str(message_id)},
-    )
-    return [LedgerRow(*row) for row in rows]
-
-
-def list_event_deliveries(session: Session, organization_id: UUID, message_id: UUID) -> list[EventDelivery]:
-    """What endpoints were told of a message, the first first."""
-    rows = session.execute(
-        text("""SELECT d.id, d.endpoint_id, w.url, e.type, d.status, d.attempts, d.last_status, d.created_at
-          FROM events e JOIN webhook_deliveries d ON d.organization_id = e.organization_id AND d.event_id = e.id
-          JOIN webhook_endpoints w ON w.organization_id = d.organization_id AND w.id = d.endpoint_id
-          WHERE e.organization_id = :organization_id AND e.type = ANY (:kinds) AND e.subject_id = :message_id
-          ORDER BY e.sequence, d.created_at, d.id LIMIT 50"""),
-        {"organization_id": organization_id, "kinds": _KINDS, "message_id": message_id},
-    )
-    return [EventDelivery(*row) for row in rows]
-
-
-def _period(
-    session: Session, organization_id: UUID, now: datetime, *, is_last: bool
-) -> tuple[datetime | None, datetime | None]:
-    row = session.execute(
-        text("""SELECT starts_at, ends_at FROM billing_periods WHERE organization_id = :organization_id
-            AND starts_at <= :now ORDER BY starts_at DESC LIMIT 1 OFFSET :skipped"""),
-        {"organization_id": organization_id, "now": now, "skipped": int(is_last)},
-    ).first()
-    return (row.starts_at, row.ends_at) if row else (now, now)
-
-
 STATUSES = ("queued", "sending", "sent", "delivered", "failed", "canceled")
-RANGES = ("24h", "7d", "30d", "period", "last_period", "custom")
-
-
-class TestMessageForm(StrictSchema):
-    """A test message."""
-
-    type = fields.String(load_default="sms", validate=validate.OneOf(("sms", "email")))
-    to = Text(required=True, maximum=320, error_messages={"required": "Say whom it goes to."})
-    subject = Text(load_default=None, maximum=MAX_SUBJECT_LENGTH)
-    message = Text(
-        required=True, maximum=MAX_EMAIL_LENGTH, multiline=True, error_messages={"required": "Write a text."}
-    )
-
-    @ma.validates_schema(skip_on_field_errors=False)
-    def _fits_its_type(self, data: dict[str, Any], **_options: Any) -> None:
-        problems = {field: [reason] for field, reason in content.validation_problems(data)}
-        if problems:
-            raise ma.ValidationError(problems)
-
-    @ma.post_load
-    def _normalise(self, data: dict[str, Any], **_options: Any) -> dict[str, Any]:
-        return {**data, "to": content.parse_recipient(data["to"], data["type"])}
-
-
-class SegmentCountForm(StrictSchema):
-    """A test message that is being written."""
-
-    type = fields.String(load_default="sms", validate=validate.OneOf(("sms", "email")))
-    to = fields.String(load_default="")
-    subject = fields.String(load_default="")
-    message = fields.String(load_default="", validate=validate.Length(max=MAX_EMAIL_LENGTH))
-
-
-class MessageFilters(StrictSchema):
-    """Which messages."""
-
-    status = fields.String(load_default=None, validate=validate.OneOf(STATUSES))
-    type = fields.String(load_default=None, validate=validate.OneOf(("sms", "email")))
-    mode = fields.String(load_default=None, validate=validate.OneOf(("live", "test")))
-    key = PrefixedId("key", load_default=None)
-    to = Text(load_default=None, maximum=320)
-    range = fields.String(load_default=None, validate=validate.OneOf(RANGES))
-    start_date = DateField(load_default=None)
-    end_date = DateField(load_default=None)
-    cursor = fields.String(load_default=None, validate=validate.Length(max=500))
-    format = fields.String(load_default=None, validate=validate.OneOf(("csv",)))
-
-
 POLL_SECONDS = timedelta(minutes=15)
 _message_schema = MessageOut()
 PENDING_STATUSES = ("queued", "sending")
@@ -209,43 +74,177 @@ _ENDS = {"delivered": ("Delivered", "ok"), "failed": ("Failed", "bad"), "cancele
 TEST_MESSAGES_PER_MINUTE = parse_limit("30 per minute")
 
 
+@dataclass(frozen=True)
+class LedgerRow:
+    """A usage event of a message; a reversal is negative."""
+
+    id: UUID
+    meter: str
+    unit: str
+    quantity: Decimal
+    occurred_at: datetime
+    is_reversal: bool
+
+
+@dataclass(frozen=True)
+class EventDelivery:
+    """A delivery of a message's event to an endpoint."""
+
+    delivery_id: UUID
+    endpoint_id: UUID
+    url: str
+    kind: str
+    status: str
+    attempts: int
+    last_status: int | None
+    created_at: datetime
+
+
+def range_bounds(
+    session: Session, organization_id: UUID, query: Mapping[str, Any], zone: str
+) -> tuple[datetime | None, datetime | None]:
+    """Returns the bounds of a range, the second exclusive; None where there is no bound.
+
+    query: `range`, `start_date`, `end_date`
+    raises: ValidationFailed for dates that are no range
+    """
+    now, named_range = clock.now(), query["range"]
+    if named_range in _HOURS:
+        return now - timedelta(hours=_HOURS[named_range]), None
+    if named_range in ("period", "last_period"):
+        return _period(session, organization_id, now, is_last=named_range == "last_period")
+    if not query["start_date"] and not query["end_date"]:
+        return None, None
+    time_zone = clock.get_zone(zone)
+    try:
+        days = ranges.parse_date_range(
+            query["start_date"], query["end_date"], now.astimezone(time_zone).date(), time_zone
+        )
+    except InvalidDateRange as cause:
+        raise ValidationFailed.at_field(cause.field, cause.reason) from cause
+    return days.starts_at, days.ends_at
+
+
+def list_ledger_rows(session: Session, organization_id: UUID, message_id: UUID) -> list[LedgerRow]:
+    """Returns the usage event of a message and its reversal; nothing in test mode."""
+    rows = session.execute(
+        text("""WITH own AS (SELECT * FROM usage_events WHERE organization_id = :organization_id AND source = :source
+            AND idempotency_key = :key)
+          SELECT e.id, e.meter_code, m.unit, e.quantity, e.occurred_at, e.reversal_of IS NOT NULL
+          FROM (SELECT * FROM own UNION ALL SELECT r.* FROM own JOIN usage_events r
+              ON r.organization_id = :organization_id AND r.source = 'reversal' AND r.idempotency_key = own.id::text) e
+          JOIN meters m ON m.code = e.meter_code ORDER BY 6, e.recorded_at"""),
+        {"organization_id": organization_id, "source": API_SOURCE, "key": str(message_id)},
+    )
+    return [LedgerRow(*row) for row in rows]
+
+
+def list_event_deliveries(session: Session, organization_id: UUID, message_id: UUID) -> list[EventDelivery]:
+    """Returns the deliveries of a message's events, oldest first."""
+    rows = session.execute(
+        text("""SELECT d.id, d.endpoint_id, w.url, e.type, d.status, d.attempts, d.last_status, d.created_at
+          FROM events e JOIN webhook_deliveries d ON d.organization_id = e.organization_id AND d.event_id = e.id
+          JOIN webhook_endpoints w ON w.organization_id = d.organization_id AND w.id = d.endpoint_id
+          WHERE e.organization_id = :organization_id AND e.type = ANY (:kinds) AND e.subject_id = :message_id
+          ORDER BY e.sequence, d.created_at, d.id LIMIT 50"""),
+        {"organization_id": organization_id, "kinds": _KINDS, "message_id": message_id},
+    )
+    return [EventDelivery(*row) for row in rows]
+
+
+def _period(
+    session: Session, organization_id: UUID, now: datetime, *, is_last: bool
+) -> tuple[datetime | None, datetime | None]:
+    row = session.execute(
+        text("""SELECT starts_at, ends_at FROM billing_periods WHERE organization_id = :organization_id
+            AND starts_at <= :now ORDER BY starts_at DESC LIMIT 1 OFFSET :skipped"""),
+        {"organization_id": organization_id, "now": now, "skipped": int(is_last)},
+    ).first()
+    return (row.starts_at, row.ends_at) if row else (now, now)
+
+
+class TestMessageForm(StrictSchema):
+    """A test message."""
+
+    type = fields.String(load_default="sms", validate=validate.OneOf(("sms", "email")))
+    to = Text(required=True, maximum=320, error_messages={"required": "Say whom it goes to."})
+    subject = Text(load_default=None, maximum=MAX_SUBJECT_LENGTH)
+    message = Text(
+        required=True, maximum=MAX_EMAIL_LENGTH, multiline=True, error_messages={"required": "Write a text."}
+    )
+
+    @ma.validates_schema(skip_on_field_errors=False)
+    def _fits_its_type(self, data: dict[str, Any], **_options: Any) -> None:
+        problems = {field: [reason] for field, reason in content.validation_problems(data)}
+        if problems:
+            raise ma.ValidationError(problems)
+
+    @ma.post_load
+    def _normalise(self, data: dict[str, Any], **_options: Any) -> dict[str, Any]:
+        return {**data, "to": content.parse_recipient(data["to"], data["type"])}
+
+
+class SegmentCountForm(StrictSchema):
+    """A test message while it is being typed."""
+
+    type = fields.String(load_default="sms", validate=validate.OneOf(("sms", "email")))
+    to = fields.String(load_default="")
+    subject = fields.String(load_default="")
+    message = fields.String(load_default="", validate=validate.Length(max=MAX_EMAIL_LENGTH))
+
+
+class MessageFilters(StrictSchema):
+    """Filters of the message list."""
+
+    status = fields.String(load_default=None, validate=validate.OneOf(STATUSES))
+    type = fields.String(load_default=None, validate=validate.OneOf(("sms", "email")))
+    mode = fields.String(load_default=None, validate=validate.OneOf(("live", "test")))
+    key = PrefixedId("key", load_default=None)
+    to = Text(load_default=None, maximum=320)
+    range = fields.String(load_default=None, validate=validate.OneOf(list(RANGE_LABELS)))
+    start_date = DateField(load_default=None)
+    end_date = DateField(load_default=None)
+    cursor = fields.String(load_default=None, validate=validate.Length(max=500))
+    format = fields.String(load_default=None, validate=validate.OneOf(("csv",)))
+
+
 @bp.get("/messages")
 @require_permission("messages:read")
 def index() -> Response:
-    """List the messages of the mode that is shown, newest first, or give them as a table."""
+    """List the messages of the current mode, newest first, or download them as CSV."""
     query, form = forms.parse_filters(MessageFilters())
     mode = query.get("mode") or g.principal.mode
-    found, zone = None, context.current_zone()
+    page, zone = None, context.current_zone()
     if not form.errors:
         since, until = range_bounds(engine.session(), context.current_organization_id(), query, zone)
         filters = MessageFilter(query["status"], query["type"], mode, query["to"], query["key"], since, until)
         if query["format"]:
             return _export(filters)
         request = PageRequest(PAGE_SIZE, query["cursor"])
-        found = messages.list_messages(engine.session(), context.current_organization_id(), filters, request)
+        page = messages.list_messages(engine.session(), context.current_organization_id(), filters, request)
     return pages.render_page(
         "dashboard/messages/index.html",
-        status=200 if found else 422,
+        status=200 if page else 422,
         form=Form({"mode": mode, **form.values}, form.errors),
-        messages=found.items if found else (),
+        messages=page.items if page else (),
         names=(names := usage_costs.get_key_names(engine.session(), context.current_organization_id())),
         choices=_choices(names),
         currency=usage_costs.report_currency(engine.session(), context.current_organization_id())
-        if found and found.items
+        if page and page.items
         else "",
         exact=money.format_exact_amount,
         is_filtered=bool(set(form.values) - {"mode"}),
         mode=mode,
         zone=zone,
         app_url=setting("APP_URL"),
-        **_pagination_links(found.next_cursor if found else None),
+        **_pagination_links(page.next_cursor if page else None),
     )
 
 
 @bp.get('/messages/<id("msg"):message_id>')
 @require_permission("messages:read")
 def show(message_id: UUID, form: Form | None = None) -> Response:
-    """Show what became of a message; while it is under way the page looks again by itself."""
+    """Show a message. The page polls while the message is pending."""
     message, zone = messages.get_message(engine.session(), g.principal, message_id), context.current_zone()
     is_watched = message.status in PENDING_STATUSES and clock.now() - message.accepted_at < POLL_SECONDS
     return pages.render_page(
@@ -270,18 +269,18 @@ def show(message_id: UUID, form: Form | None = None) -> Response:
 @bp.get("/messages/new")
 @require_permission("messages:test")
 def send_form(form: Form | None = None, segments: int | None = None) -> Response:
-    """Ask for a test message."""
-    shown = form or Form({"type": "sms", "to": "+2348012345678", "message": "Hello"})
+    """Show the form for a test message."""
+    values = form or Form({"type": "sms", "to": "+2348012345678", "message": "Hello"})
     if segments is None:
-        segments = _segments(shown.values)
-    return pages.render_page("dashboard/messages/create.html", block="count", form=shown, segments=segments)
+        segments = _segments(values.values)
+    return pages.render_page("dashboard/messages/create.html", block="count", form=values, segments=segments)
 
 
 @bp.post("/messages/new/count")
 @require_permission("messages:test")
 @form_view(SegmentCountForm(), form=send_form)
 def segment_count(body: dict[str, Any]) -> Response:
-    """Count the segments of a text that is being written; nothing is sent."""
+    """Count the segments of a text while it is being typed; nothing is sent."""
     return send_form(Form(request.form.to_dict()), _segments(body))
 
 
@@ -292,9 +291,9 @@ def send(body: dict[str, Any]) -> Any:
     """Send a test message."""
     if not limiter.limiter.limiter.hit(TEST_MESSAGES_PER_MINUTE, str(context.current_organization_id()), "trials"):
         raise TooManyRequests("At most 30 test messages a minute. Wait a moment, then send it again.")
-    sent = messages.send_test_message(engine.session(), g.principal, body)
+    message = messages.send_test_message(engine.session(), g.principal, body)
     return pages.redirect_to(
-        "dashboard.messages.show", message_id=sent.id, _notice="Accepted. This page shows what becomes of it."
+        "dashboard.messages.show", message_id=message.id, _notice="Accepted. This page shows what becomes of it."
     )
 
 
@@ -302,7 +301,7 @@ def send(body: dict[str, Any]) -> Any:
 @require_permission("messages:cancel")
 @form_view(EmptyForm(), form=show)
 def cancel(message_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG001 - the form has no fields
-    """Cancel a message that has not left yet."""
+    """Cancel a queued message."""
     messages.cancel_message(engine.session(), g.principal, message_id)
     return pages.redirect_to(
         "dashboard.messages.show", message_id=message_id, _notice="Canceled. Its usage was taken back."
@@ -310,7 +309,7 @@ def cancel(message_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG001 - the
 
 
 def _segments(values: Mapping[str, Any]) -> int | None:
-    """Parts of an SMS; None where there is nothing to count."""
+    """Returns the segments of an SMS, or None where there is nothing to count."""
     text = values.get("message") or ""
     if values.get("type") != "sms" or not text or len(text) > MAX_SMS_LENGTH:
         return None
@@ -326,7 +325,7 @@ def _choices(names: Mapping[UUID, str]) -> dict[str, list[tuple[str, str]]]:
 
 
 def _steps(message: Message, zone: str) -> list[dict[str, Any]]:
-    """What became of a message, from its acceptance to its end."""
+    """Returns the history of a message in order of time."""
     reason = f"{message.error_code}: {FAILURE_REASON_LABELS.get(message.error_code, '')}" if message.error_code else ""
     tried = templating.pluralize(message.attempts, "attempt")
     steps = [{"text": "Accepted", "time": templating.format_datetime(message.accepted_at, zone), "kind": "ok"}]
@@ -379,7 +378,7 @@ def _key_name(message: Message) -> str | None:
 
 
 def _pagination_links(next_cursor: str | None) -> dict[str, Any]:
-    """The addresses of older and of the newest messages and of the table, the filters kept."""
-    kept: dict[str, Any] = {name: value for name, value in request.args.items() if value and name != "cursor"}
-    table = url_for(".index", **{**kept, "format": "csv"})
+    """Returns the links to older and newest messages and to the CSV, with the same filters."""
+    filters: dict[str, Any] = {name: value for name, value in request.args.items() if value and name != "cursor"}
+    table = url_for(".index", **{**filters, "format": "csv"})
     return {**pages.pagination_links(next_cursor), "table": table}

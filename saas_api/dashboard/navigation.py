@@ -1,4 +1,4 @@
-"""Layout: navigation, banner."""
+"""The layout around every page of the dashboard: navigation, organization switch, banner."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,27 +27,6 @@ SELECT o.status, coalesce(s.standing, 'good') AS standing,
 """)
 
 
-@dataclass(frozen=True)
-class OrganizationState:
-    """How an organization is.
-
-    status: the operator's switch
-    standing: what unpaid invoices have led to
-    """
-
-    status: str
-    standing: str
-    is_past_due: bool
-    is_cap_reached: bool
-    disabled_endpoints: int
-
-
-def get_organization_state(session: Session, organization_id: UUID, at: datetime) -> OrganizationState:
-    """How an organization is at an instant."""
-    row = session.execute(_STATE, {"organization_id": organization_id, "at": at}).one()
-    return OrganizationState(*row)
-
-
 DASHBOARD_ROOT = "/dashboard"
 NAVIGATION = (
     ("Home", "", "home", None),
@@ -63,6 +42,27 @@ NAVIGATION = (
 
 
 @dataclass(frozen=True)
+class OrganizationState:
+    """What the banner depends on.
+
+    status: set by operators
+    standing: follows from unpaid invoices
+    """
+
+    status: str
+    standing: str
+    is_past_due: bool
+    is_cap_reached: bool
+    disabled_endpoints: int
+
+
+def get_organization_state(session: Session, organization_id: UUID, at: datetime) -> OrganizationState:
+    """Returns the state of an organization at an instant."""
+    row = session.execute(_STATE, {"organization_id": organization_id, "at": at}).one()
+    return OrganizationState(*row)
+
+
+@dataclass(frozen=True)
 class NavigationItem:
     """An entry of the navigation."""
 
@@ -74,7 +74,7 @@ class NavigationItem:
 
 @dataclass(frozen=True)
 class Banner:
-    """The gravest thing to know, and where to go about it."""
+    """The most serious notice of an organization, with a link."""
 
     kind: str
     title: str
@@ -86,7 +86,7 @@ class Banner:
 
 @dataclass(frozen=True)
 class Layout:
-    """Around a page: whose it is, for whom, and what to know first."""
+    """Data of the layout: user, organization, navigation and banner."""
 
     user: User
     organization: Organization
@@ -98,36 +98,36 @@ class Layout:
 
 
 def get_layout() -> Layout:
-    """The frame of this request's page, read once."""
+    """Returns the layout of this request's page, read once."""
     if "frame" not in g:
-        known = sessions.get_profile(g.principal)
+        profile = sessions.get_profile(g.principal)
         state = get_organization_state(engine.session(), g.principal.organization_id, clock.now())
         g.frame = Layout(
-            known.user,
-            known.organization,
-            known.role,
-            known.organizations,
+            profile.user,
+            profile.organization,
+            profile.role,
+            profile.organizations,
             g.principal.operator_role is not None and not g.principal.is_impersonating,
             _navigation(),
-            _banner(state, known.organization),
+            _banner(state, profile.organization),
         )
-    found: Layout = g.frame
-    return found
+    layout: Layout = g.frame
+    return layout
 
 
 def template_context() -> dict[str, Any]:
-    """What templates of the dashboard may call."""
+    """Returns the functions that templates of the dashboard call."""
     return {"frame": get_layout}
 
 
 def _navigation() -> list[NavigationItem]:
-    allowed = [place for place in NAVIGATION if access.has_permission(g.principal, place[3])]
-    return [NavigationItem(text, DASHBOARD_ROOT + path, icon, _is_current(path)) for text, path, icon, _ in allowed]
+    entries = [entry for entry in NAVIGATION if access.has_permission(g.principal, entry[3])]
+    return [NavigationItem(text, DASHBOARD_ROOT + path, icon, _is_current(path)) for text, path, icon, _ in entries]
 
 
 def _is_current(path: str) -> bool:
-    here = request.path.removeprefix(DASHBOARD_ROOT)
-    return here == path or bool(path and here.startswith(path + "/"))
+    current_path = request.path.removeprefix(DASHBOARD_ROOT)
+    return current_path == path or bool(path and current_path.startswith(path + "/"))
 
 
 def _banner(state: OrganizationState, organization: Organization) -> Banner | None:
@@ -141,25 +141,25 @@ def _banner(state: OrganizationState, organization: Organization) -> Banner | No
 def _unpaid(state: OrganizationState) -> Banner | None:
     billing = f"{DASHBOARD_ROOT}/billing"
     if state.standing == "suspended":
-        told = "API keys are refused until the overdue invoices are paid."
-        return Banner("bad", "This organization is suspended.", told, billing, "See invoices")
+        text = "API keys are refused until the overdue invoices are paid."
+        return Banner("bad", "This organization is suspended.", text, billing, "See invoices")
     if state.standing == "restricted":
         return Banner("bad", "Sending is stopped.", "An invoice is overdue.", billing, "Pay the invoice")
     if state.is_past_due:
         return Banner("warn", "An invoice is past due.", "Pay it to keep sending.", billing, "See invoices")
     if state.is_cap_reached:
-        told = "Calls that cost more are refused until it is raised or the next period begins."
-        return Banner("warn", "The spend cap is reached.", told, billing, "See the cap")
+        text = "Calls that cost more are refused until it is raised or the next period begins."
+        return Banner("warn", "The spend cap is reached.", text, billing, "See the cap")
     return None
 
 
 def _minor_banner(state: OrganizationState) -> Banner | None:
     if not g.principal.email_verified:
-        told = "Open the link in the mail we sent you."
-        return Banner("info", "Verify your e-mail address.", told, f"{DASHBOARD_ROOT}/account", "Send the link again")
+        text = "Open the link in the mail we sent you."
+        return Banner("info", "Verify your e-mail address.", text, f"{DASHBOARD_ROOT}/account", "Send the link again")
     if state.disabled_endpoints:
-        told = "It failed for too long, so events are not sent to it."
-        return Banner("warn", "A webhook endpoint is disabled.", told, f"{DASHBOARD_ROOT}/webhooks", "See endpoints")
+        text = "It failed for too long, so events are not sent to it."
+        return Banner("warn", "A webhook endpoint is disabled.", text, f"{DASHBOARD_ROOT}/webhooks", "See endpoints")
     if g.principal.mode == "test":
         return Banner("info", "Test data.", "Nothing here is delivered or billed.")
     return None

@@ -1,4 +1,4 @@
-"""Plan comparison and change."""
+"""Pages that compare plans and change the plan."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,13 +37,16 @@ _LATELY = text(f"""WITH live AS ({LIVE_USAGE_SQL})
   GROUP BY 1 ORDER BY 1""")
 
 
+_WHEN = validate.OneOf(("now", "period_end"))
+
+
 @dataclass(frozen=True)
 class PlanComparison:
-    """A plan beside others.
+    """A plan in the comparison.
 
-    lines: its prices in words
-    rate_limit: calls a minute; None for a plan that is not on offer
-    month_minor: a whole month with the quantities that were used lately
+    lines: prices in words
+    rate_limit: calls per minute; None for a plan that is not offered
+    month_minor: cost of a month with the recent quantities
     """
 
     code: str
@@ -54,25 +57,29 @@ class PlanComparison:
 
 
 def recent_usage(session: Session, organization_id: UUID, days: DateRange) -> dict[str, Decimal]:
-    """What was used in a range of days, by meter."""
+    """Returns the quantities of a range of days by meter."""
     values = {"organization_id": organization_id, "starts_at": days.starts_at, "ends_at": days.ends_at}
     return dict(session.execute(_LATELY, values).all())
 
 
 def compare_plans(session: Session, current: str, quantities: Mapping[str, Decimal]) -> list[PlanComparison]:
-    """The plans that anybody may choose, and the one in force if it is none of them.
+    """Returns the offered plans, preceded by the current one if it is not offered.
 
     current: plan version in force
-    quantities: by meter, of a month
+    quantities: of a month, by meter
     """
-    found = [
+    comparisons = [
         PlanComparison(
-            one.offer.code, one.offer.version, one.lines, one.offer.rate_limit, _month(one.offer.version, quantities)
+            card.offer.code,
+            card.offer.version,
+            card.lines,
+            card.offer.rate_limit,
+            _month(card.offer.version, quantities),
         )
-        for one in prices.list_plan_cards(session)
+        for card in prices.list_plan_cards(session)
     ]
     code = plans.plan_for_version(current)
-    if all(one.code != code for one in found):
+    if all(card.code != code for card in comparisons):
         units = plans.meter_units(session)
         version = plans.get_versions(session, [current])[current]
         lines = [
@@ -80,12 +87,12 @@ def compare_plans(session: Session, current: str, quantities: Mapping[str, Decim
             for meter, price in sorted(version.prices.items(), reverse=True)
             for line in prices.describe_price(meter, units[meter], price, version.currency)
         ]
-        found.insert(0, PlanComparison(code, version, lines, None, _month(version, quantities)))
-    return found
+        comparisons.insert(0, PlanComparison(code, version, lines, None, _month(version, quantities)))
+    return comparisons
 
 
 def get_plan_names(session: Session, version_ids: Sequence[str]) -> dict[str, str]:
-    """Names of the plans that versions belong to, by version."""
+    """Returns plan names by plan version."""
     rows = session.execute(
         text("SELECT v.id, p.name FROM plan_versions v JOIN plans p ON p.code = v.plan_code WHERE v.id = ANY (:ids)"),
         {"ids": list(version_ids)},
@@ -94,7 +101,7 @@ def get_plan_names(session: Session, version_ids: Sequence[str]) -> dict[str, st
 
 
 def _month(version: RatedPlanVersion, quantities: Mapping[str, Decimal]) -> int:
-    """A whole month on one version, as `simulate` prices given quantities."""
+    """Returns the cost of a month on one version, in minor units."""
     start = clock.now()
     month = BillingPeriod(
         starts_at=start, ends_at=start + DAYS_PER_MONTH, nominal_seconds=int(DAYS_PER_MONTH.total_seconds())
@@ -102,17 +109,14 @@ def _month(version: RatedPlanVersion, quantities: Mapping[str, Decimal]) -> int:
     return bill.calculate_bill(bill_inputs.inputs_for_version(month, version, quantities)).total_minor
 
 
-_WHEN = validate.OneOf(("now", "period_end"))
-
-
 class ChangePlanQuery(StrictSchema):
-    """When a change of plan is to take effect."""
+    """When a plan change takes effect."""
 
     when = fields.String(load_default=None, validate=_WHEN)
 
 
 class ChangePlanForm(StrictSchema):
-    """A change of plan as it was looked at."""
+    """A plan change as previewed."""
 
     when = fields.String(load_default=None, validate=_WHEN)
     version = Text(maximum=60, required=True)
@@ -121,36 +125,36 @@ class ChangePlanForm(StrictSchema):
 @bp.get("/billing/plans")
 @require_permission("billing:read")
 def index() -> Response:
-    """Show the plans side by side, each with what the last thirty days would cost on it."""
-    found, now, here = context.current_account(), clock.now(), clock.get_zone(context.current_zone())
-    days = ranges.parse_date_range(None, None, now.astimezone(here).date(), here)
+    """Compare the plans by the cost of the last thirty days."""
+    account, now, time_zone = context.current_account(), clock.now(), clock.get_zone(context.current_zone())
+    days = ranges.parse_date_range(None, None, now.astimezone(time_zone).date(), time_zone)
     quantities = recent_usage(engine.session(), context.current_organization_id(), days)
-    current, coming = plan_changes.segment_at(found.stages, now), plan_changes.next_segment(found.stages, now)
+    current, scheduled = plan_changes.segment_at(account.stages, now), plan_changes.next_segment(account.stages, now)
     comparison = compare_plans(engine.session(), current.version_id, quantities)
     return pages.render_page(
         "dashboard/billing/plans.html",
         plans=comparison,
         current=plans.plan_for_version(current.version_id),
-        coming=coming,
-        coming_code=coming and plans.plan_for_version(coming.version_id),
-        coming_name=coming
+        coming=scheduled,
+        coming_code=scheduled and plans.plan_for_version(scheduled.version_id),
+        coming_name=scheduled
         and next(
-            (plan.version.name for plan in comparison if plan.code == plans.plan_for_version(coming.version_id)), ""
+            (plan.version.name for plan in comparison if plan.code == plans.plan_for_version(scheduled.version_id)), ""
         ),
         quantities=[
             (METER_LABELS.get(meter, meter), explanation.format_quantity(quantity))
             for meter, quantity in quantities.items()
         ],
         days=days,
-        period=found.period,
-        zone=here.key,
+        period=account.period,
+        zone=time_zone.key,
     )
 
 
 @bp.get("/billing/plans/<code>")
 @require_permission("billing:read")
 def change_form(code: str, form: Form | None = None) -> Any:
-    """Show what a change to a plan would do to the running period's bill; nothing is changed."""
+    """Preview the effect of a plan change on the current period; nothing is changed."""
     query, filters = forms.parse_filters(ChangePlanQuery())
     when = (form.value("when") or None) if form else query.get("when")
     try:
@@ -177,16 +181,17 @@ def change_form(code: str, form: Form | None = None) -> Any:
 @require_permission("billing:write")
 @form_view(ChangePlanForm(), form=change_form, is_idempotent=True)
 def change_plan(code: str, body: dict[str, Any]) -> Any:
-    """Change the plan as it was looked at."""
+    """Change the plan as previewed."""
     try:
-        made = subscriptions.change_plan(
+        change = subscriptions.change_plan(
             engine.session(), context.current_organization_id(), code, body["when"], audit.actor_for(g.principal)
         )
     except AlreadyOnPlan as cause:
         return pages.redirect_to("dashboard.plans.index", _notice=cause.message)
-    if made.version.id != body["version"]:
+    if change.version.id != body["version"]:
         raise Conflict("The plan was changed meanwhile. Look at the amounts again; nothing was changed.")
-    told = f"The plan is {made.version.name} now."
-    if made.is_scheduled:
-        told = f"The plan will be {made.version.name} from {templating.format_date(made.effective_at, made.period.timezone)} on."
-    return pages.redirect_to("dashboard.plans.index", _notice=told)
+    notice = f"The plan is {change.version.name} now."
+    if change.is_scheduled:
+        effective_on = templating.format_date(change.effective_at, change.period.timezone)
+        notice = f"The plan will be {change.version.name} from {effective_on} on."
+    return pages.redirect_to("dashboard.plans.index", _notice=notice)

@@ -1,4 +1,4 @@
-"""Prices in words."""
+"""Plans and their prices in words."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,12 +17,15 @@ from saas_api.core import clock, money
 DAYS_PER_MONTH = timedelta(days=30)
 
 
+METER_LABELS = {"sms": "SMS", "email": "e-mail"}
+
+
 @dataclass(frozen=True)
 class PlanCard:
     """A plan with its prices in words.
 
-    lines: by meter, what is included and what more costs
-    total_minor: of a month with the given quantities; None where none were given
+    lines: by meter, included quantity and price
+    total_minor: cost of a month with the given quantities; None without quantities
     """
 
     offer: PlanOffer
@@ -31,31 +34,30 @@ class PlanCard:
 
 
 def list_plan_cards(session: Session, quantities: Mapping[str, int] | None = None) -> list[PlanCard]:
-    """The plans that anybody may choose, in the catalogue's order.
+    """Returns the offered plans in order.
 
-    quantities: by meter, used in one month
+    quantities: of one month, by meter
     """
-    units = plans.meter_units(session)
     now = clock.now()
     month = BillingPeriod(
         starts_at=now, ends_at=now + DAYS_PER_MONTH, nominal_seconds=int(DAYS_PER_MONTH.total_seconds())
     )
     used = {meter: Decimal(quantity) for meter, quantity in (quantities or {}).items()}
-    found = []
+    cards = []
     for offer in plans.list_offers(session):
         version = offer.version
         lines = [
             line
-            for meter, price in sorted(version.prices.items(), reverse=True)
-            for line in describe_price(meter, units[meter], price, version.currency)
+            for offered in reversed(offer.prices)
+            for line in describe_price(offered.meter, offered.unit, offered.price, version.currency)
         ]
         total = bill.calculate_bill(bill_inputs.inputs_for_version(month, version, used)).total_minor if used else None
-        found.append(PlanCard(offer, lines, total))
-    return found
+        cards.append(PlanCard(offer, lines, total))
+    return cards
 
 
 def describe_price(meter: str, unit: str, price: MeterPrice, currency: str) -> list[str]:
-    """A price in words, a line for what is included and each step.
+    """Returns a price in words: a line for the included quantity and one for each tier.
 
     meter, unit: codes, such as "sms" and "segment"
     """
@@ -73,9 +75,6 @@ def describe_price(meter: str, unit: str, price: MeterPrice, currency: str) -> l
     if price.max_amount_minor is not None:
         lines.append(f"At most {money.format_minor(price.max_amount_minor, currency)} {currency} for {thing}")
     return lines
-
-
-METER_LABELS = {"sms": "SMS", "email": "e-mail"}
 
 
 def _steps(price: MeterPrice, thing: str, currency: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Landing and pricing pages, preferences."""
+"""Landing and pricing pages, preferences in cookies, switching the organization."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ bp = Blueprint("public", __name__)
 
 
 class PreferencesForm(StrictSchema):
-    """How pages look and which data they show; only what is named changes."""
+    """Theme, mode and shortcuts; absent fields stay unchanged."""
 
     theme = fields.String(load_default=None, validate=validate.OneOf(("system", "light", "dark")))
     mode = fields.String(load_default=None, validate=validate.OneOf(("live", "test")))
@@ -29,7 +29,7 @@ class PreferencesForm(StrictSchema):
 
 
 class SwitchOrganizationForm(StrictSchema):
-    """Where to go on."""
+    """The organization to switch to."""
 
     organization_id = PrefixedId("org", required=True)
 
@@ -40,30 +40,30 @@ _preferences, _switch = PreferencesForm(), SwitchOrganizationForm()
 @bp.post("/preferences")
 @public_page
 def set_preference() -> Any:
-    """Remember a choice in a cookie, and go back."""
-    wanted = http.load_schema(
+    """Store preferences in cookies and redirect back."""
+    preferences = http.load_schema(
         _preferences, {name: request.form[name] for name in _preferences.fields if name in request.form}
     )
-    g.changed_preferences = {name: wanted[name] for name in g.preferences if wanted[name]}
-    return pages.redirect_to(wanted["back"])
+    g.changed_preferences = {name: preferences[name] for name in g.preferences if preferences[name]}
+    return pages.redirect_to(preferences["back"])
 
 
 @bp.post("/dashboard/switch")
 @require_permission(None)
 def switch_organization() -> Any:
-    """Go on in another organization."""
-    wanted = http.load_schema(_switch, {"organization_id": request.form.get("organization_id")})
-    signed = sessions.switch_organization(g.principal, wanted["organization_id"])
-    g.tokens = signed.tokens
+    """Switch to another organization."""
+    body = http.load_schema(_switch, {"organization_id": request.form.get("organization_id")})
+    session = sessions.switch_organization(g.principal, body["organization_id"])
+    g.tokens = session.tokens
     return pages.redirect_to(
-        "/dashboard", _notice=f"You are in {signed.organization.name} now." if signed.organization else ""
+        "/dashboard", _notice=f"You are in {session.organization.name} now." if session.organization else ""
     )
 
 
 @bp.get("/")
 @public_page
 def landing() -> Any:
-    """Show what the product does."""
+    """Show the landing page."""
     return pages.render_page(
         "public/landing.html", plans=prices.list_plan_cards(engine.session()), url=setting("APP_URL")
     )
@@ -72,21 +72,21 @@ def landing() -> Any:
 @bp.get("/pricing")
 @public_page
 def pricing() -> Any:
-    """Show what each plan costs, and what given quantities would cost on each."""
+    """Show the plans, and the cost of given quantities on each."""
     form, status, meters = Form(request.args), 200, plans.meter_units(engine.session())
     quantities: dict[str, int] = {}
     try:
-        asked = StrictSchema.from_dict({meter: QueryInteger() for meter in meters})()
+        schema = StrictSchema.from_dict({meter: QueryInteger() for meter in meters})()
         quantities = http.load_schema(
-            asked, {name: _price_text(request.args[name]) for name in meters if request.args.get(name)}
+            schema, {name: _price_text(request.args[name]) for name in meters if request.args.get(name)}
         )
     except ValidationFailed as error:
-        form.errors = {one["field"]: one["reason"] for one in error.details["fields"]}
+        form.errors = {problem["field"]: problem["reason"] for problem in error.details["fields"]}
         status = 422
     cards = prices.list_plan_cards(engine.session(), quantities)
     return pages.render_page("public/pricing.html", status=status, plans=cards, meters=meters, form=form)
 
 
 def _price_text(number: str) -> str:
-    """A number without what sets its thousands apart."""
+    """Removes thousands separators."""
     return number.replace(",", "").replace(" ", "")

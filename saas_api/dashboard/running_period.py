@@ -27,7 +27,7 @@ _USED = text(f"""WITH live AS ({LIVE_USAGE_SQL})
 
 @dataclass(frozen=True)
 class BillingAccount:
-    """What an organization has subscribed to, its cap, and the period that pays for what happens now."""
+    """Subscription, spend cap and current period of an organization."""
 
     subscription: Subscription
     profile: BillingProfile
@@ -37,13 +37,13 @@ class BillingAccount:
 
 @dataclass(frozen=True)
 class CurrentPeriod:
-    """The running period.
+    """The current period.
 
-    version: the plan version in force
-    coming: what is scheduled
-    bill: as closing the period now would write it
-    forecast: the same usage with the base to the period's end
-    spent_minor: base of the whole period and all usage, unrounded, as the cap sees it
+    version: plan version in force
+    coming: scheduled segment and its version
+    bill: as if the period closed now
+    forecast: the same usage with the base amount of the whole period
+    spent_minor: base amount of the whole period and all usage, unrounded, as the spend cap counts it
     """
 
     account: BillingAccount
@@ -56,12 +56,12 @@ class CurrentPeriod:
 
     @property
     def spent_text(self) -> str:
-        """What counts against the cap, in major units, with every digit."""
+        """The spend that counts against the cap, in major units with every digit."""
         return money.format_exact_amount(self.spent_minor.scaleb(-money.currency_exponent(self.version.currency)))
 
 
 def find_account(session: Session, organization_id: UUID, at: datetime) -> BillingAccount | None:
-    """The account of an organization; None where it, or a running period, is not there yet."""
+    """Returns the account of an organization, or None before it or its current period exists."""
     segment = SubscriptionSegment
     own = segment.organization_id == organization_id
     versions = select(func.array_agg(aggregate_order_by(segment.plan_version_id, segment.seq))).where(own)
@@ -84,10 +84,10 @@ def find_account(session: Session, organization_id: UUID, at: datetime) -> Billi
     )
 
 
-def get_current_period(session: Session, found: BillingAccount, at: datetime) -> CurrentPeriod:
-    """The running period of an account and what it comes to."""
-    period, stages = found.period, found.stages
-    whole = plan_changes.prorate_segments(stages, period.starts_at, period.ends_at)
+def get_current_period(session: Session, account: BillingAccount, at: datetime) -> CurrentPeriod:
+    """Returns the current period of an account with its bill."""
+    period, segments = account.period, account.stages
+    whole = plan_changes.prorate_segments(segments, period.starts_at, period.ends_at)
     values = {"organization_id": period.organization_id, "period_id": period.id}
     rows = session.execute(_USED, values).all()
     used: tuple[UsageQuantity, ...]
@@ -101,21 +101,21 @@ def get_current_period(session: Session, found: BillingAccount, at: datetime) ->
         late = tuple(
             LateUsage(**row) for row in ledger.late_period_quantities(session, period.organization_id, period.id)
         )
-    now, later = plan_changes.segment_at(stages, at), plan_changes.next_segment(stages, at)
-    named = {now.version_id, *([later.version_id] if later else [])}
-    ids = named | {part.version_id for group in (whole, used, late) for part in group}
+    current, scheduled = plan_changes.segment_at(segments, at), plan_changes.next_segment(segments, at)
+    current_ids = {current.version_id, *([scheduled.version_id] if scheduled else [])}
+    ids = current_ids | {part.version_id for group in (whole, used, late) for part in group}
     versions = plans.get_versions(session, ids)
     cut_at = max(at, period.starts_at + _MOMENT)
-    cut = plan_changes.prorate_segments(stages, period.starts_at, cut_at)
+    until_now = plan_changes.prorate_segments(segments, period.starts_at, cut_at)
     current_bill, forecast = (
         bill.calculate_bill(BillInputs(period.starts_at, end, period.nominal_seconds, versions, parts, used, late))
-        for end, parts in ((cut_at, cut), (period.ends_at, whole))
+        for end, parts in ((cut_at, until_now), (period.ends_at, whole))
     )
     base = sum(line.amount_minor for line in forecast.lines if line.kind == "base")
     return CurrentPeriod(
-        found,
-        versions[now.version_id],
-        (later, versions[later.version_id]) if later else None,
+        account,
+        versions[current.version_id],
+        (scheduled, versions[scheduled.version_id]) if scheduled else None,
         current_bill,
         forecast,
         sum(int(row.requests) for row in rows),

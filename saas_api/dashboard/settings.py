@@ -1,4 +1,4 @@
-"""Organization and account settings."""
+"""Settings of the organization and of the user's account."""
 
 import functools
 import zoneinfo
@@ -10,9 +10,9 @@ from flask import Blueprint, Response, g
 from marshmallow import fields
 
 from saas_api.accounts import organizations, passwords, sessions, users
+from saas_api.accounts.schemas import TimeZoneField
 from saas_api.billing import profiles
 from saas_api.billing.profiles import BillingDetails
-from saas_api.core import clock
 from saas_api.core.access import require_permission
 from saas_api.core.db import engine
 from saas_api.core.db.pagination import PageRequest
@@ -27,19 +27,11 @@ _AREAS = ("Africa", "America", "Antarctica", "Asia", "Atlantic", "Australia", "E
 _LINES, _LINE = 6, 80
 
 
-class TimeZoneField(fields.String):
-    """An IANA time zone by its name."""
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> str:
-        name = super()._deserialize(value, attr, data, **options).strip()
-        try:
-            return clock.get_zone(name).key
-        except ValueError as cause:
-            raise ma.ValidationError("Not a time zone such as Africa/Lagos.") from cause
+MAX_LISTED_SESSIONS = 50
 
 
 class PostalAddressField(Text):
-    """A postal address, a line each."""
+    """A postal address, one line per line."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(maximum=_LINES * (_LINE + 1), multiline=True, **options)
@@ -53,7 +45,7 @@ class PostalAddressField(Text):
 
 
 class OrganizationForm(StrictSchema):
-    """The organization's settings, and how its invoices name it; a time zone acts from the next billing period."""
+    """Settings and billing details of the organization; a time zone applies from the next billing period."""
 
     name = Text(required=True, maximum=100, error_messages={"required": "Enter a name."})
     billing_email = Email(load_default=None)
@@ -64,13 +56,13 @@ class OrganizationForm(StrictSchema):
 
 
 class ProfileForm(StrictSchema):
-    """The name somebody goes by."""
+    """The user's name."""
 
     full_name = Text(load_default="", minimum=0, maximum=100)
 
 
 class ChangePasswordForm(StrictSchema):
-    """The password somebody has, and the one they want."""
+    """The current and the new password."""
 
     current_password = fields.String(required=True, error_messages={"required": "Enter your current password."})
     new_password = fields.String(required=True, error_messages={"required": "Enter a new password."})
@@ -78,12 +70,9 @@ class ChangePasswordForm(StrictSchema):
 
 @functools.cache
 def list_time_zones() -> list[str]:
-    """The time zones to choose from: UTC, then those named after a place."""
+    """Returns the selectable time zones: UTC, then those named after a place."""
     named = sorted(name for name in zoneinfo.available_timezones() if name.partition("/")[0] in _AREAS)
     return ["UTC", *named]
-
-
-MAX_LISTED_SESSIONS = 50
 
 
 def _caller() -> str:
@@ -97,24 +86,26 @@ def _is_refused(response: Response) -> bool:
 @bp.get("/settings")
 @require_permission("organization:read")
 def organization_settings(form: Form | None = None) -> Response:
-    """Show the organization's settings, and how its invoices name it."""
-    found = organizations.get(engine.session(), g.principal.organization_id)
-    buyer = profiles.get_billing_details(engine.session(), found.id)
-    kept = {
-        "name": found.name,
-        "billing_email": found.billing_email,
-        "timezone": found.timezone,
-        "legal_name": buyer.name,
-        "address": "\n".join(buyer.address),
-        "tax_id": buyer.tax_id,
+    """Show settings and billing details of the organization."""
+    organization = organizations.get(engine.session(), g.principal.organization_id)
+    details = profiles.get_billing_details(engine.session(), organization.id)
+    values = {
+        "name": organization.name,
+        "billing_email": organization.billing_email,
+        "timezone": organization.timezone,
+        "legal_name": details.name,
+        "address": "\n".join(details.address),
+        "tax_id": details.tax_id,
     }
-    listed = list_time_zones() if found.timezone in list_time_zones() else [found.timezone, *list_time_zones()]
+    zone_names = (
+        list_time_zones() if organization.timezone in list_time_zones() else [organization.timezone, *list_time_zones()]
+    )
     return pages.render_page(
         "dashboard/settings/organization.html",
-        organization=found,
-        buyer=buyer,
-        zones=[(name, name) for name in listed],
-        form=form or Form(kept),
+        organization=organization,
+        buyer=details,
+        zones=[(name, name) for name in zone_names],
+        form=form or Form(values),
     )
 
 
@@ -123,8 +114,8 @@ def organization_settings(form: Form | None = None) -> Response:
 @form_view(OrganizationForm(), form=organization_settings)
 def update_organization(body: dict[str, Any]) -> Any:
     """Change the organization's settings."""
-    own = {name: body[name] for name in ("name", "billing_email", "timezone")}
-    organizations.update_organization(engine.session(), g.principal, own)
+    changes = {name: body[name] for name in ("name", "billing_email", "timezone")}
+    organizations.update_organization(engine.session(), g.principal, changes)
     profiles.set_billing_details(
         engine.session(), g.principal, BillingDetails(body["legal_name"], body["address"], body["tax_id"])
     )
@@ -134,16 +125,16 @@ def update_organization(body: dict[str, Any]) -> Any:
 @bp.get("/account")
 @require_permission(None)
 def account_settings(form: Form | None = None) -> Response:
-    """Show a person's name, address and sessions."""
-    known = sessions.get_profile(g.principal)
+    """Show the user's name, e-mail address and sessions."""
+    profile = sessions.get_profile(g.principal)
     active_sessions = sessions.list_sessions(g.principal, PageRequest(MAX_LISTED_SESSIONS)).items
     return pages.render_page(
         "dashboard/settings/account.html",
-        user=known.user,
+        user=profile.user,
         sessions=active_sessions,
         current=g.principal.session_id,
-        zone=known.organization.timezone,
-        form=form or Form({"full_name": known.user.full_name}),
+        zone=profile.organization.timezone,
+        form=form or Form({"full_name": profile.user.full_name}),
         look=Form(g.preferences),
     )
 
@@ -152,7 +143,7 @@ def account_settings(form: Form | None = None) -> Response:
 @require_permission(None)
 @form_view(ProfileForm(), form=account_settings)
 def update_name(body: dict[str, Any]) -> Any:
-    """Change the name a person goes by."""
+    """Change the user's name."""
     users.update_name(g.principal, body["full_name"])
     return pages.redirect_to("dashboard.settings.account_settings", _notice="Saved.")
 
@@ -160,7 +151,7 @@ def update_name(body: dict[str, Any]) -> Any:
 @bp.get("/account/password")
 @require_permission(None)
 def change_password_form(form: Form | None = None) -> Response:
-    """Show the form for another password."""
+    """Show the form that changes the password."""
     return pages.render_page("dashboard/settings/password.html", form=form or Form())
 
 
@@ -169,7 +160,7 @@ def change_password_form(form: Form | None = None) -> Response:
 @limiter.limiter.shared_limit("10 per 15 minutes", scope="password", key_func=_caller, deduct_when=_is_refused)
 @form_view(ChangePasswordForm(), form=change_password_form)
 def change_password(body: dict[str, Any]) -> Any:
-    """Change a person's password; their other sessions end."""
+    """Change the user's password and end their other sessions."""
     passwords.change_password(g.principal, **body)
     notice = "The password was changed. Your other sessions have ended."
     return pages.redirect_to("dashboard.settings.account_settings", _notice=notice)
@@ -180,7 +171,7 @@ def change_password(body: dict[str, Any]) -> Any:
 @limiter.limiter.shared_limit("3 per hour", scope="verification", key_func=_caller)
 @form_view(EmptyForm(), form=account_settings)
 def send_verification_email(body: dict[str, Any]) -> Any:  # noqa: ARG001 - the form has no fields
-    """Send the link that verifies an address again."""
+    """Send the verification link again."""
     users.request_email_verification(g.principal)
     return pages.redirect_to(
         "dashboard.settings.account_settings", _notice="A new link is on its way. Older ones lead nowhere."
@@ -191,7 +182,7 @@ def send_verification_email(body: dict[str, Any]) -> Any:  # noqa: ARG001 - the 
 @require_permission(None)
 @form_view(EmptyForm(), form=lambda session_id, form: account_settings(form))  # noqa: ARG005 - the address has it
 def revoke_session(session_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG001 - the form has no fields
-    """End one other session of a person's."""
+    """End another session of the user."""
     if session_id == g.principal.session_id:
         raise Forbidden("This is the session you are in; sign out to end it.")
     sessions.revoke_session(g.principal, session_id)
@@ -202,6 +193,6 @@ def revoke_session(session_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG0
 @require_permission(None)
 @form_view(EmptyForm(), form=account_settings)
 def revoke_other_sessions(body: dict[str, Any]) -> Any:  # noqa: ARG001 - the form has no fields
-    """End every session of a person's but this one."""
+    """End all other sessions of the user."""
     count = sessions.revoke_other_sessions(g.principal)
     return pages.redirect_to("dashboard.settings.account_settings", _notice=f"Other sessions that have ended: {count}.")

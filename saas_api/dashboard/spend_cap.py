@@ -1,4 +1,4 @@
-"""Spend cap and alerts."""
+"""The spending page: spend cap and alerts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -29,8 +29,12 @@ bp = Blueprint("spend_cap", __name__)
 _MAX_DECIMALS = -6
 
 
+MAX_ALERTS = 50
+TEMPLATE = "dashboard.spend_cap.index"
+
+
 class SpendCapForm(StrictSchema):
-    """A cap, or none."""
+    """A spend cap, or none."""
 
     limit = fields.String(required=True, validate=validate.OneOf(("amount", "none")))
     amount = MoneyAmount(load_default=None)
@@ -43,7 +47,7 @@ class SpendCapForm(StrictSchema):
 
 
 class AlertForm(StrictSchema):
-    """A new alert; `subject` names the meter too, such as "quantity:sms"."""
+    """A new alert; `subject` includes the meter, such as "quantity:sms"."""
 
     subject = Text(maximum=120, required=True)
     threshold = MoneyAmount(required=True, error_messages={"required": "Say at what value."})
@@ -62,14 +66,10 @@ class AlertForm(StrictSchema):
         return {**data, "subject": subject, "meter": meter if subject in METER_SUBJECTS else None}
 
 
-MAX_ALERTS = 50
-TEMPLATE = "dashboard.spend_cap.index"
-
-
 @bp.get("/billing/spending")
 @require_permission("billing:read")
 def index(form: Form | None = None) -> Response:
-    """Show the cap with what counts against it, and the alerts with what they raised in this period."""
+    """Show the spend cap, the spend of the period, and the alerts."""
     running = running_period.get_current_period(engine.session(), context.current_account(), clock.now())
     units = plans.meter_units(engine.session())
     profile, currency = running.account.profile, running.version.currency
@@ -104,7 +104,7 @@ def index(form: Form | None = None) -> Response:
 @require_permission("spend-cap:write")
 @form_view(SpendCapForm(), form=index)
 def set_cap(body: dict[str, Any]) -> Any:
-    """Put another cap in force, or none."""
+    """Set or remove the spend cap."""
     amount = body["amount"] if body["limit"] == "amount" else None
     spend_cap.set_spend_cap(
         engine.session(), context.current_organization_id(), amount, body["action"], audit.actor_for(g.principal)
@@ -119,8 +119,8 @@ def set_cap(body: dict[str, Any]) -> Any:
 @form_view(AlertForm(), form=index)
 def add_alert(body: dict[str, Any]) -> Any:
     """Add an alert."""
-    rules, wanted = _alert_rules(), AlertRuleInput(body["subject"], body["meter"], body["threshold"])
-    if wanted in rules.values():
+    rules, rule = _alert_rules(), AlertRuleInput(body["subject"], body["meter"], body["threshold"])
+    if rule in rules.values():
         raise ValidationFailed.at_field("threshold", "There is such an alert already.")
     if len(rules) >= MAX_ALERTS:
         raise ValidationFailed.at_field("subject", f"At most {MAX_ALERTS} alerts. Remove one first.")
@@ -128,7 +128,7 @@ def add_alert(body: dict[str, Any]) -> Any:
         raise ValidationFailed.at_field("subject", "There is nothing like that to watch.")
     if (body["subject"] in METER_SUBJECTS) != (body["meter"] is not None) or body["meter"] not in {None, *_units()}:
         raise ValidationFailed.at_field("subject", "There is no such meter.")
-    _save_alerts([*rules.values(), wanted])
+    _save_alerts([*rules.values(), rule])
     return pages.redirect_to(TEMPLATE, _notice="The alert is added.")
 
 
@@ -136,13 +136,13 @@ def add_alert(body: dict[str, Any]) -> Any:
 @require_permission("spend-cap:write")
 @form_view(EmptyForm(), form=lambda form, rule_id: index(form))  # noqa: ARG005 - the page of all of them is shown again
 def toggle_alert(rule_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG001 - the form has no fields
-    """Switch an alert off, or on again."""
+    """Enable or disable an alert."""
     rules = _alert_rules()
     if rule_id not in rules:
         raise NotFound
-    switched = replace(rules[rule_id], is_enabled=not rules[rule_id].is_enabled)
-    _save_alerts(list({**rules, rule_id: switched}.values()))
-    return pages.redirect_to(TEMPLATE, _notice=f"The alert is switched {'on' if switched.is_enabled else 'off'}.")
+    toggled = replace(rules[rule_id], is_enabled=not rules[rule_id].is_enabled)
+    _save_alerts(list({**rules, rule_id: toggled}.values()))
+    return pages.redirect_to(TEMPLATE, _notice=f"The alert is switched {'on' if toggled.is_enabled else 'off'}.")
 
 
 @bp.post('/billing/spending/alerts/<id("alr"):rule_id>/remove')
@@ -157,9 +157,9 @@ def remove_alert(rule_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG001 - 
 
 
 def describe_alert(subject: str, meter: str | None, threshold: str, units: dict[str, str], currency: str) -> str:
-    """An alert in words.
+    """Returns an alert in words.
 
-    threshold: as text, in the unit of its subject
+    threshold: formatted, in the unit of its subject
     """
     thing = f"{METER_LABELS.get(meter or '', meter)} {units.get(meter or '', 'unit')}s"
     match subject:
@@ -182,12 +182,12 @@ def _subjects(units: dict[str, str], currency: str) -> Any:
         yield f"percent_of_included:{meter}", f"{name}, in % of what the plan includes"
 
 
-def _filled(typed: Form | None, profile: BillingProfile, currency: str) -> Form:
-    """The page's two forms: what holds, and over it what was typed into one of them."""
-    cap_minor, form = profile.spend_cap_minor, typed or Form()
+def _filled(submitted: Form | None, profile: BillingProfile, currency: str) -> Form:
+    """Returns the values of the page's two forms: the stored ones, overridden by the submitted ones."""
+    cap_minor, form = profile.spend_cap_minor, submitted or Form()
     amount = "" if cap_minor is None else money.format_minor(cap_minor, currency)
-    holds = {"limit": "none" if cap_minor is None else "amount", "amount": amount, "action": profile.spend_cap_action}
-    return replace(form, values={**holds, **form.values})
+    current = {"limit": "none" if cap_minor is None else "amount", "amount": amount, "action": profile.spend_cap_action}
+    return replace(form, values={**current, **form.values})
 
 
 def _units() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Members, roles, invitations."""
+"""The team page: members, roles, invitations, transfer of ownership."""
 
 from typing import Any
 from uuid import UUID
@@ -14,25 +14,14 @@ from saas_api.accounts.models import Invitation
 from saas_api.core import ids
 from saas_api.core.access import PERMISSIONS, require_permission
 from saas_api.core.db import engine
-from saas_api.core.errors import ValidationFailed
 from saas_api.core.fields import Email, PrefixedId, StrictSchema
 from saas_api.core.limits import limiter
 from saas_api.core.roles import ROLES
 from saas_api.core.web import pages
 from saas_api.core.web.forms import EmptyForm, Form, form_view
+from saas_api.dashboard import context
 
 bp = Blueprint("team", __name__)
-
-
-def get_invitation(session: Session, organization_id: UUID, invitation_id: UUID) -> Invitation:
-    """An invitation, answered or not.
-
-    raises: NoSuchInvitation
-    """
-    found = session.get(Invitation, (organization_id, invitation_id))
-    if found is None:
-        raise InvitationNotFound
-    return found
 
 
 ASSIGNABLE_ROLES = tuple(role for role in ROLES if role != "owner")
@@ -64,29 +53,41 @@ PERMISSION_DESCRIPTIONS = {
     "billing:write": "Pay invoices and change the plan",
     "members:promote": "Change roles and transfer the ownership",
 }
+INVITATION_SENT_NOTICE = "The invitation is on its way to {}. Its link works for 7 days."
+
+
+def get_invitation(session: Session, organization_id: UUID, invitation_id: UUID) -> Invitation:
+    """Returns an invitation in any status.
+
+    raises: InvitationNotFound
+    """
+    invitation = session.get(Invitation, (organization_id, invitation_id))
+    if invitation is None:
+        raise InvitationNotFound
+    return invitation
 
 
 class InvitationForm(StrictSchema):
-    """Who is asked in, and as what."""
+    """E-mail address and role of an invitation."""
 
     email = Email(required=True, error_messages={"required": "Enter an e-mail address."})
     role = fields.String(load_default="member", validate=validate.OneOf(ASSIGNABLE_ROLES))
 
 
 class RoleForm(StrictSchema):
-    """A role that can be given; the ownership is transferred."""
+    """An assignable role; ownership is transferred instead."""
 
     role = fields.String(required=True, validate=validate.OneOf(ASSIGNABLE_ROLES))
 
 
 class RemoveMemberForm(StrictSchema):
-    """What somebody typed to show that they mean it."""
+    """The text typed to confirm."""
 
     typed = fields.String(load_default="", validate=validate.Length(max=300))
 
 
 class TransferOwnershipForm(StrictSchema):
-    """Who is to own the organization, and its name, typed."""
+    """The new owner, and the organization's name typed to confirm."""
 
     user_id = PrefixedId("usr", required=True, error_messages={"required": "Choose a member."})
     typed = fields.String(load_default="", validate=validate.Length(max=300))
@@ -95,7 +96,7 @@ class TransferOwnershipForm(StrictSchema):
 @bp.get('/team/members/<id("usr"):user_id>/role')
 @require_permission("members:promote")
 def change_role_form(user_id: UUID, form: Form | None = None) -> Response:
-    """Show the form that gives a member another role."""
+    """Show the form that changes a member's role."""
     member = _member(user_id)
     return pages.render_page(
         "dashboard/team/role.html",
@@ -109,7 +110,7 @@ def change_role_form(user_id: UUID, form: Form | None = None) -> Response:
 @require_permission("members:promote")
 @form_view(RoleForm(), form=change_role_form, requires_fresh_login=True)
 def change_role(user_id: UUID, body: dict[str, Any]) -> Any:
-    """Give a member another role; it acts on their next click."""
+    """Change a member's role; it applies to their next request."""
     member = members.change_role(engine.session(), g.principal, user_id, body["role"])
     return pages.redirect_to("dashboard.team.index", _notice=f"{member.display_name} is {member.role} now.")
 
@@ -117,7 +118,7 @@ def change_role(user_id: UUID, body: dict[str, Any]) -> Any:
 @bp.get('/team/members/<id("usr"):user_id>/remove')
 @require_permission("members:write")
 def remove_form(user_id: UUID, form: Form | None = None) -> Response:
-    """Show what removing a member means."""
+    """Show the form that removes a member."""
     return pages.render_page("dashboard/team/remove.html", member=_member(user_id), form=form or Form())
 
 
@@ -125,9 +126,9 @@ def remove_form(user_id: UUID, form: Form | None = None) -> Response:
 @require_permission("members:write")
 @form_view(RemoveMemberForm(), form=remove_form)
 def remove(user_id: UUID, body: dict[str, Any]) -> Any:
-    """Put a member out."""
+    """Remove a member."""
     member = _member(user_id)
-    check_confirmation(body["typed"], member.email)
+    context.check_confirmation(body["typed"], member.email)
     members.remove_member(engine.session(), g.principal, user_id)
     return pages.redirect_to("dashboard.team.index", _notice=f"{member.display_name} was removed.")
 
@@ -135,16 +136,19 @@ def remove(user_id: UUID, body: dict[str, Any]) -> Any:
 @bp.get("/team/transfer")
 @require_permission("members:promote")
 def transfer_form(form: Form | None = None) -> Response:
-    """Show the form that makes somebody else the owner."""
+    """Show the form that transfers the ownership."""
     organization = organizations.get(engine.session(), g.principal.organization_id)
     others = [
-        one for one in members.get_team(engine.session(), organization.id).members if one.user_id != g.principal.id
+        member
+        for member in members.get_team(engine.session(), organization.id).members
+        if member.user_id != g.principal.id
     ]
     return pages.render_page(
         "dashboard/team/transfer.html",
         organization=organization,
         members=[
-            (ids.format_id("usr", one.user_id), f"{one.display_name} ({one.email}), {one.role}") for one in others
+            (ids.format_id("usr", member.user_id), f"{member.display_name} ({member.email}), {member.role}")
+            for member in others
         ],
         form=form or Form(),
     )
@@ -154,9 +158,9 @@ def transfer_form(form: Form | None = None) -> Response:
 @require_permission("members:promote")
 @form_view(TransferOwnershipForm(), form=transfer_form, requires_fresh_login=True)
 def transfer_ownership(body: dict[str, Any]) -> Any:
-    """Make another member the owner; whoever was becomes an admin."""
+    """Transfer the ownership; the previous owner becomes an admin."""
     organization = organizations.get(engine.session(), g.principal.organization_id)
-    check_confirmation(body["typed"], organization.name)
+    context.check_confirmation(body["typed"], organization.name)
     members.transfer_ownership(engine.session(), g.principal, body["user_id"])
     member = _member(body["user_id"])
     notice = f"{member.display_name} owns {organization.name} now. You are an admin."
@@ -164,18 +168,10 @@ def transfer_ownership(body: dict[str, Any]) -> Any:
 
 
 def _member(user_id: UUID) -> Member:
-    found = members.find_member(engine.session(), g.principal.organization_id, user_id)
-    if found is None:
+    member = members.find_member(engine.session(), g.principal.organization_id, user_id)
+    if member is None:
         raise MemberNotFound
-    return found
-
-
-def check_confirmation(typed: str, wanted: str) -> None:
-    if typed.strip().casefold() != wanted.strip().casefold():
-        raise ValidationFailed.at_field("typed", f"Type {wanted} to confirm.")
-
-
-INVITATION_SENT_NOTICE = "The invitation is on its way to {}. Its link works for 7 days."
+    return member
 
 
 def _caller() -> str:
@@ -189,15 +185,15 @@ def _invitation_sent(response: Response) -> bool:
 @bp.get("/team")
 @require_permission("members:read")
 def index(form: Form | None = None) -> Response:
-    """Show the members, open invitations, and what each role may do."""
+    """Show members, pending invitations and the permissions of each role."""
     organization = organizations.get(engine.session(), g.principal.organization_id)
-    found = members.get_team(engine.session(), organization.id)
+    team = members.get_team(engine.session(), organization.id)
     return pages.render_page(
         "dashboard/team/index.html",
-        members=found.members,
-        invitations=found.pending_invitations,
-        seen=sessions.get_last_seen([member.user_id for member in found.members]),
-        called={member.user_id: member.display_name for member in found.members},
+        members=team.members,
+        invitations=team.pending_invitations,
+        seen=sessions.get_last_seen([member.user_id for member in team.members]),
+        called={member.user_id: member.display_name for member in team.members},
         zone=organization.timezone,
         form=form,
         roles=ROLES,
@@ -215,7 +211,7 @@ def _in_order(roles: frozenset[str]) -> list[str]:
 @bp.get("/team/invite")
 @require_permission("members:write")
 def invite_form(form: Form | None = None) -> Response:
-    """Show the form that invites somebody."""
+    """Show the invitation form."""
     return pages.render_page(
         "dashboard/team/invite.html",
         form=form or Form({"role": "member"}),
@@ -228,16 +224,16 @@ def invite_form(form: Form | None = None) -> Response:
 @limiter.limiter.shared_limit("50 per day", scope="invitations", key_func=_caller, deduct_when=_invitation_sent)
 @form_view(InvitationForm(), form=invite_form, is_idempotent=True)
 def invite(body: dict[str, Any]) -> Any:
-    """Invite somebody by mail."""
-    made = invitations.create_invitation(engine.session(), g.principal, **body)
-    return pages.redirect_to("dashboard.team.index", _notice=INVITATION_SENT_NOTICE.format(made.email))
+    """Invite a user by mail."""
+    invitation = invitations.create_invitation(engine.session(), g.principal, **body)
+    return pages.redirect_to("dashboard.team.index", _notice=INVITATION_SENT_NOTICE.format(invitation.email))
 
 
 @bp.post('/team/invitations/<id("ivt"):invitation_id>/cancel')
 @require_permission("members:write")
 @form_view(EmptyForm(), form=lambda invitation_id, form: index(form))  # noqa: ARG005 - the address has it
 def cancel_invitation(invitation_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG001 - the form has no fields
-    """Cancel an invitation: its link leads nowhere."""
+    """Revoke an invitation; its link stops working."""
     invitations.revoke_invitation(engine.session(), g.principal, invitation_id)
     return pages.redirect_to("dashboard.team.index", _notice="The invitation was canceled. Its link leads nowhere.")
 
@@ -247,9 +243,9 @@ def cancel_invitation(invitation_id: UUID, body: dict[str, Any]) -> Any:  # noqa
 @limiter.limiter.shared_limit("50 per day", scope="invitations", key_func=_caller, deduct_when=_invitation_sent)
 @form_view(EmptyForm(), form=lambda invitation_id, form: index(form), is_idempotent=True)  # noqa: ARG005 - the address has it
 def resend_invitation(invitation_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG001 - the form has no fields
-    """Send an invitation anew: the link of the one before leads nowhere."""
-    old = get_invitation(engine.session(), g.principal.organization_id, invitation_id)
-    email, role = old.email, old.role
+    """Replace an invitation by a new one; the previous link stops working."""
+    invitation = get_invitation(engine.session(), g.principal.organization_id, invitation_id)
+    email, role = invitation.email, invitation.role
     invitations.revoke_invitation(engine.session(), g.principal, invitation_id)
     invitations.create_invitation(engine.session(), g.principal, email, role)
     return pages.redirect_to("dashboard.team.index", _notice=INVITATION_SENT_NOTICE.format(email))

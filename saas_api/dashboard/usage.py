@@ -1,4 +1,4 @@
-"""Usage page."""
+"""The usage page: calls by endpoint, key and day, the current period, charts and CSV."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -38,6 +38,26 @@ _HOUR, _DAYS = timedelta(hours=1), {"7d": 7, "30d": 30}
 _EARLIEST = date(2, 1, 1)
 
 
+TEMPLATE = "dashboard/usage/index.html"
+RANGE_CHOICES = [
+    ("24h", "Last 24 hours"),
+    ("7d", "Last 7 days"),
+    ("30d", "Last 30 days"),
+    ("period", "This billing period"),
+    ("last_period", "Last billing period"),
+    ("custom", "Custom dates"),
+]
+TAB_CHOICES = (("endpoint", "By endpoint"), ("key", "By key"), ("day", "By day"), ("period", "This period"))
+TABLE_FIELDS = {"range", "start_date", "end_date"}
+COUNT_COLUMNS = ("requests", "success_count", "error_count", "cost", "currency")
+USAGE_CSV_COLUMNS = {
+    "endpoint": ("method", "endpoint", *COUNT_COLUMNS),
+    "key": ("api_key_id", "name", *COUNT_COLUMNS),
+    "day": ("date", *COUNT_COLUMNS),
+    "period": ("meter", "unit", "quantity", "included", "overage", "amount", "currency"),
+}
+
+
 @dataclass(frozen=True)
 class HourRange(DateRange):
     """Whole local hours, on the days that they touch."""
@@ -63,7 +83,7 @@ class CallSeries:
     interval: "hour" or "day"
     starts: of each point
     by_meter: calls of each point, by meter
-    before: all calls of as long a time before
+    before: calls of the preceding range of the same length
     """
 
     interval: str
@@ -76,7 +96,7 @@ class CallSeries:
 class RateLimitUsage:
     """The rate limit of an organization and its busiest minute.
 
-    per_minute: calls a minute of all keys of a mode together
+    per_minute: calls per minute of all keys of a mode
     peak: messages accepted in the busiest minute of the last 24 hours; peak_at: its start
     """
 
@@ -87,9 +107,9 @@ class RateLimitUsage:
 
 @dataclass(frozen=True)
 class MeterAllowance:
-    """A meter as the plan in force sells it.
+    """A meter of the plan in force.
 
-    included: in its unit, in a period
+    included: quantity per period, in its unit
     """
 
     name: str
@@ -98,21 +118,21 @@ class MeterAllowance:
 
 
 def parse_range(session: Session, organization_id: UUID, query: Mapping[str, Any], zone: ZoneInfo) -> DateRange:
-    """The time that is meant, in whole local days, or hours for `24h`; thirty days when nothing is said.
+    """Returns the requested range in whole local days, or hours for `24h`; thirty days by default.
 
-    query: `range`, `start_date`, `end_date`; dates count where the range is custom or left out
-    raises: Invalid on dates that name no range, and for the period before the first
+    query: `range`, `start_date`, `end_date`; dates count for a custom or absent range
+    raises: ValidationFailed for dates that are no range, and for a period before the first
     """
-    now, wanted = clock.now(), query["range"] or "custom"
+    now, named_range = clock.now(), query["range"] or "custom"
     today = now.astimezone(zone).date()
-    if wanted == "24h":
+    if named_range == "24h":
         ends = now.astimezone(zone).replace(minute=0, second=0, microsecond=0).astimezone(now.tzinfo) + _HOUR
         begins = ends - 24 * _HOUR
         return HourRange(begins.astimezone(zone).date(), today, zone, begins, ends)
-    if wanted in _DAYS:
-        return DateRange(today - timedelta(days=_DAYS[wanted] - 1), today, zone)
-    if wanted != "custom":
-        return _period(session, organization_id, now, zone, is_last=wanted == "last_period")
+    if named_range in _DAYS:
+        return DateRange(today - timedelta(days=_DAYS[named_range] - 1), today, zone)
+    if named_range != "custom":
+        return _period(session, organization_id, now, zone, is_last=named_range == "last_period")
     try:
         return ranges.parse_date_range(query["start_date"], query["end_date"], today, zone)
     except InvalidDateRange as cause:
@@ -132,7 +152,7 @@ def _period(session: Session, organization_id: UUID, now: datetime, zone: ZoneIn
 
 
 def get_call_series(session: Session, organization_id: UUID, days: DateRange, mode: str) -> CallSeries:
-    """Accepted calls by the hour for at most two days, else by the day; the empty ones too."""
+    """Returns accepted calls by hour for at most two days, by day otherwise, including empty ones."""
     length = (days.last - days.first).days + 1
     interval = "hour" if length <= 2 else "day"
     starts = ranges.bucket_starts(days, interval)
@@ -140,15 +160,15 @@ def get_call_series(session: Session, organization_id: UUID, days: DateRange, mo
         earlier = days.begins - (days.ends - days.begins)
     else:
         earlier = ranges.day_start(max(days.first - timedelta(days=length), _EARLIEST), days.zone)
-    found: dict[str, list[int]] = {}
+    calls_by_meter: dict[str, list[int]] = {}
     before = 0
     span = TimeseriesRange([earlier, *starts], days.ends_at, [], None, mode)
     for row in reports.timeseries(session, organization_id, span):
         if row.point == 0:
             before += row.requests
         else:
-            found.setdefault(row.meter, [0] * len(starts))[row.point - 1] += row.requests
-    return CallSeries(interval, starts, found, before)
+            calls_by_meter.setdefault(row.meter, [0] * len(starts))[row.point - 1] += row.requests
+    return CallSeries(interval, starts, calls_by_meter, before)
 
 
 _LIMIT = text("""
@@ -163,14 +183,14 @@ WHERE s.organization_id = :organization_id ORDER BY s.starts_at <= :at DESC, s.s
 
 
 def get_rate_limit_usage(session: Session, organization_id: UUID, mode: str, at: datetime) -> RateLimitUsage:
-    """The rate limit in force, and the busiest minute of the 24 hours before."""
+    """Returns the rate limit in force and the busiest minute of the 24 hours before."""
     values = {"organization_id": organization_id, "mode": mode, "at": at, "since": at - 24 * _HOUR}
     row = session.execute(_LIMIT, {**values, "feature": RATE_LIMIT_FEATURE}).one()
     return RateLimitUsage(row.exception or plans.resolve_rate_limit(row.value), row.peak, row.at)
 
 
 def list_meter_allowances(session: Session, organization_id: UUID, at: datetime) -> dict[str, MeterAllowance]:
-    """Every meter by code, and what the plan in force includes of it."""
+    """Returns every meter by code with the included quantity of the plan in force."""
     rows = session.execute(
         text("""SELECT m.code, m.name, m.unit, coalesce(p.included_quantity, 0) FROM meters m
           LEFT JOIN prices p ON p.meter_code = m.code AND p.plan_version_id = (
@@ -182,47 +202,22 @@ def list_meter_allowances(session: Session, organization_id: UUID, at: datetime)
     return {code: MeterAllowance(*rest) for code, *rest in rows}
 
 
-RANGES = ("24h", "7d", "30d", "period", "last_period", "custom")
-TABS = ("endpoint", "key", "day", "period")
-
-
 class UsageFilters(StrictSchema):
-    """Which days, of which mode, and told apart by what."""
+    """Filters of the usage page: range, mode and tab."""
 
-    range = fields.String(load_default=None, validate=validate.OneOf(RANGES))
+    range = fields.String(load_default=None, validate=validate.OneOf([code for code, _ in RANGE_CHOICES]))
     start_date = DateField(load_default=None)
     end_date = DateField(load_default=None)
     mode = fields.String(load_default=None, validate=validate.OneOf(("live", "test")))
-    tab = fields.String(load_default="endpoint", validate=validate.OneOf(TABS))
+    tab = fields.String(load_default="endpoint", validate=validate.OneOf([code for code, _ in TAB_CHOICES]))
     format = fields.String(load_default=None, validate=validate.OneOf(("csv",)))
-
-
-TEMPLATE = "dashboard/usage/index.html"
-RANGE_CHOICES = [
-    ("24h", "Last 24 hours"),
-    ("7d", "Last 7 days"),
-    ("30d", "Last 30 days"),
-    ("period", "This billing period"),
-    ("last_period", "Last billing period"),
-    ("custom", "Custom dates"),
-]
-TAB_CHOICES = (("endpoint", "By endpoint"), ("key", "By key"), ("day", "By day"), ("period", "This period"))
-TABLE_FIELDS = {"range", "start_date", "end_date"}
-COUNT_COLUMNS = ("requests", "success_count", "error_count", "cost", "currency")
-USAGE_CSV_COLUMNS = {
-    "endpoint": ("method", "endpoint", *COUNT_COLUMNS),
-    "key": ("api_key_id", "name", *COUNT_COLUMNS),
-    "day": ("date", *COUNT_COLUMNS),
-    "period": ("meter", "unit", "quantity", "included", "overage", "amount", "currency"),
-}
 
 
 @dataclass(frozen=True)
 class MeterUsageRow:
-    """A meter in the running period; quantities in its unit, None where included quantities do not apply.
+    """A meter in the current period; quantities in its unit, None where included quantities do not apply.
 
-    name: with the plan under which it was used
-    covered: what included quantities paid for
+    name: with the plan when several plans were in force
     """
 
     meter: str
@@ -234,26 +229,29 @@ class MeterUsageRow:
 
     @property
     def covered(self) -> Decimal | None:
-        """What included quantities pay for."""
+        """The quantity that the included one covers."""
         return None if self.included is None else min(self.quantity, self.included)
 
     @property
     def overage(self) -> Decimal:
-        """What they do not."""
+        """The quantity beyond the included one."""
         return self.quantity - (self.covered or 0)
 
 
 @bp.get("/usage")
 @require_permission("usage:read")
 def index() -> Response:
-    """Show the usage of a range of days, or give one of its tables as CSV."""
+    """Show the usage of a range of days, or download one of its tables as CSV."""
     periods.ensure_account(engine.session(), g.principal.organization_id)
     zone = clock.get_zone(organizations.get(engine.session(), g.principal.organization_id).timezone)
     query, form = forms.parse_filters(UsageFilters())
     try:
         days = None if form.errors else parse_range(engine.session(), g.principal.organization_id, query, zone)
     except ValidationFailed as error:
-        days, form = None, Form(form.values, {str(one["field"]): str(one["reason"]) for one in error.details["fields"]})
+        days, form = (
+            None,
+            Form(form.values, {str(problem["field"]): str(problem["reason"]) for problem in error.details["fields"]}),
+        )
     if days is None:
         return pages.render_page(
             TEMPLATE, status=422, form=_refused(form), tab="", tabs=[], zone=zone.key, ranges=RANGE_CHOICES
@@ -289,15 +287,15 @@ def _period_rows(form: Form, zone: ZoneInfo, mode: str, *, is_table: bool) -> Re
     if mode == "test":
         return pages.render_page(TEMPLATE, form=_filled(form), tab="period", **_range_links(form, "period", mode, zone))
     meters = list_meter_allowances(engine.session(), g.principal.organization_id, clock.now())
-    found = previews.preview_current_period(engine.session(), g.principal.organization_id)
-    metered = _metered(found, meters)
+    preview = previews.preview_current_period(engine.session(), g.principal.organization_id)
+    metered = _metered(preview, meters)
     if is_table:
-        return _period_table(metered, found, zone)
+        return _period_table(metered, preview, zone)
     return pages.render_page(
         TEMPLATE,
         form=_filled(form),
         tab="period",
-        period=found,
+        period=preview,
         metered=metered,
         exact=charts.format_number,
         **_range_links(form, "period", mode, zone),
@@ -305,12 +303,12 @@ def _period_rows(form: Form, zone: ZoneInfo, mode: str, *, is_table: bool) -> Re
 
 
 def _range_links(form: Form, tab: str, mode: str, zone: ZoneInfo) -> dict[str, Any]:
-    """What both kinds of tabs show: where the others are, where the table is, until when it is counted."""
-    kept = {name: value for name, value in form.values.items() if name not in ("tab", "format")}
-    addresses = {code: url_for("dashboard.usage.index", **kept, tab=code) for code, _ in TAB_CHOICES}
+    """Returns what every tab shows: links to the other tabs and the CSV, and the time of the figures."""
+    filters = {name: value for name, value in form.values.items() if name not in ("tab", "format")}
+    addresses = {code: url_for("dashboard.usage.index", **filters, tab=code) for code, _ in TAB_CHOICES}
     return {
         "tabs": [(text, addresses[code], code == tab) for code, text in TAB_CHOICES],
-        "table": url_for("dashboard.usage.index", **kept, tab=tab, format="csv"),
+        "table": url_for("dashboard.usage.index", **filters, tab=tab, format="csv"),
         "mode": mode,
         "ranges": RANGE_CHOICES,
         "zone": zone.key,
@@ -319,23 +317,25 @@ def _range_links(form: Form, tab: str, mode: str, zone: ZoneInfo) -> dict[str, A
 
 
 def _filled(form: Form) -> Form:
-    """The filters as they act: what was left out stands for thirty days."""
-    acting = "custom" if form.value("start_date") or form.value("end_date") else "30d"
-    values = {"range": acting, **form.values}
+    """Returns the filters with their defaults: thirty days."""
+    default_range = "custom" if form.value("start_date") or form.value("end_date") else "30d"
+    values = {"range": default_range, **form.values}
     if values["range"] != "custom" and not form.errors:
         values = {name: value for name, value in values.items() if not name.endswith("_date")}
     return Form(values, form.errors, form.problem)
 
 
 def _refused(form: Form) -> Form:
-    """The filters with what is wrong: beside its field, or above them where no field is."""
+    """Returns the filters with their errors: beside a field, or above the form where the page has no such field."""
     filled, problem = _filled(form), None
     for name in form.errors.keys() - TABLE_FIELDS:
         problem = f"There is no such {name}: {form.value(name)}"
-    told = {
-        name: why.replace("start_date", "the first day") for name, why in form.errors.items() if name in TABLE_FIELDS
+    errors = {
+        name: reason.replace("start_date", "the first day")
+        for name, reason in form.errors.items()
+        if name in TABLE_FIELDS
     }
-    return Form(filled.values, told, problem)
+    return Form(filled.values, errors, problem)
 
 
 def _notice(days: DateRange) -> str:
@@ -346,14 +346,14 @@ def _notice(days: DateRange) -> str:
 
 
 def call_chart(calls: CallSeries, days: DateRange, meters: Mapping[str, MeterAllowance]) -> Chart:
-    """Accepted calls over time by meter; of more than four meters the three most used and the others."""
+    """Returns the chart of accepted calls by meter; of more than four meters the three most used and the rest."""
     used = sorted(calls.by_meter, key=lambda code: (-sum(calls.by_meter[code]), code))
-    kept = sorted(used if len(used) <= MAX_SERIES else used[: MAX_SERIES - 1])
-    names = [meters[code].name for code in kept] or ["All"]
-    columns = [calls.by_meter[code] for code in kept] or [[0] * len(calls.starts)]
-    if len(kept) < len(used):
+    shown_meters = sorted(used if len(used) <= MAX_SERIES else used[: MAX_SERIES - 1])
+    names = [meters[code].name for code in shown_meters] or ["All"]
+    columns = [calls.by_meter[code] for code in shown_meters] or [[0] * len(calls.starts)]
+    if len(shown_meters) < len(used):
         names.append("Others")
-        rest = (calls.by_meter[code] for code in used if code not in kept)
+        rest = (calls.by_meter[code] for code in used if code not in shown_meters)
         columns.append([sum(values) for values in zip(*rest, strict=True)])
     title = f"Accepted calls per {calls.interval}, by meter ({days.zone.key})"
     points = list(zip(_labels(calls, days), *columns, strict=True))
@@ -372,11 +372,11 @@ def _labels(calls: CallSeries, days: DateRange) -> list[str]:
 def _rows(report: UsageReport, tab: str) -> list[tuple[Any, ...]]:
     """What a tab lists: its heading cells, then the tally."""
     if tab == "endpoint":
-        return [(*place, tally) for place, tally in sorted(report.by_endpoint.items())]
+        return [(*endpoint, tally) for endpoint, tally in sorted(report.by_endpoint.items())]
     if tab == "day":
         return [(day, tally) for day, tally in sorted(report.by_day.items(), reverse=True)]
-    found = sorted(report.by_api_key.items(), key=lambda item: (-item[1].requests, str(item[0])))
-    return [(key_id, report.key_names.get(key_id) if key_id else None, tally) for key_id, tally in found]
+    totals = sorted(report.by_api_key.items(), key=lambda item: (-item[1].requests, str(item[0])))
+    return [(key_id, report.key_names.get(key_id) if key_id else None, tally) for key_id, tally in totals]
 
 
 def _table(report: UsageReport, tab: str, mode: str) -> Response:
@@ -395,27 +395,33 @@ def _counts(tally: CallTotals, currency: str) -> tuple[Any, ...]:
     return tally.requests, tally.success_count, tally.error_count, Decimal(tally.cost_text), currency
 
 
-def _metered(found: BillPreview, meters: Mapping[str, MeterAllowance]) -> list[MeterUsageRow]:
-    """The lines of the bill that are about usage; a meter without use is told with what is included of it."""
-    lines = [line for line in found.bill.lines if line.meter is not None]
-    known = Counter(line.meter for line in lines)
+def _metered(preview: BillPreview, meters: Mapping[str, MeterAllowance]) -> list[MeterUsageRow]:
+    """Returns the usage lines of the bill, and meters without usage that have an included quantity."""
+    lines = [line for line in preview.bill.lines if line.meter is not None]
+    line_counts = Counter(line.meter for line in lines)
     rows = []
     for line in lines:
         meter, included = meters[str(line.meter)], line.calculation.get("included")
-        name = meter.name if known[line.meter] == 1 and line.kind == "usage" else f"{meter.name} ({line.description})"
-        share = None if included is None else Decimal(included)
-        rows.append(MeterUsageRow(str(line.meter), name, meter.unit, line.quantity, share, line.amount_minor))
-    seen = {row.meter for row in rows}
+        name = (
+            meter.name
+            if line_counts[line.meter] == 1 and line.kind == "usage"
+            else f"{meter.name} ({line.description})"
+        )
+        included_quantity = None if included is None else Decimal(included)
+        rows.append(
+            MeterUsageRow(str(line.meter), name, meter.unit, line.quantity, included_quantity, line.amount_minor)
+        )
+    billed_meters = {row.meter for row in rows}
     rows += [
         MeterUsageRow(code, meter.name, meter.unit, Decimal(0), meter.included, 0)
         for code, meter in meters.items()
-        if code not in seen and meter.included
+        if code not in billed_meters and meter.included
     ]
     return rows
 
 
-def _period_table(metered: list[MeterUsageRow], found: BillPreview, zone: ZoneInfo) -> Response:
-    currency = found.bill.currency
+def _period_table(metered: list[MeterUsageRow], preview: BillPreview, zone: ZoneInfo) -> Response:
+    currency = preview.bill.currency
     rows = [
         (
             *(row.meter, row.unit, Decimal(money.format_unit_price(row.quantity)), row.covered, row.overage),
@@ -423,5 +429,5 @@ def _period_table(metered: list[MeterUsageRow], found: BillPreview, zone: ZoneIn
         )
         for row in metered
     ]
-    starts = found.starts_at.astimezone(zone).date()
+    starts = preview.starts_at.astimezone(zone).date()
     return pages.csv_response(f"usage-period-{starts}-live.csv", USAGE_CSV_COLUMNS["period"], rows)

@@ -1,4 +1,4 @@
-"""Deliveries and events pages."""
+"""Pages of webhook deliveries, events and event types."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +14,8 @@ from sqlalchemy.orm import Session
 
 from saas_api.core import clock
 from saas_api.core.access import require_permission
-from saas_api.core.db import engine, pagination
-from saas_api.core.db.pagination import Page, PageRequest
-from saas_api.core.errors import ValidationFailed
+from saas_api.core.db import engine
+from saas_api.core.db.pagination import Keyset, Page, PageRequest
 from saas_api.core.fields import PrefixedId, StrictSchema
 from saas_api.core.web import forms, pages
 from saas_api.core.web.forms import EmptyForm, Form, form_view
@@ -31,7 +30,8 @@ bp = Blueprint("webhook_deliveries", __name__)
 _COLUMNS = """d.id, d.event_id, e.type, d.endpoint_id, w.url, w.deleted_at IS NOT NULL AS is_deleted, d.cause, d.status,
   d.attempts, d.last_status, d.error_code, d.next_at, d.finished_at, d.created_at"""
 _CARRIED = "JOIN events e ON e.organization_id = d.organization_id AND e.id = d.event_id"
-# Newest first over all endpoints: as many as are shown of each by its own index, then the newest of these.
+_NEWEST_FIRST = Keyset(Delivery.created_at.desc(), Delivery.id.desc())
+# The newest rows of each endpoint by its own index, then the newest of all.
 _DELIVERIES = f"""
 SELECT d.* FROM webhook_endpoints w CROSS JOIN LATERAL (
   SELECT {_COLUMNS} FROM webhook_deliveries d {_CARRIED}
@@ -44,6 +44,10 @@ SELECT {_COLUMNS} FROM webhook_deliveries d {_CARRIED}
   JOIN webhook_endpoints w ON w.organization_id = d.organization_id AND w.id = d.endpoint_id
  WHERE d.organization_id = :organization_id AND d.event_id = :event_id
  ORDER BY d.created_at DESC, d.id DESC LIMIT 50""")
+
+
+DELIVERY_STATUSES = ("queued", "sending", "delivered", "failed", "canceled")
+POLL_SECONDS = timedelta(minutes=15)
 
 
 @dataclass(frozen=True)
@@ -67,15 +71,15 @@ class DeliveryRow:
 
     @property
     def is_due(self) -> bool:
-        """Whether it is sent as soon as somebody gets to it."""
+        """Whether the next attempt is due."""
         return self.next_at is not None and self.next_at <= clock.now()
 
 
 def list_all_deliveries(session: Session, organization_id: UUID, query: Mapping[str, Any], limit: int) -> Page:
-    """A page of deliveries to all endpoints, newest first.
+    """Returns a page of deliveries to all endpoints, newest first.
 
     query: `endpoint_id`, `status`, `event_type`, `cursor`
-    raises: Invalid on a cursor that is none
+    raises: ValidationFailed for a cursor of another list
     """
     values: dict[str, Any] = {"organization_id": organization_id, "limit": limit + 1}
     conditions, endpoint = "", ""
@@ -85,28 +89,24 @@ def list_all_deliveries(session: Session, organization_id: UUID, query: Mapping[
         conditions, values["event_type"] = f"{conditions} AND e.type = :event_type", query["event_type"]
     if query["cursor"]:
         conditions = f"{conditions} AND (d.created_at, d.id) < (:created_at, :id)"
-        values["created_at"], values["id"] = _time_and_id(query["cursor"])
+        values["created_at"], values["id"] = _NEWEST_FIRST.decode(query["cursor"])
     if query["endpoint_id"]:
         endpoint, values["endpoint_id"] = "AND w.id = :endpoint_id", query["endpoint_id"]
     statement = sa.text(_DELIVERIES.format(conditions=conditions, endpoint=endpoint))
     rows = [DeliveryRow(*row) for row in session.execute(statement, values)]
-    kept = rows[:limit]
-    following = (
-        pagination.encode_cursor(kept[-1].created_at.isoformat(), kept[-1].id.hex) if len(rows) > limit else None
-    )
-    return Page(kept, following, limit)
+    return _NEWEST_FIRST.page(rows, PageRequest(limit), lambda row: (row.created_at, row.id))
 
 
 def list_event_deliveries(session: Session, organization_id: UUID, event_id: UUID) -> list[DeliveryRow]:
-    """The newest fifty deliveries of an event, newest first."""
+    """Returns the newest fifty deliveries of an event, newest first."""
     values = {"organization_id": organization_id, "event_id": event_id}
     return [DeliveryRow(*row) for row in session.execute(_OF_EVENT, values)]
 
 
 def get_event(session: Session, organization_id: UUID, event_id: UUID) -> Event:
-    """An event.
+    """Returns an event.
 
-    raises: NoSuchEvent
+    raises: EventNotFound
     """
     event = session.get(Event, (organization_id, event_id))
     if event is None:
@@ -115,29 +115,18 @@ def get_event(session: Session, organization_id: UUID, event_id: UUID) -> Event:
 
 
 def list_all_endpoints(session: Session, organization_id: UUID) -> Sequence[Endpoint]:
-    """Every endpoint, newest first, the deleted ones last."""
+    """Returns the newest fifty endpoints, deleted ones last."""
     statement = sa.select(Endpoint).where(Endpoint.organization_id == organization_id)
     return session.scalars(statement.order_by(Endpoint.deleted_at.is_not(None), Endpoint.id.desc()).limit(50)).all()
 
 
 def get_delivery_endpoint(session: Session, organization_id: UUID, endpoint_id: UUID) -> Endpoint:
-    """An endpoint that a delivery goes to, be it deleted."""
+    """Returns the endpoint of a delivery, even if it is deleted."""
     return session.get_one(Endpoint, (organization_id, endpoint_id))
 
 
-def _time_and_id(cursor: str) -> tuple[datetime, UUID]:
-    try:
-        at, delivery_id = pagination.decode_cursor(cursor)
-        return datetime.fromisoformat(at), UUID(hex=delivery_id)
-    except ValueError as cause:
-        raise ValidationFailed.at_field("cursor", "Not a cursor of this list.") from cause
-
-
-DELIVERY_STATUSES = ("queued", "sending", "delivered", "failed", "canceled")
-
-
 class DeliveryFilters(StrictSchema):
-    """Which deliveries."""
+    """Filters of the delivery list."""
 
     endpoint_id = PrefixedId("whe", load_default=None)
     status = fields.String(load_default=None, validate=validate.OneOf(DELIVERY_STATUSES))
@@ -146,65 +135,62 @@ class DeliveryFilters(StrictSchema):
 
 
 class EventFilters(StrictSchema):
-    """Which events."""
+    """Filters of the event list."""
 
     event_type = schemas.event_type_field(load_default=None)
     cursor = fields.String(load_default=None, validate=validate.Length(max=500))
 
 
 class EventTypeQuery(StrictSchema):
-    """Which type of event is shown in full."""
+    """The event type to show in full."""
 
     type = schemas.event_type_field(load_default=None)
-
-
-POLL_SECONDS = timedelta(minutes=15)
 
 
 @bp.get("/webhooks/deliveries")
 @require_permission("webhooks:read")
 def index() -> Response:
-    """List what was sent, newest first."""
+    """List the deliveries, newest first."""
     query, form = forms.parse_filters(DeliveryFilters())
-    found = (
+    page = (
         None
         if form.errors
         else list_all_deliveries(engine.session(), context.current_organization_id(), query, PAGE_SIZE)
     )
     return pages.render_page(
         "dashboard/webhooks/deliveries.html",
-        status=422 if found is None else 200,
+        status=422 if page is None else 200,
         form=form,
-        deliveries=found.items if found else (),
+        deliveries=page.items if page else (),
         endpoints=list_all_endpoints(engine.session(), context.current_organization_id()),
         statuses=DELIVERY_STATUSES,
         types=sorted(event_types.names()),
         zone=context.current_zone(),
-        **pages.pagination_links(found.next_cursor if found else None),
+        **pages.pagination_links(page.next_cursor if page else None),
     )
 
 
 @bp.get('/webhooks/deliveries/<id("whd"):delivery_id>')
 @require_permission("webhooks:read")
 def show(delivery_id: UUID, form: Form | None = None) -> Response:
-    """Show a delivery with what it carries and every attempt."""
-    found = deliveries.get_delivery(engine.session(), context.current_organization_id(), delivery_id)
-    endpoint = get_delivery_endpoint(engine.session(), context.current_organization_id(), found.endpoint_id)
-    shown = deliveries.get_delivery_view(engine.session(), found)
-    body = payload.build_thin_payload(shown.event.payload) if endpoint.payload == "thin" else shown.event.payload
-    is_watched = _is_watched(found)
+    """Show a delivery with its payload and attempts."""
+    delivery = deliveries.get_delivery(engine.session(), context.current_organization_id(), delivery_id)
+    endpoint = get_delivery_endpoint(engine.session(), context.current_organization_id(), delivery.endpoint_id)
+    view = deliveries.get_delivery_view(engine.session(), delivery)
+    body = payload.build_thin_payload(view.event.payload) if endpoint.payload == "thin" else view.event.payload
+    is_watched = _is_watched(delivery)
     return pages.render_page(
         "dashboard/webhooks/delivery.html",
         status=HTMX_STOP_POLLING if pages.is_htmx_fragment() and not is_watched else 200,
         block="live",
-        delivery=found,
-        event=shown.event,
-        attempts=shown.attempts[::-1],
+        delivery=delivery,
+        event=view.event,
+        attempts=view.attempts[::-1],
         endpoint=endpoint,
         body=body,
         pretty=orjson.dumps(orjson.loads(body), option=orjson.OPT_INDENT_2).decode(),
         is_watched=is_watched,
-        is_due=found.next_at is not None and found.next_at <= clock.now(),
+        is_due=delivery.next_at is not None and delivery.next_at <= clock.now(),
         form=form,
         zone=context.current_zone(),
     )
@@ -214,45 +200,45 @@ def show(delivery_id: UUID, form: Form | None = None) -> Response:
 @require_permission("webhooks:write")
 @form_view(EmptyForm(), form=show, is_idempotent=True)
 def resend(delivery_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG001 - the form has no fields
-    """Send what a delivery carried once more."""
-    made = deliveries.resend_delivery(engine.session(), g.principal, delivery_id)
+    """Resend a delivery."""
+    delivery = deliveries.resend_delivery(engine.session(), g.principal, delivery_id)
     notice = "Sent once more, as a new delivery."
-    return pages.redirect_to("dashboard.webhook_deliveries.show", delivery_id=made.id, _notice=notice)
+    return pages.redirect_to("dashboard.webhook_deliveries.show", delivery_id=delivery.id, _notice=notice)
 
 
-def _is_watched(found: Delivery) -> bool:
-    """Whether its page looks again by itself: not once it has ended, nor while its next try is far away."""
-    return found.next_at is not None and found.next_at - clock.now() < POLL_SECONDS
+def _is_watched(delivery: Delivery) -> bool:
+    """Whether the page polls: not after the delivery ended, nor while its next attempt is far away."""
+    return delivery.next_at is not None and delivery.next_at - clock.now() < POLL_SECONDS
 
 
 @bp.get("/webhooks/events")
 @require_permission("webhooks:read")
 def list_events() -> Response:
-    """List what happened, newest first."""
+    """List the events, newest first."""
     query, form = forms.parse_filters(EventFilters())
     request, filters = PageRequest.from_query({"limit": PAGE_SIZE, "cursor": None, **query})
     organization_id = context.current_organization_id()
-    found = None if form.errors else events.list_events(engine.session(), organization_id, request, **filters)
+    page = None if form.errors else events.list_events(engine.session(), organization_id, request, **filters)
     return pages.render_page(
         "dashboard/webhooks/events.html",
-        status=422 if found is None else 200,
+        status=422 if page is None else 200,
         form=form,
-        events=[(event, orjson.loads(event.payload)) for event in found.items] if found else [],
+        events=[(event, orjson.loads(event.payload)) for event in page.items] if page else [],
         types=sorted(event_types.names()),
         zone=context.current_zone(),
-        **pages.pagination_links(found.next_cursor if found else None),
+        **pages.pagination_links(page.next_cursor if page else None),
     )
 
 
 @bp.get('/webhooks/events/<id("evt"):event_id>')
 @require_permission("webhooks:read")
 def show_event(event_id: UUID, form: Form | None = None) -> Response:
-    """Show an event: what it says, and where it was sent."""
-    found: Event = get_event(engine.session(), context.current_organization_id(), event_id)
-    payload, event_type = orjson.loads(found.payload), event_types.find_type(found.type)
+    """Show an event with its payload and deliveries."""
+    event: Event = get_event(engine.session(), context.current_organization_id(), event_id)
+    payload, event_type = orjson.loads(event.payload), event_types.find_type(event.type)
     return pages.render_page(
         "dashboard/webhooks/event.html",
-        event=found,
+        event=event,
         payload=payload,
         pretty=orjson.dumps(payload, option=orjson.OPT_INDENT_2).decode(),
         description=event_type.description if event_type else "",
@@ -266,7 +252,7 @@ def show_event(event_id: UUID, form: Form | None = None) -> Response:
 @require_permission("webhooks:write")
 @form_view(EmptyForm(), form=show_event, is_idempotent=True)
 def replay_event(event_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG001 - the form has no fields
-    """Send an event anew to every endpoint that wants its type."""
+    """Replay an event to every subscribed endpoint."""
     count = len(deliveries.replay_event(engine.session(), g.principal, event_id))
     notice = f"Endpoints it is on its way to: {count}." if count else "No enabled endpoint wants this event."
     return pages.redirect_to("dashboard.webhook_deliveries.show_event", event_id=event_id, _notice=notice)
@@ -275,17 +261,17 @@ def replay_event(event_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG001 -
 @bp.get("/webhooks/event-types")
 @require_permission("webhooks:read")
 def list_event_types() -> Response:
-    """Show the catalogue, and one type of it in full."""
+    """List the event types, and show one in full."""
     query, form = forms.parse_filters(EventTypeQuery())
-    chosen = event_types.find_type(query.get("type") or "")
+    event_type = event_types.find_type(query.get("type") or "")
     return pages.render_page(
         "dashboard/webhooks/event_types.html",
         status=422 if form.errors else 200,
         form=form,
         types=event_types.list_types(),
-        chosen=chosen,
-        example=_pretty(chosen.example) if chosen else "",
-        schema=_pretty(chosen.schema) if chosen else "",
+        chosen=event_type,
+        example=_pretty(event_type.example) if event_type else "",
+        schema=_pretty(event_type.schema) if event_type else "",
     )
 
 

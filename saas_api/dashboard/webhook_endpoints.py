@@ -1,4 +1,4 @@
-"""Endpoint pages, secrets, recovery."""
+"""Pages of webhook endpoints: list, detail, create, update, secrets, test events, recovery."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,9 +60,31 @@ SELECT count(*) FROM (SELECT 1 FROM events e
        ELSE {IS_SUBSCRIBED_CLAUSE} END LIMIT {MAX_COUNTED + 1}) missed""")
 
 
+GRACE_PERIODS = {
+    0: "now: end the old secret at once",
+    3_600: "1 hour",
+    86_400: "24 hours",
+    604_800: "7 days",
+}
+"""Seconds for which the previous secret goes on signing, and their labels."""
+RECOVERY_RANGES = {
+    "1h": ("the last hour", timedelta(hours=1)),
+    "24h": ("the last 24 hours", timedelta(hours=24)),
+    "7d": ("the last 7 days", timedelta(days=7)),
+    "30d": ("the last 30 days", timedelta(days=30)),
+}
+"""Time ranges of a recovery, by name."""
+RECOVERY_KINDS = {
+    "all": "everything it did not get",
+    "failed": "only what was tried in vain or canceled",
+    "missing": "only what was never tried",
+}
+RECENT_DELIVERIES = 5
+
+
 @dataclass(frozen=True)
 class DailyOutcomes:
-    """What became of the deliveries that were made on one local day."""
+    """Deliveries that were created on one local day, by outcome."""
 
     day: date
     delivered: int = 0
@@ -73,11 +95,11 @@ class DailyOutcomes:
 
 @dataclass(frozen=True)
 class DisabledPeriod:
-    """Since when nothing is sent to an endpoint, and what it missed.
+    """Since when an endpoint is disabled, and how many events it missed.
 
-    since: None when nobody remembers
-    missed: at most one more than MOST_COUNTED
-    missed_since: the first instant a recovery would go back to
+    since: None when the audit log has no entry
+    missed: at most MAX_COUNTED + 1
+    missed_since: where a recovery would start
     """
 
     since: datetime | None
@@ -86,7 +108,7 @@ class DisabledPeriod:
 
 
 def list_daily_outcomes(session: Session, endpoint: Endpoint, zone: str) -> list[DailyOutcomes]:
-    """What became of an endpoint's deliveries on each of the last seven local days, today the last one."""
+    """Returns an endpoint's deliveries of the last seven local days by outcome, today last."""
     today = clock.now().astimezone(clock.get_zone(zone)).date()
     days = [today - timedelta(days=back) for back in reversed(range(OUTCOME_DAYS))]
     values = {
@@ -95,62 +117,45 @@ def list_daily_outcomes(session: Session, endpoint: Endpoint, zone: str) -> list
         "zone": zone,
         "since": datetime.combine(days[0], datetime.min.time(), clock.get_zone(zone)),
     }
-    found = {row.day: DailyOutcomes(*row) for row in session.execute(_OUTCOMES, values)}
-    return [found.get(day, DailyOutcomes(day)) for day in days]
+    outcomes = {row.day: DailyOutcomes(*row) for row in session.execute(_OUTCOMES, values)}
+    return [outcomes.get(day, DailyOutcomes(day)) for day in days]
 
 
 def list_active_secrets(session: Session, endpoint: Endpoint) -> Sequence[EndpointSecret]:
-    """The secrets that sign now, the newest first."""
+    """Returns the secrets that sign now, newest first."""
     is_live = sa.or_(EndpointSecret.expires_at.is_(None), EndpointSecret.expires_at > clock.now())
-    of_it = sa.and_(
+    of_endpoint = sa.and_(
         EndpointSecret.organization_id == endpoint.organization_id, EndpointSecret.endpoint_id == endpoint.id
     )
-    return session.scalars(sa.select(EndpointSecret).where(of_it, is_live).order_by(EndpointSecret.id.desc())).all()
+    return session.scalars(
+        sa.select(EndpointSecret).where(of_endpoint, is_live).order_by(EndpointSecret.id.desc())
+    ).all()
 
 
 def get_disabled_period(session: Session, endpoint: Endpoint) -> DisabledPeriod:
-    """Since when an endpoint is disabled, and what it missed since then, or since it began to fail."""
+    """Returns since when an endpoint is disabled, and what it missed since then or since it began to fail."""
     values = {"organization_id": endpoint.organization_id, "endpoint_id": str(endpoint.id)}
     since = session.scalar(_DISABLED_AT, values)
-    begun = recovery_start(session, endpoint, since)
+    missed_since = recovery_start(session, endpoint, since)
     explicit_only = event_types.explicit_only_names()
-    counted = {**values, "endpoint_id": endpoint.id, "since": begun, "explicit_only": explicit_only}
-    return DisabledPeriod(since, int(session.scalar(_MISSED, counted) or 0), begun)
+    missed_values = {**values, "endpoint_id": endpoint.id, "since": missed_since, "explicit_only": explicit_only}
+    return DisabledPeriod(since, int(session.scalar(_MISSED, missed_values) or 0), missed_since)
 
 
 def recovery_start(session: Session, endpoint: Endpoint, disabled_at: datetime | None = None) -> datetime:
-    """The first instant a recovery goes back to.
+    """Returns the instant at which a recovery starts.
 
-    disabled_at: where the caller knows it already
+    disabled_at: if the caller knows it already
     """
     values = {"organization_id": endpoint.organization_id, "endpoint_id": str(endpoint.id)}
-    begun = endpoint.first_failure_at or disabled_at or session.scalar(_DISABLED_AT, values) or endpoint.created_at
-    return max(begun, clock.now() - EVENT_RETENTION)
-
-
-GRACE_PERIODS = {
-    0: "now: end the old secret at once",
-    3_600: "1 hour",
-    86_400: "24 hours",
-    604_800: "7 days",
-}
-"""For how many seconds the secret before goes on signing."""
-RECOVERY_RANGES = {
-    "1h": ("the last hour", timedelta(hours=1)),
-    "24h": ("the last 24 hours", timedelta(hours=24)),
-    "7d": ("the last 7 days", timedelta(days=7)),
-    "30d": ("the last 30 days", timedelta(days=30)),
-}
-"""Times an endpoint can be sent what it missed in."""
-RECOVERY_KINDS = {
-    "all": "everything it did not get",
-    "failed": "only what was tried in vain or canceled",
-    "missing": "only what was never tried",
-}
+    failing_since = (
+        endpoint.first_failure_at or disabled_at or session.scalar(_DISABLED_AT, values) or endpoint.created_at
+    )
+    return max(failing_since, clock.now() - EVENT_RETENTION)
 
 
 class LocalTimeField(fields.String):
-    """A time as a browser's field for it gives it: without a zone."""
+    """A local time as the browser's field submits it, without a zone."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> Any:
         try:
@@ -163,12 +168,12 @@ class LocalTimeField(fields.String):
 
 
 def to_utc(local: datetime, zone: ZoneInfo) -> datetime:
-    """The instant a local time means; of an hour that comes twice the first."""
+    """Returns the instant of a local time; of an ambiguous hour the first."""
     return local.replace(tzinfo=zone).astimezone(UTC)
 
 
 class EndpointForm(StrictSchema):
-    """Where to send events, and which."""
+    """URL, description, event types and payload of an endpoint."""
 
     url = Text(required=True, maximum=2048, error_messages={"required": "Enter the address to send events to."})
     description = Text(load_default="", maximum=200)
@@ -177,21 +182,21 @@ class EndpointForm(StrictSchema):
 
 
 class RotateSecretForm(StrictSchema):
-    """How long the secret before goes on signing."""
+    """Grace period of the previous secret, in seconds."""
 
     grace_seconds = QueryInteger(load_default=86_400, maximum=604_800)
 
 
 class TestEventForm(StrictSchema):
-    """Which example to send."""
+    """The event type of the example to send."""
 
     event_type = schemas.event_type_field(load_default=TEST_EVENT_TYPE)
 
 
 class RecoverForm(StrictSchema):
-    """Which time, and what of it.
+    """What to recover.
 
-    since: a local time, which goes before the span
+    since: a local time; it wins over the span
     """
 
     span = fields.String(load_default="24h", validate=validate.OneOf(list(RECOVERY_RANGES)))
@@ -200,26 +205,23 @@ class RecoverForm(StrictSchema):
 
 
 class EnableForm(StrictSchema):
-    """Whether to send what was missed meanwhile."""
+    """Whether to recover missed events."""
 
     recover = fields.Boolean(load_default=False)
 
 
 class ConfirmationForm(StrictSchema):
-    """What somebody typed to show that they mean it."""
+    """The text typed to confirm."""
 
     typed = fields.String(load_default="", validate=validate.Length(max=300))
 
 
 def get_endpoint(endpoint_id: UUID) -> Endpoint:
-    """An endpoint of the organization.
+    """Returns an endpoint of the organization.
 
-    raises: NoSuchEndpoint
+    raises: EndpointNotFound
     """
     return endpoints.get(engine.session(), context.current_organization_id(), endpoint_id)
-
-
-RECENT_DELIVERIES = 5
 
 
 def _caller() -> str:
@@ -229,33 +231,33 @@ def _caller() -> str:
 @bp.get("/webhooks")
 @require_permission("webhooks:read")
 def index() -> Response:
-    """Show the endpoints with how they have been doing."""
+    """List the endpoints with their health."""
     organization_id, request = context.current_organization_id(), PageRequest(limit=100)
     is_shown = access.has_permission(g.principal, "webhooks:write")
-    found = endpoints.list_endpoints(engine.session(), organization_id, request).items if is_shown else None
-    return pages.render_page("dashboard/webhooks/index.html", endpoints=found, zone=context.current_zone())
+    endpoint_views = endpoints.list_endpoints(engine.session(), organization_id, request).items if is_shown else None
+    return pages.render_page("dashboard/webhooks/index.html", endpoints=endpoint_views, zone=context.current_zone())
 
 
 @bp.get('/webhooks/<id("whe"):endpoint_id>')
 @require_permission("webhooks:write")
 def show(endpoint_id: UUID, form: Form | None = None) -> Response:
-    """Show an endpoint: what it gets, how it has been doing, and its latest deliveries."""
-    endpoint, local = get_endpoint(endpoint_id), context.current_zone()
-    (shown,) = endpoints.list_endpoint_views(engine.session(), context.current_organization_id(), [endpoint])
-    asked = {"endpoint_id": endpoint_id, "status": None, "event_type": None, "cursor": None}
+    """Show an endpoint with its health and latest deliveries."""
+    endpoint, zone = get_endpoint(endpoint_id), context.current_zone()
+    (view,) = endpoints.list_endpoint_views(engine.session(), context.current_organization_id(), [endpoint])
+    query = {"endpoint_id": endpoint_id, "status": None, "event_type": None, "cursor": None}
     return pages.render_page(
         "dashboard/webhooks/show.html",
-        shown=shown,
+        shown=view,
         endpoint=endpoint,
-        zone=local,
+        zone=zone,
         form=form or Form({"event_type": TEST_EVENT_TYPE, "recover": True}),
         types=[(name, name) for name in sorted(event_types.names())],
-        chart=_chart(list_daily_outcomes(engine.session(), endpoint, local), local),
+        chart=_chart(list_daily_outcomes(engine.session(), endpoint, zone), zone),
         secrets=list_active_secrets(engine.session(), endpoint),
         deliveries=webhook_deliveries.list_all_deliveries(
-            engine.session(), context.current_organization_id(), asked, RECENT_DELIVERIES
+            engine.session(), context.current_organization_id(), query, RECENT_DELIVERIES
         ).items,
-        pause=None if shown.is_enabled else get_disabled_period(engine.session(), endpoint),
+        pause=None if view.is_enabled else get_disabled_period(engine.session(), endpoint),
     )
 
 
@@ -264,14 +266,14 @@ def show(endpoint_id: UUID, form: Form | None = None) -> Response:
 def update_form(endpoint_id: UUID, form: Form | None = None) -> Response:
     """Show the form that changes an endpoint."""
     endpoint = get_endpoint(endpoint_id)
-    kept = {
+    values = {
         "url": endpoint.url,
         "description": endpoint.description,
         "event_types": endpoint.event_types or [],
         "payload": endpoint.payload,
     }
     return pages.render_page(
-        "dashboard/webhooks/update.html", endpoint=endpoint, form=form or Form(kept), types=event_types.list_types()
+        "dashboard/webhooks/update.html", endpoint=endpoint, form=form or Form(values), types=event_types.list_types()
     )
 
 
@@ -279,7 +281,7 @@ def update_form(endpoint_id: UUID, form: Form | None = None) -> Response:
 @require_permission("webhooks:write")
 @form_view(EndpointForm(), form=update_form)
 def update(endpoint_id: UUID, body: dict[str, Any]) -> Any:
-    """Change where an endpoint is and what it gets."""
+    """Change an endpoint."""
     values = {**body, "event_types": body["event_types"] or None}
     endpoints.update_endpoint(engine.session(), g.principal, endpoint_id, values)
     return pages.redirect_to("dashboard.webhook_endpoints.show", endpoint_id=endpoint_id)
@@ -289,7 +291,7 @@ def update(endpoint_id: UUID, body: dict[str, Any]) -> Any:
 @require_permission("webhooks:write")
 @form_view(EmptyForm(), form=show)
 def disable(endpoint_id: UUID, body: dict[str, Any]) -> Any:
-    """Send nothing to an endpoint until it is enabled."""
+    """Disable an endpoint; pending deliveries are canceled."""
     endpoints.update_endpoint(engine.session(), g.principal, endpoint_id, {**body, "is_enabled": False})
     notice = "Disabled. What waited for it was canceled."
     return pages.redirect_to("dashboard.webhook_endpoints.show", endpoint_id=endpoint_id, _notice=notice)
@@ -299,7 +301,7 @@ def disable(endpoint_id: UUID, body: dict[str, Any]) -> Any:
 @require_permission("webhooks:write")
 @form_view(EnableForm(), form=show, is_idempotent=True)
 def enable(endpoint_id: UUID, body: dict[str, Any]) -> Any:
-    """Send to an endpoint again, and what it missed if that is wanted."""
+    """Enable an endpoint, and recover missed events if requested."""
     since = recovery_start(engine.session(), get_endpoint(endpoint_id))
     endpoints.update_endpoint(engine.session(), g.principal, endpoint_id, {"is_enabled": True})
     notice = "Enabled."
@@ -316,7 +318,7 @@ def enable(endpoint_id: UUID, body: dict[str, Any]) -> Any:
 @limiter.limiter.shared_limit("20 per hour", scope="webhook-tests", key_func=_caller)
 @form_view(TestEventForm(), form=show, is_idempotent=True)
 def send_test_event(endpoint_id: UUID, body: dict[str, Any]) -> Any:
-    """Send an example event, and show what comes of it."""
+    """Send an example event and show its delivery."""
     delivery = deliveries.send_test_event(engine.session(), g.principal, endpoint_id, body["event_type"])
     return pages.redirect_to(
         "dashboard.webhook_deliveries.show", delivery_id=delivery.id, _notice="The test event is on its way."
@@ -326,7 +328,7 @@ def send_test_event(endpoint_id: UUID, body: dict[str, Any]) -> Any:
 @bp.get('/webhooks/<id("whe"):endpoint_id>/recover')
 @require_permission("webhooks:write")
 def recover_form(endpoint_id: UUID, form: Form | None = None) -> Response:
-    """Show the form that sends an endpoint what it missed."""
+    """Show the recovery form."""
     return pages.render_page(
         "dashboard/webhooks/recover.html",
         endpoint=get_endpoint(endpoint_id),
@@ -341,7 +343,7 @@ def recover_form(endpoint_id: UUID, form: Form | None = None) -> Response:
 @require_permission("webhooks:write")
 @form_view(RecoverForm(), form=recover_form, is_idempotent=True)
 def recover(endpoint_id: UUID, body: dict[str, Any]) -> Any:
-    """Send an endpoint what it missed."""
+    """Recover missed events."""
     since = (
         to_utc(body["since"], clock.get_zone(context.current_zone()))
         if body["since"]
@@ -359,11 +361,11 @@ def recover(endpoint_id: UUID, body: dict[str, Any]) -> Any:
 @bp.get('/webhooks/<id("whe"):endpoint_id>/delete')
 @require_permission("webhooks:write")
 def delete_form(endpoint_id: UUID, form: Form | None = None) -> Response:
-    """Show what deleting an endpoint means."""
+    """Show the form that deletes an endpoint."""
     endpoint = get_endpoint(endpoint_id)
-    (shown,) = endpoints.list_endpoint_views(engine.session(), context.current_organization_id(), [endpoint])
+    (view,) = endpoints.list_endpoint_views(engine.session(), context.current_organization_id(), [endpoint])
     return pages.render_page(
-        "dashboard/webhooks/delete.html", endpoint=endpoint, shown=shown, host=_host(endpoint), form=form or Form()
+        "dashboard/webhooks/delete.html", endpoint=endpoint, shown=view, host=_host(endpoint), form=form or Form()
     )
 
 
@@ -378,14 +380,14 @@ def delete(endpoint_id: UUID, body: dict[str, Any]) -> Any:
 
 
 def _host(endpoint: Endpoint) -> str:
-    """What somebody types to show that they mean this endpoint."""
+    """The host of an endpoint, which the user types to confirm."""
     return urlsplit(endpoint.url).netloc
 
 
-def _chart(days: list[DailyOutcomes], local: str) -> Chart:
-    points = [(f"{one.day.day} {one.day:%b}", one.delivered, one.failed, one.waiting, one.canceled) for one in days]
+def _chart(outcomes: list[DailyOutcomes], zone: str) -> Chart:
+    points = [(f"{day.day.day} {day.day:%b}", day.delivered, day.failed, day.waiting, day.canceled) for day in outcomes]
     series = ("Delivered", "Failed", "Waiting", "Canceled")
-    return charts.bar_chart("outcomes", f"Deliveries per day ({local})", points, series=series)
+    return charts.bar_chart("outcomes", f"Deliveries per day ({zone})", points, series=series)
 
 
 @bp.get("/webhooks/new")
@@ -401,22 +403,22 @@ def create_form(form: Form | None = None) -> Response:
 @require_permission("webhooks:write")
 @form_view(EndpointForm(), form=create_form, is_idempotent=True, requires_fresh_login=True)
 def create(body: dict[str, Any]) -> Response:
-    """Make an endpoint, and show its secret this once."""
-    made = endpoints.create(engine.session(), g.principal, {**body, "event_types": body["event_types"] or None})
-    secret = secrets.create_secret(engine.session(), made)
-    return _secret_page(made, secret, is_new=True, old_ends_at=None)
+    """Create an endpoint and show its secret once."""
+    endpoint = endpoints.create(engine.session(), g.principal, {**body, "event_types": body["event_types"] or None})
+    secret = secrets.create_secret(engine.session(), endpoint)
+    return _secret_page(endpoint, secret, is_new=True, old_ends_at=None)
 
 
 @bp.get('/webhooks/<id("whe"):endpoint_id>/roll')
 @require_permission("webhooks:write")
 def rotate_secret_form(endpoint_id: UUID, form: Form | None = None) -> Response:
-    """Show the form that gives an endpoint a new secret."""
+    """Show the form that rotates the signing secret."""
     endpoint = get_endpoint(endpoint_id)
-    (shown,) = endpoints.list_endpoint_views(engine.session(), context.current_organization_id(), [endpoint])
+    (view,) = endpoints.list_endpoint_views(engine.session(), context.current_organization_id(), [endpoint])
     return pages.render_page(
         "dashboard/webhooks/rotate.html",
         endpoint=endpoint,
-        shown=shown,
+        shown=view,
         form=form or Form({"grace_seconds": 86_400}),
         graces=list(GRACE_PERIODS.items()),
         secrets=list_active_secrets(engine.session(), endpoint),
@@ -428,7 +430,7 @@ def rotate_secret_form(endpoint_id: UUID, form: Form | None = None) -> Response:
 @require_permission("webhooks:write")
 @form_view(RotateSecretForm(), form=rotate_secret_form, is_idempotent=True, requires_fresh_login=True)
 def rotate_secret(endpoint_id: UUID, body: dict[str, Any]) -> Response:
-    """Give an endpoint a new secret, and show it this once."""
+    """Rotate the signing secret and show it once."""
     secret, ends_at = secrets.rotate_secret(engine.session(), g.principal, endpoint_id, body["grace_seconds"])
     return _secret_page(
         get_endpoint(endpoint_id), secret, is_new=False, old_ends_at=ends_at if body["grace_seconds"] else None

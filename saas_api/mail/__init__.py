@@ -1,4 +1,4 @@
-"""The platform's own mail: rooms call `mail.send`, and the worker hands over what was committed."""
+"""The platform's own mail: domains enqueue mails in their transactions, and workers send them."""
 
 from saas_api.core.domain import Domain
 

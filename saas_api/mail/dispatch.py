@@ -9,7 +9,7 @@ from saas_api.core.faults import fault_point
 from saas_api.core.jobs import outbox, queue, retries
 from saas_api.core.jobs.outbox import Claim, Claimable, DueOwners, Result
 from saas_api.core.observability import get_logger
-from saas_api.mail.mails import TEMPLATES_WITH_TOKENS
+from saas_api.mail.mails import TEMPLATES_WITH_TOKENS, MailStatus
 from saas_api.providers import selection
 from saas_api.providers.mail import OutboundEmail
 from saas_api.providers.messages import SendResult
@@ -77,13 +77,13 @@ def record_result(claim: Claim, result: Result) -> None:
     """Write one result at once, so that a mail that was sent is not sent again because a later one was slow."""
     with tenancy.system_session("mail.deliver") as session:
         outbox.record(session, claim, [result])
-    if result.status == "failed":
+    if result.status == MailStatus.FAILED:
         log.warning("mail_failed", id=str(result.id), error=result.error_code)
 
 
 def _result(mail_id: UUID, attempt: int, outcome: SendResult) -> Result:
     if outcome.kind == "sent":
-        return Result(mail_id, "sent")
+        return Result(mail_id, MailStatus.SENT)
     if outcome.kind == "rejected" or attempt >= MAILS.max_attempts:
-        return Result(mail_id, "failed", outcome.error_code)
+        return Result(mail_id, MailStatus.FAILED, outcome.error_code)
     return Result.retry(mail_id, retries.retry_delay(attempt), outcome.error_code)

@@ -1,4 +1,4 @@
-"""Drain."""
+"""The job that sends due mails."""
 
 from saas_api.core.jobs import outbox, schedule
 from saas_api.mail import dispatch

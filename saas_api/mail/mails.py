@@ -1,6 +1,7 @@
-"""Enqueue a mail, render it, resend it, app_url."""
+"""Render and enqueue mails of the platform, and resend them."""
 
 from datetime import datetime
+from enum import StrEnum
 from functools import cache
 from typing import Any
 from urllib.parse import urlencode
@@ -15,62 +16,79 @@ from saas_api.core.errors import Conflict, NotFound
 from saas_api.core.jobs import queue
 from saas_api.core.settings import ROOT, setting
 
+DRAIN_JOB = "mail.drain"
+MAX_VALUE_LENGTH = 200
+_TEMPLATES = ROOT / "templates" / "email"
 TEMPLATES_WITH_TOKENS = ("verify_email", "reset_password", "invitation")
-"""Templates whose mails hold a one-time token."""
+"""Templates with a one-time token: their content is erased even when the mail fails."""
 
-_FIND_MAIL = sa.text("SELECT status FROM mails WHERE id = :id FOR UPDATE")
-_REQUEUE = sa.text("""
-UPDATE mails SET status = 'queued', attempts = 0, interruptions = 0, next_at = now(), lease_token = NULL,
-  finished_at = NULL
-WHERE id = :id AND status IN ('queued', 'failed') AND text_body IS NOT NULL RETURNING id
-""")
+
+class MailStatus(StrEnum):
+    """The status of a mail; the last two are final."""
+
+    QUEUED = "queued"
+    SENDING = "sending"
+    SENT = "sent"
+    FAILED = "failed"
 
 
 class EmailContentErased(Conflict):
-    """Nothing is left to send: the mail has left, is leaving, or held a one-time token."""
+    """There is no content to send: the mail was sent, is being sent, or held a one-time token."""
 
     message = "This mail cannot be sent again: it has left, is just being sent, or held a one-time link that is erased."
 
 
-def resend(session: Session, mail_id: UUID) -> None:
-    """Let a mail that was given up, or that waits for its next try, be due now, with all its tries before it.
+def render(template: str, context: dict[str, Any]) -> tuple[str, str, str]:
+    """Return subject, text and HTML of a mail. Texts in the context become one line of at most MAX_VALUE_LENGTH.
 
-    session: of the system
-    raises: NotFound, ContentErased
+    raises: jinja2's TemplateNotFound for an unknown template
     """
-    if session.scalar(_FIND_MAIL, {"id": mail_id}) is None:
-        raise NotFound
-    if session.execute(_REQUEUE, {"id": mail_id}).first() is None:
-        raise EmailContentErased
-    queue.enqueue(session, DRAIN_JOB)
+    values = {"name": "", "link": app_url, **{name: _single_line(value) for name, value in context.items()}}
+    module: Any = template_environment().get_template(f"{template}.txt").make_module(values)
+    subject = str(module.subject)
+    html = template_environment().get_template(f"{template}.html").render(values, subject=subject)
+    return subject, f"{str(module).strip()}\n", html
 
 
-DRAIN_JOB = "mail.drain"
-MAX_VALUE_LENGTH = 200
-_TEMPLATES = ROOT / "templates" / "email"
+@cache
+def template_environment() -> Environment:
+    """Return the environment of the mail templates: HTML is escaped, and an undefined name is an error."""
+    return Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=select_autoescape(["html"], default=False),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
-# A tenant may insert and not read, so nothing is returned; its mail is its own even if the caller does not say so.
-_WRITE = sa.text("""
+
+def app_url(path: str, **query: str) -> str:
+    """Return a URL of the product. It is built from the setting APP_URL and never from the Host of a request."""
+    return f"{setting('APP_URL')}{path}" + (f"?{urlencode(query)}" if query else "")
+
+
+# A tenant may insert and not read, so there is no RETURNING; its mails get its organization in any case.
+_INSERT = sa.text("""
 INSERT INTO mails (id, organization_id, template, recipient, subject, text_body, html_body, next_at)
 VALUES (:id, coalesce(:organization_id, current_organization()), :template, :recipient, :subject, :text, :html, now())
 """)
 
 
 def enqueue(session: Session, template: str, to: str, *, organization_id: UUID | None = None, **context: Any) -> None:
-    """Write a mail, which leaves soon after this session has committed.
+    """Store a mail, which is sent after the session commits.
 
-    template: and what it is told: "welcome" (organization), "verify_email" (token), "reset_password" (token),
+    template: with its context: "welcome" (organization), "verify_email" (token), "reset_password" (token),
         "invitation" (token, organization, inviter, role), "new_sign_in" (at, ip, user_agent),
-        "key_created" (key: its name, prefix: what is shown of it, creator, organization),
-        "invoice_ready" (organization, number, amount, currency, due, invoice_id: as the wire shows it); the same words
-        take "overdue_remind", "suspended", "written_off", and with `at`, when the next step comes, "overdue_warn" and
+        "key_created" (key: its name, prefix: of the secret, creator, organization),
+        "invoice_ready" (organization, number, amount, currency, due, invoice_id: as in the API); the same context
+        for "overdue_remind", "suspended", "written_off", and with `at`, the time of the next step, "overdue_warn" and
         "restricted"; "reinstated", "stopped_by_operator", "resumed_by_operator" (organization), "payment_received"
         (organization, number, amount, currency, invoice_id),
         "payment_failed" (the same, reason), "usage_alert" (organization, what, percent, used, limit, period_end),
-        "operator_alert" (subject_line, detail), "webhook_disabled" (organization, url, is_gone); each takes a name to
-        greet
-    organization_id: None for a mail to a person, who may belong to several
-    raises: jinja2's UndefinedError for a context that lacks something
+        "operator_alert" (subject_line, detail), "webhook_disabled" (organization, url, is_gone); each takes `name`, the
+        name of the recipient
+    organization_id: None for a mail to a user, who may be a member of several organizations
+    raises: jinja2's UndefinedError for an incomplete context
     """
     subject, text, html = render(template, context)
     values = {
@@ -82,37 +100,29 @@ def enqueue(session: Session, template: str, to: str, *, organization_id: UUID |
         "text": text,
         "html": html,
     }
-    session.execute(_WRITE, values)
+    session.execute(_INSERT, values)
     queue.enqueue(session, DRAIN_JOB)
 
 
-def render(template: str, context: dict[str, Any]) -> tuple[str, str, str]:
-    """Subject, text and HTML of a mail; what people wrote is one short line in it.
+_LOCK_MAIL = sa.text("SELECT status FROM mails WHERE id = :id FOR UPDATE")
+_REQUEUE = sa.text("""
+UPDATE mails SET status = 'queued', attempts = 0, interruptions = 0, next_at = now(), lease_token = NULL,
+  finished_at = NULL
+WHERE id = :id AND status IN ('queued', 'failed') AND text_body IS NOT NULL RETURNING id
+""")
 
-    raises: jinja2's TemplateNotFound for an unknown mail
+
+def resend(session: Session, mail_id: UUID) -> None:
+    """Make a failed or waiting mail due now and reset its attempts.
+
+    session: of the system
+    raises: NotFound, EmailContentErased
     """
-    known = {"name": "", "link": app_url, **{name: _single_line(value) for name, value in context.items()}}
-    module: Any = template_environment().get_template(f"{template}.txt").make_module(known)
-    subject = str(module.subject)
-    page = template_environment().get_template(f"{template}.html").render(known, subject=subject)
-    return subject, f"{str(module).strip()}\n", page
-
-
-@cache
-def template_environment() -> Environment:
-    """Where the mails' templates are; text stays text, and a missing word is an error."""
-    return Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=select_autoescape(["html"], default=False),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def app_url(path: str, **query: str) -> str:
-    """An address of the product, as its setting says and never as a request's Host does."""
-    return f"{setting('APP_URL')}{path}" + (f"?{urlencode(query)}" if query else "")
+    if session.scalar(_LOCK_MAIL, {"id": mail_id}) is None:
+        raise NotFound
+    if session.execute(_REQUEUE, {"id": mail_id}).first() is None:
+        raise EmailContentErased
+    queue.enqueue(session, DRAIN_JOB)
 
 
 def _single_line(value: Any) -> Any:

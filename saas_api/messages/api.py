@@ -35,7 +35,7 @@ bp = Blueprint("messages", __name__)
     metered_units=messages.metered_units,
 )
 def send(body: Mapping[str, Any]) -> Any:
-    """Send a mock SMS or e-mail: accepted now, delivered within seconds."""
+    """Send a mock SMS or e-mail. It is accepted at once and delivered within seconds."""
     return messages.accept_message(
         g.principal, g.principal.terms, body, g.idempotent_request, is_published=g.principal.has_accepted_subscriber
     )
@@ -45,7 +45,7 @@ def send(body: Mapping[str, Any]) -> Any:
 @require_permission("messages:read")
 @endpoint(operation_id="get_message", tag="messages", returns=MessageOut(), errors=(MessageNotFound,))
 def show(message_id: UUID) -> Any:
-    """Show a message as it stands."""
+    """Get a message."""
     return messages.get_message(engine.session(), g.principal, message_id)
 
 
@@ -58,7 +58,7 @@ def show(message_id: UUID) -> Any:
     errors=(MessageNotFound, MessageNotCancelable),
 )
 def cancel(message_id: UUID) -> Any:
-    """Cancel a message that has not left yet; its usage is taken back."""
+    """Cancel a message that was not sent yet, and reverse its usage."""
     return messages.cancel_message(engine.session(), g.principal, message_id)
 
 
@@ -72,7 +72,7 @@ def cancel(message_id: UUID) -> Any:
     errors=(ValidationFailed,),
 )
 def list_messages(query: dict[str, Any]) -> Any:
-    """List messages, newest first; a key sees those of its own mode."""
+    """List messages, newest first. A key lists those of its own mode."""
     principal: Principal = g.principal
     request, query = PageRequest.from_query(query)
     mode = query["mode"]

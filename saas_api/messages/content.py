@@ -1,4 +1,4 @@
-"""SMS segments, recipients, validation; pure."""
+"""Segments, recipients and validation of messages; pure."""
 
 import re
 from collections.abc import Mapping
@@ -19,29 +19,30 @@ _GSM7_EXTENSION = frozenset("\f^{}\\[~]|€")
 
 
 def count_segments(text: str) -> int:
-    """How many parts an SMS takes; what belongs together, such as an escape and its sign, is not split.
+    """Return the number of segments of an SMS. A character of two units is not split between segments.
 
-    source: 3GPP TS 23.038 and 23.040: 160 or 153 septets a part, 70 or 67 UTF-16 units where a character needs it
+    source: 3GPP TS 23.038 and 23.040: 160 septets, or 153 in each of several segments; 70 and 67 UTF-16 units when a
+    character is not in the GSM alphabet
     """
-    if all(sign in _GSM7 or sign in _GSM7_EXTENSION for sign in text):
-        sizes, alone, joined = [2 if sign in _GSM7_EXTENSION else 1 for sign in text], 160, 153
+    if all(character in _GSM7 or character in _GSM7_EXTENSION for character in text):
+        sizes, single, multiple = [2 if character in _GSM7_EXTENSION else 1 for character in text], 160, 153
     else:
-        sizes, alone, joined = [2 if ord(sign) > _BASIC_PLANE else 1 for sign in text], 70, 67
-    if sum(sizes) <= alone:
+        sizes, single, multiple = [2 if ord(character) > _BASIC_PLANE else 1 for character in text], 70, 67
+    if sum(sizes) <= single:
         return 1
-    parts, left = 1, joined
+    segments, free = 1, multiple
     for size in sizes:
-        if size > left:
-            parts, left = parts + 1, joined
-        left -= size
-    return parts
+        if size > free:
+            segments, free = segments + 1, multiple
+        free -= size
+    return segments
 
 
 @lru_cache(maxsize=4_096)
 def parse_phone_number(text: str) -> str:
-    """A telephone number in E.164 form.
+    """Return a telephone number in E.164 form.
 
-    raises: ValueError when no telephone has it
+    raises: ValueError for a text that is no valid number
     """
     if not _E164.fullmatch(text):
         raise ValueError("Not a number in E.164 form like +2348012345678.")
@@ -56,9 +57,9 @@ def parse_phone_number(text: str) -> str:
 
 @lru_cache(maxsize=4_096)
 def parse_email_address(text: str) -> str:
-    """An e-mail address with its domain in lower case.
+    """Return an e-mail address with its domain in lower case.
 
-    raises: ValueError when it is none
+    raises: ValueError for a text that is no address
     """
     try:
         return validate_email(text, check_deliverability=False).normalized
@@ -67,25 +68,24 @@ def parse_email_address(text: str) -> str:
 
 
 def validation_problems(body: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What is wrong with a message of its type, by field; fields that are missing are not looked at."""
-    found = []
+    """Return field and reason of each rule that a message breaks; absent fields are not checked."""
+    problems = []
     is_sms = body.get("type") == "sms"
     if "to" in body and "type" in body:
         try:
             parse_recipient(body["to"], body["type"])
-        except ValueError as problem:
-            found.append(("to", str(problem)))
+        except ValueError as error:
+            problems.append(("to", str(error)))
     if is_sms and len(body.get("message", "")) > MAX_SMS_LENGTH:
-        found.append(("message", f"An SMS holds at most {MAX_SMS_LENGTH} characters."))
+        problems.append(("message", f"An SMS holds at most {MAX_SMS_LENGTH} characters."))
     if is_sms and body.get("subject") is not None:
-        found.append(("subject", "An SMS has no subject."))
-    return found
+        problems.append(("subject", "An SMS has no subject."))
+    return problems
 
 
 def parse_recipient(text: str, channel: str) -> str:
-    """A number or an address in its one form.
+    """Return a recipient in its canonical form.
 
-    channel: "sms" or "email"
     raises: ValueError
     """
     return parse_phone_number(text) if channel == "sms" else parse_email_address(text)

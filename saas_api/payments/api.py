@@ -9,7 +9,7 @@ from saas_api.accounts import audit
 from saas_api.core import access
 from saas_api.core.access import public_view, require_permission
 from saas_api.core.db import engine
-from saas_api.core.db.pagination import Page
+from saas_api.core.db.pagination import Page, PageRequest
 from saas_api.core.errors import BadRequest, NotFound, PayloadTooLarge
 from saas_api.core.web.endpoint import endpoint
 from saas_api.payments import checkout, payments, provider_events
@@ -67,7 +67,8 @@ def initiate(body: dict[str, Any]) -> Payment:
 @endpoint(operation_id="list_payments", tag="payments", query=PaymentsQuery(), returns=PaymentsOut)
 def list_payments(query: dict[str, Any]) -> Page:
     """List payments, newest first."""
-    return payments.list_payments(engine.session(), g.principal.organization_id, query)
+    page_request, filters = PageRequest.from_query(query)
+    return payments.list_payments(engine.session(), g.principal.organization_id, page_request, **filters)
 
 
 @bp.post("/webhooks/payment")

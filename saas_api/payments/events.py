@@ -1,5 +1,6 @@
 """Webhook events of payments, and their mails to billing contacts and operators."""
 
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy.orm import Session
@@ -9,11 +10,38 @@ from saas_api.billing.models import Invoice
 from saas_api.core import ids, money
 from saas_api.mail import mails
 from saas_api.payments.models import Payment
-from saas_api.webhooks import events
+from saas_api.payments.schemas import PaymentEventOut
+from saas_api.webhooks import event_types, events
 from saas_api.webhooks.events import EventSubject
 
 BILLING_CONTACT_ROLES = ("owner", "billing")
 _EVENT_VERSIONS = {"payment.failed": 2, "payment.succeeded": 3, "payment.refunded": 4}
+_EXAMPLE: dict[str, Any] = {
+    "payment_id": "pay_018f3c6a9d2e7a018b4c5d6e7f80ee05",
+    "amount": "29.41",
+    "currency": "USD",
+    "provider": "stripe",
+    "status": "succeeded",
+    "invoice_id": "inv_018f3c6a9d2e7a018b4c5d6e7f80dd04",
+    "captured": "29.41",
+    "refunded": "0.00",
+    "failure_code": None,
+    "created_at": "2026-03-02T09:00:00.000Z",
+    "settled_at": "2026-03-02T09:01:00.000Z",
+}
+event_types.register("payment.succeeded", schema=PaymentEventOut, description="A payment succeeded.", example=_EXAMPLE)
+event_types.register(
+    "payment.failed",
+    schema=PaymentEventOut,
+    description="A payment failed or was canceled; `failure_code` says why.",
+    example={**_EXAMPLE, "status": "failed", "captured": "0.00", "failure_code": "card_declined", "settled_at": None},
+)
+event_types.register(
+    "payment.refunded",
+    schema=PaymentEventOut,
+    description="Money of a payment was refunded.",
+    example={**_EXAMPLE, "refunded": "29.41"},
+)
 
 
 def publish_payment_event(session: Session, payment: Payment, event_type: str, *, step: int = 0) -> None:
@@ -23,19 +51,9 @@ def publish_payment_event(session: Session, payment: Payment, event_type: str, *
     step: rises with each event of this type for the payment, from 0
     """
     session.flush()  # the data comes from the row
-    version = _EVENT_VERSIONS[event_type] + step
-    data = {
-        "object": "payment",
-        "payment_id": ids.format_id("pay", payment.id),
-        "status": payment.status,
-        "invoice_id": ids.format_id("inv", payment.invoice_id),
-        "amount": money.format_minor(payment.captured_minor or payment.amount_minor, payment.currency),
-        "currency": payment.currency,
-        "provider": payment.provider,
-        "refunded": money.format_minor(payment.refunded_minor, payment.currency),
-        "error": payment.failure_code,
-    }
-    events.publish(session, payment.organization_id, event_type, EventSubject(payment.id, version), data)
+    data = event_types.dump_data(event_type, payment)
+    subject = EventSubject(payment.id, _EVENT_VERSIONS[event_type] + step)
+    events.publish(session, payment.organization_id, event_type, subject, data)
 
 
 def email_billing_contacts(session: Session, template: str, payment: Payment, invoice: Invoice) -> None:

@@ -2,12 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select, tuple_
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from saas_api.accounts import audit
@@ -17,8 +15,8 @@ from saas_api.billing import invoices
 from saas_api.billing.models import Invoice, InvoiceStatus
 from saas_api.core import clock, ids, money
 from saas_api.core.db import pagination, tenancy
-from saas_api.core.db.pagination import Page
-from saas_api.core.errors import NotFound, ValidationFailed
+from saas_api.core.db.pagination import Page, PageRequest
+from saas_api.core.errors import NotFound
 from saas_api.core.faults import fault_point
 from saas_api.core.observability import get_logger
 from saas_api.payments import dunning, provider_checks
@@ -121,30 +119,18 @@ def list_newest(session: Session, status: str | None, limit: int) -> Sequence[Pa
     return session.scalars(statement.where(Payment.status == status) if status else statement).all()
 
 
-def list_payments(session: Session, organization_id: UUID, query: dict[str, Any]) -> Page:
+def list_payments(
+    session: Session, organization_id: UUID, request: PageRequest, *, invoice_id: UUID | None = None
+) -> Page:
     """A page of an organization's payments, newest first.
 
-    query: limit, cursor, invoice_id
     raises: ValidationFailed for a cursor of another list
     """
     statement = select(Payment).where(Payment.organization_id == organization_id)
-    if query["invoice_id"]:
-        statement = statement.where(Payment.invoice_id == query["invoice_id"])
-    if query["cursor"]:
-        statement = statement.where(tuple_(Payment.created_at, Payment.id) < _position(query["cursor"]))
-    newest_first = statement.order_by(Payment.created_at.desc(), Payment.id.desc()).limit(query["limit"] + 1)
-    rows = session.scalars(newest_first).all()
-    last = rows[query["limit"] - 1] if len(rows) > query["limit"] else None
-    cursor = pagination.encode_cursor(last.created_at.isoformat(), str(last.id)) if last else None
-    return Page(rows[: query["limit"]], cursor, query["limit"])
-
-
-def _position(cursor: str) -> tuple[datetime, UUID]:
-    try:
-        created_at, payment_id = pagination.decode_cursor(cursor)
-        return datetime.fromisoformat(created_at), UUID(payment_id)
-    except ValueError as cause:
-        raise ValidationFailed.at_field("cursor", "Not a cursor of this list.") from cause
+    if invoice_id:
+        statement = statement.where(Payment.invoice_id == invoice_id)
+    keys = (Payment.created_at.desc(), Payment.id.desc())
+    return pagination.paginate(session, statement, *keys, request=request)
 
 
 def settle_payment(provider: str, reference: str) -> SettlementOutcome:

@@ -26,6 +26,19 @@ INBOX_JOB = "payments.inbox"
 CLAIM_BATCH_SIZE = 10
 MAX_ERROR_LENGTH = 500
 
+
+class MissingSignature(Unauthenticated):
+    """The event has no signature header."""
+
+    code, message = "MISSING_SIGNATURE", "This event is not signed."
+
+
+class InvalidSignature(Unauthenticated):
+    """The signature does not match, or is too old."""
+
+    code, message = "INVALID_SIGNATURE", "The signature of this event is not valid."
+
+
 _DUE_EVENTS = text("""
 SELECT provider, min(extract(epoch FROM next_at - now()))::float8 AS seconds FROM provider_events
  WHERE state = 'received' GROUP BY provider
@@ -67,18 +80,6 @@ _RETRY = text("""
 UPDATE provider_events SET error = :error, next_at = now() + :delay
  WHERE provider = :provider AND event_id = :event_id AND state = 'received'
 """)
-
-
-class MissingSignature(Unauthenticated):
-    """The event has no signature header."""
-
-    code, message = "MISSING_SIGNATURE", "This event is not signed."
-
-
-class InvalidSignature(Unauthenticated):
-    """The signature does not match, or is too old."""
-
-    code, message = "INVALID_SIGNATURE", "The signature of this event is not valid."
 
 
 def receive_event(provider: str, body: bytes, signature: str | None) -> None:

@@ -64,6 +64,15 @@ class PaymentOut(InitiatedPaymentOut):
     settled_at = Timestamp(allow_none=True)
 
 
+class PaymentEventOut(PaymentOut):
+    """Event data of a payment."""
+
+    class Meta(StrictSchema.Meta):
+        """Receivers of events get no checkout page."""
+
+        exclude = ("payment_url",)
+
+
 class PaymentsQuery(PageQuery):
     """GET /billing/payments."""
 

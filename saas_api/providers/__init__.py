@@ -1,4 +1,4 @@
-"""The only way out to the street: who carries messages, and the platform's own mail."""
+"""Adapters of external services: message, mail and payment providers."""
 
 from saas_api.core.domain import Domain
 

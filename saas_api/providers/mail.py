@@ -1,4 +1,4 @@
-"""OutboundEmail, EmailProvider, build_mime_message."""
+"""The interface of mail providers, and the MIME form of a mail."""
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from saas_api.providers.messages import SendResult
 
 @dataclass(frozen=True)
 class OutboundEmail:
-    """One of the platform's own mails to hand over; one id is one Message-ID, however often it is sent."""
+    """A mail to send. The id becomes the Message-ID, which stays the same when the mail is sent again."""
 
     id: UUID
     recipient: str
@@ -26,24 +26,24 @@ class OutboundEmail:
 
 
 class EmailProvider(Protocol):
-    """Carries the platform's own mail."""
+    """Sends the platform's own mail."""
 
-    def deliver(self, letters: Sequence[OutboundEmail]) -> Generator[tuple[OutboundEmail, SendResult], None, None]:
-        """Hand mails over one by one; closing it ends the connection."""
+    def deliver(self, emails: Sequence[OutboundEmail]) -> Generator[tuple[OutboundEmail, SendResult], None, None]:
+        """Send mails one by one and yield each with its result; closing the generator ends the connection."""
 
 
-def build_mime_message(letter: OutboundEmail) -> EmailMessage:
-    """The mail with all its headers, text first and HTML beside it.
+def build_mime_message(email: OutboundEmail) -> EmailMessage:
+    """Build a multipart mail with its headers, plain text first.
 
-    raises: ValueError for an address or subject that fits no header
+    raises: ValueError for an address or subject that a header cannot hold
     """
     message = EmailMessage()
     message["From"] = setting("SMTP_FROM")
-    message["To"] = letter.recipient
-    message["Subject"] = letter.subject
-    message["Date"] = format_datetime(letter.written_at)
-    message["Message-ID"] = f"<{letter.id.hex}@{urlsplit(setting('APP_URL')).hostname}>"
+    message["To"] = email.recipient
+    message["Subject"] = email.subject
+    message["Date"] = format_datetime(email.written_at)
+    message["Message-ID"] = f"<{email.id.hex}@{urlsplit(setting('APP_URL')).hostname}>"
     message["Auto-Submitted"] = "auto-generated"
-    message.set_content(letter.text)
-    message.add_alternative(letter.html, subtype="html")
+    message.set_content(email.text)
+    message.add_alternative(email.html, subtype="html")
     return message

@@ -1,4 +1,4 @@
-"""FileMailbox: the development substitute for SMTP."""
+"""A mailbox of files, used in place of SMTP in development and tests."""
 
 import re
 from collections.abc import Generator, Iterator, Sequence
@@ -20,7 +20,7 @@ _LINK = re.compile(r"https?://[^\s<>\"]+")
 class StoredEmail:
     """A mail in the mailbox.
 
-    links: every address its text names, in order
+    links: URLs in the text, in order
     """
 
     id: UUID
@@ -33,29 +33,29 @@ class StoredEmail:
 
 
 class FileMailbox:
-    """Takes every mail, and sends none."""
+    """A mail provider that stores mails and sends none."""
 
-    def deliver(self, letters: Sequence[OutboundEmail]) -> Generator[tuple[OutboundEmail, SendResult], None, None]:
-        """Write each into its file; a mail that comes twice is there once."""
-        for letter in letters:
+    def deliver(self, emails: Sequence[OutboundEmail]) -> Generator[tuple[OutboundEmail, SendResult], None, None]:
+        """Write each mail into a file named after its id, so that a repeated mail is stored once."""
+        for email in emails:
             try:
-                _keep(letter)
+                _store(email)
             except ValueError:
-                yield letter, SendResult("rejected", "unsendable")
+                yield email, SendResult("rejected", "unsendable")
             except OSError:
-                yield letter, SendResult("retry", "provider_unavailable")
+                yield email, SendResult("retry", "provider_unavailable")
             else:
-                yield letter, SendResult("sent", reference=letter.id.hex)
+                yield email, SendResult("sent", reference=email.id.hex)
 
 
 def list_emails() -> Iterator[StoredEmail]:
-    """Every mail, the newest first."""
-    for path in sorted(_directory().glob("*.eml"), reverse=True):  # ids begin with their time
+    """Iterate over the mails, newest first."""
+    for path in sorted(_directory().glob("*.eml"), reverse=True):  # an id begins with the time of its creation
         yield _read(path)
 
 
 def find_email(mail_id: UUID) -> StoredEmail | None:
-    """One mail."""
+    """Return a mail, or None when the mailbox does not hold it."""
     path = _path(mail_id)
     return _read(path) if path.exists() else None
 
@@ -68,9 +68,9 @@ def _path(mail_id: UUID) -> Path:
     return _directory() / f"{mail_id.hex}.eml"
 
 
-def _keep(letter: OutboundEmail) -> None:
-    content = mail.build_mime_message(letter).as_bytes(policy=policy.default)
-    path = _path(letter.id)
+def _store(email: OutboundEmail) -> None:
+    content = mail.build_mime_message(email).as_bytes(policy=policy.default)
+    path = _path(email.id)
     path.parent.mkdir(mode=0o700, exist_ok=True)
     draft = path.with_suffix(".draft")
     draft.touch(mode=0o600)

@@ -1,4 +1,4 @@
-"""OutboundMessage, SendResult, MessageProvider."""
+"""The interface of message providers."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ from uuid import UUID
 
 @dataclass(frozen=True)
 class OutboundMessage:
-    """One message to hand over.
+    """A message to send.
 
-    id: also the outside's key: whoever sees it twice delivers once
+    id: also the idempotency key: a provider that gets it twice delivers once
     attempt: from 1
     """
 
@@ -24,11 +24,11 @@ class OutboundMessage:
 
 @dataclass(frozen=True)
 class SendResult:
-    """What became of a message.
+    """A provider's answer about one message or mail.
 
-    kind: "delivered", "sent" (a receipt follows), "rejected" (for good) or "retry"
-    error_code: of a rejection or of the last try
-    retry_after: seconds the outside asked to wait
+    kind: "delivered", "sent" (a receipt follows), "rejected" (final) or "retry"
+    error_code: of a rejection or a failed attempt
+    retry_after: seconds that the provider asks to wait
     """
 
     kind: str
@@ -38,7 +38,7 @@ class SendResult:
 
 
 class MessageProvider(Protocol):
-    """Carries messages of one or more channels."""
+    """Sends messages of one or more channels."""
 
     def send_many(self, items: Sequence[OutboundMessage]) -> Iterator[list[tuple[OutboundMessage, SendResult]]]:
-        """Hand messages over; results come in groups, as they become known."""
+        """Send messages and yield their results in groups, as they become known."""

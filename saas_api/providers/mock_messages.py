@@ -1,4 +1,4 @@
-"""MockMessageProvider with magic recipients."""
+"""A mock message provider. Test recipients decide the outcome, and its own table records every call."""
 
 import time
 import zlib
@@ -47,7 +47,7 @@ _BEHAVIOR_BY_RECIPIENT = {
     ("email", "throttled"): _MockBehavior(failing_calls=1, retry_after=_THROTTLED_SECONDS),
     ("email", "optout"): _MockBehavior("opted_out"),
 }
-_REMEMBER = sa.text("""
+_RECORD_CALLS = sa.text("""
 INSERT INTO mock_sends AS s (message_id, channel, recipient, outcome)
 SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:channels AS text[]), CAST(:recipients AS text[]),
                      CAST(:outcomes AS text[]))
@@ -56,29 +56,29 @@ ON CONFLICT (message_id) DO UPDATE SET calls = s.calls + 1 RETURNING message_id,
 
 
 class MockMessageProvider:
-    """Carries SMS and e-mail to nobody."""
+    """A provider of SMS and e-mail that delivers nothing."""
 
     def send_many(self, items: Sequence[OutboundMessage]) -> Iterator[list[tuple[OutboundMessage, SendResult]]]:
-        """Answer for every item, the quick ones first."""
-        behaviours = {item.id: _behaviour(item) for item in items}
-        calls = _store_outcome(items, behaviours)
+        """Yield the results of all messages, those without a delay first."""
+        behaviors = {item.id: _behavior(item) for item in items}
+        calls = _store_outcome(items, behaviors)
         time.sleep(setting("MOCK_LATENCY_MS") / 1000)
-        for seconds in sorted({behaviour.seconds for behaviour in behaviours.values()}):
+        for seconds in sorted({behavior.seconds for behavior in behaviors.values()}):
             time.sleep(seconds)
-            chosen = [item for item in items if behaviours[item.id].seconds == seconds]
-            yield [(item, _outcome(item, behaviours[item.id], calls[item.id])) for item in chosen]
+            due = [item for item in items if behaviors[item.id].seconds == seconds]
+            yield [(item, _outcome(item, behaviors[item.id], calls[item.id])) for item in due]
 
 
-def _behaviour(item: OutboundMessage) -> _MockBehavior:
+def _behavior(item: OutboundMessage) -> _MockBehavior:
     name = ""
     if item.channel == "sms" and item.recipient.startswith(_NUMBER):
         name = item.recipient.removeprefix(_NUMBER)
     elif item.channel == "email" and item.recipient.endswith(_DOMAIN):
         name = item.recipient.removesuffix(_DOMAIN)
-    known = _BEHAVIOR_BY_RECIPIENT.get((item.channel, name))
-    if known is None and _fails_randomly(item):
+    behavior = _BEHAVIOR_BY_RECIPIENT.get((item.channel, name))
+    if behavior is None and _fails_randomly(item):
         return _MockBehavior("unreachable")
-    return known or _ALWAYS_DELIVERED
+    return behavior or _ALWAYS_DELIVERED
 
 
 def _fails_randomly(item: OutboundMessage) -> bool:
@@ -86,23 +86,23 @@ def _fails_randomly(item: OutboundMessage) -> bool:
     return zlib.crc32(item.id.bytes) % 1_000_000 < rate * 1_000_000
 
 
-def _store_outcome(items: Sequence[OutboundMessage], behaviours: dict[UUID, _MockBehavior]) -> dict[UUID, int]:
+def _store_outcome(items: Sequence[OutboundMessage], behaviors: dict[UUID, _MockBehavior]) -> dict[UUID, int]:
     with tenancy.system_session("providers.mock") as session:
         rows = session.execute(
-            _REMEMBER,
+            _RECORD_CALLS,
             {
                 "ids": [item.id for item in items],
                 "channels": [item.channel for item in items],
                 "recipients": [item.recipient for item in items],
-                "outcomes": [behaviours[item.id].error_code or "delivered" for item in items],
+                "outcomes": [behaviors[item.id].error_code or "delivered" for item in items],
             },
         )
         return {row.message_id: row.calls for row in rows}
 
 
-def _outcome(item: OutboundMessage, behaviour: _MockBehavior, calls: int) -> SendResult:
-    if behaviour.error_code:
-        return SendResult("rejected", behaviour.error_code)
-    if behaviour.is_always_down or calls <= behaviour.failing_calls:
-        return SendResult("retry", "provider_unavailable", retry_after=behaviour.retry_after)
+def _outcome(item: OutboundMessage, behavior: _MockBehavior, calls: int) -> SendResult:
+    if behavior.error_code:
+        return SendResult("rejected", behavior.error_code)
+    if behavior.is_always_down or calls <= behavior.failing_calls:
+        return SendResult("retry", "provider_unavailable", retry_after=behavior.retry_after)
     return SendResult("delivered", reference=f"mock-{item.id.hex}")

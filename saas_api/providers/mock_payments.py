@@ -1,4 +1,4 @@
-"""MockPaymentProvider and its checkout."""
+"""A mock payment provider, whose checkout page lets a person choose the outcome."""
 
 import hmac
 import re
@@ -52,10 +52,10 @@ UPDATE mock_checkouts SET refunded_minor = refunded_minor + :amount
 
 @dataclass(frozen=True)
 class MockCheckoutPage:
-    """A checkout as its page shows it.
+    """The read model of the checkout page.
 
     state: "open", "paid", "failed" or "canceled"
-    settles_at: when a late payment arrives
+    settles_at: when a delayed payment settles
     """
 
     reference: str
@@ -69,36 +69,36 @@ class MockCheckoutPage:
 
 @dataclass(frozen=True)
 class SignedEvent:
-    """What a provider would post, with the header it would send."""
+    """A webhook of the mock provider: body and signature header."""
 
     body: bytes
     signature: str
 
 
 class MockPaymentProvider:
-    """Takes money nobody has."""
+    """A payment provider that moves no money."""
 
     def reference(self, payment_id: UUID) -> str | None:
-        """A name nobody can guess, the same whenever it is asked for."""
-        return crypto.hmac_hex("payments.mock.reference", payment_id.hex)[:48]
+        """Return a reference that cannot be guessed and is always the same for a payment."""
+        return _reference(payment_id)
 
-    def create_checkout(self, order: CheckoutRequest) -> CheckoutSession:
-        """Put a checkout up, once for a payment."""
-        reference = crypto.hmac_hex("payments.mock.reference", order.payment_id.hex)[:48]
+    def create_checkout(self, request: CheckoutRequest) -> CheckoutSession:
+        """Create a checkout; a payment has one, however often this is called."""
+        reference = _reference(request.payment_id)
         values = {
             "reference": reference,
-            "payment_id": order.payment_id,
-            "currency": order.currency,
-            "amount": order.amount_minor,
-            "return_url": order.return_url,
-            "description": order.description,
+            "payment_id": request.payment_id,
+            "currency": request.currency,
+            "amount": request.amount_minor,
+            "return_url": request.return_url,
+            "description": request.description,
         }
         with tenancy.system_session("providers.checkout") as session:
             session.execute(_OPEN, values)
         return CheckoutSession(reference, f"{setting('APP_URL')}/payments/mock/{reference}")
 
     def get_status(self, reference: str) -> CheckoutStatus:
-        """Look the checkout up."""
+        """Return the status of a checkout."""
         row = _find(reference)
         if row is None:
             return CheckoutStatus("unknown", reference)
@@ -117,16 +117,19 @@ class MockPaymentProvider:
         reference = payments.event_identifier(data.get("reference")) if kind.startswith("checkout.") else None
         return VerifiedEvent(payments.event_identifier(event.get("id")), kind, reference)
 
-    def refund(self, wanted: RefundRequest) -> RefundResult:
-        """Give back what was paid."""
+    def refund(self, request: RefundRequest) -> RefundResult:
+        """Refund a part of the captured amount, or all of it."""
         with tenancy.system_session("providers.checkout") as session:
-            if session.execute(_REFUND, {"reference": wanted.reference, "amount": wanted.amount_minor}).first() is None:
+            if (
+                session.execute(_REFUND, {"reference": request.reference, "amount": request.amount_minor}).first()
+                is None
+            ):
                 raise ProviderRejected("not_refundable")
-        return RefundResult("succeeded", f"mock-{wanted.key}")
+        return RefundResult("succeeded", f"mock-{request.key}")
 
 
 def find_checkout(reference: str) -> MockCheckoutPage | None:
-    """The checkout of a page; None for a reference nobody gave."""
+    """Return a checkout, or None for an unknown reference."""
     row = _find(reference)
     if row is None:
         return None
@@ -137,15 +140,15 @@ def find_checkout(reference: str) -> MockCheckoutPage | None:
 def submit_action(reference: str, action: str) -> SignedEvent | None:
     """Do what a customer chose on the page.
 
-    action: one of ACTIONS
-    returns: the event to deliver; None for a checkout that is unknown or over
+    action: one of CHECKOUT_ACTIONS
+    returns: the event to deliver; None for a checkout that is unknown or ended
     """
-    found = _find(reference)
-    if found is None:
+    checkout = _find(reference)
+    if checkout is None:
         return None
     state, captured, failure, delay = {
-        "pay": ("paid", found.amount_minor, None, None),
-        "pay_wrong": ("paid", found.amount_minor + MISMATCH_MINOR, None, None),
+        "pay": ("paid", checkout.amount_minor, None, None),
+        "pay_wrong": ("paid", checkout.amount_minor + MISMATCH_MINOR, None, None),
         "pay_late": ("open", 0, None, timedelta(seconds=DELAYED_SETTLEMENT_SECONDS) / setting("TIME_SCALE")),
         "decline": ("failed", 0, "card_declined", None),
         "cancel": ("canceled", 0, "canceled_by_customer", None),
@@ -165,9 +168,13 @@ def submit_action(reference: str, action: str) -> SignedEvent | None:
 
 
 def new_event(kind: str, reference: str) -> SignedEvent:
-    """A new signed event about a checkout."""
+    """Build a signed event about a checkout."""
     body = orjson.dumps({"id": f"evt_{ids.new_id().hex}", "type": kind, "data": {"reference": reference}})
     return SignedEvent(body, _sign(body))
+
+
+def _reference(payment_id: UUID) -> str:
+    return crypto.hmac_hex("payments.mock.reference", payment_id.hex)[:48]
 
 
 def _sign(body: bytes) -> str:

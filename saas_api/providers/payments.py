@@ -1,4 +1,4 @@
-"""PaymentProvider protocol, CheckoutRequest, CheckoutStatus, ProviderEvent, RefundRequest and their errors."""
+"""The interface of payment providers, its data and its errors."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -11,13 +11,13 @@ _MAX_IDENTIFIER_LENGTH = 255
 
 
 class ProviderUnreachable(Exception):
-    """The provider gave no answer, or none that decides anything; asking again later is safe."""
+    """The provider gave no answer, or none that decides the outcome. The call can be repeated later."""
 
 
 class ProviderRejected(Exception):
-    """The provider answered, and will not do it.
+    """The provider refused the call.
 
-    code: for people and logs, short
+    code: short, for users and logs
     """
 
     def __init__(self, code: str) -> None:
@@ -26,18 +26,18 @@ class ProviderRejected(Exception):
 
 
 class SignatureMismatch(Exception):
-    """A signature that is not the provider's, or too old to be believed."""
+    """The signature is not the provider's, or its timestamp is outside the tolerance."""
 
 
 class MalformedEvent(Exception):
-    """A signed event that is none."""
+    """A signed body is not an event."""
 
 
 @dataclass(frozen=True)
 class CheckoutRequest:
-    """What a customer is to pay.
+    """A payment to collect.
 
-    payment_id: also the key under which asking twice is asking once
+    payment_id: also the idempotency key
     """
 
     payment_id: UUID
@@ -50,7 +50,7 @@ class CheckoutRequest:
 
 @dataclass(frozen=True)
 class CheckoutSession:
-    """Where the customer pays, and the provider's name for it."""
+    """The provider's payment page, and its reference there."""
 
     reference: str
     url: str
@@ -58,10 +58,10 @@ class CheckoutSession:
 
 @dataclass(frozen=True)
 class CheckoutStatus:
-    """What became of a checkout, as its provider says.
+    """The status of a checkout at its provider.
 
-    kind: "open", "succeeded", "failed", "canceled", "abandoned" (left, and may still be paid) or "unknown"
-    amount_minor: captured, of a success
+    kind: "open", "succeeded", "failed", "canceled", "abandoned" (can still be paid) or "unknown"
+    amount_minor: captured, when it succeeded
     """
 
     kind: str
@@ -73,10 +73,10 @@ class CheckoutStatus:
 
 @dataclass(frozen=True)
 class VerifiedEvent:
-    """A verified event.
+    """An event whose signature was verified.
 
-    event_id: the same for every repetition
-    reference: of the checkout it is about; None for an event about something else
+    event_id: the same when the provider sends the event again
+    reference: of its checkout; None when the event is not about a checkout
     """
 
     event_id: str
@@ -86,10 +86,10 @@ class VerifiedEvent:
 
 @dataclass(frozen=True)
 class RefundRequest:
-    """Money that is to go back.
+    """A refund to make.
 
-    reference: of the checkout that brought it
-    key: under which asking twice is asking once
+    reference: of the checkout that was paid
+    key: idempotency key
     """
 
     reference: str
@@ -100,7 +100,7 @@ class RefundRequest:
 
 @dataclass(frozen=True)
 class RefundResult:
-    """What became of money that goes back.
+    """The status of a refund at its provider.
 
     kind: "pending", "succeeded" or "failed"
     """
@@ -110,41 +110,41 @@ class RefundResult:
 
 
 class PaymentProvider(Protocol):
-    """Takes payments on a page of its own."""
+    """Collects payments on a page of its own."""
 
     def reference(self, payment_id: UUID) -> str | None:
-        """The name a checkout will have; None if only the provider knows."""
+        """Return the reference that a checkout will have; None when the provider assigns it."""
 
-    def create_checkout(self, order: CheckoutRequest) -> CheckoutSession:
-        """Make a page to pay on.
+    def create_checkout(self, request: CheckoutRequest) -> CheckoutSession:
+        """Create a payment page.
 
-        raises: ProviderAway, ProviderRefused
+        raises: ProviderUnreachable, ProviderRejected
         """
 
     def get_status(self, reference: str) -> CheckoutStatus:
-        """Ask what became of a checkout.
+        """Return the status of a checkout.
 
-        raises: ProviderAway
+        raises: ProviderUnreachable
         """
 
     def verify_event(self, body: bytes, signature: str) -> VerifiedEvent:
-        """Verify an event over its bytes, then read it.
+        """Verify the signature of an event, then parse it.
 
-        signature: the header, ASCII
-        raises: Forged, Unreadable
+        signature: value of the header, ASCII
+        raises: SignatureMismatch, MalformedEvent
         """
 
-    def refund(self, wanted: RefundRequest) -> RefundResult:
-        """Send money back.
+    def refund(self, request: RefundRequest) -> RefundResult:
+        """Refund a payment.
 
-        raises: ProviderAway, ProviderRefused
+        raises: ProviderUnreachable, ProviderRejected
         """
 
 
 def parse_event_body(body: bytes) -> dict[str, Any]:
-    """The JSON object of a signed event.
+    """Parse the JSON object of an event.
 
-    raises: Unreadable
+    raises: MalformedEvent
     """
     try:
         value = orjson.loads(body)
@@ -156,9 +156,9 @@ def parse_event_body(body: bytes) -> dict[str, Any]:
 
 
 def event_identifier(value: Any) -> str:
-    """An id or a type in an event, which goes into a key of the inbox.
+    """Check an id or a type of an event, which becomes part of a key of the inbox.
 
-    raises: Unreadable
+    raises: MalformedEvent
     """
     if not isinstance(value, str) or not value.isascii() or not value.isprintable() or not value:
         raise MalformedEvent("no name")

@@ -1,4 +1,4 @@
-"""Paystack over HTTP."""
+"""The Paystack adapter, over HTTP."""
 
 import hashlib
 import hmac
@@ -31,56 +31,57 @@ log = get_logger(__name__)
 
 TIMEOUT_SECONDS = (3, 10)
 MAX_RESPONSE_BYTES = 1_048_576
-_DEFAULT_FAILURE_CODE = re.compile(r"[^a-z0-9]+")
+_NOT_IN_FAILURE_CODE = re.compile(r"[^a-z0-9]+")
 _STATUS_BY_PAYSTACK = {"success": "succeeded", "failed": "failed", "abandoned": "abandoned", "reversed": "canceled"}
-_REFUNDS = {"processed": "succeeded", "failed": "failed"}
+_REFUND_STATUS_BY_PAYSTACK = {"processed": "succeeded", "failed": "failed"}
 
 
 class Paystack:
-    """Takes cards, transfers and mobile money on Paystack's page."""
+    """Collects cards, transfers and mobile money on Paystack's page."""
 
     def reference(self, payment_id: UUID) -> str | None:
-        """The payment's own id."""
+        """Return the id of the payment."""
         return payment_id.hex
 
-    def create_checkout(self, order: CheckoutRequest) -> CheckoutSession:
-        """Initialize a transaction; a reference that is taken is refused, so nobody pays twice."""
-        asked = {
-            "email": order.email,
-            "amount": str(order.amount_minor),
-            "currency": order.currency,
-            "reference": order.payment_id.hex,
-            "callback_url": order.return_url,
-            "metadata": {"payment_id": order.payment_id.hex, "description": order.description},
+    def create_checkout(self, request: CheckoutRequest) -> CheckoutSession:
+        """Initialize a transaction. Paystack rejects a reference that exists, so a payment is not collected twice."""
+        body = {
+            "email": request.email,
+            "amount": str(request.amount_minor),
+            "currency": request.currency,
+            "reference": request.payment_id.hex,
+            "callback_url": request.return_url,
+            "metadata": {"payment_id": request.payment_id.hex, "description": request.description},
         }
-        made = _call("POST", "/transaction/initialize", asked)
-        url = made.get("authorization_url")
-        if made.get("reference") != order.payment_id.hex or not isinstance(url, str) or not url:
+        transaction = _call("POST", "/transaction/initialize", body)
+        url = transaction.get("authorization_url")
+        if transaction.get("reference") != request.payment_id.hex or not isinstance(url, str) or not url:
             raise ProviderUnreachable("an answer without an address")
-        return CheckoutSession(order.payment_id.hex, url)
+        return CheckoutSession(request.payment_id.hex, url)
 
     def get_status(self, reference: str) -> CheckoutStatus:
-        """Verify a transaction: its own status counts, not that of the answer."""
+        """Return the status of a transaction, which is not the status of the response around it."""
         try:
-            found = _call("GET", f"/transaction/verify/{quote(reference, safe='')}")
+            transaction = _call("GET", f"/transaction/verify/{quote(reference, safe='')}")
         except ProviderRejected as refusal:
             if "not_found" in refusal.code:
                 return CheckoutStatus("unknown", reference)
             raise ProviderUnreachable(refusal.code) from refusal
-        kind = _STATUS_BY_PAYSTACK.get(str(found.get("status")), "open")
-        amount = found.get("amount")
+        kind = _STATUS_BY_PAYSTACK.get(str(transaction.get("status")), "open")
+        amount = transaction.get("amount")
         if kind == "succeeded" and type(amount) is not int:
             raise ProviderUnreachable("a success without an amount")
+        reason = transaction.get("gateway_response") or transaction.get("status")
         return CheckoutStatus(
             kind,
-            str(found.get("reference")),
-            str(found.get("currency") or ""),
+            str(transaction.get("reference")),
+            str(transaction.get("currency") or ""),
             int(amount or 0),
-            None if kind in ("succeeded", "open") else _code(found.get("gateway_response") or found.get("status")),
+            None if kind in ("succeeded", "open") else _failure_code(reason),
         )
 
     def verify_event(self, body: bytes, signature: str) -> VerifiedEvent:
-        """Verify and read; events carry no id, so what they say of what makes one."""
+        """Verify and parse an event. Events carry no id, so type and object id make one."""
         key = setting("PAYSTACK_SECRET_KEY")
         if not key or not hmac.compare_digest(hmac.new(key.encode(), body, hashlib.sha512).hexdigest(), signature):
             raise SignatureMismatch
@@ -91,46 +92,46 @@ class Paystack:
         reference = payments.event_identifier(data.get("reference")) if kind.startswith("charge.") else None
         return VerifiedEvent(payments.event_identifier(f"{kind}:{data['id']}"), kind, reference)
 
-    def refund(self, wanted: RefundRequest) -> RefundResult:
-        """Refund a transaction unless that was done under this key: Paystack keeps no keys, its notes do."""
-        for made in _list(f"/refund?transaction={quote(wanted.reference, safe='')}"):
-            if isinstance(made, dict) and made.get("merchant_note") == wanted.key:
-                return _refund_result(made)
-        asked = {
-            "transaction": wanted.reference,
-            "amount": wanted.amount_minor,
-            "currency": wanted.currency,
-            "merchant_note": wanted.key,
+    def refund(self, request: RefundRequest) -> RefundResult:
+        """Refund a transaction once. Paystack has no idempotency keys, so the merchant note holds the key."""
+        for refund in _list(f"/refund?transaction={quote(request.reference, safe='')}"):
+            if isinstance(refund, dict) and refund.get("merchant_note") == request.key:
+                return _refund_result(refund)
+        body = {
+            "transaction": request.reference,
+            "amount": request.amount_minor,
+            "currency": request.currency,
+            "merchant_note": request.key,
         }
-        return _refund_result(_call("POST", "/refund", asked))
+        return _refund_result(_call("POST", "/refund", body))
 
 
-def _refund_result(made: dict[str, Any]) -> RefundResult:
-    return RefundResult(_REFUNDS.get(str(made.get("status")), "pending"), str(made.get("id")))
+def _refund_result(refund: dict[str, Any]) -> RefundResult:
+    return RefundResult(_REFUND_STATUS_BY_PAYSTACK.get(str(refund.get("status")), "pending"), str(refund.get("id")))
 
 
-def _code(text: Any) -> str:
-    return _DEFAULT_FAILURE_CODE.sub("_", str(text).lower()).strip("_")[:100] or "refused"
+def _failure_code(text: Any) -> str:
+    return _NOT_IN_FAILURE_CODE.sub("_", str(text).lower()).strip("_")[:100] or "refused"
 
 
-def _call(method: str, path: str, asked: dict[str, Any] | None = None) -> dict[str, Any]:
-    data = _parse_response(method, path, asked)
+def _call(method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    data = _request(method, path, body)
     if not isinstance(data, dict):
         raise ProviderUnreachable("an answer without data")
     return data
 
 
 def _list(path: str) -> list[Any]:
-    data = _parse_response("GET", path, None)
+    data = _request("GET", path, None)
     return data if isinstance(data, list) else []
 
 
-def _parse_response(method: str, path: str, asked: dict[str, Any] | None) -> Any:
+def _request(method: str, path: str, body: dict[str, Any] | None) -> Any:
     session = _session(setting("PAYSTACK_SECRET_KEY"))
-    address = setting("PAYSTACK_API_BASE") + path
+    url = setting("PAYSTACK_API_BASE") + path
     try:
         with session.request(
-            method, address, json=asked, timeout=TIMEOUT_SECONDS, allow_redirects=False, stream=True
+            method, url, json=body, timeout=TIMEOUT_SECONDS, allow_redirects=False, stream=True
         ) as response:
             status, raw = response.status_code, _read(response)
         answer = orjson.loads(raw)
@@ -141,7 +142,7 @@ def _parse_response(method: str, path: str, asked: dict[str, Any] | None) -> Any
         log.warning("paystack_away", path=path.partition("?")[0], status=status)
         raise ProviderUnreachable(path)
     if status >= 400 or answer.get("status") is not True:
-        raise ProviderRejected(_code(answer.get("message") or status))
+        raise ProviderRejected(_failure_code(answer.get("message") or status))
     return answer.get("data")
 
 

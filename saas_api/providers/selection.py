@@ -1,4 +1,4 @@
-"""Which provider the settings name: message_provider, email_provider, enabled_payment_providers."""
+"""Selection of providers by the settings."""
 
 from collections.abc import Callable
 
@@ -9,22 +9,19 @@ from saas_api.providers.payments import PaymentProvider
 
 
 def message_provider(channel: str, mode: str) -> MessageProvider:
-    """Who carries a channel; test mode never leaves the house.
+    """Return the provider of a channel; messages of test mode are never sent.
 
-    raises: LookupError for a channel nobody carries
+    raises: LookupError for a channel without a provider
     """
-    from saas_api.providers.mock_messages import (
-        CHANNELS,  # noqa: PLC0415 - a provider's libraries load on first use
-        MockMessageProvider,  # noqa: PLC0415 - a provider's libraries load on first use
-    )
+    from saas_api.providers import mock_messages  # noqa: PLC0415 - a provider's libraries load on first use
 
-    if channel not in CHANNELS:
-        raise LookupError(f"nobody carries {channel} in {mode} mode")
-    return MockMessageProvider()
+    if channel not in mock_messages.CHANNELS:
+        raise LookupError(f"no provider for {channel} in {mode} mode")
+    return mock_messages.MockMessageProvider()
 
 
 def email_provider() -> EmailProvider:
-    """SMTP when the settings name a server, else the mailbox."""
+    """Return SMTP when a server is set, otherwise the file mailbox."""
     if setting("SMTP_HOST"):
         from saas_api.providers.smtp import SmtpEmailProvider  # noqa: PLC0415 - a provider's libraries load on first use
 
@@ -35,20 +32,20 @@ def email_provider() -> EmailProvider:
 
 
 def enabled_payment_providers() -> list[str]:
-    """Names of the providers that take payments here, the preferred one first."""
+    """Return the names of the enabled payment providers, the preferred one first."""
     is_mock_on = setting("APP_ENV") != "production" or setting("PAYMENTS_ALLOW_MOCK")
-    asked = {
+    is_enabled = {
         "stripe": setting("STRIPE_SECRET_KEY"),
         "paystack": setting("PAYSTACK_SECRET_KEY"),
         "mock": is_mock_on,
     }
-    return [name for name, is_on in asked.items() if is_on]
+    return [name for name, value in is_enabled.items() if value]
 
 
 def payment_provider(name: str) -> PaymentProvider:
-    """A provider that is offered.
+    """Return an enabled payment provider.
 
-    raises: LookupError
+    raises: LookupError when it is not enabled
     """
     if name not in enabled_payment_providers():
         raise LookupError(f"{name} takes no payments here")

@@ -1,4 +1,4 @@
-"""SmtpEmailProvider."""
+"""The SMTP adapter for the platform's own mail."""
 
 import contextlib
 import smtplib
@@ -14,25 +14,25 @@ from saas_api.providers.messages import SendResult
 log = get_logger(__name__)
 
 TIMEOUT_SECONDS = 10
-_TRANSIENT_CODES = SendResult("retry", "provider_unavailable")
+_RETRY = SendResult("retry", "provider_unavailable")
 
 
 class SmtpEmailProvider:
-    """Hands mails to the server of the settings."""
+    """Sends mails through the SMTP server of the settings."""
 
-    def deliver(self, letters: Sequence[OutboundEmail]) -> Generator[tuple[OutboundEmail, SendResult], None, None]:
-        """Send one after another; once the server does not take connections, the rest is to be tried again."""
+    def deliver(self, emails: Sequence[OutboundEmail]) -> Generator[tuple[OutboundEmail, SendResult], None, None]:
+        """Send mails one after another; once a connection fails, the others are to be retried."""
         connection: smtplib.SMTP | None = None
-        is_away = False
+        is_unreachable = False
         try:
-            for letter in letters:
-                if connection is None and not is_away:
+            for email in emails:
+                if connection is None and not is_unreachable:
                     connection = _connect()
-                    is_away = connection is None
-                outcome = _send(connection, letter) if connection else _TRANSIENT_CODES
+                    is_unreachable = connection is None
+                outcome = _send(connection, email) if connection else _RETRY
                 if connection and connection.sock is None:
                     connection = None
-                yield letter, outcome
+                yield email, outcome
         finally:
             if connection:
                 with contextlib.suppress(OSError, smtplib.SMTPException):
@@ -60,20 +60,20 @@ def _connect() -> smtplib.SMTP | None:
         return connection
 
 
-def _send(connection: smtplib.SMTP, letter: OutboundEmail) -> SendResult:
+def _send(connection: smtplib.SMTP, email: OutboundEmail) -> SendResult:
     try:
-        connection.send_message(mail.build_mime_message(letter), to_addrs=[letter.recipient])
+        connection.send_message(mail.build_mime_message(email), to_addrs=[email.recipient])
     except ValueError:
         return SendResult("rejected", "unsendable")
     except smtplib.SMTPNotSupportedError:
         return SendResult("rejected", "unsupported_recipient")
     except smtplib.SMTPRecipientsRefused as error:
         [(code, _)] = error.recipients.values()
-        return SendResult("rejected", "invalid_recipient") if code >= 500 else _TRANSIENT_CODES
+        return SendResult("rejected", "invalid_recipient") if code >= 500 else _RETRY
     except smtplib.SMTPDataError as error:
-        return SendResult("rejected", "content_refused") if error.smtp_code >= 500 else _TRANSIENT_CODES
+        return SendResult("rejected", "content_refused") if error.smtp_code >= 500 else _RETRY
     except (OSError, smtplib.SMTPException) as error:
         log.warning("smtp_failed", kind=type(error).__name__, code=getattr(error, "smtp_code", None))
         connection.close()
-        return _TRANSIENT_CODES
-    return SendResult("sent", reference=letter.id.hex)
+        return _RETRY
+    return SendResult("sent", reference=email.id.hex)

@@ -1,4 +1,4 @@
-"""Stripe over its SDK."""
+"""The Stripe adapter, over Stripe's SDK."""
 
 import time
 from functools import lru_cache
@@ -25,42 +25,43 @@ log = get_logger(__name__)
 
 TIMEOUT_SECONDS = (3, 10)
 SIGNATURE_TOLERANCE_SECONDS = 300
-_CHECKOUT_EVENT_TYPES = "checkout.session."
+_CHECKOUT_EVENT_PREFIX = "checkout.session."
 _FAILED_INTENT_STATUSES = ("requires_payment_method", "canceled")
 
 
 class Stripe:
-    """Takes cards on Stripe's page."""
+    """Collects card payments on Stripe's page."""
 
     def reference(self, payment_id: UUID) -> str | None:
-        """Only Stripe names its sessions."""
+        """Return None: Stripe assigns the references."""
 
-    def create_checkout(self, order: CheckoutRequest) -> CheckoutSession:
-        """Make a Checkout Session; the same payment always gets the same one."""
+    def create_checkout(self, request: CheckoutRequest) -> CheckoutSession:
+        """Create a Checkout Session; a payment always gets the same one."""
         line = {
             "quantity": 1,
             "price_data": {
-                "currency": order.currency.lower(),
-                "unit_amount": order.amount_minor,
-                "product_data": {"name": order.description},
+                "currency": request.currency.lower(),
+                "unit_amount": request.amount_minor,
+                "product_data": {"name": request.description},
             },
         }
-        asked = {
+        parameters = {
             "mode": "payment",
             "line_items": [line],
-            "client_reference_id": order.payment_id.hex,
-            "customer_email": order.email,
-            "metadata": {"payment_id": order.payment_id.hex},
-            "success_url": order.return_url,
-            "cancel_url": order.return_url,
+            "client_reference_id": request.payment_id.hex,
+            "customer_email": request.email,
+            "metadata": {"payment_id": request.payment_id.hex},
+            "success_url": request.return_url,
+            "cancel_url": request.return_url,
         }
-        made = _call("create", lambda sessions: sessions.create(asked, options=_idempotency_key(order.payment_id.hex)))
-        if not made.url:
+        options = _idempotency_key(request.payment_id.hex)
+        session = _call("create", lambda sessions: sessions.create(parameters, options=options))
+        if not session.url:
             raise ProviderUnreachable("a session without an address")
-        return CheckoutSession(str(made.id), str(made.url))
+        return CheckoutSession(str(session.id), str(session.url))
 
     def get_status(self, reference: str) -> CheckoutStatus:
-        """Retrieve the session and its payment."""
+        """Return the status of a session and its payment intent."""
         try:
             session = _call("retrieve", lambda sessions: sessions.retrieve(reference, {"expand": ["payment_intent"]}))
         except ProviderRejected as refusal:
@@ -82,7 +83,7 @@ class Stripe:
         return CheckoutStatus("open", reference, currency)
 
     def verify_event(self, body: bytes, signature: str) -> VerifiedEvent:
-        """Verify by the SDK, with a look at both ends of the time it allows."""
+        """Verify and parse an event. The SDK rejects old timestamps; those of the future are rejected here."""
         secret = setting("STRIPE_WEBHOOK_SECRET")
         if not secret:
             raise SignatureMismatch
@@ -92,26 +93,26 @@ class Stripe:
         return VerifiedEvent(
             payments.event_identifier(event.get("id")),
             kind,
-            _session_of(event) if kind.startswith(_CHECKOUT_EVENT_TYPES) else None,
+            _session_id(event) if kind.startswith(_CHECKOUT_EVENT_PREFIX) else None,
         )
 
-    def refund(self, wanted: RefundRequest) -> RefundResult:
-        """Refund the payment of a session, unless it bears the refund already: idempotency keys live for a day only."""
-        session = _call("retrieve", lambda sessions: sessions.retrieve(wanted.reference))
+    def refund(self, request: RefundRequest) -> RefundResult:
+        """Refund the payment of a session once, even after Stripe has forgotten the idempotency key, which is a day."""
+        session = _call("retrieve", lambda sessions: sessions.retrieve(request.reference))
         intent = str(session.payment_intent)
-        made = _checkout_session(intent, wanted.key)
-        if made is None:
-            asked = {"payment_intent": intent, "amount": wanted.amount_minor, "metadata": {"refund": wanted.key}}
-            made = _call_provider(
-                "refund", lambda client: client.v1.refunds.create(asked, options=_idempotency_key(wanted.key))
+        refund = _find_refund(intent, request.key)
+        if refund is None:
+            parameters = {"payment_intent": intent, "amount": request.amount_minor, "metadata": {"refund": request.key}}
+            refund = _call_provider(
+                "refund", lambda client: client.v1.refunds.create(parameters, options=_idempotency_key(request.key))
             )
-        kind = {"succeeded": "succeeded", "failed": "failed", "canceled": "failed"}.get(str(made.status), "pending")
-        return RefundResult(kind, str(made.id))
+        kind = {"succeeded": "succeeded", "failed": "failed", "canceled": "failed"}.get(str(refund.status), "pending")
+        return RefundResult(kind, str(refund.id))
 
 
-def _checkout_session(intent: str, key: str) -> Any:
-    found = _call_provider("refunds", lambda client: client.v1.refunds.list({"payment_intent": intent, "limit": 100}))
-    return next((one for one in found.data if getattr(one.metadata, "refund", None) == key), None)
+def _find_refund(intent: str, key: str) -> Any:
+    refunds = _call_provider("refunds", lambda client: client.v1.refunds.list({"payment_intent": intent, "limit": 100}))
+    return next((refund for refund in refunds.data if getattr(refund.metadata, "refund", None) == key), None)
 
 
 def _verify(body: bytes, signature: str, secret: str) -> None:
@@ -119,15 +120,15 @@ def _verify(body: bytes, signature: str, secret: str) -> None:
 
     try:
         stripe.WebhookSignature.verify_header(body, signature, secret, SIGNATURE_TOLERANCE_SECONDS)
-        stamps = [part.partition("=")[2] for part in signature.split(",") if part.startswith("t=")]
-        is_present = abs(time.time() - int(stamps[0])) <= SIGNATURE_TOLERANCE_SECONDS
+        timestamps = [part.partition("=")[2] for part in signature.split(",") if part.startswith("t=")]
+        is_recent = abs(time.time() - int(timestamps[0])) <= SIGNATURE_TOLERANCE_SECONDS
     except (stripe.SignatureVerificationError, ValueError, IndexError, TypeError) as cause:
         raise SignatureMismatch from cause
-    if not is_present:
+    if not is_recent:
         raise SignatureMismatch
 
 
-def _session_of(event: dict[str, Any]) -> str:
+def _session_id(event: dict[str, Any]) -> str:
     data = event.get("data")
     session = data.get("object") if isinstance(data, dict) else None
     if not isinstance(session, dict):
@@ -139,26 +140,26 @@ def _idempotency_key(key: str) -> dict[str, Any]:
     return {"idempotency_key": key}
 
 
-def _call(what: str, call: Any) -> Any:
-    return _call_provider(what, lambda client: call(client.v1.checkout.sessions))
+def _call(operation: str, call: Any) -> Any:
+    return _call_provider(operation, lambda client: call(client.v1.checkout.sessions))
 
 
-def _call_provider(what: str, call: Any) -> Any:
+def _call_provider(operation: str, call: Any) -> Any:
     import stripe  # noqa: PLC0415 - 31 MB that only payments need
 
     try:
         return call(_client(setting("STRIPE_SECRET_KEY"), setting("STRIPE_API_BASE")))
     except (stripe.InvalidRequestError, stripe.CardError) as refusal:
         if refusal.http_status in {409, 429}:
-            raise ProviderUnreachable(what) from refusal
+            raise ProviderUnreachable(operation) from refusal
         raise ProviderRejected(str(refusal.code or "refused")) from refusal
     except stripe.StripeError as error:
-        log.warning("stripe_away", call=what, kind=type(error).__name__, status=error.http_status)
-        raise ProviderUnreachable(what) from error
+        log.warning("stripe_away", call=operation, kind=type(error).__name__, status=error.http_status)
+        raise ProviderUnreachable(operation) from error
 
 
 @lru_cache(maxsize=4)
-def _client(key: str, address: str) -> Any:
+def _client(key: str, api_base: str) -> Any:
     import requests  # noqa: PLC0415 - a provider's libraries load on first use
     import stripe  # noqa: PLC0415 - 31 MB that only payments need
 
@@ -166,5 +167,5 @@ def _client(key: str, address: str) -> Any:
     session = requests.Session()
     session.trust_env = False
     session.max_redirects = 0
-    carrier = stripe.RequestsClient(timeout=TIMEOUT_SECONDS, session=session)
-    return stripe.StripeClient(key, base_addresses={"api": address}, max_network_retries=0, http_client=carrier)
+    http_client = stripe.RequestsClient(timeout=TIMEOUT_SECONDS, session=session)
+    return stripe.StripeClient(key, base_addresses={"api": api_base}, max_network_retries=0, http_client=http_client)

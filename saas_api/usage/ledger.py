@@ -174,7 +174,7 @@ VALUES (%(usage_org)s, %(usage_id)s, %(usage_source)s, %(usage_key)s, %(usage_me
 def append_usage_statement(
     organization_id: UUID, usage: UsageRecord, *, is_late: bool = False
 ) -> tuple[str, dict[str, Any]]:
-    """SQL and parameters that append one ledger row, for `core.db.engine.execute_once`.
+    """SQL and parameters that append one ledger row, for `core.db.engine.execute_batch`.
 
     An earlier statement of the same batch must take the shared period lock. Without a period that is open at
     `usage.at` nothing is written: the database refuses a NULL `billing_period_id`.

@@ -16,7 +16,6 @@ from saas_api.core.jobs import queue
 from saas_api.webhooks import (
     event_types,
     payload,
-    pending_event_types,  # noqa: F401 - it registers types that their domains do not register yet
 )
 from saas_api.webhooks.event_types import TEST_EVENT_TYPE
 from saas_api.webhooks.models import Event

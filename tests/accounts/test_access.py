@@ -1,11 +1,11 @@
-"""Who may call what of this room, and by which credential."""
+"""Access to the operations of /auth without credentials, with a key and as a member."""
 
 import pytest
 from flask.testing import FlaskClient
 
 from tests.support.accounts import AUTH, Person, make_key
 
-TABLE = {  # nobody, a key, a member
+TABLE = {  # no credentials, a key, a member
     "POST /register": (422, 422, 422),
     "POST /login": (422, 422, 422),
     "POST /refresh": (401, 401, 401),
@@ -15,21 +15,24 @@ TABLE = {  # nobody, a key, a member
 
 
 @pytest.mark.parametrize("operation", TABLE)
-def test_the_access_table_holds(client: FlaskClient, alice: Person, bob: Person, operation: str) -> None:
+def test_access_of_account_operations(client: FlaskClient, alice: Person, bob: Person, operation: str) -> None:
     verb, path = operation.split()
     credentials = ({}, make_key(client, alice), bob.headers)
     answers = [client.open(f"{AUTH}{path}", method=verb, headers=credential) for credential in credentials]
     assert tuple(answer.status_code for answer in answers) == TABLE[operation]
 
 
-def test_me_tells_each_what_they_may_do(client: FlaskClient, alice: Person, bob: Person) -> None:
-    seen = {who.role: client.get(f"{AUTH}/me", headers=who.headers).json["data"]["permissions"] for who in (alice, bob)}
-    assert {"keys:create", "keys:write", "billing:write", "members:promote"} <= set(seen["owner"])
-    assert {"keys:create", "messages:read"} <= set(seen["member"])
-    assert not {"keys:write", "billing:write", "members:promote", "messages:write"} & set(seen["member"])
+def test_profile_lists_the_permissions_of_the_role(client: FlaskClient, alice: Person, bob: Person) -> None:
+    permissions = {
+        user.role: set(client.get(f"{AUTH}/me", headers=user.headers).json["data"]["permissions"])
+        for user in (alice, bob)
+    }
+    assert {"keys:create", "keys:write", "billing:write", "members:promote"} <= permissions["owner"]
+    assert {"keys:create", "messages:read"} <= permissions["member"]
+    assert not {"keys:write", "billing:write", "members:promote", "messages:write"} & permissions["member"]
 
 
-def test_me_shows_the_person_and_their_organizations_and_no_secret(client: FlaskClient, bob: Person) -> None:
+def test_profile_shows_user_and_organizations_without_secrets(client: FlaskClient, bob: Person) -> None:
     answer = client.get(f"{AUTH}/me", headers=bob.headers)
     data = answer.json["data"]
     assert data["user"]["email"] == "bob@acme.example"
@@ -37,7 +40,7 @@ def test_me_shows_the_person_and_their_organizations_and_no_secret(client: Flask
     assert "argon2" not in answer.text
 
 
-def test_a_removed_member_is_out_on_the_next_request(client: FlaskClient, bob: Person, superuser: object) -> None:
+def test_removed_member_is_rejected_on_the_next_request(client: FlaskClient, bob: Person, superuser: object) -> None:
     assert client.get(f"{AUTH}/me", headers=bob.headers).status_code == 200
     with superuser, superuser.cursor() as cursor:
         cursor.execute("DELETE FROM memberships WHERE role = 'member'")

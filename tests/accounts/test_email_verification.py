@@ -1,4 +1,4 @@
-"""Verification: the link mailed to an address proves it, once, for a day."""
+"""Verification of an e-mail address with the token of a mailed link."""
 
 from typing import Any
 
@@ -16,21 +16,21 @@ def is_verified(client: FlaskClient, person: Person) -> bool:
     return verified
 
 
-def test_whoever_signs_up_is_welcomed_and_asked_to_verify(alice: Person, superuser: Any) -> None:
+def test_sign_up_mails_a_welcome_and_a_verification_link(alice: Person, superuser: Any) -> None:
     assert len(mails(superuser, "welcome")) == len(mails(superuser, "verify_email")) == 1
     assert rows(superuser, "SELECT count(*) FROM mails") == [(2,)]
 
 
-def test_the_link_verifies_and_is_told(client: FlaskClient, alice: Person, superuser: Any) -> None:
+def test_link_verifies_the_address_and_is_audited(client: FlaskClient, alice: Person, superuser: Any) -> None:
     assert not is_verified(client, alice)
     answer = post(client, "/verify-email", token=tokens(superuser, "verify_email")[0])
     assert (answer.status_code, answer.json["data"]) == (200, {"email": alice.email, "email_verified": True})
     assert is_verified(client, alice)
-    [(actor, _, target, _, in_log)] = acts(superuser, "user.email_verified")
-    assert (actor, target, in_log) == ("user", "user", True)
+    [(actor, _, target, _, is_of_organization)] = acts(superuser, "user.email_verified")
+    assert (actor, target, is_of_organization) == ("user", "user", True)
 
 
-def test_only_the_digest_is_kept_and_for_a_day(alice: Person, superuser: Any) -> None:
+def test_only_the_digest_of_a_link_is_stored_for_a_day(alice: Person, superuser: Any) -> None:
     [(digest, hours)] = rows(
         superuser, "SELECT digest, round(extract(epoch FROM expires_at - now()) / 3600) FROM user_tokens"
     )
@@ -38,9 +38,7 @@ def test_only_the_digest_is_kept_and_for_a_day(alice: Person, superuser: Any) ->
     assert hours == 24
 
 
-def test_both_addresses_send_a_new_link_that_voids_the_older(
-    client: FlaskClient, alice: Person, superuser: Any
-) -> None:
+def test_both_paths_send_a_new_link_and_revoke_the_older(client: FlaskClient, alice: Person, superuser: Any) -> None:
     for path in ("/request-email-verification", "/request-verification"):
         assert post(client, path, alice).status_code == 200
     first, second, third = tokens(superuser, "verify_email")
@@ -49,41 +47,41 @@ def test_both_addresses_send_a_new_link_that_voids_the_older(
     assert post(client, "/verify-email", token=third).status_code == 200
 
 
-def test_wrong_spent_expired_and_foreign_tokens_get_one_answer(
+def test_unknown_used_expired_and_foreign_tokens_get_the_same_response(
     client: FlaskClient, alice: Person, carol: Person, superuser: Any
 ) -> None:
-    [spent], [old] = tokens(superuser, "verify_email"), tokens(superuser, "verify_email", carol.email)
-    assert post(client, "/verify-email", token=spent).status_code == 200
+    [used], [expired] = tokens(superuser, "verify_email"), tokens(superuser, "verify_email", carol.email)
+    assert post(client, "/verify-email", token=used).status_code == 200
     post(client, "/request-password-reset", email=alice.email)
     [foreign] = tokens(superuser, "reset_password")
-    errors = [post(client, "/verify-email", token=token).json["error"] for token in ("x", "x" * 43, spent, foreign)]
+    errors = [post(client, "/verify-email", token=token).json["error"] for token in ("x", "x" * 43, used, foreign)]
     expire(superuser)
-    errors.append(post(client, "/verify-email", token=old).json["error"])
+    errors.append(post(client, "/verify-email", token=expired).json["error"])
     assert {(error["code"], error["message"], str(error["details"])) for error in errors} == {
         ("INVALID_TOKEN", "This link is not valid, or no longer.", "{}")
     }
     assert not is_verified(client, carol)
 
 
-def test_a_disabled_persons_link_leads_nowhere(client: FlaskClient, alice: Person, superuser: Any) -> None:
+def test_link_of_a_disabled_user_is_rejected(client: FlaskClient, alice: Person, superuser: Any) -> None:
     rows(superuser, "UPDATE users SET disabled_at = now()")
     assert code(post(client, "/verify-email", token=tokens(superuser, "verify_email")[0])) == (400, "INVALID_TOKEN")
 
 
-def test_who_is_verified_gets_no_further_link(client: FlaskClient, alice: Person, superuser: Any) -> None:
+def test_verified_user_gets_no_further_link(client: FlaskClient, alice: Person, superuser: Any) -> None:
     post(client, "/verify-email", token=tokens(superuser, "verify_email")[0])
     assert code(post(client, "/request-email-verification", alice)) == (409, "ALREADY_VERIFIED")
     assert len(mails(superuser, "verify_email")) == 1
 
 
-def test_the_fourth_link_within_an_hour_is_too_many_by_either_address(client: FlaskClient, alice: Person) -> None:
+def test_fourth_verification_link_within_an_hour_is_rejected_on_both_paths(client: FlaskClient, alice: Person) -> None:
     for path in ("/request-email-verification", "/request-verification", "/request-verification"):
         assert post(client, path, alice).status_code == 200
     for path in ("/request-email-verification", "/request-verification"):
         assert code(post(client, path, alice)) == (429, "RATE_LIMIT_EXCEEDED")
 
 
-def test_tokens_cannot_be_tried_without_end(app: Flask, config: dict[str, Any]) -> None:
+def test_attempts_with_one_time_tokens_are_limited(app: Flask, config: dict[str, Any]) -> None:
     strict = create_app({**config, "AUTH_ALLOWANCE_FACTOR": 1}).test_client()
     statuses = [post(strict, "/verify-email", token=f"guess{number}").status_code for number in range(21)]
     assert statuses == [400] * 20 + [429]

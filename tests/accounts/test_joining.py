@@ -1,4 +1,4 @@
-"""Joining: an invitation's link lets one person in, who proves the account that its address has."""
+"""Accepting an invitation: a new user gets an account, an existing one needs its password."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,7 +14,7 @@ DAVE = "dave@acme.example"
 
 
 def invite(client: FlaskClient, superuser: Any, inviter: Person, email: str = DAVE, role: str = "member") -> str:
-    """The token in the mail."""
+    """Invite a user; returns the token in the mail."""
     body = {"email": email, "role": role}
     answer = client.post("/api/v1/team/invite", json=body, headers=inviter.headers)
     assert answer.status_code == 201, answer.json
@@ -30,27 +30,30 @@ def members(client: FlaskClient, person: Person) -> dict[str, str]:
     return {member["email"]: member["role"] for member in answer.json["data"]["members"]}
 
 
-def test_somebody_new_gets_an_account_and_is_signed_in(client: FlaskClient, alice: Person, superuser: Any) -> None:
+def test_new_user_joins_with_an_account_and_a_session(client: FlaskClient, alice: Person, superuser: Any) -> None:
     answer = accept(client, invite(client, superuser, alice, role="billing"), password=NEWER, full_name="Dave")
     assert answer.status_code == 200
     data = answer.json["data"]
     assert (data["user"]["email"], data["user"]["full_name"], data["role"]) == (DAVE, "Dave", "billing")
     assert data["organization"]["id"] == alice.organization_id
-    seen = client.get(f"{AUTH}/me", headers={"Authorization": f"Bearer {data['token']}"}).json["data"]
-    assert (seen["role"], [one["name"] for one in seen["organizations"]]) == ("billing", ["Acme"])
+    profile = client.get(f"{AUTH}/me", headers={"Authorization": f"Bearer {data['token']}"}).json["data"]
+    assert (profile["role"], [organization["name"] for organization in profile["organizations"]]) == (
+        "billing",
+        ["Acme"],
+    )
     assert members(client, alice) == {alice.email: "owner", DAVE: "billing"}
     sign_in(client, DAVE, NEWER)
     assert len(acts(superuser, "invitation.accepted")) == 1
 
 
-def test_the_link_proves_the_address(client: FlaskClient, alice: Person, superuser: Any) -> None:
+def test_accepting_an_invitation_verifies_the_address(client: FlaskClient, alice: Person, superuser: Any) -> None:
     answer = accept(client, invite(client, superuser, alice), password=NEWER)
     assert answer.json["data"]["user"]["email_verified"]
     assert mails(superuser, "verify_email", DAVE) == []
     assert len(acts(superuser, "user.email_verified")) == 1
 
 
-def test_somebody_with_an_account_joins_by_their_password(
+def test_existing_user_joins_with_the_password_of_the_account(
     client: FlaskClient, alice: Person, carol: Person, superuser: Any
 ) -> None:
     token = invite(client, superuser, alice, carol.email.upper(), "viewer")
@@ -62,7 +65,7 @@ def test_somebody_with_an_account_joins_by_their_password(
 
 
 @pytest.mark.parametrize("body", [{}, {"password": "another"}, {"password": ""}])
-def test_without_the_accounts_password_nobody_joins_and_the_link_stays_good(
+def test_wrong_password_does_not_join_and_keeps_the_link(
     client: FlaskClient, alice: Person, carol: Person, superuser: Any, body: dict[str, str]
 ) -> None:
     token = invite(client, superuser, alice, carol.email)
@@ -72,14 +75,14 @@ def test_without_the_accounts_password_nobody_joins_and_the_link_stays_good(
     assert accept(client, token, password=PASSWORD).status_code == 200
 
 
-def test_a_disabled_person_does_not_join(client: FlaskClient, alice: Person, carol: Person, superuser: Any) -> None:
+def test_disabled_user_cannot_join(client: FlaskClient, alice: Person, carol: Person, superuser: Any) -> None:
     token = invite(client, superuser, alice, carol.email)
     rows(superuser, "UPDATE users SET disabled_at = now() WHERE email = %s", carol.email)
     assert code(accept(client, token, password=PASSWORD)) == (401, "INVALID_CREDENTIALS")
 
 
 @pytest.mark.parametrize("body", [{}, {"password": "short"}, {"password": "password"}])
-def test_somebody_new_needs_a_fair_password_and_the_link_stays_good(
+def test_weak_password_of_a_new_user_is_rejected_and_keeps_the_link(
     client: FlaskClient, alice: Person, superuser: Any, body: dict[str, str]
 ) -> None:
     token = invite(client, superuser, alice)
@@ -89,24 +92,22 @@ def test_somebody_new_needs_a_fair_password_and_the_link_stays_good(
     assert accept(client, token, password=NEWER).status_code == 200
 
 
-def test_wrong_spent_cancelled_expired_and_foreign_tokens_get_one_answer(
-    client: FlaskClient, alice: Person, superuser: Any
-) -> None:
-    spent = invite(client, superuser, alice)
-    assert accept(client, spent, password=NEWER).status_code == 200
+def test_unusable_invitation_tokens_get_the_same_response(client: FlaskClient, alice: Person, superuser: Any) -> None:
+    used = invite(client, superuser, alice)
+    assert accept(client, used, password=NEWER).status_code == 200
     declined = invite(client, superuser, alice, "eve@acme.example")
     client.post("/api/v1/team/decline-invitation", json={"token": declined})
-    old = invite(client, superuser, alice, "fay@acme.example")
+    expired = invite(client, superuser, alice, "fay@acme.example")
     expire(superuser, "invitations")
     [foreign] = tokens(superuser, "verify_email")
-    given = ("x", "x" * 43, spent, declined, old, foreign)
-    errors = [accept(client, token, password=NEWER).json["error"] for token in given]
+    unusable = ("x", "x" * 43, used, declined, expired, foreign)
+    errors = [accept(client, token, password=NEWER).json["error"] for token in unusable]
     assert {(error["code"], error["message"], str(error["details"])) for error in errors} == {
         ("INVALID_TOKEN", "This link is not valid, or no longer.", "{}")
     }
 
 
-def test_a_link_used_four_times_at_once_lets_one_in(
+def test_four_concurrent_uses_of_an_invitation_join_once(
     app: Flask, client: FlaskClient, alice: Person, superuser: Any
 ) -> None:
     token = invite(client, superuser, alice)
@@ -119,7 +120,9 @@ def test_a_link_used_four_times_at_once_lets_one_in(
     assert len(acts(superuser, "invitation.accepted")) == 1
 
 
-def test_whoever_joined_meanwhile_is_told(client: FlaskClient, alice: Person, carol: Person, superuser: Any) -> None:
+def test_user_who_joined_meanwhile_gets_a_conflict(
+    client: FlaskClient, alice: Person, carol: Person, superuser: Any
+) -> None:
     token = invite(client, superuser, alice, carol.email)
     join = """INSERT INTO memberships (organization_id, user_id, role)
         SELECT o.id, u.id, 'viewer' FROM organizations o, users u WHERE o.name = 'Acme' AND u.email = %s"""
@@ -128,7 +131,7 @@ def test_whoever_joined_meanwhile_is_told(client: FlaskClient, alice: Person, ca
     assert members(client, alice)[carol.email] == "viewer"
 
 
-def test_a_new_address_of_who_joins_is_told_by_mail(
+def test_joining_from_a_new_address_mails_the_user(
     client: FlaskClient, alice: Person, carol: Person, superuser: Any
 ) -> None:
     body = {"token": invite(client, superuser, alice, carol.email), "password": PASSWORD}
@@ -137,7 +140,7 @@ def test_a_new_address_of_who_joins_is_told_by_mail(
     assert len(mails(superuser, "new_sign_in", carol.email)) == 1
 
 
-def test_a_password_cannot_be_tried_without_end_through_a_link(
+def test_password_attempts_with_an_invitation_are_limited(
     client: FlaskClient, alice: Person, carol: Person, superuser: Any
 ) -> None:
     token = invite(client, superuser, alice, carol.email)

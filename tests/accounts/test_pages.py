@@ -6,7 +6,7 @@ from tests.support.accounts import PASSWORD, Person
 from tests.support.pages import Browser
 
 
-def test_somebody_signs_up_and_is_home(app: Flask) -> None:
+def test_sign_up_page_starts_a_session(app: Flask) -> None:
     browser = Browser(app)
     answer = browser.submit(
         "/register", organization_name="Acme", email="alice@acme.example", password=PASSWORD, timezone="Europe/Paris"
@@ -17,7 +17,7 @@ def test_somebody_signs_up_and_is_home(app: Flask) -> None:
     assert "Welcome, alice@acme.example." in home.text
 
 
-def test_a_taken_address_keeps_the_form(app: Flask, alice: Person) -> None:
+def test_sign_up_page_keeps_the_form_when_the_address_is_taken(app: Flask, alice: Person) -> None:
     answer = Browser(app).submit("/register", organization_name="Beta", email=alice.email, password=PASSWORD)
     assert answer.status_code == 409
     assert "There is an account with this e-mail address." in answer.text

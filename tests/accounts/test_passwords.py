@@ -1,4 +1,4 @@
-"""New passwords: by a mailed link, and by the one that is known; what ends with the old one."""
+"""Reset and change of a password, and the sessions and links that end with the old one."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,12 +20,12 @@ def reset(client: FlaskClient, token: str, password: str = NEWER) -> Any:
     return post(client, "/reset-password", token=token, new_password=password)
 
 
-def asked(client: FlaskClient, superuser: Any, email: str = "alice@acme.example") -> str:
+def request_reset(client: FlaskClient, superuser: Any, email: str = "alice@acme.example") -> str:
     assert post(client, "/request-password-reset", email=email).status_code == 200
     return tokens(superuser, "reset_password", email)[-1]
 
 
-def can_go_on(client: FlaskClient, person: Person) -> list[int]:
+def session_statuses(client: FlaskClient, person: Person) -> list[int]:
     answers = (
         client.get(f"{AUTH}/me", headers=person.headers),
         post(client, "/refresh", refresh_token=person.refresh_token),
@@ -35,35 +35,33 @@ def can_go_on(client: FlaskClient, person: Person) -> list[int]:
 
 @contextmanager
 def statements(app: Flask) -> Iterator[list[str]]:
-    """What is asked of the database meanwhile."""
-    seen: list[str] = []
+    """SQL statements that run in the block."""
+    executed: list[str] = []
 
-    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        seen.append(statement)
+    def record(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        executed.append(statement)
 
     with app.app_context():
-        sa.event.listen(db.engine, "before_cursor_execute", note)
+        sa.event.listen(db.engine, "before_cursor_execute", record)
         try:
-            yield seen
+            yield executed
         finally:
-            sa.event.remove(db.engine, "before_cursor_execute", note)
+            sa.event.remove(db.engine, "before_cursor_execute", record)
 
 
-def test_the_link_sets_a_password_and_every_session_ends(client: FlaskClient, alice: Person, superuser: Any) -> None:
+def test_reset_link_sets_a_password_and_ends_all_sessions(client: FlaskClient, alice: Person, superuser: Any) -> None:
     other = sign_in(client, alice.email)
     before = rows(superuser, "SELECT tokens_valid_after FROM users")
-    answer = reset(client, asked(client, superuser))
+    answer = reset(client, request_reset(client, superuser))
     assert (answer.status_code, answer.json["data"]) == (200, {})
-    assert can_go_on(client, alice) == can_go_on(client, other) == [401, 401]
+    assert session_statuses(client, alice) == session_statuses(client, other) == [401, 401]
     assert rows(superuser, "SELECT tokens_valid_after FROM users") > before
     assert code(post(client, "/login", email=alice.email, password=PASSWORD)) == (401, "INVALID_CREDENTIALS")
-    assert can_go_on(client, sign_in(client, alice.email, NEWER)) == [200, 200]
+    assert session_statuses(client, sign_in(client, alice.email, NEWER)) == [200, 200]
     assert len(acts(superuser, "user.password_reset")) == 1
 
 
-def test_the_answer_is_the_same_for_every_address_and_only_one_gets_mail(
-    client: FlaskClient, alice: Person, superuser: Any
-) -> None:
+def test_reset_response_is_the_same_for_unknown_addresses(client: FlaskClient, alice: Person, superuser: Any) -> None:
     known = post(client, "/request-password-reset", email="ALICE@acme.example")
     unknown = post(client, "/request-password-reset", email="nobody@acme.example")
     assert known.status_code == unknown.status_code == 200
@@ -72,7 +70,7 @@ def test_the_answer_is_the_same_for_every_address_and_only_one_gets_mail(
     assert rows(superuser, "SELECT count(*) FROM user_tokens WHERE purpose = 'reset_password'") == [(1,)]
 
 
-def test_as_much_is_done_for_an_address_nobody_has(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_reset_runs_the_same_statements_for_an_unknown_address(app: Flask, client: FlaskClient, alice: Person) -> None:
     with statements(app) as known:
         post(client, "/request-password-reset", email=alice.email)
     with statements(app) as unknown:
@@ -81,60 +79,60 @@ def test_as_much_is_done_for_an_address_nobody_has(app: Flask, client: FlaskClie
     assert [text for text in known if "SAVEPOINT" not in text] == [text for text in unknown if "SAVEPOINT" not in text]
 
 
-def test_a_disabled_person_gets_no_link_and_an_old_one_leads_nowhere(
+def test_disabled_user_gets_no_reset_link_and_cannot_use_an_old_one(
     client: FlaskClient, alice: Person, superuser: Any
 ) -> None:
-    token = asked(client, superuser)
+    token = request_reset(client, superuser)
     rows(superuser, "UPDATE users SET disabled_at = now()")
     assert code(reset(client, token)) == (400, "INVALID_TOKEN")
     assert post(client, "/request-password-reset", email=alice.email).status_code == 200
     assert len(mails(superuser, "reset_password")) == 1
 
 
-def test_wrong_spent_void_expired_and_foreign_tokens_get_one_answer(
+def test_unusable_reset_tokens_get_the_same_response(
     client: FlaskClient, alice: Person, carol: Person, superuser: Any
 ) -> None:
-    void, spent = asked(client, superuser), asked(client, superuser)
-    assert reset(client, spent).status_code == 200
+    revoked, used = request_reset(client, superuser), request_reset(client, superuser)
+    assert reset(client, used).status_code == 200
     [foreign] = tokens(superuser, "verify_email")
-    errors = [reset(client, token).json["error"] for token in ("x", "x" * 43, void, spent, foreign)]
-    old = asked(client, superuser, carol.email)
+    errors = [reset(client, token).json["error"] for token in ("x", "x" * 43, revoked, used, foreign)]
+    expired = request_reset(client, superuser, carol.email)
     expire(superuser)
-    errors.append(reset(client, old).json["error"])
+    errors.append(reset(client, expired).json["error"])
     assert {(error["code"], error["message"], str(error["details"])) for error in errors} == {
         ("INVALID_TOKEN", "This link is not valid, or no longer.", "{}")
     }
-    assert can_go_on(client, carol) == [200, 200]
+    assert session_statuses(client, carol) == [200, 200]
 
 
-def test_a_link_is_good_for_an_hour(client: FlaskClient, alice: Person, superuser: Any) -> None:
-    asked(client, superuser)
-    left = """SELECT round(extract(epoch FROM expires_at - now()) / 60) FROM user_tokens
+def test_reset_link_expires_after_an_hour(client: FlaskClient, alice: Person, superuser: Any) -> None:
+    request_reset(client, superuser)
+    minutes_left = """SELECT round(extract(epoch FROM expires_at - now()) / 60) FROM user_tokens
         WHERE purpose = 'reset_password'"""
-    assert rows(superuser, left) == [(60,)]
+    assert rows(superuser, minutes_left) == [(60,)]
 
 
 @pytest.mark.parametrize("password", ["short", "password", "alice@acme.example"])
-def test_a_weak_password_is_told_on_its_field_and_the_link_stays_good(
+def test_weak_reset_password_is_rejected_and_keeps_the_link(
     client: FlaskClient, alice: Person, superuser: Any, password: str
 ) -> None:
-    token = asked(client, superuser)
+    token = request_reset(client, superuser)
     answer = reset(client, token, password)
     assert code(answer) == (422, "VALIDATION_ERROR")
     assert answer.json["error"]["details"]["fields"][0]["field"] == "new_password"
     assert reset(client, token).status_code == 200
 
 
-def test_one_link_used_at_once_by_four_serves_one(
+def test_four_concurrent_uses_of_a_reset_link_succeed_once(
     app: Flask, client: FlaskClient, alice: Person, superuser: Any
 ) -> None:
-    token = asked(client, superuser)
+    token = request_reset(client, superuser)
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda number: reset(app.test_client(), token, f"{NEWER}{number}"), range(4)))
     assert sorted(answer.status_code for answer in answers) == [200, 400, 400, 400]
 
 
-def test_two_links_asked_for_at_once_leave_one_that_works(
+def test_two_concurrent_reset_requests_leave_one_usable_link(
     app: Flask, client: FlaskClient, alice: Person, superuser: Any
 ) -> None:
     with ThreadPoolExecutor(3) as pool:
@@ -143,14 +141,14 @@ def test_two_links_asked_for_at_once_leave_one_that_works(
     assert sorted(statuses) == [200, 400, 400]
 
 
-def test_the_link_from_an_operators_shell_sets_a_password(app: Flask, client: FlaskClient, superuser: Any) -> None:
+def test_link_of_the_operator_command_sets_a_password(app: Flask, client: FlaskClient, superuser: Any) -> None:
     token = operator_link(app, "olga@platform.example")
     assert reset(client, token).status_code == 200
     answer = post(client, "/login", email="olga@platform.example", password=NEWER)
     assert code(answer) == (403, "NO_ORGANIZATION")  # the password is right
 
 
-def test_the_fourth_link_within_an_hour_is_too_many_whoever_is_asked_for(client: FlaskClient, alice: Person) -> None:
+def test_fourth_reset_request_of_an_account_within_an_hour_is_rejected(client: FlaskClient, alice: Person) -> None:
     for email in (alice.email, "nobody@acme.example"):
         for spelling in (email, email.upper(), email.title()):
             assert post(client, "/request-password-reset", email=spelling).status_code == 200
@@ -158,42 +156,42 @@ def test_the_fourth_link_within_an_hour_is_too_many_whoever_is_asked_for(client:
         assert code(answer) == (429, "RATE_LIMIT_EXCEEDED")
 
 
-def test_one_address_asks_twenty_times_an_hour_for_whomever(app: Flask, config: dict[str, Any]) -> None:
+def test_reset_requests_of_an_address_are_limited_to_twenty_an_hour(app: Flask, config: dict[str, Any]) -> None:
     strict = create_app({**config, "AUTH_ALLOWANCE_FACTOR": 1}).test_client()
-    asked_for = [post(strict, "/request-password-reset", email=f"p{n}@acme.example").status_code for n in range(21)]
-    assert asked_for == [200] * 20 + [429]
+    statuses = [post(strict, "/request-password-reset", email=f"p{n}@acme.example").status_code for n in range(21)]
+    assert statuses == [200] * 20 + [429]
 
 
-def test_a_changed_password_ends_the_other_sessions_and_links(
+def test_changed_password_ends_other_sessions_and_reset_links(
     client: FlaskClient, alice: Person, carol: Person, superuser: Any
 ) -> None:
-    other, link = sign_in(client, alice.email), asked(client, superuser)
+    other, link = sign_in(client, alice.email), request_reset(client, superuser)
     answer = post(client, "/change-password", alice, current_password=PASSWORD, new_password=NEWER)
     assert (answer.status_code, answer.json["data"]) == (200, {})
-    assert can_go_on(client, other) == [401, 401]
-    assert can_go_on(client, alice) == can_go_on(client, carol) == [200, 200]
+    assert session_statuses(client, other) == [401, 401]
+    assert session_statuses(client, alice) == session_statuses(client, carol) == [200, 200]
     assert code(reset(client, link)) == (400, "INVALID_TOKEN")
     assert code(post(client, "/login", email=alice.email, password=PASSWORD)) == (401, "INVALID_CREDENTIALS")
     sign_in(client, alice.email, NEWER)
     assert len(acts(superuser, "user.password_changed")) == 1
 
 
-def test_without_the_current_password_nothing_changes(client: FlaskClient, alice: Person, superuser: Any) -> None:
+def test_wrong_current_password_changes_nothing(client: FlaskClient, alice: Person, superuser: Any) -> None:
     other = sign_in(client, alice.email)
     answer = post(client, "/change-password", alice, current_password="another", new_password=NEWER)
     assert code(answer) == (401, "INVALID_CREDENTIALS")
-    assert can_go_on(client, alice) == can_go_on(client, other) == [200, 200]
+    assert session_statuses(client, alice) == session_statuses(client, other) == [200, 200]
     sign_in(client, alice.email)
     assert len(acts(superuser, "user.password_change_failed")) == 1
 
 
-def test_a_stolen_session_does_not_try_passwords_without_end(client: FlaskClient, alice: Person) -> None:
+def test_wrong_current_passwords_are_limited(client: FlaskClient, alice: Person) -> None:
     wrong = {"current_password": "another", "new_password": NEWER}
     assert [post(client, "/change-password", alice, **wrong).status_code for _ in range(11)] == [401] * 10 + [429]
 
 
 @pytest.mark.parametrize("password", ["short", "password", "x" * 129])
-def test_a_weak_new_password_is_told_on_its_field(client: FlaskClient, alice: Person, password: str) -> None:
+def test_weak_new_password_is_reported_on_its_field(client: FlaskClient, alice: Person, password: str) -> None:
     answer = post(client, "/change-password", alice, current_password=PASSWORD, new_password=password)
     assert code(answer) == (422, "VALIDATION_ERROR")
     assert [problem["field"] for problem in answer.json["error"]["details"]["fields"]] == ["new_password"]

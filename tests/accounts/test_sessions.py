@@ -1,4 +1,4 @@
-"""Sessions: seen, ended and carried to another organization by their owner; what the log and the mail tell of them."""
+"""Sessions of a user: list, revoke, refresh, switch of the organization, and their audit events and mails."""
 
 from typing import Any
 
@@ -6,7 +6,6 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from saas_api.core import ids
-from saas_api.core.db import pagination
 from tests.support.account_mails import acts, code, mails, post, rows
 from tests.support.accounts import AUTH, PASSWORD, Person, sign_in
 
@@ -23,18 +22,18 @@ def me(client: FlaskClient, token: str) -> Any:
     return client.get(f"{AUTH}/me", headers={"Authorization": f"Bearer {token}"})
 
 
-def end(client: FlaskClient, person: Person, session_id: str) -> Any:
+def revoke(client: FlaskClient, person: Person, session_id: str) -> Any:
     return client.delete(f"{AUTH}/sessions/{session_id}", headers=person.headers)
 
 
 def join_to(superuser: Any, person: Person, other: Person, role: str = "viewer") -> None:
-    """Let a person belong to another's organization too."""
+    """Make a user a member of another one's organization."""
     values = (ids.parse_id("org", other.organization_id), ids.parse_id("usr", person.user_id))
     sql = "INSERT INTO memberships (organization_id, user_id, role) VALUES (%s, %s, %s)"
     rows(superuser, sql, *(str(value) for value in values), role)
 
 
-def test_the_list_shows_each_session_newest_first_and_no_secret(client: FlaskClient, alice: Person) -> None:
+def test_session_list_is_newest_first_without_secrets(client: FlaskClient, alice: Person) -> None:
     body = {"email": alice.email, "password": PASSWORD}
     origin = {"REMOTE_ADDR": "192.0.2.7"}
     client.post(f"{AUTH}/login", json=body, headers={"User-Agent": CHROME}, environ_base=origin)
@@ -45,42 +44,45 @@ def test_the_list_shows_each_session_newest_first_and_no_secret(client: FlaskCli
     assert newest["id"].startswith("ses_")
 
 
-def test_the_list_comes_in_pages(client: FlaskClient, alice: Person) -> None:
+def test_session_list_is_paginated(client: FlaskClient, alice: Person) -> None:
     for _ in range(2):
         sign_in(client, alice.email)
     first = sessions(client, alice, limit=2)
-    assert [one["current"] for one in first["sessions"]] == [False, False]
+    assert [session["current"] for session in first["sessions"]] == [False, False]
     last = sessions(client, alice, limit=2, cursor=first["pagination"]["next_cursor"])
-    assert [one["current"] for one in last["sessions"]] == [True]
+    assert [session["current"] for session in last["sessions"]] == [True]
     assert last["pagination"] == {"limit": 2, "has_more": False, "next_cursor": None}
-    for cursor in ("garbage", pagination.encode_cursor("garbage"), pagination.encode_cursor()):
+    audit_log = client.get("/api/v1/organization/audit-log?limit=1", headers=alice.headers).json["data"]
+    empty_list = "W10"
+    for cursor in ("garbage", audit_log["pagination"]["next_cursor"], empty_list):
         answer = client.get(f"{AUTH}/sessions?cursor={cursor}", headers=alice.headers)
         assert code(answer) == (422, "VALIDATION_ERROR")
 
 
-def test_an_ended_session_is_dead_at_once_and_gone_from_the_list(
+def test_revoked_session_is_rejected_immediately_and_not_listed(
     client: FlaskClient, alice: Person, superuser: Any
 ) -> None:
     other = sign_in(client, alice.email)
-    [session_id] = [one["id"] for one in sessions(client, alice)["sessions"] if not one["current"]]
-    assert end(client, alice, session_id).status_code == 200
+    [session_id] = [session["id"] for session in sessions(client, alice)["sessions"] if not session["current"]]
+    assert revoke(client, alice, session_id).status_code == 200
     assert code(me(client, other.token)) == (401, "INVALID_TOKEN")
     assert code(post(client, "/refresh", refresh_token=other.refresh_token)) == (401, "INVALID_TOKEN")
-    assert [one["current"] for one in sessions(client, alice)["sessions"]] == [True]
-    assert code(end(client, alice, session_id)) == (404, "NOT_FOUND")
+    assert [session["current"] for session in sessions(client, alice)["sessions"]] == [True]
+    assert code(revoke(client, alice, session_id)) == (404, "NOT_FOUND")
     [(actor, actor_id, target, target_id, _)] = acts(superuser, "session.revoked")
     assert (actor, actor_id) == ("user", str(ids.parse_id("usr", alice.user_id)))
     assert (target, target_id) == ("session", str(ids.parse_id("ses", session_id)))
 
 
-def test_somebody_elses_session_does_not_exist(client: FlaskClient, alice: Person, bob: Person) -> None:
-    [theirs] = [one["id"] for one in sessions(client, bob)["sessions"]]
-    answers = [end(client, alice, one).json["error"] for one in (theirs, ids.format_id("ses", ids.new_id()), "garbage")]
+def test_session_of_another_user_is_not_found(client: FlaskClient, alice: Person, bob: Person) -> None:
+    [foreign_id] = [session["id"] for session in sessions(client, bob)["sessions"]]
+    session_ids = (foreign_id, ids.format_id("ses", ids.new_id()), "garbage")
+    answers = [revoke(client, alice, session_id).json["error"] for session_id in session_ids]
     assert {(answer["code"], answer["message"]) for answer in answers} == {("NOT_FOUND", "There is nothing here.")}
     assert me(client, bob.token).status_code == 200
 
 
-def test_a_refresh_shows_when_the_session_was_last_seen(client: FlaskClient, alice: Person, superuser: Any) -> None:
+def test_refresh_updates_last_seen_at(client: FlaskClient, alice: Person, superuser: Any) -> None:
     rows(superuser, "UPDATE user_sessions SET last_seen_at = now() - interval '1 h'")
     [before] = sessions(client, alice)["sessions"]
     assert post(client, "/refresh", refresh_token=alice.refresh_token).status_code == 200
@@ -89,19 +91,19 @@ def test_a_refresh_shows_when_the_session_was_last_seen(client: FlaskClient, ali
     assert after["expires_at"] == before["expires_at"]
 
 
-def test_a_disabled_person_refreshes_nothing(client: FlaskClient, alice: Person, superuser: Any) -> None:
+def test_disabled_user_cannot_refresh(client: FlaskClient, alice: Person, superuser: Any) -> None:
     rows(superuser, "UPDATE users SET disabled_at = now()")
     assert code(post(client, "/refresh", refresh_token=alice.refresh_token)) == (401, "INVALID_TOKEN")
     rows(superuser, "UPDATE users SET disabled_at = NULL")
-    assert post(client, "/refresh", refresh_token=alice.refresh_token).status_code == 200  # it was not spent
+    assert post(client, "/refresh", refresh_token=alice.refresh_token).status_code == 200  # it was not used
 
 
-def test_who_was_removed_refreshes_nothing(client: FlaskClient, bob: Person, superuser: Any) -> None:
+def test_removed_member_cannot_refresh(client: FlaskClient, bob: Person, superuser: Any) -> None:
     rows(superuser, "DELETE FROM memberships WHERE role = 'member'")
     assert code(post(client, "/refresh", refresh_token=bob.refresh_token)) == (401, "INVALID_TOKEN")
 
 
-def test_a_switch_gives_tokens_of_the_other_organization(
+def test_switch_returns_tokens_of_the_other_organization(
     client: FlaskClient, alice: Person, carol: Person, superuser: Any
 ) -> None:
     join_to(superuser, alice, carol)
@@ -112,37 +114,35 @@ def test_a_switch_gives_tokens_of_the_other_organization(
     assert (data["organization"]["id"], data["role"]) == (carol.organization_id, "viewer")
     renewed = post(client, "/refresh", refresh_token=data["refresh_token"]).json["data"]
     for token in (data["token"], renewed["token"]):
-        seen = me(client, token).json["data"]
-        assert (seen["organization"]["id"], seen["role"]) == (carol.organization_id, "viewer")
+        profile = me(client, token).json["data"]
+        assert (profile["organization"]["id"], profile["role"]) == (carol.organization_id, "viewer")
     [after] = sessions(client, alice)["sessions"]
     assert (after["id"], after["expires_at"]) == (before["id"], before["expires_at"])
     assert len(acts(superuser, "session.switched")) == 1
 
 
-def test_a_switch_spends_the_refresh_token_of_before(
+def test_switch_invalidates_the_previous_refresh_token(
     client: FlaskClient, alice: Person, carol: Person, superuser: Any
 ) -> None:
     join_to(superuser, alice, carol)
     data = post(client, "/switch-organization", alice, organization_id=carol.organization_id).json["data"]
     assert code(post(client, "/refresh", refresh_token=alice.refresh_token)) == (401, "TOKEN_REUSED")
     assert code(me(client, data["token"])) == (401, "INVALID_TOKEN")
-    [(actor, _, target, _, in_log)] = acts(superuser, "session.revoked")
-    assert (actor, target, in_log) == ("system", "session", True)
+    [(actor, _, target, _, is_of_organization)] = acts(superuser, "session.revoked")
+    assert (actor, target, is_of_organization) == ("system", "session", True)
 
 
-def test_an_organization_one_does_not_belong_to_does_not_exist(
-    client: FlaskClient, alice: Person, carol: Person
-) -> None:
+def test_switch_to_an_organization_of_others_is_not_found(client: FlaskClient, alice: Person, carol: Person) -> None:
     foreign, missing = (
-        post(client, "/switch-organization", alice, organization_id=one)
-        for one in (carol.organization_id, ids.format_id("org", ids.new_id()))
+        post(client, "/switch-organization", alice, organization_id=organization_id)
+        for organization_id in (carol.organization_id, ids.format_id("org", ids.new_id()))
     )
     assert code(foreign) == code(missing) == (404, "NOT_FOUND")
     assert foreign.json["error"]["message"] == missing.json["error"]["message"]
     assert post(client, "/refresh", refresh_token=alice.refresh_token).status_code == 200
 
 
-def test_a_sign_in_from_a_new_address_is_told_by_mail_once(client: FlaskClient, alice: Person, superuser: Any) -> None:
+def test_sign_in_from_a_new_address_mails_the_user_once(client: FlaskClient, alice: Person, superuser: Any) -> None:
     body = {"email": alice.email, "password": PASSWORD}
     for ip in ("127.0.0.1", "192.0.2.7", "192.0.2.7", "127.0.0.1"):
         assert post(client, "/login", ip=ip, **body).status_code == 200
@@ -150,13 +150,15 @@ def test_a_sign_in_from_a_new_address_is_told_by_mail_once(client: FlaskClient, 
     assert "192.0.2.7" in text
 
 
-def test_an_address_is_new_to_each_person(client: FlaskClient, alice: Person, carol: Person, superuser: Any) -> None:
+def test_new_address_is_new_for_each_user(client: FlaskClient, alice: Person, carol: Person, superuser: Any) -> None:
     for person in (alice, carol):
         assert post(client, "/login", ip="192.0.2.7", email=person.email, password=PASSWORD).status_code == 200
     assert len(mails(superuser, "new_sign_in", alice.email)) == len(mails(superuser, "new_sign_in", carol.email)) == 1
 
 
-def test_the_log_tells_who_came_and_went(app: Flask, client: FlaskClient, alice: Person, superuser: Any) -> None:
+def test_sign_in_switch_and_sign_out_are_audited(
+    app: Flask, client: FlaskClient, alice: Person, superuser: Any
+) -> None:
     other = sign_in(client, alice.email)
     assert post(client, "/logout", other).status_code == 200
     user = str(ids.parse_id("usr", alice.user_id))
@@ -165,9 +167,7 @@ def test_the_log_tells_who_came_and_went(app: Flask, client: FlaskClient, alice:
     assert acts(superuser, "user.signed_out") == [("user", user, "user", user, True)]
 
 
-def test_a_failed_sign_in_is_in_the_log_though_it_was_refused(
-    client: FlaskClient, alice: Person, superuser: Any
-) -> None:
+def test_failed_sign_in_is_audited(client: FlaskClient, alice: Person, superuser: Any) -> None:
     for email in (alice.email, "nobody@acme.example"):
         assert post(client, "/login", email=email, password="another").status_code == 401
     known, unknown = acts(superuser, "user.sign_in_failed")

@@ -1,4 +1,4 @@
-"""Sign-up and sign-in: what is refused, how it is told, and what is left behind."""
+"""Registration and sign-in: rejected requests, their errors, and the limits of attempts."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ def counts(superuser: Any) -> list[int]:
 
 
 @pytest.mark.parametrize("email", ["alice@acme.example", "ALICE@Acme.Example", "Alice@acme.example"])
-def test_an_address_is_taken_in_any_case_of_letters_and_nothing_is_left_behind(
+def test_address_is_taken_in_any_case_and_nothing_is_stored(
     client: FlaskClient, alice: Person, superuser: Any, email: str
 ) -> None:
     before = counts(superuser)
@@ -42,19 +42,19 @@ def test_an_address_is_taken_in_any_case_of_letters_and_nothing_is_left_behind(
 
 
 @pytest.mark.parametrize("password", ["short", "password", "12345678", "x" * 129])
-def test_a_weak_password_is_told_on_its_field(client: FlaskClient, superuser: Any, password: str) -> None:
+def test_weak_password_is_reported_on_its_field(client: FlaskClient, superuser: Any, password: str) -> None:
     answer = client.post(f"{AUTH}/register", json={**NEW, "password": password})
     assert code(answer) == (422, "VALIDATION_ERROR")
     assert fields(answer) == {"password"}
     assert counts(superuser) == [0, 0, 0, 0]
 
 
-def test_all_problems_of_a_registration_are_told_at_once(client: FlaskClient) -> None:
+def test_registration_reports_all_problems_at_once(client: FlaskClient) -> None:
     answer = client.post(f"{AUTH}/register", json={"email": "nobody", "password": "short", "role": "owner"})
     assert fields(answer) == {"organization_name", "email", "password", "role"}
 
 
-def test_an_unknown_address_and_a_wrong_password_get_the_same_answer(client: FlaskClient, alice: Person) -> None:
+def test_unknown_address_and_wrong_password_get_the_same_response(client: FlaskClient, alice: Person) -> None:
     wrong = client.post(f"{AUTH}/login", json={"email": alice.email, "password": "another"})
     unknown = client.post(f"{AUTH}/login", json={"email": "nobody@acme.example", "password": "another"})
     assert code(wrong) == code(unknown) == (401, "INVALID_CREDENTIALS")
@@ -62,24 +62,24 @@ def test_an_unknown_address_and_a_wrong_password_get_the_same_answer(client: Fla
     assert wrong.json.keys() == unknown.json.keys()
 
 
-def test_the_address_of_a_login_may_be_written_in_any_case(client: FlaskClient, alice: Person) -> None:
+def test_login_ignores_the_case_of_the_address(client: FlaskClient, alice: Person) -> None:
     assert client.post(f"{AUTH}/login", json={"email": "ALICE@acme.example", "password": PASSWORD}).status_code == 200
 
 
 @pytest.mark.parametrize("email", ["alice@acme.example", "nobody@acme.example"])
-def test_the_sixth_failure_of_an_account_from_one_address_is_too_many(
+def test_sixth_failure_of_an_account_from_one_address_is_rejected(
     client: FlaskClient, alice: Person, email: str
 ) -> None:
     spellings = (email, email.upper(), email.title())
     for attempt in range(5):
         body = {"email": spellings[attempt % 3], "password": "another"}
         assert code(client.post(f"{AUTH}/login", json=body)) == (401, "INVALID_CREDENTIALS")
-    refused = client.post(f"{AUTH}/login", json={"email": email, "password": PASSWORD})
-    assert code(refused) == (429, "RATE_LIMIT_EXCEEDED")
-    assert int(refused.headers["Retry-After"]) >= 1
+    rejected = client.post(f"{AUTH}/login", json={"email": email, "password": PASSWORD})
+    assert code(rejected) == (429, "RATE_LIMIT_EXCEEDED")
+    assert int(rejected.headers["Retry-After"]) >= 1
 
 
-def test_the_eleventh_failure_of_an_account_is_too_many_from_anywhere(client: FlaskClient, alice: Person) -> None:
+def test_eleventh_failure_of_an_account_is_rejected_from_any_address(client: FlaskClient, alice: Person) -> None:
     body = {"email": alice.email, "password": "another"}
     for attempt in range(10):
         answer = client.post(f"{AUTH}/login", json=body, environ_base={"REMOTE_ADDR": f"192.0.2.{attempt // 5}"})
@@ -88,7 +88,7 @@ def test_the_eleventh_failure_of_an_account_is_too_many_from_anywhere(client: Fl
     assert code(answer) == (429, "RATE_LIMIT_EXCEEDED")
 
 
-def test_one_address_uses_up_its_own_share_and_not_everybodys(app: Flask, config: dict[str, Any]) -> None:
+def test_exhausted_limit_of_an_address_does_not_affect_others(app: Flask, config: dict[str, Any]) -> None:
     strict = create_app({**config, "AUTH_ALLOWANCE_FACTOR": 1}).test_client()
 
     def attempt(number: int, address: str) -> int:
@@ -101,31 +101,33 @@ def test_one_address_uses_up_its_own_share_and_not_everybodys(app: Flask, config
     assert sum(int(redis.get(key)) for key in redis.scan_iter("*everybody*")) == 11
 
 
-def test_sign_ins_that_succeed_do_not_lock_an_account(client: FlaskClient, alice: Person) -> None:
+def test_successful_sign_ins_do_not_lock_an_account(client: FlaskClient, alice: Person) -> None:
     for _ in range(12):
         assert client.post(f"{AUTH}/login", json={"email": alice.email, "password": PASSWORD}).status_code == 200
 
 
-def test_a_disabled_person_is_refused_like_a_wrong_password(client: FlaskClient, alice: Person, superuser: Any) -> None:
+def test_disabled_user_gets_the_response_of_a_wrong_password(
+    client: FlaskClient, alice: Person, superuser: Any
+) -> None:
     with superuser, superuser.cursor() as cursor:
         cursor.execute("UPDATE users SET disabled_at = now()")
     answer = client.post(f"{AUTH}/login", json={"email": alice.email, "password": PASSWORD})
     assert code(answer) == (401, "INVALID_CREDENTIALS")
 
 
-def test_another_companys_id_is_refused_on_its_field(client: FlaskClient, alice: Person, carol: Person) -> None:
+def test_foreign_organization_id_is_reported_on_its_field(client: FlaskClient, alice: Person, carol: Person) -> None:
     body = {"email": alice.email, "password": PASSWORD, "organization_id": carol.organization_id}
     assert fields(client.post(f"{AUTH}/login", json=body)) == {"organization_id"}
 
 
-def test_a_body_over_the_limit_is_refused_before_anything_reads_it(client: FlaskClient) -> None:
+def test_body_over_the_limit_is_rejected_before_it_is_read(client: FlaskClient) -> None:
     answer = client.post(f"{AUTH}/login", json={"email": "a@acme.example", "password": "x" * 70_000})
     assert code(answer) == (413, "BODY_TOO_LARGE")
 
 
-def test_somebody_removed_between_gate_and_view_holds_an_invalid_token(
-    app: Flask, alice: Person, carol: Person
-) -> None:
-    left = Principal("user", ids.parse_id("usr", alice.user_id), ids.parse_id("org", carol.organization_id), "member")
+def test_member_removed_between_gate_and_view_has_an_invalid_token(app: Flask, alice: Person, carol: Person) -> None:
+    principal = Principal(
+        "user", ids.parse_id("usr", alice.user_id), ids.parse_id("org", carol.organization_id), "member"
+    )
     with app.app_context(), pytest.raises(InvalidToken):
-        sessions.get_profile(left)
+        sessions.get_profile(principal)

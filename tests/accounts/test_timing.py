@@ -1,4 +1,4 @@
-"""A wrong password costs the same work whether or not somebody has the address."""
+"""A wrong password costs the same work whether or not an account has the address."""
 
 import statistics
 import time
@@ -25,7 +25,7 @@ def work_to_refuse(email: str) -> float:
 
 
 @pytest.mark.usefixtures("context", "real_hashing")
-def test_known_and_unknown_addresses_are_refused_alike(client: FlaskClient) -> None:
+def test_known_and_unknown_addresses_cost_the_same_work(client: FlaskClient) -> None:
     sign_up(client, "alice@acme.example", "Acme")
     known, unknown = [], []
     for _ in range(ROUNDS):

@@ -1,4 +1,4 @@
-"""Tokens: rotation, reuse, the end of a session, forgeries, and secrets that change."""
+"""Access and refresh tokens: rotation, reuse, end of the session, forgeries, and rotated secrets."""
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -29,19 +29,19 @@ def refresh(client: FlaskClient, token: str) -> Any:
     return client.post(REFRESH, json={"refresh_token": token})
 
 
-def test_a_refresh_gives_a_new_pair_that_works(client: FlaskClient, alice: Person) -> None:
+def test_refresh_returns_new_tokens(client: FlaskClient, alice: Person) -> None:
     pair = refresh(client, alice.refresh_token).json["data"]
     assert pair["refresh_token"] != alice.refresh_token
     assert me(client, pair["token"]).status_code == 200
     assert refresh(client, pair["refresh_token"]).status_code == 200
 
 
-def test_a_refresh_token_may_come_in_the_header(client: FlaskClient, alice: Person) -> None:
+def test_refresh_token_is_accepted_in_the_header(client: FlaskClient, alice: Person) -> None:
     answer = client.post(REFRESH, headers={"Authorization": f"Bearer {alice.refresh_token}"})
     assert answer.status_code == 200
 
 
-def test_parallel_twins_get_the_same_successor(app: Flask, alice: Person) -> None:
+def test_concurrent_refreshes_get_the_same_refresh_token_id(app: Flask, alice: Person) -> None:
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: refresh(app.test_client(), alice.refresh_token), range(8)))
     assert {answer.status_code for answer in answers} == {200}
@@ -52,9 +52,7 @@ def test_parallel_twins_get_the_same_successor(app: Flask, alice: Person) -> Non
     assert len(ids) == 1
 
 
-def test_a_token_used_again_after_the_window_ends_its_session(
-    client: FlaskClient, alice: Person, superuser: Any
-) -> None:
+def test_reused_refresh_token_ends_the_session(client: FlaskClient, alice: Person, superuser: Any) -> None:
     pair = refresh(client, alice.refresh_token).json["data"]
     with superuser, superuser.cursor() as cursor:
         cursor.execute("UPDATE user_sessions SET rotated_at = rotated_at - interval '11 s'")
@@ -63,13 +61,13 @@ def test_a_token_used_again_after_the_window_ends_its_session(
     assert code(refresh(client, pair["refresh_token"])) == (401, "INVALID_TOKEN")
 
 
-def test_after_logout_both_tokens_are_dead_at_once(client: FlaskClient, alice: Person) -> None:
+def test_logout_invalidates_both_tokens_immediately(client: FlaskClient, alice: Person) -> None:
     assert client.post(LOGOUT, headers=alice.headers).status_code == 200
     assert code(me(client, alice.token)) == (401, "INVALID_TOKEN")
     assert code(refresh(client, alice.refresh_token)) == (401, "INVALID_TOKEN")
 
 
-def test_each_kind_of_token_serves_its_own_use_only(client: FlaskClient, alice: Person) -> None:
+def test_access_and_refresh_tokens_are_not_interchangeable(client: FlaskClient, alice: Person) -> None:
     assert code(me(client, alice.refresh_token)) == (401, "INVALID_TOKEN")
     assert code(refresh(client, alice.token)) == (401, "INVALID_TOKEN")
 
@@ -89,7 +87,7 @@ def test_each_kind_of_token_serves_its_own_use_only(client: FlaskClient, alice: 
         ("HS256", "j" * 32, {"sub": "garbage"}),
     ],
 )
-def test_a_forged_token_is_refused(
+def test_forged_token_is_rejected(
     client: FlaskClient, alice: Person, algorithm: str, secret: str, changes: dict[str, Any]
 ) -> None:
     claims = jwt.decode(alice.token, options={"verify_signature": False})
@@ -99,7 +97,7 @@ def test_a_forged_token_is_refused(
     assert answer.headers["WWW-Authenticate"]
 
 
-def test_hs512_with_the_right_secret_is_refused_too(client: FlaskClient, alice: Person, config: dict[str, Any]) -> None:
+def test_token_signed_with_hs512_is_rejected(client: FlaskClient, alice: Person, config: dict[str, Any]) -> None:
     claims = jwt.decode(alice.token, options={"verify_signature": False})
     with pytest.warns(jwt.InsecureKeyLengthWarning):
         forged = jwt.encode(claims, config["JWT_SECRET"], "HS512")
@@ -109,7 +107,7 @@ def test_hs512_with_the_right_secret_is_refused_too(client: FlaskClient, alice: 
 @pytest.mark.parametrize(
     "header", ["Bearer", "Bearer ", "Basic YTpi", "Bearer abc", "Bearer a.b", "Bearer a.b.c.d", "garbage"]
 )
-def test_what_is_no_token_is_told_apart_from_a_bad_one(client: FlaskClient, header: str) -> None:
+def test_malformed_token_has_its_own_error_code(client: FlaskClient, header: str) -> None:
     assert code(client.get(ME, headers={"Authorization": header})) == (401, "INVALID_TOKEN_FORMAT")
 
 
@@ -118,15 +116,13 @@ def test_three_parts_of_garbage_are_an_invalid_token(client: FlaskClient, token:
     assert code(me(client, token)) == (401, "INVALID_TOKEN")
 
 
-def test_an_access_token_expires_and_the_refresh_token_goes_on(client: FlaskClient, alice: Person) -> None:
+def test_refresh_token_outlives_the_access_token(client: FlaskClient, alice: Person) -> None:
     with time_machine.travel(datetime.now(UTC) + timedelta(minutes=16)):
         assert code(me(client, alice.token)) == (401, "TOKEN_EXPIRED")
         assert me(client, refresh(client, alice.refresh_token).json["data"]["token"]).status_code == 200
 
 
-def test_a_secret_is_changed_without_signing_anybody_out(
-    client: FlaskClient, alice: Person, config: dict[str, Any]
-) -> None:
+def test_rotated_jwt_secret_keeps_sessions(client: FlaskClient, alice: Person, config: dict[str, Any]) -> None:
     changed = create_app({**config, "JWT_SECRET": "n" * 32 + "," + config["JWT_SECRET"]}).test_client()
     assert me(changed, alice.token).status_code == 200
     pair = refresh(changed, alice.refresh_token).json["data"]
@@ -137,7 +133,7 @@ def test_a_secret_is_changed_without_signing_anybody_out(
     assert code(me(dropped, alice.token)) == (401, "INVALID_TOKEN")
 
 
-def test_cookies_are_bound_to_an_https_address_and_guarded_against_forgery() -> None:
+def test_cookies_are_secure_and_bound_to_the_host_with_https() -> None:
     secure, plain = tokens.jwt_config("s" * 32, "https://api.example"), tokens.jwt_config("s" * 32, "http://localhost")
     assert (secure["JWT_ACCESS_COOKIE_NAME"], secure["JWT_COOKIE_SECURE"]) == ("__Host-at", True)
     assert (plain["JWT_ACCESS_COOKIE_NAME"], plain["JWT_COOKIE_SECURE"]) == ("at", False)

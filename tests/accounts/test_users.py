@@ -1,4 +1,4 @@
-"""Passwords of people: an unknown person costs what a known one does, and old hashes are renewed."""
+"""Password verification of users: unknown users, and hashes with outdated parameters."""
 
 from typing import Any
 
@@ -14,16 +14,16 @@ from tests.support.accounts import AUTH, PASSWORD, Person
 
 
 @pytest.mark.usefixtures("real_hashing")
-def test_the_hash_of_nobody_has_todays_parameters() -> None:
+def test_dummy_hash_has_the_current_parameters() -> None:
     assert not crypto.needs_rehash(DUMMY_PASSWORD_HASH)
 
 
-def test_nobody_has_a_right_password(context: Flask) -> None:
+def test_no_password_matches_for_an_unknown_user(context: Flask) -> None:
     assert not users.verify_password(None, PASSWORD)
 
 
 @pytest.mark.usefixtures("real_hashing")
-def test_an_old_hash_is_renewed_at_sign_in(client: FlaskClient, alice: Person, superuser: Any) -> None:
+def test_outdated_hash_is_replaced_at_sign_in(client: FlaskClient, alice: Person, superuser: Any) -> None:
     old = PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1).hash(PASSWORD)
     with superuser, superuser.cursor() as cursor:
         cursor.execute("UPDATE users SET password_hash = %s", [old])

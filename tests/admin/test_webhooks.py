@@ -16,7 +16,7 @@ from tests.support.console import (
     sign_in_operator,
 )
 from tests.support.payments import Visitor
-from tests.support.webhooks import Company, allowed  # noqa: F401 - a fixture that acts by itself
+from tests.support.webhooks import Organization, allowed  # noqa: F401 - a fixture that acts by itself
 
 
 @pytest.fixture
@@ -25,15 +25,15 @@ def client(app: Flask) -> FlaskClient:
 
 
 @pytest.fixture
-def acme(app: Flask, client: FlaskClient, alice: Person) -> Company:
-    return Company(app, client, alice)
+def acme(app: Flask, client: FlaskClient, alice: Person) -> Organization:
+    return Organization(app, client, alice)
 
 
 @pytest.fixture
-def failed(app: Flask, acme: Company) -> tuple[str, str]:
+def failed(app: Flask, acme: Organization) -> tuple[str, str]:
     """Paths of the pages of a failing endpoint and of a failed delivery."""
-    endpoint = acme.listen(description="hook")["id"]
-    acme.report()
+    endpoint = acme.create_endpoint(description="hook")["id"]
+    acme.publish_event()
     execute_sql(
         app,
         """UPDATE webhook_deliveries SET status = 'failed', attempts = 9, next_at = NULL, finished_at = now(),
@@ -58,27 +58,29 @@ def test_pages_require_an_operator_role(
     check_operator_access(app, client, carol, {**reads, f"{endpoint}/disable": "admin", f"{endpoint}/enable": "admin"})
 
 
-def test_backlog_counts_pending_deliveries_of_each_organization(app: Flask, client: FlaskClient, acme: Company) -> None:
+def test_backlog_counts_pending_deliveries_of_each_organization(
+    app: Flask, client: FlaskClient, acme: Organization
+) -> None:
     olga = sign_in_operator(app, client, "support")
     assert "Nothing waits" in olga.read("/admin/deliveries")
-    acme.listen()
-    acme.report()
-    acme.report()
+    acme.create_endpoint()
+    acme.publish_event()
+    acme.publish_event()
     page = olga.read("/admin/deliveries")
     assert 'data-th="Waiting" class="num">2<' in page
     assert 'data-th="Due now" class="num">2<' in page
 
 
 def test_failing_endpoints_are_filtered(
-    app: Flask, client: FlaskClient, failed: tuple[str, str], acme: Company
+    app: Flask, client: FlaskClient, failed: tuple[str, str], acme: Organization
 ) -> None:
-    acme.listen("http://127.0.0.1:9/healthy")
+    acme.create_endpoint("http://127.0.0.1:9/healthy")
     page = sign_in_operator(app, client, "support").read("/admin/deliveries?health=failing")
     assert (failed[0] in page, "/healthy" in page) == (True, False)
 
 
-def test_endpoint_address_is_shown_without_its_query(app: Flask, client: FlaskClient, acme: Company) -> None:
-    acme.listen("http://127.0.0.1:9/hook?token=s3cret")
+def test_endpoint_address_is_shown_without_its_query(app: Flask, client: FlaskClient, acme: Organization) -> None:
+    acme.create_endpoint("http://127.0.0.1:9/hook?token=s3cret")
     assert "s3cret" not in sign_in_operator(app, client).read("/admin/deliveries")
 
 
@@ -103,9 +105,9 @@ def test_support_resends_a_delivery_with_the_same_event(
 
 
 def test_disabling_an_endpoint_cancels_pending_deliveries(
-    app: Flask, client: FlaskClient, failed: tuple[str, str], acme: Company
+    app: Flask, client: FlaskClient, failed: tuple[str, str], acme: Organization
 ) -> None:
-    acme.report()
+    acme.publish_event()
     olga = sign_in_operator(app, client)
     assert "1 delivery" in olga.read(f"{failed[0]}/disable")
     assert "The endpoint is disabled." in olga.run_action(f"{failed[0]}/disable")

@@ -1,4 +1,4 @@
-"""Keys over HTTP: shown once, stored as a digest, ended for good."""
+"""Keys over HTTP: creation, lists, revocation and last use."""
 
 from typing import Any
 
@@ -17,21 +17,21 @@ def alice(client: FlaskClient) -> Headers:
     return sign_up(client)
 
 
-def test_the_secret_is_shown_once_and_stored_nowhere(client: FlaskClient, alice: Headers, superuser: Any) -> None:
+def test_secret_of_a_new_key_is_shown_once_and_not_stored(client: FlaskClient, alice: Headers, superuser: Any) -> None:
     answer = client.post(KEYS, json={"name": "Production"}, headers=alice)
     assert answer.status_code == 201
     assert answer.headers["Cache-Control"] == "no-store"
-    made = answer.json["data"]
-    assert made["mode"] == "live"
-    assert made["scopes"] == ["messages:read", "messages:write", "usage:read"]
-    assert made["key"].startswith(made["prefix"])
-    assert made["key"].endswith(made["last_four"])
+    created = answer.json["data"]
+    assert created["mode"] == "live"
+    assert created["scopes"] == ["messages:read", "messages:write", "usage:read"]
+    assert created["key"].startswith(created["prefix"])
+    assert created["key"].endswith(created["last_four"])
     listed = client.get(KEYS, headers=alice)
-    assert [key["id"] for key in listed.json["data"]["keys"]] == [made["id"]]
-    assert made["key"] not in listed.text
+    assert [key["id"] for key in listed.json["data"]["keys"]] == [created["id"]]
+    assert created["key"] not in listed.text
     with superuser, superuser.cursor() as cursor:
         cursor.execute("SELECT s::text, k::text FROM api_key_secrets s, api_keys k")
-        assert made["key"] not in str(cursor.fetchall())
+        assert created["key"] not in str(cursor.fetchall())
 
 
 @pytest.mark.parametrize(
@@ -49,13 +49,13 @@ def test_the_secret_is_shown_once_and_stored_nowhere(client: FlaskClient, alice:
         ("organization_id", "org_x"),
     ],
 )
-def test_a_bad_field_is_named(client: FlaskClient, alice: Headers, field: str, value: Any) -> None:
+def test_key_with_an_invalid_field_is_rejected(client: FlaskClient, alice: Headers, field: str, value: Any) -> None:
     answer = client.post(KEYS, json={"name": "key", field: value}, headers=alice)
     assert (answer.status_code, answer.json["error"]["code"]) == (422, "VALIDATION_ERROR")
     assert answer.json["error"]["details"]["fields"][0]["field"].split(".")[0] == field
 
 
-def test_keys_are_listed_by_mode_and_status_and_page(client: FlaskClient, alice: Headers) -> None:
+def test_keys_are_filtered_by_mode_and_status_and_listed_in_pages(client: FlaskClient, alice: Headers) -> None:
     first, _ = make_key(client, alice)
     second, _ = make_key(client, alice, mode="test")
     client.delete(f"{KEYS}/{first}", headers=alice)
@@ -72,7 +72,7 @@ def test_keys_are_listed_by_mode_and_status_and_page(client: FlaskClient, alice:
 
 
 @pytest.mark.parametrize("path", ["/api/v1/keys", "/api/v1/api-keys"])
-def test_a_key_is_revoked_by_either_path_and_twice_is_once(client: FlaskClient, alice: Headers, path: str) -> None:
+def test_key_is_revoked_once_by_either_path(client: FlaskClient, alice: Headers, path: str) -> None:
     key_id, key = make_key(client, alice)
     answers = [client.delete(f"{path}/{key_id}", headers=alice) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [200, 200]
@@ -81,7 +81,7 @@ def test_a_key_is_revoked_by_either_path_and_twice_is_once(client: FlaskClient, 
     assert client.get(LIST, headers=key).status_code == 401
 
 
-def test_another_companys_key_is_a_missing_one(client: FlaskClient, alice: Headers) -> None:
+def test_key_of_another_organization_is_not_found(client: FlaskClient, alice: Headers) -> None:
     key_id, _ = make_key(client, alice)
     carol = sign_up(client, "Carol", "carol@other.example")
     for verb in (client.get, client.delete):
@@ -91,12 +91,12 @@ def test_another_companys_key_is_a_missing_one(client: FlaskClient, alice: Heade
         assert foreign.json["error"]["code"] == missing.json["error"]["code"] == "NOT_FOUND"
 
 
-def test_a_key_makes_no_keys(client: FlaskClient, alice: Headers) -> None:
+def test_key_cannot_create_keys(client: FlaskClient, alice: Headers) -> None:
     _, key = make_key(client, alice)
     assert client.post(KEYS, json={"name": "k"}, headers=key).status_code == 403
 
 
-def test_the_last_use_is_written(app: Flask, client: FlaskClient, alice: Headers) -> None:
+def test_last_use_of_a_key_is_stored(app: Flask, client: FlaskClient, alice: Headers) -> None:
     key_id, key = make_key(client, alice)
     client.get(LIST, headers=key)
     with app.app_context():

@@ -27,7 +27,7 @@ def due() -> CloseResult:
     return period_close.close_due(MAY)
 
 
-def test_an_account_is_made_once(context: Flask) -> None:
+def test_account_is_created_once(context: Flask) -> None:
     company = found(at=day(20, 12, month=3))
     with company.transaction() as session:
         periods.ensure_account(session, company.id)
@@ -35,7 +35,7 @@ def test_an_account_is_made_once(context: Flask) -> None:
     assert (period.starts_at, period.ends_at, period.state) == (day(20, 12, month=3), day(1), "open")
 
 
-def test_terms_of_a_new_company(context: Flask) -> None:
+def test_terms_of_a_new_organization(context: Flask) -> None:
     company = found()
     with company.transaction() as session:
         service_terms = terms.get_terms(session, company.id)
@@ -52,14 +52,14 @@ def test_terms_of_a_new_company(context: Flask) -> None:
     assert service_terms.quotas == {}
 
 
-def test_terms_open_the_period_the_scheduler_has_not(context: Flask) -> None:
+def test_missing_period_is_opened_when_terms_are_read(context: Flask) -> None:
     company = found()
     clock.freeze_time(day(15, month=7))
     with company.transaction() as session:
         assert terms.get_terms(session, company.id).period_starts_at == day(1, month=7)
 
 
-def test_a_period_is_invoiced_after_its_grace_and_only_once(context: Flask) -> None:
+def test_period_is_invoiced_once_and_after_its_grace(context: Flask) -> None:
     company = found(plan="starter@1")
     early = day(1, month=5) + timedelta(minutes=59)
     assert period_close.close_due(early).invoices == []
@@ -70,7 +70,7 @@ def test_a_period_is_invoiced_after_its_grace_and_only_once(context: Flask) -> N
     assert invoice.bill_to["name"] == "Acme"
 
 
-def test_two_silent_months_become_two_invoices_in_order(context: Flask) -> None:
+def test_two_months_without_usage_become_two_invoices(context: Flask) -> None:
     company = found()
     clock.freeze_time(day(1, 2, month=6))
     jobs.close_periods()
@@ -81,14 +81,14 @@ def test_two_silent_months_become_two_invoices_in_order(context: Flask) -> None:
     assert [seq for (seq,) in seqs] == [1, 2]
 
 
-def test_the_hourly_run_opens_the_next_period_three_days_ahead(context: Flask) -> None:
+def test_hourly_job_opens_the_next_period_three_days_ahead(context: Flask) -> None:
     company = found()
     clock.freeze_time(day(28, 1))
     jobs.close_periods()
     assert len(company.rows("SELECT 1 FROM billing_periods")) == 2
 
 
-def test_many_closers_write_one_invoice_each(app: Flask, context: Flask) -> None:
+def test_concurrent_closes_create_one_invoice_for_each_organization(app: Flask, context: Flask) -> None:
     companies = [found(name, plan="starter@1") for name in ("Acme", "Carol", "Dora")]
     clock.freeze_time(MAY)
     start = threading.Barrier(6)
@@ -104,7 +104,7 @@ def test_many_closers_write_one_invoice_each(app: Flask, context: Flask) -> None
     assert sorted(invoice.serial for company in companies for invoice in company.invoices()) == [1, 2, 3]
 
 
-def test_closing_amid_accepts_loses_nothing(app: Flask, context: Flask) -> None:
+def test_close_during_accepted_calls_loses_no_usage(app: Flask, context: Flask) -> None:
     company = found()
     clock.freeze_time(None)
     stop = threading.Event()
@@ -137,7 +137,7 @@ def test_closing_amid_accepts_loses_nothing(app: Flask, context: Flask) -> None:
     assert (int(billed), late) == (accepted, 0)
 
 
-def test_closing_now_cuts_the_period_and_a_second_moment_later_nothing_is_doubled(context: Flask) -> None:
+def test_close_now_ends_the_period_and_bills_nothing_twice(context: Flask) -> None:
     company = found(plan="starter@1")
     company.use(100, at=day(5))
     clock.freeze_time(day(16))
@@ -158,7 +158,7 @@ def test_closing_now_cuts_the_period_and_a_second_moment_later_nothing_is_double
     assert company.lines() == {"base:starter@1": 1450}
 
 
-def test_a_cut_moves_the_start_of_a_period_that_waits(context: Flask) -> None:
+def test_close_now_moves_the_start_of_the_next_period(context: Flask) -> None:
     company = found(plan="starter@1")
     with company.transaction() as session:
         periods.ensure_period(session, company.id, day(2, month=5))
@@ -168,7 +168,7 @@ def test_a_cut_moves_the_start_of_a_period_that_waits(context: Flask) -> None:
     assert [tuple(bound) for bound in bounds] == [(day(1), day(29)), (day(29), day(1, month=6))]
 
 
-def test_a_run_killed_between_closing_and_invoicing_is_finished_by_the_next(context: Flask) -> None:
+def test_run_killed_before_invoicing_is_finished_by_the_next_run(context: Flask) -> None:
     company = found()
     with tenancy.system_session("billing.close") as session:
         session.execute(
@@ -180,7 +180,7 @@ def test_a_run_killed_between_closing_and_invoicing_is_finished_by_the_next(cont
     assert len(company.invoices()) == 1
 
 
-def test_a_draft_under_review_gets_no_number(context: Flask) -> None:
+def test_draft_under_review_has_no_number(context: Flask) -> None:
     company = found()
     with tenancy.system_session("billing.close") as session:
         session.execute(text("UPDATE billing_profiles SET review_drafts = true"))
@@ -209,7 +209,7 @@ def test_a_draft_under_review_gets_no_number(context: Flask) -> None:
         "UPDATE plan_versions SET base_amount_minor = 0",
     ],
 )
-def test_what_is_billed_cannot_be_changed_even_by_the_system(context: Flask, statement: str) -> None:
+def test_billed_rows_cannot_be_changed_by_the_system_role(context: Flask, statement: str) -> None:
     company = found(plan="starter@1")
     company.use(5, at=day(3))
     due()
@@ -218,7 +218,7 @@ def test_what_is_billed_cannot_be_changed_even_by_the_system(context: Flask, sta
     assert isinstance(refusal.value.orig, psycopg2.errors.IntegrityError)
 
 
-def test_a_tenant_writes_no_invoice(context: Flask) -> None:
+def test_tenant_role_cannot_write_invoices(context: Flask) -> None:
     company = found()
     due()
     with pytest.raises(DBAPIError) as refusal, company.transaction() as session:
@@ -231,7 +231,7 @@ def run(app: Flask, *arguments: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def test_the_command_closes_shows_and_refuses(app: Flask, context: Flask) -> None:
+def test_close_command(app: Flask, context: Flask) -> None:
     company: Company = found(plan="starter@1")
     clock.freeze_time(day(16))
     organization = ids.format_id("org", company.id)
@@ -250,7 +250,7 @@ def test_the_command_closes_shows_and_refuses(app: Flask, context: Flask) -> Non
     assert run(app, "--at", "tomorrow")[0] == 2
 
 
-def test_plans_are_public_and_complete(client: FlaskClient) -> None:
+def test_published_plans_are_public_and_complete(client: FlaskClient) -> None:
     answer = client.get("/api/v1/billing/plans")
     plans = {plan["code"]: plan for plan in answer.json["data"]["plans"]}
     assert list(plans) == ["free", "starter", "pro", "scale"]

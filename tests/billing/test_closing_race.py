@@ -45,7 +45,7 @@ def period_lock(session: Session, organization_id: UUID) -> None:
 @pytest.mark.parametrize(
     ("lock", "is_lost"), [(no_lock, True), (row_lock, True), (period_lock, False)], ids=["none", "row", "period"]
 )
-def test_only_the_period_lock_waits_for_a_writer_that_has_looked(
+def test_period_lock_waits_for_a_writer_that_has_read_its_period(
     app: Flask, context: Flask, lock: Callable[[Session, UUID], None], *, is_lost: bool
 ) -> None:
     company = found()
@@ -71,7 +71,7 @@ def test_only_the_period_lock_waits_for_a_writer_that_has_looked(
     assert bool(company.rows(LATE)) == is_lost
 
 
-def test_a_closing_that_waits_too_long_gives_up_and_the_next_one_does_it(app: Flask, context: Flask) -> None:
+def test_close_that_times_out_on_the_lock_is_done_by_the_next_run(app: Flask, context: Flask) -> None:
     company = found(plan="starter@1")
     at = day(1, 2, month=5)
     clock.freeze_time(at)
@@ -87,7 +87,7 @@ def test_a_closing_that_waits_too_long_gives_up_and_the_next_one_does_it(app: Fl
     assert len(period_close.close_due(at).invoices) == 1
 
 
-def test_closing_at_once_amid_calls_loses_none_and_fails_none(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_concurrent_closes_during_calls_lose_and_fail_none(app: Flask, client: FlaskClient, alice: Person) -> None:
     company = Company(ids.parse_id("org", alice.organization_id))
     with app.app_context(), company.transaction() as session:
         periods.ensure_account(session, company.id)

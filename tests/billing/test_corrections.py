@@ -37,7 +37,7 @@ def line(company: Company, kind: str) -> Any:
     return company.rows(f"SELECT id FROM invoice_lines WHERE source_key = '{kind}' ORDER BY id DESC LIMIT 1")[0].id
 
 
-def test_a_credit_note_lowers_what_is_due() -> None:
+def test_credit_note_lowers_the_amount_due() -> None:
     company, invoice = invoiced(3_050, 12_345)
     note = credit(company, invoice.id, lines={line(company, "usage:starter@1:email"): 1235})
     assert (note.number, note.total_minor, note.to_due_minor, note.to_wallet_minor) == ("CN-000001", 1235, 1235, 0)
@@ -46,7 +46,7 @@ def test_a_credit_note_lowers_what_is_due() -> None:
     assert "credit_note.issued" in acts(company)
 
 
-def test_a_credit_note_on_a_paid_invoice_fills_the_wallet() -> None:
+def test_credit_note_on_a_paid_invoice_goes_to_the_wallet() -> None:
     company, invoice = invoiced(3_050, 12_345)
     settle(company, invoice.id, 7185)
     credit(company, invoice.id, lines={line(company, "usage:starter@1:email"): 1235})
@@ -56,7 +56,7 @@ def test_a_credit_note_on_a_paid_invoice_fills_the_wallet() -> None:
     assert close(company, JUNE).due_minor == 1970
 
 
-def test_a_credit_note_over_all_that_is_due_makes_the_invoice_paid() -> None:
+def test_credit_note_over_the_amount_due_settles_the_invoice() -> None:
     company, invoice = invoiced()
     settle(company, invoice.id, 1000)
     note = credit(company, invoice.id)
@@ -65,7 +65,7 @@ def test_a_credit_note_over_all_that_is_due_makes_the_invoice_paid() -> None:
     assert len(told(company, "invoice.paid")) == 1
 
 
-def test_a_refund_sends_back_at_most_what_was_paid() -> None:
+def test_refund_is_at_most_what_was_paid() -> None:
     company, invoice = invoiced()
     settle(company, invoice.id, 3205)
     first = credit(company, invoice.id, amount_minor=1205, is_refund=True)
@@ -73,7 +73,7 @@ def test_a_refund_sends_back_at_most_what_was_paid() -> None:
     assert (first.to_refund_minor, second.to_refund_minor, second.to_wallet_minor) == (1205, 2000, 0)
 
 
-def test_what_the_wallet_paid_is_not_refunded() -> None:
+def test_wallet_credit_is_not_refunded() -> None:
     company = found(plan="starter@1")
     company.grant(1000, "promotional", 5)
     invoice = close(company)
@@ -82,7 +82,7 @@ def test_what_the_wallet_paid_is_not_refunded() -> None:
     assert (note.to_refund_minor, note.to_wallet_minor) == (1900, 1000)
 
 
-def test_an_amount_comes_off_the_lines_in_their_order() -> None:
+def test_credit_amount_reduces_the_lines_in_their_order() -> None:
     company, invoice = invoiced()
     note = credit(company, invoice.id, amount_minor=3000)
     taken = company.rows("SELECT amount_minor FROM credit_note_lines ORDER BY amount_minor DESC")
@@ -91,7 +91,7 @@ def test_an_amount_comes_off_the_lines_in_their_order() -> None:
 
 
 @pytest.mark.parametrize("wanted", [{"amount_minor": 3206}, {"lines": {"base:starter@1": 2901}}])
-def test_more_than_the_invoice_or_a_line_is_never_credited(wanted: dict[str, Any]) -> None:
+def test_credit_above_the_invoice_or_a_line_is_rejected(wanted: dict[str, Any]) -> None:
     company, invoice = invoiced()
     lines = {line(company, key): amount for key, amount in wanted.get("lines", {}).items()}
     with pytest.raises(CreditExceedsInvoice) as refused:
@@ -100,7 +100,7 @@ def test_more_than_the_invoice_or_a_line_is_never_credited(wanted: dict[str, Any
     assert newest(company).credited_minor == 0
 
 
-def test_a_second_note_gets_only_what_the_first_has_left() -> None:
+def test_second_credit_note_is_limited_to_what_the_first_left() -> None:
     company, invoice = invoiced()
     base = line(company, "base:starter@1")
     credit(company, invoice.id, lines={base: 2000})
@@ -112,7 +112,7 @@ def test_a_second_note_gets_only_what_the_first_has_left() -> None:
 
 
 @pytest.mark.parametrize("amount", [0, -5])
-def test_a_credit_of_nothing_or_less_is_refused(amount: int) -> None:
+def test_credit_of_zero_or_less_is_rejected(amount: int) -> None:
     company, invoice = invoiced()
     with pytest.raises(ValidationFailed):
         credit(company, invoice.id, amount_minor=amount)
@@ -120,7 +120,7 @@ def test_a_credit_of_nothing_or_less_is_refused(amount: int) -> None:
         credit(company, invoice.id, lines={line(company, "base:starter@1"): amount})
 
 
-def test_lines_of_another_invoice_and_reasons_unheard_of_are_refused() -> None:
+def test_credit_of_foreign_lines_or_for_unknown_reasons_is_rejected() -> None:
     carol, _ = invoiced(name="Carol")
     company, invoice = invoiced()
     with pytest.raises(ValidationFailed):
@@ -131,7 +131,7 @@ def test_lines_of_another_invoice_and_reasons_unheard_of_are_refused() -> None:
         credit(carol, invoice.id)
 
 
-def test_two_credit_notes_at_once_stay_within_the_invoice_and_number_without_gap(app: Flask) -> None:
+def test_concurrent_credit_notes_stay_within_the_invoice_and_leave_no_number_gap(app: Flask) -> None:
     company, invoice = invoiced()
     start = threading.Barrier(4)
 
@@ -150,7 +150,7 @@ def test_two_credit_notes_at_once_stay_within_the_invoice_and_number_without_gap
     assert newest(company).due_minor == 205
 
 
-def test_a_void_invoice_owes_nothing_and_is_replaced_by_one_worked_out_anew() -> None:
+def test_void_invoice_is_replaced_by_a_recalculated_one() -> None:
     company, invoice = invoiced()
     with system() as session:
         replacement = invoice_lifecycle.void_invoice(session, company.id, invoice.id, ACT, is_replaced=True)
@@ -162,7 +162,7 @@ def test_a_void_invoice_owes_nothing_and_is_replaced_by_one_worked_out_anew() ->
     assert "invoice.voided" in acts(company)
 
 
-def test_a_replacement_uses_the_credit_that_the_void_invoice_gave_back() -> None:
+def test_replacement_uses_the_credit_that_the_void_invoice_returned() -> None:
     company = found(plan="starter@1")
     company.grant(1000, "promotional", 5)
     invoice = close(company)
@@ -171,7 +171,7 @@ def test_a_replacement_uses_the_credit_that_the_void_invoice_gave_back() -> None
     assert newest(company).credits_applied_minor == 1000
 
 
-def test_an_invoice_with_a_payment_is_not_voided() -> None:
+def test_invoice_with_a_payment_cannot_be_voided() -> None:
     company, invoice = invoiced()
     settle(company, invoice.id, 100)
     with pytest.raises(InvoiceHasPayments) as refused, system() as session:
@@ -179,14 +179,14 @@ def test_an_invoice_with_a_payment_is_not_voided() -> None:
     assert (refused.value.status, refused.value.code) == (409, "INVOICE_HAS_PAYMENTS")
 
 
-def test_only_an_open_invoice_is_voided() -> None:
+def test_invoice_that_is_not_open_cannot_be_voided() -> None:
     company = found()
     paid = close(company)
     with pytest.raises(InvoiceNotOpen), system() as session:
         invoice_lifecycle.void_invoice(session, company.id, paid.id, ACT)
 
 
-def test_a_draft_waits_for_a_look_and_is_finalized_once() -> None:
+def test_draft_under_review_is_finalized_once() -> None:
     company = found(plan="starter@1")
     review(company)
     draft = close(company)
@@ -197,7 +197,7 @@ def test_a_draft_waits_for_a_look_and_is_finalized_once() -> None:
         invoice_lifecycle.finalize_invoice(session, company.id, draft.id, ACT)
 
 
-def test_a_reviewed_draft_below_zero_carries_the_rest() -> None:
+def test_reviewed_draft_below_zero_carries_the_difference() -> None:
     company = found(at=day(1, month=3))
     company.use(1_001, at=day(10, month=3))
     failed = company.use(2, at=day(11, month=3))
@@ -211,7 +211,7 @@ def test_a_reviewed_draft_below_zero_carries_the_rest() -> None:
     assert tuple(grant) == ("carry", 2)
 
 
-def test_a_draft_is_worked_out_anew_or_dropped() -> None:
+def test_draft_is_recalculated_or_deleted() -> None:
     company = found(plan="starter@1")
     review(company)
     draft = close(company)
@@ -225,7 +225,7 @@ def test_a_draft_is_worked_out_anew_or_dropped() -> None:
     assert acts(company)[-2:] == ["invoice.redone", "invoice.draft_deleted"]
 
 
-def test_a_draft_takes_neither_credit_nor_voiding() -> None:
+def test_draft_can_be_neither_credited_nor_voided() -> None:
     company = found(plan="starter@1")
     review(company)
     draft = close(company)
@@ -235,7 +235,7 @@ def test_a_draft_takes_neither_credit_nor_voiding() -> None:
         invoice_lifecycle.void_invoice(session, company.id, draft.id, ACT)
 
 
-def test_the_tenant_itself_writes_no_credit_and_voids_nothing() -> None:
+def test_tenant_role_cannot_credit_or_void() -> None:
     company, invoice = invoiced()
     for act in (
         lambda session: invoice_lifecycle.void_invoice(session, company.id, invoice.id, ACT),
@@ -248,7 +248,7 @@ def test_the_tenant_itself_writes_no_credit_and_voids_nothing() -> None:
             act(session)
 
 
-def test_an_operator_corrects_from_the_command_line(app: Flask) -> None:
+def test_correction_commands(app: Flask) -> None:
     company, invoice = invoiced(3_050, 12_345)
     who = [ids.format_id("org", company.id), ids.format_id("inv", invoice.id)]
 

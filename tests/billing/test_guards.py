@@ -131,13 +131,13 @@ BROKEN: dict[str, str] = {
 
 
 @pytest.mark.parametrize("statement", BROKEN.values(), ids=BROKEN)
-def test_not_even_the_system_breaks_a_promise(company: Company, statement: str) -> None:
+def test_system_role_cannot_violate_a_constraint(company: Company, statement: str) -> None:
     with pytest.raises(DBAPIError) as refusal, system() as session:
         session.execute(text(statement))
     assert isinstance(refusal.value.orig, psycopg2.errors.IntegrityError)
 
 
-def test_the_promises_were_tried_where_rows_are(company: Company) -> None:
+def test_constraint_statements_match_rows(company: Company) -> None:
     [invoice] = company.invoices()
     assert (invoice.state, invoice.total_minor, invoice.due_minor) == ("open", 3205, 3205)
     periods = company.rows("SELECT state FROM billing_periods ORDER BY seq")
@@ -145,14 +145,14 @@ def test_the_promises_were_tried_where_rows_are(company: Company) -> None:
     assert len(company.rows("SELECT 1 FROM usage_events")) == 2
 
 
-def test_nobody_empties_the_ledger(company: Company) -> None:
+def test_ledger_cannot_be_truncated(company: Company) -> None:
     for table in ("usage_events", "invoices", "invoice_lines", "billing_periods", "credit_entries"):
         with pytest.raises(DBAPIError) as refusal, system() as session:
             session.execute(text(f"TRUNCATE {table} CASCADE"))
         assert isinstance(refusal.value.orig, psycopg2.errors.InsufficientPrivilege)
 
 
-def test_what_was_paid_is_not_taken_off_again(company: Company) -> None:
+def test_paid_amount_cannot_be_lowered(company: Company) -> None:
     [invoice] = company.invoices()
     settle(company, invoice.id, 1000)
     for lowered in ("paid_minor = 0", "state = 'void', voided_at = now()"):
@@ -161,7 +161,7 @@ def test_what_was_paid_is_not_taken_off_again(company: Company) -> None:
         assert isinstance(refusal.value.orig, psycopg2.errors.IntegrityError)
 
 
-def test_a_draft_is_final_only_with_the_sum_of_its_lines(company: Company) -> None:
+def test_draft_becomes_final_only_with_the_sum_of_its_lines(company: Company) -> None:
     made = """INSERT INTO invoices (organization_id, kind, currency, rule_version, subtotal_minor, total_minor)
       SELECT organization_id, 'manual', 'USD', 1, 5, 5 FROM invoices RETURNING id"""
     final = """UPDATE invoices SET state = 'open', series = 'T', serial = 1, number = 'T-1', finalized_at = now(),
@@ -171,7 +171,7 @@ def test_a_draft_is_final_only_with_the_sum_of_its_lines(company: Company) -> No
     assert isinstance(refusal.value.orig, psycopg2.errors.CheckViolation)
 
 
-def test_a_number_is_given_once(company: Company) -> None:
+def test_invoice_number_is_unique(company: Company) -> None:
     made = """INSERT INTO invoices (organization_id, kind, currency, rule_version)
       SELECT organization_id, 'manual', 'USD', 1 FROM invoices RETURNING id"""
     for number in ("'INV', 1, 'INV-000001a'", "'INV', 2, 'INV-000001'"):
@@ -210,7 +210,7 @@ FORBIDDEN = [
 
 
 @pytest.mark.parametrize("statement", FORBIDDEN)
-def test_a_tenant_may_not_write_what_the_platform_writes(company: Company, statement: str) -> None:
+def test_tenant_role_cannot_write_platform_rows(company: Company, statement: str) -> None:
     with pytest.raises(DBAPIError) as refusal, company.transaction() as session:
         session.execute(text(statement))
     assert isinstance(refusal.value.orig, psycopg2.errors.InsufficientPrivilege)
@@ -219,7 +219,7 @@ def test_a_tenant_may_not_write_what_the_platform_writes(company: Company, state
 TABLES = ("billing_profiles", "subscriptions", "subscription_segments", "billing_periods", "usage_events", "invoices")
 
 
-def test_another_company_sees_and_writes_nothing_of_it(company: Company) -> None:
+def test_other_organization_neither_reads_nor_writes_billing_rows(company: Company) -> None:
     carol = found("Carol")
     with carol.transaction() as session:
         for table in (*TABLES, "invoice_lines"):
@@ -237,7 +237,7 @@ def test_another_company_sees_and_writes_nothing_of_it(company: Company) -> None
         assert isinstance(refusal.value.orig, psycopg2.errors.InsufficientPrivilege)
 
 
-def test_whoever_is_bound_to_nobody_sees_no_bill(company: Company) -> None:
+def test_session_without_organization_reads_no_invoices(company: Company) -> None:
     with tenancy.tenant_session(found("Nobody").id) as session:
         session.execute(text("SELECT set_config('app.organization_id', '', true)"))
         for table in TABLES:

@@ -66,7 +66,7 @@ def found_by() -> dict[str, list[str]]:
     return {result.check.name: [found.what for found in result.violations] for result in results if result.violations}
 
 
-def test_sound_books_pass_every_check() -> None:
+def test_valid_data_pass_every_check() -> None:
     company = books()
     carol, _ = invoiced(name="Carol")
     usage_jobs.roll_up()
@@ -122,7 +122,7 @@ def test_sound_books_pass_every_check() -> None:
         ),
     ],
 )
-def test_a_planted_wrong_is_found(check: str, sql: str, plant: Plant, superuser: Any) -> None:
+def test_planted_violation_is_found(check: str, sql: str, plant: Plant, superuser: Any) -> None:
     books()
     try:
         plant(sql)
@@ -138,13 +138,13 @@ def restore_prices(superuser: Any) -> None:
           ELSE 0.0005 - ordinal * 0.0001 END WHERE plan_version_id = 'scale@1'""")
 
 
-def test_every_check_has_a_wrong_planted_for_it() -> None:
-    marks = test_a_planted_wrong_is_found.pytestmark
+def test_every_check_has_a_planted_violation() -> None:
+    marks = test_planted_violation_is_found.pytestmark
     planted = {case[0] for mark in marks if mark.name == "parametrize" for case in mark.args[1]}
     assert planted == {check.name for check in INVARIANTS}
 
 
-def test_a_company_without_an_account_is_found_after_two_hours(plant: Plant) -> None:
+def test_organization_without_account_is_found_after_two_hours(plant: Plant) -> None:
     company = found(at=day(1))
     for table in ("billing_periods", "subscription_segments", "subscriptions"):
         plant(f"DELETE FROM {table}")
@@ -155,7 +155,7 @@ def test_a_company_without_an_account_is_found_after_two_hours(plant: Plant) -> 
     assert company.rows("SELECT parked_reason FROM billing_profiles") == [("check coverage.now",)]
 
 
-def test_a_violation_parks_its_organization_alone_and_tells_the_operators(plant: Plant) -> None:
+def test_violation_holds_billing_of_its_organization_and_alerts_operators(plant: Plant) -> None:
     company, carol = books(), found("Carol", plan="starter@1")
     with system() as session:
         olga = users.create(session, "olga@platform.example", "correct horse battery", "Olga")
@@ -178,7 +178,7 @@ def test_a_violation_parks_its_organization_alone_and_tells_the_operators(plant:
     ]
 
 
-def test_a_parked_organization_gets_drafts_until_an_operator_has_looked(plant: Plant, app: Flask) -> None:
+def test_organization_on_hold_gets_drafts_until_an_operator_releases_it(plant: Plant, app: Flask) -> None:
     company = found(plan="starter@1")
     plant("UPDATE billing_profiles SET parked_at = now(), parked_reason = 'check sums.lines'")
     draft = close(company)
@@ -195,7 +195,7 @@ def test_a_parked_organization_gets_drafts_until_an_operator_has_looked(plant: P
     assert close(company, JUNE).state == "open"
 
 
-def test_rollups_that_drifted_are_made_anew_and_park_nobody(plant: Plant) -> None:
+def test_wrong_rollups_are_rebuilt_and_hold_no_billing(plant: Plant) -> None:
     company = books()
     plant("UPDATE usage_rollups SET quantity = quantity + 1")
     assert list(found_by()) == ["rollup.ledger"]
@@ -203,7 +203,7 @@ def test_rollups_that_drifted_are_made_anew_and_park_nobody(plant: Plant) -> Non
     assert company.rows("SELECT parked_at FROM billing_profiles") == [(None,)]
 
 
-def test_one_organization_is_checked_without_looking_at_the_others(plant: Plant) -> None:
+def test_check_of_one_organization_ignores_the_others(plant: Plant) -> None:
     company, carol = books(), found("Carol")
     plant(
         f"UPDATE credit_grants SET remaining_minor = 1 WHERE organization_id = '{company.id}' AND kind = 'promotional'"
@@ -213,7 +213,7 @@ def test_one_organization_is_checked_without_looking_at_the_others(plant: Plant)
     assert wrong.violations[0].organization_id == company.id
 
 
-def test_two_runs_at_once_do_not_both_look(app: Flask) -> None:
+def test_second_concurrent_check_is_rejected(app: Flask) -> None:
     with system() as session:
         session.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('billing.invariants', 2))"))
         with pytest.raises(CheckInProgress):
@@ -223,7 +223,7 @@ def test_two_runs_at_once_do_not_both_look(app: Flask) -> None:
     assert found_by() == {}
 
 
-def test_the_night_leaves_out_ledgers_of_long_ago(plant: Plant) -> None:
+def test_nightly_check_leaves_out_old_usage(plant: Plant) -> None:
     books()
     plant("UPDATE usage_events SET quantity = quantity + 1 WHERE meter_code = 'email'")
     usage = {result.check.name for result in invariants.check_invariants(since=clock.now()) if result.violations}
@@ -232,7 +232,7 @@ def test_the_night_leaves_out_ledgers_of_long_ago(plant: Plant) -> None:
     assert "amounts.quantity" in found_by()
 
 
-def test_the_command_ends_with_3_when_something_is_wrong(plant: Plant, app: Flask) -> None:
+def test_invariants_command_exits_with_3_for_a_violation(plant: Plant, app: Flask) -> None:
     company = books()
     ask = app.test_cli_runner().invoke
     sound = ask(args=["billing", "invariants", "--json"])

@@ -56,7 +56,7 @@ def table(answer: Any) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(answer.data.decode("utf-8-sig"), newline="")))
 
 
-def test_an_invoice_shows_its_lines_and_its_sums(acme: Reader) -> None:
+def test_invoice_shows_lines_and_sums(acme: Reader) -> None:
     invoice = acme.newest()
     assert [(line["kind"], line["meter"], line["amount"]) for line in invoice["lines"]] == [
         ("base", None, "29.00"),
@@ -75,7 +75,9 @@ def test_an_invoice_shows_its_lines_and_its_sums(acme: Reader) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["", "/pdf", "/lines/{line}/explain", "/lines/{line}/events.csv"])
-def test_nobody_a_key_and_a_stranger_see_nothing(carol: Any, acme: Reader, client: FlaskClient, suffix: str) -> None:
+def test_invoice_is_hidden_from_keys_and_other_organizations(
+    carol: Any, acme: Reader, client: FlaskClient, suffix: str
+) -> None:
     invoice = acme.newest()
     path = f"/billing/invoices/{invoice['id']}{suffix.format(line=invoice['lines'][0]['id'])}"
     assert acme.ask(path).status_code == 200
@@ -89,14 +91,14 @@ def test_nobody_a_key_and_a_stranger_see_nothing(carol: Any, acme: Reader, clien
     assert acme.ask(path, key).status_code == 403
 
 
-def test_a_member_reads_the_bills_too(acme: Reader, app: Flask, client: FlaskClient) -> None:
+def test_viewer_reads_invoices(acme: Reader, app: Flask, client: FlaskClient) -> None:
     join(app, ids.format_id("org", acme.account.id), "viewer@acme.example", "viewer")
     path = f"/billing/invoices/{acme.newest()['id']}"
     clock.freeze_time(None)  # sessions live by the present
     assert acme.ask(path, sign_in(client, "viewer@acme.example").headers).status_code == 200
 
 
-def test_a_line_is_found_under_its_own_invoice_only(acme: Reader) -> None:
+def test_line_of_another_invoice_is_not_found(acme: Reader) -> None:
     first = acme.newest()
     acme.close(day(1, 2, month=6))
     second = acme.newest()
@@ -105,7 +107,7 @@ def test_a_line_is_found_under_its_own_invoice_only(acme: Reader) -> None:
     assert [acme.ask(crossed + end).status_code for end in ("/explain", "/events.csv")] == [404, 404]
 
 
-def test_a_draft_is_not_shown(client: FlaskClient) -> None:
+def test_draft_is_not_found(client: FlaskClient) -> None:
     reader = open_account(client)
     with reader.at_work() as account:
         books.review(account)
@@ -116,7 +118,28 @@ def test_a_draft_is_not_shown(client: FlaskClient) -> None:
     assert reader.get("/billing/history")["invoices"] == []
 
 
-def test_history_can_be_asked_for_a_year(acme: Reader) -> None:
+def test_event_data_is_the_invoice_of_the_list(client: FlaskClient) -> None:
+    reader = open_account(client)
+    with reader.at_work() as account:
+        books.listen(account)
+    reader.close()
+    [listed] = reader.get("/billing/history")["invoices"]
+    with reader.at_work() as account:
+        [(_, data)] = books.told(account, "invoice.finalized")
+    own_fields = {"object": "invoice", "attempt": 0, "next_attempt_at": None, "version": 2}
+    assert {**listed, **own_fields} == {**data, "total_requests": listed["total_requests"]}
+    assert data["amount_due"] == "29.00"
+
+
+def test_event_schema_describes_the_event_data(acme: Reader) -> None:
+    types = acme.get("/webhooks/event-types")["event_types"]
+    [entry] = [entry for entry in types if entry["type"] == "invoice.paid"]
+    data = entry["schema"]["properties"]["data"]
+    assert {"period", "amount_due", "due_date", "attempt", "version"} <= set(data["required"])
+    assert data["properties"]["due_date"] == {"type": "string", "format": "date-time"}
+
+
+def test_history_is_filtered_by_year(acme: Reader) -> None:
     assert len(acme.get("/billing/history", year=2026)["invoices"]) == 1
     assert acme.get("/billing/history", year=2025)["invoices"] == []
     for wrong in ("26", "20x6", "-1", "99999"):
@@ -133,7 +156,7 @@ def follow(rated: Any) -> Decimal:
     return sum(amounts, Decimal(0)).quantize(CENT, ROUND_HALF_UP)
 
 
-def test_usage_explains_itself_to_the_cent(acme: Reader) -> None:
+def test_usage_line_explanation_recomputes_the_amount(acme: Reader) -> None:
     path, line = acme.line("usage")
     found = acme.get(f"{path}/explain")
     assert line["meter"] == "email"
@@ -144,14 +167,14 @@ def test_usage_explains_itself_to_the_cent(acme: Reader) -> None:
     assert found["steps"][-1] == "Rounded half up, once: 0.01 USD."
 
 
-def test_what_was_taken_back_is_counted_apart(acme: Reader) -> None:
+def test_reversed_usage_is_counted_apart(acme: Reader) -> None:
     sms = next(line for line in acme.newest()["lines"] if line["meter"] == "sms")
     found = acme.get(f"/billing/invoices/{acme.newest()['id']}/lines/{sms['id']}/explain")
     assert (found["counted"]["events"], found["counted"]["reversals"]) == (3, 1)
     assert (found["counted"]["quantity"], sms["quantity"]) == ("305", "305")
 
 
-def test_every_tier_is_shown(client: FlaskClient) -> None:
+def test_explanation_shows_every_tier(client: FlaskClient) -> None:
     reader = open_account(client, "scale@1")
     with reader.at_work() as account:
         account.use(1_250_000, at=day(10))
@@ -166,7 +189,7 @@ def test_every_tier_is_shown(client: FlaskClient) -> None:
     assert follow(found["rated"]) == Decimal("3600.00")
 
 
-def test_late_usage_shows_both_numbers(client: FlaskClient) -> None:
+def test_late_usage_explanation_shows_charges_before_and_after(client: FlaskClient) -> None:
     reader = open_account(client, "scale@1", at=day(1, month=3))
     with reader.at_work() as account:
         account.use(99_990, at=day(10, month=3))
@@ -185,7 +208,7 @@ def test_late_usage_shows_both_numbers(client: FlaskClient) -> None:
     assert [row["quantity"] for row in table(reader.ask(f"{path}/events.csv"))] == ["20"]
 
 
-def test_a_base_for_half_a_month_shows_the_time(client: FlaskClient) -> None:
+def test_base_for_half_a_month_shows_its_proration(client: FlaskClient) -> None:
     reader = open_account(client, at=day(20, 12, month=3))
     reader.close(day(1, 2))
     path, line = reader.line("base")
@@ -197,7 +220,7 @@ def test_a_base_for_half_a_month_shows_the_time(client: FlaskClient) -> None:
     assert table(reader.ask(f"{path}/events.csv")) == []
 
 
-def test_usage_taken_back_after_the_bill_is_explained_as_carried(client: FlaskClient) -> None:
+def test_usage_reversed_after_invoicing_is_explained_as_carried(client: FlaskClient) -> None:
     reader = open_account(client, "free@1", at=day(1, month=3))
     with reader.at_work() as account:
         account.use(1_001, at=day(10, month=3))
@@ -214,7 +237,7 @@ def test_usage_taken_back_after_the_bill_is_explained_as_carried(client: FlaskCl
     assert reader.get("/billing/wallet")["balances"] == [{"amount": "0.02", "currency": "USD"}]
 
 
-def test_the_events_of_a_line_add_up_to_it_with_reversals_in_sight(acme: Reader) -> None:
+def test_events_of_a_line_add_up_to_its_quantity_with_reversals(acme: Reader) -> None:
     sms = next(line for line in acme.newest()["lines"] if line["meter"] == "sms")
     answer = acme.ask(f"/billing/invoices/{acme.newest()['id']}/lines/{sms['id']}/events.csv")
     rows = table(answer)
@@ -225,7 +248,7 @@ def test_the_events_of_a_line_add_up_to_it_with_reversals_in_sight(acme: Reader)
     assert sum(Decimal(row["quantity"]) for row in rows) == Decimal(sms["quantity"])
 
 
-def test_pages_of_events_neither_lose_nor_repeat_any(acme: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_event_batches_of_any_size_lose_and_repeat_none(acme: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
     sms = next(line for line in acme.newest()["lines"] if line["meter"] == "sms")
     path = f"/billing/invoices/{acme.newest()['id']}/lines/{sms['id']}/events.csv"
     whole = acme.ask(path).data
@@ -234,7 +257,7 @@ def test_pages_of_events_neither_lose_nor_repeat_any(acme: Reader, monkeypatch: 
         assert acme.ask(path).data == whole
 
 
-def test_what_a_spreadsheet_would_take_for_a_formula_is_text(client: FlaskClient) -> None:
+def test_event_csv_escapes_formulas(client: FlaskClient) -> None:
     reader = open_account(client)
     with reader.at_work() as account:
         event = account.use(1, at=day(10))
@@ -251,7 +274,7 @@ def test_what_a_spreadsheet_would_take_for_a_formula_is_text(client: FlaskClient
     assert {row["idempotency_key"] for row in rows} == {'\'=HYPERLINK("http://x.example")'}
 
 
-def test_many_events_are_sent_in_pieces_and_hold_no_connection(acme: Reader, app: Flask) -> None:
+def test_long_event_csv_is_streamed_without_holding_a_connection(acme: Reader, app: Flask) -> None:
     with acme.at_work() as account, account.transaction() as session:
         session.execute(
             text("""INSERT INTO usage_events (organization_id, id, source, idempotency_key, meter_code, quantity,

@@ -107,7 +107,7 @@ def closer(config: dict[str, Any], context: Flask) -> Closer:
 
 
 @pytest.mark.long
-def test_two_hundred_organizations_are_billed_once_though_every_step_is_killed(closer: Closer) -> None:
+def test_two_hundred_organizations_are_invoiced_once_with_every_step_killed(closer: Closer) -> None:
     prepare()
     for step, hit in KILLS:
         [run] = closer.close(AT, f"{step}:kill:{hit}")
@@ -128,7 +128,7 @@ def test_two_hundred_organizations_are_billed_once_though_every_step_is_killed(c
 
 
 @pytest.mark.long
-def test_two_schedulers_share_the_work_while_a_third_dies_in_it(closer: Closer) -> None:
+def test_two_closes_share_the_work_while_a_third_is_killed(closer: Closer) -> None:
     companies = [found(f"Shared{number}", plan="starter@1") for number in range(12)]
     slow, dying = "billing.after_close:sleep=1", "billing.after_number:kill:3"
     first, second, third = closer.close(AT, slow, slow, dying)

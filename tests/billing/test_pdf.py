@@ -70,7 +70,7 @@ def stored(reader: Reader) -> InvoiceDocument:
         return invoice_documents.get_document(session, account.id, invoice_id)
 
 
-def test_everything_an_accountant_needs_stands_on_it(acme: Reader) -> None:
+def test_pdf_shows_parties_dates_lines_and_sums(acme: Reader) -> None:
     invoice = acme.newest()
     text = words(download(acme))
     for wanted in (
@@ -90,7 +90,7 @@ def test_everything_an_accountant_needs_stands_on_it(acme: Reader) -> None:
         assert wanted in text, wanted
 
 
-def test_it_is_downloaded_under_its_number(acme: Reader) -> None:
+def test_pdf_is_named_for_the_invoice_number(acme: Reader) -> None:
     invoice = acme.newest()
     answer = acme.ask(f"/billing/invoices/{invoice['id']}/pdf")
     assert answer.headers["Content-Type"] == "application/pdf"
@@ -99,7 +99,7 @@ def test_it_is_downloaded_under_its_number(acme: Reader) -> None:
     assert answer.data.startswith(b"%PDF-")
 
 
-def test_the_reference_names_the_media_types(client: FlaskClient) -> None:
+def test_openapi_names_the_media_types_of_downloads(client: FlaskClient) -> None:
     paths = client.get("/api/v1/openapi.json").json["paths"]
     line = "/api/v1/billing/invoices/{invoice_id}/lines/{line_id}"
     for path, kinds in {
@@ -111,11 +111,11 @@ def test_the_reference_names_the_media_types(client: FlaskClient) -> None:
         assert set(paths[path]["get"]["responses"]["200"]["content"]) == kinds
 
 
-def test_the_same_invoice_gives_the_same_bytes(acme: Reader) -> None:
+def test_same_invoice_gives_the_same_bytes(acme: Reader) -> None:
     assert download(acme) == download(acme)
 
 
-def test_credit_notes_and_payments_come_off(acme: Reader) -> None:
+def test_pdf_subtracts_credit_notes_and_payments(acme: Reader) -> None:
     invoice_id = ids.parse_id("inv", acme.newest()["id"])
     with acme.at_work() as account:
         books.credit(account, invoice_id, amount_minor=1235)
@@ -127,7 +127,7 @@ def test_credit_notes_and_payments_come_off(acme: Reader) -> None:
     assert "Credit note CN-" in text
 
 
-def test_a_line_of_tiers_shows_them(client: FlaskClient) -> None:
+def test_pdf_shows_the_tiers_of_a_line(client: FlaskClient) -> None:
     reader = open_account(client, "scale@1")
     with reader.at_work() as account:
         account.use(1_250_000, at=day(10))
@@ -137,14 +137,14 @@ def test_a_line_of_tiers_shows_them(client: FlaskClient) -> None:
         assert wanted in text, wanted
 
 
-def test_a_page_to_print_has_the_same_texts(acme: Reader) -> None:
+def test_print_page_has_the_texts_of_the_pdf(acme: Reader) -> None:
     document = stored(acme)
     text = words(invoice_documents.render_pdf(document))
     assert [line.description for line in document.lines if line.description not in text] == []
     assert [row.amount for row in document.sums if row.amount not in text] == []
 
 
-def test_a_name_that_is_markup_stays_a_name(tmp_path: Path) -> None:
+def test_markup_in_a_name_is_escaped(tmp_path: Path) -> None:
     secret = tmp_path / "secret.png"
     secret.write_bytes(b"\x89PNG not an image")
     for name in (
@@ -161,17 +161,17 @@ def test_a_name_that_is_markup_stays_a_name(tmp_path: Path) -> None:
         assert b"/URI" not in content
 
 
-def test_names_in_other_scripts_are_shown() -> None:
+def test_names_in_other_scripts_are_drawn() -> None:
     for name in ("Ελληνική Εταιρεία", "Общество Ёж", "Công ty Việt Nam", "Żółć ₦aira €uro", "株式会社", "한국회사"):
         assert "".join(name.split()) in "".join(words(bought_by(name)).split())
 
 
-def test_a_sign_that_no_font_has_becomes_a_question_mark() -> None:
+def test_character_without_a_font_becomes_a_question_mark() -> None:
     assert "Acme ???? 1" in words(bought_by("Acme \u05d0\u05d1\u05d2\U0001f600 1"))
     assert "Acme Ltd" in words(bought_by("Ac\u200bme\u202e\x00 Ltd\n"))
 
 
-def test_long_names_wrap_and_nothing_leaves_the_page() -> None:
+def test_long_names_wrap_within_the_page() -> None:
     name = "W" * 200
     text = "".join(words(bought_by(name, "x" * 300)).split())
     assert name in text
@@ -180,7 +180,7 @@ def test_long_names_wrap_and_nothing_leaves_the_page() -> None:
     assert len(pages(content)) == 1
 
 
-def test_two_thousand_lines_are_many_pages_that_repeat_the_head() -> None:
+def test_two_thousand_lines_span_pages_with_repeated_header() -> None:
     started = time.process_time()
     content = invoice_documents.render_pdf(many(2_000))
     assert time.process_time() - started < 10  # a fraction of that on a quiet machine
@@ -191,7 +191,7 @@ def test_two_thousand_lines_are_many_pages_that_repeat_the_head() -> None:
     assert sum(page.count("Line number") for page in read) == 2_000
 
 
-def test_documents_drawn_at_once_do_not_spoil_each_other() -> None:
+def test_documents_drawn_concurrently_are_intact() -> None:
     documents = [replace(BARE, number=f"INV-{n}", buyer=DocumentParty(f"{n} ÅéΩЖ " * n)) for n in range(1, 9)]
     alone = [invoice_documents.render_pdf(document) for document in documents]
     with ThreadPoolExecutor(8) as threads:
@@ -199,17 +199,17 @@ def test_documents_drawn_at_once_do_not_spoil_each_other() -> None:
     assert together == alone * 25
 
 
-def test_an_invoice_without_lines_says_so() -> None:
+def test_invoice_without_lines_says_so() -> None:
     assert "Nothing was charged" in words(invoice_documents.render_pdf(replace(BARE, lines=())))
 
 
-def test_a_void_invoice_is_marked_across_the_page(acme: Reader) -> None:
+def test_void_invoice_has_a_watermark(acme: Reader) -> None:
     document = stored(acme)
     assert "Void" not in words(invoice_documents.render_pdf(document))
     assert "Void" in words(invoice_documents.render_pdf(replace(document, watermark="Void")))
 
 
-def test_titles_are_plain_text_too() -> None:
+def test_titles_are_plain_text() -> None:
     reader = PdfReader(io.BytesIO(invoice_documents.render_pdf(replace(BARE, seller=DocumentParty("<b>Sell & Co")))))
     assert reader.metadata is not None
     assert (reader.metadata.title, reader.metadata.author) == ("Invoice INV-000001", "<b>Sell & Co")

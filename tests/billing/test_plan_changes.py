@@ -1,4 +1,4 @@
-"""Changing the plan through the API: what is in force when, what it costs, who may, and what is refused."""
+"""Plan changes through the API: effective time, cost, access and validation."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ MAY_FIRST = "2026-05-01T00:00:00.000Z"
 
 @pytest.fixture
 def acme(app: Flask, alice: Person) -> Company:
-    """Alice's company, founded at the very start of April; she signed in today, since tokens live in real time."""
+    """Alice's organization, created at the start of April; she signed in today, as tokens expire in real time."""
     company = Company(ids.parse_id("org", alice.organization_id))
     with app.app_context(), tenancy.system_session("billing.close") as session:
         session.execute(
@@ -46,7 +46,7 @@ def chain(app: Flask, company: Company) -> list[tuple[str, Any, Any]]:
         return [tuple(row) for row in rows]
 
 
-def test_a_dearer_plan_acts_at_once_and_is_prorated(
+def test_higher_plan_takes_effect_now_and_is_prorated(
     app: Flask, client: FlaskClient, alice: Person, acme: Company
 ) -> None:
     upgrade(client, alice, "starter")
@@ -71,7 +71,7 @@ def test_a_dearer_plan_acts_at_once_and_is_prorated(
     assert chain(app, acme) == [("starter@1", day(1), MID_APRIL), ("pro@1", MID_APRIL, None)]
 
 
-def test_a_cheaper_plan_waits_for_the_end_of_the_period(
+def test_lower_plan_takes_effect_at_the_end_of_the_period(
     app: Flask, client: FlaskClient, alice: Person, acme: Company
 ) -> None:
     upgrade(client, alice, "pro")
@@ -83,13 +83,13 @@ def test_a_cheaper_plan_waits_for_the_end_of_the_period(
     assert chain(app, acme) == [("pro@1", day(1), day(1, month=5)), ("starter@1", day(1, month=5), None)]
 
 
-def test_a_cheaper_plan_can_be_had_at_once(client: FlaskClient, alice: Person, acme: Company) -> None:
+def test_lower_plan_can_take_effect_now(client: FlaskClient, alice: Person, acme: Company) -> None:
     upgrade(client, alice, "pro")
     clock.freeze_time(MID_APRIL)
     assert upgrade(client, alice, "starter", "now")["change"]["total"] == "-35.00"
 
 
-def test_another_schedule_replaces_the_one_before(
+def test_scheduled_change_replaces_the_previous_one(
     app: Flask, client: FlaskClient, alice: Person, acme: Company
 ) -> None:
     upgrade(client, alice, "scale")
@@ -101,7 +101,7 @@ def test_another_schedule_replaces_the_one_before(
 
 
 @pytest.mark.parametrize("when", [None, "now", "period_end"])
-def test_asking_for_the_plan_one_is_on_calls_a_scheduled_change_off(
+def test_current_plan_cancels_a_scheduled_change(
     app: Flask, client: FlaskClient, alice: Person, acme: Company, when: str | None
 ) -> None:
     upgrade(client, alice, "pro")
@@ -115,7 +115,7 @@ def test_asking_for_the_plan_one_is_on_calls_a_scheduled_change_off(
     assert (again.status_code, again.json["error"]["code"]) == (409, "SAME_PLAN")
 
 
-def test_a_change_at_once_drops_what_was_scheduled(
+def test_immediate_change_cancels_a_scheduled_one(
     app: Flask, client: FlaskClient, alice: Person, acme: Company
 ) -> None:
     upgrade(client, alice, "pro")
@@ -125,7 +125,7 @@ def test_a_change_at_once_drops_what_was_scheduled(
     assert [stage[0] for stage in chain(app, acme)] == ["pro@1", "scale@1"]
 
 
-def test_two_changes_in_one_instant_leave_the_last(
+def test_last_of_two_changes_in_one_instant_counts(
     app: Flask, client: FlaskClient, alice: Person, acme: Company
 ) -> None:
     upgrade(client, alice, "starter")
@@ -148,7 +148,7 @@ def test_two_changes_in_one_instant_leave_the_last(
         ({"plan": "pro", "price": "0"}, 422, "VALIDATION_ERROR"),
     ],
 )
-def test_what_cannot_be_changed_to_is_refused_and_changes_nothing(
+def test_rejected_plan_change_changes_nothing(
     app: Flask, client: FlaskClient, alice: Person, acme: Company, body: dict[str, Any], status: int, code: str
 ) -> None:
     client.get(f"{BILLING}/subscription", headers=alice.headers)
@@ -158,7 +158,7 @@ def test_what_cannot_be_changed_to_is_refused_and_changes_nothing(
     assert chain(app, acme) == [("free@1", day(1), None)]
 
 
-def test_only_the_owner_and_billing_change_the_plan_and_everybody_may_look(
+def test_only_owner_and_billing_change_the_plan_and_all_members_preview(
     app: Flask, client: FlaskClient, alice: Person
 ) -> None:
     for role in ("admin", "member", "viewer", "billing"):
@@ -168,7 +168,7 @@ def test_only_the_owner_and_billing_change_the_plan_and_everybody_may_look(
         assert ask(client, person, "upgrade", plan="pro").status_code == (200 if role == "billing" else 403)
 
 
-def test_a_change_is_in_the_log_and_raises_the_default_cap(
+def test_plan_change_is_in_the_audit_log_and_raises_the_default_cap(
     app: Flask, client: FlaskClient, alice: Person, acme: Company
 ) -> None:
     upgrade(client, alice, "starter")
@@ -180,7 +180,7 @@ def test_a_change_is_in_the_log_and_raises_the_default_cap(
     assert (profile.spend_cap_minor, profile.spend_cap_is_default) == (12_900, True)
 
 
-def test_a_cap_that_was_chosen_stays(app: Flask, client: FlaskClient, alice: Person, acme: Company) -> None:
+def test_plan_change_keeps_a_chosen_cap(app: Flask, client: FlaskClient, alice: Person, acme: Company) -> None:
     client.get(f"{BILLING}/subscription", headers=alice.headers)
     with app.app_context():
         with acme.transaction() as session:
@@ -189,7 +189,7 @@ def test_a_cap_that_was_chosen_stays(app: Flask, client: FlaskClient, alice: Per
         assert acme.rows("SELECT spend_cap_minor FROM billing_profiles") == [(5000,)]
 
 
-def test_the_subscription_shows_what_is_scheduled(client: FlaskClient, alice: Person, acme: Company) -> None:
+def test_subscription_shows_the_scheduled_change(client: FlaskClient, alice: Person, acme: Company) -> None:
     upgrade(client, alice, "pro")
     clock.freeze_time(MID_APRIL)
     upgrade(client, alice, "free")
@@ -199,7 +199,7 @@ def test_the_subscription_shows_what_is_scheduled(client: FlaskClient, alice: Pe
     assert shown["scheduled_change"]["effective_at"] == shown["period"]["ends_at"] == MAY_FIRST
 
 
-def test_an_endpoint_is_told_of_every_change(app: Flask, client: FlaskClient, alice: Person, acme: Company) -> None:
+def test_every_plan_change_publishes_an_event(app: Flask, client: FlaskClient, alice: Person, acme: Company) -> None:
     with app.app_context(), tenancy.system_session("billing.close") as session:
         session.execute(
             text("INSERT INTO webhook_endpoints (organization_id, url) VALUES (:id, 'https://acme.example/hook')"),
@@ -212,15 +212,20 @@ def test_an_endpoint_is_told_of_every_change(app: Flask, client: FlaskClient, al
         told = acme.rows(
             """SELECT payload::json -> 'data' AS data FROM events WHERE type = 'subscription.updated' ORDER BY id"""
         )
-    assert [(row.data["previous_plan"], row.data["plan"]) for row in told] == [
+    assert [(row.data["previous_plan"], row.data["plan"]["code"]) for row in told] == [
         ("free", "pro"),
         ("pro", "free"),
         ("free", "pro"),
     ]
+    assert told[0].data["plan"] == {
+        "code": "pro", "name": "Pro", "version": "pro@1", "base_amount": "99.00", "currency": "USD",
+    }  # fmt: skip
+    assert told[1].data["effective_at"] == MAY_FIRST
+    assert told[1].data["canceled_at"] is None
 
 
-def test_an_operator_who_looks_sees_what_a_change_would_do_and_changes_nothing(app: Flask, acme: Company) -> None:
-    """The look is read-only in PostgreSQL too: nothing a preview does may need to write."""
+def test_preview_runs_in_a_read_only_transaction(app: Flask, acme: Company) -> None:
+    """An operator previews plan changes while impersonating, in a read-only transaction."""
     clock.freeze_time(day(16))
     with app.app_context():
         with acme.transaction() as session:
@@ -231,7 +236,7 @@ def test_an_operator_who_looks_sees_what_a_change_would_do_and_changes_nothing(a
             assert len(previews.simulate_plans(session, acme.id, None)) == 4
 
 
-def test_a_scheduled_downgrade_does_not_tighten_the_running_month(
+def test_scheduled_downgrade_does_not_lower_the_default_cap(
     app: Flask, client: FlaskClient, alice: Person, acme: Company
 ) -> None:
     upgrade(client, alice, "pro")

@@ -40,7 +40,7 @@ def change(company: Company, plan: str, when: str | None = None) -> PlanChange:
 @pytest.mark.parametrize("start", ["free@1", "starter@1", "scale@1"])
 @pytest.mark.parametrize("plan", ["free", "starter", "pro", "scale"])
 @pytest.mark.parametrize("when", ["now", "period_end"])
-def test_a_previewed_change_is_what_the_invoice_says(start: str, plan: str, when: str) -> None:
+def test_plan_change_is_invoiced_as_previewed(start: str, plan: str, when: str) -> None:
     company = found(plan=start)
     company.use(3_333, at=day(4))
     clock.freeze_time(day(17, 13))
@@ -56,7 +56,7 @@ def test_a_previewed_change_is_what_the_invoice_says(start: str, plan: str, when
     assert close(day(1, 2, month=5)) == seen.after.total_minor
 
 
-def test_looking_writes_nothing() -> None:
+def test_preview_stores_nothing() -> None:
     company = found(plan="starter@1")
     before = company.rows("SELECT * FROM subscription_segments")
     look(company, "pro")
@@ -64,7 +64,7 @@ def test_looking_writes_nothing() -> None:
     assert company.rows("SELECT * FROM audit_events") == []
 
 
-def test_going_there_and_back_is_charged_as_previewed() -> None:
+def test_plan_change_and_return_are_invoiced_as_previewed() -> None:
     company = found()
     company.use(900, at=day(2))
     clock.freeze_time(day(11))
@@ -77,7 +77,7 @@ def test_going_there_and_back_is_charged_as_previewed() -> None:
 
 
 @pytest.mark.parametrize("plans", [("starter", "pro"), ("pro", "pro"), ("scale", "free"), ("starter", "scale")])
-def test_two_changes_at_once_leave_one_chain_and_one_bill(app: Flask, plans: tuple[str, str]) -> None:
+def test_concurrent_plan_changes_leave_one_chain_of_segments(app: Flask, plans: tuple[str, str]) -> None:
     company = found(plan="starter@1" if "free" in plans else "free@1")
     clock.freeze_time(day(16))
     start, outcomes = threading.Barrier(2), []
@@ -105,7 +105,7 @@ def test_two_changes_at_once_leave_one_chain_and_one_bill(app: Flask, plans: tup
     assert len(company.rows("SELECT * FROM audit_events")) == 2 - outcomes.count("same")
 
 
-def test_a_change_that_waited_for_another_sees_it(app: Flask) -> None:
+def test_plan_change_that_waited_sees_the_other_change(app: Flask) -> None:
     company = found()
     clock.freeze_time(day(16))
     done: list[str] = []
@@ -129,7 +129,7 @@ def simulate(company: Company, *arguments: Any) -> dict[str, int]:
         return {one.plan: one.total_minor for one in previews.simulate_plans(session, company.id, *arguments)}
 
 
-def test_a_simulation_of_the_running_period_is_its_forecast() -> None:
+def test_simulation_of_the_current_period_equals_its_forecast() -> None:
     company = found(plan="starter@1")
     company.use(3_050, at=day(3))
     company.use(12_345, "email", at=day(3))
@@ -141,7 +141,7 @@ def test_a_simulation_of_the_running_period_is_its_forecast() -> None:
     assert totals["starter"] == forecast
 
 
-def test_past_periods_are_simulated_from_what_was_used_in_them_late_usage_included() -> None:
+def test_past_periods_are_simulated_from_their_usage_including_late() -> None:
     company = found(plan="starter@1", at=day(1, month=3))
     company.use(1_000, at=day(5, month=3))
     billed = close(day(1, 2))
@@ -152,7 +152,7 @@ def test_past_periods_are_simulated_from_what_was_used_in_them_late_usage_includ
     assert simulate(company, ["starter"], 0) == {"starter": 2907}
 
 
-def test_given_quantities_stand_for_a_whole_month_even_after_a_late_sign_up(client: FlaskClient, alice: Person) -> None:
+def test_given_quantities_are_a_whole_month_even_after_a_late_sign_up(client: FlaskClient, alice: Person) -> None:
     body = {"plans": ["scale", "pro"], "quantities": {"sms": 100_002, "email": "1.5"}}
     answer = client.post(SIMULATE, json=body, headers=alice.headers)
     assert answer.status_code == 200, answer.json
@@ -181,7 +181,7 @@ def test_given_quantities_stand_for_a_whole_month_even_after_a_late_sign_up(clie
         ({"quantities": {"sms": True}}, "VALIDATION_ERROR", {"quantities.sms"}),
     ],
 )
-def test_what_cannot_be_simulated_is_refused(
+def test_invalid_simulation_is_rejected(
     client: FlaskClient, alice: Person, body: dict[str, Any], code: str, fields: set[str]
 ) -> None:
     answer = client.post(SIMULATE, json=body, headers=alice.headers)
@@ -189,7 +189,7 @@ def test_what_cannot_be_simulated_is_refused(
     assert {problem["field"] for problem in answer.json["error"]["details"]["fields"]} == fields
 
 
-def test_nobody_sees_or_changes_the_usage_of_others() -> None:
+def test_simulation_reads_only_own_usage() -> None:
     acme, other = found(plan="starter@1"), found("Other")
     acme.use(100, at=day(1))
     with other.transaction() as session:

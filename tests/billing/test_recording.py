@@ -39,7 +39,7 @@ def refused(company: Company, at: datetime, **changes: Any) -> str:
     return str(refusal.value.details["fields"][0]["field"])
 
 
-def test_a_period_in_grace_pays_for_what_happened_in_it() -> None:
+def test_period_in_grace_pays_for_its_usage() -> None:
     company = found(at=day(1, month=3))
     clock.freeze_time(day(1) + timedelta(minutes=30))
     record(company, day(31, 23, month=3))
@@ -47,7 +47,7 @@ def test_a_period_in_grace_pays_for_what_happened_in_it() -> None:
     assert owners(company) == [(1, None), (2, None)]
 
 
-def test_a_closed_period_is_named_and_the_running_one_pays_even_while_another_is_in_grace() -> None:
+def test_usage_of_a_closed_period_is_paid_by_the_current_one() -> None:
     company = found(at=day(1, month=2))
     close(company, day(1, 2, month=3))
     clock.freeze_time(day(1) + timedelta(minutes=30))
@@ -55,7 +55,7 @@ def test_a_closed_period_is_named_and_the_running_one_pays_even_while_another_is
     assert owners(company) == [(3, 1)]
 
 
-def test_late_usage_is_taken_for_thirty_five_days() -> None:
+def test_late_usage_is_accepted_for_35_days() -> None:
     company = found(at=day(1, month=3))
     close(company, MARCH_CLOSED)
     clock.freeze_time(day(25))
@@ -64,14 +64,14 @@ def test_late_usage_is_taken_for_thirty_five_days() -> None:
     assert owners(company) == [(2, 1)]
 
 
-def test_usage_of_long_ago_is_taken_where_its_period_is_still_open() -> None:
+def test_old_usage_of_an_open_period_is_accepted() -> None:
     company = found(at=day(1, month=3))
     clock.freeze_time(day(20))
     record(company, day(1, month=3))
     assert owners(company) == [(1, None)]
 
 
-def test_usage_from_the_future_or_from_before_the_account_is_refused() -> None:
+def test_usage_of_the_future_or_before_the_account_is_rejected() -> None:
     company = found(at=day(10))
     assert refused(company, day(10) + timedelta(minutes=5, seconds=1)) == "occurred_at"
     assert refused(company, day(10) - timedelta(seconds=1)) == "occurred_at"
@@ -79,12 +79,12 @@ def test_usage_from_the_future_or_from_before_the_account_is_refused() -> None:
 
 
 @pytest.mark.parametrize("quantity", [0, -1])
-def test_usage_of_nothing_or_less_is_refused(quantity: int) -> None:
+def test_usage_of_zero_or_less_is_rejected(quantity: int) -> None:
     company = found()
     assert refused(company, day(1), quantity=quantity) == "quantity"
 
 
-def test_a_key_counts_once() -> None:
+def test_usage_with_a_repeated_key_counts_once() -> None:
     company = found()
     record(company, day(1), key="order-1")
     with pytest.raises(IntegrityError):
@@ -92,7 +92,7 @@ def test_a_key_counts_once() -> None:
     assert len(owners(company)) == 1
 
 
-def test_late_usage_in_several_parts_costs_what_it_would_have_cost_at_once() -> None:
+def test_late_usage_in_parts_costs_as_much_as_at_once() -> None:
     company = found(at=day(1, month=3), plan="scale@1")
     record(company, day(1, month=3), 99_990)
     close(company, MARCH_CLOSED)

@@ -18,7 +18,7 @@ from tests.support.billing_actions import ACT, MAY, acts, close, invoiced, newes
 pytestmark = pytest.mark.usefixtures("context")
 
 
-def test_a_payment_of_all_that_is_due_pays_the_invoice_and_tells_so() -> None:
+def test_payment_of_the_amount_due_settles_the_invoice_and_publishes_it() -> None:
     company, invoice = invoiced()
     assert settle(company, invoice.id, 3205) == SettlementResult(3205, 0, is_paid=True)
     paid = newest(company)
@@ -29,9 +29,15 @@ def test_a_payment_of_all_that_is_due_pays_the_invoice_and_tells_so() -> None:
         "id": f"inv_{invoice.id.hex}",
         "number": "INV-000001",
         "status": "paid",
+        "period": {
+            "starts_at": "2026-04-01T00:00:00.000Z",
+            "ends_at": "2026-05-01T00:00:00.000Z",
+            "timezone": "UTC",
+        },
         "total_amount": "32.05",
+        "amount_due": "0.00",
         "currency": "USD",
-        "due_date": "2026-05-08",
+        "due_date": "2026-05-08T02:00:00.000Z",
         "paid_at": "2026-05-01T02:00:00.000Z",
         "attempt": 0,
         "next_attempt_at": None,
@@ -40,14 +46,14 @@ def test_a_payment_of_all_that_is_due_pays_the_invoice_and_tells_so() -> None:
     assert "invoice.paid" in acts(company)
 
 
-def test_a_payment_of_less_leaves_the_rest_due() -> None:
+def test_partial_payment_leaves_the_rest_due() -> None:
     company, invoice = invoiced()
     assert settle(company, invoice.id, 3000) == SettlementResult(3000, 0, is_paid=False)
     assert (newest(company).state, newest(company).due_minor) == ("open", 205)
     assert settle(company, invoice.id, 205, "payment:2").is_paid
 
 
-def test_what_comes_beyond_what_is_due_fills_the_wallet() -> None:
+def test_payment_above_the_amount_due_goes_to_the_wallet() -> None:
     company, invoice = invoiced()
     settle(company, invoice.id, 3000)
     assert settle(company, invoice.id, 3205, "payment:2") == SettlementResult(205, 3000, is_paid=True)
@@ -55,7 +61,7 @@ def test_what_comes_beyond_what_is_due_fills_the_wallet() -> None:
     assert tuple(grant) == ("overpayment", "payment:2", 3000)
 
 
-def test_a_second_payment_of_a_paid_invoice_becomes_a_grant() -> None:
+def test_second_payment_of_a_paid_invoice_goes_to_the_wallet() -> None:
     company, invoice = invoiced()
     settle(company, invoice.id, 3205)
     assert settle(company, invoice.id, 3205, "payment:2") == SettlementResult(0, 3205, is_paid=True)
@@ -63,14 +69,14 @@ def test_a_second_payment_of_a_paid_invoice_becomes_a_grant() -> None:
     assert len(told(company, "invoice.paid")) == 1
 
 
-def test_a_payment_of_a_void_invoice_becomes_a_grant() -> None:
+def test_payment_of_a_void_invoice_goes_to_the_wallet() -> None:
     company, invoice = invoiced()
     with system() as session:
         invoice_lifecycle.void_invoice(session, company.id, invoice.id, ACT)
     assert settle(company, invoice.id, 3205) == SettlementResult(0, 3205, is_paid=False)
 
 
-def test_an_invoice_given_up_is_paid_yet_when_money_comes() -> None:
+def test_uncollectible_invoice_can_be_paid() -> None:
     company, invoice = invoiced()
     with system() as session:
         invoices.mark_uncollectible(session, company.id, invoice.id)
@@ -81,14 +87,14 @@ def test_an_invoice_given_up_is_paid_yet_when_money_comes() -> None:
     assert settle(company, invoice.id, 3205).is_paid
 
 
-def test_a_paid_invoice_is_not_given_up() -> None:
+def test_paid_invoice_cannot_be_marked_uncollectible() -> None:
     company, invoice = invoiced()
     settle(company, invoice.id, 3205)
     with pytest.raises(InvoiceNotOpen), system() as session:
         invoices.mark_uncollectible(session, company.id, invoice.id)
 
 
-def test_an_unknown_invoice_takes_no_money() -> None:
+def test_payment_of_an_unknown_invoice_is_rejected() -> None:
     company, invoice = invoiced()
     carol = found("Carol")
     for owner, invoice_id in ((company, uuid4()), (carol, invoice.id)):
@@ -96,7 +102,7 @@ def test_an_unknown_invoice_takes_no_money() -> None:
             invoices.apply_payment(session, owner.id, invoice_id, 100, "payment:1")
 
 
-def test_two_settlements_at_once_never_book_more_than_is_due(app: Flask) -> None:
+def test_concurrent_settlements_never_allocate_more_than_is_due(app: Flask) -> None:
     company, invoice = invoiced()
     start = threading.Barrier(4)
 
@@ -112,7 +118,7 @@ def test_two_settlements_at_once_never_book_more_than_is_due(app: Flask) -> None
     assert newest(company).state == "paid"
 
 
-def test_versions_rise_even_after_older_events_were_purged() -> None:
+def test_event_versions_rise_after_older_events_were_purged() -> None:
     company, invoice = invoiced()
     clock.freeze_time(day(10, month=6))
     with system() as session:
@@ -123,17 +129,17 @@ def test_versions_rise_even_after_older_events_were_purged() -> None:
     assert data["version"] > 3
 
 
-def test_finalization_takes_who_sells_and_tells_and_mails_who_pays() -> None:
+def test_finalization_stores_the_seller_publishes_and_mails() -> None:
     company, invoice = invoiced()
     assert invoice.seller == {"name": "saas-api"}
     [(_, data)] = told(company, "invoice.finalized")
-    assert (data["status"], data["version"], data["due_date"]) == ("open", 2, "2026-05-08")
+    assert (data["status"], data["version"], data["due_date"]) == ("open", 2, "2026-05-08T02:00:00.000Z")
     mails = company_mails()
     assert [(mail.template, mail.recipient) for mail in mails] == [("invoice_ready", "alice@acme.example")]
     assert "32.05 USD" in mails[0].text_body
 
 
-def test_an_invoice_over_nothing_is_paid_at_once_and_sends_no_mail() -> None:
+def test_invoice_of_zero_is_paid_at_once_without_mail() -> None:
     company = found()
     assert close(company).state == "paid"
     assert company_mails() == []

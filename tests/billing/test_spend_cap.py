@@ -1,4 +1,4 @@
-"""The spend cap: what it counts, who sets it, and that it stops calls to the cent."""
+"""The spend cap: what counts against it, who can set it, and that it blocks calls exactly."""
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +26,7 @@ TWO = {**SMS, "message": "x" * 200}
 
 @pytest.fixture
 def acme(app: Flask, client: FlaskClient, alice: Person) -> Company:
-    """Acme on starter from the start, at the first of the running month."""
+    """Acme on the starter plan since the first of the current month."""
     company = Company(ids.parse_id("org", alice.organization_id))
     with app.app_context():
         start(company)
@@ -47,7 +47,7 @@ def base_of(client: FlaskClient, person: Person) -> str:
 
 
 def cap_for(client: FlaskClient, person: Person, cents: int, action: str = "block") -> str:
-    """Set a cap that leaves so many cents for usage."""
+    """Set a cap that leaves this many cents for usage."""
     base = int(base_of(client, person).replace(".", ""))
     amount = f"{(base + cents) / 100:.2f}"
     answer = client.put(CAP, json={"amount": amount, "action": action}, headers=person.headers)
@@ -69,7 +69,7 @@ def counters(config: dict[str, Any]) -> dict[str, int]:
 
 
 def limit_of(company: Company, per_minute: int, ceilings: str = "{}") -> None:
-    """Exceptions of one company: requests a minute, and quotas by meter."""
+    """Set limit overrides: requests a minute, and quotas by meter."""
     with tenancy.system_session("billing.account") as session:
         session.execute(
             text("""INSERT INTO organization_limits (organization_id, rate_limit_per_minute, ceilings, reason)
@@ -78,7 +78,7 @@ def limit_of(company: Company, per_minute: int, ceilings: str = "{}") -> None:
         )
 
 
-def test_of_two_segments_left_three_are_refused_two_pass_and_then_not_even_an_email(
+def test_cap_with_two_segments_left_rejects_three_and_accepts_two(
     app: Flask, client: FlaskClient, alice: Person, acme: Company, config: dict[str, Any]
 ) -> None:
     key = make_key(client, alice)
@@ -93,9 +93,7 @@ def test_of_two_segments_left_three_are_refused_two_pass_and_then_not_even_an_em
     assert counters(config)["$spend"] == 1_000_000
 
 
-def test_a_refused_call_consumes_nothing(
-    client: FlaskClient, alice: Person, acme: Company, config: dict[str, Any]
-) -> None:
+def test_rejected_call_uses_no_quota(client: FlaskClient, alice: Person, acme: Company, config: dict[str, Any]) -> None:
     key = make_key(client, alice)
     cap_for(client, alice, 2)
     left = client.post(SEND, json=SMS, headers=key).headers["X-RateLimit-Remaining"]
@@ -107,7 +105,7 @@ def test_a_refused_call_consumes_nothing(
     assert statuses(client, key, SMS, SMS) == [202, 402]
 
 
-def test_of_50_parallel_sends_at_a_cap_for_10_exactly_10_pass(
+def test_cap_for_ten_messages_accepts_ten_of_fifty_concurrent_calls(
     app: Flask, client: FlaskClient, alice: Person, acme: Company
 ) -> None:
     key = make_key(client, alice)
@@ -117,7 +115,7 @@ def test_of_50_parallel_sends_at_a_cap_for_10_exactly_10_pass(
     assert Counter(answers) == {202: 10, 402: 40}
 
 
-def test_parallel_sends_across_the_included_quantity_are_stopped_to_the_cent(
+def test_cap_is_exact_for_concurrent_calls_beyond_the_included_quantity(
     app: Flask, client: FlaskClient, alice: Person
 ) -> None:
     company = Company(ids.parse_id("org", alice.organization_id))
@@ -133,9 +131,7 @@ def test_parallel_sends_across_the_included_quantity_are_stopped_to_the_cent(
     assert Counter(answers) == {202: 15, 402: 35}
 
 
-def test_two_processes_in_turn_are_stopped_to_the_cent(
-    app: Flask, client: FlaskClient, alice: Person, config: dict[str, Any]
-) -> None:
+def test_cap_is_exact_for_two_processes(app: Flask, client: FlaskClient, alice: Person, config: dict[str, Any]) -> None:
     company = Company(ids.parse_id("org", alice.organization_id))
     key = make_key(client, alice)
     with app.app_context():
@@ -150,7 +146,7 @@ def test_two_processes_in_turn_are_stopped_to_the_cent(
     assert seen == [202] * 6 + [402] * 2
 
 
-def test_raising_and_removing_the_cap_acts_on_the_next_request_in_every_process(
+def test_changed_cap_applies_to_the_next_request_in_every_process(
     client: FlaskClient, alice: Person, acme: Company, config: dict[str, Any]
 ) -> None:
     key = make_key(client, alice)
@@ -168,7 +164,7 @@ def test_raising_and_removing_the_cap_acts_on_the_next_request_in_every_process(
         assert both() == [202, 202]
 
 
-def test_an_alert_only_cap_and_test_mode_stop_nothing(
+def test_alert_only_cap_and_test_mode_block_no_call(
     client: FlaskClient, alice: Person, acme: Company, config: dict[str, Any]
 ) -> None:
     live, test = make_key(client, alice), make_key(client, alice, mode="test")
@@ -179,7 +175,7 @@ def test_an_alert_only_cap_and_test_mode_stop_nothing(
     assert statuses(client, live, SMS, SMS) == [202, 202]
 
 
-def test_without_redis_the_ledger_stops_calls(
+def test_cap_blocks_calls_without_redis(
     client: FlaskClient, alice: Person, acme: Company, config: dict[str, Any], tmp_path: Any
 ) -> None:
     key = make_key(client, alice)
@@ -190,7 +186,7 @@ def test_without_redis_the_ledger_stops_calls(
     assert answers[3]["json"]["error"]["code"] == "SPEND_CAP_REACHED"
 
 
-def test_redis_that_forgot_everything_is_told_by_the_ledger(
+def test_counters_are_restored_from_the_ledger_after_a_loss_in_redis(
     client: FlaskClient, alice: Person, acme: Company, config: dict[str, Any]
 ) -> None:
     key = make_key(client, alice)
@@ -201,14 +197,14 @@ def test_redis_that_forgot_everything_is_told_by_the_ledger(
     assert statuses(client, key, TWO, SMS, SMS) == [402, 202, 402]
 
 
-def test_a_new_organization_begins_with_the_default_cap(client: FlaskClient, alice: Person) -> None:
+def test_new_organization_has_the_default_cap(client: FlaskClient, alice: Person) -> None:
     cap = client.get(ALERTS, headers=alice.headers).json["data"]["spend_cap"]
     assert cap == {
         "amount": "100.00", "action": "block", "is_default": True, "base": "0.00", "used": "0.00", "currency": "USD",
     }  # fmt: skip
 
 
-def test_a_cap_below_the_base_or_what_is_used_is_refused(
+def test_cap_below_the_base_or_the_spend_is_rejected(
     app: Flask, client: FlaskClient, alice: Person, acme: Company
 ) -> None:
     with app.app_context():
@@ -222,18 +218,20 @@ def test_a_cap_below_the_base_or_what_is_used_is_refused(
 
 
 @pytest.mark.parametrize("amount", ["-1", "1.001", 5, "", "1e9", "9999999999999"])
-def test_an_amount_that_is_none_is_refused(client: FlaskClient, alice: Person, amount: Any) -> None:
+def test_invalid_amount_is_rejected(client: FlaskClient, alice: Person, amount: Any) -> None:
     assert client.put(CAP, json={"amount": amount}, headers=alice.headers).status_code == 422
 
 
-def test_setting_the_cap_is_logged_and_not_for_members(client: FlaskClient, alice: Person, bob: Person) -> None:
+def test_cap_change_is_in_the_audit_log_and_forbidden_for_members(
+    client: FlaskClient, alice: Person, bob: Person
+) -> None:
     assert client.put(CAP, json={"amount": "5.00"}, headers=bob.headers).status_code == 403
     assert client.put(CAP, json={"amount": "5.00"}, headers=alice.headers).status_code == 200
     log = client.get("/api/v1/organization/audit-log", headers=alice.headers).json["data"]
     assert "spend_cap.changed" in str(log)
 
 
-def test_a_count_too_high_is_taken_down_at_the_second_look_and_one_too_low_raised_at_once(
+def test_high_counter_is_lowered_by_the_second_run_and_a_low_one_at_once(
     app: Flask, client: FlaskClient, alice: Person, acme: Company, config: dict[str, Any]
 ) -> None:
     key = make_key(client, alice)
@@ -251,7 +249,7 @@ def test_a_count_too_high_is_taken_down_at_the_second_look_and_one_too_low_raise
     assert seen == [60_000, 10_000, 10_000, 10_000]
 
 
-def test_a_quota_that_counts_too_high_is_set_right_as_well(
+def test_high_quota_counter_is_corrected(
     app: Flask, client: FlaskClient, alice: Person, acme: Company, config: dict[str, Any]
 ) -> None:
     with app.app_context():
@@ -268,7 +266,9 @@ def test_a_quota_that_counts_too_high_is_set_right_as_well(
     assert statuses(client, key, SMS) == [202]
 
 
-def test_a_warm_send_asks_redis_once(client: FlaskClient, alice: Person, acme: Company, config: dict[str, Any]) -> None:
+def test_accepted_call_needs_one_round_trip_to_redis(
+    client: FlaskClient, alice: Person, acme: Company, config: dict[str, Any]
+) -> None:
     key = make_key(client, alice)
     statuses(client, key, SMS, SMS)
     with redis.Redis.from_url(config["REDIS_URL"]) as control:

@@ -26,7 +26,7 @@ def entries(company: Company) -> list[tuple[str, int]]:
     return [tuple(row) for row in company.rows("SELECT reason, delta_minor FROM credit_entries ORDER BY 1, 2 DESC")]
 
 
-def test_a_promotion_is_used_up_before_bought_credit() -> None:
+def test_promotional_credit_is_used_before_purchased() -> None:
     company = found(plan="starter@1")
     give(company, 2000, "bought", "purchased")
     give(company, 500, "welcome")
@@ -36,7 +36,7 @@ def test_a_promotion_is_used_up_before_bought_credit() -> None:
     assert acts(company).count("credit_grant.created") == 2
 
 
-def test_a_source_pays_once() -> None:
+def test_source_is_granted_once() -> None:
     company = found()
     give(company, 500, "welcome")
     with pytest.raises(GrantExists):
@@ -44,7 +44,7 @@ def test_a_source_pays_once() -> None:
     give(found("Carol"), 500, "welcome")
 
 
-def test_a_grant_needs_an_amount_a_reason_and_a_future() -> None:
+def test_grant_without_amount_reason_or_future_end_is_rejected() -> None:
     company = found()
     with pytest.raises(ValidationFailed):
         give(company, 0, "nothing")
@@ -54,7 +54,7 @@ def test_a_grant_needs_an_amount_a_reason_and_a_future() -> None:
         OperatorContext(ACT.actor, "  ")
 
 
-def test_what_has_expired_pays_nothing_and_leaves_by_an_entry() -> None:
+def test_expired_credit_pays_nothing_and_has_an_entry() -> None:
     company = found(plan="starter@1")
     give(company, 500, "welcome", expires_at=day(20))
     give(company, 700, "bought", "purchased", expires_at=day(1, month=7))
@@ -66,7 +66,7 @@ def test_what_has_expired_pays_nothing_and_leaves_by_an_entry() -> None:
     assert [row.remaining_minor for row in company.rows("SELECT remaining_minor FROM credit_grants")] == [0, 0]
 
 
-def test_what_a_void_invoice_took_returns_and_pays_the_next() -> None:
+def test_credit_of_a_void_invoice_pays_the_next_one() -> None:
     company = found(plan="starter@1")
     give(company, 1000, "welcome")
     invoice = close(company)
@@ -80,7 +80,7 @@ def test_what_a_void_invoice_took_returns_and_pays_the_next() -> None:
     assert entries(company) == [("apply", -1000), ("apply", -1000), ("unapply", 1000)]
 
 
-def test_what_returns_after_its_end_expires_again() -> None:
+def test_credit_returned_after_its_end_expires_again() -> None:
     company = found(plan="starter@1")
     give(company, 1000, "welcome", expires_at=MAY + timedelta(days=1))
     invoice = close(company)
@@ -91,7 +91,7 @@ def test_what_returns_after_its_end_expires_again() -> None:
     assert entries(company) == [("apply", -1000), ("expire", -1000), ("unapply", 1000)]
 
 
-def test_an_operator_fills_the_wallet_from_the_command_line(app: Flask) -> None:
+def test_grant_command(app: Flask) -> None:
     company = found()
     ask = app.test_cli_runner().invoke
     words = ["billing", "grant", ids.format_id("org", company.id), "25.00", "--key", "k", "--reason", "welcome"]

@@ -23,7 +23,7 @@ def acme(client: FlaskClient) -> Reader:
     return reader
 
 
-def test_the_wallet_and_the_credit_notes_list_what_happened(acme: Reader) -> None:
+def test_wallet_and_credit_notes_are_listed(acme: Reader) -> None:
     invoice = acme.newest()
     invoice_id = ids.parse_id("inv", invoice["id"])
     with acme.at_work() as account:
@@ -43,7 +43,7 @@ def test_the_wallet_and_the_credit_notes_list_what_happened(acme: Reader) -> Non
     assert wallet["balances"] == [{"amount": "0.00", "currency": "USD"}]
 
 
-def test_the_wallet_goes_on_page_by_page(acme: Reader) -> None:
+def test_wallet_is_paginated(acme: Reader) -> None:
     with acme.at_work() as account:
         for kind in ("promotional", "purchased", "overpayment"):
             account.grant(100, kind, 10)
@@ -56,7 +56,7 @@ def test_the_wallet_goes_on_page_by_page(acme: Reader) -> None:
     assert acme.ask("/billing/credit-notes", limit=0).status_code == 422
 
 
-def test_a_stranger_sees_an_empty_wallet(carol: Any, acme: Reader) -> None:
+def test_other_organization_sees_an_empty_wallet(carol: Any, acme: Reader) -> None:
     with acme.at_work() as account:
         account.grant(100, "promotional", 10)
     assert acme.ask("/billing/wallet", carol.headers).json["data"]["grants"] == []

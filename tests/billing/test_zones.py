@@ -26,7 +26,7 @@ def bounds(company: Company) -> list[tuple[datetime, datetime, str]]:
     return [tuple(row) for row in rows]
 
 
-def test_a_period_that_has_begun_keeps_its_bounds_when_the_company_moves() -> None:
+def test_period_that_has_begun_keeps_its_bounds_when_the_zone_changes() -> None:
     company = found()
     move(company, "Asia/Tokyo")
     clock.freeze_time(day(15))
@@ -34,7 +34,7 @@ def test_a_period_that_has_begun_keeps_its_bounds_when_the_company_moves() -> No
     assert bounds(company) == [(day(1), day(1, month=5), "UTC")]
 
 
-def test_the_next_period_ends_in_the_new_zone_whether_it_stood_already_or_not() -> None:
+def test_next_period_ends_in_the_new_zone() -> None:
     for name, moves_on in (("Early", day(10)), ("Late", day(29))):
         company = found(name)
         clock.freeze_time(moves_on)
@@ -46,7 +46,7 @@ def test_the_next_period_ends_in_the_new_zone_whether_it_stood_already_or_not() 
         assert bounds(company)[1:] == [(day(1, month=5), ends_at, "Asia/Tokyo")]
 
 
-def test_a_move_back_before_the_period_begins_leaves_everything_as_it_was() -> None:
+def test_zone_changed_back_before_the_period_begins_changes_nothing() -> None:
     company = found()
     clock.freeze_time(day(29))
     jobs.close_periods()
@@ -57,7 +57,7 @@ def test_a_move_back_before_the_period_begins_leaves_everything_as_it_was() -> N
     assert bounds(company) == before
 
 
-def test_whoever_moves_around_the_date_line_every_month_has_neither_gap_nor_overlap() -> None:
+def test_zone_changes_across_the_date_line_leave_no_gap_or_overlap() -> None:
     company = found(at=day(1, month=1), plan="starter@1")
     for month, zone in enumerate(("Pacific/Kiritimati", "Pacific/Pago_Pago", "Asia/Kathmandu", "UTC"), start=1):
         clock.freeze_time(day(27, month=month))
@@ -72,7 +72,7 @@ def test_whoever_moves_around_the_date_line_every_month_has_neither_gap_nor_over
     assert min(totals) > 2800
 
 
-def test_a_leap_day_belongs_to_february_and_its_base_is_charged_in_full() -> None:
+def test_february_with_a_leap_day_charges_one_base() -> None:
     start = datetime(2028, 2, 1, tzinfo=UTC)
     company = found(at=start, plan="starter@1")
     company.use(100, at=datetime(2028, 2, 29, 23, 59, 59, tzinfo=UTC))
@@ -85,7 +85,7 @@ def test_a_leap_day_belongs_to_february_and_its_base_is_charged_in_full() -> Non
 
 
 @pytest.mark.parametrize(("zone", "hours"), [("Europe/Berlin", 743), ("America/New_York", 743), ("Asia/Kolkata", 744)])
-def test_a_month_of_a_change_of_clocks_costs_one_base(zone: str, hours: int) -> None:
+def test_month_with_a_clock_change_charges_one_base(zone: str, hours: int) -> None:
     company = found(at=datetime(2026, 2, 10, tzinfo=UTC), plan="starter@1", zone=zone)
     clock.freeze_time(day(3))
     jobs.close_periods()
@@ -94,7 +94,7 @@ def test_a_month_of_a_change_of_clocks_costs_one_base(zone: str, hours: int) -> 
     assert company.lines() == {"base:starter@1": 2900}
 
 
-def test_a_scheduler_that_was_off_on_the_first_and_for_two_months_bills_every_month_for_its_own_usage() -> None:
+def test_missed_months_are_invoiced_with_their_own_usage() -> None:
     company = found(at=day(1, month=1), plan="starter@1")
     for month, quantity in ((1, 100), (2, 200), (3, 300)):
         clock.freeze_time(day(20, month=month))

@@ -9,7 +9,7 @@ from flask import Flask
 from PIL import Image
 from playwright.sync_api import Browser, Error
 
-from bench.place import application
+from bench.application import running_application
 from saas_api.core.jobs import schedule
 from tests.browser import chromium
 from tests.browser.album import ALBUM, NEWCOMER, Guide, Way
@@ -39,7 +39,7 @@ def main(only: str, folder: Path) -> None:
     if names - known:
         raise click.BadParameter(f"there are no {', '.join(sorted(names - known))}")
     folder.mkdir(parents=True, exist_ok=True)
-    with application() as app, served(app) as url, chromium.started(path) as browser:
+    with running_application() as app, served(app) as url, chromium.started(path) as browser:
         problems = shoot(prepare(app, url), browser, url, folder, names or known)
     if problems:
         sys.exit("\n".join(problems))

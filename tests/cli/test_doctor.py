@@ -1,4 +1,4 @@
-"""`flask doctor`: what works is ok, what does not has a remedy, and nothing is changed by looking."""
+"""`flask doctor`: findings with a remedy for each problem."""
 
 import json
 import shutil
@@ -16,48 +16,48 @@ from saas_api.core.db.engine import db
 from saas_api.core.jobs import schedule
 
 
-def examine(app: Flask, *options: str) -> tuple[int, dict[str, Any]]:
-    done = app.test_cli_runner().invoke(args=["doctor", "--json", *options])
-    found = json.loads(done.stdout)
-    return done.exit_code, {finding["name"]: finding for finding in found["findings"]}
+def run_doctor(app: Flask, *options: str) -> tuple[int, dict[str, Any]]:
+    result = app.test_cli_runner().invoke(args=["doctor", "--json", *options])
+    findings = json.loads(result.stdout)
+    return result.exit_code, {finding["name"]: finding for finding in findings["findings"]}
 
 
-def test_the_engines_of_the_tests_are_well_and_nobody_works(app: Flask) -> None:
-    code, found = examine(app)
-    well = {name for name, finding in found.items() if finding["state"] == OK}
-    assert well >= {"settings", "PostgreSQL", "roles", "migrations", "clock", "zone data"}
-    assert found["scheduler"]["state"] == FAIL
-    assert found["queue messages"]["remedy"] == "Start flask worker; make run does."
+def test_healthy_engines_without_scheduler_and_workers(app: Flask) -> None:
+    code, findings = run_doctor(app)
+    healthy = {name for name, finding in findings.items() if finding["state"] == OK}
+    assert healthy >= {"settings", "PostgreSQL", "roles", "migrations", "clock", "zone data"}
+    assert findings["scheduler"]["state"] == FAIL
+    assert findings["queue messages"]["remedy"] == "Start flask worker; make run does."
     assert code == 3
 
 
-def test_it_reads_well_on_a_terminal(app: Flask) -> None:
+def test_remedy_follows_the_finding_on_a_line_of_its_own(app: Flask) -> None:
     lines = app.test_cli_runner().invoke(args=["doctor"]).output.splitlines()
-    at = lines.index("fail  queue messages: nobody works on it")
-    assert lines[at + 1] == "      Start flask worker; make run does."
+    line_number = lines.index("fail  queue messages: nobody works on it")
+    assert lines[line_number + 1] == "      Start flask worker; make run does."
 
 
-def test_tables_of_another_revision_are_a_failure(app: Flask) -> None:
+def test_database_of_another_revision_is_a_failure(app: Flask) -> None:
     with app.app_context(), db.engine.begin() as connection:
         connection.execute(sa.text("SET LOCAL ROLE NONE"))
         before = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
         connection.execute(sa.text("UPDATE alembic_version SET version_num = 'older'"))
     try:
-        code, found = examine(app)
+        code, findings = run_doctor(app)
     finally:
         with app.app_context(), db.engine.begin() as connection:
             connection.execute(sa.text("SET LOCAL ROLE NONE"))
             connection.execute(sa.text("UPDATE alembic_version SET version_num = :v"), {"v": before})
-    assert (code, found["migrations"]["remedy"]) == (3, "Run flask db upgrade.")
-    assert "scheduler" not in found
+    assert (code, findings["migrations"]["remedy"]) == (3, "Run flask db upgrade.")
+    assert "scheduler" not in findings
 
 
-def test_engines_that_are_away_are_failures_and_no_traceback(context: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_engines_are_failures_without_traceback(context: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(context.config, "REDIS_URL", "redis://127.0.0.1:1/0")
-    away = sa.create_engine("postgresql+psycopg2://saas@127.0.0.1:1/saas")
+    unreachable = sa.create_engine("postgresql+psycopg2://saas@127.0.0.1:1/saas")
 
     class Away:
-        engine = away
+        engine = unreachable
 
     monkeypatch.setattr(doctor, "db", Away)
     for finding in (doctor.check_redis(), doctor.check_postgres()):
@@ -65,22 +65,22 @@ def test_engines_that_are_away_are_failures_and_no_traceback(context: Flask, mon
         assert finding.remedy.startswith("make run starts it here")
 
 
-def test_clocks_that_are_apart_are_told(context: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clock_skew_is_a_warning_and_then_a_failure(context: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     real = doctor.time.time
     for seconds, state in ((0, OK), (10, WARN), (100, FAIL)):
         monkeypatch.setattr(doctor.time, "time", lambda by=seconds: real() + by)
         assert doctor.check_clocks().state == state
 
 
-def test_a_zone_only_one_side_knows_is_told(context: Flask, alice: Any) -> None:
+def test_time_zone_unknown_to_postgresql_is_a_failure(context: Flask, alice: Any) -> None:
     with tenancy.system_session("cli.zones") as session:
         session.execute(sa.text("UPDATE organizations SET timezone = 'Mars/Olympus'"))
-    found = doctor.check_time_zones()
-    assert (found.name, found.state) == ("zone data", FAIL)
-    assert "Mars/Olympus" in found.what
+    finding = doctor.check_time_zones()
+    assert (finding.name, finding.state) == ("zone data", FAIL)
+    assert "Mars/Olympus" in finding.what
 
 
-def test_a_scheduler_that_beats_and_ran_jobs_is_well(context: Flask) -> None:
+def test_scheduler_with_heartbeat_and_recent_run_is_ok(context: Flask) -> None:
     schedule.run_scheduled("usage.roll_up", doctor.datetime.now(doctor.UTC), "test")
     with redis.Redis.from_url(context.config["REDIS_URL"]) as client:
         client.hset(f"{doctor.Scheduler.redis_scheduler_namespace_prefix}one", "beat", 1)
@@ -92,7 +92,7 @@ class Usage(NamedTuple):
 
 
 @pytest.mark.parametrize(("free", "state"), [(10**8, FAIL), (5 * 10**8, WARN), (10**12, OK)])
-def test_a_disk_that_fills_up_is_told_in_time(
+def test_full_disk_is_a_warning_and_then_a_failure(
     context: Flask, monkeypatch: pytest.MonkeyPatch, free: int, state: str
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: Usage(free))
@@ -107,17 +107,17 @@ def test_a_disk_that_fills_up_is_told_in_time(
         ({"APP_URL": "https://api.example", "SMTP_HOST": "mail.example"}, "nobody can pay"),
     ],
 )
-def test_a_place_of_production_is_held_to_more(
+def test_risky_setting_of_production_is_a_warning(
     context: Flask, monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], part: str
 ) -> None:
     for name, value in {"APP_ENV": "production", **changes}.items():
         monkeypatch.setitem(context.config, name, value)
-    [found] = doctor.check_settings()
-    assert (found.state, part in found.what) == (WARN, True)
+    [finding] = doctor.check_settings()
+    assert (finding.state, part in finding.what) == (WARN, True)
 
 
-def test_a_production_that_lacks_nothing_is_well(context: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = {"APP_URL": "https://api.example", "SMTP_HOST": "mail.example", "STRIPE_SECRET_KEY": "sk_x"}
-    for name, value in {"APP_ENV": "production", **whole}.items():
+def test_complete_settings_of_production_are_ok(context: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"APP_URL": "https://api.example", "SMTP_HOST": "mail.example", "STRIPE_SECRET_KEY": "sk_x"}
+    for name, value in {"APP_ENV": "production", **settings}.items():
         monkeypatch.setitem(context.config, name, value)
     assert list(doctor.check_settings()) == [Finding("settings", OK, "APP_ENV=production; https://api.example")]

@@ -1,4 +1,4 @@
-"""`flask dev engines`: started in the background, asked, stopped and emptied, as in a shell."""
+"""`flask dev engines`: start in the background, status, stop and reset, as in a shell."""
 
 import json
 from collections.abc import Iterator
@@ -55,7 +55,7 @@ def shell(config: dict[str, Any]) -> Iterator[Shell]:
 
 
 @pytest.mark.long
-def test_they_start_are_asked_stop_and_are_emptied(shell: Shell) -> None:
+def test_engines_start_report_status_stop_and_reset(shell: Shell) -> None:
     nothing = shell.status()
     assert [engine["is_running"] for engine in nothing["engines"]] == [False, False]
     assert shell.run("psql")[2].startswith("The engines do not run;")
@@ -89,7 +89,7 @@ def test_they_start_are_asked_stop_and_are_emptied(shell: Shell) -> None:
     assert not Engines(shell.instance).postgres.data.exists()
 
 
-def test_engines_elsewhere_are_not_ours_to_start(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_external_engines_are_not_managed(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(app.config, "DATABASE_URL", "postgresql+psycopg2://saas@db.example/saas")
     for verb in ("start", "stop", "status", "reset"):
         done = app.test_cli_runner().invoke(args=["dev", "engines", verb])

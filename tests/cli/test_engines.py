@@ -41,7 +41,7 @@ def wait_until_gone(*pids: int) -> None:
         time.sleep(0.05)
 
 
-def test_the_login_owns_its_database_and_has_no_power(engines: Engines) -> None:
+def test_login_owns_its_database_and_has_no_privileges(engines: Engines) -> None:
     engine = sa.create_engine(engines.database_url)
     with engine.connect() as connection:
         login = connection.execute(
@@ -69,19 +69,19 @@ def test_the_login_owns_its_database_and_has_no_power(engines: Engines) -> None:
     }
 
 
-def test_addresses_are_known_before_anything_runs(engines: Engines) -> None:
+def test_urls_of_engines_are_computed_from_the_instance(engines: Engines) -> None:
     assert instance.engine_urls(engines.instance) == (engines.database_url, engines.redis_url)
     with redis.Redis.from_url(engines.redis_url) as client:
         assert client.ping()
 
 
-def test_a_path_too_long_for_a_socket_gets_a_short_one(directory: Path) -> None:
+def test_path_too_long_for_a_socket_is_replaced(directory: Path) -> None:
     database, cache = instance.engine_urls(directory / ("long" * 30))
     assert len(cache) < 103 + len("unix://")
     assert "saas_api-" in database
 
 
-def test_no_engine_wanted_means_no_file(tmp_path: Path) -> None:
+def test_instance_without_engines_has_no_files(tmp_path: Path) -> None:
     with Engines(tmp_path / "instance", names=()):
         assert not (tmp_path / "instance").exists()
 
@@ -107,7 +107,7 @@ def test_committed_rows_survive_kill_9_of_both_engines(directory: Path) -> None:
         engines.postgres.superuser("saas")
 
 
-def test_engines_end_with_their_owner_and_start_again(directory: Path) -> None:
+def test_engines_stop_with_their_owner_and_start_again(directory: Path) -> None:
     with forks.talking(own, directory, environment={}) as connection:
         *pids, owner = connection.recv()
         with pytest.raises(EngineError, match=f"in use by process {owner}"):
@@ -118,7 +118,7 @@ def test_engines_end_with_their_owner_and_start_again(directory: Path) -> None:
         assert engines.redis.is_ready()
 
 
-def test_engines_that_outlived_their_owner_are_ended_first(directory: Path) -> None:
+def test_orphaned_engines_are_stopped_before_a_start(directory: Path) -> None:
     orphaned = Engines(directory, is_durable=False)
     orphaned.start()
     assert orphaned._lock is not None
@@ -130,7 +130,7 @@ def test_engines_that_outlived_their_owner_are_ended_first(directory: Path) -> N
         assert engines.postgres.is_ready()
 
 
-def test_a_pid_file_that_names_another_program_is_no_reason_to_kill_it(directory: Path) -> None:
+def test_pid_file_of_another_program_kills_nothing(directory: Path) -> None:
     with subprocess.Popen(["sleep", "30"]) as bystander:
         (directory / "redis").mkdir()
         (directory / "redis" / "redis.pid").write_text(f"{bystander.pid}\n")
@@ -140,7 +140,7 @@ def test_a_pid_file_that_names_another_program_is_no_reason_to_kill_it(directory
         bystander.terminate()
 
 
-def test_data_of_another_version_is_refused_in_one_line(directory: Path) -> None:
+def test_data_of_another_postgresql_version_is_refused(directory: Path) -> None:
     data = directory / "pg" / "data"
     data.mkdir(parents=True)
     (data / "PG_VERSION").write_text("14\n")

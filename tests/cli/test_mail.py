@@ -1,4 +1,4 @@
-"""`flask mail test`: whether mail gets out, without a row in the queue."""
+"""`flask mail test`: sends a mail past the queue."""
 
 import json
 from pathlib import Path
@@ -10,45 +10,45 @@ from flask import Flask
 from saas_api.core.db import tenancy
 from saas_api.providers import mailbox
 
-TO = "ann@acme.example"
+RECIPIENT = "ann@acme.example"
 
 
-def acts(app: Flask) -> list[str]:
+def audit_actions(app: Flask) -> list[str]:
     with app.app_context(), tenancy.system_session("operator.command") as session:
         return list(session.scalars(sa.text("SELECT action FROM audit_events")))
 
 
 @pytest.fixture
-def place(app: Flask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def instance(app: Flask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setitem(app.config, "INSTANCE", str(tmp_path))
     return tmp_path
 
 
-def test_without_a_server_the_mail_is_in_the_mailbox(app: Flask, place: Path) -> None:
-    done = app.test_cli_runner().invoke(args=["mail", "test", TO])
-    assert done.exit_code == 0, done.stderr
-    assert done.stdout == f"the mailbox took the mail to {TO}. See flask mail outbox.\n"
+def test_mail_without_smtp_server_is_in_the_mailbox(app: Flask, instance: Path) -> None:
+    result = app.test_cli_runner().invoke(args=["mail", "test", RECIPIENT])
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == f"the mailbox took the mail to {RECIPIENT}. See flask mail outbox.\n"
     with app.app_context():
-        assert [mail.recipient for mail in mailbox.list_emails()] == [TO]
-    assert acts(app) == ["mail.tested"]
+        assert [mail.recipient for mail in mailbox.list_emails()] == [RECIPIENT]
+    assert audit_actions(app) == ["mail.tested"]
 
 
-def test_a_server_that_is_away_is_told_with_what_to_do(
-    app: Flask, place: Path, monkeypatch: pytest.MonkeyPatch
+def test_unreachable_smtp_server_is_an_error_with_a_hint(
+    app: Flask, instance: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(app.config, "SMTP_HOST", "127.0.0.1")
     monkeypatch.setitem(app.config, "SMTP_PORT", 1)
-    done = app.test_cli_runner().invoke(args=["mail", "test", TO, "--json"])
-    assert done.exit_code == 1
-    assert json.loads(done.stdout) == {
-        "to": TO,
+    result = app.test_cli_runner().invoke(args=["mail", "test", RECIPIENT, "--json"])
+    assert result.exit_code == 1
+    assert json.loads(result.stdout) == {
+        "to": RECIPIENT,
         "through": "127.0.0.1:1",
         "outcome": "retry",
         "error_code": "provider_unavailable",
     }
-    assert "look at the SMTP_ settings" in done.stderr.splitlines()[-1]
+    assert "look at the SMTP_ settings" in result.stderr.splitlines()[-1]
 
 
-def test_what_is_no_address_gets_no_mail(app: Flask, place: Path) -> None:
+def test_invalid_address_gets_no_mail(app: Flask, instance: Path) -> None:
     assert app.test_cli_runner().invoke(args=["mail", "test", "nobody"]).exit_code == 2
-    assert list(place.iterdir()) == []
+    assert list(instance.iterdir()) == []

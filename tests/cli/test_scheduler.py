@@ -1,4 +1,4 @@
-"""The entry of the schedule in rq-scheduler: there is one, and it names the function of today."""
+"""The entry of the schedule in rq-scheduler."""
 
 from collections.abc import Iterator
 
@@ -16,24 +16,24 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning:rq_scheduler")  #
 
 
 @pytest.fixture
-def metronome(context: Flask) -> Iterator[Scheduler]:
+def rq_scheduler(context: Flask) -> Iterator[Scheduler]:
     with queue.worker_redis() as connection:
         yield Scheduler(queue_name=BACKGROUND, connection=connection)
 
 
-def entries(metronome: Scheduler) -> dict[str, str]:
-    return {job.id: job.func_name for job in metronome.get_jobs()}
+def entries(rq_scheduler: Scheduler) -> dict[str, str]:
+    return {job.id: job.func_name for job in rq_scheduler.get_jobs()}
 
 
-def test_the_entry_is_made_once(metronome: Scheduler) -> None:
+def test_schedule_entry_is_created_once(rq_scheduler: Scheduler) -> None:
     for _ in range(2):
-        scheduler.heartbeat(metronome)
-    assert entries(metronome) == {SCHEDULE_ENTRY_ID: TICK_FUNCTION}
+        scheduler.heartbeat(rq_scheduler)
+    assert entries(rq_scheduler) == {SCHEDULE_ENTRY_ID: TICK_FUNCTION}
 
 
-def test_the_entry_of_an_earlier_version_is_cancelled(metronome: Scheduler) -> None:
-    metronome.cron("* * * * *", "saas_api.gone.tick", id=RETIRED_ENTRY_ID, queue_name=BACKGROUND)
-    scheduler.heartbeat(metronome)
-    assert metronome.connection.zrange(metronome.scheduled_jobs_key, 0, -1) == [SCHEDULE_ENTRY_ID.encode()]
-    assert entries(metronome) == {SCHEDULE_ENTRY_ID: TICK_FUNCTION}
-    assert not metronome.connection.exists(f"rq:job:{RETIRED_ENTRY_ID}")
+def test_entry_of_an_earlier_version_is_canceled(rq_scheduler: Scheduler) -> None:
+    rq_scheduler.cron("* * * * *", "saas_api.gone.tick", id=RETIRED_ENTRY_ID, queue_name=BACKGROUND)
+    scheduler.heartbeat(rq_scheduler)
+    assert rq_scheduler.connection.zrange(rq_scheduler.scheduled_jobs_key, 0, -1) == [SCHEDULE_ENTRY_ID.encode()]
+    assert entries(rq_scheduler) == {SCHEDULE_ENTRY_ID: TICK_FUNCTION}
+    assert not rq_scheduler.connection.exists(f"rq:job:{RETIRED_ENTRY_ID}")

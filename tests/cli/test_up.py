@@ -1,4 +1,4 @@
-"""`make run` in a copy of the repository, as a newcomer's clone: everything comes up, comes back, and stops."""
+"""`make run` in a copy of the repository: processes start, are restarted, and stop."""
 
 import json
 import os
@@ -22,9 +22,9 @@ from saas_api.cli.dev.engines import Engines
 from tests.support.installations import is_alive, open_directory
 
 ROOT = Path(__file__).resolve().parents[2]
-LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "instance", "tests", ".*_cache", ".env", "bench")
-OWN = ("DATABASE_URL", "REDIS_URL", "APP_ENV", "APP_URL", "SECRET_KEY", "JWT_SECRET", "API_KEY_PEPPER")
-NAMES = ("web", "worker", "scheduler", "postgres", "redis")
+NOT_COPIED = shutil.ignore_patterns(".git", ".venv", "instance", "tests", ".*_cache", ".env", "bench")
+OWN_SETTINGS = ("DATABASE_URL", "REDIS_URL", "APP_ENV", "APP_URL", "SECRET_KEY", "JWT_SECRET", "API_KEY_PEPPER")
+PROCESSES = ("web", "worker", "scheduler", "postgres", "redis")
 
 
 def free_port() -> int:
@@ -48,7 +48,7 @@ class Clone:
         self.root = root
         self.port = free_port()
         self.key = ""
-        self.environment = {name: value for name, value in os.environ.items() if name not in OWN}
+        self.environment = {name: value for name, value in os.environ.items() if name not in OWN_SETTINGS}
 
     def command(self, **settings: str) -> dict[str, Any]:
         environment = self.environment | {"API_PORT": str(self.port)} | settings
@@ -65,19 +65,19 @@ class Clone:
         with output.open("w") as out:
             process = subprocess.Popen(**self.command(), stdout=out, stderr=subprocess.STDOUT)
 
-        def is_announced() -> bool:
+        def is_ready_line_printed() -> bool:
             assert process.poll() is None, output.read_text()
             return "\nREADY " in output.read_text()
 
-        wait_for(is_announced, 90)
+        wait_for(is_ready_line_printed, 90)
         return process, output.read_text()
 
-    def refusal(self, **settings: str) -> str:
+    def refused_start(self, **settings: str) -> str:
         """The one line with which it refuses to start."""
-        done = subprocess.run(**self.command(**settings), capture_output=True, timeout=30, check=False)
-        assert done.returncode == 1, done.stderr
-        assert "Traceback" not in done.stderr
-        return done.stderr.strip()
+        result = subprocess.run(**self.command(**settings), capture_output=True, timeout=30, check=False)
+        assert result.returncode == 1, result.stderr
+        assert "Traceback" not in result.stderr
+        return result.stderr.strip()
 
     def pid(self, name: str) -> int:
         return int((self.root / "instance" / "run" / f"{name}.pid").read_text())
@@ -92,19 +92,19 @@ class Clone:
     def send(self, output: str) -> str:
         """Paste the curl line that was printed; returns the message's id."""
         [line] = [line for line in output.splitlines() if line.startswith("  curl ")]
-        words = shlex.split(line)
-        headers = dict(words[at + 1].split(": ", 1) for at, word in enumerate(words) if word == "-H")
-        [url] = [word for word in words if word.startswith("http")]
+        arguments = shlex.split(line)
+        headers = dict(arguments[index + 1].split(": ", 1) for index, word in enumerate(arguments) if word == "-H")
+        [url] = [word for word in arguments if word.startswith("http")]
         self.key = headers["X-API-Key"]
         assert url.startswith(f"http://localhost:{self.port}/")
-        return str(self.ask(urlsplit(url).path, headers, words[-1])["message_id"])
+        return str(self.request(urlsplit(url).path, headers, arguments[-1])["message_id"])
 
     def wait_until_delivered(self, message_id: str) -> None:
         path = f"/api/v1/messages/{message_id}"
         pause = 2  # asking counts against the key's limit
-        wait_for(lambda: self.ask(path, {"X-API-Key": self.key})["status"] == "delivered", 90, pause)
+        wait_for(lambda: self.request(path, {"X-API-Key": self.key})["status"] == "delivered", 90, pause)
 
-    def ask(self, path: str, headers: dict[str, str], body: str | None = None) -> dict[str, Any]:
+    def request(self, path: str, headers: dict[str, str], body: str | None = None) -> dict[str, Any]:
         request = Request(f"http://127.0.0.1:{self.port}{path}", body.encode() if body else None, headers)
         with urlopen(request, timeout=10) as answer:  # noqa: S310 - the address above
             return dict(json.load(answer)["data"])
@@ -113,7 +113,7 @@ class Clone:
 @pytest.fixture(scope="module")
 def clone() -> Iterator[Clone]:
     with open_directory() as directory:
-        yield Clone(shutil.copytree(ROOT, directory / "repository", ignore=LEFT_OUT))
+        yield Clone(shutil.copytree(ROOT, directory / "repository", ignore=NOT_COPIED))
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def starts(clone: Clone) -> Iterator[tuple[str, str]]:
     assert process.wait(30) == 0
     process, second = clone.up()
     yield first, second
-    pids = [clone.pid(name) for name in NAMES]
+    pids = [clone.pid(name) for name in PROCESSES]
     process.terminate()
     assert process.wait(30) == 0
     assert not list((clone.root / "instance" / "run").glob("*.pid"))
@@ -136,28 +136,28 @@ def running(starts: tuple[str, str]) -> str:
     return starts[1]
 
 
-def told(output: str) -> list[str]:
+def printed_credentials(output: str) -> list[str]:
     return [line for line in output.splitlines() if line.startswith("  ")]
 
 
-def test_a_second_start_keeps_logins_and_key(starts: tuple[str, str]) -> None:
+def test_second_start_keeps_logins_and_key(starts: tuple[str, str]) -> None:
     first, second = starts
-    assert told(first) == told(second)
-    assert told(first)
+    assert printed_credentials(first) == printed_credentials(second)
+    assert printed_credentials(first)
 
 
-def test_it_ends_with_a_line_that_says_ready_after_all_a_newcomer_needs(clone: Clone, running: str) -> None:
+def test_output_ends_with_logins_and_the_ready_line(clone: Clone, running: str) -> None:
     assert f"\nREADY http://localhost:{clone.port}" in running
     for name in ("alice", "bob", "carol"):
         assert re.search(rf"  {name}@\w+\.example +\S+", running)
-    wait_for(lambda: all((clone.root / "instance" / "run" / f"{name}.pid").exists() for name in NAMES))
+    wait_for(lambda: all((clone.root / "instance" / "run" / f"{name}.pid").exists() for name in PROCESSES))
 
 
-def test_a_demo_login_signs_in(clone: Clone, running: str) -> None:
+def test_printed_demo_login_works(clone: Clone, running: str) -> None:
     found = re.search(r"  (alice@\S+) +(\S+)", running)
     assert found
     body = json.dumps({"email": found[1], "password": found[2]})
-    assert clone.ask("/api/v1/auth/login", {"Content-Type": "application/json"}, body)["token"]
+    assert clone.request("/api/v1/auth/login", {"Content-Type": "application/json"}, body)["token"]
 
 
 def test_the_printed_curl_line_sends_a_message(clone: Clone, running: str) -> None:
@@ -165,8 +165,8 @@ def test_the_printed_curl_line_sends_a_message(clone: Clone, running: str) -> No
     clone.wait_until_delivered(message_id)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_what_is_killed_comes_back_and_what_was_accepted_is_delivered(clone: Clone, running: str, name: str) -> None:
+@pytest.mark.parametrize("name", PROCESSES)
+def test_killed_process_is_restarted_and_accepted_message_delivered(clone: Clone, running: str, name: str) -> None:
     message_id = clone.send(running)
     killed = clone.pid(name)
     os.kill(killed, signal.SIGKILL)
@@ -175,24 +175,28 @@ def test_what_is_killed_comes_back_and_what_was_accepted_is_delivered(clone: Clo
     clone.wait_until_delivered(message_id)
 
 
-def test_a_port_in_use_is_one_line(clone: Clone, running: str) -> None:
-    assert clone.refusal() == f"port {clone.port} cannot be used (Address already in use); set API_PORT to another"
+def test_port_in_use_is_one_line(clone: Clone, running: str) -> None:
+    assert (
+        clone.refused_start() == f"port {clone.port} cannot be used (Address already in use); set API_PORT to another"
+    )
 
 
-def test_an_instance_in_use_is_one_line(clone: Clone, running: str) -> None:
-    assert re.fullmatch(r"\S+ is in use by process \d+; stop that one first", clone.refusal(API_PORT=str(free_port())))
+def test_instance_in_use_is_one_line(clone: Clone, running: str) -> None:
+    assert re.fullmatch(
+        r"\S+ is in use by process \d+; stop that one first", clone.refused_start(API_PORT=str(free_port()))
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "url"),
     [("DATABASE_URL", "postgresql://saas@127.0.0.1:1/saas"), ("REDIS_URL", "redis://127.0.0.1:1/0")],
 )
-def test_an_unreachable_engine_is_one_line(clone: Clone, engines: Engines, name: str, url: str) -> None:
-    given = {"DATABASE_URL": engines.database_url, "REDIS_URL": engines.redis_url} | {name: url}
-    line = clone.refusal(API_PORT=str(free_port()), **given)
+def test_unreachable_engine_is_one_line(clone: Clone, engines: Engines, name: str, url: str) -> None:
+    settings = {"DATABASE_URL": engines.database_url, "REDIS_URL": engines.redis_url} | {name: url}
+    line = clone.refused_start(API_PORT=str(free_port()), **settings)
     assert line.startswith(f"{name}: ")
     assert "\n" not in line
 
 
-def test_a_setting_that_cannot_be_used_is_named(clone: Clone) -> None:
-    assert "API_PORT: expected a port" in clone.refusal(API_PORT="eighty")
+def test_invalid_setting_is_named(clone: Clone) -> None:
+    assert "API_PORT: expected a port" in clone.refused_start(API_PORT="eighty")

@@ -1,4 +1,4 @@
-"""One clock for the rules of business, and it can be stopped."""
+"""The clock of business rules, and its format in the API."""
 
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -11,7 +11,7 @@ from saas_api.core import clock
 from saas_api.core.db.engine import db
 
 
-def test_time_travel_freezes_now_and_ends() -> None:
+def test_frozen_clock_returns_the_instant_until_released() -> None:
     instant = datetime(2026, 3, 1, 12, tzinfo=UTC)
     clock.freeze_time(instant)
     try:
@@ -21,7 +21,7 @@ def test_time_travel_freezes_now_and_ends() -> None:
     assert abs(clock.now() - datetime.now(UTC)) < timedelta(seconds=5)
 
 
-def test_the_engines_have_the_time_of_the_application(app: Flask) -> None:
+def test_engines_and_application_have_the_same_time(app: Flask) -> None:
     with app.app_context():
         at_postgres = db.session.scalar(sa.text("SELECT clock_timestamp()"))
     with redis.Redis.from_url(app.config["REDIS_URL"]) as client:
@@ -30,17 +30,17 @@ def test_the_engines_have_the_time_of_the_application(app: Flask) -> None:
         assert abs(clock.now() - instant) < timedelta(seconds=5)
 
 
-def test_a_naive_time_cannot_be_travelled_to() -> None:
+def test_naive_time_cannot_be_frozen() -> None:
     with pytest.raises(ValueError, match="aware"):
         clock.freeze_time(datetime(2026, 3, 1))  # noqa: DTZ001 - naive is what is refused
 
 
-def test_the_wire_shows_utc_milliseconds() -> None:
+def test_rfc3339_has_utc_and_milliseconds() -> None:
     lagos = timezone(timedelta(hours=1))
     assert clock.format_rfc3339(datetime(2026, 3, 1, 1, 2, 3, 999999, lagos)) == "2026-03-01T00:02:03.999Z"
 
 
 @pytest.mark.parametrize("name", ["Mars/Olympus", "../etc/passwd", "", "/etc/localtime", "Europe"])
-def test_an_unknown_zone_is_refused(name: str) -> None:
+def test_unknown_time_zone_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="unknown time zone"):
         clock.get_zone(name)

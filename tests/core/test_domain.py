@@ -1,4 +1,4 @@
-"""Declarations of packages: every name belongs to one of them."""
+"""Declarations of packages: each name belongs to one package."""
 
 import pytest
 
@@ -17,14 +17,14 @@ from saas_api.core.roles import ALL_ROLES
         {"queue": "messages"},
     ],
 )
-def test_a_name_of_another_domain_is_refused(duplicate: dict) -> None:
+def test_name_of_another_domain_is_rejected(duplicate: dict) -> None:
     with pytest.raises(ValueError, match="planted registers again"):
         Domain(name="planted", **duplicate)
     assert "planted" not in domain.registry.domains
     assert "new" not in domain.registry.id_prefixes
 
 
-def test_a_domain_is_registered_once() -> None:
+def test_domain_is_registered_once() -> None:
     with pytest.raises(ValueError, match="messages registers again: messages"):
         Domain(name="messages")
 

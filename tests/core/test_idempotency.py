@@ -1,4 +1,4 @@
-"""A POST with an Idempotency-Key takes effect once, however often it is sent; the repeat gets the first answer."""
+"""A request with an Idempotency-Key takes effect once; repeats get the stored response."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -25,8 +25,8 @@ KEYS = "/api/v1/keys"
 SMS = {"to": "+2348012345678", "type": "sms", "message": "Hello"}
 
 
-def post(client: FlaskClient, path: str, body: Any, who: Headers, key: str = "once") -> Any:
-    return client.post(path, json=body, headers={**who, "Idempotency-Key": key})
+def post(client: FlaskClient, path: str, body: Any, headers: Headers, key: str = "once") -> Any:
+    return client.post(path, json=body, headers={**headers, "Idempotency-Key": key})
 
 
 def count(app: Flask, person: Person, table: str) -> int:
@@ -34,8 +34,8 @@ def count(app: Flask, person: Person, table: str) -> int:
         return int(session.scalar(sa.text(f"SELECT count(*) FROM {table}")))
 
 
-def age(superuser: Any, hours: int = 25) -> None:
-    """Let what is kept grow old."""
+def expire(superuser: Any, hours: int = 25) -> None:
+    """Let stored responses expire."""
     with superuser, superuser.cursor() as cursor:
         cursor.execute(f"UPDATE idempotency_keys SET expires_at = expires_at - interval '{hours} h'")
 
@@ -45,20 +45,20 @@ def age(superuser: Any, hours: int = 25) -> None:
     [(SEND, SMS, "messages"), (KEYS, {"name": "ci"}, "api_keys")],
     ids=["in one batch", "in the request's transaction"],
 )
-def test_a_repeat_gets_the_same_answer_byte_for_byte_and_does_nothing(
+def test_repeated_request_gets_the_same_bytes_and_has_no_effect(
     app: Flask, client: FlaskClient, alice: Person, path: str, body: Any, table: str
 ) -> None:
-    who = make_key(client, alice) if path == SEND else alice.headers
-    first = post(client, path, body, who)
+    headers = make_key(client, alice) if path == SEND else alice.headers
+    first = post(client, path, body, headers)
     before = count(app, alice, table)
-    again = post(client, path, body, who)
+    again = post(client, path, body, headers)
     assert (again.status_code, again.data) == (first.status_code, first.data)
     assert "Idempotency-Replayed" not in first.headers
     assert again.headers["Idempotency-Replayed"] == "true"
     assert count(app, alice, table) == before
 
 
-def test_the_order_of_fields_does_not_make_it_another_request(client: FlaskClient, alice: Person) -> None:
+def test_order_of_fields_does_not_change_the_fingerprint(client: FlaskClient, alice: Person) -> None:
     key = make_key(client, alice)
     first = post(client, SEND, SMS, key)
     again = post(client, SEND, dict(reversed(SMS.items())), key)
@@ -66,40 +66,38 @@ def test_the_order_of_fields_does_not_make_it_another_request(client: FlaskClien
 
 
 @pytest.mark.parametrize("path", [SEND, KEYS])
-def test_another_body_under_the_same_key_is_refused(client: FlaskClient, alice: Person, path: str) -> None:
-    who, body = (make_key(client, alice), SMS) if path == SEND else (alice.headers, {"name": "ci"})
+def test_another_body_with_the_same_key_is_rejected(client: FlaskClient, alice: Person, path: str) -> None:
+    headers, body = (make_key(client, alice), SMS) if path == SEND else (alice.headers, {"name": "ci"})
     changed = {**body, "message": "Other"} if path == SEND else {"name": "other"}
-    post(client, path, body, who)
-    answer = post(client, path, changed, who)
+    post(client, path, body, headers)
+    answer = post(client, path, changed, headers)
     assert (answer.status_code, answer.json["error"]["code"]) == (422, "IDEMPOTENCY_KEY_REUSED")
 
 
-def test_the_same_body_to_another_path_or_in_another_mode_is_another_request(
-    client: FlaskClient, alice: Person
-) -> None:
+def test_another_path_or_mode_is_another_request(client: FlaskClient, alice: Person) -> None:
     live, test = make_key(client, alice), make_key(client, alice, mode="test")
     assert post(client, SEND, SMS, live).status_code == 202
     assert post(client, SEND, SMS, test).json["error"]["code"] == "IDEMPOTENCY_KEY_REUSED"
     assert post(client, KEYS, {"name": "ci"}, alice.headers).json["error"]["code"] == "IDEMPOTENCY_KEY_REUSED"
 
 
-def test_a_key_of_one_company_is_free_in_another(client: FlaskClient, alice: Person, carol: Person) -> None:
-    mine = post(client, SEND, SMS, make_key(client, alice)).json["data"]
-    hers = post(client, SEND, SMS, make_key(client, carol)).json["data"]
-    assert mine["message_id"] != hers["message_id"]
+def test_key_of_one_organization_is_free_in_another(client: FlaskClient, alice: Person, carol: Person) -> None:
+    own = post(client, SEND, SMS, make_key(client, alice)).json["data"]
+    other = post(client, SEND, SMS, make_key(client, carol)).json["data"]
+    assert own["message_id"] != other["message_id"]
 
 
 @pytest.mark.parametrize("path", [SEND, KEYS])
-def test_an_old_key_is_free_again(client: FlaskClient, alice: Person, superuser: Any, path: str) -> None:
-    who, body = (make_key(client, alice), SMS) if path == SEND else (alice.headers, {"name": "ci"})
-    first = post(client, path, body, who)
-    age(superuser)
-    again = post(client, path, body, who)
+def test_expired_key_is_free_again(client: FlaskClient, alice: Person, superuser: Any, path: str) -> None:
+    headers, body = (make_key(client, alice), SMS) if path == SEND else (alice.headers, {"name": "ci"})
+    first = post(client, path, body, headers)
+    expire(superuser)
+    again = post(client, path, body, headers)
     assert again.status_code == first.status_code
     assert again.data != first.data
 
 
-def test_a_refused_request_keeps_nothing_and_its_repeat_runs_anew(client: FlaskClient, alice: Person) -> None:
+def test_failed_request_is_not_stored_and_its_repeat_runs(client: FlaskClient, alice: Person) -> None:
     key = make_key(client, alice)
     assert post(client, SEND, {**SMS, "to": "nobody"}, key).status_code == 422
     assert post(client, SEND, SMS, key).status_code == 202
@@ -111,20 +109,20 @@ def test_authentication_comes_before_a_replay(client: FlaskClient, alice: Person
 
 
 @pytest.mark.parametrize("key", ["ä", "a\tb", "a" * 256])
-def test_a_key_that_is_none_is_refused_everywhere(client: FlaskClient, alice: Person, key: str) -> None:
+def test_invalid_idempotency_key_is_rejected_everywhere(client: FlaskClient, alice: Person, key: str) -> None:
     for path, body in ((KEYS, {"name": "ci"}), ("/api/v1/auth/request-password-reset", {"email": "a@b.example"})):
         answer = client.post(path, json=body, headers={**alice.headers, "Idempotency-Key": key})
         assert (answer.status_code, answer.json["error"]["code"]) == (400, "IDEMPOTENCY_KEY_INVALID")
 
 
-def test_quotes_around_a_key_do_not_count_and_an_empty_one_is_none() -> None:
+def test_quotes_around_a_key_are_ignored_and_an_empty_key_is_none() -> None:
     assert idempotency.parse_key('"abc"') == idempotency.parse_key("abc") == "abc"
     assert idempotency.parse_key("") is idempotency.parse_key('""') is idempotency.parse_key(None) is None
     with pytest.raises(IdempotencyKeyInvalid):
         idempotency.parse_key("a" * 256)
 
 
-def test_answers_with_tokens_are_not_kept(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_responses_with_tokens_are_not_stored(app: Flask, client: FlaskClient, alice: Person) -> None:
     body = {"email": alice.email, "password": "correct horse battery"}
     first = client.post("/api/v1/auth/login", json=body, headers={"Idempotency-Key": "once"})
     again = client.post("/api/v1/auth/login", json=body, headers={"Idempotency-Key": "once"})
@@ -132,7 +130,9 @@ def test_answers_with_tokens_are_not_kept(app: Flask, client: FlaskClient, alice
     assert count(app, alice, "idempotency_keys") == 0
 
 
-def test_a_secret_is_kept_encrypted_and_for_an_hour(client: FlaskClient, alice: Person, superuser: Any) -> None:
+def test_response_with_a_secret_is_stored_encrypted_for_an_hour(
+    client: FlaskClient, alice: Person, superuser: Any
+) -> None:
     secret = post(client, KEYS, {"name": "ci"}, alice.headers).json["data"]["key"]
     with superuser, superuser.cursor() as cursor:
         cursor.execute("SELECT body, is_encrypted, expires_at < now() + interval '61 min' FROM idempotency_keys")
@@ -141,12 +141,12 @@ def test_a_secret_is_kept_encrypted_and_for_an_hour(client: FlaskClient, alice: 
     assert (is_encrypted, is_short) == (True, True)
 
 
-def test_a_get_pays_no_attention_to_the_header(client: FlaskClient, alice: Person) -> None:
+def test_get_ignores_the_header(client: FlaskClient, alice: Person) -> None:
     answer = client.get("/api/v1/keys", headers={**alice.headers, "Idempotency-Key": "a" * 300})
     assert answer.status_code == 200
 
 
-def test_fifty_at_once_are_one_message(app: Flask, alice: Person, client: FlaskClient) -> None:
+def test_fifty_concurrent_requests_create_one_message(app: Flask, alice: Person, client: FlaskClient) -> None:
     key = make_key(client, alice)
     start = threading.Barrier(10)
 
@@ -155,63 +155,63 @@ def test_fifty_at_once_are_one_message(app: Flask, alice: Person, client: FlaskC
         return [post(app.test_client(), SEND, SMS, key) for _ in range(5)]
 
     with ThreadPoolExecutor(10) as pool:
-        answers = [answer for some in pool.map(send, range(10)) for answer in some]
+        answers = [answer for batch in pool.map(send, range(10)) for answer in batch]
     assert {answer.status_code for answer in answers} == {202}
     assert len({answer.data for answer in answers}) == 1
     assert sum("Idempotency-Replayed" not in answer.headers for answer in answers) == 1
     assert (count(app, alice, "messages"), count(app, alice, "usage_events")) == (1, 1)
 
 
-def test_while_the_first_is_running_the_second_is_told_to_wait(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_second_request_is_rejected_while_the_first_is_running(app: Flask, client: FlaskClient, alice: Person) -> None:
     organization_id = ids.parse_id("org", alice.organization_id)
-    once = IdempotentRequest(organization_id, "once", b"f", 200, lambda _: b"")
+    request = IdempotentRequest(organization_id, "once", b"f", 200, lambda _: b"")
     with app.app_context(), tenancy.tenant_session(organization_id) as session:
-        idempotency.acquire(session, once)
+        idempotency.acquire(session, request)
         answer = post(app.test_client(), KEYS, {"name": "ci"}, alice.headers)
     assert (answer.status_code, answer.json["error"]["code"]) == (409, "IDEMPOTENCY_IN_PROGRESS")
     assert answer.headers["Retry-After"] == "1"
     assert post(client, KEYS, {"name": "ci"}, alice.headers).status_code == 201
 
 
-def test_what_has_expired_is_purged(app: Flask, client: FlaskClient, alice: Person, superuser: Any) -> None:
+def test_expired_responses_are_deleted(app: Flask, client: FlaskClient, alice: Person, superuser: Any) -> None:
     key = make_key(client, alice)
     post(client, SEND, SMS, key, "old")
-    age(superuser)
+    expire(superuser)
     post(client, SEND, SMS, key, "new")
     with app.app_context():
         assert idempotency.delete_expired() == 1
     assert count(app, alice, "idempotency_keys") == 1
 
 
-def test_what_was_encrypted_under_an_old_secret_can_be_read(app: Flask) -> None:
+def test_value_encrypted_with_an_old_secret_can_be_decrypted(app: Flask) -> None:
     with app.app_context():
-        sealed = crypto.encrypt("p", b"plain")
-        assert crypto.encrypt("p", b"plain") != sealed
+        encrypted = crypto.encrypt("p", b"plain")
+        assert crypto.encrypt("p", b"plain") != encrypted
         try:
             app.config["SECRET_KEY"] = "n" * 32 + "," + "s" * 32
-            assert crypto.decrypt("p", sealed) == b"plain"
+            assert crypto.decrypt("p", encrypted) == b"plain"
             app.config["SECRET_KEY"] = "n" * 32
             with pytest.raises(DecryptionFailed):
-                crypto.decrypt("p", sealed)
+                crypto.decrypt("p", encrypted)
         finally:
             app.config["SECRET_KEY"] = "s" * 32
         with pytest.raises(DecryptionFailed):
-            crypto.decrypt("other", sealed)
+            crypto.decrypt("other", encrypted)
 
 
-def test_what_one_person_was_shown_is_not_shown_to_another(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_response_of_one_user_is_not_replayed_to_another(app: Flask, client: FlaskClient, alice: Person) -> None:
     join(app, alice.organization_id, "dora@acme.example", "admin")
     assert post(client, KEYS, {"name": "ci"}, alice.headers).status_code == 201
     answer = post(client, KEYS, {"name": "ci"}, sign_in(client, "dora@acme.example").headers)
     assert (answer.status_code, answer.json["error"]["code"]) == (422, "IDEMPOTENCY_KEY_REUSED")
 
 
-def test_a_key_that_a_message_took_meanwhile_is_in_use(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_key_used_by_a_concurrent_message_is_in_progress(app: Flask, client: FlaskClient, alice: Person) -> None:
     organization_id = ids.parse_id("org", alice.organization_id)
-    once = IdempotentRequest(organization_id, "once", b"f", 200, lambda _: b"")
+    request = IdempotentRequest(organization_id, "once", b"f", 200, lambda _: b"")
     key = make_key(client, alice)
     with app.app_context(), tenancy.tenant_session(organization_id) as session:
-        idempotency.acquire(session, once)
+        idempotency.acquire(session, request)
         assert post(app.test_client(), SEND, SMS, key).status_code == 202
         with pytest.raises(IdempotentRequestInProgress):
-            idempotency.store_response(session, once, StoredResponse(200, b"{}"), is_secret=False)
+            idempotency.store_response(session, request, StoredResponse(200, b"{}"), is_secret=False)

@@ -10,13 +10,14 @@ from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # i
 from marshmallow import fields, validate
 
 from saas_api.core import json_schema
-from saas_api.core.fields import MoneyAmount, PrefixedId, StrictSchema, Timestamp
+from saas_api.core.fields import MoneyAmount, PrefixedId, Quantity, StrictSchema, Timestamp
 
 
 class LineOut(StrictSchema):
     """One line."""
 
     amount = MoneyAmount()
+    quantity = Quantity()
 
 
 class OrderOut(StrictSchema):
@@ -34,7 +35,7 @@ ORDER = {
     "status": "open",
     "paid_at": datetime(2026, 3, 1, tzinfo=UTC),
     "note": "",
-    "lines": [{"amount": Decimal("1.50")}],
+    "lines": [{"amount": Decimal("1.50"), "quantity": Decimal(3)}],
 }
 
 
@@ -56,7 +57,7 @@ def test_dumped_objects_match_the_derived_schema(validator: Any) -> None:
         {"id": "usr_00000000000000000000000000000001"},
         {"status": "lost"},
         {"note": None},
-        {"lines": [{"amount": 1.5}]},
+        {"lines": [{"amount": 1.5, "quantity": "3"}]},
         {"lines": [{}]},
     ],
     ids=["other_prefix", "unknown_choice", "null", "number_as_amount", "nested_field_missing"],
@@ -73,8 +74,16 @@ def test_every_field_is_required(validator: Any, name: str) -> None:
 
 
 def test_fields_added_later_are_accepted(validator: Any) -> None:
-    validator.validate({**OrderOut().dump(ORDER), "added": 1, "lines": [{"amount": "1.50", "added": 2}]})
+    validator.validate(
+        {**OrderOut().dump(ORDER), "added": 1, "lines": [{"amount": "1.50", "quantity": "3", "added": 2}]}
+    )
 
 
 def test_description_of_a_field_is_copied(validator: Any) -> None:
     assert validator.schema["properties"]["note"]["description"] == "Free text."
+
+
+def test_amounts_are_described_in_major_units_and_quantities_are_not(validator: Any) -> None:
+    line = validator.schema["properties"]["lines"]["items"]["properties"]
+    assert line["amount"]["description"] == "Major units, such as 29.00."
+    assert "description" not in line["quantity"]

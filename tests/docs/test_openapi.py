@@ -1,4 +1,4 @@
-"""The document as it is written from one route."""
+"""The OpenAPI document of one route."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ class ThingOut(StrictSchema):
     amount = MoneyAmount()
 
 
-def written(access: Access) -> dict[str, Any]:
+def document_of(access: Access) -> dict[str, Any]:
     route = ApiRoute(
         path="/api/v1/things/{thing_id}",
         method="POST",
@@ -43,13 +43,13 @@ def written(access: Access) -> dict[str, Any]:
 
 
 def operation(access: Access) -> dict[str, Any]:
-    made: dict[str, Any] = written(access)["paths"]["/api/v1/things/{thing_id}"]["post"]
-    return made
+    operation_object: dict[str, Any] = document_of(access)["paths"]["/api/v1/things/{thing_id}"]["post"]
+    return operation_object
 
 
-def test_the_docstring_is_summary_and_description() -> None:
-    made = operation(Access(is_public=True))
-    assert (made["summary"], made["description"]) == ("Make a thing", "More about it.")
+def test_docstring_becomes_summary_and_description() -> None:
+    operation_object = operation(Access(is_public=True))
+    assert (operation_object["summary"], operation_object["description"]) == ("Make a thing", "More about it.")
 
 
 @pytest.mark.parametrize(
@@ -66,22 +66,22 @@ def test_access_becomes_security(access: Access, expected: list[Any]) -> None:
     assert operation(access)["security"] == expected
 
 
-def test_a_query_is_spread_into_parameters_without_empty_defaults() -> None:
+def test_query_schema_becomes_parameters_without_empty_defaults() -> None:
     limit, since = operation(Access(is_public=True))["parameters"][1:]
     assert limit["schema"] == {"type": "integer", "minimum": 1, "maximum": 100, "default": 20}
     assert "default" not in since["schema"]
 
 
-def test_errors_are_listed_by_status_with_an_example_each() -> None:
+def test_errors_are_listed_by_status_with_examples() -> None:
     responses = operation(Access(permission="keys:create"))["responses"]
     assert set(responses) == {"201", "400", "401", "403", "404", "409", "410", "422", "503"}
     example = responses["409"]["content"]["application/json"]["examples"]["CONFLICT"]["value"]
     assert example["error"]["code"] == "CONFLICT"
 
 
-def test_own_fields_are_strings_with_their_format() -> None:
+def test_custom_fields_are_strings_with_their_format() -> None:
     shape = next(
-        schema for name, schema in written(Access())["components"]["schemas"].items() if name.endswith("ThingOut")
+        schema for name, schema in document_of(Access())["components"]["schemas"].items() if name.endswith("ThingOut")
     )
     formats = {name: (item["type"], item.get("format")) for name, item in shape["properties"].items()}
     assert formats == {

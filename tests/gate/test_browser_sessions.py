@@ -1,6 +1,6 @@
-"""People at the pages: cookies, their renewal within a request, and forms that only our own pages may send.
+"""Browser sessions at the pages: cookies, refresh within a request, CSRF tokens, and forms that survive signing in.
 
-Access: a page asks 303 to the door from nobody; a form is 400 without its token, 401 without a session.
+Without a session a page redirects to the sign-in page, and a form gets 401; a form without its token gets 400.
 """
 
 import io
@@ -21,14 +21,14 @@ from tests.support.accounts import PASSWORD, Person, join, sign_in
 from tests.support.pages import Browser, form_of
 
 HOME, STEPS = "/dashboard", "/dashboard/first-steps"
-OURS = {"Origin": "http://localhost"}
+OWN_ORIGIN = {"Origin": "http://localhost"}
 
 
 def later(minutes: int) -> Any:
     return time_machine.travel(clock.now() + timedelta(minutes=minutes), tick=True)
 
 
-def test_who_is_not_signed_in_is_led_to_the_door_and_back(app: Flask, alice: Person) -> None:
+def test_anonymous_visitor_signs_in_and_returns_to_the_page(app: Flask, alice: Person) -> None:
     browser = Browser(app)
     answer = browser.open("/dashboard/usage?range=7d")
     assert (answer.status_code, answer.location) == (303, "/login?next=/dashboard/usage?range%3D7d")
@@ -36,29 +36,29 @@ def test_who_is_not_signed_in_is_led_to_the_door_and_back(app: Flask, alice: Per
     assert (back.status_code, back.location) == (303, "/dashboard/usage?range=7d")
 
 
-@pytest.mark.parametrize("elsewhere", ["//evil.example", "/\\evil.example", "https://evil.example", "/a b", ""])
-def test_nobody_is_led_elsewhere_after_signing_in(app: Flask, alice: Person, elsewhere: str) -> None:
-    answer = Browser(app).submit("/login", email=alice.email, password=PASSWORD, next=elsewhere)
+@pytest.mark.parametrize("path", ["//evil.example", "/\\evil.example", "https://evil.example", "/a b", ""])
+def test_sign_in_never_redirects_to_another_site(app: Flask, alice: Person, path: str) -> None:
+    answer = Browser(app).submit("/login", email=alice.email, password=PASSWORD, next=path)
     assert (answer.status_code, answer.location) == (303, HOME)
 
 
-def test_pages_do_not_read_headers_and_the_api_reads_no_cookies(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_pages_ignore_headers_and_the_api_ignores_cookies(app: Flask, client: FlaskClient, alice: Person) -> None:
     assert client.get(HOME, headers=alice.headers).status_code == 303
     assert Browser(app, alice).open("/api/v1/auth/me").status_code == 401
 
 
-def test_an_expired_token_is_renewed_within_the_request(app: Flask, alice: Person) -> None:
+def test_expired_access_token_is_refreshed_within_the_request(app: Flask, alice: Person) -> None:
     browser = Browser(app, alice)
     form = browser.form(HOME, STEPS)
     with later(16):
         assert browser.open(HOME).status_code == 200
-        renewed = browser.client.get_cookie("at")
-        assert renewed is not None
-        assert renewed.value != alice.token
-        assert browser.send(STEPS, form).status_code == 303, "the page that was open goes on working"
+        cookie = browser.client.get_cookie("at")
+        assert cookie is not None
+        assert cookie.value != alice.token
+        assert browser.send(STEPS, form).status_code == 303, "the open page still works"
 
 
-def test_a_form_renews_the_session_too(app: Flask, alice: Person) -> None:
+def test_form_refreshes_the_session(app: Flask, alice: Person) -> None:
     browser = Browser(app, alice)
     form = browser.form(HOME, STEPS)
     with later(16):
@@ -66,14 +66,14 @@ def test_a_form_renews_the_session_too(app: Flask, alice: Person) -> None:
     assert (answer.status_code, answer.location) == (303, HOME)
 
 
-def test_a_form_without_its_token_renews_nothing(app: Flask, alice: Person) -> None:
+def test_form_without_csrf_token_does_not_refresh(app: Flask, alice: Person) -> None:
     browser = Browser(app, alice)
     with later(16):
         assert browser.send(STEPS, {}).status_code == 400
         assert browser.client.get_cookie("rt").value == alice.refresh_token  # type: ignore[union-attr]  # it is there
 
 
-def test_a_poll_renews_nothing(app: Flask, alice: Person) -> None:
+def test_poll_does_not_refresh(app: Flask, alice: Person) -> None:
     browser = Browser(app, alice)
     with later(16):
         answer = browser.open(STEPS, **{"HX-Request": "true", "X-Poll": "1"})
@@ -82,23 +82,21 @@ def test_a_poll_renews_nothing(app: Flask, alice: Person) -> None:
 
 
 @pytest.mark.parametrize("token", [None, "", "0" * 32, "ä"])
-def test_a_form_needs_the_token_of_its_session(app: Flask, alice: Person, token: str | None) -> None:
+def test_form_requires_the_csrf_token_of_its_session(app: Flask, alice: Person, token: str | None) -> None:
     browser = Browser(app, alice)
     sent = {} if token is None else {"csrf_token": token}
     assert browser.send(STEPS, sent).status_code == 400
-    assert "First steps" in browser.open(HOME).text, "nothing was done"
+    assert "First steps" in browser.open(HOME).text, "the form had no effect"
 
 
-def test_the_token_of_another_session_is_refused(app: Flask, client: FlaskClient, alice: Person) -> None:
-    theirs = Browser(app, alice).form(HOME, STEPS)
+def test_csrf_token_of_another_session_is_rejected(app: Flask, client: FlaskClient, alice: Person) -> None:
+    foreign_form = Browser(app, alice).form(HOME, STEPS)
     own = Browser(app, sign_in(client, alice.email))
-    assert own.send(STEPS, theirs).status_code == 400
+    assert own.send(STEPS, foreign_form).status_code == 400
 
 
 @pytest.mark.parametrize("header", [{"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}])
-def test_a_form_of_another_site_is_refused_whatever_it_brings(
-    app: Flask, alice: Person, header: dict[str, str]
-) -> None:
+def test_form_of_another_site_is_rejected_with_a_valid_token(app: Flask, alice: Person, header: dict[str, str]) -> None:
     browser = Browser(app, alice)
     form = {**browser.form(HOME, STEPS), "note": "typed"}
     answer = browser.client.post(STEPS, data=form, headers=header)
@@ -106,13 +104,13 @@ def test_a_form_of_another_site_is_refused_whatever_it_brings(
     assert "typed" not in answer.text
 
 
-def test_a_browser_that_hides_where_a_form_came_from_may_send_it(app: Flask, alice: Person) -> None:
+def test_form_with_null_origin_from_the_same_site_is_accepted(app: Flask, alice: Person) -> None:
     browser = Browser(app, alice)
-    said = {"Origin": "null", "Sec-Fetch-Site": "same-origin"}
-    assert browser.client.post(STEPS, data=browser.form(HOME, STEPS), headers=said).status_code == 303
+    headers = {"Origin": "null", "Sec-Fetch-Site": "same-origin"}
+    assert browser.client.post(STEPS, data=browser.form(HOME, STEPS), headers=headers).status_code == 303
 
 
-def test_a_stale_form_is_kept_and_sent_again_with_a_click(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_form_of_an_ended_session_can_be_resubmitted(app: Flask, client: FlaskClient, alice: Person) -> None:
     old = Browser(app, alice).form(HOME, STEPS)
     browser = Browser(app, sign_in(client, alice.email))
     answer = browser.send(STEPS, {**old, "note": "<b>typed</b>", "new_password": "s3cret-s3cret"})
@@ -124,14 +122,14 @@ def test_a_stale_form_is_kept_and_sent_again_with_a_click(app: Flask, client: Fl
     assert browser.send(STEPS, again).status_code == 303
 
 
-def test_nothing_is_lost_when_the_session_ends_in_mid_form(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_form_survives_signing_in_again(app: Flask, client: FlaskClient, alice: Person) -> None:
     browser = Browser(app, alice)
     form = browser.form(HOME, STEPS)
     client.post("/api/v1/auth/logout", headers=alice.headers)
     refused = browser.send(STEPS, {**form, "note": "typed"})
     assert refused.status_code == 401
-    door = {**form_of(refused, "/login"), "email": alice.email, "password": PASSWORD}
-    back = browser.send("/login", door)
+    sign_in_form = {**form_of(refused, "/login"), "email": alice.email, "password": PASSWORD}
+    back = browser.send("/login", sign_in_form)
     assert back.status_code == 200
     assert "You are signed in again" in back.text
     again = form_of(back, STEPS)
@@ -140,7 +138,7 @@ def test_nothing_is_lost_when_the_session_ends_in_mid_form(app: Flask, client: F
     assert "First steps" not in browser.open(HOME).text
 
 
-def test_what_is_kept_is_kept_when_the_password_is_wrong_once(app: Flask, alice: Person) -> None:
+def test_form_survives_a_wrong_password(app: Flask, alice: Person) -> None:
     refused = Browser(app).send(STEPS, {"note": "typed"})
     browser = Browser(app)
     browser.open("/login")
@@ -150,7 +148,7 @@ def test_what_is_kept_is_kept_when_the_password_is_wrong_once(app: Flask, alice:
     assert form_of(wrong, "/login")["resume_fields"] == fields["resume_fields"]
 
 
-def test_another_tab_that_signed_in_meanwhile_does_not_break_the_door(app: Flask, alice: Person) -> None:
+def test_sign_in_form_works_after_signing_in_in_another_tab(app: Flask, alice: Person) -> None:
     browser = Browser(app)
     form = browser.form("/login")
     browser.submit("/login", email=alice.email, password=PASSWORD)
@@ -158,7 +156,7 @@ def test_another_tab_that_signed_in_meanwhile_does_not_break_the_door(app: Flask
     assert answer.status_code == 303
 
 
-def test_signing_out_ends_the_session_and_forgets_the_cookies(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_signing_out_ends_the_session_and_deletes_the_cookies(app: Flask, client: FlaskClient, alice: Person) -> None:
     browser = Browser(app, alice)
     answer = browser.submit(HOME, "/logout")
     assert (answer.status_code, answer.location) == (303, "/login")
@@ -166,16 +164,16 @@ def test_signing_out_ends_the_session_and_forgets_the_cookies(app: Flask, client
     assert client.get("/api/v1/auth/me", headers=alice.headers).status_code == 401
 
 
-def test_a_removed_member_is_out_on_the_next_click(app: Flask, client: FlaskClient, alice: Person, bob: Person) -> None:
+def test_removed_member_is_redirected_on_the_next_request(
+    app: Flask, client: FlaskClient, alice: Person, bob: Person
+) -> None:
     browser = Browser(app, bob)
     assert browser.open(HOME).status_code == 200
     assert client.delete(f"/api/v1/team/members/{bob.user_id}", headers=alice.headers).status_code == 200
     assert browser.open(HOME).status_code == 303
 
 
-def test_one_goes_on_in_another_organization_and_nothing_of_the_first_shows(
-    app: Flask, client: FlaskClient, alice: Person, carol: Person
-) -> None:
+def test_switch_requires_a_token_and_membership(app: Flask, client: FlaskClient, alice: Person, carol: Person) -> None:
     join(app, carol.organization_id, "erin@both.example", "viewer")
     erin = sign_in(client, "erin@both.example")
     browser = Browser(app, erin)
@@ -185,7 +183,7 @@ def test_one_goes_on_in_another_organization_and_nothing_of_the_first_shows(
     assert foreign.status_code == 404
 
 
-def test_choices_are_remembered_and_wrong_ones_refused(app: Flask, alice: Person) -> None:
+def test_preferences_are_stored_and_invalid_ones_rejected(app: Flask, alice: Person) -> None:
     browser = Browser(app, alice)
     form = browser.form(HOME, "/preferences")
     assert browser.send("/preferences", {**form, "theme": "dark", "mode": "test"}).location == HOME
@@ -196,15 +194,15 @@ def test_choices_are_remembered_and_wrong_ones_refused(app: Flask, alice: Person
     assert browser.send("/preferences", {**form, "back": "//evil.example"}).status_code == 422
 
 
-def test_the_console_is_not_there_for_others(app: Flask, alice: Person) -> None:
+def test_console_is_not_found_for_other_users(app: Flask, alice: Person) -> None:
     answer = Browser(app, alice).open("/admin")
     assert answer.status_code == 404
     assert "There is nothing here." in answer.text
 
 
-def test_an_operator_without_an_organization_signs_in_at_the_page_alone(app: Flask, client: FlaskClient) -> None:
-    made = app.test_cli_runner().invoke(args=["operator", "create", "olga@platform.example", "--role", "admin"])
-    link = made.output.split("choose a password at ")[1].split()[0]
+def test_operator_without_organization_signs_in_at_the_page_only(app: Flask, client: FlaskClient) -> None:
+    result = app.test_cli_runner().invoke(args=["operator", "create", "olga@platform.example", "--role", "admin"])
+    link = result.output.split("choose a password at ")[1].split()[0]
     browser = Browser(app)
     path = link.removeprefix(app.config["APP_URL"])
     assert browser.submit(path, "/reset-password", new_password=PASSWORD).location == "/login"
@@ -216,12 +214,14 @@ def test_an_operator_without_an_organization_signs_in_at_the_page_alone(app: Fla
     assert client.post("/api/v1/auth/login", json=body).status_code == 403
 
 
-def test_a_page_of_one_organization_does_nothing_in_another(
+def test_form_of_one_organization_is_rejected_in_another(
     app: Flask, client: FlaskClient, alice: Person, carol: Person
 ) -> None:
     with app.app_context(), tenancy.system_session("auth.register") as session:
-        there = ids.parse_id("org", carol.organization_id)
-        session.add(Membership(organization_id=there, user_id=ids.parse_id("usr", alice.user_id), role="admin"))
+        organization_id = ids.parse_id("org", carol.organization_id)
+        session.add(
+            Membership(organization_id=organization_id, user_id=ids.parse_id("usr", alice.user_id), role="admin")
+        )
     browser = Browser(app, alice)
     form = browser.form("/dashboard/settings")
     browser.submit(HOME, "/dashboard/switch", organization_id=carol.organization_id)
@@ -233,12 +233,14 @@ def test_a_page_of_one_organization_does_nothing_in_another(
     )
 
 
-def test_who_signs_in_again_goes_on_where_they_were(
+def test_signing_in_again_continues_in_the_last_organization(
     app: Flask, client: FlaskClient, alice: Person, carol: Person
 ) -> None:
     with app.app_context(), tenancy.system_session("auth.register") as session:
-        there = ids.parse_id("org", carol.organization_id)
-        session.add(Membership(organization_id=there, user_id=ids.parse_id("usr", alice.user_id), role="admin"))
+        organization_id = ids.parse_id("org", carol.organization_id)
+        session.add(
+            Membership(organization_id=organization_id, user_id=ids.parse_id("usr", alice.user_id), role="admin")
+        )
     browser = Browser(app, alice)
     browser.submit(HOME, "/dashboard/switch", organization_id=carol.organization_id)
     form = browser.form(HOME, STEPS)
@@ -246,11 +248,11 @@ def test_who_signs_in_again_goes_on_where_they_were(
     assert token is not None
     client.post("/api/v1/auth/logout", headers={"Authorization": f"Bearer {token.value}"})
     refused = browser.send(STEPS, form)
-    door = {**form_of(refused, "/login"), "email": alice.email, "password": PASSWORD}
-    assert "it acts in <strong>Carol &amp; Co</strong>" in browser.send("/login", door).text
+    sign_in_form = {**form_of(refused, "/login"), "email": alice.email, "password": PASSWORD}
+    assert "it acts in <strong>Carol &amp; Co</strong>" in browser.send("/login", sign_in_form).text
 
 
-def test_a_part_of_a_page_leads_nowhere_while_somebody_types(app: Flask) -> None:
+def test_fragment_without_a_session_does_not_redirect(app: Flask) -> None:
     answer = Browser(app).open("/dashboard/messages", **{"HX-Request": "true"})
     assert answer.status_code == 401
     assert "What you typed is still here" in answer.text
@@ -265,16 +267,16 @@ def test_a_part_of_a_page_leads_nowhere_while_somebody_types(app: Flask) -> None
         ({"data": {"file": (io.BytesIO(b"x" * 70_000), "big")}}, 413),
     ],
 )
-def test_no_form_is_larger_than_ours_or_holds_what_ours_cannot(app: Flask, sent: Any, status: int) -> None:
-    assert app.test_client().post("/login", headers=OURS, **sent).status_code == status
+def test_oversized_and_malformed_forms_are_rejected(app: Flask, sent: Any, status: int) -> None:
+    assert app.test_client().post("/login", headers=OWN_ORIGIN, **sent).status_code == status
 
 
 @pytest.mark.parametrize("path", ["/dashboard/billing/plans/%00", "/admin/plans/%00", "/pricing?sms=%00"])
-def test_a_zero_in_an_address_is_refused(app: Flask, alice: Person, path: str) -> None:
+def test_null_byte_in_a_path_is_rejected(app: Flask, alice: Person, path: str) -> None:
     assert Browser(app, alice).open(path).status_code in (400, 404)
 
 
-def test_the_token_of_a_visit_opens_no_form_of_a_session(app: Flask, alice: Person) -> None:
+def test_csrf_token_of_a_visitor_is_rejected_in_a_session(app: Flask, alice: Person) -> None:
     browser = Browser(app, alice)
     visit = Browser(app)
     token = visit.form("/login")["csrf_token"]
@@ -284,9 +286,7 @@ def test_the_token_of_a_visit_opens_no_form_of_a_session(app: Flask, alice: Pers
     assert browser.send(STEPS, {"csrf_token": token}).status_code == 400
 
 
-def test_the_console_is_shown_to_allowed_addresses_alone(
-    app: Flask, alice: Person, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_console_is_shown_to_allowed_addresses_only(app: Flask, alice: Person, monkeypatch: pytest.MonkeyPatch) -> None:
     app.test_cli_runner().invoke(args=["operator", "create", alice.email, "--role", "admin"])
     assert Browser(app, alice).open("/admin").status_code == 200
     monkeypatch.setitem(app.config, "ADMIN_ALLOWED_IPS", ["203.0.113.0/24"])

@@ -1,4 +1,4 @@
-"""Who may call: one credential, of the right kind, unchanged, and not revoked anywhere."""
+"""Credentials of API requests: one credential, of the right kind, well formed, and not revoked."""
 
 from typing import Any
 
@@ -18,20 +18,18 @@ def code(answer: Any) -> tuple[int, str]:
     return answer.status_code, answer.json["error"]["code"]
 
 
-def test_a_revoked_key_is_refused_on_the_next_request_in_another_process(
-    client: FlaskClient, config: dict[str, Any]
-) -> None:
+def test_revoked_key_is_rejected_in_another_process(client: FlaskClient, config: dict[str, Any]) -> None:
     person = sign_up(client)
     key_id, key = make_key(client, person)
     with neighbour(config) as process:
         assert process.call("GET", LIST, key)["status"] == 200
         assert process.call("GET", LIST, key)["status"] == 200
         assert client.delete(f"/api/v1/api-keys/{key_id}", headers=person).status_code == 200
-        refused = process.call("GET", LIST, key)
-        assert (refused["status"], refused["json"]["error"]["code"]) == (401, "INVALID_API_KEY")
+        rejected = process.call("GET", LIST, key)
+        assert (rejected["status"], rejected["json"]["error"]["code"]) == (401, "INVALID_API_KEY")
 
 
-def test_a_revoked_key_is_refused_on_the_next_request_here(client: FlaskClient) -> None:
+def test_revoked_key_is_rejected_on_the_next_request(client: FlaskClient) -> None:
     person = sign_up(client)
     key_id, key = make_key(client, person)
     assert client.get(LIST, headers=key).status_code == 200
@@ -40,21 +38,21 @@ def test_a_revoked_key_is_refused_on_the_next_request_here(client: FlaskClient) 
 
 
 @pytest.mark.parametrize("change", ["x", "", "X", "\u0663"])
-def test_a_malformed_key_is_refused_without_a_statement(app: Flask, client: FlaskClient, change: str) -> None:
+def test_malformed_key_is_rejected_without_a_query(app: Flask, client: FlaskClient, change: str) -> None:
     statements: list[Any] = []
     with app.app_context():
         engine = db.engine
 
-    def note(*seen: Any) -> None:
-        statements.append(seen[2])
+    def record(*arguments: Any) -> None:
+        statements.append(arguments[2])
 
     text = key_format.generate_key("sk", "live")
     wrong = text[:-1] + ("y" if text[-1] == change else change)
-    event.listen(engine, "before_cursor_execute", note)
+    event.listen(engine, "before_cursor_execute", record)
     try:
         answer = client.get(LIST, headers={"X-API-Key": wrong.encode().decode("latin-1")})
     finally:
-        event.remove(engine, "before_cursor_execute", note)
+        event.remove(engine, "before_cursor_execute", record)
     assert code(answer) == (401, "INVALID_API_KEY")
     assert answer.headers["WWW-Authenticate"]
     assert statements == []
@@ -65,12 +63,12 @@ def test_unknown_keys_are_limited_by_address(client: FlaskClient) -> None:
     assert codes == [401] * 30 + [429]
 
 
-def test_a_key_works_as_a_bearer_too(client: FlaskClient) -> None:
+def test_key_is_accepted_as_a_bearer_token(client: FlaskClient) -> None:
     _, key = make_key(client, sign_up(client))
     assert client.get(LIST, headers={"Authorization": f"Bearer {key['X-API-Key']}"}).status_code == 200
 
 
-def test_two_credentials_are_one_too_many(client: FlaskClient) -> None:
+def test_two_credentials_are_rejected(client: FlaskClient) -> None:
     person = sign_up(client)
     _, key = make_key(client, person)
     assert code(client.get(LIST, headers={**person, **key})) == (400, "INVALID_REQUEST")
@@ -85,21 +83,21 @@ def test_two_credentials_are_one_too_many(client: FlaskClient) -> None:
         ({"Authorization": "Bearer a.b.c"}, "INVALID_TOKEN"),
     ],
 )
-def test_a_bad_credential_is_401_and_says_why(client: FlaskClient, headers: dict[str, str], expected: str) -> None:
+def test_invalid_credential_is_401_with_a_code(client: FlaskClient, headers: dict[str, str], expected: str) -> None:
     assert code(client.get(LIST, headers=headers)) == (401, expected)
 
 
-def test_an_endpoint_for_keys_asks_a_person_for_one(client: FlaskClient) -> None:
+def test_endpoint_for_keys_asks_a_user_for_a_key(client: FlaskClient) -> None:
     assert code(client.post(SEND, json=SMS, headers=sign_up(client))) == (401, "MISSING_API_KEY")
 
 
-def test_a_key_needs_the_scope(client: FlaskClient) -> None:
+def test_key_requires_the_scope(client: FlaskClient) -> None:
     _, key = make_key(client, sign_up(client), scopes=["messages:read"])
     assert client.get(LIST, headers=key).status_code == 200
     assert code(client.post(SEND, json=SMS, headers=key)) == (403, "INSUFFICIENT_SCOPE")
 
 
-def test_a_key_works_from_allowed_addresses_only(client: FlaskClient) -> None:
+def test_key_is_accepted_from_allowed_addresses_only(client: FlaskClient) -> None:
     person = sign_up(client)
     _, inside = make_key(client, person, allowed_ips=["127.0.0.0/8"])
     _, outside = make_key(client, person, allowed_ips=["203.0.113.0/24", "2001:db8::/32"])
@@ -107,7 +105,7 @@ def test_a_key_works_from_allowed_addresses_only(client: FlaskClient) -> None:
     assert code(client.get(LIST, headers=outside)) == (403, "IP_NOT_ALLOWED")
 
 
-def test_a_suspended_organization_is_refused(client: FlaskClient, superuser: Any) -> None:
+def test_key_of_a_suspended_organization_is_rejected(client: FlaskClient, superuser: Any) -> None:
     _, key = make_key(client, sign_up(client))
     with superuser, superuser.cursor() as cursor:
         cursor.execute(str(sa.text("UPDATE organizations SET status = 'suspended'")))

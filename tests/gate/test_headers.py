@@ -1,4 +1,4 @@
-"""The headers of every kind of answer, literally, and which browsers may read them."""
+"""Headers of every kind of response, and the origins that may read them."""
 
 from typing import Any
 
@@ -24,15 +24,15 @@ PAGE = {
         "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     ),
 }
-PASSING = {"Content-Type", "Content-Length", "X-Request-Id", "Allow", "WWW-Authenticate", "Retry-After"}
-OURS = "https://app.example"
+VARIABLE = {"Content-Type", "Content-Length", "X-Request-Id", "Allow", "WWW-Authenticate", "Retry-After"}
+ORIGIN = "https://app.example"
 
 
-def told(answer: Any) -> dict[str, str]:
-    """Headers, without those that say something about this one answer."""
+def constant_headers(answer: Any) -> dict[str, str]:
+    """Headers, without those that depend on the single response."""
     names = [name for name, _ in answer.headers]
-    assert len(names) == len(set(names)), "a header stands twice"
-    return {name: value for name, value in answer.headers.items() if name not in PASSING}
+    assert len(names) == len(set(names)), "a header is sent twice"
+    return {name: value for name, value in answer.headers.items() if name not in VARIABLE}
 
 
 @pytest.mark.parametrize(
@@ -49,24 +49,24 @@ def told(answer: Any) -> dict[str, str]:
         ("POST", "/api/v1/auth/login", {"json": {}}, 422),
     ],
 )
-def test_every_answer_of_the_api_has_the_same_headers(
+def test_api_responses_have_the_same_headers(
     client: FlaskClient, method: str, path: str, options: dict[str, Any], status: int
 ) -> None:
     answer = client.open(path, method=method, **options)
     assert (answer.status_code, answer.mimetype) == (status, "application/json")
-    assert told(answer) == DATA
+    assert constant_headers(answer) == DATA
 
 
 @pytest.mark.parametrize(
     ("method", "path", "status"), [("GET", "/nothing", 404), ("GET", "/docs/", 200), ("POST", "/docs/", 405)]
 )
-def test_every_page_has_the_same_headers(client: FlaskClient, method: str, path: str, status: int) -> None:
+def test_pages_have_the_same_headers(client: FlaskClient, method: str, path: str, status: int) -> None:
     answer = client.open(path, method=method)
     assert (answer.status_code, answer.mimetype) == (status, "text/html")
-    assert {**told(answer), "Vary": ""} == {**PAGE, "Vary": ""}  # an error page of ours depends on the session
+    assert {**constant_headers(answer), "Vary": ""} == {**PAGE, "Vary": ""}  # an error page depends on the session
 
 
-def test_a_crash_and_a_full_limit_have_them_too(
+def test_crash_and_rate_limit_responses_have_the_headers(
     app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, key = make_key(client, sign_up(client), rate_limit_per_minute=1)
@@ -74,20 +74,20 @@ def test_a_crash_and_a_full_limit_have_them_too(
     assert client.get(LIST, headers=key).status_code == 200
     full = client.get(LIST, headers=key)
     assert full.status_code == 429
-    assert {name: value for name, value in told(full).items() if "ratelimit" not in name.lower()} == DATA
+    assert {name: value for name, value in constant_headers(full).items() if "ratelimit" not in name.lower()} == DATA
 
     def crash() -> None:
         raise RuntimeError("inside")
 
-    crash.__access__ = app.view_functions["ops.healthz"].__access__  # type: ignore[attr-defined]  # as a view has it
+    crash.__access__ = app.view_functions["ops.healthz"].__access__  # type: ignore[attr-defined]  # as a view declares it
     monkeypatch.setitem(app.view_functions, "billing_plans.list_plans", crash)
     monkeypatch.setitem(app.config, "PROPAGATE_EXCEPTIONS", False)
     broken = client.get("/api/v1/billing/plans")
     assert broken.status_code == 500
-    assert told(broken) == DATA
+    assert constant_headers(broken) == DATA
 
 
-def test_the_api_sets_no_cookie_and_reads_none(client: FlaskClient) -> None:
+def test_api_neither_sets_nor_reads_cookies(client: FlaskClient) -> None:
     body = {"organization_name": "Acme", "email": "alice@acme.example", "password": "correct horse battery"}
     answer = client.post("/api/v1/auth/register", json=body)
     assert answer.status_code == 201
@@ -98,7 +98,7 @@ def test_the_api_sets_no_cookie_and_reads_none(client: FlaskClient) -> None:
     assert client.get(LIST).status_code == 401
 
 
-def test_a_key_beside_a_cookie_counts_and_the_cookie_does_not(client: FlaskClient) -> None:
+def test_api_uses_the_key_and_ignores_the_cookie(client: FlaskClient) -> None:
     person = sign_up(client)
     _, key = make_key(client, person, scopes=["usage:read"])
     client.set_cookie("access_token_cookie", person["Authorization"].removeprefix("Bearer "))
@@ -106,35 +106,33 @@ def test_a_key_beside_a_cookie_counts_and_the_cookie_does_not(client: FlaskClien
     assert (answer.status_code, answer.json["error"]["code"]) == (403, "INSUFFICIENT_SCOPE")
 
 
-ALLOWED = {
-    "Access-Control-Allow-Origin": OURS,
+CORS_HEADERS = {
+    "Access-Control-Allow-Origin": ORIGIN,
     "Access-Control-Expose-Headers": "X-Request-Id, Retry-After, X-RateLimit-Remaining",
 }
-ASKED = {
+PREFLIGHT_HEADERS = {
     "Access-Control-Allow-Methods": "GET, POST, PUT, PATCH, DELETE",
     "Access-Control-Allow-Headers": "Authorization, X-API-Key, Content-Type, Idempotency-Key",
     "Access-Control-Max-Age": "600",
 }
 
 
-def about_origins(answer: Any) -> dict[str, str]:
+def cors_headers(answer: Any) -> dict[str, str]:
     return {name: value for name, value in answer.headers.items() if name.startswith("Access-Control-")}
 
 
 def preflight(client: FlaskClient, path: str, origin: str) -> Any:
-    asked = {"Origin": origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-api-key"}
-    return client.options(path, headers=asked)
+    headers = {"Origin": origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-api-key"}
+    return client.options(path, headers=headers)
 
 
-def test_a_browser_of_a_named_origin_may_call_the_api(
-    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(app.config, "CORS_ORIGINS", [OURS])
-    asked = preflight(client, "/api/v1/messages/send", OURS)
-    assert asked.status_code == 200
-    assert about_origins(asked) == {**ALLOWED, **ASKED}
+def test_allowed_origin_can_call_the_api(app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(app.config, "CORS_ORIGINS", [ORIGIN])
+    answer = preflight(client, "/api/v1/messages/send", ORIGIN)
+    assert answer.status_code == 200
+    assert cors_headers(answer) == {**CORS_HEADERS, **PREFLIGHT_HEADERS}
     for path in ("/api/v1/billing/plans", LIST, "/api/v1/nothing"):
-        assert about_origins(client.get(path, headers={"Origin": OURS})) == ALLOWED
+        assert cors_headers(client.get(path, headers={"Origin": ORIGIN})) == CORS_HEADERS
 
 
 @pytest.mark.parametrize(
@@ -150,19 +148,19 @@ def test_a_browser_of_a_named_origin_may_call_the_api(
         "",
     ],
 )
-def test_a_browser_of_another_origin_may_not(
+def test_other_origin_cannot_call_the_api(
     app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch, origin: str
 ) -> None:
-    monkeypatch.setitem(app.config, "CORS_ORIGINS", [OURS])
+    monkeypatch.setitem(app.config, "CORS_ORIGINS", [ORIGIN])
     for answer in (client.get("/api/v1/billing/plans", headers={"Origin": origin}), preflight(client, LIST, origin)):
-        assert about_origins(answer) == {}
+        assert cors_headers(answer) == {}
         assert answer.headers["Vary"] == "Origin"
 
 
-def test_no_origin_is_let_in_unless_it_is_set_and_none_to_the_pages(
+def test_cors_is_off_by_default_and_never_on_for_pages(
     app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert about_origins(client.get("/api/v1/billing/plans", headers={"Origin": OURS})) == {}
-    monkeypatch.setitem(app.config, "CORS_ORIGINS", [OURS])
+    assert cors_headers(client.get("/api/v1/billing/plans", headers={"Origin": ORIGIN})) == {}
+    monkeypatch.setitem(app.config, "CORS_ORIGINS", [ORIGIN])
     for path in ("/docs/", "/healthz", "/nothing"):
-        assert about_origins(client.get(path, headers={"Origin": OURS})) == {}
+        assert cors_headers(client.get(path, headers={"Origin": ORIGIN})) == {}

@@ -1,4 +1,4 @@
-"""A repeat under an Idempotency-Key, and a call that is refused, take nothing from the quota."""
+"""Replayed requests, and requests with a rejected Idempotency-Key, do not use quota."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ SMS = {"to": "+2348012345678", "type": "sms", "message": "Hello"}
 
 @pytest.fixture
 def key(client: FlaskClient, alice: Person, superuser: Any) -> Headers:
-    """A key of a company that may send two SMS in a period."""
+    """A key of an organization with a quota of two SMS."""
     with superuser, superuser.cursor() as cursor:
         cursor.execute(
             """INSERT INTO organization_limits (organization_id, ceilings, reason)
@@ -22,35 +22,35 @@ def key(client: FlaskClient, alice: Person, superuser: Any) -> Headers:
     return make_key(client, alice)
 
 
-def send(client: FlaskClient, key: Headers, once: str, text: str = "Hello") -> Any:
-    return client.post(SEND, json={**SMS, "message": text}, headers={**key, "Idempotency-Key": once})
+def send(client: FlaskClient, key: Headers, idempotency_key: str, text: str = "Hello") -> Any:
+    return client.post(SEND, json={**SMS, "message": text}, headers={**key, "Idempotency-Key": idempotency_key})
 
 
-def test_repeats_take_nothing_from_the_quota(client: FlaskClient, key: Headers) -> None:
+def test_replayed_requests_do_not_use_quota(client: FlaskClient, key: Headers) -> None:
     answers = [send(client, key, "a") for _ in range(5)]
     assert {answer.data for answer in answers} == {answers[0].data}
     assert send(client, key, "b").status_code == 202
 
 
-@pytest.mark.parametrize(("once", "code"), [("a", "IDEMPOTENCY_KEY_REUSED"), ("ä", "IDEMPOTENCY_KEY_INVALID")])
-def test_a_key_that_is_refused_takes_nothing_from_the_quota(
-    client: FlaskClient, key: Headers, once: str, code: str
+@pytest.mark.parametrize(
+    ("idempotency_key", "code"), [("a", "IDEMPOTENCY_KEY_REUSED"), ("ä", "IDEMPOTENCY_KEY_INVALID")]
+)
+def test_rejected_idempotency_key_does_not_use_quota(
+    client: FlaskClient, key: Headers, idempotency_key: str, code: str
 ) -> None:
     send(client, key, "a")
     for _ in range(3):
-        assert send(client, key, once, "Other").json["error"]["code"] == code
+        assert send(client, key, idempotency_key, "Other").json["error"]["code"] == code
     assert send(client, key, "b").status_code == 202
     assert send(client, key, "c").json["error"]["code"] == "QUOTA_EXCEEDED"
 
 
-def test_what_was_accepted_last_is_answered_again_although_the_quota_is_used_up(
-    client: FlaskClient, key: Headers
-) -> None:
+def test_last_accepted_request_is_replayed_when_the_quota_is_used_up(client: FlaskClient, key: Headers) -> None:
     send(client, key, "a")
     last = send(client, key, "b")
     again = send(client, key, "b")
     assert (again.status_code, again.data, again.headers["Idempotency-Replayed"]) == (202, last.data, "true")
     assert again.headers["X-RateLimit-Limit"] == "60"
-    for once, text in (("c", "Hello"), ("b", "Other"), ("ä", "Hello"), ("", "Hello")):
-        answer = send(client, key, once, text)
+    for idempotency_key, text in (("c", "Hello"), ("b", "Other"), ("ä", "Hello"), ("", "Hello")):
+        answer = send(client, key, idempotency_key, text)
         assert (answer.status_code, answer.json["error"]["code"]) == (429, "QUOTA_EXCEEDED")

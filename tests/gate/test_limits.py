@@ -1,4 +1,4 @@
-"""Limits under a key: exact under load, told in headers, alone when Redis is away."""
+"""Rate limits of keys: exact under load, reported in headers, and local without Redis."""
 
 import math
 import re
@@ -21,7 +21,7 @@ from tests.support.second_process import neighbour
 
 
 @pytest.mark.long
-def test_of_200_parallel_sends_at_a_limit_of_60_exactly_60_are_accepted(app: Flask, client: FlaskClient) -> None:
+def test_200_concurrent_sends_at_a_limit_of_60_accept_exactly_60(app: Flask, client: FlaskClient) -> None:
     _, key = make_key(client, sign_up(client))
     stay_within_a_minute(35)
     with ThreadPoolExecutor(16) as pool:
@@ -30,20 +30,20 @@ def test_of_200_parallel_sends_at_a_limit_of_60_exactly_60_are_accepted(app: Fla
     assert counts == {202: 60, 429: 140}
 
 
-def test_every_answer_under_a_key_tells_what_is_left(client: FlaskClient) -> None:
+def test_responses_to_a_key_have_rate_limit_headers(client: FlaskClient) -> None:
     _, key = make_key(client, sign_up(client))
     stay_within_a_minute(5)
-    for left in (59, 58):
+    for remaining in (59, 58):
         headers = client.get(LIST, headers=key).headers
         assert headers["X-RateLimit-Limit"] == "60"
-        assert headers["X-RateLimit-Remaining"] == str(left)
+        assert headers["X-RateLimit-Remaining"] == str(remaining)
         assert 0 < int(headers["X-RateLimit-Reset"]) - time.time() <= 61
         assert headers["RateLimit-Policy"] == '"organization";q=60;w=60'
-        assert re.fullmatch(rf'"organization";r={left};t=[0-9]+', headers["RateLimit"])
+        assert re.fullmatch(rf'"organization";r={remaining};t=[0-9]+', headers["RateLimit"])
         assert "Retry-After" not in headers
 
 
-def test_a_refusal_says_which_limit_and_when_to_return(client: FlaskClient) -> None:
+def test_rate_limit_error_names_the_limit_and_the_wait(client: FlaskClient) -> None:
     _, key = make_key(client, sign_up(client), rate_limit_per_minute=1)
     stay_within_a_minute(5)
     assert client.get(LIST, headers=key).status_code == 200
@@ -58,7 +58,7 @@ def test_a_refusal_says_which_limit_and_when_to_return(client: FlaskClient) -> N
     assert answer.headers["X-RateLimit-Remaining"] == "0"
 
 
-def test_a_refused_request_uses_up_nothing_of_the_organization(client: FlaskClient) -> None:
+def test_call_rejected_by_the_limit_of_its_key_leaves_that_of_the_organization(client: FlaskClient) -> None:
     person = sign_up(client)
     (_, narrow), (_, wide) = make_key(client, person, rate_limit_per_minute=1), make_key(client, person)
     stay_within_a_minute(5)
@@ -67,20 +67,20 @@ def test_a_refused_request_uses_up_nothing_of_the_organization(client: FlaskClie
     assert client.get(LIST, headers=wide).headers["X-RateLimit-Remaining"] == "58"
 
 
-def test_test_keys_have_windows_of_their_own(client: FlaskClient) -> None:
+def test_test_keys_have_their_own_windows(client: FlaskClient) -> None:
     person = sign_up(client)
     (_, live), (_, test) = make_key(client, person), make_key(client, person, mode="test")
     for key in (live, test):
         assert client.get(LIST, headers=key).headers["X-RateLimit-Remaining"] == "59"
 
 
-def test_a_wrong_request_is_counted_too(client: FlaskClient) -> None:
+def test_invalid_request_is_counted(client: FlaskClient) -> None:
     _, key = make_key(client, sign_up(client))
     answer = client.post(SEND, json={"to": "nobody"}, headers=key)
     assert (answer.status_code, answer.headers["X-RateLimit-Remaining"]) == (422, "59")
 
 
-def test_a_request_under_a_key_is_one_round_trip(client: FlaskClient, config: dict[str, Any]) -> None:
+def test_call_with_a_key_takes_one_round_trip_to_redis(client: FlaskClient, config: dict[str, Any]) -> None:
     _, key = make_key(client, sign_up(client))
     client.get(LIST, headers=key)
     client.get(LIST, headers=key)
@@ -91,7 +91,7 @@ def test_a_request_under_a_key_is_one_round_trip(client: FlaskClient, config: di
     assert calls["cmdstat_evalsha"] == 1
 
 
-def test_a_flushed_redis_is_filled_again(client: FlaskClient, config: dict[str, Any]) -> None:
+def test_flushed_redis_is_filled_again(client: FlaskClient, config: dict[str, Any]) -> None:
     _, key = make_key(client, sign_up(client))
     client.get(LIST, headers=key)
     with redis.Redis.from_url(config["REDIS_URL"]) as control:
@@ -101,7 +101,7 @@ def test_a_flushed_redis_is_filled_again(client: FlaskClient, config: dict[str, 
 
 @pytest.fixture
 def hung(tmp_path: Path) -> Iterator[str]:
-    """A Redis that takes every connection and never answers."""
+    """Address of a Redis that accepts connections and never answers."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "hung.sock"))
         listener.listen(128)
@@ -110,14 +110,12 @@ def hung(tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture(params=["dead", "hung"])
 def away(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The address of a Redis that is no use."""
+    """Address of a Redis that does not answer."""
     return request.getfixturevalue("hung") if request.param == "hung" else f"unix://{tmp_path / 'nobody.sock'}"
 
 
 @pytest.mark.long
-def test_without_redis_each_process_admits_its_share_and_never_fails(
-    client: FlaskClient, config: dict[str, Any], away: str
-) -> None:
+def test_without_redis_each_process_admits_its_share(client: FlaskClient, config: dict[str, Any], away: str) -> None:
     _, key = make_key(client, sign_up(client))
     stay_within_a_minute(15)
     with neighbour(config, REDIS_URL=away, WEB_CONCURRENCY=2) as process:
@@ -128,14 +126,14 @@ def test_without_redis_each_process_admits_its_share_and_never_fails(
     assert sum(answer["seconds"] for answer in answers) < 40 * 0.05
 
 
-def test_without_redis_a_message_is_still_accepted(client: FlaskClient, config: dict[str, Any], away: str) -> None:
+def test_without_redis_a_message_is_accepted(client: FlaskClient, config: dict[str, Any], away: str) -> None:
     _, key = make_key(client, sign_up(client))
     with neighbour(config, REDIS_URL=away) as process:
         assert [process.call("POST", SEND, key, SMS)["status"] for _ in range(5)] == [202] * 5
 
 
 @pytest.mark.parametrize("setting", [("maxmemory", "1"), ("min-replicas-to-write", "1")])
-def test_a_redis_that_takes_no_writes_costs_nobody_an_error(
+def test_redis_without_memory_for_writes_causes_no_errors(
     client: FlaskClient, config: dict[str, Any], setting: tuple[str, str]
 ) -> None:
     person = sign_up(client)
@@ -152,7 +150,7 @@ def test_a_redis_that_takes_no_writes_costs_nobody_an_error(
 
 
 @pytest.mark.parametrize("path", ["/api/v1/messages/zzz", "/api/v1/keys/zzz"])
-def test_an_id_that_is_none_is_no_way_around_the_gate(client: FlaskClient, path: str) -> None:
+def test_malformed_id_in_a_path_does_not_bypass_the_gate(client: FlaskClient, path: str) -> None:
     person = sign_up(client)
     assert client.get(path).status_code == 401
     assert client.get(path, headers=person).status_code == 404

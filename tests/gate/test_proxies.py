@@ -1,4 +1,4 @@
-"""Whose address counts: as many hops of X-Forwarded-For as there are proxies, and never one more."""
+"""The client address behind proxies: only the trusted hops of X-Forwarded-For count."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,23 +17,23 @@ Behind = Callable[[int], FlaskClient]
 
 @pytest.fixture(scope="module")
 def behind(app: Flask, config: dict[str, Any]) -> Iterator[Behind]:
-    """A caller of an application behind that many proxies; each application is made once."""
-    made: dict[int, Flask] = {}
+    """Builds the client of an application behind a number of proxies, one application for each number."""
+    apps: dict[int, Flask] = {}
 
     def build(hops: int) -> FlaskClient:
-        if hops not in made:
-            made[hops] = create_app({**config, "TRUSTED_PROXIES": hops})
-        return made[hops].test_client()
+        if hops not in apps:
+            apps[hops] = create_app({**config, "TRUSTED_PROXIES": hops})
+        return apps[hops].test_client()
 
     yield build
-    for each in made.values():
-        with each.app_context():
+    for behind_proxies in apps.values():
+        with behind_proxies.app_context():
             db.engine.dispose()
 
 
 @pytest.fixture
 def key(client: FlaskClient) -> Headers:
-    """A key for the office, over IPv4 and IPv6, and for nowhere else."""
+    """A key that only the office may use, over IPv4 and IPv6."""
     return make_key(client, sign_up(client), allowed_ips=["203.0.113.0/24", "2001:db8::/32"])[1]
 
 
@@ -65,35 +65,35 @@ CASES = [
 
 
 @pytest.mark.parametrize(("hops", "peer", "forwarded", "expected"), CASES)
-def test_only_the_hops_that_are_ours_say_where_a_call_comes_from(
+def test_client_address_comes_from_trusted_hops_only(
     behind: Behind, key: Headers, hops: int, peer: str, forwarded: str | None, expected: str
 ) -> None:
     assert verdict(behind(hops), key, peer, forwarded) == expected
 
 
 @pytest.mark.parametrize("garbage", ["unknown", "203.0.113.7:80", "203.0.113", "<script>", "٢٠٣.0.113.7"])
-def test_an_address_that_is_none_is_not_allowed(behind: Behind, key: Headers, garbage: str) -> None:
+def test_malformed_address_is_not_allowed(behind: Behind, key: Headers, garbage: str) -> None:
     assert verdict(behind(1), key, PROXY, garbage.encode().decode("latin-1")) == NOT_ALLOWED
 
 
-def test_a_key_without_networks_works_from_anywhere_even_unknown(behind: Behind, client: FlaskClient) -> None:
+def test_key_without_networks_works_from_any_address(behind: Behind, client: FlaskClient) -> None:
     _, open_key = make_key(client, sign_up(client))
     assert verdict(behind(1), open_key, PROXY, "unknown") == "OK"
 
 
-def test_the_log_of_acts_shows_the_callers_address_and_not_a_forged_one(
+def test_audit_log_has_the_client_address_and_not_a_forged_one(
     behind: Behind, client: FlaskClient, superuser: Any
 ) -> None:
     person = sign_up(client)
-    told = {**person, "X-Forwarded-For": f"{FORGED}, {OFFICE}"}
-    made = behind(1).post("/api/v1/keys", json={"name": "k"}, headers=told, environ_base={"REMOTE_ADDR": PROXY})
-    assert made.status_code == 201
+    headers = {**person, "X-Forwarded-For": f"{FORGED}, {OFFICE}"}
+    answer = behind(1).post("/api/v1/keys", json={"name": "k"}, headers=headers, environ_base={"REMOTE_ADDR": PROXY})
+    assert answer.status_code == 201
     with superuser, superuser.cursor() as cursor:
         cursor.execute("SELECT host(ip) FROM audit_events WHERE action = 'api_key.created'")
         assert cursor.fetchall() == [(OFFICE,)]
 
 
-@pytest.mark.parametrize(("hops", "is_told"), [(0, False), (1, True)])
-def test_https_is_believed_of_our_own_proxies_only(behind: Behind, hops: int, is_told: bool) -> None:
+@pytest.mark.parametrize(("hops", "is_https"), [(0, False), (1, True)])
+def test_forwarded_https_is_trusted_from_own_proxies_only(behind: Behind, hops: int, is_https: bool) -> None:
     answer = behind(hops).get("/healthz", headers={"X-Forwarded-Proto": "https"})
-    assert ("Strict-Transport-Security" in answer.headers) == is_told
+    assert ("Strict-Transport-Security" in answer.headers) == is_https

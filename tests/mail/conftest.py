@@ -1,4 +1,4 @@
-"""Every test here has a mailbox of its own."""
+"""Each test has a mailbox of its own."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The worker hands over what was committed, once, and keeps nothing of what it said."""
+"""Workers send committed mails once and erase their content."""
 
 from collections.abc import Callable, Generator, Sequence
 
@@ -16,147 +16,147 @@ from saas_api.providers import selection
 from saas_api.providers.mail import OutboundEmail
 from saas_api.providers.mailbox import FileMailbox
 from saas_api.providers.messages import SendResult
-from tests.support import mail as post
-from tests.support.messages import Company
+from tests.support.mail import claim_mails, deliver, enqueue_mail, mail_rows, make_mails_due, stored_emails
+from tests.support.messages import Organization
 
 Work = Callable[[], None]
 
 
-class Stubborn(FileMailbox):
-    """A mailbox that answers everything in one way."""
+class FixedResultMailbox(FileMailbox):
+    """A mailbox that gives every mail the same result."""
 
     def __init__(self, outcome: SendResult) -> None:
         self.outcome = outcome
 
-    def deliver(self, letters: Sequence[OutboundEmail]) -> Generator[tuple[OutboundEmail, SendResult], None, None]:
-        for letter in letters:
-            yield letter, self.outcome
+    def deliver(self, emails: Sequence[OutboundEmail]) -> Generator[tuple[OutboundEmail, SendResult], None, None]:
+        for email in emails:
+            yield email, self.outcome
 
 
 @pytest.fixture
-def answer(monkeypatch: pytest.MonkeyPatch) -> Callable[[SendResult], None]:
+def use_result(monkeypatch: pytest.MonkeyPatch) -> Callable[[SendResult], None]:
     def use(outcome: SendResult) -> None:
-        monkeypatch.setattr(selection, "email_provider", lambda: Stubborn(outcome))
+        monkeypatch.setattr(selection, "email_provider", lambda: FixedResultMailbox(outcome))
 
     return use
 
 
-def test_a_committed_mail_is_in_the_mailbox_and_its_content_out_of_the_table(app: Flask, work: Work) -> None:
-    post.write(app, name="Ann")
-    assert post.rows(app, "status, text_body LIKE '%t0ken-verify%'") == [("queued", True)]
+def test_sent_mail_is_in_the_mailbox_and_its_content_is_erased(app: Flask, work: Work) -> None:
+    enqueue_mail(app, name="Ann")
+    assert mail_rows(app, "status, text_body LIKE '%t0ken-verify%'") == [("queued", True)]
     work()
-    [mail] = post.received(app)
+    [mail] = stored_emails(app)
     assert (mail.recipient, mail.subject) == ("ann@customer.example", "Verify your e-mail address")
     assert f"{app.config['APP_URL']}/verify-email?token=t0ken-verify" in mail.links
     assert "t0ken-verify" in mail.html
-    assert post.rows(app) == [("sent", 1, None)]
-    assert post.rows(app, "subject, text_body, html_body") == [(None, None, None)]
+    assert mail_rows(app) == [("sent", 1, None)]
+    assert mail_rows(app, "subject, text_body, html_body") == [(None, None, None)]
 
 
-def test_a_mail_that_the_outside_cannot_take_now_is_tried_eight_times(
-    app: Flask, answer: Callable[[SendResult], None]
-) -> None:
-    answer(SendResult("retry", "provider_unavailable"))
-    post.write(app)
+def test_mail_fails_after_its_eighth_failed_attempt(app: Flask, use_result: Callable[[SendResult], None]) -> None:
+    use_result(SendResult("retry", "provider_unavailable"))
+    enqueue_mail(app)
     for attempt in range(1, 9):
-        assert post.turn(app) == 1
-        assert post.rows(app) == [("failed" if attempt == 8 else "queued", attempt, "provider_unavailable")]
-        assert post.turn(app) == 0
-        post.make_due(app)
-    assert post.rows(app, "text_body") == [(None,)]
+        assert deliver(app) == 1
+        assert mail_rows(app) == [("failed" if attempt == 8 else "queued", attempt, "provider_unavailable")]
+        assert deliver(app) == 0
+        make_mails_due(app)
+    assert mail_rows(app, "text_body") == [(None,)]
 
 
-def test_a_refused_mail_fails_at_once_and_forgets_its_content(app: Flask, answer: Callable[[SendResult], None]) -> None:
-    answer(SendResult("rejected", "invalid_recipient"))
-    post.write(app)
-    post.turn(app)
-    assert post.rows(app, "status, error_code, text_body") == [("failed", "invalid_recipient", None)]
+def test_rejected_mail_fails_at_once_and_its_content_is_erased(
+    app: Flask, use_result: Callable[[SendResult], None]
+) -> None:
+    use_result(SendResult("rejected", "invalid_recipient"))
+    enqueue_mail(app)
+    deliver(app)
+    assert mail_rows(app, "status, error_code, text_body") == [("failed", "invalid_recipient", None)]
 
 
-def test_who_lost_the_lease_writes_nothing(app: Flask) -> None:
-    post.write(app)
-    first = post.claim(app)
-    post.make_due(app)
-    post.claim(app)
+def test_result_under_a_lost_lease_of_a_mail_is_not_recorded(app: Flask) -> None:
+    enqueue_mail(app)
+    first = claim_mails(app)
+    make_mails_due(app)
+    claim_mails(app)
     with app.app_context():
         dispatch.record_result(first, Result(first.rows[0].id, "sent"))
-    assert post.rows(app, "status, attempts, interruptions") == [("sending", 0, 1)]
+    assert mail_rows(app, "status, attempts, interruptions") == [("sending", 0, 1)]
 
 
-@pytest.mark.parametrize("place", ["mail.after_claim", "mail.after_send"])
-def test_what_a_broken_worker_held_is_handed_over_by_the_next_and_is_one_mail(
-    app: Flask, monkeypatch: pytest.MonkeyPatch, place: str
+@pytest.mark.parametrize("fault", ["mail.after_claim", "mail.after_send"])
+def test_mail_claimed_by_a_failed_worker_is_sent_once_by_the_next(
+    app: Flask, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    post.write(app)
-    monkeypatch.setattr(faults, "active_fault", [f"{place}:raise"])
-    monkeypatch.setattr(faults, "_fault_hits", {})
+    enqueue_mail(app)
+    monkeypatch.setattr(faults, "active_fault", [f"{fault}:raise"])
+    monkeypatch.setattr(faults, "_hits", {})
     with pytest.raises(RuntimeError):
-        post.turn(app)
-    assert post.rows(app, "status, text_body LIKE '%t0ken%'") == [("sending", True)]
-    assert post.turn(app) == 0
-    post.make_due(app)
-    assert post.turn(app) == 1
-    assert post.rows(app, "status, interruptions, text_body") == [("sent", 1, None)]
-    assert len(post.received(app)) == 1
+        deliver(app)
+    assert mail_rows(app, "status, text_body LIKE '%t0ken%'") == [("sending", True)]
+    assert deliver(app) == 0
+    make_mails_due(app)
+    assert deliver(app) == 1
+    assert mail_rows(app, "status, interruptions, text_body") == [("sent", 1, None)]
+    assert len(stored_emails(app)) == 1
 
 
-def test_a_mail_that_interrupts_again_and_again_is_given_up(app: Flask) -> None:
-    post.write(app)
+def test_mail_interrupted_ten_times_fails_as_poisoned(app: Flask) -> None:
+    enqueue_mail(app)
     for _ in range(11):
-        post.claim(app)
-        post.make_due(app)
-    post.turn(app)
-    assert post.rows(app, "status, error_code, text_body") == [("failed", "poisoned", None)]
-    assert post.received(app) == []
+        claim_mails(app)
+        make_mails_due(app)
+    deliver(app)
+    assert mail_rows(app, "status, error_code, text_body") == [("failed", "poisoned", None)]
+    assert stored_emails(app) == []
 
 
 def test_mail_interrupted_three_times_is_sent_first_and_alone(app: Flask) -> None:
     for number in range(3):
-        post.write(app, f"ann{number}@customer.example")
+        enqueue_mail(app, f"ann{number}@customer.example")
     with app.app_context(), tenancy.system_session("mail.deliver") as session:
         session.execute(sa.text("UPDATE mails SET interruptions = 3 WHERE recipient LIKE 'ann2@%'"))
         session.execute(sa.text("UPDATE mails SET next_at = next_at - interval '1 h' WHERE interruptions = 0"))
-    assert post.turn(app) == 1
-    assert [mail.recipient for mail in post.received(app)] == ["ann2@customer.example"]
-    assert post.turn(app) == 2
+    assert deliver(app) == 1
+    assert [mail.recipient for mail in stored_emails(app)] == ["ann2@customer.example"]
+    assert deliver(app) == 2
 
 
-def test_what_is_not_begun_in_time_is_given_back(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mails_not_sent_in_time_are_given_back(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "MAX_SENDING_SECONDS", -1)
     for number in range(3):
-        post.write(app, f"ann{number}@customer.example")
-    assert post.turn(app) == 3
-    assert sorted(row.status for row in post.rows(app)) == ["queued", "queued", "sent"]
-    assert post.turn(app) == 2
+        enqueue_mail(app, f"ann{number}@customer.example")
+    assert deliver(app) == 3
+    assert sorted(row.status for row in mail_rows(app)) == ["queued", "queued", "sent"]
+    assert deliver(app) == 2
 
 
-def test_the_sweep_finds_a_mail_that_no_wake_up_announced(app: Flask, work: Work) -> None:
-    post.write(app)
-    post.claim(app)
-    post.make_due(app)
+def test_sweep_sends_a_mail_without_a_wake_up(app: Flask, work: Work) -> None:
+    enqueue_mail(app)
+    claim_mails(app)
+    make_mails_due(app)
     work()
     with app.app_context():
-        post.make_due(app)
+        make_mails_due(app)
         schedule.run_sweeps()
     work()
-    assert [row.status for row in post.rows(app)] == ["sent"]
+    assert [row.status for row in mail_rows(app)] == ["sent"]
 
 
-def test_without_redis_the_sweep_hands_over_by_itself(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
-    post.write(app)
+def test_sweep_sends_mails_by_itself_without_redis(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    enqueue_mail(app)
     monkeypatch.setattr(queue, "wake_workers", lambda *_, **__: False)
     with app.app_context():
         schedule.run_sweeps()
-    assert [row.status for row in post.rows(app)] == ["sent"]
+    assert [row.status for row in mail_rows(app)] == ["sent"]
 
 
-def test_one_organizations_mails_do_not_hold_up_a_persons(app: Flask, client: FlaskClient, work: Work) -> None:
-    acme = Company(client, "Acme", "alice@acme.example")
+def test_mails_of_an_organization_and_of_a_user_are_sent_apart(app: Flask, client: FlaskClient, work: Work) -> None:
+    acme = Organization(client, "Acme", "alice@acme.example")
     for _ in range(3):
-        post.write(app, "bob@acme.example", "invitation", organization_id=acme.id)
-    post.write(app)
-    assert post.turn(app, acme.id) >= 3
-    assert {row.status for row in post.rows(app, "status, organization_id") if row.organization_id} == {"sent"}
+        enqueue_mail(app, "bob@acme.example", "invitation", organization_id=acme.id)
+    enqueue_mail(app)
+    assert deliver(app, acme.id) >= 3
+    assert {row.status for row in mail_rows(app, "status, organization_id") if row.organization_id} == {"sent"}
     work()
     with app.app_context(), tenancy.system_session("mail.deliver") as session:
         assert session.scalar(sa.text("SELECT count(*) FROM mails WHERE status <> 'sent'")) == 0

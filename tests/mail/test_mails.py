@@ -1,4 +1,4 @@
-"""A mail says what it must in both its parts, whatever people called themselves; it leaves with its transaction."""
+"""Templates of mails in text and HTML, and the transaction that enqueues a mail."""
 
 import html
 from collections.abc import Callable
@@ -14,37 +14,37 @@ from sqlalchemy.exc import ProgrammingError
 
 from saas_api.core.db import tenancy
 from saas_api.mail import mails
-from tests.support import mail as post
-from tests.support.messages import Company
+from tests.support.mail import CONTEXTS, links, mail_rows, stored_emails
+from tests.support.messages import Organization
 
-NASTY = '<script>alert(1)</script> "Bo" & Co\r\nBcc: everybody@customer.example\r\n' + "x" * 500
-TEMPLATES = sorted(post.WORDS)
+HOSTILE_TEXT = '<script>alert(1)</script> "Bo" & Co\r\nBcc: everybody@customer.example\r\n' + "x" * 500
+TEMPLATES = sorted(CONTEXTS)
 
 
-def render(app: Flask, template: str, words: dict[str, Any]) -> tuple[str, str, str]:
+def render(app: Flask, template: str, context: dict[str, Any]) -> tuple[str, str, str]:
     with app.app_context():
-        return mails.render(template, words)
+        return mails.render(template, context)
 
 
-def test_every_template_on_disk_is_tried_here() -> None:
-    found = {path.stem for path in Path(mails._TEMPLATES).glob("[a-z]*.txt")}
-    assert found == set(TEMPLATES)
-    assert {path.stem for path in Path(mails._TEMPLATES).glob("[a-z]*.html")} == found
+def test_every_template_has_a_context_in_these_tests() -> None:
+    templates = {path.stem for path in Path(mails._TEMPLATES).glob("[a-z]*.txt")}
+    assert templates == set(TEMPLATES)
+    assert {path.stem for path in Path(mails._TEMPLATES).glob("[a-z]*.html")} == templates
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
-def test_both_parts_hold_the_same_links(app: Flask, template: str) -> None:
-    _, text, page = render(app, template, {**post.WORDS[template], "name": "Ann"})
+def test_text_and_html_have_the_same_links(app: Flask, template: str) -> None:
+    _, text, page = render(app, template, {**CONTEXTS[template], "name": "Ann"})
     assert "Hello Ann," in text
     assert "Hello Ann," in page
-    assert post.links(text)
-    assert post.links(text) == {html.unescape(link) for link in post.links(page)}
+    assert links(text)
+    assert links(text) == {html.unescape(link) for link in links(page)}
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
-def test_what_people_wrote_is_one_short_line_and_never_markup(app: Flask, template: str) -> None:
-    nasty = {name: value if name == "token" else NASTY for name, value in post.WORDS[template].items()}
-    subject, text, page = render(app, template, {**nasty, "name": NASTY})
+def test_values_of_a_mail_become_one_short_line_without_markup(app: Flask, template: str) -> None:
+    hostile = {name: value if name == "token" else HOSTILE_TEXT for name, value in CONTEXTS[template].items()}
+    subject, text, page = render(app, template, {**hostile, "name": HOSTILE_TEXT})
     assert len(subject) <= 78
     assert "\n" not in subject
     assert "<script" not in page
@@ -54,42 +54,45 @@ def test_what_people_wrote_is_one_short_line_and_never_markup(app: Flask, templa
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
-def test_ordinary_words_keep_the_text_within_78_columns(app: Flask, template: str) -> None:
-    _, text, _ = render(app, template, post.WORDS[template])
-    assert max(len(line) for line in text.splitlines() if not line.startswith("http")) <= 78, "an address is one piece"
+def test_text_of_a_mail_keeps_within_78_columns(app: Flask, template: str) -> None:
+    _, text, _ = render(app, template, CONTEXTS[template])
+    assert max(len(line) for line in text.splitlines() if not line.startswith("http")) <= 78, "a URL is one line"
 
 
-def test_links_begin_with_the_public_address(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_links_of_a_mail_begin_with_the_app_url(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(app.config, "APP_URL", "https://api.acme.example")
     _, text, _ = render(app, "verify_email", {"token": "a+b/c="})
     assert "https://api.acme.example/verify-email?token=a%2Bb%2Fc%3D\n" in text
 
 
-def test_a_missing_word_is_an_error(app: Flask) -> None:
+def test_incomplete_context_is_an_error(app: Flask) -> None:
     with pytest.raises(jinja2.UndefinedError):
         render(app, "invitation", {"token": "t"})
 
 
-def test_a_mail_of_a_transaction_that_fails_never_was(app: Flask, work: Callable[[], None]) -> None:
+def test_mail_of_a_rolled_back_transaction_is_not_sent(app: Flask, work: Callable[[], None]) -> None:
     with app.app_context(), tenancy.system_session("mail.deliver") as session:
         mails.enqueue(session, "verify_email", "ann@customer.example", token="t")
         session.rollback()
     work()
-    assert post.rows(app) == []
-    assert post.received(app) == []
+    assert mail_rows(app) == []
+    assert stored_emails(app) == []
 
 
-def test_a_tenant_writes_its_own_mail_and_reads_none(app: Flask, client: FlaskClient) -> None:
-    acme = Company(client, "Acme", "alice@acme.example")
+def test_tenant_session_enqueues_mails_and_cannot_read_them(app: Flask, client: FlaskClient) -> None:
+    acme = Organization(client, "Acme", "alice@acme.example")
     with app.app_context():
         with tenancy.tenant_session(acme.id) as session:
             mails.enqueue(session, "welcome", "bob@acme.example", organization="Acme")
         with pytest.raises(ProgrammingError), tenancy.tenant_session(acme.id) as session:
             session.execute(sa.text("SELECT * FROM mails"))
-    assert (acme.id, "bob@acme.example") in [tuple(row) for row in post.rows(app, "organization_id, recipient")]
+    assert (acme.id, "bob@acme.example") in [tuple(row) for row in mail_rows(app, "organization_id, recipient")]
 
 
-def test_a_tenant_writes_no_mail_of_another(app: Flask, client: FlaskClient) -> None:
-    acme, carol = Company(client, "Acme", "alice@acme.example"), Company(client, "Carol", "carol@carol.example")
+def test_tenant_session_cannot_enqueue_mails_of_another_organization(app: Flask, client: FlaskClient) -> None:
+    acme, carol = (
+        Organization(client, "Acme", "alice@acme.example"),
+        Organization(client, "Carol", "carol@carol.example"),
+    )
     with app.app_context(), pytest.raises(ProgrammingError), tenancy.tenant_session(acme.id) as session:
         mails.enqueue(session, "welcome", "bob@acme.example", organization_id=carol.id, organization="Acme")

@@ -1,11 +1,11 @@
-"""`flask mail outbox`: the links of the last mails, for a shell."""
+"""`flask mail outbox` lists the newest mails of the file mailbox with their links."""
 
 import json
 
 import pytest
 from flask import Flask
 
-from tests.support import mail as post
+from tests.support.mail import deliver, enqueue_mail
 
 
 def outbox(app: Flask, *options: str) -> str:
@@ -14,30 +14,30 @@ def outbox(app: Flask, *options: str) -> str:
     return outcome.output
 
 
-def test_it_shows_the_newest_first_with_their_links(app: Flask) -> None:
-    post.write(app, "ann@customer.example")
-    post.write(app, "bob@customer.example", "reset_password")
-    post.turn(app)
-    shown = outbox(app)
-    assert shown.index("bob@customer.example  Choose") < shown.index("ann@customer.example  Verify")
-    assert f"    {app.config['APP_URL']}/verify-email?token=t0ken-verify\n" in shown
+def test_outbox_lists_the_newest_mails_first_with_their_links(app: Flask) -> None:
+    enqueue_mail(app, "ann@customer.example")
+    enqueue_mail(app, "bob@customer.example", "reset_password")
+    deliver(app)
+    output = outbox(app)
+    assert output.index("bob@customer.example  Choose") < output.index("ann@customer.example  Verify")
+    assert f"    {app.config['APP_URL']}/verify-email?token=t0ken-verify\n" in output
     assert "ann@" not in outbox(app, "--limit", "1")
 
 
-def test_as_json_it_is_one_object(app: Flask) -> None:
-    post.write(app, "ann@customer.example")
-    post.write(app, "bob@customer.example")
-    post.turn(app)
+def test_outbox_as_json_is_one_object(app: Flask) -> None:
+    enqueue_mail(app, "ann@customer.example")
+    enqueue_mail(app, "bob@customer.example")
+    deliver(app)
     [mail] = json.loads(outbox(app, "--to", "Ann@customer.example", "--json"))["mails"]
     assert mail["to"] == "ann@customer.example"
     assert mail["links"][0].endswith("/verify-email?token=t0ken-verify")
 
 
-def test_an_empty_one_says_so(app: Flask) -> None:
+def test_empty_outbox_says_that_there_are_no_mails(app: Flask) -> None:
     assert outbox(app) == "There are no mails.\n"
 
 
-def test_with_smtp_there_is_none(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outbox_fails_when_smtp_is_set(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(app.config, "SMTP_HOST", "smtp.acme.example")
     outcome = app.test_cli_runner().invoke(args=["mail", "outbox"])
     assert outcome.exit_code == 1

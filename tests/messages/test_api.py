@@ -1,10 +1,10 @@
-"""The door to messages.
+"""The API of messages.
 
 | caller | send | show | list |
 |---|---|---|---|
 | live or test key | 202 | 200 own mode | 200 own mode |
-| person | 401 | 200 | 200 |
-| nobody | 401 | 401 | 401 |
+| user | 401 | 200 | 200 |
+| no credentials | 401 | 401 | 401 |
 | another organization | - | 404 | nothing |
 """
 
@@ -21,47 +21,47 @@ from saas_api.core import clock
 from saas_api.core.db import engine
 from saas_api.core.db.engine import db
 from saas_api.core.limits import limiter
-from tests.support.messages import MAIL, SMS, Company, Work, make_due, rows
+from tests.support.messages import MAIL, SMS, Organization, Work, make_due, rows
 
 
 @pytest.fixture
-def acme(client: FlaskClient) -> Company:
-    return Company(client, "Acme", "alice@acme.example")
+def acme(client: FlaskClient) -> Organization:
+    return Organization(client, "Acme", "alice@acme.example")
 
 
-def test_a_message_is_accepted_with_its_cost(acme: Company) -> None:
+def test_message_is_accepted_with_its_cost(acme: Organization) -> None:
     sent = acme.send(message="x" * 161)
     assert sent["message_id"].startswith("msg_")
     assert (sent["status"], sent["segments"], sent["cost"], sent["currency"]) == ("queued", 2, "0.02", "USD")
     assert (sent["usage_recorded"], sent["mode"]) == (True, "live")
 
 
-def test_message_and_usage_are_one_statement(app: Flask, acme: Company) -> None:
+def test_message_and_its_usage_are_written_by_one_statement(app: Flask, acme: Organization) -> None:
     acme.send()
-    seen: list[str] = []
+    statements: list[str] = []
     with app.app_context():
         pool = engine.use_autocommit_pool(db.engine)
 
-    def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
-        seen.append(statement)
+    def record(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        statements.append(statement)
 
-    sa.event.listen(pool, "before_cursor_execute", note)
+    sa.event.listen(pool, "before_cursor_execute", record)
     try:
         acme.send()
     finally:
-        sa.event.remove(pool, "before_cursor_execute", note)
-    [statement] = seen
+        sa.event.remove(pool, "before_cursor_execute", record)
+    [statement] = statements
     assert "INSERT INTO messages" in statement
     assert "INSERT INTO usage_events" in statement
 
 
-def test_test_mode_uses_nothing(app: Flask, acme: Company) -> None:
+def test_message_in_test_mode_has_no_cost_and_no_usage(app: Flask, acme: Organization) -> None:
     sent = acme.send(acme.test)
     assert (sent["usage_recorded"], sent["mode"], sent["cost"]) == (False, "test", "0")
     assert rows(app, acme.id, "SELECT 1 FROM usage_events") == []
 
 
-def test_an_organization_without_a_running_period_is_given_one(app: Flask, acme: Company) -> None:
+def test_acceptance_opens_a_billing_period_when_none_is_open(app: Flask, acme: Organization) -> None:
     acme.send()
     clock.freeze_time(clock.now() + timedelta(days=70))
     acme.send()
@@ -92,7 +92,9 @@ def test_an_organization_without_a_running_period_is_given_one(app: Flask, acme:
         ({**MAIL, "message": "x" * 50_001}, {"message"}),
     ],
 )
-def test_bad_input_is_named_field_by_field(acme: Company, body: dict[str, Any], fields: set[str]) -> None:
+def test_invalid_message_is_rejected_with_every_invalid_field(
+    acme: Organization, body: dict[str, Any], fields: set[str]
+) -> None:
     answer = acme.client.post("/api/v1/messages/send", json=body, headers=acme.live)
     assert answer.status_code == 422
     assert answer.json["error"]["code"] == "VALIDATION_ERROR"
@@ -100,11 +102,11 @@ def test_bad_input_is_named_field_by_field(acme: Company, body: dict[str, Any], 
 
 
 @pytest.mark.parametrize("body", [{**SMS, "message": "x" * 1600}, MAIL, {**MAIL, "message": "x" * 50_000}])
-def test_the_longest_input_is_accepted(acme: Company, body: dict[str, Any]) -> None:
+def test_message_of_maximum_length_is_accepted(acme: Organization, body: dict[str, Any]) -> None:
     assert acme.client.post("/api/v1/messages/send", json=body, headers=acme.live).status_code == 202
 
 
-def test_only_keys_send(acme: Company) -> None:
+def test_sending_needs_an_api_key_with_the_write_scope(acme: Organization) -> None:
     assert acme.client.post("/api/v1/messages/send", json=SMS).status_code == 401
     answer = acme.client.post("/api/v1/messages/send", json=SMS, headers=acme.owner)
     assert (answer.status_code, answer.json["error"]["code"]) == (401, "MISSING_API_KEY")
@@ -113,7 +115,7 @@ def test_only_keys_send(acme: Company) -> None:
     assert (answer.status_code, answer.json["error"]["code"]) == (403, "INSUFFICIENT_SCOPE")
 
 
-def test_a_message_is_seen_by_its_people_and_keys_of_its_mode(acme: Company) -> None:
+def test_message_is_shown_to_users_and_to_keys_of_its_mode(acme: Organization) -> None:
     sent = acme.send()["message_id"]
     assert acme.show(sent)["status"] == "queued"
     assert acme.show(sent, acme.live)["to"] == SMS["to"]
@@ -121,9 +123,9 @@ def test_a_message_is_seen_by_its_people_and_keys_of_its_mode(acme: Company) -> 
     assert acme.client.get(f"/api/v1/messages/{sent}").status_code == 401
 
 
-def test_a_message_of_another_organization_does_not_exist(acme: Company) -> None:
+def test_message_of_another_organization_is_not_list_ids(acme: Organization) -> None:
     sent = acme.send()["message_id"]
-    carol = Company(acme.client, "Carol's", "carol@carols.example")
+    carol = Organization(acme.client, "Carol's", "carol@carols.example")
     missing = acme.client.get("/api/v1/messages/msg_" + "0" * 32, headers=carol.owner)
     for headers in (carol.owner, carol.live):
         answer = acme.client.get(f"/api/v1/messages/{sent}", headers=headers)
@@ -133,21 +135,21 @@ def test_a_message_of_another_organization_does_not_exist(acme: Company) -> None
     assert acme.client.get("/api/v1/messages", headers=carol.owner).json["data"]["messages"] == []
 
 
-def test_pages_hold_every_message_once_newest_first(acme: Company) -> None:
+def test_pages_hold_every_message_once_newest_first(acme: Organization) -> None:
     sent = [acme.send()["message_id"] for _ in range(5)]
-    seen, cursor = [], None
+    listed, cursor = [], None
     while True:
         query = {"limit": 2, **({"cursor": cursor} if cursor else {})}
         data = acme.client.get("/api/v1/messages", query_string=query, headers=acme.owner).json["data"]
-        seen += [message["message_id"] for message in data["messages"]]
+        listed += [message["message_id"] for message in data["messages"]]
         cursor = data["pagination"]["next_cursor"]
         assert data["pagination"]["has_more"] is (cursor is not None)
         if cursor is None:
             break
-    assert seen == sent[::-1]
+    assert listed == sent[::-1]
 
 
-def test_lists_are_filtered(acme: Company, work: Work) -> None:
+def test_list_of_messages_is_filtered(acme: Organization, work: Work) -> None:
     first_day = clock.now().date().isoformat()
     live = acme.send()["message_id"]
     test = acme.send(acme.test)["message_id"]
@@ -155,20 +157,20 @@ def test_lists_are_filtered(acme: Company, work: Work) -> None:
     failed = acme.send(to="+15005550001")["message_id"]
     mail = acme.client.post("/api/v1/messages/send", json=MAIL, headers=acme.live).json["data"]["message_id"]
 
-    def found(headers: dict[str, str] | None = None, **query: str) -> set[str]:
+    def list_ids(headers: dict[str, str] | None = None, **query: str) -> set[str]:
         answer = acme.client.get("/api/v1/messages", query_string=query, headers=headers or acme.owner)
         assert answer.status_code == 200, answer.json
         return {message["message_id"] for message in answer.json["data"]["messages"]}
 
     last_day = clock.now().date().isoformat()
-    assert found() == {live, test, failed, mail}
-    assert found(status="delivered") == {live, test}
-    assert found(type="email") == {mail}
-    assert found(mode="test") == found(acme.test) == {test}
-    assert found(acme.live) == {live, failed, mail}
-    assert found(to="+15005550001") == {failed}
-    assert found(start_date=first_day, end_date=last_day) == {live, test, failed, mail}
-    assert found(start_date="2020-01-01", end_date="2020-01-31") == set()
+    assert list_ids() == {live, test, failed, mail}
+    assert list_ids(status="delivered") == {live, test}
+    assert list_ids(type="email") == {mail}
+    assert list_ids(mode="test") == list_ids(acme.test) == {test}
+    assert list_ids(acme.live) == {live, failed, mail}
+    assert list_ids(to="+15005550001") == {failed}
+    assert list_ids(start_date=first_day, end_date=last_day) == {live, test, failed, mail}
+    assert list_ids(start_date="2020-01-01", end_date="2020-01-31") == set()
 
 
 @pytest.mark.parametrize(
@@ -184,18 +186,18 @@ def test_lists_are_filtered(acme: Company, work: Work) -> None:
         ({"colour": "red"}, "colour"),
     ],
 )
-def test_a_bad_query_is_named(acme: Company, query: dict[str, str], field: str | None) -> None:
+def test_invalid_query_is_rejected_with_its_field(acme: Organization, query: dict[str, str], field: str | None) -> None:
     answer = acme.client.get("/api/v1/messages", query_string=query, headers=acme.owner)
     assert answer.status_code == 422
     if field:
         assert [problem["field"] for problem in answer.json["error"]["details"]["fields"]] == [field]
 
 
-def test_acceptance_does_without_redis(app: Flask, acme: Company, monkeypatch: pytest.MonkeyPatch) -> None:
-    nowhere = redis.ConnectionPool.from_url("unix:///nonexistent/redis.sock")
+def test_messages_are_accepted_without_redis(app: Flask, acme: Organization, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken_pool = redis.ConnectionPool.from_url("unix:///nonexistent/redis.sock")
     storage = limiter.get_storage()
-    monkeypatch.setattr(storage.storage, "connection_pool", nowhere)
-    monkeypatch.setitem(app.extensions, "redis", redis.Redis(connection_pool=nowhere))
+    monkeypatch.setattr(storage.storage, "connection_pool", broken_pool)
+    monkeypatch.setitem(app.extensions, "redis", redis.Redis(connection_pool=broken_pool))
     sent = [acme.send()["message_id"] for _ in range(5)]
     assert len(rows(app, acme.id, "SELECT 1 FROM usage_events")) == len(sent)
     monkeypatch.undo()

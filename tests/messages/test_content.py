@@ -1,3 +1,5 @@
+"""Segments and recipients of messages, and the delays of retries."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,31 +28,31 @@ from saas_api.messages import content
         ("ñ@£Δ\n" * 32, 1),
     ],
 )
-def test_segments_follow_the_alphabet(text: str, segments: int) -> None:
+def test_segments_depend_on_the_alphabet_of_the_text(text: str, segments: int) -> None:
     assert content.count_segments(text) == segments
 
 
 @given(st.text(min_size=1, max_size=1600))
-def test_more_text_never_takes_fewer_segments(text: str) -> None:
+def test_longer_text_never_has_fewer_segments(text: str) -> None:
     assert 1 <= content.count_segments(text) <= content.count_segments(text + text[-1])
 
 
 @pytest.mark.parametrize("number", ["+15005550001", "+2348012345678", "+442071838750"])
-def test_numbers_in_e164_form_are_read(number: str) -> None:
+def test_number_in_e164_form_is_valid(number: str) -> None:
     assert content.parse_phone_number(number) == number
 
 
 @pytest.mark.parametrize("number", ["", "+", "+0", "2348012345678", "+2348", "+23480123456789012", "+٢٣٤٨٠١٢٣٤٥٦٧٨"])
-def test_what_is_no_number_is_refused(number: str) -> None:
+def test_text_that_is_no_number_is_rejected(number: str) -> None:
     with pytest.raises(ValueError, match=r"Not a"):
         content.parse_phone_number(number)
 
 
 @pytest.mark.parametrize(("attempt", "seconds"), [(1, 5), (2, 30), (7, 7200), (9, 7200)])
-def test_tries_are_spread_around_their_step(attempt: int, seconds: int) -> None:
+def test_retry_delay_varies_by_a_fifth(attempt: int, seconds: int) -> None:
     assert 0.8 * seconds <= retries.retry_delay(attempt, None).total_seconds() <= 1.2 * seconds
 
 
-@pytest.mark.parametrize(("asked", "given_"), [(5, 5), (0, 1), (999_999, 3600)])
-def test_what_the_provider_asks_for_is_honoured_up_to_an_hour(asked: int, given_: int) -> None:
-    assert retries.retry_delay(1, asked).total_seconds() == given_
+@pytest.mark.parametrize(("requested_seconds", "delay_seconds"), [(5, 5), (0, 1), (999_999, 3600)])
+def test_delay_from_the_provider_is_honoured_up_to_an_hour(requested_seconds: int, delay_seconds: int) -> None:
+    assert retries.retry_delay(1, requested_seconds).total_seconds() == delay_seconds

@@ -1,4 +1,4 @@
-"""What nobody asks for any more is cleared away, in portions; what is younger or still open stays."""
+"""The purge deletes expired rows in batches and keeps younger ones."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from flask import Flask
 
 from saas_api.ops import jobs
 
-OLD = """
+ROWS = """
 INSERT INTO job_runs (job, scheduled_for, host, state, started_at, finished_at, next_at, lease_token)
 SELECT 'ops.purge', now() - n * interval '1 min', 'h', 'done', now() - days * interval '1 day', now(), NULL, NULL
   FROM generate_series(1, 5) n, (VALUES (91), (89)) v (days) WHERE n % 2 = (days = 91)::int;
@@ -19,13 +19,13 @@ SELECT 'welcome', 'a@b.example', 'sent', now() - days * interval '1 day', now() 
 """
 
 
-@pytest.mark.parametrize("portion", [1, 10_000])
-def test_only_what_is_old_goes_however_much_there_is(
-    app: Flask, superuser: Any, monkeypatch: pytest.MonkeyPatch, portion: int
+@pytest.mark.parametrize("batch_size", [1, 10_000])
+def test_purge_deletes_only_old_rows_in_any_number_of_batches(
+    app: Flask, superuser: Any, monkeypatch: pytest.MonkeyPatch, batch_size: int
 ) -> None:
-    monkeypatch.setattr(jobs, "PURGE_BATCH_SIZE", portion)
+    monkeypatch.setattr(jobs, "PURGE_BATCH_SIZE", batch_size)
     with superuser, superuser.cursor() as cursor:
-        cursor.execute(OLD)
+        cursor.execute(ROWS)
     with app.app_context():
         assert jobs.purge() == {"idempotency_keys": 0, "job_runs": 3, "mock_sends": 3, "mails": 1}
         assert set(jobs.purge().values()) == {0}

@@ -1,4 +1,4 @@
-"""Beginning a payment: for whom, for what, and what happens when the provider is not there."""
+"""Starting a payment: access, validation, and providers that do not answer."""
 
 import threading
 from datetime import timedelta
@@ -23,7 +23,7 @@ def code(answer: Any) -> tuple[int, str]:
     return answer.status_code, answer.json["error"]["code"]
 
 
-def test_a_payment_is_begun_for_all_that_is_due(customer: Customer) -> None:
+def test_payment_is_started_for_the_amount_due(customer: Customer) -> None:
     answer = customer.initiate()
     data = answer.json["data"]
     assert answer.status_code == 200
@@ -32,18 +32,18 @@ def test_a_payment_is_begun_for_all_that_is_due(customer: Customer) -> None:
     assert data["payment_id"] == ids.format_id("pay", customer.payment().id)
 
 
-def test_the_period_names_its_invoice_too(customer: Customer) -> None:
+def test_invoice_can_be_named_by_its_billing_period(customer: Customer) -> None:
     period = ids.format_id("bpd", customer.invoice().billing_period_id)
     answer = customer.client.post(PAY, json={"billing_cycle_id": period}, headers=customer.person.headers)
     assert answer.status_code == 200
     assert customer.payment().invoice_id == customer.invoice_id
 
 
-def test_without_a_provider_the_first_one_is_taken(customer: Customer, paystack: PaystackServer) -> None:
+def test_first_configured_provider_is_the_default(customer: Customer, paystack: PaystackServer) -> None:
     assert customer.initiate(None).json["data"]["provider"] == "paystack"
 
 
-def test_an_older_client_may_call_the_invoice_a_billing_cycle(customer: Customer) -> None:
+def test_billing_cycle_id_accepts_an_invoice_id(customer: Customer) -> None:
     body = {"billing_cycle_id": ids.format_id("inv", customer.invoice_id)}
     answer = customer.client.post(PAY, json=body, headers=customer.person.headers)
     assert answer.status_code == 200, answer.json
@@ -52,7 +52,7 @@ def test_an_older_client_may_call_the_invoice_a_billing_cycle(customer: Customer
 
 
 @pytest.mark.parametrize("changes", [{"invoice_id": None}, {"billing_cycle_id": ids.format_id("bpd", ids.new_id())}])
-def test_exactly_one_of_invoice_and_period_is_named(customer: Customer, changes: dict[str, Any]) -> None:
+def test_exactly_one_of_invoice_and_period_is_required(customer: Customer, changes: dict[str, Any]) -> None:
     body = {
         name: value for name, value in {"invoice_id": ids.format_id("inv", ids.new_id()), **changes}.items() if value
     }
@@ -60,12 +60,14 @@ def test_exactly_one_of_invoice_and_period_is_named(customer: Customer, changes:
     assert code(answer) == (422, "VALIDATION_ERROR")
 
 
-def test_a_provider_nobody_offers_is_invalid(customer: Customer) -> None:
+def test_unknown_provider_is_rejected(customer: Customer) -> None:
     assert code(customer.initiate("stripe")) == (422, "INVALID_PROVIDER")
     assert code(customer.initiate("paypal")) == (422, "INVALID_PROVIDER")
 
 
-def test_the_mock_is_off_in_production(app: Flask, customer: Customer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mock_provider_is_disabled_in_production(
+    app: Flask, customer: Customer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reference = customer.begin()
     monkeypatch.setitem(app.config, "APP_ENV", "production")
     assert customer.client.get(f"/payments/mock/{reference}").status_code == 404
@@ -73,14 +75,14 @@ def test_the_mock_is_off_in_production(app: Flask, customer: Customer, monkeypat
     assert customer.client.get(f"/payments/mock/{reference}").status_code == 200
 
 
-def test_another_tenants_invoice_is_not_there(customer: Customer, client: FlaskClient) -> None:
+def test_invoice_of_another_organization_is_not_found(customer: Customer, client: FlaskClient) -> None:
     other = owing(client, "Others")
     answer = other.initiate(invoice_id=ids.format_id("inv", customer.invoice_id))
     assert code(answer) == (404, "NOT_FOUND")
     assert customer.rows("SELECT * FROM payments") == []
 
 
-def test_only_owners_and_billing_pay(app: Flask, customer: Customer) -> None:
+def test_only_owners_and_billing_members_start_payments(app: Flask, customer: Customer) -> None:
     join(app, customer.person.organization_id, "bob@acme.example", "admin")
     bob = sign_in(customer.client, "bob@acme.example")
     answer = customer.client.post(
@@ -89,14 +91,14 @@ def test_only_owners_and_billing_pay(app: Flask, customer: Customer) -> None:
     assert code(answer) == (403, "PERMISSION_DENIED")
 
 
-def test_a_second_payment_is_told_where_the_first_goes_on(customer: Customer) -> None:
+def test_second_payment_is_rejected_with_the_url_of_the_first(customer: Customer) -> None:
     first = customer.initiate().json["data"]
     second = customer.initiate()
     assert code(second) == (409, "PAYMENT_IN_FLIGHT")
     assert second.json["error"]["details"]["payment_url"] == first["payment_url"]
 
 
-def test_eight_at_once_begin_one_payment(app: Flask, customer: Customer) -> None:
+def test_eight_concurrent_requests_start_one_payment(app: Flask, customer: Customer) -> None:
     answers: list[int] = []
 
     def pay() -> None:
@@ -113,14 +115,14 @@ def test_eight_at_once_begin_one_payment(app: Flask, customer: Customer) -> None
     assert len(customer.rows("SELECT * FROM payments")) == 1
 
 
-def test_a_paid_invoice_is_not_paid_again(customer: Customer) -> None:
+def test_paid_invoice_cannot_be_paid_again(customer: Customer) -> None:
     reference = customer.begin()
     customer.choose(reference, "pay")
     jobs.process_inbox()
     assert code(customer.initiate()) == (409, "ALREADY_PAID")
 
 
-def test_a_void_invoice_cannot_be_paid(customer: Customer) -> None:
+def test_void_invoice_cannot_be_paid(customer: Customer) -> None:
     void(customer)
     assert code(customer.initiate()) == (409, "INVOICE_NOT_PAYABLE")
 
@@ -132,7 +134,7 @@ def void(customer: Customer) -> None:
         )
 
 
-def test_stripe_takes_no_small_change(customer: Customer, stripe: StripeServer) -> None:
+def test_amount_below_the_minimum_of_stripe_is_rejected(customer: Customer, stripe: StripeServer) -> None:
     with tenancy.system_session("billing.corrections") as session:
         invoices.apply_payment(session, customer.id, customer.invoice_id, 9851, "test")
     assert code(customer.initiate("stripe")) == (422, "AMOUNT_TOO_SMALL")
@@ -141,7 +143,7 @@ def test_stripe_takes_no_small_change(customer: Customer, stripe: StripeServer) 
 
 @pytest.mark.parametrize("status", [500, 502, 429])
 @pytest.mark.parametrize("name", ["stripe", "paystack"])
-def test_a_provider_that_is_down_is_a_503_and_nothing_is_half_done(
+def test_unavailable_provider_is_a_503_and_the_payment_continues_later(
     customer: Customer, stripe: StripeServer, paystack: PaystackServer, name: str, status: int
 ) -> None:
     server = {"stripe": stripe, "paystack": paystack}[name]
@@ -155,9 +157,7 @@ def test_a_provider_that_is_down_is_a_503_and_nothing_is_half_done(
     assert len(customer.rows("SELECT * FROM payments")) == 1
 
 
-def test_a_provider_that_is_slow_is_a_503(
-    customer: Customer, stripe: StripeServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_slow_provider_is_a_503(customer: Customer, stripe: StripeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     from saas_api.providers import stripe as stripe_provider
 
     monkeypatch.setattr(stripe_provider, "TIMEOUT_SECONDS", (0.2, 0.2))
@@ -168,7 +168,7 @@ def test_a_provider_that_is_slow_is_a_503(
     stripe_provider._client.cache_clear()
 
 
-def test_a_lost_answer_is_found_by_the_janitor_under_the_same_key(customer: Customer, stripe: StripeServer) -> None:
+def test_lost_answer_of_stripe_is_recovered_with_the_same_key(customer: Customer, stripe: StripeServer) -> None:
     stripe.is_losing_answers = True
     assert code(customer.initiate("stripe")) == (503, "PROVIDER_UNAVAILABLE")
     stripe.is_losing_answers = False
@@ -179,9 +179,7 @@ def test_a_lost_answer_is_found_by_the_janitor_under_the_same_key(customer: Cust
     assert customer.payment().provider_reference in stripe.sessions
 
 
-def test_a_lost_answer_of_paystacks_ends_the_payment_so_that_another_can_begin(
-    customer: Customer, paystack: PaystackServer
-) -> None:
+def test_lost_answer_of_paystack_fails_the_payment(customer: Customer, paystack: PaystackServer) -> None:
     paystack.is_losing_answers = True
     assert code(customer.initiate("paystack")) == (503, "PROVIDER_UNAVAILABLE")
     paystack.is_losing_answers = False
@@ -191,7 +189,7 @@ def test_a_lost_answer_of_paystacks_ends_the_payment_so_that_another_can_begin(
     assert customer.initiate("paystack").status_code == 200
 
 
-def test_stripe_is_asked_once_under_the_payments_id_in_cents(customer: Customer, stripe: StripeServer) -> None:
+def test_stripe_receives_one_request_with_the_payment_id_and_cents(customer: Customer, stripe: StripeServer) -> None:
     customer.begin("stripe")
     [(method, path, headers, _)] = stripe.calls
     assert (method, path) == ("POST", "/v1/checkout/sessions")
@@ -200,13 +198,15 @@ def test_stripe_is_asked_once_under_the_payments_id_in_cents(customer: Customer,
     assert (session["amount_total"], session["currency"]) == (9900, "usd")
 
 
-def test_a_redirect_is_not_followed(customer: Customer, paystack: PaystackServer, stripe: StripeServer) -> None:
+def test_redirect_of_a_provider_is_not_followed(
+    customer: Customer, paystack: PaystackServer, stripe: StripeServer
+) -> None:
     paystack.failing_with = stripe.failing_with = 302
     assert code(customer.initiate("paystack")) == (503, "PROVIDER_UNAVAILABLE")
     assert len(paystack.calls) == 1
 
 
-def test_payments_are_listed_to_their_own_organization_only(customer: Customer, client: FlaskClient) -> None:
+def test_payments_are_listed_for_their_own_organization_only(customer: Customer, client: FlaskClient) -> None:
     customer.begin()
     other = owing(client, "Others")
     path = "/api/v1/billing/payments"
@@ -215,7 +215,7 @@ def test_payments_are_listed_to_their_own_organization_only(customer: Customer, 
     assert client.get(path, headers=other.person.headers).json["data"]["payments"] == []
 
 
-def test_an_unverified_address_pays_only_where_that_is_not_asked(
+def test_unverified_user_pays_only_if_verification_is_not_required(
     app: Flask, customer: Customer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(app.config, "REQUIRE_VERIFIED_EMAIL", True)

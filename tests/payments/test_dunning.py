@@ -1,4 +1,4 @@
-"""An unpaid invoice is pursued step by step, each once, by time alone; paying ends it at once."""
+"""Dunning of an unpaid invoice: every step once at its time, and its end with a payment."""
 
 import threading
 from collections.abc import Callable
@@ -42,7 +42,7 @@ def listen(company: Debtor) -> None:
         )
 
 
-def test_steps_are_rows_as_soon_as_the_invoice_is_open() -> None:
+def test_steps_are_planned_when_the_invoice_opens() -> None:
     company = debtor()
     outcome = dunning.run_dunning(clock.now())
     assert (outcome.planned, outcome.done) == (1, [])
@@ -54,20 +54,20 @@ def test_steps_are_rows_as_soon_as_the_invoice_is_open() -> None:
     assert mails(company) == []
 
 
-def test_an_invoice_that_owes_nothing_is_not_pursued() -> None:
+def test_settled_invoice_gets_no_dunning_run() -> None:
     company = debtor(plan="free@1")
     assert dunning.run_dunning(company.due_at).planned == 0
     assert company.steps() == []
 
 
-def test_nothing_happens_a_moment_before_it_is_due() -> None:
+def test_no_step_is_taken_before_the_due_date() -> None:
     company = debtor()
     dunning.run_dunning(clock.now())
     assert dunning.run_dunning(company.after(0, hours=-1)).done == []
     assert company.standing() == "good"
 
 
-def test_an_unpaid_invoice_goes_the_whole_way() -> None:
+def test_unpaid_invoice_goes_through_all_steps() -> None:
     company = debtor()
     listen(company)
     assert walk(company, 0, 3, 5) == ["remind", "remind", "warn"]
@@ -86,7 +86,7 @@ def test_an_unpaid_invoice_goes_the_whole_way() -> None:
     assert [kind for kind in events(company) if kind in kinds] == kinds
 
 
-def test_a_written_off_company_is_on_the_free_plan_and_its_operators_know() -> None:
+def test_write_off_moves_to_the_free_plan_and_alerts_operators() -> None:
     company = debtor()
     with tenancy.system_session("billing.close") as session:
         olga = users.create(session, "olga@platform.example", "correct horse battery", "Olga")
@@ -99,7 +99,7 @@ def test_a_written_off_company_is_on_the_free_plan_and_its_operators_know() -> N
         assert list(told) == ["olga@platform.example"]
 
 
-def test_paying_ends_it_at_once_and_brings_everything_back() -> None:
+def test_payment_ends_dunning_and_restores_the_standing() -> None:
     company = debtor()
     listen(company)
     walk(company, 0, 3, 5, 7)
@@ -112,7 +112,7 @@ def test_paying_ends_it_at_once_and_brings_everything_back() -> None:
     assert walk(company, 10, 14, 30) == []
 
 
-def test_paying_after_the_write_off_brings_everything_back_too() -> None:
+def test_payment_after_the_write_off_restores_the_standing() -> None:
     company = debtor()
     walk(company, 0, 3, 5, 7, 10, 14, 30)
     company.pay()
@@ -120,7 +120,7 @@ def test_paying_after_the_write_off_brings_everything_back_too() -> None:
     assert company.invoices()[0].state == "paid"
 
 
-def test_paying_a_part_ends_nothing() -> None:
+def test_partial_payment_does_not_end_dunning() -> None:
     company = debtor()
     walk(company, 0, 3, 5, 7)
     company.pay(5000)
@@ -128,7 +128,7 @@ def test_paying_a_part_ends_nothing() -> None:
     assert walk(company, 10) == ["remind"]
 
 
-def test_paying_before_it_is_due_leaves_a_pursuit_that_did_nothing() -> None:
+def test_payment_before_the_due_date_skips_every_step() -> None:
     company = debtor()
     dunning.run_dunning(clock.now())
     company.pay()
@@ -136,7 +136,7 @@ def test_paying_before_it_is_due_leaves_a_pursuit_that_did_nothing() -> None:
     assert mails(company) == []
 
 
-def test_a_payment_that_fails_to_commit_brings_nothing_back() -> None:
+def test_payment_without_commit_does_not_end_dunning() -> None:
     company = debtor()
     walk(company, 0, 3, 5, 7)
     with tenancy.system_session("billing.close") as session:
@@ -147,7 +147,7 @@ def test_a_payment_that_fails_to_commit_brings_nothing_back() -> None:
 
 
 @pytest.mark.parametrize("is_void", [True, False])
-def test_a_void_and_a_covering_credit_note_end_it_within_the_minute(is_void: bool) -> None:
+def test_void_invoice_or_full_credit_note_ends_dunning_with_the_next_run(is_void: bool) -> None:
     company = debtor()
     walk(company, 0, 3, 5, 7)
     with tenancy.system_session("billing.close") as session:
@@ -161,7 +161,7 @@ def test_a_void_and_a_covering_credit_note_end_it_within_the_minute(is_void: boo
     assert dunning.run_dunning(clock.now()).ended == 0
 
 
-def test_an_outage_moves_every_later_step_so_that_nobody_is_suspended_unwarned() -> None:
+def test_outage_delays_every_later_step() -> None:
     company = debtor()
     dunning.run_dunning(clock.now())
     assert walk(company, 20) == ["remind"]
@@ -171,13 +171,13 @@ def test_an_outage_moves_every_later_step_so_that_nobody_is_suspended_unwarned()
     assert walk(company, 23, 25, 27) == ["remind", "warn", "restrict"]
 
 
-def test_a_delay_of_hours_moves_nothing() -> None:
+def test_delay_of_hours_moves_no_step() -> None:
     company = debtor()
     dunning.run_dunning(company.after(0, hours=23))
     assert company.steps()[1].run_at == company.after(3)
 
 
-def test_less_than_the_minimum_waits_until_more_is_overdue() -> None:
+def test_amount_below_the_minimum_waits_until_more_is_overdue() -> None:
     company = debtor(plan="free@1", messages=1099)
     assert walk(company, 0, 3, 5, 7) == []
     assert company.standing() == "good"
@@ -192,12 +192,12 @@ def test_less_than_the_minimum_waits_until_more_is_overdue() -> None:
     assert [done.action for done in dunning.run_dunning(clock.now()).done] == ["remind", "remind"]
 
 
-def test_exactly_the_minimum_is_pursued() -> None:
+def test_amount_at_the_minimum_is_dunned() -> None:
     company = debtor(plan="free@1", messages=1100)
     assert walk(company, 0) == ["remind"]
 
 
-def test_the_standing_stays_while_another_invoice_demands_it() -> None:
+def test_standing_stays_while_another_invoice_is_overdue() -> None:
     company = debtor()
     walk(company, 0, 3, 5, 7)
     clock.freeze_time(day(1, 2, month=6))
@@ -211,7 +211,7 @@ def test_the_standing_stays_while_another_invoice_demands_it() -> None:
     assert company.standing() == "good"
 
 
-def test_an_operators_switch_is_not_lifted_by_paying() -> None:
+def test_payment_does_not_lift_a_suspension_by_an_operator() -> None:
     company = debtor()
     walk(company, 0, 3, 5, 7)
     with tenancy.system_session("billing.close") as session:
@@ -233,7 +233,7 @@ def at_once(app: Flask, *work: Callable[[], object]) -> None:
         list(pool.map(do, work))
 
 
-def test_two_schedulers_at_once_do_each_step_once(app: Flask) -> None:
+def test_concurrent_runs_take_each_step_once(app: Flask) -> None:
     companies = [debtor(f"Acme{number}") for number in range(4)]
     outcomes: list[DunningResult] = []
     for number in (0, 3, 5, 7, 10, 14):
@@ -250,7 +250,7 @@ def test_two_schedulers_at_once_do_each_step_once(app: Flask) -> None:
         )
 
 
-def test_a_step_and_a_payment_at_once_leave_a_paid_company_in_good_standing(app: Flask) -> None:
+def test_concurrent_step_and_payment_end_in_good_standing(app: Flask) -> None:
     for number in range(5):
         company = debtor(f"Acme{number}")
         walk(company, 0, 3, 5)
@@ -260,7 +260,7 @@ def test_a_step_and_a_payment_at_once_leave_a_paid_company_in_good_standing(app:
         assert (company.standing(), company.pursuits()) == ("good", ["recovered"])
 
 
-def test_two_invoices_paid_at_once_bring_everything_back(app: Flask) -> None:
+def test_concurrent_payments_of_two_invoices_restore_the_standing(app: Flask) -> None:
     for number in range(5):
         company = debtor(f"Acme{number}")
         walk(company, 0, 3, 5, 7)
@@ -273,7 +273,7 @@ def test_two_invoices_paid_at_once_bring_everything_back(app: Flask) -> None:
         assert company.standing() == "good"
 
 
-def test_a_tenant_moves_neither_its_steps_nor_its_standing() -> None:
+def test_tenant_role_cannot_change_steps_or_standing() -> None:
     company = debtor()
     walk(company, 0, 3, 5, 7)
     for statement in (
@@ -285,7 +285,7 @@ def test_a_tenant_moves_neither_its_steps_nor_its_standing() -> None:
             session.execute(sa.text(statement))
 
 
-def test_one_company_never_sees_anothers_pursuit() -> None:
+def test_dunning_runs_are_invisible_to_other_organizations() -> None:
     company, other = debtor(), debtor("Carol")
     walk(company, 0)
     assert {step.organization_id for step in other.steps()} == {other.id}

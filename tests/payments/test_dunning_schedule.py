@@ -1,4 +1,4 @@
-"""When an unpaid invoice is pursued: steps from its due date, moved by delays, and the standing they lead to."""
+"""Steps of a dunning run from the due date, their delays, and the standing they lead to."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -9,7 +9,7 @@ from saas_api.payments import dunning_schedule
 DUE = datetime(2026, 5, 15, 1, tzinfo=UTC)
 
 
-def test_seven_steps_stand_at_their_days_after_the_due_date() -> None:
+def test_seven_steps_run_on_their_days_after_the_due_date() -> None:
     assert [(step.day, step.action) for step in dunning_schedule.plan_steps(DUE)] == [
         (0, "remind"),
         (3, "remind"),
@@ -32,7 +32,7 @@ def test_seven_steps_stand_at_their_days_after_the_due_date() -> None:
         (timedelta(days=9), timedelta(days=9)),
     ],
 )
-def test_a_delay_moves_later_steps_when_it_is_over_a_day(late: timedelta, moved: timedelta) -> None:
+def test_delay_of_more_than_a_day_moves_later_steps(late: timedelta, moved: timedelta) -> None:
     assert dunning_schedule.later_steps_shift(DUE, DUE + late) == moved
 
 
@@ -46,5 +46,5 @@ def test_a_delay_moves_later_steps_when_it_is_over_a_day(late: timedelta, moved:
         (["suspend", "write_off"], "suspended"),
     ],
 )
-def test_the_worst_step_decides_the_standing(actions: list[str], standing: str) -> None:
+def test_most_severe_step_decides_the_standing(actions: list[str], standing: str) -> None:
     assert dunning_schedule.standing_after(actions) == standing

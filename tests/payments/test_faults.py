@@ -1,4 +1,4 @@
-"""What breaks on the way to a settlement, and who finds it: the inbox again, the minute's job, or the janitor."""
+"""Faults during a settlement, and their recovery by the inbox, the scheduled job or reconciliation."""
 
 import threading
 from datetime import timedelta
@@ -15,7 +15,7 @@ from tests.support.payments import STRIPE, Customer, due_now, events, state, str
 from tests.support.stripe_server import StripeServer
 
 
-def test_a_provider_that_is_down_leaves_the_event_for_later(customer: Customer, stripe: StripeServer) -> None:
+def test_unavailable_provider_leaves_the_event_for_a_retry(customer: Customer, stripe: StripeServer) -> None:
     reference = customer.begin("stripe")
     stripe.pay(reference)
     stripe.failing_with = 500
@@ -29,7 +29,7 @@ def test_a_provider_that_is_down_leaves_the_event_for_later(customer: Customer, 
     assert events()[0].state == "processed"
 
 
-def test_an_event_that_never_gets_an_answer_is_quarantined_in_the_end(
+def test_event_without_an_answer_is_quarantined_after_eight_attempts(
     customer: Customer, olga: None, stripe: StripeServer
 ) -> None:
     reference = customer.begin("stripe")
@@ -40,23 +40,23 @@ def test_an_event_that_never_gets_an_answer_is_quarantined_in_the_end(
         jobs.process_inbox()
     assert [(one.state, one.attempts) for one in events()] == [("quarantined", 8)]
     assert templates("operator_alert") == ["operator_alert"]
-    assert state(customer)[0] == "pending"  # the janitor goes on asking
+    assert state(customer)[0] == "pending"  # reconciliation continues
 
 
-def test_a_kill_between_inbox_and_drain_is_settled_by_the_minutes_job(
+def test_event_without_wake_up_is_settled_by_the_scheduled_job(
     app: Flask, customer: Customer, stripe: StripeServer
 ) -> None:
     reference = customer.begin("stripe")
     stripe.pay(reference)
     body = stripe_server.event("checkout.session.completed", reference)
     assert customer.post(STRIPE, body, stripe_server.sign(body)) == 200
-    queue.worker_redis().flushdb()  # whoever was to be woken never hears of it
+    queue.worker_redis().flushdb()  # the wake-up is lost
     assert state(customer)[0] == "pending"
     jobs.process_inbox()
     assert state(customer) == ("succeeded", 9900, 9900, 0)
 
 
-def test_a_kill_after_the_claim_costs_two_minutes_and_no_money(customer: Customer, stripe: StripeServer) -> None:
+def test_killed_claim_is_processed_again_after_two_minutes(customer: Customer, stripe: StripeServer) -> None:
     reference = customer.begin("stripe")
     stripe.pay(reference)
     body = stripe_server.event("checkout.session.completed", reference)
@@ -70,7 +70,7 @@ def test_a_kill_after_the_claim_costs_two_minutes_and_no_money(customer: Custome
     assert state(customer) == ("succeeded", 9900, 9900, 0)
 
 
-def test_a_settlement_that_breaks_books_nothing_and_is_done_again(
+def test_failed_settlement_changes_nothing_and_is_repeated(
     app: Flask, customer: Customer, stripe: StripeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from saas_api.payments import dunning
@@ -90,7 +90,9 @@ def test_a_settlement_that_breaks_books_nothing_and_is_done_again(
     assert state(customer) == ("succeeded", 9900, 9900, 0)
 
 
-def test_eight_that_settle_at_once_book_once(app: Flask, customer: Customer, stripe: StripeServer) -> None:
+def test_eight_concurrent_settlements_apply_the_payment_once(
+    app: Flask, customer: Customer, stripe: StripeServer
+) -> None:
     reference = customer.begin("stripe")
     stripe.pay(reference)
     outcomes: list[str] = []
@@ -109,7 +111,7 @@ def test_eight_that_settle_at_once_book_once(app: Flask, customer: Customer, str
     assert customer.mails() == ["payment_received"]
 
 
-def test_the_janitor_asks_less_and_less_and_gives_up_after_a_week(customer: Customer, stripe: StripeServer) -> None:
+def test_reconciliation_slows_down_and_cancels_after_a_week(customer: Customer, stripe: StripeServer) -> None:
     customer.begin("stripe")
     begun = customer.payment().created_at
     asked = []
@@ -124,14 +126,14 @@ def test_the_janitor_asks_less_and_less_and_gives_up_after_a_week(customer: Cust
     assert (customer.payment().state, customer.payment().failure_code) == ("canceled", "expired")
 
 
-def test_a_success_whose_event_never_came_is_found_by_the_janitor(customer: Customer, stripe: StripeServer) -> None:
+def test_reconciliation_settles_a_payment_without_an_event(customer: Customer, stripe: StripeServer) -> None:
     stripe.pay(customer.begin("stripe"))
     clock.freeze_time(clock.now() + timedelta(minutes=6))
     jobs.reconcile()
     assert state(customer) == ("succeeded", 9900, 9900, 0)
 
 
-def test_the_janitor_waits_for_a_provider_that_is_down(customer: Customer, stripe: StripeServer) -> None:
+def test_reconciliation_postpones_while_the_provider_is_unavailable(customer: Customer, stripe: StripeServer) -> None:
     customer.begin("stripe")
     stripe.failing_with = 503
     clock.freeze_time(clock.now() + timedelta(minutes=6))

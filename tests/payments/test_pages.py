@@ -1,4 +1,4 @@
-"""The mock's page and the page customers come back to: what every button leads to, and what they must not do."""
+"""The checkout page of the mock provider and the return page: the outcome of every button."""
 
 import re
 from datetime import timedelta
@@ -12,14 +12,14 @@ from tests.support.stripe_server import StripeServer
 
 
 def back(customer: Customer) -> str:
-    """What the page says to a customer who comes back; it leads to the invoice."""
+    """Heading of the return page, which links to the invoice."""
     page = customer.client.get(f"/payments/return/{ids.format_id('pay', customer.payment().id)}")
     assert page.status_code == 200
     assert f'href="/dashboard/billing/invoices/{ids.format_id("inv", customer.invoice_id)}"' in page.text
     return re.search(r"<h1>(.*)</h1>", page.text)[1]  # type: ignore[index]  # there is one
 
 
-def test_the_checkout_shows_what_is_paid_and_for_what(customer: Customer) -> None:
+def test_checkout_shows_the_amount_and_the_invoice(customer: Customer) -> None:
     page = customer.client.get(f"/payments/mock/{customer.begin()}")
     assert "99.00 USD" in page.text
     assert f"Invoice {customer.invoice().number}, Acme" in page.text
@@ -27,7 +27,7 @@ def test_the_checkout_shows_what_is_paid_and_for_what(customer: Customer) -> Non
     assert re.findall(r'value="(\w+)"', page.text) == ["pay", "decline", "cancel", "pay_late", "pay_wrong"]
 
 
-def test_the_pages_run_scripts_of_ours_only_and_work_on_a_phone(customer: Customer) -> None:
+def test_pages_allow_own_scripts_only_and_fit_a_phone(customer: Customer) -> None:
     for path in (
         f"/payments/mock/{customer.begin()}",
         f"/payments/return/{ids.format_id('pay', customer.payment().id)}",
@@ -43,7 +43,7 @@ def test_the_pages_run_scripts_of_ours_only_and_work_on_a_phone(customer: Custom
         assert page.headers["Cache-Control"] == "no-store"
 
 
-def test_pay_sends_a_signed_event_and_the_customer_back(customer: Customer) -> None:
+def test_pay_sends_a_signed_event_and_redirects_to_the_return_page(customer: Customer) -> None:
     answer = customer.choose(customer.begin(), "pay")
     assert answer.status_code == 303
     assert answer.location == f"/payments/return/{ids.format_id('pay', customer.payment().id)}"
@@ -53,7 +53,7 @@ def test_pay_sends_a_signed_event_and_the_customer_back(customer: Customer) -> N
     assert back(customer) == "Payment received"
 
 
-def test_who_comes_back_before_the_event_was_worked_off_is_settled_there(customer: Customer) -> None:
+def test_return_page_settles_the_payment_before_its_event_is_processed(customer: Customer) -> None:
     customer.choose(customer.begin(), "pay")
     assert back(customer) == "Payment received"
     assert customer.invoice().state == "paid"
@@ -69,7 +69,7 @@ def test_who_comes_back_before_the_event_was_worked_off_is_settled_there(custome
         ("pay_wrong", "quarantined", "more_than_asked", "Payment is being looked at"),
     ],
 )
-def test_what_does_not_pay_leaves_the_invoice_open(
+def test_unsuccessful_checkout_leaves_the_invoice_open(
     customer: Customer, action: str, state: str, code: str, title: str
 ) -> None:
     customer.choose(customer.begin(), action)
@@ -80,7 +80,7 @@ def test_what_does_not_pay_leaves_the_invoice_open(
     assert customer.initiate().status_code == 200
 
 
-def test_pay_late_is_on_its_way_first_and_paid_afterwards(customer: Customer) -> None:
+def test_delayed_payment_is_pending_first_and_paid_later(customer: Customer) -> None:
     customer.choose(customer.begin(), "pay_late")
     jobs.process_inbox()
     assert back(customer) == "Payment is on its way"
@@ -90,7 +90,7 @@ def test_pay_late_is_on_its_way_first_and_paid_afterwards(customer: Customer) ->
     assert back(customer) == "Payment received"
 
 
-def test_a_button_works_once(customer: Customer) -> None:
+def test_checkout_can_be_submitted_once(customer: Customer) -> None:
     reference = customer.begin()
     for action in ("pay", "pay", "decline", "cancel"):
         assert customer.choose(reference, action).status_code == 303
@@ -100,7 +100,7 @@ def test_a_button_works_once(customer: Customer) -> None:
     assert "This checkout is paid." in customer.client.get(f"/payments/mock/{reference}").text
 
 
-def test_a_button_nobody_drew_and_a_page_nobody_made(customer: Customer) -> None:
+def test_unknown_action_and_unknown_checkout_are_rejected(customer: Customer) -> None:
     reference = customer.begin()
     assert customer.choose(reference, "steal").status_code == 400
     assert customer.choose("0" * 48, "pay").status_code == 404
@@ -109,13 +109,13 @@ def test_a_button_nobody_drew_and_a_page_nobody_made(customer: Customer) -> None
     assert customer.payment().state == "pending"
 
 
-def test_the_reference_cannot_be_guessed_from_the_payment(customer: Customer) -> None:
+def test_checkout_reference_cannot_be_derived_from_the_payment_id(customer: Customer) -> None:
     reference = customer.begin()
     assert re.fullmatch(r"[0-9a-f]{48}", reference)
     assert customer.payment().id.hex not in reference
 
 
-def test_who_comes_back_while_the_provider_is_down_is_told_to_wait(customer: Customer, stripe: StripeServer) -> None:
+def test_return_page_asks_to_wait_while_the_provider_is_unavailable(customer: Customer, stripe: StripeServer) -> None:
     customer.begin("stripe")
     stripe.failing_with = 500
     assert back(customer) == "Payment is on its way"

@@ -1,4 +1,4 @@
-"""What providers send: verified over its bytes, kept once, answered at once; forged, odd and broken ones never pass."""
+"""Events of providers: verified over their bytes and stored once; forged and malformed events are rejected."""
 
 import threading
 import time
@@ -23,7 +23,7 @@ def code(answer: Any) -> tuple[int, str]:
     return answer.status_code, answer.json["error"]["code"]
 
 
-def test_a_signed_event_is_kept_and_answered(context: Flask, client: FlaskClient) -> None:
+def test_signed_event_is_stored(context: Flask, client: FlaskClient) -> None:
     event = mock_payments.new_event("checkout.completed", "nobodys")
     answer = client.post(EVENTS, data=event.body, headers={MOCK: event.signature})
     assert (answer.status_code, answer.json["data"]) == (200, {"status": "received"})
@@ -31,7 +31,7 @@ def test_a_signed_event_is_kept_and_answered(context: Flask, client: FlaskClient
 
 
 @pytest.mark.parametrize("path", ["payment", "stripe", "paystack"])
-def test_an_event_without_a_signature_is_refused(context: Flask, client: FlaskClient, path: str) -> None:
+def test_event_without_a_signature_is_rejected(context: Flask, client: FlaskClient, path: str) -> None:
     assert code(client.post(f"{API}/webhooks/{path}", data=b"{}")) == (401, "MISSING_SIGNATURE")
     assert events() == []
 
@@ -51,7 +51,7 @@ FORGERIES = [
 
 @pytest.mark.parametrize("header", [STRIPE, PAYSTACK, MOCK])
 @pytest.mark.parametrize("signature", FORGERIES)
-def test_a_forged_event_is_a_401_and_not_kept(
+def test_forged_event_is_a_401_and_not_stored(
     client: FlaskClient, context: Flask, stripe: StripeServer, paystack: PaystackServer, header: str, signature: str
 ) -> None:
     answer = client.post(EVENTS, data=b'{"id": "evt_1"}', headers={header: signature})
@@ -59,7 +59,7 @@ def test_a_forged_event_is_a_401_and_not_kept(
     assert events() == []
 
 
-def test_a_body_that_was_changed_is_forged(client: FlaskClient, context: Flask, stripe: StripeServer) -> None:
+def test_changed_body_does_not_match_its_signature(client: FlaskClient, context: Flask, stripe: StripeServer) -> None:
     body = stripe_server.event("checkout.session.completed", "cs_1")
     signature = stripe_server.sign(body)
     assert client.post(EVENTS, data=body + b" ", headers={STRIPE: signature}).status_code == 401
@@ -69,7 +69,7 @@ def test_a_body_that_was_changed_is_forged(client: FlaskClient, context: Flask, 
 
 
 @pytest.mark.parametrize("seconds", [-400, 400])
-def test_stripes_old_and_future_events_are_not_believed(
+def test_old_and_future_events_of_stripe_are_rejected(
     client: FlaskClient, context: Flask, stripe: StripeServer, seconds: int
 ) -> None:
     body = stripe_server.event("checkout.session.completed", "cs_1")
@@ -77,7 +77,7 @@ def test_stripes_old_and_future_events_are_not_believed(
     assert code(client.post(EVENTS, data=body, headers={STRIPE: signature})) == (401, "INVALID_SIGNATURE")
 
 
-def test_a_provider_that_is_not_configured_signs_nothing(client: FlaskClient, context: Flask) -> None:
+def test_event_of_an_unconfigured_provider_is_rejected(client: FlaskClient, context: Flask) -> None:
     body = stripe_server.event("checkout.session.completed", "cs_1")
     headers = {STRIPE: stripe_server.sign(body)}
     assert code(client.post(EVENTS, data=body, headers=headers)) == (401, "INVALID_SIGNATURE")
@@ -100,7 +100,7 @@ ODD = [
 
 
 @pytest.mark.parametrize("body", ODD)
-def test_a_signed_oddity_is_a_400_and_not_kept(
+def test_malformed_signed_event_is_a_400_and_not_stored(
     client: FlaskClient, context: Flask, stripe: StripeServer, body: bytes
 ) -> None:
     answer = client.post(EVENTS, data=body, headers={STRIPE: stripe_server.sign(body) if body != ODD[3] else bad(body)})
@@ -110,19 +110,19 @@ def test_a_signed_oddity_is_a_400_and_not_kept(
 
 
 def bad(body: bytes) -> str:
-    """Stripe signs text; what is no UTF-8 has no signature of its own."""
+    """A signature for bytes that are not UTF-8, which the SDK of Stripe cannot sign."""
     return stripe_server.sign(body)
 
 
 @pytest.mark.parametrize("body", [b"[1]", b"{", b"{}", b'{"event": "charge.success", "data": {"id": null}}'])
-def test_paystacks_oddities_are_400_too(
+def test_malformed_event_of_paystack_is_a_400(
     client: FlaskClient, context: Flask, paystack: PaystackServer, body: bytes
 ) -> None:
     answer = client.post(EVENTS, data=body, headers={PAYSTACK: paystack_server.sign(body)})
     assert code(answer) == (400, "INVALID_REQUEST")
 
 
-def test_256_kib_pass_and_one_byte_more_does_not(client: FlaskClient, context: Flask, paystack: PaystackServer) -> None:
+def test_event_of_at_most_256_kib_is_accepted(client: FlaskClient, context: Flask, paystack: PaystackServer) -> None:
     body = paystack_server.event("charge.success", "x")
     body += b" " * (262_144 - len(body))
     assert client.post(EVENTS, data=body, headers={PAYSTACK: paystack_server.sign(body)}).status_code == 200
@@ -132,7 +132,7 @@ def test_256_kib_pass_and_one_byte_more_does_not(client: FlaskClient, context: F
     assert len(events()) == 1
 
 
-def test_with_the_database_away_the_provider_is_asked_to_repeat(
+def test_event_is_a_503_without_the_database(
     client: FlaskClient, context: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away(_place: str) -> None:
@@ -147,7 +147,7 @@ def test_with_the_database_away_the_provider_is_asked_to_repeat(
     assert client.post(EVENTS, data=event.body, headers={MOCK: event.signature}).status_code == 200
 
 
-def test_a_hundred_repetitions_pay_once(app: Flask, customer: Customer, stripe: StripeServer) -> None:
+def test_hundred_repetitions_of_an_event_pay_once(app: Flask, customer: Customer, stripe: StripeServer) -> None:
     reference = customer.begin("stripe")
     stripe.pay(reference)
     body = stripe_server.event("checkout.session.completed", reference)
@@ -170,7 +170,7 @@ def test_a_hundred_repetitions_pay_once(app: Flask, customer: Customer, stripe: 
     assert customer.mails() == ["payment_received"]
 
 
-def test_paystacks_events_are_known_again_without_an_id(customer: Customer, paystack: PaystackServer) -> None:
+def test_repeated_event_of_paystack_is_recognized_without_an_id(customer: Customer, paystack: PaystackServer) -> None:
     reference = customer.begin("paystack")
     paystack.finish(reference)
     body = paystack_server.event("charge.success", reference, 77)
@@ -181,7 +181,7 @@ def test_paystacks_events_are_known_again_without_an_id(customer: Customer, pays
     assert customer.invoice().state == "paid"
 
 
-def test_events_about_something_else_are_ignored(customer: Customer, stripe: StripeServer) -> None:
+def test_events_of_other_types_are_ignored(customer: Customer, stripe: StripeServer) -> None:
     body = orjson.dumps({"id": "evt_9", "type": "customer.created", "data": {"object": {"id": "cus_1"}}})
     assert customer.post(STRIPE, body, stripe_server.sign(body)) == 200
     jobs.process_inbox()

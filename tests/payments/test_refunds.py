@@ -1,4 +1,4 @@
-"""Money that goes back, money that came another way, and the commands around both."""
+"""Refunds of credit notes, offline payments, and their commands."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -25,8 +25,8 @@ def pay(customer: Customer, provider: str, server: Any) -> None:
     assert payments.settle_payment(provider, reference) == "done"
 
 
-def promise(customer: Customer, minor: int) -> None:
-    """Write a credit note that sends money back."""
+def create_refund(customer: Customer, minor: int) -> None:
+    """Create a credit note with a refund."""
     with tenancy.system_session("billing.corrections") as session:
         credit = CreditNoteInput("service_issue", amount_minor=minor, is_refund=True)
         credit_notes.create_credit_note(
@@ -39,9 +39,9 @@ def refunds(customer: Customer) -> list[tuple[str, int]]:
     return [(row.state, row.amount_minor) for row in rows]
 
 
-def test_stripe_sends_back_what_a_credit_note_promises_once(customer: Customer, stripe: StripeServer) -> None:
+def test_credit_note_is_refunded_once(customer: Customer, stripe: StripeServer) -> None:
     pay(customer, "stripe", stripe)
-    promise(customer, 2500)
+    create_refund(customer, 2500)
     for _ in range(3):
         jobs.reconcile()
     assert refunds(customer) == [("succeeded", 2500)]
@@ -49,9 +49,9 @@ def test_stripe_sends_back_what_a_credit_note_promises_once(customer: Customer, 
     assert [refund["amount"] for refund in stripe.refunds.values()] == ["2500"]
 
 
-def test_a_refund_that_takes_days_is_asked_about_and_not_sent_again(customer: Customer, stripe: StripeServer) -> None:
+def test_pending_refund_is_checked_and_not_requested_again(customer: Customer, stripe: StripeServer) -> None:
     pay(customer, "stripe", stripe)
-    promise(customer, 2500)
+    create_refund(customer, 2500)
     stripe.refund_status = "pending"
     jobs.reconcile()
     stripe.forget_keys()
@@ -64,9 +64,9 @@ def test_a_refund_that_takes_days_is_asked_about_and_not_sent_again(customer: Cu
     assert len(stripe.refunds) == 1
 
 
-def test_two_janitors_at_once_plan_a_refund_once(customer: Customer, stripe: StripeServer) -> None:
+def test_concurrent_runs_plan_a_refund_once(customer: Customer, stripe: StripeServer) -> None:
     pay(customer, "stripe", stripe)
-    promise(customer, 2500)
+    create_refund(customer, 2500)
     app = current_app._get_current_object()
 
     def run(_: int) -> None:
@@ -80,12 +80,12 @@ def test_two_janitors_at_once_plan_a_refund_once(customer: Customer, stripe: Str
 
 
 @pytest.mark.parametrize("name", ["stripe", "paystack"])
-def test_a_refund_whose_answer_is_lost_is_not_sent_twice(
+def test_refund_with_a_lost_answer_is_not_sent_twice(
     customer: Customer, stripe: StripeServer, paystack: PaystackServer, name: str
 ) -> None:
     server: Any = {"stripe": stripe, "paystack": paystack}[name]
     pay(customer, name, server)
-    promise(customer, 2500)
+    create_refund(customer, 2500)
     original, lost = server.answer, []
 
     def lose_the_refund(method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, Any]:
@@ -103,10 +103,10 @@ def test_a_refund_whose_answer_is_lost_is_not_sent_twice(
     assert len(server.refunds) == 1
 
 
-def test_a_refund_that_no_provider_can_send_fails_and_stays_visible(customer: Customer) -> None:
+def test_refund_that_the_provider_rejects_fails_and_stays_visible(customer: Customer) -> None:
     money = OfflinePayment(9900, "USD", "MT940 0815")
     payments.record_offline_payment(customer.id, customer.invoice_id, money, SYSTEM_ACTOR, "bank transfer")
-    promise(customer, 900)
+    create_refund(customer, 900)
     jobs.reconcile()
     assert refunds(customer) == [("failed", 900)]
     assert customer.payment().refunded_minor == 0
@@ -116,7 +116,7 @@ def invoke(app: Flask, *arguments: str) -> Any:
     return app.test_cli_runner().invoke(args=["payments", *arguments])
 
 
-def test_a_bank_transfer_is_booked_once_and_the_rest_fills_the_wallet(app: Flask, customer: Customer) -> None:
+def test_bank_transfer_is_recorded_once_and_its_excess_goes_to_the_wallet(app: Flask, customer: Customer) -> None:
     arguments = (ids.format_id("org", customer.id), ids.format_id("inv", customer.invoice_id), "120.00")
     options = ("--reference", "MT940 0815", "--reason", "bank transfer")
     booked = invoke(app, "record", *arguments, *options)
@@ -127,7 +127,7 @@ def test_a_bank_transfer_is_booked_once_and_the_rest_fills_the_wallet(app: Flask
     assert customer.wallet() == 2100
 
 
-def test_a_quarantined_payment_is_shown_asked_about_and_resolved(app: Flask, customer: Customer) -> None:
+def test_quarantined_payment_is_listed_checked_and_resolved(app: Flask, customer: Customer) -> None:
     customer.choose(customer.begin(), "pay_wrong")
     jobs.process_inbox()
     payment = ids.format_id("pay", customer.payment().id)

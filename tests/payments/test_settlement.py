@@ -1,4 +1,4 @@
-"""Settling: the provider's answer decides, is compared, and is booked once, whatever order the news comes in."""
+"""Settlement: the provider's answer decides, is compared with the request, and is applied once in any order."""
 
 from datetime import timedelta
 from typing import Any
@@ -22,7 +22,7 @@ from tests.support.paystack_server import PaystackServer
 from tests.support.stripe_server import StripeServer
 
 
-def test_stripes_success_pays_the_invoice(customer: Customer, stripe: StripeServer) -> None:
+def test_success_at_stripe_pays_the_invoice(customer: Customer, stripe: StripeServer) -> None:
     reference = customer.begin("stripe")
     stripe.pay(reference)
     stripe_event(customer, reference)
@@ -32,19 +32,19 @@ def test_stripes_success_pays_the_invoice(customer: Customer, stripe: StripeServ
     assert customer.rows("SELECT action FROM audit_events WHERE action = 'payment.succeeded'")
 
 
-def test_paystacks_inner_status_decides(customer: Customer, paystack: PaystackServer) -> None:
+def test_status_at_paystack_decides_instead_of_the_event(customer: Customer, paystack: PaystackServer) -> None:
     reference = customer.begin("paystack")
     body = paystack_server.event("charge.success", reference)
     assert customer.post(PAYSTACK, body, paystack_server.sign(body)) == 200
     jobs.process_inbox()
-    assert state(customer)[0] == "pending"  # the event lied: the customer has left the page, and not paid
+    assert state(customer)[0] == "pending"  # the customer has left the page without paying, whatever the event says
     paystack.finish(reference)
     due_now()
     jobs.process_inbox()
     assert state(customer) == ("succeeded", 9900, 9900, 0)
 
 
-def test_an_event_says_nothing_that_the_provider_does_not(customer: Customer, stripe: StripeServer) -> None:
+def test_event_without_a_paid_checkout_settles_nothing(customer: Customer, stripe: StripeServer) -> None:
     reference = customer.begin("stripe")
     stripe_event(customer, reference)
     assert state(customer)[0] == "pending"
@@ -59,7 +59,7 @@ def test_an_event_says_nothing_that_the_provider_does_not(customer: Customer, st
         ({"amount": 0}, "no_amount"),
     ],
 )
-def test_a_success_that_is_not_what_was_asked_for_is_quarantined(
+def test_success_with_another_amount_or_currency_is_quarantined(
     customer: Customer, olga: None, stripe: StripeServer, changes: dict[str, Any], problem: str
 ) -> None:
     reference = customer.begin("stripe")
@@ -74,7 +74,7 @@ def test_a_success_that_is_not_what_was_asked_for_is_quarantined(
     assert templates("operator_alert") == ["operator_alert"]
 
 
-def test_less_than_asked_pays_a_part(customer: Customer, stripe: StripeServer) -> None:
+def test_lower_captured_amount_pays_a_part(customer: Customer, stripe: StripeServer) -> None:
     reference = customer.begin("stripe")
     stripe.pay(reference, amount=4000)
     stripe_event(customer, reference)
@@ -83,21 +83,23 @@ def test_less_than_asked_pays_a_part(customer: Customer, stripe: StripeServer) -
     assert customer.initiate("stripe").json["data"]["amount"] == "59.00"
 
 
-def test_an_unknown_reference_is_quarantined_and_told(customer: Customer, olga: None, stripe: StripeServer) -> None:
+def test_unknown_reference_is_quarantined_and_operators_are_alerted(
+    customer: Customer, olga: None, stripe: StripeServer
+) -> None:
     stripe_event(customer, "cs_of_somebody_else")
     assert [(one.state, one.error) for one in events()] == [("quarantined", "unknown_reference")]
     assert templates("operator_alert") == ["operator_alert"]
     assert customer.invoice().state == "open"
 
 
-def test_a_reference_that_the_provider_does_not_know_is_quarantined(customer: Customer, stripe: StripeServer) -> None:
+def test_reference_unknown_to_the_provider_is_quarantined(customer: Customer, stripe: StripeServer) -> None:
     reference = customer.begin("stripe")
     stripe.sessions.clear()
     stripe_event(customer, reference)
     assert (customer.payment().state, customer.payment().failure_code) == ("quarantined", "unknown_reference")
 
 
-def test_a_decline_ends_the_payment_and_another_may_begin(customer: Customer, stripe: StripeServer) -> None:
+def test_declined_payment_fails_and_another_can_start(customer: Customer, stripe: StripeServer) -> None:
     reference = customer.begin("stripe")
     stripe.decline(reference)
     stripe_event(customer, reference, "async_payment_failed")
@@ -106,7 +108,7 @@ def test_a_decline_ends_the_payment_and_another_may_begin(customer: Customer, st
     assert customer.initiate("stripe").status_code == 200
 
 
-def test_news_in_the_wrong_order_ends_in_the_truth(customer: Customer, stripe: StripeServer) -> None:
+def test_events_in_any_order_end_in_the_status_of_the_provider(customer: Customer, stripe: StripeServer) -> None:
     reference = customer.begin("stripe")
     stripe.expire(reference)
     stripe_event(customer, reference, "expired", "evt_2")
@@ -119,9 +121,7 @@ def test_news_in_the_wrong_order_ends_in_the_truth(customer: Customer, stripe: S
     assert customer.invoice().state == "paid"
 
 
-def test_a_late_success_of_a_canceled_payment_beside_a_paid_one_fills_the_wallet(
-    customer: Customer, stripe: StripeServer
-) -> None:
+def test_late_success_of_a_canceled_payment_goes_to_the_wallet(customer: Customer, stripe: StripeServer) -> None:
     first = customer.begin("stripe")
     stripe.expire(first)
     stripe_event(customer, first, "expired", "evt_1")
@@ -135,7 +135,7 @@ def test_a_late_success_of_a_canceled_payment_beside_a_paid_one_fills_the_wallet
     assert {row.state for row in customer.rows("SELECT state FROM payments")} == {"succeeded"}
 
 
-def test_a_success_on_a_void_invoice_fills_the_wallet(customer: Customer, stripe: StripeServer) -> None:
+def test_payment_of_a_void_invoice_goes_to_the_wallet(customer: Customer, stripe: StripeServer) -> None:
     reference = customer.begin("stripe")
     with tenancy.system_session("billing.corrections") as session:
         invoice_lifecycle.void_invoice(
@@ -147,7 +147,7 @@ def test_a_success_on_a_void_invoice_fills_the_wallet(customer: Customer, stripe
     assert (customer.invoice().state, customer.wallet()) == ("void", 9900)
 
 
-def test_what_is_more_than_due_by_then_fills_the_wallet(customer: Customer, stripe: StripeServer) -> None:
+def test_amount_above_the_amount_due_goes_to_the_wallet(customer: Customer, stripe: StripeServer) -> None:
     reference = customer.begin("stripe")
     with tenancy.system_session("billing.corrections") as session:
         credit = CreditNoteInput("goodwill", amount_minor=1000)
@@ -160,7 +160,7 @@ def test_what_is_more_than_due_by_then_fills_the_wallet(customer: Customer, stri
     assert (customer.invoice().state, customer.wallet()) == ("paid", 1000)
 
 
-def test_one_customers_event_touches_no_other(customer: Customer, client: FlaskClient, stripe: StripeServer) -> None:
+def test_event_changes_only_its_own_payment(customer: Customer, client: FlaskClient, stripe: StripeServer) -> None:
     other = owing(client, "Others")
     reference = customer.begin("stripe")
     other.begin("stripe")
@@ -169,7 +169,7 @@ def test_one_customers_event_touches_no_other(customer: Customer, client: FlaskC
     assert (customer.invoice().state, other.invoice().state) == ("paid", "open")
 
 
-def test_nobody_but_the_system_moves_money_on_a_payment(customer: Customer) -> None:
+def test_tenant_role_cannot_change_the_money_of_a_payment(customer: Customer) -> None:
     customer.begin()
     with pytest.raises(sa.exc.ProgrammingError), customer.transaction() as session:
         session.execute(sa.update(Payment).values(captured_minor=9900, allocated_minor=9900, state="succeeded"))
@@ -177,7 +177,7 @@ def test_nobody_but_the_system_moves_money_on_a_payment(customer: Customer) -> N
         session.execute(sa.text("SELECT * FROM provider_events"))
 
 
-def test_paying_ends_the_pursuit_and_the_restriction_at_once(customer: Customer) -> None:
+def test_payment_ends_dunning_and_the_restriction(customer: Customer) -> None:
     clock.freeze_time(customer.invoice().due_at + timedelta(days=40))
     jobs.run_dunning()
     for days in range(41, 90):

@@ -1,4 +1,4 @@
-"""The mock: one final outcome for an id, however often it is asked."""
+"""The mock message provider: an id has one final result, however often it is sent."""
 
 from decimal import Decimal
 
@@ -10,15 +10,15 @@ from saas_api.providers import selection
 from saas_api.providers.messages import OutboundMessage, SendResult
 
 
-def item(recipient: str, channel: str = "sms") -> OutboundMessage:
+def build_message(recipient: str, channel: str = "sms") -> OutboundMessage:
     return OutboundMessage(ids.new_id(), channel, recipient, None, "Hello", 1)
 
 
-def send(*items: OutboundMessage) -> list[SendResult]:
-    results = [pair for group in selection.message_provider("sms", "live").send_many(items) for pair in group]
-    by_item = {sent.id: outcome for sent, outcome in results}
-    assert len(by_item) == len(results) == len(items)
-    return [by_item[one.id] for one in items]
+def send(*messages: OutboundMessage) -> list[SendResult]:
+    results = [pair for group in selection.message_provider("sms", "live").send_many(messages) for pair in group]
+    results_by_id = {sent.id: outcome for sent, outcome in results}
+    assert len(results_by_id) == len(results) == len(messages)
+    return [results_by_id[message.id] for message in messages]
 
 
 @pytest.mark.parametrize(
@@ -32,35 +32,37 @@ def send(*items: OutboundMessage) -> list[SendResult]:
         ("+15005550008", ["retry", "delivered"]),
     ],
 )
-def test_magic_numbers_answer_as_promised(context: Flask, recipient: str, kinds: list[str]) -> None:
-    one = item(recipient)
-    assert [send(one)[0].kind for _ in kinds] == kinds
+def test_test_number_decides_the_results_of_repeated_calls(context: Flask, recipient: str, kinds: list[str]) -> None:
+    message = build_message(recipient)
+    assert [send(message)[0].kind for _ in kinds] == kinds
 
 
-def test_mail_has_its_own_magic(context: Flask) -> None:
-    bounced, fine = send(item("bounce@simulator.example", "email"), item("bounce@customer.example", "email"))
+def test_test_address_decides_the_result_of_an_email(context: Flask) -> None:
+    bounced, fine = send(
+        build_message("bounce@simulator.example", "email"), build_message("bounce@customer.example", "email")
+    )
     assert (bounced.kind, bounced.error_code, fine.kind) == ("rejected", "bounced", "delivered")
 
 
-def test_the_throttled_say_when_to_come_back(context: Flask) -> None:
-    assert send(item("+15005550008"))[0].retry_after == 5
+def test_throttled_number_asks_for_a_delay(context: Flask) -> None:
+    assert send(build_message("+15005550008"))[0].retry_after == 5
 
 
-def test_the_slow_hold_up_nobody(context: Flask) -> None:
-    slow, quick = item("+15005550005"), item("+2348012345678")
+def test_slow_message_does_not_delay_the_others(context: Flask) -> None:
+    slow, quick = build_message("+15005550005"), build_message("+2348012345678")
     groups = selection.message_provider("sms", "live").send_many([slow, quick])
     assert [sent.id for sent, _ in next(groups)] == [quick.id]
     assert [sent.id for sent, _ in next(groups)] == [slow.id]
 
 
-def test_a_failure_rate_picks_by_id_not_by_chance(context: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failure_rate_picks_messages_by_id(context: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(context.config, "MOCK_FAILURE_RATE", Decimal("0.5"))
-    items = [item("+2348012345678") for _ in range(200)]
-    first = [outcome.kind for outcome in send(*items)]
-    assert first == [outcome.kind for outcome in send(*items)]
+    messages = [build_message("+2348012345678") for _ in range(200)]
+    first = [outcome.kind for outcome in send(*messages)]
+    assert first == [outcome.kind for outcome in send(*messages)]
     assert 60 < first.count("delivered") < 140
 
 
-def test_nobody_carries_a_channel_that_does_not_exist() -> None:
+def test_unknown_channel_has_no_provider() -> None:
     with pytest.raises(LookupError):
         selection.message_provider("fax", "live")

@@ -1,4 +1,4 @@
-"""A post office: writes mails, lets the worker's turn happen, looks into table and mailbox."""
+"""Enqueues mails, delivers them as a worker does, and reads the table and the mailbox."""
 
 import re
 from typing import Any
@@ -21,7 +21,7 @@ OVERDUE = {
     "due": "2 May 2026",
     "invoice_id": "inv_0123456789abcdefghjkmnpqrs",
 }
-WORDS: dict[str, dict[str, Any]] = {
+CONTEXTS: dict[str, dict[str, Any]] = {
     "welcome": {"organization": "Acme"},
     "verify_email": {"token": "t0ken-verify"},
     "reset_password": {"token": "t0ken-reset"},
@@ -65,33 +65,33 @@ WORDS: dict[str, dict[str, Any]] = {
 }
 
 
-def write(app: Flask, to: str = "ann@customer.example", template: str = "verify_email", **words: Any) -> None:
+def enqueue_mail(app: Flask, to: str = "ann@customer.example", template: str = "verify_email", **context: Any) -> None:
     with app.app_context(), tenancy.system_session("mail.deliver") as session:
-        mails.enqueue(session, template, to, **{**WORDS[template], **words})
+        mails.enqueue(session, template, to, **{**CONTEXTS[template], **context})
 
 
-def rows(app: Flask, columns: str = "status, attempts, error_code") -> list[Any]:
+def mail_rows(app: Flask, columns: str = "status, attempts, error_code") -> list[Any]:
     with app.app_context(), tenancy.system_session("mail.deliver") as session:
         return list(session.execute(sa.text(f"SELECT {columns} FROM mails ORDER BY id")))
 
 
-def make_due(app: Flask) -> None:
+def make_mails_due(app: Flask) -> None:
     with app.app_context(), tenancy.system_session("mail.deliver") as session:
         session.execute(sa.text("UPDATE mails SET next_at = now() WHERE next_at IS NOT NULL"))
 
 
-def turn(app: Flask, organization_id: UUID | None = None) -> int:
+def deliver(app: Flask, organization_id: UUID | None = None) -> int:
     with app.app_context():
         return dispatch.deliver_batch(organization_id)
 
 
-def claim(app: Flask, organization_id: UUID | None = None) -> Claim:
+def claim_mails(app: Flask, organization_id: UUID | None = None) -> Claim:
     """Claim due mails, as a worker does that is killed before it sends them."""
     with app.app_context():
         return dispatch.claim_batch(organization_id)
 
 
-def received(app: Flask) -> list[StoredEmail]:
+def stored_emails(app: Flask) -> list[StoredEmail]:
     with app.app_context():
         return list(mailbox.list_emails())
 

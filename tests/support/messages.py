@@ -1,4 +1,4 @@
-"""Senders of messages: acme with a live and a test key, and ways to send and look."""
+"""An organization with a live and a test key, and helpers that send and read messages."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +17,7 @@ MAIL = {"to": "ann@customer.example", "type": "email", "subject": "Hi", "message
 Work = Callable[[], None]
 
 
-class Company:
+class Organization:
     """An organization, its owner's token and one key of each mode."""
 
     def __init__(self, client: FlaskClient, name: str, email: str) -> None:
@@ -52,20 +52,20 @@ def rows(app: Flask, organization_id: UUID, sql: str) -> list[Any]:
         return list(session.execute(sa.text(sql)))
 
 
-def outside(app: Flask, sql: str = "SELECT message_id, outcome, calls FROM mock_sends") -> list[Any]:
-    """What the mock remembers."""
+def provider_calls(app: Flask, sql: str = "SELECT message_id, outcome, calls FROM mock_sends") -> list[Any]:
+    """Calls that the mock provider recorded."""
     with app.app_context(), tenancy.system_session("providers.mock") as session:
         return list(session.execute(sa.text(sql)))
 
 
 def make_due(app: Flask, organization_id: UUID) -> None:
-    """Let every open message, and every lease, be due now."""
+    """Make every open message due now, and end every lease."""
     with app.app_context(), tenancy.tenant_session(organization_id) as session:
         session.execute(sa.text("UPDATE messages SET next_at = now() WHERE next_at IS NOT NULL"))
 
 
 def queue_many(app: Flask, organization_id: UUID, count: int, recipient: str = SMS["to"]) -> list[UUID]:
-    """Put test messages into the table, unannounced."""
+    """Insert queued test messages without a wake-up."""
     message_ids = [ids.new_id() for _ in range(count)]
     insert = """
         INSERT INTO messages (organization_id, id, mode, channel, recipient, body, next_at, accepted_at, expires_at)

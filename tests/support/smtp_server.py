@@ -1,4 +1,4 @@
-"""A mail server that takes what it is told to, on a free port of this machine."""
+"""An SMTP server on a free local port, with answers that a test chooses."""
 
 import socket
 import subprocess
@@ -15,7 +15,7 @@ from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 
 class Received:
-    """What came in, and what is to be answered."""
+    """Received mails, and the answers to give."""
 
     def __init__(self) -> None:
         self.mails: list[EmailMessage] = []
@@ -42,7 +42,7 @@ class Received:
 
 @contextmanager
 def listening(received: Received, **options: Any) -> Iterator[int]:
-    """Listen while the block runs; gives the port."""
+    """Run the server during the block; yields its port."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = int(free.getsockname()[1])
     controller = Controller(received, hostname="127.0.0.1", port=port, **options)
@@ -54,7 +54,7 @@ def listening(received: Received, **options: Any) -> Iterator[int]:
 
 
 def certificate(directory: Path) -> tuple[Path, SSLContext]:
-    """A certificate for localhost that nobody signed, and a server's end of it."""
+    """Create a self-signed certificate for localhost and the TLS context of a server."""
     key, cert = directory / "key.pem", directory / "cert.pem"
     name = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
     new = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]

@@ -12,7 +12,7 @@ from saas_api.core import ids as core_ids
 from saas_api.core.db.engine import db
 from tests.support.accounts import Person
 from tests.support.pages import Browser
-from tests.support.webhooks import Company
+from tests.support.webhooks import Organization
 
 HOOKS = "/dashboard/webhooks"
 URL = "http://127.0.0.1:9/hook"
@@ -41,10 +41,10 @@ def browser(app: Flask, alice: Person) -> Browser:
     return Browser(app, alice)
 
 
-def ids(acme: Company) -> dict[str, str]:
+def ids(acme: Organization) -> dict[str, str]:
     """One endpoint, one event and its delivery."""
-    made = acme.listen()
-    acme.report(number="INV-1")
+    made = acme.create_endpoint()
+    acme.publish_event(number="INV-1")
     (row,) = acme.rows("SELECT id, event_id FROM webhook_deliveries")
     return {
         "endpoint": made["id"],

@@ -1,4 +1,4 @@
-"""An organization that listens: its endpoints over HTTP, and events of its own."""
+"""An organization with endpoints: calls of the webhooks API, published events, and its rows."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -23,15 +23,15 @@ URL = "http://127.0.0.1:9/hook"
 
 @pytest.fixture(autouse=True)
 def allowed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let loopback be an address like any other."""
+    """Allow loopback addresses as endpoints."""
     if "app" in request.fixturenames:
         app: Flask = request.getfixturevalue("app")
         monkeypatch.setitem(app.config, "WEBHOOK_ALLOWED_NETWORKS", ["127.0.0.0/8"])
 
 
 @dataclass
-class Company:
-    """What alice's company has and does."""
+class Organization:
+    """An organization and its owner."""
 
     app: Flask
     client: FlaskClient
@@ -45,31 +45,31 @@ class Company:
         options.setdefault("headers", self.owner.headers)
         return self.client.open(f"{API}{path}", method=method, json=body, **options)
 
-    def listen(self, url: str = URL, **facts: Any) -> dict[str, Any]:
-        """A new endpoint, with its secret."""
-        answer = self.call("POST", "/endpoints", {"url": url, **facts})
+    def create_endpoint(self, url: str = URL, **fields: Any) -> dict[str, Any]:
+        """Create an endpoint and return it with its secret."""
+        answer = self.call("POST", "/endpoints", {"url": url, **fields})
         assert answer.status_code == 201, answer.json
-        made: dict[str, Any] = answer.json["data"]
-        return made
+        endpoint: dict[str, Any] = answer.json["data"]
+        return endpoint
 
-    def report(self, kind: str = "invoice.paid", **data: Any) -> None:
-        """Something happens."""
+    def publish_event(self, event_type: str = "invoice.paid", **data: Any) -> None:
+        """Publish an event of a new subject."""
         with self.app.app_context(), tenancy.tenant_session(self.id) as session:
-            events.publish(session, self.id, kind, EventSubject(ids.new_id()), data)
+            events.publish(session, self.id, event_type, EventSubject(ids.new_id()), data)
 
     def rows(self, sql: str) -> list[Any]:
-        """What the company sees."""
+        """Read as the organization."""
         with self.app.app_context(), tenancy.tenant_session(self.id) as session:
             return list(session.execute(text(sql)).all())
 
-    def run(self, sql: str, **values: Any) -> None:
-        """Write as the deliverer would."""
+    def execute(self, sql: str, **values: Any) -> None:
+        """Write as the organization."""
         with self.app.app_context(), tenancy.tenant_session(self.id) as session:
             session.execute(text(sql), values)
 
-    def end(self, status: str) -> None:
-        """Every delivery that waits ends so."""
-        self.run(
+    def finish_deliveries(self, status: str) -> None:
+        """Give every queued delivery a final status."""
+        self.execute(
             """UPDATE webhook_deliveries SET status = :status, next_at = NULL, finished_at = now(), attempts = 10
               WHERE status = 'queued'""",
             status=status,
@@ -77,15 +77,9 @@ class Company:
 
 
 @pytest.fixture
-def acme(app: Flask, client: FlaskClient, alice: Person) -> Company:
-    """Alice's company."""
-    return Company(app, client, alice)
-
-
-@pytest.fixture(autouse=True)
-def short_drains(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A drain does not wait for the tries of a few seconds later."""
-    monkeypatch.setitem(app.config, "DRAIN_SECONDS", 3)
+def acme(app: Flask, client: FlaskClient, alice: Person) -> Organization:
+    """The organization of alice."""
+    return Organization(app, client, alice)
 
 
 def deliver(app: Flask) -> None:
@@ -93,5 +87,5 @@ def deliver(app: Flask) -> None:
         drain()
 
 
-def endpoint_of(acme: Company) -> Any:
+def read_endpoint(acme: Organization) -> Any:
     return acme.rows("SELECT * FROM webhook_endpoints ORDER BY id")[0]

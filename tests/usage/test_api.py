@@ -1,4 +1,4 @@
-"""`GET /usage`: who may ask, what the figures add up to, and which ranges are refused.
+"""`GET /usage`: access, sums of the breakdowns, and validation of the range.
 
 | caller | status |
 |---|---|
@@ -47,7 +47,7 @@ def acme(app: Flask, client: FlaskClient) -> Company:
 
 
 def use_much(company: Company) -> None:
-    """Both meters, both keys, several days, rolled up and not, accepted and refused."""
+    """Use both meters and both keys on several days, partly rolled up, with accepted and refused calls."""
     for day in (1, 2, 2, 9):
         company.use(3, at=datetime(2026, 4, day, 23, 59, tzinfo=UTC), key="first")
     company.roll_up()
@@ -58,11 +58,11 @@ def use_much(company: Company) -> None:
     company.refuse("rate_limited", 3, key="second")
 
 
-def test_nobody_is_refused(client: FlaskClient) -> None:
+def test_usage_without_credentials_is_rejected(client: FlaskClient) -> None:
     assert client.get("/api/v1/usage").status_code == 401
 
 
-def test_an_owner_and_a_key_with_the_scope_see_the_same(acme: Company) -> None:
+def test_owner_and_key_with_scope_get_the_same_usage(acme: Company) -> None:
     use_much(acme)
     seen = acme.get("/usage")
     assert seen == acme.get("/billing/usage")
@@ -70,13 +70,13 @@ def test_an_owner_and_a_key_with_the_scope_see_the_same(acme: Company) -> None:
     assert seen["summary"]["total_requests"] > 0
 
 
-def test_a_key_without_the_scope_is_refused(acme: Company) -> None:
+def test_key_without_scope_is_rejected(acme: Company) -> None:
     acme.make_key("mute", scopes=["messages:write"])
     answer = acme.client.get("/api/v1/usage", headers=acme.key_headers["mute"])
     assert (answer.status_code, answer.json["error"]["code"]) == (403, "INSUFFICIENT_SCOPE")
 
 
-def test_a_refused_call_is_counted_under_its_route(acme: Company) -> None:
+def test_refused_call_is_counted_under_its_route(acme: Company) -> None:
     acme.make_key("mute", scopes=["messages:write"])
     assert acme.client.get("/api/v1/usage", headers=acme.key_headers["mute"]).status_code == 403
     acme.refuse("failed", times=0)
@@ -95,7 +95,7 @@ def test_a_refused_call_is_counted_under_its_route(acme: Company) -> None:
     assert (seen["summary"]["failed_requests"], seen["summary"]["success_rate"]) == (1, 0.0)
 
 
-def test_a_new_company_has_used_nothing(client: FlaskClient) -> None:
+def test_new_organization_has_no_usage(client: FlaskClient) -> None:
     seen = sign_up(client, at=TODAY).get("/usage")
     assert seen["summary"] == {
         "total_requests": 0,
@@ -112,7 +112,7 @@ def test_a_new_company_has_used_nothing(client: FlaskClient) -> None:
     assert len(seen["daily_breakdown"]) == 30
 
 
-def test_the_first_message_is_listed_and_free(acme: Company) -> None:
+def test_first_message_is_listed_and_free(acme: Company) -> None:
     acme.use(key="first")
     seen = acme.get("/usage")
     assert (seen["summary"]["list_cost"], seen["summary"]["total_cost"]) == ("0.01", "0.00")
@@ -121,7 +121,7 @@ def test_the_first_message_is_listed_and_free(acme: Company) -> None:
     ]
 
 
-def test_total_cost_begins_beyond_the_included_quantity(acme: Company) -> None:
+def test_total_cost_starts_beyond_the_included_quantity(acme: Company) -> None:
     acme.use(1003)
     seen = acme.get("/usage")
     assert (seen["summary"]["list_cost"], seen["summary"]["total_cost"]) == ("10.03", "0.03")
@@ -145,14 +145,14 @@ def test_every_breakdown_adds_up_to_the_summary(acme: Company) -> None:
     assert [(row["meter"], row["quantity"]) for row in seen["by_meter"]] == [("email", "1"), ("sms", "15")]
 
 
-def test_what_a_deleted_key_used_is_still_there(acme: Company) -> None:
+def test_usage_of_a_revoked_key_stays_in_the_report(acme: Company) -> None:
     acme.use(key="first")
     key_id = acme.get("/usage")["by_api_key"][0]["api_key_id"]
     assert acme.client.delete(f"/api/v1/keys/{key_id}", headers=acme.owner).status_code == 200
     assert [(row["api_key_id"], row["name"]) for row in acme.get("/usage")["by_api_key"]] == [(key_id, "first")]
 
 
-def test_a_failed_message_costs_nothing_and_stays_a_request(acme: Company) -> None:
+def test_failed_message_costs_nothing_and_counts_as_a_request(acme: Company) -> None:
     acme.reverse(acme.use(3, key="first"))
     summary = acme.get("/usage")["summary"]
     assert (summary["successful_requests"], summary["list_cost"], summary["total_cost"]) == (1, "0.00", "0.00")
@@ -163,7 +163,7 @@ def total_of(company: Company, first: datetime, last: datetime) -> Decimal:
     return Decimal(seen["summary"]["total_cost"])
 
 
-def test_costs_of_single_days_add_up_to_the_cost_of_the_range(acme: Company) -> None:
+def test_costs_of_days_add_up_to_the_cost_of_the_range(acme: Company) -> None:
     for day, quantity in ((2, 700), (3, 290), (4, 17), (9, 5)):
         acme.use(quantity, at=datetime(2026, 4, day, 8, tzinfo=UTC))
         acme.roll_up()
@@ -172,7 +172,7 @@ def test_costs_of_single_days_add_up_to_the_cost_of_the_range(acme: Company) -> 
     assert sum(total_of(acme, day, day) for day in days) == total_of(acme, days[0], days[-1]) == Decimal("0.12")
 
 
-def test_late_usage_counts_on_the_day_it_happened_and_once(acme: Company) -> None:
+def test_late_usage_counts_once_on_the_day_it_happened(acme: Company) -> None:
     march, april = datetime(2026, 3, 20, 10, tzinfo=UTC), datetime(2026, 4, 2, 10, tzinfo=UTC)
     acme.use(1000, at=march)
     acme.use(1000, at=april)
@@ -187,13 +187,13 @@ def test_late_usage_counts_on_the_day_it_happened_and_once(acme: Company) -> Non
         acme.roll_up()
 
 
-def test_an_event_of_no_open_period_is_refused(acme: Company) -> None:
+def test_usage_event_outside_open_periods_is_rejected(acme: Company) -> None:
     with pytest.raises(Exception, match="billing_period_id"):
         acme.use(at=datetime(2026, 2, 1, tzinfo=UTC))
     assert acme.ledger_sum() == 0
 
 
-def test_the_same_key_counts_once(acme: Company) -> None:
+def test_same_idempotency_key_counts_once(acme: Company) -> None:
     event = acme.use()
     sql, values = ledger.append_usage_statement(acme.id, event)
     with (
@@ -204,7 +204,7 @@ def test_the_same_key_counts_once(acme: Company) -> None:
     assert acme.ledger_sum() == 1
 
 
-def test_days_are_those_of_the_companys_zone(acme: Company) -> None:
+def test_days_are_those_of_the_time_zone_of_the_organization(acme: Company) -> None:
     with acme.transaction() as session:
         session.execute(text("UPDATE organizations SET timezone = 'Asia/Kolkata'"))
     acme.use(at=datetime(2026, 4, 1, 18, 29, tzinfo=UTC))
@@ -214,7 +214,7 @@ def test_days_are_those_of_the_companys_zone(acme: Company) -> None:
     assert seen["summary"]["period"]["timezone"] == "Asia/Kolkata"
 
 
-def test_test_traffic_is_shown_apart_and_free(acme: Company) -> None:
+def test_test_mode_usage_is_separate_and_free(acme: Company) -> None:
     acme.make_key("trial", mode="test")
     sent = acme.client.post(
         "/api/v1/messages/send",
@@ -230,7 +230,7 @@ def test_test_traffic_is_shown_apart_and_free(acme: Company) -> None:
         assert [row["name"] for row in seen["by_api_key"]] == ["trial"]
 
 
-def test_a_company_sees_its_own_usage_only(acme: Company, client: FlaskClient) -> None:
+def test_organization_sees_its_own_usage_only(acme: Company, client: FlaskClient) -> None:
     use_much(acme)
     carol = sign_up(client, "Carol & Co", "carol@carol.example", at=TODAY)
     carol.open_period(TODAY)
@@ -257,13 +257,13 @@ def test_a_company_sees_its_own_usage_only(acme: Company, client: FlaskClient) -
         ({"days": "3"}, "days"),
     ],
 )
-def test_a_bad_range_is_refused_by_name(acme: Company, query: dict[str, Any], field: str) -> None:
+def test_invalid_range_names_the_wrong_field(acme: Company, query: dict[str, Any], field: str) -> None:
     answer = acme.client.get("/api/v1/usage", query_string=query, headers=acme.owner)
     assert (answer.status_code, answer.json["error"]["code"]) == (422, "VALIDATION_ERROR")
     assert [problem["field"] for problem in answer.json["error"]["details"]["fields"]] == [field]
 
 
-def test_both_ends_of_a_range_are_within_it(acme: Company) -> None:
+def test_range_includes_both_of_its_ends(acme: Company) -> None:
     acme.use(at=datetime(2026, 4, 1, tzinfo=UTC))
     acme.use(at=datetime(2026, 4, 3, 23, 59, 59, 999_999, tzinfo=UTC))
     acme.use(at=datetime(2026, 4, 4, tzinfo=UTC))

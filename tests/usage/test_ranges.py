@@ -13,17 +13,17 @@ TODAY = date(2026, 4, 15)
 UTC_ZONE = clock.get_zone("UTC")
 
 
-def test_without_dates_the_range_is_thirty_days_that_end_today() -> None:
+def test_range_without_dates_is_the_thirty_days_that_end_today() -> None:
     days = ranges.parse_date_range(None, None, TODAY, UTC_ZONE)
     assert (days.first, days.last, len(list(days))) == (date(2026, 3, 17), TODAY, 30)
 
 
-def test_a_reversed_pair_is_refused() -> None:
+def test_reversed_range_is_rejected() -> None:
     with pytest.raises(InvalidDateRange, match="before start_date"):
         ranges.parse_date_range(date(2026, 4, 2), date(2026, 4, 1), TODAY, UTC_ZONE)
 
 
-def test_366_days_are_the_most() -> None:
+def test_range_has_at_most_366_days() -> None:
     assert len(list(ranges.parse_date_range(date(2026, 1, 1), date(2027, 1, 1), TODAY, UTC_ZONE))) == 366
     with pytest.raises(InvalidDateRange, match="At most 366 days"):
         ranges.parse_date_range(date(2026, 1, 1), date(2027, 1, 2), TODAY, UTC_ZONE)
@@ -38,7 +38,7 @@ def test_366_days_are_the_most() -> None:
         ("America/New_York", date(2026, 3, 9), datetime(2026, 3, 9, 4, tzinfo=UTC)),
     ],
 )
-def test_a_day_begins_at_its_first_existing_local_instant(zone: str, day: date, instant: datetime) -> None:
+def test_day_starts_at_its_first_existing_local_instant(zone: str, day: date, instant: datetime) -> None:
     assert ranges.day_start(day, clock.get_zone(zone)) == instant
 
 
@@ -46,7 +46,7 @@ def test_a_day_begins_at_its_first_existing_local_instant(zone: str, day: date, 
     ("accepted", "failed", "rate"),
     [(0, 0, "100"), (1, 0, "100"), (1, 1, "50"), (2, 1, "66.67"), (0, 3, "0")],
 )
-def test_success_is_the_share_of_accepted_in_percent(accepted: int, failed: int, rate: str) -> None:
+def test_success_rate_is_the_percentage_of_accepted_calls(accepted: int, failed: int, rate: str) -> None:
     assert ranges.success_rate(accepted, failed) == Decimal(rate)
 
 

@@ -1,4 +1,4 @@
-"""Counts of refused calls: added up in memory, written in one statement, by local hour."""
+"""Counts of refused calls: summed in memory, written in one statement, by local hour."""
 
 import time
 import uuid
@@ -22,20 +22,20 @@ ROUTE = "/api/v1/messages/send"
 
 @pytest.fixture
 def caller(app: Flask, client: FlaskClient) -> Iterator[Principal]:
-    """A live key of acme."""
+    """A live API key of acme."""
     organization_id = sign_up(client).id
     with app.app_context():
         yield Principal("key", uuid.uuid4(), organization_id)
 
 
 def counted(caller: Principal) -> list[tuple[Any, ...]]:
-    """What stands in the table."""
+    """Rows of the table."""
     with tenancy.tenant_session(caller.organization_id) as session:
         rows = session.execute(text("SELECT bucket_at, outcome, requests FROM request_counts ORDER BY 1, 2"))
         return [tuple(row) for row in rows]
 
 
-def test_refused_calls_add_up_over_several_writes(caller: Principal) -> None:
+def test_refused_calls_add_up_over_several_flushes(caller: Principal) -> None:
     clock.freeze_time(datetime(2026, 4, 1, 10, 20, tzinfo=UTC))
     for outcome in ("failed", "failed", "rate_limited"):
         refused_requests.count_refused(caller, ROUTE, "POST", outcome)
@@ -46,7 +46,7 @@ def test_refused_calls_add_up_over_several_writes(caller: Principal) -> None:
     assert counted(caller) == [(hour, "failed", 3), (hour, "rate_limited", 1)]
 
 
-def test_an_hour_is_the_local_one_where_zones_stand_at_half_hours(caller: Principal) -> None:
+def test_hours_are_local_in_time_zones_at_half_hours(caller: Principal) -> None:
     with tenancy.tenant_session(caller.organization_id) as session:
         session.execute(text("UPDATE organizations SET timezone = 'Asia/Kolkata'"))
     for minute in (20, 40):
@@ -59,7 +59,7 @@ def test_an_hour_is_the_local_one_where_zones_stand_at_half_hours(caller: Princi
     ]
 
 
-def test_a_person_is_not_counted(caller: Principal) -> None:
+def test_refused_call_of_a_user_is_not_counted(caller: Principal) -> None:
     refused_requests.count_refused(
         Principal("user", uuid.uuid4(), caller.organization_id, "owner"), ROUTE, "POST", "failed"
     )
@@ -67,7 +67,7 @@ def test_a_person_is_not_counted(caller: Principal) -> None:
     assert counted(caller) == []
 
 
-def test_what_cannot_be_written_is_kept_for_the_next_time(caller: Principal) -> None:
+def test_counts_that_cannot_be_written_stay_pending(caller: Principal) -> None:
     refused_requests.count_refused(caller, ROUTE, "POST", "no such outcome")
     with pytest.raises(Exception, match="request_counts"):
         refused_requests.flush_refused()
@@ -75,7 +75,7 @@ def test_what_cannot_be_written_is_kept_for_the_next_time(caller: Principal) -> 
     refused_requests._pending.clear()
 
 
-def test_counts_are_written_without_being_asked(caller: Principal) -> None:
+def test_counts_are_flushed_in_the_background(caller: Principal) -> None:
     refused_requests.count_refused(caller, ROUTE, "POST", "failed")
     for _ in range(100):
         if counted(caller):

@@ -1,4 +1,4 @@
-"""Rollups and live reads against the ledger, while writers write, roll back and rollers run, die and repeat."""
+"""Rollups and live reads compared with the ledger, also during writes, rollbacks and concurrent roll-ups."""
 
 import threading
 import time
@@ -22,14 +22,14 @@ from tests.support.usage import Company, sign_up
 
 
 class Acme:
-    """Reads live quantity and ledger of one company's running period."""
+    """Reads the live quantity and the ledger of an organization's current period."""
 
     def __init__(self, company: Company) -> None:
         self.company = company
         self.period_id: UUID = company.open_period(clock.now())
 
     def read_both(self) -> tuple[Decimal, Decimal]:
-        """Live quantity and the ledger's sum, in one statement and so of one snapshot."""
+        """Live quantity and sum of the ledger, in one statement and so from one snapshot."""
         with tenancy.tenant_session(self.company.id) as session:
             shown, true = session.execute(
                 text(f"""WITH live AS ({LIVE_USAGE_SQL}) SELECT (SELECT coalesce(sum(quantity), 0) FROM live),
@@ -55,7 +55,7 @@ def rollups(company: Company) -> tuple[Decimal, int]:
 
 
 def settle(company: Company) -> None:
-    """Roll up until no row of the ledger is left: any transaction of the cluster may hold the watermark back."""
+    """Roll up until no ledger row is left: any transaction of the cluster can hold the watermark back."""
     for _ in range(200):
         usage_rollups.roll_up()
         with tenancy.tenant_session(company.id) as session:
@@ -67,7 +67,7 @@ def settle(company: Company) -> None:
     pytest.fail("the watermark does not rise")
 
 
-def test_usage_is_shown_before_and_after_the_roll_up(acme: Acme) -> None:
+def test_usage_is_the_same_before_and_after_the_roll_up(acme: Acme) -> None:
     usage_rollups.roll_up()
     acme.company.use(3)
     assert acme.read_both() == (3, 3)
@@ -80,7 +80,7 @@ def test_usage_is_shown_before_and_after_the_roll_up(acme: Acme) -> None:
     assert acme.read_both() == (5, 5)
 
 
-def test_a_repeated_roll_up_counts_each_event_once(acme: Acme) -> None:
+def test_repeated_roll_up_counts_each_event_once(acme: Acme) -> None:
     usage_rollups.roll_up()
     acme.company.use(3)
     settle(acme.company)
@@ -88,7 +88,7 @@ def test_a_repeated_roll_up_counts_each_event_once(acme: Acme) -> None:
     assert rollups(acme.company) == (3, 1)
 
 
-def test_a_roll_up_killed_before_its_commit_changes_nothing(acme: Acme) -> None:
+def test_roll_up_without_commit_changes_nothing(acme: Acme) -> None:
     usage_rollups.roll_up()
     acme.company.use(3)
 
@@ -103,7 +103,7 @@ def test_a_roll_up_killed_before_its_commit_changes_nothing(acme: Acme) -> None:
     assert acme.read_both() == (3, 3)
 
 
-def test_a_transaction_that_ends_after_the_roll_up_is_neither_lost_nor_doubled(acme: Acme) -> None:
+def test_transaction_open_during_the_roll_up_is_counted_once(acme: Acme) -> None:
     usage_rollups.roll_up()
     acme.company.use(3)
     with tenancy.tenant_session(acme.company.id) as early:
@@ -120,7 +120,7 @@ def test_a_transaction_that_ends_after_the_roll_up_is_neither_lost_nor_doubled(a
     assert rollups(acme.company) == (12, 3)
 
 
-def test_a_reversal_takes_the_quantity_back_and_leaves_the_request(acme: Acme) -> None:
+def test_reversal_lowers_the_quantity_and_keeps_the_request(acme: Acme) -> None:
     usage_rollups.roll_up()
     event = acme.company.use(3)
     acme.company.reverse(event)
@@ -140,7 +140,7 @@ def test_rebuilt_rollups_count_each_event_once(acme: Acme) -> None:
     assert acme.read_both() == (7, 7)
 
 
-def test_the_command_rebuilds_the_rollups(app: Flask, acme: Acme) -> None:
+def test_command_rebuilds_the_rollups(app: Flask, acme: Acme) -> None:
     acme.company.use(3)
     with tenancy.system_session("usage.roll_up") as session:
         session.execute(text("DELETE FROM usage_rollups"))
@@ -149,7 +149,7 @@ def test_the_command_rebuilds_the_rollups(app: Flask, acme: Acme) -> None:
     assert rollups(acme.company) == (3, 1)
 
 
-def test_another_cluster_rebases_the_rollups(acme: Acme) -> None:
+def test_rollups_are_rebuilt_in_another_database_cluster(acme: Acme) -> None:
     acme.company.use(3)
     usage_rollups.roll_up()
     with tenancy.system_session("usage.roll_up") as session:
@@ -175,7 +175,7 @@ def test_late_usage_belongs_to_the_period_that_pays(acme: Acme) -> None:
         usage_rollups.roll_up()
 
 
-def test_reads_equal_the_ledger_at_every_moment(app: Flask, acme: Acme) -> None:
+def test_usage_equals_the_ledger_while_events_and_roll_ups_run(app: Flask, acme: Acme) -> None:
     stop = threading.Event()
     failures: list[Exception] = []
     reads: list[tuple[Decimal, Decimal]] = []
@@ -185,7 +185,7 @@ def test_reads_equal_the_ledger_at_every_moment(app: Flask, acme: Acme) -> None:
             with app.app_context():
                 while not stop.is_set():
                     call()
-        except Exception as failure:  # noqa: BLE001 - a thread hands its failure to the test
+        except Exception as failure:  # noqa: BLE001 - a thread hands its error to the test
             failures.append(failure)
 
     def roll_back() -> None:

@@ -1,4 +1,4 @@
-"""`GET /usage/timeseries` and the table of usage: no gap, days of 23 and 25 hours, at most 744 points.
+"""`GET /usage/timeseries` and the usage CSV: no gaps, days of 23 and 25 hours, at most 744 points.
 
 | caller | status |
 |---|---|
@@ -74,7 +74,7 @@ def counts(points: Any) -> dict[str, int]:
     return {point["at"]: point["requests"] for point in points if point["requests"]}
 
 
-def test_who_may_ask(acme: Company, client: FlaskClient) -> None:
+def test_timeseries_needs_the_usage_permission_or_scope(acme: Company, client: FlaskClient) -> None:
     assert client.get(f"/api/v1{PATH}").status_code == 401
     assert acme.get(PATH) == acme.get(PATH, headers=acme.key_headers["first"])
     acme.make_key("mute", scopes=["messages:write"])
@@ -82,7 +82,7 @@ def test_who_may_ask(acme: Company, client: FlaskClient) -> None:
     assert (answer.status_code, answer.json["error"]["code"]) == (403, "INSUFFICIENT_SCOPE")
 
 
-def test_a_range_has_a_point_for_every_day_and_every_hour(acme: Company) -> None:
+def test_range_has_a_point_for_every_day_or_hour(acme: Company) -> None:
     found = acme.get(PATH, start_date="2026-04-01", end_date="2026-04-10")
     assert [point["date"] for point in found["points"]] == [f"2026-04-{n:02d}" for n in range(1, 11)]
     assert {(point["requests"], point["cost"]) for point in found["points"]} == {(0, "0.00")}
@@ -92,7 +92,7 @@ def test_a_range_has_a_point_for_every_day_and_every_hour(acme: Company) -> None
     assert hours[47]["at"] == "2026-04-02T23:00:00.000Z"
 
 
-def test_calls_stand_in_their_hour_rolled_up_or_not(acme: Company) -> None:
+def test_calls_are_in_their_hour_before_and_after_the_roll_up(acme: Company) -> None:
     acme.use(3, at=at(2, 23, 59), key="first")
     acme.use(2, at=at(3), key="second")
     acme.roll_up()
@@ -136,7 +136,7 @@ def test_quantities_of_different_meters_are_not_added(acme: Company) -> None:
     assert series["points"][0]["quantity"] == "3"
 
 
-def test_the_series_agrees_with_the_report(acme: Company) -> None:
+def test_timeseries_agrees_with_the_usage_report(acme: Company) -> None:
     for day in (1, 2, 2, 9):
         acme.use(3, at=at(day, 23, 59), key="first")
     report = acme.get("/usage", start_date="2026-04-01", end_date="2026-04-10")
@@ -146,13 +146,13 @@ def test_the_series_agrees_with_the_report(acme: Company) -> None:
     ]
 
 
-def test_what_was_taken_back_lowers_the_quantity(acme: Company) -> None:
+def test_reversal_lowers_the_quantity_of_its_point(acme: Company) -> None:
     acme.reverse(acme.use(3, at=at(2)))
     [point] = acme.get(PATH, start_date="2026-04-02", end_date="2026-04-02", meter="sms")["points"]
     assert (point["quantity"], point["cost"], point["requests"]) == ("0", "0.00", 1)
 
 
-def test_a_day_of_23_and_one_of_25_hours(acme: Company) -> None:
+def test_days_with_a_clock_change_have_23_or_25_hours(acme: Company) -> None:
     live_in(acme, "America/New_York")
     acme.use(1, at=at(8, 4, 59, month=3))
     acme.use(1, at=at(8, 5, month=3))
@@ -179,7 +179,7 @@ def test_a_day_of_23_and_one_of_25_hours(acme: Company) -> None:
         ("Europe/Berlin", "2026-10-25", 25),
     ],
 )
-def test_hours_are_local_ones_without_gap_or_overlap(zone: str, day: str, hours: int) -> None:
+def test_hours_are_local_without_gap_or_overlap(zone: str, day: str, hours: int) -> None:
     whole = days(zone, day, day)
     found = ranges.bucket_starts(whole, "hour")
     assert (len(found), found[0]) == (hours, whole.starts_at)
@@ -188,14 +188,14 @@ def test_hours_are_local_ones_without_gap_or_overlap(zone: str, day: str, hours:
     }
 
 
-def test_a_clock_that_goes_back_by_half_an_hour_leaves_no_point_out() -> None:
+def test_clock_change_of_half_an_hour_leaves_no_gap() -> None:
     whole = days("Australia/Lord_Howe", "2026-04-05", "2026-04-05")
     found = ranges.bucket_starts(whole, "hour")
     assert (found, len(found)) == (sorted(set(found)), 25)
     assert whole.ends_at - found[-1] == timedelta(hours=1)
 
 
-def test_a_half_hour_zone_finds_its_calls(acme: Company) -> None:
+def test_calls_in_a_half_hour_time_zone_are_in_their_hour(acme: Company) -> None:
     live_in(acme, "Asia/Kolkata")
     acme.use(1, at=at(9, 18, 29))
     acme.use(1, at=at(9, 18, 30))
@@ -206,7 +206,7 @@ def test_a_half_hour_zone_finds_its_calls(acme: Company) -> None:
     assert [point["requests"] for point in by_day] == [1, 1]
 
 
-def test_744_points_are_the_most(acme: Company) -> None:
+def test_timeseries_has_at_most_744_points(acme: Company) -> None:
     assert len(acme.get(PATH, start_date="2026-03-01", end_date="2026-03-31", interval="hour")["points"]) == 744
     [problem] = refused(acme, start_date="2026-03-01", end_date="2026-04-01", interval="hour")
     assert problem["field"] == "end_date"
@@ -227,11 +227,11 @@ def test_744_points_are_the_most(acme: Company) -> None:
         ({"unheard": "of"}, "unheard"),
     ],
 )
-def test_what_makes_no_sense_is_refused(acme: Company, query: dict[str, str], field: str) -> None:
+def test_invalid_query_is_rejected(acme: Company, query: dict[str, str], field: str) -> None:
     assert field in {problem["field"] for problem in refused(acme, **query)}
 
 
-def test_a_stranger_sees_none_of_it(acme: Company, client: FlaskClient) -> None:
+def test_other_organization_sees_no_calls(acme: Company, client: FlaskClient) -> None:
     acme.use(3, at=at(2))
     carol = sign_up(client, "Carol & Co", "carol@carol.example", at=at(1, month=3))
     clock.freeze_time(TODAY)
@@ -245,7 +245,7 @@ def table(company: Company, **query: Any) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(answer.data.decode("utf-8-sig"), newline="")))
 
 
-def test_the_table_of_usage_adds_up_to_the_report(acme: Company) -> None:
+def test_csv_adds_up_to_the_usage_report(acme: Company) -> None:
     acme.use(3, at=at(2), key="first")
     acme.use(2, at=at(3), key="second", meter="email")
     acme.refuse("failed", 2)
@@ -260,7 +260,7 @@ def test_the_table_of_usage_adds_up_to_the_report(acme: Company) -> None:
     assert {"date": "2026-04-02", "api_key_name": "first", "quantity": "3", "cost": "0.03"}.items() <= sms.items()
 
 
-def test_the_name_of_a_key_is_no_formula(acme: Company) -> None:
+def test_csv_escapes_formulas_in_key_names(acme: Company) -> None:
     acme.make_key("=cmd|' /C calc'!A0")
     acme.use(1, at=at(2), key="=cmd|' /C calc'!A0")
     [row] = table(acme, start_date="2026-04-02", end_date="2026-04-02")

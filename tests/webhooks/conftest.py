@@ -1,3 +1,3 @@
-"""What every test of webhooks stands on."""
+"""Fixtures of every test of webhooks."""
 
 from tests.support.webhooks import acme, allowed  # noqa: F401 - fixtures

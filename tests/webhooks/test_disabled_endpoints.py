@@ -1,4 +1,4 @@
-"""Once an endpoint is deleted or disabled, what was under way ends, and nothing more leaves."""
+"""Pending deliveries of an endpoint that is deleted or disabled."""
 
 import threading
 import time
@@ -8,51 +8,53 @@ import pytest
 from flask import Flask
 
 from tests.support.http_receiver import receiving
-from tests.support.webhooks import Company, deliver, short_drains  # noqa: F401 - a fixture
+from tests.support.webhooks import Organization, deliver
 
-OPEN = "SELECT status FROM webhook_deliveries"
-Ending = Callable[[Company, str], int]
+DELIVERY_STATUSES = "SELECT status FROM webhook_deliveries"
+EndEndpoint = Callable[[Organization, str], int]
 
 
-def delete(acme: Company, path: str) -> int:
+def delete(acme: Organization, path: str) -> int:
     return int(acme.call("DELETE", path).status_code)
 
 
-def disable(acme: Company, path: str) -> int:
+def disable(acme: Organization, path: str) -> int:
     return int(acme.call("PATCH", path, {"is_enabled": False}).status_code)
 
 
 @pytest.mark.parametrize("end", [delete, disable])
-def test_what_fails_after_its_endpoint_has_ended_is_not_tried_again(app: Flask, acme: Company, end: Ending) -> None:
+def test_delivery_that_fails_after_its_endpoint_ended_is_canceled(
+    app: Flask, acme: Organization, end: EndEndpoint
+) -> None:
     with receiving(status=500, seconds=1.0) as receiver:
-        path = f"/endpoints/{acme.listen(receiver.url)['id']}"
-        acme.report()
-        under_way = threading.Thread(target=deliver, args=(app,))
-        under_way.start()
+        path = f"/endpoints/{acme.create_endpoint(receiver.url)['id']}"
+        acme.publish_event()
+        delivering = threading.Thread(target=deliver, args=(app,))
+        delivering.start()
         while not receiver.received:
             time.sleep(0.01)
         assert end(acme, path) == 200
-        under_way.join(20)
-        acme.run("UPDATE webhook_deliveries SET next_at = now() WHERE next_at IS NOT NULL")
+        delivering.join(20)
+        acme.execute("UPDATE webhook_deliveries SET next_at = now() WHERE next_at IS NOT NULL")
         deliver(app)
     assert len(receiver.received) == 1
-    assert acme.rows(OPEN) == [("canceled",)]
+    assert acme.rows(DELIVERY_STATUSES) == [("canceled",)]
     assert acme.rows("SELECT outcome FROM webhook_attempts") == [("http_error",)]
 
 
-def test_what_a_dead_process_held_is_canceled_with_its_endpoint(app: Flask, acme: Company) -> None:
+def test_delivery_of_a_killed_worker_is_canceled_with_its_endpoint(app: Flask, acme: Organization) -> None:
     with receiving() as receiver:
-        path = f"/endpoints/{acme.listen(receiver.url)['id']}"
-        acme.report()
-        acme.run(
+        path = f"/endpoints/{acme.create_endpoint(receiver.url)['id']}"
+        acme.publish_event()
+        acme.execute(
             """WITH d AS (UPDATE webhook_deliveries SET status = 'sending', lease_token = gen_random_uuid(),
                 attempts = 1, next_at = now() + interval '1 h' RETURNING organization_id, id)
               INSERT INTO webhook_attempts (organization_id, delivery_id, n, started_at, outcome)
               SELECT organization_id, id, 1, now(), 'started' FROM d"""
         )
         assert delete(acme, path) == 200
-        acme.run("UPDATE webhook_deliveries SET next_at = now() - interval '1 s'")
+        acme.execute("UPDATE webhook_deliveries SET next_at = now() - interval '1 s'")
         deliver(app)
     assert receiver.received == []
-    assert acme.rows(OPEN) == [("canceled",)]
+    assert acme.rows(DELIVERY_STATUSES) == [("canceled",)]
     assert acme.rows("SELECT outcome FROM webhook_attempts") == [("interrupted",)]

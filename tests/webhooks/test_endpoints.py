@@ -1,4 +1,4 @@
-"""Endpoints over HTTP: made, listed, changed, ended; what a stranger may not name; never more than ten."""
+"""Endpoints over HTTP: creation, changes and deletion, allowed URLs, roles, and the limit of ten."""
 
 import threading
 from datetime import timedelta
@@ -13,32 +13,32 @@ from saas_api.core.db import tenancy
 from saas_api.webhooks import endpoints, events
 from saas_api.webhooks.events import EventSubject
 from tests.support.accounts import Person, make_key
-from tests.support.webhooks import ENDPOINTS, URL, Company
+from tests.support.webhooks import ENDPOINTS, URL, Organization
 
 
 def code(answer: Any) -> tuple[int, str]:
     return answer.status_code, answer.json["error"]["code"]
 
 
-def test_an_endpoint_is_made_with_a_secret_that_is_shown_once(acme: Company) -> None:
+def test_secret_of_a_new_endpoint_is_shown_once(acme: Organization) -> None:
     answer = acme.call("POST", "/endpoints", {"url": URL, "event_types": ["invoice.paid"], "description": "Books"})
     assert answer.status_code == 201
     assert answer.headers["Cache-Control"] == "no-store"
-    made = answer.json["data"]
-    assert made["secret"].startswith("whsec_")
-    shown = acme.call("GET", f"/endpoints/{made['id']}")
+    created = answer.json["data"]
+    assert created["secret"].startswith("whsec_")
+    shown = acme.call("GET", f"/endpoints/{created['id']}")
     listed = acme.call("GET", "/endpoints")
-    assert made["secret"] not in shown.text + listed.text
+    assert created["secret"] not in shown.text + listed.text
     assert shown.json["data"] == listed.json["data"]["endpoints"][0]
     assert shown.json["data"] == {
-        "id": made["id"],
+        "id": created["id"],
         "url": URL,
         "description": "Books",
         "event_types": ["invoice.paid"],
         "payload": "full",
         "status": "enabled",
         "is_enabled": True,
-        "created_at": made["created_at"],
+        "created_at": created["created_at"],
         "health": {
             "delivered_24h": 0,
             "failed_24h": 0,
@@ -72,23 +72,23 @@ def test_an_endpoint_is_made_with_a_secret_that_is_shown_once(acme: Company) -> 
         ("organization_id", "org_x"),
     ],
 )
-def test_a_bad_field_is_named_and_nothing_is_made(acme: Company, field: str, value: Any) -> None:
+def test_endpoint_with_an_invalid_field_is_rejected(acme: Organization, field: str, value: Any) -> None:
     answer = acme.call("POST", "/endpoints", {"url": URL, field: value})
     assert code(answer) == (422, "VALIDATION_ERROR")
     assert answer.json["error"]["details"]["fields"][0]["field"].split(".")[0] == field
     assert acme.rows("SELECT FROM webhook_endpoints") == []
 
 
-def test_a_private_address_is_refused_in_a_change_too(acme: Company) -> None:
-    made = acme.listen()
-    answer = acme.call("PATCH", f"/endpoints/{made['id']}", {"url": "https://192.168.0.1/"})
+def test_endpoint_cannot_be_changed_to_a_private_address(acme: Organization) -> None:
+    created = acme.create_endpoint()
+    answer = acme.call("PATCH", f"/endpoints/{created['id']}", {"url": "https://192.168.0.1/"})
     assert code(answer) == (422, "VALIDATION_ERROR")
-    assert acme.call("GET", f"/endpoints/{made['id']}").json["data"]["url"] == URL
+    assert acme.call("GET", f"/endpoints/{created['id']}").json["data"]["url"] == URL
 
 
-def test_what_is_named_changes_and_the_rest_stays(acme: Company) -> None:
-    made = acme.listen(event_types=["invoice.paid"], description="Books")
-    answer = acme.call("PATCH", f"/endpoints/{made['id']}", {"event_types": None, "payload": "thin"})
+def test_update_changes_only_the_given_fields(acme: Organization) -> None:
+    created = acme.create_endpoint(event_types=["invoice.paid"], description="Books")
+    answer = acme.call("PATCH", f"/endpoints/{created['id']}", {"event_types": None, "payload": "thin"})
     data = answer.json["data"]
     assert (data["event_types"], data["payload"], data["description"]) == (None, "thin", "Books")
     [event] = acme.rows("SELECT data FROM audit_events WHERE action = 'webhook_endpoint.changed'")
@@ -98,50 +98,50 @@ def test_what_is_named_changes_and_the_rest_stays(acme: Company) -> None:
     }
 
 
-def test_disabling_cancels_what_waits_and_enabling_forgets_failures(acme: Company) -> None:
-    made = acme.listen()
-    acme.report()
-    acme.run("UPDATE webhook_endpoints SET consecutive_failures = 7, first_failure_at = now()")
-    answer = acme.call("PATCH", f"/endpoints/{made['id']}", {"is_enabled": False})
+def test_disabling_cancels_deliveries_and_enabling_resets_failures(acme: Organization) -> None:
+    created = acme.create_endpoint()
+    acme.publish_event()
+    acme.execute("UPDATE webhook_endpoints SET consecutive_failures = 7, first_failure_at = now()")
+    answer = acme.call("PATCH", f"/endpoints/{created['id']}", {"is_enabled": False})
     assert answer.json["data"]["status"] == "disabled_manual"
-    acme.report()
+    acme.publish_event()
     assert [row.status for row in acme.rows("SELECT status FROM webhook_deliveries")] == ["canceled"]
-    answer = acme.call("PATCH", f"/endpoints/{made['id']}", {"is_enabled": True})
+    answer = acme.call("PATCH", f"/endpoints/{created['id']}", {"is_enabled": True})
     assert answer.json["data"]["is_enabled"]
     assert answer.json["data"]["health"]["consecutive_failures"] == 0
     assert answer.json["data"]["health"]["first_failure_at"] is None
 
 
 @pytest.mark.parametrize("status", ["disabled_failing", "disabled_gone"])
-def test_an_endpoint_that_was_disabled_for_failing_can_be_enabled_again(acme: Company, status: str) -> None:
-    made = acme.listen()
-    acme.run("UPDATE webhook_endpoints SET status = :status", status=status)
-    assert acme.call("PATCH", f"/endpoints/{made['id']}", {"is_enabled": True}).json["data"]["status"] == "enabled"
+def test_automatically_disabled_endpoint_can_be_enabled(acme: Organization, status: str) -> None:
+    created = acme.create_endpoint()
+    acme.execute("UPDATE webhook_endpoints SET status = :status", status=status)
+    assert acme.call("PATCH", f"/endpoints/{created['id']}", {"is_enabled": True}).json["data"]["status"] == "enabled"
 
 
-def test_deleting_cancels_what_waits_and_the_endpoint_is_gone(acme: Company) -> None:
-    made = acme.listen()
-    acme.report()
-    assert acme.call("DELETE", f"/endpoints/{made['id']}").status_code == 200
+def test_deleting_cancels_deliveries_and_removes_the_endpoint(acme: Organization) -> None:
+    created = acme.create_endpoint()
+    acme.publish_event()
+    assert acme.call("DELETE", f"/endpoints/{created['id']}").status_code == 200
     [delivery] = acme.rows("SELECT status, next_at, finished_at FROM webhook_deliveries")
     assert (delivery.status, delivery.next_at) == ("canceled", None)
     for method, path in (("GET", ""), ("PATCH", ""), ("DELETE", ""), ("POST", "/rotate-secret"), ("POST", "/test")):
-        answer = acme.call(method, f"/endpoints/{made['id']}{path}", {} if method != "GET" else None)
+        answer = acme.call(method, f"/endpoints/{created['id']}{path}", {} if method != "GET" else None)
         assert code(answer) == (404, "NOT_FOUND"), (method, path)
     assert acme.call("GET", "/endpoints").json["data"]["endpoints"] == []
-    acme.report()
+    acme.publish_event()
     assert len(acme.rows("SELECT FROM webhook_deliveries")) == 1
 
 
-def test_a_deletion_waits_for_what_is_being_published_and_cancels_it(acme: Company) -> None:
-    made = acme.listen()
+def test_deletion_waits_for_a_running_publication_and_cancels_it(acme: Organization) -> None:
+    created = acme.create_endpoint()
     started, done = threading.Event(), threading.Event()
     answers: list[int] = []
 
     def delete() -> None:
         started.set()
         answers.append(
-            acme.app.test_client().delete(f"{ENDPOINTS}/{made['id']}", headers=acme.owner.headers).status_code
+            acme.app.test_client().delete(f"{ENDPOINTS}/{created['id']}", headers=acme.owner.headers).status_code
         )
         done.set()
 
@@ -156,12 +156,12 @@ def test_a_deletion_waits_for_what_is_being_published_and_cancels_it(acme: Compa
     assert [row.status for row in acme.rows("SELECT status FROM webhook_deliveries")] == ["canceled"]
 
 
-def test_what_is_published_while_a_deletion_runs_goes_nowhere(acme: Company) -> None:
-    made = acme.listen()
-    thread = threading.Thread(target=acme.report)
+def test_event_published_during_a_deletion_has_no_delivery(acme: Organization) -> None:
+    created = acme.create_endpoint()
+    thread = threading.Thread(target=acme.publish_event)
     with acme.app.app_context(), tenancy.tenant_session(acme.id) as session:
         by = _principal(acme)
-        endpoints.delete(session, by, ids.parse_id("whe", made["id"]))
+        endpoints.delete(session, by, ids.parse_id("whe", created["id"]))
         thread.start()
         thread.join(0.5)
         assert thread.is_alive()
@@ -169,34 +169,34 @@ def test_what_is_published_while_a_deletion_runs_goes_nowhere(acme: Company) -> 
     assert acme.rows("SELECT FROM webhook_deliveries") == []
 
 
-def _principal(acme: Company) -> Any:
+def _principal(acme: Organization) -> Any:
     from saas_api.core.access import Principal
 
     return Principal("user", ids.parse_id("usr", acme.owner.user_id), acme.id, role="owner")
 
 
-def test_there_are_at_most_ten_and_a_deleted_one_makes_room(acme: Company) -> None:
-    made = [acme.listen(f"{URL}/{number}") for number in range(10)]
+def test_organization_has_at_most_ten_undeleted_endpoints(acme: Organization) -> None:
+    created = [acme.create_endpoint(f"{URL}/{number}") for number in range(10)]
     assert code(acme.call("POST", "/endpoints", {"url": URL})) == (409, "TOO_MANY_ENDPOINTS")
-    acme.call("DELETE", f"/endpoints/{made[0]['id']}")
-    acme.listen()
+    acme.call("DELETE", f"/endpoints/{created[0]['id']}")
+    acme.create_endpoint()
     page = acme.call("GET", "/endpoints", query_string={"limit": 7}).json["data"]
     rest = acme.call("GET", "/endpoints", query_string={"cursor": page["pagination"]["next_cursor"]}).json["data"]
-    assert [len(part["endpoints"]) for part in (page, rest)] == [7, 3]
+    assert [len(data["endpoints"]) for data in (page, rest)] == [7, 3]
     assert code(acme.call("GET", "/endpoints", query_string={"cursor": "x"})) == (422, "VALIDATION_ERROR")
 
 
-def test_ten_stay_ten_when_twenty_are_asked_for_at_once(acme: Company) -> None:
+def test_limit_of_ten_endpoints_holds_for_concurrent_requests(acme: Organization) -> None:
     for number in range(5):
-        acme.listen(f"{URL}/{number}")
-    together, statuses = threading.Barrier(20), []
+        acme.create_endpoint(f"{URL}/{number}")
+    barrier, statuses = threading.Barrier(20), []
 
-    def ask() -> None:
+    def create() -> None:
         client = acme.app.test_client()
-        together.wait(10)
+        barrier.wait(10)
         statuses.append(client.post(ENDPOINTS, json={"url": URL}, headers=acme.owner.headers).status_code)
 
-    threads = [threading.Thread(target=ask) for _ in range(20)]
+    threads = [threading.Thread(target=create) for _ in range(20)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -205,20 +205,26 @@ def test_ten_stay_ten_when_twenty_are_asked_for_at_once(acme: Company) -> None:
     assert len(acme.rows("SELECT FROM webhook_endpoints")) == 10
 
 
-def test_what_carol_has_does_not_exist_for_alice(acme: Company, app: Flask, client: FlaskClient, carol: Person) -> None:
-    theirs = Company(app, client, carol)
-    made = theirs.listen()
-    theirs.report()
-    [delivery] = theirs.rows("SELECT id, event_id FROM webhook_deliveries")
+def test_objects_of_another_organization_are_not_found(
+    acme: Organization, app: Flask, client: FlaskClient, carol: Person
+) -> None:
+    other = Organization(app, client, carol)
+    created = other.create_endpoint()
+    other.publish_event()
+    [delivery] = other.rows("SELECT id, event_id FROM webhook_deliveries")
     whd, evt = ids.format_id("whd", delivery.id), ids.format_id("evt", delivery.event_id)
     calls: list[tuple[str, str, Any]] = [
-        ("GET", f"/endpoints/{made['id']}", None),
-        ("PATCH", f"/endpoints/{made['id']}", {"description": "mine"}),
-        ("DELETE", f"/endpoints/{made['id']}", None),
-        ("POST", f"/endpoints/{made['id']}/rotate-secret", {}),
-        ("POST", f"/endpoints/{made['id']}/test", {}),
-        ("POST", f"/endpoints/{made['id']}/recover", {"since": clock.format_rfc3339(clock.now() - timedelta(hours=1))}),
-        ("GET", f"/endpoints/{made['id']}/deliveries", None),
+        ("GET", f"/endpoints/{created['id']}", None),
+        ("PATCH", f"/endpoints/{created['id']}", {"description": "mine"}),
+        ("DELETE", f"/endpoints/{created['id']}", None),
+        ("POST", f"/endpoints/{created['id']}/rotate-secret", {}),
+        ("POST", f"/endpoints/{created['id']}/test", {}),
+        (
+            "POST",
+            f"/endpoints/{created['id']}/recover",
+            {"since": clock.format_rfc3339(clock.now() - timedelta(hours=1))},
+        ),
+        ("GET", f"/endpoints/{created['id']}/deliveries", None),
         ("GET", f"/deliveries/{whd}", None),
         ("POST", f"/deliveries/{whd}/resend", None),
         ("POST", f"/events/{evt}/replay", None),
@@ -229,26 +235,30 @@ def test_what_carol_has_does_not_exist_for_alice(acme: Company, app: Flask, clie
     assert acme.call("GET", "/endpoints").json["data"]["endpoints"] == []
 
 
-def test_a_member_reads_deliveries_and_manages_nothing(acme: Company, bob: Person, client: FlaskClient) -> None:
-    made = acme.listen()
-    for method, path in (("GET", "/endpoints"), ("GET", f"/endpoints/{made['id']}"), ("POST", "/endpoints")):
+def test_member_reads_deliveries_but_cannot_manage_endpoints(
+    acme: Organization, bob: Person, client: FlaskClient
+) -> None:
+    created = acme.create_endpoint()
+    for method, path in (("GET", "/endpoints"), ("GET", f"/endpoints/{created['id']}"), ("POST", "/endpoints")):
         body = {"url": URL} if method == "POST" else None
         assert code(acme.call(method, path, body, headers=bob.headers)) == (403, "PERMISSION_DENIED")
-    for path in (f"/endpoints/{made['id']}/deliveries", "/events", "/event-types"):
+    for path in (f"/endpoints/{created['id']}/deliveries", "/events", "/event-types"):
         assert acme.call("GET", path, headers=bob.headers).status_code == 200
     key = make_key(client, acme.owner)
     assert acme.call("GET", "/endpoints", headers=key).status_code in (401, 403)
 
 
-def test_every_act_is_in_the_log_of_acts_and_no_secret_is(acme: Company) -> None:
-    made = acme.listen(f"{URL}?token=hidden")
-    acme.call("PATCH", f"/endpoints/{made['id']}", {"description": "Books"})
-    acme.call("POST", f"/endpoints/{made['id']}/rotate-secret", {})
-    acme.call("POST", f"/endpoints/{made['id']}/test", {})
-    acme.call("DELETE", f"/endpoints/{made['id']}")
-    logged = acme.rows("SELECT action, data::text FROM audit_events WHERE target_type = 'webhook_endpoint' ORDER BY id")
-    verbs = {row.action.partition(".")[2] for row in logged}
+def test_audit_log_has_every_change_and_no_secret(acme: Organization) -> None:
+    created = acme.create_endpoint(f"{URL}?token=hidden")
+    acme.call("PATCH", f"/endpoints/{created['id']}", {"description": "Books"})
+    acme.call("POST", f"/endpoints/{created['id']}/rotate-secret", {})
+    acme.call("POST", f"/endpoints/{created['id']}/test", {})
+    acme.call("DELETE", f"/endpoints/{created['id']}")
+    audit_events = acme.rows(
+        "SELECT action, data::text FROM audit_events WHERE target_type = 'webhook_endpoint' ORDER BY id"
+    )
+    verbs = {row.action.partition(".")[2] for row in audit_events}
     assert verbs == {"created", "changed", "secret_rotated", "tested", "deleted"}
-    told = " ".join(row.data for row in logged)
-    assert "whsec_" not in told
-    assert "hidden" not in told
+    data = " ".join(row.data for row in audit_events)
+    assert "whsec_" not in data
+    assert "hidden" not in data

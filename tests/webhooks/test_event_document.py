@@ -1,4 +1,4 @@
-"""The customer's page: what stands in it is run against what we sign."""
+"""The code examples in docs/webhooks.md, run against our signatures."""
 
 import json
 import os
@@ -23,9 +23,9 @@ SECRET = payload.generate_secret()
 
 
 def block(language: str, beginning: str) -> str:
-    """The block of the page in a language that begins so."""
-    found = re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-    (only,) = [text for text in found if text.startswith(beginning)]
+    """Return the code block of a language with a given beginning."""
+    blocks = re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    (only,) = [text for text in blocks if text.startswith(beginning)]
     return str(only)
 
 
@@ -38,7 +38,7 @@ Verify = Callable[[str, Mapping[str, str], bytes], Any]
 
 def by_python(secret: str, headers: Mapping[str, str], body: bytes) -> Any:
     names: dict[str, Any] = {}
-    exec(block("python", "import"), names)  # noqa: S102 - the page's own snippet
+    exec(block("python", "import"), names)  # noqa: S102 - the snippet of the page
     return names["verify"](secret, headers, body)
 
 
@@ -51,48 +51,50 @@ def by_node(secret: str, headers: Mapping[str, str], body: bytes) -> Any:
     import base64
 
     given = json.dumps([secret, headers, base64.b64encode(body).decode()])
-    done = subprocess.run(["node", "-e", script], input=given, capture_output=True, text=True, check=False, timeout=30)
-    if done.returncode == 3:
-        raise ValueError(done.stdout)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    result = subprocess.run(
+        ["node", "-e", script], input=given, capture_output=True, text=True, check=False, timeout=30
+    )
+    if result.returncode == 3:
+        raise ValueError(result.stdout)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
 
 
 @pytest.fixture(params=[by_python, by_node])
 def verify(request: pytest.FixtureRequest) -> Verify:
     if request.param is by_node and not shutil.which("node"):
         pytest.skip("there is no node here")
-    found: Verify = request.param
-    return found
+    implementation: Verify = request.param
+    return implementation
 
 
-def test_the_snippet_verifies_what_we_sign(verify: Verify) -> None:
+def test_snippet_verifies_our_signature(verify: Verify) -> None:
     assert verify(SECRET, signed(SECRET), BODY) == EVENT
 
 
-def test_the_snippet_finds_its_signature_among_several(verify: Verify) -> None:
+def test_snippet_accepts_one_match_among_several_signatures(verify: Verify) -> None:
     assert verify(SECRET, signed(payload.generate_secret(), SECRET), BODY) == EVENT
 
 
-def test_the_snippet_refuses_another_secret(verify: Verify) -> None:
+def test_snippet_rejects_another_secret(verify: Verify) -> None:
     with pytest.raises(ValueError, match="not signed"):
         verify(SECRET, signed(payload.generate_secret()), BODY)
 
 
-def test_the_snippet_refuses_another_body(verify: Verify) -> None:
+def test_snippet_rejects_another_body(verify: Verify) -> None:
     with pytest.raises(ValueError, match="not signed"):
         verify(SECRET, signed(SECRET), BODY + b" ")
 
 
 @pytest.mark.parametrize("seconds", [-301, 310])
-def test_the_snippet_refuses_another_time(verify: Verify, seconds: int) -> None:
+def test_snippet_rejects_a_timestamp_five_minutes_away(verify: Verify, seconds: int) -> None:
     with pytest.raises(ValueError, match="too old"):
         verify(SECRET, signed(SECRET, at=int(time.time()) + seconds), BODY)
 
 
-def test_the_receiver_verifies_as_the_page_says() -> None:
-    shown = block("python", "import").partition("def verify")[2]
-    lines = [line for line in shown.splitlines() if '"""' not in line]
+def test_receiver_contains_the_python_snippet() -> None:
+    snippet = block("python", "import").partition("def verify")[2]
+    lines = [line for line in snippet.splitlines() if '"""' not in line]
     assert "\n".join(lines) in block("bash", "cat > receiver.py")
 
 
@@ -109,7 +111,7 @@ def port() -> int:
 
 @pytest.fixture
 def receiver(tmp_path: Path, port: int) -> Iterator["subprocess.Popen[str]"]:
-    """The page's receiver, running."""
+    """The example receiver, running."""
     subprocess.run(["bash", "-c", block("bash", "cat > receiver.py")], cwd=tmp_path, check=True)
     environment = {**os.environ, "WEBHOOK_SECRET": SECRET, "PORT": str(port)}
     command = [sys.executable, "receiver.py"]
@@ -123,14 +125,14 @@ def receiver(tmp_path: Path, port: int) -> Iterator["subprocess.Popen[str]"]:
         running.terminate()
 
 
-def test_the_receiver_of_the_page_accepts_what_openssl_signs(receiver: "subprocess.Popen[str]", port: int) -> None:
+def test_receiver_accepts_the_signature_of_the_openssl_example(receiver: "subprocess.Popen[str]", port: int) -> None:
     script = block("bash", "ID=evt_by_hand").replace("9000", str(port))
     for secret, answer in ((SECRET, "204"), (SECRET, "204"), (payload.generate_secret(), "401")):
         environment = {**os.environ, "SECRET": secret}
-        done = subprocess.run(
+        result = subprocess.run(
             ["bash", "-eu", "-c", script], env=environment, capture_output=True, text=True, check=True, timeout=30
         )
-        assert done.stdout.strip() == answer
+        assert result.stdout.strip() == answer
     assert receiver.stdout is not None
     assert [receiver.stdout.readline().strip() for _ in range(3)] == [
         "verified: webhook.test evt_by_hand",
@@ -139,7 +141,7 @@ def test_the_receiver_of_the_page_accepts_what_openssl_signs(receiver: "subproce
     ]
 
 
-def test_every_address_of_the_page_is_one_of_ours(app: Any) -> None:
+def test_every_path_on_the_page_exists(app: Any) -> None:
     named = set(re.findall(r"/webhooks/[a-z{}/-]+", PAGE.replace("$ENDPOINT_ID", "{id}")))
     rules_of_app = {re.sub(r"<[^>]*>", "{id}", rule.rule).removeprefix("/api/v1") for rule in app.url_map.iter_rules()}
     assert named

@@ -1,4 +1,4 @@
-"""Many deliveries at once: limits of each endpoint hold across workers, and slow ones harm nobody else."""
+"""Many deliveries at once: in-flight limits across workers, and slow or failing endpoints beside others."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -8,15 +8,15 @@ from flask import Flask
 
 from tests.support.accounts import Person
 from tests.support.http_receiver import receiving
-from tests.support.webhooks import Company, deliver, endpoint_of, short_drains  # noqa: F401 - a fixture
+from tests.support.webhooks import Organization, deliver, read_endpoint
 
 
-def test_no_more_are_under_way_than_the_endpoint_may_have(app: Flask, acme: Company) -> None:
+def test_in_flight_limit_of_an_endpoint_holds_across_workers(app: Flask, acme: Organization) -> None:
     with receiving(seconds=0.05) as receiver:
-        acme.listen(receiver.url)
-        acme.run("UPDATE webhook_endpoints SET max_in_flight = 4, in_flight_limit = 4")
+        acme.create_endpoint(receiver.url)
+        acme.execute("UPDATE webhook_endpoints SET max_in_flight = 4, in_flight_limit = 4")
         for _ in range(24):
-            acme.report()
+            acme.publish_event()
         with ThreadPoolExecutor(3) as pool:
             list(pool.map(lambda _: deliver(app), range(3)))
     assert sorted(receiver.ids) == sorted(set(receiver.ids))
@@ -24,50 +24,50 @@ def test_no_more_are_under_way_than_the_endpoint_may_have(app: Flask, acme: Comp
     assert 2 <= receiver.most_at_once <= 4
 
 
-def test_the_limit_grows_with_success_and_is_one_after_a_failure(app: Flask, acme: Company) -> None:
+def test_in_flight_limit_grows_with_success_and_is_one_after_a_failure(app: Flask, acme: Organization) -> None:
     with receiving() as receiver:
-        acme.listen(receiver.url)
+        acme.create_endpoint(receiver.url)
         for expected in (2, 4, 8, 10, 10):
-            acme.report()
+            acme.publish_event()
             deliver(app)
-            assert endpoint_of(acme).in_flight_limit == expected
+            assert read_endpoint(acme).in_flight_limit == expected
         receiver.status = 500
-        acme.report()
+        acme.publish_event()
         deliver(app)
-    endpoint = endpoint_of(acme)
+    endpoint = read_endpoint(acme)
     assert (endpoint.in_flight_limit, endpoint.consecutive_failures) == (1, 1)
     assert endpoint.first_failure_at is not None
 
 
-def test_a_slow_endpoint_holds_up_nobody_else(app: Flask, acme: Company) -> None:
+def test_slow_endpoint_does_not_delay_others(app: Flask, acme: Organization) -> None:
     with receiving(seconds=1.5) as slow, receiving() as quick:
-        acme.listen(slow.url)
-        acme.listen(quick.url)
+        acme.create_endpoint(slow.url)
+        acme.create_endpoint(quick.url)
         for _ in range(20):
-            acme.report()
+            acme.publish_event()
         started = time.monotonic()
         with ThreadPoolExecutor(1) as pool:
             running = pool.submit(deliver, app)
             while len(quick.received) < 20:
                 assert time.monotonic() - started < 1.4, len(quick.received)
                 time.sleep(0.01)
-            acme.run("UPDATE webhook_deliveries SET next_at = now() + interval '1 h' WHERE status = 'queued'")
+            acme.execute("UPDATE webhook_deliveries SET next_at = now() + interval '1 h' WHERE status = 'queued'")
             running.result()
     assert len(slow.received) < 20
 
 
-def test_endpoints_that_fail_share_half_of_the_threads(
-    app: Flask, acme: Company, carol: Person, monkeypatch: pytest.MonkeyPatch
+def test_failing_endpoints_share_half_of_the_threads(
+    app: Flask, acme: Organization, carol: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(app.config, "WEBHOOK_CONCURRENCY", 4)
-    hers = Company(app, acme.client, carol)
+    other_organization = Organization(app, acme.client, carol)
     with receiving(seconds=1.0, status=500) as slow, receiving() as quick:
         for _ in range(8):
-            acme.listen(slow.url)
-        hers.listen(quick.url)
-        hers.run("UPDATE webhook_endpoints SET in_flight_limit = 10, last_success_at = now()")
-        acme.report()
-        hers.report()
+            acme.create_endpoint(slow.url)
+        other_organization.create_endpoint(quick.url)
+        other_organization.execute("UPDATE webhook_endpoints SET in_flight_limit = 10, last_success_at = now()")
+        acme.publish_event()
+        other_organization.publish_event()
         started = time.monotonic()
         with ThreadPoolExecutor(1) as pool:
             running = pool.submit(deliver, app)

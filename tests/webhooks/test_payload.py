@@ -1,4 +1,4 @@
-"""The catalogue and the signature: what is promised is what is sent."""
+"""Examples, schemas and signatures of payloads."""
 
 import time
 from datetime import UTC, datetime
@@ -12,16 +12,16 @@ from saas_api.webhooks import event_types, payload
 BODY = '{"id":"evt_1","data":{"name":"Zoë"}}'.encode()
 
 
-@pytest.mark.parametrize("kind", sorted(event_types.names()))
-def test_an_example_of_the_catalogue_keeps_to_its_schema(kind: str) -> None:
-    entry = event_types.get_type(kind)
+@pytest.mark.parametrize("event_type", sorted(event_types.names()))
+def test_example_of_an_event_type_matches_its_schema(event_type: str) -> None:
+    entry = event_types.get_type(event_type)
     Draft202012Validator.check_schema(entry.schema)
     Draft202012Validator(entry.schema).validate(entry.example)
-    assert entry.example["type"] == kind
+    assert entry.example["type"] == event_type
     assert entry.description.endswith(".")
 
 
-def test_a_schema_refuses_another_type_and_a_missing_field() -> None:
+def test_schema_rejects_another_type_and_a_missing_field() -> None:
     entry = event_types.get_type("invoice.paid")
     validator = Draft202012Validator(entry.schema)
     assert not validator.is_valid({**entry.example, "type": "invoice.voided"})
@@ -30,7 +30,7 @@ def test_a_schema_refuses_another_type_and_a_missing_field() -> None:
     assert not validator.is_valid({**entry.example, "data": data})
 
 
-def test_the_stock_library_verifies_what_we_sign() -> None:
+def test_signature_is_verified_by_the_standard_webhooks_library() -> None:
     secret, now = payload.generate_secret(), int(time.time())
     headers = payload.signature_headers([secret], "evt_1", now, BODY)
     assert Webhook(secret).verify(BODY.decode(), headers) == {"id": "evt_1", "data": {"name": "Zoë"}}
@@ -38,7 +38,7 @@ def test_the_stock_library_verifies_what_we_sign() -> None:
     assert headers["webhook-signature"] == signed
 
 
-def test_while_a_secret_is_replaced_each_of_them_verifies() -> None:
+def test_headers_contain_a_signature_for_each_active_secret() -> None:
     old, new, now = payload.generate_secret(), payload.generate_secret(), int(time.time())
     headers = payload.signature_headers([new, old], "evt_1", now, BODY)
     for secret in (old, new):
@@ -48,7 +48,7 @@ def test_while_a_secret_is_replaced_each_of_them_verifies() -> None:
 
 
 @pytest.mark.parametrize("changed", ["webhook-id", "webhook-timestamp", "body"])
-def test_whatever_is_changed_breaks_the_signature(changed: str) -> None:
+def test_changed_id_timestamp_or_body_invalidates_the_signature(changed: str) -> None:
     secret, now = payload.generate_secret(), int(time.time())
     headers = payload.signature_headers([secret], "evt_1", now, BODY)
     body = BODY.decode()
@@ -60,7 +60,7 @@ def test_whatever_is_changed_breaks_the_signature(changed: str) -> None:
         Webhook(secret).verify(body, headers)
 
 
-def test_secrets_are_of_256_bits_and_differ() -> None:
-    made = {payload.generate_secret() for _ in range(100)}
-    assert len(made) == 100
-    assert {(secret[:6], len(secret)) for secret in made} == {("whsec_", 50)}
+def test_generated_secrets_have_256_bits_and_differ() -> None:
+    created = {payload.generate_secret() for _ in range(100)}
+    assert len(created) == 100
+    assert {(secret[:6], len(secret)) for secret in created} == {("whsec_", 50)}

@@ -1,4 +1,4 @@
-"""An event is written with what it reports, for each endpoint that wants it, and once."""
+"""Published events: transactions, subscriptions, duplicates, payload size, and their list."""
 
 from typing import Any
 
@@ -10,44 +10,44 @@ from saas_api.core import ids
 from saas_api.core.db import tenancy
 from saas_api.webhooks import event_types, events, payload
 from saas_api.webhooks.events import EventSubject
-from tests.support.webhooks import Company
+from tests.support.webhooks import Organization
 
 
 class Broken(Exception):
-    """Whatever went wrong."""
+    """An error after the publication."""
 
 
-def test_nothing_is_kept_while_nobody_listens(acme: Company) -> None:
-    acme.report()
+def test_organization_without_endpoints_stores_no_events(acme: Organization) -> None:
+    acme.publish_event()
     assert acme.rows("SELECT FROM events") == []
 
 
-def test_each_endpoint_gets_what_it_wants(acme: Company) -> None:
-    everything = acme.listen()
-    acme.listen(event_types=["invoice.paid"])
-    for kind in ("invoice.paid", "invoice.voided"):
-        acme.report(kind)
+def test_event_has_a_delivery_for_each_subscribed_endpoint(acme: Organization) -> None:
+    default = acme.create_endpoint()
+    acme.create_endpoint(event_types=["invoice.paid"])
+    for event_type in ("invoice.paid", "invoice.voided"):
+        acme.publish_event(event_type)
     counts = {
-        row.kind: row.count
-        for row in acme.rows("""SELECT e.type AS kind, count(*) FROM events e JOIN webhook_deliveries d
+        row.type: row.count
+        for row in acme.rows("""SELECT e.type, count(*) FROM events e JOIN webhook_deliveries d
           ON d.event_id = e.id GROUP BY 1""")
     }
     assert counts == {"invoice.paid": 2, "invoice.voided": 1}
-    answer = acme.call("GET", f"/endpoints/{everything['id']}/deliveries", query_string={"event_type": "invoice.paid"})
-    assert [one["event_type"] for one in answer.json["data"]["deliveries"]] == ["invoice.paid"]
+    answer = acme.call("GET", f"/endpoints/{default['id']}/deliveries", query_string={"event_type": "invoice.paid"})
+    assert [delivery["event_type"] for delivery in answer.json["data"]["deliveries"]] == ["invoice.paid"]
 
 
-def test_that_a_message_was_accepted_is_told_to_those_who_name_it(acme: Company) -> None:
-    acme.listen()
-    acme.report("message.accepted")
+def test_accepted_message_is_delivered_to_explicit_subscribers_only(acme: Organization) -> None:
+    acme.create_endpoint()
+    acme.publish_event("message.accepted")
     assert acme.rows("SELECT FROM webhook_deliveries") == []
-    acme.listen(event_types=["message.accepted"])
-    acme.report("message.accepted")
+    acme.create_endpoint(event_types=["message.accepted"])
+    acme.publish_event("message.accepted")
     assert len(acme.rows("SELECT FROM webhook_deliveries")) == 1
 
 
-def test_the_same_version_of_a_subject_is_one_event(acme: Company) -> None:
-    acme.listen()
+def test_same_version_of_a_subject_is_published_once(acme: Organization) -> None:
+    acme.create_endpoint()
     subject = ids.new_id()
 
     def publish(session: Session, version: int) -> None:
@@ -59,8 +59,8 @@ def test_the_same_version_of_a_subject_is_one_event(acme: Company) -> None:
     assert len(acme.rows("SELECT FROM events")) == len(acme.rows("SELECT FROM webhook_deliveries")) == 2
 
 
-def test_what_is_rolled_back_was_never_reported(acme: Company) -> None:
-    acme.listen()
+def test_event_of_a_rolled_back_transaction_is_not_stored(acme: Organization) -> None:
+    acme.create_endpoint()
 
     def fail() -> None:
         with acme.app.app_context(), tenancy.tenant_session(acme.id) as session:
@@ -72,25 +72,25 @@ def test_what_is_rolled_back_was_never_reported(acme: Company) -> None:
     assert acme.rows("SELECT FROM events") == []
 
 
-def test_too_much_data_is_published_thin(acme: Company) -> None:
-    acme.listen()
-    acme.report(object="invoice", id="inv_1", status="paid", lines=["é" * 1000] * 40)
+def test_oversized_payload_is_published_thin(acme: Organization) -> None:
+    acme.create_endpoint()
+    acme.publish_event(object="invoice", id="inv_1", status="paid", lines=["é" * 1000] * 40)
     [event] = acme.call("GET", "/events").json["data"]["events"]
     assert event["payload"]["data"] == {"object": "invoice", "id": "inv_1", "status": "paid"}
 
 
-def test_a_thin_text_keeps_the_envelope(acme: Company) -> None:
-    acme.listen()
-    acme.report(object="invoice", id="inv_1", status="paid", total_amount="1.00")
+def test_thin_payload_keeps_the_envelope(acme: Organization) -> None:
+    acme.create_endpoint()
+    acme.publish_event(object="invoice", id="inv_1", status="paid", total_amount="1.00")
     [row] = acme.rows("SELECT payload FROM events")
     thin: Any = acme.app.json.loads(payload.build_thin_payload(row.payload))
     full: Any = acme.app.json.loads(row.payload)
     assert thin == {**full, "data": {"object": "invoice", "id": "inv_1", "status": "paid"}}
 
 
-def test_an_event_is_shown_as_it_is_sent(acme: Company, app: Flask) -> None:
-    acme.listen()
-    acme.report(name="Zoë")
+def test_event_is_listed_with_the_payload_that_is_sent(acme: Organization, app: Flask) -> None:
+    acme.create_endpoint()
+    acme.publish_event(name="Zoë")
     [row] = acme.rows("SELECT payload FROM events")
     [event] = acme.call("GET", "/events", query_string={"event_type": "invoice.paid"}).json["data"]["events"]
     assert event["payload"] == app.json.loads(row.payload)
@@ -99,19 +99,19 @@ def test_an_event_is_shown_as_it_is_sent(acme: Company, app: Flask) -> None:
     assert acme.call("GET", "/events", query_string={"event_type": "invoice.voided"}).json["data"]["events"] == []
 
 
-def test_events_are_listed_newest_first_by_pages(acme: Company) -> None:
-    acme.listen()
-    for kind in ("invoice.finalized", "invoice.paid", "invoice.voided"):
-        acme.report(kind)
+def test_events_are_listed_newest_first_in_pages(acme: Organization) -> None:
+    acme.create_endpoint()
+    for event_type in ("invoice.finalized", "invoice.paid", "invoice.voided"):
+        acme.publish_event(event_type)
     first = acme.call("GET", "/events", query_string={"limit": 2}).json["data"]
     cursor = first["pagination"]["next_cursor"]
     second = acme.call("GET", "/events", query_string={"limit": 2, "cursor": cursor}).json["data"]
-    kinds = [event["type"] for event in first["events"] + second["events"]]
-    assert kinds == ["invoice.voided", "invoice.paid", "invoice.finalized"]
+    listed = [event["type"] for event in first["events"] + second["events"]]
+    assert listed == ["invoice.voided", "invoice.paid", "invoice.finalized"]
     assert not second["pagination"]["has_more"]
 
 
-def test_the_catalogue_is_served_whole(acme: Company) -> None:
+def test_every_event_type_is_listed_with_schema_and_example(acme: Organization) -> None:
     types = acme.call("GET", "/event-types").json["data"]["event_types"]
-    assert [one["type"] for one in types] == sorted(event_types.names())
-    assert all(one["schema"]["properties"]["type"] == {"const": one["example"]["type"]} for one in types)
+    assert [entry["type"] for entry in types] == sorted(event_types.names())
+    assert all(entry["schema"]["properties"]["type"] == {"const": entry["example"]["type"]} for entry in types)

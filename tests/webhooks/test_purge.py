@@ -1,12 +1,12 @@
-"""Clearing away keeps up with a busy month: one statement has ten seconds."""
+"""Deletion of the old events of a busy month, within the ten seconds of a statement."""
 
 import pytest
 from flask import Flask
 
 from saas_api.webhooks import jobs
-from tests.support.webhooks import Company
+from tests.support.webhooks import Organization
 
-MONTH = """
+INSERT_OLD_EVENTS = """
 WITH e AS (
   INSERT INTO events (organization_id, type, payload, subject_id, subject_version, created_at)
   SELECT w.organization_id, 'invoice.paid', '{}', gen_random_uuid(), 1, now() - interval '31 days'
@@ -18,10 +18,10 @@ SELECT e.organization_id, e.id, w.id, 'replay', 'delivered', now()
 
 
 @pytest.mark.long
-def test_many_old_events_are_deleted_with_their_deliveries_in_time(app: Flask, acme: Company) -> None:
-    acme.listen()
+def test_many_old_events_are_deleted_with_their_deliveries(app: Flask, acme: Organization) -> None:
+    acme.create_endpoint()
     for _ in range(5):
-        acme.run(MONTH)
+        acme.execute(INSERT_OLD_EVENTS)
     with app.app_context():
         assert jobs.purge() == {"deleted": 10_000}
     assert acme.rows("SELECT FROM webhook_deliveries") == []

@@ -1,4 +1,4 @@
-"""Recovering: each event that an endpoint missed once, and nothing else."""
+"""Recovery of the events that an endpoint missed."""
 
 import threading
 from datetime import UTC, datetime, timedelta
@@ -10,46 +10,46 @@ from click.testing import Result
 from flask import Flask
 
 from saas_api.core import ids
-from tests.support.webhooks import ENDPOINTS, Company
+from tests.support.webhooks import ENDPOINTS, Organization
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def ago(**span: float) -> str:
-    return (datetime.now(UTC) - timedelta(**span)).isoformat()
+def ago(**duration: float) -> str:
+    return (datetime.now(UTC) - timedelta(**duration)).isoformat()
 
 
-def recover(acme: Company, endpoint: dict[str, Any], **body: Any) -> int:
+def recover(acme: Organization, endpoint: dict[str, Any], **body: Any) -> int:
     answer = acme.call("POST", f"/endpoints/{endpoint['id']}/recover", {"since": ago(hours=1), **body})
     assert answer.status_code == 202, answer.json
     return int(answer.json["data"]["count"])
 
 
-def problem(acme: Company, endpoint: dict[str, Any], body: dict[str, Any]) -> str:
+def invalid_field(acme: Organization, endpoint: dict[str, Any], body: dict[str, Any]) -> str:
     answer = acme.call("POST", f"/endpoints/{endpoint['id']}/recover", body)
     assert (answer.status_code, answer.json["error"]["code"]) == (422, "VALIDATION_ERROR"), answer.json
     return str(answer.json["error"]["details"]["fields"][0]["field"])
 
 
 @pytest.fixture
-def endpoint(acme: Company) -> dict[str, Any]:
-    """One that got an event, missed one, saw one canceled, and never heard of a fourth; a fifth still waits."""
-    made = acme.listen(event_types=["invoice.paid"])
-    acme.report()
-    acme.end("delivered")
-    acme.report()
-    acme.end("failed")
-    acme.report()
-    acme.call("PATCH", f"/endpoints/{made['id']}", {"is_enabled": False})
-    acme.report()
-    acme.report("invoice.voided")
-    acme.call("PATCH", f"/endpoints/{made['id']}", {"is_enabled": True})
-    acme.report()
-    return made
+def endpoint(acme: Organization) -> dict[str, Any]:
+    """An endpoint with a delivered, a failed, a canceled and a queued delivery, and one event without a delivery."""
+    created = acme.create_endpoint(event_types=["invoice.paid"])
+    acme.publish_event()
+    acme.finish_deliveries("delivered")
+    acme.publish_event()
+    acme.finish_deliveries("failed")
+    acme.publish_event()
+    acme.call("PATCH", f"/endpoints/{created['id']}", {"is_enabled": False})
+    acme.publish_event()
+    acme.publish_event("invoice.voided")
+    acme.call("PATCH", f"/endpoints/{created['id']}", {"is_enabled": True})
+    acme.publish_event()
+    return created
 
 
 @pytest.mark.parametrize(("only", "count"), [("failed", 2), ("missing", 1), ("all", 3)])
-def test_what_was_missed_is_queued_once(acme: Company, endpoint: dict[str, Any], only: str, count: int) -> None:
+def test_missed_events_are_queued_once(acme: Organization, endpoint: dict[str, Any], only: str, count: int) -> None:
     assert recover(acme, endpoint, only=only) == count
     assert recover(acme, endpoint, only=only) == 0
     rows = acme.rows("SELECT event_id, status FROM webhook_deliveries WHERE cause = 'replay'")
@@ -57,61 +57,61 @@ def test_what_was_missed_is_queued_once(acme: Company, endpoint: dict[str, Any],
     assert {row.status for row in rows} == {"queued"}
 
 
-def test_by_default_everything_missed_comes(acme: Company, endpoint: dict[str, Any]) -> None:
+def test_all_missed_events_are_recovered_by_default(acme: Organization, endpoint: dict[str, Any]) -> None:
     assert recover(acme, endpoint) == 3
-    acme.end("delivered")
+    acme.finish_deliveries("delivered")
     assert recover(acme, endpoint) == 0
 
 
-def test_what_fails_again_can_be_recovered_again(acme: Company, endpoint: dict[str, Any]) -> None:
+def test_event_that_fails_again_can_be_recovered_again(acme: Organization, endpoint: dict[str, Any]) -> None:
     assert recover(acme, endpoint) == 3
-    acme.end("failed")
+    acme.finish_deliveries("failed")
     assert recover(acme, endpoint) == 4
 
 
-def test_what_waits_for_its_next_try_is_tried_now_and_not_twice(acme: Company) -> None:
-    made = acme.listen()
-    acme.report()
-    acme.run("UPDATE webhook_deliveries SET attempts = 2, next_at = now() + interval '5 min'")
-    assert recover(acme, made, only="missing") == 0
-    assert recover(acme, made) == 1
+def test_delivery_between_two_attempts_is_due_now_once(acme: Organization) -> None:
+    created = acme.create_endpoint()
+    acme.publish_event()
+    acme.execute("UPDATE webhook_deliveries SET attempts = 2, next_at = now() + interval '5 min'")
+    assert recover(acme, created, only="missing") == 0
+    assert recover(acme, created) == 1
     [row] = acme.rows("SELECT next_at <= now() AS is_due, attempts FROM webhook_deliveries")
     assert (row.is_due, row.attempts) == (True, 2)
-    assert recover(acme, made) == 0
+    assert recover(acme, created) == 0
 
 
-def test_only_the_time_that_is_named_counts(acme: Company, endpoint: dict[str, Any]) -> None:
+def test_events_outside_the_range_are_not_recovered(acme: Organization, endpoint: dict[str, Any]) -> None:
     assert recover(acme, endpoint, since=ago(days=2), until=ago(days=1)) == 0
-    acme.end("delivered")
+    acme.finish_deliveries("delivered")
     assert recover(acme, endpoint, since=ago(days=29.99)) == 3
 
 
-def test_tests_are_not_recovered(acme: Company) -> None:
-    made, other = acme.listen(), acme.listen()
-    acme.call("POST", f"/endpoints/{made['id']}/test", {})
-    acme.end("failed")
-    assert (recover(acme, made), recover(acme, other)) == (0, 0)
+def test_test_events_are_not_recovered(acme: Organization) -> None:
+    created, other = acme.create_endpoint(), acme.create_endpoint()
+    acme.call("POST", f"/endpoints/{created['id']}/test", {})
+    acme.finish_deliveries("failed")
+    assert (recover(acme, created), recover(acme, other)) == (0, 0)
 
 
-def test_an_endpoint_that_is_new_can_have_what_was_before_it(acme: Company) -> None:
-    acme.listen()
-    acme.report()
-    acme.report("message.accepted")
-    late = acme.listen()
-    assert recover(acme, late) == 1
+def test_new_endpoint_recovers_events_from_before_its_creation(acme: Organization) -> None:
+    acme.create_endpoint()
+    acme.publish_event()
+    acme.publish_event("message.accepted")
+    new = acme.create_endpoint()
+    assert recover(acme, new) == 1
 
 
-def test_two_recoveries_at_once_queue_each_event_once(acme: Company, endpoint: dict[str, Any]) -> None:
-    together, counts = threading.Barrier(6), []
+def test_concurrent_recoveries_queue_each_event_once(acme: Organization, endpoint: dict[str, Any]) -> None:
+    barrier, counts = threading.Barrier(6), []
 
-    def ask() -> None:
+    def send_recovery() -> None:
         client = acme.app.test_client()
-        together.wait(10)
+        barrier.wait(10)
         path, body = f"{ENDPOINTS}/{endpoint['id']}/recover", {"since": ago(hours=1)}
         answer: Any = client.post(path, json=body, headers=acme.owner.headers)
         counts.append(answer.json["data"]["count"])
 
-    threads = [threading.Thread(target=ask) for _ in range(6)]
+    threads = [threading.Thread(target=send_recovery) for _ in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -119,24 +119,24 @@ def test_two_recoveries_at_once_queue_each_event_once(acme: Company, endpoint: d
     assert sorted(counts) == [0, 0, 0, 0, 0, 3]
 
 
-def test_a_span_that_is_none_is_refused_on_its_field(acme: Company, endpoint: dict[str, Any]) -> None:
-    assert problem(acme, endpoint, {}) == "since"
-    assert problem(acme, endpoint, {"since": "yesterday"}) == "since"
-    assert problem(acme, endpoint, {"since": "2026-01-01T00:00:00"}) == "since"
-    assert problem(acme, endpoint, {"since": ago(days=31)}) == "since"
-    assert problem(acme, endpoint, {"since": ago(days=80), "until": ago(days=49)}) == "since"
-    assert problem(acme, endpoint, {"since": ago(hours=1), "until": ago(hours=2)}) == "since"
-    assert problem(acme, endpoint, {"since": ago(days=-1)}) == "since"
-    assert problem(acme, endpoint, {"since": ago(hours=1), "only": "some"}) == "only"
+def test_invalid_range_is_rejected_at_its_field(acme: Organization, endpoint: dict[str, Any]) -> None:
+    assert invalid_field(acme, endpoint, {}) == "since"
+    assert invalid_field(acme, endpoint, {"since": "yesterday"}) == "since"
+    assert invalid_field(acme, endpoint, {"since": "2026-01-01T00:00:00"}) == "since"
+    assert invalid_field(acme, endpoint, {"since": ago(days=31)}) == "since"
+    assert invalid_field(acme, endpoint, {"since": ago(days=80), "until": ago(days=49)}) == "since"
+    assert invalid_field(acme, endpoint, {"since": ago(hours=1), "until": ago(hours=2)}) == "since"
+    assert invalid_field(acme, endpoint, {"since": ago(days=-1)}) == "since"
+    assert invalid_field(acme, endpoint, {"since": ago(hours=1), "only": "some"}) == "only"
 
 
-def test_a_disabled_endpoint_is_enabled_first(acme: Company, endpoint: dict[str, Any]) -> None:
+def test_disabled_endpoint_cannot_be_recovered(acme: Organization, endpoint: dict[str, Any]) -> None:
     acme.call("PATCH", f"/endpoints/{endpoint['id']}", {"is_enabled": False})
     answer = acme.call("POST", f"/endpoints/{endpoint['id']}/recover", {"since": ago(hours=1)})
     assert (answer.status_code, answer.json["error"]["code"]) == (409, "ENDPOINT_DISABLED")
 
 
-def test_a_recovery_is_in_the_log_of_acts(acme: Company, endpoint: dict[str, Any]) -> None:
+def test_recovery_is_in_the_audit_log(acme: Organization, endpoint: dict[str, Any]) -> None:
     recover(acme, endpoint, only="failed")
     [row] = acme.rows("SELECT data FROM audit_events WHERE action = 'webhook_endpoint.recovered'")
     assert (row.data["only"], row.data["deliveries"]) == ("failed", 2)
@@ -146,28 +146,28 @@ def command(app: Flask, *arguments: str) -> Result:
     return app.test_cli_runner().invoke(args=["webhooks", *arguments], prog_name="flask")
 
 
-def test_the_command_recovers_too(app: Flask, acme: Company, endpoint: dict[str, Any]) -> None:
-    done = command(app, "recover", endpoint["id"], "--since", ago(hours=1), "--json")
-    assert (done.exit_code, done.stdout) == (0, '{"count": 3}\n'), done.stderr
+def test_command_recovers_missed_events(app: Flask, acme: Organization, endpoint: dict[str, Any]) -> None:
+    result = command(app, "recover", endpoint["id"], "--since", ago(hours=1), "--json")
+    assert (result.exit_code, result.stdout) == (0, '{"count": 3}\n'), result.stderr
     [row] = acme.rows("SELECT actor_type FROM audit_events WHERE action = 'webhook_endpoint.recovered'")
     assert row.actor_type == "system"
     assert len(acme.rows("SELECT FROM webhook_deliveries WHERE cause = 'replay'")) == 3
 
 
-def test_the_command_says_in_one_line_what_is_wrong(app: Flask, acme: Company, endpoint: dict[str, Any]) -> None:
-    nobody = ids.format_id("whe", ids.new_id())
-    said = {
-        command(app, "recover", nobody, "--since", ago(hours=1)).stderr.strip(),
+def test_command_reports_an_error_in_one_line(app: Flask, acme: Organization, endpoint: dict[str, Any]) -> None:
+    unknown = ids.format_id("whe", ids.new_id())
+    messages = {
+        command(app, "recover", unknown, "--since", ago(hours=1)).stderr.strip(),
         command(app, "recover", "nonsense", "--since", ago(hours=1)).stderr.strip(),
         command(app, "recover", endpoint["id"], "--since", ago(days=31)).stderr.strip(),
     }
-    assert said == {
-        f"There is no endpoint {nobody}; its organization's dashboard lists them.",
+    assert messages == {
+        f"There is no endpoint {unknown}; its organization's dashboard lists them.",
         (
             "Invalid value for 'ENDPOINT': 'nonsense' is no id; write whe_ and 32 hex digits, or a UUID. "
             "Look at flask webhooks recover --help."
         ),
         "--since: Must lie at most 30 days before the end. (VALIDATION_ERROR)",
     }
-    done = command(app, "recover", endpoint["id"], "--since", "yesterday")
-    assert done.exit_code == 2
+    result = command(app, "recover", endpoint["id"], "--since", "yesterday")
+    assert result.exit_code == 2

@@ -1,11 +1,11 @@
-"""Deliveries that people ask for: tests, resends, replays; and what is shown of a delivery."""
+"""Deliveries over HTTP: lists, resends, replays and test events."""
 
 from typing import Any
 
 import pytest
 
 from saas_api.core import ids
-from tests.support.webhooks import Company
+from tests.support.webhooks import Organization
 
 
 def code(answer: Any) -> tuple[int, str]:
@@ -13,26 +13,26 @@ def code(answer: Any) -> tuple[int, str]:
 
 
 @pytest.fixture
-def sent(acme: Company) -> dict[str, Any]:
-    """A delivery that failed, of an endpoint that listens."""
-    made = acme.listen()
-    acme.report(object="invoice", id="inv_1", status="paid")
-    acme.end("failed")
+def failed(acme: Organization) -> dict[str, Any]:
+    """A failed delivery of an enabled endpoint."""
+    created = acme.create_endpoint()
+    acme.publish_event(object="invoice", id="inv_1", status="paid")
+    acme.finish_deliveries("failed")
     delivery: dict[str, Any]
-    [delivery] = acme.call("GET", f"/endpoints/{made['id']}/deliveries").json["data"]["deliveries"]
+    [delivery] = acme.call("GET", f"/endpoints/{created['id']}/deliveries").json["data"]["deliveries"]
     return delivery
 
 
-def test_a_delivery_is_shown_with_what_it_carries_and_its_attempts(acme: Company, sent: dict[str, Any]) -> None:
-    acme.run(
+def test_delivery_is_shown_with_its_payload_and_attempts(acme: Organization, failed: dict[str, Any]) -> None:
+    acme.execute(
         """INSERT INTO webhook_attempts (organization_id, delivery_id, n, started_at, ended_at, outcome, status_code,
             duration_ms, response_snippet)
           VALUES (:org, :id, 1, now(), now(), 'http_error', 500, 12, '<b>no</b>')""",
         org=acme.id,
-        id=ids.parse_id("whd", sent["id"]),
+        id=ids.parse_id("whd", failed["id"]),
     )
-    shown = acme.call("GET", f"/deliveries/{sent['id']}").json["data"]
-    assert {name: shown[name] for name in sent} == sent
+    shown = acme.call("GET", f"/deliveries/{failed['id']}").json["data"]
+    assert {name: shown[name] for name in failed} == failed
     assert (shown["status"], shown["attempt_count"], shown["next_attempt_at"]) == ("failed", 10, None)
     assert shown["payload"]["id"] == shown["event_id"]
     [attempt] = shown["attempts"]
@@ -40,104 +40,108 @@ def test_a_delivery_is_shown_with_what_it_carries_and_its_attempts(acme: Company
     assert (attempt["duration_ms"], attempt["response_excerpt"], attempt["error"]) == (12, "<b>no</b>", None)
 
 
-def test_deliveries_are_filtered_by_status_and_come_by_pages(acme: Company, sent: dict[str, Any]) -> None:
-    acme.report("invoice.voided")
-    path = f"/endpoints/{sent['endpoint_id']}/deliveries"
+def test_deliveries_are_filtered_by_status_and_listed_in_pages(acme: Organization, failed: dict[str, Any]) -> None:
+    acme.publish_event("invoice.voided")
+    path = f"/endpoints/{failed['endpoint_id']}/deliveries"
 
-    def ids(**query: Any) -> list[str]:
-        return [one["id"] for one in acme.call("GET", path, query_string=query).json["data"]["deliveries"]]
+    def list_ids(**query: Any) -> list[str]:
+        return [delivery["id"] for delivery in acme.call("GET", path, query_string=query).json["data"]["deliveries"]]
 
-    newest, oldest = ids()
-    assert oldest == sent["id"]
-    assert (ids(status="failed"), ids(status="queued"), ids(status="delivered")) == ([oldest], [newest], [])
+    newest, oldest = list_ids()
+    assert oldest == failed["id"]
+    assert (list_ids(status="failed"), list_ids(status="queued"), list_ids(status="delivered")) == (
+        [oldest],
+        [newest],
+        [],
+    )
     cursor = acme.call("GET", path, query_string={"limit": 1}).json["data"]["pagination"]["next_cursor"]
-    assert ids(limit=1, cursor=cursor) == [oldest]
+    assert list_ids(limit=1, cursor=cursor) == [oldest]
     for query in ({"status": "lost"}, {"event_type": "invoice.eaten"}, {"cursor": "x"}, {"limit": 0}):
         assert code(acme.call("GET", path, query_string=query)) == (422, "VALIDATION_ERROR")
 
 
-def test_a_resend_is_a_new_delivery_of_the_same_event(acme: Company, sent: dict[str, Any]) -> None:
-    answer = acme.call("POST", f"/deliveries/{sent['id']}/resend")
+def test_resend_creates_a_delivery_of_the_same_event(acme: Organization, failed: dict[str, Any]) -> None:
+    answer = acme.call("POST", f"/deliveries/{failed['id']}/resend")
     assert answer.status_code == 202
     new = answer.json["data"]
-    assert new["id"] != sent["id"]
-    assert (new["event_id"], new["endpoint_id"]) == (sent["event_id"], sent["endpoint_id"])
+    assert new["id"] != failed["id"]
+    assert (new["event_id"], new["endpoint_id"]) == (failed["event_id"], failed["endpoint_id"])
     assert (new["cause"], new["status"], new["attempts"]) == ("replay", "queued", [])
     [row] = acme.rows("SELECT target_id, data FROM audit_events WHERE action = 'webhook_delivery.resent'")
     assert row.data == {"new_delivery_id": new["id"]}
 
 
-def test_nothing_is_sent_to_an_endpoint_that_is_disabled_or_deleted(acme: Company, sent: dict[str, Any]) -> None:
-    endpoint = f"/endpoints/{sent['endpoint_id']}"
+def test_disabled_or_deleted_endpoint_receives_no_resend(acme: Organization, failed: dict[str, Any]) -> None:
+    endpoint = f"/endpoints/{failed['endpoint_id']}"
     acme.call("PATCH", endpoint, {"is_enabled": False})
-    resend = f"/deliveries/{sent['id']}/resend"
+    resend = f"/deliveries/{failed['id']}/resend"
     assert code(acme.call("POST", resend)) == (409, "ENDPOINT_DISABLED")
     assert code(acme.call("POST", f"{endpoint}/test", {})) == (409, "ENDPOINT_DISABLED")
-    assert acme.call("POST", f"/events/{sent['event_id']}/replay").json["data"]["count"] == 0
+    assert acme.call("POST", f"/events/{failed['event_id']}/replay").json["data"]["count"] == 0
     acme.call("DELETE", endpoint)
     assert code(acme.call("POST", resend)) == (409, "ENDPOINT_DISABLED")
     assert len(acme.rows("SELECT FROM webhook_deliveries")) == 1
 
 
-def test_a_replay_goes_to_every_endpoint_that_wants_the_type(acme: Company, sent: dict[str, Any]) -> None:
-    acme.listen(event_types=["invoice.paid"])
-    acme.listen(event_types=["invoice.voided"])
-    answer = acme.call("POST", f"/events/{sent['event_id']}/replay")
+def test_replay_goes_to_every_endpoint_subscribed_to_the_type(acme: Organization, failed: dict[str, Any]) -> None:
+    acme.create_endpoint(event_types=["invoice.paid"])
+    acme.create_endpoint(event_types=["invoice.voided"])
+    answer = acme.call("POST", f"/events/{failed['event_id']}/replay")
     assert answer.status_code == 202
     data = answer.json["data"]
-    assert (data["count"], data["event_id"]) == (2, sent["event_id"])
-    assert {one["event_id"] for one in data["deliveries"]} == {sent["event_id"]}
-    assert len({one["endpoint_id"] for one in data["deliveries"]}) == 2
+    assert (data["count"], data["event_id"]) == (2, failed["event_id"])
+    assert {delivery["event_id"] for delivery in data["deliveries"]} == {failed["event_id"]}
+    assert len({delivery["endpoint_id"] for delivery in data["deliveries"]}) == 2
 
 
-NOBODYS = "01a213a3791b71d4acbe9c72e2648fcd"
+UNKNOWN = "01a213a3791b71d4acbe9c72e2648fcd"
 
 
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("GET", f"/deliveries/whd_{NOBODYS}"),
+        ("GET", f"/deliveries/whd_{UNKNOWN}"),
         ("GET", "/deliveries/nonsense"),
-        ("POST", f"/deliveries/whd_{NOBODYS}/resend"),
-        ("POST", f"/events/evt_{NOBODYS}/replay"),
-        ("GET", f"/endpoints/whe_{NOBODYS}/deliveries"),
+        ("POST", f"/deliveries/whd_{UNKNOWN}/resend"),
+        ("POST", f"/events/evt_{UNKNOWN}/replay"),
+        ("GET", f"/endpoints/whe_{UNKNOWN}/deliveries"),
     ],
 )
-def test_what_is_not_there_is_404(acme: Company, method: str, path: str) -> None:
+def test_unknown_delivery_event_or_endpoint_is_not_found(acme: Organization, method: str, path: str) -> None:
     assert code(acme.call(method, path)) == (404, "NOT_FOUND")
 
 
-def test_a_test_is_an_event_of_its_own_and_goes_to_one_endpoint(acme: Company) -> None:
-    made = acme.listen(event_types=["invoice.paid"])
-    acme.listen()
-    answer = acme.call("POST", f"/endpoints/{made['id']}/test", {})
+def test_test_event_is_delivered_to_one_endpoint_only(acme: Organization) -> None:
+    created = acme.create_endpoint(event_types=["invoice.paid"])
+    acme.create_endpoint()
+    answer = acme.call("POST", f"/endpoints/{created['id']}/test", {})
     assert answer.status_code == 202
     data = answer.json["data"]
-    assert (data["event_type"], data["cause"], data["endpoint_id"]) == ("webhook.test", "test", made["id"])
+    assert (data["event_type"], data["cause"], data["endpoint_id"]) == ("webhook.test", "test", created["id"])
     assert (data["payload"]["mode"], data["payload"]["data"]["message"]) == ("test", "It works.")
     assert len(acme.rows("SELECT FROM webhook_deliveries")) == 1
     [event] = acme.call("GET", "/events").json["data"]["events"]
     assert event["id"] == data["event_id"]
 
 
-def test_any_type_can_be_tried_and_no_other(acme: Company) -> None:
-    made = acme.listen()
-    answer = acme.call("POST", f"/endpoints/{made['id']}/test", {"event_type": "message.failed"})
+def test_test_event_has_any_registered_type(acme: Organization) -> None:
+    created = acme.create_endpoint()
+    answer = acme.call("POST", f"/endpoints/{created['id']}/test", {"event_type": "message.failed"})
     assert answer.json["data"]["payload"]["data"]["error_code"] == "invalid_recipient"
-    answer = acme.call("POST", f"/endpoints/{made['id']}/test", {"event_type": "message.eaten"})
+    answer = acme.call("POST", f"/endpoints/{created['id']}/test", {"event_type": "message.eaten"})
     assert code(answer) == (422, "VALIDATION_ERROR")
 
 
-def test_a_test_that_is_replayed_goes_only_where_it_went(acme: Company) -> None:
-    made = acme.listen()
-    acme.listen()
-    event = acme.call("POST", f"/endpoints/{made['id']}/test", {}).json["data"]["event_id"]
+def test_replayed_test_event_goes_to_its_endpoint_only(acme: Organization) -> None:
+    created = acme.create_endpoint()
+    acme.create_endpoint()
+    event = acme.call("POST", f"/endpoints/{created['id']}/test", {}).json["data"]["event_id"]
     data = acme.call("POST", f"/events/{event}/replay").json["data"]
-    assert [one["endpoint_id"] for one in data["deliveries"]] == [made["id"]]
+    assert [delivery["endpoint_id"] for delivery in data["deliveries"]] == [created["id"]]
 
 
-def test_twenty_tests_an_hour_are_enough(acme: Company) -> None:
-    made = acme.listen()
-    answers = [acme.call("POST", f"/endpoints/{made['id']}/test", {}) for _ in range(21)]
+def test_test_events_are_limited_to_twenty_an_hour(acme: Organization) -> None:
+    created = acme.create_endpoint()
+    answers = [acme.call("POST", f"/endpoints/{created['id']}/test", {}) for _ in range(21)]
     assert [answer.status_code for answer in answers] == [202] * 20 + [429]
     assert code(answers[-1]) == (429, "RATE_LIMIT_EXCEEDED")

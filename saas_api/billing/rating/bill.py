@@ -41,6 +41,11 @@ class RatedPlanVersion:
     min_spend_minor: int
     prices: Mapping[str, MeterPrice]
 
+    @property
+    def plan_code(self) -> str:
+        """Code of the plan: "pro" of "pro@3"."""
+        return self.id.rpartition("@")[0]
+
 
 @dataclass(frozen=True)
 class ProratedSegment:

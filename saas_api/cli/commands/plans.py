@@ -140,7 +140,7 @@ def _print_result(result: PublishResult, *, is_dry: bool, as_json: bool) -> None
     elif is_dry:
         click.echo(f"{result.version_id or result.plan} would be published; this was a dry run.")
     elif result.version_id:
-        click.echo(f"{result.version_id} result. Organizations on older versions stay on them.")
+        click.echo(f"{result.version_id} published. Organizations on older versions stay on them.")
     else:
         click.echo(f"{result.plan} changed; its prices are as they were.")
 

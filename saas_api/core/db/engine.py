@@ -1,4 +1,4 @@
-"""Engine, Model, request session, after_commit, execute_batch, violated_constraint."""
+"""The database engine: models, sessions that are bound to a scope, and batches of statements."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ _READ_ONLY = "set_config('transaction_read_only', 'on', true)"
 
 @dataclass(frozen=True)
 class TransactionScope:
-    """Which role, and for `saas_tenant` which organization, a transaction speaks for."""
+    """The database role of a transaction and, for `saas_tenant`, its organization."""
 
     role: str
     organization_id: str = ""
@@ -31,11 +31,11 @@ class TransactionScope:
 
 
 class Model(DeclarativeBase):
-    """Base of every table; the schema itself is made by migrations/."""
+    """Base of every model. Migrations create the schema."""
 
 
 class ScopedSession(FlaskSession):
-    """A session whose transactions are bound to a scope before their first statement."""
+    """A session that binds each transaction to its scope before the first statement."""
 
 
 db = SQLAlchemy(
@@ -67,20 +67,20 @@ def _discard_after_commit(session: Session) -> None:
 
 
 def session() -> Session:
-    """The session of this request."""
+    """Return the session of this request."""
     return db.session()
 
 
-def after_commit(current: Session, call: Callable[[], object]) -> None:
-    """Run a call once this session has committed; a rollback drops it, its failure is logged and never raised."""
-    current.info.setdefault("after_commit", []).append(call)
+def after_commit(session: Session, call: Callable[[], object]) -> None:
+    """Run a call after the session commits. A rollback drops the call; its failure is logged and not raised."""
+    session.info.setdefault("after_commit", []).append(call)
 
 
 def engine_options() -> dict[str, Any]:
-    """Keyword arguments of the engine: time-outs in the units libpq and PostgreSQL use.
+    """Keyword arguments of the engine, with time-outs in the units of libpq and PostgreSQL.
 
-    Unbound, a connection speaks as `saas_tenant` without an organization, so a transaction nobody bound sees no row.
-    The pool holds a second connection for each thread: `as_system` inside a request takes one.
+    A connection starts as `saas_tenant` without an organization, so a transaction without a scope sees no rows.
+    The pool holds two connections for each thread, because a request can open a system session of its own.
     """
     settings = "-c role=saas_tenant -c timezone=UTC -c statement_timeout=10000 -c lock_timeout=3000"
     return {
@@ -120,17 +120,17 @@ def execute_batch(
 
 @functools.cache
 def use_autocommit_pool(engine: sa.Engine) -> sa.Engine:
-    """A pool whose connections stay in autocommit: SQLAlchemy would spend a second trip to set a shared one back.
+    """Return an engine whose connections stay in autocommit, which saves the round trip that resets a shared one.
 
-    Nor is a connection asked whether it lives: whoever uses it tries once more instead.
+    Connections are not checked before use either: `execute_batch` retries instead.
     """
     return sa.create_engine(engine.url, isolation_level="AUTOCOMMIT", **{**engine_options(), "pool_pre_ping": False})
 
 
 def dispose_connections(*, close: bool = True) -> None:
-    """Give up every pooled connection.
+    """Discard all pooled connections.
 
-    close: False in a fork, where they belong to the parent
+    close: False in a forked process, where the connections belong to the parent
     """
     db.engine.dispose(close=close)
     use_autocommit_pool(db.engine).dispose(close=close)
@@ -143,10 +143,10 @@ def _execute(sql: str, parameters: dict[str, Any]) -> Sequence[sa.Row[Any]]:
 
 
 def violated_constraint(error: DBAPIError) -> str | None:
-    """Name of the violated constraint, or `table.column` when a NOT NULL column got nothing."""
-    diagnosis = getattr(error.orig, "diag", None)
-    if diagnosis is None:
+    """Return the name of the violated constraint, or `table.column` for a violated NOT NULL."""
+    diagnostics = getattr(error.orig, "diag", None)
+    if diagnostics is None:
         return None
-    if diagnosis.constraint_name:
-        return str(diagnosis.constraint_name)
-    return f"{diagnosis.table_name}.{diagnosis.column_name}" if diagnosis.column_name else None
+    if diagnostics.constraint_name:
+        return str(diagnostics.constraint_name)
+    return f"{diagnostics.table_name}.{diagnostics.column_name}" if diagnostics.column_name else None

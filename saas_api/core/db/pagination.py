@@ -170,36 +170,6 @@ def _from_json(part: Any, column: sa.ColumnElement[Any]) -> Any:
 _FROM_TEXT: Mapping[type, Callable[[str], Any]] = {datetime: datetime.fromisoformat, UUID: UUID, str: str}
 
 
-def decode_id(cursor: str) -> UUID:  # noqa: D103 - goes with its last caller
-    try:
-        return UUID(hex=decode_cursor(cursor)[0])
-    except (ValueError, IndexError) as cause:
-        raise invalid_cursor() from cause
-
-
-def decode_sequence(cursor: str) -> int:  # noqa: D103 - goes with its last caller
-    try:
-        sequence = int(decode_cursor(cursor)[0])
-    except (ValueError, IndexError) as cause:
-        raise invalid_cursor() from cause
-    if not 0 <= sequence < 1 << 63:
-        raise invalid_cursor()
-    return sequence
-
-
-def decode_time_and_id(cursor: str) -> tuple[datetime, UUID]:  # noqa: D103 - goes with its last caller
-    values = decode_cursor(cursor)
-    try:
-        at, delivery_id = values
-        return datetime.fromisoformat(at), UUID(hex=delivery_id)
-    except ValueError as cause:
-        raise invalid_cursor() from cause
-
-
-def invalid_cursor() -> ValidationFailed:  # noqa: D103 - goes with its last caller
-    return ValidationFailed.at_field("cursor", "Not a cursor of this list.")
-
-
 def encode_cursor(*values: str) -> str:
     """An opaque position in a list."""
     return base64.urlsafe_b64encode(orjson.dumps(values)).decode().rstrip("=")

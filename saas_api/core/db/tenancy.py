@@ -1,4 +1,4 @@
-"""Tenant_session, system_session(purpose) -> SystemSession, row-level security and its boot check."""
+"""Sessions of one organization and of the system, and the boot check of row-level security."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,26 +12,26 @@ from sqlalchemy.orm import Session
 from saas_api.core import domain
 from saas_api.core.db.engine import BIND_SCOPE_SQL, ScopedSession, TransactionScope, db
 
-_BIND = BIND_SCOPE_SQL.replace("%s", "%(bound_role)s", 1).replace("%s", "%(bound_to)s", 1)
+_BIND_SCOPE = BIND_SCOPE_SQL.replace("%s", "%(bound_role)s", 1).replace("%s", "%(bound_to)s", 1)
 
 
 class UnsafeDatabase(Exception):
-    """The database would let a forgotten filter read another tenant; the process must not start."""
+    """Row-level security does not isolate organizations, so the process must not start."""
 
 
 def bind_request(organization_id: UUID, *, is_read_only: bool = False) -> None:
-    """Bind this request to one organization; the gate does it once, before the first statement.
+    """Bind the transactions of this request to one organization; the gate calls it before the first statement.
 
-    is_read_only: PostgreSQL refuses every write
+    is_read_only: PostgreSQL rejects every write
     """
     if g.get("scope") or db.session().in_transaction():
-        raise RuntimeError("a tenant is bound once, before the first statement")
+        raise RuntimeError("A request is bound once, before its first statement.")
     g.scope = TransactionScope("saas_tenant", str(organization_id), is_read_only)
 
 
 @contextmanager
 def tenant_session(organization_id: UUID) -> Iterator[Session]:
-    """One transaction of its own for one organization; commits at the end, rolls back on an exception."""
+    """Open a transaction that sees one organization. It commits at the end and rolls back on an exception."""
     scope = TransactionScope("saas_tenant", str(organization_id))
     with (
         ScopedSession(db, info={"scope": scope}, expire_on_commit=False) as session,
@@ -41,12 +41,12 @@ def tenant_session(organization_id: UUID) -> Iterator[Session]:
 
 
 @contextmanager
-def system_session(place: str) -> Iterator[Session]:
-    """One transaction of its own across organizations.
+def system_session(purpose: str) -> Iterator[Session]:
+    """Open a transaction that sees every organization.
 
-    place: a system purpose that a domain has registered, used in one package
+    purpose: a system purpose that a domain has registered, used in one package
     """
-    _check_purpose(place)
+    _check_purpose(purpose)
     with (
         ScopedSession(db, info={"scope": TransactionScope("saas_system")}, expire_on_commit=False) as session,
         session.begin(),
@@ -55,22 +55,22 @@ def system_session(place: str) -> Iterator[Session]:
 
 
 def tenant_scope_statement(organization_id: UUID) -> tuple[str, dict[str, Any]]:
-    """The statement that binds a batch of `engine.execute_batch` to one organization."""
-    return _BIND, {"bound_role": "saas_tenant", "bound_to": str(organization_id)}
+    """Return the statement that binds a batch of `engine.execute_batch` to one organization."""
+    return _BIND_SCOPE, {"bound_role": "saas_tenant", "bound_to": str(organization_id)}
 
 
-def system_scope_statement(place: str) -> tuple[str, dict[str, Any]]:
-    """The statement that lets a batch of `engine.execute_batch` work across organizations.
+def system_scope_statement(purpose: str) -> tuple[str, dict[str, Any]]:
+    """Return the statement that lets a batch of `engine.execute_batch` see every organization.
 
-    place: a system purpose that a domain has registered, used in one package
+    purpose: a system purpose that a domain has registered, used in one package
     """
-    _check_purpose(place)
-    return _BIND, {"bound_role": "saas_system", "bound_to": ""}
+    _check_purpose(purpose)
+    return _BIND_SCOPE, {"bound_role": "saas_system", "bound_to": ""}
 
 
-def _check_purpose(place: str) -> None:
-    if place not in domain.registry.system_purposes:
-        raise RuntimeError(f"No domain registers the system purpose {place}.")
+def _check_purpose(purpose: str) -> None:
+    if purpose not in domain.registry.system_purposes:
+        raise RuntimeError(f"No domain registers the system purpose {purpose}.")
 
 
 _ROLES = """
@@ -87,7 +87,7 @@ SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 
 
 def verify_isolation() -> None:
-    """Prove on a fresh connection that forgetting a tenant shows nothing.
+    """Check on a new connection that a transaction without a scope sees no rows of an organization.
 
     raises: UnsafeDatabase with every reason
     """
@@ -100,7 +100,7 @@ def verify_isolation() -> None:
 def _isolation_problems(connection: sa.Connection) -> Iterator[str]:
     user = connection.scalar(sa.text("SELECT current_user"))
     if user != "saas_tenant":
-        yield f"connections speak as {user}, not as saas_tenant"
+        yield f"connections have the role {user}, not saas_tenant"
     for role in connection.execute(sa.text(_ROLES)):
         if role.rolsuper or role.rolbypassrls or role.is_member:
             yield f"role {role.rolname} is superuser, bypasses row-level security or is a member of another role"

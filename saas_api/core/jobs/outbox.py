@@ -155,7 +155,7 @@ def record(session: Session, claim: Claim, results: Sequence[Result]) -> Sequenc
 
 
 def give_back(session: Session, claim: Claim, row_ids: Sequence[UUID]) -> Sequence[Any]:
-    """Make claimed rows due now that no attempt was made for; arguments and return value as of `record`."""
+    """Make claimed rows due now without counting an attempt, because none was made; returns as `record` does."""
     return _write_results(session, claim, [Result.retry(row_id, timedelta(0)) for row_id in row_ids], attempts=0)
 
 

@@ -1,4 +1,7 @@
-"""Wake_workers, enqueue after commit, run_job, the job registry and queue registry, Redis clients."""
+"""Jobs by name, their queues, and the wake-ups that announce work to the workers.
+
+A wake-up says that there may be work; the work itself is in PostgreSQL.
+"""
 
 import functools
 import threading
@@ -35,7 +38,7 @@ _drain_queues: dict[str, str] = {}
 
 
 def register_job(name: str, call: Callable[[], Any]) -> None:
-    """Register a function that workers run by its name, `domain.verb`.
+    """Register a function that workers run by its job name, `domain.verb`.
 
     raises: ValueError when the name is registered already
     """
@@ -45,7 +48,7 @@ def register_job(name: str, call: Callable[[], Any]) -> None:
 
 
 def register_drain(name: str, call: Callable[[], Any], queue: str) -> None:
-    """Register a job that empties a table, which its queue wakes from time to time without being told.
+    """Register a job that works through the due rows of a table; idle workers of its queue wake it too.
 
     queue: BACKGROUND, or one that a domain declares
     raises: ValueError when the name is registered already or the queue is unknown
@@ -57,31 +60,36 @@ def register_drain(name: str, call: Callable[[], Any], queue: str) -> None:
 
 
 def job_names() -> list[str]:
-    """Names of all registered jobs, sorted."""
+    """Return the names of all registered jobs, sorted."""
     return sorted(_jobs)
 
 
 def queue_names() -> list[str]:
-    """Names of all queues, sorted."""
+    """Return the names of all queues, sorted."""
     return sorted({BACKGROUND, *domain.registry.queues})
 
 
+def drains_of_queue(queue: str) -> list[str]:
+    """Return the names of the drains that a queue carries."""
+    return [job for job, drain_queue in _drain_queues.items() if drain_queue == queue]
+
+
 def queue_for_job(job: str) -> str:
-    """Name of the queue that carries a job."""
+    """Return the queue of a job."""
     return _drain_queues.get(job, BACKGROUND)
 
 
 def enqueue(session: Session, job: str) -> None:
-    """Wake a job once this session has committed."""
+    """Wake a job after the session commits."""
     engine.after_commit(session, functools.partial(wake_workers, job))
 
 
 def wake_workers(job: str, *, is_forced: bool = False) -> bool:
-    """Tell the workers that there may be work; never raises, and a dead Redis costs at most 100 ms.
+    """Announce to the workers that a job may have work. It does not raise, and waits at most 100 ms for Redis.
 
-    A wake-up within a second of another is dropped: the drain it announced has yet to look.
-    is_forced: pass even so, for sweeps
-    returns: False when Redis could not be told
+    A wake-up within a second of another is dropped, because the drain of the first has not scanned yet.
+    is_forced: send it anyway, as sweeps do
+    returns: False when Redis is unavailable
     """
     now = time.monotonic()
     if not is_forced and now - _last_wake_at.get(job, 0.0) < _DEBOUNCE_SECONDS:
@@ -96,7 +104,7 @@ def wake_workers(job: str, *, is_forced: bool = False) -> bool:
 
 
 def allow_next_wake(job: str) -> None:
-    """Let the next wake-up of a job through; a drain calls it before its first look."""
+    """Send the next wake-up of a job again; a drain calls this before its first scan."""
     try:
         limiter.get_storage().run(fast_redis().delete, _wake_key(job))
     except (RedisUnavailable, redis.RedisError):
@@ -104,7 +112,7 @@ def allow_next_wake(job: str) -> None:
 
 
 def run_job(job: str) -> Any:
-    """Run a job by its name, in an application's context.
+    """Run a job inside an application context.
 
     raises: LookupError when no job of that name is registered
     """
@@ -120,23 +128,23 @@ def run_job(job: str) -> Any:
 
 
 def fast_redis() -> redis.Redis:
-    """A client that gives up after 50 ms: for wake-ups, inside requests too."""
+    """Return a client with a time-out of 50 ms, for wake-ups inside requests."""
     extensions = current_app.extensions
     if "redis" not in extensions:
         extensions["redis"] = redis.Redis(connection_pool=limiter.low_latency_pool(setting("REDIS_URL")))
-    found: redis.Redis = extensions["redis"]
-    return found
+    client: redis.Redis = extensions["redis"]
+    return client
 
 
 def worker_redis() -> redis.Redis:
-    """A client for workers and the scheduler, which may wait half a second; RQ lets its own wait for 20."""
+    """Return a client for workers and the scheduler, with a time-out of half a second; RQ's own would wait for 20."""
     return redis.Redis.from_url(
         setting("REDIS_URL"), socket_connect_timeout=0.25, socket_timeout=0.5, retry=Retry(NoBackoff(), 0)
     )
 
 
 def is_stopping() -> bool:
-    """Whether this work horse was told to finish what it holds and take no more."""
+    """Whether this process was asked to finish its claimed work and claim no more."""
     return stop_requested.is_set()
 
 

@@ -1,4 +1,4 @@
-"""When a message or a mail that could not be sent is tried again; pure."""
+"""Retry delays of messages and mails; pure."""
 
 import random
 from datetime import timedelta
@@ -10,10 +10,10 @@ _MAX_RETRY_AFTER_SECONDS = 3_600
 
 
 def retry_delay(attempt: int, retry_after_seconds: int | None = None) -> timedelta:
-    """Time until the next attempt.
+    """Return the time until the next attempt.
 
-    attempt: the one that failed, from 1
-    retry_after_seconds: asked for by the provider, honoured up to an hour
+    attempt: number of the failed attempt, from 1
+    retry_after_seconds: wish of the provider, honoured up to an hour
     """
     if retry_after_seconds is not None:
         return timedelta(seconds=min(max(retry_after_seconds, 1), _MAX_RETRY_AFTER_SECONDS))

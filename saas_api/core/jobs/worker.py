@@ -1,4 +1,4 @@
-"""QueueWorker: the RQ worker that stops warmly and finds unannounced work."""
+"""The RQ worker: it stops without losing claimed work, and wakes itself for work that no wake-up announced."""
 
 import contextlib
 import os
@@ -20,7 +20,7 @@ from saas_api.core.settings import setting
 
 
 class QueueWorker(rq.Worker):
-    """An RQ worker on one queue whose stop reaches its work horse, and which looks for work nobody announced."""
+    """An RQ worker on one queue, which passes a stop on to its work horse."""
 
     app: Flask
     max_connection_wait_time = 5.0
@@ -37,7 +37,7 @@ class QueueWorker(rq.Worker):
         self.parent_pid = parent_pid
 
     def heartbeat(self, *arguments: Any, **options: Any) -> None:
-        """Besides RQ's own sign of life, stop when the supervisor is gone."""
+        """Send RQ's heartbeat, and stop when the supervisor has ended."""
         if os.getpid() == self.pid and os.getppid() != self.parent_pid:
             self._stop_requested = True
             if not self.horse_pid:
@@ -45,15 +45,15 @@ class QueueWorker(rq.Worker):
         super().heartbeat(*arguments, **options)
 
     def run_maintenance_tasks(self) -> None:
-        """Besides RQ's own cleaning, wake the own queue."""
+        """Run RQ's maintenance and wake the drains of the queue."""
         super().run_maintenance_tasks()  # type: ignore[no-untyped-call]  # RQ is not annotated here
-        for job, queue in job_queue._drain_queues.items():
-            if queue in self.queue_names():
-                with self.app.app_context():
+        with self.app.app_context():
+            for queue in self.queue_names():
+                for job in job_queue.drains_of_queue(queue):
                     job_queue.wake_workers(job, is_forced=True)
 
     def main_work_horse(self, job: Job, queue: rq.Queue) -> None:
-        """Begin the fork with connections of its own."""
+        """Run a job in the forked process, on connections of its own."""
         job_queue.stop_requested.clear()
         with self.app.app_context():
             engine.dispose_connections(close=False)
@@ -62,12 +62,12 @@ class QueueWorker(rq.Worker):
             super().main_work_horse(job, queue)
 
     def setup_work_horse_signals(self) -> None:
-        """SIGUSR1 asks the horse to finish what it holds."""
+        """Let SIGUSR1 ask the work horse to finish its claimed work."""
         super().setup_work_horse_signals()  # type: ignore[no-untyped-call]  # RQ is not annotated here
         signal.signal(signal.SIGUSR1, lambda _number, _frame: job_queue.stop_requested.set())
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
-        """Pass a warm stop on to the horse."""
+        """Pass a warm stop on to the work horse."""
         if self.horse_pid:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.horse_pid, signal.SIGUSR1)

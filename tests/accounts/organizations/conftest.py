@@ -1,4 +1,4 @@
-"""Alice owns Acme, Bob is a member, Carol has a company of her own."""
+"""Fixtures: alice owns Acme, bob is a member, carol owns another organization."""
 
 import pytest
 from flask import Flask

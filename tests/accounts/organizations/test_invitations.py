@@ -1,4 +1,4 @@
-"""Invitations: who may send which, and what a link is good for."""
+"""Invitations: permission to invite, open invitations, and their links."""
 
 import threading
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def decline(client: FlaskClient, token: str) -> tuple[int, Any]:
 
 
 def accept(person: Person, token: str) -> str:
-    """The role they got, or the error's code."""
+    """Accept as the user; returns the role or the error code."""
     with person.client.application.app_context():
         try:
             with tenancy.system_session("auth.register") as session:
@@ -33,7 +33,7 @@ def accept(person: Person, token: str) -> str:
             return error.code
 
 
-def test_an_invitation_is_mailed_and_its_token_kept_nowhere(alice: Person) -> None:
+def test_invitation_is_mailed_and_its_token_is_not_stored(alice: Person) -> None:
     status, data = alice.call("POST", "/team/invite", email="Dave@ACME.example", role="billing")
     assert status == 201
     assert (data["email"], data["role"]) == ("Dave@acme.example", "billing")
@@ -46,39 +46,39 @@ def test_an_invitation_is_mailed_and_its_token_kept_nowhere(alice: Person) -> No
 
 
 @pytest.mark.parametrize("role", ["member", "billing", "viewer"])
-def test_only_owners_and_admins_invite(alice: Person, role: str) -> None:
+def test_only_owners_and_admins_can_invite(alice: Person, role: str) -> None:
     person = join(alice, "bob@acme.example", role)
     assert person.call("POST", "/team/invite", email=DAVE, role="viewer") == (403, "PERMISSION_DENIED")
 
 
-def test_an_admin_invites_up_to_an_admin(alice: Person) -> None:
+def test_admin_can_invite_up_to_admin(alice: Person) -> None:
     dora = join(alice, "dora@acme.example", "admin")
     assert dora.call("POST", "/team/invite", email=DAVE, role="admin")[0] == 201
     assert dora.call("POST", "/team/invite", email="eve@acme.example", role="owner") == (422, "VALIDATION_ERROR")
 
 
 @pytest.mark.parametrize("body", [{"email": "nobody", "role": "member"}, {"email": DAVE, "role": "king"}, {"x": 1}])
-def test_nonsense_is_refused(alice: Person, body: dict[str, Any]) -> None:
+def test_invalid_invitation_is_rejected(alice: Person, body: dict[str, Any]) -> None:
     assert alice.call("POST", "/team/invite", **body) == (422, "VALIDATION_ERROR")
 
 
-def test_a_member_is_not_invited_again_however_cased(alice: Person, bob: Person) -> None:
+def test_member_cannot_be_invited_in_any_case_of_the_address(alice: Person, bob: Person) -> None:
     assert alice.call("POST", "/team/invite", email="BOB@acme.example", role="admin") == (409, "USER_EXISTS")
 
 
-def test_one_invitation_is_open_per_address_however_cased(alice: Person) -> None:
+def test_address_has_one_open_invitation_in_any_case(alice: Person) -> None:
     invite(alice, DAVE)
     assert alice.call("POST", "/team/invite", email=DAVE.upper(), role="admin") == (409, "INVITATION_EXISTS")
     assert len(acts(alice, action="invitation.created")) == 1
 
 
-def test_two_invitations_at_once_are_one(alice: Person) -> None:
-    statuses = _at_once([lambda: alice.call("POST", "/team/invite", email=DAVE, role="member")[0]] * 2, alice)
+def test_two_concurrent_invitations_create_one(alice: Person) -> None:
+    statuses = _run_concurrently([lambda: alice.call("POST", "/team/invite", email=DAVE, role="member")[0]] * 2, alice)
     assert sorted(statuses) == [201, 409]
     assert alice.call("GET", "/team/members")[1]["total_pending"] == 1
 
 
-def test_inviting_again_after_cancelling_sends_a_new_link_and_kills_the_old(alice: Person) -> None:
+def test_invitation_after_a_canceled_one_has_a_new_link(alice: Person) -> None:
     first = invite(alice, DAVE)
     pending = alice.call("GET", "/team/members")[1]["pending_invitations"]
     path = f"/team/invitations/{pending[0]['invitation_id']}"
@@ -95,46 +95,46 @@ def test_inviting_again_after_cancelling_sends_a_new_link_and_kills_the_old(alic
     ]
 
 
-def test_an_expired_invitation_is_over_and_can_be_sent_again(alice: Person) -> None:
+def test_expired_invitation_is_rejected_and_can_be_sent_again(alice: Person) -> None:
     first = invite(alice, DAVE)
-    _let_pass(alice, timedelta(days=7))
+    _age_invitations(alice, timedelta(days=7))
     assert alice.call("GET", "/team/members")[1]["total_pending"] == 0
     assert decline(alice.client, first) == (400, "INVALID_TOKEN")
     assert decline(alice.client, invite(alice, DAVE)) == (200, None)
 
 
-def test_wrong_spent_and_cancelled_tokens_get_one_answer(alice: Person, carol: Person) -> None:
-    spent = invite(alice, carol.email)
-    assert accept(carol, spent) == "member"
-    answers = {str(decline(alice.client, token)) for token in ("x", "x" * 43, spent)}
+def test_unknown_used_and_canceled_tokens_get_the_same_response(alice: Person, carol: Person) -> None:
+    used = invite(alice, carol.email)
+    assert accept(carol, used) == "member"
+    answers = {str(decline(alice.client, token)) for token in ("x", "x" * 43, used)}
     assert answers == {"(400, 'INVALID_TOKEN')"}
-    assert accept(carol, spent) == "INVALID_TOKEN"
+    assert accept(carol, used) == "INVALID_TOKEN"
     assert decline(alice.client, "") == (422, "VALIDATION_ERROR")
 
 
-def test_an_accepted_invitation_makes_a_member_and_is_told(alice: Person, carol: Person) -> None:
+def test_accepted_invitation_creates_a_member_and_is_audited(alice: Person, carol: Person) -> None:
     assert accept(carol, invite(alice, carol.email, "viewer")) == "viewer"
     assert roles(alice) == {alice.email: "owner", carol.email: "viewer"}
     entry = acts(alice, action="invitation.accepted")[0]
     assert entry["actor"] == {"type": "user", "id": carol.id}
 
 
-def test_a_link_used_twice_at_once_lets_one_in(alice: Person) -> None:
+def test_two_concurrent_uses_of_an_invitation_join_once(alice: Person) -> None:
     token = invite(alice, DAVE)
     people = [sign_up(alice.client, f"{name}@else.example", name) for name in ("dave", "eve")]
-    outcomes = _at_once([lambda person=person: accept(person, token) for person in people], alice)
+    outcomes = _run_concurrently([lambda person=person: accept(person, token) for person in people], alice)
     assert sorted(outcomes) == ["INVALID_TOKEN", "member"]
     assert len(roles(alice)) == 2
 
 
-def test_somebody_elses_invitation_does_not_exist(alice: Person, carol: Person) -> None:
+def test_invitation_of_another_organization_is_not_found(alice: Person, carol: Person) -> None:
     invite(alice, DAVE)
     pending = alice.call("GET", "/team/members")[1]["pending_invitations"]
     assert carol.call("DELETE", f"/team/invitations/{pending[0]['invitation_id']}") == (404, "NOT_FOUND")
     assert alice.call("GET", "/team/members")[1]["total_pending"] == 1
 
 
-def test_where_addresses_must_be_verified_an_unverified_person_does_not_invite(
+def test_unverified_user_cannot_invite_when_verification_is_required(
     alice: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(alice.client.application.config, "REQUIRE_VERIFIED_EMAIL", True)
@@ -142,7 +142,7 @@ def test_where_addresses_must_be_verified_an_unverified_person_does_not_invite(
     assert alice.call("GET", "/team/members")[1]["total_pending"] == 0
 
 
-def test_an_organization_sends_fifty_a_day_and_refusals_do_not_count(alice: Person) -> None:
+def test_fifty_invitations_a_day_without_counting_rejected_ones(alice: Person) -> None:
     for n in range(50):
         assert alice.call("POST", "/team/invite", email=f"p{n}@acme.example", role="viewer")[0] == 201
         if n < 5:
@@ -150,13 +150,13 @@ def test_an_organization_sends_fifty_a_day_and_refusals_do_not_count(alice: Pers
     assert alice.call("POST", "/team/invite", email=DAVE, role="viewer") == (429, "RATE_LIMIT_EXCEEDED")
 
 
-def _let_pass(person: Person, time: timedelta) -> None:
+def _age_invitations(person: Person, time: timedelta) -> None:
     earlier = sa.text("UPDATE invitations SET expires_at = expires_at - CAST(:time AS interval)")
     with person.client.application.app_context(), tenancy.system_session("organizations.decline") as session:
         session.execute(earlier, {"time": time})
 
 
-def _at_once(calls: list[Callable[[], Any]], person: Person) -> list[Any]:
+def _run_concurrently(calls: list[Callable[[], Any]], person: Person) -> list[Any]:
     barrier, outcomes = threading.Barrier(len(calls)), list[Any]()
 
     def run(call: Callable[[], Any]) -> None:

@@ -1,4 +1,4 @@
-"""Members: their roles, their end, and the one owner there always is."""
+"""Members: roles, removal, and the one owner."""
 
 import threading
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from saas_api.core.errors import ApiError
 from tests.support.team import PASSWORD, Person, acts, invite, join, principal_of, roles
 
 
-def test_the_team_shows_members_and_open_invitations(alice: Person, bob: Person) -> None:
+def test_team_lists_members_and_open_invitations(alice: Person, bob: Person) -> None:
     invite(alice, "dave@acme.example", "viewer")
     status, team = bob.call("GET", "/team/members")
     assert (status, team["total_members"], team["total_pending"]) == (200, 2, 1)
@@ -29,24 +29,24 @@ def test_the_team_shows_members_and_open_invitations(alice: Person, bob: Person)
 
 
 @pytest.mark.parametrize("role", ["admin", "member", "billing", "viewer"])
-def test_a_new_role_acts_on_the_next_request(alice: Person, bob: Person, role: str) -> None:
+def test_new_role_applies_to_the_next_request(alice: Person, bob: Person, role: str) -> None:
     status, data = alice.call("PUT", f"/team/members/{bob.id}/role", role=role)
     assert (status, data["user"]["role"], data["user"]["id"]) == (200, role, bob.id)
     assert bob.call("GET", "/organization/audit-log")[0] == (200 if role == "admin" else 403)
 
 
-def test_the_same_role_again_is_no_act(alice: Person, bob: Person) -> None:
+def test_unchanged_role_is_not_audited(alice: Person, bob: Person) -> None:
     assert alice.call("PUT", f"/team/members/{bob.id}/role", role="member")[0] == 200
     assert acts(alice, action="member.role_changed") == []
 
 
 @pytest.mark.parametrize("role", ["owner", "king", "", None, 7])
-def test_a_role_that_cannot_be_given_is_refused(alice: Person, bob: Person, role: object) -> None:
+def test_unassignable_role_is_rejected(alice: Person, bob: Person, role: object) -> None:
     assert alice.call("PUT", f"/team/members/{bob.id}/role", role=role) == (422, "VALIDATION_ERROR")
     assert roles(alice)[bob.email] == "member"
 
 
-def test_the_owner_stays_the_owner(alice: Person, bob: Person) -> None:
+def test_role_of_the_owner_cannot_be_changed_or_removed(alice: Person, bob: Person) -> None:
     alice.call("PUT", f"/team/members/{bob.id}/role", role="admin")
     assert alice.call("PUT", f"/team/members/{alice.id}/role", role="admin") == (409, "LAST_OWNER")
     assert bob.call("DELETE", f"/team/members/{alice.id}") == (409, "LAST_OWNER")
@@ -55,13 +55,13 @@ def test_the_owner_stays_the_owner(alice: Person, bob: Person) -> None:
     assert roles(alice) == {alice.email: "owner", bob.email: "admin"}
 
 
-def test_only_the_owner_gives_roles_and_ownership(alice: Person, bob: Person) -> None:
+def test_only_the_owner_changes_roles_and_ownership(alice: Person, bob: Person) -> None:
     alice.call("PUT", f"/team/members/{bob.id}/role", role="admin")
     assert bob.call("PUT", f"/team/members/{bob.id}/role", role="viewer") == (403, "PERMISSION_DENIED")
     assert bob.call("POST", "/team/transfer-ownership", user_id=bob.id) == (403, "PERMISSION_DENIED")
 
 
-def test_a_removed_member_is_out_at_once(alice: Person, bob: Person) -> None:
+def test_removed_member_is_rejected_immediately(alice: Person, bob: Person) -> None:
     assert bob.call("GET", "/organization")[0] == 200
     assert alice.call("DELETE", f"/team/members/{bob.id}")[0] == 200
     assert bob.call("GET", "/organization") == (401, "INVALID_TOKEN")
@@ -70,7 +70,7 @@ def test_a_removed_member_is_out_at_once(alice: Person, bob: Person) -> None:
 
 
 @pytest.mark.parametrize("act", ["demoted", "removed"])
-def test_invitations_end_with_the_right_to_invite(alice: Person, client: FlaskClient, act: str) -> None:
+def test_invitations_are_revoked_with_the_permission_to_invite(alice: Person, client: FlaskClient, act: str) -> None:
     dora = join(alice, "dora@acme.example", "admin")
     token = invite(dora, "dave@acme.example", "admin")
     if act == "demoted":
@@ -81,14 +81,14 @@ def test_invitations_end_with_the_right_to_invite(alice: Person, client: FlaskCl
     assert (answer.status_code, answer.json["error"]["code"]) == (400, "INVALID_TOKEN")
 
 
-def test_somebody_elses_people_do_not_exist(alice: Person, bob: Person, carol: Person) -> None:
+def test_members_of_another_organization_are_not_found(alice: Person, bob: Person, carol: Person) -> None:
     assert carol.call("PUT", f"/team/members/{bob.id}/role", role="admin") == (404, "NOT_FOUND")
     assert carol.call("DELETE", f"/team/members/{bob.id}") == (404, "NOT_FOUND")
     assert carol.call("POST", "/team/transfer-ownership", user_id=bob.id) == (404, "NOT_FOUND")
     assert roles(carol) == {carol.email: "owner"}
 
 
-def test_a_transfer_makes_the_heir_owner_and_the_owner_admin(alice: Person, bob: Person) -> None:
+def test_transfer_makes_the_member_owner_and_the_owner_admin(alice: Person, bob: Person) -> None:
     status, team = alice.call("POST", "/team/transfer-ownership", user_id=bob.id)
     assert (status, team["total_members"]) == (200, 2)
     assert roles(alice) == {alice.email: "admin", bob.email: "owner"}
@@ -97,19 +97,21 @@ def test_a_transfer_makes_the_heir_owner_and_the_owner_admin(alice: Person, bob:
     assert (entry["actor"], entry["target"]) == ({"type": "user", "id": alice.id}, {"type": "user", "id": bob.id})
 
 
-def test_a_transfer_to_oneself_is_refused(alice: Person) -> None:
+def test_transfer_to_the_owner_is_rejected(alice: Person) -> None:
     assert alice.call("POST", "/team/transfer-ownership", user_id=alice.id) == (422, "VALIDATION_ERROR")
 
 
-def test_two_transfers_at_once_leave_one_owner(alice: Person, bob: Person) -> None:
+def test_two_concurrent_transfers_leave_one_owner(alice: Person, bob: Person) -> None:
     dora = join(alice, "dora@acme.example", "admin")
     caller = principal_of(alice)
     for _ in range(5):
-        outcomes = _at_once(
+        outcomes = _run_concurrently(
             alice,
             [
-                lambda session, heir=heir: members.transfer_ownership(session, caller, ids.parse_id("usr", heir.id))
-                for heir in (bob, dora)
+                lambda session, successor=successor: members.transfer_ownership(
+                    session, caller, ids.parse_id("usr", successor.id)
+                )
+                for successor in (bob, dora)
             ],
         )
         assert sorted(outcomes) == ["PERMISSION_DENIED", "done"]
@@ -119,15 +121,15 @@ def test_two_transfers_at_once_leave_one_owner(alice: Person, bob: Person) -> No
         assert owner.call("POST", "/team/transfer-ownership", user_id=alice.id)[0] == 200
 
 
-def test_an_heir_removed_while_inheriting_leaves_one_owner(alice: Person) -> None:
+def test_removal_during_a_transfer_leaves_one_owner(alice: Person) -> None:
     for n in range(5):
         bob, dora = (join(alice, f"{name}{n}@acme.example", "admin") for name in ("bob", "dora"))
-        owner, admin, heir = principal_of(alice), principal_of(dora, "admin"), ids.parse_id("usr", bob.id)
-        outcomes = _at_once(
+        owner, admin, successor = principal_of(alice), principal_of(dora, "admin"), ids.parse_id("usr", bob.id)
+        outcomes = _run_concurrently(
             alice,
             [
-                lambda session, owner=owner, heir=heir: members.transfer_ownership(session, owner, heir),
-                lambda session, admin=admin, heir=heir: members.remove_member(session, admin, heir),
+                lambda session, owner=owner, successor=successor: members.transfer_ownership(session, owner, successor),
+                lambda session, admin=admin, successor=successor: members.remove_member(session, admin, successor),
             ],
         )
         assert sorted(outcomes) in (["LAST_OWNER", "done"], ["NOT_FOUND", "done"])
@@ -145,7 +147,7 @@ def test_an_heir_removed_while_inheriting_leaves_one_owner(alice: Person) -> Non
         ("DELETE FROM memberships WHERE role = 'owner'", "memberships_keep_owner"),
     ],
 )
-def test_the_database_itself_keeps_exactly_one_owner(alice: Person, bob: Person, sql: str, constraint: str) -> None:
+def test_database_enforces_exactly_one_owner(alice: Person, bob: Person, sql: str, constraint: str) -> None:
     with alice.client.application.app_context():
         with (
             pytest.raises(IntegrityError) as caught,
@@ -156,7 +158,7 @@ def test_the_database_itself_keeps_exactly_one_owner(alice: Person, bob: Person,
     assert roles(alice) == {alice.email: "owner", bob.email: "member"}
 
 
-def _at_once(person: Person, calls: list[Callable[..., None]]) -> list[str]:
+def _run_concurrently(person: Person, calls: list[Callable[..., None]]) -> list[str]:
     organization_id = principal_of(person).organization_id
     barrier, outcomes = threading.Barrier(len(calls)), list[str]()
 
@@ -179,7 +181,7 @@ def _at_once(person: Person, calls: list[Callable[..., None]]) -> list[str]:
     return outcomes
 
 
-def test_a_transfer_asks_for_a_password_of_the_last_minutes(client: FlaskClient, alice: Person, bob: Person) -> None:
+def test_transfer_requires_recent_authentication(client: FlaskClient, alice: Person, bob: Person) -> None:
     signed_in = client.post("/api/v1/auth/login", json={"email": alice.email, "password": PASSWORD}).json["data"]
     renewed = client.post("/api/v1/auth/refresh", json={"refresh_token": signed_in["refresh_token"]}).json["data"]
     alice.headers = {"Authorization": f"Bearer {renewed['token']}"}

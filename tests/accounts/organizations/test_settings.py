@@ -1,4 +1,4 @@
-"""Settings of an organization and its log of acts."""
+"""Settings of an organization and its audit log."""
 
 import zoneinfo
 from datetime import UTC, date, datetime
@@ -18,20 +18,25 @@ from tests.support.team import Person, acts, invite, join, principal_of
 AUDIT = "/organization/audit-log"
 
 
-def test_every_member_sees_the_organization(alice: Person) -> None:
+def test_every_member_can_read_the_organization(alice: Person) -> None:
     viewer = join(alice, "vera@acme.example", "viewer")
     status, data = viewer.call("GET", "/organization")
-    shown = data["organization"]
-    assert (status, shown["name"], shown["timezone"], shown["status"]) == (200, "Acme", "UTC", "active")
+    organization = data["organization"]
+    assert (status, organization["name"], organization["timezone"], organization["status"]) == (
+        200,
+        "Acme",
+        "UTC",
+        "active",
+    )
     assert viewer.call("PATCH", "/organization", name="Mine") == (403, "PERMISSION_DENIED")
 
 
-def test_what_is_named_changes_and_the_log_tells_before_and_after(alice: Person) -> None:
+def test_update_changes_given_attributes_and_is_audited(alice: Person) -> None:
     status, data = alice.call("PATCH", "/organization", name="Acme & Co", timezone="Africa/Lagos")
     assert (status, data["organization"]["name"]) == (200, "Acme & Co")
     alice.call("PATCH", "/organization", billing_email="bills@acme.example", name="Acme & Co")
-    shown = alice.call("GET", "/organization")[1]["organization"]
-    assert (shown["timezone"], shown["billing_email"]) == ("Africa/Lagos", "bills@acme.example")
+    organization = alice.call("GET", "/organization")[1]["organization"]
+    assert (organization["timezone"], organization["billing_email"]) == ("Africa/Lagos", "bills@acme.example")
     second, first = acts(alice, action="organization.changed")
     assert second["data"] == {"before": {"billing_email": None}, "after": {"billing_email": "bills@acme.example"}}
     assert first["data"]["before"] == {"name": "Acme", "timezone": "UTC"}
@@ -39,7 +44,7 @@ def test_what_is_named_changes_and_the_log_tells_before_and_after(alice: Person)
     assert (first["ip"], first["request_id"][:4]) == ("127.0.0.1", "req_")
 
 
-def test_a_change_to_what_is_already_so_is_no_act(alice: Person) -> None:
+def test_update_without_changes_is_not_audited(alice: Person) -> None:
     assert alice.call("PATCH", "/organization", name="Acme")[0] == 200
     assert acts(alice, action="organization.changed") == []
 
@@ -60,29 +65,29 @@ def test_a_change_to_what_is_already_so_is_no_act(alice: Person) -> None:
         {"name": "Good", "timezone": "bad"},
     ],
 )
-def test_what_cannot_be_set_is_refused_and_nothing_half_done(alice: Person, body: dict[str, Any]) -> None:
+def test_invalid_update_is_rejected_as_a_whole(alice: Person, body: dict[str, Any]) -> None:
     before = alice.call("GET", "/organization")
     assert alice.call("PATCH", "/organization", **body) == (422, "VALIDATION_ERROR")
     assert alice.call("GET", "/organization") == before
 
 
-def test_postgresql_knows_every_zone_that_can_be_set(app: Flask) -> None:
+def test_postgresql_knows_every_accepted_time_zone(app: Flask) -> None:
     with app.app_context(), tenancy.system_session("auth.profile") as session:
         known = set(session.scalars(sa.text("SELECT name FROM pg_timezone_names")))
     assert zoneinfo.available_timezones() - known == set()
 
 
-def test_the_log_is_for_owners_and_admins(alice: Person, bob: Person) -> None:
+def test_audit_log_requires_owner_or_admin(alice: Person, bob: Person) -> None:
     assert bob.call("GET", AUDIT) == (403, "PERMISSION_DENIED")
     assert join(alice, "dora@acme.example", "admin").call("GET", AUDIT)[0] == 200
 
 
-def test_the_log_is_ones_own(alice: Person, carol: Person) -> None:
+def test_audit_log_contains_only_the_own_organization(alice: Person, carol: Person) -> None:
     alice.call("PATCH", "/organization", name="Other")
     assert acts(carol, action="organization") == []
 
 
-def test_the_log_is_filtered_by_act_and_actor(alice: Person, carol: Person) -> None:
+def test_audit_log_is_filtered_by_action_and_actor(alice: Person, carol: Person) -> None:
     dora = join(alice, "dora@acme.example", "admin")
     dora.call("PATCH", "/organization", name="Doras")
     alice.call("PATCH", "/organization", name="Acme")
@@ -96,33 +101,33 @@ def test_the_log_is_filtered_by_act_and_actor(alice: Person, carol: Person) -> N
     assert len(acts(alice, action="organization", actor="user")) == 2
 
 
-def test_the_dates_are_days_of_the_organization(alice: Person) -> None:
+def test_audit_log_dates_are_days_of_the_organization(alice: Person) -> None:
     caller = principal_of(alice)
     clock.freeze_time(datetime(2026, 4, 14, 23, 30, tzinfo=UTC))
     with alice.client.application.app_context(), tenancy.tenant_session(caller.organization_id) as session:
         organizations.update_organization(session, caller, {"timezone": "Africa/Lagos"})
     clock.freeze_time(None)
-    for days, seen in (
+    for days, count in (
         ({"start_date": "2026-04-15"}, 1),
         ({"end_date": "2026-04-14"}, 0),
         ({"start_date": "2026-04-15", "end_date": "2026-04-15"}, 1),
         ({"start_date": "2026-04-16"}, 0),
     ):
-        assert len(acts(alice, action="organization", **days)) == seen, days
+        assert len(acts(alice, action="organization", **days)) == count, days
 
 
-def test_pages_of_the_log_follow_each_other(alice: Person) -> None:
+def test_audit_log_is_paginated(alice: Person) -> None:
     for n in range(5):
         alice.call("PATCH", "/organization", name=f"Acme {n}")
-    seen, cursor = [], None
+    names, cursor = [], None
     while True:
         query = f"?action=organization&limit=2{f'&cursor={cursor}' if cursor else ''}"
         data = alice.call("GET", AUDIT + query)[1]
-        seen += [entry["data"]["after"]["name"] for entry in data["entries"]]
+        names += [entry["data"]["after"]["name"] for entry in data["entries"]]
         cursor = data["pagination"]["next_cursor"]
         if not cursor:
             break
-    assert seen == [f"Acme {n}" for n in (4, 3, 2, 1, 0)]
+    assert names == [f"Acme {n}" for n in (4, 3, 2, 1, 0)]
 
 
 @pytest.mark.parametrize(
@@ -142,11 +147,11 @@ def test_pages_of_the_log_follow_each_other(alice: Person) -> None:
         "who=alice",
     ],
 )
-def test_a_bad_filter_is_refused(alice: Person, query: str) -> None:
+def test_invalid_audit_filter_is_rejected(alice: Person, query: str) -> None:
     assert alice.call("GET", f"{AUDIT}?{query}") == (422, "VALIDATION_ERROR")
 
 
-def test_the_log_cannot_be_rewritten(alice: Person) -> None:
+def test_audit_log_is_append_only(alice: Person) -> None:
     invite(alice, "dave@acme.example")
     for sql in ("UPDATE audit_events SET action = 'x'", "DELETE FROM audit_events"):
         with (
@@ -158,7 +163,7 @@ def test_the_log_cannot_be_rewritten(alice: Person) -> None:
     assert acts(alice, action="invitation.created")
 
 
-def test_days_are_read_in_their_zone() -> None:
+def test_date_range_is_read_in_its_time_zone() -> None:
     first, after = audit.date_range_bounds(date(2026, 3, 8), date(2026, 3, 8), ZoneInfo("America/New_York"))
     assert (first, after) == (datetime(2026, 3, 8, 5, tzinfo=UTC), datetime(2026, 3, 9, 4, tzinfo=UTC))
     assert audit.date_range_bounds(None, None, ZoneInfo("UTC")) == (None, None)

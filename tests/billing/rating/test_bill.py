@@ -52,7 +52,7 @@ QUANTITIES = st.decimals(0, 3_000_000, places=6)
 
 
 @given(RISING, QUANTITIES, st.lists(QUANTITIES, max_size=5))
-def test_any_split_of_late_usage_adds_up_to_one_rating(price: MeterPrice, own: Decimal, parts: list[Decimal]) -> None:
+def test_any_split_of_late_usage_adds_up_to_one_charge(price: MeterPrice, own: Decimal, parts: list[Decimal]) -> None:
     billed, charged = own, charges.rounded_charge(price, own)
     for part in parts:
         charged += charges.late_usage_charge(price, billed, part)
@@ -66,7 +66,7 @@ def test_more_usage_never_costs_less(price: MeterPrice, quantity: Decimal, more:
 
 
 @given(QUANTITIES)
-def test_the_components_cover_what_is_billable(quantity: Decimal) -> None:
+def test_components_cover_the_billable_quantity(quantity: Decimal) -> None:
     for price in (SCALE, FREE):
         billable = max(quantity - price.included_quantity, Decimal(0))
         assert sum((part.units for part in charges.charge_components(price, quantity)), Decimal(0)) == billable
@@ -87,22 +87,22 @@ def test_the_components_cover_what_is_billable(quantity: Decimal) -> None:
         (FREE, -3, 0),
     ],
 )
-def test_prices_of_every_model(price: MeterPrice, quantity: int, minor: int) -> None:
+def test_charge_of_every_price_model(price: MeterPrice, quantity: int, minor: int) -> None:
     assert charges.rounded_charge(price, Decimal(quantity)) == minor
 
 
-def test_a_capped_price_charges_no_more_than_its_cap() -> None:
+def test_price_with_a_maximum_charges_at_most_that() -> None:
     capped = MeterPrice("per_unit", unit_price=Decimal("0.01"), max_amount_minor=500)
     assert charges.rounded_charge(capped, Decimal(10_000)) == 500
 
 
-def test_tiers_that_end_are_malformed() -> None:
+def test_quantity_beyond_the_last_tier_is_malformed() -> None:
     for model in ("graduated", "volume"):
         with pytest.raises(MalformedTiers):
             charges.rounded_charge(MeterPrice(model, tiers=(Tier(Decimal(1), Decimal(1)),)), Decimal(2))
 
 
-def test_a_listed_cost_is_units_times_the_first_price() -> None:
+def test_list_price_cost_is_units_times_the_first_price() -> None:
     assert charges.list_price_cost(FREE, Decimal(3)) == Decimal("0.03")
     assert charges.list_price_cost(SCALE, Decimal(1)) == Decimal("0.004")
     assert charges.list_price_cost(PACKAGE, Decimal(1)) == Decimal("0.008")
@@ -110,7 +110,7 @@ def test_a_listed_cost_is_units_times_the_first_price() -> None:
 
 @pytest.mark.parametrize("name", ZONES)
 @pytest.mark.parametrize("anchor_day", ANCHORS)
-def test_thirty_years_of_boundaries_follow_each_other(name: str, anchor_day: int) -> None:
+def test_thirty_years_of_boundaries_have_no_gaps(name: str, anchor_day: int) -> None:
     zone = ZoneInfo(name)
     start = datetime(2005, 3, 20, 12, tzinfo=UTC)
     end = period_grid.next_period_end(start, anchor_day, zone, MIN_FIRST_PERIOD)
@@ -123,14 +123,14 @@ def test_thirty_years_of_boundaries_follow_each_other(name: str, anchor_day: int
 
 
 @given(st.datetimes(datetime(2010, 1, 1), datetime(2040, 1, 1)), st.sampled_from(ZONES), st.sampled_from(ANCHORS))  # noqa: DTZ001 - given UTC below
-def test_a_first_period_lasts_a_day_at_least(naive: datetime, name: str, anchor_day: int) -> None:
+def test_first_period_lasts_at_least_a_day(naive: datetime, name: str, anchor_day: int) -> None:
     start, zone = naive.replace(tzinfo=UTC), ZoneInfo(name)
     end = period_grid.next_period_end(start, anchor_day, zone, MIN_FIRST_PERIOD)
     assert timedelta(days=1) <= end - start <= timedelta(days=33)
     assert period_grid.nominal_seconds(start, end, anchor_day, zone) >= (end - start).total_seconds() - 1
 
 
-def test_local_midnights_skipped_and_ordinary() -> None:
+def test_boundary_at_skipped_and_ordinary_midnights() -> None:
     kolkata, cairo = ZoneInfo("Asia/Kolkata"), ZoneInfo("Africa/Cairo")
     month = 12 * 2026 + 3
     assert period_grid.grid_boundary(month, 1, kolkata) == datetime(2026, 3, 31, 18, 30, tzinfo=UTC)
@@ -139,7 +139,7 @@ def test_local_midnights_skipped_and_ordinary() -> None:
     assert period_grid.grid_boundary(month, 24, cairo).astimezone(cairo).hour == 1
 
 
-def test_the_thirty_first_survives_february() -> None:
+def test_billing_day_31_returns_after_february() -> None:
     utc = ZoneInfo("UTC")
     ends = [datetime(2026, 1, 31, tzinfo=UTC)]
     for _ in range(3):
@@ -147,7 +147,7 @@ def test_the_thirty_first_survives_february() -> None:
     assert [(end.month, end.day) for end in ends[1:]] == [(2, 28), (3, 31), (4, 30)]
 
 
-def test_a_move_to_another_zone_makes_one_longer_period_with_its_base_in_full() -> None:
+def test_zone_change_makes_one_longer_period_with_a_full_base() -> None:
     zone = ZoneInfo("America/New_York")
     end = period_grid.next_period_end(APRIL, 1, zone, MIN_PERIOD)
     assert end == datetime(2026, 5, 1, 4, tzinfo=UTC)
@@ -183,19 +183,19 @@ def amounts(inputs: BillInputs) -> dict[str, int]:
     return {line.source_key: line.amount_minor for line in rating_bill.calculate_bill(inputs).lines}
 
 
-def test_a_change_of_plan_shares_the_month() -> None:
+def test_plan_change_prorates_the_month() -> None:
     inputs = bill([("starter@1", APRIL), ("pro@1", datetime(2026, 4, 16, tzinfo=UTC))])
     assert amounts(inputs) == {"base:starter@1": 1450, "base:pro@1": 4950}
 
 
-def test_included_units_count_once_however_often_a_plan_is_left() -> None:
+def test_included_units_count_once_for_each_version() -> None:
     days = [datetime(2026, 4, day, tzinfo=UTC) for day in (1, 11, 21)]
     stretches = list(zip(("free@1", "starter@1", "free@1"), days, strict=True))
     inputs = bill(stretches, used={"free@1": 1200, "starter@1": 500})
     assert amounts(inputs) == {"base:starter@1": 967, "usage:free@1:sms": 200, "usage:starter@1:sms": 500}
 
 
-def test_a_month_with_a_change_to_summer_time_is_charged_by_its_hours() -> None:
+def test_month_with_a_change_to_summer_time_is_prorated_by_hours() -> None:
     zone = ZoneInfo("America/New_York")
     start, change = (datetime(2026, 3, day, tzinfo=zone).astimezone(UTC) for day in (1, 16))
     end = datetime(2026, 4, 1, tzinfo=zone).astimezone(UTC)
@@ -210,14 +210,14 @@ def test_a_month_with_a_change_to_summer_time_is_charged_by_its_hours() -> None:
     assert amounts(inputs) == {"base:starter@1": 1401, "base:pro@1": 5117}
 
 
-def test_usage_taken_back_after_the_bill_is_carried_to_the_next() -> None:
+def test_usage_reversed_after_invoicing_is_carried() -> None:
     late = LateUsage(uuid.uuid4(), APRIL, MAY, "free@1", "sms", Decimal(1003), Decimal(-2))
     draft = rating_bill.calculate_bill(bill([("free@1", APRIL)], late=(late,)))
     assert [(line.kind, line.amount_minor) for line in draft.lines] == [("late_usage", -2), ("carry", 2)]
     assert (draft.total_minor, draft.carry_minor) == (0, 2)
 
 
-def test_a_minimum_is_filled_up_to() -> None:
+def test_minimum_adds_the_missing_amount() -> None:
     version = RatedPlanVersion(
         "free@2", "Free", "USD", 0, 500, {"sms": MeterPrice("per_unit", unit_price=Decimal("0.01"))}
     )
@@ -233,7 +233,7 @@ def test_a_minimum_is_filled_up_to() -> None:
 
 
 @given(st.integers(0, 5_000), st.integers(-2_000, 2_000))
-def test_a_bill_is_never_negative_and_explains_itself(quantity: int, late_quantity: int) -> None:
+def test_bill_is_never_negative_and_explains_itself(quantity: int, late_quantity: int) -> None:
     late = LateUsage(uuid.uuid4(), APRIL, MAY, "starter@1", "sms", Decimal(2_000), Decimal(late_quantity))
     draft = rating_bill.calculate_bill(bill([("free@1", APRIL)], used={"free@1": quantity}, late=(late,)))
     assert draft.total_minor >= 0

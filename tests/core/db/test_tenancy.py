@@ -1,4 +1,4 @@
-"""Who a transaction speaks for, on the real engine."""
+"""Scopes of transactions and row-level security, on PostgreSQL."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,59 +18,60 @@ from saas_api.core.db.tenancy import UnsafeDatabase
 NAMES = sa.text("SELECT name FROM organizations ORDER BY name")
 
 
-def organization(name: str) -> UUID:
-    made = ids.new_id()
+def create_organization(name: str) -> UUID:
+    organization_id = ids.new_id()
     with tenancy.system_session("demo.seed") as current:
         current.execute(
-            sa.text("INSERT INTO organizations (id, name, slug) VALUES (:id, :name, :name)"), {"id": made, "name": name}
+            sa.text("INSERT INTO organizations (id, name, slug) VALUES (:id, :name, :name)"),
+            {"id": organization_id, "name": name},
         )
-    return made
+    return organization_id
 
 
-def names(current: Session) -> list[str]:
+def read_names(current: Session) -> list[str]:
     return list(current.scalars(NAMES))
 
 
-def test_a_transaction_nobody_bound_sees_nothing_and_writes_nothing(context: Flask) -> None:
-    made = organization("acme")
-    assert names(engine.session()) == []
+def test_transaction_without_a_scope_neither_reads_nor_writes(context: Flask) -> None:
+    acme = create_organization("acme")
+    assert read_names(engine.session()) == []
     assert engine.session().scalar(sa.text("SELECT current_user")) == "saas_tenant"
     with pytest.raises(DBAPIError, match=r"row-level security|permission denied"):
         engine.session().execute(
             sa.text(
                 "INSERT INTO messages (organization_id, channel, recipient, body, accepted_at, next_at)"
-                " VALUES (:made, 'sms', 'r', 'b', now(), now())"
+                " VALUES (:acme, 'sms', 'r', 'b', now(), now())"
             ),
-            {"made": made},
+            {"acme": acme},
         )
     engine.session().rollback()
 
 
-def test_a_tenant_sees_itself_and_the_system_sees_all(context: Flask) -> None:
-    acme, _ = organization("acme"), organization("carol")
+def test_tenant_session_sees_one_organization_and_system_session_all(context: Flask) -> None:
+    acme, _ = create_organization("acme"), create_organization("carol")
     with tenancy.tenant_session(acme) as current:
-        assert names(current) == ["acme"]
+        assert read_names(current) == ["acme"]
     with tenancy.system_session("demo.seed") as current:
-        assert names(current) == ["acme", "carol"]
+        assert read_names(current) == ["acme", "carol"]
 
 
-def test_a_binding_ends_with_its_transaction(context: Flask) -> None:
-    acme = organization("acme")
+def test_scope_ends_with_its_transaction(context: Flask) -> None:
+    acme = create_organization("acme")
     with tenancy.tenant_session(acme) as current:
-        assert names(current) == ["acme"]
-    assert names(engine.session()) == []
+        assert read_names(current) == ["acme"]
+    assert read_names(engine.session()) == []
     engine.session().rollback()
 
 
-def test_a_binding_outlives_a_savepoint(context: Flask) -> None:
-    with tenancy.tenant_session(organization("acme")) as current:
+def test_scope_outlives_a_savepoint(context: Flask) -> None:
+    with tenancy.tenant_session(create_organization("acme")) as current:
         with pytest.raises(DBAPIError), current.begin_nested():
             current.execute(sa.text("SELECT 1/0"))
-        assert names(current) == ["acme"]
+        assert read_names(current) == ["acme"]
 
 
-def test_an_exception_leaves_nothing(context: Flask) -> None:
-    acme = organization("acme")
+def test_exception_rolls_a_session_back(context: Flask) -> None:
+    acme = create_organization("acme")
 
     def change() -> None:
         with tenancy.tenant_session(acme) as current:
@@ -80,47 +81,47 @@ def test_an_exception_leaves_nothing(context: Flask) -> None:
     with pytest.raises(LookupError):
         change()
     with tenancy.tenant_session(acme) as current:
-        assert names(current) == ["acme"]
+        assert read_names(current) == ["acme"]
 
 
-def test_a_request_is_bound_by_one_statement_and_once(app: Flask) -> None:
+def test_request_is_bound_once_for_all_its_transactions(app: Flask) -> None:
     with app.app_context():
-        acme, carol = organization("acme"), organization("carol")
+        acme, carol = create_organization("acme"), create_organization("carol")
         tenancy.bind_request(acme)
-        assert names(engine.session()) == ["acme"]
+        assert read_names(engine.session()) == ["acme"]
         engine.session().commit()
-        assert names(engine.session()) == ["acme"]
+        assert read_names(engine.session()) == ["acme"]
         engine.session().rollback()
         with pytest.raises(RuntimeError):
             tenancy.bind_request(carol)
 
 
-def test_a_tenant_is_not_bound_after_the_first_statement(context: Flask) -> None:
-    acme = organization("acme")
+def test_request_cannot_be_bound_after_its_first_statement(context: Flask) -> None:
+    acme = create_organization("acme")
     engine.session().execute(sa.text("SELECT 1"))
     with pytest.raises(RuntimeError):
         tenancy.bind_request(acme)
     engine.session().rollback()
 
 
-def test_the_system_works_at_named_places_only(context: Flask) -> None:
+def test_unregistered_system_purpose_is_rejected(context: Flask) -> None:
     with pytest.raises(RuntimeError), tenancy.system_session("anywhere"):
         pass
 
 
-def test_a_single_round_trip_is_bound_and_bound_no_longer_than_itself(context: Flask) -> None:
-    acme, _ = organization("acme"), organization("carol")
-    question: tuple[str, dict[str, Any]] = ("SELECT name FROM organizations", {})
-    assert [name for (name,) in engine.execute_batch([tenancy.tenant_scope_statement(acme), question])] == ["acme"]
-    assert engine.execute_batch([question]) == []
+def test_scope_of_a_batch_ends_with_the_batch(context: Flask) -> None:
+    acme, _ = create_organization("acme"), create_organization("carol")
+    query: tuple[str, dict[str, Any]] = ("SELECT name FROM organizations", {})
+    assert [name for (name,) in engine.execute_batch([tenancy.tenant_scope_statement(acme), query])] == ["acme"]
+    assert engine.execute_batch([query]) == []
 
 
-def test_a_safe_database_passes_the_boot_check(context: Flask) -> None:
+def test_isolated_database_passes_the_boot_check(context: Flask) -> None:
     tenancy.verify_isolation()
 
 
 @pytest.mark.parametrize(
-    ("spoil", "mend", "reason"),
+    ("breaking", "repairing", "reason"),
     [
         ("ALTER ROLE saas_tenant BYPASSRLS", "ALTER ROLE saas_tenant NOBYPASSRLS", "role saas_tenant"),
         ("ALTER ROLE saas_system SUPERUSER", "ALTER ROLE saas_system NOSUPERUSER", "role saas_system"),
@@ -137,14 +138,16 @@ def test_a_safe_database_passes_the_boot_check(context: Flask) -> None:
         ),
     ],
 )
-def test_an_unsafe_database_is_refused(context: Flask, superuser: Any, spoil: str, mend: str, reason: str) -> None:
+def test_database_without_isolation_fails_the_boot_check(
+    context: Flask, superuser: Any, breaking: str, repairing: str, reason: str
+) -> None:
     run = committed(superuser)
-    run(spoil)
+    run(breaking)
     try:
         with pytest.raises(UnsafeDatabase, match=reason):
             tenancy.verify_isolation()
     finally:
-        run(mend)
+        run(repairing)
 
 
 def committed(connection: Any) -> Callable[[str], None]:

@@ -85,23 +85,23 @@ def queue_row(owner: UUID | None = ACME, *, due_in_seconds: float = -1, **column
     return row_id
 
 
-def claim(owner: Any = ACME, *, limit: int = 10, claimable: Claimable = ROWS) -> Claim:
+def claim_rows(owner: Any = ACME, *, limit: int = 10, claimable: Claimable = ROWS) -> Claim:
     with transaction() as session:
         return outbox.claim(session, claimable, owner, limit=limit)
 
 
-def record(held: Claim, *results: Result) -> list[Any]:
+def record(claim: Claim, *results: Result) -> list[Any]:
     with transaction() as session:
-        return list(outbox.record(session, held, results))
+        return list(outbox.record(session, claim, results))
 
 
-def give_back(held: Claim, *row_ids: UUID) -> list[Any]:
+def give_back(claim: Claim, *row_ids: UUID) -> list[Any]:
     with transaction() as session:
-        return list(outbox.give_back(session, held, row_ids))
+        return list(outbox.give_back(session, claim, row_ids))
 
 
-def claimed_ids(held: Claim) -> list[UUID]:
-    return [row.id for row in held.rows]
+def claimed_ids(claim: Claim) -> list[UUID]:
+    return [row.id for row in claim.rows]
 
 
 def read(row_id: UUID) -> Any:
@@ -118,20 +118,20 @@ def test_claim_takes_due_rows_of_one_owner_oldest_first(outbox_app: Flask) -> No
     queue_row(CAROL)
     queue_row(None)
     third = queue_row(due_in_seconds=-7)
-    held = claim(limit=2)
-    assert set(claimed_ids(held)) == {first, second}
-    assert claimed_ids(claim(limit=5)) == [third]
+    claim = claim_rows(limit=2)
+    assert set(claimed_ids(claim)) == {first, second}
+    assert claimed_ids(claim_rows(limit=5)) == [third]
     assert read(later).status == "queued"
     row = read(first)
-    assert (row.status, row.lease_token, row.attempts, row.interruptions) == ("sending", held.token, 0, 0)
+    assert (row.status, row.lease_token, row.attempts, row.interruptions) == ("sending", claim.token, 0, 0)
     assert 25 < row.seconds <= 30
-    assert held.rows[0].content == "text"
+    assert claim.rows[0].content == "text"
 
 
 def test_rows_without_an_owner_have_claims_of_their_own(outbox_app: Flask) -> None:
     mine, nobodys = queue_row(ACME), queue_row(None)
-    assert claimed_ids(claim(None)) == [nobodys]
-    assert claimed_ids(claim(ACME)) == [mine]
+    assert claimed_ids(claim_rows(None)) == [nobodys]
+    assert claimed_ids(claim_rows(ACME)) == [mine]
 
 
 @pytest.mark.parametrize("limit", [1, 3, 50])
@@ -143,7 +143,7 @@ def test_two_claimers_never_hold_one_row(outbox_app: Flask, limit: int) -> None:
         with outbox_app.app_context():
             barrier.wait()
             claimed: list[UUID] = []
-            while batch := claimed_ids(claim(limit=limit)):
+            while batch := claimed_ids(claim_rows(limit=limit)):
                 claimed += batch
             return claimed
 
@@ -160,21 +160,21 @@ def test_uncommitted_claim_is_skipped_and_its_rollback_frees_the_row(outbox_app:
     def claim_and_fail() -> None:
         with transaction() as session:
             assert claimed_ids(outbox.claim(session, ROWS, ACME, limit=1)) == [first]
-            assert claimed_ids(claim()) == [second]
+            assert claimed_ids(claim_rows()) == [second]
             raise KeyError
 
     with pytest.raises(KeyError):
         claim_and_fail()
-    assert claimed_ids(claim()) == [first]
+    assert claimed_ids(claim_rows()) == [first]
 
 
 def test_row_is_due_again_when_its_lease_has_ended_and_not_before(outbox_app: Flask) -> None:
     row_id = queue_row()
-    first = claim()
-    assert claimed_ids(claim()) == []
+    first = claim_rows()
+    assert claimed_ids(claim_rows()) == []
     assert [row.was_interrupted for row in first.rows] == [False]
     expire_leases()
-    second = claim()
+    second = claim_rows()
     assert [(row.id, row.was_interrupted, row.interruptions) for row in second.rows] == [(row_id, True, 1)]
     assert second.token != first.token
     assert counters._pending_counts["interruptions_total", "rows"] == 1
@@ -182,9 +182,9 @@ def test_row_is_due_again_when_its_lease_has_ended_and_not_before(outbox_app: Fl
 
 def test_old_token_records_nothing_after_another_claim(outbox_app: Flask) -> None:
     row_id = queue_row()
-    old = claim()
+    old = claim_rows()
     expire_leases()
-    new = claim()
+    new = claim_rows()
     assert record(old, Result(row_id, "sent")) == []
     assert record(old, Result.retry(row_id, timedelta(0), "late")) == []
     assert give_back(old, row_id) == []
@@ -197,21 +197,21 @@ def test_old_token_records_nothing_after_another_claim(outbox_app: Flask) -> Non
 
 def test_ended_lease_that_no_other_claim_took_still_records(outbox_app: Flask) -> None:
     row_id = queue_row()
-    held = claim()
+    claim = claim_rows()
     expire_leases()
-    assert len(record(held, Result(row_id, "sent"))) == 1
-    assert claimed_ids(claim()) == []
+    assert len(record(claim, Result(row_id, "sent"))) == 1
+    assert claimed_ids(claim_rows()) == []
 
 
 def test_two_results_under_one_token_are_recorded_once(outbox_app: Flask) -> None:
     row_id = queue_row()
-    held = claim()
+    claim = claim_rows()
     barrier = threading.Barrier(2)
 
     def finish() -> int:
         with outbox_app.app_context():
             barrier.wait()
-            return len(record(held, Result(row_id, "sent")))
+            return len(record(claim, Result(row_id, "sent")))
 
     with ThreadPoolExecutor(2) as pool:
         runs = [pool.submit(finish) for _ in range(2)]
@@ -222,7 +222,7 @@ def test_two_results_under_one_token_are_recorded_once(outbox_app: Flask) -> Non
 def test_final_result_ends_the_row_and_sets_the_columns_of_its_table(outbox_app: Flask) -> None:
     sent, failed = queue_row(), queue_row()
     results = Result(sent, "sent", values={"reference": "r-1"}), Result(failed, "failed", "refused")
-    assert {tuple(row) for row in record(claim(), *results)} == {(sent, "sent", 1), (failed, "failed", 1)}
+    assert {tuple(row) for row in record(claim_rows(), *results)} == {(sent, "sent", 1), (failed, "failed", 1)}
     row = read(sent)
     assert (row.reference, row.content, row.error_code, row.next_at, row.lease_token) == ("r-1", None, None, None, None)
     assert row.finished_at is not None
@@ -232,19 +232,19 @@ def test_final_result_ends_the_row_and_sets_the_columns_of_its_table(outbox_app:
 
 def test_retry_counts_an_attempt_and_waits(outbox_app: Flask) -> None:
     row_id = queue_row()
-    record(claim(), Result.retry(row_id, timedelta(minutes=2), "busy"))
+    record(claim_rows(), Result.retry(row_id, timedelta(minutes=2), "busy"))
     row = read(row_id)
     assert (row.status, row.attempts, row.error_code, row.content) == ("queued", 1, "busy", "text")
     assert 110 < row.seconds <= 120
-    assert claimed_ids(claim()) == []
+    assert claimed_ids(claim_rows()) == []
 
 
 def test_row_given_back_is_due_at_once_and_counts_no_attempt(outbox_app: Flask) -> None:
     row_id = queue_row(error_code="busy")
-    give_back(claim(), row_id)
+    give_back(claim_rows(), row_id)
     row = read(row_id)
     assert (row.status, row.attempts, row.interruptions, row.error_code) == ("queued", 0, 0, "busy")
-    assert claimed_ids(claim()) == [row_id]
+    assert claimed_ids(claim_rows()) == [row_id]
 
 
 def test_row_interrupted_three_times_is_claimed_first_and_alone(outbox_app: Flask) -> None:
@@ -252,8 +252,8 @@ def test_row_interrupted_three_times_is_claimed_first_and_alone(outbox_app: Flas
     interrupted = queue_row(due_in_seconds=-1, interruptions=3)
     again = queue_row(due_in_seconds=-1, interruptions=4)
     barely = queue_row(due_in_seconds=-90, interruptions=2)
-    assert {*claimed_ids(claim()), *claimed_ids(claim())} == {interrupted, again}
-    assert set(claimed_ids(claim())) == {*others, barely}
+    assert {*claimed_ids(claim_rows()), *claimed_ids(claim_rows())} == {interrupted, again}
+    assert set(claimed_ids(claim_rows())) == {*others, barely}
 
 
 def test_claimers_take_two_interrupted_rows_apart(outbox_app: Flask) -> None:
@@ -261,37 +261,37 @@ def test_claimers_take_two_interrupted_rows_apart(outbox_app: Flask) -> None:
     other = queue_row()
     with transaction() as session:
         first = claimed_ids(outbox.claim(session, ROWS, ACME, limit=10))
-        second = claimed_ids(claim())
-        third = claimed_ids(claim())
+        second = claimed_ids(claim_rows())
+        third = claimed_ids(claim_rows())
     assert {*first, *second} == interrupted
     assert (len(first), len(second), third) == (1, 1, [other])
 
 
 def test_row_interrupted_ten_times_is_poisoned(outbox_app: Flask) -> None:
     row_id = queue_row(interruptions=9)
-    claim()
+    claim_rows()
     expire_leases()
-    held = claim()
-    assert held.poisoned == [Result(row_id, "failed", "poisoned")]
-    record(held, *held.poisoned)
+    claim = claim_rows()
+    assert claim.poisoned == [Result(row_id, "failed", "poisoned")]
+    record(claim, *claim.poisoned)
     row = read(row_id)
     assert (row.status, row.error_code) == ("failed", "poisoned")
     queue_row(interruptions=9)
-    assert claim().poisoned == []
+    assert claim_rows().poisoned == []
 
 
 def test_claim_of_no_rows_takes_none(outbox_app: Flask) -> None:
     queue_row(interruptions=7)
     queue_row()
-    assert claimed_ids(claim(limit=0)) == []
+    assert claimed_ids(claim_rows(limit=0)) == []
 
 
 def test_attempts_can_be_counted_at_the_claim(outbox_app: Flask) -> None:
     row_id = queue_row(part_id=1)
     queue_row(part_id=2)
-    held = claim((ACME, 1), claimable=PARTS)
-    assert [(row.id, row.attempts, row.part_id) for row in held.rows] == [(row_id, 1, 1)]
-    record(held, Result.retry(row_id, timedelta(0), "busy"))
+    claim = claim_rows((ACME, 1), claimable=PARTS)
+    assert [(row.id, row.attempts, row.part_id) for row in claim.rows] == [(row_id, 1, 1)]
+    record(claim, Result.retry(row_id, timedelta(0), "busy"))
     assert read(row_id).attempts == 1
 
 
@@ -321,8 +321,8 @@ def test_due_owners_of_several_columns_are_tuples(outbox_app: Flask) -> None:
 def test_finished_rows_and_running_leases_are_not_due(outbox_app: Flask) -> None:
     row_id = queue_row()
     queue_row(CAROL)
-    record(claim(), Result(row_id, "sent"))
-    claim(CAROL)
+    record(claim_rows(), Result(row_id, "sent"))
+    claim_rows(CAROL)
     assert list_due(ROWS) == list_due(PARTS) == DueOwners([], None)
 
 
@@ -337,13 +337,13 @@ def test_scan_is_bounded_and_drawn_by_lot(outbox_app: Flask, monkeypatch: pytest
 
 def test_results_are_recorded_in_the_transaction_of_the_caller(outbox_app: Flask) -> None:
     row_id = queue_row()
-    held = claim()
+    claim = claim_rows()
 
     def record_and_fail(session: Session) -> None:
-        outbox.record(session, held, [Result(row_id, "sent")])
+        outbox.record(session, claim, [Result(row_id, "sent")])
         raise KeyError
 
     with pytest.raises(KeyError), transaction() as session:
         record_and_fail(session)
     assert read(row_id).status == "sending"
-    assert record(held) == []
+    assert record(claim) == []

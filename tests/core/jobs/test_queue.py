@@ -1,4 +1,4 @@
-"""Wake-ups: they leave after the commit, once, and nothing of Redis is ever the caller's trouble."""
+"""Wake-ups: sent after the commit and once; a Redis failure never reaches the caller."""
 
 import socket
 import threading
@@ -20,48 +20,48 @@ from saas_api.core.limits import limiter
 
 
 @pytest.fixture(autouse=True)
-def forget() -> Iterator[None]:
+def forget_wake_ups() -> Iterator[None]:
     queue._last_wake_at.clear()
     yield
     queue._last_wake_at.clear()
 
 
-def waiting(name: str = "messages") -> int:
+def count_queued(name: str = "messages") -> int:
     connection = queue.worker_redis()
-    found = rq.Queue(name, connection=connection).get_job_ids()
+    job_ids = rq.Queue(name, connection=connection).get_job_ids()
     connection.close()
-    return len(found)
+    return len(job_ids)
 
 
-def test_many_wake_ups_are_one_job(context: Flask) -> None:
+def test_many_wake_ups_become_one_queue_entry(context: Flask) -> None:
     for _ in range(20):
         queue.wake_workers("messages.drain")
-    assert waiting() == 1
+    assert count_queued() == 1
 
 
-def test_a_drain_that_began_lets_the_next_wake_up_through(context: Flask) -> None:
+def test_wake_up_after_the_start_of_a_drain_is_sent(context: Flask) -> None:
     queue.wake_workers("messages.drain")
     queue._last_wake_at.clear()
     queue.allow_next_wake("messages.drain")
     queue.wake_workers("messages.drain")
-    assert waiting() == 2
+    assert count_queued() == 2
 
 
-def test_a_sweep_is_not_held_back(context: Flask) -> None:
+def test_forced_wake_up_is_always_sent(context: Flask) -> None:
     queue.wake_workers("messages.drain")
     assert queue.wake_workers("messages.drain", is_forced=True)
-    assert waiting() == 2
+    assert count_queued() == 2
 
 
-def test_a_job_leaves_after_the_commit(context: Flask) -> None:
+def test_job_is_enqueued_after_the_commit(context: Flask) -> None:
     with tenancy.tenant_session(uuid4()) as session:
         session.connection()
         queue.enqueue(session, "messages.drain")
-        assert waiting() == 0
-    assert waiting() == 1
+        assert count_queued() == 0
+    assert count_queued() == 1
 
 
-def test_a_rollback_drops_it(context: Flask) -> None:
+def test_rollback_drops_an_enqueued_job(context: Flask) -> None:
     def fail() -> None:
         with tenancy.tenant_session(uuid4()) as session:
             session.connection()
@@ -70,10 +70,10 @@ def test_a_rollback_drops_it(context: Flask) -> None:
 
     with pytest.raises(KeyError):
         fail()
-    assert waiting() == 0
+    assert count_queued() == 0
 
 
-def test_timed_work_goes_to_the_background() -> None:
+def test_scheduled_jobs_run_on_the_background_queue() -> None:
     assert queue.queue_for_job("messages.drain") == "messages"
     assert queue.queue_for_job("billing.close") == "background"
 
@@ -84,12 +84,12 @@ def test_every_scheduled_job_runs(context: Flask) -> None:
 
 
 @pytest.mark.parametrize("name", ["usage.nothing", "nothing.drain", "roll_up", "", "usage.jobs.roll_up"])
-def test_a_job_of_an_unknown_name_is_not_run(context: Flask, name: str) -> None:
+def test_unknown_job_name_is_rejected(context: Flask, name: str) -> None:
     with pytest.raises(LookupError, match="There is no job"):
         queue.run_job(name)
 
 
-def test_a_name_is_registered_for_one_job(context: Flask) -> None:
+def test_job_name_is_registered_once(context: Flask) -> None:
     with pytest.raises(ValueError, match=r"usage\.roll_up is registered already"):
         scheduled("usage.roll_up", every=60, description="Another one.")(lambda: None)
     with pytest.raises(ValueError, match=r"mail\.drain is registered already"):
@@ -97,30 +97,30 @@ def test_a_name_is_registered_for_one_job(context: Flask) -> None:
     assert all(entry.description != "Another one." for entry in schedule.scheduled_jobs())
 
 
-def test_a_drain_of_an_undeclared_queue_is_refused() -> None:
+def test_drain_of_an_undeclared_queue_is_rejected() -> None:
     with pytest.raises(ValueError, match="No domain declares the queue parcels"):
         drain("parcels.drain", queue="parcels", due=lambda: DueOwners([], None))(lambda *, at_most_seconds=None: None)
     assert "parcels.drain" not in queue.job_names()
 
 
-def test_scheduled_jobs_run_behind_the_job_they_follow(app: Flask) -> None:
+def test_scheduled_job_runs_after_the_job_it_follows(app: Flask) -> None:
     names = [entry.job for entry in schedule.scheduled_jobs()]
     assert names.index("usage.roll_up") < names.index("billing.alerts")
     assert names.index("payments.inbox") < names.index("payments.dunning")
 
 
 @pytest.fixture
-def hung(tmp_path: Path) -> Iterator[str]:
-    """A Redis that accepts and never answers."""
+def hung_redis_url(tmp_path: Path) -> Iterator[str]:
+    """URL of a Redis that accepts connections and never answers."""
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "s"))
         server.listen(50)
-        held: list[socket.socket] = []
+        connections: list[socket.socket] = []
 
         def accept() -> None:
             while True:
                 try:
-                    held.append(server.accept()[0])
+                    connections.append(server.accept()[0])
                 except OSError:
                     return
 
@@ -129,22 +129,22 @@ def hung(tmp_path: Path) -> Iterator[str]:
         yield f"unix://{tmp_path / 's'}"
         server.shutdown(socket.SHUT_RDWR)
         thread.join(2)
-        for connection in held:
+        for connection in connections:
             connection.close()
 
 
 @pytest.mark.parametrize("is_hung", [True, False])
-def test_without_redis_a_wake_up_costs_little_and_raises_nothing(
-    context: Flask, hung: str, monkeypatch: pytest.MonkeyPatch, is_hung: bool
+def test_wake_up_without_redis_takes_little_time_and_does_not_raise(
+    context: Flask, hung_redis_url: str, monkeypatch: pytest.MonkeyPatch, is_hung: bool
 ) -> None:
-    pool = limiter.low_latency_pool(hung if is_hung else "unix:///nonexistent/redis.sock")
+    pool = limiter.low_latency_pool(hung_redis_url if is_hung else "unix:///nonexistent/redis.sock")
     monkeypatch.setitem(context.extensions, "redis", redis.Redis(connection_pool=pool))
     storage = limiter.get_storage()
     try:
         for _ in range(6):
-            began = time.monotonic()
+            started = time.monotonic()
             assert not queue.wake_workers("messages.drain", is_forced=True)
-            assert time.monotonic() - began < 0.15
+            assert time.monotonic() - started < 0.15
     finally:
         storage.failures = 0
         pool.disconnect()

@@ -1,4 +1,4 @@
-"""Slots of the timetable: each is run once, by whoever comes first, and taken up again when it failed."""
+"""Slots of scheduled jobs: each runs once, and is repeated when the run failed or was killed."""
 
 import threading
 from datetime import UTC, datetime, timedelta
@@ -17,7 +17,7 @@ SLOT = datetime(2026, 3, 1, 0, 5, tzinfo=UTC)
 
 
 class Job:
-    """A job that counts its runs and fails while told to."""
+    """A job that counts its runs, and fails while `is_broken` is set."""
 
     def __init__(self) -> None:
         self.runs = 0
@@ -26,37 +26,37 @@ class Job:
     def __call__(self) -> dict[str, int]:
         self.runs += 1
         if self.is_broken:
-            raise RuntimeError("no luck")
+            raise RuntimeError("broken")
         return {"runs": self.runs}
 
 
 @pytest.fixture
 def job(monkeypatch: pytest.MonkeyPatch) -> Job:
-    made = Job()
-    monkeypatch.setitem(queue._jobs, "usage.counted", made)
-    return made
+    job = Job()
+    monkeypatch.setitem(queue._jobs, "usage.counted", job)
+    return job
 
 
 def run(slot: datetime = SLOT) -> bool:
     return schedule.run_scheduled("usage.counted", slot, "here")
 
 
-def test_a_slot_runs_once(context: Flask, job: Job) -> None:
+def test_slot_of_a_job_runs_once(context: Flask, job: Job) -> None:
     assert [run(), run(), run(SLOT + timedelta(hours=1))] == [True, False, True]
     assert job.runs == 2
     last = schedule.list_last_runs()["usage.counted"]
     assert (last.state, last.scheduled_for) == ("done", SLOT + timedelta(hours=1))
 
 
-def test_many_at_once_run_it_once(app: Flask, job: Job) -> None:
+def test_concurrent_runs_of_a_slot_run_it_once(app: Flask, job: Job) -> None:
     barrier = threading.Barrier(6)
 
-    def contend() -> None:
+    def run_slot() -> None:
         with app.app_context():
             barrier.wait()
             run()
 
-    threads = [threading.Thread(target=contend) for _ in range(6)]
+    threads = [threading.Thread(target=run_slot) for _ in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -64,16 +64,16 @@ def test_many_at_once_run_it_once(app: Flask, job: Job) -> None:
     assert job.runs == 1
 
 
-def test_a_failed_run_is_taken_up_again(context: Flask, job: Job) -> None:
+def test_failed_run_is_repeated(context: Flask, job: Job) -> None:
     job.is_broken = True
     assert run()
-    assert schedule.list_last_runs()["usage.counted"].error == "RuntimeError: no luck"
+    assert schedule.list_last_runs()["usage.counted"].error == "RuntimeError: broken"
     job.is_broken = False
     assert run()
     assert schedule.list_last_runs()["usage.counted"].state == "done"
 
 
-def test_a_killed_run_is_taken_up_when_its_lease_is_over(context: Flask, job: Job) -> None:
+def test_killed_run_is_repeated_when_its_lease_has_ended(context: Flask, job: Job) -> None:
     insert = """INSERT INTO job_runs (job, scheduled_for, host, next_at, lease_token)
         VALUES ('usage.counted', :slot, 'gone', now() + :left, gen_random_uuid())"""
     with tenancy.system_session("queue.runs") as session:
@@ -85,7 +85,7 @@ def test_a_killed_run_is_taken_up_when_its_lease_is_over(context: Flask, job: Jo
     assert job.runs == 1
 
 
-def test_a_newer_slot_supersedes_what_was_left_behind(context: Flask, job: Job) -> None:
+def test_newer_slot_supersedes_an_abandoned_run(context: Flask, job: Job) -> None:
     insert = """INSERT INTO job_runs (job, scheduled_for, host, next_at, lease_token)
         VALUES ('usage.counted', :slot, 'gone', now(), gen_random_uuid())"""
     with tenancy.system_session("queue.runs") as session:
@@ -96,14 +96,16 @@ def test_a_newer_slot_supersedes_what_was_left_behind(context: Flask, job: Job) 
     assert states == [("failed", "superseded"), ("done", None)]
 
 
-def test_one_organizations_trouble_does_not_hold_up_another(context: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
-    troubled, other = ids.new_id(), ids.new_id()
-    left = {troubled, other}
+def test_failure_of_one_owner_does_not_stop_the_drain_of_others(
+    context: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing, other = ids.new_id(), ids.new_id()
+    unprocessed = {failing, other}
 
-    def turn(organization_id: UUID) -> None:
-        if organization_id == troubled:
-            raise RuntimeError("this one cannot be served")
-        left.discard(organization_id)
+    def process(organization_id: UUID) -> None:
+        if organization_id == failing:
+            raise RuntimeError("This owner fails.")
+        unprocessed.discard(organization_id)
 
-    outbox.drain_queue("messages.drain", lambda: DueOwners(sorted(left), None), turn, at_most_seconds=5)
-    assert left == {troubled}
+    outbox.drain_queue("messages.drain", lambda: DueOwners(sorted(unprocessed), None), process, at_most_seconds=5)
+    assert unprocessed == {failing}

@@ -1,4 +1,4 @@
-"""Which addresses webhooks may be sent to, whatever they are called."""
+"""URLs that webhooks may be sent to, in every spelling of an address."""
 
 import pytest
 
@@ -44,7 +44,7 @@ SPELLINGS = (
 
 
 @pytest.mark.parametrize("host", SPELLINGS)
-def test_no_spelling_of_a_private_address_is_connected_to(host: str) -> None:
+def test_every_spelling_of_a_private_address_is_refused(host: str) -> None:
     listener = Listener()
     url = f"https://{host}:{listener.port}/"
     with pytest.raises(AddressNotAllowed, match="private or reserved"):
@@ -79,6 +79,6 @@ def test_no_spelling_of_a_private_address_is_connected_to(host: str) -> None:
         "https://[::1",
     ],
 )
-def test_what_is_no_plain_address_is_refused(url: str) -> None:
+def test_malformed_url_is_refused(url: str) -> None:
     with pytest.raises(AddressNotAllowed):
         vetting.validate_url(url)

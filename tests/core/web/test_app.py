@@ -1,16 +1,15 @@
-"""One request, one transaction: what the client is told is what was committed, and nothing leaves before it."""
+"""One transaction for each request: committed on success, rolled back on errors, callbacks after the commit."""
 
 from collections.abc import Iterator
 from typing import Any
 
-import marshmallow as ma
 import pytest
 import sqlalchemy as sa
 from flask import Flask, Response
 from flask.testing import FlaskClient
 
 from saas_api.core.access import public_view
-from saas_api.core.db import engine, pagination
+from saas_api.core.db import engine
 from saas_api.core.db.engine import db
 from saas_api.core.errors import Conflict, ValidationFailed
 from saas_api.core.fields import PageQuery, StrictInteger, StrictSchema, Text
@@ -19,7 +18,7 @@ from saas_api.core.web import http
 from saas_api.core.web.app import App
 from saas_api.core.web.endpoint import Result, endpoint
 
-left: list[str] = []
+callbacks: list[str] = []
 
 
 class TwinTaken(Conflict):
@@ -38,7 +37,7 @@ INSERT = sa.text("INSERT INTO probe VALUES (:id, :twin)")
 
 def _insert(body: dict[str, Any]) -> None:
     engine.session().execute(INSERT, {"id": body["id"], "twin": body["twin"]})
-    engine.after_commit(engine.session(), lambda: left.append("told"))
+    engine.after_commit(engine.session(), lambda: callbacks.append("called"))
 
 
 @public_view
@@ -49,8 +48,8 @@ def insert(body: dict[str, Any]) -> Any:
 
 
 @public_view
-@endpoint(operation_id="insert_then_refuse", tag="probe", body=ROW_IN)
-def insert_then_refuse(body: dict[str, Any]) -> Any:
+@endpoint(operation_id="insert_then_reject", tag="probe", body=ROW_IN)
+def insert_then_reject(body: dict[str, Any]) -> Any:
     _insert(body)
     raise ValidationFailed.at_field("id", "no")
 
@@ -63,14 +62,14 @@ def insert_then_crash(body: dict[str, Any]) -> Any:
 
 
 @public_view
-def insert_then_answer_422() -> Response:
+def insert_then_return_422() -> Response:
     _insert({"id": 1, "twin": 1})
     return Response("no", 422)
 
 
 @public_view
-@endpoint(operation_id="insert_and_fail_to_tell", tag="probe", body=ROW_IN)
-def insert_and_fail_to_tell(body: dict[str, Any]) -> Any:
+@endpoint(operation_id="insert_with_failing_callback", tag="probe", body=ROW_IN)
+def insert_with_failing_callback(body: dict[str, Any]) -> Any:
     _insert(body)
     engine.after_commit(engine.session(), lambda: 1 // 0)
     return {}
@@ -82,32 +81,32 @@ def page(query: dict[str, Any]) -> Any:
     return query
 
 
-VIEWS = (insert, insert_then_refuse, insert_then_crash, insert_and_fail_to_tell)
+VIEWS = (insert, insert_then_reject, insert_then_crash, insert_with_failing_callback)
 
 
 @pytest.fixture
-def small(app: Flask) -> Iterator[App]:
-    """An application of nothing but core, on the same database, with a table of its own."""
-    owner = sa.create_engine(app.config["DATABASE_URL"])
+def core_app(config: dict[str, Any], app: Flask) -> Iterator[App]:
+    """An application with the views of this file only, on the same database, with a table of its own."""
+    owner = sa.create_engine(config["DATABASE_URL"])
     with owner.begin() as connection:
         connection.execute(sa.text("DROP TABLE IF EXISTS probe"))
         connection.execute(
             sa.text("CREATE TABLE probe (id int PRIMARY KEY, twin int UNIQUE DEFERRABLE INITIALLY DEFERRED)")
         )
         connection.execute(sa.text("GRANT ALL ON probe TO saas_tenant"))
-    made = App("small")
-    made.config.from_mapping(app.config)
-    made.config["SQLALCHEMY_ENGINE_OPTIONS"] = engine.engine_options()
-    db.init_app(made)
-    http.init_app(made)
-    web_app.init_app(made)
+    created = App("core_app")
+    created.config.from_mapping(app.config)
+    created.config["SQLALCHEMY_ENGINE_OPTIONS"] = engine.engine_options()
+    db.init_app(created)
+    http.init_app(created)
+    web_app.init_app(created)
     for view in VIEWS:
-        made.add_url_rule(f"/api/v1/{view.__name__}", view_func=view, methods=["POST"])
-    made.add_url_rule("/api/v1/answer_422", view_func=insert_then_answer_422, methods=["POST"])
-    made.add_url_rule("/api/v1/page", view_func=page)
-    left.clear()
-    yield made
-    with made.app_context():
+        created.add_url_rule(f"/api/v1/{view.__name__}", view_func=view, methods=["POST"])
+    created.add_url_rule("/api/v1/return_422", view_func=insert_then_return_422, methods=["POST"])
+    created.add_url_rule("/api/v1/page", view_func=page)
+    callbacks.clear()
+    yield created
+    with created.app_context():
         db.engine.dispose()
     with owner.begin() as connection:
         connection.execute(sa.text("DROP TABLE probe"))
@@ -115,48 +114,48 @@ def small(app: Flask) -> Iterator[App]:
 
 
 @pytest.fixture
-def visitor(small: App) -> FlaskClient:
-    return small.test_client()
+def core_client(core_app: App) -> FlaskClient:
+    return core_app.test_client()
 
 
-def rows(small: App) -> int:
-    with small.app_context():
+def rows(core_app: App) -> int:
+    with core_app.app_context():
         return int(engine.execute_batch([("SELECT count(*) FROM probe", {})])[0][0])
 
 
-def test_a_success_is_committed_and_then_told(small: App, visitor: FlaskClient) -> None:
-    answer = visitor.post("/api/v1/insert", json={"id": 1})
-    assert (answer.status_code, answer.json) == (201, {"success": True, "data": {"id": 1}, "message": "Made."})
-    assert (rows(small), left) == (1, ["told"])
+def test_success_is_committed_before_after_commit_callbacks(core_app: App, core_client: FlaskClient) -> None:
+    response = core_client.post("/api/v1/insert", json={"id": 1})
+    assert (response.status_code, response.json) == (201, {"success": True, "data": {"id": 1}, "message": "Made."})
+    assert (rows(core_app), callbacks) == (1, ["called"])
 
 
 @pytest.mark.parametrize(
-    ("path", "status"), [("insert_then_refuse", 422), ("insert_then_crash", 500), ("answer_422", 422)]
+    ("path", "status"), [("insert_then_reject", 422), ("insert_then_crash", 500), ("return_422", 422)]
 )
-def test_what_is_no_success_is_rolled_back_and_never_told(
-    small: App, visitor: FlaskClient, path: str, status: int
+def test_failed_request_is_rolled_back_without_callbacks(
+    core_app: App, core_client: FlaskClient, path: str, status: int
 ) -> None:
-    assert visitor.post(f"/api/v1/{path}", json={"id": 1}).status_code == status
-    assert (rows(small), left) == (0, [])
+    assert core_client.post(f"/api/v1/{path}", json={"id": 1}).status_code == status
+    assert (rows(core_app), callbacks) == (0, [])
 
 
-def test_a_constraint_that_fails_at_commit_is_a_conflict_and_nothing_is_told(small: App, visitor: FlaskClient) -> None:
-    visitor.post("/api/v1/insert", json={"id": 1, "twin": 7})
-    left.clear()
-    answer = visitor.post("/api/v1/insert", json={"id": 2, "twin": 7})
-    assert (answer.status_code, answer.json["error"]["code"]) == (409, "TWIN_TAKEN")
-    assert (rows(small), left) == (1, [])
+def test_constraint_violated_at_commit_is_a_conflict_without_callbacks(core_app: App, core_client: FlaskClient) -> None:
+    core_client.post("/api/v1/insert", json={"id": 1, "twin": 7})
+    callbacks.clear()
+    response = core_client.post("/api/v1/insert", json={"id": 2, "twin": 7})
+    assert (response.status_code, response.json["error"]["code"]) == (409, "TWIN_TAKEN")
+    assert (rows(core_app), callbacks) == (1, [])
 
 
-def test_a_crash_shows_nothing_of_the_inside(visitor: FlaskClient) -> None:
-    answer = visitor.post("/api/v1/insert_then_crash", json={"id": 1})
-    assert answer.json["error"]["code"] == "INTERNAL_ERROR"
-    assert "secret" not in answer.text
+def test_crash_reveals_no_details(core_client: FlaskClient) -> None:
+    response = core_client.post("/api/v1/insert_then_crash", json={"id": 1})
+    assert response.json["error"]["code"] == "INTERNAL_ERROR"
+    assert "secret" not in response.text
 
 
-def test_what_cannot_be_told_after_the_commit_does_not_undo_it(small: App, visitor: FlaskClient) -> None:
-    assert visitor.post("/api/v1/insert_and_fail_to_tell", json={"id": 1}).status_code == 200
-    assert rows(small) == 1
+def test_failing_after_commit_callback_does_not_fail_the_request(core_app: App, core_client: FlaskClient) -> None:
+    assert core_client.post("/api/v1/insert_with_failing_callback", json={"id": 1}).status_code == 200
+    assert rows(core_app) == 1
 
 
 @pytest.mark.parametrize(
@@ -171,11 +170,11 @@ def test_what_cannot_be_told_after_the_commit_does_not_undo_it(small: App, visit
         (b'{"id": 1, "text": "' + b"x" * 65_536 + b'"}', "application/json", 413, "BODY_TOO_LARGE"),
     ],
 )
-def test_a_body_that_cannot_be_read_is_named(
-    visitor: FlaskClient, body: bytes, mimetype: str, status: int, code: str
+def test_unreadable_body_has_an_error_code(
+    core_client: FlaskClient, body: bytes, mimetype: str, status: int, code: str
 ) -> None:
-    answer = visitor.post("/api/v1/insert", data=body, content_type=mimetype)
-    assert (answer.status_code, answer.json["error"]["code"]) == (status, code)
+    response = core_client.post("/api/v1/insert", data=body, content_type=mimetype)
+    assert (response.status_code, response.json["error"]["code"]) == (status, code)
 
 
 @pytest.mark.parametrize(
@@ -189,60 +188,59 @@ def test_a_body_that_cannot_be_read_is_named(
         ({"id": -1, "text": ""}, ["id", "text"]),
     ],
 )
-def test_every_problem_of_a_body_is_told_at_once(visitor: FlaskClient, body: dict[str, Any], fields: list[str]) -> None:
-    answer = visitor.post("/api/v1/insert", json=body)
-    assert answer.status_code == 422
-    assert sorted(problem["field"] for problem in answer.json["error"]["details"]["fields"]) == fields
+def test_all_invalid_fields_of_a_body_are_reported_at_once(
+    core_client: FlaskClient, body: dict[str, Any], fields: list[str]
+) -> None:
+    response = core_client.post("/api/v1/insert", json=body)
+    assert response.status_code == 422
+    assert sorted(problem["field"] for problem in response.json["error"]["details"]["fields"]) == fields
 
 
 @pytest.mark.parametrize("limit", ["0", "101", "x", "1.5", "-1", "٣", "9999999999"])
-def test_a_limit_that_is_none_is_refused(visitor: FlaskClient, limit: str) -> None:
-    assert visitor.get("/api/v1/page", query_string={"limit": limit}).status_code == 422
+def test_invalid_limit_is_rejected(core_client: FlaskClient, limit: str) -> None:
+    assert core_client.get("/api/v1/page", query_string={"limit": limit}).status_code == 422
 
 
-def test_an_unknown_query_parameter_is_refused(visitor: FlaskClient) -> None:
-    assert visitor.get("/api/v1/page?limt=5").status_code == 422
+def test_unknown_query_parameter_is_rejected(core_client: FlaskClient) -> None:
+    assert core_client.get("/api/v1/page?limt=5").status_code == 422
 
 
-def test_every_answer_carries_a_request_id_and_the_safe_headers(visitor: FlaskClient) -> None:
-    for answer in (visitor.get("/api/v1/page"), visitor.get("/api/v1/nothing"), visitor.delete("/api/v1/page")):
-        assert answer.headers["X-Request-Id"].startswith("req_")
-        assert answer.headers["X-Content-Type-Options"] == "nosniff"
-        assert answer.headers["Content-Security-Policy"] == "default-src 'none'; frame-ancestors 'none'"
-        assert answer.headers["Cache-Control"] == "no-store"
+def test_every_response_has_a_request_id_and_security_headers(core_client: FlaskClient) -> None:
+    for response in (
+        core_client.get("/api/v1/page"),
+        core_client.get("/api/v1/nothing"),
+        core_client.delete("/api/v1/page"),
+    ):
+        assert response.headers["X-Request-Id"].startswith("req_")
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        assert response.headers["Content-Security-Policy"] == "default-src 'none'; frame-ancestors 'none'"
+        assert response.headers["Cache-Control"] == "no-store"
 
 
-def test_a_request_id_of_the_client_is_kept_when_it_is_one(visitor: FlaskClient) -> None:
-    kept = visitor.get("/api/v1/page", headers={"X-Request-Id": "client-chosen-1"})
-    refused = visitor.get("/api/v1/page", headers={"X-Request-Id": "no spaces please"})
-    assert kept.headers["X-Request-Id"] == "client-chosen-1"
-    assert refused.headers["X-Request-Id"].startswith("req_")
+def test_valid_request_id_of_the_client_is_used(core_client: FlaskClient) -> None:
+    accepted = core_client.get("/api/v1/page", headers={"X-Request-Id": "client-chosen-1"})
+    replaced = core_client.get("/api/v1/page", headers={"X-Request-Id": "no spaces please"})
+    assert accepted.headers["X-Request-Id"] == "client-chosen-1"
+    assert replaced.headers["X-Request-Id"].startswith("req_")
 
 
-def test_the_error_of_a_missing_path_and_method_is_the_envelope(visitor: FlaskClient) -> None:
-    assert visitor.get("/api/v1/nothing").json["error"]["code"] == "NOT_FOUND"
-    assert visitor.delete("/api/v1/page").json["error"]["code"] == "METHOD_NOT_ALLOWED"
+def test_missing_path_and_method_have_the_error_envelope(core_client: FlaskClient) -> None:
+    assert core_client.get("/api/v1/nothing").json["error"]["code"] == "NOT_FOUND"
+    assert core_client.delete("/api/v1/page").json["error"]["code"] == "METHOD_NOT_ALLOWED"
 
 
-def test_browsers_of_other_origins_are_let_in_only_when_named(small: App, visitor: FlaskClient) -> None:
-    small.config["CORS_ORIGINS"] = ["https://app.example"]
-    named = visitor.get("/api/v1/page", headers={"Origin": "https://app.example"})
-    other = visitor.get("/api/v1/page", headers={"Origin": "https://evil.example"})
+def test_cors_headers_are_sent_to_configured_origins_only(core_app: App, core_client: FlaskClient) -> None:
+    core_app.config["CORS_ORIGINS"] = ["https://app.example"]
+    named = core_client.get("/api/v1/page", headers={"Origin": "https://app.example"})
+    other = core_client.get("/api/v1/page", headers={"Origin": "https://evil.example"})
     assert named.headers["Access-Control-Allow-Origin"] == "https://app.example"
     assert "Access-Control-Allow-Origin" not in other.headers
     assert "Origin" in other.headers["Vary"]
 
 
-def test_a_cursor_comes_back_as_it_was_made_and_garbage_is_refused() -> None:
-    assert pagination.decode_cursor(pagination.encode_cursor("a", "b")) == ["a", "b"]
-    for garbage in ("", "%%%", "bm8", pagination.encode_cursor("a")[:-2]):
-        with pytest.raises((ValidationFailed, ma.ValidationError)):
-            pagination.decode_cursor(garbage)
+def test_405_names_the_allowed_methods(core_client: FlaskClient) -> None:
+    assert "GET" in core_client.delete("/api/v1/page").headers["Allow"]
 
 
-def test_a_method_that_is_not_answered_names_those_that_are(visitor: FlaskClient) -> None:
-    assert "GET" in visitor.delete("/api/v1/page").headers["Allow"]
-
-
-def test_a_text_of_nothing_but_space_is_refused(visitor: FlaskClient) -> None:
-    assert visitor.post("/api/v1/insert", json={"id": 1, "text": "   "}).status_code == 422
+def test_text_of_whitespace_is_rejected(core_client: FlaskClient) -> None:
+    assert core_client.post("/api/v1/insert", json={"id": 1, "text": "   "}).status_code == 422

@@ -1,4 +1,4 @@
-"""Charts: where bars and lines stand, what is said of them, and the markup that draws them."""
+"""Charts: geometry, texts and markup."""
 
 import re
 import xml.etree.ElementTree as ET
@@ -19,10 +19,10 @@ def chart(*values: Any, **changes: Any) -> Chart:
     return charts.bar_chart("c", "Messages per day (UTC)", points, **{"series": ["Messages"], **changes})
 
 
-def drawn(app: Flask, shown: Chart, macro: str = "bars") -> str:
+def markup(app: Flask, result: Chart, macro: str = "bars") -> str:
     """The markup of a chart."""
     with app.test_request_context():
-        return str(getattr(app.jinja_env.globals["charts"], macro)(shown))
+        return str(getattr(app.jinja_env.globals["charts"], macro)(result))
 
 
 def number(percent: str) -> Decimal:
@@ -45,64 +45,64 @@ def number(percent: str) -> Decimal:
         (Decimal("0.5"), ["0", "0.2", "0.4", "0.6", "0.8"]),
     ],
 )
-def test_five_lines_go_from_zero_to_the_next_round_step(highest: Any, lines_at: list[str]) -> None:
+def test_grid_has_five_lines_up_to_the_next_round_step(highest: Any, lines_at: list[str]) -> None:
     grid = chart(highest).grid
     assert [text for _, text in grid] == lines_at
     assert [y for y, _ in grid] == ["100%", "75%", "50%", "25%", "0%"]
 
 
-def test_bars_stand_on_each_other_and_are_as_high_as_their_values() -> None:
-    shown = charts.bar_chart("c", "Messages", [("1 Mar", 10, 0, 20)], series=["a", "b", "c"])
-    first, third = shown.buckets[0].bars
+def test_bars_are_stacked_and_proportional_to_their_values() -> None:
+    result = charts.bar_chart("c", "Messages", [("1 Mar", 10, 0, 20)], series=["a", "b", "c"])
+    first, third = result.buckets[0].bars
     assert (first.series, third.series) == (1, 3)
     assert (first.y, first.height) == ("75%", "25%")
     assert (third.y, third.height) == ("25%", "50%")
 
 
-def test_bars_do_not_touch_and_stay_within_the_plot() -> None:
-    shown = chart(*range(1, 93))
-    spans = [(number(bar.x), number(bar.x) + number(bar.width)) for bucket in shown.buckets for bar in bucket.bars]
+def test_bars_do_not_overlap_and_stay_within_the_plot() -> None:
+    result = chart(*range(1, 93))
+    spans = [(number(bar.x), number(bar.x) + number(bar.width)) for bucket in result.buckets for bar in bucket.bars]
     assert len(spans) == 92
     assert spans[0][0] > 0
     assert spans[-1][1] < 100
     assert all(end < start for (_, end), (start, _) in pairwise(spans))
 
 
-def test_a_bucket_without_values_is_there_and_says_so() -> None:
-    shown = chart(0, 1234)
-    assert [bucket.tip for bucket in shown.buckets] == ["1 Mar: 0", "2 Mar: 1,234"]
-    assert [bucket.is_empty for bucket in shown.buckets] == [True, False]
-    assert [len(bucket.bars) for bucket in shown.buckets] == [0, 1]
+def test_empty_bucket_is_shown_with_zero() -> None:
+    result = chart(0, 1234)
+    assert [bucket.tip for bucket in result.buckets] == ["1 Mar: 0", "2 Mar: 1,234"]
+    assert [bucket.is_empty for bucket in result.buckets] == [True, False]
+    assert [len(bucket.bars) for bucket in result.buckets] == [0, 1]
 
 
-def test_several_series_are_told_apart_and_added_up() -> None:
-    shown = charts.bar_chart(
+def test_series_are_named_and_added_up() -> None:
+    result = charts.bar_chart(
         "c", "Messages", [("1 Mar", 1, 0, 2000), ("2 Mar", 0, 0, 0)], series=["sms", "mail", "push"]
     )
-    assert shown.buckets[0].tip == "1 Mar: sms 1, push 2,000"
-    assert shown.buckets[1].tip == "2 Mar: 0"
-    assert shown.buckets[0].cells == ("1", "0", "2,000", "2,001")
-    assert shown.legend == ((1, "sms", "1"), (2, "mail", "0"), (3, "push", "2,000"))
+    assert result.buckets[0].tip == "1 Mar: sms 1, push 2,000"
+    assert result.buckets[1].tip == "2 Mar: 0"
+    assert result.buckets[0].cells == ("1", "0", "2,000", "2,001")
+    assert result.legend == ((1, "sms", "1"), (2, "mail", "0"), (3, "push", "2,000"))
 
 
-def test_the_description_tells_count_total_and_the_highest() -> None:
+def test_description_has_count_total_and_highest_value() -> None:
     assert chart(1, 1200, 2).description == "3 days, 1,203 in total. Highest: 1,200, 2 Mar."
     assert chart(0, 0).description == "2 days, nothing in any of them."
     assert chart(5, x_name="hour").description == "1 hour, 5 in total. Highest: 5, 1 Mar."
 
 
-def test_values_are_said_as_the_caller_wants_them() -> None:
-    shown = chart(Decimal("1.50"), fmt=lambda value: f"{value:.2f} USD")
-    assert (shown.buckets[0].tip, shown.buckets[0].cells) == ("1 Mar: 1.50 USD", ("1.50 USD",))
-    assert shown.description == "1 day, 1.50 USD in total. Highest: 1.50 USD, 1 Mar."
+def test_values_are_formatted_by_the_callers_function() -> None:
+    result = chart(Decimal("1.50"), fmt=lambda value: f"{value:.2f} USD")
+    assert (result.buckets[0].tip, result.buckets[0].cells) == ("1 Mar: 1.50 USD", ("1.50 USD",))
+    assert result.description == "1 day, 1.50 USD in total. Highest: 1.50 USD, 1 Mar."
 
 
-def test_decimals_and_floats_add_up_without_dust() -> None:
+def test_decimals_and_floats_add_up_exactly() -> None:
     assert chart(0.1, 0.2, Decimal("0.3")).description.startswith("3 days, 0.6 in total")
 
 
 @pytest.mark.parametrize(
-    ("previous", "said"),
+    ("previous", "comparison"),
     [
         (None, ""),
         (0, ""),
@@ -112,11 +112,11 @@ def test_decimals_and_floats_add_up_without_dust() -> None:
         (Decimal("0.01"), "Up 99,900.0 % on the 2 days before"),
     ],
 )
-def test_the_time_before_is_compared_unless_it_was_empty(previous: Any, said: str) -> None:
-    assert chart(4, 6, previous=previous).comparison == said
+def test_previous_period_is_compared_unless_it_was_empty(previous: Any, comparison: str) -> None:
+    assert chart(4, 6, previous=previous).comparison == comparison
 
 
-def test_at_most_eight_labels_of_which_two_thirds_may_go() -> None:
+def test_at_most_eight_labels_and_two_thirds_are_minor() -> None:
     for count in range(1, 93):
         labels = chart(*[1] * count).labels
         assert 1 <= len(labels) <= 8, count
@@ -124,9 +124,9 @@ def test_at_most_eight_labels_of_which_two_thirds_may_go() -> None:
         assert labels[0].text == "1 Mar"
 
 
-def test_ninety_two_buckets_stand_alone_and_more_are_added_up_by_seven() -> None:
-    alone = chart(*[1] * 92)
-    assert (len(alone.buckets), alone.note, alone.x_name) == (92, "", "Day")
+def test_more_than_92_buckets_are_added_up_by_seven() -> None:
+    days = chart(*[1] * 92)
+    assert (len(days.buckets), days.note, days.x_name) == (92, "", "Day")
     by_week = chart(*[1] * 93)
     assert len(by_week.buckets) == 14
     assert [bucket.cells for bucket in (by_week.buckets[0], by_week.buckets[-1])] == [("7",), ("2",)]
@@ -136,11 +136,11 @@ def test_ninety_two_buckets_stand_alone_and_more_are_added_up_by_seven() -> None
     assert {label.text for label in by_week.labels} <= {f"{n} Mar" for n in range(1, 94, 7)}
 
 
-def test_a_last_week_of_one_day_is_called_by_that_day() -> None:
+def test_last_week_of_one_day_is_labeled_with_that_day() -> None:
     assert chart(*[1] * 99).buckets[-1].label == "99 Mar"
 
 
-def test_a_year_is_the_longest() -> None:
+def test_more_than_366_points_are_refused() -> None:
     assert len(chart(*[1] * 366).buckets) == 53
     with pytest.raises(ValueError, match="1 to 366 points"):
         chart(*[1] * 367)
@@ -148,36 +148,36 @@ def test_a_year_is_the_longest() -> None:
 
 @pytest.mark.parametrize("value", [-1, Decimal("-0.01"), float("nan"), Decimal("NaN"), float("inf"), Decimal("inf")])
 @pytest.mark.parametrize("draw", [charts.bar_chart, charts.line_chart])
-def test_a_value_below_zero_or_no_number_is_refused(draw: Any, value: Any) -> None:
+def test_negative_or_infinite_value_is_refused(draw: Any, value: Any) -> None:
     with pytest.raises(ValueError, match="2 Mar: a value is below 0 or no number"):
         draw("c", "Messages", [("1 Mar", 1), ("2 Mar", value)], series=["Messages"])
 
 
 @pytest.mark.parametrize("series", [[], ["a"] * 5, ["a", "b"]])
-def test_a_chart_of_another_shape_is_refused(series: list[str]) -> None:
+def test_wrong_number_of_points_or_series_is_refused(series: list[str]) -> None:
     with pytest.raises(ValueError, match="series"):
         charts.bar_chart("c", "Messages", [("1 Mar", 1)], series=series)
     with pytest.raises(ValueError, match="points"):
         charts.bar_chart("c", "Messages", [], series=["a"])
 
 
-def test_lines_run_from_value_to_value() -> None:
-    shown = charts.line_chart("c", "Messages", [("1", 0, 4), ("2", 2, 4), ("3", 4, 0)], series=["a", "b"])
-    assert shown.paths == ("M166 1000L500 500L833 0", "M166 0L500 0L833 1000")
-    assert [bucket.bars for bucket in shown.buckets] == [(), (), ()]
+def test_line_connects_all_values() -> None:
+    result = charts.line_chart("c", "Messages", [("1", 0, 4), ("2", 2, 4), ("3", 4, 0)], series=["a", "b"])
+    assert result.paths == ("M166 1000L500 500L833 0", "M166 0L500 0L833 1000")
+    assert [bucket.bars for bucket in result.buckets] == [(), (), ()]
 
 
-def test_a_line_of_one_point_is_a_dot() -> None:
+def test_line_of_one_point_is_a_dot() -> None:
     assert charts.line_chart("c", "Messages", [("1", 2)], series=["a"]).paths == ("M500 500h0",)
 
 
-def test_lines_are_scaled_to_the_highest_value_and_bars_to_the_highest_stack() -> None:
+def test_lines_scale_to_the_highest_value_and_bars_to_the_highest_stack() -> None:
     points = [("1", 40, 30)]
     assert charts.line_chart("c", "Messages", points, series=["a", "b"]).grid[-1][1] == "40"
     assert charts.bar_chart("c", "Messages", points, series=["a", "b"]).grid[-1][1] == "80"
 
 
-def test_plain_keeps_zeros_before_the_point() -> None:
+def test_format_number_keeps_zeros_before_the_point() -> None:
     assert [charts.format_number(Decimal(text)) for text in ("0", "100", "1200.50", "1E+3")] == [
         "0",
         "100",
@@ -187,10 +187,10 @@ def test_plain_keeps_zeros_before_the_point() -> None:
 
 
 @pytest.mark.parametrize("macro", ["bars", "line"])
-def test_the_markup_is_well_formed_and_keeps_its_size(app: Flask, macro: str) -> None:
+def test_markup_is_well_formed_without_inline_styles(app: Flask, macro: str) -> None:
     points = [(f"{n} Mar", n, 0, 3 * n, 1) for n in range(1, 31)]
     draw = charts.bar_chart if macro == "bars" else charts.line_chart
-    text = drawn(app, draw("use", "Messages per day (UTC)", points, series=["a", "b", "c", "d"]), macro)
+    text = markup(app, draw("use", "Messages per day (UTC)", points, series=["a", "b", "c", "d"]), macro)
     figure = ET.fromstring(text)  # noqa: S314 - of our own template
     axis, plot = figure.findall("./div[@class='chart-body']/svg")
     assert axis.get("aria-hidden") == "true"
@@ -203,15 +203,15 @@ def test_the_markup_is_well_formed_and_keeps_its_size(app: Flask, macro: str) ->
     assert len(plot.findall(".//g[@class='bucket']")) == 30
 
 
-def test_every_bucket_is_told_to_pointer_keyboard_and_reader(app: Flask) -> None:
-    text = drawn(app, chart(0, 7))
+def test_every_bucket_has_a_tooltip_and_an_accessible_name(app: Flask) -> None:
+    text = markup(app, chart(0, 7))
     assert text.count("<title>") == 2
     assert '<g class="bucket" data-tip="2 Mar: 7" role="img" tabindex="0"><title>2 Mar: 7</title>' in text
     assert '<g class="bucket" data-tip="1 Mar: 0"><title>' in text
 
 
-def test_the_table_holds_the_exact_values_in_a_region_that_takes_the_focus(app: Flask) -> None:
-    text = drawn(app, charts.bar_chart("c", "Messages", [("1 Mar", 12_345, 1)], series=["sms", "mail"]))
+def test_table_has_exact_values_in_a_focusable_region(app: Flask) -> None:
+    text = markup(app, charts.bar_chart("c", "Messages", [("1 Mar", 12_345, 1)], series=["sms", "mail"]))
     assert '<div class="scroll" tabindex="0" role="region"' in text
     assert re.findall(r'<td class="num" data-th="(\w+)">([\d,]+)</td>', text) == [
         ("sms", "12,345"),
@@ -220,24 +220,24 @@ def test_the_table_holds_the_exact_values_in_a_region_that_takes_the_focus(app: 
     ]
 
 
-def test_one_series_has_no_legend_and_two_are_told_by_hatches_too(app: Flask) -> None:
-    assert 'class="legend"' not in drawn(app, chart(1))
-    text = drawn(app, charts.bar_chart("c", "Messages", [("1 Mar", 1, 1)], series=["sms", "mail"]))
+def test_two_series_have_a_legend_and_hatches(app: Flask) -> None:
+    assert 'class="legend"' not in markup(app, chart(1))
+    text = markup(app, charts.bar_chart("c", "Messages", [("1 Mar", 1, 1)], series=["sms", "mail"]))
     assert text.count('fill="url(#c-2)"') == 2
     assert text.count('<pattern id="c-2"') == 1
 
 
-def test_a_chart_without_usage_says_so(app: Flask) -> None:
-    assert "No usage in this period" in drawn(app, chart(0, 0, 0))
-    assert "No usage in this period" not in drawn(app, chart(0, 1, 0))
+def test_chart_without_usage_has_a_notice(app: Flask) -> None:
+    assert "No usage in this period" in markup(app, chart(0, 0, 0))
+    assert "No usage in this period" not in markup(app, chart(0, 1, 0))
 
 
 def test_names_are_escaped(app: Flask) -> None:
-    text = drawn(app, charts.bar_chart("c", "<b>", [('"><script>', 1, 1)], series=["<i>", "&"]))
+    text = markup(app, charts.bar_chart("c", "<b>", [('"><script>', 1, 1)], series=["<i>", "&"]))
     assert "<script>" not in text
     assert "<b>" not in text
     assert "<i>" not in text
 
 
-def test_thirty_bars_are_small(app: Flask) -> None:
-    assert len(drawn(app, chart(*range(30)))) <= 12_000
+def test_markup_of_thirty_bars_is_at_most_12_kb(app: Flask) -> None:
+    assert len(markup(app, chart(*range(30)))) <= 12_000

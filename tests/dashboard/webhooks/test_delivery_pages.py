@@ -12,12 +12,12 @@ from tests.support.accounts import Person
 from tests.support.http_receiver import receiving
 from tests.support.pages import Browser
 from tests.support.webhook_pages import HOOKS, URL, ids
-from tests.support.webhooks import Company
+from tests.support.webhooks import Organization
 
 
-def test_a_test_event_leads_to_its_attempt(browser: Browser, acme: Company, work: Callable[[], None]) -> None:
+def test_a_test_event_leads_to_its_attempt(browser: Browser, acme: Organization, work: Callable[[], None]) -> None:
     with receiving(status=500, body=b"<b>it is broken</b>") as receiver:
-        made = acme.listen(url=receiver.url)
+        made = acme.create_endpoint(url=receiver.url)
         there = f"{HOOKS}/{made['id']}"
         sent = browser.submit(there, f"{there}/test")
         assert sent.status_code == 303
@@ -31,23 +31,23 @@ def test_a_test_event_leads_to_its_attempt(browser: Browser, acme: Company, work
     assert "webhook.test" in text
 
 
-def test_watching_ends_with_the_delivery(browser: Browser, acme: Company) -> None:
+def test_watching_ends_with_the_delivery(browser: Browser, acme: Organization) -> None:
     found = ids(acme)
     path = f"{HOOKS}/deliveries/{found['delivery']}"
     part = browser.open(path, **{"HX-Request": "true", "X-Poll": "1"})
     assert (part.status_code, part.text.lstrip()[:4]) == (200, "<div")
-    acme.end("failed")
+    acme.finish_deliveries("failed")
     ended = browser.open(path, **{"HX-Request": "true", "X-Poll": "1"})
     assert ended.status_code == 286
     assert "data-poll" not in ended.text
     assert browser.open(path).status_code == 200
 
 
-def test_deliveries_are_listed_over_all_endpoints_and_filtered(browser: Browser, acme: Company) -> None:
-    first, second = acme.listen(), acme.listen(url="http://127.0.0.2:9/other")
-    acme.report("invoice.paid")
-    acme.end("failed")
-    acme.report("message.failed")
+def test_deliveries_are_listed_over_all_endpoints_and_filtered(browser: Browser, acme: Organization) -> None:
+    first, second = acme.create_endpoint(), acme.create_endpoint(url="http://127.0.0.2:9/other")
+    acme.publish_event("invoice.paid")
+    acme.finish_deliveries("failed")
+    acme.publish_event("message.failed")
     listed = f"{HOOKS}/deliveries"
     rows = r'<th scope="row" data-th="Event">'
     assert len(re.findall(rows, browser.open(listed).text)) == 4
@@ -60,10 +60,10 @@ def test_deliveries_are_listed_over_all_endpoints_and_filtered(browser: Browser,
     assert f'value="{second["id"]}" selected' in wrong.text
 
 
-def test_older_deliveries_are_a_page_further(browser: Browser, acme: Company) -> None:
-    acme.listen()
+def test_older_deliveries_are_a_page_further(browser: Browser, acme: Organization) -> None:
+    acme.create_endpoint()
     for _ in range(27):
-        acme.report()
+        acme.publish_event()
     rows, listed = r'<th scope="row" data-th="Event"><span><a href="([^"]+)"', f"{HOOKS}/deliveries"
     first = browser.open(f"{listed}?status=queued").text
     older = html.unescape(re.search(r'href="([^"]+)" rel="next"', first)[1])
@@ -75,9 +75,9 @@ def test_older_deliveries_are_a_page_further(browser: Browser, acme: Company) ->
     assert browser.open(f"{listed}?cursor=nonsense").status_code == 422
 
 
-def test_resending_makes_one_delivery_however_often_it_is_pressed(browser: Browser, acme: Company) -> None:
+def test_resending_makes_one_delivery_however_often_it_is_pressed(browser: Browser, acme: Organization) -> None:
     found = ids(acme)
-    acme.end("failed")
+    acme.finish_deliveries("failed")
     path = f"{HOOKS}/deliveries/{found['delivery']}"
     fields = browser.form(path, f"{path}/resend")
     answers = [browser.send(f"{path}/resend", fields) for _ in range(2)]
@@ -86,9 +86,9 @@ def test_resending_makes_one_delivery_however_often_it_is_pressed(browser: Brows
     assert len(acme.rows("SELECT 1 FROM webhook_deliveries WHERE cause = 'replay'")) == 1
 
 
-def test_an_event_shows_its_payload_as_text_and_is_replayed(browser: Browser, acme: Company) -> None:
-    acme.listen()
-    acme.report(number="<script>alert(1)</script>")
+def test_an_event_shows_its_payload_as_text_and_is_replayed(browser: Browser, acme: Organization) -> None:
+    acme.create_endpoint()
+    acme.publish_event(number="<script>alert(1)</script>")
     (row,) = acme.rows("SELECT id FROM events")
     path = f"{HOOKS}/events/{core_ids.format_id('evt', row.id)}"
     for text in (browser.open(path).text, browser.open(f"{HOOKS}/events").text):
@@ -98,9 +98,9 @@ def test_an_event_shows_its_payload_as_text_and_is_replayed(browser: Browser, ac
     assert len(acme.rows("SELECT 1 FROM webhook_deliveries")) == 2
 
 
-def test_a_member_reads_deliveries_without_the_address(app: Flask, acme: Company, bob: Person) -> None:
-    made = acme.listen(url=f"{URL}?token=s3same")
-    acme.report()
+def test_a_member_reads_deliveries_without_the_address(app: Flask, acme: Organization, bob: Person) -> None:
+    made = acme.create_endpoint(url=f"{URL}?token=s3same")
+    acme.publish_event()
     (row,) = acme.rows("SELECT id FROM webhook_deliveries")
     browser = Browser(app, bob)
     for path in ("", "/deliveries", f"/deliveries/{core_ids.format_id('whd', row.id)}"):

@@ -15,7 +15,7 @@ from saas_api.webhooks import payload
 from tests.support.accounts import PASSWORD, Person, join, sign_in
 from tests.support.pages import Browser, check_access, form_of
 from tests.support.webhook_pages import HOOKS, URL, counted, ids
-from tests.support.webhooks import Company
+from tests.support.webhooks import Organization
 
 PAGES = {
     "GET /dashboard/webhooks": "webhooks:read",
@@ -43,12 +43,12 @@ def secret_on(text: str) -> str:
     return html.unescape(found[1])
 
 
-def test_everybody_sees_what_their_role_allows(app: Flask, client: FlaskClient, acme: Company) -> None:
+def test_everybody_sees_what_their_role_allows(app: Flask, client: FlaskClient, acme: Organization) -> None:
     found = ids(acme)
     check_access(app, client, acme.owner, {name.format(**found): asked for name, asked in PAGES.items()})
 
 
-def test_a_stranger_finds_nothing_under_our_ids(app: Flask, acme: Company, carol: Person) -> None:
+def test_a_stranger_finds_nothing_under_our_ids(app: Flask, acme: Organization, carol: Person) -> None:
     found, browser = ids(acme), Browser(app, carol)
     paths = [name.removeprefix("GET ").format(**found) for name in PAGES if "{" in name]
     assert {browser.open(path).status_code for path in paths} == {404}
@@ -61,7 +61,7 @@ def test_a_stranger_finds_nothing_under_our_ids(app: Flask, acme: Company, carol
     assert acme.rows("SELECT count(*) FROM webhook_deliveries")[0][0] == 1
 
 
-def test_a_member_may_send_no_form(app: Flask, acme: Company, bob: Person) -> None:
+def test_a_member_may_send_no_form(app: Flask, acme: Organization, bob: Person) -> None:
     found, browser = ids(acme), Browser(app, bob)
     token = form_of(browser.open(HOOKS), "/logout")["csrf_token"]
     for path in ("new", f"{found['endpoint']}/disable", f"deliveries/{found['delivery']}/resend"):
@@ -75,7 +75,7 @@ def test_without_an_endpoint_the_page_says_what_it_is_for(browser: Browser) -> N
     assert f'href="{HOOKS}/new"' in text
 
 
-def test_a_new_endpoint_shows_its_secret_once(browser: Browser, acme: Company) -> None:
+def test_a_new_endpoint_shows_its_secret_once(browser: Browser, acme: Organization) -> None:
     fields = {**browser.form(f"{HOOKS}/new"), "url": URL, "event_types": ["invoice.paid", "message.failed"]}
     answer = browser.send(f"{HOOKS}/new", fields)
     assert answer.status_code == 200
@@ -91,7 +91,7 @@ def test_a_new_endpoint_shows_its_secret_once(browser: Browser, acme: Company) -
 
 
 def test_the_snippet_verifies_what_is_signed_with_the_secret(
-    browser: Browser, acme: Company, monkeypatch: pytest.MonkeyPatch
+    browser: Browser, acme: Organization, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = make(browser).text
     secret = secret_on(text)
@@ -109,7 +109,7 @@ def test_the_snippet_verifies_what_is_signed_with_the_secret(
 
 
 def test_a_refused_address_keeps_what_was_typed(
-    app: Flask, browser: Browser, acme: Company, monkeypatch: pytest.MonkeyPatch
+    app: Flask, browser: Browser, acme: Organization, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(app.config, "WEBHOOK_ALLOWED_NETWORKS", [])
     answer = make(browser, description="Ours <b>", event_types=["invoice.paid"])
@@ -121,7 +121,7 @@ def test_a_refused_address_keeps_what_was_typed(
     assert not acme.rows("SELECT id FROM webhook_endpoints")
 
 
-def test_an_old_sign_in_is_asked_for_the_password(app: Flask, alice: Person, acme: Company) -> None:
+def test_an_old_sign_in_is_asked_for_the_password(app: Flask, alice: Person, acme: Organization) -> None:
     browser = Browser(app, alice)
     clear_freshness(browser)
     refused = make(browser)
@@ -137,18 +137,18 @@ def clear_freshness(browser: Browser) -> None:
     browser.client.delete_cookie("at")
 
 
-def test_an_endpoint_is_listed_with_its_success(browser: Browser, acme: Company) -> None:
-    acme.listen(description="<script>alert(1)</script>")
-    acme.report()
-    acme.end("delivered")
+def test_an_endpoint_is_listed_with_its_success(browser: Browser, acme: Organization) -> None:
+    acme.create_endpoint(description="<script>alert(1)</script>")
+    acme.publish_event()
+    acme.finish_deliveries("delivered")
     text = browser.open(HOOKS).text
     assert "100.0 %" in text
     assert "&lt;script&gt;alert(1)" in text
     assert "<script>alert" not in text
 
 
-def test_an_endpoint_is_edited(browser: Browser, acme: Company) -> None:
-    made = acme.listen(event_types=["invoice.paid"])
+def test_an_endpoint_is_edited(browser: Browser, acme: Organization) -> None:
+    made = acme.create_endpoint(event_types=["invoice.paid"])
     path = f"{HOOKS}/{made['id']}/edit"
     assert browser.submit(path, description="Books", event_types=None).status_code == 303
     (row,) = acme.rows("SELECT url, description, event_types FROM webhook_endpoints")
@@ -156,8 +156,8 @@ def test_an_endpoint_is_edited(browser: Browser, acme: Company) -> None:
     assert browser.submit(path, url="ftp://example.com").status_code == 422
 
 
-def test_a_secret_rolls_with_grace(browser: Browser, acme: Company) -> None:
-    made = acme.listen()
+def test_a_secret_rolls_with_grace(browser: Browser, acme: Organization) -> None:
+    made = acme.create_endpoint()
     there = f"{HOOKS}/{made['id']}"
     answer = browser.submit(f"{there}/roll", grace_seconds="3600")
     assert secret_on(answer.text) != made["secret"]
@@ -168,8 +168,8 @@ def test_a_secret_rolls_with_grace(browser: Browser, acme: Company) -> None:
     assert "2 secrets sign" in browser.open(there).text
 
 
-def test_an_endpoint_is_deleted_by_typing_its_host(browser: Browser, acme: Company) -> None:
-    made = acme.listen()
+def test_an_endpoint_is_deleted_by_typing_its_host(browser: Browser, acme: Organization) -> None:
+    made = acme.create_endpoint()
     path = f"{HOOKS}/{made['id']}/delete"
     wrong = browser.submit(path, typed="example.com")
     assert wrong.status_code == 422
@@ -180,13 +180,13 @@ def test_an_endpoint_is_deleted_by_typing_its_host(browser: Browser, acme: Compa
     assert browser.open(f"{HOOKS}/{made['id']}").status_code == 404
 
 
-def test_a_disabled_endpoint_says_why_and_what_it_missed(browser: Browser, acme: Company) -> None:
-    made = acme.listen()
+def test_a_disabled_endpoint_says_why_and_what_it_missed(browser: Browser, acme: Organization) -> None:
+    made = acme.create_endpoint()
     there = f"{HOOKS}/{made['id']}"
     assert browser.submit(there, f"{there}/disable").status_code == 303
-    acme.run("UPDATE webhook_endpoints SET status = 'disabled_failing', first_failure_at = now() - interval '5 d'")
-    acme.report()
-    acme.report()
+    acme.execute("UPDATE webhook_endpoints SET status = 'disabled_failing', first_failure_at = now() - interval '5 d'")
+    acme.publish_event()
+    acme.publish_event()
     text = browser.open(there).text
     assert "failed for five days" in text
     assert "it missed 2 events" in text
@@ -195,19 +195,19 @@ def test_a_disabled_endpoint_says_why_and_what_it_missed(browser: Browser, acme:
     assert len(acme.rows("SELECT 1 FROM webhook_deliveries WHERE cause = 'replay'")) == 2
 
 
-def test_enabling_leaves_what_was_missed_if_that_is_wanted(browser: Browser, acme: Company) -> None:
-    made = acme.listen()
+def test_enabling_leaves_what_was_missed_if_that_is_wanted(browser: Browser, acme: Organization) -> None:
+    made = acme.create_endpoint()
     there = f"{HOOKS}/{made['id']}"
     browser.submit(there, f"{there}/disable")
-    acme.report()
+    acme.publish_event()
     assert browser.submit(there, f"{there}/enable", recover=None).status_code == 303
     assert not acme.rows("SELECT 1 FROM webhook_deliveries")
 
 
-def test_recovering_since_a_local_time(browser: Browser, acme: Company) -> None:
-    made = acme.listen()
-    acme.report()
-    acme.end("failed")
+def test_recovering_since_a_local_time(browser: Browser, acme: Organization) -> None:
+    made = acme.create_endpoint()
+    acme.publish_event()
+    acme.finish_deliveries("failed")
     path = f"{HOOKS}/{made['id']}/recover"
     late = f"{clock.now() + timedelta(hours=1):%Y-%m-%dT%H:%M}"
     refused = browser.submit(path, since=late)
@@ -219,7 +219,7 @@ def test_recovering_since_a_local_time(browser: Browser, acme: Company) -> None:
     assert len(acme.rows("SELECT 1 FROM webhook_deliveries WHERE cause = 'replay'")) == 1
 
 
-def test_pages_ask_the_database_little(app: Flask, browser: Browser, acme: Company) -> None:
+def test_pages_ask_the_database_little(app: Flask, browser: Browser, acme: Organization) -> None:
     found = ids(acme)
     for name in PAGES:
         path = name.removeprefix("GET ").format(**found)
@@ -228,7 +228,7 @@ def test_pages_ask_the_database_little(app: Flask, browser: Browser, acme: Compa
         assert len(statements) <= 12, (path, statements)
 
 
-def test_an_admin_manages_endpoints_too(app: Flask, client: FlaskClient, acme: Company) -> None:
+def test_an_admin_manages_endpoints_too(app: Flask, client: FlaskClient, acme: Organization) -> None:
     join(app, acme.owner.organization_id, "ada@acme.example", "admin")
     browser = Browser(app, sign_in(client, "ada@acme.example"))
     assert secret_on(make(browser).text)

@@ -1,4 +1,4 @@
-"""What billing and payments really publish keeps to the catalogue, and every type of theirs really comes about."""
+"""Events of billing and payments match the JSON Schema of their type, and every registered type is published."""
 
 import json
 from collections import Counter
@@ -24,47 +24,47 @@ from saas_api.webhooks.payload import MAX_PAYLOAD_BYTES
 from tests.support.accounts import make_key, sign_up
 from tests.support.billing import Company
 from tests.support.payments import Customer, Visitor
-from tests.webhooks.test_schemas_kept import KINDS as OF_OTHER_ROOMS
+from tests.webhooks.test_published_events import PUBLISHED_TYPES
 
 pytestmark = pytest.mark.usefixtures("context")
-ACT = OperatorContext(SYSTEM_ACTOR, "ticket 4711")
+OPERATOR = OperatorContext(SYSTEM_ACTOR, "ticket 4711")
 
 
 @pytest.fixture
 def visitor(app: Flask) -> FlaskClient:
-    """A caller whose requests begin afresh even while the test holds a context of its own."""
+    """A client whose requests have an application context of their own."""
     return Visitor(app, app.response_class)
 
 
-def ask(customer: Customer, method: str, path: str, body: Any, status: int = 200) -> Any:
+def call(customer: Customer, method: str, path: str, body: Any, status: int = 200) -> Any:
     answer: Any = customer.client.open(f"/api/v1{path}", method=method, json=body, headers=customer.person.headers)
     assert answer.status_code == status, answer.json
     return answer.json["data"]
 
 
-def begin(visitor: FlaskClient) -> Customer:
-    """Somebody signs up and listens before anything else."""
+def sign_up_with_endpoint(visitor: FlaskClient) -> Customer:
+    """Sign up and create an endpoint."""
     person = sign_up(visitor, "alice@acme.example", "Acme")
     customer = Customer(ids.parse_id("org", person.organization_id), person, visitor, None)
-    ask(customer, "POST", "/webhooks/endpoints", {"url": "http://127.0.0.1:9/hook"}, 201)
+    call(customer, "POST", "/webhooks/endpoints", {"url": "http://127.0.0.1:9/hook"}, 201)
     return customer
 
 
-def counts(company: Company) -> Counter[str]:
-    """How often the endpoint is told of each type; all of it keeps to the catalogue."""
-    found: Counter[str] = Counter()
+def count_events(company: Company) -> Counter[str]:
+    """Validate every event against its schema, and count them by type."""
+    counts: Counter[str] = Counter()
     for row in company.rows("SELECT type, payload FROM events ORDER BY created_at, id"):
         payload = json.loads(row.payload)
         Draft202012Validator(event_types.get_type(row.type).schema).validate(payload)
         assert len(row.payload.encode()) <= MAX_PAYLOAD_BYTES
-        found[row.type] += 1
-    return found
+        counts[row.type] += 1
+    return counts
 
 
 def invoiced(visitor: FlaskClient) -> Customer:
-    """Somebody who took pro at once, and whose first period is invoiced."""
-    customer = begin(visitor)
-    ask(customer, "POST", "/billing/upgrade", {"plan": "pro", "when": "now"})
+    """A customer of the plan pro with an invoice of the first period."""
+    customer = sign_up_with_endpoint(visitor)
+    call(customer, "POST", "/billing/upgrade", {"plan": "pro", "when": "now"})
     [period] = customer.rows("SELECT ends_at FROM billing_periods")
     clock.freeze_time(period.ends_at + timedelta(hours=2))
     periods.ensure_accounts(clock.now(), customer.id)
@@ -73,14 +73,14 @@ def invoiced(visitor: FlaskClient) -> Customer:
     return customer
 
 
-def begins(visitor: FlaskClient) -> Company:
-    customer = begin(visitor)
+def subscribed(visitor: FlaskClient) -> Company:
+    customer = sign_up_with_endpoint(visitor)
     for _ in range(2):
-        ask(customer, "GET", "/usage", None)
+        call(customer, "GET", "/usage", None)
     return customer
 
 
-def declined_then_paid(visitor: FlaskClient) -> Company:
+def paid_after_decline(visitor: FlaskClient) -> Company:
     customer = invoiced(visitor)
     for action in ("decline", "pay"):
         customer.choose(customer.begin(), action)
@@ -96,7 +96,7 @@ def credited_and_refunded(visitor: FlaskClient) -> Company:
     for minor in (500, 700):
         with tenancy.system_session("billing.corrections") as session:
             credit = CreditNoteInput("service_issue", amount_minor=minor, is_refund=True)
-            credit_notes.create_credit_note(session, customer.id, customer.invoice_id, credit, ACT)
+            credit_notes.create_credit_note(session, customer.id, customer.invoice_id, credit, OPERATOR)
         for _ in range(2):
             jobs.reconcile()
     return customer
@@ -105,16 +105,16 @@ def credited_and_refunded(visitor: FlaskClient) -> Company:
 def voided(visitor: FlaskClient) -> Company:
     customer = invoiced(visitor)
     with tenancy.system_session("billing.corrections") as session:
-        invoice_lifecycle.void_invoice(session, customer.id, customer.invoice_id, ACT)
+        invoice_lifecycle.void_invoice(session, customer.id, customer.invoice_id, OPERATOR)
     return customer
 
 
-def lapsed(visitor: FlaskClient) -> Company:
-    """Nobody pays until the invoice is written off; then a transfer comes after all."""
+def written_off(visitor: FlaskClient) -> Company:
+    """The invoice is written off, then paid by bank transfer."""
     customer = invoiced(visitor)
     due_at = customer.invoice().due_at
-    for number in (0, 3, 5, 7, 10, 14, 30):
-        clock.freeze_time(due_at + timedelta(days=number))
+    for day in (0, 3, 5, 7, 10, 14, 30):
+        clock.freeze_time(due_at + timedelta(days=day))
         for _ in range(2):
             assert dunning.run_dunning(clock.now()).failed == []
     money = OfflinePayment(customer.invoice().due_minor, "USD", "MT940 0815")
@@ -122,28 +122,28 @@ def lapsed(visitor: FlaskClient) -> Company:
     return customer
 
 
-def watched(visitor: FlaskClient) -> Company:
-    """Alerts on what is included, on a quantity and on money."""
-    customer = begin(visitor)
-    rules_wanted = [
+def alerted(visitor: FlaskClient) -> Company:
+    """Usage passes alerts on included usage, on a quantity and on cost."""
+    customer = sign_up_with_endpoint(visitor)
+    rules = [
         {"subject": "percent_of_included", "meter": "sms", "threshold": "80"},
         {"subject": "quantity", "meter": "sms", "threshold": "500.5"},
         {"subject": "spend", "threshold": "0.01"},
     ]
-    ask(customer, "PUT", "/billing/alerts", {"alerts": rules_wanted})
+    call(customer, "PUT", "/billing/alerts", {"alerts": rules})
     customer.use(1100)
     for _ in range(2):
         alerts.evaluate_alerts(clock.now())
     return customer
 
 
-def stopped_by_the_cap(visitor: FlaskClient) -> Company:
-    """A cap stops every message; the refusals tell of it, and of the alerts on the way there."""
-    customer = begin(visitor)
-    ask(customer, "POST", "/billing/upgrade", {"plan": "starter", "when": "now"})
-    base = Decimal(ask(customer, "GET", "/billing/alerts", None)["spend_cap"]["base"])
+def capped(visitor: FlaskClient) -> Company:
+    """The spend cap blocks every message, after its alerts."""
+    customer = sign_up_with_endpoint(visitor)
+    call(customer, "POST", "/billing/upgrade", {"plan": "starter", "when": "now"})
+    base = Decimal(call(customer, "GET", "/billing/alerts", None)["spend_cap"]["base"])
     amount = str((base + Decimal("0.01")).quantize(Decimal("0.01"), rounding=ROUND_UP))
-    ask(customer, "PUT", "/billing/spend-cap", {"amount": amount, "action": "block"})
+    call(customer, "PUT", "/billing/spend-cap", {"amount": amount, "action": "block"})
     key = make_key(visitor, customer.person)
     sms = {"to": "+15005550006", "type": "sms", "message": "x" * 400}
     answers = [visitor.post("/api/v1/messages/send", json=sms, headers=key) for _ in range(3)]
@@ -153,9 +153,9 @@ def stopped_by_the_cap(visitor: FlaskClient) -> Company:
 
 INVOICED = {"subscription.created": 1, "subscription.updated": 1, "invoice.finalized": 1}
 CASES: list[tuple[Callable[[FlaskClient], Company], dict[str, int]]] = [
-    (begins, {"subscription.created": 1}),
+    (subscribed, {"subscription.created": 1}),
     (
-        declined_then_paid,
+        paid_after_decline,
         {
             **INVOICED,
             "payment.failed": 1,
@@ -167,7 +167,7 @@ CASES: list[tuple[Callable[[FlaskClient], Company], dict[str, int]]] = [
     (credited_and_refunded, {**INVOICED, "payment.succeeded": 1, "invoice.paid": 1, "payment.refunded": 2}),
     (voided, {**INVOICED, "invoice.voided": 1}),
     (
-        lapsed,
+        written_off,
         {
             **INVOICED,
             "subscription.updated": 2,
@@ -180,9 +180,9 @@ CASES: list[tuple[Callable[[FlaskClient], Company], dict[str, int]]] = [
             "organization.resumed": 1,
         },
     ),
-    (watched, {"subscription.created": 1, "usage.threshold_reached": 3}),
+    (alerted, {"subscription.created": 1, "usage.threshold_reached": 3}),
     (
-        stopped_by_the_cap,
+        capped,
         {
             "subscription.created": 1,
             "subscription.updated": 1,
@@ -194,13 +194,13 @@ CASES: list[tuple[Callable[[FlaskClient], Company], dict[str, int]]] = [
 ]
 
 
-@pytest.mark.parametrize(("live", "expected"), CASES, ids=[live.__name__ for live, _ in CASES])
-def test_what_happens_is_told_once_and_keeps_to_its_schema(
-    visitor: FlaskClient, live: Callable[[FlaskClient], Company], expected: dict[str, int]
+@pytest.mark.parametrize(("scenario", "expected"), CASES, ids=[scenario.__name__ for scenario, _ in CASES])
+def test_each_change_publishes_one_event_that_matches_its_schema(
+    visitor: FlaskClient, scenario: Callable[[FlaskClient], Company], expected: dict[str, int]
 ) -> None:
-    assert counts(live(visitor)) == expected
+    assert count_events(scenario(visitor)) == expected
 
 
-def test_every_type_of_the_catalogue_comes_about() -> None:
-    of_money = {kind for _, expected in CASES for kind in expected}
-    assert of_money | OF_OTHER_ROOMS == set(event_types.names())
+def test_every_registered_event_type_is_published() -> None:
+    billing_types = {event_type for _, expected in CASES for event_type in expected}
+    assert billing_types | PUBLISHED_TYPES == set(event_types.names())

@@ -82,7 +82,7 @@ def amounts(draft: Bill, kind: str) -> dict[str, int]:
 
 
 @given(months())
-def test_a_bill_is_the_sum_of_lines_that_are_each_rounded_once(month: BillInputs) -> None:
+def test_bill_is_the_sum_of_lines_that_are_each_rounded_once(month: BillInputs) -> None:
     draft = bill.calculate_bill(month)
     assert draft.total_minor == sum(line.amount_minor for line in draft.lines) >= 0
     assert len({line.source_key for line in draft.lines}) == len(draft.lines)
@@ -94,7 +94,7 @@ def test_a_bill_is_the_sum_of_lines_that_are_each_rounded_once(month: BillInputs
 
 
 @given(months())
-def test_what_a_bill_comes_below_zero_is_carried_and_nothing_else(month: BillInputs) -> None:
+def test_only_the_negative_rest_of_a_bill_is_carried(month: BillInputs) -> None:
     draft = bill.calculate_bill(month)
     rest = sum(line.amount_minor for line in draft.lines if line.kind != "carry")
     assert (draft.carry_minor, draft.total_minor) == (max(0, -rest), max(0, rest))
@@ -102,7 +102,7 @@ def test_what_a_bill_comes_below_zero_is_carried_and_nothing_else(month: BillInp
 
 
 @given(months())
-def test_the_bases_share_the_month_and_never_more(month: BillInputs) -> None:
+def test_bases_share_the_month_and_never_exceed_it(month: BillInputs) -> None:
     bases = amounts(bill.calculate_bill(month), "base")
     in_force = {stretch.version_id for stretch in month.segments}
     most = max(month.versions[name].base_amount_minor for name in in_force)
@@ -112,7 +112,7 @@ def test_the_bases_share_the_month_and_never_more(month: BillInputs) -> None:
 
 
 @given(months())
-def test_a_plan_with_a_minimum_brings_that_at_least(month: BillInputs) -> None:
+def test_plan_with_a_minimum_charges_at_least_that(month: BillInputs) -> None:
     last = month.versions[month.segments[-1].version_id]
     whole = all(stretch.version_id == last.id for stretch in month.segments)
     own = sum(line.amount_minor for line in bill.calculate_bill(month).lines if line.version_id == last.id)
@@ -122,7 +122,7 @@ def test_a_plan_with_a_minimum_brings_that_at_least(month: BillInputs) -> None:
 
 
 @given(st.integers(0, 1_000_000), st.lists(st.integers(0, 10**12), min_size=1, max_size=8))
-def test_shares_of_an_amount_add_up_to_it_within_half_a_cent_each(amount: int, parts: list[int]) -> None:
+def test_prorated_amounts_add_up_within_half_a_cent_each(amount: int, parts: list[int]) -> None:
     whole = sum(parts)
     if whole:
         shares = [money.prorate(amount, part, whole) for part in parts]
@@ -131,7 +131,7 @@ def test_shares_of_an_amount_add_up_to_it_within_half_a_cent_each(amount: int, p
 
 
 @given(prices(), quantities, st.lists(st.decimals(-1_000_000, 1_000_000, places=6), max_size=6))
-def test_late_usage_in_any_parts_costs_what_one_rating_costs(
+def test_late_usage_in_any_parts_costs_as_much_as_rated_together(
     price: MeterPrice, own: Decimal, parts: list[Decimal]
 ) -> None:
     billed, charged = own, charges.rounded_charge(price, own)
@@ -142,9 +142,7 @@ def test_late_usage_in_any_parts_costs_what_one_rating_costs(
 
 
 @given(prices(), quantities, st.lists(quantities, max_size=6))
-def test_marginal_charges_add_up_to_the_charge_without_rounding(
-    price: MeterPrice, known: Decimal, more: list[Decimal]
-) -> None:
+def test_marginal_charges_add_up_without_rounding(price: MeterPrice, known: Decimal, more: list[Decimal]) -> None:
     charged, quantity = charges.exact_charge(price, known), known
     for units in more:
         charged += charges.marginal_charge(price, quantity, units)
@@ -153,7 +151,7 @@ def test_marginal_charges_add_up_to_the_charge_without_rounding(
 
 
 @given(prices(), quantities)
-def test_no_charge_is_below_zero_or_above_its_cap(price: MeterPrice, quantity: Decimal) -> None:
+def test_charge_is_never_negative_or_above_its_maximum(price: MeterPrice, quantity: Decimal) -> None:
     charged = charges.rounded_charge(price, quantity)
     assert charged >= 0
     assert price.max_amount_minor is None or charged <= price.max_amount_minor
@@ -164,9 +162,7 @@ def test_no_charge_is_below_zero_or_above_its_cap(price: MeterPrice, quantity: D
     st.sampled_from(ANCHORS),
     st.lists(st.sampled_from(ZONES), min_size=2, max_size=24),
 )
-def test_periods_follow_each_other_through_any_moves_between_zones(
-    naive: datetime, anchor_day: int, zones: list[str]
-) -> None:
+def test_periods_have_no_gaps_through_any_changes_of_zone(naive: datetime, anchor_day: int, zones: list[str]) -> None:
     start = naive.replace(tzinfo=UTC)
     at_least = MIN_FIRST_PERIOD
     for name in zones:

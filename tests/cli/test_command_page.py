@@ -1,4 +1,4 @@
-"""docs/cli.md and the list of `flask --help` are made from the commands, and are current."""
+"""docs/cli.md and the index of `flask --help` are generated from the commands, and are current."""
 
 from pathlib import Path
 
@@ -10,15 +10,15 @@ from saas_api.cli.commands.documents import COMMANDS_FILE
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_page_about_the_command_line_is_current(app: Flask) -> None:
+def test_page_about_commands_is_current(app: Flask) -> None:
     assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == documents.cli_page(app.cli), "run flask cli export"
 
 
-def test_the_list_of_commands_is_current(app: Flask) -> None:
+def test_index_of_commands_is_current(app: Flask) -> None:
     assert COMMANDS_FILE.read_text(encoding="utf-8") == documents.command_index(app.cli), "run flask cli export"
 
 
-def test_the_page_is_exported_and_checked(app: Flask, tmp_path: Path) -> None:
+def test_page_about_commands_is_exported_and_checked(app: Flask, tmp_path: Path) -> None:
     runner, output = app.test_cli_runner(), tmp_path / "cli.md"
     assert runner.invoke(args=["cli", "export", "--check", "--output", str(output)]).exit_code == 3
     assert not output.exists()

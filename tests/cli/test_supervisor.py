@@ -1,4 +1,4 @@
-"""The supervisor: what dies comes back, what dies too often ends everything, a signal stops it cleanly."""
+"""The supervisor: restarts dead processes, stops after a crash loop, and stops cleanly on a signal."""
 
 import os
 import signal
@@ -18,8 +18,8 @@ from saas_api.cli.dev.supervisor import (
 )
 from tests.support.installations import is_alive
 
-SLEEPS = "import time; print('here', flush=True); time.sleep(60)"
-IGNORES = (
+SLEEPING = "import time; print('here', flush=True); time.sleep(60)"
+IGNORING_SIGTERM = (
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('here', flush=True); time.sleep(60)"
 )
 
@@ -36,7 +36,7 @@ def child(program: str, name: str = "web") -> ChildProcess:
     return ChildProcess(name, [sys.executable, "-c", program], {})
 
 
-def said(process: ChildProcess) -> str:
+def wait_for_output(process: ChildProcess) -> str:
     deadline = time.monotonic() + 10
     while not process.last_output():
         assert time.monotonic() < deadline
@@ -44,8 +44,8 @@ def said(process: ChildProcess) -> str:
     return process.last_output()
 
 
-def test_a_killed_process_comes_back_with_its_pid_file(tmp_path: Path) -> None:
-    web, worker = child(SLEEPS), child(SLEEPS, "worker")
+def test_killed_process_is_restarted_with_its_pid_file(tmp_path: Path) -> None:
+    web, worker = child(SLEEPING), child(SLEEPING, "worker")
     supervisor = Supervisor(tmp_path, [], [web, worker])
     supervisor.start()
     try:
@@ -64,7 +64,7 @@ def test_a_killed_process_comes_back_with_its_pid_file(tmp_path: Path) -> None:
     assert web.pid is None
 
 
-def test_a_process_that_keeps_dying_ends_everything_with_its_last_words(tmp_path: Path) -> None:
+def test_crash_loop_stops_supervision_with_the_last_output(tmp_path: Path) -> None:
     supervisor = Supervisor(tmp_path, [], [child("import sys; sys.exit('no luck')")], delays=(0.05, 0.05))
     supervisor.start()
     with pytest.raises(RestartLimitReached, match=r"web died 3 times within a minute:"):
@@ -72,15 +72,15 @@ def test_a_process_that_keeps_dying_ends_everything_with_its_last_words(tmp_path
     supervisor.stop()
 
 
-def test_renewed_children_are_others_and_their_deaths_are_forgotten(tmp_path: Path) -> None:
-    web, broken = child(SLEEPS), child("import sys; sys.exit('no luck')", "worker")
+def test_restart_replaces_children_and_forgets_deaths(tmp_path: Path) -> None:
+    web, broken = child(SLEEPING), child("import sys; sys.exit('no luck')", "worker")
     supervisor = Supervisor(tmp_path, [], [web, broken], delays=(0.0, 0.0))
     supervisor.start()
     try:
         first = web.pid
         for _ in range(3):
             before = broken.process
-            supervisor.watch(until=lambda seen=before: broken.process is not seen)
+            supervisor.watch(until=lambda previous=before: broken.process is not previous)
             supervisor.restart()
         assert web.pid not in (None, first)
         assert first
@@ -89,15 +89,15 @@ def test_renewed_children_are_others_and_their_deaths_are_forgotten(tmp_path: Pa
         supervisor.stop()
 
 
-def test_code_that_cannot_start_is_tried_for_as_long_as_one_writes_it() -> None:
-    tries, seconds = 0, 0.0
+def test_slow_restart_delays_never_reach_the_limit() -> None:
+    attempts, seconds = 0, 0.0
     while seconds < 60:
-        seconds += SLOW_RESTART_DELAYS[tries]
-        tries += 1
-    assert tries <= len(SLOW_RESTART_DELAYS)
+        seconds += SLOW_RESTART_DELAYS[attempts]
+        attempts += 1
+    assert attempts <= len(SLOW_RESTART_DELAYS)
 
 
-def test_a_change_of_the_code_is_seen_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_change_is_reported_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("saas_api.cli.dev.supervisor.POLL_SECONDS", 0.0)
     folder = tmp_path / "saas_api" / "core"
     folder.mkdir(parents=True)
@@ -114,8 +114,8 @@ def test_a_change_of_the_code_is_seen_once(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_watch(tmp_path: Path, number: signal.Signals) -> None:
-    web = child(SLEEPS)
+def test_signal_ends_supervision(tmp_path: Path, number: signal.Signals) -> None:
+    web = child(SLEEPING)
     supervisor = Supervisor(tmp_path, [], [web])
     supervisor.start()
     os.kill(os.getpid(), number)
@@ -124,11 +124,11 @@ def test_a_signal_ends_the_watch(tmp_path: Path, number: signal.Signals) -> None
     assert web.pid is None
 
 
-def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
-    web = child(IGNORES)
+def test_second_signal_kills_without_waiting(tmp_path: Path) -> None:
+    web = child(IGNORING_SIGTERM)
     supervisor = Supervisor(tmp_path, [], [web])
     supervisor.start()
-    assert said(web) == "here"
+    assert wait_for_output(web) == "here"
     os.kill(os.getpid(), signal.SIGTERM)
     os.kill(os.getpid(), signal.SIGTERM)
     supervisor.watch()
@@ -138,9 +138,7 @@ def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
     assert web.process.returncode == -signal.SIGKILL
 
 
-def test_what_worked_for_a_while_may_be_killed_as_often_as_you_like(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_deaths_after_the_minimum_uptime_are_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("saas_api.cli.dev.supervisor.MIN_UPTIME_SECONDS", 0.3)
     process = child("import time; time.sleep(60)")
     supervisor = Supervisor(tmp_path, [], [process], delays=(0.0,))
@@ -151,5 +149,5 @@ def test_what_worked_for_a_while_may_be_killed_as_often_as_you_like(
         assert process.process is not None
         process.process.kill()
         process.process.wait()
-        supervisor.watch(until=lambda seen=before: process.pid not in (None, seen))
+        supervisor.watch(until=lambda previous=before: process.pid not in (None, previous))
     supervisor.stop()

@@ -41,7 +41,7 @@ PRICES = st.one_of(
 
 
 @given(PRICES, st.integers(0, 60), st.integers(1, 20))
-def test_marginals_add_up_to_the_charge(price: MeterPrice, known: int, units: int) -> None:
+def test_marginal_charges_add_up_to_the_charge(price: MeterPrice, known: int, units: int) -> None:
     steps = sum(
         (charges.marginal_charge(price, Decimal(n), Decimal(units)) for n in range(0, known * units, units)), Decimal(0)
     )
@@ -49,7 +49,7 @@ def test_marginals_add_up_to_the_charge(price: MeterPrice, known: int, units: in
 
 
 @given(PRICES, st.integers(0, 60), st.integers(1, 20), st.integers(0, 60))
-def test_within_its_bounds_a_marginal_does_not_change(price: MeterPrice, known: int, units: int, other: int) -> None:
+def test_marginal_charge_is_constant_within_its_bounds(price: MeterPrice, known: int, units: int, other: int) -> None:
     bounds = charges.constant_marginal_range(price, Decimal(known), Decimal(units))
     if bounds is None:
         return
@@ -62,7 +62,7 @@ def test_within_its_bounds_a_marginal_does_not_change(price: MeterPrice, known: 
         )
 
 
-def test_a_request_that_crosses_into_another_price_is_sure_of_one_quantity_only() -> None:
+def test_marginal_charge_that_crosses_a_tier_has_no_bounds() -> None:
     price = MeterPrice("per_unit", included_quantity=Decimal(1000), unit_price=Decimal("0.01"))
     assert charges.marginal_charge(price, Decimal(999), Decimal(3)) == 2
     assert charges.constant_marginal_range(price, Decimal(999), Decimal(3)) is None

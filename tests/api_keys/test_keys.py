@@ -1,4 +1,4 @@
-"""Keys are changed and rotated, by whom it may be, in every process at once, and every act is on record."""
+"""Changes and rotations of keys: permissions, other processes, concurrent requests, and the audit log."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -37,8 +37,8 @@ def rows(superuser: Any) -> Callable[[str], list[Any]]:
     return read
 
 
-def bare(wire: str) -> UUID:
-    return ids.parse_id(wire.partition("_")[0], wire)
+def parse_id(public_id: str) -> UUID:
+    return ids.parse_id(public_id.partition("_")[0], public_id)
 
 
 def code(answer: Any) -> tuple[int, str]:
@@ -56,7 +56,7 @@ def rotated(client: FlaskClient, person: Headers, key_id: str, grace: int | None
     return {"X-API-Key": answer.json["data"]["key"]}
 
 
-def test_what_is_named_is_changed_and_the_rest_stays(client: FlaskClient, alice: Headers) -> None:
+def test_update_changes_only_the_given_fields_of_a_key(client: FlaskClient, alice: Headers) -> None:
     key_id, _ = make_key(client, alice, rate_limit_per_minute=5, allowed_ips=["10.0.0.0/8"])
     before = client.get(f"{KEYS}/{key_id}", headers=alice).json["data"]
     answer = client.patch(f"{KEYS}/{key_id}", json={"name": "New", "scopes": ["usage:read"]}, headers=alice)
@@ -85,7 +85,9 @@ def test_what_is_named_is_changed_and_the_rest_stays(client: FlaskClient, alice:
         ("rate_limit_per_minute", 0),
     ],
 )
-def test_nothing_else_of_a_key_can_be_changed(client: FlaskClient, alice: Headers, field: str, value: Any) -> None:
+def test_update_with_a_fixed_or_invalid_field_is_rejected(
+    client: FlaskClient, alice: Headers, field: str, value: Any
+) -> None:
     key_id, _ = make_key(client, alice)
     before = client.get(f"{KEYS}/{key_id}", headers=alice).json
     refused = client.patch(f"{KEYS}/{key_id}", json={"name": "Other", field: value}, headers=alice)
@@ -93,7 +95,7 @@ def test_nothing_else_of_a_key_can_be_changed(client: FlaskClient, alice: Header
     assert client.get(f"{KEYS}/{key_id}", headers=alice).json == before
 
 
-def test_a_change_acts_on_the_next_request_in_another_process(
+def test_change_applies_to_the_next_request_in_another_process(
     client: FlaskClient, config: dict[str, Any], alice: Headers
 ) -> None:
     key_id, key = make_key(client, alice, scopes=["usage:read"])
@@ -115,7 +117,7 @@ def test_a_change_acts_on_the_next_request_in_another_process(
         assert process.call("POST", SEND, key, SMS)["status"] == 202
 
 
-def test_without_grace_the_old_secret_ends_at_once_in_every_process(
+def test_rotation_without_grace_ends_the_old_secret_in_every_process(
     client: FlaskClient, config: dict[str, Any], alice: Headers
 ) -> None:
     key_id, old = make_key(client, alice)
@@ -133,7 +135,7 @@ def test_without_grace_the_old_secret_ends_at_once_in_every_process(
     assert new["X-API-Key"] not in shown.text
 
 
-def test_with_grace_two_secrets_live_until_the_old_one_ends(client: FlaskClient, alice: Headers) -> None:
+def test_rotation_with_grace_keeps_both_secrets_until_the_old_one_expires(client: FlaskClient, alice: Headers) -> None:
     key_id, first = make_key(client, alice)
     began = clock.now()
     answer = rotate(client, alice, key_id, DAY)
@@ -158,13 +160,13 @@ def sign_in(client: FlaskClient) -> Headers:
     return {"Authorization": f"Bearer {client.post('/api/v1/auth/login', json=body).json['data']['token']}"}
 
 
-def test_of_two_rotations_at_once_one_is_told_to_wait(app: Flask, client: FlaskClient, alice: Headers) -> None:
+def test_concurrent_rotations_succeed_once(app: Flask, client: FlaskClient, alice: Headers) -> None:
     key_id, first = make_key(client, alice)
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda _: rotate(app.test_client(), alice, key_id, DAY), range(4)))
     assert sorted(answer.status_code for answer in answers) == [201, 409, 409, 409]
-    made = next(answer.json["data"]["key"] for answer in answers if answer.status_code == 201)
-    assert [client.get(LIST, headers=key).status_code for key in (first, {"X-API-Key": made})] == [200, 200]
+    created = next(answer.json["data"]["key"] for answer in answers if answer.status_code == 201)
+    assert [client.get(LIST, headers=key).status_code for key in (first, {"X-API-Key": created})] == [200, 200]
 
 
 def test_revoking_a_key_ends_both_secrets(client: FlaskClient, alice: Headers) -> None:
@@ -176,22 +178,22 @@ def test_revoking_a_key_ends_both_secrets(client: FlaskClient, alice: Headers) -
         assert code(refused) == (409, "CONFLICT")
 
 
-def test_no_secret_outlives_the_end_of_its_key(client: FlaskClient, alice: Headers) -> None:
+def test_secrets_expire_with_their_key(client: FlaskClient, alice: Headers) -> None:
     end = clock.format_rfc3339(clock.now() + timedelta(hours=1))
     key_id, _ = make_key(client, alice, expires_at=end)
-    told = rotate(client, alice, key_id, DAY).json["data"]
-    assert told["expires_at"] == told["old_expires_at"] == end
+    rotated_key = rotate(client, alice, key_id, DAY).json["data"]
+    assert rotated_key["expires_at"] == rotated_key["old_expires_at"] == end
 
 
 @pytest.mark.parametrize("grace", [-1, 604_801, "60", 1.5, True, None])
-def test_a_grace_that_is_none_is_refused_and_nothing_ends(client: FlaskClient, alice: Headers, grace: Any) -> None:
+def test_invalid_grace_period_of_a_key_is_rejected(client: FlaskClient, alice: Headers, grace: Any) -> None:
     key_id, key = make_key(client, alice)
     refused = client.post(f"{KEYS}/{key_id}/rotate", json={"grace_seconds": grace}, headers=alice)
     assert code(refused) == (422, "VALIDATION_ERROR")
     assert client.get(LIST, headers=key).status_code == 200
 
 
-def test_a_foreign_key_can_be_neither_changed_nor_rotated(client: FlaskClient, alice: Headers) -> None:
+def test_key_of_another_organization_cannot_be_changed(client: FlaskClient, alice: Headers) -> None:
     key_id, key = make_key(client, alice)
     carol = sign_up(client, "Carol", "carol@other.example")
     for refused in (
@@ -203,7 +205,7 @@ def test_a_foreign_key_can_be_neither_changed_nor_rotated(client: FlaskClient, a
     assert client.get(LIST, headers=key).status_code == 200
 
 
-def test_a_member_makes_keys_and_only_admins_change_them(client: FlaskClient, alice: Headers, superuser: Any) -> None:
+def test_member_creates_keys_and_admin_changes_them(client: FlaskClient, alice: Headers, superuser: Any) -> None:
     bob = join(client, superuser, alice, "bob@acme.example", "member")
     key_id, key = make_key(client, bob)
     for refused in (
@@ -218,22 +220,22 @@ def test_a_member_makes_keys_and_only_admins_change_them(client: FlaskClient, al
 
 
 @pytest.mark.parametrize("role", ["viewer", "billing"])
-def test_nobody_gives_a_key_more_than_they_may_do(app: Flask, client: FlaskClient, alice: Headers, role: str) -> None:
+def test_scopes_beyond_the_role_are_rejected(app: Flask, client: FlaskClient, alice: Headers, role: str) -> None:
     key_id, _ = make_key(client, alice, scopes=["usage:read"])
     organization_id = organization_of(client, alice)
-    weak = Principal("user", ids.new_id(), organization_id, role=role)
+    principal = Principal("user", ids.new_id(), organization_id, role=role)
     with app.app_context(), tenancy.tenant_session(organization_id) as session:
         for attempt in (
-            lambda: keys.create(session, organization_id, weak, name="k", scopes=["messages:write"]),
-            lambda: keys.create(session, organization_id, weak, name="k"),
-            lambda: keys.update(session, weak, bare(key_id), {"scopes": ["messages:write", "usage:read"]}),
+            lambda: keys.create(session, organization_id, principal, name="k", scopes=["messages:write"]),
+            lambda: keys.create(session, organization_id, principal, name="k"),
+            lambda: keys.update(session, principal, parse_id(key_id), {"scopes": ["messages:write", "usage:read"]}),
         ):
             with pytest.raises(ScopeBeyondRole) as refusal:
                 attempt()
             assert refusal.value.details == {"scopes": ["messages:write"]}
 
 
-def test_live_keys_wait_for_a_verified_address_where_that_is_asked(
+def test_live_key_needs_a_verified_email_when_required(
     app: Flask, client: FlaskClient, alice: Headers, rows: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key_id, key = make_key(client, alice)
@@ -247,7 +249,7 @@ def test_live_keys_wait_for_a_verified_address_where_that_is_asked(
     assert client.post(KEYS, json={"name": "live"}, headers=alice).status_code == 201
 
 
-def test_every_act_on_a_key_is_on_record_with_what_it_changed(
+def test_audit_log_has_every_change_of_a_key(
     client: FlaskClient, alice: Headers, rows: Callable[[str], list[Any]]
 ) -> None:
     key_id, _ = make_key(client, alice)
@@ -256,23 +258,23 @@ def test_every_act_on_a_key_is_on_record_with_what_it_changed(
     rotated(client, alice, key_id, 60)
     client.patch(f"{KEYS}/{key_id}", json={"id": key_id}, headers=alice)
     for _ in range(2):
-        client.delete(f"{KEYS}/{key_id}", headers={**alice, "X-Request-Id": "the-last-act"})
-    log = rows(
+        client.delete(f"{KEYS}/{key_id}", headers={**alice, "X-Request-Id": "last-change"})
+    events = rows(
         """SELECT action, data, actor_type, actor_id, target_id, host(ip), request_id FROM audit_events
             WHERE target_type = 'api_key' ORDER BY id"""
     )
-    assert [row[0] for row in log] == [f"api_key.{verb}" for verb in ("created", "changed", "rotated", "revoked")]
-    assert log[1][1] == {
+    assert [row[0] for row in events] == [f"api_key.{verb}" for verb in ("created", "changed", "rotated", "revoked")]
+    assert events[1][1] == {
         "before": {"name": "key", "allowed_ips": []},
         "after": {"name": "New", "allowed_ips": ["127.0.0.0/8"]},
     }
-    assert log[2][1]["grace_seconds"] == 60
+    assert events[2][1]["grace_seconds"] == 60
     person = rows("SELECT id::text FROM users")[0][0]
-    assert {row[2:6] for row in log} == {("user", person, str(bare(key_id)), "127.0.0.1")}
-    assert log[3][6] == "the-last-act"
+    assert {row[2:6] for row in events} == {("user", person, str(parse_id(key_id)), "127.0.0.1")}
+    assert events[3][6] == "last-change"
 
 
-def test_the_maker_of_a_key_is_told_by_mail_and_the_mail_holds_no_secret(
+def test_creator_of_a_key_receives_a_mail_without_the_secret(
     client: FlaskClient, alice: Headers, rows: Callable[[str], list[Any]]
 ) -> None:
     _, key = make_key(client, alice, name="Billing <b>robot</b>")

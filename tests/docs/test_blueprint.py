@@ -1,4 +1,4 @@
-"""The reference: whole, offline, and under the strict policy."""
+"""The API reference: complete, offline, and under the strict content security policy."""
 
 import re
 
@@ -12,14 +12,14 @@ POLICY = (
 )
 
 
-def test_the_document_is_openapi_3_0_3(client: FlaskClient) -> None:
-    answer = client.get("/api/v1/openapi.json")
-    assert answer.status_code == 200
-    assert answer.json["openapi"] == "3.0.3"
-    validate(answer.json)
+def test_document_is_valid_openapi_3_0_3(client: FlaskClient) -> None:
+    response = client.get("/api/v1/openapi.json")
+    assert response.status_code == 200
+    assert response.json["openapi"] == "3.0.3"
+    validate(response.json)
 
 
-def test_sending_is_described_with_body_answer_errors_and_key(client: FlaskClient) -> None:
+def test_send_operation_has_body_response_errors_and_security(client: FlaskClient) -> None:
     document = client.get("/api/v1/openapi.json").json
     operation = document["paths"]["/api/v1/messages/send"]["post"]
     assert operation["security"] == [{"apiKey": []}]
@@ -31,7 +31,7 @@ def test_sending_is_described_with_body_answer_errors_and_key(client: FlaskClien
     assert {"400", "401", "403", "413", "415", "422", "429", "503"} <= set(operation["responses"])
 
 
-def test_an_id_in_a_path_is_a_parameter_and_may_be_missing(client: FlaskClient) -> None:
+def test_id_in_a_path_is_a_parameter_with_a_404(client: FlaskClient) -> None:
     operation = client.get("/api/v1/openapi.json").json["paths"]["/api/v1/messages/{message_id}"]["get"]
     (parameter,) = operation["parameters"]
     assert (parameter["name"], parameter["in"], parameter["required"]) == ("message_id", "path", True)
@@ -46,7 +46,7 @@ def test_operation_ids_are_unique_readable_and_without_a_counter(client: FlaskCl
     assert not [name for name in names if not re.fullmatch(r"[a-z]+(_[a-z]+)*", name)]
 
 
-def test_both_addresses_of_a_view_have_an_operation_id_of_their_own(client: FlaskClient) -> None:
+def test_both_urls_of_a_view_have_their_own_operation_id(client: FlaskClient) -> None:
     paths = client.get("/api/v1/openapi.json").json["paths"]
     assert paths["/api/v1/keys/{key_id}"]["delete"]["operationId"] == "revoke_key"
     assert paths["/api/v1/api-keys/{key_id}"]["delete"]["operationId"] == "revoke_api_key"
@@ -57,43 +57,43 @@ def test_component_names_are_bare_class_names_without_a_counter(client: FlaskCli
     assert not [name for name in names if not re.fullmatch(r"[A-Za-z]+", name)]
 
 
-def test_the_start_leads_to_the_reference(client: FlaskClient) -> None:
+def test_landing_page_links_to_the_reference(client: FlaskClient) -> None:
     assert 'href="/docs/"' in client.get("/").text
     assert client.get("/docs", follow_redirects=True).status_code == 200
 
 
-def test_the_page_keeps_the_strict_policy(client: FlaskClient) -> None:
+def test_reference_page_has_the_strict_content_security_policy(client: FlaskClient) -> None:
     page = client.get("/docs/")
     assert page.headers["Content-Security-Policy"] == POLICY
     assert not re.search(r"<script(?![^>]*\ssrc=)|<style|\sstyle=|\son[a-z]+=", page.text)
 
 
-def test_the_page_asks_no_other_host_and_every_file_is_there(client: FlaskClient) -> None:
+def test_reference_page_loads_only_existing_local_files(client: FlaskClient) -> None:
     page = client.get("/docs/").text
     addresses = re.findall(r'(?:src|href)="([^"]+)"', page)
     assert len(addresses) >= 6
     for address in addresses:
         assert address.startswith("/")
         assert not address.startswith("//")
-        with client.get(address, follow_redirects=True) as answer:
-            assert answer.status_code == 200, address
+        with client.get(address, follow_redirects=True) as response:
+            assert response.status_code == 200, address
 
 
-def test_files_of_the_reference_are_revalidated_and_other_answers_not_stored(client: FlaskClient) -> None:
+def test_files_of_the_reference_are_revalidated_and_pages_not_stored(client: FlaskClient) -> None:
     with client.get("/docs/assets/apidocs.css") as file:
         assert file.headers["Cache-Control"] == "no-cache"
     assert client.get("/docs/").headers["Cache-Control"] == "no-store"
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/docs/static/nothing.js"])
-def test_a_missing_page_is_a_page(client: FlaskClient, path: str) -> None:
-    answer = client.get(path)
-    assert answer.status_code == 404
-    assert answer.mimetype == "text/html"
-    assert answer.headers["X-Request-Id"] in answer.text
+def test_missing_page_is_an_html_404(client: FlaskClient, path: str) -> None:
+    response = client.get(path)
+    assert response.status_code == 404
+    assert response.mimetype == "text/html"
+    assert response.headers["X-Request-Id"] in response.text
 
 
-def test_flasggers_other_addresses_lead_nowhere_else(client: FlaskClient) -> None:
+def test_other_urls_of_flasgger_are_redirected_or_missing(client: FlaskClient) -> None:
     assert client.get("/apidocs/index.html").headers["Location"] == "/docs/"
     assert client.get("/oauth2-redirect.html").status_code == 404
 

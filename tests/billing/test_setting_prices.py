@@ -1,4 +1,4 @@
-"""Another rate in the settings: a new version for newcomers at once, for everybody else from their next period."""
+"""Changed rate in the settings: a new version, at once for new organizations, with the next period for the others."""
 
 from decimal import Decimal
 
@@ -20,20 +20,20 @@ def rate_of(company: Company) -> str:
 
 
 @pytest.fixture
-def dearer(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+def higher_rate(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(app.config, "BILLING_RATE_PER_REQUEST", Decimal("0.02"))
 
 
-def test_nothing_is_published_while_the_rate_is_the_same() -> None:
+def test_unchanged_rate_publishes_no_version() -> None:
     assert plans.sync_setting_price() == []
 
 
-def test_a_changed_rate_is_published_once(dearer: None) -> None:
+def test_changed_rate_is_published_once(higher_rate: None) -> None:
     assert plans.sync_setting_price() == ["free@2", "starter@2"]
     assert plans.sync_setting_price() == []
 
 
-def test_a_newcomer_pays_the_new_rate_and_the_others_from_their_next_period(dearer: None) -> None:
+def test_new_rate_applies_to_new_organizations_now_and_to_others_next_period(higher_rate: None) -> None:
     old = found(at=day(10, 12))
     plans.sync_setting_price()
     newcomer = found("Newcomer", at=day(10, 13))
@@ -45,7 +45,7 @@ def test_a_newcomer_pays_the_new_rate_and_the_others_from_their_next_period(dear
     assert before.ends_at == after.starts_at == day(1, month=5)
 
 
-def test_a_published_version_cannot_be_changed(dearer: None) -> None:
+def test_published_version_cannot_be_changed(higher_rate: None) -> None:
     plans.sync_setting_price()
     with (
         pytest.raises(Exception, match="publish a new version"),

@@ -1,4 +1,4 @@
-"""A place to measure in: engines, application and data of its own, gone afterwards."""
+"""The application on temporary engines, for benchmarks."""
 
 import tempfile
 from collections.abc import Iterator
@@ -19,16 +19,16 @@ SECRETS = {"SECRET_KEY": "s" * 32, "JWT_SECRET": "j" * 32, "API_KEY_PEPPER": "1:
 
 
 @contextmanager
-def application(**settings: Any) -> Iterator[Flask]:
-    """The whole application on empty, migrated engines for the length of a `with` block.
+def running_application(**settings: Any) -> Iterator[Flask]:
+    """The application on empty, migrated engines, which are deleted at the end of the `with` block.
 
-    settings: win over those of tests
+    settings: those that differ from a test's
     """
     with tempfile.TemporaryDirectory(prefix="saas-bench-") as name:
         directory = Path(name)
         directory.chmod(0o755)
         with Engines(directory) as engines:
-            found = load(
+            config = load(
                 env_file=None,
                 **{
                     "APP_ENV": "test",
@@ -39,7 +39,7 @@ def application(**settings: Any) -> Iterator[Flask]:
                     **settings,
                 },
             )
-            app = create_app({**found, "INSTANCE": name})
+            app = create_app({**config, "INSTANCE": name})
             cli.init_app(app)
             with app.app_context():
                 upgrade()

@@ -1,4 +1,4 @@
-"""`flask usage rebuild`: whatever drifted is told and made right, and what was not asked for is left alone."""
+"""`flask usage rebuild`: reports and corrects drifted rollups within the selection."""
 
 import json
 from datetime import timedelta
@@ -26,12 +26,12 @@ def acme(app: Flask, client: FlaskClient) -> Any:
 
 
 def rebuild(app: Flask, *options: str) -> dict[str, Any]:
-    done = app.test_cli_runner().invoke(args=["usage", "rebuild", "--json", *options])
-    assert done.exit_code == 0, done.stderr
-    return dict(json.loads(done.stdout))
+    result = app.test_cli_runner().invoke(args=["usage", "rebuild", "--json", *options])
+    assert result.exit_code == 0, result.stderr
+    return dict(json.loads(result.stdout))
 
 
-def drift(by: int = 1) -> None:
+def add_drift(by: int = 1) -> None:
     with tenancy.system_session("usage.roll_up") as session:
         session.execute(sa.text("UPDATE usage_rollups SET quantity = quantity + :by"), {"by": by})
 
@@ -41,34 +41,34 @@ def quantity(company: Company) -> int:
         return int(session.scalar(sa.text("SELECT sum(quantity) FROM usage_rollups")))
 
 
-def test_sound_rollups_differ_in_nothing(app: Flask, acme: Company) -> None:
-    found = rebuild(app)
-    assert (found["rows"], found["differences"]) == (1, 0)
+def test_correct_rollups_have_no_differences(app: Flask, acme: Company) -> None:
+    data = rebuild(app)
+    assert (data["rows"], data["differences"]) == (1, 0)
 
 
-@pytest.mark.parametrize("way", ["all", "organization", "since"])
-def test_what_drifted_is_told_and_made_right(app: Flask, acme: Company, way: str) -> None:
-    drift()
+@pytest.mark.parametrize("selection", ["all", "organization", "since"])
+def test_drifted_rollups_are_reported_and_corrected(app: Flask, acme: Company, selection: str) -> None:
+    add_drift()
     earlier = clock.format_rfc3339(clock.now() - timedelta(hours=2))
     options = {
         "all": [],
         "organization": ["--organization", ids.format_id("org", acme.id)],
         "since": ["--since", earlier],
     }
-    assert rebuild(app, *options[way])["differences"] == 1
+    assert rebuild(app, *options[selection])["differences"] == 1
     assert quantity(acme) == 3
-    assert rebuild(app, *options[way])["differences"] == 0
+    assert rebuild(app, *options[selection])["differences"] == 0
 
 
-def test_what_was_not_asked_for_is_left_alone(app: Flask, client: FlaskClient, acme: Company) -> None:
+def test_rollups_outside_the_selection_are_unchanged(app: Flask, client: FlaskClient, acme: Company) -> None:
     other = sign_up(client, "Carol & Co", "carol@carol.example")
-    drift()
+    add_drift()
     assert rebuild(app, "--organization", ids.format_id("org", other.id))["differences"] == 0
     assert rebuild(app, "--since", clock.format_rfc3339(clock.now() + timedelta(hours=2)))["rows"] == 0
     assert quantity(acme) == 4
 
 
-def test_usage_that_no_roll_up_has_counted_is_counted_once_afterwards(app: Flask, acme: Company) -> None:
+def test_usage_counted_by_a_rebuild_is_not_rolled_up_again(app: Flask, acme: Company) -> None:
     acme.use(5)
     rebuild(app, "--organization", ids.format_id("org", acme.id))
     for _ in range(2):
@@ -77,7 +77,7 @@ def test_usage_that_no_roll_up_has_counted_is_counted_once_afterwards(app: Flask
     assert quantity(acme) == 8
 
 
-def test_it_leaves_its_act(app: Flask, acme: Company) -> None:
+def test_rebuild_is_in_the_audit_log(app: Flask, acme: Company) -> None:
     rebuild(app, "--organization", ids.format_id("org", acme.id))
     with tenancy.tenant_session(acme.id) as session:
         [row] = session.execute(

@@ -1,4 +1,4 @@
-"""`flask ... export`: writes what is made from code, and says when the committed copy is stale."""
+"""`flask ... export`: writes generated documents, and reports stale ones."""
 
 from decimal import Decimal
 from pathlib import Path
@@ -18,7 +18,7 @@ Sample = create_model(
 )
 
 
-def test_defaults_are_written_as_the_environment_takes_them() -> None:
+def test_defaults_are_written_as_in_the_environment() -> None:
     shown = {name: documents.format_default(field) for name, field in Sample.model_fields.items()}
     assert shown == {"RATE": "0.0000001", "IS_ON": "0", "NAMES": "a,b", "SECRET": ""}
 
@@ -34,20 +34,20 @@ def test_settings_page_has_one_row_for_each_setting() -> None:
     ]
 
 
-def test_a_vertical_bar_in_a_description_does_not_end_the_cell() -> None:
+def test_vertical_bar_in_a_description_is_escaped() -> None:
     field = Field(None, description="lines", json_schema_extra={"expected": "lines separated by |"})
     fields = create_model("Lines", ADDRESS=(str | None, field)).model_fields
     assert "| `ADDRESS` | - | lines separated by \\| | lines |" in documents.settings_page(fields)
 
 
-def test_the_example_environment_sets_nothing_by_itself() -> None:
+def test_example_environment_sets_nothing() -> None:
     lines = documents.env_example(Sample.model_fields).splitlines()
     assert "#IS_ON=0" in lines
     assert all(line.startswith("#") or not line for line in lines)
 
 
 @pytest.mark.parametrize("noun", ["errors", "openapi"])
-def test_a_document_is_exported_and_checked(app: Flask, tmp_path: Path, noun: str) -> None:
+def test_document_is_exported_and_checked(app: Flask, tmp_path: Path, noun: str) -> None:
     runner, output = app.test_cli_runner(), str(tmp_path / "document")
     assert runner.invoke(args=[noun, "export", "--check", "--output", output]).exit_code == 3
     assert runner.invoke(args=[noun, "export", "--output", output]).exit_code == 0

@@ -1,4 +1,4 @@
-"""The trial of the customer's page, pasted into a shell against a web server and a worker that really run."""
+"""The example session in docs/webhooks.md, run in a shell against a web server and a worker."""
 
 import re
 from pathlib import Path
@@ -8,27 +8,27 @@ import pytest
 from tests.journeys.test_readme import BLOCKS, documents, environment, paste, server  # noqa: F401 - fixtures
 from tests.webhooks.test_event_document import PAGE, free_port
 
-TRIAL = re.findall(r"^```bash\n(.*?)^```", PAGE.partition("## What arrives")[0], re.MULTILINE | re.DOTALL)
+BLOCKS_OF_PAGE = re.findall(r"^```bash\n(.*?)^```", PAGE.partition("## What arrives")[0], re.MULTILINE | re.DOTALL)
 SETTLE = "sleep 4; kill $RECEIVER; wait $RECEIVER || true; cat receiver.log\n"
 
 
 @pytest.fixture(autouse=True)
 def loopback(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `make run` allows."""
+    """Allow loopback endpoints, as `make run` does."""
     monkeypatch.setenv("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8,::1/128")
 
 
 @pytest.mark.long
-def test_a_newcomer_sees_a_signed_event_and_recovers_what_was_missed(
+def test_example_session_receives_and_recovers_events(
     server: str,  # noqa: F811 - the fixture
     environment: dict[str, str],  # noqa: F811 - the fixture
     tmp_path: Path,
 ) -> None:
     port = str(free_port())
-    script = [f"cd {tmp_path}\n{BLOCKS[0]}", BLOCKS[1], *TRIAL, SETTLE]
-    to_log = [part.replace("9000", port).replace("receiver.py &", "receiver.py >> receiver.log &") for part in script]
-    to_log = [part.replace("WEBHOOK_SECRET=$SECRET", f"PORT={port} WEBHOOK_SECRET=$SECRET") for part in to_log]
-    _, _, _, _, tested, _, recovered, log = paste(to_log, server, environment)
+    script = [f"cd {tmp_path}\n{BLOCKS[0]}", BLOCKS[1], *BLOCKS_OF_PAGE, SETTLE]
+    commands = [part.replace("9000", port).replace("receiver.py &", "receiver.py >> receiver.log &") for part in script]
+    commands = [part.replace("WEBHOOK_SECRET=$SECRET", f"PORT={port} WEBHOOK_SECRET=$SECRET") for part in commands]
+    _, _, _, _, tested, _, recovered, log = paste(commands, server, environment)
     assert documents(tested)[0]["event_type"] == "webhook.test"
     assert documents(recovered)[-1] == {"count": 1}
     lines = log.split()

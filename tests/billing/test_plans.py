@@ -1,4 +1,4 @@
-"""A plan's file: what it may say, that every mistake is named at once, and that publishing it twice is once."""
+"""Plan files: validation with every problem at once, and idempotent publication."""
 
 import json
 from collections.abc import Iterator
@@ -51,7 +51,7 @@ TEAM = {
 
 
 def changed(**changes: Any) -> dict[str, Any]:
-    """The file with some of its fields otherwise; None takes one out."""
+    """The plan file with changed fields; None removes a field."""
     return {name: value for name, value in {**TEAM, **changes}.items() if value is not None}
 
 
@@ -67,7 +67,7 @@ def with_price(**price: Any) -> dict[str, Any]:
     return changed(prices={**TEAM["prices"], "sms": price})  # type: ignore[dict-item]  # it is a dictionary
 
 
-def test_a_plan_reads_back_as_it_was_written() -> None:
+def test_plan_file_is_read_back_as_it_was_written() -> None:
     content = plan_file.load_plan(TEAM, METERS)
     assert plan_file.to_document(content) == TEAM
     assert charges.rounded_charge(content.prices["email"], Decimal(501)) == 800
@@ -139,11 +139,11 @@ def test_a_plan_reads_back_as_it_was_written() -> None:
         (changed(entitlements={"rate_limit_per_minute": 9, "q": 1.5}), "entitlements.q"),
     ],
 )
-def test_each_mistake_is_named_by_its_path(written: Any, path: str) -> None:
+def test_each_problem_is_reported_with_its_path(written: Any, path: str) -> None:
     assert path in problems(written)
 
 
-def test_every_mistake_is_named_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     sms = {"model": "per_unit", "unit_price": 0.01}
     found_problems = problems({"plan": "P", "currency": "XXX", "base_amount": 1, "prices": {"sms": sms}, "x": 1})
     assert set(found_problems) == {
@@ -159,14 +159,14 @@ def test_every_mistake_is_named_at_once() -> None:
 
 
 @pytest.mark.parametrize("text", ["{", '{"plan": "a", "plan": "b"}', '{"a": NaN}', "[" * 100_000])
-def test_what_is_no_strict_json_is_refused(text: str) -> None:
+def test_invalid_json_is_rejected(text: str) -> None:
     with pytest.raises(InvalidPlanFile):
         plan_file.parse_plan_json(text)
 
 
 @pytest.fixture
-def kept_clean(app: Flask, superuser: Any) -> Iterator[None]:
-    """Plans and meters of a test vanish with it; the ones of the platform stay."""
+def clean_plans(app: Flask, superuser: Any) -> Iterator[None]:
+    """Removes the plans and meters of a test."""
     yield
     with superuser, superuser.cursor() as cursor:
         cursor.execute("SET LOCAL session_replication_role = replica")
@@ -178,7 +178,7 @@ def kept_clean(app: Flask, superuser: Any) -> Iterator[None]:
 
 
 @pytest.fixture
-def publish(app: Flask, kept_clean: None, tmp_path: Path) -> Any:
+def publish(app: Flask, clean_plans: None, tmp_path: Path) -> Any:
     """Run `flask plans publish` on a document."""
 
     def run(written: Any, *options: str) -> Result:
@@ -195,7 +195,7 @@ def shown(app: Flask, plan: str) -> Any:
     return json.loads(outcome.stdout)
 
 
-def test_a_new_plan_is_published_once_and_is_on_offer(app: Flask, client: Any, publish: Any) -> None:
+def test_new_plan_is_published_once_and_offered(app: Flask, client: Any, publish: Any) -> None:
     dry = json.loads(publish(TEAM, "--dry-run", "--json").stdout)
     assert (dry["published"], dry["would_publish"]) == (None, "team@1")
     first = publish(TEAM)
@@ -212,9 +212,7 @@ def test_a_new_plan_is_published_once_and_is_on_offer(app: Flask, client: Any, p
     assert (prices["sms"]["max_amount"], prices["calls"]["tiers"][0]["flat_amount"]) == ("500.00", "2.00")
 
 
-def test_a_changed_file_is_the_next_version_and_leaves_everybody_where_they_are(
-    app: Flask, publish: Any, context: Flask
-) -> None:
+def test_changed_file_is_the_next_version_and_moves_no_organization(app: Flask, publish: Any, context: Flask) -> None:
     company = found(plan="pro@1")
     dearer = {**shown(app, "pro"), "base_amount": "119.00"}
     outcome = json.loads(publish(dearer, "--json").stdout)
@@ -228,11 +226,11 @@ def test_a_changed_file_is_the_next_version_and_leaves_everybody_where_they_are(
 
 
 @pytest.mark.parametrize("plan", ["free", "starter", "pro", "scale"])
-def test_what_is_shown_can_be_published_and_is_nothing_new(app: Flask, publish: Any, plan: str) -> None:
+def test_exported_plan_publishes_no_version(app: Flask, publish: Any, plan: str) -> None:
     assert publish(shown(app, plan)).output == f"{plan}@1 says the same; nothing to publish.\n"
 
 
-def test_a_publication_is_in_the_log(app: Flask, publish: Any) -> None:
+def test_publication_is_in_the_audit_log(app: Flask, publish: Any) -> None:
     publish(TEAM)
     with app.app_context(), tenancy.system_session("billing.close") as session:
         [act] = session.execute(text("SELECT * FROM audit_events")).all()
@@ -248,14 +246,14 @@ def test_a_publication_is_in_the_log(app: Flask, publish: Any) -> None:
         ("\\ud800", "not JSON"),
     ],
 )
-def test_a_file_with_problems_publishes_nothing(app: Flask, publish: Any, written: Any, reason: str) -> None:
+def test_file_with_problems_publishes_nothing(app: Flask, publish: Any, written: Any, reason: str) -> None:
     outcome = publish(written)
     assert outcome.exit_code == 3
     assert reason in outcome.stderr
     assert app.test_cli_runner().invoke(args=["plans", "show", "team"]).exit_code == 1
 
 
-def test_a_plan_keeps_its_currency_and_the_small_ones_follow_their_setting(app: Flask, publish: Any) -> None:
+def test_currency_and_prices_from_a_setting_cannot_be_changed(app: Flask, publish: Any) -> None:
     other = {**shown(app, "pro"), "currency": "EUR"}
     assert "another currency needs another plan" in publish(other).stderr
     starter = shown(app, "starter")
@@ -263,13 +261,13 @@ def test_a_plan_keeps_its_currency_and_the_small_ones_follow_their_setting(app: 
     assert "BILLING_RATE_PER_REQUEST" in publish(starter).stderr
 
 
-def test_a_name_alone_needs_no_version(app: Flask, publish: Any) -> None:
+def test_change_of_the_name_needs_no_version(app: Flask, publish: Any) -> None:
     publish(TEAM)
     assert publish(changed(name="Team of ten")).output.endswith("team changed; its prices are as they were.\n")
     assert shown(app, "team@1")["name"] == "Team of ten"
 
 
-def test_the_list_says_who_is_on_what(app: Flask, context: Flask) -> None:
+def test_list_counts_the_organizations_of_each_version(app: Flask, context: Flask) -> None:
     found(plan="pro@1")
     listed = json.loads(app.test_cli_runner().invoke(args=["plans", "list", "--json"]).stdout)["plans"]
     assert [plan["version"] for plan in listed] == ["free@1", "starter@1", "pro@1", "scale@1"]

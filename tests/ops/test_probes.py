@@ -1,0 +1,63 @@
+"""Probes: /healthz uses no engine, /readyz depends on PostgreSQL alone."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from saas_api.core.db import engine
+from saas_api.core.db.engine import db
+from saas_api.core.web import app as web_app
+from saas_api.core.web import http
+from saas_api.core.web.app import App
+from saas_api.ops.blueprint import bp
+
+NO_REDIS = "redis://127.0.0.1:1/0"
+NO_POSTGRESQL = "postgresql+psycopg2://saas@127.0.0.1:1/saas"
+
+
+@pytest.fixture
+def probe_client(config: dict[str, Any]) -> Iterator[FlaskClient]:
+    """A client of the probes alone, whose PostgreSQL is away."""
+    app = App("probes")
+    app.config.update(config, SQLALCHEMY_DATABASE_URI=NO_POSTGRESQL, SQLALCHEMY_ENGINE_OPTIONS=engine.engine_options())
+    db.init_app(app)
+    http.init_app(app)
+    web_app.init_app(app)
+    app.register_blueprint(bp)
+    yield app.test_client()
+    with app.app_context():
+        db.engine.dispose()
+
+
+def test_healthz_is_ok_without_engines(probe_client: FlaskClient) -> None:
+    probe_client.application.config["REDIS_URL"] = NO_REDIS
+    response = probe_client.get("/healthz")
+    assert (response.status_code, response.json) == (200, {"status": "ok"})
+
+
+def test_readyz_is_ok_with_both_engines(client: FlaskClient) -> None:
+    response = client.get("/readyz")
+    assert response.status_code == 200
+    assert response.json == {"status": "ready", "postgresql": "ok", "redis": "ok"}
+
+
+def test_readyz_is_ok_without_redis(app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(app.config, "REDIS_URL", NO_REDIS)
+    response = client.get("/readyz")
+    assert response.status_code == 200
+    assert response.json == {"status": "ready", "postgresql": "ok", "redis": "away"}
+
+
+def test_readyz_is_503_without_postgresql(probe_client: FlaskClient) -> None:
+    response = probe_client.get("/readyz")
+    assert response.status_code == 503
+    assert response.headers["Retry-After"] == "5"
+    assert response.json == {"status": "unavailable", "postgresql": "away", "redis": "ok"}
+
+
+def test_probes_ignore_credentials(client: FlaskClient) -> None:
+    for path in ("/healthz", "/readyz"):
+        assert client.get(path, headers={"Authorization": "Bearer nonsense"}).status_code == 200
