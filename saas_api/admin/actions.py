@@ -330,6 +330,7 @@ _BILLING_ACTIONS = (
             "It is billed again. Its drafts wait for you to finalize them." if was_on_hold else "It was not parked."
         ),
         context.in_write_session(invoice_lifecycle.release_billing),
+        preview=billing.preview_release,
     ),
 )
 _INVOICE_ACTIONS = (

@@ -148,6 +148,16 @@ def index() -> Response:
         )
 
 
+def preview_release(account: OrganizationBilling, _form: Form | None) -> Preview:
+    """Nothing to preview.
+
+    raises: NotFound when the organization has no billing profile to release
+    """
+    if account.profile is None:
+        raise NotFound
+    return Preview()
+
+
 def preview_close(account: OrganizationBilling | None, _form: Form | None) -> Preview:
     """Previews what `close_periods` would write at this moment, for one organization or for all."""
     drafts = period_close.preview_due(clock.now(), account.organization_id if account else None)
