@@ -10,9 +10,7 @@ from tests.support.accounts import Person
 from tests.support.http_receiver import receiving
 
 
-def test_an_endpoint_is_tried_fails_and_what_failed_is_resent(
-    visit: Visits, alice: Person, work: Callable[[], None]
-) -> None:
+def test_failed_delivery_of_a_new_endpoint_is_resent(visit: Visits, alice: Person, work: Callable[[], None]) -> None:
     visitor = visit()
     enter(visitor, alice)
     with receiving(script=[410]) as receiver:

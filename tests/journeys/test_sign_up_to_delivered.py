@@ -7,7 +7,7 @@ from flask.testing import FlaskClient
 from saas_api.core import clock
 
 
-def test_a_stranger_sends_a_message_and_sees_it_delivered_and_counted(
+def test_new_user_sends_a_message_and_sees_it_delivered_and_counted(
     client: FlaskClient, work: Callable[[], None]
 ) -> None:
     clock.freeze_time(clock.now())  # the month must not end between sending and counting

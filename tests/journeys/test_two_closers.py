@@ -10,9 +10,7 @@ from tests.support.closing import Closer
 from tests.support.journeys import make_key, period_end, send, sign_up
 
 
-def test_two_processes_that_close_the_same_period_write_one_invoice(
-    client: FlaskClient, config: dict[str, Any]
-) -> None:
+def test_two_processes_closing_one_period_write_one_invoice(client: FlaskClient, config: dict[str, Any]) -> None:
     person = sign_up(client, "Acme", "alice@acme.example")
     _, key = make_key(client, person)
     send(client, key)
