@@ -13,7 +13,8 @@ from saas_api.cli.dev.engines import Engines
 from saas_api.core.jobs import queue
 from saas_api.core.jobs.queue import BACKGROUND
 from saas_api.core.limits import limiter
-from tests.support.journeys import make_key, send, sign_up
+from tests.support.accounts import make_key, sign_up
+from tests.support.messages import send_message
 
 ONE_SLOW_ANSWER_SECONDS = 0.5
 
@@ -35,16 +36,16 @@ def without_redis(engines: Engines) -> Iterator[Callable[[], None]]:
 def test_messages_are_accepted_and_delivered_while_redis_is_dead(
     app: Flask, client: FlaskClient, without_redis: Callable[[], None]
 ) -> None:
-    person = sign_up(client, "Acme", "alice@acme.example")
-    _, key = make_key(client, person)
-    accepted = [send(client, key)]
+    owner = sign_up(client)
+    key = make_key(client, owner)
+    accepted = [send_message(client, key)]
 
     without_redis()
     for _ in range(5):
         started = time.perf_counter()
-        accepted.append(send(client, key))
+        accepted.append(send_message(client, key))
         assert time.perf_counter() - started < ONE_SLOW_ANSWER_SECONDS
-    assert client.get("/api/v1/auth/me", headers=person).status_code == 200
+    assert client.get("/api/v1/auth/me", headers=owner.headers).status_code == 200
     assert client.get("/readyz").status_code == 200
 
     with app.app_context():

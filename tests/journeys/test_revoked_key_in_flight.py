@@ -6,7 +6,7 @@ from collections.abc import Callable
 from flask import Flask
 from flask.testing import FlaskClient
 
-from tests.support.journeys import make_key, sign_up
+from tests.support.accounts import create_key, sign_up
 
 BODY = {"to": "+2348012345678", "type": "sms", "message": "Hello"}
 
@@ -14,8 +14,8 @@ BODY = {"to": "+2348012345678", "type": "sms", "message": "Hello"}
 def test_key_revoked_during_requests_is_rejected_from_then_on(
     app: Flask, client: FlaskClient, work: Callable[[], None]
 ) -> None:
-    person = sign_up(client, "Acme", "alice@acme.example")
-    key_id, key = make_key(client, person)
+    owner = sign_up(client)
+    key_id, key = create_key(client, owner)
     revoked = threading.Event()
     seen: list[tuple[bool, int, str | None]] = []
 
@@ -31,7 +31,7 @@ def test_key_revoked_during_requests_is_rejected_from_then_on(
         sender.start()
     while sum(status == 202 for _, status, _ in seen) < 4:
         pass
-    assert client.delete(f"/api/v1/keys/{key_id}", headers=person).status_code == 200
+    assert client.delete(f"/api/v1/keys/{key_id}", headers=owner.headers).status_code == 200
     revoked.set()
     for sender in senders:
         sender.join()
@@ -42,6 +42,9 @@ def test_key_revoked_during_requests_is_rejected_from_then_on(
 
     work()
     accepted = [message_id for _, status, message_id in seen if status == 202]
-    shown = [client.get(f"/api/v1/messages/{message_id}", headers=person).json["data"] for message_id in accepted]
-    assert {message["status"] for message in shown} == {"delivered"}
-    assert client.get("/api/v1/usage", headers=person).json["data"]["summary"]["successful_requests"] == len(accepted)
+    messages = [
+        client.get(f"/api/v1/messages/{message_id}", headers=owner.headers).json["data"] for message_id in accepted
+    ]
+    assert {message["status"] for message in messages} == {"delivered"}
+    summary = client.get("/api/v1/usage", headers=owner.headers).json["data"]["summary"]
+    assert summary["successful_requests"] == len(accepted)

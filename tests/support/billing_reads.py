@@ -11,6 +11,7 @@ from flask.testing import FlaskClient
 from saas_api.billing import period_close, periods
 from saas_api.core import clock
 from tests.support import usage as http
+from tests.support.accounts import Person
 from tests.support.billing import BillingOrganization, day
 
 MAY = day(1, 2, month=5)
@@ -68,3 +69,10 @@ def sign_up_for_billing(
         if plan != "free@1":
             account.switch(plan, clock.now())
     return reader
+
+
+def period_end(client: FlaskClient, person: Person) -> datetime:
+    """Return when the running period ends; a first period of less than a day includes the next month."""
+    response = client.get("/api/v1/billing/subscription", headers=person.headers)
+    assert response.status_code == 200, response.json
+    return datetime.fromisoformat(response.json["data"]["period"]["ends_at"])

@@ -12,8 +12,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from tests.support.accounts import Headers, Person, join, sign_in
-from tests.support.message_pages import MESSAGES, NEW, Work, listed, pages, send, table
-from tests.support.messages import MAIL, SMS
+from tests.support.message_pages import MESSAGES, NEW, listed, pages, table
+from tests.support.messages import MAIL, SMS, Work, send_message
 from tests.support.pages import Browser, check_access
 from tests.support.statements import counted
 
@@ -26,7 +26,7 @@ PAGES = {
 
 
 def test_pages_require_their_permission(app: Flask, client: FlaskClient, alice: Person, live: Headers) -> None:
-    message_id = send(client, live)
+    message_id = send_message(client, live)
     check_access(app, client, alice, {name.format(message=message_id): asked for name, asked in PAGES.items()})
 
 
@@ -34,7 +34,7 @@ def test_pages_require_their_permission(app: Flask, client: FlaskClient, alice: 
 def test_sending_and_canceling_require_their_permission(
     app: Flask, client: FlaskClient, alice: Person, live: Headers, role: str, status: int
 ) -> None:
-    message_id = send(client, live)
+    message_id = send_message(client, live)
     join(app, alice.organization_id, f"{role}@acme.example", role)
     browser = Browser(app, sign_in(client, f"{role}@acme.example"))
     token = browser.form(MESSAGES, "/logout")["csrf_token"]
@@ -51,7 +51,7 @@ def _form_key(app: Flask, client: FlaskClient, person: Person) -> str:
 def test_messages_are_not_found_by_another_organization(
     app: Flask, client: FlaskClient, live: Headers, carol: Person
 ) -> None:
-    message_id, stranger = send(client, live), Browser(app, carol)
+    message_id, stranger = send_message(client, live), Browser(app, carol)
     there = f"{MESSAGES}/{message_id}"
     answer = stranger.open(there)
     assert (answer.status_code, SMS["to"] in answer.text) == (404, False)
@@ -65,7 +65,7 @@ def test_messages_are_not_found_by_another_organization(
 def test_form_from_another_origin_is_rejected(
     browser: Browser, client: FlaskClient, alice: Person, live: Headers, path: str
 ) -> None:
-    message_id = send(client, live)
+    message_id = send_message(client, live)
     assert browser.send(path.format(message=message_id), SMS).status_code == 400
     assert [(one["message_id"], one["status"]) for one in listed(client, alice)] == [(message_id, "queued")]
 
@@ -81,7 +81,7 @@ def test_empty_list_explains_messages(browser: Browser) -> None:
 def test_canceled_message_has_its_usage_reversed(
     browser: Browser, client: FlaskClient, alice: Person, live: Headers, work: Work
 ) -> None:
-    there = f"{MESSAGES}/{send(client, live)}"
+    there = f"{MESSAGES}/{send_message(client, live)}"
     shown = browser.open(there).text
     assert "Recorded" in shown
     assert browser.submit(there, f"{there}/cancel").status_code == 303
@@ -94,7 +94,7 @@ def test_canceled_message_has_its_usage_reversed(
 
 
 def test_sent_message_cannot_be_canceled(browser: Browser, client: FlaskClient, live: Headers, work: Work) -> None:
-    there = f"{MESSAGES}/{send(client, live)}"
+    there = f"{MESSAGES}/{send_message(client, live)}"
     fields = browser.form(there, f"{there}/cancel")
     work()
     answer = browser.send(f"{there}/cancel", fields)
@@ -109,7 +109,7 @@ def test_message_shows_its_event_deliveries(
         "/api/v1/webhooks/endpoints", json={"url": "https://hooks.example/in"}, headers=alice.headers
     )
     assert response.status_code == 201, response.json
-    there = f"{MESSAGES}/{send(client, live)}"
+    there = f"{MESSAGES}/{send_message(client, live)}"
     assert "None was told." in browser.open(there).text
     work()
     shown = browser.open(there).text
@@ -120,8 +120,8 @@ def test_message_shows_its_event_deliveries(
 
 
 def test_figures_equal_the_api(browser: Browser, client: FlaskClient, alice: Person, live: Headers, work: Work) -> None:
-    send(client, live, message="x" * 161)
-    send(client, live, **MAIL)
+    send_message(client, live, message="x" * 161)
+    send_message(client, live, **MAIL)
     work()
     shown = browser.open(MESSAGES).text
     rows = shown.split("<tr>")[2:]
@@ -137,9 +137,9 @@ def test_figures_equal_the_api(browser: Browser, client: FlaskClient, alice: Per
 def test_filters_apply_and_modes_never_mix(
     browser: Browser, client: FlaskClient, alice: Person, live: Headers, trial_key: Headers, work: Work
 ) -> None:
-    first = send(client, live)
-    other = send(client, live, **MAIL)
-    trial = send(client, trial_key, to="+15005550001")
+    first = send_message(client, live)
+    other = send_message(client, live, **MAIL)
+    trial = send_message(client, trial_key, to="+15005550001")
     work()
 
     def seen(query: str) -> set[str]:
@@ -178,9 +178,9 @@ def test_invalid_range_and_foreign_cursor_are_rejected(browser: Browser, bad: st
 
 
 def test_next_page_keeps_the_filters(browser: Browser, client: FlaskClient, live: Headers) -> None:
-    oldest = send(client, live)
+    oldest = send_message(client, live)
     for _ in range(25):
-        send(client, live)
+        send_message(client, live)
     first = browser.open(f"{MESSAGES}?type=sms").text
     assert oldest not in first
     older = first.partition('rel="next"')[0].rpartition('href="')[2].partition('"')[0].replace("&amp;", "&")
@@ -191,8 +191,8 @@ def test_next_page_keeps_the_filters(browser: Browser, client: FlaskClient, live
 def test_csv_applies_filters_and_escapes_formulas(
     browser: Browser, client: FlaskClient, alice: Person, live: Headers, work: Work
 ) -> None:
-    send(client, live, **{**MAIL, "subject": "=HYPERLINK(1)"})
-    send(client, live)
+    send_message(client, live, **{**MAIL, "subject": "=HYPERLINK(1)"})
+    send_message(client, live)
     work()
     answer = browser.open(f"{MESSAGES}?format=csv")
     assert answer.mimetype == "text/csv"
@@ -211,14 +211,14 @@ def test_csv_beyond_the_row_limit_is_rejected(
     browser: Browser, client: FlaskClient, live: Headers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pages(), "MAX_EXPORT_ROWS", 1)
-    send(client, live)
+    send_message(client, live)
     assert browser.open(f"{MESSAGES}?format=csv").status_code == 200
-    send(client, live)
+    send_message(client, live)
     assert browser.open(f"{MESSAGES}?format=csv").status_code == 422
 
 
 def test_page_takes_at_most_twelve_statements(app: Flask, browser: Browser, client: FlaskClient, live: Headers) -> None:
-    message_id = send(client, live)
+    message_id = send_message(client, live)
     for path in (MESSAGES, f"{MESSAGES}/{message_id}", NEW, f"{MESSAGES}?range=period"):
         browser.open(path)
         with counted(app) as seen:

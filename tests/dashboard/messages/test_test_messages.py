@@ -9,8 +9,8 @@ from limits import parse as parse_limit
 from saas_api.core import ids
 from saas_api.core.db import tenancy
 from tests.support.accounts import Headers, Person
-from tests.support.message_pages import MESSAGES, NEW, Work, listed, pages, send
-from tests.support.messages import SMS
+from tests.support.message_pages import MESSAGES, NEW, listed, pages
+from tests.support.messages import SMS, Work, send_message
 from tests.support.pages import Browser, form_of
 
 HTMX = {"HX-Request": "true", "X-Poll": "1"}
@@ -96,7 +96,7 @@ def test_form_submitted_twice_sends_one_message(browser: Browser, client: FlaskC
 def test_suspended_organization_cannot_send_test_messages(
     app: Flask, browser: Browser, client: FlaskClient, alice: Person, live: Headers, sql: str, told: int
 ) -> None:
-    send(client, live)  # opens the account
+    send_message(client, live)  # opens the account
     with app.app_context(), tenancy.system_session("auth.register") as session:
         session.execute(sa.text(sql), {"id": ids.parse_id("org", alice.organization_id)})
     answer = browser.submit(NEW)
