@@ -11,7 +11,7 @@ from saas_api.billing import periods
 from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
 from tests.support.accounts import Person, sign_up
-from tests.support.billing import Company, day
+from tests.support.billing import BillingOrganization, day
 from tests.support.console import (
     IN_BOTH_LOGS,
     IN_PLATFORM_LOG,
@@ -33,11 +33,11 @@ PAGES = {
 }
 
 
-def ended_period(app: Flask, client: FlaskClient, name: str = "Acme") -> tuple[Company, Person]:
+def ended_period(app: Flask, client: FlaskClient, name: str = "Acme") -> tuple[BillingOrganization, Person]:
     """An organization on a paid plan whose April has ended and is not invoiced."""
     clock.freeze_time(day(1))
     person = sign_up(client, f"alice@{name.lower()}.example", name)
-    organization = Company(ids.parse_id("org", person.organization_id))
+    organization = BillingOrganization(ids.parse_id("org", person.organization_id))
     with app.app_context():
         with organization.transaction() as session:
             periods.ensure_account(session, organization.id)
@@ -48,14 +48,14 @@ def ended_period(app: Flask, client: FlaskClient, name: str = "Acme") -> tuple[C
     return organization, person
 
 
-def invoices(app: Flask, organization: Company) -> list[Any]:
+def invoices(app: Flask, organization: BillingOrganization) -> list[Any]:
     with app.app_context():
         return organization.rows(
             "SELECT state, total_minor FROM invoices WHERE billing_period_id IS NOT NULL ORDER BY serial"
         )
 
 
-def put_on_hold(app: Flask, organization: Company) -> None:
+def put_on_hold(app: Flask, organization: BillingOrganization) -> None:
     execute_sql(
         app,
         "UPDATE billing_profiles SET parked_at = now(), parked_reason = 'check sums.lines' WHERE organization_id = :id",
@@ -155,6 +155,15 @@ def test_release_of_an_organization_not_on_hold_changes_nothing(app: Flask, clie
         f"/admin/billing/unpark/{ids.format_id('org', organization.id)}"
     )
     assert not audit_log(app, "billing.unparked")
+
+
+def test_organization_without_a_billing_profile_can_be_closed_but_not_released(
+    app: Flask, client: FlaskClient, alice: Person
+) -> None:
+    olga = sign_in_operator(app, client)
+    execute_sql(app, "DELETE FROM billing_profiles")
+    assert "closing now would write no invoice" in olga.read(f"/admin/billing/close/{alice.organization_id}")
+    assert olga.open(f"/admin/billing/unpark/{alice.organization_id}").status_code == 404
 
 
 def test_billing_page_shows_the_last_runs_of_the_close(app: Flask, client: FlaskClient) -> None:

@@ -130,13 +130,13 @@ def methods(app: Flask) -> Iterator[tuple[str, str, Rule]]:
             yield f"{method} {shown}", method, rule
 
 
-def test_every_route_is_in_the_table_and_asks_for_what_the_table_says(app: Flask) -> None:
+def test_every_route_requires_what_the_table_says(app: Flask) -> None:
     declared = {name: access(app, rule) for name, _, rule in methods(app)}
     assert {name: asked.permission or SIGNED_IN for name, asked in declared.items()} == ASKED
     assert {asked.permission: asked.scope for asked in declared.values() if asked.scope} == SCOPE_OF
 
 
-def test_every_caller_gets_exactly_where_the_table_says(
+def test_every_caller_is_admitted_as_the_table_says(
     app: Flask, client: FlaskClient, superuser: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     callers = [*people(client, superuser), *keys(client, superuser)]

@@ -10,21 +10,21 @@ from saas_api.cli.commands import documents
 from tests.architecture.source import ROOT
 
 
-def test_the_settings_page_is_current() -> None:
+def test_settings_page_is_current() -> None:
     page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
     assert page == documents.settings_page(Settings.model_fields), "run make docs"
 
 
-def test_the_example_environment_is_current() -> None:
+def test_example_environment_is_current() -> None:
     assert (ROOT / ".env.example").read_text(encoding="utf-8") == documents.env_example(Settings.model_fields)
 
 
-def test_the_example_environment_has_exactly_the_settings() -> None:
+def test_example_environment_has_exactly_the_settings() -> None:
     text = (ROOT / ".env.example").read_text(encoding="utf-8")
     assert set(re.findall(r"^#([A-Z_]+)=", text, re.MULTILINE)) == set(Settings.model_fields)
 
 
-def test_the_committed_openapi_document_is_what_is_served(app: Flask) -> None:
+def test_committed_openapi_document_is_the_served_one(app: Flask) -> None:
     committed = orjson.loads((ROOT / "docs" / "openapi.json").read_bytes())
     assert committed == app.test_client().get("/api/v1/openapi.json").json
 

@@ -47,7 +47,7 @@ def browsers(app: Flask, client: FlaskClient, alice: Person) -> dict[str, Browse
     return found
 
 
-def test_nobody_gets_past_the_door(app: Flask) -> None:
+def test_pages_redirect_anonymous_users_to_login(app: Flask) -> None:
     browser, wrong = Browser(app), []
     for method, path, _ in pages(app):
         answer = browser.open(path) if method == GET else browser.send(path, {})
@@ -57,13 +57,13 @@ def test_nobody_gets_past_the_door(app: Flask) -> None:
     assert not wrong
 
 
-def test_no_form_is_taken_without_its_token(app: Flask, alice: Person) -> None:
+def test_forms_require_a_csrf_token(app: Flask, alice: Person) -> None:
     browser = Browser(app, alice)
     wrong = [path for method, path, _ in pages(app) if method == POST and browser.send(path, {}).status_code != 400]
     assert not wrong
 
 
-def test_a_role_without_the_permission_is_refused(app: Flask, browsers: dict[str, Browser]) -> None:
+def test_role_without_permission_is_rejected(app: Flask, browsers: dict[str, Browser]) -> None:
     tokens = {role: browser.form(HOME, "/preferences")["csrf_token"] for role, browser in browsers.items()}
     wrong = []
     for method, path, asked in pages(app):
@@ -77,7 +77,7 @@ def test_a_role_without_the_permission_is_refused(app: Flask, browsers: dict[str
     assert not wrong
 
 
-def test_an_id_nobody_has_is_not_found_like_one_of_somebody_else(app: Flask, alice: Person) -> None:
+def test_unknown_and_foreign_ids_are_not_found(app: Flask, alice: Person) -> None:
     browser = Browser(app, alice)
     wrong = []
     for method, path, asked in pages(app):
@@ -88,7 +88,7 @@ def test_an_id_nobody_has_is_not_found_like_one_of_somebody_else(app: Flask, ali
     assert not wrong
 
 
-def test_every_page_an_owner_may_see_opens(app: Flask, alice: Person) -> None:
+def test_owner_can_open_every_page(app: Flask, alice: Person) -> None:
     browser = Browser(app, alice)
     wrong = []
     for method, path, asked in pages(app):

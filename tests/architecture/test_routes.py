@@ -92,11 +92,11 @@ def access(app: Flask, rule: Rule) -> Access:
     return found
 
 
-def test_every_route_says_who_may_call_it(app: Flask, rules: list[Rule]) -> None:
+def test_every_view_declares_its_access(app: Flask, rules: list[Rule]) -> None:
     assert not [rule for rule in rules if not hasattr(app.view_functions[rule.endpoint], "__access__")]
 
 
-def test_what_anybody_may_call_is_a_known_list(app: Flask, rules: list[Rule]) -> None:
+def test_public_views_are_a_known_list(app: Flask, rules: list[Rule]) -> None:
     assert {rule.endpoint for rule in rules if access(app, rule).is_public} == PUBLIC
 
 
@@ -106,7 +106,7 @@ def api(rules: list[Rule]) -> Iterator[Rule]:
             yield rule
 
 
-def test_every_api_route_says_what_it_takes_and_gives(app: Flask, rules: list[Rule]) -> None:
+def test_every_api_view_declares_its_schemas(app: Flask, rules: list[Rule]) -> None:
     without_body, without_data = set(), set()
     for rule in api(rules):
         operation = app.view_functions[rule.endpoint].__operation__  # type: ignore[attr-defined]  # the same
@@ -119,16 +119,16 @@ def test_every_api_route_says_what_it_takes_and_gives(app: Flask, rules: list[Ru
     assert without_data == GIVES_NO_DATA
 
 
-def test_every_view_has_a_sentence_for_the_reference(app: Flask, rules: list[Rule]) -> None:
+def test_every_api_view_has_a_summary(app: Flask, rules: list[Rule]) -> None:
     for rule in api(rules):
         assert (app.view_functions[rule.endpoint].__doc__ or "").strip(), rule
 
 
-def test_the_openapi_document_is_valid(app: Flask) -> None:
+def test_openapi_document_is_valid(app: Flask) -> None:
     validate(app.test_client().get("/api/v1/openapi.json").json)
 
 
-def test_every_api_route_is_in_the_document_and_back(app: Flask, rules: list[Rule]) -> None:
+def test_api_routes_and_documented_operations_are_the_same(app: Flask, rules: list[Rule]) -> None:
     paths = app.test_client().get("/api/v1/openapi.json").json["paths"]
     documented = {(path, method.upper()) for path, methods in paths.items() for method in methods}
     served = {

@@ -120,7 +120,7 @@ def isolated(cursor: Any) -> list[str]:
     return sorted(name for (name,) in cursor.fetchall())
 
 
-def test_every_tenant_table_forces_row_level_security_by_both_policies(cursor: Any, isolated: list[str]) -> None:
+def test_tenant_tables_force_row_level_security(cursor: Any, isolated: list[str]) -> None:
     cursor.execute(UNFORCED, (isolated,))
     assert cursor.fetchall() == []
     cursor.execute(POLICIES, (isolated,))
@@ -133,17 +133,17 @@ def test_foreign_keys_between_tenant_tables_carry_the_organization(cursor: Any, 
     assert cursor.fetchall() == []
 
 
-def test_a_tenant_only_reads_what_is_not_its_own(cursor: Any, isolated: list[str]) -> None:
+def test_tenant_cannot_write_shared_tables(cursor: Any, isolated: list[str]) -> None:
     cursor.execute(FREE_GRANTS, (isolated,))
     assert cursor.fetchall() == []
 
 
-def test_every_tenant_table_is_tried(isolated: list[str]) -> None:
+def test_every_tenant_table_has_a_row_in_this_test(isolated: list[str]) -> None:
     assert sorted(ROWS) == isolated
 
 
 @pytest.mark.parametrize("table", ROWS)
-def test_a_tenant_meets_no_row_of_another_whatever_it_is_granted(cursor: Any, table: str) -> None:
+def test_tenant_never_reaches_rows_of_another_tenant(cursor: Any, table: str) -> None:
     insert = f"INSERT INTO {table} {ROWS[table].format(org=A, x=X)}"
     column = "id" if table == "organizations" else "organization_id"
     cursor.execute("SET LOCAL session_replication_role = replica")
@@ -170,7 +170,7 @@ def bind(cursor: Any, organization: str) -> None:
     )
 
 
-def test_models_and_migrations_say_the_same(app: Flask) -> None:
+def test_models_equal_migrations(app: Flask) -> None:
     for path in (*PACKAGE.glob("*/models.py"), *PACKAGE.glob("*/models/")):
         importlib.import_module(f"saas_api.{path.parent.name}.models")
     with app.app_context():
@@ -190,7 +190,7 @@ def columns(described: Any) -> dict[str, tuple[str, bool]]:
     return {column["name"]: (column["type"].compile(dialect), column["nullable"]) for column in described}
 
 
-def test_migrations_go_down_to_nothing_and_up_again(config: dict[str, Any], superuser: Any) -> None:
+def test_migrations_downgrade_and_upgrade_again(config: dict[str, Any], superuser: Any) -> None:
     superuser.rollback()
     superuser.autocommit = True
     try:

@@ -12,14 +12,14 @@ from saas_api.billing import alerts, periods
 from saas_api.core import clock
 from saas_api.core.db import tenancy
 from tests.support.accounts import Person
-from tests.support.billing import Company, day, found
+from tests.support.billing import BillingOrganization, create_organization, day
 
 ALERTS = "/api/v1/billing/alerts"
 
 
 @pytest.fixture
-def acme(context: Flask) -> Company:
-    return found("Acme", day(1))
+def acme(context: Flask) -> BillingOrganization:
+    return create_organization("Acme", day(1))
 
 
 def mails() -> list[tuple[str, str]]:
@@ -28,20 +28,20 @@ def mails() -> list[tuple[str, str]]:
         return [tuple(row) for row in rows]
 
 
-def fired(company: Company) -> list[Any]:
-    return company.rows("""SELECT r.subject, r.meter_code, r.threshold::int FROM alert_firings
+def fired(organization: BillingOrganization) -> list[Any]:
+    return organization.rows("""SELECT r.subject, r.meter_code, r.threshold::int FROM alert_firings
       JOIN alert_rules r ON r.id = rule_id ORDER BY 1, 2, 3""")
 
 
-def listen(company: Company) -> None:
-    with company.transaction() as session:
+def add_endpoint(organization: BillingOrganization) -> None:
+    with organization.transaction() as session:
         session.execute(
             text("INSERT INTO webhook_endpoints (organization_id, url) VALUES (:id, 'https://acme.example/hook')"),
-            {"id": company.id},
+            {"id": organization.id},
         )
 
 
-def test_alert_fires_once_in_each_period(acme: Company) -> None:
+def test_alert_fires_once_in_each_period(acme: BillingOrganization) -> None:
     acme.use(799)
     alerts.evaluate_alerts(clock.now())
     assert fired(acme) == []
@@ -58,30 +58,30 @@ def test_alert_fires_once_in_each_period(acme: Company) -> None:
     assert len(mails()) == 2
 
 
-def test_concurrent_jobs_fire_an_alert_once(acme: Company, context: Flask) -> None:
-    listen(acme)
+def test_concurrent_jobs_fire_an_alert_once(acme: BillingOrganization, context: Flask) -> None:
+    add_endpoint(acme)
     acme.use(1000)
 
-    def look(_: int) -> None:
+    def evaluate(_: int) -> None:
         with context.app_context():
             alerts.evaluate_alerts(clock.now())
 
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(look, range(4)))
+        list(pool.map(evaluate, range(4)))
     assert fired(acme) == [("percent_of_included", "sms", 80), ("percent_of_included", "sms", 100)]
     assert len(mails()) == 2
     assert acme.rows("SELECT type FROM events") == [("usage.threshold_reached",)] * 2
 
 
-def test_spend_alert_compares_base_and_usage_with_the_cap(acme: Company) -> None:
+def test_spend_alert_compares_base_and_usage_with_the_cap(acme: BillingOrganization) -> None:
     acme.use(1000 + 5000)
     alerts.evaluate_alerts(clock.now())
     assert ("spend_percent_of_cap", None, 50) in fired(acme)
     assert ("spend_percent_of_cap", None, 80) not in fired(acme)
 
 
-def test_alert_only_cap_is_reported_once_when_it_is_reached(acme: Company) -> None:
-    listen(acme)
+def test_alert_only_cap_is_reported_once_when_it_is_reached(acme: BillingOrganization) -> None:
+    add_endpoint(acme)
     with acme.transaction() as session:
         session.execute(text("UPDATE billing_profiles SET spend_cap_minor = 100, spend_cap_action = 'alert'"))
     acme.use(1100)
@@ -94,8 +94,8 @@ def test_alert_only_cap_is_reported_once_when_it_is_reached(acme: Company) -> No
     }  # fmt: skip
 
 
-def test_call_blocked_by_the_cap_is_reported_once(acme: Company) -> None:
-    listen(acme)
+def test_call_blocked_by_the_cap_is_reported_once(acme: BillingOrganization) -> None:
+    add_endpoint(acme)
     period = acme.rows("SELECT id FROM billing_periods ORDER BY seq LIMIT 1")[0].id
     for _ in range(2):
         alerts.notify_cap_reached(acme.id, period)

@@ -12,8 +12,8 @@ from saas_api.accounts.audit import SYSTEM_ACTOR
 from saas_api.billing import periods, subscriptions
 from saas_api.core import clock, ids
 from tests.support.accounts import Person, make_key
-from tests.support.billing import Company
-from tests.support.billing_actions import close, system
+from tests.support.billing import BillingOrganization
+from tests.support.billing_actions import close_periods, system_session
 from tests.support.billing_examples import Step, parse_cents, read_examples
 
 EXAMPLE = read_examples()["23"]
@@ -22,13 +22,13 @@ STATUSES = {"accepted": 202, "refused": 402}
 
 
 @pytest.fixture
-def company(app: Flask, alice: Person) -> Company:
+def organization(app: Flask, alice: Person) -> BillingOrganization:
     """Alice's organization as if she had signed up when the example begins; her session is of the present."""
-    company = Company(ids.parse_id("org", alice.organization_id))
-    with app.app_context(), system() as session:
+    organization = BillingOrganization(ids.parse_id("org", alice.organization_id))
+    with app.app_context(), system_session() as session:
         set_created_at = text("UPDATE organizations SET created_at = :at WHERE id = :id")
-        session.execute(set_created_at, {"at": EXAMPLE[0].at, "id": company.id})
-    return company
+        session.execute(set_created_at, {"at": EXAMPLE[0].at, "id": organization.id})
+    return organization
 
 
 @pytest.fixture
@@ -47,18 +47,18 @@ def send(client: FlaskClient, alice: Person) -> Callable[[Step], Any]:
 
 
 def test_call_beyond_the_spend_cap_is_rejected(
-    app: Flask, client: FlaskClient, alice: Person, company: Company, send: Callable[[Step], Any]
+    app: Flask, client: FlaskClient, alice: Person, organization: BillingOrganization, send: Callable[[Step], Any]
 ) -> None:
     sign_up, cap, used, *sent, closing = EXAMPLE
     clock.freeze_time(sign_up.at)
-    with app.app_context(), company.transaction() as session:
-        periods.ensure_account(session, company.id)
-        subscriptions.change_plan(session, company.id, sign_up.action.split()[-1], "now", SYSTEM_ACTOR)
+    with app.app_context(), organization.transaction() as session:
+        periods.ensure_account(session, organization.id)
+        subscriptions.change_plan(session, organization.id, sign_up.action.split()[-1], "now", SYSTEM_ACTOR)
     clock.freeze_time(cap.at)
     body = {"amount": cap.action.split()[-1], "action": "block"}
     assert client.put("/api/v1/billing/spend-cap", json=body, headers=alice.headers).status_code == 200
     with app.app_context():
-        company.use(int(used.action.split()[2]))
+        organization.use(int(used.action.split()[2]))
     for step in sent:
         clock.freeze_time(step.at)
         response = send(step)
@@ -66,8 +66,8 @@ def test_call_beyond_the_spend_cap_is_rejected(
         if response.status_code == 402:
             assert response.json["error"]["code"] == "SPEND_CAP_REACHED"
     with app.app_context():
-        invoice = close(company, closing.at)
-        lines = company.lines()
+        invoice = close_periods(organization, closing.at)
+        lines = organization.lines()
     base, sms, total = (parse_cents(fact.split()[-1]) for fact in closing.result)
     assert lines == {"base:starter@1": base, "usage:starter@1:sms": sms}
     assert invoice.total_minor == total

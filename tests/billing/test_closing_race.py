@@ -1,4 +1,4 @@
-"""A closing amid accepts: under the period lock nothing is lost; without it, or with a lock on the row, usage is."""
+"""A close during accepted calls: the period lock loses no usage; no lock or a row lock would."""
 
 import threading
 from collections.abc import Callable
@@ -16,8 +16,8 @@ from saas_api.billing import period_close, periods, subscriptions
 from saas_api.billing.period_close import CloseResult
 from saas_api.core import clock, ids
 from tests.support.accounts import Person, make_key
-from tests.support.billing import Company, day, found
-from tests.support.billing_actions import system
+from tests.support.billing import BillingOrganization, create_organization, day
+from tests.support.billing_actions import system_session
 
 LOOK_UP = """SELECT id FROM billing_periods WHERE organization_id = :org AND state = 'open' AND starts_at <= :at
   AND ends_at > :at"""
@@ -48,31 +48,31 @@ def period_lock(session: Session, organization_id: UUID) -> None:
 def test_period_lock_waits_for_a_writer_that_has_read_its_period(
     app: Flask, context: Flask, lock: Callable[[Session, UUID], None], *, is_lost: bool
 ) -> None:
-    company = found()
-    values = {"org": company.id, "at": clock.now()}
+    organization = create_organization()
+    values = {"org": organization.id, "at": clock.now()}
     is_done = threading.Event()
 
     def closer() -> None:
         with app.app_context():
-            with system() as session:
-                lock(session, company.id)
+            with system_session() as session:
+                lock(session, organization.id)
                 session.execute(CLOSE, values)
             is_done.set()
 
     with ThreadPoolExecutor(1) as pool:
-        with company.transaction() as session:
+        with organization.transaction() as session:
             if lock is period_lock:
-                periods.lock_periods_shared(session, company.id)
+                periods.lock_periods_shared(session, organization.id)
             [period_id] = session.scalars(text(LOOK_UP), values)
             run = pool.submit(closer)
             assert is_done.wait(10 if is_lost else 0.5) == is_lost
             session.execute(WRITE, {**values, "period": period_id})
         run.result()
-    assert bool(company.rows(LATE)) == is_lost
+    assert bool(organization.rows(LATE)) == is_lost
 
 
 def test_close_that_times_out_on_the_lock_is_done_by_the_next_run(app: Flask, context: Flask) -> None:
-    company = found(plan="starter@1")
+    organization = create_organization(plan="starter@1")
     at = day(1, 2, month=5)
     clock.freeze_time(at)
 
@@ -80,18 +80,18 @@ def test_close_that_times_out_on_the_lock_is_done_by_the_next_run(app: Flask, co
         with app.app_context():
             return period_close.close_due(at)
 
-    with ThreadPoolExecutor(1) as pool, company.transaction() as session:
-        periods.lock_periods_shared(session, company.id)
-        assert pool.submit(closer).result().failed == [company.id]
-    assert company.rows("SELECT 1 FROM billing_periods WHERE state <> 'open'") == []
+    with ThreadPoolExecutor(1) as pool, organization.transaction() as session:
+        periods.lock_periods_shared(session, organization.id)
+        assert pool.submit(closer).result().failed == [organization.id]
+    assert organization.rows("SELECT 1 FROM billing_periods WHERE state <> 'open'") == []
     assert len(period_close.close_due(at).invoices) == 1
 
 
 def test_concurrent_closes_during_calls_lose_and_fail_none(app: Flask, client: FlaskClient, alice: Person) -> None:
-    company = Company(ids.parse_id("org", alice.organization_id))
-    with app.app_context(), company.transaction() as session:
-        periods.ensure_account(session, company.id)
-        subscriptions.change_plan(session, company.id, "pro", "now", SYSTEM_ACTOR)
+    organization = BillingOrganization(ids.parse_id("org", alice.organization_id))
+    with app.app_context(), organization.transaction() as session:
+        periods.ensure_account(session, organization.id)
+        subscriptions.change_plan(session, organization.id, "pro", "now", SYSTEM_ACTOR)
     key = make_key(client, alice)
     stop = threading.Event()
 
@@ -107,17 +107,17 @@ def test_concurrent_closes_during_calls_lose_and_fail_none(app: Flask, client: F
         try:
             with app.app_context():
                 for _ in range(8):
-                    period_close.close_now(company.id)
+                    period_close.close_now(organization.id)
         finally:
             stop.set()
         statuses = [status for run in runs for status in run.result()]
     assert set(statuses) == {202}
     with app.app_context():
-        period_close.close_now(company.id)
-        [(billed,)] = company.rows("SELECT sum(quantity) FROM invoice_lines WHERE kind IN ('usage', 'late_usage')")
+        period_close.close_now(organization.id)
+        [(billed,)] = organization.rows("SELECT sum(quantity) FROM invoice_lines WHERE kind IN ('usage', 'late_usage')")
         assert billed == len(statuses)
-        assert company.rows(LATE) == []
-        [(outside,)] = company.rows("""SELECT count(*) FROM usage_events e
+        assert organization.rows(LATE) == []
+        [(outside,)] = organization.rows("""SELECT count(*) FROM usage_events e
           JOIN billing_periods p ON p.id = e.billing_period_id
           WHERE e.late_for_period_id IS NULL AND e.occurred_at < p.starts_at""")
         assert outside == 0

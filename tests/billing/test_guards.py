@@ -1,4 +1,4 @@
-"""What the database refuses, whoever asks: promises about periods, ledger, prices and invoices, tried to be broken."""
+"""Constraints, triggers and grants of the database for periods, ledger, prices and invoices."""
 
 from typing import Any
 
@@ -8,8 +8,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from saas_api.core.db import tenancy
-from tests.support.billing import Company, day, found
-from tests.support.billing_actions import close, settle, system
+from tests.support.billing import BillingOrganization, create_organization, day
+from tests.support.billing_actions import close_periods, settle_payment, system_session
 
 pytestmark = pytest.mark.usefixtures("context")
 PERIOD = (
@@ -24,16 +24,16 @@ INVOICE = (
 
 
 @pytest.fixture
-def company() -> Company:
+def organization() -> BillingOrganization:
     """Invoiced for April, with an open invoice and usage in it; in May, with usage too."""
-    company = found(plan="starter@1")
-    company.use(305, at=day(10))
-    close(company)
-    company.use(5, at=day(1, 1, month=5))
-    return company
+    organization = create_organization(plan="starter@1")
+    organization.use(305, at=day(10))
+    close_periods(organization)
+    organization.use(5, at=day(1, 1, month=5))
+    return organization
 
 
-BROKEN: dict[str, str] = {
+VIOLATIONS: dict[str, str] = {
     # B2: events stand, and one period pays for each
     "an event without a period": f"""{EVENT}
       SELECT organization_id, 'x', 'k', 'sms', 1, now(), NULL, NULL FROM subscriptions""",
@@ -130,55 +130,55 @@ BROKEN: dict[str, str] = {
 }
 
 
-@pytest.mark.parametrize("statement", BROKEN.values(), ids=BROKEN)
-def test_system_role_cannot_violate_a_constraint(company: Company, statement: str) -> None:
-    with pytest.raises(DBAPIError) as refusal, system() as session:
+@pytest.mark.parametrize("statement", VIOLATIONS.values(), ids=VIOLATIONS)
+def test_system_role_cannot_violate_a_constraint(organization: BillingOrganization, statement: str) -> None:
+    with pytest.raises(DBAPIError) as refusal, system_session() as session:
         session.execute(text(statement))
     assert isinstance(refusal.value.orig, psycopg2.errors.IntegrityError)
 
 
-def test_constraint_statements_match_rows(company: Company) -> None:
-    [invoice] = company.invoices()
+def test_constraint_statements_match_rows(organization: BillingOrganization) -> None:
+    [invoice] = organization.invoices()
     assert (invoice.state, invoice.total_minor, invoice.due_minor) == ("open", 3205, 3205)
-    periods = company.rows("SELECT state FROM billing_periods ORDER BY seq")
+    periods = organization.rows("SELECT state FROM billing_periods ORDER BY seq")
     assert [period.state for period in periods] == ["invoiced", "open"]
-    assert len(company.rows("SELECT 1 FROM usage_events")) == 2
+    assert len(organization.rows("SELECT 1 FROM usage_events")) == 2
 
 
-def test_ledger_cannot_be_truncated(company: Company) -> None:
+def test_ledger_cannot_be_truncated(organization: BillingOrganization) -> None:
     for table in ("usage_events", "invoices", "invoice_lines", "billing_periods", "credit_entries"):
-        with pytest.raises(DBAPIError) as refusal, system() as session:
+        with pytest.raises(DBAPIError) as refusal, system_session() as session:
             session.execute(text(f"TRUNCATE {table} CASCADE"))
         assert isinstance(refusal.value.orig, psycopg2.errors.InsufficientPrivilege)
 
 
-def test_paid_amount_cannot_be_lowered(company: Company) -> None:
-    [invoice] = company.invoices()
-    settle(company, invoice.id, 1000)
+def test_paid_amount_cannot_be_lowered(organization: BillingOrganization) -> None:
+    [invoice] = organization.invoices()
+    settle_payment(organization, invoice.id, 1000)
     for lowered in ("paid_minor = 0", "state = 'void', voided_at = now()"):
-        with pytest.raises(DBAPIError) as refusal, system() as session:
+        with pytest.raises(DBAPIError) as refusal, system_session() as session:
             session.execute(text(f"UPDATE invoices SET {lowered}"))
         assert isinstance(refusal.value.orig, psycopg2.errors.IntegrityError)
 
 
-def test_draft_becomes_final_only_with_the_sum_of_its_lines(company: Company) -> None:
-    made = """INSERT INTO invoices (organization_id, kind, currency, rule_version, subtotal_minor, total_minor)
+def test_draft_becomes_final_only_with_the_sum_of_its_lines(organization: BillingOrganization) -> None:
+    insert = """INSERT INTO invoices (organization_id, kind, currency, rule_version, subtotal_minor, total_minor)
       SELECT organization_id, 'manual', 'USD', 1, 5, 5 FROM invoices RETURNING id"""
     final = """UPDATE invoices SET state = 'open', series = 'T', serial = 1, number = 'T-1', finalized_at = now(),
       due_at = now() WHERE id = :id"""
-    with pytest.raises(DBAPIError) as refusal, system() as session:
-        session.execute(text(final), {"id": session.scalar(text(made))})
+    with pytest.raises(DBAPIError) as refusal, system_session() as session:
+        session.execute(text(final), {"id": session.scalar(text(insert))})
     assert isinstance(refusal.value.orig, psycopg2.errors.CheckViolation)
 
 
-def test_invoice_number_is_unique(company: Company) -> None:
-    made = """INSERT INTO invoices (organization_id, kind, currency, rule_version)
+def test_invoice_number_is_unique(organization: BillingOrganization) -> None:
+    insert = """INSERT INTO invoices (organization_id, kind, currency, rule_version)
       SELECT organization_id, 'manual', 'USD', 1 FROM invoices RETURNING id"""
     for number in ("'INV', 1, 'INV-000001a'", "'INV', 2, 'INV-000001'"):
         final = f"""UPDATE invoices SET state = 'paid', paid_at = now(), finalized_at = now(), due_at = now(),
           (series, serial, number) = ({number}) WHERE id = :id"""
-        with pytest.raises(DBAPIError) as refusal, system() as session:
-            session.execute(text(final), {"id": session.scalar(text(made))})
+        with pytest.raises(DBAPIError) as refusal, system_session() as session:
+            session.execute(text(final), {"id": session.scalar(text(insert))})
         assert isinstance(refusal.value.orig, psycopg2.errors.UniqueViolation)
 
 
@@ -210,8 +210,8 @@ FORBIDDEN = [
 
 
 @pytest.mark.parametrize("statement", FORBIDDEN)
-def test_tenant_role_cannot_write_platform_rows(company: Company, statement: str) -> None:
-    with pytest.raises(DBAPIError) as refusal, company.transaction() as session:
+def test_tenant_role_cannot_write_platform_rows(organization: BillingOrganization, statement: str) -> None:
+    with pytest.raises(DBAPIError) as refusal, organization.transaction() as session:
         session.execute(text(statement))
     assert isinstance(refusal.value.orig, psycopg2.errors.InsufficientPrivilege)
 
@@ -219,13 +219,13 @@ def test_tenant_role_cannot_write_platform_rows(company: Company, statement: str
 TABLES = ("billing_profiles", "subscriptions", "subscription_segments", "billing_periods", "usage_events", "invoices")
 
 
-def test_other_organization_neither_reads_nor_writes_billing_rows(company: Company) -> None:
-    carol = found("Carol")
+def test_other_organization_neither_reads_nor_writes_billing_rows(organization: BillingOrganization) -> None:
+    carol = create_organization("Carol")
     with carol.transaction() as session:
         for table in (*TABLES, "invoice_lines"):
             count = text(f"SELECT count(*) FROM {table} WHERE organization_id = :id")
-            assert session.scalar(count, {"id": company.id}) == 0
-    foreign: dict[str, Any] = {"id": company.id}
+            assert session.scalar(count, {"id": organization.id}) == 0
+    foreign: dict[str, Any] = {"id": organization.id}
     for statement in (
         "INSERT INTO billing_profiles (organization_id) VALUES (:id)",
         f"""{EVENT} SELECT :id, 'x', 'k', 'sms', 1, now(), id, NULL FROM billing_periods""",
@@ -237,8 +237,8 @@ def test_other_organization_neither_reads_nor_writes_billing_rows(company: Compa
         assert isinstance(refusal.value.orig, psycopg2.errors.InsufficientPrivilege)
 
 
-def test_session_without_organization_reads_no_invoices(company: Company) -> None:
-    with tenancy.tenant_session(found("Nobody").id) as session:
+def test_session_without_organization_reads_no_invoices(organization: BillingOrganization) -> None:
+    with tenancy.tenant_session(create_organization("Nobody").id) as session:
         session.execute(text("SELECT set_config('app.organization_id', '', true)"))
         for table in TABLES:
             assert session.scalar(text(f"SELECT count(*) FROM {table}")) == 0

@@ -1,4 +1,4 @@
-"""The nightly checks: sound books pass, and every wrong that is planted past the guards is found."""
+"""Nightly checks: valid data pass, and every violation that is planted past the constraints is found."""
 
 import json
 from collections.abc import Callable
@@ -16,8 +16,18 @@ from saas_api.billing.invariants import INVARIANTS, CheckInProgress
 from saas_api.billing.invoice_lifecycle import BillingOnHold
 from saas_api.core import clock, ids
 from saas_api.usage import jobs as usage_jobs
-from tests.support.billing import Company, day, found
-from tests.support.billing_actions import ACT, JUNE, acts, close, credit, invoiced, newest, settle, system
+from tests.support.billing import BillingOrganization, create_organization, day
+from tests.support.billing_actions import (
+    JUNE,
+    OPERATOR,
+    audit_actions,
+    close_periods,
+    create_credit_note,
+    create_invoice,
+    newest_invoice,
+    settle_payment,
+    system_session,
+)
 
 pytestmark = pytest.mark.usefixtures("context")
 
@@ -37,44 +47,48 @@ def plant(superuser: Any) -> Plant:
     return act
 
 
-def books() -> Company:
-    """A company that has had everything: late usage, credit, payments, a void invoice, a carry, changes of plan."""
-    company = found(at=day(1, month=3), plan="scale@1")
-    company.grant(500, "promotional", 5)
-    company.use(99_990, at=day(10, month=3))
-    company.use(7, "email", at=day(10, month=3))
-    failed = company.use(2, at=day(11, month=3))
-    first = close(company, day(1, 2))
-    settle(company, first.id, first.due_minor)
-    credit(company, first.id, amount_minor=100)
-    company.use(20, at=day(20, month=3), is_late=True)
-    company.reverse(failed)
-    company.switch("starter@1", day(16))
-    company.use(305, at=day(20))
-    second = close(company)
-    with system() as session:
-        invoice_lifecycle.void_invoice(session, company.id, second.id, ACT, is_replaced=True)
-    credit(company, newest(company).id, amount_minor=50)
+def organization_with_history() -> BillingOrganization:
+    """An organization with late usage, credit, payments, a void invoice, a carry and plan changes."""
+    organization = create_organization(at=day(1, month=3), plan="scale@1")
+    organization.grant(500, "promotional", 5)
+    organization.use(99_990, at=day(10, month=3))
+    organization.use(7, "email", at=day(10, month=3))
+    failed = organization.use(2, at=day(11, month=3))
+    first = close_periods(organization, day(1, 2))
+    settle_payment(organization, first.id, first.due_minor)
+    create_credit_note(organization, first.id, amount_minor=100)
+    organization.use(20, at=day(20, month=3), is_late=True)
+    organization.reverse(failed)
+    organization.switch("starter@1", day(16))
+    organization.use(305, at=day(20))
+    second = close_periods(organization)
+    with system_session() as session:
+        invoice_lifecycle.void_invoice(session, organization.id, second.id, OPERATOR, is_replaced=True)
+    create_credit_note(organization, newest_invoice(organization).id, amount_minor=50)
     usage_jobs.roll_up()
-    return company
+    return organization
 
 
 def found_by() -> dict[str, list[str]]:
     """What each check finds, where it finds anything."""
     results = invariants.check_invariants()
     assert [result.check.name for result in results] == [check.name for check in INVARIANTS]
-    return {result.check.name: [found.what for found in result.violations] for result in results if result.violations}
+    return {
+        result.check.name: [create_organization.what for create_organization in result.violations]
+        for result in results
+        if result.violations
+    }
 
 
 def test_valid_data_pass_every_check() -> None:
-    company = books()
-    carol, _ = invoiced(name="Carol")
+    organization = organization_with_history()
+    carol, _ = create_invoice(name="Carol")
     usage_jobs.roll_up()
     assert found_by() == {}
-    assert invariants.check_invariants(company.id, since=day(1)) != []
-    with system() as session:
-        kept = session.execute(text("SELECT check_name, violations FROM invariant_results")).all()
-    assert sorted(kept) == sorted((check.name, 0) for check in INVARIANTS)
+    assert invariants.check_invariants(organization.id, since=day(1)) != []
+    with system_session() as session:
+        stored = session.execute(text("SELECT check_name, violations FROM invariant_results")).all()
+    assert sorted(stored) == sorted((check.name, 0) for check in INVARIANTS)
     assert carol.rows("SELECT parked_at FROM billing_profiles") == [(None,)]
 
 
@@ -123,7 +137,7 @@ def test_valid_data_pass_every_check() -> None:
     ],
 )
 def test_planted_violation_is_found(check: str, sql: str, plant: Plant, superuser: Any) -> None:
-    books()
+    organization_with_history()
     try:
         plant(sql)
         assert check in found_by()
@@ -145,76 +159,78 @@ def test_every_check_has_a_planted_violation() -> None:
 
 
 def test_organization_without_account_is_found_after_two_hours(plant: Plant) -> None:
-    company = found(at=day(1))
+    organization = create_organization(at=day(1))
     for table in ("billing_periods", "subscription_segments", "subscriptions"):
         plant(f"DELETE FROM {table}")
     assert "coverage.now" not in found_by()
     clock.freeze_time(day(1, 3))
     plant("UPDATE organizations SET created_at = '2026-04-01Z'")
     assert found_by()["coverage.now"] == ["no account"]
-    assert company.rows("SELECT parked_reason FROM billing_profiles") == [("check coverage.now",)]
+    assert organization.rows("SELECT parked_reason FROM billing_profiles") == [("check coverage.now",)]
 
 
 def test_violation_holds_billing_of_its_organization_and_alerts_operators(plant: Plant) -> None:
-    company, carol = books(), found("Carol", plan="starter@1")
-    with system() as session:
+    organization, carol = organization_with_history(), create_organization("Carol", plan="starter@1")
+    with system_session() as session:
         olga = users.create(session, "olga@platform.example", "correct horse battery", "Olga")
         operators.grant_operator_role(session, olga.id, "support")
     plant(
-        f"UPDATE credit_grants SET remaining_minor = 1 WHERE organization_id = '{company.id}' AND kind = 'promotional'"
+        f"""UPDATE credit_grants SET remaining_minor = 1
+          WHERE organization_id = '{organization.id}' AND kind = 'promotional'"""
     )
     billing_jobs.check_invariants()
-    [parked] = company.rows("SELECT parked_at, parked_reason FROM billing_profiles")
+    [parked] = organization.rows("SELECT parked_at, parked_reason FROM billing_profiles")
     assert (parked.parked_at, parked.parked_reason) == (clock.now(), "check sums.grants")
-    assert acts(company)[-1] == "billing.parked"
+    assert audit_actions(organization)[-1] == "billing.parked"
     assert carol.rows("SELECT parked_at FROM billing_profiles") == [(None,)]
-    with system() as session:
+    with system_session() as session:
         [mail] = session.execute(text("SELECT * FROM mails WHERE template = 'operator_alert'")).all()
-        kept = session.execute(text("SELECT * FROM invariant_results WHERE violations > 0")).all()
+        stored = session.execute(text("SELECT * FROM invariant_results WHERE violations > 0")).all()
     assert mail.recipient == "olga@platform.example"
     assert "check sums.grants failed" in mail.subject
-    assert [(row.check_name, row.sample[0]["organization_id"]) for row in kept] == [
-        ("sums.grants", ids.format_id("org", company.id))
+    assert [(row.check_name, row.sample[0]["organization_id"]) for row in stored] == [
+        ("sums.grants", ids.format_id("org", organization.id))
     ]
 
 
 def test_organization_on_hold_gets_drafts_until_an_operator_releases_it(plant: Plant, app: Flask) -> None:
-    company = found(plan="starter@1")
+    organization = create_organization(plan="starter@1")
     plant("UPDATE billing_profiles SET parked_at = now(), parked_reason = 'check sums.lines'")
-    draft = close(company)
+    draft = close_periods(organization)
     assert draft.state == "draft"
-    with pytest.raises(BillingOnHold), system() as session:
-        invoice_lifecycle.finalize_invoice(session, company.id, draft.id, ACT)
+    with pytest.raises(BillingOnHold), system_session() as session:
+        invoice_lifecycle.finalize_invoice(session, organization.id, draft.id, OPERATOR)
     ask = app.test_cli_runner().invoke
-    organization = ids.format_id("org", company.id)
-    assert ask(args=["billing", "release", organization, "--reason", "repaired"]).exit_code == 0
-    assert "not parked" in ask(args=["billing", "release", organization, "--reason", "repaired"]).output
-    assert acts(company)[-1] == "billing.unparked"
-    words = ["billing", "finalize", organization, ids.format_id("inv", draft.id), "--reason", "fine"]
-    assert "INV-000001" in ask(args=words).output
-    assert close(company, JUNE).state == "open"
+    organization_id = ids.format_id("org", organization.id)
+    assert ask(args=["billing", "release", organization_id, "--reason", "repaired"]).exit_code == 0
+    assert "not parked" in ask(args=["billing", "release", organization_id, "--reason", "repaired"]).output
+    assert audit_actions(organization)[-1] == "billing.unparked"
+    arguments = ["billing", "finalize", organization_id, ids.format_id("inv", draft.id), "--reason", "fine"]
+    assert "INV-000001" in ask(args=arguments).output
+    assert close_periods(organization, JUNE).state == "open"
 
 
 def test_wrong_rollups_are_rebuilt_and_hold_no_billing(plant: Plant) -> None:
-    company = books()
+    organization = organization_with_history()
     plant("UPDATE usage_rollups SET quantity = quantity + 1")
     assert list(found_by()) == ["rollup.ledger"]
     assert found_by() == {}
-    assert company.rows("SELECT parked_at FROM billing_profiles") == [(None,)]
+    assert organization.rows("SELECT parked_at FROM billing_profiles") == [(None,)]
 
 
 def test_check_of_one_organization_ignores_the_others(plant: Plant) -> None:
-    company, carol = books(), found("Carol")
+    organization, carol = organization_with_history(), create_organization("Carol")
     plant(
-        f"UPDATE credit_grants SET remaining_minor = 1 WHERE organization_id = '{company.id}' AND kind = 'promotional'"
+        f"""UPDATE credit_grants SET remaining_minor = 1
+          WHERE organization_id = '{organization.id}' AND kind = 'promotional'"""
     )
     assert not any(result.violations for result in invariants.check_invariants(carol.id))
-    [wrong] = [result for result in invariants.check_invariants(company.id) if result.violations]
-    assert wrong.violations[0].organization_id == company.id
+    [wrong] = [result for result in invariants.check_invariants(organization.id) if result.violations]
+    assert wrong.violations[0].organization_id == organization.id
 
 
 def test_second_concurrent_check_is_rejected(app: Flask) -> None:
-    with system() as session:
+    with system_session() as session:
         session.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('billing.invariants', 2))"))
         with pytest.raises(CheckInProgress):
             invariants.check_invariants()
@@ -224,7 +240,7 @@ def test_second_concurrent_check_is_rejected(app: Flask) -> None:
 
 
 def test_nightly_check_leaves_out_old_usage(plant: Plant) -> None:
-    books()
+    organization_with_history()
     plant("UPDATE usage_events SET quantity = quantity + 1 WHERE meter_code = 'email'")
     usage = {result.check.name for result in invariants.check_invariants(since=clock.now()) if result.violations}
     assert usage == set()
@@ -233,7 +249,7 @@ def test_nightly_check_leaves_out_old_usage(plant: Plant) -> None:
 
 
 def test_invariants_command_exits_with_3_for_a_violation(plant: Plant, app: Flask) -> None:
-    company = books()
+    organization = organization_with_history()
     ask = app.test_cli_runner().invoke
     sound = ask(args=["billing", "invariants", "--json"])
     assert (sound.exit_code, {len(check["violations"]) for check in json.loads(sound.output)["checks"]}) == (0, {0})
@@ -241,6 +257,6 @@ def test_invariants_command_exits_with_3_for_a_violation(plant: Plant, app: Flas
     wrong = ask(args=["billing", "invariants"])
     assert wrong.exit_code == 3
     assert "platform: series INV: 3 numbers from 1 to 3, last given 4" in wrong.output
-    assert company.rows("SELECT parked_at FROM billing_profiles") == [(None,)]
-    assert ask(args=["billing", "invariants", "--organization", ids.format_id("org", company.id)]).exit_code == 0
+    assert organization.rows("SELECT parked_at FROM billing_profiles") == [(None,)]
+    assert ask(args=["billing", "invariants", "--organization", ids.format_id("org", organization.id)]).exit_code == 0
     assert ask(args=["billing", "invariants", "--organization", "org_1"]).exit_code == 2

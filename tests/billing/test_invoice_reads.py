@@ -23,25 +23,25 @@ from saas_api.core import clock, ids
 from tests.support import billing_actions as books
 from tests.support.accounts import join, make_key, sign_in
 from tests.support.billing import day
-from tests.support.billing_reads import Reader, open_account
+from tests.support.billing_reads import BillingReader, sign_up_for_billing
 
 CENT = Decimal("0.01")
 
 
 @pytest.fixture
-def acme(client: FlaskClient) -> Reader:
+def acme(client: FlaskClient) -> BillingReader:
     """April on starter: 305 segments, ten e-mails, two segments taken back."""
-    reader = open_account(client)
-    with reader.at_work() as account:
+    reader = sign_up_for_billing(client)
+    with reader.app_context() as account:
         account.use(304, at=day(10))
         account.use(10, "email", at=day(12))
         account.use(1, at=day(13))
-        take_back(reader, account.use(2, at=day(14)).id)
+        reverse_usage(reader, account.use(2, at=day(14)).id)
     reader.close()
     return reader
 
 
-def take_back(reader: Reader, event_id: Any) -> None:
+def reverse_usage(reader: BillingReader, event_id: Any) -> None:
     """Reverse an event in its own, open period."""
     sql = text("""INSERT INTO usage_events (organization_id, id, source, idempotency_key, meter_code, quantity,
         occurred_at, billing_period_id, reversal_of)
@@ -56,8 +56,8 @@ def table(answer: Any) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(answer.data.decode("utf-8-sig"), newline="")))
 
 
-def test_invoice_shows_lines_and_sums(acme: Reader) -> None:
-    invoice = acme.newest()
+def test_invoice_shows_lines_and_sums(acme: BillingReader) -> None:
+    invoice = acme.newest_invoice()
     assert [(line["kind"], line["meter"], line["amount"]) for line in invoice["lines"]] == [
         ("base", None, "29.00"),
         ("usage", "email", "0.01"),
@@ -76,62 +76,62 @@ def test_invoice_shows_lines_and_sums(acme: Reader) -> None:
 
 @pytest.mark.parametrize("suffix", ["", "/pdf", "/lines/{line}/explain", "/lines/{line}/events.csv"])
 def test_invoice_is_hidden_from_keys_and_other_organizations(
-    carol: Any, acme: Reader, client: FlaskClient, suffix: str
+    carol: Any, acme: BillingReader, client: FlaskClient, suffix: str
 ) -> None:
-    invoice = acme.newest()
+    invoice = acme.newest_invoice()
     path = f"/billing/invoices/{invoice['id']}{suffix.format(line=invoice['lines'][0]['id'])}"
-    assert acme.ask(path).status_code == 200
+    assert acme.request(path).status_code == 200
     assert client.get(f"/api/v1{path}").status_code == 401
-    answer = acme.ask(path, carol.headers)
-    missing = acme.ask(path.replace(invoice["id"], ids.format_id("inv", ids.new_id())))
+    answer = acme.request(path, carol.headers)
+    missing = acme.request(path.replace(invoice["id"], ids.format_id("inv", ids.new_id())))
     assert (answer.status_code, missing.status_code) == (404, 404)
     assert {**answer.json["error"], "request_id": ""} == {**missing.json["error"], "request_id": ""}
     clock.freeze_time(None)
     key = make_key(client, carol, scopes=["usage:read"])
-    assert acme.ask(path, key).status_code == 403
+    assert acme.request(path, key).status_code == 403
 
 
-def test_viewer_reads_invoices(acme: Reader, app: Flask, client: FlaskClient) -> None:
+def test_viewer_reads_invoices(acme: BillingReader, app: Flask, client: FlaskClient) -> None:
     join(app, ids.format_id("org", acme.account.id), "viewer@acme.example", "viewer")
-    path = f"/billing/invoices/{acme.newest()['id']}"
+    path = f"/billing/invoices/{acme.newest_invoice()['id']}"
     clock.freeze_time(None)  # sessions live by the present
-    assert acme.ask(path, sign_in(client, "viewer@acme.example").headers).status_code == 200
+    assert acme.request(path, sign_in(client, "viewer@acme.example").headers).status_code == 200
 
 
-def test_line_of_another_invoice_is_not_found(acme: Reader) -> None:
-    first = acme.newest()
+def test_line_of_another_invoice_is_not_found(acme: BillingReader) -> None:
+    first = acme.newest_invoice()
     acme.close(day(1, 2, month=6))
-    second = acme.newest()
+    second = acme.newest_invoice()
     crossed = f"/billing/invoices/{second['id']}/lines/{first['lines'][0]['id']}"
     assert second["id"] != first["id"]
-    assert [acme.ask(crossed + end).status_code for end in ("/explain", "/events.csv")] == [404, 404]
+    assert [acme.request(crossed + end).status_code for end in ("/explain", "/events.csv")] == [404, 404]
 
 
 def test_draft_is_not_found(client: FlaskClient) -> None:
-    reader = open_account(client)
-    with reader.at_work() as account:
-        books.review(account)
+    reader = sign_up_for_billing(client)
+    with reader.app_context() as account:
+        books.require_review(account)
     reader.close()
-    with reader.at_work() as account:
+    with reader.app_context() as account:
         [(draft,)] = account.rows("SELECT id FROM invoices WHERE state = 'draft'")
-    assert reader.ask(f"/billing/invoices/{ids.format_id('inv', draft)}").status_code == 404
+    assert reader.request(f"/billing/invoices/{ids.format_id('inv', draft)}").status_code == 404
     assert reader.get("/billing/history")["invoices"] == []
 
 
 def test_event_data_is_the_invoice_of_the_list(client: FlaskClient) -> None:
-    reader = open_account(client)
-    with reader.at_work() as account:
-        books.listen(account)
+    reader = sign_up_for_billing(client)
+    with reader.app_context() as account:
+        books.add_endpoint(account)
     reader.close()
     [listed] = reader.get("/billing/history")["invoices"]
-    with reader.at_work() as account:
-        [(_, data)] = books.told(account, "invoice.finalized")
+    with reader.app_context() as account:
+        [(_, data)] = books.published_events(account, "invoice.finalized")
     own_fields = {"object": "invoice", "attempt": 0, "next_attempt_at": None, "version": 2}
     assert {**listed, **own_fields} == {**data, "total_requests": listed["total_requests"]}
     assert data["amount_due"] == "29.00"
 
 
-def test_event_schema_describes_the_event_data(acme: Reader) -> None:
+def test_event_schema_describes_the_event_data(acme: BillingReader) -> None:
     types = acme.get("/webhooks/event-types")["event_types"]
     [entry] = [entry for entry in types if entry["type"] == "invoice.paid"]
     data = entry["schema"]["properties"]["data"]
@@ -139,11 +139,11 @@ def test_event_schema_describes_the_event_data(acme: Reader) -> None:
     assert data["properties"]["due_date"] == {"type": "string", "format": "date-time"}
 
 
-def test_history_is_filtered_by_year(acme: Reader) -> None:
+def test_history_is_filtered_by_year(acme: BillingReader) -> None:
     assert len(acme.get("/billing/history", year=2026)["invoices"]) == 1
     assert acme.get("/billing/history", year=2025)["invoices"] == []
     for wrong in ("26", "20x6", "-1", "99999"):
-        answer = acme.ask("/billing/history", year=wrong)
+        answer = acme.request("/billing/history", year=wrong)
         assert answer.json["error"]["details"]["fields"][0]["field"] == "year"
 
 
@@ -156,90 +156,102 @@ def follow(rated: Any) -> Decimal:
     return sum(amounts, Decimal(0)).quantize(CENT, ROUND_HALF_UP)
 
 
-def test_usage_line_explanation_recomputes_the_amount(acme: Reader) -> None:
+def test_usage_line_explanation_recomputes_the_amount(acme: BillingReader) -> None:
     path, line = acme.line("usage")
-    found = acme.get(f"{path}/explain")
+    explanation = acme.get(f"{path}/explain")
     assert line["meter"] == "email"
-    assert found["counted"]["events"] == 1
-    assert (found["rated"]["quantity"], found["rated"]["billable"]) == ("10", "10")
-    assert found["rated"]["exact_amount"] == "0.01"
-    assert follow(found["rated"]) == Decimal(line["amount"]) == Decimal(found["recomputed_amount"])
-    assert found["steps"][-1] == "Rounded half up, once: 0.01 USD."
+    assert explanation["counted"]["events"] == 1
+    assert (explanation["rated"]["quantity"], explanation["rated"]["billable"]) == ("10", "10")
+    assert explanation["rated"]["exact_amount"] == "0.01"
+    assert follow(explanation["rated"]) == Decimal(line["amount"]) == Decimal(explanation["recomputed_amount"])
+    assert explanation["steps"][-1] == "Rounded half up, once: 0.01 USD."
 
 
-def test_reversed_usage_is_counted_apart(acme: Reader) -> None:
-    sms = next(line for line in acme.newest()["lines"] if line["meter"] == "sms")
-    found = acme.get(f"/billing/invoices/{acme.newest()['id']}/lines/{sms['id']}/explain")
-    assert (found["counted"]["events"], found["counted"]["reversals"]) == (3, 1)
-    assert (found["counted"]["quantity"], sms["quantity"]) == ("305", "305")
+def test_reversed_usage_is_counted_apart(acme: BillingReader) -> None:
+    sms = next(line for line in acme.newest_invoice()["lines"] if line["meter"] == "sms")
+    explanation = acme.get(f"/billing/invoices/{acme.newest_invoice()['id']}/lines/{sms['id']}/explain")
+    assert (explanation["counted"]["events"], explanation["counted"]["reversals"]) == (3, 1)
+    assert (explanation["counted"]["quantity"], sms["quantity"]) == ("305", "305")
 
 
 def test_explanation_shows_every_tier(client: FlaskClient) -> None:
-    reader = open_account(client, "scale@1")
-    with reader.at_work() as account:
+    reader = sign_up_for_billing(client, "scale@1")
+    with reader.app_context() as account:
         account.use(1_250_000, at=day(10))
     reader.close()
-    found = reader.get(f"{reader.line('usage')[0]}/explain")
-    assert [(part["units"], part["unit_price"]) for part in found["rated"]["parts"]] == [
+    explanation = reader.get(f"{reader.line('usage')[0]}/explain")
+    assert [(part["units"], part["unit_price"]) for part in explanation["rated"]["parts"]] == [
         ("100000", "0.004"),
         ("900000", "0.003"),
         ("250000", "0.002"),
     ]
-    assert [tier["up_to"] for tier in found["price"]["tiers"]] == ["100000", "1000000", None]
-    assert follow(found["rated"]) == Decimal("3600.00")
+    assert [tier["up_to"] for tier in explanation["price"]["tiers"]] == ["100000", "1000000", None]
+    assert follow(explanation["rated"]) == Decimal("3600.00")
 
 
 def test_late_usage_explanation_shows_charges_before_and_after(client: FlaskClient) -> None:
-    reader = open_account(client, "scale@1", at=day(1, month=3))
-    with reader.at_work() as account:
+    reader = sign_up_for_billing(client, "scale@1", at=day(1, month=3))
+    with reader.app_context() as account:
         account.use(99_990, at=day(10, month=3))
     reader.close(day(1, 2))
-    with reader.at_work() as account:
+    with reader.app_context() as account:
         account.use(20, at=day(20, month=3), is_late=True)
     reader.close()
     path, line = reader.line("late_usage")
-    found = reader.get(f"{path}/explain")
-    assert (found["before"]["quantity"], found["rated"]["quantity"], found["counted"]["quantity"]) == (
+    explanation = reader.get(f"{path}/explain")
+    assert (
+        explanation["before"]["quantity"],
+        explanation["rated"]["quantity"],
+        explanation["counted"]["quantity"],
+    ) == (
         "99990",
         "100010",
         "20",
     )
-    assert follow(found["rated"]) - follow(found["before"]) == Decimal(line["amount"]) == Decimal("0.07")
-    assert [row["quantity"] for row in table(reader.ask(f"{path}/events.csv"))] == ["20"]
+    assert follow(explanation["rated"]) - follow(explanation["before"]) == Decimal(line["amount"]) == Decimal("0.07")
+    assert [row["quantity"] for row in table(reader.request(f"{path}/events.csv"))] == ["20"]
 
 
 def test_base_for_half_a_month_shows_its_proration(client: FlaskClient) -> None:
-    reader = open_account(client, at=day(20, 12, month=3))
+    reader = sign_up_for_billing(client, at=day(20, 12, month=3))
     reader.close(day(1, 2))
     path, line = reader.line("base")
-    found = reader.get(f"{path}/explain")["proration"]
-    assert (found["used"], found["whole"], found["full_amount"]) == ("11 days 12 hours", "31 days", "29.00")
-    exact = Decimal(found["full_amount"]) * Decimal(found["used_seconds"]) / Decimal(found["whole_seconds"])
+    explanation = reader.get(f"{path}/explain")["proration"]
+    assert (explanation["used"], explanation["whole"], explanation["full_amount"]) == (
+        "11 days 12 hours",
+        "31 days",
+        "29.00",
+    )
+    exact = (
+        Decimal(explanation["full_amount"])
+        * Decimal(explanation["used_seconds"])
+        / Decimal(explanation["whole_seconds"])
+    )
     assert exact.quantize(CENT, ROUND_HALF_UP) == Decimal(line["amount"]) == Decimal("10.76")
-    assert Decimal(found["exact_amount"]) == exact.quantize(Decimal("1e-10"), "ROUND_DOWN")
-    assert table(reader.ask(f"{path}/events.csv")) == []
+    assert Decimal(explanation["exact_amount"]) == exact.quantize(Decimal("1e-10"), "ROUND_DOWN")
+    assert table(reader.request(f"{path}/events.csv")) == []
 
 
 def test_usage_reversed_after_invoicing_is_explained_as_carried(client: FlaskClient) -> None:
-    reader = open_account(client, "free@1", at=day(1, month=3))
-    with reader.at_work() as account:
+    reader = sign_up_for_billing(client, "free@1", at=day(1, month=3))
+    with reader.app_context() as account:
         account.use(1_001, at=day(10, month=3))
         failed = account.use(2, at=day(11, month=3))
     reader.close(day(1, 2))
-    with reader.at_work() as account:
+    with reader.app_context() as account:
         account.reverse(failed)
     reader.close()
     path, _ = reader.line("late_usage")
     late, carry = reader.get(f"{path}/explain"), reader.get(f"{reader.line('carry')[0]}/explain")
     assert (late["recomputed_amount"], carry["recomputed_amount"]) == ("-0.02", "0.02")
-    [row] = table(reader.ask(f"{path}/events.csv"))
+    [row] = table(reader.request(f"{path}/events.csv"))
     assert (row["quantity"], row["reversal_of"], row["source"]) == ("-2", failed.id.hex, "reversal")
     assert reader.get("/billing/wallet")["balances"] == [{"amount": "0.02", "currency": "USD"}]
 
 
-def test_events_of_a_line_add_up_to_its_quantity_with_reversals(acme: Reader) -> None:
-    sms = next(line for line in acme.newest()["lines"] if line["meter"] == "sms")
-    answer = acme.ask(f"/billing/invoices/{acme.newest()['id']}/lines/{sms['id']}/events.csv")
+def test_events_of_a_line_add_up_to_its_quantity_with_reversals(acme: BillingReader) -> None:
+    sms = next(line for line in acme.newest_invoice()["lines"] if line["meter"] == "sms")
+    answer = acme.request(f"/billing/invoices/{acme.newest_invoice()['id']}/lines/{sms['id']}/events.csv")
     rows = table(answer)
     assert answer.headers["Content-Type"].startswith("text/csv")
     assert answer.headers["Content-Disposition"].startswith('attachment; filename="INV-')
@@ -248,18 +260,18 @@ def test_events_of_a_line_add_up_to_its_quantity_with_reversals(acme: Reader) ->
     assert sum(Decimal(row["quantity"]) for row in rows) == Decimal(sms["quantity"])
 
 
-def test_event_batches_of_any_size_lose_and_repeat_none(acme: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
-    sms = next(line for line in acme.newest()["lines"] if line["meter"] == "sms")
-    path = f"/billing/invoices/{acme.newest()['id']}/lines/{sms['id']}/events.csv"
-    whole = acme.ask(path).data
+def test_event_batches_of_any_size_lose_and_repeat_none(acme: BillingReader, monkeypatch: pytest.MonkeyPatch) -> None:
+    sms = next(line for line in acme.newest_invoice()["lines"] if line["meter"] == "sms")
+    path = f"/billing/invoices/{acme.newest_invoice()['id']}/lines/{sms['id']}/events.csv"
+    whole = acme.request(path).data
     for size in (1, 2, 4):
         monkeypatch.setattr(invoices, "_EVENT_BATCH_SIZE", size)
-        assert acme.ask(path).data == whole
+        assert acme.request(path).data == whole
 
 
 def test_event_csv_escapes_formulas(client: FlaskClient) -> None:
-    reader = open_account(client)
-    with reader.at_work() as account:
+    reader = sign_up_for_billing(client)
+    with reader.app_context() as account:
         event = account.use(1, at=day(10))
         sql = text("""INSERT INTO usage_events (organization_id, id, source, idempotency_key, meter_code, quantity,
             occurred_at, billing_period_id)
@@ -269,13 +281,13 @@ def test_event_csv_escapes_formulas(client: FlaskClient) -> None:
             with account.transaction() as session:
                 session.execute(sql, {"id": event.id, "source": source})
     reader.close()
-    rows = table(reader.ask(f"{reader.line('usage')[0]}/events.csv"))[1:]
+    rows = table(reader.request(f"{reader.line('usage')[0]}/events.csv"))[1:]
     assert [row["source"] for row in rows] == ["'+1", "'-1", "'@x", "'=1+1", "'\tx", 'plain, "quoted"']
     assert {row["idempotency_key"] for row in rows} == {'\'=HYPERLINK("http://x.example")'}
 
 
-def test_long_event_csv_is_streamed_without_holding_a_connection(acme: Reader, app: Flask) -> None:
-    with acme.at_work() as account, account.transaction() as session:
+def test_long_event_csv_is_streamed_without_holding_a_connection(acme: BillingReader, app: Flask) -> None:
+    with acme.app_context() as account, account.transaction() as session:
         session.execute(
             text("""INSERT INTO usage_events (organization_id, id, source, idempotency_key, meter_code, quantity,
                 occurred_at, billing_period_id)

@@ -1,4 +1,4 @@
-"""A closing process is killed at every step, again and again; whoever comes next leaves one right invoice each."""
+"""Closing processes that are killed at every step: the next run leaves one correct invoice for each organization."""
 
 import time
 from typing import Any
@@ -11,8 +11,8 @@ from saas_api.billing import period_close, periods
 from saas_api.billing.period_close import CloseResult
 from saas_api.core import clock
 from saas_api.core.db import tenancy
-from tests.support.billing import day, found
-from tests.support.closing import Closer
+from tests.support.billing import create_organization, day
+from tests.support.closing import CloseRunner
 
 AT = "2026-05-01T02:00:00Z"
 ORGANIZATIONS = 200
@@ -30,20 +30,20 @@ KILLS = (
 
 _FOUND = text("""
 INSERT INTO organizations (id, name, slug, created_at)
-SELECT gen_random_uuid(), 'Company ' || n, 'company-' || n, :at FROM generate_series(1, :many) n""")
-_ON_STARTER = """SELECT id FROM organizations WHERE name ~ '^Company [0-9]*[02468]$'"""
+SELECT gen_random_uuid(), 'Organization ' || n, 'organization-' || n, :at FROM generate_series(1, :many) n""")
+_ON_STARTER = """SELECT id FROM organizations WHERE name ~ '^Organization [0-9]*[02468]$'"""
 _LEAVE_FREE = text(f"DELETE FROM subscription_segments WHERE organization_id IN ({_ON_STARTER})")
 _TAKE_STARTER = text(f"""
 INSERT INTO subscription_segments (organization_id, subscription_id, seq, plan_version_id, starts_at)
 SELECT organization_id, id, 1, 'starter@1', started_at FROM subscriptions WHERE organization_id IN ({_ON_STARTER})""")
-# Company n sends 1,000 + n segments in two events, and 1,005 e-mails, which come out at half a cent.
+# Organization n sends 1,000 + n segments in two events, and 1,005 e-mails, which come out at half a cent.
 _USE = text("""
 INSERT INTO usage_events (organization_id, source, idempotency_key, meter_code, quantity, occurred_at,
   billing_period_id)
 SELECT o.id, 'test', v.meter || v.quantity, v.meter, v.quantity, :at, p.id
 FROM organizations o JOIN billing_periods p ON p.organization_id = o.id AND p.seq = 1,
 LATERAL (VALUES ('sms', 1000), ('sms', substring(o.name from '[0-9]+')::int), ('email', 1005)) v (meter, quantity)
-WHERE o.name LIKE 'Company %'""")
+WHERE o.name LIKE 'Organization %'""")
 _WRITTEN = text("""
 SELECT substring(o.name from '[0-9]+')::int AS n, i.serial, i.number, i.total_minor, i.state,
   (SELECT sum(amount_minor) FROM invoice_lines l WHERE l.invoice_id = i.id) AS lines_minor
@@ -55,7 +55,7 @@ _STATES = text("SELECT state, count(*) FROM billing_periods WHERE ends_at = :end
 
 
 def expected(number: int) -> int:
-    """Total of a company's April in minor units; its e-mails cost 0.005 on free, and 1.005 on starter."""
+    """Total of a organization's April in minor units; its e-mails cost 0.005 on free, and 1.005 on starter."""
     if number % 2:
         return number + 1
     return 2900 + 1000 + number + 101
@@ -102,16 +102,16 @@ def assert_books_are_right(invoices: list[Any]) -> None:
 
 
 @pytest.fixture
-def closer(config: dict[str, Any], context: Flask) -> Closer:
-    return Closer(config)
+def closer(config: dict[str, Any], context: Flask) -> CloseRunner:
+    return CloseRunner(config)
 
 
 @pytest.mark.long
-def test_two_hundred_organizations_are_invoiced_once_with_every_step_killed(closer: Closer) -> None:
+def test_two_hundred_organizations_are_invoiced_once_with_every_step_killed(closer: CloseRunner) -> None:
     prepare()
     for step, hit in KILLS:
         [run] = closer.close(AT, f"{step}:kill:{hit}")
-        assert run.status == KILLED, (step, run.complaints)
+        assert run.status == KILLED, (step, run.stderr)
         wait_until_locks_are_free()
         assert_books_are_right(written())
     before = len(written())
@@ -119,7 +119,7 @@ def test_two_hundred_organizations_are_invoiced_once_with_every_step_killed(clos
 
     [run] = closer.close(AT)
 
-    assert (run.status, len(run.told["invoices"])) == (0, ORGANIZATIONS - before), run.complaints
+    assert (run.status, len(run.result["invoices"])) == (0, ORGANIZATIONS - before), run.stderr
     invoices = written()
     assert sorted(invoice.n for invoice in invoices) == list(range(1, ORGANIZATIONS + 1))
     assert_books_are_right(invoices)
@@ -128,14 +128,14 @@ def test_two_hundred_organizations_are_invoiced_once_with_every_step_killed(clos
 
 
 @pytest.mark.long
-def test_two_closes_share_the_work_while_a_third_is_killed(closer: Closer) -> None:
-    companies = [found(f"Shared{number}", plan="starter@1") for number in range(12)]
+def test_two_closes_share_the_work_while_a_third_is_killed(closer: CloseRunner) -> None:
+    companies = [create_organization(f"Shared{number}", plan="starter@1") for number in range(12)]
     slow, dying = "billing.after_close:sleep=1", "billing.after_number:kill:3"
     first, second, third = closer.close(AT, slow, slow, dying)
-    assert (first.status, second.status) == (0, 0), (first.complaints, second.complaints)
+    assert (first.status, second.status) == (0, 0), (first.stderr, second.stderr)
     assert third.status in (KILLED, 0)  # the others may have left it less than three
     [rest] = closer.close(AT)
-    told = [invoice["number"] for run in (first, second, rest) for invoice in run.told["invoices"]]
-    assert len(told) == len(set(told))
-    serials = sorted(invoice.serial for company in companies for invoice in company.invoices())
+    numbers = [invoice["number"] for run in (first, second, rest) for invoice in run.result["invoices"]]
+    assert len(numbers) == len(set(numbers))
+    serials = sorted(invoice.serial for organization in companies for invoice in organization.invoices())
     assert serials == list(range(1, len(companies) + 1))

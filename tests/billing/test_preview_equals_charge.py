@@ -1,4 +1,4 @@
-"""What was shown is what is charged: previews of changes, simulations and the invoice that is written later."""
+"""Previews of plan changes and simulations are equal to the invoices that follow."""
 
 import threading
 from typing import Any
@@ -13,7 +13,7 @@ from saas_api.billing import period_close, previews, subscriptions
 from saas_api.billing.subscriptions import AlreadyOnPlan, PlanChange
 from saas_api.core import clock
 from tests.support.accounts import Person
-from tests.support.billing import Company, day, found
+from tests.support.billing import BillingOrganization, create_organization, day
 
 pytestmark = pytest.mark.usefixtures("context")
 USER = Actor("user", "alice")
@@ -23,62 +23,66 @@ SIMULATE = "/api/v1/billing/simulate"
 def close(at: Any) -> int:
     """The total of the invoice that closing at an instant writes."""
     clock.freeze_time(at)
-    [invoice] = period_close.close_due(at).invoices
-    return invoice.total_minor
+    [item] = period_close.close_due(at).invoices
+    return item.invoice.total_minor
 
 
-def look(company: Company, plan: str, when: str | None = None) -> PlanChange:
-    with company.transaction() as session:
-        return subscriptions.preview_change(session, company.id, plan, when)
+def preview(organization: BillingOrganization, plan: str, when: str | None = None) -> PlanChange:
+    with organization.transaction() as session:
+        return subscriptions.preview_change(session, organization.id, plan, when)
 
 
-def change(company: Company, plan: str, when: str | None = None) -> PlanChange:
-    with company.transaction() as session:
-        return subscriptions.change_plan(session, company.id, plan, when, USER)
+def change(organization: BillingOrganization, plan: str, when: str | None = None) -> PlanChange:
+    with organization.transaction() as session:
+        return subscriptions.change_plan(session, organization.id, plan, when, USER)
 
 
 @pytest.mark.parametrize("start", ["free@1", "starter@1", "scale@1"])
 @pytest.mark.parametrize("plan", ["free", "starter", "pro", "scale"])
 @pytest.mark.parametrize("when", ["now", "period_end"])
 def test_plan_change_is_invoiced_as_previewed(start: str, plan: str, when: str) -> None:
-    company = found(plan=start)
-    company.use(3_333, at=day(4))
+    organization = create_organization(plan=start)
+    organization.use(3_333, at=day(4))
     clock.freeze_time(day(17, 13))
-    company.use(1_777, "email", at=day(17, 12))
+    organization.use(1_777, "email", at=day(17, 12))
     if start == f"{plan}@1":
         with pytest.raises(AlreadyOnPlan):
-            look(company, plan, when)
+            preview(organization, plan, when)
         return
-    seen = look(company, plan, when)
-    made = change(company, plan, when)
-    assert (made.differences, made.total_minor, made.after) == (seen.differences, seen.total_minor, seen.after)
-    assert sum(difference.amount_minor for difference in made.differences) == made.total_minor
-    assert close(day(1, 2, month=5)) == seen.after.total_minor
+    previewed = preview(organization, plan, when)
+    changed = change(organization, plan, when)
+    assert (changed.differences, changed.total_minor, changed.after) == (
+        previewed.differences,
+        previewed.total_minor,
+        previewed.after,
+    )
+    assert sum(difference.amount_minor for difference in changed.differences) == changed.total_minor
+    assert close(day(1, 2, month=5)) == previewed.after.total_minor
 
 
 def test_preview_stores_nothing() -> None:
-    company = found(plan="starter@1")
-    before = company.rows("SELECT * FROM subscription_segments")
-    look(company, "pro")
-    assert company.rows("SELECT * FROM subscription_segments") == before
-    assert company.rows("SELECT * FROM audit_events") == []
+    organization = create_organization(plan="starter@1")
+    before = organization.rows("SELECT * FROM subscription_segments")
+    preview(organization, "pro")
+    assert organization.rows("SELECT * FROM subscription_segments") == before
+    assert organization.rows("SELECT * FROM audit_events") == []
 
 
 def test_plan_change_and_return_are_invoiced_as_previewed() -> None:
-    company = found()
-    company.use(900, at=day(2))
+    organization = create_organization()
+    organization.use(900, at=day(2))
     clock.freeze_time(day(11))
-    change(company, "starter")
-    company.use(500, at=day(12))
+    change(organization, "starter")
+    organization.use(500, at=day(12))
     clock.freeze_time(day(21))
-    seen = look(company, "free", "now")
-    change(company, "free", "now")
-    assert close(day(1, 2, month=5)) == seen.after.total_minor == 967 + 500
+    previewed = preview(organization, "free", "now")
+    change(organization, "free", "now")
+    assert close(day(1, 2, month=5)) == previewed.after.total_minor == 967 + 500
 
 
 @pytest.mark.parametrize("plans", [("starter", "pro"), ("pro", "pro"), ("scale", "free"), ("starter", "scale")])
 def test_concurrent_plan_changes_leave_one_chain_of_segments(app: Flask, plans: tuple[str, str]) -> None:
-    company = found(plan="starter@1" if "free" in plans else "free@1")
+    organization = create_organization(plan="starter@1" if "free" in plans else "free@1")
     clock.freeze_time(day(16))
     start, outcomes = threading.Barrier(2), []
 
@@ -86,7 +90,7 @@ def test_concurrent_plan_changes_leave_one_chain_of_segments(app: Flask, plans: 
         with app.app_context():
             start.wait()
             try:
-                outcomes.append(change(company, plan, "now").version.id)
+                outcomes.append(change(organization, plan, "now").version.id)
             except AlreadyOnPlan:
                 outcomes.append("same")
 
@@ -96,26 +100,26 @@ def test_concurrent_plan_changes_leave_one_chain_of_segments(app: Flask, plans: 
     for thread in threads:
         thread.join(30)
     assert len(outcomes) == 2
-    rows = company.rows("SELECT * FROM subscription_segments ORDER BY seq")
+    rows = organization.rows("SELECT * FROM subscription_segments ORDER BY seq")
     assert [row.seq for row in rows] == [1, 2]
     assert rows[0].ends_at == rows[1].starts_at == day(16)
     assert rows[1].ends_at is None
     assert rows[1].plan_version_id == [outcome for outcome in outcomes if outcome != "same"][-1]
     assert ("same" in outcomes) == (plans[0] == plans[1])
-    assert len(company.rows("SELECT * FROM audit_events")) == 2 - outcomes.count("same")
+    assert len(organization.rows("SELECT * FROM audit_events")) == 2 - outcomes.count("same")
 
 
 def test_plan_change_that_waited_sees_the_other_change(app: Flask) -> None:
-    company = found()
+    organization = create_organization()
     clock.freeze_time(day(16))
     done: list[str] = []
 
     def run() -> None:
         with app.app_context():
-            done.append(change(company, "scale").previous)
+            done.append(change(organization, "scale").previous)
 
-    with company.transaction() as session:
-        subscriptions.change_plan(session, company.id, "pro", None, USER)
+    with organization.transaction() as session:
+        subscriptions.change_plan(session, organization.id, "pro", None, USER)
         waiting = threading.Thread(target=run)
         waiting.start()
         waiting.join(0.5)
@@ -124,32 +128,32 @@ def test_plan_change_that_waited_sees_the_other_change(app: Flask) -> None:
     assert done == ["pro@1"]
 
 
-def simulate(company: Company, *arguments: Any) -> dict[str, int]:
-    with company.transaction() as session:
-        return {one.plan: one.total_minor for one in previews.simulate_plans(session, company.id, *arguments)}
+def simulate(organization: BillingOrganization, *arguments: Any) -> dict[str, int]:
+    with organization.transaction() as session:
+        return {one.plan: one.total_minor for one in previews.simulate_plans(session, organization.id, *arguments)}
 
 
 def test_simulation_of_the_current_period_equals_its_forecast() -> None:
-    company = found(plan="starter@1")
-    company.use(3_050, at=day(3))
-    company.use(12_345, "email", at=day(3))
+    organization = create_organization(plan="starter@1")
+    organization.use(3_050, at=day(3))
+    organization.use(12_345, "email", at=day(3))
     clock.freeze_time(day(9))
-    with company.transaction() as session:
-        forecast = previews.preview_current_period(session, company.id).forecast.total_minor
-    totals = simulate(company, None)
+    with organization.transaction() as session:
+        forecast = previews.preview_current_period(session, organization.id).forecast.total_minor
+    totals = simulate(organization, None)
     assert totals == {"free": 2050 + 1135, "starter": 7185, "pro": 9900 + 1525 + 617, "scale": 49_900 + 1220 + 494}
     assert totals["starter"] == forecast
 
 
 def test_past_periods_are_simulated_from_their_usage_including_late() -> None:
-    company = found(plan="starter@1", at=day(1, month=3))
-    company.use(1_000, at=day(5, month=3))
+    organization = create_organization(plan="starter@1", at=day(1, month=3))
+    organization.use(1_000, at=day(5, month=3))
     billed = close(day(1, 2))
-    company.use(500, at=day(20, month=3), is_late=True)
-    company.use(7, at=day(1, 2))
-    assert simulate(company, ["starter"], 1) == {"starter": billed + 500}
-    assert simulate(company, ["starter", "free"], 12) == {"free": 500, "starter": 4400}
-    assert simulate(company, ["starter"], 0) == {"starter": 2907}
+    organization.use(500, at=day(20, month=3), is_late=True)
+    organization.use(7, at=day(1, 2))
+    assert simulate(organization, ["starter"], 1) == {"starter": billed + 500}
+    assert simulate(organization, ["starter", "free"], 12) == {"free": 500, "starter": 4400}
+    assert simulate(organization, ["starter"], 0) == {"starter": 2907}
 
 
 def test_given_quantities_are_a_whole_month_even_after_a_late_sign_up(client: FlaskClient, alice: Person) -> None:
@@ -190,7 +194,7 @@ def test_invalid_simulation_is_rejected(
 
 
 def test_simulation_reads_only_own_usage() -> None:
-    acme, other = found(plan="starter@1"), found("Other")
+    acme, other = create_organization(plan="starter@1"), create_organization("Other")
     acme.use(100, at=day(1))
     with other.transaction() as session:
         [simulated] = previews.simulate_plans(session, other.id, ["starter"])

@@ -9,14 +9,14 @@ from sqlalchemy import text
 from saas_api.billing import plans, terms
 from saas_api.core import clock
 from saas_api.core.db import tenancy
-from tests.support.billing import Company, day, found
+from tests.support.billing import BillingOrganization, create_organization, day
 
 pytestmark = pytest.mark.usefixtures("context")
 
 
-def rate_of(company: Company) -> str:
-    with company.transaction() as session:
-        return str(terms.get_terms(session, company.id).list_prices["sms"].normalize())
+def rate_of(organization: BillingOrganization) -> str:
+    with organization.transaction() as session:
+        return str(terms.get_terms(session, organization.id).list_prices["sms"].normalize())
 
 
 @pytest.fixture
@@ -34,9 +34,9 @@ def test_changed_rate_is_published_once(higher_rate: None) -> None:
 
 
 def test_new_rate_applies_to_new_organizations_now_and_to_others_next_period(higher_rate: None) -> None:
-    old = found(at=day(10, 12))
+    old = create_organization(at=day(10, 12))
     plans.sync_setting_price()
-    newcomer = found("Newcomer", at=day(10, 13))
+    newcomer = create_organization("Newcomer", at=day(10, 13))
     assert (rate_of(old), rate_of(newcomer)) == ("0.01", "0.02")
     clock.freeze_time(day(2, 12, month=5))
     assert rate_of(old) == "0.02"

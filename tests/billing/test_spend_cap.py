@@ -14,7 +14,7 @@ from saas_api.billing import alerts, periods
 from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
 from tests.support.accounts import Person, make_key
-from tests.support.billing import Company
+from tests.support.billing import BillingOrganization
 from tests.support.second_process import neighbour
 
 SEND, CAP, ALERTS = "/api/v1/messages/send", "/api/v1/billing/spend-cap", "/api/v1/billing/alerts"
@@ -25,21 +25,23 @@ TWO = {**SMS, "message": "x" * 200}
 
 
 @pytest.fixture
-def acme(app: Flask, client: FlaskClient, alice: Person) -> Company:
+def acme(app: Flask, client: FlaskClient, alice: Person) -> BillingOrganization:
     """Acme on the starter plan since the first of the current month."""
-    company = Company(ids.parse_id("org", alice.organization_id))
+    organization = BillingOrganization(ids.parse_id("org", alice.organization_id))
     with app.app_context():
-        start(company)
-    return company
+        start(organization)
+    return organization
 
 
-def start(company: Company) -> None:
-    with company.transaction() as session:
-        periods.ensure_account(session, company.id)
+def start(organization: BillingOrganization) -> None:
+    with organization.transaction() as session:
+        periods.ensure_account(session, organization.id)
         started = session.scalar(text("SELECT started_at FROM subscriptions"))
-    company.switch("starter@1", started)
+    organization.switch("starter@1", started)
     with tenancy.system_session("billing.account") as session:
-        session.execute(text("UPDATE organizations SET generation = generation + 1 WHERE id = :id"), {"id": company.id})
+        session.execute(
+            text("UPDATE organizations SET generation = generation + 1 WHERE id = :id"), {"id": organization.id}
+        )
 
 
 def base_of(client: FlaskClient, person: Person) -> str:
@@ -68,18 +70,18 @@ def counters(config: dict[str, Any]) -> dict[str, int]:
         }
 
 
-def limit_of(company: Company, per_minute: int, ceilings: str = "{}") -> None:
+def set_limits(organization: BillingOrganization, per_minute: int, ceilings: str = "{}") -> None:
     """Set limit overrides: requests a minute, and quotas by meter."""
     with tenancy.system_session("billing.account") as session:
         session.execute(
             text("""INSERT INTO organization_limits (organization_id, rate_limit_per_minute, ceilings, reason)
               VALUES (:id, :n, CAST(:ceilings AS jsonb), 'test')"""),
-            {"id": company.id, "n": per_minute, "ceilings": ceilings},
+            {"id": organization.id, "n": per_minute, "ceilings": ceilings},
         )
 
 
 def test_cap_with_two_segments_left_rejects_three_and_accepts_two(
-    app: Flask, client: FlaskClient, alice: Person, acme: Company, config: dict[str, Any]
+    app: Flask, client: FlaskClient, alice: Person, acme: BillingOrganization, config: dict[str, Any]
 ) -> None:
     key = make_key(client, alice)
     cap = cap_for(client, alice, 100)
@@ -93,7 +95,9 @@ def test_cap_with_two_segments_left_rejects_three_and_accepts_two(
     assert counters(config)["$spend"] == 1_000_000
 
 
-def test_rejected_call_uses_no_quota(client: FlaskClient, alice: Person, acme: Company, config: dict[str, Any]) -> None:
+def test_rejected_call_uses_no_quota(
+    client: FlaskClient, alice: Person, acme: BillingOrganization, config: dict[str, Any]
+) -> None:
     key = make_key(client, alice)
     cap_for(client, alice, 2)
     left = client.post(SEND, json=SMS, headers=key).headers["X-RateLimit-Remaining"]
@@ -106,7 +110,7 @@ def test_rejected_call_uses_no_quota(client: FlaskClient, alice: Person, acme: C
 
 
 def test_cap_for_ten_messages_accepts_ten_of_fifty_concurrent_calls(
-    app: Flask, client: FlaskClient, alice: Person, acme: Company
+    app: Flask, client: FlaskClient, alice: Person, acme: BillingOrganization
 ) -> None:
     key = make_key(client, alice)
     cap_for(client, alice, 10)
@@ -118,13 +122,13 @@ def test_cap_for_ten_messages_accepts_ten_of_fifty_concurrent_calls(
 def test_cap_is_exact_for_concurrent_calls_beyond_the_included_quantity(
     app: Flask, client: FlaskClient, alice: Person
 ) -> None:
-    company = Company(ids.parse_id("org", alice.organization_id))
+    organization = BillingOrganization(ids.parse_id("org", alice.organization_id))
     key = make_key(client, alice)
-    with app.app_context(), company.transaction() as session:
-        periods.ensure_account(session, company.id)
+    with app.app_context(), organization.transaction() as session:
+        periods.ensure_account(session, organization.id)
     with app.app_context():
-        company.use(995)
-        limit_of(company, 1000)
+        organization.use(995)
+        set_limits(organization, 1000)
     cap_for(client, alice, 10)
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda _: app.test_client().post(SEND, json=SMS, headers=key).status_code, range(50)))
@@ -132,22 +136,22 @@ def test_cap_is_exact_for_concurrent_calls_beyond_the_included_quantity(
 
 
 def test_cap_is_exact_for_two_processes(app: Flask, client: FlaskClient, alice: Person, config: dict[str, Any]) -> None:
-    company = Company(ids.parse_id("org", alice.organization_id))
+    organization = BillingOrganization(ids.parse_id("org", alice.organization_id))
     key = make_key(client, alice)
     with app.app_context():
-        with company.transaction() as session:
-            periods.ensure_account(session, company.id)
-        company.use(997)
+        with organization.transaction() as session:
+            periods.ensure_account(session, organization.id)
+        organization.use(997)
     cap_for(client, alice, 3)
-    seen = []
+    values = []
     with neighbour(config) as process:
         for _ in range(4):
-            seen += [process.call("POST", SEND, key, SMS)["status"], *statuses(client, key, SMS)]
-    assert seen == [202] * 6 + [402] * 2
+            values += [process.call("POST", SEND, key, SMS)["status"], *statuses(client, key, SMS)]
+    assert values == [202] * 6 + [402] * 2
 
 
 def test_changed_cap_applies_to_the_next_request_in_every_process(
-    client: FlaskClient, alice: Person, acme: Company, config: dict[str, Any]
+    client: FlaskClient, alice: Person, acme: BillingOrganization, config: dict[str, Any]
 ) -> None:
     key = make_key(client, alice)
     cap_for(client, alice, 1)
@@ -165,7 +169,7 @@ def test_changed_cap_applies_to_the_next_request_in_every_process(
 
 
 def test_alert_only_cap_and_test_mode_block_no_call(
-    client: FlaskClient, alice: Person, acme: Company, config: dict[str, Any]
+    client: FlaskClient, alice: Person, acme: BillingOrganization, config: dict[str, Any]
 ) -> None:
     live, test = make_key(client, alice), make_key(client, alice, mode="test")
     cap_for(client, alice, 0)
@@ -176,7 +180,7 @@ def test_alert_only_cap_and_test_mode_block_no_call(
 
 
 def test_cap_blocks_calls_without_redis(
-    client: FlaskClient, alice: Person, acme: Company, config: dict[str, Any], tmp_path: Any
+    client: FlaskClient, alice: Person, acme: BillingOrganization, config: dict[str, Any], tmp_path: Any
 ) -> None:
     key = make_key(client, alice)
     cap_for(client, alice, 3)
@@ -187,7 +191,7 @@ def test_cap_blocks_calls_without_redis(
 
 
 def test_counters_are_restored_from_the_ledger_after_a_loss_in_redis(
-    client: FlaskClient, alice: Person, acme: Company, config: dict[str, Any]
+    client: FlaskClient, alice: Person, acme: BillingOrganization, config: dict[str, Any]
 ) -> None:
     key = make_key(client, alice)
     cap_for(client, alice, 3)
@@ -205,7 +209,7 @@ def test_new_organization_has_the_default_cap(client: FlaskClient, alice: Person
 
 
 def test_cap_below_the_base_or_the_spend_is_rejected(
-    app: Flask, client: FlaskClient, alice: Person, acme: Company
+    app: Flask, client: FlaskClient, alice: Person, acme: BillingOrganization
 ) -> None:
     with app.app_context():
         acme.use(101)
@@ -232,28 +236,28 @@ def test_cap_change_is_in_the_audit_log_and_forbidden_for_members(
 
 
 def test_high_counter_is_lowered_by_the_second_run_and_a_low_one_at_once(
-    app: Flask, client: FlaskClient, alice: Person, acme: Company, config: dict[str, Any]
+    app: Flask, client: FlaskClient, alice: Person, acme: BillingOrganization, config: dict[str, Any]
 ) -> None:
     key = make_key(client, alice)
     cap_for(client, alice, 100)
     assert statuses(client, key, SMS) == [202]
     with redis.Redis.from_url(config["REDIS_URL"]) as control:
         name = next(control.scan_iter("*$spend"))
-        seen = []
+        values = []
         for wrong in (50_000, -10_000):
             control.incrby(name, wrong)
             for _ in range(2):
                 with app.app_context():
                     alerts.evaluate_alerts(clock.now())
-                seen.append(int(control.get(name)))
-    assert seen == [60_000, 10_000, 10_000, 10_000]
+                values.append(int(control.get(name)))
+    assert values == [60_000, 10_000, 10_000, 10_000]
 
 
 def test_high_quota_counter_is_corrected(
-    app: Flask, client: FlaskClient, alice: Person, acme: Company, config: dict[str, Any]
+    app: Flask, client: FlaskClient, alice: Person, acme: BillingOrganization, config: dict[str, Any]
 ) -> None:
     with app.app_context():
-        limit_of(acme, 60, '{"sms": "5"}')
+        set_limits(acme, 60, '{"sms": "5"}')
     key = make_key(client, alice)
     assert statuses(client, key, SMS) == [202]
     with redis.Redis.from_url(config["REDIS_URL"]) as control:
@@ -267,15 +271,15 @@ def test_high_quota_counter_is_corrected(
 
 
 def test_accepted_call_needs_one_round_trip_to_redis(
-    client: FlaskClient, alice: Person, acme: Company, config: dict[str, Any]
+    client: FlaskClient, alice: Person, acme: BillingOrganization, config: dict[str, Any]
 ) -> None:
     key = make_key(client, alice)
     statuses(client, key, SMS, SMS)
     with redis.Redis.from_url(config["REDIS_URL"]) as control:
 
-        def asked() -> int:
+        def count_evaluations() -> int:
             return int(control.info("commandstats")["cmdstat_evalsha"]["calls"])
 
-        before = asked()
+        before = count_evaluations()
         assert statuses(client, key, *[TWO] * 5) == [202] * 5
-        assert asked() - before == 5
+        assert count_evaluations() - before == 5

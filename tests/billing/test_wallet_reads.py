@@ -9,42 +9,42 @@ from flask.testing import FlaskClient
 from saas_api.core import ids
 from tests.support import billing_actions as books
 from tests.support.billing import day
-from tests.support.billing_reads import Reader, open_account
+from tests.support.billing_reads import BillingReader, sign_up_for_billing
 
 
 @pytest.fixture
-def acme(client: FlaskClient) -> Reader:
+def acme(client: FlaskClient) -> BillingReader:
     """April on starter: 305 segments and ten e-mails come to 32.06."""
-    reader = open_account(client)
-    with reader.at_work() as account:
+    reader = sign_up_for_billing(client)
+    with reader.app_context() as account:
         account.use(305, at=day(10))
         account.use(10, "email", at=day(12))
     reader.close()
     return reader
 
 
-def test_wallet_and_credit_notes_are_listed(acme: Reader) -> None:
-    invoice = acme.newest()
+def test_wallet_and_credit_notes_are_listed(acme: BillingReader) -> None:
+    invoice = acme.newest_invoice()
     invoice_id = ids.parse_id("inv", invoice["id"])
-    with acme.at_work() as account:
-        books.settle(account, invoice_id, 3206)
-        books.credit(account, invoice_id, amount_minor=1235)
+    with acme.app_context() as account:
+        books.settle_payment(account, invoice_id, 3206)
+        books.create_credit_note(account, invoice_id, amount_minor=1235)
     [note] = acme.get("/billing/credit-notes")["credit_notes"]
     assert (note["number"][:3], note["amount"], note["to_wallet"], note["to_due"]) == ("CN-", "12.35", "12.35", "0.00")
     assert note["invoice_number"] == invoice["number"]
     assert sum(Decimal(line["amount"]) for line in note["lines"]) == Decimal("12.35")
-    assert acme.newest()["credit_notes"][0]["number"] == note["number"]
+    assert acme.newest_invoice()["credit_notes"][0]["number"] == note["number"]
     acme.close(day(1, 2, month=6))
     wallet = acme.get("/billing/wallet")
     [grant] = wallet["grants"]
     assert (grant["kind"], grant["amount"], grant["remaining"]) == ("credit_note", "12.35", "0.00")
     assert [(entry["amount"], entry["reason"]) for entry in grant["entries"]] == [("-12.35", "apply")]
-    assert grant["entries"][0]["invoice_id"] == acme.newest()["id"]
+    assert grant["entries"][0]["invoice_id"] == acme.newest_invoice()["id"]
     assert wallet["balances"] == [{"amount": "0.00", "currency": "USD"}]
 
 
-def test_wallet_is_paginated(acme: Reader) -> None:
-    with acme.at_work() as account:
+def test_wallet_is_paginated(acme: BillingReader) -> None:
+    with acme.app_context() as account:
         for kind in ("promotional", "purchased", "overpayment"):
             account.grant(100, kind, 10)
     first = acme.get("/billing/wallet", limit=2)
@@ -52,12 +52,12 @@ def test_wallet_is_paginated(acme: Reader) -> None:
     kinds = [grant["kind"] for page in (first, second) for grant in page["grants"]]
     assert sorted(kinds) == ["overpayment", "promotional", "purchased"]
     assert (first["pagination"]["has_more"], second["pagination"]["has_more"]) == (True, False)
-    assert acme.ask("/billing/wallet", cursor="nonsense").status_code == 422
-    assert acme.ask("/billing/credit-notes", limit=0).status_code == 422
+    assert acme.request("/billing/wallet", cursor="nonsense").status_code == 422
+    assert acme.request("/billing/credit-notes", limit=0).status_code == 422
 
 
-def test_other_organization_sees_an_empty_wallet(carol: Any, acme: Reader) -> None:
-    with acme.at_work() as account:
+def test_other_organization_sees_an_empty_wallet(carol: Any, acme: BillingReader) -> None:
+    with acme.app_context() as account:
         account.grant(100, "promotional", 10)
-    assert acme.ask("/billing/wallet", carol.headers).json["data"]["grants"] == []
-    assert acme.ask("/billing/credit-notes", carol.headers).json["data"]["credit_notes"] == []
+    assert acme.request("/billing/wallet", carol.headers).json["data"]["grants"] == []
+    assert acme.request("/billing/credit-notes", carol.headers).json["data"]["credit_notes"] == []

@@ -20,8 +20,8 @@ from saas_api.payments import checkout, payments
 from saas_api.payments.checkout import PaymentRequest
 from saas_api.payments.dunning_schedule import DUNNING_SCHEDULE
 from saas_api.usage.ledger import UsageRecord
-from tests.support.billing import Company, day, found
-from tests.support.billing_actions import ACT, close, credit, system
+from tests.support.billing import BillingOrganization, create_organization, day
+from tests.support.billing_actions import OPERATOR, close_periods, create_credit_note, system_session
 from tests.support.billing_examples import (
     Step,
     parse_cents,
@@ -42,7 +42,7 @@ class ExampleRun:
     """Performs the steps of an example on one organization and reads their results."""
 
     def __init__(self) -> None:
-        self.company: Company
+        self.organization: BillingOrganization
         self.used: list[UsageRecord] = []
         self.canceled = ""
 
@@ -55,11 +55,11 @@ class ExampleRun:
         raise AssertionError(f"unknown action: {step.action}")
 
     def sign_up(self, plan: str, zone: str | None) -> None:
-        self.company = found(at=clock.now(), plan=f"{plan}@1", zone=zone or "UTC")
+        self.organization = create_organization(at=clock.now(), plan=f"{plan}@1", zone=zone or "UTC")
 
     def change(self, plan: str) -> None:
-        with self.company.transaction() as session:
-            subscriptions.change_plan(session, self.company.id, plan, "now", SYSTEM_ACTOR)
+        with self.organization.transaction() as session:
+            subscriptions.change_plan(session, self.organization.id, plan, "now", SYSTEM_ACTOR)
 
     def use(self, sms: str, emails: str | None, day_of_usage: str | None) -> None:
         at = parse_instant(f"{day_of_usage} 00:00") if day_of_usage else clock.now()
@@ -67,25 +67,25 @@ class ExampleRun:
             if quantity:
                 event_id = ids.new_id()
                 event = UsageRecord(event_id, "example", str(event_id), meter, parse_count(quantity), at)
-                with self.company.transaction() as session:
-                    periods.record_usage(session, self.company.id, event)
+                with self.organization.transaction() as session:
+                    periods.record_usage(session, self.organization.id, event)
                 self.used.append(event)
 
     def fail(self) -> None:
-        self.company.reverse(self.used[-1])
+        self.organization.reverse(self.used[-1])
 
     def move(self, zone: str) -> None:
-        with system() as session:
-            session.execute(MOVE, {"zone": zone, "id": self.company.id})
+        with system_session() as session:
+            session.execute(MOVE, {"zone": zone, "id": self.organization.id})
 
-    def close(self) -> None:
-        close(self.company, clock.now())
+    def close_periods(self) -> None:
+        close_periods(self.organization, clock.now())
 
     def run_hourly_job(self) -> None:
         jobs.close_periods()
 
-    def credit(self, amount: str) -> None:
-        credit(self.company, self.newest().id, amount_minor=parse_cents(amount))
+    def create_credit_note(self, amount: str) -> None:
+        create_credit_note(self.organization, self.newest().id, amount_minor=parse_cents(amount))
 
     def pay(self, amount: str) -> None:
         """The provider reports this captured amount, whatever was requested."""
@@ -100,7 +100,7 @@ class ExampleRun:
 
     def _open(self) -> str:
         request = PaymentRequest(self.newest().id, provider="mock")
-        payment = checkout.initiate_payment(self.company.id, request, SYSTEM_ACTOR)
+        payment = checkout.initiate_payment(self.organization.id, request, SYSTEM_ACTOR)
         assert payment.amount_minor == self.newest().due_minor
         return str(payment.provider_reference)
 
@@ -108,20 +108,20 @@ class ExampleRun:
         self._set_checkout(reference, "paid", parse_cents(amount))
 
     def _set_checkout(self, reference: str, state: str, captured_minor: int) -> None:
-        with system() as session:
+        with system_session() as session:
             session.execute(SET_CHECKOUT, {"reference": reference, "state": state, "captured": captured_minor})
         payments.settle_payment("mock", reference)
 
     def payment(self) -> str:
-        [*_, newest] = self.company.rows("SELECT state FROM payments ORDER BY created_at")
+        [*_, newest] = self.organization.rows("SELECT state FROM payments ORDER BY created_at")
         return str(newest.state)
 
     def grant(self, amount: str, kind: str) -> None:
-        with system() as session:
-            wallet.grant_credit(session, self.company.id, GrantSource(kind, kind), parse_cents(amount), ACT)
+        with system_session() as session:
+            wallet.grant_credit(session, self.organization.id, GrantSource(kind, kind), parse_cents(amount), OPERATOR)
 
     def newest(self) -> Any:
-        return self.company.invoices()[-1]
+        return self.organization.invoices()[-1]
 
     def check(self, facts: tuple[str, ...]) -> None:
         """Every fact is true; if lines are listed, the invoice has no other lines."""
@@ -138,7 +138,7 @@ class ExampleRun:
     def lines(self) -> dict[str, int]:
         """Amounts of the newest invoice's lines, by their names in the document."""
         names: dict[str, int] = {}
-        for key, amount in self.company.lines().items():
+        for key, amount in self.organization.lines().items():
             kind, *rest = key.split(":")
             plan = rest[1 if kind == "late" else 0].partition("@")[0] if rest else ""
             meter = rest[-1] if kind in {"usage", "late"} else ""
@@ -147,18 +147,18 @@ class ExampleRun:
         return names
 
     def period(self) -> str:
-        *_, period = self.company.rows("SELECT * FROM billing_periods ORDER BY seq")
+        *_, period = self.organization.rows("SELECT * FROM billing_periods ORDER BY seq")
         hours = int((period.ends_at - period.starts_at).total_seconds()) // 3600
         whole = period.nominal_seconds // 3600
         ends = " to ".join(f"{at.day} {at:%B %H:%M}" for at in (period.starts_at, period.ends_at))
         return f"{ends}, {hours} hours" if hours == whole else f"{ends}, {hours} of {whole} hours"
 
     def wallet(self) -> str:
-        [(balance,)] = self.company.rows("SELECT coalesce(sum(remaining_minor), 0) FROM credit_grants")
+        [(balance,)] = self.organization.rows("SELECT coalesce(sum(remaining_minor), 0) FROM credit_grants")
         return text(balance)
 
     def applied_credit(self) -> str:
-        entries = self.company.rows("SELECT delta_minor FROM credit_entries ORDER BY delta_minor DESC")
+        entries = self.organization.rows("SELECT delta_minor FROM credit_entries ORDER BY delta_minor DESC")
         return ", ".join(text(entry.delta_minor) for entry in entries)
 
 
@@ -186,9 +186,9 @@ ACTIONS: dict[str, Callable[..., None]] = {
     r"uses ([0-9,]+) sms(?:, ([0-9,]+) e-mails)?(?: of (\d+ \w+))?": ExampleRun.use,
     r"the last usage fails": ExampleRun.fail,
     r"moves to (\S+)": ExampleRun.move,
-    r"the period is closed": ExampleRun.close,
+    r"the period is closed": ExampleRun.close_periods,
     r"the hourly run": ExampleRun.run_hourly_job,
-    rf"a credit note of {AMOUNT}": ExampleRun.credit,
+    rf"a credit note of {AMOUNT}": ExampleRun.create_credit_note,
     rf"{AMOUNT} is paid": ExampleRun.pay,
     rf"{AMOUNT} is captured where 32.05 was asked": ExampleRun.pay,
     r"a checkout is opened and canceled": ExampleRun.cancel,
@@ -230,12 +230,12 @@ def test_every_documented_example_is_tested() -> None:
 )
 def test_documented_month_on_one_plan(row: list[str]) -> None:
     plan, *quantities, base, sms, email, total = row
-    company = found(plan=f"{plan}@1")
+    organization = create_organization(plan=f"{plan}@1")
     for meter, quantity in zip(METERS, map(parse_count, quantities), strict=True):
         if quantity:
-            company.use(quantity, meter, at=day(10))
-    invoice = close(company)
-    lines = company.lines()
+            organization.use(quantity, meter, at=day(10))
+    invoice = close_periods(organization)
+    lines = organization.lines()
     keys = (f"base:{plan}@1", *(f"usage:{plan}@1:{meter}" for meter in METERS))
     assert [lines.pop(key, 0) for key in keys] == [parse_cents(amount) for amount in (base, sms, email)]
     assert (lines, invoice.total_minor) == ({}, parse_cents(total))
@@ -276,8 +276,8 @@ def parse_price(text: str) -> MeterPrice:
 
 
 def test_documented_prices_of_plans() -> None:
-    company = found()
-    with company.transaction() as session:
+    organization = create_organization()
+    with organization.transaction() as session:
         offers = plans.get_versions(session, [f"{plan}@1" for plan in ("free", "starter", "pro", "scale")])
     listed = [
         [

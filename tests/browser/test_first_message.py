@@ -37,7 +37,7 @@ def send(visitor: Visitor, text: str) -> None:
     visitor.press("Send")
 
 
-def test_from_the_landing_page_to_a_delivered_message(visitor: Visitor, work: Callable[[], None]) -> None:
+def test_sign_up_leads_to_a_delivered_message(visitor: Visitor, work: Callable[[], None]) -> None:
     sign_up(visitor)
     verify(visitor, work)
     visitor.page.locator("#first-steps .done", has_text="erif").wait_for()
@@ -48,7 +48,7 @@ def test_from_the_landing_page_to_a_delivered_message(visitor: Visitor, work: Ca
     visitor.inspect()
 
 
-def test_the_same_without_scripts_on_a_small_screen_in_the_dark(visit: Visits, work: Callable[[], None]) -> None:
+def test_sign_up_works_without_javascript_at_320_px_in_dark_mode(visit: Visits, work: Callable[[], None]) -> None:
     visitor = visit(
         java_script_enabled=False, viewport={"width": NARROW, "height": 740}, color_scheme="dark", is_mobile=True
     )
@@ -60,7 +60,7 @@ def test_the_same_without_scripts_on_a_small_screen_in_the_dark(visit: Visits, w
     visitor.refresh_until("Delivered")
 
 
-def test_who_was_signed_out_meanwhile_loses_nothing_of_a_form(visitor: Visitor) -> None:
+def test_form_survives_an_ended_session(visitor: Visitor) -> None:
     sign_up(visitor)
     visitor.open("/dashboard/messages/new")
     visitor.fill(to="+2348012345678", message="Typed before the session ended.")

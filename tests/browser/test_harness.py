@@ -18,7 +18,7 @@ def found(visitor: Visitor) -> str:
     return seen
 
 
-def test_what_a_page_may_not_do_is_noted(visitor: Visitor) -> None:
+def test_forbidden_behaviour_of_a_page_is_recorded(visitor: Visitor) -> None:
     look(visitor, '<h1>Here</h1><img src="/favicon.ico"><p>Text</p>')
     visitor.inspect()
     assert "image-alt (critical)" in found(visitor)
@@ -35,7 +35,7 @@ def test_what_a_page_may_not_do_is_noted(visitor: Visitor) -> None:
     assert "asked another host: http://127.0.0.2:9/" in found(visitor)
 
 
-def test_the_reference_is_clean_offline(visit: Visits) -> None:
+def test_api_reference_works_offline(visit: Visits) -> None:
     visitor = visit()
     visitor.open("/docs/")
     visitor.page.locator("#swagger-ui .opblock").first.wait_for()

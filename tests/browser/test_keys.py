@@ -23,7 +23,7 @@ def make_key(visitor: Visitor, name: str) -> str:
     return visitor.page.locator("dialog .secret").inner_text().strip()
 
 
-def test_a_new_key_is_shown_once_and_guarded_until_it_is_copied(visit: Visits, alice: Person) -> None:
+def test_new_key_is_shown_once_and_leaving_warns_until_it_is_copied(visit: Visits, alice: Person) -> None:
     visitor = visit(permissions=["clipboard-read", "clipboard-write"])
     enter(visitor, alice)
     key = make_key(visitor, "Order service")
@@ -39,7 +39,7 @@ def test_a_new_key_is_shown_once_and_guarded_until_it_is_copied(visit: Visits, a
     assert key not in visitor.page.content()
 
 
-def test_the_line_beside_a_new_key_works_when_it_is_pasted(visit: Visits, alice: Person) -> None:
+def test_curl_line_of_a_new_key_works(visit: Visits, alice: Person) -> None:
     visitor = visit()
     enter(visitor, alice)
     make_key(visitor, "Shell")
@@ -49,9 +49,7 @@ def test_the_line_beside_a_new_key_works_when_it_is_pasted(visit: Visits, alice:
     assert json.loads(said.stdout)["data"]["status"] == "queued"
 
 
-def test_a_key_is_rolled_and_its_old_secret_ended_and_then_revoked(
-    visit: Visits, alice: Person, client: FlaskClient
-) -> None:
+def test_key_is_rotated_and_revoked(visit: Visits, alice: Person, client: FlaskClient) -> None:
     visitor = visit()
     enter(visitor, alice)
     old = make_key(visitor, "Shop")

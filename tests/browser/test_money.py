@@ -48,7 +48,7 @@ def pay(visitor: Visitor, action: str) -> None:
     visitor.page.wait_for_url("**/payments/return/**")
 
 
-def test_a_month_is_billed_by_the_operator_and_paid_by_the_owner(
+def test_operator_bills_a_month_and_owner_pays(
     operator: Visitor, visit: Visits, customer: Person, work: Callable[[], None]
 ) -> None:
     operator.open(f"/admin/organizations/{customer.organization_id}/bill-now")
@@ -67,7 +67,7 @@ def test_a_month_is_billed_by_the_operator_and_paid_by_the_owner(
     owner.inspect()
 
 
-def test_a_declined_card_can_be_tried_again(app: Flask, visit: Visits, customer: Person) -> None:
+def test_declined_payment_can_be_retried(app: Flask, visit: Visits, customer: Person) -> None:
     bill(app, ids.parse_id("org", customer.organization_id))
     owner = visit()
     enter(owner, customer)
@@ -77,7 +77,7 @@ def test_a_declined_card_can_be_tried_again(app: Flask, visit: Visits, customer:
     owner.sees("Payment received")
 
 
-def test_a_wrong_amount_is_put_aside_for_the_operator(
+def test_payment_of_a_wrong_amount_is_quarantined(
     app: Flask, operator: Visitor, visit: Visits, customer: Person
 ) -> None:
     bill(app, ids.parse_id("org", customer.organization_id))
@@ -89,7 +89,9 @@ def test_a_wrong_amount_is_put_aside_for_the_operator(
     operator.sees("Quarantined")
 
 
-def test_a_stranger_does_not_see_the_invoice(app: Flask, visit: Visits, customer: Person, client: FlaskClient) -> None:
+def test_invoice_is_not_found_by_another_organization(
+    app: Flask, visit: Visits, customer: Person, client: FlaskClient
+) -> None:
     bill(app, ids.parse_id("org", customer.organization_id))
     answer: Any = client.get("/api/v1/billing/history", headers=customer.headers).json
     [invoice] = answer["data"]["invoices"]

@@ -41,12 +41,14 @@ def look_at(visitor: Visitor, place: Place, number: int) -> None:
     visitor.check_width()
 
 
-def test_every_page_is_in_a_part_that_is_looked_at(app: Flask) -> None:
+def test_every_page_is_in_a_checked_part(app: Flask) -> None:
     assert {section_of(rule.rule) for rule in rules(app)} == set(SECTIONS)
 
 
 @pytest.mark.parametrize("section", SECTIONS)
-def test_every_page_is_worth_showing(app: Flask, visit: Visits, work: Callable[[], None], section: str) -> None:
+def test_every_page_is_accessible_and_fits_its_width(
+    app: Flask, visit: Visits, work: Callable[[], None], section: str
+) -> None:
     world = make(app)
     work()
     found = [place for place in places(app, world.organization_id) if place.section == section]

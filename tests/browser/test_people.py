@@ -11,9 +11,7 @@ from tests.support.accounts import PASSWORD, Person, make_key
 NEW = "henry@acme.example"
 
 
-def test_somebody_is_invited_accepts_in_a_second_browser_and_is_put_out(
-    visit: Visits, alice: Person, work: Callable[[], None]
-) -> None:
+def test_invited_member_joins_and_is_removed(visit: Visits, alice: Person, work: Callable[[], None]) -> None:
     owner, guest = visit(), visit()
     enter(owner, alice)
     owner.open("/dashboard/team")
@@ -40,7 +38,7 @@ def test_somebody_is_invited_accepts_in_a_second_browser_and_is_put_out(
     guest.page.wait_for_url("**/login**")
 
 
-def test_the_operator_suspends_and_resumes_an_organization(
+def test_operator_suspends_and_resumes_an_organization(
     operator: Visitor, visit: Visits, alice: Person, client: FlaskClient
 ) -> None:
     key = make_key(client, alice)
@@ -71,7 +69,7 @@ def test_the_operator_suspends_and_resumes_an_organization(
     assert owner.page.locator(".banner", has_text="uspended").count() == 0
 
 
-def test_the_operator_looks_at_an_organization_and_changes_nothing(operator: Visitor, alice: Person) -> None:
+def test_impersonating_operator_cannot_change_anything(operator: Visitor, alice: Person) -> None:
     operator.open(f"/admin/organizations/{alice.organization_id}/view-as")
     operator.fill(reason="The customer asks what the chart means, ticket 12.")
     operator.press("View for 60 minutes")

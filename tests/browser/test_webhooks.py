@@ -10,17 +10,15 @@ from tests.support.accounts import Person
 from tests.support.http_receiver import receiving
 
 
-def test_an_endpoint_is_tried_fails_and_what_failed_is_resent(
-    visit: Visits, alice: Person, work: Callable[[], None]
-) -> None:
+def test_failed_delivery_of_a_new_endpoint_is_resent(visit: Visits, alice: Person, work: Callable[[], None]) -> None:
     visitor = visit()
     enter(visitor, alice)
     with receiving(script=[410]) as receiver:
         visitor.open("/dashboard/webhooks/new")
         visitor.fill(url=receiver.url)
         visitor.press("Add endpoint")
-        found = re.search(r"whsec_[A-Za-z0-9+/=]+", visitor.page.locator("main").inner_text())
-        assert found
+        match = re.search(r"whsec_[A-Za-z0-9+/=]+", visitor.page.locator("main").inner_text())
+        assert match
         visitor.inspect()
         visitor.follow("I have copied it")
         visitor.press("Send test event")
@@ -41,5 +39,5 @@ def test_an_endpoint_is_tried_fails_and_what_failed_is_resent(
         work()
         visitor.refresh_until("Delivered")
         one = receiver.received[-1]
-        Webhook(found[0]).verify(one.body, one.headers)
+        Webhook(match[0]).verify(one.body, one.headers)
     assert receiver.ids[0] == receiver.ids[-1]

@@ -43,11 +43,11 @@ def sessions(client: FlaskClient, person: Person) -> list[dict[str, Any]]:
     return found
 
 
-def test_everybody_sees_what_their_role_allows(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_pages_require_their_permission(app: Flask, client: FlaskClient, alice: Person) -> None:
     check_access(app, client, alice, PAGES)
 
 
-def test_settings_are_saved_and_stand_on_the_next_invoice(app: Flask, browser: Browser, alice: Person) -> None:
+def test_saved_settings_appear_on_the_next_invoice(app: Flask, browser: Browser, alice: Person) -> None:
     answer = browser.submit(
         SETTINGS,
         name="Acme & Sons",
@@ -71,7 +71,7 @@ def test_settings_are_saved_and_stand_on_the_next_invoice(app: Flask, browser: B
     assert buyer == BillingDetails(None, [], None)
 
 
-def test_what_is_wrong_is_kept_as_it_was_typed(app: Flask, browser: Browser, alice: Person) -> None:
+def test_rejected_form_keeps_its_values(app: Flask, browser: Browser, alice: Person) -> None:
     wrong = browser.submit(SETTINGS, name="<i>Acme", billing_email="bills", address="\n".join("1234567"))
     assert wrong.status_code == 422
     fields = form_of(wrong, SETTINGS)
@@ -84,7 +84,7 @@ def test_what_is_wrong_is_kept_as_it_was_typed(app: Flask, browser: Browser, ali
     assert browser.submit(SETTINGS, name="").status_code == 422
 
 
-def test_a_member_reads_settings_and_may_not_change_them(app: Flask, alice: Person, bob: Person) -> None:
+def test_member_cannot_change_settings(app: Flask, alice: Person, bob: Person) -> None:
     browser = Browser(app, bob)
     text = browser.open(SETTINGS).text
     assert alice.organization_id in text
@@ -95,12 +95,12 @@ def test_a_member_reads_settings_and_may_not_change_them(app: Flask, alice: Pers
     assert kept(app, alice)[0].name == "Acme"
 
 
-def test_a_form_without_its_token_changes_nothing(app: Flask, browser: Browser, alice: Person) -> None:
+def test_form_without_csrf_token_is_rejected(app: Flask, browser: Browser, alice: Person) -> None:
     assert browser.submit(SETTINGS, name="Other", csrf_token="x").status_code == 400
     assert kept(app, alice)[0].name == "Acme"
 
 
-def test_a_person_is_called_what_they_say(browser: Browser) -> None:
+def test_user_name_is_changed(browser: Browser) -> None:
     assert browser.submit(ACCOUNT, full_name="Alice <3").status_code == 303
     text = browser.open(ACCOUNT).text
     assert "Alice &lt;3" in text
@@ -110,7 +110,7 @@ def test_a_person_is_called_what_they_say(browser: Browser) -> None:
     assert browser.submit(ACCOUNT, full_name="x" * 101).status_code == 422
 
 
-def test_the_password_is_changed_by_who_knows_it(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_password_change_requires_the_current_password(app: Flask, client: FlaskClient, alice: Person) -> None:
     other = sign_in(client, alice.email)
     browser, path = Browser(app, alice), f"{ACCOUNT}/password"
     wrong = browser.submit(path, current_password="not it at all", new_password=NEW_PASSWORD)
@@ -127,7 +127,7 @@ def test_the_password_is_changed_by_who_knows_it(app: Flask, client: FlaskClient
     assert sign_in(client, alice.email, NEW_PASSWORD).email == alice.email
 
 
-def test_one_session_is_ended_and_then_all_others(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_sessions_are_ended_singly_and_together(app: Flask, client: FlaskClient, alice: Person) -> None:
     one, two, three = (sign_in(client, alice.email) for _ in range(3))
     browser = Browser(app, alice)
     text = browser.open(ACCOUNT).text
@@ -141,9 +141,7 @@ def test_one_session_is_ended_and_then_all_others(app: Flask, client: FlaskClien
     assert len(sessions(client, alice)) == 1
 
 
-def test_nobody_ends_a_session_of_somebody_else(
-    app: Flask, client: FlaskClient, browser: Browser, carol: Person
-) -> None:
+def test_session_of_another_user_is_not_found(app: Flask, client: FlaskClient, browser: Browser, carol: Person) -> None:
     (theirs,) = sessions(client, carol)
     fields = form_of(browser.open(ACCOUNT), ACCOUNT)
     path = f"{ACCOUNT}/sessions/{theirs['id']}/end"
@@ -151,13 +149,13 @@ def test_nobody_ends_a_session_of_somebody_else(
     assert Browser(app, carol).open(ACCOUNT).status_code == 200
 
 
-def test_an_unverified_address_gets_its_link_again(browser: Browser) -> None:
+def test_unverified_user_gets_a_new_link(browser: Browser) -> None:
     assert "Not verified yet" in browser.open(ACCOUNT).text
     answers = [browser.submit(ACCOUNT, f"{ACCOUNT}/verification").status_code for _ in range(4)]
     assert answers == [303, 303, 303, 429]
 
 
-def test_the_theme_is_remembered(browser: Browser) -> None:
+def test_theme_is_stored(browser: Browser) -> None:
     assert 'data-theme="system"' in browser.open(ACCOUNT).text
     fields = {**form_of(browser.open(ACCOUNT), ACCOUNT), "theme": "dark", "back": ACCOUNT}
     answer = browser.send("/preferences", {name: fields[name] for name in ("csrf_token", "theme", "back")})
@@ -167,7 +165,7 @@ def test_the_theme_is_remembered(browser: Browser) -> None:
     assert '<option value="dark" selected>' in text
 
 
-def test_pages_ask_the_database_little(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_pages_take_few_statements(app: Flask, client: FlaskClient, alice: Person) -> None:
     join(app, alice.organization_id, "vera@acme.example", "viewer")
     for person in (alice, sign_in(client, "vera@acme.example")):
         browser = Browser(app, person)

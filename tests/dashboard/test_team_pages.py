@@ -57,11 +57,11 @@ def note(app: Flask, person: Person, action: str, data: dict[str, Any] | None = 
         audit.record_event(session, organization_id, actor, action, ("organization", organization_id), data)
 
 
-def test_everybody_sees_what_their_role_allows(app: Flask, client: FlaskClient, alice: Person, bob: Person) -> None:
+def test_pages_require_their_permission(app: Flask, client: FlaskClient, alice: Person, bob: Person) -> None:
     check_access(app, client, alice, {name.format(bob=bob.user_id): asked for name, asked in PAGES.items()})
 
 
-def test_a_stranger_finds_nobody_of_ours(app: Flask, alice: Person, bob: Person, carol: Person) -> None:
+def test_members_are_not_found_by_another_organization(app: Flask, alice: Person, bob: Person, carol: Person) -> None:
     browser = Browser(app, alice)
     browser.submit(f"{TEAM}/invite", email=DORA)
     there = action(browser, "cancel")
@@ -83,7 +83,7 @@ def action(browser: Browser, verb: str) -> str:
     return str(found)
 
 
-def test_the_team_lists_people_with_role_and_activity(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_team_lists_members_with_role_and_activity(app: Flask, client: FlaskClient, alice: Person) -> None:
     join(app, alice.organization_id, "quiet@acme.example", "viewer")
     text = Browser(app, alice).open(TEAM).text
     assert "2 members" in text
@@ -92,7 +92,7 @@ def test_the_team_lists_people_with_role_and_activity(app: Flask, client: FlaskC
     assert "Not verified" in text
 
 
-def test_the_table_of_roles_has_a_row_for_every_permission_a_role_has(app: Flask, alice: Person) -> None:
+def test_role_table_has_every_permission(app: Flask, alice: Person) -> None:
     assert set(PERMISSION_DESCRIPTIONS) == set(PERMISSIONS)
     text = Browser(app, alice).open(TEAM).text
     table = text[text.index("<caption>Permissions</caption>") :]
@@ -104,7 +104,7 @@ def test_the_table_of_roles_has_a_row_for_every_permission_a_role_has(app: Flask
         assert f"<td>{'Everybody' if len(allowed) == len(ROLES) else told}</td>" in row, name
 
 
-def test_somebody_is_invited_once_however_often_it_is_pressed(app: Flask, alice: Person) -> None:
+def test_repeated_submit_sends_one_invitation(app: Flask, alice: Person) -> None:
     browser = Browser(app, alice)
     fields = {**browser.form(f"{TEAM}/invite"), "email": DORA, "role": "billing"}
     assert [browser.send(f"{TEAM}/invite", fields).status_code for _ in range(2)] == [303, 303]
@@ -115,7 +115,7 @@ def test_somebody_is_invited_once_however_often_it_is_pressed(app: Flask, alice:
     assert f"is on its way to {DORA}" in text
 
 
-def test_a_refused_invitation_keeps_what_was_typed(app: Flask, alice: Person, bob: Person) -> None:
+def test_rejected_invitation_keeps_its_values(app: Flask, alice: Person, bob: Person) -> None:
     browser = Browser(app, alice)
     wrong = browser.submit(f"{TEAM}/invite", email="<b>nobody", role="viewer")
     assert wrong.status_code == 422
@@ -129,7 +129,7 @@ def test_a_refused_invitation_keeps_what_was_typed(app: Flask, alice: Person, bo
     assert not invitations(app, alice)
 
 
-def test_an_invitation_is_sent_again_with_another_link(app: Flask, alice: Person) -> None:
+def test_resent_invitation_has_a_new_link(app: Flask, alice: Person) -> None:
     browser = Browser(app, alice)
     browser.submit(f"{TEAM}/invite", email=DORA, role="viewer")
     (before,) = invitations(app, alice)
@@ -142,7 +142,7 @@ def test_an_invitation_is_sent_again_with_another_link(app: Flask, alice: Person
     assert after.digest != before.digest
 
 
-def test_an_invitation_is_canceled(app: Flask, alice: Person) -> None:
+def test_invitation_is_canceled(app: Flask, alice: Person) -> None:
     browser = Browser(app, alice)
     browser.submit(f"{TEAM}/invite", email=DORA)
     there = action(browser, "cancel")
@@ -151,7 +151,7 @@ def test_an_invitation_is_canceled(app: Flask, alice: Person) -> None:
     assert browser.send(there, form_of(browser.open(TEAM), "/logout")).status_code == 404
 
 
-def test_the_owner_changes_a_role_with_a_fresh_password(app: Flask, alice: Person, bob: Person) -> None:
+def test_role_change_requires_a_recent_password(app: Flask, alice: Person, bob: Person) -> None:
     browser, path = Browser(app, alice), f"{TEAM}/members/{bob.user_id}/role"
     browser.client.delete_cookie("at")  # the session goes on, its password was asked some time ago
     refused = browser.submit(path, role="admin")
@@ -163,7 +163,7 @@ def test_the_owner_changes_a_role_with_a_fresh_password(app: Flask, alice: Perso
     assert browser.submit(path, role="owner").status_code == 422
 
 
-def test_a_member_is_removed_by_typing_their_address(app: Flask, alice: Person, bob: Person) -> None:
+def test_member_is_removed_after_confirmation(app: Flask, alice: Person, bob: Person) -> None:
     browser, path = Browser(app, alice), f"{TEAM}/members/{bob.user_id}/remove"
     wrong = browser.submit(path, typed="rob@acme.example")
     assert wrong.status_code == 422
@@ -174,7 +174,7 @@ def test_a_member_is_removed_by_typing_their_address(app: Flask, alice: Person, 
     assert Browser(app, bob).open(TEAM).status_code in (303, 401)
 
 
-def test_nobody_removes_themselves_or_the_owner(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_owner_and_oneself_cannot_be_removed(app: Flask, client: FlaskClient, alice: Person) -> None:
     join(app, alice.organization_id, "ada@acme.example", "admin")
     ada = sign_in(client, "ada@acme.example")
     browser = Browser(app, ada)
@@ -184,7 +184,7 @@ def test_nobody_removes_themselves_or_the_owner(app: Flask, client: FlaskClient,
     assert (role_of(app, ada), role_of(app, alice)) == ("admin", "owner")
 
 
-def test_the_ownership_is_transferred_by_typing_the_name(app: Flask, alice: Person, bob: Person) -> None:
+def test_ownership_is_transferred_after_confirmation(app: Flask, alice: Person, bob: Person) -> None:
     browser, path = Browser(app, alice), f"{TEAM}/transfer"
     assert browser.submit(path, user_id="", typed="Acme").status_code == 422
     wrong = browser.submit(path, user_id=bob.user_id, typed="Akme")
@@ -195,11 +195,11 @@ def test_the_ownership_is_transferred_by_typing_the_name(app: Flask, alice: Pers
     assert (role_of(app, alice), role_of(app, bob)) == ("admin", "owner")
 
 
-def test_an_owner_alone_is_told_to_invite_first(app: Flask, alice: Person) -> None:
+def test_lone_owner_is_asked_to_invite_first(app: Flask, alice: Person) -> None:
     assert "Invite somebody first" in Browser(app, alice).open(f"{TEAM}/transfer").text
 
 
-def test_the_audit_log_names_people_and_escapes_details(app: Flask, alice: Person) -> None:
+def test_audit_log_names_actors_and_escapes_data(app: Flask, alice: Person) -> None:
     note(app, alice, "organization.changed", {"after": {"name": "<script>alert(1)</script>"}})
     text = Browser(app, alice).open(AUDIT).text
     assert alice.email in text
@@ -208,7 +208,7 @@ def test_the_audit_log_names_people_and_escapes_details(app: Flask, alice: Perso
     assert "<script>alert" not in text
 
 
-def test_the_audit_log_is_filtered(app: Flask, alice: Person) -> None:
+def test_audit_log_is_filtered(app: Flask, alice: Person) -> None:
     note(app, alice, "api_key.revoked")
     note(app, alice, "invoice.paid")
     browser = Browser(app, alice)
@@ -224,7 +224,7 @@ def test_the_audit_log_is_filtered(app: Flask, alice: Person) -> None:
     assert 'value="api_key"' in kept
 
 
-def test_older_entries_are_a_page_further(app: Flask, alice: Person) -> None:
+def test_older_entries_are_on_the_next_page(app: Flask, alice: Person) -> None:
     for _ in range(30):
         note(app, alice, "invoice.paid")
     browser = Browser(app, alice)
@@ -234,7 +234,7 @@ def test_older_entries_are_a_page_further(app: Flask, alice: Person) -> None:
     assert browser.open(older).text.count("<code>invoice.paid</code>") == 5
 
 
-def test_the_csv_has_what_is_filtered_and_no_formulas(app: Flask, alice: Person) -> None:
+def test_csv_applies_filters_and_escapes_formulas(app: Flask, alice: Person) -> None:
     note(app, alice, "=cmd|' /C calc'!A0")
     note(app, alice, "invoice.paid", {"number": "INV-1"})
     browser = Browser(app, alice)
@@ -252,7 +252,7 @@ def test_the_csv_has_what_is_filtered_and_no_formulas(app: Flask, alice: Person)
     assert browser.open(f"{AUDIT}?format=csv&actor=somebody").status_code == 422
 
 
-def test_pages_ask_the_database_little(app: Flask, alice: Person, bob: Person) -> None:
+def test_pages_take_few_statements(app: Flask, alice: Person, bob: Person) -> None:
     browser = Browser(app, alice)
     browser.submit(f"{TEAM}/invite", email=DORA)
     for name in PAGES:

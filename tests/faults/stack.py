@@ -17,7 +17,7 @@ import psycopg2
 import requests
 
 from saas_api.cli.dev.engines import Engines
-from tests.cli.test_up import LEFT_OUT, ROOT, free_port
+from tests.cli.test_up import NOT_COPIED, ROOT, free_port
 
 QUICK = {"LEASE_SECONDS": "3", "SWEEP_SECONDS": "1", "DRAIN_SECONDS": "5", "TIME_SCALE": "1000"}
 OPEN = {"RATE_LIMIT_PER_MINUTE": "1000000", "DEFAULT_SPEND_CAP": "none", "LOG_LEVEL": "warning"}
@@ -50,7 +50,7 @@ class Stack:
         self.directory = Path(tempfile.mkdtemp(prefix="saas-faults-"))
         self.directory.chmod(0o755)
         self.root = self.directory / "clone"
-        shutil.copytree(ROOT, self.root, ignore=LEFT_OUT)
+        shutil.copytree(ROOT, self.root, ignore=NOT_COPIED)
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.settings = {"API_PORT": str(self.port), **OPEN, **settings}

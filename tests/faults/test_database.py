@@ -42,7 +42,7 @@ def check(name: str, running: Stack, load: Load, allowed: set[int]) -> None:
     assert set(told) <= allowed
 
 
-def test_a_connection_cut_while_accepting_is_replaced_and_nobody_notices(running: Stack) -> None:
+def test_connection_cut_while_accepting_is_replaced(running: Stack) -> None:
     with Load(running, [sign_up(running, "cut")], threads=3) as load:
         cut = 0
         for _ in range(CUTS):
@@ -56,7 +56,7 @@ def test_a_connection_cut_while_accepting_is_replaced_and_nobody_notices(running
     assert refused <= CUTS
 
 
-def test_a_database_that_takes_no_connection_is_503_until_it_does(running: Stack) -> None:
+def test_database_without_free_connections_answers_503(running: Stack) -> None:
     tenant = sign_up(running, "crowded")
     with Load(running, [tenant], threads=2, pause=0.02) as load:
         time.sleep(1)
@@ -73,7 +73,7 @@ def test_a_database_that_takes_no_connection_is_503_until_it_does(running: Stack
     assert any(status == 503 for status, _ in load.statuses)
 
 
-def test_a_read_only_database_is_503_until_it_may_be_written(running: Stack) -> None:
+def test_read_only_database_answers_503(running: Stack) -> None:
     tenant = sign_up(running, "standby")
     with Load(running, [tenant], threads=2, pause=0.02) as load:
         time.sleep(1)

@@ -35,7 +35,7 @@ def restart(running: Stack, role: str) -> float:
     return seconds
 
 
-def test_a_deploy_under_load_interrupts_nothing(running: Stack) -> None:
+def test_deploy_under_load_interrupts_nothing(running: Stack) -> None:
     ended: dict[str, float] = {}
     failed: dict[str, set[int]] = {}
     before = running.rows(_INTERRUPTED)[0][0]
@@ -62,7 +62,7 @@ def test_a_deploy_under_load_interrupts_nothing(running: Stack) -> None:
     assert load.replayed == [], load.broken
 
 
-def test_a_webhook_whose_worker_is_killed_is_marked_interrupted_and_comes_again(running: Stack) -> None:
+def test_webhook_of_a_killed_worker_is_marked_interrupted_and_retried(running: Stack) -> None:
     with receiving() as receiver:
         receiver.seconds = 1.5
         tenant = sign_up(running, "slow", [receiver])

@@ -35,7 +35,7 @@ SELECT m.status = 'sending', m.interruptions, m.status, m.error_code FROM messag
 _ALONE = "SELECT coalesce(max(interruptions), 0) FROM messages WHERE error_code IS DISTINCT FROM 'poisoned'"
 
 
-def test_fifty_thousand_of_one_delay_ten_of_another_by_at_most_five_seconds(stack: Callable[..., Stack]) -> None:
+def test_backlog_of_50000_delays_another_organization_by_at_most_5_seconds(stack: Callable[..., Stack]) -> None:
     running = stack()
     sign_up(running, "noisy")
     quiet = sign_up(running, "quiet")
@@ -52,7 +52,7 @@ def test_fifty_thousand_of_one_delay_ten_of_another_by_at_most_five_seconds(stac
     assert waited <= 5
 
 
-def test_a_message_that_kills_its_process_is_given_up_and_the_others_arrive(stack: Callable[..., Stack]) -> None:
+def test_message_that_kills_its_worker_fails_and_others_arrive(stack: Callable[..., Stack]) -> None:
     running = stack(**QUICK)
     sign_up(running, "noisy")
     acme = sign_up(running, "quiet")
@@ -65,7 +65,7 @@ def test_a_message_that_kills_its_process_is_given_up_and_the_others_arrive(stac
 
 
 @pytest.mark.skipif(not IS_LONG, reason="ten deaths and as many leases: the long round's")
-def test_whoever_takes_a_message_dies_ten_times_then_it_is_given_up(stack: Callable[..., Stack]) -> None:
+def test_message_fails_after_ten_interruptions(stack: Callable[..., Stack]) -> None:
     running = stack(**{**QUICK, "LEASE_SECONDS": "2"})
     sign_up(running, "noisy")
     acme = sign_up(running, "quiet")

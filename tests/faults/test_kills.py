@@ -38,7 +38,7 @@ def tenants_of(running: Stack, receivers: dict[str, Receiver]) -> list[Tenant]:
 
 
 @pytest.mark.parametrize("roles", ROUNDS if IS_LONG else ROUNDS[3:], ids="+".join)
-def test_nothing_is_lost_or_doubled_whoever_is_killed(
+def test_killed_processes_lose_and_double_nothing(
     stack: Callable[..., Stack], receivers: dict[str, Receiver], roles: tuple[str, ...]
 ) -> None:
     running = stack(**SETTINGS)

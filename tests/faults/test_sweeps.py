@@ -52,7 +52,7 @@ def client(running: Stack) -> redis.Redis:
 
 
 @pytest.mark.parametrize(("is_dead", "most"), [(False, 6), (True, 15)], ids=["scheduler sweeps", "workers sweep"])
-def test_what_nobody_announced_is_found_by_sweeps(running: Stack, is_dead: bool, most: int) -> None:
+def test_sweep_finds_work_without_a_wake_up(running: Stack, is_dead: bool, most: int) -> None:
     name = f"quiet{int(is_dead)}"
     sign_up(running, name)
     with held(*[running.pid("scheduler")] * is_dead):
@@ -64,7 +64,7 @@ def test_what_nobody_announced_is_found_by_sweeps(running: Stack, is_dead: bool,
     assert running.rows(_ENDS, name) == [("delivered", 1, 0, 200)]
 
 
-def test_a_hundred_wake_ups_for_the_same_work_do_it_once(running: Stack) -> None:
+def test_hundred_wake_ups_process_work_once(running: Stack) -> None:
     sign_up(running, "loud")
     running.rows(_QUEUE, NUMBER, 500, "loud")
     with client(running) as connection:
@@ -78,7 +78,7 @@ def test_a_hundred_wake_ups_for_the_same_work_do_it_once(running: Stack) -> None
     assert running.rows(_ENDS, "loud") == [("delivered", 1, 0, 500)]
 
 
-def test_who_sleeps_through_its_lease_writes_nothing_when_it_wakes(running: Stack) -> None:
+def test_worker_that_overslept_its_lease_writes_nothing(running: Stack) -> None:
     sign_up(running, "sleepy")
     lost = running.rows(_LOST)[0][0]
     running.rows(_QUEUE, SLOW, 8, "sleepy")
@@ -101,7 +101,7 @@ def test_who_sleeps_through_its_lease_writes_nothing_when_it_wakes(running: Stac
 
 
 @pytest.mark.parametrize("is_poisoned", [False, True], ids=["deleted", "poisoned"])
-def test_the_tick_comes_back_when_its_entry_is_gone_or_unreadable(running: Stack, is_poisoned: bool) -> None:
+def test_schedule_entry_is_restored_when_missing_or_unreadable(running: Stack, is_poisoned: bool) -> None:
     with client(running) as connection:
         until(lambda: connection.zscore(TICKS, SCHEDULE_ENTRY_ID), 20, "the tick")
         if is_poisoned:
@@ -117,7 +117,7 @@ def test_the_tick_comes_back_when_its_entry_is_gone_or_unreadable(running: Stack
     print(f"\ntick {'poisoned' if is_poisoned else 'deleted'}: back after {seconds:.1f} s")  # noqa: T201 - the figures are what the round is for
 
 
-def test_redis_full_refuses_no_message_and_costs_little(running: Stack) -> None:
+def test_full_redis_rejects_no_message(running: Stack) -> None:
     with client(running) as connection, Load(running, [sign_up(running, "full")], threads=2, pause=0.02) as load:
         time.sleep(3)
         before = sorted(seconds for _, seconds in load.statuses)

@@ -11,9 +11,7 @@ from saas_api.core import clock
 from tests.support.journeys import make_key, organization_of, period_end, send, sign_up
 
 
-def test_messages_go_on_after_the_running_month_was_closed_ahead_of_time(
-    app: Flask, client: FlaskClient, work: Callable[[], None]
-) -> None:
+def test_messages_are_accepted_after_an_early_close(app: Flask, client: FlaskClient, work: Callable[[], None]) -> None:
     person = sign_up(client, "Acme", "alice@acme.example")
     _, key = make_key(client, person)
     send(client, key)

@@ -61,7 +61,7 @@ def open_invoice(app: Flask, client: FlaskClient, person: Headers) -> tuple[dict
     return invoice, clock.now() + timedelta(days=7)
 
 
-def test_an_invoice_lapses_until_suspended_and_paying_brings_the_same_key_back(
+def test_unpaid_invoice_suspends_and_payment_restores_the_key(
     app: Flask, client: FlaskClient, work: Callable[[], None]
 ) -> None:
     person = sign_up(client, "Acme", "alice@acme.example")
@@ -93,7 +93,7 @@ def test_an_invoice_lapses_until_suspended_and_paying_brings_the_same_key_back(
     work()
 
 
-def test_nobody_needs_to_travel_to_see_a_lapse(app: Flask, client: FlaskClient) -> None:
+def test_commands_take_another_time_by_option(app: Flask, client: FlaskClient) -> None:
     person = sign_up(client, "Acme", "alice@acme.example")
     _, key = make_key(client, person)
     _, due = open_invoice(app, client, person)
@@ -115,7 +115,7 @@ def test_nobody_needs_to_travel_to_see_a_lapse(app: Flask, client: FlaskClient) 
     assert attempt(client, key) == (402, "SUBSCRIPTION_RESTRICTED")
 
 
-def test_production_refuses_another_time(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_production_rejects_another_time(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(app.config, "APP_ENV", "production")
     refused = app.test_cli_runner().invoke(args=["dunning", "run", "--at", "2026-05-18T00:00:00Z"])
     assert refused.exit_code == 1

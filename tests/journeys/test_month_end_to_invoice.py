@@ -31,7 +31,7 @@ def invoices_of(client: FlaskClient, person: dict[str, str]) -> list[dict[str, A
     return list(answer.json["data"]["invoices"])
 
 
-def test_a_month_of_use_becomes_one_numbered_invoice(app: Flask, client: FlaskClient, work: Callable[[], None]) -> None:
+def test_month_of_usage_becomes_one_numbered_invoice(app: Flask, client: FlaskClient, work: Callable[[], None]) -> None:
     person = sign_up(client, "Acme", "alice@acme.example")
     _, key = make_key(client, person)
     for _ in range(3):
@@ -52,7 +52,7 @@ def test_a_month_of_use_becomes_one_numbered_invoice(app: Flask, client: FlaskCl
     assert client.get("/api/v1/billing/calculate", headers=person).json["data"]["total_requests"] == 0
 
 
-def test_the_grace_hour_after_midnight_is_waited_for(app: Flask, client: FlaskClient) -> None:
+def test_period_closes_after_the_grace_hour(app: Flask, client: FlaskClient) -> None:
     midnight = period_end(client, sign_up(client, "Acme", "alice@acme.example"))
     clock.freeze_time(midnight + timedelta(minutes=59))
     assert close(app)["invoices"] == []
@@ -60,7 +60,7 @@ def test_the_grace_hour_after_midnight_is_waited_for(app: Flask, client: FlaskCl
     assert len(close(app)["invoices"]) == 1
 
 
-def test_use_beyond_what_is_included_is_charged_as_calculated(
+def test_usage_beyond_the_included_quantity_is_charged(
     app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(app.config, "RATE_LIMIT_PER_MINUTE", 1_000)
@@ -75,7 +75,7 @@ def test_use_beyond_what_is_included_is_charged_as_calculated(
     assert invoice["total_amount"] == "0.10"
 
 
-def test_closing_now_makes_an_invoice_and_a_run_without_it_makes_no_second(app: Flask, client: FlaskClient) -> None:
+def test_closing_now_writes_one_invoice(app: Flask, client: FlaskClient) -> None:
     person = sign_up(client, "Acme", "alice@acme.example")
     _, key = make_key(client, person)
     send(client, key)

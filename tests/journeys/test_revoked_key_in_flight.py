@@ -11,7 +11,7 @@ from tests.support.journeys import make_key, sign_up
 BODY = {"to": "+2348012345678", "type": "sms", "message": "Hello"}
 
 
-def test_a_key_revoked_in_mid_flight_is_refused_from_then_on(
+def test_key_revoked_during_requests_is_rejected_from_then_on(
     app: Flask, client: FlaskClient, work: Callable[[], None]
 ) -> None:
     person = sign_up(client, "Acme", "alice@acme.example")

@@ -7,7 +7,7 @@ from flask.testing import FlaskClient
 from saas_api.core import clock
 
 
-def test_a_stranger_sends_a_message_and_sees_it_delivered_and_counted(
+def test_new_user_sends_a_message_and_sees_it_delivered_and_counted(
     client: FlaskClient, work: Callable[[], None]
 ) -> None:
     clock.freeze_time(clock.now())  # the month must not end between sending and counting
@@ -18,9 +18,9 @@ def test_a_stranger_sends_a_message_and_sees_it_delivered_and_counted(
     assert signed_up.status_code == 201
     person = {"Authorization": f"Bearer {signed_up.json['data']['token']}"}
 
-    made = client.post("/api/v1/keys", json={"name": "first"}, headers=person)
-    assert made.status_code == 201
-    key = {"X-API-Key": made.json["data"]["key"]}
+    response = client.post("/api/v1/keys", json={"name": "first"}, headers=person)
+    assert response.status_code == 201
+    key = {"X-API-Key": response.json["data"]["key"]}
 
     sent = client.post(
         "/api/v1/messages/send",

@@ -23,7 +23,7 @@ def carols(app: Flask, client: FlaskClient, work: Callable[[], None]) -> dict[st
     key_id, key = make_key(client, person)
     message_id = send(client, key)
     work()
-    asked = client.post("/api/v1/team/invite", json={"email": "dan@dan.example", "role": "viewer"}, headers=person)
+    response = client.post("/api/v1/team/invite", json={"email": "dan@dan.example", "role": "viewer"}, headers=person)
     sessions = client.get("/api/v1/auth/sessions", headers=person).json["data"]["sessions"]
     me = client.get("/api/v1/auth/me", headers=person).json["data"]
     invoice = bill(app, client, me["organization"]["id"], person)
@@ -36,7 +36,7 @@ def carols(app: Flask, client: FlaskClient, work: Callable[[], None]) -> dict[st
         "lin": invoice["lines"][0]["id"],
         "key": key_id,
         "msg": message_id,
-        "ivt": asked.json["data"]["invitation_id"],
+        "ivt": response.json["data"]["invitation_id"],
         "ses": sessions[0]["id"],
         "usr": me["user"]["id"],
         "org": me["organization"]["id"],
@@ -88,7 +88,7 @@ def told(client: FlaskClient, method: str, path: str, headers: Headers, body: An
     return answer.status_code, body
 
 
-def test_every_object_of_carol_is_missing_for_alice(app: Flask, client: FlaskClient, carols: dict[str, str]) -> None:
+def test_objects_of_carol_are_not_found_by_alice(app: Flask, client: FlaskClient, carols: dict[str, str]) -> None:
     person = sign_up(client, "Acme", "alice@acme.example")
     _, key = make_key(client, person)
     nobodys = {prefix: ids.format_id(prefix, ids.new_id()) for prefix in carols}
@@ -112,7 +112,7 @@ def test_every_object_of_carol_is_missing_for_alice(app: Flask, client: FlaskCli
         ("/api/v1/billing/initiate-payment", "invoice_id", "inv"),
     ],
 )
-def test_an_id_of_carol_in_a_body_is_as_good_as_none(
+def test_id_of_carol_in_a_body_is_rejected_like_an_unknown_id(
     client: FlaskClient, carols: dict[str, str], path: str, field: str, prefix: str
 ) -> None:
     person = sign_up(client, "Acme", "alice@acme.example")
@@ -135,7 +135,7 @@ def test_an_id_of_carol_in_a_body_is_as_good_as_none(
         ("/api/v1/team/members", "pending_invitations"),
     ],
 )
-def test_no_list_of_alice_holds_anything_of_carol(
+def test_lists_of_alice_contain_nothing_of_carol(
     client: FlaskClient, carols: dict[str, str], path: str, plural: str
 ) -> None:
     person = sign_up(client, "Acme", "alice@acme.example")
@@ -144,7 +144,7 @@ def test_no_list_of_alice_holds_anything_of_carol(
     assert answer.json["data"][plural] == []
 
 
-def test_alice_sees_herself_alone_among_members_sessions_and_acts(client: FlaskClient, carols: dict[str, str]) -> None:
+def test_alice_sees_only_her_members_sessions_and_audit_events(client: FlaskClient, carols: dict[str, str]) -> None:
     person = sign_up(client, "Acme", "alice@acme.example")
     members = client.get("/api/v1/team/members", headers=person).json["data"]["members"]
     assert [member["email"] for member in members] == ["alice@acme.example"]
@@ -154,7 +154,7 @@ def test_alice_sees_herself_alone_among_members_sessions_and_acts(client: FlaskC
     assert not [foreign for foreign in carols.values() if foreign.partition("_")[2] in log.text]
 
 
-def test_numbers_of_alice_do_not_count_what_carol_sends(client: FlaskClient, carols: dict[str, str]) -> None:
+def test_figures_of_alice_do_not_count_messages_of_carol(client: FlaskClient, carols: dict[str, str]) -> None:
     person = sign_up(client, "Acme", "alice@acme.example")
     assert client.get("/api/v1/usage", headers=person).json["data"]["summary"]["total_requests"] == 0
     assert client.get("/api/v1/billing/calculate", headers=person).json["data"]["total_requests"] == 0

@@ -1,4 +1,4 @@
-"""A company as the tests of billing need it: made through services at a given time, with usage in its ledger."""
+"""An organization with a billing account, created through services at a given time, with usage in its ledger."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,8 +23,8 @@ def day(number: int, hour: int = 0, month: int = 4) -> datetime:
 
 
 @dataclass
-class Company:
-    """An organization and what happens to its account."""
+class BillingOrganization:
+    """An organization whose billing account the tests change and read."""
 
     id: UUID
 
@@ -36,7 +36,7 @@ class Company:
     def use(
         self, quantity: int, meter: str = "sms", *, at: datetime | None = None, is_late: bool = False
     ) -> UsageRecord:
-        """Write one event as the accept batch does."""
+        """Record one usage event as an accepted call does."""
         event_id = ids.new_id()
         event = UsageRecord(event_id, "messages.send", str(event_id), meter, quantity, at or clock.now())
         statements = periods.record_usage_statements(self.id, event, is_late=is_late)
@@ -44,7 +44,7 @@ class Company:
         return event
 
     def reverse(self, event: UsageRecord) -> None:
-        """Take an event of a closed period back."""
+        """Reverse an event of a closed period."""
         sql = text("""INSERT INTO usage_events (organization_id, id, source, idempotency_key, meter_code, quantity,
             occurred_at, billing_period_id, late_for_period_id, reversal_of)
           SELECT u.organization_id, gen_random_uuid(), 'reversal', u.id::text, u.meter_code, -u.quantity, u.occurred_at,
@@ -54,7 +54,7 @@ class Company:
             session.execute(sql, {"id": event.id})
 
     def switch(self, version: str, at: datetime) -> None:
-        """Go on with another plan version from an instant on; at the very start, be on it from the start."""
+        """Put another plan version in force from an instant on; it replaces a segment that starts then."""
         steps = (
             "DELETE FROM subscription_segments WHERE ends_at IS NULL AND starts_at = :at",
             "UPDATE subscription_segments SET ends_at = :at WHERE ends_at IS NULL",
@@ -67,7 +67,7 @@ class Company:
                 session.execute(text(step), {"at": at, "version": version})
 
     def rows(self, sql: str) -> list[Any]:
-        """What this company sees."""
+        """Rows that the tenant role of this organization reads."""
         with self.transaction() as session:
             return list(session.execute(text(sql)).all())
 
@@ -91,16 +91,18 @@ class Company:
             )
 
 
-def found(name: str = "Acme", at: datetime | None = None, plan: str = "free@1", zone: str = "UTC") -> Company:
-    """Travel to an instant, and found a company on a plan then."""
+def create_organization(
+    name: str = "Acme", at: datetime | None = None, plan: str = "free@1", zone: str = "UTC"
+) -> BillingOrganization:
+    """Freeze time at an instant and create an organization on a plan."""
     clock.freeze_time(at or day(1))
     with tenancy.system_session("auth.register") as session:
         owner = users.create(session, f"alice@{name.lower()}.example", "correct horse battery", "Alice")
-        organization = organizations.create(session, name, owner.id)
-        organization.timezone = zone
-        company = Company(organization.id)
-    with company.transaction() as session:
-        periods.ensure_account(session, company.id)
+        row = organizations.create(session, name, owner.id)
+        row.timezone = zone
+        organization = BillingOrganization(row.id)
+    with organization.transaction() as session:
+        periods.ensure_account(session, organization.id)
     if plan != "free@1":
-        company.switch(plan, clock.now())
-    return company
+        organization.switch(plan, clock.now())
+    return organization

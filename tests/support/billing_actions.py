@@ -1,4 +1,4 @@
-"""Acts on a company's invoices as an operator, and what its webhook endpoint is told of them."""
+"""Changes invoices of an organization as an operator, and reads the events and audit actions that follow."""
 
 import json
 from collections.abc import Iterator
@@ -15,51 +15,53 @@ from saas_api.billing.credit_notes import CreditNoteInput
 from saas_api.billing.invoices import SettlementResult
 from saas_api.core import clock
 from saas_api.core.db import tenancy
-from tests.support.billing import Company, day, found
+from tests.support.billing import BillingOrganization, create_organization, day
 
-ACT = OperatorContext(Actor("system", "olga"), "ticket 4711")
+OPERATOR = OperatorContext(Actor("system", "olga"), "ticket 4711")
 MAY, JUNE = day(1, 2, month=5), day(1, 2, month=6)
 
 
 @contextmanager
-def system() -> Iterator[Session]:
-    """The platform at work."""
+def system_session() -> Iterator[Session]:
+    """A system session."""
     with tenancy.system_session("billing.corrections") as session:
         yield session
 
 
-def close(company: Company, at: Any = MAY) -> Any:
-    """Close what is due, and answer with the company's newest invoice."""
+def close_periods(organization: BillingOrganization, at: Any = MAY) -> Any:
+    """Close due periods and return the newest invoice of the organization."""
     clock.freeze_time(at)
     assert not period_close.close_due(at).failed
-    return newest(company)
+    return newest_invoice(organization)
 
 
-def newest(company: Company) -> Any:
-    return company.rows("SELECT * FROM invoices ORDER BY created_at DESC, id DESC LIMIT 1")[0]
+def newest_invoice(organization: BillingOrganization) -> Any:
+    return organization.rows("SELECT * FROM invoices ORDER BY created_at DESC, id DESC LIMIT 1")[0]
 
 
-def invoiced(sms: int = 305, email: int = 0, name: str = "Acme") -> tuple[Company, Any]:
-    """A company on starter with an invoice over April; 305 segments make 32.05."""
-    company = found(name, plan="starter@1")
-    listen(company)
+def create_invoice(sms: int = 305, email: int = 0, name: str = "Acme") -> tuple[BillingOrganization, Any]:
+    """Create a organization on starter with an invoice for April; 305 segments cost 32.05."""
+    organization = create_organization(name, plan="starter@1")
+    add_endpoint(organization)
     for meter, quantity in (("sms", sms), ("email", email)):
         if quantity:
-            company.use(quantity, meter, at=day(10))
-    return company, close(company)
+            organization.use(quantity, meter, at=day(10))
+    return organization, close_periods(organization)
 
 
-def settle(company: Company, invoice_id: UUID, captured_minor: int, key: str = "payment:1") -> SettlementResult:
-    """Book a payment and its row, as a settlement does."""
-    with system() as session:
-        settled = invoices.apply_payment(session, company.id, invoice_id, captured_minor, key)
+def settle_payment(
+    organization: BillingOrganization, invoice_id: UUID, captured_minor: int, key: str = "payment:1"
+) -> SettlementResult:
+    """Apply a payment and store its row, as a settlement does."""
+    with system_session() as session:
+        settled = invoices.apply_payment(session, organization.id, invoice_id, captured_minor, key)
         values = {
-            "org": company.id,
+            "org": organization.id,
             "invoice": invoice_id,
             "captured": captured_minor,
             "allocated": settled.allocated_minor,
             "excess": settled.excess_minor,
-            "reference": f"{company.id}:{key}",
+            "reference": f"{organization.id}:{key}",
         }
         [payment_id] = session.scalars(
             text("""INSERT INTO payments (organization_id, invoice_id, provider, provider_reference, initiated_by,
@@ -75,35 +77,36 @@ def settle(company: Company, invoice_id: UUID, captured_minor: int, key: str = "
     return settled
 
 
-def credit(company: Company, invoice_id: UUID, **wanted: Any) -> Any:
-    with system() as session:
+def create_credit_note(organization: BillingOrganization, invoice_id: UUID, **content: Any) -> Any:
+    with system_session() as session:
         return credit_notes.create_credit_note(
-            session, company.id, invoice_id, CreditNoteInput("billing_error", **wanted), ACT
+            session, organization.id, invoice_id, CreditNoteInput("billing_error", **content), OPERATOR
         )
 
 
-def review(company: Company) -> None:
-    """Ask for a look at every draft of the company."""
-    with system() as session:
+def require_review(organization: BillingOrganization) -> None:
+    """Let operators review every draft of the organization."""
+    with system_session() as session:
         session.execute(
-            text("UPDATE billing_profiles SET review_drafts = true WHERE organization_id = :id"), {"id": company.id}
+            text("UPDATE billing_profiles SET review_drafts = true WHERE organization_id = :id"),
+            {"id": organization.id},
         )
 
 
-def listen(company: Company) -> None:
-    """Give the company an endpoint, so that its events are kept."""
-    with system() as session:
+def add_endpoint(organization: BillingOrganization) -> None:
+    """Create a webhook endpoint, without which no events are stored."""
+    with system_session() as session:
         session.execute(
             text("INSERT INTO webhook_endpoints (organization_id, url) VALUES (:id, 'https://a.example/h')"),
-            {"id": company.id},
+            {"id": organization.id},
         )
 
 
-def told(company: Company, kind: str | None = None) -> list[Any]:
-    """(type, data) of what the endpoint was told, in order."""
-    events = company.rows("SELECT type, payload FROM events ORDER BY sequence")
-    return [(event.type, json.loads(event.payload)["data"]) for event in events if kind in {None, event.type}]
+def published_events(organization: BillingOrganization, event_type: str | None = None) -> list[Any]:
+    """(type, data) of published events, in order."""
+    events = organization.rows("SELECT type, payload FROM events ORDER BY sequence")
+    return [(event.type, json.loads(event.payload)["data"]) for event in events if event_type in {None, event.type}]
 
 
-def acts(company: Company) -> list[str]:
-    return [row.action for row in company.rows("SELECT action FROM audit_events ORDER BY id")]
+def audit_actions(organization: BillingOrganization) -> list[str]:
+    return [row.action for row in organization.rows("SELECT action FROM audit_events ORDER BY id")]

@@ -1,4 +1,4 @@
-"""Somebody at the billing pages of a company that owes an invoice of 99.00."""
+"""Somebody at the billing pages of a organization that owes an invoice of 99.00."""
 
 import re
 from collections.abc import Iterator
@@ -47,7 +47,7 @@ def may(app: Flask, customer: Customer) -> Iterator[Browser]:
 
 
 def take_on(customer: Customer, email: str, role: str) -> None:
-    """Somebody new in the company."""
+    """Somebody new in the organization."""
     with tenancy.system_session("auth.register") as session:
         user = users.create(session, email, PASSWORD, "")
         session.add(Membership(organization_id=customer.id, user_id=user.id, role=role))

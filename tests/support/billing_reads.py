@@ -1,4 +1,4 @@
-"""A company whose owner reads its bills through HTTP, while its account goes on through services."""
+"""An owner who reads invoices through HTTP, while the account is changed through services."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,58 +11,58 @@ from flask.testing import FlaskClient
 from saas_api.billing import period_close, periods
 from saas_api.core import clock
 from tests.support import usage as http
-from tests.support.billing import Company, day
+from tests.support.billing import BillingOrganization, day
 
 MAY = day(1, 2, month=5)
 
 
 @dataclass
-class Reader:
-    """A company, what happens to its account, and its owner's headers."""
+class BillingReader:
+    """An organization's account and the HTTP client of its owner."""
 
     client: FlaskClient
     headers: dict[str, str]
-    account: Company
+    account: BillingOrganization
 
     @contextmanager
-    def at_work(self) -> Iterator[Company]:
-        """The account, in a context that no request shares."""
+    def app_context(self) -> Iterator[BillingOrganization]:
+        """The account, in an application context of its own."""
         with self.client.application.app_context():
             yield self.account
 
     def close(self, at: datetime = MAY) -> None:
         clock.freeze_time(at)
-        with self.at_work():
+        with self.app_context():
             assert not period_close.close_due(at).failed
 
-    def ask(self, path: str, headers: dict[str, str] | None = None, **query: Any) -> Any:
-        """The whole answer, whatever its status."""
+    def request(self, path: str, headers: dict[str, str] | None = None, **query: Any) -> Any:
+        """The response, whatever its status."""
         return self.client.get(f"/api/v1{path}", query_string=query, headers=headers or self.headers)
 
     def get(self, path: str, **query: Any) -> Any:
-        """The data of a successful answer."""
-        answer = self.ask(path, **query)
-        assert answer.status_code == 200, answer.json
-        return answer.json["data"]
+        """The data of a successful response."""
+        response = self.request(path, **query)
+        assert response.status_code == 200, response.json
+        return response.json["data"]
 
-    def newest(self) -> Any:
-        """The newest invoice as its page shows it."""
+    def newest_invoice(self) -> Any:
+        """The newest invoice in detail."""
         return self.get(f"/billing/invoices/{self.get('/billing/history')['invoices'][0]['id']}")
 
     def line(self, kind: str) -> tuple[str, Any]:
-        """Path and row of the newest invoice's first line of a kind."""
-        invoice = self.newest()
+        """Path and data of the first line of a kind on the newest invoice."""
+        invoice = self.newest_invoice()
         line = next(line for line in invoice["lines"] if line["kind"] == kind)
         return f"/billing/invoices/{invoice['id']}/lines/{line['id']}", line
 
 
-def open_account(
+def sign_up_for_billing(
     client: FlaskClient, plan: str = "starter@1", at: datetime | None = None, name: str = "Acme"
-) -> Reader:
-    """Sign up through HTTP; the account begins at an instant, on a plan."""
+) -> BillingReader:
+    """Sign up through HTTP at an instant, with an account on a plan."""
     signed_up = http.sign_up(client, name, f"owner@{name.lower()}.example", at=at or day(1))
-    reader = Reader(client, signed_up.owner, Company(signed_up.id))
-    with reader.at_work() as account:
+    reader = BillingReader(client, signed_up.owner, BillingOrganization(signed_up.id))
+    with reader.app_context() as account:
         with account.transaction() as session:
             periods.ensure_account(session, account.id)
         if plan != "free@1":

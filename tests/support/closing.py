@@ -1,4 +1,4 @@
-"""Processes that run `flask billing close`, several at once if need be, and may be killed."""
+"""Processes that run `flask billing close`, also concurrently, and may be killed by a fault."""
 
 import json
 from dataclasses import dataclass
@@ -8,31 +8,31 @@ from tests.support import forks
 
 
 @dataclass(frozen=True)
-class Run:
-    """How a closing process ended.
+class CloseProcess:
+    """A `flask billing close` that has ended.
 
-    status: its exit code; below 0 the signal that killed it
+    status: exit code; below 0 the signal that killed it
     """
 
     status: int
-    output: str
-    complaints: str
+    stdout: str
+    stderr: str
 
     @property
-    def told(self) -> Any:
-        """What it printed as JSON; nothing for one that was killed."""
-        return json.loads(self.output) if self.output else {"invoices": [], "closed": 0}
+    def result(self) -> Any:
+        """The printed JSON; an empty result for a process that was killed."""
+        return json.loads(self.stdout) if self.stdout else {"invoices": [], "closed": 0}
 
 
 @dataclass(frozen=True)
-class Closer:
-    """Starts closing processes on the test's engines."""
+class CloseRunner:
+    """Runs closing processes on the databases of the test."""
 
     config: dict[str, Any]
 
-    def close(self, at: str, *faults: str) -> list[Run]:
-        """One process for each fault, all at the same time; an empty fault is none."""
+    def close(self, at: str, *faults: str) -> list[CloseProcess]:
+        """Run one process for each fault, concurrently; an empty fault is none."""
         environment = {**forks.engines_of(self.config), "APP_FAULTS": "1"}
         environments = [{**environment, "FAULT": fault} for fault in faults or ("",)]
         done = forks.run_flask_at_once(("billing", "close", "--json", "--at", at), environments)
-        return [Run(one.returncode, one.stdout, one.stderr) for one in done]
+        return [CloseProcess(one.returncode, one.stdout, one.stderr) for one in done]

@@ -22,7 +22,7 @@ from saas_api.payments.payments import OfflinePayment
 from saas_api.webhooks import event_types
 from saas_api.webhooks.payload import MAX_PAYLOAD_BYTES
 from tests.support.accounts import make_key, sign_up
-from tests.support.billing import Company
+from tests.support.billing import BillingOrganization
 from tests.support.payments import Customer, Visitor
 from tests.webhooks.test_published_events import PUBLISHED_TYPES
 
@@ -50,7 +50,7 @@ def sign_up_with_endpoint(visitor: FlaskClient) -> Customer:
     return customer
 
 
-def count_events(company: Company) -> Counter[str]:
+def count_events(company: BillingOrganization) -> Counter[str]:
     """Validate every event against its schema, and count them by type."""
     counts: Counter[str] = Counter()
     for row in company.rows("SELECT type, payload FROM events ORDER BY created_at, id"):
@@ -73,14 +73,14 @@ def invoiced(visitor: FlaskClient) -> Customer:
     return customer
 
 
-def subscribed(visitor: FlaskClient) -> Company:
+def subscribed(visitor: FlaskClient) -> BillingOrganization:
     customer = sign_up_with_endpoint(visitor)
     for _ in range(2):
         call(customer, "GET", "/usage", None)
     return customer
 
 
-def paid_after_decline(visitor: FlaskClient) -> Company:
+def paid_after_decline(visitor: FlaskClient) -> BillingOrganization:
     customer = invoiced(visitor)
     for action in ("decline", "pay"):
         customer.choose(customer.begin(), action)
@@ -89,7 +89,7 @@ def paid_after_decline(visitor: FlaskClient) -> Company:
     return customer
 
 
-def credited_and_refunded(visitor: FlaskClient) -> Company:
+def credited_and_refunded(visitor: FlaskClient) -> BillingOrganization:
     customer = invoiced(visitor)
     customer.choose(customer.begin(), "pay")
     jobs.process_inbox()
@@ -102,14 +102,14 @@ def credited_and_refunded(visitor: FlaskClient) -> Company:
     return customer
 
 
-def voided(visitor: FlaskClient) -> Company:
+def voided(visitor: FlaskClient) -> BillingOrganization:
     customer = invoiced(visitor)
     with tenancy.system_session("billing.corrections") as session:
         invoice_lifecycle.void_invoice(session, customer.id, customer.invoice_id, OPERATOR)
     return customer
 
 
-def written_off(visitor: FlaskClient) -> Company:
+def written_off(visitor: FlaskClient) -> BillingOrganization:
     """The invoice is written off, then paid by bank transfer."""
     customer = invoiced(visitor)
     due_at = customer.invoice().due_at
@@ -122,7 +122,7 @@ def written_off(visitor: FlaskClient) -> Company:
     return customer
 
 
-def alerted(visitor: FlaskClient) -> Company:
+def alerted(visitor: FlaskClient) -> BillingOrganization:
     """Usage passes alerts on included usage, on a quantity and on cost."""
     customer = sign_up_with_endpoint(visitor)
     rules = [
@@ -137,7 +137,7 @@ def alerted(visitor: FlaskClient) -> Company:
     return customer
 
 
-def capped(visitor: FlaskClient) -> Company:
+def capped(visitor: FlaskClient) -> BillingOrganization:
     """The spend cap blocks every message, after its alerts."""
     customer = sign_up_with_endpoint(visitor)
     call(customer, "POST", "/billing/upgrade", {"plan": "starter", "when": "now"})
@@ -152,7 +152,7 @@ def capped(visitor: FlaskClient) -> Company:
 
 
 INVOICED = {"subscription.created": 1, "subscription.updated": 1, "invoice.finalized": 1}
-CASES: list[tuple[Callable[[FlaskClient], Company], dict[str, int]]] = [
+CASES: list[tuple[Callable[[FlaskClient], BillingOrganization], dict[str, int]]] = [
     (subscribed, {"subscription.created": 1}),
     (
         paid_after_decline,
@@ -196,7 +196,7 @@ CASES: list[tuple[Callable[[FlaskClient], Company], dict[str, int]]] = [
 
 @pytest.mark.parametrize(("scenario", "expected"), CASES, ids=[scenario.__name__ for scenario, _ in CASES])
 def test_each_change_publishes_one_event_that_matches_its_schema(
-    visitor: FlaskClient, scenario: Callable[[FlaskClient], Company], expected: dict[str, int]
+    visitor: FlaskClient, scenario: Callable[[FlaskClient], BillingOrganization], expected: dict[str, int]
 ) -> None:
     assert count_events(scenario(visitor)) == expected
 

@@ -67,7 +67,7 @@ def there(customer: Customer, path: str) -> str:
     return path.format(invoice=invoice_page(customer), line=first_line(customer))
 
 
-def test_every_page_asks_for_its_permission(app: Flask, client: FlaskClient) -> None:
+def test_pages_require_their_permission(app: Flask, client: FlaskClient) -> None:
     with app.app_context():
         found = owing(client)
         pages = {there(found, name): permission for name, permission in PAGES.items()}
@@ -75,9 +75,7 @@ def test_every_page_asks_for_its_permission(app: Flask, client: FlaskClient) -> 
 
 
 @pytest.mark.parametrize("role", ["admin", "member", "billing", "viewer"])
-def test_forms_are_shown_to_those_and_taken_from_those_who_may_send_them(
-    app: Flask, customer: Customer, owner: Browser, role: str
-) -> None:
+def test_forms_require_their_permission(app: Flask, customer: Customer, owner: Browser, role: str) -> None:
     take_on(customer, "somebody@acme.example", role)
     somebody = browse(app, sign_in(customer.client, "somebody@acme.example"))
     for (page, form), allowed in FORMS.items():
@@ -91,7 +89,7 @@ def test_forms_are_shown_to_those_and_taken_from_those_who_may_send_them(
     assert customer.rows("SELECT id FROM payments") == []
 
 
-def test_a_stranger_finds_nothing(app: Flask, customer: Customer, owner: Browser) -> None:
+def test_pages_are_not_found_by_another_organization(app: Flask, customer: Customer, owner: Browser) -> None:
     carol = browse(app, sign_up(customer.client, "carol@carol.example", "Carol & Co"))
     for name in (name for name in PAGES if "{" in name):
         path = there(customer, name.removeprefix("GET "))
@@ -106,7 +104,7 @@ def test_a_stranger_finds_nothing(app: Flask, customer: Customer, owner: Browser
     assert "INV-" not in carol.open(BILLING).text
 
 
-def test_what_is_not_there_is_not_found(owner: Browser, customer: Customer) -> None:
+def test_unknown_ids_are_not_found(owner: Browser, customer: Customer) -> None:
     for path in (
         f"{BILLING}/invoices/{ids.format_id('inv', ids.new_id())}",
         f"{BILLING}/invoices/{ids.format_id('inv', ids.new_id())}.pdf",
@@ -116,14 +114,14 @@ def test_what_is_not_there_is_not_found(owner: Browser, customer: Customer) -> N
         assert owner.open(path).status_code == 404, path
 
 
-def test_a_form_without_its_token_does_nothing(owner: Browser, customer: Customer) -> None:
+def test_form_without_csrf_token_is_rejected(owner: Browser, customer: Customer) -> None:
     fields = owner.form(invoice_page(customer), f"{invoice_page(customer)}/pay")
     del fields["csrf_token"]
     assert owner.send(f"{invoice_page(customer)}/pay", fields).status_code == 400
     assert customer.rows("SELECT id FROM payments") == []
 
 
-def test_a_page_takes_few_statements(app: Flask, customer: Customer, owner: Browser) -> None:
+def test_page_takes_few_statements(app: Flask, customer: Customer, owner: Browser) -> None:
     counts = {}
     for name in PAGES:
         path = there(customer, name.removeprefix("GET "))

@@ -25,9 +25,9 @@ def pay(browser: Browser, customer: Customer, **changes: Any) -> Any:
 
 def polled(answer: Any) -> str:
     """Where the page looks again."""
-    found = re.search(r'data-poll hx-get="([^"]*)"', answer.text)
-    assert found, "the page does not look again"
-    return found[1].replace("&amp;", "&")
+    match = re.search(r'data-poll hx-get="([^"]*)"', answer.text)
+    assert match, "the page does not look again"
+    return match[1].replace("&amp;", "&")
 
 
 def mails_of(customer: Customer) -> dict[str, tuple[str, str]]:
@@ -37,7 +37,7 @@ def mails_of(customer: Customer) -> dict[str, tuple[str, str]]:
         return {name: (plain, html) for name, plain, html in session.execute(wanted, {"id": customer.id})}
 
 
-def test_pay_leads_to_the_checkout_and_back_to_a_page_that_looks_again(owner: Browser, customer: Customer) -> None:
+def test_pay_leads_to_the_checkout_and_back_to_a_polling_page(owner: Browser, customer: Customer) -> None:
     there = invoice_page(customer)
     assert "99.00 USD to pay" in plain(owner.open(there))
     begun = pay(owner, customer)
@@ -61,7 +61,7 @@ def test_pay_leads_to_the_checkout_and_back_to_a_page_that_looks_again(owner: Br
     assert "Payment begun" in page
 
 
-def test_the_page_stops_looking_after_two_minutes(app: Flask, customer: Customer) -> None:
+def test_page_stops_polling_after_two_minutes(app: Flask, customer: Customer) -> None:
     clock.freeze_time(clock.now())
     owner = browse(app, customer.person)
     pay(owner, customer)
@@ -79,7 +79,7 @@ def test_the_page_stops_looking_after_two_minutes(app: Flask, customer: Customer
         assert answer.status_code in (204, 286), nonsense
 
 
-def test_the_same_form_sent_twice_starts_one_payment(owner: Browser, customer: Customer) -> None:
+def test_form_submitted_twice_starts_one_payment(owner: Browser, customer: Customer) -> None:
     there = invoice_page(customer)
     fields = owner.form(there, f"{there}/pay")
     first, second = (owner.send(f"{there}/pay", fields) for _ in range(2))
@@ -88,7 +88,7 @@ def test_the_same_form_sent_twice_starts_one_payment(owner: Browser, customer: C
     assert len(payments(customer)) == 1
 
 
-def test_two_forms_lead_to_one_payment(owner: Browser, customer: Customer) -> None:
+def test_two_forms_start_one_payment(owner: Browser, customer: Customer) -> None:
     there = invoice_page(customer)
     forms = [owner.form(there, f"{there}/pay") for _ in range(2)]
     answers = [owner.send(f"{there}/pay", fields) for fields in forms]
@@ -98,9 +98,7 @@ def test_two_forms_lead_to_one_payment(owner: Browser, customer: Customer) -> No
 
 
 @pytest.mark.parametrize("is_same", [True, False])
-def test_clicks_at_the_same_time_start_one_payment(
-    app: Flask, owner: Browser, customer: Customer, is_same: bool
-) -> None:
+def test_concurrent_submits_start_one_payment(app: Flask, owner: Browser, customer: Customer, is_same: bool) -> None:
     there = invoice_page(customer)
     form = owner.form(there, f"{there}/pay")
     forms = [form if is_same else owner.form(there, f"{there}/pay") for _ in range(5)]
@@ -122,7 +120,7 @@ def test_clicks_at_the_same_time_start_one_payment(
     assert len({address for status, address in seen if status == 303}) == 1
 
 
-def test_another_origin_is_left_by_a_page_never_by_a_redirect(
+def test_checkout_of_another_origin_is_linked_not_redirected(
     owner: Browser, customer: Customer, stripe: StripeServer
 ) -> None:
     there = invoice_page(customer)
@@ -140,7 +138,7 @@ def test_another_origin_is_left_by_a_page_never_by_a_redirect(
     assert len(stripe.sessions) == len(payments(customer)) == 1
 
 
-def test_a_declined_payment_is_told_and_may_be_tried_again(owner: Browser, customer: Customer) -> None:
+def test_declined_payment_is_shown_and_can_be_retried(owner: Browser, customer: Customer) -> None:
     owner.client.post(pay(owner, customer).location, data={"action": "decline"})
     jobs.process_inbox()
     page = plain(owner.open(invoice_page(customer)))
@@ -150,7 +148,7 @@ def test_a_declined_payment_is_told_and_may_be_tried_again(owner: Browser, custo
     assert [payment.state for payment in payments(customer)] == ["failed", "pending"]
 
 
-def test_what_cannot_be_paid_says_why(owner: Browser, customer: Customer) -> None:
+def test_unpayable_invoice_shows_the_reason(owner: Browser, customer: Customer) -> None:
     there = invoice_page(customer)
     fields = owner.form(there, f"{there}/pay")
     wrong = owner.send(f"{there}/pay", {**fields, "provider": "paystack"})
@@ -166,7 +164,7 @@ def test_what_cannot_be_paid_says_why(owner: Browser, customer: Customer) -> Non
     assert len(payments(customer)) == 1
 
 
-def test_who_must_verify_their_address_first_is_told_so(
+def test_unverified_user_is_asked_to_verify(
     app: Flask, owner: Browser, customer: Customer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(app.config, "REQUIRE_VERIFIED_EMAIL", True)
@@ -176,7 +174,7 @@ def test_who_must_verify_their_address_first_is_told_so(
     assert payments(customer) == []
 
 
-def test_the_mails_lead_to_the_invoice(owner: Browser, customer: Customer) -> None:
+def test_mails_link_to_the_invoice(owner: Browser, customer: Customer) -> None:
     for action in ("decline", "pay"):
         owner.client.post(pay(owner, customer).location, data={"action": action})
         jobs.process_inbox()

@@ -24,7 +24,7 @@ def told(customer: Customer) -> list[tuple[str, str | None, str, bool]]:
     return [(row["subject"], row["meter"], row["threshold"], row["enabled"]) for row in rows]
 
 
-def test_a_new_company_is_told_its_cap_and_why(owner: Browser, customer: Customer) -> None:
+def test_new_organization_sees_its_default_cap(owner: Browser, customer: Customer) -> None:
     page = plain(owner.open(SPENDING))
     cap = asked(customer, "/alerts")["spend_cap"]
     assert f"{cap['used']} USD of {Decimal(cap['amount']):,.2f} USD" in page
@@ -32,7 +32,7 @@ def test_a_new_company_is_told_its_cap_and_why(owner: Browser, customer: Custome
     assert "Nobody here has set it." in page
 
 
-def test_the_cap_is_changed_removed_and_set_again(owner: Browser, customer: Customer) -> None:
+def test_cap_is_changed_removed_and_set_again(owner: Browser, customer: Customer) -> None:
     changed = change(owner, CAP, amount="250.50", action="alert")
     assert (changed.status_code, changed.location) == (303, SPENDING)
     page = plain(owner.open(SPENDING))
@@ -60,7 +60,7 @@ def test_the_cap_is_changed_removed_and_set_again(owner: Browser, customer: Cust
         ({"limit": "some"}, "Must be one of"),
     ],
 )
-def test_a_cap_that_cannot_be_is_refused_with_what_was_typed(
+def test_invalid_cap_is_rejected_and_keeps_its_values(
     owner: Browser, customer: Customer, fields: dict[str, Any], reason: str
 ) -> None:
     before = spend_cap(customer)
@@ -77,7 +77,7 @@ def plain_refusal(answer: Any) -> str:
     return plain(answer)
 
 
-def test_alerts_are_added_switched_and_removed(owner: Browser, customer: Customer) -> None:
+def test_alerts_are_added_toggled_and_removed(owner: Browser, customer: Customer) -> None:
     before = told(customer)
     assert change(owner, ALERTS, subject="quantity:sms", threshold="5000").location == SPENDING
     assert change(owner, ALERTS, subject="spend", threshold="42.50").location == SPENDING
@@ -107,9 +107,7 @@ def test_alerts_are_added_switched_and_removed(owner: Browser, customer: Custome
         ({"subject": "quantity", "threshold": "5"}, "There is no such meter."),
     ],
 )
-def test_an_alert_that_cannot_be_is_refused(
-    owner: Browser, customer: Customer, fields: dict[str, Any], reason: str
-) -> None:
+def test_invalid_alert_is_rejected(owner: Browser, customer: Customer, fields: dict[str, Any], reason: str) -> None:
     before = told(customer)
     answer = change(owner, ALERTS, **fields)
     assert answer.status_code == 422
@@ -117,7 +115,7 @@ def test_an_alert_that_cannot_be_is_refused(
     assert told(customer) == before
 
 
-def test_fifty_alerts_are_enough(owner: Browser, customer: Customer) -> None:
+def test_51st_alert_is_rejected(owner: Browser, customer: Customer) -> None:
     alerts = [{"subject": "spend", "threshold": str(value)} for value in range(1, 51)]
     answer = customer.client.put(f"{API}/alerts", json={"alerts": alerts}, headers=customer.person.headers)
     assert answer.status_code == 200
@@ -125,7 +123,7 @@ def test_fifty_alerts_are_enough(owner: Browser, customer: Customer) -> None:
     assert "At most 50 alerts." in plain_refusal(refused)
 
 
-def test_an_alert_nobody_has_is_not_found_and_one_that_is_gone_stays_gone(owner: Browser, customer: Customer) -> None:
+def test_unknown_alert_is_not_found_and_removal_is_idempotent(owner: Browser, customer: Customer) -> None:
     token = owner.form(SPENDING, CAP)["csrf_token"]
     nobodys = f"{ALERTS}/{ids.format_id('alr', customer.id)}"
     before = told(customer)

@@ -8,7 +8,7 @@ from tests.support.key_pages import KEYS, NEW, only, opens, secret_in, stale
 from tests.support.pages import Browser, form_of
 
 
-def test_a_rolled_key_has_two_secrets_until_the_old_one_is_ended(
+def test_rotated_key_has_two_secrets_until_the_old_one_is_revoked(
     browser: Browser, client: FlaskClient, alice: Person
 ) -> None:
     old = make_key(client, alice)["X-API-Key"]
@@ -25,9 +25,7 @@ def test_a_rolled_key_has_two_secrets_until_the_old_one_is_ended(
     assert "End the old one now" not in browser.open(there).text
 
 
-def test_a_key_rolled_without_grace_refuses_its_old_secret_at_once(
-    browser: Browser, client: FlaskClient, alice: Person
-) -> None:
+def test_rotation_without_grace_rejects_the_old_secret(browser: Browser, client: FlaskClient, alice: Person) -> None:
     old = make_key(client, alice)["X-API-Key"]
     there = f"{KEYS}/{only(client, alice)['id']}"
     answer = browser.submit(f"{there}/roll", grace_seconds="0")
@@ -35,7 +33,7 @@ def test_a_key_rolled_without_grace_refuses_its_old_secret_at_once(
     assert (opens(client, old), opens(client, secret_in(answer))) == (401, 200)
 
 
-def test_a_second_roll_waits_for_the_end_of_the_old_secret(
+def test_second_rotation_requires_the_end_of_the_old_secret(
     browser: Browser, client: FlaskClient, alice: Person
 ) -> None:
     make_key(client, alice)
@@ -47,7 +45,7 @@ def test_a_second_roll_waits_for_the_end_of_the_old_secret(
     assert "still valid" in again.text
 
 
-def test_rolling_and_revoking_ask_for_a_fresh_password(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_rotation_and_revocation_require_a_recent_password(app: Flask, client: FlaskClient, alice: Person) -> None:
     key = make_key(client, alice)["X-API-Key"]
     person = stale(client, alice)
     browser, there = Browser(app, person), f"{KEYS}/{only(client, person)['id']}"
@@ -58,7 +56,7 @@ def test_rolling_and_revoking_ask_for_a_fresh_password(app: Flask, client: Flask
     assert opens(client, key) == 401
 
 
-def test_a_key_is_revoked_by_typing_its_name(browser: Browser, client: FlaskClient, alice: Person) -> None:
+def test_key_is_revoked_after_confirmation(browser: Browser, client: FlaskClient, alice: Person) -> None:
     key = make_key(client, alice, name="Old shop")["X-API-Key"]
     there = f"{KEYS}/{only(client, alice)['id']}"
     assert opens(client, key) == 200
@@ -72,9 +70,7 @@ def test_a_key_is_revoked_by_typing_its_name(browser: Browser, client: FlaskClie
     assert "/roll" not in browser.open(there).text
 
 
-def test_a_change_acts_at_once_and_stands_in_the_log_of_the_key(
-    browser: Browser, client: FlaskClient, alice: Person
-) -> None:
+def test_key_update_applies_at_once_and_is_audited(browser: Browser, client: FlaskClient, alice: Person) -> None:
     key = make_key(client, alice)["X-API-Key"]
     there = f"{KEYS}/{only(client, alice)['id']}"
     refused = browser.submit(f"{there}/edit", scopes=[], name="kept")
@@ -87,9 +83,7 @@ def test_a_change_acts_at_once_and_stands_in_the_log_of_the_key(
     assert "alice@acme.example" in shown
 
 
-def test_a_limit_above_the_plan_stays_when_it_is_not_touched(
-    browser: Browser, client: FlaskClient, alice: Person
-) -> None:
+def test_unchanged_rate_limit_above_the_plan_is_kept(browser: Browser, client: FlaskClient, alice: Person) -> None:
     make_key(client, alice, rate_limit_per_minute=5000)
     there = f"{KEYS}/{only(client, alice)['id']}"
     assert browser.submit(f"{there}/edit", name="x").status_code == 303

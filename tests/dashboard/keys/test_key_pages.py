@@ -16,7 +16,7 @@ from tests.support.accounts import Person, make_key
 from tests.support.key_pages import KEYS, NEW, listed, only
 from tests.support.pages import Browser, check_access
 from tests.support.statements import counted
-from tests.support.usage import Company
+from tests.support.usage import UsageOrganization
 from tests.support.usage import sign_up as sign_up_company
 
 PAGES = {
@@ -30,13 +30,13 @@ PAGES = {
 WRITES = ("edit", "roll", "end-old", "revoke")
 
 
-def test_each_page_asks_for_its_permission(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_pages_require_their_permission(app: Flask, client: FlaskClient, alice: Person) -> None:
     make_key(client, alice)
     key_id = only(client, alice)["id"]
     check_access(app, client, alice, {name.format(key=key_id): asked for name, asked in PAGES.items()})
 
 
-def test_a_stranger_finds_nothing_under_the_ids_of_another(
+def test_keys_are_not_found_by_another_organization(
     app: Flask, client: FlaskClient, alice: Person, carol: Person
 ) -> None:
     make_key(client, alice, name="Secret project")
@@ -54,7 +54,7 @@ def test_a_stranger_finds_nothing_under_the_ids_of_another(
 
 
 @pytest.mark.parametrize("path", [NEW, *(f"{KEYS}/{{key}}/{path}" for path in WRITES)])
-def test_a_form_from_elsewhere_is_refused(browser: Browser, client: FlaskClient, alice: Person, path: str) -> None:
+def test_form_from_another_origin_is_rejected(browser: Browser, client: FlaskClient, alice: Person, path: str) -> None:
     make_key(client, alice)
     key = only(client, alice)
     answer = browser.send(path.format(key=key["id"]), {"name": "x", "confirm": key["name"], "scopes": "usage:read"})
@@ -62,22 +62,20 @@ def test_a_form_from_elsewhere_is_refused(browser: Browser, client: FlaskClient,
     assert only(client, alice) == key
 
 
-def test_an_empty_list_offers_the_first_key(browser: Browser) -> None:
+def test_empty_list_offers_to_create_a_key(browser: Browser) -> None:
     answer = browser.open(KEYS)
     assert "Create your first key" in answer.text
     assert "<table" not in answer.text
 
 
-def test_a_member_sees_no_button_that_is_not_for_them(
-    app: Flask, client: FlaskClient, alice: Person, bob: Person
-) -> None:
+def test_member_sees_only_permitted_buttons(app: Flask, client: FlaskClient, alice: Person, bob: Person) -> None:
     make_key(client, alice)
     shown = Browser(app, bob).open(f"{KEYS}/{only(client, alice)['id']}").text
     assert not any(word in shown for word in ("/revoke", "/roll", "/edit", "What was done to it"))
     assert NEW in Browser(app, bob).open(KEYS).text
 
 
-def test_filters_choose_and_a_bad_one_is_told(browser: Browser, client: FlaskClient, alice: Person) -> None:
+def test_filters_apply_and_an_invalid_one_is_reported(browser: Browser, client: FlaskClient, alice: Person) -> None:
     make_key(client, alice, name="Real one")
     make_key(client, alice, name="Trial one", mode="test")
     shown = browser.open(f"{KEYS}?mode=test&status=active").text
@@ -89,7 +87,7 @@ def test_filters_choose_and_a_bad_one_is_told(browser: Browser, client: FlaskCli
     assert browser.open(f"{KEYS}?cursor=nonsense").status_code == 422
 
 
-def test_the_list_goes_on_with_older_keys(browser: Browser, client: FlaskClient, alice: Person) -> None:
+def test_older_keys_are_on_the_next_page(browser: Browser, client: FlaskClient, alice: Person) -> None:
     for n in range(26):
         make_key(client, alice, name=f"Key number {n:02}")
     first = browser.open(KEYS).text
@@ -101,7 +99,7 @@ def test_the_list_goes_on_with_older_keys(browser: Browser, client: FlaskClient,
     assert second.count("<tr>") == 2
 
 
-def test_figures_are_those_of_the_api(app: Flask, client: FlaskClient) -> None:
+def test_figures_equal_the_api(app: Flask, client: FlaskClient) -> None:
     company = sign_up_company(client)
     company.make_key("busy")
     company.make_key("idle")
@@ -124,14 +122,14 @@ def test_figures_are_those_of_the_api(app: Flask, client: FlaskClient) -> None:
     assert "<dd>5</dd>" in browser.open(f"{KEYS}/key_{company.keys['busy'].hex}/revoke").text
 
 
-def _owner(app: Flask, company: Company) -> Browser:
+def _owner(app: Flask, company: UsageOrganization) -> Browser:
     browser = Browser(app)
     browser.client.set_cookie("at", company.owner["Authorization"].removeprefix("Bearer "))
     return browser
 
 
 @pytest.mark.parametrize("path", ["", "/new", "/{key}", "/{key}/roll", "/{key}/revoke"])
-def test_a_page_takes_at_most_twelve_queries(
+def test_page_takes_at_most_twelve_statements(
     app: Flask, browser: Browser, client: FlaskClient, alice: Person, path: str
 ) -> None:
     make_key(client, alice)

@@ -18,7 +18,7 @@ from tests.support.key_pages import KEYS, NEW, Texts, listed, only, secret_in, s
 from tests.support.pages import Browser, form_of
 
 
-def test_a_key_is_made_as_it_was_asked_for_and_shown_once(browser: Browser, client: FlaskClient, alice: Person) -> None:
+def test_key_is_created_as_requested_and_shown_once(browser: Browser, client: FlaskClient, alice: Person) -> None:
     wanted = {
         "name": "Order <service>",
         "mode": "live",
@@ -62,9 +62,7 @@ def test_presets_stand_for_scopes(
     assert only(client, alice)["scopes"] == scopes
 
 
-def test_a_key_ends_with_its_last_day_in_the_zone_of_the_organization(
-    browser: Browser, client: FlaskClient, alice: Person
-) -> None:
+def test_key_expires_at_the_end_of_a_local_day(browser: Browser, client: FlaskClient, alice: Person) -> None:
     changed = client.patch("/api/v1/organization", json={"timezone": "Asia/Tokyo"}, headers=alice.headers)
     assert changed.status_code == 200, changed.json
     assert browser.submit(NEW, name="k", expiry="date", expires_on="2031-05-06").status_code == 200
@@ -86,7 +84,7 @@ def test_a_key_ends_with_its_last_day_in_the_zone_of_the_organization(
         ({"rate_limit_per_minute": "61"}, "Your plan allows 60 requests a minute."),
     ],
 )
-def test_what_is_wrong_is_told_and_what_was_typed_is_kept(
+def test_rejected_form_shows_errors_and_keeps_its_values(
     browser: Browser, client: FlaskClient, alice: Person, changes: dict[str, Any], told: str
 ) -> None:
     answer = browser.submit(NEW, **{"name": "Mine & yours", "mode": "test", "allowed_ips": "10.0.0.0/8", **changes})
@@ -99,9 +97,7 @@ def test_what_is_wrong_is_told_and_what_was_typed_is_kept(
     assert listed(client, alice) == []
 
 
-def test_a_form_sent_twice_makes_one_key_and_shows_it_again(
-    browser: Browser, client: FlaskClient, alice: Person
-) -> None:
+def test_form_submitted_twice_creates_one_key(browser: Browser, client: FlaskClient, alice: Person) -> None:
     fields = {**browser.form(NEW), "name": "k"}
     first, second = browser.send(NEW, fields), browser.send(NEW, fields)
     assert (first.status_code, second.status_code) == (200, 200)
@@ -111,9 +107,7 @@ def test_a_form_sent_twice_makes_one_key_and_shows_it_again(
     assert len(listed(client, alice)) == 1
 
 
-def test_a_live_key_asks_for_a_fresh_password_and_a_test_key_does_not(
-    app: Flask, client: FlaskClient, alice: Person
-) -> None:
+def test_live_key_requires_a_recent_password(app: Flask, client: FlaskClient, alice: Person) -> None:
     person = stale(client, alice)
     browser = Browser(app, person)
     refused = browser.submit(NEW, name="mine", mode="live")
@@ -126,7 +120,7 @@ def test_a_live_key_asks_for_a_fresh_password_and_a_test_key_does_not(
     assert {(key["name"], key["mode"]) for key in listed(client, person)} == {("tried", "test"), ("real", "live")}
 
 
-def test_a_live_key_asks_for_a_verified_address_where_that_is_set(
+def test_live_key_requires_a_verified_address_if_configured(
     app: Flask, browser: Browser, client: FlaskClient, alice: Person
 ) -> None:
     app.config["REQUIRE_VERIFIED_EMAIL"] = True
@@ -150,15 +144,15 @@ def address(app: Flask) -> Iterator[str]:
 
 @pytest.mark.parametrize("preset", ["all", "read"])
 @pytest.mark.parametrize("program", ["curl", "python"])
-def test_what_the_dialog_shows_runs_as_it_stands(
+def test_curl_line_of_the_dialog_works(
     app: Flask, browser: Browser, client: FlaskClient, alice: Person, address: str, program: str, preset: str
 ) -> None:
-    known = app.config["APP_URL"]
+    app_url = app.config["APP_URL"]
     app.config["APP_URL"] = address
     try:
         shown = Texts(browser.submit(NEW, name="k", mode="test", preset=preset).text).found
     finally:
-        app.config["APP_URL"] = known
+        app.config["APP_URL"] = app_url
     curl, python = shown[1], shown[2]
     command = ["/bin/sh", "-c", curl] if program == "curl" else [sys.executable, "-c", python]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)

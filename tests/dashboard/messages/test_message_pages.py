@@ -25,13 +25,13 @@ PAGES = {
 }
 
 
-def test_each_page_asks_for_its_permission(app: Flask, client: FlaskClient, alice: Person, live: Headers) -> None:
+def test_pages_require_their_permission(app: Flask, client: FlaskClient, alice: Person, live: Headers) -> None:
     message_id = send(client, live)
     check_access(app, client, alice, {name.format(message=message_id): asked for name, asked in PAGES.items()})
 
 
 @pytest.mark.parametrize(("role", "status"), [("admin", 303), ("member", 303), ("billing", 403), ("viewer", 403)])
-def test_who_may_send_and_cancel(
+def test_sending_and_canceling_require_their_permission(
     app: Flask, client: FlaskClient, alice: Person, live: Headers, role: str, status: int
 ) -> None:
     message_id = send(client, live)
@@ -48,7 +48,7 @@ def _form_key(app: Flask, client: FlaskClient, person: Person) -> str:
     return Browser(app, person).form(NEW)["form_key"][0]
 
 
-def test_a_stranger_finds_nothing_under_the_ids_of_another(
+def test_messages_are_not_found_by_another_organization(
     app: Flask, client: FlaskClient, live: Headers, carol: Person
 ) -> None:
     message_id, stranger = send(client, live), Browser(app, carol)
@@ -62,7 +62,7 @@ def test_a_stranger_finds_nothing_under_the_ids_of_another(
 
 
 @pytest.mark.parametrize("path", [NEW, f"{NEW}/count", f"{MESSAGES}/{{message}}/cancel"])
-def test_a_form_from_elsewhere_is_refused(
+def test_form_from_another_origin_is_rejected(
     browser: Browser, client: FlaskClient, alice: Person, live: Headers, path: str
 ) -> None:
     message_id = send(client, live)
@@ -70,7 +70,7 @@ def test_a_form_from_elsewhere_is_refused(
     assert [(one["message_id"], one["status"]) for one in listed(client, alice)] == [(message_id, "queued")]
 
 
-def test_an_empty_list_says_what_messages_are(browser: Browser) -> None:
+def test_empty_list_explains_messages(browser: Browser) -> None:
     answer = browser.open(MESSAGES)
     assert "No live messages yet" in answer.text
     assert "curl -sS" in answer.text
@@ -78,7 +78,7 @@ def test_an_empty_list_says_what_messages_are(browser: Browser) -> None:
     assert "<table" not in answer.text
 
 
-def test_a_waiting_message_is_canceled_and_its_usage_taken_back(
+def test_canceled_message_has_its_usage_reversed(
     browser: Browser, client: FlaskClient, alice: Person, live: Headers, work: Work
 ) -> None:
     there = f"{MESSAGES}/{send(client, live)}"
@@ -93,7 +93,7 @@ def test_a_waiting_message_is_canceled_and_its_usage_taken_back(
     assert listed(client, alice)[0]["status"] == "canceled"
 
 
-def test_what_has_left_is_not_canceled(browser: Browser, client: FlaskClient, live: Headers, work: Work) -> None:
+def test_sent_message_cannot_be_canceled(browser: Browser, client: FlaskClient, live: Headers, work: Work) -> None:
     there = f"{MESSAGES}/{send(client, live)}"
     fields = browser.form(there, f"{there}/cancel")
     work()
@@ -102,11 +102,13 @@ def test_what_has_left_is_not_canceled(browser: Browser, client: FlaskClient, li
     assert "can no longer be canceled" in answer.text
 
 
-def test_a_message_shows_what_endpoints_were_told(
+def test_message_shows_its_event_deliveries(
     app: Flask, browser: Browser, client: FlaskClient, alice: Person, bob: Person, live: Headers, work: Work
 ) -> None:
-    made = client.post("/api/v1/webhooks/endpoints", json={"url": "https://hooks.example/in"}, headers=alice.headers)
-    assert made.status_code == 201, made.json
+    response = client.post(
+        "/api/v1/webhooks/endpoints", json={"url": "https://hooks.example/in"}, headers=alice.headers
+    )
+    assert response.status_code == 201, response.json
     there = f"{MESSAGES}/{send(client, live)}"
     assert "None was told." in browser.open(there).text
     work()
@@ -117,9 +119,7 @@ def test_a_message_shows_what_endpoints_were_told(
     assert "hooks.example" not in Browser(app, bob).open(there).text
 
 
-def test_figures_are_those_of_the_api(
-    browser: Browser, client: FlaskClient, alice: Person, live: Headers, work: Work
-) -> None:
+def test_figures_equal_the_api(browser: Browser, client: FlaskClient, alice: Person, live: Headers, work: Work) -> None:
     send(client, live, message="x" * 161)
     send(client, live, **MAIL)
     work()
@@ -134,7 +134,7 @@ def test_figures_are_those_of_the_api(
         assert "Live key" in row
 
 
-def test_filters_choose_and_modes_never_mix(
+def test_filters_apply_and_modes_never_mix(
     browser: Browser, client: FlaskClient, alice: Person, live: Headers, trial_key: Headers, work: Work
 ) -> None:
     first = send(client, live)
@@ -165,7 +165,7 @@ def test_filters_choose_and_modes_never_mix(
 @pytest.mark.parametrize(
     "bad", ["status=lost", "type=fax", "key=org_1", "range=1y", "start_date=tomorrow", "mode=both"]
 )
-def test_a_bad_filter_is_told_with_its_form(browser: Browser, client: FlaskClient, live: Headers, bad: str) -> None:
+def test_invalid_filter_is_reported(browser: Browser, client: FlaskClient, live: Headers, bad: str) -> None:
     answer = browser.open(f"{MESSAGES}?{bad}")
     assert answer.status_code == 422
     assert 'role="alert"' in answer.text
@@ -173,13 +173,11 @@ def test_a_bad_filter_is_told_with_its_form(browser: Browser, client: FlaskClien
 
 
 @pytest.mark.parametrize("bad", ["start_date=2026-02-02&end_date=2026-01-01", "cursor=nonsense"])
-def test_dates_that_name_no_range_and_a_foreign_cursor_are_refused(browser: Browser, bad: str) -> None:
+def test_invalid_range_and_foreign_cursor_are_rejected(browser: Browser, bad: str) -> None:
     assert browser.open(f"{MESSAGES}?{bad}").status_code == 422
 
 
-def test_the_list_goes_on_with_older_messages_and_keeps_its_filters(
-    browser: Browser, client: FlaskClient, live: Headers
-) -> None:
+def test_next_page_keeps_the_filters(browser: Browser, client: FlaskClient, live: Headers) -> None:
     oldest = send(client, live)
     for _ in range(25):
         send(client, live)
@@ -190,7 +188,7 @@ def test_the_list_goes_on_with_older_messages_and_keeps_its_filters(
     assert oldest in browser.open(older).text
 
 
-def test_the_table_holds_what_is_filtered_and_no_formula(
+def test_csv_applies_filters_and_escapes_formulas(
     browser: Browser, client: FlaskClient, alice: Person, live: Headers, work: Work
 ) -> None:
     send(client, live, **{**MAIL, "subject": "=HYPERLINK(1)"})
@@ -209,7 +207,7 @@ def test_the_table_holds_what_is_filtered_and_no_formula(
     assert [row["type"] for row in table(browser.open(f"{MESSAGES}?format=csv&type=email").text)] == ["email"]
 
 
-def test_a_table_that_is_too_long_is_refused(
+def test_csv_beyond_the_row_limit_is_rejected(
     browser: Browser, client: FlaskClient, live: Headers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pages(), "MAX_EXPORT_ROWS", 1)
@@ -219,7 +217,7 @@ def test_a_table_that_is_too_long_is_refused(
     assert browser.open(f"{MESSAGES}?format=csv").status_code == 422
 
 
-def test_a_page_takes_at_most_twelve_queries(app: Flask, browser: Browser, client: FlaskClient, live: Headers) -> None:
+def test_page_takes_at_most_twelve_statements(app: Flask, browser: Browser, client: FlaskClient, live: Headers) -> None:
     message_id = send(client, live)
     for path in (MESSAGES, f"{MESSAGES}/{message_id}", NEW, f"{MESSAGES}?range=period"):
         browser.open(path)

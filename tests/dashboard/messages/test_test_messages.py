@@ -16,7 +16,7 @@ from tests.support.pages import Browser, form_of
 HTMX = {"HX-Request": "true", "X-Poll": "1"}
 
 
-def test_a_person_sends_a_test_message_and_sees_it_arrive(
+def test_user_sends_a_test_message_and_sees_it_delivered(
     browser: Browser, client: FlaskClient, alice: Person, work: Work
 ) -> None:
     answer = browser.submit(NEW, type="sms", to=SMS["to"], message="x" * 161)
@@ -36,7 +36,7 @@ def test_a_person_sends_a_test_message_and_sees_it_arrive(
     assert "Test messages are not metered." in whole.text
 
 
-def test_a_test_message_by_mail(browser: Browser, client: FlaskClient, alice: Person, work: Work) -> None:
+def test_test_message_by_email_is_delivered(browser: Browser, client: FlaskClient, alice: Person, work: Work) -> None:
     changes = {"type": "email", "to": "bounce@simulator.example", "subject": "Hi <b>", "message": "Hello"}
     there = browser.submit(NEW, **changes).location
     work()
@@ -46,7 +46,7 @@ def test_a_test_message_by_mail(browser: Browser, client: FlaskClient, alice: Pe
     assert listed(client, alice, status="failed")[0]["segments"] == 1
 
 
-def test_a_test_message_counts_nowhere(browser: Browser, client: FlaskClient, alice: Person, work: Work) -> None:
+def test_test_message_is_not_counted(browser: Browser, client: FlaskClient, alice: Person, work: Work) -> None:
     browser.submit(NEW)
     work()
     usage = client.get("/api/v1/usage", headers=alice.headers).json["data"]
@@ -65,7 +65,7 @@ def test_a_test_message_counts_nowhere(browser: Browser, client: FlaskClient, al
         ({"subject": "Hi"}, "An SMS has no subject."),
     ],
 )
-def test_what_is_wrong_is_told_and_what_was_typed_is_kept(
+def test_rejected_form_shows_errors_and_keeps_its_values(
     browser: Browser, client: FlaskClient, alice: Person, changes: dict[str, str], told: str
 ) -> None:
     wanted = {"type": "sms", "to": "+2348012345678", "message": "Dear & <you>", **changes}
@@ -77,7 +77,7 @@ def test_what_is_wrong_is_told_and_what_was_typed_is_kept(
     assert listed(client, alice) == []
 
 
-def test_a_form_sent_twice_sends_one_message(browser: Browser, client: FlaskClient, alice: Person) -> None:
+def test_form_submitted_twice_sends_one_message(browser: Browser, client: FlaskClient, alice: Person) -> None:
     fields = browser.form(NEW)
     first, second = browser.send(NEW, fields), browser.send(NEW, fields)
     assert (first.status_code, second.status_code) == (303, 303)
@@ -93,7 +93,7 @@ def test_a_form_sent_twice_sends_one_message(browser: Browser, client: FlaskClie
         ("UPDATE subscriptions SET standing = 'good' WHERE organization_id = :id", 303),
     ],
 )
-def test_who_may_not_send_with_a_key_may_not_by_hand(
+def test_suspended_organization_cannot_send_test_messages(
     app: Flask, browser: Browser, client: FlaskClient, alice: Person, live: Headers, sql: str, told: int
 ) -> None:
     send(client, live)  # opens the account
@@ -105,7 +105,7 @@ def test_who_may_not_send_with_a_key_may_not_by_hand(
     assert len(listed(client, alice, mode="test")) == (0 if told == 403 else 1)
 
 
-def test_thirty_tests_a_minute_are_enough(
+def test_test_messages_are_rate_limited(
     browser: Browser, client: FlaskClient, alice: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pages(), "TEST_MESSAGES_PER_MINUTE", parse_limit("1 per minute"))
@@ -119,7 +119,7 @@ def test_thirty_tests_a_minute_are_enough(
     ("text", "told"),
     [("x" * 160, "1 segment<"), ("x" * 161, "2 segments<"), ("😀" * 36, "2 segments<"), ("", "No segments")],
 )
-def test_segments_are_counted_while_one_writes(browser: Browser, text: str, told: str) -> None:
+def test_segments_are_counted_while_typing(browser: Browser, text: str, told: str) -> None:
     fields = {**browser.form(NEW), "message": text, "to": "anything"}
     whole = browser.send(f"{NEW}/count", fields)
     assert (whole.status_code, told in whole.text, "<html" in whole.text) == (200, True, True)

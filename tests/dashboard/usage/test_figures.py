@@ -20,7 +20,7 @@ from saas_api.dashboard.usage import CallSeries, MeterAllowance
 from saas_api.usage.ranges import DateRange
 from tests.support.accounts import Person
 from tests.support.pages import Browser, check_access
-from tests.support.usage import Company
+from tests.support.usage import UsageOrganization
 from tests.support.usage_pages import TODAY, USAGE, downloaded, shown, stats, table
 
 PAGES = {
@@ -31,7 +31,7 @@ PAGES = {
 COUNTS = ("requests", "success_count", "error_count")
 
 
-def test_everybody_in_the_organization_sees_usage(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_every_role_sees_usage(app: Flask, client: FlaskClient, alice: Person) -> None:
     check_access(app, client, alice, PAGES)
 
 
@@ -49,7 +49,7 @@ def test_everybody_in_the_organization_sees_usage(app: Flask, client: FlaskClien
         ("mode=test", {"mode": "test"}),
     ],
 )
-def test_every_figure_is_the_one_of_the_api(app: Flask, acme: Company, query: str, asked: dict[str, str]) -> None:
+def test_figures_equal_the_api(app: Flask, acme: UsageOrganization, query: str, asked: dict[str, str]) -> None:
     api = acme.get("/usage", **asked)
     summary, page = api["summary"], shown(app, acme, query)
     found = stats(page)
@@ -74,9 +74,7 @@ def test_every_figure_is_the_one_of_the_api(app: Flask, acme: Company, query: st
         ("day", "daily_breakdown", ("date",)),
     ],
 )
-def test_every_table_is_the_one_of_the_api(
-    app: Flask, acme: Company, tab: str, part: str, names: tuple[str, ...]
-) -> None:
+def test_csv_equals_the_api(app: Flask, acme: UsageOrganization, tab: str, part: str, names: tuple[str, ...]) -> None:
     api = acme.get("/usage")
     wanted = {
         (*(row[name] or "" for name in names), *(str(row[name]) for name in COUNTS), Decimal(row["cost"]), "USD")
@@ -96,7 +94,7 @@ def test_every_table_is_the_one_of_the_api(
         assert Decimal(cells[5].removesuffix(" USD")) == Decimal(row["cost"])
 
 
-def test_the_chart_is_the_series_of_the_api(app: Flask, acme: Company) -> None:
+def test_chart_equals_the_timeseries_of_the_api(app: Flask, acme: UsageOrganization) -> None:
     api = acme.get("/usage/timeseries", group_by="meter")
     by_meter = {series["group"]: [point["requests"] for point in series["points"]] for series in api["series"]}
     page = shown(app, acme)
@@ -110,7 +108,7 @@ def test_the_chart_is_the_series_of_the_api(app: Flask, acme: Company) -> None:
     assert "Accepted calls per day, by meter (UTC)" in page
 
 
-def test_the_last_day_is_told_by_the_hour_as_the_api_tells_it(app: Flask, acme: Company) -> None:
+def test_last_24_hours_are_shown_by_hour(app: Flask, acme: UsageOrganization) -> None:
     acme.use(1, at=TODAY - timedelta(hours=20), key="first")
     points = acme.get("/usage/timeseries", interval="hour", start_date="2026-04-14", end_date="2026-04-15")["points"]
     last = [point for point in points if "2026-04-14T13:00:00.000Z" <= point["at"] <= "2026-04-15T12:00:00.000Z"]
@@ -121,14 +119,14 @@ def test_the_last_day_is_told_by_the_hour_as_the_api_tells_it(app: Flask, acme: 
     assert "Last 24 hours, the running one included" in page
 
 
-def test_the_time_before_is_compared(app: Flask, acme: Company) -> None:
+def test_previous_range_is_compared(app: Flask, acme: UsageOrganization) -> None:
     assert "Up 600.0 % on the 30 days before" in shown(app, acme)
     acme.use(1, at=datetime(2026, 4, 8, 12, tzinfo=UTC), key="first")
     acme.use(1, at=datetime(2026, 4, 8, 13, tzinfo=UTC), key="first")
     assert "As much as in the 7 days before" in shown(app, acme, "range=7d")
 
 
-def test_more_than_four_meters_are_told_as_three_and_the_others() -> None:
+def test_more_than_four_meters_are_shown_as_three_and_others() -> None:
     starts = [datetime(2026, 4, 14, tzinfo=UTC), datetime(2026, 4, 15, tzinfo=UTC)]
     by_meter = {"a": [1, 0], "b": [9, 9], "c": [2, 0], "d": [8, 8], "e": [7, 7]}
     days = DateRange(starts[0].date(), starts[1].date(), clock.get_zone("UTC"))
@@ -138,13 +136,13 @@ def test_more_than_four_meters_are_told_as_three_and_the_others() -> None:
     assert chart.buckets[0].tip == "14 Apr: B 9, D 8, E 7, Others 3"
 
 
-def test_a_long_range_is_told_by_weeks(app: Flask, acme: Company) -> None:
+def test_long_range_is_shown_by_week(app: Flask, acme: UsageOrganization) -> None:
     page = shown(app, acme, "start_date=2025-04-16&end_date=2026-04-15")
     assert "Each bar adds up 7 days." in page
     assert len(re.findall(r'class="bucket"', page)) == 53
 
 
-def test_the_running_period_is_the_bill_that_the_api_calculates(app: Flask, acme: Company) -> None:
+def test_current_period_equals_the_bill_of_the_api(app: Flask, acme: UsageOrganization) -> None:
     api = acme.get("/billing/calculate")
     page = shown(app, acme, "tab=period")
     found = stats(page)
@@ -163,7 +161,7 @@ def test_the_running_period_is_the_bill_that_the_api_calculates(app: Flask, acme
     assert "included segments used" in page
 
 
-def test_a_period_without_usage_shows_what_is_included(app: Flask, alice: Person, client: FlaskClient) -> None:
+def test_period_without_usage_shows_included_quantities(app: Flask, alice: Person, client: FlaskClient) -> None:
     page = Browser(app, alice).open(f"{USAGE}?tab=period").text
     assert stats(page)["Billed calls so far"] == "0"
     assert re.search(r"0 of [\d,]+ included segments used", page)

@@ -15,10 +15,10 @@ from tests.support.webhook_pages import HOOKS, URL, ids
 from tests.support.webhooks import Organization
 
 
-def test_a_test_event_leads_to_its_attempt(browser: Browser, acme: Organization, work: Callable[[], None]) -> None:
+def test_test_event_leads_to_its_delivery(browser: Browser, acme: Organization, work: Callable[[], None]) -> None:
     with receiving(status=500, body=b"<b>it is broken</b>") as receiver:
-        made = acme.create_endpoint(url=receiver.url)
-        there = f"{HOOKS}/{made['id']}"
+        endpoint = acme.create_endpoint(url=receiver.url)
+        there = f"{HOOKS}/{endpoint['id']}"
         sent = browser.submit(there, f"{there}/test")
         assert sent.status_code == 303
         waiting = browser.open(sent.location)
@@ -31,7 +31,7 @@ def test_a_test_event_leads_to_its_attempt(browser: Browser, acme: Organization,
     assert "webhook.test" in text
 
 
-def test_watching_ends_with_the_delivery(browser: Browser, acme: Organization) -> None:
+def test_polling_ends_with_the_delivery(browser: Browser, acme: Organization) -> None:
     found = ids(acme)
     path = f"{HOOKS}/deliveries/{found['delivery']}"
     part = browser.open(path, **{"HX-Request": "true", "X-Poll": "1"})
@@ -43,7 +43,7 @@ def test_watching_ends_with_the_delivery(browser: Browser, acme: Organization) -
     assert browser.open(path).status_code == 200
 
 
-def test_deliveries_are_listed_over_all_endpoints_and_filtered(browser: Browser, acme: Organization) -> None:
+def test_deliveries_of_all_endpoints_are_listed_and_filtered(browser: Browser, acme: Organization) -> None:
     first, second = acme.create_endpoint(), acme.create_endpoint(url="http://127.0.0.2:9/other")
     acme.publish_event("invoice.paid")
     acme.finish_deliveries("failed")
@@ -60,7 +60,7 @@ def test_deliveries_are_listed_over_all_endpoints_and_filtered(browser: Browser,
     assert f'value="{second["id"]}" selected' in wrong.text
 
 
-def test_older_deliveries_are_a_page_further(browser: Browser, acme: Organization) -> None:
+def test_older_deliveries_are_on_the_next_page(browser: Browser, acme: Organization) -> None:
     acme.create_endpoint()
     for _ in range(27):
         acme.publish_event()
@@ -75,7 +75,7 @@ def test_older_deliveries_are_a_page_further(browser: Browser, acme: Organizatio
     assert browser.open(f"{listed}?cursor=nonsense").status_code == 422
 
 
-def test_resending_makes_one_delivery_however_often_it_is_pressed(browser: Browser, acme: Organization) -> None:
+def test_repeated_resend_makes_one_delivery(browser: Browser, acme: Organization) -> None:
     found = ids(acme)
     acme.finish_deliveries("failed")
     path = f"{HOOKS}/deliveries/{found['delivery']}"
@@ -86,7 +86,7 @@ def test_resending_makes_one_delivery_however_often_it_is_pressed(browser: Brows
     assert len(acme.rows("SELECT 1 FROM webhook_deliveries WHERE cause = 'replay'")) == 1
 
 
-def test_an_event_shows_its_payload_as_text_and_is_replayed(browser: Browser, acme: Organization) -> None:
+def test_event_shows_its_payload_and_is_replayed(browser: Browser, acme: Organization) -> None:
     acme.create_endpoint()
     acme.publish_event(number="<script>alert(1)</script>")
     (row,) = acme.rows("SELECT id FROM events")
@@ -98,18 +98,18 @@ def test_an_event_shows_its_payload_as_text_and_is_replayed(browser: Browser, ac
     assert len(acme.rows("SELECT 1 FROM webhook_deliveries")) == 2
 
 
-def test_a_member_reads_deliveries_without_the_address(app: Flask, acme: Organization, bob: Person) -> None:
-    made = acme.create_endpoint(url=f"{URL}?token=s3same")
+def test_member_sees_deliveries_without_the_url(app: Flask, acme: Organization, bob: Person) -> None:
+    endpoint = acme.create_endpoint(url=f"{URL}?token=s3same")
     acme.publish_event()
     (row,) = acme.rows("SELECT id FROM webhook_deliveries")
     browser = Browser(app, bob)
     for path in ("", "/deliveries", f"/deliveries/{core_ids.format_id('whd', row.id)}"):
         text = browser.open(HOOKS + path).text
         assert "s3same" not in text
-        assert f"{HOOKS}/{made['id']}" not in text
+        assert f"{HOOKS}/{endpoint['id']}" not in text
 
 
-def test_the_catalogue_shows_every_type(browser: Browser) -> None:
+def test_every_event_type_is_listed(browser: Browser) -> None:
     text = browser.open(f"{HOOKS}/event-types").text
     assert all(f">{kind}</a>" in text for kind in event_types.names())
     one = browser.open(f"{HOOKS}/event-types?type=invoice.paid").text

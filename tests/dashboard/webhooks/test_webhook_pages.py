@@ -38,17 +38,17 @@ def make(browser: Browser, **changes: Any) -> Any:
 
 
 def secret_on(text: str) -> str:
-    found = re.search(r'<pre class="secret"[^>]*>(whsec_[^<]+)</pre>', text)
-    assert found
-    return html.unescape(found[1])
+    match = re.search(r'<pre class="secret"[^>]*>(whsec_[^<]+)</pre>', text)
+    assert match
+    return html.unescape(match[1])
 
 
-def test_everybody_sees_what_their_role_allows(app: Flask, client: FlaskClient, acme: Organization) -> None:
+def test_pages_require_their_permission(app: Flask, client: FlaskClient, acme: Organization) -> None:
     found = ids(acme)
     check_access(app, client, acme.owner, {name.format(**found): asked for name, asked in PAGES.items()})
 
 
-def test_a_stranger_finds_nothing_under_our_ids(app: Flask, acme: Organization, carol: Person) -> None:
+def test_endpoints_are_not_found_by_another_organization(app: Flask, acme: Organization, carol: Person) -> None:
     found, browser = ids(acme), Browser(app, carol)
     paths = [name.removeprefix("GET ").format(**found) for name in PAGES if "{" in name]
     assert {browser.open(path).status_code for path in paths} == {404}
@@ -61,7 +61,7 @@ def test_a_stranger_finds_nothing_under_our_ids(app: Flask, acme: Organization, 
     assert acme.rows("SELECT count(*) FROM webhook_deliveries")[0][0] == 1
 
 
-def test_a_member_may_send_no_form(app: Flask, acme: Organization, bob: Person) -> None:
+def test_member_cannot_submit_forms(app: Flask, acme: Organization, bob: Person) -> None:
     found, browser = ids(acme), Browser(app, bob)
     token = form_of(browser.open(HOOKS), "/logout")["csrf_token"]
     for path in ("new", f"{found['endpoint']}/disable", f"deliveries/{found['delivery']}/resend"):
@@ -69,13 +69,13 @@ def test_a_member_may_send_no_form(app: Flask, acme: Organization, bob: Person) 
     assert acme.rows("SELECT status FROM webhook_endpoints")[0].status == "enabled"
 
 
-def test_without_an_endpoint_the_page_says_what_it_is_for(browser: Browser) -> None:
+def test_empty_list_explains_endpoints(browser: Browser) -> None:
     text = browser.open(HOOKS).text
     assert "No endpoints yet" in text
     assert f'href="{HOOKS}/new"' in text
 
 
-def test_a_new_endpoint_shows_its_secret_once(browser: Browser, acme: Organization) -> None:
+def test_new_endpoint_shows_its_secret_once(browser: Browser, acme: Organization) -> None:
     fields = {**browser.form(f"{HOOKS}/new"), "url": URL, "event_types": ["invoice.paid", "message.failed"]}
     answer = browser.send(f"{HOOKS}/new", fields)
     assert answer.status_code == 200
@@ -90,9 +90,7 @@ def test_a_new_endpoint_shows_its_secret_once(browser: Browser, acme: Organizati
     assert acme.rows("SELECT count(*) FROM webhook_endpoints")[0][0] == 1
 
 
-def test_the_snippet_verifies_what_is_signed_with_the_secret(
-    browser: Browser, acme: Organization, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_snippet_verifies_a_signature(browser: Browser, acme: Organization, monkeypatch: pytest.MonkeyPatch) -> None:
     text = make(browser).text
     secret = secret_on(text)
     code = html.unescape(re.search(r"<pre[^>]*><code>(import base64.*?)</code></pre>", text, re.DOTALL)[1])
@@ -108,7 +106,7 @@ def test_the_snippet_verifies_what_is_signed_with_the_secret(
         shown["verify"](payload.signature_headers([secret], "evt_1", at - 301, body), body)
 
 
-def test_a_refused_address_keeps_what_was_typed(
+def test_rejected_url_keeps_the_form_values(
     app: Flask, browser: Browser, acme: Organization, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(app.config, "WEBHOOK_ALLOWED_NETWORKS", [])
@@ -121,7 +119,7 @@ def test_a_refused_address_keeps_what_was_typed(
     assert not acme.rows("SELECT id FROM webhook_endpoints")
 
 
-def test_an_old_sign_in_is_asked_for_the_password(app: Flask, alice: Person, acme: Organization) -> None:
+def test_creation_requires_a_recent_password(app: Flask, alice: Person, acme: Organization) -> None:
     browser = Browser(app, alice)
     clear_freshness(browser)
     refused = make(browser)
@@ -137,7 +135,7 @@ def clear_freshness(browser: Browser) -> None:
     browser.client.delete_cookie("at")
 
 
-def test_an_endpoint_is_listed_with_its_success(browser: Browser, acme: Organization) -> None:
+def test_endpoint_is_listed_with_its_success_rate(browser: Browser, acme: Organization) -> None:
     acme.create_endpoint(description="<script>alert(1)</script>")
     acme.publish_event()
     acme.finish_deliveries("delivered")
@@ -147,20 +145,20 @@ def test_an_endpoint_is_listed_with_its_success(browser: Browser, acme: Organiza
     assert "<script>alert" not in text
 
 
-def test_an_endpoint_is_edited(browser: Browser, acme: Organization) -> None:
-    made = acme.create_endpoint(event_types=["invoice.paid"])
-    path = f"{HOOKS}/{made['id']}/edit"
+def test_endpoint_is_updated(browser: Browser, acme: Organization) -> None:
+    endpoint = acme.create_endpoint(event_types=["invoice.paid"])
+    path = f"{HOOKS}/{endpoint['id']}/edit"
     assert browser.submit(path, description="Books", event_types=None).status_code == 303
     (row,) = acme.rows("SELECT url, description, event_types FROM webhook_endpoints")
     assert (row.url, row.description, row.event_types) == (URL, "Books", None)
     assert browser.submit(path, url="ftp://example.com").status_code == 422
 
 
-def test_a_secret_rolls_with_grace(browser: Browser, acme: Organization) -> None:
-    made = acme.create_endpoint()
-    there = f"{HOOKS}/{made['id']}"
+def test_secret_is_rotated_with_a_grace_period(browser: Browser, acme: Organization) -> None:
+    endpoint = acme.create_endpoint()
+    there = f"{HOOKS}/{endpoint['id']}"
     answer = browser.submit(f"{there}/roll", grace_seconds="3600")
-    assert secret_on(answer.text) != made["secret"]
+    assert secret_on(answer.text) != endpoint["secret"]
     assert "signs beside it until" in answer.text
     ends = [row.expires_at for row in acme.rows("SELECT expires_at FROM webhook_secrets ORDER BY id")]
     assert timedelta(minutes=59) < ends[0] - clock.now() < timedelta(minutes=61)
@@ -168,21 +166,21 @@ def test_a_secret_rolls_with_grace(browser: Browser, acme: Organization) -> None
     assert "2 secrets sign" in browser.open(there).text
 
 
-def test_an_endpoint_is_deleted_by_typing_its_host(browser: Browser, acme: Organization) -> None:
-    made = acme.create_endpoint()
-    path = f"{HOOKS}/{made['id']}/delete"
+def test_endpoint_is_deleted_after_confirmation(browser: Browser, acme: Organization) -> None:
+    endpoint = acme.create_endpoint()
+    path = f"{HOOKS}/{endpoint['id']}/delete"
     wrong = browser.submit(path, typed="example.com")
     assert wrong.status_code == 422
     assert form_of(wrong, path)["typed"] == ["example.com"]
     assert acme.rows("SELECT deleted_at FROM webhook_endpoints")[0].deleted_at is None
     assert browser.submit(path, typed="127.0.0.1:9").status_code == 303
     assert acme.rows("SELECT deleted_at FROM webhook_endpoints")[0].deleted_at is not None
-    assert browser.open(f"{HOOKS}/{made['id']}").status_code == 404
+    assert browser.open(f"{HOOKS}/{endpoint['id']}").status_code == 404
 
 
-def test_a_disabled_endpoint_says_why_and_what_it_missed(browser: Browser, acme: Organization) -> None:
-    made = acme.create_endpoint()
-    there = f"{HOOKS}/{made['id']}"
+def test_disabled_endpoint_shows_reason_and_missed_events(browser: Browser, acme: Organization) -> None:
+    endpoint = acme.create_endpoint()
+    there = f"{HOOKS}/{endpoint['id']}"
     assert browser.submit(there, f"{there}/disable").status_code == 303
     acme.execute("UPDATE webhook_endpoints SET status = 'disabled_failing', first_failure_at = now() - interval '5 d'")
     acme.publish_event()
@@ -195,20 +193,20 @@ def test_a_disabled_endpoint_says_why_and_what_it_missed(browser: Browser, acme:
     assert len(acme.rows("SELECT 1 FROM webhook_deliveries WHERE cause = 'replay'")) == 2
 
 
-def test_enabling_leaves_what_was_missed_if_that_is_wanted(browser: Browser, acme: Organization) -> None:
-    made = acme.create_endpoint()
-    there = f"{HOOKS}/{made['id']}"
+def test_enabling_without_recovery_sends_no_missed_events(browser: Browser, acme: Organization) -> None:
+    endpoint = acme.create_endpoint()
+    there = f"{HOOKS}/{endpoint['id']}"
     browser.submit(there, f"{there}/disable")
     acme.publish_event()
     assert browser.submit(there, f"{there}/enable", recover=None).status_code == 303
     assert not acme.rows("SELECT 1 FROM webhook_deliveries")
 
 
-def test_recovering_since_a_local_time(browser: Browser, acme: Organization) -> None:
-    made = acme.create_endpoint()
+def test_recovery_starts_at_a_local_time(browser: Browser, acme: Organization) -> None:
+    endpoint = acme.create_endpoint()
     acme.publish_event()
     acme.finish_deliveries("failed")
-    path = f"{HOOKS}/{made['id']}/recover"
+    path = f"{HOOKS}/{endpoint['id']}/recover"
     late = f"{clock.now() + timedelta(hours=1):%Y-%m-%dT%H:%M}"
     refused = browser.submit(path, since=late)
     assert refused.status_code == 422
@@ -219,7 +217,7 @@ def test_recovering_since_a_local_time(browser: Browser, acme: Organization) -> 
     assert len(acme.rows("SELECT 1 FROM webhook_deliveries WHERE cause = 'replay'")) == 1
 
 
-def test_pages_ask_the_database_little(app: Flask, browser: Browser, acme: Organization) -> None:
+def test_pages_take_few_statements(app: Flask, browser: Browser, acme: Organization) -> None:
     found = ids(acme)
     for name in PAGES:
         path = name.removeprefix("GET ").format(**found)
@@ -228,7 +226,7 @@ def test_pages_ask_the_database_little(app: Flask, browser: Browser, acme: Organ
         assert len(statements) <= 12, (path, statements)
 
 
-def test_an_admin_manages_endpoints_too(app: Flask, client: FlaskClient, acme: Organization) -> None:
+def test_admin_can_manage_endpoints(app: Flask, client: FlaskClient, acme: Organization) -> None:
     join(app, acme.owner.organization_id, "ada@acme.example", "admin")
     browser = Browser(app, sign_in(client, "ada@acme.example"))
     assert secret_on(make(browser).text)
