@@ -28,16 +28,16 @@ def mails() -> list[tuple[str, str]]:
         return [tuple(row) for row in rows]
 
 
-def fired(company: BillingOrganization) -> list[Any]:
-    return company.rows("""SELECT r.subject, r.meter_code, r.threshold::int FROM alert_firings
+def fired(organization: BillingOrganization) -> list[Any]:
+    return organization.rows("""SELECT r.subject, r.meter_code, r.threshold::int FROM alert_firings
       JOIN alert_rules r ON r.id = rule_id ORDER BY 1, 2, 3""")
 
 
-def listen(company: BillingOrganization) -> None:
-    with company.transaction() as session:
+def add_endpoint(organization: BillingOrganization) -> None:
+    with organization.transaction() as session:
         session.execute(
             text("INSERT INTO webhook_endpoints (organization_id, url) VALUES (:id, 'https://acme.example/hook')"),
-            {"id": company.id},
+            {"id": organization.id},
         )
 
 
@@ -59,15 +59,15 @@ def test_alert_fires_once_in_each_period(acme: BillingOrganization) -> None:
 
 
 def test_concurrent_jobs_fire_an_alert_once(acme: BillingOrganization, context: Flask) -> None:
-    listen(acme)
+    add_endpoint(acme)
     acme.use(1000)
 
-    def look(_: int) -> None:
+    def evaluate(_: int) -> None:
         with context.app_context():
             alerts.evaluate_alerts(clock.now())
 
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(look, range(4)))
+        list(pool.map(evaluate, range(4)))
     assert fired(acme) == [("percent_of_included", "sms", 80), ("percent_of_included", "sms", 100)]
     assert len(mails()) == 2
     assert acme.rows("SELECT type FROM events") == [("usage.threshold_reached",)] * 2
@@ -81,7 +81,7 @@ def test_spend_alert_compares_base_and_usage_with_the_cap(acme: BillingOrganizat
 
 
 def test_alert_only_cap_is_reported_once_when_it_is_reached(acme: BillingOrganization) -> None:
-    listen(acme)
+    add_endpoint(acme)
     with acme.transaction() as session:
         session.execute(text("UPDATE billing_profiles SET spend_cap_minor = 100, spend_cap_action = 'alert'"))
     acme.use(1100)
@@ -95,7 +95,7 @@ def test_alert_only_cap_is_reported_once_when_it_is_reached(acme: BillingOrganiz
 
 
 def test_call_blocked_by_the_cap_is_reported_once(acme: BillingOrganization) -> None:
-    listen(acme)
+    add_endpoint(acme)
     period = acme.rows("SELECT id FROM billing_periods ORDER BY seq LIMIT 1")[0].id
     for _ in range(2):
         alerts.notify_cap_reached(acme.id, period)

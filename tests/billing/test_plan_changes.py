@@ -21,28 +21,28 @@ MAY_FIRST = "2026-05-01T00:00:00.000Z"
 @pytest.fixture
 def acme(app: Flask, alice: Person) -> BillingOrganization:
     """Alice's organization, created at the start of April; she signed in today, as tokens expire in real time."""
-    company = BillingOrganization(ids.parse_id("org", alice.organization_id))
+    organization = BillingOrganization(ids.parse_id("org", alice.organization_id))
     with app.app_context(), tenancy.system_session("billing.close") as session:
         session.execute(
-            text("UPDATE organizations SET created_at = :at WHERE id = :id"), {"at": day(1), "id": company.id}
+            text("UPDATE organizations SET created_at = :at WHERE id = :id"), {"at": day(1), "id": organization.id}
         )
     clock.freeze_time(day(1))
-    return company
+    return organization
 
 
-def ask(client: FlaskClient, person: Person, path: str, **body: Any) -> Any:
+def post(client: FlaskClient, person: Person, path: str, **body: Any) -> Any:
     return client.post(f"{BILLING}/{path}", json=body, headers=person.headers)
 
 
 def upgrade(client: FlaskClient, person: Person, plan: str, when: str | None = None) -> Any:
-    answer = ask(client, person, "upgrade", plan=plan, **({"when": when} if when else {}))
+    answer = post(client, person, "upgrade", plan=plan, **({"when": when} if when else {}))
     assert answer.status_code == 200, answer.json
     return answer.json["data"]
 
 
-def chain(app: Flask, company: BillingOrganization) -> list[tuple[str, Any, Any]]:
+def segments(app: Flask, organization: BillingOrganization) -> list[tuple[str, Any, Any]]:
     with app.app_context():
-        rows = company.rows("SELECT plan_version_id, starts_at, ends_at FROM subscription_segments ORDER BY seq")
+        rows = organization.rows("SELECT plan_version_id, starts_at, ends_at FROM subscription_segments ORDER BY seq")
         return [tuple(row) for row in rows]
 
 
@@ -68,7 +68,7 @@ def test_higher_plan_takes_effect_now_and_is_prorated(
         ("Starter plan, unused part", "-14.50"),
         ("Pro plan", "49.50"),
     ]
-    assert chain(app, acme) == [("starter@1", day(1), MID_APRIL), ("pro@1", MID_APRIL, None)]
+    assert segments(app, acme) == [("starter@1", day(1), MID_APRIL), ("pro@1", MID_APRIL, None)]
 
 
 def test_lower_plan_takes_effect_at_the_end_of_the_period(
@@ -80,7 +80,7 @@ def test_lower_plan_takes_effect_at_the_end_of_the_period(
     assert changed["organization"]["plan"] == "pro"
     assert changed["change"]["effective_at"] == MAY_FIRST
     assert (changed["change"]["lines"], changed["change"]["total"]) == ([], "0.00")
-    assert chain(app, acme) == [("pro@1", day(1), day(1, month=5)), ("starter@1", day(1, month=5), None)]
+    assert segments(app, acme) == [("pro@1", day(1), day(1, month=5)), ("starter@1", day(1, month=5), None)]
 
 
 def test_lower_plan_can_take_effect_now(client: FlaskClient, alice: Person, acme: BillingOrganization) -> None:
@@ -96,8 +96,8 @@ def test_scheduled_change_replaces_the_previous_one(
     clock.freeze_time(MID_APRIL)
     for plan in ("pro", "starter"):
         upgrade(client, alice, plan)
-    assert [stage[0] for stage in chain(app, acme)] == ["scale@1", "starter@1"]
-    assert ask(client, alice, "upgrade", plan="starter").json["error"]["code"] == "SAME_PLAN"
+    assert [stage[0] for stage in segments(app, acme)] == ["scale@1", "starter@1"]
+    assert post(client, alice, "upgrade", plan="starter").json["error"]["code"] == "SAME_PLAN"
 
 
 @pytest.mark.parametrize("when", [None, "now", "period_end"])
@@ -110,8 +110,8 @@ def test_current_plan_cancels_a_scheduled_change(
     back = upgrade(client, alice, "pro", when)
     assert back["organization"]["plan"] == "pro"
     assert (back["change"]["previous_version"], back["change"]["is_scheduled"]) == ("free@1", False)
-    assert chain(app, acme) == [("pro@1", day(1), None)]
-    again = ask(client, alice, "upgrade", plan="pro")
+    assert segments(app, acme) == [("pro@1", day(1), None)]
+    again = post(client, alice, "upgrade", plan="pro")
     assert (again.status_code, again.json["error"]["code"]) == (409, "SAME_PLAN")
 
 
@@ -122,7 +122,7 @@ def test_immediate_change_cancels_a_scheduled_one(
     clock.freeze_time(MID_APRIL)
     upgrade(client, alice, "free")
     upgrade(client, alice, "scale")
-    assert [stage[0] for stage in chain(app, acme)] == ["pro@1", "scale@1"]
+    assert [stage[0] for stage in segments(app, acme)] == ["pro@1", "scale@1"]
 
 
 def test_last_of_two_changes_in_one_instant_counts(
@@ -130,7 +130,7 @@ def test_last_of_two_changes_in_one_instant_counts(
 ) -> None:
     upgrade(client, alice, "starter")
     upgrade(client, alice, "scale", "now")
-    assert chain(app, acme) == [("scale@1", day(1), None)]
+    assert segments(app, acme) == [("scale@1", day(1), None)]
 
 
 @pytest.mark.parametrize(
@@ -159,9 +159,9 @@ def test_rejected_plan_change_changes_nothing(
 ) -> None:
     client.get(f"{BILLING}/subscription", headers=alice.headers)
     for path in ("upgrade", "preview-change"):
-        answer = ask(client, alice, path, **body)
+        answer = post(client, alice, path, **body)
         assert (answer.status_code, answer.json["error"]["code"]) == (status, code)
-    assert chain(app, acme) == [("free@1", day(1), None)]
+    assert segments(app, acme) == [("free@1", day(1), None)]
 
 
 def test_only_owner_and_billing_change_the_plan_and_all_members_preview(
@@ -170,8 +170,8 @@ def test_only_owner_and_billing_change_the_plan_and_all_members_preview(
     for role in ("admin", "member", "viewer", "billing"):
         join(app, alice.organization_id, f"{role}@acme.example", role)
         person = sign_in(client, f"{role}@acme.example")
-        assert ask(client, person, "preview-change", plan="pro").status_code == 200
-        assert ask(client, person, "upgrade", plan="pro").status_code == (200 if role == "billing" else 403)
+        assert post(client, person, "preview-change", plan="pro").status_code == 200
+        assert post(client, person, "upgrade", plan="pro").status_code == (200 if role == "billing" else 403)
 
 
 def test_plan_change_is_in_the_audit_log_and_raises_the_default_cap(
@@ -201,10 +201,10 @@ def test_subscription_shows_the_scheduled_change(client: FlaskClient, alice: Per
     upgrade(client, alice, "pro")
     clock.freeze_time(MID_APRIL)
     upgrade(client, alice, "free")
-    shown = client.get(f"{BILLING}/subscription", headers=alice.headers).json["data"]
-    assert (shown["plan"]["code"], shown["plan"]["base_amount"], shown["standing"]) == ("pro", "99.00", "good")
-    assert shown["scheduled_change"]["version"] == "free@1"
-    assert shown["scheduled_change"]["effective_at"] == shown["period"]["ends_at"] == MAY_FIRST
+    data = client.get(f"{BILLING}/subscription", headers=alice.headers).json["data"]
+    assert (data["plan"]["code"], data["plan"]["base_amount"], data["standing"]) == ("pro", "99.00", "good")
+    assert data["scheduled_change"]["version"] == "free@1"
+    assert data["scheduled_change"]["effective_at"] == data["period"]["ends_at"] == MAY_FIRST
 
 
 def test_every_plan_change_publishes_an_event(
@@ -219,19 +219,19 @@ def test_every_plan_change_publishes_an_event(
     upgrade(client, alice, "free")
     upgrade(client, alice, "pro")
     with app.app_context():
-        told = acme.rows(
+        events = acme.rows(
             """SELECT payload::json -> 'data' AS data FROM events WHERE type = 'subscription.updated' ORDER BY id"""
         )
-    assert [(row.data["previous_plan"], row.data["plan"]["code"]) for row in told] == [
+    assert [(row.data["previous_plan"], row.data["plan"]["code"]) for row in events] == [
         ("free", "pro"),
         ("pro", "free"),
         ("free", "pro"),
     ]
-    assert told[0].data["plan"] == {
+    assert events[0].data["plan"] == {
         "code": "pro", "name": "Pro", "version": "pro@1", "base_amount": "99.00", "currency": "USD",
     }  # fmt: skip
-    assert told[1].data["effective_at"] == MAY_FIRST
-    assert told[1].data["canceled_at"] is None
+    assert events[1].data["effective_at"] == MAY_FIRST
+    assert events[1].data["canceled_at"] is None
 
 
 def test_preview_runs_in_a_read_only_transaction(app: Flask, acme: BillingOrganization) -> None:

@@ -55,9 +55,9 @@ def changed(**changes: Any) -> dict[str, Any]:
     return {name: value for name, value in {**TEAM, **changes}.items() if value is not None}
 
 
-def problems(written: Any) -> dict[str, str]:
+def problems(document: Any) -> dict[str, str]:
     with pytest.raises(InvalidPlanFile) as caught:
-        plan_file.load_plan(written, METERS)
+        plan_file.load_plan(document, METERS)
     paths = [path for path, _ in caught.value.problems]
     assert len(paths) == len(set(paths))
     return dict(caught.value.problems)
@@ -74,7 +74,7 @@ def test_plan_file_is_read_back_as_it_was_written() -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "path"),
+    ("document", "path"),
     [
         ([], ""),
         (changed(plan=None), "plan"),
@@ -139,8 +139,8 @@ def test_plan_file_is_read_back_as_it_was_written() -> None:
         (changed(entitlements={"rate_limit_per_minute": 9, "q": 1.5}), "entitlements.q"),
     ],
 )
-def test_each_problem_is_reported_with_its_path(written: Any, path: str) -> None:
-    assert path in problems(written)
+def test_each_problem_is_reported_with_its_path(document: Any, path: str) -> None:
+    assert path in problems(document)
 
 
 def test_all_problems_are_reported_at_once() -> None:
@@ -181,15 +181,15 @@ def clean_plans(app: Flask, superuser: Any) -> Iterator[None]:
 def publish(app: Flask, clean_plans: None, tmp_path: Path) -> Any:
     """Run `flask plans publish` on a document."""
 
-    def run(written: Any, *options: str) -> Result:
+    def run(document: Any, *options: str) -> Result:
         file = tmp_path / "plan.json"
-        file.write_text(written if isinstance(written, str) else json.dumps(written), encoding="utf-8")
+        file.write_text(document if isinstance(document, str) else json.dumps(document), encoding="utf-8")
         return app.test_cli_runner().invoke(args=["plans", "publish", str(file), *options])
 
     return run
 
 
-def shown(app: Flask, plan: str) -> Any:
+def export_plan(app: Flask, plan: str) -> Any:
     outcome = app.test_cli_runner().invoke(args=["plans", "show", plan, "--json"])
     assert outcome.exit_code == 0, outcome.output
     return json.loads(outcome.stdout)
@@ -213,21 +213,21 @@ def test_new_plan_is_published_once_and_offered(app: Flask, client: Any, publish
 
 
 def test_changed_file_is_the_next_version_and_moves_no_organization(app: Flask, publish: Any, context: Flask) -> None:
-    company = create_organization(plan="pro@1")
-    dearer = {**shown(app, "pro"), "base_amount": "119.00"}
+    organization = create_organization(plan="pro@1")
+    dearer = {**export_plan(app, "pro"), "base_amount": "119.00"}
     outcome = json.loads(publish(dearer, "--json").stdout)
     assert (outcome["published"], outcome["previous"]) == ("pro@2", "pro@1")
     assert outcome["changes"] == [{"path": "base_amount", "before": "99.00", "after": "119.00"}]
     assert json.loads(publish(dearer, "--json").stdout)["published"] is None
-    assert shown(app, "pro@1")["base_amount"] == "99.00"
-    with company.transaction() as session:
-        assert terms.get_terms(session, company.id).plan_version_id == "pro@1"
+    assert export_plan(app, "pro@1")["base_amount"] == "99.00"
+    with organization.transaction() as session:
+        assert terms.get_terms(session, organization.id).plan_version_id == "pro@1"
         assert plans.get_newest_version_id(session, "pro") == "pro@2"
 
 
 @pytest.mark.parametrize("plan", ["free", "starter", "pro", "scale"])
 def test_exported_plan_publishes_no_version(app: Flask, publish: Any, plan: str) -> None:
-    assert publish(shown(app, plan)).output == f"{plan}@1 says the same; nothing to publish.\n"
+    assert publish(export_plan(app, plan)).output == f"{plan}@1 says the same; nothing to publish.\n"
 
 
 def test_publication_is_in_the_audit_log(app: Flask, publish: Any) -> None:
@@ -239,24 +239,24 @@ def test_publication_is_in_the_audit_log(app: Flask, publish: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "reason"),
+    ("document", "reason"),
     [
         ('{"plan": 1, "plan": 2}', "given twice"),
         (changed(base_amount=49), "base_amount must be a string"),
         ("\\ud800", "not JSON"),
     ],
 )
-def test_file_with_problems_publishes_nothing(app: Flask, publish: Any, written: Any, reason: str) -> None:
-    outcome = publish(written)
+def test_file_with_problems_publishes_nothing(app: Flask, publish: Any, document: Any, reason: str) -> None:
+    outcome = publish(document)
     assert outcome.exit_code == 3
     assert reason in outcome.stderr
     assert app.test_cli_runner().invoke(args=["plans", "show", "team"]).exit_code == 1
 
 
 def test_currency_and_prices_from_a_setting_cannot_be_changed(app: Flask, publish: Any) -> None:
-    other = {**shown(app, "pro"), "currency": "EUR"}
+    other = {**export_plan(app, "pro"), "currency": "EUR"}
     assert "another currency needs another plan" in publish(other).stderr
-    starter = shown(app, "starter")
+    starter = export_plan(app, "starter")
     starter["prices"]["sms"]["unit_price"] = "0.02"
     assert "BILLING_RATE_PER_REQUEST" in publish(starter).stderr
 
@@ -264,7 +264,7 @@ def test_currency_and_prices_from_a_setting_cannot_be_changed(app: Flask, publis
 def test_change_of_the_name_needs_no_version(app: Flask, publish: Any) -> None:
     publish(TEAM)
     assert publish(changed(name="Team of ten")).output.endswith("team changed; its prices are as they were.\n")
-    assert shown(app, "team@1")["name"] == "Team of ten"
+    assert export_plan(app, "team@1")["name"] == "Team of ten"
 
 
 def test_list_counts_the_organizations_of_each_version(app: Flask, context: Flask) -> None:

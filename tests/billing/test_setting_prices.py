@@ -14,9 +14,9 @@ from tests.support.billing import BillingOrganization, create_organization, day
 pytestmark = pytest.mark.usefixtures("context")
 
 
-def rate_of(company: BillingOrganization) -> str:
-    with company.transaction() as session:
-        return str(terms.get_terms(session, company.id).list_prices["sms"].normalize())
+def rate_of(organization: BillingOrganization) -> str:
+    with organization.transaction() as session:
+        return str(terms.get_terms(session, organization.id).list_prices["sms"].normalize())
 
 
 @pytest.fixture

@@ -27,19 +27,21 @@ TWO = {**SMS, "message": "x" * 200}
 @pytest.fixture
 def acme(app: Flask, client: FlaskClient, alice: Person) -> BillingOrganization:
     """Acme on the starter plan since the first of the current month."""
-    company = BillingOrganization(ids.parse_id("org", alice.organization_id))
+    organization = BillingOrganization(ids.parse_id("org", alice.organization_id))
     with app.app_context():
-        start(company)
-    return company
+        start(organization)
+    return organization
 
 
-def start(company: BillingOrganization) -> None:
-    with company.transaction() as session:
-        periods.ensure_account(session, company.id)
+def start(organization: BillingOrganization) -> None:
+    with organization.transaction() as session:
+        periods.ensure_account(session, organization.id)
         started = session.scalar(text("SELECT started_at FROM subscriptions"))
-    company.switch("starter@1", started)
+    organization.switch("starter@1", started)
     with tenancy.system_session("billing.account") as session:
-        session.execute(text("UPDATE organizations SET generation = generation + 1 WHERE id = :id"), {"id": company.id})
+        session.execute(
+            text("UPDATE organizations SET generation = generation + 1 WHERE id = :id"), {"id": organization.id}
+        )
 
 
 def base_of(client: FlaskClient, person: Person) -> str:
@@ -68,13 +70,13 @@ def counters(config: dict[str, Any]) -> dict[str, int]:
         }
 
 
-def limit_of(company: BillingOrganization, per_minute: int, ceilings: str = "{}") -> None:
+def set_limits(organization: BillingOrganization, per_minute: int, ceilings: str = "{}") -> None:
     """Set limit overrides: requests a minute, and quotas by meter."""
     with tenancy.system_session("billing.account") as session:
         session.execute(
             text("""INSERT INTO organization_limits (organization_id, rate_limit_per_minute, ceilings, reason)
               VALUES (:id, :n, CAST(:ceilings AS jsonb), 'test')"""),
-            {"id": company.id, "n": per_minute, "ceilings": ceilings},
+            {"id": organization.id, "n": per_minute, "ceilings": ceilings},
         )
 
 
@@ -120,13 +122,13 @@ def test_cap_for_ten_messages_accepts_ten_of_fifty_concurrent_calls(
 def test_cap_is_exact_for_concurrent_calls_beyond_the_included_quantity(
     app: Flask, client: FlaskClient, alice: Person
 ) -> None:
-    company = BillingOrganization(ids.parse_id("org", alice.organization_id))
+    organization = BillingOrganization(ids.parse_id("org", alice.organization_id))
     key = make_key(client, alice)
-    with app.app_context(), company.transaction() as session:
-        periods.ensure_account(session, company.id)
+    with app.app_context(), organization.transaction() as session:
+        periods.ensure_account(session, organization.id)
     with app.app_context():
-        company.use(995)
-        limit_of(company, 1000)
+        organization.use(995)
+        set_limits(organization, 1000)
     cap_for(client, alice, 10)
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda _: app.test_client().post(SEND, json=SMS, headers=key).status_code, range(50)))
@@ -134,18 +136,18 @@ def test_cap_is_exact_for_concurrent_calls_beyond_the_included_quantity(
 
 
 def test_cap_is_exact_for_two_processes(app: Flask, client: FlaskClient, alice: Person, config: dict[str, Any]) -> None:
-    company = BillingOrganization(ids.parse_id("org", alice.organization_id))
+    organization = BillingOrganization(ids.parse_id("org", alice.organization_id))
     key = make_key(client, alice)
     with app.app_context():
-        with company.transaction() as session:
-            periods.ensure_account(session, company.id)
-        company.use(997)
+        with organization.transaction() as session:
+            periods.ensure_account(session, organization.id)
+        organization.use(997)
     cap_for(client, alice, 3)
-    seen = []
+    values = []
     with neighbour(config) as process:
         for _ in range(4):
-            seen += [process.call("POST", SEND, key, SMS)["status"], *statuses(client, key, SMS)]
-    assert seen == [202] * 6 + [402] * 2
+            values += [process.call("POST", SEND, key, SMS)["status"], *statuses(client, key, SMS)]
+    assert values == [202] * 6 + [402] * 2
 
 
 def test_changed_cap_applies_to_the_next_request_in_every_process(
@@ -241,21 +243,21 @@ def test_high_counter_is_lowered_by_the_second_run_and_a_low_one_at_once(
     assert statuses(client, key, SMS) == [202]
     with redis.Redis.from_url(config["REDIS_URL"]) as control:
         name = next(control.scan_iter("*$spend"))
-        seen = []
+        values = []
         for wrong in (50_000, -10_000):
             control.incrby(name, wrong)
             for _ in range(2):
                 with app.app_context():
                     alerts.evaluate_alerts(clock.now())
-                seen.append(int(control.get(name)))
-    assert seen == [60_000, 10_000, 10_000, 10_000]
+                values.append(int(control.get(name)))
+    assert values == [60_000, 10_000, 10_000, 10_000]
 
 
 def test_high_quota_counter_is_corrected(
     app: Flask, client: FlaskClient, alice: Person, acme: BillingOrganization, config: dict[str, Any]
 ) -> None:
     with app.app_context():
-        limit_of(acme, 60, '{"sms": "5"}')
+        set_limits(acme, 60, '{"sms": "5"}')
     key = make_key(client, alice)
     assert statuses(client, key, SMS) == [202]
     with redis.Redis.from_url(config["REDIS_URL"]) as control:
@@ -275,9 +277,9 @@ def test_accepted_call_needs_one_round_trip_to_redis(
     statuses(client, key, SMS, SMS)
     with redis.Redis.from_url(config["REDIS_URL"]) as control:
 
-        def asked() -> int:
+        def count_evaluations() -> int:
             return int(control.info("commandstats")["cmdstat_evalsha"]["calls"])
 
-        before = asked()
+        before = count_evaluations()
         assert statuses(client, key, *[TWO] * 5) == [202] * 5
-        assert asked() - before == 5
+        assert count_evaluations() - before == 5

@@ -12,7 +12,7 @@ from flask.testing import FlaskClient
 from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
 from saas_api.usage import rollups
-from tests.support.usage import Company, sign_up
+from tests.support.usage import UsageOrganization, sign_up
 
 
 @pytest.fixture
@@ -36,18 +36,18 @@ def add_drift(by: int = 1) -> None:
         session.execute(sa.text("UPDATE usage_rollups SET quantity = quantity + :by"), {"by": by})
 
 
-def quantity(company: Company) -> int:
+def quantity(company: UsageOrganization) -> int:
     with tenancy.tenant_session(company.id) as session:
         return int(session.scalar(sa.text("SELECT sum(quantity) FROM usage_rollups")))
 
 
-def test_correct_rollups_have_no_differences(app: Flask, acme: Company) -> None:
+def test_correct_rollups_have_no_differences(app: Flask, acme: UsageOrganization) -> None:
     data = rebuild(app)
     assert (data["rows"], data["differences"]) == (1, 0)
 
 
 @pytest.mark.parametrize("selection", ["all", "organization", "since"])
-def test_drifted_rollups_are_reported_and_corrected(app: Flask, acme: Company, selection: str) -> None:
+def test_drifted_rollups_are_reported_and_corrected(app: Flask, acme: UsageOrganization, selection: str) -> None:
     add_drift()
     earlier = clock.format_rfc3339(clock.now() - timedelta(hours=2))
     options = {
@@ -60,7 +60,7 @@ def test_drifted_rollups_are_reported_and_corrected(app: Flask, acme: Company, s
     assert rebuild(app, *options[selection])["differences"] == 0
 
 
-def test_rollups_outside_the_selection_are_unchanged(app: Flask, client: FlaskClient, acme: Company) -> None:
+def test_rollups_outside_the_selection_are_unchanged(app: Flask, client: FlaskClient, acme: UsageOrganization) -> None:
     other = sign_up(client, "Carol & Co", "carol@carol.example")
     add_drift()
     assert rebuild(app, "--organization", ids.format_id("org", other.id))["differences"] == 0
@@ -68,7 +68,7 @@ def test_rollups_outside_the_selection_are_unchanged(app: Flask, client: FlaskCl
     assert quantity(acme) == 4
 
 
-def test_usage_counted_by_a_rebuild_is_not_rolled_up_again(app: Flask, acme: Company) -> None:
+def test_usage_counted_by_a_rebuild_is_not_rolled_up_again(app: Flask, acme: UsageOrganization) -> None:
     acme.use(5)
     rebuild(app, "--organization", ids.format_id("org", acme.id))
     for _ in range(2):
@@ -77,7 +77,7 @@ def test_usage_counted_by_a_rebuild_is_not_rolled_up_again(app: Flask, acme: Com
     assert quantity(acme) == 8
 
 
-def test_rebuild_is_in_the_audit_log(app: Flask, acme: Company) -> None:
+def test_rebuild_is_in_the_audit_log(app: Flask, acme: UsageOrganization) -> None:
     rebuild(app, "--organization", ids.format_id("org", acme.id))
     with tenancy.tenant_session(acme.id) as session:
         [row] = session.execute(

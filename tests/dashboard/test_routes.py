@@ -15,7 +15,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from saas_api.core import clock
-from tests.support.usage import Company, sign_up
+from tests.support.usage import UsageOrganization, sign_up
 
 TODAY = datetime(2026, 4, 15, 12, 30, tzinfo=UTC)
 PATHS = ("stats", "usage-graph", "api-keys")
@@ -29,7 +29,7 @@ def _in_april() -> Iterator[None]:
 
 
 @pytest.fixture
-def acme(app: Flask, client: FlaskClient) -> Company:
+def acme(app: Flask, client: FlaskClient) -> UsageOrganization:
     """Signed up on 1 March, with one key that was used and one that was not."""
     company = sign_up(client, at=datetime(2026, 3, 1, 9, tzinfo=UTC))
     company.make_key("busy")
@@ -50,12 +50,12 @@ def test_anonymous_call_is_rejected(client: FlaskClient, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["stats", "api-keys"])
-def test_api_key_is_rejected(acme: Company, path: str) -> None:
+def test_api_key_is_rejected(acme: UsageOrganization, path: str) -> None:
     answer = acme.client.get(f"/api/v1/dashboard/{path}", headers=acme.key_headers["busy"])
     assert answer.status_code in (401, 403)
 
 
-def test_stats_count_thirty_days_and_the_month(acme: Company) -> None:
+def test_stats_count_thirty_days_and_the_month(acme: UsageOrganization) -> None:
     seen = acme.get("/dashboard/stats")
     assert (seen["organization"]["name"], seen["organization"]["plan"]) == ("Acme", "free")
     assert seen["stats"] == {
@@ -69,19 +69,19 @@ def test_stats_count_thirty_days_and_the_month(acme: Company) -> None:
     }
 
 
-def test_revoked_key_is_not_active(acme: Company) -> None:
+def test_revoked_key_is_not_active(acme: UsageOrganization) -> None:
     key_id = acme.get("/dashboard/api-keys")["api_keys"][0]["id"]
     assert acme.client.delete(f"/api/v1/keys/{key_id}", headers=acme.owner).status_code == 200
     stats = acme.get("/dashboard/stats")["stats"]
     assert (stats["active_api_keys"], stats["total_api_keys"]) == (1, 2)
 
 
-def test_cost_of_the_month_equals_the_bill(acme: Company) -> None:
+def test_cost_of_the_month_equals_the_bill(acme: UsageOrganization) -> None:
     acme.use(1000)
     assert acme.get("/dashboard/stats")["stats"]["current_month_cost"] == "0.03"
 
 
-def test_graph_has_a_point_for_every_day(acme: Company) -> None:
+def test_graph_has_a_point_for_every_day(acme: UsageOrganization) -> None:
     seen = acme.get("/dashboard/usage-graph")
     assert seen["period"] == {"start_date": "2026-03-17", "end_date": "2026-04-15", "timezone": "UTC", "days": 30}
     assert len(seen["data"]) == 30
@@ -91,20 +91,20 @@ def test_graph_has_a_point_for_every_day(acme: Company) -> None:
 
 
 @pytest.mark.parametrize(("days", "requests"), [("1", 2), ("31", 4), ("366", 4)])
-def test_graph_has_the_requested_days(acme: Company, days: str, requests: int) -> None:
+def test_graph_has_the_requested_days(acme: UsageOrganization, days: str, requests: int) -> None:
     data = acme.get("/dashboard/usage-graph", days=days)["data"]
     assert len(data) == int(days)
     assert sum(point["requests"] for point in data) == requests
 
 
 @pytest.mark.parametrize("days", ["0", "367", "-1", "ten", "1.5", "", "\u0663"])
-def test_invalid_number_of_days_is_rejected(acme: Company, days: str) -> None:
+def test_invalid_number_of_days_is_rejected(acme: UsageOrganization, days: str) -> None:
     answer = acme.client.get("/api/v1/dashboard/usage-graph", query_string={"days": days}, headers=acme.owner)
     assert (answer.status_code, answer.json["error"]["code"]) == (422, "VALIDATION_ERROR")
     assert answer.json["error"]["details"]["fields"][0]["field"] == "days"
 
 
-def test_keys_without_usage_are_listed(acme: Company) -> None:
+def test_keys_without_usage_are_listed(acme: UsageOrganization) -> None:
     keys = {key["name"]: key for key in acme.get("/dashboard/api-keys")["api_keys"]}
     assert (keys["busy"]["requests_30d"], keys["busy"]["cost_30d"]) == (3, "0.05")
     assert (keys["idle"]["requests_30d"], keys["idle"]["cost_30d"]) == (0, "0.00")
@@ -113,7 +113,7 @@ def test_keys_without_usage_are_listed(acme: Company) -> None:
     assert keys["busy"]["key"].endswith(secret[-4:])
 
 
-def test_organization_sees_only_its_figures(acme: Company, client: FlaskClient) -> None:
+def test_organization_sees_only_its_figures(acme: UsageOrganization, client: FlaskClient) -> None:
     carol = sign_up(client, "Carol & Co", "carol@carol.example", at=TODAY)
     assert carol.get("/dashboard/api-keys")["api_keys"] == []
     stats = carol.get("/dashboard/stats")["stats"]

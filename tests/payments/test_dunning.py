@@ -19,273 +19,282 @@ from saas_api.payments import dunning
 from saas_api.payments.dunning import DunningResult
 from saas_api.webhooks.models import Endpoint
 from tests.support.billing import day
-from tests.support.dunning import Debtor, debtor, mails, walk
+from tests.support.dunning import DunnedOrganization, create_dunned_organization, mail_templates, run_dunning_on
 
 pytestmark = pytest.mark.usefixtures("context")
 ALL = ["remind", "remind", "warn", "restrict", "remind", "suspend", "write_off"]
 
 
-def act() -> OperatorContext:
+def operator_context() -> OperatorContext:
     return OperatorContext(SYSTEM_ACTOR, "a mistake")
 
 
-def events(company: Debtor) -> list[str]:
-    return [row.type for row in company.rows("SELECT type FROM events ORDER BY id")]
+def event_types(organization: DunnedOrganization) -> list[str]:
+    return [row.type for row in organization.rows("SELECT type FROM events ORDER BY id")]
 
 
-def listen(company: Debtor) -> None:
+def add_endpoint(organization: DunnedOrganization) -> None:
     with tenancy.system_session("billing.close") as session:
         session.add(
             Endpoint(
-                organization_id=company.id, id=ids.new_id(), url="https://acme.example/hook", created_at=clock.now()
+                organization_id=organization.id,
+                id=ids.new_id(),
+                url="https://acme.example/hook",
+                created_at=clock.now(),
             )
         )
 
 
 def test_steps_are_planned_when_the_invoice_opens() -> None:
-    company = debtor()
+    organization = create_dunned_organization()
     outcome = dunning.run_dunning(clock.now())
     assert (outcome.planned, outcome.done) == (1, [])
-    assert [(step.day, step.action, step.state) for step in company.steps()] == [
+    assert [(step.day, step.action, step.state) for step in organization.steps()] == [
         (number, action, "scheduled") for number, action in zip((0, 3, 5, 7, 10, 14, 30), ALL, strict=True)
     ]
-    assert company.steps()[3].run_at == company.after(7)
+    assert organization.steps()[3].run_at == organization.after(7)
     assert dunning.run_dunning(clock.now()).planned == 0
-    assert mails(company) == []
+    assert mail_templates(organization) == []
 
 
 def test_settled_invoice_gets_no_dunning_run() -> None:
-    company = debtor(plan="free@1")
-    assert dunning.run_dunning(company.due_at).planned == 0
-    assert company.steps() == []
+    organization = create_dunned_organization(plan="free@1")
+    assert dunning.run_dunning(organization.due_at).planned == 0
+    assert organization.steps() == []
 
 
 def test_no_step_is_taken_before_the_due_date() -> None:
-    company = debtor()
+    organization = create_dunned_organization()
     dunning.run_dunning(clock.now())
-    assert dunning.run_dunning(company.after(0, hours=-1)).done == []
-    assert company.standing() == "good"
+    assert dunning.run_dunning(organization.after(0, hours=-1)).done == []
+    assert organization.standing() == "good"
 
 
 def test_unpaid_invoice_goes_through_all_steps() -> None:
-    company = debtor()
-    listen(company)
-    assert walk(company, 0, 3, 5) == ["remind", "remind", "warn"]
-    assert company.standing() == "good"
-    assert walk(company, 7) == ["restrict"]
-    assert company.standing() == "restricted"
-    assert walk(company, 10, 14) == ["remind", "suspend"]
-    assert company.standing() == "suspended"
-    assert walk(company, 30) == ["write_off"]
-    assert company.standing() == "suspended"
-    assert company.invoices()[0].state == "uncollectible"
-    assert company.pursuits() == ["exhausted"]
+    organization = create_dunned_organization()
+    add_endpoint(organization)
+    assert run_dunning_on(organization, 0, 3, 5) == ["remind", "remind", "warn"]
+    assert organization.standing() == "good"
+    assert run_dunning_on(organization, 7) == ["restrict"]
+    assert organization.standing() == "restricted"
+    assert run_dunning_on(organization, 10, 14) == ["remind", "suspend"]
+    assert organization.standing() == "suspended"
+    assert run_dunning_on(organization, 30) == ["write_off"]
+    assert organization.standing() == "suspended"
+    assert organization.invoices()[0].state == "uncollectible"
+    assert organization.run_statuses() == ["exhausted"]
     expected = ["overdue_remind", "overdue_remind", "overdue_warn", "restricted"]
-    assert mails(company) == [*expected, "overdue_remind", "suspended", "written_off"]
+    assert mail_templates(organization) == [*expected, "overdue_remind", "suspended", "written_off"]
     kinds = ["invoice.overdue", "organization.restricted", "organization.suspended", "invoice.marked_uncollectible"]
-    assert [kind for kind in events(company) if kind in kinds] == kinds
+    assert [kind for kind in event_types(organization) if kind in kinds] == kinds
 
 
 def test_write_off_moves_to_the_free_plan_and_alerts_operators() -> None:
-    company = debtor()
+    organization = create_dunned_organization()
     with tenancy.system_session("billing.close") as session:
         olga = users.create(session, "olga@platform.example", "correct horse battery", "Olga")
         session.execute(sa.text("INSERT INTO operators (user_id, role) VALUES (:id, 'admin')"), {"id": olga.id})
-    walk(company, 0, 3, 5, 7, 10, 14, 30)
-    with company.transaction() as session:
-        assert terms.get_terms(session, company.id).plan_version_id == "free@1"
+    run_dunning_on(organization, 0, 3, 5, 7, 10, 14, 30)
+    with organization.transaction() as session:
+        assert terms.get_terms(session, organization.id).plan_version_id == "free@1"
     with tenancy.system_session("mail.deliver") as session:
         told = session.execute(sa.text("SELECT recipient FROM mails WHERE template = 'operator_alert'")).scalars()
         assert list(told) == ["olga@platform.example"]
 
 
 def test_payment_ends_dunning_and_restores_the_standing() -> None:
-    company = debtor()
-    listen(company)
-    walk(company, 0, 3, 5, 7)
-    company.pay()
-    assert company.standing() == "good"
-    assert company.pursuits() == ["recovered"]
-    assert {step.state for step in company.steps()[4:]} == {"skipped"}
-    assert mails(company)[-1] == "reinstated"
-    assert events(company)[-1] == "organization.resumed"
-    assert walk(company, 10, 14, 30) == []
+    organization = create_dunned_organization()
+    add_endpoint(organization)
+    run_dunning_on(organization, 0, 3, 5, 7)
+    organization.pay()
+    assert organization.standing() == "good"
+    assert organization.run_statuses() == ["recovered"]
+    assert {step.state for step in organization.steps()[4:]} == {"skipped"}
+    assert mail_templates(organization)[-1] == "reinstated"
+    assert event_types(organization)[-1] == "organization.resumed"
+    assert run_dunning_on(organization, 10, 14, 30) == []
 
 
 def test_payment_after_the_write_off_restores_the_standing() -> None:
-    company = debtor()
-    walk(company, 0, 3, 5, 7, 10, 14, 30)
-    company.pay()
-    assert (company.standing(), company.pursuits()) == ("good", ["recovered"])
-    assert company.invoices()[0].state == "paid"
+    organization = create_dunned_organization()
+    run_dunning_on(organization, 0, 3, 5, 7, 10, 14, 30)
+    organization.pay()
+    assert (organization.standing(), organization.run_statuses()) == ("good", ["recovered"])
+    assert organization.invoices()[0].state == "paid"
 
 
 def test_partial_payment_does_not_end_dunning() -> None:
-    company = debtor()
-    walk(company, 0, 3, 5, 7)
-    company.pay(5000)
-    assert (company.standing(), company.pursuits()) == ("restricted", ["active"])
-    assert walk(company, 10) == ["remind"]
+    organization = create_dunned_organization()
+    run_dunning_on(organization, 0, 3, 5, 7)
+    organization.pay(5000)
+    assert (organization.standing(), organization.run_statuses()) == ("restricted", ["active"])
+    assert run_dunning_on(organization, 10) == ["remind"]
 
 
 def test_payment_before_the_due_date_skips_every_step() -> None:
-    company = debtor()
+    organization = create_dunned_organization()
     dunning.run_dunning(clock.now())
-    company.pay()
-    assert company.pursuits() == ["recovered"]
-    assert mails(company) == []
+    organization.pay()
+    assert organization.run_statuses() == ["recovered"]
+    assert mail_templates(organization) == []
 
 
 def test_payment_without_commit_does_not_end_dunning() -> None:
-    company = debtor()
-    walk(company, 0, 3, 5, 7)
+    organization = create_dunned_organization()
+    run_dunning_on(organization, 0, 3, 5, 7)
     with tenancy.system_session("billing.close") as session:
-        invoices.apply_payment(session, company.id, company.invoice_id, 9900, "payment:1")
-        dunning.stop_if_settled(session, company.id, company.invoice_id)
+        invoices.apply_payment(session, organization.id, organization.invoice_id, 9900, "payment:1")
+        dunning.stop_if_settled(session, organization.id, organization.invoice_id)
         session.rollback()
-    assert (company.standing(), company.pursuits()) == ("restricted", ["active"])
+    assert (organization.standing(), organization.run_statuses()) == ("restricted", ["active"])
 
 
 @pytest.mark.parametrize("is_void", [True, False])
 def test_void_invoice_or_full_credit_note_ends_dunning_with_the_next_run(is_void: bool) -> None:
-    company = debtor()
-    walk(company, 0, 3, 5, 7)
+    organization = create_dunned_organization()
+    run_dunning_on(organization, 0, 3, 5, 7)
     with tenancy.system_session("billing.close") as session:
         if is_void:
-            invoice_lifecycle.void_invoice(session, company.id, company.invoice_id, act())
+            invoice_lifecycle.void_invoice(session, organization.id, organization.invoice_id, operator_context())
         else:
-            credit_notes.create_credit_note(session, company.id, company.invoice_id, CreditNoteInput("goodwill"), act())
+            credit_notes.create_credit_note(
+                session, organization.id, organization.invoice_id, CreditNoteInput("goodwill"), operator_context()
+            )
     assert dunning.run_dunning(clock.now()).ended == 1
-    assert company.standing() == "good"
-    assert company.pursuits() == ["stopped" if is_void else "recovered"]
+    assert organization.standing() == "good"
+    assert organization.run_statuses() == ["stopped" if is_void else "recovered"]
     assert dunning.run_dunning(clock.now()).ended == 0
 
 
 def test_outage_delays_every_later_step() -> None:
-    company = debtor()
+    organization = create_dunned_organization()
     dunning.run_dunning(clock.now())
-    assert walk(company, 20) == ["remind"]
-    assert company.standing() == "good"
-    assert [step.run_at for step in company.steps()[1:]] == [company.after(20 + n) for n in (3, 5, 7, 10, 14, 30)]
-    assert walk(company, 22) == []
-    assert walk(company, 23, 25, 27) == ["remind", "warn", "restrict"]
+    assert run_dunning_on(organization, 20) == ["remind"]
+    assert organization.standing() == "good"
+    assert [step.run_at for step in organization.steps()[1:]] == [
+        organization.after(20 + n) for n in (3, 5, 7, 10, 14, 30)
+    ]
+    assert run_dunning_on(organization, 22) == []
+    assert run_dunning_on(organization, 23, 25, 27) == ["remind", "warn", "restrict"]
 
 
 def test_delay_of_hours_moves_no_step() -> None:
-    company = debtor()
-    dunning.run_dunning(company.after(0, hours=23))
-    assert company.steps()[1].run_at == company.after(3)
+    organization = create_dunned_organization()
+    dunning.run_dunning(organization.after(0, hours=23))
+    assert organization.steps()[1].run_at == organization.after(3)
 
 
 def test_amount_below_the_minimum_waits_until_more_is_overdue() -> None:
-    company = debtor(plan="free@1", messages=1099)
-    assert walk(company, 0, 3, 5, 7) == []
-    assert company.standing() == "good"
-    company.use(1100, at=day(20, month=5))
+    organization = create_dunned_organization(plan="free@1", messages=1099)
+    assert run_dunning_on(organization, 0, 3, 5, 7) == []
+    assert organization.standing() == "good"
+    organization.use(1100, at=day(20, month=5))
     clock.freeze_time(day(1, 2, month=6))
-    periods.ensure_accounts(clock.now(), company.id)
-    period_close.close_due(clock.now(), company.id)
+    periods.ensure_accounts(clock.now(), organization.id)
+    period_close.close_due(clock.now(), organization.id)
     dunning.run_dunning(clock.now())
-    assert company.done() == []
-    newest = company.invoices()[-1]
+    assert organization.done_actions() == []
+    newest = organization.invoices()[-1]
     clock.freeze_time(newest.due_at)
     assert [done.action for done in dunning.run_dunning(clock.now()).done] == ["remind", "remind"]
 
 
 def test_amount_at_the_minimum_is_dunned() -> None:
-    company = debtor(plan="free@1", messages=1100)
-    assert walk(company, 0) == ["remind"]
+    organization = create_dunned_organization(plan="free@1", messages=1100)
+    assert run_dunning_on(organization, 0) == ["remind"]
 
 
 def test_standing_stays_while_another_invoice_is_overdue() -> None:
-    company = debtor()
-    walk(company, 0, 3, 5, 7)
+    organization = create_dunned_organization()
+    run_dunning_on(organization, 0, 3, 5, 7)
     clock.freeze_time(day(1, 2, month=6))
-    periods.ensure_accounts(clock.now(), company.id)
-    period_close.close_due(clock.now(), company.id)
-    second = Debtor(company.id, company.invoices()[-1].id, company.invoices()[-1].due_at)
-    walk(second, 0, 3, 5, 7)
-    company.pay()
-    assert company.standing() == "restricted"
+    periods.ensure_accounts(clock.now(), organization.id)
+    period_close.close_due(clock.now(), organization.id)
+    second = DunnedOrganization(organization.id, organization.invoices()[-1].id, organization.invoices()[-1].due_at)
+    run_dunning_on(second, 0, 3, 5, 7)
+    organization.pay()
+    assert organization.standing() == "restricted"
     second.pay(key="payment:2")
-    assert company.standing() == "good"
+    assert organization.standing() == "good"
 
 
 def test_payment_does_not_lift_a_suspension_by_an_operator() -> None:
-    company = debtor()
-    walk(company, 0, 3, 5, 7)
+    organization = create_dunned_organization()
+    run_dunning_on(organization, 0, 3, 5, 7)
     with tenancy.system_session("billing.close") as session:
-        session.execute(sa.text("UPDATE organizations SET status = 'suspended' WHERE id = :id"), {"id": company.id})
-    company.pay()
-    assert company.rows("SELECT status FROM organizations")[0].status == "suspended"
+        session.execute(
+            sa.text("UPDATE organizations SET status = 'suspended' WHERE id = :id"), {"id": organization.id}
+        )
+    organization.pay()
+    assert organization.rows("SELECT status FROM organizations")[0].status == "suspended"
 
 
-def at_once(app: Flask, *work: Callable[[], object]) -> None:
-    """Do several things in threads of their own that start together."""
-    barrier = threading.Barrier(len(work))
+def run_concurrently(app: Flask, *functions: Callable[[], object]) -> None:
+    """Run functions in threads that start together."""
+    barrier = threading.Barrier(len(functions))
 
-    def do(one: Callable[[], object]) -> None:
+    def run(function: Callable[[], object]) -> None:
         with app.app_context():
             barrier.wait()
-            one()
+            function()
 
-    with ThreadPoolExecutor(len(work)) as pool:
-        list(pool.map(do, work))
+    with ThreadPoolExecutor(len(functions)) as pool:
+        list(pool.map(run, functions))
 
 
 def test_concurrent_runs_take_each_step_once(app: Flask) -> None:
-    companies = [debtor(f"Acme{number}") for number in range(4)]
-    outcomes: list[DunningResult] = []
+    organizations = [create_dunned_organization(f"Acme{number}") for number in range(4)]
+    results: list[DunningResult] = []
     for number in (0, 3, 5, 7, 10, 14):
-        at = companies[0].after(number)
+        at = organizations[0].after(number)
         clock.freeze_time(at)
-        at_once(app, *[lambda at=at: outcomes.append(dunning.run_dunning(at)) for _ in range(3)])
-    assert [one.failed for one in outcomes if one.failed] == []
-    assert sum(one.planned for one in outcomes) == len(companies)
-    for company in companies:
-        assert company.done() == ALL[:6]
-        assert len(mails(company)) == 6
-        assert sorted(done.action for one in outcomes for done in one.done if done.organization_id == company.id) == (
-            sorted(ALL[:6])
-        )
+        run_concurrently(app, *[lambda at=at: results.append(dunning.run_dunning(at)) for _ in range(3)])
+    assert [result.failed for result in results if result.failed] == []
+    assert sum(result.planned for result in results) == len(organizations)
+    for organization in organizations:
+        assert organization.done_actions() == ALL[:6]
+        assert len(mail_templates(organization)) == 6
+        assert sorted(
+            step.action for result in results for step in result.done if step.organization_id == organization.id
+        ) == (sorted(ALL[:6]))
 
 
 def test_concurrent_step_and_payment_end_in_good_standing(app: Flask) -> None:
     for number in range(5):
-        company = debtor(f"Acme{number}")
-        walk(company, 0, 3, 5)
-        at = company.after(7)
+        organization = create_dunned_organization(f"Acme{number}")
+        run_dunning_on(organization, 0, 3, 5)
+        at = organization.after(7)
         clock.freeze_time(at)
-        at_once(app, lambda at=at: dunning.run_dunning(at), company.pay)
-        assert (company.standing(), company.pursuits()) == ("good", ["recovered"])
+        run_concurrently(app, lambda at=at: dunning.run_dunning(at), organization.pay)
+        assert (organization.standing(), organization.run_statuses()) == ("good", ["recovered"])
 
 
 def test_concurrent_payments_of_two_invoices_restore_the_standing(app: Flask) -> None:
     for number in range(5):
-        company = debtor(f"Acme{number}")
-        walk(company, 0, 3, 5, 7)
+        organization = create_dunned_organization(f"Acme{number}")
+        run_dunning_on(organization, 0, 3, 5, 7)
         clock.freeze_time(day(1, 2, month=6))
-        periods.ensure_accounts(clock.now(), company.id)
-        period_close.close_due(clock.now(), company.id)
-        second = Debtor(company.id, company.invoices()[-1].id, company.invoices()[-1].due_at)
-        walk(second, 0, 3, 5, 7)
-        at_once(app, company.pay, lambda second=second: second.pay(key="payment:2"))
-        assert company.standing() == "good"
+        periods.ensure_accounts(clock.now(), organization.id)
+        period_close.close_due(clock.now(), organization.id)
+        second = DunnedOrganization(organization.id, organization.invoices()[-1].id, organization.invoices()[-1].due_at)
+        run_dunning_on(second, 0, 3, 5, 7)
+        run_concurrently(app, organization.pay, lambda second=second: second.pay(key="payment:2"))
+        assert organization.standing() == "good"
 
 
 def test_tenant_role_cannot_change_steps_or_standing() -> None:
-    company = debtor()
-    walk(company, 0, 3, 5, 7)
+    organization = create_dunned_organization()
+    run_dunning_on(organization, 0, 3, 5, 7)
     for statement in (
         "UPDATE subscriptions SET standing = 'good'",
         "UPDATE dunning_steps SET state = 'skipped', done_at = now()",
         "DELETE FROM dunning_runs",
     ):
-        with pytest.raises(ProgrammingError), company.transaction() as session:
+        with pytest.raises(ProgrammingError), organization.transaction() as session:
             session.execute(sa.text(statement))
 
 
 def test_dunning_runs_are_invisible_to_other_organizations() -> None:
-    company, other = debtor(), debtor("Carol")
-    walk(company, 0)
+    organization, other = create_dunned_organization(), create_dunned_organization("Carol")
+    run_dunning_on(organization, 0)
     assert {step.organization_id for step in other.steps()} == {other.id}

@@ -11,7 +11,16 @@ from saas_api.core import clock
 from saas_api.core.jobs import queue
 from saas_api.payments import jobs, payments
 from tests.support import stripe_server
-from tests.support.payments import STRIPE, Customer, due_now, events, state, stripe_event, system_rows, templates
+from tests.support.payments import (
+    STRIPE,
+    Customer,
+    inbox_events,
+    mail_templates,
+    make_events_due,
+    payment_amounts,
+    stripe_event,
+    system_rows,
+)
 from tests.support.stripe_server import StripeServer
 
 
@@ -20,13 +29,13 @@ def test_unavailable_provider_leaves_the_event_for_a_retry(customer: Customer, s
     stripe.pay(reference)
     stripe.failing_with = 500
     stripe_event(customer, reference)
-    assert [(one.state, one.attempts) for one in events()] == [("received", 1)]
-    assert state(customer)[0] == "pending"
+    assert [(event.state, event.attempts) for event in inbox_events()] == [("received", 1)]
+    assert payment_amounts(customer)[0] == "pending"
     stripe.failing_with = None
-    due_now()
+    make_events_due()
     jobs.process_inbox()
-    assert state(customer) == ("succeeded", 9900, 9900, 0)
-    assert events()[0].state == "processed"
+    assert payment_amounts(customer) == ("succeeded", 9900, 9900, 0)
+    assert inbox_events()[0].state == "processed"
 
 
 def test_event_without_an_answer_is_quarantined_after_eight_attempts(
@@ -36,11 +45,11 @@ def test_event_without_an_answer_is_quarantined_after_eight_attempts(
     stripe.failing_with = 500
     stripe_event(customer, reference)
     for _ in range(7):
-        due_now()
+        make_events_due()
         jobs.process_inbox()
-    assert [(one.state, one.attempts) for one in events()] == [("quarantined", 8)]
-    assert templates("operator_alert") == ["operator_alert"]
-    assert state(customer)[0] == "pending"  # reconciliation continues
+    assert [(event.state, event.attempts) for event in inbox_events()] == [("quarantined", 8)]
+    assert mail_templates("operator_alert") == ["operator_alert"]
+    assert payment_amounts(customer)[0] == "pending"  # reconciliation continues
 
 
 def test_event_without_wake_up_is_settled_by_the_scheduled_job(
@@ -51,9 +60,9 @@ def test_event_without_wake_up_is_settled_by_the_scheduled_job(
     body = stripe_server.event("checkout.session.completed", reference)
     assert customer.post(STRIPE, body, stripe_server.sign(body)) == 200
     queue.worker_redis().flushdb()  # the wake-up is lost
-    assert state(customer)[0] == "pending"
+    assert payment_amounts(customer)[0] == "pending"
     jobs.process_inbox()
-    assert state(customer) == ("succeeded", 9900, 9900, 0)
+    assert payment_amounts(customer) == ("succeeded", 9900, 9900, 0)
 
 
 def test_killed_claim_is_processed_again_after_two_minutes(customer: Customer, stripe: StripeServer) -> None:
@@ -64,10 +73,10 @@ def test_killed_claim_is_processed_again_after_two_minutes(customer: Customer, s
     claimed = "UPDATE provider_events SET attempts = 1, next_at = now() + interval '2 min'"
     system_rows(claimed)
     jobs.process_inbox()
-    assert state(customer)[0] == "pending"
-    due_now()
+    assert payment_amounts(customer)[0] == "pending"
+    make_events_due()
     jobs.process_inbox()
-    assert state(customer) == ("succeeded", 9900, 9900, 0)
+    assert payment_amounts(customer) == ("succeeded", 9900, 9900, 0)
 
 
 def test_failed_settlement_changes_nothing_and_is_repeated(
@@ -83,11 +92,11 @@ def test_failed_settlement_changes_nothing_and_is_repeated(
     with monkeypatch.context() as patch:
         patch.setattr(dunning, "stop_if_settled", broken)
         stripe_event(customer, reference)
-    assert state(customer) == ("pending", 0, 0, 0)
+    assert payment_amounts(customer) == ("pending", 0, 0, 0)
     assert (customer.invoice().state, customer.invoice().paid_minor) == ("open", 0)
-    due_now()
+    make_events_due()
     jobs.process_inbox()
-    assert state(customer) == ("succeeded", 9900, 9900, 0)
+    assert payment_amounts(customer) == ("succeeded", 9900, 9900, 0)
 
 
 def test_eight_concurrent_settlements_apply_the_payment_once(
@@ -130,7 +139,7 @@ def test_reconciliation_settles_a_payment_without_an_event(customer: Customer, s
     stripe.pay(customer.begin("stripe"))
     clock.freeze_time(clock.now() + timedelta(minutes=6))
     jobs.reconcile()
-    assert state(customer) == ("succeeded", 9900, 9900, 0)
+    assert payment_amounts(customer) == ("succeeded", 9900, 9900, 0)
 
 
 def test_reconciliation_postpones_while_the_provider_is_unavailable(customer: Customer, stripe: StripeServer) -> None:

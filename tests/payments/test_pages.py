@@ -7,7 +7,7 @@ import pytest
 
 from saas_api.core import clock, ids
 from saas_api.payments import jobs
-from tests.support.payments import Customer, due_now, events
+from tests.support.payments import Customer, inbox_events, make_events_due
 from tests.support.stripe_server import StripeServer
 
 
@@ -47,7 +47,7 @@ def test_pay_sends_a_signed_event_and_redirects_to_the_return_page(customer: Cus
     answer = customer.choose(customer.begin(), "pay")
     assert answer.status_code == 303
     assert answer.location == f"/payments/return/{ids.format_id('pay', customer.payment().id)}"
-    assert [(one.provider, one.state) for one in events()] == [("mock", "received")]
+    assert [(event.provider, event.state) for event in inbox_events()] == [("mock", "received")]
     jobs.process_inbox()
     assert customer.invoice().state == "paid"
     assert back(customer) == "Payment received"
@@ -58,7 +58,7 @@ def test_return_page_settles_the_payment_before_its_event_is_processed(customer:
     assert back(customer) == "Payment received"
     assert customer.invoice().state == "paid"
     jobs.process_inbox()
-    assert (events()[0].state, customer.invoice().paid_minor, customer.wallet()) == ("processed", 9900, 0)
+    assert (inbox_events()[0].state, customer.invoice().paid_minor, customer.wallet()) == ("processed", 9900, 0)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_delayed_payment_is_pending_first_and_paid_later(customer: Customer) -> 
     jobs.process_inbox()
     assert back(customer) == "Payment is on its way"
     clock.freeze_time(clock.now() + timedelta(seconds=31))
-    due_now()
+    make_events_due()
     jobs.process_inbox()
     assert back(customer) == "Payment received"
 
@@ -95,7 +95,7 @@ def test_checkout_can_be_submitted_once(customer: Customer) -> None:
     for action in ("pay", "pay", "decline", "cancel"):
         assert customer.choose(reference, action).status_code == 303
     jobs.process_inbox()
-    assert len(events()) == 1
+    assert len(inbox_events()) == 1
     assert customer.payment().state == "succeeded"
     assert "This checkout is paid." in customer.client.get(f"/payments/mock/{reference}").text
 

@@ -14,7 +14,7 @@ from saas_api.core.db import tenancy
 from saas_api.payments import jobs
 from saas_api.providers import mock_payments
 from tests.support import paystack_server, stripe_server
-from tests.support.payments import API, EVENTS, MOCK, PAYSTACK, STRIPE, Customer, events
+from tests.support.payments import API, EVENTS, MOCK, PAYSTACK, STRIPE, Customer, inbox_events
 from tests.support.paystack_server import PaystackServer
 from tests.support.stripe_server import StripeServer
 
@@ -27,13 +27,13 @@ def test_signed_event_is_stored(context: Flask, client: FlaskClient) -> None:
     event = mock_payments.new_event("checkout.completed", "nobodys")
     answer = client.post(EVENTS, data=event.body, headers={MOCK: event.signature})
     assert (answer.status_code, answer.json["data"]) == (200, {"status": "received"})
-    assert [one.state for one in events()] == ["received"]
+    assert [event.state for event in inbox_events()] == ["received"]
 
 
 @pytest.mark.parametrize("path", ["payment", "stripe", "paystack"])
 def test_event_without_a_signature_is_rejected(context: Flask, client: FlaskClient, path: str) -> None:
     assert code(client.post(f"{API}/webhooks/{path}", data=b"{}")) == (401, "MISSING_SIGNATURE")
-    assert events() == []
+    assert inbox_events() == []
 
 
 FORGERIES = [
@@ -56,7 +56,7 @@ def test_forged_event_is_a_401_and_not_stored(
 ) -> None:
     answer = client.post(EVENTS, data=b'{"id": "evt_1"}', headers={header: signature})
     assert code(answer) in {(401, "INVALID_SIGNATURE"), (401, "MISSING_SIGNATURE")}
-    assert events() == []
+    assert inbox_events() == []
 
 
 def test_changed_body_does_not_match_its_signature(client: FlaskClient, context: Flask, stripe: StripeServer) -> None:
@@ -106,7 +106,7 @@ def test_malformed_signed_event_is_a_400_and_not_stored(
     answer = client.post(EVENTS, data=body, headers={STRIPE: stripe_server.sign(body) if body != ODD[3] else bad(body)})
     assert answer.status_code in {400, 401}
     assert (answer.status_code == 401) == (body == ODD[3])
-    assert events() == []
+    assert inbox_events() == []
 
 
 def bad(body: bytes) -> str:
@@ -129,7 +129,7 @@ def test_event_of_at_most_256_kib_is_accepted(client: FlaskClient, context: Flas
     body += b" "
     answer = client.post(EVENTS, data=body, headers={PAYSTACK: paystack_server.sign(body)})
     assert code(answer) == (413, "BODY_TOO_LARGE")
-    assert len(events()) == 1
+    assert len(inbox_events()) == 1
 
 
 def test_event_is_a_503_without_the_database(
@@ -165,7 +165,7 @@ def test_hundred_repetitions_of_an_event_pay_once(app: Flask, customer: Customer
         thread.join()
     jobs.process_inbox()
     assert statuses == [200] * 100
-    assert [(one.event_id, one.state) for one in events()] == [("evt_1", "processed")]
+    assert [(event.event_id, event.state) for event in inbox_events()] == [("evt_1", "processed")]
     assert (customer.invoice().state, customer.invoice().paid_minor, customer.wallet()) == ("paid", 9900, 0)
     assert customer.mails() == ["payment_received"]
 
@@ -177,7 +177,7 @@ def test_repeated_event_of_paystack_is_recognized_without_an_id(customer: Custom
     for _ in range(3):
         assert customer.post(PAYSTACK, body, paystack_server.sign(body)) == 200
     jobs.process_inbox()
-    assert [(one.event_id, one.state) for one in events()] == [("charge.success:77", "processed")]
+    assert [(event.event_id, event.state) for event in inbox_events()] == [("charge.success:77", "processed")]
     assert customer.invoice().state == "paid"
 
 
@@ -185,5 +185,5 @@ def test_events_of_other_types_are_ignored(customer: Customer, stripe: StripeSer
     body = orjson.dumps({"id": "evt_9", "type": "customer.created", "data": {"object": {"id": "cus_1"}}})
     assert customer.post(STRIPE, body, stripe_server.sign(body)) == 200
     jobs.process_inbox()
-    assert [one.state for one in events()] == ["ignored"]
+    assert [event.state for event in inbox_events()] == ["ignored"]
     assert stripe.calls == []

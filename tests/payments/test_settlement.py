@@ -17,7 +17,17 @@ from saas_api.payments.checkout import PaymentRequest
 from saas_api.payments.models import Payment
 from saas_api.providers import mock_payments
 from tests.support import paystack_server
-from tests.support.payments import MOCK, PAYSTACK, Customer, due_now, events, owing, state, stripe_event, templates
+from tests.support.payments import (
+    MOCK,
+    PAYSTACK,
+    Customer,
+    inbox_events,
+    mail_templates,
+    make_events_due,
+    owing,
+    payment_amounts,
+    stripe_event,
+)
 from tests.support.paystack_server import PaystackServer
 from tests.support.stripe_server import StripeServer
 
@@ -26,7 +36,7 @@ def test_success_at_stripe_pays_the_invoice(customer: Customer, stripe: StripeSe
     reference = customer.begin("stripe")
     stripe.pay(reference)
     stripe_event(customer, reference)
-    assert state(customer) == ("succeeded", 9900, 9900, 0)
+    assert payment_amounts(customer) == ("succeeded", 9900, 9900, 0)
     assert (customer.invoice().state, customer.invoice().due_minor) == ("paid", 0)
     assert customer.mails() == ["payment_received"]
     assert customer.rows("SELECT action FROM audit_events WHERE action = 'payment.succeeded'")
@@ -37,18 +47,20 @@ def test_status_at_paystack_decides_instead_of_the_event(customer: Customer, pay
     body = paystack_server.event("charge.success", reference)
     assert customer.post(PAYSTACK, body, paystack_server.sign(body)) == 200
     jobs.process_inbox()
-    assert state(customer)[0] == "pending"  # the customer has left the page without paying, whatever the event says
+    assert (
+        payment_amounts(customer)[0] == "pending"
+    )  # the customer has left the page without paying, whatever the event says
     paystack.finish(reference)
-    due_now()
+    make_events_due()
     jobs.process_inbox()
-    assert state(customer) == ("succeeded", 9900, 9900, 0)
+    assert payment_amounts(customer) == ("succeeded", 9900, 9900, 0)
 
 
 def test_event_without_a_paid_checkout_settles_nothing(customer: Customer, stripe: StripeServer) -> None:
     reference = customer.begin("stripe")
     stripe_event(customer, reference)
-    assert state(customer)[0] == "pending"
-    assert (events()[0].state, events()[0].error) == ("received", "not decided")
+    assert payment_amounts(customer)[0] == "pending"
+    assert (inbox_events()[0].state, inbox_events()[0].error) == ("received", "not decided")
 
 
 @pytest.mark.parametrize(
@@ -65,20 +77,20 @@ def test_success_with_another_amount_or_currency_is_quarantined(
     reference = customer.begin("stripe")
     stripe.pay(reference, **changes)
     stripe_event(customer, reference)
-    assert state(customer) == ("quarantined", 0, 0, 0)
+    assert payment_amounts(customer) == ("quarantined", 0, 0, 0)
     assert customer.payment().failure_code == problem
     assert (customer.invoice().state, customer.invoice().paid_minor, customer.wallet()) == ("open", 0, 0)
-    assert [one.state for one in events()] == ["quarantined"]
-    assert templates("operator_alert") == ["operator_alert"]
+    assert [event.state for event in inbox_events()] == ["quarantined"]
+    assert mail_templates("operator_alert") == ["operator_alert"]
     stripe_event(customer, reference, event_id="evt_2")
-    assert templates("operator_alert") == ["operator_alert"]
+    assert mail_templates("operator_alert") == ["operator_alert"]
 
 
 def test_lower_captured_amount_pays_a_part(customer: Customer, stripe: StripeServer) -> None:
     reference = customer.begin("stripe")
     stripe.pay(reference, amount=4000)
     stripe_event(customer, reference)
-    assert state(customer) == ("succeeded", 4000, 4000, 0)
+    assert payment_amounts(customer) == ("succeeded", 4000, 4000, 0)
     assert (customer.invoice().state, customer.invoice().due_minor) == ("open", 5900)
     assert customer.initiate("stripe").json["data"]["amount"] == "59.00"
 
@@ -87,8 +99,8 @@ def test_unknown_reference_is_quarantined_and_operators_are_alerted(
     customer: Customer, olga: None, stripe: StripeServer
 ) -> None:
     stripe_event(customer, "cs_of_somebody_else")
-    assert [(one.state, one.error) for one in events()] == [("quarantined", "unknown_reference")]
-    assert templates("operator_alert") == ["operator_alert"]
+    assert [(event.state, event.error) for event in inbox_events()] == [("quarantined", "unknown_reference")]
+    assert mail_templates("operator_alert") == ["operator_alert"]
     assert customer.invoice().state == "open"
 
 
@@ -115,9 +127,9 @@ def test_events_in_any_order_end_in_the_status_of_the_provider(customer: Custome
     assert (customer.payment().state, customer.payment().failure_code) == ("canceled", "expired")
     stripe.pay(reference)
     stripe_event(customer, reference, "completed", "evt_1")
-    assert state(customer) == ("succeeded", 9900, 9900, 0)
+    assert payment_amounts(customer) == ("succeeded", 9900, 9900, 0)
     stripe_event(customer, reference, "expired", "evt_3")
-    assert state(customer) == ("succeeded", 9900, 9900, 0)
+    assert payment_amounts(customer) == ("succeeded", 9900, 9900, 0)
     assert customer.invoice().state == "paid"
 
 
@@ -143,7 +155,7 @@ def test_payment_of_a_void_invoice_goes_to_the_wallet(customer: Customer, stripe
         )
     stripe.pay(reference)
     stripe_event(customer, reference)
-    assert state(customer) == ("succeeded", 9900, 0, 9900)
+    assert payment_amounts(customer) == ("succeeded", 9900, 0, 9900)
     assert (customer.invoice().state, customer.wallet()) == ("void", 9900)
 
 
@@ -156,7 +168,7 @@ def test_amount_above_the_amount_due_goes_to_the_wallet(customer: Customer, stri
         )
     stripe.pay(reference)
     stripe_event(customer, reference)
-    assert state(customer) == ("succeeded", 9900, 8900, 1000)
+    assert payment_amounts(customer) == ("succeeded", 9900, 8900, 1000)
     assert (customer.invoice().state, customer.wallet()) == ("paid", 1000)
 
 

@@ -1,4 +1,4 @@
-"""An invoice that nobody pays, as the tests of dunning need it."""
+"""An organization with an unpaid invoice, for tests of dunning."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,14 +15,14 @@ from tests.support.billing import BillingOrganization, create_organization, day
 
 
 @dataclass
-class Debtor(BillingOrganization):
-    """A company with one open invoice."""
+class DunnedOrganization(BillingOrganization):
+    """An organization with one open invoice."""
 
     invoice_id: UUID
     due_at: datetime
 
     def after(self, days: int, hours: int = 0) -> datetime:
-        """An instant after the invoice was due."""
+        """An instant after the due date."""
         return self.due_at + timedelta(days=days, hours=hours)
 
     def standing(self) -> str:
@@ -32,51 +32,51 @@ class Debtor(BillingOrganization):
         return self.rows("""SELECT s.* FROM dunning_steps s JOIN dunning_runs r ON r.id = s.run_id
           ORDER BY r.started_at, s.ordinal""")
 
-    def done(self) -> list[str]:
+    def done_actions(self) -> list[str]:
         return [step.action for step in self.steps() if step.state == "done"]
 
-    def pursuits(self) -> list[str]:
+    def run_statuses(self) -> list[str]:
         return [row.state for row in self.rows("SELECT state FROM dunning_runs ORDER BY started_at")]
 
     def pay(self, amount_minor: int | None = None, key: str = "payment:1", invoice_id: UUID | None = None) -> None:
-        """Book money as a settlement does."""
-        paid = invoice_id or self.invoice_id
+        """Apply a payment as a settlement does."""
+        paid_id = invoice_id or self.invoice_id
         with tenancy.system_session("billing.close") as session:
-            due = session.scalar(sa.text("SELECT due_minor FROM invoices WHERE id = :id"), {"id": paid})
-            invoices.apply_payment(session, self.id, paid, amount_minor or due or 1, key)
-            dunning.stop_if_settled(session, self.id, paid)
+            due = session.scalar(sa.text("SELECT due_minor FROM invoices WHERE id = :id"), {"id": paid_id})
+            invoices.apply_payment(session, self.id, paid_id, amount_minor or due or 1, key)
+            dunning.stop_if_settled(session, self.id, paid_id)
 
 
-def debtor(name: str = "Acme", plan: str = "pro@1", messages: int = 0) -> Debtor:
-    """A company whose April was invoiced on the first of May."""
-    company = create_organization(name, plan=plan)
+def create_dunned_organization(name: str = "Acme", plan: str = "pro@1", messages: int = 0) -> DunnedOrganization:
+    """Create an organization whose invoice for April is open since the first of May."""
+    organization = create_organization(name, plan=plan)
     if messages:
-        company.use(messages, at=day(5))
+        organization.use(messages, at=day(5))
     clock.freeze_time(day(1, 2, month=5))
-    periods.ensure_accounts(clock.now(), company.id)
-    period_close.close_due(clock.now(), company.id)
-    invoice = company.invoices()[0]
-    return Debtor(company.id, invoice.id, invoice.due_at)
+    periods.ensure_accounts(clock.now(), organization.id)
+    period_close.close_due(clock.now(), organization.id)
+    invoice = organization.invoices()[0]
+    return DunnedOrganization(organization.id, invoice.id, invoice.due_at)
 
 
-def walk(debtor: Debtor, *days: int) -> list[str]:
-    """Let the job run on each of those days after the due date; the actions it took."""
-    taken = []
-    for number in days:
-        clock.freeze_time(debtor.after(number))
-        outcome = dunning.run_dunning(clock.now())
-        assert outcome.failed == []
-        taken += [done.action for done in outcome.done]
-    return taken
+def run_dunning_on(organization: DunnedOrganization, *days: int) -> list[str]:
+    """Run dunning on days after the due date; returns the actions it took."""
+    actions = []
+    for day_number in days:
+        clock.freeze_time(organization.after(day_number))
+        result = dunning.run_dunning(clock.now())
+        assert result.failed == []
+        actions += [step.action for step in result.done]
+    return actions
 
 
-def mails(company: BillingOrganization) -> list[str]:
-    """Templates that were written to a company, the oldest first."""
+def mail_templates(organization: BillingOrganization) -> list[str]:
+    """Templates of the mails to an organization, the oldest first."""
     with tenancy.system_session("mail.deliver") as session:
         rows = session.execute(
             sa.text(
                 "SELECT template FROM mails WHERE organization_id = :id AND template <> 'invoice_ready' ORDER BY id"
             ),
-            {"id": company.id},
+            {"id": organization.id},
         )
         return [row.template for row in rows]

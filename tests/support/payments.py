@@ -1,4 +1,4 @@
-"""Somebody who owes, before the API, with the three providers at hand."""
+"""An organization that pays an invoice through the API, and the payment providers."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ STRIPE, PAYSTACK, MOCK = "Stripe-Signature", "X-Paystack-Signature", "X-Mock-Sig
 
 @dataclass
 class Customer(BillingOrganization):
-    """A company with one open invoice of 99.00, and whoever pays for it."""
+    """An organization with one open invoice of 99.00, and the owner who pays it."""
 
     person: Person
     client: FlaskClient
@@ -40,9 +40,9 @@ class Customer(BillingOrganization):
         return self.client.post(PAY, json=body, headers=self.person.headers)
 
     def begin(self, provider: str = "mock") -> str:
-        """Begin a payment; the provider's reference."""
-        answer = self.initiate(provider)
-        assert answer.status_code == 200, answer.json
+        """Start a payment; returns the reference of the provider."""
+        response = self.initiate(provider)
+        assert response.status_code == 200, response.json
         return str(self.payment().provider_reference)
 
     def payment(self) -> Any:
@@ -56,33 +56,33 @@ class Customer(BillingOrganization):
         return int(self.rows("SELECT coalesce(sum(remaining_minor), 0) AS minor FROM credit_grants")[0].minor)
 
     def mails(self) -> list[str]:
-        """Templates written to the company about payments, the oldest first."""
-        return templates("payment", self.id)
+        """Templates of the mails about payments, the oldest first."""
+        return mail_templates("payment", self.id)
 
     def post(self, header: str, body: bytes, signature: str) -> int:
-        """Send an event as a provider does; the status of the answer."""
+        """Send an event as a provider does; returns the HTTP status."""
         return int(self.client.post(EVENTS, data=body, headers={header: signature}).status_code)
 
     def choose(self, reference: str, action: str) -> Any:
-        """Press a button of the mock's page."""
+        """Submit the checkout page of the mock provider."""
         return self.client.post(f"/payments/mock/{reference}", data={"action": action})
 
     def tell(self, reference: str) -> None:
-        """Send a new event of the mock's and work the inbox off."""
+        """Send a new event of the mock provider and process the inbox."""
         event = mock_payments.new_event("checkout.completed", reference)
         assert self.post(MOCK, event.body, event.signature) == 200
         jobs.process_inbox()
 
 
-def templates(beginning: str, organization_id: Any = None) -> list[str]:
+def mail_templates(beginning: str, organization_id: Any = None) -> list[str]:
     with tenancy.system_session("mail.deliver") as session:
         statement = sa.text("""SELECT template FROM mails WHERE starts_with(template, :beginning)
           AND organization_id IS NOT DISTINCT FROM :id ORDER BY id""")
         return list(session.scalars(statement, {"beginning": beginning, "id": organization_id}))
 
 
-def events() -> list[Any]:
-    """The inbox."""
+def inbox_events() -> list[Any]:
+    """Rows of the inbox."""
     return system_rows("SELECT provider, event_id, state, attempts, error, next_at FROM provider_events ORDER BY 1, 2")
 
 
@@ -92,28 +92,28 @@ def system_rows(sql: str) -> list[Any]:
         return list(result.all()) if result.returns_rows else []
 
 
-def due_now() -> None:
-    """Let every event in the inbox be due."""
+def make_events_due() -> None:
+    """Make every event in the inbox due now."""
     system_rows("UPDATE provider_events SET next_at = now() WHERE state = 'received'")
 
 
 def owing(client: FlaskClient, name: str = "Acme") -> Customer:
-    """A customer whose April was invoiced on the first of May."""
+    """Create an organization whose invoice for April is open since the first of May."""
     clock.freeze_time(day(1))
     person = sign_up(client, f"alice@{name.lower()}.example", name)
-    company = BillingOrganization(ids.parse_id("org", person.organization_id))
-    with company.transaction() as session:
-        periods.ensure_account(session, company.id)
-    company.switch("pro@1", clock.now())
+    organization = BillingOrganization(ids.parse_id("org", person.organization_id))
+    with organization.transaction() as session:
+        periods.ensure_account(session, organization.id)
+    organization.switch("pro@1", clock.now())
     clock.freeze_time(day(1, 2, month=5))
-    periods.ensure_accounts(clock.now(), company.id)
-    period_close.close_due(clock.now(), company.id)
+    periods.ensure_accounts(clock.now(), organization.id)
+    period_close.close_due(clock.now(), organization.id)
     clock.freeze_time(None)
-    return Customer(company.id, sign_in(client, person.email), client, company.invoices()[0].id)
+    return Customer(organization.id, sign_in(client, person.email), client, organization.invoices()[0].id)
 
 
 class Visitor(FlaskClient):
-    """A caller whose requests begin afresh even while the test holds a context of its own."""
+    """A client whose requests have an application context of their own inside the context of the test."""
 
     def open(self, *arguments: Any, **options: Any) -> Any:
         with self.application.app_context():
@@ -132,7 +132,7 @@ def customer(context: Flask, client: FlaskClient) -> Customer:
 
 @pytest.fixture
 def stripe(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Iterator[StripeServer]:
-    """Stripe, configured."""
+    """A configured server in place of Stripe."""
     server = StripeServer()
     with server.running():
         monkeypatch.setitem(app.config, "STRIPE_SECRET_KEY", stripe_server.SECRET_KEY)
@@ -143,7 +143,7 @@ def stripe(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Iterator[StripeServer
 
 @pytest.fixture
 def paystack(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Iterator[PaystackServer]:
-    """Paystack, configured."""
+    """A configured server in place of Paystack."""
     server = PaystackServer()
     with server.running():
         monkeypatch.setitem(app.config, "PAYSTACK_SECRET_KEY", paystack_server.SECRET_KEY)
@@ -153,13 +153,13 @@ def paystack(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Iterator[PaystackSe
 
 @pytest.fixture
 def olga(client: FlaskClient, customer: Customer) -> None:
-    """An operator, who is told what went wrong."""
+    """An operator, who receives alerts."""
     with tenancy.system_session("auth.register") as session:
         user = users.create(session, "olga@platform.example", "correct horse battery", "Olga")
         operators.grant_operator_role(session, user.id, "admin")
 
 
-def state(customer: Customer) -> tuple[str, int, int, int]:
+def payment_amounts(customer: Customer) -> tuple[str, int, int, int]:
     payment = customer.payment()
     return payment.state, payment.captured_minor, payment.allocated_minor, payment.excess_minor
 

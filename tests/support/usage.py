@@ -1,4 +1,4 @@
-"""A company as the tests of usage need it: signed up through HTTP, with keys, and a ledger to write to."""
+"""An organization that signs up through HTTP, creates keys, and writes usage events to the ledger."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ from saas_api.usage.ledger import UsageRecord
 
 
 @dataclass
-class Company:
+class UsageOrganization:
     """An organization, its owner's headers, and its keys by name."""
 
     client: FlaskClient
@@ -32,7 +32,7 @@ class Company:
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
-        """A transaction of this company, in a context that no request shares."""
+        """A tenant transaction, in an application context of its own."""
         with self.client.application.app_context(), tenancy.tenant_session(self.id) as session:
             yield session
 
@@ -41,7 +41,7 @@ class Company:
             rollups.roll_up()
 
     def refuse(self, outcome: str, times: int = 1, *, key: str = "first") -> None:
-        """Count refused calls, and write the counts."""
+        """Count refused calls and flush the counts."""
         with self.client.application.app_context():
             for _ in range(times):
                 caller = Principal("key", self.keys[key], self.id)
@@ -49,10 +49,10 @@ class Company:
             refused_requests.flush_refused()
 
     def make_key(self, name: str, **options: Any) -> UUID:
-        answer = self.client.post("/api/v1/keys", json={"name": name, **options}, headers=self.owner)
-        assert answer.status_code == 201, answer.json
-        self.keys[name] = ids.parse_id("key", answer.json["data"]["id"])
-        self.key_headers[name] = {"X-API-Key": answer.json["data"]["key"]}
+        response = self.client.post("/api/v1/keys", json={"name": name, **options}, headers=self.owner)
+        assert response.status_code == 201, response.json
+        self.keys[name] = ids.parse_id("key", response.json["data"]["id"])
+        self.key_headers[name] = {"X-API-Key": response.json["data"]["key"]}
         return self.keys[name]
 
     def use(
@@ -64,7 +64,7 @@ class Company:
         key: str | None = None,
         is_late: bool = False,
     ) -> UsageRecord:
-        """Put one event into the ledger."""
+        """Append one event to the ledger."""
         event_id = ids.new_id()
         event = UsageRecord(
             event_id,
@@ -81,7 +81,7 @@ class Company:
         return event
 
     def reverse(self, event: UsageRecord) -> None:
-        """Take an event back, as the end of a failed message does."""
+        """Reverse an event, as a failed message does."""
         with self.transaction() as session:
             session.execute(
                 text("""INSERT INTO usage_events (organization_id, id, source, idempotency_key, meter_code, quantity,
@@ -92,7 +92,7 @@ class Company:
             )
 
     def open_period(self, at: datetime) -> UUID:
-        """The account, and the period that contains an instant."""
+        """Create the billing account and open the period that contains an instant."""
         with self.transaction() as session:
             periods.ensure_account(session, self.id)
             periods.ensure_period(session, self.id, at)
@@ -119,10 +119,10 @@ class Company:
             )
 
     def get(self, path: str, headers: Mapping[str, str] | None = None, **query: Any) -> Any:
-        """The data of a successful answer."""
-        answer = self.client.get(f"/api/v1{path}", query_string=query, headers=headers or self.owner)
-        assert answer.status_code == 200, answer.json
-        return answer.json["data"]
+        """The data of a successful response."""
+        response = self.client.get(f"/api/v1{path}", query_string=query, headers=headers or self.owner)
+        assert response.status_code == 200, response.json
+        return response.json["data"]
 
 
 def sign_up(
@@ -131,25 +131,25 @@ def sign_up(
     email: str = "alice@acme.example",
     *,
     at: datetime | None = None,
-) -> Company:
-    """Sign up through HTTP, at the present since sessions live by PostgreSQL's clock.
+) -> UsageOrganization:
+    """Sign up through HTTP at the real time, because sessions expire by PostgreSQL's clock.
 
-    at: the company says it began then, and the clock stands there
+    at: time of creation of the organization, at which time is frozen afterwards
     """
     clock.freeze_time(None)
-    answer = client.post(
+    response = client.post(
         "/api/v1/auth/register",
         json={"organization_name": name, "email": email, "password": "correct horse battery"},
     )
-    assert answer.status_code == 201, answer.json
-    data = answer.json["data"]
-    company = Company(
+    assert response.status_code == 201, response.json
+    data = response.json["data"]
+    organization = UsageOrganization(
         client, ids.parse_id("org", data["organization"]["id"]), {"Authorization": f"Bearer {data['token']}"}
     )
     if at is not None:
         with client.application.app_context(), tenancy.system_session("auth.register") as session:
             session.execute(
-                text("UPDATE organizations SET created_at = :at WHERE id = :id"), {"at": at, "id": company.id}
+                text("UPDATE organizations SET created_at = :at WHERE id = :id"), {"at": at, "id": organization.id}
             )
         clock.freeze_time(at)
-    return company
+    return organization

@@ -10,13 +10,13 @@ from flask.testing import FlaskClient
 
 from saas_api.core import clock
 from tests.support.pages import Browser
-from tests.support.usage import Company, sign_up
+from tests.support.usage import UsageOrganization, sign_up
 
 USAGE = "/dashboard/usage"
 TODAY = datetime(2026, 4, 15, 12, 30, 20, tzinfo=UTC)
 
 
-def busy_company(client: FlaskClient) -> Company:
+def busy_company(client: FlaskClient) -> UsageOrganization:
     """Signed up on 1 March, with two keys that were used, once over the limit."""
     company = sign_up(client, at=datetime(2026, 3, 1, 9, tzinfo=UTC))
     for key in ("first", "second"):
@@ -36,13 +36,13 @@ def busy_company(client: FlaskClient) -> Company:
     return company
 
 
-def browser_of(app: Flask, company: Company) -> Browser:
+def browser_of(app: Flask, company: UsageOrganization) -> Browser:
     browser = Browser(app)
     browser.client.set_cookie("at", company.owner["Authorization"].removeprefix("Bearer "))
     return browser
 
 
-def shown(app: Flask, company: Company, query: str = "", status: int = 200) -> str:
+def shown(app: Flask, company: UsageOrganization, query: str = "", status: int = 200) -> str:
     answer = browser_of(app, company).open(f"{USAGE}?{query}")
     assert answer.status_code == status, answer.text
     return answer.text
@@ -62,7 +62,7 @@ def table(page: str) -> list[list[str]]:
     return [[re.sub(r"<[^>]+>", "", cell).strip() for cell in row] for row in cells]
 
 
-def downloaded(app: Flask, company: Company, query: str) -> list[dict[str, str]]:
+def downloaded(app: Flask, company: UsageOrganization, query: str) -> list[dict[str, str]]:
     answer = browser_of(app, company).open(f"{USAGE}?{query}&format=csv")
     assert answer.mimetype == "text/csv"
     return list(csv.DictReader(io.StringIO(answer.data.decode("utf-8-sig"))))

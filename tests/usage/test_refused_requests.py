@@ -28,7 +28,7 @@ def caller(app: Flask, client: FlaskClient) -> Iterator[Principal]:
         yield Principal("key", uuid.uuid4(), organization_id)
 
 
-def counted(caller: Principal) -> list[tuple[Any, ...]]:
+def stored_counts(caller: Principal) -> list[tuple[Any, ...]]:
     """Rows of the table."""
     with tenancy.tenant_session(caller.organization_id) as session:
         rows = session.execute(text("SELECT bucket_at, outcome, requests FROM request_counts ORDER BY 1, 2"))
@@ -43,7 +43,7 @@ def test_refused_calls_add_up_over_several_flushes(caller: Principal) -> None:
     refused_requests.count_refused(caller, ROUTE, "POST", "failed")
     refused_requests.flush_refused()
     hour = datetime(2026, 4, 1, 10, tzinfo=UTC)
-    assert counted(caller) == [(hour, "failed", 3), (hour, "rate_limited", 1)]
+    assert stored_counts(caller) == [(hour, "failed", 3), (hour, "rate_limited", 1)]
 
 
 def test_hours_are_local_in_time_zones_at_half_hours(caller: Principal) -> None:
@@ -53,7 +53,7 @@ def test_hours_are_local_in_time_zones_at_half_hours(caller: Principal) -> None:
         clock.freeze_time(datetime(2026, 4, 1, 10, minute, tzinfo=UTC))
         refused_requests.count_refused(caller, ROUTE, "POST", "failed")
     refused_requests.flush_refused()
-    assert counted(caller) == [
+    assert stored_counts(caller) == [
         (datetime(2026, 4, 1, 9, 30, tzinfo=UTC), "failed", 1),
         (datetime(2026, 4, 1, 10, 30, tzinfo=UTC), "failed", 1),
     ]
@@ -64,7 +64,7 @@ def test_refused_call_of_a_user_is_not_counted(caller: Principal) -> None:
         Principal("user", uuid.uuid4(), caller.organization_id, "owner"), ROUTE, "POST", "failed"
     )
     refused_requests.flush_refused()
-    assert counted(caller) == []
+    assert stored_counts(caller) == []
 
 
 def test_counts_that_cannot_be_written_stay_pending(caller: Principal) -> None:
@@ -78,7 +78,7 @@ def test_counts_that_cannot_be_written_stay_pending(caller: Principal) -> None:
 def test_counts_are_flushed_in_the_background(caller: Principal) -> None:
     refused_requests.count_refused(caller, ROUTE, "POST", "failed")
     for _ in range(100):
-        if counted(caller):
+        if stored_counts(caller):
             return
         time.sleep(0.05)
     pytest.fail("nothing was written within five seconds")

@@ -18,47 +18,47 @@ from saas_api.usage import jobs, ledger
 from saas_api.usage import rollups as usage_rollups
 from saas_api.usage.ledger import UsageRecord
 from saas_api.usage.rollups import LIVE_USAGE_SQL
-from tests.support.usage import Company, sign_up
+from tests.support.usage import UsageOrganization, sign_up
 
 
 class Acme:
     """Reads the live quantity and the ledger of an organization's current period."""
 
-    def __init__(self, company: Company) -> None:
-        self.company = company
-        self.period_id: UUID = company.open_period(clock.now())
+    def __init__(self, organization: UsageOrganization) -> None:
+        self.organization = organization
+        self.period_id: UUID = organization.open_period(clock.now())
 
     def read_both(self) -> tuple[Decimal, Decimal]:
         """Live quantity and sum of the ledger, in one statement and so from one snapshot."""
-        with tenancy.tenant_session(self.company.id) as session:
-            shown, true = session.execute(
+        with tenancy.tenant_session(self.organization.id) as session:
+            live, ledger_sum = session.execute(
                 text(f"""WITH live AS ({LIVE_USAGE_SQL}) SELECT (SELECT coalesce(sum(quantity), 0) FROM live),
                   (SELECT coalesce(sum(quantity), 0) FROM usage_events)"""),
-                {"organization_id": self.company.id},
+                {"organization_id": self.organization.id},
             ).one()
-            return Decimal(shown), Decimal(true)
+            return Decimal(live), Decimal(ledger_sum)
 
 
 @pytest.fixture
 def acme(app: Flask, client: FlaskClient) -> Iterator[Acme]:
-    company = sign_up(client)
+    organization = sign_up(client)
     with app.app_context():
-        yield Acme(company)
+        yield Acme(organization)
 
 
-def rollups(company: Company) -> tuple[Decimal, int]:
-    with tenancy.tenant_session(company.id) as session:
+def rollups(organization: UsageOrganization) -> tuple[Decimal, int]:
+    with tenancy.tenant_session(organization.id) as session:
         row = session.execute(
             text("SELECT coalesce(sum(quantity), 0), coalesce(sum(event_count), 0)::int FROM usage_rollups")
         ).one()
         return Decimal(row[0]), int(row[1])
 
 
-def settle(company: Company) -> None:
+def settle(organization: UsageOrganization) -> None:
     """Roll up until no ledger row is left: any transaction of the cluster can hold the watermark back."""
     for _ in range(200):
         usage_rollups.roll_up()
-        with tenancy.tenant_session(company.id) as session:
+        with tenancy.tenant_session(organization.id) as session:
             if session.scalar(
                 text("SELECT through_xid > (SELECT max(recorded_xid) FROM usage_events) FROM usage_watermark")
             ):
@@ -69,109 +69,109 @@ def settle(company: Company) -> None:
 
 def test_usage_is_the_same_before_and_after_the_roll_up(acme: Acme) -> None:
     usage_rollups.roll_up()
-    acme.company.use(3)
+    acme.organization.use(3)
     assert acme.read_both() == (3, 3)
-    assert rollups(acme.company) == (0, 0)
+    assert rollups(acme.organization) == (0, 0)
     jobs.roll_up()
-    settle(acme.company)
-    assert rollups(acme.company) == (3, 1)
+    settle(acme.organization)
+    assert rollups(acme.organization) == (3, 1)
     assert acme.read_both() == (3, 3)
-    acme.company.use(2)
+    acme.organization.use(2)
     assert acme.read_both() == (5, 5)
 
 
 def test_repeated_roll_up_counts_each_event_once(acme: Acme) -> None:
     usage_rollups.roll_up()
-    acme.company.use(3)
-    settle(acme.company)
+    acme.organization.use(3)
+    settle(acme.organization)
     usage_rollups.roll_up()
-    assert rollups(acme.company) == (3, 1)
+    assert rollups(acme.organization) == (3, 1)
 
 
 def test_roll_up_without_commit_changes_nothing(acme: Acme) -> None:
     usage_rollups.roll_up()
-    acme.company.use(3)
+    acme.organization.use(3)
 
     with tenancy.system_session("usage.roll_up") as session:
         session.scalar(usage_rollups._LOCK_WATERMARK)
         session.scalar(usage_rollups._ADD_SETTLED)
         session.rollback()
-    assert rollups(acme.company) == (0, 0)
+    assert rollups(acme.organization) == (0, 0)
     assert acme.read_both() == (3, 3)
-    settle(acme.company)
-    assert rollups(acme.company) == (3, 1)
+    settle(acme.organization)
+    assert rollups(acme.organization) == (3, 1)
     assert acme.read_both() == (3, 3)
 
 
 def test_transaction_open_during_the_roll_up_is_counted_once(acme: Acme) -> None:
     usage_rollups.roll_up()
-    acme.company.use(3)
-    with tenancy.tenant_session(acme.company.id) as early:
+    acme.organization.use(3)
+    with tenancy.tenant_session(acme.organization.id) as early:
         early.execute(text("SELECT pg_current_xact_id()"))
         event = UsageRecord(ids.new_id(), "messages.send", "early", "sms", 4, clock.now())
-        sql, values = ledger.append_usage_statement(acme.company.id, event)
+        sql, values = ledger.append_usage_statement(acme.organization.id, event)
         early.connection().exec_driver_sql(sql, values)
-        acme.company.use(5)
+        acme.organization.use(5)
         usage_rollups.roll_up()
         assert acme.read_both() == (8, 8)
     assert acme.read_both() == (12, 12)
-    settle(acme.company)
+    settle(acme.organization)
     assert acme.read_both() == (12, 12)
-    assert rollups(acme.company) == (12, 3)
+    assert rollups(acme.organization) == (12, 3)
 
 
 def test_reversal_lowers_the_quantity_and_keeps_the_request(acme: Acme) -> None:
     usage_rollups.roll_up()
-    event = acme.company.use(3)
-    acme.company.reverse(event)
+    event = acme.organization.use(3)
+    acme.organization.reverse(event)
     assert acme.read_both() == (0, 0)
-    settle(acme.company)
-    assert rollups(acme.company) == (0, 1)
+    settle(acme.organization)
+    assert rollups(acme.organization) == (0, 1)
     assert acme.read_both() == (0, 0)
 
 
 def test_rebuilt_rollups_count_each_event_once(acme: Acme) -> None:
-    acme.company.use(3)
+    acme.organization.use(3)
     usage_rollups.roll_up()
     usage_rollups.rebuild_rollups()
-    acme.company.use(4)
+    acme.organization.use(4)
     assert acme.read_both() == (7, 7)
     usage_rollups.roll_up()
     assert acme.read_both() == (7, 7)
 
 
 def test_command_rebuilds_the_rollups(app: Flask, acme: Acme) -> None:
-    acme.company.use(3)
+    acme.organization.use(3)
     with tenancy.system_session("usage.roll_up") as session:
         session.execute(text("DELETE FROM usage_rollups"))
     outcome = app.test_cli_runner().invoke(args=["usage", "rebuild"])
     assert outcome.exit_code == 0, outcome.output
-    assert rollups(acme.company) == (3, 1)
+    assert rollups(acme.organization) == (3, 1)
 
 
 def test_rollups_are_rebuilt_in_another_database_cluster(acme: Acme) -> None:
-    acme.company.use(3)
+    acme.organization.use(3)
     usage_rollups.roll_up()
     with tenancy.system_session("usage.roll_up") as session:
         session.execute(text("UPDATE usage_watermark SET system_identifier = 1, through_xid = 9000000000000"))
-    acme.company.use(2)
+    acme.organization.use(2)
     usage_rollups.roll_up()
     assert acme.read_both() == (5, 5)
 
 
 def test_late_usage_belongs_to_the_period_that_pays(acme: Acme) -> None:
-    company = acme.company
-    with tenancy.tenant_session(company.id) as session:
+    organization = acme.organization
+    with tenancy.tenant_session(organization.id) as session:
         ends_at = session.scalar(text("SELECT ends_at FROM billing_periods ORDER BY seq LIMIT 1"))
     happened_at = clock.now()
-    company.use(3, at=happened_at)
-    next_id = company.open_period(ends_at)
-    company.close_period(acme.period_id)
-    company.use(2, at=happened_at, is_late=True)
+    organization.use(3, at=happened_at)
+    next_id = organization.open_period(ends_at)
+    organization.close_period(acme.period_id)
+    organization.use(2, at=happened_at, is_late=True)
     for _ in range(2):
-        with tenancy.tenant_session(company.id) as session:
-            assert usage_rollups.live_quantities(session, company.id, acme.period_id) == {"sms": 3}
-            assert usage_rollups.live_quantities(session, company.id, next_id) == {"sms": 2}
+        with tenancy.tenant_session(organization.id) as session:
+            assert usage_rollups.live_quantities(session, organization.id, acme.period_id) == {"sms": 3}
+            assert usage_rollups.live_quantities(session, organization.id, next_id) == {"sms": 2}
         usage_rollups.roll_up()
 
 
@@ -190,14 +190,14 @@ def test_usage_equals_the_ledger_while_events_and_roll_ups_run(app: Flask, acme:
 
     def roll_back() -> None:
         event = UsageRecord(ids.new_id(), "messages.send", str(ids.new_id()), "sms", 1, clock.now())
-        sql, values = ledger.append_usage_statement(acme.company.id, event)
-        with tenancy.tenant_session(acme.company.id) as session:
+        sql, values = ledger.append_usage_statement(acme.organization.id, event)
+        with tenancy.tenant_session(acme.organization.id) as session:
             session.connection().exec_driver_sql(sql, values)
             session.rollback()
 
     calls = [
-        acme.company.use,
-        acme.company.use,
+        acme.organization.use,
+        acme.organization.use,
         roll_back,
         lambda: reads.append(acme.read_both()),
         usage_rollups.roll_up,
@@ -213,5 +213,5 @@ def test_usage_equals_the_ledger_while_events_and_roll_ups_run(app: Flask, acme:
     assert [read for read in reads if read[0] != read[1]] == []
     assert len(reads) > 10
     assert reads[-1][0] > 0
-    settle(acme.company)
-    assert rollups(acme.company)[0] == acme.company.ledger_sum()
+    settle(acme.organization)
+    assert rollups(acme.organization)[0] == acme.organization.ledger_sum()

@@ -23,7 +23,7 @@ from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
 from saas_api.usage import ranges
 from saas_api.usage.ranges import DateRange, InvalidDateRange
-from tests.support.usage import Company, sign_up
+from tests.support.usage import UsageOrganization, sign_up
 
 TODAY = datetime(2026, 4, 15, 12, 30, tzinfo=UTC)
 PATH = "/usage/timeseries"
@@ -37,26 +37,26 @@ def _in_april() -> Iterator[None]:
 
 
 @pytest.fixture
-def acme(app: Flask, client: FlaskClient) -> Company:
+def acme(app: Flask, client: FlaskClient) -> UsageOrganization:
     """Signed up on 1 March, with two keys."""
-    company = sign_up(client, at=datetime(2026, 3, 1, 9, tzinfo=UTC))
-    company.make_key("first")
-    company.make_key("second")
-    company.open_period(clock.now())
+    organization = sign_up(client, at=datetime(2026, 3, 1, 9, tzinfo=UTC))
+    organization.make_key("first")
+    organization.make_key("second")
+    organization.open_period(clock.now())
     clock.freeze_time(datetime(2026, 4, 1, tzinfo=UTC))
-    company.open_period(clock.now())
+    organization.open_period(clock.now())
     clock.freeze_time(TODAY)
-    return company
+    return organization
 
 
 def at(day: int, hour: int = 0, minute: int = 0, month: int = 4) -> datetime:
     return datetime(2026, month, day, hour, minute, tzinfo=UTC)
 
 
-def live_in(company: Company, zone: str) -> None:
-    with company.client.application.app_context(), tenancy.system_session("auth.register") as session:
+def live_in(organization: UsageOrganization, zone: str) -> None:
+    with organization.client.application.app_context(), tenancy.system_session("auth.register") as session:
         session.execute(
-            text("UPDATE organizations SET timezone = :zone WHERE id = :id"), {"zone": zone, "id": company.id}
+            text("UPDATE organizations SET timezone = :zone WHERE id = :id"), {"zone": zone, "id": organization.id}
         )
 
 
@@ -64,8 +64,8 @@ def days(zone: str, first: str, last: str) -> DateRange:
     return DateRange(date.fromisoformat(first), date.fromisoformat(last), clock.get_zone(zone))
 
 
-def refused(company: Company, **query: Any) -> Any:
-    answer = company.client.get(f"/api/v1{PATH}", query_string=query, headers=company.owner)
+def refused(organization: UsageOrganization, **query: Any) -> Any:
+    answer = organization.client.get(f"/api/v1{PATH}", query_string=query, headers=organization.owner)
     assert answer.status_code == 422, answer.json
     return answer.json["error"]["details"]["fields"]
 
@@ -74,7 +74,7 @@ def counts(points: Any) -> dict[str, int]:
     return {point["at"]: point["requests"] for point in points if point["requests"]}
 
 
-def test_timeseries_needs_the_usage_permission_or_scope(acme: Company, client: FlaskClient) -> None:
+def test_timeseries_needs_the_usage_permission_or_scope(acme: UsageOrganization, client: FlaskClient) -> None:
     assert client.get(f"/api/v1{PATH}").status_code == 401
     assert acme.get(PATH) == acme.get(PATH, headers=acme.key_headers["first"])
     acme.make_key("mute", scopes=["messages:write"])
@@ -82,32 +82,32 @@ def test_timeseries_needs_the_usage_permission_or_scope(acme: Company, client: F
     assert (answer.status_code, answer.json["error"]["code"]) == (403, "INSUFFICIENT_SCOPE")
 
 
-def test_range_has_a_point_for_every_day_or_hour(acme: Company) -> None:
-    found = acme.get(PATH, start_date="2026-04-01", end_date="2026-04-10")
-    assert [point["date"] for point in found["points"]] == [f"2026-04-{n:02d}" for n in range(1, 11)]
-    assert {(point["requests"], point["cost"]) for point in found["points"]} == {(0, "0.00")}
+def test_range_has_a_point_for_every_day_or_hour(acme: UsageOrganization) -> None:
+    data = acme.get(PATH, start_date="2026-04-01", end_date="2026-04-10")
+    assert [point["date"] for point in data["points"]] == [f"2026-04-{n:02d}" for n in range(1, 11)]
+    assert {(point["requests"], point["cost"]) for point in data["points"]} == {(0, "0.00")}
     hours = acme.get(PATH, start_date="2026-04-01", end_date="2026-04-02", interval="hour")["points"]
     assert len(hours) == 48
     assert hours[0]["at"] == "2026-04-01T00:00:00.000Z"
     assert hours[47]["at"] == "2026-04-02T23:00:00.000Z"
 
 
-def test_calls_are_in_their_hour_before_and_after_the_roll_up(acme: Company) -> None:
+def test_calls_are_in_their_hour_before_and_after_the_roll_up(acme: UsageOrganization) -> None:
     acme.use(3, at=at(2, 23, 59), key="first")
     acme.use(2, at=at(3), key="second")
     acme.roll_up()
     acme.use(5, at=at(3, 0, 30))
-    asked = {"start_date": "2026-04-02", "end_date": "2026-04-03", "meter": "sms"}
-    hours = acme.get(PATH, interval="hour", **asked)["points"]
+    query = {"start_date": "2026-04-02", "end_date": "2026-04-03", "meter": "sms"}
+    hours = acme.get(PATH, interval="hour", **query)["points"]
     assert counts(hours) == {"2026-04-02T23:00:00.000Z": 1, "2026-04-03T00:00:00.000Z": 2}
-    by_day = acme.get(PATH, **asked)["points"]
+    by_day = acme.get(PATH, **query)["points"]
     assert [(point["requests"], point["quantity"], point["cost"]) for point in by_day] == [
         (1, "3", "0.03"),
         (2, "7", "0.07"),
     ]
 
 
-def test_series_add_up_to_the_points(acme: Company) -> None:
+def test_series_add_up_to_the_points(acme: UsageOrganization) -> None:
     acme.use(3, at=at(2), key="first")
     acme.use(2, at=at(3), key="second", meter="email")
     acme.use(1, at=at(3))
@@ -116,27 +116,27 @@ def test_series_add_up_to_the_points(acme: Company) -> None:
         "key": [None, ids.format_id("key", acme.keys["first"]), ids.format_id("key", acme.keys["second"])],
         "source": ["messages.send"],
     }.items():
-        found = acme.get(PATH, start_date="2026-04-01", end_date="2026-04-04", group_by=group_by)
-        assert sorted((line["group"] for line in found["series"]), key=str) == sorted(groups, key=str)
-        for index, point in enumerate(found["points"]):
-            parts = [line["points"][index] for line in found["series"]]
+        data = acme.get(PATH, start_date="2026-04-01", end_date="2026-04-04", group_by=group_by)
+        assert sorted((series["group"] for series in data["series"]), key=str) == sorted(groups, key=str)
+        for index, point in enumerate(data["points"]):
+            parts = [series["points"][index] for series in data["series"]]
             assert sum(part["requests"] for part in parts) == point["requests"]
             assert sum(Decimal(part["cost"]) for part in parts) == Decimal(point["cost"])
             assert {part["at"] for part in parts} == {point["at"]}
-    names = {line["name"] for line in acme.get(PATH, group_by="key")["series"]}
+    names = {series["name"] for series in acme.get(PATH, group_by="key")["series"]}
     assert names == {"first", "second", None}
 
 
-def test_quantities_of_different_meters_are_not_added(acme: Company) -> None:
+def test_quantities_of_different_meters_are_not_added(acme: UsageOrganization) -> None:
     acme.use(3, at=at(2))
-    asked = {"start_date": "2026-04-02", "end_date": "2026-04-02"}
-    assert acme.get(PATH, **asked)["points"][0]["quantity"] is None
-    assert acme.get(PATH, meter="sms", **asked)["points"][0]["quantity"] == "3"
-    [series] = acme.get(PATH, group_by="meter", **asked)["series"]
+    query = {"start_date": "2026-04-02", "end_date": "2026-04-02"}
+    assert acme.get(PATH, **query)["points"][0]["quantity"] is None
+    assert acme.get(PATH, meter="sms", **query)["points"][0]["quantity"] == "3"
+    [series] = acme.get(PATH, group_by="meter", **query)["series"]
     assert series["points"][0]["quantity"] == "3"
 
 
-def test_timeseries_agrees_with_the_usage_report(acme: Company) -> None:
+def test_timeseries_agrees_with_the_usage_report(acme: UsageOrganization) -> None:
     for day in (1, 2, 2, 9):
         acme.use(3, at=at(day, 23, 59), key="first")
     report = acme.get("/usage", start_date="2026-04-01", end_date="2026-04-10")
@@ -146,20 +146,20 @@ def test_timeseries_agrees_with_the_usage_report(acme: Company) -> None:
     ]
 
 
-def test_reversal_lowers_the_quantity_of_its_point(acme: Company) -> None:
+def test_reversal_lowers_the_quantity_of_its_point(acme: UsageOrganization) -> None:
     acme.reverse(acme.use(3, at=at(2)))
     [point] = acme.get(PATH, start_date="2026-04-02", end_date="2026-04-02", meter="sms")["points"]
     assert (point["quantity"], point["cost"], point["requests"]) == ("0", "0.00", 1)
 
 
-def test_days_with_a_clock_change_have_23_or_25_hours(acme: Company) -> None:
+def test_days_with_a_clock_change_have_23_or_25_hours(acme: UsageOrganization) -> None:
     live_in(acme, "America/New_York")
     acme.use(1, at=at(8, 4, 59, month=3))
     acme.use(1, at=at(8, 5, month=3))
     acme.use(1, at=at(9, 3, 59, month=3))
     acme.use(1, at=at(9, 4, month=3))
-    found = acme.get(PATH, start_date="2026-03-07", end_date="2026-03-09")["points"]
-    assert [(point["at"], point["requests"]) for point in found] == [
+    points = acme.get(PATH, start_date="2026-03-07", end_date="2026-03-09")["points"]
+    assert [(point["at"], point["requests"]) for point in points] == [
         ("2026-03-07T05:00:00.000Z", 1),
         ("2026-03-08T05:00:00.000Z", 2),
         ("2026-03-09T04:00:00.000Z", 1),
@@ -181,32 +181,32 @@ def test_days_with_a_clock_change_have_23_or_25_hours(acme: Company) -> None:
 )
 def test_hours_are_local_without_gap_or_overlap(zone: str, day: str, hours: int) -> None:
     whole = days(zone, day, day)
-    found = ranges.bucket_starts(whole, "hour")
-    assert (len(found), found[0]) == (hours, whole.starts_at)
-    assert {after - before for before, after in zip(found, [*found[1:], whole.ends_at], strict=True)} == {
+    points = ranges.bucket_starts(whole, "hour")
+    assert (len(points), points[0]) == (hours, whole.starts_at)
+    assert {after - before for before, after in zip(points, [*points[1:], whole.ends_at], strict=True)} == {
         timedelta(hours=1)
     }
 
 
 def test_clock_change_of_half_an_hour_leaves_no_gap() -> None:
     whole = days("Australia/Lord_Howe", "2026-04-05", "2026-04-05")
-    found = ranges.bucket_starts(whole, "hour")
-    assert (found, len(found)) == (sorted(set(found)), 25)
-    assert whole.ends_at - found[-1] == timedelta(hours=1)
+    points = ranges.bucket_starts(whole, "hour")
+    assert (points, len(points)) == (sorted(set(points)), 25)
+    assert whole.ends_at - points[-1] == timedelta(hours=1)
 
 
-def test_calls_in_a_half_hour_time_zone_are_in_their_hour(acme: Company) -> None:
+def test_calls_in_a_half_hour_time_zone_are_in_their_hour(acme: UsageOrganization) -> None:
     live_in(acme, "Asia/Kolkata")
     acme.use(1, at=at(9, 18, 29))
     acme.use(1, at=at(9, 18, 30))
     acme.roll_up()
-    found = acme.get(PATH, start_date="2026-04-09", end_date="2026-04-10", interval="hour")["points"]
-    assert counts(found) == {"2026-04-09T17:30:00.000Z": 1, "2026-04-09T18:30:00.000Z": 1}
+    points = acme.get(PATH, start_date="2026-04-09", end_date="2026-04-10", interval="hour")["points"]
+    assert counts(points) == {"2026-04-09T17:30:00.000Z": 1, "2026-04-09T18:30:00.000Z": 1}
     by_day = acme.get(PATH, start_date="2026-04-09", end_date="2026-04-10")["points"]
     assert [point["requests"] for point in by_day] == [1, 1]
 
 
-def test_timeseries_has_at_most_744_points(acme: Company) -> None:
+def test_timeseries_has_at_most_744_points(acme: UsageOrganization) -> None:
     assert len(acme.get(PATH, start_date="2026-03-01", end_date="2026-03-31", interval="hour")["points"]) == 744
     [problem] = refused(acme, start_date="2026-03-01", end_date="2026-04-01", interval="hour")
     assert problem["field"] == "end_date"
@@ -227,31 +227,33 @@ def test_timeseries_has_at_most_744_points(acme: Company) -> None:
         ({"unheard": "of"}, "unheard"),
     ],
 )
-def test_invalid_query_is_rejected(acme: Company, query: dict[str, str], field: str) -> None:
+def test_invalid_query_is_rejected(acme: UsageOrganization, query: dict[str, str], field: str) -> None:
     assert field in {problem["field"] for problem in refused(acme, **query)}
 
 
-def test_other_organization_sees_no_calls(acme: Company, client: FlaskClient) -> None:
+def test_other_organization_sees_no_calls(acme: UsageOrganization, client: FlaskClient) -> None:
     acme.use(3, at=at(2))
     carol = sign_up(client, "Carol & Co", "carol@carol.example", at=at(1, month=3))
     clock.freeze_time(TODAY)
     assert not counts(carol.get(PATH)["points"])
 
 
-def table(company: Company, **query: Any) -> list[dict[str, str]]:
-    answer = company.client.get("/api/v1/usage", query_string={"format": "csv", **query}, headers=company.owner)
+def table(organization: UsageOrganization, **query: Any) -> list[dict[str, str]]:
+    answer = organization.client.get(
+        "/api/v1/usage", query_string={"format": "csv", **query}, headers=organization.owner
+    )
     assert answer.status_code == 200, answer.json
     assert answer.headers["Content-Type"].startswith("text/csv")
     return list(csv.DictReader(io.StringIO(answer.data.decode("utf-8-sig"), newline="")))
 
 
-def test_csv_adds_up_to_the_usage_report(acme: Company) -> None:
+def test_csv_adds_up_to_the_usage_report(acme: UsageOrganization) -> None:
     acme.use(3, at=at(2), key="first")
     acme.use(2, at=at(3), key="second", meter="email")
     acme.refuse("failed", 2)
     acme.refuse("rate_limited", 3, key="second")
-    asked = {"start_date": "2026-04-01", "end_date": "2026-04-15"}
-    rows, report = table(acme, **asked), acme.get("/usage", **asked)
+    query = {"start_date": "2026-04-01", "end_date": "2026-04-15"}
+    rows, report = table(acme, **query), acme.get("/usage", **query)
     by_outcome = {row["outcome"]: int(row["requests"]) for row in rows if row["outcome"] != "accepted"}
     assert by_outcome == {"failed": 2, "rate_limited": 3}
     assert sum(int(row["requests"]) for row in rows) == report["summary"]["total_requests"]
@@ -260,7 +262,7 @@ def test_csv_adds_up_to_the_usage_report(acme: Company) -> None:
     assert {"date": "2026-04-02", "api_key_name": "first", "quantity": "3", "cost": "0.03"}.items() <= sms.items()
 
 
-def test_csv_escapes_formulas_in_key_names(acme: Company) -> None:
+def test_csv_escapes_formulas_in_key_names(acme: UsageOrganization) -> None:
     acme.make_key("=cmd|' /C calc'!A0")
     acme.use(1, at=at(2), key="=cmd|' /C calc'!A0")
     [row] = table(acme, start_date="2026-04-02", end_date="2026-04-02")

@@ -16,7 +16,7 @@ from tests.support.accounts import Person, make_key
 from tests.support.key_pages import KEYS, NEW, listed, only
 from tests.support.pages import Browser, check_access
 from tests.support.statements import counted
-from tests.support.usage import Company
+from tests.support.usage import UsageOrganization
 from tests.support.usage import sign_up as sign_up_company
 
 PAGES = {
@@ -122,7 +122,7 @@ def test_figures_equal_the_api(app: Flask, client: FlaskClient) -> None:
     assert "<dd>5</dd>" in browser.open(f"{KEYS}/key_{company.keys['busy'].hex}/revoke").text
 
 
-def _owner(app: Flask, company: Company) -> Browser:
+def _owner(app: Flask, company: UsageOrganization) -> Browser:
     browser = Browser(app)
     browser.client.set_cookie("at", company.owner["Authorization"].removeprefix("Bearer "))
     return browser

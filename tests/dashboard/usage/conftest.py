@@ -7,12 +7,12 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from saas_api.core import clock
-from tests.support.usage import Company
+from tests.support.usage import UsageOrganization
 from tests.support.usage_pages import TODAY, busy_company
 
 
 @pytest.fixture
-def acme(app: Flask, client: FlaskClient) -> Iterator[Company]:
+def acme(app: Flask, client: FlaskClient) -> Iterator[UsageOrganization]:
     """Signed up on 1 March, with two keys that were used, once over the limit; it is the middle of April."""
     clock.freeze_time(TODAY)
     yield busy_company(client)

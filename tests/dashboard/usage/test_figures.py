@@ -20,7 +20,7 @@ from saas_api.dashboard.usage import CallSeries, MeterAllowance
 from saas_api.usage.ranges import DateRange
 from tests.support.accounts import Person
 from tests.support.pages import Browser, check_access
-from tests.support.usage import Company
+from tests.support.usage import UsageOrganization
 from tests.support.usage_pages import TODAY, USAGE, downloaded, shown, stats, table
 
 PAGES = {
@@ -49,7 +49,7 @@ def test_every_role_sees_usage(app: Flask, client: FlaskClient, alice: Person) -
         ("mode=test", {"mode": "test"}),
     ],
 )
-def test_figures_equal_the_api(app: Flask, acme: Company, query: str, asked: dict[str, str]) -> None:
+def test_figures_equal_the_api(app: Flask, acme: UsageOrganization, query: str, asked: dict[str, str]) -> None:
     api = acme.get("/usage", **asked)
     summary, page = api["summary"], shown(app, acme, query)
     found = stats(page)
@@ -74,7 +74,7 @@ def test_figures_equal_the_api(app: Flask, acme: Company, query: str, asked: dic
         ("day", "daily_breakdown", ("date",)),
     ],
 )
-def test_csv_equals_the_api(app: Flask, acme: Company, tab: str, part: str, names: tuple[str, ...]) -> None:
+def test_csv_equals_the_api(app: Flask, acme: UsageOrganization, tab: str, part: str, names: tuple[str, ...]) -> None:
     api = acme.get("/usage")
     wanted = {
         (*(row[name] or "" for name in names), *(str(row[name]) for name in COUNTS), Decimal(row["cost"]), "USD")
@@ -94,7 +94,7 @@ def test_csv_equals_the_api(app: Flask, acme: Company, tab: str, part: str, name
         assert Decimal(cells[5].removesuffix(" USD")) == Decimal(row["cost"])
 
 
-def test_chart_equals_the_timeseries_of_the_api(app: Flask, acme: Company) -> None:
+def test_chart_equals_the_timeseries_of_the_api(app: Flask, acme: UsageOrganization) -> None:
     api = acme.get("/usage/timeseries", group_by="meter")
     by_meter = {series["group"]: [point["requests"] for point in series["points"]] for series in api["series"]}
     page = shown(app, acme)
@@ -108,7 +108,7 @@ def test_chart_equals_the_timeseries_of_the_api(app: Flask, acme: Company) -> No
     assert "Accepted calls per day, by meter (UTC)" in page
 
 
-def test_last_24_hours_are_shown_by_hour(app: Flask, acme: Company) -> None:
+def test_last_24_hours_are_shown_by_hour(app: Flask, acme: UsageOrganization) -> None:
     acme.use(1, at=TODAY - timedelta(hours=20), key="first")
     points = acme.get("/usage/timeseries", interval="hour", start_date="2026-04-14", end_date="2026-04-15")["points"]
     last = [point for point in points if "2026-04-14T13:00:00.000Z" <= point["at"] <= "2026-04-15T12:00:00.000Z"]
@@ -119,7 +119,7 @@ def test_last_24_hours_are_shown_by_hour(app: Flask, acme: Company) -> None:
     assert "Last 24 hours, the running one included" in page
 
 
-def test_previous_range_is_compared(app: Flask, acme: Company) -> None:
+def test_previous_range_is_compared(app: Flask, acme: UsageOrganization) -> None:
     assert "Up 600.0 % on the 30 days before" in shown(app, acme)
     acme.use(1, at=datetime(2026, 4, 8, 12, tzinfo=UTC), key="first")
     acme.use(1, at=datetime(2026, 4, 8, 13, tzinfo=UTC), key="first")
@@ -136,13 +136,13 @@ def test_more_than_four_meters_are_shown_as_three_and_others() -> None:
     assert chart.buckets[0].tip == "14 Apr: B 9, D 8, E 7, Others 3"
 
 
-def test_long_range_is_shown_by_week(app: Flask, acme: Company) -> None:
+def test_long_range_is_shown_by_week(app: Flask, acme: UsageOrganization) -> None:
     page = shown(app, acme, "start_date=2025-04-16&end_date=2026-04-15")
     assert "Each bar adds up 7 days." in page
     assert len(re.findall(r'class="bucket"', page)) == 53
 
 
-def test_current_period_equals_the_bill_of_the_api(app: Flask, acme: Company) -> None:
+def test_current_period_equals_the_bill_of_the_api(app: Flask, acme: UsageOrganization) -> None:
     api = acme.get("/billing/calculate")
     page = shown(app, acme, "tab=period")
     found = stats(page)

@@ -14,11 +14,11 @@ from saas_api.core.db import tenancy
 from saas_api.core.db.engine import db
 from tests.support.accounts import Person
 from tests.support.pages import Browser
-from tests.support.usage import Company, sign_up
+from tests.support.usage import UsageOrganization, sign_up
 from tests.support.usage_pages import TODAY, USAGE, browser_of, downloaded, shown, stats, table
 
 
-def test_days_are_in_the_time_zone_of_the_organization(app: Flask, acme: Company) -> None:
+def test_days_are_in_the_time_zone_of_the_organization(app: Flask, acme: UsageOrganization) -> None:
     with acme.transaction() as session:
         session.execute(text("UPDATE organizations SET timezone = 'Pacific/Auckland' WHERE id = :id"), {"id": acme.id})
     acme.use(1, at=datetime(2026, 4, 12, 13, tzinfo=UTC), key="first")
@@ -27,7 +27,7 @@ def test_days_are_in_the_time_zone_of_the_organization(app: Flask, acme: Company
     assert ["13 Apr 2026", "1"] in [row[:2] for row in table(page)]
 
 
-def test_test_mode_calls_are_separate_and_free(app: Flask, acme: Company) -> None:
+def test_test_mode_calls_are_separate_and_free(app: Flask, acme: UsageOrganization) -> None:
     page = shown(app, acme, "mode=test&tab=period")
     assert "Test calls are not billed" in page
     assert "Cost so far" not in page
@@ -51,7 +51,7 @@ def test_test_messages_are_counted_in_test_mode(app: Flask, client: FlaskClient,
     assert stats(browser.open(USAGE).text)["Successful"] == "3"
 
 
-def test_rate_limit_is_that_of_the_gate(app: Flask, acme: Company) -> None:
+def test_rate_limit_is_that_of_the_gate(app: Flask, acme: UsageOrganization) -> None:
     with acme.transaction() as session:
         limit = terms.get_terms(session, acme.id).rate_limit_per_minute
     answer = acme.client.get("/api/v1/usage", headers=acme.key_headers["first"])
@@ -59,7 +59,7 @@ def test_rate_limit_is_that_of_the_gate(app: Flask, acme: Company) -> None:
     assert f"<dd>{limit} calls a minute</dd>" in shown(app, acme)
 
 
-def test_rate_limit_override_is_shown_until_it_expires(app: Flask, acme: Company) -> None:
+def test_rate_limit_override_is_shown_until_it_expires(app: Flask, acme: UsageOrganization) -> None:
     with app.app_context(), tenancy.system_session("auth.register") as session:
         session.execute(
             text("""INSERT INTO organization_limits (organization_id, rate_limit_per_minute, reason, expires_at)
@@ -90,7 +90,7 @@ def test_page_without_usage_links_to_the_first_call(app: Flask, alice: Person) -
         ("start_date=0001-01-01&end_date=0001-02-01", "start_date"),
     ],
 )
-def test_invalid_value_is_reported_at_its_field(app: Flask, acme: Company, query: str, field: str) -> None:
+def test_invalid_value_is_reported_at_its_field(app: Flask, acme: UsageOrganization, query: str, field: str) -> None:
     page = shown(app, acme, query, status=422)
     assert f'href="#f-{field}"' in page
     assert 'name="start_date"' in page
@@ -98,14 +98,16 @@ def test_invalid_value_is_reported_at_its_field(app: Flask, acme: Company, query
 
 
 @pytest.mark.parametrize("query", ["tab=color", "mode=dead", "format=xml"])
-def test_invalid_value_without_a_field_is_reported_above_the_form(app: Flask, acme: Company, query: str) -> None:
+def test_invalid_value_without_a_field_is_reported_above_the_form(
+    app: Flask, acme: UsageOrganization, query: str
+) -> None:
     name, _, value = query.partition("=")
     page = shown(app, acme, query, status=422)
     assert f"There is no such {name}: {value}" in page
     assert "#f-" not in page
 
 
-def test_rejected_form_keeps_its_values(app: Flask, acme: Company) -> None:
+def test_rejected_form_keeps_its_values(app: Flask, acme: UsageOrganization) -> None:
     page = shown(app, acme, "range=custom&start_date=2026-04-02&end_date=2026-04-01", status=422)
     assert 'value="2026-04-02"' in page
     assert '<option value="custom" selected>' in page
@@ -117,17 +119,17 @@ def test_last_period_before_the_first_is_rejected(app: Flask, alice: Person) -> 
     assert "There is no such billing period yet." in answer.text
 
 
-def test_first_calendar_year_is_accepted(app: Flask, acme: Company) -> None:
+def test_first_calendar_year_is_accepted(app: Flask, acme: UsageOrganization) -> None:
     assert stats(shown(app, acme, "start_date=0002-01-01&end_date=0002-12-31"))["Calls"] == "0"
 
 
-def test_tabs_keep_the_range_and_the_mode(app: Flask, acme: Company) -> None:
+def test_tabs_keep_the_range_and_the_mode(app: Flask, acme: UsageOrganization) -> None:
     page = shown(app, acme, "range=7d&mode=test")
     for tab in ("endpoint", "key", "day", "period"):
         assert f'href="{USAGE}?range=7d&amp;mode=test&amp;tab={tab}"' in page
 
 
-def test_organization_sees_only_its_usage(app: Flask, acme: Company, client: FlaskClient) -> None:
+def test_organization_sees_only_its_usage(app: Flask, acme: UsageOrganization, client: FlaskClient) -> None:
     carol = sign_up(client, "Carol & Co", "carol@carol.example", at=TODAY)
     page = shown(app, carol)
     assert stats(page)["Calls"] == "0"
@@ -135,14 +137,14 @@ def test_organization_sees_only_its_usage(app: Flask, acme: Company, client: Fla
     assert [row[0] for row in table(shown(app, acme, "tab=key"))] == ["first", "second"]
 
 
-def test_key_names_are_escaped(app: Flask, acme: Company) -> None:
+def test_key_names_are_escaped(app: Flask, acme: UsageOrganization) -> None:
     acme.make_key("=<b>1")
     acme.use(1, key="=<b>1")
     assert "<b>1" not in shown(app, acme, "tab=key")
     assert "'=<b>1" in [row["name"] for row in downloaded(app, acme, "tab=key")]
 
 
-def test_page_takes_few_statements(app: Flask, acme: Company) -> None:
+def test_page_takes_few_statements(app: Flask, acme: UsageOrganization) -> None:
     browser = browser_of(app, acme)
     browser.open(USAGE)
     asked: list[str] = []
