@@ -17,7 +17,7 @@ from saas_api.core.access import Principal
 from saas_api.core.db import tenancy
 from tests.support.accounts import Headers, Person, add_member, create_key, make_key, sign_in, sign_up
 from tests.support.messages import LIST, SEND, SMS
-from tests.support.second_process import neighbour
+from tests.support.second_process import web_process
 
 KEYS = "/api/v1/keys"
 DAY = 86_400
@@ -104,7 +104,7 @@ def test_change_applies_to_the_next_request_in_another_process(
     def change(**changes: Any) -> None:
         assert client.patch(f"{KEYS}/{key_id}", json=changes, headers=alice.headers).status_code == 200
 
-    with neighbour(config) as process:
+    with web_process(config) as process:
         assert process.call("GET", LIST, key)["status"] == 403
         change(scopes=["messages:read"])
         assert process.call("GET", LIST, key)["status"] == 200
@@ -122,7 +122,7 @@ def test_rotation_without_grace_ends_the_old_secret_in_every_process(
     client: FlaskClient, config: dict[str, Any], alice: Person
 ) -> None:
     key_id, old = create_key(client, alice)
-    with neighbour(config) as process:
+    with web_process(config) as process:
         assert process.call("GET", LIST, old)["status"] == 200
         answer = rotate(client, alice, key_id)
         assert answer.status_code == 201

@@ -7,13 +7,13 @@ from standardwebhooks import Webhook
 
 from tests.browser.conftest import Visits, enter
 from tests.support.accounts import Person
-from tests.support.http_receiver import receiving
+from tests.support.http_receiver import run_receiver
 
 
 def test_failed_delivery_of_a_new_endpoint_is_resent(visit: Visits, alice: Person, work: Callable[[], None]) -> None:
     visitor = visit()
     enter(visitor, alice)
-    with receiving(script=[410]) as receiver:
+    with run_receiver(script=[410]) as receiver:
         visitor.open("/dashboard/webhooks/new")
         visitor.fill(url=receiver.url)
         visitor.press("Add endpoint")

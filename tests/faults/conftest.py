@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults.stack import QUICK, Stack, until
+from tests.faults.stack import QUICK, Stack, wait_until
 
 WORKERS = 4
 
@@ -34,7 +34,7 @@ def running() -> Iterator[Stack]:
     one = Stack(dict(QUICK))
     try:
         one.up()
-        until(lambda: len(one.pids("worker child")) >= WORKERS and one.pids("scheduler"), 30, "workers")
+        wait_until(lambda: len(one.pids("worker child")) >= WORKERS and one.pids("scheduler"), 30, "workers")
         yield one
     finally:
         one.down()

@@ -18,7 +18,7 @@ RECIPIENTS = ("+2348012345678",) * 9 + ("+15005550001",)
 
 
 @dataclass(frozen=True)
-class Told:
+class AcceptedMessage:
     """What a client knows of one message: it was accepted, once and for all."""
 
     tenant: str
@@ -72,7 +72,7 @@ class Load:
     threads: int = 4
     most: int = 1_000_000
     pause: float = 0.0
-    journal: list[Told] = field(default_factory=list)
+    journal: list[AcceptedMessage] = field(default_factory=list)
     statuses: list[tuple[int, float]] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
@@ -130,7 +130,9 @@ class Load:
             if answer.status_code == 202:
                 self.replayed += [key] * ("Idempotency-Replayed" in answer.headers)
                 data = answer.json()["data"]
-                self.journal.append(Told(tenant.name, key, mode, body["to"], data["segments"], data["message_id"]))
+                self.journal.append(
+                    AcceptedMessage(tenant.name, key, mode, body["to"], data["segments"], data["message_id"])
+                )
                 return
             if answer.status_code < 500:
                 self.refused.append(answer.text)

@@ -27,7 +27,7 @@ GROWN_SECONDS = 6
 IS_LONG = os.environ.get("FAULTS") == "long"
 
 
-def until(is_so: Callable[[], Any], seconds: float, what: str) -> Any:
+def wait_until(is_so: Callable[[], Any], seconds: float, what: str) -> Any:
     """Wait for something, or fail."""
     ends_at = time.monotonic() + seconds
     while not (value := is_so()):
@@ -65,7 +65,7 @@ class Stack:
         command = [sys.executable, "-m", "flask", "dev", "up", "--no-demo"]
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(command, cwd=self.root, env=environment, stdout=out, stderr=out)
-        until(self._is_announced, 90, "READY")
+        wait_until(self._is_announced, 90, "READY")
 
     def _is_announced(self) -> bool:
         said = self.log.read_text()
@@ -140,7 +140,7 @@ class Stack:
         try:
             connection = self.database()
         except psycopg2.OperationalError:
-            until(self.is_ready, 60, "ready")
+            wait_until(self.is_ready, 60, "ready")
             connection = self.database()
         try:
             with connection, connection.cursor() as cursor:

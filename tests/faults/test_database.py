@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 from saas_api.settings.instance import DATABASE_LOGIN
 from tests.faults import verdict as oracle
 from tests.faults.load import Load, sign_up
-from tests.faults.stack import Stack, until
+from tests.faults.stack import Stack, wait_until
 
 CUTS = 6
 DOWN_SECONDS = 3
@@ -68,7 +68,7 @@ def test_database_without_free_connections_answers_503(running: Stack) -> None:
             running.rows(_CUT, DATABASE_LOGIN)
             time.sleep(DOWN_SECONDS)
         accepted = len(load.journal)
-        until(lambda: len(load.journal) > accepted + 10, 15, "accepting again")
+        wait_until(lambda: len(load.journal) > accepted + 10, 15, "accepting again")
     check("connections exhausted", running, load, {202, 503})
     assert any(status == 503 for status, _ in load.statuses)
 
@@ -83,6 +83,6 @@ def test_read_only_database_answers_503(running: Stack) -> None:
             time.sleep(DOWN_SECONDS)
         command(running, "SELECT pg_reload_conf()")
         accepted = len(load.journal)
-        until(lambda: len(load.journal) > accepted + 10, 15, "accepting again")
+        wait_until(lambda: len(load.journal) > accepted + 10, 15, "accepting again")
     check("read-only", running, load, {202, 503})
     assert any(status == 503 for status, _ in load.statuses)

@@ -8,8 +8,8 @@ import psutil
 
 from tests.faults import verdict as oracle
 from tests.faults.load import Load, sign_up
-from tests.faults.stack import IS_LONG, Stack, until
-from tests.support.http_receiver import receiving
+from tests.faults.stack import IS_LONG, Stack, wait_until
+from tests.support.http_receiver import run_receiver
 
 ROUNDS = 5 if IS_LONG else 1
 EXIT_SECONDS = 30
@@ -27,10 +27,10 @@ def restart(running: Stack, role: str) -> float:
     process = psutil.Process(old)
     started = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, 60, f"{role} ended")
+    wait_until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, 60, f"{role} ended")
     seconds = time.monotonic() - started
-    until(lambda: running.pid(role) != old, 30, f"{role} again")
-    until(running.is_ready, 30, "ready")
+    wait_until(lambda: running.pid(role) != old, 30, f"{role} again")
+    wait_until(running.is_ready, 30, "ready")
     time.sleep(2)
     return seconds
 
@@ -39,7 +39,7 @@ def test_deploy_under_load_interrupts_nothing(running: Stack) -> None:
     ended: dict[str, float] = {}
     failed: dict[str, set[int]] = {}
     before = running.rows(_INTERRUPTED)[0][0]
-    with receiving() as receiver:
+    with run_receiver() as receiver:
         tenant = sign_up(running, "acme", [receiver])
         with Load(running, [tenant], threads=3, pause=0.01) as load:
             time.sleep(1)
@@ -63,12 +63,12 @@ def test_deploy_under_load_interrupts_nothing(running: Stack) -> None:
 
 
 def test_webhook_of_a_killed_worker_is_marked_interrupted_and_retried(running: Stack) -> None:
-    with receiving() as receiver:
+    with run_receiver() as receiver:
         receiver.seconds = 1.5
         tenant = sign_up(running, "slow", [receiver])
         with Load(running, [tenant], threads=2, most=10) as load:
             before = running.rows(_CUT)[0][0]
-            until(lambda: receiver.at_once and running.rows(_STARTED)[0][0], 30, "a webhook under way")
+            wait_until(lambda: receiver.at_once and running.rows(_STARTED)[0][0], 30, "a webhook under way")
             horses = running.pids("horse")
             for pid in horses:
                 psutil.Process(pid).kill()

@@ -9,7 +9,7 @@ import redis
 from saas_api.cli.dev.engines import Engines
 from tests.faults import verdict as oracle
 from tests.faults.load import Load, sign_up
-from tests.faults.stack import Stack, until
+from tests.faults.stack import Stack, wait_until
 
 BACK_SECONDS = 60
 
@@ -28,7 +28,7 @@ def test_killed_redis_does_not_stop_acceptance(running: Stack) -> None:
             running.kill("redis")
             time.sleep(2)
         during = list(load.statuses)
-    until(running.is_ready, BACK_SECONDS, "Redis back")
+    wait_until(running.is_ready, BACK_SECONDS, "Redis back")
     oracle.settle(running, BACK_SECONDS)
     found = oracle.reconcile(running, load)
     oracle.report("redis killed", running, load, found)
@@ -49,7 +49,7 @@ def test_emptied_redis_loses_no_message(running: Stack) -> None:
     oracle.report("redis emptied", running, load, found)
     assert found == []
     assert {status for status, _ in load.statuses} == {202}
-    until(lambda: client_has_tick(address), 30, "the tick is back")
+    wait_until(lambda: client_has_tick(address), 30, "the tick is back")
 
 
 def client_has_tick(address: str) -> bool:
@@ -84,7 +84,7 @@ def test_restarting_postgresql_answers_only_503(running: Stack) -> None:
         time.sleep(1)
         running.kill("postgres", signal.SIGQUIT)
         time.sleep(1)
-        until(running.is_ready, 30, "PostgreSQL back")
+        wait_until(running.is_ready, 30, "PostgreSQL back")
         time.sleep(2)
     oracle.settle(running, BACK_SECONDS)
     found = oracle.reconcile(running, load)

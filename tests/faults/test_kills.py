@@ -8,7 +8,7 @@ import pytest
 from tests.faults import verdict as oracle
 from tests.faults.load import Load, Tenant, sign_up
 from tests.faults.stack import IS_LONG, QUICK, Stack
-from tests.support.http_receiver import Receiver, receiving
+from tests.support.http_receiver import Receiver, run_receiver
 
 TENANTS = ("acme", "globex", "initech")
 EVERYBODY = ("web", "web child", "worker", "worker child", "horse", "scheduler")
@@ -26,7 +26,7 @@ KILLS, MESSAGES = (36, 2_000) if IS_LONG else (8, 250)
 def receivers() -> Iterator[dict[str, Receiver]]:
     """Two for each tenant: one that always answers, and one that fails now and then."""
     with ExitStack() as stacked:
-        made = [stacked.enter_context(receiving()) for _ in range(2 * len(TENANTS))]
+        made = [stacked.enter_context(run_receiver()) for _ in range(2 * len(TENANTS))]
         for one in made[1::2]:
             one.script = [500, 204, 503] * 20
         yield {one.url: one for one in made}

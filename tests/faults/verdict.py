@@ -9,7 +9,7 @@ from uuid import UUID
 from standardwebhooks import Webhook
 
 from tests.faults.load import Load, Tenant
-from tests.faults.stack import Stack, until
+from tests.faults.stack import Stack, wait_until
 from tests.support.http_receiver import Received, Receiver
 
 OLD_SECONDS = 300
@@ -58,8 +58,8 @@ SELECT d.event_id, d.status, d.attempts FROM webhook_deliveries d JOIN webhook_e
 
 def settle(stack: Stack, seconds: float = 120) -> None:
     """Wait until nothing is open any more."""
-    until(stack.is_ready, 60, "ready")
-    until(lambda: stack.rows(_OPEN)[0][0] == 0, seconds, "everything final")
+    wait_until(stack.is_ready, 60, "ready")
+    wait_until(lambda: stack.rows(_OPEN)[0][0] == 0, seconds, "everything final")
 
 
 def reconcile(stack: Stack, load: Load, receivers: Mapping[str, Receiver] | None = None) -> list[str]:

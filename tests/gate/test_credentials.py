@@ -12,7 +12,7 @@ from saas_api.api_keys import key_format
 from saas_api.core.db.engine import db
 from tests.support.accounts import create_key, make_key, sign_up
 from tests.support.messages import LIST, SEND, SMS
-from tests.support.second_process import neighbour
+from tests.support.second_process import web_process
 
 
 def code(answer: Any) -> tuple[int, str]:
@@ -22,7 +22,7 @@ def code(answer: Any) -> tuple[int, str]:
 def test_revoked_key_is_rejected_in_another_process(client: FlaskClient, config: dict[str, Any]) -> None:
     person = sign_up(client)
     key_id, key = create_key(client, person)
-    with neighbour(config) as process:
+    with web_process(config) as process:
         assert process.call("GET", LIST, key)["status"] == 200
         assert process.call("GET", LIST, key)["status"] == 200
         assert client.delete(f"/api/v1/api-keys/{key_id}", headers=person.headers).status_code == 200

@@ -19,7 +19,7 @@ from saas_api.core.limits import limiter
 from tests.support.accounts import make_key, sign_up
 from tests.support.messages import LIST, SEND, SMS
 from tests.support.rate_limits import stay_within_a_minute
-from tests.support.second_process import neighbour
+from tests.support.second_process import web_process
 
 
 @pytest.mark.long
@@ -120,7 +120,7 @@ def away(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def test_without_redis_each_process_admits_its_share(client: FlaskClient, config: dict[str, Any], away: str) -> None:
     key = make_key(client, sign_up(client))
     stay_within_a_minute(15)
-    with neighbour(config, REDIS_URL=away, WEB_CONCURRENCY=2) as process:
+    with web_process(config, REDIS_URL=away, WEB_CONCURRENCY=2) as process:
         process.call("GET", "/healthz", {})
         answers = [process.call("GET", LIST, key) for _ in range(40)]
     assert Counter(answer["status"] for answer in answers) == {200: 30, 429: 10}
@@ -130,7 +130,7 @@ def test_without_redis_each_process_admits_its_share(client: FlaskClient, config
 
 def test_without_redis_a_message_is_accepted(client: FlaskClient, config: dict[str, Any], away: str) -> None:
     key = make_key(client, sign_up(client))
-    with neighbour(config, REDIS_URL=away) as process:
+    with web_process(config, REDIS_URL=away) as process:
         assert [process.call("POST", SEND, key, SMS)["status"] for _ in range(5)] == [202] * 5
 
 

@@ -10,9 +10,9 @@ from flask.testing import FlaskClient
 
 from saas_api.billing import period_close, periods
 from saas_api.core import clock
-from tests.support import usage as http
 from tests.support.accounts import Person
 from tests.support.billing import BillingOrganization, day
+from tests.support.usage import sign_up_organization
 
 MAY = day(1, 2, month=5)
 
@@ -61,7 +61,7 @@ def sign_up_for_billing(
     client: FlaskClient, plan: str = "starter@1", at: datetime | None = None, name: str = "Acme"
 ) -> BillingReader:
     """Sign up through HTTP at an instant, with an account on a plan."""
-    signed_up = http.sign_up(client, name, f"owner@{name.lower()}.example", at=at or day(1))
+    signed_up = sign_up_organization(client, name, f"owner@{name.lower()}.example", at=at or day(1))
     reader = BillingReader(client, signed_up.owner, BillingOrganization(signed_up.id))
     with reader.app_context() as account:
         with account.transaction() as session:

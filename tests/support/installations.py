@@ -1,4 +1,4 @@
-"""A directory engines may use, and whether a process is still there."""
+"""Directories for engines, and checks of processes."""
 
 import tempfile
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Servers on the other side of `core.net`: raw, kept alive, under TLS."""
+"""Servers for tests of the HTTP client: raw bytes, keep-alive, and TLS certificates."""
 
 import datetime as dt
 import http.server
@@ -16,7 +16,7 @@ from cryptography.x509.oid import NameOID
 
 
 class Listener:
-    """A TCP server that counts who connects, and answers with raw bytes."""
+    """A TCP server that counts connections and answers with raw bytes."""
 
     def __init__(self, answer: Callable[[socket.socket], None] = lambda _: None) -> None:
         self.server = socket.create_server(("127.0.0.1", 0))
@@ -46,8 +46,8 @@ class Listener:
         return f"http://127.0.0.1:{self.port}/hook"
 
 
-class Kept(http.server.BaseHTTPRequestHandler):
-    """Answers and keeps the connection."""
+class KeepAliveHandler(http.server.BaseHTTPRequestHandler):
+    """Answers every request and keeps the connection."""
 
     protocol_version = "HTTP/1.1"
 
@@ -61,13 +61,13 @@ class Kept(http.server.BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-def certificate(directory: Path) -> tuple[Path, Path]:
-    """A certificate of its own for localhost, and its key."""
+def create_certificate(directory: Path) -> tuple[Path, Path]:
+    """Create a self-signed certificate for localhost and return the paths of it and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     now = dt.datetime.now(dt.UTC)
-    names_it = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.2"))]
-    made = (
+    subject_names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.2"))]
+    certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
@@ -75,11 +75,11 @@ def certificate(directory: Path) -> tuple[Path, Path]:
         .serial_number(1)
         .not_valid_before(now - dt.timedelta(days=1))
         .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName(names_it), critical=False)
+        .add_extension(x509.SubjectAlternativeName(subject_names), critical=False)
         .sign(key, hashes.SHA256())
     )
     paths = directory / "cert.pem", directory / "key.pem"
-    paths[0].write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     private = serialization.PrivateFormat.PKCS8
     paths[1].write_bytes(key.private_bytes(serialization.Encoding.PEM, private, serialization.NoEncryption()))
     return paths

@@ -14,15 +14,15 @@ MESSAGES = "/dashboard/messages"
 NEW = f"{MESSAGES}/new"
 
 
-def listed(client: FlaskClient, person: Person, **query: str) -> list[dict[str, Any]]:
+def list_messages(client: FlaskClient, person: Person, **query: str) -> list[dict[str, Any]]:
     answer = client.get("/api/v1/messages", query_string=query, headers=person.headers)
     return list(answer.json["data"]["messages"])
 
 
-def table(text: str) -> list[dict[str, str]]:
+def parse_csv(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text.removeprefix("\ufeff"))))
 
 
-def pages() -> ModuleType:
-    """The module of the pages, whose limits a test may lower."""
+def pages_module() -> ModuleType:
+    """Return the module of the pages, whose limits a test may lower."""
     return importlib.import_module("saas_api.dashboard.messages")

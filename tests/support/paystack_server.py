@@ -7,13 +7,13 @@ from urllib.parse import parse_qs, urlsplit
 
 import orjson
 
-from tests.support.payment_providers import Fake
+from tests.support.payment_providers import FakeProvider
 
 SECRET_KEY = "sk_test_paystack_fake"
 _OUTER = {"status": True, "message": "ok"}
 
 
-class PaystackServer(Fake):
+class PaystackServer(FakeProvider):
     """Keeps its transactions in memory; one nobody has paid is called abandoned from the start."""
 
     def __init__(self) -> None:

@@ -9,12 +9,12 @@ from urllib.parse import parse_qsl, urlsplit
 
 import orjson
 
-from tests.support.payment_providers import Fake
+from tests.support.payment_providers import FakeProvider
 
 SECRET_KEY, WEBHOOK_SECRET = "sk_test_fake", "whsec_fake"
 
 
-class StripeServer(Fake):
+class StripeServer(FakeProvider):
     """Keeps its sessions in memory."""
 
     def __init__(self) -> None:

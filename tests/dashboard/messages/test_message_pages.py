@@ -12,10 +12,10 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from tests.support.accounts import Headers, Person, join, sign_in
-from tests.support.message_pages import MESSAGES, NEW, listed, pages, table
+from tests.support.message_pages import MESSAGES, NEW, list_messages, pages_module, parse_csv
 from tests.support.messages import MAIL, SMS, Work, send_message
 from tests.support.pages import Browser, check_access
-from tests.support.statements import counted
+from tests.support.statements import count_statements
 
 PAGES = {
     "GET /dashboard/messages": "messages:read",
@@ -58,7 +58,7 @@ def test_messages_are_not_found_by_another_organization(
     token = stranger.form(NEW)["csrf_token"]
     assert stranger.send(f"{there}/cancel", {"csrf_token": token}).status_code == 404
     assert message_id not in stranger.open(MESSAGES).text
-    assert table(stranger.open(f"{MESSAGES}?format=csv").text) == []
+    assert parse_csv(stranger.open(f"{MESSAGES}?format=csv").text) == []
 
 
 @pytest.mark.parametrize("path", [NEW, f"{NEW}/count", f"{MESSAGES}/{{message}}/cancel"])
@@ -67,7 +67,7 @@ def test_form_from_another_origin_is_rejected(
 ) -> None:
     message_id = send_message(client, live)
     assert browser.send(path.format(message=message_id), SMS).status_code == 400
-    assert [(one["message_id"], one["status"]) for one in listed(client, alice)] == [(message_id, "queued")]
+    assert [(one["message_id"], one["status"]) for one in list_messages(client, alice)] == [(message_id, "queued")]
 
 
 def test_empty_list_explains_messages(browser: Browser) -> None:
@@ -90,7 +90,7 @@ def test_canceled_message_has_its_usage_reversed(
     assert "-1 " in shown
     assert "Cancel the message" not in shown
     work()
-    assert listed(client, alice)[0]["status"] == "canceled"
+    assert list_messages(client, alice)[0]["status"] == "canceled"
 
 
 def test_sent_message_cannot_be_canceled(browser: Browser, client: FlaskClient, live: Headers, work: Work) -> None:
@@ -125,7 +125,7 @@ def test_figures_equal_the_api(browser: Browser, client: FlaskClient, alice: Per
     work()
     shown = browser.open(MESSAGES).text
     rows = shown.split("<tr>")[2:]
-    for told, row in zip(listed(client, alice), rows, strict=True):
+    for told, row in zip(list_messages(client, alice), rows, strict=True):
         assert f"{MESSAGES}/{told['message_id']}" in row
         assert f'data-th="To">{told["to"]}<' in row
         assert f'data-th="Segments" class="num">{told["segments"]}<' in row
@@ -197,20 +197,20 @@ def test_csv_applies_filters_and_escapes_formulas(
     answer = browser.open(f"{MESSAGES}?format=csv")
     assert answer.mimetype == "text/csv"
     assert answer.text.startswith("\ufeffmessage_id,to,type,subject,status,segments,cost,currency,mode,api_key_id")
-    rows = table(answer.text)
+    rows = parse_csv(answer.text)
     assert len(rows) == 2
-    for told, row in zip(listed(client, alice), rows, strict=True):
+    for told, row in zip(list_messages(client, alice), rows, strict=True):
         for name in ("message_id", "type", "status", "mode", "cost", "created_at", "sent_at", "delivered_at"):
             assert row[name] == (told[name] or ""), name
     assert rows[0]["to"] == "'+2348012345678"
     assert rows[1]["subject"] == "'=HYPERLINK(1)"
-    assert [row["type"] for row in table(browser.open(f"{MESSAGES}?format=csv&type=email").text)] == ["email"]
+    assert [row["type"] for row in parse_csv(browser.open(f"{MESSAGES}?format=csv&type=email").text)] == ["email"]
 
 
 def test_csv_beyond_the_row_limit_is_rejected(
     browser: Browser, client: FlaskClient, live: Headers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pages(), "MAX_EXPORT_ROWS", 1)
+    monkeypatch.setattr(pages_module(), "MAX_EXPORT_ROWS", 1)
     send_message(client, live)
     assert browser.open(f"{MESSAGES}?format=csv").status_code == 200
     send_message(client, live)
@@ -221,6 +221,6 @@ def test_page_takes_at_most_twelve_statements(app: Flask, browser: Browser, clie
     message_id = send_message(client, live)
     for path in (MESSAGES, f"{MESSAGES}/{message_id}", NEW, f"{MESSAGES}?range=period"):
         browser.open(path)
-        with counted(app) as seen:
+        with count_statements(app) as seen:
             browser.open(path)
         assert 0 < len(seen) <= 12, (path, "\n".join(seen))
