@@ -1,4 +1,4 @@
-"""Wake-ups may be missing, come a hundredfold or too late: PostgreSQL says what is due, and each thing happens once."""
+"""Wake-ups are missing, repeated or late: due work comes from PostgreSQL and is done exactly once."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ import rq
 from saas_api.cli.commands.scheduler import SCHEDULE_ENTRY_ID
 from saas_api.cli.dev.engines import Engines
 from saas_api.core.jobs import queue
-from tests.faults import verdict as oracle
+from tests.faults import consistency
 from tests.faults.load import Load, sign_up
 from tests.faults.stack import QUICK, Stack, wait_until
 
@@ -36,8 +36,8 @@ TICKS = "rq:scheduler:scheduled_jobs"
 
 
 @contextmanager
-def held(*pids: int) -> Iterator[None]:
-    """Processes that do nothing for a while."""
+def paused(*pids: int) -> Iterator[None]:
+    """Pause processes until the end of the block."""
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:
@@ -55,7 +55,7 @@ def client(running: Stack) -> redis.Redis:
 def test_sweep_finds_work_without_a_wake_up(running: Stack, is_dead: bool, most: int) -> None:
     name = f"quiet{int(is_dead)}"
     sign_up(running, name)
-    with held(*[running.pid("scheduler")] * is_dead):
+    with paused(*[running.pid("scheduler")] * is_dead):
         started = time.monotonic()
         running.rows(_QUEUE, NUMBER, 200, name)
         wait_until(lambda: running.rows(_OPEN, name)[0][0] == 0, most, "all final by sweeps")
@@ -86,7 +86,7 @@ def test_worker_that_overslept_its_lease_writes_nothing(running: Stack) -> None:
     horses = running.pids("horse")
     environment = {**os.environ, **running.settings, "TZ": "UTC"}
     command = [sys.executable, "-m", "flask", "worker", "--queue", "messages:1"]
-    with held(*horses), running.log.open("ab") as out:
+    with paused(*horses), running.log.open("ab") as out:
         other = subprocess.Popen(command, cwd=running.root, env=environment, stdout=out, stderr=out)
         try:
             wait_until(lambda: running.rows(_OPEN, "sleepy")[0][0] == 0, 60, "another has done it")
@@ -126,12 +126,12 @@ def test_full_redis_rejects_no_message(running: Stack) -> None:
         time.sleep(5)
         during = list(load.statuses)
         connection.config_set("maxmemory", 0)
-    oracle.settle(running, 60)
-    found = oracle.reconcile(running, load)
-    oracle.report("redis full", running, load, found)
+    consistency.settle(running, 60)
+    violations = consistency.find_violations(running, load)
+    consistency.report("redis full", running, load, violations)
     after = sorted(seconds for _, seconds in during)
     normal, full = before[int(0.95 * len(before))], after[int(0.95 * len(after))]
     print(f"p95 {normal * 1000:.0f} ms before, {full * 1000:.0f} ms while full")  # noqa: T201 - the figures are what the round is for
-    assert found == []
+    assert violations == []
     assert {status for status, _ in during} == {202}
     assert full <= normal + 0.1

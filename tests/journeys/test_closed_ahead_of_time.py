@@ -1,4 +1,4 @@
-"""A month closed ahead of time, as `--at` allows outside production, stops nobody."""
+"""Messages are accepted after a period was closed early with `--at`."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Redis dies in the middle of a day's work: nothing is refused, nothing waits long, nothing is lost."""
+"""Redis is killed: messages are still accepted without delay, and delivered."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ ONE_SLOW_ANSWER_SECONDS = 0.5
 
 @pytest.fixture
 def without_redis(engines: Engines) -> Iterator[Callable[[], None]]:
-    """Kill Redis; it is back when the test is over."""
+    """A function that kills Redis, which is started again after the test."""
 
     def kill() -> None:
         assert engines.redis.process is not None

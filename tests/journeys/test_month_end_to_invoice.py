@@ -1,4 +1,4 @@
-"""A month ends: what was used in it becomes exactly one invoice, however often it is closed."""
+"""The usage of a month becomes exactly one invoice, however often the period is closed."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from tests.support.messages import send_message
 
 
 @pytest.fixture(autouse=True)
-def back_to_the_present() -> Iterator[None]:
+def reset_clock() -> Iterator[None]:
     yield
     clock.freeze_time(None)
 
@@ -85,4 +85,4 @@ def test_closing_now_writes_one_invoice(app: Flask, client: FlaskClient) -> None
     [invoice] = close(app, "--organization", organization, "--now")["invoices"]
     assert close(app, "--organization", organization)["invoices"] == []
     assert close(app)["invoices"] == []
-    assert [kept["number"] for kept in invoices_of(client, owner)] == [invoice["number"]]
+    assert [listed["number"] for listed in invoices_of(client, owner)] == [invoice["number"]]

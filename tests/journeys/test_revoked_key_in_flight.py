@@ -1,4 +1,4 @@
-"""A key is revoked while its requests are under way: what was admitted is kept, what comes after is refused."""
+"""A key is revoked during requests: accepted messages are delivered, later requests are rejected."""
 
 import threading
 from collections.abc import Callable
@@ -17,31 +17,31 @@ def test_key_revoked_during_requests_is_rejected_from_then_on(
     owner = sign_up(client)
     key_id, key = create_key(client, owner)
     revoked = threading.Event()
-    seen: list[tuple[bool, int, str | None]] = []
+    responses: list[tuple[bool, int, str | None]] = []
 
     def keep_sending() -> None:
         with app.test_client() as own:
             for _ in range(7):
                 was_revoked = revoked.is_set()
                 answer = own.post("/api/v1/messages/send", json=BODY, headers=key)
-                seen.append((was_revoked, answer.status_code, (answer.json.get("data") or {}).get("message_id")))
+                responses.append((was_revoked, answer.status_code, (answer.json.get("data") or {}).get("message_id")))
 
     senders = [threading.Thread(target=keep_sending) for _ in range(4)]
     for sender in senders:
         sender.start()
-    while sum(status == 202 for _, status, _ in seen) < 4:
+    while sum(status == 202 for _, status, _ in responses) < 4:
         pass
     assert client.delete(f"/api/v1/keys/{key_id}", headers=owner.headers).status_code == 200
     revoked.set()
     for sender in senders:
         sender.join()
 
-    assert {status for _, status, _ in seen} <= {202, 401}
-    assert all(status == 401 for was_revoked, status, _ in seen if was_revoked)
-    assert any(was_revoked for was_revoked, _, _ in seen)
+    assert {status for _, status, _ in responses} <= {202, 401}
+    assert all(status == 401 for was_revoked, status, _ in responses if was_revoked)
+    assert any(was_revoked for was_revoked, _, _ in responses)
 
     work()
-    accepted = [message_id for _, status, message_id in seen if status == 202]
+    accepted = [message_id for _, status, message_id in responses if status == 202]
     messages = [
         client.get(f"/api/v1/messages/{message_id}", headers=owner.headers).json["data"] for message_id in accepted
     ]

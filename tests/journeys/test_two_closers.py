@@ -1,4 +1,4 @@
-"""Two processes close the same month at the same time: one invoice, with one number."""
+"""Two processes close the same period at once and create one invoice."""
 
 from datetime import timedelta
 from typing import Any

@@ -1,4 +1,4 @@
-"""Whatever route takes an id, another tenant's object is not there: the same 404 as for an object nobody has."""
+"""Objects of another organization get the same 404 as unknown ids, on every route with an id."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ from tests.support.messages import send_message
 
 @pytest.fixture
 def carols(app: Flask, client: FlaskClient, work: Callable[[], None]) -> dict[str, str]:
-    """One object of every kind, all of them carol's, by the prefix of its id."""
+    """Ids of carol's objects, one of each kind, by prefix."""
     owner = sign_up(client, "carol@carol.example", "Carol & Co")
     key_id, key = create_key(client, owner)
     message_id = send_message(client, key)
@@ -29,8 +29,8 @@ def carols(app: Flask, client: FlaskClient, work: Callable[[], None]) -> dict[st
     )
     sessions = client.get("/api/v1/auth/sessions", headers=owner.headers).json["data"]["sessions"]
     me = client.get("/api/v1/auth/me", headers=owner.headers).json["data"]
-    invoice = bill(app, client, owner)
-    endpoint, delivery = listen(client, owner)
+    invoice = create_invoice(app, client, owner)
+    endpoint, delivery = create_endpoint(client, owner)
     return {
         "whe": endpoint,
         "whd": delivery["id"],
@@ -46,16 +46,16 @@ def carols(app: Flask, client: FlaskClient, work: Callable[[], None]) -> dict[st
     }
 
 
-def bill(app: Flask, client: FlaskClient, owner: Person) -> Any:
-    """An invoice over what was used until now."""
+def create_invoice(app: Flask, client: FlaskClient, owner: Person) -> Any:
+    """Close the period now and return its invoice."""
     with app.app_context():
         period_close.close_now(ids.parse_id("org", owner.organization_id))
     [invoice] = client.get("/api/v1/billing/history", headers=owner.headers).json["data"]["invoices"]
     return client.get(f"/api/v1/billing/invoices/{invoice['id']}", headers=owner.headers).json["data"]
 
 
-def listen(client: FlaskClient, owner: Person) -> tuple[str, Any]:
-    """An endpoint, and a test event on its way to it."""
+def create_endpoint(client: FlaskClient, owner: Person) -> tuple[str, Any]:
+    """Create an endpoint and return its id and a delivery of a test event."""
     body = {"url": "https://hooks.carol.example/"}
     endpoint = client.post("/api/v1/webhooks/endpoints", json=body, headers=owner.headers).json["data"]["id"]
     path = f"/api/v1/webhooks/endpoints/{endpoint}/test"
@@ -79,7 +79,7 @@ def guarded_rules(app: Flask) -> Iterator[tuple[str, Rule]]:
 def path_of(rule: Rule, ids: dict[str, str]) -> str:
     path = rule.rule
     for name, converter in rule._converters.items():
-        assert isinstance(converter, PrefixedIdConverter), f"{rule.rule} takes something else than an id"
+        assert isinstance(converter, PrefixedIdConverter), f"{rule.rule} has an argument that is no id"
         path = path.replace(f'<id("{converter.prefix}"):{name}>', ids[converter.prefix])
     return path
 
@@ -94,17 +94,17 @@ def error_response(client: FlaskClient, method: str, path: str, headers: Headers
 def test_objects_of_carol_are_not_found_by_alice(app: Flask, client: FlaskClient, carols: dict[str, str]) -> None:
     owner = sign_up(client)
     key = make_key(client, owner)
-    nobodys = {prefix: ids.format_id(prefix, ids.new_id()) for prefix in carols}
-    tried = 0
+    unknown = {prefix: ids.format_id(prefix, ids.new_id()) for prefix in carols}
+    not_found_count = 0
     for (method, rule), caller in itertools.product(list(guarded_rules(app)), (owner.headers, key)):
         body = next((body for end, body in BODIES.items() if rule.rule.endswith(end)), {})
         sent = body if method in ("POST", "PUT", "PATCH") else None
         foreign = error_response(client, method, path_of(rule, carols), caller, sent)
-        missing = error_response(client, method, path_of(rule, nobodys), caller, sent)
+        missing = error_response(client, method, path_of(rule, unknown), caller, sent)
         assert foreign == missing, f"{method} {rule.rule}"
         assert foreign[0] in (404, 403, 401), f"{method} {rule.rule}"
-        tried += foreign[0] == 404
-    assert tried >= 24
+        not_found_count += foreign[0] == 404
+    assert not_found_count >= 24
 
 
 @pytest.mark.parametrize(
