@@ -14,7 +14,8 @@ import pytest
 from saas_api.core.net import client, vetting
 from saas_api.core.net.client import DeadlineExceeded, HttpResponse
 from saas_api.core.net.vetting import AddressNotAllowed, ConnectionFailed
-from tests.support.listeners import KeepAliveHandler, Listener, create_certificate
+from tests.support.certificates import create_certificate
+from tests.support.listeners import KeepAliveHandler, Listener
 
 LOOPBACK = ("127.0.0.0/8", "::1/128")
 

@@ -18,8 +18,8 @@ from flask.testing import FlaskClient
 
 from saas_api.core import ids
 from saas_api.core.db.engine import db
-from tests.support.accounts import sign_in, sign_up
-from tests.support.billing_pages import BILLING, browse, first_line, invoice_page, join
+from tests.support.accounts import join, sign_in, sign_up
+from tests.support.billing_pages import BILLING, browse, first_line, invoice_page
 from tests.support.pages import Browser, check_access
 from tests.support.payments import Customer, create_customer
 
