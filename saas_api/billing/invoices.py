@@ -20,8 +20,8 @@ from saas_api.billing.rating.charges import MeterPrice
 from saas_api.billing.rating.explanation import LineBreakdown
 from saas_api.billing.wallet import GrantSource
 from saas_api.core import clock, ids, money
-from saas_api.core.db import tenancy
-from saas_api.core.db.pagination import Page, PageRequest, paginate
+from saas_api.core.db import pagination, tenancy
+from saas_api.core.db.pagination import Page, PageRequest
 from saas_api.core.errors import Conflict, NotFound
 from saas_api.usage import ledger, rollups
 from saas_api.usage.ledger import LineSlice, SliceTotals
@@ -71,7 +71,7 @@ class InvoiceListItem(InvoiceWithPeriod):
 
 
 @dataclass(frozen=True)
-class InvoiceDetail(InvoiceWithPeriod):
+class InvoiceWithLines(InvoiceWithPeriod):
     """An invoice with its lines and the credit notes on it."""
 
     lines: Sequence[InvoiceLine]
@@ -143,7 +143,7 @@ def get_period(session: Session, invoice: Invoice) -> BillingPeriod | None:
     return session.get_one(BillingPeriod, (invoice.organization_id, invoice.billing_period_id))
 
 
-def get_invoice_detail(session: Session, organization_id: UUID, invoice_id: UUID) -> InvoiceDetail:
+def get_invoice_detail(session: Session, organization_id: UUID, invoice_id: UUID) -> InvoiceWithLines:
     """Get a final invoice with its lines and credit notes.
 
     raises: NotFound, for a draft too, because it may still change
@@ -152,7 +152,7 @@ def get_invoice_detail(session: Session, organization_id: UUID, invoice_id: UUID
     if invoice.status == InvoiceStatus.DRAFT:
         raise NotFound
     notes = select(CreditNote).where(CreditNote.organization_id == organization_id, CreditNote.invoice_id == invoice_id)
-    return InvoiceDetail(
+    return InvoiceWithLines(
         invoice,
         get_period(session, invoice),
         list_lines(session, organization_id, invoice_id),
@@ -203,7 +203,7 @@ def list_issued(
     if year:
         start, end = (datetime(start_year, 1, 1, tzinfo=UTC) for start_year in (year, year + 1))
         statement = statement.where(Invoice.finalized_at >= start, Invoice.finalized_at < end)
-    return paginate(session, statement, Invoice.created_at.desc(), Invoice.id.desc(), request=request)
+    return pagination.paginate(session, statement, Invoice.created_at.desc(), Invoice.id.desc(), request=request)
 
 
 def _select_issued(organization_id: UUID) -> Select[Invoice, BillingPeriod]:
