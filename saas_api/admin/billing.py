@@ -60,7 +60,7 @@ class DueOrganization:
 
 
 @dataclass(frozen=True)
-class BillingAccount:
+class OrganizationBilling:
     """An organization with its billing profile.
 
     profile: None before the organization's first billing period
@@ -107,7 +107,7 @@ def list_on_hold(session: Session) -> Sequence[Any]:
     ).all()
 
 
-def get_account(session: Session, organization_id: UUID) -> BillingAccount:
+def get_account(session: Session, organization_id: UUID) -> OrganizationBilling:
     """An organization and whether its billing is on hold.
 
     raises: NotFound
@@ -120,7 +120,7 @@ def get_account(session: Session, organization_id: UUID) -> BillingAccount:
     if row is None:
         raise NotFound
     organization, profile = row
-    return BillingAccount(organization.id, organization.name, profile)
+    return OrganizationBilling(organization.id, organization.name, profile)
 
 
 def get_names(session: Session, organization_ids: set[UUID]) -> dict[UUID, str]:
@@ -148,7 +148,17 @@ def index() -> Response:
         )
 
 
-def preview_close(account: BillingAccount | None, _form: Form | None) -> Preview:
+def preview_release(account: OrganizationBilling, _form: Form | None) -> Preview:
+    """Nothing to preview.
+
+    raises: NotFound when the organization has no billing profile to release
+    """
+    if account.profile is None:
+        raise NotFound
+    return Preview()
+
+
+def preview_close(account: OrganizationBilling | None, _form: Form | None) -> Preview:
     """Previews what `close_periods` would write at this moment, for one organization or for all."""
     drafts = period_close.preview_due(clock.now(), account.organization_id if account else None)
     with context.read_session() as session:

@@ -55,7 +55,7 @@ class PlanChangeQuery(StrictSchema):
     when = fields.String(load_default=None, validate=validate.OneOf(_WHEN))
 
 
-class ChangePlanForm(ReasonForm):
+class OperatorChangePlanForm(ReasonForm):
     """The new plan and when the change takes effect."""
 
     plan = Text(maximum=60, required=True)

@@ -137,12 +137,15 @@ def claim_deliveries(owner: Owner, limit: int, slow_limit: int) -> list[ClaimedD
             return []
         is_slow = endpoint.in_flight_limit == 1
         free = endpoint.in_flight_limit - session.scalars(_COUNT_IN_FLIGHT, values).one()
-        claim = outbox.claim(session, DELIVERIES, owner, limit=max(0, min(slow_limit if is_slow else limit, free)))
-        signing_secrets: tuple[str, ...] = ()
-        if claim.rows:
-            started = {"ids": [row.id for row in claim.rows], "numbers": [row.attempts for row in claim.rows]}
-            session.execute(_START_ATTEMPTS, {"org": organization_id, **started})
-            signing_secrets = tuple(secrets.list_active_secrets(session, organization_id, endpoint_id))
+        claim_limit = min(slow_limit if is_slow else limit, free)
+        if claim_limit <= 0:  # do not hold the lock of the endpoint any longer
+            return []
+        claim = outbox.claim(session, DELIVERIES, owner, limit=claim_limit)
+        if not claim.rows:
+            return []
+        started = {"ids": [row.id for row in claim.rows], "numbers": [row.attempts for row in claim.rows]}
+        session.execute(_START_ATTEMPTS, {"org": organization_id, **started})
+        signing_secrets = tuple(secrets.list_active_secrets(session, organization_id, endpoint_id))
     fault_point("webhook.claimed")
     return [
         ClaimedDelivery(

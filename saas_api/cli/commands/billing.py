@@ -9,7 +9,7 @@ import click
 from click.exceptions import Exit
 
 from saas_api.accounts.audit import OperatorContext
-from saas_api.admin.actions import get_action
+from saas_api.admin import actions
 from saas_api.billing import credit_notes, invoices, period_close, periods, plans, wallet
 from saas_api.billing import invariants as billing_invariants
 from saas_api.billing.credit_notes import CREDIT_NOTE_REASONS, CreditNoteInput
@@ -20,7 +20,8 @@ from saas_api.billing.period_close import CloseResult
 from saas_api.billing.schemas import InvoiceOut
 from saas_api.billing.wallet import GrantSource
 from saas_api.cli import output, types
-from saas_api.cli.commands.actions import REASON_HELP, Description, action_command
+from saas_api.cli.commands import action_commands
+from saas_api.cli.commands.action_commands import REASON_HELP, Description
 from saas_api.cli.errors import EXIT_PROBLEMS, CommandError, CommandGroup
 from saas_api.cli.types import INSTANT, PublicId
 from saas_api.core import clock, ids, money
@@ -141,7 +142,7 @@ def credit(*, organization: UUID, invoice: UUID, reason: str, as_json: bool, **o
     output.print_result(data, [f"{note.number} {total} {currency}: {split}."], as_json=as_json)
 
 
-@action_command(group, "void", get_action("invoice", "void"))
+@action_commands.action_command(group, "void", actions.get_action("invoice", "void"))
 def void(replacement: InvoiceWithPeriod | None, _organization_id: UUID, invoice_id: UUID) -> Description:
     """Take back an invoice on which no payment is booked.
 
@@ -182,13 +183,13 @@ def grant(*, organization: UUID, amount: str, reason: str, kind: str, as_json: b
     output.print_result(data, [f"{public_id} {text} {_CURRENCY} in the wallet."], as_json=as_json)
 
 
-@action_command(
+@action_commands.action_command(
     group,
     "finalize",
-    get_action("invoice", "finalize"),
+    actions.get_action("invoice", "finalize"),
     variants={
-        "--redo": (get_action("invoice", "redo"), "Only work the draft out anew."),
-        "--delete": (get_action("invoice", "delete"), "Drop the draft; its period is not billed."),
+        "--redo": (actions.get_action("invoice", "redo"), "Only work the draft out anew."),
+        "--delete": (actions.get_action("invoice", "delete"), "Drop the draft; its period is not billed."),
     },
 )
 def finalize(invoice: InvoiceWithPeriod | None, _organization_id: UUID, invoice_id: UUID) -> Description:
@@ -203,7 +204,9 @@ def finalize(invoice: InvoiceWithPeriod | None, _organization_id: UUID, invoice_
     return data, [line]
 
 
-@action_command(group, "release", get_action("billing_account", "unpark"), require=output.require_organization)
+@action_commands.action_command(
+    group, "release", actions.get_action("billing_account", "unpark"), require=output.require_organization
+)
 def release(was_on_hold: bool, _organization_id: UUID) -> Description:
     """Let an organization's invoices be finalized again, after a check had found something wrong.
 
