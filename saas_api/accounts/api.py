@@ -47,7 +47,7 @@ from saas_api.core.db.pagination import PageRequest
 from saas_api.core.errors import Forbidden, InvalidOneTimeToken, TooManyRequests, Unauthenticated
 from saas_api.core.fields import PageQuery
 from saas_api.core.web import endpoint as web_endpoint
-from saas_api.core.web.endpoint import Result, endpoint
+from saas_api.core.web.endpoint import ViewResult, endpoint
 
 bp = Blueprint("accounts", __name__)
 
@@ -65,7 +65,7 @@ bp = Blueprint("accounts", __name__)
 )
 def register(body: dict[str, Any]) -> Any:
     """Create a user with an organization, and start a session."""
-    return Result(sign_in.register(**body, origin=throttles.request_origin()), message="Welcome.")
+    return ViewResult(sign_in.register(**body, origin=throttles.request_origin()), message="Welcome.")
 
 
 @bp.post("/auth/login")
@@ -108,7 +108,7 @@ def refresh(body: dict[str, Any]) -> Any:
 def logout() -> Any:
     """End the current session; its tokens are rejected immediately."""
     sessions.end_session(g.principal)
-    return Result({}, message="Signed out.")
+    return ViewResult({}, message="Signed out.")
 
 
 @bp.get("/auth/me")
@@ -146,7 +146,7 @@ def list_sessions(query: dict[str, Any]) -> Any:
 def revoke_session(session_id: UUID) -> Any:
     """End one of your sessions; its tokens are rejected immediately."""
     sessions.revoke_session(g.principal, session_id)
-    return Result({}, message="Ended.")
+    return ViewResult({}, message="Ended.")
 
 
 @bp.post("/auth/switch-organization")
@@ -176,7 +176,7 @@ def switch_organization(body: dict[str, Any]) -> Any:
 def request_verification() -> Any:
     """Send a new verification link to your address; earlier links no longer work."""
     users.request_email_verification(g.principal)
-    return Result({}, message="Sent.")
+    return ViewResult({}, message="Sent.")
 
 
 bp.post("/auth/request-verification", endpoint="request_verification_link")(
@@ -196,7 +196,7 @@ bp.post("/auth/request-verification", endpoint="request_verification_link")(
 )
 def verify_email(body: dict[str, Any]) -> Any:
     """Verify an e-mail address with the token of a mailed link."""
-    return Result(users.verify_email(body["token"]), message="Verified.")
+    return ViewResult(users.verify_email(body["token"]), message="Verified.")
 
 
 @bp.post("/auth/request-password-reset")
@@ -206,7 +206,7 @@ def verify_email(body: dict[str, Any]) -> Any:
 def request_password_reset(body: dict[str, Any]) -> Any:
     """Send a link that resets the password; the response is the same for an unknown address."""
     passwords.request_password_reset(body["email"])
-    return Result({}, message="If there is an account with this address, a link is on its way.")
+    return ViewResult({}, message="If there is an account with this address, a link is on its way.")
 
 
 @bp.post("/auth/reset-password")
@@ -218,7 +218,7 @@ def request_password_reset(body: dict[str, Any]) -> Any:
 def reset_password(body: dict[str, Any]) -> Any:
     """Set a new password with the token of a mailed link; all sessions of the user end."""
     passwords.reset_password(**body)
-    return Result({}, message="Changed; sign in with the new password.")
+    return ViewResult({}, message="Changed; sign in with the new password.")
 
 
 @bp.post("/auth/change-password")
@@ -234,7 +234,7 @@ def reset_password(body: dict[str, Any]) -> Any:
 def change_password(body: dict[str, Any]) -> Any:
     """Change your password; your other sessions end."""
     passwords.change_password(g.principal, **body)
-    return Result({}, message="Changed.")
+    return ViewResult({}, message="Changed.")
 
 
 @bp.post("/team/accept-invitation")
@@ -249,7 +249,7 @@ def change_password(body: dict[str, Any]) -> Any:
 )
 def accept_invitation(body: dict[str, Any]) -> Any:
     """Accept an invitation and start a session, with the password of the account or, for a new user, a new one."""
-    return Result(sign_in.accept_and_log_in(**body, origin=throttles.request_origin()), message="Welcome.")
+    return ViewResult(sign_in.accept_and_log_in(**body, origin=throttles.request_origin()), message="Welcome.")
 
 
 @bp.get("/organization")
@@ -312,7 +312,7 @@ def list_members() -> Any:
 )
 def create_invitation(body: dict[str, Any]) -> Any:
     """Invite a user by mail; to send the mail again, cancel the invitation and create another."""
-    return Result(invitations.create_invitation(engine.session(), g.principal, **body), message="Invited.")
+    return ViewResult(invitations.create_invitation(engine.session(), g.principal, **body), message="Invited.")
 
 
 @bp.post("/team/decline-invitation")
@@ -327,7 +327,7 @@ def create_invitation(body: dict[str, Any]) -> Any:
 def decline_invitation(body: dict[str, Any]) -> Any:
     """Decline an invitation with the token of its mailed link."""
     invitations.decline_invitation(body["token"])
-    return Result({}, message="Declined.")
+    return ViewResult({}, message="Declined.")
 
 
 @bp.delete('/team/invitations/<id("ivt"):invitation_id>')
@@ -336,7 +336,7 @@ def decline_invitation(body: dict[str, Any]) -> Any:
 def revoke_invitation(invitation_id: UUID) -> Any:
     """Cancel an open invitation; its link no longer works."""
     invitations.revoke_invitation(engine.session(), g.principal, invitation_id)
-    return Result({}, message="Canceled.")
+    return ViewResult({}, message="Canceled.")
 
 
 @bp.put('/team/members/<id("usr"):user_id>/role')
@@ -365,7 +365,7 @@ def change_member_role(user_id: UUID, body: dict[str, Any]) -> Any:
 def transfer_ownership(body: dict[str, Any]) -> Any:
     """Transfer the ownership to another member; you become an admin."""
     members.transfer_ownership(engine.session(), g.principal, body["user_id"])
-    return Result(_team(), message="Transferred.")
+    return ViewResult(_team(), message="Transferred.")
 
 
 @bp.delete('/team/members/<id("usr"):user_id>')
@@ -378,7 +378,7 @@ def transfer_ownership(body: dict[str, Any]) -> Any:
 def remove_member(user_id: UUID) -> Any:
     """Remove a member; their tokens are rejected from the next request on."""
     members.remove_member(engine.session(), g.principal, user_id)
-    return Result({}, message="Removed.")
+    return ViewResult({}, message="Removed.")
 
 
 def _team() -> TeamView:

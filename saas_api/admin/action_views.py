@@ -28,7 +28,7 @@ def action_url(subject: str, name: str, **path: Any) -> str:
 @bp.post("/admin/looking/end")
 @public_view
 def stop_impersonation() -> Response:
-    """End an impersonation; public, because its token is the operator's only session in that browser."""
+    """End the impersonation of this browser; public, because it ends nothing else."""
     token, g.impersonation_token = g.presented_impersonation_token, None
     organization_id = organization_actions.stop_impersonation(token) if token else None
     path = "/admin/organizations"

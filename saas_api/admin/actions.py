@@ -1,6 +1,6 @@
 """The table of actions of operators: what each does, what its page says, and who may run it.
 
-`action_views` serves the pages of the table, and `cli.commands.actions` makes commands from its entries.
+`action_views` serves the pages of the table, and `cli.commands.action_commands` makes commands from its entries.
 """
 
 import functools
@@ -12,6 +12,7 @@ from flask import url_for
 
 from saas_api.admin import (
     billing,
+    context,
     invoices,
     mail,
     organization_actions,
@@ -22,11 +23,16 @@ from saas_api.admin import (
     users,
     webhooks,
 )
-from saas_api.admin.context import Preview, ReasonForm, in_write_session
+from saas_api.admin.context import Preview, ReasonForm
 from saas_api.admin.invoices import CreditNoteForm, VoidForm
-from saas_api.admin.organization_actions import ChangePlanForm, ConfirmByNameForm, GrantCreditForm, LimitOverridesForm
+from saas_api.admin.organization_actions import (
+    ConfirmByNameForm,
+    GrantCreditForm,
+    LimitOverridesForm,
+    OperatorChangePlanForm,
+)
 from saas_api.billing import invoice_lifecycle
-from saas_api.billing.invoices import mark_uncollectible
+from saas_api.billing import invoices as billing_invoices
 from saas_api.core.web import templating
 from saas_api.core.web.forms import Form
 from saas_api.payments import reconciliation
@@ -261,7 +267,7 @@ _ORGANIZATION_ACTIONS = (
         "Change the plan",
         lambda _, change: f"On {change.version.name} from {templating.format_date(change.effective_at)} on (UTC).",
         organization_actions.change_plan,
-        ChangePlanForm,
+        OperatorChangePlanForm,
         is_idempotent=True,
         preview=organization_actions.preview_plan_change,
     ),
@@ -323,7 +329,8 @@ _BILLING_ACTIONS = (
         lambda _, was_on_hold: (
             "It is billed again. Its drafts wait for you to finalize them." if was_on_hold else "It was not parked."
         ),
-        in_write_session(invoice_lifecycle.release_billing),
+        context.in_write_session(invoice_lifecycle.release_billing),
+        preview=billing.preview_release,
     ),
 )
 _INVOICE_ACTIONS = (
@@ -335,7 +342,7 @@ _INVOICE_ACTIONS = (
         "What is in its wallet is used first.",
         "Finalize",
         "The invoice is final.",
-        in_write_session(invoice_lifecycle.finalize_invoice),
+        context.in_write_session(invoice_lifecycle.finalize_invoice),
         is_idempotent=True,
     ),
     Action(
@@ -345,7 +352,7 @@ _INVOICE_ACTIONS = (
         "Every line is worked out again from the ledger and the prices. The draft stays a draft.",
         "Work it out anew",
         "The draft was worked out anew.",
-        in_write_session(invoice_lifecycle.recalculate_draft),
+        context.in_write_session(invoice_lifecycle.recalculate_draft),
         is_idempotent=True,
     ),
     Action(
@@ -355,7 +362,7 @@ _INVOICE_ACTIONS = (
         "The draft is gone and its period is not billed. This cannot be taken back.",
         "Delete the draft",
         "The draft is deleted.",
-        in_write_session(invoice_lifecycle.delete_draft),
+        context.in_write_session(invoice_lifecycle.delete_draft),
         button_style="danger",
         is_idempotent=True,
         next_page=lambda _: url_for("admin.billing.index"),
@@ -368,7 +375,7 @@ _INVOICE_ACTIONS = (
         "into the wallet. This cannot be taken back.",
         "Void the invoice",
         "The invoice is void.",
-        in_write_session(invoice_lifecycle.void_invoice),
+        context.in_write_session(invoice_lifecycle.void_invoice),
         VoidForm,
         "danger",
         is_idempotent=True,
@@ -380,7 +387,7 @@ _INVOICE_ACTIONS = (
         "The invoice counts as uncollectible and is pursued no longer. A payment that still comes is taken.",
         "Write it off",
         "The invoice is written off.",
-        in_write_session(mark_uncollectible),
+        context.in_write_session(billing_invoices.mark_uncollectible),
         button_style="danger",
         is_idempotent=True,
     ),
@@ -394,7 +401,7 @@ _INVOICE_ACTIONS = (
         ),
         "Write the credit note",
         lambda _, note: f"Credit note {note.number} is written.",
-        in_write_session(invoices.create_credit_note),
+        context.in_write_session(invoices.create_credit_note),
         CreditNoteForm,
         is_idempotent=True,
         preview=invoices.preview_credit_note,
@@ -408,7 +415,7 @@ _PAYMENT_ACTIONS = (
         "The provider is asked now, and the payment becomes what the answer says: money that it confirms is booked.",
         "Ask the provider",
         lambda _, payment: f"The provider was asked. The payment is {payment.status} now.",
-        lambda operator, payment_id: reconciliation.recheck_payment(payment_id, operator.actor, operator.reason),
+        context.with_actor_and_reason(reconciliation.recheck_payment),
     ),
     Action(
         "resolve",
@@ -417,7 +424,7 @@ _PAYMENT_ACTIONS = (
         "The payment is canceled and nothing is booked. Do this after the money was put right with the provider.",
         "Resolve the payment",
         lambda _, payment: f"Resolved. The payment is {payment.status} now.",
-        lambda operator, payment_id: reconciliation.resolve_payment(payment_id, operator.actor, operator.reason),
+        context.with_actor_and_reason(reconciliation.resolve_payment),
         button_style="danger",
     ),
     Action(
@@ -427,7 +434,7 @@ _PAYMENT_ACTIONS = (
         "The event is worked off anew: its provider is asked about the payment that it names.",
         "Take it up again",
         "The event is taken up again.",
-        lambda operator, *key: reconciliation.retry_event(key[0], key[1], operator.actor, operator.reason),
+        context.with_actor_and_reason(reconciliation.retry_event),
     ),
     Action(
         "resolve",
@@ -436,7 +443,7 @@ _PAYMENT_ACTIONS = (
         "The event is laid aside as ignored and nothing is booked. Do this after you have understood it.",
         "Resolve the event",
         "The event is resolved.",
-        lambda operator, *key: reconciliation.ignore_event(key[0], key[1], operator.actor, operator.reason),
+        context.with_actor_and_reason(reconciliation.ignore_event),
         button_style="danger",
     ),
 )
@@ -530,7 +537,7 @@ _PLATFORM_ACTIONS = (
         ),
         "Send again",
         "The mail is on its way again.",
-        in_write_session(mail.resend),
+        context.in_write_session(mail.resend),
         role="support",
         is_idempotent=True,
     ),
@@ -542,7 +549,7 @@ _PLATFORM_ACTIONS = (
         "again.",
         "Run a tick",
         queues.QUEUED_NOTICE,
-        in_write_session(queues.enqueue_schedule),
+        context.in_write_session(queues.enqueue_schedule),
     ),
     Action(
         "run",
@@ -551,7 +558,7 @@ _PLATFORM_ACTIONS = (
         lambda entry: f"{entry.description} A worker runs it as soon as one is free, in addition to its schedule.",
         "Run it now",
         queues.QUEUED_NOTICE,
-        in_write_session(queues.enqueue_run),
+        context.in_write_session(queues.enqueue_run),
     ),
     Action(
         "retry",
@@ -560,7 +567,7 @@ _PLATFORM_ACTIONS = (
         "The job is put at the end of its queue. It asks what is due, so nothing is done twice.",
         "Retry",
         "The job is queued again.",
-        in_write_session(queues.requeue_failed),
+        context.in_write_session(queues.requeue_failed),
     ),
 )
 ACTIONS: tuple[Action, ...] = (

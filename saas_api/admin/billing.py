@@ -16,7 +16,7 @@ from saas_api.accounts.models import Organization
 from saas_api.admin import context
 from saas_api.admin.context import Preview
 from saas_api.billing import period_close, periods
-from saas_api.billing.invoice_lifecycle import InvoiceSummary
+from saas_api.billing.invoices import InvoiceWithPeriod
 from saas_api.billing.models import BillingProfile, Invoice
 from saas_api.billing.period_close import CloseResult
 from saas_api.core import clock
@@ -60,7 +60,7 @@ class DueOrganization:
 
 
 @dataclass(frozen=True)
-class BillingAccount:
+class OrganizationBilling:
     """An organization with its billing profile.
 
     profile: None before the organization's first billing period
@@ -75,7 +75,7 @@ class BillingAccount:
 class ClosePreview:
     """The invoices that a close would write, and the names of their organizations."""
 
-    drafts: Sequence[InvoiceSummary]
+    drafts: Sequence[InvoiceWithPeriod]
     names: Mapping[UUID, str]
 
 
@@ -107,7 +107,7 @@ def list_on_hold(session: Session) -> Sequence[Any]:
     ).all()
 
 
-def get_account(session: Session, organization_id: UUID) -> BillingAccount:
+def get_account(session: Session, organization_id: UUID) -> OrganizationBilling:
     """An organization and whether its billing is on hold.
 
     raises: NotFound
@@ -120,7 +120,7 @@ def get_account(session: Session, organization_id: UUID) -> BillingAccount:
     if row is None:
         raise NotFound
     organization, profile = row
-    return BillingAccount(organization.id, organization.name, profile)
+    return OrganizationBilling(organization.id, organization.name, profile)
 
 
 def get_names(session: Session, organization_ids: set[UUID]) -> dict[UUID, str]:
@@ -148,11 +148,21 @@ def index() -> Response:
         )
 
 
-def preview_close(account: BillingAccount | None, _form: Form | None) -> Preview:
+def preview_release(account: OrganizationBilling, _form: Form | None) -> Preview:
+    """Nothing to preview.
+
+    raises: NotFound when the organization has no billing profile to release
+    """
+    if account.profile is None:
+        raise NotFound
+    return Preview()
+
+
+def preview_close(account: OrganizationBilling | None, _form: Form | None) -> Preview:
     """Previews what `close_periods` would write at this moment, for one organization or for all."""
     drafts = period_close.preview_due(clock.now(), account.organization_id if account else None)
     with context.read_session() as session:
-        names = get_names(session, {draft.organization_id for draft in drafts})
+        names = get_names(session, {draft.invoice.organization_id for draft in drafts})
     return Preview(ClosePreview(drafts, names))
 
 

@@ -79,6 +79,15 @@ def in_write_session(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
+def with_actor_and_reason(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Make the function of an action from one that takes the key of its subject, the actor and the reason."""
+
+    def run(operator: OperatorContext, *key: Any) -> Any:
+        return function(*key, operator.actor, operator.reason)
+
+    return run
+
+
 def current_operator(principal: Principal) -> Actor:
     """The operator as the audit log names them."""
     return Actor("operator", str(principal.id))

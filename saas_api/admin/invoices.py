@@ -69,7 +69,7 @@ class CreditNoteForm(ReasonForm):
 
 
 @dataclass(frozen=True)
-class InvoiceDetail:
+class OperatorInvoiceDetail:
     """An invoice with its organization, lines, credit notes and payments."""
 
     invoice: Invoice
@@ -136,7 +136,7 @@ def sum_by_status(session: Session, at: datetime) -> Sequence[Any]:
     return session.execute(_SUM_BY_STATUS, {"at": at}).all()
 
 
-def get_invoice(session: Session, invoice_id: UUID) -> InvoiceDetail:
+def get_invoice(session: Session, invoice_id: UUID) -> OperatorInvoiceDetail:
     """An invoice of any organization, drafts included.
 
     raises: NotFound
@@ -154,7 +154,7 @@ def get_invoice(session: Session, invoice_id: UUID) -> InvoiceDetail:
         CreditNote.organization_id == organization_id, CreditNote.invoice_id == invoice_id
     )
     payments = sa.select(Payment).where(Payment.organization_id == organization_id, Payment.invoice_id == invoice_id)
-    return InvoiceDetail(
+    return OperatorInvoiceDetail(
         invoice,
         organization_name,
         session.get(BillingPeriod, (organization_id, period_id)) if period_id else None,
@@ -164,7 +164,7 @@ def get_invoice(session: Session, invoice_id: UUID) -> InvoiceDetail:
     )
 
 
-def preview_credit_note(_detail: InvoiceDetail, _form: Form | None) -> Preview:
+def preview_credit_note(_detail: OperatorInvoiceDetail, _form: Form | None) -> Preview:
     """The kinds of credit notes, and the first value of the form."""
     return Preview(CREDIT_NOTE_REASONS, {"kind": "billing_error"})
 

@@ -20,7 +20,7 @@ from saas_api.accounts.tokens import InvalidToken, TokenExpired
 from saas_api.admin import context
 from saas_api.admin.context import Preview, ReasonForm
 from saas_api.billing import period_close, periods, plans, previews, subscriptions, terms, wallet
-from saas_api.billing.invoice_lifecycle import InvoiceSummary
+from saas_api.billing.invoices import InvoiceWithPeriod
 from saas_api.billing.models import BillingPeriod, BillingProfile, GrantKind, Subscription
 from saas_api.billing.period_close import CloseResult
 from saas_api.billing.plans import SelectablePlan
@@ -55,7 +55,7 @@ class PlanChangeQuery(StrictSchema):
     when = fields.String(load_default=None, validate=validate.OneOf(_WHEN))
 
 
-class ChangePlanForm(ReasonForm):
+class OperatorChangePlanForm(ReasonForm):
     """The new plan and when the change takes effect."""
 
     plan = Text(maximum=60, required=True)
@@ -94,13 +94,13 @@ class BillNowPreview:
     next_ends_at: when the period that begins now would end
     """
 
-    drafts: list[InvoiceSummary]
+    drafts: list[InvoiceWithPeriod]
     running: BillPreview
     next_ends_at: datetime
 
     @property
     def total_minor(self) -> int:
-        return sum(draft.total_minor for draft in self.drafts)
+        return sum(draft.invoice.total_minor for draft in self.drafts)
 
     @property
     def is_recent_period(self) -> bool:
@@ -231,7 +231,7 @@ def bill_now(operator: OperatorContext, organization_id: UUID) -> CloseResult:
     """
     reason = organizations.validate_reason(operator.reason)
     drafts = period_close.preview_now(organization_id)
-    totals = [f"{money.format_minor(draft.total_minor, draft.currency)} {draft.currency}" for draft in drafts]
+    totals = [f"{money.format_minor(draft.invoice.total_minor, draft.currency)} {draft.currency}" for draft in drafts]
     with context.write_session() as session:
         target, data = ("organization", organization_id), {"reason": reason, "invoices": totals}
         audit.record_event(session, organization_id, operator.actor, "billing.billed_now", target, data)
@@ -241,8 +241,8 @@ def bill_now(operator: OperatorContext, organization_id: UUID) -> CloseResult:
 def describe_close(result: CloseResult) -> str:
     """The notice after `bill_now`."""
     invoices = [
-        f"{invoice.number or 'a draft'}, {templating.format_money(invoice.total_minor, invoice.currency)}"
-        for invoice in result.invoices
+        f"{item.invoice.number or 'a draft'}, {templating.format_money(item.invoice.total_minor, item.currency)}"
+        for item in result.invoices
     ]
     return f"{templating.pluralize(result.closed, 'period')} closed. Written: {'; '.join(invoices) or 'nothing'}."
 

@@ -13,7 +13,7 @@ from saas_api.core.access import EmailNotVerified, require_permission
 from saas_api.core.db import engine
 from saas_api.core.db.pagination import PageRequest
 from saas_api.core.web import endpoint as web_endpoint
-from saas_api.core.web.endpoint import Result, endpoint
+from saas_api.core.web.endpoint import ViewResult, endpoint
 
 bp = Blueprint("api_keys", __name__)
 
@@ -33,7 +33,7 @@ _NOT_SHOWN_AGAIN = "Store the key now: it is not shown again."
 def create(body: dict[str, Any]) -> Any:
     """Create an API key; its secret is shown this once."""
     key = keys.create(engine.session(), g.principal.organization_id, g.principal, **body)
-    return Result(key, message=_NOT_SHOWN_AGAIN, is_secret=True)
+    return ViewResult(key, message=_NOT_SHOWN_AGAIN, is_secret=True)
 
 
 @bp.get("/keys")
@@ -86,7 +86,7 @@ def update(key_id: UUID, body: dict[str, Any]) -> Any:
 def rotate(key_id: UUID, body: dict[str, Any]) -> Any:
     """Rotate the secret, shown this once; the old one stays valid for `grace_seconds`."""
     key = keys.rotate(engine.session(), g.principal, key_id, body["grace_seconds"])
-    return Result(key, message=_NOT_SHOWN_AGAIN, is_secret=True)
+    return ViewResult(key, message=_NOT_SHOWN_AGAIN, is_secret=True)
 
 
 @bp.delete('/keys/<id("key"):key_id>')
@@ -94,7 +94,7 @@ def rotate(key_id: UUID, body: dict[str, Any]) -> Any:
 @endpoint(operation_id="revoke_key", tag="api_keys", returns=KeyOut(), errors=(KeyNotFound,))
 def revoke(key_id: UUID) -> Any:
     """Revoke an API key; its next request is rejected."""
-    return Result(keys.revoke(engine.session(), g.principal, key_id), message="Revoked.")
+    return ViewResult(keys.revoke(engine.session(), g.principal, key_id), message="Revoked.")
 
 
 bp.delete('/api-keys/<id("key"):key_id>', endpoint="revoke_api_key")(web_endpoint.alias(revoke, "revoke_api_key"))

@@ -33,7 +33,7 @@ bp = Blueprint("billing", __name__)
 @require_permission("billing:read")
 @endpoint(operation_id="preview_current_period", tag="billing", returns=BillPreviewOut())
 def preview_current_period() -> BillPreview:
-    """Show what closing the running period at this moment would charge."""
+    """Show what closing the current period now would charge."""
     return previews.preview_current_period(engine.session(), g.principal.organization_id)
 
 
@@ -47,7 +47,7 @@ def preview_current_period() -> BillPreview:
     errors=(ValidationFailed,),
 )
 def list_invoices(query: dict[str, Any]) -> dict[str, Any]:
-    """List the invoices, newest first, and what they come to."""
+    """List the invoices, newest first, with their totals."""
     organization_id = g.principal.organization_id
     request, filters = PageRequest.from_query(query)
     page = invoices.list_invoices(engine.session(), organization_id, request, **filters)
@@ -91,8 +91,8 @@ def explain_line(invoice_id: UUID, line_id: UUID) -> LineExplanation:
 def download_line_events(invoice_id: UUID, line_id: UUID) -> Response:
     """Download the events behind a line.
 
-    What was taken back stands there too, as a row below zero that names the event in `reversal_of`; the quantities add
-    up to the line's.
+    A reversal is a row with a negative quantity that names the event in `reversal_of`, so the quantities add up to that
+    of the line.
     """
     invoice, line = invoices.get_line(engine.session(), g.principal.organization_id, invoice_id, line_id)
     rows = invoices.iter_line_event_rows(invoices.line_slice(invoice, line))
@@ -113,7 +113,7 @@ def list_credit_notes(query: dict[str, Any]) -> dict[str, Any]:
 @require_permission("billing:read")
 @endpoint(operation_id="get_wallet", tag="billing", query=PageQuery(), returns=WalletOut())
 def show_wallet(query: dict[str, Any]) -> dict[str, Any]:
-    """Show what the wallet holds, and its grants with what became of them, newest first."""
+    """Show the balances of the wallet, and its grants with their entries, newest first."""
     organization_id = g.principal.organization_id
     request, _ = PageRequest.from_query(query)
     page = wallet.list_grants(engine.session(), organization_id, request)

@@ -22,7 +22,8 @@ from saas_api.billing.models import (
 )
 from saas_api.billing.wallet import GrantSource
 from saas_api.core import clock, ids, money
-from saas_api.core.db.pagination import Page, PageRequest, paginate
+from saas_api.core.db import pagination
+from saas_api.core.db.pagination import Page, PageRequest
 from saas_api.core.errors import Conflict, ValidationFailed
 
 CREDIT_NOTE_SERIES = "CN"
@@ -84,7 +85,7 @@ def list_credit_notes(session: Session, organization_id: UUID, request: PageRequ
     raises: ValidationFailed for a cursor of another list
     """
     statement = select(CreditNote).where(CreditNote.organization_id == organization_id)
-    page = paginate(session, statement, CreditNote.issued_at.desc(), CreditNote.id.desc(), request=request)
+    page = pagination.paginate(session, statement, CreditNote.issued_at.desc(), CreditNote.id.desc(), request=request)
     notes = page.items
     numbers = dict(
         session.execute(

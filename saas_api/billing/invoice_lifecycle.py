@@ -1,6 +1,5 @@
 """Drafts of closed periods, their finalization, and corrections: recalculate, delete, void, release held billing."""
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -12,7 +11,7 @@ from saas_api.accounts import audit, organizations
 from saas_api.accounts.audit import SYSTEM_ACTOR, OperatorContext
 from saas_api.accounts.models import Organization
 from saas_api.billing import bill_inputs, events, invoices, wallet
-from saas_api.billing.invoices import InvoiceNotOpen
+from saas_api.billing.invoices import InvoiceNotOpen, InvoiceWithPeriod
 from saas_api.billing.models import (
     BillingPeriod,
     BillingProfile,
@@ -52,28 +51,6 @@ class BillingOnHold(Conflict):
     code, message = "BILLING_PARKED", "The billing of this organization is parked; look into the reason first."
 
 
-@dataclass(frozen=True)
-class InvoiceSummary:
-    """Result of closing a period or changing an invoice.
-
-    id, number: None in a preview, which stores nothing; number also for a draft
-    """
-
-    organization_id: UUID
-    id: UUID | None
-    number: str | None
-    total_minor: int
-    currency: str
-    status: InvoiceStatus
-
-
-def to_summary(invoice: Invoice) -> InvoiceSummary:
-    """Summarize a stored invoice."""
-    return InvoiceSummary(
-        invoice.organization_id, invoice.id, invoice.number, invoice.total_minor, invoice.currency, invoice.status
-    )
-
-
 def due_date(profile: BillingProfile, finalized_at: datetime) -> datetime:
     """When an invoice is due: the organization's net terms, counted from the moment it became final.
 
@@ -94,7 +71,7 @@ _NEXT_UNINVOICED_PERIOD = (
 )
 
 
-def invoice_next_period(session: Session, organization_id: UUID) -> InvoiceSummary | None:
+def invoice_next_period(session: Session, organization_id: UUID) -> InvoiceWithPeriod | None:
     """Invoice the earliest closed period of an organization.
 
     returns: None when there is none, or when another process is invoicing it
@@ -109,7 +86,13 @@ def invoice_next_period(session: Session, organization_id: UUID) -> InvoiceSumma
     finalize_automatically(session, invoice)
     session.flush()  # a violated constraint belongs to this period, not to the next one
     fault_point("billing.after_invoice")
-    return to_summary(invoice)
+    return _reload(session, invoice)
+
+
+def _reload(session: Session, invoice: Invoice) -> InvoiceWithPeriod:
+    """The stored invoice with its period; both can be read after the session has ended."""
+    session.refresh(invoice)
+    return InvoiceWithPeriod(invoice, invoices.get_period(session, invoice))
 
 
 def create_draft(session: Session, period: BillingPeriod, *, replaces_id: UUID | None = None) -> Invoice:
@@ -241,7 +224,7 @@ def _publish_finalized(session: Session, invoice: Invoice, organization: Organiz
 
 def finalize_invoice(
     session: Session, organization_id: UUID, invoice_id: UUID, operator: OperatorContext
-) -> InvoiceSummary:
+) -> InvoiceWithPeriod:
     """Finalize a reviewed draft.
 
     session: a system session
@@ -254,12 +237,12 @@ def finalize_invoice(
     _finalize(session, invoice, profile)
     operator.record(session, organization_id, "invoice.reviewed", ("invoice", invoice.id), {"number": invoice.number})
     session.flush()  # a violated constraint belongs to this invoice
-    return to_summary(invoice)
+    return _reload(session, invoice)
 
 
 def recalculate_draft(
     session: Session, organization_id: UUID, invoice_id: UUID, operator: OperatorContext
-) -> InvoiceSummary:
+) -> InvoiceWithPeriod:
     """Calculate a draft again from the ledger and replace its lines.
 
     session: a system session
@@ -275,7 +258,7 @@ def recalculate_draft(
     _add_lines(session, invoice, period_bill)
     data = {"before": before, "after": money.format_minor(invoice.total_minor, invoice.currency)}
     operator.record(session, organization_id, "invoice.redone", ("invoice", invoice.id), data)
-    return to_summary(invoice)
+    return _reload(session, invoice)
 
 
 def delete_draft(session: Session, organization_id: UUID, invoice_id: UUID, operator: OperatorContext) -> None:
@@ -296,7 +279,7 @@ def delete_draft(session: Session, organization_id: UUID, invoice_id: UUID, oper
 
 def void_invoice(
     session: Session, organization_id: UUID, invoice_id: UUID, operator: OperatorContext, *, is_replaced: bool = False
-) -> InvoiceSummary | None:
+) -> InvoiceWithPeriod | None:
     """Void an invoice without payments; wallet credit that was applied to it returns to the wallet.
 
     session: a system session
@@ -320,7 +303,7 @@ def void_invoice(
     session.expire_all()  # the grants were changed by SQL
     finalize_automatically(session, replacement)
     session.flush()  # a violated constraint belongs to this invoice
-    return to_summary(replacement)
+    return _reload(session, replacement)
 
 
 def _lock_draft(session: Session, organization_id: UUID, invoice_id: UUID) -> Invoice:

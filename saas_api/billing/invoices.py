@@ -20,8 +20,8 @@ from saas_api.billing.rating.charges import MeterPrice
 from saas_api.billing.rating.explanation import LineBreakdown
 from saas_api.billing.wallet import GrantSource
 from saas_api.core import clock, ids, money
-from saas_api.core.db import tenancy
-from saas_api.core.db.pagination import Page, PageRequest, paginate
+from saas_api.core.db import pagination, tenancy
+from saas_api.core.db.pagination import Page, PageRequest
 from saas_api.core.errors import Conflict, NotFound
 from saas_api.usage import ledger, rollups
 from saas_api.usage.ledger import LineSlice, SliceTotals
@@ -203,7 +203,7 @@ def list_issued(
     if year:
         start, end = (datetime(start_year, 1, 1, tzinfo=UTC) for start_year in (year, year + 1))
         statement = statement.where(Invoice.finalized_at >= start, Invoice.finalized_at < end)
-    return paginate(session, statement, Invoice.created_at.desc(), Invoice.id.desc(), request=request)
+    return pagination.paginate(session, statement, Invoice.created_at.desc(), Invoice.id.desc(), request=request)
 
 
 def _select_issued(organization_id: UUID) -> Select[Invoice, BillingPeriod]:

@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session
 
 from saas_api.accounts import organizations
 from saas_api.billing import bill_inputs, invoice_lifecycle, periods
-from saas_api.billing.invoice_lifecycle import InvoiceSummary
-from saas_api.billing.models import BillingPeriod, InvoiceStatus, PeriodStatus, Subscription
+from saas_api.billing.invoices import InvoiceWithPeriod
+from saas_api.billing.models import BillingPeriod, Invoice, InvoiceStatus, PeriodStatus, Subscription
 from saas_api.billing.rating import bill, period_grid
 from saas_api.billing.rating.period_grid import MIN_FIRST_PERIOD
 from saas_api.core import clock, ids
@@ -29,7 +29,7 @@ class CloseResult:
     """Number of closed periods, the invoices of them and of periods closed earlier, and organizations that failed."""
 
     closed: int = 0
-    invoices: list[InvoiceSummary] = field(default_factory=list)
+    invoices: list[InvoiceWithPeriod] = field(default_factory=list)
     failed: list[UUID] = field(default_factory=list)
 
 
@@ -73,9 +73,9 @@ def close_now(organization_id: UUID) -> CloseResult:
     return CloseResult(closed, _invoice_closed_periods(organization_id))
 
 
-def preview_due(at: datetime, organization_id: UUID | None = None) -> list[InvoiceSummary]:
+def preview_due(at: datetime, organization_id: UUID | None = None) -> list[InvoiceWithPeriod]:
     """The invoices that `close_due` would create; stores nothing."""
-    invoices: list[InvoiceSummary] = []
+    invoices: list[InvoiceWithPeriod] = []
     for due in _list_due(at, organization_id):
         with tenancy.tenant_session(due) as session:
             periods_to_invoice = _list_uninvoiced(session, due, _after_grace(at))
@@ -83,7 +83,7 @@ def preview_due(at: datetime, organization_id: UUID | None = None) -> list[Invoi
     return invoices
 
 
-def preview_now(organization_id: UUID) -> list[InvoiceSummary]:
+def preview_now(organization_id: UUID) -> list[InvoiceWithPeriod]:
     """The invoices that `close_now` would create; stores nothing.
 
     raises: OrganizationNotFound
@@ -179,8 +179,8 @@ def _end_current_period(session: Session, organization_id: UUID, at: datetime) -
     return _close_through(session, organization_id, at)
 
 
-def _invoice_closed_periods(organization_id: UUID) -> list[InvoiceSummary]:
-    invoices: list[InvoiceSummary] = []
+def _invoice_closed_periods(organization_id: UUID) -> list[InvoiceWithPeriod]:
+    invoices: list[InvoiceWithPeriod] = []
     while True:
         with tenancy.system_session("billing.close") as session:
             invoice = invoice_lifecycle.invoice_next_period(session, organization_id)
@@ -199,8 +199,16 @@ def _list_uninvoiced(session: Session, organization_id: UUID, through: datetime)
     ).all()
 
 
-def _preview(session: Session, period: BillingPeriod, ends_at: datetime) -> InvoiceSummary:
+def _preview(session: Session, period: BillingPeriod, ends_at: datetime) -> InvoiceWithPeriod:
+    """A draft that is not stored and has neither id nor number."""
     period_bill = bill.calculate_bill(bill_inputs.get_period_inputs(session, period, ends_at))
-    return InvoiceSummary(
-        period.organization_id, None, None, period_bill.total_minor, period_bill.currency, InvoiceStatus.DRAFT
+    draft = Invoice(
+        organization_id=period.organization_id,
+        status=InvoiceStatus.DRAFT,
+        currency=period_bill.currency,
+        total_minor=period_bill.total_minor,
+        credits_applied_minor=0,
+        reduced_minor=0,
+        paid_minor=0,
     )
+    return InvoiceWithPeriod(draft, period)

@@ -148,7 +148,7 @@ class PartyOut(StrictSchema):
 
 
 class ServicePeriodOut(StrictSchema):
-    """When what a line charges for took place; half-open."""
+    """The half-open range of time that a line charges for."""
 
     starts_at = Timestamp(attribute="service_starts_at")
     ends_at = Timestamp(attribute="service_ends_at")
@@ -184,7 +184,7 @@ class InvoiceDetailOut(InvoiceOut):
     discount = MinorAmount(attribute="invoice.discount_minor")
     tax = MinorAmount(attribute="invoice.tax_minor")
     credits_applied = MinorAmount(
-        attribute="invoice.credits_applied_minor", metadata={"description": "taken from the wallet"}
+        attribute="invoice.credits_applied_minor", metadata={"description": "paid from the wallet"}
     )
     credit_notes_applied = MinorAmount(
         attribute="invoice.reduced_minor", metadata={"description": "credit notes that lower what is due"}
@@ -266,19 +266,19 @@ class LineExplanationOut(StrictSchema):
     proration = NestedAmounts(ProrationOut(), attribute="explained.proration", allow_none=True)
     steps = fields.List(fields.String(), attribute="explained.steps")
     recomputed_amount = MinorAmount(
-        attribute="explained.recomputed_minor", metadata={"description": "worked out anew from `calculation`"}
+        attribute="explained.recomputed_minor", metadata={"description": "calculated again from `calculation`"}
     )
 
 
 class WalletBalanceOut(StrictSchema):
-    """What the next invoice in a currency may use."""
+    """Credit that the next invoice in a currency can use."""
 
     amount = MinorAmount(attribute="amount_minor")
     currency = fields.String()
 
 
 class GrantEntryOut(StrictSchema):
-    """A movement of a grant; below zero when it was used."""
+    """A change of the remainder of a grant; below zero when credit was used."""
 
     amount = MinorAmount(attribute="delta_minor")
     reason = fields.String(metadata={"enum": list(CreditEntryReason)})
@@ -287,7 +287,7 @@ class GrantEntryOut(StrictSchema):
 
 
 class GrantOut(StrictSchema):
-    """Money in the wallet, by where it came from."""
+    """Wallet credit from one source."""
 
     id = PrefixedId("grt", attribute="grant.id")
     kind = fields.String(attribute="grant.kind", metadata={"enum": list(GrantKind)})
@@ -309,14 +309,14 @@ class WalletOut(StrictSchema):
 
 
 class CreditNoteLineOut(StrictSchema):
-    """What a credit note takes off one line."""
+    """The part of a credit note that reduces one invoice line."""
 
     line_id = PrefixedId("lin", attribute="invoice_line_id")
     amount = MinorAmount(attribute="amount_minor")
 
 
 class CreditNoteOut(StrictSchema):
-    """A credit note; its amount is the sum of where it goes."""
+    """A credit note; its amount is the sum of `to_due`, `to_wallet` and `to_refund`."""
 
     id = PrefixedId("crn", attribute="note.id")
     number = fields.String(attribute="note.number")

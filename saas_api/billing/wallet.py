@@ -21,8 +21,8 @@ from saas_api.billing.models import (
     Invoice,
 )
 from saas_api.core import clock, ids, money
-from saas_api.core.db import tenancy
-from saas_api.core.db.pagination import Page, PageRequest, paginate
+from saas_api.core.db import pagination, tenancy
+from saas_api.core.db.pagination import Page, PageRequest
 from saas_api.core.errors import Conflict, ValidationFailed
 
 _PRIORITY_BY_KIND = {GrantKind.PROMOTIONAL: 5}
@@ -75,7 +75,9 @@ def list_grants(session: Session, organization_id: UUID, request: PageRequest) -
     raises: ValidationFailed for a cursor of another list
     """
     statement = select(CreditGrant).where(CreditGrant.organization_id == organization_id)
-    page = paginate(session, statement, CreditGrant.created_at.desc(), CreditGrant.id.desc(), request=request)
+    page = pagination.paginate(
+        session, statement, CreditGrant.created_at.desc(), CreditGrant.id.desc(), request=request
+    )
     entries: defaultdict[UUID, list[CreditEntry]] = defaultdict(list)
     for entry in session.scalars(
         select(CreditEntry)

@@ -49,7 +49,7 @@ def _require_properties(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     shape = {name: _require_properties(item) for name, item in value.items()}
-    if isinstance(shape.get("properties"), dict) and shape.get("type") == "object":
+    if "object" in shape.get("type", ()) and isinstance(shape.get("properties"), dict):
         shape.pop("additionalProperties", None)
         shape["required"] = list(shape["properties"])
     return shape

@@ -20,7 +20,7 @@ from saas_api.accounts.audit import SYSTEM_ACTOR, Actor, OperatorContext
 from saas_api.accounts.models import Membership
 from saas_api.api_keys import keys
 from saas_api.billing import alerts, period_close, periods, spend_cap, subscriptions, wallet
-from saas_api.billing.models import GrantKind
+from saas_api.billing.models import GrantKind, InvoiceStatus
 from saas_api.billing.wallet import GrantSource
 from saas_api.core import clock
 from saas_api.core.access import Principal
@@ -255,9 +255,9 @@ class BillingActivity:
     def _close_period(self) -> None:
         now = clock.now()
         periods.ensure_accounts(now, self.id)
-        for invoice in period_close.close_due(now, self.id).invoices:
-            if invoice.id is not None and invoice.status == "open":
-                self._schedule_payment(invoice.id)
+        for item in period_close.close_due(now, self.id).invoices:
+            if item.invoice.status == InvoiceStatus.OPEN:
+                self._schedule_payment(item.invoice.id)
 
     def _schedule_payment(self, invoice_id: UUID) -> None:
         """Pay an invoice some days later; the newest one with the payment behavior of the organization."""

@@ -7,7 +7,7 @@ from uuid import UUID
 from saas_api.core.db import tenancy
 from saas_api.core.faults import fault_point
 from saas_api.core.jobs import outbox, queue, retries
-from saas_api.core.jobs.outbox import Claim, Claimable, DueOwners, Result
+from saas_api.core.jobs.outbox import Claim, Claimable, DueOwners, RowResult
 from saas_api.core.observability import get_logger
 from saas_api.mail.mails import TEMPLATES_WITH_TOKENS, MailStatus
 from saas_api.providers import selection
@@ -73,7 +73,7 @@ def claim_batch(organization_id: UUID | None) -> Claim:
         return outbox.claim(session, MAILS, organization_id, limit=CLAIM_BATCH_SIZE)
 
 
-def record_result(claim: Claim, result: Result) -> None:
+def record_result(claim: Claim, result: RowResult) -> None:
     """Write one result at once, so that a mail that was sent is not sent again because a later one was slow."""
     with tenancy.system_session("mail.deliver") as session:
         outbox.record(session, claim, [result])
@@ -81,9 +81,9 @@ def record_result(claim: Claim, result: Result) -> None:
         log.warning("mail_failed", id=str(result.id), error=result.error_code)
 
 
-def _result(mail_id: UUID, attempt: int, outcome: SendResult) -> Result:
+def _result(mail_id: UUID, attempt: int, outcome: SendResult) -> RowResult:
     if outcome.kind == "sent":
-        return Result(mail_id, MailStatus.SENT)
+        return RowResult(mail_id, MailStatus.SENT)
     if outcome.kind == "rejected" or attempt >= MAILS.max_attempts:
-        return Result(mail_id, MailStatus.FAILED, outcome.error_code)
-    return Result.retry(mail_id, retries.retry_delay(attempt), outcome.error_code)
+        return RowResult(mail_id, MailStatus.FAILED, outcome.error_code)
+    return RowResult.retry(mail_id, retries.retry_delay(attempt), outcome.error_code)

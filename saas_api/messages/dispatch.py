@@ -14,7 +14,7 @@ from saas_api.core import clock
 from saas_api.core.db import engine, tenancy
 from saas_api.core.faults import fault_point
 from saas_api.core.jobs import counters, outbox, retries
-from saas_api.core.jobs.outbox import Claim, Claimable, DueOwners, Result
+from saas_api.core.jobs.outbox import Claim, Claimable, DueOwners, RowResult
 from saas_api.core.settings import setting
 from saas_api.messages import events as message_events
 from saas_api.messages import messages
@@ -60,7 +60,7 @@ def deliver_batch(organization_id: UUID) -> int:
     unsendable = {result.id: result for result in claim.poisoned}
     for row in claim.rows:
         if row.is_expired:
-            unsendable.setdefault(row.id, Result(row.id, MessageStatus.FAILED, "expired"))
+            unsendable.setdefault(row.id, RowResult(row.id, MessageStatus.FAILED, "expired"))
     record_results(organization_id, claim, list(unsendable.values()))
     _send(organization_id, claim, [row for row in claim.rows if row.id not in unsendable])
     return len(claim.rows)
@@ -93,21 +93,21 @@ def _send(organization_id: UUID, claim: Claim, rows: Sequence[Any]) -> None:
             record_results(organization_id, claim, results)
 
 
-def _result(message: OutboundMessage, outcome: SendResult, expires_at: float) -> Result:
+def _result(message: OutboundMessage, outcome: SendResult, expires_at: float) -> RowResult:
     """Next state of a message after a provider's answer; `expires_at` is on the monotonic clock."""
     if outcome.kind == "rejected":
-        return Result(message.id, MessageStatus.FAILED, outcome.error_code)
+        return RowResult(message.id, MessageStatus.FAILED, outcome.error_code)
     if outcome.kind != "retry":
-        return Result(message.id, outcome.kind, values={"provider_reference": outcome.reference})
+        return RowResult(message.id, outcome.kind, values={"provider_reference": outcome.reference})
     if message.attempt >= MESSAGES.max_attempts:
-        return Result(message.id, MessageStatus.FAILED, "provider_unavailable")
+        return RowResult(message.id, MessageStatus.FAILED, "provider_unavailable")
     delay = retries.retry_delay(message.attempt, outcome.retry_after) / setting("TIME_SCALE")
     if time.monotonic() + delay.total_seconds() >= expires_at:
-        return Result(message.id, MessageStatus.FAILED, "expired")
-    return Result.retry(message.id, delay, outcome.error_code)
+        return RowResult(message.id, MessageStatus.FAILED, "expired")
+    return RowResult.retry(message.id, delay, outcome.error_code)
 
 
-def record_results(organization_id: UUID, claim: Claim, results: Sequence[Result]) -> None:
+def record_results(organization_id: UUID, claim: Claim, results: Sequence[RowResult]) -> None:
     """Write results under the token of their claim; publish the events and reverse the usage of failed messages."""
     if not results:
         return
@@ -123,7 +123,7 @@ def record_results(organization_id: UUID, claim: Claim, results: Sequence[Result
             _write_results(session, organization_id, claim, results)
 
 
-def _write_results(session: Session, organization_id: UUID, claim: Claim, results: Sequence[Result]) -> None:
+def _write_results(session: Session, organization_id: UUID, claim: Claim, results: Sequence[RowResult]) -> None:
     if any(result.status == MessageStatus.FAILED for result in results):
         periods.lock_periods_shared(session, organization_id)
     rows = outbox.record(session, claim, results)

@@ -13,7 +13,7 @@ from saas_api.core.db.pagination import PageRequest
 from saas_api.core.errors import TooManyRequests
 from saas_api.core.fields import PageQuery
 from saas_api.core.limits import limiter
-from saas_api.core.web.endpoint import Result, endpoint
+from saas_api.core.web.endpoint import ViewResult, endpoint
 from saas_api.webhooks import deliveries, endpoints, event_types, events, secrets
 from saas_api.webhooks.deliveries import DeliveryNotFound, EventNotFound
 from saas_api.webhooks.endpoints import EndpointDisabled, EndpointNotFound, EndpointView, TooManyEndpoints
@@ -65,7 +65,7 @@ def create_endpoint(body: dict[str, Any]) -> Any:
     """Create an endpoint; its signing secret is shown this once."""
     created = endpoints.create(engine.session(), g.principal, body)
     secret = secrets.create_secret(engine.session(), created)
-    return Result(_endpoint_view(created, secret), message=_NOT_SHOWN_AGAIN, is_secret=True)
+    return ViewResult(_endpoint_view(created, secret), message=_NOT_SHOWN_AGAIN, is_secret=True)
 
 
 @bp.get("/endpoints")
@@ -109,7 +109,7 @@ def update(endpoint_id: UUID, body: dict[str, Any]) -> Any:
 @endpoint(operation_id="delete_endpoint", tag="webhooks", returns=EndpointOut(), errors=(EndpointNotFound,))
 def delete_endpoint(endpoint_id: UUID) -> Any:
     """Delete an endpoint and cancel its pending deliveries."""
-    return Result(_endpoint_view(endpoints.delete(engine.session(), g.principal, endpoint_id)), message="Deleted.")
+    return ViewResult(_endpoint_view(endpoints.delete(engine.session(), g.principal, endpoint_id)), message="Deleted.")
 
 
 @bp.post('/endpoints/<id("whe"):endpoint_id>/rotate-secret')
@@ -125,7 +125,7 @@ def rotate_secret(endpoint_id: UUID, body: dict[str, Any]) -> Any:
     """Rotate the signing secret, shown this once; for `grace_seconds` the old one signs too."""
     secret, old_expires_at = secrets.rotate_secret(engine.session(), g.principal, endpoint_id, body["grace_seconds"])
     data = {"secret": secret, "old_expires_at": old_expires_at}
-    return Result(data, message=_NOT_SHOWN_AGAIN, is_secret=True)
+    return ViewResult(data, message=_NOT_SHOWN_AGAIN, is_secret=True)
 
 
 @bp.post('/endpoints/<id("whe"):endpoint_id>/test')
@@ -142,7 +142,7 @@ def rotate_secret(endpoint_id: UUID, body: dict[str, Any]) -> Any:
 def send_test_event(endpoint_id: UUID, body: dict[str, Any]) -> Any:
     """Send an endpoint an example event, of mode "test"."""
     delivery = deliveries.send_test_event(engine.session(), g.principal, endpoint_id, body["event_type"])
-    return Result(deliveries.get_delivery_view(engine.session(), delivery), message="Queued.")
+    return ViewResult(deliveries.get_delivery_view(engine.session(), delivery), message="Queued.")
 
 
 @bp.post('/endpoints/<id("whe"):endpoint_id>/recover')
@@ -158,7 +158,7 @@ def send_test_event(endpoint_id: UUID, body: dict[str, Any]) -> Any:
 def recover_endpoint(endpoint_id: UUID, body: dict[str, Any]) -> Any:
     """Resend failed, canceled and unsent events of a time to an endpoint."""
     count = deliveries.recover_endpoint(engine.session(), g.principal, g.principal.organization_id, endpoint_id, **body)
-    return Result({"count": count}, message="Queued.")
+    return ViewResult({"count": count}, message="Queued.")
 
 
 @bp.get('/endpoints/<id("whe"):endpoint_id>/deliveries')
@@ -198,7 +198,7 @@ def show_delivery(delivery_id: UUID) -> Any:
 def resend_delivery(delivery_id: UUID) -> Any:
     """Send an event to the same endpoint again: a new delivery with the same webhook-id."""
     delivery = deliveries.resend_delivery(engine.session(), g.principal, delivery_id)
-    return Result(deliveries.get_delivery_view(engine.session(), delivery), message="Queued.")
+    return ViewResult(deliveries.get_delivery_view(engine.session(), delivery), message="Queued.")
 
 
 @bp.get("/events")
@@ -219,7 +219,7 @@ def replay_event(event_id: UUID) -> Any:
     """Send an event again to every endpoint that is subscribed to its type."""
     delivery_ids = deliveries.replay_event(engine.session(), g.principal, event_id)
     views = deliveries.list_delivery_views(engine.session(), g.principal.organization_id, delivery_ids)
-    return Result({"event_id": event_id, "count": len(views), "deliveries": views}, message="Queued.")
+    return ViewResult({"event_id": event_id, "count": len(views), "deliveries": views}, message="Queued.")
 
 
 @bp.get("/event-types")

@@ -17,7 +17,7 @@ from saas_api.core import ids
 from saas_api.core.db import tenancy
 from saas_api.core.faults import fault_point
 from saas_api.core.jobs import counters, outbox, queue
-from saas_api.core.jobs.outbox import Claim, Claimable, DueOwners, Result
+from saas_api.core.jobs.outbox import Claim, Claimable, DueOwners, RowResult
 from saas_api.core.net import client
 from saas_api.core.net.client import DeadlineExceeded
 from saas_api.core.net.vetting import AddressNotAllowed, ConnectionFailed
@@ -137,12 +137,15 @@ def claim_deliveries(owner: Owner, limit: int, slow_limit: int) -> list[ClaimedD
             return []
         is_slow = endpoint.in_flight_limit == 1
         free = endpoint.in_flight_limit - session.scalars(_COUNT_IN_FLIGHT, values).one()
-        claim = outbox.claim(session, DELIVERIES, owner, limit=max(0, min(slow_limit if is_slow else limit, free)))
-        signing_secrets: tuple[str, ...] = ()
-        if claim.rows:
-            started = {"ids": [row.id for row in claim.rows], "numbers": [row.attempts for row in claim.rows]}
-            session.execute(_START_ATTEMPTS, {"org": organization_id, **started})
-            signing_secrets = tuple(secrets.list_active_secrets(session, organization_id, endpoint_id))
+        claim_limit = min(slow_limit if is_slow else limit, free)
+        if claim_limit <= 0:  # do not hold the lock of the endpoint any longer
+            return []
+        claim = outbox.claim(session, DELIVERIES, owner, limit=claim_limit)
+        if not claim.rows:
+            return []
+        started = {"ids": [row.id for row in claim.rows], "numbers": [row.attempts for row in claim.rows]}
+        session.execute(_START_ATTEMPTS, {"org": organization_id, **started})
+        signing_secrets = tuple(secrets.list_active_secrets(session, organization_id, endpoint_id))
     fault_point("webhook.claimed")
     return [
         ClaimedDelivery(
@@ -208,18 +211,18 @@ def record_results(owner: Owner, claim: Claim, results: Sequence[AttemptResult])
     return len(results) - len(recorded)
 
 
-def _delivery_result(result: AttemptResult) -> Result:
+def _delivery_result(result: AttemptResult) -> RowResult:
     delivery, values = result.delivery, {"last_status": result.status}
     if result.outcome == AttemptOutcome.OK:
-        return Result(delivery.id, DeliveryStatus.DELIVERED.value, values=values)
+        return RowResult(delivery.id, DeliveryStatus.DELIVERED.value, values=values)
     failed_attempts = delivery.failed_attempts + 1
     is_final = result.status == _GONE or result.outcome == AttemptOutcome.INTERRUPTED
     if is_final or failed_attempts >= DELIVERIES.max_attempts:
-        return Result(delivery.id, DeliveryStatus.FAILED.value, _error_code(result), values=values)
+        return RowResult(delivery.id, DeliveryStatus.FAILED.value, _error_code(result), values=values)
     status = None if result.outcome == AttemptOutcome.TIMEOUT else result.status or 0
     seconds = retries.retry_delay_seconds(failed_attempts, status, result.retry_after) / setting("TIME_SCALE")
     delay = timedelta(seconds=seconds)
-    return Result(delivery.id, DeliveryStatus.QUEUED.value, _error_code(result), delay, values)
+    return RowResult(delivery.id, DeliveryStatus.QUEUED.value, _error_code(result), delay, values)
 
 
 def _error_code(result: AttemptResult) -> str:

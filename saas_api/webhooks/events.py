@@ -13,10 +13,7 @@ from saas_api.core import clock, ids
 from saas_api.core.db import pagination, tenancy
 from saas_api.core.db.pagination import Page, PageRequest
 from saas_api.core.jobs import queue
-from saas_api.webhooks import (
-    event_types,
-    payload,
-)
+from saas_api.webhooks import event_types, payload
 from saas_api.webhooks.event_types import TEST_EVENT_TYPE
 from saas_api.webhooks.models import Event
 from saas_api.webhooks.schemas import EndpointEventOut, TestEventOut

@@ -157,6 +157,15 @@ def test_release_of_an_organization_not_on_hold_changes_nothing(app: Flask, clie
     assert not audit_log(app, "billing.unparked")
 
 
+def test_organization_without_a_billing_profile_can_be_closed_but_not_released(
+    app: Flask, client: FlaskClient, alice: Person
+) -> None:
+    olga = sign_in_operator(app, client)
+    execute_sql(app, "DELETE FROM billing_profiles")
+    assert "closing now would write no invoice" in olga.read(f"/admin/billing/close/{alice.organization_id}")
+    assert olga.open(f"/admin/billing/unpark/{alice.organization_id}").status_code == 404
+
+
 def test_billing_page_shows_the_last_runs_of_the_close(app: Flask, client: FlaskClient) -> None:
     execute_sql(
         app,

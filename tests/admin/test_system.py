@@ -6,7 +6,7 @@ from flask.testing import FlaskClient
 
 from saas_api.core import ids
 from saas_api.core.db import tenancy
-from saas_api.core.jobs.outbox import Result
+from saas_api.core.jobs.outbox import RowResult
 from saas_api.mail import dispatch, mails
 from tests.architecture.source import ROOT
 from tests.support.accounts import Person
@@ -42,7 +42,7 @@ def fail_mail(app: Flask) -> None:
     """Fail the only mail as the worker does."""
     with app.app_context():
         claim = dispatch.claim_batch(execute_sql(app, "SELECT organization_id FROM mails")[0].organization_id)
-        dispatch.record_result(claim, Result(claim.rows[0].id, "failed", "invalid_recipient"))
+        dispatch.record_result(claim, RowResult(claim.rows[0].id, "failed", "invalid_recipient"))
 
 
 def test_pages_require_an_operator_role(app: Flask, client: FlaskClient, alice: Person, carol: Person) -> None:

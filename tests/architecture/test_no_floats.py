@@ -15,7 +15,7 @@ LAYOUT = PACKAGE / "billing" / "rating" / "invoice_pdf.py"  # points on paper; i
 FLOAT_TYPES = {"Float", "Double", "REAL", "DOUBLE_PRECISION", "FLOAT", "DOUBLE"}
 EXACT = {"gcd", "lcm", "isqrt", "comb"}
 FLOAT_SQL = re.compile(r"\b(?:float[48]?|double precision|real)\b", re.IGNORECASE)
-STATISTICS = {"success_rate = fields.Float()"}
+STATISTICS = {"success_rate = fields.Float()", "success_rate = fields.Float(attribute='total.success_rate')"}
 WAITS = {"list_due_organizations", "list_due_providers"}  # they return the seconds until the next due row
 WAIT_SQL = "::float8 AS seconds"
 # Reviewed divisions of Decimals or waiting times; a float beside a Decimal would be a TypeError.

@@ -1,4 +1,4 @@
-"""Closing a period: once, in order, without losing usage, whoever closes and however often."""
+"""Closing of periods: each is invoiced once, in order and without losing usage, also when closes run concurrently."""
 
 import json
 import threading
@@ -63,7 +63,7 @@ def test_period_is_invoiced_once_and_after_its_grace(context: Flask) -> None:
     organization = create_organization(plan="starter@1")
     early = day(1, month=5) + timedelta(minutes=59)
     assert period_close.close_due(early).invoices == []
-    assert [invoice.number for invoice in due().invoices] == ["INV-000001"]
+    assert [item.invoice.number for item in due().invoices] == ["INV-000001"]
     assert due().invoices == []
     [invoice] = organization.invoices()
     assert invoice.due_at == clock.now() + timedelta(days=7)
@@ -146,9 +146,9 @@ def test_close_now_ends_the_period_and_bills_nothing_twice(context: Flask) -> No
     with organization.transaction() as session:
         preview = previews.preview_current_period(session, organization.id)
     [drafted] = period_close.preview_now(organization.id)
-    [invoice] = period_close.close_now(organization.id).invoices
+    [item] = period_close.close_now(organization.id).invoices
     assert organization.lines() == {"base:starter@1": 1450, "usage:starter@1:sms": 100}
-    assert invoice.total_minor == preview.bill.total_minor == drafted.total_minor == 1550
+    assert item.invoice.total_minor == preview.bill.total_minor == drafted.invoice.total_minor == 1550
     assert preview.forecast.total_minor == 3000
     assert period_close.close_now(organization.id).invoices == []
     periods = organization.rows("SELECT starts_at, ends_at, state, is_cut FROM billing_periods ORDER BY seq")
@@ -186,8 +186,8 @@ def test_draft_under_review_has_no_number(context: Flask) -> None:
     organization = create_organization()
     with tenancy.system_session("billing.close") as session:
         session.execute(text("UPDATE billing_profiles SET review_drafts = true"))
-    [summary] = due().invoices
-    assert (summary.number, summary.status) == (None, "draft")
+    [item] = due().invoices
+    assert (item.invoice.number, item.invoice.status) == (None, "draft")
     assert due().invoices == []
     assert organization.rows("SELECT state FROM billing_periods WHERE seq = 1") == [("invoiced",)]
 
@@ -238,11 +238,14 @@ def test_close_command(app: Flask, context: Flask) -> None:
     clock.freeze_time(day(16))
     organization_id = ids.format_id("org", organization.id)
     code, output = run(app, "--now", "--organization", organization_id, "--dry-run", "--json")
-    assert (code, json.loads(output)["invoices"][0]["status"]) == (0, "draft")
+    [draft] = json.loads(output)["invoices"]
+    assert (code, draft["id"], draft["status"], draft["total_amount"]) == (0, None, "draft", "14.50")
     assert organization.invoices() == []
     code, output = run(app, "--now", "--organization", organization_id, "--json")
     [invoice] = json.loads(output)["invoices"]
     assert (invoice["number"], invoice["total_amount"]) == ("INV-000001", "14.50")
+    assert (invoice["amount_due"], invoice["due_date"]) == ("14.50", "2026-04-23T00:00:00.000Z")
+    assert invoice["period"]["ends_at"] == "2026-04-16T00:00:00.000Z"
     assert json.loads(run(app, "--organization", organization_id, "--json")[1])["invoices"] == []
     assert len(json.loads(run(app, "--at", "2026-05-01T02:00:00Z", "--json")[1])["invoices"]) == 1
     assert run(app, "--now")[0] == 2

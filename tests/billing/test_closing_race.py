@@ -1,4 +1,4 @@
-"""A closing amid accepts: under the period lock nothing is lost; without it, or with a lock on the row, usage is."""
+"""A close during accepted calls: the period lock loses no usage; no lock or a row lock would."""
 
 import threading
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Corrections: drafts reviewed, invoices voided and replaced, credit notes within what is left."""
+"""Corrections of invoices: review of drafts, void and replacement, credit notes."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -90,12 +90,12 @@ def test_credit_amount_reduces_the_lines_in_their_order() -> None:
     assert note.total_minor == 3000
 
 
-@pytest.mark.parametrize("wanted", [{"amount_minor": 3206}, {"lines": {"base:starter@1": 2901}}])
-def test_credit_above_the_invoice_or_a_line_is_rejected(wanted: dict[str, Any]) -> None:
+@pytest.mark.parametrize("content", [{"amount_minor": 3206}, {"lines": {"base:starter@1": 2901}}])
+def test_credit_above_the_invoice_or_a_line_is_rejected(content: dict[str, Any]) -> None:
     organization, invoice = create_invoice()
-    lines = {line(organization, key): amount for key, amount in wanted.get("lines", {}).items()}
+    lines = {line(organization, key): amount for key, amount in content.get("lines", {}).items()}
     with pytest.raises(CreditExceedsInvoice) as refused:
-        create_credit_note(organization, invoice.id, lines=lines, amount_minor=wanted.get("amount_minor"))
+        create_credit_note(organization, invoice.id, lines=lines, amount_minor=content.get("amount_minor"))
     assert (refused.value.status, refused.value.code) == (409, "CREDIT_EXCEEDS_INVOICE")
     assert newest_invoice(organization).credited_minor == 0
 
@@ -157,6 +157,7 @@ def test_void_invoice_is_replaced_by_a_recalculated_one() -> None:
     old, new = organization.rows("SELECT * FROM invoices ORDER BY serial")
     assert (old.state, old.number, new.number, new.replaces_id) == ("void", "INV-000001", "INV-000002", old.id)
     assert replacement is not None
+    assert (replacement.invoice.id, replacement.invoice.status, replacement.period.seq) == (new.id, "open", 1)
     assert (new.billing_period_id, new.total_minor, new.state) == (old.billing_period_id, 3205, "open")
     assert [kind for kind, _ in published_events(organization)] == [
         "invoice.finalized",
@@ -196,7 +197,10 @@ def test_draft_under_review_is_finalized_once() -> None:
     draft = close_periods(organization)
     assert (draft.state, draft.number) == ("draft", None)
     with system_session() as session:
-        assert invoice_lifecycle.finalize_invoice(session, organization.id, draft.id, OPERATOR).number == "INV-000001"
+        assert (
+            invoice_lifecycle.finalize_invoice(session, organization.id, draft.id, OPERATOR).invoice.number
+            == "INV-000001"
+        )
     with pytest.raises(InvoiceNotDraft), system_session() as session:
         invoice_lifecycle.finalize_invoice(session, organization.id, draft.id, OPERATOR)
 
@@ -221,7 +225,10 @@ def test_draft_is_recalculated_or_deleted() -> None:
     draft = close_periods(organization)
     with system_session() as session:
         session.execute(text("UPDATE invoice_lines SET amount_minor = 1"))
-        assert invoice_lifecycle.recalculate_draft(session, organization.id, draft.id, OPERATOR).total_minor == 2900
+        assert (
+            invoice_lifecycle.recalculate_draft(session, organization.id, draft.id, OPERATOR).invoice.total_minor
+            == 2900
+        )
     assert organization.rows("SELECT amount_minor FROM invoice_lines") == [(2900,)]
     with system_session() as session:
         invoice_lifecycle.delete_draft(session, organization.id, draft.id, OPERATOR)
@@ -254,18 +261,21 @@ def test_tenant_role_cannot_credit_or_void() -> None:
 
 def test_correction_commands(app: Flask) -> None:
     organization, invoice = create_invoice(3_050, 12_345)
-    who = [ids.format_id("org", organization.id), ids.format_id("inv", invoice.id)]
+    target = [ids.format_id("org", organization.id), ids.format_id("inv", invoice.id)]
 
-    def ask(*words: str) -> tuple[int, str]:
-        result = app.test_cli_runner().invoke(args=["billing", *words])
+    def run_command(*arguments: str) -> tuple[int, str]:
+        result = app.test_cli_runner().invoke(args=["billing", *arguments])
         return result.exit_code, result.output
 
-    assert ask("credit", *who, "--amount", "12.35", "--reason", "wrong") == (0, "CN-000001 12.35 USD: 12.35 to due.\n")
+    assert run_command("credit", *target, "--amount", "12.35", "--reason", "wrong") == (
+        0,
+        "CN-000001 12.35 USD: 12.35 to due.\n",
+    )
     by_line = f"{ids.format_id('lin', line(organization, 'usage:starter@1:email'))}=99.00"
-    exceeding = ask("credit", *who, "--line", by_line, "--reason", "wrong")
+    exceeding = run_command("credit", *target, "--line", by_line, "--reason", "wrong")
     assert (exceeding[0], "CREDIT_EXCEEDS_INVOICE" in exceeding[1]) == (1, True)
-    assert ask("void", *who, "--reason", " ")[0] == 1
-    code, told_so = ask("void", *who, "--reason", "wrong tax id", "--replace")
-    assert (code, "INV-000002" in told_so) == (0, True)
-    assert ask("finalize", *who, "--reason", "again")[1].startswith("INVOICE_NOT_DRAFT")
-    assert ask("void", "org_1", who[1], "--reason", "x")[0] == 2
+    assert run_command("void", *target, "--reason", " ")[0] == 1
+    code, output = run_command("void", *target, "--reason", "wrong tax id", "--replace")
+    assert (code, "INV-000002" in output) == (0, True)
+    assert run_command("finalize", *target, "--reason", "again")[1].startswith("INVOICE_NOT_DRAFT")
+    assert run_command("void", "org_1", target[1], "--reason", "x")[0] == 2

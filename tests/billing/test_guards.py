@@ -1,4 +1,4 @@
-"""What the database refuses, whoever asks: promises about periods, ledger, prices and invoices, tried to be broken."""
+"""Constraints, triggers and grants of the database for periods, ledger, prices and invoices."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ def organization() -> BillingOrganization:
     return organization
 
 
-BROKEN: dict[str, str] = {
+VIOLATIONS: dict[str, str] = {
     # B2: events stand, and one period pays for each
     "an event without a period": f"""{EVENT}
       SELECT organization_id, 'x', 'k', 'sms', 1, now(), NULL, NULL FROM subscriptions""",
@@ -130,7 +130,7 @@ BROKEN: dict[str, str] = {
 }
 
 
-@pytest.mark.parametrize("statement", BROKEN.values(), ids=BROKEN)
+@pytest.mark.parametrize("statement", VIOLATIONS.values(), ids=VIOLATIONS)
 def test_system_role_cannot_violate_a_constraint(organization: BillingOrganization, statement: str) -> None:
     with pytest.raises(DBAPIError) as refusal, system_session() as session:
         session.execute(text(statement))
@@ -162,23 +162,23 @@ def test_paid_amount_cannot_be_lowered(organization: BillingOrganization) -> Non
 
 
 def test_draft_becomes_final_only_with_the_sum_of_its_lines(organization: BillingOrganization) -> None:
-    made = """INSERT INTO invoices (organization_id, kind, currency, rule_version, subtotal_minor, total_minor)
+    insert = """INSERT INTO invoices (organization_id, kind, currency, rule_version, subtotal_minor, total_minor)
       SELECT organization_id, 'manual', 'USD', 1, 5, 5 FROM invoices RETURNING id"""
     final = """UPDATE invoices SET state = 'open', series = 'T', serial = 1, number = 'T-1', finalized_at = now(),
       due_at = now() WHERE id = :id"""
     with pytest.raises(DBAPIError) as refusal, system_session() as session:
-        session.execute(text(final), {"id": session.scalar(text(made))})
+        session.execute(text(final), {"id": session.scalar(text(insert))})
     assert isinstance(refusal.value.orig, psycopg2.errors.CheckViolation)
 
 
 def test_invoice_number_is_unique(organization: BillingOrganization) -> None:
-    made = """INSERT INTO invoices (organization_id, kind, currency, rule_version)
+    insert = """INSERT INTO invoices (organization_id, kind, currency, rule_version)
       SELECT organization_id, 'manual', 'USD', 1 FROM invoices RETURNING id"""
     for number in ("'INV', 1, 'INV-000001a'", "'INV', 2, 'INV-000001'"):
         final = f"""UPDATE invoices SET state = 'paid', paid_at = now(), finalized_at = now(), due_at = now(),
           (series, serial, number) = ({number}) WHERE id = :id"""
         with pytest.raises(DBAPIError) as refusal, system_session() as session:
-            session.execute(text(final), {"id": session.scalar(text(made))})
+            session.execute(text(final), {"id": session.scalar(text(insert))})
         assert isinstance(refusal.value.orig, psycopg2.errors.UniqueViolation)
 
 

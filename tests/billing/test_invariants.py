@@ -1,4 +1,4 @@
-"""The nightly checks: sound books pass, and every wrong that is planted past the guards is found."""
+"""Nightly checks: valid data pass, and every violation that is planted past the constraints is found."""
 
 import json
 from collections.abc import Callable
@@ -47,7 +47,7 @@ def plant(superuser: Any) -> Plant:
     return act
 
 
-def books() -> BillingOrganization:
+def organization_with_history() -> BillingOrganization:
     """An organization with late usage, credit, payments, a void invoice, a carry and plan changes."""
     organization = create_organization(at=day(1, month=3), plan="scale@1")
     organization.grant(500, "promotional", 5)
@@ -81,14 +81,14 @@ def found_by() -> dict[str, list[str]]:
 
 
 def test_valid_data_pass_every_check() -> None:
-    organization = books()
+    organization = organization_with_history()
     carol, _ = create_invoice(name="Carol")
     usage_jobs.roll_up()
     assert found_by() == {}
     assert invariants.check_invariants(organization.id, since=day(1)) != []
     with system_session() as session:
-        kept = session.execute(text("SELECT check_name, violations FROM invariant_results")).all()
-    assert sorted(kept) == sorted((check.name, 0) for check in INVARIANTS)
+        stored = session.execute(text("SELECT check_name, violations FROM invariant_results")).all()
+    assert sorted(stored) == sorted((check.name, 0) for check in INVARIANTS)
     assert carol.rows("SELECT parked_at FROM billing_profiles") == [(None,)]
 
 
@@ -137,7 +137,7 @@ def test_valid_data_pass_every_check() -> None:
     ],
 )
 def test_planted_violation_is_found(check: str, sql: str, plant: Plant, superuser: Any) -> None:
-    books()
+    organization_with_history()
     try:
         plant(sql)
         assert check in found_by()
@@ -170,7 +170,7 @@ def test_organization_without_account_is_found_after_two_hours(plant: Plant) -> 
 
 
 def test_violation_holds_billing_of_its_organization_and_alerts_operators(plant: Plant) -> None:
-    organization, carol = books(), create_organization("Carol", plan="starter@1")
+    organization, carol = organization_with_history(), create_organization("Carol", plan="starter@1")
     with system_session() as session:
         olga = users.create(session, "olga@platform.example", "correct horse battery", "Olga")
         operators.grant_operator_role(session, olga.id, "support")
@@ -185,10 +185,10 @@ def test_violation_holds_billing_of_its_organization_and_alerts_operators(plant:
     assert carol.rows("SELECT parked_at FROM billing_profiles") == [(None,)]
     with system_session() as session:
         [mail] = session.execute(text("SELECT * FROM mails WHERE template = 'operator_alert'")).all()
-        kept = session.execute(text("SELECT * FROM invariant_results WHERE violations > 0")).all()
+        stored = session.execute(text("SELECT * FROM invariant_results WHERE violations > 0")).all()
     assert mail.recipient == "olga@platform.example"
     assert "check sums.grants failed" in mail.subject
-    assert [(row.check_name, row.sample[0]["organization_id"]) for row in kept] == [
+    assert [(row.check_name, row.sample[0]["organization_id"]) for row in stored] == [
         ("sums.grants", ids.format_id("org", organization.id))
     ]
 
@@ -205,13 +205,13 @@ def test_organization_on_hold_gets_drafts_until_an_operator_releases_it(plant: P
     assert ask(args=["billing", "release", organization_id, "--reason", "repaired"]).exit_code == 0
     assert "not parked" in ask(args=["billing", "release", organization_id, "--reason", "repaired"]).output
     assert audit_actions(organization)[-1] == "billing.unparked"
-    words = ["billing", "finalize", organization_id, ids.format_id("inv", draft.id), "--reason", "fine"]
-    assert "INV-000001" in ask(args=words).output
+    arguments = ["billing", "finalize", organization_id, ids.format_id("inv", draft.id), "--reason", "fine"]
+    assert "INV-000001" in ask(args=arguments).output
     assert close_periods(organization, JUNE).state == "open"
 
 
 def test_wrong_rollups_are_rebuilt_and_hold_no_billing(plant: Plant) -> None:
-    organization = books()
+    organization = organization_with_history()
     plant("UPDATE usage_rollups SET quantity = quantity + 1")
     assert list(found_by()) == ["rollup.ledger"]
     assert found_by() == {}
@@ -219,7 +219,7 @@ def test_wrong_rollups_are_rebuilt_and_hold_no_billing(plant: Plant) -> None:
 
 
 def test_check_of_one_organization_ignores_the_others(plant: Plant) -> None:
-    organization, carol = books(), create_organization("Carol")
+    organization, carol = organization_with_history(), create_organization("Carol")
     plant(
         f"""UPDATE credit_grants SET remaining_minor = 1
           WHERE organization_id = '{organization.id}' AND kind = 'promotional'"""
@@ -240,7 +240,7 @@ def test_second_concurrent_check_is_rejected(app: Flask) -> None:
 
 
 def test_nightly_check_leaves_out_old_usage(plant: Plant) -> None:
-    books()
+    organization_with_history()
     plant("UPDATE usage_events SET quantity = quantity + 1 WHERE meter_code = 'email'")
     usage = {result.check.name for result in invariants.check_invariants(since=clock.now()) if result.violations}
     assert usage == set()
@@ -249,7 +249,7 @@ def test_nightly_check_leaves_out_old_usage(plant: Plant) -> None:
 
 
 def test_invariants_command_exits_with_3_for_a_violation(plant: Plant, app: Flask) -> None:
-    organization = books()
+    organization = organization_with_history()
     ask = app.test_cli_runner().invoke
     sound = ask(args=["billing", "invariants", "--json"])
     assert (sound.exit_code, {len(check["violations"]) for check in json.loads(sound.output)["checks"]}) == (0, {0})

@@ -36,12 +36,12 @@ def acme(client: FlaskClient) -> BillingReader:
         account.use(304, at=day(10))
         account.use(10, "email", at=day(12))
         account.use(1, at=day(13))
-        take_back(reader, account.use(2, at=day(14)).id)
+        reverse_usage(reader, account.use(2, at=day(14)).id)
     reader.close()
     return reader
 
 
-def take_back(reader: BillingReader, event_id: Any) -> None:
+def reverse_usage(reader: BillingReader, event_id: Any) -> None:
     """Reverse an event in its own, open period."""
     sql = text("""INSERT INTO usage_events (organization_id, id, source, idempotency_key, meter_code, quantity,
         occurred_at, billing_period_id, reversal_of)
@@ -158,20 +158,20 @@ def follow(rated: Any) -> Decimal:
 
 def test_usage_line_explanation_recomputes_the_amount(acme: BillingReader) -> None:
     path, line = acme.line("usage")
-    found = acme.get(f"{path}/explain")
+    explanation = acme.get(f"{path}/explain")
     assert line["meter"] == "email"
-    assert found["counted"]["events"] == 1
-    assert (found["rated"]["quantity"], found["rated"]["billable"]) == ("10", "10")
-    assert found["rated"]["exact_amount"] == "0.01"
-    assert follow(found["rated"]) == Decimal(line["amount"]) == Decimal(found["recomputed_amount"])
-    assert found["steps"][-1] == "Rounded half up, once: 0.01 USD."
+    assert explanation["counted"]["events"] == 1
+    assert (explanation["rated"]["quantity"], explanation["rated"]["billable"]) == ("10", "10")
+    assert explanation["rated"]["exact_amount"] == "0.01"
+    assert follow(explanation["rated"]) == Decimal(line["amount"]) == Decimal(explanation["recomputed_amount"])
+    assert explanation["steps"][-1] == "Rounded half up, once: 0.01 USD."
 
 
 def test_reversed_usage_is_counted_apart(acme: BillingReader) -> None:
     sms = next(line for line in acme.newest_invoice()["lines"] if line["meter"] == "sms")
-    found = acme.get(f"/billing/invoices/{acme.newest_invoice()['id']}/lines/{sms['id']}/explain")
-    assert (found["counted"]["events"], found["counted"]["reversals"]) == (3, 1)
-    assert (found["counted"]["quantity"], sms["quantity"]) == ("305", "305")
+    explanation = acme.get(f"/billing/invoices/{acme.newest_invoice()['id']}/lines/{sms['id']}/explain")
+    assert (explanation["counted"]["events"], explanation["counted"]["reversals"]) == (3, 1)
+    assert (explanation["counted"]["quantity"], sms["quantity"]) == ("305", "305")
 
 
 def test_explanation_shows_every_tier(client: FlaskClient) -> None:
@@ -179,14 +179,14 @@ def test_explanation_shows_every_tier(client: FlaskClient) -> None:
     with reader.app_context() as account:
         account.use(1_250_000, at=day(10))
     reader.close()
-    found = reader.get(f"{reader.line('usage')[0]}/explain")
-    assert [(part["units"], part["unit_price"]) for part in found["rated"]["parts"]] == [
+    explanation = reader.get(f"{reader.line('usage')[0]}/explain")
+    assert [(part["units"], part["unit_price"]) for part in explanation["rated"]["parts"]] == [
         ("100000", "0.004"),
         ("900000", "0.003"),
         ("250000", "0.002"),
     ]
-    assert [tier["up_to"] for tier in found["price"]["tiers"]] == ["100000", "1000000", None]
-    assert follow(found["rated"]) == Decimal("3600.00")
+    assert [tier["up_to"] for tier in explanation["price"]["tiers"]] == ["100000", "1000000", None]
+    assert follow(explanation["rated"]) == Decimal("3600.00")
 
 
 def test_late_usage_explanation_shows_charges_before_and_after(client: FlaskClient) -> None:
@@ -198,13 +198,17 @@ def test_late_usage_explanation_shows_charges_before_and_after(client: FlaskClie
         account.use(20, at=day(20, month=3), is_late=True)
     reader.close()
     path, line = reader.line("late_usage")
-    found = reader.get(f"{path}/explain")
-    assert (found["before"]["quantity"], found["rated"]["quantity"], found["counted"]["quantity"]) == (
+    explanation = reader.get(f"{path}/explain")
+    assert (
+        explanation["before"]["quantity"],
+        explanation["rated"]["quantity"],
+        explanation["counted"]["quantity"],
+    ) == (
         "99990",
         "100010",
         "20",
     )
-    assert follow(found["rated"]) - follow(found["before"]) == Decimal(line["amount"]) == Decimal("0.07")
+    assert follow(explanation["rated"]) - follow(explanation["before"]) == Decimal(line["amount"]) == Decimal("0.07")
     assert [row["quantity"] for row in table(reader.request(f"{path}/events.csv"))] == ["20"]
 
 
@@ -212,11 +216,19 @@ def test_base_for_half_a_month_shows_its_proration(client: FlaskClient) -> None:
     reader = sign_up_for_billing(client, at=day(20, 12, month=3))
     reader.close(day(1, 2))
     path, line = reader.line("base")
-    found = reader.get(f"{path}/explain")["proration"]
-    assert (found["used"], found["whole"], found["full_amount"]) == ("11 days 12 hours", "31 days", "29.00")
-    exact = Decimal(found["full_amount"]) * Decimal(found["used_seconds"]) / Decimal(found["whole_seconds"])
+    explanation = reader.get(f"{path}/explain")["proration"]
+    assert (explanation["used"], explanation["whole"], explanation["full_amount"]) == (
+        "11 days 12 hours",
+        "31 days",
+        "29.00",
+    )
+    exact = (
+        Decimal(explanation["full_amount"])
+        * Decimal(explanation["used_seconds"])
+        / Decimal(explanation["whole_seconds"])
+    )
     assert exact.quantize(CENT, ROUND_HALF_UP) == Decimal(line["amount"]) == Decimal("10.76")
-    assert Decimal(found["exact_amount"]) == exact.quantize(Decimal("1e-10"), "ROUND_DOWN")
+    assert Decimal(explanation["exact_amount"]) == exact.quantize(Decimal("1e-10"), "ROUND_DOWN")
     assert table(reader.request(f"{path}/events.csv")) == []
 
 

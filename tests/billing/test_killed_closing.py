@@ -1,4 +1,4 @@
-"""A closing process is killed at every step, again and again; whoever comes next leaves one right invoice each."""
+"""Closing processes that are killed at every step: the next run leaves one correct invoice for each organization."""
 
 import time
 from typing import Any

@@ -1,4 +1,4 @@
-"""The invoice as PDF: what stands on it, that it is always the same, and that no name breaks it or reads files."""
+"""The invoice as PDF: its content, its reproducible bytes, and names that contain markup or other scripts."""
 
 import io
 import time
@@ -34,11 +34,11 @@ def pages(content: bytes) -> list[str]:
     return [page.extract_text() for page in PdfReader(io.BytesIO(content)).pages]
 
 
-def words(content: bytes) -> str:
+def text_of(content: bytes) -> str:
     return " ".join(" ".join(pages(content)).split())
 
 
-def bought_by(name: str, *rows: str) -> bytes:
+def pdf_with_buyer(name: str, *rows: str) -> bytes:
     return invoice_documents.render_pdf(replace(BARE, buyer=DocumentParty(name, rows)))
 
 
@@ -72,8 +72,8 @@ def stored(reader: BillingReader) -> InvoiceDocument:
 
 def test_pdf_shows_parties_dates_lines_and_sums(acme: BillingReader) -> None:
     invoice = acme.newest_invoice()
-    text = words(download(acme))
-    for wanted in (
+    text = text_of(download(acme))
+    for expected in (
         invoice["number"],
         "saas-api",
         "Bill to Acme",
@@ -87,7 +87,7 @@ def test_pdf_shows_parties_dates_lines_and_sums(acme: BillingReader) -> None:
         "Amount due USD 71.85",
         "Page 1 of 1",
     ):
-        assert wanted in text, wanted
+        assert expected in text, expected
 
 
 def test_pdf_is_named_for_the_invoice_number(acme: BillingReader) -> None:
@@ -120,7 +120,7 @@ def test_pdf_subtracts_credit_notes_and_payments(acme: BillingReader) -> None:
     with acme.app_context() as account:
         books.create_credit_note(account, invoice_id, amount_minor=1235)
         books.settle_payment(account, invoice_id, 1000)
-    text = words(download(acme))
+    text = text_of(download(acme))
     assert "Credit notes -12.35" in text
     assert "Paid -10.00" in text
     assert "Amount due USD 49.50" in text
@@ -132,14 +132,14 @@ def test_pdf_shows_the_tiers_of_a_line(client: FlaskClient) -> None:
     with reader.app_context() as account:
         account.use(1_250_000, at=day(10))
     reader.close()
-    text = words(download(reader))
-    for wanted in ("in tiers", "100,000 \u00d7 0.004 = 400.00", "900,000 \u00d7 0.003 = 2,700.00", "3,600.00"):
-        assert wanted in text, wanted
+    text = text_of(download(reader))
+    for expected in ("in tiers", "100,000 \u00d7 0.004 = 400.00", "900,000 \u00d7 0.003 = 2,700.00", "3,600.00"):
+        assert expected in text, expected
 
 
 def test_print_page_has_the_texts_of_the_pdf(acme: BillingReader) -> None:
     document = stored(acme)
-    text = words(invoice_documents.render_pdf(document))
+    text = text_of(invoice_documents.render_pdf(document))
     assert [line.description for line in document.lines if line.description not in text] == []
     assert [row.amount for row in document.sums if row.amount not in text] == []
 
@@ -155,25 +155,25 @@ def test_markup_in_a_name_is_escaped(tmp_path: Path) -> None:
         '<a href="http://x.example">Acme</a>',
         "</font></para>",
     ):
-        content = bought_by(name, name)
-        assert "".join(name.split()) in "".join(words(content).split())
+        content = pdf_with_buyer(name, name)
+        assert "".join(name.split()) in "".join(text_of(content).split())
         assert not [image for page in PdfReader(io.BytesIO(content)).pages for image in page.images]
         assert b"/URI" not in content
 
 
 def test_names_in_other_scripts_are_drawn() -> None:
     for name in ("Ελληνική Εταιρεία", "Общество Ёж", "Công ty Việt Nam", "Żółć ₦aira €uro", "株式会社", "한국회사"):
-        assert "".join(name.split()) in "".join(words(bought_by(name)).split())
+        assert "".join(name.split()) in "".join(text_of(pdf_with_buyer(name)).split())
 
 
 def test_character_without_a_font_becomes_a_question_mark() -> None:
-    assert "Acme ???? 1" in words(bought_by("Acme \u05d0\u05d1\u05d2\U0001f600 1"))
-    assert "Acme Ltd" in words(bought_by("Ac\u200bme\u202e\x00 Ltd\n"))
+    assert "Acme ???? 1" in text_of(pdf_with_buyer("Acme \u05d0\u05d1\u05d2\U0001f600 1"))
+    assert "Acme Ltd" in text_of(pdf_with_buyer("Ac\u200bme\u202e\x00 Ltd\n"))
 
 
 def test_long_names_wrap_within_the_page() -> None:
     name = "W" * 200
-    text = "".join(words(bought_by(name, "x" * 300)).split())
+    text = "".join(text_of(pdf_with_buyer(name, "x" * 300)).split())
     assert name in text
     assert "x" * 300 in text
     content = invoice_documents.render_pdf(replace(BARE, seller=DocumentParty("S" * 200), number="N" * 60))
@@ -200,13 +200,13 @@ def test_documents_drawn_concurrently_are_intact() -> None:
 
 
 def test_invoice_without_lines_says_so() -> None:
-    assert "Nothing was charged" in words(invoice_documents.render_pdf(replace(BARE, lines=())))
+    assert "Nothing was charged" in text_of(invoice_documents.render_pdf(replace(BARE, lines=())))
 
 
 def test_void_invoice_has_a_watermark(acme: BillingReader) -> None:
     document = stored(acme)
-    assert "Void" not in words(invoice_documents.render_pdf(document))
-    assert "Void" in words(invoice_documents.render_pdf(replace(document, watermark="Void")))
+    assert "Void" not in text_of(invoice_documents.render_pdf(document))
+    assert "Void" in text_of(invoice_documents.render_pdf(replace(document, watermark="Void")))
 
 
 def test_titles_are_plain_text() -> None:

@@ -1,4 +1,4 @@
-"""What was shown is what is charged: previews of changes, simulations and the invoice that is written later."""
+"""Previews of plan changes and simulations are equal to the invoices that follow."""
 
 import threading
 from typing import Any
@@ -23,11 +23,11 @@ SIMULATE = "/api/v1/billing/simulate"
 def close(at: Any) -> int:
     """The total of the invoice that closing at an instant writes."""
     clock.freeze_time(at)
-    [invoice] = period_close.close_due(at).invoices
-    return invoice.total_minor
+    [item] = period_close.close_due(at).invoices
+    return item.invoice.total_minor
 
 
-def look(organization: BillingOrganization, plan: str, when: str | None = None) -> PlanChange:
+def preview(organization: BillingOrganization, plan: str, when: str | None = None) -> PlanChange:
     with organization.transaction() as session:
         return subscriptions.preview_change(session, organization.id, plan, when)
 
@@ -47,19 +47,23 @@ def test_plan_change_is_invoiced_as_previewed(start: str, plan: str, when: str) 
     organization.use(1_777, "email", at=day(17, 12))
     if start == f"{plan}@1":
         with pytest.raises(AlreadyOnPlan):
-            look(organization, plan, when)
+            preview(organization, plan, when)
         return
-    seen = look(organization, plan, when)
-    made = change(organization, plan, when)
-    assert (made.differences, made.total_minor, made.after) == (seen.differences, seen.total_minor, seen.after)
-    assert sum(difference.amount_minor for difference in made.differences) == made.total_minor
-    assert close(day(1, 2, month=5)) == seen.after.total_minor
+    previewed = preview(organization, plan, when)
+    changed = change(organization, plan, when)
+    assert (changed.differences, changed.total_minor, changed.after) == (
+        previewed.differences,
+        previewed.total_minor,
+        previewed.after,
+    )
+    assert sum(difference.amount_minor for difference in changed.differences) == changed.total_minor
+    assert close(day(1, 2, month=5)) == previewed.after.total_minor
 
 
 def test_preview_stores_nothing() -> None:
     organization = create_organization(plan="starter@1")
     before = organization.rows("SELECT * FROM subscription_segments")
-    look(organization, "pro")
+    preview(organization, "pro")
     assert organization.rows("SELECT * FROM subscription_segments") == before
     assert organization.rows("SELECT * FROM audit_events") == []
 
@@ -71,9 +75,9 @@ def test_plan_change_and_return_are_invoiced_as_previewed() -> None:
     change(organization, "starter")
     organization.use(500, at=day(12))
     clock.freeze_time(day(21))
-    seen = look(organization, "free", "now")
+    previewed = preview(organization, "free", "now")
     change(organization, "free", "now")
-    assert close(day(1, 2, month=5)) == seen.after.total_minor == 967 + 500
+    assert close(day(1, 2, month=5)) == previewed.after.total_minor == 967 + 500
 
 
 @pytest.mark.parametrize("plans", [("starter", "pro"), ("pro", "pro"), ("scale", "free"), ("starter", "scale")])

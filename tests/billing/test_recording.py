@@ -1,4 +1,4 @@
-"""Usage recorded late or early: the period it happened in pays while it is open, the running one afterwards."""
+"""Usage that is recorded late or early: its own period pays while it is open, then the current one."""
 
 from datetime import datetime, timedelta
 from decimal import Decimal

@@ -1,4 +1,4 @@
-"""Money that meets an invoice: it is booked once, never beyond what is due, and never lost."""
+"""Payments of invoices: applied once, never above the amount due, and the excess goes to the wallet."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor

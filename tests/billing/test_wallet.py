@@ -1,4 +1,4 @@
-"""The wallet: every source pays once, grants are used in order, and what expires is gone."""
+"""The wallet: each source is granted once, grants are used in order, and expired credit is lost."""
 
 from datetime import timedelta
 from typing import Any
@@ -104,8 +104,17 @@ def test_credit_returned_after_its_end_expires_again() -> None:
 def test_grant_command(app: Flask) -> None:
     organization = create_organization()
     ask = app.test_cli_runner().invoke
-    words = ["billing", "grant", ids.format_id("org", organization.id), "25.00", "--key", "k", "--reason", "welcome"]
-    assert "25.00 USD in the wallet" in ask(args=words).output
-    repeat = ask(args=words)
+    arguments = [
+        "billing",
+        "grant",
+        ids.format_id("org", organization.id),
+        "25.00",
+        "--key",
+        "k",
+        "--reason",
+        "welcome",
+    ]
+    assert "25.00 USD in the wallet" in ask(args=arguments).output
+    repeat = ask(args=arguments)
     assert (repeat.exit_code, "GRANT_EXISTS" in repeat.output) == (1, True)
-    assert ask(args=[*words[:3], "2.005", *words[4:]]).exit_code == 1
+    assert ask(args=[*arguments[:3], "2.005", *arguments[4:]]).exit_code == 1

@@ -1,4 +1,4 @@
-"""A organization that moves to another time zone, signs up on odd days, or is not looked after for months."""
+"""Periods of organizations that change their time zone, sign up on special days or are not closed for months."""
 
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise

@@ -17,8 +17,8 @@ def test_failed_delivery_of_a_new_endpoint_is_resent(visit: Visits, alice: Perso
         visitor.open("/dashboard/webhooks/new")
         visitor.fill(url=receiver.url)
         visitor.press("Add endpoint")
-        found = re.search(r"whsec_[A-Za-z0-9+/=]+", visitor.page.locator("main").inner_text())
-        assert found
+        match = re.search(r"whsec_[A-Za-z0-9+/=]+", visitor.page.locator("main").inner_text())
+        assert match
         visitor.inspect()
         visitor.follow("I have copied it")
         visitor.press("Send test event")
@@ -39,5 +39,5 @@ def test_failed_delivery_of_a_new_endpoint_is_resent(visit: Visits, alice: Perso
         work()
         visitor.refresh_until("Delivered")
         one = receiver.received[-1]
-        Webhook(found[0]).verify(one.body, one.headers)
+        Webhook(match[0]).verify(one.body, one.headers)
     assert receiver.ids[0] == receiver.ids[-1]

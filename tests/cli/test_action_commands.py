@@ -13,6 +13,9 @@ from tests.support.console import execute_sql
 from tests.support.payments import Customer, client, customer  # noqa: F401 - fixtures
 
 REASON = ("--reason", "reviewed")
+INVOICE_FIELDS = {
+    *("id", "number", "status", "period", "total_amount", "amount_due", "currency", "due_date", "paid_at"),
+}
 
 
 def flask(app: Flask, *arguments: str) -> Result:
@@ -46,7 +49,7 @@ def test_void_prints_the_replacement(app: Flask, customer: Customer) -> None:  #
     data = flask_json(app, "billing", "void", organization_id, invoice_id, *REASON, "--replace")
     replacement = data.pop("replacement")
     assert data == {"id": invoice_id, "status": "void"}
-    assert set(replacement) == {"id", "number", "total_amount", "currency", "status"}
+    assert set(replacement) == INVOICE_FIELDS
     assert (replacement["total_amount"], replacement["status"]) == ("99.00", "open")
     assert actors(app, "invoice.voided") == [("system", "reviewed")]
 
@@ -63,12 +66,17 @@ def test_finalize_recalculates_or_finalizes_a_draft(app: Flask, draft: tuple[str
     assert recalculated.stdout == f"(draft) {draft[1]} 99.00 USD draft\n"
     assert flask(app, "billing", "release", draft[0], *REASON).exit_code == 0
     finalized = flask_json(app, "billing", "finalize", *draft, *REASON)
+    assert set(finalized) == INVOICE_FIELDS
+    period, due_date = finalized.pop("period"), finalized.pop("due_date")
+    assert (period["ends_at"], due_date[-1]) == ("2026-05-01T00:00:00.000Z", "Z")
     assert finalized == {
         "id": draft[1],
         "number": "INV-000002",
         "total_amount": "99.00",
+        "amount_due": "99.00",
         "currency": "USD",
         "status": "open",
+        "paid_at": None,
     }
 
 

@@ -74,7 +74,7 @@ class Clone:
 
     def refused_start(self, **settings: str) -> str:
         """The one line with which it refuses to start."""
-        result = subprocess.run(**self.command(**settings), capture_output=True, timeout=30, check=False)
+        result = subprocess.run(**self.command(**settings), capture_output=True, timeout=90, check=False)
         assert result.returncode == 1, result.stderr
         assert "Traceback" not in result.stderr
         return result.stderr.strip()

@@ -51,6 +51,6 @@ def test_messages_are_accepted_and_delivered_while_redis_is_dead(
         scheduler.run_once(Scheduler(queue_name=BACKGROUND, connection=queue.worker_redis()))
 
     for message_id in accepted:
-        shown = client.get(f"/api/v1/messages/{message_id}", headers=key)
-        assert shown.json["data"]["status"] == "delivered"
+        response = client.get(f"/api/v1/messages/{message_id}", headers=key)
+        assert response.json["data"]["status"] == "delivered"
     assert client.get("/api/v1/usage", headers=key).json["data"]["summary"]["total_requests"] == len(accepted)

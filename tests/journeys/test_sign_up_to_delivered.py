@@ -18,9 +18,9 @@ def test_new_user_sends_a_message_and_sees_it_delivered_and_counted(
     assert signed_up.status_code == 201
     person = {"Authorization": f"Bearer {signed_up.json['data']['token']}"}
 
-    made = client.post("/api/v1/keys", json={"name": "first"}, headers=person)
-    assert made.status_code == 201
-    key = {"X-API-Key": made.json["data"]["key"]}
+    response = client.post("/api/v1/keys", json={"name": "first"}, headers=person)
+    assert response.status_code == 201
+    key = {"X-API-Key": response.json["data"]["key"]}
 
     sent = client.post(
         "/api/v1/messages/send",

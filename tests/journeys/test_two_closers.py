@@ -21,7 +21,7 @@ def test_two_processes_closing_one_period_write_one_invoice(client: FlaskClient,
 
     assert [run.status for run in runs] == [0, 0]
     written = [invoice["number"] for run in runs for invoice in run.result["invoices"]]
-    kept = client.get("/api/v1/billing/history", headers=person).json["data"]["invoices"]
-    assert sorted(written) == sorted(invoice["number"] for invoice in kept)
+    invoices = client.get("/api/v1/billing/history", headers=person).json["data"]["invoices"]
+    assert sorted(written) == sorted(invoice["number"] for invoice in invoices)
     assert len(set(written)) == len(written) == sum(run.result["closed"] for run in runs)
-    assert sum(invoice["total_requests"] for invoice in kept) == 1
+    assert sum(invoice["total_requests"] for invoice in invoices) == 1

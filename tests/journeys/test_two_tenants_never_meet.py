@@ -23,7 +23,7 @@ def carols(app: Flask, client: FlaskClient, work: Callable[[], None]) -> dict[st
     key_id, key = make_key(client, person)
     message_id = send(client, key)
     work()
-    asked = client.post("/api/v1/team/invite", json={"email": "dan@dan.example", "role": "viewer"}, headers=person)
+    response = client.post("/api/v1/team/invite", json={"email": "dan@dan.example", "role": "viewer"}, headers=person)
     sessions = client.get("/api/v1/auth/sessions", headers=person).json["data"]["sessions"]
     me = client.get("/api/v1/auth/me", headers=person).json["data"]
     invoice = bill(app, client, me["organization"]["id"], person)
@@ -36,7 +36,7 @@ def carols(app: Flask, client: FlaskClient, work: Callable[[], None]) -> dict[st
         "lin": invoice["lines"][0]["id"],
         "key": key_id,
         "msg": message_id,
-        "ivt": asked.json["data"]["invitation_id"],
+        "ivt": response.json["data"]["invitation_id"],
         "ses": sessions[0]["id"],
         "usr": me["user"]["id"],
         "org": me["organization"]["id"],

@@ -10,7 +10,7 @@ from flask.testing import FlaskClient
 from saas_api.core import faults
 from saas_api.core.db import tenancy
 from saas_api.core.jobs import queue, schedule
-from saas_api.core.jobs.outbox import Result
+from saas_api.core.jobs.outbox import RowResult
 from saas_api.mail import dispatch
 from saas_api.providers import selection
 from saas_api.providers.mail import OutboundEmail
@@ -79,7 +79,7 @@ def test_result_under_a_lost_lease_of_a_mail_is_not_recorded(app: Flask) -> None
     make_mails_due(app)
     claim_mails(app)
     with app.app_context():
-        dispatch.record_result(first, Result(first.rows[0].id, "sent"))
+        dispatch.record_result(first, RowResult(first.rows[0].id, "sent"))
     assert mail_rows(app, "status, attempts, interruptions") == [("sending", 0, 1)]
 
 

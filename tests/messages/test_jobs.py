@@ -13,7 +13,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from saas_api.core.jobs import queue, schedule
-from saas_api.core.jobs.outbox import Result
+from saas_api.core.jobs.outbox import RowResult
 from saas_api.messages import dispatch
 from tests.support import forks
 from tests.support.messages import MAIL, Organization, Work, make_due, provider_calls, queue_many, rows
@@ -120,9 +120,9 @@ def test_result_under_a_lost_lease_is_not_recorded(app: Flask, acme: Organizatio
         second = dispatch.claim_batch(acme.id)
         [row], [again] = first.rows, second.rows
         assert (again.id, again.interruptions) == (row.id, 1)
-        dispatch.record_results(acme.id, first, [Result(row.id, "failed", "unreachable")])
+        dispatch.record_results(acme.id, first, [RowResult(row.id, "failed", "unreachable")])
         assert acme.show(sent)["status"] == "sending"
-        dispatch.record_results(acme.id, second, [Result(again.id, "delivered")])
+        dispatch.record_results(acme.id, second, [RowResult(again.id, "delivered")])
     assert acme.show(sent)["status"] == "delivered"
     assert rows(app, acme.id, "SELECT count(*) FROM usage_events") == [(1,)]
 

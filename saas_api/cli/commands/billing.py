@@ -9,17 +9,19 @@ import click
 from click.exceptions import Exit
 
 from saas_api.accounts.audit import OperatorContext
-from saas_api.admin.actions import get_action
+from saas_api.admin import actions
 from saas_api.billing import credit_notes, invoices, period_close, periods, plans, wallet
 from saas_api.billing import invariants as billing_invariants
 from saas_api.billing.credit_notes import CREDIT_NOTE_REASONS, CreditNoteInput
 from saas_api.billing.invariants import CheckResult, Violation
-from saas_api.billing.invoice_lifecycle import InvoiceSummary
+from saas_api.billing.invoices import InvoiceWithPeriod
 from saas_api.billing.models import GrantKind
 from saas_api.billing.period_close import CloseResult
+from saas_api.billing.schemas import InvoiceOut
 from saas_api.billing.wallet import GrantSource
 from saas_api.cli import output, types
-from saas_api.cli.commands.actions import REASON_HELP, Description, action_command
+from saas_api.cli.commands import action_commands
+from saas_api.cli.commands.action_commands import REASON_HELP, Description
 from saas_api.cli.errors import EXIT_PROBLEMS, CommandError, CommandGroup
 from saas_api.cli.types import INSTANT, PublicId
 from saas_api.core import clock, ids, money
@@ -66,7 +68,7 @@ def close(*, organization_id: UUID | None, is_now: bool, at: datetime | None, is
     output.require_organization(organization_id)
     result = _run_close(_CloseRequest(organization_id, is_now, types.effective_now(at), is_dry), is_silent=as_json)
     if result.closed or (result.invoices and not is_dry):
-        numbers = [summary.number for summary in result.invoices]
+        numbers = [item.invoice.number for item in result.invoices]
         data = {"closed": result.closed, "invoices": numbers, "is_now": is_now}
         output.record_audit("billing.closed", ("billing", "periods"), data, organization_id=organization_id)
     _print_result(result, is_dry=is_dry, as_json=as_json)
@@ -87,7 +89,7 @@ def _run_close(request: _CloseRequest, *, is_silent: bool) -> CloseResult:
 
 
 def _print_result(result: CloseResult, *, is_dry: bool, as_json: bool) -> None:
-    rows = [_summary_to_json(summary) for summary in result.invoices]
+    rows = [_invoice_to_json(item) for item in result.invoices]
     lines = [
         f"{row['number'] or '(draft)'} {row['organization_id']} {row['total_amount']} {row['currency']}" for row in rows
     ]
@@ -96,15 +98,8 @@ def _print_result(result: CloseResult, *, is_dry: bool, as_json: bool) -> None:
     output.print_result({"closed": result.closed, "invoices": rows, "dry_run": is_dry}, lines, as_json=as_json)
 
 
-def _summary_to_json(summary: InvoiceSummary) -> dict[str, Any]:
-    return {
-        "id": summary.id and ids.format_id("inv", summary.id),
-        "number": summary.number,
-        "organization_id": ids.format_id("org", summary.organization_id),
-        "total_amount": money.format_minor(summary.total_minor, summary.currency),
-        "currency": summary.currency,
-        "status": summary.status,
-    }
+def _invoice_to_json(item: InvoiceWithPeriod) -> dict[str, Any]:
+    return {"organization_id": ids.format_id("org", item.invoice.organization_id), **InvoiceOut().dump(item)}
 
 
 _CURRENCY = "USD"
@@ -147,8 +142,8 @@ def credit(*, organization: UUID, invoice: UUID, reason: str, as_json: bool, **o
     output.print_result(data, [f"{note.number} {total} {currency}: {split}."], as_json=as_json)
 
 
-@action_command(group, "void", get_action("invoice", "void"))
-def void(replacement: InvoiceSummary | None, _organization_id: UUID, invoice_id: UUID) -> Description:
+@action_commands.action_command(group, "void", actions.get_action("invoice", "void"))
+def void(replacement: InvoiceWithPeriod | None, _organization_id: UUID, invoice_id: UUID) -> Description:
     """Take back an invoice on which no payment is booked.
 
     Example: flask billing void org_... inv_... --reason "wrong tax id" --replace
@@ -188,16 +183,16 @@ def grant(*, organization: UUID, amount: str, reason: str, kind: str, as_json: b
     output.print_result(data, [f"{public_id} {text} {_CURRENCY} in the wallet."], as_json=as_json)
 
 
-@action_command(
+@action_commands.action_command(
     group,
     "finalize",
-    get_action("invoice", "finalize"),
+    actions.get_action("invoice", "finalize"),
     variants={
-        "--redo": (get_action("invoice", "redo"), "Only work the draft out anew."),
-        "--delete": (get_action("invoice", "delete"), "Drop the draft; its period is not billed."),
+        "--redo": (actions.get_action("invoice", "redo"), "Only work the draft out anew."),
+        "--delete": (actions.get_action("invoice", "delete"), "Drop the draft; its period is not billed."),
     },
 )
-def finalize(invoice: InvoiceSummary | None, _organization_id: UUID, invoice_id: UUID) -> Description:
+def finalize(invoice: InvoiceWithPeriod | None, _organization_id: UUID, invoice_id: UUID) -> Description:
     """Finalize, recalculate or delete a draft invoice.
 
     Example: flask billing finalize org_... inv_... --reason "reviewed"
@@ -209,7 +204,9 @@ def finalize(invoice: InvoiceSummary | None, _organization_id: UUID, invoice_id:
     return data, [line]
 
 
-@action_command(group, "release", get_action("billing_account", "unpark"), require=output.require_organization)
+@action_commands.action_command(
+    group, "release", actions.get_action("billing_account", "unpark"), require=output.require_organization
+)
 def release(was_on_hold: bool, _organization_id: UUID) -> Description:
     """Let an organization's invoices be finalized again, after a check had found something wrong.
 
@@ -223,16 +220,10 @@ def _operator_context(reason: str) -> OperatorContext:
     return OperatorContext(output.current_os_user(), reason)
 
 
-def _describe(summary: InvoiceSummary) -> tuple[dict[str, Any], str]:
-    data = {
-        "id": summary.id and ids.format_id("inv", summary.id),
-        "number": summary.number,
-        "total_amount": money.format_minor(summary.total_minor, summary.currency),
-        "currency": summary.currency,
-        "status": summary.status,
-    }
+def _describe(item: InvoiceWithPeriod) -> tuple[dict[str, Any], str]:
+    data = InvoiceOut().dump(item)
     line = "{number} {id} {total_amount} {currency} {status}".format_map(
-        {**data, "number": summary.number or "(draft)"}
+        {**data, "number": item.invoice.number or "(draft)"}
     )
     return data, line
 

@@ -6,9 +6,10 @@ from uuid import UUID
 import click
 from sqlalchemy.exc import IntegrityError
 
-from saas_api.admin.actions import get_action
+from saas_api.admin import actions
 from saas_api.cli import output, types
-from saas_api.cli.commands.actions import REASON_HELP, Description, action_command
+from saas_api.cli.commands import action_commands
+from saas_api.cli.commands.action_commands import REASON_HELP, Description
 from saas_api.cli.errors import CommandError, CommandGroup
 from saas_api.cli.types import PublicId
 from saas_api.core import clock, ids, money
@@ -75,7 +76,7 @@ def _require_payment(payment_id: UUID) -> None:
     _get_payment(payment_id)
 
 
-@action_command(group, "resolve", get_action("payment", "resolve"), require=_require_payment)
+@action_commands.action_command(group, "resolve", actions.get_action("payment", "resolve"), require=_require_payment)
 def resolve(payment: Payment, payment_id: UUID) -> Description:
     """Close a quarantined payment, once the money is where it belongs; nothing is booked.
 

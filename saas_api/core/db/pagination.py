@@ -22,6 +22,7 @@ from saas_api.core.errors import ValidationFailed
 Statement = TypeVar("Statement", bound=sa.Select[Any])
 SortKey = sa.ColumnElement[Any] | InstrumentedAttribute[Any]
 """A NOT NULL column, ascending, or its `.desc()`."""
+_FROM_TEXT: Mapping[type, Callable[[str], Any]] = {datetime: datetime.fromisoformat, UUID: UUID, str: str}
 
 
 @dataclass(frozen=True)
@@ -165,25 +166,3 @@ def _from_json(part: Any, column: sa.ColumnElement[Any]) -> Any:
     if kind is not int and isinstance(part, str) and "\0" not in part:
         return _FROM_TEXT[kind](part)
     raise ValueError("not a value of this column")
-
-
-_FROM_TEXT: Mapping[type, Callable[[str], Any]] = {datetime: datetime.fromisoformat, UUID: UUID, str: str}
-
-
-def encode_cursor(*values: str) -> str:
-    """An opaque position in a list."""
-    return base64.urlsafe_b64encode(orjson.dumps(values)).decode().rstrip("=")
-
-
-def decode_cursor(text: str) -> list[str]:
-    """The values of a position.
-
-    raises: Invalid when it was not made by `encode_cursor`
-    """
-    try:
-        values = orjson.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-    except ValueError as cause:
-        raise ValidationFailed.at_field("cursor", "Not a cursor of this list.") from cause
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise ValidationFailed.at_field("cursor", "Not a cursor of this list.")
-    return values

@@ -44,7 +44,7 @@ class Claimable:
     owner: columns that name the owner of a row; NULL is an owner too
     claimed: SQL of further columns that `claim` returns; `r` is the row
     recorded: SQL of the columns that `record` returns; `r` is the row
-    result_columns: names and SQL types of `Result.values`
+    result_columns: names and SQL types of `RowResult.values`
     assignments: further columns that a result sets, with SQL over the row `r` and the result `v`
     is_indexed_by_owner: an index of open rows begins with the owner and ends with next_at
     is_counted_at_claim: a claim counts as an attempt, whatever comes of it; otherwise a result does
@@ -76,14 +76,14 @@ class Claim:
     rows: Sequence[Any]
 
     @property
-    def poisoned(self) -> "list[Result]":
+    def poisoned(self) -> "list[RowResult]":
         """Failures of the rows that were interrupted too often to be tried again."""
         limit = self.claimable.max_interruptions
-        return [Result(row.id, "failed", "poisoned") for row in self.rows if row.interruptions >= limit]
+        return [RowResult(row.id, "failed", "poisoned") for row in self.rows if row.interruptions >= limit]
 
 
 @dataclass(frozen=True)
-class Result:
+class RowResult:
     """Result of a claimed row.
 
     status: a final one, or "queued" for a row that is due again after `delay`
@@ -97,7 +97,7 @@ class Result:
     values: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def retry(cls, row_id: UUID, delay: timedelta, error_code: str | None = None) -> "Result":
+    def retry(cls, row_id: UUID, delay: timedelta, error_code: str | None = None) -> "RowResult":
         """Result of a failed attempt that is followed by another; without an error code the last one stays."""
         return cls(row_id, "queued", error_code, delay)
 
@@ -146,7 +146,7 @@ def claim(session: Session, claimable: Claimable, owner: Any, *, limit: int) -> 
     return Claim(claimable, owner_values, token, rows)
 
 
-def record(session: Session, claim: Claim, results: Sequence[Result]) -> Sequence[Any]:
+def record(session: Session, claim: Claim, results: Sequence[RowResult]) -> Sequence[Any]:
     """Write results of claimed rows, under the token of the claim.
 
     returns: `Claimable.recorded` of the rows that were written; the others have lost their lease
@@ -156,7 +156,7 @@ def record(session: Session, claim: Claim, results: Sequence[Result]) -> Sequenc
 
 def give_back(session: Session, claim: Claim, row_ids: Sequence[UUID]) -> Sequence[Any]:
     """Make claimed rows due now without counting an attempt, because none was made; returns as `record` does."""
-    return _write_results(session, claim, [Result.retry(row_id, timedelta(0)) for row_id in row_ids], attempts=0)
+    return _write_results(session, claim, [RowResult.retry(row_id, timedelta(0)) for row_id in row_ids], attempts=0)
 
 
 def drain_queue(
@@ -181,7 +181,7 @@ def drain_queue(
         queue.wake_workers(job, is_forced=True)
 
 
-def _write_results(session: Session, claim: Claim, results: Sequence[Result], *, attempts: int) -> Sequence[Any]:
+def _write_results(session: Session, claim: Claim, results: Sequence[RowResult], *, attempts: int) -> Sequence[Any]:
     if not results:
         return []
     claimable = claim.claimable

@@ -20,7 +20,7 @@ from saas_api.core.web import http
 
 
 @dataclass(frozen=True)
-class Result:
+class ViewResult:
     """What a view returns when it sets more than the data of the envelope.
 
     is_secret: the data contains a secret that is shown only once
@@ -128,13 +128,13 @@ def alias(view: Callable[..., Response], operation_id: str) -> Callable[..., Res
 def _to_response(operation: Operation, result: Any) -> Response:
     if isinstance(result, Response):
         return result
-    result = result if isinstance(result, Result) else Result(result)
+    result = result if isinstance(result, ViewResult) else ViewResult(result)
     headers = {**result.headers, "Cache-Control": "no-store"} if result.is_secret else result.headers
     return http.make_json_response(_render_body(operation, result), result.status or operation.status, headers)
 
 
 def _render_body(operation: Operation, result: Any) -> bytes:
-    result = result if isinstance(result, Result) else Result(result)
+    result = result if isinstance(result, ViewResult) else ViewResult(result)
     data = operation.returns.dump(result.data) if operation.returns else result.data
     envelope = {"success": True, "data": data}
     if result.message:

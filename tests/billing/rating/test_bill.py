@@ -1,4 +1,4 @@
-"""Rating and periods, for every input: what holds of prices, bills and the grid of boundaries."""
+"""Charges, bills and boundaries of periods."""
 
 import uuid
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""What more units cost, and for how long that stays so."""
+"""Marginal charges and the range in which they are constant."""
 
 from decimal import Decimal
 

@@ -1,4 +1,4 @@
-"""What holds of every bill, whatever was used, changed or late: hypothesis looks for the month in which it does not."""
+"""Properties of every bill, found by hypothesis over usage, plan changes and late usage."""
 
 import uuid
 from datetime import UTC, datetime, timedelta

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from saas_api.core import ids
 from saas_api.core.db import tenancy
 from saas_api.core.jobs import counters, outbox
-from saas_api.core.jobs.outbox import Claim, Claimable, DueOwners, Result
+from saas_api.core.jobs.outbox import Claim, Claimable, DueOwners, RowResult
 
 TABLE = """
 CREATE TABLE outbox_rows (
@@ -90,7 +90,7 @@ def claim_rows(owner: Any = ACME, *, limit: int = 10, claimable: Claimable = ROW
         return outbox.claim(session, claimable, owner, limit=limit)
 
 
-def record(claim: Claim, *results: Result) -> list[Any]:
+def record(claim: Claim, *results: RowResult) -> list[Any]:
     with transaction() as session:
         return list(outbox.record(session, claim, results))
 
@@ -185,13 +185,13 @@ def test_old_token_records_nothing_after_another_claim(outbox_app: Flask) -> Non
     old = claim_rows()
     expire_leases()
     new = claim_rows()
-    assert record(old, Result(row_id, "sent")) == []
-    assert record(old, Result.retry(row_id, timedelta(0), "late")) == []
+    assert record(old, RowResult(row_id, "sent")) == []
+    assert record(old, RowResult.retry(row_id, timedelta(0), "late")) == []
     assert give_back(old, row_id) == []
     assert read(row_id).lease_token == new.token
     assert counters._pending_counts["lease_lost_total", "rows"] == 3
-    assert [tuple(row) for row in record(new, Result(row_id, "sent"))] == [(row_id, "sent", 1)]
-    assert record(new, Result(row_id, "failed")) == []
+    assert [tuple(row) for row in record(new, RowResult(row_id, "sent"))] == [(row_id, "sent", 1)]
+    assert record(new, RowResult(row_id, "failed")) == []
     assert read(row_id).status == "sent"
 
 
@@ -199,7 +199,7 @@ def test_ended_lease_that_no_other_claim_took_still_records(outbox_app: Flask) -
     row_id = queue_row()
     claim = claim_rows()
     expire_leases()
-    assert len(record(claim, Result(row_id, "sent"))) == 1
+    assert len(record(claim, RowResult(row_id, "sent"))) == 1
     assert claimed_ids(claim_rows()) == []
 
 
@@ -211,7 +211,7 @@ def test_two_results_under_one_token_are_recorded_once(outbox_app: Flask) -> Non
     def finish() -> int:
         with outbox_app.app_context():
             barrier.wait()
-            return len(record(claim, Result(row_id, "sent")))
+            return len(record(claim, RowResult(row_id, "sent")))
 
     with ThreadPoolExecutor(2) as pool:
         runs = [pool.submit(finish) for _ in range(2)]
@@ -221,7 +221,7 @@ def test_two_results_under_one_token_are_recorded_once(outbox_app: Flask) -> Non
 
 def test_final_result_ends_the_row_and_sets_the_columns_of_its_table(outbox_app: Flask) -> None:
     sent, failed = queue_row(), queue_row()
-    results = Result(sent, "sent", values={"reference": "r-1"}), Result(failed, "failed", "refused")
+    results = RowResult(sent, "sent", values={"reference": "r-1"}), RowResult(failed, "failed", "refused")
     assert {tuple(row) for row in record(claim_rows(), *results)} == {(sent, "sent", 1), (failed, "failed", 1)}
     row = read(sent)
     assert (row.reference, row.content, row.error_code, row.next_at, row.lease_token) == ("r-1", None, None, None, None)
@@ -232,7 +232,7 @@ def test_final_result_ends_the_row_and_sets_the_columns_of_its_table(outbox_app:
 
 def test_retry_counts_an_attempt_and_waits(outbox_app: Flask) -> None:
     row_id = queue_row()
-    record(claim_rows(), Result.retry(row_id, timedelta(minutes=2), "busy"))
+    record(claim_rows(), RowResult.retry(row_id, timedelta(minutes=2), "busy"))
     row = read(row_id)
     assert (row.status, row.attempts, row.error_code, row.content) == ("queued", 1, "busy", "text")
     assert 110 < row.seconds <= 120
@@ -272,7 +272,7 @@ def test_row_interrupted_ten_times_is_poisoned(outbox_app: Flask) -> None:
     claim_rows()
     expire_leases()
     claim = claim_rows()
-    assert claim.poisoned == [Result(row_id, "failed", "poisoned")]
+    assert claim.poisoned == [RowResult(row_id, "failed", "poisoned")]
     record(claim, *claim.poisoned)
     row = read(row_id)
     assert (row.status, row.error_code) == ("failed", "poisoned")
@@ -291,7 +291,7 @@ def test_attempts_can_be_counted_at_the_claim(outbox_app: Flask) -> None:
     queue_row(part_id=2)
     claim = claim_rows((ACME, 1), claimable=PARTS)
     assert [(row.id, row.attempts, row.part_id) for row in claim.rows] == [(row_id, 1, 1)]
-    record(claim, Result.retry(row_id, timedelta(0), "busy"))
+    record(claim, RowResult.retry(row_id, timedelta(0), "busy"))
     assert read(row_id).attempts == 1
 
 
@@ -321,7 +321,7 @@ def test_due_owners_of_several_columns_are_tuples(outbox_app: Flask) -> None:
 def test_finished_rows_and_running_leases_are_not_due(outbox_app: Flask) -> None:
     row_id = queue_row()
     queue_row(CAROL)
-    record(claim_rows(), Result(row_id, "sent"))
+    record(claim_rows(), RowResult(row_id, "sent"))
     claim_rows(CAROL)
     assert list_due(ROWS) == list_due(PARTS) == DueOwners([], None)
 
@@ -340,7 +340,7 @@ def test_results_are_recorded_in_the_transaction_of_the_caller(outbox_app: Flask
     claim = claim_rows()
 
     def record_and_fail(session: Session) -> None:
-        outbox.record(session, claim, [Result(row_id, "sent")])
+        outbox.record(session, claim, [RowResult(row_id, "sent")])
         raise KeyError
 
     with pytest.raises(KeyError), transaction() as session:

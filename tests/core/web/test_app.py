@@ -16,7 +16,7 @@ from saas_api.core.fields import PageQuery, StrictInteger, StrictSchema, Text
 from saas_api.core.web import app as web_app
 from saas_api.core.web import http
 from saas_api.core.web.app import App
-from saas_api.core.web.endpoint import Result, endpoint
+from saas_api.core.web.endpoint import ViewResult, endpoint
 
 callbacks: list[str] = []
 
@@ -44,7 +44,7 @@ def _insert(body: dict[str, Any]) -> None:
 @endpoint(operation_id="insert", tag="probe", body=ROW_IN, status=201)
 def insert(body: dict[str, Any]) -> Any:
     _insert(body)
-    return Result({"id": body["id"]}, message="Made.")
+    return ViewResult({"id": body["id"]}, message="Made.")
 
 
 @public_view

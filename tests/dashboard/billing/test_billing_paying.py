@@ -25,9 +25,9 @@ def pay(browser: Browser, customer: Customer, **changes: Any) -> Any:
 
 def polled(answer: Any) -> str:
     """Where the page looks again."""
-    found = re.search(r'data-poll hx-get="([^"]*)"', answer.text)
-    assert found, "the page does not look again"
-    return found[1].replace("&amp;", "&")
+    match = re.search(r'data-poll hx-get="([^"]*)"', answer.text)
+    assert match, "the page does not look again"
+    return match[1].replace("&amp;", "&")
 
 
 def mails_of(customer: Customer) -> dict[str, tuple[str, str]]:

@@ -147,12 +147,12 @@ def address(app: Flask) -> Iterator[str]:
 def test_curl_line_of_the_dialog_works(
     app: Flask, browser: Browser, client: FlaskClient, alice: Person, address: str, program: str, preset: str
 ) -> None:
-    known = app.config["APP_URL"]
+    app_url = app.config["APP_URL"]
     app.config["APP_URL"] = address
     try:
         shown = Texts(browser.submit(NEW, name="k", mode="test", preset=preset).text).found
     finally:
-        app.config["APP_URL"] = known
+        app.config["APP_URL"] = app_url
     curl, python = shown[1], shown[2]
     command = ["/bin/sh", "-c", curl] if program == "curl" else [sys.executable, "-c", python]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)

@@ -105,8 +105,10 @@ def test_sent_message_cannot_be_canceled(browser: Browser, client: FlaskClient, 
 def test_message_shows_its_event_deliveries(
     app: Flask, browser: Browser, client: FlaskClient, alice: Person, bob: Person, live: Headers, work: Work
 ) -> None:
-    made = client.post("/api/v1/webhooks/endpoints", json={"url": "https://hooks.example/in"}, headers=alice.headers)
-    assert made.status_code == 201, made.json
+    response = client.post(
+        "/api/v1/webhooks/endpoints", json={"url": "https://hooks.example/in"}, headers=alice.headers
+    )
+    assert response.status_code == 201, response.json
     there = f"{MESSAGES}/{send(client, live)}"
     assert "None was told." in browser.open(there).text
     work()

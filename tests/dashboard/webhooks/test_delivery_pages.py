@@ -17,8 +17,8 @@ from tests.support.webhooks import Organization
 
 def test_test_event_leads_to_its_delivery(browser: Browser, acme: Organization, work: Callable[[], None]) -> None:
     with receiving(status=500, body=b"<b>it is broken</b>") as receiver:
-        made = acme.create_endpoint(url=receiver.url)
-        there = f"{HOOKS}/{made['id']}"
+        endpoint = acme.create_endpoint(url=receiver.url)
+        there = f"{HOOKS}/{endpoint['id']}"
         sent = browser.submit(there, f"{there}/test")
         assert sent.status_code == 303
         waiting = browser.open(sent.location)
@@ -99,14 +99,14 @@ def test_event_shows_its_payload_and_is_replayed(browser: Browser, acme: Organiz
 
 
 def test_member_sees_deliveries_without_the_url(app: Flask, acme: Organization, bob: Person) -> None:
-    made = acme.create_endpoint(url=f"{URL}?token=s3same")
+    endpoint = acme.create_endpoint(url=f"{URL}?token=s3same")
     acme.publish_event()
     (row,) = acme.rows("SELECT id FROM webhook_deliveries")
     browser = Browser(app, bob)
     for path in ("", "/deliveries", f"/deliveries/{core_ids.format_id('whd', row.id)}"):
         text = browser.open(HOOKS + path).text
         assert "s3same" not in text
-        assert f"{HOOKS}/{made['id']}" not in text
+        assert f"{HOOKS}/{endpoint['id']}" not in text
 
 
 def test_every_event_type_is_listed(browser: Browser) -> None:

@@ -38,9 +38,9 @@ def make(browser: Browser, **changes: Any) -> Any:
 
 
 def secret_on(text: str) -> str:
-    found = re.search(r'<pre class="secret"[^>]*>(whsec_[^<]+)</pre>', text)
-    assert found
-    return html.unescape(found[1])
+    match = re.search(r'<pre class="secret"[^>]*>(whsec_[^<]+)</pre>', text)
+    assert match
+    return html.unescape(match[1])
 
 
 def test_pages_require_their_permission(app: Flask, client: FlaskClient, acme: Organization) -> None:
@@ -146,8 +146,8 @@ def test_endpoint_is_listed_with_its_success_rate(browser: Browser, acme: Organi
 
 
 def test_endpoint_is_updated(browser: Browser, acme: Organization) -> None:
-    made = acme.create_endpoint(event_types=["invoice.paid"])
-    path = f"{HOOKS}/{made['id']}/edit"
+    endpoint = acme.create_endpoint(event_types=["invoice.paid"])
+    path = f"{HOOKS}/{endpoint['id']}/edit"
     assert browser.submit(path, description="Books", event_types=None).status_code == 303
     (row,) = acme.rows("SELECT url, description, event_types FROM webhook_endpoints")
     assert (row.url, row.description, row.event_types) == (URL, "Books", None)
@@ -155,10 +155,10 @@ def test_endpoint_is_updated(browser: Browser, acme: Organization) -> None:
 
 
 def test_secret_is_rotated_with_a_grace_period(browser: Browser, acme: Organization) -> None:
-    made = acme.create_endpoint()
-    there = f"{HOOKS}/{made['id']}"
+    endpoint = acme.create_endpoint()
+    there = f"{HOOKS}/{endpoint['id']}"
     answer = browser.submit(f"{there}/roll", grace_seconds="3600")
-    assert secret_on(answer.text) != made["secret"]
+    assert secret_on(answer.text) != endpoint["secret"]
     assert "signs beside it until" in answer.text
     ends = [row.expires_at for row in acme.rows("SELECT expires_at FROM webhook_secrets ORDER BY id")]
     assert timedelta(minutes=59) < ends[0] - clock.now() < timedelta(minutes=61)
@@ -167,20 +167,20 @@ def test_secret_is_rotated_with_a_grace_period(browser: Browser, acme: Organizat
 
 
 def test_endpoint_is_deleted_after_confirmation(browser: Browser, acme: Organization) -> None:
-    made = acme.create_endpoint()
-    path = f"{HOOKS}/{made['id']}/delete"
+    endpoint = acme.create_endpoint()
+    path = f"{HOOKS}/{endpoint['id']}/delete"
     wrong = browser.submit(path, typed="example.com")
     assert wrong.status_code == 422
     assert form_of(wrong, path)["typed"] == ["example.com"]
     assert acme.rows("SELECT deleted_at FROM webhook_endpoints")[0].deleted_at is None
     assert browser.submit(path, typed="127.0.0.1:9").status_code == 303
     assert acme.rows("SELECT deleted_at FROM webhook_endpoints")[0].deleted_at is not None
-    assert browser.open(f"{HOOKS}/{made['id']}").status_code == 404
+    assert browser.open(f"{HOOKS}/{endpoint['id']}").status_code == 404
 
 
 def test_disabled_endpoint_shows_reason_and_missed_events(browser: Browser, acme: Organization) -> None:
-    made = acme.create_endpoint()
-    there = f"{HOOKS}/{made['id']}"
+    endpoint = acme.create_endpoint()
+    there = f"{HOOKS}/{endpoint['id']}"
     assert browser.submit(there, f"{there}/disable").status_code == 303
     acme.execute("UPDATE webhook_endpoints SET status = 'disabled_failing', first_failure_at = now() - interval '5 d'")
     acme.publish_event()
@@ -194,8 +194,8 @@ def test_disabled_endpoint_shows_reason_and_missed_events(browser: Browser, acme
 
 
 def test_enabling_without_recovery_sends_no_missed_events(browser: Browser, acme: Organization) -> None:
-    made = acme.create_endpoint()
-    there = f"{HOOKS}/{made['id']}"
+    endpoint = acme.create_endpoint()
+    there = f"{HOOKS}/{endpoint['id']}"
     browser.submit(there, f"{there}/disable")
     acme.publish_event()
     assert browser.submit(there, f"{there}/enable", recover=None).status_code == 303
@@ -203,10 +203,10 @@ def test_enabling_without_recovery_sends_no_missed_events(browser: Browser, acme
 
 
 def test_recovery_starts_at_a_local_time(browser: Browser, acme: Organization) -> None:
-    made = acme.create_endpoint()
+    endpoint = acme.create_endpoint()
     acme.publish_event()
     acme.finish_deliveries("failed")
-    path = f"{HOOKS}/{made['id']}/recover"
+    path = f"{HOOKS}/{endpoint['id']}/recover"
     late = f"{clock.now() + timedelta(hours=1):%Y-%m-%dT%H:%M}"
     refused = browser.submit(path, since=late)
     assert refused.status_code == 422
