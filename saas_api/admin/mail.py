@@ -44,14 +44,6 @@ SELECT status, count(*) AS count FROM mails WHERE created_at > now() - interval 
 """)
 
 
-class MailListQuery(ListQuery):
-    """Filters of mails."""
-
-    status = fields.String(load_default=None, validate=validate.OneOf(MAIL_STATUSES))
-    template = Text(maximum=60, load_default=None)
-    recipient = Text(maximum=254, load_default=None)
-
-
 MAIL_COLUMNS: Columns = {
     "id": lambda row: str(row.id),
     "organization_id": lambda row: ids.format_id("org", row.organization_id) if row.organization_id else "",
@@ -63,6 +55,14 @@ MAIL_COLUMNS: Columns = {
     "created_at": lambda row: lists.csv_time(row.created_at),
     "finished_at": lambda row: lists.csv_time(row.finished_at),
 }
+
+
+class MailListQuery(ListQuery):
+    """Filters of mails."""
+
+    status = fields.String(load_default=None, validate=validate.OneOf(MAIL_STATUSES))
+    template = Text(maximum=60, load_default=None)
+    recipient = Text(maximum=254, load_default=None)
 
 
 def list_mails(session: Session, query: dict[str, Any]) -> Page:

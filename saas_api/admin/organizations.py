@@ -74,6 +74,20 @@ SELECT o.id,
 FROM organizations o WHERE o.id = ANY (:ids)""")
 
 
+ORGANIZATION_COLUMNS: Columns = {
+    "id": lambda row: ids.format_id("org", row.id),
+    "name": lambda row: row.name,
+    "status": lambda row: row.status,
+    "standing": lambda row: row.standing,
+    "plan": lambda row: row.plan_version,
+    "members": lambda row: row.members,
+    "requests_30d": lambda row: row.requests,
+    "unpaid": lambda row: lists.csv_money(row.unpaid_minor, row.currency) if row.currency else "",
+    "currency": lambda row: row.currency,
+    "created_at": lambda row: lists.csv_time(row.created_at),
+}
+
+
 class OrganizationListQuery(ListQuery):
     """Filters of organizations.
 
@@ -131,20 +145,6 @@ class OrganizationRow:
         if self.status != "active" or self.standing in (None, "good"):
             return self.status
         return str(self.standing)
-
-
-ORGANIZATION_COLUMNS: Columns = {
-    "id": lambda row: ids.format_id("org", row.id),
-    "name": lambda row: row.name,
-    "status": lambda row: row.status,
-    "standing": lambda row: row.standing,
-    "plan": lambda row: row.plan_version,
-    "members": lambda row: row.members,
-    "requests_30d": lambda row: row.requests,
-    "unpaid": lambda row: lists.csv_money(row.unpaid_minor, row.currency) if row.currency else "",
-    "currency": lambda row: row.currency,
-    "created_at": lambda row: lists.csv_time(row.created_at),
-}
 
 
 def get_organization(session: Session, organization_id: UUID) -> Organization:

@@ -32,6 +32,27 @@ bp = Blueprint("queues", __name__, url_prefix="/admin")
 MAX_ROWS, MAX_COUNTED = 50, 100_000
 
 
+_INVARIANT_DESCRIPTIONS = {
+    "ownership.time": "Usage lies in the period that pays for it.",
+    "ownership.closed": "Nothing was recorded in a period after it had closed.",
+    "amounts.quantity": "An invoice bills exactly what the ledger holds.",
+    "amounts.rerated": "A line, rated again, comes to what it says.",
+    "sums.lines": "An invoice's lines make its subtotal.",
+    "sums.payments": "An invoice's payments make what it counts as paid.",
+    "sums.credit_notes": "An invoice's credit notes make what it counts as credited.",
+    "sums.grants": "A wallet's entries make what is left in it.",
+    "numbers.gapless": "Invoice numbers have no gaps.",
+    "coverage.chain": "Billing periods follow each other without gaps.",
+    "coverage.now": "Every organization has a period that contains now.",
+    "coverage.invoiced": "Every closed period has its invoice.",
+    "rollup.ledger": "The sums that dashboards read are those of the ledger; a violation rebuilds them.",
+    "money.in_flight": "No payment hangs undecided.",
+}
+RUN_DUE_JOBS = "saas_api.core.jobs.schedule.run_due_jobs"  # RQ stores functions by name
+RUN_SECONDS = 600
+QUEUED_NOTICE = "A worker was asked to run it; the result appears below when it is done."
+
+
 @dataclass(frozen=True)
 class QueueStatus:
     """Numbers of wake-ups of a queue, and of its workers."""
@@ -212,22 +233,6 @@ LEFT JOIN LATERAL (SELECT r.at FROM invariant_results r WHERE r.check_name = c.n
       AND (o.violations = 0) <> (last.violations = 0))
   ORDER BY r.at LIMIT 1) change ON true
 """)
-_INVARIANT_DESCRIPTIONS = {
-    "ownership.time": "Usage lies in the period that pays for it.",
-    "ownership.closed": "Nothing was recorded in a period after it had closed.",
-    "amounts.quantity": "An invoice bills exactly what the ledger holds.",
-    "amounts.rerated": "A line, rated again, comes to what it says.",
-    "sums.lines": "An invoice's lines make its subtotal.",
-    "sums.payments": "An invoice's payments make what it counts as paid.",
-    "sums.credit_notes": "An invoice's credit notes make what it counts as credited.",
-    "sums.grants": "A wallet's entries make what is left in it.",
-    "numbers.gapless": "Invoice numbers have no gaps.",
-    "coverage.chain": "Billing periods follow each other without gaps.",
-    "coverage.now": "Every organization has a period that contains now.",
-    "coverage.invoiced": "Every closed period has its invoice.",
-    "rollup.ledger": "The sums that dashboards read are those of the ledger; a violation rebuilds them.",
-    "money.in_flight": "No payment hangs undecided.",
-}
 
 
 @dataclass(frozen=True)
@@ -300,10 +305,6 @@ def _to_invariant_status(check: InvariantCheck, row: Any) -> InvariantStatus:
     return InvariantStatus(check, description, row.at, row.violations, row.since, row.sample)
 
 
-RUN_DUE_JOBS = "saas_api.core.jobs.schedule.run_due_jobs"  # RQ stores functions by name
-RUN_SECONDS = 600
-
-
 def enqueue_run(session: Session, job: str, operator: OperatorContext) -> None:
     """Queues one run of a scheduled job, in addition to its schedule.
 
@@ -351,7 +352,6 @@ def _enqueue(function: Any, *arguments: Any) -> None:
 
 
 bp.context_processor(lambda: {"cadence": _cadence, "seconds_ago": _seconds_ago})
-QUEUED_NOTICE = "A worker was asked to run it; the result appears below when it is done."
 
 
 @bp.get("/jobs")

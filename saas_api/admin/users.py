@@ -28,6 +28,18 @@ bp = Blueprint("users", __name__)
 MAX_SESSIONS = 50
 
 
+USER_COLUMNS: Columns = {
+    "id": lambda row: ids.format_id("usr", row.user.id),
+    "email": lambda row: row.user.email,
+    "full_name": lambda row: row.user.full_name,
+    "operator": lambda row: row.operator_role,
+    "organizations": lambda row: row.organizations,
+    "email_verified_at": lambda row: lists.csv_time(row.user.email_verified_at),
+    "created_at": lambda row: lists.csv_time(row.user.created_at),
+    "last_seen_at": lambda row: lists.csv_time(row.last_seen_at),
+}
+
+
 class UserListQuery(ListQuery):
     """Filters of users; `q` is a part of the e-mail address or the name, or an id."""
 
@@ -53,18 +65,6 @@ class UserDetail:
     operator_role: str | None
     memberships: Sequence[tuple[Organization, str]]
     sessions: Sequence[UserSession]
-
-
-USER_COLUMNS: Columns = {
-    "id": lambda row: ids.format_id("usr", row.user.id),
-    "email": lambda row: row.user.email,
-    "full_name": lambda row: row.user.full_name,
-    "operator": lambda row: row.operator_role,
-    "organizations": lambda row: row.organizations,
-    "email_verified_at": lambda row: lists.csv_time(row.user.email_verified_at),
-    "created_at": lambda row: lists.csv_time(row.user.created_at),
-    "last_seen_at": lambda row: lists.csv_time(row.last_seen_at),
-}
 
 
 def search_users(session: Session, query: dict[str, Any]) -> Page:

@@ -12,6 +12,8 @@ from saas_api.core import clock, ids
 from saas_api.core.fields import Email
 from saas_api.core.settings import setting
 
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+
 
 class PublicId(click.ParamType):
     """An id as the API writes it (`org_...`), or as a UUID."""
@@ -54,7 +56,6 @@ class EmailType(click.ParamType):
 
 
 INSTANT, EMAIL = InstantType(), EmailType()
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 organization_option = click.option(
     "--organization", "organization_id", type=PublicId("org"), metavar="ID", help="Only this organization."
 )

@@ -2,6 +2,9 @@
 
 from enum import StrEnum
 
+OPERATOR_ROLES = ("support", "admin")
+"""Roles of an operator of the platform; the second includes the first."""
+
 
 class MemberRole(StrEnum):
     """Role of a user in an organization, the highest first."""
@@ -16,8 +19,6 @@ class MemberRole(StrEnum):
 ROLES = tuple(MemberRole)
 ASSIGNABLE_ROLES = tuple(role for role in MemberRole if role != MemberRole.OWNER)
 """Roles that an invitation or a role change can give; ownership is transferred."""
-OPERATOR_ROLES = ("support", "admin")
-"""Roles of an operator of the platform; the second includes the first."""
 ALL_ROLES = frozenset(ROLES)
 ADMIN_ROLES = frozenset({MemberRole.OWNER, MemberRole.ADMIN})
 TEAM_ROLES = ADMIN_ROLES | {MemberRole.MEMBER}

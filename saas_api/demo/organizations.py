@@ -11,6 +11,16 @@ from saas_api.core.settings import setting
 PLATFORM = "the platform"
 
 
+_FURTHER = (
+    ("Initech", "Africa/Lagos", "starter", "decline_first"),
+    ("Umbrella Health", "Asia/Singapore", "pro", "never"),
+    ("Hooli", "America/Los_Angeles", "scale", "pay"),
+    ("Stark Logistics", "Australia/Sydney", "starter", "pay"),
+    ("Wayne Foods", "Europe/London", "free", "pay"),
+    ("Tyrell", "Asia/Tokyo", "pro", "pay"),
+)
+
+
 @dataclass(frozen=True)
 class DemoLogin:
     """Credentials of one user; the organization of an operator is PLATFORM."""
@@ -73,14 +83,6 @@ _ACME = DemoOrganization(
 _CAROL = DemoOrganization("Carol & Co", "carol.example", (("Carol", "owner"),), "America/New_York", "free", None, 0.5)
 _GLOBEX = DemoOrganization(
     "Globex", "globex.example", (("Grace", "owner"), ("Heidi", "admin")), "UTC", "pro", None, 3.0, "wrong_first"
-)
-_FURTHER = (
-    ("Initech", "Africa/Lagos", "starter", "decline_first"),
-    ("Umbrella Health", "Asia/Singapore", "pro", "never"),
-    ("Hooli", "America/Los_Angeles", "scale", "pay"),
-    ("Stark Logistics", "Australia/Sydney", "starter", "pay"),
-    ("Wayne Foods", "Europe/London", "free", "pay"),
-    ("Tyrell", "Asia/Tokyo", "pro", "pay"),
 )
 
 

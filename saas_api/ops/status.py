@@ -27,6 +27,9 @@ SELECT (SELECT min(next_at) FROM messages WHERE status IN ('queued', 'sending') 
 """)
 
 
+_is_isolation_verified = threading.Event()
+
+
 @dataclass(frozen=True)
 class BacklogAge:
     """Since when the oldest due message and delivery wait, and the last start of a job; None for none."""
@@ -35,9 +38,6 @@ class BacklogAge:
     webhooks: datetime | None
     last_run: datetime | None
     now: datetime
-
-
-_is_isolation_verified = threading.Event()
 
 
 def is_database_ready(session: Session) -> bool:

@@ -46,6 +46,11 @@ group = CommandGroup("cli", help="The page about the command line.")
 check_option = click.option("--check", is_flag=True, help="Write nothing; exit 3 when the file is stale.")
 
 
+openapi = CommandGroup("openapi", help="The OpenAPI document.")
+errors = CommandGroup("errors", help="The page about error codes.")
+settings = CommandGroup("settings", help="The page about settings, and .env.example.")
+
+
 def output_option(default: str) -> Callable[..., Any]:
     """The option `--output`, a path relative to the current directory."""
     return click.option(
@@ -110,11 +115,6 @@ def _cell(text: str) -> str:
 
 def _first_line(command: click.Command) -> str:
     return inspect.cleandoc(command.help or "").partition("\n\n")[0]
-
-
-openapi = CommandGroup("openapi", help="The OpenAPI document.")
-errors = CommandGroup("errors", help="The page about error codes.")
-settings = CommandGroup("settings", help="The page about settings, and .env.example.")
 
 
 @openapi.command("export")

@@ -39,6 +39,9 @@ SELECT DISTINCT ON (job) job, scheduled_for, state, started_at, finished_at, err
 _SECONDS_SINCE_LAST_RUN = sa.text("SELECT extract(epoch FROM now() - max(started_at))::float8 FROM job_runs")
 
 
+_sweeps: list[Callable[[], object]] = []
+
+
 @dataclass(frozen=True)
 class JobRun:
     """The newest run of a job."""
@@ -96,7 +99,6 @@ class Drain:
 
 _scheduled: dict[str, ScheduledJob] = {}
 _drains: dict[str, Drain] = {}
-_sweeps: list[Callable[[], object]] = []
 
 
 def scheduled(

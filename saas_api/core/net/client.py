@@ -18,6 +18,9 @@ IDLE_CONNECTIONS, IDLE_SECONDS = 4, 30.0
 _TIMEOUT_MESSAGE = "No answer in time."
 
 
+_tls = ssl.create_default_context()
+
+
 class DeadlineExceeded(Exception):
     """The server did not answer within the deadline."""
 
@@ -115,9 +118,6 @@ def _connect(address: str, port: int, seconds: float) -> socket.socket:
         raise
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return connection
-
-
-_tls = ssl.create_default_context()
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,16 @@ from saas_api.core.errors import NotFound
 from saas_api.core.web import forms
 from saas_api.core.web.forms import Form
 
+ASSET_FOLDERS = {
+    "app.css": "saas_api/static/app.css",
+    "app.js": "saas_api/static/app.js",
+    "favicon.svg": "saas_api/static/favicon.svg",
+    "htmx.min.js": "js_lib_htmx/static/htmx/htmx.min.js",
+}
+_IMMUTABLE = "public, max-age=31536000, immutable"
+EMPTY_VALUE = "\u2013"
+_RELATIVE_LIMIT = timedelta(hours=24)
+
 
 def init_templates(app: Flask) -> None:
     """Register filters, the macros `ui` and `charts`, and the route of static files."""
@@ -38,15 +48,6 @@ def init_templates(app: Flask) -> None:
     app.add_url_rule("/static/<name>", "static", serve_asset)
     environment.globals["ui"] = environment.get_template("_macros.html").module
     environment.globals["charts"] = environment.get_template("_chart.html").module
-
-
-ASSET_FOLDERS = {
-    "app.css": "saas_api/static/app.css",
-    "app.js": "saas_api/static/app.js",
-    "favicon.svg": "saas_api/static/favicon.svg",
-    "htmx.min.js": "js_lib_htmx/static/htmx/htmx.min.js",
-}
-_IMMUTABLE = "public, max-age=31536000, immutable"
 
 
 @dataclass(frozen=True)
@@ -89,10 +90,6 @@ def _asset(name: str) -> Asset:
     body = files(package).joinpath(path).read_bytes()
     media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
     return Asset(body, gzip.compress(body, 9, mtime=0), hashlib.sha256(body).hexdigest()[:12], media_type)
-
-
-EMPTY_VALUE = "\u2013"
-_RELATIVE_LIMIT = timedelta(hours=24)
 
 
 def format_datetime(instant: datetime | None, zone: str = "UTC") -> str:
