@@ -6,7 +6,7 @@ from uuid import UUID
 from flask import Blueprint, Response, g
 
 from saas_api.billing import credit_notes, invoice_documents, invoices, previews, wallet
-from saas_api.billing.invoices import InvoiceDetail, LineExplanation
+from saas_api.billing.invoices import InvoiceWithLines, LineExplanation
 from saas_api.billing.previews import BillPreview
 from saas_api.billing.schemas import (
     BillPreviewOut,
@@ -61,7 +61,7 @@ def list_invoices(query: dict[str, Any]) -> dict[str, Any]:
 @bp.get('/billing/invoices/<id("inv"):invoice_id>')
 @require_permission("billing:read")
 @endpoint(operation_id="get_invoice", tag="billing", returns=InvoiceDetailOut())
-def show_invoice(invoice_id: UUID) -> InvoiceDetail:
+def show_invoice(invoice_id: UUID) -> InvoiceWithLines:
     """Show an invoice: its lines with their calculation, its sums, and the credit notes on it."""
     return invoices.get_invoice_detail(engine.session(), g.principal.organization_id, invoice_id)
 

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 from sqlalchemy.orm import Session
 
 from saas_api.billing import invoices
-from saas_api.billing.invoices import InvoiceDetail
+from saas_api.billing.invoices import InvoiceWithLines
 from saas_api.billing.models import CreditNote, Invoice, InvoiceLine, InvoiceStatus
 from saas_api.billing.rating import explanation
 from saas_api.billing.rating.bill import LineKind
@@ -42,7 +42,7 @@ def render_pdf(document: InvoiceDocument) -> bytes:
     return invoice_pdf.draw_pdf(document)
 
 
-def build_document(detail: InvoiceDetail) -> InvoiceDocument:
+def build_document(detail: InvoiceWithLines) -> InvoiceDocument:
     """Write the texts of an invoice, with times in the zone of its period."""
     invoice = detail.invoice
     zone = clock.get_zone(detail.period.timezone if detail.period else "UTC")
@@ -66,7 +66,7 @@ def format_amount(amount_minor: int, currency: str) -> str:
     return f"{Decimal(amount_minor).scaleb(-money.currency_exponent(currency)):,f}"
 
 
-def _facts(detail: InvoiceDetail, zone: ZoneInfo) -> Iterator[tuple[str, str]]:
+def _facts(detail: InvoiceWithLines, zone: ZoneInfo) -> Iterator[tuple[str, str]]:
     invoice, period = detail.invoice, detail.period
     if invoice.finalized_at:
         yield "Issued", _day(invoice.finalized_at, zone)

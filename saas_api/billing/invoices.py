@@ -71,7 +71,7 @@ class InvoiceListItem(InvoiceWithPeriod):
 
 
 @dataclass(frozen=True)
-class InvoiceDetail(InvoiceWithPeriod):
+class InvoiceWithLines(InvoiceWithPeriod):
     """An invoice with its lines and the credit notes on it."""
 
     lines: Sequence[InvoiceLine]
@@ -143,7 +143,7 @@ def get_period(session: Session, invoice: Invoice) -> BillingPeriod | None:
     return session.get_one(BillingPeriod, (invoice.organization_id, invoice.billing_period_id))
 
 
-def get_invoice_detail(session: Session, organization_id: UUID, invoice_id: UUID) -> InvoiceDetail:
+def get_invoice_detail(session: Session, organization_id: UUID, invoice_id: UUID) -> InvoiceWithLines:
     """Get a final invoice with its lines and credit notes.
 
     raises: NotFound, for a draft too, because it may still change
@@ -152,7 +152,7 @@ def get_invoice_detail(session: Session, organization_id: UUID, invoice_id: UUID
     if invoice.status == InvoiceStatus.DRAFT:
         raise NotFound
     notes = select(CreditNote).where(CreditNote.organization_id == organization_id, CreditNote.invoice_id == invoice_id)
-    return InvoiceDetail(
+    return InvoiceWithLines(
         invoice,
         get_period(session, invoice),
         list_lines(session, organization_id, invoice_id),

@@ -12,7 +12,7 @@ from marshmallow import fields, validate
 
 from saas_api.accounts import audit
 from saas_api.billing import invoice_documents, invoices
-from saas_api.billing.invoices import InvoiceDetail
+from saas_api.billing.invoices import InvoiceWithLines
 from saas_api.billing.models import Invoice
 from saas_api.billing.rating import explanation
 from saas_api.core import access, clock, money
@@ -158,7 +158,7 @@ def _is_payable(invoice: Invoice) -> bool:
     return invoice.is_payable and bool(invoice.due_minor)
 
 
-def _steps(view: InvoiceDetail, attempts: Any, zone: str) -> Iterator[dict[str, Any]]:
+def _steps(view: InvoiceWithLines, attempts: Any, zone: str) -> Iterator[dict[str, Any]]:
     """Yields the history of an invoice in order of time."""
     invoice = view.invoice
     steps: list[tuple[datetime | None, str, str, str]] = [(invoice.finalized_at, "Issued", "ok", "")]

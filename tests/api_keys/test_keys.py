@@ -131,9 +131,9 @@ def test_rotation_without_grace_ends_the_old_secret_in_every_process(
         assert answer.json["data"]["id"] == key_id
         assert process.call("GET", LIST, old)["json"]["error"]["code"] == "INVALID_API_KEY"
         assert process.call("GET", LIST, new)["status"] == 200
-    shown = client.get(f"{KEYS}/{key_id}", headers=alice.headers)
-    assert shown.json["data"]["last_four"] == new["X-API-Key"][-4:]
-    assert new["X-API-Key"] not in shown.text
+    response = client.get(f"{KEYS}/{key_id}", headers=alice.headers)
+    assert response.json["data"]["last_four"] == new["X-API-Key"][-4:]
+    assert new["X-API-Key"] not in response.text
 
 
 def test_rotation_with_grace_keeps_both_secrets_until_the_old_one_expires(client: FlaskClient, alice: Person) -> None:

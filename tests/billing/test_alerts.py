@@ -121,10 +121,10 @@ def test_new_organization_has_the_default_alerts(client: FlaskClient, alice: Per
 
 
 def test_replaced_alerts_keep_the_rules_that_stay(app: Flask, client: FlaskClient, alice: Person) -> None:
-    kept = {"subject": "quantity", "meter": "sms", "threshold": "10"}
-    first = client.put(ALERTS, json={"alerts": [kept]}, headers=alice.headers).json["data"]["alerts"]
-    more = {"subject": "spend", "threshold": "5.00", "enabled": False}
-    second = client.put(ALERTS, json={"alerts": [more, kept]}, headers=alice.headers).json["data"]["alerts"]
+    kept_rule = {"subject": "quantity", "meter": "sms", "threshold": "10"}
+    first = client.put(ALERTS, json={"alerts": [kept_rule]}, headers=alice.headers).json["data"]["alerts"]
+    added_rule = {"subject": "spend", "threshold": "5.00", "enabled": False}
+    second = client.put(ALERTS, json={"alerts": [added_rule, kept_rule]}, headers=alice.headers).json["data"]["alerts"]
     assert [row["id"] for row in second if row["subject"] == "quantity"] == [first[0]["id"]]
     assert [(row["subject"], row["enabled"]) for row in second] == [("quantity", True), ("spend", False)]
 

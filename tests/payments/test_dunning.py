@@ -98,8 +98,8 @@ def test_write_off_moves_to_the_free_plan_and_alerts_operators() -> None:
     with organization.transaction() as session:
         assert terms.get_terms(session, organization.id).plan_version_id == "free@1"
     with tenancy.system_session("mail.deliver") as session:
-        told = session.execute(sa.text("SELECT recipient FROM mails WHERE template = 'operator_alert'")).scalars()
-        assert list(told) == ["olga@platform.example"]
+        recipients = session.execute(sa.text("SELECT recipient FROM mails WHERE template = 'operator_alert'")).scalars()
+        assert list(recipients) == ["olga@platform.example"]
 
 
 def test_payment_ends_dunning_and_restores_the_standing() -> None:

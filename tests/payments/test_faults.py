@@ -123,15 +123,15 @@ def test_eight_concurrent_settlements_apply_the_payment_once(
 def test_reconciliation_slows_down_and_cancels_after_a_week(customer: Customer, stripe: StripeServer) -> None:
     customer.begin("stripe")
     begun = customer.payment().created_at
-    asked = []
+    checked_after = []
     for minutes in range(0, 11_000, 30):
         clock.freeze_time(begun + timedelta(minutes=minutes))
         before = len(stripe.calls)
         jobs.reconcile()
         if len(stripe.calls) > before:
-            asked.append(minutes)
-    assert asked[:3] == [30, 90, 450]
-    assert len(asked) == 10
+            checked_after.append(minutes)
+    assert checked_after[:3] == [30, 90, 450]
+    assert len(checked_after) == 10
     assert (customer.payment().state, customer.payment().failure_code) == ("canceled", "expired")
 
 

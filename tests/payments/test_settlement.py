@@ -198,9 +198,9 @@ def test_payment_ends_dunning_and_the_restriction(customer: Customer) -> None:
         if customer.rows("SELECT standing FROM subscriptions")[0].standing == "restricted":
             break
     assert customer.rows("SELECT standing FROM subscriptions")[0].standing == "restricted"
-    wanted = PaymentRequest(customer.invoice_id)
-    begun = checkout.initiate_payment(customer.id, wanted, SYSTEM_ACTOR)
-    event = mock_payments.submit_action(str(begun.provider_reference), "pay")
+    request = PaymentRequest(customer.invoice_id)
+    payment = checkout.initiate_payment(customer.id, request, SYSTEM_ACTOR)
+    event = mock_payments.submit_action(str(payment.provider_reference), "pay")
     assert event is not None
     assert customer.post(MOCK, event.body, event.signature) == 200
     jobs.process_inbox()
