@@ -7,9 +7,8 @@ import click
 from sqlalchemy.exc import IntegrityError
 
 from saas_api.admin import actions
-from saas_api.cli import output, types
-from saas_api.cli.commands import action_commands
-from saas_api.cli.commands.action_commands import REASON_HELP, Description
+from saas_api.cli import action_commands, output, types
+from saas_api.cli.action_commands import REASON_HELP, Description
 from saas_api.cli.errors import CommandError, CommandGroup
 from saas_api.cli.types import PublicId
 from saas_api.core import clock, ids, money
