@@ -59,7 +59,7 @@ def confirm_by_typing(word: str, question: str, *, is_sure: bool) -> None:
     if is_sure:
         return
     if not sys.stdin.isatty():
-        raise click.UsageError("This asks first, and nobody can be asked here: give --yes.")
+        raise click.UsageError("This asks first, and there is no terminal to ask at: give --yes.")
     if click.prompt(f"{question} Type {word} to go on", err=True, default="", show_default=False) != word:
         raise click.Abort
 

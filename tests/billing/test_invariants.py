@@ -203,7 +203,7 @@ def test_organization_on_hold_gets_drafts_until_an_operator_releases_it(plant: P
     ask = app.test_cli_runner().invoke
     organization_id = ids.format_id("org", organization.id)
     assert ask(args=["billing", "release", organization_id, "--reason", "repaired"]).exit_code == 0
-    assert "not parked" in ask(args=["billing", "release", organization_id, "--reason", "repaired"]).output
+    assert "not on hold" in ask(args=["billing", "release", organization_id, "--reason", "repaired"]).output
     assert audit_actions(organization)[-1] == "billing.unparked"
     arguments = ["billing", "finalize", organization_id, ids.format_id("inv", draft.id), "--reason", "fine"]
     assert "INV-000001" in ask(args=arguments).output

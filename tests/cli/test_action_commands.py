@@ -58,8 +58,8 @@ def test_void_prints_the_replacement(app: Flask, customer: Customer) -> None:  #
 
 def test_release_reports_whether_billing_was_on_hold(app: Flask, draft: tuple[str, str]) -> None:
     organization_id, _ = draft
-    assert flask_json(app, "billing", "release", organization_id, *REASON) == {"was_parked": True}
-    assert flask(app, "billing", "release", organization_id, *REASON).stdout == "It was not parked.\n"
+    assert flask_json(app, "billing", "release", organization_id, *REASON) == {"was_on_hold": True}
+    assert flask(app, "billing", "release", organization_id, *REASON).stdout == "It was not on hold.\n"
     assert actors(app, "billing.unparked") == [("system", "reviewed")]
 
 

@@ -33,7 +33,7 @@ def test_healthy_engines_without_scheduler_and_workers(app: Flask) -> None:
 
 def test_remedy_follows_the_finding_on_a_line_of_its_own(app: Flask) -> None:
     lines = app.test_cli_runner().invoke(args=["doctor"]).output.splitlines()
-    line_number = lines.index("fail  queue messages: nobody works on it")
+    line_number = lines.index("fail  queue messages: no worker serves it")
     assert lines[line_number + 1] == "      Start flask worker; make run does."
 
 
@@ -103,8 +103,8 @@ def test_full_disk_is_a_warning_and_then_a_failure(
     ("changes", "part"),
     [
         ({}, "is not encrypted"),
-        ({"APP_URL": "https://api.example"}, "mail reaches nobody"),
-        ({"APP_URL": "https://api.example", "SMTP_HOST": "mail.example"}, "nobody can pay"),
+        ({"APP_URL": "https://api.example"}, "mail is not sent"),
+        ({"APP_URL": "https://api.example", "SMTP_HOST": "mail.example"}, "no payment provider is configured"),
     ],
 )
 def test_risky_setting_of_production_is_a_warning(

@@ -143,7 +143,7 @@ def credit(*, organization: UUID, invoice: UUID, reason: str, as_json: bool, **o
 
 @action_commands.action_command(group, "void", actions.get_action("invoice", "void"))
 def void(replacement: InvoiceWithPeriod | None, _organization_id: UUID, invoice_id: UUID) -> Description:
-    """Take back an invoice on which no payment is booked.
+    """Void an invoice on which no payment is booked.
 
     Example: flask billing void org_... inv_... --reason "wrong tax id" --replace
     """
@@ -187,7 +187,7 @@ def grant(*, organization: UUID, amount: str, reason: str, kind: str, as_json: b
     "finalize",
     actions.get_action("invoice", "finalize"),
     variants={
-        "--redo": (actions.get_action("invoice", "redo"), "Only work the draft out anew."),
+        "--redo": (actions.get_action("invoice", "redo"), "Recalculate the draft instead."),
         "--delete": (actions.get_action("invoice", "delete"), "Drop the draft; its period is not billed."),
     },
 )
@@ -211,8 +211,8 @@ def release(was_on_hold: bool, _organization_id: UUID) -> Description:
 
     Example: flask billing release org_... --reason "ticket 4711: repaired"
     """
-    line = "It is billed again; its drafts wait for finalize." if was_on_hold else "It was not parked."
-    return {"was_parked": was_on_hold}, [line]
+    line = "It is billed again; its drafts wait for finalize." if was_on_hold else "It was not on hold."
+    return {"was_on_hold": was_on_hold}, [line]
 
 
 def _operator_context(reason: str) -> OperatorContext:
@@ -246,7 +246,9 @@ def _parse_amount(text: str, currency: str) -> int:
 @types.organization_option
 @types.json_option
 def invariants(*, organization_id: UUID | None, as_json: bool) -> None:
-    """Check what must be true of the books; ends with 3 when something is not, and parks who is affected.
+    """Check what must be true of the books; ends with 3 when something is not.
+
+    Some checks put the billing of the affected organizations on hold.
 
     Example: flask billing invariants --organization org_...
     """

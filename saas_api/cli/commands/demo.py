@@ -8,14 +8,14 @@ from saas_api.cli.errors import CommandGroup
 from saas_api.core.settings import setting
 from saas_api.demo import seed
 
-group = CommandGroup("demo", help="Data to look around with; for development only.")
+group = CommandGroup("demo", help="Demo organizations; development only.")
 
 
 @group.command("seed")
 @click.option("--organizations", type=click.IntRange(1, 1000), default=3, show_default=True, help="Demo organizations.")
 @click.option("--days", type=click.IntRange(1, 365), default=90, show_default=True, help="How long they exist.")
 @click.option(
-    "--messages", type=click.IntRange(0, 1_000_000), default=20_000, show_default=True, help="Of all together."
+    "--messages", type=click.IntRange(0, 1_000_000), default=20_000, show_default=True, help="Messages in total."
 )
 @click.option("--seed", "number", type=int, default=1, show_default=True, help="Random seed of the demo data.")
 def seed_command(organizations: int, days: int, messages: int, number: int) -> None:

@@ -158,7 +158,7 @@ def check_workers() -> Iterator[Finding]:
         if name in served:
             yield Finding(f"queue {name}", OK, f"workers: {served.count(name)}")
         else:
-            yield Finding(f"queue {name}", FAIL, "nobody works on it", "Start flask worker; make run does.")
+            yield Finding(f"queue {name}", FAIL, "no worker serves it", "Start flask worker; make run does.")
 
 
 def check_settings() -> Iterator[Finding]:
@@ -173,14 +173,14 @@ def check_settings() -> Iterator[Finding]:
         "settings",
         f"APP_ENV=production; {url}",
         (not url.startswith("https://"), WARN, f"APP_URL={url} is not encrypted", "Set APP_URL to its https address."),
-        (not setting("SMTP_HOST"), WARN, "mail reaches nobody", "Set SMTP_HOST; until then it stays in instance/mail."),
+        (not setting("SMTP_HOST"), WARN, "mail is not sent", "Set SMTP_HOST; until then it stays in instance/mail."),
         (
             bool(setting("PAYMENTS_ALLOW_MOCK")),
             WARN,
             "invoices can be paid with play money",
             "Unset PAYMENTS_ALLOW_MOCK.",
         ),
-        (not has_provider, WARN, "nobody can pay", "Set STRIPE_SECRET_KEY or PAYSTACK_SECRET_KEY."),
+        (not has_provider, WARN, "no payment provider is configured", "Set STRIPE_SECRET_KEY or PAYSTACK_SECRET_KEY."),
     )
 
 

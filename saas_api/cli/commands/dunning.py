@@ -18,7 +18,7 @@ group = CommandGroup("dunning", help="Dunning of unpaid invoices.")
 def run(*, at: datetime | None, as_json: bool) -> None:
     """Take every step that is due.
 
-    A step over a day late moves the later ones by its delay, so --at walks through a pursuit step by step.
+    A step over a day late moves the later ones by its delay, so --at walks through a dunning run step by step.
 
     Example: flask dunning run --at 2026-05-18T00:00:00Z
     """
@@ -34,7 +34,7 @@ def run(*, at: datetime | None, as_json: bool) -> None:
     lines.append(f"Planned: {outcome.planned}. Ended: {outcome.ended}. Steps taken: {len(steps)}.")
     output.print_result(data, lines, as_json=as_json)
     if outcome.failed:
-        raise CommandError(f"{len(outcome.failed)} invoices were not pursued; the log says why. Run it again then.")
+        raise CommandError(f"Dunning failed for {len(outcome.failed)} invoices; the log says why. Run it again then.")
 
 
 @group.command("list")
@@ -52,7 +52,7 @@ def list_runs(*, as_json: bool) -> None:
             f"{row['invoice']}  {row['organization_id']}  {row['due_amount']} {row['currency']}  "
             f"due {row['due_at']}  {row['standing']}  next: {next_step}"
         )
-    output.print_result({"pursuits": rows}, lines or ["Nothing is pursued."], as_json=as_json)
+    output.print_result({"dunning_runs": rows}, lines or ["There are no dunning runs."], as_json=as_json)
 
 
 def _to_json(run: DunningRunView) -> dict[str, Any]:

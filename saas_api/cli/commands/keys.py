@@ -20,7 +20,12 @@ from saas_api.core.db.pagination import PageRequest
 group = CommandGroup("keys", help="API keys of organizations.")
 PAGE_SIZE = 100
 organization_option = click.option(
-    "--organization", "organization_id", type=PublicId("org"), metavar="ID", required=True, help="Whose keys."
+    "--organization",
+    "organization_id",
+    type=PublicId("org"),
+    metavar="ID",
+    required=True,
+    help="Organization of the keys.",
 )
 
 
@@ -49,10 +54,10 @@ def parse_name(_context: click.Context, _parameter: click.Parameter, text: str) 
 @organization_option
 @click.option("--name", required=True, callback=parse_name, help="What the key is for.")
 @click.option("--mode", type=click.Choice(["live", "test"]), default="live", show_default=True)
-@click.option("--scopes", metavar="SCOPE,...", callback=parse_scopes, help="What it may do; all if not given.")
+@click.option("--scopes", metavar="SCOPE,...", callback=parse_scopes, help="Scopes of the key; all if not given.")
 @types.json_option
 def create(*, organization_id: UUID, name: str, mode: str, scopes: list[str] | None, as_json: bool) -> None:
-    """Make an API key and print it; it is shown this once and kept nowhere.
+    """Create an API key and print its secret, which is shown once and not stored.
 
     Example: flask keys create --organization org_... --name "night batch" --mode test --scopes messages:write
     """

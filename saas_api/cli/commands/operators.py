@@ -18,18 +18,20 @@ from saas_api.core import clock, crypto, ids
 from saas_api.core.db import tenancy
 from saas_api.core.settings import setting
 
-group = CommandGroup("operator", help="Who runs the platform.")
+group = CommandGroup("operator", help="Operators of the platform.")
 LINK_LIFETIME_HOURS = 24
 
 
 @group.command("create")
 @click.argument("email", type=EMAIL)
-@click.option("--role", type=click.Choice(["support", "admin"]), help="support unless they have another already.")
+@click.option(
+    "--role", type=click.Choice(["support", "admin"]), help="Role; unchanged if not given, support for a new operator."
+)
 @types.json_option
 def create(email: str, role: str | None, *, as_json: bool) -> None:
-    """Make the person with that address an operator, or give an operator another role.
+    """Make the user with this e-mail address an operator, or change an operator's role.
 
-    Somebody without an account gets one, and a link that sets its password is printed.
+    A user who does not exist is created, and a link that sets the password is printed.
 
     Example: flask operator create olga@platform.example --role admin
     """
@@ -74,7 +76,7 @@ def list_operators(*, as_json: bool) -> None:
 @click.argument("email", type=EMAIL)
 @types.json_option
 def revoke(email: str, *, as_json: bool) -> None:
-    """End somebody's work as operator; their account stays.
+    """Revoke a user's operator role; the user account stays.
 
     Example: flask operator revoke olga@platform.example
     """

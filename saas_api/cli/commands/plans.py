@@ -81,7 +81,7 @@ def show(plan: str, *, as_json: bool) -> None:
 def publish(file: Path, *, is_dry: bool, as_json: bool) -> None:
     """Show what a plan's file changes and publish it as the next version; a repeat publishes nothing.
 
-    Whoever is on the plan stays on their version until they change.
+    Organizations on the plan stay on their version until they change.
 
     Example: flask plans publish pro.json --dry-run
     """
@@ -108,7 +108,7 @@ def publish(file: Path, *, is_dry: bool, as_json: bool) -> None:
 @click.option("--undo", "is_undone", is_flag=True, help="Offer it again.")
 @types.json_option
 def archive(plan: str, reason: str | None, *, is_undone: bool, as_json: bool) -> None:
-    """Offer a plan no longer; whoever is on it stays on it, at their price.
+    """Offer a plan no longer. Organizations on the plan stay on their version.
 
     Example: flask plans archive starter --reason "replaced by team"
     """

@@ -54,10 +54,10 @@ def reencrypt(*, as_json: bool) -> None:
     Example: SECRET_KEY=new,old flask webhooks reencrypt
     """
     try:
-        count = secrets.reencrypt_secrets(output.progress("Encrypting secrets anew", is_silent=as_json))
+        count = secrets.reencrypt_secrets(output.progress("Encrypting secrets again", is_silent=as_json))
     except DecryptionFailed:
         raise CommandError(
             "A secret was encrypted under a SECRET_KEY that is not given; nothing was changed. Give SECRET_KEY=new,old."
         ) from None
     output.record_audit("webhooks.resealed", ("webhook_secrets", "all"), {"count": count})
-    output.print_result({"count": count}, [f"Secrets encrypted anew: {count}."], as_json=as_json)
+    output.print_result({"count": count}, [f"Secrets encrypted again: {count}."], as_json=as_json)
