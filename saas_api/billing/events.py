@@ -1,4 +1,4 @@
-"""Webhook events of invoices, and the mail of a new invoice."""
+"""Webhook events of invoices, subscriptions, spend caps and usage alerts, and the mail of a new invoice."""
 
 from datetime import datetime
 from typing import Any
