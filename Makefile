@@ -56,7 +56,7 @@ types: $(READY) ## mypy
 	@$(BIN)/mypy saas_api config.py wsgi.py
 
 .PHONY: contracts
-contracts: $(READY) ## who may import whom
+contracts: $(READY) ## import rules between packages
 	@$(BIN)/lint-imports
 
 .PHONY: check

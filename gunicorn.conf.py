@@ -45,4 +45,4 @@ def post_worker_init(worker: Worker) -> None:
             sys.stderr.write(f"DATABASE_URL: {error}\n")
             sys.exit(BOOT_ERROR)
         except SQLAlchemyError:
-            worker.log.info("the database is away; /readyz goes on asking")
+            worker.log.info("the database is unreachable; /readyz checks it again")

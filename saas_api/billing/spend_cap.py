@@ -35,7 +35,7 @@ class SpendCapState:
 
     amount_minor: None without a cap
     action: "block" or "alert"
-    is_default: nobody in the organization has set the cap
+    is_default: the cap is the default
     ends_at: of the period
     """
 

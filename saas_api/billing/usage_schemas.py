@@ -36,7 +36,7 @@ class SpendCapOut(StrictSchema):
 
     amount = MinorAmount(attribute="amount_minor", allow_none=True)
     action = fields.String()
-    is_default = fields.Boolean(metadata={"description": "nobody in the organization has set it"})
+    is_default = fields.Boolean(metadata={"description": "whether it is the default"})
     base = MinorAmount(attribute="spent.base_minor")
     used = ExactAmount(attribute="spent.total_major", metadata={"description": "base and usage"})
     currency = fields.String()

@@ -56,7 +56,7 @@ _EVENT_ERRORS = (MissingSignature, InvalidSignature, BadRequest, PayloadTooLarge
     ),
 )
 def initiate(body: dict[str, Any]) -> Payment:
-    """Start a payment of the amount due of an invoice; the customer pays at `payment_url`."""
+    """Start a payment of the amount due of an invoice; the organization pays at `payment_url`."""
     access.require_verified_email(g.principal)
     payment_request = PaymentRequest(body["invoice_id"], body["billing_cycle_id"], body["provider"])
     return checkout.initiate_payment(g.principal.organization_id, payment_request, audit.actor_for(g.principal))

@@ -45,7 +45,7 @@ class InitiatedPaymentOut(StrictSchema):
     """A payment that was started."""
 
     payment_id = PrefixedId("pay", attribute="id")
-    payment_url = fields.String(attribute="checkout_url", metadata={"description": "where the customer pays"})
+    payment_url = fields.String(attribute="checkout_url", metadata={"description": "where the organization pays"})
     amount = MinorAmount(attribute="amount_minor")
     currency = fields.String()
     provider = fields.String()

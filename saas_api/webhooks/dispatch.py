@@ -86,7 +86,7 @@ class AttemptResult:
 
     status: of the response
     retry_after: seconds that the endpoint asked for
-    error: for people; "poisoned" for a delivery that was interrupted too often
+    error: a text for display; "poisoned" for a delivery that was interrupted too often
     """
 
     delivery: ClaimedDelivery
