@@ -17,9 +17,8 @@ from saas_api.core.db.pagination import Page, PageRequest, SortKey
 from saas_api.core.errors import ValidationFailed
 from saas_api.core.fields import MinorAmount, QueryInteger, StrictSchema
 from saas_api.core.web import http, pages
+from saas_api.core.web.pages import MAX_EXPORT_ROWS, PAGE_SIZE
 
-MAX_EXPORT_ROWS = 50_000
-PAGE_SIZE = 25
 Columns = Mapping[str, Callable[[Any], Any]]
 """Columns of a CSV file: their names, and what each holds of an item of the page."""
 

@@ -25,8 +25,8 @@ from saas_api.core.limits import limiter
 from saas_api.core.settings import setting
 from saas_api.core.web import forms, pages, templating
 from saas_api.core.web.forms import EmptyForm, Form, form_view
+from saas_api.core.web.pages import HTMX_STOP_POLLING, MAX_EXPORT_ROWS, PAGE_SIZE
 from saas_api.dashboard import context
-from saas_api.dashboard.context import HTMX_STOP_POLLING, MAX_EXPORT_ROWS, PAGE_SIZE
 from saas_api.messages import content, messages
 from saas_api.messages.content import MAX_EMAIL_LENGTH, MAX_SMS_LENGTH, MAX_SUBJECT_LENGTH
 from saas_api.messages.messages import MessageFilter

@@ -7,7 +7,7 @@ from flask import Blueprint, Response, g
 from marshmallow import fields, validate
 from sqlalchemy.orm import Session
 
-from saas_api.accounts import invitations, members, organizations, sessions
+from saas_api.accounts import invitations, members, organizations, sessions, throttles
 from saas_api.accounts.invitations import InvitationNotFound
 from saas_api.accounts.members import Member, MemberNotFound
 from saas_api.accounts.models import Invitation
@@ -15,8 +15,7 @@ from saas_api.core import ids
 from saas_api.core.access import PERMISSIONS, require_permission
 from saas_api.core.db import engine
 from saas_api.core.fields import Email, PrefixedId, StrictSchema
-from saas_api.core.limits import limiter
-from saas_api.core.roles import ROLES
+from saas_api.core.roles import ASSIGNABLE_ROLES, ROLES
 from saas_api.core.web import pages
 from saas_api.core.web.forms import EmptyForm, Form, form_view
 from saas_api.dashboard import context
@@ -24,7 +23,6 @@ from saas_api.dashboard import context
 bp = Blueprint("team", __name__)
 
 
-ASSIGNABLE_ROLES = tuple(role for role in ROLES if role != "owner")
 ROLE_DESCRIPTIONS = {
     "owner": "Everything, and handing the organization over. There is exactly one.",
     "admin": "Everything but paying, changing plans and changing roles.",
@@ -174,14 +172,6 @@ def _member(user_id: UUID) -> Member:
     return member
 
 
-def _caller() -> str:
-    return str(g.principal.organization_id)
-
-
-def _invitation_sent(response: Response) -> bool:
-    return response.status_code == 303
-
-
 @bp.get("/team")
 @require_permission("members:read")
 def index(form: Form | None = None) -> Response:
@@ -221,7 +211,7 @@ def invite_form(form: Form | None = None) -> Response:
 
 @bp.post("/team/invite")
 @require_permission("members:write")
-@limiter.limiter.shared_limit("50 per day", scope="invitations", key_func=_caller, deduct_when=_invitation_sent)
+@throttles.limit_invitations(sent_status=303)
 @form_view(InvitationForm(), form=invite_form, is_idempotent=True)
 def invite(body: dict[str, Any]) -> Any:
     """Invite a user by mail."""
@@ -240,7 +230,7 @@ def cancel_invitation(invitation_id: UUID, body: dict[str, Any]) -> Any:  # noqa
 
 @bp.post('/team/invitations/<id("ivt"):invitation_id>/resend')
 @require_permission("members:write")
-@limiter.limiter.shared_limit("50 per day", scope="invitations", key_func=_caller, deduct_when=_invitation_sent)
+@throttles.limit_invitations(sent_status=303)
 @form_view(EmptyForm(), form=lambda invitation_id, form: index(form), is_idempotent=True)  # noqa: ARG005 - the address has it
 def resend_invitation(invitation_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG001 - the form has no fields
     """Replace an invitation by a new one; the previous link stops working."""
