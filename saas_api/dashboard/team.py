@@ -11,6 +11,7 @@ from saas_api.accounts import invitations, members, organizations, sessions, thr
 from saas_api.accounts.invitations import InvitationNotFound
 from saas_api.accounts.members import Member, MemberNotFound
 from saas_api.accounts.models import Invitation
+from saas_api.accounts.schemas import InvitationIn, MemberRoleIn, TransferOwnershipIn
 from saas_api.core import ids
 from saas_api.core.access import PERMISSIONS, require_permission
 from saas_api.core.db import engine
@@ -65,17 +66,10 @@ def get_invitation(session: Session, organization_id: UUID, invitation_id: UUID)
     return invitation
 
 
-class InvitationForm(StrictSchema):
+class InvitationForm(InvitationIn):
     """E-mail address and role of an invitation."""
 
     email = Email(required=True, error_messages={"required": "Enter an e-mail address."})
-    role = fields.String(load_default="member", validate=validate.OneOf(ASSIGNABLE_ROLES))
-
-
-class RoleForm(StrictSchema):
-    """An assignable role; ownership is transferred instead."""
-
-    role = fields.String(required=True, validate=validate.OneOf(ASSIGNABLE_ROLES))
 
 
 class RemoveMemberForm(StrictSchema):
@@ -84,7 +78,7 @@ class RemoveMemberForm(StrictSchema):
     typed = fields.String(load_default="", validate=validate.Length(max=300))
 
 
-class TransferOwnershipForm(StrictSchema):
+class TransferOwnershipForm(TransferOwnershipIn):
     """The new owner, and the organization's name typed to confirm."""
 
     user_id = PrefixedId("usr", required=True, error_messages={"required": "Choose a member."})
@@ -106,7 +100,7 @@ def change_role_form(user_id: UUID, form: Form | None = None) -> Response:
 
 @bp.post('/team/members/<id("usr"):user_id>/role')
 @require_permission("members:promote")
-@form_view(RoleForm(), form=change_role_form, requires_fresh_login=True)
+@form_view(MemberRoleIn(), form=change_role_form, requires_fresh_login=True)
 def change_role(user_id: UUID, body: dict[str, Any]) -> Any:
     """Change a member's role; it applies to their next request."""
     member = members.change_role(engine.session(), g.principal, user_id, body["role"])
