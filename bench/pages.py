@@ -15,8 +15,8 @@ from flask.testing import FlaskClient
 from bench import report
 from bench.application import running_application
 from saas_api.core.db.engine import db
-from tests.browser.places import Place, places
-from tests.browser.world import World, make
+from tests.browser.demo import Demo, create_demo
+from tests.browser.page_routes import PageRoute, page_routes
 
 MAX_MILLISECONDS, MAX_KILOBYTES, MAX_QUERIES = 50, 100, 12
 """Budgets of a page; a page over one is marked."""
@@ -65,11 +65,11 @@ class QueryCounter:
 def run(_seconds: float, _connections: int) -> dict[str, Any]:
     """Measure every page of the dashboard and of the operator console, and print a table."""
     with running_application(APP_URL="http://localhost") as app:
-        world = make(app, **DEMO_OPTIONS)
-        routes = [place for place in places(app, world.organization_id) if place.path]
+        demo = create_demo(app, **DEMO_OPTIONS)
+        routes = [route for route in page_routes(app, demo.organization_id) if route.path]
         clients = {
-            "/dashboard": sign_in(app, world, "alice@acme.example"),
-            "/admin": sign_in(app, world, "olga@platform.example"),
+            "/dashboard": sign_in(app, demo, "alice@acme.example"),
+            "/admin": sign_in(app, demo, "olga@platform.example"),
         }
         counter, measurements = QueryCounter(app), []
         with report.progress("Pages", len(routes)) as bar, redis.Redis.from_url(app.config["REDIS_URL"]) as limits:
@@ -97,18 +97,18 @@ def run(_seconds: float, _connections: int) -> dict[str, Any]:
     }
 
 
-def sign_in(app: Flask, world: World, email: str) -> FlaskClient:
+def sign_in(app: Flask, demo: Demo, email: str) -> FlaskClient:
     """A client that has signed in with the form."""
     client = app.test_client()
     token = _TOKEN.search(client.get("/login").get_data(as_text=True))
     assert token, "the form has no token"  # noqa: S101 - without a session the measurement would be of another page
-    form = {"email": email, "password": world.password_of(email), "csrf_token": token[1]}
+    form = {"email": email, "password": demo.password_of(email), "csrf_token": token[1]}
     response = client.post("/login", data=form)
     assert response.status_code == 303, response.status  # noqa: S101 - the same
     return client
 
 
-def measure(client: FlaskClient, route: Place, counter: QueryCounter) -> Page:
+def measure(client: FlaskClient, route: PageRoute, counter: QueryCounter) -> Page:
     """Open a page several times; the first request is not measured."""
     path = route.path or ""
     response = client.get(path)

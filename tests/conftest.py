@@ -1,4 +1,4 @@
-"""The stage of every test: real engines, migrated once; tests commit, and what they wrote is cleared afterwards."""
+"""Fixtures of every test: real engines, migrated once. Tests commit; their rows are deleted afterwards."""
 
 import os
 import sys
@@ -24,14 +24,14 @@ from saas_api.core.db.engine import db
 from saas_api.core.jobs import queue
 from tests.support.accounts import alice, bob, carol, olga  # noqa: F401 - fixtures for every test
 
-# A process that starts compiles for two seconds what no process before it has kept.
+# Without bytecode files, every process that a test starts would compile for two seconds.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 REAL_HASHING = {name: getattr(crypto, name) for name in ("_hasher", "DUMMY_PASSWORD_HASH")}
 ONE_WORKER = ("tests/browser/", "tests/cli/test_up.py")
-"""Beginnings of the ids of tests that share a browser, and a clone of the repository."""
-KEPT = {
+"""Beginnings of the ids of tests that share a browser or a clone of the repository, and so run in one worker."""
+SEEDED_TABLES = {
     "alembic_version",
     "entitlements",
     "meters",
@@ -45,12 +45,12 @@ KEPT = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest tests: a run ends with its last one."""
+    """Begin with the longest tests, because a run ends with its last test."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 class Scheduling(LoadScopeScheduling):
-    """Give every worker one test after the other, and those that share something expensive to one worker.
+    """Give each worker one test after the other, and tests that share an expensive resource to one worker.
 
     `--dist loadgroup` would do it, but its groups are lost under pytest 9.2 (pytest-xdist issue 1386).
     """
@@ -60,13 +60,13 @@ class Scheduling(LoadScopeScheduling):
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
-    """Take the scheduler above, whatever `--dist` says."""
+    """Use this scheduler with every value of `--dist`."""
     return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")
 def engines() -> Iterator[Engines]:
-    """PostgreSQL and Redis of this run alone, in a directory of their own."""
+    """PostgreSQL and Redis of this run, in a temporary directory."""
     with tempfile.TemporaryDirectory(prefix="saas-api-") as name:
         directory = Path(name)
         directory.chmod(0o755)
@@ -76,7 +76,7 @@ def engines() -> Iterator[Engines]:
 
 @pytest.fixture(scope="session")
 def config(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The settings every application of this run is made from."""
+    """The settings of every application of this run."""
     settings = load(
         env_file=None,
         APP_ENV="test",
@@ -85,7 +85,7 @@ def config(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> dict[s
         SECRET_KEY="s" * 32,
         JWT_SECRET="j" * 32,
         API_KEY_PEPPER="1:" + "p" * 32,
-        DRAIN_SECONDS=1,  # else drains wait for the tries of some seconds later
+        DRAIN_SECONDS=1,  # otherwise drains wait for retries that are due seconds later
     )
     return {**settings, "INSTANCE": str(tmp_path_factory.mktemp("instance"))}
 
@@ -93,22 +93,22 @@ def config(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 @pytest.fixture(scope="session")
 def app(config: dict[str, Any]) -> Iterator[Flask]:
     """The whole application on a migrated database."""
-    made = create_app(config)
-    cli.init_app(made)
-    with made.app_context():
+    application = create_app(config)
+    cli.init_app(application)
+    with application.app_context():
         upgrade()
-    yield made
-    with made.app_context():
+    yield application
+    with application.app_context():
         db.engine.dispose()
 
 
 @pytest.fixture(scope="session", autouse=True)
 def cheap_hashing() -> Iterator[None]:
-    """Hash passwords in 0.03 ms instead of 23 ms: nearly every test signs somebody up."""
+    """Hash passwords in 0.03 ms instead of 23 ms: nearly every test signs up a user."""
     hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(crypto, "_hasher", hasher)
-        patch.setattr(crypto, "DUMMY_PASSWORD_HASH", hasher.hash("of nobody"))
+        patch.setattr(crypto, "DUMMY_PASSWORD_HASH", hasher.hash("unknown user's password"))
         yield
 
 
@@ -121,7 +121,7 @@ def real_hashing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def superuser(engines: Engines, app: Flask) -> Iterator[Any]:
-    """A connection that passes every policy and trigger: for clearing only."""
+    """A connection that bypasses every policy and trigger."""
     connection = engines.postgres.superuser("saas")
     yield connection
     connection.close()
@@ -129,10 +129,10 @@ def superuser(engines: Engines, app: Flask) -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def clear_tables(superuser: Any) -> Callable[[], None]:
-    """Delete every row of a test past triggers and foreign keys, which would refuse; in one round trip, not fifty."""
+    """Return a function that deletes every row of a test past triggers and foreign keys, in one round trip."""
     with superuser, superuser.cursor() as cursor:
         cursor.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
-        tables = {name for (name,) in cursor.fetchall()} - KEPT
+        tables = {name for (name,) in cursor.fetchall()} - SEEDED_TABLES
     statements = ["SET LOCAL session_replication_role = replica", "SET LOCAL lock_timeout = '5s'"]
     statements += [f'DELETE FROM "{table}"' for table in sorted(tables)]
     statements += [
@@ -157,7 +157,7 @@ def cache(config: dict[str, Any]) -> Iterator[redis.Redis]:
 
 @pytest.fixture(autouse=True)
 def clean(request: pytest.FixtureRequest) -> Iterator[None]:
-    """After a test that used the application: no rows, no keys, no wake-up remembered, the present time."""
+    """Delete rows and Redis keys after a test of the application, and reset wake-ups and the clock."""
     if "app" not in request.fixturenames:
         yield
         return
@@ -171,7 +171,7 @@ def clean(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture
 def client(app: Flask) -> FlaskClient:
-    """A caller without credentials."""
+    """A client without credentials."""
     return app.test_client()
 
 
@@ -184,7 +184,7 @@ def context(app: Flask) -> Iterator[Flask]:
 
 @pytest.fixture
 def work(app: Flask) -> Callable[[], None]:
-    """Do what the worker would do now: every queued job, in this process, until none is left."""
+    """A function that runs every queued job in this process until the queues are empty."""
     from tests.support.queue import run_all_jobs
 
     def run() -> None:

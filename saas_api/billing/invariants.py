@@ -370,13 +370,13 @@ def _hold_billing(session: SystemSession, result: CheckResult, at: datetime) -> 
         for violation in reversed(result.violations)
         if violation.organization_id
     }
-    held = session.scalars(
+    rows = session.scalars(
         update(BillingProfile)
         .where(BillingProfile.organization_id.in_(first_by_organization), BillingProfile.parked_at.is_(None))
         .values(parked_at=at, parked_reason=f"check {result.check.name}")
         .returning(BillingProfile.organization_id)
     ).all()
-    for organization_id in held:
+    for organization_id in rows:
         data = {"check": result.check.name, "what": first_by_organization[organization_id]}
         target = ("organization", organization_id)
         audit.record_event(session, organization_id, SYSTEM_ACTOR, "billing.parked", target, data)

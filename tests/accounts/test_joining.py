@@ -7,7 +7,16 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from tests.support.account_mails import NEWER, acts, code, expire, mails, post, rows, tokens
+from tests.support.account_mails import (
+    NEW_PASSWORD,
+    audit_events,
+    error_of,
+    execute,
+    expire_links,
+    mail_texts,
+    mailed_tokens,
+    post_auth,
+)
 from tests.support.accounts import AUTH, PASSWORD, Person, sign_in
 
 DAVE = "dave@acme.example"
@@ -18,7 +27,7 @@ def invite(client: FlaskClient, superuser: Any, inviter: Person, email: str = DA
     body = {"email": email, "role": role}
     answer = client.post("/api/v1/team/invite", json=body, headers=inviter.headers)
     assert answer.status_code == 201, answer.json
-    return tokens(superuser, "invitation", email)[-1]
+    return mailed_tokens(superuser, "invitation", email)[-1]
 
 
 def accept(client: FlaskClient, token: str, **body: Any) -> Any:
@@ -31,7 +40,7 @@ def members(client: FlaskClient, person: Person) -> dict[str, str]:
 
 
 def test_new_user_joins_with_an_account_and_a_session(client: FlaskClient, alice: Person, superuser: Any) -> None:
-    answer = accept(client, invite(client, superuser, alice, role="billing"), password=NEWER, full_name="Dave")
+    answer = accept(client, invite(client, superuser, alice, role="billing"), password=NEW_PASSWORD, full_name="Dave")
     assert answer.status_code == 200
     data = answer.json["data"]
     assert (data["user"]["email"], data["user"]["full_name"], data["role"]) == (DAVE, "Dave", "billing")
@@ -42,15 +51,15 @@ def test_new_user_joins_with_an_account_and_a_session(client: FlaskClient, alice
         ["Acme"],
     )
     assert members(client, alice) == {alice.email: "owner", DAVE: "billing"}
-    sign_in(client, DAVE, NEWER)
-    assert len(acts(superuser, "invitation.accepted")) == 1
+    sign_in(client, DAVE, NEW_PASSWORD)
+    assert len(audit_events(superuser, "invitation.accepted")) == 1
 
 
 def test_accepting_an_invitation_verifies_the_address(client: FlaskClient, alice: Person, superuser: Any) -> None:
-    answer = accept(client, invite(client, superuser, alice), password=NEWER)
+    answer = accept(client, invite(client, superuser, alice), password=NEW_PASSWORD)
     assert answer.json["data"]["user"]["email_verified"]
-    assert mails(superuser, "verify_email", DAVE) == []
-    assert len(acts(superuser, "user.email_verified")) == 1
+    assert mail_texts(superuser, "verify_email", DAVE) == []
+    assert len(audit_events(superuser, "user.email_verified")) == 1
 
 
 def test_existing_user_joins_with_the_password_of_the_account(
@@ -70,15 +79,17 @@ def test_wrong_password_does_not_join_and_keeps_the_link(
 ) -> None:
     token = invite(client, superuser, alice, carol.email)
     answer = accept(client, token, **body)
-    assert code(answer) == ((422, "VALIDATION_ERROR") if body.get("password") == "" else (401, "INVALID_CREDENTIALS"))
+    assert error_of(answer) == (
+        (422, "VALIDATION_ERROR") if body.get("password") == "" else (401, "INVALID_CREDENTIALS")
+    )
     assert members(client, alice) == {alice.email: "owner"}
     assert accept(client, token, password=PASSWORD).status_code == 200
 
 
 def test_disabled_user_cannot_join(client: FlaskClient, alice: Person, carol: Person, superuser: Any) -> None:
     token = invite(client, superuser, alice, carol.email)
-    rows(superuser, "UPDATE users SET disabled_at = now() WHERE email = %s", carol.email)
-    assert code(accept(client, token, password=PASSWORD)) == (401, "INVALID_CREDENTIALS")
+    execute(superuser, "UPDATE users SET disabled_at = now() WHERE email = %s", carol.email)
+    assert error_of(accept(client, token, password=PASSWORD)) == (401, "INVALID_CREDENTIALS")
 
 
 @pytest.mark.parametrize("body", [{}, {"password": "short"}, {"password": "password"}])
@@ -87,21 +98,21 @@ def test_weak_password_of_a_new_user_is_rejected_and_keeps_the_link(
 ) -> None:
     token = invite(client, superuser, alice)
     answer = accept(client, token, **body)
-    assert code(answer) == (422, "VALIDATION_ERROR")
+    assert error_of(answer) == (422, "VALIDATION_ERROR")
     assert [problem["field"] for problem in answer.json["error"]["details"]["fields"]] == ["password"]
-    assert accept(client, token, password=NEWER).status_code == 200
+    assert accept(client, token, password=NEW_PASSWORD).status_code == 200
 
 
 def test_unusable_invitation_tokens_get_the_same_response(client: FlaskClient, alice: Person, superuser: Any) -> None:
     used = invite(client, superuser, alice)
-    assert accept(client, used, password=NEWER).status_code == 200
+    assert accept(client, used, password=NEW_PASSWORD).status_code == 200
     declined = invite(client, superuser, alice, "eve@acme.example")
     client.post("/api/v1/team/decline-invitation", json={"token": declined})
     expired = invite(client, superuser, alice, "fay@acme.example")
-    expire(superuser, "invitations")
-    [foreign] = tokens(superuser, "verify_email")
+    expire_links(superuser, "invitations")
+    [foreign] = mailed_tokens(superuser, "verify_email")
     unusable = ("x", "x" * 43, used, declined, expired, foreign)
-    errors = [accept(client, token, password=NEWER).json["error"] for token in unusable]
+    errors = [accept(client, token, password=NEW_PASSWORD).json["error"] for token in unusable]
     assert {(error["code"], error["message"], str(error["details"])) for error in errors} == {
         ("INVALID_TOKEN", "This link is not valid, or no longer.", "{}")
     }
@@ -112,12 +123,12 @@ def test_four_concurrent_uses_of_an_invitation_join_once(
 ) -> None:
     token = invite(client, superuser, alice)
     with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda _: accept(app.test_client(), token, password=NEWER), range(4)))
+        answers = list(pool.map(lambda _: accept(app.test_client(), token, password=NEW_PASSWORD), range(4)))
     statuses = sorted(answer.status_code for answer in answers)
     assert statuses[0] == 200
     assert set(statuses[1:]) <= {400, 401, 409}
-    assert rows(superuser, "SELECT count(*) FROM users WHERE email = %s", DAVE) == [(1,)]
-    assert len(acts(superuser, "invitation.accepted")) == 1
+    assert execute(superuser, "SELECT count(*) FROM users WHERE email = %s", DAVE) == [(1,)]
+    assert len(audit_events(superuser, "invitation.accepted")) == 1
 
 
 def test_user_who_joined_meanwhile_gets_a_conflict(
@@ -126,8 +137,8 @@ def test_user_who_joined_meanwhile_gets_a_conflict(
     token = invite(client, superuser, alice, carol.email)
     join = """INSERT INTO memberships (organization_id, user_id, role)
         SELECT o.id, u.id, 'viewer' FROM organizations o, users u WHERE o.name = 'Acme' AND u.email = %s"""
-    rows(superuser, join, carol.email)
-    assert code(accept(client, token, password=PASSWORD)) == (409, "USER_EXISTS")
+    execute(superuser, join, carol.email)
+    assert error_of(accept(client, token, password=PASSWORD)) == (409, "USER_EXISTS")
     assert members(client, alice)[carol.email] == "viewer"
 
 
@@ -137,7 +148,7 @@ def test_joining_from_a_new_address_mails_the_user(
     body = {"token": invite(client, superuser, alice, carol.email), "password": PASSWORD}
     origin = {"REMOTE_ADDR": "192.0.2.7"}
     assert client.post("/api/v1/team/accept-invitation", json=body, environ_base=origin).status_code == 200
-    assert len(mails(superuser, "new_sign_in", carol.email)) == 1
+    assert len(mail_texts(superuser, "new_sign_in", carol.email)) == 1
 
 
 def test_password_attempts_with_an_invitation_are_limited(
@@ -146,4 +157,4 @@ def test_password_attempts_with_an_invitation_are_limited(
     token = invite(client, superuser, alice, carol.email)
     statuses = [accept(client, token, password="another").status_code for _ in range(11)]
     assert statuses == [401] * 10 + [429]
-    assert code(post(client, "/verify-email", token=token)) == (400, "INVALID_TOKEN")
+    assert error_of(post_auth(client, "/verify-email", token=token)) == (400, "INVALID_TOKEN")

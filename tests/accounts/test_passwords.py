@@ -12,23 +12,33 @@ from flask.testing import FlaskClient
 
 from saas_api.app import create_app
 from saas_api.core.db.engine import db
-from tests.support.account_mails import NEWER, acts, code, expire, mails, operator_link, post, rows, tokens
+from tests.support.account_mails import (
+    NEW_PASSWORD,
+    audit_events,
+    error_of,
+    execute,
+    expire_links,
+    mail_texts,
+    mailed_tokens,
+    operator_link,
+    post_auth,
+)
 from tests.support.accounts import AUTH, PASSWORD, Person, sign_in
 
 
-def reset(client: FlaskClient, token: str, password: str = NEWER) -> Any:
-    return post(client, "/reset-password", token=token, new_password=password)
+def reset(client: FlaskClient, token: str, password: str = NEW_PASSWORD) -> Any:
+    return post_auth(client, "/reset-password", token=token, new_password=password)
 
 
 def request_reset(client: FlaskClient, superuser: Any, email: str = "alice@acme.example") -> str:
-    assert post(client, "/request-password-reset", email=email).status_code == 200
-    return tokens(superuser, "reset_password", email)[-1]
+    assert post_auth(client, "/request-password-reset", email=email).status_code == 200
+    return mailed_tokens(superuser, "reset_password", email)[-1]
 
 
 def session_statuses(client: FlaskClient, person: Person) -> list[int]:
     answers = (
         client.get(f"{AUTH}/me", headers=person.headers),
-        post(client, "/refresh", refresh_token=person.refresh_token),
+        post_auth(client, "/refresh", refresh_token=person.refresh_token),
     )
     return [answer.status_code for answer in answers]
 
@@ -51,30 +61,30 @@ def statements(app: Flask) -> Iterator[list[str]]:
 
 def test_reset_link_sets_a_password_and_ends_all_sessions(client: FlaskClient, alice: Person, superuser: Any) -> None:
     other = sign_in(client, alice.email)
-    before = rows(superuser, "SELECT tokens_valid_after FROM users")
+    before = execute(superuser, "SELECT tokens_valid_after FROM users")
     answer = reset(client, request_reset(client, superuser))
     assert (answer.status_code, answer.json["data"]) == (200, {})
     assert session_statuses(client, alice) == session_statuses(client, other) == [401, 401]
-    assert rows(superuser, "SELECT tokens_valid_after FROM users") > before
-    assert code(post(client, "/login", email=alice.email, password=PASSWORD)) == (401, "INVALID_CREDENTIALS")
-    assert session_statuses(client, sign_in(client, alice.email, NEWER)) == [200, 200]
-    assert len(acts(superuser, "user.password_reset")) == 1
+    assert execute(superuser, "SELECT tokens_valid_after FROM users") > before
+    assert error_of(post_auth(client, "/login", email=alice.email, password=PASSWORD)) == (401, "INVALID_CREDENTIALS")
+    assert session_statuses(client, sign_in(client, alice.email, NEW_PASSWORD)) == [200, 200]
+    assert len(audit_events(superuser, "user.password_reset")) == 1
 
 
 def test_reset_response_is_the_same_for_unknown_addresses(client: FlaskClient, alice: Person, superuser: Any) -> None:
-    known = post(client, "/request-password-reset", email="ALICE@acme.example")
-    unknown = post(client, "/request-password-reset", email="nobody@acme.example")
+    known = post_auth(client, "/request-password-reset", email="ALICE@acme.example")
+    unknown = post_auth(client, "/request-password-reset", email="nobody@acme.example")
     assert known.status_code == unknown.status_code == 200
     assert known.json == unknown.json
-    assert rows(superuser, "SELECT recipient FROM mails WHERE template = 'reset_password'") == [(alice.email,)]
-    assert rows(superuser, "SELECT count(*) FROM user_tokens WHERE purpose = 'reset_password'") == [(1,)]
+    assert execute(superuser, "SELECT recipient FROM mails WHERE template = 'reset_password'") == [(alice.email,)]
+    assert execute(superuser, "SELECT count(*) FROM user_tokens WHERE purpose = 'reset_password'") == [(1,)]
 
 
 def test_reset_runs_the_same_statements_for_an_unknown_address(app: Flask, client: FlaskClient, alice: Person) -> None:
     with statements(app) as known:
-        post(client, "/request-password-reset", email=alice.email)
+        post_auth(client, "/request-password-reset", email=alice.email)
     with statements(app) as unknown:
-        post(client, "/request-password-reset", email="nobody@acme.example")
+        post_auth(client, "/request-password-reset", email="nobody@acme.example")
     assert len(known) > 5
     assert [text for text in known if "SAVEPOINT" not in text] == [text for text in unknown if "SAVEPOINT" not in text]
 
@@ -83,10 +93,10 @@ def test_disabled_user_gets_no_reset_link_and_cannot_use_an_old_one(
     client: FlaskClient, alice: Person, superuser: Any
 ) -> None:
     token = request_reset(client, superuser)
-    rows(superuser, "UPDATE users SET disabled_at = now()")
-    assert code(reset(client, token)) == (400, "INVALID_TOKEN")
-    assert post(client, "/request-password-reset", email=alice.email).status_code == 200
-    assert len(mails(superuser, "reset_password")) == 1
+    execute(superuser, "UPDATE users SET disabled_at = now()")
+    assert error_of(reset(client, token)) == (400, "INVALID_TOKEN")
+    assert post_auth(client, "/request-password-reset", email=alice.email).status_code == 200
+    assert len(mail_texts(superuser, "reset_password")) == 1
 
 
 def test_unusable_reset_tokens_get_the_same_response(
@@ -94,10 +104,10 @@ def test_unusable_reset_tokens_get_the_same_response(
 ) -> None:
     revoked, used = request_reset(client, superuser), request_reset(client, superuser)
     assert reset(client, used).status_code == 200
-    [foreign] = tokens(superuser, "verify_email")
+    [foreign] = mailed_tokens(superuser, "verify_email")
     errors = [reset(client, token).json["error"] for token in ("x", "x" * 43, revoked, used, foreign)]
     expired = request_reset(client, superuser, carol.email)
-    expire(superuser)
+    expire_links(superuser)
     errors.append(reset(client, expired).json["error"])
     assert {(error["code"], error["message"], str(error["details"])) for error in errors} == {
         ("INVALID_TOKEN", "This link is not valid, or no longer.", "{}")
@@ -109,7 +119,7 @@ def test_reset_link_expires_after_an_hour(client: FlaskClient, alice: Person, su
     request_reset(client, superuser)
     minutes_left = """SELECT round(extract(epoch FROM expires_at - now()) / 60) FROM user_tokens
         WHERE purpose = 'reset_password'"""
-    assert rows(superuser, minutes_left) == [(60,)]
+    assert execute(superuser, minutes_left) == [(60,)]
 
 
 @pytest.mark.parametrize("password", ["short", "password", "alice@acme.example"])
@@ -118,7 +128,7 @@ def test_weak_reset_password_is_rejected_and_keeps_the_link(
 ) -> None:
     token = request_reset(client, superuser)
     answer = reset(client, token, password)
-    assert code(answer) == (422, "VALIDATION_ERROR")
+    assert error_of(answer) == (422, "VALIDATION_ERROR")
     assert answer.json["error"]["details"]["fields"][0]["field"] == "new_password"
     assert reset(client, token).status_code == 200
 
@@ -128,7 +138,7 @@ def test_four_concurrent_uses_of_a_reset_link_succeed_once(
 ) -> None:
     token = request_reset(client, superuser)
     with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda number: reset(app.test_client(), token, f"{NEWER}{number}"), range(4)))
+        answers = list(pool.map(lambda number: reset(app.test_client(), token, f"{NEW_PASSWORD}{number}"), range(4)))
     assert sorted(answer.status_code for answer in answers) == [200, 400, 400, 400]
 
 
@@ -136,29 +146,29 @@ def test_two_concurrent_reset_requests_leave_one_usable_link(
     app: Flask, client: FlaskClient, alice: Person, superuser: Any
 ) -> None:
     with ThreadPoolExecutor(3) as pool:
-        list(pool.map(lambda _: post(app.test_client(), "/request-password-reset", email=alice.email), range(3)))
-    statuses = [reset(client, token).status_code for token in tokens(superuser, "reset_password")]
+        list(pool.map(lambda _: post_auth(app.test_client(), "/request-password-reset", email=alice.email), range(3)))
+    statuses = [reset(client, token).status_code for token in mailed_tokens(superuser, "reset_password")]
     assert sorted(statuses) == [200, 400, 400]
 
 
 def test_link_of_the_operator_command_sets_a_password(app: Flask, client: FlaskClient, superuser: Any) -> None:
     token = operator_link(app, "olga@platform.example")
     assert reset(client, token).status_code == 200
-    answer = post(client, "/login", email="olga@platform.example", password=NEWER)
-    assert code(answer) == (403, "NO_ORGANIZATION")  # the password is right
+    answer = post_auth(client, "/login", email="olga@platform.example", password=NEW_PASSWORD)
+    assert error_of(answer) == (403, "NO_ORGANIZATION")  # the password is right
 
 
 def test_fourth_reset_request_of_an_account_within_an_hour_is_rejected(client: FlaskClient, alice: Person) -> None:
     for email in (alice.email, "nobody@acme.example"):
         for spelling in (email, email.upper(), email.title()):
-            assert post(client, "/request-password-reset", email=spelling).status_code == 200
-        answer = post(client, "/request-password-reset", email=email, ip="192.0.2.9")
-        assert code(answer) == (429, "RATE_LIMIT_EXCEEDED")
+            assert post_auth(client, "/request-password-reset", email=spelling).status_code == 200
+        answer = post_auth(client, "/request-password-reset", email=email, ip="192.0.2.9")
+        assert error_of(answer) == (429, "RATE_LIMIT_EXCEEDED")
 
 
 def test_reset_requests_of_an_address_are_limited_to_twenty_an_hour(app: Flask, config: dict[str, Any]) -> None:
     strict = create_app({**config, "AUTH_ALLOWANCE_FACTOR": 1}).test_client()
-    statuses = [post(strict, "/request-password-reset", email=f"p{n}@acme.example").status_code for n in range(21)]
+    statuses = [post_auth(strict, "/request-password-reset", email=f"p{n}@acme.example").status_code for n in range(21)]
     assert statuses == [200] * 20 + [429]
 
 
@@ -166,33 +176,33 @@ def test_changed_password_ends_other_sessions_and_reset_links(
     client: FlaskClient, alice: Person, carol: Person, superuser: Any
 ) -> None:
     other, link = sign_in(client, alice.email), request_reset(client, superuser)
-    answer = post(client, "/change-password", alice, current_password=PASSWORD, new_password=NEWER)
+    answer = post_auth(client, "/change-password", alice, current_password=PASSWORD, new_password=NEW_PASSWORD)
     assert (answer.status_code, answer.json["data"]) == (200, {})
     assert session_statuses(client, other) == [401, 401]
     assert session_statuses(client, alice) == session_statuses(client, carol) == [200, 200]
-    assert code(reset(client, link)) == (400, "INVALID_TOKEN")
-    assert code(post(client, "/login", email=alice.email, password=PASSWORD)) == (401, "INVALID_CREDENTIALS")
-    sign_in(client, alice.email, NEWER)
-    assert len(acts(superuser, "user.password_changed")) == 1
+    assert error_of(reset(client, link)) == (400, "INVALID_TOKEN")
+    assert error_of(post_auth(client, "/login", email=alice.email, password=PASSWORD)) == (401, "INVALID_CREDENTIALS")
+    sign_in(client, alice.email, NEW_PASSWORD)
+    assert len(audit_events(superuser, "user.password_changed")) == 1
 
 
 def test_wrong_current_password_changes_nothing(client: FlaskClient, alice: Person, superuser: Any) -> None:
     other = sign_in(client, alice.email)
-    answer = post(client, "/change-password", alice, current_password="another", new_password=NEWER)
-    assert code(answer) == (401, "INVALID_CREDENTIALS")
+    answer = post_auth(client, "/change-password", alice, current_password="another", new_password=NEW_PASSWORD)
+    assert error_of(answer) == (401, "INVALID_CREDENTIALS")
     assert session_statuses(client, alice) == session_statuses(client, other) == [200, 200]
     sign_in(client, alice.email)
-    assert len(acts(superuser, "user.password_change_failed")) == 1
+    assert len(audit_events(superuser, "user.password_change_failed")) == 1
 
 
 def test_wrong_current_passwords_are_limited(client: FlaskClient, alice: Person) -> None:
-    wrong = {"current_password": "another", "new_password": NEWER}
-    assert [post(client, "/change-password", alice, **wrong).status_code for _ in range(11)] == [401] * 10 + [429]
+    wrong = {"current_password": "another", "new_password": NEW_PASSWORD}
+    assert [post_auth(client, "/change-password", alice, **wrong).status_code for _ in range(11)] == [401] * 10 + [429]
 
 
 @pytest.mark.parametrize("password", ["short", "password", "x" * 129])
 def test_weak_new_password_is_reported_on_its_field(client: FlaskClient, alice: Person, password: str) -> None:
-    answer = post(client, "/change-password", alice, current_password=PASSWORD, new_password=password)
-    assert code(answer) == (422, "VALIDATION_ERROR")
+    answer = post_auth(client, "/change-password", alice, current_password=PASSWORD, new_password=password)
+    assert error_of(answer) == (422, "VALIDATION_ERROR")
     assert [problem["field"] for problem in answer.json["error"]["details"]["fields"]] == ["new_password"]
     sign_in(client, alice.email)

@@ -6,7 +6,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from saas_api.core import ids
-from tests.support.account_mails import acts, code, mails, post, rows
+from tests.support.account_mails import audit_events, error_of, execute, mail_texts, post_auth
 from tests.support.accounts import AUTH, PASSWORD, Person, sign_in
 
 CHROME = "Mozilla/5.0 Chrome"
@@ -30,7 +30,7 @@ def join_to(superuser: Any, person: Person, other: Person, role: str = "viewer")
     """Make a user a member of another one's organization."""
     values = (ids.parse_id("org", other.organization_id), ids.parse_id("usr", person.user_id))
     sql = "INSERT INTO memberships (organization_id, user_id, role) VALUES (%s, %s, %s)"
-    rows(superuser, sql, *(str(value) for value in values), role)
+    execute(superuser, sql, *(str(value) for value in values), role)
 
 
 def test_session_list_is_newest_first_without_secrets(client: FlaskClient, alice: Person) -> None:
@@ -56,7 +56,7 @@ def test_session_list_is_paginated(client: FlaskClient, alice: Person) -> None:
     cursor_of_audit_log = audit_log["pagination"]["next_cursor"]
     for cursor in ("garbage", "WyJnYXJiYWdlIl0", "W10", cursor_of_audit_log):
         answer = client.get(f"{AUTH}/sessions?cursor={cursor}", headers=alice.headers)
-        assert code(answer) == (422, "VALIDATION_ERROR")
+        assert error_of(answer) == (422, "VALIDATION_ERROR")
 
 
 def test_revoked_session_is_rejected_immediately_and_not_listed(
@@ -65,11 +65,11 @@ def test_revoked_session_is_rejected_immediately_and_not_listed(
     other = sign_in(client, alice.email)
     [session_id] = [session["id"] for session in sessions(client, alice)["sessions"] if not session["current"]]
     assert revoke(client, alice, session_id).status_code == 200
-    assert code(me(client, other.token)) == (401, "INVALID_TOKEN")
-    assert code(post(client, "/refresh", refresh_token=other.refresh_token)) == (401, "INVALID_TOKEN")
+    assert error_of(me(client, other.token)) == (401, "INVALID_TOKEN")
+    assert error_of(post_auth(client, "/refresh", refresh_token=other.refresh_token)) == (401, "INVALID_TOKEN")
     assert [session["current"] for session in sessions(client, alice)["sessions"]] == [True]
-    assert code(revoke(client, alice, session_id)) == (404, "NOT_FOUND")
-    [(actor, actor_id, target, target_id, _)] = acts(superuser, "session.revoked")
+    assert error_of(revoke(client, alice, session_id)) == (404, "NOT_FOUND")
+    [(actor, actor_id, target, target_id, _)] = audit_events(superuser, "session.revoked")
     assert (actor, actor_id) == ("user", str(ids.parse_id("usr", alice.user_id)))
     assert (target, target_id) == ("session", str(ids.parse_id("ses", session_id)))
 
@@ -83,24 +83,24 @@ def test_session_of_another_user_is_not_found(client: FlaskClient, alice: Person
 
 
 def test_refresh_updates_last_seen_at(client: FlaskClient, alice: Person, superuser: Any) -> None:
-    rows(superuser, "UPDATE user_sessions SET last_seen_at = now() - interval '1 h'")
+    execute(superuser, "UPDATE user_sessions SET last_seen_at = now() - interval '1 h'")
     [before] = sessions(client, alice)["sessions"]
-    assert post(client, "/refresh", refresh_token=alice.refresh_token).status_code == 200
+    assert post_auth(client, "/refresh", refresh_token=alice.refresh_token).status_code == 200
     [after] = sessions(client, alice)["sessions"]
     assert after["last_seen_at"] > before["last_seen_at"]
     assert after["expires_at"] == before["expires_at"]
 
 
 def test_disabled_user_cannot_refresh(client: FlaskClient, alice: Person, superuser: Any) -> None:
-    rows(superuser, "UPDATE users SET disabled_at = now()")
-    assert code(post(client, "/refresh", refresh_token=alice.refresh_token)) == (401, "INVALID_TOKEN")
-    rows(superuser, "UPDATE users SET disabled_at = NULL")
-    assert post(client, "/refresh", refresh_token=alice.refresh_token).status_code == 200  # it was not used
+    execute(superuser, "UPDATE users SET disabled_at = now()")
+    assert error_of(post_auth(client, "/refresh", refresh_token=alice.refresh_token)) == (401, "INVALID_TOKEN")
+    execute(superuser, "UPDATE users SET disabled_at = NULL")
+    assert post_auth(client, "/refresh", refresh_token=alice.refresh_token).status_code == 200  # it was not used
 
 
 def test_removed_member_cannot_refresh(client: FlaskClient, bob: Person, superuser: Any) -> None:
-    rows(superuser, "DELETE FROM memberships WHERE role = 'member'")
-    assert code(post(client, "/refresh", refresh_token=bob.refresh_token)) == (401, "INVALID_TOKEN")
+    execute(superuser, "DELETE FROM memberships WHERE role = 'member'")
+    assert error_of(post_auth(client, "/refresh", refresh_token=bob.refresh_token)) == (401, "INVALID_TOKEN")
 
 
 def test_switch_returns_tokens_of_the_other_organization(
@@ -108,69 +108,73 @@ def test_switch_returns_tokens_of_the_other_organization(
 ) -> None:
     join_to(superuser, alice, carol)
     [before] = sessions(client, alice)["sessions"]
-    answer = post(client, "/switch-organization", alice, organization_id=carol.organization_id)
+    answer = post_auth(client, "/switch-organization", alice, organization_id=carol.organization_id)
     assert answer.status_code == 200
     data = answer.json["data"]
     assert (data["organization"]["id"], data["role"]) == (carol.organization_id, "viewer")
-    renewed = post(client, "/refresh", refresh_token=data["refresh_token"]).json["data"]
+    renewed = post_auth(client, "/refresh", refresh_token=data["refresh_token"]).json["data"]
     for token in (data["token"], renewed["token"]):
         profile = me(client, token).json["data"]
         assert (profile["organization"]["id"], profile["role"]) == (carol.organization_id, "viewer")
     [after] = sessions(client, alice)["sessions"]
     assert (after["id"], after["expires_at"]) == (before["id"], before["expires_at"])
-    assert len(acts(superuser, "session.switched")) == 1
+    assert len(audit_events(superuser, "session.switched")) == 1
 
 
 def test_switch_invalidates_the_previous_refresh_token(
     client: FlaskClient, alice: Person, carol: Person, superuser: Any
 ) -> None:
     join_to(superuser, alice, carol)
-    data = post(client, "/switch-organization", alice, organization_id=carol.organization_id).json["data"]
-    assert code(post(client, "/refresh", refresh_token=alice.refresh_token)) == (401, "TOKEN_REUSED")
-    assert code(me(client, data["token"])) == (401, "INVALID_TOKEN")
-    [(actor, _, target, _, is_of_organization)] = acts(superuser, "session.revoked")
+    data = post_auth(client, "/switch-organization", alice, organization_id=carol.organization_id).json["data"]
+    assert error_of(post_auth(client, "/refresh", refresh_token=alice.refresh_token)) == (401, "TOKEN_REUSED")
+    assert error_of(me(client, data["token"])) == (401, "INVALID_TOKEN")
+    [(actor, _, target, _, is_of_organization)] = audit_events(superuser, "session.revoked")
     assert (actor, target, is_of_organization) == ("system", "session", True)
 
 
 def test_switch_to_an_organization_of_others_is_not_found(client: FlaskClient, alice: Person, carol: Person) -> None:
     foreign, missing = (
-        post(client, "/switch-organization", alice, organization_id=organization_id)
+        post_auth(client, "/switch-organization", alice, organization_id=organization_id)
         for organization_id in (carol.organization_id, ids.format_id("org", ids.new_id()))
     )
-    assert code(foreign) == code(missing) == (404, "NOT_FOUND")
+    assert error_of(foreign) == error_of(missing) == (404, "NOT_FOUND")
     assert foreign.json["error"]["message"] == missing.json["error"]["message"]
-    assert post(client, "/refresh", refresh_token=alice.refresh_token).status_code == 200
+    assert post_auth(client, "/refresh", refresh_token=alice.refresh_token).status_code == 200
 
 
 def test_sign_in_from_a_new_address_mails_the_user_once(client: FlaskClient, alice: Person, superuser: Any) -> None:
     body = {"email": alice.email, "password": PASSWORD}
     for ip in ("127.0.0.1", "192.0.2.7", "192.0.2.7", "127.0.0.1"):
-        assert post(client, "/login", ip=ip, **body).status_code == 200
-    [text] = mails(superuser, "new_sign_in")
+        assert post_auth(client, "/login", ip=ip, **body).status_code == 200
+    [text] = mail_texts(superuser, "new_sign_in")
     assert "192.0.2.7" in text
 
 
 def test_new_address_is_new_for_each_user(client: FlaskClient, alice: Person, carol: Person, superuser: Any) -> None:
     for person in (alice, carol):
-        assert post(client, "/login", ip="192.0.2.7", email=person.email, password=PASSWORD).status_code == 200
-    assert len(mails(superuser, "new_sign_in", alice.email)) == len(mails(superuser, "new_sign_in", carol.email)) == 1
+        assert post_auth(client, "/login", ip="192.0.2.7", email=person.email, password=PASSWORD).status_code == 200
+    assert (
+        len(mail_texts(superuser, "new_sign_in", alice.email))
+        == len(mail_texts(superuser, "new_sign_in", carol.email))
+        == 1
+    )
 
 
 def test_sign_in_switch_and_sign_out_are_audited(
     app: Flask, client: FlaskClient, alice: Person, superuser: Any
 ) -> None:
     other = sign_in(client, alice.email)
-    assert post(client, "/logout", other).status_code == 200
+    assert post_auth(client, "/logout", other).status_code == 200
     user = str(ids.parse_id("usr", alice.user_id))
-    assert acts(superuser, "user.registered") == [("user", user, "user", user, True)]
-    assert acts(superuser, "user.signed_in") == [("user", user, "user", user, True)] * 2
-    assert acts(superuser, "user.signed_out") == [("user", user, "user", user, True)]
+    assert audit_events(superuser, "user.registered") == [("user", user, "user", user, True)]
+    assert audit_events(superuser, "user.signed_in") == [("user", user, "user", user, True)] * 2
+    assert audit_events(superuser, "user.signed_out") == [("user", user, "user", user, True)]
 
 
 def test_failed_sign_in_is_audited(client: FlaskClient, alice: Person, superuser: Any) -> None:
     for email in (alice.email, "nobody@acme.example"):
-        assert post(client, "/login", email=email, password="another").status_code == 401
-    known, unknown = acts(superuser, "user.sign_in_failed")
+        assert post_auth(client, "/login", email=email, password="another").status_code == 401
+    known, unknown = audit_events(superuser, "user.sign_in_failed")
     assert known == ("system", None, "user", str(ids.parse_id("usr", alice.user_id)), True)
     assert unknown[:3] == ("system", None, "address")
     assert "nobody" not in unknown[3]

@@ -15,12 +15,12 @@ from tests.support.console import (
     execute_sql,
     sign_in_operator,
 )
-from tests.support.payments import Customer, Visitor
+from tests.support.payments import Customer, IsolatedClient
 
 
 @pytest.fixture
 def client(app: Flask) -> FlaskClient:
-    return Visitor(app, app.response_class)
+    return IsolatedClient(app, app.response_class)
 
 
 def invoice_page(customer: Customer) -> str:

@@ -23,7 +23,7 @@ from tests.support.console import (
     organization_page,
     send_message,
 )
-from tests.support.gate import stay_within_a_minute
+from tests.support.rate_limits import stay_within_a_minute
 
 
 def test_rate_limit_override_applies_to_the_next_request_until_removed(

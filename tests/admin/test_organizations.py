@@ -25,7 +25,7 @@ from tests.support.console import (
     send_message,
 )
 from tests.support.pages import Browser
-from tests.support.webhook_pages import counted
+from tests.support.statements import count_statements
 
 LIST = "/admin/organizations"
 PAGES = {
@@ -218,7 +218,7 @@ def test_pages_take_at_most_twelve_statements(
     counts = {}
     for path, role in paths(alice).items():
         if role == "support":
-            with counted(app) as statements:
+            with count_statements(app) as statements:
                 assert browser.open(path).status_code == 200
             counts[path] = len([statement for statement in statements if "set_config('role'" not in statement])
     assert {path: count for path, count in counts.items() if count > 12} == {}

@@ -26,7 +26,7 @@ from tests.support.console import (
     execute_sql,
     sign_in_operator,
 )
-from tests.support.payments import Visitor
+from tests.support.payments import IsolatedClient
 
 JOBS = "/admin/jobs"
 PAGES = {
@@ -39,7 +39,7 @@ PAGES = {
 
 @pytest.fixture
 def client(app: Flask) -> FlaskClient:
-    return Visitor(app, app.response_class)
+    return IsolatedClient(app, app.response_class)
 
 
 @pytest.fixture

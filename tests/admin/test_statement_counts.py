@@ -14,14 +14,14 @@ from saas_api.core.db import engine
 from saas_api.core.db.engine import db
 from saas_api.payments import jobs
 from tests.support.console import execute_sql, sign_in_operator
-from tests.support.payments import Customer, Visitor
+from tests.support.payments import Customer, IsolatedClient
 
 MAX_STATEMENTS, MAX_BYTES = 12, 60_000
 
 
 @pytest.fixture
 def client(app: Flask) -> FlaskClient:
-    return Visitor(app, app.response_class)
+    return IsolatedClient(app, app.response_class)
 
 
 @contextmanager

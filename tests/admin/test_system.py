@@ -19,12 +19,12 @@ from tests.support.console import (
     execute_sql,
     sign_in_operator,
 )
-from tests.support.payments import Visitor
+from tests.support.payments import IsolatedClient
 
 
 @pytest.fixture
 def client(app: Flask) -> FlaskClient:
-    return Visitor(app, app.response_class)
+    return IsolatedClient(app, app.response_class)
 
 
 def queue_mail(app: Flask, person: Person, template: str = "welcome", **context: object) -> str:

@@ -15,13 +15,13 @@ from tests.support.console import (
     execute_sql,
     sign_in_operator,
 )
-from tests.support.payments import Visitor
+from tests.support.payments import IsolatedClient
 from tests.support.webhooks import Organization, allowed  # noqa: F401 - a fixture that acts by itself
 
 
 @pytest.fixture
 def client(app: Flask) -> FlaskClient:
-    return Visitor(app, app.response_class)
+    return IsolatedClient(app, app.response_class)
 
 
 @pytest.fixture

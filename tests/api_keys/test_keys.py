@@ -15,15 +15,16 @@ from saas_api.api_keys.keys import ScopeBeyondRole
 from saas_api.core import clock, ids
 from saas_api.core.access import Principal
 from saas_api.core.db import tenancy
-from tests.support.gate import LIST, SEND, SMS, Headers, join, make_key, organization_of, sign_up
-from tests.support.second_process import neighbour
+from tests.support.accounts import Headers, Person, add_member, create_key, make_key, sign_in, sign_up
+from tests.support.messages import LIST, SEND, SMS
+from tests.support.second_process import web_process
 
 KEYS = "/api/v1/keys"
 DAY = 86_400
 
 
 @pytest.fixture
-def alice(client: FlaskClient) -> Headers:
+def alice(client: FlaskClient) -> Person:
     return sign_up(client)
 
 
@@ -45,28 +46,28 @@ def code(answer: Any) -> tuple[int, str]:
     return answer.status_code, answer.json["error"]["code"]
 
 
-def rotate(client: FlaskClient, person: Headers, key_id: str, grace: int | None = None) -> Any:
+def rotate(client: FlaskClient, person: Person, key_id: str, grace: int | None = None) -> Any:
     body = {} if grace is None else {"grace_seconds": grace}
-    return client.post(f"{KEYS}/{key_id}/rotate", json=body, headers=person)
+    return client.post(f"{KEYS}/{key_id}/rotate", json=body, headers=person.headers)
 
 
-def rotated(client: FlaskClient, person: Headers, key_id: str, grace: int | None = None) -> Headers:
+def rotated(client: FlaskClient, person: Person, key_id: str, grace: int | None = None) -> Headers:
     answer = rotate(client, person, key_id, grace)
     assert answer.status_code == 201, answer.json
     return {"X-API-Key": answer.json["data"]["key"]}
 
 
-def test_update_changes_only_the_given_fields_of_a_key(client: FlaskClient, alice: Headers) -> None:
-    key_id, _ = make_key(client, alice, rate_limit_per_minute=5, allowed_ips=["10.0.0.0/8"])
-    before = client.get(f"{KEYS}/{key_id}", headers=alice).json["data"]
-    answer = client.patch(f"{KEYS}/{key_id}", json={"name": "New", "scopes": ["usage:read"]}, headers=alice)
+def test_update_changes_only_the_given_fields_of_a_key(client: FlaskClient, alice: Person) -> None:
+    key_id, _ = create_key(client, alice, rate_limit_per_minute=5, allowed_ips=["10.0.0.0/8"])
+    before = client.get(f"{KEYS}/{key_id}", headers=alice.headers).json["data"]
+    answer = client.patch(f"{KEYS}/{key_id}", json={"name": "New", "scopes": ["usage:read"]}, headers=alice.headers)
     assert answer.status_code == 200
     assert answer.json["data"] == {**before, "name": "New", "scopes": ["usage:read"]}
     cleared = client.patch(
-        f"{KEYS}/{key_id}", json={"allowed_ips": [], "rate_limit_per_minute": None}, headers=alice
+        f"{KEYS}/{key_id}", json={"allowed_ips": [], "rate_limit_per_minute": None}, headers=alice.headers
     ).json["data"]
     assert (cleared["allowed_ips"], cleared["rate_limit_per_minute"], cleared["name"]) == ([], None, "New")
-    assert client.get(f"{KEYS}/{key_id}", headers=alice).json["data"] == cleared
+    assert client.get(f"{KEYS}/{key_id}", headers=alice.headers).json["data"] == cleared
 
 
 @pytest.mark.parametrize(
@@ -86,24 +87,24 @@ def test_update_changes_only_the_given_fields_of_a_key(client: FlaskClient, alic
     ],
 )
 def test_update_with_a_fixed_or_invalid_field_is_rejected(
-    client: FlaskClient, alice: Headers, field: str, value: Any
+    client: FlaskClient, alice: Person, field: str, value: Any
 ) -> None:
-    key_id, _ = make_key(client, alice)
-    before = client.get(f"{KEYS}/{key_id}", headers=alice).json
-    refused = client.patch(f"{KEYS}/{key_id}", json={"name": "Other", field: value}, headers=alice)
+    key_id, _ = create_key(client, alice)
+    before = client.get(f"{KEYS}/{key_id}", headers=alice.headers).json
+    refused = client.patch(f"{KEYS}/{key_id}", json={"name": "Other", field: value}, headers=alice.headers)
     assert code(refused) == (422, "VALIDATION_ERROR")
-    assert client.get(f"{KEYS}/{key_id}", headers=alice).json == before
+    assert client.get(f"{KEYS}/{key_id}", headers=alice.headers).json == before
 
 
 def test_change_applies_to_the_next_request_in_another_process(
-    client: FlaskClient, config: dict[str, Any], alice: Headers
+    client: FlaskClient, config: dict[str, Any], alice: Person
 ) -> None:
-    key_id, key = make_key(client, alice, scopes=["usage:read"])
+    key_id, key = create_key(client, alice, scopes=["usage:read"])
 
     def change(**changes: Any) -> None:
-        assert client.patch(f"{KEYS}/{key_id}", json=changes, headers=alice).status_code == 200
+        assert client.patch(f"{KEYS}/{key_id}", json=changes, headers=alice.headers).status_code == 200
 
-    with neighbour(config) as process:
+    with web_process(config) as process:
         assert process.call("GET", LIST, key)["status"] == 403
         change(scopes=["messages:read"])
         assert process.call("GET", LIST, key)["status"] == 200
@@ -118,10 +119,10 @@ def test_change_applies_to_the_next_request_in_another_process(
 
 
 def test_rotation_without_grace_ends_the_old_secret_in_every_process(
-    client: FlaskClient, config: dict[str, Any], alice: Headers
+    client: FlaskClient, config: dict[str, Any], alice: Person
 ) -> None:
-    key_id, old = make_key(client, alice)
-    with neighbour(config) as process:
+    key_id, old = create_key(client, alice)
+    with web_process(config) as process:
         assert process.call("GET", LIST, old)["status"] == 200
         answer = rotate(client, alice, key_id)
         assert answer.status_code == 201
@@ -130,13 +131,13 @@ def test_rotation_without_grace_ends_the_old_secret_in_every_process(
         assert answer.json["data"]["id"] == key_id
         assert process.call("GET", LIST, old)["json"]["error"]["code"] == "INVALID_API_KEY"
         assert process.call("GET", LIST, new)["status"] == 200
-    shown = client.get(f"{KEYS}/{key_id}", headers=alice)
-    assert shown.json["data"]["last_four"] == new["X-API-Key"][-4:]
-    assert new["X-API-Key"] not in shown.text
+    response = client.get(f"{KEYS}/{key_id}", headers=alice.headers)
+    assert response.json["data"]["last_four"] == new["X-API-Key"][-4:]
+    assert new["X-API-Key"] not in response.text
 
 
-def test_rotation_with_grace_keeps_both_secrets_until_the_old_one_expires(client: FlaskClient, alice: Headers) -> None:
-    key_id, first = make_key(client, alice)
+def test_rotation_with_grace_keeps_both_secrets_until_the_old_one_expires(client: FlaskClient, alice: Person) -> None:
+    key_id, first = create_key(client, alice)
     began = clock.now()
     answer = rotate(client, alice, key_id, DAY)
     second = {"X-API-Key": answer.json["data"]["key"]}
@@ -144,24 +145,19 @@ def test_rotation_with_grace_keeps_both_secrets_until_the_old_one_expires(client
     assert answer.json["data"]["expires_at"] is None
     assert [client.get(LIST, headers=key).status_code for key in (first, second)] == [200, 200]
     assert code(rotate(client, alice, key_id)) == (409, "ROTATION_IN_PROGRESS")
-    assert len(client.get(KEYS, headers=alice).json["data"]["keys"]) == 1
-    assert len(client.get("/api/v1/dashboard/api-keys", headers=alice).json["data"]["api_keys"]) == 1
+    assert len(client.get(KEYS, headers=alice.headers).json["data"]["keys"]) == 1
+    assert len(client.get("/api/v1/dashboard/api-keys", headers=alice.headers).json["data"]["api_keys"]) == 1
 
     clock.freeze_time(clock.now() + timedelta(seconds=DAY + 1))
-    alice = sign_in(client)
+    alice = sign_in(client, alice.email)
     assert code(client.get(LIST, headers=first)) == (401, "INVALID_API_KEY")
     assert client.get(LIST, headers=second).status_code == 200
     third = rotated(client, alice, key_id, DAY)
     assert [client.get(LIST, headers=key).status_code for key in (first, second, third)] == [401, 200, 200]
 
 
-def sign_in(client: FlaskClient) -> Headers:
-    body = {"email": "alice@acme.example", "password": "correct horse battery"}
-    return {"Authorization": f"Bearer {client.post('/api/v1/auth/login', json=body).json['data']['token']}"}
-
-
-def test_concurrent_rotations_succeed_once(app: Flask, client: FlaskClient, alice: Headers) -> None:
-    key_id, first = make_key(client, alice)
+def test_concurrent_rotations_succeed_once(app: Flask, client: FlaskClient, alice: Person) -> None:
+    key_id, first = create_key(client, alice)
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda _: rotate(app.test_client(), alice, key_id, DAY), range(4)))
     assert sorted(answer.status_code for answer in answers) == [201, 409, 409, 409]
@@ -169,60 +165,60 @@ def test_concurrent_rotations_succeed_once(app: Flask, client: FlaskClient, alic
     assert [client.get(LIST, headers=key).status_code for key in (first, {"X-API-Key": created})] == [200, 200]
 
 
-def test_revoking_a_key_ends_both_secrets(client: FlaskClient, alice: Headers) -> None:
-    key_id, first = make_key(client, alice)
+def test_revoking_a_key_ends_both_secrets(client: FlaskClient, alice: Person) -> None:
+    key_id, first = create_key(client, alice)
     second = rotated(client, alice, key_id, DAY)
-    assert client.delete(f"{KEYS}/{key_id}", headers=alice).status_code == 200
+    assert client.delete(f"{KEYS}/{key_id}", headers=alice.headers).status_code == 200
     assert [client.get(LIST, headers=key).status_code for key in (first, second)] == [401, 401]
-    for refused in (rotate(client, alice, key_id), client.patch(f"{KEYS}/{key_id}", json={}, headers=alice)):
+    for refused in (rotate(client, alice, key_id), client.patch(f"{KEYS}/{key_id}", json={}, headers=alice.headers)):
         assert code(refused) == (409, "CONFLICT")
 
 
-def test_secrets_expire_with_their_key(client: FlaskClient, alice: Headers) -> None:
+def test_secrets_expire_with_their_key(client: FlaskClient, alice: Person) -> None:
     end = clock.format_rfc3339(clock.now() + timedelta(hours=1))
-    key_id, _ = make_key(client, alice, expires_at=end)
+    key_id, _ = create_key(client, alice, expires_at=end)
     rotated_key = rotate(client, alice, key_id, DAY).json["data"]
     assert rotated_key["expires_at"] == rotated_key["old_expires_at"] == end
 
 
 @pytest.mark.parametrize("grace", [-1, 604_801, "60", 1.5, True, None])
-def test_invalid_grace_period_of_a_key_is_rejected(client: FlaskClient, alice: Headers, grace: Any) -> None:
-    key_id, key = make_key(client, alice)
-    refused = client.post(f"{KEYS}/{key_id}/rotate", json={"grace_seconds": grace}, headers=alice)
+def test_invalid_grace_period_of_a_key_is_rejected(client: FlaskClient, alice: Person, grace: Any) -> None:
+    key_id, key = create_key(client, alice)
+    refused = client.post(f"{KEYS}/{key_id}/rotate", json={"grace_seconds": grace}, headers=alice.headers)
     assert code(refused) == (422, "VALIDATION_ERROR")
     assert client.get(LIST, headers=key).status_code == 200
 
 
-def test_key_of_another_organization_cannot_be_changed(client: FlaskClient, alice: Headers) -> None:
-    key_id, key = make_key(client, alice)
-    carol = sign_up(client, "Carol", "carol@other.example")
+def test_key_of_another_organization_cannot_be_changed(client: FlaskClient, alice: Person) -> None:
+    key_id, key = create_key(client, alice)
+    carol = sign_up(client, "carol@other.example", "Carol")
     for refused in (
-        client.patch(f"{KEYS}/{key_id}", json={"name": "mine"}, headers=carol),
+        client.patch(f"{KEYS}/{key_id}", json={"name": "mine"}, headers=carol.headers),
         rotate(client, carol, key_id),
-        client.delete(f"{KEYS}/{key_id}", headers=carol),
+        client.delete(f"{KEYS}/{key_id}", headers=carol.headers),
     ):
         assert code(refused) == (404, "NOT_FOUND")
     assert client.get(LIST, headers=key).status_code == 200
 
 
-def test_member_creates_keys_and_admin_changes_them(client: FlaskClient, alice: Headers, superuser: Any) -> None:
-    bob = join(client, superuser, alice, "bob@acme.example", "member")
-    key_id, key = make_key(client, bob)
+def test_member_creates_keys_and_admin_changes_them(client: FlaskClient, alice: Person) -> None:
+    bob = add_member(alice, "bob@acme.example", "member")
+    key_id, key = create_key(client, bob)
     for refused in (
-        client.patch(f"{KEYS}/{key_id}", json={"name": "x"}, headers=bob),
+        client.patch(f"{KEYS}/{key_id}", json={"name": "x"}, headers=bob.headers),
         rotate(client, bob, key_id),
-        client.delete(f"{KEYS}/{key_id}", headers=bob),
+        client.delete(f"{KEYS}/{key_id}", headers=bob.headers),
     ):
         assert code(refused) == (403, "PERMISSION_DENIED")
     assert client.get(LIST, headers=key).status_code == 200
-    adam = join(client, superuser, alice, "adam@acme.example", "admin")
+    adam = add_member(alice, "adam@acme.example", "admin")
     assert client.get(LIST, headers=rotated(client, adam, key_id)).status_code == 200
 
 
 @pytest.mark.parametrize("role", ["viewer", "billing"])
-def test_scopes_beyond_the_role_are_rejected(app: Flask, client: FlaskClient, alice: Headers, role: str) -> None:
-    key_id, _ = make_key(client, alice, scopes=["usage:read"])
-    organization_id = organization_of(client, alice)
+def test_scopes_beyond_the_role_are_rejected(app: Flask, client: FlaskClient, alice: Person, role: str) -> None:
+    key_id, _ = create_key(client, alice, scopes=["usage:read"])
+    organization_id = parse_id(alice.organization_id)
     principal = Principal("user", ids.new_id(), organization_id, role=role)
     with app.app_context(), tenancy.tenant_session(organization_id) as session:
         for attempt in (
@@ -236,29 +232,29 @@ def test_scopes_beyond_the_role_are_rejected(app: Flask, client: FlaskClient, al
 
 
 def test_live_key_needs_a_verified_email_when_required(
-    app: Flask, client: FlaskClient, alice: Headers, rows: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+    app: Flask, client: FlaskClient, alice: Person, rows: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    key_id, key = make_key(client, alice)
+    key_id, key = create_key(client, alice)
     monkeypatch.setitem(app.config, "REQUIRE_VERIFIED_EMAIL", True)
     rows("UPDATE users SET email_verified_at = NULL RETURNING 1")
-    assert code(client.post(KEYS, json={"name": "live"}, headers=alice)) == (403, "EMAIL_NOT_VERIFIED")
+    assert code(client.post(KEYS, json={"name": "live"}, headers=alice.headers)) == (403, "EMAIL_NOT_VERIFIED")
     assert code(rotate(client, alice, key_id)) == (403, "EMAIL_NOT_VERIFIED")
     assert client.get(LIST, headers=key).status_code == 200
-    assert client.post(KEYS, json={"name": "try", "mode": "test"}, headers=alice).status_code == 201
+    assert client.post(KEYS, json={"name": "try", "mode": "test"}, headers=alice.headers).status_code == 201
     rows("UPDATE users SET email_verified_at = now() RETURNING 1")
-    assert client.post(KEYS, json={"name": "live"}, headers=alice).status_code == 201
+    assert client.post(KEYS, json={"name": "live"}, headers=alice.headers).status_code == 201
 
 
 def test_audit_log_has_every_change_of_a_key(
-    client: FlaskClient, alice: Headers, rows: Callable[[str], list[Any]]
+    client: FlaskClient, alice: Person, rows: Callable[[str], list[Any]]
 ) -> None:
-    key_id, _ = make_key(client, alice)
-    client.patch(f"{KEYS}/{key_id}", json={"name": "New", "allowed_ips": ["127.0.0.0/8"]}, headers=alice)
-    client.patch(f"{KEYS}/{key_id}", json={"name": "New"}, headers=alice)
+    key_id, _ = create_key(client, alice)
+    client.patch(f"{KEYS}/{key_id}", json={"name": "New", "allowed_ips": ["127.0.0.0/8"]}, headers=alice.headers)
+    client.patch(f"{KEYS}/{key_id}", json={"name": "New"}, headers=alice.headers)
     rotated(client, alice, key_id, 60)
-    client.patch(f"{KEYS}/{key_id}", json={"id": key_id}, headers=alice)
+    client.patch(f"{KEYS}/{key_id}", json={"id": key_id}, headers=alice.headers)
     for _ in range(2):
-        client.delete(f"{KEYS}/{key_id}", headers={**alice, "X-Request-Id": "last-change"})
+        client.delete(f"{KEYS}/{key_id}", headers={**alice.headers, "X-Request-Id": "last-change"})
     events = rows(
         """SELECT action, data, actor_type, actor_id, target_id, host(ip), request_id FROM audit_events
             WHERE target_type = 'api_key' ORDER BY id"""
@@ -275,9 +271,9 @@ def test_audit_log_has_every_change_of_a_key(
 
 
 def test_creator_of_a_key_receives_a_mail_without_the_secret(
-    client: FlaskClient, alice: Headers, rows: Callable[[str], list[Any]]
+    client: FlaskClient, alice: Person, rows: Callable[[str], list[Any]]
 ) -> None:
-    _, key = make_key(client, alice, name="Billing <b>robot</b>")
+    key = make_key(client, alice, name="Billing <b>robot</b>")
     ((to, text, html),) = rows(
         """SELECT recipient, text_body, html_body FROM mails
             WHERE template = 'key_created' AND organization_id IS NOT NULL"""

@@ -18,7 +18,7 @@ from saas_api.core.access import PERMISSIONS, SCOPES
 from saas_api.core.db import engine
 from saas_api.core.roles import ROLES
 from tests.architecture.test_routes import access
-from tests.support.gate import Headers, join, make_key, organization_of, sign_up
+from tests.support.accounts import Headers, Person, add_member, make_key, sign_up
 
 SIGNED_IN = "anybody who is signed in"
 API = "/api/v1"
@@ -164,32 +164,42 @@ def witness(app: Flask, rule: Rule) -> Any:
 
 
 def people(client: FlaskClient, superuser: Any) -> Iterator[Caller]:
-    """Nobody, a person of each role, an owner elsewhere, and an operator who belongs elsewhere as a viewer."""
+    """Nobody, a member of each role, an owner elsewhere, and an operator who is a viewer elsewhere.
+
+    Members own an organization besides, in which they are not signed in.
+    """
     yield Caller("nobody", {})
     owner = sign_up(client)
-    acme = str(organization_of(client, owner))
-    yield Caller("owner", owner, acme, "owner")
+    acme = _uuid(owner)
+    yield Caller("owner", owner.headers, acme, "owner")
     for role in sorted(set(ROLES) - {"owner"}):
-        yield Caller(role, join(client, superuser, owner, f"{role}@acme.example", role), acme, role)
-    carol = sign_up(client, "Carol & Co", "carol@carol.example")
-    elsewhere = str(organization_of(client, carol))
-    yield Caller("owner elsewhere", carol, elsewhere, "owner")
-    olga = join(client, superuser, carol, "olga@platform.example", "viewer")
+        sign_up(client, f"{role}@acme.example", "Own")
+        member = add_member(owner, f"{role}@acme.example", role)
+        yield Caller(role, member.headers, acme, role)
+    carol = sign_up(client, "carol@carol.example", "Carol & Co")
+    elsewhere = _uuid(carol)
+    yield Caller("owner elsewhere", carol.headers, elsewhere, "owner")
+    sign_up(client, "olga@platform.example", "Own")
+    olga = add_member(carol, "olga@platform.example", "viewer")
     with superuser, superuser.cursor() as cursor:
         cursor.execute("INSERT INTO operators (user_id, role) SELECT id, 'admin' FROM users WHERE email ~ '^olga'")
-    yield Caller("operator", olga, elsewhere, "viewer")
+    yield Caller("operator", olga.headers, elsewhere, "viewer")
+
+
+def _uuid(person: Person) -> str:
+    return str(ids.parse_id("org", person.organization_id))
 
 
 def keys(client: FlaskClient, superuser: Any) -> Iterator[Caller]:
     """A key with every scope, one that lacks each, and one with every scope elsewhere."""
-    for company, address in (("Keys", "keys@keys.example"), ("Others", "keys@others.example")):
-        person = sign_up(client, company, address)
-        organization_id = str(organization_of(client, person))
+    for organization, email in (("Keys", "keys@keys.example"), ("Others", "keys@others.example")):
+        person = sign_up(client, email, organization)
+        organization_id = _uuid(person)
         with superuser, superuser.cursor() as cursor:
             limits = "INSERT INTO organization_limits (organization_id, rate_limit_per_minute, reason)"
             cursor.execute(f"{limits} VALUES (%s, 100000, 'many calls')", (organization_id,))
-        yield Caller(f"key of {company}", make_key(client, person)[1], organization_id, scopes=SCOPES)
+        yield Caller(f"key of {organization}", make_key(client, person), organization_id, scopes=SCOPES)
         for scope in sorted(SCOPES):
             left = SCOPES - {scope}
-            _, key = make_key(client, person, scopes=sorted(left))
-            yield Caller(f"key of {company} without {scope}", key, organization_id, scopes=left)
+            key = make_key(client, person, scopes=sorted(left))
+            yield Caller(f"key of {organization} without {scope}", key, organization_id, scopes=left)

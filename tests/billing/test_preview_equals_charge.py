@@ -130,7 +130,8 @@ def test_plan_change_that_waited_sees_the_other_change(app: Flask) -> None:
 
 def simulate(organization: BillingOrganization, *arguments: Any) -> dict[str, int]:
     with organization.transaction() as session:
-        return {one.plan: one.total_minor for one in previews.simulate_plans(session, organization.id, *arguments)}
+        simulations = previews.simulate_plans(session, organization.id, *arguments)
+        return {simulation.plan: simulation.total_minor for simulation in simulations}
 
 
 def test_simulation_of_the_current_period_equals_its_forecast() -> None:

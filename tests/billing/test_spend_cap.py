@@ -15,7 +15,7 @@ from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
 from tests.support.accounts import Person, make_key
 from tests.support.billing import BillingOrganization
-from tests.support.second_process import neighbour
+from tests.support.second_process import web_process
 
 SEND, CAP, ALERTS = "/api/v1/messages/send", "/api/v1/billing/spend-cap", "/api/v1/billing/alerts"
 SMS = {"to": "+2348012345678", "type": "sms", "message": "Hello"}
@@ -144,7 +144,7 @@ def test_cap_is_exact_for_two_processes(app: Flask, client: FlaskClient, alice: 
         organization.use(997)
     cap_for(client, alice, 3)
     values = []
-    with neighbour(config) as process:
+    with web_process(config) as process:
         for _ in range(4):
             values += [process.call("POST", SEND, key, SMS)["status"], *statuses(client, key, SMS)]
     assert values == [202] * 6 + [402] * 2
@@ -155,7 +155,7 @@ def test_changed_cap_applies_to_the_next_request_in_every_process(
 ) -> None:
     key = make_key(client, alice)
     cap_for(client, alice, 1)
-    with neighbour(config) as process:
+    with web_process(config) as process:
 
         def both() -> list[int]:
             return [process.call("POST", SEND, key, TWO)["status"], *statuses(client, key, TWO)]
@@ -184,7 +184,7 @@ def test_cap_blocks_calls_without_redis(
 ) -> None:
     key = make_key(client, alice)
     cap_for(client, alice, 3)
-    with neighbour(config, REDIS_URL=f"unix://{tmp_path / 'nobody.sock'}") as process:
+    with web_process(config, REDIS_URL=f"unix://{tmp_path / 'nobody.sock'}") as process:
         answers = [process.call("POST", SEND, key, SMS) for _ in range(5)]
     assert [answer["status"] for answer in answers] == [202, 202, 202, 402, 402]
     assert answers[3]["json"]["error"]["code"] == "SPEND_CAP_REACHED"

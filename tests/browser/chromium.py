@@ -1,4 +1,4 @@
-"""Where this machine's Chromium is, and how it is started: never a download of its own."""
+"""Finds and starts the Chromium of this machine; downloads none."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ _FLAGS = ["--disable-gpu", "--disable-dev-shm-usage", "--disable-extensions", "-
 
 
 def find() -> str | None:
-    """The path of a Chromium on PATH, else of one that playwright has put in place."""
+    """The path of a Chromium on PATH, else of one that playwright has installed."""
     on_path = next(filter(None, map(shutil.which, NAMES)), None)
     if on_path:
         return on_path
@@ -25,7 +25,7 @@ def find() -> str | None:
 
 @contextmanager
 def started(path: str) -> Iterator[Browser]:
-    """A browser for the length of a `with` block; root's needs to do without its sandbox."""
+    """A browser until the end of the block; for root without a sandbox, which Chromium refuses."""
     flags = [*_FLAGS, "--no-sandbox"] if os.geteuid() == 0 else _FLAGS
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=flags)

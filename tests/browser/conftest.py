@@ -1,4 +1,4 @@
-"""The product on a port of its own and a Chromium before it; without a Chromium these tests are skipped."""
+"""Serves the product on a port and opens windows of a Chromium; without a Chromium these tests are skipped."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -14,15 +14,15 @@ from saas_api.core import ids
 from saas_api.core.db import tenancy
 from tests.browser import chromium
 from tests.browser.serving import served
-from tests.browser.visitor import Visitor, visiting
+from tests.browser.window import Window, new_window
 from tests.support.accounts import Person, sign_in
 
-Visits = Callable[..., Visitor]
+OpenWindow = Callable[..., Window]
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """One browser for all; every visitor has a window with cookies of their own."""
+    """One browser for all tests; every window has cookies of its own."""
     path = chromium.find()
     if path is None:
         pytest.skip(chromium.NONE_FOUND)
@@ -32,51 +32,51 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def address(browser: Browser, app: Flask) -> Iterator[str]:
-    """Where the product is served for the whole run."""
-    with served(app) as found:
-        yield found
+    """The address of the product, which is served for the whole run."""
+    with served(app) as url:
+        yield url
 
 
 @pytest.fixture
 def site(address: str, app: Flask, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The product's address, which it knows as its own; receivers on this machine may be told."""
+    """The address of the product, set as APP_URL; webhooks to this machine are allowed."""
     monkeypatch.setitem(app.config, "APP_URL", address)
     monkeypatch.setitem(app.config, "WEBHOOK_ALLOWED_NETWORKS", ["127.0.0.0/8"])
     return address
 
 
 @pytest.fixture
-def visit(browser: Browser, site: str) -> Iterator[Visits]:
-    """Begin a visit; when the test ends, no visitor's page may have misbehaved."""
-    visitors: list[Visitor] = []
+def open_window(browser: Browser, site: str) -> Iterator[OpenWindow]:
+    """Open windows; the test fails at its end when one recorded a problem."""
+    windows: list[Window] = []
     with ExitStack() as stack:
 
-        def begin(**options: Any) -> Visitor:
-            visitors.append(stack.enter_context(visiting(browser, site, **options)))
-            return visitors[-1]
+        def open_new(**options: Any) -> Window:
+            windows.append(stack.enter_context(new_window(browser, site, **options)))
+            return windows[-1]
 
-        yield begin
-    problems = [problem for visitor in visitors for problem in visitor.problems]
+        yield open_new
+    problems = [problem for window in windows for problem in window.problems]
     assert not problems, "\n".join(problems)
 
 
 @pytest.fixture
-def visitor(visit: Visits) -> Visitor:
-    """Somebody who comes for the first time."""
-    return visit()
+def window(open_window: OpenWindow) -> Window:
+    """A window in which nobody is signed in."""
+    return open_window()
 
 
-def enter(visitor: Visitor, person: Person) -> None:
-    """Give a visitor the session of somebody who has just signed in."""
+def use_session(window: Window, person: Person) -> None:
+    """Set the session cookies of a person in a window."""
     cookies = {"at": person.token, "rt": person.refresh_token}
-    visitor.context.add_cookies([{"name": name, "value": value, "url": visitor.url} for name, value in cookies.items()])
+    window.context.add_cookies([{"name": name, "value": value, "url": window.url} for name, value in cookies.items()])
 
 
 @pytest.fixture
-def operator(app: Flask, visit: Visits, client: FlaskClient, olga: Person) -> Visitor:
-    """Olga at her browser, who runs the platform."""
+def operator(app: Flask, open_window: OpenWindow, client: FlaskClient, olga: Person) -> Window:
+    """A window in which olga is signed in as an operator."""
     with app.app_context(), tenancy.system_session("operator.command") as session:
         operators.grant_operator_role(session, ids.parse_id("usr", olga.user_id), "admin")
-    visitor = visit()
-    enter(visitor, sign_in(client, olga.email))
-    return visitor
+    window = open_window()
+    use_session(window, sign_in(client, olga.email))
+    return window

@@ -1,4 +1,4 @@
-"""`make screenshots`: every page as it looks, light and dark, narrow and wide; one that misbehaves fails the run."""
+"""`make screenshots`: screenshots of pages, light and dark, narrow and wide; fails when a page has a problem."""
 
 import io
 import sys
@@ -12,17 +12,17 @@ from playwright.sync_api import Browser, Error
 from bench.application import running_application
 from saas_api.core.jobs import schedule
 from tests.browser import chromium
-from tests.browser.album import ALBUM, NEWCOMER, Guide, Way
-from tests.browser.places import places
+from tests.browser.demo import create_demo, sign_in
+from tests.browser.page_routes import page_routes
+from tests.browser.screenshot_pages import NEWCOMER, SCREENSHOTS, ScreenshotContext, Steps
 from tests.browser.serving import served
-from tests.browser.visitor import NARROW, WIDE, Theme, Visitor, visiting
-from tests.browser.world import make, sign_in
+from tests.browser.window import NARROW, WIDE, Theme, Window, new_window
 from tests.support.accounts import PASSWORD, sign_up
 from tests.support.queue import run_all_jobs
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "screenshots"
 THEMES: tuple[Theme, ...] = ("light", "dark")
-WISH = {"organizations": 5, "days": 90, "messages": 9_000, "seed": 1}
+DEMO_OPTIONS = {"organizations": 5, "days": 90, "messages": 9_000, "seed": 1}
 COLOURS = 256
 
 
@@ -35,7 +35,7 @@ def main(only: str, folder: Path) -> None:
     if path is None:
         sys.exit(chromium.NONE_FOUND)
     names = {name.strip() for name in only.split(",") if name.strip()}
-    known = {name for ways in ALBUM.values() for name in ways}
+    known = {name for pages in SCREENSHOTS.values() for name in pages}
     if names - known:
         raise click.BadParameter(f"there are no {', '.join(sorted(names - known))}")
     folder.mkdir(parents=True, exist_ok=True)
@@ -45,59 +45,59 @@ def main(only: str, folder: Path) -> None:
         sys.exit("\n".join(problems))
 
 
-def prepare(app: Flask, url: str) -> Guide:
-    """A demo with a past, jobs that have run, and mails that have arrived."""
+def prepare(app: Flask, url: str) -> ScreenshotContext:
+    """Create the demo data, run scheduled jobs and deliver mails."""
     app.config["APP_URL"] = url
-    world = make(app, **WISH)
+    demo = create_demo(app, **DEMO_OPTIONS)
     sign_up(app.test_client(), NEWCOMER, "Newcomer")
     with app.app_context():
         schedule.run_due_jobs()
         run_all_jobs()
-    found = places(app, world.organization_id)
-    return Guide(app, world, {place.rule: place.path for place in found if place.path})
+    routes = page_routes(app, demo.organization_id)
+    return ScreenshotContext(app, demo, {route.rule: route.path for route in routes if route.path})
 
 
-def shoot(guide: Guide, browser: Browser, url: str, folder: Path, names: set[str]) -> list[str]:
-    """Take every picture; what went wrong is told at the end."""
+def shoot(context: ScreenshotContext, browser: Browser, url: str, folder: Path, names: set[str]) -> list[str]:
+    """Take the screenshots and return the problems of their pages."""
     problems: list[str] = []
     with click.progressbar(length=len(names), label="Screenshots", file=sys.stderr) as bar:
-        for email, ways in ALBUM.items():
-            wanted = {name: way for name, way in ways.items() if name in names}
-            if not wanted:
+        for email, pages in SCREENSHOTS.items():
+            selected = {name: open_page for name, open_page in pages.items() if name in names}
+            if not selected:
                 continue
-            with visiting(browser, url) as visitor:
+            with new_window(browser, url) as window:
                 if email:
-                    sign_in(visitor, email, PASSWORD if email == NEWCOMER else guide.world.password_of(email))
-                for name, way in wanted.items():
-                    problems += take(guide, visitor, folder / name, way)
+                    sign_in(window, email, PASSWORD if email == NEWCOMER else context.demo.password_of(email))
+                for name, open_page in selected.items():
+                    problems += take(context, window, folder / name, open_page)
                     bar.update(1)
     return problems
 
 
-def take(guide: Guide, visitor: Visitor, stem: Path, way: Way) -> list[str]:
-    """Go there, and take the four pictures.
+def take(context: ScreenshotContext, window: Window, stem: Path, open_page: Steps) -> list[str]:
+    """Open a page and take its four screenshots.
 
-    returns: what was wrong
+    returns: the problems of the page
     """
-    visitor.size(WIDE)
-    visitor.theme("light")
+    window.size(WIDE)
+    window.theme("light")
     try:
-        way(guide, visitor)
+        open_page(context, window)
         for theme in THEMES:
-            visitor.theme(theme)
+            window.theme(theme)
             for width in (NARROW, WIDE):
-                visitor.size(width)
-                visitor.check_width()
-                write(visitor.page.screenshot(full_page=True), stem.with_name(f"{stem.name}-{theme}-{width}.png"))
+                window.size(width)
+                window.check_width()
+                write(window.page.screenshot(full_page=True), stem.with_name(f"{stem.name}-{theme}-{width}.png"))
     except (Error, AssertionError, LookupError) as error:
-        visitor.note(f"{error}".strip().splitlines()[0])
-    problems = [f"{stem.name}: {problem}" for problem in visitor.problems]
-    visitor.problems.clear()
+        window.note(f"{error}".strip().splitlines()[0])
+    problems = [f"{stem.name}: {problem}" for problem in window.problems]
+    window.problems.clear()
     return problems
 
 
 def write(picture: bytes, path: Path) -> None:
-    """Keep a picture with few colours, which makes it a third as large."""
+    """Write a picture with few colours, which makes it a third as large."""
     with Image.open(io.BytesIO(picture)) as image:
         image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
 

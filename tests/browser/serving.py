@@ -1,4 +1,4 @@
-"""The product in this process on a port of its own."""
+"""Serves the application from this process."""
 
 import threading
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 
 
 class Quiet(WSGIRequestHandler):
-    """A server that keeps connections and says nothing."""
+    """A handler that keeps connections and logs nothing."""
 
     protocol_version = "HTTP/1.1"
 
@@ -20,7 +20,7 @@ class Quiet(WSGIRequestHandler):
 
 @contextmanager
 def served(app: Flask) -> Iterator[str]:
-    """Serve an application for the length of a `with` block; gives its address."""
+    """Serve an application on a free port until the end of the block, and yield its URL."""
     server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=Quiet)
     serving = threading.Thread(target=server.serve_forever, daemon=True)
     serving.start()

@@ -1,73 +1,75 @@
-"""From the landing page to the first delivered message, by clicking alone."""
+"""From the landing page to the first delivered message in the browser."""
 
 import re
 from collections.abc import Callable
 
-from tests.browser.conftest import Visits
-from tests.browser.visitor import NARROW, Visitor
+from tests.browser.conftest import OpenWindow
+from tests.browser.window import NARROW, Window
 from tests.support.accounts import PASSWORD
 
 EMAIL = "nora@newcomer.example"
 
 
-def sign_up(visitor: Visitor) -> None:
-    visitor.open("/")
-    visitor.page.get_by_role("link", name="Sign up").first.click()
-    visitor.fill(organization_name="Newcomer", full_name="Nora", email=EMAIL, password=PASSWORD)
-    visitor.press("Create account")
-    visitor.sees("First steps")
+def sign_up(window: Window) -> None:
+    window.open("/")
+    window.page.get_by_role("link", name="Sign up").first.click()
+    window.fill(organization_name="Newcomer", full_name="Nora", email=EMAIL, password=PASSWORD)
+    window.press("Create account")
+    window.sees("First steps")
 
 
-def verify(visitor: Visitor, work: Callable[[], None]) -> None:
+def verify(window: Window, work: Callable[[], None]) -> None:
     work()
-    letters = visitor.context.new_page()
-    letters.goto(f"{visitor.url}/ops/mail")
-    letters.get_by_role("link", name=re.compile("erif")).first.click()
-    letters.goto(str(letters.locator('main a[href*="/verify-email?"]').first.get_attribute("href")))
-    letters.get_by_role("button", name="Verify").click()
-    letters.wait_for_load_state()
-    letters.close()
+    mailbox = window.context.new_page()
+    mailbox.goto(f"{window.url}/ops/mail")
+    mailbox.get_by_role("link", name=re.compile("erif")).first.click()
+    mailbox.goto(str(mailbox.locator('main a[href*="/verify-email?"]').first.get_attribute("href")))
+    mailbox.get_by_role("button", name="Verify").click()
+    mailbox.wait_for_load_state()
+    mailbox.close()
 
 
-def send(visitor: Visitor, text: str) -> None:
-    visitor.page.get_by_role("link", name="Messages", exact=True).locator("visible=true").first.click()
-    visitor.follow("Send a test message", exact=False)
-    visitor.fill(to="+2348012345678", message=text)
-    visitor.sees("1 segment")
-    visitor.press("Send")
+def send(window: Window, text: str) -> None:
+    window.page.get_by_role("link", name="Messages", exact=True).locator("visible=true").first.click()
+    window.follow("Send a test message", exact=False)
+    window.fill(to="+2348012345678", message=text)
+    window.sees("1 segment")
+    window.press("Send")
 
 
-def test_sign_up_leads_to_a_delivered_message(visitor: Visitor, work: Callable[[], None]) -> None:
-    sign_up(visitor)
-    verify(visitor, work)
-    visitor.page.locator("#first-steps .done", has_text="erif").wait_for()
-    send(visitor, "Hello from the first test.")
-    visitor.sees("Queued")
+def test_sign_up_leads_to_a_delivered_message(window: Window, work: Callable[[], None]) -> None:
+    sign_up(window)
+    verify(window, work)
+    window.page.locator("#first-steps .done", has_text="erif").wait_for()
+    send(window, "Hello from the first test.")
+    window.sees("Queued")
     work()
-    visitor.sees("Delivered")
-    visitor.inspect()
+    window.sees("Delivered")
+    window.inspect()
 
 
-def test_sign_up_works_without_javascript_at_320_px_in_dark_mode(visit: Visits, work: Callable[[], None]) -> None:
-    visitor = visit(
+def test_sign_up_works_without_javascript_at_320_px_in_dark_mode(
+    open_window: OpenWindow, work: Callable[[], None]
+) -> None:
+    window = open_window(
         java_script_enabled=False, viewport={"width": NARROW, "height": 740}, color_scheme="dark", is_mobile=True
     )
-    sign_up(visitor)
-    visitor.open("/dashboard/messages/new")
-    visitor.fill(to="+2348012345678", message="Hello without scripts.")
-    visitor.press("Send")
+    sign_up(window)
+    window.open("/dashboard/messages/new")
+    window.fill(to="+2348012345678", message="Hello without scripts.")
+    window.press("Send")
     work()
-    visitor.refresh_until("Delivered")
+    window.refresh_until("Delivered")
 
 
-def test_form_survives_an_ended_session(visitor: Visitor) -> None:
-    sign_up(visitor)
-    visitor.open("/dashboard/messages/new")
-    visitor.fill(to="+2348012345678", message="Typed before the session ended.")
-    visitor.sees("1 segment")
-    visitor.context.clear_cookies()
-    visitor.press("Send")
-    visitor.sees("Sign in")
-    visitor.fill(email=EMAIL, password=PASSWORD)
-    visitor.press("Sign in")
-    visitor.sees("Typed before the session ended.")
+def test_form_survives_an_ended_session(window: Window) -> None:
+    sign_up(window)
+    window.open("/dashboard/messages/new")
+    window.fill(to="+2348012345678", message="Typed before the session ended.")
+    window.sees("1 segment")
+    window.context.clear_cookies()
+    window.press("Send")
+    window.sees("Sign in")
+    window.fill(email=EMAIL, password=PASSWORD)
+    window.press("Sign in")
+    window.sees("Typed before the session ended.")

@@ -1,42 +1,42 @@
-"""The tests' own eyes: what a page may not do is seen."""
+"""Problems of pages that the browser tests record."""
 
-from tests.browser.conftest import Visits
-from tests.browser.visitor import Visitor
+from tests.browser.conftest import OpenWindow
+from tests.browser.window import Window
 
 BLANK = "/pricing"
 
 
-def look(visitor: Visitor, body: str) -> Visitor:
-    visitor.open(BLANK)
-    visitor.page.evaluate("(body) => { document.querySelector('main').innerHTML = body }", body)
-    return visitor
+def show(window: Window, body: str) -> Window:
+    window.open(BLANK)
+    window.page.evaluate("(body) => { document.querySelector('main').innerHTML = body }", body)
+    return window
 
 
-def found(visitor: Visitor) -> str:
-    seen = " ".join(visitor.problems)
-    visitor.problems.clear()
-    return seen
+def take_problems(window: Window) -> str:
+    problems = " ".join(window.problems)
+    window.problems.clear()
+    return problems
 
 
-def test_forbidden_behaviour_of_a_page_is_recorded(visitor: Visitor) -> None:
-    look(visitor, '<h1>Here</h1><img src="/favicon.ico"><p>Text</p>')
-    visitor.inspect()
-    assert "image-alt (critical)" in found(visitor)
-    look(visitor, f"<h1>Here</h1><pre>{'wide' * 300}</pre>")
-    visitor.page.evaluate("() => { document.querySelector('pre').style.overflow = 'visible' }")
-    visitor.inspect()
-    assert "scrolls sideways: " in found(visitor)
-    look(visitor, '<h1>Here</h1><p style="color: red">Red</p>')
-    assert "Content Security Policy" in found(visitor)
-    visitor.page.evaluate("() => console.error('broken')")
-    assert "console: broken" in found(visitor)
-    visitor.page.goto("about:blank")
-    visitor.page.evaluate("() => fetch('http://127.0.0.2:9/').catch(() => null)")
-    assert "asked another host: http://127.0.0.2:9/" in found(visitor)
+def test_forbidden_behaviour_of_a_page_is_recorded(window: Window) -> None:
+    show(window, '<h1>Here</h1><img src="/favicon.ico"><p>Text</p>')
+    window.inspect()
+    assert "image-alt (critical)" in take_problems(window)
+    show(window, f"<h1>Here</h1><pre>{'wide' * 300}</pre>")
+    window.page.evaluate("() => { document.querySelector('pre').style.overflow = 'visible' }")
+    window.inspect()
+    assert "scrolls sideways: " in take_problems(window)
+    show(window, '<h1>Here</h1><p style="color: red">Red</p>')
+    assert "Content Security Policy" in take_problems(window)
+    window.page.evaluate("() => console.error('broken')")
+    assert "console: broken" in take_problems(window)
+    window.page.goto("about:blank")
+    window.page.evaluate("() => fetch('http://127.0.0.2:9/').catch(() => null)")
+    assert "asked another host: http://127.0.0.2:9/" in take_problems(window)
 
 
-def test_api_reference_works_offline(visit: Visits) -> None:
-    visitor = visit()
-    visitor.open("/docs/")
-    visitor.page.locator("#swagger-ui .opblock").first.wait_for()
-    visitor.inspect()
+def test_api_reference_works_offline(open_window: OpenWindow) -> None:
+    window = open_window()
+    window.open("/docs/")
+    window.page.locator("#swagger-ui .opblock").first.wait_for()
+    window.inspect()

@@ -1,4 +1,4 @@
-"""A month by clicking: the operator bills it, the owner pays at the mock checkout; and what goes wrong there."""
+"""Invoices in the browser: billed by the operator, paid by the owner at the mock checkout, and failed payments."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,14 +12,14 @@ from saas_api.accounts.audit import Actor
 from saas_api.billing import period_close, subscriptions
 from saas_api.core import ids
 from saas_api.core.db import tenancy
-from tests.browser.conftest import Visits, enter
-from tests.browser.visitor import Visitor
+from tests.browser.conftest import OpenWindow, use_session
+from tests.browser.window import Window
 from tests.support.accounts import Person, make_key, sign_up
 
 
 @pytest.fixture
 def customer(app: Flask, client: FlaskClient, alice: Person) -> Person:
-    """Alice, whose company is on a plan that costs something and has sent messages."""
+    """Alice, whose organization is on a paid plan and has sent messages."""
     organization_id = ids.parse_id("org", alice.organization_id)
     with app.app_context(), tenancy.tenant_session(organization_id) as session:
         actor = Actor("user", str(ids.parse_id("usr", alice.user_id)))
@@ -38,18 +38,18 @@ def bill(app: Flask, organization_id: UUID) -> None:
         assert not period_close.close_now(organization_id).failed
 
 
-def pay(visitor: Visitor, action: str) -> None:
-    """Go from the list of invoices to the checkout, and do something there."""
-    visitor.open("/dashboard/billing")
-    visitor.page.locator('main a[href*="/billing/invoices/inv_"]').first.click()
-    visitor.press("Pay ", exact=False)
-    visitor.page.wait_for_url("**/payments/mock/**")
-    visitor.press(action)
-    visitor.page.wait_for_url("**/payments/return/**")
+def pay(window: Window, action: str) -> None:
+    """Open the checkout of the newest invoice and press a button."""
+    window.open("/dashboard/billing")
+    window.page.locator('main a[href*="/billing/invoices/inv_"]').first.click()
+    window.press("Pay ", exact=False)
+    window.page.wait_for_url("**/payments/mock/**")
+    window.press(action)
+    window.page.wait_for_url("**/payments/return/**")
 
 
 def test_operator_bills_a_month_and_owner_pays(
-    operator: Visitor, visit: Visits, customer: Person, work: Callable[[], None]
+    operator: Window, open_window: OpenWindow, customer: Person, work: Callable[[], None]
 ) -> None:
     operator.open(f"/admin/organizations/{customer.organization_id}/bill-now")
     operator.sees("A dry run")
@@ -57,8 +57,8 @@ def test_operator_bills_a_month_and_owner_pays(
     operator.press("Bill now")
     operator.page.wait_for_load_state()
     operator.inspect()
-    owner = visit()
-    enter(owner, customer)
+    owner = open_window()
+    use_session(owner, customer)
     pay(owner, "Pay")
     work()
     owner.open("/dashboard/billing")
@@ -67,10 +67,10 @@ def test_operator_bills_a_month_and_owner_pays(
     owner.inspect()
 
 
-def test_declined_payment_can_be_retried(app: Flask, visit: Visits, customer: Person) -> None:
+def test_declined_payment_can_be_retried(app: Flask, open_window: OpenWindow, customer: Person) -> None:
     bill(app, ids.parse_id("org", customer.organization_id))
-    owner = visit()
-    enter(owner, customer)
+    owner = open_window()
+    use_session(owner, customer)
     pay(owner, "Decline")
     owner.sees("Payment declined")
     pay(owner, "Pay")
@@ -78,11 +78,11 @@ def test_declined_payment_can_be_retried(app: Flask, visit: Visits, customer: Pe
 
 
 def test_payment_of_a_wrong_amount_is_quarantined(
-    app: Flask, operator: Visitor, visit: Visits, customer: Person
+    app: Flask, operator: Window, open_window: OpenWindow, customer: Person
 ) -> None:
     bill(app, ids.parse_id("org", customer.organization_id))
-    owner = visit()
-    enter(owner, customer)
+    owner = open_window()
+    use_session(owner, customer)
     pay(owner, "Pay a wrong amount")
     owner.sees("Payment is being looked at")
     operator.open("/admin/payments")
@@ -90,12 +90,12 @@ def test_payment_of_a_wrong_amount_is_quarantined(
 
 
 def test_invoice_is_not_found_by_another_organization(
-    app: Flask, visit: Visits, customer: Person, client: FlaskClient
+    app: Flask, open_window: OpenWindow, customer: Person, client: FlaskClient
 ) -> None:
     bill(app, ids.parse_id("org", customer.organization_id))
     answer: Any = client.get("/api/v1/billing/history", headers=customer.headers).json
     [invoice] = answer["data"]["invoices"]
-    carol = visit()
-    enter(carol, sign_up(client, "carol@carol.example", "Carol & Co"))
+    carol = open_window()
+    use_session(carol, sign_up(client, "carol@carol.example", "Carol & Co"))
     carol.open(f"/dashboard/billing/invoices/{invoice['id']}", 404)
     assert "Acme" not in carol.page.content()

@@ -1,4 +1,4 @@
-"""Every page, light and dark, wide and narrow: it shuts nobody out, breaks nowhere, and asks no other host."""
+"""Every page, light and dark, wide and narrow: accessible, without overflow or requests to other hosts."""
 
 import os
 from collections.abc import Callable
@@ -6,39 +6,39 @@ from collections.abc import Callable
 import pytest
 from flask import Flask
 
-from tests.browser.conftest import Visits
-from tests.browser.places import NOTHING_THERE, SECTIONS, Place, places, rules, section_of
-from tests.browser.visitor import NARROW, NARROWEST, WIDE, Theme, Visitor
-from tests.browser.world import World, make, sign_in
+from tests.browser.conftest import OpenWindow
+from tests.browser.demo import Demo, create_demo, sign_in
+from tests.browser.page_routes import SECTIONS, WITHOUT_DEMO_DATA, PageRoute, page_routes, rules, section_of
+from tests.browser.window import NARROW, NARROWEST, WIDE, Theme, Window
 
 IS_LONG = os.environ.get("BROWSER") == "long"
-"""Let axe read every page in all four ways; the short run reads one half light and wide, the other dark and narrow."""
-WAYS: tuple[tuple[Theme, int], ...] = (("light", WIDE), ("dark", WIDE), ("dark", NARROW), ("light", NARROW))
-"""In the order that changes least from one to the next."""
+"""Let axe read every page in all four views; the short run reads one half light and wide, the other dark and narrow."""
+VIEWS: tuple[tuple[Theme, int], ...] = (("light", WIDE), ("dark", WIDE), ("dark", NARROW), ("light", NARROW))
+"""In the order with the fewest changes."""
 STATUS = {"/accept-invitation": 400}
-"""What pages answer whose link is missing or over."""
+"""Statuses of pages whose link is missing or expired."""
 
 
-def look_at(visitor: Visitor, place: Place, number: int) -> None:
-    """Open a page once, and look at it light and dark, wide and narrow.
+def check_page(window: Window, route: PageRoute, number: int) -> None:
+    """Open a page once, and check it light and dark, wide and narrow.
 
-    number: decides in which way axe reads it
+    number: decides in which view axe reads it
     """
-    wanted = STATUS.get(place.rule, 200)
-    visitor.statuses.add(wanted)
-    answer = visitor.page.goto(f"{visitor.url}{place.path}")
-    assert answer is not None
-    if answer.status != wanted:
-        visitor.note(f"answered {answer.status}")
+    expected = STATUS.get(route.rule, 200)
+    window.statuses.add(expected)
+    response = window.page.goto(f"{window.url}{route.path}")
+    assert response is not None
+    if response.status != expected:
+        window.note(f"answered {response.status}")
         return
-    for turn, (theme, width) in enumerate(WAYS):
-        visitor.theme(theme)
-        visitor.size(width)
-        visitor.check_width()
-        if IS_LONG or turn == number % 2 * 2:
-            visitor.check_access()
-    visitor.size(NARROWEST)
-    visitor.check_width()
+    for index, (theme, width) in enumerate(VIEWS):
+        window.theme(theme)
+        window.size(width)
+        window.check_width()
+        if IS_LONG or index == number % 2 * 2:
+            window.check_accessibility()
+    window.size(NARROWEST)
+    window.check_width()
 
 
 def test_every_page_is_in_a_checked_part(app: Flask) -> None:
@@ -47,20 +47,20 @@ def test_every_page_is_in_a_checked_part(app: Flask) -> None:
 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_every_page_is_accessible_and_fits_its_width(
-    app: Flask, visit: Visits, work: Callable[[], None], section: str
+    app: Flask, open_window: OpenWindow, work: Callable[[], None], section: str
 ) -> None:
-    world = make(app)
+    demo = create_demo(app)
     work()
-    found = [place for place in places(app, world.organization_id) if place.section == section]
-    empty = {place.rule for place in found if place.path is None} - set(NOTHING_THERE)
-    assert not empty, "the demo shows nothing there"
-    nobody, somebody = visit(), visit()
-    for visitor in (nobody, somebody):
-        visitor.load_axe_early()
-    enter(somebody, world, "olga@platform.example" if section == "operator" else "alice@acme.example")
-    for number, place in enumerate(place for place in found if place.path is not None):
-        look_at(somebody if place.rule.startswith(("/dashboard", "/admin")) else nobody, place, number)
+    routes = [route for route in page_routes(app, demo.organization_id) if route.section == section]
+    empty = {route.rule for route in routes if route.path is None} - set(WITHOUT_DEMO_DATA)
+    assert not empty, "no demo data for these pages"
+    anonymous, signed_in = open_window(), open_window()
+    for window in (anonymous, signed_in):
+        window.load_axe_early()
+    sign_in_to_demo(signed_in, demo, "olga@platform.example" if section == "operator" else "alice@acme.example")
+    for number, route in enumerate(route for route in routes if route.path is not None):
+        check_page(signed_in if route.rule.startswith(("/dashboard", "/admin")) else anonymous, route, number)
 
 
-def enter(visitor: Visitor, world: World, email: str) -> None:
-    sign_in(visitor, email, world.password_of(email))
+def sign_in_to_demo(window: Window, demo: Demo, email: str) -> None:
+    sign_in(window, email, demo.password_of(email))

@@ -1,19 +1,19 @@
-"""Who may come in, by clicking: invited and accepted in a second browser, removed, suspended, resumed, looked at."""
+"""Invitations, removal, suspension and impersonation in the browser."""
 
 from collections.abc import Callable
 
 from flask.testing import FlaskClient
 
-from tests.browser.conftest import Visits, enter
-from tests.browser.visitor import Visitor
+from tests.browser.conftest import OpenWindow, use_session
+from tests.browser.window import Window
 from tests.support.accounts import PASSWORD, Person, make_key
 
 NEW = "henry@acme.example"
 
 
-def test_invited_member_joins_and_is_removed(visit: Visits, alice: Person, work: Callable[[], None]) -> None:
-    owner, guest = visit(), visit()
-    enter(owner, alice)
+def test_invited_member_joins_and_is_removed(open_window: OpenWindow, alice: Person, work: Callable[[], None]) -> None:
+    owner, guest = open_window(), open_window()
+    use_session(owner, alice)
     owner.open("/dashboard/team")
     owner.follow("Invite somebody")
     owner.fill(email=NEW)
@@ -39,7 +39,7 @@ def test_invited_member_joins_and_is_removed(visit: Visits, alice: Person, work:
 
 
 def test_operator_suspends_and_resumes_an_organization(
-    operator: Visitor, visit: Visits, alice: Person, client: FlaskClient
+    operator: Window, open_window: OpenWindow, alice: Person, client: FlaskClient
 ) -> None:
     key = make_key(client, alice)
     message = {"to": "+2348012345678", "type": "sms", "message": "Hello"}
@@ -47,8 +47,8 @@ def test_operator_suspends_and_resumes_an_organization(
     def status() -> int:
         return client.post("/api/v1/messages/send", json=message, headers=key).status_code
 
-    owner = visit()
-    enter(owner, alice)
+    owner = open_window()
+    use_session(owner, alice)
     assert status() == 202
     operator.open(f"/admin/organizations/{alice.organization_id}")
     operator.follow("Suspend")
@@ -69,7 +69,7 @@ def test_operator_suspends_and_resumes_an_organization(
     assert owner.page.locator(".banner", has_text="uspended").count() == 0
 
 
-def test_impersonating_operator_cannot_change_anything(operator: Visitor, alice: Person) -> None:
+def test_impersonating_operator_cannot_change_anything(operator: Window, alice: Person) -> None:
     operator.open(f"/admin/organizations/{alice.organization_id}/view-as")
     operator.fill(reason="The customer asks what the chart means, ticket 12.")
     operator.press("View for 60 minutes")

@@ -154,9 +154,9 @@ def test_output_ends_with_logins_and_the_ready_line(clone: Clone, running: str) 
 
 
 def test_printed_demo_login_works(clone: Clone, running: str) -> None:
-    found = re.search(r"  (alice@\S+) +(\S+)", running)
-    assert found
-    body = json.dumps({"email": found[1], "password": found[2]})
+    match = re.search(r"  (alice@\S+) +(\S+)", running)
+    assert match
+    body = json.dumps({"email": match[1], "password": match[2]})
     assert clone.request("/api/v1/auth/login", {"Content-Type": "application/json"}, body)["token"]
 
 

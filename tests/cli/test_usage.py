@@ -12,17 +12,17 @@ from flask.testing import FlaskClient
 from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
 from saas_api.usage import rollups
-from tests.support.usage import UsageOrganization, sign_up
+from tests.support.usage import UsageOrganization, sign_up_organization
 
 
 @pytest.fixture
 def acme(app: Flask, client: FlaskClient) -> Any:
-    company = sign_up(client)
+    organization = sign_up_organization(client)
     with app.app_context():
-        company.open_period(clock.now())
-        company.use(3)
+        organization.open_period(clock.now())
+        organization.use(3)
         rollups.rebuild_rollups()
-        yield company
+        yield organization
 
 
 def rebuild(app: Flask, *options: str) -> dict[str, Any]:
@@ -36,8 +36,8 @@ def add_drift(by: int = 1) -> None:
         session.execute(sa.text("UPDATE usage_rollups SET quantity = quantity + :by"), {"by": by})
 
 
-def quantity(company: UsageOrganization) -> int:
-    with tenancy.tenant_session(company.id) as session:
+def quantity(organization: UsageOrganization) -> int:
+    with tenancy.tenant_session(organization.id) as session:
         return int(session.scalar(sa.text("SELECT sum(quantity) FROM usage_rollups")))
 
 
@@ -61,7 +61,7 @@ def test_drifted_rollups_are_reported_and_corrected(app: Flask, acme: UsageOrgan
 
 
 def test_rollups_outside_the_selection_are_unchanged(app: Flask, client: FlaskClient, acme: UsageOrganization) -> None:
-    other = sign_up(client, "Carol & Co", "carol@carol.example")
+    other = sign_up_organization(client, "Carol & Co", "carol@carol.example")
     add_drift()
     assert rebuild(app, "--organization", ids.format_id("org", other.id))["differences"] == 0
     assert rebuild(app, "--since", clock.format_rfc3339(clock.now() + timedelta(hours=2)))["rows"] == 0

@@ -15,7 +15,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from saas_api.core import clock
-from tests.support.usage import UsageOrganization, sign_up
+from tests.support.usage import UsageOrganization, sign_up_organization
 
 TODAY = datetime(2026, 4, 15, 12, 30, tzinfo=UTC)
 PATHS = ("stats", "usage-graph", "api-keys")
@@ -31,17 +31,17 @@ def _in_april() -> Iterator[None]:
 @pytest.fixture
 def acme(app: Flask, client: FlaskClient) -> UsageOrganization:
     """Signed up on 1 March, with one key that was used and one that was not."""
-    company = sign_up(client, at=datetime(2026, 3, 1, 9, tzinfo=UTC))
-    company.make_key("busy")
-    company.make_key("idle")
-    company.open_period(clock.now())
-    company.open_period(TODAY)
+    organization = sign_up_organization(client, at=datetime(2026, 3, 1, 9, tzinfo=UTC))
+    organization.make_key("busy")
+    organization.make_key("idle")
+    organization.open_period(clock.now())
+    organization.open_period(TODAY)
     clock.freeze_time(TODAY)
-    company.use(5, at=datetime(2026, 3, 16, 23, 59, tzinfo=UTC), key="busy")
-    company.use(2, at=datetime(2026, 3, 17, tzinfo=UTC), key="busy")
-    company.use(3, key="busy")
-    company.refuse("failed", key="busy")
-    return company
+    organization.use(5, at=datetime(2026, 3, 16, 23, 59, tzinfo=UTC), key="busy")
+    organization.use(2, at=datetime(2026, 3, 17, tzinfo=UTC), key="busy")
+    organization.use(3, key="busy")
+    organization.refuse("failed", key="busy")
+    return organization
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -114,7 +114,7 @@ def test_keys_without_usage_are_listed(acme: UsageOrganization) -> None:
 
 
 def test_organization_sees_only_its_figures(acme: UsageOrganization, client: FlaskClient) -> None:
-    carol = sign_up(client, "Carol & Co", "carol@carol.example", at=TODAY)
+    carol = sign_up_organization(client, "Carol & Co", "carol@carol.example", at=TODAY)
     assert carol.get("/dashboard/api-keys")["api_keys"] == []
     stats = carol.get("/dashboard/stats")["stats"]
     assert (stats["total_requests_30d"], stats["total_api_keys"]) == (0, 0)

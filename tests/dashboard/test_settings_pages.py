@@ -15,7 +15,7 @@ from saas_api.core import ids
 from saas_api.core.db import tenancy
 from tests.support.accounts import PASSWORD, Person, join, sign_in
 from tests.support.pages import Browser, check_access, form_of
-from tests.support.webhook_pages import counted
+from tests.support.statements import count_statements
 
 SETTINGS, ACCOUNT = "/dashboard/settings", "/dashboard/account"
 NEW_PASSWORD = "seven blue elephants"
@@ -171,6 +171,6 @@ def test_pages_take_few_statements(app: Flask, client: FlaskClient, alice: Perso
         browser = Browser(app, person)
         for name in PAGES:
             browser.open(name.removeprefix("GET "))
-            with counted(app) as statements:
+            with count_statements(app) as statements:
                 assert browser.open(name.removeprefix("GET ")).status_code == 200
             assert len(statements) <= 12, (name, statements)

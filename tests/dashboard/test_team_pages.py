@@ -20,7 +20,7 @@ from saas_api.core.roles import ROLES
 from saas_api.dashboard.team import PERMISSION_DESCRIPTIONS
 from tests.support.accounts import PASSWORD, Person, join, sign_in
 from tests.support.pages import Browser, check_access, form_of
-from tests.support.webhook_pages import counted
+from tests.support.statements import count_statements
 
 TEAM, AUDIT = "/dashboard/team", "/dashboard/audit-log"
 DORA = "dora@acme.example"
@@ -257,6 +257,6 @@ def test_pages_take_few_statements(app: Flask, alice: Person, bob: Person) -> No
     browser.submit(f"{TEAM}/invite", email=DORA)
     for name in PAGES:
         path = name.removeprefix("GET ").format(bob=bob.user_id)
-        with counted(app) as statements:
+        with count_statements(app) as statements:
             assert browser.open(path).status_code == 200
         assert len(statements) <= 12, (path, statements)

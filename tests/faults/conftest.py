@@ -1,4 +1,4 @@
-"""Fault tests take minutes: `make faults` asks for them, `FAULTS=long` for the long round."""
+"""Fault tests take minutes and run with `make faults` only; `FAULTS=long` runs more of them."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults.stack import QUICK, Stack, until
+from tests.faults.stack import QUICK, Stack, wait_until
 
 WORKERS = 4
 
@@ -15,7 +15,7 @@ collect_ignore_glob = [] if os.environ.get("FAULTS") else ["test_*"]
 
 @pytest.fixture
 def stack() -> Iterator[Callable[..., Stack]]:
-    """Start the whole product on engines of its own; it ends with the test."""
+    """A function that starts the product on engines of its own; it stops after the test."""
     started: list[Stack] = []
 
     def start(**settings: Any) -> Stack:
@@ -24,17 +24,17 @@ def stack() -> Iterator[Callable[..., Stack]]:
         return started[-1]
 
     yield start
-    for one in started:
-        one.down()
+    for stack in started:
+        stack.down()
 
 
 @pytest.fixture(scope="session")
 def running() -> Iterator[Stack]:
-    """One product for every test that leaves it as it was, with short leases; each signs up companies of its own."""
-    one = Stack(dict(QUICK))
+    """One product with short leases for tests that do not stop it; each signs up organizations of its own."""
+    stack = Stack(dict(QUICK))
     try:
-        one.up()
-        until(lambda: len(one.pids("worker child")) >= WORKERS and one.pids("scheduler"), 30, "workers")
-        yield one
+        stack.up()
+        wait_until(lambda: len(stack.pids("worker child")) >= WORKERS and stack.pids("scheduler"), 30, "workers")
+        yield stack
     finally:
-        one.down()
+        stack.down()

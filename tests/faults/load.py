@@ -1,4 +1,4 @@
-"""Clients that send, always with an Idempotency-Key, and write down what they are told; the unknown is repeated."""
+"""Clients that send messages with an Idempotency-Key, repeat those without a response, and record the responses."""
 
 import itertools
 import random
@@ -18,8 +18,8 @@ RECIPIENTS = ("+2348012345678",) * 9 + ("+15005550001",)
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a client knows of one message: it was accepted, once and for all."""
+class AcceptedMessage:
+    """A message whose acceptance a client received."""
 
     tenant: str
     key: str
@@ -31,7 +31,7 @@ class Told:
 
 @dataclass
 class Tenant:
-    """A company with its keys, endpoints and their secrets."""
+    """An organization with its keys, endpoints and their secrets."""
 
     name: str
     organization_id: str
@@ -41,15 +41,15 @@ class Tenant:
 
 
 def sign_up(stack: Stack, name: str, receivers: Sequence[Receiver] = ()) -> Tenant:
-    """A new company with a live and a test key, and an endpoint for each receiver."""
+    """Sign up an organization with a live and a test key, and an endpoint for each receiver."""
     body = {"organization_name": name, "email": f"owner@{name}.example", "password": PASSWORD}
-    made = _post(stack, "/auth/register", body, {}).json()["data"]
-    bearer = {"Authorization": f"Bearer {made['token']}"}
+    account = _post(stack, "/auth/register", body, {}).json()["data"]
+    bearer = {"Authorization": f"Bearer {account['token']}"}
     keys = {
         mode: _post(stack, "/keys", {"name": mode, "mode": mode}, bearer).json()["data"]["key"]
         for mode in ("live", "test")
     }
-    tenant = Tenant(name, made["organization"]["id"], made["token"], keys)
+    tenant = Tenant(name, account["organization"]["id"], account["token"], keys)
     for receiver in receivers:
         types = ["message.delivered", "message.failed"]
         answer = _post(stack, "/webhooks/endpoints", {"url": receiver.url, "event_types": types}, bearer)
@@ -65,14 +65,14 @@ def _post(stack: Stack, path: str, body: Any, headers: dict[str, str]) -> reques
 
 @dataclass
 class Load:
-    """Threads that send until they are stopped, or have sent enough."""
+    """Threads that send until they are stopped or have sent `most` messages."""
 
     stack: Stack
     tenants: Sequence[Tenant]
     threads: int = 4
     most: int = 1_000_000
     pause: float = 0.0
-    journal: list[Told] = field(default_factory=list)
+    journal: list[AcceptedMessage] = field(default_factory=list)
     statuses: list[tuple[int, float]] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
@@ -93,10 +93,10 @@ class Load:
         self._stop.set()
         for worker in self._workers:
             worker.join(120)
-        assert not any(worker.is_alive() for worker in self._workers), "a client never got a definite answer"
+        assert not any(worker.is_alive() for worker in self._workers), "a client got no definite response"
 
     def join(self, seconds: float) -> None:
-        """Wait until enough was sent."""
+        """Wait until `most` messages are sent."""
         for worker in self._workers:
             worker.join(seconds)
 
@@ -109,7 +109,7 @@ class Load:
             tenant, mode = self.tenants[number % len(self.tenants)], "test" if number % 10 == 0 else "live"
             try:
                 self._send(session, tenant, mode, f"load-{number}")
-            except (AssertionError, KeyError, requests.RequestException) as error:  # else nobody hears of it
+            except (AssertionError, KeyError, requests.RequestException) as error:  # an error in a thread would be lost
                 self.refused.append(f"load-{number}: {error!r}")
             time.sleep(self.pause)
 
@@ -130,10 +130,12 @@ class Load:
             if answer.status_code == 202:
                 self.replayed += [key] * ("Idempotency-Replayed" in answer.headers)
                 data = answer.json()["data"]
-                self.journal.append(Told(tenant.name, key, mode, body["to"], data["segments"], data["message_id"]))
+                self.journal.append(
+                    AcceptedMessage(tenant.name, key, mode, body["to"], data["segments"], data["message_id"])
+                )
                 return
             if answer.status_code < 500:
                 self.refused.append(answer.text)
                 return
             time.sleep(0.1)
-        raise AssertionError(f"no definite answer for {key}")
+        raise AssertionError(f"no definite response for {key}")

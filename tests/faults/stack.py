@@ -1,4 +1,4 @@
-"""The whole product in a copy of the repository, with a hand on each of its processes."""
+"""Runs the whole product from a copy of the repository and sends signals to its processes."""
 
 import os
 import random
@@ -23,15 +23,15 @@ QUICK = {"LEASE_SECONDS": "3", "SWEEP_SECONDS": "1", "DRAIN_SECONDS": "5", "TIME
 OPEN = {"RATE_LIMIT_PER_MINUTE": "1000000", "DEFAULT_SPEND_CAP": "none", "LOG_LEVEL": "warning"}
 SUPERVISED = ("web", "worker", "scheduler", "postgres", "redis")
 GROWN_SECONDS = 6
-"""What dies younger than five seconds again and again is given up by the supervisor, and rightly so."""
+"""Minimum age of a killed process: the supervisor gives up processes that keep dying within five seconds."""
 IS_LONG = os.environ.get("FAULTS") == "long"
 
 
-def until(is_so: Callable[[], Any], seconds: float, what: str) -> Any:
-    """Wait for something, or fail."""
+def wait_until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+    """Wait until a condition holds, or fail."""
     ends_at = time.monotonic() + seconds
-    while not (value := is_so()):
-        assert time.monotonic() < ends_at, f"{what}: waited {seconds} s in vain"
+    while not (value := condition()):
+        assert time.monotonic() < ends_at, f"{what}: not after {seconds} s"
         time.sleep(0.05)
     return value
 
@@ -60,25 +60,25 @@ class Stack:
         self.process: subprocess.Popen[bytes] | None = None
 
     def up(self) -> None:
-        """Start it, and wait until it serves."""
+        """Start the product and wait until it serves."""
         environment = {**os.environ, **self.settings}
         command = [sys.executable, "-m", "flask", "dev", "up", "--no-demo"]
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(command, cwd=self.root, env=environment, stdout=out, stderr=out)
-        until(self._is_announced, 90, "READY")
+        wait_until(self._is_announced, 90, "READY")
 
     def _is_announced(self) -> bool:
-        said = self.log.read_text()
+        output = self.log.read_text()
         assert self.process is not None
-        assert self.process.poll() is None, said
-        return "READY " in said
+        assert self.process.poll() is None, output
+        return "READY " in output
 
     def down(self) -> None:
-        """Stop it and remove what it wrote."""
+        """Stop the product and remove its directory."""
         if self.process is not None:
             self.process.send_signal(signal.SIGTERM)
             time.sleep(0.3)
-            self.process.send_signal(signal.SIGTERM)  # the second means: at once
+            self.process.send_signal(signal.SIGTERM)  # the second signal stops at once
             try:
                 self.process.wait(60)
             except subprocess.TimeoutExpired:
@@ -86,11 +86,11 @@ class Stack:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def pid(self, name: str) -> int:
-        """Of what the supervisor runs: web, worker, scheduler, postgres, redis."""
+        """Return the process id of a supervised process: web, worker, scheduler, postgres or redis."""
         return int((self.root / "instance" / "run" / f"{name}.pid").read_text())
 
     def pids(self, role: str) -> list[int]:
-        """Everybody in a role: the five above, "web child", "worker child" or "horse"."""
+        """Return the process ids of a role: a supervised process, "web child", "worker child" or "horse"."""
         try:
             if role in ("web child", "worker child"):
                 return [child.pid for child in psutil.Process(self.pid(role.split(maxsplit=1)[0])).children()]
@@ -102,19 +102,19 @@ class Stack:
             return []
 
     def kill(self, role: str, number: int = signal.SIGKILL) -> bool:
-        """Send a signal to somebody in a role; False when there is nobody."""
-        found = [pid for pid in self.pids(role) if role not in SUPERVISED or _age(pid) > GROWN_SECONDS]
-        if not found:
+        """Send a signal to a random process of a role; False when there is none."""
+        pids = [pid for pid in self.pids(role) if role not in SUPERVISED or _age(pid) > GROWN_SECONDS]
+        if not pids:
             return False
         try:
-            os.kill(self.random.choice(found), number)
+            os.kill(self.random.choice(pids), number)
         except ProcessLookupError:
             return False
         self.kills += number == signal.SIGKILL
         return True
 
     def storm(self, roles: tuple[str, ...], count: int, pause: tuple[float, float]) -> None:
-        """Kill somebody at random, again and again."""
+        """Kill random processes of the roles `count` times."""
         target = self.kills + count
         ends_at = time.monotonic() + 60 + 10 * count
         while self.kills < target:
@@ -123,7 +123,7 @@ class Stack:
             time.sleep(self.random.uniform(*pause))
 
     def is_ready(self) -> bool:
-        """Whether it serves, Redis included."""
+        """Whether the product is ready, including Redis."""
         try:
             answer = requests.get(f"{self.url}/readyz", timeout=2)
         except requests.RequestException:
@@ -136,11 +136,11 @@ class Stack:
         return engines.postgres.superuser("saas")
 
     def rows(self, sql: str, *values: Any) -> list[Any]:
-        """What the database holds."""
+        """Execute a statement and return its rows, if it has any."""
         try:
             connection = self.database()
         except psycopg2.OperationalError:
-            until(self.is_ready, 60, "ready")
+            wait_until(self.is_ready, 60, "ready")
             connection = self.database()
         try:
             with connection, connection.cursor() as cursor:

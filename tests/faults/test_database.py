@@ -1,13 +1,13 @@
-"""PostgreSQL cuts connections, takes no more of them or turns read-only: 503 meanwhile, and back without help."""
+"""PostgreSQL cuts or refuses connections, or turns read-only: calls get 503 and succeed again afterwards."""
 
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 from saas_api.settings.instance import DATABASE_LOGIN
-from tests.faults import verdict as oracle
+from tests.faults import consistency
 from tests.faults.load import Load, sign_up
-from tests.faults.stack import Stack, until
+from tests.faults.stack import Stack, wait_until
 
 CUTS = 6
 DOWN_SECONDS = 3
@@ -15,7 +15,7 @@ _CUT = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usen
 
 
 def command(running: Stack, sql: str) -> None:
-    """One statement that takes no transaction, such as ALTER SYSTEM."""
+    """Execute a statement outside a transaction, such as ALTER SYSTEM."""
     with closing(running.database()) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:
@@ -33,13 +33,13 @@ def altered(running: Stack, change: str, back: str) -> Iterator[None]:
 
 
 def check(name: str, running: Stack, load: Load, allowed: set[int]) -> None:
-    oracle.settle(running, 60)
-    found = oracle.reconcile(running, load)
-    oracle.report(name, running, load, found)
-    told = sorted({status for status, _ in load.statuses})
-    print(f"{name}: answers {told}, slowest {max(seconds for _, seconds in load.statuses):.2f} s")  # noqa: T201 - the figures are what the round is for
-    assert found == []
-    assert set(told) <= allowed
+    consistency.settle(running, 60)
+    violations = consistency.find_violations(running, load)
+    consistency.report(name, running, load, violations)
+    statuses = sorted({status for status, _ in load.statuses})
+    print(f"{name}: answers {statuses}, slowest {max(seconds for _, seconds in load.statuses):.2f} s")  # noqa: T201 - the figures are what the round is for
+    assert violations == []
+    assert set(statuses) <= allowed
 
 
 def test_connection_cut_while_accepting_is_replaced(running: Stack) -> None:
@@ -68,7 +68,7 @@ def test_database_without_free_connections_answers_503(running: Stack) -> None:
             running.rows(_CUT, DATABASE_LOGIN)
             time.sleep(DOWN_SECONDS)
         accepted = len(load.journal)
-        until(lambda: len(load.journal) > accepted + 10, 15, "accepting again")
+        wait_until(lambda: len(load.journal) > accepted + 10, 15, "accepting again")
     check("connections exhausted", running, load, {202, 503})
     assert any(status == 503 for status, _ in load.statuses)
 
@@ -83,6 +83,6 @@ def test_read_only_database_answers_503(running: Stack) -> None:
             time.sleep(DOWN_SECONDS)
         command(running, "SELECT pg_reload_conf()")
         accepted = len(load.journal)
-        until(lambda: len(load.journal) > accepted + 10, 15, "accepting again")
+        wait_until(lambda: len(load.journal) > accepted + 10, 15, "accepting again")
     check("read-only", running, load, {202, 503})
     assert any(status == 503 for status, _ in load.statuses)

@@ -1,4 +1,4 @@
-"""A deploy stops every process by SIGTERM while clients send: nothing is interrupted, nobody is refused."""
+"""A deploy stops every process by SIGTERM while clients send: no message is interrupted or rejected."""
 
 import itertools
 import signal
@@ -6,10 +6,10 @@ import time
 
 import psutil
 
-from tests.faults import verdict as oracle
+from tests.faults import consistency
 from tests.faults.load import Load, sign_up
-from tests.faults.stack import IS_LONG, Stack, until
-from tests.support.http_receiver import receiving
+from tests.faults.stack import IS_LONG, Stack, wait_until
+from tests.support.http_receiver import run_receiver
 
 ROUNDS = 5 if IS_LONG else 1
 EXIT_SECONDS = 30
@@ -22,15 +22,15 @@ _STARTED = "SELECT count(*) FROM webhook_attempts WHERE outcome = 'started'"
 
 
 def restart(running: Stack, role: str) -> float:
-    """Stop one by SIGTERM and wait for its successor; how long it took to end."""
+    """Stop a process by SIGTERM, wait for its successor, and return the seconds until it ended."""
     old = running.pid(role)
     process = psutil.Process(old)
     started = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, 60, f"{role} ended")
+    wait_until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, 60, f"{role} ended")
     seconds = time.monotonic() - started
-    until(lambda: running.pid(role) != old, 30, f"{role} again")
-    until(running.is_ready, 30, "ready")
+    wait_until(lambda: running.pid(role) != old, 30, f"{role} again")
+    wait_until(running.is_ready, 30, "ready")
     time.sleep(2)
     return seconds
 
@@ -39,7 +39,7 @@ def test_deploy_under_load_interrupts_nothing(running: Stack) -> None:
     ended: dict[str, float] = {}
     failed: dict[str, set[int]] = {}
     before = running.rows(_INTERRUPTED)[0][0]
-    with receiving() as receiver:
+    with run_receiver() as receiver:
         tenant = sign_up(running, "acme", [receiver])
         with Load(running, [tenant], threads=3, pause=0.01) as load:
             time.sleep(1)
@@ -47,14 +47,14 @@ def test_deploy_under_load_interrupts_nothing(running: Stack) -> None:
                 load.statuses.clear()
                 ended[role] = max(ended.get(role, 0.0), restart(running, role))
                 failed.setdefault(role, set()).update({status for status, _ in load.statuses} - {202})
-        oracle.settle(running, 60)
-        found = oracle.reconcile(running, load, {receiver.url: receiver})
+        consistency.settle(running, 60)
+        violations = consistency.find_violations(running, load, {receiver.url: receiver})
     interrupted = int(running.rows(_INTERRUPTED)[0][0] - before)
-    oracle.report("deploy", running, load, found)
+    consistency.report("deploy", running, load, violations)
     times = ", ".join(f"{role} {seconds:.1f} s" for role, seconds in ended.items())
     print(f"ended after {times}; interruptions {interrupted}; besides 202: {failed}")  # noqa: T201 - the figures are what the round is for
     print(f"{len(load.broken)} not connected, {len(load.replayed)} taken in but not answered")  # noqa: T201 - the figures are what the round is for
-    assert found == []
+    assert violations == []
     assert interrupted == 0
     assert max(ended.values()) <= EXIT_SECONDS
     assert failed["worker"] == failed["scheduler"] == set()
@@ -63,23 +63,23 @@ def test_deploy_under_load_interrupts_nothing(running: Stack) -> None:
 
 
 def test_webhook_of_a_killed_worker_is_marked_interrupted_and_retried(running: Stack) -> None:
-    with receiving() as receiver:
+    with run_receiver() as receiver:
         receiver.seconds = 1.5
         tenant = sign_up(running, "slow", [receiver])
         with Load(running, [tenant], threads=2, most=10) as load:
             before = running.rows(_CUT)[0][0]
-            until(lambda: receiver.at_once and running.rows(_STARTED)[0][0], 30, "a webhook under way")
+            wait_until(lambda: receiver.at_once and running.rows(_STARTED)[0][0], 30, "a webhook under way")
             horses = running.pids("horse")
             for pid in horses:
                 psutil.Process(pid).kill()
             running.kills += len(horses)
             receiver.seconds = 0.0
             load.join(60)
-        oracle.settle(running, 90)
-        found = oracle.reconcile(running, load, {receiver.url: receiver})
+        consistency.settle(running, 90)
+        violations = consistency.find_violations(running, load, {receiver.url: receiver})
         again = len(receiver.ids) - len(set(receiver.ids))
     interrupted = running.rows(_CUT)[0][0] - before
-    oracle.report("webhook killed", running, load, found)
+    consistency.report("webhook killed", running, load, violations)
     print(f"{interrupted} attempts interrupted, {again} webhooks came again")  # noqa: T201 - the figures are what the round is for
-    assert found == []
+    assert violations == []
     assert interrupted >= 1

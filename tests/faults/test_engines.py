@@ -1,4 +1,4 @@
-"""Redis may be killed, emptied or hang, and PostgreSQL restart: accepting goes on or waits, and nothing is lost."""
+"""Redis is killed, emptied or hangs, or PostgreSQL restarts: messages are accepted or retried, and none is lost."""
 
 import os
 import signal
@@ -7,9 +7,9 @@ import time
 import redis
 
 from saas_api.cli.dev.engines import Engines
-from tests.faults import verdict as oracle
+from tests.faults import consistency
 from tests.faults.load import Load, sign_up
-from tests.faults.stack import Stack, until
+from tests.faults.stack import Stack, wait_until
 
 BACK_SECONDS = 60
 
@@ -28,11 +28,11 @@ def test_killed_redis_does_not_stop_acceptance(running: Stack) -> None:
             running.kill("redis")
             time.sleep(2)
         during = list(load.statuses)
-    until(running.is_ready, BACK_SECONDS, "Redis back")
-    oracle.settle(running, BACK_SECONDS)
-    found = oracle.reconcile(running, load)
-    oracle.report("redis killed", running, load, found)
-    assert found == []
+    wait_until(running.is_ready, BACK_SECONDS, "Redis back")
+    consistency.settle(running, BACK_SECONDS)
+    violations = consistency.find_violations(running, load)
+    consistency.report("redis killed", running, load, violations)
+    assert violations == []
     assert {status for status, _ in during} == {202}
     assert p95([seconds for _, seconds in during]) <= p95(before) + 0.1
 
@@ -44,12 +44,12 @@ def test_emptied_redis_loses_no_message(running: Stack) -> None:
         for _ in range(5):
             time.sleep(0.5)
             client.flushall()
-    oracle.settle(running, BACK_SECONDS)
-    found = oracle.reconcile(running, load)
-    oracle.report("redis emptied", running, load, found)
-    assert found == []
+    consistency.settle(running, BACK_SECONDS)
+    violations = consistency.find_violations(running, load)
+    consistency.report("redis emptied", running, load, violations)
+    assert violations == []
     assert {status for status, _ in load.statuses} == {202}
-    until(lambda: client_has_tick(address), 30, "the tick is back")
+    wait_until(lambda: client_has_tick(address), 30, "the tick is back")
 
 
 def client_has_tick(address: str) -> bool:
@@ -68,10 +68,10 @@ def test_hanging_redis_costs_a_request_at_most_100_ms(running: Stack) -> None:
         time.sleep(6)
         during = list(load.statuses)
         os.kill(hung, signal.SIGCONT)
-    oracle.settle(running, BACK_SECONDS)
-    found = oracle.reconcile(running, load)
-    oracle.report("redis hung", running, load, found)
-    assert found == []
+    consistency.settle(running, BACK_SECONDS)
+    violations = consistency.find_violations(running, load)
+    consistency.report("redis hung", running, load, violations)
+    assert violations == []
     assert {status for status, _ in during} == {202}
     normal, slowed = p95(before), p95([seconds for _, seconds in during])
     print(f"p95 {normal * 1000:.0f} ms before, {slowed * 1000:.0f} ms while it hung, {len(during)} requests")  # noqa: T201 - the figures are what the round is for
@@ -84,10 +84,10 @@ def test_restarting_postgresql_answers_only_503(running: Stack) -> None:
         time.sleep(1)
         running.kill("postgres", signal.SIGQUIT)
         time.sleep(1)
-        until(running.is_ready, 30, "PostgreSQL back")
+        wait_until(running.is_ready, 30, "PostgreSQL back")
         time.sleep(2)
-    oracle.settle(running, BACK_SECONDS)
-    found = oracle.reconcile(running, load)
-    oracle.report("postgres restarted", running, load, found)
-    assert found == []
+    consistency.settle(running, BACK_SECONDS)
+    violations = consistency.find_violations(running, load)
+    consistency.report("postgres restarted", running, load, violations)
+    assert violations == []
     assert {status for status, _ in load.statuses} <= {202, 503}

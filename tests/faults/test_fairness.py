@@ -1,4 +1,4 @@
-"""One tenant's backlog, or one message that kills whoever holds it, is nobody else's trouble."""
+"""A backlog of one organization, or a message that kills its worker, does not delay other organizations."""
 
 import contextlib
 import os
@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.faults import verdict as oracle
+from tests.faults import consistency
 from tests.faults.load import Load, sign_up
-from tests.faults.stack import IS_LONG, QUICK, Stack, until
+from tests.faults.stack import IS_LONG, QUICK, Stack, wait_until
 
 BACKLOG = 50_000
 _QUEUE = """
@@ -43,7 +43,7 @@ def test_backlog_of_50000_delays_another_organization_by_at_most_5_seconds(stack
     time.sleep(1)
     with Load(running, [quiet], threads=1, most=10) as load:
         load.join(30)
-    until(lambda: running.rows(_WAITS)[0][1] == 10, 30, "ten delivered")
+    wait_until(lambda: running.rows(_WAITS)[0][1] == 10, 30, "ten delivered")
     waited = running.rows(_WAITS)[0][0]
     left = running.rows("SELECT count(*) FROM messages WHERE next_at IS NOT NULL")[0][0]
     figures = f"{BACKLOG} before 10, which waited {waited:.2f} s at most; {left} were still queued"
@@ -60,8 +60,8 @@ def test_message_that_kills_its_worker_fails_and_others_arrive(stack: Callable[.
     running.rows(_POISON)
     with Load(running, [acme], threads=1, most=20) as load:
         load.join(30)
-    until(lambda: running.rows(_WAITS)[0][1] >= 18, 30, "the others arrived")
-    until(lambda: running.rows(_POISONED)[0][0] == 1, 30, "poisoned")
+    wait_until(lambda: running.rows(_WAITS)[0][1] >= 18, 30, "the others arrived")
+    wait_until(lambda: running.rows(_POISONED)[0][0] == 1, 30, "poisoned")
 
 
 @pytest.mark.skipif(not IS_LONG, reason="ten deaths and as many leases: the long round's")
@@ -83,11 +83,11 @@ def test_message_fails_after_ten_interruptions(stack: Callable[..., Stack]) -> N
                 deaths += 1
             time.sleep(0.05)
         load.join(120)
-    oracle.settle(running, 60)
-    found = oracle.reconcile(running, load)
-    oracle.report("poison", running, load, found)
+    consistency.settle(running, 60)
+    violations = consistency.find_violations(running, load)
+    consistency.report("poison", running, load, violations)
     others = running.rows(_ALONE)[0][0]
     print(f"{deaths} deaths, then {row[2]} {row[3]}; others were interrupted {others} times at most")  # noqa: T201 - the figures are what the round is for
-    assert found == []
+    assert violations == []
     assert row[1:] == (10, "failed", "poisoned")
     assert others < 10

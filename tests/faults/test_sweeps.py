@@ -1,4 +1,4 @@
-"""Wake-ups may be missing, come a hundredfold or too late: PostgreSQL says what is due, and each thing happens once."""
+"""Wake-ups are missing, repeated or late: due work comes from PostgreSQL and is done exactly once."""
 
 import os
 import signal
@@ -15,9 +15,9 @@ import rq
 from saas_api.cli.commands.scheduler import SCHEDULE_ENTRY_ID
 from saas_api.cli.dev.engines import Engines
 from saas_api.core.jobs import queue
-from tests.faults import verdict as oracle
+from tests.faults import consistency
 from tests.faults.load import Load, sign_up
-from tests.faults.stack import QUICK, Stack, until
+from tests.faults.stack import QUICK, Stack, wait_until
 
 _QUEUE = """
 INSERT INTO messages (organization_id, id, mode, channel, recipient, body, next_at, accepted_at, expires_at)
@@ -36,8 +36,8 @@ TICKS = "rq:scheduler:scheduled_jobs"
 
 
 @contextmanager
-def held(*pids: int) -> Iterator[None]:
-    """Processes that do nothing for a while."""
+def paused(*pids: int) -> Iterator[None]:
+    """Pause processes until the end of the block."""
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:
@@ -55,10 +55,10 @@ def client(running: Stack) -> redis.Redis:
 def test_sweep_finds_work_without_a_wake_up(running: Stack, is_dead: bool, most: int) -> None:
     name = f"quiet{int(is_dead)}"
     sign_up(running, name)
-    with held(*[running.pid("scheduler")] * is_dead):
+    with paused(*[running.pid("scheduler")] * is_dead):
         started = time.monotonic()
         running.rows(_QUEUE, NUMBER, 200, name)
-        until(lambda: running.rows(_OPEN, name)[0][0] == 0, most, "all final by sweeps")
+        wait_until(lambda: running.rows(_OPEN, name)[0][0] == 0, most, "all final by sweeps")
         waited = time.monotonic() - started
     print(f"\nno wake-ups, scheduler {'dead' if is_dead else 'alive'}: 200 final after {waited:.1f} s")  # noqa: T201 - the figures are what the round is for
     assert running.rows(_ENDS, name) == [("delivered", 1, 0, 200)]
@@ -71,7 +71,7 @@ def test_hundred_wake_ups_process_work_once(running: Stack) -> None:
         carried = rq.Queue("messages", connection=connection)
         for _ in range(100):
             carried.enqueue_call(queue.run_job, args=("messages.drain",), timeout=60, result_ttl=0, failure_ttl=60)
-    until(lambda: running.rows(_OPEN, "loud")[0][0] == 0, 60, "all final")
+    wait_until(lambda: running.rows(_OPEN, "loud")[0][0] == 0, 60, "all final")
     calls, sent = running.rows(_CALLS, "loud")[0]
     print(f"\n100 wake-ups: {sent} sent, {calls} call each at most")  # noqa: T201 - the figures are what the round is for
     assert (calls, sent) == (1, 500)
@@ -82,19 +82,19 @@ def test_worker_that_overslept_its_lease_writes_nothing(running: Stack) -> None:
     sign_up(running, "sleepy")
     lost = running.rows(_LOST)[0][0]
     running.rows(_QUEUE, SLOW, 8, "sleepy")
-    until(lambda: running.rows(_SENDING, "sleepy")[0][0] == 8, 20, "claimed")
+    wait_until(lambda: running.rows(_SENDING, "sleepy")[0][0] == 8, 20, "claimed")
     horses = running.pids("horse")
     environment = {**os.environ, **running.settings, "TZ": "UTC"}
     command = [sys.executable, "-m", "flask", "worker", "--queue", "messages:1"]
-    with held(*horses), running.log.open("ab") as out:
+    with paused(*horses), running.log.open("ab") as out:
         other = subprocess.Popen(command, cwd=running.root, env=environment, stdout=out, stderr=out)
         try:
-            until(lambda: running.rows(_OPEN, "sleepy")[0][0] == 0, 60, "another has done it")
+            wait_until(lambda: running.rows(_OPEN, "sleepy")[0][0] == 0, 60, "another has done it")
         finally:
             other.terminate()
             other.wait(40)
     ends = running.rows(_ENDS, "sleepy")
-    until(lambda: running.rows(_LOST)[0][0] > lost, 30, "the lost leases are counted")
+    wait_until(lambda: running.rows(_LOST)[0][0] > lost, 30, "the lost leases are counted")
     counted = running.rows(_LOST)[0][0] - lost
     print(f"\nslept past the lease of {QUICK['LEASE_SECONDS']} s: {counted} leases lost, ends {ends}")  # noqa: T201 - the figures are what the round is for
     assert running.rows(_ENDS, "sleepy") == ends == [("delivered", 1, 1, 8)]
@@ -103,7 +103,7 @@ def test_worker_that_overslept_its_lease_writes_nothing(running: Stack) -> None:
 @pytest.mark.parametrize("is_poisoned", [False, True], ids=["deleted", "poisoned"])
 def test_schedule_entry_is_restored_when_missing_or_unreadable(running: Stack, is_poisoned: bool) -> None:
     with client(running) as connection:
-        until(lambda: connection.zscore(TICKS, SCHEDULE_ENTRY_ID), 20, "the tick")
+        wait_until(lambda: connection.zscore(TICKS, SCHEDULE_ENTRY_ID), 20, "the tick")
         if is_poisoned:
             connection.hset(f"rq:job:{SCHEDULE_ENTRY_ID}", "created_at", "rubbish")
             connection.zadd(TICKS, {SCHEDULE_ENTRY_ID: 0})
@@ -111,7 +111,7 @@ def test_schedule_entry_is_restored_when_missing_or_unreadable(running: Stack, i
             connection.zrem(TICKS, SCHEDULE_ENTRY_ID)
             connection.delete(f"rq:job:{SCHEDULE_ENTRY_ID}")
         started = time.monotonic()
-        until(lambda: (connection.zscore(TICKS, SCHEDULE_ENTRY_ID) or 0) > time.time() - 1, 20, "the tick is back")
+        wait_until(lambda: (connection.zscore(TICKS, SCHEDULE_ENTRY_ID) or 0) > time.time() - 1, 20, "the tick is back")
         assert connection.hget(f"rq:job:{SCHEDULE_ENTRY_ID}", "created_at") != b"rubbish"
     seconds = time.monotonic() - started
     print(f"\ntick {'poisoned' if is_poisoned else 'deleted'}: back after {seconds:.1f} s")  # noqa: T201 - the figures are what the round is for
@@ -126,12 +126,12 @@ def test_full_redis_rejects_no_message(running: Stack) -> None:
         time.sleep(5)
         during = list(load.statuses)
         connection.config_set("maxmemory", 0)
-    oracle.settle(running, 60)
-    found = oracle.reconcile(running, load)
-    oracle.report("redis full", running, load, found)
+    consistency.settle(running, 60)
+    violations = consistency.find_violations(running, load)
+    consistency.report("redis full", running, load, violations)
     after = sorted(seconds for _, seconds in during)
     normal, full = before[int(0.95 * len(before))], after[int(0.95 * len(after))]
     print(f"p95 {normal * 1000:.0f} ms before, {full * 1000:.0f} ms while full")  # noqa: T201 - the figures are what the round is for
-    assert found == []
+    assert violations == []
     assert {status for status, _ in during} == {202}
     assert full <= normal + 0.1

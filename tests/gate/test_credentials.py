@@ -10,8 +10,9 @@ from sqlalchemy import event
 
 from saas_api.api_keys import key_format
 from saas_api.core.db.engine import db
-from tests.support.gate import LIST, SEND, SMS, make_key, sign_up
-from tests.support.second_process import neighbour
+from tests.support.accounts import create_key, make_key, sign_up
+from tests.support.messages import LIST, SEND, SMS
+from tests.support.second_process import web_process
 
 
 def code(answer: Any) -> tuple[int, str]:
@@ -20,20 +21,20 @@ def code(answer: Any) -> tuple[int, str]:
 
 def test_revoked_key_is_rejected_in_another_process(client: FlaskClient, config: dict[str, Any]) -> None:
     person = sign_up(client)
-    key_id, key = make_key(client, person)
-    with neighbour(config) as process:
+    key_id, key = create_key(client, person)
+    with web_process(config) as process:
         assert process.call("GET", LIST, key)["status"] == 200
         assert process.call("GET", LIST, key)["status"] == 200
-        assert client.delete(f"/api/v1/api-keys/{key_id}", headers=person).status_code == 200
+        assert client.delete(f"/api/v1/api-keys/{key_id}", headers=person.headers).status_code == 200
         rejected = process.call("GET", LIST, key)
         assert (rejected["status"], rejected["json"]["error"]["code"]) == (401, "INVALID_API_KEY")
 
 
 def test_revoked_key_is_rejected_on_the_next_request(client: FlaskClient) -> None:
     person = sign_up(client)
-    key_id, key = make_key(client, person)
+    key_id, key = create_key(client, person)
     assert client.get(LIST, headers=key).status_code == 200
-    client.delete(f"/api/v1/keys/{key_id}", headers=person)
+    client.delete(f"/api/v1/keys/{key_id}", headers=person.headers)
     assert code(client.get(LIST, headers=key)) == (401, "INVALID_API_KEY")
 
 
@@ -64,14 +65,14 @@ def test_unknown_keys_are_limited_by_address(client: FlaskClient) -> None:
 
 
 def test_key_is_accepted_as_a_bearer_token(client: FlaskClient) -> None:
-    _, key = make_key(client, sign_up(client))
+    key = make_key(client, sign_up(client))
     assert client.get(LIST, headers={"Authorization": f"Bearer {key['X-API-Key']}"}).status_code == 200
 
 
 def test_two_credentials_are_rejected(client: FlaskClient) -> None:
     person = sign_up(client)
-    _, key = make_key(client, person)
-    assert code(client.get(LIST, headers={**person, **key})) == (400, "INVALID_REQUEST")
+    key = make_key(client, person)
+    assert code(client.get(LIST, headers={**person.headers, **key})) == (400, "INVALID_REQUEST")
 
 
 @pytest.mark.parametrize(
@@ -88,25 +89,25 @@ def test_invalid_credential_is_401_with_a_code(client: FlaskClient, headers: dic
 
 
 def test_endpoint_for_keys_asks_a_user_for_a_key(client: FlaskClient) -> None:
-    assert code(client.post(SEND, json=SMS, headers=sign_up(client))) == (401, "MISSING_API_KEY")
+    assert code(client.post(SEND, json=SMS, headers=sign_up(client).headers)) == (401, "MISSING_API_KEY")
 
 
 def test_key_requires_the_scope(client: FlaskClient) -> None:
-    _, key = make_key(client, sign_up(client), scopes=["messages:read"])
+    key = make_key(client, sign_up(client), scopes=["messages:read"])
     assert client.get(LIST, headers=key).status_code == 200
     assert code(client.post(SEND, json=SMS, headers=key)) == (403, "INSUFFICIENT_SCOPE")
 
 
 def test_key_is_accepted_from_allowed_addresses_only(client: FlaskClient) -> None:
     person = sign_up(client)
-    _, inside = make_key(client, person, allowed_ips=["127.0.0.0/8"])
-    _, outside = make_key(client, person, allowed_ips=["203.0.113.0/24", "2001:db8::/32"])
+    inside = make_key(client, person, allowed_ips=["127.0.0.0/8"])
+    outside = make_key(client, person, allowed_ips=["203.0.113.0/24", "2001:db8::/32"])
     assert client.get(LIST, headers=inside).status_code == 200
     assert code(client.get(LIST, headers=outside)) == (403, "IP_NOT_ALLOWED")
 
 
 def test_key_of_a_suspended_organization_is_rejected(client: FlaskClient, superuser: Any) -> None:
-    _, key = make_key(client, sign_up(client))
+    key = make_key(client, sign_up(client))
     with superuser, superuser.cursor() as cursor:
         cursor.execute(str(sa.text("UPDATE organizations SET status = 'suspended'")))
     assert code(client.get(LIST, headers=key)) == (403, "ORGANIZATION_SUSPENDED")

@@ -6,7 +6,9 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from tests.support.gate import LIST, make_key, sign_up, stay_within_a_minute
+from tests.support.accounts import make_key, sign_up
+from tests.support.messages import LIST
+from tests.support.rate_limits import stay_within_a_minute
 
 SAFETY = {
     "X-Content-Type-Options": "nosniff",
@@ -69,7 +71,7 @@ def test_pages_have_the_same_headers(client: FlaskClient, method: str, path: str
 def test_crash_and_rate_limit_responses_have_the_headers(
     app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, key = make_key(client, sign_up(client), rate_limit_per_minute=1)
+    key = make_key(client, sign_up(client), rate_limit_per_minute=1)
     stay_within_a_minute(5)
     assert client.get(LIST, headers=key).status_code == 200
     full = client.get(LIST, headers=key)
@@ -100,8 +102,8 @@ def test_api_neither_sets_nor_reads_cookies(client: FlaskClient) -> None:
 
 def test_api_uses_the_key_and_ignores_the_cookie(client: FlaskClient) -> None:
     person = sign_up(client)
-    _, key = make_key(client, person, scopes=["usage:read"])
-    client.set_cookie("access_token_cookie", person["Authorization"].removeprefix("Bearer "))
+    key = make_key(client, person, scopes=["usage:read"])
+    client.set_cookie("access_token_cookie", person.token)
     answer = client.get(LIST, headers={"Authorization": f"Bearer {key['X-API-Key']}"})
     assert (answer.status_code, answer.json["error"]["code"]) == (403, "INSUFFICIENT_SCOPE")
 

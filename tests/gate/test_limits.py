@@ -16,13 +16,15 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from saas_api.core.limits import limiter
-from tests.support.gate import LIST, SEND, SMS, make_key, sign_up, stay_within_a_minute
-from tests.support.second_process import neighbour
+from tests.support.accounts import make_key, sign_up
+from tests.support.messages import LIST, SEND, SMS
+from tests.support.rate_limits import stay_within_a_minute
+from tests.support.second_process import web_process
 
 
 @pytest.mark.long
 def test_200_concurrent_sends_at_a_limit_of_60_accept_exactly_60(app: Flask, client: FlaskClient) -> None:
-    _, key = make_key(client, sign_up(client))
+    key = make_key(client, sign_up(client))
     stay_within_a_minute(35)
     with ThreadPoolExecutor(16) as pool:
         answers = pool.map(lambda _: app.test_client().post(SEND, json=SMS, headers=key), range(200))
@@ -31,7 +33,7 @@ def test_200_concurrent_sends_at_a_limit_of_60_accept_exactly_60(app: Flask, cli
 
 
 def test_responses_to_a_key_have_rate_limit_headers(client: FlaskClient) -> None:
-    _, key = make_key(client, sign_up(client))
+    key = make_key(client, sign_up(client))
     stay_within_a_minute(5)
     for remaining in (59, 58):
         headers = client.get(LIST, headers=key).headers
@@ -44,7 +46,7 @@ def test_responses_to_a_key_have_rate_limit_headers(client: FlaskClient) -> None
 
 
 def test_rate_limit_error_names_the_limit_and_the_wait(client: FlaskClient) -> None:
-    _, key = make_key(client, sign_up(client), rate_limit_per_minute=1)
+    key = make_key(client, sign_up(client), rate_limit_per_minute=1)
     stay_within_a_minute(5)
     assert client.get(LIST, headers=key).status_code == 200
     answer = client.get(LIST, headers=key)
@@ -60,7 +62,7 @@ def test_rate_limit_error_names_the_limit_and_the_wait(client: FlaskClient) -> N
 
 def test_call_rejected_by_the_limit_of_its_key_leaves_that_of_the_organization(client: FlaskClient) -> None:
     person = sign_up(client)
-    (_, narrow), (_, wide) = make_key(client, person, rate_limit_per_minute=1), make_key(client, person)
+    narrow, wide = make_key(client, person, rate_limit_per_minute=1), make_key(client, person)
     stay_within_a_minute(5)
     for _ in range(3):
         client.get(LIST, headers=narrow)
@@ -69,19 +71,19 @@ def test_call_rejected_by_the_limit_of_its_key_leaves_that_of_the_organization(c
 
 def test_test_keys_have_their_own_windows(client: FlaskClient) -> None:
     person = sign_up(client)
-    (_, live), (_, test) = make_key(client, person), make_key(client, person, mode="test")
+    live, test = make_key(client, person), make_key(client, person, mode="test")
     for key in (live, test):
         assert client.get(LIST, headers=key).headers["X-RateLimit-Remaining"] == "59"
 
 
 def test_invalid_request_is_counted(client: FlaskClient) -> None:
-    _, key = make_key(client, sign_up(client))
+    key = make_key(client, sign_up(client))
     answer = client.post(SEND, json={"to": "nobody"}, headers=key)
     assert (answer.status_code, answer.headers["X-RateLimit-Remaining"]) == (422, "59")
 
 
 def test_call_with_a_key_takes_one_round_trip_to_redis(client: FlaskClient, config: dict[str, Any]) -> None:
-    _, key = make_key(client, sign_up(client))
+    key = make_key(client, sign_up(client))
     client.get(LIST, headers=key)
     client.get(LIST, headers=key)
     with redis.Redis.from_url(config["REDIS_URL"]) as control:
@@ -92,7 +94,7 @@ def test_call_with_a_key_takes_one_round_trip_to_redis(client: FlaskClient, conf
 
 
 def test_flushed_redis_is_filled_again(client: FlaskClient, config: dict[str, Any]) -> None:
-    _, key = make_key(client, sign_up(client))
+    key = make_key(client, sign_up(client))
     client.get(LIST, headers=key)
     with redis.Redis.from_url(config["REDIS_URL"]) as control:
         control.flushall()
@@ -116,9 +118,9 @@ def away(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.mark.long
 def test_without_redis_each_process_admits_its_share(client: FlaskClient, config: dict[str, Any], away: str) -> None:
-    _, key = make_key(client, sign_up(client))
+    key = make_key(client, sign_up(client))
     stay_within_a_minute(15)
-    with neighbour(config, REDIS_URL=away, WEB_CONCURRENCY=2) as process:
+    with web_process(config, REDIS_URL=away, WEB_CONCURRENCY=2) as process:
         process.call("GET", "/healthz", {})
         answers = [process.call("GET", LIST, key) for _ in range(40)]
     assert Counter(answer["status"] for answer in answers) == {200: 30, 429: 10}
@@ -127,8 +129,8 @@ def test_without_redis_each_process_admits_its_share(client: FlaskClient, config
 
 
 def test_without_redis_a_message_is_accepted(client: FlaskClient, config: dict[str, Any], away: str) -> None:
-    _, key = make_key(client, sign_up(client))
-    with neighbour(config, REDIS_URL=away) as process:
+    key = make_key(client, sign_up(client))
+    with web_process(config, REDIS_URL=away) as process:
         assert [process.call("POST", SEND, key, SMS)["status"] for _ in range(5)] == [202] * 5
 
 
@@ -137,12 +139,12 @@ def test_redis_without_memory_for_writes_causes_no_errors(
     client: FlaskClient, config: dict[str, Any], setting: tuple[str, str]
 ) -> None:
     person = sign_up(client)
-    _, key = make_key(client, person)
+    key = make_key(client, person)
     with redis.Redis.from_url(config["REDIS_URL"]) as connection:
         connection.config_set(*setting)
         try:
             answers = [client.post(SEND, json=SMS, headers=key).status_code for _ in range(5)]
-            signed_in = client.get("/api/v1/auth/me", headers=person).status_code
+            signed_in = client.get("/api/v1/auth/me", headers=person.headers).status_code
         finally:
             connection.config_set(setting[0], "0")
             limiter.get_storage().failures = 0
@@ -153,4 +155,4 @@ def test_redis_without_memory_for_writes_causes_no_errors(
 def test_malformed_id_in_a_path_does_not_bypass_the_gate(client: FlaskClient, path: str) -> None:
     person = sign_up(client)
     assert client.get(path).status_code == 401
-    assert client.get(path, headers=person).status_code == 404
+    assert client.get(path, headers=person.headers).status_code == 404

@@ -9,7 +9,8 @@ from flask.testing import FlaskClient
 
 from saas_api.app import create_app
 from saas_api.core.db.engine import db
-from tests.support.gate import LIST, Headers, make_key, sign_up
+from tests.support.accounts import Headers, make_key, sign_up
+from tests.support.messages import LIST
 
 OFFICE, FORGED, PROXY = "203.0.113.7", "198.51.100.66", "10.9.8.7"
 Behind = Callable[[int], FlaskClient]
@@ -34,7 +35,7 @@ def behind(app: Flask, config: dict[str, Any]) -> Iterator[Behind]:
 @pytest.fixture
 def key(client: FlaskClient) -> Headers:
     """A key that only the office may use, over IPv4 and IPv6."""
-    return make_key(client, sign_up(client), allowed_ips=["203.0.113.0/24", "2001:db8::/32"])[1]
+    return make_key(client, sign_up(client), allowed_ips=["203.0.113.0/24", "2001:db8::/32"])
 
 
 def verdict(client: FlaskClient, key: Headers, peer: str, forwarded: str | None) -> str:
@@ -77,7 +78,7 @@ def test_malformed_address_is_not_allowed(behind: Behind, key: Headers, garbage:
 
 
 def test_key_without_networks_works_from_any_address(behind: Behind, client: FlaskClient) -> None:
-    _, open_key = make_key(client, sign_up(client))
+    open_key = make_key(client, sign_up(client))
     assert verdict(behind(1), open_key, PROXY, "unknown") == "OK"
 
 
@@ -85,7 +86,7 @@ def test_audit_log_has_the_client_address_and_not_a_forged_one(
     behind: Behind, client: FlaskClient, superuser: Any
 ) -> None:
     person = sign_up(client)
-    headers = {**person, "X-Forwarded-For": f"{FORGED}, {OFFICE}"}
+    headers = {**person.headers, "X-Forwarded-For": f"{FORGED}, {OFFICE}"}
     answer = behind(1).post("/api/v1/keys", json={"name": "k"}, headers=headers, environ_base={"REMOTE_ADDR": PROXY})
     assert answer.status_code == 201
     with superuser, superuser.cursor() as cursor:

@@ -1,4 +1,4 @@
-"""An invoice lapses: reminded, warned, restricted, suspended; paid, the same key sends again at once."""
+"""An unpaid invoice: reminders, warning, restriction and suspension; after payment the same key works again."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -13,13 +13,15 @@ from saas_api.billing import invoices
 from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
 from saas_api.payments import dunning
-from tests.support.journeys import Headers, make_key, organization_of, period_end, send, sign_up
+from tests.support.accounts import Headers, Person, make_key, sign_up
+from tests.support.billing_reads import period_end
+from tests.support.messages import send_message
 
 MESSAGE = {"to": "+2348012345678", "type": "sms", "message": "Hello"}
 
 
 @pytest.fixture(autouse=True)
-def back_to_the_present() -> Iterator[None]:
+def reset_clock() -> Iterator[None]:
     yield
     clock.freeze_time(None)
 
@@ -30,33 +32,33 @@ def close_period(app: Flask, ends_at: datetime) -> None:
     assert closed.exit_code == 0, closed.output
 
 
-def pursue(app: Flask, at: datetime) -> list[str]:
-    """Travel, and let a user's hand do what the minute's run does."""
+def run_dunning(app: Flask, at: datetime) -> list[str]:
+    """Run dunning at a time and return the actions of its steps."""
     clock.freeze_time(at)
-    done = app.test_cli_runner().invoke(args=["dunning", "run", "--json"])
-    assert done.exit_code == 0, done.output
-    return [step["action"] for step in json.loads(done.stdout)["steps"]]
+    result = app.test_cli_runner().invoke(args=["dunning", "run", "--json"])
+    assert result.exit_code == 0, result.output
+    return [step["action"] for step in json.loads(result.stdout)["steps"]]
 
 
-def attempt(client: FlaskClient, key: Headers) -> tuple[int, str]:
+def send_status(client: FlaskClient, key: Headers) -> tuple[int, str]:
     answer = client.post("/api/v1/messages/send", json=MESSAGE, headers=key)
     return answer.status_code, (answer.json.get("error") or {}).get("code", "")
 
 
-def pay(app: Flask, organization: str, invoice: dict[str, Any]) -> None:
-    """Book what a provider confirmed, as the settlement does in one transaction."""
-    owner, invoice_id = ids.parse_id("org", organization), ids.parse_id("inv", invoice["id"])
+def pay(app: Flask, owner: Person, invoice: dict[str, Any]) -> None:
+    """Record a confirmed payment in one transaction, as the settlement does."""
+    organization_id, invoice_id = ids.parse_id("org", owner.organization_id), ids.parse_id("inv", invoice["id"])
     with app.app_context(), tenancy.system_session("billing.close") as session:
-        invoices.apply_payment(session, owner, invoice_id, 9900, "payment:journey")
-        dunning.stop_if_settled(session, owner, invoice_id)
+        invoices.apply_payment(session, organization_id, invoice_id, 9900, "payment:journey")
+        dunning.stop_if_settled(session, organization_id, invoice_id)
 
 
-def open_invoice(app: Flask, client: FlaskClient, person: Headers) -> tuple[dict[str, Any], datetime]:
-    """Use pro for a month that ends; the invoice and when it is due."""
-    upgraded = client.post("/api/v1/billing/upgrade", json={"plan": "pro", "when": "now"}, headers=person)
+def open_invoice(app: Flask, client: FlaskClient, owner: Person) -> tuple[dict[str, Any], datetime]:
+    """Upgrade to pro, close the period, and return the open invoice and its due date."""
+    upgraded = client.post("/api/v1/billing/upgrade", json={"plan": "pro", "when": "now"}, headers=owner.headers)
     assert upgraded.status_code == 200, upgraded.json
-    close_period(app, period_end(client, person))
-    [invoice] = client.get("/api/v1/billing/history", headers=person).json["data"]["invoices"]
+    close_period(app, period_end(client, owner))
+    [invoice] = client.get("/api/v1/billing/history", headers=owner.headers).json["data"]["invoices"]
     assert invoice["status"] == "open"
     return invoice, clock.now() + timedelta(days=7)
 
@@ -64,46 +66,45 @@ def open_invoice(app: Flask, client: FlaskClient, person: Headers) -> tuple[dict
 def test_unpaid_invoice_suspends_and_payment_restores_the_key(
     app: Flask, client: FlaskClient, work: Callable[[], None]
 ) -> None:
-    person = sign_up(client, "Acme", "alice@acme.example")
-    _, key = make_key(client, person)
-    organization = organization_of(client, person)
-    invoice, due = open_invoice(app, client, person)
-    assert pursue(app, clock.now()) == []
+    owner = sign_up(client)
+    key = make_key(client, owner)
+    invoice, due = open_invoice(app, client, owner)
+    assert run_dunning(app, clock.now()) == []
 
-    assert pursue(app, due) == ["remind"]
-    assert pursue(app, due + timedelta(days=3)) == ["remind"]
-    assert pursue(app, due + timedelta(days=5)) == ["warn"]
-    send(client, key)
+    assert run_dunning(app, due) == ["remind"]
+    assert run_dunning(app, due + timedelta(days=3)) == ["remind"]
+    assert run_dunning(app, due + timedelta(days=5)) == ["warn"]
+    send_message(client, key)
 
-    assert pursue(app, due + timedelta(days=7)) == ["restrict"]
-    assert attempt(client, key) == (402, "SUBSCRIPTION_RESTRICTED")
+    assert run_dunning(app, due + timedelta(days=7)) == ["restrict"]
+    assert send_status(client, key) == (402, "SUBSCRIPTION_RESTRICTED")
     assert client.get("/api/v1/usage", headers=key).status_code == 200
-    assert client.get("/api/v1/billing/history", headers=person).status_code == 200
+    assert client.get("/api/v1/billing/history", headers=owner.headers).status_code == 200
 
-    assert pursue(app, due + timedelta(days=10)) == ["remind"]
-    assert pursue(app, due + timedelta(days=14)) == ["suspend"]
-    assert attempt(client, key) == (403, "ORGANIZATION_SUSPENDED")
+    assert run_dunning(app, due + timedelta(days=10)) == ["remind"]
+    assert run_dunning(app, due + timedelta(days=14)) == ["suspend"]
+    assert send_status(client, key) == (403, "ORGANIZATION_SUSPENDED")
     assert client.get("/api/v1/usage", headers=key).status_code == 403
-    assert client.get("/api/v1/billing/history", headers=person).status_code == 200
+    assert client.get("/api/v1/billing/history", headers=owner.headers).status_code == 200
 
-    pay(app, organization, invoice)
-    send(client, key)
-    [paid] = client.get("/api/v1/billing/history", headers=person).json["data"]["invoices"]
+    pay(app, owner, invoice)
+    send_message(client, key)
+    [paid] = client.get("/api/v1/billing/history", headers=owner.headers).json["data"]["invoices"]
     assert paid["status"] == "paid"
     work()
 
 
 def test_commands_take_another_time_by_option(app: Flask, client: FlaskClient) -> None:
-    person = sign_up(client, "Acme", "alice@acme.example")
-    _, key = make_key(client, person)
-    _, due = open_invoice(app, client, person)
+    owner = sign_up(client)
+    key = make_key(client, owner)
+    _, due = open_invoice(app, client, owner)
 
     def at(days: int) -> str:
-        done = app.test_cli_runner().invoke(
+        result = app.test_cli_runner().invoke(
             args=["dunning", "run", "--at", clock.format_rfc3339(due + timedelta(days=days, minutes=1))]
         )
-        assert done.exit_code == 0, done.output
-        return done.stdout
+        assert result.exit_code == 0, result.output
+        return result.stdout
 
     assert "  remind" in at(0)
     listed = app.test_cli_runner().invoke(args=["dunning", "list"]).stdout
@@ -112,7 +113,7 @@ def test_commands_take_another_time_by_option(app: Flask, client: FlaskClient) -
     assert "  remind" in at(3)
     assert "  warn" in at(5)
     assert "  restrict" in at(7)
-    assert attempt(client, key) == (402, "SUBSCRIPTION_RESTRICTED")
+    assert send_status(client, key) == (402, "SUBSCRIPTION_RESTRICTED")
 
 
 def test_production_rejects_another_time(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:

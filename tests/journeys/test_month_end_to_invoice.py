@@ -1,4 +1,4 @@
-"""A month ends: what was used in it becomes exactly one invoice, however often it is closed."""
+"""The usage of a month becomes exactly one invoice, however often the period is closed."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -10,11 +10,13 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from saas_api.core import clock
-from tests.support.journeys import make_key, organization_of, period_end, send, sign_up
+from tests.support.accounts import Person, make_key, sign_up
+from tests.support.billing_reads import period_end
+from tests.support.messages import send_message
 
 
 @pytest.fixture(autouse=True)
-def back_to_the_present() -> Iterator[None]:
+def reset_clock() -> Iterator[None]:
     yield
     clock.freeze_time(None)
 
@@ -25,35 +27,35 @@ def close(app: Flask, *arguments: str) -> dict[str, Any]:
     return dict(json.loads(result.stdout))
 
 
-def invoices_of(client: FlaskClient, person: dict[str, str]) -> list[dict[str, Any]]:
-    answer = client.get("/api/v1/billing/history", headers=person)
+def invoices_of(client: FlaskClient, owner: Person) -> list[dict[str, Any]]:
+    answer = client.get("/api/v1/billing/history", headers=owner.headers)
     assert answer.status_code == 200, answer.json
     return list(answer.json["data"]["invoices"])
 
 
 def test_month_of_usage_becomes_one_numbered_invoice(app: Flask, client: FlaskClient, work: Callable[[], None]) -> None:
-    person = sign_up(client, "Acme", "alice@acme.example")
-    _, key = make_key(client, person)
+    owner = sign_up(client)
+    key = make_key(client, owner)
     for _ in range(3):
-        send(client, key)
+        send_message(client, key)
     work()
     assert close(app)["invoices"] == []
 
-    clock.freeze_time(period_end(client, person) + timedelta(hours=2))
+    clock.freeze_time(period_end(client, owner) + timedelta(hours=2))
     assert close(app, "--dry-run")["dry_run"] is True
-    assert invoices_of(client, person) == []
+    assert invoices_of(client, owner) == []
     closed = close(app)["invoices"]
     assert len(closed) == 1
     assert close(app)["invoices"] == []
 
-    [invoice] = invoices_of(client, person)
+    [invoice] = invoices_of(client, owner)
     assert invoice["number"] == closed[0]["number"]
     assert (invoice["total_requests"], invoice["total_amount"], invoice["currency"]) == (3, "0.00", "USD")
-    assert client.get("/api/v1/billing/calculate", headers=person).json["data"]["total_requests"] == 0
+    assert client.get("/api/v1/billing/calculate", headers=owner.headers).json["data"]["total_requests"] == 0
 
 
 def test_period_closes_after_the_grace_hour(app: Flask, client: FlaskClient) -> None:
-    midnight = period_end(client, sign_up(client, "Acme", "alice@acme.example"))
+    midnight = period_end(client, sign_up(client))
     clock.freeze_time(midnight + timedelta(minutes=59))
     assert close(app)["invoices"] == []
     clock.freeze_time(midnight + timedelta(minutes=61))
@@ -64,23 +66,23 @@ def test_usage_beyond_the_included_quantity_is_charged(
     app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(app.config, "RATE_LIMIT_PER_MINUTE", 1_000)
-    person = sign_up(client, "Acme", "alice@acme.example")
-    _, key = make_key(client, person)
+    owner = sign_up(client)
+    key = make_key(client, owner)
     ten_segments = "x" * 1_530
     for _ in range(101):
-        send(client, key, ten_segments)
-    calculated = client.get("/api/v1/billing/calculate", headers=person).json["data"]
+        send_message(client, key, message=ten_segments)
+    calculated = client.get("/api/v1/billing/calculate", headers=owner.headers).json["data"]
     assert calculated["total_amount"] == "0.10"
-    [invoice] = close(app, "--organization", organization_of(client, person), "--now")["invoices"]
+    [invoice] = close(app, "--organization", owner.organization_id, "--now")["invoices"]
     assert invoice["total_amount"] == "0.10"
 
 
 def test_closing_now_writes_one_invoice(app: Flask, client: FlaskClient) -> None:
-    person = sign_up(client, "Acme", "alice@acme.example")
-    _, key = make_key(client, person)
-    send(client, key)
-    organization = organization_of(client, person)
+    owner = sign_up(client)
+    key = make_key(client, owner)
+    send_message(client, key)
+    organization = owner.organization_id
     [invoice] = close(app, "--organization", organization, "--now")["invoices"]
     assert close(app, "--organization", organization)["invoices"] == []
     assert close(app)["invoices"] == []
-    assert [kept["number"] for kept in invoices_of(client, person)] == [invoice["number"]]
+    assert [listed["number"] for listed in invoices_of(client, owner)] == [invoice["number"]]

@@ -74,20 +74,20 @@ def paste(blocks: list[str], address: str, environment: dict[str, str]) -> list[
         try:
             output, errors = pasted.communicate(timeout=120)
         except subprocess.TimeoutExpired:
-            os.killpg(pasted.pid, signal.SIGKILL)  # or its loops would go on after bash is dead
+            os.killpg(pasted.pid, signal.SIGKILL)  # its children would outlive bash
             raise
     assert pasted.returncode == 0, output + errors
     return output.split(END_OF_BLOCK)
 
 
 def documents(text: str) -> list[Any]:
-    """Every JSON document in a text, lines of words left out."""
-    found, decoder, position = [], json.JSONDecoder(), 0
+    """Return the data of every JSON document in a text."""
+    data, decoder, position = [], json.JSONDecoder(), 0
     while (position := text.find('{"success"', position)) >= 0:
         document, position = decoder.raw_decode(text, position)
         assert document["success"], document
-        found.append(document["data"])
-    return found
+        data.append(document["data"])
+    return data
 
 
 def test_every_curl_line_of_the_quick_start_is_in_an_executed_block() -> None:

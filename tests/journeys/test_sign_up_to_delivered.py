@@ -16,9 +16,9 @@ def test_new_user_sends_a_message_and_sees_it_delivered_and_counted(
         json={"organization_name": "Acme", "email": "alice@acme.example", "password": "correct horse battery"},
     )
     assert signed_up.status_code == 201
-    person = {"Authorization": f"Bearer {signed_up.json['data']['token']}"}
+    owner = {"Authorization": f"Bearer {signed_up.json['data']['token']}"}
 
-    response = client.post("/api/v1/keys", json={"name": "first"}, headers=person)
+    response = client.post("/api/v1/keys", json={"name": "first"}, headers=owner)
     assert response.status_code == 201
     key = {"X-API-Key": response.json["data"]["key"]}
 
@@ -41,8 +41,8 @@ def test_new_user_sends_a_message_and_sees_it_delivered_and_counted(
     assert summary["total_requests"] == 1
     assert (summary["list_cost"], summary["total_cost"]) == ("0.01", "0.00")
 
-    bill = client.get("/api/v1/billing/calculate", headers=person).json["data"]
+    bill = client.get("/api/v1/billing/calculate", headers=owner).json["data"]
     assert (bill["total_requests"], bill["total_amount"], bill["status"]) == (1, "0.00", "calculating")
 
-    stats = client.get("/api/v1/dashboard/stats", headers=person).json["data"]["stats"]
+    stats = client.get("/api/v1/dashboard/stats", headers=owner).json["data"]["stats"]
     assert (stats["current_month_requests"], stats["active_api_keys"]) == (1, 1)

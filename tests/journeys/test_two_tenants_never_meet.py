@@ -1,4 +1,4 @@
-"""Whatever route takes an id, another tenant's object is not there: the same 404 as for an object nobody has."""
+"""Objects of another organization get the same 404 as unknown ids, on every route with an id."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -13,21 +13,24 @@ from werkzeug.routing import Rule
 from saas_api.billing import period_close
 from saas_api.core import clock, ids
 from saas_api.core.web.http import PrefixedIdConverter
-from tests.support.journeys import Headers, make_key, send, sign_up
+from tests.support.accounts import Headers, Person, create_key, make_key, sign_up
+from tests.support.messages import send_message
 
 
 @pytest.fixture
 def carols(app: Flask, client: FlaskClient, work: Callable[[], None]) -> dict[str, str]:
-    """One object of every kind, all of them carol's, by the prefix of its id."""
-    person = sign_up(client, "Carol & Co", "carol@carol.example")
-    key_id, key = make_key(client, person)
-    message_id = send(client, key)
+    """Ids of carol's objects, one of each kind, by prefix."""
+    owner = sign_up(client, "carol@carol.example", "Carol & Co")
+    key_id, key = create_key(client, owner)
+    message_id = send_message(client, key)
     work()
-    response = client.post("/api/v1/team/invite", json={"email": "dan@dan.example", "role": "viewer"}, headers=person)
-    sessions = client.get("/api/v1/auth/sessions", headers=person).json["data"]["sessions"]
-    me = client.get("/api/v1/auth/me", headers=person).json["data"]
-    invoice = bill(app, client, me["organization"]["id"], person)
-    endpoint, delivery = listen(client, person)
+    response = client.post(
+        "/api/v1/team/invite", json={"email": "dan@dan.example", "role": "viewer"}, headers=owner.headers
+    )
+    sessions = client.get("/api/v1/auth/sessions", headers=owner.headers).json["data"]["sessions"]
+    me = client.get("/api/v1/auth/me", headers=owner.headers).json["data"]
+    invoice = create_invoice(app, client, owner)
+    endpoint, delivery = create_endpoint(client, owner)
     return {
         "whe": endpoint,
         "whd": delivery["id"],
@@ -43,20 +46,20 @@ def carols(app: Flask, client: FlaskClient, work: Callable[[], None]) -> dict[st
     }
 
 
-def bill(app: Flask, client: FlaskClient, organization_id: str, person: Headers) -> Any:
-    """An invoice over what was used until now."""
+def create_invoice(app: Flask, client: FlaskClient, owner: Person) -> Any:
+    """Close the period now and return its invoice."""
     with app.app_context():
-        period_close.close_now(ids.parse_id("org", organization_id))
-    [invoice] = client.get("/api/v1/billing/history", headers=person).json["data"]["invoices"]
-    return client.get(f"/api/v1/billing/invoices/{invoice['id']}", headers=person).json["data"]
+        period_close.close_now(ids.parse_id("org", owner.organization_id))
+    [invoice] = client.get("/api/v1/billing/history", headers=owner.headers).json["data"]["invoices"]
+    return client.get(f"/api/v1/billing/invoices/{invoice['id']}", headers=owner.headers).json["data"]
 
 
-def listen(client: FlaskClient, person: Headers) -> tuple[str, Any]:
-    """An endpoint, and a test event on its way to it."""
+def create_endpoint(client: FlaskClient, owner: Person) -> tuple[str, Any]:
+    """Create an endpoint and return its id and a delivery of a test event."""
     body = {"url": "https://hooks.carol.example/"}
-    endpoint = client.post("/api/v1/webhooks/endpoints", json=body, headers=person).json["data"]["id"]
+    endpoint = client.post("/api/v1/webhooks/endpoints", json=body, headers=owner.headers).json["data"]["id"]
     path = f"/api/v1/webhooks/endpoints/{endpoint}/test"
-    return endpoint, client.post(path, json={"event_type": "webhook.test"}, headers=person).json["data"]
+    return endpoint, client.post(path, json={"event_type": "webhook.test"}, headers=owner.headers).json["data"]
 
 
 BODIES = {
@@ -76,12 +79,12 @@ def guarded_rules(app: Flask) -> Iterator[tuple[str, Rule]]:
 def path_of(rule: Rule, ids: dict[str, str]) -> str:
     path = rule.rule
     for name, converter in rule._converters.items():
-        assert isinstance(converter, PrefixedIdConverter), f"{rule.rule} takes something else than an id"
+        assert isinstance(converter, PrefixedIdConverter), f"{rule.rule} has an argument that is no id"
         path = path.replace(f'<id("{converter.prefix}"):{name}>', ids[converter.prefix])
     return path
 
 
-def told(client: FlaskClient, method: str, path: str, headers: Headers, body: Any = None) -> Any:
+def error_response(client: FlaskClient, method: str, path: str, headers: Headers, body: Any = None) -> Any:
     answer = client.open(path, method=method, headers=headers, json=body)
     body = dict(answer.json["error"])
     body.pop("request_id")
@@ -89,19 +92,19 @@ def told(client: FlaskClient, method: str, path: str, headers: Headers, body: An
 
 
 def test_objects_of_carol_are_not_found_by_alice(app: Flask, client: FlaskClient, carols: dict[str, str]) -> None:
-    person = sign_up(client, "Acme", "alice@acme.example")
-    _, key = make_key(client, person)
-    nobodys = {prefix: ids.format_id(prefix, ids.new_id()) for prefix in carols}
-    tried = 0
-    for (method, rule), caller in itertools.product(list(guarded_rules(app)), (person, key)):
+    owner = sign_up(client)
+    key = make_key(client, owner)
+    unknown = {prefix: ids.format_id(prefix, ids.new_id()) for prefix in carols}
+    not_found_count = 0
+    for (method, rule), caller in itertools.product(list(guarded_rules(app)), (owner.headers, key)):
         body = next((body for end, body in BODIES.items() if rule.rule.endswith(end)), {})
         sent = body if method in ("POST", "PUT", "PATCH") else None
-        foreign = told(client, method, path_of(rule, carols), caller, sent)
-        missing = told(client, method, path_of(rule, nobodys), caller, sent)
+        foreign = error_response(client, method, path_of(rule, carols), caller, sent)
+        missing = error_response(client, method, path_of(rule, unknown), caller, sent)
         assert foreign == missing, f"{method} {rule.rule}"
         assert foreign[0] in (404, 403, 401), f"{method} {rule.rule}"
-        tried += foreign[0] == 404
-    assert tried >= 24
+        not_found_count += foreign[0] == 404
+    assert not_found_count >= 24
 
 
 @pytest.mark.parametrize(
@@ -115,9 +118,9 @@ def test_objects_of_carol_are_not_found_by_alice(app: Flask, client: FlaskClient
 def test_id_of_carol_in_a_body_is_rejected_like_an_unknown_id(
     client: FlaskClient, carols: dict[str, str], path: str, field: str, prefix: str
 ) -> None:
-    person = sign_up(client, "Acme", "alice@acme.example")
+    owner = sign_up(client)
     answers = [
-        told(client, "POST", path, person, {field: each})
+        error_response(client, "POST", path, owner.headers, {field: each})
         for each in (carols[prefix], ids.format_id(prefix, ids.new_id()))
     ]
     assert answers[0] == answers[1]
@@ -138,24 +141,24 @@ def test_id_of_carol_in_a_body_is_rejected_like_an_unknown_id(
 def test_lists_of_alice_contain_nothing_of_carol(
     client: FlaskClient, carols: dict[str, str], path: str, plural: str
 ) -> None:
-    person = sign_up(client, "Acme", "alice@acme.example")
-    answer = client.get(path, headers=person)
+    owner = sign_up(client)
+    answer = client.get(path, headers=owner.headers)
     assert answer.status_code == 200
     assert answer.json["data"][plural] == []
 
 
 def test_alice_sees_only_her_members_sessions_and_audit_events(client: FlaskClient, carols: dict[str, str]) -> None:
-    person = sign_up(client, "Acme", "alice@acme.example")
-    members = client.get("/api/v1/team/members", headers=person).json["data"]["members"]
+    owner = sign_up(client)
+    members = client.get("/api/v1/team/members", headers=owner.headers).json["data"]["members"]
     assert [member["email"] for member in members] == ["alice@acme.example"]
-    assert len(client.get("/api/v1/auth/sessions", headers=person).json["data"]["sessions"]) == 1
-    log = client.get("/api/v1/organization/audit-log", headers=person)
+    assert len(client.get("/api/v1/auth/sessions", headers=owner.headers).json["data"]["sessions"]) == 1
+    log = client.get("/api/v1/organization/audit-log", headers=owner.headers)
     assert log.status_code == 200
     assert not [foreign for foreign in carols.values() if foreign.partition("_")[2] in log.text]
 
 
 def test_figures_of_alice_do_not_count_messages_of_carol(client: FlaskClient, carols: dict[str, str]) -> None:
-    person = sign_up(client, "Acme", "alice@acme.example")
-    assert client.get("/api/v1/usage", headers=person).json["data"]["summary"]["total_requests"] == 0
-    assert client.get("/api/v1/billing/calculate", headers=person).json["data"]["total_requests"] == 0
-    assert client.get("/api/v1/dashboard/stats", headers=person).json["data"]["stats"]["total_api_keys"] == 0
+    owner = sign_up(client)
+    assert client.get("/api/v1/usage", headers=owner.headers).json["data"]["summary"]["total_requests"] == 0
+    assert client.get("/api/v1/billing/calculate", headers=owner.headers).json["data"]["total_requests"] == 0
+    assert client.get("/api/v1/dashboard/stats", headers=owner.headers).json["data"]["stats"]["total_api_keys"] == 0

@@ -133,7 +133,7 @@ def test_server_with_starttls_checks_name_and_password(
     password: str,
     status: str,
 ) -> None:
-    cert, context = smtp_server.certificate(tmp_path)
+    cert, context = smtp_server.create_tls_context(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(cert))
     options = {
         "tls_context": context,
@@ -154,7 +154,7 @@ def test_server_with_starttls_checks_name_and_password(
 def test_mail_is_not_sent_to_a_server_with_an_untrusted_certificate(
     app: Flask, use_smtp: Callable[..., None], tmp_path: Path
 ) -> None:
-    _, context = smtp_server.certificate(tmp_path)
+    _, context = smtp_server.create_tls_context(tmp_path)
     received = Received()
     with smtp_server.listening(received, tls_context=context) as port:
         use_smtp(port, "starttls")

@@ -14,7 +14,7 @@ from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
 from saas_api.payments import jobs
 from tests.support.accounts import join, sign_in
-from tests.support.payments import PAY, Customer, owing
+from tests.support.payments import PAY, Customer, create_customer
 from tests.support.paystack_server import PaystackServer
 from tests.support.stripe_server import StripeServer
 
@@ -76,7 +76,7 @@ def test_mock_provider_is_disabled_in_production(
 
 
 def test_invoice_of_another_organization_is_not_found(customer: Customer, client: FlaskClient) -> None:
-    other = owing(client, "Others")
+    other = create_customer(client, "Others")
     answer = other.initiate(invoice_id=ids.format_id("inv", customer.invoice_id))
     assert code(answer) == (404, "NOT_FOUND")
     assert customer.rows("SELECT * FROM payments") == []
@@ -208,7 +208,7 @@ def test_redirect_of_a_provider_is_not_followed(
 
 def test_payments_are_listed_for_their_own_organization_only(customer: Customer, client: FlaskClient) -> None:
     customer.begin()
-    other = owing(client, "Others")
+    other = create_customer(client, "Others")
     path = "/api/v1/billing/payments"
     [mine] = client.get(path, headers=customer.person.headers).json["data"]["payments"]
     assert (mine["amount"], mine["status"], mine["captured"]) == ("99.00", "pending", "0.00")

@@ -21,10 +21,10 @@ from tests.support.payments import (
     MOCK,
     PAYSTACK,
     Customer,
+    create_customer,
     inbox_events,
     mail_templates,
     make_events_due,
-    owing,
     payment_amounts,
     stripe_event,
 )
@@ -173,7 +173,7 @@ def test_amount_above_the_amount_due_goes_to_the_wallet(customer: Customer, stri
 
 
 def test_event_changes_only_its_own_payment(customer: Customer, client: FlaskClient, stripe: StripeServer) -> None:
-    other = owing(client, "Others")
+    other = create_customer(client, "Others")
     reference = customer.begin("stripe")
     other.begin("stripe")
     stripe.pay(reference)

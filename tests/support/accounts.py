@@ -1,6 +1,6 @@
-"""The cast of the tests: alice owns acme, bob is its member, carol has a company of her own, olga will operate."""
+"""Users of the tests: alice owns Acme, bob is its member, carol owns another organization, olga becomes an operator."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -20,7 +20,7 @@ Headers = dict[str, str]
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody who signed in, as the answer told them."""
+    """A signed-in user in one organization, from the response to the sign-up or sign-in."""
 
     email: str
     user_id: str
@@ -28,41 +28,62 @@ class Person:
     role: str
     token: str
     refresh_token: str
+    client: FlaskClient = field(repr=False, compare=False)
 
     @property
     def headers(self) -> Headers:
-        """What they send with every request."""
         return {"Authorization": f"Bearer {self.token}"}
 
-
-def sign_up(client: FlaskClient, email: str, company: str, **changes: Any) -> Person:
-    """Somebody new, with a company of that name."""
-    body = {"organization_name": company, "email": email, "password": PASSWORD, **changes}
-    return _person(client.post(f"{AUTH}/register", json=body), 201)
-
-
-def sign_in(client: FlaskClient, email: str, password: str = PASSWORD) -> Person:
-    """A further session of somebody."""
-    return _person(client.post(f"{AUTH}/login", json={"email": email, "password": password}), 200)
+    def call(self, method: str, path: str, **body: Any) -> tuple[int, Any]:
+        """Call the API and return the status with the data of the response, or with the code of its error."""
+        response = self.client.open(f"/api/v1{path}", method=method, headers=self.headers, json=body or None)
+        assert response.json is not None
+        return response.status_code, response.json.get("data", response.json.get("error", {}).get("code"))
 
 
-def join(app: Flask, organization_id: str, email: str, role: str) -> None:
-    """Somebody new in a company that exists, without the detour of an invitation."""
+def sign_up(
+    client: FlaskClient, email: str = "alice@acme.example", organization: str = "Acme", **fields: Any
+) -> Person:
+    """Sign up the owner of a new organization."""
+    body = {"organization_name": organization, "email": email, "password": PASSWORD, **fields}
+    return _person(client, client.post(f"{AUTH}/register", json=body), 201)
+
+
+def sign_in(client: FlaskClient, email: str, password: str = PASSWORD, **fields: Any) -> Person:
+    """Begin another session of a user."""
+    body = {"email": email, "password": password, **fields}
+    return _person(client, client.post(f"{AUTH}/login", json=body), 200)
+
+
+def join(app: Flask, organization_id: str, email: str, role: str, full_name: str = "") -> None:
+    """Make a user a member of an organization without an invitation; creates a user who does not exist."""
     with app.app_context(), tenancy.system_session("auth.register") as session:
-        user = users.create(session, email, PASSWORD, "")
+        user = users.find_by_email(session, email) or users.create(session, email, PASSWORD, full_name)
         session.add(Membership(organization_id=ids.parse_id("org", organization_id), user_id=user.id, role=role))
 
 
+def add_member(owner: Person, email: str, role: str, full_name: str = "") -> Person:
+    """Make a user a member of the owner's organization and sign them in there."""
+    join(owner.client.application, owner.organization_id, email, role, full_name)
+    return sign_in(owner.client, email, organization_id=owner.organization_id)
+
+
+def create_key(client: FlaskClient, person: Person, **options: Any) -> tuple[str, Headers]:
+    """Create an API key and return its id and the headers that authenticate with it."""
+    response = client.post("/api/v1/keys", json={"name": "key", **options}, headers=person.headers)
+    assert response.status_code == 201, response.json
+    key = response.json["data"]
+    return key["id"], {"X-API-Key": key["key"]}
+
+
 def make_key(client: FlaskClient, person: Person, **options: Any) -> Headers:
-    """The headers of a new key of a person's company."""
-    answer = client.post("/api/v1/keys", json={"name": "key", **options}, headers=person.headers)
-    assert answer.status_code == 201, answer.json
-    return {"X-API-Key": answer.json["data"]["key"]}
+    """Create an API key and return the headers that authenticate with it."""
+    return create_key(client, person, **options)[1]
 
 
-def _person(answer: Any, status: int) -> Person:
-    assert answer.status_code == status, answer.json
-    data = answer.json["data"]
+def _person(client: FlaskClient, response: Any, status: int) -> Person:
+    assert response.status_code == status, response.json
+    data = response.json["data"]
     return Person(
         data["user"]["email"],
         data["user"]["id"],
@@ -70,29 +91,29 @@ def _person(answer: Any, status: int) -> Person:
         data["role"],
         data["token"],
         data["refresh_token"],
+        client,
     )
 
 
 @pytest.fixture
 def alice(client: FlaskClient) -> Person:
-    """The owner of acme."""
-    return sign_up(client, "alice@acme.example", "Acme")
+    """The owner of Acme."""
+    return sign_up(client)
 
 
 @pytest.fixture
-def bob(app: Flask, client: FlaskClient, alice: Person) -> Person:
-    """A member of acme."""
-    join(app, alice.organization_id, "bob@acme.example", "member")
-    return sign_in(client, "bob@acme.example")
+def bob(alice: Person) -> Person:
+    """A member of Acme."""
+    return add_member(alice, "bob@acme.example", "member")
 
 
 @pytest.fixture
 def carol(client: FlaskClient) -> Person:
-    """The owner of a company that has nothing to do with acme."""
+    """The owner of an organization unrelated to Acme."""
     return sign_up(client, "carol@carol.example", "Carol & Co")
 
 
 @pytest.fixture
 def olga(client: FlaskClient) -> Person:
-    """Somebody who is to be an operator; for now a person like any other."""
+    """A user that tests make an operator."""
     return sign_up(client, "olga@platform.example", "Platform")

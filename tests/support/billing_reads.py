@@ -10,8 +10,9 @@ from flask.testing import FlaskClient
 
 from saas_api.billing import period_close, periods
 from saas_api.core import clock
-from tests.support import usage as http
+from tests.support.accounts import Person
 from tests.support.billing import BillingOrganization, day
+from tests.support.usage import sign_up_organization
 
 MAY = day(1, 2, month=5)
 
@@ -60,7 +61,7 @@ def sign_up_for_billing(
     client: FlaskClient, plan: str = "starter@1", at: datetime | None = None, name: str = "Acme"
 ) -> BillingReader:
     """Sign up through HTTP at an instant, with an account on a plan."""
-    signed_up = http.sign_up(client, name, f"owner@{name.lower()}.example", at=at or day(1))
+    signed_up = sign_up_organization(client, name, f"owner@{name.lower()}.example", at=at or day(1))
     reader = BillingReader(client, signed_up.owner, BillingOrganization(signed_up.id))
     with reader.app_context() as account:
         with account.transaction() as session:
@@ -68,3 +69,10 @@ def sign_up_for_billing(
         if plan != "free@1":
             account.switch(plan, clock.now())
     return reader
+
+
+def period_end(client: FlaskClient, person: Person) -> datetime:
+    """Return when the running period ends; a first period of less than a day includes the next month."""
+    response = client.get("/api/v1/billing/subscription", headers=person.headers)
+    assert response.status_code == 200, response.json
+    return datetime.fromisoformat(response.json["data"]["period"]["ends_at"])

@@ -13,7 +13,7 @@ from saas_api.core import ids
 from saas_api.core.db import tenancy
 from tests.support.accounts import Person, sign_up
 from tests.support.pages import Browser
-from tests.support.payments import Visitor
+from tests.support.payments import IsolatedClient
 
 REASON = "ticket 4711: asked for by the owner"
 IN_BOTH_LOGS = [("Acme", "operator", REASON), ("platform", "operator", REASON)]
@@ -26,7 +26,7 @@ class Console(Browser):
 
     def __init__(self, app: Flask, person: Person | None = None) -> None:
         super().__init__(app)
-        self.client = Visitor(app, app.response_class)
+        self.client = IsolatedClient(app, app.response_class)
         if person is not None:
             self.client.set_cookie("at", person.token)
             self.client.set_cookie("rt", person.refresh_token)

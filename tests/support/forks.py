@@ -1,4 +1,4 @@
-"""Processes of the product that start at once: each is a fork of one that has loaded it already."""
+"""Starts processes of the product quickly, as forks of a process that has imported it."""
 
 import contextlib
 import multiprocessing
@@ -20,7 +20,7 @@ from saas_api import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 LOADED = (_config, cli)
-"""What every fork finds imported."""
+"""Modules that every fork has imported."""
 SHARED = ("DATABASE_URL", "REDIS_URL", "SECRET_KEY", "JWT_SECRET", "API_KEY_PEPPER")
 
 _context = multiprocessing.get_context("forkserver")
@@ -28,7 +28,7 @@ _context.set_forkserver_preload([__name__])
 
 
 def engines_of(config: Mapping[str, Any]) -> dict[str, str]:
-    """The environment of a process that works on the test's engines."""
+    """Return the environment of a process that uses the engines of the test."""
     return {"APP_ENV": "test", **{name: str(config[name]) for name in SHARED}}
 
 
@@ -48,14 +48,14 @@ def start(
 def start_flask(
     *arguments: str, environment: Mapping[str, str], output: tuple[str, str] = ("", "")
 ) -> ForkServerProcess:
-    """Start a command as a shell would."""
+    """Start a `flask` command."""
     return start(_flask, arguments, environment=environment, output=output)
 
 
 def run_flask_at_once(
     arguments: tuple[str, ...], environments: Sequence[Mapping[str, str]], seconds: float = 60
 ) -> "list[subprocess.CompletedProcess[str]]":
-    """Run a command in several environments at the same time, and wait for all."""
+    """Run a command concurrently in several environments and wait for all."""
     with tempfile.TemporaryDirectory() as folder:
         files = [(f"{folder}/{number}.out", f"{folder}/{number}.err") for number in range(len(environments))]
         started = [
@@ -77,13 +77,13 @@ def run_flask(*arguments: str, environment: Mapping[str, str]) -> "subprocess.Co
 def wait(process: ForkServerProcess, seconds: float) -> int:
     """The exit code of a process when it has ended; below 0 the signal that ended it."""
     process.join(seconds)
-    assert process.exitcode is not None, f"process {process.pid} goes on after {seconds} s"
+    assert process.exitcode is not None, f"process {process.pid} still runs after {seconds} s"
     return process.exitcode
 
 
 @contextlib.contextmanager
 def talking(function: Callable[..., object], *arguments: Any, environment: Mapping[str, str]) -> Iterator[Connection]:
-    """Call `function(connection, *arguments)` in a process for the length of a `with` block; gives the other end."""
+    """Call `function(connection, *arguments)` in a process until the end of the block, and yield the other end."""
     ours, theirs = _context.Pipe()
     process = start(function, theirs, *arguments, environment=environment)
     theirs.close()

@@ -1,4 +1,4 @@
-"""A real server that receives webhooks: it remembers them, and can be slow, fail, cut the connection or be gone."""
+"""A server that receives and stores webhooks, and can be slow, fail or cut the connection."""
 
 import socket
 import threading
@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Received:
-    """One request as it came."""
+    """One received request."""
 
     path: str
     headers: dict[str, str]
@@ -26,7 +26,7 @@ class Received:
 
 @dataclass
 class Receiver:
-    """What it got, and what it answers: the first of `script` while there is any, then `status`."""
+    """The received requests and the responses: the statuses of `script` in turn, then `status`."""
 
     status: int = 204
     seconds: float = 0.0
@@ -46,12 +46,12 @@ class Receiver:
 
     @property
     def ids(self) -> list[str]:
-        return [one.webhook_id for one in self.received]
+        return [request.webhook_id for request in self.received]
 
-    def take(self, one: Received) -> int | None:
-        """Remember a request; what to answer, or None to say nothing at all."""
+    def record(self, request: Received) -> int | None:
+        """Store a request and return the status of its response, or None to cut the connection."""
         with self.lock:
-            self.received.append(one)
+            self.received.append(request)
             self.at_once += 1
             self.most_at_once = max(self.most_at_once, self.at_once)
             status = self.script.pop(0) if self.script else self.status
@@ -62,7 +62,7 @@ class Receiver:
 
 
 class Server(ThreadingHTTPServer):
-    """Many connections at once, and no noise about those that are cut."""
+    """A server of concurrent connections that does not log those that are cut."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -78,7 +78,7 @@ def _handler(receiver: Receiver) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             headers = {name.lower(): value for name, value in self.headers.items()}
-            status = receiver.take(Received(self.path, headers, body))
+            status = receiver.record(Received(self.path, headers, body))
             if status is None:
                 self.connection.shutdown(socket.SHUT_RDWR)
                 self.close_connection = True
@@ -98,8 +98,8 @@ def _handler(receiver: Receiver) -> type[BaseHTTPRequestHandler]:
 
 
 @contextmanager
-def receiving(**behaviour: Any) -> Iterator[Receiver]:
-    """A receiver that listens for the length of a `with` block."""
+def run_receiver(**behaviour: Any) -> Iterator[Receiver]:
+    """Run a receiver until the end of the block."""
     receiver = Receiver(**behaviour)
     with Server(("127.0.0.1", 0), _handler(receiver)) as server:
         receiver.port = server.server_address[1]
@@ -108,9 +108,9 @@ def receiving(**behaviour: Any) -> Iterator[Receiver]:
         server.shutdown()
 
 
-def until(is_so: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Wait for something, or fail."""
+def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Wait until a condition holds, or fail."""
     ends_at = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < ends_at, "waited in vain"
+    while not condition():
+        assert time.monotonic() < ends_at, "condition not met"
         time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""A directory engines may use, and whether a process is still there."""
+"""Directories for engines, and checks of processes."""
 
 import tempfile
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from pathlib import Path
 
 @contextmanager
 def open_directory() -> Iterator[Path]:
-    """A temporary directory that `nobody` may pass through, for tests run as root."""
+    """A temporary directory that the user `nobody` can enter, for tests that run as root."""
     with tempfile.TemporaryDirectory(prefix="saas-api-") as name:
         path = Path(name)
         path.chmod(0o755)
@@ -16,7 +16,7 @@ def open_directory() -> Iterator[Path]:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that only waits to be collected does not."""
+    """Whether a process runs; a zombie does not."""
     try:
         return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except OSError:

@@ -1,4 +1,4 @@
-"""What the tests of pages about keys look at."""
+"""Key pages: sessions without a recent password, the keys the API lists, and secrets on pages."""
 
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -13,33 +13,33 @@ KEYS = "/dashboard/api-keys"
 NEW = f"{KEYS}/new"
 
 
-def stale(client: FlaskClient, person: Person) -> Person:
-    """The person with a session that goes on: their password was not asked lately."""
+def refresh_session(client: FlaskClient, person: Person) -> Person:
+    """Refresh the session of a person, who then has not authenticated recently."""
     data = client.post(f"{AUTH}/refresh", json={"refresh_token": person.refresh_token}).json["data"]
     return replace(person, token=data["token"], refresh_token=data["refresh_token"])
 
 
-def listed(client: FlaskClient, person: Person) -> list[dict[str, Any]]:
+def list_keys(client: FlaskClient, person: Person) -> list[dict[str, Any]]:
     return list(client.get("/api/v1/keys", headers=person.headers).json["data"]["keys"])
 
 
-def only(client: FlaskClient, person: Person) -> dict[str, Any]:
-    (key,) = listed(client, person)
+def get_only_key(client: FlaskClient, person: Person) -> dict[str, Any]:
+    (key,) = list_keys(client, person)
     return key
 
 
-class Texts(HTMLParser):
-    """Texts of every <pre> of a page."""
+class PreTexts(HTMLParser):
+    """PreTexts of every <pre> of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.found: list[str] = []
+        self.texts: list[str] = []
         self._is_inside = False
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag == "pre":
-            self.found.append("")
+            self.texts.append("")
             self._is_inside = True
 
     def handle_endtag(self, tag: str) -> None:
@@ -48,12 +48,12 @@ class Texts(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if self._is_inside:
-            self.found[-1] += data
+            self.texts[-1] += data
 
 
-def secret_in(answer: TestResponse) -> str:
-    return Texts(answer.text).found[0]
+def shown_secret(answer: TestResponse) -> str:
+    return PreTexts(answer.text).texts[0]
 
 
-def opens(client: FlaskClient, key: str) -> int:
+def usage_status(client: FlaskClient, key: str) -> int:
     return client.get("/api/v1/usage", headers={"X-API-Key": key}).status_code

@@ -1,22 +1,14 @@
-"""Servers on the other side of `core.net`: raw, kept alive, under TLS."""
+"""Servers for tests of the HTTP client: raw bytes and keep-alive."""
 
-import datetime as dt
 import http.server
-import ipaddress
 import socket
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
-
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 
 class Listener:
-    """A TCP server that counts who connects, and answers with raw bytes."""
+    """A TCP server that counts connections and answers with raw bytes."""
 
     def __init__(self, answer: Callable[[socket.socket], None] = lambda _: None) -> None:
         self.server = socket.create_server(("127.0.0.1", 0))
@@ -46,8 +38,8 @@ class Listener:
         return f"http://127.0.0.1:{self.port}/hook"
 
 
-class Kept(http.server.BaseHTTPRequestHandler):
-    """Answers and keeps the connection."""
+class KeepAliveHandler(http.server.BaseHTTPRequestHandler):
+    """Answers every request and keeps the connection."""
 
     protocol_version = "HTTP/1.1"
 
@@ -59,27 +51,3 @@ class Kept(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None:
         """Say nothing."""
-
-
-def certificate(directory: Path) -> tuple[Path, Path]:
-    """A certificate of its own for localhost, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = dt.datetime.now(dt.UTC)
-    names_it = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.2"))]
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName(names_it), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    paths = directory / "cert.pem", directory / "key.pem"
-    paths[0].write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    private = serialization.PrivateFormat.PKCS8
-    paths[1].write_bytes(key.private_bytes(serialization.Encoding.PEM, private, serialization.NoEncryption()))
-    return paths

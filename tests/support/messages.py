@@ -10,7 +10,9 @@ from flask.testing import FlaskClient
 
 from saas_api.core import clock, ids
 from saas_api.core.db import engine, tenancy
+from tests.support.accounts import Headers, make_key, sign_up
 
+SEND, LIST = "/api/v1/messages/send", "/api/v1/messages"
 SMS = {"to": "+2348012345678", "type": "sms", "message": "Hello"}
 MAIL = {"to": "ann@customer.example", "type": "email", "subject": "Hi", "message": "Hello"}
 
@@ -22,29 +24,31 @@ class Organization:
 
     def __init__(self, client: FlaskClient, name: str, email: str) -> None:
         self.client = client
-        answer = client.post(
-            "/api/v1/auth/register",
-            json={"organization_name": name, "email": email, "password": "correct horse battery"},
-        )
-        assert answer.status_code == 201, answer.json
-        self.owner = {"Authorization": f"Bearer {answer.json['data']['token']}"}
-        self.id = ids.parse_id("org", answer.json["data"]["organization"]["id"])
+        self.person = sign_up(client, email, name)
+        self.owner = self.person.headers
+        self.id = ids.parse_id("org", self.person.organization_id)
         self.live, self.test = self.make_key(mode="live"), self.make_key(mode="test")
 
-    def make_key(self, **options: Any) -> dict[str, str]:
-        answer = self.client.post("/api/v1/keys", json={"name": "key", **options}, headers=self.owner)
-        assert answer.status_code == 201, answer.json
-        return {"X-API-Key": answer.json["data"]["key"]}
+    def make_key(self, **options: Any) -> Headers:
+        return make_key(self.client, self.person, **options)
 
-    def send(self, key: dict[str, str] | None = None, **changes: Any) -> dict[str, Any]:
-        answer = self.client.post("/api/v1/messages/send", json={**SMS, **changes}, headers=key or self.live)
-        assert answer.status_code == 202, answer.json
-        return dict(answer.json["data"])
+    def send(self, key: Headers | None = None, **changes: Any) -> dict[str, Any]:
+        """Send a message and return the data of the response."""
+        response = self.client.post(SEND, json={**SMS, **changes}, headers=key or self.live)
+        assert response.status_code == 202, response.json
+        return dict(response.json["data"])
 
-    def show(self, message_id: str, headers: dict[str, str] | None = None) -> dict[str, Any]:
-        answer = self.client.get(f"/api/v1/messages/{message_id}", headers=headers or self.owner)
-        assert answer.status_code == 200, answer.json
-        return dict(answer.json["data"])
+    def show(self, message_id: str, headers: Headers | None = None) -> dict[str, Any]:
+        response = self.client.get(f"{LIST}/{message_id}", headers=headers or self.owner)
+        assert response.status_code == 200, response.json
+        return dict(response.json["data"])
+
+
+def send_message(client: FlaskClient, key: Headers, **changes: Any) -> str:
+    """Send a message and return its id."""
+    response = client.post(SEND, json={**SMS, **changes}, headers=key)
+    assert response.status_code == 202, response.json
+    return str(response.json["data"]["message_id"])
 
 
 def rows(app: Flask, organization_id: UUID, sql: str) -> list[Any]:

@@ -1,4 +1,4 @@
-"""A browser without scripts: it keeps cookies, reads the forms of a page and sends them as a person would."""
+"""A browser without scripts: it keeps cookies, reads the forms of a page and submits them."""
 
 from collections.abc import Iterable, Mapping
 from html.parser import HTMLParser
@@ -56,7 +56,7 @@ class Page(HTMLParser):
 
 
 class Browser:
-    """Somebody at the pages, with cookies of their own; nobody is signed in without a person."""
+    """A browser with cookies of its own, signed in when there is a person."""
 
     def __init__(self, app: Flask, person: Person | None = None) -> None:
         self.client: FlaskClient = app.test_client()
@@ -99,7 +99,7 @@ def form_of(answer: TestResponse, action: str, page: str = "") -> dict[str, list
     raise AssertionError(f"no form to {action} on {page}")
 
 
-def fresh(client: FlaskClient, person: Person) -> Person:
+def sign_in_again(client: FlaskClient, person: Person) -> Person:
     """The person with a session in which their password was just asked."""
     return sign_in(client, person.email)
 

@@ -1,4 +1,4 @@
-"""A provider that stands on a port of this machine: what the two fakes have in common."""
+"""An HTTP server that stands for a payment provider; Stripe and Paystack extend it."""
 
 import threading
 import time
@@ -10,8 +10,8 @@ from typing import Any
 import orjson
 
 
-class Fake:
-    """Answers over HTTP; it can be told to fail, to be slow, or to do its work and lose the answer."""
+class FakeProvider:
+    """A provider that can fail, be slow, or process a request and lose its response."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, str, dict[str, str], bytes]] = []
@@ -31,8 +31,8 @@ class Fake:
         return self.answer(method, path, headers, body)
 
     @contextmanager
-    def running(self) -> Iterator["Fake"]:
-        """Listen until the end of the block."""
+    def running(self) -> Iterator["FakeProvider"]:
+        """Serve until the end of the block."""
         server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         thread.start()
@@ -45,7 +45,7 @@ class Fake:
             thread.join()
 
 
-def _handler(fake: Fake) -> type[BaseHTTPRequestHandler]:
+def _handler(fake: FakeProvider) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def _serve(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))

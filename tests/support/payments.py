@@ -97,7 +97,7 @@ def make_events_due() -> None:
     system_rows("UPDATE provider_events SET next_at = now() WHERE state = 'received'")
 
 
-def owing(client: FlaskClient, name: str = "Acme") -> Customer:
+def create_customer(client: FlaskClient, name: str = "Acme") -> Customer:
     """Create an organization whose invoice for April is open since the first of May."""
     clock.freeze_time(day(1))
     person = sign_up(client, f"alice@{name.lower()}.example", name)
@@ -112,7 +112,7 @@ def owing(client: FlaskClient, name: str = "Acme") -> Customer:
     return Customer(organization.id, sign_in(client, person.email), client, organization.invoices()[0].id)
 
 
-class Visitor(FlaskClient):
+class IsolatedClient(FlaskClient):
     """A client whose requests have an application context of their own inside the context of the test."""
 
     def open(self, *arguments: Any, **options: Any) -> Any:
@@ -122,12 +122,12 @@ class Visitor(FlaskClient):
 
 @pytest.fixture
 def client(app: Flask) -> FlaskClient:
-    return Visitor(app, app.response_class)
+    return IsolatedClient(app, app.response_class)
 
 
 @pytest.fixture
 def customer(context: Flask, client: FlaskClient) -> Customer:
-    return owing(client)
+    return create_customer(client)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Paystack as its reference describes it: transactions under the merchant's references, refunds, signed events."""
+"""A server with Paystack's API: transactions by the merchant's reference, refunds and signed events."""
 
 import hashlib
 import hmac
@@ -7,14 +7,14 @@ from urllib.parse import parse_qs, urlsplit
 
 import orjson
 
-from tests.support.payment_providers import Fake
+from tests.support.payment_providers import FakeProvider
 
 SECRET_KEY = "sk_test_paystack_fake"
 _OUTER = {"status": True, "message": "ok"}
 
 
-class PaystackServer(Fake):
-    """Keeps its transactions in memory; one nobody has paid is called abandoned from the start."""
+class PaystackServer(FakeProvider):
+    """Keeps its transactions in memory; like Paystack, an unpaid one is abandoned from the start."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,13 +25,13 @@ class PaystackServer(Fake):
         if headers.get("Authorization") != f"Bearer {SECRET_KEY}":
             return 401, {"status": False, "message": "Invalid key"}
         address = urlsplit(path)
-        asked = orjson.loads(body) if body else {}
+        fields = orjson.loads(body) if body else {}
         if (method, address.path) == ("POST", "/transaction/initialize"):
-            return self._initialize(asked)
+            return self._initialize(fields)
         if method == "GET" and address.path.startswith("/transaction/verify/"):
             return self._verify(address.path.rpartition("/")[2])
         if address.path == "/refund":
-            return self._refund(method, asked, address.query)
+            return self._refund(method, fields, address.query)
         return 404, {"status": False, "message": "Not found"}
 
     def _verify(self, reference: str) -> tuple[int, Any]:
@@ -39,38 +39,38 @@ class PaystackServer(Fake):
             return 404, {"status": False, "message": "Transaction reference not found."}
         return 200, {**_OUTER, "data": self.transactions[reference]}
 
-    def _refund(self, method: str, asked: dict[str, Any], query: str) -> tuple[int, Any]:
+    def _refund(self, method: str, fields: dict[str, Any], query: str) -> tuple[int, Any]:
         if method == "GET":
-            wanted = parse_qs(query)["transaction"][0]
-            return 200, {**_OUTER, "data": [one for one in self.refunds if one["transaction"] == wanted]}
-        self.refunds.append({"id": len(self.refunds) + 1, "status": "processed", **asked})
+            transaction = parse_qs(query)["transaction"][0]
+            return 200, {**_OUTER, "data": [refund for refund in self.refunds if refund["transaction"] == transaction]}
+        self.refunds.append({"id": len(self.refunds) + 1, "status": "processed", **fields})
         return 200, {**_OUTER, "data": self.refunds[-1]}
 
-    def _initialize(self, asked: dict[str, Any]) -> tuple[int, Any]:
-        reference = asked["reference"]
+    def _initialize(self, fields: dict[str, Any]) -> tuple[int, Any]:
+        reference = fields["reference"]
         if reference in self.transactions:
             return 400, {"status": False, "message": "Duplicate Transaction Reference"}
         self.transactions[reference] = {
             "id": 4_000_000 + len(self.transactions),
             "status": "abandoned",
             "reference": reference,
-            "amount": int(asked["amount"]),
-            "currency": asked["currency"],
+            "amount": int(fields["amount"]),
+            "currency": fields["currency"],
             "gateway_response": "The transaction was not completed",
         }
         address = f"https://checkout.paystack.example/{reference}"
         return 200, {**_OUTER, "data": {"authorization_url": address, "access_code": "x", "reference": reference}}
 
     def finish(self, reference: str, status: str = "success", **changes: Any) -> None:
-        """Let the customer pay, or fail to."""
+        """End a transaction with a status."""
         self.transactions[reference].update(status=status, gateway_response=status.title(), **changes)
 
 
 def event(kind: str, reference: str, number: int = 1) -> bytes:
-    """The body of an event about a transaction."""
+    """Return the body of an event about a transaction."""
     return orjson.dumps({"event": kind, "data": {"id": number, "reference": reference, "status": "success"}})
 
 
 def sign(body: bytes, *, secret: str = SECRET_KEY) -> str:
-    """The header that Paystack sends with a body."""
+    """Return the signature header of a body."""
     return hmac.new(secret.encode(), body, hashlib.sha512).hexdigest()

@@ -1,4 +1,4 @@
-"""Another web process on the same engines: it takes calls and says what it answered, and how fast."""
+"""A second web process on the same engines, with the duration of each response."""
 
 import contextlib
 import time
@@ -11,37 +11,37 @@ from saas_api.app import create_app
 from tests.support import forks
 
 
-class Neighbour:
-    """A web process that takes one call at a time."""
+class WebProcess:
+    """A web process that handles one request at a time."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     def call(self, method: str, path: str, headers: dict[str, str], body: Any = None) -> dict[str, Any]:
-        """What it answered: `status`, `seconds`, `json`, `headers`."""
+        """Send a request and return `status`, `seconds`, `json` and `headers` of the response."""
         self._connection.send((method, path, headers, body))
         return dict(self._connection.recv())
 
 
 @contextlib.contextmanager
-def neighbour(config: dict[str, Any], **changes: Any) -> Iterator[Neighbour]:
-    """A neighbour for the length of a `with` block, with changed settings."""
+def web_process(config: dict[str, Any], **changes: Any) -> Iterator[WebProcess]:
+    """Run a web process with changed settings until the end of the block."""
     settings = {**forks.engines_of(config), **changes}
     with forks.talking(_serve, settings, environment={}) as connection:
-        yield Neighbour(connection)
+        yield WebProcess(connection)
 
 
 def _serve(connection: Connection, settings: dict[str, Any]) -> None:
     client = create_app(load(env_file=None, **settings)).test_client()
     while True:
         method, path, headers, body = connection.recv()
-        began = time.monotonic()
-        answer = client.open(path, method=method, headers=headers, json=body)
+        started_at = time.monotonic()
+        response = client.open(path, method=method, headers=headers, json=body)
         connection.send(
             {
-                "status": answer.status_code,
-                "seconds": time.monotonic() - began,
-                "json": answer.json,
-                "headers": dict(answer.headers),
+                "status": response.status_code,
+                "seconds": time.monotonic() - started_at,
+                "json": response.json,
+                "headers": dict(response.headers),
             }
         )

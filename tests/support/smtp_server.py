@@ -1,7 +1,6 @@
 """An SMTP server on a free local port, with answers that a test chooses."""
 
 import socket
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from email import message_from_bytes, policy
@@ -12,6 +11,8 @@ from typing import Any
 
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
+
+from tests.support.certificates import create_certificate
 
 
 class Received:
@@ -53,15 +54,12 @@ def listening(received: Received, **options: Any) -> Iterator[int]:
         controller.stop()
 
 
-def certificate(directory: Path) -> tuple[Path, SSLContext]:
-    """Create a self-signed certificate for localhost and the TLS context of a server."""
-    key, cert = directory / "key.pem", directory / "cert.pem"
-    name = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
-    new = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
-    subprocess.run([*new, *name, "-keyout", str(key), "-out", str(cert)], check=True, capture_output=True)
+def create_tls_context(directory: Path) -> tuple[Path, SSLContext]:
+    """Create a certificate for localhost and return its path and the TLS context of a server with it."""
+    certificate, key = create_certificate(directory)
     context = SSLContext(PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(cert, key)
-    return cert, context
+    context.load_cert_chain(certificate, key)
+    return certificate, context
 
 
 def only_ann(_server: SMTP, _session: Session, _envelope: Envelope, _mechanism: str, data: Any) -> AuthResult:

@@ -1,4 +1,4 @@
-"""How many queries a page takes."""
+"""Counts the SQL statements of a block."""
 
 import threading
 from collections.abc import Iterator
@@ -12,19 +12,19 @@ from saas_api.core.db.engine import db
 
 
 @contextmanager
-def counted(app: Flask) -> Iterator[list[str]]:
-    """The queries of a block, without those of what is written behind requests."""
-    seen: list[str] = []
-    own = threading.get_ident()
+def count_statements(app: Flask) -> Iterator[list[str]]:
+    """Collect the statements that this thread executes; background threads of the application do not count."""
+    statements: list[str] = []
+    thread_id = threading.get_ident()
     with app.app_context():
         engine = db.engine
 
-    def see(*arguments: Any) -> None:
-        if threading.get_ident() == own:
-            seen.append(arguments[2])
+    def collect(*arguments: Any) -> None:
+        if threading.get_ident() == thread_id:
+            statements.append(arguments[2])
 
-    event.listen(engine, "before_cursor_execute", see)
+    event.listen(engine, "before_cursor_execute", collect)
     try:
-        yield seen
+        yield statements
     finally:
-        event.remove(engine, "before_cursor_execute", see)
+        event.remove(engine, "before_cursor_execute", collect)

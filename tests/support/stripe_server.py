@@ -1,4 +1,4 @@
-"""Stripe as its own SDK sees it: Checkout Sessions, payment intents, refunds, idempotency keys and signed events."""
+"""A server with Stripe's API: checkout sessions, payment intents, refunds, idempotency keys and signed events."""
 
 import hashlib
 import hmac
@@ -9,12 +9,12 @@ from urllib.parse import parse_qsl, urlsplit
 
 import orjson
 
-from tests.support.payment_providers import Fake
+from tests.support.payment_providers import FakeProvider
 
 SECRET_KEY, WEBHOOK_SECRET = "sk_test_fake", "whsec_fake"
 
 
-class StripeServer(Fake):
+class StripeServer(FakeProvider):
     """Keeps its sessions in memory."""
 
     def __init__(self) -> None:
@@ -22,18 +22,18 @@ class StripeServer(Fake):
         self.sessions: dict[str, dict[str, Any]] = {}
         self.refunds: dict[str, dict[str, Any]] = {}
         self.refund_status = "succeeded"
-        self._answers: dict[str, Any] = {}
+        self._responses: dict[str, Any] = {}
 
     def answer(self, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, Any]:
         if headers.get("Authorization") != f"Bearer {SECRET_KEY}":
             return 401, _error("Invalid API key", "invalid_request_error")
         key = headers.get("Idempotency-Key")
-        if method == "POST" and key in self._answers:
-            return self._answers[key]
-        made = self._route(method, urlsplit(path), dict(parse_qsl(body.decode())))
+        if method == "POST" and key in self._responses:
+            return self._responses[key]
+        response = self._route(method, urlsplit(path), dict(parse_qsl(body.decode())))
         if method == "POST" and key:
-            self._answers[key] = made
-        return made
+            self._responses[key] = response
+        return response
 
     def _route(self, method: str, address: Any, form: dict[str, str]) -> tuple[int, Any]:
         if method == "POST" and address.path == "/v1/checkout/sessions":
@@ -42,12 +42,12 @@ class StripeServer(Fake):
             return 200, self._refund(form)
         if method == "GET" and address.path == "/v1/refunds":
             intent = dict(parse_qsl(address.query))["payment_intent"]
-            found = [one for one in self.refunds.values() if one["payment_intent"] == intent]
-            return 200, {"object": "list", "url": "/v1/refunds", "has_more": False, "data": found}
-        if found := re.fullmatch(r"/v1/checkout/sessions/([\w]+)", address.path):
-            session = self.sessions.get(found[1])
+            refunds = [refund for refund in self.refunds.values() if refund["payment_intent"] == intent]
+            return 200, {"object": "list", "url": "/v1/refunds", "has_more": False, "data": refunds}
+        if match := re.fullmatch(r"/v1/checkout/sessions/([\w]+)", address.path):
+            session = self.sessions.get(match[1])
             if session is None:
-                return 404, _error(f"No such checkout.session: {found[1]}", "invalid_request_error", "resource_missing")
+                return 404, _error(f"No such checkout.session: {match[1]}", "invalid_request_error", "resource_missing")
             is_expanded = "payment_intent" in dict(parse_qsl(address.query)).values()
             intent = session["payment_intent"]
             return 200, {**session, "payment_intent": intent if is_expanded or intent is None else intent["id"]}
@@ -78,11 +78,11 @@ class StripeServer(Fake):
         return self.refunds[name]
 
     def forget_keys(self) -> None:
-        """Let a day go by: what an idempotency key stood for is forgotten."""
-        self._answers.clear()
+        """Forget every idempotency key, as Stripe does after a day."""
+        self._responses.clear()
 
     def pay(self, name: str, *, amount: int | None = None, currency: str | None = None) -> None:
-        """Let the customer pay a session."""
+        """Pay a session as the customer does."""
         session = self.sessions[name]
         received = session["amount_total"] if amount is None else amount
         intent = {"id": f"pi_{name}", "object": "payment_intent", "status": "succeeded", "amount_received": received}
@@ -90,24 +90,24 @@ class StripeServer(Fake):
         session["currency"] = currency or session["currency"]
 
     def decline(self, name: str) -> None:
-        """Let a slow way of paying fail after the customer left."""
+        """Fail a delayed payment method after the customer left."""
         error = {"code": "card_declined", "message": "Your card was declined."}
         intent = {"id": f"pi_{name}", "object": "payment_intent", "status": "requires_payment_method"}
         self.sessions[name].update(status="complete", payment_intent={**intent, "last_payment_error": error})
 
     def expire(self, name: str) -> None:
-        """Let nobody come for a day."""
+        """Expire a session."""
         self.sessions[name]["status"] = "expired"
 
 
 def event(kind: str, session: str, event_id: str = "evt_1") -> bytes:
-    """The body of an event about a session."""
+    """Return the body of an event about a session."""
     data = {"object": {"id": session, "object": "checkout.session"}}
     return orjson.dumps({"id": event_id, "object": "event", "type": kind, "data": data})
 
 
 def sign(body: bytes, *, secret: str = WEBHOOK_SECRET, at: float | None = None) -> str:
-    """The header that Stripe sends with a body."""
+    """Return the signature header of a body."""
     stamp = int(time.time() if at is None else at)
     digest = hmac.new(secret.encode(), f"{stamp}.".encode() + body, hashlib.sha256).hexdigest()
     return f"t={stamp},v1={digest}"

@@ -18,17 +18,23 @@ from saas_api.core.access import Principal
 from saas_api.core.db import tenancy
 from saas_api.usage import ledger, refused_requests, rollups
 from saas_api.usage.ledger import UsageRecord
+from tests.support.accounts import Headers, Person, create_key, sign_up
 
 
 @dataclass
 class UsageOrganization:
-    """An organization, its owner's headers, and its keys by name."""
+    """An organization, its owner, and its keys by name."""
 
     client: FlaskClient
     id: UUID
-    owner: dict[str, str]
+    person: Person
     keys: dict[str, UUID] = field(default_factory=dict)
-    key_headers: dict[str, dict[str, str]] = field(default_factory=dict)
+    key_headers: dict[str, Headers] = field(default_factory=dict)
+
+    @property
+    def owner(self) -> Headers:
+        """Headers of the owner."""
+        return self.person.headers
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
@@ -49,10 +55,8 @@ class UsageOrganization:
             refused_requests.flush_refused()
 
     def make_key(self, name: str, **options: Any) -> UUID:
-        response = self.client.post("/api/v1/keys", json={"name": name, **options}, headers=self.owner)
-        assert response.status_code == 201, response.json
-        self.keys[name] = ids.parse_id("key", response.json["data"]["id"])
-        self.key_headers[name] = {"X-API-Key": response.json["data"]["key"]}
+        key_id, self.key_headers[name] = create_key(self.client, self.person, name=name, **options)
+        self.keys[name] = ids.parse_id("key", key_id)
         return self.keys[name]
 
     def use(
@@ -125,7 +129,7 @@ class UsageOrganization:
         return response.json["data"]
 
 
-def sign_up(
+def sign_up_organization(
     client: FlaskClient,
     name: str = "Acme",
     email: str = "alice@acme.example",
@@ -137,15 +141,8 @@ def sign_up(
     at: time of creation of the organization, at which time is frozen afterwards
     """
     clock.freeze_time(None)
-    response = client.post(
-        "/api/v1/auth/register",
-        json={"organization_name": name, "email": email, "password": "correct horse battery"},
-    )
-    assert response.status_code == 201, response.json
-    data = response.json["data"]
-    organization = UsageOrganization(
-        client, ids.parse_id("org", data["organization"]["id"]), {"Authorization": f"Bearer {data['token']}"}
-    )
+    owner = sign_up(client, email, name)
+    organization = UsageOrganization(client, ids.parse_id("org", owner.organization_id), owner)
     if at is not None:
         with client.application.app_context(), tenancy.system_session("auth.register") as session:
             session.execute(

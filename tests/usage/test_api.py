@@ -20,7 +20,7 @@ from sqlalchemy import text
 
 from saas_api.core import clock
 from saas_api.usage import ledger
-from tests.support.usage import UsageOrganization, sign_up
+from tests.support.usage import UsageOrganization, sign_up_organization
 
 TODAY = datetime(2026, 4, 15, 12, 30, tzinfo=UTC)
 COUNTS = ("requests", "success_count", "error_count")
@@ -36,7 +36,7 @@ def _in_april() -> Iterator[None]:
 @pytest.fixture
 def acme(app: Flask, client: FlaskClient) -> UsageOrganization:
     """Signed up on 1 March, with two keys."""
-    organization = sign_up(client, at=datetime(2026, 3, 1, 9, tzinfo=UTC))
+    organization = sign_up_organization(client, at=datetime(2026, 3, 1, 9, tzinfo=UTC))
     organization.make_key("first")
     organization.make_key("second")
     organization.open_period(clock.now())
@@ -96,7 +96,7 @@ def test_refused_call_is_counted_under_its_route(acme: UsageOrganization) -> Non
 
 
 def test_new_organization_has_no_usage(client: FlaskClient) -> None:
-    usage = sign_up(client, at=TODAY).get("/usage")
+    usage = sign_up_organization(client, at=TODAY).get("/usage")
     assert usage["summary"] == {
         "total_requests": 0,
         "successful_requests": 0,
@@ -235,7 +235,7 @@ def test_test_mode_usage_is_separate_and_free(acme: UsageOrganization) -> None:
 
 def test_organization_sees_its_own_usage_only(acme: UsageOrganization, client: FlaskClient) -> None:
     use_both_meters_and_keys(acme)
-    carol = sign_up(client, "Carol & Co", "carol@carol.example", at=TODAY)
+    carol = sign_up_organization(client, "Carol & Co", "carol@carol.example", at=TODAY)
     carol.open_period(TODAY)
     carol.use(2)
     for _ in range(2):

@@ -15,7 +15,7 @@ from saas_api.core import clock
 from saas_api.core.access import Principal
 from saas_api.core.db import tenancy
 from saas_api.usage import refused_requests
-from tests.support.usage import sign_up
+from tests.support.usage import sign_up_organization
 
 ROUTE = "/api/v1/messages/send"
 
@@ -23,7 +23,7 @@ ROUTE = "/api/v1/messages/send"
 @pytest.fixture
 def caller(app: Flask, client: FlaskClient) -> Iterator[Principal]:
     """A live API key of acme."""
-    organization_id = sign_up(client).id
+    organization_id = sign_up_organization(client).id
     with app.app_context():
         yield Principal("key", uuid.uuid4(), organization_id)
 

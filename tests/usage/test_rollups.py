@@ -18,7 +18,7 @@ from saas_api.usage import jobs, ledger
 from saas_api.usage import rollups as usage_rollups
 from saas_api.usage.ledger import UsageRecord
 from saas_api.usage.rollups import LIVE_USAGE_SQL
-from tests.support.usage import UsageOrganization, sign_up
+from tests.support.usage import UsageOrganization, sign_up_organization
 
 
 class Acme:
@@ -41,7 +41,7 @@ class Acme:
 
 @pytest.fixture
 def acme(app: Flask, client: FlaskClient) -> Iterator[Acme]:
-    organization = sign_up(client)
+    organization = sign_up_organization(client)
     with app.app_context():
         yield Acme(organization)
 

@@ -23,7 +23,7 @@ from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
 from saas_api.usage import ranges
 from saas_api.usage.ranges import DateRange, InvalidDateRange
-from tests.support.usage import UsageOrganization, sign_up
+from tests.support.usage import UsageOrganization, sign_up_organization
 
 TODAY = datetime(2026, 4, 15, 12, 30, tzinfo=UTC)
 PATH = "/usage/timeseries"
@@ -39,7 +39,7 @@ def _in_april() -> Iterator[None]:
 @pytest.fixture
 def acme(app: Flask, client: FlaskClient) -> UsageOrganization:
     """Signed up on 1 March, with two keys."""
-    organization = sign_up(client, at=datetime(2026, 3, 1, 9, tzinfo=UTC))
+    organization = sign_up_organization(client, at=datetime(2026, 3, 1, 9, tzinfo=UTC))
     organization.make_key("first")
     organization.make_key("second")
     organization.open_period(clock.now())
@@ -233,7 +233,7 @@ def test_invalid_query_is_rejected(acme: UsageOrganization, query: dict[str, str
 
 def test_other_organization_sees_no_calls(acme: UsageOrganization, client: FlaskClient) -> None:
     acme.use(3, at=at(2))
-    carol = sign_up(client, "Carol & Co", "carol@carol.example", at=at(1, month=3))
+    carol = sign_up_organization(client, "Carol & Co", "carol@carol.example", at=at(1, month=3))
     clock.freeze_time(TODAY)
     assert not counts(carol.get(PATH)["points"])
 

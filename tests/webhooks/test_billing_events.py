@@ -23,7 +23,7 @@ from saas_api.webhooks import event_types
 from saas_api.webhooks.payload import MAX_PAYLOAD_BYTES
 from tests.support.accounts import make_key, sign_up
 from tests.support.billing import BillingOrganization
-from tests.support.payments import Customer, Visitor
+from tests.support.payments import Customer, IsolatedClient
 from tests.webhooks.test_published_events import PUBLISHED_TYPES
 
 pytestmark = pytest.mark.usefixtures("context")
@@ -33,7 +33,7 @@ OPERATOR = OperatorContext(SYSTEM_ACTOR, "ticket 4711")
 @pytest.fixture
 def visitor(app: Flask) -> FlaskClient:
     """A client whose requests have an application context of their own."""
-    return Visitor(app, app.response_class)
+    return IsolatedClient(app, app.response_class)
 
 
 def call(customer: Customer, method: str, path: str, body: Any, status: int = 200) -> Any:
@@ -50,10 +50,10 @@ def sign_up_with_endpoint(visitor: FlaskClient) -> Customer:
     return customer
 
 
-def count_events(company: BillingOrganization) -> Counter[str]:
+def count_events(organization: BillingOrganization) -> Counter[str]:
     """Validate every event against its schema, and count them by type."""
     counts: Counter[str] = Counter()
-    for row in company.rows("SELECT type, payload FROM events ORDER BY created_at, id"):
+    for row in organization.rows("SELECT type, payload FROM events ORDER BY created_at, id"):
         payload = json.loads(row.payload)
         Draft202012Validator(event_types.get_type(row.type).schema).validate(payload)
         assert len(row.payload.encode()) <= MAX_PAYLOAD_BYTES

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from flask import Flask
 
-from tests.support.http_receiver import receiving
+from tests.support.http_receiver import run_receiver
 from tests.support.webhooks import Organization, deliver
 
 DELIVERY_STATUSES = "SELECT status FROM webhook_deliveries"
@@ -26,7 +26,7 @@ def disable(acme: Organization, path: str) -> int:
 def test_delivery_that_fails_after_its_endpoint_ended_is_canceled(
     app: Flask, acme: Organization, end: EndEndpoint
 ) -> None:
-    with receiving(status=500, seconds=1.0) as receiver:
+    with run_receiver(status=500, seconds=1.0) as receiver:
         path = f"/endpoints/{acme.create_endpoint(receiver.url)['id']}"
         acme.publish_event()
         delivering = threading.Thread(target=deliver, args=(app,))
@@ -43,7 +43,7 @@ def test_delivery_that_fails_after_its_endpoint_ended_is_canceled(
 
 
 def test_delivery_of_a_killed_worker_is_canceled_with_its_endpoint(app: Flask, acme: Organization) -> None:
-    with receiving() as receiver:
+    with run_receiver() as receiver:
         path = f"/endpoints/{acme.create_endpoint(receiver.url)['id']}"
         acme.publish_event()
         acme.execute(

@@ -17,7 +17,7 @@ from saas_api.webhooks.dispatch import AttemptResult
 from saas_api.webhooks.events import DRAIN_JOB
 from saas_api.webhooks.models import AttemptOutcome
 from tests.support.accounts import join, make_key
-from tests.support.http_receiver import receiving
+from tests.support.http_receiver import run_receiver
 from tests.support.webhooks import Organization, deliver, read_endpoint
 
 DELIVERIES = "SELECT status, attempts, error_code, last_status FROM webhook_deliveries ORDER BY id"
@@ -40,7 +40,7 @@ def make_due(acme: Organization) -> None:
 
 
 def test_event_arrives_once_with_a_standard_webhooks_signature(app: Flask, acme: Organization) -> None:
-    with receiving(status=200, body=b"thanks") as receiver:
+    with run_receiver(status=200, body=b"thanks") as receiver:
         secret = acme.create_endpoint(receiver.url)["secret"]
         acme.publish_event("invoice.paid", object="invoice", status="paid")
         deliver(app)
@@ -54,7 +54,7 @@ def test_event_arrives_once_with_a_standard_webhooks_signature(app: Flask, acme:
 
 
 def test_event_is_sent_to_subscribed_endpoints_only(app: Flask, acme: Organization) -> None:
-    with receiving() as subscribed, receiving() as other:
+    with run_receiver() as subscribed, run_receiver() as other:
         acme.create_endpoint(subscribed.url, event_types=["invoice.paid"])
         acme.create_endpoint(other.url, event_types=["message.failed"])
         acme.publish_event("invoice.paid")
@@ -63,7 +63,7 @@ def test_event_is_sent_to_subscribed_endpoints_only(app: Flask, acme: Organizati
 
 
 def test_failed_delivery_is_retried_with_the_same_id(app: Flask, acme: Organization) -> None:
-    with receiving(script=[500, 503, 302]) as receiver:
+    with run_receiver(script=[500, 503, 302]) as receiver:
         secret = acme.create_endpoint(receiver.url)["secret"]
         acme.publish_event()
         for _ in range(4):
@@ -93,7 +93,7 @@ def test_retry_after_is_honored_up_to_twice_the_delay(header: str, expected: flo
 
 
 def test_delivery_fails_after_ten_attempts(app: Flask, acme: Organization) -> None:
-    with receiving(status=500) as receiver:
+    with run_receiver(status=500) as receiver:
         acme.create_endpoint(receiver.url)
         acme.publish_event()
         for _ in range(12):
@@ -104,7 +104,7 @@ def test_delivery_fails_after_ten_attempts(app: Flask, acme: Organization) -> No
 
 
 def test_refused_connection_is_retried(app: Flask, acme: Organization) -> None:
-    with receiving() as receiver:
+    with run_receiver() as receiver:
         acme.create_endpoint(receiver.url)
     acme.publish_event()
     deliver(app)
@@ -115,7 +115,7 @@ def test_refused_connection_is_retried(app: Flask, acme: Organization) -> None:
 def test_address_that_became_private_is_blocked(
     app: Flask, acme: Organization, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with receiving() as receiver:
+    with run_receiver() as receiver:
         acme.create_endpoint(receiver.url)
         acme.publish_event()
         monkeypatch.setitem(app.config, "WEBHOOK_ALLOWED_NETWORKS", [])
@@ -125,7 +125,7 @@ def test_address_that_became_private_is_blocked(
 
 
 def test_thin_endpoint_receives_object_id_and_status(app: Flask, acme: Organization) -> None:
-    with receiving() as receiver:
+    with run_receiver() as receiver:
         secret = acme.create_endpoint(receiver.url, payload="thin")["secret"]
         acme.publish_event("invoice.paid", object="invoice", id="inv_1", status="paid", total_amount="1.00")
         deliver(app)
@@ -134,7 +134,7 @@ def test_thin_endpoint_receives_object_id_and_status(app: Flask, acme: Organizat
 
 
 def test_request_is_signed_with_both_secrets_during_a_rotation(app: Flask, acme: Organization) -> None:
-    with receiving() as receiver:
+    with run_receiver() as receiver:
         created = acme.create_endpoint(receiver.url)
         rotated = acme.call("POST", f"/endpoints/{created['id']}/rotate-secret", {"grace_seconds": 60}).json["data"]
         acme.publish_event()
@@ -144,7 +144,7 @@ def test_request_is_signed_with_both_secrets_during_a_rotation(app: Flask, acme:
 
 
 def test_response_excerpt_is_valid_text_of_limited_size(app: Flask, acme: Organization) -> None:
-    with receiving(status=500, body=b"\x00\xff<script>" + b"a" * 20_000) as receiver:
+    with run_receiver(status=500, body=b"\x00\xff<script>" + b"a" * 20_000) as receiver:
         acme.create_endpoint(receiver.url)
         acme.publish_event()
         deliver(app)
@@ -154,7 +154,7 @@ def test_response_excerpt_is_valid_text_of_limited_size(app: Flask, acme: Organi
 
 
 def test_delivery_of_a_killed_worker_is_sent_again(app: Flask, acme: Organization) -> None:
-    with receiving() as receiver:
+    with run_receiver() as receiver:
         created = acme.create_endpoint(receiver.url)
         acme.publish_event()
         with app.app_context():
@@ -171,7 +171,7 @@ def endpoint_id(created: dict[str, Any]) -> Any:
 
 
 def test_result_with_a_lost_lease_is_not_recorded(app: Flask, acme: Organization) -> None:
-    with receiving() as receiver:
+    with run_receiver() as receiver:
         created = acme.create_endpoint(receiver.url)
         acme.publish_event()
         with app.app_context():
@@ -184,7 +184,7 @@ def test_result_with_a_lost_lease_is_not_recorded(app: Flask, acme: Organization
 
 
 def test_delivery_that_kills_its_worker_fails_as_poisoned(app: Flask, acme: Organization) -> None:
-    with receiving() as receiver:
+    with run_receiver() as receiver:
         created = acme.create_endpoint(receiver.url)
         acme.publish_event()
         for _ in range(12):
@@ -197,7 +197,7 @@ def test_delivery_that_kills_its_worker_fails_as_poisoned(app: Flask, acme: Orga
 
 
 def test_endpoint_that_answers_410_is_disabled_with_one_mail(app: Flask, acme: Organization) -> None:
-    with receiving(status=410) as gone, receiving() as other:
+    with run_receiver(status=410) as gone, run_receiver() as other:
         acme.create_endpoint(gone.url)
         acme.create_endpoint(other.url, event_types=["webhook_endpoint.disabled"])
         join(app, acme.owner.organization_id, "bob@acme.example", "member")
@@ -244,7 +244,7 @@ def test_old_events_are_deleted_unless_a_delivery_is_pending(app: Flask, acme: O
 def test_messages_publish_results_and_acceptance_to_explicit_subscribers(
     app: Flask, acme: Organization, work: Callable[[], None]
 ) -> None:
-    with receiving() as default, receiving() as explicit:
+    with run_receiver() as default, run_receiver() as explicit:
         acme.create_endpoint(default.url)
         key = make_key(acme.client, acme.owner)
         acme.client.get("/api/v1/messages", headers=key)
@@ -267,7 +267,7 @@ def test_messages_publish_results_and_acceptance_to_explicit_subscribers(
 
 
 def test_attempts_are_counted_by_outcome(app: Flask, acme: Organization) -> None:
-    with receiving(script=[500]) as receiver:
+    with run_receiver(script=[500]) as receiver:
         acme.create_endpoint(receiver.url)
         acme.publish_event()
         deliver(app)
@@ -283,7 +283,7 @@ def test_attempts_are_counted_by_outcome(app: Flask, acme: Organization) -> None
 def test_stopping_drain_finishes_deliveries_in_flight(
     app: Flask, acme: Organization, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with receiving(seconds=0.3) as receiver:
+    with run_receiver(seconds=0.3) as receiver:
         acme.create_endpoint(receiver.url)
         for _ in range(5):
             acme.publish_event()

@@ -7,12 +7,12 @@ import pytest
 from flask import Flask
 
 from tests.support.accounts import Person
-from tests.support.http_receiver import receiving
+from tests.support.http_receiver import run_receiver
 from tests.support.webhooks import Organization, deliver, read_endpoint
 
 
 def test_in_flight_limit_of_an_endpoint_holds_across_workers(app: Flask, acme: Organization) -> None:
-    with receiving(seconds=0.05) as receiver:
+    with run_receiver(seconds=0.05) as receiver:
         acme.create_endpoint(receiver.url)
         acme.execute("UPDATE webhook_endpoints SET max_in_flight = 4, in_flight_limit = 4")
         for _ in range(24):
@@ -25,7 +25,7 @@ def test_in_flight_limit_of_an_endpoint_holds_across_workers(app: Flask, acme: O
 
 
 def test_in_flight_limit_grows_with_success_and_is_one_after_a_failure(app: Flask, acme: Organization) -> None:
-    with receiving() as receiver:
+    with run_receiver() as receiver:
         acme.create_endpoint(receiver.url)
         for expected in (2, 4, 8, 10, 10):
             acme.publish_event()
@@ -40,7 +40,7 @@ def test_in_flight_limit_grows_with_success_and_is_one_after_a_failure(app: Flas
 
 
 def test_slow_endpoint_does_not_delay_others(app: Flask, acme: Organization) -> None:
-    with receiving(seconds=1.5) as slow, receiving() as quick:
+    with run_receiver(seconds=1.5) as slow, run_receiver() as quick:
         acme.create_endpoint(slow.url)
         acme.create_endpoint(quick.url)
         for _ in range(20):
@@ -61,7 +61,7 @@ def test_failing_endpoints_share_half_of_the_threads(
 ) -> None:
     monkeypatch.setitem(app.config, "WEBHOOK_CONCURRENCY", 4)
     other_organization = Organization(app, acme.client, carol)
-    with receiving(seconds=1.0, status=500) as slow, receiving() as quick:
+    with run_receiver(seconds=1.0, status=500) as slow, run_receiver() as quick:
         for _ in range(8):
             acme.create_endpoint(slow.url)
         other_organization.create_endpoint(quick.url)

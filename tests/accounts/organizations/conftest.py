@@ -1,22 +1,18 @@
-"""Fixtures: alice owns Acme, bob is a member, carol owns another organization."""
+"""Alice and bob of Acme, with full names."""
 
 import pytest
-from flask import Flask
 from flask.testing import FlaskClient
 
-from tests.support.team import Person, join, sign_up
+from tests.support.accounts import Person, add_member, sign_up
 
 
 @pytest.fixture
-def alice(app: Flask, client: FlaskClient) -> Person:
-    return sign_up(client, "alice@acme.example", "Acme")
+def alice(client: FlaskClient) -> Person:
+    """The owner of Acme."""
+    return sign_up(client, full_name="Alice")
 
 
 @pytest.fixture
 def bob(alice: Person) -> Person:
-    return join(alice, "bob@acme.example", "member")
-
-
-@pytest.fixture
-def carol(client: FlaskClient) -> Person:
-    return sign_up(client, "carol@carol.example", "Carol")
+    """A member of Acme."""
+    return add_member(alice, "bob@acme.example", "member", "Bob")

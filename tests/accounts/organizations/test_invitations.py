@@ -13,7 +13,8 @@ from saas_api.accounts import invitations
 from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
 from saas_api.core.errors import ApiError
-from tests.support.team import Person, acts, invite, join, roles, sign_up
+from tests.support.accounts import Person, add_member, sign_up
+from tests.support.team import audit_events, invite, member_roles
 
 DAVE = "dave@acme.example"
 
@@ -28,7 +29,7 @@ def accept(person: Person, token: str) -> str:
     with person.client.application.app_context():
         try:
             with tenancy.system_session("auth.register") as session:
-                return invitations.accept_invitation(session, token, ids.parse_id("usr", person.id))[1]
+                return invitations.accept_invitation(session, token, ids.parse_id("usr", person.user_id))[1]
         except ApiError as error:
             return error.code
 
@@ -40,19 +41,19 @@ def test_invitation_is_mailed_and_its_token_is_not_stored(alice: Person) -> None
     assert data["invitation_id"].startswith("ivt_")
     assert data["expires_at"] > clock.format_rfc3339(clock.now() + timedelta(days=6, hours=23))
     assert set(data) == {"invitation_id", "email", "role", "invited_by", "expires_at", "created_at"}
-    entry = acts(alice, action="invitation.created")[0]
+    entry = audit_events(alice, action="invitation.created")[0]
     assert entry["data"] == {"after": {"email": "Dave@acme.example", "role": "billing"}}
     assert entry["target"] == {"type": "invitation", "id": data["invitation_id"]}
 
 
 @pytest.mark.parametrize("role", ["member", "billing", "viewer"])
 def test_only_owners_and_admins_can_invite(alice: Person, role: str) -> None:
-    person = join(alice, "bob@acme.example", role)
+    person = add_member(alice, "bob@acme.example", role)
     assert person.call("POST", "/team/invite", email=DAVE, role="viewer") == (403, "PERMISSION_DENIED")
 
 
 def test_admin_can_invite_up_to_admin(alice: Person) -> None:
-    dora = join(alice, "dora@acme.example", "admin")
+    dora = add_member(alice, "dora@acme.example", "admin")
     assert dora.call("POST", "/team/invite", email=DAVE, role="admin")[0] == 201
     assert dora.call("POST", "/team/invite", email="eve@acme.example", role="owner") == (422, "VALIDATION_ERROR")
 
@@ -69,7 +70,7 @@ def test_member_cannot_be_invited_in_any_case_of_the_address(alice: Person, bob:
 def test_address_has_one_open_invitation_in_any_case(alice: Person) -> None:
     invite(alice, DAVE)
     assert alice.call("POST", "/team/invite", email=DAVE.upper(), role="admin") == (409, "INVITATION_EXISTS")
-    assert len(acts(alice, action="invitation.created")) == 1
+    assert len(audit_events(alice, action="invitation.created")) == 1
 
 
 def test_two_concurrent_invitations_create_one(alice: Person) -> None:
@@ -87,7 +88,7 @@ def test_invitation_after_a_canceled_one_has_a_new_link(alice: Person) -> None:
     second = invite(alice, DAVE)
     assert decline(alice.client, first) == (400, "INVALID_TOKEN")
     assert decline(alice.client, second) == (200, None)
-    assert [entry["action"] for entry in acts(alice, action="invitation")] == [
+    assert [entry["action"] for entry in audit_events(alice, action="invitation")] == [
         "invitation.declined",
         "invitation.created",
         "invitation.canceled",
@@ -114,17 +115,17 @@ def test_unknown_used_and_canceled_tokens_get_the_same_response(alice: Person, c
 
 def test_accepted_invitation_creates_a_member_and_is_audited(alice: Person, carol: Person) -> None:
     assert accept(carol, invite(alice, carol.email, "viewer")) == "viewer"
-    assert roles(alice) == {alice.email: "owner", carol.email: "viewer"}
-    entry = acts(alice, action="invitation.accepted")[0]
-    assert entry["actor"] == {"type": "user", "id": carol.id}
+    assert member_roles(alice) == {alice.email: "owner", carol.email: "viewer"}
+    entry = audit_events(alice, action="invitation.accepted")[0]
+    assert entry["actor"] == {"type": "user", "id": carol.user_id}
 
 
 def test_two_concurrent_uses_of_an_invitation_join_once(alice: Person) -> None:
     token = invite(alice, DAVE)
-    people = [sign_up(alice.client, f"{name}@else.example", name) for name in ("dave", "eve")]
-    outcomes = _run_concurrently([lambda person=person: accept(person, token) for person in people], alice)
+    users = [sign_up(alice.client, f"{name}@else.example", name) for name in ("dave", "eve")]
+    outcomes = _run_concurrently([lambda person=person: accept(person, token) for person in users], alice)
     assert sorted(outcomes) == ["INVALID_TOKEN", "member"]
-    assert len(roles(alice)) == 2
+    assert len(member_roles(alice)) == 2
 
 
 def test_invitation_of_another_organization_is_not_found(alice: Person, carol: Person) -> None:

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
@@ -12,7 +13,8 @@ from saas_api.accounts import members
 from saas_api.core import ids
 from saas_api.core.db import engine, tenancy
 from saas_api.core.errors import ApiError
-from tests.support.team import PASSWORD, Person, acts, invite, join, principal_of, roles
+from tests.support.accounts import Person, add_member
+from tests.support.team import audit_events, invite, member_roles, principal_of
 
 
 def test_team_lists_members_and_open_invitations(alice: Person, bob: Person) -> None:
@@ -24,107 +26,110 @@ def test_team_lists_members_and_open_invitations(alice: Person, bob: Person) -> 
         ("bob@acme.example", "member", "Bob"),
     ]
     pending = team["pending_invitations"][0]
-    assert (pending["email"], pending["role"], pending["invited_by"]) == ("dave@acme.example", "viewer", alice.id)
+    assert (pending["email"], pending["role"], pending["invited_by"]) == ("dave@acme.example", "viewer", alice.user_id)
     assert "digest" not in pending
 
 
 @pytest.mark.parametrize("role", ["admin", "member", "billing", "viewer"])
 def test_new_role_applies_to_the_next_request(alice: Person, bob: Person, role: str) -> None:
-    status, data = alice.call("PUT", f"/team/members/{bob.id}/role", role=role)
-    assert (status, data["user"]["role"], data["user"]["id"]) == (200, role, bob.id)
+    status, data = alice.call("PUT", f"/team/members/{bob.user_id}/role", role=role)
+    assert (status, data["user"]["role"], data["user"]["id"]) == (200, role, bob.user_id)
     assert bob.call("GET", "/organization/audit-log")[0] == (200 if role == "admin" else 403)
 
 
 def test_unchanged_role_is_not_audited(alice: Person, bob: Person) -> None:
-    assert alice.call("PUT", f"/team/members/{bob.id}/role", role="member")[0] == 200
-    assert acts(alice, action="member.role_changed") == []
+    assert alice.call("PUT", f"/team/members/{bob.user_id}/role", role="member")[0] == 200
+    assert audit_events(alice, action="member.role_changed") == []
 
 
 @pytest.mark.parametrize("role", ["owner", "king", "", None, 7])
 def test_unassignable_role_is_rejected(alice: Person, bob: Person, role: object) -> None:
-    assert alice.call("PUT", f"/team/members/{bob.id}/role", role=role) == (422, "VALIDATION_ERROR")
-    assert roles(alice)[bob.email] == "member"
+    assert alice.call("PUT", f"/team/members/{bob.user_id}/role", role=role) == (422, "VALIDATION_ERROR")
+    assert member_roles(alice)[bob.email] == "member"
 
 
 def test_role_of_the_owner_cannot_be_changed_or_removed(alice: Person, bob: Person) -> None:
-    alice.call("PUT", f"/team/members/{bob.id}/role", role="admin")
-    assert alice.call("PUT", f"/team/members/{alice.id}/role", role="admin") == (409, "LAST_OWNER")
-    assert bob.call("DELETE", f"/team/members/{alice.id}") == (409, "LAST_OWNER")
-    assert alice.call("DELETE", f"/team/members/{alice.id}") == (409, "CANNOT_REMOVE_SELF")
-    assert bob.call("DELETE", f"/team/members/{bob.id}") == (409, "CANNOT_REMOVE_SELF")
-    assert roles(alice) == {alice.email: "owner", bob.email: "admin"}
+    alice.call("PUT", f"/team/members/{bob.user_id}/role", role="admin")
+    assert alice.call("PUT", f"/team/members/{alice.user_id}/role", role="admin") == (409, "LAST_OWNER")
+    assert bob.call("DELETE", f"/team/members/{alice.user_id}") == (409, "LAST_OWNER")
+    assert alice.call("DELETE", f"/team/members/{alice.user_id}") == (409, "CANNOT_REMOVE_SELF")
+    assert bob.call("DELETE", f"/team/members/{bob.user_id}") == (409, "CANNOT_REMOVE_SELF")
+    assert member_roles(alice) == {alice.email: "owner", bob.email: "admin"}
 
 
 def test_only_the_owner_changes_roles_and_ownership(alice: Person, bob: Person) -> None:
-    alice.call("PUT", f"/team/members/{bob.id}/role", role="admin")
-    assert bob.call("PUT", f"/team/members/{bob.id}/role", role="viewer") == (403, "PERMISSION_DENIED")
-    assert bob.call("POST", "/team/transfer-ownership", user_id=bob.id) == (403, "PERMISSION_DENIED")
+    alice.call("PUT", f"/team/members/{bob.user_id}/role", role="admin")
+    assert bob.call("PUT", f"/team/members/{bob.user_id}/role", role="viewer") == (403, "PERMISSION_DENIED")
+    assert bob.call("POST", "/team/transfer-ownership", user_id=bob.user_id) == (403, "PERMISSION_DENIED")
 
 
 def test_removed_member_is_rejected_immediately(alice: Person, bob: Person) -> None:
     assert bob.call("GET", "/organization")[0] == 200
-    assert alice.call("DELETE", f"/team/members/{bob.id}")[0] == 200
+    assert alice.call("DELETE", f"/team/members/{bob.user_id}")[0] == 200
     assert bob.call("GET", "/organization") == (401, "INVALID_TOKEN")
-    assert roles(alice) == {alice.email: "owner"}
-    assert alice.call("DELETE", f"/team/members/{bob.id}") == (404, "NOT_FOUND")
+    assert member_roles(alice) == {alice.email: "owner"}
+    assert alice.call("DELETE", f"/team/members/{bob.user_id}") == (404, "NOT_FOUND")
 
 
-@pytest.mark.parametrize("act", ["demoted", "removed"])
-def test_invitations_are_revoked_with_the_permission_to_invite(alice: Person, client: FlaskClient, act: str) -> None:
-    dora = join(alice, "dora@acme.example", "admin")
+@pytest.mark.parametrize("change", ["demoted", "removed"])
+def test_invitations_are_revoked_with_the_permission_to_invite(alice: Person, client: FlaskClient, change: str) -> None:
+    dora = add_member(alice, "dora@acme.example", "admin")
     token = invite(dora, "dave@acme.example", "admin")
-    if act == "demoted":
-        alice.call("PUT", f"/team/members/{dora.id}/role", role="viewer")
+    if change == "demoted":
+        alice.call("PUT", f"/team/members/{dora.user_id}/role", role="viewer")
     else:
-        alice.call("DELETE", f"/team/members/{dora.id}")
+        alice.call("DELETE", f"/team/members/{dora.user_id}")
     answer = client.post("/api/v1/team/decline-invitation", json={"token": token})
     assert (answer.status_code, answer.json["error"]["code"]) == (400, "INVALID_TOKEN")
 
 
 def test_members_of_another_organization_are_not_found(alice: Person, bob: Person, carol: Person) -> None:
-    assert carol.call("PUT", f"/team/members/{bob.id}/role", role="admin") == (404, "NOT_FOUND")
-    assert carol.call("DELETE", f"/team/members/{bob.id}") == (404, "NOT_FOUND")
-    assert carol.call("POST", "/team/transfer-ownership", user_id=bob.id) == (404, "NOT_FOUND")
-    assert roles(carol) == {carol.email: "owner"}
+    assert carol.call("PUT", f"/team/members/{bob.user_id}/role", role="admin") == (404, "NOT_FOUND")
+    assert carol.call("DELETE", f"/team/members/{bob.user_id}") == (404, "NOT_FOUND")
+    assert carol.call("POST", "/team/transfer-ownership", user_id=bob.user_id) == (404, "NOT_FOUND")
+    assert member_roles(carol) == {carol.email: "owner"}
 
 
 def test_transfer_makes_the_member_owner_and_the_owner_admin(alice: Person, bob: Person) -> None:
-    status, team = alice.call("POST", "/team/transfer-ownership", user_id=bob.id)
+    status, team = alice.call("POST", "/team/transfer-ownership", user_id=bob.user_id)
     assert (status, team["total_members"]) == (200, 2)
-    assert roles(alice) == {alice.email: "admin", bob.email: "owner"}
-    assert alice.call("POST", "/team/transfer-ownership", user_id=alice.id) == (403, "PERMISSION_DENIED")
-    entry = acts(bob, action="member.ownership_transferred")[0]
-    assert (entry["actor"], entry["target"]) == ({"type": "user", "id": alice.id}, {"type": "user", "id": bob.id})
+    assert member_roles(alice) == {alice.email: "admin", bob.email: "owner"}
+    assert alice.call("POST", "/team/transfer-ownership", user_id=alice.user_id) == (403, "PERMISSION_DENIED")
+    entry = audit_events(bob, action="member.ownership_transferred")[0]
+    assert (entry["actor"], entry["target"]) == (
+        {"type": "user", "id": alice.user_id},
+        {"type": "user", "id": bob.user_id},
+    )
 
 
 def test_transfer_to_the_owner_is_rejected(alice: Person) -> None:
-    assert alice.call("POST", "/team/transfer-ownership", user_id=alice.id) == (422, "VALIDATION_ERROR")
+    assert alice.call("POST", "/team/transfer-ownership", user_id=alice.user_id) == (422, "VALIDATION_ERROR")
 
 
 def test_two_concurrent_transfers_leave_one_owner(alice: Person, bob: Person) -> None:
-    dora = join(alice, "dora@acme.example", "admin")
+    dora = add_member(alice, "dora@acme.example", "admin")
     caller = principal_of(alice)
     for _ in range(5):
         outcomes = _run_concurrently(
             alice,
             [
                 lambda session, successor=successor: members.transfer_ownership(
-                    session, caller, ids.parse_id("usr", successor.id)
+                    session, caller, ids.parse_id("usr", successor.user_id)
                 )
                 for successor in (bob, dora)
             ],
         )
         assert sorted(outcomes) == ["PERMISSION_DENIED", "done"]
-        now = roles(dora)
+        now = member_roles(dora)
         assert sorted(now.values()) in (["admin", "admin", "owner"], ["admin", "member", "owner"])
         owner = next(person for person in (bob, dora) if now[person.email] == "owner")
-        assert owner.call("POST", "/team/transfer-ownership", user_id=alice.id)[0] == 200
+        assert owner.call("POST", "/team/transfer-ownership", user_id=alice.user_id)[0] == 200
 
 
 def test_removal_during_a_transfer_leaves_one_owner(alice: Person) -> None:
     for n in range(5):
-        bob, dora = (join(alice, f"{name}{n}@acme.example", "admin") for name in ("bob", "dora"))
-        owner, admin, successor = principal_of(alice), principal_of(dora, "admin"), ids.parse_id("usr", bob.id)
+        bob, dora = (add_member(alice, f"{name}{n}@acme.example", "admin") for name in ("bob", "dora"))
+        owner, admin, successor = principal_of(alice), principal_of(dora, "admin"), ids.parse_id("usr", bob.user_id)
         outcomes = _run_concurrently(
             alice,
             [
@@ -133,10 +138,10 @@ def test_removal_during_a_transfer_leaves_one_owner(alice: Person) -> None:
             ],
         )
         assert sorted(outcomes) in (["LAST_OWNER", "done"], ["NOT_FOUND", "done"])
-        now = roles(alice)
+        now = member_roles(alice)
         assert list(now.values()).count("owner") == 1
         if now[alice.email] != "owner":
-            assert bob.call("POST", "/team/transfer-ownership", user_id=alice.id)[0] == 200
+            assert bob.call("POST", "/team/transfer-ownership", user_id=alice.user_id)[0] == 200
 
 
 @pytest.mark.parametrize(
@@ -155,7 +160,7 @@ def test_database_enforces_exactly_one_owner(alice: Person, bob: Person, sql: st
         ):
             session.execute(sa.text(sql))
         assert engine.violated_constraint(caught.value) == constraint
-    assert roles(alice) == {alice.email: "owner", bob.email: "member"}
+    assert member_roles(alice) == {alice.email: "owner", bob.email: "member"}
 
 
 def _run_concurrently(person: Person, calls: list[Callable[..., None]]) -> list[str]:
@@ -182,7 +187,6 @@ def _run_concurrently(person: Person, calls: list[Callable[..., None]]) -> list[
 
 
 def test_transfer_requires_recent_authentication(client: FlaskClient, alice: Person, bob: Person) -> None:
-    signed_in = client.post("/api/v1/auth/login", json={"email": alice.email, "password": PASSWORD}).json["data"]
-    renewed = client.post("/api/v1/auth/refresh", json={"refresh_token": signed_in["refresh_token"]}).json["data"]
-    alice.headers = {"Authorization": f"Bearer {renewed['token']}"}
-    assert alice.call("POST", "/team/transfer-ownership", user_id=bob.id) == (401, "FRESH_TOKEN_REQUIRED")
+    tokens = client.post("/api/v1/auth/refresh", json={"refresh_token": alice.refresh_token}).json["data"]
+    refreshed = replace(alice, token=tokens["token"])
+    assert refreshed.call("POST", "/team/transfer-ownership", user_id=bob.user_id) == (401, "FRESH_TOKEN_REQUIRED")

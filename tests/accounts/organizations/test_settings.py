@@ -13,13 +13,14 @@ from saas_api.accounts import audit, organizations
 from saas_api.core import clock
 from saas_api.core.db import tenancy
 from saas_api.core.errors import ValidationFailed
-from tests.support.team import Person, acts, invite, join, principal_of
+from tests.support.accounts import Person, add_member
+from tests.support.team import audit_events, invite, principal_of
 
 AUDIT = "/organization/audit-log"
 
 
 def test_every_member_can_read_the_organization(alice: Person) -> None:
-    viewer = join(alice, "vera@acme.example", "viewer")
+    viewer = add_member(alice, "vera@acme.example", "viewer")
     status, data = viewer.call("GET", "/organization")
     organization = data["organization"]
     assert (status, organization["name"], organization["timezone"], organization["status"]) == (
@@ -37,16 +38,16 @@ def test_update_changes_given_attributes_and_is_audited(alice: Person) -> None:
     alice.call("PATCH", "/organization", billing_email="bills@acme.example", name="Acme & Co")
     organization = alice.call("GET", "/organization")[1]["organization"]
     assert (organization["timezone"], organization["billing_email"]) == ("Africa/Lagos", "bills@acme.example")
-    second, first = acts(alice, action="organization.changed")
+    second, first = audit_events(alice, action="organization.changed")
     assert second["data"] == {"before": {"billing_email": None}, "after": {"billing_email": "bills@acme.example"}}
     assert first["data"]["before"] == {"name": "Acme", "timezone": "UTC"}
-    assert first["actor"] == {"type": "user", "id": alice.id}
+    assert first["actor"] == {"type": "user", "id": alice.user_id}
     assert (first["ip"], first["request_id"][:4]) == ("127.0.0.1", "req_")
 
 
 def test_update_without_changes_is_not_audited(alice: Person) -> None:
     assert alice.call("PATCH", "/organization", name="Acme")[0] == 200
-    assert acts(alice, action="organization.changed") == []
+    assert audit_events(alice, action="organization.changed") == []
 
 
 @pytest.mark.parametrize(
@@ -79,26 +80,29 @@ def test_postgresql_knows_every_accepted_time_zone(app: Flask) -> None:
 
 def test_audit_log_requires_owner_or_admin(alice: Person, bob: Person) -> None:
     assert bob.call("GET", AUDIT) == (403, "PERMISSION_DENIED")
-    assert join(alice, "dora@acme.example", "admin").call("GET", AUDIT)[0] == 200
+    assert add_member(alice, "dora@acme.example", "admin").call("GET", AUDIT)[0] == 200
 
 
 def test_audit_log_contains_only_the_own_organization(alice: Person, carol: Person) -> None:
     alice.call("PATCH", "/organization", name="Other")
-    assert acts(carol, action="organization") == []
+    assert audit_events(carol, action="organization") == []
 
 
 def test_audit_log_is_filtered_by_action_and_actor(alice: Person, carol: Person) -> None:
-    dora = join(alice, "dora@acme.example", "admin")
+    dora = add_member(alice, "dora@acme.example", "admin")
     dora.call("PATCH", "/organization", name="Doras")
     alice.call("PATCH", "/organization", name="Acme")
-    assert [entry["actor"]["id"] for entry in acts(alice, action="organization")] == [alice.id, dora.id]
-    assert [entry["data"]["after"] for entry in acts(alice, action="organization", actor=dora.id)] == [
+    assert [entry["actor"]["id"] for entry in audit_events(alice, action="organization")] == [
+        alice.user_id,
+        dora.user_id,
+    ]
+    assert [entry["data"]["after"] for entry in audit_events(alice, action="organization", actor=dora.user_id)] == [
         {"name": "Doras"}
     ]
-    assert acts(alice, action="organization.chang") == []
-    assert acts(alice, action="organization%") == []
-    assert acts(alice, action="organization", actor="system") == []
-    assert len(acts(alice, action="organization", actor="user")) == 2
+    assert audit_events(alice, action="organization.chang") == []
+    assert audit_events(alice, action="organization%") == []
+    assert audit_events(alice, action="organization", actor="system") == []
+    assert len(audit_events(alice, action="organization", actor="user")) == 2
 
 
 def test_audit_log_dates_are_days_of_the_organization(alice: Person) -> None:
@@ -113,7 +117,7 @@ def test_audit_log_dates_are_days_of_the_organization(alice: Person) -> None:
         ({"start_date": "2026-04-15", "end_date": "2026-04-15"}, 1),
         ({"start_date": "2026-04-16"}, 0),
     ):
-        assert len(acts(alice, action="organization", **days)) == count, days
+        assert len(audit_events(alice, action="organization", **days)) == count, days
 
 
 def test_audit_log_is_paginated(alice: Person) -> None:
@@ -160,7 +164,7 @@ def test_audit_log_is_append_only(alice: Person) -> None:
             tenancy.system_session("auth.profile") as session,
         ):
             session.execute(sa.text(sql))
-    assert acts(alice, action="invitation.created")
+    assert audit_events(alice, action="invitation.created")
 
 
 def test_date_range_is_read_in_its_time_zone() -> None:

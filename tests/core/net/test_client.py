@@ -14,7 +14,8 @@ import pytest
 from saas_api.core.net import client, vetting
 from saas_api.core.net.client import DeadlineExceeded, HttpResponse
 from saas_api.core.net.vetting import AddressNotAllowed, ConnectionFailed
-from tests.support.listeners import Kept, Listener, certificate
+from tests.support.certificates import create_certificate
+from tests.support.listeners import KeepAliveHandler, Listener
 
 LOOPBACK = ("127.0.0.0/8", "::1/128")
 
@@ -201,7 +202,7 @@ def test_refused_and_closed_connections_are_connection_failures(listen: Callable
 
 @pytest.fixture
 def keep_alive_server() -> Iterator[http.server.ThreadingHTTPServer]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Kept) as server:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), KeepAliveHandler) as server:
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
@@ -254,7 +255,7 @@ def test_expired_idle_connections_are_closed(
 def test_certificate_is_verified_for_the_requested_host(
     keep_alive_server: http.server.ThreadingHTTPServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cert, key = certificate(tmp_path)
+    cert, key = create_certificate(tmp_path)
     server_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server_side.load_cert_chain(cert, key)
     keep_alive_server.socket = server_side.wrap_socket(keep_alive_server.socket, server_side=True)

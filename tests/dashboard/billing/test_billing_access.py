@@ -18,10 +18,10 @@ from flask.testing import FlaskClient
 
 from saas_api.core import ids
 from saas_api.core.db.engine import db
-from tests.support.accounts import sign_in, sign_up
-from tests.support.billing_pages import BILLING, browse, first_line, invoice_page, take_on
+from tests.support.accounts import join, sign_in, sign_up
+from tests.support.billing_pages import BILLING, browse, first_line, invoice_page
 from tests.support.pages import Browser, check_access
-from tests.support.payments import Customer, owing
+from tests.support.payments import Customer, create_customer
 
 PAGES = {
     "GET /dashboard/billing": "billing:read",
@@ -69,14 +69,14 @@ def there(customer: Customer, path: str) -> str:
 
 def test_pages_require_their_permission(app: Flask, client: FlaskClient) -> None:
     with app.app_context():
-        found = owing(client)
+        found = create_customer(client)
         pages = {there(found, name): permission for name, permission in PAGES.items()}
     check_access(app, client, found.person, pages)
 
 
 @pytest.mark.parametrize("role", ["admin", "member", "billing", "viewer"])
 def test_forms_require_their_permission(app: Flask, customer: Customer, owner: Browser, role: str) -> None:
-    take_on(customer, "somebody@acme.example", role)
+    join(app, customer.person.organization_id, "somebody@acme.example", role)
     somebody = browse(app, sign_in(customer.client, "somebody@acme.example"))
     for (page, form), allowed in FORMS.items():
         path, to = there(customer, page), there(customer, form)

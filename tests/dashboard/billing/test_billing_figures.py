@@ -18,7 +18,7 @@ from saas_api.core.db import tenancy
 from saas_api.dashboard import running_period
 from tests.support.accounts import sign_up
 from tests.support.billing import day
-from tests.support.billing_pages import API, BILLING, asked, browse, invoice_page, plain
+from tests.support.billing_pages import API, BILLING, browse, get_api, invoice_page, page_text
 from tests.support.pages import Browser
 from tests.support.payments import Customer
 
@@ -48,8 +48,8 @@ def use(customer: Customer) -> None:
 
 def test_current_period_equals_the_api(customer: Customer, may: Browser) -> None:
     use(customer)
-    told, cap = asked(customer, "/calculate"), asked(customer, "/alerts")["spend_cap"]
-    page = plain(may.open(BILLING))
+    told, cap = get_api(customer, "/calculate"), get_api(customer, "/alerts")["spend_cap"]
+    page = page_text(may.open(BILLING))
     assert len(told["lines"]) >= 4
     for line in told["lines"]:
         assert f"{line['description']}" in page
@@ -86,7 +86,7 @@ def test_reads_of_the_page_equal_those_of_billing(customer: Customer, is_mixed: 
 
 
 def test_invoices_and_totals_equal_the_api(customer: Customer, owner: Browser) -> None:
-    told, page = asked(customer, "/history"), plain(owner.open(BILLING))
+    told, page = get_api(customer, "/history"), page_text(owner.open(BILLING))
     [invoice], summary = told["invoices"], told["summary"]
     assert f"{invoice['number']} 1 Apr 2026 to 1 May 2026" in page
     assert f"Billed in all {money(summary['total_billed'])}" in page
@@ -109,7 +109,7 @@ def test_filters_apply_and_an_invalid_one_is_reported(customer: Customer, owner:
 
 
 def test_csv_equals_the_list_of_the_api(customer: Customer, owner: Browser) -> None:
-    [told] = asked(customer, "/history")["invoices"]
+    [told] = get_api(customer, "/history")["invoices"]
     answer = owner.open(f"{BILLING}?format=csv&status=open")
     assert answer.mimetype == "text/csv"
     [row] = csv.DictReader(io.StringIO(answer.text.removeprefix("\ufeff")))
@@ -121,7 +121,7 @@ def test_csv_equals_the_list_of_the_api(customer: Customer, owner: Browser) -> N
 
 def test_new_organization_sees_the_date_of_its_first_invoice(app: Flask, customer: Customer) -> None:
     carol = browse(app, sign_up(customer.client, "carol@carol.example", "Carol & Co"))
-    page = plain(carol.open(BILLING))
+    page = page_text(carol.open(BILLING))
     assert "No invoices yet" in page
     assert "The period ends on" in page
     assert "Nothing is charged so far" in page
@@ -134,7 +134,7 @@ def test_each_plan_shows_the_cost_of_the_last_thirty_days(customer: Customer, ma
     customer.use(400, at=day(20), is_late=True)
     body = {"quantities": {"sms": "2500", "email": "900"}}
     answer = customer.client.post(f"{API}/simulate", json=body, headers=customer.person.headers)
-    page = plain(may.open(f"{BILLING}/plans"))
+    page = page_text(may.open(f"{BILLING}/plans"))
     assert "SMS 2,500" in page
     matches = re.findall(r"Your last 30 days here would cost ([\d.,]+ USD)", page)
     assert matches == [money(plan["total_amount"]) for plan in answer.json["data"]["plans"]]
@@ -144,7 +144,7 @@ def test_each_plan_shows_the_cost_of_the_last_thirty_days(customer: Customer, ma
 def test_previewed_plan_change_equals_the_invoice(may: Browser, customer: Customer, when: str) -> None:
     open_period(customer)
     customer.use(1_500)
-    page = plain(may.open(f"{BILLING}/plans/scale?when={when}"))
+    page = page_text(may.open(f"{BILLING}/plans/scale?when={when}"))
     body = {"plan": "scale", "when": when}
     told = customer.client.post(f"{API}/preview-change", json=body, headers=customer.person.headers).json["data"]
     assert f"With the change {money(told['changed']['total_amount'])}" in page
@@ -153,7 +153,7 @@ def test_previewed_plan_change_equals_the_invoice(may: Browser, customer: Custom
         assert f"{line['description']} {money(line['amount'])}" in page
     sent = may.submit(f"{BILLING}/plans/scale?when={when}", f"{BILLING}/plans/scale")
     assert (sent.status_code, sent.location) == (303, f"{BILLING}/plans")
-    assert asked(customer, "/calculate")["forecast_amount"] == told["changed"]["total_amount"]
+    assert get_api(customer, "/calculate")["forecast_amount"] == told["changed"]["total_amount"]
     clock.freeze_time(day(1, 2, month=6))
     [closed] = period_close.close_due(clock.now(), customer.id).invoices
     assert money(str(Decimal(closed.invoice.total_minor) / 100)) == money(told["changed"]["total_amount"])
@@ -163,13 +163,13 @@ def test_scheduled_plan_change_is_shown_and_canceled(customer: Customer, may: Br
     plans = f"{BILLING}/plans"
     assert may.submit(f"{plans}/free", f"{plans}/free").location == plans
     shown = may.open(plans)
-    assert "The plan becomes" in plain(may.open(BILLING))
-    assert "The plan will be Free from" in plain(shown)
+    assert "The plan becomes" in page_text(may.open(BILLING))
+    assert "The plan will be Free from" in page_text(shown)
     assert f'href="{plans}/pro">Cancel the change' in shown.text
-    page = plain(may.open(f"{plans}/pro"))
+    page = page_text(may.open(f"{plans}/pro"))
     assert "The change to Free is called off. The plan stays Pro." in page
     assert may.submit(f"{plans}/pro", f"{plans}/pro").location == plans
-    assert asked(customer, "/subscription")["scheduled_change"] is None
+    assert get_api(customer, "/subscription")["scheduled_change"] is None
     again = may.open(f"{plans}/pro")
     assert (again.status_code, again.location) == (303, plans)
 
@@ -180,7 +180,7 @@ def test_plan_change_is_made_once_and_only_as_previewed(customer: Customer, may:
     moved = may.send(there, {**fields, "version": "scale@0"})
     assert moved.status_code == 409
     assert "Look at the amounts again" in moved.text
-    assert asked(customer, "/subscription")["plan"]["code"] == "pro"
+    assert get_api(customer, "/subscription")["plan"]["code"] == "pro"
     answers = [may.send(there, fields) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [303, 303]
     assert len(customer.rows("SELECT id FROM subscription_segments WHERE plan_version_id = 'scale@1'")) == 1
@@ -194,7 +194,7 @@ def test_printed_document_equals_the_pdf(customer: Customer, owner: Browser) -> 
     texts += [text for line in document.lines for text in (line.description, *line.details, line.quantity, line.amount)]
     texts += [text for one in document.sums for text in (one.label, one.amount)]
     for path in (there, f"{there}/print"):
-        page = plain(owner.open(path))
+        page = page_text(owner.open(path))
         assert not [text for text in texts if text not in page], path
     answer = owner.open(f"{there}.pdf")
     response = customer.client.get(f"{API}/invoices/{there.rpartition('/')[2]}/pdf", headers=customer.person.headers)
@@ -208,12 +208,12 @@ def test_line_explains_its_amount_and_exports_its_events(app: Flask, may: Browse
     customer.use(12_345)
     [closed] = period_close.close_due(day(1, 2, month=6), customer.id).invoices
     number = ids.format_id("inv", closed.invoice.id)
-    told = asked(customer, f"/invoices/{number}")
+    told = get_api(customer, f"/invoices/{number}")
     line = next(line for line in told["lines"] if line["meter"] == "sms")
     there = f"{BILLING}/invoices/{number}/lines/{line['id']}"
     assert f'href="{there}"' in may.open(f"{BILLING}/invoices/{number}").text
-    explained = asked(customer, f"/invoices/{number}/lines/{line['id']}/explain")
-    page = plain(may.open(there))
+    explained = get_api(customer, f"/invoices/{number}/lines/{line['id']}/explain")
+    page = page_text(may.open(there))
     assert not [step for step in explained["steps"] if step not in page]
     assert money(line["amount"]) in page
     rows: list[dict[str, Any]] = list(csv.DictReader(io.StringIO(may.open(f"{there}/events.csv").text[1:])))
@@ -232,14 +232,14 @@ def test_wallet_and_credit_notes_equal_the_api(customer: Customer, owner: Browse
         credit_notes.create_credit_note(
             session, customer.id, customer.invoice_id, credit, OperatorContext(SYSTEM_ACTOR, "asked for")
         )
-    held, notes = asked(customer, "/wallet"), asked(customer, "/credit-notes")["credit_notes"]
-    page = plain(owner.open(f"{BILLING}/wallet"))
+    held, notes = get_api(customer, "/wallet"), get_api(customer, "/credit-notes")["credit_notes"]
+    page = page_text(owner.open(f"{BILLING}/wallet"))
     assert f"In the wallet {money(held['balances'][0]['amount'])}" in page
     assert f"Promotion {money(held['grants'][0]['amount'])} {money(held['grants'][0]['remaining'])}" in page
     answer = owner.open(f"{BILLING}/credit-notes")
     assert f"{notes[0]['number']}" in answer.text
     assert (
         f"{money(notes[0]['amount'])} {money(notes[0]['to_due'])} off what was due Order change It was <b>late</b>"
-        in plain(answer)
+        in page_text(answer)
     )
     assert "<b>late" not in answer.text

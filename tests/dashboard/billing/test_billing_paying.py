@@ -12,7 +12,7 @@ from flask import Flask
 from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
 from saas_api.payments import jobs
-from tests.support.billing_pages import browse, invoice_page, payments, plain
+from tests.support.billing_pages import browse, invoice_page, list_payments, page_text
 from tests.support.pages import Browser
 from tests.support.payments import Customer
 from tests.support.stripe_server import StripeServer
@@ -31,7 +31,7 @@ def polled(answer: Any) -> str:
 
 
 def mails_of(customer: Customer) -> dict[str, tuple[str, str]]:
-    """Text and HTML of what was written to the company, by template."""
+    """Text and HTML of what was written to the organization, by template."""
     with tenancy.system_session("mail.deliver") as session:
         wanted = sa.text("SELECT template, text_body, html_body FROM mails WHERE organization_id = :id")
         return {name: (plain, html) for name, plain, html in session.execute(wanted, {"id": customer.id})}
@@ -39,7 +39,7 @@ def mails_of(customer: Customer) -> dict[str, tuple[str, str]]:
 
 def test_pay_leads_to_the_checkout_and_back_to_a_polling_page(owner: Browser, customer: Customer) -> None:
     there = invoice_page(customer)
-    assert "99.00 USD to pay" in plain(owner.open(there))
+    assert "99.00 USD to pay" in page_text(owner.open(there))
     begun = pay(owner, customer)
     assert begun.status_code == 303
     assert re.fullmatch(r"/payments/mock/[0-9a-f]{48}", begun.location)
@@ -55,7 +55,7 @@ def test_pay_leads_to_the_checkout_and_back_to_a_polling_page(owner: Browser, cu
     assert settled.status_code == 286
     assert "<html" not in settled.text
     assert "data-poll" not in settled.text
-    page = plain(owner.open(there))
+    page = page_text(owner.open(there))
     assert "Paid 0.00" not in page
     assert "Amount due 0.00" in page
     assert "Payment begun" in page
@@ -85,7 +85,7 @@ def test_form_submitted_twice_starts_one_payment(owner: Browser, customer: Custo
     first, second = (owner.send(f"{there}/pay", fields) for _ in range(2))
     assert first.status_code == second.status_code == 303
     assert first.location == second.location
-    assert len(payments(customer)) == 1
+    assert len(list_payments(customer)) == 1
 
 
 def test_two_forms_start_one_payment(owner: Browser, customer: Customer) -> None:
@@ -94,7 +94,7 @@ def test_two_forms_start_one_payment(owner: Browser, customer: Customer) -> None
     answers = [owner.send(f"{there}/pay", fields) for fields in forms]
     assert [answer.status_code for answer in answers] == [303, 303]
     assert answers[0].location == answers[1].location
-    assert len(payments(customer)) == 1
+    assert len(list_payments(customer)) == 1
 
 
 @pytest.mark.parametrize("is_same", [True, False])
@@ -115,7 +115,7 @@ def test_concurrent_submits_start_one_payment(app: Flask, owner: Browser, custom
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(payments(customer)) == 1
+    assert len(list_payments(customer)) == 1
     assert {status for status, _ in seen} <= {303, 409}
     assert len({address for status, address in seen if status == 303}) == 1
 
@@ -127,7 +127,7 @@ def test_checkout_of_another_origin_is_linked_not_redirected(
     assert re.findall(r'type="radio" value="(\w+)"', owner.open(there).text) == ["stripe", "mock"]
     fields = {**owner.form(there, f"{there}/pay"), "provider": "stripe"}
     left = owner.send(f"{there}/pay", fields)
-    address = payments(customer)[0].checkout_url
+    address = list_payments(customer)[0].checkout_url
     assert left.status_code == 200
     assert "Location" not in left.headers
     assert f'<meta http-equiv="refresh" content="0; url={address}">' in left.text
@@ -135,17 +135,17 @@ def test_checkout_of_another_origin_is_linked_not_redirected(
     assert "form-action 'self'" in left.headers["Content-Security-Policy"]
     again = owner.send(f"{there}/pay", fields)
     assert (again.status_code, f'url={address}"' in again.text) == (200, True)
-    assert len(stripe.sessions) == len(payments(customer)) == 1
+    assert len(stripe.sessions) == len(list_payments(customer)) == 1
 
 
 def test_declined_payment_is_shown_and_can_be_retried(owner: Browser, customer: Customer) -> None:
     owner.client.post(pay(owner, customer).location, data={"action": "decline"})
     jobs.process_inbox()
-    page = plain(owner.open(invoice_page(customer)))
+    page = page_text(owner.open(invoice_page(customer)))
     assert "Payment declined" in page
     assert "card declined" in page
     assert pay(owner, customer).status_code == 303
-    assert [payment.state for payment in payments(customer)] == ["failed", "pending"]
+    assert [payment.state for payment in list_payments(customer)] == ["failed", "pending"]
 
 
 def test_unpayable_invoice_shows_the_reason(owner: Browser, customer: Customer) -> None:
@@ -161,7 +161,7 @@ def test_unpayable_invoice_shows_the_reason(owner: Browser, customer: Customer) 
     paid = owner.send(f"{there}/pay", {**fields, "provider": "mock"})
     assert paid.status_code == 409
     assert "This invoice is paid already." in paid.text
-    assert len(payments(customer)) == 1
+    assert len(list_payments(customer)) == 1
 
 
 def test_unverified_user_is_asked_to_verify(
@@ -171,7 +171,7 @@ def test_unverified_user_is_asked_to_verify(
     answer = pay(owner, customer)
     assert answer.status_code == 403
     assert "Verify your e-mail address first." in answer.text
-    assert payments(customer) == []
+    assert list_payments(customer) == []
 
 
 def test_mails_link_to_the_invoice(owner: Browser, customer: Customer) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from saas_api.core import ids
-from tests.support.billing_pages import API, BILLING, asked, plain, spend_cap
+from tests.support.billing_pages import API, BILLING, get_api, page_text, read_spend_cap
 from tests.support.pages import Browser
 from tests.support.payments import Customer
 
@@ -20,13 +20,13 @@ def change(browser: Browser, form: str, **fields: str) -> Any:
 
 
 def told(customer: Customer) -> list[tuple[str, str | None, str, bool]]:
-    rows = asked(customer, "/alerts")["alerts"]
+    rows = get_api(customer, "/alerts")["alerts"]
     return [(row["subject"], row["meter"], row["threshold"], row["enabled"]) for row in rows]
 
 
 def test_new_organization_sees_its_default_cap(owner: Browser, customer: Customer) -> None:
-    page = plain(owner.open(SPENDING))
-    cap = asked(customer, "/alerts")["spend_cap"]
+    page = page_text(owner.open(SPENDING))
+    cap = get_api(customer, "/alerts")["spend_cap"]
     assert f"{cap['used']} USD of {Decimal(cap['amount']):,.2f} USD" in page
     assert f"{cap['base']} USD of it the base" in page
     assert "Nobody here has set it." in page
@@ -35,17 +35,17 @@ def test_new_organization_sees_its_default_cap(owner: Browser, customer: Custome
 def test_cap_is_changed_removed_and_set_again(owner: Browser, customer: Customer) -> None:
     changed = change(owner, CAP, amount="250.50", action="alert")
     assert (changed.status_code, changed.location) == (303, SPENDING)
-    page = plain(owner.open(SPENDING))
+    page = page_text(owner.open(SPENDING))
     assert "The spend cap is changed." in page
     assert "of 250.50 USD" in page
     assert "Nobody here has set it." not in page
-    assert tuple(spend_cap(customer)) == (25_050, "alert")
+    assert tuple(read_spend_cap(customer)) == (25_050, "alert")
     change(owner, CAP, limit="none")
-    assert spend_cap(customer)[0] is None
-    assert "There is no cap" in plain(owner.open(SPENDING))
-    assert "There is no cap" in plain(owner.open(BILLING))
+    assert read_spend_cap(customer)[0] is None
+    assert "There is no cap" in page_text(owner.open(SPENDING))
+    assert "There is no cap" in page_text(owner.open(BILLING))
     change(owner, CAP, limit="amount", amount="300", action="block")
-    assert tuple(spend_cap(customer)) == (30_000, "block")
+    assert tuple(read_spend_cap(customer)) == (30_000, "block")
 
 
 @pytest.mark.parametrize(
@@ -63,18 +63,18 @@ def test_cap_is_changed_removed_and_set_again(owner: Browser, customer: Customer
 def test_invalid_cap_is_rejected_and_keeps_its_values(
     owner: Browser, customer: Customer, fields: dict[str, Any], reason: str
 ) -> None:
-    before = spend_cap(customer)
+    before = read_spend_cap(customer)
     answer = change(owner, CAP, **fields)
     assert answer.status_code == 422
     assert reason in plain_refusal(answer)
     if fields.get("amount"):
         assert f'value="{fields["amount"]}"' in answer.text
-    assert spend_cap(customer) == before
+    assert read_spend_cap(customer) == before
 
 
 def plain_refusal(answer: Any) -> str:
     answer.status_code = 200
-    return plain(answer)
+    return page_text(answer)
 
 
 def test_alerts_are_added_toggled_and_removed(owner: Browser, customer: Customer) -> None:
@@ -83,10 +83,10 @@ def test_alerts_are_added_toggled_and_removed(owner: Browser, customer: Customer
     assert change(owner, ALERTS, subject="spend", threshold="42.50").location == SPENDING
     added = [("quantity", "sms", "5000", True), ("spend", None, "42.5", True)]
     assert sorted(told(customer), key=str) == sorted([*before, *added], key=str)
-    page = plain(owner.open(SPENDING))
+    page = page_text(owner.open(SPENDING))
     assert "5000 SMS segments used" in page
     assert "Spend reaches 42.5 USD" in page
-    rule = next(row for row in asked(customer, "/alerts")["alerts"] if row["subject"] == "spend")
+    rule = next(row for row in get_api(customer, "/alerts")["alerts"] if row["subject"] == "spend")
     for is_on in (False, True):
         owner.submit(SPENDING, f"{ALERTS}/{rule['id']}/switch")
         assert ("spend", None, "42.5", is_on) in told(customer)

@@ -13,11 +13,10 @@ from flask.testing import FlaskClient
 
 from saas_api.core import clock
 from tests.support.accounts import Person, make_key
-from tests.support.key_pages import KEYS, NEW, listed, only
+from tests.support.key_pages import KEYS, NEW, get_only_key, list_keys
 from tests.support.pages import Browser, check_access
-from tests.support.statements import counted
-from tests.support.usage import UsageOrganization
-from tests.support.usage import sign_up as sign_up_company
+from tests.support.statements import count_statements
+from tests.support.usage import UsageOrganization, sign_up_organization
 
 PAGES = {
     "GET /dashboard/api-keys": "keys:read",
@@ -32,7 +31,7 @@ WRITES = ("edit", "roll", "end-old", "revoke")
 
 def test_pages_require_their_permission(app: Flask, client: FlaskClient, alice: Person) -> None:
     make_key(client, alice)
-    key_id = only(client, alice)["id"]
+    key_id = get_only_key(client, alice)["id"]
     check_access(app, client, alice, {name.format(key=key_id): asked for name, asked in PAGES.items()})
 
 
@@ -40,7 +39,7 @@ def test_keys_are_not_found_by_another_organization(
     app: Flask, client: FlaskClient, alice: Person, carol: Person
 ) -> None:
     make_key(client, alice, name="Secret project")
-    key_id, stranger = only(client, alice)["id"], Browser(app, carol)
+    key_id, stranger = get_only_key(client, alice)["id"], Browser(app, carol)
     token = stranger.form(NEW)["csrf_token"]
     for path in ("", "/edit", "/roll", "/revoke"):
         answer = stranger.open(f"{KEYS}/{key_id}{path}")
@@ -49,17 +48,17 @@ def test_keys_are_not_found_by_another_organization(
         fields = {"csrf_token": token, "name": "x", "scopes": "usage:read", "confirm": "Secret project"}
         fields["form_key"] = stranger.form(NEW)["form_key"]
         assert stranger.send(f"{KEYS}/{key_id}/{path}", fields).status_code == 404, path
-    assert only(client, alice)["status"] == "active"
+    assert get_only_key(client, alice)["status"] == "active"
     assert "Secret project" not in stranger.open(KEYS).text
 
 
 @pytest.mark.parametrize("path", [NEW, *(f"{KEYS}/{{key}}/{path}" for path in WRITES)])
 def test_form_from_another_origin_is_rejected(browser: Browser, client: FlaskClient, alice: Person, path: str) -> None:
     make_key(client, alice)
-    key = only(client, alice)
+    key = get_only_key(client, alice)
     answer = browser.send(path.format(key=key["id"]), {"name": "x", "confirm": key["name"], "scopes": "usage:read"})
     assert answer.status_code == 400
-    assert only(client, alice) == key
+    assert get_only_key(client, alice) == key
 
 
 def test_empty_list_offers_to_create_a_key(browser: Browser) -> None:
@@ -70,7 +69,7 @@ def test_empty_list_offers_to_create_a_key(browser: Browser) -> None:
 
 def test_member_sees_only_permitted_buttons(app: Flask, client: FlaskClient, alice: Person, bob: Person) -> None:
     make_key(client, alice)
-    shown = Browser(app, bob).open(f"{KEYS}/{only(client, alice)['id']}").text
+    shown = Browser(app, bob).open(f"{KEYS}/{get_only_key(client, alice)['id']}").text
     assert not any(word in shown for word in ("/revoke", "/roll", "/edit", "What was done to it"))
     assert NEW in Browser(app, bob).open(KEYS).text
 
@@ -100,32 +99,30 @@ def test_older_keys_are_on_the_next_page(browser: Browser, client: FlaskClient, 
 
 
 def test_figures_equal_the_api(app: Flask, client: FlaskClient) -> None:
-    company = sign_up_company(client)
-    company.make_key("busy")
-    company.make_key("idle")
-    company.open_period(clock.now())
-    company.use(3, key="busy")
-    company.use(2, key="busy")
-    company.refuse("failed", times=2, key="busy")
-    company.refuse("rate_limited", key="busy")
-    wanted = {key["name"]: key["requests_30d"] for key in company.get("/dashboard/api-keys")["api_keys"]}
+    organization = sign_up_organization(client)
+    organization.make_key("busy")
+    organization.make_key("idle")
+    organization.open_period(clock.now())
+    organization.use(3, key="busy")
+    organization.use(2, key="busy")
+    organization.refuse("failed", times=2, key="busy")
+    organization.refuse("rate_limited", key="busy")
+    wanted = {key["name"]: key["requests_30d"] for key in organization.get("/dashboard/api-keys")["api_keys"]}
     assert wanted == {"busy": 5, "idle": 0}
-    browser = _owner(app, company)
+    browser = _owner(app, organization)
     rows = browser.open(KEYS).text.split("<tr>")
     for name, count in wanted.items():
         (row,) = [row for row in rows if f">{name}</a>" in row]
         assert f'data-th="Requests, 30 days" class="num">{count}<' in row
-    detail = browser.open(f"{KEYS}/key_{company.keys['busy'].hex}").text
+    detail = browser.open(f"{KEYS}/key_{organization.keys['busy'].hex}").text
     for label, value in {"Requests": 5, "Accepted": 2, "Failed": 2, "Rate limited": 1}.items():
         assert f'<p class="stat-label">{label}</p><p class="stat-value">{value}</p>' in detail
     assert "POST /api/v1/messages/send" in detail
-    assert "<dd>5</dd>" in browser.open(f"{KEYS}/key_{company.keys['busy'].hex}/revoke").text
+    assert "<dd>5</dd>" in browser.open(f"{KEYS}/key_{organization.keys['busy'].hex}/revoke").text
 
 
-def _owner(app: Flask, company: UsageOrganization) -> Browser:
-    browser = Browser(app)
-    browser.client.set_cookie("at", company.owner["Authorization"].removeprefix("Bearer "))
-    return browser
+def _owner(app: Flask, organization: UsageOrganization) -> Browser:
+    return Browser(app, organization.person)
 
 
 @pytest.mark.parametrize("path", ["", "/new", "/{key}", "/{key}/roll", "/{key}/revoke"])
@@ -134,8 +131,8 @@ def test_page_takes_at_most_twelve_statements(
 ) -> None:
     make_key(client, alice)
     make_key(client, alice, mode="test")
-    there = f"{KEYS}{path}".format(key=listed(client, alice)[0]["id"])
+    there = f"{KEYS}{path}".format(key=list_keys(client, alice)[0]["id"])
     browser.open(there)
-    with counted(app) as seen:
+    with count_statements(app) as seen:
         browser.open(there)
     assert 0 < len(seen) <= 12, "\n".join(seen)

@@ -14,7 +14,7 @@ from werkzeug.serving import make_server
 
 from saas_api.core import clock
 from tests.support.accounts import PASSWORD, Person
-from tests.support.key_pages import KEYS, NEW, Texts, listed, only, secret_in, stale
+from tests.support.key_pages import KEYS, NEW, PreTexts, get_only_key, list_keys, refresh_session, shown_secret
 from tests.support.pages import Browser, form_of
 
 
@@ -32,7 +32,7 @@ def test_key_is_created_as_requested_and_shown_once(browser: Browser, client: Fl
     assert "<dialog" in answer.text
     assert 'data-guard="You have not copied the key"' in answer.text
     assert "Order &lt;service&gt;" in answer.text
-    secret, made = secret_in(answer), only(client, alice)
+    secret, made = shown_secret(answer), get_only_key(client, alice)
     assert secret.startswith(made["prefix"])
     assert secret.endswith(made["last_four"])
     assert (made["name"], made["mode"], made["scopes"]) == (
@@ -59,14 +59,14 @@ def test_presets_stand_for_scopes(
     browser: Browser, client: FlaskClient, alice: Person, preset: str, chosen: list[str], scopes: list[str]
 ) -> None:
     assert browser.submit(NEW, name="k", preset=preset, scopes=chosen).status_code == 200
-    assert only(client, alice)["scopes"] == scopes
+    assert get_only_key(client, alice)["scopes"] == scopes
 
 
 def test_key_expires_at_the_end_of_a_local_day(browser: Browser, client: FlaskClient, alice: Person) -> None:
     changed = client.patch("/api/v1/organization", json={"timezone": "Asia/Tokyo"}, headers=alice.headers)
     assert changed.status_code == 200, changed.json
     assert browser.submit(NEW, name="k", expiry="date", expires_on="2031-05-06").status_code == 200
-    assert only(client, alice)["expires_at"] == "2031-05-06T15:00:00.000Z"
+    assert get_only_key(client, alice)["expires_at"] == "2031-05-06T15:00:00.000Z"
 
 
 @pytest.mark.parametrize(
@@ -94,30 +94,30 @@ def test_rejected_form_shows_errors_and_keeps_its_values(
     assert kept["name"] == ([changes["name"]] if "name" in changes else ["Mine & yours"])
     assert kept["allowed_ips"] == [changes.get("allowed_ips", "10.0.0.0/8")]
     assert kept.get("scopes", []) == [scope for scope in changes.get("scopes", []) if ":" in scope]
-    assert listed(client, alice) == []
+    assert list_keys(client, alice) == []
 
 
 def test_form_submitted_twice_creates_one_key(browser: Browser, client: FlaskClient, alice: Person) -> None:
     fields = {**browser.form(NEW), "name": "k"}
     first, second = browser.send(NEW, fields), browser.send(NEW, fields)
     assert (first.status_code, second.status_code) == (200, 200)
-    assert secret_in(first) == secret_in(second)
-    assert len(listed(client, alice)) == 1
+    assert shown_secret(first) == shown_secret(second)
+    assert len(list_keys(client, alice)) == 1
     assert browser.send(NEW, {**fields, "name": "another"}).status_code == 422
-    assert len(listed(client, alice)) == 1
+    assert len(list_keys(client, alice)) == 1
 
 
 def test_live_key_requires_a_recent_password(app: Flask, client: FlaskClient, alice: Person) -> None:
-    person = stale(client, alice)
+    person = refresh_session(client, alice)
     browser = Browser(app, person)
     refused = browser.submit(NEW, name="mine", mode="live")
     assert (refused.status_code, form_of(refused, NEW)["name"]) == (422, ["mine"])
     assert "Enter your password to go on." in refused.text
     assert "The password is wrong." in browser.submit(NEW, name="k", mode="live", confirm_password="guess").text
-    assert listed(client, person) == []
+    assert list_keys(client, person) == []
     assert browser.submit(NEW, name="tried", mode="test").status_code == 200
     assert browser.submit(NEW, name="real", mode="live", confirm_password=PASSWORD).status_code == 200
-    assert {(key["name"], key["mode"]) for key in listed(client, person)} == {("tried", "test"), ("real", "live")}
+    assert {(key["name"], key["mode"]) for key in list_keys(client, person)} == {("tried", "test"), ("real", "live")}
 
 
 def test_live_key_requires_a_verified_address_if_configured(
@@ -130,7 +130,7 @@ def test_live_key_requires_a_verified_address_if_configured(
         app.config["REQUIRE_VERIFIED_EMAIL"] = False
     assert answer.status_code == 403
     assert "Verify your e-mail address first." in answer.text
-    assert listed(client, alice) == []
+    assert list_keys(client, alice) == []
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ def test_curl_line_of_the_dialog_works(
     app_url = app.config["APP_URL"]
     app.config["APP_URL"] = address
     try:
-        shown = Texts(browser.submit(NEW, name="k", mode="test", preset=preset).text).found
+        shown = PreTexts(browser.submit(NEW, name="k", mode="test", preset=preset).text).texts
     finally:
         app.config["APP_URL"] = app_url
     curl, python = shown[1], shown[2]

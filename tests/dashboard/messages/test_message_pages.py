@@ -12,10 +12,10 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from tests.support.accounts import Headers, Person, join, sign_in
-from tests.support.message_pages import MESSAGES, NEW, Work, listed, pages, send, table
-from tests.support.messages import MAIL, SMS
+from tests.support.message_pages import MESSAGES, NEW, list_messages, pages_module, parse_csv
+from tests.support.messages import MAIL, SMS, Work, send_message
 from tests.support.pages import Browser, check_access
-from tests.support.statements import counted
+from tests.support.statements import count_statements
 
 PAGES = {
     "GET /dashboard/messages": "messages:read",
@@ -26,7 +26,7 @@ PAGES = {
 
 
 def test_pages_require_their_permission(app: Flask, client: FlaskClient, alice: Person, live: Headers) -> None:
-    message_id = send(client, live)
+    message_id = send_message(client, live)
     check_access(app, client, alice, {name.format(message=message_id): asked for name, asked in PAGES.items()})
 
 
@@ -34,7 +34,7 @@ def test_pages_require_their_permission(app: Flask, client: FlaskClient, alice: 
 def test_sending_and_canceling_require_their_permission(
     app: Flask, client: FlaskClient, alice: Person, live: Headers, role: str, status: int
 ) -> None:
-    message_id = send(client, live)
+    message_id = send_message(client, live)
     join(app, alice.organization_id, f"{role}@acme.example", role)
     browser = Browser(app, sign_in(client, f"{role}@acme.example"))
     token = browser.form(MESSAGES, "/logout")["csrf_token"]
@@ -51,23 +51,23 @@ def _form_key(app: Flask, client: FlaskClient, person: Person) -> str:
 def test_messages_are_not_found_by_another_organization(
     app: Flask, client: FlaskClient, live: Headers, carol: Person
 ) -> None:
-    message_id, stranger = send(client, live), Browser(app, carol)
+    message_id, stranger = send_message(client, live), Browser(app, carol)
     there = f"{MESSAGES}/{message_id}"
     answer = stranger.open(there)
     assert (answer.status_code, SMS["to"] in answer.text) == (404, False)
     token = stranger.form(NEW)["csrf_token"]
     assert stranger.send(f"{there}/cancel", {"csrf_token": token}).status_code == 404
     assert message_id not in stranger.open(MESSAGES).text
-    assert table(stranger.open(f"{MESSAGES}?format=csv").text) == []
+    assert parse_csv(stranger.open(f"{MESSAGES}?format=csv").text) == []
 
 
 @pytest.mark.parametrize("path", [NEW, f"{NEW}/count", f"{MESSAGES}/{{message}}/cancel"])
 def test_form_from_another_origin_is_rejected(
     browser: Browser, client: FlaskClient, alice: Person, live: Headers, path: str
 ) -> None:
-    message_id = send(client, live)
+    message_id = send_message(client, live)
     assert browser.send(path.format(message=message_id), SMS).status_code == 400
-    assert [(one["message_id"], one["status"]) for one in listed(client, alice)] == [(message_id, "queued")]
+    assert [(one["message_id"], one["status"]) for one in list_messages(client, alice)] == [(message_id, "queued")]
 
 
 def test_empty_list_explains_messages(browser: Browser) -> None:
@@ -81,7 +81,7 @@ def test_empty_list_explains_messages(browser: Browser) -> None:
 def test_canceled_message_has_its_usage_reversed(
     browser: Browser, client: FlaskClient, alice: Person, live: Headers, work: Work
 ) -> None:
-    there = f"{MESSAGES}/{send(client, live)}"
+    there = f"{MESSAGES}/{send_message(client, live)}"
     shown = browser.open(there).text
     assert "Recorded" in shown
     assert browser.submit(there, f"{there}/cancel").status_code == 303
@@ -90,11 +90,11 @@ def test_canceled_message_has_its_usage_reversed(
     assert "-1 " in shown
     assert "Cancel the message" not in shown
     work()
-    assert listed(client, alice)[0]["status"] == "canceled"
+    assert list_messages(client, alice)[0]["status"] == "canceled"
 
 
 def test_sent_message_cannot_be_canceled(browser: Browser, client: FlaskClient, live: Headers, work: Work) -> None:
-    there = f"{MESSAGES}/{send(client, live)}"
+    there = f"{MESSAGES}/{send_message(client, live)}"
     fields = browser.form(there, f"{there}/cancel")
     work()
     answer = browser.send(f"{there}/cancel", fields)
@@ -109,7 +109,7 @@ def test_message_shows_its_event_deliveries(
         "/api/v1/webhooks/endpoints", json={"url": "https://hooks.example/in"}, headers=alice.headers
     )
     assert response.status_code == 201, response.json
-    there = f"{MESSAGES}/{send(client, live)}"
+    there = f"{MESSAGES}/{send_message(client, live)}"
     assert "None was told." in browser.open(there).text
     work()
     shown = browser.open(there).text
@@ -120,12 +120,12 @@ def test_message_shows_its_event_deliveries(
 
 
 def test_figures_equal_the_api(browser: Browser, client: FlaskClient, alice: Person, live: Headers, work: Work) -> None:
-    send(client, live, message="x" * 161)
-    send(client, live, **MAIL)
+    send_message(client, live, message="x" * 161)
+    send_message(client, live, **MAIL)
     work()
     shown = browser.open(MESSAGES).text
     rows = shown.split("<tr>")[2:]
-    for told, row in zip(listed(client, alice), rows, strict=True):
+    for told, row in zip(list_messages(client, alice), rows, strict=True):
         assert f"{MESSAGES}/{told['message_id']}" in row
         assert f'data-th="To">{told["to"]}<' in row
         assert f'data-th="Segments" class="num">{told["segments"]}<' in row
@@ -137,9 +137,9 @@ def test_figures_equal_the_api(browser: Browser, client: FlaskClient, alice: Per
 def test_filters_apply_and_modes_never_mix(
     browser: Browser, client: FlaskClient, alice: Person, live: Headers, trial_key: Headers, work: Work
 ) -> None:
-    first = send(client, live)
-    other = send(client, live, **MAIL)
-    trial = send(client, trial_key, to="+15005550001")
+    first = send_message(client, live)
+    other = send_message(client, live, **MAIL)
+    trial = send_message(client, trial_key, to="+15005550001")
     work()
 
     def seen(query: str) -> set[str]:
@@ -178,9 +178,9 @@ def test_invalid_range_and_foreign_cursor_are_rejected(browser: Browser, bad: st
 
 
 def test_next_page_keeps_the_filters(browser: Browser, client: FlaskClient, live: Headers) -> None:
-    oldest = send(client, live)
+    oldest = send_message(client, live)
     for _ in range(25):
-        send(client, live)
+        send_message(client, live)
     first = browser.open(f"{MESSAGES}?type=sms").text
     assert oldest not in first
     older = first.partition('rel="next"')[0].rpartition('href="')[2].partition('"')[0].replace("&amp;", "&")
@@ -191,36 +191,36 @@ def test_next_page_keeps_the_filters(browser: Browser, client: FlaskClient, live
 def test_csv_applies_filters_and_escapes_formulas(
     browser: Browser, client: FlaskClient, alice: Person, live: Headers, work: Work
 ) -> None:
-    send(client, live, **{**MAIL, "subject": "=HYPERLINK(1)"})
-    send(client, live)
+    send_message(client, live, **{**MAIL, "subject": "=HYPERLINK(1)"})
+    send_message(client, live)
     work()
     answer = browser.open(f"{MESSAGES}?format=csv")
     assert answer.mimetype == "text/csv"
     assert answer.text.startswith("\ufeffmessage_id,to,type,subject,status,segments,cost,currency,mode,api_key_id")
-    rows = table(answer.text)
+    rows = parse_csv(answer.text)
     assert len(rows) == 2
-    for told, row in zip(listed(client, alice), rows, strict=True):
+    for told, row in zip(list_messages(client, alice), rows, strict=True):
         for name in ("message_id", "type", "status", "mode", "cost", "created_at", "sent_at", "delivered_at"):
             assert row[name] == (told[name] or ""), name
     assert rows[0]["to"] == "'+2348012345678"
     assert rows[1]["subject"] == "'=HYPERLINK(1)"
-    assert [row["type"] for row in table(browser.open(f"{MESSAGES}?format=csv&type=email").text)] == ["email"]
+    assert [row["type"] for row in parse_csv(browser.open(f"{MESSAGES}?format=csv&type=email").text)] == ["email"]
 
 
 def test_csv_beyond_the_row_limit_is_rejected(
     browser: Browser, client: FlaskClient, live: Headers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pages(), "MAX_EXPORT_ROWS", 1)
-    send(client, live)
+    monkeypatch.setattr(pages_module(), "MAX_EXPORT_ROWS", 1)
+    send_message(client, live)
     assert browser.open(f"{MESSAGES}?format=csv").status_code == 200
-    send(client, live)
+    send_message(client, live)
     assert browser.open(f"{MESSAGES}?format=csv").status_code == 422
 
 
 def test_page_takes_at_most_twelve_statements(app: Flask, browser: Browser, client: FlaskClient, live: Headers) -> None:
-    message_id = send(client, live)
+    message_id = send_message(client, live)
     for path in (MESSAGES, f"{MESSAGES}/{message_id}", NEW, f"{MESSAGES}?range=period"):
         browser.open(path)
-        with counted(app) as seen:
+        with count_statements(app) as seen:
             browser.open(path)
         assert 0 < len(seen) <= 12, (path, "\n".join(seen))

@@ -9,8 +9,8 @@ from limits import parse as parse_limit
 from saas_api.core import ids
 from saas_api.core.db import tenancy
 from tests.support.accounts import Headers, Person
-from tests.support.message_pages import MESSAGES, NEW, Work, listed, pages, send
-from tests.support.messages import SMS
+from tests.support.message_pages import MESSAGES, NEW, list_messages, pages_module
+from tests.support.messages import SMS, Work, send_message
 from tests.support.pages import Browser, form_of
 
 HTMX = {"HX-Request": "true", "X-Poll": "1"}
@@ -20,7 +20,7 @@ def test_user_sends_a_test_message_and_sees_it_delivered(
     browser: Browser, client: FlaskClient, alice: Person, work: Work
 ) -> None:
     answer = browser.submit(NEW, type="sms", to=SMS["to"], message="x" * 161)
-    (sent,) = listed(client, alice)
+    (sent,) = list_messages(client, alice)
     assert (answer.status_code, answer.location) == (303, f"{MESSAGES}/{sent['message_id']}")
     assert (sent["mode"], sent["segments"], sent["cost"], sent["status"]) == ("test", 2, "0", "queued")
     waiting = browser.open(answer.location, **HTMX)
@@ -43,7 +43,7 @@ def test_test_message_by_email_is_delivered(browser: Browser, client: FlaskClien
     shown = browser.open(there).text
     assert "bounced: The mailbox refused it." in shown
     assert "Hi &lt;b&gt;" in shown
-    assert listed(client, alice, status="failed")[0]["segments"] == 1
+    assert list_messages(client, alice, status="failed")[0]["segments"] == 1
 
 
 def test_test_message_is_not_counted(browser: Browser, client: FlaskClient, alice: Person, work: Work) -> None:
@@ -74,7 +74,7 @@ def test_rejected_form_shows_errors_and_keeps_its_values(
     assert told in answer.text
     kept = form_of(answer, NEW)
     assert (kept["to"], kept.get("message", [""])) == ([wanted["to"]], [wanted["message"]])
-    assert listed(client, alice) == []
+    assert list_messages(client, alice) == []
 
 
 def test_form_submitted_twice_sends_one_message(browser: Browser, client: FlaskClient, alice: Person) -> None:
@@ -82,7 +82,7 @@ def test_form_submitted_twice_sends_one_message(browser: Browser, client: FlaskC
     first, second = browser.send(NEW, fields), browser.send(NEW, fields)
     assert (first.status_code, second.status_code) == (303, 303)
     assert first.location == second.location
-    assert len(listed(client, alice)) == 1
+    assert len(list_messages(client, alice)) == 1
 
 
 @pytest.mark.parametrize(
@@ -96,23 +96,23 @@ def test_form_submitted_twice_sends_one_message(browser: Browser, client: FlaskC
 def test_suspended_organization_cannot_send_test_messages(
     app: Flask, browser: Browser, client: FlaskClient, alice: Person, live: Headers, sql: str, told: int
 ) -> None:
-    send(client, live)  # opens the account
+    send_message(client, live)  # opens the account
     with app.app_context(), tenancy.system_session("auth.register") as session:
         session.execute(sa.text(sql), {"id": ids.parse_id("org", alice.organization_id)})
     answer = browser.submit(NEW)
     assert answer.status_code == told
     assert ("may not send right now" in answer.text) == (told == 403)
-    assert len(listed(client, alice, mode="test")) == (0 if told == 403 else 1)
+    assert len(list_messages(client, alice, mode="test")) == (0 if told == 403 else 1)
 
 
 def test_test_messages_are_rate_limited(
     browser: Browser, client: FlaskClient, alice: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pages(), "TEST_MESSAGES_PER_MINUTE", parse_limit("1 per minute"))
+    monkeypatch.setattr(pages_module(), "TEST_MESSAGES_PER_MINUTE", parse_limit("1 per minute"))
     assert browser.submit(NEW).status_code == 303
     refused = browser.submit(NEW, message="Kept")
     assert (refused.status_code, form_of(refused, NEW)["message"]) == (429, ["Kept"])
-    assert len(listed(client, alice)) == 1
+    assert len(list_messages(client, alice)) == 1
 
 
 @pytest.mark.parametrize(

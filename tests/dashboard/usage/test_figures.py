@@ -21,7 +21,7 @@ from saas_api.usage.ranges import DateRange
 from tests.support.accounts import Person
 from tests.support.pages import Browser, check_access
 from tests.support.usage import UsageOrganization
-from tests.support.usage_pages import TODAY, USAGE, downloaded, shown, stats, table
+from tests.support.usage_pages import TODAY, USAGE, download_csv, open_usage, read_stats, read_table
 
 PAGES = {
     "GET /dashboard/usage": "usage:read",
@@ -51,8 +51,8 @@ def test_every_role_sees_usage(app: Flask, client: FlaskClient, alice: Person) -
 )
 def test_figures_equal_the_api(app: Flask, acme: UsageOrganization, query: str, asked: dict[str, str]) -> None:
     api = acme.get("/usage", **asked)
-    summary, page = api["summary"], shown(app, acme, query)
-    found = stats(page)
+    summary, page = api["summary"], open_usage(app, acme, query)
+    found = read_stats(page)
     assert found["Calls"] == f"{summary['total_requests']:,}"
     assert found["Successful"] == f"{summary['successful_requests']:,}"
     assert found["Failed"] == f"{summary['failed_requests']:,}"
@@ -80,12 +80,12 @@ def test_csv_equals_the_api(app: Flask, acme: UsageOrganization, tab: str, part:
         (*(row[name] or "" for name in names), *(str(row[name]) for name in COUNTS), Decimal(row["cost"]), "USD")
         for row in api[part]
     }
-    rows = downloaded(app, acme, f"tab={tab}")
+    rows = download_csv(app, acme, f"tab={tab}")
     assert len(rows) == len(api[part])
     assert {
         (*(row[name] for name in (*names, *COUNTS)), Decimal(row["cost"]), row["currency"]) for row in rows
     } == wanted
-    listed = table(shown(app, acme, f"tab={tab}"))
+    listed = read_table(open_usage(app, acme, f"tab={tab}"))
     assert len(listed) == len(rows)
     for row, cells in zip(rows, listed, strict=True):
         assert cells[1] == row["requests"]
@@ -97,7 +97,7 @@ def test_csv_equals_the_api(app: Flask, acme: UsageOrganization, tab: str, part:
 def test_chart_equals_the_timeseries_of_the_api(app: Flask, acme: UsageOrganization) -> None:
     api = acme.get("/usage/timeseries", group_by="meter")
     by_meter = {series["group"]: [point["requests"] for point in series["points"]] for series in api["series"]}
-    page = shown(app, acme)
+    page = open_usage(app, acme)
     tips = re.findall(r'data-tip="([^"]*)"', page)
     assert len(tips) == 30
     for n, tip in enumerate(tips):
@@ -112,18 +112,18 @@ def test_last_24_hours_are_shown_by_hour(app: Flask, acme: UsageOrganization) ->
     acme.use(1, at=TODAY - timedelta(hours=20), key="first")
     points = acme.get("/usage/timeseries", interval="hour", start_date="2026-04-14", end_date="2026-04-15")["points"]
     last = [point for point in points if "2026-04-14T13:00:00.000Z" <= point["at"] <= "2026-04-15T12:00:00.000Z"]
-    page = shown(app, acme, "range=24h")
+    page = open_usage(app, acme, "range=24h")
     tips = re.findall(r'data-tip="(\d\d:\d\d): (?:SMS )?(\d+)"', page)
     assert tips == [(point["at"][11:16], str(point["requests"])) for point in last]
-    assert stats(page)["Successful"] == "2"
+    assert read_stats(page)["Successful"] == "2"
     assert "Last 24 hours, the running one included" in page
 
 
 def test_previous_range_is_compared(app: Flask, acme: UsageOrganization) -> None:
-    assert "Up 600.0 % on the 30 days before" in shown(app, acme)
+    assert "Up 600.0 % on the 30 days before" in open_usage(app, acme)
     acme.use(1, at=datetime(2026, 4, 8, 12, tzinfo=UTC), key="first")
     acme.use(1, at=datetime(2026, 4, 8, 13, tzinfo=UTC), key="first")
-    assert "As much as in the 7 days before" in shown(app, acme, "range=7d")
+    assert "As much as in the 7 days before" in open_usage(app, acme, "range=7d")
 
 
 def test_more_than_four_meters_are_shown_as_three_and_others() -> None:
@@ -137,20 +137,20 @@ def test_more_than_four_meters_are_shown_as_three_and_others() -> None:
 
 
 def test_long_range_is_shown_by_week(app: Flask, acme: UsageOrganization) -> None:
-    page = shown(app, acme, "start_date=2025-04-16&end_date=2026-04-15")
+    page = open_usage(app, acme, "start_date=2025-04-16&end_date=2026-04-15")
     assert "Each bar adds up 7 days." in page
     assert len(re.findall(r'class="bucket"', page)) == 53
 
 
 def test_current_period_equals_the_bill_of_the_api(app: Flask, acme: UsageOrganization) -> None:
     api = acme.get("/billing/calculate")
-    page = shown(app, acme, "tab=period")
-    found = stats(page)
+    page = open_usage(app, acme, "tab=period")
+    found = read_stats(page)
     assert found["Billed calls so far"] == str(api["total_requests"])
     assert found["Cost so far"] == f"{api['total_amount']} USD"
     assert found["Forecast"] == f"{api['forecast_amount']} USD"
     line = next(line for line in api["lines"] if line.get("meter") == "sms")
-    rows = {row["meter"]: row for row in downloaded(app, acme, "tab=period")}
+    rows = {row["meter"]: row for row in download_csv(app, acme, "tab=period")}
     assert rows["sms"]["amount"] == line["amount"]
     assert Decimal(rows["sms"]["quantity"]) == Decimal(1207)
     use = {use["meter"]: use for use in acme.get("/usage", start_date="2026-04-01")["by_meter"]}
@@ -163,5 +163,5 @@ def test_current_period_equals_the_bill_of_the_api(app: Flask, acme: UsageOrgani
 
 def test_period_without_usage_shows_included_quantities(app: Flask, alice: Person, client: FlaskClient) -> None:
     page = Browser(app, alice).open(f"{USAGE}?tab=period").text
-    assert stats(page)["Billed calls so far"] == "0"
+    assert read_stats(page)["Billed calls so far"] == "0"
     assert re.search(r"0 of [\d,]+ included segments used", page)

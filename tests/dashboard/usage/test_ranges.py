@@ -14,24 +14,24 @@ from saas_api.core.db import tenancy
 from saas_api.core.db.engine import db
 from tests.support.accounts import Person
 from tests.support.pages import Browser
-from tests.support.usage import UsageOrganization, sign_up
-from tests.support.usage_pages import TODAY, USAGE, browser_of, downloaded, shown, stats, table
+from tests.support.usage import UsageOrganization, sign_up_organization
+from tests.support.usage_pages import TODAY, USAGE, browse, download_csv, open_usage, read_stats, read_table
 
 
 def test_days_are_in_the_time_zone_of_the_organization(app: Flask, acme: UsageOrganization) -> None:
     with acme.transaction() as session:
         session.execute(text("UPDATE organizations SET timezone = 'Pacific/Auckland' WHERE id = :id"), {"id": acme.id})
     acme.use(1, at=datetime(2026, 4, 12, 13, tzinfo=UTC), key="first")
-    page = shown(app, acme, "tab=day")
+    page = open_usage(app, acme, "tab=day")
     assert "Up to date to 00:30:20 (Pacific/Auckland)" in page
-    assert ["13 Apr 2026", "1"] in [row[:2] for row in table(page)]
+    assert ["13 Apr 2026", "1"] in [row[:2] for row in read_table(page)]
 
 
 def test_test_mode_calls_are_separate_and_free(app: Flask, acme: UsageOrganization) -> None:
-    page = shown(app, acme, "mode=test&tab=period")
+    page = open_usage(app, acme, "mode=test&tab=period")
     assert "Test calls are not billed" in page
     assert "Cost so far" not in page
-    assert stats(shown(app, acme, "mode=test"))["Calls"] == "0"
+    assert read_stats(open_usage(app, acme, "mode=test"))["Calls"] == "0"
 
 
 def test_test_messages_are_counted_in_test_mode(app: Flask, client: FlaskClient, alice: Person) -> None:
@@ -42,13 +42,13 @@ def test_test_messages_are_counted_in_test_mode(app: Flask, client: FlaskClient,
         sent = client.post("/api/v1/messages/send", json=body, headers={"X-API-Key": key})
         assert sent.status_code == 202
     page = browser.open(f"{USAGE}?mode=test").text
-    assert stats(page)["Successful"] == "3"
+    assert read_stats(page)["Successful"] == "3"
     assert "3 messages accepted" in page
     live = browser.open(USAGE).text
-    assert stats(live)["Successful"] == "0"
+    assert read_stats(live)["Successful"] == "0"
     assert "No messages accepted" in live
     browser.client.set_cookie("mode", "test")
-    assert stats(browser.open(USAGE).text)["Successful"] == "3"
+    assert read_stats(browser.open(USAGE).text)["Successful"] == "3"
 
 
 def test_rate_limit_is_that_of_the_gate(app: Flask, acme: UsageOrganization) -> None:
@@ -56,7 +56,7 @@ def test_rate_limit_is_that_of_the_gate(app: Flask, acme: UsageOrganization) -> 
         limit = terms.get_terms(session, acme.id).rate_limit_per_minute
     answer = acme.client.get("/api/v1/usage", headers=acme.key_headers["first"])
     assert answer.headers["X-RateLimit-Limit"] == str(limit)
-    assert f"<dd>{limit} calls a minute</dd>" in shown(app, acme)
+    assert f"<dd>{limit} calls a minute</dd>" in open_usage(app, acme)
 
 
 def test_rate_limit_override_is_shown_until_it_expires(app: Flask, acme: UsageOrganization) -> None:
@@ -66,9 +66,9 @@ def test_rate_limit_override_is_shown_until_it_expires(app: Flask, acme: UsageOr
               VALUES (:id, 777, 'a test', :at)"""),
             {"id": acme.id, "at": TODAY + timedelta(hours=1)},
         )
-    assert "<dd>777 calls a minute</dd>" in shown(app, acme)
+    assert "<dd>777 calls a minute</dd>" in open_usage(app, acme)
     clock.freeze_time(TODAY + timedelta(hours=1))
-    assert "<dd>777 calls a minute</dd>" not in shown(app, acme)
+    assert "<dd>777 calls a minute</dd>" not in open_usage(app, acme)
 
 
 def test_page_without_usage_links_to_the_first_call(app: Flask, alice: Person) -> None:
@@ -91,7 +91,7 @@ def test_page_without_usage_links_to_the_first_call(app: Flask, alice: Person) -
     ],
 )
 def test_invalid_value_is_reported_at_its_field(app: Flask, acme: UsageOrganization, query: str, field: str) -> None:
-    page = shown(app, acme, query, status=422)
+    page = open_usage(app, acme, query, status=422)
     assert f'href="#f-{field}"' in page
     assert 'name="start_date"' in page
     assert "stat-value" not in page
@@ -102,13 +102,13 @@ def test_invalid_value_without_a_field_is_reported_above_the_form(
     app: Flask, acme: UsageOrganization, query: str
 ) -> None:
     name, _, value = query.partition("=")
-    page = shown(app, acme, query, status=422)
+    page = open_usage(app, acme, query, status=422)
     assert f"There is no such {name}: {value}" in page
     assert "#f-" not in page
 
 
 def test_rejected_form_keeps_its_values(app: Flask, acme: UsageOrganization) -> None:
-    page = shown(app, acme, "range=custom&start_date=2026-04-02&end_date=2026-04-01", status=422)
+    page = open_usage(app, acme, "range=custom&start_date=2026-04-02&end_date=2026-04-01", status=422)
     assert 'value="2026-04-02"' in page
     assert '<option value="custom" selected>' in page
 
@@ -120,32 +120,32 @@ def test_last_period_before_the_first_is_rejected(app: Flask, alice: Person) -> 
 
 
 def test_first_calendar_year_is_accepted(app: Flask, acme: UsageOrganization) -> None:
-    assert stats(shown(app, acme, "start_date=0002-01-01&end_date=0002-12-31"))["Calls"] == "0"
+    assert read_stats(open_usage(app, acme, "start_date=0002-01-01&end_date=0002-12-31"))["Calls"] == "0"
 
 
 def test_tabs_keep_the_range_and_the_mode(app: Flask, acme: UsageOrganization) -> None:
-    page = shown(app, acme, "range=7d&mode=test")
+    page = open_usage(app, acme, "range=7d&mode=test")
     for tab in ("endpoint", "key", "day", "period"):
         assert f'href="{USAGE}?range=7d&amp;mode=test&amp;tab={tab}"' in page
 
 
 def test_organization_sees_only_its_usage(app: Flask, acme: UsageOrganization, client: FlaskClient) -> None:
-    carol = sign_up(client, "Carol & Co", "carol@carol.example", at=TODAY)
-    page = shown(app, carol)
-    assert stats(page)["Calls"] == "0"
-    assert "No calls to list." in shown(app, carol, "tab=key")
-    assert [row[0] for row in table(shown(app, acme, "tab=key"))] == ["first", "second"]
+    carol = sign_up_organization(client, "Carol & Co", "carol@carol.example", at=TODAY)
+    page = open_usage(app, carol)
+    assert read_stats(page)["Calls"] == "0"
+    assert "No calls to list." in open_usage(app, carol, "tab=key")
+    assert [row[0] for row in read_table(open_usage(app, acme, "tab=key"))] == ["first", "second"]
 
 
 def test_key_names_are_escaped(app: Flask, acme: UsageOrganization) -> None:
     acme.make_key("=<b>1")
     acme.use(1, key="=<b>1")
-    assert "<b>1" not in shown(app, acme, "tab=key")
-    assert "'=<b>1" in [row["name"] for row in downloaded(app, acme, "tab=key")]
+    assert "<b>1" not in open_usage(app, acme, "tab=key")
+    assert "'=<b>1" in [row["name"] for row in download_csv(app, acme, "tab=key")]
 
 
 def test_page_takes_few_statements(app: Flask, acme: UsageOrganization) -> None:
-    browser = browser_of(app, acme)
+    browser = browse(app, acme)
     browser.open(USAGE)
     asked: list[str] = []
 

@@ -9,14 +9,14 @@ from flask import Flask
 from saas_api.core import ids as core_ids
 from saas_api.webhooks import event_types
 from tests.support.accounts import Person
-from tests.support.http_receiver import receiving
+from tests.support.http_receiver import run_receiver
 from tests.support.pages import Browser
-from tests.support.webhook_pages import HOOKS, URL, ids
+from tests.support.webhook_pages import HOOKS, URL, create_path_ids
 from tests.support.webhooks import Organization
 
 
 def test_test_event_leads_to_its_delivery(browser: Browser, acme: Organization, work: Callable[[], None]) -> None:
-    with receiving(status=500, body=b"<b>it is broken</b>") as receiver:
+    with run_receiver(status=500, body=b"<b>it is broken</b>") as receiver:
         endpoint = acme.create_endpoint(url=receiver.url)
         there = f"{HOOKS}/{endpoint['id']}"
         sent = browser.submit(there, f"{there}/test")
@@ -32,7 +32,7 @@ def test_test_event_leads_to_its_delivery(browser: Browser, acme: Organization, 
 
 
 def test_polling_ends_with_the_delivery(browser: Browser, acme: Organization) -> None:
-    found = ids(acme)
+    found = create_path_ids(acme)
     path = f"{HOOKS}/deliveries/{found['delivery']}"
     part = browser.open(path, **{"HX-Request": "true", "X-Poll": "1"})
     assert (part.status_code, part.text.lstrip()[:4]) == (200, "<div")
@@ -76,7 +76,7 @@ def test_older_deliveries_are_on_the_next_page(browser: Browser, acme: Organizat
 
 
 def test_repeated_resend_makes_one_delivery(browser: Browser, acme: Organization) -> None:
-    found = ids(acme)
+    found = create_path_ids(acme)
     acme.finish_deliveries("failed")
     path = f"{HOOKS}/deliveries/{found['delivery']}"
     fields = browser.form(path, f"{path}/resend")

@@ -14,7 +14,8 @@ from saas_api.core import ids as core_ids
 from saas_api.webhooks import payload
 from tests.support.accounts import PASSWORD, Person, join, sign_in
 from tests.support.pages import Browser, check_access, form_of
-from tests.support.webhook_pages import HOOKS, URL, counted, ids
+from tests.support.statements import count_statements
+from tests.support.webhook_pages import HOOKS, URL, create_path_ids
 from tests.support.webhooks import Organization
 
 PAGES = {
@@ -44,12 +45,12 @@ def secret_on(text: str) -> str:
 
 
 def test_pages_require_their_permission(app: Flask, client: FlaskClient, acme: Organization) -> None:
-    found = ids(acme)
+    found = create_path_ids(acme)
     check_access(app, client, acme.owner, {name.format(**found): asked for name, asked in PAGES.items()})
 
 
 def test_endpoints_are_not_found_by_another_organization(app: Flask, acme: Organization, carol: Person) -> None:
-    found, browser = ids(acme), Browser(app, carol)
+    found, browser = create_path_ids(acme), Browser(app, carol)
     paths = [name.removeprefix("GET ").format(**found) for name in PAGES if "{" in name]
     assert {browser.open(path).status_code for path in paths} == {404}
     token = browser.form(f"{HOOKS}/new")["csrf_token"]
@@ -62,7 +63,7 @@ def test_endpoints_are_not_found_by_another_organization(app: Flask, acme: Organ
 
 
 def test_member_cannot_submit_forms(app: Flask, acme: Organization, bob: Person) -> None:
-    found, browser = ids(acme), Browser(app, bob)
+    found, browser = create_path_ids(acme), Browser(app, bob)
     token = form_of(browser.open(HOOKS), "/logout")["csrf_token"]
     for path in ("new", f"{found['endpoint']}/disable", f"deliveries/{found['delivery']}/resend"):
         assert browser.send(f"{HOOKS}/{path}", {"csrf_token": token, "url": URL}).status_code == 403
@@ -218,10 +219,10 @@ def test_recovery_starts_at_a_local_time(browser: Browser, acme: Organization) -
 
 
 def test_pages_take_few_statements(app: Flask, browser: Browser, acme: Organization) -> None:
-    found = ids(acme)
+    found = create_path_ids(acme)
     for name in PAGES:
         path = name.removeprefix("GET ").format(**found)
-        with counted(app) as statements:
+        with count_statements(app) as statements:
             assert browser.open(path).status_code == 200
         assert len(statements) <= 12, (path, statements)
 

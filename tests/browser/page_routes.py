@@ -1,4 +1,4 @@
-"""Every page there is: the map of addresses, with ids of what the demo has put behind them."""
+"""The pages of the product: every route that is a page, with ids of the demo data."""
 
 import functools
 import re
@@ -26,22 +26,22 @@ NO_PAGES = {
     "/readyz": "for machines",
     "/static/": "files of pages",
 }
-"""Beginnings of addresses that are no pages, and why."""
+"""Beginnings of paths that are no pages, and why."""
 FILES = (".csv", ".pdf")
-SECTIONS = ("sending", "money", "company", "operator")
+SECTIONS = ("sending", "money", "organization", "operator")
 
 _SECTION_OF = {
     "/dashboard": "sending",
     "/dashboard/billing": "money",
     "/dashboard/webhooks": "money",
-    "/dashboard/team": "company",
-    "/dashboard/audit-log": "company",
-    "/dashboard/settings": "company",
-    "/dashboard/account": "company",
+    "/dashboard/team": "organization",
+    "/dashboard/audit-log": "organization",
+    "/dashboard/settings": "organization",
+    "/dashboard/account": "organization",
     "/admin": "operator",
 }
 _OWN = "organization_id = :org"
-_FOUND = {
+_QUERIES = {
     "key": f"SELECT id FROM api_keys WHERE {_OWN} AND revoked_at IS NULL ORDER BY created_at LIMIT 1",
     "msg": f"SELECT id FROM messages WHERE {_OWN} AND status = 'failed' ORDER BY accepted_at DESC LIMIT 1",
     "whe": f"SELECT id FROM webhook_endpoints WHERE {_OWN} ORDER BY created_at LIMIT 1",
@@ -63,24 +63,24 @@ _FOUND = {
     "provider": "SELECT 'mock'",
     "event_id": "SELECT event_id FROM provider_events ORDER BY received_at DESC LIMIT 1",
 }
-"""What stands for an argument: by the prefix of its ids, else by its name."""
-_FOUND_BY_OPERATORS = {
+"""Queries for the value of an argument, by the prefix of its ids or by its name."""
+_OPERATOR_QUERIES = {
     "pay": "SELECT id FROM payments WHERE state = 'quarantined' LIMIT 1",
     "usr": "SELECT id FROM users WHERE email LIKE 'alice%'",
 }
 _ARGUMENT = re.compile(
     r"""<(?:id\("(?P<prefix>\w+)"\):|any\((?P<options>[^)]*)\):|\w+:)?(?P<name>\w+)>""",
 )
-NOTHING_THERE = {
+WITHOUT_DEMO_DATA = {
     "/admin/jobs/failed/<job_id>/retry": "no job failed in the demo",
 }
 
 
 @dataclass(frozen=True)
-class Place:
+class PageRoute:
     """A page.
 
-    path: with ids that exist; None when the demo has nothing to show there
+    path: with existing ids; None when the demo has no data for it
     """
 
     rule: str
@@ -89,36 +89,36 @@ class Place:
 
 
 def rules(app: Flask) -> list[Rule]:
-    """Addresses that somebody may open in a browser."""
-    found = [rule for rule in app.url_map.iter_rules() if "GET" in (rule.methods or ())]
-    pages = [rule for rule in found if not rule.rule.startswith(tuple(NO_PAGES)) and not rule.rule.endswith(FILES)]
-    return sorted(pages, key=lambda one: one.rule)
+    """Return the rules of pages."""
+    readable = [rule for rule in app.url_map.iter_rules() if "GET" in (rule.methods or ())]
+    pages = [rule for rule in readable if not rule.rule.startswith(tuple(NO_PAGES)) and not rule.rule.endswith(FILES)]
+    return sorted(pages, key=lambda rule: rule.rule)
 
 
 def section_of(rule: str) -> str:
-    """Which part of the product an address belongs to."""
+    """Return the section of the product that a path belongs to."""
     starts = [start for start in _SECTION_OF if rule == start or rule.startswith(f"{start}/")]
-    return _SECTION_OF[max(starts, key=len)] if starts else "company"
+    return _SECTION_OF[max(starts, key=len)] if starts else "organization"
 
 
-def places(app: Flask, organization_id: UUID) -> list[Place]:
-    """Every page with an address that leads somewhere; of several verbs each."""
-    found: list[Place] = []
+def page_routes(app: Flask, organization_id: UUID) -> list[PageRoute]:
+    """Return every page with a path of existing ids, and each of several verbs in a path."""
+    routes: list[PageRoute] = []
     with app.app_context(), tenancy.system_session("demo.seed") as session:
-        for rule in (one.rule for one in rules(app)):
+        for rule in (page.rule for page in rules(app)):
             section = section_of(rule)
-            queries = _FOUND | _FOUND_BY_OPERATORS if section == "operator" else _FOUND
+            queries = _QUERIES | _OPERATOR_QUERIES if section == "operator" else _QUERIES
             values = {
                 _key(match): _value(session, queries, match, organization_id)
                 for match in _ARGUMENT.finditer(rule)
                 if not match["options"]
             }
-            found += [Place(rule, path, section) for path in _paths(rule, values)]
-    return found
+            routes += [PageRoute(rule, path, section) for path in _paths(rule, values)]
+    return routes
 
 
 def _paths(rule: str, values: dict[str, str | None]) -> list[str | None]:
-    """The rule with its arguments filled in, once for each of several verbs."""
+    """Return the rule with values for its arguments, once for each of several verbs."""
     if None in values.values():
         return [None]
     choice = next((match for match in _ARGUMENT.finditer(rule) if match["options"]), None)
@@ -136,8 +136,8 @@ def _key(match: re.Match[str]) -> str:
 
 def _value(session: Session, queries: dict[str, str], match: re.Match[str], organization_id: UUID) -> str | None:
     query = queries.get(_key(match))
-    assert query, f"how to fill <{match['name']}> is not known: add it to tests/browser/places.py"
-    found = session.scalar(sa.text(query), {"org": organization_id})
-    if found is None:
+    assert query, f"no query for <{match['name']}>: add one to tests/browser/page_routes.py"
+    value = session.scalar(sa.text(query), {"org": organization_id})
+    if value is None:
         return None
-    return ids.format_id(match["prefix"], found) if match["prefix"] else str(found)
+    return ids.format_id(match["prefix"], value) if match["prefix"] else str(value)

@@ -1,4 +1,4 @@
-"""One judge for every fault test: what clients were told, against messages, usage, events, deliveries and receivers."""
+"""Compares accepted messages with stored messages, usage, events, deliveries and received webhooks."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from uuid import UUID
 from standardwebhooks import Webhook
 
 from tests.faults.load import Load, Tenant
-from tests.faults.stack import Stack, until
+from tests.faults.stack import Stack, wait_until
 from tests.support.http_receiver import Received, Receiver
 
 OLD_SECONDS = 300
@@ -57,37 +57,39 @@ SELECT d.event_id, d.status, d.attempts FROM webhook_deliveries d JOIN webhook_e
 
 
 def settle(stack: Stack, seconds: float = 120) -> None:
-    """Wait until nothing is open any more."""
-    until(stack.is_ready, 60, "ready")
-    until(lambda: stack.rows(_OPEN)[0][0] == 0, seconds, "everything final")
+    """Wait until every message, delivery and mail has a final status."""
+    wait_until(stack.is_ready, 60, "ready")
+    wait_until(lambda: stack.rows(_OPEN)[0][0] == 0, seconds, "everything final")
 
 
-def reconcile(stack: Stack, load: Load, receivers: Mapping[str, Receiver] | None = None) -> list[str]:
-    """Every violation, in words; none when each accepted thing came to one end exactly once."""
-    found = list(_messages(stack, load))
-    found += [f"refused: {text}" for text in load.refused]
-    found += list(_usage(stack))
-    found += list(_events(stack))
+def find_violations(stack: Stack, load: Load, receivers: Mapping[str, Receiver] | None = None) -> list[str]:
+    """Return every violation; none when each accepted message has exactly one final status, usage and event."""
+    violations = list(_messages(stack, load))
+    violations += [f"refused: {text}" for text in load.refused]
+    violations += list(_usage(stack))
+    violations += list(_events(stack))
     for tenant in load.tenants:
-        found += list(_received(stack, tenant, receivers or {}))
+        violations += list(_received(stack, tenant, receivers or {}))
     repeats, allowed, strangers = stack.rows(_OUTSIDE)[0]
     if repeats > allowed or strangers:
-        found.append(f"the provider was asked {repeats} times again, {allowed} are explained; {strangers} unknown ids")
-    return found
+        violations.append(
+            f"the provider was asked {repeats} times again, {allowed} are explained; {strangers} unknown ids"
+        )
+    return violations
 
 
 def _messages(stack: Stack, load: Load) -> Any:
     organizations = [str(UUID(tenant.organization_id.removeprefix("org_"))) for tenant in load.tenants]
     rows = {f"msg_{UUID(str(row[0])).hex}": row[1:] for row in stack.rows(_MESSAGES, organizations)}
-    told = Counter(one.message_id for one in load.journal)
-    yield from (f"told twice: {message_id}" for message_id, times in told.items() if times > 1)
-    yield from (f"invented: {message_id}" for message_id in rows.keys() - told.keys())
-    for one in load.journal:
-        row = rows.get(one.message_id)
+    accepted = Counter(message.message_id for message in load.journal)
+    yield from (f"accepted twice: {message_id}" for message_id, times in accepted.items() if times > 1)
+    yield from (f"invented: {message_id}" for message_id in rows.keys() - accepted.keys())
+    for message in load.journal:
+        row = rows.get(message.message_id)
         if row is None:
-            yield f"lost: {one}"
-        elif row[:3] != (one.mode, one.to, one.segments) or row[3] not in FINAL:
-            yield f"differs: {one} {row}"
+            yield f"lost: {message}"
+        elif row[:3] != (message.mode, message.to, message.segments) or row[3] not in FINAL:
+            yield f"differs: {message} {row}"
 
 
 def _usage(stack: Stack) -> Any:
@@ -115,24 +117,27 @@ def _received(stack: Stack, tenant: Tenant, receivers: Mapping[str, Receiver]) -
         for event_id, times in Counter(receiver.ids).items():
             if times > tries.get(event_id, ("", 0))[1]:
                 yield f"{event_id} came {times} times to {url}, more often than it was sent"
-        for one in receiver.received:
-            if not _is_signed(secret, one):
-                yield f"{one.webhook_id} came to {url} with a wrong signature or an old timestamp"
-            if bodies.setdefault(one.webhook_id, one.body) != one.body:
-                yield f"{one.webhook_id} came with two bodies"
+        for request in receiver.received:
+            if not _is_signed(secret, request):
+                yield f"{request.webhook_id} came to {url} with a wrong signature or an old timestamp"
+            if bodies.setdefault(request.webhook_id, request.body) != request.body:
+                yield f"{request.webhook_id} came with two bodies"
         if missing := delivered - bodies.keys():
             yield f"{len(missing)} deliveries never arrived at {url}"
 
 
-def _is_signed(secret: str, one: Received) -> bool:
-    """Whether the signature held when it came; the stock library's `verify` would compare with the end of the round."""
-    signed_at = datetime.fromtimestamp(int(one.headers["webhook-timestamp"]), UTC)
-    expected = Webhook(secret).sign(one.webhook_id, signed_at, one.body.decode())
-    return expected in one.headers["webhook-signature"].split(" ") and abs(one.at - signed_at.timestamp()) < OLD_SECONDS
+def _is_signed(secret: str, request: Received) -> bool:
+    """Whether the signature was valid at arrival; `verify` of the library would compare with the present time."""
+    signed_at = datetime.fromtimestamp(int(request.headers["webhook-timestamp"]), UTC)
+    expected = Webhook(secret).sign(request.webhook_id, signed_at, request.body.decode())
+    return (
+        expected in request.headers["webhook-signature"].split(" ")
+        and abs(request.at - signed_at.timestamp()) < OLD_SECONDS
+    )
 
 
-def report(name: str, stack: Stack, load: Load, found: Sequence[str]) -> None:
+def report(name: str, stack: Stack, load: Load, violations: Sequence[str]) -> None:
     """Print the figures."""
-    lost = sum(one.startswith("lost") for one in found)
-    doubled = sum(one.startswith(("told twice", "invented")) for one in found)
+    lost = sum(violation.startswith("lost") for violation in violations)
+    doubled = sum(violation.startswith(("accepted twice", "invented")) for violation in violations)
     print(f"\n{name}: {stack.kills} kills, {len(load.journal)} accepted, {lost} lost, {doubled} doubled")  # noqa: T201 - the figures are what the round is for

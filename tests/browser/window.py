@@ -1,4 +1,4 @@
-"""Somebody at a browser, whose page must behave: no error in the console, nothing from elsewhere, no overflow."""
+"""A browser window that records problems: console errors, requests to other hosts, and overflow."""
 
 import re
 from collections.abc import Iterator
@@ -11,36 +11,37 @@ from axe_playwright_python.base import AXE_SCRIPT  # type: ignore[import-untyped
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request
 
 SLOW_MS = 20_000
-"""How long anything may take to appear; only a broken page needs it."""
+"""Timeout of every wait; only a broken page reaches it."""
 WIDE, NARROW, NARROWEST, HEIGHT = 1280, 360, 320, 900
 ALLOWED = frozenset({401, 409, 422})
-"""Answers that Chromium reports as an error and that are none: a form to mend, a session that is over."""
-NOT_OURS = frozenset({"/docs/"})
-"""Pages with a reference that is not ours and does not fit a narrow window."""
+"""Statuses that Chromium reports as errors and that are none: rejected forms and ended sessions."""
+FOREIGN_PAGES = frozenset({"/docs/"})
+"""Pages of Swagger UI, which do not fit a narrow window."""
 
 Theme = Literal["light", "dark"]
 
 _STATUS = re.compile(r"status of (\d{3})")
 _TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 _AXE = """async (options) => {
-  const found = await axe.run({exclude: [["#swagger-ui"]]}, options);
-  return found.violations.map((one) =>
-    one.id + " (" + one.impact + "): " + one.nodes.map((node) => node.target.join(" ")).slice(0, 5).join(", "));
+  const result = await axe.run({exclude: [["#swagger-ui"]]}, options);
+  return result.violations.map(({id, impact, nodes}) =>
+    id + " (" + impact + "): " + nodes.map((node) => node.target.join(" ")).slice(0, 5).join(", "));
 }"""
 _OVERFLOW = """() => {
   const width = document.documentElement.clientWidth;
   if (document.documentElement.scrollWidth <= width) return null;
-  const wide = [...document.body.querySelectorAll("*")].filter((one) => one.getBoundingClientRect().right > width + 1);
-  return wide.slice(0, 3).map((one) => one.tagName.toLowerCase() + (one.className ? "." + one.className : ""))
+  const elements = [...document.body.querySelectorAll("*")];
+  const wide = elements.filter((element) => element.getBoundingClientRect().right > width + 1);
+  return wide.slice(0, 3).map(({tagName, className}) => tagName.toLowerCase() + (className ? "." + className : ""))
     .join(", ") || "body";
 }"""
 
 
 @dataclass
-class Visitor:
-    """A browser window with cookies of its own, and what went wrong in it.
+class Window:
+    """A browser window with cookies of its own, and the problems of its pages.
 
-    statuses: what the server may answer without the console's complaint counting
+    statuses: of responses whose console error is no problem
     """
 
     url: str
@@ -51,10 +52,10 @@ class Visitor:
     _theme: Theme | None = None
 
     def watch(self) -> None:
-        """Write down what a page may not do, from now on."""
-        self.page.on("console", self._heard)
+        """Record problems from now on."""
+        self.page.on("console", self._on_console)
         self.page.on("pageerror", lambda error: self.note(f"script error: {error}"))
-        self.page.on("request", self._asked)
+        self.page.on("request", self._on_request)
 
     def open(self, path: str, status: int = 200) -> Page:
         """Open an address of the product, which must answer with a status."""
@@ -83,7 +84,7 @@ class Visitor:
         self.page.locator(within).get_by_text(text).locator("visible=true").first.wait_for()
 
     def refresh_until(self, text: str, *, tries: int = 20) -> None:
-        """Reload until a text is there, as somebody without scripts would."""
+        """Reload until a text is there, as a browser without scripts does."""
         for _ in range(tries):
             if self.page.locator("main").get_by_text(text).count():
                 return
@@ -107,58 +108,58 @@ class Visitor:
         self.context.add_init_script(AXE_SCRIPT)
 
     def axe(self) -> list[str]:
-        """What axe finds: rule, impact and where; swagger-ui's own markup is left out."""
+        """Return the violations that axe finds: rule, impact and elements, without those of Swagger UI."""
         if not self.page.evaluate("() => 'axe' in window"):
             self.page.evaluate(AXE_SCRIPT)
         only = {"type": "tag", "values": _TAGS}
-        found = self.page.evaluate(_AXE, {"runOnly": only, "resultTypes": ["violations"], "preload": False})
-        return [str(one) for one in found]
+        violations = self.page.evaluate(_AXE, {"runOnly": only, "resultTypes": ["violations"], "preload": False})
+        return [str(violation) for violation in violations]
 
     def overflow(self) -> str | None:
-        """What makes the page scroll sideways; None when nothing does."""
-        found = self.page.evaluate(_OVERFLOW)
-        return None if found is None else str(found)
+        """Return the elements that make the page scroll sideways, or None."""
+        elements = self.page.evaluate(_OVERFLOW)
+        return None if elements is None else str(elements)
 
     def inspect(self) -> None:
-        """Look at the open page as it is now, and note what is wrong with it."""
-        self.check_access()
+        """Check the open page and record its problems."""
+        self.check_accessibility()
         self.check_width()
 
-    def check_access(self) -> None:
-        """Note what shuts people out."""
+    def check_accessibility(self) -> None:
+        """Record violations of accessibility."""
         for violation in self.axe():
             self.note(f"axe: {violation}")
 
     def check_width(self) -> None:
-        """Note when the page scrolls sideways."""
-        if self.page.url.removeprefix(self.url) in NOT_OURS:
+        """Record when the page scrolls sideways."""
+        if self.page.url.removeprefix(self.url) in FOREIGN_PAGES:
             return
         wide = self.overflow()
         if wide:
             self.note(f"scrolls sideways: {wide}")
 
     def note(self, problem: str) -> None:
-        """Write down what is wrong with the page as it is shown now."""
+        """Record a problem of the page as it is shown now."""
         size = self.page.viewport_size
         width = size["width"] if size else WIDE
         self.problems.append(f"{self.page.url.removeprefix(self.url)} at {width} px: {problem}")
 
-    def _heard(self, message: ConsoleMessage) -> None:
+    def _on_console(self, message: ConsoleMessage) -> None:
         if message.type != "error":
             return
         status = _STATUS.search(message.text)
         if not (status and int(status[1]) in self.statuses):
             self.note(f"console: {message.text}")
 
-    def _asked(self, request: Request) -> None:
-        asked = urlsplit(request.url)
-        if asked.scheme in ("http", "https", "ws", "wss") and asked.netloc != urlsplit(self.url).netloc:
+    def _on_request(self, request: Request) -> None:
+        url = urlsplit(request.url)
+        if url.scheme in ("http", "https", "ws", "wss") and url.netloc != urlsplit(self.url).netloc:
             self.note(f"asked another host: {request.url}")
 
 
 @contextmanager
-def visiting(browser: Browser, url: str, **options: Any) -> Iterator[Visitor]:
-    """A visitor with a window of their own.
+def new_window(browser: Browser, url: str, **options: Any) -> Iterator[Window]:
+    """A window with cookies of its own.
 
     options: of the window, such as `java_script_enabled`
     """
@@ -166,8 +167,8 @@ def visiting(browser: Browser, url: str, **options: Any) -> Iterator[Visitor]:
     context = browser.new_context(**{"viewport": size, "reduced_motion": "reduce", "base_url": url, **options})
     context.set_default_timeout(SLOW_MS)
     try:
-        visitor = Visitor(url, context, context.new_page())
-        visitor.watch()
-        yield visitor
+        window = Window(url, context, context.new_page())
+        window.watch()
+        yield window
     finally:
         context.close()

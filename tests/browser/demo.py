@@ -1,0 +1,53 @@
+"""Creates the demo data and signs in its users."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+import sqlalchemy as sa
+from flask import Flask
+
+from saas_api.core.db import tenancy
+from saas_api.demo import seed
+from saas_api.demo.organizations import DemoCredentials
+from tests.browser.window import Window
+
+DEMO_OPTIONS = {"organizations": 4, "days": 35, "messages": 300, "seed": 1}
+"""Enough for invoices, payments and accounts of every status."""
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The created demo data.
+
+    organization_id: of Acme
+    """
+
+    credentials: DemoCredentials
+    organization_id: UUID
+
+    def password_of(self, email: str) -> str:
+        return next(login.password for login in self.credentials.logins if login.email == email)
+
+
+def create_demo(app: Flask, **options: int) -> Demo:
+    """Delete the demo data and create them again.
+
+    options: override DEMO_OPTIONS
+    """
+    Path(app.config["INSTANCE"], "demo.json").unlink(missing_ok=True)
+    with app.app_context():
+        credentials = seed.seed_demo(**{**DEMO_OPTIONS, **options})
+        with tenancy.system_session("demo.seed") as session:
+            organization_id = session.scalar(sa.text("SELECT id FROM organizations WHERE name = 'Acme'"))
+    assert isinstance(organization_id, UUID), json.dumps(options)
+    return Demo(credentials, organization_id)
+
+
+def sign_in(window: Window, email: str, password: str) -> None:
+    """Sign in with the form."""
+    window.open("/login")
+    window.fill(email=email, password=password)
+    window.press("Sign in")
+    window.page.wait_for_url(lambda url: not url.endswith("/login"))
