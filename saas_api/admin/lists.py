@@ -9,11 +9,11 @@ from typing import Any
 import sqlalchemy as sa
 from flask import Response, request, url_for
 from marshmallow import fields, validate
-from sqlalchemy.orm import Session
 
 from saas_api.core import clock, money
 from saas_api.core.db import pagination
 from saas_api.core.db.pagination import Page, PageRequest, SortKey
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import ValidationFailed
 from saas_api.core.fields import MinorAmount, QueryInteger, StrictSchema
 from saas_api.core.web import http, pages
@@ -40,7 +40,7 @@ def parse_query(schema: StrictSchema) -> dict[str, Any]:
 
 
 def paginate_or_export(
-    session: Session,
+    session: SystemSession,
     statement: sa.Select[*tuple[Any, ...]],
     *keys: SortKey,
     query: Mapping[str, Any],
