@@ -10,7 +10,7 @@ from saas_api.accounts import audit, impersonation, operators, users
 from saas_api.accounts.impersonation import OperatorRoleRequired
 from saas_api.accounts.models import OneTimeToken, User
 from saas_api.cli import output, types
-from saas_api.cli.commands.action_commands import REASON_HELP
+from saas_api.cli.action_commands import REASON_HELP
 from saas_api.cli.errors import CommandError, CommandGroup
 from saas_api.cli.types import EMAIL, PublicId
 from saas_api.core import clock, crypto, ids
