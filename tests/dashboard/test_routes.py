@@ -56,9 +56,9 @@ def test_api_key_is_rejected(acme: UsageOrganization, path: str) -> None:
 
 
 def test_stats_count_thirty_days_and_the_month(acme: UsageOrganization) -> None:
-    seen = acme.get("/dashboard/stats")
-    assert (seen["organization"]["name"], seen["organization"]["plan"]) == ("Acme", "free")
-    assert seen["stats"] == {
+    data = acme.get("/dashboard/stats")
+    assert (data["organization"]["name"], data["organization"]["plan"]) == ("Acme", "free")
+    assert data["stats"] == {
         "total_requests_30d": 3,
         "current_month_requests": 2,
         "current_month_cost": "0.00",
@@ -82,12 +82,12 @@ def test_cost_of_the_month_equals_the_bill(acme: UsageOrganization) -> None:
 
 
 def test_graph_has_a_point_for_every_day(acme: UsageOrganization) -> None:
-    seen = acme.get("/dashboard/usage-graph")
-    assert seen["period"] == {"start_date": "2026-03-17", "end_date": "2026-04-15", "timezone": "UTC", "days": 30}
-    assert len(seen["data"]) == 30
-    assert seen["data"][0] == {"date": "2026-03-17", "requests": 1, "success_count": 1, "error_count": 0}
-    assert seen["data"][1] == {"date": "2026-03-18", "requests": 0, "success_count": 0, "error_count": 0}
-    assert seen["data"][-1] == {"date": "2026-04-15", "requests": 2, "success_count": 1, "error_count": 1}
+    data = acme.get("/dashboard/usage-graph")
+    assert data["period"] == {"start_date": "2026-03-17", "end_date": "2026-04-15", "timezone": "UTC", "days": 30}
+    assert len(data["data"]) == 30
+    assert data["data"][0] == {"date": "2026-03-17", "requests": 1, "success_count": 1, "error_count": 0}
+    assert data["data"][1] == {"date": "2026-03-18", "requests": 0, "success_count": 0, "error_count": 0}
+    assert data["data"][-1] == {"date": "2026-04-15", "requests": 2, "success_count": 1, "error_count": 1}
 
 
 @pytest.mark.parametrize(("days", "requests"), [("1", 2), ("31", 4), ("366", 4)])

@@ -39,8 +39,7 @@ def kept(app: Flask, person: Person) -> tuple[Organization, BillingDetails]:
 
 
 def sessions(client: FlaskClient, person: Person) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = client.get("/api/v1/auth/sessions", headers=person.headers).json["data"]["sessions"]
-    return found
+    return list(client.get("/api/v1/auth/sessions", headers=person.headers).json["data"]["sessions"])
 
 
 def test_pages_require_their_permission(app: Flask, client: FlaskClient, alice: Person) -> None:

@@ -58,7 +58,7 @@ def note(app: Flask, person: Person, action: str, data: dict[str, Any] | None = 
 
 
 def test_pages_require_their_permission(app: Flask, client: FlaskClient, alice: Person, bob: Person) -> None:
-    check_access(app, client, alice, {name.format(bob=bob.user_id): asked for name, asked in PAGES.items()})
+    check_access(app, client, alice, {name.format(bob=bob.user_id): permission for name, permission in PAGES.items()})
 
 
 def test_members_are_not_found_by_another_organization(app: Flask, alice: Person, bob: Person, carol: Person) -> None:
@@ -100,16 +100,16 @@ def test_role_table_has_every_permission(app: Flask, alice: Person) -> None:
         if not allowed:
             continue
         row = table[table.index(f">{escape(PERMISSION_DESCRIPTIONS[name])}<") :].partition("</tr>")[0]
-        told = ", ".join(role for role in ROLES if role in allowed).capitalize()
-        assert f"<td>{'Everybody' if len(allowed) == len(ROLES) else told}</td>" in row, name
+        role_names = ", ".join(role for role in ROLES if role in allowed).capitalize()
+        assert f"<td>{'Everybody' if len(allowed) == len(ROLES) else role_names}</td>" in row, name
 
 
 def test_repeated_submit_sends_one_invitation(app: Flask, alice: Person) -> None:
     browser = Browser(app, alice)
     fields = {**browser.form(f"{TEAM}/invite"), "email": DORA, "role": "billing"}
     assert [browser.send(f"{TEAM}/invite", fields).status_code for _ in range(2)] == [303, 303]
-    (made,) = invitations(app, alice)
-    assert (made.email, made.role) == (DORA, "billing")
+    (invitation,) = invitations(app, alice)
+    assert (invitation.email, invitation.role) == (DORA, "billing")
     text = browser.open(TEAM).text
     assert DORA in text
     assert f"is on its way to {DORA}" in text
@@ -119,8 +119,8 @@ def test_rejected_invitation_keeps_its_values(app: Flask, alice: Person, bob: Pe
     browser = Browser(app, alice)
     wrong = browser.submit(f"{TEAM}/invite", email="<b>nobody", role="viewer")
     assert wrong.status_code == 422
-    kept = form_of(wrong, f"{TEAM}/invite")
-    assert (kept["email"], kept["role"]) == (["<b>nobody"], ["viewer"])
+    rejected_form = form_of(wrong, f"{TEAM}/invite")
+    assert (rejected_form["email"], rejected_form["role"]) == (["<b>nobody"], ["viewer"])
     assert 'id="e-email"' in wrong.text
     assert "<b>nobody" not in wrong.text
     known = browser.submit(f"{TEAM}/invite", email=bob.email)
@@ -219,9 +219,9 @@ def test_audit_log_is_filtered(app: Flask, alice: Person) -> None:
     for wrong in ("start_date=soon", "actor=somebody", "start_date=2026-03-02&end_date=2026-03-01", "cursor=x"):
         answer = browser.open(f"{AUDIT}?{wrong}")
         assert answer.status_code == 422, wrong
-    kept = browser.open(f"{AUDIT}?start_date=soon&action=api_key").text
-    assert 'value="soon"' in kept
-    assert 'value="api_key"' in kept
+    rejected_form = browser.open(f"{AUDIT}?start_date=soon&action=api_key").text
+    assert 'value="soon"' in rejected_form
+    assert 'value="api_key"' in rejected_form
 
 
 def test_older_entries_are_on_the_next_page(app: Flask, alice: Person) -> None:

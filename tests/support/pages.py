@@ -26,20 +26,20 @@ class Page(HTMLParser):
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        found = {name: value or "" for name, value in attrs}
+        attributes = {name: value or "" for name, value in attrs}
         if tag == "form":
-            self.forms.append((found.get("action", ""), {}) if found.get("method") == "post" else ("GET", {}))
-        elif self.forms and tag == "input" and found.get("name"):
-            is_choice = found.get("type") in ("checkbox", "radio")
-            if not is_choice or "checked" in found:
-                self._add(found["name"], found.get("value", ""))
+            self.forms.append((attributes.get("action", ""), {}) if attributes.get("method") == "post" else ("GET", {}))
+        elif self.forms and tag == "input" and attributes.get("name"):
+            is_choice = attributes.get("type") in ("checkbox", "radio")
+            if not is_choice or "checked" in attributes:
+                self._add(attributes["name"], attributes.get("value", ""))
         elif tag == "select":
-            self._select = found.get("name")
+            self._select = attributes.get("name")
         elif tag == "option" and self._select and self.forms:
-            if "selected" in found or self._select not in self.forms[-1][1]:
-                self.forms[-1][1][self._select] = [found.get("value", "")]
+            if "selected" in attributes or self._select not in self.forms[-1][1]:
+                self.forms[-1][1][self._select] = [attributes.get("value", "")]
         elif tag == "textarea" and self.forms:
-            self._area = found.get("name")
+            self._area = attributes.get("name")
 
     def handle_data(self, data: str) -> None:
         if self._area:
@@ -92,9 +92,9 @@ class Browser:
 
 def form_of(answer: TestResponse, action: str, page: str = "") -> dict[str, list[str]]:
     """What the form with that address would send untouched."""
-    wanted = action.partition("?")[0]
+    path = action.partition("?")[0]
     for address, fields in Page(answer.text).forms:
-        if (address or page).partition("?")[0] == wanted:
+        if (address or page).partition("?")[0] == path:
             return fields
     raise AssertionError(f"no form to {action} on {page}")
 

@@ -7,21 +7,16 @@
 | change the cap, alerts | spend-cap:write: owner, admin, billing |
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
 import pytest
-import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 
 from saas_api.core import ids
-from saas_api.core.db.engine import db
 from tests.support.accounts import join, sign_in, sign_up
 from tests.support.billing_pages import BILLING, browse, first_line, invoice_page
 from tests.support.pages import Browser, check_access
 from tests.support.payments import Customer, create_customer
+from tests.support.statements import count_statements
 
 PAGES = {
     "GET /dashboard/billing": "billing:read",
@@ -46,32 +41,15 @@ FORMS = {
 MOST_QUERIES = 12
 
 
-@contextmanager
-def counted(app: Flask) -> Iterator[list[str]]:
-    """The statements that run meanwhile, without those that bind a transaction to its organization."""
-    seen: list[str] = []
-    with app.app_context():
-        engine = db.engine
-
-    def note(*told: Any) -> None:
-        seen.append(told[2])
-
-    sa.event.listen(engine, "before_cursor_execute", note)
-    try:
-        yield seen
-    finally:
-        sa.event.remove(engine, "before_cursor_execute", note)
-
-
 def there(customer: Customer, path: str) -> str:
     return path.format(invoice=invoice_page(customer), line=first_line(customer))
 
 
 def test_pages_require_their_permission(app: Flask, client: FlaskClient) -> None:
     with app.app_context():
-        found = create_customer(client)
-        pages = {there(found, name): permission for name, permission in PAGES.items()}
-    check_access(app, client, found.person, pages)
+        customer = create_customer(client)
+        pages = {there(customer, name): permission for name, permission in PAGES.items()}
+    check_access(app, client, customer.person, pages)
 
 
 @pytest.mark.parametrize("role", ["admin", "member", "billing", "viewer"])
@@ -126,8 +104,9 @@ def test_page_takes_few_statements(app: Flask, customer: Customer, owner: Browse
     for name in PAGES:
         path = there(customer, name.removeprefix("GET "))
         owner.open(path)
-        with counted(app) as seen:
+        with count_statements(app) as statements:
             owner.open(path)
-        counts[name] = len([one for one in seen if "set_config" not in one])
+        # statements that bind a transaction to its organization do not count
+        counts[name] = len([statement for statement in statements if "set_config" not in statement])
     del counts["GET /dashboard/billing/plans/starter"]  # it works out two whole bills as the change itself would
     assert not {name: count for name, count in counts.items() if count > MOST_QUERIES}

@@ -48,14 +48,14 @@ def use(customer: Customer) -> None:
 
 def test_current_period_equals_the_api(customer: Customer, may: Browser) -> None:
     use(customer)
-    told, cap = get_api(customer, "/calculate"), get_api(customer, "/alerts")["spend_cap"]
+    data, cap = get_api(customer, "/calculate"), get_api(customer, "/alerts")["spend_cap"]
     page = page_text(may.open(BILLING))
-    assert len(told["lines"]) >= 4
-    for line in told["lines"]:
+    assert len(data["lines"]) >= 4
+    for line in data["lines"]:
         assert f"{line['description']}" in page
         assert money(line["amount"]) in page
-    assert f"This period so far {money(told['total_amount'])} {told['total_requests']} accepted calls" in page
-    assert f"Forecast, at today's usage {money(told['forecast_amount'])}" in page
+    assert f"This period so far {money(data['total_amount'])} {data['total_requests']} accepted calls" in page
+    assert f"Forecast, at today's usage {money(data['forecast_amount'])}" in page
     assert f"{cap['used']} USD of {money(cap['amount'])} in this period" in page
     assert "not included ( UTC )" in page or "not included (UTC)" in page
 
@@ -86,8 +86,8 @@ def test_reads_of_the_page_equal_those_of_billing(customer: Customer, is_mixed: 
 
 
 def test_invoices_and_totals_equal_the_api(customer: Customer, owner: Browser) -> None:
-    told, page = get_api(customer, "/history"), page_text(owner.open(BILLING))
-    [invoice], summary = told["invoices"], told["summary"]
+    data, page = get_api(customer, "/history"), page_text(owner.open(BILLING))
+    [invoice], summary = data["invoices"], data["summary"]
     assert f"{invoice['number']} 1 Apr 2026 to 1 May 2026" in page
     assert f"Billed in all {money(summary['total_billed'])}" in page
     assert f"Paid {money(summary['total_paid'])}" in page
@@ -109,12 +109,12 @@ def test_filters_apply_and_an_invalid_one_is_reported(customer: Customer, owner:
 
 
 def test_csv_equals_the_list_of_the_api(customer: Customer, owner: Browser) -> None:
-    [told] = get_api(customer, "/history")["invoices"]
+    [data] = get_api(customer, "/history")["invoices"]
     answer = owner.open(f"{BILLING}?format=csv&status=open")
     assert answer.mimetype == "text/csv"
     [row] = csv.DictReader(io.StringIO(answer.text.removeprefix("\ufeff")))
-    period = told.pop("period")
-    expected = {**told, **{f"period_{name}": period[name] for name in ("starts_at", "ends_at")}, "timezone": "UTC"}
+    period = data.pop("period")
+    expected = {**data, **{f"period_{name}": period[name] for name in ("starts_at", "ends_at")}, "timezone": "UTC"}
     assert row == {name: "" if value is None else str(value) for name, value in expected.items()}
     assert len(owner.open(f"{BILLING}?format=csv&status=void").text.splitlines()) == 1
 
@@ -146,26 +146,26 @@ def test_previewed_plan_change_equals_the_invoice(may: Browser, customer: Custom
     customer.use(1_500)
     page = page_text(may.open(f"{BILLING}/plans/scale?when={when}"))
     body = {"plan": "scale", "when": when}
-    told = customer.client.post(f"{API}/preview-change", json=body, headers=customer.person.headers).json["data"]
-    assert f"With the change {money(told['changed']['total_amount'])}" in page
-    assert not told["change"]["lines"] or f"Difference {money(told['difference'])}" in page
-    for line in told["change"]["lines"]:
+    data = customer.client.post(f"{API}/preview-change", json=body, headers=customer.person.headers).json["data"]
+    assert f"With the change {money(data['changed']['total_amount'])}" in page
+    assert not data["change"]["lines"] or f"Difference {money(data['difference'])}" in page
+    for line in data["change"]["lines"]:
         assert f"{line['description']} {money(line['amount'])}" in page
     sent = may.submit(f"{BILLING}/plans/scale?when={when}", f"{BILLING}/plans/scale")
     assert (sent.status_code, sent.location) == (303, f"{BILLING}/plans")
-    assert get_api(customer, "/calculate")["forecast_amount"] == told["changed"]["total_amount"]
+    assert get_api(customer, "/calculate")["forecast_amount"] == data["changed"]["total_amount"]
     clock.freeze_time(day(1, 2, month=6))
     [closed] = period_close.close_due(clock.now(), customer.id).invoices
-    assert money(str(Decimal(closed.invoice.total_minor) / 100)) == money(told["changed"]["total_amount"])
+    assert money(str(Decimal(closed.invoice.total_minor) / 100)) == money(data["changed"]["total_amount"])
 
 
 def test_scheduled_plan_change_is_shown_and_canceled(customer: Customer, may: Browser) -> None:
     plans = f"{BILLING}/plans"
     assert may.submit(f"{plans}/free", f"{plans}/free").location == plans
-    shown = may.open(plans)
+    response = may.open(plans)
     assert "The plan becomes" in page_text(may.open(BILLING))
-    assert "The plan will be Free from" in page_text(shown)
-    assert f'href="{plans}/pro">Cancel the change' in shown.text
+    assert "The plan will be Free from" in page_text(response)
+    assert f'href="{plans}/pro">Cancel the change' in response.text
     page = page_text(may.open(f"{plans}/pro"))
     assert "The change to Free is called off. The plan stays Pro." in page
     assert may.submit(f"{plans}/pro", f"{plans}/pro").location == plans
@@ -208,8 +208,8 @@ def test_line_explains_its_amount_and_exports_its_events(app: Flask, may: Browse
     customer.use(12_345)
     [closed] = period_close.close_due(day(1, 2, month=6), customer.id).invoices
     number = ids.format_id("inv", closed.invoice.id)
-    told = get_api(customer, f"/invoices/{number}")
-    line = next(line for line in told["lines"] if line["meter"] == "sms")
+    data = get_api(customer, f"/invoices/{number}")
+    line = next(line for line in data["lines"] if line["meter"] == "sms")
     there = f"{BILLING}/invoices/{number}/lines/{line['id']}"
     assert f'href="{there}"' in may.open(f"{BILLING}/invoices/{number}").text
     explained = get_api(customer, f"/invoices/{number}/lines/{line['id']}/explain")
@@ -232,10 +232,10 @@ def test_wallet_and_credit_notes_equal_the_api(customer: Customer, owner: Browse
         credit_notes.create_credit_note(
             session, customer.id, customer.invoice_id, credit, OperatorContext(SYSTEM_ACTOR, "asked for")
         )
-    held, notes = get_api(customer, "/wallet"), get_api(customer, "/credit-notes")["credit_notes"]
+    wallet, notes = get_api(customer, "/wallet"), get_api(customer, "/credit-notes")["credit_notes"]
     page = page_text(owner.open(f"{BILLING}/wallet"))
-    assert f"In the wallet {money(held['balances'][0]['amount'])}" in page
-    assert f"Promotion {money(held['grants'][0]['amount'])} {money(held['grants'][0]['remaining'])}" in page
+    assert f"In the wallet {money(wallet['balances'][0]['amount'])}" in page
+    assert f"Promotion {money(wallet['grants'][0]['amount'])} {money(wallet['grants'][0]['remaining'])}" in page
     answer = owner.open(f"{BILLING}/credit-notes")
     assert f"{notes[0]['number']}" in answer.text
     assert (

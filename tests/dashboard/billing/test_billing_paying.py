@@ -33,8 +33,8 @@ def polled(answer: Any) -> str:
 def mails_of(customer: Customer) -> dict[str, tuple[str, str]]:
     """Text and HTML of what was written to the organization, by template."""
     with tenancy.system_session("mail.deliver") as session:
-        wanted = sa.text("SELECT template, text_body, html_body FROM mails WHERE organization_id = :id")
-        return {name: (plain, html) for name, plain, html in session.execute(wanted, {"id": customer.id})}
+        query = sa.text("SELECT template, text_body, html_body FROM mails WHERE organization_id = :id")
+        return {name: (plain, html) for name, plain, html in session.execute(query, {"id": customer.id})}
 
 
 def test_pay_leads_to_the_checkout_and_back_to_a_polling_page(owner: Browser, customer: Customer) -> None:
@@ -102,13 +102,13 @@ def test_concurrent_submits_start_one_payment(app: Flask, owner: Browser, custom
     there = invoice_page(customer)
     form = owner.form(there, f"{there}/pay")
     forms = [form if is_same else owner.form(there, f"{there}/pay") for _ in range(5)]
-    barrier, seen = threading.Barrier(len(forms)), []
+    barrier, results = threading.Barrier(len(forms)), []
 
     def click(fields: Any) -> None:
         browser = browse(app, customer.person)
         barrier.wait()
         answer = browser.send(f"{there}/pay", fields)
-        seen.append((answer.status_code, answer.headers.get("Location")))
+        results.append((answer.status_code, answer.headers.get("Location")))
 
     threads = [threading.Thread(target=click, args=(fields,)) for fields in forms]
     for thread in threads:
@@ -116,8 +116,8 @@ def test_concurrent_submits_start_one_payment(app: Flask, owner: Browser, custom
     for thread in threads:
         thread.join()
     assert len(list_payments(customer)) == 1
-    assert {status for status, _ in seen} <= {303, 409}
-    assert len({address for status, address in seen if status == 303}) == 1
+    assert {status for status, _ in results} <= {303, 409}
+    assert len({address for status, address in results if status == 303}) == 1
 
 
 def test_checkout_of_another_origin_is_linked_not_redirected(

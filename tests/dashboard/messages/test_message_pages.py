@@ -27,7 +27,8 @@ PAGES = {
 
 def test_pages_require_their_permission(app: Flask, client: FlaskClient, alice: Person, live: Headers) -> None:
     message_id = send_message(client, live)
-    check_access(app, client, alice, {name.format(message=message_id): asked for name, asked in PAGES.items()})
+    pages = {name.format(message=message_id): permission for name, permission in PAGES.items()}
+    check_access(app, client, alice, pages)
 
 
 @pytest.mark.parametrize(("role", "status"), [("admin", 303), ("member", 303), ("billing", 403), ("viewer", 403)])
@@ -67,7 +68,7 @@ def test_form_from_another_origin_is_rejected(
 ) -> None:
     message_id = send_message(client, live)
     assert browser.send(path.format(message=message_id), SMS).status_code == 400
-    assert [(one["message_id"], one["status"]) for one in list_messages(client, alice)] == [(message_id, "queued")]
+    assert [(item["message_id"], item["status"]) for item in list_messages(client, alice)] == [(message_id, "queued")]
 
 
 def test_empty_list_explains_messages(browser: Browser) -> None:
@@ -82,13 +83,13 @@ def test_canceled_message_has_its_usage_reversed(
     browser: Browser, client: FlaskClient, alice: Person, live: Headers, work: Work
 ) -> None:
     there = f"{MESSAGES}/{send_message(client, live)}"
-    shown = browser.open(there).text
-    assert "Recorded" in shown
+    page = browser.open(there).text
+    assert "Recorded" in page
     assert browser.submit(there, f"{there}/cancel").status_code == 303
-    shown = browser.open(there).text
-    assert "Taken back" in shown
-    assert "-1 " in shown
-    assert "Cancel the message" not in shown
+    page = browser.open(there).text
+    assert "Taken back" in page
+    assert "-1 " in page
+    assert "Cancel the message" not in page
     work()
     assert list_messages(client, alice)[0]["status"] == "canceled"
 
@@ -112,10 +113,10 @@ def test_message_shows_its_event_deliveries(
     there = f"{MESSAGES}/{send_message(client, live)}"
     assert "None was told." in browser.open(there).text
     work()
-    shown = browser.open(there).text
-    assert "message.delivered" in shown
-    assert "https://hooks.example/in" in shown
-    assert "/dashboard/webhooks/deliveries/whd_" in shown
+    page = browser.open(there).text
+    assert "message.delivered" in page
+    assert "https://hooks.example/in" in page
+    assert "/dashboard/webhooks/deliveries/whd_" in page
     assert "hooks.example" not in Browser(app, bob).open(there).text
 
 
@@ -123,14 +124,14 @@ def test_figures_equal_the_api(browser: Browser, client: FlaskClient, alice: Per
     send_message(client, live, message="x" * 161)
     send_message(client, live, **MAIL)
     work()
-    shown = browser.open(MESSAGES).text
-    rows = shown.split("<tr>")[2:]
-    for told, row in zip(list_messages(client, alice), rows, strict=True):
-        assert f"{MESSAGES}/{told['message_id']}" in row
-        assert f'data-th="To">{told["to"]}<' in row
-        assert f'data-th="Segments" class="num">{told["segments"]}<' in row
-        assert f'class="num">{told["cost"]} USD<' in row
-        assert told["status"].capitalize() in row
+    page = browser.open(MESSAGES).text
+    rows = page.split("<tr>")[2:]
+    for message, row in zip(list_messages(client, alice), rows, strict=True):
+        assert f"{MESSAGES}/{message['message_id']}" in row
+        assert f'data-th="To">{message["to"]}<' in row
+        assert f'data-th="Segments" class="num">{message["segments"]}<' in row
+        assert f'class="num">{message["cost"]} USD<' in row
+        assert message["status"].capitalize() in row
         assert "Live key" in row
 
 
@@ -142,24 +143,24 @@ def test_filters_apply_and_modes_never_mix(
     trial = send_message(client, trial_key, to="+15005550001")
     work()
 
-    def seen(query: str) -> set[str]:
+    def listed_ids(query: str) -> set[str]:
         text = browser.open(f"{MESSAGES}?{query}").text
-        return {one for one in (first, other, trial) if one in text}
+        return {item for item in (first, other, trial) if item in text}
 
     key_ids = {key["name"]: key["id"] for key in client.get("/api/v1/keys", headers=alice.headers).json["data"]["keys"]}
-    assert seen("") == {first, other}
-    assert seen("mode=test") == {trial}
-    assert seen("mode=test&status=failed") == {trial}
-    assert seen("type=email") == {other}
-    assert seen(f"to={MAIL['to']}") == {other}
-    assert seen(f"key={key_ids['Live key']}") == {first, other}
-    assert seen(f"key={key_ids['Test key']}") == set()
-    for wanted in ("24h", "7d", "30d", "period", "custom"):
-        assert seen(f"range={wanted}") == {first, other}, wanted
-    assert seen("range=last_period") == set()
-    assert seen("end_date=2020-01-02") == set()
+    assert listed_ids("") == {first, other}
+    assert listed_ids("mode=test") == {trial}
+    assert listed_ids("mode=test&status=failed") == {trial}
+    assert listed_ids("type=email") == {other}
+    assert listed_ids(f"to={MAIL['to']}") == {other}
+    assert listed_ids(f"key={key_ids['Live key']}") == {first, other}
+    assert listed_ids(f"key={key_ids['Test key']}") == set()
+    for range_name in ("24h", "7d", "30d", "period", "custom"):
+        assert listed_ids(f"range={range_name}") == {first, other}, range_name
+    assert listed_ids("range=last_period") == set()
+    assert listed_ids("end_date=2020-01-02") == set()
     browser.client.set_cookie("mode", "test")
-    assert seen("") == {trial}
+    assert listed_ids("") == {trial}
 
 
 @pytest.mark.parametrize(
@@ -199,9 +200,9 @@ def test_csv_applies_filters_and_escapes_formulas(
     assert answer.text.startswith("\ufeffmessage_id,to,type,subject,status,segments,cost,currency,mode,api_key_id")
     rows = parse_csv(answer.text)
     assert len(rows) == 2
-    for told, row in zip(list_messages(client, alice), rows, strict=True):
+    for message, row in zip(list_messages(client, alice), rows, strict=True):
         for name in ("message_id", "type", "status", "mode", "cost", "created_at", "sent_at", "delivered_at"):
-            assert row[name] == (told[name] or ""), name
+            assert row[name] == (message[name] or ""), name
     assert rows[0]["to"] == "'+2348012345678"
     assert rows[1]["subject"] == "'=HYPERLINK(1)"
     assert [row["type"] for row in parse_csv(browser.open(f"{MESSAGES}?format=csv&type=email").text)] == ["email"]
@@ -221,6 +222,6 @@ def test_page_takes_at_most_twelve_statements(app: Flask, browser: Browser, clie
     message_id = send_message(client, live)
     for path in (MESSAGES, f"{MESSAGES}/{message_id}", NEW, f"{MESSAGES}?range=period"):
         browser.open(path)
-        with count_statements(app) as seen:
+        with count_statements(app) as statements:
             browser.open(path)
-        assert 0 < len(seen) <= 12, (path, "\n".join(seen))
+        assert 0 < len(statements) <= 12, (path, "\n".join(statements))

@@ -40,9 +40,9 @@ def test_test_message_by_email_is_delivered(browser: Browser, client: FlaskClien
     changes = {"type": "email", "to": "bounce@simulator.example", "subject": "Hi <b>", "message": "Hello"}
     there = browser.submit(NEW, **changes).location
     work()
-    shown = browser.open(there).text
-    assert "bounced: The mailbox refused it." in shown
-    assert "Hi &lt;b&gt;" in shown
+    page = browser.open(there).text
+    assert "bounced: The mailbox refused it." in page
+    assert "Hi &lt;b&gt;" in page
     assert list_messages(client, alice, status="failed")[0]["segments"] == 1
 
 
@@ -54,7 +54,7 @@ def test_test_message_is_not_counted(browser: Browser, client: FlaskClient, alic
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "expected"),
     [
         ({"to": ""}, "Say whom it goes to."),
         ({"to": "0123"}, "Not a number in E.164 form"),
@@ -66,14 +66,14 @@ def test_test_message_is_not_counted(browser: Browser, client: FlaskClient, alic
     ],
 )
 def test_rejected_form_shows_errors_and_keeps_its_values(
-    browser: Browser, client: FlaskClient, alice: Person, changes: dict[str, str], told: str
+    browser: Browser, client: FlaskClient, alice: Person, changes: dict[str, str], expected: str
 ) -> None:
-    wanted = {"type": "sms", "to": "+2348012345678", "message": "Dear & <you>", **changes}
-    answer = browser.submit(NEW, **wanted)
+    fields_sent = {"type": "sms", "to": "+2348012345678", "message": "Dear & <you>", **changes}
+    answer = browser.submit(NEW, **fields_sent)
     assert answer.status_code == 422
-    assert told in answer.text
-    kept = form_of(answer, NEW)
-    assert (kept["to"], kept.get("message", [""])) == ([wanted["to"]], [wanted["message"]])
+    assert expected in answer.text
+    rejected_form = form_of(answer, NEW)
+    assert (rejected_form["to"], rejected_form.get("message", [""])) == ([fields_sent["to"]], [fields_sent["message"]])
     assert list_messages(client, alice) == []
 
 
@@ -86,7 +86,7 @@ def test_form_submitted_twice_sends_one_message(browser: Browser, client: FlaskC
 
 
 @pytest.mark.parametrize(
-    ("sql", "told"),
+    ("sql", "expected"),
     [
         ("UPDATE organizations SET status = 'suspended' WHERE id = :id", 403),
         ("UPDATE subscriptions SET standing = 'restricted' WHERE organization_id = :id", 403),
@@ -94,15 +94,15 @@ def test_form_submitted_twice_sends_one_message(browser: Browser, client: FlaskC
     ],
 )
 def test_suspended_organization_cannot_send_test_messages(
-    app: Flask, browser: Browser, client: FlaskClient, alice: Person, live: Headers, sql: str, told: int
+    app: Flask, browser: Browser, client: FlaskClient, alice: Person, live: Headers, sql: str, expected: int
 ) -> None:
     send_message(client, live)  # opens the account
     with app.app_context(), tenancy.system_session("auth.register") as session:
         session.execute(sa.text(sql), {"id": ids.parse_id("org", alice.organization_id)})
     answer = browser.submit(NEW)
-    assert answer.status_code == told
-    assert ("may not send right now" in answer.text) == (told == 403)
-    assert len(list_messages(client, alice, mode="test")) == (0 if told == 403 else 1)
+    assert answer.status_code == expected
+    assert ("may not send right now" in answer.text) == (expected == 403)
+    assert len(list_messages(client, alice, mode="test")) == (0 if expected == 403 else 1)
 
 
 def test_test_messages_are_rate_limited(
@@ -116,13 +116,13 @@ def test_test_messages_are_rate_limited(
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [("x" * 160, "1 segment<"), ("x" * 161, "2 segments<"), ("😀" * 36, "2 segments<"), ("", "No segments")],
 )
-def test_segments_are_counted_while_typing(browser: Browser, text: str, told: str) -> None:
+def test_segments_are_counted_while_typing(browser: Browser, text: str, expected: str) -> None:
     fields = {**browser.form(NEW), "message": text, "to": "anything"}
     whole = browser.send(f"{NEW}/count", fields)
-    assert (whole.status_code, told in whole.text, "<html" in whole.text) == (200, True, True)
+    assert (whole.status_code, expected in whole.text, "<html" in whole.text) == (200, True, True)
     assert form_of(whole, NEW)["to"] == ["anything"]
     part = browser.client.post(f"{NEW}/count", data=fields, headers={"HX-Request": "true"})
-    assert (part.status_code, told in part.text, "<html" in part.text) == (200, True, False)
+    assert (part.status_code, expected in part.text, "<html" in part.text) == (200, True, False)

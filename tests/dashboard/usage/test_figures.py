@@ -36,7 +36,7 @@ def test_every_role_sees_usage(app: Flask, client: FlaskClient, alice: Person) -
 
 
 @pytest.mark.parametrize(
-    ("query", "asked"),
+    ("query", "parameters"),
     [
         ("", {}),
         ("range=7d", {"start_date": "2026-04-09", "end_date": "2026-04-15"}),
@@ -49,16 +49,16 @@ def test_every_role_sees_usage(app: Flask, client: FlaskClient, alice: Person) -
         ("mode=test", {"mode": "test"}),
     ],
 )
-def test_figures_equal_the_api(app: Flask, acme: UsageOrganization, query: str, asked: dict[str, str]) -> None:
-    api = acme.get("/usage", **asked)
+def test_figures_equal_the_api(app: Flask, acme: UsageOrganization, query: str, parameters: dict[str, str]) -> None:
+    api = acme.get("/usage", **parameters)
     summary, page = api["summary"], open_usage(app, acme, query)
-    found = read_stats(page)
-    assert found["Calls"] == f"{summary['total_requests']:,}"
-    assert found["Successful"] == f"{summary['successful_requests']:,}"
-    assert found["Failed"] == f"{summary['failed_requests']:,}"
-    assert found["Rate limited"] == f"{summary['rate_limited_requests']:,}"
-    is_test = asked.get("mode") == "test"
-    assert found["Cost"] == (EMPTY_VALUE if is_test else f"{summary['total_cost']} {summary['currency']}")
+    figures = read_stats(page)
+    assert figures["Calls"] == f"{summary['total_requests']:,}"
+    assert figures["Successful"] == f"{summary['successful_requests']:,}"
+    assert figures["Failed"] == f"{summary['failed_requests']:,}"
+    assert figures["Rate limited"] == f"{summary['rate_limited_requests']:,}"
+    is_test = parameters.get("mode") == "test"
+    assert figures["Cost"] == (EMPTY_VALUE if is_test else f"{summary['total_cost']} {summary['currency']}")
     assert Decimal(re.findall(r"([\d.]+) % of those within the limit", page)[0]) == Decimal(
         str(summary["success_rate"])
     )
@@ -76,7 +76,7 @@ def test_figures_equal_the_api(app: Flask, acme: UsageOrganization, query: str, 
 )
 def test_csv_equals_the_api(app: Flask, acme: UsageOrganization, tab: str, part: str, names: tuple[str, ...]) -> None:
     api = acme.get("/usage")
-    wanted = {
+    expected = {
         (*(row[name] or "" for name in names), *(str(row[name]) for name in COUNTS), Decimal(row["cost"]), "USD")
         for row in api[part]
     }
@@ -84,7 +84,7 @@ def test_csv_equals_the_api(app: Flask, acme: UsageOrganization, tab: str, part:
     assert len(rows) == len(api[part])
     assert {
         (*(row[name] for name in (*names, *COUNTS)), Decimal(row["cost"]), row["currency"]) for row in rows
-    } == wanted
+    } == expected
     listed = read_table(open_usage(app, acme, f"tab={tab}"))
     assert len(listed) == len(rows)
     for row, cells in zip(rows, listed, strict=True):
@@ -102,8 +102,8 @@ def test_chart_equals_the_timeseries_of_the_api(app: Flask, acme: UsageOrganizat
     assert len(tips) == 30
     for n, tip in enumerate(tips):
         words = [f"{name} {by_meter[code][n]}" for name, code in (("E-mail", "email"), ("SMS", "sms"))]
-        wanted = ", ".join(word for word in words if not word.endswith(" 0")) or "0"
-        assert tip.partition(": ")[2] == wanted
+        expected = ", ".join(word for word in words if not word.endswith(" 0")) or "0"
+        assert tip.partition(": ")[2] == expected
     assert [label.partition(":")[0] for label in tips][::29] == ["17 Mar", "15 Apr"]
     assert "Accepted calls per day, by meter (UTC)" in page
 
@@ -145,10 +145,10 @@ def test_long_range_is_shown_by_week(app: Flask, acme: UsageOrganization) -> Non
 def test_current_period_equals_the_bill_of_the_api(app: Flask, acme: UsageOrganization) -> None:
     api = acme.get("/billing/calculate")
     page = open_usage(app, acme, "tab=period")
-    found = read_stats(page)
-    assert found["Billed calls so far"] == str(api["total_requests"])
-    assert found["Cost so far"] == f"{api['total_amount']} USD"
-    assert found["Forecast"] == f"{api['forecast_amount']} USD"
+    figures = read_stats(page)
+    assert figures["Billed calls so far"] == str(api["total_requests"])
+    assert figures["Cost so far"] == f"{api['total_amount']} USD"
+    assert figures["Forecast"] == f"{api['forecast_amount']} USD"
     line = next(line for line in api["lines"] if line.get("meter") == "sms")
     rows = {row["meter"]: row for row in download_csv(app, acme, "tab=period")}
     assert rows["sms"]["amount"] == line["amount"]

@@ -147,21 +147,21 @@ def test_key_names_are_escaped(app: Flask, acme: UsageOrganization) -> None:
 def test_page_takes_few_statements(app: Flask, acme: UsageOrganization) -> None:
     browser = browse(app, acme)
     browser.open(USAGE)
-    asked: list[str] = []
+    queries: list[str] = []
 
     def note(_conn: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
-        asked.append(statement)
+        queries.append(statement)
 
     with app.app_context():
         engine = db.engine
     event.listen(engine, "before_cursor_execute", note)
     try:
         browser.open(USAGE)
-        few = len(asked)
+        few = len(queries)
         for day in range(1, 15):
             acme.use(1, at=datetime(2026, 4, day, 12, tzinfo=UTC), key="first")
-        asked.clear()
+        queries.clear()
         browser.open(USAGE)
     finally:
         event.remove(engine, "before_cursor_execute", note)
-    assert len(asked) == few <= 19, "\n\n".join(asked)
+    assert len(queries) == few <= 19, "\n\n".join(queries)

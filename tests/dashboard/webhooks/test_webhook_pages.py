@@ -45,17 +45,18 @@ def secret_on(text: str) -> str:
 
 
 def test_pages_require_their_permission(app: Flask, client: FlaskClient, acme: Organization) -> None:
-    found = create_path_ids(acme)
-    check_access(app, client, acme.owner, {name.format(**found): asked for name, asked in PAGES.items()})
+    path_ids = create_path_ids(acme)
+    check_access(app, client, acme.owner, {name.format(**path_ids): permission for name, permission in PAGES.items()})
 
 
 def test_endpoints_are_not_found_by_another_organization(app: Flask, acme: Organization, carol: Person) -> None:
-    found, browser = create_path_ids(acme), Browser(app, carol)
-    paths = [name.removeprefix("GET ").format(**found) for name in PAGES if "{" in name]
+    path_ids, browser = create_path_ids(acme), Browser(app, carol)
+    paths = [name.removeprefix("GET ").format(**path_ids) for name in PAGES if "{" in name]
     assert {browser.open(path).status_code for path in paths} == {404}
     token = browser.form(f"{HOOKS}/new")["csrf_token"]
-    posts = [f"{HOOKS}/{found['endpoint']}/{verb}" for verb in ("edit", "enable", "disable", "test", "delete", "roll")]
-    posts += [f"{HOOKS}/deliveries/{found['delivery']}/resend", f"{HOOKS}/events/{found['event']}/replay"]
+    verbs = ("edit", "enable", "disable", "test", "delete", "roll")
+    posts = [f"{HOOKS}/{path_ids['endpoint']}/{verb}" for verb in verbs]
+    posts += [f"{HOOKS}/deliveries/{path_ids['delivery']}/resend", f"{HOOKS}/events/{path_ids['event']}/replay"]
     key = browser.form(f"{HOOKS}/new")["form_key"]
     fields = {"csrf_token": token, "form_key": key, "url": URL, "typed": "127.0.0.1:9"}
     assert {browser.send(path, fields).status_code for path in posts} == {404}
@@ -63,9 +64,9 @@ def test_endpoints_are_not_found_by_another_organization(app: Flask, acme: Organ
 
 
 def test_member_cannot_submit_forms(app: Flask, acme: Organization, bob: Person) -> None:
-    found, browser = create_path_ids(acme), Browser(app, bob)
+    path_ids, browser = create_path_ids(acme), Browser(app, bob)
     token = form_of(browser.open(HOOKS), "/logout")["csrf_token"]
-    for path in ("new", f"{found['endpoint']}/disable", f"deliveries/{found['delivery']}/resend"):
+    for path in ("new", f"{path_ids['endpoint']}/disable", f"deliveries/{path_ids['delivery']}/resend"):
         assert browser.send(f"{HOOKS}/{path}", {"csrf_token": token, "url": URL}).status_code == 403
     assert acme.rows("SELECT status FROM webhook_endpoints")[0].status == "enabled"
 
@@ -219,9 +220,9 @@ def test_recovery_starts_at_a_local_time(browser: Browser, acme: Organization) -
 
 
 def test_pages_take_few_statements(app: Flask, browser: Browser, acme: Organization) -> None:
-    found = create_path_ids(acme)
+    path_ids = create_path_ids(acme)
     for name in PAGES:
-        path = name.removeprefix("GET ").format(**found)
+        path = name.removeprefix("GET ").format(**path_ids)
         with count_statements(app) as statements:
             assert browser.open(path).status_code == 200
         assert len(statements) <= 12, (path, statements)
