@@ -93,7 +93,6 @@ def index() -> Response:
         "dashboard/billing/index.html",
         block="running",
         status=status,
-        status_names=INVOICE_STATUS_LABELS,
         **page_context,
     )
 

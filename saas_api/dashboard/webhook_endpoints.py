@@ -422,7 +422,6 @@ def rotate_secret_form(endpoint_id: UUID, form: Form | None = None) -> Response:
         form=form or Form({"grace_seconds": 86_400}),
         graces=list(GRACE_PERIODS.items()),
         secrets=list_active_secrets(engine.session(), endpoint),
-        zone=context.current_zone(),
     )
 
 
