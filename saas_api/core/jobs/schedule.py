@@ -30,7 +30,6 @@ Job = TypeVar("Job", bound=Callable[[], Any])
 DOMAIN = Domain(name="core.jobs", system_purposes=("queue.runs",))
 
 MINUTE, HOUR, DAY = 60, 3600, 86_400
-TICK_FUNCTION = "saas_api.core.jobs.schedule.run_due_jobs"
 _INLINE_DRAIN_SECONDS = 5
 _LAST_RUNS = sa.text("""
 SELECT DISTINCT ON (job) job, scheduled_for, state, started_at, finished_at, error FROM job_runs
