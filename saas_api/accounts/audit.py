@@ -15,6 +15,7 @@ from saas_api.core import clock, crypto, ids, request_context
 from saas_api.core.access import Principal
 from saas_api.core.db import pagination, tenancy
 from saas_api.core.db.pagination import Page, PageRequest
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import ValidationFailed
 
 MAX_RANGE_DAYS = 366
@@ -53,7 +54,7 @@ class OperatorContext:
             raise ValidationFailed.at_field("reason", "Say why.")
 
     def record(
-        self, session: Session, organization_id: UUID, action: str, target: tuple[str, object], data: AuditData
+        self, session: SystemSession, organization_id: UUID, action: str, target: tuple[str, object], data: AuditData
     ) -> None:
         """Record an action with the reason, in the transaction of the action."""
         record_event(session, organization_id, self.actor, action, target, {**data, "reason": self.reason.strip()})
@@ -143,7 +144,7 @@ def record_event(
 
 
 def record_user_event(
-    session: Session, organization_id: UUID | None, user_id: UUID, action: str, data: AuditData | None = None
+    session: SystemSession, organization_id: UUID | None, user_id: UUID, action: str, data: AuditData | None = None
 ) -> None:
     """Record an action of a user on their own account.
 
@@ -153,7 +154,7 @@ def record_user_event(
 
 
 def record_user_event_in_all_organizations(
-    session: Session, user_id: UUID, action: str, data: AuditData | None = None
+    session: SystemSession, user_id: UUID, action: str, data: AuditData | None = None
 ) -> None:
     """Record an action of a user on their own account in each of their organizations."""
     for organization_id in _list_organizations(session, user_id):
@@ -171,7 +172,7 @@ def record_failed_login(user: User | None, email: str, action: str) -> None:
             record_event(session, organization_id, SYSTEM_ACTOR, action, target)
 
 
-def _list_organizations(session: Session, user_id: UUID) -> list[UUID | None]:
+def _list_organizations(session: SystemSession, user_id: UUID) -> list[UUID | None]:
     statement = sa.select(Membership.organization_id).where(Membership.user_id == user_id)
     return [*session.scalars(statement)] or [None]
 

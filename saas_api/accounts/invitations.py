@@ -13,6 +13,7 @@ from saas_api.accounts.models import Invitation, Membership, Organization
 from saas_api.core import access, clock, crypto, roles
 from saas_api.core.access import Principal
 from saas_api.core.db import tenancy
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict, Forbidden, InvalidOneTimeToken, NotFound
 from saas_api.core.roles import MemberRole
 from saas_api.mail import mails
@@ -38,10 +39,9 @@ class AlreadyMember(Conflict):
     constraint = "memberships_pkey"
 
 
-def lock_by_token(session: Session, token: str) -> Invitation:
+def lock_by_token(session: SystemSession, token: str) -> Invitation:
     """The open invitation of a token, locked until the transaction ends.
 
-    session: a system session
     raises: InvalidOneTimeToken
     """
     invitation = session.scalar(sa.select(Invitation).where(*_open_clause(token)).with_for_update())
@@ -109,10 +109,9 @@ def decline_invitation(token: str) -> None:
         _record(session, invitation, SYSTEM_ACTOR, "invitation.declined", change)
 
 
-def accept_invitation(session: Session, token: str, user_id: UUID) -> tuple[Organization, str]:
+def accept_invitation(session: SystemSession, token: str, user_id: UUID) -> tuple[Organization, str]:
     """Make a user a member. The caller has verified that the invited address is the user's.
 
-    session: a system session
     returns: the organization and the role
     raises: InvalidOneTimeToken; AlreadyMember, at the latest when the transaction ends
     """

@@ -13,6 +13,7 @@ from saas_api.accounts import audit
 from saas_api.accounts.models import Invitation, Membership, Organization, User
 from saas_api.core import access, clock
 from saas_api.core.access import PERMISSIONS, Access, Principal
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict, Forbidden, NotFound, ValidationFailed
 from saas_api.core.roles import MemberRole
 
@@ -77,7 +78,7 @@ class Recipient:
     name: str
 
 
-def list_memberships(session: Session, user_id: UUID) -> list[tuple[Organization, MemberRole]]:
+def list_memberships(session: SystemSession, user_id: UUID) -> list[tuple[Organization, MemberRole]]:
     """Every organization of a user with the role there, in the order of joining."""
     statement = (
         sa.select(Organization, Membership.role)

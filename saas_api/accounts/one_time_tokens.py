@@ -5,9 +5,9 @@ from datetime import timedelta
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
 
 from saas_api.core import clock, crypto, ids
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import InvalidOneTimeToken
 
 VERIFY_EMAIL_PURPOSE, RESET_PASSWORD_PURPOSE = "verify_email", "reset_password"
@@ -35,7 +35,7 @@ def new_token() -> tuple[str, bytes]:
     return token, crypto.sha256(token)
 
 
-def find_token_user(session: Session, purpose: str, token: str) -> UUID:
+def find_token_user(session: SystemSession, purpose: str, token: str) -> UUID:
     """The id of the user to whom an unused token was mailed.
 
     raises: InvalidOneTimeToken
@@ -43,7 +43,7 @@ def find_token_user(session: Session, purpose: str, token: str) -> UUID:
     return _execute(session, _FIND_USER, purpose, token)
 
 
-def issue_token(session: Session, user_id: UUID, purpose: str) -> str:
+def issue_token(session: SystemSession, user_id: UUID, purpose: str) -> str:
     """Issue a token and revoke those before it. For an unknown user id the same statements run and store nothing.
 
     purpose: VERIFY_EMAIL_PURPOSE or RESET_PASSWORD_PURPOSE
@@ -55,7 +55,7 @@ def issue_token(session: Session, user_id: UUID, purpose: str) -> str:
     return token
 
 
-def consume_token(session: Session, purpose: str, token: str) -> UUID:
+def consume_token(session: SystemSession, purpose: str, token: str) -> UUID:
     """Mark a token as used.
 
     returns: the user's id
@@ -64,12 +64,12 @@ def consume_token(session: Session, purpose: str, token: str) -> UUID:
     return _execute(session, _CONSUME, purpose, token)
 
 
-def revoke_tokens(session: Session, user_id: UUID, purpose: str) -> None:
+def revoke_tokens(session: SystemSession, user_id: UUID, purpose: str) -> None:
     """Invalidate the unused tokens of a user and purpose."""
     session.execute(_REVOKE, {"user_id": user_id, "purpose": purpose, "now": clock.now()})
 
 
-def _execute(session: Session, statement: sa.TextClause, purpose: str, token: str) -> UUID:
+def _execute(session: SystemSession, statement: sa.TextClause, purpose: str, token: str) -> UUID:
     values = {"digest": crypto.sha256(token), "purpose": purpose, "now": clock.now()}
     user_id: UUID | None = session.execute(statement, values).scalar()
     if user_id is None:

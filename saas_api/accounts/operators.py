@@ -3,24 +3,24 @@
 from uuid import UUID
 
 from sqlalchemy import func, select
-from sqlalchemy.orm import Session
 
 from saas_api.accounts.models import Operator, User
+from saas_api.core.db.tenancy import SystemSession
 
 
-def list_operators(session: Session) -> list[tuple[User, Operator]]:
+def list_operators(session: SystemSession) -> list[tuple[User, Operator]]:
     """Every operator, sorted by e-mail address."""
     statement = select(User, Operator).join(Operator, Operator.user_id == User.id).order_by(func.lower(User.email))
     return [(user, operator) for user, operator in session.execute(statement)]
 
 
-def find_operator_role(session: Session, user_id: UUID) -> str | None:
+def find_operator_role(session: SystemSession, user_id: UUID) -> str | None:
     """The operator role of a user; None for a user who is no operator."""
     operator = session.get(Operator, user_id)
     return operator.role if operator else None
 
 
-def grant_operator_role(session: Session, user_id: UUID, role: str) -> str | None:
+def grant_operator_role(session: SystemSession, user_id: UUID, role: str) -> str | None:
     """Make a user an operator, or change an operator's role.
 
     role: "support" or "admin"
@@ -34,7 +34,7 @@ def grant_operator_role(session: Session, user_id: UUID, role: str) -> str | Non
     return role_before
 
 
-def revoke_operator_role(session: Session, user_id: UUID) -> str | None:
+def revoke_operator_role(session: SystemSession, user_id: UUID) -> str | None:
     """Revoke a user's operator role, from the next request on.
 
     returns: the role before; None for a user who was no operator

@@ -15,6 +15,7 @@ from saas_api.accounts.models import Membership, Organization, OrganizationStatu
 from saas_api.core import clock
 from saas_api.core.access import Principal
 from saas_api.core.db import engine, tenancy
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict, NotFound, ValidationFailed
 from saas_api.core.limits import limiter
 from saas_api.core.roles import ADMIN_ROLES, MemberRole
@@ -68,7 +69,7 @@ def validate_reason(reason: str) -> str:
     return stripped
 
 
-def create(session: Session, name: str, owner_id: UUID, timezone: str | None = None) -> Organization:
+def create(session: SystemSession, name: str, owner_id: UUID, timezone: str | None = None) -> Organization:
     """Create an organization with its owner.
 
     timezone: IANA name; an unknown one becomes UTC
@@ -101,10 +102,9 @@ def update_organization(session: Session, principal: Principal, values: Mapping[
     return organization
 
 
-def suspend(session: Session, organization_id: UUID, actor: Actor, reason: str) -> None:
+def suspend(session: SystemSession, organization_id: UUID, actor: Actor, reason: str) -> None:
     """Suspend an organization: its API keys are rejected from the next request on; members still sign in and pay.
 
-    session: a system session
     raises: OrganizationNotFound, NotSuspendable, ValidationFailed for a short reason
     """
     organization = _lock(session, organization_id)
@@ -113,10 +113,9 @@ def suspend(session: Session, organization_id: UUID, actor: Actor, reason: str) 
     _set_status(session, organization, OrganizationStatus.SUSPENDED, actor, validate_reason(reason))
 
 
-def resume(session: Session, organization_id: UUID, actor: Actor, reason: str) -> None:
+def resume(session: SystemSession, organization_id: UUID, actor: Actor, reason: str) -> None:
     """End the suspension by an operator; a suspension for overdue invoices remains.
 
-    session: a system session
     raises: OrganizationNotFound, NotSuspended, ValidationFailed for a short reason
     """
     organization = _lock(session, organization_id)
@@ -144,7 +143,7 @@ def _generate_slug(name: str) -> str:
     return f"{base or 'organization'}-{secrets.token_hex(3)}"
 
 
-def _lock(session: Session, organization_id: UUID) -> Organization:
+def _lock(session: SystemSession, organization_id: UUID) -> Organization:
     organization = session.get(Organization, organization_id, with_for_update=True, populate_existing=True)
     if organization is None:
         raise OrganizationNotFound
@@ -152,7 +151,7 @@ def _lock(session: Session, organization_id: UUID) -> Organization:
 
 
 def _set_status(
-    session: Session, organization: Organization, status: OrganizationStatus, actor: Actor, reason: str
+    session: SystemSession, organization: Organization, status: OrganizationStatus, actor: Actor, reason: str
 ) -> None:
     status_before, organization.status = organization.status, status
     organization.updated_at = clock.now()

@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
 
 from saas_api.accounts import audit, members, tokens
 from saas_api.accounts.audit import SYSTEM_ACTOR
@@ -18,6 +17,7 @@ from saas_api.core import clock, ids
 from saas_api.core.access import Principal
 from saas_api.core.db import engine, pagination, tenancy
 from saas_api.core.db.pagination import Page, PageRequest
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import NotFound, Unauthenticated
 from saas_api.core.ids import NIL_UUID
 from saas_api.core.roles import MemberRole
@@ -166,7 +166,7 @@ def get_last_seen(user_ids: Sequence[UUID]) -> dict[UUID, datetime]:
         return {row.user_id: row.last_seen_at for row in session.execute(statement)}
 
 
-def has_session_from(session: Session, user_id: UUID, ip: str | None) -> bool:
+def has_session_from(session: SystemSession, user_id: UUID, ip: str | None) -> bool:
     """Whether the user ever had a session from an address."""
     statement = sa.select(UserSession.id).where(UserSession.user_id == user_id, UserSession.ip.is_not_distinct_from(ip))
     return session.execute(statement.limit(1)).first() is not None
@@ -178,7 +178,7 @@ def active_session_clause(user_id: UUID) -> tuple[sa.ColumnElement[bool], ...]:
 
 
 def start_session(
-    session: Session, user: User, organization: Organization | None, role: str | None, origin: SessionOrigin
+    session: SystemSession, user: User, organization: Organization | None, role: str | None, origin: SessionOrigin
 ) -> SessionStarted:
     """Start a session of a user whose credentials were verified."""
     organization_id = organization.id if organization else None
@@ -277,7 +277,7 @@ def revoke_other_sessions(principal: Principal) -> int:
 
 
 def end_sessions(
-    session: Session, user_id: UUID, reason: str, *, only: UUID | None = None, except_for: UUID | None = None
+    session: SystemSession, user_id: UUID, reason: str, *, only: UUID | None = None, except_for: UUID | None = None
 ) -> list[UUID]:
     """End the active sessions of a user.
 
@@ -299,7 +299,7 @@ def _audited_organization(principal: Principal) -> UUID | None:
     return principal.organization_id if principal.has_organization else None
 
 
-def _check_membership(session: Session, user_id: UUID, organization_id: UUID) -> None:
+def _check_membership(session: SystemSession, user_id: UUID, organization_id: UUID) -> None:
     if organization_id == NIL_UUID:
         statement = sa.select(Operator.role).join(User, User.id == Operator.user_id)
     else:
@@ -312,7 +312,7 @@ def _check_membership(session: Session, user_id: UUID, organization_id: UUID) ->
         raise InvalidToken
 
 
-def _replace_refresh_token(session: Session, principal: Principal, jti: str) -> tuple[UUID, datetime]:
+def _replace_refresh_token(session: SystemSession, principal: Principal, jti: str) -> tuple[UUID, datetime]:
     statement = sa.update(UserSession).where(
         UserSession.id == principal.session_id, *active_session_clause(principal.id)
     )
@@ -328,7 +328,7 @@ def _replace_refresh_token(session: Session, principal: Principal, jti: str) -> 
     return row.id, row.expires_at
 
 
-def _revoke_reused_session(session: Session, session_id: UUID, organization_id: UUID) -> None:
+def _revoke_reused_session(session: SystemSession, session_id: UUID, organization_id: UUID) -> None:
     user_session = session.get(UserSession, session_id)
     reason = "refresh token used twice"
     if user_session is not None and end_sessions(session, user_session.user_id, reason, only=session_id):

@@ -4,13 +4,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy.orm import Session
-
 from saas_api.accounts import audit, invitations, members, operators, organizations, passwords, sessions, users
 from saas_api.accounts.models import User
 from saas_api.accounts.sessions import InvalidCredentials, SessionOrigin, SessionStarted
 from saas_api.core import clock
 from saas_api.core.db import tenancy
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Forbidden, ValidationFailed
 from saas_api.core.roles import MemberRole
 from saas_api.mail import mails
@@ -71,7 +70,7 @@ def verify_credentials(email: str, password: str) -> tuple[User, str | None]:
     return user, users.rehash_if_outdated(user, password)
 
 
-def lock_verified_user(session: Session, verified_user: User, new_hash: str | None) -> User:
+def lock_verified_user(session: SystemSession, verified_user: User, new_hash: str | None) -> User:
     """Lock a user whose password was verified, and store the new hash, if there is one.
 
     raises: InvalidCredentials when the password has changed since, or the user is disabled
@@ -151,7 +150,7 @@ def accept_and_log_in(token: str, password: str | None, full_name: str, origin: 
         return _join(session, user, token, origin)
 
 
-def notify_new_sign_in(session: Session, user: User, origin: SessionOrigin) -> None:
+def notify_new_sign_in(session: SystemSession, user: User, origin: SessionOrigin) -> None:
     """Mail a user about a sign-in from an address that none of their sessions came from."""
     if sessions.has_session_from(session, user.id, origin.ip):
         return
@@ -178,7 +177,7 @@ def _create_user_and_join(
         return _join(session, user, token, origin)
 
 
-def _join(session: Session, user: User, token: str, origin: SessionOrigin) -> SessionStarted:
+def _join(session: SystemSession, user: User, token: str, origin: SessionOrigin) -> SessionStarted:
     organization, role = invitations.accept_invitation(session, token, user.id)
     users.mark_email_verified(session, user)
     return sessions.start_session(session, user, organization, role, origin)

@@ -11,9 +11,9 @@ import sqlalchemy as sa
 from flask_jwt_extended import JWTManager, create_access_token, create_refresh_token
 from flask_jwt_extended import decode_token as decode_jwt
 from flask_jwt_extended.exceptions import JWTExtendedException
-from sqlalchemy.orm import Session
 
 from saas_api.core import clock, crypto
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Unauthenticated
 from saas_api.core.settings import setting
 
@@ -177,7 +177,7 @@ def _session_claims(session_id: UUID, organization_id: UUID) -> dict[str, Any]:
     return {"sid": session_id.hex, "org": organization_id.hex, "csrf": csrf}
 
 
-def rotate_refresh_token(session: Session, session_id: UUID, jti: str) -> tuple[UUID, str, datetime]:
+def rotate_refresh_token(session: SystemSession, session_id: UUID, jti: str) -> tuple[UUID, str, datetime]:
     """Exchange the id of a refresh token for the next one. A repeat within 10 seconds gets the same id again.
 
     returns: the user's id, the next token id, the expiry of the session

@@ -3,7 +3,7 @@
 from uuid import UUID
 
 from sqlalchemy import func, select
-from sqlalchemy.orm import Session, undefer
+from sqlalchemy.orm import undefer
 
 from saas_api.accounts import audit, one_time_tokens
 from saas_api.accounts.models import User
@@ -12,6 +12,7 @@ from saas_api.accounts.tokens import InvalidToken
 from saas_api.core import clock, crypto
 from saas_api.core.access import Principal
 from saas_api.core.db import tenancy
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict, InvalidOneTimeToken
 from saas_api.mail import mails
 
@@ -29,18 +30,18 @@ class EmailTaken(Conflict):
     constraint, field = "users_email", "email"
 
 
-def find_user(session: Session, user_id: UUID) -> User | None:
+def find_user(session: SystemSession, user_id: UUID) -> User | None:
     """The user with that id, with the password hash."""
     return session.scalar(select(User).where(User.id == user_id).options(undefer(User.password_hash)))
 
 
-def find_by_email(session: Session, email: str) -> User | None:
+def find_by_email(session: SystemSession, email: str) -> User | None:
     """The user with that address, ignoring case, with the password hash."""
     statement = select(User).where(func.lower(User.email) == email.lower()).options(undefer(User.password_hash))
     return session.scalar(statement)
 
 
-def lock(session: Session, user_id: UUID) -> User | None:
+def lock(session: SystemSession, user_id: UUID) -> User | None:
     """The user with that id, locked until the transaction ends; None when the user is disabled."""
     statement = select(User).where(User.id == user_id, User.disabled_at.is_(None))
     return session.scalar(statement.with_for_update(key_share=True).execution_options(populate_existing=True))
@@ -57,7 +58,7 @@ def rehash_if_outdated(user: User, password: str) -> str | None:
     return crypto.hash_password(password) if crypto.needs_rehash(user.password_hash) else None
 
 
-def lock_verified(session: Session, verified_user: User, new_hash: str | None) -> User | None:
+def lock_verified(session: SystemSession, verified_user: User, new_hash: str | None) -> User | None:
     """Lock a user whose password was verified.
 
     new_hash: replaces the stored hash
@@ -72,7 +73,7 @@ def lock_verified(session: Session, verified_user: User, new_hash: str | None) -
     return user
 
 
-def create(session: Session, email: str, password: str, full_name: str) -> User:
+def create(session: SystemSession, email: str, password: str, full_name: str) -> User:
     """Create a user; hashes the password within the transaction.
 
     raises: EmailTaken
@@ -80,7 +81,7 @@ def create(session: Session, email: str, password: str, full_name: str) -> User:
     return create_with_hash(session, email, crypto.hash_password(password), full_name)
 
 
-def create_with_hash(session: Session, email: str, password_hash: str, full_name: str) -> User:
+def create_with_hash(session: SystemSession, email: str, password_hash: str, full_name: str) -> User:
     """Create a user whose password was hashed before the transaction began.
 
     raises: EmailTaken
@@ -120,7 +121,7 @@ def request_email_verification(principal: Principal) -> None:
         send_verification_email(session, user)
 
 
-def send_verification_email(session: Session, user: User) -> None:
+def send_verification_email(session: SystemSession, user: User) -> None:
     """Mail a verification link to a user."""
     token = one_time_tokens.issue_token(session, user.id, VERIFY_EMAIL_PURPOSE)
     mails.enqueue(session, "verify_email", user.email, token=token, name=user.full_name)
@@ -140,7 +141,7 @@ def verify_email(token: str) -> User:
         return user
 
 
-def mark_email_verified(session: Session, user: User) -> None:
+def mark_email_verified(session: SystemSession, user: User) -> None:
     """Mark the address of a user as verified, and revoke the remaining verification links."""
     if not user.email_verified:
         user.email_verified_at = clock.now()

@@ -1,6 +1,6 @@
 """The table of actions of operators: what each does, what its page says, and who may run it.
 
-`action_views` serves the pages of the table, and `cli.commands.action_commands` makes commands from its entries.
+`action_views` serves the pages of the table, and `cli.action_commands` makes commands from its entries.
 """
 
 import functools

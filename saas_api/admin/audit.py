@@ -9,7 +9,6 @@ import marshmallow as ma
 import orjson
 import sqlalchemy as sa
 from flask import Blueprint, Response
-from sqlalchemy.orm import Session
 
 from saas_api.accounts.models import AuditEvent, Organization, User
 from saas_api.admin import context, lists
@@ -17,6 +16,7 @@ from saas_api.admin.lists import Columns, ListQuery
 from saas_api.core import clock
 from saas_api.core.access import require_operator
 from saas_api.core.db.pagination import Page
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.fields import DateField, Email, Text
 from saas_api.core.web import forms, pages
 
@@ -37,7 +37,7 @@ class OperatorAuditQuery(ListQuery):
             raise ma.ValidationError("Must not be before the first day.", "end_date")
 
 
-def list_audit(session: Session, query: dict[str, Any]) -> Page:
+def list_audit(session: SystemSession, query: dict[str, Any]) -> Page:
     """A page of `AuditEvent` of the platform, newest first.
 
     query: as of OperatorAuditQuery
@@ -58,7 +58,7 @@ def list_audit(session: Session, query: dict[str, Any]) -> Page:
     return lists.paginate_or_export(session, statement, AuditEvent.id.desc(), query=query)
 
 
-def get_names(session: Session, events: Collection[AuditEvent]) -> dict[str, str]:
+def get_names(session: SystemSession, events: Collection[AuditEvent]) -> dict[str, str]:
     """E-mail addresses of the users and names of the organizations in audit events, by id."""
     ids = [*(event.actor_id for event in events), *(event.target_id for event in events)]
     user_ids = [UUID(id_) for id_ in ids if id_ and _is_uuid(id_)]

@@ -8,7 +8,6 @@ from uuid import UUID
 
 import sqlalchemy as sa
 from flask import Blueprint, Response
-from sqlalchemy.orm import Session
 
 from saas_api.accounts import audit
 from saas_api.accounts.audit import OperatorContext
@@ -21,6 +20,7 @@ from saas_api.billing.models import BillingProfile, Invoice
 from saas_api.billing.period_close import CloseResult
 from saas_api.core import clock
 from saas_api.core.access import require_operator
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import NotFound
 from saas_api.core.settings import setting
 from saas_api.core.web import pages
@@ -79,13 +79,13 @@ class ClosePreview:
     names: Mapping[UUID, str]
 
 
-def list_due(session: Session, at: datetime) -> list[DueOrganization]:
+def list_due(session: SystemSession, at: datetime) -> list[DueOrganization]:
     """Organizations that the next close invoices, longest due first; at most MAX_ROWS."""
     through = at - timedelta(minutes=setting("BILLING_GRACE_MINUTES"))
     return [DueOrganization(*row) for row in session.execute(_LIST_DUE, {"through": through, "most": MAX_ROWS})]
 
 
-def list_drafts(session: Session) -> Sequence[Any]:
+def list_drafts(session: SystemSession) -> Sequence[Any]:
     """Rows of (draft `Invoice`, name of its organization), oldest first; at most MAX_ROWS."""
     return session.execute(
         sa.select(Invoice, Organization.name)
@@ -96,7 +96,7 @@ def list_drafts(session: Session) -> Sequence[Any]:
     ).all()
 
 
-def list_on_hold(session: Session) -> Sequence[Any]:
+def list_on_hold(session: SystemSession) -> Sequence[Any]:
     """Rows of (`BillingProfile` on hold, name of its organization), longest on hold first; at most MAX_ROWS."""
     return session.execute(
         sa.select(BillingProfile, Organization.name)
@@ -107,7 +107,7 @@ def list_on_hold(session: Session) -> Sequence[Any]:
     ).all()
 
 
-def get_account(session: Session, organization_id: UUID) -> OrganizationBilling:
+def get_account(session: SystemSession, organization_id: UUID) -> OrganizationBilling:
     """An organization and whether its billing is on hold.
 
     raises: NotFound
@@ -123,13 +123,13 @@ def get_account(session: Session, organization_id: UUID) -> OrganizationBilling:
     return OrganizationBilling(organization.id, organization.name, profile)
 
 
-def get_names(session: Session, organization_ids: set[UUID]) -> dict[UUID, str]:
+def get_names(session: SystemSession, organization_ids: set[UUID]) -> dict[UUID, str]:
     """Names of organizations by id."""
     statement = sa.select(Organization.id, Organization.name).where(Organization.id.in_(organization_ids))
     return {row.id: row.name for row in session.execute(statement)}
 
 
-def list_runs(session: Session, job: str) -> Sequence[Any]:
+def list_runs(session: SystemSession, job: str) -> Sequence[Any]:
     """Runs of a scheduled job, newest first; at most MAX_RUNS."""
     return session.execute(_LIST_RUNS, {"job": job, "most": MAX_RUNS}).all()
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import marshmallow as ma
 from sqlalchemy import text
-from sqlalchemy.orm import Session
 
 from saas_api.accounts.audit import Actor, OperatorContext
 from saas_api.core.access import Principal
 from saas_api.core.db import tenancy
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.fields import StrictSchema, Text
 
 MIN_REASON_LENGTH = 10
@@ -55,7 +55,7 @@ class Preview:
 
 
 @contextmanager
-def read_session() -> Iterator[Session]:
+def read_session() -> Iterator[SystemSession]:
     """Open a read-only transaction that sees every organization."""
     with tenancy.system_session("admin.read") as session:
         session.execute(_SET_READ_ONLY)
@@ -63,7 +63,7 @@ def read_session() -> Iterator[Session]:
 
 
 @contextmanager
-def write_session() -> Iterator[Session]:
+def write_session() -> Iterator[SystemSession]:
     """Open a transaction that sees every organization, for an action of an operator; commits at the end."""
     with tenancy.system_session("admin.act") as session:
         yield session

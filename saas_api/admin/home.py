@@ -8,11 +8,11 @@ from typing import Any
 
 import sqlalchemy as sa
 from flask import Blueprint, Response
-from sqlalchemy.orm import Session
 
 from saas_api.admin import context
 from saas_api.core import clock, money
 from saas_api.core.access import require_operator
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.web import charts, pages, templating
 from saas_api.core.web.charts import Chart, ChartPoint
 
@@ -84,7 +84,7 @@ class Overview:
         return min((at for at in due if at), default=None)
 
 
-def get_overview(session: Session, at: datetime) -> Overview:
+def get_overview(session: SystemSession, at: datetime) -> Overview:
     """Figures of the platform at an instant."""
     today = at.date()
     days = [today - timedelta(days=back) for back in range(OVERVIEW_DAYS - 1, -1, -1)]

@@ -9,7 +9,6 @@ from uuid import UUID
 import sqlalchemy as sa
 from flask import Blueprint, Response
 from marshmallow import fields, validate
-from sqlalchemy.orm import Session
 
 from saas_api.accounts.audit import OperatorContext
 from saas_api.accounts.models import Organization
@@ -24,6 +23,7 @@ from saas_api.billing.schemas import InvoiceOut
 from saas_api.core import clock, ids, money
 from saas_api.core.access import require_operator
 from saas_api.core.db.pagination import Page
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import NotFound, ValidationFailed
 from saas_api.core.fields import MoneyAmount, PrefixedId, QueryInteger, Text
 from saas_api.core.web import pages
@@ -111,7 +111,7 @@ INVOICE_COLUMNS: Columns = {
 }
 
 
-def list_invoices(session: Session, query: dict[str, Any], at: datetime) -> Page:
+def list_invoices(session: SystemSession, query: dict[str, Any], at: datetime) -> Page:
     """A page of (`Invoice`, name of its organization), newest first.
 
     query: as of InvoiceListQuery
@@ -131,12 +131,12 @@ def list_invoices(session: Session, query: dict[str, Any], at: datetime) -> Page
     return lists.paginate_or_export(session, statement, Invoice.created_at.desc(), Invoice.id.desc(), query=query)
 
 
-def sum_by_status(session: Session, at: datetime) -> Sequence[Any]:
+def sum_by_status(session: SystemSession, at: datetime) -> Sequence[Any]:
     """Count, total and amount due of all invoices by status and currency."""
     return session.execute(_SUM_BY_STATUS, {"at": at}).all()
 
 
-def get_invoice(session: Session, invoice_id: UUID) -> OperatorInvoiceDetail:
+def get_invoice(session: SystemSession, invoice_id: UUID) -> OperatorInvoiceDetail:
     """An invoice of any organization, drafts included.
 
     raises: NotFound
@@ -191,7 +191,7 @@ def show(invoice_id: UUID) -> Response:
 
 
 def create_credit_note(
-    session: Session, organization_id: UUID, invoice_id: UUID, operator: OperatorContext, **values: Any
+    session: SystemSession, organization_id: UUID, invoice_id: UUID, operator: OperatorContext, **values: Any
 ) -> CreditNote:
     """Writes a credit note.
 

@@ -9,17 +9,16 @@ from typing import Any
 import sqlalchemy as sa
 from flask import Response, request, url_for
 from marshmallow import fields, validate
-from sqlalchemy.orm import Session
 
 from saas_api.core import clock, money
 from saas_api.core.db import pagination
 from saas_api.core.db.pagination import Page, PageRequest, SortKey
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import ValidationFailed
 from saas_api.core.fields import MinorAmount, QueryInteger, StrictSchema
 from saas_api.core.web import http, pages
+from saas_api.core.web.pages import MAX_EXPORT_ROWS, PAGE_SIZE
 
-MAX_EXPORT_ROWS = 50_000
-PAGE_SIZE = 25
 Columns = Mapping[str, Callable[[Any], Any]]
 """Columns of a CSV file: their names, and what each holds of an item of the page."""
 
@@ -41,7 +40,7 @@ def parse_query(schema: StrictSchema) -> dict[str, Any]:
 
 
 def paginate_or_export(
-    session: Session,
+    session: SystemSession,
     statement: sa.Select[*tuple[Any, ...]],
     *keys: SortKey,
     query: Mapping[str, Any],

@@ -7,7 +7,6 @@ from uuid import UUID
 import sqlalchemy as sa
 from flask import Blueprint, Response
 from marshmallow import fields, validate
-from sqlalchemy.orm import Session
 
 from saas_api.accounts import audit
 from saas_api.accounts.audit import OperatorContext
@@ -17,6 +16,7 @@ from saas_api.admin.lists import Columns, ListQuery
 from saas_api.core import ids
 from saas_api.core.access import require_operator
 from saas_api.core.db.pagination import Page
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import NotFound
 from saas_api.core.fields import Text
 from saas_api.core.web import pages
@@ -65,7 +65,7 @@ class MailListQuery(ListQuery):
     recipient = Text(maximum=254, load_default=None)
 
 
-def list_mails(session: Session, query: dict[str, Any]) -> Page:
+def list_mails(session: SystemSession, query: dict[str, Any]) -> Page:
     """A page of mails, newest first.
 
     query: as of MailListQuery
@@ -84,12 +84,12 @@ def list_mails(session: Session, query: dict[str, Any]) -> Page:
     return lists.paginate_or_export(session, statement, columns.created_at.desc(), columns.id.desc(), query=query)
 
 
-def count_by_status(session: Session) -> Sequence[Any]:
+def count_by_status(session: SystemSession) -> Sequence[Any]:
     """Number of mails of the last 24 hours by status."""
     return session.execute(_COUNTS).all()
 
 
-def get_mail(session: Session, mail_id: UUID) -> Any:
+def get_mail(session: SystemSession, mail_id: UUID) -> Any:
     """A mail without its content, and whether it still has it: content is erased when a mail was sent or has failed.
 
     raises: NotFound
@@ -112,7 +112,7 @@ def index() -> Response:
     return pages.render_page("admin/mail/index.html", page=page, counts=counts, statuses=MAIL_STATUSES)
 
 
-def resend(session: Session, mail_id: UUID, operator: OperatorContext) -> None:
+def resend(session: SystemSession, mail_id: UUID, operator: OperatorContext) -> None:
     """Queues a mail again.
 
     raises: as `mails.resend`

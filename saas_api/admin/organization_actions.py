@@ -32,6 +32,7 @@ from saas_api.billing.terms import LimitOverrides
 from saas_api.billing.wallet import GrantSource
 from saas_api.core import clock, ids, money
 from saas_api.core.db import tenancy
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import ApiError, NotFound, ValidationFailed
 from saas_api.core.fields import DateField, MoneyAmount, QueryInteger, StrictSchema, Text
 from saas_api.core.web import forms, templating
@@ -278,7 +279,7 @@ def stop_impersonation(token: str) -> UUID | None:
     return principal.organization_id
 
 
-def _currency(session: Session, organization_id: UUID) -> str:
+def _currency(session: SystemSession, organization_id: UUID) -> str:
     profile = session.get(BillingProfile, organization_id)
     return profile.currency if profile else "USD"
 
@@ -291,7 +292,7 @@ def _last_full_day_before(instant: datetime) -> date:
     return (instant.astimezone(UTC) - timedelta(microseconds=1)).date()
 
 
-def _submitted_ceilings(session: Session) -> dict[str, Decimal]:
+def _submitted_ceilings(session: SystemSession) -> dict[str, Decimal]:
     ceilings, errors = {}, []
     for meter in plans.meter_units(session):
         text = request.form.get(f"ceiling_{meter}", "").strip()

@@ -10,7 +10,6 @@ from uuid import UUID
 import sqlalchemy as sa
 from flask import Blueprint, Response
 from marshmallow import fields, validate
-from sqlalchemy.orm import Session
 
 from saas_api.accounts import members
 from saas_api.accounts.members import TeamView
@@ -24,6 +23,7 @@ from saas_api.billing.models import Invoice, Subscription, SubscriptionSegment
 from saas_api.core import clock, ids
 from saas_api.core.access import require_operator
 from saas_api.core.db.pagination import Page
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import NotFound
 from saas_api.core.fields import Text
 from saas_api.core.web import forms, pages
@@ -147,7 +147,7 @@ class OrganizationRow:
         return str(self.standing)
 
 
-def get_organization(session: Session, organization_id: UUID) -> Organization:
+def get_organization(session: SystemSession, organization_id: UUID) -> Organization:
     """An organization.
 
     raises: NotFound
@@ -158,7 +158,7 @@ def get_organization(session: Session, organization_id: UUID) -> Organization:
     return organization
 
 
-def get_organization_detail(session: Session, organization_id: UUID, at: datetime) -> OrganizationDetail:
+def get_organization_detail(session: SystemSession, organization_id: UUID, at: datetime) -> OrganizationDetail:
     """An organization at an instant.
 
     raises: NotFound
@@ -188,7 +188,7 @@ def get_organization_detail(session: Session, organization_id: UUID, at: datetim
     )
 
 
-def search_organizations(session: Session, query: dict[str, Any], at: datetime) -> Page:
+def search_organizations(session: SystemSession, query: dict[str, Any], at: datetime) -> Page:
     """A page of OrganizationRow, newest first.
 
     query: as of OrganizationListQuery
@@ -253,7 +253,7 @@ def _matches(text: str) -> sa.ColumnElement[bool]:
     )
 
 
-def _add_figures(session: Session, rows: Sequence[Any], at: datetime) -> list[OrganizationRow]:
+def _add_figures(session: SystemSession, rows: Sequence[Any], at: datetime) -> list[OrganizationRow]:
     values = {"ids": [row.id for row in rows], "since": at - RECENT_PERIOD}
     figures = {row.id: row[1:] for row in session.execute(_FIGURES, values)}
     return [OrganizationRow(*row, *figures[row.id]) for row in rows]

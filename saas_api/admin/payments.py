@@ -10,7 +10,6 @@ from uuid import UUID
 import sqlalchemy as sa
 from flask import Blueprint, Response
 from marshmallow import fields, validate
-from sqlalchemy.orm import Session
 
 from saas_api.accounts.models import AuditEvent, Organization
 from saas_api.admin import context, lists
@@ -19,6 +18,7 @@ from saas_api.billing.models import Invoice
 from saas_api.core import ids, money
 from saas_api.core.access import require_operator
 from saas_api.core.db.pagination import Page
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import NotFound
 from saas_api.core.money import CURRENCY_EXPONENTS
 from saas_api.core.web import pages
@@ -110,7 +110,7 @@ EVENT_COLUMNS: Columns = {
 }
 
 
-def list_payments(session: Session, query: dict[str, Any]) -> Page:
+def list_payments(session: SystemSession, query: dict[str, Any]) -> Page:
     """A page of PaymentDetail, newest first.
 
     query: as of PaymentListQuery
@@ -125,14 +125,14 @@ def list_payments(session: Session, query: dict[str, Any]) -> Page:
     return lists.paginate_or_export(session, statement, *keys, query=query, convert=_to_detail)
 
 
-def list_quarantined(session: Session) -> list[PaymentDetail]:
+def list_quarantined(session: SystemSession) -> list[PaymentDetail]:
     """Quarantined payments, newest first; at most MAX_ROWS."""
     statement = _select_details().where(Payment.status == PaymentStatus.QUARANTINED)
     newest_first = statement.order_by(Payment.created_at.desc(), Payment.id.desc())
     return [_to_detail(row) for row in session.execute(newest_first.limit(MAX_ROWS))]
 
 
-def get_payment(session: Session, payment_id: UUID) -> PaymentDetail:
+def get_payment(session: SystemSession, payment_id: UUID) -> PaymentDetail:
     """A payment of any organization.
 
     raises: NotFound
@@ -143,13 +143,13 @@ def get_payment(session: Session, payment_id: UUID) -> PaymentDetail:
     return _to_detail(row)
 
 
-def list_refunds(session: Session, payment: Payment) -> Sequence[Refund]:
+def list_refunds(session: SystemSession, payment: Payment) -> Sequence[Refund]:
     """Refunds of a payment, oldest first."""
     is_of_payment = (Refund.organization_id == payment.organization_id, Refund.payment_id == payment.id)
     return session.scalars(sa.select(Refund).where(*is_of_payment).order_by(Refund.created_at, Refund.id)).all()
 
 
-def list_payment_events(session: Session, payment: Payment) -> Sequence[ProviderEvent]:
+def list_payment_events(session: SystemSession, payment: Payment) -> Sequence[ProviderEvent]:
     """Events of the provider that name a payment, newest first; at most MAX_ROWS."""
     if payment.provider_reference is None:
         return []
@@ -159,7 +159,7 @@ def list_payment_events(session: Session, payment: Payment) -> Sequence[Provider
     ).all()
 
 
-def list_events(session: Session, query: dict[str, Any]) -> Page:
+def list_events(session: SystemSession, query: dict[str, Any]) -> Page:
     """A page of provider events without their bodies, newest first.
 
     query: as of ProviderEventListQuery
@@ -174,7 +174,7 @@ def list_events(session: Session, query: dict[str, Any]) -> Page:
     return lists.paginate_or_export(session, statement, *keys, query=query)
 
 
-def get_event(session: Session, provider: str, event_id: str) -> ProviderEvent:
+def get_event(session: SystemSession, provider: str, event_id: str) -> ProviderEvent:
     """An event of a provider.
 
     raises: NotFound

@@ -8,7 +8,6 @@ from uuid import UUID
 
 import sqlalchemy as sa
 from flask import Blueprint, Response
-from sqlalchemy.orm import Session
 
 from saas_api.accounts import organizations
 from saas_api.accounts.audit import OperatorContext
@@ -22,6 +21,7 @@ from saas_api.billing.rating.plan_file import PlanContent
 from saas_api.core import clock
 from saas_api.core.access import require_operator
 from saas_api.core.db import tenancy
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import ApiError, NotFound
 from saas_api.core.fields import PrefixedId, QueryInteger, StrictSchema
 from saas_api.core.web import forms, pages
@@ -53,14 +53,14 @@ class PlanVersionView:
     subscribers: Sequence[Any]
 
 
-def list_plans(session: Session, at: datetime) -> list[tuple[PlanVersionRow, RatedPlanVersion]]:
+def list_plans(session: SystemSession, at: datetime) -> list[tuple[PlanVersionRow, RatedPlanVersion]]:
     """Every published version with its prices, in the catalogue's order."""
     rows = plans.list_versions(session, at)
     versions = plans.get_versions(session, [row.version_id for row in rows])
     return [(row, versions[row.version_id]) for row in rows]
 
 
-def get_plan(session: Session, version_id: str) -> PlanVersionView:
+def get_plan(session: SystemSession, version_id: str) -> PlanVersionView:
     """One published version as it is now.
 
     raises: NotFound

@@ -13,7 +13,6 @@ from flask import Blueprint, Response
 from rq.exceptions import InvalidJobOperation, NoSuchJobError
 from rq.job import Job
 from rq.registry import FailedJobRegistry, StartedJobRegistry
-from sqlalchemy.orm import Session
 
 from saas_api.accounts import audit
 from saas_api.accounts.audit import OperatorContext
@@ -21,6 +20,7 @@ from saas_api.admin import context
 from saas_api.billing.invariants import INVARIANTS, InvariantCheck
 from saas_api.core import clock
 from saas_api.core.access import require_operator
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict, NotFound, ServiceUnavailable
 from saas_api.core.jobs import queue, schedule
 from saas_api.core.jobs.queue import BACKGROUND, FAILURE_TTL_SECONDS
@@ -163,7 +163,7 @@ def job_name(job: Job) -> str:
         return job.description or ""
 
 
-def get_failed_job(_session: Session, job_id: str) -> FailedJob:
+def get_failed_job(_session: SystemSession, job_id: str) -> FailedJob:
     """A failed wake-up by its id.
 
     raises: NotFound, ServiceUnavailable when Redis does not answer
@@ -181,7 +181,7 @@ def get_failed_job(_session: Session, job_id: str) -> FailedJob:
         return _failure(job, job.origin)
 
 
-def get_scheduled_job(_session: Session, job: str) -> ScheduledJob:
+def get_scheduled_job(_session: SystemSession, job: str) -> ScheduledJob:
     """A job of the schedule by its name.
 
     raises: NotFound
@@ -271,19 +271,19 @@ class InvariantStatus:
     sample: Sequence[dict[str, Any]]
 
 
-def list_schedule(session: Session, at: datetime) -> list[ScheduleRow]:
+def list_schedule(session: SystemSession, at: datetime) -> list[ScheduleRow]:
     """Every scheduled job with its newest run."""
     entries = schedule.scheduled_jobs()
     rows = {row.job: row for row in session.execute(_LATEST_RUNS, {"jobs": [entry.job for entry in entries]})}
     return [_to_schedule_row(entry, rows[entry.job], at) for entry in entries]
 
 
-def count_backlog(session: Session) -> Sequence[Any]:
+def count_backlog(session: SystemSession) -> Sequence[Any]:
     """Rows of (table name, number of pending rows up to MAX_COUNTED + 1, seconds that the oldest is overdue)."""
     return session.execute(_PENDING, {"most": MAX_COUNTED + 1}).all()
 
 
-def list_invariants(session: Session) -> list[InvariantStatus]:
+def list_invariants(session: SystemSession) -> list[InvariantStatus]:
     """Every invariant with the result of its last run."""
     rows = {row.name: row for row in session.execute(_LATEST_RESULTS, {"names": [check.name for check in INVARIANTS]})}
     return [_to_invariant_status(check, rows.get(check.name)) for check in INVARIANTS]
@@ -304,7 +304,7 @@ def _to_invariant_status(check: InvariantCheck, row: Any) -> InvariantStatus:
     return InvariantStatus(check, description, row.at, row.violations, row.since, row.sample)
 
 
-def enqueue_run(session: Session, job: str, operator: OperatorContext) -> None:
+def enqueue_run(session: SystemSession, job: str, operator: OperatorContext) -> None:
     """Queues one run of a scheduled job, in addition to its schedule.
 
     raises: ServiceUnavailable when Redis does not answer
@@ -313,7 +313,7 @@ def enqueue_run(session: Session, job: str, operator: OperatorContext) -> None:
     _enqueue(schedule.run_scheduled, job, clock.now(), "operator console")
 
 
-def enqueue_schedule(session: Session, operator: OperatorContext) -> None:
+def enqueue_schedule(session: SystemSession, operator: OperatorContext) -> None:
     """Queues one run of the scheduler, which runs every job that is due.
 
     raises: ServiceUnavailable when Redis does not answer
@@ -322,7 +322,7 @@ def enqueue_schedule(session: Session, operator: OperatorContext) -> None:
     _enqueue(schedule.run_due_jobs)
 
 
-def requeue_failed(session: Session, job_id: str, operator: OperatorContext) -> None:
+def requeue_failed(session: SystemSession, job_id: str, operator: OperatorContext) -> None:
     """Queues a failed wake-up again.
 
     raises: NotFound, Conflict when it is no longer failed, ServiceUnavailable when Redis does not answer

@@ -16,12 +16,12 @@ from urllib.parse import urlsplit
 import redis
 import sqlalchemy as sa
 from flask import Blueprint, Flask, Response, current_app
-from sqlalchemy.orm import Session
 
 from saas_api.admin import context
 from saas_api.core import clock
 from saas_api.core.access import require_operator
 from saas_api.core.db.engine import db
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.jobs import queue
 from saas_api.core.settings import ROOT, setting
 from saas_api.core.web import pages
@@ -80,7 +80,7 @@ class SettingRow:
     value: str
 
 
-def get_postgres_info(session: Session) -> PostgresInfo:
+def get_postgres_info(session: SystemSession) -> PostgresInfo:
     """State of PostgreSQL now."""
     row = session.execute(_DATABASE).one()
     ahead = (row.at - datetime.now(UTC)).total_seconds()

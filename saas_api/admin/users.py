@@ -9,7 +9,6 @@ from uuid import UUID
 import sqlalchemy as sa
 from flask import Blueprint, Response
 from marshmallow import fields, validate
-from sqlalchemy.orm import Session
 
 from saas_api.accounts import audit, members, organizations, passwords, sessions, users
 from saas_api.accounts.audit import OperatorContext
@@ -19,6 +18,7 @@ from saas_api.admin.lists import Columns, ListQuery
 from saas_api.core import ids
 from saas_api.core.access import require_operator
 from saas_api.core.db.pagination import Page
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import NotFound
 from saas_api.core.fields import Text
 from saas_api.core.web import forms, pages
@@ -67,7 +67,7 @@ class UserDetail:
     sessions: Sequence[UserSession]
 
 
-def search_users(session: Session, query: dict[str, Any]) -> Page:
+def search_users(session: SystemSession, query: dict[str, Any]) -> Page:
     """A page of UserRow, newest first.
 
     query: as of UserListQuery
@@ -86,7 +86,7 @@ def search_users(session: Session, query: dict[str, Any]) -> Page:
     return lists.paginate_or_export(session, statement, *keys, query=query, convert=lambda row: UserRow(*row))
 
 
-def get_user_detail(session: Session, user_id: UUID) -> UserDetail:
+def get_user_detail(session: SystemSession, user_id: UUID) -> UserDetail:
     """A user with at most MAX_SESSIONS active sessions, those last seen first.
 
     raises: NotFound
@@ -174,7 +174,7 @@ def send_password_reset(operator: OperatorContext, user_id: UUID) -> None:
     passwords.request_password_reset(user.email)
 
 
-def _get_user(session: Session, user_id: UUID) -> User:
+def _get_user(session: SystemSession, user_id: UUID) -> User:
     user = users.find_user(session, user_id)
     if user is None:
         raise NotFound
@@ -182,7 +182,7 @@ def _get_user(session: Session, user_id: UUID) -> User:
 
 
 def _record_audit(
-    session: Session, operator: OperatorContext, user: User, action: str, data: dict[str, object]
+    session: SystemSession, operator: OperatorContext, user: User, action: str, data: dict[str, object]
 ) -> None:
     """Records the action in the log of each organization of the user, or in the platform's when there is none."""
     data = {**data, "reason": organizations.validate_reason(operator.reason)}

@@ -9,7 +9,6 @@ from uuid import UUID
 import sqlalchemy as sa
 from flask import Blueprint, Response, g
 from marshmallow import fields, validate
-from sqlalchemy.orm import Session
 
 from saas_api.accounts.audit import OperatorContext
 from saas_api.accounts.models import Organization
@@ -18,6 +17,7 @@ from saas_api.admin.lists import Columns, ListQuery
 from saas_api.core import ids
 from saas_api.core.access import Principal, require_operator
 from saas_api.core.db.pagination import Page
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import NotFound
 from saas_api.core.fields import PrefixedId
 from saas_api.core.web import pages
@@ -136,12 +136,12 @@ DELIVERY_COLUMNS: Columns = lists.resource_columns(
 )
 
 
-def list_backlog(session: Session) -> list[OrganizationBacklog]:
+def list_backlog(session: SystemSession) -> list[OrganizationBacklog]:
     """Organizations with pending deliveries, those with most due first; at most MAX_ROWS."""
     return [OrganizationBacklog(*row) for row in session.execute(_BACKLOG, {"most": MAX_ROWS})]
 
 
-def list_endpoints(session: Session, query: dict[str, Any]) -> Page:
+def list_endpoints(session: SystemSession, query: dict[str, Any]) -> Page:
     """A page of (`Endpoint`, name of its organization), newest first, without deleted ones.
 
     query: as of EndpointListQuery
@@ -161,7 +161,7 @@ def list_endpoints(session: Session, query: dict[str, Any]) -> Page:
     return lists.paginate_or_export(session, statement, Endpoint.created_at.desc(), Endpoint.id.desc(), query=query)
 
 
-def get_endpoint(session: Session, endpoint_id: UUID) -> EndpointDetail:
+def get_endpoint(session: SystemSession, endpoint_id: UUID) -> EndpointDetail:
     """An endpoint of any organization.
 
     raises: NotFound
@@ -178,7 +178,7 @@ def get_endpoint(session: Session, endpoint_id: UUID) -> EndpointDetail:
     return EndpointDetail(name, endpoint, view.health)
 
 
-def list_endpoint_deliveries(session: Session, endpoint: Endpoint, query: dict[str, Any]) -> Page:
+def list_endpoint_deliveries(session: SystemSession, endpoint: Endpoint, query: dict[str, Any]) -> Page:
     """A page of DeliveryView of an endpoint, newest first.
 
     query: as of DeliveryListQuery
@@ -193,7 +193,7 @@ def list_endpoint_deliveries(session: Session, endpoint: Endpoint, query: dict[s
     return lists.paginate_or_export(session, statement, *keys, query=query, convert=lambda row: DeliveryView(*row))
 
 
-def get_delivery(session: Session, delivery_id: UUID) -> DeliveryDetail:
+def get_delivery(session: SystemSession, delivery_id: UUID) -> DeliveryDetail:
     """A delivery of any organization.
 
     raises: NotFound
@@ -208,7 +208,7 @@ def get_delivery(session: Session, delivery_id: UUID) -> DeliveryDetail:
     return DeliveryDetail(delivery, view.event, view.attempts, endpoint, organization.name)
 
 
-def list_same_event_deliveries(session: Session, delivery: Delivery) -> Sequence[Delivery]:
+def list_same_event_deliveries(session: SystemSession, delivery: Delivery) -> Sequence[Delivery]:
     """Deliveries of the same event to the same endpoint, newest first; at most MAX_ROWS."""
     is_of_event = (Delivery.organization_id == delivery.organization_id, Delivery.event_id == delivery.event_id)
     statement = sa.select(Delivery).where(*is_of_event, Delivery.endpoint_id == delivery.endpoint_id)

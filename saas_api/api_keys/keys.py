@@ -18,6 +18,7 @@ from saas_api.core import access, clock, ids
 from saas_api.core.access import SCOPES, Principal
 from saas_api.core.db import pagination, tenancy
 from saas_api.core.db.pagination import Page, PageRequest
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict, Forbidden, NotFound, ValidationFailed
 from saas_api.core.periodic_thread import PeriodicThread
 from saas_api.mail import mails
@@ -83,11 +84,8 @@ def get(session: Session, organization_id: UUID, key_id: UUID) -> KeyView:
     return _to_view(row[0], row[1])
 
 
-def get_key_organization(session: Session, key_id: UUID) -> UUID | None:
-    """Return the organization of a key, or None when there is no such key.
-
-    session: a system session
-    """
+def get_key_organization(session: SystemSession, key_id: UUID) -> UUID | None:
+    """Return the organization of a key, or None when there is no such key."""
     return session.scalar(sa.select(ApiKey.organization_id).where(ApiKey.id == key_id))
 
 

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from saas_api.api_keys import key_format
 from saas_api.api_keys.models import ApiKey, ApiKeySecret
 from saas_api.core import clock, crypto
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Unauthenticated
 from saas_api.core.settings import setting
 
@@ -46,10 +47,9 @@ def secret_belongs_to_key() -> sa.ColumnElement[bool]:
     return sa.and_(ApiKey.organization_id == ApiKeySecret.organization_id, ApiKey.id == ApiKeySecret.key_id)
 
 
-def find_active_secret(session: Session, digests: Sequence[tuple[int, bytes]]) -> SecretRecord | None:
+def find_active_secret(session: SystemSession, digests: Sequence[tuple[int, bytes]]) -> SecretRecord | None:
     """Return the active secret with one of these digests, or None. A digest of an old pepper is replaced.
 
-    session: a system session, because the organization is not known yet
     digests: pepper version and digest, the current pepper first
     """
     statement = (

@@ -21,6 +21,7 @@ from saas_api.billing.rating import thresholds
 from saas_api.billing.rating.thresholds import AlertRuleInput, AlertSubject
 from saas_api.core import clock, ids, money
 from saas_api.core.db import tenancy
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import ValidationFailed
 from saas_api.core.observability import get_logger
 from saas_api.mail import mails
@@ -179,7 +180,7 @@ def _summary(rule: AlertRule) -> str:
     return f"{rule.subject} {rule.meter_code or ''} {money.format_unit_price(rule.threshold)}".replace("  ", " ")
 
 
-def _get_context(session: Session, organization_id: UUID, period_id: UUID) -> _AlertContext:
+def _get_context(session: SystemSession, organization_id: UUID, period_id: UUID) -> _AlertContext:
     return _AlertContext(
         organization_id,
         session.get_one(BillingPeriod, (organization_id, period_id)),
@@ -193,7 +194,7 @@ def _rules(session: Session, organization_id: UUID) -> Sequence[AlertRule]:
     return session.scalars(rules.order_by(AlertRule.subject, AlertRule.meter_code, AlertRule.threshold)).all()
 
 
-def _fire(session: Session, context: _AlertContext, rule: AlertRule, observed: Decimal) -> None:
+def _fire(session: SystemSession, context: _AlertContext, rule: AlertRule, observed: Decimal) -> None:
     """Send mails and the event if the rule has not fired in this period. A concurrent call waits for the insert."""
     row = insert(AlertFiring).values(
         organization_id=context.organization_id,
@@ -269,7 +270,7 @@ def _last_day(context: _AlertContext) -> date:
     return context.period.ends_at.astimezone(clock.get_zone(context.period.timezone)).date()
 
 
-def _publish_cap_reached(session: Session, context: _AlertContext) -> None:
+def _publish_cap_reached(session: SystemSession, context: _AlertContext) -> None:
     state = spend_cap.build_cap_state(context.profile, context.period, context.spent)
     data = event_types.dump_data("spend_cap.reached", state)
     events.publish(session, context.organization_id, "spend_cap.reached", EventSubject(context.period.id), data)

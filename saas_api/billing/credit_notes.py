@@ -24,6 +24,7 @@ from saas_api.billing.wallet import GrantSource
 from saas_api.core import clock, ids, money
 from saas_api.core.db import pagination
 from saas_api.core.db.pagination import Page, PageRequest
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict, ValidationFailed
 
 CREDIT_NOTE_SERIES = "CN"
@@ -106,11 +107,10 @@ def list_credit_notes(session: Session, organization_id: UUID, request: PageRequ
 
 
 def create_credit_note(
-    session: Session, organization_id: UUID, invoice_id: UUID, content: CreditNoteInput, operator: OperatorContext
+    session: SystemSession, organization_id: UUID, invoice_id: UUID, content: CreditNoteInput, operator: OperatorContext
 ) -> CreditNote:
     """Create a credit note; it lowers what is due first, and the rest goes to the wallet or back to the payer.
 
-    session: a system session
     raises: NotFound, InvoiceNotOpen, ValidationFailed, CreditExceedsInvoice
     """
     invoice = invoices.lock_invoice(session, organization_id, invoice_id)
@@ -139,7 +139,7 @@ def create_credit_note(
     return note
 
 
-def _amount_by_line(session: Session, invoice: Invoice, content: CreditNoteInput) -> dict[UUID, int]:
+def _amount_by_line(session: SystemSession, invoice: Invoice, content: CreditNoteInput) -> dict[UUID, int]:
     creditable = _creditable_by_line(session, invoice)
     creditable_total = invoice.total_minor - invoice.credited_minor
     if not content.lines:
@@ -158,7 +158,7 @@ def _amount_by_line(session: Session, invoice: Invoice, content: CreditNoteInput
     return amounts
 
 
-def _creditable_by_line(session: Session, invoice: Invoice) -> dict[UUID, int]:
+def _creditable_by_line(session: SystemSession, invoice: Invoice) -> dict[UUID, int]:
     credited = (
         select(CreditNoteLine.invoice_line_id, func.sum(CreditNoteLine.amount_minor).label("minor"))
         .where(CreditNoteLine.organization_id == invoice.organization_id)
@@ -187,7 +187,7 @@ def _reduce_in_order(creditable: Mapping[UUID, int], amount_minor: int) -> dict[
     return amounts
 
 
-def _refundable_amount(session: Session, invoice: Invoice) -> int:
+def _refundable_amount(session: SystemSession, invoice: Invoice) -> int:
     refunds = select(func.coalesce(func.sum(CreditNote.to_refund_minor), 0)).where(
         CreditNote.organization_id == invoice.organization_id, CreditNote.invoice_id == invoice.id
     )
@@ -201,7 +201,9 @@ def _allocate(amount_minor: int, due_minor: int, refundable_minor: int) -> Credi
     return CreditAllocation(to_due, amount_minor - to_due - to_refund, to_refund)
 
 
-def _store(session: Session, invoice: Invoice, content: CreditNoteInput, allocation: CreditAllocation) -> CreditNote:
+def _store(
+    session: SystemSession, invoice: Invoice, content: CreditNoteInput, allocation: CreditAllocation
+) -> CreditNote:
     invoice.credited_minor += allocation.total_minor
     invoice.reduced_minor += allocation.to_due_minor
     invoices.mark_paid_if_settled(session, invoice)

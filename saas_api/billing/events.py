@@ -4,7 +4,6 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import func, select
-from sqlalchemy.orm import Session
 
 from saas_api.accounts import members
 from saas_api.accounts.models import Organization
@@ -13,6 +12,7 @@ from saas_api.billing.plan_schemas import SubscriptionEventOut, SubscriptionUpda
 from saas_api.billing.schemas import InvoiceEventOut
 from saas_api.billing.usage_schemas import AlertEventOut, SpendCapOut
 from saas_api.core import clock, ids, money
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.mail import mails
 from saas_api.webhooks import event_types, events
 from saas_api.webhooks.events import EventSubject
@@ -61,7 +61,12 @@ for _event_type, (_description, _changes) in _TYPES.items():
 
 
 def publish_invoice_event(
-    session: Session, invoice: Invoice, event_type: str, *, attempt: int = 0, next_attempt_at: datetime | None = None
+    session: SystemSession,
+    invoice: Invoice,
+    event_type: str,
+    *,
+    attempt: int = 0,
+    next_attempt_at: datetime | None = None,
 ) -> None:
     """Publish an event of a final invoice. The caller has locked the invoice, so that versions rise.
 
@@ -85,7 +90,7 @@ def publish_invoice_event(
     events.publish(session, invoice.organization_id, event_type, EventSubject(invoice.id, version), data)
 
 
-def _next_version(session: Session, invoice: Invoice) -> int:
+def _next_version(session: SystemSession, invoice: Invoice) -> int:
     """One above the newest stored event; its age in days keeps the version rising after old events were purged."""
     newest = session.scalar(
         select(func.max(Event.subject_version)).where(
@@ -96,7 +101,7 @@ def _next_version(session: Session, invoice: Invoice) -> int:
     return max((newest or 1) + 1, 2 + (max(age.days, 0) if age else 0))
 
 
-def email_invoice(session: Session, invoice: Invoice, organization: Organization) -> None:
+def email_invoice(session: SystemSession, invoice: Invoice, organization: Organization) -> None:
     """Send a final invoice to the organization's billing contacts."""
     recipients = members.list_recipients(
         session, invoice.organization_id, BILLING_CONTACT_ROLES, includes_billing_email=True

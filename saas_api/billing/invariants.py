@@ -9,7 +9,6 @@ from uuid import UUID
 
 from sqlalchemy import select, text, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import Session
 
 from saas_api.accounts import audit, operators
 from saas_api.accounts.audit import SYSTEM_ACTOR
@@ -20,6 +19,7 @@ from saas_api.billing.rating.bill import LineKind
 from saas_api.billing.rating.charges import MeterPrice
 from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict
 from saas_api.core.observability import get_logger
 from saas_api.mail import mails
@@ -299,7 +299,7 @@ def _run(values: dict[str, Any], at: datetime, checks: Iterable[InvariantCheck])
     return results
 
 
-def _violations(session: Session, check: InvariantCheck, values: dict[str, Any]) -> Iterator[Violation]:
+def _violations(session: SystemSession, check: InvariantCheck, values: dict[str, Any]) -> Iterator[Violation]:
     if check.name == LINES_MATCH_RATING:
         yield from _rating_violations(session, check, values)
         return
@@ -307,7 +307,7 @@ def _violations(session: Session, check: InvariantCheck, values: dict[str, Any])
         yield Violation(row.organization_id, row.what)
 
 
-def _rating_violations(session: Session, check: InvariantCheck, values: dict[str, Any]) -> Iterator[Violation]:
+def _rating_violations(session: SystemSession, check: InvariantCheck, values: dict[str, Any]) -> Iterator[Violation]:
     versions = plans.get_versions(session, set(session.scalars(select(PlanVersion.id))))
     for row in session.execute(text(check.sql), values, execution_options={"yield_per": _BATCH_SIZE}):
         version = versions.get(row.plan_version_id)
@@ -334,7 +334,7 @@ def _recalculated_amounts(row: Any, price: MeterPrice | None) -> set[int]:
     return amounts
 
 
-def _apply_results(session: Session, result: CheckResult, at: datetime, *, is_stored: bool) -> None:
+def _apply_results(session: SystemSession, result: CheckResult, at: datetime, *, is_stored: bool) -> None:
     if is_stored:
         _store_results(session, result, at)
     if not result.violations:
@@ -349,7 +349,7 @@ def _apply_results(session: Session, result: CheckResult, at: datetime, *, is_st
     _alert_operators(session, result)
 
 
-def _store_results(session: Session, result: CheckResult, at: datetime) -> None:
+def _store_results(session: SystemSession, result: CheckResult, at: datetime) -> None:
     sample = [
         {
             "organization_id": violation.organization_id and ids.format_id("org", violation.organization_id),
@@ -364,7 +364,7 @@ def _store_results(session: Session, result: CheckResult, at: datetime) -> None:
     session.execute(statement.on_conflict_do_update(index_elements=["check_name", "at"], set_=update_values))
 
 
-def _hold_billing(session: Session, result: CheckResult, at: datetime) -> None:
+def _hold_billing(session: SystemSession, result: CheckResult, at: datetime) -> None:
     first_by_organization = {
         violation.organization_id: violation.what
         for violation in reversed(result.violations)
@@ -382,7 +382,7 @@ def _hold_billing(session: Session, result: CheckResult, at: datetime) -> None:
         audit.record_event(session, organization_id, SYSTEM_ACTOR, "billing.parked", target, data)
 
 
-def _alert_operators(session: Session, result: CheckResult) -> None:
+def _alert_operators(session: SystemSession, result: CheckResult) -> None:
     first = result.violations[0]
     owner = f" of {ids.format_id('org', first.organization_id)}" if first.organization_id else ""
     detail = f"{len(result.violations)} found; the first{owner}: {first.what}"

@@ -5,7 +5,6 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import delete, func, select, text
-from sqlalchemy.orm import Session
 
 from saas_api.accounts import audit, organizations
 from saas_api.accounts.audit import SYSTEM_ACTOR, OperatorContext
@@ -26,6 +25,7 @@ from saas_api.billing.rating import bill
 from saas_api.billing.rating.bill import CALCULATION_VERSION, Bill, LineKind
 from saas_api.billing.wallet import GrantSource
 from saas_api.core import clock, ids, money
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict, NotFound
 from saas_api.core.faults import fault_point
 from saas_api.core.settings import setting
@@ -71,7 +71,7 @@ _NEXT_UNINVOICED_PERIOD = (
 )
 
 
-def invoice_next_period(session: Session, organization_id: UUID) -> InvoiceWithPeriod | None:
+def invoice_next_period(session: SystemSession, organization_id: UUID) -> InvoiceWithPeriod | None:
     """Invoice the earliest closed period of an organization.
 
     returns: None when there is none, or when another process is invoicing it
@@ -89,13 +89,13 @@ def invoice_next_period(session: Session, organization_id: UUID) -> InvoiceWithP
     return _reload(session, invoice)
 
 
-def _reload(session: Session, invoice: Invoice) -> InvoiceWithPeriod:
+def _reload(session: SystemSession, invoice: Invoice) -> InvoiceWithPeriod:
     """The stored invoice with its period; both can be read after the session has ended."""
     session.refresh(invoice)
     return InvoiceWithPeriod(invoice, invoices.get_period(session, invoice))
 
 
-def create_draft(session: Session, period: BillingPeriod, *, replaces_id: UUID | None = None) -> Invoice:
+def create_draft(session: SystemSession, period: BillingPeriod, *, replaces_id: UUID | None = None) -> Invoice:
     """Store the draft of a closed period's invoice.
 
     replaces_id: the void invoice that it replaces
@@ -120,7 +120,7 @@ def create_draft(session: Session, period: BillingPeriod, *, replaces_id: UUID |
     return invoice
 
 
-def _add_lines(session: Session, invoice: Invoice, period_bill: Bill) -> None:
+def _add_lines(session: SystemSession, invoice: Invoice, period_bill: Bill) -> None:
     session.add_all(
         InvoiceLine(
             organization_id=invoice.organization_id,
@@ -143,19 +143,19 @@ def _add_lines(session: Session, invoice: Invoice, period_bill: Bill) -> None:
     session.flush()  # finalization compares their sum with the subtotal
 
 
-def _delete_lines(session: Session, invoice: Invoice) -> None:
+def _delete_lines(session: SystemSession, invoice: Invoice) -> None:
     own = InvoiceLine.organization_id == invoice.organization_id
     session.execute(delete(InvoiceLine).where(own, InvoiceLine.invoice_id == invoice.id))
 
 
-def finalize_automatically(session: Session, invoice: Invoice) -> None:
+def finalize_automatically(session: SystemSession, invoice: Invoice) -> None:
     """Finalize a draft, unless the organization's drafts are reviewed first or its billing is on hold."""
     profile = session.get_one(BillingProfile, invoice.organization_id)
     if not (profile.review_drafts or profile.parked_at):
         _finalize(session, invoice, profile)
 
 
-def _finalize(session: Session, invoice: Invoice, profile: BillingProfile) -> None:
+def _finalize(session: SystemSession, invoice: Invoice, profile: BillingProfile) -> None:
     """Make a draft final; it is paid at once when the wallet covers it. The caller holds the lock of the invoice."""
     now = clock.now()
     organization = organizations.get(session, profile.organization_id)
@@ -175,7 +175,7 @@ def _finalize(session: Session, invoice: Invoice, profile: BillingProfile) -> No
     _publish_finalized(session, invoice, organization)
 
 
-def _carried_over(session: Session, invoice: Invoice) -> int:
+def _carried_over(session: SystemSession, invoice: Invoice) -> int:
     total = select(func.coalesce(func.sum(InvoiceLine.amount_minor), 0)).where(
         InvoiceLine.organization_id == invoice.organization_id,
         InvoiceLine.invoice_id == invoice.id,
@@ -202,7 +202,7 @@ _NEXT_SERIAL = text("""INSERT INTO number_series (series, last_value) VALUES (:s
   ON CONFLICT (series) DO UPDATE SET last_value = number_series.last_value + 1 RETURNING last_value""")
 
 
-def next_serial_number(session: Session, series: str) -> tuple[int, str]:
+def next_serial_number(session: SystemSession, series: str) -> tuple[int, str]:
     """Take the next serial of a series without gaps, and the number made of it.
 
     The series stays locked until the transaction ends, so take a number late.
@@ -211,7 +211,7 @@ def next_serial_number(session: Session, series: str) -> tuple[int, str]:
     return serial, f"{series}-{serial:06d}"
 
 
-def _publish_finalized(session: Session, invoice: Invoice, organization: Organization) -> None:
+def _publish_finalized(session: SystemSession, invoice: Invoice, organization: Organization) -> None:
     events.publish_invoice_event(session, invoice, "invoice.finalized")
     if invoice.status == InvoiceStatus.PAID:
         events.publish_invoice_event(session, invoice, "invoice.paid")
@@ -223,11 +223,10 @@ def _publish_finalized(session: Session, invoice: Invoice, organization: Organiz
 
 
 def finalize_invoice(
-    session: Session, organization_id: UUID, invoice_id: UUID, operator: OperatorContext
+    session: SystemSession, organization_id: UUID, invoice_id: UUID, operator: OperatorContext
 ) -> InvoiceWithPeriod:
     """Finalize a reviewed draft.
 
-    session: a system session
     raises: NotFound, InvoiceNotDraft, BillingOnHold
     """
     invoice = _lock_draft(session, organization_id, invoice_id)
@@ -241,11 +240,10 @@ def finalize_invoice(
 
 
 def recalculate_draft(
-    session: Session, organization_id: UUID, invoice_id: UUID, operator: OperatorContext
+    session: SystemSession, organization_id: UUID, invoice_id: UUID, operator: OperatorContext
 ) -> InvoiceWithPeriod:
     """Calculate a draft again from the ledger and replace its lines.
 
-    session: a system session
     raises: NotFound, InvoiceNotDraft
     """
     invoice = _lock_draft(session, organization_id, invoice_id)
@@ -261,10 +259,9 @@ def recalculate_draft(
     return _reload(session, invoice)
 
 
-def delete_draft(session: Session, organization_id: UUID, invoice_id: UUID, operator: OperatorContext) -> None:
+def delete_draft(session: SystemSession, organization_id: UUID, invoice_id: UUID, operator: OperatorContext) -> None:
     """Delete a draft; its period is never invoiced.
 
-    session: a system session
     raises: NotFound, InvoiceNotDraft
     """
     invoice = _lock_draft(session, organization_id, invoice_id)
@@ -278,11 +275,15 @@ def delete_draft(session: Session, organization_id: UUID, invoice_id: UUID, oper
 
 
 def void_invoice(
-    session: Session, organization_id: UUID, invoice_id: UUID, operator: OperatorContext, *, is_replaced: bool = False
+    session: SystemSession,
+    organization_id: UUID,
+    invoice_id: UUID,
+    operator: OperatorContext,
+    *,
+    is_replaced: bool = False,
 ) -> InvoiceWithPeriod | None:
     """Void an invoice without payments; wallet credit that was applied to it returns to the wallet.
 
-    session: a system session
     is_replaced: create and finalize a new invoice for the period, calculated from the ledger
     returns: the new invoice
     raises: NotFound, InvoiceHasPayments, InvoiceNotOpen
@@ -306,17 +307,16 @@ def void_invoice(
     return _reload(session, replacement)
 
 
-def _lock_draft(session: Session, organization_id: UUID, invoice_id: UUID) -> Invoice:
+def _lock_draft(session: SystemSession, organization_id: UUID, invoice_id: UUID) -> Invoice:
     invoice = invoices.lock_invoice(session, organization_id, invoice_id)
     if invoice.status != InvoiceStatus.DRAFT:
         raise InvoiceNotDraft
     return invoice
 
 
-def release_billing(session: Session, organization_id: UUID, operator: OperatorContext) -> bool:
+def release_billing(session: SystemSession, organization_id: UUID, operator: OperatorContext) -> bool:
     """Allow the organization's drafts to be finalized again after a failed check.
 
-    session: a system session
     returns: whether its billing was on hold
     raises: NotFound
     """

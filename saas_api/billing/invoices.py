@@ -22,6 +22,7 @@ from saas_api.billing.wallet import GrantSource
 from saas_api.core import clock, ids, money
 from saas_api.core.db import pagination, tenancy
 from saas_api.core.db.pagination import Page, PageRequest
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict, NotFound
 from saas_api.usage import ledger, rollups
 from saas_api.usage.ledger import LineSlice, SliceTotals
@@ -307,7 +308,7 @@ def _line_event_row(row: RowMapping) -> tuple[Any, ...]:
     )
 
 
-def lock_invoice(session: Session, organization_id: UUID, invoice_id: UUID) -> Invoice:
+def lock_invoice(session: SystemSession, organization_id: UUID, invoice_id: UUID) -> Invoice:
     """Get an invoice and lock its row until the transaction ends.
 
     raises: NotFound
@@ -319,13 +320,12 @@ def lock_invoice(session: Session, organization_id: UUID, invoice_id: UUID) -> I
 
 
 def apply_payment(
-    session: Session, organization_id: UUID, invoice_id: UUID, captured_minor: int, source_key: str
+    session: SystemSession, organization_id: UUID, invoice_id: UUID, captured_minor: int, source_key: str
 ) -> SettlementResult:
     """Apply a captured payment to an invoice; an excess, or all of it if nothing is due, goes into the wallet.
 
     The caller makes sure that a payment is applied only once.
 
-    session: a system session
     captured_minor: > 0, in the invoice's currency
     source_key: of the credit grant for an excess, such as "payment:<id>"
     raises: NotFound
@@ -344,7 +344,7 @@ def apply_payment(
     return SettlementResult(allocated, excess, invoice.status == InvoiceStatus.PAID)
 
 
-def mark_paid_if_settled(session: Session, invoice: Invoice) -> None:
+def mark_paid_if_settled(session: SystemSession, invoice: Invoice) -> None:
     """Mark a payable invoice paid when nothing is due any more, and publish `invoice.paid`."""
     if not invoice.is_payable or invoice.amount_due_minor:
         return
@@ -354,11 +354,10 @@ def mark_paid_if_settled(session: Session, invoice: Invoice) -> None:
 
 
 def mark_uncollectible(
-    session: Session, organization_id: UUID, invoice_id: UUID, operator: OperatorContext | None = None
+    session: SystemSession, organization_id: UUID, invoice_id: UUID, operator: OperatorContext | None = None
 ) -> None:
     """Write an open invoice off; it can still be paid.
 
-    session: a system session
     operator: None at the end of dunning
     raises: NotFound, InvoiceNotOpen
     """

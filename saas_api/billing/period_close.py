@@ -17,6 +17,7 @@ from saas_api.billing.rating import bill, period_grid
 from saas_api.billing.rating.period_grid import MIN_FIRST_PERIOD
 from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.faults import fault_point
 from saas_api.core.observability import get_logger
 from saas_api.core.settings import setting
@@ -132,7 +133,7 @@ _CLOSE_ENDED = text("""UPDATE billing_periods SET state = 'closed', closed_at = 
   WHERE organization_id = :organization_id AND state = 'open' AND ends_at <= :through""")
 
 
-def _close_through(session: Session, organization_id: UUID, through: datetime) -> int:
+def _close_through(session: SystemSession, organization_id: UUID, through: datetime) -> int:
     values = {"organization_id": organization_id, "through": through}
     result: Any = session.execute(_CLOSE_ENDED, values)
     return int(result.rowcount)
@@ -159,7 +160,7 @@ FROM billing_periods WHERE organization_id = :organization_id AND ends_at = :at
 ON CONFLICT (organization_id, seq) DO NOTHING""")
 
 
-def _end_current_period(session: Session, organization_id: UUID, at: datetime) -> int:
+def _end_current_period(session: SystemSession, organization_id: UUID, at: datetime) -> int:
     organization = organizations.get(session, organization_id)
     zone = clock.get_zone(organization.timezone)
     anchor_day = session.scalars(

@@ -25,6 +25,7 @@ from saas_api.billing.rating.period_grid import MIN_FIRST_PERIOD, MIN_PERIOD
 from saas_api.billing.rating.thresholds import AlertSubject
 from saas_api.core import clock, ids, money
 from saas_api.core.db import tenancy
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import ValidationFailed
 from saas_api.core.observability import get_logger
 from saas_api.core.settings import setting
@@ -116,7 +117,7 @@ def _realign(organization_id: UUID, at: datetime) -> None:
 _LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended(:organization, 1))")
 
 
-def lock_periods(session: Session, organization_id: UUID) -> None:
+def lock_periods(session: SystemSession, organization_id: UUID) -> None:
     """Lock the periods of an organization until the transaction ends: no usage is recorded meanwhile."""
     session.execute(_LOCK, {"organization": str(organization_id)})
 
@@ -252,10 +253,10 @@ def ensure_period(session: Session, organization_id: UUID, at: datetime) -> None
         _open_period(session, subscription, last.seq + 1, last.ends_at, MIN_PERIOD)
 
 
-def realign_last_period(session: Session, organization_id: UUID, at: datetime) -> None:
+def realign_last_period(session: SystemSession, organization_id: UUID, at: datetime) -> None:
     """Move the end of the last period to the organization's time zone; a period that has begun keeps its bounds.
 
-    session: a system session that holds the exclusive period lock
+    session: holds the exclusive period lock
     """
     last = _last_period(session, organization_id)
     organization = organizations.get(session, organization_id)

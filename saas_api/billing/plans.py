@@ -27,6 +27,7 @@ from saas_api.billing.rating.plan_file import (
 )
 from saas_api.core import clock, ids, money
 from saas_api.core.db import tenancy
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict, NotFound
 from saas_api.core.observability import get_logger
 from saas_api.core.settings import setting
@@ -255,7 +256,7 @@ def _entitlement(row: Any) -> EntitlementContent:
     return EntitlementContent(row.kind, row.value)
 
 
-def active_meters(session: Session) -> dict[str, MeterContent]:
+def active_meters(session: SystemSession) -> dict[str, MeterContent]:
     """Meters that are not archived, by code."""
     rows = session.execute(
         text("SELECT code, name, unit, reverse_on_failure FROM meters WHERE archived_at IS NULL ORDER BY code")
@@ -263,10 +264,9 @@ def active_meters(session: Session) -> dict[str, MeterContent]:
     return {row.code: MeterContent(*row) for row in rows}
 
 
-def list_versions(session: Session, at: datetime) -> list[PlanVersionRow]:
+def list_versions(session: SystemSession, at: datetime) -> list[PlanVersionRow]:
     """Every published version, by position of the plan, the newest first.
 
-    session: a system session, to count all organizations
     at: time at which organizations are counted
     """
     rows = session.execute(
@@ -365,7 +365,7 @@ def sync_setting_price() -> list[str]:
     return published
 
 
-def _publish_with_price(session: Session, old: str, rate: Decimal) -> str:
+def _publish_with_price(session: SystemSession, old: str, rate: Decimal) -> str:
     new = str(session.execute(_INSERT_DRAFT, {"old": old}).scalar_one())
     for statement in _COPY_CONTENT:
         session.execute(statement, {"old": old, "new": new, "meter": SETTING_METER, "rate": rate})
@@ -373,7 +373,7 @@ def _publish_with_price(session: Session, old: str, rate: Decimal) -> str:
     return new
 
 
-def _switch_version(session: Session, organization_id: UUID, values: dict[str, object]) -> None:
+def _switch_version(session: SystemSession, organization_id: UUID, values: dict[str, object]) -> None:
     values = {**values, "organization_id": organization_id}
     ended = session.execute(_END_SEGMENT, values).first()
     if ended is not None:
@@ -435,7 +435,7 @@ def archive_plan(plan_code: str, actor: Actor, reason: str | None = None, *, is_
     return True
 
 
-def _validate(session: Session, content: PlanContent, old: PlanContent | None) -> None:
+def _validate(session: SystemSession, content: PlanContent, old: PlanContent | None) -> None:
     """Check what needs the database; the reader of the plan file has checked the rest."""
     problems = []
     if old and old.currency != content.currency:
@@ -453,7 +453,7 @@ def _validate(session: Session, content: PlanContent, old: PlanContent | None) -
         raise InvalidPlanFile(problems)
 
 
-def _fill_defaults(session: Session, content: PlanContent, old: PlanContent | None) -> PlanContent:
+def _fill_defaults(session: SystemSession, content: PlanContent, old: PlanContent | None) -> PlanContent:
     """Position and visibility are optional in the file: they stay, and a new plan is public and last."""
     last = session.scalar(text("SELECT coalesce(max(position), 0) + 1 FROM plans"))
     position = content.position or (old.position if old else last)
@@ -471,7 +471,7 @@ def _next_version_id(code: str, previous: str | None) -> str:
     return f"{code}@{int(previous.rpartition('@')[2]) + 1 if previous else 1}"
 
 
-def _write_plan(session: Session, content: PlanContent, version_id: str | None) -> None:
+def _write_plan(session: SystemSession, content: PlanContent, version_id: str | None) -> None:
     session.add_all(Meter(**asdict(meter)) for meter in content.meters)
     plan = session.merge(Plan(code=content.code, name=content.name, position=content.position))
     plan.is_public = bool(content.is_public)
@@ -500,7 +500,7 @@ def _write_plan(session: Session, content: PlanContent, version_id: str | None) 
     version.status, version.published_at = PlanVersionStatus.PUBLISHED, clock.now()
 
 
-def _add_prices(session: Session, content: PlanContent, version_id: str) -> None:
+def _add_prices(session: SystemSession, content: PlanContent, version_id: str) -> None:
     for meter, price in content.prices.items():
         is_package = price.model == "package"
         session.add(

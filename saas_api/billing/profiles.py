@@ -12,6 +12,7 @@ from saas_api.accounts.audit import SYSTEM_ACTOR
 from saas_api.billing import periods
 from saas_api.billing.models import BillingProfile, BillingStanding, Subscription
 from saas_api.core.access import Principal
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.webhooks import organization_events
 
 
@@ -66,15 +67,14 @@ _EVENT_BY_STANDING = {
 }
 
 
-def lock_standing(session: Session, organization_id: UUID) -> BillingStanding:
+def lock_standing(session: SystemSession, organization_id: UUID) -> BillingStanding:
     """Get the standing and lock it until the transaction ends; read what decides about it after this call."""
     return _lock_subscription(session, organization_id).standing
 
 
-def set_standing(session: Session, organization_id: UUID, standing: str) -> bool:
+def set_standing(session: SystemSession, organization_id: UUID, standing: str) -> bool:
     """Change the standing of an organization; a suspension by an operator is independent of it.
 
-    session: a system session
     standing: a value of `BillingStanding`
     returns: whether it was another one before
     """
@@ -92,6 +92,6 @@ def set_standing(session: Session, organization_id: UUID, standing: str) -> bool
     return True
 
 
-def _lock_subscription(session: Session, organization_id: UUID) -> Subscription:
+def _lock_subscription(session: SystemSession, organization_id: UUID) -> Subscription:
     statement = select(Subscription).where(Subscription.organization_id == organization_id)
     return session.scalars(statement.with_for_update().execution_options(populate_existing=True)).one()

@@ -17,6 +17,7 @@ from saas_api.billing.rating import charges
 from saas_api.billing.rating.charges import MeterPrice
 from saas_api.billing.terms import ServiceTerms
 from saas_api.core import money
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import ValidationFailed
 from saas_api.core.limits import counters
 from saas_api.core.limits.limiter import RedisUnavailable
@@ -171,7 +172,7 @@ def set_spend_cap(
     return replace(state, amount_minor=amount_minor, action=action, is_default=False)
 
 
-def reconcile_counters(session: Session, organization_id: UUID, period_id: UUID, spent: PeriodSpend) -> None:
+def reconcile_counters(session: SystemSession, organization_id: UUID, period_id: UUID, spent: PeriodSpend) -> None:
     """Correct the counters of a period in Redis from the ledger. Does nothing while Redis is unavailable.
 
     spent: a recent read of the period; the period is read again only if a counter differs

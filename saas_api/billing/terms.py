@@ -18,6 +18,7 @@ from saas_api.billing.rating import charges
 from saas_api.billing.rating.charges import MeterPrice
 from saas_api.billing.rating.plan_file import RATE_LIMIT_FEATURE
 from saas_api.core import clock
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import ValidationFailed
 
 
@@ -78,7 +79,7 @@ class ServiceTerms:
     cap: SpendCap | None = None
 
 
-def get_overrides(session: Session, organization_id: UUID) -> LimitOverrides:
+def get_overrides(session: SystemSession, organization_id: UUID) -> LimitOverrides:
     """The limit overrides of an organization, also when they have expired."""
     return _to_overrides(session.get(OrganizationLimits, organization_id))
 
@@ -140,11 +141,10 @@ def _find_row(session: Session, organization_id: UUID) -> Row[Any] | None:
 
 
 def set_overrides(
-    session: Session, organization_id: UUID, overrides: LimitOverrides, actor: Actor, reason: str
+    session: SystemSession, organization_id: UUID, overrides: LimitOverrides, actor: Actor, reason: str
 ) -> None:
     """Replace the limit overrides of an organization. Empty ones restore the limits of its plan.
 
-    session: a system session
     raises: OrganizationNotFound, ValidationFailed
     """
     reason = organizations.validate_reason(reason)
@@ -169,7 +169,7 @@ def set_overrides(
     audit.record_event(session, organization_id, actor, "limits.changed", ("organization", organization_id), data)
 
 
-def _validate(session: Session, overrides: LimitOverrides) -> None:
+def _validate(session: SystemSession, overrides: LimitOverrides) -> None:
     if overrides.expires_at and overrides.expires_at <= clock.now():
         raise ValidationFailed.at_field("expires_on", "Must be in the future.")
     if overrides.is_empty and overrides.expires_at:

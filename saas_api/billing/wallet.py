@@ -23,6 +23,7 @@ from saas_api.billing.models import (
 from saas_api.core import clock, ids, money
 from saas_api.core.db import pagination, tenancy
 from saas_api.core.db.pagination import Page, PageRequest
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict, ValidationFailed
 
 _PRIORITY_BY_KIND = {GrantKind.PROMOTIONAL: 5}
@@ -90,7 +91,7 @@ def list_grants(session: Session, organization_id: UUID, request: PageRequest) -
 
 
 def grant_credit(
-    session: Session,
+    session: SystemSession,
     organization_id: UUID,
     source: GrantSource,
     amount_minor: int,
@@ -100,7 +101,6 @@ def grant_credit(
 ) -> UUID:
     """Grant an organization credit for its next invoices, in the currency it is billed in.
 
-    session: a system session
     amount_minor: > 0
     raises: OrganizationNotFound, ValidationFailed, GrantExists
     """
@@ -119,7 +119,7 @@ def grant_credit(
 
 
 def add_grant(
-    session: Session,
+    session: SystemSession,
     organization_id: UUID,
     source: GrantSource,
     amount_minor: int,
@@ -150,7 +150,7 @@ def add_grant(
     return session.scalar(statement.returning(CreditGrant.id))
 
 
-def apply_credits(session: Session, invoice: Invoice) -> int:
+def apply_credits(session: SystemSession, invoice: Invoice) -> int:
     """Apply wallet credit to the total of an invoice: by priority, then what expires first, then the oldest.
 
     returns: applied amount in minor units
@@ -176,7 +176,7 @@ def apply_credits(session: Session, invoice: Invoice) -> int:
     return invoice.total_minor - due
 
 
-def _lock_usable_grants(session: Session, invoice: Invoice, now: datetime) -> list[CreditGrant]:
+def _lock_usable_grants(session: SystemSession, invoice: Invoice, now: datetime) -> list[CreditGrant]:
     statement = (
         select(CreditGrant)
         .where(CreditGrant.organization_id == invoice.organization_id, CreditGrant.currency == invoice.currency)
@@ -205,7 +205,7 @@ UPDATE credit_grants g SET remaining_minor = g.remaining_minor + t.minor FROM ta
 WHERE g.organization_id = t.organization_id AND g.id = t.grant_id""")
 
 
-def return_credits(session: Session, invoice: Invoice) -> None:
+def return_credits(session: SystemSession, invoice: Invoice) -> None:
     """Return the credit that was applied to an invoice to the grants it came from."""
     values = {"organization_id": invoice.organization_id, "invoice_id": invoice.id, "at": clock.now()}
     session.execute(_RETURN_CREDITS, values)

@@ -1,1 +1,1 @@
-"""Docstring."""
+"""Pages of an organization, one module per section."""

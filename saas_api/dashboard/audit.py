@@ -20,7 +20,7 @@ from saas_api.core.db.pagination import Page, PageRequest
 from saas_api.core.errors import ValidationFailed
 from saas_api.core.fields import DateField, StrictSchema, Text
 from saas_api.core.web import forms, pages
-from saas_api.dashboard.context import MAX_EXPORT_ROWS, PAGE_SIZE
+from saas_api.core.web.pages import MAX_EXPORT_ROWS, PAGE_SIZE
 
 bp = Blueprint("audit", __name__)
 

@@ -19,8 +19,8 @@ from saas_api.core.db.pagination import PageRequest
 from saas_api.core.errors import ValidationFailed
 from saas_api.core.fields import QueryInteger, StrictSchema
 from saas_api.core.web import forms, pages
+from saas_api.core.web.pages import MAX_EXPORT_ROWS, PAGE_SIZE
 from saas_api.dashboard import context, running_period
-from saas_api.dashboard.context import MAX_EXPORT_ROWS, PAGE_SIZE
 from saas_api.dashboard.running_period import CurrentPeriod
 
 bp = Blueprint("billing", __name__)

@@ -13,8 +13,6 @@ from saas_api.core.errors import ValidationFailed
 from saas_api.dashboard import running_period
 from saas_api.dashboard.running_period import BillingAccount
 
-PAGE_SIZE, MAX_EXPORT_ROWS, HTMX_STOP_POLLING = 25, 50_000, 286
-
 
 def current_organization_id() -> UUID:
     """Organization of the signed-in user."""

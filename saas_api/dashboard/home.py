@@ -19,9 +19,9 @@ from saas_api.core.db import engine
 from saas_api.core.settings import setting
 from saas_api.core.web import charts, pages
 from saas_api.core.web.charts import ChartPoint
+from saas_api.core.web.pages import HTMX_STOP_POLLING
 from saas_api.core.web.templating import EMPTY_VALUE
 from saas_api.dashboard import navigation
-from saas_api.dashboard.context import HTMX_STOP_POLLING
 from saas_api.dashboard.prices import METER_LABELS
 from saas_api.usage import ranges, refused_requests
 from saas_api.usage.ranges import DateRange

@@ -23,8 +23,8 @@ from saas_api.core.fields import StrictSchema
 from saas_api.core.settings import setting
 from saas_api.core.web import pages, templating
 from saas_api.core.web.forms import Form, form_view
+from saas_api.core.web.pages import HTMX_STOP_POLLING, PAGE_SIZE
 from saas_api.dashboard import context
-from saas_api.dashboard.context import HTMX_STOP_POLLING, PAGE_SIZE
 from saas_api.payments import checkout, payments
 from saas_api.payments.checkout import PaymentAlreadyPending, PaymentRequest
 from saas_api.payments.models import Payment

@@ -29,8 +29,8 @@ from saas_api.core.settings import setting
 from saas_api.core.web import charts, forms, pages
 from saas_api.core.web.charts import Chart
 from saas_api.core.web.forms import EmptyForm, Form, form_view
+from saas_api.core.web.pages import PAGE_SIZE
 from saas_api.dashboard import context
-from saas_api.dashboard.context import PAGE_SIZE
 from saas_api.usage import ranges, refused_requests, reports
 from saas_api.usage.ranges import DateRange
 from saas_api.usage.reports import TimeseriesRange

@@ -7,7 +7,6 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-import marshmallow as ma
 from flask import Blueprint, Response, g, request, url_for
 from limits import parse as parse_limit
 from marshmallow import fields, validate
@@ -25,13 +24,13 @@ from saas_api.core.limits import limiter
 from saas_api.core.settings import setting
 from saas_api.core.web import forms, pages, templating
 from saas_api.core.web.forms import EmptyForm, Form, form_view
+from saas_api.core.web.pages import HTMX_STOP_POLLING, MAX_EXPORT_ROWS, PAGE_SIZE
 from saas_api.dashboard import context
-from saas_api.dashboard.context import HTMX_STOP_POLLING, MAX_EXPORT_ROWS, PAGE_SIZE
 from saas_api.messages import content, messages
-from saas_api.messages.content import MAX_EMAIL_LENGTH, MAX_SMS_LENGTH, MAX_SUBJECT_LENGTH
+from saas_api.messages.content import MAX_EMAIL_LENGTH, MAX_SMS_LENGTH
 from saas_api.messages.messages import MessageFilter
-from saas_api.messages.models import Message
-from saas_api.messages.schemas import MessageOut
+from saas_api.messages.models import Channel, Message
+from saas_api.messages.schemas import MessageIn, MessageOut
 from saas_api.usage import ranges
 from saas_api.usage.ranges import InvalidDateRange
 
@@ -163,31 +162,20 @@ def _period(
     return (row.starts_at, row.ends_at) if row else (now, now)
 
 
-class TestMessageForm(StrictSchema):
+class TestMessageForm(MessageIn):
     """A test message."""
 
-    type = fields.String(load_default="sms", validate=validate.OneOf(("sms", "email")))
+    type = fields.String(load_default=Channel.SMS, validate=validate.OneOf(list(Channel)))
     to = Text(required=True, maximum=320, error_messages={"required": "Say whom it goes to."})
-    subject = Text(load_default=None, maximum=MAX_SUBJECT_LENGTH)
     message = Text(
         required=True, maximum=MAX_EMAIL_LENGTH, multiline=True, error_messages={"required": "Write a text."}
     )
-
-    @ma.validates_schema(skip_on_field_errors=False)
-    def _fits_its_type(self, data: dict[str, Any], **_options: Any) -> None:
-        problems = {field: [reason] for field, reason in content.validation_problems(data)}
-        if problems:
-            raise ma.ValidationError(problems)
-
-    @ma.post_load
-    def _normalise(self, data: dict[str, Any], **_options: Any) -> dict[str, Any]:
-        return {**data, "to": content.parse_recipient(data["to"], data["type"])}
 
 
 class SegmentCountForm(StrictSchema):
     """A test message while it is being typed."""
 
-    type = fields.String(load_default="sms", validate=validate.OneOf(("sms", "email")))
+    type = fields.String(load_default=Channel.SMS, validate=validate.OneOf(list(Channel)))
     to = fields.String(load_default="")
     subject = fields.String(load_default="")
     message = fields.String(load_default="", validate=validate.Length(max=MAX_EMAIL_LENGTH))
@@ -197,7 +185,7 @@ class MessageFilters(StrictSchema):
     """Filters of the message list."""
 
     status = fields.String(load_default=None, validate=validate.OneOf(STATUSES))
-    type = fields.String(load_default=None, validate=validate.OneOf(("sms", "email")))
+    type = fields.String(load_default=None, validate=validate.OneOf(list(Channel)))
     mode = fields.String(load_default=None, validate=validate.OneOf(("live", "test")))
     key = PrefixedId("key", load_default=None)
     to = Text(load_default=None, maximum=320)

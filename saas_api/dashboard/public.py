@@ -6,11 +6,12 @@ from flask import Blueprint, g, request
 from marshmallow import fields, validate
 
 from saas_api.accounts import sessions
+from saas_api.accounts.schemas import SwitchOrganizationIn
 from saas_api.billing import plans
 from saas_api.core.access import public_page, require_permission
 from saas_api.core.db import engine
 from saas_api.core.errors import ValidationFailed
-from saas_api.core.fields import PrefixedId, QueryInteger, StrictSchema
+from saas_api.core.fields import QueryInteger, StrictSchema
 from saas_api.core.settings import setting
 from saas_api.core.web import http, pages
 from saas_api.core.web.forms import Form
@@ -28,13 +29,7 @@ class PreferencesForm(StrictSchema):
     back = fields.String(load_default="/dashboard", validate=validate.Regexp(r"/(?![/\\])[^\s\\]*"))
 
 
-class SwitchOrganizationForm(StrictSchema):
-    """The organization to switch to."""
-
-    organization_id = PrefixedId("org", required=True)
-
-
-_preferences, _switch = PreferencesForm(), SwitchOrganizationForm()
+_preferences, _switch = PreferencesForm(), SwitchOrganizationIn()
 
 
 @bp.post("/preferences")

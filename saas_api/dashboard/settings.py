@@ -9,7 +9,7 @@ import marshmallow as ma
 from flask import Blueprint, Response, g
 from marshmallow import fields
 
-from saas_api.accounts import organizations, passwords, sessions, users
+from saas_api.accounts import organizations, passwords, sessions, throttles, users
 from saas_api.accounts.schemas import TimeZoneField
 from saas_api.billing import profiles
 from saas_api.billing.profiles import BillingDetails
@@ -18,7 +18,6 @@ from saas_api.core.db import engine
 from saas_api.core.db.pagination import PageRequest
 from saas_api.core.errors import Forbidden
 from saas_api.core.fields import Email, StrictSchema, Text
-from saas_api.core.limits import limiter
 from saas_api.core.web import pages
 from saas_api.core.web.forms import EmptyForm, Form, form_view
 
@@ -73,14 +72,6 @@ def list_time_zones() -> list[str]:
     """Returns the selectable time zones: UTC, then those named after a place."""
     named = sorted(name for name in zoneinfo.available_timezones() if name.partition("/")[0] in _AREAS)
     return ["UTC", *named]
-
-
-def _caller() -> str:
-    return str(g.principal.id)
-
-
-def _is_refused(response: Response) -> bool:
-    return response.status_code == 401
 
 
 @bp.get("/settings")
@@ -157,7 +148,7 @@ def change_password_form(form: Form | None = None) -> Response:
 
 @bp.post("/account/password")
 @require_permission(None)
-@limiter.limiter.shared_limit("10 per 15 minutes", scope="password", key_func=_caller, deduct_when=_is_refused)
+@throttles.limit_wrong_passwords
 @form_view(ChangePasswordForm(), form=change_password_form)
 def change_password(body: dict[str, Any]) -> Any:
     """Change the user's password and end their other sessions."""
@@ -168,7 +159,7 @@ def change_password(body: dict[str, Any]) -> Any:
 
 @bp.post("/account/verification")
 @require_permission(None)
-@limiter.limiter.shared_limit("3 per hour", scope="verification", key_func=_caller)
+@throttles.limit_verification_emails
 @form_view(EmptyForm(), form=account_settings)
 def send_verification_email(body: dict[str, Any]) -> Any:  # noqa: ARG001 - the form has no fields
     """Send the verification link again."""

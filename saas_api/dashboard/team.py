@@ -7,16 +7,16 @@ from flask import Blueprint, Response, g
 from marshmallow import fields, validate
 from sqlalchemy.orm import Session
 
-from saas_api.accounts import invitations, members, organizations, sessions
+from saas_api.accounts import invitations, members, organizations, sessions, throttles
 from saas_api.accounts.invitations import InvitationNotFound
 from saas_api.accounts.members import Member, MemberNotFound
 from saas_api.accounts.models import Invitation
+from saas_api.accounts.schemas import InvitationIn, MemberRoleIn, TransferOwnershipIn
 from saas_api.core import ids
 from saas_api.core.access import PERMISSIONS, require_permission
 from saas_api.core.db import engine
 from saas_api.core.fields import Email, PrefixedId, StrictSchema
-from saas_api.core.limits import limiter
-from saas_api.core.roles import ROLES
+from saas_api.core.roles import ASSIGNABLE_ROLES, ROLES
 from saas_api.core.web import pages
 from saas_api.core.web.forms import EmptyForm, Form, form_view
 from saas_api.dashboard import context
@@ -24,7 +24,6 @@ from saas_api.dashboard import context
 bp = Blueprint("team", __name__)
 
 
-ASSIGNABLE_ROLES = tuple(role for role in ROLES if role != "owner")
 ROLE_DESCRIPTIONS = {
     "owner": "Everything, and handing the organization over. There is exactly one.",
     "admin": "Everything but paying, changing plans and changing roles.",
@@ -67,17 +66,10 @@ def get_invitation(session: Session, organization_id: UUID, invitation_id: UUID)
     return invitation
 
 
-class InvitationForm(StrictSchema):
+class InvitationForm(InvitationIn):
     """E-mail address and role of an invitation."""
 
     email = Email(required=True, error_messages={"required": "Enter an e-mail address."})
-    role = fields.String(load_default="member", validate=validate.OneOf(ASSIGNABLE_ROLES))
-
-
-class RoleForm(StrictSchema):
-    """An assignable role; ownership is transferred instead."""
-
-    role = fields.String(required=True, validate=validate.OneOf(ASSIGNABLE_ROLES))
 
 
 class RemoveMemberForm(StrictSchema):
@@ -86,7 +78,7 @@ class RemoveMemberForm(StrictSchema):
     typed = fields.String(load_default="", validate=validate.Length(max=300))
 
 
-class TransferOwnershipForm(StrictSchema):
+class TransferOwnershipForm(TransferOwnershipIn):
     """The new owner, and the organization's name typed to confirm."""
 
     user_id = PrefixedId("usr", required=True, error_messages={"required": "Choose a member."})
@@ -108,7 +100,7 @@ def change_role_form(user_id: UUID, form: Form | None = None) -> Response:
 
 @bp.post('/team/members/<id("usr"):user_id>/role')
 @require_permission("members:promote")
-@form_view(RoleForm(), form=change_role_form, requires_fresh_login=True)
+@form_view(MemberRoleIn(), form=change_role_form, requires_fresh_login=True)
 def change_role(user_id: UUID, body: dict[str, Any]) -> Any:
     """Change a member's role; it applies to their next request."""
     member = members.change_role(engine.session(), g.principal, user_id, body["role"])
@@ -174,14 +166,6 @@ def _member(user_id: UUID) -> Member:
     return member
 
 
-def _caller() -> str:
-    return str(g.principal.organization_id)
-
-
-def _invitation_sent(response: Response) -> bool:
-    return response.status_code == 303
-
-
 @bp.get("/team")
 @require_permission("members:read")
 def index(form: Form | None = None) -> Response:
@@ -221,7 +205,7 @@ def invite_form(form: Form | None = None) -> Response:
 
 @bp.post("/team/invite")
 @require_permission("members:write")
-@limiter.limiter.shared_limit("50 per day", scope="invitations", key_func=_caller, deduct_when=_invitation_sent)
+@throttles.limit_invitations(sent_status=303)
 @form_view(InvitationForm(), form=invite_form, is_idempotent=True)
 def invite(body: dict[str, Any]) -> Any:
     """Invite a user by mail."""
@@ -240,7 +224,7 @@ def cancel_invitation(invitation_id: UUID, body: dict[str, Any]) -> Any:  # noqa
 
 @bp.post('/team/invitations/<id("ivt"):invitation_id>/resend')
 @require_permission("members:write")
-@limiter.limiter.shared_limit("50 per day", scope="invitations", key_func=_caller, deduct_when=_invitation_sent)
+@throttles.limit_invitations(sent_status=303)
 @form_view(EmptyForm(), form=lambda invitation_id, form: index(form), is_idempotent=True)  # noqa: ARG005 - the address has it
 def resend_invitation(invitation_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG001 - the form has no fields
     """Replace an invitation by a new one; the previous link stops working."""

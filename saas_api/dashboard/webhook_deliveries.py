@@ -19,9 +19,8 @@ from saas_api.core.db.pagination import Keyset, Page, PageRequest
 from saas_api.core.fields import PrefixedId, StrictSchema
 from saas_api.core.web import forms, pages
 from saas_api.core.web.forms import EmptyForm, Form, form_view
-from saas_api.core.web.pages import PAGE_SIZE
+from saas_api.core.web.pages import HTMX_STOP_POLLING, PAGE_SIZE
 from saas_api.dashboard import context
-from saas_api.dashboard.context import HTMX_STOP_POLLING
 from saas_api.webhooks import deliveries, event_types, events, payload, schemas
 from saas_api.webhooks.deliveries import EventNotFound
 from saas_api.webhooks.models import Delivery, Endpoint, Event

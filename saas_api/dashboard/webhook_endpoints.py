@@ -187,12 +187,6 @@ class RotateSecretForm(StrictSchema):
     grace_seconds = QueryInteger(load_default=86_400, maximum=604_800)
 
 
-class TestEventForm(StrictSchema):
-    """The event type of the example to send."""
-
-    event_type = schemas.event_type_field(load_default=TEST_EVENT_TYPE)
-
-
 class RecoverForm(StrictSchema):
     """What to recover.
 
@@ -316,7 +310,7 @@ def enable(endpoint_id: UUID, body: dict[str, Any]) -> Any:
 @bp.post('/webhooks/<id("whe"):endpoint_id>/test')
 @require_permission("webhooks:write")
 @limiter.limiter.shared_limit("20 per hour", scope="webhook-tests", key_func=_caller)
-@form_view(TestEventForm(), form=show, is_idempotent=True)
+@form_view(schemas.TestEventIn(), form=show, is_idempotent=True)
 def send_test_event(endpoint_id: UUID, body: dict[str, Any]) -> Any:
     """Send an example event and show its delivery."""
     delivery = deliveries.send_test_event(engine.session(), g.principal, endpoint_id, body["event_type"])

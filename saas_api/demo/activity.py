@@ -13,7 +13,6 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import text
-from sqlalchemy.orm import Session
 
 from saas_api.accounts import audit, invitations, organizations, users
 from saas_api.accounts.audit import SYSTEM_ACTOR, Actor, OperatorContext
@@ -25,6 +24,7 @@ from saas_api.billing.wallet import GrantSource
 from saas_api.core import clock
 from saas_api.core.access import Principal
 from saas_api.core.db import tenancy
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.demo import timeline, traffic
 from saas_api.demo.organizations import DemoLogin, DemoOrganization
 from saas_api.demo.timeline import Timeline
@@ -112,7 +112,7 @@ class OrganizationActivity:
             session.execute(_SET_TERMS, {"org": self.id, "days": self.organization.terms_days})
         BillingActivity(self.timeline, self.id, self.organization).schedule()
 
-    def _create_user(self, session: Session, name: str, role: str) -> UUID:
+    def _create_user(self, session: SystemSession, name: str, role: str) -> UUID:
         email = f"{name.lower()}{self.email_suffix}@{self.organization.domain}"
         login = DemoLogin(email, secrets.token_hex(6), role, self.organization.name)
         user = users.create(session, email, login.password, name)

@@ -9,10 +9,10 @@ from datetime import datetime, timedelta
 from itertools import count
 
 import click
-from sqlalchemy.orm import Session
 
 from saas_api.core import clock
 from saas_api.core.db import tenancy
+from saas_api.core.db.tenancy import SystemSession
 
 TimelineStep = Callable[[], object]
 
@@ -58,6 +58,6 @@ class Timeline:
             clock.freeze_time(None)
 
 
-def demo_session() -> AbstractContextManager[Session]:
+def demo_session() -> AbstractContextManager[SystemSession]:
     """A transaction across organizations, for demo data."""
     return tenancy.system_session("demo.seed")

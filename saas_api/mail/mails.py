@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from sqlalchemy.orm import Session
 
 from saas_api.core import ids
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict, NotFound
 from saas_api.core.jobs import queue
 from saas_api.core.settings import ROOT, setting
@@ -112,10 +113,9 @@ WHERE id = :id AND status IN ('queued', 'failed') AND text_body IS NOT NULL RETU
 """)
 
 
-def resend(session: Session, mail_id: UUID) -> None:
+def resend(session: SystemSession, mail_id: UUID) -> None:
     """Make a failed or waiting mail due now and reset its attempts.
 
-    session: of the system
     raises: NotFound, EmailContentErased
     """
     if session.scalar(_LOCK_MAIL, {"id": mail_id}) is None:

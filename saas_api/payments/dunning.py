@@ -9,7 +9,6 @@ from uuid import UUID
 
 from sqlalchemy import TextClause, select, text, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import Session
 
 from saas_api.accounts import members, organizations
 from saas_api.accounts.audit import SYSTEM_ACTOR
@@ -20,6 +19,7 @@ from saas_api.billing.plans import DEFAULT_PLAN
 from saas_api.billing.subscriptions import AlreadyOnPlan
 from saas_api.core import clock, ids, money
 from saas_api.core.db import tenancy
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.observability import get_logger
 from saas_api.core.settings import setting
 from saas_api.mail import mails
@@ -141,10 +141,9 @@ def run_dunning(at: datetime) -> DunningResult:
     return result
 
 
-def stop_if_settled(session: Session, organization_id: UUID, invoice_id: UUID) -> None:
+def stop_if_settled(session: SystemSession, organization_id: UUID, invoice_id: UUID) -> None:
     """End the dunning run of an invoice if it is settled, and restore the standing of its organization.
 
-    session: a system session
     raises: NotFound
     """
     session.flush()  # lock_invoice reads the row again
@@ -160,7 +159,7 @@ def _list_invoices(statement: TextClause, **values: object) -> list[tuple[UUID, 
 
 def _run_safely(
     result: DunningResult,
-    work: Callable[[Session, Invoice, datetime], Result],
+    work: Callable[[SystemSession, Invoice, datetime], Result],
     organization_id: UUID,
     invoice_id: UUID,
     at: datetime,
@@ -174,11 +173,11 @@ def _run_safely(
         return None
 
 
-def _transaction() -> AbstractContextManager[Session]:
+def _transaction() -> AbstractContextManager[SystemSession]:
     return tenancy.system_session("payments.dunning")
 
 
-def _plan(session: Session, invoice: Invoice, at: datetime) -> bool:
+def _plan(session: SystemSession, invoice: Invoice, at: datetime) -> bool:
     if invoice.status != InvoiceStatus.OPEN or invoice.due_at is None:
         return False
     steps = list(dunning_schedule.plan_steps(invoice.due_at))
@@ -210,11 +209,11 @@ def _plan(session: Session, invoice: Invoice, at: datetime) -> bool:
     return True
 
 
-def _end_settled(session: Session, invoice: Invoice, at: datetime) -> bool:
+def _end_settled(session: SystemSession, invoice: Invoice, at: datetime) -> bool:
     return invoice.status in _END_STATUSES and _end(session, invoice, at)
 
 
-def _end(session: Session, invoice: Invoice, at: datetime) -> bool:
+def _end(session: SystemSession, invoice: Invoice, at: datetime) -> bool:
     run = _lock_run(session, invoice)
     status = _END_STATUSES[invoice.status]
     if run is None or run.status == status:
@@ -231,7 +230,7 @@ def _end(session: Session, invoice: Invoice, at: datetime) -> bool:
     return True
 
 
-def _take_step(session: Session, invoice: Invoice, at: datetime) -> CompletedStep | None:
+def _take_step(session: SystemSession, invoice: Invoice, at: datetime) -> CompletedStep | None:
     run = _lock_run(session, invoice)
     if invoice.status != InvoiceStatus.OPEN or run is None or not _is_due(session, invoice, at):
         return None
@@ -252,7 +251,7 @@ def _take_step(session: Session, invoice: Invoice, at: datetime) -> CompletedSte
     return CompletedStep(invoice.organization_id, invoice.number, step.action)
 
 
-def _is_due(session: Session, invoice: Invoice, at: datetime) -> bool:
+def _is_due(session: SystemSession, invoice: Invoice, at: datetime) -> bool:
     values = {
         "at": at,
         "minimum": setting("DUNNING_MINIMUM_MINOR"),
@@ -262,7 +261,7 @@ def _is_due(session: Session, invoice: Invoice, at: datetime) -> bool:
     return session.execute(_STILL_DUE, values).first() is not None
 
 
-def _lock_run(session: Session, invoice: Invoice) -> DunningRun | None:
+def _lock_run(session: SystemSession, invoice: Invoice) -> DunningRun | None:
     return session.scalars(
         select(DunningRun)
         .where(DunningRun.organization_id == invoice.organization_id, DunningRun.invoice_id == invoice.id)
@@ -278,7 +277,7 @@ JOIN invoices i ON i.organization_id = r.organization_id AND i.id = r.invoice_id
 WHERE r.organization_id = :organization_id AND s.state = 'done' AND i.state IN ('open', 'uncollectible')""")
 
 
-def _perform_step(session: Session, invoice: Invoice, step: DunningStep, later: Sequence[DunningStep]) -> None:
+def _perform_step(session: SystemSession, invoice: Invoice, step: DunningStep, later: Sequence[DunningStep]) -> None:
     """Perform the effects of a dunning step: an event, the standing, the write-off, and a mail.
 
     step: already stored as done
@@ -296,7 +295,7 @@ def _perform_step(session: Session, invoice: Invoice, step: DunningStep, later: 
     _email_contacts(session, invoice.organization_id, _TEMPLATES[step.action], context)
 
 
-def _recompute_standing(session: Session, organization_id: UUID) -> None:
+def _recompute_standing(session: SystemSession, organization_id: UUID) -> None:
     """Set the standing that the done steps of unpaid invoices lead to. Sends a mail when it is good again."""
     profiles.lock_standing(session, organization_id)
     actions = session.scalars(_DONE_ACTIONS, {"organization_id": organization_id}).all()
@@ -306,7 +305,7 @@ def _recompute_standing(session: Session, organization_id: UUID) -> None:
         _email_contacts(session, organization_id, "reinstated", {"organization": name})
 
 
-def _write_off(session: Session, invoice: Invoice) -> None:
+def _write_off(session: SystemSession, invoice: Invoice) -> None:
     invoices.mark_uncollectible(session, invoice.organization_id, invoice.id)
     with suppress(AlreadyOnPlan):  # the invoice was for usage on the free plan
         subscriptions.change_plan(session, invoice.organization_id, DEFAULT_PLAN, "now", SYSTEM_ACTOR)
@@ -315,7 +314,7 @@ def _write_off(session: Session, invoice: Invoice) -> None:
     payment_events.email_operators(session, "an invoice is written off", detail)
 
 
-def _email_context(session: Session, invoice: Invoice) -> dict[str, object]:
+def _email_context(session: SystemSession, invoice: Invoice) -> dict[str, object]:
     return {
         "organization": organizations.get(session, invoice.organization_id).name,
         "number": invoice.number,
@@ -333,7 +332,7 @@ def _consequence_at(step: DunningStep, later: Sequence[DunningStep]) -> datetime
     return next((following.run_at for following in later if following.action == consequence), None)
 
 
-def _email_contacts(session: Session, organization_id: UUID, template: str, context: dict[str, object]) -> None:
+def _email_contacts(session: SystemSession, organization_id: UUID, template: str, context: dict[str, object]) -> None:
     for contact in members.list_recipients(
         session, organization_id, BILLING_CONTACT_ROLES, includes_billing_email=True
     ):

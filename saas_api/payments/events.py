@@ -3,11 +3,10 @@
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy.orm import Session
-
 from saas_api.accounts import members, operators, organizations
 from saas_api.billing.models import Invoice
 from saas_api.core import ids, money
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.mail import mails
 from saas_api.payments.models import Payment
 from saas_api.payments.schemas import PaymentEventOut
@@ -44,7 +43,7 @@ event_types.register(
 )
 
 
-def publish_payment_event(session: Session, payment: Payment, event_type: str, *, step: int = 0) -> None:
+def publish_payment_event(session: SystemSession, payment: Payment, event_type: str, *, step: int = 0) -> None:
     """Publish an event about a payment.
 
     event_type: such as "payment.succeeded"
@@ -56,7 +55,7 @@ def publish_payment_event(session: Session, payment: Payment, event_type: str, *
     events.publish(session, payment.organization_id, event_type, subject, data)
 
 
-def email_billing_contacts(session: Session, template: str, payment: Payment, invoice: Invoice) -> None:
+def email_billing_contacts(session: SystemSession, template: str, payment: Payment, invoice: Invoice) -> None:
     """Send a mail about a payment to the billing contacts of its organization."""
     organization_id = payment.organization_id
     context: dict[str, object] = {
@@ -74,11 +73,8 @@ def email_billing_contacts(session: Session, template: str, payment: Payment, in
         mails.enqueue(session, template, contact.email, organization_id=organization_id, name=contact.name, **context)
 
 
-def email_operators(session: Session, subject_line: str, detail: str) -> None:
-    """Send an alert to every operator.
-
-    session: a system session
-    """
+def email_operators(session: SystemSession, subject_line: str, detail: str) -> None:
+    """Send an alert to every operator."""
     for user, _ in operators.list_operators(session):
         context = {"name": user.full_name, "subject_line": subject_line, "detail": detail}
         mails.enqueue(session, "operator_alert", user.email, organization_id=None, **context)

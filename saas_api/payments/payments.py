@@ -16,6 +16,7 @@ from saas_api.billing.models import Invoice, InvoiceStatus
 from saas_api.core import clock, ids, money
 from saas_api.core.db import pagination, tenancy
 from saas_api.core.db.pagination import Page, PageRequest
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import NotFound
 from saas_api.core.faults import fault_point
 from saas_api.core.observability import get_logger
@@ -54,15 +55,15 @@ class OfflinePayment:
     reference: str
 
 
-def find_by_reference(session: Session, provider: str, reference: str) -> Payment | None:
+def find_by_reference(session: SystemSession, provider: str, reference: str) -> Payment | None:
     """The payment that a provider knows under this reference."""
     return session.scalars(
         select(Payment).where(Payment.provider == provider, Payment.provider_reference == reference)
     ).one_or_none()
 
 
-def find_payment(session: Session, payment_id: UUID) -> Payment | None:
-    """A payment of any organization; session: a system session."""
+def find_payment(session: SystemSession, payment_id: UUID) -> Payment | None:
+    """A payment of any organization."""
     return session.scalars(select(Payment).where(Payment.id == payment_id)).one_or_none()
 
 
@@ -87,7 +88,9 @@ def find_invoice_for_period(session: Session, organization_id: UUID, period_id: 
     ).first()
 
 
-def lock_refundable_payments(session: Session, organization_id: UUID, invoice_id: UUID) -> list[tuple[Payment, int]]:
+def lock_refundable_payments(
+    session: SystemSession, organization_id: UUID, invoice_id: UUID
+) -> list[tuple[Payment, int]]:
     """Succeeded payments of an invoice with their refundable amounts, the newest first. Locks the rows.
 
     returns: amounts in minor units, above zero
@@ -113,8 +116,8 @@ def lock_refundable_payments(session: Session, organization_id: UUID, invoice_id
     return [(payment, minor) for payment, minor in refundable if minor > 0]
 
 
-def list_newest(session: Session, status: str | None, limit: int) -> Sequence[Payment]:
-    """The newest payments of all organizations, newest first; session: a system session."""
+def list_newest(session: SystemSession, status: str | None, limit: int) -> Sequence[Payment]:
+    """The newest payments of all organizations, newest first."""
     statement = select(Payment).order_by(Payment.created_at.desc(), Payment.id.desc()).limit(limit)
     return session.scalars(statement.where(Payment.status == status) if status else statement).all()
 
@@ -213,11 +216,11 @@ def _find(payment_id: UUID) -> Payment | None:
         return find_payment(session, payment_id)
 
 
-def _lock(session: Session, organization_id: UUID, payment_id: UUID) -> Payment:
+def _lock(session: SystemSession, organization_id: UUID, payment_id: UUID) -> Payment:
     return session.get_one(Payment, (organization_id, payment_id), with_for_update=True, populate_existing=True)
 
 
-def _apply_status(session: Session, payment: Payment, checkout: CheckoutStatus) -> SettlementOutcome:
+def _apply_status(session: SystemSession, payment: Payment, checkout: CheckoutStatus) -> SettlementOutcome:
     if payment.status == PaymentStatus.SUCCEEDED:
         return SettlementOutcome.SETTLED
     reported = PaymentTerms(checkout.reference, checkout.currency, checkout.amount_minor)
@@ -236,7 +239,7 @@ def _apply_status(session: Session, payment: Payment, checkout: CheckoutStatus) 
     return SettlementOutcome.SETTLED
 
 
-def _apply_capture(session: Session, payment: Payment, captured_minor: int) -> None:
+def _apply_capture(session: SystemSession, payment: Payment, captured_minor: int) -> None:
     source = f"payment:{payment.id}"
     allocation = invoices.apply_payment(session, payment.organization_id, payment.invoice_id, captured_minor, source)
     payment.captured_minor = captured_minor
@@ -250,14 +253,14 @@ def _apply_capture(session: Session, payment: Payment, captured_minor: int) -> N
     fault_point("payments.before_commit")
 
 
-def _complete(session: Session, payment: Payment) -> None:
+def _complete(session: SystemSession, payment: Payment) -> None:
     payment_events.publish_payment_event(session, payment, "payment.succeeded")
     invoice = invoices.lock_invoice(session, payment.organization_id, payment.invoice_id)
     payment_events.email_billing_contacts(session, "payment_received", payment, invoice)
     dunning.stop_if_settled(session, payment.organization_id, payment.invoice_id)
 
 
-def _close(session: Session, payment: Payment, status: PaymentStatus, code: str) -> None:
+def _close(session: SystemSession, payment: Payment, status: PaymentStatus, code: str) -> None:
     payment.status, payment.failure_code, payment.next_check_at = status, code, None
     actor, target = SYSTEM_ACTOR, ("payment", payment.id)
     audit.record_event(session, payment.organization_id, actor, f"payment.{status}", target, {"failure_code": code})
@@ -269,7 +272,7 @@ def _close(session: Session, payment: Payment, status: PaymentStatus, code: str)
         payment_events.email_billing_contacts(session, "payment_failed", payment, invoice)
 
 
-def _quarantine(session: Session, payment: Payment, mismatch: str, reported: PaymentTerms) -> None:
+def _quarantine(session: SystemSession, payment: Payment, mismatch: str, reported: PaymentTerms) -> None:
     if payment.status == PaymentStatus.QUARANTINED and payment.failure_code == mismatch:
         return
     payment.status, payment.failure_code, payment.next_check_at = PaymentStatus.QUARANTINED, mismatch, None

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Row, select, text
-from sqlalchemy.orm import Session
 
 from saas_api.core import clock
 from saas_api.core.db import tenancy
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import BadRequest, Unauthenticated
 from saas_api.core.faults import fault_point
 from saas_api.core.jobs import queue
@@ -45,12 +45,12 @@ SELECT provider, min(extract(epoch FROM next_at - now()))::float8 AS seconds FRO
 """)
 
 
-def list_due_providers(session: Session) -> list[tuple[str, float]]:
+def list_due_providers(session: SystemSession) -> list[tuple[str, float]]:
     """Providers with unprocessed events, and the seconds until the first of each is due."""
     return [(provider, float(seconds)) for provider, seconds in session.execute(_DUE_EVENTS)]
 
 
-def list_quarantined_events(session: Session, limit: int) -> Sequence[ProviderEvent]:
+def list_quarantined_events(session: SystemSession, limit: int) -> Sequence[ProviderEvent]:
     """Quarantined events, newest first."""
     return session.scalars(
         select(ProviderEvent)

@@ -7,12 +7,12 @@ from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from saas_api.accounts import audit
 from saas_api.accounts.audit import Actor
 from saas_api.core import clock
 from saas_api.core.db import tenancy
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict, NotFound
 from saas_api.core.jobs import queue
 from saas_api.core.observability import get_logger
@@ -70,7 +70,7 @@ class ProviderNotResponding(Conflict):
     message = "The provider does not answer, or is not configured here. Nothing changed."
 
 
-def list_due_for_check(session: Session, at: datetime, limit: int) -> Sequence[Payment]:
+def list_due_for_check(session: SystemSession, at: datetime, limit: int) -> Sequence[Payment]:
     """Pending payments whose next check is due, the oldest check first."""
     return session.scalars(
         select(Payment)
@@ -209,7 +209,7 @@ def _get_payment(payment_id: UUID) -> Payment:
     return payment
 
 
-def _lock_quarantined_event(session: Session, provider: str, event_id: str) -> ProviderEvent:
+def _lock_quarantined_event(session: SystemSession, provider: str, event_id: str) -> ProviderEvent:
     event = session.get(ProviderEvent, (provider, event_id), with_for_update=True)
     if event is None:
         raise NotFound
@@ -219,13 +219,13 @@ def _lock_quarantined_event(session: Session, provider: str, event_id: str) -> P
 
 
 def _record_payment_action(
-    session: Session, payment: Payment, actor: Actor, action: str, data: Mapping[str, str | None]
+    session: SystemSession, payment: Payment, actor: Actor, action: str, data: Mapping[str, str | None]
 ) -> None:
     audit.record_event(session, payment.organization_id, actor, action, ("payment", payment.id), data)
 
 
 def _record_event_action(
-    session: Session, event: ProviderEvent, actor: Actor, action: str, data: dict[str, str | None]
+    session: SystemSession, event: ProviderEvent, actor: Actor, action: str, data: dict[str, str | None]
 ) -> None:
     """A provider event has no organization, so only the audit log of the platform records it."""
     target = ("payment_event", f"{event.provider}:{event.event_id}")

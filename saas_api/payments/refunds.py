@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from sqlalchemy import select, text
-from sqlalchemy.orm import Session
 
 from saas_api.accounts import audit
 from saas_api.accounts.audit import SYSTEM_ACTOR
 from saas_api.billing.models import CreditNote
 from saas_api.core import ids, money
 from saas_api.core.db import tenancy
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.observability import get_logger
 from saas_api.payments import events, payments
 from saas_api.payments.models import Payment, Refund, RefundStatus
@@ -28,18 +28,18 @@ SELECT n.organization_id, n.id FROM credit_notes n
 """)
 
 
-def list_unrefunded_credit_notes(session: Session) -> list[tuple[UUID, UUID]]:
+def list_unrefunded_credit_notes(session: SystemSession) -> list[tuple[UUID, UUID]]:
     """Up to 100 credit notes without planned refunds, the oldest first: organization and id."""
     return [(organization_id, note_id) for organization_id, note_id in session.execute(_CREDIT_NOTES_WITHOUT_REFUND)]
 
 
-def is_refunded(session: Session, organization_id: UUID, note_id: UUID) -> bool:
+def is_refunded(session: SystemSession, organization_id: UUID, note_id: UUID) -> bool:
     """Whether the refunds of a credit note are planned."""
     refund_ids = select(Refund.id).where(Refund.organization_id == organization_id, Refund.credit_note_id == note_id)
     return session.scalars(refund_ids.limit(1)).first() is not None
 
 
-def list_pending_refunds(session: Session) -> Sequence[Refund]:
+def list_pending_refunds(session: SystemSession) -> Sequence[Refund]:
     """Up to 100 pending refunds, the oldest first."""
     statement = select(Refund).where(Refund.status == RefundStatus.PENDING).order_by(Refund.created_at)
     return session.scalars(statement.limit(100)).all()
@@ -67,7 +67,7 @@ def _create_refunds_safely(organization_id: UUID, note_id: UUID) -> None:
         log.exception("refund_not_planned", credit_note_id=str(note_id))
 
 
-def _create_refunds(session: Session, organization_id: UUID, note_id: UUID) -> None:
+def _create_refunds(session: SystemSession, organization_id: UUID, note_id: UUID) -> None:
     note = session.get_one(CreditNote, (organization_id, note_id), with_for_update=True)
     if is_refunded(session, organization_id, note_id):  # by a concurrent run
         return
@@ -117,7 +117,7 @@ def _request(refund: Refund) -> bool:
         return _apply_result(session, refund, result)
 
 
-def _apply_result(session: Session, requested: Refund, result: RefundResult) -> bool:
+def _apply_result(session: SystemSession, requested: Refund, result: RefundResult) -> bool:
     organization_id = requested.organization_id
     key = (organization_id, requested.payment_id)
     payment = session.get_one(Payment, key, with_for_update=True, populate_existing=True)

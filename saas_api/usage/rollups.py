@@ -13,6 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from saas_api.core.db import tenancy
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.observability import get_logger
 
 log = get_logger(__name__)
@@ -142,7 +143,7 @@ def rebuild_rollups(since: datetime | None = None, organization_id: UUID | None 
     return RebuildResult(int(rows or 0), differences)
 
 
-def _rebuild_all(session: Session) -> None:
+def _rebuild_all(session: SystemSession) -> None:
     session.execute(text("SET LOCAL statement_timeout = 0"))
     session.execute(text("LOCK TABLE usage_events IN SHARE ROW EXCLUSIVE MODE"))
     session.execute(text("DELETE FROM usage_rollups"))

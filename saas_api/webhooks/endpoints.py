@@ -16,6 +16,7 @@ from saas_api.core import clock, ids
 from saas_api.core.access import Principal
 from saas_api.core.db import pagination, tenancy
 from saas_api.core.db.pagination import Page, PageRequest
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict, NotFound, ValidationFailed
 from saas_api.core.net import vetting
 from saas_api.core.net.vetting import AddressNotAllowed
@@ -117,11 +118,8 @@ def get(session: Session, organization_id: UUID, endpoint_id: UUID) -> Endpoint:
     return _require(session.scalar(_select(organization_id, endpoint_id)))
 
 
-def find_endpoint_organization(session: Session, endpoint_id: UUID) -> UUID | None:
-    """Return the organization of an endpoint, or None when there is no such endpoint or it is deleted.
-
-    session: a system session
-    """
+def find_endpoint_organization(session: SystemSession, endpoint_id: UUID) -> UUID | None:
+    """Return the organization of an endpoint, or None when there is no such endpoint or it is deleted."""
     return session.scalar(
         sa.select(Endpoint.organization_id).where(Endpoint.id == endpoint_id, Endpoint.deleted_at.is_(None))
     )

@@ -6,10 +6,10 @@ They are here because `accounts` stands below `webhooks`.
 from uuid import UUID
 
 from marshmallow import fields, validate
-from sqlalchemy.orm import Session
 
 from saas_api.accounts import organizations
 from saas_api.accounts.schemas import OrganizationOut
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.fields import StrictSchema
 from saas_api.webhooks import event_types, events
 from saas_api.webhooks.events import EventSubject
@@ -60,7 +60,7 @@ event_types.register(
 )
 
 
-def publish(session: Session, organization_id: UUID, event_type: str, reason: str | None) -> None:
+def publish(session: SystemSession, organization_id: UUID, event_type: str, reason: str | None) -> None:
     """Publish an event of an organization whose generation has just been raised.
 
     event_type: "organization.restricted", "organization.suspended" or "organization.resumed"

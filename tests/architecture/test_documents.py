@@ -1,4 +1,4 @@
-"""What is made from code is current: settings, example environment, OpenAPI document, list of libraries."""
+"""Generated documents are current, and documents name modules that exist."""
 
 import re
 
@@ -35,3 +35,15 @@ def test_every_direct_dependency_has_its_reason() -> None:
         direct = (ROOT / name).read_text(encoding="utf-8").partition("# what these need")[0]
         for package in re.findall(r"^([a-z0-9-]+)==", direct, re.MULTILINE):
             assert f"`{package}`" in page, package
+
+
+def test_documents_name_modules_that_exist() -> None:
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
+    names = {
+        (page.name, name)
+        for page in pages
+        for name in re.findall(r"`([a-z_]+(?:/[a-z_]+)+\.(?:py|lua))`", page.read_text(encoding="utf-8"))
+    }
+    assert sorted(
+        (page, name) for page, name in names if not (ROOT / name).exists() and not (ROOT / "saas_api" / name).exists()
+    ) == []

@@ -10,7 +10,7 @@ from flask import Flask
 
 from saas_api.core import domain
 from saas_api.core.jobs import queue
-from tests.architecture.source import PACKAGE, calls, sources, tree
+from tests.architecture.source import PACKAGE, calls, imported, sources, tree
 
 EMPTY_WORDS = {"utils", "helpers", "common", "misc", "base", "manager", "handler"}
 IMPORTED_BY_NAME = {  # decorators, and functions that every package uses
@@ -93,6 +93,11 @@ def test_every_job_that_is_woken_is_registered(app: Flask) -> None:
                 woken |= {literal.value for literal in node.args if isinstance(literal, ast.Constant)}
     assert woken >= {"messages.drain", "webhooks.drain", "mail.drain", "payments.inbox"}
     assert woken <= set(queue.job_names())
+
+
+def test_factory_imports_every_jobs_module() -> None:
+    modules = {module_name(path) for path in sources() if path.name == "jobs.py"}
+    assert modules <= set(imported(PACKAGE / "app.py"))
 
 
 def text_constants(path: Path) -> Iterator[tuple[str, str]]:

@@ -9,6 +9,7 @@ from flask import Flask
 
 from saas_api.core import ids
 from saas_api.payments import jobs
+from saas_api.payments.schemas import PaymentOut
 from tests.support.console import execute_sql
 from tests.support.payments import Customer, client, customer  # noqa: F401 - fixtures
 
@@ -16,6 +17,7 @@ REASON = ("--reason", "reviewed")
 INVOICE_FIELDS = {
     *("id", "number", "status", "period", "total_amount", "amount_due", "currency", "due_date", "paid_at"),
 }
+PAYMENT_FIELDS = {*PaymentOut().fields, "organization_id", "reference"}
 
 
 def flask(app: Flask, *arguments: str) -> Result:
@@ -98,10 +100,21 @@ def test_resolve_prints_the_canceled_payment(app: Flask, customer: Customer) -> 
     jobs.process_inbox()
     payment_id = ids.format_id("pay", customer.payment().id)
     data = flask_json(app, "payments", "resolve", payment_id, *REASON)
-    assert (data["id"], data["status"], data["amount"]) == (payment_id, "canceled", "99.00")
+    assert set(data) == PAYMENT_FIELDS
+    assert (data["payment_id"], data["status"], data["amount"]) == (payment_id, "canceled", "99.00")
     again = flask(app, "payments", "resolve", payment_id, *REASON)
     assert (again.exit_code, again.stdout) == (1, "")
     assert actors(app, "payment.resolved") == [("system", "reviewed")]
+
+
+def test_record_prints_the_offline_payment_as_list_shows_it(app: Flask, customer: Customer) -> None:  # noqa: F811
+    organization_id, invoice_id = ids.format_id("org", customer.id), ids.format_id("inv", customer.invoice_id)
+    reason = ("--reference", "MT940 0815", *REASON)
+    data = flask_json(app, "payments", "record", organization_id, invoice_id, "120.00", *reason)
+    assert set(data) == PAYMENT_FIELDS
+    assert (data["organization_id"], data["invoice_id"]) == (organization_id, invoice_id)
+    assert (data["captured"], data["status"], data["settled_at"][-1]) == ("120.00", "succeeded", "Z")
+    assert flask_json(app, "payments", "list")["payments"] == [data]
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def open_invoice(app: Flask, client: FlaskClient, owner: Person) -> tuple[dict[s
     close_period(app, period_end(client, owner))
     [invoice] = client.get("/api/v1/billing/history", headers=owner.headers).json["data"]["invoices"]
     assert invoice["status"] == "open"
-    return invoice, clock.now() + timedelta(days=7)
+    return invoice, datetime.fromisoformat(invoice["due_date"])
 
 
 def test_unpaid_invoice_suspends_and_payment_restores_the_key(

@@ -7,7 +7,6 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import text
-from sqlalchemy.orm import Session
 
 from saas_api.accounts.audit import Actor, OperatorContext
 from saas_api.billing import credit_notes, invoices, period_close
@@ -15,6 +14,7 @@ from saas_api.billing.credit_notes import CreditNoteInput
 from saas_api.billing.invoices import SettlementResult
 from saas_api.core import clock
 from saas_api.core.db import tenancy
+from saas_api.core.db.tenancy import SystemSession
 from tests.support.billing import BillingOrganization, create_organization, day
 
 OPERATOR = OperatorContext(Actor("system", "olga"), "ticket 4711")
@@ -22,7 +22,7 @@ MAY, JUNE = day(1, 2, month=5), day(1, 2, month=6)
 
 
 @contextmanager
-def system_session() -> Iterator[Session]:
+def system_session() -> Iterator[SystemSession]:
     """A system session."""
     with tenancy.system_session("billing.corrections") as session:
         yield session

@@ -19,9 +19,8 @@ from saas_api.billing.models import GrantKind
 from saas_api.billing.period_close import CloseResult
 from saas_api.billing.schemas import InvoiceOut
 from saas_api.billing.wallet import GrantSource
-from saas_api.cli import output, types
-from saas_api.cli.commands import action_commands
-from saas_api.cli.commands.action_commands import REASON_HELP, Description
+from saas_api.cli import action_commands, output, types
+from saas_api.cli.action_commands import REASON_HELP, Description
 from saas_api.cli.errors import EXIT_PROBLEMS, CommandError, CommandGroup
 from saas_api.cli.types import INSTANT, PublicId
 from saas_api.core import clock, ids, money

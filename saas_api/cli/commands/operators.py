@@ -5,17 +5,17 @@ from datetime import timedelta
 from uuid import UUID
 
 import click
-from sqlalchemy.orm import Session
 
 from saas_api.accounts import audit, impersonation, operators, users
 from saas_api.accounts.impersonation import OperatorRoleRequired
 from saas_api.accounts.models import OneTimeToken, User
 from saas_api.cli import output, types
-from saas_api.cli.commands.action_commands import REASON_HELP
+from saas_api.cli.action_commands import REASON_HELP
 from saas_api.cli.errors import CommandError, CommandGroup
 from saas_api.cli.types import EMAIL, PublicId
 from saas_api.core import clock, crypto, ids
 from saas_api.core.db import tenancy
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.settings import setting
 
 group = CommandGroup("operator", help="Who runs the platform.")
@@ -106,7 +106,7 @@ def impersonate(email: str, organization_id: UUID, reason: str, *, as_json: bool
     output.print_result({"token": token, "expires_at": until}, [f"Until {until}, read-only: {token}"], as_json=as_json)
 
 
-def _password_link(session: Session, user: User) -> str:
+def _password_link(session: SystemSession, user: User) -> str:
     token = secrets.token_urlsafe(32)
     ends_at = clock.now() + timedelta(hours=LINK_LIFETIME_HOURS)
     digest = crypto.sha256(token)
@@ -114,6 +114,6 @@ def _password_link(session: Session, user: User) -> str:
     return f"{setting('APP_URL')}/reset-password?token={token}"
 
 
-def _record_audit(session: Session, action: str, user: User, before: str | None, after: str | None) -> None:
+def _record_audit(session: SystemSession, action: str, user: User, before: str | None, after: str | None) -> None:
     data = {"email": user.email, "before": {"role": before}, "after": {"role": after}}
     audit.record_event(session, None, output.current_os_user(), action, ("user", user.id), data)

@@ -7,9 +7,8 @@ import click
 from sqlalchemy.exc import IntegrityError
 
 from saas_api.admin import actions
-from saas_api.cli import output, types
-from saas_api.cli.commands import action_commands
-from saas_api.cli.commands.action_commands import REASON_HELP, Description
+from saas_api.cli import action_commands, output, types
+from saas_api.cli.action_commands import REASON_HELP, Description
 from saas_api.cli.errors import CommandError, CommandGroup
 from saas_api.cli.types import PublicId
 from saas_api.core import clock, ids, money
@@ -17,6 +16,7 @@ from saas_api.core.db import tenancy
 from saas_api.payments import payments, provider_events, refunds
 from saas_api.payments.models import Payment, PaymentStatus, ProviderEvent
 from saas_api.payments.payments import OfflinePayment
+from saas_api.payments.schemas import PaymentOut
 from saas_api.providers.payments import ProviderUnreachable
 
 group = CommandGroup("payments", help="Payments and their providers.")
@@ -37,7 +37,7 @@ def list_payments(*, state: str | None, limit: int, as_json: bool) -> None:
         rows = [_to_json(payment) for payment in payments.list_newest(session, state, limit)]
         events = [_event_to_json(event) for event in provider_events.list_quarantined_events(session, limit)]
     lines = [
-        "{id}  {organization_id}  {amount} {currency}  {provider}  {status}  {created_at}".format_map(row)
+        "{payment_id}  {organization_id}  {amount} {currency}  {provider}  {status}  {created_at}".format_map(row)
         + (f"  {row['failure_code']}" if row["failure_code"] else "")
         for row in rows
     ]
@@ -115,7 +115,7 @@ def record(*, organization_id: UUID, invoice_id: UUID, amount: str, reason: str,
         raise CommandError(f"{reference} was booked before; flask payments list shows it.") from None
     public_id, allocated = ids.format_id("pay", payment.id), money.format_minor(payment.allocated_minor, currency)
     line = f"{public_id}: {allocated} {currency} on the bill."
-    output.print_result({"id": public_id, "allocated": allocated, "currency": currency}, [line], as_json=as_json)
+    output.print_result(_to_json(payment), [line], as_json=as_json)
 
 
 @group.command("refund")
@@ -143,17 +143,9 @@ def _get_payment(payment_id: UUID) -> Payment:
 
 def _to_json(payment: Payment) -> dict[str, Any]:
     return {
-        "id": ids.format_id("pay", payment.id),
+        **PaymentOut().dump(payment),
         "organization_id": ids.format_id("org", payment.organization_id),
-        "invoice_id": ids.format_id("inv", payment.invoice_id),
-        "amount": money.format_minor(payment.amount_minor, payment.currency),
-        "captured": money.format_minor(payment.captured_minor, payment.currency),
-        "currency": payment.currency,
-        "provider": payment.provider,
         "reference": payment.provider_reference,
-        "status": payment.status,
-        "failure_code": payment.failure_code,
-        "created_at": clock.format_rfc3339(payment.created_at),
     }
 
 

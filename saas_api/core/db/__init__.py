@@ -1,1 +1,1 @@
-"""Docstring."""
+"""PostgreSQL: engine and sessions, tenancy, pagination."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NewType
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -11,6 +11,9 @@ from sqlalchemy.orm import Session
 
 from saas_api.core import domain
 from saas_api.core.db.engine import BIND_SCOPE_SQL, ScopedSession, TransactionScope, db
+
+SystemSession = NewType("SystemSession", Session)
+"""A session that sees every organization. mypy refuses a session of one organization or of a request in its place."""
 
 _BIND_SCOPE = BIND_SCOPE_SQL.replace("%s", "%(bound_role)s", 1).replace("%s", "%(bound_to)s", 1)
 
@@ -41,7 +44,7 @@ def tenant_session(organization_id: UUID) -> Iterator[Session]:
 
 
 @contextmanager
-def system_session(purpose: str) -> Iterator[Session]:
+def system_session(purpose: str) -> Iterator[SystemSession]:
     """Open a transaction that sees every organization.
 
     purpose: a system purpose that a domain has registered, used in one package
@@ -51,7 +54,7 @@ def system_session(purpose: str) -> Iterator[Session]:
         ScopedSession(db, info={"scope": TransactionScope("saas_system")}, expire_on_commit=False) as session,
         session.begin(),
     ):
-        yield session
+        yield SystemSession(session)
 
 
 def tenant_scope_statement(organization_id: UUID) -> tuple[str, dict[str, Any]]:

@@ -1,1 +1,1 @@
-"""Docstring."""
+"""Work outside requests: queue, schedule, and claims of due rows."""

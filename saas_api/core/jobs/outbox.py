@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from rq.timeouts import JobTimeoutException
 from sqlalchemy.orm import Session
 
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.jobs import counters, queue
 from saas_api.core.jobs.retries import MAX_ATTEMPTS, MAX_INTERRUPTIONS
 from saas_api.core.observability import get_logger
@@ -113,10 +114,9 @@ class DueOwners(Generic[Owner]):
     next_seconds: float | None
 
 
-def list_due(session: Session, claimable: Claimable) -> DueOwners[Any]:
+def list_due(session: SystemSession, claimable: Claimable) -> DueOwners[Any]:
     """Owners with due rows, in random order: those that stay due must not fill every scan.
 
-    session: of the system
     returns: values of the owner column, or tuples when there are several
     """
     values = {"lookahead": LOOKAHEAD_SECONDS, "limit": MAX_OWNERS_PER_SCAN}

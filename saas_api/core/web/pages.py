@@ -8,6 +8,8 @@ from typing import Any
 from flask import Response, current_app, flash, redirect, render_template, request, stream_with_context, url_for
 
 PAGE_SIZE = 25
+MAX_EXPORT_ROWS = 50_000
+HTMX_STOP_POLLING = 286
 _CSV_CHUNK_SIZE = 65_536
 _SPREADSHEET_FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r")
 
