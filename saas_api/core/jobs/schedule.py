@@ -7,7 +7,7 @@ lease has ended, is repeated.
 import os
 import platform
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, TypeVar
@@ -25,7 +25,9 @@ from saas_api.core.observability import get_logger
 
 log = get_logger(__name__)
 
-Job = TypeVar("Job", bound=Callable[[], Any])
+JobFunction = Callable[[], Mapping[str, int] | None]
+"""A job; it returns the numbers that its run stores, or None."""
+Job = TypeVar("Job", bound=JobFunction)
 
 DOMAIN = Domain(name="core.jobs", system_purposes=("queue.runs",))
 
@@ -226,7 +228,7 @@ def run_scheduled(job: str, slot: datetime, host: str) -> bool:
     except Exception as cause:
         log.exception("job_failed", job=job)
         state, error = "failed", f"{type(cause).__name__}: {cause}"[:500]
-    stats_json = orjson.dumps(stats if isinstance(stats, dict) else {}).decode()
+    stats_json = orjson.dumps(dict(stats or {})).decode()
     with tenancy.system_session("queue.runs") as session:
         session.execute(_FINISH_RUN, {**values, "state": state, "stats": stats_json, "error": error})
     return True
