@@ -149,7 +149,7 @@ def set_overrides(
     """
     reason = organizations.validate_reason(reason)
     _validate(session, overrides)
-    organizations.get(session, organization_id)
+    organizations.get_organization(session, organization_id)
     row = session.get(OrganizationLimits, organization_id, with_for_update=True, populate_existing=True)
     before = _to_overrides(row)
     if overrides == before:

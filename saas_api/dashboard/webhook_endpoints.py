@@ -215,7 +215,7 @@ def get_endpoint(endpoint_id: UUID) -> Endpoint:
 
     raises: EndpointNotFound
     """
-    return endpoints.get(engine.session(), context.current_organization_id(), endpoint_id)
+    return endpoints.get_endpoint(engine.session(), context.current_organization_id(), endpoint_id)
 
 
 def _caller() -> str:
