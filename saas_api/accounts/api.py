@@ -257,7 +257,7 @@ def accept_invitation(body: dict[str, Any]) -> Any:
 @endpoint(operation_id="get_organization", tag="organizations", returns=OrganizationEnvelope())
 def get_organization() -> Any:
     """Retrieve the organization."""
-    return {"organization": organizations.get(engine.session(), g.principal.organization_id)}
+    return {"organization": organizations.get_organization(engine.session(), g.principal.organization_id)}
 
 
 @bp.patch("/organization")
@@ -280,7 +280,7 @@ def update_organization(body: dict[str, Any]) -> Any:
 )
 def list_audit_events(query: dict[str, Any]) -> Any:
     """List audit events, newest first; dates are days in the organization's time zone."""
-    organization = organizations.get(engine.session(), g.principal.organization_id)
+    organization = organizations.get_organization(engine.session(), g.principal.organization_id)
     page_request, filters = PageRequest.from_query(query)
     return audit.list_events(engine.session(), organization, page_request, **filters)
 

@@ -33,7 +33,7 @@ def start_impersonation(organization_id: UUID, email: str, reason: str) -> tuple
         user = users.find_by_email(session, email)
         if user is None or operators.find_operator_role(session, user.id) != "admin":
             raise OperatorRoleRequired
-        organization = organizations.get(session, organization_id)
+        organization = organizations.get_organization(session, organization_id)
         user_session = UserSession(
             id=ids.new_id(),
             user_id=user.id,

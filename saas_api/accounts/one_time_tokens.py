@@ -35,7 +35,7 @@ def new_token() -> tuple[str, bytes]:
     return token, crypto.sha256(token)
 
 
-def find_token_user(session: SystemSession, purpose: str, token: str) -> UUID:
+def get_token_user(session: SystemSession, purpose: str, token: str) -> UUID:
     """The id of the user to whom an unused token was mailed.
 
     raises: InvalidOneTimeToken

@@ -47,7 +47,7 @@ class NotSuspended(Conflict):
     code, message = "ORGANIZATION_NOT_SUSPENDED", "No operator has suspended this organization."
 
 
-def get(session: Session, organization_id: UUID) -> Organization:
+def get_organization(session: Session, organization_id: UUID) -> Organization:
     """An organization.
 
     raises: OrganizationNotFound

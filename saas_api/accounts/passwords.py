@@ -70,7 +70,7 @@ def request_password_reset(email: str) -> None:
     """Mail a reset link, in a transaction of its own. For an unknown address the same work is done and rolled back."""
     with tenancy.system_session("auth.passwords") as session:
         match = users.find_by_email(session, email)
-        user = users.lock(session, match.id if match else ids.new_id())
+        user = users.lock_user(session, match.id if match else ids.new_id())
         with contextlib.suppress(_UnknownUser), session.begin_nested():
             token = one_time_tokens.issue_token(session, user.id if user else ids.new_id(), RESET_PASSWORD_PURPOSE)
             recipient, name = (user.email, user.full_name) if user else (email, "")
@@ -86,12 +86,12 @@ def reset_password(token: str, new_password: str) -> None:
     raises: InvalidOneTimeToken; ValidationFailed on new_password, which leaves the token unused
     """
     with tenancy.system_session("auth.passwords") as session:
-        token_user = users.find_user(session, one_time_tokens.find_token_user(session, RESET_PASSWORD_PURPOSE, token))
+        token_user = users.find_user(session, one_time_tokens.get_token_user(session, RESET_PASSWORD_PURPOSE, token))
     if token_user is None or token_user.disabled_at is not None:
         raise InvalidOneTimeToken
     password_hash = hash_new_password(new_password, "new_password", token_user.email, token_user.full_name)
     with tenancy.system_session("auth.passwords") as session:
-        user = users.lock(session, token_user.id)
+        user = users.lock_user(session, token_user.id)
         if user is None:
             raise InvalidOneTimeToken
         one_time_tokens.consume_token(session, RESET_PASSWORD_PURPOSE, token)

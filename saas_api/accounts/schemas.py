@@ -7,9 +7,10 @@ import marshmallow as ma
 from marshmallow import fields, validate
 
 from saas_api.accounts import passwords
+from saas_api.accounts.models import OrganizationStatus
 from saas_api.core import clock, ids
 from saas_api.core.fields import Email, PageQuery, PrefixedId, StrictSchema, Text, Timestamp
-from saas_api.core.roles import ASSIGNABLE_ROLES
+from saas_api.core.roles import ASSIGNABLE_ROLES, MemberRole
 
 ACTOR_KINDS = ("user", "api_key", "operator", "system")
 _ID_PREFIXES = {
@@ -149,7 +150,7 @@ class OrganizationOut(StrictSchema):
     slug = fields.String()
     billing_email = fields.String(allow_none=True)
     timezone = fields.String()
-    status = fields.String()
+    status = fields.String(validate=validate.OneOf(list(OrganizationStatus)))
     created_at = Timestamp()
     updated_at = Timestamp()
 
@@ -287,7 +288,7 @@ class MemberOut(StrictSchema):
     id = PrefixedId("usr", attribute="user_id")
     email = fields.String()
     full_name = fields.String()
-    role = fields.String()
+    role = fields.String(validate=validate.OneOf(list(MemberRole)))
     email_verified = fields.Boolean()
     joined_at = Timestamp()
 

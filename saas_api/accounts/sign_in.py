@@ -48,7 +48,7 @@ def get_invitation_preview(token: str) -> InvitationPreview:
         return InvitationPreview(
             invitation.email,
             invitation.role,
-            organizations.get(session, invitation.organization_id).name,
+            organizations.get_organization(session, invitation.organization_id).name,
             inviter.display_name if inviter else "a member",
             users.find_by_email(session, invitation.email) is not None,
             invitation.expires_at,

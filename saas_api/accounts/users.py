@@ -41,7 +41,7 @@ def find_by_email(session: SystemSession, email: str) -> User | None:
     return session.scalar(statement)
 
 
-def lock(session: SystemSession, user_id: UUID) -> User | None:
+def lock_user(session: SystemSession, user_id: UUID) -> User | None:
     """The user with that id, locked until the transaction ends; None when the user is disabled."""
     statement = select(User).where(User.id == user_id, User.disabled_at.is_(None))
     return session.scalar(statement.with_for_update(key_share=True).execution_options(populate_existing=True))
@@ -73,7 +73,7 @@ def lock_verified(session: SystemSession, verified_user: User, new_hash: str | N
     return user
 
 
-def create(session: SystemSession, email: str, password: str, full_name: str) -> User:
+def create_user(session: SystemSession, email: str, password: str, full_name: str) -> User:
     """Create a user; hashes the password within the transaction.
 
     raises: EmailTaken
@@ -98,7 +98,7 @@ def update_name(principal: Principal, full_name: str) -> None:
     raises: InvalidToken when the user was disabled since the request was authenticated
     """
     with tenancy.system_session("auth.account") as session:
-        user = lock(session, principal.id)
+        user = lock_user(session, principal.id)
         if user is None:
             raise InvalidToken
         if user.full_name != full_name:
@@ -113,7 +113,7 @@ def request_email_verification(principal: Principal) -> None:
     raises: AlreadyVerified, InvalidToken when the user was disabled since the request was authenticated
     """
     with tenancy.system_session("auth.verification") as session:
-        user = lock(session, principal.id)
+        user = lock_user(session, principal.id)
         if user is None:
             raise InvalidToken
         if user.email_verified:
@@ -133,7 +133,7 @@ def verify_email(token: str) -> User:
     raises: InvalidOneTimeToken
     """
     with tenancy.system_session("auth.verification") as session:
-        user = lock(session, one_time_tokens.find_token_user(session, VERIFY_EMAIL_PURPOSE, token))
+        user = lock_user(session, one_time_tokens.get_token_user(session, VERIFY_EMAIL_PURPOSE, token))
         if user is None:
             raise InvalidOneTimeToken
         one_time_tokens.consume_token(session, VERIFY_EMAIL_PURPOSE, token)

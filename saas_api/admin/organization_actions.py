@@ -307,7 +307,7 @@ def _submitted_ceilings(session: SystemSession) -> dict[str, Decimal]:
 
 
 def _next_end(session: Session, organization_id: UUID, running: BillingPeriod | None) -> datetime:
-    zone = clock.get_zone(organizations.get(session, organization_id).timezone)
+    zone = clock.get_zone(organizations.get_organization(session, organization_id).timezone)
     anchor_day = select(Subscription.anchor_day).where(Subscription.organization_id == organization_id)
     start = max(clock.now(), running.starts_at) if running else clock.now()
     return period_grid.next_period_end(start, session.scalars(anchor_day).one(), zone, MIN_FIRST_PERIOD)

@@ -48,7 +48,6 @@ _INVARIANT_DESCRIPTIONS = {
     "rollup.ledger": "The sums that dashboards read are those of the ledger; a violation rebuilds them.",
     "money.in_flight": "No payment hangs undecided.",
 }
-RUN_DUE_JOBS = "saas_api.core.jobs.schedule.run_due_jobs"  # RQ stores functions by name
 RUN_SECONDS = 600
 QUEUED_NOTICE = "A worker was asked to run it; the result appears below when it is done."
 
@@ -320,7 +319,7 @@ def enqueue_schedule(session: SystemSession, operator: OperatorContext) -> None:
     raises: ServiceUnavailable when Redis does not answer
     """
     audit.record_event(session, None, operator.actor, "job.tick_asked", ("job", "tick"), {"reason": operator.reason})
-    _enqueue(RUN_DUE_JOBS)
+    _enqueue(schedule.run_due_jobs)
 
 
 def requeue_failed(session: SystemSession, job_id: str, operator: OperatorContext) -> None:

@@ -32,7 +32,7 @@ _NOT_SHOWN_AGAIN = "Store the key now: it is not shown again."
 )
 def create(body: dict[str, Any]) -> Any:
     """Create an API key; its secret is shown this once."""
-    key = keys.create(engine.session(), g.principal.organization_id, g.principal, **body)
+    key = keys.create_key(engine.session(), g.principal.organization_id, g.principal, **body)
     return ViewResult(key, message=_NOT_SHOWN_AGAIN, is_secret=True)
 
 
@@ -50,7 +50,7 @@ def list_keys(query: dict[str, Any]) -> Any:
 @endpoint(operation_id="get_key", tag="api_keys", returns=KeyOut(), errors=(KeyNotFound,))
 def show(key_id: UUID) -> Any:
     """Show an API key, never its secret."""
-    return keys.get(engine.session(), g.principal.organization_id, key_id)
+    return keys.get_key(engine.session(), g.principal.organization_id, key_id)
 
 
 @bp.patch('/keys/<id("key"):key_id>')
@@ -64,7 +64,7 @@ def show(key_id: UUID) -> Any:
 )
 def update(key_id: UUID, body: dict[str, Any]) -> Any:
     """Change an API key's name, scopes, networks or rate limit from the next request on."""
-    return keys.update(engine.session(), g.principal, key_id, body)
+    return keys.update_key(engine.session(), g.principal, key_id, body)
 
 
 @bp.post('/keys/<id("key"):key_id>/rotate')
@@ -85,7 +85,7 @@ def update(key_id: UUID, body: dict[str, Any]) -> Any:
 )
 def rotate(key_id: UUID, body: dict[str, Any]) -> Any:
     """Rotate the secret, shown this once; the old one stays valid for `grace_seconds`."""
-    key = keys.rotate(engine.session(), g.principal, key_id, body["grace_seconds"])
+    key = keys.rotate_key(engine.session(), g.principal, key_id, body["grace_seconds"])
     return ViewResult(key, message=_NOT_SHOWN_AGAIN, is_secret=True)
 
 
@@ -94,7 +94,7 @@ def rotate(key_id: UUID, body: dict[str, Any]) -> Any:
 @endpoint(operation_id="revoke_key", tag="api_keys", returns=KeyOut(), errors=(KeyNotFound,))
 def revoke(key_id: UUID) -> Any:
     """Revoke an API key; its next request is rejected."""
-    return ViewResult(keys.revoke(engine.session(), g.principal, key_id), message="Revoked.")
+    return ViewResult(keys.revoke_key(engine.session(), g.principal, key_id), message="Revoked.")
 
 
 bp.delete('/api-keys/<id("key"):key_id>', endpoint="revoke_api_key")(web_endpoint.alias(revoke, "revoke_api_key"))

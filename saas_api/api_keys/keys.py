@@ -72,7 +72,7 @@ def list_keys(
     )
 
 
-def get(session: Session, organization_id: UUID, key_id: UUID) -> KeyView:
+def get_key(session: Session, organization_id: UUID, key_id: UUID) -> KeyView:
     """Return a key, also a revoked one.
 
     raises: KeyNotFound
@@ -84,7 +84,7 @@ def get(session: Session, organization_id: UUID, key_id: UUID) -> KeyView:
     return _to_view(row[0], row[1])
 
 
-def get_key_organization(session: SystemSession, key_id: UUID) -> UUID | None:
+def find_key_organization(session: SystemSession, key_id: UUID) -> UUID | None:
     """Return the organization of a key, or None when there is no such key."""
     return session.scalar(sa.select(ApiKey.organization_id).where(ApiKey.id == key_id))
 
@@ -141,7 +141,7 @@ def _to_view(key: ApiKey, secret: ApiKeySecret) -> KeyView:
     )
 
 
-def create(
+def create_key(
     session: Session,
     organization_id: UUID,
     creator: Principal | None,
@@ -188,7 +188,7 @@ def create(
     return created
 
 
-def update(session: Session, by: Principal, key_id: UUID, changes: Mapping[str, Any]) -> KeyView:
+def update_key(session: Session, by: Principal, key_id: UUID, changes: Mapping[str, Any]) -> KeyView:
     """Change a key. The changes apply to the next request in every process.
 
     changes: any of `name`, `scopes`, `allowed_ips`, `rate_limit_per_minute`
@@ -211,10 +211,10 @@ def update(session: Session, by: Principal, key_id: UUID, changes: Mapping[str, 
         _record_key_event(session, key, by, "changed", data)
         organizations.bump_generation(session, by.organization_id)
     session.flush()
-    return get(session, by.organization_id, key_id)
+    return get_key(session, by.organization_id, key_id)
 
 
-def rotate(session: Session, by: Principal, key_id: UUID, grace_seconds: int) -> RotatedKey:
+def rotate_key(session: Session, by: Principal, key_id: UUID, grace_seconds: int) -> RotatedKey:
     """Give a key a new secret, which expires when the previous one would have.
 
     grace_seconds: 0 to 604,800; how long the previous secret stays valid, at most until its own expiry
@@ -260,7 +260,7 @@ def revoke_previous_secrets(session: Session, by: Principal, key_id: UUID) -> Ke
     return _to_view(key, active[-1])
 
 
-def revoke(session: Session, by: Principal, key_id: UUID) -> KeyView:
+def revoke_key(session: Session, by: Principal, key_id: UUID) -> KeyView:
     """Revoke a key: its next request is rejected in every process. A repeat changes nothing.
 
     raises: KeyNotFound
@@ -276,7 +276,7 @@ def revoke_as(session: Session, organization_id: UUID, key_id: UUID, actor: Acto
     """
     key = lock_key(session, organization_id, key_id)
     if key.revoked_at is not None:
-        return get(session, organization_id, key_id)
+        return get_key(session, organization_id, key_id)
     now = clock.now()
     key.revoked_at, key.revoked_reason = now, reason
     unrevoked = {"organization_id": organization_id, "key_id": key_id, "revoked_at": None}
@@ -284,7 +284,7 @@ def revoke_as(session: Session, organization_id: UUID, key_id: UUID, actor: Acto
     _record_key_event(session, key, actor, "revoked", {"name": key.name})
     organizations.bump_generation(session, organization_id)
     session.flush()
-    revoked = get(session, organization_id, key_id)
+    revoked = get_key(session, organization_id, key_id)
     events.publish_key_event(session, organization_id, revoked, "revoked")
     return revoked
 
@@ -333,7 +333,7 @@ def _email_creator(session: Session, creator: Principal, key: KeyView) -> None:
     """Tell the creator, so that a key made in a stolen session is noticed."""
     user = session.execute(sa.select(User.email, User.full_name).where(User.id == creator.id)).one()
     context = {"name": user.full_name, "creator": user.full_name or user.email, "key": key.name, "prefix": key.hint}
-    organization = organizations.get(session, creator.organization_id)
+    organization = organizations.get_organization(session, creator.organization_id)
     mails.enqueue(
         session, "key_created", user.email, organization_id=organization.id, organization=organization.name, **context
     )

@@ -34,7 +34,6 @@ class SecretRecord:
 
     organization_id: UUID
     key_id: UUID
-    secret_id: UUID
     pepper_version: int
     mode: str
     scopes: frozenset[str]
@@ -73,7 +72,6 @@ def find_active_secret(session: SystemSession, digests: Sequence[tuple[int, byte
     return SecretRecord(
         organization_id=key.organization_id,
         key_id=key.id,
-        secret_id=secret.id,
         pepper_version=version,
         mode=key.mode,
         scopes=frozenset(key.scopes),

@@ -207,7 +207,7 @@ def _fire(session: SystemSession, context: _AlertContext, rule: AlertRule, obser
     if fired is None:
         return
     email_context = _email_context(context, rule)
-    organization = organizations.get(session, context.organization_id)
+    organization = organizations.get_organization(session, context.organization_id)
     for contact in members.list_recipients(session, context.organization_id, ALERT_CONTACT_ROLES):
         mails.enqueue(
             session,

@@ -158,7 +158,7 @@ def finalize_automatically(session: SystemSession, invoice: Invoice) -> None:
 def _finalize(session: SystemSession, invoice: Invoice, profile: BillingProfile) -> None:
     """Make a draft final; it is paid at once when the wallet covers it. The caller holds the lock of the invoice."""
     now = clock.now()
-    organization = organizations.get(session, profile.organization_id)
+    organization = organizations.get_organization(session, profile.organization_id)
     carried_minor = 0 if invoice.total_minor else _carried_over(session, invoice)
     if carried_minor:
         source = GrantSource(f"carry:{invoice.id}", GrantKind.CARRY)

@@ -91,7 +91,7 @@ def preview_now(organization_id: UUID) -> list[InvoiceWithPeriod]:
     """
     at = clock.now()
     with tenancy.tenant_session(organization_id) as session:
-        organizations.get(session, organization_id)
+        organizations.get_organization(session, organization_id)
         ended = _list_uninvoiced(session, organization_id, at)
         invoices = [_preview(session, period, period.ends_at) for period in ended]
         if period := _find_started_period(session, organization_id, at):
@@ -161,7 +161,7 @@ ON CONFLICT (organization_id, seq) DO NOTHING""")
 
 
 def _end_current_period(session: SystemSession, organization_id: UUID, at: datetime) -> int:
-    organization = organizations.get(session, organization_id)
+    organization = organizations.get_organization(session, organization_id)
     zone = clock.get_zone(organization.timezone)
     anchor_day = session.scalars(
         select(Subscription.anchor_day).where(Subscription.organization_id == organization_id)

@@ -184,7 +184,7 @@ def ensure_account(session: Session, organization_id: UUID) -> None:
     """
     if _last_period(session, organization_id):
         return
-    organization = organizations.get(session, organization_id)
+    organization = organizations.get_organization(session, organization_id)
     started_at = organization.created_at
     _add_profile(session, organization_id)
     values = insert(Subscription).values(organization_id=organization_id, id=ids.new_id(), started_at=started_at)
@@ -259,7 +259,7 @@ def realign_last_period(session: SystemSession, organization_id: UUID, at: datet
     session: holds the exclusive period lock
     """
     last = _last_period(session, organization_id)
-    organization = organizations.get(session, organization_id)
+    organization = organizations.get_organization(session, organization_id)
     if (
         last is None
         or last.status != PeriodStatus.OPEN
@@ -282,7 +282,7 @@ def _open_period(
     min_length: timedelta,
 ) -> None:
     """Append a period, unless another process was faster."""
-    organization = organizations.get(session, subscription.organization_id)
+    organization = organizations.get_organization(session, subscription.organization_id)
     zone = clock.get_zone(organization.timezone)
     ends_at = period_grid.next_period_end(starts_at, subscription.anchor_day, zone, min_length)
     session.execute(

@@ -64,7 +64,7 @@ def change_plan(body: dict[str, Any]) -> dict[str, Any]:
     change = subscriptions.change_plan(
         engine.session(), organization_id, body["plan"], body["when"], audit.actor_for(g.principal)
     )
-    organization = organizations.get(engine.session(), organization_id)
+    organization = organizations.get_organization(engine.session(), organization_id)
     return {
         "organization": {
             "id": organization.id,

@@ -8,6 +8,8 @@ from typing import Any
 import marshmallow as ma
 from marshmallow import fields, validate
 
+from saas_api.billing.models import BillingStanding, SubscriptionStatus
+from saas_api.billing.rating.charges import PriceModel
 from saas_api.core.fields import (
     Embedded,
     MinorAmount,
@@ -45,7 +47,7 @@ class PriceOut(StrictSchema):
 
     meter = fields.String()
     unit = fields.String()
-    model = fields.String(attribute="price.model")
+    model = fields.String(attribute="price.model", validate=validate.OneOf(list(PriceModel)))
     included = Quantity(attribute="price.included_quantity")
     unit_price = Quantity(allow_none=True)
     tiers = fields.List(NestedAmounts(TierOut()), attribute="price.tiers")
@@ -111,9 +113,11 @@ class SubscriptionOut(StrictSchema):
     """A subscription: the plan of the organization, its current period, and a scheduled change."""
 
     id = PrefixedId("sub", attribute="subscription.id")
-    status = fields.String(attribute="subscription.status")
+    status = fields.String(attribute="subscription.status", validate=validate.OneOf(list(SubscriptionStatus)))
     standing = fields.String(
-        attribute="subscription.standing", metadata={"description": "what unpaid invoices have led to"}
+        attribute="subscription.standing",
+        validate=validate.OneOf(list(BillingStanding)),
+        metadata={"description": "what unpaid invoices have led to"},
     )
     started_at = Timestamp(attribute="subscription.started_at")
     anchor_day = fields.Integer(attribute="subscription.anchor_day")

@@ -93,7 +93,7 @@ class InvoiceOut(StrictSchema):
 
     id = PrefixedId("inv", attribute="invoice.id")
     number = fields.String(attribute="invoice.number")
-    status = fields.String(attribute="invoice.status")
+    status = fields.String(attribute="invoice.status", validate=validate.OneOf(FINAL_STATUSES))
     period = fields.Nested(BillingPeriodOut(), allow_none=True)
     total_amount = MinorAmount(attribute="invoice.total_minor")
     amount_due = MinorAmount(attribute="invoice.amount_due_minor")

@@ -190,7 +190,7 @@ def change_plan(
     _write_segments(session, organization_id, planned)
     _update_default_cap(session, organization_id, change)
     organizations.bump_generation(session, organization_id)
-    organizations.get(session, organization_id).updated_at = clock.now()
+    organizations.get_organization(session, organization_id).updated_at = clock.now()
     data = {
         "before": {"plan": change.previous},
         "after": {"plan": change.version.id},

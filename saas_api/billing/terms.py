@@ -73,7 +73,6 @@ class ServiceTerms:
     currency: str
     rate_limit_per_minute: int
     period_id: UUID
-    period_starts_at: datetime
     period_ends_at: datetime
     list_prices: Mapping[str, Decimal]
     quotas: Mapping[str, Decimal]
@@ -88,7 +87,7 @@ def get_overrides(session: SystemSession, organization_id: UUID) -> LimitOverrid
 _TERMS = text("""
 SELECT o.status, s.standing, o.generation, v.id AS version_id, v.currency, e.value AS rate_limit,
   l.rate_limit_per_minute, coalesce(l.ceilings, '{}') AS overrides,
-  p.id AS period_id, p.starts_at, p.ends_at,
+  p.id AS period_id, p.ends_at,
   CASE b.spend_cap_action WHEN 'block' THEN b.spend_cap_minor END AS cap_minor,
   (SELECT coalesce(jsonb_object_agg(meter_code, limit_quantity::text), '{}') FROM entitlements
     WHERE plan_version_id = v.id AND kind = 'metered') AS ceilings
@@ -98,7 +97,7 @@ JOIN subscription_segments g ON g.organization_id = o.id AND g.starts_at <= grea
   AND (g.ends_at IS NULL OR g.ends_at > greatest(:at, s.started_at))
 JOIN plan_versions v ON v.id = g.plan_version_id
 JOIN entitlements e ON e.plan_version_id = v.id AND e.feature = :feature
-JOIN LATERAL (SELECT id, starts_at, ends_at FROM billing_periods
+JOIN LATERAL (SELECT id, ends_at FROM billing_periods
   WHERE organization_id = o.id AND state = 'open' AND ends_at > :at ORDER BY seq LIMIT 1) p ON true
 LEFT JOIN billing_profiles b ON b.organization_id = o.id
 LEFT JOIN organization_limits l ON l.organization_id = o.id AND (l.expires_at IS NULL OR l.expires_at > :at)
@@ -129,7 +128,6 @@ def get_terms(session: Session, organization_id: UUID) -> ServiceTerms:
         currency=row.currency,
         rate_limit_per_minute=row.rate_limit_per_minute or plans.resolve_rate_limit(row.rate_limit),
         period_id=row.period_id,
-        period_starts_at=row.starts_at,
         period_ends_at=row.ends_at,
         list_prices={meter: charges.list_price_cost(price, Decimal(1)) for meter, price in prices.items()},
         quotas={meter: Decimal(str(limit)) for meter, limit in {**row.ceilings, **row.overrides}.items()},
@@ -151,7 +149,7 @@ def set_overrides(
     """
     reason = organizations.validate_reason(reason)
     _validate(session, overrides)
-    organizations.get(session, organization_id)
+    organizations.get_organization(session, organization_id)
     row = session.get(OrganizationLimits, organization_id, with_for_update=True, populate_existing=True)
     before = _to_overrides(row)
     if overrides == before:

@@ -126,7 +126,7 @@ def _usage_csv(organization_id: UUID, days: DateRange, mode: str) -> Response:
 
 
 def _parse_days(organization_id: UUID, query: Mapping[str, Any]) -> DateRange:
-    zone = clock.get_zone(organizations.get(engine.session(), organization_id).timezone)
+    zone = clock.get_zone(organizations.get_organization(engine.session(), organization_id).timezone)
     today = clock.now().astimezone(zone).date()
     try:
         return ranges.parse_date_range(query["start_date"], query["end_date"], today, zone)

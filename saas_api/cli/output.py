@@ -45,7 +45,7 @@ def require_organization(organization_id: UUID | None) -> None:
         return
     try:
         with tenancy.tenant_session(organization_id) as session:
-            organizations.get(session, organization_id)
+            organizations.get_organization(session, organization_id)
     except OrganizationNotFound:
         name = ids.format_id("org", organization_id)
         raise CommandError(f"There is no organization {name}; its id stands in its dashboard's settings.") from None

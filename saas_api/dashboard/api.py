@@ -153,7 +153,7 @@ class KeysUsageOut(StrictSchema):
 @endpoint(operation_id="get_dashboard_stats", tag="dashboard", returns=StatsOut())
 def stats() -> dict[str, Any]:
     """Show figures of the last thirty days and the current month."""
-    organization = organizations.get(engine.session(), context.current_organization_id())
+    organization = organizations.get_organization(engine.session(), context.current_organization_id())
     recent, month = _report(_last_days(GRAPH_DAYS)), _report(_month(), is_billed=True)
     keys = list_keys(engine.session(), organization.id, clock.now())
     return {
@@ -228,7 +228,7 @@ def _report(days: DateRange, mode: str = "live", *, is_billed: bool = False) -> 
 
 
 def _last_days(count: int) -> DateRange:
-    zone = clock.get_zone(organizations.get(engine.session(), context.current_organization_id()).timezone)
+    zone = clock.get_zone(organizations.get_organization(engine.session(), context.current_organization_id()).timezone)
     today = clock.now().astimezone(zone).date()
     return DateRange(today - timedelta(days=count - 1), today, zone)
 

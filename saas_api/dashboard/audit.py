@@ -103,7 +103,7 @@ class AuditFilters(StrictSchema):
 @require_permission("audit:read")
 def index() -> Response:
     """List the audit events, newest first."""
-    organization = organizations.get(engine.session(), g.principal.organization_id)
+    organization = organizations.get_organization(engine.session(), g.principal.organization_id)
     query, form = forms.parse_filters(AuditFilters())
     if request.args.get("format") == "csv" and not form.errors:
         return _csv(organization, query)

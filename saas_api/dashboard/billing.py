@@ -41,7 +41,7 @@ GRANT_KIND_LABELS = {
     "overpayment": "Overpayment",
     "carry": "Carried over",
 }
-CREDIT_NOTE_REASON_LABELS = {
+CREDIT_ENTRY_REASON_LABELS = {
     "apply": "Used on an invoice",
     "unapply": "Given back by an invoice",
     "expire": "Expired",
@@ -93,7 +93,6 @@ def index() -> Response:
         "dashboard/billing/index.html",
         block="running",
         status=status,
-        status_names=INVOICE_STATUS_LABELS,
         **page_context,
     )
 
@@ -186,7 +185,7 @@ def wallet() -> Response:
             billing_wallet.wallet_balances(engine.session(), context.current_organization_id(), clock.now()).items()
         ),
         kinds=GRANT_KIND_LABELS,
-        reasons=CREDIT_NOTE_REASON_LABELS,
+        reasons=CREDIT_ENTRY_REASON_LABELS,
         zone=context.current_zone(),
         **pages.pagination_links(page.next_cursor if page else None),
     )

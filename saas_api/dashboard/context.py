@@ -22,7 +22,7 @@ def current_organization_id() -> UUID:
 
 def current_zone() -> str:
     """Name of the organization's time zone, in which every page shows its times."""
-    return organizations.get(engine.session(), current_organization_id()).timezone
+    return organizations.get_organization(engine.session(), current_organization_id()).timezone
 
 
 def current_account() -> BillingAccount:

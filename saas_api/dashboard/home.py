@@ -183,7 +183,7 @@ def index() -> Any:
 def live_chart() -> Response:
     """Show the last hour by minute; the home page polls this fragment."""
     minutes = messages_per_minute(engine.session(), g.principal.organization_id, g.principal.mode, clock.now())
-    return pages.render_page("dashboard/home_live.html", live=minutes, zone="UTC")
+    return pages.render_page("dashboard/home_live.html", live=minutes)
 
 
 @bp.get("/first-steps")
@@ -193,7 +193,7 @@ def onboarding() -> Response:
     steps = _steps()
     is_waiting = steps is not None and not all(step["is_done"] for step in steps)
     return pages.render_page(
-        "dashboard/home_onboarding.html", status=200 if is_waiting else HTMX_STOP_POLLING, steps=steps, zone="UTC"
+        "dashboard/home_onboarding.html", status=200 if is_waiting else HTMX_STOP_POLLING, steps=steps
     )
 
 

@@ -205,7 +205,6 @@ def show_line(invoice_id: UUID, line_id: UUID) -> Response:
     return pages.render_page(
         "dashboard/billing/line.html",
         found=line_explanation,
-        exact=explanation.format_exact,
         plain=money.format_unit_price,
         amount=explanation.format_quantity,
         zone=context.current_zone(),

@@ -309,7 +309,7 @@ def create(body: dict[str, Any]) -> Response:
         access.require_fresh_login(g.principal)
     _check_rate(body)
     scopes = body["scopes"] if body["preset"] == "own" else SCOPE_PRESETS[body["preset"]]
-    created = keys.create(
+    created = keys.create_key(
         engine.session(),
         context.current_organization_id(),
         g.principal,
@@ -364,7 +364,7 @@ def update(key_id: UUID, body: dict[str, Any]) -> Any:
     """Change a key; the change applies to the next request."""
     if body["rate_limit_per_minute"] != _get(key_id).rate_limit_per_minute:
         _check_rate(body)
-    keys.update(engine.session(), g.principal, key_id, body)
+    keys.update_key(engine.session(), g.principal, key_id, body)
     return pages.redirect_to("dashboard.keys.show", key_id=key_id, _notice="Saved. It acts on the next request.")
 
 
@@ -386,7 +386,7 @@ def rotate_form(key_id: UUID, form: Form | None = None) -> Response:
 @form_view(RotateKeyForm(), form=rotate_form, is_idempotent=True, requires_fresh_login=True)
 def rotate(key_id: UUID, body: dict[str, Any]) -> Response:
     """Rotate a key and show the new secret once."""
-    rotated = keys.rotate(engine.session(), g.principal, key_id, GRACE_PERIODS[body["grace_seconds"]])
+    rotated = keys.rotate_key(engine.session(), g.principal, key_id, GRACE_PERIODS[body["grace_seconds"]])
     return _secret_page(rotated, rotated.old_expires_at)
 
 
@@ -423,7 +423,7 @@ def revoke(key_id: UUID, body: dict[str, Any]) -> Any:
     """Revoke a key."""
     if body["confirm"].strip() != _get(key_id).name.strip():
         raise ValidationFailed.at_field("confirm", "Type the name exactly as it is shown.")
-    revoked = keys.revoke(engine.session(), g.principal, key_id)
+    revoked = keys.revoke_key(engine.session(), g.principal, key_id)
     return pages.redirect_to(
         "dashboard.keys.show", key_id=key_id, _notice=f"{revoked.name} is revoked. It is refused from now on."
     )
@@ -452,7 +452,7 @@ def _chart(usage: KeyUsage, days: DateRange) -> Chart:
 
 
 def _get(key_id: UUID) -> KeyView:
-    return keys.get(engine.session(), context.current_organization_id(), key_id)
+    return keys.get_key(engine.session(), context.current_organization_id(), key_id)
 
 
 def _choices() -> dict[str, Any]:

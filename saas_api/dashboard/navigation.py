@@ -81,7 +81,7 @@ class Banner:
     text: str
     href: str = ""
     link: str = ""
-    end_looking: bool = False
+    can_end_impersonation: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,9 @@ def _is_current(path: str) -> bool:
 
 def _banner(state: OrganizationState, organization: Organization) -> Banner | None:
     if g.principal.is_impersonating:
-        return Banner("warn", f"You are viewing {organization.name}.", "Nothing can be changed.", end_looking=True)
+        return Banner(
+            "warn", f"You are viewing {organization.name}.", "Nothing can be changed.", can_end_impersonation=True
+        )
     if state.status == "suspended":
         return Banner("bad", "This organization is suspended.", "API keys are refused. Contact the operator.")
     return _unpaid(state) or _minor_banner(state)

@@ -78,7 +78,7 @@ def list_time_zones() -> list[str]:
 @require_permission("organization:read")
 def organization_settings(form: Form | None = None) -> Response:
     """Show settings and billing details of the organization."""
-    organization = organizations.get(engine.session(), g.principal.organization_id)
+    organization = organizations.get_organization(engine.session(), g.principal.organization_id)
     details = profiles.get_billing_details(engine.session(), organization.id)
     values = {
         "name": organization.name,

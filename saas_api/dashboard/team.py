@@ -129,7 +129,7 @@ def remove(user_id: UUID, body: dict[str, Any]) -> Any:
 @require_permission("members:promote")
 def transfer_form(form: Form | None = None) -> Response:
     """Show the form that transfers the ownership."""
-    organization = organizations.get(engine.session(), g.principal.organization_id)
+    organization = organizations.get_organization(engine.session(), g.principal.organization_id)
     others = [
         member
         for member in members.get_team(engine.session(), organization.id).members
@@ -151,7 +151,7 @@ def transfer_form(form: Form | None = None) -> Response:
 @form_view(TransferOwnershipForm(), form=transfer_form, requires_fresh_login=True)
 def transfer_ownership(body: dict[str, Any]) -> Any:
     """Transfer the ownership; the previous owner becomes an admin."""
-    organization = organizations.get(engine.session(), g.principal.organization_id)
+    organization = organizations.get_organization(engine.session(), g.principal.organization_id)
     context.check_confirmation(body["typed"], organization.name)
     members.transfer_ownership(engine.session(), g.principal, body["user_id"])
     member = _member(body["user_id"])
@@ -170,7 +170,7 @@ def _member(user_id: UUID) -> Member:
 @require_permission("members:read")
 def index(form: Form | None = None) -> Response:
     """Show members, pending invitations and the permissions of each role."""
-    organization = organizations.get(engine.session(), g.principal.organization_id)
+    organization = organizations.get_organization(engine.session(), g.principal.organization_id)
     team = members.get_team(engine.session(), organization.id)
     return pages.render_page(
         "dashboard/team/index.html",

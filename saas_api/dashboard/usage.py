@@ -243,7 +243,7 @@ class MeterUsageRow:
 def index() -> Response:
     """Show the usage of a range of days, or download one of its tables as CSV."""
     periods.ensure_account(engine.session(), g.principal.organization_id)
-    zone = clock.get_zone(organizations.get(engine.session(), g.principal.organization_id).timezone)
+    zone = clock.get_zone(organizations.get_organization(engine.session(), g.principal.organization_id).timezone)
     query, form = forms.parse_filters(UsageFilters())
     try:
         days = None if form.errors else parse_range(engine.session(), g.principal.organization_id, query, zone)

@@ -215,7 +215,7 @@ def get_endpoint(endpoint_id: UUID) -> Endpoint:
 
     raises: EndpointNotFound
     """
-    return endpoints.get(engine.session(), context.current_organization_id(), endpoint_id)
+    return endpoints.get_endpoint(engine.session(), context.current_organization_id(), endpoint_id)
 
 
 def _caller() -> str:
@@ -416,7 +416,6 @@ def rotate_secret_form(endpoint_id: UUID, form: Form | None = None) -> Response:
         form=form or Form({"grace_seconds": 86_400}),
         graces=list(GRACE_PERIODS.items()),
         secrets=list_active_secrets(engine.session(), endpoint),
-        zone=context.current_zone(),
     )
 
 

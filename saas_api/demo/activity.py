@@ -115,7 +115,7 @@ class OrganizationActivity:
     def _create_user(self, session: SystemSession, name: str, role: str) -> UUID:
         email = f"{name.lower()}{self.email_suffix}@{self.organization.domain}"
         login = DemoLogin(email, secrets.token_hex(6), role, self.organization.name)
-        user = users.create(session, email, login.password, name)
+        user = users.create_user(session, email, login.password, name)
         user.created_at = clock.now()
         users.mark_email_verified(session, user)
         self.logins.append(login)
@@ -129,7 +129,7 @@ class OrganizationActivity:
     def _create_keys(self) -> None:
         with tenancy.tenant_session(self.id) as session:
             created = [
-                keys.create(session, self.id, self.owner, name=name, mode=mode, **options)
+                keys.create_key(session, self.id, self.owner, name=name, mode=mode, **options)
                 for name, mode, options in _KEYS
             ]
         self.key_ids = [key.id for key in created]
@@ -167,8 +167,8 @@ class OrganizationActivity:
 
     def _rotate_keys(self) -> None:
         with tenancy.tenant_session(self.id) as session:
-            keys.rotate(session, self.owner, self.key_ids[1], 86_400)
-            keys.revoke(session, self.owner, self.key_ids[3])
+            keys.rotate_key(session, self.owner, self.key_ids[1], 86_400)
+            keys.revoke_key(session, self.owner, self.key_ids[3])
 
     def _invite(self) -> None:
         with tenancy.tenant_session(self.id) as session:

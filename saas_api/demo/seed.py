@@ -91,7 +91,7 @@ def _create_demo(options: dict[str, int]) -> DemoCredentials:
 def _create_operator(email_suffix: str) -> DemoLogin:
     login = DemoLogin(f"olga{email_suffix}@platform.example", secrets.token_hex(6), "operator", PLATFORM)
     with timeline.demo_session() as session:
-        user = users.create(session, login.email, login.password, "Olga")
+        user = users.create_user(session, login.email, login.password, "Olga")
         users.mark_email_verified(session, user)
         operators.grant_operator_role(session, user.id, "admin")
     return login

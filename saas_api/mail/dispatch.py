@@ -46,10 +46,10 @@ def deliver_batch(organization_id: UUID | None) -> int:
     """
     claim = claim_batch(organization_id)
     fault_point("mail.after_claim")
-    for result in claim.poisoned:
+    for result in claim.interrupted_too_often:
         record_result(claim, result)
-    poisoned = {result.id for result in claim.poisoned}
-    unsent = {row.id: row for row in claim.rows if row.id not in poisoned}
+    failed_ids = {result.id for result in claim.interrupted_too_often}
+    unsent = {row.id: row for row in claim.rows if row.id not in failed_ids}
     count, started = len(unsent), time.monotonic()
     emails = [
         OutboundEmail(row.id, row.recipient, row.subject, row.text_body, row.html_body, row.created_at)

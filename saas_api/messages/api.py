@@ -91,7 +91,7 @@ def _date_range(
     """First instant of a range of days in the organization's time zone, and the first one after it."""
     if not start and not end:
         return None, None
-    zone = clock.get_zone(organizations.get(engine.session(), organization_id).timezone)
+    zone = clock.get_zone(organizations.get_organization(engine.session(), organization_id).timezone)
     try:
         days = ranges.parse_date_range(start, end, clock.now().astimezone(zone).date(), zone)
     except InvalidDateRange as cause:

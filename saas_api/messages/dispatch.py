@@ -57,7 +57,7 @@ def deliver_batch(organization_id: UUID) -> int:
     """
     claim = claim_batch(organization_id)
     fault_point("claim.after_commit")
-    unsendable = {result.id: result for result in claim.poisoned}
+    unsendable = {result.id: result for result in claim.interrupted_too_often}
     for row in claim.rows:
         if row.is_expired:
             unsendable.setdefault(row.id, RowResult(row.id, MessageStatus.FAILED, "expired"))

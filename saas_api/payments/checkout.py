@@ -185,7 +185,7 @@ def _checkout_request(session: Session, payment: Payment) -> CheckoutRequest:
     contacts = members.list_recipients(
         session, payment.organization_id, BILLING_CONTACT_ROLES, includes_billing_email=True
     )
-    organization = organizations.get(session, payment.organization_id)
+    organization = organizations.get_organization(session, payment.organization_id)
     return CheckoutRequest(
         payment_id=payment.id,
         currency=payment.currency,

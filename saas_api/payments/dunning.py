@@ -301,7 +301,7 @@ def _recompute_standing(session: SystemSession, organization_id: UUID) -> None:
     actions = session.scalars(_DONE_ACTIONS, {"organization_id": organization_id}).all()
     standing = BillingStanding(dunning_schedule.standing_after(actions))
     if profiles.set_standing(session, organization_id, standing) and standing == BillingStanding.GOOD:
-        name = organizations.get(session, organization_id).name
+        name = organizations.get_organization(session, organization_id).name
         _email_contacts(session, organization_id, "reinstated", {"organization": name})
 
 
@@ -316,7 +316,7 @@ def _write_off(session: SystemSession, invoice: Invoice) -> None:
 
 def _email_context(session: SystemSession, invoice: Invoice) -> dict[str, object]:
     return {
-        "organization": organizations.get(session, invoice.organization_id).name,
+        "organization": organizations.get_organization(session, invoice.organization_id).name,
         "number": invoice.number,
         "amount": money.format_minor(invoice.amount_due_minor, invoice.currency),
         "currency": invoice.currency,

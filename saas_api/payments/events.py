@@ -59,7 +59,7 @@ def email_billing_contacts(session: SystemSession, template: str, payment: Payme
     """Send a mail about a payment to the billing contacts of its organization."""
     organization_id = payment.organization_id
     context: dict[str, object] = {
-        "organization": organizations.get(session, organization_id).name,
+        "organization": organizations.get_organization(session, organization_id).name,
         "number": invoice.number or "",
         "amount": money.format_minor(payment.captured_minor or payment.amount_minor, payment.currency),
         "currency": payment.currency,

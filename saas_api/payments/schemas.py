@@ -8,6 +8,7 @@ from marshmallow import fields, validate
 from saas_api.core import fields as core_fields
 from saas_api.core import ids
 from saas_api.core.fields import MinorAmount, PageQuery, PrefixedId, StrictSchema, Timestamp
+from saas_api.payments.models import PaymentStatus
 
 PROVIDERS = ("stripe", "paystack", "mock")
 
@@ -49,7 +50,7 @@ class InitiatedPaymentOut(StrictSchema):
     amount = MinorAmount(attribute="amount_minor")
     currency = fields.String()
     provider = fields.String()
-    status = fields.String()
+    status = fields.String(validate=validate.OneOf(list(PaymentStatus)))
 
 
 class PaymentOut(InitiatedPaymentOut):

@@ -87,7 +87,7 @@ def list_endpoints(query: dict[str, Any]) -> Any:
 @endpoint(operation_id="get_endpoint", tag="webhooks", returns=EndpointOut(), errors=(EndpointNotFound,))
 def show_endpoint(endpoint_id: UUID) -> Any:
     """Show an endpoint with its health, never its secret."""
-    return _endpoint_view(endpoints.get(engine.session(), g.principal.organization_id, endpoint_id))
+    return _endpoint_view(endpoints.get_endpoint(engine.session(), g.principal.organization_id, endpoint_id))
 
 
 @bp.patch('/endpoints/<id("whe"):endpoint_id>')
@@ -172,7 +172,7 @@ def recover_endpoint(endpoint_id: UUID, body: dict[str, Any]) -> Any:
 )
 def list_deliveries(endpoint_id: UUID, query: dict[str, Any]) -> Any:
     """List an endpoint's deliveries, newest first."""
-    endpoint = endpoints.get(engine.session(), g.principal.organization_id, endpoint_id)
+    endpoint = endpoints.get_endpoint(engine.session(), g.principal.organization_id, endpoint_id)
     request, filters = PageRequest.from_query(query)
     return deliveries.list_deliveries(engine.session(), endpoint.organization_id, endpoint.id, request, **filters)
 

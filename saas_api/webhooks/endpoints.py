@@ -110,7 +110,7 @@ def list_endpoint_views(session: Session, organization_id: UUID, endpoints: Sequ
     return [EndpointView(endpoint, _health(endpoint, counts[endpoint.id])) for endpoint in endpoints]
 
 
-def get(session: Session, organization_id: UUID, endpoint_id: UUID) -> Endpoint:
+def get_endpoint(session: Session, organization_id: UUID, endpoint_id: UUID) -> Endpoint:
     """Return an endpoint that is not deleted.
 
     raises: EndpointNotFound
@@ -369,7 +369,7 @@ def disable_endpoint(session: Session, organization_id: UUID, endpoint_id: UUID,
 
 
 def _email_disabled(session: Session, endpoint: Endpoint) -> None:
-    organization = organizations.get(session, endpoint.organization_id)
+    organization = organizations.get_organization(session, endpoint.organization_id)
     for recipient in members.list_recipients(session, organization.id, ("owner", "admin")):
         mails.enqueue(
             session,

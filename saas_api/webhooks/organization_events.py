@@ -66,7 +66,7 @@ def publish(session: SystemSession, organization_id: UUID, event_type: str, reas
     event_type: "organization.restricted", "organization.suspended" or "organization.resumed"
     reason: "overdue" or "operator"; None for "organization.resumed"
     """
-    organization = organizations.get(session, organization_id)
+    organization = organizations.get_organization(session, organization_id)
     session.refresh(organization, ["generation"])
     identity = {"id": organization.id, "name": organization.name, "slug": organization.slug}
     data = event_types.dump_data(event_type, {**identity, "status": _STATUS[event_type], "reason": reason})

@@ -22,7 +22,7 @@ REASON = "ticket 4711: wrong figures"
 
 def grant_role(app: Flask, role: str) -> None:
     with app.app_context(), tenancy.system_session("operator.command") as session:
-        user = users.find_by_email(session, OLGA) or users.create(session, OLGA, "correct horse battery", "Olga")
+        user = users.find_by_email(session, OLGA) or users.create_user(session, OLGA, "correct horse battery", "Olga")
         operators.grant_operator_role(session, user.id, role)
 
 

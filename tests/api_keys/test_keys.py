@@ -222,9 +222,9 @@ def test_scopes_beyond_the_role_are_rejected(app: Flask, client: FlaskClient, al
     principal = Principal("user", ids.new_id(), organization_id, role=role)
     with app.app_context(), tenancy.tenant_session(organization_id) as session:
         for attempt in (
-            lambda: keys.create(session, organization_id, principal, name="k", scopes=["messages:write"]),
-            lambda: keys.create(session, organization_id, principal, name="k"),
-            lambda: keys.update(session, principal, parse_id(key_id), {"scopes": ["messages:write", "usage:read"]}),
+            lambda: keys.create_key(session, organization_id, principal, name="k", scopes=["messages:write"]),
+            lambda: keys.create_key(session, organization_id, principal, name="k"),
+            lambda: keys.update_key(session, principal, parse_id(key_id), {"scopes": ["messages:write", "usage:read"]}),
         ):
             with pytest.raises(ScopeBeyondRole) as refusal:
                 attempt()

@@ -44,6 +44,11 @@ def test_documents_name_modules_that_exist() -> None:
         for page in pages
         for name in re.findall(r"`([a-z_]+(?:/[a-z_]+)+\.(?:py|lua))`", page.read_text(encoding="utf-8"))
     }
-    assert sorted(
-        (page, name) for page, name in names if not (ROOT / name).exists() and not (ROOT / "saas_api" / name).exists()
-    ) == []
+    assert (
+        sorted(
+            (page, name)
+            for page, name in names
+            if not (ROOT / name).exists() and not (ROOT / "saas_api" / name).exists()
+        )
+        == []
+    )

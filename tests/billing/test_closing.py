@@ -56,7 +56,7 @@ def test_missing_period_is_opened_when_terms_are_read(context: Flask) -> None:
     organization = create_organization()
     clock.freeze_time(day(15, month=7))
     with organization.transaction() as session:
-        assert terms.get_terms(session, organization.id).period_starts_at == day(1, month=7)
+        assert terms.get_terms(session, organization.id).period_ends_at == day(1, month=8)
 
 
 def test_period_is_invoiced_once_and_after_its_grace(context: Flask) -> None:

@@ -172,7 +172,7 @@ def test_organization_without_account_is_found_after_two_hours(plant: Plant) -> 
 def test_violation_holds_billing_of_its_organization_and_alerts_operators(plant: Plant) -> None:
     organization, carol = organization_with_history(), create_organization("Carol", plan="starter@1")
     with system_session() as session:
-        olga = users.create(session, "olga@platform.example", "correct horse battery", "Olga")
+        olga = users.create_user(session, "olga@platform.example", "correct horse battery", "Olga")
         operators.grant_operator_role(session, olga.id, "support")
     plant(
         f"""UPDATE credit_grants SET remaining_minor = 1

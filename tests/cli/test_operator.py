@@ -43,7 +43,7 @@ def test_new_address_becomes_an_operator_with_a_password_link(app: Flask) -> Non
 
 def test_user_who_becomes_an_operator_keeps_the_password(app: Flask) -> None:
     with app.app_context(), tenancy.system_session("operator.command") as session:
-        users.create(session, OLGA, "correct horse battery", "Olga")
+        users.create_user(session, OLGA, "correct horse battery", "Olga")
     assert operator(app, "create", "Olga@Platform.example").output == f"{OLGA} is an operator: support.\n"
     with app.app_context(), tenancy.system_session("operator.command") as session:
         assert users.verify_password(users.find_by_email(session, OLGA), "correct horse battery")

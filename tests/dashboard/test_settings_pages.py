@@ -35,7 +35,9 @@ def browser(app: Flask, alice: Person) -> Browser:
 def kept(app: Flask, person: Person) -> tuple[Organization, BillingDetails]:
     organization_id = ids.parse_id("org", person.organization_id)
     with app.app_context(), tenancy.tenant_session(organization_id) as session:
-        return organizations.get(session, organization_id), profiles.get_billing_details(session, organization_id)
+        return organizations.get_organization(session, organization_id), profiles.get_billing_details(
+            session, organization_id
+        )
 
 
 def sessions(client: FlaskClient, person: Person) -> list[dict[str, Any]]:

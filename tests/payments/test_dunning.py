@@ -92,7 +92,7 @@ def test_unpaid_invoice_goes_through_all_steps() -> None:
 def test_write_off_moves_to_the_free_plan_and_alerts_operators() -> None:
     organization = create_dunned_organization()
     with tenancy.system_session("billing.close") as session:
-        olga = users.create(session, "olga@platform.example", "correct horse battery", "Olga")
+        olga = users.create_user(session, "olga@platform.example", "correct horse battery", "Olga")
         session.execute(sa.text("INSERT INTO operators (user_id, role) VALUES (:id, 'admin')"), {"id": olga.id})
     run_dunning_on(organization, 0, 3, 5, 7, 10, 14, 30)
     with organization.transaction() as session:

@@ -58,7 +58,7 @@ def sign_in(client: FlaskClient, email: str, password: str = PASSWORD, **fields:
 def join(app: Flask, organization_id: str, email: str, role: str, full_name: str = "") -> None:
     """Make a user a member of an organization without an invitation; creates a user who does not exist."""
     with app.app_context(), tenancy.system_session("auth.register") as session:
-        user = users.find_by_email(session, email) or users.create(session, email, PASSWORD, full_name)
+        user = users.find_by_email(session, email) or users.create_user(session, email, PASSWORD, full_name)
         session.add(Membership(organization_id=ids.parse_id("org", organization_id), user_id=user.id, role=role))
 
 

@@ -97,7 +97,7 @@ def create_organization(
     """Freeze time at an instant and create an organization on a plan."""
     clock.freeze_time(at or day(1))
     with tenancy.system_session("auth.register") as session:
-        owner = users.create(session, f"alice@{name.lower()}.example", "correct horse battery", "Alice")
+        owner = users.create_user(session, f"alice@{name.lower()}.example", "correct horse battery", "Alice")
         row = organizations.create(session, name, owner.id)
         row.timezone = zone
         organization = BillingOrganization(row.id)

@@ -155,7 +155,7 @@ def paystack(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Iterator[PaystackSe
 def olga(client: FlaskClient, customer: Customer) -> None:
     """An operator, who receives alerts."""
     with tenancy.system_session("auth.register") as session:
-        user = users.create(session, "olga@platform.example", "correct horse battery", "Olga")
+        user = users.create_user(session, "olga@platform.example", "correct horse battery", "Olga")
         operators.grant_operator_role(session, user.id, "admin")
 
 

@@ -35,6 +35,12 @@ def test_thin_example_has_the_object_its_id_and_its_status_only(name: str) -> No
     assert thin.keys() == expected
 
 
+@pytest.mark.parametrize("name", sorted(event_types.names()))
+def test_example_has_every_field_of_its_schema_and_no_other(name: str) -> None:
+    event_type = event_types.get_type(name)
+    assert event_type.example["data"].keys() == {"object", *event_type.data_schema().dump_fields}
+
+
 def test_only_accepted_messages_need_an_explicit_subscription() -> None:
     assert event_types.explicit_only_names() == ["message.accepted"]
 

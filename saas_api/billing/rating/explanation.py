@@ -126,7 +126,7 @@ def _base(calculation: Mapping[str, Any], currency: str) -> LineBreakdown:
         steps = [
             f"The plan was in force for {format_duration(proration.used)} ({used_seconds} s).",
             f"A whole month here has {format_duration(proration.whole)} ({whole_seconds} s) and costs {price}.",
-            f"{price} {MULTIPLICATION_SIGN} {used_seconds} / {whole_seconds} = {format_exact(exact)}{ellipsis}",
+            f"{price} {MULTIPLICATION_SIGN} {used_seconds} / {whole_seconds} = {_format_exact(exact)}{ellipsis}",
             f"Rounded half up, once: {money.format_minor(amount, currency)} {currency}.",
         ]
     return LineBreakdown(amount, tuple(steps), proration=proration)
@@ -167,9 +167,9 @@ def _usage_steps(rated: ExplainedCharge, currency: str, unit: str | None) -> Ite
     for part in rated.parts:
         yield format_part(part)
     if len(rated.parts) > 1:
-        yield f"{' + '.join(format_exact(part.amount) for part in rated.parts)} = {format_exact(rated.exact)}"
+        yield f"{' + '.join(_format_exact(part.amount) for part in rated.parts)} = {_format_exact(rated.exact)}"
     if rated.cap is not None and rated.exact > rated.cap:
-        yield f"This price charges at most {format_exact(rated.cap)} a period."
+        yield f"This price charges at most {_format_exact(rated.cap)} a period."
     yield f"Rounded half up, once: {money.format_minor(rated.rounded_minor, currency)} {currency}."
 
 
@@ -200,7 +200,7 @@ def _minimum(calculation: Mapping[str, Any], currency: str) -> LineBreakdown:
     return LineBreakdown(amount, steps)
 
 
-def format_exact(amount: Decimal) -> str:
+def _format_exact(amount: Decimal) -> str:
     """Format an amount that is not rounded, with thousands separators."""
     whole, _, fraction = money.format_exact_amount(amount).partition(".")
     return f"{Decimal(whole):,f}.{fraction}"
@@ -208,9 +208,9 @@ def format_exact(amount: Decimal) -> str:
 
 def format_part(part: ExplainedPart) -> str:
     """Format a part in one line, such as 50 times 0.01 is 0.50."""
-    flat = f" + {format_exact(part.flat)}" if part.flat else ""
+    flat = f" + {_format_exact(part.flat)}" if part.flat else ""
     product = f"{format_quantity(part.units)} {MULTIPLICATION_SIGN} {money.format_unit_price(part.unit_price)}"
-    return f"{product}{flat} = {format_exact(part.amount)}"
+    return f"{product}{flat} = {_format_exact(part.amount)}"
 
 
 def format_quantity(value: Decimal | int) -> str:

@@ -63,7 +63,7 @@ def create(*, organization_id: UUID, name: str, mode: str, scopes: list[str] | N
     """
     output.require_organization(organization_id)
     with tenancy.tenant_session(organization_id) as session:
-        key = keys.create(
+        key = keys.create_key(
             session, organization_id, None, name=name, mode=mode, scopes=scopes, operator=output.current_os_user()
         )
     data = {**CreatedKeyOut().dump(key), "organization_id": ids.format_id("org", organization_id)}
@@ -99,7 +99,7 @@ def revoke(*, key_id: UUID, as_json: bool) -> None:
     Example: flask keys revoke key_...
     """
     with tenancy.system_session("cli.keys") as session:
-        organization_id = keys.get_key_organization(session, key_id)
+        organization_id = keys.find_key_organization(session, key_id)
     if organization_id is None:
         raise CommandError(
             f"There is no API key {ids.format_id('key', key_id)}; flask keys list shows an organization's."

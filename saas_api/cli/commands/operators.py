@@ -39,7 +39,7 @@ def create(email: str, role: str | None, *, as_json: bool) -> None:
     with tenancy.system_session("operator.command") as session:
         user = users.find_by_email(session, email)
         if user is None:
-            user = users.create(session, email, secrets.token_urlsafe(32), "")
+            user = users.create_user(session, email, secrets.token_urlsafe(32), "")
             link = _password_link(session, user)
         role = role or operators.find_operator_role(session, user.id) or "support"
         before = operators.grant_operator_role(session, user.id, role)

@@ -23,7 +23,7 @@ from saas_api.cli.errors import Command, CommandError, CommandGroup
 from saas_api.core import clock
 from saas_api.core.jobs import queue, schedule
 from saas_api.core.jobs.queue import BACKGROUND
-from saas_api.core.jobs.schedule import TICK_FUNCTION, JobRun, ScheduledJob
+from saas_api.core.jobs.schedule import JobRun, ScheduledJob
 from saas_api.core.observability import get_logger
 from saas_api.core.settings import setting
 
@@ -99,7 +99,12 @@ def heartbeat(rq_scheduler: Scheduler) -> None:
         rq_scheduler.cancel(RETIRED_ENTRY_ID)
         connection.delete(f"rq:job:{RETIRED_ENTRY_ID}")
         rq_scheduler.cron(
-            "* * * * *", TICK_FUNCTION, id=SCHEDULE_ENTRY_ID, queue_name=BACKGROUND, timeout=60, result_ttl=-1
+            "* * * * *",
+            schedule.run_due_jobs,
+            id=SCHEDULE_ENTRY_ID,
+            queue_name=BACKGROUND,
+            timeout=60,
+            result_ttl=-1,
         )
     if not rq_scheduler.acquire_lock():
         return

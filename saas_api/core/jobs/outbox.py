@@ -77,7 +77,7 @@ class Claim:
     rows: Sequence[Any]
 
     @property
-    def poisoned(self) -> "list[RowResult]":
+    def interrupted_too_often(self) -> "list[RowResult]":
         """Failures of the rows that were interrupted too often to be tried again."""
         limit = self.claimable.max_interruptions
         return [RowResult(row.id, "failed", "poisoned") for row in self.rows if row.interruptions >= limit]
@@ -232,7 +232,7 @@ def _process_safely(process: Callable[[Owner], object], owner: Owner, failed: se
     except JobTimeoutException:
         raise
     except Exception:  # a failure in one owner's work must not delay the others
-        log.exception("turn_failed", organization_id=str(owner))
+        log.exception("turn_failed", owner=str(owner))
         failed.add(owner)
 
 

@@ -7,7 +7,7 @@ lease has ended, is repeated.
 import os
 import platform
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, TypeVar
@@ -25,12 +25,13 @@ from saas_api.core.observability import get_logger
 
 log = get_logger(__name__)
 
-Job = TypeVar("Job", bound=Callable[[], Any])
+JobFunction = Callable[[], Mapping[str, int] | None]
+"""A job; it returns the numbers that its run stores, or None."""
+Job = TypeVar("Job", bound=JobFunction)
 
 DOMAIN = Domain(name="core.jobs", system_purposes=("queue.runs",))
 
 MINUTE, HOUR, DAY = 60, 3600, 86_400
-TICK_FUNCTION = "saas_api.core.jobs.schedule.run_due_jobs"
 _INLINE_DRAIN_SECONDS = 5
 _LAST_RUNS = sa.text("""
 SELECT DISTINCT ON (job) job, scheduled_for, state, started_at, finished_at, error FROM job_runs
@@ -227,7 +228,7 @@ def run_scheduled(job: str, slot: datetime, host: str) -> bool:
     except Exception as cause:
         log.exception("job_failed", job=job)
         state, error = "failed", f"{type(cause).__name__}: {cause}"[:500]
-    stats_json = orjson.dumps(stats if isinstance(stats, dict) else {}).decode()
+    stats_json = orjson.dumps(dict(stats or {})).decode()
     with tenancy.system_session("queue.runs") as session:
         session.execute(_FINISH_RUN, {**values, "state": state, "stats": stats_json, "error": error})
     return True

@@ -1,4 +1,4 @@
-"""Geometry and texts of bar and line charts, computed without Flask; `_chart.html` draws them."""
+"""Geometry and texts of bar charts, computed without Flask; `_chart.html` draws them."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,7 +14,6 @@ _WEEK = 7
 _INTERVALS = 4
 _STEPS = (Decimal(1), Decimal(2), Decimal("2.5"), Decimal(5), Decimal(10))
 _BAR_SHARE, _MAX_BAR_WIDTH = 72, Decimal(8)
-_CANVAS = 1000
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,6 @@ class Chart:
     note: that each bar adds up seven buckets; otherwise empty
     legend: (number from 1, name, total) of each series
     grid: (y, text) of each horizontal line
-    paths: one line for each series, on a canvas of 1000 by 1000
     """
 
     id: str
@@ -84,7 +82,6 @@ class Chart:
     grid: tuple[tuple[str, str], ...]
     labels: tuple[Label, ...]
     buckets: tuple[Bucket, ...]
-    paths: tuple[str, ...]
 
 
 def format_number(value: Decimal) -> str:
@@ -137,24 +134,7 @@ def bar_chart(
     data = _validate(points, series, x_name, fmt, previous)
     top = _axis_maximum([row.total for row in data.buckets])
     stacks = [_stack(n, len(data.buckets), row.values, top) for n, row in enumerate(data.buckets)]
-    return _chart(data, chart_id, title, top, stacks, ())
-
-
-def line_chart(
-    chart_id: str,
-    title: str,
-    points: Sequence[ChartPoint],
-    *,
-    series: Sequence[str],
-    x_name: str = "day",
-    fmt: ValueFormat = format_number,
-    previous: Number | None = None,
-) -> Chart:
-    """A chart of one line for each series; arguments and errors as for `bar_chart`."""
-    data = _validate(points, series, x_name, fmt, previous)
-    top = _axis_maximum([value for row in data.buckets for value in row.values])
-    paths = tuple(_path([row.values[k] for row in data.buckets], top) for k in range(len(series)))
-    return _chart(data, chart_id, title, top, [()] * len(data.buckets), paths)
+    return _chart(data, chart_id, title, top, stacks)
 
 
 def _validate(
@@ -215,13 +195,6 @@ def _stack(n: int, count: int, values: Sequence[Decimal], top: Decimal) -> tuple
     return tuple(bars)
 
 
-def _path(values: list[Decimal], top: Decimal) -> str:
-    count = len(values)
-    xs = [_CANVAS * (2 * n + 1) // (2 * count) for n in range(count)]
-    points = [f"{x} {_CANVAS - int(_CANVAS * value / top)}" for x, value in zip(xs, values, strict=True)]
-    return f"M{points[0]}h0" if count == 1 else f"M{'L'.join(points)}"
-
-
 def _bucket(data: _Data, n: int, bars: tuple[Bar, ...]) -> Bucket:
     row, count = data.buckets[n], len(data.buckets)
     cells = [data.fmt(value) for value in row.values]
@@ -234,9 +207,7 @@ def _bucket(data: _Data, n: int, bars: tuple[Bar, ...]) -> Bucket:
     return Bucket(row.label, x, width, f"{row.label}: {text}", tuple(cells), not row.total, bars)
 
 
-def _chart(
-    data: _Data, chart_id: str, title: str, top: Decimal, stacks: Sequence[tuple[Bar, ...]], paths: tuple[str, ...]
-) -> Chart:
+def _chart(data: _Data, chart_id: str, title: str, top: Decimal, stacks: Sequence[tuple[Bar, ...]]) -> Chart:
     is_by_week = data.buckets is not data.rows
     totals = _sums(data.rows)
     return Chart(
@@ -245,7 +216,7 @@ def _chart(
         x_name=data.x_name.capitalize() + ("s" if is_by_week else ""),
         description=_description(data, sum(totals, Decimal(0))),
         comparison=_comparison(data, sum(totals, Decimal(0))),
-        note=f"Each {'point' if paths else 'bar'} adds up {_WEEK} {data.x_name}s." if is_by_week else "",
+        note=f"Each bar adds up {_WEEK} {data.x_name}s." if is_by_week else "",
         is_empty=not any(totals),
         legend=tuple((k, name, data.fmt(totals[k - 1])) for k, name in enumerate(data.series, 1)),
         grid=tuple(
@@ -253,7 +224,6 @@ def _chart(
         ),
         labels=tuple(_labels([row.label for row in data.rows[:: _WEEK if is_by_week else 1]])),
         buckets=tuple(_bucket(data, n, stack) for n, stack in enumerate(stacks)),
-        paths=paths,
     )
 
 

@@ -23,7 +23,7 @@ def test_organizations_of_the_same_name_have_different_slugs(client: FlaskClient
 
 def test_unknown_organization_is_not_found(context: Flask) -> None:
     with tenancy.system_session("auth.register") as session, pytest.raises(OrganizationNotFound):
-        organizations.get(session, uuid4())
+        organizations.get_organization(session, uuid4())
 
 
 def test_generation_is_published_after_commit_and_republished(context: Flask, client: FlaskClient) -> None:

@@ -272,12 +272,12 @@ def test_row_interrupted_ten_times_is_poisoned(outbox_app: Flask) -> None:
     claim_rows()
     expire_leases()
     claim = claim_rows()
-    assert claim.poisoned == [RowResult(row_id, "failed", "poisoned")]
-    record(claim, *claim.poisoned)
+    assert claim.interrupted_too_often == [RowResult(row_id, "failed", "poisoned")]
+    record(claim, *claim.interrupted_too_often)
     row = read(row_id)
     assert (row.status, row.error_code) == ("failed", "poisoned")
     queue_row(interruptions=9)
-    assert claim_rows().poisoned == []
+    assert claim_rows().interrupted_too_often == []
 
 
 def test_claim_of_no_rows_takes_none(outbox_app: Flask) -> None:

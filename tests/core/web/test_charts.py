@@ -19,10 +19,10 @@ def chart(*values: Any, **changes: Any) -> Chart:
     return charts.bar_chart("c", "Messages per day (UTC)", points, **{"series": ["Messages"], **changes})
 
 
-def markup(app: Flask, result: Chart, macro: str = "bars") -> str:
+def markup(app: Flask, result: Chart) -> str:
     """The markup of a chart."""
     with app.test_request_context():
-        return str(getattr(app.jinja_env.globals["charts"], macro)(result))
+        return str(app.jinja_env.globals["charts"].bars(result))
 
 
 def number(percent: str) -> Decimal:
@@ -147,10 +147,9 @@ def test_more_than_366_points_are_refused() -> None:
 
 
 @pytest.mark.parametrize("value", [-1, Decimal("-0.01"), float("nan"), Decimal("NaN"), float("inf"), Decimal("inf")])
-@pytest.mark.parametrize("draw", [charts.bar_chart, charts.line_chart])
-def test_negative_or_infinite_value_is_refused(draw: Any, value: Any) -> None:
+def test_negative_or_infinite_value_is_refused(value: Any) -> None:
     with pytest.raises(ValueError, match="2 Mar: a value is below 0 or no number"):
-        draw("c", "Messages", [("1 Mar", 1), ("2 Mar", value)], series=["Messages"])
+        chart(1, value)
 
 
 @pytest.mark.parametrize("series", [[], ["a"] * 5, ["a", "b"]])
@@ -161,20 +160,8 @@ def test_wrong_number_of_points_or_series_is_refused(series: list[str]) -> None:
         charts.bar_chart("c", "Messages", [], series=["a"])
 
 
-def test_line_connects_all_values() -> None:
-    result = charts.line_chart("c", "Messages", [("1", 0, 4), ("2", 2, 4), ("3", 4, 0)], series=["a", "b"])
-    assert result.paths == ("M166 1000L500 500L833 0", "M166 0L500 0L833 1000")
-    assert [bucket.bars for bucket in result.buckets] == [(), (), ()]
-
-
-def test_line_of_one_point_is_a_dot() -> None:
-    assert charts.line_chart("c", "Messages", [("1", 2)], series=["a"]).paths == ("M500 500h0",)
-
-
-def test_lines_scale_to_the_highest_value_and_bars_to_the_highest_stack() -> None:
-    points = [("1", 40, 30)]
-    assert charts.line_chart("c", "Messages", points, series=["a", "b"]).grid[-1][1] == "40"
-    assert charts.bar_chart("c", "Messages", points, series=["a", "b"]).grid[-1][1] == "80"
+def test_bars_scale_to_the_highest_stack() -> None:
+    assert charts.bar_chart("c", "Messages", [("1", 40, 30)], series=["a", "b"]).grid[-1][1] == "80"
 
 
 def test_format_number_keeps_zeros_before_the_point() -> None:
@@ -186,11 +173,9 @@ def test_format_number_keeps_zeros_before_the_point() -> None:
     ]
 
 
-@pytest.mark.parametrize("macro", ["bars", "line"])
-def test_markup_is_well_formed_without_inline_styles(app: Flask, macro: str) -> None:
+def test_markup_is_well_formed_without_inline_styles(app: Flask) -> None:
     points = [(f"{n} Mar", n, 0, 3 * n, 1) for n in range(1, 31)]
-    draw = charts.bar_chart if macro == "bars" else charts.line_chart
-    text = markup(app, draw("use", "Messages per day (UTC)", points, series=["a", "b", "c", "d"]), macro)
+    text = markup(app, charts.bar_chart("use", "Messages per day (UTC)", points, series=["a", "b", "c", "d"]))
     figure = ET.fromstring(text)  # noqa: S314 - of our own template
     axis, plot = figure.findall("./div[@class='chart-body']/svg")
     assert axis.get("aria-hidden") == "true"
