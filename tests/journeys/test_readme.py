@@ -72,10 +72,11 @@ def paste(blocks: list[str], address: str, environment: dict[str, str]) -> list[
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **pipes) as pasted:
         try:
-            output, errors = pasted.communicate(timeout=120)
+            output, errors = pasted.communicate(timeout=300)
         except subprocess.TimeoutExpired:
-            os.killpg(pasted.pid, signal.SIGKILL)  # its children would outlive bash
-            raise
+            os.killpg(pasted.pid, signal.SIGKILL)  # or its loops would go on after bash is dead
+            output, errors = pasted.communicate()
+            pytest.fail(f"The quick start did not end:\n{output}{errors}")
     assert pasted.returncode == 0, output + errors
     return output.split(END_OF_BLOCK)
 
