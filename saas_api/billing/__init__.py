@@ -19,5 +19,6 @@ DOMAIN = Domain(
         "billing.due",
         "billing.expiry",
         "billing.invariants",
+        "billing.plan_migration",
     ),
 )

@@ -1,4 +1,4 @@
-"""Plans and their published versions: reads, publication of plan files, archiving, and prices that follow a setting."""
+"""Plans and their published versions: reads, publication of plan files, archiving."""
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -6,12 +6,11 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
-from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from saas_api.accounts import audit, organizations
+from saas_api.accounts import audit
 from saas_api.accounts.audit import Actor
 from saas_api.billing.models import Entitlement, Meter, Plan, PlanVersion, PlanVersionStatus, Price, PriceTier
 from saas_api.billing.rating import plan_file
@@ -25,7 +24,7 @@ from saas_api.billing.rating.plan_file import (
     PlanContent,
     PlanDifference,
 )
-from saas_api.core import clock, ids, money
+from saas_api.core import clock, money
 from saas_api.core.db import tenancy
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict, NotFound
@@ -314,72 +313,11 @@ def meter_units(session: Session) -> dict[str, str]:
 
 
 _LOCK_PLANS = text("SELECT pg_advisory_xact_lock(hashtextextended('billing.catalogue', 2))")
-_INSERT_DRAFT = text("""
-INSERT INTO plan_versions (id, plan_code, version, currency, base_amount_minor, min_spend_minor)
-SELECT plan_code || '@' || version + 1, plan_code, version + 1, currency, base_amount_minor, min_spend_minor
-FROM plan_versions WHERE id = :old RETURNING id""")
-_COPY_CONTENT = (
-    text("""INSERT INTO prices SELECT :new, meter_code, model, included_quantity,
-      CASE meter_code WHEN :meter THEN :rate ELSE unit_price END, package_size, package_amount_minor, max_amount_minor
-      FROM prices WHERE plan_version_id = :old"""),
-    text("""INSERT INTO price_tiers SELECT :new, meter_code, ordinal, up_to, unit_price, flat_minor
-      FROM price_tiers WHERE plan_version_id = :old"""),
-    text("""INSERT INTO entitlements SELECT :new, feature, kind, value, meter_code, limit_quantity
-      FROM entitlements WHERE plan_version_id = :old"""),
-    text("UPDATE plan_versions SET state = 'published', published_at = now() WHERE id = :new"),
-)
-# Organizations on an older version of the plan, with the end of their current period. Scheduled changes stay.
-_OUTDATED_SUBSCRIPTIONS = text("""
-SELECT s.organization_id, min(p.ends_at) AS moves_at FROM subscription_segments s
-JOIN plan_versions v ON v.id = s.plan_version_id AND v.plan_code = :plan AND v.id <> :newest
-JOIN billing_periods p ON p.organization_id = s.organization_id AND p.state = 'open' AND p.ends_at > :at
-WHERE s.ends_at IS NULL AND s.starts_at <= :at GROUP BY s.organization_id""")
-_END_SEGMENT = text("""
-UPDATE subscription_segments SET ends_at = :moves_at WHERE organization_id = :organization_id AND ends_at IS NULL
-  AND starts_at < :moves_at RETURNING subscription_id, seq""")
-_INSERT_SEGMENT = text("""
-INSERT INTO subscription_segments (organization_id, id, subscription_id, seq, plan_version_id, starts_at)
-VALUES (:organization_id, :id, :subscription_id, :seq, :newest, :moves_at)""")
 
 
-def sync_setting_price() -> list[str]:
-    """Publish a version with BILLING_RATE_PER_REQUEST of each plan that is priced by it. Idempotent.
-
-    New organizations get the version at once, the others with their next period. Opens transactions of its own.
-    returns: ids of the published versions
-    """
-    rate: Decimal = setting("BILLING_RATE_PER_REQUEST")
-    published = []
-    for plan in PLANS_PRICED_BY_SETTING:
-        with tenancy.system_session("billing.catalogue") as session:
-            session.execute(_LOCK_PLANS)
-            old = get_newest_version_id(session, plan)
-            newest = old
-            price = get_prices(session, [old])[old, SETTING_METER]
-            if price.model == "per_unit" and price.unit_price != rate:
-                newest = _publish_with_price(session, old, rate)
-                published.append(newest)
-            outdated = session.execute(_OUTDATED_SUBSCRIPTIONS, {"plan": plan, "newest": newest, "at": clock.now()})
-            for row in outdated.all():
-                _switch_version(session, row.organization_id, {"newest": newest, "moves_at": row.moves_at})
-    return published
-
-
-def _publish_with_price(session: SystemSession, old: str, rate: Decimal) -> str:
-    new = str(session.execute(_INSERT_DRAFT, {"old": old}).scalar_one())
-    for statement in _COPY_CONTENT:
-        session.execute(statement, {"old": old, "new": new, "meter": SETTING_METER, "rate": rate})
-    log.info("plan_published", version=new, rate=str(rate))
-    return new
-
-
-def _switch_version(session: SystemSession, organization_id: UUID, values: dict[str, object]) -> None:
-    values = {**values, "organization_id": organization_id}
-    ended = session.execute(_END_SEGMENT, values).first()
-    if ended is not None:
-        segment = {"id": ids.new_id(), "subscription_id": ended.subscription_id, "seq": ended.seq + 1}
-        session.execute(_INSERT_SEGMENT, {**values, **segment})
-        organizations.bump_generation(session, organization_id)
+def lock_plans(session: SystemSession) -> None:
+    """Let one transaction at a time publish versions."""
+    session.execute(_LOCK_PLANS)
 
 
 def publish_plan(document: Any, actor: Actor, *, is_dry: bool = False) -> PublishResult:
@@ -391,7 +329,7 @@ def publish_plan(document: Any, actor: Actor, *, is_dry: bool = False) -> Publis
     raises: InvalidPlanFile with every problem
     """
     with tenancy.system_session("billing.catalogue") as session:
-        session.execute(_LOCK_PLANS)
+        lock_plans(session)
         meters = active_meters(session)
         content = plan_file.load_plan(document, meters)
         previous = find_newest_version_id(session, content.code)
@@ -423,7 +361,7 @@ def archive_plan(plan_code: str, actor: Actor, reason: str | None = None, *, is_
     if plan_code == DEFAULT_PLAN:
         raise PlanRequired
     with tenancy.system_session("billing.catalogue") as session:
-        session.execute(_LOCK_PLANS)
+        lock_plans(session)
         plan = session.get(Plan, plan_code)
         if plan is None:
             raise PlanNotFound

@@ -1,6 +1,6 @@
 """Subscriptions: the plan of an organization over time, plan changes, and their previews."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -35,6 +35,12 @@ class InvalidPlan(ValidationFailed):
     """The plan is unknown, archived, not public, or in another currency."""
 
     code, message = "INVALID_PLAN", "There is no such plan; GET /billing/plans lists them."
+
+
+class VersionNotInForce(Conflict):
+    """The organization has left the plan version, or is scheduled to leave it."""
+
+    message = "The organization is not on this plan version any more, or a change of its plan is scheduled."
 
 
 class NoOpenPeriod(ServiceUnavailable):
@@ -119,6 +125,9 @@ class _PlannedChange:
     after: Sequence[PlanSegment]
 
 
+_VersionChoice = Callable[[CurrentSubscription], RatedPlanVersion]
+
+
 def get_subscription(session: Session, organization_id: UUID, at: datetime) -> CurrentSubscription:
     """The subscription of an organization that has a billing account."""
     subscription = session.scalars(select(Subscription).where(Subscription.organization_id == organization_id)).one()
@@ -152,7 +161,12 @@ def preview_change(
     """
     periods.ensure_account(session, organization_id)
     periods.ensure_period(session, organization_id, clock.now())
-    return _plan_change(session, organization_id, plan, when, is_member=is_member).change
+    return _plan_change(
+        session,
+        organization_id,
+        lambda current: _newest_version(session, current, plan, is_member=is_member),
+        when,
+    ).change
 
 
 # A statement that waited for a concurrent plan change returns no row, because the change ended the segment.
@@ -181,11 +195,48 @@ def change_plan(
     reason: of an operator, for the audit log
     raises: AlreadyOnPlan, InvalidPlan, OrganizationNotFound, NoOpenPeriod
     """
+    is_member = actor.kind in ("user", "api_key")
+    return _apply_change(
+        session,
+        organization_id,
+        lambda current: _newest_version(session, current, plan, is_member=is_member),
+        when,
+        actor,
+        reason,
+    )
+
+
+def move_to_version(
+    session: Session, organization_id: UUID, source_id: str, version: RatedPlanVersion, when: str, actor: Actor
+) -> PlanChange:
+    """Move an organization that is on one plan version to another version, if no change of its plan is scheduled.
+
+    when: "now" or "period_end"
+    raises: VersionNotInForce, OrganizationNotFound, NoOpenPeriod
+    """
+
+    def check_source(current: CurrentSubscription) -> RatedPlanVersion:
+        if current.segment.version_id != source_id or current.scheduled:
+            raise VersionNotInForce
+        return version
+
+    reason = f"moved from {source_id} to {version.id}"
+    return _apply_change(session, organization_id, check_source, when, actor, reason)
+
+
+def _apply_change(
+    session: Session,
+    organization_id: UUID,
+    choose_version: _VersionChoice,
+    when: str | None,
+    actor: Actor,
+    reason: str,
+) -> PlanChange:
     periods.ensure_account(session, organization_id)
     periods.ensure_period(session, organization_id, clock.now())
     periods.lock_periods_shared(session, organization_id)
     _lock_last_segment(session, organization_id)
-    planned = _plan_change(session, organization_id, plan, when, is_member=actor.kind in ("user", "api_key"))
+    planned = _plan_change(session, organization_id, choose_version, when)
     change = planned.change
     _write_segments(session, organization_id, planned)
     _update_default_cap(session, organization_id, change)
@@ -211,7 +262,7 @@ def _lock_last_segment(session: Session, organization_id: UUID) -> None:
 
 
 def _plan_change(
-    session: Session, organization_id: UUID, plan: str, when: str | None, *, is_member: bool
+    session: Session, organization_id: UUID, choose_version: _VersionChoice, when: str | None
 ) -> _PlannedChange:
     now = clock.now()
     current = get_subscription(session, organization_id, now)
@@ -219,7 +270,7 @@ def _plan_change(
         raise NoOpenPeriod
     before = list_segments(session, organization_id)
     now = max(now, current.period.starts_at, current.segment.starts_at)
-    version, effective_at = _target_version(session, current, plan, is_member=is_member), now
+    version, effective_at = choose_version(current), now
     is_cancellation = current.scheduled is not None and version.id == current.segment.version_id
     if not is_cancellation and (when or _default_when(current.version, version)) == EFFECTIVE_PERIOD_END:
         effective_at = current.period.ends_at
@@ -240,7 +291,7 @@ def _plan_change(
     return _PlannedChange(change, before, after)
 
 
-def _target_version(session: Session, current: CurrentSubscription, plan: str, *, is_member: bool) -> RatedPlanVersion:
+def _newest_version(session: Session, current: CurrentSubscription, plan: str, *, is_member: bool) -> RatedPlanVersion:
     """The newest version of the plan; the version in force if the change cancels a scheduled one."""
     choice = plans.list_selectable_plans(session, [plan]).get(plan)
     is_same = plan == plans.plan_for_version(current.segment.version_id)

@@ -86,6 +86,7 @@ def enqueue(session: Session, template: str, to: str, *, organization_id: UUID |
         "restricted"; "reinstated", "stopped_by_operator", "resumed_by_operator" (organization), "payment_received"
         (organization, number, amount, currency, invoice_id),
         "payment_failed" (the same, reason), "usage_alert" (organization, what, percent, used, limit, period_end),
+        "plan_version_changed" (organization, plan, at, changes: lines of text),
         "operator_alert" (subject_line, detail), "webhook_disabled" (organization, url, is_gone); each takes `name`, the
         name of the recipient
     organization_id: None for a mail to a user, who may be a member of several organizations

@@ -201,7 +201,7 @@ def test_new_plan_is_published_once_and_offered(app: Flask, client: Any, publish
     first = publish(TEAM)
     assert (first.exit_code, first.output.splitlines()[-1]) == (
         0,
-        "team@1 published. Organizations on older versions stay on them.",
+        "team@1 published. Organizations on older versions stay on them; flask plans migrate moves them.",
     )
     assert '+ base_amount: "49.00"' in first.output
     assert publish(TEAM).output == "team@1 says the same; nothing to publish.\n"

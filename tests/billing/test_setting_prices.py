@@ -6,7 +6,8 @@ import pytest
 from flask import Flask
 from sqlalchemy import text
 
-from saas_api.billing import plans, terms
+from saas_api.accounts.audit import Actor
+from saas_api.billing import plan_migrations, terms
 from saas_api.core import clock
 from saas_api.core.db import tenancy
 from tests.support.billing import BillingOrganization, create_organization, day
@@ -19,23 +20,27 @@ def rate_of(organization: BillingOrganization) -> str:
         return str(terms.get_terms(session, organization.id).list_prices["sms"].normalize())
 
 
+def sync() -> list[str]:
+    return list(plan_migrations.sync_setting_price(Actor("system", "olga")).published)
+
+
 @pytest.fixture
 def higher_rate(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(app.config, "BILLING_RATE_PER_REQUEST", Decimal("0.02"))
 
 
 def test_unchanged_rate_publishes_no_version() -> None:
-    assert plans.sync_setting_price() == []
+    assert sync() == []
 
 
 def test_changed_rate_is_published_once(higher_rate: None) -> None:
-    assert plans.sync_setting_price() == ["free@2", "starter@2"]
-    assert plans.sync_setting_price() == []
+    assert sync() == ["free@2", "starter@2"]
+    assert sync() == []
 
 
 def test_new_rate_applies_to_new_organizations_now_and_to_others_next_period(higher_rate: None) -> None:
     old = create_organization(at=day(10, 12))
-    plans.sync_setting_price()
+    sync()
     newcomer = create_organization("Newcomer", at=day(10, 13))
     assert (rate_of(old), rate_of(newcomer)) == ("0.01", "0.02")
     clock.freeze_time(day(2, 12, month=5))
@@ -46,7 +51,7 @@ def test_new_rate_applies_to_new_organizations_now_and_to_others_next_period(hig
 
 
 def test_published_version_cannot_be_changed(higher_rate: None) -> None:
-    plans.sync_setting_price()
+    sync()
     with (
         pytest.raises(Exception, match="publish a new version"),
         tenancy.system_session("billing.catalogue") as session,

@@ -1,6 +1,7 @@
 """Enqueues mails, delivers them as a worker does, and reads the table and the mailbox."""
 
 import re
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -59,6 +60,12 @@ CONTEXTS: dict[str, dict[str, Any]] = {
         "used": "80.00 USD",
         "limit": "100.00 USD",
         "period_end": "1 June 2026",
+    },
+    "plan_version_changed": {
+        "organization": "Acme",
+        "plan": "Starter",
+        "at": datetime(2026, 6, 1, tzinfo=UTC),
+        "changes": ["Base amount: 29.00 USD a month before, 39.00 USD from then on", "Price of sms changes"],
     },
     "operator_alert": {"subject_line": "a payment is quarantined", "detail": "42.00 USD came for INV-000042."},
     "webhook_disabled": {"organization": "Acme", "url": "https://acme.example/hook", "is_gone": False},

@@ -10,7 +10,7 @@ from click.exceptions import Exit
 
 from saas_api.accounts.audit import OperatorContext
 from saas_api.admin import actions
-from saas_api.billing import credit_notes, invoices, period_close, periods, plans, wallet
+from saas_api.billing import credit_notes, invoices, period_close, periods, plan_migrations, wallet
 from saas_api.billing import invariants as billing_invariants
 from saas_api.billing.credit_notes import CREDIT_NOTE_REASONS, CreditNoteInput
 from saas_api.billing.invariants import CheckResult, Violation
@@ -42,13 +42,20 @@ class _CloseRequest:
 def sync(*, as_json: bool) -> None:
     """Publish new versions of the small plans when BILLING_RATE_PER_REQUEST has changed.
 
+    Organizations on the plans move to them with their next period, and a mail says so. No other difference moves them.
+
     Example: flask billing sync
     """
-    published = plans.sync_setting_price()
-    if published:
-        output.record_audit("plan.synced", ("plan", ",".join(published)), {"versions": published})
-    lines = [f"{version} published" for version in published] or ["The catalogue is current."]
-    output.print_result({"published": published}, lines, as_json=as_json)
+    result = plan_migrations.sync_setting_price(output.current_os_user())
+    if result.published:
+        data = {"versions": result.published, "moved": result.moved}
+        output.record_audit("plan.synced", ("plan", ",".join(result.published)), data)
+    lines = [f"{version} published" for version in result.published]
+    if result.moved:
+        lines.append(f"Organizations that move with their next period: {result.moved}.")
+    output.print_result(
+        {"published": result.published, "moved": result.moved}, lines or ["The catalogue is current."], as_json=as_json
+    )
 
 
 @group.command("close")

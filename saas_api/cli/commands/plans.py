@@ -1,19 +1,21 @@
-"""Commands of plans: list, show, publish, archive."""
+"""Commands of plans: list, show, publish, migrate, archive."""
 
 import json
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import click
 from click.exceptions import Exit
 
-from saas_api.billing import plans
+from saas_api.billing import plan_migrations, plans, subscriptions
+from saas_api.billing.plan_migrations import PlanMigration
 from saas_api.billing.plans import PlanNotFound, PublishResult
 from saas_api.billing.rating import plan_file
 from saas_api.billing.rating.plan_file import MAX_FILE_BYTES, InvalidPlanFile, PlanDifference
 from saas_api.cli import output, types
 from saas_api.cli.errors import EXIT_PROBLEMS, CommandError, CommandGroup
-from saas_api.core import clock, money
+from saas_api.core import clock, ids, money
 from saas_api.core.db import engine, tenancy
 
 group = CommandGroup("plans", help="Plans and their prices.")
@@ -81,7 +83,7 @@ def show(plan: str, *, as_json: bool) -> None:
 def publish(file: Path, *, is_dry: bool, as_json: bool) -> None:
     """Show what a plan's file changes and publish it as the next version; a repeat publishes nothing.
 
-    Organizations on the plan stay on their version until they change.
+    Organizations on the plan stay on their version; `plans migrate` moves them.
 
     Example: flask plans publish pro.json --dry-run
     """
@@ -100,6 +102,75 @@ def publish(file: Path, *, is_dry: bool, as_json: bool) -> None:
             click.echo(f"{file}: {path or 'the file'} {reason}", err=True)
         raise Exit(EXIT_PROBLEMS) from None
     _print_result(result, is_dry=is_dry, as_json=as_json)
+
+
+@group.command("migrate")
+@click.argument("source")
+@click.argument("target")
+@types.organization_option
+@click.option(
+    "--at",
+    "when",
+    type=click.Choice([subscriptions.EFFECTIVE_NOW, subscriptions.EFFECTIVE_PERIOD_END]),
+    default=subscriptions.EFFECTIVE_PERIOD_END,
+    show_default=True,
+    help="When the organizations move.",
+)
+@click.option("--dry-run", "is_dry", is_flag=True, help="Show the difference for each organization, move none.")
+@click.option("--yes", "is_sure", is_flag=True, help="Do not ask.")
+@types.json_option
+def migrate(
+    source: str,
+    target: str,
+    organization_id: UUID | None,
+    when: str,
+    *,
+    is_dry: bool,
+    is_sure: bool,
+    as_json: bool,
+) -> None:
+    """Move organizations from a plan version to another one, after showing what changes for each.
+
+    Every move is mailed to the organization, published as an event and recorded in the audit log. An organization
+    with a scheduled change of its plan stays. A repeat moves nothing more.
+
+    Example: flask plans migrate starter@1 starter@2 --dry-run
+    """
+    output.require_organization(organization_id)
+    previews = plan_migrations.preview_migration(source, target, when, organization_id)
+    lines = [_describe_migration(preview) for preview in previews]
+    moved = 0
+    if previews and not is_dry:
+        click.echo("\n".join(lines), err=True)
+        output.confirm_by_typing(target, f"Move these organizations to {target}?", is_sure=is_sure)
+        actor = output.current_os_user()
+        moved = sum(1 for _ in plan_migrations.migrate(source, target, when, actor, organization_id))
+        lines = []
+    rows = [_migration_to_json(preview) for preview in previews]
+    summary = "This was a dry run; no organization was moved." if is_dry else f"Organizations moved: {moved}."
+    output.print_result({"organizations": rows, "moved": moved, "dry_run": is_dry}, [*lines, summary], as_json=as_json)
+
+
+def _migration_to_json(preview: PlanMigration) -> dict[str, Any]:
+    return {
+        "organization_id": ids.format_id("org", preview.organization_id),
+        "organization_name": preview.organization_name,
+        "effective_at": clock.format_rfc3339(preview.effective_at) if preview.effective_at else None,
+        "before": money.format_minor(preview.before_minor, preview.currency),
+        "after": money.format_minor(preview.after_minor, preview.currency),
+        "difference": money.format_minor(preview.difference_minor, preview.currency),
+        "currency": preview.currency,
+    }
+
+
+def _describe_migration(preview: PlanMigration) -> str:
+    row = _migration_to_json(preview)
+    sign = "+" if preview.difference_minor > 0 else ""
+    when = f"from {row['effective_at']}" if preview.effective_at else "stays: a change of its plan is scheduled"
+    return (
+        f"{row['organization_id']} {row['organization_name']}: {row['before']} -> {row['after']} {row['currency']} "
+        f"({sign}{row['difference']}) for the current period; {when}"
+    )
 
 
 @group.command("archive")
@@ -140,7 +211,10 @@ def _print_result(result: PublishResult, *, is_dry: bool, as_json: bool) -> None
     elif is_dry:
         click.echo(f"{result.version_id or result.plan} would be published; this was a dry run.")
     elif result.version_id:
-        click.echo(f"{result.version_id} published. Organizations on older versions stay on them.")
+        click.echo(
+            f"{result.version_id} published. Organizations on older versions stay on them; "
+            "flask plans migrate moves them."
+        )
     else:
         click.echo(f"{result.plan} changed; its prices are as they were.")
 

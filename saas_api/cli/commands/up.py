@@ -15,7 +15,8 @@ import sqlalchemy as sa
 from flask import current_app
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from saas_api.billing import plans
+from saas_api.billing import plan_migrations
+from saas_api.cli import output
 from saas_api.cli.dev.engines import Engines
 from saas_api.cli.dev.supervisor import (
     RESTART_DELAYS,
@@ -136,7 +137,7 @@ def _migrate() -> None:
     try:
         flask_migrate.upgrade()
         tenancy.verify_isolation()
-        plans.sync_setting_price()
+        plan_migrations.sync_setting_price(output.current_os_user())
     except SQLAlchemyError as error:
         reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
         raise CommandError(f"DATABASE_URL: the tables cannot be made or read: {reason}") from None
