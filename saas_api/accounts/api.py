@@ -223,7 +223,7 @@ def reset_password(body: dict[str, Any]) -> Any:
 
 @bp.post("/auth/change-password")
 @require_permission(None)
-@throttles.limit_wrong_passwords
+@throttles.limit_password_changes
 @endpoint(
     operation_id="change_password",
     tag="auth",

@@ -43,15 +43,16 @@ def get_token_user(session: SystemSession, purpose: str, token: str) -> UUID:
     return _execute(session, _FIND_USER, purpose, token)
 
 
-def issue_token(session: SystemSession, user_id: UUID, purpose: str) -> str:
+def issue_token(session: SystemSession, user_id: UUID, purpose: str, lifetime: timedelta | None = None) -> str:
     """Issue a token and revoke those before it. For an unknown user id the same statements run and store nothing.
 
     purpose: VERIFY_EMAIL_PURPOSE or RESET_PASSWORD_PURPOSE
+    lifetime: None for that of the purpose
     """
     token, digest = new_token()
     revoke_tokens(session, user_id, purpose)
     values = {"id": ids.new_id(), "user_id": user_id, "purpose": purpose, "digest": digest}
-    session.execute(_INSERT, {**values, "expires_at": clock.now() + TOKEN_LIFETIMES[purpose]})
+    session.execute(_INSERT, {**values, "expires_at": clock.now() + (lifetime or TOKEN_LIFETIMES[purpose])})
     return token
 
 

@@ -1,11 +1,42 @@
 """Roles of the operators, who run the platform. Their impersonation of an organization is in `impersonation`."""
 
+import secrets
+from dataclasses import dataclass
+from datetime import timedelta
 from uuid import UUID
 
 from sqlalchemy import func, select
 
+from saas_api.accounts import audit, one_time_tokens, sessions, users
+from saas_api.accounts.audit import Actor
 from saas_api.accounts.models import Operator, User
+from saas_api.accounts.one_time_tokens import RESET_PASSWORD_PURPOSE
+from saas_api.core import crypto
 from saas_api.core.db.tenancy import SystemSession
+from saas_api.core.errors import Conflict
+
+OPERATOR_LINK_LIFETIME = timedelta(hours=24)
+
+
+@dataclass(frozen=True)
+class Appointment:
+    """An operator; `password_token` sets a password, None for who was an operator before."""
+
+    user: User
+    role: str
+    password_token: str | None
+
+
+class AccountExists(Conflict):
+    """The address has an account that is no operator's."""
+
+    message = "There is an account with this address, and it is no operator's."
+
+
+class AddressNotVerified(Conflict):
+    """The account has not shown that it receives the mail of its address."""
+
+    message = "The account has not verified its e-mail address."
 
 
 def list_operators(session: SystemSession) -> list[tuple[User, Operator]]:
@@ -20,27 +51,61 @@ def find_operator_role(session: SystemSession, user_id: UUID) -> str | None:
     return operator.role if operator else None
 
 
-def grant_operator_role(session: SystemSession, user_id: UUID, role: str) -> str | None:
-    """Make a user an operator, or change an operator's role.
+def appoint_operator(
+    session: SystemSession, email: str, role: str | None, actor: Actor, *, is_existing_allowed: bool = False
+) -> Appointment:
+    """Make the user with an address an operator, or change an operator's role. The only way to operator rights.
 
-    role: "support" or "admin"
-    returns: the role before
+    An account that is no operator's may be of anyone who signed up with the address. It is taken over: its sessions
+    end and its password is void, so that only who reads its mail or has the returned token gets in.
+
+    role: "support" or "admin"; None keeps an operator's role, and is "support" for a new operator
+    is_existing_allowed: whether an account that exists may become an operator's
+    raises: AccountExists, AddressNotVerified
     """
-    operator = session.get(Operator, user_id)
-    if operator is None:
-        session.add(Operator(user_id=user_id, role=role))
-        return None
-    role_before, operator.role = operator.role, role
-    return role_before
+    user = users.find_by_email(session, email)
+    before = find_operator_role(session, user.id) if user else None
+    token = None
+    if user is None:
+        user = users.create_user(session, email, secrets.token_urlsafe(32), "")
+        token = one_time_tokens.issue_token(session, user.id, RESET_PASSWORD_PURPOSE, OPERATOR_LINK_LIFETIME)
+    elif before is None:
+        if not is_existing_allowed:
+            raise AccountExists
+        if not user.email_verified:
+            raise AddressNotVerified
+        user.password_hash = crypto.hash_password(secrets.token_urlsafe(32))
+        user.tokens_valid_after = func.now()  # PostgreSQL's clock, with which tokens are compared
+        sessions.end_sessions(session, user.id, "became an operator")
+        token = one_time_tokens.issue_token(session, user.id, RESET_PASSWORD_PURPOSE, OPERATOR_LINK_LIFETIME)
+    new_role = role or before or "support"
+    if before is None:
+        session.add(Operator(user_id=user.id, role=new_role))
+    elif before != new_role:
+        session.get_one(Operator, user.id).role = new_role
+    if before != new_role:
+        _record_audit(
+            session, actor, "operator.created" if before is None else "operator.changed", user, before, new_role
+        )
+    return Appointment(user, new_role, token)
 
 
-def revoke_operator_role(session: SystemSession, user_id: UUID) -> str | None:
-    """Revoke a user's operator role, from the next request on.
+def revoke_operator_role(session: SystemSession, email: str, actor: Actor) -> bool:
+    """Revoke a user's operator role, from the next request on; the account stays.
 
-    returns: the role before; None for a user who was no operator
+    returns: whether the user was an operator
     """
-    operator = session.get(Operator, user_id)
-    if operator is None:
-        return None
+    user = users.find_by_email(session, email)
+    operator = session.get(Operator, user.id) if user else None
+    if user is None or operator is None:
+        return False
     session.delete(operator)
-    return operator.role
+    _record_audit(session, actor, "operator.revoked", user, operator.role, None)
+    return True
+
+
+def _record_audit(
+    session: SystemSession, actor: Actor, action: str, user: User, before: str | None, after: str | None
+) -> None:
+    data = {"email": user.email, "before": {"role": before}, "after": {"role": after}}
+    audit.record_event(session, None, actor, action, ("user", user.id), data)

@@ -1,24 +1,32 @@
 """Passwords: policy, hashing of new ones, reset by mail, change, and reauthentication."""
 
 import contextlib
+import re
+import threading
 import unicodedata
 from collections.abc import Sequence
 
 from sqlalchemy import func
 
-from saas_api.accounts import audit, one_time_tokens, sessions, tokens, users
+from saas_api.accounts import audit, members, one_time_tokens, sessions, tokens, users
+from saas_api.accounts.models import User
 from saas_api.accounts.one_time_tokens import RESET_PASSWORD_PURPOSE
 from saas_api.accounts.sessions import InvalidCredentials
 from saas_api.core import crypto, ids
 from saas_api.core.access import Principal
 from saas_api.core.db import tenancy
-from saas_api.core.errors import InvalidOneTimeToken, ValidationFailed
+from saas_api.core.db.tenancy import SystemSession
+from saas_api.core.errors import InvalidOneTimeToken, ServiceUnavailable, ValidationFailed
 from saas_api.core.jobs import queue
 from saas_api.mail import mails
 
 MIN_PASSWORD_LENGTH = 8
 MAX_PASSWORD_LENGTH = 128
-_ZXCVBN_MAX_LENGTH = 72
+_MIN_GUESSES = 10**8
+_STRENGTH_LENGTH = 20
+"""Length of the part whose strength is estimated: the time of an estimate grows with the cube of the length."""
+_MAX_WAIT_SECONDS = 2
+_strength_slot = threading.Semaphore(1)
 
 
 class _UnknownUser(Exception):
@@ -46,11 +54,30 @@ def password_problem(password: str, user_inputs: Sequence[str]) -> str | None:
     """
     if problem := password_length_problem(password):
         return problem
+    if _estimate_guesses(password[:_STRENGTH_LENGTH], _words(user_inputs)) < _MIN_GUESSES:
+        return "This password is too common. Use a longer one, or words that do not belong together."
+    return None
+
+
+def _words(user_inputs: Sequence[str]) -> list[str]:
+    """The inputs and the words in them: "acme" of "Acme Ltd." and of "alice@acme.example"."""
+    words = [word for value in user_inputs for word in re.split(r"\W+|_", value) if len(word) > 2]
+    return [value.lower() for value in (*user_inputs, *words)]
+
+
+def _estimate_guesses(password: str, words: Sequence[str]) -> float:
+    """The guesses that an attacker with lists of common passwords needs. Runs one at a time, for its Python is slow.
+
+    raises: ServiceUnavailable when others are estimated for 2 seconds
+    """
     from zxcvbn import zxcvbn  # noqa: PLC0415 - 14 MiB of word lists, needed at sign-up only
 
-    if zxcvbn(password[:_ZXCVBN_MAX_LENGTH], user_inputs=list(user_inputs))["score"] == 0:
-        return "This password is among the first anybody would try."
-    return None
+    if not _strength_slot.acquire(timeout=_MAX_WAIT_SECONDS):
+        raise ServiceUnavailable
+    try:
+        return float(zxcvbn(password, user_inputs=list(words))["guesses"])
+    finally:
+        _strength_slot.release()
 
 
 def hash_new_password(password: str, field: str, *user_inputs: str) -> str:
@@ -64,6 +91,14 @@ def hash_new_password(password: str, field: str, *user_inputs: str) -> str:
     if problem := password_problem(password, user_inputs):
         raise ValidationFailed.at_field(field, problem)
     return crypto.hash_password(password)
+
+
+def _guessable_words(session: SystemSession, user: User | None) -> list[str]:
+    """What an attacker would try first for a user: address, name and the names of their organizations."""
+    if user is None:
+        return []
+    names = [organization.name for organization, _ in members.list_memberships(session, user.id)]
+    return [user.email, user.full_name, *names]
 
 
 def request_password_reset(email: str) -> None:
@@ -87,9 +122,10 @@ def reset_password(token: str, new_password: str) -> None:
     """
     with tenancy.system_session("auth.passwords") as session:
         token_user = users.find_user(session, one_time_tokens.get_token_user(session, RESET_PASSWORD_PURPOSE, token))
+        words = _guessable_words(session, token_user)
     if token_user is None or token_user.disabled_at is not None:
         raise InvalidOneTimeToken
-    password_hash = hash_new_password(new_password, "new_password", token_user.email, token_user.full_name)
+    password_hash = hash_new_password(new_password, "new_password", *words)
     with tenancy.system_session("auth.passwords") as session:
         user = users.lock_user(session, token_user.id)
         if user is None:
@@ -122,10 +158,11 @@ def change_password(principal: Principal, current_password: str, new_password: s
     """
     with tenancy.system_session("auth.passwords") as session:
         verified_user = users.find_user(session, principal.id)
+        words = _guessable_words(session, verified_user)
     if not users.verify_password(verified_user, normalize_password(current_password)) or verified_user is None:
         audit.record_failed_login(verified_user, str(principal.id), "user.password_change_failed")
         raise InvalidCredentials("The current password is wrong.")
-    password_hash = hash_new_password(new_password, "new_password", verified_user.email, verified_user.full_name)
+    password_hash = hash_new_password(new_password, "new_password", *words)
     with tenancy.system_session("auth.passwords") as session:
         user = users.lock_verified(session, verified_user, password_hash)
         if user is None:

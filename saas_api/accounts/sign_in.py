@@ -137,10 +137,17 @@ def accept_and_log_in(token: str, password: str | None, full_name: str, origin: 
         wrong; ValidationFailed on the password of a new user; AlreadyMember and EmailTaken when two requests compete
     """
     with tenancy.system_session("auth.join") as session:
-        email = invitations.lock_by_token(session, token).email
+        invitation = invitations.lock_by_token(session, token)
+        email, organization_name = (
+            invitation.email,
+            organizations.get_organization(session, invitation.organization_id).name,
+        )
         has_account = users.find_by_email(session, email) is not None
     if not has_account:
-        return _create_user_and_join(token, email, password, full_name, origin)
+        if password is None:
+            raise ValidationFailed.at_field("password", "Choose a password for your account.")
+        password_hash = passwords.hash_new_password(password, "password", email, full_name, organization_name)
+        return _create_user_and_join(token, email, password_hash, full_name, origin)
     if password is None:
         raise InvalidCredentials("There is an account with this address; send its password.")
     verified_user, new_hash = verify_credentials(email, password)
@@ -166,11 +173,8 @@ def notify_new_sign_in(session: SystemSession, user: User, origin: SessionOrigin
 
 
 def _create_user_and_join(
-    token: str, email: str, password: str | None, full_name: str, origin: SessionOrigin
+    token: str, email: str, password_hash: str, full_name: str, origin: SessionOrigin
 ) -> SessionStarted:
-    if password is None:
-        raise ValidationFailed.at_field("password", "Choose a password for your account.")
-    password_hash = passwords.hash_new_password(password, "password", email, full_name)
     with tenancy.system_session("auth.join") as session:
         invitations.lock_by_token(session, token)  # the second of two concurrent requests finds it accepted
         user = users.create_with_hash(session, email, password_hash, full_name)

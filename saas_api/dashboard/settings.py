@@ -148,7 +148,7 @@ def change_password_form(form: Form | None = None) -> Response:
 
 @bp.post("/account/password")
 @require_permission(None)
-@throttles.limit_wrong_passwords
+@throttles.limit_password_changes
 @form_view(ChangePasswordForm(), form=change_password_form)
 def change_password(body: dict[str, Any]) -> Any:
     """Change the user's password and end their other sessions."""

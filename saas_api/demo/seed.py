@@ -6,6 +6,7 @@ from itertools import islice
 from sqlalchemy import text
 
 from saas_api.accounts import operators, users
+from saas_api.accounts.audit import Actor
 from saas_api.api_keys import keys
 from saas_api.api_keys import secrets as key_secrets
 from saas_api.core import crypto
@@ -91,9 +92,9 @@ def _create_demo(options: dict[str, int]) -> DemoCredentials:
 def _create_operator(email_suffix: str) -> DemoLogin:
     login = DemoLogin(f"olga{email_suffix}@platform.example", secrets.token_hex(6), "operator", PLATFORM)
     with timeline.demo_session() as session:
-        user = users.create_user(session, login.email, login.password, "Olga")
+        user = operators.appoint_operator(session, login.email, "admin", Actor("system", "demo")).user
+        user.full_name, user.password_hash = "Olga", crypto.hash_password(login.password)
         users.mark_email_verified(session, user)
-        operators.grant_operator_role(session, user.id, "admin")
     return login
 
 

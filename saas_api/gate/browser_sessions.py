@@ -36,7 +36,7 @@ PREFERENCES: Mapping[str, tuple[str, ...]] = {
 MAX_FORM_BYTES = 65_536
 _SAFE_METHODS = ("GET", "HEAD")
 _SESSION_SECONDS, _PREFERENCE_SECONDS = 30 * 86_400, 365 * 86_400
-_PASSWORD_LIMIT = parse_limit(f"{throttles.WRONG_PASSWORDS_PER_15_MINUTES} per 15 minutes")
+_PASSWORD_LIMIT = parse_limit(f"{throttles.PASSWORD_CHECKS_PER_15_MINUTES} per 15 minutes")
 
 
 def session_cookie_config(is_secure: bool) -> dict[str, Any]:

@@ -8,8 +8,9 @@ import time_machine
 from flask import Flask
 from flask.testing import FlaskClient
 
-from saas_api.accounts import impersonation, operators, users
+from saas_api.accounts import impersonation, users
 from saas_api.accounts.impersonation import OperatorRoleRequired
+from saas_api.accounts.models import Operator
 from saas_api.accounts.organizations import OrganizationNotFound
 from saas_api.core import clock, ids
 from saas_api.core.db import engine, tenancy
@@ -23,7 +24,7 @@ REASON = "ticket 4711: wrong figures"
 def grant_role(app: Flask, role: str) -> None:
     with app.app_context(), tenancy.system_session("operator.command") as session:
         user = users.find_by_email(session, OLGA) or users.create_user(session, OLGA, "correct horse battery", "Olga")
-        operators.grant_operator_role(session, user.id, role)
+        session.merge(Operator(user_id=user.id, role=role))
 
 
 def impersonate(app: Flask, person: Person) -> Headers:

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 
+from saas_api.accounts import passwords
 from saas_api.app import create_app
 from saas_api.core.db.engine import db
 from tests.support.account_mails import (
@@ -206,3 +207,44 @@ def test_weak_new_password_is_reported_on_its_field(client: FlaskClient, alice: 
     assert error_of(answer) == (422, "VALIDATION_ERROR")
     assert [problem["field"] for problem in answer.json["error"]["details"]["fields"]] == ["new_password"]
     sign_in(client, alice.email)
+
+
+@pytest.mark.parametrize(
+    "password", ["Password1!", "iloveyou1", "Summer2026!", "letmein99", "acme12345", "alice2026", "Qwertyuiop1"]
+)
+def test_common_password_is_refused(app: Flask, password: str) -> None:
+    """R13: what an attacker tries first is refused, the names of the organization and the mailbox included."""
+    assert passwords.password_problem(password, ["alice@acme.example", "Alice", "Acme Ltd."])
+
+
+@pytest.mark.parametrize(
+    "password", ["correct horse battery", "zx9$kQ2m", "vivid-anchor-mango", "密码密码马电池订书钉"]
+)
+def test_uncommon_password_is_accepted(app: Flask, password: str) -> None:
+    assert passwords.password_problem(password, ["alice@acme.example", "Alice", "Acme Ltd."]) is None
+
+
+def test_name_of_the_organization_is_refused_when_a_password_is_changed(client: FlaskClient, alice: Person) -> None:
+    answer = post_auth(client, "/change-password", alice, current_password=PASSWORD, new_password="Acme20261")
+    assert error_of(answer) == (422, "VALIDATION_ERROR")
+
+
+def test_strength_is_that_of_the_first_characters(app: Flask) -> None:
+    """G4: the estimate of 72 characters took seconds, so no more than 20 are looked at."""
+    assert passwords.password_problem("Password1!Password1!" + "zx9$kQ2m", [])
+
+
+def test_each_password_change_counts(client: FlaskClient, alice: Person) -> None:
+    """G4: right passwords with weak new ones are limited too."""
+    weak = {"current_password": PASSWORD, "new_password": "password"}
+    assert [post_auth(client, "/change-password", alice, **weak).status_code for _ in range(11)] == [422] * 10 + [429]
+
+
+def test_one_strength_is_estimated_at_a_time(app: Flask) -> None:
+    """G4: parallel checks wait for each other instead of taking the processor from all other requests."""
+    with ThreadPoolExecutor(1) as pool:
+        with passwords._strength_slot:
+            waiting = pool.submit(passwords.password_problem, "correct horse battery", [])
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=0.2)
+        assert waiting.result(timeout=5) is None

@@ -9,7 +9,8 @@ import pytest
 from flask import Flask
 from sqlalchemy import text
 
-from saas_api.accounts import operators, users
+from saas_api.accounts import users
+from saas_api.accounts.models import Operator
 from saas_api.billing import invariants, invoice_lifecycle
 from saas_api.billing import jobs as billing_jobs
 from saas_api.billing.invariants import INVARIANTS, CheckInProgress
@@ -173,7 +174,7 @@ def test_violation_holds_billing_of_its_organization_and_alerts_operators(plant:
     organization, carol = organization_with_history(), create_organization("Carol", plan="starter@1")
     with system_session() as session:
         olga = users.create_user(session, "olga@platform.example", "correct horse battery", "Olga")
-        operators.grant_operator_role(session, olga.id, "support")
+        session.add(Operator(user_id=olga.id, role="support"))
     plant(
         f"""UPDATE credit_grants SET remaining_minor = 1
           WHERE organization_id = '{organization.id}' AND kind = 'promotional'"""

@@ -9,7 +9,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from playwright.sync_api import Browser
 
-from saas_api.accounts import operators
+from saas_api.accounts.models import Operator
 from saas_api.core import ids
 from saas_api.core.db import tenancy
 from tests.browser import chromium
@@ -76,7 +76,7 @@ def use_session(window: Window, person: Person) -> None:
 def operator(app: Flask, open_window: OpenWindow, client: FlaskClient, olga: Person) -> Window:
     """A window in which olga is signed in as an operator."""
     with app.app_context(), tenancy.system_session("operator.command") as session:
-        operators.grant_operator_role(session, ids.parse_id("usr", olga.user_id), "admin")
+        session.add(Operator(user_id=ids.parse_id("usr", olga.user_id), role="admin"))
     window = open_window()
     use_session(window, sign_in(client, olga.email))
     return window

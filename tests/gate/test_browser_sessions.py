@@ -18,6 +18,7 @@ from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
 from tests.architecture.source import PACKAGE, ROOT
 from tests.support.accounts import PASSWORD, Person, join, sign_in
+from tests.support.console import open_console
 from tests.support.pages import Browser, form_of
 
 HOME, STEPS = "/dashboard", "/dashboard/first-steps"
@@ -287,7 +288,7 @@ def test_csrf_token_of_a_visitor_is_rejected_in_a_session(app: Flask, alice: Per
 
 
 def test_console_is_shown_to_allowed_addresses_only(app: Flask, alice: Person, monkeypatch: pytest.MonkeyPatch) -> None:
-    app.test_cli_runner().invoke(args=["operator", "create", alice.email, "--role", "admin"])
+    open_console(app, alice)
     assert Browser(app, alice).open("/admin").status_code == 200
     monkeypatch.setitem(app.config, "ADMIN_ALLOWED_IPS", ["203.0.113.0/24"])
     assert Browser(app, alice).open("/admin").status_code == 404

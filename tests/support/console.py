@@ -8,7 +8,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from saas_api.accounts import operators
+from saas_api.accounts.models import Operator
 from saas_api.core import ids
 from saas_api.core.db import tenancy
 from tests.support.accounts import Person, sign_up
@@ -51,7 +51,7 @@ class Console(Browser):
 def open_console(app: Flask, person: Person, role: str = "admin") -> Console:
     """Make a person an operator and return their browser."""
     with app.app_context(), tenancy.system_session("operator.command") as session:
-        operators.grant_operator_role(session, ids.parse_id("usr", person.user_id), role)
+        session.add(Operator(user_id=ids.parse_id("usr", person.user_id), role=role))
     return Console(app, person)
 
 

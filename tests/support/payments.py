@@ -9,7 +9,8 @@ import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 
-from saas_api.accounts import operators, users
+from saas_api.accounts import users
+from saas_api.accounts.models import Operator
 from saas_api.billing import period_close, periods
 from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
@@ -156,7 +157,7 @@ def olga(client: FlaskClient, customer: Customer) -> None:
     """An operator, who receives alerts."""
     with tenancy.system_session("auth.register") as session:
         user = users.create_user(session, "olga@platform.example", "correct horse battery", "Olga")
-        operators.grant_operator_role(session, user.id, "admin")
+        session.add(Operator(user_id=user.id, role="admin"))
 
 
 def payment_amounts(customer: Customer) -> tuple[str, int, int, int]:

@@ -1,25 +1,22 @@
 """Commands of operators: create, list, revoke, impersonate."""
 
-import secrets
 from datetime import timedelta
 from uuid import UUID
 
 import click
 
-from saas_api.accounts import audit, impersonation, operators, users
+from saas_api.accounts import impersonation, operators
 from saas_api.accounts.impersonation import OperatorRoleRequired
-from saas_api.accounts.models import OneTimeToken, User
+from saas_api.accounts.operators import AccountExists, AddressNotVerified
 from saas_api.cli import output, types
 from saas_api.cli.action_commands import REASON_HELP
 from saas_api.cli.errors import CommandError, CommandGroup
 from saas_api.cli.types import EMAIL, PublicId
-from saas_api.core import clock, crypto, ids
+from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
-from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.settings import setting
 
 group = CommandGroup("operator", help="Operators of the platform.")
-LINK_LIFETIME_HOURS = 24
 
 
 @group.command("create")
@@ -27,28 +24,42 @@ LINK_LIFETIME_HOURS = 24
 @click.option(
     "--role", type=click.Choice(["support", "admin"]), help="Role; unchanged if not given, support for a new operator."
 )
+@click.option(
+    "--existing",
+    "is_existing_allowed",
+    is_flag=True,
+    help="Accept an account that exists: its sessions end and its password is void.",
+)
 @types.json_option
-def create(email: str, role: str | None, *, as_json: bool) -> None:
+def create(email: str, role: str | None, *, is_existing_allowed: bool, as_json: bool) -> None:
     """Make the user with this e-mail address an operator, or change an operator's role.
 
-    A user who does not exist is created, and a link that sets the password is printed.
+    Prints a link that sets the password of a new operator. A user who does not exist is created.
 
     Example: flask operator create olga@platform.example --role admin
     """
+    try:
+        with tenancy.system_session("operator.command") as session:
+            appointment = operators.appoint_operator(
+                session, email, role, output.current_os_user(), is_existing_allowed=is_existing_allowed
+            )
+            address = appointment.user.email
+    except AccountExists:
+        raise CommandError(
+            f"There is an account with the address {email}. To make it an operator's, give --existing: "
+            "its sessions end and its password is void."
+        ) from None
+    except AddressNotVerified:
+        raise CommandError(
+            f"The account {email} has not verified its address, so it may be anyone's; it cannot become an operator's."
+        ) from None
+    lines = [f"{address} is an operator: {appointment.role}."]
     link = None
-    with tenancy.system_session("operator.command") as session:
-        user = users.find_by_email(session, email)
-        if user is None:
-            user = users.create_user(session, email, secrets.token_urlsafe(32), "")
-            link = _password_link(session, user)
-        role = role or operators.find_operator_role(session, user.id) or "support"
-        before = operators.grant_operator_role(session, user.id, role)
-        if before != role:
-            _record_audit(session, "operator.created" if before is None else "operator.changed", user, before, role)
-    lines = [f"{user.email} is an operator: {role}."]
-    if link:
-        lines.append(f"Within {LINK_LIFETIME_HOURS} hours, choose a password at {link}")
-    output.print_result({"email": user.email, "role": role, "password_link": link}, lines, as_json=as_json)
+    if appointment.password_token:
+        link = f"{setting('APP_URL')}/reset-password?token={appointment.password_token}"
+        hours = operators.OPERATOR_LINK_LIFETIME // timedelta(hours=1)
+        lines.append(f"Within {hours} hours, choose a password at {link}")
+    output.print_result({"email": address, "role": appointment.role, "password_link": link}, lines, as_json=as_json)
 
 
 @group.command("list")
@@ -81,11 +92,8 @@ def revoke(email: str, *, as_json: bool) -> None:
     Example: flask operator revoke olga@platform.example
     """
     with tenancy.system_session("operator.command") as session:
-        user = users.find_by_email(session, email)
-        before = operators.revoke_operator_role(session, user.id) if user else None
-        if user and before:
-            _record_audit(session, "operator.revoked", user, before, None)
-    if before is None:
+        is_revoked = operators.revoke_operator_role(session, email, output.current_os_user())
+    if not is_revoked:
         raise CommandError(f"{email} is no operator; flask operator list shows who is.")
     output.print_result({"email": email, "role": None}, [f"{email} is no operator any more."], as_json=as_json)
 
@@ -106,16 +114,3 @@ def impersonate(email: str, organization_id: UUID, reason: str, *, as_json: bool
         raise CommandError(f"{email} is no operator with the role admin; flask operator list shows who is.") from None
     until = clock.format_rfc3339(ends_at)
     output.print_result({"token": token, "expires_at": until}, [f"Until {until}, read-only: {token}"], as_json=as_json)
-
-
-def _password_link(session: SystemSession, user: User) -> str:
-    token = secrets.token_urlsafe(32)
-    ends_at = clock.now() + timedelta(hours=LINK_LIFETIME_HOURS)
-    digest = crypto.sha256(token)
-    session.add(OneTimeToken(user_id=user.id, purpose="reset_password", digest=digest, expires_at=ends_at))
-    return f"{setting('APP_URL')}/reset-password?token={token}"
-
-
-def _record_audit(session: SystemSession, action: str, user: User, before: str | None, after: str | None) -> None:
-    data = {"email": user.email, "before": {"role": before}, "after": {"role": after}}
-    audit.record_event(session, None, output.current_os_user(), action, ("user", user.id), data)
