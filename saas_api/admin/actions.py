@@ -23,14 +23,17 @@ from saas_api.admin import (
     users,
     webhooks,
 )
+from saas_api.admin.billing import CloseForm
 from saas_api.admin.context import Preview, ReasonForm
 from saas_api.admin.invoices import CreditNoteForm, VoidForm
 from saas_api.admin.organization_actions import (
+    BillNowForm,
     ConfirmByNameForm,
     GrantCreditForm,
     LimitOverridesForm,
     OperatorChangePlanForm,
 )
+from saas_api.admin.plans import ArchiveForm
 from saas_api.billing import invoice_lifecycle
 from saas_api.billing import invoices as billing_invoices
 from saas_api.core.web import templating
@@ -175,7 +178,7 @@ SUBJECTS: Mapping[str, Subject] = {
     "plan": Subject(
         "/admin/plans/<version_id>/{action}",
         plans.get_plan,
-        lambda plan: (plan.row.code, plan.row.is_archived),
+        lambda plan: (plan.row.code,),
         "Plans",
         "admin.plans.index",
         "admin.plans.show",
@@ -278,7 +281,9 @@ _ORGANIZATION_ACTIONS = (
         "Promotional money for its wallet. The next invoices use it up before a payment is asked; it is never paid "
         "out, and it cannot be taken back here.",
         "Add credit",
-        lambda _, amount: f"{templating.format_money(*amount)} added. The next invoices use it up.",
+        lambda _, grant: (
+            f"{templating.format_money(grant.amount_minor, grant.currency)} added. The next invoices use it up."
+        ),
         organization_actions.grant_credit,
         GrantCreditForm,
         is_idempotent=True,
@@ -295,7 +300,7 @@ _ORGANIZATION_ACTIONS = (
         "Bill now",
         lambda _, result: organization_actions.describe_close(result),
         organization_actions.bill_now,
-        ConfirmByNameForm,
+        BillNowForm,
         "danger",
         is_idempotent=True,
         is_confirmed_by_name=True,
@@ -311,6 +316,7 @@ _CLOSE = Action(
     "Close and invoice now",
     lambda _, result: billing.describe_close(result),
     billing.close_periods,
+    CloseForm,
     is_idempotent=True,
     preview=billing.preview_close,
 )
@@ -522,8 +528,9 @@ _PLATFORM_ACTIONS = (
         ),
         lambda plan: "Offer again" if plan.row.is_archived else "Retire plan",
         lambda plan, _: f"The plan {plan.row.code} is offered {'again' if plan.row.is_archived else 'no longer'}.",
-        lambda operator, plan, is_archived: plans.toggle_archived(operator, plan, is_archived=is_archived),
-        button_style=lambda plan: "primary" if plan.row.is_archived else "danger",
+        plans.archive_plan,
+        ArchiveForm,
+        lambda plan: "primary" if plan.row.is_archived else "danger",
     ),
     Action(
         "send-again",

@@ -8,12 +8,13 @@ from uuid import UUID
 
 import sqlalchemy as sa
 from flask import Blueprint, Response
+from marshmallow import fields
 
 from saas_api.accounts import audit
 from saas_api.accounts.audit import OperatorContext
 from saas_api.accounts.models import Organization
 from saas_api.admin import context
-from saas_api.admin.context import Preview
+from saas_api.admin.context import Preview, ReasonForm
 from saas_api.billing import period_close, periods
 from saas_api.billing.invoices import InvoiceWithPeriod
 from saas_api.billing.models import BillingProfile, Invoice
@@ -21,7 +22,8 @@ from saas_api.billing.period_close import CloseResult
 from saas_api.core import clock
 from saas_api.core.access import require_operator
 from saas_api.core.db.tenancy import SystemSession
-from saas_api.core.errors import NotFound
+from saas_api.core.errors import NotFound, ValidationFailed
+from saas_api.core.fields import Timestamp
 from saas_api.core.settings import setting
 from saas_api.core.web import pages
 from saas_api.core.web.forms import Form
@@ -69,6 +71,18 @@ class OrganizationBilling:
     organization_id: UUID
     organization_name: str
     profile: BillingProfile | None
+
+
+class CloseForm(ReasonForm):
+    """What a command of the close takes; its pages send the reason alone."""
+
+    at = Timestamp(
+        load_default=None,
+        metadata={"metavar": "TIME", "help": "Use TIME instead of the current time (not in production)."},
+    )
+    is_dry = fields.Boolean(
+        load_default=False, metadata={"option": "--dry-run", "help": "Show the drafts, write nothing."}
+    )
 
 
 @dataclass(frozen=True)
@@ -166,18 +180,26 @@ def preview_close(account: OrganizationBilling | None, _form: Form | None) -> Pr
     return Preview(ClosePreview(drafts, names))
 
 
-def close_periods(operator: OperatorContext, organization_id: UUID | None) -> CloseResult:
+def close_periods(
+    operator: OperatorContext, organization_id: UUID | None, at: datetime | None, *, is_dry: bool
+) -> CloseResult:
     """Closes and invoices the periods that are due; the audit event is committed first.
 
     organization_id: None for every organization
+    at, is_dry: as of CloseForm
+    raises: ValidationFailed for `at` in production
     """
-    now = clock.now()
+    if at and setting("APP_ENV") == "production":
+        raise ValidationFailed.at_field("at", "Refused when APP_ENV=production; leave it out.")
+    at = at or clock.now()
+    if is_dry:
+        return CloseResult(invoices=period_close.preview_due(at, organization_id), is_dry=True)
     with context.write_session() as session:
         target = ("organization", organization_id) if organization_id else ("platform", "billing")
         data = {"reason": operator.reason}
         audit.record_event(session, organization_id, operator.actor, "billing.close_asked", target, data)
-    periods.ensure_accounts(now, organization_id)
-    return period_close.close_due(now, organization_id)
+    periods.ensure_accounts(at, organization_id)
+    return period_close.close_due(at, organization_id)
 
 
 def describe_close(result: CloseResult) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -18,7 +19,7 @@ from saas_api.admin.lists import Columns, ListQuery
 from saas_api.billing import credit_notes, invoices
 from saas_api.billing.credit_notes import CREDIT_NOTE_REASONS, CreditNoteInput
 from saas_api.billing.invoices import InvoiceWithPeriod
-from saas_api.billing.models import BillingPeriod, CreditNote, Invoice, InvoiceLine
+from saas_api.billing.models import BillingPeriod, CreditNote, CreditNoteReason, Invoice, InvoiceLine
 from saas_api.billing.schemas import InvoiceOut
 from saas_api.core import clock, ids, money
 from saas_api.core.access import require_operator
@@ -59,13 +60,35 @@ class VoidForm(ReasonForm):
     )
 
 
-class CreditNoteForm(ReasonForm):
-    """A credit note; without an amount it credits everything that is left of the invoice."""
+class LineAmount(fields.Field[tuple[UUID, Decimal]]):
+    """An amount of one line of an invoice, such as `lin_...=12.35`."""
 
-    kind = fields.String(load_default="billing_error", validate=validate.OneOf(CREDIT_NOTE_REASONS))
-    amount = MoneyAmount(load_default=None)
-    memo = Text(maximum=200, load_default="")
-    is_refund = fields.Boolean(load_default=False)
+    def _deserialize(self, value: str, attr: str | None, data: Any, **options: Any) -> tuple[UUID, Decimal]:
+        line_id, _, amount = value.partition("=")
+        return PrefixedId("lin").deserialize(line_id), MoneyAmount().deserialize(amount)
+
+
+class CreditNoteForm(ReasonForm):
+    """A credit note; without an amount and lines it credits everything that is left of the invoice."""
+
+    kind = fields.String(
+        load_default=CreditNoteReason.BILLING_ERROR,
+        validate=validate.OneOf(CREDIT_NOTE_REASONS),
+        metadata={"help": "Kind of the credit note."},
+    )
+    amount = MoneyAmount(
+        load_default=None, metadata={"help": "Taken off the lines in their order; without it, all that is left."}
+    )
+    lines = fields.List(
+        LineAmount(),
+        load_default=list,
+        metadata={"option": "--line", "metavar": "ID=AMOUNT", "help": "Take an amount off one line."},
+    )
+    memo = Text(maximum=200, load_default="", metadata={"help": "Note for the organization, on the credit note."})
+    is_refund = fields.Boolean(
+        load_default=False,
+        metadata={"option": "--refund", "help": "Send back what was paid, instead of filling the wallet."},
+    )
 
 
 @dataclass(frozen=True)
@@ -166,7 +189,7 @@ def get_invoice(session: SystemSession, invoice_id: UUID) -> OperatorInvoiceDeta
 
 def preview_credit_note(_detail: OperatorInvoiceDetail, _form: Form | None) -> Preview:
     """The kinds of credit notes, and the first value of the form."""
-    return Preview(CREDIT_NOTE_REASONS, {"kind": "billing_error"})
+    return Preview(CREDIT_NOTE_REASONS, {"kind": CreditNoteReason.BILLING_ERROR})
 
 
 @bp.get("/invoices")
@@ -201,7 +224,8 @@ def create_credit_note(
     amount, currency = values["amount"], invoices.get_invoice(session, organization_id, invoice_id).currency
     try:
         minor = None if amount is None else money.parse_minor(str(amount), currency)
+        lines = {line_id: money.parse_minor(str(part), currency) for line_id, part in values["lines"]}
     except ValueError as cause:
         raise ValidationFailed.at_field("amount", f"Not an amount in {currency}, such as 12.35.") from cause
-    content = CreditNoteInput(values["kind"], {}, minor, values["memo"], is_refund=values["is_refund"])
+    content = CreditNoteInput(values["kind"], lines, minor, values["memo"], is_refund=values["is_refund"])
     return credit_notes.create_credit_note(session, organization_id, invoice_id, content, operator)

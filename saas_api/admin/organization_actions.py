@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 import marshmallow as ma
@@ -12,16 +13,15 @@ from marshmallow import fields, validate
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from saas_api.accounts import audit, impersonation, organizations, sessions, users
+from saas_api.accounts import audit, impersonation, organizations, sessions
 from saas_api.accounts.audit import OperatorContext
-from saas_api.accounts.impersonation import OperatorRoleRequired
 from saas_api.accounts.models import Organization
 from saas_api.accounts.tokens import InvalidToken, TokenExpired
 from saas_api.admin import context
 from saas_api.admin.context import Preview, ReasonForm
 from saas_api.billing import period_close, periods, plans, previews, subscriptions, terms, wallet
 from saas_api.billing.invoices import InvoiceWithPeriod
-from saas_api.billing.models import BillingPeriod, BillingProfile, GrantKind, Subscription
+from saas_api.billing.models import BillingPeriod, BillingProfile, CreditGrant, GrantKind, Subscription
 from saas_api.billing.period_close import CloseResult
 from saas_api.billing.plans import SelectablePlan
 from saas_api.billing.previews import BillPreview
@@ -49,6 +49,12 @@ class ConfirmByNameForm(ReasonForm):
     name = Text(maximum=200, required=True)
 
 
+class BillNowForm(ConfirmByNameForm):
+    """As of CloseForm."""
+
+    is_dry = fields.Boolean(load_default=False)
+
+
 class PlanChangeQuery(StrictSchema):
     """The plan change that the page previews."""
 
@@ -71,10 +77,18 @@ class LimitOverridesForm(ReasonForm):
 
 
 class GrantCreditForm(ReasonForm):
-    """A credit grant; it expires at the end of `expires_on`, in UTC."""
+    """A credit grant; it expires at the end of `expires_on`, in UTC. The same key grants credit only once."""
 
     amount = MoneyAmount(required=True)
-    expires_on = DateField(load_default=None)
+    kind = fields.String(
+        load_default=GrantKind.PROMOTIONAL,
+        validate=validate.OneOf([GrantKind.PROMOTIONAL, GrantKind.PURCHASED]),
+        metadata={"help": "Kind of the credit; invoices use promotional credit first."},
+    )
+    expires_on = DateField(
+        load_default=None, metadata={"metavar": "DAY", "help": "Last day, in UTC; the rest is lost after it."}
+    )
+    key = Text(load_default=None, metadata={"help": "Idempotency key: the same key grants credit only once."})
 
 
 @dataclass(frozen=True)
@@ -205,36 +219,36 @@ def set_limit_overrides(
     return overrides
 
 
-def grant_credit(
-    operator: OperatorContext, organization_id: UUID, amount: Decimal, expires_on: date | None
-) -> tuple[int, str]:
-    """Adds promotional credit to the organization's wallet.
+def grant_credit(operator: OperatorContext, organization_id: UUID, amount: Decimal, **values: Any) -> CreditGrant:
+    """Adds credit to the organization's wallet.
 
-    returns: the amount in minor units, and its currency
+    values: as of GrantCreditForm
     raises: as `wallet.grant_credit`
     """
-    organizations.validate_reason(operator.reason)
-    source = GrantSource(f"operator:{ids.new_id()}", GrantKind.PROMOTIONAL)
+    source = GrantSource(f"operator:{values['key'] or ids.new_id()}", GrantKind(values["kind"]))
+    expires_at = _end_of_day(values["expires_on"])
     with context.write_session() as session:
         currency = _currency(session, organization_id)
         try:
             minor = money.parse_minor(f"{amount:f}", currency)
         except ValueError as cause:
             raise ValidationFailed.at_field("amount", f"Finer than {currency} has decimals.") from cause
-        wallet.grant_credit(session, organization_id, source, minor, operator, expires_at=_end_of_day(expires_on))
-    return minor, currency
+        grant_id = wallet.grant_credit(session, organization_id, source, minor, operator, expires_at=expires_at)
+        return session.get_one(CreditGrant, (organization_id, grant_id))
 
 
-def bill_now(operator: OperatorContext, organization_id: UUID) -> CloseResult:
+def bill_now(operator: OperatorContext, organization_id: UUID, *, is_dry: bool) -> CloseResult:
     """Ends the running period at this moment and invoices it without grace; the audit event is committed first.
 
+    is_dry: as of CloseForm
     raises: OrganizationNotFound
     """
-    reason = organizations.validate_reason(operator.reason)
     drafts = period_close.preview_now(organization_id)
+    if is_dry:
+        return CloseResult(invoices=drafts, is_dry=True)
     totals = [f"{money.format_minor(draft.invoice.total_minor, draft.currency)} {draft.currency}" for draft in drafts]
     with context.write_session() as session:
-        target, data = ("organization", organization_id), {"reason": reason, "invoices": totals}
+        target, data = ("organization", organization_id), {"reason": operator.reason, "invoices": totals}
         audit.record_event(session, organization_id, operator.actor, "billing.billed_now", target, data)
     return period_close.close_now(organization_id)
 
@@ -248,16 +262,15 @@ def describe_close(result: CloseResult) -> str:
     return f"{templating.pluralize(result.closed, 'period')} closed. Written: {'; '.join(invoices) or 'nothing'}."
 
 
-def start_impersonation(operator: OperatorContext, organization_id: UUID) -> None:
+def start_impersonation(operator: OperatorContext, organization_id: UUID) -> tuple[str, datetime]:
     """Gives the operator's browser a token that shows the organization as a viewer sees it, for an hour.
 
+    returns: the token and its expiry
     raises: as `impersonation.start_impersonation`
     """
-    with context.read_session() as session:
-        user = users.find_user(session, UUID(str(operator.actor.id)))
-    if user is None:
-        raise OperatorRoleRequired
-    g.impersonation_token, _ = impersonation.start_impersonation(organization_id, user.email, operator.reason)
+    token, expires_at = impersonation.start_impersonation(organization_id, operator)
+    g.impersonation_token = token
+    return token, expires_at
 
 
 def stop_impersonation(token: str) -> UUID | None:

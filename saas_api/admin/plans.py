@@ -8,10 +8,11 @@ from uuid import UUID
 
 import sqlalchemy as sa
 from flask import Blueprint, Response
+from marshmallow import fields
 
-from saas_api.accounts import organizations
 from saas_api.accounts.audit import OperatorContext
 from saas_api.admin import context
+from saas_api.admin.context import ReasonForm
 from saas_api.billing import plans, previews
 from saas_api.billing.plans import PlanVersionRow
 from saas_api.billing.previews import PlanSimulation
@@ -97,14 +98,19 @@ def simulate(organization_id: UUID, plan: str, count: int) -> PlanSimulation:
         return previews.simulate_plans(session, organization_id, [plan], count)[0]
 
 
-def toggle_archived(operator: OperatorContext, plan: str, *, is_archived: bool) -> bool:
-    """Archives a plan, or restores one that is archived; its subscribers stay on it.
+class ArchiveForm(ReasonForm):
+    """Whether the plan is offered again instead."""
 
-    returns: whether anything changed
+    is_undone = fields.Boolean(load_default=False, metadata={"option": "--undo", "help": "Offer it again."})
+
+
+def archive_plan(operator: OperatorContext, plan: str, *, is_undone: bool) -> tuple[bool, bool]:
+    """Archives a plan, or offers it again; its subscribers stay on it.
+
+    returns: whether it is archived, and whether this changed
     raises: as `plans.archive_plan`
     """
-    reason = organizations.validate_reason(operator.reason)
-    return plans.archive_plan(plan, operator.actor, reason, is_undone=is_archived)
+    return not is_undone, plans.archive_plan(plan, operator.actor, operator.reason, is_undone=is_undone)
 
 
 @bp.get("/admin/plans")

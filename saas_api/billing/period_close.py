@@ -1,6 +1,6 @@
 """Closing of billing periods: end what is due, or end the current period now, and invoice what is closed."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -27,25 +27,26 @@ log = get_logger(__name__)
 
 @dataclass
 class CloseResult:
-    """Number of closed periods, the invoices of them and of periods closed earlier, and organizations that failed."""
+    """Number of closed periods, the invoices of them and of periods closed earlier, and organizations that failed.
+
+    is_dry: the invoices would be written, and nothing was
+    """
 
     closed: int = 0
     invoices: list[InvoiceWithPeriod] = field(default_factory=list)
     failed: list[UUID] = field(default_factory=list)
+    is_dry: bool = False
 
 
-def close_due(
-    at: datetime, organization_id: UUID | None = None, progress: Callable[[Sequence[UUID]], Iterable[UUID]] = iter
-) -> CloseResult:
+def close_due(at: datetime, organization_id: UUID | None = None) -> CloseResult:
     """Close periods that ended a grace period before `at`, and invoice every closed period.
 
     The failure of one organization does not stop the others.
 
     organization_id: None for all
-    progress: wraps the iteration over organizations
     """
     result = CloseResult()
-    for due in progress(_list_due(at, organization_id)):
+    for due in _list_due(at, organization_id):
         try:
             result.closed += _close_ended_periods(due, at)
             result.invoices += _invoice_closed_periods(due)

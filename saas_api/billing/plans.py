@@ -350,7 +350,7 @@ def publish_plan(document: Any, actor: Actor, *, is_dry: bool = False) -> Publis
     return PublishResult(content.code, version_id, previous, differences)
 
 
-def archive_plan(plan_code: str, actor: Actor, reason: str | None = None, *, is_undone: bool = False) -> bool:
+def archive_plan(plan_code: str, actor: Actor, reason: str, *, is_undone: bool = False) -> bool:
     """Archive a plan, in a transaction of its own. Organizations stay on it, others cannot be moved to it. Idempotent.
 
     reason: for the audit log
@@ -369,7 +369,7 @@ def archive_plan(plan_code: str, actor: Actor, reason: str | None = None, *, is_
             return False
         plan.archived_at = None if is_undone else clock.now()
         action = "plan.offered_again" if is_undone else "plan.retired"
-        audit.record_event(session, None, actor, action, ("plan", plan_code), {"reason": reason} if reason else None)
+        audit.record_event(session, None, actor, action, ("plan", plan_code), {"reason": reason})
     return True
 
 

@@ -14,7 +14,6 @@ from saas_api.core.domain import Domain
 DOMAIN = Domain(
     name="cli",
     system_purposes=(
-        "billing.corrections",
         "cli.keys",
         "cli.note",
         "cli.zones",

@@ -1,26 +1,47 @@
 """Makes commands from the table of operators' actions: arguments from the subject, options from the form."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import click
-from marshmallow import fields
+from marshmallow import fields, validate
 
-from saas_api.accounts.audit import OperatorContext
+from saas_api.accounts.audit import Actor, OperatorContext
 from saas_api.admin.actions import Action
 from saas_api.cli import output
-from saas_api.cli.errors import CommandGroup
-from saas_api.cli.types import PublicId
+from saas_api.cli.errors import CommandError, CommandGroup
+from saas_api.cli.types import EMAIL, INSTANT, FieldType, PublicId
+from saas_api.core.fields import Timestamp
 
 REASON_HELP = "Reason, recorded in the organization's audit log."
-Description = tuple[Mapping[str, Any], Sequence[str]]
-"""What a command prints: a JSON-ready object for programs, lines for a person."""
-
-_ARGUMENTS = {
-    "billing_account": (("organization", "org"),),
-    "invoice": (("organization", "org"), ("invoice", "inv")),
-    "payment": (("payment", "pay"),),
+_ORGANIZATION = click.Argument(["organization_id"], type=PublicId("org"), metavar="ORGANIZATION")
+_INVOICE = click.Argument(["invoice_id"], type=PublicId("inv"), metavar="INVOICE")
+_KEYS: Mapping[str, tuple[click.Parameter, ...]] = {
+    "organization": (_ORGANIZATION,),
+    "billing_account": (_ORGANIZATION,),
+    "platform_billing": (
+        click.Option(
+            ["--organization", "organization_id"], type=PublicId("org"), metavar="ID", help="Only this organization."
+        ),
+    ),
+    "invoice": (_ORGANIZATION, _INVOICE),
+    "payment": (click.Argument(["payment_id"], type=PublicId("pay"), metavar="PAYMENT"),),
+    "plan": (click.Argument(["plan"]),),
 }
+"""Parameters for the key of each subject; an action on all organizations or on one has an optional one."""
+
+
+class Description(NamedTuple):
+    """What a command prints.
+
+    data: JSON-ready, for programs
+    lines: the same for people
+    problem: why the command fails although it printed its result
+    """
+
+    data: Mapping[str, Any]
+    lines: Sequence[str]
+    problem: str | None = None
 
 
 def action_command(
@@ -29,49 +50,109 @@ def action_command(
     action: Action,
     *,
     variants: Mapping[str, tuple[Action, str]] | None = None,
-    require: Callable[..., Any] = lambda *_: None,
+    is_reason_required: bool = True,
+    find_operator: Callable[[str], Actor] | None = None,
 ) -> Callable[[Callable[..., Description]], click.Command]:
     """Add a command that runs an action and prints what the decorated function returns.
 
     The function takes the result of the action and the key of the subject. Its docstring is the help.
 
-    variants: actions on the same subject that run instead, with the help text, by flag
-    require: takes the key, and raises CommandError when there is no such subject
+    variants: actions that run instead, with the help text, by flag; they take options of the action or fewer
+    is_reason_required: False records the name of the command as the reason where none is given
+    find_operator: the operator with an e-mail address, the first argument then; the OS user acts without it
     """
     flags = variants or {}
-    names = [name for name, _ in _ARGUMENTS[action.subject]]
+    default_reason = None if is_reason_required else f"flask {group.name} {name}"
+    params = [*_KEYS[action.subject], *_params(action, flags, default_reason)]
+    if find_operator:
+        params.insert(0, click.Argument(["email"], type=EMAIL))
 
     def decorate(describe: Callable[..., Description]) -> click.Command:
         def run(*, reason: str, as_json: bool, **values: Any) -> None:
-            key = [values.pop(name) for name in names]
-            chosen = [flag for flag in flags if values.pop(flag.removeprefix("--"))]
-            if len(chosen) > 1:
-                raise click.UsageError(f"{' and '.join(chosen)} exclude each other.")
-            require(*key)
-            entry = flags[chosen[0]][0] if chosen else action
-            result = entry.run(OperatorContext(output.current_os_user(), reason), *key, **values)
-            data, lines = describe(result, *key)
-            output.print_result(data, lines, as_json=as_json)
+            actor = find_operator(values.pop("email")) if find_operator else output.current_os_user()
+            key = {str(param.name): values.pop(str(param.name)) for param in _KEYS[action.subject]}
+            entry = _chosen_action(action, flags, key, values)
+            output.require_organization(key.get("organization_id"))
+            result = entry.run(OperatorContext(actor, reason), *key.values(), **values)
+            description = describe(result, *key.values())
+            output.print_result(description.data, description.lines, as_json=as_json)
+            if description.problem:
+                raise CommandError(description.problem)
 
         run.__doc__ = describe.__doc__
-        command: click.Command = group.command(name, params=_params(action, flags))(run)
+        command: click.Command = group.command(name, params=params)(run)
         return command
 
     return decorate
 
 
-def _params(action: Action, flags: Mapping[str, tuple[Action, str]]) -> list[click.Parameter]:
-    arguments = [click.Argument([name], type=PublicId(prefix)) for name, prefix in _ARGUMENTS[action.subject]]
-    return [
-        *arguments,
-        click.Option(["--reason"], required=True, help=REASON_HELP),
-        *(_option(name, field) for name, field in action.form().fields.items() if name != "reason"),
-        *(click.Option([flag], is_flag=True, help=text) for flag, (_, text) in flags.items()),
-        click.Option(["--json", "as_json"], is_flag=True, help="Print one JSON object and nothing else."),
-    ]
+def _chosen_action(
+    action: Action, flags: Mapping[str, tuple[Action, str]], key: Mapping[str, Any], values: dict[str, Any]
+) -> Action:
+    """The action that the flags choose; removes from the values what it does not take.
+
+    raises: click.UsageError
+    """
+    chosen = [flag for flag in flags if values.pop(flag.removeprefix("--"))]
+    if len(chosen) > 1:
+        raise click.UsageError(f"{' and '.join(chosen)} exclude each other.")
+    if not chosen:
+        return action
+    entry, form = flags[chosen[0]][0], action.form()
+    missing = [param.opts[0] for param in _KEYS[action.subject] if key[str(param.name)] is None]
+    if missing and entry.subject != action.subject:
+        raise click.UsageError(f"{chosen[0]} needs {missing[0]}.")
+    for name in [name for name in values if name not in entry.form().fields]:
+        if values.pop(name):
+            raise click.UsageError(f"{chosen[0]} and {_option_name(name, form.fields[name])} exclude each other.")
+    return entry
 
 
-def _option(name: str, field: fields.Field[Any]) -> click.Option:
-    if not isinstance(field, fields.Boolean):
-        raise TypeError(f"{name}: only flags become options; {type(field).__name__} needs a parameter type")
-    return click.Option([field.metadata["option"], name], is_flag=True, help=field.metadata["help"])
+def _params(
+    action: Action, flags: Mapping[str, tuple[Action, str]], default_reason: str | None
+) -> Iterator[click.Parameter]:
+    yield click.Option(
+        ["--reason"],
+        required=default_reason is None,
+        default=default_reason,
+        show_default=default_reason is not None,
+        help=REASON_HELP,
+    )
+    for name, field in action.form().fields.items():
+        if name != "reason":
+            yield _param(name, field)
+    for flag, (_, text) in flags.items():
+        yield click.Option([flag], is_flag=True, help=text)
+    yield click.Option(["--json", "as_json"], is_flag=True, help="Print one JSON object and nothing else.")
+
+
+def _param(name: str, field: fields.Field[Any]) -> click.Parameter:
+    """An argument for a required field, an option for another."""
+    if field.required:
+        return click.Argument([name], type=_param_type(field))
+    names, text = [_option_name(name, field), name], field.metadata["help"]
+    if isinstance(field, fields.Boolean):
+        return click.Option(names, is_flag=True, help=text)
+    metavar = field.metadata.get("metavar")
+    if isinstance(field, fields.List):
+        return click.Option(names, type=FieldType(field.inner), multiple=True, metavar=metavar, help=text)
+    default = None if field.load_default is None else str(field.load_default)
+    return click.Option(
+        names,
+        type=_param_type(field),
+        default=default,
+        show_default=bool(default),
+        metavar=metavar,
+        help=text,
+    )
+
+
+def _param_type(field: fields.Field[Any]) -> click.ParamType:
+    for validator in field.validators:
+        if isinstance(validator, validate.OneOf):
+            return click.Choice([str(choice) for choice in validator.choices])
+    return INSTANT if isinstance(field, Timestamp) else FieldType(field)
+
+
+def _option_name(name: str, field: fields.Field[Any]) -> str:
+    return str(field.metadata.get("option", f"--{name.replace('_', '-')}"))

@@ -6,6 +6,7 @@ from uuid import UUID
 
 import click
 import marshmallow as ma
+from marshmallow import fields
 
 from saas_api.cli.errors import CommandError
 from saas_api.core import clock, ids
@@ -43,19 +44,24 @@ class InstantType(click.ParamType):
         return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
-class EmailType(click.ParamType):
-    """An e-mail address, checked and normalized as at sign-up."""
+class FieldType(click.ParamType):
+    """A text that a field of a schema accepts."""
 
-    name = "email"
+    name = "text"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+    def __init__(self, field: fields.Field[Any]) -> None:
+        self.field = field
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value is None or (param and value == param.default):
+            return value
         try:
-            return str(Email().deserialize(value))
-        except ma.ValidationError:
-            self.fail(f"{value!r} is no e-mail address; write ann@acme.example.", param, ctx)
+            return self.field.deserialize(value)
+        except ma.ValidationError as error:
+            self.fail(f"{value!r}: {' '.join(map(str, error.messages))}", param, ctx)
 
 
-INSTANT, EMAIL = InstantType(), EmailType()
+INSTANT, EMAIL = InstantType(), FieldType(Email())
 organization_option = click.option(
     "--organization", "organization_id", type=PublicId("org"), metavar="ID", help="Only this organization."
 )

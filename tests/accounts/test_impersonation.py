@@ -9,6 +9,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from saas_api.accounts import impersonation, users
+from saas_api.accounts.audit import Actor, OperatorContext
 from saas_api.accounts.impersonation import OperatorRoleRequired
 from saas_api.accounts.models import Operator
 from saas_api.accounts.organizations import OrganizationNotFound
@@ -27,9 +28,15 @@ def grant_role(app: Flask, role: str) -> None:
         session.merge(Operator(user_id=user.id, role=role))
 
 
+def operator_context(reason: str = REASON) -> OperatorContext:
+    with tenancy.system_session("operator.command") as session:
+        user = users.find_by_email(session, OLGA)
+    return OperatorContext(Actor("operator", str(user.id if user else ids.new_id())), reason)
+
+
 def impersonate(app: Flask, person: Person) -> Headers:
     with app.app_context():
-        token, _ = impersonation.start_impersonation(ids.parse_id("org", person.organization_id), OLGA, REASON)
+        token, _ = impersonation.start_impersonation(ids.parse_id("org", person.organization_id), operator_context())
     return {"Authorization": f"Bearer {token}"}
 
 
@@ -85,15 +92,15 @@ def test_impersonation_requires_an_admin_operator_and_a_reason(app: Flask, alice
     organization_id = ids.parse_id("org", alice.organization_id)
     with app.app_context():
         with pytest.raises(OperatorRoleRequired):
-            impersonation.start_impersonation(organization_id, OLGA, REASON)
+            impersonation.start_impersonation(organization_id, operator_context())
         grant_role(app, "support")
         with pytest.raises(OperatorRoleRequired):
-            impersonation.start_impersonation(organization_id, OLGA, REASON)
+            impersonation.start_impersonation(organization_id, operator_context())
         grant_role(app, "admin")
         with pytest.raises(ValidationFailed):
-            impersonation.start_impersonation(organization_id, OLGA, "because")
+            impersonation.start_impersonation(organization_id, operator_context("because"))
         with pytest.raises(OrganizationNotFound):
-            impersonation.start_impersonation(ids.new_id(), OLGA, REASON)
+            impersonation.start_impersonation(ids.new_id(), operator_context())
 
 
 def test_impersonating_operator_cannot_change_their_own_account(app: Flask, client: FlaskClient, alice: Person) -> None:

@@ -1,13 +1,14 @@
 """Commands made from the table of operators' actions: arguments, exit codes, JSON shapes and audit events."""
 
 import json
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from click.testing import Result
 from flask import Flask
 
-from saas_api.core import ids
+from saas_api.core import clock, ids
 from saas_api.payments import jobs
 from saas_api.payments.schemas import PaymentOut
 from tests.support.console import execute_sql
@@ -54,6 +55,86 @@ def test_void_prints_the_replacement(app: Flask, customer: Customer) -> None:  #
     assert set(replacement) == INVOICE_FIELDS
     assert (replacement["total_amount"], replacement["status"]) == ("99.00", "open")
     assert actors(app, "invoice.voided") == [("system", "reviewed")]
+
+
+def test_credit_takes_amounts_off_lines(app: Flask, customer: Customer) -> None:  # noqa: F811 - the fixture
+    target = ids.format_id("org", customer.id), ids.format_id("inv", customer.invoice_id)
+    [line] = execute_sql(app, "SELECT id FROM invoice_lines WHERE amount_minor > 0")
+    options = ("--line", f"{ids.format_id('lin', line.id)}=9.00", "--kind", "goodwill", "--memo", "sorry", *REASON)
+    assert flask_json(app, "billing", "credit", *target, *options) == {
+        "number": "CN-000001",
+        "total_amount": "9.00",
+        "currency": "USD",
+        "to_due": "9.00",
+        "to_wallet": "0.00",
+        "to_refund": "0.00",
+    }
+    assert execute_sql(app, "SELECT reason, memo FROM credit_notes") == [("goodwill", "sorry")]
+    assert actors(app, "credit_note.issued") == [("system", "reviewed")]
+
+
+def test_grant_prints_the_credit_with_its_end(app: Flask, customer: Customer) -> None:  # noqa: F811 - the fixture
+    organization_id, last_day = ids.format_id("org", customer.id), clock.now().date() + timedelta(days=30)
+    options = ("--kind", "purchased", "--expires-on", last_day.isoformat(), *REASON)
+    data = flask_json(app, "billing", "grant", organization_id, "25.00", *options)
+    assert data.pop("id").startswith("grt_")
+    expires_at = f"{last_day + timedelta(days=1)}T00:00:00.000Z"
+    assert data == {"amount": "25.00", "currency": "USD", "expires_at": expires_at}
+    assert execute_sql(app, "SELECT kind FROM credit_grants") == [("purchased",)]
+    assert actors(app, "credit_grant.created") == [("system", "reviewed")]
+
+
+def test_close_records_its_name_when_no_reason_is_given(app: Flask, customer: Customer) -> None:  # noqa: F811
+    organization = ("--organization", ids.format_id("org", customer.id))
+    assert flask_json(app, "billing", "close", "--dry-run", *organization, *REASON)["dry_run"] is True
+    assert actors(app, "billing.close_asked") == []
+    closed = flask_json(app, "billing", "close", *organization)
+    assert (set(closed), closed["dry_run"]) == ({"closed", "invoices", "dry_run"}, False)
+    assert set(actors(app, "billing.close_asked")) == {("system", "flask billing close")}
+
+
+def test_close_now_excludes_another_time(app: Flask, customer: Customer) -> None:  # noqa: F811 - the fixture
+    target = ("--organization", ids.format_id("org", customer.id))
+    result = flask(app, "billing", "close", "--now", "--at", "2026-05-01T02:00:00Z", *target)
+    assert (result.exit_code, result.stderr.partition(".")[0]) == (2, "--now and --at exclude each other")
+
+
+def test_close_at_another_time_is_refused_in_production(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(app.config, "APP_ENV", "production")
+    result = flask(app, "billing", "close", "--at", "2026-05-01T02:00:00Z")
+    assert (result.exit_code, result.stderr.partition(";")[0]) == (1, "--at: Refused when APP_ENV=production")
+
+
+def test_check_asks_the_provider_and_prints_the_payment(app: Flask, customer: Customer) -> None:  # noqa: F811
+    customer.choose(customer.begin(), "pay")
+    payment_id = ids.format_id("pay", customer.payment().id)
+    data = flask_json(app, "payments", "check", payment_id)
+    assert set(data) == PAYMENT_FIELDS
+    assert data["status"] == "succeeded"
+    assert actors(app, "payment.answered") == [("system", "flask payments check")]
+
+
+def test_impersonate_acts_as_the_named_operator(app: Flask, customer: Customer) -> None:  # noqa: F811 - the fixture
+    email, organization_id = "olga@platform.example", ids.format_id("org", customer.id)
+    arguments = ("operator", "impersonate", email, organization_id, "--reason", "ticket 4711: wrong figures")
+    refused = flask(app, *arguments)
+    assert (refused.exit_code, refused.stderr.partition(";")[0]) == (1, f"{email} is no operator with the role admin")
+    flask(app, "operator", "create", email, "--role", "admin")
+    assert set(flask_json(app, *arguments)) == {"token", "expires_at"}
+    assert set(actors(app, "organization.looked_at")) == {("operator", "ticket 4711: wrong figures")}
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--amount", "2,50", "'2,50': Not an amount"),
+        ("--kind", "nonsense", "'nonsense' is not one of"),
+        ("--line", "lin_1=2.50", "'lin_1=2.50': Not a valid lin_ id."),
+    ],
+)
+def test_value_that_the_form_refuses_is_a_usage_error(app: Flask, option: str, value: str, message: str) -> None:
+    result = flask(app, "billing", "credit", f"org_{1:032x}", f"inv_{1:032x}", option, value, *REASON)
+    assert (result.exit_code, message in result.stderr) == (2, True)
 
 
 def test_release_reports_whether_billing_was_on_hold(app: Flask, draft: tuple[str, str]) -> None:
@@ -121,8 +202,8 @@ def test_record_prints_the_offline_payment_as_list_shows_it(app: Flask, customer
     ("arguments", "message"),
     [
         (["billing", "release", f"org_{1:032x}"], "There is no organization org_"),
-        (["billing", "finalize", f"org_{1:032x}", f"inv_{1:032x}"], "NOT_FOUND: There is nothing here."),
-        (["payments", "resolve", f"pay_{1:032x}"], "There is no payment pay_"),
+        (["billing", "finalize", f"org_{1:032x}", f"inv_{1:032x}"], "There is no organization org_"),
+        (["payments", "resolve", f"pay_{1:032x}"], "NOT_FOUND: There is nothing here."),
     ],
 )
 def test_an_unknown_subject_is_one_line_with_exit_code_1(app: Flask, arguments: list[str], message: str) -> None:

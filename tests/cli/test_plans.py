@@ -71,5 +71,8 @@ def test_default_plan_cannot_be_archived(app: Flask, client: FlaskClient) -> Non
 
 def test_unknown_plan_is_an_error(app: Flask) -> None:
     done = archive(app, "nonsense")
-    assert (done.exit_code, done.stderr) == (1, "There is no plan nonsense; flask plans list shows them.\n")
+    assert (done.exit_code, done.stderr) == (
+        1,
+        "NOT_FOUND: There is no such plan. Look whether the id is whole and of this organization.\n",
+    )
     assert audit_actions(app) == []

@@ -128,14 +128,14 @@ def test_void_invoice_cannot_be_paid(customer: Customer) -> None:
 
 
 def void(customer: Customer) -> None:
-    with tenancy.system_session("billing.corrections") as session:
+    with tenancy.system_session("admin.act") as session:
         invoice_lifecycle.void_invoice(
             session, customer.id, customer.invoice_id, OperatorContext(SYSTEM_ACTOR, "a mistake")
         )
 
 
 def test_amount_below_the_minimum_of_stripe_is_rejected(customer: Customer, stripe: StripeServer) -> None:
-    with tenancy.system_session("billing.corrections") as session:
+    with tenancy.system_session("admin.act") as session:
         invoices.apply_payment(session, customer.id, customer.invoice_id, 9851, "test")
     assert code(customer.initiate("stripe")) == (422, "AMOUNT_TOO_SMALL")
     assert customer.initiate("mock").json["data"]["amount"] == "0.49"

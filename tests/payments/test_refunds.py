@@ -27,7 +27,7 @@ def pay(customer: Customer, provider: str, server: Any) -> None:
 
 def create_refund(customer: Customer, minor: int) -> None:
     """Create a credit note with a refund."""
-    with tenancy.system_session("billing.corrections") as session:
+    with tenancy.system_session("admin.act") as session:
         credit = CreditNoteInput("service_issue", amount_minor=minor, is_refund=True)
         credit_notes.create_credit_note(
             session, customer.id, customer.invoice_id, credit, OperatorContext(SYSTEM_ACTOR, "sorry")

@@ -149,7 +149,7 @@ def test_late_success_of_a_canceled_payment_goes_to_the_wallet(customer: Custome
 
 def test_payment_of_a_void_invoice_goes_to_the_wallet(customer: Customer, stripe: StripeServer) -> None:
     reference = customer.begin("stripe")
-    with tenancy.system_session("billing.corrections") as session:
+    with tenancy.system_session("admin.act") as session:
         invoice_lifecycle.void_invoice(
             session, customer.id, customer.invoice_id, OperatorContext(SYSTEM_ACTOR, "a mistake")
         )
@@ -161,7 +161,7 @@ def test_payment_of_a_void_invoice_goes_to_the_wallet(customer: Customer, stripe
 
 def test_amount_above_the_amount_due_goes_to_the_wallet(customer: Customer, stripe: StripeServer) -> None:
     reference = customer.begin("stripe")
-    with tenancy.system_session("billing.corrections") as session:
+    with tenancy.system_session("admin.act") as session:
         credit = CreditNoteInput("goodwill", amount_minor=1000)
         credit_notes.create_credit_note(
             session, customer.id, customer.invoice_id, credit, OperatorContext(SYSTEM_ACTOR, "sorry")

@@ -24,7 +24,7 @@ MAY, JUNE = day(1, 2, month=5), day(1, 2, month=6)
 @contextmanager
 def system_session() -> Iterator[SystemSession]:
     """A system session."""
-    with tenancy.system_session("billing.corrections") as session:
+    with tenancy.system_session("admin.act") as session:
         yield session
 
 

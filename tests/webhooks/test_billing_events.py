@@ -94,7 +94,7 @@ def credited_and_refunded(visitor: FlaskClient) -> BillingOrganization:
     customer.choose(customer.begin(), "pay")
     jobs.process_inbox()
     for minor in (500, 700):
-        with tenancy.system_session("billing.corrections") as session:
+        with tenancy.system_session("admin.act") as session:
             credit = CreditNoteInput("service_issue", amount_minor=minor, is_refund=True)
             credit_notes.create_credit_note(session, customer.id, customer.invoice_id, credit, OPERATOR)
         for _ in range(2):
@@ -104,7 +104,7 @@ def credited_and_refunded(visitor: FlaskClient) -> BillingOrganization:
 
 def voided(visitor: FlaskClient) -> BillingOrganization:
     customer = invoiced(visitor)
-    with tenancy.system_session("billing.corrections") as session:
+    with tenancy.system_session("admin.act") as session:
         invoice_lifecycle.void_invoice(session, customer.id, customer.invoice_id, OPERATOR)
     return customer
 

@@ -1,17 +1,18 @@
 """Commands of operators: create, list, revoke, impersonate."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 import click
 
-from saas_api.accounts import impersonation, operators
-from saas_api.accounts.impersonation import OperatorRoleRequired
+from saas_api.accounts import operators, users
+from saas_api.accounts.audit import Actor
 from saas_api.accounts.operators import AccountExists, AddressNotVerified
-from saas_api.cli import output, types
-from saas_api.cli.action_commands import REASON_HELP
+from saas_api.admin import actions
+from saas_api.cli import action_commands, output, types
+from saas_api.cli.action_commands import Description
 from saas_api.cli.errors import CommandError, CommandGroup
-from saas_api.cli.types import EMAIL, PublicId
+from saas_api.cli.types import EMAIL
 from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
 from saas_api.core.settings import setting
@@ -98,19 +99,21 @@ def revoke(email: str, *, as_json: bool) -> None:
     output.print_result({"email": email, "role": None}, [f"{email} is no operator any more."], as_json=as_json)
 
 
-@group.command("impersonate")
-@click.argument("email", type=EMAIL)
-@click.argument("organization_id", metavar="ORGANIZATION", type=PublicId("org"))
-@click.option("--reason", required=True, help=REASON_HELP)
-@types.json_option
-def impersonate(email: str, organization_id: UUID, reason: str, *, as_json: bool) -> None:
+def _find_operator(email: str) -> Actor:
+    with tenancy.system_session("operator.command") as session:
+        user = users.find_by_email(session, email)
+        if user is None or operators.find_operator_role(session, user.id) != "admin":
+            raise CommandError(f"{email} is no operator with the role admin; flask operator list shows who is.")
+        return Actor("operator", str(user.id))
+
+
+@action_commands.action_command(
+    group, "impersonate", actions.get_action("organization", "view-as"), find_operator=_find_operator
+)
+def impersonate(result: tuple[str, datetime], _organization_id: UUID) -> Description:
     """Print a token with which an operator sees an organization for an hour, and changes nothing.
 
     Example: flask operator impersonate olga@platform.example org_... --reason "ticket 4711: wrong figures"
     """
-    try:
-        token, ends_at = impersonation.start_impersonation(organization_id, email, reason)
-    except OperatorRoleRequired:
-        raise CommandError(f"{email} is no operator with the role admin; flask operator list shows who is.") from None
-    until = clock.format_rfc3339(ends_at)
-    output.print_result({"token": token, "expires_at": until}, [f"Until {until}, read-only: {token}"], as_json=as_json)
+    token, until = result[0], clock.format_rfc3339(result[1])
+    return Description({"token": token, "expires_at": until}, [f"Until {until}, read-only: {token}"])

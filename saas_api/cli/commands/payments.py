@@ -17,7 +17,6 @@ from saas_api.payments import payments, provider_events, refunds
 from saas_api.payments.models import Payment, PaymentStatus, ProviderEvent
 from saas_api.payments.payments import OfflinePayment
 from saas_api.payments.schemas import PaymentOut
-from saas_api.providers.payments import ProviderUnreachable
 
 group = CommandGroup("payments", help="Payments and their providers.")
 
@@ -49,40 +48,23 @@ def list_payments(*, state: str | None, limit: int, as_json: bool) -> None:
     )
 
 
-@group.command("check")
-@click.argument("payment_id", metavar="PAYMENT", type=PublicId("pay"))
-@types.json_option
-def check(payment_id: UUID, *, as_json: bool) -> None:
+@action_commands.action_command(group, "check", actions.get_action("payment", "ask"), is_reason_required=False)
+def check(payment: Payment, payment_id: UUID) -> Description:
     """Ask the provider about a payment now, and settle it by the answer; a quarantined one too.
 
     Example: flask payments check pay_...
     """
-    payment = _get_payment(payment_id)
-    try:
-        outcome = payments.settle_payment(payment.provider, payment.provider_reference or "")
-    except ProviderUnreachable:
-        raise CommandError(f"{payment.provider} does not answer; try again in some minutes.") from None
-    except LookupError:
-        raise CommandError(f"{payment.provider} is not configured here; set its secret key.") from None
-    settled, public_id = _get_payment(payment_id), ids.format_id("pay", payment_id)
-    if settled.status != payment.status:
-        data = {"before": {"status": payment.status}, "after": {"status": settled.status}}
-        output.record_audit("payment.checked", ("payment", payment_id), data, organization_id=payment.organization_id)
-    line = f"{public_id} is {settled.status}{' and not decided yet' if outcome == 'open' else ''}."
-    output.print_result(_to_json(settled), [line], as_json=as_json)
+    undecided = " and not decided yet" if payment.is_pending else ""
+    return Description(_to_json(payment), [f"{ids.format_id('pay', payment_id)} is {payment.status}{undecided}."])
 
 
-def _require_payment(payment_id: UUID) -> None:
-    _get_payment(payment_id)
-
-
-@action_commands.action_command(group, "resolve", actions.get_action("payment", "resolve"), require=_require_payment)
+@action_commands.action_command(group, "resolve", actions.get_action("payment", "resolve"))
 def resolve(payment: Payment, payment_id: UUID) -> Description:
     """Close a quarantined payment, once the money is where it belongs; nothing is booked.
 
     Example: flask payments resolve pay_... --reason "ticket 4711: paid back by hand"
     """
-    return _to_json(payment), [f"{ids.format_id('pay', payment_id)} is canceled."]
+    return Description(_to_json(payment), [f"{ids.format_id('pay', payment_id)} is canceled."])
 
 
 @group.command("record")
@@ -129,16 +111,6 @@ def refund(*, as_json: bool) -> None:
     if count:
         output.record_audit("refunds.sent", ("refund", "due"), {"count": count})
     output.print_result({"count": count}, [f"Refunds that ended: {count}."], as_json=as_json)
-
-
-def _get_payment(payment_id: UUID) -> Payment:
-    with tenancy.system_session("payments.read") as session:
-        payment = payments.find_payment(session, payment_id)
-    if payment is None:
-        raise CommandError(
-            f"There is no payment {ids.format_id('pay', payment_id)}; flask payments list shows the last ones."
-        )
-    return payment
 
 
 def _to_json(payment: Payment) -> dict[str, Any]:

@@ -8,12 +8,14 @@ from uuid import UUID
 import click
 from click.exceptions import Exit
 
+from saas_api.admin import actions
 from saas_api.billing import plan_migrations, plans, subscriptions
 from saas_api.billing.plan_migrations import PlanMigration
-from saas_api.billing.plans import PlanNotFound, PublishResult
+from saas_api.billing.plans import PublishResult
 from saas_api.billing.rating import plan_file
 from saas_api.billing.rating.plan_file import MAX_FILE_BYTES, InvalidPlanFile, PlanDifference
-from saas_api.cli import output, types
+from saas_api.cli import action_commands, output, types
+from saas_api.cli.action_commands import Description
 from saas_api.cli.errors import EXIT_PROBLEMS, CommandError, CommandGroup
 from saas_api.core import clock, ids, money
 from saas_api.core.db import engine, tenancy
@@ -173,23 +175,16 @@ def _describe_migration(preview: PlanMigration) -> str:
     )
 
 
-@group.command("archive")
-@click.argument("plan")
-@click.option("--reason", help="Reason, recorded in the audit log.")
-@click.option("--undo", "is_undone", is_flag=True, help="Offer it again.")
-@types.json_option
-def archive(plan: str, reason: str | None, *, is_undone: bool, as_json: bool) -> None:
+@action_commands.action_command(group, "archive", actions.get_action("plan", "retire"), is_reason_required=False)
+def archive(result: tuple[bool, bool], plan: str) -> Description:
     """Offer a plan no longer. Organizations on the plan stay on their version.
 
     Example: flask plans archive starter --reason "replaced by team"
     """
-    try:
-        is_changed = plans.archive_plan(plan, output.current_os_user(), reason, is_undone=is_undone)
-    except PlanNotFound:
-        raise CommandError(f"There is no plan {plan}; flask plans list shows them.") from None
-    state = "is offered again" if is_undone else "is offered no longer"
+    is_archived, is_changed = result
+    state = "is offered no longer" if is_archived else "is offered again"
     line = f"{plan} {state}." if is_changed else f"{plan} {state}; it was so before."
-    output.print_result({"plan": plan, "is_archived": not is_undone, "is_changed": is_changed}, [line], as_json=as_json)
+    return Description({"plan": plan, "is_archived": is_archived, "is_changed": is_changed}, [line])
 
 
 def _print_result(result: PublishResult, *, is_dry: bool, as_json: bool) -> None:

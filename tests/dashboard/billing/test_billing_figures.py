@@ -228,7 +228,7 @@ def test_wallet_and_credit_notes_equal_the_api(customer: Customer, owner: Browse
     assert "No credit notes" in owner.open(f"{BILLING}/credit-notes").text
     customer.grant(1_250, "promotional", 1)
     credit = CreditNoteInput("order_change", amount_minor=900, memo="It was <b>late</b>")
-    with tenancy.system_session("billing.corrections") as session:
+    with tenancy.system_session("admin.act") as session:
         credit_notes.create_credit_note(
             session, customer.id, customer.invoice_id, credit, OperatorContext(SYSTEM_ACTOR, "asked for")
         )
