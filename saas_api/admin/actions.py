@@ -328,12 +328,12 @@ _BILLING_ACTIONS = (
     Action(
         "unpark",
         "billing_account",
-        lambda account: f"Unpark {account.organization_name}",
-        "Its invoices are finalized again. Do this after what was wrong is put right; drafts that were written "
-        "meanwhile wait for you to finalize them.",
-        "Unpark",
+        lambda account: f"Release the billing of {account.organization_name}",
+        "Its invoices are finalized again. Correct what the check found first; drafts that were written meanwhile "
+        "wait for you to finalize them.",
+        "Release",
         lambda _, was_on_hold: (
-            "It is billed again. Its drafts wait for you to finalize them." if was_on_hold else "It was not parked."
+            "Billing released. Review and finalize its drafts." if was_on_hold else "It was not on hold."
         ),
         context.in_write_session(invoice_lifecycle.release_billing),
         preview=billing.preview_release,

@@ -115,8 +115,8 @@ def list_on_hold(session: SystemSession) -> Sequence[Any]:
     return session.execute(
         sa.select(BillingProfile, Organization.name)
         .join(Organization, Organization.id == BillingProfile.organization_id)
-        .where(BillingProfile.parked_at.is_not(None))
-        .order_by(BillingProfile.parked_at)
+        .where(BillingProfile.on_hold_at.is_not(None))
+        .order_by(BillingProfile.on_hold_at)
         .limit(MAX_ROWS)
     ).all()
 

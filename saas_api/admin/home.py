@@ -32,7 +32,7 @@ SELECT
      AND (consecutive_failures > 0 AND status = 'enabled' OR status IN ('disabled_failing', 'disabled_gone')))
    AS failing_endpoints,
   (SELECT count(*) FROM webhook_endpoints WHERE deleted_at IS NULL AND status = 'enabled') AS enabled_endpoints,
-  (SELECT count(*) FROM billing_profiles WHERE parked_at IS NOT NULL) AS parked,
+  (SELECT count(*) FROM billing_profiles WHERE parked_at IS NOT NULL) AS on_hold,
   (SELECT count(*) FROM provider_events WHERE state = 'quarantined') AS quarantined""")
 _MONEY = sa.text("""
 SELECT currency, sum(revenue)::bigint AS revenue_minor, sum(unpaid)::bigint AS unpaid_minor,

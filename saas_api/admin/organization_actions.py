@@ -19,7 +19,7 @@ from saas_api.accounts.models import Organization
 from saas_api.accounts.tokens import InvalidToken, TokenExpired
 from saas_api.admin import context
 from saas_api.admin.context import Preview, ReasonForm
-from saas_api.billing import period_close, periods, plans, previews, subscriptions, terms, wallet
+from saas_api.billing import period_close, periods, plans, previews, service_terms, subscriptions, wallet
 from saas_api.billing.invoices import InvoiceWithPeriod
 from saas_api.billing.models import BillingPeriod, BillingProfile, CreditGrant, GrantKind, Subscription
 from saas_api.billing.period_close import CloseResult
@@ -27,8 +27,8 @@ from saas_api.billing.plans import SelectablePlan
 from saas_api.billing.previews import BillPreview
 from saas_api.billing.rating import period_grid
 from saas_api.billing.rating.period_grid import MIN_FIRST_PERIOD
+from saas_api.billing.service_terms import LimitOverrides
 from saas_api.billing.subscriptions import PlanChange
-from saas_api.billing.terms import LimitOverrides
 from saas_api.billing.wallet import GrantSource
 from saas_api.core import clock, ids, money
 from saas_api.core.db import tenancy
@@ -70,7 +70,7 @@ class OperatorChangePlanForm(ReasonForm):
 
 
 class LimitOverridesForm(ReasonForm):
-    """Limits instead of the plan's. The fields `ceiling_<meter>` are read from the request: meters are data."""
+    """Limits instead of the plan's. The fields `quota_<meter>` are read from the request: meters are data."""
 
     rate_limit = QueryInteger(minimum=1, maximum=1_000_000, load_default=None)
     expires_on = DateField(load_default=None)
@@ -154,10 +154,10 @@ def _plan_change(organization_id: UUID, chosen: Form) -> PlanChange | None:
 def preview_limits(organization: Organization, _form: Form | None) -> Preview:
     """The unit of each meter, and the overrides of the organization as values of the form."""
     with context.read_session() as session:
-        overrides, units = terms.get_overrides(session, organization.id), plans.meter_units(session)
+        overrides, units = service_terms.get_overrides(session, organization.id), plans.meter_units(session)
     last_day = _last_full_day_before(overrides.expires_at).isoformat() if overrides.expires_at else None
-    ceilings = {f"ceiling_{meter}": f"{limit.normalize():f}" for meter, limit in overrides.quotas.items()}
-    return Preview(units, {"rate_limit": overrides.rate_limit, "expires_on": last_day, **ceilings})
+    quotas = {f"quota_{meter}": f"{limit.normalize():f}" for meter, limit in overrides.quotas.items()}
+    return Preview(units, {"rate_limit": overrides.rate_limit, "expires_on": last_day, **quotas})
 
 
 def preview_credit(organization: Organization, _form: Form | None) -> Preview:
@@ -211,11 +211,11 @@ def set_limit_overrides(
 ) -> LimitOverrides:
     """Replaces the organization's limit overrides; empty ones restore the limits of its plan.
 
-    raises: as `terms.set_overrides`
+    raises: as `service_terms.set_overrides`
     """
     with context.write_session() as session:
-        overrides = LimitOverrides(rate_limit, _submitted_ceilings(session), _end_of_day(expires_on))
-        terms.set_overrides(session, organization_id, overrides, operator.actor, operator.reason)
+        overrides = LimitOverrides(rate_limit, _submitted_quotas(session), _end_of_day(expires_on))
+        service_terms.set_overrides(session, organization_id, overrides, operator.actor, operator.reason)
     return overrides
 
 
@@ -305,18 +305,18 @@ def _last_full_day_before(instant: datetime) -> date:
     return (instant.astimezone(UTC) - timedelta(microseconds=1)).date()
 
 
-def _submitted_ceilings(session: SystemSession) -> dict[str, Decimal]:
-    ceilings, errors = {}, []
+def _submitted_quotas(session: SystemSession) -> dict[str, Decimal]:
+    quotas, errors = {}, []
     for meter in plans.meter_units(session):
-        text = request.form.get(f"ceiling_{meter}", "").strip()
+        text = request.form.get(f"quota_{meter}", "").strip()
         try:
             if text:
-                ceilings[meter] = Decimal(QueryInteger().deserialize(text))
+                quotas[meter] = Decimal(QueryInteger().deserialize(text))
         except ma.ValidationError:
-            errors.append((f"ceiling_{meter}", "Not a whole number up to 999,999,999."))
+            errors.append((f"quota_{meter}", "Not a whole number up to 999,999,999."))
     if errors:
         raise ValidationFailed.from_fields(errors)
-    return ceilings
+    return quotas
 
 
 def _next_end(session: Session, organization_id: UUID, running: BillingPeriod | None) -> datetime:

@@ -33,7 +33,8 @@ bp = Blueprint("organizations", __name__)
 
 MAX_AUDIT_ROWS, MAX_INVOICES, MAX_KEYS = 10, 6, 50
 _ACCOUNT = sa.text("""
-SELECT s.standing, b.currency, b.spend_cap_minor, b.spend_cap_action, b.parked_at, b.parked_reason,
+SELECT s.standing, b.currency, b.spend_cap_minor, b.spend_cap_action, b.parked_at AS on_hold_at,
+  b.parked_reason AS hold_reason,
   now_on.plan_version_id AS plan_version, later.plan_version_id AS scheduled, later.starts_at AS scheduled_at,
   p.id AS period_id, p.starts_at, p.ends_at, e.value AS rate_limit,
   (SELECT coalesce(sum(due_minor), 0)::bigint FROM invoices i

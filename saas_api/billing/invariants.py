@@ -372,8 +372,8 @@ def _hold_billing(session: SystemSession, result: CheckResult, at: datetime) -> 
     }
     rows = session.scalars(
         update(BillingProfile)
-        .where(BillingProfile.organization_id.in_(first_by_organization), BillingProfile.parked_at.is_(None))
-        .values(parked_at=at, parked_reason=f"check {result.check.name}")
+        .where(BillingProfile.organization_id.in_(first_by_organization), BillingProfile.on_hold_at.is_(None))
+        .values(on_hold_at=at, hold_reason=f"check {result.check.name}")
         .returning(BillingProfile.organization_id)
     ).all()
     for organization_id in rows:

@@ -48,7 +48,7 @@ class InvoiceNotDraft(Conflict):
 class BillingOnHold(Conflict):
     """A failed invariant check stops invoices of the organization."""
 
-    code, message = "BILLING_PARKED", "The billing of this organization is parked; look into the reason first."
+    code, message = "BILLING_PARKED", "The billing of this organization is on hold; look into the reason first."
 
 
 def due_date(profile: BillingProfile, finalized_at: datetime) -> datetime:
@@ -151,7 +151,7 @@ def _delete_lines(session: SystemSession, invoice: Invoice) -> None:
 def finalize_automatically(session: SystemSession, invoice: Invoice) -> None:
     """Finalize a draft, unless the organization's drafts are reviewed first or its billing is on hold."""
     profile = session.get_one(BillingProfile, invoice.organization_id)
-    if not (profile.review_drafts or profile.parked_at):
+    if not (profile.review_drafts or profile.on_hold_at):
         _finalize(session, invoice, profile)
 
 
@@ -231,8 +231,8 @@ def finalize_invoice(
     """
     invoice = _lock_draft(session, organization_id, invoice_id)
     profile = session.get_one(BillingProfile, organization_id)
-    if profile.parked_at:
-        raise BillingOnHold(details={"parked_reason": profile.parked_reason})
+    if profile.on_hold_at:
+        raise BillingOnHold(details={"parked_reason": profile.hold_reason})
     _finalize(session, invoice, profile)
     operator.record(session, organization_id, "invoice.reviewed", ("invoice", invoice.id), {"number": invoice.number})
     session.flush()  # a violated constraint belongs to this invoice
@@ -323,9 +323,9 @@ def release_billing(session: SystemSession, organization_id: UUID, operator: Ope
     profile = session.get(BillingProfile, organization_id, with_for_update=True)
     if profile is None:
         raise NotFound
-    if profile.parked_at is None:
+    if profile.on_hold_at is None:
         return False
-    data = {"parked_reason": profile.parked_reason}
-    profile.parked_at = profile.parked_reason = None
+    data = {"parked_reason": profile.hold_reason}
+    profile.on_hold_at = profile.hold_reason = None
     operator.record(session, organization_id, "billing.unparked", ("organization", organization_id), data)
     return True

@@ -108,7 +108,7 @@ class CreditEntryReason(StrEnum):
 
 
 class BillingProfile(Model):
-    """Billing details and terms of an organization; `parked_at` holds its drafts back while billing is on hold."""
+    """Billing details and terms of an organization; drafts stay drafts while `on_hold_at` is set."""
 
     __tablename__ = "billing_profiles"
 
@@ -122,8 +122,8 @@ class BillingProfile(Model):
     spend_cap_is_default: Mapped[bool] = mapped_column(server_default=FetchedValue())
     spend_cap_action: Mapped[str] = mapped_column(Text, server_default=FetchedValue())
     review_drafts: Mapped[bool] = mapped_column(server_default=FetchedValue())
-    parked_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    parked_reason: Mapped[str | None] = mapped_column(Text)
+    on_hold_at: Mapped[datetime | None] = mapped_column("parked_at", DateTime(timezone=True))
+    hold_reason: Mapped[str | None] = mapped_column("parked_reason", Text)
 
 
 class Subscription(Model):
@@ -158,7 +158,10 @@ class SubscriptionSegment(Model):
 
 
 class BillingPeriod(Model):
-    """A half-open range of time that is closed and invoiced exactly once; `is_cut` marks one that was ended early."""
+    """A half-open range of time that is closed and invoiced exactly once.
+
+    is_ended_early: it was closed before the end that it began with
+    """
 
     __tablename__ = "billing_periods"
 
@@ -170,7 +173,7 @@ class BillingPeriod(Model):
     starts_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
     ends_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
     nominal_seconds: Mapped[int]
-    is_cut: Mapped[bool] = mapped_column(server_default=FetchedValue())
+    is_ended_early: Mapped[bool] = mapped_column("is_cut", server_default=FetchedValue())
     timezone: Mapped[str] = mapped_column(Text)
     status: Mapped[PeriodStatus] = mapped_column("state", EnumText(PeriodStatus), server_default=FetchedValue())
     closed_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))

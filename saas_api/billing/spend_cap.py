@@ -10,12 +10,12 @@ from sqlalchemy.orm import Session
 
 from saas_api.accounts import audit, organizations
 from saas_api.accounts.audit import Actor
-from saas_api.billing import period_spend, terms
+from saas_api.billing import period_spend, service_terms
 from saas_api.billing.models import BillingPeriod, BillingProfile
 from saas_api.billing.period_spend import PeriodSpend
 from saas_api.billing.rating import charges
 from saas_api.billing.rating.charges import MeterPrice
-from saas_api.billing.terms import ServiceTerms
+from saas_api.billing.service_terms import ServiceTerms
 from saas_api.core import money
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import ValidationFailed
@@ -54,7 +54,7 @@ def get_cap_state(session: Session, organization_id: UUID) -> SpendCapState:
 
     raises: OrganizationNotFound
     """
-    period_id = terms.get_terms(session, organization_id).period_id
+    period_id = service_terms.get_terms(session, organization_id).period_id
     period = session.get_one(BillingPeriod, (organization_id, period_id))
     spent = period_spend.get_period_spend(session, organization_id, period_id)
     return build_cap_state(_get_profile(session, organization_id), period, spent)

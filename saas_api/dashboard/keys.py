@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from saas_api.api_keys import key_format, keys
 from saas_api.api_keys.models import CreatedKey, KeyView
-from saas_api.billing import plans, terms
+from saas_api.billing import plans, service_terms
 from saas_api.billing.rating.plan_file import RATE_LIMIT_FEATURE
 from saas_api.billing.usage_costs import ENDPOINT_BY_SOURCE, CallTotals
 from saas_api.core import access, clock
@@ -170,7 +170,7 @@ def plan_rate_limit(session: Session, organization_id: UUID) -> int:
         {"organization_id": organization_id, "at": clock.now(), "feature": RATE_LIMIT_FEATURE},
     ).first()
     if row is None:
-        return terms.get_terms(session, organization_id).rate_limit_per_minute
+        return service_terms.get_terms(session, organization_id).rate_limit_per_minute
     return row.rate_limit_per_minute or plans.resolve_rate_limit(row.value)
 
 

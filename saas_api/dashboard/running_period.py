@@ -105,11 +105,11 @@ def get_current_period(session: Session, account: BillingAccount, at: datetime) 
     current_ids = {current.version_id, *([scheduled.version_id] if scheduled else [])}
     ids = current_ids | {part.version_id for group in (whole, used, late) for part in group}
     versions = plans.get_versions(session, ids)
-    cut_at = max(at, period.starts_at + _MOMENT)
-    until_now = plan_changes.prorate_segments(segments, period.starts_at, cut_at)
+    billed_until = max(at, period.starts_at + _MOMENT)
+    until_now = plan_changes.prorate_segments(segments, period.starts_at, billed_until)
     current_bill, forecast = (
         bill.calculate_bill(BillInputs(period.starts_at, end, period.nominal_seconds, versions, parts, used, late))
-        for end, parts in ((cut_at, until_now), (period.ends_at, whole))
+        for end, parts in ((billed_until, until_now), (period.ends_at, whole))
     )
     base = sum(line.amount_minor for line in forecast.lines if line.kind == "base")
     return CurrentPeriod(

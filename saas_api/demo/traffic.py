@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from saas_api.billing import periods, terms
+from saas_api.billing import periods, service_terms
 from saas_api.core import ids
 from saas_api.messages import content
 
@@ -103,14 +103,14 @@ def write_messages(session: Session, organization_id: UUID, messages: Sequence[D
     periods.ensure_period(session, organization_id, messages[0].at)
     periods.ensure_period(session, organization_id, messages[-1].at)
     periods.lock_periods_shared(session, organization_id)
-    service_terms = terms.get_terms(session, organization_id)
-    if service_terms.standing == "suspended":
+    terms = service_terms.get_terms(session, organization_id)
+    if terms.standing == "suspended":
         return False
     values = {
         "org": organization_id,
         **_message_columns(messages),
         **_usage_columns([message for message in messages if message.mode == "live"]),
-        "prices": [str(service_terms.list_prices[message.channel]) for message in messages],
+        "prices": [str(terms.list_prices[message.channel]) for message in messages],
     }
     session.execute(_INSERT_MESSAGES, values)
     session.execute(_INSERT_USAGE, values)

@@ -11,8 +11,8 @@ from limits import parse as parse_limit
 from saas_api.accounts.sessions import TokenMalformed
 from saas_api.api_keys import key_format, secrets
 from saas_api.api_keys.secrets import InvalidApiKey, MissingApiKey
-from saas_api.billing import periods, terms
-from saas_api.billing.terms import ServiceTerms
+from saas_api.billing import periods, service_terms
+from saas_api.billing.service_terms import ServiceTerms
 from saas_api.core import clock, request_context
 from saas_api.core.access import Access, Principal
 from saas_api.core.db import tenancy
@@ -116,19 +116,19 @@ def _find_key_principal(digests: Sequence[tuple[int, bytes]]) -> KeyPrincipal | 
         if secret is None:
             return None
         periods.ensure_account(session, secret.organization_id)
-        service_terms = terms.get_terms(session, secret.organization_id)
+        terms = service_terms.get_terms(session, secret.organization_id)
         has_subscriber = events.has_explicit_subscriber(session, secret.organization_id, "message.accepted")
-    windows = [(service_terms.rate_limit_per_minute, 60_000)]
+    windows = [(terms.rate_limit_per_minute, 60_000)]
     if secret.rate_limit_per_minute:
         windows.append((secret.rate_limit_per_minute, 60_000))
-    ends = [end for end in (secret.expires_at, service_terms.period_ends_at) if end is not None]
+    ends = [end for end in (secret.expires_at, terms.period_ends_at) if end is not None]
     return KeyPrincipal(
         kind="key",
         id=secret.key_id,
         organization_id=secret.organization_id,
         scopes=secret.scopes,
         mode=secret.mode,
-        terms=service_terms,
+        terms=terms,
         windows=tuple(windows),
         ip_allow=secret.ip_allow,
         valid_until=min(ends),

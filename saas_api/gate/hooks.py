@@ -11,7 +11,7 @@ from saas_api.core.access import Access, Principal
 from saas_api.core.db import tenancy
 from saas_api.core.errors import ApiError, ServiceUnavailable
 from saas_api.core.limits import limiter
-from saas_api.core.limits.limiter import LimitDecision, LimitRequest
+from saas_api.core.limits.limiter import LimitCode, LimitDecision, LimitRequest
 from saas_api.core.web import endpoint, http
 from saas_api.core.web.endpoint import Operation
 from saas_api.gate import authorization, browser_sessions, credentials, limits, responses
@@ -19,7 +19,6 @@ from saas_api.gate.credentials import CACHE_SECONDS_WITHOUT_REDIS
 from saas_api.usage import refused_requests
 
 MAX_LIMIT_CHECKS, FINAL_CHECK_AFTER = 8, 5
-_QUOTA_USED_UP, _STALE_GENERATION, _PERIOD_CHANGED = -1, -2, -4
 
 
 def init_app(app: Flask) -> None:
@@ -85,12 +84,15 @@ def finish_request(response: Response) -> Response:
     call: LimitRequest | None = g.get("gate_call")
     if call is None or call.decision is None:
         return response
-    if call.decision.code == _QUOTA_USED_UP:  # a request that succeeded before the quota was used up is replayed
+    if (
+        call.decision.code == LimitCode.QUOTA_EXCEEDED
+    ):  # a request that succeeded before the quota was used up is replayed
         response = endpoint.find_replay(_get_view_metadata()[1]) or response
     if 400 <= response.status_code < 500 and request.url_rule is not None:
         outcome = "rate_limited" if response.status_code == 429 else "failed"
         refused_requests.count_refused(g.principal, http.openapi_path(request.url_rule.rule), request.method, outcome)
-    if (response.status_code >= 400 or g.get("is_replayed")) and call.decision.code == 1 and not call.decision.is_local:
+    is_counted = call.decision.code == LimitCode.ADMITTED and not call.decision.is_local
+    if is_counted and (response.status_code >= 400 or g.get("is_replayed")):
         limiter.release_quota(call)
     if call.decision.windows:
         response.headers.extend(responses.rate_limit_headers(call, call.decision))
@@ -159,17 +161,17 @@ def _confirm_decision() -> None:
         if decision is None:
             raise ServiceUnavailable
         limits.remember_decision(g.gate_call)
-        if decision.code >= _QUOTA_USED_UP and (
+        if decision.code.is_final and (
             not decision.is_local or credentials.principal_age_seconds(g.principal) < CACHE_SECONDS_WITHOUT_REDIS
         ):
             return
         freshness = 0
-        if decision.code != _PERIOD_CHANGED:
+        if decision.code != LimitCode.COUNTER_OUT_OF_BOUNDS:
             g.principal = credentials.load_key_principal(g.key_digests, is_fresh=True)
             _authorize_and_parse(*_get_view_metadata())
             if decision.is_local:
                 return
-            is_repeated = decision.code == _STALE_GENERATION and decision.generation == previous_generation
+            is_repeated = decision.code == LimitCode.STALE_GENERATION and decision.generation == previous_generation
             freshness = 2 if is_repeated else 1
             previous_generation = decision.generation
         g.gate_call = limits.build_limit_request(g.principal, freshness, g.units, is_final=check >= FINAL_CHECK_AFTER)

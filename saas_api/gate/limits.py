@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 from saas_api.billing import period_spend, spend_cap
+from saas_api.billing.service_terms import ServiceTerms
 from saas_api.billing.spend_cap import SPEND_COUNTER
-from saas_api.billing.terms import ServiceTerms
 from saas_api.core.db import tenancy
 from saas_api.core.errors import ServiceUnavailable
 from saas_api.core.limits import counters, limiter
@@ -43,7 +43,7 @@ def build_limit_request(
     ]
     expires_at = int(terms.period_ends_at.timestamp()) + QUOTA_TTL_SECONDS
     quota_arguments = [
-        (c.units, c.ceiling, expires_at, c.last_value if freshness else -1, c.lower_bound, c.upper_bound)
+        (c.units, c.limit, expires_at, c.last_value if freshness else -1, c.lower_bound, c.upper_bound)
         for c in quota_counters
     ]
     arguments = [

@@ -30,7 +30,7 @@ class SpendCapReached(PaymentRequired):
 def rate_limited_response(error: RateLimitExceeded) -> Response:
     """The response to an exceeded limit of Flask-Limiter."""
     call: LimitRequest | None = g.get("gate_call")
-    if call is not None and call.decision is not None and call.decision.code in (0, -1):
+    if call is not None and call.decision is not None and call.decision.code.is_refusal:
         return error_pages.render_error(limit_exceeded_error(call))
     item = error.limit.limit
     current_limit = limiter.limiter.current_limit
@@ -53,7 +53,7 @@ def limit_exceeded_error(call: LimitRequest) -> ApiError:
             return _spend_cap_error(used)
         resets_at = clock.format_rfc3339(g.principal.terms.period_ends_at)
         return QuotaExceeded(
-            details={"meter": counter.name, "limit": counter.ceiling, "used": used, "resets_at": resets_at}
+            details={"meter": counter.name, "limit": counter.limit, "used": used, "resets_at": resets_at}
         )
     limit, window_ms = call.windows[decision.full - 1]
     wait_seconds = -(-decision.windows[decision.full - 1][1] // 1000)

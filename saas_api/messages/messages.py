@@ -12,8 +12,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from saas_api.accounts import audit
-from saas_api.billing import periods, terms
-from saas_api.billing.terms import ServiceTerms
+from saas_api.billing import periods, service_terms
+from saas_api.billing.service_terms import ServiceTerms
 from saas_api.core import clock, idempotency, ids, money
 from saas_api.core.access import Principal
 from saas_api.core.db import engine, pagination, tenancy
@@ -150,8 +150,8 @@ def send_test_message(session: Session, principal: Principal, body: Mapping[str,
     raises: SendingSuspended for an organization that is suspended, closed or restricted
     """
     organization_id = principal.organization_id
-    service_terms = terms.get_terms(session, organization_id)
-    if service_terms.organization_status != "active" or service_terms.standing in ("suspended", "restricted"):
+    terms = service_terms.get_terms(session, organization_id)
+    if terms.organization_status != "active" or terms.standing in ("suspended", "restricted"):
         raise SendingSuspended
     message = _build_message(principal, body)
     message.api_key_id, message.mode, message.cost = None, "test", Decimal(0)

@@ -19,14 +19,14 @@ class MeterQuota:
 
     name: the meter, or the name of a spend counter
     units: what this request adds
-    ceiling: the most that the counter may reach, -1 for no limit
+    limit: the most that the counter may reach, -1 for none
     last_value: the value according to PostgreSQL; Redis starts from it when it has none
     lower_bound, upper_bound: inclusive range of the value in Redis for which `units` was computed
     """
 
     name: str
     units: int
-    ceiling: int
+    limit: int
     last_value: int
     lower_bound: int = -MAX_COUNTER_VALUE
     upper_bound: int = MAX_COUNTER_VALUE

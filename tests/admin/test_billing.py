@@ -151,7 +151,7 @@ def test_organization_on_hold_is_released_and_its_draft_finalized(app: Flask, cl
 
 def test_release_of_an_organization_not_on_hold_changes_nothing(app: Flask, client: FlaskClient) -> None:
     organization, _ = ended_period(app, client)
-    assert "It was not parked." in sign_in_operator(app, client).run_action(
+    assert "It was not on hold." in sign_in_operator(app, client).run_action(
         f"/admin/billing/unpark/{ids.format_id('org', organization.id)}"
     )
     assert not audit_log(app, "billing.unparked")

@@ -8,8 +8,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from saas_api.accounts.audit import Actor
-from saas_api.billing import terms
-from saas_api.billing.terms import LimitOverrides
+from saas_api.billing import service_terms
+from saas_api.billing.service_terms import LimitOverrides
 from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
 from saas_api.core.errors import ValidationFailed
@@ -42,9 +42,9 @@ def test_rate_limit_override_applies_to_the_next_request_until_removed(
 
 def test_quota_of_zero_stops_a_meter(app: Flask, client: FlaskClient, alice: Person, olga: Person) -> None:
     key, browser = make_key(client, alice), open_console(app, olga)
-    assert browser.submit(f"{organization_page(alice)}/limits", ceiling_sms="0", reason=REASON).status_code == 303
+    assert browser.submit(f"{organization_page(alice)}/limits", quota_sms="0", reason=REASON).status_code == 303
     assert send_message(client, key) == (429, "QUOTA_EXCEEDED")
-    assert browser.form(f"{organization_page(alice)}/limits")["ceiling_sms"] == ["0"]
+    assert browser.form(f"{organization_page(alice)}/limits")["quota_sms"] == ["0"]
 
 
 @pytest.mark.parametrize(
@@ -52,8 +52,8 @@ def test_quota_of_zero_stops_a_meter(app: Flask, client: FlaskClient, alice: Per
     [
         ("rate_limit", "0"),
         ("rate_limit", "fast"),
-        ("ceiling_sms", "-1"),
-        ("ceiling_sms", "1.5"),
+        ("quota_sms", "-1"),
+        ("quota_sms", "1.5"),
         ("expires_on", "2020-01-01"),
         ("expires_on", "soon"),
     ],
@@ -73,14 +73,14 @@ def test_overrides_require_existing_meters(context: Flask, alice: Person) -> Non
     organization_id, actor = ids.parse_id("org", alice.organization_id), Actor("operator", None)
     with tenancy.system_session("operator.command") as session:
         with pytest.raises(ValidationFailed):
-            terms.set_overrides(session, organization_id, LimitOverrides(), actor, REASON)
+            service_terms.set_overrides(session, organization_id, LimitOverrides(), actor, REASON)
         pigeons = LimitOverrides(quotas={"pigeon": Decimal(1)})
         with pytest.raises(ValidationFailed):
-            terms.set_overrides(session, organization_id, pigeons, actor, REASON)
+            service_terms.set_overrides(session, organization_id, pigeons, actor, REASON)
         later = clock.now() + timedelta(days=1)
         overrides = LimitOverrides(5, {"sms": Decimal(10)}, later)
-        terms.set_overrides(session, organization_id, overrides, actor, REASON)
-        assert terms.get_overrides(session, organization_id) == overrides
+        service_terms.set_overrides(session, organization_id, overrides, actor, REASON)
+        assert service_terms.get_overrides(session, organization_id) == overrides
 
 
 def test_plan_change_is_previewed_before_it_is_made(

@@ -12,7 +12,7 @@ from flask.testing import FlaskClient
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from saas_api.billing import jobs, period_close, periods, previews, terms
+from saas_api.billing import jobs, period_close, periods, previews, service_terms
 from saas_api.billing.period_close import CloseResult
 from saas_api.core import clock, ids
 from saas_api.core.db import engine, tenancy
@@ -38,25 +38,25 @@ def test_account_is_created_once(context: Flask) -> None:
 def test_terms_of_a_new_organization(context: Flask) -> None:
     organization = create_organization()
     with organization.transaction() as session:
-        service_terms = terms.get_terms(session, organization.id)
-    assert (service_terms.plan_version_id, service_terms.currency, service_terms.rate_limit_per_minute) == (
+        terms = service_terms.get_terms(session, organization.id)
+    assert (terms.plan_version_id, terms.currency, terms.rate_limit_per_minute) == (
         "free@1",
         "USD",
         60,
     )
-    assert (service_terms.organization_status, service_terms.standing) == ("active", "good")
-    assert {meter: str(price.normalize()) for meter, price in service_terms.list_prices.items()} == {
+    assert (terms.organization_status, terms.standing) == ("active", "good")
+    assert {meter: str(price.normalize()) for meter, price in terms.list_prices.items()} == {
         "email": "0.001",
         "sms": "0.01",
     }
-    assert service_terms.quotas == {}
+    assert terms.quotas == {}
 
 
 def test_missing_period_is_opened_when_terms_are_read(context: Flask) -> None:
     organization = create_organization()
     clock.freeze_time(day(15, month=7))
     with organization.transaction() as session:
-        assert terms.get_terms(session, organization.id).period_ends_at == day(1, month=8)
+        assert service_terms.get_terms(session, organization.id).period_ends_at == day(1, month=8)
 
 
 def test_period_is_invoiced_once_and_after_its_grace(context: Flask) -> None:

@@ -11,7 +11,7 @@ from click.testing import Result
 from flask import Flask
 from sqlalchemy import text
 
-from saas_api.billing import plans, terms
+from saas_api.billing import plans, service_terms
 from saas_api.billing.rating import charges, plan_file
 from saas_api.billing.rating.plan_file import InvalidPlanFile, MeterContent
 from saas_api.core.db import tenancy
@@ -221,7 +221,7 @@ def test_changed_file_is_the_next_version_and_moves_no_organization(app: Flask, 
     assert json.loads(publish(dearer, "--json").stdout)["published"] is None
     assert export_plan(app, "pro@1")["base_amount"] == "99.00"
     with organization.transaction() as session:
-        assert terms.get_terms(session, organization.id).plan_version_id == "pro@1"
+        assert service_terms.get_terms(session, organization.id).plan_version_id == "pro@1"
         assert plans.get_newest_version_id(session, "pro") == "pro@2"
 
 

@@ -7,7 +7,7 @@ from flask import Flask
 from sqlalchemy import text
 
 from saas_api.accounts.audit import Actor
-from saas_api.billing import plan_migrations, terms
+from saas_api.billing import plan_migrations, service_terms
 from saas_api.core import clock
 from saas_api.core.db import tenancy
 from tests.support.billing import BillingOrganization, create_organization, day
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("context")
 
 def rate_of(organization: BillingOrganization) -> str:
     with organization.transaction() as session:
-        return str(terms.get_terms(session, organization.id).list_prices["sms"].normalize())
+        return str(service_terms.get_terms(session, organization.id).list_prices["sms"].normalize())
 
 
 def sync() -> list[str]:

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 from sqlalchemy import text
 
-from saas_api.billing import jobs, period_close, terms
+from saas_api.billing import jobs, period_close, service_terms
 from saas_api.core import clock
 from tests.support.billing import BillingOrganization, create_organization, day
 from tests.support.billing_actions import system_session
@@ -101,7 +101,7 @@ def test_missed_months_are_invoiced_with_their_own_usage() -> None:
     for month, quantity in ((1, 100), (2, 200), (3, 300)):
         clock.freeze_time(day(20, month=month))
         with organization.transaction() as session:
-            terms.get_terms(
+            service_terms.get_terms(
                 session, organization.id
             )  # what a call would do: the period is opened where the scheduler has not
         organization.use(quantity)

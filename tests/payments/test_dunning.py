@@ -11,7 +11,7 @@ from sqlalchemy.exc import ProgrammingError
 
 from saas_api.accounts import users
 from saas_api.accounts.audit import SYSTEM_ACTOR, OperatorContext
-from saas_api.billing import credit_notes, invoice_lifecycle, invoices, period_close, periods, terms
+from saas_api.billing import credit_notes, invoice_lifecycle, invoices, period_close, periods, service_terms
 from saas_api.billing.credit_notes import CreditNoteInput
 from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
@@ -96,7 +96,7 @@ def test_write_off_moves_to_the_free_plan_and_alerts_operators() -> None:
         session.execute(sa.text("INSERT INTO operators (user_id, role) VALUES (:id, 'admin')"), {"id": olga.id})
     run_dunning_on(organization, 0, 3, 5, 7, 10, 14, 30)
     with organization.transaction() as session:
-        assert terms.get_terms(session, organization.id).plan_version_id == "free@1"
+        assert service_terms.get_terms(session, organization.id).plan_version_id == "free@1"
     with tenancy.system_session("mail.deliver") as session:
         recipients = session.execute(sa.text("SELECT recipient FROM mails WHERE template = 'operator_alert'")).scalars()
         assert list(recipients) == ["olga@platform.example"]

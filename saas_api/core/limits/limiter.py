@@ -8,6 +8,7 @@ import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 from typing import Any, Protocol
 from uuid import UUID
@@ -43,9 +44,9 @@ class RedisUnavailable(Exception):
 
 
 class QuotaCounter(Protocol):
-    """A quota: units that this request adds, their maximum, and the last known value.
+    """A quota: units that this request adds, their limit, and the last known value.
 
-    ceiling: -1 for no maximum
+    limit: -1 for none
     lower_bound, upper_bound: of the counter; outside, the request was computed from a wrong value
     """
 
@@ -54,7 +55,7 @@ class QuotaCounter(Protocol):
     @property
     def units(self) -> int: ...
     @property
-    def ceiling(self) -> int: ...
+    def limit(self) -> int: ...
     @property
     def last_value(self) -> int: ...
     @property
@@ -63,17 +64,38 @@ class QuotaCounter(Protocol):
     def upper_bound(self) -> int: ...
 
 
+class LimitCode(IntEnum):
+    """Outcomes of limits.lua, which knows them by their numbers."""
+
+    ADMITTED = 1
+    RATE_LIMITED = 0
+    QUOTA_EXCEEDED = -1
+    STALE_GENERATION = -2
+    STATE_LOST = -3
+    """Redis has lost the generation or a counter."""
+    COUNTER_OUT_OF_BOUNDS = -4
+    """The request was computed from a wrong value of a counter."""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the limits have decided; the gate reloads and asks again otherwise."""
+        return self >= LimitCode.QUOTA_EXCEEDED
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether a rate limit or a quota is used up."""
+        return self in (LimitCode.RATE_LIMITED, LimitCode.QUOTA_EXCEEDED)
+
+
 @dataclass(frozen=True)
 class LimitDecision:
     """The answer of limits.lua.
 
-    code: 1 admitted, 0 a window is full, -1 a counter is full, -2 the caller's generation is stale, -3 Redis has lost
-        generation or counters, -4 a counter is outside its bounds
     full: index from 1 of the full window or, after the windows, counter; 0 for none
     windows: (remaining, milliseconds until one more request passes) of each
     """
 
-    code: int
+    code: LimitCode
     generation: int
     full: int
     windows: Sequence[tuple[int, int]]
@@ -188,8 +210,10 @@ class GateStrategy(SlidingWindowCounterRateLimiter):
         else:
             end = 3 + 2 * len(call.windows)
             windows = list(zip(result[3:end:2], result[4:end:2], strict=True))
-            call.decision = LimitDecision(result[0], result[1], result[2], windows, result[end:], is_local=False)
-        return call.decision.code not in (0, -1)  # the other codes are no refusals: the gate reloads and calls again
+            call.decision = LimitDecision(
+                LimitCode(result[0]), result[1], result[2], windows, result[end:], is_local=False
+            )
+        return not call.decision.code.is_refusal
 
     def _decide_locally(self, call: LimitRequest) -> LimitDecision:
         share, n = self.storage.local_share, len(call.windows)
@@ -198,14 +222,15 @@ class GateStrategy(SlidingWindowCounterRateLimiter):
         full = next((i for i, item in enumerate(items, 1) if not self.local.test(item, keys[i - 1])), 0)
         if not full and call.recount and call.counters:
             call.counters = call.recount()
-            over = (j for j, c in enumerate(call.counters, 1) if c.ceiling != -1 and c.ceiling < c.last_value + c.units)
+            over = (j for j, c in enumerate(call.counters, 1) if c.limit != -1 and c.limit < c.last_value + c.units)
             full = next((n + j for j in over), 0)
         windows = []
         for item, key in zip(items, keys, strict=True):
             if not full:
                 self.local.hit(item, key)
             windows.append((self.local.get_window_stats(item, key).remaining, item.get_expiry() * 1000))
-        code = 1 if not full else 0 if full <= n else -1
+        code = LimitCode.RATE_LIMITED if full <= n else LimitCode.QUOTA_EXCEEDED
+        code = code if full else LimitCode.ADMITTED
         return LimitDecision(code, 0, full, windows, [], is_local=True)
 
 

@@ -1,9 +1,9 @@
 -- Decides all limits of one request at once: every window and counter is incremented, or none is.
 -- KEYS: generation | n window prefixes | m counters         (one tag {organization}: one slot of a cluster)
 -- ARGV: expected generation, fresh 0|1|2, n, n x (limit, window_ms),
---       m, m x (units, ceiling or -1, expires_at_s, seed or -1, low, high)
+--       m, m x (units, limit or -1, expires_at_s, seed or -1, low, high)
 -- Returns: code, generation, full, n x (remaining, reset_ms), m x used
---   code 1 admitted, 0 window `full` is used up, -1 counter `full - n` is used up, -2 the caller's generation is stale,
+--   code (LimitCode): 1 admitted, 0 window `full` is used up, -1 counter `full - n` is used up, -2 the caller's generation is stale,
 --        -3 Redis has lost generation or counters, -4 a counter is outside low..high, so the caller's limits are wrong
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -45,13 +45,13 @@ for i, w in ipairs(windows) do
 end
 for j = 1, m do
   local a, key = base + 6 * (j - 1), KEYS[1 + n + j]
-  local c = {units = tonumber(ARGV[a]), ceiling = tonumber(ARGV[a + 1]), used = tonumber(values[1 + 2 * n + j])}
+  local c = {units = tonumber(ARGV[a]), limit = tonumber(ARGV[a + 1]), used = tonumber(values[1 + 2 * n + j])}
   if not c.used then
     c.used = math.max(0, tonumber(ARGV[a + 3]))
     redis.call('SET', key, c.used, 'EX', math.max(60, ARGV[a + 2] - time[1]))
   end
   if full == 0 and (c.used < tonumber(ARGV[a + 4]) or c.used > tonumber(ARGV[a + 5])) then moved = true end
-  if full == 0 and not moved and c.ceiling ~= -1 and c.used + c.units > c.ceiling then full = n + j end
+  if full == 0 and not moved and c.limit ~= -1 and c.used + c.units > c.limit then full = n + j end
   counters[j] = c
 end
 

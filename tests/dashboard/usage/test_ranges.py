@@ -8,7 +8,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import event, text
 
-from saas_api.billing import terms
+from saas_api.billing import service_terms
 from saas_api.core import clock
 from saas_api.core.db import tenancy
 from saas_api.core.db.engine import db
@@ -53,7 +53,7 @@ def test_test_messages_are_counted_in_test_mode(app: Flask, client: FlaskClient,
 
 def test_rate_limit_is_that_of_the_gate(app: Flask, acme: UsageOrganization) -> None:
     with acme.transaction() as session:
-        limit = terms.get_terms(session, acme.id).rate_limit_per_minute
+        limit = service_terms.get_terms(session, acme.id).rate_limit_per_minute
     answer = acme.client.get("/api/v1/usage", headers=acme.key_headers["first"])
     assert answer.headers["X-RateLimit-Limit"] == str(limit)
     assert f"<dd>{limit} calls a minute</dd>" in open_usage(app, acme)

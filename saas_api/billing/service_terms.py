@@ -90,7 +90,7 @@ SELECT o.status, s.standing, o.generation, v.id AS version_id, v.currency, e.val
   p.id AS period_id, p.ends_at,
   CASE b.spend_cap_action WHEN 'block' THEN b.spend_cap_minor END AS cap_minor,
   (SELECT coalesce(jsonb_object_agg(meter_code, limit_quantity::text), '{}') FROM entitlements
-    WHERE plan_version_id = v.id AND kind = 'metered') AS ceilings
+    WHERE plan_version_id = v.id AND kind = 'metered') AS quotas
 FROM organizations o
 JOIN subscriptions s ON s.organization_id = o.id
 JOIN subscription_segments g ON g.organization_id = o.id AND g.starts_at <= greatest(:at, s.started_at)
@@ -130,7 +130,7 @@ def get_terms(session: Session, organization_id: UUID) -> ServiceTerms:
         period_id=row.period_id,
         period_ends_at=row.ends_at,
         list_prices={meter: charges.list_price_cost(price, Decimal(1)) for meter, price in prices.items()},
-        quotas={meter: Decimal(str(limit)) for meter, limit in {**row.ceilings, **row.overrides}.items()},
+        quotas={meter: Decimal(str(limit)) for meter, limit in {**row.quotas, **row.overrides}.items()},
         cap=cap,
     )
 
@@ -175,7 +175,7 @@ def _validate(session: SystemSession, overrides: LimitOverrides) -> None:
     if overrides.is_empty and overrides.expires_at:
         raise ValidationFailed.at_field("expires_on", "There is no limit that could end.")
     meters = plans.meter_units(session)
-    unknown = [(f"ceilings.{meter}", "There is no such meter.") for meter in overrides.quotas if meter not in meters]
+    unknown = [(f"quota_{meter}", "There is no such meter.") for meter in overrides.quotas if meter not in meters]
     if unknown:
         raise ValidationFailed.from_fields(unknown)
 
