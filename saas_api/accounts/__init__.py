@@ -1,7 +1,7 @@
 """Users, organizations and their members, authentication, and the audit log."""
 
 from saas_api.core.domain import Domain
-from saas_api.core.roles import ADMIN_ROLES, ALL_ROLES
+from saas_api.core.roles import ADMIN_ROLES, ALL_ROLES, MemberRole
 
 DOMAIN = Domain(
     name="accounts",
@@ -11,7 +11,7 @@ DOMAIN = Domain(
         "organization:write": ADMIN_ROLES,
         "members:read": ALL_ROLES,
         "members:write": ADMIN_ROLES,
-        "members:promote": frozenset({"owner"}),
+        "members:promote": frozenset({MemberRole.OWNER}),
         "audit:read": ADMIN_ROLES,
     },
     system_purposes=(

@@ -222,7 +222,7 @@ def transfer_ownership(session: Session, principal: Principal, user_id: UUID) ->
     session.flush()
     change = {
         "before": {"owner": str(principal.id), "role": role_before},
-        "after": {"owner": str(user_id), "former_owner_role": "admin"},
+        "after": {"owner": str(user_id), "former_owner_role": MemberRole.ADMIN},
     }
     _record(session, principal, "member.ownership_transferred", user_id, change)
 

@@ -17,7 +17,7 @@ from saas_api.admin import context
 from saas_api.admin.context import Preview, ReasonForm
 from saas_api.billing import period_close, periods
 from saas_api.billing.invoices import InvoiceWithPeriod
-from saas_api.billing.models import BillingProfile, Invoice
+from saas_api.billing.models import BillingProfile, Invoice, InvoiceStatus
 from saas_api.billing.period_close import CloseResult
 from saas_api.core import clock
 from saas_api.core.access import require_operator
@@ -104,7 +104,7 @@ def list_drafts(session: SystemSession) -> Sequence[Any]:
     return session.execute(
         sa.select(Invoice, Organization.name)
         .join(Organization, Organization.id == Invoice.organization_id)
-        .where(Invoice.status == "draft")
+        .where(Invoice.status == InvoiceStatus.DRAFT)
         .order_by(Invoice.created_at, Invoice.id)
         .limit(MAX_ROWS)
     ).all()

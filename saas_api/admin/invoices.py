@@ -19,7 +19,7 @@ from saas_api.admin.lists import Columns, ListQuery
 from saas_api.billing import credit_notes, invoices
 from saas_api.billing.credit_notes import CREDIT_NOTE_REASONS, CreditNoteInput
 from saas_api.billing.invoices import InvoiceWithPeriod
-from saas_api.billing.models import BillingPeriod, CreditNote, CreditNoteReason, Invoice, InvoiceLine
+from saas_api.billing.models import BillingPeriod, CreditNote, CreditNoteReason, Invoice, InvoiceLine, InvoiceStatus
 from saas_api.billing.schemas import InvoiceOut
 from saas_api.core import clock, ids, money
 from saas_api.core.access import require_operator
@@ -33,7 +33,7 @@ from saas_api.payments.models import Payment
 
 bp = Blueprint("invoices", __name__, url_prefix="/admin")
 
-STATUS_FILTERS = ("draft", "open", "overdue", "paid", "uncollectible", "void")
+STATUS_FILTERS = (*InvoiceStatus, "overdue")
 _SUM_BY_STATUS = sa.text("""
 SELECT state AS status, currency, count(*) AS count, coalesce(sum(total_minor), 0)::bigint AS total_minor,
   coalesce(sum(due_minor), 0)::bigint AS due_minor,
@@ -105,15 +105,19 @@ class OperatorInvoiceDetail:
     @property
     def creditable_minor(self) -> int:
         """The amount that a credit note can still credit."""
-        return 0 if self.invoice.status in {"draft", "void"} else self.invoice.total_minor - self.invoice.credited_minor
+        return (
+            0
+            if self.invoice.status in {InvoiceStatus.DRAFT, InvoiceStatus.VOID}
+            else self.invoice.total_minor - self.invoice.credited_minor
+        )
 
     def actions(self) -> list[str]:
         """Names of the actions that the status of the invoice allows."""
         invoice = self.invoice
-        if invoice.status == "draft":
+        if invoice.status == InvoiceStatus.DRAFT:
             return ["finalize", "redo", "delete"]
         names = ["credit"] if self.creditable_minor > 0 else []
-        if invoice.status == "open":
+        if invoice.status == InvoiceStatus.OPEN:
             names.append("write-off")
         if invoice.is_payable and not invoice.paid_minor:
             names.append("void")
@@ -142,11 +146,13 @@ def list_invoices(session: SystemSession, query: dict[str, Any], at: datetime) -
     """
     statement = sa.select(Invoice, Organization.name).join(Organization, Organization.id == Invoice.organization_id)
     if query["status"] == "overdue":
-        statement = statement.where(Invoice.status == "open", Invoice.due_at < at)
+        statement = statement.where(Invoice.status == InvoiceStatus.OPEN, Invoice.due_at < at)
     elif query["status"]:
         statement = statement.where(Invoice.status == query["status"])
     if query["days"]:
-        statement = statement.where(Invoice.status == "open", Invoice.due_at < at - timedelta(days=query["days"]))
+        statement = statement.where(
+            Invoice.status == InvoiceStatus.OPEN, Invoice.due_at < at - timedelta(days=query["days"])
+        )
     if query["organization_id"]:
         statement = statement.where(Invoice.organization_id == query["organization_id"])
     if query["number"]:

@@ -21,10 +21,10 @@ from saas_api.core.errors import NotFound
 from saas_api.core.fields import Text
 from saas_api.core.web import pages
 from saas_api.mail import mails
+from saas_api.mail.mails import MailStatus
 
 bp = Blueprint("mail", __name__, url_prefix="/admin")
 
-MAIL_STATUSES = ("queued", "sending", "sent", "failed")
 _mails = sa.table(
     "mails",
     sa.column("id", sa.Uuid),
@@ -60,7 +60,7 @@ MAIL_COLUMNS: Columns = {
 class MailListQuery(ListQuery):
     """Filters of mails."""
 
-    status = fields.String(load_default=None, validate=validate.OneOf(MAIL_STATUSES))
+    status = fields.String(load_default=None, validate=validate.OneOf(list(MailStatus)))
     template = Text(maximum=60, load_default=None)
     recipient = Text(maximum=254, load_default=None)
 
@@ -109,7 +109,7 @@ def index() -> Response:
         page, counts = list_mails(session, query), count_by_status(session)
     if query["format"] == "csv":
         return lists.csv_export("mails", MAIL_COLUMNS, page)
-    return pages.render_page("admin/mail/index.html", page=page, counts=counts, statuses=MAIL_STATUSES)
+    return pages.render_page("admin/mail/index.html", page=page, counts=counts, statuses=list(MailStatus))
 
 
 def resend(session: SystemSession, mail_id: UUID, operator: OperatorContext) -> None:

@@ -13,13 +13,13 @@ from marshmallow import fields, validate
 
 from saas_api.accounts import members
 from saas_api.accounts.members import TeamView
-from saas_api.accounts.models import AuditEvent, Membership, Organization, OrganizationLimits, User
+from saas_api.accounts.models import AuditEvent, Membership, Organization, OrganizationLimits, OrganizationStatus, User
 from saas_api.admin import context, lists
 from saas_api.admin.lists import Columns, ListQuery
 from saas_api.api_keys import key_format
 from saas_api.api_keys.models import ApiKeySecret
 from saas_api.billing import plans
-from saas_api.billing.models import Invoice, Subscription, SubscriptionSegment
+from saas_api.billing.models import BillingStanding, Invoice, Subscription, SubscriptionSegment
 from saas_api.core import clock, ids
 from saas_api.core.access import require_operator
 from saas_api.core.db.pagination import Page
@@ -96,8 +96,8 @@ class OrganizationListQuery(ListQuery):
     """
 
     q = Text(maximum=200, load_default=None)
-    status = fields.String(load_default=None, validate=validate.OneOf(("active", "suspended", "closed")))
-    standing = fields.String(load_default=None, validate=validate.OneOf(("good", "restricted", "suspended")))
+    status = fields.String(load_default=None, validate=validate.OneOf(list(OrganizationStatus)))
+    standing = fields.String(load_default=None, validate=validate.OneOf(list(BillingStanding)))
     plan = Text(maximum=60, load_default=None)
 
 
@@ -143,7 +143,7 @@ class OrganizationRow:
     @property
     def state(self) -> str:
         """The status that an operator set, or else the standing that follows from unpaid invoices."""
-        if self.status != "active" or self.standing in (None, "good"):
+        if self.status != OrganizationStatus.ACTIVE or self.standing in (None, BillingStanding.GOOD):
             return self.status
         return str(self.standing)
 

@@ -24,13 +24,12 @@ from saas_api.core.web import pages
 from saas_api.webhooks import deliveries, endpoints
 from saas_api.webhooks.deliveries import DeliveryView
 from saas_api.webhooks.endpoints import EndpointHealth
-from saas_api.webhooks.models import Attempt, Delivery, Endpoint, Event
+from saas_api.webhooks.models import Attempt, Delivery, DeliveryStatus, Endpoint, EndpointStatus, Event
 from saas_api.webhooks.schemas import DeliveryOut
 
 bp = Blueprint("webhooks", __name__, url_prefix="/admin/deliveries")
 
 MAX_ROWS = 100
-DELIVERY_STATUSES = ("queued", "sending", "delivered", "failed", "canceled")
 _BACKLOG = sa.text("""
 SELECT d.organization_id, o.name, count(*) AS waiting, count(*) FILTER (WHERE d.next_at <= now()) AS due,
   count(*) FILTER (WHERE d.attempts > 0) AS retrying, min(d.created_at) AS oldest_at,
@@ -60,7 +59,7 @@ class EndpointListQuery(ListQuery):
 class DeliveryListQuery(ListQuery):
     """Filters of an endpoint's deliveries."""
 
-    status = fields.String(load_default=None, validate=validate.OneOf(DELIVERY_STATUSES))
+    status = fields.String(load_default=None, validate=validate.OneOf(list(DeliveryStatus)))
 
 
 @dataclass(frozen=True)
@@ -153,9 +152,9 @@ def list_endpoints(session: SystemSession, query: dict[str, Any]) -> Page:
         .where(Endpoint.deleted_at.is_(None))
     )
     if query["health"] == "failing":
-        statement = statement.where(Endpoint.status == "enabled", Endpoint.consecutive_failures > 0)
+        statement = statement.where(Endpoint.status == EndpointStatus.ENABLED, Endpoint.consecutive_failures > 0)
     elif query["health"] == "disabled":
-        statement = statement.where(Endpoint.status != "enabled")
+        statement = statement.where(Endpoint.status != EndpointStatus.ENABLED)
     if query["organization_id"]:
         statement = statement.where(Endpoint.organization_id == query["organization_id"])
     return lists.paginate_or_export(session, statement, Endpoint.created_at.desc(), Endpoint.id.desc(), query=query)
@@ -240,7 +239,7 @@ def show_endpoint(endpoint_id: UUID) -> Response:
         page = list_endpoint_deliveries(session, detail.endpoint, query)
     if query["format"] == "csv":
         return lists.csv_export("webhook-deliveries", DELIVERY_COLUMNS, page)
-    return pages.render_page("admin/webhooks/endpoint.html", detail=detail, page=page, statuses=DELIVERY_STATUSES)
+    return pages.render_page("admin/webhooks/endpoint.html", detail=detail, page=page, statuses=list(DeliveryStatus))
 
 
 @bp.get('/<id("whd"):delivery_id>')

@@ -13,9 +13,9 @@ from saas_api.accounts import audit, organizations
 from saas_api.accounts.audit import SYSTEM_ACTOR, Actor
 from saas_api.accounts.models import User
 from saas_api.api_keys import events, secrets
-from saas_api.api_keys.models import ApiKey, ApiKeySecret, CreatedKey, KeyMode, KeyStatus, KeyView, RotatedKey
+from saas_api.api_keys.models import ApiKey, ApiKeySecret, CreatedKey, KeyStatus, KeyView, RotatedKey
 from saas_api.core import access, clock, ids
-from saas_api.core.access import SCOPES, Principal
+from saas_api.core.access import SCOPES, KeyMode, Principal
 from saas_api.core.db import pagination, tenancy
 from saas_api.core.db.pagination import Page, PageRequest
 from saas_api.core.db.tenancy import SystemSession

@@ -12,15 +12,9 @@ from sqlalchemy.dialects.postgresql import ARRAY, CIDR, INET
 from sqlalchemy.orm import Mapped, mapped_column
 
 from saas_api.core import ids
+from saas_api.core.access import KeyMode
 from saas_api.core.db.engine import Model
 from saas_api.core.db.types import EnumText
-
-
-class KeyMode(StrEnum):
-    """Mode of a key; messages of a test key are not billed."""
-
-    LIVE = "live"
-    TEST = "test"
 
 
 class KeyStatus(StrEnum):

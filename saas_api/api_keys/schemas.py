@@ -6,8 +6,8 @@ import marshmallow as ma
 from marshmallow import fields, validate
 
 from saas_api.api_keys import key_format
-from saas_api.api_keys.models import KeyMode, KeyStatus
-from saas_api.core.access import SCOPES
+from saas_api.api_keys.models import KeyStatus
+from saas_api.core.access import SCOPES, KeyMode
 from saas_api.core.fields import OneOfRegistered, PageQuery, PrefixedId, StrictInteger, StrictSchema, Text, Timestamp
 
 MAX_RATE_LIMIT = 1_000_000

@@ -24,13 +24,14 @@ from saas_api.core.db import tenancy
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import ValidationFailed
 from saas_api.core.observability import get_logger
+from saas_api.core.roles import ADMIN_ROLES, BILLING_ROLES
 from saas_api.mail import mails
 from saas_api.webhooks import event_types, events
 from saas_api.webhooks.events import EventSubject
 
 log = get_logger(__name__)
 
-ALERT_CONTACT_ROLES = ("owner", "admin", "billing")
+ALERT_CONTACT_ROLES = ADMIN_ROLES | BILLING_ROLES
 # Usage of the last day, because a reversal counts in the hour of its event; late usage can be in any hour.
 _PERIODS_WITH_RECENT_USAGE = text("""
 SELECT p.organization_id, p.id FROM billing_periods p

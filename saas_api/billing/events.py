@@ -13,12 +13,12 @@ from saas_api.billing.schemas import InvoiceEventOut
 from saas_api.billing.usage_schemas import AlertEventOut, SpendCapOut
 from saas_api.core import clock, ids, money
 from saas_api.core.db.tenancy import SystemSession
+from saas_api.core.roles import BILLING_ROLES
 from saas_api.mail import mails
 from saas_api.webhooks import event_types, events
 from saas_api.webhooks.events import EventSubject
 from saas_api.webhooks.models import Event
 
-BILLING_CONTACT_ROLES = ("owner", "billing")
 _EXAMPLE: dict[str, Any] = {
     "id": "inv_018f3c6a9d2e7a018b4c5d6e7f80dd04",
     "number": "INV-000042",
@@ -103,9 +103,7 @@ def _next_version(session: SystemSession, invoice: Invoice) -> int:
 
 def email_invoice(session: SystemSession, invoice: Invoice, organization: Organization) -> None:
     """Send a final invoice to the organization's billing contacts."""
-    recipients = members.list_recipients(
-        session, invoice.organization_id, BILLING_CONTACT_ROLES, includes_billing_email=True
-    )
+    recipients = members.list_recipients(session, invoice.organization_id, BILLING_ROLES, includes_billing_email=True)
     for recipient in recipients:
         mails.enqueue(
             session,

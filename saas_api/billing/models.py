@@ -12,6 +12,7 @@ from sqlalchemy.orm import Mapped, column_property, mapped_column
 
 from saas_api.billing.rating.bill import LineKind
 from saas_api.billing.rating.charges import PriceModel
+from saas_api.billing.rating.plan_file import EntitlementKind
 from saas_api.billing.rating.thresholds import AlertSubject
 from saas_api.core import ids
 from saas_api.core.db.engine import Model
@@ -47,14 +48,6 @@ class PlanVersionStatus(StrEnum):
     DRAFT = "draft"
     PUBLISHED = "published"
     RETIRED = "retired"
-
-
-class EntitlementKind(StrEnum):
-    """A switch, a configuration value, or a limit on a meter's quantity per period."""
-
-    BOOLEAN = "boolean"
-    CONFIG = "config"
-    METERED = "metered"
 
 
 class InvoiceKind(StrEnum):

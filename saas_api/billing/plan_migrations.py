@@ -12,7 +12,6 @@ from sqlalchemy.orm import Session
 from saas_api.accounts import members, organizations
 from saas_api.accounts.audit import Actor
 from saas_api.billing import bill_inputs, periods, plans, subscriptions
-from saas_api.billing.events import BILLING_CONTACT_ROLES
 from saas_api.billing.rating import bill, plan_file
 from saas_api.billing.rating.bill import RatedPlanVersion
 from saas_api.billing.rating.plan_file import PlanContent
@@ -22,6 +21,7 @@ from saas_api.core.db import tenancy
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import ValidationFailed
 from saas_api.core.observability import get_logger
+from saas_api.core.roles import BILLING_ROLES
 from saas_api.core.settings import setting
 from saas_api.mail import mails
 
@@ -156,7 +156,7 @@ def _preview_one(
 
 def _enqueue_mails(session: SystemSession, organization_id: UUID, source: RatedPlanVersion, change: PlanChange) -> None:
     organization = organizations.get_organization(session, organization_id)
-    recipients = members.list_recipients(session, organization_id, BILLING_CONTACT_ROLES, includes_billing_email=True)
+    recipients = members.list_recipients(session, organization_id, BILLING_ROLES, includes_billing_email=True)
     for recipient in recipients:
         mails.enqueue(
             session,

@@ -19,6 +19,7 @@ from saas_api.billing.rating.charges import MeterPrice, PriceModel, Tier
 from saas_api.billing.rating.plan_file import (
     RATE_LIMIT_FEATURE,
     EntitlementContent,
+    EntitlementKind,
     InvalidPlanFile,
     MeterContent,
     PlanContent,
@@ -250,9 +251,10 @@ def get_plan_content(session: Session, version_id: str) -> PlanContent:
 
 
 def _entitlement(row: Any) -> EntitlementContent:
-    if row.kind == "metered":
-        return EntitlementContent("metered", {"meter": row.meter_code, "limit": f"{row.limit_quantity.normalize():f}"})
-    return EntitlementContent(row.kind, row.value)
+    kind, value = EntitlementKind(row.kind), row.value
+    if kind == EntitlementKind.METERED:
+        value = {"meter": row.meter_code, "limit": f"{row.limit_quantity.normalize():f}"}
+    return EntitlementContent(kind, value)
 
 
 def active_meters(session: SystemSession) -> dict[str, MeterContent]:
@@ -381,7 +383,7 @@ def _validate(session: SystemSession, content: PlanContent, old: PlanContent | N
     rate: Decimal = setting("BILLING_RATE_PER_REQUEST")
     if content.code in PLANS_PRICED_BY_SETTING:
         price = content.prices[SETTING_METER]
-        if price.model != "per_unit" or price.unit_price != rate:
+        if price.model != PriceModel.PER_UNIT or price.unit_price != rate:
             reason = f"follows BILLING_RATE_PER_REQUEST ({rate}) on this plan, per unit; change that setting"
             problems.append((f"prices.{SETTING_METER}", reason))
     archived = text("SELECT code FROM meters WHERE archived_at IS NOT NULL AND code = ANY (:codes)")
@@ -430,7 +432,7 @@ def _write_plan(session: SystemSession, content: PlanContent, version_id: str | 
     _add_prices(session, content, version_id)
     for feature, right in content.entitlements.items():
         entitlement = Entitlement(plan_version_id=version_id, feature=feature, kind=right.kind, value=right.value)
-        if right.kind == "metered":
+        if right.kind == EntitlementKind.METERED:
             entitlement.meter_code = right.value["meter"]
             entitlement.limit_quantity = Decimal(right.value["limit"])
         session.add(entitlement)
@@ -440,14 +442,14 @@ def _write_plan(session: SystemSession, content: PlanContent, version_id: str | 
 
 def _add_prices(session: SystemSession, content: PlanContent, version_id: str) -> None:
     for meter, price in content.prices.items():
-        is_package = price.model == "package"
+        is_package = price.model == PriceModel.PACKAGE
         session.add(
             Price(
                 plan_version_id=version_id,
                 meter_code=meter,
                 model=price.model,
                 included_quantity=price.included_quantity,
-                unit_price=price.unit_price if price.model == "per_unit" else None,
+                unit_price=price.unit_price if price.model == PriceModel.PER_UNIT else None,
                 package_size=price.package_size if is_package else None,
                 package_amount_minor=price.package_amount_minor if is_package else None,
                 max_amount_minor=price.max_amount_minor,

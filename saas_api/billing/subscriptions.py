@@ -13,7 +13,7 @@ from saas_api.accounts.audit import Actor
 from saas_api.billing import bill_inputs, periods, plans
 from saas_api.billing.models import BillingPeriod, Subscription
 from saas_api.billing.rating import bill, plan_changes
-from saas_api.billing.rating.bill import Bill, RatedPlanVersion
+from saas_api.billing.rating.bill import Bill, LineKind, RatedPlanVersion
 from saas_api.billing.rating.plan_changes import LineDifference, PlanSegment
 from saas_api.core import clock, ids, money
 from saas_api.core.errors import Conflict, ServiceUnavailable, ValidationFailed
@@ -322,7 +322,7 @@ def _write_segments(session: Session, organization_id: UUID, planned: _PlannedCh
 def _update_default_cap(session: Session, organization_id: UUID, change: PlanChange) -> None:
     """Keep the default spend cap above the base amounts of the plan. A scheduled change does not lower it."""
     default = setting("DEFAULT_SPEND_CAP")
-    bases = sum(line.amount_minor for line in change.after.lines if line.kind == "base")
+    bases = sum(line.amount_minor for line in change.after.lines if line.kind == LineKind.BASE)
     cap = None
     if default is not None:
         cap = int(default.scaleb(money.currency_exponent(change.version.currency))) + max(

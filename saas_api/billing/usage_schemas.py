@@ -7,6 +7,7 @@ import marshmallow as ma
 from marshmallow import fields, validate
 
 from saas_api.billing.rating.thresholds import ALERT_SUBJECTS, METER_SUBJECTS
+from saas_api.core.access import KeyMode
 from saas_api.core.fields import (
     DateField,
     Embedded,
@@ -99,7 +100,7 @@ class UsageQuery(StrictSchema):
 
     start_date = DateField(load_default=None)
     end_date = DateField(load_default=None)
-    mode = fields.String(load_default=None, validate=validate.OneOf(("live", "test")))
+    mode = fields.String(load_default=None, validate=validate.OneOf(list(KeyMode)))
     format = fields.String(load_default="json", validate=validate.OneOf(("json", "csv")))
 
 
@@ -111,7 +112,7 @@ class TimeseriesQuery(StrictSchema):
     interval = fields.String(load_default="day", validate=validate.OneOf(("hour", "day")))
     meter = fields.String(load_default=None, validate=validate.Length(min=1, max=100))
     group_by = fields.String(load_default=None, validate=validate.OneOf(("meter", "key", "source")))
-    mode = fields.String(load_default=None, validate=validate.OneOf(("live", "test")))
+    mode = fields.String(load_default=None, validate=validate.OneOf(list(KeyMode)))
 
 
 class DateRangeOut(StrictSchema):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -38,6 +39,13 @@ class InsufficientScope(Forbidden):
     code, message = "INSUFFICIENT_SCOPE", "This API key lacks the scope for that."
 
 
+class KeyMode(StrEnum):
+    """Mode of an API key; messages of a test key are not billed."""
+
+    LIVE = "live"
+    TEST = "test"
+
+
 @dataclass(frozen=True)
 class Principal:
     """The authenticated caller: an API key or a user, with the organization.
@@ -58,7 +66,7 @@ class Principal:
     organization_id: UUID
     role: str | None = None
     scopes: frozenset[str] = field(default_factory=frozenset)
-    mode: str = "live"
+    mode: str = KeyMode.LIVE
     email_verified: bool = False
     session_id: UUID | None = None
     is_recently_authenticated: bool = False

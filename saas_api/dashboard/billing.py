@@ -11,6 +11,7 @@ from saas_api.billing import credit_notes as billing_credit_notes
 from saas_api.billing import invoices
 from saas_api.billing import wallet as billing_wallet
 from saas_api.billing.invoices import InvoiceListItem
+from saas_api.billing.models import InvoiceStatus
 from saas_api.billing.rating import explanation
 from saas_api.core import clock, ids, money
 from saas_api.core.access import require_permission
@@ -25,7 +26,7 @@ from saas_api.dashboard.running_period import CurrentPeriod
 
 bp = Blueprint("billing", __name__)
 
-INVOICE_STATUSES = ("open", "paid", "void", "uncollectible")
+INVOICE_STATUSES = tuple(status for status in InvoiceStatus if status != InvoiceStatus.DRAFT)
 
 
 FIRST_YEAR = 2020

@@ -14,7 +14,7 @@ from saas_api.accounts import members
 from saas_api.billing import spend_cap, usage_costs
 from saas_api.billing.usage_costs import UsagePoint
 from saas_api.core import access, clock, money
-from saas_api.core.access import require_permission
+from saas_api.core.access import KeyMode, require_permission
 from saas_api.core.db import engine
 from saas_api.core.settings import setting
 from saas_api.core.web import charts, pages
@@ -168,7 +168,7 @@ def index() -> Any:
         steps=_steps(),
         figures=_figures(days, series, refused),
         chart=_chart(days, series, zone),
-        bill=_current_bill() if principal.mode == "live" else None,
+        bill=_current_bill() if principal.mode == KeyMode.LIVE else None,
         keys=keys,
         failures=list_failures(engine.session(), principal.organization_id, principal.mode),
         unpaid=list_unpaid_invoices(engine.session(), principal.organization_id),

@@ -13,7 +13,7 @@ from marshmallow import fields, validate
 from saas_api.accounts import audit
 from saas_api.billing import invoice_documents, invoices
 from saas_api.billing.invoices import InvoiceWithLines
-from saas_api.billing.models import Invoice
+from saas_api.billing.models import Invoice, InvoiceStatus
 from saas_api.billing.rating import explanation
 from saas_api.core import access, clock, money
 from saas_api.core.access import require_permission
@@ -27,7 +27,7 @@ from saas_api.core.web.pages import HTMX_STOP_POLLING, PAGE_SIZE
 from saas_api.dashboard import context
 from saas_api.payments import checkout, payments
 from saas_api.payments.checkout import PaymentAlreadyPending, PaymentRequest
-from saas_api.payments.models import Payment
+from saas_api.payments.models import Payment, PaymentStatus
 
 bp = Blueprint("invoices", __name__)
 PROVIDERS = ("stripe", "paystack", "mock")
@@ -162,7 +162,7 @@ def _steps(view: InvoiceWithLines, attempts: Any, zone: str) -> Iterator[dict[st
     """Yields the history of an invoice in order of time."""
     invoice = view.invoice
     steps: list[tuple[datetime | None, str, str, str]] = [(invoice.finalized_at, "Issued", "ok", "")]
-    if invoice.due_at and invoice.status == "open" and invoice.due_minor:
+    if invoice.due_at and invoice.status == InvoiceStatus.OPEN and invoice.due_minor:
         is_late = invoice.due_at < clock.now()
         steps.append((invoice.due_at, "Overdue since" if is_late else "Due", "warn" if is_late else "plain", ""))
     for note in view.credit_notes:
@@ -170,11 +170,13 @@ def _steps(view: InvoiceWithLines, attempts: Any, zone: str) -> Iterator[dict[st
         steps.append((note.issued_at, f"Credit note {note.number}", "info", note_text))
     for payment in attempts:
         steps += _payment_attempts(payment)
-    if invoice.status == "paid" and not any(payment.status == "succeeded" for payment in attempts):
+    if invoice.status == InvoiceStatus.PAID and not any(
+        payment.status == PaymentStatus.SUCCEEDED for payment in attempts
+    ):
         steps.append((invoice.paid_at, "Paid", "ok", "By wallet credit or credit notes; no money was asked for."))
     if invoice.voided_at:
         steps.append((invoice.voided_at, "Void", "bad", "Nothing is owed on it."))
-    if invoice.status == "uncollectible":
+    if invoice.status == InvoiceStatus.UNCOLLECTIBLE:
         steps.append((None, "Written off", "bad", "It can still be paid."))
     for at, text, kind, more in sorted(steps, key=lambda step: (step[0] is None, step[0] or clock.now())):
         yield {"text": text, "time": templating.format_datetime(at, zone) if at else "", "kind": kind, "note": more}

@@ -20,7 +20,7 @@ from saas_api.billing import plans, service_terms
 from saas_api.billing.rating.plan_file import RATE_LIMIT_FEATURE
 from saas_api.billing.usage_costs import ENDPOINT_BY_SOURCE, CallTotals
 from saas_api.core import access, clock
-from saas_api.core.access import SCOPES, require_permission
+from saas_api.core.access import SCOPES, KeyMode, require_permission
 from saas_api.core.db import engine
 from saas_api.core.db.pagination import PageRequest
 from saas_api.core.errors import ValidationFailed
@@ -100,7 +100,7 @@ def request_counts(session: Session, organization_id: UUID, days: DateRange, mod
     """
     counts: Counter[UUID] = Counter()
     for mode in modes:
-        if mode == "live":
+        if mode == KeyMode.LIVE:
             accepted = reports.accepted_calls(session, organization_id, days, [])
         else:
             accepted = reports.accepted_test_calls(session, organization_id, days)
@@ -124,7 +124,9 @@ def get_key_usage(session: Session, organization_id: UUID, key_id: UUID, mode: s
     usage = KeyUsage(CallTotals(), {day: CallTotals() for day in days})
     endpoints: defaultdict[tuple[str, str], CallTotals] = defaultdict(CallTotals)
     read_calls = (
-        reports.accepted_test_calls if mode == "test" else functools.partial(reports.accepted_calls, boundaries=[])
+        reports.accepted_test_calls
+        if mode == KeyMode.TEST
+        else functools.partial(reports.accepted_calls, boundaries=[])
     )
     for row in read_calls(session, organization_id, days):
         if row.api_key_id == key_id:
@@ -305,7 +307,7 @@ def create_form(form: Form | None = None) -> Response:
 @form_view(KeyForm(), form=create_form, is_idempotent=True)
 def create(body: dict[str, Any]) -> Response:
     """Create a key and show its secret once."""
-    if body["mode"] == "live":
+    if body["mode"] == KeyMode.LIVE:
         access.require_fresh_login(g.principal)
     _check_rate(body)
     scopes = body["scopes"] if body["preset"] == "own" else SCOPE_PRESETS[body["preset"]]

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from saas_api.billing import usage_costs
 from saas_api.core import clock, ids, money
-from saas_api.core.access import require_permission
+from saas_api.core.access import KeyMode, require_permission
 from saas_api.core.db import engine
 from saas_api.core.db.pagination import PageRequest
 from saas_api.core.errors import TooManyRequests, ValidationFailed
@@ -27,9 +27,9 @@ from saas_api.core.web.forms import EmptyForm, Form, form_view
 from saas_api.core.web.pages import HTMX_STOP_POLLING, MAX_EXPORT_ROWS, PAGE_SIZE
 from saas_api.dashboard import context
 from saas_api.messages import content, messages
-from saas_api.messages.content import MAX_EMAIL_LENGTH, MAX_SMS_LENGTH
+from saas_api.messages.content import MAX_EMAIL_LENGTH, MAX_SMS_LENGTH, Channel
 from saas_api.messages.messages import MessageFilter
-from saas_api.messages.models import Channel, Message
+from saas_api.messages.models import Message, MessageStatus
 from saas_api.messages.schemas import MessageIn, MessageOut
 from saas_api.usage import ranges
 from saas_api.usage.ranges import InvalidDateRange
@@ -41,10 +41,9 @@ _HOURS = {"24h": 24, "7d": 7 * 24, "30d": 30 * 24}
 _KINDS = [f"message.{state}" for state in ("accepted", "sent", "delivered", "failed", "canceled")]
 
 
-STATUSES = ("queued", "sending", "sent", "delivered", "failed", "canceled")
 POLL_SECONDS = timedelta(minutes=15)
 _message_schema = MessageOut()
-PENDING_STATUSES = ("queued", "sending")
+PENDING_STATUSES = (MessageStatus.QUEUED, MessageStatus.SENDING)
 MESSAGE_CSV_COLUMNS = (
     *("message_id", "to", "type", "subject", "status", "segments", "cost", "currency", "mode", "api_key_id"),
     *("attempts", "error_code", "created_at", "sent_at", "delivered_at"),
@@ -184,9 +183,9 @@ class SegmentCountForm(StrictSchema):
 class MessageFilters(StrictSchema):
     """Filters of the message list."""
 
-    status = fields.String(load_default=None, validate=validate.OneOf(STATUSES))
+    status = fields.String(load_default=None, validate=validate.OneOf(list(MessageStatus)))
     type = fields.String(load_default=None, validate=validate.OneOf(list(Channel)))
-    mode = fields.String(load_default=None, validate=validate.OneOf(("live", "test")))
+    mode = fields.String(load_default=None, validate=validate.OneOf(list(KeyMode)))
     key = PrefixedId("key", load_default=None)
     to = Text(load_default=None, maximum=320)
     range = fields.String(load_default=None, validate=validate.OneOf(list(RANGE_LABELS)))
@@ -242,7 +241,7 @@ def show(message_id: UUID, form: Form | None = None) -> Response:
         form=form,
         message=message,
         is_watched=is_watched,
-        is_cancelable=message.status == "queued",
+        is_cancelable=message.status == MessageStatus.QUEUED,
         told=list_event_deliveries(engine.session(), context.current_organization_id(), message_id),
         metered=list_ledger_rows(engine.session(), context.current_organization_id(), message_id),
         key_name=_key_name(message),
@@ -299,14 +298,14 @@ def cancel(message_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG001 - the
 def _segments(values: Mapping[str, Any]) -> int | None:
     """Returns the segments of an SMS, or None where there is nothing to count."""
     text = values.get("message") or ""
-    if values.get("type") != "sms" or not text or len(text) > MAX_SMS_LENGTH:
+    if values.get("type") != Channel.SMS or not text or len(text) > MAX_SMS_LENGTH:
         return None
     return content.count_segments(text.replace("\r\n", "\n"))
 
 
 def _choices(names: Mapping[UUID, str]) -> dict[str, list[tuple[str, str]]]:
     return {
-        "statuses": [("", "Any"), *((status, status.capitalize()) for status in STATUSES)],
+        "statuses": [("", "Any"), *((status, status.capitalize()) for status in MessageStatus)],
         "keys": [("", "Any"), *((ids.format_id("key", key_id), name) for key_id, name in names.items())],
         "ranges": [("", "Any"), *RANGE_LABELS.items()],
     }
@@ -317,9 +316,9 @@ def _steps(message: Message, zone: str) -> list[dict[str, Any]]:
     reason = f"{message.error_code}: {FAILURE_REASON_LABELS.get(message.error_code, '')}" if message.error_code else ""
     tried = templating.pluralize(message.attempts, "attempt")
     steps = [{"text": "Accepted", "time": templating.format_datetime(message.accepted_at, zone), "kind": "ok"}]
-    if message.status == "sending":
+    if message.status == MessageStatus.SENDING:
         steps.append({"text": "With the provider", "time": "now", "kind": "info", "note": reason})
-    elif message.status == "queued":
+    elif message.status == MessageStatus.QUEUED:
         text = f"Waiting for its next attempt after {tried}" if message.attempts else "Waiting for its first attempt"
         steps.append(
             {"text": text, "time": templating.format_datetime(message.next_at, zone), "kind": "info", "note": reason}
@@ -330,7 +329,7 @@ def _steps(message: Message, zone: str) -> list[dict[str, Any]]:
         )
     if message.status in _ENDS:
         text, kind = _ENDS[message.status]
-        note = "" if message.status == "delivered" else f"{reason} {tried}" if reason else ""
+        note = "" if message.status == MessageStatus.DELIVERED else f"{reason} {tried}" if reason else ""
         steps.append(
             {"text": text, "time": templating.format_datetime(message.finished_at, zone), "kind": kind, "note": note}
         )

@@ -10,8 +10,10 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from saas_api.accounts import sessions
-from saas_api.accounts.models import Organization, User
+from saas_api.accounts.models import Organization, OrganizationStatus, User
+from saas_api.billing.models import BillingStanding
 from saas_api.core import access, clock
+from saas_api.core.access import KeyMode
 from saas_api.core.db import engine
 from saas_api.core.roles import MemberRole
 
@@ -135,17 +137,17 @@ def _banner(state: OrganizationState, organization: Organization) -> Banner | No
         return Banner(
             "warn", f"You are viewing {organization.name}.", "Nothing can be changed.", can_end_impersonation=True
         )
-    if state.status == "suspended":
+    if state.status == OrganizationStatus.SUSPENDED:
         return Banner("bad", "This organization is suspended.", "API keys are refused. Contact the operator.")
     return _unpaid(state) or _minor_banner(state)
 
 
 def _unpaid(state: OrganizationState) -> Banner | None:
     billing = f"{DASHBOARD_ROOT}/billing"
-    if state.standing == "suspended":
+    if state.standing == BillingStanding.SUSPENDED:
         text = "API keys are refused until the overdue invoices are paid."
         return Banner("bad", "This organization is suspended.", text, billing, "See invoices")
-    if state.standing == "restricted":
+    if state.standing == BillingStanding.RESTRICTED:
         return Banner("bad", "Sending is stopped.", "An invoice is overdue.", billing, "Pay the invoice")
     if state.is_past_due:
         return Banner("warn", "An invoice is past due.", "Pay it to keep sending.", billing, "See invoices")
@@ -162,6 +164,6 @@ def _minor_banner(state: OrganizationState) -> Banner | None:
     if state.disabled_endpoints:
         text = "It failed for too long, so events are not sent to it."
         return Banner("warn", "A webhook endpoint is disabled.", text, f"{DASHBOARD_ROOT}/webhooks", "See endpoints")
-    if g.principal.mode == "test":
+    if g.principal.mode == KeyMode.TEST:
         return Banner("info", "Test data.", "Nothing here is delivered or billed.")
     return None

@@ -11,7 +11,7 @@ from saas_api.billing import bill_inputs, plans
 from saas_api.billing.models import BillingPeriod
 from saas_api.billing.plans import PlanOffer
 from saas_api.billing.rating import bill
-from saas_api.billing.rating.charges import MeterPrice
+from saas_api.billing.rating.charges import MeterPrice, PriceModel
 from saas_api.core import clock, money
 
 DAYS_PER_MONTH = timedelta(days=30)
@@ -65,9 +65,9 @@ def describe_price(meter: str, unit: str, price: MeterPrice, currency: str) -> l
     lines = [f"{_count(price.included_quantity)} {thing} included"] if price.included_quantity else []
     more = "more " if lines else ""
     match price.model:
-        case "per_unit":
+        case PriceModel.PER_UNIT:
             lines.append(f"{money.format_unit_price(price.unit_price)} {currency} for each {more}{thing[:-1]}")
-        case "package":
+        case PriceModel.PACKAGE:
             amount = money.format_minor(price.package_amount_minor, currency)
             lines.append(f"{amount} {currency} for every {_count(price.package_size)} {more}{thing}")
         case _:

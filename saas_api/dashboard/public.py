@@ -8,7 +8,7 @@ from marshmallow import fields, validate
 from saas_api.accounts import sessions
 from saas_api.accounts.schemas import SwitchOrganizationIn
 from saas_api.billing import plans
-from saas_api.core.access import public_page, require_permission
+from saas_api.core.access import KeyMode, public_page, require_permission
 from saas_api.core.db import engine
 from saas_api.core.errors import ValidationFailed
 from saas_api.core.fields import QueryInteger, StrictSchema
@@ -24,7 +24,7 @@ class PreferencesForm(StrictSchema):
     """Theme, mode and shortcuts; absent fields stay unchanged."""
 
     theme = fields.String(load_default=None, validate=validate.OneOf(("system", "light", "dark")))
-    mode = fields.String(load_default=None, validate=validate.OneOf(("live", "test")))
+    mode = fields.String(load_default=None, validate=validate.OneOf(list(KeyMode)))
     shortcuts = fields.String(load_default=None, validate=validate.OneOf(("on", "off")))
     back = fields.String(load_default="/dashboard", validate=validate.Regexp(r"/(?![/\\])[^\s\\]*"))
 

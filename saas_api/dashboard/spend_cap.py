@@ -13,7 +13,8 @@ from marshmallow import fields, validate
 from saas_api.accounts import audit
 from saas_api.billing import alerts, plans, spend_cap
 from saas_api.billing.models import BillingProfile
-from saas_api.billing.rating.thresholds import METER_SUBJECTS, AlertRuleInput
+from saas_api.billing.rating.bill import LineKind
+from saas_api.billing.rating.thresholds import METER_SUBJECTS, AlertRuleInput, AlertSubject
 from saas_api.core import clock, money
 from saas_api.core.access import require_permission
 from saas_api.core.db import engine
@@ -81,7 +82,7 @@ def index(form: Form | None = None) -> Response:
         action=profile.spend_cap_action,
         is_default=profile.spend_cap_is_default,
         default=setting("DEFAULT_SPEND_CAP"),
-        base_minor=sum(line.amount_minor for line in running.forecast.lines if line.kind == "base"),
+        base_minor=sum(line.amount_minor for line in running.forecast.lines if line.kind == LineKind.BASE),
         currency=currency,
         rules=[
             {
@@ -163,11 +164,11 @@ def describe_alert(subject: str, meter: str | None, threshold: str, units: dict[
     """
     thing = f"{METER_LABELS.get(meter or '', meter)} {units.get(meter or '', 'unit')}s"
     match subject:
-        case "spend":
+        case AlertSubject.SPEND:
             return f"Spend reaches {threshold} {currency}"
-        case "spend_percent_of_cap":
+        case AlertSubject.SPEND_PERCENT_OF_CAP:
             return f"Spend reaches {threshold} % of the cap"
-        case "quantity":
+        case AlertSubject.QUANTITY:
             return f"{threshold} {thing} used"
         case _:
             return f"{threshold} % of the included {thing} used"

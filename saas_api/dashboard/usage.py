@@ -17,10 +17,11 @@ from sqlalchemy.orm import Session
 from saas_api.accounts import organizations
 from saas_api.billing import periods, plans, previews, usage_costs
 from saas_api.billing.previews import BillPreview
+from saas_api.billing.rating.bill import LineKind
 from saas_api.billing.rating.plan_file import RATE_LIMIT_FEATURE
 from saas_api.billing.usage_costs import CallTotals, UsageReport
 from saas_api.core import clock, ids, money
-from saas_api.core.access import require_permission
+from saas_api.core.access import KeyMode, require_permission
 from saas_api.core.db import engine
 from saas_api.core.errors import ValidationFailed
 from saas_api.core.fields import DateField, StrictSchema
@@ -208,7 +209,7 @@ class UsageFilters(StrictSchema):
     range = fields.String(load_default=None, validate=validate.OneOf([code for code, _ in RANGE_CHOICES]))
     start_date = DateField(load_default=None)
     end_date = DateField(load_default=None)
-    mode = fields.String(load_default=None, validate=validate.OneOf(("live", "test")))
+    mode = fields.String(load_default=None, validate=validate.OneOf(list(KeyMode)))
     tab = fields.String(load_default="endpoint", validate=validate.OneOf([code for code, _ in TAB_CHOICES]))
     format = fields.String(load_default=None, validate=validate.OneOf(("csv",)))
 
@@ -284,7 +285,7 @@ def _render(form: Form, report: UsageReport, tab: str, mode: str) -> Response:
 
 
 def _period_rows(form: Form, zone: ZoneInfo, mode: str, *, is_table: bool) -> Response:
-    if mode == "test":
+    if mode == KeyMode.TEST:
         return pages.render_page(TEMPLATE, form=_filled(form), tab="period", **_range_links(form, "period", mode, zone))
     meters = list_meter_allowances(engine.session(), g.principal.organization_id, clock.now())
     preview = previews.preview_current_period(engine.session(), g.principal.organization_id)
@@ -404,7 +405,7 @@ def _metered(preview: BillPreview, meters: Mapping[str, MeterAllowance]) -> list
         meter, included = meters[str(line.meter)], line.calculation.get("included")
         name = (
             meter.name
-            if line_counts[line.meter] == 1 and line.kind == "usage"
+            if line_counts[line.meter] == 1 and line.kind == LineKind.USAGE
             else f"{meter.name} ({line.description})"
         )
         included_quantity = None if included is None else Decimal(included)

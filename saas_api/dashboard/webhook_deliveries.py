@@ -23,7 +23,7 @@ from saas_api.core.web.pages import HTMX_STOP_POLLING, PAGE_SIZE
 from saas_api.dashboard import context
 from saas_api.webhooks import deliveries, event_types, events, payload, schemas
 from saas_api.webhooks.deliveries import EventNotFound
-from saas_api.webhooks.models import Delivery, Endpoint, Event
+from saas_api.webhooks.models import Delivery, DeliveryStatus, Endpoint, Event, PayloadFormat
 
 bp = Blueprint("webhook_deliveries", __name__)
 _COLUMNS = """d.id, d.event_id, e.type, d.endpoint_id, w.url, w.deleted_at IS NOT NULL AS is_deleted, d.cause, d.status,
@@ -45,7 +45,6 @@ SELECT {_COLUMNS} FROM webhook_deliveries d {_CARRIED}
  ORDER BY d.created_at DESC, d.id DESC LIMIT 50""")
 
 
-DELIVERY_STATUSES = ("queued", "sending", "delivered", "failed", "canceled")
 POLL_SECONDS = timedelta(minutes=15)
 
 
@@ -128,7 +127,7 @@ class DeliveryFilters(StrictSchema):
     """Filters of the delivery list."""
 
     endpoint_id = PrefixedId("whe", load_default=None)
-    status = fields.String(load_default=None, validate=validate.OneOf(DELIVERY_STATUSES))
+    status = fields.String(load_default=None, validate=validate.OneOf(list(DeliveryStatus)))
     event_type = schemas.event_type_field(load_default=None)
     cursor = fields.String(load_default=None, validate=validate.Length(max=500))
 
@@ -162,7 +161,7 @@ def index() -> Response:
         form=form,
         deliveries=page.items if page else (),
         endpoints=list_all_endpoints(engine.session(), context.current_organization_id()),
-        statuses=DELIVERY_STATUSES,
+        statuses=list(DeliveryStatus),
         types=sorted(event_types.names()),
         zone=context.current_zone(),
         **pages.pagination_links(page.next_cursor if page else None),
@@ -176,7 +175,9 @@ def show(delivery_id: UUID, form: Form | None = None) -> Response:
     delivery = deliveries.get_delivery(engine.session(), context.current_organization_id(), delivery_id)
     endpoint = get_delivery_endpoint(engine.session(), context.current_organization_id(), delivery.endpoint_id)
     view = deliveries.get_delivery_view(engine.session(), delivery)
-    body = payload.build_thin_payload(view.event.payload) if endpoint.payload == "thin" else view.event.payload
+    body = (
+        payload.build_thin_payload(view.event.payload) if endpoint.payload == PayloadFormat.THIN else view.event.payload
+    )
     is_watched = _is_watched(delivery)
     return pages.render_page(
         "dashboard/webhooks/delivery.html",

@@ -22,9 +22,10 @@ from saas_api.billing import alerts, period_close, periods, spend_cap, subscript
 from saas_api.billing.models import GrantKind, InvoiceStatus
 from saas_api.billing.wallet import GrantSource
 from saas_api.core import clock
-from saas_api.core.access import Principal
+from saas_api.core.access import KeyMode, Principal
 from saas_api.core.db import tenancy
 from saas_api.core.db.tenancy import SystemSession
+from saas_api.core.roles import MemberRole
 from saas_api.demo import timeline, traffic
 from saas_api.demo.organizations import DemoLogin, DemoOrganization
 from saas_api.demo.timeline import Timeline
@@ -173,7 +174,7 @@ class OrganizationActivity:
     def _invite(self) -> None:
         with tenancy.tenant_session(self.id) as session:
             email = f"new.colleague@{self.organization.domain}"
-            invitations.create_invitation(session, self.owner, email, "member")
+            invitations.create_invitation(session, self.owner, email, MemberRole.MEMBER)
 
     def _schedule_messages(self) -> None:
         """Put the messages of each local day on the timeline, at its end; the first and the last day are partial."""
@@ -219,7 +220,9 @@ class OrganizationActivity:
         if is_accepted:
             self._mark_keys_used()
             events_begin_at = self.timeline.ends_at - WEBHOOK_DAYS * DAY
-            live = [message for message in self.unwritten if message.mode == "live" and message.at > events_begin_at]
+            live = [
+                message for message in self.unwritten if message.mode == KeyMode.LIVE and message.at > events_begin_at
+            ]
             self._publish_events(live[-MAX_WEBHOOK_EVENTS:])
         self.unwritten, self.unwritten_days = [], 0
 

@@ -11,8 +11,12 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from saas_api.billing import periods, service_terms
+from saas_api.billing.models import BillingStanding
 from saas_api.core import ids
+from saas_api.core.access import KeyMode
 from saas_api.messages import content
+from saas_api.messages.content import Channel
+from saas_api.messages.models import MessageStatus
 
 SOURCE = "messages.send"
 _HOUR_WEIGHTS = (1, 1, 1, 1, 1, 2, 3, 6, 11, 14, 15, 14, 12, 13, 14, 13, 11, 9, 7, 6, 5, 4, 3, 2)
@@ -104,12 +108,12 @@ def write_messages(session: Session, organization_id: UUID, messages: Sequence[D
     periods.ensure_period(session, organization_id, messages[-1].at)
     periods.lock_periods_shared(session, organization_id)
     terms = service_terms.get_terms(session, organization_id)
-    if terms.standing == "suspended":
+    if terms.standing == BillingStanding.SUSPENDED:
         return False
     values = {
         "org": organization_id,
         **_message_columns(messages),
-        **_usage_columns([message for message in messages if message.mode == "live"]),
+        **_usage_columns([message for message in messages if message.mode == KeyMode.LIVE]),
         "prices": [str(terms.list_prices[message.channel]) for message in messages],
     }
     session.execute(_INSERT_MESSAGES, values)
@@ -126,13 +130,13 @@ def _message(at: datetime, keys: Sequence[UUID], chance: random.Random) -> DemoM
     return DemoMessage(
         _message_id(at, chance),
         keys[2] if is_test else keys[0] if chance.random() < 0.8 else keys[1],
-        "test" if is_test else "live",
-        "sms" if is_sms else "email",
+        KeyMode.TEST if is_test else KeyMode.LIVE,
+        Channel.SMS if is_sms else Channel.EMAIL,
         f"+23480{number}0"[:14] if is_sms else f"customer{number}@mail.example",
         None if is_sms else body.partition(".")[0],
         body,
         content.count_segments(body) if is_sms else 1,
-        "failed" if error else "delivered",
+        MessageStatus.FAILED if error else MessageStatus.DELIVERED,
         error,
         at,
         at + timedelta(seconds=chance.uniform(0.2, 4.0)),
@@ -171,7 +175,7 @@ def _usage_columns(messages: Sequence[DemoMessage]) -> dict[str, list[Any]]:
     reversals = [
         (message, "reversal", str(event_id), -message.size, ids.new_id(), event_id)
         for message, event_id in pairs
-        if message.status == "failed"
+        if message.status == MessageStatus.FAILED
     ]
     rows = [*usage, *reversals]
     return {

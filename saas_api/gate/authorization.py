@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 from flask import request
 
+from saas_api.accounts.models import OrganizationStatus
+from saas_api.billing.models import BillingStanding
 from saas_api.core import access, request_context
 from saas_api.core.access import Access, Principal
 from saas_api.core.errors import Forbidden, NotFound, PaymentRequired
@@ -41,11 +43,11 @@ def authorize_caller(principal: Principal, view_access: Access) -> None:
     """
     if isinstance(principal, KeyPrincipal) and principal.terms is not None:
         terms = principal.terms
-        if "suspended" in (terms.organization_status, terms.standing) or terms.organization_status == "closed":
+        if terms.organization_status != OrganizationStatus.ACTIVE or terms.standing == BillingStanding.SUSPENDED:
             raise OrganizationSuspended
         if principal.ip_allow and not _is_in_networks(request_context.client_ip(), principal.ip_allow):
             raise IpNotAllowed
-        if terms.standing == "restricted" and view_access.is_metered:
+        if terms.standing == BillingStanding.RESTRICTED and view_access.is_metered:
             raise SendingRestricted
     if principal.is_impersonating and request.method not in SAFE_METHODS and request.endpoint != _LOGOUT_ENDPOINT:
         raise Forbidden("You are looking at this organization; nothing can be changed.")

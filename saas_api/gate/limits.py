@@ -7,6 +7,7 @@ from uuid import UUID
 from saas_api.billing import period_spend, spend_cap
 from saas_api.billing.service_terms import ServiceTerms
 from saas_api.billing.spend_cap import SPEND_COUNTER
+from saas_api.core.access import KeyMode
 from saas_api.core.db import tenancy
 from saas_api.core.errors import ServiceUnavailable
 from saas_api.core.limits import counters, limiter
@@ -72,7 +73,7 @@ def _build_counters(
     principal: KeyPrincipal, units: Mapping[str, int], *, is_fresh: bool, is_final: bool
 ) -> Sequence[QuotaCounter]:
     terms = principal.terms
-    if terms is None or principal.mode != "live":
+    if terms is None or principal.mode != KeyMode.LIVE:
         return []
     quota_counters: list[QuotaCounter] = [
         *quotas.quota_counters(principal, units, is_fresh=is_fresh, period_id=terms.period_id, limits=terms.quotas)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from enum import StrEnum
 from functools import lru_cache
 from typing import Any
 
@@ -16,6 +17,13 @@ _GSM7 = frozenset(
     "abcdefghijklmnopqrstuvwxyzäöñüà"
 )
 _GSM7_EXTENSION = frozenset("\f^{}\\[~]|€")
+
+
+class Channel(StrEnum):
+    """Way to a recipient."""
+
+    SMS = "sms"
+    EMAIL = "email"
 
 
 def count_segments(text: str) -> int:
@@ -70,7 +78,7 @@ def parse_email_address(text: str) -> str:
 def validation_problems(body: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return field and reason of each rule that a message breaks; absent fields are not checked."""
     problems = []
-    is_sms = body.get("type") == "sms"
+    is_sms = body.get("type") == Channel.SMS
     if "to" in body and "type" in body:
         try:
             parse_recipient(body["to"], body["type"])
@@ -88,4 +96,4 @@ def parse_recipient(text: str, channel: str) -> str:
 
     raises: ValueError
     """
-    return parse_phone_number(text) if channel == "sms" else parse_email_address(text)
+    return parse_phone_number(text) if channel == Channel.SMS else parse_email_address(text)

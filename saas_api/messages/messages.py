@@ -12,10 +12,12 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from saas_api.accounts import audit
+from saas_api.accounts.models import OrganizationStatus
 from saas_api.billing import periods, service_terms
+from saas_api.billing.models import BillingStanding
 from saas_api.billing.service_terms import ServiceTerms
 from saas_api.core import clock, idempotency, ids, money
-from saas_api.core.access import Principal
+from saas_api.core.access import KeyMode, Principal
 from saas_api.core.db import engine, pagination, tenancy
 from saas_api.core.db.pagination import Page, PageRequest
 from saas_api.core.errors import Conflict, Forbidden, NotFound, ServiceUnavailable
@@ -24,7 +26,8 @@ from saas_api.core.idempotency import KEY_CONSTRAINT, AlreadyAnswered, Idempoten
 from saas_api.core.jobs import queue
 from saas_api.messages import content
 from saas_api.messages import events as message_events
-from saas_api.messages.models import Channel, Message, MessageStatus
+from saas_api.messages.content import Channel
+from saas_api.messages.models import Message, MessageStatus
 from saas_api.usage.ledger import UsageRecord
 from saas_api.webhooks import events as webhook_events
 
@@ -134,7 +137,7 @@ def accept_message(
     """
     message = _build_message(principal, body)
     message.cost = Decimal(0)
-    if principal.mode == "live":
+    if principal.mode == KeyMode.LIVE:
         message.cost = terms.list_prices[message.channel] * message.segments
     accepted = _insert(message, terms.currency, idempotent_request, is_published=is_published)
     queue.wake_workers(DRAIN_JOB)
@@ -151,10 +154,10 @@ def send_test_message(session: Session, principal: Principal, body: Mapping[str,
     """
     organization_id = principal.organization_id
     terms = service_terms.get_terms(session, organization_id)
-    if terms.organization_status != "active" or terms.standing in ("suspended", "restricted"):
+    if terms.organization_status != OrganizationStatus.ACTIVE or terms.standing != BillingStanding.GOOD:
         raise SendingSuspended
     message = _build_message(principal, body)
-    message.api_key_id, message.mode, message.cost = None, "test", Decimal(0)
+    message.api_key_id, message.mode, message.cost = None, KeyMode.TEST, Decimal(0)
     message.accepted_at = clock.now()
     message.next_at, message.expires_at = sa.func.now(), sa.func.now() + MESSAGE_LIFETIME
     session.add(message)
@@ -277,7 +280,7 @@ def _acceptance(message: Message, currency: str) -> dict[str, Any]:
         "segments": message.segments,
         "cost": money.format_unit_price(message.cost or Decimal(0)),
         "currency": currency,
-        "usage_recorded": message.mode == "live",
+        "usage_recorded": message.mode == KeyMode.LIVE,
         "mode": message.mode,
         "organization_id": message.organization_id,
         "created_at": message.accepted_at,
@@ -310,7 +313,7 @@ def _batch(message: Message, response: Sequence[Statement], *, is_late: bool, is
     scope, insert = tenancy.tenant_scope_statement(message.organization_id), (_INSERT, values)
     event = message_events.status_event(message) if is_published else None
     published = [webhook_events.publish_statement(message.organization_id, event)] if event else []
-    if message.mode != "live":
+    if message.mode != KeyMode.LIVE:
         return [scope, *response, insert, *published]
     usage = UsageRecord(
         id=ids.new_id(),

@@ -1,4 +1,4 @@
-"""The message model, its statuses and channels."""
+"""The message model and its statuses."""
 
 import uuid
 from datetime import datetime
@@ -11,6 +11,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from saas_api.core import ids
 from saas_api.core.db.engine import Model
 from saas_api.core.db.types import EnumText
+from saas_api.messages.content import Channel
 
 
 class MessageStatus(StrEnum):
@@ -22,13 +23,6 @@ class MessageStatus(StrEnum):
     DELIVERED = "delivered"
     FAILED = "failed"
     CANCELED = "canceled"
-
-
-class Channel(StrEnum):
-    """Way to a recipient."""
-
-    SMS = "sms"
-    EMAIL = "email"
 
 
 class Message(Model):

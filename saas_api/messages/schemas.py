@@ -5,14 +5,15 @@ from typing import Any
 import marshmallow as ma
 from marshmallow import fields, validate
 
+from saas_api.core.access import KeyMode
 from saas_api.core.fields import DateField, PageQuery, PrefixedId, Quantity, StrictSchema, Text, Timestamp
 from saas_api.messages import content
-from saas_api.messages.content import MAX_EMAIL_LENGTH, MAX_SUBJECT_LENGTH
-from saas_api.messages.models import Channel, MessageStatus
+from saas_api.messages.content import MAX_EMAIL_LENGTH, MAX_SUBJECT_LENGTH, Channel
+from saas_api.messages.models import MessageStatus
 
 _is_channel = validate.OneOf([channel.value for channel in Channel])
 _is_status = validate.OneOf([status.value for status in MessageStatus])
-_is_mode = validate.OneOf(("live", "test"))
+_is_mode = validate.OneOf(list(KeyMode))
 
 
 class MessageIn(StrictSchema):

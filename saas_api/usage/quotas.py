@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from uuid import UUID
 
-from saas_api.core.access import Principal
+from saas_api.core.access import KeyMode, Principal
 from saas_api.core.db import tenancy
 from saas_api.usage import rollups
 
@@ -46,7 +46,7 @@ def quota_counters(
     is_fresh: read the usage of the period from PostgreSQL; otherwise `last_value` is 0, because Redis has the counter
     limits: quotas of the plan and its overrides, by meter, in the meter's unit
     """
-    if principal.mode != "live" or not limits:
+    if principal.mode != KeyMode.LIVE or not limits:
         return []
     usage: Mapping[str, Decimal] = {}
     if is_fresh:

@@ -10,6 +10,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from saas_api.core.access import KeyMode
 from saas_api.usage.ranges import DateRange
 from saas_api.usage.rollups import LIVE_USAGE_SQL, NIL_UUID
 
@@ -139,5 +140,6 @@ def timeseries(session: Session, organization_id: UUID, span: TimeseriesRange) -
         "meter": span.meter,
     }
     return [
-        TimeseriesPoint(*row) for row in session.execute(_LIVE_POINTS if span.mode == "live" else _TEST_POINTS, values)
+        TimeseriesPoint(*row)
+        for row in session.execute(_LIVE_POINTS if span.mode == KeyMode.LIVE else _TEST_POINTS, values)
     ]

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from saas_api.accounts import audit
 from saas_api.accounts.audit import Actor
 from saas_api.core import clock, ids
-from saas_api.core.access import Principal
+from saas_api.core.access import KeyMode, Principal
 from saas_api.core.db import pagination
 from saas_api.core.db.pagination import Page, PageRequest
 from saas_api.core.errors import NotFound, ValidationFailed
@@ -244,7 +244,7 @@ def send_test_event(session: Session, by: Principal, endpoint_id: UUID, event_ty
         organization_id=by.organization_id,
         id=event_id,
         type=event_type,
-        payload=payload.build_payload(event_id, event_type, now, by.organization_id, data, mode="test"),
+        payload=payload.build_payload(event_id, event_type, now, by.organization_id, data, mode=KeyMode.TEST),
         subject_id=subject_id,
         subject_version=TEST_EVENT_VERSION,
         created_at=now,

@@ -20,6 +20,7 @@ from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict, NotFound, ValidationFailed
 from saas_api.core.net import vetting
 from saas_api.core.net.vetting import AddressNotAllowed
+from saas_api.core.roles import ADMIN_ROLES
 from saas_api.core.settings import setting
 from saas_api.mail import mails
 from saas_api.webhooks import event_types, events
@@ -370,7 +371,7 @@ def disable_endpoint(session: Session, organization_id: UUID, endpoint_id: UUID,
 
 def _email_disabled(session: Session, endpoint: Endpoint) -> None:
     organization = organizations.get_organization(session, endpoint.organization_id)
-    for recipient in members.list_recipients(session, organization.id, ("owner", "admin")):
+    for recipient in members.list_recipients(session, organization.id, ADMIN_ROLES):
         mails.enqueue(
             session,
             "webhook_disabled",

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from saas_api.core import clock, ids
+from saas_api.core.access import KeyMode
 from saas_api.core.db import pagination, tenancy
 from saas_api.core.db.pagination import Page, PageRequest
 from saas_api.core.jobs import queue
@@ -75,7 +76,7 @@ class NewEvent:
     event_type: str
     subject: EventSubject
     data: Mapping[str, Any]
-    mode: str = "live"
+    mode: str = KeyMode.LIVE
 
 
 def list_events(

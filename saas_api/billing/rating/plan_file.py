@@ -5,6 +5,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from enum import StrEnum
 from typing import Any
 
 from saas_api.billing.rating.charges import MeterPrice, PriceModel, Tier
@@ -49,15 +50,22 @@ class MeterContent:
     reverse_on_failure: bool = True
 
 
+class EntitlementKind(StrEnum):
+    """A switch, a configuration value, or a limit on a meter's quantity per period."""
+
+    BOOLEAN = "boolean"
+    CONFIG = "config"
+    METERED = "metered"
+
+
 @dataclass(frozen=True)
 class EntitlementContent:
     """An entitlement of a plan version.
 
-    kind: a value of `EntitlementKind`
     value: JSON-ready; {"meter", "limit"} of a metered one
     """
 
-    kind: str
+    kind: EntitlementKind
     value: Any
 
 
@@ -325,7 +333,7 @@ class _PlanReader:
             if not _FEATURE.fullmatch(feature):
                 self.report(path, "must be named in lower-case letters, digits and _")
             entitlement = entitlements[feature] = self.entitlement(path, feature, item, codes)
-            if entitlement.kind == "metered":
+            if entitlement.kind == EntitlementKind.METERED:
                 if entitlement.value["meter"] in limited_meters:
                     self.report(f"{path}.meter", "has a limit already")
                 limited_meters.add(entitlement.value["meter"])
@@ -335,20 +343,20 @@ class _PlanReader:
         if feature == RATE_LIMIT_FEATURE:
             if item != {"setting": RATE_LIMIT_SETTING}:
                 self.integer(path, item, 1, 10_000_000)
-            return EntitlementContent("config", item)
+            return EntitlementContent(EntitlementKind.CONFIG, item)
         if isinstance(item, bool):
-            return EntitlementContent("boolean", item)
+            return EntitlementContent(EntitlementKind.BOOLEAN, item)
         if isinstance(item, dict):
             values = self.object(path, item, ("meter", "limit"), ())
             meter = values.get("meter")
             if "meter" in values and (not isinstance(meter, str) or meter not in codes):
                 self.report(f"{path}.meter", "there is no such meter")
             limit = self.quantity(f"{path}.limit", values.get("limit", "0"))
-            return EntitlementContent("metered", {"meter": str(meter), "limit": f"{limit.normalize():f}"})
+            return EntitlementContent(EntitlementKind.METERED, {"meter": str(meter), "limit": f"{limit.normalize():f}"})
         if isinstance(item, str | int):
-            return EntitlementContent("config", item)
+            return EntitlementContent(EntitlementKind.CONFIG, item)
         self.report(path, "must be true or false, a whole number, a text, or a meter and its limit")
-        return EntitlementContent("boolean", value=False)
+        return EntitlementContent(EntitlementKind.BOOLEAN, value=False)
 
     def object(
         self, path: str, value: Any, required: tuple[str, ...], optional: tuple[str, ...] | None

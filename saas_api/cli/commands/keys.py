@@ -13,7 +13,7 @@ from saas_api.cli import output, types
 from saas_api.cli.errors import CommandError, CommandGroup
 from saas_api.cli.types import PublicId
 from saas_api.core import ids
-from saas_api.core.access import SCOPES
+from saas_api.core.access import SCOPES, KeyMode
 from saas_api.core.db import tenancy
 from saas_api.core.db.pagination import PageRequest
 
@@ -53,7 +53,9 @@ def parse_name(_context: click.Context, _parameter: click.Parameter, text: str) 
 @group.command("create")
 @organization_option
 @click.option("--name", required=True, callback=parse_name, help="What the key is for.")
-@click.option("--mode", type=click.Choice(["live", "test"]), default="live", show_default=True)
+@click.option(
+    "--mode", type=click.Choice([mode.value for mode in KeyMode]), default=KeyMode.LIVE.value, show_default=True
+)
 @click.option("--scopes", metavar="SCOPE,...", callback=parse_scopes, help="Scopes of the key; all if not given.")
 @types.json_option
 def create(*, organization_id: UUID, name: str, mode: str, scopes: list[str] | None, as_json: bool) -> None:
