@@ -111,13 +111,8 @@ def _chosen_action(
 def _params(
     action: Action, flags: Mapping[str, tuple[Action, str]], default_reason: str | None
 ) -> Iterator[click.Parameter]:
-    yield click.Option(
-        ["--reason"],
-        required=default_reason is None,
-        default=default_reason,
-        show_default=default_reason is not None,
-        help=REASON_HELP,
-    )
+    is_required = default_reason is None
+    yield click.Option(["--reason"], required=is_required, default=default_reason, show_default=True, help=REASON_HELP)
     for name, field in action.form().fields.items():
         if name != "reason":
             yield _param(name, field)

@@ -11,7 +11,7 @@ from saas_api.billing import credit_notes as billing_credit_notes
 from saas_api.billing import invoices
 from saas_api.billing import wallet as billing_wallet
 from saas_api.billing.invoices import InvoiceListItem
-from saas_api.billing.models import InvoiceStatus
+from saas_api.billing.models import CreditEntryReason, GrantKind, InvoiceStatus
 from saas_api.billing.rating import explanation
 from saas_api.core import clock, ids, money
 from saas_api.core.access import require_permission
@@ -26,34 +26,36 @@ from saas_api.dashboard.running_period import CurrentPeriod
 
 bp = Blueprint("billing", __name__)
 
-INVOICE_STATUSES = tuple(status for status in InvoiceStatus if status != InvoiceStatus.DRAFT)
-
-
 FIRST_YEAR = 2020
 INVOICE_CSV_COLUMNS = (
     *("id", "number", "status", "period_starts_at", "period_ends_at", "timezone", "total_requests", "total_amount"),
     *("amount_due", "currency", "due_date", "paid_at"),
 )
-INVOICE_STATUS_LABELS = {"open": "Open", "paid": "Paid", "void": "Void", "uncollectible": "Written off"}
+INVOICE_STATUS_LABELS = {
+    InvoiceStatus.OPEN: "Open",
+    InvoiceStatus.PAID: "Paid",
+    InvoiceStatus.VOID: "Void",
+    InvoiceStatus.UNCOLLECTIBLE: "Written off",
+}
 GRANT_KIND_LABELS = {
-    "promotional": "Promotion",
-    "purchased": "Prepaid",
-    "credit_note": "Credit note",
-    "overpayment": "Overpayment",
-    "carry": "Carried over",
+    GrantKind.PROMOTIONAL: "Promotion",
+    GrantKind.PURCHASED: "Prepaid",
+    GrantKind.CREDIT_NOTE: "Credit note",
+    GrantKind.OVERPAYMENT: "Overpayment",
+    GrantKind.CARRY: "Carried over",
 }
 CREDIT_ENTRY_REASON_LABELS = {
-    "apply": "Used on an invoice",
-    "unapply": "Given back by an invoice",
-    "expire": "Expired",
-    "void": "Withdrawn",
+    CreditEntryReason.APPLY: "Used on an invoice",
+    CreditEntryReason.UNAPPLY: "Given back by an invoice",
+    CreditEntryReason.EXPIRE: "Expired",
+    CreditEntryReason.VOID: "Withdrawn",
 }
 
 
 class InvoiceFilters(StrictSchema):
     """Filters of the invoice list; the year is that of issue, in UTC."""
 
-    status = fields.String(load_default=None, validate=validate.OneOf(INVOICE_STATUSES))
+    status = fields.String(load_default=None, validate=validate.OneOf(list(INVOICE_STATUS_LABELS)))
     year = QueryInteger(minimum=2000, maximum=9998, load_default=None)
     cursor = fields.String(load_default=None, validate=validate.Length(max=500))
     format = fields.String(load_default=None, validate=validate.OneOf(("csv",)))
@@ -83,10 +85,7 @@ def index() -> Response:
         page_context |= _money(query, running) | {
             "form": form,
             "is_filtered": bool({"status", "year"} & set(form.values)),
-            "statuses": [
-                ("", "Any"),
-                *((status_name, INVOICE_STATUS_LABELS[status_name]) for status_name in INVOICE_STATUSES),
-            ],
+            "statuses": [("", "Any"), *INVOICE_STATUS_LABELS.items()],
             "years": [("", "Any"), *((year, year) for year in _years())],
         }
     status = 422 if form.errors else 200

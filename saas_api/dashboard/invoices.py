@@ -41,10 +41,10 @@ PROVIDER_LABELS = {
     "offline": "bank transfer",
 }
 _ENDS = {
-    "succeeded": ("Paid", "ok"),
-    "failed": ("Payment declined", "bad"),
-    "canceled": ("Payment canceled", "plain"),
-    "quarantined": ("Payment is being looked at", "warn"),
+    PaymentStatus.SUCCEEDED: ("Paid", "ok"),
+    PaymentStatus.FAILED: ("Payment declined", "bad"),
+    PaymentStatus.CANCELED: ("Payment canceled", "plain"),
+    PaymentStatus.QUARANTINED: ("Payment is being looked at", "warn"),
 }
 
 

@@ -68,7 +68,11 @@ FAILURE_REASON_LABELS = {
     "unsendable": "The provider cannot send such a message.",
     "unsupported_recipient": "The provider does not serve such addresses.",
 }
-_ENDS = {"delivered": ("Delivered", "ok"), "failed": ("Failed", "bad"), "canceled": ("Canceled", "plain")}
+_ENDS = {
+    MessageStatus.DELIVERED: ("Delivered", "ok"),
+    MessageStatus.FAILED: ("Failed", "bad"),
+    MessageStatus.CANCELED: ("Canceled", "plain"),
+}
 TEST_MESSAGES_PER_MINUTE = parse_limit("30 per minute")
 
 

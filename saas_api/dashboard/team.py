@@ -16,7 +16,7 @@ from saas_api.core import ids
 from saas_api.core.access import PERMISSIONS, require_permission
 from saas_api.core.db import engine
 from saas_api.core.fields import Email, PrefixedId, StrictSchema
-from saas_api.core.roles import ASSIGNABLE_ROLES, ROLES
+from saas_api.core.roles import ASSIGNABLE_ROLES, ROLES, MemberRole
 from saas_api.core.web import pages
 from saas_api.core.web.forms import EmptyForm, Form, form_view
 from saas_api.dashboard import context
@@ -25,11 +25,11 @@ bp = Blueprint("team", __name__)
 
 
 ROLE_DESCRIPTIONS = {
-    "owner": "Everything, and handing the organization over. There is exactly one.",
-    "admin": "Everything but paying, changing plans and changing roles.",
-    "member": "Makes keys and sends test messages.",
-    "billing": "Pays, changes plans and the spend cap.",
-    "viewer": "Looks at everything, changes nothing.",
+    MemberRole.OWNER: "Everything, and handing the organization over. There is exactly one.",
+    MemberRole.ADMIN: "Everything but paying, changing plans and changing roles.",
+    MemberRole.MEMBER: "Makes keys and sends test messages.",
+    MemberRole.BILLING: "Pays, changes plans and the spend cap.",
+    MemberRole.VIEWER: "Looks at everything, changes nothing.",
 }
 PERMISSION_DESCRIPTIONS = {
     "organization:read": "See the organization",

@@ -65,16 +65,18 @@ class QuotaCounter(Protocol):
 
 
 class LimitCode(IntEnum):
-    """Outcomes of limits.lua, which knows them by their numbers."""
+    """Outcomes of limits.lua, which knows them by their numbers.
+
+    STATE_LOST: Redis has lost the generation or a counter
+    COUNTER_OUT_OF_BOUNDS: the request was computed from a wrong value of a counter
+    """
 
     ADMITTED = 1
     RATE_LIMITED = 0
     QUOTA_EXCEEDED = -1
     STALE_GENERATION = -2
     STATE_LOST = -3
-    """Redis has lost the generation or a counter."""
     COUNTER_OUT_OF_BOUNDS = -4
-    """The request was computed from a wrong value of a counter."""
 
     @property
     def is_final(self) -> bool:
@@ -83,7 +85,6 @@ class LimitCode(IntEnum):
 
     @property
     def is_refusal(self) -> bool:
-        """Whether a rate limit or a quota is used up."""
         return self in (LimitCode.RATE_LIMITED, LimitCode.QUOTA_EXCEEDED)
 
 
@@ -229,8 +230,8 @@ class GateStrategy(SlidingWindowCounterRateLimiter):
             if not full:
                 self.local.hit(item, key)
             windows.append((self.local.get_window_stats(item, key).remaining, item.get_expiry() * 1000))
-        code = LimitCode.RATE_LIMITED if full <= n else LimitCode.QUOTA_EXCEEDED
-        code = code if full else LimitCode.ADMITTED
+        refusal = LimitCode.RATE_LIMITED if full <= n else LimitCode.QUOTA_EXCEEDED
+        code = refusal if full else LimitCode.ADMITTED
         return LimitDecision(code, 0, full, windows, [], is_local=True)
 
 
