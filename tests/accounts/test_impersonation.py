@@ -16,7 +16,7 @@ from saas_api.accounts.organizations import OrganizationNotFound
 from saas_api.core import clock, ids
 from saas_api.core.db import engine, tenancy
 from saas_api.core.errors import ValidationFailed
-from tests.support.accounts import Headers, Person
+from tests.support.accounts import Headers, User
 
 OLGA = "olga@platform.example"
 REASON = "ticket 4711: wrong figures"
@@ -34,13 +34,13 @@ def operator_context(reason: str = REASON) -> OperatorContext:
     return OperatorContext(Actor("operator", str(user.id if user else ids.new_id())), reason)
 
 
-def impersonate(app: Flask, person: Person) -> Headers:
+def impersonate(app: Flask, user: User) -> Headers:
     with app.app_context():
-        token, _ = impersonation.start_impersonation(ids.parse_id("org", person.organization_id), operator_context())
+        token, _ = impersonation.start_impersonation(ids.parse_id("org", user.organization_id), operator_context())
     return {"Authorization": f"Bearer {token}"}
 
 
-def test_impersonating_operator_reads_as_a_viewer(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_impersonating_operator_reads_as_a_viewer(app: Flask, client: FlaskClient, alice: User) -> None:
     grant_role(app, "admin")
     headers = impersonate(app, alice)
     me = client.get("/api/v1/auth/me", headers=headers).json["data"]
@@ -49,14 +49,14 @@ def test_impersonating_operator_reads_as_a_viewer(app: Flask, client: FlaskClien
         assert client.get(f"/api/v1{path}", headers=headers).status_code == 200, path
 
 
-def test_impersonating_operator_cannot_write(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_impersonating_operator_cannot_write(app: Flask, client: FlaskClient, alice: User) -> None:
     grant_role(app, "admin")
     headers = impersonate(app, alice)
     assert client.post("/api/v1/keys", json={"name": "mine"}, headers=headers).status_code == 403
     assert client.patch("/api/v1/organization", json={"name": "Mine"}, headers=headers).status_code == 403
 
 
-def test_impersonation_transaction_is_read_only_in_postgresql(app: Flask, alice: Person) -> None:
+def test_impersonation_transaction_is_read_only_in_postgresql(app: Flask, alice: User) -> None:
     organization_id = ids.parse_id("org", alice.organization_id)
     with app.test_request_context():
         tenancy.bind_request(organization_id, is_read_only=True)
@@ -65,30 +65,30 @@ def test_impersonation_transaction_is_read_only_in_postgresql(app: Flask, alice:
         engine.session().rollback()
 
 
-def test_impersonation_and_its_reason_are_in_the_audit_log(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_impersonation_and_its_reason_are_in_the_audit_log(app: Flask, client: FlaskClient, alice: User) -> None:
     grant_role(app, "admin")
     impersonate(app, alice)
-    answer = client.get("/api/v1/organization/audit-log?action=organization.looked_at", headers=alice.headers)
-    [entry] = answer.json["data"]["entries"]
+    response = client.get("/api/v1/organization/audit-log?action=organization.looked_at", headers=alice.headers)
+    [entry] = response.json["data"]["entries"]
     assert entry["data"]["reason"] == REASON
-    assert OLGA not in answer.text
+    assert OLGA not in response.text
 
 
-def test_impersonation_ends_after_an_hour(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_impersonation_ends_after_an_hour(app: Flask, client: FlaskClient, alice: User) -> None:
     grant_role(app, "admin")
     headers = impersonate(app, alice)
     with time_machine.travel(clock.now() + timedelta(minutes=61)):
         assert client.get("/api/v1/usage", headers=headers).json["error"]["code"] == "TOKEN_EXPIRED"
 
 
-def test_impersonation_ends_when_the_operator_role_is_revoked(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_impersonation_ends_when_the_operator_role_is_revoked(app: Flask, client: FlaskClient, alice: User) -> None:
     grant_role(app, "admin")
     headers = impersonate(app, alice)
     grant_role(app, "support")
     assert client.get("/api/v1/usage", headers=headers).status_code == 401
 
 
-def test_impersonation_requires_an_admin_operator_and_a_reason(app: Flask, alice: Person) -> None:
+def test_impersonation_requires_an_admin_operator_and_a_reason(app: Flask, alice: User) -> None:
     organization_id = ids.parse_id("org", alice.organization_id)
     with app.app_context():
         with pytest.raises(OperatorRoleRequired):
@@ -103,7 +103,7 @@ def test_impersonation_requires_an_admin_operator_and_a_reason(app: Flask, alice
             impersonation.start_impersonation(ids.new_id(), operator_context())
 
 
-def test_impersonating_operator_cannot_change_their_own_account(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_impersonating_operator_cannot_change_their_own_account(app: Flask, client: FlaskClient, alice: User) -> None:
     grant_role(app, "admin")
     headers = impersonate(app, alice)
     body = {"current_password": "correct horse battery", "new_password": "a better horse battery"}

@@ -17,16 +17,16 @@ from tests.support.account_mails import (
     mailed_tokens,
     post_auth,
 )
-from tests.support.accounts import AUTH, PASSWORD, Person, sign_in
+from tests.support.accounts import AUTH, PASSWORD, User, sign_in
 
 DAVE = "dave@acme.example"
 
 
-def invite(client: FlaskClient, superuser: Any, inviter: Person, email: str = DAVE, role: str = "member") -> str:
+def invite(client: FlaskClient, superuser: Any, inviter: User, email: str = DAVE, role: str = "member") -> str:
     """Invite a user; returns the token in the mail."""
     body = {"email": email, "role": role}
-    answer = client.post("/api/v1/team/invite", json=body, headers=inviter.headers)
-    assert answer.status_code == 201, answer.json
+    response = client.post("/api/v1/team/invite", json=body, headers=inviter.headers)
+    assert response.status_code == 201, response.json
     return mailed_tokens(superuser, "invitation", email)[-1]
 
 
@@ -34,15 +34,15 @@ def accept(client: FlaskClient, token: str, **body: Any) -> Any:
     return client.post("/api/v1/team/accept-invitation", json={"token": token, **body})
 
 
-def members(client: FlaskClient, person: Person) -> dict[str, str]:
-    answer = client.get("/api/v1/team/members", headers=person.headers)
-    return {member["email"]: member["role"] for member in answer.json["data"]["members"]}
+def members(client: FlaskClient, user: User) -> dict[str, str]:
+    response = client.get("/api/v1/team/members", headers=user.headers)
+    return {member["email"]: member["role"] for member in response.json["data"]["members"]}
 
 
-def test_new_user_joins_with_an_account_and_a_session(client: FlaskClient, alice: Person, superuser: Any) -> None:
-    answer = accept(client, invite(client, superuser, alice, role="billing"), password=NEW_PASSWORD, full_name="Dave")
-    assert answer.status_code == 200
-    data = answer.json["data"]
+def test_new_user_joins_with_an_account_and_a_session(client: FlaskClient, alice: User, superuser: Any) -> None:
+    response = accept(client, invite(client, superuser, alice, role="billing"), password=NEW_PASSWORD, full_name="Dave")
+    assert response.status_code == 200
+    data = response.json["data"]
     assert (data["user"]["email"], data["user"]["full_name"], data["role"]) == (DAVE, "Dave", "billing")
     assert data["organization"]["id"] == alice.organization_id
     profile = client.get(f"{AUTH}/me", headers={"Authorization": f"Bearer {data['token']}"}).json["data"]
@@ -55,15 +55,15 @@ def test_new_user_joins_with_an_account_and_a_session(client: FlaskClient, alice
     assert len(audit_events(superuser, "invitation.accepted")) == 1
 
 
-def test_accepting_an_invitation_verifies_the_address(client: FlaskClient, alice: Person, superuser: Any) -> None:
-    answer = accept(client, invite(client, superuser, alice), password=NEW_PASSWORD)
-    assert answer.json["data"]["user"]["email_verified"]
+def test_accepting_an_invitation_verifies_the_address(client: FlaskClient, alice: User, superuser: Any) -> None:
+    response = accept(client, invite(client, superuser, alice), password=NEW_PASSWORD)
+    assert response.json["data"]["user"]["email_verified"]
     assert mail_texts(superuser, "verify_email", DAVE) == []
     assert len(audit_events(superuser, "user.email_verified")) == 1
 
 
 def test_existing_user_joins_with_the_password_of_the_account(
-    client: FlaskClient, alice: Person, carol: Person, superuser: Any
+    client: FlaskClient, alice: User, carol: User, superuser: Any
 ) -> None:
     token = invite(client, superuser, alice, carol.email.upper(), "viewer")
     data = accept(client, token, password=PASSWORD, full_name="Somebody else").json["data"]
@@ -75,18 +75,18 @@ def test_existing_user_joins_with_the_password_of_the_account(
 
 @pytest.mark.parametrize("body", [{}, {"password": "another"}, {"password": ""}])
 def test_wrong_password_does_not_join_and_keeps_the_link(
-    client: FlaskClient, alice: Person, carol: Person, superuser: Any, body: dict[str, str]
+    client: FlaskClient, alice: User, carol: User, superuser: Any, body: dict[str, str]
 ) -> None:
     token = invite(client, superuser, alice, carol.email)
-    answer = accept(client, token, **body)
-    assert error_of(answer) == (
+    response = accept(client, token, **body)
+    assert error_of(response) == (
         (422, "VALIDATION_ERROR") if body.get("password") == "" else (401, "INVALID_CREDENTIALS")
     )
     assert members(client, alice) == {alice.email: "owner"}
     assert accept(client, token, password=PASSWORD).status_code == 200
 
 
-def test_disabled_user_cannot_join(client: FlaskClient, alice: Person, carol: Person, superuser: Any) -> None:
+def test_disabled_user_cannot_join(client: FlaskClient, alice: User, carol: User, superuser: Any) -> None:
     token = invite(client, superuser, alice, carol.email)
     execute(superuser, "UPDATE users SET disabled_at = now() WHERE email = %s", carol.email)
     assert error_of(accept(client, token, password=PASSWORD)) == (401, "INVALID_CREDENTIALS")
@@ -94,16 +94,16 @@ def test_disabled_user_cannot_join(client: FlaskClient, alice: Person, carol: Pe
 
 @pytest.mark.parametrize("body", [{}, {"password": "short"}, {"password": "password"}])
 def test_weak_password_of_a_new_user_is_rejected_and_keeps_the_link(
-    client: FlaskClient, alice: Person, superuser: Any, body: dict[str, str]
+    client: FlaskClient, alice: User, superuser: Any, body: dict[str, str]
 ) -> None:
     token = invite(client, superuser, alice)
-    answer = accept(client, token, **body)
-    assert error_of(answer) == (422, "VALIDATION_ERROR")
-    assert [problem["field"] for problem in answer.json["error"]["details"]["fields"]] == ["password"]
+    response = accept(client, token, **body)
+    assert error_of(response) == (422, "VALIDATION_ERROR")
+    assert [problem["field"] for problem in response.json["error"]["details"]["fields"]] == ["password"]
     assert accept(client, token, password=NEW_PASSWORD).status_code == 200
 
 
-def test_unusable_invitation_tokens_get_the_same_response(client: FlaskClient, alice: Person, superuser: Any) -> None:
+def test_unusable_invitation_tokens_get_the_same_response(client: FlaskClient, alice: User, superuser: Any) -> None:
     used = invite(client, superuser, alice)
     assert accept(client, used, password=NEW_PASSWORD).status_code == 200
     declined = invite(client, superuser, alice, "eve@acme.example")
@@ -119,12 +119,12 @@ def test_unusable_invitation_tokens_get_the_same_response(client: FlaskClient, a
 
 
 def test_four_concurrent_uses_of_an_invitation_join_once(
-    app: Flask, client: FlaskClient, alice: Person, superuser: Any
+    app: Flask, client: FlaskClient, alice: User, superuser: Any
 ) -> None:
     token = invite(client, superuser, alice)
     with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda _: accept(app.test_client(), token, password=NEW_PASSWORD), range(4)))
-    statuses = sorted(answer.status_code for answer in answers)
+        responses = list(pool.map(lambda _: accept(app.test_client(), token, password=NEW_PASSWORD), range(4)))
+    statuses = sorted(response.status_code for response in responses)
     assert statuses[0] == 200
     assert set(statuses[1:]) <= {400, 401, 409}
     assert execute(superuser, "SELECT count(*) FROM users WHERE email = %s", DAVE) == [(1,)]
@@ -132,7 +132,7 @@ def test_four_concurrent_uses_of_an_invitation_join_once(
 
 
 def test_user_who_joined_meanwhile_gets_a_conflict(
-    client: FlaskClient, alice: Person, carol: Person, superuser: Any
+    client: FlaskClient, alice: User, carol: User, superuser: Any
 ) -> None:
     token = invite(client, superuser, alice, carol.email)
     join = """INSERT INTO memberships (organization_id, user_id, role)
@@ -143,7 +143,7 @@ def test_user_who_joined_meanwhile_gets_a_conflict(
 
 
 def test_joining_from_a_new_address_mails_the_user(
-    client: FlaskClient, alice: Person, carol: Person, superuser: Any
+    client: FlaskClient, alice: User, carol: User, superuser: Any
 ) -> None:
     body = {"token": invite(client, superuser, alice, carol.email), "password": PASSWORD}
     origin = {"REMOTE_ADDR": "192.0.2.7"}
@@ -152,7 +152,7 @@ def test_joining_from_a_new_address_mails_the_user(
 
 
 def test_password_attempts_with_an_invitation_are_limited(
-    client: FlaskClient, alice: Person, carol: Person, superuser: Any
+    client: FlaskClient, alice: User, carol: User, superuser: Any
 ) -> None:
     token = invite(client, superuser, alice, carol.email)
     statuses = [accept(client, token, password="another").status_code for _ in range(11)]

@@ -24,7 +24,7 @@ from tests.support.account_mails import (
     operator_link,
     post_auth,
 )
-from tests.support.accounts import AUTH, PASSWORD, Person, sign_in
+from tests.support.accounts import AUTH, PASSWORD, User, sign_in
 
 
 def reset(client: FlaskClient, token: str, password: str = NEW_PASSWORD) -> Any:
@@ -36,12 +36,12 @@ def request_reset(client: FlaskClient, superuser: Any, email: str = "alice@acme.
     return mailed_tokens(superuser, "reset_password", email)[-1]
 
 
-def session_statuses(client: FlaskClient, person: Person) -> list[int]:
-    answers = (
-        client.get(f"{AUTH}/me", headers=person.headers),
-        post_auth(client, "/refresh", refresh_token=person.refresh_token),
+def session_statuses(client: FlaskClient, user: User) -> list[int]:
+    responses = (
+        client.get(f"{AUTH}/me", headers=user.headers),
+        post_auth(client, "/refresh", refresh_token=user.refresh_token),
     )
-    return [answer.status_code for answer in answers]
+    return [response.status_code for response in responses]
 
 
 @contextmanager
@@ -60,11 +60,11 @@ def statements(app: Flask) -> Iterator[list[str]]:
             sa.event.remove(db.engine, "before_cursor_execute", record)
 
 
-def test_reset_link_sets_a_password_and_ends_all_sessions(client: FlaskClient, alice: Person, superuser: Any) -> None:
+def test_reset_link_sets_a_password_and_ends_all_sessions(client: FlaskClient, alice: User, superuser: Any) -> None:
     other = sign_in(client, alice.email)
     before = execute(superuser, "SELECT tokens_valid_after FROM users")
-    answer = reset(client, request_reset(client, superuser))
-    assert (answer.status_code, answer.json["data"]) == (200, {})
+    response = reset(client, request_reset(client, superuser))
+    assert (response.status_code, response.json["data"]) == (200, {})
     assert session_statuses(client, alice) == session_statuses(client, other) == [401, 401]
     assert execute(superuser, "SELECT tokens_valid_after FROM users") > before
     assert error_of(post_auth(client, "/login", email=alice.email, password=PASSWORD)) == (401, "INVALID_CREDENTIALS")
@@ -72,7 +72,7 @@ def test_reset_link_sets_a_password_and_ends_all_sessions(client: FlaskClient, a
     assert len(audit_events(superuser, "user.password_reset")) == 1
 
 
-def test_reset_response_is_the_same_for_unknown_addresses(client: FlaskClient, alice: Person, superuser: Any) -> None:
+def test_reset_response_is_the_same_for_unknown_addresses(client: FlaskClient, alice: User, superuser: Any) -> None:
     known = post_auth(client, "/request-password-reset", email="ALICE@acme.example")
     unknown = post_auth(client, "/request-password-reset", email="nobody@acme.example")
     assert known.status_code == unknown.status_code == 200
@@ -81,7 +81,7 @@ def test_reset_response_is_the_same_for_unknown_addresses(client: FlaskClient, a
     assert execute(superuser, "SELECT count(*) FROM user_tokens WHERE purpose = 'reset_password'") == [(1,)]
 
 
-def test_reset_runs_the_same_statements_for_an_unknown_address(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_reset_runs_the_same_statements_for_an_unknown_address(app: Flask, client: FlaskClient, alice: User) -> None:
     with statements(app) as known:
         post_auth(client, "/request-password-reset", email=alice.email)
     with statements(app) as unknown:
@@ -91,7 +91,7 @@ def test_reset_runs_the_same_statements_for_an_unknown_address(app: Flask, clien
 
 
 def test_disabled_user_gets_no_reset_link_and_cannot_use_an_old_one(
-    client: FlaskClient, alice: Person, superuser: Any
+    client: FlaskClient, alice: User, superuser: Any
 ) -> None:
     token = request_reset(client, superuser)
     execute(superuser, "UPDATE users SET disabled_at = now()")
@@ -101,7 +101,7 @@ def test_disabled_user_gets_no_reset_link_and_cannot_use_an_old_one(
 
 
 def test_unusable_reset_tokens_get_the_same_response(
-    client: FlaskClient, alice: Person, carol: Person, superuser: Any
+    client: FlaskClient, alice: User, carol: User, superuser: Any
 ) -> None:
     revoked, used = request_reset(client, superuser), request_reset(client, superuser)
     assert reset(client, used).status_code == 200
@@ -116,7 +116,7 @@ def test_unusable_reset_tokens_get_the_same_response(
     assert session_statuses(client, carol) == [200, 200]
 
 
-def test_reset_link_expires_after_an_hour(client: FlaskClient, alice: Person, superuser: Any) -> None:
+def test_reset_link_expires_after_an_hour(client: FlaskClient, alice: User, superuser: Any) -> None:
     request_reset(client, superuser)
     minutes_left = """SELECT round(extract(epoch FROM expires_at - now()) / 60) FROM user_tokens
         WHERE purpose = 'reset_password'"""
@@ -125,26 +125,26 @@ def test_reset_link_expires_after_an_hour(client: FlaskClient, alice: Person, su
 
 @pytest.mark.parametrize("password", ["short", "password", "alice@acme.example"])
 def test_weak_reset_password_is_rejected_and_keeps_the_link(
-    client: FlaskClient, alice: Person, superuser: Any, password: str
+    client: FlaskClient, alice: User, superuser: Any, password: str
 ) -> None:
     token = request_reset(client, superuser)
-    answer = reset(client, token, password)
-    assert error_of(answer) == (422, "VALIDATION_ERROR")
-    assert answer.json["error"]["details"]["fields"][0]["field"] == "new_password"
+    response = reset(client, token, password)
+    assert error_of(response) == (422, "VALIDATION_ERROR")
+    assert response.json["error"]["details"]["fields"][0]["field"] == "new_password"
     assert reset(client, token).status_code == 200
 
 
 def test_four_concurrent_uses_of_a_reset_link_succeed_once(
-    app: Flask, client: FlaskClient, alice: Person, superuser: Any
+    app: Flask, client: FlaskClient, alice: User, superuser: Any
 ) -> None:
     token = request_reset(client, superuser)
     with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda number: reset(app.test_client(), token, f"{NEW_PASSWORD}{number}"), range(4)))
-    assert sorted(answer.status_code for answer in answers) == [200, 400, 400, 400]
+        responses = list(pool.map(lambda number: reset(app.test_client(), token, f"{NEW_PASSWORD}{number}"), range(4)))
+    assert sorted(response.status_code for response in responses) == [200, 400, 400, 400]
 
 
 def test_two_concurrent_reset_requests_leave_one_usable_link(
-    app: Flask, client: FlaskClient, alice: Person, superuser: Any
+    app: Flask, client: FlaskClient, alice: User, superuser: Any
 ) -> None:
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(lambda _: post_auth(app.test_client(), "/request-password-reset", email=alice.email), range(3)))
@@ -155,16 +155,16 @@ def test_two_concurrent_reset_requests_leave_one_usable_link(
 def test_link_of_the_operator_command_sets_a_password(app: Flask, client: FlaskClient, superuser: Any) -> None:
     token = operator_link(app, "olga@platform.example")
     assert reset(client, token).status_code == 200
-    answer = post_auth(client, "/login", email="olga@platform.example", password=NEW_PASSWORD)
-    assert error_of(answer) == (403, "NO_ORGANIZATION")  # the password is right
+    response = post_auth(client, "/login", email="olga@platform.example", password=NEW_PASSWORD)
+    assert error_of(response) == (403, "NO_ORGANIZATION")  # the password is right
 
 
-def test_fourth_reset_request_of_an_account_within_an_hour_is_rejected(client: FlaskClient, alice: Person) -> None:
+def test_fourth_reset_request_of_an_account_within_an_hour_is_rejected(client: FlaskClient, alice: User) -> None:
     for email in (alice.email, "nobody@acme.example"):
         for spelling in (email, email.upper(), email.title()):
             assert post_auth(client, "/request-password-reset", email=spelling).status_code == 200
-        answer = post_auth(client, "/request-password-reset", email=email, ip="192.0.2.9")
-        assert error_of(answer) == (429, "RATE_LIMIT_EXCEEDED")
+        response = post_auth(client, "/request-password-reset", email=email, ip="192.0.2.9")
+        assert error_of(response) == (429, "RATE_LIMIT_EXCEEDED")
 
 
 def test_reset_requests_of_an_address_are_limited_to_twenty_an_hour(app: Flask, config: dict[str, Any]) -> None:
@@ -174,11 +174,11 @@ def test_reset_requests_of_an_address_are_limited_to_twenty_an_hour(app: Flask, 
 
 
 def test_changed_password_ends_other_sessions_and_reset_links(
-    client: FlaskClient, alice: Person, carol: Person, superuser: Any
+    client: FlaskClient, alice: User, carol: User, superuser: Any
 ) -> None:
     other, link = sign_in(client, alice.email), request_reset(client, superuser)
-    answer = post_auth(client, "/change-password", alice, current_password=PASSWORD, new_password=NEW_PASSWORD)
-    assert (answer.status_code, answer.json["data"]) == (200, {})
+    response = post_auth(client, "/change-password", alice, current_password=PASSWORD, new_password=NEW_PASSWORD)
+    assert (response.status_code, response.json["data"]) == (200, {})
     assert session_statuses(client, other) == [401, 401]
     assert session_statuses(client, alice) == session_statuses(client, carol) == [200, 200]
     assert error_of(reset(client, link)) == (400, "INVALID_TOKEN")
@@ -187,25 +187,25 @@ def test_changed_password_ends_other_sessions_and_reset_links(
     assert len(audit_events(superuser, "user.password_changed")) == 1
 
 
-def test_wrong_current_password_changes_nothing(client: FlaskClient, alice: Person, superuser: Any) -> None:
+def test_wrong_current_password_changes_nothing(client: FlaskClient, alice: User, superuser: Any) -> None:
     other = sign_in(client, alice.email)
-    answer = post_auth(client, "/change-password", alice, current_password="another", new_password=NEW_PASSWORD)
-    assert error_of(answer) == (401, "INVALID_CREDENTIALS")
+    response = post_auth(client, "/change-password", alice, current_password="another", new_password=NEW_PASSWORD)
+    assert error_of(response) == (401, "INVALID_CREDENTIALS")
     assert session_statuses(client, alice) == session_statuses(client, other) == [200, 200]
     sign_in(client, alice.email)
     assert len(audit_events(superuser, "user.password_change_failed")) == 1
 
 
-def test_wrong_current_passwords_are_limited(client: FlaskClient, alice: Person) -> None:
+def test_wrong_current_passwords_are_limited(client: FlaskClient, alice: User) -> None:
     wrong = {"current_password": "another", "new_password": NEW_PASSWORD}
     assert [post_auth(client, "/change-password", alice, **wrong).status_code for _ in range(11)] == [401] * 10 + [429]
 
 
 @pytest.mark.parametrize("password", ["short", "password", "x" * 129])
-def test_weak_new_password_is_reported_on_its_field(client: FlaskClient, alice: Person, password: str) -> None:
-    answer = post_auth(client, "/change-password", alice, current_password=PASSWORD, new_password=password)
-    assert error_of(answer) == (422, "VALIDATION_ERROR")
-    assert [problem["field"] for problem in answer.json["error"]["details"]["fields"]] == ["new_password"]
+def test_weak_new_password_is_reported_on_its_field(client: FlaskClient, alice: User, password: str) -> None:
+    response = post_auth(client, "/change-password", alice, current_password=PASSWORD, new_password=password)
+    assert error_of(response) == (422, "VALIDATION_ERROR")
+    assert [problem["field"] for problem in response.json["error"]["details"]["fields"]] == ["new_password"]
     sign_in(client, alice.email)
 
 
@@ -224,9 +224,9 @@ def test_uncommon_password_is_accepted(app: Flask, password: str) -> None:
     assert passwords.password_problem(password, ["alice@acme.example", "Alice", "Acme Ltd."]) is None
 
 
-def test_name_of_the_organization_is_refused_when_a_password_is_changed(client: FlaskClient, alice: Person) -> None:
-    answer = post_auth(client, "/change-password", alice, current_password=PASSWORD, new_password="Acme20261")
-    assert error_of(answer) == (422, "VALIDATION_ERROR")
+def test_name_of_the_organization_is_refused_when_a_password_is_changed(client: FlaskClient, alice: User) -> None:
+    response = post_auth(client, "/change-password", alice, current_password=PASSWORD, new_password="Acme20261")
+    assert error_of(response) == (422, "VALIDATION_ERROR")
 
 
 def test_strength_is_that_of_the_first_characters(app: Flask) -> None:
@@ -234,7 +234,7 @@ def test_strength_is_that_of_the_first_characters(app: Flask) -> None:
     assert passwords.password_problem("Password1!Password1!" + "zx9$kQ2m", [])
 
 
-def test_each_password_change_counts(client: FlaskClient, alice: Person) -> None:
+def test_each_password_change_counts(client: FlaskClient, alice: User) -> None:
     """G4: right passwords with weak new ones are limited too."""
     weak = {"current_password": PASSWORD, "new_password": "password"}
     assert [post_auth(client, "/change-password", alice, **weak).status_code for _ in range(11)] == [422] * 10 + [429]

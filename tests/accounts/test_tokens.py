@@ -12,13 +12,13 @@ from flask.testing import FlaskClient
 
 from saas_api.accounts import tokens
 from saas_api.app import create_app
-from tests.support.accounts import AUTH, Person
+from tests.support.accounts import AUTH, User
 
 ME, REFRESH, LOGOUT = f"{AUTH}/me", f"{AUTH}/refresh", f"{AUTH}/logout"
 
 
-def code(answer: Any) -> tuple[int, str]:
-    return answer.status_code, answer.json["error"]["code"]
+def code(response: Any) -> tuple[int, str]:
+    return response.status_code, response.json["error"]["code"]
 
 
 def me(client: FlaskClient, token: str) -> Any:
@@ -29,30 +29,30 @@ def refresh(client: FlaskClient, token: str) -> Any:
     return client.post(REFRESH, json={"refresh_token": token})
 
 
-def test_refresh_returns_new_tokens(client: FlaskClient, alice: Person) -> None:
+def test_refresh_returns_new_tokens(client: FlaskClient, alice: User) -> None:
     pair = refresh(client, alice.refresh_token).json["data"]
     assert pair["refresh_token"] != alice.refresh_token
     assert me(client, pair["token"]).status_code == 200
     assert refresh(client, pair["refresh_token"]).status_code == 200
 
 
-def test_refresh_token_is_accepted_in_the_header(client: FlaskClient, alice: Person) -> None:
-    answer = client.post(REFRESH, headers={"Authorization": f"Bearer {alice.refresh_token}"})
-    assert answer.status_code == 200
+def test_refresh_token_is_accepted_in_the_header(client: FlaskClient, alice: User) -> None:
+    response = client.post(REFRESH, headers={"Authorization": f"Bearer {alice.refresh_token}"})
+    assert response.status_code == 200
 
 
-def test_concurrent_refreshes_get_the_same_refresh_token_id(app: Flask, alice: Person) -> None:
+def test_concurrent_refreshes_get_the_same_refresh_token_id(app: Flask, alice: User) -> None:
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: refresh(app.test_client(), alice.refresh_token), range(8)))
-    assert {answer.status_code for answer in answers} == {200}
+        responses = list(pool.map(lambda _: refresh(app.test_client(), alice.refresh_token), range(8)))
+    assert {response.status_code for response in responses} == {200}
     ids = {
-        jwt.decode(answer.json["data"]["refresh_token"], options={"verify_signature": False})["jti"]
-        for answer in answers
+        jwt.decode(response.json["data"]["refresh_token"], options={"verify_signature": False})["jti"]
+        for response in responses
     }
     assert len(ids) == 1
 
 
-def test_reused_refresh_token_ends_the_session(client: FlaskClient, alice: Person, superuser: Any) -> None:
+def test_reused_refresh_token_ends_the_session(client: FlaskClient, alice: User, superuser: Any) -> None:
     pair = refresh(client, alice.refresh_token).json["data"]
     with superuser, superuser.cursor() as cursor:
         cursor.execute("UPDATE user_sessions SET rotated_at = rotated_at - interval '11 s'")
@@ -61,13 +61,13 @@ def test_reused_refresh_token_ends_the_session(client: FlaskClient, alice: Perso
     assert code(refresh(client, pair["refresh_token"])) == (401, "INVALID_TOKEN")
 
 
-def test_logout_invalidates_both_tokens_immediately(client: FlaskClient, alice: Person) -> None:
+def test_logout_invalidates_both_tokens_immediately(client: FlaskClient, alice: User) -> None:
     assert client.post(LOGOUT, headers=alice.headers).status_code == 200
     assert code(me(client, alice.token)) == (401, "INVALID_TOKEN")
     assert code(refresh(client, alice.refresh_token)) == (401, "INVALID_TOKEN")
 
 
-def test_access_and_refresh_tokens_are_not_interchangeable(client: FlaskClient, alice: Person) -> None:
+def test_access_and_refresh_tokens_are_not_interchangeable(client: FlaskClient, alice: User) -> None:
     assert code(me(client, alice.refresh_token)) == (401, "INVALID_TOKEN")
     assert code(refresh(client, alice.token)) == (401, "INVALID_TOKEN")
 
@@ -88,16 +88,16 @@ def test_access_and_refresh_tokens_are_not_interchangeable(client: FlaskClient, 
     ],
 )
 def test_forged_token_is_rejected(
-    client: FlaskClient, alice: Person, algorithm: str, secret: str, changes: dict[str, Any]
+    client: FlaskClient, alice: User, algorithm: str, secret: str, changes: dict[str, Any]
 ) -> None:
     claims = jwt.decode(alice.token, options={"verify_signature": False})
     forged = jwt.encode({**claims, **changes}, secret or None, algorithm)
-    answer = me(client, forged)
-    assert code(answer) == (401, "INVALID_TOKEN")
-    assert answer.headers["WWW-Authenticate"]
+    response = me(client, forged)
+    assert code(response) == (401, "INVALID_TOKEN")
+    assert response.headers["WWW-Authenticate"]
 
 
-def test_token_signed_with_hs512_is_rejected(client: FlaskClient, alice: Person, config: dict[str, Any]) -> None:
+def test_token_signed_with_hs512_is_rejected(client: FlaskClient, alice: User, config: dict[str, Any]) -> None:
     claims = jwt.decode(alice.token, options={"verify_signature": False})
     with pytest.warns(jwt.InsecureKeyLengthWarning):
         forged = jwt.encode(claims, config["JWT_SECRET"], "HS512")
@@ -116,13 +116,13 @@ def test_three_parts_of_garbage_are_an_invalid_token(client: FlaskClient, token:
     assert code(me(client, token)) == (401, "INVALID_TOKEN")
 
 
-def test_refresh_token_outlives_the_access_token(client: FlaskClient, alice: Person) -> None:
+def test_refresh_token_outlives_the_access_token(client: FlaskClient, alice: User) -> None:
     with time_machine.travel(datetime.now(UTC) + timedelta(minutes=16)):
         assert code(me(client, alice.token)) == (401, "TOKEN_EXPIRED")
         assert me(client, refresh(client, alice.refresh_token).json["data"]["token"]).status_code == 200
 
 
-def test_rotated_jwt_secret_keeps_sessions(client: FlaskClient, alice: Person, config: dict[str, Any]) -> None:
+def test_rotated_jwt_secret_keeps_sessions(client: FlaskClient, alice: User, config: dict[str, Any]) -> None:
     changed = create_app({**config, "JWT_SECRET": "n" * 32 + "," + config["JWT_SECRET"]}).test_client()
     assert me(changed, alice.token).status_code == 200
     pair = refresh(changed, alice.refresh_token).json["data"]

@@ -10,7 +10,7 @@ from flask.testing import FlaskClient
 from saas_api.billing import periods
 from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
-from tests.support.accounts import Person, sign_up
+from tests.support.accounts import User, sign_up
 from tests.support.billing import BillingOrganization, day
 from tests.support.console import (
     IN_BOTH_LOGS,
@@ -33,11 +33,11 @@ PAGES = {
 }
 
 
-def ended_period(app: Flask, client: FlaskClient, name: str = "Acme") -> tuple[BillingOrganization, Person]:
+def ended_period(app: Flask, client: FlaskClient, name: str = "Acme") -> tuple[BillingOrganization, User]:
     """An organization on a paid plan whose April has ended and is not invoiced."""
     clock.freeze_time(day(1))
-    person = sign_up(client, f"alice@{name.lower()}.example", name)
-    organization = BillingOrganization(ids.parse_id("org", person.organization_id))
+    user = sign_up(client, f"alice@{name.lower()}.example", name)
+    organization = BillingOrganization(ids.parse_id("org", user.organization_id))
     with app.app_context():
         with organization.transaction() as session:
             periods.ensure_account(session, organization.id)
@@ -45,7 +45,7 @@ def ended_period(app: Flask, client: FlaskClient, name: str = "Acme") -> tuple[B
         clock.freeze_time(day(1, 2, month=5))
         periods.ensure_accounts(clock.now(), organization.id)
     clock.freeze_time(None)
-    return organization, person
+    return organization, user
 
 
 def invoices(app: Flask, organization: BillingOrganization) -> list[Any]:
@@ -63,7 +63,7 @@ def put_on_hold(app: Flask, organization: BillingOrganization) -> None:
     )
 
 
-def test_pages_require_an_operator_role(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_pages_require_an_operator_role(app: Flask, client: FlaskClient, alice: User) -> None:
     organization = alice.organization_id
     with app.app_context(), tenancy.tenant_session(ids.parse_id("org", organization)) as session:
         periods.ensure_account(session, ids.parse_id("org", organization))
@@ -96,8 +96,8 @@ def test_close_form_submitted_twice_closes_once(app: Flask, client: FlaskClient)
     ended_period(app, client)
     olga = sign_in_operator(app, client)
     fields = {**olga.form("/admin/billing/close"), "reason": REASON}
-    answers = [olga.send("/admin/billing/close", fields) for _ in range(2)]
-    assert [answer.status_code for answer in answers] == [303, 303]
+    responses = [olga.send("/admin/billing/close", fields) for _ in range(2)]
+    assert [response.status_code for response in responses] == [303, 303]
     assert audit_log(app, "billing.close_asked") == IN_PLATFORM_LOG
 
 
@@ -107,8 +107,8 @@ def test_close_requires_a_reason_and_a_recent_sign_in(app: Flask, client: FlaskC
     short = sign_in_operator(app, client).submit_action(path, reason="because")
     assert (short.status_code, "at least 10 characters" in error_summary(short)) == (422, True)
     stale = Console(app)
-    answer = stale.send(path, {"reason": REASON})
-    assert answer.status_code in (401, 400)
+    response = stale.send(path, {"reason": REASON})
+    assert response.status_code in (401, 400)
     assert not invoices(app, organization)
 
 
@@ -121,11 +121,11 @@ def test_old_session_is_asked_for_the_password_and_keeps_its_input(
     fields = {**olga.form(path), "reason": REASON}
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 700)
-    asked = olga.send(path, fields)
-    assert (asked.status_code, REASON in asked.text, "confirm_password" in asked.text) == (422, True, True)
+    form = olga.send(path, fields)
+    assert (form.status_code, REASON in form.text, "confirm_password" in form.text) == (422, True, True)
     assert not invoices(app, organization)
-    given = olga.send(path, {**fields, "confirm_password": "correct horse battery"})
-    assert given.status_code == 303
+    response = olga.send(path, {**fields, "confirm_password": "correct horse battery"})
+    assert response.status_code == 303
     assert invoices(app, organization)
 
 
@@ -158,7 +158,7 @@ def test_release_of_an_organization_not_on_hold_changes_nothing(app: Flask, clie
 
 
 def test_organization_without_a_billing_profile_can_be_closed_but_not_released(
-    app: Flask, client: FlaskClient, alice: Person
+    app: Flask, client: FlaskClient, alice: User
 ) -> None:
     olga = sign_in_operator(app, client)
     execute_sql(app, "DELETE FROM billing_profiles")

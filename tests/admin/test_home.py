@@ -10,17 +10,17 @@ from flask.testing import FlaskClient
 from saas_api.core import ids
 from saas_api.core.db import tenancy
 from saas_api.usage import rollups
-from tests.support.accounts import Person, make_key
+from tests.support.accounts import User, make_key
 from tests.support.console import REASON, execute_sql, open_console, organization_page, send_message
 
 
-def test_overview_of_an_empty_platform_opens(app: Flask, olga: Person) -> None:
+def test_overview_of_an_empty_platform_opens(app: Flask, olga: User) -> None:
     text = open_console(app, olga).open("/admin").text
     assert "Nothing was invoiced" in text
     assert "No usage in this period" in text
 
 
-def test_overview_shows_usage_and_revenue(app: Flask, client: FlaskClient, alice: Person, olga: Person) -> None:
+def test_overview_shows_usage_and_revenue(app: Flask, client: FlaskClient, alice: User, olga: User) -> None:
     key, browser = make_key(client, alice), open_console(app, olga)
     assert browser.submit(
         f"{organization_page(alice)}/plan?plan=starter&when=now", f"{organization_page(alice)}/plan", reason=REASON
@@ -37,19 +37,19 @@ def test_overview_shows_usage_and_revenue(app: Flask, client: FlaskClient, alice
     assert '<p class="stat-value">3</p><p class="stat-note">in 30 days</p>' in text
 
 
-def test_audit_log_shows_operator_action_organization_and_reason(app: Flask, alice: Person, olga: Person) -> None:
+def test_audit_log_shows_operator_action_organization_and_reason(app: Flask, alice: User, olga: User) -> None:
     browser = open_console(app, olga)
     browser.submit(f"{organization_page(alice)}/suspend", name="Acme", reason=f"=1+1 {REASON}")
     text = browser.open("/admin/audit?action=organization&email=OLGA@platform.example").text
     assert REASON in text
     assert organization_page(alice).rpartition("/")[2] in text
     assert "No entry matches" in browser.open("/admin/audit?action=plan").text
-    answer = browser.open("/admin/audit?format=csv&action=organization.suspended")
-    [row] = csv.DictReader(io.StringIO(answer.text.removeprefix("\ufeff")))
+    response = browser.open("/admin/audit?format=csv&action=organization.suspended")
+    [row] = csv.DictReader(io.StringIO(response.text.removeprefix("\ufeff")))
     assert (row["operator"], row["organization"], row["reason"]) == ("olga@platform.example", "Acme", f"'=1+1 {REASON}")
 
 
-def test_audit_log_is_filtered_by_a_range_of_days(app: Flask, alice: Person, olga: Person) -> None:
+def test_audit_log_is_filtered_by_a_range_of_days(app: Flask, alice: User, olga: User) -> None:
     browser = open_console(app, olga)
     browser.submit(f"{organization_page(alice)}/suspend", name="Acme", reason=REASON)
     assert REASON in browser.open("/admin/audit?start_date=2020-01-01").text
@@ -58,7 +58,7 @@ def test_audit_log_is_filtered_by_a_range_of_days(app: Flask, alice: Person, olg
     assert browser.open("/admin/audit?cursor=abc").status_code == 422
 
 
-def test_organizations_cannot_read_the_platform_audit_log(app: Flask, alice: Person, olga: Person) -> None:
+def test_organizations_cannot_read_the_platform_audit_log(app: Flask, alice: User, olga: User) -> None:
     open_console(app, olga).submit(f"{organization_page(alice)}/suspend", name="Acme", reason=REASON)
     with app.app_context(), tenancy.tenant_session(ids.parse_id("org", alice.organization_id)) as session:
         assert session.scalar(sa.text("SELECT count(*) FROM audit_events WHERE organization_id IS NULL")) == 0

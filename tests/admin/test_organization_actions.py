@@ -13,7 +13,7 @@ from saas_api.billing.service_terms import LimitOverrides
 from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
 from saas_api.core.errors import ValidationFailed
-from tests.support.accounts import Person, make_key
+from tests.support.accounts import User, make_key
 from tests.support.console import (
     IN_BOTH_LOGS,
     REASON,
@@ -27,7 +27,7 @@ from tests.support.rate_limits import stay_within_a_minute
 
 
 def test_rate_limit_override_applies_to_the_next_request_until_removed(
-    app: Flask, client: FlaskClient, alice: Person, olga: Person
+    app: Flask, client: FlaskClient, alice: User, olga: User
 ) -> None:
     key, browser, page = make_key(client, alice), open_console(app, olga), f"{organization_page(alice)}/limits"
     stay_within_a_minute(5)
@@ -40,7 +40,7 @@ def test_rate_limit_override_applies_to_the_next_request_until_removed(
     assert sorted(audit_log(app, "limits.changed")) == sorted(IN_BOTH_LOGS * 2)
 
 
-def test_quota_of_zero_stops_a_meter(app: Flask, client: FlaskClient, alice: Person, olga: Person) -> None:
+def test_quota_of_zero_stops_a_meter(app: Flask, client: FlaskClient, alice: User, olga: User) -> None:
     key, browser = make_key(client, alice), open_console(app, olga)
     assert browser.submit(f"{organization_page(alice)}/limits", quota_sms="0", reason=REASON).status_code == 303
     assert send_message(client, key) == (429, "QUOTA_EXCEEDED")
@@ -59,17 +59,17 @@ def test_quota_of_zero_stops_a_meter(app: Flask, client: FlaskClient, alice: Per
     ],
 )
 def test_invalid_limit_is_named_and_kept_in_the_form(
-    app: Flask, alice: Person, olga: Person, field: str, value: str
+    app: Flask, alice: User, olga: User, field: str, value: str
 ) -> None:
     values = {"rate_limit": "5", "reason": REASON, field: value}
-    answer = open_console(app, olga).submit(f"{organization_page(alice)}/limits", **values)
-    assert answer.status_code == 422
-    assert f'id="e-{field}"' in answer.text
-    assert f'value="{value}"' in answer.text
+    response = open_console(app, olga).submit(f"{organization_page(alice)}/limits", **values)
+    assert response.status_code == 422
+    assert f'id="e-{field}"' in response.text
+    assert f'value="{value}"' in response.text
     assert execute_sql(app, "SELECT 1 FROM organization_limits") == []
 
 
-def test_overrides_require_existing_meters(context: Flask, alice: Person) -> None:
+def test_overrides_require_existing_meters(context: Flask, alice: User) -> None:
     organization_id, actor = ids.parse_id("org", alice.organization_id), Actor("operator", None)
     with tenancy.system_session("operator.command") as session:
         with pytest.raises(ValidationFailed):
@@ -83,27 +83,25 @@ def test_overrides_require_existing_meters(context: Flask, alice: Person) -> Non
         assert service_terms.get_overrides(session, organization_id) == overrides
 
 
-def test_plan_change_is_previewed_before_it_is_made(
-    app: Flask, client: FlaskClient, alice: Person, olga: Person
-) -> None:
+def test_plan_change_is_previewed_before_it_is_made(app: Flask, client: FlaskClient, alice: User, olga: User) -> None:
     browser, page = open_console(app, olga), f"{organization_page(alice)}/plan"
     preview = browser.open(f"{page}?plan=pro&when=now")
     assert "from <strong>free@1</strong> to <strong>pro@1</strong>" in preview.text.lower()
     assert execute_sql(app, "SELECT 1 FROM audit_events WHERE action = 'subscription.changed'") == []
-    answer = browser.submit(f"{page}?plan=pro&when=now", page, reason=REASON)
-    assert answer.status_code == 303
+    response = browser.submit(f"{page}?plan=pro&when=now", page, reason=REASON)
+    assert response.status_code == 303
     plan = client.get("/api/v1/billing/subscription", headers=alice.headers)
     assert "pro" in plan.text
     assert sorted(audit_log(app, "subscription.changed")) == IN_BOTH_LOGS
 
 
-def test_current_plan_cannot_be_chosen(app: Flask, alice: Person, olga: Person) -> None:
+def test_current_plan_cannot_be_chosen(app: Flask, alice: User, olga: User) -> None:
     preview = open_console(app, olga).open(f"{organization_page(alice)}/plan?plan=free&when=now")
     assert preview.status_code == 422
     assert "on this plan already" in preview.text
 
 
-def test_credit_form_submitted_twice_grants_once(app: Flask, client: FlaskClient, alice: Person, olga: Person) -> None:
+def test_credit_form_submitted_twice_grants_once(app: Flask, client: FlaskClient, alice: User, olga: User) -> None:
     browser, page = open_console(app, olga), f"{organization_page(alice)}/credit"
     fields = {**browser.form(page), "amount": "25.00", "reason": REASON}
     first, second = browser.send(page, fields), browser.send(page, fields)
@@ -116,15 +114,15 @@ def test_credit_form_submitted_twice_grants_once(app: Flask, client: FlaskClient
 
 
 @pytest.mark.parametrize("amount", ["0", "-5", "1.001", "much", "1e3"])
-def test_credit_requires_a_positive_amount(app: Flask, alice: Person, olga: Person, amount: str) -> None:
-    answer = open_console(app, olga).submit(f"{organization_page(alice)}/credit", amount=amount, reason=REASON)
-    assert answer.status_code == 422
-    assert 'id="e-amount"' in answer.text
+def test_credit_requires_a_positive_amount(app: Flask, alice: User, olga: User, amount: str) -> None:
+    response = open_console(app, olga).submit(f"{organization_page(alice)}/credit", amount=amount, reason=REASON)
+    assert response.status_code == 422
+    assert 'id="e-amount"' in response.text
     assert execute_sql(app, "SELECT 1 FROM credit_grants") == []
 
 
 def test_bill_now_previews_and_then_writes_the_invoice(
-    app: Flask, client: FlaskClient, alice: Person, olga: Person
+    app: Flask, client: FlaskClient, alice: User, olga: User
 ) -> None:
     key, browser, page = make_key(client, alice), open_console(app, olga), f"{organization_page(alice)}/bill-now"
     assert browser.submit(
@@ -138,18 +136,18 @@ def test_bill_now_previews_and_then_writes_the_invoice(
     assert browser.submit(page, name="Acme", reason="short").status_code == 422
     assert browser.submit(page, name="Acne", reason=REASON).status_code == 422
     assert execute_sql(app, "SELECT 1 FROM invoices") == []
-    answer = browser.submit(page, name="Acme", reason=REASON)
-    assert (answer.status_code, answer.location) == (303, organization_page(alice))
+    response = browser.submit(page, name="Acme", reason=REASON)
+    assert (response.status_code, response.location) == (303, organization_page(alice))
     [(total,)] = execute_sql(app, "SELECT sum(amount_minor) FROM invoice_lines WHERE kind = 'usage'")
     assert total == 1
     assert "1 period closed" in browser.open(organization_page(alice)).text
     assert sorted(audit_log(app, "billing.billed_now")) == IN_BOTH_LOGS
 
 
-def test_impersonation_shows_the_dashboard_until_it_is_stopped(app: Flask, alice: Person, olga: Person) -> None:
+def test_impersonation_shows_the_dashboard_until_it_is_stopped(app: Flask, alice: User, olga: User) -> None:
     browser = open_console(app, olga)
-    answer = browser.submit(f"{organization_page(alice)}/view-as", reason=REASON)
-    assert (answer.status_code, answer.location) == (303, "/dashboard")
+    response = browser.submit(f"{organization_page(alice)}/view-as", reason=REASON)
+    assert (response.status_code, response.location) == (303, "/dashboard")
     cookie = browser.client.get_cookie("looking")
     assert cookie is not None
     assert (cookie.http_only, cookie.same_site, cookie.max_age) == (True, "Lax", 3600)
@@ -168,13 +166,13 @@ def test_impersonation_shows_the_dashboard_until_it_is_stopped(app: Flask, alice
     )
 
 
-def test_support_cannot_impersonate(app: Flask, alice: Person, olga: Person) -> None:
+def test_support_cannot_impersonate(app: Flask, alice: User, olga: User) -> None:
     browser = open_console(app, olga, "support")
     assert browser.open(f"{organization_page(alice)}/view-as").status_code == 404
     assert "View as" not in browser.open(organization_page(alice)).text
 
 
-def test_impersonation_allows_preferences_and_sign_out_only(app: Flask, alice: Person, olga: Person) -> None:
+def test_impersonation_allows_preferences_and_sign_out_only(app: Flask, alice: User, olga: User) -> None:
     browser = open_console(app, olga)
     browser.submit(f"{organization_page(alice)}/view-as", reason=REASON)
     theme = browser.submit("/dashboard", "/preferences", theme="dark", mode=None)

@@ -14,7 +14,7 @@ from saas_api.accounts.organizations import NotSuspendable, NotSuspended, Organi
 from saas_api.core import ids
 from saas_api.core.db import tenancy
 from saas_api.core.errors import ValidationFailed
-from tests.support.accounts import PASSWORD, Person, make_key, sign_up
+from tests.support.accounts import PASSWORD, User, make_key, sign_up
 from tests.support.console import (
     IN_BOTH_LOGS,
     REASON,
@@ -50,7 +50,7 @@ PAGES = {
 }
 
 
-def paths(alice: Person) -> dict[str, str]:
+def paths(alice: User) -> dict[str, str]:
     return {
         name.removeprefix("GET ").format(acme=alice.organization_id, alice=alice.user_id): role
         for name, role in PAGES.items()
@@ -59,12 +59,12 @@ def paths(alice: Person) -> dict[str, str]:
 
 def search(browser: Browser, query: str) -> list[str]:
     """Return the names in the CSV file of a search."""
-    answer = browser.open(f"{LIST}?format=csv&{query}")
-    assert answer.status_code == 200, answer.text
-    return [row["name"] for row in csv.DictReader(io.StringIO(answer.text.removeprefix("\ufeff")))]
+    response = browser.open(f"{LIST}?format=csv&{query}")
+    assert response.status_code == 200, response.text
+    return [row["name"] for row in csv.DictReader(io.StringIO(response.text.removeprefix("\ufeff")))]
 
 
-def test_console_is_found_by_operators_only(app: Flask, alice: Person, olga: Person) -> None:
+def test_console_is_found_by_operators_only(app: Flask, alice: User, olga: User) -> None:
     anonymous, tenant = Browser(app), Browser(app, alice)
     support = open_console(app, olga, "support")
     wrong = []
@@ -77,7 +77,7 @@ def test_console_is_found_by_operators_only(app: Flask, alice: Person, olga: Per
     assert {path: admin.open(path).status_code for path in paths(alice)} == dict.fromkeys(paths(alice), 200)
 
 
-def test_unknown_and_malformed_organization_ids_are_not_found(app: Flask, olga: Person) -> None:
+def test_unknown_and_malformed_organization_ids_are_not_found(app: Flask, olga: User) -> None:
     browser = open_console(app, olga)
     assert browser.open(f"{LIST}/{ids.format_id('org', ids.new_id())}").status_code == 404
     assert browser.open(f"{LIST}/acme").status_code == 404
@@ -85,14 +85,14 @@ def test_unknown_and_malformed_organization_ids_are_not_found(app: Flask, olga: 
 
 @pytest.mark.parametrize("text", ["acm", "ACME", "alice@acme", "{acme}", "{hint}"])
 def test_search_finds_an_organization(
-    app: Flask, client: FlaskClient, alice: Person, carol: Person, olga: Person, text: str
+    app: Flask, client: FlaskClient, alice: User, carol: User, olga: User, text: str
 ) -> None:
     key = make_key(client, alice)["X-API-Key"]
     hint = key[: key.rindex("_") + 5]
     assert search(open_console(app, olga), f"q={text.format(acme=alice.organization_id, hint=hint)}") == ["Acme"]
 
 
-def test_filters_exclude_other_organizations(app: Flask, alice: Person, carol: Person, olga: Person) -> None:
+def test_filters_exclude_other_organizations(app: Flask, alice: User, carol: User, olga: User) -> None:
     browser = open_console(app, olga)
     browser.submit(f"{organization_page(carol)}/suspend", name="Carol & Co", reason=REASON)
     assert search(browser, "status=suspended") == ["Carol & Co"]
@@ -100,13 +100,13 @@ def test_filters_exclude_other_organizations(app: Flask, alice: Person, carol: P
     assert search(browser, "q=100%25") == []
 
 
-def test_unknown_status_filter_shows_the_form_again(app: Flask, olga: Person) -> None:
-    answer = open_console(app, olga).open(f"{LIST}?status=asleep&q=acme")
-    assert answer.status_code == 422
-    assert 'value="acme"' in answer.text
+def test_unknown_status_filter_shows_the_form_again(app: Flask, olga: User) -> None:
+    response = open_console(app, olga).open(f"{LIST}?status=asleep&q=acme")
+    assert response.status_code == 422
+    assert 'value="acme"' in response.text
 
 
-def test_next_page_continues_the_list(app: Flask, client: FlaskClient, olga: Person) -> None:
+def test_next_page_continues_the_list(app: Flask, client: FlaskClient, olga: User) -> None:
     for number in range(3):
         sign_up(client, f"boss@organization{number}.example", f"Organization {number}")
     browser = open_console(app, olga)
@@ -119,7 +119,7 @@ def test_next_page_continues_the_list(app: Flask, client: FlaskClient, olga: Per
     assert "Organization 2" not in second.text
 
 
-def test_name_of_an_organization_is_escaped(app: Flask, client: FlaskClient, olga: Person) -> None:
+def test_name_of_an_organization_is_escaped(app: Flask, client: FlaskClient, olga: User) -> None:
     mallory = sign_up(client, "mallory@evil.example", "<script>alert(1)</script>")
     browser = open_console(app, olga)
     for path in (f"{LIST}?q=script", organization_page(mallory), f"{organization_page(mallory)}/suspend"):
@@ -127,7 +127,7 @@ def test_name_of_an_organization_is_escaped(app: Flask, client: FlaskClient, olg
 
 
 def test_organization_page_shows_members_keys_and_audit_events(
-    app: Flask, client: FlaskClient, alice: Person, bob: Person, olga: Person
+    app: Flask, client: FlaskClient, alice: User, bob: User, olga: User
 ) -> None:
     headers = make_key(client, alice, name="Production")
     key = headers["X-API-Key"]
@@ -139,12 +139,12 @@ def test_organization_page_shows_members_keys_and_audit_events(
 
 
 def test_suspension_rejects_keys_on_the_next_request_until_resumed(
-    app: Flask, client: FlaskClient, alice: Person, olga: Person
+    app: Flask, client: FlaskClient, alice: User, olga: User
 ) -> None:
     key, browser = make_key(client, alice), open_console(app, olga)
     assert send_message(client, key) == (202, "")
-    answer = browser.submit(f"{organization_page(alice)}/suspend", name="Acme", reason=REASON)
-    assert (answer.status_code, answer.location) == (303, organization_page(alice))
+    response = browser.submit(f"{organization_page(alice)}/suspend", name="Acme", reason=REASON)
+    assert (response.status_code, response.location) == (303, organization_page(alice))
     assert send_message(client, key) == (403, "ORGANIZATION_SUSPENDED")
     assert "Suspended by an operator" in browser.open(organization_page(alice)).text
     assert browser.submit(f"{organization_page(alice)}/resume", reason=REASON).status_code == 303
@@ -159,7 +159,7 @@ def test_suspension_rejects_keys_on_the_next_request_until_resumed(
     ]
 
 
-def test_suspension_requires_name_reason_and_csrf_token(app: Flask, alice: Person, olga: Person) -> None:
+def test_suspension_requires_name_reason_and_csrf_token(app: Flask, alice: User, olga: User) -> None:
     browser, page = open_console(app, olga), f"{organization_page(alice)}/suspend"
     wrong_name = browser.submit(page, name="Acne", reason=REASON)
     assert wrong_name.status_code == 422
@@ -172,30 +172,30 @@ def test_suspension_requires_name_reason_and_csrf_token(app: Flask, alice: Perso
     assert audit_log(app, "organization.suspended") == []
 
 
-def test_old_sign_in_is_asked_for_the_password(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_old_sign_in_is_asked_for_the_password(app: Flask, client: FlaskClient, alice: User) -> None:
     olga = sign_up(client, "olga@platform.example", "Platform")
     fresh = client.post("/api/v1/auth/refresh", json={"refresh_token": olga.refresh_token}).json["data"]
     browser, page = open_console(app, olga), f"{organization_page(alice)}/suspend"
     browser.client.set_cookie("at", fresh["token"])
     browser.client.set_cookie("rt", fresh["refresh_token"])
-    asked = browser.submit(page, name="Acme", reason=REASON)
-    assert asked.status_code == 422
-    assert 'name="confirm_password"' in asked.text
-    assert REASON in asked.text
+    response = browser.submit(page, name="Acme", reason=REASON)
+    assert response.status_code == 422
+    assert 'name="confirm_password"' in response.text
+    assert REASON in response.text
     assert browser.submit(page, name="Acme", reason=REASON, confirm_password="wrong").status_code == 422
     assert browser.submit(page, name="Acme", reason=REASON, confirm_password=PASSWORD).status_code == 303
 
 
-def test_support_cannot_submit_the_suspension_form(app: Flask, alice: Person, olga: Person) -> None:
+def test_support_cannot_submit_the_suspension_form(app: Flask, alice: User, olga: User) -> None:
     browser = open_console(app, olga)
     fields = browser.form(f"{organization_page(alice)}/suspend")
     support = open_console(app, olga, "support")
-    answer = support.send(f"{organization_page(alice)}/suspend", {**fields, "name": "Acme", "reason": REASON})
-    assert answer.status_code == 404
+    response = support.send(f"{organization_page(alice)}/suspend", {**fields, "name": "Acme", "reason": REASON})
+    assert response.status_code == 404
     assert execute_sql(app, "SELECT status FROM organizations WHERE name = 'Acme'") == [("active",)]
 
 
-def test_suspend_and_resume_require_the_opposite_status(context: Flask, alice: Person, olga: Person) -> None:
+def test_suspend_and_resume_require_the_opposite_status(context: Flask, alice: User, olga: User) -> None:
     organization_id, actor = ids.parse_id("org", alice.organization_id), Actor("operator", None)
     with tenancy.system_session("operator.command") as session:
         with pytest.raises(NotSuspended):
@@ -211,7 +211,7 @@ def test_suspend_and_resume_require_the_opposite_status(context: Flask, alice: P
 
 
 def test_pages_take_at_most_twelve_statements(
-    app: Flask, client: FlaskClient, alice: Person, bob: Person, olga: Person
+    app: Flask, client: FlaskClient, alice: User, bob: User, olga: User
 ) -> None:
     browser = open_console(app, olga)
     assert send_message(client, make_key(client, alice))[0] == 202

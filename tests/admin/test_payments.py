@@ -9,7 +9,7 @@ from flask.testing import FlaskClient
 from saas_api.core import ids
 from saas_api.payments import jobs
 from saas_api.providers import mock_payments
-from tests.support.accounts import Person
+from tests.support.accounts import User
 from tests.support.console import (
     IN_BOTH_LOGS,
     IN_PLATFORM_LOG,
@@ -20,7 +20,7 @@ from tests.support.console import (
     execute_sql,
     sign_in_operator,
 )
-from tests.support.payments import MOCK, Customer, IsolatedClient
+from tests.support.payments import MOCK, IsolatedClient, PayingOrganization
 
 
 @pytest.fixture
@@ -29,22 +29,22 @@ def client(app: Flask) -> FlaskClient:
 
 
 @pytest.fixture
-def quarantined(customer: Customer) -> Customer:
+def quarantined(acme: PayingOrganization) -> PayingOrganization:
     """A customer whose payment exceeds the requested amount."""
-    customer.choose(customer.begin(), "pay_wrong")
+    acme.choose(acme.begin(), "pay_wrong")
     jobs.process_inbox()
-    assert customer.payment().state == "quarantined"
-    return customer
+    assert acme.payment().state == "quarantined"
+    return acme
 
 
-def payment_page(customer: Customer) -> str:
-    return f"/admin/payments/{ids.format_id('pay', customer.payment().id)}"
+def payment_page(acme: PayingOrganization) -> str:
+    return f"/admin/payments/{ids.format_id('pay', acme.payment().id)}"
 
 
-def unknown_payment_event(app: Flask, customer: Customer) -> str:
+def unknown_payment_event(app: Flask, acme: PayingOrganization) -> str:
     """Receive an event about an unknown payment and return the path of its page."""
     event = mock_payments.new_event("checkout.completed", "mock_nobodys")
-    assert customer.post(MOCK, event.body, event.signature) == 200
+    assert acme.post(MOCK, event.body, event.signature) == 200
     jobs.process_inbox()
     rows = execute_sql(
         app, "SELECT event_id FROM provider_events WHERE state = 'quarantined' AND error = 'unknown_reference'"
@@ -57,7 +57,9 @@ def event_status(app: Flask, page: str) -> Any:
     return execute_sql(app, sql, id=page.rpartition("/")[2])[0].state
 
 
-def test_pages_require_an_operator_role(app: Flask, client: FlaskClient, quarantined: Customer, carol: Person) -> None:
+def test_pages_require_an_operator_role(
+    app: Flask, client: FlaskClient, quarantined: PayingOrganization, carol: User
+) -> None:
     event = unknown_payment_event(app, quarantined)
     pages = {
         payment_page(quarantined): "support",
@@ -69,7 +71,7 @@ def test_pages_require_an_operator_role(app: Flask, client: FlaskClient, quarant
 
 
 def test_quarantined_payment_is_shown_with_the_difference(
-    app: Flask, client: FlaskClient, quarantined: Customer
+    app: Flask, client: FlaskClient, quarantined: PayingOrganization
 ) -> None:
     olga = sign_in_operator(app, client, "support")
     for path in ("/admin/payments", payment_page(quarantined)):
@@ -84,7 +86,7 @@ def test_quarantined_payment_is_shown_with_the_difference(
 
 
 def test_recheck_books_nothing_while_the_answer_is_unchanged(
-    app: Flask, client: FlaskClient, quarantined: Customer
+    app: Flask, client: FlaskClient, quarantined: PayingOrganization
 ) -> None:
     page = sign_in_operator(app, client).run_action(f"{payment_page(quarantined)}/ask")
     assert "The payment is quarantined now." in page
@@ -92,37 +94,37 @@ def test_recheck_books_nothing_while_the_answer_is_unchanged(
     assert quarantined.invoice().state == "open"
 
 
-def test_recheck_books_a_confirmed_payment(app: Flask, client: FlaskClient, customer: Customer) -> None:
-    customer.choose(customer.begin(), "pay")
-    assert customer.payment().state == "pending"
-    assert "The payment is succeeded now." in sign_in_operator(app, client).run_action(f"{payment_page(customer)}/ask")
-    assert (customer.invoice().state, customer.payment().captured_minor) == ("paid", 9900)
+def test_recheck_books_a_confirmed_payment(app: Flask, client: FlaskClient, acme: PayingOrganization) -> None:
+    acme.choose(acme.begin(), "pay")
+    assert acme.payment().state == "pending"
+    assert "The payment is succeeded now." in sign_in_operator(app, client).run_action(f"{payment_page(acme)}/ask")
+    assert (acme.invoice().state, acme.payment().captured_minor) == ("paid", 9900)
 
 
 def test_recheck_without_a_provider_reference_is_a_conflict(
-    app: Flask, client: FlaskClient, quarantined: Customer
+    app: Flask, client: FlaskClient, quarantined: PayingOrganization
 ) -> None:
     path = f"{payment_page(quarantined)}/ask"
     olga = sign_in_operator(app, client)
     fields = {**olga.form(path), "reason": "ticket 4711: no keys here"}
     execute_sql(app, "UPDATE payments SET provider_reference = NULL")
-    answer = olga.send(path, fields)
-    assert (answer.status_code, "nothing to ask" in error_summary(answer)) == (409, True)
+    response = olga.send(path, fields)
+    assert (response.status_code, "nothing to ask" in error_summary(response)) == (409, True)
 
 
-def test_payment_is_resolved_once(app: Flask, client: FlaskClient, quarantined: Customer) -> None:
+def test_payment_is_resolved_once(app: Flask, client: FlaskClient, quarantined: PayingOrganization) -> None:
     olga = sign_in_operator(app, client)
     assert "The payment is canceled now." in olga.run_action(f"{payment_page(quarantined)}/resolve")
     assert audit_log(app, "payment.resolved") == IN_BOTH_LOGS
-    answer = olga.submit_action(f"{payment_page(quarantined)}/resolve")
-    assert (answer.status_code, "not quarantined" in error_summary(answer)) == (409, True)
+    response = olga.submit_action(f"{payment_page(quarantined)}/resolve")
+    assert (response.status_code, "not quarantined" in error_summary(response)) == (409, True)
     assert (quarantined.invoice().state, quarantined.payment().captured_minor) == ("open", 0)
 
 
 def test_event_of_an_unknown_payment_is_retried_and_resolved(
-    app: Flask, client: FlaskClient, customer: Customer
+    app: Flask, client: FlaskClient, acme: PayingOrganization
 ) -> None:
-    event, olga = unknown_payment_event(app, customer), sign_in_operator(app, client)
+    event, olga = unknown_payment_event(app, acme), sign_in_operator(app, client)
     assert "unknown_reference" in olga.read("/admin/payments/events?status=quarantined")
     olga.run_action(f"{event}/take-up")
     assert event_status(app, event) == "received"
@@ -137,13 +139,15 @@ def test_event_of_an_unknown_payment_is_retried_and_resolved(
     assert olga.submit_action(f"{event}/resolve").status_code == 409
 
 
-def test_body_of_a_provider_event_is_not_shown(app: Flask, client: FlaskClient, customer: Customer) -> None:
-    event = unknown_payment_event(app, customer)
+def test_body_of_a_provider_event_is_not_shown(app: Flask, client: FlaskClient, acme: PayingOrganization) -> None:
+    event = unknown_payment_event(app, acme)
     execute_sql(app, "UPDATE provider_events SET body = 'customer@secret.example'::bytea")
     assert "secret.example" not in sign_in_operator(app, client).read(event)
 
 
-def test_payments_and_provider_events_download_as_csv(app: Flask, client: FlaskClient, quarantined: Customer) -> None:
+def test_payments_and_provider_events_download_as_csv(
+    app: Flask, client: FlaskClient, quarantined: PayingOrganization
+) -> None:
     olga = sign_in_operator(app, client, "support")
     payments = olga.open("/admin/payments?format=csv&status=quarantined").get_data(as_text=True).splitlines()
     assert payments[0].lstrip("\ufeff") == (

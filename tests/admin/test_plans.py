@@ -3,12 +3,12 @@
 from flask import Flask
 from flask.testing import FlaskClient
 
-from tests.support.accounts import Person, make_key
+from tests.support.accounts import User, make_key
 from tests.support.console import IN_PLATFORM_LOG, REASON, audit_log, open_console, send_message
 
 
 def test_plan_versions_are_listed_with_their_subscribers(
-    app: Flask, client: FlaskClient, alice: Person, olga: Person
+    app: Flask, client: FlaskClient, alice: User, olga: User
 ) -> None:
     assert send_message(client, make_key(client, alice))[0] == 202
     browser = open_console(app, olga)
@@ -19,7 +19,7 @@ def test_plan_versions_are_listed_with_their_subscribers(
     assert "Acme" not in browser.open("/admin/plans/pro@1").text
 
 
-def test_plan_page_shows_tiers(app: Flask, olga: Person) -> None:
+def test_plan_page_shows_tiers(app: Flask, olga: User) -> None:
     browser = open_console(app, olga)
     text = browser.open("/admin/plans/scale@1").text
     for price in ("0.004 USD", "0.003 USD", "0.002 USD"):
@@ -27,7 +27,7 @@ def test_plan_page_shows_tiers(app: Flask, olga: Person) -> None:
     assert browser.open("/admin/plans/gold@1").status_code == 404
 
 
-def test_plan_is_simulated_on_real_usage(app: Flask, client: FlaskClient, alice: Person, olga: Person) -> None:
+def test_plan_is_simulated_on_real_usage(app: Flask, client: FlaskClient, alice: User, olga: User) -> None:
     assert send_message(client, make_key(client, alice))[0] == 202
     browser = open_console(app, olga)
     running = browser.open(f"/admin/plans/starter@1?organization_id={alice.organization_id}&periods=0")
@@ -39,9 +39,7 @@ def test_plan_is_simulated_on_real_usage(app: Flask, client: FlaskClient, alice:
     assert 'value="acme"' in wrong.text
 
 
-def test_archived_plan_is_not_offered_until_restored(
-    app: Flask, client: FlaskClient, alice: Person, olga: Person
-) -> None:
+def test_archived_plan_is_not_offered_until_restored(app: Flask, client: FlaskClient, alice: User, olga: User) -> None:
     browser, page = open_console(app, olga), "/admin/plans/scale@1/retire"
 
     def offered() -> bool:

@@ -17,7 +17,7 @@ from saas_api.billing import invariants
 from saas_api.core import clock
 from saas_api.core.jobs import queue, schedule
 from saas_api.core.jobs.queue import BACKGROUND
-from tests.support.accounts import Person
+from tests.support.accounts import User
 from tests.support.console import (
     IN_PLATFORM_LOG,
     audit_log,
@@ -68,9 +68,7 @@ def make_failed_job(connection: redis.Redis, announced: str = "mail.drain") -> J
     return job
 
 
-def test_pages_require_an_operator_role(
-    app: Flask, client: FlaskClient, alice: Person, connection: redis.Redis
-) -> None:
+def test_pages_require_an_operator_role(app: Flask, client: FlaskClient, alice: User, connection: redis.Redis) -> None:
     retry = f"{JOBS}/failed/{make_failed_job(connection).id}/retry"
     check_operator_access(app, client, alice, {**PAGES, retry: "admin"})
 
@@ -169,7 +167,7 @@ def test_jobs_page_does_not_clean_up_registries(app: Flask, client: FlaskClient,
     assert registry.get_job_count(cleanup=False) == 1
 
 
-def test_invariants_show_violations_with_time_and_organization(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_invariants_show_violations_with_time_and_organization(app: Flask, client: FlaskClient, alice: User) -> None:
     olga = sign_in_operator(app, client, "support")
     assert "The checks have not run yet." in olga.read("/admin/invariants")
     with app.app_context():

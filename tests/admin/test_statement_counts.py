@@ -14,7 +14,7 @@ from saas_api.core.db import engine
 from saas_api.core.db.engine import db
 from saas_api.payments import jobs
 from tests.support.console import execute_sql, sign_in_operator
-from tests.support.payments import Customer, IsolatedClient
+from tests.support.payments import IsolatedClient, PayingOrganization
 
 MAX_STATEMENTS, MAX_BYTES = 12, 60_000
 
@@ -44,24 +44,24 @@ def counted() -> Iterator[list[str]]:
 
 
 def test_pages_stay_within_their_statement_and_size_budgets(
-    app: Flask, client: FlaskClient, customer: Customer
+    app: Flask, client: FlaskClient, acme: PayingOrganization
 ) -> None:
-    customer.choose(customer.begin(), "pay_wrong")
+    acme.choose(acme.begin(), "pay_wrong")
     jobs.process_inbox()
     execute_sql(
         app,
         """INSERT INTO invoices (organization_id, kind, state, currency, rule_version, created_at)
           SELECT :id, 'manual', 'draft', 'USD', 1, now() FROM generate_series(1, 40)""",
-        id=customer.id,
+        id=acme.id,
     )
-    invoice, payment = ids.format_id("inv", customer.invoice_id), ids.format_id("pay", customer.payment().id)
+    invoice, payment = ids.format_id("inv", acme.invoice_id), ids.format_id("pay", acme.payment().id)
     paths = ("billing", "billing/close", "invoices", f"invoices/{invoice}", f"invoices/{invoice}/credit", "payments")
     more = (f"payments/{payment}", f"payments/{payment}/ask", "payments/events", "deliveries", "jobs", "invariants")
     olga, wrong = sign_in_operator(app, client), []
-    for path in (*paths, *more, "mail", "system", f"billing/close/{ids.format_id('org', customer.id)}"):
+    for path in (*paths, *more, "mail", "system", f"billing/close/{ids.format_id('org', acme.id)}"):
         with counted() as statements:
-            answer = olga.open(f"/admin/{path}")
-        assert answer.status_code == 200, path
-        if not 0 < len(statements) <= MAX_STATEMENTS or len(answer.data) > MAX_BYTES:
-            wrong.append((path, len(statements), len(answer.data)))
+            response = olga.open(f"/admin/{path}")
+        assert response.status_code == 200, path
+        if not 0 < len(statements) <= MAX_STATEMENTS or len(response.data) > MAX_BYTES:
+            wrong.append((path, len(statements), len(response.data)))
     assert wrong == []

@@ -9,7 +9,7 @@ from saas_api.core.db import tenancy
 from saas_api.core.jobs.outbox import RowResult
 from saas_api.mail import dispatch, mails
 from tests.architecture.source import ROOT
-from tests.support.accounts import Person
+from tests.support.accounts import User
 from tests.support.console import (
     IN_BOTH_LOGS,
     IN_PLATFORM_LOG,
@@ -27,10 +27,10 @@ def client(app: Flask) -> FlaskClient:
     return IsolatedClient(app, app.response_class)
 
 
-def queue_mail(app: Flask, person: Person, template: str = "welcome", **context: object) -> str:
+def queue_mail(app: Flask, user: User, template: str = "welcome", **context: object) -> str:
     """Queue a mail and return the path of the form that resends it."""
     execute_sql(app, "DELETE FROM mails")
-    owner = ids.parse_id("org", person.organization_id) if template == "welcome" else None
+    owner = ids.parse_id("org", user.organization_id) if template == "welcome" else None
     with app.app_context(), tenancy.system_session("mail.deliver") as session:
         mails.enqueue(
             session, template, "ann@customer.example", organization_id=owner, **{"organization": "Acme", **context}
@@ -45,12 +45,12 @@ def fail_mail(app: Flask) -> None:
         dispatch.record_result(claim, RowResult(claim.rows[0].id, "failed", "invalid_recipient"))
 
 
-def test_pages_require_an_operator_role(app: Flask, client: FlaskClient, alice: Person, carol: Person) -> None:
+def test_pages_require_an_operator_role(app: Flask, client: FlaskClient, alice: User, carol: User) -> None:
     resend = queue_mail(app, alice)
     check_operator_access(app, client, carol, {"/admin/mail": "support", "/admin/system": "support", resend: "support"})
 
 
-def test_mail_list_shows_no_content(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_mail_list_shows_no_content(app: Flask, client: FlaskClient, alice: User) -> None:
     queue_mail(app, alice)
     execute_sql(
         app, "UPDATE mails SET subject = 'Very private', text_body = 'very private', html_body = 'very private'"
@@ -59,7 +59,7 @@ def test_mail_list_shows_no_content(app: Flask, client: FlaskClient, alice: Pers
     assert ("ann@customer.example" in page, "private" in page) == (True, False)
 
 
-def test_mails_are_filtered_by_status_and_template(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_mails_are_filtered_by_status_and_template(app: Flask, client: FlaskClient, alice: User) -> None:
     olga = sign_in_operator(app, client, "support")
     queue_mail(app, alice)
     matches = {
@@ -69,7 +69,7 @@ def test_mails_are_filtered_by_status_and_template(app: Flask, client: FlaskClie
     assert list(matches.values()) == [True, False, True, False]
 
 
-def test_failed_mail_is_resent(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_failed_mail_is_resent(app: Flask, client: FlaskClient, alice: User) -> None:
     resend = queue_mail(app, alice)
     fail_mail(app)
     olga = sign_in_operator(app, client, "support")
@@ -80,24 +80,24 @@ def test_failed_mail_is_resent(app: Flask, client: FlaskClient, alice: Person) -
     assert audit_log(app, "mail.sent_again") == IN_BOTH_LOGS
 
 
-def test_resend_of_a_platform_mail_is_in_the_platform_log(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_resend_of_a_platform_mail_is_in_the_platform_log(app: Flask, client: FlaskClient, alice: User) -> None:
     resend = queue_mail(app, alice, "operator_alert", subject_line="a check failed", detail="one found")
     sign_in_operator(app, client, "support").run_action(resend)
     assert audit_log(app, "mail.sent_again") == IN_PLATFORM_LOG
 
 
-def test_mail_with_a_one_time_link_cannot_be_resent(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_mail_with_a_one_time_link_cannot_be_resent(app: Flask, client: FlaskClient, alice: User) -> None:
     resend = queue_mail(app, alice, "reset_password", token="t0ken")
     fail_mail(app)
     assert execute_sql(app, "SELECT text_body FROM mails") == [(None,)]
-    answer = sign_in_operator(app, client, "support").submit_action(resend)
-    assert (answer.status_code, "cannot be sent again" in error_summary(answer)) == (409, True)
+    response = sign_in_operator(app, client, "support").submit_action(resend)
+    assert (response.status_code, "cannot be sent again" in error_summary(response)) == (409, True)
 
 
-def test_mails_download_as_csv(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_mails_download_as_csv(app: Flask, client: FlaskClient, alice: User) -> None:
     queue_mail(app, alice)
-    answer = sign_in_operator(app, client, "support").open("/admin/mail?format=csv&recipient=ann@customer.example")
-    rows = answer.get_data(as_text=True).splitlines()
+    response = sign_in_operator(app, client, "support").open("/admin/mail?format=csv&recipient=ann@customer.example")
+    rows = response.get_data(as_text=True).splitlines()
     assert (len(rows), ",welcome,ann@customer.example,queued,0," in rows[1]) == (2, True)
 
 

@@ -4,13 +4,13 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from saas_api.core import ids
-from tests.support.accounts import Person
+from tests.support.accounts import User
 from tests.support.console import IN_BOTH_LOGS, REASON, audit_log, execute_sql, open_console
 
 LIST = "/admin/users"
 
 
-def test_search_finds_users_by_address_or_id(app: Flask, alice: Person, carol: Person, olga: Person) -> None:
+def test_search_finds_users_by_address_or_id(app: Flask, alice: User, carol: User, olga: User) -> None:
     browser = open_console(app, olga)
     for query in ("alice", "ALICE@acme.example", alice.user_id):
         text = browser.open(f"{LIST}?q={query}").text
@@ -21,7 +21,7 @@ def test_search_finds_users_by_address_or_id(app: Flask, alice: Person, carol: P
     assert browser.open(f"{LIST}?kind=ghost").status_code == 422
 
 
-def test_user_page_shows_organizations_and_sessions(app: Flask, alice: Person, olga: Person) -> None:
+def test_user_page_shows_organizations_and_sessions(app: Flask, alice: User, olga: User) -> None:
     browser = open_console(app, olga)
     text = browser.open(f"{LIST}/{alice.user_id}").text
     assert "Acme" in text
@@ -30,7 +30,7 @@ def test_user_page_shows_organizations_and_sessions(app: Flask, alice: Person, o
 
 
 def test_ended_sessions_are_rejected_on_the_next_request(
-    app: Flask, client: FlaskClient, alice: Person, olga: Person
+    app: Flask, client: FlaskClient, alice: User, olga: User
 ) -> None:
     browser = open_console(app, olga)
     assert client.get("/api/v1/auth/me", headers=alice.headers).status_code == 200
@@ -42,7 +42,7 @@ def test_ended_sessions_are_rejected_on_the_next_request(
     assert sorted(audit_log(app, "user.sessions_ended")) == expected
 
 
-def test_support_sends_a_password_reset(app: Flask, alice: Person, olga: Person) -> None:
+def test_support_sends_a_password_reset(app: Flask, alice: User, olga: User) -> None:
     browser = open_console(app, olga, "support")
     assert browser.submit(f"{LIST}/{alice.user_id}/reset-mail", reason=REASON).status_code == 303
     sent = execute_sql(app, "SELECT recipient FROM mails WHERE template = 'reset_password'")

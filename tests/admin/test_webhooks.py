@@ -6,7 +6,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from tests.support.accounts import Person
+from tests.support.accounts import User
 from tests.support.console import (
     IN_BOTH_LOGS,
     audit_log,
@@ -16,7 +16,7 @@ from tests.support.console import (
     sign_in_operator,
 )
 from tests.support.payments import IsolatedClient
-from tests.support.webhooks import Organization, allowed  # noqa: F401 - a fixture that acts by itself
+from tests.support.webhooks import WebhookOrganization, allowed  # noqa: F401 - a fixture that acts by itself
 
 
 @pytest.fixture
@@ -25,12 +25,12 @@ def client(app: Flask) -> FlaskClient:
 
 
 @pytest.fixture
-def acme(app: Flask, client: FlaskClient, alice: Person) -> Organization:
-    return Organization(app, client, alice)
+def acme(app: Flask, client: FlaskClient, alice: User) -> WebhookOrganization:
+    return WebhookOrganization(client, alice)
 
 
 @pytest.fixture
-def failed(app: Flask, acme: Organization) -> tuple[str, str]:
+def failed(app: Flask, acme: WebhookOrganization) -> tuple[str, str]:
     """Paths of the pages of a failing endpoint and of a failed delivery."""
     endpoint = acme.create_endpoint(description="hook")["id"]
     acme.publish_event()
@@ -50,16 +50,14 @@ def failed(app: Flask, acme: Organization) -> tuple[str, str]:
     return f"/admin/deliveries/endpoints/{endpoint}", f"/admin/deliveries/whd_{delivery}"
 
 
-def test_pages_require_an_operator_role(
-    app: Flask, client: FlaskClient, failed: tuple[str, str], carol: Person
-) -> None:
+def test_pages_require_an_operator_role(app: Flask, client: FlaskClient, failed: tuple[str, str], carol: User) -> None:
     endpoint, delivery = failed
     reads = {"/admin/deliveries": "support", endpoint: "support", delivery: "support", f"{delivery}/resend": "support"}
     check_operator_access(app, client, carol, {**reads, f"{endpoint}/disable": "admin", f"{endpoint}/enable": "admin"})
 
 
 def test_backlog_counts_pending_deliveries_of_each_organization(
-    app: Flask, client: FlaskClient, acme: Organization
+    app: Flask, client: FlaskClient, acme: WebhookOrganization
 ) -> None:
     olga = sign_in_operator(app, client, "support")
     assert "Nothing waits" in olga.read("/admin/deliveries")
@@ -72,14 +70,16 @@ def test_backlog_counts_pending_deliveries_of_each_organization(
 
 
 def test_failing_endpoints_are_filtered(
-    app: Flask, client: FlaskClient, failed: tuple[str, str], acme: Organization
+    app: Flask, client: FlaskClient, failed: tuple[str, str], acme: WebhookOrganization
 ) -> None:
     acme.create_endpoint("http://127.0.0.1:9/healthy")
     page = sign_in_operator(app, client, "support").read("/admin/deliveries?health=failing")
     assert (failed[0] in page, "/healthy" in page) == (True, False)
 
 
-def test_endpoint_address_is_shown_without_its_query(app: Flask, client: FlaskClient, acme: Organization) -> None:
+def test_endpoint_address_is_shown_without_its_query(
+    app: Flask, client: FlaskClient, acme: WebhookOrganization
+) -> None:
     acme.create_endpoint("http://127.0.0.1:9/hook?token=s3cret")
     assert "s3cret" not in sign_in_operator(app, client).read("/admin/deliveries")
 
@@ -105,7 +105,7 @@ def test_support_resends_a_delivery_with_the_same_event(
 
 
 def test_disabling_an_endpoint_cancels_pending_deliveries(
-    app: Flask, client: FlaskClient, failed: tuple[str, str], acme: Organization
+    app: Flask, client: FlaskClient, failed: tuple[str, str], acme: WebhookOrganization
 ) -> None:
     acme.publish_event()
     olga = sign_in_operator(app, client)
@@ -113,8 +113,8 @@ def test_disabling_an_endpoint_cancels_pending_deliveries(
     assert "The endpoint is disabled." in olga.run_action(f"{failed[0]}/disable")
     assert _statuses(app) == {"failed", "canceled"}
     assert audit_log(app, "webhook_endpoint.changed") == IN_BOTH_LOGS
-    answer = olga.submit_action(f"{failed[1]}/resend")
-    assert (answer.status_code, "disabled" in error_summary(answer)) == (409, True)
+    response = olga.submit_action(f"{failed[1]}/resend")
+    assert (response.status_code, "disabled" in error_summary(response)) == (409, True)
     olga.run_action(f"{failed[0]}/enable")
     assert execute_sql(app, "SELECT status, consecutive_failures FROM webhook_endpoints") == [("enabled", 0)]
 

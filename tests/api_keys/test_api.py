@@ -7,22 +7,22 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from saas_api.api_keys import keys
-from tests.support.accounts import Person, create_key, make_key, sign_up
+from tests.support.accounts import User, create_key, make_key, sign_up
 from tests.support.messages import LIST
 
 KEYS = "/api/v1/keys"
 
 
 @pytest.fixture
-def alice(client: FlaskClient) -> Person:
+def alice(client: FlaskClient) -> User:
     return sign_up(client)
 
 
-def test_secret_of_a_new_key_is_shown_once_and_not_stored(client: FlaskClient, alice: Person, superuser: Any) -> None:
-    answer = client.post(KEYS, json={"name": "Production"}, headers=alice.headers)
-    assert answer.status_code == 201
-    assert answer.headers["Cache-Control"] == "no-store"
-    created = answer.json["data"]
+def test_secret_of_a_new_key_is_shown_once_and_not_stored(client: FlaskClient, alice: User, superuser: Any) -> None:
+    response = client.post(KEYS, json={"name": "Production"}, headers=alice.headers)
+    assert response.status_code == 201
+    assert response.headers["Cache-Control"] == "no-store"
+    created = response.json["data"]
     assert created["mode"] == "live"
     assert created["scopes"] == ["messages:read", "messages:write", "usage:read"]
     assert created["key"].startswith(created["prefix"])
@@ -50,13 +50,13 @@ def test_secret_of_a_new_key_is_shown_once_and_not_stored(client: FlaskClient, a
         ("organization_id", "org_x"),
     ],
 )
-def test_key_with_an_invalid_field_is_rejected(client: FlaskClient, alice: Person, field: str, value: Any) -> None:
-    answer = client.post(KEYS, json={"name": "key", field: value}, headers=alice.headers)
-    assert (answer.status_code, answer.json["error"]["code"]) == (422, "VALIDATION_ERROR")
-    assert answer.json["error"]["details"]["fields"][0]["field"].split(".")[0] == field
+def test_key_with_an_invalid_field_is_rejected(client: FlaskClient, alice: User, field: str, value: Any) -> None:
+    response = client.post(KEYS, json={"name": "key", field: value}, headers=alice.headers)
+    assert (response.status_code, response.json["error"]["code"]) == (422, "VALIDATION_ERROR")
+    assert response.json["error"]["details"]["fields"][0]["field"].split(".")[0] == field
 
 
-def test_keys_are_filtered_by_mode_and_status_and_listed_in_pages(client: FlaskClient, alice: Person) -> None:
+def test_keys_are_filtered_by_mode_and_status_and_listed_in_pages(client: FlaskClient, alice: User) -> None:
     first, _ = create_key(client, alice)
     second, _ = create_key(client, alice, mode="test")
     client.delete(f"{KEYS}/{first}", headers=alice.headers)
@@ -73,16 +73,16 @@ def test_keys_are_filtered_by_mode_and_status_and_listed_in_pages(client: FlaskC
 
 
 @pytest.mark.parametrize("path", ["/api/v1/keys", "/api/v1/api-keys"])
-def test_key_is_revoked_once_by_either_path(client: FlaskClient, alice: Person, path: str) -> None:
+def test_key_is_revoked_once_by_either_path(client: FlaskClient, alice: User, path: str) -> None:
     key_id, key = create_key(client, alice)
-    answers = [client.delete(f"{path}/{key_id}", headers=alice.headers) for _ in range(2)]
-    assert [answer.status_code for answer in answers] == [200, 200]
-    assert answers[0].json["data"]["revoked_at"] == answers[1].json["data"]["revoked_at"]
-    assert not answers[0].json["data"]["is_active"]
+    responses = [client.delete(f"{path}/{key_id}", headers=alice.headers) for _ in range(2)]
+    assert [response.status_code for response in responses] == [200, 200]
+    assert responses[0].json["data"]["revoked_at"] == responses[1].json["data"]["revoked_at"]
+    assert not responses[0].json["data"]["is_active"]
     assert client.get(LIST, headers=key).status_code == 401
 
 
-def test_key_of_another_organization_is_not_found(client: FlaskClient, alice: Person) -> None:
+def test_key_of_another_organization_is_not_found(client: FlaskClient, alice: User) -> None:
     key_id, _ = create_key(client, alice)
     carol = sign_up(client, "carol@other.example", "Carol")
     for verb in (client.get, client.delete):
@@ -92,12 +92,12 @@ def test_key_of_another_organization_is_not_found(client: FlaskClient, alice: Pe
         assert foreign.json["error"]["code"] == missing.json["error"]["code"] == "NOT_FOUND"
 
 
-def test_key_cannot_create_keys(client: FlaskClient, alice: Person) -> None:
+def test_key_cannot_create_keys(client: FlaskClient, alice: User) -> None:
     key = make_key(client, alice)
     assert client.post(KEYS, json={"name": "k"}, headers=key).status_code == 403
 
 
-def test_last_use_of_a_key_is_stored(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_last_use_of_a_key_is_stored(app: Flask, client: FlaskClient, alice: User) -> None:
     key_id, key = create_key(client, alice)
     client.get(LIST, headers=key)
     with app.app_context():

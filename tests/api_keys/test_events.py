@@ -5,16 +5,16 @@ from typing import Any
 
 import pytest
 
-from tests.support.webhooks import Organization, acme, allowed  # noqa: F401 - fixtures
+from tests.support.webhooks import WebhookOrganization, acme, allowed  # noqa: F401 - fixtures
 
 KEYS = "/api/v1/keys"
 
 
-def events_of(organization: Organization) -> dict[str, dict[str, Any]]:
+def events_of(organization: WebhookOrganization) -> dict[str, dict[str, Any]]:
     return {row.type: json.loads(row.payload)["data"] for row in organization.rows("SELECT type, payload FROM events")}
 
 
-def test_event_data_is_the_key_as_its_get_returns_it(acme: Organization) -> None:  # noqa: F811 - the fixture
+def test_event_data_is_the_key_as_its_get_returns_it(acme: WebhookOrganization) -> None:  # noqa: F811 - the fixture
     acme.create_endpoint()
     created = acme.client.post(KEYS, json={"name": "ci"}, headers=acme.owner.headers).json["data"]
     path = f"{KEYS}/{created['id']}"
@@ -31,7 +31,7 @@ def test_event_data_is_the_key_as_its_get_returns_it(acme: Organization) -> None
 
 
 @pytest.mark.parametrize("secret_of", ["create", "rotate"])
-def test_secret_is_in_no_event(acme: Organization, secret_of: str) -> None:  # noqa: F811 - the fixture
+def test_secret_is_in_no_event(acme: WebhookOrganization, secret_of: str) -> None:  # noqa: F811 - the fixture
     acme.create_endpoint()
     data = acme.client.post(KEYS, json={"name": "ci"}, headers=acme.owner.headers).json["data"]
     if secret_of == "rotate":

@@ -15,7 +15,7 @@ from saas_api.api_keys.keys import ScopeBeyondRole
 from saas_api.core import clock, ids
 from saas_api.core.access import Principal
 from saas_api.core.db import tenancy
-from tests.support.accounts import Headers, Person, add_member, create_key, make_key, sign_in, sign_up
+from tests.support.accounts import Headers, User, add_member, create_key, make_key, sign_in, sign_up
 from tests.support.messages import LIST, SEND, SMS
 from tests.support.second_process import web_process
 
@@ -24,7 +24,7 @@ DAY = 86_400
 
 
 @pytest.fixture
-def alice(client: FlaskClient) -> Person:
+def alice(client: FlaskClient) -> User:
     return sign_up(client)
 
 
@@ -42,27 +42,27 @@ def parse_id(public_id: str) -> UUID:
     return ids.parse_id(public_id.partition("_")[0], public_id)
 
 
-def code(answer: Any) -> tuple[int, str]:
-    return answer.status_code, answer.json["error"]["code"]
+def code(response: Any) -> tuple[int, str]:
+    return response.status_code, response.json["error"]["code"]
 
 
-def rotate(client: FlaskClient, person: Person, key_id: str, grace: int | None = None) -> Any:
+def rotate(client: FlaskClient, user: User, key_id: str, grace: int | None = None) -> Any:
     body = {} if grace is None else {"grace_seconds": grace}
-    return client.post(f"{KEYS}/{key_id}/rotate", json=body, headers=person.headers)
+    return client.post(f"{KEYS}/{key_id}/rotate", json=body, headers=user.headers)
 
 
-def rotated(client: FlaskClient, person: Person, key_id: str, grace: int | None = None) -> Headers:
-    answer = rotate(client, person, key_id, grace)
-    assert answer.status_code == 201, answer.json
-    return {"X-API-Key": answer.json["data"]["key"]}
+def rotated(client: FlaskClient, user: User, key_id: str, grace: int | None = None) -> Headers:
+    response = rotate(client, user, key_id, grace)
+    assert response.status_code == 201, response.json
+    return {"X-API-Key": response.json["data"]["key"]}
 
 
-def test_update_changes_only_the_given_fields_of_a_key(client: FlaskClient, alice: Person) -> None:
+def test_update_changes_only_the_given_fields_of_a_key(client: FlaskClient, alice: User) -> None:
     key_id, _ = create_key(client, alice, rate_limit_per_minute=5, allowed_ips=["10.0.0.0/8"])
     before = client.get(f"{KEYS}/{key_id}", headers=alice.headers).json["data"]
-    answer = client.patch(f"{KEYS}/{key_id}", json={"name": "New", "scopes": ["usage:read"]}, headers=alice.headers)
-    assert answer.status_code == 200
-    assert answer.json["data"] == {**before, "name": "New", "scopes": ["usage:read"]}
+    response = client.patch(f"{KEYS}/{key_id}", json={"name": "New", "scopes": ["usage:read"]}, headers=alice.headers)
+    assert response.status_code == 200
+    assert response.json["data"] == {**before, "name": "New", "scopes": ["usage:read"]}
     cleared = client.patch(
         f"{KEYS}/{key_id}", json={"allowed_ips": [], "rate_limit_per_minute": None}, headers=alice.headers
     ).json["data"]
@@ -87,7 +87,7 @@ def test_update_changes_only_the_given_fields_of_a_key(client: FlaskClient, alic
     ],
 )
 def test_update_with_a_fixed_or_invalid_field_is_rejected(
-    client: FlaskClient, alice: Person, field: str, value: Any
+    client: FlaskClient, alice: User, field: str, value: Any
 ) -> None:
     key_id, _ = create_key(client, alice)
     before = client.get(f"{KEYS}/{key_id}", headers=alice.headers).json
@@ -97,7 +97,7 @@ def test_update_with_a_fixed_or_invalid_field_is_rejected(
 
 
 def test_change_applies_to_the_next_request_in_another_process(
-    client: FlaskClient, config: dict[str, Any], alice: Person
+    client: FlaskClient, config: dict[str, Any], alice: User
 ) -> None:
     key_id, key = create_key(client, alice, scopes=["usage:read"])
 
@@ -119,16 +119,16 @@ def test_change_applies_to_the_next_request_in_another_process(
 
 
 def test_rotation_without_grace_ends_the_old_secret_in_every_process(
-    client: FlaskClient, config: dict[str, Any], alice: Person
+    client: FlaskClient, config: dict[str, Any], alice: User
 ) -> None:
     key_id, old = create_key(client, alice)
     with web_process(config) as process:
         assert process.call("GET", LIST, old)["status"] == 200
-        answer = rotate(client, alice, key_id)
-        assert answer.status_code == 201
-        assert answer.headers["Cache-Control"] == "no-store"
-        new = {"X-API-Key": answer.json["data"]["key"]}
-        assert answer.json["data"]["id"] == key_id
+        response = rotate(client, alice, key_id)
+        assert response.status_code == 201
+        assert response.headers["Cache-Control"] == "no-store"
+        new = {"X-API-Key": response.json["data"]["key"]}
+        assert response.json["data"]["id"] == key_id
         assert process.call("GET", LIST, old)["json"]["error"]["code"] == "INVALID_API_KEY"
         assert process.call("GET", LIST, new)["status"] == 200
     response = client.get(f"{KEYS}/{key_id}", headers=alice.headers)
@@ -136,13 +136,13 @@ def test_rotation_without_grace_ends_the_old_secret_in_every_process(
     assert new["X-API-Key"] not in response.text
 
 
-def test_rotation_with_grace_keeps_both_secrets_until_the_old_one_expires(client: FlaskClient, alice: Person) -> None:
+def test_rotation_with_grace_keeps_both_secrets_until_the_old_one_expires(client: FlaskClient, alice: User) -> None:
     key_id, first = create_key(client, alice)
     began = clock.now()
-    answer = rotate(client, alice, key_id, DAY)
-    second = {"X-API-Key": answer.json["data"]["key"]}
-    assert answer.json["data"]["old_expires_at"] >= clock.format_rfc3339(began + timedelta(seconds=DAY))
-    assert answer.json["data"]["expires_at"] is None
+    response = rotate(client, alice, key_id, DAY)
+    second = {"X-API-Key": response.json["data"]["key"]}
+    assert response.json["data"]["old_expires_at"] >= clock.format_rfc3339(began + timedelta(seconds=DAY))
+    assert response.json["data"]["expires_at"] is None
     assert [client.get(LIST, headers=key).status_code for key in (first, second)] == [200, 200]
     assert code(rotate(client, alice, key_id)) == (409, "ROTATION_IN_PROGRESS")
     assert len(client.get(KEYS, headers=alice.headers).json["data"]["keys"]) == 1
@@ -156,16 +156,16 @@ def test_rotation_with_grace_keeps_both_secrets_until_the_old_one_expires(client
     assert [client.get(LIST, headers=key).status_code for key in (first, second, third)] == [401, 200, 200]
 
 
-def test_concurrent_rotations_succeed_once(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_concurrent_rotations_succeed_once(app: Flask, client: FlaskClient, alice: User) -> None:
     key_id, first = create_key(client, alice)
     with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda _: rotate(app.test_client(), alice, key_id, DAY), range(4)))
-    assert sorted(answer.status_code for answer in answers) == [201, 409, 409, 409]
-    created = next(answer.json["data"]["key"] for answer in answers if answer.status_code == 201)
+        responses = list(pool.map(lambda _: rotate(app.test_client(), alice, key_id, DAY), range(4)))
+    assert sorted(response.status_code for response in responses) == [201, 409, 409, 409]
+    created = next(response.json["data"]["key"] for response in responses if response.status_code == 201)
     assert [client.get(LIST, headers=key).status_code for key in (first, {"X-API-Key": created})] == [200, 200]
 
 
-def test_revoking_a_key_ends_both_secrets(client: FlaskClient, alice: Person) -> None:
+def test_revoking_a_key_ends_both_secrets(client: FlaskClient, alice: User) -> None:
     key_id, first = create_key(client, alice)
     second = rotated(client, alice, key_id, DAY)
     assert client.delete(f"{KEYS}/{key_id}", headers=alice.headers).status_code == 200
@@ -174,7 +174,7 @@ def test_revoking_a_key_ends_both_secrets(client: FlaskClient, alice: Person) ->
         assert code(refused) == (409, "CONFLICT")
 
 
-def test_secrets_expire_with_their_key(client: FlaskClient, alice: Person) -> None:
+def test_secrets_expire_with_their_key(client: FlaskClient, alice: User) -> None:
     end = clock.format_rfc3339(clock.now() + timedelta(hours=1))
     key_id, _ = create_key(client, alice, expires_at=end)
     rotated_key = rotate(client, alice, key_id, DAY).json["data"]
@@ -182,14 +182,14 @@ def test_secrets_expire_with_their_key(client: FlaskClient, alice: Person) -> No
 
 
 @pytest.mark.parametrize("grace", [-1, 604_801, "60", 1.5, True, None])
-def test_invalid_grace_period_of_a_key_is_rejected(client: FlaskClient, alice: Person, grace: Any) -> None:
+def test_invalid_grace_period_of_a_key_is_rejected(client: FlaskClient, alice: User, grace: Any) -> None:
     key_id, key = create_key(client, alice)
     refused = client.post(f"{KEYS}/{key_id}/rotate", json={"grace_seconds": grace}, headers=alice.headers)
     assert code(refused) == (422, "VALIDATION_ERROR")
     assert client.get(LIST, headers=key).status_code == 200
 
 
-def test_key_of_another_organization_cannot_be_changed(client: FlaskClient, alice: Person) -> None:
+def test_key_of_another_organization_cannot_be_changed(client: FlaskClient, alice: User) -> None:
     key_id, key = create_key(client, alice)
     carol = sign_up(client, "carol@other.example", "Carol")
     for refused in (
@@ -201,7 +201,7 @@ def test_key_of_another_organization_cannot_be_changed(client: FlaskClient, alic
     assert client.get(LIST, headers=key).status_code == 200
 
 
-def test_member_creates_keys_and_admin_changes_them(client: FlaskClient, alice: Person) -> None:
+def test_member_creates_keys_and_admin_changes_them(client: FlaskClient, alice: User) -> None:
     bob = add_member(alice, "bob@acme.example", "member")
     key_id, key = create_key(client, bob)
     for refused in (
@@ -216,7 +216,7 @@ def test_member_creates_keys_and_admin_changes_them(client: FlaskClient, alice: 
 
 
 @pytest.mark.parametrize("role", ["viewer", "billing"])
-def test_scopes_beyond_the_role_are_rejected(app: Flask, client: FlaskClient, alice: Person, role: str) -> None:
+def test_scopes_beyond_the_role_are_rejected(app: Flask, client: FlaskClient, alice: User, role: str) -> None:
     key_id, _ = create_key(client, alice, scopes=["usage:read"])
     organization_id = parse_id(alice.organization_id)
     principal = Principal("user", ids.new_id(), organization_id, role=role)
@@ -232,7 +232,7 @@ def test_scopes_beyond_the_role_are_rejected(app: Flask, client: FlaskClient, al
 
 
 def test_live_key_needs_a_verified_email_when_required(
-    app: Flask, client: FlaskClient, alice: Person, rows: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+    app: Flask, client: FlaskClient, alice: User, rows: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key_id, key = create_key(client, alice)
     monkeypatch.setitem(app.config, "REQUIRE_VERIFIED_EMAIL", True)
@@ -246,7 +246,7 @@ def test_live_key_needs_a_verified_email_when_required(
 
 
 def test_audit_log_has_every_change_of_a_key(
-    client: FlaskClient, alice: Person, rows: Callable[[str], list[Any]]
+    client: FlaskClient, alice: User, rows: Callable[[str], list[Any]]
 ) -> None:
     key_id, _ = create_key(client, alice)
     client.patch(f"{KEYS}/{key_id}", json={"name": "New", "allowed_ips": ["127.0.0.0/8"]}, headers=alice.headers)
@@ -265,13 +265,13 @@ def test_audit_log_has_every_change_of_a_key(
         "after": {"name": "New", "allowed_ips": ["127.0.0.0/8"]},
     }
     assert events[2][1]["grace_seconds"] == 60
-    person = rows("SELECT id::text FROM users")[0][0]
-    assert {row[2:6] for row in events} == {("user", person, str(parse_id(key_id)), "127.0.0.1")}
+    user = rows("SELECT id::text FROM users")[0][0]
+    assert {row[2:6] for row in events} == {("user", user, str(parse_id(key_id)), "127.0.0.1")}
     assert events[3][6] == "last-change"
 
 
 def test_creator_of_a_key_receives_a_mail_without_the_secret(
-    client: FlaskClient, alice: Person, rows: Callable[[str], list[Any]]
+    client: FlaskClient, alice: User, rows: Callable[[str], list[Any]]
 ) -> None:
     key = make_key(client, alice, name="Billing <b>robot</b>")
     ((to, text, html),) = rows(

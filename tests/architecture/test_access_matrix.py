@@ -18,7 +18,7 @@ from saas_api.core.access import PERMISSIONS, SCOPES
 from saas_api.core.db import engine
 from saas_api.core.roles import ROLES
 from tests.architecture.test_routes import access
-from tests.support.accounts import Headers, Person, add_member, make_key, sign_up
+from tests.support.accounts import Headers, User, add_member, make_key, sign_up
 
 SIGNED_IN = "anybody who is signed in"
 API = "/api/v1"
@@ -106,18 +106,18 @@ class Caller:
 
     def verdict(self, permission: str) -> tuple[int, str]:
         """What the table says of this caller: a status, and for which organization they act or why they do not."""
-        people = {self.role} if permission == SIGNED_IN else PERMISSIONS[permission]
+        users = {self.role} if permission == SIGNED_IN else PERMISSIONS[permission]
         if self.role is None and not self.scopes:
-            return 401, "UNAUTHORIZED" if people else "MISSING_API_KEY"
+            return 401, "UNAUTHORIZED" if users else "MISSING_API_KEY"
         if self.role is None:
             return (
                 (200, self.organization_id)
                 if SCOPE_OF.get(permission, permission) in self.scopes
                 else (403, "INSUFFICIENT_SCOPE")
             )
-        if not people:
+        if not users:
             return 401, "MISSING_API_KEY"
-        return (200, self.organization_id) if self.role in people else (403, "PERMISSION_DENIED")
+        return (200, self.organization_id) if self.role in users else (403, "PERMISSION_DENIED")
 
 
 def methods(app: Flask) -> Iterator[tuple[str, str, Rule]]:
@@ -125,35 +125,37 @@ def methods(app: Flask) -> Iterator[tuple[str, str, Rule]]:
     for rule in app.url_map.iter_rules():
         if access(app, rule).is_public or not rule.rule.startswith(API):  # test_routes and test_pages know those
             continue
-        shown = ":id".join(part.rpartition(">")[2] for part in rule.rule.removeprefix(API).split("<"))
+        path = ":id".join(part.rpartition(">")[2] for part in rule.rule.removeprefix(API).split("<"))
         for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
-            yield f"{method} {shown}", method, rule
+            yield f"{method} {path}", method, rule
 
 
 def test_every_route_requires_what_the_table_says(app: Flask) -> None:
     declared = {name: access(app, rule) for name, _, rule in methods(app)}
-    assert {name: asked.permission or SIGNED_IN for name, asked in declared.items()} == ASKED
-    assert {asked.permission: asked.scope for asked in declared.values() if asked.scope} == SCOPE_OF
+    assert {name: declaration.permission or SIGNED_IN for name, declaration in declared.items()} == ASKED
+    assert {
+        declaration.permission: declaration.scope for declaration in declared.values() if declaration.scope
+    } == SCOPE_OF
 
 
 def test_every_caller_is_admitted_as_the_table_says(
     app: Flask, client: FlaskClient, superuser: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    callers = [*people(client, superuser), *keys(client, superuser)]
+    callers = [*users(client, superuser), *keys(client, superuser)]
     for _, _, rule in methods(app):
-        monkeypatch.setitem(app.view_functions, rule.endpoint, witness(app, rule))
+        monkeypatch.setitem(app.view_functions, rule.endpoint, report_organization(app, rule))
     wrong = []
     for name, method, rule in methods(app):
         path = rule.build({argument: ids.new_id() for argument in rule.arguments})
         for caller in callers:
-            answer = client.open(path[1] if path else "", method=method, headers=caller.headers)
-            got = answer.status_code, answer.text if answer.status_code == 200 else answer.json["error"]["code"]
+            response = client.open(path[1] if path else "", method=method, headers=caller.headers)
+            got = response.status_code, response.text if response.status_code == 200 else response.json["error"]["code"]
             if got != caller.verdict(ASKED[name]):
                 wrong.append((name, caller.name, got, caller.verdict(ASKED[name])))
     assert wrong == []
 
 
-def witness(app: Flask, rule: Rule) -> Any:
+def report_organization(app: Flask, rule: Rule) -> Any:
     """A view that asks for the same and tells which organization the database believes in."""
 
     def view(**_: Any) -> str:
@@ -163,7 +165,7 @@ def witness(app: Flask, rule: Rule) -> Any:
     return view
 
 
-def people(client: FlaskClient, superuser: Any) -> Iterator[Caller]:
+def users(client: FlaskClient, superuser: Any) -> Iterator[Caller]:
     """Nobody, a member of each role, an owner elsewhere, and an operator who is a viewer elsewhere.
 
     Members own an organization besides, in which they are not signed in.
@@ -186,20 +188,20 @@ def people(client: FlaskClient, superuser: Any) -> Iterator[Caller]:
     yield Caller("operator", olga.headers, elsewhere, "viewer")
 
 
-def _uuid(person: Person) -> str:
-    return str(ids.parse_id("org", person.organization_id))
+def _uuid(user: User) -> str:
+    return str(ids.parse_id("org", user.organization_id))
 
 
 def keys(client: FlaskClient, superuser: Any) -> Iterator[Caller]:
     """A key with every scope, one that lacks each, and one with every scope elsewhere."""
     for organization, email in (("Keys", "keys@keys.example"), ("Others", "keys@others.example")):
-        person = sign_up(client, email, organization)
-        organization_id = _uuid(person)
+        user = sign_up(client, email, organization)
+        organization_id = _uuid(user)
         with superuser, superuser.cursor() as cursor:
             limits = "INSERT INTO organization_limits (organization_id, rate_limit_per_minute, reason)"
             cursor.execute(f"{limits} VALUES (%s, 100000, 'many calls')", (organization_id,))
-        yield Caller(f"key of {organization}", make_key(client, person), organization_id, scopes=SCOPES)
+        yield Caller(f"key of {organization}", make_key(client, user), organization_id, scopes=SCOPES)
         for scope in sorted(SCOPES):
             left = SCOPES - {scope}
-            key = make_key(client, person, scopes=sorted(left))
+            key = make_key(client, user, scopes=sorted(left))
             yield Caller(f"key of {organization} without {scope}", key, organization_id, scopes=left)

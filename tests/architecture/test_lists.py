@@ -7,7 +7,7 @@ from flask.testing import FlaskClient
 
 from saas_api.core.db.pagination import Keyset
 from saas_api.messages.models import Message
-from tests.support.accounts import Person
+from tests.support.accounts import User
 
 FOREIGN_CURSOR = Keyset(Message.segments.desc()).encode([1])
 
@@ -22,16 +22,16 @@ def list_paths(app: Flask) -> set[str]:
     return paths
 
 
-def test_every_list_rejects_the_cursor_of_another_list(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_every_list_rejects_the_cursor_of_another_list(app: Flask, client: FlaskClient, alice: User) -> None:
     body = {"url": "https://acme.example/hook"}
     created = client.post("/api/v1/webhooks/endpoints", json=body, headers=alice.headers)
     endpoint_id = created.json["data"]["id"]
     paths = list_paths(app)
     assert len(paths) >= 10
-    answers = {}
+    responses = {}
     for path in paths:
         url = re.sub(r"<[^>]*endpoint_id>", endpoint_id, path)
-        answer = client.get(url, query_string={"cursor": FOREIGN_CURSOR}, headers=alice.headers)
-        answers[path] = (answer.status_code, (answer.json or {}).get("error", {}).get("details"))
+        response = client.get(url, query_string={"cursor": FOREIGN_CURSOR}, headers=alice.headers)
+        responses[path] = (response.status_code, (response.json or {}).get("error", {}).get("details"))
     reason = {"fields": [{"field": "cursor", "reason": "Not a cursor of this list."}]}
-    assert {path: answer for path, answer in answers.items() if answer != (422, reason)} == {}
+    assert {path: response for path, response in responses.items() if response != (422, reason)} == {}

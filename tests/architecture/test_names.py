@@ -88,8 +88,8 @@ def test_every_job_that_is_woken_is_registered(app: Flask) -> None:
     for path in sources():
         for name, node in calls(path):
             if name in {"enqueue", "wake_workers"} and ast.unparse(node.func).startswith(("queue.", "job_queue.")):
-                words = [ast.unparse(argument).rpartition(".")[2] for argument in node.args]
-                woken |= {value for constant, value in constants if constant in words}
+                names = [ast.unparse(argument).rpartition(".")[2] for argument in node.args]
+                woken |= {value for constant, value in constants if constant in names}
                 woken |= {literal.value for literal in node.args if isinstance(literal, ast.Constant)}
     assert woken >= {"messages.drain", "webhooks.drain", "mail.drain", "payments.inbox"}
     assert woken <= set(queue.job_names())

@@ -88,8 +88,8 @@ def rules(app: Flask) -> list[Rule]:
 
 
 def access(app: Flask, rule: Rule) -> Access:
-    found: Access = app.view_functions[rule.endpoint].__access__  # type: ignore[attr-defined]  # decorators put it there
-    return found
+    declared: Access = app.view_functions[rule.endpoint].__access__  # type: ignore[attr-defined]  # decorators put it there
+    return declared
 
 
 def test_every_view_declares_its_access(app: Flask, rules: list[Rule]) -> None:

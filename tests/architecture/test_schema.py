@@ -109,8 +109,8 @@ SELECT DISTINCT table_name FROM information_schema.role_table_grants
 
 @pytest.fixture
 def cursor(superuser: Any) -> Iterator[Any]:
-    with superuser.cursor() as made:
-        yield made
+    with superuser.cursor() as cursor:
+        yield cursor
     superuser.rollback()
 
 
@@ -174,9 +174,9 @@ def test_models_equal_migrations(app: Flask) -> None:
     for path in (*PACKAGE.glob("*/models.py"), *PACKAGE.glob("*/models/")):
         importlib.import_module(f"saas_api.{path.parent.name}.models")
     with app.app_context():
-        found = sa.inspect(db.engine)
-        tables = set(found.get_table_names()) - WITHOUT_MODEL
-        migrated = {table: columns(found.get_columns(table)) for table in tables}
+        inspector = sa.inspect(db.engine)
+        tables = set(inspector.get_table_names()) - WITHOUT_MODEL
+        migrated = {table: columns(inspector.get_columns(table)) for table in tables}
     modelled = {
         name: columns([{"name": c.name, "type": c.type, "nullable": c.nullable} for c in table.columns])
         for name, table in db.metadata.tables.items()
@@ -212,13 +212,13 @@ def travel(url: sa.URL) -> tuple[set[tuple[str, str]], ...]:
     app.config["SQLALCHEMY_DATABASE_URI"] = url
     Migrate(app, db, directory="migrations")
     engine = sa.create_engine(url, poolclass=sa.NullPool)
-    held = []
+    privileges = []
     with app.app_context():
         for step in (upgrade, lambda: downgrade(revision="base"), upgrade):
             step()
             with engine.connect() as connection:
-                held.append({(kind, name) for kind, name in connection.execute(sa.text(HELD))})
-    return tuple(held)
+                privileges.append({(kind, name) for kind, name in connection.execute(sa.text(HELD))})
+    return tuple(privileges)
 
 
 HELD = """

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from saas_api.billing import alerts, periods
 from saas_api.core import clock
 from saas_api.core.db import tenancy
-from tests.support.accounts import Person
+from tests.support.accounts import User
 from tests.support.billing import BillingOrganization, create_organization, day
 
 ALERTS = "/api/v1/billing/alerts"
@@ -107,7 +107,7 @@ def test_call_blocked_by_the_cap_is_reported_once(acme: BillingOrganization) -> 
     ]
 
 
-def test_new_organization_has_the_default_alerts(client: FlaskClient, alice: Person) -> None:
+def test_new_organization_has_the_default_alerts(client: FlaskClient, alice: User) -> None:
     rows = client.get(ALERTS, headers=alice.headers).json["data"]["alerts"]
     assert [(row["subject"], row["meter"], row["threshold"]) for row in rows] == [
         ("percent_of_included", "email", "80"),
@@ -120,11 +120,13 @@ def test_new_organization_has_the_default_alerts(client: FlaskClient, alice: Per
     ]
 
 
-def test_replaced_alerts_keep_the_rules_that_stay(app: Flask, client: FlaskClient, alice: Person) -> None:
-    kept_rule = {"subject": "quantity", "meter": "sms", "threshold": "10"}
-    first = client.put(ALERTS, json={"alerts": [kept_rule]}, headers=alice.headers).json["data"]["alerts"]
+def test_replaced_alerts_keep_the_rules_that_stay(app: Flask, client: FlaskClient, alice: User) -> None:
+    unchanged_rule = {"subject": "quantity", "meter": "sms", "threshold": "10"}
+    first = client.put(ALERTS, json={"alerts": [unchanged_rule]}, headers=alice.headers).json["data"]["alerts"]
     added_rule = {"subject": "spend", "threshold": "5.00", "enabled": False}
-    second = client.put(ALERTS, json={"alerts": [added_rule, kept_rule]}, headers=alice.headers).json["data"]["alerts"]
+    second = client.put(ALERTS, json={"alerts": [added_rule, unchanged_rule]}, headers=alice.headers).json["data"][
+        "alerts"
+    ]
     assert [row["id"] for row in second if row["subject"] == "quantity"] == [first[0]["id"]]
     assert [(row["subject"], row["enabled"]) for row in second] == [("quantity", True), ("spend", False)]
 
@@ -142,6 +144,6 @@ def test_replaced_alerts_keep_the_rules_that_stay(app: Flask, client: FlaskClien
         [{"subject": "spend", "threshold": str(n + 1)} for n in range(51)],
     ],
 )
-def test_invalid_alerts_are_rejected(client: FlaskClient, alice: Person, alerts: Any) -> None:
-    answer = client.put(ALERTS, json={"alerts": alerts}, headers=alice.headers)
-    assert (answer.status_code, answer.json["error"]["code"]) == (422, "VALIDATION_ERROR")
+def test_invalid_alerts_are_rejected(client: FlaskClient, alice: User, alerts: Any) -> None:
+    response = client.put(ALERTS, json={"alerts": alerts}, headers=alice.headers)
+    assert (response.status_code, response.json["error"]["code"]) == (422, "VALIDATION_ERROR")

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from saas_api.accounts.audit import SYSTEM_ACTOR
 from saas_api.billing import periods, subscriptions
 from saas_api.core import clock, ids
-from tests.support.accounts import Person, make_key
+from tests.support.accounts import User, make_key
 from tests.support.billing import BillingOrganization
 from tests.support.billing_actions import close_periods, system_session
 from tests.support.billing_examples import Step, parse_cents, read_examples
@@ -22,7 +22,7 @@ STATUSES = {"accepted": 202, "refused": 402}
 
 
 @pytest.fixture
-def organization(app: Flask, alice: Person) -> BillingOrganization:
+def organization(app: Flask, alice: User) -> BillingOrganization:
     """Alice's organization as if she had signed up when the example begins; her session is of the present."""
     organization = BillingOrganization(ids.parse_id("org", alice.organization_id))
     with app.app_context(), system_session() as session:
@@ -32,7 +32,7 @@ def organization(app: Flask, alice: Person) -> BillingOrganization:
 
 
 @pytest.fixture
-def send(client: FlaskClient, alice: Person) -> Callable[[Step], Any]:
+def send(client: FlaskClient, alice: User) -> Callable[[Step], Any]:
     key = make_key(client, alice)
 
     def run(step: Step) -> Any:
@@ -47,7 +47,7 @@ def send(client: FlaskClient, alice: Person) -> Callable[[Step], Any]:
 
 
 def test_call_beyond_the_spend_cap_is_rejected(
-    app: Flask, client: FlaskClient, alice: Person, organization: BillingOrganization, send: Callable[[Step], Any]
+    app: Flask, client: FlaskClient, alice: User, organization: BillingOrganization, send: Callable[[Step], Any]
 ) -> None:
     sign_up, cap, used, *sent, closing = EXAMPLE
     clock.freeze_time(sign_up.at)

@@ -89,7 +89,7 @@ def test_hourly_job_opens_the_next_period_three_days_ahead(context: Flask) -> No
 
 
 def test_concurrent_closes_create_one_invoice_for_each_organization(app: Flask, context: Flask) -> None:
-    companies = [create_organization(name, plan="starter@1") for name in ("Acme", "Carol", "Dora")]
+    organizations = [create_organization(name, plan="starter@1") for name in ("Acme", "Carol", "Dora")]
     clock.freeze_time(MAY)
     start = threading.Barrier(6)
 
@@ -101,7 +101,7 @@ def test_concurrent_closes_create_one_invoice_for_each_organization(app: Flask, 
     with ThreadPoolExecutor(6) as pool:
         written = [run.result() for run in [pool.submit(closer) for _ in range(6)]]
     assert sum(written) == 3
-    assert sorted(invoice.serial for organization in companies for invoice in organization.invoices()) == [1, 2, 3]
+    assert sorted(invoice.serial for organization in organizations for invoice in organization.invoices()) == [1, 2, 3]
 
 
 def test_close_during_accepted_calls_loses_no_usage(app: Flask, context: Flask) -> None:
@@ -256,8 +256,8 @@ def test_close_command(app: Flask, context: Flask) -> None:
 
 
 def test_published_plans_are_public_and_complete(client: FlaskClient) -> None:
-    answer = client.get("/api/v1/billing/plans")
-    plans = {plan["code"]: plan for plan in answer.json["data"]["plans"]}
+    response = client.get("/api/v1/billing/plans")
+    plans = {plan["code"]: plan for plan in response.json["data"]["plans"]}
     assert list(plans) == ["free", "starter", "pro", "scale"]
     assert [plan["base_amount"] for plan in plans.values()] == ["0.00", "29.00", "99.00", "499.00"]
     assert [plan["rate_limit_per_minute"] for plan in plans.values()] == [60, 600, 6000, 60000]

@@ -15,7 +15,7 @@ from saas_api.accounts.audit import SYSTEM_ACTOR
 from saas_api.billing import period_close, periods, subscriptions
 from saas_api.billing.period_close import CloseResult
 from saas_api.core import clock, ids
-from tests.support.accounts import Person, make_key
+from tests.support.accounts import User, make_key
 from tests.support.billing import BillingOrganization, create_organization, day
 from tests.support.billing_actions import system_session
 
@@ -87,7 +87,7 @@ def test_close_that_times_out_on_the_lock_is_done_by_the_next_run(app: Flask, co
     assert len(period_close.close_due(at).invoices) == 1
 
 
-def test_concurrent_closes_during_calls_lose_and_fail_none(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_concurrent_closes_during_calls_lose_and_fail_none(app: Flask, client: FlaskClient, alice: User) -> None:
     organization = BillingOrganization(ids.parse_id("org", alice.organization_id))
     with app.app_context(), organization.transaction() as session:
         periods.ensure_account(session, organization.id)

@@ -248,7 +248,7 @@ def test_draft_can_be_neither_credited_nor_voided() -> None:
 
 def test_tenant_role_cannot_credit_or_void() -> None:
     organization, invoice = create_invoice()
-    for act in (
+    for action in (
         lambda session: invoice_lifecycle.void_invoice(session, organization.id, invoice.id, OPERATOR),
         lambda session: credit_notes.create_credit_note(
             session, organization.id, invoice.id, CreditNoteInput("goodwill"), OPERATOR
@@ -256,7 +256,7 @@ def test_tenant_role_cannot_credit_or_void() -> None:
         lambda session: invoices.apply_payment(session, organization.id, invoice.id, 100, "payment:1"),
     ):
         with pytest.raises((DBAPIError, ApiError)), organization.transaction() as session:
-            act(session)
+            action(session)
 
 
 def test_correction_commands(app: Flask) -> None:

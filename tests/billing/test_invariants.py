@@ -39,13 +39,13 @@ Plant = Callable[[str], None]
 def plant(superuser: Any) -> Plant:
     """Do what every guard would refuse."""
 
-    def act(sql: str) -> None:
+    def execute(sql: str) -> None:
         with superuser, superuser.cursor() as cursor:
             cursor.execute("SET LOCAL session_replication_role = replica")
             cursor.execute(sql)
             assert cursor.rowcount, sql
 
-    return act
+    return execute
 
 
 def organization_with_history() -> BillingOrganization:
@@ -70,7 +70,7 @@ def organization_with_history() -> BillingOrganization:
     return organization
 
 
-def found_by() -> dict[str, list[str]]:
+def violations_by_check() -> dict[str, list[str]]:
     """What each check finds, where it finds anything."""
     results = invariants.check_invariants()
     assert [result.check.name for result in results] == [check.name for check in INVARIANTS]
@@ -85,7 +85,7 @@ def test_valid_data_pass_every_check() -> None:
     organization = organization_with_history()
     carol, _ = create_invoice(name="Carol")
     usage_jobs.roll_up()
-    assert found_by() == {}
+    assert violations_by_check() == {}
     assert invariants.check_invariants(organization.id, since=day(1)) != []
     with system_session() as session:
         stored = session.execute(text("SELECT check_name, violations FROM invariant_results")).all()
@@ -141,7 +141,7 @@ def test_planted_violation_is_found(check: str, sql: str, plant: Plant, superuse
     organization_with_history()
     try:
         plant(sql)
-        assert check in found_by()
+        assert check in violations_by_check()
     finally:
         restore_prices(superuser)
 
@@ -163,10 +163,10 @@ def test_organization_without_account_is_found_after_two_hours(plant: Plant) -> 
     organization = create_organization(at=day(1))
     for table in ("billing_periods", "subscription_segments", "subscriptions"):
         plant(f"DELETE FROM {table}")
-    assert "coverage.now" not in found_by()
+    assert "coverage.now" not in violations_by_check()
     clock.freeze_time(day(1, 3))
     plant("UPDATE organizations SET created_at = '2026-04-01Z'")
-    assert found_by()["coverage.now"] == ["no account"]
+    assert violations_by_check()["coverage.now"] == ["no account"]
     assert organization.rows("SELECT parked_reason FROM billing_profiles") == [("check coverage.now",)]
 
 
@@ -180,8 +180,8 @@ def test_violation_holds_billing_of_its_organization_and_alerts_operators(plant:
           WHERE organization_id = '{organization.id}' AND kind = 'promotional'"""
     )
     billing_jobs.check_invariants()
-    [parked] = organization.rows("SELECT parked_at, parked_reason FROM billing_profiles")
-    assert (parked.parked_at, parked.parked_reason) == (clock.now(), "check sums.grants")
+    [profile] = organization.rows("SELECT parked_at, parked_reason FROM billing_profiles")
+    assert (profile.parked_at, profile.parked_reason) == (clock.now(), "check sums.grants")
     assert audit_actions(organization)[-1] == "billing.parked"
     assert carol.rows("SELECT parked_at FROM billing_profiles") == [(None,)]
     with system_session() as session:
@@ -214,8 +214,8 @@ def test_organization_on_hold_gets_drafts_until_an_operator_releases_it(plant: P
 def test_wrong_rollups_are_rebuilt_and_hold_no_billing(plant: Plant) -> None:
     organization = organization_with_history()
     plant("UPDATE usage_rollups SET quantity = quantity + 1")
-    assert list(found_by()) == ["rollup.ledger"]
-    assert found_by() == {}
+    assert list(violations_by_check()) == ["rollup.ledger"]
+    assert violations_by_check() == {}
     assert organization.rows("SELECT parked_at FROM billing_profiles") == [(None,)]
 
 
@@ -237,7 +237,7 @@ def test_second_concurrent_check_is_rejected(app: Flask) -> None:
             invariants.check_invariants()
         billing_jobs.check_invariants()
         assert app.test_cli_runner().invoke(args=["billing", "invariants"]).exit_code == 1
-    assert found_by() == {}
+    assert violations_by_check() == {}
 
 
 def test_nightly_check_leaves_out_old_usage(plant: Plant) -> None:
@@ -246,7 +246,7 @@ def test_nightly_check_leaves_out_old_usage(plant: Plant) -> None:
     usage = {result.check.name for result in invariants.check_invariants(since=clock.now()) if result.violations}
     assert usage == set()
     clock.freeze_time(clock.now() + timedelta(minutes=1))
-    assert "amounts.quantity" in found_by()
+    assert "amounts.quantity" in violations_by_check()
 
 
 def test_invariants_command_exits_with_3_for_a_violation(plant: Plant, app: Flask) -> None:

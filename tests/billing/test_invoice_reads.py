@@ -51,9 +51,9 @@ def reverse_usage(reader: BillingReader, event_id: Any) -> None:
         session.execute(sql, {"id": event_id})
 
 
-def table(answer: Any) -> list[dict[str, str]]:
-    assert answer.status_code == 200
-    return list(csv.DictReader(io.StringIO(answer.data.decode("utf-8-sig"), newline="")))
+def table(response: Any) -> list[dict[str, str]]:
+    assert response.status_code == 200
+    return list(csv.DictReader(io.StringIO(response.data.decode("utf-8-sig"), newline="")))
 
 
 def test_invoice_shows_lines_and_sums(acme: BillingReader) -> None:
@@ -82,10 +82,10 @@ def test_invoice_is_hidden_from_keys_and_other_organizations(
     path = f"/billing/invoices/{invoice['id']}{suffix.format(line=invoice['lines'][0]['id'])}"
     assert acme.request(path).status_code == 200
     assert client.get(f"/api/v1{path}").status_code == 401
-    answer = acme.request(path, carol.headers)
+    response = acme.request(path, carol.headers)
     missing = acme.request(path.replace(invoice["id"], ids.format_id("inv", ids.new_id())))
-    assert (answer.status_code, missing.status_code) == (404, 404)
-    assert {**answer.json["error"], "request_id": ""} == {**missing.json["error"], "request_id": ""}
+    assert (response.status_code, missing.status_code) == (404, 404)
+    assert {**response.json["error"], "request_id": ""} == {**missing.json["error"], "request_id": ""}
     clock.freeze_time(None)
     key = make_key(client, carol, scopes=["usage:read"])
     assert acme.request(path, key).status_code == 403
@@ -143,8 +143,8 @@ def test_history_is_filtered_by_year(acme: BillingReader) -> None:
     assert len(acme.get("/billing/history", year=2026)["invoices"]) == 1
     assert acme.get("/billing/history", year=2025)["invoices"] == []
     for wrong in ("26", "20x6", "-1", "99999"):
-        answer = acme.request("/billing/history", year=wrong)
-        assert answer.json["error"]["details"]["fields"][0]["field"] == "year"
+        response = acme.request("/billing/history", year=wrong)
+        assert response.json["error"]["details"]["fields"][0]["field"] == "year"
 
 
 def follow(rated: Any) -> Decimal:
@@ -251,10 +251,10 @@ def test_usage_reversed_after_invoicing_is_explained_as_carried(client: FlaskCli
 
 def test_events_of_a_line_add_up_to_its_quantity_with_reversals(acme: BillingReader) -> None:
     sms = next(line for line in acme.newest_invoice()["lines"] if line["meter"] == "sms")
-    answer = acme.request(f"/billing/invoices/{acme.newest_invoice()['id']}/lines/{sms['id']}/events.csv")
-    rows = table(answer)
-    assert answer.headers["Content-Type"].startswith("text/csv")
-    assert answer.headers["Content-Disposition"].startswith('attachment; filename="INV-')
+    response = acme.request(f"/billing/invoices/{acme.newest_invoice()['id']}/lines/{sms['id']}/events.csv")
+    rows = table(response)
+    assert response.headers["Content-Type"].startswith("text/csv")
+    assert response.headers["Content-Disposition"].startswith('attachment; filename="INV-')
     assert [row["quantity"] for row in rows] == ["304", "1", "2", "-2"]
     assert rows[3]["reversal_of"] == rows[2]["event_id"]
     assert sum(Decimal(row["quantity"]) for row in rows) == Decimal(sms["quantity"])
@@ -296,14 +296,14 @@ def test_long_event_csv_is_streamed_without_holding_a_connection(acme: BillingRe
         )
     acme.close(day(1, 2, month=6))
     path, _ = acme.line("usage")
-    answer = app.test_client().get(f"/api/v1{path}/events.csv", headers=acme.headers, buffered=False)
-    pieces = iter(answer.response)
+    response = app.test_client().get(f"/api/v1{path}/events.csv", headers=acme.headers, buffered=False)
+    pieces = iter(response.response)
     first = next(pieces)
     assert len(first) < 200_000
     assert busy_connections(app) == 0
     rest = b"".join(piece if isinstance(piece, bytes) else piece.encode() for piece in pieces)
     assert rest.count(b"\n") + first.count(b"\n") == 5_001
-    answer.close()
+    response.close()
 
 
 def busy_connections(app: Flask) -> int:

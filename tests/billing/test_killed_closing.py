@@ -92,7 +92,7 @@ def wait_until_locks_are_free() -> None:
     pytest.fail("a killed process still holds locks")
 
 
-def assert_books_are_right(invoices: list[Any]) -> None:
+def assert_invoices_are_correct(invoices: list[Any]) -> None:
     assert [invoice.serial for invoice in invoices] == list(range(1, len(invoices) + 1))
     assert [invoice.number for invoice in invoices] == [f"INV-{invoice.serial:06d}" for invoice in invoices]
     assert len({invoice.n for invoice in invoices}) == len(invoices)
@@ -113,7 +113,7 @@ def test_two_hundred_organizations_are_invoiced_once_with_every_step_killed(clos
         [run] = closer.close(AT, f"{step}:kill:{hit}")
         assert run.status == KILLED, (step, run.stderr)
         wait_until_locks_are_free()
-        assert_books_are_right(written())
+        assert_invoices_are_correct(written())
     before = len(written())
     assert states() == {"invoiced": before, "closed": 1, "open": ORGANIZATIONS - before - 1}
 
@@ -122,14 +122,14 @@ def test_two_hundred_organizations_are_invoiced_once_with_every_step_killed(clos
     assert (run.status, len(run.result["invoices"])) == (0, ORGANIZATIONS - before), run.stderr
     invoices = written()
     assert sorted(invoice.n for invoice in invoices) == list(range(1, ORGANIZATIONS + 1))
-    assert_books_are_right(invoices)
+    assert_invoices_are_correct(invoices)
     assert states() == {"invoiced": ORGANIZATIONS}
     assert period_close.close_due(day(1, 2, month=5)) == CloseResult()
 
 
 @pytest.mark.long
 def test_two_closes_share_the_work_while_a_third_is_killed(closer: CloseRunner) -> None:
-    companies = [create_organization(f"Shared{number}", plan="starter@1") for number in range(12)]
+    organizations = [create_organization(f"Shared{number}", plan="starter@1") for number in range(12)]
     slow, dying = "billing.after_close:sleep=1", "billing.after_number:kill:3"
     first, second, third = closer.close(AT, slow, slow, dying)
     assert (first.status, second.status) == (0, 0), (first.stderr, second.stderr)
@@ -137,5 +137,5 @@ def test_two_closes_share_the_work_while_a_third_is_killed(closer: CloseRunner) 
     [rest] = closer.close(AT)
     numbers = [invoice["number"] for run in (first, second, rest) for invoice in run.result["invoices"]]
     assert len(numbers) == len(set(numbers))
-    serials = sorted(invoice.serial for organization in companies for invoice in organization.invoices())
-    assert serials == list(range(1, len(companies) + 1))
+    serials = sorted(invoice.serial for organization in organizations for invoice in organization.invoices())
+    assert serials == list(range(1, len(organizations) + 1))

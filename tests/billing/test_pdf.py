@@ -59,9 +59,9 @@ def acme(client: FlaskClient) -> BillingReader:
 
 
 def download(reader: BillingReader) -> bytes:
-    answer = reader.request(f"/billing/invoices/{reader.newest_invoice()['id']}/pdf")
-    assert answer.status_code == 200
-    return bytes(answer.data)
+    response = reader.request(f"/billing/invoices/{reader.newest_invoice()['id']}/pdf")
+    assert response.status_code == 200
+    return bytes(response.data)
 
 
 def stored(reader: BillingReader) -> InvoiceDocument:
@@ -92,11 +92,11 @@ def test_pdf_shows_parties_dates_lines_and_sums(acme: BillingReader) -> None:
 
 def test_pdf_is_named_for_the_invoice_number(acme: BillingReader) -> None:
     invoice = acme.newest_invoice()
-    answer = acme.request(f"/billing/invoices/{invoice['id']}/pdf")
-    assert answer.headers["Content-Type"] == "application/pdf"
-    assert answer.headers["Content-Disposition"] == f'attachment; filename="{invoice["number"]}.pdf"'
-    assert answer.headers["X-Content-Type-Options"] == "nosniff"
-    assert answer.data.startswith(b"%PDF-")
+    response = acme.request(f"/billing/invoices/{invoice['id']}/pdf")
+    assert response.headers["Content-Type"] == "application/pdf"
+    assert response.headers["Content-Disposition"] == f'attachment; filename="{invoice["number"]}.pdf"'
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+    assert response.data.startswith(b"%PDF-")
 
 
 def test_openapi_names_the_media_types_of_downloads(client: FlaskClient) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy import text
 from saas_api.billing import periods, previews, subscriptions
 from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
-from tests.support.accounts import Person, join, sign_in
+from tests.support.accounts import User, join, sign_in
 from tests.support.billing import BillingOrganization, day
 
 BILLING = "/api/v1/billing"
@@ -19,7 +19,7 @@ MAY_FIRST = "2026-05-01T00:00:00.000Z"
 
 
 @pytest.fixture
-def acme(app: Flask, alice: Person) -> BillingOrganization:
+def acme(app: Flask, alice: User) -> BillingOrganization:
     """Alice's organization, created at the start of April; she signed in today, as tokens expire in real time."""
     organization = BillingOrganization(ids.parse_id("org", alice.organization_id))
     with app.app_context(), tenancy.system_session("billing.close") as session:
@@ -30,14 +30,14 @@ def acme(app: Flask, alice: Person) -> BillingOrganization:
     return organization
 
 
-def post(client: FlaskClient, person: Person, path: str, **body: Any) -> Any:
-    return client.post(f"{BILLING}/{path}", json=body, headers=person.headers)
+def post(client: FlaskClient, user: User, path: str, **body: Any) -> Any:
+    return client.post(f"{BILLING}/{path}", json=body, headers=user.headers)
 
 
-def upgrade(client: FlaskClient, person: Person, plan: str, when: str | None = None) -> Any:
-    answer = post(client, person, "upgrade", plan=plan, **({"when": when} if when else {}))
-    assert answer.status_code == 200, answer.json
-    return answer.json["data"]
+def upgrade(client: FlaskClient, user: User, plan: str, when: str | None = None) -> Any:
+    response = post(client, user, "upgrade", plan=plan, **({"when": when} if when else {}))
+    assert response.status_code == 200, response.json
+    return response.json["data"]
 
 
 def segments(app: Flask, organization: BillingOrganization) -> list[tuple[str, Any, Any]]:
@@ -47,7 +47,7 @@ def segments(app: Flask, organization: BillingOrganization) -> list[tuple[str, A
 
 
 def test_higher_plan_takes_effect_now_and_is_prorated(
-    app: Flask, client: FlaskClient, alice: Person, acme: BillingOrganization
+    app: Flask, client: FlaskClient, alice: User, acme: BillingOrganization
 ) -> None:
     upgrade(client, alice, "starter")
     clock.freeze_time(MID_APRIL)
@@ -72,7 +72,7 @@ def test_higher_plan_takes_effect_now_and_is_prorated(
 
 
 def test_lower_plan_takes_effect_at_the_end_of_the_period(
-    app: Flask, client: FlaskClient, alice: Person, acme: BillingOrganization
+    app: Flask, client: FlaskClient, alice: User, acme: BillingOrganization
 ) -> None:
     upgrade(client, alice, "pro")
     clock.freeze_time(MID_APRIL)
@@ -83,14 +83,14 @@ def test_lower_plan_takes_effect_at_the_end_of_the_period(
     assert segments(app, acme) == [("pro@1", day(1), day(1, month=5)), ("starter@1", day(1, month=5), None)]
 
 
-def test_lower_plan_can_take_effect_now(client: FlaskClient, alice: Person, acme: BillingOrganization) -> None:
+def test_lower_plan_can_take_effect_now(client: FlaskClient, alice: User, acme: BillingOrganization) -> None:
     upgrade(client, alice, "pro")
     clock.freeze_time(MID_APRIL)
     assert upgrade(client, alice, "starter", "now")["change"]["total"] == "-35.00"
 
 
 def test_scheduled_change_replaces_the_previous_one(
-    app: Flask, client: FlaskClient, alice: Person, acme: BillingOrganization
+    app: Flask, client: FlaskClient, alice: User, acme: BillingOrganization
 ) -> None:
     upgrade(client, alice, "scale")
     clock.freeze_time(MID_APRIL)
@@ -102,7 +102,7 @@ def test_scheduled_change_replaces_the_previous_one(
 
 @pytest.mark.parametrize("when", [None, "now", "period_end"])
 def test_current_plan_cancels_a_scheduled_change(
-    app: Flask, client: FlaskClient, alice: Person, acme: BillingOrganization, when: str | None
+    app: Flask, client: FlaskClient, alice: User, acme: BillingOrganization, when: str | None
 ) -> None:
     upgrade(client, alice, "pro")
     clock.freeze_time(MID_APRIL)
@@ -116,7 +116,7 @@ def test_current_plan_cancels_a_scheduled_change(
 
 
 def test_immediate_change_cancels_a_scheduled_one(
-    app: Flask, client: FlaskClient, alice: Person, acme: BillingOrganization
+    app: Flask, client: FlaskClient, alice: User, acme: BillingOrganization
 ) -> None:
     upgrade(client, alice, "pro")
     clock.freeze_time(MID_APRIL)
@@ -126,7 +126,7 @@ def test_immediate_change_cancels_a_scheduled_one(
 
 
 def test_last_of_two_changes_in_one_instant_counts(
-    app: Flask, client: FlaskClient, alice: Person, acme: BillingOrganization
+    app: Flask, client: FlaskClient, alice: User, acme: BillingOrganization
 ) -> None:
     upgrade(client, alice, "starter")
     upgrade(client, alice, "scale", "now")
@@ -151,7 +151,7 @@ def test_last_of_two_changes_in_one_instant_counts(
 def test_rejected_plan_change_changes_nothing(
     app: Flask,
     client: FlaskClient,
-    alice: Person,
+    alice: User,
     acme: BillingOrganization,
     body: dict[str, Any],
     status: int,
@@ -159,35 +159,35 @@ def test_rejected_plan_change_changes_nothing(
 ) -> None:
     client.get(f"{BILLING}/subscription", headers=alice.headers)
     for path in ("upgrade", "preview-change"):
-        answer = post(client, alice, path, **body)
-        assert (answer.status_code, answer.json["error"]["code"]) == (status, code)
+        response = post(client, alice, path, **body)
+        assert (response.status_code, response.json["error"]["code"]) == (status, code)
     assert segments(app, acme) == [("free@1", day(1), None)]
 
 
 def test_only_owner_and_billing_change_the_plan_and_all_members_preview(
-    app: Flask, client: FlaskClient, alice: Person
+    app: Flask, client: FlaskClient, alice: User
 ) -> None:
     for role in ("admin", "member", "viewer", "billing"):
         join(app, alice.organization_id, f"{role}@acme.example", role)
-        person = sign_in(client, f"{role}@acme.example")
-        assert post(client, person, "preview-change", plan="pro").status_code == 200
-        assert post(client, person, "upgrade", plan="pro").status_code == (200 if role == "billing" else 403)
+        user = sign_in(client, f"{role}@acme.example")
+        assert post(client, user, "preview-change", plan="pro").status_code == 200
+        assert post(client, user, "upgrade", plan="pro").status_code == (200 if role == "billing" else 403)
 
 
 def test_plan_change_is_in_the_audit_log_and_raises_the_default_cap(
-    app: Flask, client: FlaskClient, alice: Person, acme: BillingOrganization
+    app: Flask, client: FlaskClient, alice: User, acme: BillingOrganization
 ) -> None:
     upgrade(client, alice, "starter")
     with app.app_context():
-        [act] = acme.rows("SELECT * FROM audit_events WHERE action = 'subscription.changed'")
+        [event] = acme.rows("SELECT * FROM audit_events WHERE action = 'subscription.changed'")
         [profile] = acme.rows("SELECT * FROM billing_profiles")
-    assert (act.actor_type, act.actor_id) == ("user", str(ids.parse_id("usr", alice.user_id)))
-    assert (act.data["before"], act.data["after"]) == ({"plan": "free@1"}, {"plan": "starter@1"})
+    assert (event.actor_type, event.actor_id) == ("user", str(ids.parse_id("usr", alice.user_id)))
+    assert (event.data["before"], event.data["after"]) == ({"plan": "free@1"}, {"plan": "starter@1"})
     assert (profile.spend_cap_minor, profile.spend_cap_is_default) == (12_900, True)
 
 
 def test_plan_change_keeps_a_chosen_cap(
-    app: Flask, client: FlaskClient, alice: Person, acme: BillingOrganization
+    app: Flask, client: FlaskClient, alice: User, acme: BillingOrganization
 ) -> None:
     client.get(f"{BILLING}/subscription", headers=alice.headers)
     with app.app_context():
@@ -197,7 +197,7 @@ def test_plan_change_keeps_a_chosen_cap(
         assert acme.rows("SELECT spend_cap_minor FROM billing_profiles") == [(5000,)]
 
 
-def test_subscription_shows_the_scheduled_change(client: FlaskClient, alice: Person, acme: BillingOrganization) -> None:
+def test_subscription_shows_the_scheduled_change(client: FlaskClient, alice: User, acme: BillingOrganization) -> None:
     upgrade(client, alice, "pro")
     clock.freeze_time(MID_APRIL)
     upgrade(client, alice, "free")
@@ -208,7 +208,7 @@ def test_subscription_shows_the_scheduled_change(client: FlaskClient, alice: Per
 
 
 def test_every_plan_change_publishes_an_event(
-    app: Flask, client: FlaskClient, alice: Person, acme: BillingOrganization
+    app: Flask, client: FlaskClient, alice: User, acme: BillingOrganization
 ) -> None:
     with app.app_context(), tenancy.system_session("billing.close") as session:
         session.execute(
@@ -247,7 +247,7 @@ def test_preview_runs_in_a_read_only_transaction(app: Flask, acme: BillingOrgani
 
 
 def test_scheduled_downgrade_does_not_lower_the_default_cap(
-    app: Flask, client: FlaskClient, alice: Person, acme: BillingOrganization
+    app: Flask, client: FlaskClient, alice: User, acme: BillingOrganization
 ) -> None:
     upgrade(client, alice, "pro")
     with app.app_context():

@@ -145,8 +145,8 @@ def test_each_problem_is_reported_with_its_path(document: Any, path: str) -> Non
 
 def test_all_problems_are_reported_at_once() -> None:
     sms = {"model": "per_unit", "unit_price": 0.01}
-    found_problems = problems({"plan": "P", "currency": "XXX", "base_amount": 1, "prices": {"sms": sms}, "x": 1})
-    assert set(found_problems) == {
+    plan_problems = problems({"plan": "P", "currency": "XXX", "base_amount": 1, "prices": {"sms": sms}, "x": 1})
+    assert set(plan_problems) == {
         "plan",
         "name",
         "currency",
@@ -233,9 +233,9 @@ def test_exported_plan_publishes_no_version(app: Flask, publish: Any, plan: str)
 def test_publication_is_in_the_audit_log(app: Flask, publish: Any) -> None:
     publish(TEAM)
     with app.app_context(), tenancy.system_session("billing.close") as session:
-        [act] = session.execute(text("SELECT * FROM audit_events")).all()
-    assert (act.action, act.actor_type, act.target_id) == ("plan.published", "system", "team@1")
-    assert act.data["changes"]["base_amount"] == [None, "49.00"]
+        [event] = session.execute(text("SELECT * FROM audit_events")).all()
+    assert (event.action, event.actor_type, event.target_id) == ("plan.published", "system", "team@1")
+    assert event.data["changes"]["base_amount"] == [None, "49.00"]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from saas_api.accounts.audit import Actor
 from saas_api.billing import period_close, previews, subscriptions
 from saas_api.billing.subscriptions import AlreadyOnPlan, PlanChange
 from saas_api.core import clock
-from tests.support.accounts import Person
+from tests.support.accounts import User
 from tests.support.billing import BillingOrganization, create_organization, day
 
 pytestmark = pytest.mark.usefixtures("context")
@@ -157,11 +157,11 @@ def test_past_periods_are_simulated_from_their_usage_including_late() -> None:
     assert simulate(organization, ["starter"], 0) == {"starter": 2907}
 
 
-def test_given_quantities_are_a_whole_month_even_after_a_late_sign_up(client: FlaskClient, alice: Person) -> None:
+def test_given_quantities_are_a_whole_month_even_after_a_late_sign_up(client: FlaskClient, alice: User) -> None:
     body = {"plans": ["scale", "pro"], "quantities": {"sms": 100_002, "email": "1.5"}}
-    answer = client.post(SIMULATE, json=body, headers=alice.headers)
-    assert answer.status_code == 200, answer.json
-    plans = {plan["plan"]: plan["total_amount"] for plan in answer.json["data"]["plans"]}
+    response = client.post(SIMULATE, json=body, headers=alice.headers)
+    assert response.status_code == 200, response.json
+    plans = {plan["plan"]: plan["total_amount"] for plan in response.json["data"]["plans"]}
     assert plans == {"pro": "599.01", "scale": "899.01"}
 
 
@@ -187,11 +187,11 @@ def test_given_quantities_are_a_whole_month_even_after_a_late_sign_up(client: Fl
     ],
 )
 def test_invalid_simulation_is_rejected(
-    client: FlaskClient, alice: Person, body: dict[str, Any], code: str, fields: set[str]
+    client: FlaskClient, alice: User, body: dict[str, Any], code: str, fields: set[str]
 ) -> None:
-    answer = client.post(SIMULATE, json=body, headers=alice.headers)
-    assert (answer.status_code, answer.json["error"]["code"]) == (422, code)
-    assert {problem["field"] for problem in answer.json["error"]["details"]["fields"]} == fields
+    response = client.post(SIMULATE, json=body, headers=alice.headers)
+    assert (response.status_code, response.json["error"]["code"]) == (422, code)
+    assert {problem["field"] for problem in response.json["error"]["details"]["fields"]} == fields
 
 
 def test_simulation_reads_only_own_usage() -> None:

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from saas_api.billing import alerts, periods
 from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
-from tests.support.accounts import Person, make_key
+from tests.support.accounts import User, make_key
 from tests.support.billing import BillingOrganization
 from tests.support.second_process import web_process
 
@@ -25,7 +25,7 @@ TWO = {**SMS, "message": "x" * 200}
 
 
 @pytest.fixture
-def acme(app: Flask, client: FlaskClient, alice: Person) -> BillingOrganization:
+def acme(app: Flask, client: FlaskClient, alice: User) -> BillingOrganization:
     """Acme on the starter plan since the first of the current month."""
     organization = BillingOrganization(ids.parse_id("org", alice.organization_id))
     with app.app_context():
@@ -44,16 +44,16 @@ def start(organization: BillingOrganization) -> None:
         )
 
 
-def base_of(client: FlaskClient, person: Person) -> str:
-    return str(client.get(ALERTS, headers=person.headers).json["data"]["spend_cap"]["base"])
+def base_of(client: FlaskClient, user: User) -> str:
+    return str(client.get(ALERTS, headers=user.headers).json["data"]["spend_cap"]["base"])
 
 
-def cap_for(client: FlaskClient, person: Person, cents: int, action: str = "block") -> str:
+def cap_for(client: FlaskClient, user: User, cents: int, action: str = "block") -> str:
     """Set a cap that leaves this many cents for usage."""
-    base = int(base_of(client, person).replace(".", ""))
+    base = int(base_of(client, user).replace(".", ""))
     amount = f"{(base + cents) / 100:.2f}"
-    answer = client.put(CAP, json={"amount": amount, "action": action}, headers=person.headers)
-    assert answer.status_code == 200, answer.json
+    response = client.put(CAP, json={"amount": amount, "action": action}, headers=user.headers)
+    assert response.status_code == 200, response.json
     return amount
 
 
@@ -81,7 +81,7 @@ def set_limits(organization: BillingOrganization, per_minute: int, ceilings: str
 
 
 def test_cap_with_two_segments_left_rejects_three_and_accepts_two(
-    app: Flask, client: FlaskClient, alice: Person, acme: BillingOrganization, config: dict[str, Any]
+    app: Flask, client: FlaskClient, alice: User, acme: BillingOrganization, config: dict[str, Any]
 ) -> None:
     key = make_key(client, alice)
     cap = cap_for(client, alice, 100)
@@ -96,31 +96,31 @@ def test_cap_with_two_segments_left_rejects_three_and_accepts_two(
 
 
 def test_rejected_call_uses_no_quota(
-    client: FlaskClient, alice: Person, acme: BillingOrganization, config: dict[str, Any]
+    client: FlaskClient, alice: User, acme: BillingOrganization, config: dict[str, Any]
 ) -> None:
     key = make_key(client, alice)
     cap_for(client, alice, 2)
     left = client.post(SEND, json=SMS, headers=key).headers["X-RateLimit-Remaining"]
     before = counters(config)
     assert statuses(client, key, TWO, TWO, TWO) == [402] * 3
-    answer = client.post(SEND, json=TWO, headers=key)
-    assert answer.headers["X-RateLimit-Remaining"] == left
+    response = client.post(SEND, json=TWO, headers=key)
+    assert response.headers["X-RateLimit-Remaining"] == left
     assert counters(config) == before
     assert statuses(client, key, SMS, SMS) == [202, 402]
 
 
 def test_cap_for_ten_messages_accepts_ten_of_fifty_concurrent_calls(
-    app: Flask, client: FlaskClient, alice: Person, acme: BillingOrganization
+    app: Flask, client: FlaskClient, alice: User, acme: BillingOrganization
 ) -> None:
     key = make_key(client, alice)
     cap_for(client, alice, 10)
     with ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(lambda _: app.test_client().post(SEND, json=SMS, headers=key).status_code, range(50)))
-    assert Counter(answers) == {202: 10, 402: 40}
+        responses = list(pool.map(lambda _: app.test_client().post(SEND, json=SMS, headers=key).status_code, range(50)))
+    assert Counter(responses) == {202: 10, 402: 40}
 
 
 def test_cap_is_exact_for_concurrent_calls_beyond_the_included_quantity(
-    app: Flask, client: FlaskClient, alice: Person
+    app: Flask, client: FlaskClient, alice: User
 ) -> None:
     organization = BillingOrganization(ids.parse_id("org", alice.organization_id))
     key = make_key(client, alice)
@@ -131,11 +131,11 @@ def test_cap_is_exact_for_concurrent_calls_beyond_the_included_quantity(
         set_limits(organization, 1000)
     cap_for(client, alice, 10)
     with ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(lambda _: app.test_client().post(SEND, json=SMS, headers=key).status_code, range(50)))
-    assert Counter(answers) == {202: 15, 402: 35}
+        responses = list(pool.map(lambda _: app.test_client().post(SEND, json=SMS, headers=key).status_code, range(50)))
+    assert Counter(responses) == {202: 15, 402: 35}
 
 
-def test_cap_is_exact_for_two_processes(app: Flask, client: FlaskClient, alice: Person, config: dict[str, Any]) -> None:
+def test_cap_is_exact_for_two_processes(app: Flask, client: FlaskClient, alice: User, config: dict[str, Any]) -> None:
     organization = BillingOrganization(ids.parse_id("org", alice.organization_id))
     key = make_key(client, alice)
     with app.app_context():
@@ -151,7 +151,7 @@ def test_cap_is_exact_for_two_processes(app: Flask, client: FlaskClient, alice: 
 
 
 def test_changed_cap_applies_to_the_next_request_in_every_process(
-    client: FlaskClient, alice: Person, acme: BillingOrganization, config: dict[str, Any]
+    client: FlaskClient, alice: User, acme: BillingOrganization, config: dict[str, Any]
 ) -> None:
     key = make_key(client, alice)
     cap_for(client, alice, 1)
@@ -169,7 +169,7 @@ def test_changed_cap_applies_to_the_next_request_in_every_process(
 
 
 def test_alert_only_cap_and_test_mode_block_no_call(
-    client: FlaskClient, alice: Person, acme: BillingOrganization, config: dict[str, Any]
+    client: FlaskClient, alice: User, acme: BillingOrganization, config: dict[str, Any]
 ) -> None:
     live, test = make_key(client, alice), make_key(client, alice, mode="test")
     cap_for(client, alice, 0)
@@ -180,18 +180,18 @@ def test_alert_only_cap_and_test_mode_block_no_call(
 
 
 def test_cap_blocks_calls_without_redis(
-    client: FlaskClient, alice: Person, acme: BillingOrganization, config: dict[str, Any], tmp_path: Any
+    client: FlaskClient, alice: User, acme: BillingOrganization, config: dict[str, Any], tmp_path: Any
 ) -> None:
     key = make_key(client, alice)
     cap_for(client, alice, 3)
     with web_process(config, REDIS_URL=f"unix://{tmp_path / 'nobody.sock'}") as process:
-        answers = [process.call("POST", SEND, key, SMS) for _ in range(5)]
-    assert [answer["status"] for answer in answers] == [202, 202, 202, 402, 402]
-    assert answers[3]["json"]["error"]["code"] == "SPEND_CAP_REACHED"
+        responses = [process.call("POST", SEND, key, SMS) for _ in range(5)]
+    assert [response["status"] for response in responses] == [202, 202, 202, 402, 402]
+    assert responses[3]["json"]["error"]["code"] == "SPEND_CAP_REACHED"
 
 
 def test_counters_are_restored_from_the_ledger_after_a_loss_in_redis(
-    client: FlaskClient, alice: Person, acme: BillingOrganization, config: dict[str, Any]
+    client: FlaskClient, alice: User, acme: BillingOrganization, config: dict[str, Any]
 ) -> None:
     key = make_key(client, alice)
     cap_for(client, alice, 3)
@@ -201,7 +201,7 @@ def test_counters_are_restored_from_the_ledger_after_a_loss_in_redis(
     assert statuses(client, key, TWO, SMS, SMS) == [402, 202, 402]
 
 
-def test_new_organization_has_the_default_cap(client: FlaskClient, alice: Person) -> None:
+def test_new_organization_has_the_default_cap(client: FlaskClient, alice: User) -> None:
     cap = client.get(ALERTS, headers=alice.headers).json["data"]["spend_cap"]
     assert cap == {
         "amount": "100.00", "action": "block", "is_default": True, "base": "0.00", "used": "0.00", "currency": "USD",
@@ -209,26 +209,24 @@ def test_new_organization_has_the_default_cap(client: FlaskClient, alice: Person
 
 
 def test_cap_below_the_base_or_the_spend_is_rejected(
-    app: Flask, client: FlaskClient, alice: Person, acme: BillingOrganization
+    app: Flask, client: FlaskClient, alice: User, acme: BillingOrganization
 ) -> None:
     with app.app_context():
         acme.use(101)
     base = int(base_of(client, alice).replace(".", ""))
     reasons = []
     for cents in (base - 1, base + 100, base + 101):
-        answer = client.put(CAP, json={"amount": f"{cents / 100:.2f}"}, headers=alice.headers)
-        reasons.append((answer.status_code, answer.json.get("error", {}).get("code")))
+        response = client.put(CAP, json={"amount": f"{cents / 100:.2f}"}, headers=alice.headers)
+        reasons.append((response.status_code, response.json.get("error", {}).get("code")))
     assert reasons == [(422, "VALIDATION_ERROR"), (422, "VALIDATION_ERROR"), (200, None)]
 
 
 @pytest.mark.parametrize("amount", ["-1", "1.001", 5, "", "1e9", "9999999999999"])
-def test_invalid_amount_is_rejected(client: FlaskClient, alice: Person, amount: Any) -> None:
+def test_invalid_amount_is_rejected(client: FlaskClient, alice: User, amount: Any) -> None:
     assert client.put(CAP, json={"amount": amount}, headers=alice.headers).status_code == 422
 
 
-def test_cap_change_is_in_the_audit_log_and_forbidden_for_members(
-    client: FlaskClient, alice: Person, bob: Person
-) -> None:
+def test_cap_change_is_in_the_audit_log_and_forbidden_for_members(client: FlaskClient, alice: User, bob: User) -> None:
     assert client.put(CAP, json={"amount": "5.00"}, headers=bob.headers).status_code == 403
     assert client.put(CAP, json={"amount": "5.00"}, headers=alice.headers).status_code == 200
     log = client.get("/api/v1/organization/audit-log", headers=alice.headers).json["data"]
@@ -236,7 +234,7 @@ def test_cap_change_is_in_the_audit_log_and_forbidden_for_members(
 
 
 def test_high_counter_is_lowered_by_the_second_run_and_a_low_one_at_once(
-    app: Flask, client: FlaskClient, alice: Person, acme: BillingOrganization, config: dict[str, Any]
+    app: Flask, client: FlaskClient, alice: User, acme: BillingOrganization, config: dict[str, Any]
 ) -> None:
     key = make_key(client, alice)
     cap_for(client, alice, 100)
@@ -254,7 +252,7 @@ def test_high_counter_is_lowered_by_the_second_run_and_a_low_one_at_once(
 
 
 def test_high_quota_counter_is_corrected(
-    app: Flask, client: FlaskClient, alice: Person, acme: BillingOrganization, config: dict[str, Any]
+    app: Flask, client: FlaskClient, alice: User, acme: BillingOrganization, config: dict[str, Any]
 ) -> None:
     with app.app_context():
         set_limits(acme, 60, '{"sms": "5"}')
@@ -271,7 +269,7 @@ def test_high_quota_counter_is_corrected(
 
 
 def test_accepted_call_needs_one_round_trip_to_redis(
-    client: FlaskClient, alice: Person, acme: BillingOrganization, config: dict[str, Any]
+    client: FlaskClient, alice: User, acme: BillingOrganization, config: dict[str, Any]
 ) -> None:
     key = make_key(client, alice)
     statuses(client, key, SMS, SMS)

@@ -15,7 +15,7 @@ from saas_api.core.db import tenancy
 from tests.browser import chromium
 from tests.browser.serving import served
 from tests.browser.window import Window, new_window
-from tests.support.accounts import Person, sign_in
+from tests.support.accounts import User, sign_in
 
 OpenWindow = Callable[..., Window]
 
@@ -66,14 +66,14 @@ def window(open_window: OpenWindow) -> Window:
     return open_window()
 
 
-def use_session(window: Window, person: Person) -> None:
+def use_session(window: Window, user: User) -> None:
     """Set the session cookies of a person in a window."""
-    cookies = {"at": person.token, "rt": person.refresh_token}
+    cookies = {"at": user.token, "rt": user.refresh_token}
     window.context.add_cookies([{"name": name, "value": value, "url": window.url} for name, value in cookies.items()])
 
 
 @pytest.fixture
-def operator(app: Flask, open_window: OpenWindow, client: FlaskClient, olga: Person) -> Window:
+def operator(app: Flask, open_window: OpenWindow, client: FlaskClient, olga: User) -> Window:
     """A window in which olga is signed in as an operator."""
     with app.app_context(), tenancy.system_session("operator.command") as session:
         session.add(Operator(user_id=ids.parse_id("usr", olga.user_id), role="admin"))

@@ -7,7 +7,7 @@ from flask.testing import FlaskClient
 
 from tests.browser.conftest import OpenWindow, use_session
 from tests.browser.window import Window
-from tests.support.accounts import Person
+from tests.support.accounts import User
 
 MESSAGE = {"to": "+2348012345678", "type": "sms", "message": "Hello"}
 
@@ -23,7 +23,7 @@ def create_key(window: Window, name: str) -> str:
     return window.page.locator("dialog .secret").inner_text().strip()
 
 
-def test_new_key_is_shown_once_and_leaving_warns_until_it_is_copied(open_window: OpenWindow, alice: Person) -> None:
+def test_new_key_is_shown_once_and_leaving_warns_until_it_is_copied(open_window: OpenWindow, alice: User) -> None:
     window = open_window(permissions=["clipboard-read", "clipboard-write"])
     use_session(window, alice)
     key = create_key(window, "Order service")
@@ -39,7 +39,7 @@ def test_new_key_is_shown_once_and_leaving_warns_until_it_is_copied(open_window:
     assert key not in window.page.content()
 
 
-def test_curl_line_of_a_new_key_works(open_window: OpenWindow, alice: Person) -> None:
+def test_curl_line_of_a_new_key_works(open_window: OpenWindow, alice: User) -> None:
     window = open_window()
     use_session(window, alice)
     create_key(window, "Shell")
@@ -49,7 +49,7 @@ def test_curl_line_of_a_new_key_works(open_window: OpenWindow, alice: Person) ->
     assert json.loads(result.stdout)["data"]["status"] == "queued"
 
 
-def test_key_is_rotated_and_revoked(open_window: OpenWindow, alice: Person, client: FlaskClient) -> None:
+def test_key_is_rotated_and_revoked(open_window: OpenWindow, alice: User, client: FlaskClient) -> None:
     window = open_window()
     use_session(window, alice)
     old = create_key(window, "Shop")

@@ -14,11 +14,11 @@ from saas_api.core import ids
 from saas_api.core.db import tenancy
 from tests.browser.conftest import OpenWindow, use_session
 from tests.browser.window import Window
-from tests.support.accounts import Person, make_key, sign_up
+from tests.support.accounts import User, make_key, sign_up
 
 
 @pytest.fixture
-def customer(app: Flask, client: FlaskClient, alice: Person) -> Person:
+def payer(app: Flask, client: FlaskClient, alice: User) -> User:
     """Alice, whose organization is on a paid plan and has sent messages."""
     organization_id = ids.parse_id("org", alice.organization_id)
     with app.app_context(), tenancy.tenant_session(organization_id) as session:
@@ -26,10 +26,10 @@ def customer(app: Flask, client: FlaskClient, alice: Person) -> Person:
         subscriptions.change_plan(session, organization_id, "starter", "now", actor)
     key = make_key(client, alice)
     for _ in range(3):
-        answer = client.post(
+        response = client.post(
             "/api/v1/messages/send", json={"to": "+2348012345678", "type": "sms", "message": "Hello"}, headers=key
         )
-        assert answer.status_code == 202
+        assert response.status_code == 202
     return alice
 
 
@@ -49,16 +49,16 @@ def pay(window: Window, action: str) -> None:
 
 
 def test_operator_bills_a_month_and_owner_pays(
-    operator: Window, open_window: OpenWindow, customer: Person, work: Callable[[], None]
+    operator: Window, open_window: OpenWindow, payer: User, work: Callable[[], None]
 ) -> None:
-    operator.open(f"/admin/organizations/{customer.organization_id}/bill-now")
+    operator.open(f"/admin/organizations/{payer.organization_id}/bill-now")
     operator.sees("A dry run")
     operator.fill(name="Acme", reason="The customer asked for an invoice today.")
     operator.press("Bill now")
     operator.page.wait_for_load_state()
     operator.inspect()
     owner = open_window()
-    use_session(owner, customer)
+    use_session(owner, payer)
     pay(owner, "Pay")
     work()
     owner.open("/dashboard/billing")
@@ -67,10 +67,10 @@ def test_operator_bills_a_month_and_owner_pays(
     owner.inspect()
 
 
-def test_declined_payment_can_be_retried(app: Flask, open_window: OpenWindow, customer: Person) -> None:
-    bill(app, ids.parse_id("org", customer.organization_id))
+def test_declined_payment_can_be_retried(app: Flask, open_window: OpenWindow, payer: User) -> None:
+    bill(app, ids.parse_id("org", payer.organization_id))
     owner = open_window()
-    use_session(owner, customer)
+    use_session(owner, payer)
     pay(owner, "Decline")
     owner.sees("Payment declined")
     pay(owner, "Pay")
@@ -78,11 +78,11 @@ def test_declined_payment_can_be_retried(app: Flask, open_window: OpenWindow, cu
 
 
 def test_payment_of_a_wrong_amount_is_quarantined(
-    app: Flask, operator: Window, open_window: OpenWindow, customer: Person
+    app: Flask, operator: Window, open_window: OpenWindow, payer: User
 ) -> None:
-    bill(app, ids.parse_id("org", customer.organization_id))
+    bill(app, ids.parse_id("org", payer.organization_id))
     owner = open_window()
-    use_session(owner, customer)
+    use_session(owner, payer)
     pay(owner, "Pay a wrong amount")
     owner.sees("Payment is being looked at")
     operator.open("/admin/payments")
@@ -90,11 +90,11 @@ def test_payment_of_a_wrong_amount_is_quarantined(
 
 
 def test_invoice_is_not_found_by_another_organization(
-    app: Flask, open_window: OpenWindow, customer: Person, client: FlaskClient
+    app: Flask, open_window: OpenWindow, payer: User, client: FlaskClient
 ) -> None:
-    bill(app, ids.parse_id("org", customer.organization_id))
-    answer: Any = client.get("/api/v1/billing/history", headers=customer.headers).json
-    [invoice] = answer["data"]["invoices"]
+    bill(app, ids.parse_id("org", payer.organization_id))
+    response: Any = client.get("/api/v1/billing/history", headers=payer.headers).json
+    [invoice] = response["data"]["invoices"]
     carol = open_window()
     use_session(carol, sign_up(client, "carol@carol.example", "Carol & Co"))
     carol.open(f"/dashboard/billing/invoices/{invoice['id']}", 404)

@@ -6,12 +6,12 @@ from flask.testing import FlaskClient
 
 from tests.browser.conftest import OpenWindow, use_session
 from tests.browser.window import Window
-from tests.support.accounts import PASSWORD, Person, make_key
+from tests.support.accounts import PASSWORD, User, make_key
 
 NEW = "henry@acme.example"
 
 
-def test_invited_member_joins_and_is_removed(open_window: OpenWindow, alice: Person, work: Callable[[], None]) -> None:
+def test_invited_member_joins_and_is_removed(open_window: OpenWindow, alice: User, work: Callable[[], None]) -> None:
     owner, guest = open_window(), open_window()
     use_session(owner, alice)
     owner.open("/dashboard/team")
@@ -39,7 +39,7 @@ def test_invited_member_joins_and_is_removed(open_window: OpenWindow, alice: Per
 
 
 def test_operator_suspends_and_resumes_an_organization(
-    operator: Window, open_window: OpenWindow, alice: Person, client: FlaskClient
+    operator: Window, open_window: OpenWindow, alice: User, client: FlaskClient
 ) -> None:
     key = make_key(client, alice)
     message = {"to": "+2348012345678", "type": "sms", "message": "Hello"}
@@ -69,7 +69,7 @@ def test_operator_suspends_and_resumes_an_organization(
     assert owner.page.locator(".banner", has_text="uspended").count() == 0
 
 
-def test_impersonating_operator_cannot_change_anything(operator: Window, alice: Person) -> None:
+def test_impersonating_operator_cannot_change_anything(operator: Window, alice: User) -> None:
     operator.open(f"/admin/organizations/{alice.organization_id}/view-as")
     operator.fill(reason="The customer asks what the chart means, ticket 12.")
     operator.press("View for 60 minutes")

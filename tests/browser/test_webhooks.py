@@ -6,12 +6,12 @@ from collections.abc import Callable
 from standardwebhooks import Webhook
 
 from tests.browser.conftest import OpenWindow, use_session
-from tests.support.accounts import Person
+from tests.support.accounts import User
 from tests.support.http_receiver import run_receiver
 
 
 def test_failed_delivery_of_a_new_endpoint_is_resent(
-    open_window: OpenWindow, alice: Person, work: Callable[[], None]
+    open_window: OpenWindow, alice: User, work: Callable[[], None]
 ) -> None:
     window = open_window()
     use_session(window, alice)

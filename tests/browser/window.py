@@ -61,9 +61,9 @@ class Window:
         """Open an address of the product, which must answer with a status."""
         if status >= 400:
             self.statuses.add(status)
-        answer = self.page.goto(path if "://" in path else self.url + path)
-        assert answer is not None, path
-        assert answer.status == status, f"{path} answered {answer.status}"
+        response = self.page.goto(path if "://" in path else self.url + path)
+        assert response is not None, path
+        assert response.status == status, f"{path} answered {response.status}"
         return self.page
 
     def press(self, name: str, *, exact: bool = True) -> None:

@@ -12,7 +12,7 @@ from saas_api.core import clock, ids
 from saas_api.payments import jobs
 from saas_api.payments.schemas import PaymentOut
 from tests.support.console import execute_sql
-from tests.support.payments import Customer, client, customer  # noqa: F401 - fixtures
+from tests.support.payments import PayingOrganization, acme, client  # noqa: F401 - fixtures
 
 REASON = ("--reason", "reviewed")
 INVOICE_FIELDS = {
@@ -38,17 +38,17 @@ def actors(app: Flask, action: str) -> list[tuple[str, str]]:
 
 
 @pytest.fixture
-def draft(app: Flask, customer: Customer) -> tuple[str, str]:  # noqa: F811 - the fixture
+def draft(app: Flask, acme: PayingOrganization) -> tuple[str, str]:  # noqa: F811 - the fixture
     """Public ids of an organization and of its draft invoice."""
     execute_sql(app, "UPDATE billing_profiles SET parked_at = now(), parked_reason = 'check sums.lines'")
-    organization_id, invoice_id = ids.format_id("org", customer.id), ids.format_id("inv", customer.invoice_id)
+    organization_id, invoice_id = ids.format_id("org", acme.id), ids.format_id("inv", acme.invoice_id)
     assert flask(app, "billing", "void", organization_id, invoice_id, *REASON, "--replace").exit_code == 0
     [row] = execute_sql(app, "SELECT id FROM invoices WHERE state = 'draft'")
     return organization_id, ids.format_id("inv", row.id)
 
 
-def test_void_prints_the_replacement(app: Flask, customer: Customer) -> None:  # noqa: F811 - the fixture
-    organization_id, invoice_id = ids.format_id("org", customer.id), ids.format_id("inv", customer.invoice_id)
+def test_void_prints_the_replacement(app: Flask, acme: PayingOrganization) -> None:  # noqa: F811 - the fixture
+    organization_id, invoice_id = ids.format_id("org", acme.id), ids.format_id("inv", acme.invoice_id)
     data = flask_json(app, "billing", "void", organization_id, invoice_id, *REASON, "--replace")
     replacement = data.pop("replacement")
     assert data == {"id": invoice_id, "status": "void"}
@@ -57,8 +57,8 @@ def test_void_prints_the_replacement(app: Flask, customer: Customer) -> None:  #
     assert actors(app, "invoice.voided") == [("system", "reviewed")]
 
 
-def test_credit_takes_amounts_off_lines(app: Flask, customer: Customer) -> None:  # noqa: F811 - the fixture
-    target = ids.format_id("org", customer.id), ids.format_id("inv", customer.invoice_id)
+def test_credit_takes_amounts_off_lines(app: Flask, acme: PayingOrganization) -> None:  # noqa: F811 - the fixture
+    target = ids.format_id("org", acme.id), ids.format_id("inv", acme.invoice_id)
     [line] = execute_sql(app, "SELECT id FROM invoice_lines WHERE amount_minor > 0")
     options = ("--line", f"{ids.format_id('lin', line.id)}=9.00", "--kind", "goodwill", "--memo", "sorry", *REASON)
     assert flask_json(app, "billing", "credit", *target, *options) == {
@@ -73,8 +73,8 @@ def test_credit_takes_amounts_off_lines(app: Flask, customer: Customer) -> None:
     assert actors(app, "credit_note.issued") == [("system", "reviewed")]
 
 
-def test_grant_prints_the_credit_with_its_end(app: Flask, customer: Customer) -> None:  # noqa: F811 - the fixture
-    organization_id, last_day = ids.format_id("org", customer.id), clock.now().date() + timedelta(days=30)
+def test_grant_prints_the_credit_with_its_end(app: Flask, acme: PayingOrganization) -> None:  # noqa: F811 - the fixture
+    organization_id, last_day = ids.format_id("org", acme.id), clock.now().date() + timedelta(days=30)
     options = ("--kind", "purchased", "--expires-on", last_day.isoformat(), *REASON)
     data = flask_json(app, "billing", "grant", organization_id, "25.00", *options)
     assert data.pop("id").startswith("grt_")
@@ -84,8 +84,8 @@ def test_grant_prints_the_credit_with_its_end(app: Flask, customer: Customer) ->
     assert actors(app, "credit_grant.created") == [("system", "reviewed")]
 
 
-def test_close_records_its_name_when_no_reason_is_given(app: Flask, customer: Customer) -> None:  # noqa: F811
-    organization = ("--organization", ids.format_id("org", customer.id))
+def test_close_records_its_name_when_no_reason_is_given(app: Flask, acme: PayingOrganization) -> None:  # noqa: F811
+    organization = ("--organization", ids.format_id("org", acme.id))
     assert flask_json(app, "billing", "close", "--dry-run", *organization, *REASON)["dry_run"] is True
     assert actors(app, "billing.close_asked") == []
     closed = flask_json(app, "billing", "close", *organization)
@@ -93,8 +93,8 @@ def test_close_records_its_name_when_no_reason_is_given(app: Flask, customer: Cu
     assert set(actors(app, "billing.close_asked")) == {("system", "flask billing close")}
 
 
-def test_close_now_excludes_another_time(app: Flask, customer: Customer) -> None:  # noqa: F811 - the fixture
-    target = ("--organization", ids.format_id("org", customer.id))
+def test_close_now_excludes_another_time(app: Flask, acme: PayingOrganization) -> None:  # noqa: F811 - the fixture
+    target = ("--organization", ids.format_id("org", acme.id))
     result = flask(app, "billing", "close", "--now", "--at", "2026-05-01T02:00:00Z", *target)
     assert (result.exit_code, result.stderr.partition(".")[0]) == (2, "--now and --at exclude each other")
 
@@ -105,17 +105,17 @@ def test_close_at_another_time_is_refused_in_production(app: Flask, monkeypatch:
     assert (result.exit_code, result.stderr.partition(";")[0]) == (1, "--at: Refused when APP_ENV=production")
 
 
-def test_check_asks_the_provider_and_prints_the_payment(app: Flask, customer: Customer) -> None:  # noqa: F811
-    customer.choose(customer.begin(), "pay")
-    payment_id = ids.format_id("pay", customer.payment().id)
+def test_check_asks_the_provider_and_prints_the_payment(app: Flask, acme: PayingOrganization) -> None:  # noqa: F811
+    acme.choose(acme.begin(), "pay")
+    payment_id = ids.format_id("pay", acme.payment().id)
     data = flask_json(app, "payments", "check", payment_id)
     assert set(data) == PAYMENT_FIELDS
     assert data["status"] == "succeeded"
     assert actors(app, "payment.answered") == [("system", "flask payments check")]
 
 
-def test_impersonate_acts_as_the_named_operator(app: Flask, customer: Customer) -> None:  # noqa: F811 - the fixture
-    email, organization_id = "olga@platform.example", ids.format_id("org", customer.id)
+def test_impersonate_acts_as_the_named_operator(app: Flask, acme: PayingOrganization) -> None:  # noqa: F811 - the fixture
+    email, organization_id = "olga@platform.example", ids.format_id("org", acme.id)
     arguments = ("operator", "impersonate", email, organization_id, "--reason", "ticket 4711: wrong figures")
     refused = flask(app, *arguments)
     assert (refused.exit_code, refused.stderr.partition(";")[0]) == (1, f"{email} is no operator with the role admin")
@@ -176,10 +176,10 @@ def test_flags_of_two_actions_are_a_usage_error(app: Flask, draft: tuple[str, st
     assert len(execute_sql(app, "SELECT 1 FROM invoices WHERE state = 'draft'")) == 1
 
 
-def test_resolve_prints_the_canceled_payment(app: Flask, customer: Customer) -> None:  # noqa: F811 - the fixture
-    customer.choose(customer.begin(), "pay_wrong")
+def test_resolve_prints_the_canceled_payment(app: Flask, acme: PayingOrganization) -> None:  # noqa: F811 - the fixture
+    acme.choose(acme.begin(), "pay_wrong")
     jobs.process_inbox()
-    payment_id = ids.format_id("pay", customer.payment().id)
+    payment_id = ids.format_id("pay", acme.payment().id)
     data = flask_json(app, "payments", "resolve", payment_id, *REASON)
     assert set(data) == PAYMENT_FIELDS
     assert (data["payment_id"], data["status"], data["amount"]) == (payment_id, "canceled", "99.00")
@@ -188,8 +188,8 @@ def test_resolve_prints_the_canceled_payment(app: Flask, customer: Customer) -> 
     assert actors(app, "payment.resolved") == [("system", "reviewed")]
 
 
-def test_record_prints_the_offline_payment_as_list_shows_it(app: Flask, customer: Customer) -> None:  # noqa: F811
-    organization_id, invoice_id = ids.format_id("org", customer.id), ids.format_id("inv", customer.invoice_id)
+def test_record_prints_the_offline_payment_as_list_shows_it(app: Flask, acme: PayingOrganization) -> None:  # noqa: F811
+    organization_id, invoice_id = ids.format_id("org", acme.id), ids.format_id("inv", acme.invoice_id)
     reason = ("--reference", "MT940 0815", *REASON)
     data = flask_json(app, "payments", "record", organization_id, invoice_id, "120.00", *reason)
     assert set(data) == PAYMENT_FIELDS

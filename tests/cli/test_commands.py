@@ -16,7 +16,7 @@ from flask import Flask
 from saas_api import cli
 from saas_api.cli.errors import Command
 from tests.support import forks
-from tests.support.accounts import Person
+from tests.support.accounts import User
 
 ROOT = Path(__file__).resolve().parents[2]
 UNKNOWN_ORGANIZATION = f"org_{1:032x}"
@@ -135,7 +135,7 @@ def test_wrong_use_is_one_line_that_names_the_help(app: Flask, arguments: list[s
     assert line.endswith("--help.")
 
 
-def test_error_of_a_service_is_one_line_with_its_code(app: Flask, alice: Person) -> None:
+def test_error_of_a_service_is_one_line_with_its_code(app: Flask, alice: User) -> None:
     nothing = f"inv_{1:032x}"
     result = run(app, "billing", "void", alice.organization_id, nothing, "--reason", "wrong tax id")
     assert (result.exit_code, result.stdout) == (1, "")
@@ -163,14 +163,14 @@ def test_error_of_a_service_is_one_line_with_its_code(app: Flask, alice: Person)
         ["webhooks", "reencrypt"],
     ],
 )
-def test_json_output_is_one_object_on_stdout(app: Flask, alice: Person, arguments: list[str]) -> None:
+def test_json_output_is_one_object_on_stdout(app: Flask, alice: User, arguments: list[str]) -> None:
     result = run(app, *arguments, "--json")
     assert result.exit_code == 0, result.stderr
     assert isinstance(json.loads(result.stdout), dict)
     assert result.stdout.count("\n") == 1
 
 
-def test_progress_bar_is_not_on_stdout(app: Flask, alice: Person) -> None:
+def test_progress_bar_is_not_on_stdout(app: Flask, alice: User) -> None:
     result = run(app, "billing", "invariants")
     assert "Checking the books" in result.stderr
     assert "Checking the books" not in result.stdout

@@ -56,10 +56,10 @@ def test_unreachable_engines_are_failures_without_traceback(context: Flask, monk
     monkeypatch.setitem(context.config, "REDIS_URL", "redis://127.0.0.1:1/0")
     unreachable = sa.create_engine("postgresql+psycopg2://saas@127.0.0.1:1/saas")
 
-    class Away:
+    class UnreachableDatabase:
         engine = unreachable
 
-    monkeypatch.setattr(doctor, "db", Away)
+    monkeypatch.setattr(doctor, "db", UnreachableDatabase)
     for finding in (doctor.check_redis(), doctor.check_postgres()):
         assert finding.state == FAIL
         assert finding.remedy.startswith("make run starts it here")

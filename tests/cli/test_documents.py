@@ -19,8 +19,8 @@ Sample = create_model(
 
 
 def test_defaults_are_written_as_in_the_environment() -> None:
-    shown = {name: documents.format_default(field) for name, field in Sample.model_fields.items()}
-    assert shown == {"RATE": "0.0000001", "IS_ON": "0", "NAMES": "a,b", "SECRET": ""}
+    defaults = {name: documents.format_default(field) for name, field in Sample.model_fields.items()}
+    assert defaults == {"RATE": "0.0000001", "IS_ON": "0", "NAMES": "a,b", "SECRET": ""}
 
 
 def test_settings_page_has_one_row_for_each_setting() -> None:

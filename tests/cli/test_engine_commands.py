@@ -24,9 +24,9 @@ class Shell:
         self.instance = instance
         self._connection = connection
 
-    def run(self, *words: str) -> tuple[int, str, str]:
+    def run(self, *arguments: str) -> tuple[int, str, str]:
         """Exit code, stdout and stderr of a command."""
-        self._connection.send(words)
+        self._connection.send(arguments)
         code, out, err = self._connection.recv()
         return code, out, err
 
@@ -62,16 +62,16 @@ def test_engines_start_report_status_stop_and_reset(shell: Shell) -> None:
 
     code, out, err = shell.run("start")
     assert code == 0, err
-    found = shell.status()
-    owner = found["owner_pid"]
+    status = shell.status()
+    owner = status["owner_pid"]
     assert f"They run in process {owner};" in out
     assert is_alive(owner)
-    assert [(engine["name"], engine["is_running"]) for engine in found["engines"]] == [
+    assert [(engine["name"], engine["is_running"]) for engine in status["engines"]] == [
         ("postgres", True),
         ("redis", True),
     ]
-    assert found["engines"][0]["version"].startswith("18.")
-    assert Path(found["engines"][1]["socket"]).exists()
+    assert status["engines"][0]["version"].startswith("18.")
+    assert Path(status["engines"][1]["socket"]).exists()
 
     assert shell.run("start")[1].startswith(f"They run already, in process {owner}.")
     code, _, err = shell.run("reset", "--yes")
@@ -98,9 +98,9 @@ def test_external_engines_are_not_managed(app: Any, monkeypatch: pytest.MonkeyPa
 
 
 def test_psql_sees_the_rows_of_every_organization(engines: Engines, alice: Any, tmp_path: Path) -> None:
-    said = tmp_path / "said"
-    asked = forks.start(ask_psql, engines.instance, environment={}, output=(str(said), ""))
-    assert (forks.wait(asked, 60), said.read_text()) == (0, "Acme\n")
+    output = tmp_path / "said"
+    pid = forks.start(ask_psql, engines.instance, environment={}, output=(str(output), ""))
+    assert (forks.wait(pid, 60), output.read_text()) == (0, "Acme\n")
 
 
 def ask_psql(instance: Path) -> None:

@@ -11,28 +11,28 @@ from flask.testing import FlaskClient
 
 from saas_api.core import ids
 from saas_api.core.db import tenancy
-from tests.support.accounts import Person
+from tests.support.accounts import User
 
 
-def run_keys(app: Flask, *words: str) -> Result:
-    return app.test_cli_runner().invoke(args=["keys", *words])
+def run_keys(app: Flask, *arguments: str) -> Result:
+    return app.test_cli_runner().invoke(args=["keys", *arguments])
 
 
-def audit_events(app: Flask, person: Person) -> list[Any]:
+def audit_events(app: Flask, user: User) -> list[Any]:
     sql = "SELECT action, actor_type, actor_id FROM audit_events WHERE action LIKE 'api_key.%' ORDER BY id"
-    with app.app_context(), tenancy.tenant_session(ids.parse_id("org", person.organization_id)) as session:
+    with app.app_context(), tenancy.tenant_session(ids.parse_id("org", user.organization_id)) as session:
         return [tuple(row) for row in session.execute(sa.text(sql))]
 
 
-def create_key(app: Flask, person: Person, *options: str) -> dict[str, Any]:
+def create_key(app: Flask, user: User, *options: str) -> dict[str, Any]:
     result = run_keys(
-        app, "create", "--organization", person.organization_id, "--name", "night batch", "--json", *options
+        app, "create", "--organization", user.organization_id, "--name", "night batch", "--json", *options
     )
     assert result.exit_code == 0, result.stderr
     return dict(json.loads(result.stdout))
 
 
-def test_created_key_works_and_is_masked_in_the_list(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_created_key_works_and_is_masked_in_the_list(app: Flask, client: FlaskClient, alice: User) -> None:
     key = create_key(app, alice, "--mode", "test", "--scopes", "messages:read,messages:write")
     headers = {"X-API-Key": key["key"]}
     assert client.get("/api/v1/messages", headers=headers).status_code == 200
@@ -44,7 +44,7 @@ def test_created_key_works_and_is_masked_in_the_list(app: Flask, client: FlaskCl
     assert (item["mode"], item["scopes"]) == ("test", ["messages:read", "messages:write"])
 
 
-def test_json_output_of_a_key_equals_the_response_of_the_api(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_json_output_of_a_key_equals_the_response_of_the_api(app: Flask, client: FlaskClient, alice: User) -> None:
     created = create_key(app, alice)
     read = client.get(f"/api/v1/keys/{created['id']}", headers=alice.headers).json["data"]  # type: ignore[index]
     listed = run_keys(app, "list", "--organization", alice.organization_id, "--json")
@@ -54,7 +54,7 @@ def test_json_output_of_a_key_equals_the_response_of_the_api(app: Flask, client:
     assert revoked == client.get(f"/api/v1/keys/{created['id']}", headers=alice.headers).json["data"]  # type: ignore[index]
 
 
-def test_revoked_key_is_rejected_and_stays_revoked(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_revoked_key_is_rejected_and_stays_revoked(app: Flask, client: FlaskClient, alice: User) -> None:
     key = create_key(app, alice)
     assert client.get("/api/v1/messages", headers={"X-API-Key": key["key"]}).status_code == 200
     for _ in range(2):
@@ -64,7 +64,7 @@ def test_revoked_key_is_rejected_and_stays_revoked(app: Flask, client: FlaskClie
     assert client.get("/api/v1/messages", headers={"X-API-Key": key["key"]}).status_code == 401
 
 
-def test_creation_and_revocation_record_the_os_user(app: Flask, alice: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_creation_and_revocation_record_the_os_user(app: Flask, alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("getpass.getuser", lambda: "root-of-host")
     run_keys(app, "revoke", create_key(app, alice)["id"])
     assert audit_events(app, alice) == [
@@ -77,7 +77,7 @@ def test_creation_and_revocation_record_the_os_user(app: Flask, alice: Person, m
     "options",
     [["--scopes", "everything"], ["--scopes", ","], ["--mode", "both"], ["--name", " "], ["--name", "x" * 101]],
 )
-def test_invalid_options_create_no_key(app: Flask, alice: Person, options: list[str]) -> None:
+def test_invalid_options_create_no_key(app: Flask, alice: User, options: list[str]) -> None:
     result = run_keys(app, "create", "--organization", alice.organization_id, "--name", "key", *options)
     assert result.exit_code == 2
     assert run_keys(app, "list", "--organization", alice.organization_id).stdout == "It has no API keys.\n"

@@ -10,7 +10,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from saas_api.core.db import tenancy
-from tests.support.accounts import Person
+from tests.support.accounts import User
 
 PLAN = "scale"
 
@@ -23,9 +23,9 @@ def offered_plans(client: FlaskClient) -> list[str]:
     return [plan["code"] for plan in client.get("/api/v1/billing/plans").json["data"]["plans"]]
 
 
-def upgrade(client: FlaskClient, person: Person, plan: str) -> int:
+def upgrade(client: FlaskClient, user: User, plan: str) -> int:
     body = {"plan": plan, "when": "now"}
-    return int(client.post("/api/v1/billing/upgrade", json=body, headers=person.headers).status_code)
+    return int(client.post("/api/v1/billing/upgrade", json=body, headers=user.headers).status_code)
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +54,7 @@ def test_archived_plan_is_not_offered_until_restored(app: Flask, client: FlaskCl
 
 
 def test_archived_plan_keeps_its_subscribers_and_accepts_no_others(
-    app: Flask, client: FlaskClient, alice: Person, carol: Person
+    app: Flask, client: FlaskClient, alice: User, carol: User
 ) -> None:
     assert upgrade(client, alice, PLAN) == 200
     archive(app, PLAN)

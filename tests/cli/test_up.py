@@ -84,8 +84,8 @@ class Clone:
 
     def is_ready(self) -> bool:
         try:
-            with urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=2) as answer:
-                return bool(answer.status == 200 and json.load(answer)["redis"] == "ok")
+            with urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=2) as response:
+                return bool(response.status == 200 and json.load(response)["redis"] == "ok")
         except (OSError, KeyError):
             return False
 
@@ -106,8 +106,8 @@ class Clone:
 
     def request(self, path: str, headers: dict[str, str], body: str | None = None) -> dict[str, Any]:
         request = Request(f"http://127.0.0.1:{self.port}{path}", body.encode() if body else None, headers)
-        with urlopen(request, timeout=10) as answer:  # noqa: S310 - the address above
-            return dict(json.load(answer)["data"])
+        with urlopen(request, timeout=10) as response:  # noqa: S310 - the address above
+            return dict(json.load(response)["data"])
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from saas_api.core.idempotency import (
     IdempotentRequestInProgress,
     StoredResponse,
 )
-from tests.support.accounts import Headers, Person, join, make_key, sign_in
+from tests.support.accounts import Headers, User, join, make_key, sign_in
 
 SEND = "/api/v1/messages/send"
 KEYS = "/api/v1/keys"
@@ -29,8 +29,8 @@ def post(client: FlaskClient, path: str, body: Any, headers: Headers, key: str =
     return client.post(path, json=body, headers={**headers, "Idempotency-Key": key})
 
 
-def count(app: Flask, person: Person, table: str) -> int:
-    with app.app_context(), tenancy.tenant_session(ids.parse_id("org", person.organization_id)) as session:
+def count(app: Flask, user: User, table: str) -> int:
+    with app.app_context(), tenancy.tenant_session(ids.parse_id("org", user.organization_id)) as session:
         return int(session.scalar(sa.text(f"SELECT count(*) FROM {table}")))
 
 
@@ -46,7 +46,7 @@ def expire(superuser: Any, hours: int = 25) -> None:
     ids=["in one batch", "in the request's transaction"],
 )
 def test_repeated_request_gets_the_same_bytes_and_has_no_effect(
-    app: Flask, client: FlaskClient, alice: Person, path: str, body: Any, table: str
+    app: Flask, client: FlaskClient, alice: User, path: str, body: Any, table: str
 ) -> None:
     headers = make_key(client, alice) if path == SEND else alice.headers
     first = post(client, path, body, headers)
@@ -58,7 +58,7 @@ def test_repeated_request_gets_the_same_bytes_and_has_no_effect(
     assert count(app, alice, table) == before
 
 
-def test_order_of_fields_does_not_change_the_fingerprint(client: FlaskClient, alice: Person) -> None:
+def test_order_of_fields_does_not_change_the_fingerprint(client: FlaskClient, alice: User) -> None:
     key = make_key(client, alice)
     first = post(client, SEND, SMS, key)
     again = post(client, SEND, dict(reversed(SMS.items())), key)
@@ -66,29 +66,29 @@ def test_order_of_fields_does_not_change_the_fingerprint(client: FlaskClient, al
 
 
 @pytest.mark.parametrize("path", [SEND, KEYS])
-def test_another_body_with_the_same_key_is_rejected(client: FlaskClient, alice: Person, path: str) -> None:
+def test_another_body_with_the_same_key_is_rejected(client: FlaskClient, alice: User, path: str) -> None:
     headers, body = (make_key(client, alice), SMS) if path == SEND else (alice.headers, {"name": "ci"})
     changed = {**body, "message": "Other"} if path == SEND else {"name": "other"}
     post(client, path, body, headers)
-    answer = post(client, path, changed, headers)
-    assert (answer.status_code, answer.json["error"]["code"]) == (422, "IDEMPOTENCY_KEY_REUSED")
+    response = post(client, path, changed, headers)
+    assert (response.status_code, response.json["error"]["code"]) == (422, "IDEMPOTENCY_KEY_REUSED")
 
 
-def test_another_path_or_mode_is_another_request(client: FlaskClient, alice: Person) -> None:
+def test_another_path_or_mode_is_another_request(client: FlaskClient, alice: User) -> None:
     live, test = make_key(client, alice), make_key(client, alice, mode="test")
     assert post(client, SEND, SMS, live).status_code == 202
     assert post(client, SEND, SMS, test).json["error"]["code"] == "IDEMPOTENCY_KEY_REUSED"
     assert post(client, KEYS, {"name": "ci"}, alice.headers).json["error"]["code"] == "IDEMPOTENCY_KEY_REUSED"
 
 
-def test_key_of_one_organization_is_free_in_another(client: FlaskClient, alice: Person, carol: Person) -> None:
+def test_key_of_one_organization_is_free_in_another(client: FlaskClient, alice: User, carol: User) -> None:
     own = post(client, SEND, SMS, make_key(client, alice)).json["data"]
     other = post(client, SEND, SMS, make_key(client, carol)).json["data"]
     assert own["message_id"] != other["message_id"]
 
 
 @pytest.mark.parametrize("path", [SEND, KEYS])
-def test_expired_key_is_free_again(client: FlaskClient, alice: Person, superuser: Any, path: str) -> None:
+def test_expired_key_is_free_again(client: FlaskClient, alice: User, superuser: Any, path: str) -> None:
     headers, body = (make_key(client, alice), SMS) if path == SEND else (alice.headers, {"name": "ci"})
     first = post(client, path, body, headers)
     expire(superuser)
@@ -97,22 +97,22 @@ def test_expired_key_is_free_again(client: FlaskClient, alice: Person, superuser
     assert again.data != first.data
 
 
-def test_failed_request_is_not_stored_and_its_repeat_runs(client: FlaskClient, alice: Person) -> None:
+def test_failed_request_is_not_stored_and_its_repeat_runs(client: FlaskClient, alice: User) -> None:
     key = make_key(client, alice)
     assert post(client, SEND, {**SMS, "to": "nobody"}, key).status_code == 422
     assert post(client, SEND, SMS, key).status_code == 202
 
 
-def test_authentication_comes_before_a_replay(client: FlaskClient, alice: Person) -> None:
+def test_authentication_comes_before_a_replay(client: FlaskClient, alice: User) -> None:
     post(client, SEND, SMS, make_key(client, alice))
     assert post(client, SEND, SMS, {"X-API-Key": "sk_live_" + "a" * 43}).status_code == 401
 
 
 @pytest.mark.parametrize("key", ["ä", "a\tb", "a" * 256])
-def test_invalid_idempotency_key_is_rejected_everywhere(client: FlaskClient, alice: Person, key: str) -> None:
+def test_invalid_idempotency_key_is_rejected_everywhere(client: FlaskClient, alice: User, key: str) -> None:
     for path, body in ((KEYS, {"name": "ci"}), ("/api/v1/auth/request-password-reset", {"email": "a@b.example"})):
-        answer = client.post(path, json=body, headers={**alice.headers, "Idempotency-Key": key})
-        assert (answer.status_code, answer.json["error"]["code"]) == (400, "IDEMPOTENCY_KEY_INVALID")
+        response = client.post(path, json=body, headers={**alice.headers, "Idempotency-Key": key})
+        assert (response.status_code, response.json["error"]["code"]) == (400, "IDEMPOTENCY_KEY_INVALID")
 
 
 def test_quotes_around_a_key_are_ignored_and_an_empty_key_is_none() -> None:
@@ -122,7 +122,7 @@ def test_quotes_around_a_key_are_ignored_and_an_empty_key_is_none() -> None:
         idempotency.parse_key("a" * 256)
 
 
-def test_responses_with_tokens_are_not_stored(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_responses_with_tokens_are_not_stored(app: Flask, client: FlaskClient, alice: User) -> None:
     body = {"email": alice.email, "password": "correct horse battery"}
     first = client.post("/api/v1/auth/login", json=body, headers={"Idempotency-Key": "once"})
     again = client.post("/api/v1/auth/login", json=body, headers={"Idempotency-Key": "once"})
@@ -131,7 +131,7 @@ def test_responses_with_tokens_are_not_stored(app: Flask, client: FlaskClient, a
 
 
 def test_response_with_a_secret_is_stored_encrypted_for_an_hour(
-    client: FlaskClient, alice: Person, superuser: Any
+    client: FlaskClient, alice: User, superuser: Any
 ) -> None:
     secret = post(client, KEYS, {"name": "ci"}, alice.headers).json["data"]["key"]
     with superuser, superuser.cursor() as cursor:
@@ -141,12 +141,12 @@ def test_response_with_a_secret_is_stored_encrypted_for_an_hour(
     assert (is_encrypted, is_short) == (True, True)
 
 
-def test_get_ignores_the_header(client: FlaskClient, alice: Person) -> None:
-    answer = client.get("/api/v1/keys", headers={**alice.headers, "Idempotency-Key": "a" * 300})
-    assert answer.status_code == 200
+def test_get_ignores_the_header(client: FlaskClient, alice: User) -> None:
+    response = client.get("/api/v1/keys", headers={**alice.headers, "Idempotency-Key": "a" * 300})
+    assert response.status_code == 200
 
 
-def test_fifty_concurrent_requests_create_one_message(app: Flask, alice: Person, client: FlaskClient) -> None:
+def test_fifty_concurrent_requests_create_one_message(app: Flask, alice: User, client: FlaskClient) -> None:
     key = make_key(client, alice)
     start = threading.Barrier(10)
 
@@ -155,25 +155,25 @@ def test_fifty_concurrent_requests_create_one_message(app: Flask, alice: Person,
         return [post(app.test_client(), SEND, SMS, key) for _ in range(5)]
 
     with ThreadPoolExecutor(10) as pool:
-        answers = [answer for batch in pool.map(send, range(10)) for answer in batch]
-    assert {answer.status_code for answer in answers} == {202}
-    assert len({answer.data for answer in answers}) == 1
-    assert sum("Idempotency-Replayed" not in answer.headers for answer in answers) == 1
+        responses = [response for batch in pool.map(send, range(10)) for response in batch]
+    assert {response.status_code for response in responses} == {202}
+    assert len({response.data for response in responses}) == 1
+    assert sum("Idempotency-Replayed" not in response.headers for response in responses) == 1
     assert (count(app, alice, "messages"), count(app, alice, "usage_events")) == (1, 1)
 
 
-def test_second_request_is_rejected_while_the_first_is_running(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_second_request_is_rejected_while_the_first_is_running(app: Flask, client: FlaskClient, alice: User) -> None:
     organization_id = ids.parse_id("org", alice.organization_id)
     request = IdempotentRequest(organization_id, "once", b"f", 200, lambda _: b"")
     with app.app_context(), tenancy.tenant_session(organization_id) as session:
         idempotency.acquire(session, request)
-        answer = post(app.test_client(), KEYS, {"name": "ci"}, alice.headers)
-    assert (answer.status_code, answer.json["error"]["code"]) == (409, "IDEMPOTENCY_IN_PROGRESS")
-    assert answer.headers["Retry-After"] == "1"
+        response = post(app.test_client(), KEYS, {"name": "ci"}, alice.headers)
+    assert (response.status_code, response.json["error"]["code"]) == (409, "IDEMPOTENCY_IN_PROGRESS")
+    assert response.headers["Retry-After"] == "1"
     assert post(client, KEYS, {"name": "ci"}, alice.headers).status_code == 201
 
 
-def test_expired_responses_are_deleted(app: Flask, client: FlaskClient, alice: Person, superuser: Any) -> None:
+def test_expired_responses_are_deleted(app: Flask, client: FlaskClient, alice: User, superuser: Any) -> None:
     key = make_key(client, alice)
     post(client, SEND, SMS, key, "old")
     expire(superuser)
@@ -199,14 +199,14 @@ def test_value_encrypted_with_an_old_secret_can_be_decrypted(app: Flask) -> None
             crypto.decrypt("other", encrypted)
 
 
-def test_response_of_one_user_is_not_replayed_to_another(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_response_of_one_user_is_not_replayed_to_another(app: Flask, client: FlaskClient, alice: User) -> None:
     join(app, alice.organization_id, "dora@acme.example", "admin")
     assert post(client, KEYS, {"name": "ci"}, alice.headers).status_code == 201
-    answer = post(client, KEYS, {"name": "ci"}, sign_in(client, "dora@acme.example").headers)
-    assert (answer.status_code, answer.json["error"]["code"]) == (422, "IDEMPOTENCY_KEY_REUSED")
+    response = post(client, KEYS, {"name": "ci"}, sign_in(client, "dora@acme.example").headers)
+    assert (response.status_code, response.json["error"]["code"]) == (422, "IDEMPOTENCY_KEY_REUSED")
 
 
-def test_key_used_by_a_concurrent_message_is_in_progress(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_key_used_by_a_concurrent_message_is_in_progress(app: Flask, client: FlaskClient, alice: User) -> None:
     organization_id = ids.parse_id("org", alice.organization_id)
     request = IdempotentRequest(organization_id, "once", b"f", 200, lambda _: b"")
     key = make_key(client, alice)

@@ -51,8 +51,8 @@ def test_anonymous_call_is_rejected(client: FlaskClient, path: str) -> None:
 
 @pytest.mark.parametrize("path", ["stats", "api-keys"])
 def test_api_key_is_rejected(acme: UsageOrganization, path: str) -> None:
-    answer = acme.client.get(f"/api/v1/dashboard/{path}", headers=acme.key_headers["busy"])
-    assert answer.status_code in (401, 403)
+    response = acme.client.get(f"/api/v1/dashboard/{path}", headers=acme.key_headers["busy"])
+    assert response.status_code in (401, 403)
 
 
 def test_stats_count_thirty_days_and_the_month(acme: UsageOrganization) -> None:
@@ -71,7 +71,7 @@ def test_stats_count_thirty_days_and_the_month(acme: UsageOrganization) -> None:
 
 def test_revoked_key_is_not_active(acme: UsageOrganization) -> None:
     key_id = acme.get("/dashboard/api-keys")["api_keys"][0]["id"]
-    assert acme.client.delete(f"/api/v1/keys/{key_id}", headers=acme.owner).status_code == 200
+    assert acme.client.delete(f"/api/v1/keys/{key_id}", headers=acme.owner.headers).status_code == 200
     stats = acme.get("/dashboard/stats")["stats"]
     assert (stats["active_api_keys"], stats["total_api_keys"]) == (1, 2)
 
@@ -99,9 +99,9 @@ def test_graph_has_the_requested_days(acme: UsageOrganization, days: str, reques
 
 @pytest.mark.parametrize("days", ["0", "367", "-1", "ten", "1.5", "", "\u0663"])
 def test_invalid_number_of_days_is_rejected(acme: UsageOrganization, days: str) -> None:
-    answer = acme.client.get("/api/v1/dashboard/usage-graph", query_string={"days": days}, headers=acme.owner)
-    assert (answer.status_code, answer.json["error"]["code"]) == (422, "VALIDATION_ERROR")
-    assert answer.json["error"]["details"]["fields"][0]["field"] == "days"
+    response = acme.client.get("/api/v1/dashboard/usage-graph", query_string={"days": days}, headers=acme.owner.headers)
+    assert (response.status_code, response.json["error"]["code"]) == (422, "VALIDATION_ERROR")
+    assert response.json["error"]["details"]["fields"][0]["field"] == "days"
 
 
 def test_keys_without_usage_are_listed(acme: UsageOrganization) -> None:

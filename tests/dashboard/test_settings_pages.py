@@ -13,7 +13,7 @@ from saas_api.billing import profiles
 from saas_api.billing.profiles import BillingDetails
 from saas_api.core import ids
 from saas_api.core.db import tenancy
-from tests.support.accounts import PASSWORD, Person, join, sign_in
+from tests.support.accounts import PASSWORD, User, join, sign_in
 from tests.support.pages import Browser, check_access, form_of
 from tests.support.statements import count_statements
 
@@ -28,28 +28,28 @@ PAGES = {
 
 
 @pytest.fixture
-def browser(app: Flask, alice: Person) -> Browser:
+def browser(app: Flask, alice: User) -> Browser:
     return Browser(app, alice)
 
 
-def kept(app: Flask, person: Person) -> tuple[Organization, BillingDetails]:
-    organization_id = ids.parse_id("org", person.organization_id)
+def read_settings(app: Flask, user: User) -> tuple[Organization, BillingDetails]:
+    organization_id = ids.parse_id("org", user.organization_id)
     with app.app_context(), tenancy.tenant_session(organization_id) as session:
         return organizations.get_organization(session, organization_id), profiles.get_billing_details(
             session, organization_id
         )
 
 
-def sessions(client: FlaskClient, person: Person) -> list[dict[str, Any]]:
-    return list(client.get("/api/v1/auth/sessions", headers=person.headers).json["data"]["sessions"])
+def sessions(client: FlaskClient, user: User) -> list[dict[str, Any]]:
+    return list(client.get("/api/v1/auth/sessions", headers=user.headers).json["data"]["sessions"])
 
 
-def test_pages_require_their_permission(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_pages_require_their_permission(app: Flask, client: FlaskClient, alice: User) -> None:
     check_access(app, client, alice, PAGES)
 
 
-def test_saved_settings_appear_on_the_next_invoice(app: Flask, browser: Browser, alice: Person) -> None:
-    answer = browser.submit(
+def test_saved_settings_appear_on_the_next_invoice(app: Flask, browser: Browser, alice: User) -> None:
+    response = browser.submit(
         SETTINGS,
         name="Acme & Sons",
         timezone="Africa/Lagos",
@@ -58,8 +58,8 @@ def test_saved_settings_appear_on_the_next_invoice(app: Flask, browser: Browser,
         address="1 Marina\r\n\r\nLagos",
         tax_id="NG-1",
     )
-    assert answer.status_code == 303
-    organization, buyer = kept(app, alice)
+    assert response.status_code == 303
+    organization, buyer = read_settings(app, alice)
     assert (organization.name, organization.timezone) == ("Acme & Sons", "Africa/Lagos")
     assert organization.billing_email == "bills@acme.example"
     assert buyer == BillingDetails("Acme Limited", ["1 Marina", "Lagos"], "NG-1")
@@ -67,12 +67,12 @@ def test_saved_settings_appear_on_the_next_invoice(app: Flask, browser: Browser,
     assert again["address"] == ["1 Marina\nLagos"]
     assert again["timezone"] == ["Africa/Lagos"]
     assert browser.submit(SETTINGS, billing_email="", address="", legal_name="", tax_id="").status_code == 303
-    organization, buyer = kept(app, alice)
+    organization, buyer = read_settings(app, alice)
     assert organization.billing_email is None
     assert buyer == BillingDetails(None, [], None)
 
 
-def test_rejected_form_keeps_its_values(app: Flask, browser: Browser, alice: Person) -> None:
+def test_rejected_form_keeps_its_values(app: Flask, browser: Browser, alice: User) -> None:
     wrong = browser.submit(SETTINGS, name="<i>Acme", billing_email="bills", address="\n".join("1234567"))
     assert wrong.status_code == 422
     fields = form_of(wrong, SETTINGS)
@@ -80,12 +80,12 @@ def test_rejected_form_keeps_its_values(app: Flask, browser: Browser, alice: Per
     assert 'id="e-billing_email"' in wrong.text
     assert 'id="e-address"' in wrong.text
     assert "<i>Acme" not in wrong.text
-    assert kept(app, alice)[0].name == "Acme"
+    assert read_settings(app, alice)[0].name == "Acme"
     assert browser.submit(SETTINGS, timezone="Mars/Olympus").status_code == 422
     assert browser.submit(SETTINGS, name="").status_code == 422
 
 
-def test_member_cannot_change_settings(app: Flask, alice: Person, bob: Person) -> None:
+def test_member_cannot_change_settings(app: Flask, alice: User, bob: User) -> None:
     browser = Browser(app, bob)
     text = browser.open(SETTINGS).text
     assert alice.organization_id in text
@@ -93,12 +93,12 @@ def test_member_cannot_change_settings(app: Flask, alice: Person, bob: Person) -
     token = form_of(browser.open(SETTINGS), "/logout")["csrf_token"]
     fields = {"csrf_token": token, "name": "Bobs", "timezone": "UTC"}
     assert browser.send(SETTINGS, fields).status_code == 403
-    assert kept(app, alice)[0].name == "Acme"
+    assert read_settings(app, alice)[0].name == "Acme"
 
 
-def test_form_without_csrf_token_is_rejected(app: Flask, browser: Browser, alice: Person) -> None:
+def test_form_without_csrf_token_is_rejected(app: Flask, browser: Browser, alice: User) -> None:
     assert browser.submit(SETTINGS, name="Other", csrf_token="x").status_code == 400
-    assert kept(app, alice)[0].name == "Acme"
+    assert read_settings(app, alice)[0].name == "Acme"
 
 
 def test_user_name_is_changed(browser: Browser) -> None:
@@ -111,7 +111,7 @@ def test_user_name_is_changed(browser: Browser) -> None:
     assert browser.submit(ACCOUNT, full_name="x" * 101).status_code == 422
 
 
-def test_password_change_requires_the_current_password(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_password_change_requires_the_current_password(app: Flask, client: FlaskClient, alice: User) -> None:
     other = sign_in(client, alice.email)
     browser, path = Browser(app, alice), f"{ACCOUNT}/password"
     wrong = browser.submit(path, current_password="not it at all", new_password=NEW_PASSWORD)
@@ -128,7 +128,7 @@ def test_password_change_requires_the_current_password(app: Flask, client: Flask
     assert sign_in(client, alice.email, NEW_PASSWORD).email == alice.email
 
 
-def test_sessions_are_ended_singly_and_together(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_sessions_are_ended_singly_and_together(app: Flask, client: FlaskClient, alice: User) -> None:
     one, two, three = (sign_in(client, alice.email) for _ in range(3))
     browser = Browser(app, alice)
     text = browser.open(ACCOUNT).text
@@ -136,13 +136,13 @@ def test_sessions_are_ended_singly_and_together(app: Flask, client: FlaskClient,
     ends = re.findall(r'action="(/dashboard/account/sessions/ses_[^"]+/end)"', text)
     assert len(ends) == 3
     assert browser.submit(ACCOUNT, ends[0]).status_code == 303
-    assert [Browser(app, person).open(ACCOUNT).status_code for person in (one, two, three)].count(303) == 1
+    assert [Browser(app, user).open(ACCOUNT).status_code for user in (one, two, three)].count(303) == 1
     assert browser.submit(ACCOUNT, f"{ACCOUNT}/sessions/end-others").status_code == 303
-    assert {Browser(app, person).open(ACCOUNT).status_code for person in (one, two, three)} == {303}
+    assert {Browser(app, user).open(ACCOUNT).status_code for user in (one, two, three)} == {303}
     assert len(sessions(client, alice)) == 1
 
 
-def test_session_of_another_user_is_not_found(app: Flask, client: FlaskClient, browser: Browser, carol: Person) -> None:
+def test_session_of_another_user_is_not_found(app: Flask, client: FlaskClient, browser: Browser, carol: User) -> None:
     (theirs,) = sessions(client, carol)
     fields = form_of(browser.open(ACCOUNT), ACCOUNT)
     path = f"{ACCOUNT}/sessions/{theirs['id']}/end"
@@ -152,24 +152,24 @@ def test_session_of_another_user_is_not_found(app: Flask, client: FlaskClient, b
 
 def test_unverified_user_gets_a_new_link(browser: Browser) -> None:
     assert "Not verified yet" in browser.open(ACCOUNT).text
-    answers = [browser.submit(ACCOUNT, f"{ACCOUNT}/verification").status_code for _ in range(4)]
-    assert answers == [303, 303, 303, 429]
+    responses = [browser.submit(ACCOUNT, f"{ACCOUNT}/verification").status_code for _ in range(4)]
+    assert responses == [303, 303, 303, 429]
 
 
 def test_theme_is_stored(browser: Browser) -> None:
     assert 'data-theme="system"' in browser.open(ACCOUNT).text
     fields = {**form_of(browser.open(ACCOUNT), ACCOUNT), "theme": "dark", "back": ACCOUNT}
-    answer = browser.send("/preferences", {name: fields[name] for name in ("csrf_token", "theme", "back")})
-    assert answer.location.endswith(ACCOUNT)
+    response = browser.send("/preferences", {name: fields[name] for name in ("csrf_token", "theme", "back")})
+    assert response.location.endswith(ACCOUNT)
     text = browser.open(ACCOUNT).text
     assert 'data-theme="dark"' in text
     assert '<option value="dark" selected>' in text
 
 
-def test_pages_take_few_statements(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_pages_take_few_statements(app: Flask, client: FlaskClient, alice: User) -> None:
     join(app, alice.organization_id, "vera@acme.example", "viewer")
-    for person in (alice, sign_in(client, "vera@acme.example")):
-        browser = Browser(app, person)
+    for user in (alice, sign_in(client, "vera@acme.example")):
+        browser = Browser(app, user)
         for name in PAGES:
             browser.open(name.removeprefix("GET "))
             with count_statements(app) as statements:

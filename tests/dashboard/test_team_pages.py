@@ -18,7 +18,7 @@ from saas_api.core.access import PERMISSIONS
 from saas_api.core.db import tenancy
 from saas_api.core.roles import ROLES
 from saas_api.dashboard.team import PERMISSION_DESCRIPTIONS
-from tests.support.accounts import PASSWORD, Person, join, sign_in
+from tests.support.accounts import PASSWORD, User, join, sign_in
 from tests.support.pages import Browser, check_access, form_of
 from tests.support.statements import count_statements
 
@@ -35,44 +35,44 @@ PAGES = {
 }
 
 
-def role_of(app: Flask, person: Person) -> str | None:
-    organization_id = ids.parse_id("org", person.organization_id)
+def role_of(app: Flask, user: User) -> str | None:
+    organization_id = ids.parse_id("org", user.organization_id)
     with app.app_context(), tenancy.tenant_session(organization_id) as session:
-        found = session.get(Membership, (organization_id, ids.parse_id("usr", person.user_id)))
+        found = session.get(Membership, (organization_id, ids.parse_id("usr", user.user_id)))
         return found.role if found else None
 
 
-def invitations(app: Flask, person: Person) -> list[Invitation]:
+def invitations(app: Flask, user: User) -> list[Invitation]:
     """Those nobody answered or withdrew, by address."""
-    with app.app_context(), tenancy.tenant_session(ids.parse_id("org", person.organization_id)) as session:
+    with app.app_context(), tenancy.tenant_session(ids.parse_id("org", user.organization_id)) as session:
         found = session.query(Invitation).filter_by(accepted_at=None, revoked_at=None)
         return list(found.order_by(Invitation.email))
 
 
-def note(app: Flask, person: Person, action: str, data: dict[str, Any] | None = None) -> None:
+def note(app: Flask, user: User, action: str, data: dict[str, Any] | None = None) -> None:
     """Something was done."""
-    organization_id = ids.parse_id("org", person.organization_id)
+    organization_id = ids.parse_id("org", user.organization_id)
     with app.app_context(), tenancy.tenant_session(organization_id) as session:
-        actor = Actor("user", str(ids.parse_id("usr", person.user_id)))
+        actor = Actor("user", str(ids.parse_id("usr", user.user_id)))
         audit.record_event(session, organization_id, actor, action, ("organization", organization_id), data)
 
 
-def test_pages_require_their_permission(app: Flask, client: FlaskClient, alice: Person, bob: Person) -> None:
+def test_pages_require_their_permission(app: Flask, client: FlaskClient, alice: User, bob: User) -> None:
     check_access(app, client, alice, {name.format(bob=bob.user_id): permission for name, permission in PAGES.items()})
 
 
-def test_members_are_not_found_by_another_organization(app: Flask, alice: Person, bob: Person, carol: Person) -> None:
+def test_members_are_not_found_by_another_organization(app: Flask, alice: User, bob: User, carol: User) -> None:
     browser = Browser(app, alice)
     browser.submit(f"{TEAM}/invite", email=DORA)
     there = action(browser, "cancel")
-    stranger = Browser(app, carol)
+    carol_browser = Browser(app, carol)
     for verb in ("role", "remove"):
-        assert stranger.open(f"{TEAM}/members/{bob.user_id}/{verb}").status_code == 404
-    fields = {**stranger.form(f"{TEAM}/invite"), "role": "viewer", "typed": bob.email, "user_id": bob.user_id}
+        assert carol_browser.open(f"{TEAM}/members/{bob.user_id}/{verb}").status_code == 404
+    fields = {**carol_browser.form(f"{TEAM}/invite"), "role": "viewer", "typed": bob.email, "user_id": bob.user_id}
     for path in (f"{TEAM}/members/{bob.user_id}/role", f"{TEAM}/members/{bob.user_id}/remove", there):
-        assert stranger.send(path, fields).status_code == 404
+        assert carol_browser.send(path, fields).status_code == 404
     fields["typed"] = "Carol & Co"
-    assert stranger.send(f"{TEAM}/transfer", fields).status_code == 404
+    assert carol_browser.send(f"{TEAM}/transfer", fields).status_code == 404
     assert role_of(app, bob) == "member"
     assert len(invitations(app, alice)) == 1
 
@@ -83,7 +83,7 @@ def action(browser: Browser, verb: str) -> str:
     return str(found)
 
 
-def test_team_lists_members_with_role_and_activity(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_team_lists_members_with_role_and_activity(app: Flask, client: FlaskClient, alice: User) -> None:
     join(app, alice.organization_id, "quiet@acme.example", "viewer")
     text = Browser(app, alice).open(TEAM).text
     assert "2 members" in text
@@ -92,7 +92,7 @@ def test_team_lists_members_with_role_and_activity(app: Flask, client: FlaskClie
     assert "Not verified" in text
 
 
-def test_role_table_has_every_permission(app: Flask, alice: Person) -> None:
+def test_role_table_has_every_permission(app: Flask, alice: User) -> None:
     assert set(PERMISSION_DESCRIPTIONS) == set(PERMISSIONS)
     text = Browser(app, alice).open(TEAM).text
     table = text[text.index("<caption>Permissions</caption>") :]
@@ -104,7 +104,7 @@ def test_role_table_has_every_permission(app: Flask, alice: Person) -> None:
         assert f"<td>{'Everybody' if len(allowed) == len(ROLES) else role_names}</td>" in row, name
 
 
-def test_repeated_submit_sends_one_invitation(app: Flask, alice: Person) -> None:
+def test_repeated_submit_sends_one_invitation(app: Flask, alice: User) -> None:
     browser = Browser(app, alice)
     fields = {**browser.form(f"{TEAM}/invite"), "email": DORA, "role": "billing"}
     assert [browser.send(f"{TEAM}/invite", fields).status_code for _ in range(2)] == [303, 303]
@@ -115,7 +115,7 @@ def test_repeated_submit_sends_one_invitation(app: Flask, alice: Person) -> None
     assert f"is on its way to {DORA}" in text
 
 
-def test_rejected_invitation_keeps_its_values(app: Flask, alice: Person, bob: Person) -> None:
+def test_rejected_invitation_keeps_its_values(app: Flask, alice: User, bob: User) -> None:
     browser = Browser(app, alice)
     wrong = browser.submit(f"{TEAM}/invite", email="<b>nobody", role="viewer")
     assert wrong.status_code == 422
@@ -129,7 +129,7 @@ def test_rejected_invitation_keeps_its_values(app: Flask, alice: Person, bob: Pe
     assert not invitations(app, alice)
 
 
-def test_resent_invitation_has_a_new_link(app: Flask, alice: Person) -> None:
+def test_resent_invitation_has_a_new_link(app: Flask, alice: User) -> None:
     browser = Browser(app, alice)
     browser.submit(f"{TEAM}/invite", email=DORA, role="viewer")
     (before,) = invitations(app, alice)
@@ -142,7 +142,7 @@ def test_resent_invitation_has_a_new_link(app: Flask, alice: Person) -> None:
     assert after.digest != before.digest
 
 
-def test_invitation_is_canceled(app: Flask, alice: Person) -> None:
+def test_invitation_is_canceled(app: Flask, alice: User) -> None:
     browser = Browser(app, alice)
     browser.submit(f"{TEAM}/invite", email=DORA)
     there = action(browser, "cancel")
@@ -151,7 +151,7 @@ def test_invitation_is_canceled(app: Flask, alice: Person) -> None:
     assert browser.send(there, form_of(browser.open(TEAM), "/logout")).status_code == 404
 
 
-def test_role_change_requires_a_recent_password(app: Flask, alice: Person, bob: Person) -> None:
+def test_role_change_requires_a_recent_password(app: Flask, alice: User, bob: User) -> None:
     browser, path = Browser(app, alice), f"{TEAM}/members/{bob.user_id}/role"
     browser.client.delete_cookie("at")  # the session goes on, its password was asked some time ago
     refused = browser.submit(path, role="admin")
@@ -163,7 +163,7 @@ def test_role_change_requires_a_recent_password(app: Flask, alice: Person, bob: 
     assert browser.submit(path, role="owner").status_code == 422
 
 
-def test_member_is_removed_after_confirmation(app: Flask, alice: Person, bob: Person) -> None:
+def test_member_is_removed_after_confirmation(app: Flask, alice: User, bob: User) -> None:
     browser, path = Browser(app, alice), f"{TEAM}/members/{bob.user_id}/remove"
     wrong = browser.submit(path, typed="rob@acme.example")
     assert wrong.status_code == 422
@@ -174,17 +174,17 @@ def test_member_is_removed_after_confirmation(app: Flask, alice: Person, bob: Pe
     assert Browser(app, bob).open(TEAM).status_code in (303, 401)
 
 
-def test_owner_and_oneself_cannot_be_removed(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_owner_and_oneself_cannot_be_removed(app: Flask, client: FlaskClient, alice: User) -> None:
     join(app, alice.organization_id, "ada@acme.example", "admin")
     ada = sign_in(client, "ada@acme.example")
     browser = Browser(app, ada)
-    for person in (ada, alice):
-        answer = browser.submit(f"{TEAM}/members/{person.user_id}/remove", typed=person.email)
-        assert answer.status_code == 409
+    for user in (ada, alice):
+        response = browser.submit(f"{TEAM}/members/{user.user_id}/remove", typed=user.email)
+        assert response.status_code == 409
     assert (role_of(app, ada), role_of(app, alice)) == ("admin", "owner")
 
 
-def test_ownership_is_transferred_after_confirmation(app: Flask, alice: Person, bob: Person) -> None:
+def test_ownership_is_transferred_after_confirmation(app: Flask, alice: User, bob: User) -> None:
     browser, path = Browser(app, alice), f"{TEAM}/transfer"
     assert browser.submit(path, user_id="", typed="Acme").status_code == 422
     wrong = browser.submit(path, user_id=bob.user_id, typed="Akme")
@@ -195,11 +195,11 @@ def test_ownership_is_transferred_after_confirmation(app: Flask, alice: Person, 
     assert (role_of(app, alice), role_of(app, bob)) == ("admin", "owner")
 
 
-def test_lone_owner_is_asked_to_invite_first(app: Flask, alice: Person) -> None:
+def test_lone_owner_is_asked_to_invite_first(app: Flask, alice: User) -> None:
     assert "Invite somebody first" in Browser(app, alice).open(f"{TEAM}/transfer").text
 
 
-def test_audit_log_names_actors_and_escapes_data(app: Flask, alice: Person) -> None:
+def test_audit_log_names_actors_and_escapes_data(app: Flask, alice: User) -> None:
     note(app, alice, "organization.changed", {"after": {"name": "<script>alert(1)</script>"}})
     text = Browser(app, alice).open(AUDIT).text
     assert alice.email in text
@@ -208,7 +208,7 @@ def test_audit_log_names_actors_and_escapes_data(app: Flask, alice: Person) -> N
     assert "<script>alert" not in text
 
 
-def test_audit_log_is_filtered(app: Flask, alice: Person) -> None:
+def test_audit_log_is_filtered(app: Flask, alice: User) -> None:
     note(app, alice, "api_key.revoked")
     note(app, alice, "invoice.paid")
     browser = Browser(app, alice)
@@ -217,14 +217,14 @@ def test_audit_log_is_filtered(app: Flask, alice: Person) -> None:
     assert "Nothing matches" in browser.open(f"{AUDIT}?action=invoice&actor=system").text
     assert "Nothing matches" in browser.open(f"{AUDIT}?end_date=2020-01-31").text
     for wrong in ("start_date=soon", "actor=somebody", "start_date=2026-03-02&end_date=2026-03-01", "cursor=x"):
-        answer = browser.open(f"{AUDIT}?{wrong}")
-        assert answer.status_code == 422, wrong
+        response = browser.open(f"{AUDIT}?{wrong}")
+        assert response.status_code == 422, wrong
     rejected_form = browser.open(f"{AUDIT}?start_date=soon&action=api_key").text
     assert 'value="soon"' in rejected_form
     assert 'value="api_key"' in rejected_form
 
 
-def test_older_entries_are_on_the_next_page(app: Flask, alice: Person) -> None:
+def test_older_entries_are_on_the_next_page(app: Flask, alice: User) -> None:
     for _ in range(30):
         note(app, alice, "invoice.paid")
     browser = Browser(app, alice)
@@ -234,14 +234,14 @@ def test_older_entries_are_on_the_next_page(app: Flask, alice: Person) -> None:
     assert browser.open(older).text.count("<code>invoice.paid</code>") == 5
 
 
-def test_csv_applies_filters_and_escapes_formulas(app: Flask, alice: Person) -> None:
+def test_csv_applies_filters_and_escapes_formulas(app: Flask, alice: User) -> None:
     note(app, alice, "=cmd|' /C calc'!A0")
     note(app, alice, "invoice.paid", {"number": "INV-1"})
     browser = Browser(app, alice)
-    answer = browser.open(f"{AUDIT}?format=csv")
-    assert answer.mimetype == "text/csv"
-    assert answer.data.startswith(b"\xef\xbb\xbf")
-    rows = list(csv.DictReader(io.StringIO(answer.data.decode("utf-8-sig"))))
+    response = browser.open(f"{AUDIT}?format=csv")
+    assert response.mimetype == "text/csv"
+    assert response.data.startswith(b"\xef\xbb\xbf")
+    rows = list(csv.DictReader(io.StringIO(response.data.decode("utf-8-sig"))))
     assert rows[0]["action"] == "invoice.paid"
     assert rows[0]["actor_id"] == alice.user_id
     assert rows[0]["data"] == '{"number":"INV-1"}'
@@ -252,7 +252,7 @@ def test_csv_applies_filters_and_escapes_formulas(app: Flask, alice: Person) -> 
     assert browser.open(f"{AUDIT}?format=csv&actor=somebody").status_code == 422
 
 
-def test_pages_take_few_statements(app: Flask, alice: Person, bob: Person) -> None:
+def test_pages_take_few_statements(app: Flask, alice: User, bob: User) -> None:
     browser = Browser(app, alice)
     browser.submit(f"{TEAM}/invite", email=DORA)
     for name in PAGES:

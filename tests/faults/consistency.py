@@ -70,10 +70,10 @@ def find_violations(stack: Stack, load: Load, receivers: Mapping[str, Receiver] 
     violations += list(_events(stack))
     for tenant in load.tenants:
         violations += list(_received(stack, tenant, receivers or {}))
-    repeats, allowed, strangers = stack.rows(_OUTSIDE)[0]
-    if repeats > allowed or strangers:
+    repeats, allowed, unknown_ids = stack.rows(_OUTSIDE)[0]
+    if repeats > allowed or unknown_ids:
         violations.append(
-            f"the provider was asked {repeats} times again, {allowed} are explained; {strangers} unknown ids"
+            f"the provider was asked {repeats} times again, {allowed} are explained; {unknown_ids} unknown ids"
         )
     return violations
 

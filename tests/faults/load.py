@@ -52,15 +52,15 @@ def sign_up(stack: Stack, name: str, receivers: Sequence[Receiver] = ()) -> Tena
     tenant = Tenant(name, account["organization"]["id"], account["token"], keys)
     for receiver in receivers:
         types = ["message.delivered", "message.failed"]
-        answer = _post(stack, "/webhooks/endpoints", {"url": receiver.url, "event_types": types}, bearer)
-        tenant.secrets[receiver.url] = answer.json()["data"]["secret"]
+        response = _post(stack, "/webhooks/endpoints", {"url": receiver.url, "event_types": types}, bearer)
+        tenant.secrets[receiver.url] = response.json()["data"]["secret"]
     return tenant
 
 
 def _post(stack: Stack, path: str, body: Any, headers: dict[str, str]) -> requests.Response:
-    answer = requests.post(f"{stack.url}/api/v1{path}", json=body, headers=headers, timeout=15)
-    assert answer.ok, answer.text
-    return answer
+    response = requests.post(f"{stack.url}/api/v1{path}", json=body, headers=headers, timeout=15)
+    assert response.ok, response.text
+    return response
 
 
 @dataclass
@@ -120,22 +120,24 @@ class Load:
         while time.monotonic() < ends_at:
             started = time.monotonic()
             try:
-                answer = session.post(f"{self.stack.url}/api/v1/messages/send", json=body, headers=headers, timeout=15)
+                response = session.post(
+                    f"{self.stack.url}/api/v1/messages/send", json=body, headers=headers, timeout=15
+                )
             except requests.RequestException as error:
                 self.statuses.append((0, time.monotonic() - started))
                 self.broken.append(repr(error))
                 time.sleep(0.1)
                 continue
-            self.statuses.append((answer.status_code, time.monotonic() - started))
-            if answer.status_code == 202:
-                self.replayed += [key] * ("Idempotency-Replayed" in answer.headers)
-                data = answer.json()["data"]
+            self.statuses.append((response.status_code, time.monotonic() - started))
+            if response.status_code == 202:
+                self.replayed += [key] * ("Idempotency-Replayed" in response.headers)
+                data = response.json()["data"]
                 self.journal.append(
                     AcceptedMessage(tenant.name, key, mode, body["to"], data["segments"], data["message_id"])
                 )
                 return
-            if answer.status_code < 500:
-                self.refused.append(answer.text)
+            if response.status_code < 500:
+                self.refused.append(response.text)
                 return
             time.sleep(0.1)
         raise AssertionError(f"no definite response for {key}")

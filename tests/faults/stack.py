@@ -125,10 +125,10 @@ class Stack:
     def is_ready(self) -> bool:
         """Whether the product is ready, including Redis."""
         try:
-            answer = requests.get(f"{self.url}/readyz", timeout=2)
+            response = requests.get(f"{self.url}/readyz", timeout=2)
         except requests.RequestException:
             return False
-        return answer.status_code == 200 and answer.json().get("redis") == "ok"
+        return response.status_code == 200 and response.json().get("redis") == "ok"
 
     def database(self) -> Any:
         """A connection that sees every row."""

@@ -44,12 +44,12 @@ def check(name: str, running: Stack, load: Load, allowed: set[int]) -> None:
 
 def test_connection_cut_while_accepting_is_replaced(running: Stack) -> None:
     with Load(running, [sign_up(running, "cut")], threads=3) as load:
-        cut = 0
+        terminated = 0
         for _ in range(CUTS):
             time.sleep(1)
-            cut += running.rows(_CUT, DATABASE_LOGIN)[0][0]
-    print(f"\n{cut} connections cut")  # noqa: T201 - the figures are what the round is for
-    assert cut >= CUTS
+            terminated += running.rows(_CUT, DATABASE_LOGIN)[0][0]
+    print(f"\n{terminated} connections cut")  # noqa: T201 - the figures are what the round is for
+    assert terminated >= CUTS
     check("backends terminated", running, load, {202, 503})
     refused = sum(status == 503 for status, _ in load.statuses)
     print(f"{refused} times 503")  # noqa: T201 - the figures are what the round is for

@@ -100,11 +100,11 @@ def test_worker_that_overslept_its_lease_writes_nothing(running: Stack) -> None:
     assert running.rows(_ENDS, "sleepy") == ends == [("delivered", 1, 1, 8)]
 
 
-@pytest.mark.parametrize("is_poisoned", [False, True], ids=["deleted", "poisoned"])
-def test_schedule_entry_is_restored_when_missing_or_unreadable(running: Stack, is_poisoned: bool) -> None:
+@pytest.mark.parametrize("is_unreadable", [False, True], ids=["deleted", "poisoned"])
+def test_schedule_entry_is_restored_when_missing_or_unreadable(running: Stack, is_unreadable: bool) -> None:
     with client(running) as connection:
         wait_until(lambda: connection.zscore(TICKS, SCHEDULE_ENTRY_ID), 20, "the tick")
-        if is_poisoned:
+        if is_unreadable:
             connection.hset(f"rq:job:{SCHEDULE_ENTRY_ID}", "created_at", "rubbish")
             connection.zadd(TICKS, {SCHEDULE_ENTRY_ID: 0})
         else:
@@ -114,7 +114,7 @@ def test_schedule_entry_is_restored_when_missing_or_unreadable(running: Stack, i
         wait_until(lambda: (connection.zscore(TICKS, SCHEDULE_ENTRY_ID) or 0) > time.time() - 1, 20, "the tick is back")
         assert connection.hget(f"rq:job:{SCHEDULE_ENTRY_ID}", "created_at") != b"rubbish"
     seconds = time.monotonic() - started
-    print(f"\ntick {'poisoned' if is_poisoned else 'deleted'}: back after {seconds:.1f} s")  # noqa: T201 - the figures are what the round is for
+    print(f"\ntick {'poisoned' if is_unreadable else 'deleted'}: back after {seconds:.1f} s")  # noqa: T201 - the figures are what the round is for
 
 
 def test_full_redis_rejects_no_message(running: Stack) -> None:

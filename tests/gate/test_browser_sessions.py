@@ -17,7 +17,7 @@ from saas_api.accounts.models import Membership
 from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
 from tests.architecture.source import PACKAGE, ROOT
-from tests.support.accounts import PASSWORD, Person, join, sign_in
+from tests.support.accounts import PASSWORD, User, join, sign_in
 from tests.support.console import open_console
 from tests.support.pages import Browser, form_of
 
@@ -29,26 +29,26 @@ def later(minutes: int) -> Any:
     return time_machine.travel(clock.now() + timedelta(minutes=minutes), tick=True)
 
 
-def test_anonymous_visitor_signs_in_and_returns_to_the_page(app: Flask, alice: Person) -> None:
+def test_anonymous_visitor_signs_in_and_returns_to_the_page(app: Flask, alice: User) -> None:
     browser = Browser(app)
-    answer = browser.open("/dashboard/usage?range=7d")
-    assert (answer.status_code, answer.location) == (303, "/login?next=/dashboard/usage?range%3D7d")
-    back = browser.submit(answer.location, "/login", email=alice.email, password=PASSWORD)
+    response = browser.open("/dashboard/usage?range=7d")
+    assert (response.status_code, response.location) == (303, "/login?next=/dashboard/usage?range%3D7d")
+    back = browser.submit(response.location, "/login", email=alice.email, password=PASSWORD)
     assert (back.status_code, back.location) == (303, "/dashboard/usage?range=7d")
 
 
 @pytest.mark.parametrize("path", ["//evil.example", "/\\evil.example", "https://evil.example", "/a b", ""])
-def test_sign_in_never_redirects_to_another_site(app: Flask, alice: Person, path: str) -> None:
-    answer = Browser(app).submit("/login", email=alice.email, password=PASSWORD, next=path)
-    assert (answer.status_code, answer.location) == (303, HOME)
+def test_sign_in_never_redirects_to_another_site(app: Flask, alice: User, path: str) -> None:
+    response = Browser(app).submit("/login", email=alice.email, password=PASSWORD, next=path)
+    assert (response.status_code, response.location) == (303, HOME)
 
 
-def test_pages_ignore_headers_and_the_api_ignores_cookies(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_pages_ignore_headers_and_the_api_ignores_cookies(app: Flask, client: FlaskClient, alice: User) -> None:
     assert client.get(HOME, headers=alice.headers).status_code == 303
     assert Browser(app, alice).open("/api/v1/auth/me").status_code == 401
 
 
-def test_expired_access_token_is_refreshed_within_the_request(app: Flask, alice: Person) -> None:
+def test_expired_access_token_is_refreshed_within_the_request(app: Flask, alice: User) -> None:
     browser = Browser(app, alice)
     form = browser.form(HOME, STEPS)
     with later(16):
@@ -59,71 +59,71 @@ def test_expired_access_token_is_refreshed_within_the_request(app: Flask, alice:
         assert browser.send(STEPS, form).status_code == 303, "the open page still works"
 
 
-def test_form_refreshes_the_session(app: Flask, alice: Person) -> None:
+def test_form_refreshes_the_session(app: Flask, alice: User) -> None:
     browser = Browser(app, alice)
     form = browser.form(HOME, STEPS)
     with later(16):
-        answer = browser.send(STEPS, form)
-    assert (answer.status_code, answer.location) == (303, HOME)
+        response = browser.send(STEPS, form)
+    assert (response.status_code, response.location) == (303, HOME)
 
 
-def test_form_without_csrf_token_does_not_refresh(app: Flask, alice: Person) -> None:
+def test_form_without_csrf_token_does_not_refresh(app: Flask, alice: User) -> None:
     browser = Browser(app, alice)
     with later(16):
         assert browser.send(STEPS, {}).status_code == 400
         assert browser.client.get_cookie("rt").value == alice.refresh_token  # type: ignore[union-attr]  # it is there
 
 
-def test_poll_does_not_refresh(app: Flask, alice: Person) -> None:
+def test_poll_does_not_refresh(app: Flask, alice: User) -> None:
     browser = Browser(app, alice)
     with later(16):
-        answer = browser.open(STEPS, **{"HX-Request": "true", "X-Poll": "1"})
-    assert (answer.status_code, answer.get_data()) == (204, b"")
+        response = browser.open(STEPS, **{"HX-Request": "true", "X-Poll": "1"})
+    assert (response.status_code, response.get_data()) == (204, b"")
     assert browser.client.get_cookie("rt").value == alice.refresh_token  # type: ignore[union-attr]  # it is there
 
 
 @pytest.mark.parametrize("token", [None, "", "0" * 32, "ä"])
-def test_form_requires_the_csrf_token_of_its_session(app: Flask, alice: Person, token: str | None) -> None:
+def test_form_requires_the_csrf_token_of_its_session(app: Flask, alice: User, token: str | None) -> None:
     browser = Browser(app, alice)
     sent = {} if token is None else {"csrf_token": token}
     assert browser.send(STEPS, sent).status_code == 400
     assert "First steps" in browser.open(HOME).text, "the form had no effect"
 
 
-def test_csrf_token_of_another_session_is_rejected(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_csrf_token_of_another_session_is_rejected(app: Flask, client: FlaskClient, alice: User) -> None:
     foreign_form = Browser(app, alice).form(HOME, STEPS)
     own = Browser(app, sign_in(client, alice.email))
     assert own.send(STEPS, foreign_form).status_code == 400
 
 
 @pytest.mark.parametrize("header", [{"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}])
-def test_form_of_another_site_is_rejected_with_a_valid_token(app: Flask, alice: Person, header: dict[str, str]) -> None:
+def test_form_of_another_site_is_rejected_with_a_valid_token(app: Flask, alice: User, header: dict[str, str]) -> None:
     browser = Browser(app, alice)
     form = {**browser.form(HOME, STEPS), "note": "typed"}
-    answer = browser.client.post(STEPS, data=form, headers=header)
-    assert answer.status_code == 400
-    assert "typed" not in answer.text
+    response = browser.client.post(STEPS, data=form, headers=header)
+    assert response.status_code == 400
+    assert "typed" not in response.text
 
 
-def test_form_with_null_origin_from_the_same_site_is_accepted(app: Flask, alice: Person) -> None:
+def test_form_with_null_origin_from_the_same_site_is_accepted(app: Flask, alice: User) -> None:
     browser = Browser(app, alice)
     headers = {"Origin": "null", "Sec-Fetch-Site": "same-origin"}
     assert browser.client.post(STEPS, data=browser.form(HOME, STEPS), headers=headers).status_code == 303
 
 
-def test_form_of_an_ended_session_can_be_resubmitted(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_form_of_an_ended_session_can_be_resubmitted(app: Flask, client: FlaskClient, alice: User) -> None:
     old = Browser(app, alice).form(HOME, STEPS)
     browser = Browser(app, sign_in(client, alice.email))
-    answer = browser.send(STEPS, {**old, "note": "<b>typed</b>", "new_password": "s3cret-s3cret"})
-    assert answer.status_code == 400
-    assert "&lt;b&gt;typed&lt;/b&gt;" in answer.text
-    assert "s3cret" not in answer.text
-    again = form_of(answer, STEPS)
+    response = browser.send(STEPS, {**old, "note": "<b>typed</b>", "new_password": "s3cret-s3cret"})
+    assert response.status_code == 400
+    assert "&lt;b&gt;typed&lt;/b&gt;" in response.text
+    assert "s3cret" not in response.text
+    again = form_of(response, STEPS)
     assert again["note"] == ["<b>typed</b>"]
     assert browser.send(STEPS, again).status_code == 303
 
 
-def test_form_survives_signing_in_again(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_form_survives_signing_in_again(app: Flask, client: FlaskClient, alice: User) -> None:
     browser = Browser(app, alice)
     form = browser.form(HOME, STEPS)
     client.post("/api/v1/auth/logout", headers=alice.headers)
@@ -139,7 +139,7 @@ def test_form_survives_signing_in_again(app: Flask, client: FlaskClient, alice: 
     assert "First steps" not in browser.open(HOME).text
 
 
-def test_form_survives_a_wrong_password(app: Flask, alice: Person) -> None:
+def test_form_survives_a_wrong_password(app: Flask, alice: User) -> None:
     refused = Browser(app).send(STEPS, {"note": "typed"})
     browser = Browser(app)
     browser.open("/login")
@@ -149,24 +149,24 @@ def test_form_survives_a_wrong_password(app: Flask, alice: Person) -> None:
     assert form_of(wrong, "/login")["resume_fields"] == fields["resume_fields"]
 
 
-def test_sign_in_form_works_after_signing_in_in_another_tab(app: Flask, alice: Person) -> None:
+def test_sign_in_form_works_after_signing_in_in_another_tab(app: Flask, alice: User) -> None:
     browser = Browser(app)
     form = browser.form("/login")
     browser.submit("/login", email=alice.email, password=PASSWORD)
-    answer = browser.send("/login", {**form, "email": alice.email, "password": PASSWORD})
-    assert answer.status_code == 303
+    response = browser.send("/login", {**form, "email": alice.email, "password": PASSWORD})
+    assert response.status_code == 303
 
 
-def test_signing_out_ends_the_session_and_deletes_the_cookies(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_signing_out_ends_the_session_and_deletes_the_cookies(app: Flask, client: FlaskClient, alice: User) -> None:
     browser = Browser(app, alice)
-    answer = browser.submit(HOME, "/logout")
-    assert (answer.status_code, answer.location) == (303, "/login")
+    response = browser.submit(HOME, "/logout")
+    assert (response.status_code, response.location) == (303, "/login")
     assert browser.client.get_cookie("at") is None
     assert client.get("/api/v1/auth/me", headers=alice.headers).status_code == 401
 
 
 def test_removed_member_is_redirected_on_the_next_request(
-    app: Flask, client: FlaskClient, alice: Person, bob: Person
+    app: Flask, client: FlaskClient, alice: User, bob: User
 ) -> None:
     browser = Browser(app, bob)
     assert browser.open(HOME).status_code == 200
@@ -174,7 +174,7 @@ def test_removed_member_is_redirected_on_the_next_request(
     assert browser.open(HOME).status_code == 303
 
 
-def test_switch_requires_a_token_and_membership(app: Flask, client: FlaskClient, alice: Person, carol: Person) -> None:
+def test_switch_requires_a_token_and_membership(app: Flask, client: FlaskClient, alice: User, carol: User) -> None:
     join(app, carol.organization_id, "erin@both.example", "viewer")
     erin = sign_in(client, "erin@both.example")
     browser = Browser(app, erin)
@@ -184,7 +184,7 @@ def test_switch_requires_a_token_and_membership(app: Flask, client: FlaskClient,
     assert foreign.status_code == 404
 
 
-def test_preferences_are_stored_and_invalid_ones_rejected(app: Flask, alice: Person) -> None:
+def test_preferences_are_stored_and_invalid_ones_rejected(app: Flask, alice: User) -> None:
     browser = Browser(app, alice)
     form = browser.form(HOME, "/preferences")
     assert browser.send("/preferences", {**form, "theme": "dark", "mode": "test"}).location == HOME
@@ -195,10 +195,10 @@ def test_preferences_are_stored_and_invalid_ones_rejected(app: Flask, alice: Per
     assert browser.send("/preferences", {**form, "back": "//evil.example"}).status_code == 422
 
 
-def test_console_is_not_found_for_other_users(app: Flask, alice: Person) -> None:
-    answer = Browser(app, alice).open("/admin")
-    assert answer.status_code == 404
-    assert "There is nothing here." in answer.text
+def test_console_is_not_found_for_other_users(app: Flask, alice: User) -> None:
+    response = Browser(app, alice).open("/admin")
+    assert response.status_code == 404
+    assert "There is nothing here." in response.text
 
 
 def test_operator_without_organization_signs_in_at_the_page_only(app: Flask, client: FlaskClient) -> None:
@@ -207,8 +207,8 @@ def test_operator_without_organization_signs_in_at_the_page_only(app: Flask, cli
     browser = Browser(app)
     path = link.removeprefix(app.config["APP_URL"])
     assert browser.submit(path, "/reset-password", new_password=PASSWORD).location == "/login"
-    answer = browser.submit("/login", email="olga@platform.example", password=PASSWORD)
-    assert (answer.status_code, answer.location) == (303, "/admin")
+    response = browser.submit("/login", email="olga@platform.example", password=PASSWORD)
+    assert (response.status_code, response.location) == (303, "/admin")
     assert browser.open("/admin").status_code == 200
     assert browser.open(HOME).status_code == 403
     body = {"email": "olga@platform.example", "password": PASSWORD}
@@ -216,7 +216,7 @@ def test_operator_without_organization_signs_in_at_the_page_only(app: Flask, cli
 
 
 def test_form_of_one_organization_is_rejected_in_another(
-    app: Flask, client: FlaskClient, alice: Person, carol: Person
+    app: Flask, client: FlaskClient, alice: User, carol: User
 ) -> None:
     with app.app_context(), tenancy.system_session("auth.register") as session:
         organization_id = ids.parse_id("org", carol.organization_id)
@@ -226,16 +226,16 @@ def test_form_of_one_organization_is_rejected_in_another(
     browser = Browser(app, alice)
     form = browser.form("/dashboard/settings")
     browser.submit(HOME, "/dashboard/switch", organization_id=carol.organization_id)
-    answer = browser.send("/dashboard/settings", {**form, "name": "Renamed by mistake"})
-    assert answer.status_code == 400
-    assert "it acts in <strong>Carol &amp; Co</strong>" in answer.text
+    response = browser.send("/dashboard/settings", {**form, "name": "Renamed by mistake"})
+    assert response.status_code == 400
+    assert "it acts in <strong>Carol &amp; Co</strong>" in response.text
     assert (
         client.get("/api/v1/organization", headers=carol.headers).json["data"]["organization"]["name"] == "Carol & Co"
     )
 
 
 def test_signing_in_again_continues_in_the_last_organization(
-    app: Flask, client: FlaskClient, alice: Person, carol: Person
+    app: Flask, client: FlaskClient, alice: User, carol: User
 ) -> None:
     with app.app_context(), tenancy.system_session("auth.register") as session:
         organization_id = ids.parse_id("org", carol.organization_id)
@@ -254,10 +254,10 @@ def test_signing_in_again_continues_in_the_last_organization(
 
 
 def test_fragment_without_a_session_does_not_redirect(app: Flask) -> None:
-    answer = Browser(app).open("/dashboard/messages", **{"HX-Request": "true"})
-    assert answer.status_code == 401
-    assert "What you typed is still here" in answer.text
-    assert "HX-Redirect" not in answer.headers
+    response = Browser(app).open("/dashboard/messages", **{"HX-Request": "true"})
+    assert response.status_code == 401
+    assert "What you typed is still here" in response.text
+    assert "HX-Redirect" not in response.headers
 
 
 @pytest.mark.parametrize(
@@ -273,21 +273,21 @@ def test_oversized_and_malformed_forms_are_rejected(app: Flask, sent: Any, statu
 
 
 @pytest.mark.parametrize("path", ["/dashboard/billing/plans/%00", "/admin/plans/%00", "/pricing?sms=%00"])
-def test_null_byte_in_a_path_is_rejected(app: Flask, alice: Person, path: str) -> None:
+def test_null_byte_in_a_path_is_rejected(app: Flask, alice: User, path: str) -> None:
     assert Browser(app, alice).open(path).status_code in (400, 404)
 
 
-def test_csrf_token_of_a_visitor_is_rejected_in_a_session(app: Flask, alice: Person) -> None:
+def test_csrf_token_of_a_visitor_is_rejected_in_a_session(app: Flask, alice: User) -> None:
     browser = Browser(app, alice)
-    visit = Browser(app)
-    token = visit.form("/login")["csrf_token"]
-    cookie = visit.client.get_cookie("visit")
+    visitor = Browser(app)
+    token = visitor.form("/login")["csrf_token"]
+    cookie = visitor.client.get_cookie("visit")
     assert cookie is not None
     browser.client.set_cookie("visit", cookie.value)
     assert browser.send(STEPS, {"csrf_token": token}).status_code == 400
 
 
-def test_console_is_shown_to_allowed_addresses_only(app: Flask, alice: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_console_is_shown_to_allowed_addresses_only(app: Flask, alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
     open_console(app, alice)
     assert Browser(app, alice).open("/admin").status_code == 200
     monkeypatch.setitem(app.config, "ADMIN_ALLOWED_IPS", ["203.0.113.0/24"])

@@ -15,26 +15,26 @@ from tests.support.messages import LIST, SEND, SMS
 from tests.support.second_process import web_process
 
 
-def code(answer: Any) -> tuple[int, str]:
-    return answer.status_code, answer.json["error"]["code"]
+def code(response: Any) -> tuple[int, str]:
+    return response.status_code, response.json["error"]["code"]
 
 
 def test_revoked_key_is_rejected_in_another_process(client: FlaskClient, config: dict[str, Any]) -> None:
-    person = sign_up(client)
-    key_id, key = create_key(client, person)
+    user = sign_up(client)
+    key_id, key = create_key(client, user)
     with web_process(config) as process:
         assert process.call("GET", LIST, key)["status"] == 200
         assert process.call("GET", LIST, key)["status"] == 200
-        assert client.delete(f"/api/v1/api-keys/{key_id}", headers=person.headers).status_code == 200
+        assert client.delete(f"/api/v1/api-keys/{key_id}", headers=user.headers).status_code == 200
         rejected = process.call("GET", LIST, key)
         assert (rejected["status"], rejected["json"]["error"]["code"]) == (401, "INVALID_API_KEY")
 
 
 def test_revoked_key_is_rejected_on_the_next_request(client: FlaskClient) -> None:
-    person = sign_up(client)
-    key_id, key = create_key(client, person)
+    user = sign_up(client)
+    key_id, key = create_key(client, user)
     assert client.get(LIST, headers=key).status_code == 200
-    client.delete(f"/api/v1/keys/{key_id}", headers=person.headers)
+    client.delete(f"/api/v1/keys/{key_id}", headers=user.headers)
     assert code(client.get(LIST, headers=key)) == (401, "INVALID_API_KEY")
 
 
@@ -51,11 +51,11 @@ def test_malformed_key_is_rejected_without_a_query(app: Flask, client: FlaskClie
     wrong = text[:-1] + ("y" if text[-1] == change else change)
     event.listen(engine, "before_cursor_execute", record)
     try:
-        answer = client.get(LIST, headers={"X-API-Key": wrong.encode().decode("latin-1")})
+        response = client.get(LIST, headers={"X-API-Key": wrong.encode().decode("latin-1")})
     finally:
         event.remove(engine, "before_cursor_execute", record)
-    assert code(answer) == (401, "INVALID_API_KEY")
-    assert answer.headers["WWW-Authenticate"]
+    assert code(response) == (401, "INVALID_API_KEY")
+    assert response.headers["WWW-Authenticate"]
     assert statements == []
 
 
@@ -70,9 +70,9 @@ def test_key_is_accepted_as_a_bearer_token(client: FlaskClient) -> None:
 
 
 def test_two_credentials_are_rejected(client: FlaskClient) -> None:
-    person = sign_up(client)
-    key = make_key(client, person)
-    assert code(client.get(LIST, headers={**person.headers, **key})) == (400, "INVALID_REQUEST")
+    user = sign_up(client)
+    key = make_key(client, user)
+    assert code(client.get(LIST, headers={**user.headers, **key})) == (400, "INVALID_REQUEST")
 
 
 @pytest.mark.parametrize(
@@ -99,9 +99,9 @@ def test_key_requires_the_scope(client: FlaskClient) -> None:
 
 
 def test_key_is_accepted_from_allowed_addresses_only(client: FlaskClient) -> None:
-    person = sign_up(client)
-    inside = make_key(client, person, allowed_ips=["127.0.0.0/8"])
-    outside = make_key(client, person, allowed_ips=["203.0.113.0/24", "2001:db8::/32"])
+    user = sign_up(client)
+    inside = make_key(client, user, allowed_ips=["127.0.0.0/8"])
+    outside = make_key(client, user, allowed_ips=["203.0.113.0/24", "2001:db8::/32"])
     assert client.get(LIST, headers=inside).status_code == 200
     assert code(client.get(LIST, headers=outside)) == (403, "IP_NOT_ALLOWED")
 

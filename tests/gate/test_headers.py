@@ -30,11 +30,11 @@ VARIABLE = {"Content-Type", "Content-Length", "X-Request-Id", "Allow", "WWW-Auth
 ORIGIN = "https://app.example"
 
 
-def constant_headers(answer: Any) -> dict[str, str]:
+def constant_headers(response: Any) -> dict[str, str]:
     """Headers, without those that depend on the single response."""
-    names = [name for name, _ in answer.headers]
+    names = [name for name, _ in response.headers]
     assert len(names) == len(set(names)), "a header is sent twice"
-    return {name: value for name, value in answer.headers.items() if name not in VARIABLE}
+    return {name: value for name, value in response.headers.items() if name not in VARIABLE}
 
 
 @pytest.mark.parametrize(
@@ -54,18 +54,18 @@ def constant_headers(answer: Any) -> dict[str, str]:
 def test_api_responses_have_the_same_headers(
     client: FlaskClient, method: str, path: str, options: dict[str, Any], status: int
 ) -> None:
-    answer = client.open(path, method=method, **options)
-    assert (answer.status_code, answer.mimetype) == (status, "application/json")
-    assert constant_headers(answer) == DATA
+    response = client.open(path, method=method, **options)
+    assert (response.status_code, response.mimetype) == (status, "application/json")
+    assert constant_headers(response) == DATA
 
 
 @pytest.mark.parametrize(
     ("method", "path", "status"), [("GET", "/nothing", 404), ("GET", "/docs/", 200), ("POST", "/docs/", 405)]
 )
 def test_pages_have_the_same_headers(client: FlaskClient, method: str, path: str, status: int) -> None:
-    answer = client.open(path, method=method)
-    assert (answer.status_code, answer.mimetype) == (status, "text/html")
-    assert {**constant_headers(answer), "Vary": ""} == {**PAGE, "Vary": ""}  # an error page depends on the session
+    response = client.open(path, method=method)
+    assert (response.status_code, response.mimetype) == (status, "text/html")
+    assert {**constant_headers(response), "Vary": ""} == {**PAGE, "Vary": ""}  # an error page depends on the session
 
 
 def test_crash_and_rate_limit_responses_have_the_headers(
@@ -91,21 +91,21 @@ def test_crash_and_rate_limit_responses_have_the_headers(
 
 def test_api_neither_sets_nor_reads_cookies(client: FlaskClient) -> None:
     body = {"organization_name": "Acme", "email": "alice@acme.example", "password": "correct horse battery"}
-    answer = client.post("/api/v1/auth/register", json=body)
-    assert answer.status_code == 201
-    assert "Set-Cookie" not in answer.headers
-    token = answer.json["data"]["token"]
+    response = client.post("/api/v1/auth/register", json=body)
+    assert response.status_code == 201
+    assert "Set-Cookie" not in response.headers
+    token = response.json["data"]["token"]
     for name in ("access_token", "access_token_cookie", "session", "token", "Authorization"):
         client.set_cookie(name, token)
     assert client.get(LIST).status_code == 401
 
 
 def test_api_uses_the_key_and_ignores_the_cookie(client: FlaskClient) -> None:
-    person = sign_up(client)
-    key = make_key(client, person, scopes=["usage:read"])
-    client.set_cookie("access_token_cookie", person.token)
-    answer = client.get(LIST, headers={"Authorization": f"Bearer {key['X-API-Key']}"})
-    assert (answer.status_code, answer.json["error"]["code"]) == (403, "INSUFFICIENT_SCOPE")
+    user = sign_up(client)
+    key = make_key(client, user, scopes=["usage:read"])
+    client.set_cookie("access_token_cookie", user.token)
+    response = client.get(LIST, headers={"Authorization": f"Bearer {key['X-API-Key']}"})
+    assert (response.status_code, response.json["error"]["code"]) == (403, "INSUFFICIENT_SCOPE")
 
 
 CORS_HEADERS = {
@@ -119,8 +119,8 @@ PREFLIGHT_HEADERS = {
 }
 
 
-def cors_headers(answer: Any) -> dict[str, str]:
-    return {name: value for name, value in answer.headers.items() if name.startswith("Access-Control-")}
+def cors_headers(response: Any) -> dict[str, str]:
+    return {name: value for name, value in response.headers.items() if name.startswith("Access-Control-")}
 
 
 def preflight(client: FlaskClient, path: str, origin: str) -> Any:
@@ -130,9 +130,9 @@ def preflight(client: FlaskClient, path: str, origin: str) -> Any:
 
 def test_allowed_origin_can_call_the_api(app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(app.config, "CORS_ORIGINS", [ORIGIN])
-    answer = preflight(client, "/api/v1/messages/send", ORIGIN)
-    assert answer.status_code == 200
-    assert cors_headers(answer) == {**CORS_HEADERS, **PREFLIGHT_HEADERS}
+    response = preflight(client, "/api/v1/messages/send", ORIGIN)
+    assert response.status_code == 200
+    assert cors_headers(response) == {**CORS_HEADERS, **PREFLIGHT_HEADERS}
     for path in ("/api/v1/billing/plans", LIST, "/api/v1/nothing"):
         assert cors_headers(client.get(path, headers={"Origin": ORIGIN})) == CORS_HEADERS
 
@@ -154,9 +154,9 @@ def test_other_origin_cannot_call_the_api(
     app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch, origin: str
 ) -> None:
     monkeypatch.setitem(app.config, "CORS_ORIGINS", [ORIGIN])
-    for answer in (client.get("/api/v1/billing/plans", headers={"Origin": origin}), preflight(client, LIST, origin)):
-        assert cors_headers(answer) == {}
-        assert answer.headers["Vary"] == "Origin"
+    for response in (client.get("/api/v1/billing/plans", headers={"Origin": origin}), preflight(client, LIST, origin)):
+        assert cors_headers(response) == {}
+        assert response.headers["Vary"] == "Origin"
 
 
 def test_cors_is_off_by_default_and_never_on_for_pages(

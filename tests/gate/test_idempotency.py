@@ -5,14 +5,14 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from tests.support.accounts import Headers, Person, make_key
+from tests.support.accounts import Headers, User, make_key
 
 SEND = "/api/v1/messages/send"
 SMS = {"to": "+2348012345678", "type": "sms", "message": "Hello"}
 
 
 @pytest.fixture
-def key(client: FlaskClient, alice: Person, superuser: Any) -> Headers:
+def key(client: FlaskClient, alice: User, superuser: Any) -> Headers:
     """A key of an organization with a quota of two SMS."""
     with superuser, superuser.cursor() as cursor:
         cursor.execute(
@@ -27,8 +27,8 @@ def send(client: FlaskClient, key: Headers, idempotency_key: str, text: str = "H
 
 
 def test_replayed_requests_do_not_use_quota(client: FlaskClient, key: Headers) -> None:
-    answers = [send(client, key, "a") for _ in range(5)]
-    assert {answer.data for answer in answers} == {answers[0].data}
+    responses = [send(client, key, "a") for _ in range(5)]
+    assert {response.data for response in responses} == {responses[0].data}
     assert send(client, key, "b").status_code == 202
 
 
@@ -52,5 +52,5 @@ def test_last_accepted_request_is_replayed_when_the_quota_is_used_up(client: Fla
     assert (again.status_code, again.data, again.headers["Idempotency-Replayed"]) == (202, last.data, "true")
     assert again.headers["X-RateLimit-Limit"] == "60"
     for idempotency_key, text in (("c", "Hello"), ("b", "Other"), ("ä", "Hello"), ("", "Hello")):
-        answer = send(client, key, idempotency_key, text)
-        assert (answer.status_code, answer.json["error"]["code"]) == (429, "QUOTA_EXCEEDED")
+        response = send(client, key, idempotency_key, text)
+        assert (response.status_code, response.json["error"]["code"]) == (429, "QUOTA_EXCEEDED")

@@ -27,8 +27,8 @@ def test_200_concurrent_sends_at_a_limit_of_60_accept_exactly_60(app: Flask, cli
     key = make_key(client, sign_up(client))
     stay_within_a_minute(35)
     with ThreadPoolExecutor(16) as pool:
-        answers = pool.map(lambda _: app.test_client().post(SEND, json=SMS, headers=key), range(200))
-        counts = Counter(answer.status_code for answer in answers)
+        responses = pool.map(lambda _: app.test_client().post(SEND, json=SMS, headers=key), range(200))
+        counts = Counter(response.status_code for response in responses)
     assert counts == {202: 60, 429: 140}
 
 
@@ -49,20 +49,20 @@ def test_rate_limit_error_names_the_limit_and_the_wait(client: FlaskClient) -> N
     key = make_key(client, sign_up(client), rate_limit_per_minute=1)
     stay_within_a_minute(5)
     assert client.get(LIST, headers=key).status_code == 200
-    answer = client.get(LIST, headers=key)
-    error = answer.json["error"]
-    assert (answer.status_code, error["code"]) == (429, "RATE_LIMIT_EXCEEDED")
+    response = client.get(LIST, headers=key)
+    error = response.json["error"]
+    assert (response.status_code, error["code"]) == (429, "RATE_LIMIT_EXCEEDED")
     wait = error["details"]["retry_after_seconds"]
     assert error["details"] == {"limit": 1, "window_seconds": 60, "retry_after_seconds": wait, "scope": "key"}
-    assert wait <= int(answer.headers["Retry-After"]) <= math.ceil(wait * 1.2)
-    assert answer.headers["RateLimit-Policy"] == '"organization";q=60;w=60, "key";q=1;w=60'
-    assert answer.headers["X-RateLimit-Limit"] == "1"
-    assert answer.headers["X-RateLimit-Remaining"] == "0"
+    assert wait <= int(response.headers["Retry-After"]) <= math.ceil(wait * 1.2)
+    assert response.headers["RateLimit-Policy"] == '"organization";q=60;w=60, "key";q=1;w=60'
+    assert response.headers["X-RateLimit-Limit"] == "1"
+    assert response.headers["X-RateLimit-Remaining"] == "0"
 
 
 def test_call_rejected_by_the_limit_of_its_key_leaves_that_of_the_organization(client: FlaskClient) -> None:
-    person = sign_up(client)
-    narrow, wide = make_key(client, person, rate_limit_per_minute=1), make_key(client, person)
+    user = sign_up(client)
+    narrow, wide = make_key(client, user, rate_limit_per_minute=1), make_key(client, user)
     stay_within_a_minute(5)
     for _ in range(3):
         client.get(LIST, headers=narrow)
@@ -70,16 +70,16 @@ def test_call_rejected_by_the_limit_of_its_key_leaves_that_of_the_organization(c
 
 
 def test_test_keys_have_their_own_windows(client: FlaskClient) -> None:
-    person = sign_up(client)
-    live, test = make_key(client, person), make_key(client, person, mode="test")
+    user = sign_up(client)
+    live, test = make_key(client, user), make_key(client, user, mode="test")
     for key in (live, test):
         assert client.get(LIST, headers=key).headers["X-RateLimit-Remaining"] == "59"
 
 
 def test_invalid_request_is_counted(client: FlaskClient) -> None:
     key = make_key(client, sign_up(client))
-    answer = client.post(SEND, json={"to": "nobody"}, headers=key)
-    assert (answer.status_code, answer.headers["X-RateLimit-Remaining"]) == (422, "59")
+    response = client.post(SEND, json={"to": "nobody"}, headers=key)
+    assert (response.status_code, response.headers["X-RateLimit-Remaining"]) == (422, "59")
 
 
 def test_call_with_a_key_takes_one_round_trip_to_redis(client: FlaskClient, config: dict[str, Any]) -> None:
@@ -111,26 +111,30 @@ def hung(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.fixture(params=["dead", "hung"])
-def away(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def unavailable_redis(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Address of a Redis that does not answer."""
     return request.getfixturevalue("hung") if request.param == "hung" else f"unix://{tmp_path / 'nobody.sock'}"
 
 
 @pytest.mark.long
-def test_without_redis_each_process_admits_its_share(client: FlaskClient, config: dict[str, Any], away: str) -> None:
+def test_without_redis_each_process_admits_its_share(
+    client: FlaskClient, config: dict[str, Any], unavailable_redis: str
+) -> None:
     key = make_key(client, sign_up(client))
     stay_within_a_minute(15)
-    with web_process(config, REDIS_URL=away, WEB_CONCURRENCY=2) as process:
+    with web_process(config, REDIS_URL=unavailable_redis, WEB_CONCURRENCY=2) as process:
         process.call("GET", "/healthz", {})
-        answers = [process.call("GET", LIST, key) for _ in range(40)]
-    assert Counter(answer["status"] for answer in answers) == {200: 30, 429: 10}
+        responses = [process.call("GET", LIST, key) for _ in range(40)]
+    assert Counter(response["status"] for response in responses) == {200: 30, 429: 10}
     # a breaker that never opened would cost 50 ms for each of the 40
-    assert sum(answer["seconds"] for answer in answers) < 40 * 0.05
+    assert sum(response["seconds"] for response in responses) < 40 * 0.05
 
 
-def test_without_redis_a_message_is_accepted(client: FlaskClient, config: dict[str, Any], away: str) -> None:
+def test_without_redis_a_message_is_accepted(
+    client: FlaskClient, config: dict[str, Any], unavailable_redis: str
+) -> None:
     key = make_key(client, sign_up(client))
-    with web_process(config, REDIS_URL=away) as process:
+    with web_process(config, REDIS_URL=unavailable_redis) as process:
         assert [process.call("POST", SEND, key, SMS)["status"] for _ in range(5)] == [202] * 5
 
 
@@ -138,21 +142,21 @@ def test_without_redis_a_message_is_accepted(client: FlaskClient, config: dict[s
 def test_redis_without_memory_for_writes_causes_no_errors(
     client: FlaskClient, config: dict[str, Any], setting: tuple[str, str]
 ) -> None:
-    person = sign_up(client)
-    key = make_key(client, person)
+    user = sign_up(client)
+    key = make_key(client, user)
     with redis.Redis.from_url(config["REDIS_URL"]) as connection:
         connection.config_set(*setting)
         try:
-            answers = [client.post(SEND, json=SMS, headers=key).status_code for _ in range(5)]
-            signed_in = client.get("/api/v1/auth/me", headers=person.headers).status_code
+            responses = [client.post(SEND, json=SMS, headers=key).status_code for _ in range(5)]
+            signed_in = client.get("/api/v1/auth/me", headers=user.headers).status_code
         finally:
             connection.config_set(setting[0], "0")
             limiter.get_storage().failures = 0
-    assert (answers, signed_in) == ([202] * 5, 200)
+    assert (responses, signed_in) == ([202] * 5, 200)
 
 
 @pytest.mark.parametrize("path", ["/api/v1/messages/zzz", "/api/v1/keys/zzz"])
 def test_malformed_id_in_a_path_does_not_bypass_the_gate(client: FlaskClient, path: str) -> None:
-    person = sign_up(client)
+    user = sign_up(client)
     assert client.get(path).status_code == 401
-    assert client.get(path, headers=person.headers).status_code == 404
+    assert client.get(path, headers=user.headers).status_code == 404

@@ -40,8 +40,8 @@ def key(client: FlaskClient) -> Headers:
 
 def verdict(client: FlaskClient, key: Headers, peer: str, forwarded: str | None) -> str:
     headers = key if forwarded is None else {**key, "X-Forwarded-For": forwarded}
-    answer = client.get(LIST, headers=headers, environ_base={"REMOTE_ADDR": peer})
-    return "OK" if answer.status_code == 200 else str(answer.json["error"]["code"])
+    response = client.get(LIST, headers=headers, environ_base={"REMOTE_ADDR": peer})
+    return "OK" if response.status_code == 200 else str(response.json["error"]["code"])
 
 
 NOT_ALLOWED = "IP_NOT_ALLOWED"
@@ -85,10 +85,10 @@ def test_key_without_networks_works_from_any_address(behind: Behind, client: Fla
 def test_audit_log_has_the_client_address_and_not_a_forged_one(
     behind: Behind, client: FlaskClient, superuser: Any
 ) -> None:
-    person = sign_up(client)
-    headers = {**person.headers, "X-Forwarded-For": f"{FORGED}, {OFFICE}"}
-    answer = behind(1).post("/api/v1/keys", json={"name": "k"}, headers=headers, environ_base={"REMOTE_ADDR": PROXY})
-    assert answer.status_code == 201
+    user = sign_up(client)
+    headers = {**user.headers, "X-Forwarded-For": f"{FORGED}, {OFFICE}"}
+    response = behind(1).post("/api/v1/keys", json={"name": "k"}, headers=headers, environ_base={"REMOTE_ADDR": PROXY})
+    assert response.status_code == 201
     with superuser, superuser.cursor() as cursor:
         cursor.execute("SELECT host(ip) FROM audit_events WHERE action = 'api_key.created'")
         assert cursor.fetchall() == [(OFFICE,)]
@@ -96,5 +96,5 @@ def test_audit_log_has_the_client_address_and_not_a_forged_one(
 
 @pytest.mark.parametrize(("hops", "is_https"), [(0, False), (1, True)])
 def test_forwarded_https_is_trusted_from_own_proxies_only(behind: Behind, hops: int, is_https: bool) -> None:
-    answer = behind(hops).get("/healthz", headers={"X-Forwarded-Proto": "https"})
-    assert ("Strict-Transport-Security" in answer.headers) == is_https
+    response = behind(hops).get("/healthz", headers={"X-Forwarded-Proto": "https"})
+    assert ("Strict-Transport-Security" in response.headers) == is_https

@@ -13,7 +13,7 @@ from saas_api.billing import invoices
 from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
 from saas_api.payments import dunning
-from tests.support.accounts import Headers, Person, make_key, sign_up
+from tests.support.accounts import Headers, User, make_key, sign_up
 from tests.support.billing_reads import period_end
 from tests.support.messages import send_message
 
@@ -41,11 +41,11 @@ def run_dunning(app: Flask, at: datetime) -> list[str]:
 
 
 def send_status(client: FlaskClient, key: Headers) -> tuple[int, str]:
-    answer = client.post("/api/v1/messages/send", json=MESSAGE, headers=key)
-    return answer.status_code, (answer.json.get("error") or {}).get("code", "")
+    response = client.post("/api/v1/messages/send", json=MESSAGE, headers=key)
+    return response.status_code, (response.json.get("error") or {}).get("code", "")
 
 
-def pay(app: Flask, owner: Person, invoice: dict[str, Any]) -> None:
+def pay(app: Flask, owner: User, invoice: dict[str, Any]) -> None:
     """Record a confirmed payment in one transaction, as the settlement does."""
     organization_id, invoice_id = ids.parse_id("org", owner.organization_id), ids.parse_id("inv", invoice["id"])
     with app.app_context(), tenancy.system_session("billing.close") as session:
@@ -53,7 +53,7 @@ def pay(app: Flask, owner: Person, invoice: dict[str, Any]) -> None:
         dunning.stop_if_settled(session, organization_id, invoice_id)
 
 
-def open_invoice(app: Flask, client: FlaskClient, owner: Person) -> tuple[dict[str, Any], datetime]:
+def open_invoice(app: Flask, client: FlaskClient, owner: User) -> tuple[dict[str, Any], datetime]:
     """Upgrade to pro, close the period, and return the open invoice and its due date."""
     upgraded = client.post("/api/v1/billing/upgrade", json={"plan": "pro", "when": "now"}, headers=owner.headers)
     assert upgraded.status_code == 200, upgraded.json

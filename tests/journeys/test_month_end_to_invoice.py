@@ -10,7 +10,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from saas_api.core import clock
-from tests.support.accounts import Person, make_key, sign_up
+from tests.support.accounts import User, make_key, sign_up
 from tests.support.billing_reads import period_end
 from tests.support.messages import send_message
 
@@ -27,10 +27,10 @@ def close(app: Flask, *arguments: str) -> dict[str, Any]:
     return dict(json.loads(result.stdout))
 
 
-def invoices_of(client: FlaskClient, owner: Person) -> list[dict[str, Any]]:
-    answer = client.get("/api/v1/billing/history", headers=owner.headers)
-    assert answer.status_code == 200, answer.json
-    return list(answer.json["data"]["invoices"])
+def invoices_of(client: FlaskClient, owner: User) -> list[dict[str, Any]]:
+    response = client.get("/api/v1/billing/history", headers=owner.headers)
+    assert response.status_code == 200, response.json
+    return list(response.json["data"]["invoices"])
 
 
 def test_month_of_usage_becomes_one_numbered_invoice(app: Flask, client: FlaskClient, work: Callable[[], None]) -> None:

@@ -57,8 +57,8 @@ def wait_until_ready(address: str, running: list[subprocess.Popen[bytes]], log: 
     for _ in range(300):
         assert all(process.poll() is None for process in running), log.read_text()
         try:
-            with urllib.request.urlopen(f"{address}/readyz", timeout=2) as answer:  # noqa: S310 - an address of our own
-                assert answer.status == 200
+            with urllib.request.urlopen(f"{address}/readyz", timeout=2) as response:  # noqa: S310 - an address of our own
+                assert response.status == 200
                 return
         except OSError:  # refused, or too slow while it starts
             time.sleep(0.1)

@@ -23,8 +23,10 @@ def test_key_revoked_during_requests_is_rejected_from_then_on(
         with app.test_client() as own:
             for _ in range(7):
                 was_revoked = revoked.is_set()
-                answer = own.post("/api/v1/messages/send", json=BODY, headers=key)
-                responses.append((was_revoked, answer.status_code, (answer.json.get("data") or {}).get("message_id")))
+                response = own.post("/api/v1/messages/send", json=BODY, headers=key)
+                responses.append(
+                    (was_revoked, response.status_code, (response.json.get("data") or {}).get("message_id"))
+                )
 
     senders = [threading.Thread(target=keep_sending) for _ in range(4)]
     for sender in senders:

@@ -13,7 +13,7 @@ from werkzeug.routing import Rule
 from saas_api.billing import period_close
 from saas_api.core import clock, ids
 from saas_api.core.web.http import PrefixedIdConverter
-from tests.support.accounts import Headers, Person, create_key, make_key, sign_up
+from tests.support.accounts import Headers, User, create_key, make_key, sign_up
 from tests.support.messages import send_message
 
 
@@ -46,7 +46,7 @@ def carols(app: Flask, client: FlaskClient, work: Callable[[], None]) -> dict[st
     }
 
 
-def create_invoice(app: Flask, client: FlaskClient, owner: Person) -> Any:
+def create_invoice(app: Flask, client: FlaskClient, owner: User) -> Any:
     """Close the period now and return its invoice."""
     with app.app_context():
         period_close.close_now(ids.parse_id("org", owner.organization_id))
@@ -54,7 +54,7 @@ def create_invoice(app: Flask, client: FlaskClient, owner: Person) -> Any:
     return client.get(f"/api/v1/billing/invoices/{invoice['id']}", headers=owner.headers).json["data"]
 
 
-def create_endpoint(client: FlaskClient, owner: Person) -> tuple[str, Any]:
+def create_endpoint(client: FlaskClient, owner: User) -> tuple[str, Any]:
     """Create an endpoint and return its id and a delivery of a test event."""
     body = {"url": "https://hooks.carol.example/"}
     endpoint = client.post("/api/v1/webhooks/endpoints", json=body, headers=owner.headers).json["data"]["id"]
@@ -85,10 +85,10 @@ def path_of(rule: Rule, ids: dict[str, str]) -> str:
 
 
 def error_response(client: FlaskClient, method: str, path: str, headers: Headers, body: Any = None) -> Any:
-    answer = client.open(path, method=method, headers=headers, json=body)
-    body = dict(answer.json["error"])
+    response = client.open(path, method=method, headers=headers, json=body)
+    body = dict(response.json["error"])
     body.pop("request_id")
-    return answer.status_code, body
+    return response.status_code, body
 
 
 def test_objects_of_carol_are_not_found_by_alice(app: Flask, client: FlaskClient, carols: dict[str, str]) -> None:
@@ -119,12 +119,12 @@ def test_id_of_carol_in_a_body_is_rejected_like_an_unknown_id(
     client: FlaskClient, carols: dict[str, str], path: str, field: str, prefix: str
 ) -> None:
     owner = sign_up(client)
-    answers = [
+    responses = [
         error_response(client, "POST", path, owner.headers, {field: each})
         for each in (carols[prefix], ids.format_id(prefix, ids.new_id()))
     ]
-    assert answers[0] == answers[1]
-    assert answers[0][0] in (404, 422)
+    assert responses[0] == responses[1]
+    assert responses[0][0] in (404, 422)
 
 
 @pytest.mark.parametrize(
@@ -142,9 +142,9 @@ def test_lists_of_alice_contain_nothing_of_carol(
     client: FlaskClient, carols: dict[str, str], path: str, plural: str
 ) -> None:
     owner = sign_up(client)
-    answer = client.get(path, headers=owner.headers)
-    assert answer.status_code == 200
-    assert answer.json["data"][plural] == []
+    response = client.get(path, headers=owner.headers)
+    assert response.status_code == 200
+    assert response.json["data"][plural] == []
 
 
 def test_alice_sees_only_her_members_sessions_and_audit_events(client: FlaskClient, carols: dict[str, str]) -> None:

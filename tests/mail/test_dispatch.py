@@ -17,7 +17,7 @@ from saas_api.providers.mail import OutboundEmail
 from saas_api.providers.mailbox import FileMailbox
 from saas_api.providers.messages import SendResult
 from tests.support.mail import claim_mails, deliver, enqueue_mail, mail_rows, make_mails_due, stored_emails
-from tests.support.messages import Organization
+from tests.support.messages import MessagingOrganization
 
 Work = Callable[[], None]
 
@@ -151,7 +151,7 @@ def test_sweep_sends_mails_by_itself_without_redis(app: Flask, monkeypatch: pyte
 
 
 def test_mails_of_an_organization_and_of_a_user_are_sent_apart(app: Flask, client: FlaskClient, work: Work) -> None:
-    acme = Organization(client, "Acme", "alice@acme.example")
+    acme = MessagingOrganization(client, "Acme", "alice@acme.example")
     for _ in range(3):
         enqueue_mail(app, "bob@acme.example", "invitation", organization_id=acme.id)
     enqueue_mail(app)

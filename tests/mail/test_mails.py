@@ -15,7 +15,7 @@ from sqlalchemy.exc import ProgrammingError
 from saas_api.core.db import tenancy
 from saas_api.mail import mails
 from tests.support.mail import CONTEXTS, links, mail_rows, stored_emails
-from tests.support.messages import Organization
+from tests.support.messages import MessagingOrganization
 
 HOSTILE_TEXT = '<script>alert(1)</script> "Bo" & Co\r\nBcc: everybody@customer.example\r\n' + "x" * 500
 TEMPLATES = sorted(CONTEXTS)
@@ -80,7 +80,7 @@ def test_mail_of_a_rolled_back_transaction_is_not_sent(app: Flask, work: Callabl
 
 
 def test_tenant_session_enqueues_mails_and_cannot_read_them(app: Flask, client: FlaskClient) -> None:
-    acme = Organization(client, "Acme", "alice@acme.example")
+    acme = MessagingOrganization(client, "Acme", "alice@acme.example")
     with app.app_context():
         with tenancy.tenant_session(acme.id) as session:
             mails.enqueue(session, "welcome", "bob@acme.example", organization="Acme")
@@ -91,8 +91,8 @@ def test_tenant_session_enqueues_mails_and_cannot_read_them(app: Flask, client: 
 
 def test_tenant_session_cannot_enqueue_mails_of_another_organization(app: Flask, client: FlaskClient) -> None:
     acme, carol = (
-        Organization(client, "Acme", "alice@acme.example"),
-        Organization(client, "Carol", "carol@carol.example"),
+        MessagingOrganization(client, "Acme", "alice@acme.example"),
+        MessagingOrganization(client, "Carol", "carol@carol.example"),
     )
     with app.app_context(), pytest.raises(ProgrammingError), tenancy.tenant_session(acme.id) as session:
         mails.enqueue(session, "welcome", "bob@acme.example", organization_id=carol.id, organization="Acme")

@@ -21,22 +21,22 @@ from saas_api.core import clock
 from saas_api.core.db import engine
 from saas_api.core.db.engine import db
 from saas_api.core.limits import limiter
-from tests.support.messages import MAIL, SMS, Organization, Work, make_due, rows
+from tests.support.messages import MAIL, SMS, MessagingOrganization, Work, make_due, rows
 
 
 @pytest.fixture
-def acme(client: FlaskClient) -> Organization:
-    return Organization(client, "Acme", "alice@acme.example")
+def acme(client: FlaskClient) -> MessagingOrganization:
+    return MessagingOrganization(client, "Acme", "alice@acme.example")
 
 
-def test_message_is_accepted_with_its_cost(acme: Organization) -> None:
+def test_message_is_accepted_with_its_cost(acme: MessagingOrganization) -> None:
     sent = acme.send(message="x" * 161)
     assert sent["message_id"].startswith("msg_")
     assert (sent["status"], sent["segments"], sent["cost"], sent["currency"]) == ("queued", 2, "0.02", "USD")
     assert (sent["usage_recorded"], sent["mode"]) == (True, "live")
 
 
-def test_message_and_its_usage_are_written_by_one_statement(app: Flask, acme: Organization) -> None:
+def test_message_and_its_usage_are_written_by_one_statement(app: Flask, acme: MessagingOrganization) -> None:
     acme.send()
     statements: list[str] = []
     with app.app_context():
@@ -55,13 +55,13 @@ def test_message_and_its_usage_are_written_by_one_statement(app: Flask, acme: Or
     assert "INSERT INTO usage_events" in statement
 
 
-def test_message_in_test_mode_has_no_cost_and_no_usage(app: Flask, acme: Organization) -> None:
+def test_message_in_test_mode_has_no_cost_and_no_usage(app: Flask, acme: MessagingOrganization) -> None:
     sent = acme.send(acme.test)
     assert (sent["usage_recorded"], sent["mode"], sent["cost"]) == (False, "test", "0")
     assert rows(app, acme.id, "SELECT 1 FROM usage_events") == []
 
 
-def test_acceptance_opens_a_billing_period_when_none_is_open(app: Flask, acme: Organization) -> None:
+def test_acceptance_opens_a_billing_period_when_none_is_open(app: Flask, acme: MessagingOrganization) -> None:
     acme.send()
     clock.freeze_time(clock.now() + timedelta(days=70))
     acme.send()
@@ -93,29 +93,29 @@ def test_acceptance_opens_a_billing_period_when_none_is_open(app: Flask, acme: O
     ],
 )
 def test_invalid_message_is_rejected_with_every_invalid_field(
-    acme: Organization, body: dict[str, Any], fields: set[str]
+    acme: MessagingOrganization, body: dict[str, Any], fields: set[str]
 ) -> None:
-    answer = acme.client.post("/api/v1/messages/send", json=body, headers=acme.live)
-    assert answer.status_code == 422
-    assert answer.json["error"]["code"] == "VALIDATION_ERROR"
-    assert {problem["field"] for problem in answer.json["error"]["details"]["fields"]} == fields
+    response = acme.client.post("/api/v1/messages/send", json=body, headers=acme.live)
+    assert response.status_code == 422
+    assert response.json["error"]["code"] == "VALIDATION_ERROR"
+    assert {problem["field"] for problem in response.json["error"]["details"]["fields"]} == fields
 
 
 @pytest.mark.parametrize("body", [{**SMS, "message": "x" * 1600}, MAIL, {**MAIL, "message": "x" * 50_000}])
-def test_message_of_maximum_length_is_accepted(acme: Organization, body: dict[str, Any]) -> None:
+def test_message_of_maximum_length_is_accepted(acme: MessagingOrganization, body: dict[str, Any]) -> None:
     assert acme.client.post("/api/v1/messages/send", json=body, headers=acme.live).status_code == 202
 
 
-def test_sending_needs_an_api_key_with_the_write_scope(acme: Organization) -> None:
+def test_sending_needs_an_api_key_with_the_write_scope(acme: MessagingOrganization) -> None:
     assert acme.client.post("/api/v1/messages/send", json=SMS).status_code == 401
-    answer = acme.client.post("/api/v1/messages/send", json=SMS, headers=acme.owner)
-    assert (answer.status_code, answer.json["error"]["code"]) == (401, "MISSING_API_KEY")
+    response = acme.client.post("/api/v1/messages/send", json=SMS, headers=acme.owner.headers)
+    assert (response.status_code, response.json["error"]["code"]) == (401, "MISSING_API_KEY")
     reader = acme.make_key(scopes=["messages:read"])
-    answer = acme.client.post("/api/v1/messages/send", json=SMS, headers=reader)
-    assert (answer.status_code, answer.json["error"]["code"]) == (403, "INSUFFICIENT_SCOPE")
+    response = acme.client.post("/api/v1/messages/send", json=SMS, headers=reader)
+    assert (response.status_code, response.json["error"]["code"]) == (403, "INSUFFICIENT_SCOPE")
 
 
-def test_message_is_shown_to_users_and_to_keys_of_its_mode(acme: Organization) -> None:
+def test_message_is_shown_to_users_and_to_keys_of_its_mode(acme: MessagingOrganization) -> None:
     sent = acme.send()["message_id"]
     assert acme.show(sent)["status"] == "queued"
     assert acme.show(sent, acme.live)["to"] == SMS["to"]
@@ -123,24 +123,24 @@ def test_message_is_shown_to_users_and_to_keys_of_its_mode(acme: Organization) -
     assert acme.client.get(f"/api/v1/messages/{sent}").status_code == 401
 
 
-def test_message_of_another_organization_is_not_list_ids(acme: Organization) -> None:
+def test_message_of_another_organization_is_not_list_ids(acme: MessagingOrganization) -> None:
     sent = acme.send()["message_id"]
-    carol = Organization(acme.client, "Carol's", "carol@carols.example")
-    missing = acme.client.get("/api/v1/messages/msg_" + "0" * 32, headers=carol.owner)
-    for headers in (carol.owner, carol.live):
-        answer = acme.client.get(f"/api/v1/messages/{sent}", headers=headers)
-        assert answer.status_code == 404
-        assert answer.json["error"]["code"] == missing.json["error"]["code"]
-        assert answer.json["error"]["message"] == missing.json["error"]["message"]
-    assert acme.client.get("/api/v1/messages", headers=carol.owner).json["data"]["messages"] == []
+    carol = MessagingOrganization(acme.client, "Carol's", "carol@carols.example")
+    missing = acme.client.get("/api/v1/messages/msg_" + "0" * 32, headers=carol.owner.headers)
+    for headers in (carol.owner.headers, carol.live):
+        response = acme.client.get(f"/api/v1/messages/{sent}", headers=headers)
+        assert response.status_code == 404
+        assert response.json["error"]["code"] == missing.json["error"]["code"]
+        assert response.json["error"]["message"] == missing.json["error"]["message"]
+    assert acme.client.get("/api/v1/messages", headers=carol.owner.headers).json["data"]["messages"] == []
 
 
-def test_pages_hold_every_message_once_newest_first(acme: Organization) -> None:
+def test_pages_hold_every_message_once_newest_first(acme: MessagingOrganization) -> None:
     sent = [acme.send()["message_id"] for _ in range(5)]
     listed, cursor = [], None
     while True:
         query = {"limit": 2, **({"cursor": cursor} if cursor else {})}
-        data = acme.client.get("/api/v1/messages", query_string=query, headers=acme.owner).json["data"]
+        data = acme.client.get("/api/v1/messages", query_string=query, headers=acme.owner.headers).json["data"]
         listed += [message["message_id"] for message in data["messages"]]
         cursor = data["pagination"]["next_cursor"]
         assert data["pagination"]["has_more"] is (cursor is not None)
@@ -149,7 +149,7 @@ def test_pages_hold_every_message_once_newest_first(acme: Organization) -> None:
     assert listed == sent[::-1]
 
 
-def test_list_of_messages_is_filtered(acme: Organization, work: Work) -> None:
+def test_list_of_messages_is_filtered(acme: MessagingOrganization, work: Work) -> None:
     first_day = clock.now().date().isoformat()
     live = acme.send()["message_id"]
     test = acme.send(acme.test)["message_id"]
@@ -158,9 +158,9 @@ def test_list_of_messages_is_filtered(acme: Organization, work: Work) -> None:
     mail = acme.client.post("/api/v1/messages/send", json=MAIL, headers=acme.live).json["data"]["message_id"]
 
     def list_ids(headers: dict[str, str] | None = None, **query: str) -> set[str]:
-        answer = acme.client.get("/api/v1/messages", query_string=query, headers=headers or acme.owner)
-        assert answer.status_code == 200, answer.json
-        return {message["message_id"] for message in answer.json["data"]["messages"]}
+        response = acme.client.get("/api/v1/messages", query_string=query, headers=headers or acme.owner.headers)
+        assert response.status_code == 200, response.json
+        return {message["message_id"] for message in response.json["data"]["messages"]}
 
     last_day = clock.now().date().isoformat()
     assert list_ids() == {live, test, failed, mail}
@@ -186,14 +186,18 @@ def test_list_of_messages_is_filtered(acme: Organization, work: Work) -> None:
         ({"colour": "red"}, "colour"),
     ],
 )
-def test_invalid_query_is_rejected_with_its_field(acme: Organization, query: dict[str, str], field: str | None) -> None:
-    answer = acme.client.get("/api/v1/messages", query_string=query, headers=acme.owner)
-    assert answer.status_code == 422
+def test_invalid_query_is_rejected_with_its_field(
+    acme: MessagingOrganization, query: dict[str, str], field: str | None
+) -> None:
+    response = acme.client.get("/api/v1/messages", query_string=query, headers=acme.owner.headers)
+    assert response.status_code == 422
     if field:
-        assert [problem["field"] for problem in answer.json["error"]["details"]["fields"]] == [field]
+        assert [problem["field"] for problem in response.json["error"]["details"]["fields"]] == [field]
 
 
-def test_messages_are_accepted_without_redis(app: Flask, acme: Organization, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_messages_are_accepted_without_redis(
+    app: Flask, acme: MessagingOrganization, monkeypatch: pytest.MonkeyPatch
+) -> None:
     broken_pool = redis.ConnectionPool.from_url("unix:///nonexistent/redis.sock")
     storage = limiter.get_storage()
     monkeypatch.setattr(storage.storage, "connection_pool", broken_pool)

@@ -9,34 +9,34 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from saas_api.webhooks import payload
-from tests.support.messages import MAIL, Organization, rows
+from tests.support.messages import MAIL, MessagingOrganization, rows
 
 TYPES = ["message.accepted", "message.delivered", "message.failed", "message.canceled"]
 
 
 @pytest.fixture
-def acme(client: FlaskClient) -> Organization:
+def acme(client: FlaskClient) -> MessagingOrganization:
     """An organization with an endpoint for every event type of messages."""
-    organization = Organization(client, "Acme", "alice@acme.example")
+    organization = MessagingOrganization(client, "Acme", "alice@acme.example")
     body = {"url": "https://acme.example/hook", "event_types": TYPES}
-    answer = client.post("/api/v1/webhooks/endpoints", json=body, headers=organization.owner)
-    assert answer.status_code == 201, answer.json
+    response = client.post("/api/v1/webhooks/endpoints", json=body, headers=organization.owner.headers)
+    assert response.status_code == 201, response.json
     return organization
 
 
-def event_data(app: Flask, acme: Organization, event_type: str) -> dict[str, Any]:
+def event_data(app: Flask, acme: MessagingOrganization, event_type: str) -> dict[str, Any]:
     events = [orjson.loads(row.payload) for row in rows(app, acme.id, "SELECT payload FROM events")]
     [data] = [event["data"] for event in events if event["type"] == event_type]
     return dict(data)
 
 
-def as_returned(acme: Organization, message_id: str) -> dict[str, Any]:
+def as_returned(acme: MessagingOrganization, message_id: str) -> dict[str, Any]:
     return {"object": "message", **acme.show(message_id)}
 
 
 @pytest.mark.parametrize("is_live", [True, False], ids=["live", "test"])
 def test_event_of_an_accepted_message_is_the_message_before_its_first_attempt(
-    app: Flask, acme: Organization, is_live: bool
+    app: Flask, acme: MessagingOrganization, is_live: bool
 ) -> None:
     sent = acme.send(acme.live if is_live else acme.test, **MAIL)
     data = event_data(app, acme, "message.accepted")
@@ -49,7 +49,7 @@ def test_event_of_an_accepted_message_is_the_message_before_its_first_attempt(
     ("recipient", "event_type"), [("+2348012345678", "message.delivered"), ("+15005550001", "message.failed")]
 )
 def test_event_of_a_finished_message_is_the_message(
-    app: Flask, acme: Organization, work: Callable[[], None], recipient: str, event_type: str
+    app: Flask, acme: MessagingOrganization, work: Callable[[], None], recipient: str, event_type: str
 ) -> None:
     message_id = acme.send(to=recipient)["message_id"]
     work()
@@ -58,13 +58,13 @@ def test_event_of_a_finished_message_is_the_message(
     assert (data["delivered_at"] is not None) == (event_type == "message.delivered")
 
 
-def test_event_of_a_canceled_message_is_the_message(app: Flask, acme: Organization) -> None:
+def test_event_of_a_canceled_message_is_the_message(app: Flask, acme: MessagingOrganization) -> None:
     message_id = acme.send()["message_id"]
-    answer = acme.client.post(f"/api/v1/messages/{message_id}/cancel", headers=acme.owner)
-    assert event_data(app, acme, "message.canceled") == {"object": "message", **answer.json["data"]}
+    response = acme.client.post(f"/api/v1/messages/{message_id}/cancel", headers=acme.owner.headers)
+    assert event_data(app, acme, "message.canceled") == {"object": "message", **response.json["data"]}
 
 
-def test_thin_data_of_a_message_is_its_id_and_status(app: Flask, acme: Organization) -> None:
+def test_thin_data_of_a_message_is_its_id_and_status(app: Flask, acme: MessagingOrganization) -> None:
     message_id = acme.send()["message_id"]
     data = payload.thin_data(event_data(app, acme, "message.accepted"))
     assert data == {"object": "message", "message_id": message_id, "status": "queued"}

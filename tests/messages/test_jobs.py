@@ -16,12 +16,12 @@ from saas_api.core.jobs import queue, schedule
 from saas_api.core.jobs.outbox import RowResult
 from saas_api.messages import dispatch
 from tests.support import forks
-from tests.support.messages import MAIL, Organization, Work, make_due, provider_calls, queue_many, rows
+from tests.support.messages import MAIL, MessagingOrganization, Work, make_due, provider_calls, queue_many, rows
 
 
 @pytest.fixture
-def acme(client: FlaskClient) -> Organization:
-    return Organization(client, "Acme", "alice@acme.example")
+def acme(client: FlaskClient) -> MessagingOrganization:
+    return MessagingOrganization(client, "Acme", "alice@acme.example")
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def count_job_runs(app: Flask) -> int:
         return len(schedule.list_last_runs())
 
 
-def count_open_messages(app: Flask, acme: Organization) -> int:
+def count_open_messages(app: Flask, acme: MessagingOrganization) -> int:
     return int(rows(app, acme.id, "SELECT count(*) FROM messages WHERE next_at IS NOT NULL")[0][0])
 
 
@@ -72,7 +72,7 @@ def count_open_messages(app: Flask, acme: Organization) -> int:
     ],
 )
 def test_rejected_message_fails_at_once_and_its_usage_is_reversed(
-    app: Flask, acme: Organization, work: Work, recipient: str, error_code: str
+    app: Flask, acme: MessagingOrganization, work: Work, recipient: str, error_code: str
 ) -> None:
     changes = {**MAIL, "to": recipient} if "@" in recipient else {"to": recipient}
     sent = acme.send(**changes)["message_id"]
@@ -87,7 +87,7 @@ def test_rejected_message_fails_at_once_and_its_usage_is_reversed(
     ("recipient", "attempts"), [("+15005550003", 3), ("+15005550007", 2), ("+15005550008", 2), ("+15005550005", 1)]
 )
 def test_message_with_a_temporary_failure_is_delivered_by_a_retry(
-    app: Flask, acme: Organization, recipient: str, attempts: int
+    app: Flask, acme: MessagingOrganization, recipient: str, attempts: int
 ) -> None:
     sent = acme.send(to=recipient)["message_id"]
     for attempt in range(1, attempts + 1):
@@ -101,7 +101,7 @@ def test_message_with_a_temporary_failure_is_delivered_by_a_retry(
     assert [row.calls for row in provider_calls(app)] == [attempts]
 
 
-def test_message_fails_after_its_eighth_failed_attempt(app: Flask, acme: Organization) -> None:
+def test_message_fails_after_its_eighth_failed_attempt(app: Flask, acme: MessagingOrganization) -> None:
     sent = acme.send(to="+15005550004")["message_id"]
     with app.app_context():
         for _ in range(8):
@@ -112,7 +112,7 @@ def test_message_fails_after_its_eighth_failed_attempt(app: Flask, acme: Organiz
     assert rows(app, acme.id, "SELECT sum(quantity) FROM usage_events") == [(0,)]
 
 
-def test_result_under_a_lost_lease_is_not_recorded(app: Flask, acme: Organization) -> None:
+def test_result_under_a_lost_lease_is_not_recorded(app: Flask, acme: MessagingOrganization) -> None:
     sent = acme.send()["message_id"]
     with app.app_context():
         first = dispatch.claim_batch(acme.id)
@@ -127,7 +127,7 @@ def test_result_under_a_lost_lease_is_not_recorded(app: Flask, acme: Organizatio
     assert rows(app, acme.id, "SELECT count(*) FROM usage_events") == [(1,)]
 
 
-def test_message_interrupted_ten_times_fails_as_poisoned(app: Flask, acme: Organization) -> None:
+def test_message_interrupted_ten_times_fails_as_poisoned(app: Flask, acme: MessagingOrganization) -> None:
     sent = acme.send()["message_id"]
     with app.app_context():
         for _ in range(10):
@@ -140,7 +140,7 @@ def test_message_interrupted_ten_times_fails_as_poisoned(app: Flask, acme: Organ
 
 
 def test_message_whose_provider_call_would_outlast_the_lease_is_given_back(
-    app: Flask, acme: Organization, monkeypatch: pytest.MonkeyPatch
+    app: Flask, acme: MessagingOrganization, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent = acme.send()["message_id"]
     monkeypatch.setattr(dispatch, "MAX_SENDING_SHARE", -1)
@@ -150,7 +150,7 @@ def test_message_whose_provider_call_would_outlast_the_lease_is_given_back(
     assert provider_calls(app) == []
 
 
-def test_expired_message_fails_without_a_provider_call(app: Flask, acme: Organization) -> None:
+def test_expired_message_fails_without_a_provider_call(app: Flask, acme: MessagingOrganization) -> None:
     sent = acme.send()["message_id"]
     rows(app, acme.id, "UPDATE messages SET expires_at = now() RETURNING id")
     with app.app_context():
@@ -159,7 +159,7 @@ def test_expired_message_fails_without_a_provider_call(app: Flask, acme: Organiz
     assert provider_calls(app) == []
 
 
-def test_sweep_delivers_messages_without_a_wake_up(app: Flask, acme: Organization, work: Work) -> None:
+def test_sweep_delivers_messages_without_a_wake_up(app: Flask, acme: MessagingOrganization, work: Work) -> None:
     queue_many(app, acme.id, 3)
     work()
     assert count_open_messages(app, acme) == 3
@@ -169,8 +169,10 @@ def test_sweep_delivers_messages_without_a_wake_up(app: Flask, acme: Organizatio
     assert count_open_messages(app, acme) == 0
 
 
-def test_backlog_of_one_organization_does_not_delay_another(app: Flask, acme: Organization, work: Work) -> None:
-    carol = Organization(acme.client, "Carol's", "carol@carols.example")
+def test_backlog_of_one_organization_does_not_delay_another(
+    app: Flask, acme: MessagingOrganization, work: Work
+) -> None:
+    carol = MessagingOrganization(acme.client, "Carol's", "carol@carols.example")
     queue_many(app, acme.id, 1000)
     sent = carol.send()["message_id"]
     work()
@@ -182,7 +184,7 @@ def test_backlog_of_one_organization_does_not_delay_another(app: Flask, acme: Or
 
 @pytest.mark.long
 def test_two_workers_on_one_queue_send_every_message_once(
-    app: Flask, acme: Organization, start: Callable[..., ForkServerProcess]
+    app: Flask, acme: MessagingOrganization, start: Callable[..., ForkServerProcess]
 ) -> None:
     ids = queue_many(app, acme.id, 1500)
     for _ in range(2):
@@ -198,7 +200,7 @@ def test_two_workers_on_one_queue_send_every_message_once(
 
 @pytest.mark.long
 def test_messages_claimed_by_a_killed_worker_are_delivered_by_another(
-    app: Flask, acme: Organization, start: Callable[..., ForkServerProcess]
+    app: Flask, acme: MessagingOrganization, start: Callable[..., ForkServerProcess]
 ) -> None:
     ids = queue_many(app, acme.id, 300)
     with app.app_context():
@@ -218,7 +220,7 @@ def test_messages_claimed_by_a_killed_worker_are_delivered_by_another(
 
 
 def test_scheduler_wakes_workers_runs_jobs_and_stops(
-    app: Flask, acme: Organization, start: Callable[..., ForkServerProcess]
+    app: Flask, acme: MessagingOrganization, start: Callable[..., ForkServerProcess]
 ) -> None:
     scheduler = start("scheduler", SWEEP_SECONDS="1")
     queue_many(app, acme.id, 3)
@@ -233,7 +235,7 @@ def test_scheduler_wakes_workers_runs_jobs_and_stops(
 
 
 def test_scheduler_delivers_by_itself_without_redis(
-    app: Flask, acme: Organization, start: Callable[..., ForkServerProcess]
+    app: Flask, acme: MessagingOrganization, start: Callable[..., ForkServerProcess]
 ) -> None:
     queue_many(app, acme.id, 3)
     start("scheduler", SWEEP_SECONDS="1", REDIS_URL="unix:///nonexistent/redis.sock")

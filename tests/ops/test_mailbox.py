@@ -36,12 +36,12 @@ def test_mail_page_shows_text_with_links_and_sandboxed_html(app: Flask, client: 
     enqueue_mail(app)
     deliver(app)
     [mail] = stored_emails(app)
-    answer = client.get(f"/ops/mail/{mail.id}")
+    response = client.get(f"/ops/mail/{mail.id}")
     link = f"{app.config['APP_URL']}/verify-email?token=t0ken-verify"
-    assert f'<a href="{link}"' in answer.text
-    assert f'srcdoc="{html.escape(mail.html).replace("&#x27;", "&#39;").replace("&quot;", "&#34;")}"' in answer.text
-    assert 'sandbox="allow-popups allow-popups-to-escape-sandbox"' in answer.text
-    assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'; script-src 'self';")
+    assert f'<a href="{link}"' in response.text
+    assert f'srcdoc="{html.escape(mail.html).replace("&#x27;", "&#39;").replace("&quot;", "&#34;")}"' in response.text
+    assert 'sandbox="allow-popups allow-popups-to-escape-sandbox"' in response.text
+    assert response.headers["Content-Security-Policy"].startswith("default-src 'none'; script-src 'self';")
 
 
 def test_user_content_in_a_mail_is_escaped(app: Flask, client: FlaskClient) -> None:
@@ -65,9 +65,9 @@ def test_mailbox_does_not_exist_in_production(app: Flask, client: FlaskClient, m
     [mail] = stored_emails(app)
     monkeypatch.setitem(app.config, "APP_ENV", "production")
     for path in ("/ops/mail", f"/ops/mail/{mail.id}"):
-        answer = client.get(path)
-        assert answer.status_code == 404
-        assert "t0ken" not in answer.text
+        response = client.get(path)
+        assert response.status_code == 404
+        assert "t0ken" not in response.text
 
 
 def test_stored_mails_are_readable_by_their_owner_only(app: Flask, tmp_path: Path) -> None:
@@ -80,5 +80,5 @@ def test_stored_mails_are_readable_by_their_owner_only(app: Flask, tmp_path: Pat
 
 
 def test_mailbox_is_hidden_from_other_machines(client: FlaskClient) -> None:
-    answer = client.get("/ops/mail", environ_base={"REMOTE_ADDR": "192.0.2.7"})
-    assert answer.status_code == 404
+    response = client.get("/ops/mail", environ_base={"REMOTE_ADDR": "192.0.2.7"})
+    assert response.status_code == 404

@@ -1,3 +1,3 @@
 """Fixtures of payments."""
 
-from tests.support.payments import client, customer, olga, paystack, stripe  # noqa: F401 - fixtures of this folder
+from tests.support.payments import acme, client, olga, paystack, stripe  # noqa: F401 - fixtures of this folder

@@ -13,7 +13,7 @@ from saas_api.payments import jobs, payments
 from tests.support import stripe_server
 from tests.support.payments import (
     STRIPE,
-    Customer,
+    PayingOrganization,
     inbox_events,
     mail_templates,
     make_events_due,
@@ -24,85 +24,85 @@ from tests.support.payments import (
 from tests.support.stripe_server import StripeServer
 
 
-def test_unavailable_provider_leaves_the_event_for_a_retry(customer: Customer, stripe: StripeServer) -> None:
-    reference = customer.begin("stripe")
+def test_unavailable_provider_leaves_the_event_for_a_retry(acme: PayingOrganization, stripe: StripeServer) -> None:
+    reference = acme.begin("stripe")
     stripe.pay(reference)
     stripe.failing_with = 500
-    stripe_event(customer, reference)
+    stripe_event(acme, reference)
     assert [(event.state, event.attempts) for event in inbox_events()] == [("received", 1)]
-    assert payment_amounts(customer)[0] == "pending"
+    assert payment_amounts(acme)[0] == "pending"
     stripe.failing_with = None
     make_events_due()
     jobs.process_inbox()
-    assert payment_amounts(customer) == ("succeeded", 9900, 9900, 0)
+    assert payment_amounts(acme) == ("succeeded", 9900, 9900, 0)
     assert inbox_events()[0].state == "processed"
 
 
 def test_event_without_an_answer_is_quarantined_after_eight_attempts(
-    customer: Customer, olga: None, stripe: StripeServer
+    acme: PayingOrganization, olga: None, stripe: StripeServer
 ) -> None:
-    reference = customer.begin("stripe")
+    reference = acme.begin("stripe")
     stripe.failing_with = 500
-    stripe_event(customer, reference)
+    stripe_event(acme, reference)
     for _ in range(7):
         make_events_due()
         jobs.process_inbox()
     assert [(event.state, event.attempts) for event in inbox_events()] == [("quarantined", 8)]
     assert mail_templates("operator_alert") == ["operator_alert"]
-    assert payment_amounts(customer)[0] == "pending"  # reconciliation continues
+    assert payment_amounts(acme)[0] == "pending"  # reconciliation continues
 
 
 def test_event_without_wake_up_is_settled_by_the_scheduled_job(
-    app: Flask, customer: Customer, stripe: StripeServer
+    app: Flask, acme: PayingOrganization, stripe: StripeServer
 ) -> None:
-    reference = customer.begin("stripe")
+    reference = acme.begin("stripe")
     stripe.pay(reference)
     body = stripe_server.event("checkout.session.completed", reference)
-    assert customer.post(STRIPE, body, stripe_server.sign(body)) == 200
+    assert acme.post(STRIPE, body, stripe_server.sign(body)) == 200
     queue.worker_redis().flushdb()  # the wake-up is lost
-    assert payment_amounts(customer)[0] == "pending"
+    assert payment_amounts(acme)[0] == "pending"
     jobs.process_inbox()
-    assert payment_amounts(customer) == ("succeeded", 9900, 9900, 0)
+    assert payment_amounts(acme) == ("succeeded", 9900, 9900, 0)
 
 
-def test_killed_claim_is_processed_again_after_two_minutes(customer: Customer, stripe: StripeServer) -> None:
-    reference = customer.begin("stripe")
+def test_killed_claim_is_processed_again_after_two_minutes(acme: PayingOrganization, stripe: StripeServer) -> None:
+    reference = acme.begin("stripe")
     stripe.pay(reference)
     body = stripe_server.event("checkout.session.completed", reference)
-    customer.post(STRIPE, body, stripe_server.sign(body))
+    acme.post(STRIPE, body, stripe_server.sign(body))
     claimed = "UPDATE provider_events SET attempts = 1, next_at = now() + interval '2 min'"
     system_rows(claimed)
     jobs.process_inbox()
-    assert payment_amounts(customer)[0] == "pending"
+    assert payment_amounts(acme)[0] == "pending"
     make_events_due()
     jobs.process_inbox()
-    assert payment_amounts(customer) == ("succeeded", 9900, 9900, 0)
+    assert payment_amounts(acme) == ("succeeded", 9900, 9900, 0)
 
 
 def test_failed_settlement_changes_nothing_and_is_repeated(
-    app: Flask, customer: Customer, stripe: StripeServer, monkeypatch: pytest.MonkeyPatch
+    app: Flask, acme: PayingOrganization, stripe: StripeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from saas_api.payments import dunning
 
     def broken(*_: Any) -> None:
         raise RuntimeError("broken")
 
-    reference = customer.begin("stripe")
+    reference = acme.begin("stripe")
     stripe.pay(reference)
     with monkeypatch.context() as patch:
         patch.setattr(dunning, "stop_if_settled", broken)
-        stripe_event(customer, reference)
-    assert payment_amounts(customer) == ("pending", 0, 0, 0)
-    assert (customer.invoice().state, customer.invoice().paid_minor) == ("open", 0)
+        stripe_event(acme, reference)
+    assert payment_amounts(acme) == ("pending", 0, 0, 0)
+    assert (acme.invoice().state, acme.invoice().paid_minor) == ("open", 0)
     make_events_due()
     jobs.process_inbox()
-    assert payment_amounts(customer) == ("succeeded", 9900, 9900, 0)
+    assert payment_amounts(acme) == ("succeeded", 9900, 9900, 0)
 
 
 def test_eight_concurrent_settlements_apply_the_payment_once(
-    app: Flask, customer: Customer, stripe: StripeServer
+    app: Flask, acme: PayingOrganization, stripe: StripeServer
 ) -> None:
-    reference = customer.begin("stripe")
+    reference = acme.begin("stripe")
     stripe.pay(reference)
     outcomes: list[str] = []
 
@@ -116,13 +116,13 @@ def test_eight_concurrent_settlements_apply_the_payment_once(
     for thread in threads:
         thread.join()
     assert outcomes == ["done"] * 8
-    assert (customer.invoice().paid_minor, customer.wallet()) == (9900, 0)
-    assert customer.mails() == ["payment_received"]
+    assert (acme.invoice().paid_minor, acme.wallet()) == (9900, 0)
+    assert acme.mails() == ["payment_received"]
 
 
-def test_reconciliation_slows_down_and_cancels_after_a_week(customer: Customer, stripe: StripeServer) -> None:
-    customer.begin("stripe")
-    begun = customer.payment().created_at
+def test_reconciliation_slows_down_and_cancels_after_a_week(acme: PayingOrganization, stripe: StripeServer) -> None:
+    acme.begin("stripe")
+    begun = acme.payment().created_at
     checked_after = []
     for minutes in range(0, 11_000, 30):
         clock.freeze_time(begun + timedelta(minutes=minutes))
@@ -132,19 +132,21 @@ def test_reconciliation_slows_down_and_cancels_after_a_week(customer: Customer, 
             checked_after.append(minutes)
     assert checked_after[:3] == [30, 90, 450]
     assert len(checked_after) == 10
-    assert (customer.payment().state, customer.payment().failure_code) == ("canceled", "expired")
+    assert (acme.payment().state, acme.payment().failure_code) == ("canceled", "expired")
 
 
-def test_reconciliation_settles_a_payment_without_an_event(customer: Customer, stripe: StripeServer) -> None:
-    stripe.pay(customer.begin("stripe"))
+def test_reconciliation_settles_a_payment_without_an_event(acme: PayingOrganization, stripe: StripeServer) -> None:
+    stripe.pay(acme.begin("stripe"))
     clock.freeze_time(clock.now() + timedelta(minutes=6))
     jobs.reconcile()
-    assert payment_amounts(customer) == ("succeeded", 9900, 9900, 0)
+    assert payment_amounts(acme) == ("succeeded", 9900, 9900, 0)
 
 
-def test_reconciliation_postpones_while_the_provider_is_unavailable(customer: Customer, stripe: StripeServer) -> None:
-    customer.begin("stripe")
+def test_reconciliation_postpones_while_the_provider_is_unavailable(
+    acme: PayingOrganization, stripe: StripeServer
+) -> None:
+    acme.begin("stripe")
     stripe.failing_with = 503
     clock.freeze_time(clock.now() + timedelta(minutes=6))
     jobs.reconcile()
-    assert (customer.payment().state, customer.payment().checks) == ("pending", 1)
+    assert (acme.payment().state, acme.payment().checks) == ("pending", 1)

@@ -7,32 +7,32 @@ import pytest
 
 from saas_api.core import clock, ids
 from saas_api.payments import jobs
-from tests.support.payments import Customer, inbox_events, make_events_due
+from tests.support.payments import PayingOrganization, inbox_events, make_events_due
 from tests.support.stripe_server import StripeServer
 
 
-def back(customer: Customer) -> str:
+def back(acme: PayingOrganization) -> str:
     """Heading of the return page, which links to the invoice."""
-    page = customer.client.get(f"/payments/return/{ids.format_id('pay', customer.payment().id)}")
+    page = acme.client.get(f"/payments/return/{ids.format_id('pay', acme.payment().id)}")
     assert page.status_code == 200
-    assert f'href="/dashboard/billing/invoices/{ids.format_id("inv", customer.invoice_id)}"' in page.text
+    assert f'href="/dashboard/billing/invoices/{ids.format_id("inv", acme.invoice_id)}"' in page.text
     return re.search(r"<h1>(.*)</h1>", page.text)[1]  # type: ignore[index]  # there is one
 
 
-def test_checkout_shows_the_amount_and_the_invoice(customer: Customer) -> None:
-    page = customer.client.get(f"/payments/mock/{customer.begin()}")
+def test_checkout_shows_the_amount_and_the_invoice(acme: PayingOrganization) -> None:
+    page = acme.client.get(f"/payments/mock/{acme.begin()}")
     assert "99.00 USD" in page.text
-    assert f"Invoice {customer.invoice().number}, Acme" in page.text
+    assert f"Invoice {acme.invoice().number}, Acme" in page.text
     assert "No real money moves" in page.text
     assert re.findall(r'value="(\w+)"', page.text) == ["pay", "decline", "cancel", "pay_late", "pay_wrong"]
 
 
-def test_pages_allow_own_scripts_only_and_fit_a_phone(customer: Customer) -> None:
+def test_pages_allow_own_scripts_only_and_fit_a_phone(acme: PayingOrganization) -> None:
     for path in (
-        f"/payments/mock/{customer.begin()}",
-        f"/payments/return/{ids.format_id('pay', customer.payment().id)}",
+        f"/payments/mock/{acme.begin()}",
+        f"/payments/return/{ids.format_id('pay', acme.payment().id)}",
     ):
-        page = customer.client.get(path)
+        page = acme.client.get(path)
         assert all(address.startswith("/static/") for address in re.findall(r'<script src="([^"]*)"', page.text))
         assert page.text.count("<script") == page.text.count('<script src="/static/')
         policy = page.headers["Content-Security-Policy"]
@@ -43,22 +43,22 @@ def test_pages_allow_own_scripts_only_and_fit_a_phone(customer: Customer) -> Non
         assert page.headers["Cache-Control"] == "no-store"
 
 
-def test_pay_sends_a_signed_event_and_redirects_to_the_return_page(customer: Customer) -> None:
-    answer = customer.choose(customer.begin(), "pay")
-    assert answer.status_code == 303
-    assert answer.location == f"/payments/return/{ids.format_id('pay', customer.payment().id)}"
+def test_pay_sends_a_signed_event_and_redirects_to_the_return_page(acme: PayingOrganization) -> None:
+    response = acme.choose(acme.begin(), "pay")
+    assert response.status_code == 303
+    assert response.location == f"/payments/return/{ids.format_id('pay', acme.payment().id)}"
     assert [(event.provider, event.state) for event in inbox_events()] == [("mock", "received")]
     jobs.process_inbox()
-    assert customer.invoice().state == "paid"
-    assert back(customer) == "Payment received"
+    assert acme.invoice().state == "paid"
+    assert back(acme) == "Payment received"
 
 
-def test_return_page_settles_the_payment_before_its_event_is_processed(customer: Customer) -> None:
-    customer.choose(customer.begin(), "pay")
-    assert back(customer) == "Payment received"
-    assert customer.invoice().state == "paid"
+def test_return_page_settles_the_payment_before_its_event_is_processed(acme: PayingOrganization) -> None:
+    acme.choose(acme.begin(), "pay")
+    assert back(acme) == "Payment received"
+    assert acme.invoice().state == "paid"
     jobs.process_inbox()
-    assert (inbox_events()[0].state, customer.invoice().paid_minor, customer.wallet()) == ("processed", 9900, 0)
+    assert (inbox_events()[0].state, acme.invoice().paid_minor, acme.wallet()) == ("processed", 9900, 0)
 
 
 @pytest.mark.parametrize(
@@ -70,52 +70,54 @@ def test_return_page_settles_the_payment_before_its_event_is_processed(customer:
     ],
 )
 def test_unsuccessful_checkout_leaves_the_invoice_open(
-    customer: Customer, action: str, state: str, code: str, title: str
+    acme: PayingOrganization, action: str, state: str, code: str, title: str
 ) -> None:
-    customer.choose(customer.begin(), action)
+    acme.choose(acme.begin(), action)
     jobs.process_inbox()
-    assert (customer.payment().state, customer.payment().failure_code) == (state, code)
-    assert back(customer) == title
-    assert customer.invoice().state == "open"
-    assert customer.initiate().status_code == 200
+    assert (acme.payment().state, acme.payment().failure_code) == (state, code)
+    assert back(acme) == title
+    assert acme.invoice().state == "open"
+    assert acme.initiate().status_code == 200
 
 
-def test_delayed_payment_is_pending_first_and_paid_later(customer: Customer) -> None:
-    customer.choose(customer.begin(), "pay_late")
+def test_delayed_payment_is_pending_first_and_paid_later(acme: PayingOrganization) -> None:
+    acme.choose(acme.begin(), "pay_late")
     jobs.process_inbox()
-    assert back(customer) == "Payment is on its way"
+    assert back(acme) == "Payment is on its way"
     clock.freeze_time(clock.now() + timedelta(seconds=31))
     make_events_due()
     jobs.process_inbox()
-    assert back(customer) == "Payment received"
+    assert back(acme) == "Payment received"
 
 
-def test_checkout_can_be_submitted_once(customer: Customer) -> None:
-    reference = customer.begin()
+def test_checkout_can_be_submitted_once(acme: PayingOrganization) -> None:
+    reference = acme.begin()
     for action in ("pay", "pay", "decline", "cancel"):
-        assert customer.choose(reference, action).status_code == 303
+        assert acme.choose(reference, action).status_code == 303
     jobs.process_inbox()
     assert len(inbox_events()) == 1
-    assert customer.payment().state == "succeeded"
-    assert "This checkout is paid." in customer.client.get(f"/payments/mock/{reference}").text
+    assert acme.payment().state == "succeeded"
+    assert "This checkout is paid." in acme.client.get(f"/payments/mock/{reference}").text
 
 
-def test_unknown_action_and_unknown_checkout_are_rejected(customer: Customer) -> None:
-    reference = customer.begin()
-    assert customer.choose(reference, "steal").status_code == 400
-    assert customer.choose("0" * 48, "pay").status_code == 404
-    assert customer.client.get("/payments/mock/%00").status_code == 404
-    assert customer.client.get(f"/payments/return/{ids.format_id('pay', ids.new_id())}").status_code == 404
-    assert customer.payment().state == "pending"
+def test_unknown_action_and_unknown_checkout_are_rejected(acme: PayingOrganization) -> None:
+    reference = acme.begin()
+    assert acme.choose(reference, "steal").status_code == 400
+    assert acme.choose("0" * 48, "pay").status_code == 404
+    assert acme.client.get("/payments/mock/%00").status_code == 404
+    assert acme.client.get(f"/payments/return/{ids.format_id('pay', ids.new_id())}").status_code == 404
+    assert acme.payment().state == "pending"
 
 
-def test_checkout_reference_cannot_be_derived_from_the_payment_id(customer: Customer) -> None:
-    reference = customer.begin()
+def test_checkout_reference_cannot_be_derived_from_the_payment_id(acme: PayingOrganization) -> None:
+    reference = acme.begin()
     assert re.fullmatch(r"[0-9a-f]{48}", reference)
-    assert customer.payment().id.hex not in reference
+    assert acme.payment().id.hex not in reference
 
 
-def test_return_page_asks_to_wait_while_the_provider_is_unavailable(customer: Customer, stripe: StripeServer) -> None:
-    customer.begin("stripe")
+def test_return_page_asks_to_wait_while_the_provider_is_unavailable(
+    acme: PayingOrganization, stripe: StripeServer
+) -> None:
+    acme.begin("stripe")
     stripe.failing_with = 500
-    assert back(customer) == "Payment is on its way"
+    assert back(acme) == "Payment is on its way"

@@ -14,19 +14,19 @@ from saas_api.core.db import tenancy
 from saas_api.payments import jobs
 from saas_api.providers import mock_payments
 from tests.support import paystack_server, stripe_server
-from tests.support.payments import API, EVENTS, MOCK, PAYSTACK, STRIPE, Customer, inbox_events
+from tests.support.payments import API, EVENTS, MOCK, PAYSTACK, STRIPE, PayingOrganization, inbox_events
 from tests.support.paystack_server import PaystackServer
 from tests.support.stripe_server import StripeServer
 
 
-def code(answer: Any) -> tuple[int, str]:
-    return answer.status_code, answer.json["error"]["code"]
+def code(response: Any) -> tuple[int, str]:
+    return response.status_code, response.json["error"]["code"]
 
 
 def test_signed_event_is_stored(context: Flask, client: FlaskClient) -> None:
     event = mock_payments.new_event("checkout.completed", "nobodys")
-    answer = client.post(EVENTS, data=event.body, headers={MOCK: event.signature})
-    assert (answer.status_code, answer.json["data"]) == (200, {"status": "received"})
+    response = client.post(EVENTS, data=event.body, headers={MOCK: event.signature})
+    assert (response.status_code, response.json["data"]) == (200, {"status": "received"})
     assert [event.state for event in inbox_events()] == ["received"]
 
 
@@ -54,8 +54,8 @@ FORGERIES = [
 def test_forged_event_is_a_401_and_not_stored(
     client: FlaskClient, context: Flask, stripe: StripeServer, paystack: PaystackServer, header: str, signature: str
 ) -> None:
-    answer = client.post(EVENTS, data=b'{"id": "evt_1"}', headers={header: signature})
-    assert code(answer) in {(401, "INVALID_SIGNATURE"), (401, "MISSING_SIGNATURE")}
+    response = client.post(EVENTS, data=b'{"id": "evt_1"}', headers={header: signature})
+    assert code(response) in {(401, "INVALID_SIGNATURE"), (401, "MISSING_SIGNATURE")}
     assert inbox_events() == []
 
 
@@ -103,9 +103,11 @@ ODD = [
 def test_malformed_signed_event_is_a_400_and_not_stored(
     client: FlaskClient, context: Flask, stripe: StripeServer, body: bytes
 ) -> None:
-    answer = client.post(EVENTS, data=body, headers={STRIPE: stripe_server.sign(body) if body != ODD[3] else bad(body)})
-    assert answer.status_code in {400, 401}
-    assert (answer.status_code == 401) == (body == ODD[3])
+    response = client.post(
+        EVENTS, data=body, headers={STRIPE: stripe_server.sign(body) if body != ODD[3] else bad(body)}
+    )
+    assert response.status_code in {400, 401}
+    assert (response.status_code == 401) == (body == ODD[3])
     assert inbox_events() == []
 
 
@@ -118,8 +120,8 @@ def bad(body: bytes) -> str:
 def test_malformed_event_of_paystack_is_a_400(
     client: FlaskClient, context: Flask, paystack: PaystackServer, body: bytes
 ) -> None:
-    answer = client.post(EVENTS, data=body, headers={PAYSTACK: paystack_server.sign(body)})
-    assert code(answer) == (400, "INVALID_REQUEST")
+    response = client.post(EVENTS, data=body, headers={PAYSTACK: paystack_server.sign(body)})
+    assert code(response) == (400, "INVALID_REQUEST")
 
 
 def test_event_of_at_most_256_kib_is_accepted(client: FlaskClient, context: Flask, paystack: PaystackServer) -> None:
@@ -127,28 +129,28 @@ def test_event_of_at_most_256_kib_is_accepted(client: FlaskClient, context: Flas
     body += b" " * (262_144 - len(body))
     assert client.post(EVENTS, data=body, headers={PAYSTACK: paystack_server.sign(body)}).status_code == 200
     body += b" "
-    answer = client.post(EVENTS, data=body, headers={PAYSTACK: paystack_server.sign(body)})
-    assert code(answer) == (413, "BODY_TOO_LARGE")
+    response = client.post(EVENTS, data=body, headers={PAYSTACK: paystack_server.sign(body)})
+    assert code(response) == (413, "BODY_TOO_LARGE")
     assert len(inbox_events()) == 1
 
 
 def test_event_is_a_503_without_the_database(
     client: FlaskClient, context: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def away(_place: str) -> None:
+    def unavailable(_place: str) -> None:
         raise OperationalError("INSERT", {}, Exception("connection refused"))
 
     event = mock_payments.new_event("checkout.completed", "x")
     with monkeypatch.context() as patch:
-        patch.setattr(tenancy, "system_session", away)
-        answer = client.post(EVENTS, data=event.body, headers={MOCK: event.signature})
-    assert code(answer) == (503, "SERVICE_UNAVAILABLE")
-    assert "Retry-After" in answer.headers
+        patch.setattr(tenancy, "system_session", unavailable)
+        response = client.post(EVENTS, data=event.body, headers={MOCK: event.signature})
+    assert code(response) == (503, "SERVICE_UNAVAILABLE")
+    assert "Retry-After" in response.headers
     assert client.post(EVENTS, data=event.body, headers={MOCK: event.signature}).status_code == 200
 
 
-def test_hundred_repetitions_of_an_event_pay_once(app: Flask, customer: Customer, stripe: StripeServer) -> None:
-    reference = customer.begin("stripe")
+def test_hundred_repetitions_of_an_event_pay_once(app: Flask, acme: PayingOrganization, stripe: StripeServer) -> None:
+    reference = acme.begin("stripe")
     stripe.pay(reference)
     body = stripe_server.event("checkout.session.completed", reference)
     statuses: list[int] = []
@@ -166,24 +168,26 @@ def test_hundred_repetitions_of_an_event_pay_once(app: Flask, customer: Customer
     jobs.process_inbox()
     assert statuses == [200] * 100
     assert [(event.event_id, event.state) for event in inbox_events()] == [("evt_1", "processed")]
-    assert (customer.invoice().state, customer.invoice().paid_minor, customer.wallet()) == ("paid", 9900, 0)
-    assert customer.mails() == ["payment_received"]
+    assert (acme.invoice().state, acme.invoice().paid_minor, acme.wallet()) == ("paid", 9900, 0)
+    assert acme.mails() == ["payment_received"]
 
 
-def test_repeated_event_of_paystack_is_recognized_without_an_id(customer: Customer, paystack: PaystackServer) -> None:
-    reference = customer.begin("paystack")
+def test_repeated_event_of_paystack_is_recognized_without_an_id(
+    acme: PayingOrganization, paystack: PaystackServer
+) -> None:
+    reference = acme.begin("paystack")
     paystack.finish(reference)
     body = paystack_server.event("charge.success", reference, 77)
     for _ in range(3):
-        assert customer.post(PAYSTACK, body, paystack_server.sign(body)) == 200
+        assert acme.post(PAYSTACK, body, paystack_server.sign(body)) == 200
     jobs.process_inbox()
     assert [(event.event_id, event.state) for event in inbox_events()] == [("charge.success:77", "processed")]
-    assert customer.invoice().state == "paid"
+    assert acme.invoice().state == "paid"
 
 
-def test_events_of_other_types_are_ignored(customer: Customer, stripe: StripeServer) -> None:
+def test_events_of_other_types_are_ignored(acme: PayingOrganization, stripe: StripeServer) -> None:
     body = orjson.dumps({"id": "evt_9", "type": "customer.created", "data": {"object": {"id": "cus_1"}}})
-    assert customer.post(STRIPE, body, stripe_server.sign(body)) == 200
+    assert acme.post(STRIPE, body, stripe_server.sign(body)) == 200
     jobs.process_inbox()
     assert [event.state for event in inbox_events()] == ["ignored"]
     assert stripe.calls == []

@@ -20,8 +20,8 @@ from tests.support import paystack_server
 from tests.support.payments import (
     MOCK,
     PAYSTACK,
-    Customer,
-    create_customer,
+    PayingOrganization,
+    create_paying_organization,
     inbox_events,
     mail_templates,
     make_events_due,
@@ -32,34 +32,34 @@ from tests.support.paystack_server import PaystackServer
 from tests.support.stripe_server import StripeServer
 
 
-def test_success_at_stripe_pays_the_invoice(customer: Customer, stripe: StripeServer) -> None:
-    reference = customer.begin("stripe")
+def test_success_at_stripe_pays_the_invoice(acme: PayingOrganization, stripe: StripeServer) -> None:
+    reference = acme.begin("stripe")
     stripe.pay(reference)
-    stripe_event(customer, reference)
-    assert payment_amounts(customer) == ("succeeded", 9900, 9900, 0)
-    assert (customer.invoice().state, customer.invoice().due_minor) == ("paid", 0)
-    assert customer.mails() == ["payment_received"]
-    assert customer.rows("SELECT action FROM audit_events WHERE action = 'payment.succeeded'")
+    stripe_event(acme, reference)
+    assert payment_amounts(acme) == ("succeeded", 9900, 9900, 0)
+    assert (acme.invoice().state, acme.invoice().due_minor) == ("paid", 0)
+    assert acme.mails() == ["payment_received"]
+    assert acme.rows("SELECT action FROM audit_events WHERE action = 'payment.succeeded'")
 
 
-def test_status_at_paystack_decides_instead_of_the_event(customer: Customer, paystack: PaystackServer) -> None:
-    reference = customer.begin("paystack")
+def test_status_at_paystack_decides_instead_of_the_event(acme: PayingOrganization, paystack: PaystackServer) -> None:
+    reference = acme.begin("paystack")
     body = paystack_server.event("charge.success", reference)
-    assert customer.post(PAYSTACK, body, paystack_server.sign(body)) == 200
+    assert acme.post(PAYSTACK, body, paystack_server.sign(body)) == 200
     jobs.process_inbox()
     assert (
-        payment_amounts(customer)[0] == "pending"
+        payment_amounts(acme)[0] == "pending"
     )  # the customer has left the page without paying, whatever the event says
     paystack.finish(reference)
     make_events_due()
     jobs.process_inbox()
-    assert payment_amounts(customer) == ("succeeded", 9900, 9900, 0)
+    assert payment_amounts(acme) == ("succeeded", 9900, 9900, 0)
 
 
-def test_event_without_a_paid_checkout_settles_nothing(customer: Customer, stripe: StripeServer) -> None:
-    reference = customer.begin("stripe")
-    stripe_event(customer, reference)
-    assert payment_amounts(customer)[0] == "pending"
+def test_event_without_a_paid_checkout_settles_nothing(acme: PayingOrganization, stripe: StripeServer) -> None:
+    reference = acme.begin("stripe")
+    stripe_event(acme, reference)
+    assert payment_amounts(acme)[0] == "pending"
     assert (inbox_events()[0].state, inbox_events()[0].error) == ("received", "not decided")
 
 
@@ -72,136 +72,136 @@ def test_event_without_a_paid_checkout_settles_nothing(customer: Customer, strip
     ],
 )
 def test_success_with_another_amount_or_currency_is_quarantined(
-    customer: Customer, olga: None, stripe: StripeServer, changes: dict[str, Any], problem: str
+    acme: PayingOrganization, olga: None, stripe: StripeServer, changes: dict[str, Any], problem: str
 ) -> None:
-    reference = customer.begin("stripe")
+    reference = acme.begin("stripe")
     stripe.pay(reference, **changes)
-    stripe_event(customer, reference)
-    assert payment_amounts(customer) == ("quarantined", 0, 0, 0)
-    assert customer.payment().failure_code == problem
-    assert (customer.invoice().state, customer.invoice().paid_minor, customer.wallet()) == ("open", 0, 0)
+    stripe_event(acme, reference)
+    assert payment_amounts(acme) == ("quarantined", 0, 0, 0)
+    assert acme.payment().failure_code == problem
+    assert (acme.invoice().state, acme.invoice().paid_minor, acme.wallet()) == ("open", 0, 0)
     assert [event.state for event in inbox_events()] == ["quarantined"]
     assert mail_templates("operator_alert") == ["operator_alert"]
-    stripe_event(customer, reference, event_id="evt_2")
+    stripe_event(acme, reference, event_id="evt_2")
     assert mail_templates("operator_alert") == ["operator_alert"]
 
 
-def test_lower_captured_amount_pays_a_part(customer: Customer, stripe: StripeServer) -> None:
-    reference = customer.begin("stripe")
+def test_lower_captured_amount_pays_a_part(acme: PayingOrganization, stripe: StripeServer) -> None:
+    reference = acme.begin("stripe")
     stripe.pay(reference, amount=4000)
-    stripe_event(customer, reference)
-    assert payment_amounts(customer) == ("succeeded", 4000, 4000, 0)
-    assert (customer.invoice().state, customer.invoice().due_minor) == ("open", 5900)
-    assert customer.initiate("stripe").json["data"]["amount"] == "59.00"
+    stripe_event(acme, reference)
+    assert payment_amounts(acme) == ("succeeded", 4000, 4000, 0)
+    assert (acme.invoice().state, acme.invoice().due_minor) == ("open", 5900)
+    assert acme.initiate("stripe").json["data"]["amount"] == "59.00"
 
 
 def test_unknown_reference_is_quarantined_and_operators_are_alerted(
-    customer: Customer, olga: None, stripe: StripeServer
+    acme: PayingOrganization, olga: None, stripe: StripeServer
 ) -> None:
-    stripe_event(customer, "cs_of_somebody_else")
+    stripe_event(acme, "cs_of_somebody_else")
     assert [(event.state, event.error) for event in inbox_events()] == [("quarantined", "unknown_reference")]
     assert mail_templates("operator_alert") == ["operator_alert"]
-    assert customer.invoice().state == "open"
+    assert acme.invoice().state == "open"
 
 
-def test_reference_unknown_to_the_provider_is_quarantined(customer: Customer, stripe: StripeServer) -> None:
-    reference = customer.begin("stripe")
+def test_reference_unknown_to_the_provider_is_quarantined(acme: PayingOrganization, stripe: StripeServer) -> None:
+    reference = acme.begin("stripe")
     stripe.sessions.clear()
-    stripe_event(customer, reference)
-    assert (customer.payment().state, customer.payment().failure_code) == ("quarantined", "unknown_reference")
+    stripe_event(acme, reference)
+    assert (acme.payment().state, acme.payment().failure_code) == ("quarantined", "unknown_reference")
 
 
-def test_declined_payment_fails_and_another_can_start(customer: Customer, stripe: StripeServer) -> None:
-    reference = customer.begin("stripe")
+def test_declined_payment_fails_and_another_can_start(acme: PayingOrganization, stripe: StripeServer) -> None:
+    reference = acme.begin("stripe")
     stripe.decline(reference)
-    stripe_event(customer, reference, "async_payment_failed")
-    assert (customer.payment().state, customer.payment().failure_code) == ("failed", "card_declined")
-    assert customer.mails() == ["payment_failed"]
-    assert customer.initiate("stripe").status_code == 200
+    stripe_event(acme, reference, "async_payment_failed")
+    assert (acme.payment().state, acme.payment().failure_code) == ("failed", "card_declined")
+    assert acme.mails() == ["payment_failed"]
+    assert acme.initiate("stripe").status_code == 200
 
 
-def test_events_in_any_order_end_in_the_status_of_the_provider(customer: Customer, stripe: StripeServer) -> None:
-    reference = customer.begin("stripe")
+def test_events_in_any_order_end_in_the_status_of_the_provider(acme: PayingOrganization, stripe: StripeServer) -> None:
+    reference = acme.begin("stripe")
     stripe.expire(reference)
-    stripe_event(customer, reference, "expired", "evt_2")
-    assert (customer.payment().state, customer.payment().failure_code) == ("canceled", "expired")
+    stripe_event(acme, reference, "expired", "evt_2")
+    assert (acme.payment().state, acme.payment().failure_code) == ("canceled", "expired")
     stripe.pay(reference)
-    stripe_event(customer, reference, "completed", "evt_1")
-    assert payment_amounts(customer) == ("succeeded", 9900, 9900, 0)
-    stripe_event(customer, reference, "expired", "evt_3")
-    assert payment_amounts(customer) == ("succeeded", 9900, 9900, 0)
-    assert customer.invoice().state == "paid"
+    stripe_event(acme, reference, "completed", "evt_1")
+    assert payment_amounts(acme) == ("succeeded", 9900, 9900, 0)
+    stripe_event(acme, reference, "expired", "evt_3")
+    assert payment_amounts(acme) == ("succeeded", 9900, 9900, 0)
+    assert acme.invoice().state == "paid"
 
 
-def test_late_success_of_a_canceled_payment_goes_to_the_wallet(customer: Customer, stripe: StripeServer) -> None:
-    first = customer.begin("stripe")
+def test_late_success_of_a_canceled_payment_goes_to_the_wallet(acme: PayingOrganization, stripe: StripeServer) -> None:
+    first = acme.begin("stripe")
     stripe.expire(first)
-    stripe_event(customer, first, "expired", "evt_1")
-    second = customer.begin("stripe")
+    stripe_event(acme, first, "expired", "evt_1")
+    second = acme.begin("stripe")
     stripe.pay(second)
-    stripe_event(customer, second, event_id="evt_2")
+    stripe_event(acme, second, event_id="evt_2")
     stripe.pay(first)
-    stripe_event(customer, first, event_id="evt_3")
-    assert customer.wallet() == 9900
-    assert (customer.invoice().paid_minor, customer.invoice().due_minor) == (9900, 0)
-    assert {row.state for row in customer.rows("SELECT state FROM payments")} == {"succeeded"}
+    stripe_event(acme, first, event_id="evt_3")
+    assert acme.wallet() == 9900
+    assert (acme.invoice().paid_minor, acme.invoice().due_minor) == (9900, 0)
+    assert {row.state for row in acme.rows("SELECT state FROM payments")} == {"succeeded"}
 
 
-def test_payment_of_a_void_invoice_goes_to_the_wallet(customer: Customer, stripe: StripeServer) -> None:
-    reference = customer.begin("stripe")
+def test_payment_of_a_void_invoice_goes_to_the_wallet(acme: PayingOrganization, stripe: StripeServer) -> None:
+    reference = acme.begin("stripe")
     with tenancy.system_session("admin.act") as session:
-        invoice_lifecycle.void_invoice(
-            session, customer.id, customer.invoice_id, OperatorContext(SYSTEM_ACTOR, "a mistake")
-        )
+        invoice_lifecycle.void_invoice(session, acme.id, acme.invoice_id, OperatorContext(SYSTEM_ACTOR, "a mistake"))
     stripe.pay(reference)
-    stripe_event(customer, reference)
-    assert payment_amounts(customer) == ("succeeded", 9900, 0, 9900)
-    assert (customer.invoice().state, customer.wallet()) == ("void", 9900)
+    stripe_event(acme, reference)
+    assert payment_amounts(acme) == ("succeeded", 9900, 0, 9900)
+    assert (acme.invoice().state, acme.wallet()) == ("void", 9900)
 
 
-def test_amount_above_the_amount_due_goes_to_the_wallet(customer: Customer, stripe: StripeServer) -> None:
-    reference = customer.begin("stripe")
+def test_amount_above_the_amount_due_goes_to_the_wallet(acme: PayingOrganization, stripe: StripeServer) -> None:
+    reference = acme.begin("stripe")
     with tenancy.system_session("admin.act") as session:
         credit = CreditNoteInput("goodwill", amount_minor=1000)
         credit_notes.create_credit_note(
-            session, customer.id, customer.invoice_id, credit, OperatorContext(SYSTEM_ACTOR, "sorry")
+            session, acme.id, acme.invoice_id, credit, OperatorContext(SYSTEM_ACTOR, "sorry")
         )
     stripe.pay(reference)
-    stripe_event(customer, reference)
-    assert payment_amounts(customer) == ("succeeded", 9900, 8900, 1000)
-    assert (customer.invoice().state, customer.wallet()) == ("paid", 1000)
+    stripe_event(acme, reference)
+    assert payment_amounts(acme) == ("succeeded", 9900, 8900, 1000)
+    assert (acme.invoice().state, acme.wallet()) == ("paid", 1000)
 
 
-def test_event_changes_only_its_own_payment(customer: Customer, client: FlaskClient, stripe: StripeServer) -> None:
-    other = create_customer(client, "Others")
-    reference = customer.begin("stripe")
+def test_event_changes_only_its_own_payment(
+    acme: PayingOrganization, client: FlaskClient, stripe: StripeServer
+) -> None:
+    other = create_paying_organization(client, "Others")
+    reference = acme.begin("stripe")
     other.begin("stripe")
     stripe.pay(reference)
-    stripe_event(customer, reference)
-    assert (customer.invoice().state, other.invoice().state) == ("paid", "open")
+    stripe_event(acme, reference)
+    assert (acme.invoice().state, other.invoice().state) == ("paid", "open")
 
 
-def test_tenant_role_cannot_change_the_money_of_a_payment(customer: Customer) -> None:
-    customer.begin()
-    with pytest.raises(sa.exc.ProgrammingError), customer.transaction() as session:
+def test_tenant_role_cannot_change_the_money_of_a_payment(acme: PayingOrganization) -> None:
+    acme.begin()
+    with pytest.raises(sa.exc.ProgrammingError), acme.transaction() as session:
         session.execute(sa.update(Payment).values(captured_minor=9900, allocated_minor=9900, state="succeeded"))
-    with pytest.raises(sa.exc.ProgrammingError), customer.transaction() as session:
+    with pytest.raises(sa.exc.ProgrammingError), acme.transaction() as session:
         session.execute(sa.text("SELECT * FROM provider_events"))
 
 
-def test_payment_ends_dunning_and_the_restriction(customer: Customer) -> None:
-    clock.freeze_time(customer.invoice().due_at + timedelta(days=40))
+def test_payment_ends_dunning_and_the_restriction(acme: PayingOrganization) -> None:
+    clock.freeze_time(acme.invoice().due_at + timedelta(days=40))
     jobs.run_dunning()
     for days in range(41, 90):
-        clock.freeze_time(customer.invoice().due_at + timedelta(days=days))
+        clock.freeze_time(acme.invoice().due_at + timedelta(days=days))
         jobs.run_dunning()
-        if customer.rows("SELECT standing FROM subscriptions")[0].standing == "restricted":
+        if acme.rows("SELECT standing FROM subscriptions")[0].standing == "restricted":
             break
-    assert customer.rows("SELECT standing FROM subscriptions")[0].standing == "restricted"
-    request = PaymentRequest(customer.invoice_id)
-    payment = checkout.initiate_payment(customer.id, request, SYSTEM_ACTOR)
+    assert acme.rows("SELECT standing FROM subscriptions")[0].standing == "restricted"
+    request = PaymentRequest(acme.invoice_id)
+    payment = checkout.initiate_payment(acme.id, request, SYSTEM_ACTOR)
     event = mock_payments.submit_action(str(payment.provider_reference), "pay")
     assert event is not None
-    assert customer.post(MOCK, event.body, event.signature) == 200
+    assert acme.post(MOCK, event.body, event.signature) == 200
     jobs.process_inbox()
-    assert customer.rows("SELECT standing FROM subscriptions")[0].standing == "good"
+    assert acme.rows("SELECT standing FROM subscriptions")[0].standing == "good"

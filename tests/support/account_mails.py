@@ -6,19 +6,19 @@ from typing import Any
 from flask import Flask
 from flask.testing import FlaskClient
 
-from tests.support.accounts import AUTH, Person
+from tests.support.accounts import AUTH, User
 
 NEW_PASSWORD = "another fine battery"
 
 
-def error_of(answer: Any) -> tuple[int, str]:
+def error_of(response: Any) -> tuple[int, str]:
     """Return the status and the code of an error response."""
-    return answer.status_code, answer.json["error"]["code"]
+    return response.status_code, response.json["error"]["code"]
 
 
-def post_auth(client: FlaskClient, path: str, person: Person | None = None, ip: str = "127.0.0.1", **body: Any) -> Any:
+def post_auth(client: FlaskClient, path: str, user: User | None = None, ip: str = "127.0.0.1", **body: Any) -> Any:
     """Call the authentication API."""
-    headers = person.headers if person else {}
+    headers = user.headers if user else {}
     return client.post(f"{AUTH}{path}", json=body, headers=headers, environ_base={"REMOTE_ADDR": ip})
 
 

@@ -19,7 +19,7 @@ Headers = dict[str, str]
 
 
 @dataclass(frozen=True)
-class Person:
+class User:
     """A signed-in user in one organization, from the response to the sign-up or sign-in."""
 
     email: str
@@ -41,18 +41,16 @@ class Person:
         return response.status_code, response.json.get("data", response.json.get("error", {}).get("code"))
 
 
-def sign_up(
-    client: FlaskClient, email: str = "alice@acme.example", organization: str = "Acme", **fields: Any
-) -> Person:
+def sign_up(client: FlaskClient, email: str = "alice@acme.example", organization: str = "Acme", **fields: Any) -> User:
     """Sign up the owner of a new organization."""
     body = {"organization_name": organization, "email": email, "password": PASSWORD, **fields}
-    return _person(client, client.post(f"{AUTH}/register", json=body), 201)
+    return _user(client, client.post(f"{AUTH}/register", json=body), 201)
 
 
-def sign_in(client: FlaskClient, email: str, password: str = PASSWORD, **fields: Any) -> Person:
+def sign_in(client: FlaskClient, email: str, password: str = PASSWORD, **fields: Any) -> User:
     """Begin another session of a user."""
     body = {"email": email, "password": password, **fields}
-    return _person(client, client.post(f"{AUTH}/login", json=body), 200)
+    return _user(client, client.post(f"{AUTH}/login", json=body), 200)
 
 
 def join(app: Flask, organization_id: str, email: str, role: str, full_name: str = "") -> None:
@@ -62,29 +60,29 @@ def join(app: Flask, organization_id: str, email: str, role: str, full_name: str
         session.add(Membership(organization_id=ids.parse_id("org", organization_id), user_id=user.id, role=role))
 
 
-def add_member(owner: Person, email: str, role: str, full_name: str = "") -> Person:
+def add_member(owner: User, email: str, role: str, full_name: str = "") -> User:
     """Make a user a member of the owner's organization and sign them in there."""
     join(owner.client.application, owner.organization_id, email, role, full_name)
     return sign_in(owner.client, email, organization_id=owner.organization_id)
 
 
-def create_key(client: FlaskClient, person: Person, **options: Any) -> tuple[str, Headers]:
+def create_key(client: FlaskClient, user: User, **options: Any) -> tuple[str, Headers]:
     """Create an API key and return its id and the headers that authenticate with it."""
-    response = client.post("/api/v1/keys", json={"name": "key", **options}, headers=person.headers)
+    response = client.post("/api/v1/keys", json={"name": "key", **options}, headers=user.headers)
     assert response.status_code == 201, response.json
     key = response.json["data"]
     return key["id"], {"X-API-Key": key["key"]}
 
 
-def make_key(client: FlaskClient, person: Person, **options: Any) -> Headers:
+def make_key(client: FlaskClient, user: User, **options: Any) -> Headers:
     """Create an API key and return the headers that authenticate with it."""
-    return create_key(client, person, **options)[1]
+    return create_key(client, user, **options)[1]
 
 
-def _person(client: FlaskClient, response: Any, status: int) -> Person:
+def _user(client: FlaskClient, response: Any, status: int) -> User:
     assert response.status_code == status, response.json
     data = response.json["data"]
-    return Person(
+    return User(
         data["user"]["email"],
         data["user"]["id"],
         data["organization"]["id"],
@@ -96,24 +94,24 @@ def _person(client: FlaskClient, response: Any, status: int) -> Person:
 
 
 @pytest.fixture
-def alice(client: FlaskClient) -> Person:
+def alice(client: FlaskClient) -> User:
     """The owner of Acme."""
     return sign_up(client)
 
 
 @pytest.fixture
-def bob(alice: Person) -> Person:
+def bob(alice: User) -> User:
     """A member of Acme."""
     return add_member(alice, "bob@acme.example", "member")
 
 
 @pytest.fixture
-def carol(client: FlaskClient) -> Person:
+def carol(client: FlaskClient) -> User:
     """The owner of an organization unrelated to Acme."""
     return sign_up(client, "carol@carol.example", "Carol & Co")
 
 
 @pytest.fixture
-def olga(client: FlaskClient) -> Person:
+def olga(client: FlaskClient) -> User:
     """A user that tests make an operator."""
     return sign_up(client, "olga@platform.example", "Platform")

@@ -10,7 +10,7 @@ from flask.testing import FlaskClient
 
 from saas_api.billing import period_close, periods
 from saas_api.core import clock
-from tests.support.accounts import Person
+from tests.support.accounts import User
 from tests.support.billing import BillingOrganization, day
 from tests.support.usage import sign_up_organization
 
@@ -62,7 +62,7 @@ def sign_up_for_billing(
 ) -> BillingReader:
     """Sign up through HTTP at an instant, with an account on a plan."""
     signed_up = sign_up_organization(client, name, f"owner@{name.lower()}.example", at=at or day(1))
-    reader = BillingReader(client, signed_up.owner, BillingOrganization(signed_up.id))
+    reader = BillingReader(client, signed_up.owner.headers, BillingOrganization(signed_up.id))
     with reader.app_context() as account:
         with account.transaction() as session:
             periods.ensure_account(session, account.id)
@@ -71,8 +71,8 @@ def sign_up_for_billing(
     return reader
 
 
-def period_end(client: FlaskClient, person: Person) -> datetime:
+def period_end(client: FlaskClient, user: User) -> datetime:
     """Return when the running period ends; a first period of less than a day includes the next month."""
-    response = client.get("/api/v1/billing/subscription", headers=person.headers)
+    response = client.get("/api/v1/billing/subscription", headers=user.headers)
     assert response.status_code == 200, response.json
     return datetime.fromisoformat(response.json["data"]["period"]["ends_at"])

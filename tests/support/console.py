@@ -11,7 +11,7 @@ from werkzeug.test import TestResponse
 from saas_api.accounts.models import Operator
 from saas_api.core import ids
 from saas_api.core.db import tenancy
-from tests.support.accounts import Person, sign_up
+from tests.support.accounts import User, sign_up
 from tests.support.pages import Browser
 from tests.support.payments import IsolatedClient
 
@@ -24,12 +24,12 @@ IN_PLATFORM_LOG = [("platform", "operator", REASON)]
 class Console(Browser):
     """A browser at the console; its requests have a context of their own while a test holds one."""
 
-    def __init__(self, app: Flask, person: Person | None = None) -> None:
+    def __init__(self, app: Flask, user: User | None = None) -> None:
         super().__init__(app)
         self.client = IsolatedClient(app, app.response_class)
-        if person is not None:
-            self.client.set_cookie("at", person.token)
-            self.client.set_cookie("rt", person.refresh_token)
+        if user is not None:
+            self.client.set_cookie("at", user.token)
+            self.client.set_cookie("rt", user.refresh_token)
 
     def read(self, path: str) -> str:
         """Return the text of a page that opens, without its line breaks."""
@@ -48,11 +48,11 @@ class Console(Browser):
         return self.read(response.location)
 
 
-def open_console(app: Flask, person: Person, role: str = "admin") -> Console:
+def open_console(app: Flask, user: User, role: str = "admin") -> Console:
     """Make a person an operator and return their browser."""
     with app.app_context(), tenancy.system_session("operator.command") as session:
-        session.add(Operator(user_id=ids.parse_id("usr", person.user_id), role=role))
-    return Console(app, person)
+        session.add(Operator(user_id=ids.parse_id("usr", user.user_id), role=role))
+    return Console(app, user)
 
 
 def sign_in_operator(app: Flask, client: FlaskClient, role: str = "admin") -> Console:
@@ -65,9 +65,9 @@ def error_summary(response: TestResponse) -> str:
     return " ".join(response.text.partition('class="error-summary"')[2].partition("</div>")[0].split())
 
 
-def organization_page(person: Person) -> str:
+def organization_page(user: User) -> str:
     """Return the path of the console's page of a person's organization."""
-    return f"/admin/organizations/{person.organization_id}"
+    return f"/admin/organizations/{user.organization_id}"
 
 
 def audit_log(app: Flask, action: str) -> list[tuple[str, str, str | None]]:
@@ -91,14 +91,14 @@ def send_message(client: FlaskClient, key: dict[str, str]) -> tuple[int, str]:
     return response.status_code, "" if response.json["success"] else response.json["error"]["code"]
 
 
-def check_operator_access(app: Flask, client: FlaskClient, customer: Person, pages: Mapping[str, str]) -> None:
+def check_operator_access(app: Flask, client: FlaskClient, user: User, pages: Mapping[str, str]) -> None:
     """Check that the sign-in page, 404 or the page is returned to each caller.
 
     pages: paths with real ids, and the operator role that each requires
     """
     browsers = {
         "anonymous": Console(app),
-        "customer": Console(app, customer),
+        "customer": Console(app, user),
         "support": sign_in_operator(app, client, "support"),
         "admin": sign_in_operator(app, client, "admin"),
     }

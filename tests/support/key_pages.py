@@ -7,24 +7,24 @@ from typing import Any
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from tests.support.accounts import AUTH, Person
+from tests.support.accounts import AUTH, User
 
 KEYS = "/dashboard/api-keys"
 NEW = f"{KEYS}/new"
 
 
-def refresh_session(client: FlaskClient, person: Person) -> Person:
+def refresh_session(client: FlaskClient, user: User) -> User:
     """Refresh the session of a person, who then has not authenticated recently."""
-    data = client.post(f"{AUTH}/refresh", json={"refresh_token": person.refresh_token}).json["data"]
-    return replace(person, token=data["token"], refresh_token=data["refresh_token"])
+    data = client.post(f"{AUTH}/refresh", json={"refresh_token": user.refresh_token}).json["data"]
+    return replace(user, token=data["token"], refresh_token=data["refresh_token"])
 
 
-def list_keys(client: FlaskClient, person: Person) -> list[dict[str, Any]]:
-    return list(client.get("/api/v1/keys", headers=person.headers).json["data"]["keys"])
+def list_keys(client: FlaskClient, user: User) -> list[dict[str, Any]]:
+    return list(client.get("/api/v1/keys", headers=user.headers).json["data"]["keys"])
 
 
-def get_only_key(client: FlaskClient, person: Person) -> dict[str, Any]:
-    (key,) = list_keys(client, person)
+def get_only_key(client: FlaskClient, user: User) -> dict[str, Any]:
+    (key,) = list_keys(client, user)
     return key
 
 
@@ -51,8 +51,8 @@ class PreTexts(HTMLParser):
             self.texts[-1] += data
 
 
-def shown_secret(answer: TestResponse) -> str:
-    return PreTexts(answer.text).texts[0]
+def displayed_secret(response: TestResponse) -> str:
+    return PreTexts(response.text).texts[0]
 
 
 def usage_status(client: FlaskClient, key: str) -> int:

@@ -10,11 +10,11 @@ from typing import Any
 class Listener:
     """A TCP server that counts connections and answers with raw bytes."""
 
-    def __init__(self, answer: Callable[[socket.socket], None] = lambda _: None) -> None:
+    def __init__(self, respond: Callable[[socket.socket], None] = lambda _: None) -> None:
         self.server = socket.create_server(("127.0.0.1", 0))
         self.port = self.server.getsockname()[1]
         self.connections = 0
-        self.answer = answer
+        self.respond = respond
         threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self) -> None:
@@ -29,7 +29,7 @@ class Listener:
     def _serve(self, connection: socket.socket) -> None:
         with connection:
             try:
-                self.answer(connection)
+                self.respond(connection)
             except OSError:
                 return
 

@@ -8,15 +8,15 @@ from typing import Any
 
 from flask.testing import FlaskClient
 
-from tests.support.accounts import Person
+from tests.support.accounts import User
 
 MESSAGES = "/dashboard/messages"
 NEW = f"{MESSAGES}/new"
 
 
-def list_messages(client: FlaskClient, person: Person, **query: str) -> list[dict[str, Any]]:
-    answer = client.get("/api/v1/messages", query_string=query, headers=person.headers)
-    return list(answer.json["data"]["messages"])
+def list_messages(client: FlaskClient, user: User, **query: str) -> list[dict[str, Any]]:
+    response = client.get("/api/v1/messages", query_string=query, headers=user.headers)
+    return list(response.json["data"]["messages"])
 
 
 def parse_csv(text: str) -> list[dict[str, str]]:

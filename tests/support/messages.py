@@ -11,6 +11,7 @@ from flask.testing import FlaskClient
 from saas_api.core import clock, ids
 from saas_api.core.db import engine, tenancy
 from tests.support.accounts import Headers, make_key, sign_up
+from tests.support.organizations import Organization
 
 SEND, LIST = "/api/v1/messages/send", "/api/v1/messages"
 SMS = {"to": "+2348012345678", "type": "sms", "message": "Hello"}
@@ -19,18 +20,15 @@ MAIL = {"to": "ann@customer.example", "type": "email", "subject": "Hi", "message
 Work = Callable[[], None]
 
 
-class Organization:
-    """An organization, its owner's token and one key of each mode."""
+class MessagingOrganization(Organization):
+    """An organization with one key of each mode."""
 
     def __init__(self, client: FlaskClient, name: str, email: str) -> None:
-        self.client = client
-        self.person = sign_up(client, email, name)
-        self.owner = self.person.headers
-        self.id = ids.parse_id("org", self.person.organization_id)
+        super().__init__(client, sign_up(client, email, name))
         self.live, self.test = self.make_key(mode="live"), self.make_key(mode="test")
 
     def make_key(self, **options: Any) -> Headers:
-        return make_key(self.client, self.person, **options)
+        return make_key(self.client, self.owner, **options)
 
     def send(self, key: Headers | None = None, **changes: Any) -> dict[str, Any]:
         """Send a message and return the data of the response."""
@@ -39,7 +37,7 @@ class Organization:
         return dict(response.json["data"])
 
     def show(self, message_id: str, headers: Headers | None = None) -> dict[str, Any]:
-        response = self.client.get(f"{LIST}/{message_id}", headers=headers or self.owner)
+        response = self.client.get(f"{LIST}/{message_id}", headers=headers or self.owner.headers)
         assert response.status_code == 200, response.json
         return dict(response.json["data"])
 

@@ -10,7 +10,7 @@ from werkzeug.test import TestResponse
 
 from saas_api.core.access import PERMISSIONS
 from saas_api.core.roles import ROLES
-from tests.support.accounts import Person, join, sign_in
+from tests.support.accounts import User, join, sign_in
 
 ANONYMOUS = "nobody"
 
@@ -58,11 +58,11 @@ class Page(HTMLParser):
 class Browser:
     """A browser with cookies of its own, signed in when there is a person."""
 
-    def __init__(self, app: Flask, person: Person | None = None) -> None:
+    def __init__(self, app: Flask, user: User | None = None) -> None:
         self.client: FlaskClient = app.test_client()
-        if person is not None:
-            self.client.set_cookie("at", person.token)
-            self.client.set_cookie("rt", person.refresh_token)
+        if user is not None:
+            self.client.set_cookie("at", user.token)
+            self.client.set_cookie("rt", user.refresh_token)
 
     def open(self, path: str, **headers: str) -> TestResponse:
         """Open a page."""
@@ -73,9 +73,9 @@ class Browser:
 
         action: the form's address; the page's own without it
         """
-        answer = self.open(page)
-        assert answer.status_code == 200, (answer.status_code, page)
-        return form_of(answer, action or page, page)
+        response = self.open(page)
+        assert response.status_code == 200, (response.status_code, page)
+        return form_of(response, action or page, page)
 
     def send(self, action: str, fields: Mapping[str, Any]) -> TestResponse:
         """Send a form as it is given."""
@@ -90,36 +90,36 @@ class Browser:
         return self.send(action or page.partition("?")[0], {k: v for k, v in fields.items() if v is not None})
 
 
-def form_of(answer: TestResponse, action: str, page: str = "") -> dict[str, list[str]]:
+def form_of(response: TestResponse, action: str, page: str = "") -> dict[str, list[str]]:
     """What the form with that address would send untouched."""
     path = action.partition("?")[0]
-    for address, fields in Page(answer.text).forms:
+    for address, fields in Page(response.text).forms:
         if (address or page).partition("?")[0] == path:
             return fields
     raise AssertionError(f"no form to {action} on {page}")
 
 
-def sign_in_again(client: FlaskClient, person: Person) -> Person:
+def sign_in_again(client: FlaskClient, user: User) -> User:
     """The person with a session in which their password was just asked."""
-    return sign_in(client, person.email)
+    return sign_in(client, user.email)
 
 
-def check_access(app: Flask, client: FlaskClient, owner: Person, pages: Mapping[str, str | None]) -> None:
+def check_access(app: Flask, client: FlaskClient, owner: User, pages: Mapping[str, str | None]) -> None:
     """Every page against the table of permissions: nobody is led to the door, each role gets 200 or 403.
 
     pages: "GET /path" with real ids, and the permission it asks for; None for anybody who is signed in
     """
     wrong = [
-        (ANONYMOUS, path, answer.status_code)
+        (ANONYMOUS, path, response.status_code)
         for path in _paths(pages)
-        if (answer := Browser(app).open(path)).status_code != 303 or "/login?next=" not in answer.location
+        if (response := Browser(app).open(path)).status_code != 303 or "/login?next=" not in response.location
     ]
     for role in ROLES:
-        person = owner
+        user = owner
         if role != "owner":
             join(app, owner.organization_id, f"{role}@acme.example", role)
-            person = sign_in(client, f"{role}@acme.example")
-        browser = Browser(app, person)
+            user = sign_in(client, f"{role}@acme.example")
+        browser = Browser(app, user)
         for name, permission in pages.items():
             expected = 200 if permission is None or role in PERMISSIONS[permission] else 403
             got = browser.open(name.removeprefix("GET ")).status_code

@@ -17,10 +17,10 @@ class FakeProvider:
         self.calls: list[tuple[str, str, dict[str, str], bytes]] = []
         self.failing_with: int | None = None
         self.seconds = 0.0
-        self.is_losing_answers = False
+        self.is_losing_responses = False
         self.address = ""
 
-    def answer(self, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, Any]:
+    def process(self, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, Any]:
         raise NotImplementedError
 
     def respond(self, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, Any]:
@@ -28,7 +28,7 @@ class FakeProvider:
         time.sleep(self.seconds)
         if self.failing_with:
             return self.failing_with, {"status": False, "error": {"message": "away", "type": "api_error"}}
-        return self.answer(method, path, headers, body)
+        return self.process(method, path, headers, body)
 
     @contextmanager
     def running(self) -> Iterator["FakeProvider"]:
@@ -49,11 +49,11 @@ def _handler(fake: FakeProvider) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def _serve(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            status, answer = fake.respond(self.command, self.path, dict(self.headers), body)
-            if fake.is_losing_answers:
+            status, process = fake.respond(self.command, self.path, dict(self.headers), body)
+            if fake.is_losing_responses:
                 self.close_connection = True
                 return
-            raw = orjson.dumps(answer)
+            raw = orjson.dumps(process)
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(raw)))

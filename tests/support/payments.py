@@ -17,7 +17,7 @@ from saas_api.core.db import tenancy
 from saas_api.payments import jobs
 from saas_api.providers import mock_payments
 from tests.support import paystack_server, stripe_server
-from tests.support.accounts import Person, sign_in, sign_up
+from tests.support.accounts import User, sign_in, sign_up
 from tests.support.billing import BillingOrganization, day
 from tests.support.paystack_server import PaystackServer
 from tests.support.stripe_server import StripeServer
@@ -29,16 +29,16 @@ STRIPE, PAYSTACK, MOCK = "Stripe-Signature", "X-Paystack-Signature", "X-Mock-Sig
 
 
 @dataclass
-class Customer(BillingOrganization):
-    """An organization with one open invoice of 99.00, and the owner who pays it."""
+class PayingOrganization(BillingOrganization):
+    """An organization with one open invoice of 99.00, which its owner pays."""
 
-    person: Person
+    owner: User
     client: FlaskClient
     invoice_id: Any
 
     def initiate(self, provider: str | None = "mock", **changes: Any) -> Any:
         body = {"invoice_id": ids.format_id("inv", self.invoice_id), "provider": provider, **changes}
-        return self.client.post(PAY, json=body, headers=self.person.headers)
+        return self.client.post(PAY, json=body, headers=self.owner.headers)
 
     def begin(self, provider: str = "mock") -> str:
         """Start a payment; returns the reference of the provider."""
@@ -68,7 +68,7 @@ class Customer(BillingOrganization):
         """Submit the checkout page of the mock provider."""
         return self.client.post(f"/payments/mock/{reference}", data={"action": action})
 
-    def tell(self, reference: str) -> None:
+    def send_event(self, reference: str) -> None:
         """Send a new event of the mock provider and process the inbox."""
         event = mock_payments.new_event("checkout.completed", reference)
         assert self.post(MOCK, event.body, event.signature) == 200
@@ -98,11 +98,11 @@ def make_events_due() -> None:
     system_rows("UPDATE provider_events SET next_at = now() WHERE state = 'received'")
 
 
-def create_customer(client: FlaskClient, name: str = "Acme") -> Customer:
+def create_paying_organization(client: FlaskClient, name: str = "Acme") -> PayingOrganization:
     """Create an organization whose invoice for April is open since the first of May."""
     clock.freeze_time(day(1))
-    person = sign_up(client, f"alice@{name.lower()}.example", name)
-    organization = BillingOrganization(ids.parse_id("org", person.organization_id))
+    user = sign_up(client, f"alice@{name.lower()}.example", name)
+    organization = BillingOrganization(ids.parse_id("org", user.organization_id))
     with organization.transaction() as session:
         periods.ensure_account(session, organization.id)
     organization.switch("pro@1", clock.now())
@@ -110,7 +110,7 @@ def create_customer(client: FlaskClient, name: str = "Acme") -> Customer:
     periods.ensure_accounts(clock.now(), organization.id)
     period_close.close_due(clock.now(), organization.id)
     clock.freeze_time(None)
-    return Customer(organization.id, sign_in(client, person.email), client, organization.invoices()[0].id)
+    return PayingOrganization(organization.id, sign_in(client, user.email), client, organization.invoices()[0].id)
 
 
 class IsolatedClient(FlaskClient):
@@ -127,8 +127,8 @@ def client(app: Flask) -> FlaskClient:
 
 
 @pytest.fixture
-def customer(context: Flask, client: FlaskClient) -> Customer:
-    return create_customer(client)
+def acme(context: Flask, client: FlaskClient) -> PayingOrganization:
+    return create_paying_organization(client)
 
 
 @pytest.fixture
@@ -153,19 +153,19 @@ def paystack(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Iterator[PaystackSe
 
 
 @pytest.fixture
-def olga(client: FlaskClient, customer: Customer) -> None:
+def olga(client: FlaskClient, acme: PayingOrganization) -> None:
     """An operator, who receives alerts."""
     with tenancy.system_session("auth.register") as session:
         user = users.create_user(session, "olga@platform.example", "correct horse battery", "Olga")
         session.add(Operator(user_id=user.id, role="admin"))
 
 
-def payment_amounts(customer: Customer) -> tuple[str, int, int, int]:
-    payment = customer.payment()
+def payment_amounts(acme: PayingOrganization) -> tuple[str, int, int, int]:
+    payment = acme.payment()
     return payment.state, payment.captured_minor, payment.allocated_minor, payment.excess_minor
 
 
-def stripe_event(customer: Customer, reference: str, kind: str = "completed", event_id: str = "evt_1") -> None:
+def stripe_event(acme: PayingOrganization, reference: str, kind: str = "completed", event_id: str = "evt_1") -> None:
     body = stripe_server.event(f"checkout.session.{kind}", reference, event_id)
-    assert customer.post(STRIPE, body, stripe_server.sign(body)) == 200
+    assert acme.post(STRIPE, body, stripe_server.sign(body)) == 200
     jobs.process_inbox()

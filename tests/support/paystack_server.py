@@ -21,7 +21,7 @@ class PaystackServer(FakeProvider):
         self.transactions: dict[str, dict[str, Any]] = {}
         self.refunds: list[dict[str, Any]] = []
 
-    def answer(self, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, Any]:
+    def process(self, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, Any]:
         if headers.get("Authorization") != f"Bearer {SECRET_KEY}":
             return 401, {"status": False, "message": "Invalid key"}
         address = urlsplit(path)

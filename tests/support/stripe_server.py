@@ -24,7 +24,7 @@ class StripeServer(FakeProvider):
         self.refund_status = "succeeded"
         self._responses: dict[str, Any] = {}
 
-    def answer(self, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, Any]:
+    def process(self, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, Any]:
         if headers.get("Authorization") != f"Bearer {SECRET_KEY}":
             return 401, _error("Invalid API key", "invalid_request_error")
         key = headers.get("Idempotency-Key")

@@ -9,10 +9,10 @@ from flask.testing import FlaskClient
 from saas_api.core import ids
 from saas_api.core.access import Principal
 from saas_api.core.db import tenancy
-from tests.support.accounts import Person
+from tests.support.accounts import User
 
 
-def invite(inviter: Person, email: str, role: str = "member") -> str:
+def invite(inviter: User, email: str, role: str = "member") -> str:
     """Invite an address and return the token of the mailed link."""
     status, data = inviter.call("POST", "/team/invite", email=email, role=role)
     assert status == 201, data
@@ -31,21 +31,21 @@ def invitation_token(client: FlaskClient, email: str) -> str:
     return match[1]
 
 
-def member_roles(person: Person) -> dict[str, str]:
+def member_roles(user: User) -> dict[str, str]:
     """Return the role of each member by e-mail address."""
-    _, team = person.call("GET", "/team/members")
+    _, team = user.call("GET", "/team/members")
     return {member["email"]: member["role"] for member in team["members"]}
 
 
-def audit_events(person: Person, **query: str) -> list[Any]:
+def audit_events(user: User, **query: str) -> list[Any]:
     """Return the audit events of the person's organization, the newest first."""
-    response = person.client.get("/api/v1/organization/audit-log", query_string=query, headers=person.headers)
+    response = user.client.get("/api/v1/organization/audit-log", query_string=query, headers=user.headers)
     assert response.status_code == 200, response.json
     entries: list[Any] = response.json["data"]["entries"]
     return entries
 
 
-def principal_of(person: Person, role: str = "owner") -> Principal:
+def principal_of(user: User, role: str = "owner") -> Principal:
     """Return the recently authenticated principal of a person, for calls of services."""
-    user_id, organization_id = ids.parse_id("usr", person.user_id), ids.parse_id("org", person.organization_id)
+    user_id, organization_id = ids.parse_id("usr", user.user_id), ids.parse_id("org", user.organization_id)
     return Principal("user", user_id, organization_id, role=role, is_recently_authenticated=True)

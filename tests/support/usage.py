@@ -1,16 +1,14 @@
 """An organization that signs up through HTTP, creates keys, and writes usage events to the ledger."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 from flask.testing import FlaskClient
 from sqlalchemy import text
-from sqlalchemy.orm import Session
 
 from saas_api.billing import periods
 from saas_api.core import clock, ids
@@ -18,44 +16,33 @@ from saas_api.core.access import Principal
 from saas_api.core.db import tenancy
 from saas_api.usage import ledger, refused_requests, rollups
 from saas_api.usage.ledger import UsageRecord
-from tests.support.accounts import Headers, Person, create_key, sign_up
+from tests.support.accounts import Headers, create_key, sign_up
+from tests.support.organizations import Organization
+
+APRIL_15 = datetime(2026, 4, 15, 12, 30, tzinfo=UTC)
 
 
 @dataclass
-class UsageOrganization:
-    """An organization, its owner, and its keys by name."""
+class UsageOrganization(Organization):
+    """An organization and its keys by name."""
 
-    client: FlaskClient
-    id: UUID
-    person: Person
     keys: dict[str, UUID] = field(default_factory=dict)
     key_headers: dict[str, Headers] = field(default_factory=dict)
 
-    @property
-    def owner(self) -> Headers:
-        """Headers of the owner."""
-        return self.person.headers
-
-    @contextmanager
-    def transaction(self) -> Iterator[Session]:
-        """A tenant transaction, in an application context of its own."""
-        with self.client.application.app_context(), tenancy.tenant_session(self.id) as session:
-            yield session
-
     def roll_up(self) -> None:
-        with self.client.application.app_context():
+        with self.app.app_context():
             rollups.roll_up()
 
     def refuse(self, outcome: str, times: int = 1, *, key: str = "first") -> None:
         """Count refused calls and flush the counts."""
-        with self.client.application.app_context():
+        with self.app.app_context():
             for _ in range(times):
                 caller = Principal("key", self.keys[key], self.id)
                 refused_requests.count_refused(caller, "/api/v1/messages/send", "POST", outcome)
             refused_requests.flush_refused()
 
     def make_key(self, name: str, **options: Any) -> UUID:
-        key_id, self.key_headers[name] = create_key(self.client, self.person, name=name, **options)
+        key_id, self.key_headers[name] = create_key(self.client, self.owner, name=name, **options)
         self.keys[name] = ids.parse_id("key", key_id)
         return self.keys[name]
 
@@ -107,7 +94,7 @@ class UsageOrganization:
         return UUID(str(period_id))
 
     def close_period(self, period_id: UUID) -> None:
-        with self.client.application.app_context(), tenancy.system_session("billing.close") as session:
+        with self.app.app_context(), tenancy.system_session("billing.close") as session:
             session.execute(
                 text("UPDATE billing_periods SET state = 'closed', closed_at = clock_timestamp() WHERE id = :id"),
                 {"id": period_id},
@@ -124,7 +111,7 @@ class UsageOrganization:
 
     def get(self, path: str, headers: Mapping[str, str] | None = None, **query: Any) -> Any:
         """The data of a successful response."""
-        response = self.client.get(f"/api/v1{path}", query_string=query, headers=headers or self.owner)
+        response = self.client.get(f"/api/v1{path}", query_string=query, headers=headers or self.owner.headers)
         assert response.status_code == 200, response.json
         return response.json["data"]
 
@@ -142,7 +129,7 @@ def sign_up_organization(
     """
     clock.freeze_time(None)
     owner = sign_up(client, email, name)
-    organization = UsageOrganization(client, ids.parse_id("org", owner.organization_id), owner)
+    organization = UsageOrganization(client, owner)
     if at is not None:
         with client.application.app_context(), tenancy.system_session("auth.register") as session:
             session.execute(

@@ -37,13 +37,13 @@ def create_used_organization(client: FlaskClient) -> UsageOrganization:
 
 
 def browse(app: Flask, organization: UsageOrganization) -> Browser:
-    return Browser(app, organization.person)
+    return Browser(app, organization.owner)
 
 
 def open_usage(app: Flask, organization: UsageOrganization, query: str = "", status: int = 200) -> str:
-    answer = browse(app, organization).open(f"{USAGE}?{query}")
-    assert answer.status_code == status, answer.text
-    return answer.text
+    response = browse(app, organization).open(f"{USAGE}?{query}")
+    assert response.status_code == status, response.text
+    return response.text
 
 
 def read_stats(page: str) -> dict[str, str]:
@@ -61,6 +61,6 @@ def read_table(page: str) -> list[list[str]]:
 
 
 def download_csv(app: Flask, organization: UsageOrganization, query: str) -> list[dict[str, str]]:
-    answer = browse(app, organization).open(f"{USAGE}?{query}&format=csv")
-    assert answer.mimetype == "text/csv"
-    return list(csv.DictReader(io.StringIO(answer.data.decode("utf-8-sig"))))
+    response = browse(app, organization).open(f"{USAGE}?{query}&format=csv")
+    assert response.mimetype == "text/csv"
+    return list(csv.DictReader(io.StringIO(response.data.decode("utf-8-sig"))))

@@ -1,20 +1,17 @@
 """An organization with endpoints: calls of the webhooks API, published events, and its rows."""
 
-from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from sqlalchemy import text
 
 from saas_api.core import ids
-from saas_api.core.db import tenancy
 from saas_api.webhooks import events
 from saas_api.webhooks.events import EventSubject
 from saas_api.webhooks.jobs import drain
-from tests.support.accounts import Person
+from tests.support.accounts import User
+from tests.support.organizations import Organization
 
 API = "/api/v1/webhooks"
 ENDPOINTS = f"{API}/endpoints"
@@ -29,17 +26,8 @@ def allowed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setitem(app.config, "WEBHOOK_ALLOWED_NETWORKS", ["127.0.0.0/8"])
 
 
-@dataclass
-class Organization:
-    """An organization and its owner."""
-
-    app: Flask
-    client: FlaskClient
-    owner: Person
-
-    @property
-    def id(self) -> UUID:
-        return ids.parse_id("org", self.owner.organization_id)
+class WebhookOrganization(Organization):
+    """An organization that calls the webhooks API and publishes events."""
 
     def call(self, method: str, path: str, body: Any = None, **options: Any) -> Any:
         options.setdefault("headers", self.owner.headers)
@@ -47,25 +35,15 @@ class Organization:
 
     def create_endpoint(self, url: str = URL, **fields: Any) -> dict[str, Any]:
         """Create an endpoint and return it with its secret."""
-        answer = self.call("POST", "/endpoints", {"url": url, **fields})
-        assert answer.status_code == 201, answer.json
-        endpoint: dict[str, Any] = answer.json["data"]
+        response = self.call("POST", "/endpoints", {"url": url, **fields})
+        assert response.status_code == 201, response.json
+        endpoint: dict[str, Any] = response.json["data"]
         return endpoint
 
     def publish_event(self, event_type: str = "invoice.paid", **data: Any) -> None:
         """Publish an event of a new subject."""
-        with self.app.app_context(), tenancy.tenant_session(self.id) as session:
+        with self.transaction() as session:
             events.publish(session, self.id, event_type, EventSubject(ids.new_id()), data)
-
-    def rows(self, sql: str) -> list[Any]:
-        """Read as the organization."""
-        with self.app.app_context(), tenancy.tenant_session(self.id) as session:
-            return list(session.execute(text(sql)).all())
-
-    def execute(self, sql: str, **values: Any) -> None:
-        """Write as the organization."""
-        with self.app.app_context(), tenancy.tenant_session(self.id) as session:
-            session.execute(text(sql), values)
 
     def finish_deliveries(self, status: str) -> None:
         """Give every queued delivery a final status."""
@@ -77,9 +55,9 @@ class Organization:
 
 
 @pytest.fixture
-def acme(app: Flask, client: FlaskClient, alice: Person) -> Organization:
+def acme(client: FlaskClient, alice: User) -> WebhookOrganization:
     """The organization of alice."""
-    return Organization(app, client, alice)
+    return WebhookOrganization(client, alice)
 
 
 def deliver(app: Flask) -> None:
@@ -87,5 +65,5 @@ def deliver(app: Flask) -> None:
         drain()
 
 
-def read_endpoint(acme: Organization) -> Any:
+def read_endpoint(acme: WebhookOrganization) -> Any:
     return acme.rows("SELECT * FROM webhook_endpoints ORDER BY id")[0]

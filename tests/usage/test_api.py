@@ -8,42 +8,21 @@
 | key without it | 403 INSUFFICIENT_SCOPE |
 """
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import text
 
-from saas_api.core import clock
 from saas_api.usage import ledger
-from tests.support.usage import UsageOrganization, sign_up_organization
+from tests.support.usage import APRIL_15, UsageOrganization, sign_up_organization
 
-TODAY = datetime(2026, 4, 15, 12, 30, tzinfo=UTC)
 COUNTS = ("requests", "success_count", "error_count")
 
 
-@pytest.fixture(autouse=True)
-def _in_april() -> Iterator[None]:
-    clock.freeze_time(TODAY)
-    yield
-    clock.freeze_time(None)
-
-
-@pytest.fixture
-def acme(app: Flask, client: FlaskClient) -> UsageOrganization:
-    """Signed up on 1 March, with two keys."""
-    organization = sign_up_organization(client, at=datetime(2026, 3, 1, 9, tzinfo=UTC))
-    organization.make_key("first")
-    organization.make_key("second")
-    organization.open_period(clock.now())
-    clock.freeze_time(datetime(2026, 4, 1, tzinfo=UTC))
-    organization.open_period(clock.now())
-    clock.freeze_time(TODAY)
-    return organization
+pytestmark = pytest.mark.usefixtures("april")
 
 
 def use_both_meters_and_keys(organization: UsageOrganization) -> None:
@@ -53,7 +32,7 @@ def use_both_meters_and_keys(organization: UsageOrganization) -> None:
     organization.roll_up()
     organization.use(2, at=datetime(2026, 4, 10, tzinfo=UTC), key="second")
     organization.use(1, at=datetime(2026, 4, 10, tzinfo=UTC), meter="email", key="second")
-    organization.use(1, at=TODAY)
+    organization.use(1, at=APRIL_15)
     organization.refuse("failed", 2)
     organization.refuse("rate_limited", 3, key="second")
 
@@ -72,8 +51,8 @@ def test_owner_and_key_with_scope_get_the_same_usage(acme: UsageOrganization) ->
 
 def test_key_without_scope_is_rejected(acme: UsageOrganization) -> None:
     acme.make_key("mute", scopes=["messages:write"])
-    answer = acme.client.get("/api/v1/usage", headers=acme.key_headers["mute"])
-    assert (answer.status_code, answer.json["error"]["code"]) == (403, "INSUFFICIENT_SCOPE")
+    response = acme.client.get("/api/v1/usage", headers=acme.key_headers["mute"])
+    assert (response.status_code, response.json["error"]["code"]) == (403, "INSUFFICIENT_SCOPE")
 
 
 def test_refused_call_is_counted_under_its_route(acme: UsageOrganization) -> None:
@@ -96,7 +75,7 @@ def test_refused_call_is_counted_under_its_route(acme: UsageOrganization) -> Non
 
 
 def test_new_organization_has_no_usage(client: FlaskClient) -> None:
-    usage = sign_up_organization(client, at=TODAY).get("/usage")
+    usage = sign_up_organization(client, at=APRIL_15).get("/usage")
     assert usage["summary"] == {
         "total_requests": 0,
         "successful_requests": 0,
@@ -148,7 +127,7 @@ def test_every_breakdown_adds_up_to_the_summary(acme: UsageOrganization) -> None
 def test_usage_of_a_revoked_key_stays_in_the_report(acme: UsageOrganization) -> None:
     acme.use(key="first")
     key_id = acme.get("/usage")["by_api_key"][0]["api_key_id"]
-    assert acme.client.delete(f"/api/v1/keys/{key_id}", headers=acme.owner).status_code == 200
+    assert acme.client.delete(f"/api/v1/keys/{key_id}", headers=acme.owner.headers).status_code == 200
     assert [(row["api_key_id"], row["name"]) for row in acme.get("/usage")["by_api_key"]] == [(key_id, "first")]
 
 
@@ -182,8 +161,8 @@ def test_late_usage_counts_once_on_the_day_it_happened(acme: UsageOrganization) 
         usage = acme.get("/usage", start_date="2026-03-01", end_date="2026-03-31")
         assert (usage["summary"]["list_cost"], usage["summary"]["total_cost"]) == ("10.04", "0.04")
         assert [row["date"] for row in usage["daily_breakdown"] if row["requests"]] == ["2026-03-20"]
-        assert total_of(acme, april, TODAY) == 0
-        assert total_of(acme, march, TODAY) == Decimal("0.04")
+        assert total_of(acme, april, APRIL_15) == 0
+        assert total_of(acme, march, APRIL_15) == Decimal("0.04")
         acme.roll_up()
 
 
@@ -235,8 +214,8 @@ def test_test_mode_usage_is_separate_and_free(acme: UsageOrganization) -> None:
 
 def test_organization_sees_its_own_usage_only(acme: UsageOrganization, client: FlaskClient) -> None:
     use_both_meters_and_keys(acme)
-    carol = sign_up_organization(client, "Carol & Co", "carol@carol.example", at=TODAY)
-    carol.open_period(TODAY)
+    carol = sign_up_organization(client, "Carol & Co", "carol@carol.example", at=APRIL_15)
+    carol.open_period(APRIL_15)
     carol.use(2)
     for _ in range(2):
         summary = carol.get("/usage")["summary"]
@@ -261,9 +240,9 @@ def test_organization_sees_its_own_usage_only(acme: UsageOrganization, client: F
     ],
 )
 def test_invalid_range_names_the_wrong_field(acme: UsageOrganization, query: dict[str, Any], field: str) -> None:
-    answer = acme.client.get("/api/v1/usage", query_string=query, headers=acme.owner)
-    assert (answer.status_code, answer.json["error"]["code"]) == (422, "VALIDATION_ERROR")
-    assert [problem["field"] for problem in answer.json["error"]["details"]["fields"]] == [field]
+    response = acme.client.get("/api/v1/usage", query_string=query, headers=acme.owner.headers)
+    assert (response.status_code, response.json["error"]["code"]) == (422, "VALIDATION_ERROR")
+    assert [problem["field"] for problem in response.json["error"]["details"]["fields"]] == [field]
 
 
 def test_range_includes_both_of_its_ends(acme: UsageOrganization) -> None:

@@ -9,13 +9,11 @@
 
 import csv
 import io
-from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import text
 
@@ -23,30 +21,12 @@ from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
 from saas_api.usage import ranges
 from saas_api.usage.ranges import DateRange, InvalidDateRange
-from tests.support.usage import UsageOrganization, sign_up_organization
+from tests.support.usage import APRIL_15, UsageOrganization, sign_up_organization
 
-TODAY = datetime(2026, 4, 15, 12, 30, tzinfo=UTC)
 PATH = "/usage/timeseries"
 
 
-@pytest.fixture(autouse=True)
-def _in_april() -> Iterator[None]:
-    clock.freeze_time(TODAY)
-    yield
-    clock.freeze_time(None)
-
-
-@pytest.fixture
-def acme(app: Flask, client: FlaskClient) -> UsageOrganization:
-    """Signed up on 1 March, with two keys."""
-    organization = sign_up_organization(client, at=datetime(2026, 3, 1, 9, tzinfo=UTC))
-    organization.make_key("first")
-    organization.make_key("second")
-    organization.open_period(clock.now())
-    clock.freeze_time(datetime(2026, 4, 1, tzinfo=UTC))
-    organization.open_period(clock.now())
-    clock.freeze_time(TODAY)
-    return organization
+pytestmark = pytest.mark.usefixtures("april")
 
 
 def at(day: int, hour: int = 0, minute: int = 0, month: int = 4) -> datetime:
@@ -65,9 +45,9 @@ def days(zone: str, first: str, last: str) -> DateRange:
 
 
 def refused(organization: UsageOrganization, **query: Any) -> Any:
-    answer = organization.client.get(f"/api/v1{PATH}", query_string=query, headers=organization.owner)
-    assert answer.status_code == 422, answer.json
-    return answer.json["error"]["details"]["fields"]
+    response = organization.client.get(f"/api/v1{PATH}", query_string=query, headers=organization.owner.headers)
+    assert response.status_code == 422, response.json
+    return response.json["error"]["details"]["fields"]
 
 
 def counts(points: Any) -> dict[str, int]:
@@ -78,8 +58,8 @@ def test_timeseries_needs_the_usage_permission_or_scope(acme: UsageOrganization,
     assert client.get(f"/api/v1{PATH}").status_code == 401
     assert acme.get(PATH) == acme.get(PATH, headers=acme.key_headers["first"])
     acme.make_key("mute", scopes=["messages:write"])
-    answer = client.get(f"/api/v1{PATH}", headers=acme.key_headers["mute"])
-    assert (answer.status_code, answer.json["error"]["code"]) == (403, "INSUFFICIENT_SCOPE")
+    response = client.get(f"/api/v1{PATH}", headers=acme.key_headers["mute"])
+    assert (response.status_code, response.json["error"]["code"]) == (403, "INSUFFICIENT_SCOPE")
 
 
 def test_range_has_a_point_for_every_day_or_hour(acme: UsageOrganization) -> None:
@@ -234,17 +214,17 @@ def test_invalid_query_is_rejected(acme: UsageOrganization, query: dict[str, str
 def test_other_organization_sees_no_calls(acme: UsageOrganization, client: FlaskClient) -> None:
     acme.use(3, at=at(2))
     carol = sign_up_organization(client, "Carol & Co", "carol@carol.example", at=at(1, month=3))
-    clock.freeze_time(TODAY)
+    clock.freeze_time(APRIL_15)
     assert not counts(carol.get(PATH)["points"])
 
 
 def table(organization: UsageOrganization, **query: Any) -> list[dict[str, str]]:
-    answer = organization.client.get(
-        "/api/v1/usage", query_string={"format": "csv", **query}, headers=organization.owner
+    response = organization.client.get(
+        "/api/v1/usage", query_string={"format": "csv", **query}, headers=organization.owner.headers
     )
-    assert answer.status_code == 200, answer.json
-    assert answer.headers["Content-Type"].startswith("text/csv")
-    return list(csv.DictReader(io.StringIO(answer.data.decode("utf-8-sig"), newline="")))
+    assert response.status_code == 200, response.json
+    assert response.headers["Content-Type"].startswith("text/csv")
+    return list(csv.DictReader(io.StringIO(response.data.decode("utf-8-sig"), newline="")))
 
 
 def test_csv_adds_up_to_the_usage_report(acme: UsageOrganization) -> None:

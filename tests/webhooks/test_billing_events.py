@@ -23,7 +23,7 @@ from saas_api.webhooks import event_types
 from saas_api.webhooks.payload import MAX_PAYLOAD_BYTES
 from tests.support.accounts import make_key, sign_up
 from tests.support.billing import BillingOrganization
-from tests.support.payments import Customer, IsolatedClient
+from tests.support.payments import IsolatedClient, PayingOrganization
 from tests.webhooks.test_published_events import PUBLISHED_TYPES
 
 pytestmark = pytest.mark.usefixtures("context")
@@ -36,18 +36,18 @@ def visitor(app: Flask) -> FlaskClient:
     return IsolatedClient(app, app.response_class)
 
 
-def call(customer: Customer, method: str, path: str, body: Any, status: int = 200) -> Any:
-    answer: Any = customer.client.open(f"/api/v1{path}", method=method, json=body, headers=customer.person.headers)
-    assert answer.status_code == status, answer.json
-    return answer.json["data"]
+def call(acme: PayingOrganization, method: str, path: str, body: Any, status: int = 200) -> Any:
+    response: Any = acme.client.open(f"/api/v1{path}", method=method, json=body, headers=acme.owner.headers)
+    assert response.status_code == status, response.json
+    return response.json["data"]
 
 
-def sign_up_with_endpoint(visitor: FlaskClient) -> Customer:
+def sign_up_with_endpoint(visitor: FlaskClient) -> PayingOrganization:
     """Sign up and create an endpoint."""
-    person = sign_up(visitor, "alice@acme.example", "Acme")
-    customer = Customer(ids.parse_id("org", person.organization_id), person, visitor, None)
-    call(customer, "POST", "/webhooks/endpoints", {"url": "http://127.0.0.1:9/hook"}, 201)
-    return customer
+    user = sign_up(visitor, "alice@acme.example", "Acme")
+    acme = PayingOrganization(ids.parse_id("org", user.organization_id), user, visitor, None)
+    call(acme, "POST", "/webhooks/endpoints", {"url": "http://127.0.0.1:9/hook"}, 201)
+    return acme
 
 
 def count_events(organization: BillingOrganization) -> Counter[str]:
@@ -61,94 +61,94 @@ def count_events(organization: BillingOrganization) -> Counter[str]:
     return counts
 
 
-def invoiced(visitor: FlaskClient) -> Customer:
+def invoiced(visitor: FlaskClient) -> PayingOrganization:
     """A customer of the plan pro with an invoice of the first period."""
-    customer = sign_up_with_endpoint(visitor)
-    call(customer, "POST", "/billing/upgrade", {"plan": "pro", "when": "now"})
-    [period] = customer.rows("SELECT ends_at FROM billing_periods")
+    acme = sign_up_with_endpoint(visitor)
+    call(acme, "POST", "/billing/upgrade", {"plan": "pro", "when": "now"})
+    [period] = acme.rows("SELECT ends_at FROM billing_periods")
     clock.freeze_time(period.ends_at + timedelta(hours=2))
-    periods.ensure_accounts(clock.now(), customer.id)
-    assert not period_close.close_due(clock.now(), customer.id).failed
-    customer.invoice_id = customer.invoices()[0].id
-    return customer
+    periods.ensure_accounts(clock.now(), acme.id)
+    assert not period_close.close_due(clock.now(), acme.id).failed
+    acme.invoice_id = acme.invoices()[0].id
+    return acme
 
 
 def subscribed(visitor: FlaskClient) -> BillingOrganization:
-    customer = sign_up_with_endpoint(visitor)
+    acme = sign_up_with_endpoint(visitor)
     for _ in range(2):
-        call(customer, "GET", "/usage", None)
-    return customer
+        call(acme, "GET", "/usage", None)
+    return acme
 
 
 def paid_after_decline(visitor: FlaskClient) -> BillingOrganization:
-    customer = invoiced(visitor)
+    acme = invoiced(visitor)
     for action in ("decline", "pay"):
-        customer.choose(customer.begin(), action)
+        acme.choose(acme.begin(), action)
         for _ in range(2):
             jobs.process_inbox()
-    return customer
+    return acme
 
 
 def credited_and_refunded(visitor: FlaskClient) -> BillingOrganization:
-    customer = invoiced(visitor)
-    customer.choose(customer.begin(), "pay")
+    acme = invoiced(visitor)
+    acme.choose(acme.begin(), "pay")
     jobs.process_inbox()
     for minor in (500, 700):
         with tenancy.system_session("admin.act") as session:
             credit = CreditNoteInput("service_issue", amount_minor=minor, is_refund=True)
-            credit_notes.create_credit_note(session, customer.id, customer.invoice_id, credit, OPERATOR)
+            credit_notes.create_credit_note(session, acme.id, acme.invoice_id, credit, OPERATOR)
         for _ in range(2):
             jobs.reconcile()
-    return customer
+    return acme
 
 
 def voided(visitor: FlaskClient) -> BillingOrganization:
-    customer = invoiced(visitor)
+    acme = invoiced(visitor)
     with tenancy.system_session("admin.act") as session:
-        invoice_lifecycle.void_invoice(session, customer.id, customer.invoice_id, OPERATOR)
-    return customer
+        invoice_lifecycle.void_invoice(session, acme.id, acme.invoice_id, OPERATOR)
+    return acme
 
 
 def written_off(visitor: FlaskClient) -> BillingOrganization:
     """The invoice is written off, then paid by bank transfer."""
-    customer = invoiced(visitor)
-    due_at = customer.invoice().due_at
+    acme = invoiced(visitor)
+    due_at = acme.invoice().due_at
     for day in (0, 3, 5, 7, 10, 14, 30):
         clock.freeze_time(due_at + timedelta(days=day))
         for _ in range(2):
             assert dunning.run_dunning(clock.now()).failed == []
-    money = OfflinePayment(customer.invoice().due_minor, "USD", "MT940 0815")
-    payments.record_offline_payment(customer.id, customer.invoice_id, money, SYSTEM_ACTOR, "bank transfer")
-    return customer
+    money = OfflinePayment(acme.invoice().due_minor, "USD", "MT940 0815")
+    payments.record_offline_payment(acme.id, acme.invoice_id, money, SYSTEM_ACTOR, "bank transfer")
+    return acme
 
 
 def alerted(visitor: FlaskClient) -> BillingOrganization:
     """Usage passes alerts on included usage, on a quantity and on cost."""
-    customer = sign_up_with_endpoint(visitor)
+    acme = sign_up_with_endpoint(visitor)
     rules = [
         {"subject": "percent_of_included", "meter": "sms", "threshold": "80"},
         {"subject": "quantity", "meter": "sms", "threshold": "500.5"},
         {"subject": "spend", "threshold": "0.01"},
     ]
-    call(customer, "PUT", "/billing/alerts", {"alerts": rules})
-    customer.use(1100)
+    call(acme, "PUT", "/billing/alerts", {"alerts": rules})
+    acme.use(1100)
     for _ in range(2):
         alerts.evaluate_alerts(clock.now())
-    return customer
+    return acme
 
 
 def capped(visitor: FlaskClient) -> BillingOrganization:
     """The spend cap blocks every message, after its alerts."""
-    customer = sign_up_with_endpoint(visitor)
-    call(customer, "POST", "/billing/upgrade", {"plan": "starter", "when": "now"})
-    base = Decimal(call(customer, "GET", "/billing/alerts", None)["spend_cap"]["base"])
+    acme = sign_up_with_endpoint(visitor)
+    call(acme, "POST", "/billing/upgrade", {"plan": "starter", "when": "now"})
+    base = Decimal(call(acme, "GET", "/billing/alerts", None)["spend_cap"]["base"])
     amount = str((base + Decimal("0.01")).quantize(Decimal("0.01"), rounding=ROUND_UP))
-    call(customer, "PUT", "/billing/spend-cap", {"amount": amount, "action": "block"})
-    key = make_key(visitor, customer.person)
+    call(acme, "PUT", "/billing/spend-cap", {"amount": amount, "action": "block"})
+    key = make_key(visitor, acme.owner)
     sms = {"to": "+15005550006", "type": "sms", "message": "x" * 400}
-    answers = [visitor.post("/api/v1/messages/send", json=sms, headers=key) for _ in range(3)]
-    assert [answer.status_code for answer in answers] == [402] * 3
-    return customer
+    responses = [visitor.post("/api/v1/messages/send", json=sms, headers=key) for _ in range(3)]
+    assert [response.status_code for response in responses] == [402] * 3
+    return acme
 
 
 INVOICED = {"subscription.created": 1, "subscription.updated": 1, "invoice.finalized": 1}

@@ -18,7 +18,7 @@ from saas_api.webhooks import dispatch, events, jobs
 from saas_api.webhooks.dispatch import AttemptResult
 from saas_api.webhooks.events import EventSubject
 from saas_api.webhooks.models import AttemptOutcome
-from tests.support.webhooks import Organization, read_endpoint
+from tests.support.webhooks import WebhookOrganization, read_endpoint
 
 
 def id_of(endpoint: dict[str, Any]) -> Any:
@@ -27,13 +27,13 @@ def id_of(endpoint: dict[str, Any]) -> Any:
 
 @pytest.mark.parametrize("method", ["PATCH", "DELETE"])
 def test_endpoint_change_waits_for_a_transaction_that_publishes_later(
-    app: Flask, acme: Organization, method: str
+    app: Flask, acme: WebhookOrganization, method: str
 ) -> None:
     path, body = f"/endpoints/{acme.create_endpoint()['id']}", {"is_enabled": False} if method == "PATCH" else None
-    answers: list[Any] = []
+    responses: list[Any] = []
 
     def change_endpoint() -> None:
-        answers.append(app.test_client().open(f"/api/v1/webhooks{path}", method=method, json=body, **credentials))
+        responses.append(app.test_client().open(f"/api/v1/webhooks{path}", method=method, json=body, **credentials))
 
     credentials = {"headers": acme.owner.headers}
     changing = threading.Thread(target=change_endpoint)
@@ -43,12 +43,12 @@ def test_endpoint_change_waits_for_a_transaction_that_publishes_later(
         time.sleep(0.5)
         events.publish(session, acme.id, "invoice.paid", EventSubject(ids.new_id()), {})
     changing.join(10)
-    assert answers[0].status_code == 200
+    assert responses[0].status_code == 200
     assert acme.rows("SELECT status FROM webhook_deliveries") == [("canceled",)]
 
 
 def test_two_endpoints_are_disabled_as_gone_concurrently(
-    app: Flask, acme: Organization, monkeypatch: pytest.MonkeyPatch
+    app: Flask, acme: WebhookOrganization, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     endpoints = [acme.create_endpoint(), acme.create_endpoint()]
     acme.publish_event()
@@ -75,7 +75,7 @@ def test_two_endpoints_are_disabled_as_gone_concurrently(
     assert acme.rows("SELECT FROM webhook_deliveries WHERE next_at IS NOT NULL") == []
 
 
-def test_endpoint_that_recovers_during_the_scan_stays_enabled(app: Flask, acme: Organization) -> None:
+def test_endpoint_that_recovers_during_the_scan_stays_enabled(app: Flask, acme: WebhookOrganization) -> None:
     acme.create_endpoint()
     acme.execute("UPDATE webhook_endpoints SET first_failure_at = now(), consecutive_failures = 1")
     clock.freeze_time(clock.now() + timedelta(days=5, hours=1))
@@ -96,7 +96,7 @@ def test_endpoint_that_recovers_during_the_scan_stays_enabled(app: Flask, acme: 
 
 
 def test_every_due_endpoint_is_scanned_although_others_stay_due(
-    app: Flask, acme: Organization, monkeypatch: pytest.MonkeyPatch
+    app: Flask, acme: WebhookOrganization, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox, "MAX_OWNERS_PER_SCAN", 1)
     endpoint_ids = {id_of(acme.create_endpoint()) for _ in range(2)}
@@ -106,7 +106,7 @@ def test_every_due_endpoint_is_scanned_although_others_stay_due(
         assert {endpoint for _ in range(50) for _, endpoint in dispatch.list_due_endpoints().owners} == endpoint_ids
 
 
-def test_query_of_an_endpoint_url_is_in_no_event_and_no_mail(app: Flask, acme: Organization) -> None:
+def test_query_of_an_endpoint_url_is_in_no_event_and_no_mail(app: Flask, acme: WebhookOrganization) -> None:
     created = acme.create_endpoint("http://127.0.0.1:9/hook?token=hidden")
     acme.create_endpoint()
     acme.execute("UPDATE webhook_endpoints SET first_failure_at = now() - interval '6 days' WHERE url LIKE '%token%'")

@@ -8,23 +8,23 @@ import pytest
 from flask import Flask
 
 from tests.support.http_receiver import run_receiver
-from tests.support.webhooks import Organization, deliver
+from tests.support.webhooks import WebhookOrganization, deliver
 
 DELIVERY_STATUSES = "SELECT status FROM webhook_deliveries"
-EndEndpoint = Callable[[Organization, str], int]
+EndEndpoint = Callable[[WebhookOrganization, str], int]
 
 
-def delete(acme: Organization, path: str) -> int:
+def delete(acme: WebhookOrganization, path: str) -> int:
     return int(acme.call("DELETE", path).status_code)
 
 
-def disable(acme: Organization, path: str) -> int:
+def disable(acme: WebhookOrganization, path: str) -> int:
     return int(acme.call("PATCH", path, {"is_enabled": False}).status_code)
 
 
 @pytest.mark.parametrize("end", [delete, disable])
 def test_delivery_that_fails_after_its_endpoint_ended_is_canceled(
-    app: Flask, acme: Organization, end: EndEndpoint
+    app: Flask, acme: WebhookOrganization, end: EndEndpoint
 ) -> None:
     with run_receiver(status=500, seconds=1.0) as receiver:
         path = f"/endpoints/{acme.create_endpoint(receiver.url)['id']}"
@@ -42,7 +42,7 @@ def test_delivery_that_fails_after_its_endpoint_ended_is_canceled(
     assert acme.rows("SELECT outcome FROM webhook_attempts") == [("http_error",)]
 
 
-def test_delivery_of_a_killed_worker_is_canceled_with_its_endpoint(app: Flask, acme: Organization) -> None:
+def test_delivery_of_a_killed_worker_is_canceled_with_its_endpoint(app: Flask, acme: WebhookOrganization) -> None:
     with run_receiver() as receiver:
         path = f"/endpoints/{acme.create_endpoint(receiver.url)['id']}"
         acme.publish_event()

@@ -18,7 +18,7 @@ from saas_api.webhooks.events import DRAIN_JOB
 from saas_api.webhooks.models import AttemptOutcome
 from tests.support.accounts import join, make_key
 from tests.support.http_receiver import run_receiver
-from tests.support.webhooks import Organization, deliver, read_endpoint
+from tests.support.webhooks import WebhookOrganization, deliver, read_endpoint
 
 DELIVERIES = "SELECT status, attempts, error_code, last_status FROM webhook_deliveries ORDER BY id"
 NOON = 1_772_366_400.0
@@ -34,12 +34,12 @@ RETRY_AFTER_HEADERS = [
 ATTEMPTS = "SELECT n, outcome, status_code, response_snippet FROM webhook_attempts ORDER BY delivery_id, n"
 
 
-def make_due(acme: Organization) -> None:
+def make_due(acme: WebhookOrganization) -> None:
     """Make every pending delivery due, also those whose lease has not expired."""
     acme.execute("UPDATE webhook_deliveries SET next_at = now() WHERE next_at IS NOT NULL")
 
 
-def test_event_arrives_once_with_a_standard_webhooks_signature(app: Flask, acme: Organization) -> None:
+def test_event_arrives_once_with_a_standard_webhooks_signature(app: Flask, acme: WebhookOrganization) -> None:
     with run_receiver(status=200, body=b"thanks") as receiver:
         secret = acme.create_endpoint(receiver.url)["secret"]
         acme.publish_event("invoice.paid", object="invoice", status="paid")
@@ -53,7 +53,7 @@ def test_event_arrives_once_with_a_standard_webhooks_signature(app: Flask, acme:
     assert acme.rows(ATTEMPTS) == [(1, "ok", 200, "thanks")]
 
 
-def test_event_is_sent_to_subscribed_endpoints_only(app: Flask, acme: Organization) -> None:
+def test_event_is_sent_to_subscribed_endpoints_only(app: Flask, acme: WebhookOrganization) -> None:
     with run_receiver() as subscribed, run_receiver() as other:
         acme.create_endpoint(subscribed.url, event_types=["invoice.paid"])
         acme.create_endpoint(other.url, event_types=["message.failed"])
@@ -62,7 +62,7 @@ def test_event_is_sent_to_subscribed_endpoints_only(app: Flask, acme: Organizati
     assert (len(subscribed.received), len(other.received)) == (1, 0)
 
 
-def test_failed_delivery_is_retried_with_the_same_id(app: Flask, acme: Organization) -> None:
+def test_failed_delivery_is_retried_with_the_same_id(app: Flask, acme: WebhookOrganization) -> None:
     with run_receiver(script=[500, 503, 302]) as receiver:
         secret = acme.create_endpoint(receiver.url)["secret"]
         acme.publish_event()
@@ -92,7 +92,7 @@ def test_retry_after_is_honored_up_to_twice_the_delay(header: str, expected: flo
     assert seconds == expected if expected else 240 <= seconds <= 360
 
 
-def test_delivery_fails_after_ten_attempts(app: Flask, acme: Organization) -> None:
+def test_delivery_fails_after_ten_attempts(app: Flask, acme: WebhookOrganization) -> None:
     with run_receiver(status=500) as receiver:
         acme.create_endpoint(receiver.url)
         acme.publish_event()
@@ -103,7 +103,7 @@ def test_delivery_fails_after_ten_attempts(app: Flask, acme: Organization) -> No
     assert acme.rows(DELIVERIES) == [("failed", 10, "http_500", 500)]
 
 
-def test_refused_connection_is_retried(app: Flask, acme: Organization) -> None:
+def test_refused_connection_is_retried(app: Flask, acme: WebhookOrganization) -> None:
     with run_receiver() as receiver:
         acme.create_endpoint(receiver.url)
     acme.publish_event()
@@ -113,7 +113,7 @@ def test_refused_connection_is_retried(app: Flask, acme: Organization) -> None:
 
 
 def test_address_that_became_private_is_blocked(
-    app: Flask, acme: Organization, monkeypatch: pytest.MonkeyPatch
+    app: Flask, acme: WebhookOrganization, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with run_receiver() as receiver:
         acme.create_endpoint(receiver.url)
@@ -124,7 +124,7 @@ def test_address_that_became_private_is_blocked(
     assert acme.rows(DELIVERIES) == [("queued", 1, "blocked", None)]
 
 
-def test_thin_endpoint_receives_object_id_and_status(app: Flask, acme: Organization) -> None:
+def test_thin_endpoint_receives_object_id_and_status(app: Flask, acme: WebhookOrganization) -> None:
     with run_receiver() as receiver:
         secret = acme.create_endpoint(receiver.url, payload="thin")["secret"]
         acme.publish_event("invoice.paid", object="invoice", id="inv_1", status="paid", total_amount="1.00")
@@ -133,7 +133,7 @@ def test_thin_endpoint_receives_object_id_and_status(app: Flask, acme: Organizat
     assert event["data"] == {"object": "invoice", "id": "inv_1", "status": "paid"}
 
 
-def test_request_is_signed_with_both_secrets_during_a_rotation(app: Flask, acme: Organization) -> None:
+def test_request_is_signed_with_both_secrets_during_a_rotation(app: Flask, acme: WebhookOrganization) -> None:
     with run_receiver() as receiver:
         created = acme.create_endpoint(receiver.url)
         rotated = acme.call("POST", f"/endpoints/{created['id']}/rotate-secret", {"grace_seconds": 60}).json["data"]
@@ -143,7 +143,7 @@ def test_request_is_signed_with_both_secrets_during_a_rotation(app: Flask, acme:
         Webhook(secret).verify(receiver.received[0].body, receiver.received[0].headers)
 
 
-def test_response_excerpt_is_valid_text_of_limited_size(app: Flask, acme: Organization) -> None:
+def test_response_excerpt_is_valid_text_of_limited_size(app: Flask, acme: WebhookOrganization) -> None:
     with run_receiver(status=500, body=b"\x00\xff<script>" + b"a" * 20_000) as receiver:
         acme.create_endpoint(receiver.url)
         acme.publish_event()
@@ -153,7 +153,7 @@ def test_response_excerpt_is_valid_text_of_limited_size(app: Flask, acme: Organi
     assert len(snippet.encode()) <= 8192
 
 
-def test_delivery_of_a_killed_worker_is_sent_again(app: Flask, acme: Organization) -> None:
+def test_delivery_of_a_killed_worker_is_sent_again(app: Flask, acme: WebhookOrganization) -> None:
     with run_receiver() as receiver:
         created = acme.create_endpoint(receiver.url)
         acme.publish_event()
@@ -170,7 +170,7 @@ def endpoint_id(created: dict[str, Any]) -> Any:
     return ids.parse_id("whe", created["id"])
 
 
-def test_result_with_a_lost_lease_is_not_recorded(app: Flask, acme: Organization) -> None:
+def test_result_with_a_lost_lease_is_not_recorded(app: Flask, acme: WebhookOrganization) -> None:
     with run_receiver() as receiver:
         created = acme.create_endpoint(receiver.url)
         acme.publish_event()
@@ -183,7 +183,7 @@ def test_result_with_a_lost_lease_is_not_recorded(app: Flask, acme: Organization
     assert acme.rows(DELIVERIES) == [("delivered", 2, None, 204)]
 
 
-def test_delivery_that_kills_its_worker_fails_as_poisoned(app: Flask, acme: Organization) -> None:
+def test_delivery_that_kills_its_worker_fails_as_poisoned(app: Flask, acme: WebhookOrganization) -> None:
     with run_receiver() as receiver:
         created = acme.create_endpoint(receiver.url)
         acme.publish_event()
@@ -196,7 +196,7 @@ def test_delivery_that_kills_its_worker_fails_as_poisoned(app: Flask, acme: Orga
     assert [row[:1] + row[2:3] for row in acme.rows(DELIVERIES)] == [("failed", "poisoned")]
 
 
-def test_endpoint_that_answers_410_is_disabled_with_one_mail(app: Flask, acme: Organization) -> None:
+def test_endpoint_that_answers_410_is_disabled_with_one_mail(app: Flask, acme: WebhookOrganization) -> None:
     with run_receiver(status=410) as gone, run_receiver() as other:
         acme.create_endpoint(gone.url)
         acme.create_endpoint(other.url, event_types=["webhook_endpoint.disabled"])
@@ -217,7 +217,7 @@ def disabled_mail_recipients(app: Flask) -> list[str]:
         return list(session.scalars(text("SELECT recipient FROM mails WHERE template = 'webhook_disabled'")))
 
 
-def test_five_days_of_failures_disable_an_endpoint_without_events(app: Flask, acme: Organization) -> None:
+def test_five_days_of_failures_disable_an_endpoint_without_events(app: Flask, acme: WebhookOrganization) -> None:
     acme.create_endpoint()
     acme.execute("UPDATE webhook_endpoints SET first_failure_at = now(), consecutive_failures = 1")
     with app.app_context():
@@ -230,7 +230,7 @@ def test_five_days_of_failures_disable_an_endpoint_without_events(app: Flask, ac
     assert disabled_mail_recipients(app) == ["alice@acme.example"]
 
 
-def test_old_events_are_deleted_unless_a_delivery_is_pending(app: Flask, acme: Organization) -> None:
+def test_old_events_are_deleted_unless_a_delivery_is_pending(app: Flask, acme: WebhookOrganization) -> None:
     acme.create_endpoint()
     acme.publish_event()
     acme.finish_deliveries("delivered")
@@ -242,7 +242,7 @@ def test_old_events_are_deleted_unless_a_delivery_is_pending(app: Flask, acme: O
 
 
 def test_messages_publish_results_and_acceptance_to_explicit_subscribers(
-    app: Flask, acme: Organization, work: Callable[[], None]
+    app: Flask, acme: WebhookOrganization, work: Callable[[], None]
 ) -> None:
     with run_receiver() as default, run_receiver() as explicit:
         acme.create_endpoint(default.url)
@@ -266,7 +266,7 @@ def test_messages_publish_results_and_acceptance_to_explicit_subscribers(
     assert b"Hello" not in b"".join(request.body for request in (*explicit.received, *default.received))
 
 
-def test_attempts_are_counted_by_outcome(app: Flask, acme: Organization) -> None:
+def test_attempts_are_counted_by_outcome(app: Flask, acme: WebhookOrganization) -> None:
     with run_receiver(script=[500]) as receiver:
         acme.create_endpoint(receiver.url)
         acme.publish_event()
@@ -281,7 +281,7 @@ def test_attempts_are_counted_by_outcome(app: Flask, acme: Organization) -> None
 
 
 def test_stopping_drain_finishes_deliveries_in_flight(
-    app: Flask, acme: Organization, monkeypatch: pytest.MonkeyPatch
+    app: Flask, acme: WebhookOrganization, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with run_receiver(seconds=0.3) as receiver:
         acme.create_endpoint(receiver.url)

@@ -12,25 +12,25 @@ from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
 from saas_api.webhooks import endpoints, events
 from saas_api.webhooks.events import EventSubject
-from tests.support.accounts import Person, make_key
-from tests.support.webhooks import ENDPOINTS, URL, Organization
+from tests.support.accounts import User, make_key
+from tests.support.webhooks import ENDPOINTS, URL, WebhookOrganization
 
 
-def code(answer: Any) -> tuple[int, str]:
-    return answer.status_code, answer.json["error"]["code"]
+def code(response: Any) -> tuple[int, str]:
+    return response.status_code, response.json["error"]["code"]
 
 
-def test_secret_of_a_new_endpoint_is_shown_once(acme: Organization) -> None:
-    answer = acme.call("POST", "/endpoints", {"url": URL, "event_types": ["invoice.paid"], "description": "Books"})
-    assert answer.status_code == 201
-    assert answer.headers["Cache-Control"] == "no-store"
-    created = answer.json["data"]
+def test_secret_of_a_new_endpoint_is_shown_once(acme: WebhookOrganization) -> None:
+    response = acme.call("POST", "/endpoints", {"url": URL, "event_types": ["invoice.paid"], "description": "Books"})
+    assert response.status_code == 201
+    assert response.headers["Cache-Control"] == "no-store"
+    created = response.json["data"]
     assert created["secret"].startswith("whsec_")
-    shown = acme.call("GET", f"/endpoints/{created['id']}")
+    single = acme.call("GET", f"/endpoints/{created['id']}")
     listed = acme.call("GET", "/endpoints")
-    assert created["secret"] not in shown.text + listed.text
-    assert shown.json["data"] == listed.json["data"]["endpoints"][0]
-    assert shown.json["data"] == {
+    assert created["secret"] not in single.text + listed.text
+    assert single.json["data"] == listed.json["data"]["endpoints"][0]
+    assert single.json["data"] == {
         "id": created["id"],
         "url": URL,
         "description": "Books",
@@ -72,24 +72,24 @@ def test_secret_of_a_new_endpoint_is_shown_once(acme: Organization) -> None:
         ("organization_id", "org_x"),
     ],
 )
-def test_endpoint_with_an_invalid_field_is_rejected(acme: Organization, field: str, value: Any) -> None:
-    answer = acme.call("POST", "/endpoints", {"url": URL, field: value})
-    assert code(answer) == (422, "VALIDATION_ERROR")
-    assert answer.json["error"]["details"]["fields"][0]["field"].split(".")[0] == field
+def test_endpoint_with_an_invalid_field_is_rejected(acme: WebhookOrganization, field: str, value: Any) -> None:
+    response = acme.call("POST", "/endpoints", {"url": URL, field: value})
+    assert code(response) == (422, "VALIDATION_ERROR")
+    assert response.json["error"]["details"]["fields"][0]["field"].split(".")[0] == field
     assert acme.rows("SELECT FROM webhook_endpoints") == []
 
 
-def test_endpoint_cannot_be_changed_to_a_private_address(acme: Organization) -> None:
+def test_endpoint_cannot_be_changed_to_a_private_address(acme: WebhookOrganization) -> None:
     created = acme.create_endpoint()
-    answer = acme.call("PATCH", f"/endpoints/{created['id']}", {"url": "https://192.168.0.1/"})
-    assert code(answer) == (422, "VALIDATION_ERROR")
+    response = acme.call("PATCH", f"/endpoints/{created['id']}", {"url": "https://192.168.0.1/"})
+    assert code(response) == (422, "VALIDATION_ERROR")
     assert acme.call("GET", f"/endpoints/{created['id']}").json["data"]["url"] == URL
 
 
-def test_update_changes_only_the_given_fields(acme: Organization) -> None:
+def test_update_changes_only_the_given_fields(acme: WebhookOrganization) -> None:
     created = acme.create_endpoint(event_types=["invoice.paid"], description="Books")
-    answer = acme.call("PATCH", f"/endpoints/{created['id']}", {"event_types": None, "payload": "thin"})
-    data = answer.json["data"]
+    response = acme.call("PATCH", f"/endpoints/{created['id']}", {"event_types": None, "payload": "thin"})
+    data = response.json["data"]
     assert (data["event_types"], data["payload"], data["description"]) == (None, "thin", "Books")
     [event] = acme.rows("SELECT data FROM audit_events WHERE action = 'webhook_endpoint.changed'")
     assert event.data == {
@@ -98,49 +98,49 @@ def test_update_changes_only_the_given_fields(acme: Organization) -> None:
     }
 
 
-def test_disabling_cancels_deliveries_and_enabling_resets_failures(acme: Organization) -> None:
+def test_disabling_cancels_deliveries_and_enabling_resets_failures(acme: WebhookOrganization) -> None:
     created = acme.create_endpoint()
     acme.publish_event()
     acme.execute("UPDATE webhook_endpoints SET consecutive_failures = 7, first_failure_at = now()")
-    answer = acme.call("PATCH", f"/endpoints/{created['id']}", {"is_enabled": False})
-    assert answer.json["data"]["status"] == "disabled_manual"
+    response = acme.call("PATCH", f"/endpoints/{created['id']}", {"is_enabled": False})
+    assert response.json["data"]["status"] == "disabled_manual"
     acme.publish_event()
     assert [row.status for row in acme.rows("SELECT status FROM webhook_deliveries")] == ["canceled"]
-    answer = acme.call("PATCH", f"/endpoints/{created['id']}", {"is_enabled": True})
-    assert answer.json["data"]["is_enabled"]
-    assert answer.json["data"]["health"]["consecutive_failures"] == 0
-    assert answer.json["data"]["health"]["first_failure_at"] is None
+    response = acme.call("PATCH", f"/endpoints/{created['id']}", {"is_enabled": True})
+    assert response.json["data"]["is_enabled"]
+    assert response.json["data"]["health"]["consecutive_failures"] == 0
+    assert response.json["data"]["health"]["first_failure_at"] is None
 
 
 @pytest.mark.parametrize("status", ["disabled_failing", "disabled_gone"])
-def test_automatically_disabled_endpoint_can_be_enabled(acme: Organization, status: str) -> None:
+def test_automatically_disabled_endpoint_can_be_enabled(acme: WebhookOrganization, status: str) -> None:
     created = acme.create_endpoint()
     acme.execute("UPDATE webhook_endpoints SET status = :status", status=status)
     assert acme.call("PATCH", f"/endpoints/{created['id']}", {"is_enabled": True}).json["data"]["status"] == "enabled"
 
 
-def test_deleting_cancels_deliveries_and_removes_the_endpoint(acme: Organization) -> None:
+def test_deleting_cancels_deliveries_and_removes_the_endpoint(acme: WebhookOrganization) -> None:
     created = acme.create_endpoint()
     acme.publish_event()
     assert acme.call("DELETE", f"/endpoints/{created['id']}").status_code == 200
     [delivery] = acme.rows("SELECT status, next_at, finished_at FROM webhook_deliveries")
     assert (delivery.status, delivery.next_at) == ("canceled", None)
     for method, path in (("GET", ""), ("PATCH", ""), ("DELETE", ""), ("POST", "/rotate-secret"), ("POST", "/test")):
-        answer = acme.call(method, f"/endpoints/{created['id']}{path}", {} if method != "GET" else None)
-        assert code(answer) == (404, "NOT_FOUND"), (method, path)
+        response = acme.call(method, f"/endpoints/{created['id']}{path}", {} if method != "GET" else None)
+        assert code(response) == (404, "NOT_FOUND"), (method, path)
     assert acme.call("GET", "/endpoints").json["data"]["endpoints"] == []
     acme.publish_event()
     assert len(acme.rows("SELECT FROM webhook_deliveries")) == 1
 
 
-def test_deletion_waits_for_a_running_publication_and_cancels_it(acme: Organization) -> None:
+def test_deletion_waits_for_a_running_publication_and_cancels_it(acme: WebhookOrganization) -> None:
     created = acme.create_endpoint()
     started, done = threading.Event(), threading.Event()
-    answers: list[int] = []
+    responses: list[int] = []
 
     def delete() -> None:
         started.set()
-        answers.append(
+        responses.append(
             acme.app.test_client().delete(f"{ENDPOINTS}/{created['id']}", headers=acme.owner.headers).status_code
         )
         done.set()
@@ -152,11 +152,11 @@ def test_deletion_waits_for_a_running_publication_and_cancels_it(acme: Organizat
         started.wait(5)
         assert not done.wait(0.5)
     thread.join(5)
-    assert answers == [200]
+    assert responses == [200]
     assert [row.status for row in acme.rows("SELECT status FROM webhook_deliveries")] == ["canceled"]
 
 
-def test_event_published_during_a_deletion_has_no_delivery(acme: Organization) -> None:
+def test_event_published_during_a_deletion_has_no_delivery(acme: WebhookOrganization) -> None:
     created = acme.create_endpoint()
     thread = threading.Thread(target=acme.publish_event)
     with acme.app.app_context(), tenancy.tenant_session(acme.id) as session:
@@ -169,13 +169,13 @@ def test_event_published_during_a_deletion_has_no_delivery(acme: Organization) -
     assert acme.rows("SELECT FROM webhook_deliveries") == []
 
 
-def _principal(acme: Organization) -> Any:
+def _principal(acme: WebhookOrganization) -> Any:
     from saas_api.core.access import Principal
 
     return Principal("user", ids.parse_id("usr", acme.owner.user_id), acme.id, role="owner")
 
 
-def test_organization_has_at_most_ten_undeleted_endpoints(acme: Organization) -> None:
+def test_organization_has_at_most_ten_undeleted_endpoints(acme: WebhookOrganization) -> None:
     created = [acme.create_endpoint(f"{URL}/{number}") for number in range(10)]
     assert code(acme.call("POST", "/endpoints", {"url": URL})) == (409, "TOO_MANY_ENDPOINTS")
     acme.call("DELETE", f"/endpoints/{created[0]['id']}")
@@ -186,7 +186,7 @@ def test_organization_has_at_most_ten_undeleted_endpoints(acme: Organization) ->
     assert code(acme.call("GET", "/endpoints", query_string={"cursor": "x"})) == (422, "VALIDATION_ERROR")
 
 
-def test_limit_of_ten_endpoints_holds_for_concurrent_requests(acme: Organization) -> None:
+def test_limit_of_ten_endpoints_holds_for_concurrent_requests(acme: WebhookOrganization) -> None:
     for number in range(5):
         acme.create_endpoint(f"{URL}/{number}")
     barrier, statuses = threading.Barrier(20), []
@@ -206,9 +206,9 @@ def test_limit_of_ten_endpoints_holds_for_concurrent_requests(acme: Organization
 
 
 def test_objects_of_another_organization_are_not_found(
-    acme: Organization, app: Flask, client: FlaskClient, carol: Person
+    acme: WebhookOrganization, app: Flask, client: FlaskClient, carol: User
 ) -> None:
-    other = Organization(app, client, carol)
+    other = WebhookOrganization(client, carol)
     created = other.create_endpoint()
     other.publish_event()
     [delivery] = other.rows("SELECT id, event_id FROM webhook_deliveries")
@@ -236,7 +236,7 @@ def test_objects_of_another_organization_are_not_found(
 
 
 def test_member_reads_deliveries_but_cannot_manage_endpoints(
-    acme: Organization, bob: Person, client: FlaskClient
+    acme: WebhookOrganization, bob: User, client: FlaskClient
 ) -> None:
     created = acme.create_endpoint()
     for method, path in (("GET", "/endpoints"), ("GET", f"/endpoints/{created['id']}"), ("POST", "/endpoints")):
@@ -248,7 +248,7 @@ def test_member_reads_deliveries_but_cannot_manage_endpoints(
     assert acme.call("GET", "/endpoints", headers=key).status_code in (401, 403)
 
 
-def test_audit_log_has_every_change_and_no_secret(acme: Organization) -> None:
+def test_audit_log_has_every_change_and_no_secret(acme: WebhookOrganization) -> None:
     created = acme.create_endpoint(f"{URL}?token=hidden")
     acme.call("PATCH", f"/endpoints/{created['id']}", {"description": "Books"})
     acme.call("POST", f"/endpoints/{created['id']}/rotate-secret", {})

@@ -127,12 +127,12 @@ def receiver(tmp_path: Path, port: int) -> Iterator["subprocess.Popen[str]"]:
 
 def test_receiver_accepts_the_signature_of_the_openssl_example(receiver: "subprocess.Popen[str]", port: int) -> None:
     script = block("bash", "ID=evt_by_hand").replace("9000", str(port))
-    for secret, answer in ((SECRET, "204"), (SECRET, "204"), (payload.generate_secret(), "401")):
+    for secret, response in ((SECRET, "204"), (SECRET, "204"), (payload.generate_secret(), "401")):
         environment = {**os.environ, "SECRET": secret}
         result = subprocess.run(
             ["bash", "-eu", "-c", script], env=environment, capture_output=True, text=True, check=True, timeout=30
         )
-        assert result.stdout.strip() == answer
+        assert result.stdout.strip() == response
     assert receiver.stdout is not None
     assert [receiver.stdout.readline().strip() for _ in range(3)] == [
         "verified: webhook.test evt_by_hand",

@@ -6,12 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from flask import Flask
 
-from tests.support.accounts import Person
+from tests.support.accounts import User
 from tests.support.http_receiver import run_receiver
-from tests.support.webhooks import Organization, deliver, read_endpoint
+from tests.support.webhooks import WebhookOrganization, deliver, read_endpoint
 
 
-def test_in_flight_limit_of_an_endpoint_holds_across_workers(app: Flask, acme: Organization) -> None:
+def test_in_flight_limit_of_an_endpoint_holds_across_workers(app: Flask, acme: WebhookOrganization) -> None:
     with run_receiver(seconds=0.05) as receiver:
         acme.create_endpoint(receiver.url)
         acme.execute("UPDATE webhook_endpoints SET max_in_flight = 4, in_flight_limit = 4")
@@ -24,7 +24,7 @@ def test_in_flight_limit_of_an_endpoint_holds_across_workers(app: Flask, acme: O
     assert 2 <= receiver.most_at_once <= 4
 
 
-def test_in_flight_limit_grows_with_success_and_is_one_after_a_failure(app: Flask, acme: Organization) -> None:
+def test_in_flight_limit_grows_with_success_and_is_one_after_a_failure(app: Flask, acme: WebhookOrganization) -> None:
     with run_receiver() as receiver:
         acme.create_endpoint(receiver.url)
         for expected in (2, 4, 8, 10, 10):
@@ -39,7 +39,7 @@ def test_in_flight_limit_grows_with_success_and_is_one_after_a_failure(app: Flas
     assert endpoint.first_failure_at is not None
 
 
-def test_slow_endpoint_does_not_delay_others(app: Flask, acme: Organization) -> None:
+def test_slow_endpoint_does_not_delay_others(app: Flask, acme: WebhookOrganization) -> None:
     with run_receiver(seconds=1.5) as slow, run_receiver() as quick:
         acme.create_endpoint(slow.url)
         acme.create_endpoint(quick.url)
@@ -57,10 +57,10 @@ def test_slow_endpoint_does_not_delay_others(app: Flask, acme: Organization) -> 
 
 
 def test_failing_endpoints_share_half_of_the_threads(
-    app: Flask, acme: Organization, carol: Person, monkeypatch: pytest.MonkeyPatch
+    app: Flask, acme: WebhookOrganization, carol: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(app.config, "WEBHOOK_CONCURRENCY", 4)
-    other_organization = Organization(app, acme.client, carol)
+    other_organization = WebhookOrganization(acme.client, carol)
     with run_receiver(seconds=1.0, status=500) as slow, run_receiver() as quick:
         for _ in range(8):
             acme.create_endpoint(slow.url)

@@ -12,19 +12,19 @@ from saas_api.billing import periods, profiles
 from saas_api.core import ids
 from saas_api.core.db import tenancy
 from saas_api.webhooks import event_types
-from tests.support.webhooks import Organization
+from tests.support.webhooks import WebhookOrganization
 
 REASON = "ticket 4711: asked for by the owner"
 
 
-def events_of(acme: Organization) -> list[tuple[str, dict[str, Any]]]:
+def events_of(acme: WebhookOrganization) -> list[tuple[str, dict[str, Any]]]:
     payloads = [orjson.loads(row.payload) for row in acme.rows("SELECT payload FROM events ORDER BY sequence")]
     for payload in payloads:
         jsonschema.validate(payload, event_types.get_type(payload["type"]).schema)
     return [(payload["type"], payload["data"]) for payload in payloads]
 
 
-def test_suspension_by_an_operator_publishes_name_and_slug(acme: Organization) -> None:
+def test_suspension_by_an_operator_publishes_name_and_slug(acme: WebhookOrganization) -> None:
     acme.create_endpoint()
     operator = OperatorContext(Actor("operator", str(ids.new_id())), REASON)
     with acme.app.app_context():
@@ -39,7 +39,7 @@ def test_suspension_by_an_operator_publishes_name_and_slug(acme: Organization) -
 
 
 @pytest.mark.parametrize("standing", ["restricted", "suspended"])
-def test_overdue_invoices_publish_name_and_slug(acme: Organization, standing: str) -> None:
+def test_overdue_invoices_publish_name_and_slug(acme: WebhookOrganization, standing: str) -> None:
     acme.create_endpoint()
     with acme.app.app_context(), tenancy.system_session("payments.dunning") as session:
         periods.ensure_account(session, acme.id)

@@ -17,7 +17,7 @@ from saas_api.webhooks import endpoints, event_types
 from saas_api.webhooks.models import EndpointStatus
 from saas_api.webhooks.payload import MAX_PAYLOAD_BYTES
 from tests.support.accounts import make_key
-from tests.support.webhooks import URL, Organization
+from tests.support.webhooks import URL, WebhookOrganization
 
 PUBLISHED_TYPES = {
     "api_key.created",
@@ -33,14 +33,14 @@ PUBLISHED_TYPES = {
 }
 
 
-def run_due_work(acme: Organization, work: Callable[[], None]) -> None:
+def run_due_work(acme: WebhookOrganization, work: Callable[[], None]) -> None:
     """Run what is due, also where a busy Redis lost its wake-up, as workers do."""
     with acme.app.app_context():
         schedule.run_sweeps()
     work()
 
 
-def cause_events(acme: Organization, work: Callable[[], None]) -> None:
+def cause_events(acme: WebhookOrganization, work: Callable[[], None]) -> None:
     """Cause an event of each type of messages and keys."""
     key = make_key(acme.client, acme.owner)
     for to in ("+15005550006", "+15005550001"):
@@ -65,7 +65,7 @@ class DelayedReceipts(MockMessageProvider):
 
 @pytest.mark.long
 def test_published_events_match_their_schemas(
-    acme: Organization, work: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+    acme: WebhookOrganization, work: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     created = acme.create_endpoint(event_types=sorted(event_types.names()))
     other = acme.create_endpoint()
@@ -87,7 +87,7 @@ def test_published_events_match_their_schemas(
     assert types == PUBLISHED_TYPES | {"subscription.created"}
 
 
-def test_disabled_event_is_the_endpoint_as_its_get_returns_it(app: Flask, acme: Organization) -> None:
+def test_disabled_event_is_the_endpoint_as_its_get_returns_it(app: Flask, acme: WebhookOrganization) -> None:
     created = acme.create_endpoint(f"{URL}?token=hidden", description="Books", payload="thin")
     acme.create_endpoint()
     with app.app_context(), tenancy.tenant_session(acme.id) as session:

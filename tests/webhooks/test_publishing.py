@@ -10,19 +10,19 @@ from saas_api.core import ids
 from saas_api.core.db import tenancy
 from saas_api.webhooks import event_types, events, payload
 from saas_api.webhooks.events import EventSubject
-from tests.support.webhooks import Organization
+from tests.support.webhooks import WebhookOrganization
 
 
 class Broken(Exception):
     """An error after the publication."""
 
 
-def test_organization_without_endpoints_stores_no_events(acme: Organization) -> None:
+def test_organization_without_endpoints_stores_no_events(acme: WebhookOrganization) -> None:
     acme.publish_event()
     assert acme.rows("SELECT FROM events") == []
 
 
-def test_event_has_a_delivery_for_each_subscribed_endpoint(acme: Organization) -> None:
+def test_event_has_a_delivery_for_each_subscribed_endpoint(acme: WebhookOrganization) -> None:
     default = acme.create_endpoint()
     acme.create_endpoint(event_types=["invoice.paid"])
     for event_type in ("invoice.paid", "invoice.voided"):
@@ -33,11 +33,11 @@ def test_event_has_a_delivery_for_each_subscribed_endpoint(acme: Organization) -
           ON d.event_id = e.id GROUP BY 1""")
     }
     assert counts == {"invoice.paid": 2, "invoice.voided": 1}
-    answer = acme.call("GET", f"/endpoints/{default['id']}/deliveries", query_string={"event_type": "invoice.paid"})
-    assert [delivery["event_type"] for delivery in answer.json["data"]["deliveries"]] == ["invoice.paid"]
+    response = acme.call("GET", f"/endpoints/{default['id']}/deliveries", query_string={"event_type": "invoice.paid"})
+    assert [delivery["event_type"] for delivery in response.json["data"]["deliveries"]] == ["invoice.paid"]
 
 
-def test_accepted_message_is_delivered_to_explicit_subscribers_only(acme: Organization) -> None:
+def test_accepted_message_is_delivered_to_explicit_subscribers_only(acme: WebhookOrganization) -> None:
     acme.create_endpoint()
     acme.publish_event("message.accepted")
     assert acme.rows("SELECT FROM webhook_deliveries") == []
@@ -46,7 +46,7 @@ def test_accepted_message_is_delivered_to_explicit_subscribers_only(acme: Organi
     assert len(acme.rows("SELECT FROM webhook_deliveries")) == 1
 
 
-def test_same_version_of_a_subject_is_published_once(acme: Organization) -> None:
+def test_same_version_of_a_subject_is_published_once(acme: WebhookOrganization) -> None:
     acme.create_endpoint()
     subject = ids.new_id()
 
@@ -59,7 +59,7 @@ def test_same_version_of_a_subject_is_published_once(acme: Organization) -> None
     assert len(acme.rows("SELECT FROM events")) == len(acme.rows("SELECT FROM webhook_deliveries")) == 2
 
 
-def test_event_of_a_rolled_back_transaction_is_not_stored(acme: Organization) -> None:
+def test_event_of_a_rolled_back_transaction_is_not_stored(acme: WebhookOrganization) -> None:
     acme.create_endpoint()
 
     def fail() -> None:
@@ -72,14 +72,14 @@ def test_event_of_a_rolled_back_transaction_is_not_stored(acme: Organization) ->
     assert acme.rows("SELECT FROM events") == []
 
 
-def test_oversized_payload_is_published_thin(acme: Organization) -> None:
+def test_oversized_payload_is_published_thin(acme: WebhookOrganization) -> None:
     acme.create_endpoint()
     acme.publish_event(object="invoice", id="inv_1", status="paid", lines=["é" * 1000] * 40)
     [event] = acme.call("GET", "/events").json["data"]["events"]
     assert event["payload"]["data"] == {"object": "invoice", "id": "inv_1", "status": "paid"}
 
 
-def test_thin_payload_keeps_the_envelope(acme: Organization) -> None:
+def test_thin_payload_keeps_the_envelope(acme: WebhookOrganization) -> None:
     acme.create_endpoint()
     acme.publish_event(object="invoice", id="inv_1", status="paid", total_amount="1.00")
     [row] = acme.rows("SELECT payload FROM events")
@@ -88,7 +88,7 @@ def test_thin_payload_keeps_the_envelope(acme: Organization) -> None:
     assert thin == {**full, "data": {"object": "invoice", "id": "inv_1", "status": "paid"}}
 
 
-def test_event_is_listed_with_the_payload_that_is_sent(acme: Organization, app: Flask) -> None:
+def test_event_is_listed_with_the_payload_that_is_sent(acme: WebhookOrganization, app: Flask) -> None:
     acme.create_endpoint()
     acme.publish_event(name="Zoë")
     [row] = acme.rows("SELECT payload FROM events")
@@ -99,7 +99,7 @@ def test_event_is_listed_with_the_payload_that_is_sent(acme: Organization, app: 
     assert acme.call("GET", "/events", query_string={"event_type": "invoice.voided"}).json["data"]["events"] == []
 
 
-def test_events_are_listed_newest_first_in_pages(acme: Organization) -> None:
+def test_events_are_listed_newest_first_in_pages(acme: WebhookOrganization) -> None:
     acme.create_endpoint()
     for event_type in ("invoice.finalized", "invoice.paid", "invoice.voided"):
         acme.publish_event(event_type)
@@ -111,7 +111,7 @@ def test_events_are_listed_newest_first_in_pages(acme: Organization) -> None:
     assert not second["pagination"]["has_more"]
 
 
-def test_every_event_type_is_listed_with_schema_and_example(acme: Organization) -> None:
+def test_every_event_type_is_listed_with_schema_and_example(acme: WebhookOrganization) -> None:
     types = acme.call("GET", "/event-types").json["data"]["event_types"]
     assert [entry["type"] for entry in types] == sorted(event_types.names())
     assert all(entry["schema"]["properties"]["type"] == {"const": entry["example"]["type"]} for entry in types)

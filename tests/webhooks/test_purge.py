@@ -4,7 +4,7 @@ import pytest
 from flask import Flask
 
 from saas_api.webhooks import jobs
-from tests.support.webhooks import Organization
+from tests.support.webhooks import WebhookOrganization
 
 INSERT_OLD_EVENTS = """
 WITH e AS (
@@ -18,7 +18,7 @@ SELECT e.organization_id, e.id, w.id, 'replay', 'delivered', now()
 
 
 @pytest.mark.long
-def test_many_old_events_are_deleted_with_their_deliveries(app: Flask, acme: Organization) -> None:
+def test_many_old_events_are_deleted_with_their_deliveries(app: Flask, acme: WebhookOrganization) -> None:
     acme.create_endpoint()
     for _ in range(5):
         acme.execute(INSERT_OLD_EVENTS)

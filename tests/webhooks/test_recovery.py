@@ -10,7 +10,7 @@ from click.testing import Result
 from flask import Flask
 
 from saas_api.core import ids
-from tests.support.webhooks import ENDPOINTS, Organization
+from tests.support.webhooks import ENDPOINTS, WebhookOrganization
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -19,20 +19,20 @@ def ago(**duration: float) -> str:
     return (datetime.now(UTC) - timedelta(**duration)).isoformat()
 
 
-def recover(acme: Organization, endpoint: dict[str, Any], **body: Any) -> int:
-    answer = acme.call("POST", f"/endpoints/{endpoint['id']}/recover", {"since": ago(hours=1), **body})
-    assert answer.status_code == 202, answer.json
-    return int(answer.json["data"]["count"])
+def recover(acme: WebhookOrganization, endpoint: dict[str, Any], **body: Any) -> int:
+    response = acme.call("POST", f"/endpoints/{endpoint['id']}/recover", {"since": ago(hours=1), **body})
+    assert response.status_code == 202, response.json
+    return int(response.json["data"]["count"])
 
 
-def invalid_field(acme: Organization, endpoint: dict[str, Any], body: dict[str, Any]) -> str:
-    answer = acme.call("POST", f"/endpoints/{endpoint['id']}/recover", body)
-    assert (answer.status_code, answer.json["error"]["code"]) == (422, "VALIDATION_ERROR"), answer.json
-    return str(answer.json["error"]["details"]["fields"][0]["field"])
+def invalid_field(acme: WebhookOrganization, endpoint: dict[str, Any], body: dict[str, Any]) -> str:
+    response = acme.call("POST", f"/endpoints/{endpoint['id']}/recover", body)
+    assert (response.status_code, response.json["error"]["code"]) == (422, "VALIDATION_ERROR"), response.json
+    return str(response.json["error"]["details"]["fields"][0]["field"])
 
 
 @pytest.fixture
-def endpoint(acme: Organization) -> dict[str, Any]:
+def endpoint(acme: WebhookOrganization) -> dict[str, Any]:
     """An endpoint with a delivered, a failed, a canceled and a queued delivery, and one event without a delivery."""
     created = acme.create_endpoint(event_types=["invoice.paid"])
     acme.publish_event()
@@ -49,7 +49,9 @@ def endpoint(acme: Organization) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("only", "count"), [("failed", 2), ("missing", 1), ("all", 3)])
-def test_missed_events_are_queued_once(acme: Organization, endpoint: dict[str, Any], only: str, count: int) -> None:
+def test_missed_events_are_queued_once(
+    acme: WebhookOrganization, endpoint: dict[str, Any], only: str, count: int
+) -> None:
     assert recover(acme, endpoint, only=only) == count
     assert recover(acme, endpoint, only=only) == 0
     rows = acme.rows("SELECT event_id, status FROM webhook_deliveries WHERE cause = 'replay'")
@@ -57,19 +59,19 @@ def test_missed_events_are_queued_once(acme: Organization, endpoint: dict[str, A
     assert {row.status for row in rows} == {"queued"}
 
 
-def test_all_missed_events_are_recovered_by_default(acme: Organization, endpoint: dict[str, Any]) -> None:
+def test_all_missed_events_are_recovered_by_default(acme: WebhookOrganization, endpoint: dict[str, Any]) -> None:
     assert recover(acme, endpoint) == 3
     acme.finish_deliveries("delivered")
     assert recover(acme, endpoint) == 0
 
 
-def test_event_that_fails_again_can_be_recovered_again(acme: Organization, endpoint: dict[str, Any]) -> None:
+def test_event_that_fails_again_can_be_recovered_again(acme: WebhookOrganization, endpoint: dict[str, Any]) -> None:
     assert recover(acme, endpoint) == 3
     acme.finish_deliveries("failed")
     assert recover(acme, endpoint) == 4
 
 
-def test_delivery_between_two_attempts_is_due_now_once(acme: Organization) -> None:
+def test_delivery_between_two_attempts_is_due_now_once(acme: WebhookOrganization) -> None:
     created = acme.create_endpoint()
     acme.publish_event()
     acme.execute("UPDATE webhook_deliveries SET attempts = 2, next_at = now() + interval '5 min'")
@@ -80,20 +82,20 @@ def test_delivery_between_two_attempts_is_due_now_once(acme: Organization) -> No
     assert recover(acme, created) == 0
 
 
-def test_events_outside_the_range_are_not_recovered(acme: Organization, endpoint: dict[str, Any]) -> None:
+def test_events_outside_the_range_are_not_recovered(acme: WebhookOrganization, endpoint: dict[str, Any]) -> None:
     assert recover(acme, endpoint, since=ago(days=2), until=ago(days=1)) == 0
     acme.finish_deliveries("delivered")
     assert recover(acme, endpoint, since=ago(days=29.99)) == 3
 
 
-def test_test_events_are_not_recovered(acme: Organization) -> None:
+def test_test_events_are_not_recovered(acme: WebhookOrganization) -> None:
     created, other = acme.create_endpoint(), acme.create_endpoint()
     acme.call("POST", f"/endpoints/{created['id']}/test", {})
     acme.finish_deliveries("failed")
     assert (recover(acme, created), recover(acme, other)) == (0, 0)
 
 
-def test_new_endpoint_recovers_events_from_before_its_creation(acme: Organization) -> None:
+def test_new_endpoint_recovers_events_from_before_its_creation(acme: WebhookOrganization) -> None:
     acme.create_endpoint()
     acme.publish_event()
     acme.publish_event("message.accepted")
@@ -101,15 +103,15 @@ def test_new_endpoint_recovers_events_from_before_its_creation(acme: Organizatio
     assert recover(acme, new) == 1
 
 
-def test_concurrent_recoveries_queue_each_event_once(acme: Organization, endpoint: dict[str, Any]) -> None:
+def test_concurrent_recoveries_queue_each_event_once(acme: WebhookOrganization, endpoint: dict[str, Any]) -> None:
     barrier, counts = threading.Barrier(6), []
 
     def send_recovery() -> None:
         client = acme.app.test_client()
         barrier.wait(10)
         path, body = f"{ENDPOINTS}/{endpoint['id']}/recover", {"since": ago(hours=1)}
-        answer: Any = client.post(path, json=body, headers=acme.owner.headers)
-        counts.append(answer.json["data"]["count"])
+        response: Any = client.post(path, json=body, headers=acme.owner.headers)
+        counts.append(response.json["data"]["count"])
 
     threads = [threading.Thread(target=send_recovery) for _ in range(6)]
     for thread in threads:
@@ -119,7 +121,7 @@ def test_concurrent_recoveries_queue_each_event_once(acme: Organization, endpoin
     assert sorted(counts) == [0, 0, 0, 0, 0, 3]
 
 
-def test_invalid_range_is_rejected_at_its_field(acme: Organization, endpoint: dict[str, Any]) -> None:
+def test_invalid_range_is_rejected_at_its_field(acme: WebhookOrganization, endpoint: dict[str, Any]) -> None:
     assert invalid_field(acme, endpoint, {}) == "since"
     assert invalid_field(acme, endpoint, {"since": "yesterday"}) == "since"
     assert invalid_field(acme, endpoint, {"since": "2026-01-01T00:00:00"}) == "since"
@@ -130,13 +132,13 @@ def test_invalid_range_is_rejected_at_its_field(acme: Organization, endpoint: di
     assert invalid_field(acme, endpoint, {"since": ago(hours=1), "only": "some"}) == "only"
 
 
-def test_disabled_endpoint_cannot_be_recovered(acme: Organization, endpoint: dict[str, Any]) -> None:
+def test_disabled_endpoint_cannot_be_recovered(acme: WebhookOrganization, endpoint: dict[str, Any]) -> None:
     acme.call("PATCH", f"/endpoints/{endpoint['id']}", {"is_enabled": False})
-    answer = acme.call("POST", f"/endpoints/{endpoint['id']}/recover", {"since": ago(hours=1)})
-    assert (answer.status_code, answer.json["error"]["code"]) == (409, "ENDPOINT_DISABLED")
+    response = acme.call("POST", f"/endpoints/{endpoint['id']}/recover", {"since": ago(hours=1)})
+    assert (response.status_code, response.json["error"]["code"]) == (409, "ENDPOINT_DISABLED")
 
 
-def test_recovery_is_in_the_audit_log(acme: Organization, endpoint: dict[str, Any]) -> None:
+def test_recovery_is_in_the_audit_log(acme: WebhookOrganization, endpoint: dict[str, Any]) -> None:
     recover(acme, endpoint, only="failed")
     [row] = acme.rows("SELECT data FROM audit_events WHERE action = 'webhook_endpoint.recovered'")
     assert (row.data["only"], row.data["deliveries"]) == ("failed", 2)
@@ -146,7 +148,7 @@ def command(app: Flask, *arguments: str) -> Result:
     return app.test_cli_runner().invoke(args=["webhooks", *arguments], prog_name="flask")
 
 
-def test_command_recovers_missed_events(app: Flask, acme: Organization, endpoint: dict[str, Any]) -> None:
+def test_command_recovers_missed_events(app: Flask, acme: WebhookOrganization, endpoint: dict[str, Any]) -> None:
     result = command(app, "recover", endpoint["id"], "--since", ago(hours=1), "--json")
     assert (result.exit_code, result.stdout) == (0, '{"count": 3}\n'), result.stderr
     [row] = acme.rows("SELECT actor_type FROM audit_events WHERE action = 'webhook_endpoint.recovered'")
@@ -154,7 +156,7 @@ def test_command_recovers_missed_events(app: Flask, acme: Organization, endpoint
     assert len(acme.rows("SELECT FROM webhook_deliveries WHERE cause = 'replay'")) == 3
 
 
-def test_command_reports_an_error_in_one_line(app: Flask, acme: Organization, endpoint: dict[str, Any]) -> None:
+def test_command_reports_an_error_in_one_line(app: Flask, acme: WebhookOrganization, endpoint: dict[str, Any]) -> None:
     unknown = ids.format_id("whe", ids.new_id())
     messages = {
         command(app, "recover", unknown, "--since", ago(hours=1)).stderr.strip(),

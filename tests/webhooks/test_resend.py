@@ -5,15 +5,15 @@ from typing import Any
 import pytest
 
 from saas_api.core import ids
-from tests.support.webhooks import Organization
+from tests.support.webhooks import WebhookOrganization
 
 
-def code(answer: Any) -> tuple[int, str]:
-    return answer.status_code, answer.json["error"]["code"]
+def code(response: Any) -> tuple[int, str]:
+    return response.status_code, response.json["error"]["code"]
 
 
 @pytest.fixture
-def failed(acme: Organization) -> dict[str, Any]:
+def failed(acme: WebhookOrganization) -> dict[str, Any]:
     """A failed delivery of an enabled endpoint."""
     created = acme.create_endpoint()
     acme.publish_event(object="invoice", id="inv_1", status="paid")
@@ -23,7 +23,7 @@ def failed(acme: Organization) -> dict[str, Any]:
     return delivery
 
 
-def test_delivery_is_shown_with_its_payload_and_attempts(acme: Organization, failed: dict[str, Any]) -> None:
+def test_delivery_is_shown_with_its_payload_and_attempts(acme: WebhookOrganization, failed: dict[str, Any]) -> None:
     acme.execute(
         """INSERT INTO webhook_attempts (organization_id, delivery_id, n, started_at, ended_at, outcome, status_code,
             duration_ms, response_snippet)
@@ -31,16 +31,18 @@ def test_delivery_is_shown_with_its_payload_and_attempts(acme: Organization, fai
         org=acme.id,
         id=ids.parse_id("whd", failed["id"]),
     )
-    shown = acme.call("GET", f"/deliveries/{failed['id']}").json["data"]
-    assert {name: shown[name] for name in failed} == failed
-    assert (shown["status"], shown["attempt_count"], shown["next_attempt_at"]) == ("failed", 10, None)
-    assert shown["payload"]["id"] == shown["event_id"]
-    [attempt] = shown["attempts"]
+    delivery = acme.call("GET", f"/deliveries/{failed['id']}").json["data"]
+    assert {name: delivery[name] for name in failed} == failed
+    assert (delivery["status"], delivery["attempt_count"], delivery["next_attempt_at"]) == ("failed", 10, None)
+    assert delivery["payload"]["id"] == delivery["event_id"]
+    [attempt] = delivery["attempts"]
     assert (attempt["number"], attempt["outcome"], attempt["status_code"]) == (1, "http_error", 500)
     assert (attempt["duration_ms"], attempt["response_excerpt"], attempt["error"]) == (12, "<b>no</b>", None)
 
 
-def test_deliveries_are_filtered_by_status_and_listed_in_pages(acme: Organization, failed: dict[str, Any]) -> None:
+def test_deliveries_are_filtered_by_status_and_listed_in_pages(
+    acme: WebhookOrganization, failed: dict[str, Any]
+) -> None:
     acme.publish_event("invoice.voided")
     path = f"/endpoints/{failed['endpoint_id']}/deliveries"
 
@@ -60,10 +62,10 @@ def test_deliveries_are_filtered_by_status_and_listed_in_pages(acme: Organizatio
         assert code(acme.call("GET", path, query_string=query)) == (422, "VALIDATION_ERROR")
 
 
-def test_resend_creates_a_delivery_of_the_same_event(acme: Organization, failed: dict[str, Any]) -> None:
-    answer = acme.call("POST", f"/deliveries/{failed['id']}/resend")
-    assert answer.status_code == 202
-    new = answer.json["data"]
+def test_resend_creates_a_delivery_of_the_same_event(acme: WebhookOrganization, failed: dict[str, Any]) -> None:
+    response = acme.call("POST", f"/deliveries/{failed['id']}/resend")
+    assert response.status_code == 202
+    new = response.json["data"]
     assert new["id"] != failed["id"]
     assert (new["event_id"], new["endpoint_id"]) == (failed["event_id"], failed["endpoint_id"])
     assert (new["cause"], new["status"], new["attempts"]) == ("replay", "queued", [])
@@ -71,7 +73,7 @@ def test_resend_creates_a_delivery_of_the_same_event(acme: Organization, failed:
     assert row.data == {"new_delivery_id": new["id"]}
 
 
-def test_disabled_or_deleted_endpoint_receives_no_resend(acme: Organization, failed: dict[str, Any]) -> None:
+def test_disabled_or_deleted_endpoint_receives_no_resend(acme: WebhookOrganization, failed: dict[str, Any]) -> None:
     endpoint = f"/endpoints/{failed['endpoint_id']}"
     acme.call("PATCH", endpoint, {"is_enabled": False})
     resend = f"/deliveries/{failed['id']}/resend"
@@ -83,12 +85,14 @@ def test_disabled_or_deleted_endpoint_receives_no_resend(acme: Organization, fai
     assert len(acme.rows("SELECT FROM webhook_deliveries")) == 1
 
 
-def test_replay_goes_to_every_endpoint_subscribed_to_the_type(acme: Organization, failed: dict[str, Any]) -> None:
+def test_replay_goes_to_every_endpoint_subscribed_to_the_type(
+    acme: WebhookOrganization, failed: dict[str, Any]
+) -> None:
     acme.create_endpoint(event_types=["invoice.paid"])
     acme.create_endpoint(event_types=["invoice.voided"])
-    answer = acme.call("POST", f"/events/{failed['event_id']}/replay")
-    assert answer.status_code == 202
-    data = answer.json["data"]
+    response = acme.call("POST", f"/events/{failed['event_id']}/replay")
+    assert response.status_code == 202
+    data = response.json["data"]
     assert (data["count"], data["event_id"]) == (2, failed["event_id"])
     assert {delivery["event_id"] for delivery in data["deliveries"]} == {failed["event_id"]}
     assert len({delivery["endpoint_id"] for delivery in data["deliveries"]}) == 2
@@ -107,16 +111,16 @@ UNKNOWN = "01a213a3791b71d4acbe9c72e2648fcd"
         ("GET", f"/endpoints/whe_{UNKNOWN}/deliveries"),
     ],
 )
-def test_unknown_delivery_event_or_endpoint_is_not_found(acme: Organization, method: str, path: str) -> None:
+def test_unknown_delivery_event_or_endpoint_is_not_found(acme: WebhookOrganization, method: str, path: str) -> None:
     assert code(acme.call(method, path)) == (404, "NOT_FOUND")
 
 
-def test_test_event_is_delivered_to_one_endpoint_only(acme: Organization) -> None:
+def test_test_event_is_delivered_to_one_endpoint_only(acme: WebhookOrganization) -> None:
     created = acme.create_endpoint(event_types=["invoice.paid"])
     acme.create_endpoint()
-    answer = acme.call("POST", f"/endpoints/{created['id']}/test", {})
-    assert answer.status_code == 202
-    data = answer.json["data"]
+    response = acme.call("POST", f"/endpoints/{created['id']}/test", {})
+    assert response.status_code == 202
+    data = response.json["data"]
     assert (data["event_type"], data["cause"], data["endpoint_id"]) == ("webhook.test", "test", created["id"])
     assert (data["payload"]["mode"], data["payload"]["data"]["message"]) == ("test", "It works.")
     assert len(acme.rows("SELECT FROM webhook_deliveries")) == 1
@@ -124,15 +128,15 @@ def test_test_event_is_delivered_to_one_endpoint_only(acme: Organization) -> Non
     assert event["id"] == data["event_id"]
 
 
-def test_test_event_has_any_registered_type(acme: Organization) -> None:
+def test_test_event_has_any_registered_type(acme: WebhookOrganization) -> None:
     created = acme.create_endpoint()
-    answer = acme.call("POST", f"/endpoints/{created['id']}/test", {"event_type": "message.failed"})
-    assert answer.json["data"]["payload"]["data"]["error_code"] == "invalid_recipient"
-    answer = acme.call("POST", f"/endpoints/{created['id']}/test", {"event_type": "message.eaten"})
-    assert code(answer) == (422, "VALIDATION_ERROR")
+    response = acme.call("POST", f"/endpoints/{created['id']}/test", {"event_type": "message.failed"})
+    assert response.json["data"]["payload"]["data"]["error_code"] == "invalid_recipient"
+    response = acme.call("POST", f"/endpoints/{created['id']}/test", {"event_type": "message.eaten"})
+    assert code(response) == (422, "VALIDATION_ERROR")
 
 
-def test_replayed_test_event_goes_to_its_endpoint_only(acme: Organization) -> None:
+def test_replayed_test_event_goes_to_its_endpoint_only(acme: WebhookOrganization) -> None:
     created = acme.create_endpoint()
     acme.create_endpoint()
     event = acme.call("POST", f"/endpoints/{created['id']}/test", {}).json["data"]["event_id"]
@@ -140,8 +144,8 @@ def test_replayed_test_event_goes_to_its_endpoint_only(acme: Organization) -> No
     assert [delivery["endpoint_id"] for delivery in data["deliveries"]] == [created["id"]]
 
 
-def test_test_events_are_limited_to_twenty_an_hour(acme: Organization) -> None:
+def test_test_events_are_limited_to_twenty_an_hour(acme: WebhookOrganization) -> None:
     created = acme.create_endpoint()
-    answers = [acme.call("POST", f"/endpoints/{created['id']}/test", {}) for _ in range(21)]
-    assert [answer.status_code for answer in answers] == [202] * 20 + [429]
-    assert code(answers[-1]) == (429, "RATE_LIMIT_EXCEEDED")
+    responses = [acme.call("POST", f"/endpoints/{created['id']}/test", {}) for _ in range(21)]
+    assert [response.status_code for response in responses] == [202] * 20 + [429]
+    assert code(responses[-1]) == (429, "RATE_LIMIT_EXCEEDED")

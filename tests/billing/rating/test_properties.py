@@ -58,11 +58,11 @@ def months(draw: st.DrawFn) -> BillInputs:
     }
     cuts = sorted(draw(st.sets(st.integers(1, MONTH_SECONDS - 1), max_size=4)))
     instants = [START + timedelta(seconds=second) for second in (0, *cuts, MONTH_SECONDS)]
-    stretches = tuple(
+    segments = tuple(
         ProratedSegment(draw(st.sampled_from(names)), begins, ends)
         for begins, ends in zip(instants, instants[1:], strict=False)  # noqa: RUF007 - strategies are drawn in between
     )
-    in_force = sorted({stretch.version_id for stretch in stretches})
+    in_force = sorted({segment.version_id for segment in segments})
     used = tuple(UsageQuantity(name, meter, draw(quantities)) for name in in_force for meter in METERS)
     late = tuple(
         LateUsage(uuid.UUID(int=1), START - timedelta(days=31), START, in_force[0], meter, billed, amount)
@@ -74,7 +74,7 @@ def months(draw: st.DrawFn) -> BillInputs:
             )
         )
     )
-    return BillInputs(START, instants[-1], MONTH_SECONDS, versions, stretches, used, late)
+    return BillInputs(START, instants[-1], MONTH_SECONDS, versions, segments, used, late)
 
 
 def amounts(draft: Bill, kind: str) -> dict[str, int]:
@@ -104,7 +104,7 @@ def test_only_the_negative_rest_of_a_bill_is_carried(month: BillInputs) -> None:
 @given(months())
 def test_bases_share_the_month_and_never_exceed_it(month: BillInputs) -> None:
     bases = amounts(bill.calculate_bill(month), "base")
-    in_force = {stretch.version_id for stretch in month.segments}
+    in_force = {segment.version_id for segment in month.segments}
     most = max(month.versions[name].base_amount_minor for name in in_force)
     assert sum(bases.values()) <= most + len(in_force)
     if len(in_force) == 1:
@@ -114,7 +114,7 @@ def test_bases_share_the_month_and_never_exceed_it(month: BillInputs) -> None:
 @given(months())
 def test_plan_with_a_minimum_charges_at_least_that(month: BillInputs) -> None:
     last = month.versions[month.segments[-1].version_id]
-    whole = all(stretch.version_id == last.id for stretch in month.segments)
+    whole = all(segment.version_id == last.id for segment in month.segments)
     own = sum(line.amount_minor for line in bill.calculate_bill(month).lines if line.version_id == last.id)
     late = sum(amounts(bill.calculate_bill(month), "late_usage").values())
     if whole and last.min_spend_minor:

@@ -34,8 +34,8 @@ def no_idle_connections() -> Iterator[None]:
 def listen() -> Iterator[Callable[..., Listener]]:
     listeners: list[Listener] = []
 
-    def make(answer: Callable[[socket.socket], None] = lambda _: None) -> Listener:
-        listeners.append(Listener(answer))
+    def make(respond: Callable[[socket.socket], None] = lambda _: None) -> Listener:
+        listeners.append(Listener(respond))
         return listeners[-1]
 
     yield make
@@ -64,9 +64,9 @@ def test_unresolvable_host_is_valid_and_cannot_be_connected_to() -> None:
         client.post_once("https://nobody-knows.invalid/hook", b"{}", {})
 
 
-def resolve_to(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> None:
+def resolve_to(monkeypatch: pytest.MonkeyPatch, *responses: list[str]) -> None:
     """Resolve every host to the given addresses, the last ones repeatedly."""
-    remaining = list(answers)
+    remaining = list(responses)
 
     def resolve(_host: str, port: int, **_: Any) -> list[Any]:
         addresses = remaining.pop(0) if len(remaining) > 1 else remaining[0]
@@ -95,11 +95,11 @@ def test_host_that_became_private_after_validation_is_refused(
 def test_connection_uses_the_vetted_address(monkeypatch: pytest.MonkeyPatch, listen: Callable[..., Listener]) -> None:
     requests: list[bytes] = []
 
-    def answer(connection: socket.socket) -> None:
+    def respond(connection: socket.socket) -> None:
         requests.append(read_request(connection))
         connection.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
 
-    listener = listen(answer)
+    listener = listen(respond)
     resolve_to(monkeypatch, ["127.0.0.1"], ["192.0.2.1"])
     assert send(f"http://named.example:{listener.port}/hook?a=1").status == 204
     assert b"POST /hook?a=1 HTTP/1.1\r\n" in requests[0]
@@ -116,11 +116,11 @@ def test_http_and_other_ports_need_an_allowed_network(listen: Callable[..., List
 def test_redirect_is_returned_and_not_followed(listen: Callable[..., Listener]) -> None:
     target = listen()
 
-    def answer(connection: socket.socket) -> None:
+    def respond(connection: socket.socket) -> None:
         read_request(connection)
         connection.sendall(f"HTTP/1.1 302 Found\r\nLocation: {target.url}\r\nContent-Length: 0\r\n\r\n".encode())
 
-    assert send(listen(answer).url).status == 302
+    assert send(listen(respond).url).status == 302
     assert target.connections == 0
 
 
@@ -129,27 +129,27 @@ def test_proxy_variables_are_ignored(monkeypatch: pytest.MonkeyPatch, listen: Ca
     monkeypatch.setenv("HTTP_PROXY", proxy.url)
     monkeypatch.setenv("http_proxy", proxy.url)
 
-    def answer(connection: socket.socket) -> None:
+    def respond(connection: socket.socket) -> None:
         read_request(connection)
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 
-    assert send(listen(answer).url).body == b"ok"
+    assert send(listen(respond).url).body == b"ok"
     assert proxy.connections == 0
 
 
 def slow_response(prefix: bytes, piece: bytes) -> Callable[[socket.socket], None]:
-    def answer(connection: socket.socket) -> None:
+    def respond(connection: socket.socket) -> None:
         read_request(connection)
         connection.sendall(prefix)
         while True:
             connection.sendall(piece)
             time.sleep(0.05)
 
-    return answer
+    return respond
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "respond",
     [
         slow_response(b"", b""),
         slow_response(b"HTTP/1.1 200 OK\r\nX-Slow: ", b"a"),
@@ -159,16 +159,16 @@ def slow_response(prefix: bytes, piece: bytes) -> Callable[[socket.socket], None
     ids=["silence", "headers", "body", "chunks"],
 )
 def test_slow_response_is_aborted_at_the_deadline(
-    answer: Callable[[socket.socket], None], listen: Callable[..., Listener]
+    respond: Callable[[socket.socket], None], listen: Callable[..., Listener]
 ) -> None:
     started = time.monotonic()
     with pytest.raises(DeadlineExceeded):
-        send(listen(answer).url, deadline=0.5)
+        send(listen(respond).url, deadline=0.5)
     assert time.monotonic() - started < 2
 
 
 def test_slow_tls_handshake_is_aborted_at_the_deadline(listen: Callable[..., Listener]) -> None:
-    def answer(connection: socket.socket) -> None:
+    def respond(connection: socket.socket) -> None:
         connection.sendall(b"\x16\x03\x03\x40\x00")
         while True:
             connection.sendall(b"\x00")
@@ -176,18 +176,18 @@ def test_slow_tls_handshake_is_aborted_at_the_deadline(listen: Callable[..., Lis
 
     started = time.monotonic()
     with pytest.raises(DeadlineExceeded):
-        send(listen(answer).url.replace("http:", "https:"), deadline=0.5)
+        send(listen(respond).url.replace("http:", "https:"), deadline=0.5)
     assert time.monotonic() - started < 2
 
 
 def test_endless_response_is_read_up_to_the_maximum(listen: Callable[..., Listener]) -> None:
-    def answer(connection: socket.socket) -> None:
+    def respond(connection: socket.socket) -> None:
         read_request(connection)
         connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
         while True:
             connection.sendall(b"a" * 65_536)
 
-    response = send(listen(answer).url, max_response=1000)
+    response = send(listen(respond).url, max_response=1000)
     assert (response.status, len(response.body)) == (200, 1000)
 
 

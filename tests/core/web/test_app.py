@@ -21,7 +21,7 @@ from saas_api.core.web.endpoint import ViewResult, endpoint
 callbacks: list[str] = []
 
 
-class TwinTaken(Conflict):
+class NameTaken(Conflict):
     code, message, constraint = "TWIN_TAKEN", "There is one already.", "probe_twin_key"
 
 

@@ -15,7 +15,7 @@ from saas_api.core import ids
 from tests.support.accounts import join, sign_in, sign_up
 from tests.support.billing_pages import BILLING, browse, first_line, invoice_page
 from tests.support.pages import Browser, check_access
-from tests.support.payments import Customer, create_customer
+from tests.support.payments import PayingOrganization, create_paying_organization
 from tests.support.statements import count_statements
 
 PAGES = {
@@ -41,68 +41,68 @@ FORMS = {
 MOST_QUERIES = 12
 
 
-def there(customer: Customer, path: str) -> str:
-    return path.format(invoice=invoice_page(customer), line=first_line(customer))
+def there(acme: PayingOrganization, path: str) -> str:
+    return path.format(invoice=invoice_page(acme), line=first_line(acme))
 
 
 def test_pages_require_their_permission(app: Flask, client: FlaskClient) -> None:
     with app.app_context():
-        customer = create_customer(client)
-        pages = {there(customer, name): permission for name, permission in PAGES.items()}
-    check_access(app, client, customer.person, pages)
+        acme = create_paying_organization(client)
+        pages = {there(acme, name): permission for name, permission in PAGES.items()}
+    check_access(app, client, acme.owner, pages)
 
 
 @pytest.mark.parametrize("role", ["admin", "member", "billing", "viewer"])
-def test_forms_require_their_permission(app: Flask, customer: Customer, owner: Browser, role: str) -> None:
-    join(app, customer.person.organization_id, "somebody@acme.example", role)
-    somebody = browse(app, sign_in(customer.client, "somebody@acme.example"))
+def test_forms_require_their_permission(app: Flask, acme: PayingOrganization, owner: Browser, role: str) -> None:
+    join(app, acme.owner.organization_id, "somebody@acme.example", role)
+    member = browse(app, sign_in(acme.client, "somebody@acme.example"))
     for (page, form), allowed in FORMS.items():
-        path, to = there(customer, page), there(customer, form)
-        has_form = f'action="{to}"' in somebody.open(path).text
+        path, to = there(acme, page), there(acme, form)
+        has_form = f'action="{to}"' in member.open(path).text
         assert has_form == (role in allowed), (role, form)
         if not has_form:
             fields = owner.form(path, to)
-            token = {"csrf_token": somebody.form("/dashboard/account", "/preferences")["csrf_token"]}
-            assert somebody.send(to, {**fields, **token}).status_code == 403
-    assert customer.rows("SELECT id FROM payments") == []
+            token = {"csrf_token": member.form("/dashboard/account", "/preferences")["csrf_token"]}
+            assert member.send(to, {**fields, **token}).status_code == 403
+    assert acme.rows("SELECT id FROM payments") == []
 
 
-def test_pages_are_not_found_by_another_organization(app: Flask, customer: Customer, owner: Browser) -> None:
-    carol = browse(app, sign_up(customer.client, "carol@carol.example", "Carol & Co"))
+def test_pages_are_not_found_by_another_organization(app: Flask, acme: PayingOrganization, owner: Browser) -> None:
+    carol = browse(app, sign_up(acme.client, "carol@carol.example", "Carol & Co"))
     for name in (name for name in PAGES if "{" in name):
-        path = there(customer, name.removeprefix("GET "))
+        path = there(acme, name.removeprefix("GET "))
         assert owner.open(path).status_code == 200
         assert carol.open(path).status_code == 404, path
     token = carol.form(f"{BILLING}/spending", f"{BILLING}/spending/cap")["csrf_token"]
-    fields = {**owner.form(invoice_page(customer), f"{invoice_page(customer)}/pay"), "csrf_token": token}
-    assert carol.send(f"{invoice_page(customer)}/pay", fields).status_code == 404
-    rule = customer.rows("SELECT id FROM alert_rules LIMIT 1")[0].id
+    fields = {**owner.form(invoice_page(acme), f"{invoice_page(acme)}/pay"), "csrf_token": token}
+    assert carol.send(f"{invoice_page(acme)}/pay", fields).status_code == 404
+    rule = acme.rows("SELECT id FROM alert_rules LIMIT 1")[0].id
     switch = f"{BILLING}/spending/alerts/{ids.format_id('alr', rule)}/switch"
     assert carol.send(switch, {"csrf_token": token}).status_code == 404
     assert "INV-" not in carol.open(BILLING).text
 
 
-def test_unknown_ids_are_not_found(owner: Browser, customer: Customer) -> None:
+def test_unknown_ids_are_not_found(owner: Browser, acme: PayingOrganization) -> None:
     for path in (
         f"{BILLING}/invoices/{ids.format_id('inv', ids.new_id())}",
         f"{BILLING}/invoices/{ids.format_id('inv', ids.new_id())}.pdf",
-        f"{invoice_page(customer)}/lines/{ids.format_id('lin', ids.new_id())}",
+        f"{invoice_page(acme)}/lines/{ids.format_id('lin', ids.new_id())}",
         f"{BILLING}/plans/nothing",
     ):
         assert owner.open(path).status_code == 404, path
 
 
-def test_form_without_csrf_token_is_rejected(owner: Browser, customer: Customer) -> None:
-    fields = owner.form(invoice_page(customer), f"{invoice_page(customer)}/pay")
+def test_form_without_csrf_token_is_rejected(owner: Browser, acme: PayingOrganization) -> None:
+    fields = owner.form(invoice_page(acme), f"{invoice_page(acme)}/pay")
     del fields["csrf_token"]
-    assert owner.send(f"{invoice_page(customer)}/pay", fields).status_code == 400
-    assert customer.rows("SELECT id FROM payments") == []
+    assert owner.send(f"{invoice_page(acme)}/pay", fields).status_code == 400
+    assert acme.rows("SELECT id FROM payments") == []
 
 
-def test_page_takes_few_statements(app: Flask, customer: Customer, owner: Browser) -> None:
+def test_page_takes_few_statements(app: Flask, acme: PayingOrganization, owner: Browser) -> None:
     counts = {}
     for name in PAGES:
-        path = there(customer, name.removeprefix("GET "))
+        path = there(acme, name.removeprefix("GET "))
         owner.open(path)
         with count_statements(app) as statements:
             owner.open(path)

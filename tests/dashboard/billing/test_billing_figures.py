@@ -20,7 +20,7 @@ from tests.support.accounts import sign_up
 from tests.support.billing import day
 from tests.support.billing_pages import API, BILLING, browse, get_api, invoice_page, page_text
 from tests.support.pages import Browser
-from tests.support.payments import Customer
+from tests.support.payments import PayingOrganization
 
 MINUS = "\u2212"
 
@@ -31,24 +31,24 @@ def money(amount: str) -> str:
     return f"{MINUS if value < 0 else ''}{abs(value):,.2f} USD"
 
 
-def open_period(customer: Customer) -> None:
-    with customer.transaction() as session:
-        periods.ensure_period(session, customer.id, clock.now())
+def open_period(acme: PayingOrganization) -> None:
+    with acme.transaction() as session:
+        periods.ensure_period(session, acme.id, clock.now())
 
 
-def use(customer: Customer) -> None:
+def use(acme: PayingOrganization) -> None:
     """Some usage now, some of it late, and another plan in the middle of the period."""
-    open_period(customer)
+    open_period(acme)
     now = clock.now()
-    customer.use(1_234, at=now - timedelta(minutes=3))
-    customer.use(77, "email", at=now - timedelta(minutes=2))
-    customer.switch("starter@1", now - timedelta(minutes=1))
-    customer.use(55, at=now - timedelta(seconds=30))
+    acme.use(1_234, at=now - timedelta(minutes=3))
+    acme.use(77, "email", at=now - timedelta(minutes=2))
+    acme.switch("starter@1", now - timedelta(minutes=1))
+    acme.use(55, at=now - timedelta(seconds=30))
 
 
-def test_current_period_equals_the_api(customer: Customer, may: Browser) -> None:
-    use(customer)
-    data, cap = get_api(customer, "/calculate"), get_api(customer, "/alerts")["spend_cap"]
+def test_current_period_equals_the_api(acme: PayingOrganization, may: Browser) -> None:
+    use(acme)
+    data, cap = get_api(acme, "/calculate"), get_api(acme, "/alerts")["spend_cap"]
     page = page_text(may.open(BILLING))
     assert len(data["lines"]) >= 4
     for line in data["lines"]:
@@ -62,19 +62,19 @@ def test_current_period_equals_the_api(customer: Customer, may: Browser) -> None
 
 @pytest.mark.parametrize("is_mixed", [False, True])
 @pytest.mark.usefixtures("may")
-def test_reads_of_the_page_equal_those_of_billing(customer: Customer, is_mixed: bool) -> None:
-    open_period(customer)
-    customer.use(4_321)
+def test_reads_of_the_page_equal_those_of_billing(acme: PayingOrganization, is_mixed: bool) -> None:
+    open_period(acme)
+    acme.use(4_321)
     if is_mixed:
-        use(customer)
-        customer.use(9, at=day(20), is_late=True)
+        use(acme)
+        acme.use(9, at=day(20), is_late=True)
     now = clock.now()
-    with customer.transaction() as session:
+    with acme.transaction() as session:
         expected, cap = (
-            previews.preview_current_period(session, customer.id),
-            spend_cap.get_cap_state(session, customer.id),
+            previews.preview_current_period(session, acme.id),
+            spend_cap.get_cap_state(session, acme.id),
         )
-        account = running_period.find_account(session, customer.id, now)
+        account = running_period.find_account(session, acme.id, now)
         assert account is not None
         current_period = running_period.get_current_period(session, account, now)
     assert (current_period.bill, current_period.forecast) == (expected.bill, expected.forecast)
@@ -85,8 +85,8 @@ def test_reads_of_the_page_equal_those_of_billing(customer: Customer, is_mixed: 
     )
 
 
-def test_invoices_and_totals_equal_the_api(customer: Customer, owner: Browser) -> None:
-    data, page = get_api(customer, "/history"), page_text(owner.open(BILLING))
+def test_invoices_and_totals_equal_the_api(acme: PayingOrganization, owner: Browser) -> None:
+    data, page = get_api(acme, "/history"), page_text(owner.open(BILLING))
     [invoice], summary = data["invoices"], data["summary"]
     assert f"{invoice['number']} 1 Apr 2026 to 1 May 2026" in page
     assert f"Billed in all {money(summary['total_billed'])}" in page
@@ -95,8 +95,8 @@ def test_invoices_and_totals_equal_the_api(customer: Customer, owner: Browser) -
     assert f"{money(invoice['total_amount'])} {money(invoice['amount_due'])}" in page
 
 
-def test_filters_apply_and_an_invalid_one_is_reported(customer: Customer, owner: Browser) -> None:
-    number = customer.invoice().number
+def test_filters_apply_and_an_invalid_one_is_reported(acme: PayingOrganization, owner: Browser) -> None:
+    number = acme.invoice().number
     assert number in owner.open(f"{BILLING}?status=open&year=2026").text
     for query in ("status=paid", "year=2025"):
         page = owner.open(f"{BILLING}?{query}")
@@ -108,58 +108,58 @@ def test_filters_apply_and_an_invalid_one_is_reported(customer: Customer, owner:
         assert "error-summary" in page.text
 
 
-def test_csv_equals_the_list_of_the_api(customer: Customer, owner: Browser) -> None:
-    [data] = get_api(customer, "/history")["invoices"]
-    answer = owner.open(f"{BILLING}?format=csv&status=open")
-    assert answer.mimetype == "text/csv"
-    [row] = csv.DictReader(io.StringIO(answer.text.removeprefix("\ufeff")))
+def test_csv_equals_the_list_of_the_api(acme: PayingOrganization, owner: Browser) -> None:
+    [data] = get_api(acme, "/history")["invoices"]
+    response = owner.open(f"{BILLING}?format=csv&status=open")
+    assert response.mimetype == "text/csv"
+    [row] = csv.DictReader(io.StringIO(response.text.removeprefix("\ufeff")))
     period = data.pop("period")
     expected = {**data, **{f"period_{name}": period[name] for name in ("starts_at", "ends_at")}, "timezone": "UTC"}
     assert row == {name: "" if value is None else str(value) for name, value in expected.items()}
     assert len(owner.open(f"{BILLING}?format=csv&status=void").text.splitlines()) == 1
 
 
-def test_new_organization_sees_the_date_of_its_first_invoice(app: Flask, customer: Customer) -> None:
-    carol = browse(app, sign_up(customer.client, "carol@carol.example", "Carol & Co"))
+def test_new_organization_sees_the_date_of_its_first_invoice(app: Flask, acme: PayingOrganization) -> None:
+    carol = browse(app, sign_up(acme.client, "carol@carol.example", "Carol & Co"))
     page = page_text(carol.open(BILLING))
     assert "No invoices yet" in page
     assert "The period ends on" in page
     assert "Nothing is charged so far" in page
 
 
-def test_each_plan_shows_the_cost_of_the_last_thirty_days(customer: Customer, may: Browser) -> None:
-    open_period(customer)
-    customer.use(2_500, at=day(2, month=5))
-    customer.use(900, "email", at=day(17, month=5))
-    customer.use(400, at=day(20), is_late=True)
+def test_each_plan_shows_the_cost_of_the_last_thirty_days(acme: PayingOrganization, may: Browser) -> None:
+    open_period(acme)
+    acme.use(2_500, at=day(2, month=5))
+    acme.use(900, "email", at=day(17, month=5))
+    acme.use(400, at=day(20), is_late=True)
     body = {"quantities": {"sms": "2500", "email": "900"}}
-    answer = customer.client.post(f"{API}/simulate", json=body, headers=customer.person.headers)
+    response = acme.client.post(f"{API}/simulate", json=body, headers=acme.owner.headers)
     page = page_text(may.open(f"{BILLING}/plans"))
     assert "SMS 2,500" in page
     matches = re.findall(r"Your last 30 days here would cost ([\d.,]+ USD)", page)
-    assert matches == [money(plan["total_amount"]) for plan in answer.json["data"]["plans"]]
+    assert matches == [money(plan["total_amount"]) for plan in response.json["data"]["plans"]]
 
 
 @pytest.mark.parametrize("when", ["now", "period_end"])
-def test_previewed_plan_change_equals_the_invoice(may: Browser, customer: Customer, when: str) -> None:
-    open_period(customer)
-    customer.use(1_500)
+def test_previewed_plan_change_equals_the_invoice(may: Browser, acme: PayingOrganization, when: str) -> None:
+    open_period(acme)
+    acme.use(1_500)
     page = page_text(may.open(f"{BILLING}/plans/scale?when={when}"))
     body = {"plan": "scale", "when": when}
-    data = customer.client.post(f"{API}/preview-change", json=body, headers=customer.person.headers).json["data"]
+    data = acme.client.post(f"{API}/preview-change", json=body, headers=acme.owner.headers).json["data"]
     assert f"With the change {money(data['changed']['total_amount'])}" in page
     assert not data["change"]["lines"] or f"Difference {money(data['difference'])}" in page
     for line in data["change"]["lines"]:
         assert f"{line['description']} {money(line['amount'])}" in page
     sent = may.submit(f"{BILLING}/plans/scale?when={when}", f"{BILLING}/plans/scale")
     assert (sent.status_code, sent.location) == (303, f"{BILLING}/plans")
-    assert get_api(customer, "/calculate")["forecast_amount"] == data["changed"]["total_amount"]
+    assert get_api(acme, "/calculate")["forecast_amount"] == data["changed"]["total_amount"]
     clock.freeze_time(day(1, 2, month=6))
-    [closed] = period_close.close_due(clock.now(), customer.id).invoices
+    [closed] = period_close.close_due(clock.now(), acme.id).invoices
     assert money(str(Decimal(closed.invoice.total_minor) / 100)) == money(data["changed"]["total_amount"])
 
 
-def test_scheduled_plan_change_is_shown_and_canceled(customer: Customer, may: Browser) -> None:
+def test_scheduled_plan_change_is_shown_and_canceled(acme: PayingOrganization, may: Browser) -> None:
     plans = f"{BILLING}/plans"
     assert may.submit(f"{plans}/free", f"{plans}/free").location == plans
     response = may.open(plans)
@@ -169,77 +169,77 @@ def test_scheduled_plan_change_is_shown_and_canceled(customer: Customer, may: Br
     page = page_text(may.open(f"{plans}/pro"))
     assert "The change to Free is called off. The plan stays Pro." in page
     assert may.submit(f"{plans}/pro", f"{plans}/pro").location == plans
-    assert get_api(customer, "/subscription")["scheduled_change"] is None
+    assert get_api(acme, "/subscription")["scheduled_change"] is None
     again = may.open(f"{plans}/pro")
     assert (again.status_code, again.location) == (303, plans)
 
 
-def test_plan_change_is_made_once_and_only_as_previewed(customer: Customer, may: Browser) -> None:
+def test_plan_change_is_made_once_and_only_as_previewed(acme: PayingOrganization, may: Browser) -> None:
     there = f"{BILLING}/plans/scale"
     fields = may.form(there)
     moved = may.send(there, {**fields, "version": "scale@0"})
     assert moved.status_code == 409
     assert "Look at the amounts again" in moved.text
-    assert get_api(customer, "/subscription")["plan"]["code"] == "pro"
-    answers = [may.send(there, fields) for _ in range(2)]
-    assert [answer.status_code for answer in answers] == [303, 303]
-    assert len(customer.rows("SELECT id FROM subscription_segments WHERE plan_version_id = 'scale@1'")) == 1
+    assert get_api(acme, "/subscription")["plan"]["code"] == "pro"
+    responses = [may.send(there, fields) for _ in range(2)]
+    assert [response.status_code for response in responses] == [303, 303]
+    assert len(acme.rows("SELECT id FROM subscription_segments WHERE plan_version_id = 'scale@1'")) == 1
 
 
-def test_printed_document_equals_the_pdf(customer: Customer, owner: Browser) -> None:
-    there = invoice_page(customer)
-    with customer.transaction() as session:
-        document = invoice_documents.get_document(session, customer.id, customer.invoice_id)
+def test_printed_document_equals_the_pdf(acme: PayingOrganization, owner: Browser) -> None:
+    there = invoice_page(acme)
+    with acme.transaction() as session:
+        document = invoice_documents.get_document(session, acme.id, acme.invoice_id)
     texts = [document.number, document.status, document.buyer.name, *(text for pair in document.facts for text in pair)]
     texts += [text for line in document.lines for text in (line.description, *line.details, line.quantity, line.amount)]
     texts += [text for one in document.sums for text in (one.label, one.amount)]
     for path in (there, f"{there}/print"):
         page = page_text(owner.open(path))
         assert not [text for text in texts if text not in page], path
-    answer = owner.open(f"{there}.pdf")
-    response = customer.client.get(f"{API}/invoices/{there.rpartition('/')[2]}/pdf", headers=customer.person.headers)
-    assert answer.data == response.data
-    assert answer.headers["Content-Disposition"] == f'attachment; filename="{document.number}.pdf"'
+    download = owner.open(f"{there}.pdf")
+    response = acme.client.get(f"{API}/invoices/{there.rpartition('/')[2]}/pdf", headers=acme.owner.headers)
+    assert download.data == response.data
+    assert download.headers["Content-Disposition"] == f'attachment; filename="{document.number}.pdf"'
 
 
-def test_line_explains_its_amount_and_exports_its_events(app: Flask, may: Browser, customer: Customer) -> None:
-    open_period(customer)
-    customer.use(30)
-    customer.use(12_345)
-    [closed] = period_close.close_due(day(1, 2, month=6), customer.id).invoices
+def test_line_explains_its_amount_and_exports_its_events(app: Flask, may: Browser, acme: PayingOrganization) -> None:
+    open_period(acme)
+    acme.use(30)
+    acme.use(12_345)
+    [closed] = period_close.close_due(day(1, 2, month=6), acme.id).invoices
     number = ids.format_id("inv", closed.invoice.id)
-    data = get_api(customer, f"/invoices/{number}")
+    data = get_api(acme, f"/invoices/{number}")
     line = next(line for line in data["lines"] if line["meter"] == "sms")
     there = f"{BILLING}/invoices/{number}/lines/{line['id']}"
     assert f'href="{there}"' in may.open(f"{BILLING}/invoices/{number}").text
-    explained = get_api(customer, f"/invoices/{number}/lines/{line['id']}/explain")
+    explained = get_api(acme, f"/invoices/{number}/lines/{line['id']}/explain")
     page = page_text(may.open(there))
     assert not [step for step in explained["steps"] if step not in page]
     assert money(line["amount"]) in page
     rows: list[dict[str, Any]] = list(csv.DictReader(io.StringIO(may.open(f"{there}/events.csv").text[1:])))
     assert sum(Decimal(row["quantity"]) for row in rows) == Decimal(line["quantity"]) == 12_375
     clock.freeze_time(None)
-    carol = browse(app, sign_up(customer.client, "carol@carol.example", "Carol & Co"))
+    carol = browse(app, sign_up(acme.client, "carol@carol.example", "Carol & Co"))
     assert carol.open(there).status_code == 404
 
 
-def test_wallet_and_credit_notes_equal_the_api(customer: Customer, owner: Browser) -> None:
+def test_wallet_and_credit_notes_equal_the_api(acme: PayingOrganization, owner: Browser) -> None:
     assert "No credit so far" in owner.open(f"{BILLING}/wallet").text
     assert "No credit notes" in owner.open(f"{BILLING}/credit-notes").text
-    customer.grant(1_250, "promotional", 1)
+    acme.grant(1_250, "promotional", 1)
     credit = CreditNoteInput("order_change", amount_minor=900, memo="It was <b>late</b>")
     with tenancy.system_session("admin.act") as session:
         credit_notes.create_credit_note(
-            session, customer.id, customer.invoice_id, credit, OperatorContext(SYSTEM_ACTOR, "asked for")
+            session, acme.id, acme.invoice_id, credit, OperatorContext(SYSTEM_ACTOR, "asked for")
         )
-    wallet, notes = get_api(customer, "/wallet"), get_api(customer, "/credit-notes")["credit_notes"]
+    wallet, listed = get_api(acme, "/wallet"), get_api(acme, "/credit-notes")["credit_notes"]
     page = page_text(owner.open(f"{BILLING}/wallet"))
     assert f"In the wallet {money(wallet['balances'][0]['amount'])}" in page
     assert f"Promotion {money(wallet['grants'][0]['amount'])} {money(wallet['grants'][0]['remaining'])}" in page
-    answer = owner.open(f"{BILLING}/credit-notes")
-    assert f"{notes[0]['number']}" in answer.text
+    response = owner.open(f"{BILLING}/credit-notes")
+    assert f"{listed[0]['number']}" in response.text
     assert (
-        f"{money(notes[0]['amount'])} {money(notes[0]['to_due'])} off what was due Order change It was <b>late</b>"
-        in page_text(answer)
+        f"{money(listed[0]['amount'])} {money(listed[0]['to_due'])} off what was due Order change It was <b>late</b>"
+        in page_text(response)
     )
-    assert "<b>late" not in answer.text
+    assert "<b>late" not in response.text

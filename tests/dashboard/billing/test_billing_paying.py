@@ -14,44 +14,44 @@ from saas_api.core.db import tenancy
 from saas_api.payments import jobs
 from tests.support.billing_pages import browse, invoice_page, list_payments, page_text
 from tests.support.pages import Browser
-from tests.support.payments import Customer
+from tests.support.payments import PayingOrganization
 from tests.support.stripe_server import StripeServer
 
 
-def pay(browser: Browser, customer: Customer, **changes: Any) -> Any:
-    there = invoice_page(customer)
+def pay(browser: Browser, acme: PayingOrganization, **changes: Any) -> Any:
+    there = invoice_page(acme)
     return browser.submit(there, f"{there}/pay", **changes)
 
 
-def polled(answer: Any) -> str:
+def polled(response: Any) -> str:
     """Where the page looks again."""
-    match = re.search(r'data-poll hx-get="([^"]*)"', answer.text)
+    match = re.search(r'data-poll hx-get="([^"]*)"', response.text)
     assert match, "the page does not look again"
     return match[1].replace("&amp;", "&")
 
 
-def mails_of(customer: Customer) -> dict[str, tuple[str, str]]:
+def mails_of(acme: PayingOrganization) -> dict[str, tuple[str, str]]:
     """Text and HTML of what was written to the organization, by template."""
     with tenancy.system_session("mail.deliver") as session:
         query = sa.text("SELECT template, text_body, html_body FROM mails WHERE organization_id = :id")
-        return {name: (plain, html) for name, plain, html in session.execute(query, {"id": customer.id})}
+        return {name: (plain, html) for name, plain, html in session.execute(query, {"id": acme.id})}
 
 
-def test_pay_leads_to_the_checkout_and_back_to_a_polling_page(owner: Browser, customer: Customer) -> None:
-    there = invoice_page(customer)
+def test_pay_leads_to_the_checkout_and_back_to_a_polling_page(owner: Browser, acme: PayingOrganization) -> None:
+    there = invoice_page(acme)
     assert "99.00 USD to pay" in page_text(owner.open(there))
-    begun = pay(owner, customer)
+    begun = pay(owner, acme)
     assert begun.status_code == 303
     assert re.fullmatch(r"/payments/mock/[0-9a-f]{48}", begun.location)
     waiting = owner.open(there)
     assert "A payment is under way" in waiting.text
     assert f"{there}/pay" not in waiting.text
-    look = polled(waiting)
-    assert owner.open(look, **{"HX-Request": "true"}).status_code == 204
+    poll_path = polled(waiting)
+    assert owner.open(poll_path, **{"HX-Request": "true"}).status_code == 204
     back = owner.client.post(begun.location, data={"action": "pay"})
     assert f'href="{there}"' in owner.open(back.location).text
     jobs.process_inbox()
-    settled = owner.open(look, **{"HX-Request": "true"})
+    settled = owner.open(poll_path, **{"HX-Request": "true"})
     assert settled.status_code == 286
     assert "<html" not in settled.text
     assert "data-poll" not in settled.text
@@ -61,73 +61,75 @@ def test_pay_leads_to_the_checkout_and_back_to_a_polling_page(owner: Browser, cu
     assert "Payment begun" in page
 
 
-def test_page_stops_polling_after_two_minutes(app: Flask, customer: Customer) -> None:
+def test_page_stops_polling_after_two_minutes(app: Flask, acme: PayingOrganization) -> None:
     clock.freeze_time(clock.now())
-    owner = browse(app, customer.person)
-    pay(owner, customer)
-    look = polled(owner.open(invoice_page(customer)))
+    owner = browse(app, acme.owner)
+    pay(owner, acme)
+    poll_path = polled(owner.open(invoice_page(acme)))
     clock.freeze_time(clock.now() + timedelta(seconds=119))
-    assert owner.open(look, **{"HX-Request": "true"}).status_code == 204
+    assert owner.open(poll_path, **{"HX-Request": "true"}).status_code == 204
     clock.freeze_time(clock.now() + timedelta(seconds=2))
-    ended = owner.open(look, **{"HX-Request": "true"})
+    ended = owner.open(poll_path, **{"HX-Request": "true"})
     assert ended.status_code == 286
     assert "Reload this page to look again." in ended.text
-    forever = look.partition("until=")[0] + "until=99999999999"
+    forever = poll_path.partition("until=")[0] + "until=99999999999"
     assert owner.open(forever, **{"HX-Request": "true"}).status_code == 204
     for nonsense in ("until=99999999999999999999", "until=-1", "until=x"):
-        answer = owner.open(f"{invoice_page(customer)}?{nonsense}", **{"HX-Request": "true"})
-        assert answer.status_code in (204, 286), nonsense
+        response = owner.open(f"{invoice_page(acme)}?{nonsense}", **{"HX-Request": "true"})
+        assert response.status_code in (204, 286), nonsense
 
 
-def test_form_submitted_twice_starts_one_payment(owner: Browser, customer: Customer) -> None:
-    there = invoice_page(customer)
+def test_form_submitted_twice_starts_one_payment(owner: Browser, acme: PayingOrganization) -> None:
+    there = invoice_page(acme)
     fields = owner.form(there, f"{there}/pay")
     first, second = (owner.send(f"{there}/pay", fields) for _ in range(2))
     assert first.status_code == second.status_code == 303
     assert first.location == second.location
-    assert len(list_payments(customer)) == 1
+    assert len(list_payments(acme)) == 1
 
 
-def test_two_forms_start_one_payment(owner: Browser, customer: Customer) -> None:
-    there = invoice_page(customer)
+def test_two_forms_start_one_payment(owner: Browser, acme: PayingOrganization) -> None:
+    there = invoice_page(acme)
     forms = [owner.form(there, f"{there}/pay") for _ in range(2)]
-    answers = [owner.send(f"{there}/pay", fields) for fields in forms]
-    assert [answer.status_code for answer in answers] == [303, 303]
-    assert answers[0].location == answers[1].location
-    assert len(list_payments(customer)) == 1
+    responses = [owner.send(f"{there}/pay", fields) for fields in forms]
+    assert [response.status_code for response in responses] == [303, 303]
+    assert responses[0].location == responses[1].location
+    assert len(list_payments(acme)) == 1
 
 
 @pytest.mark.parametrize("is_same", [True, False])
-def test_concurrent_submits_start_one_payment(app: Flask, owner: Browser, customer: Customer, is_same: bool) -> None:
-    there = invoice_page(customer)
+def test_concurrent_submits_start_one_payment(
+    app: Flask, owner: Browser, acme: PayingOrganization, is_same: bool
+) -> None:
+    there = invoice_page(acme)
     form = owner.form(there, f"{there}/pay")
     forms = [form if is_same else owner.form(there, f"{there}/pay") for _ in range(5)]
     barrier, results = threading.Barrier(len(forms)), []
 
     def click(fields: Any) -> None:
-        browser = browse(app, customer.person)
+        browser = browse(app, acme.owner)
         barrier.wait()
-        answer = browser.send(f"{there}/pay", fields)
-        results.append((answer.status_code, answer.headers.get("Location")))
+        response = browser.send(f"{there}/pay", fields)
+        results.append((response.status_code, response.headers.get("Location")))
 
     threads = [threading.Thread(target=click, args=(fields,)) for fields in forms]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(list_payments(customer)) == 1
+    assert len(list_payments(acme)) == 1
     assert {status for status, _ in results} <= {303, 409}
     assert len({address for status, address in results if status == 303}) == 1
 
 
 def test_checkout_of_another_origin_is_linked_not_redirected(
-    owner: Browser, customer: Customer, stripe: StripeServer
+    owner: Browser, acme: PayingOrganization, stripe: StripeServer
 ) -> None:
-    there = invoice_page(customer)
+    there = invoice_page(acme)
     assert re.findall(r'type="radio" value="(\w+)"', owner.open(there).text) == ["stripe", "mock"]
     fields = {**owner.form(there, f"{there}/pay"), "provider": "stripe"}
     left = owner.send(f"{there}/pay", fields)
-    address = list_payments(customer)[0].checkout_url
+    address = list_payments(acme)[0].checkout_url
     assert left.status_code == 200
     assert "Location" not in left.headers
     assert f'<meta http-equiv="refresh" content="0; url={address}">' in left.text
@@ -135,50 +137,50 @@ def test_checkout_of_another_origin_is_linked_not_redirected(
     assert "form-action 'self'" in left.headers["Content-Security-Policy"]
     again = owner.send(f"{there}/pay", fields)
     assert (again.status_code, f'url={address}"' in again.text) == (200, True)
-    assert len(stripe.sessions) == len(list_payments(customer)) == 1
+    assert len(stripe.sessions) == len(list_payments(acme)) == 1
 
 
-def test_declined_payment_is_shown_and_can_be_retried(owner: Browser, customer: Customer) -> None:
-    owner.client.post(pay(owner, customer).location, data={"action": "decline"})
+def test_declined_payment_is_shown_and_can_be_retried(owner: Browser, acme: PayingOrganization) -> None:
+    owner.client.post(pay(owner, acme).location, data={"action": "decline"})
     jobs.process_inbox()
-    page = page_text(owner.open(invoice_page(customer)))
+    page = page_text(owner.open(invoice_page(acme)))
     assert "Payment declined" in page
     assert "card declined" in page
-    assert pay(owner, customer).status_code == 303
-    assert [payment.state for payment in list_payments(customer)] == ["failed", "pending"]
+    assert pay(owner, acme).status_code == 303
+    assert [payment.state for payment in list_payments(acme)] == ["failed", "pending"]
 
 
-def test_unpayable_invoice_shows_the_reason(owner: Browser, customer: Customer) -> None:
-    there = invoice_page(customer)
+def test_unpayable_invoice_shows_the_reason(owner: Browser, acme: PayingOrganization) -> None:
+    there = invoice_page(acme)
     fields = owner.form(there, f"{there}/pay")
     wrong = owner.send(f"{there}/pay", {**fields, "provider": "paystack"})
     assert wrong.status_code == 422
     assert "This provider takes no payment of this invoice here." in wrong.text
     unknown = owner.send(f"{there}/pay", {**fields, "provider": "cowries"})
     assert unknown.status_code == 422
-    owner.client.post(pay(owner, customer).location, data={"action": "pay"})
+    owner.client.post(pay(owner, acme).location, data={"action": "pay"})
     jobs.process_inbox()
     paid = owner.send(f"{there}/pay", {**fields, "provider": "mock"})
     assert paid.status_code == 409
     assert "This invoice is paid already." in paid.text
-    assert len(list_payments(customer)) == 1
+    assert len(list_payments(acme)) == 1
 
 
 def test_unverified_user_is_asked_to_verify(
-    app: Flask, owner: Browser, customer: Customer, monkeypatch: pytest.MonkeyPatch
+    app: Flask, owner: Browser, acme: PayingOrganization, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(app.config, "REQUIRE_VERIFIED_EMAIL", True)
-    answer = pay(owner, customer)
-    assert answer.status_code == 403
-    assert "Verify your e-mail address first." in answer.text
-    assert list_payments(customer) == []
+    response = pay(owner, acme)
+    assert response.status_code == 403
+    assert "Verify your e-mail address first." in response.text
+    assert list_payments(acme) == []
 
 
-def test_mails_link_to_the_invoice(owner: Browser, customer: Customer) -> None:
+def test_mails_link_to_the_invoice(owner: Browser, acme: PayingOrganization) -> None:
     for action in ("decline", "pay"):
-        owner.client.post(pay(owner, customer).location, data={"action": action})
+        owner.client.post(pay(owner, acme).location, data={"action": action})
         jobs.process_inbox()
-    there = f"/dashboard/billing/invoices/{ids.format_id('inv', customer.invoice_id)}"
-    mails = mails_of(customer)
+    there = f"/dashboard/billing/invoices/{ids.format_id('inv', acme.invoice_id)}"
+    mails = mails_of(acme)
     for template in ("invoice_ready", "payment_failed", "payment_received"):
         assert all(there in body for body in mails[template]), template

@@ -8,7 +8,7 @@ import pytest
 from saas_api.core import ids
 from tests.support.billing_pages import API, BILLING, get_api, page_text, read_spend_cap
 from tests.support.pages import Browser
-from tests.support.payments import Customer
+from tests.support.payments import PayingOrganization
 
 SPENDING = f"{BILLING}/spending"
 CAP, ALERTS = f"{SPENDING}/cap", f"{SPENDING}/alerts"
@@ -19,33 +19,33 @@ def change(browser: Browser, form: str, **fields: str) -> Any:
     return browser.send(form, {**browser.form(SPENDING, form), **fields})
 
 
-def told(customer: Customer) -> list[tuple[str, str | None, str, bool]]:
-    rows = get_api(customer, "/alerts")["alerts"]
+def list_rules(acme: PayingOrganization) -> list[tuple[str, str | None, str, bool]]:
+    rows = get_api(acme, "/alerts")["alerts"]
     return [(row["subject"], row["meter"], row["threshold"], row["enabled"]) for row in rows]
 
 
-def test_new_organization_sees_its_default_cap(owner: Browser, customer: Customer) -> None:
+def test_new_organization_sees_its_default_cap(owner: Browser, acme: PayingOrganization) -> None:
     page = page_text(owner.open(SPENDING))
-    cap = get_api(customer, "/alerts")["spend_cap"]
+    cap = get_api(acme, "/alerts")["spend_cap"]
     assert f"{cap['used']} USD of {Decimal(cap['amount']):,.2f} USD" in page
     assert f"{cap['base']} USD of it the base" in page
     assert "Nobody here has set it." in page
 
 
-def test_cap_is_changed_removed_and_set_again(owner: Browser, customer: Customer) -> None:
+def test_cap_is_changed_removed_and_set_again(owner: Browser, acme: PayingOrganization) -> None:
     changed = change(owner, CAP, amount="250.50", action="alert")
     assert (changed.status_code, changed.location) == (303, SPENDING)
     page = page_text(owner.open(SPENDING))
     assert "The spend cap is changed." in page
     assert "of 250.50 USD" in page
     assert "Nobody here has set it." not in page
-    assert tuple(read_spend_cap(customer)) == (25_050, "alert")
+    assert tuple(read_spend_cap(acme)) == (25_050, "alert")
     change(owner, CAP, limit="none")
-    assert read_spend_cap(customer)[0] is None
+    assert read_spend_cap(acme)[0] is None
     assert "There is no cap" in page_text(owner.open(SPENDING))
     assert "There is no cap" in page_text(owner.open(BILLING))
     change(owner, CAP, limit="amount", amount="300", action="block")
-    assert tuple(read_spend_cap(customer)) == (30_000, "block")
+    assert tuple(read_spend_cap(acme)) == (30_000, "block")
 
 
 @pytest.mark.parametrize(
@@ -61,37 +61,37 @@ def test_cap_is_changed_removed_and_set_again(owner: Browser, customer: Customer
     ],
 )
 def test_invalid_cap_is_rejected_and_keeps_its_values(
-    owner: Browser, customer: Customer, fields: dict[str, Any], reason: str
+    owner: Browser, acme: PayingOrganization, fields: dict[str, Any], reason: str
 ) -> None:
-    before = read_spend_cap(customer)
-    answer = change(owner, CAP, **fields)
-    assert answer.status_code == 422
-    assert reason in plain_refusal(answer)
+    before = read_spend_cap(acme)
+    response = change(owner, CAP, **fields)
+    assert response.status_code == 422
+    assert reason in plain_refusal(response)
     if fields.get("amount"):
-        assert f'value="{fields["amount"]}"' in answer.text
-    assert read_spend_cap(customer) == before
+        assert f'value="{fields["amount"]}"' in response.text
+    assert read_spend_cap(acme) == before
 
 
-def plain_refusal(answer: Any) -> str:
-    answer.status_code = 200
-    return page_text(answer)
+def plain_refusal(response: Any) -> str:
+    response.status_code = 200
+    return page_text(response)
 
 
-def test_alerts_are_added_toggled_and_removed(owner: Browser, customer: Customer) -> None:
-    before = told(customer)
+def test_alerts_are_added_toggled_and_removed(owner: Browser, acme: PayingOrganization) -> None:
+    before = list_rules(acme)
     assert change(owner, ALERTS, subject="quantity:sms", threshold="5000").location == SPENDING
     assert change(owner, ALERTS, subject="spend", threshold="42.50").location == SPENDING
     added = [("quantity", "sms", "5000", True), ("spend", None, "42.5", True)]
-    assert sorted(told(customer), key=str) == sorted([*before, *added], key=str)
+    assert sorted(list_rules(acme), key=str) == sorted([*before, *added], key=str)
     page = page_text(owner.open(SPENDING))
     assert "5000 SMS segments used" in page
     assert "Spend reaches 42.5 USD" in page
-    rule = next(row for row in get_api(customer, "/alerts")["alerts"] if row["subject"] == "spend")
+    rule = next(row for row in get_api(acme, "/alerts")["alerts"] if row["subject"] == "spend")
     for is_on in (False, True):
         owner.submit(SPENDING, f"{ALERTS}/{rule['id']}/switch")
-        assert ("spend", None, "42.5", is_on) in told(customer)
+        assert ("spend", None, "42.5", is_on) in list_rules(acme)
     owner.submit(SPENDING, f"{ALERTS}/{rule['id']}/remove")
-    assert sorted(told(customer), key=str) == sorted([*before, added[0]], key=str)
+    assert sorted(list_rules(acme), key=str) == sorted([*before, added[0]], key=str)
 
 
 @pytest.mark.parametrize(
@@ -107,26 +107,28 @@ def test_alerts_are_added_toggled_and_removed(owner: Browser, customer: Customer
         ({"subject": "quantity", "threshold": "5"}, "There is no such meter."),
     ],
 )
-def test_invalid_alert_is_rejected(owner: Browser, customer: Customer, fields: dict[str, Any], reason: str) -> None:
-    before = told(customer)
-    answer = change(owner, ALERTS, **fields)
-    assert answer.status_code == 422
-    assert reason in plain_refusal(answer)
-    assert told(customer) == before
+def test_invalid_alert_is_rejected(
+    owner: Browser, acme: PayingOrganization, fields: dict[str, Any], reason: str
+) -> None:
+    before = list_rules(acme)
+    response = change(owner, ALERTS, **fields)
+    assert response.status_code == 422
+    assert reason in plain_refusal(response)
+    assert list_rules(acme) == before
 
 
-def test_51st_alert_is_rejected(owner: Browser, customer: Customer) -> None:
+def test_51st_alert_is_rejected(owner: Browser, acme: PayingOrganization) -> None:
     alerts = [{"subject": "spend", "threshold": str(value)} for value in range(1, 51)]
-    answer = customer.client.put(f"{API}/alerts", json={"alerts": alerts}, headers=customer.person.headers)
-    assert answer.status_code == 200
+    response = acme.client.put(f"{API}/alerts", json={"alerts": alerts}, headers=acme.owner.headers)
+    assert response.status_code == 200
     refused = change(owner, ALERTS, subject="spend", threshold="51")
     assert "At most 50 alerts." in plain_refusal(refused)
 
 
-def test_unknown_alert_is_not_found_and_removal_is_idempotent(owner: Browser, customer: Customer) -> None:
+def test_unknown_alert_is_not_found_and_removal_is_idempotent(owner: Browser, acme: PayingOrganization) -> None:
     token = owner.form(SPENDING, CAP)["csrf_token"]
-    nobodys = f"{ALERTS}/{ids.format_id('alr', customer.id)}"
-    before = told(customer)
+    nobodys = f"{ALERTS}/{ids.format_id('alr', acme.id)}"
+    before = list_rules(acme)
     assert owner.send(f"{nobodys}/switch", {"csrf_token": token}).status_code == 404
     assert owner.send(f"{nobodys}/remove", {"csrf_token": token}).status_code == 303
-    assert told(customer) == before
+    assert list_rules(acme) == before

@@ -3,11 +3,11 @@
 import pytest
 from flask import Flask
 
-from tests.support.accounts import Person
+from tests.support.accounts import User
 from tests.support.pages import Browser
 
 
 @pytest.fixture
-def browser(app: Flask, alice: Person) -> Browser:
+def browser(app: Flask, alice: User) -> Browser:
     """Alice at the pages."""
     return Browser(app, alice)

@@ -3,21 +3,21 @@
 from flask import Flask
 from flask.testing import FlaskClient
 
-from tests.support.accounts import PASSWORD, Person, make_key
-from tests.support.key_pages import KEYS, NEW, get_only_key, refresh_session, shown_secret, usage_status
+from tests.support.accounts import PASSWORD, User, make_key
+from tests.support.key_pages import KEYS, NEW, displayed_secret, get_only_key, refresh_session, usage_status
 from tests.support.pages import Browser, form_of
 
 
 def test_rotated_key_has_two_secrets_until_the_old_one_is_revoked(
-    browser: Browser, client: FlaskClient, alice: Person
+    browser: Browser, client: FlaskClient, alice: User
 ) -> None:
     old = make_key(client, alice)["X-API-Key"]
     there = f"{KEYS}/{get_only_key(client, alice)['id']}"
-    new = shown_secret(browser.submit(f"{there}/roll", grace_seconds="3600"))
+    new = displayed_secret(browser.submit(f"{there}/roll", grace_seconds="3600"))
     assert (usage_status(client, old), usage_status(client, new)) == (200, 200)
-    shown = browser.open(there).text
-    assert old[-4:] in shown
-    assert new[-4:] in shown
+    page = browser.open(there).text
+    assert old[-4:] in page
+    assert new[-4:] in page
     assert "End the old one first." in browser.open(f"{there}/roll").text
     ended = browser.submit(there, f"{there}/end-old")
     assert (ended.status_code, ended.location) == (303, there)
@@ -25,17 +25,15 @@ def test_rotated_key_has_two_secrets_until_the_old_one_is_revoked(
     assert "End the old one now" not in browser.open(there).text
 
 
-def test_rotation_without_grace_rejects_the_old_secret(browser: Browser, client: FlaskClient, alice: Person) -> None:
+def test_rotation_without_grace_rejects_the_old_secret(browser: Browser, client: FlaskClient, alice: User) -> None:
     old = make_key(client, alice)["X-API-Key"]
     there = f"{KEYS}/{get_only_key(client, alice)['id']}"
-    answer = browser.submit(f"{there}/roll", grace_seconds="0")
-    assert "The old secret has ended" in answer.text
-    assert (usage_status(client, old), usage_status(client, shown_secret(answer))) == (401, 200)
+    response = browser.submit(f"{there}/roll", grace_seconds="0")
+    assert "The old secret has ended" in response.text
+    assert (usage_status(client, old), usage_status(client, displayed_secret(response))) == (401, 200)
 
 
-def test_second_rotation_requires_the_end_of_the_old_secret(
-    browser: Browser, client: FlaskClient, alice: Person
-) -> None:
+def test_second_rotation_requires_the_end_of_the_old_secret(browser: Browser, client: FlaskClient, alice: User) -> None:
     make_key(client, alice)
     there = f"{KEYS}/{get_only_key(client, alice)['id']}"
     fields = browser.form(f"{there}/roll")
@@ -45,10 +43,10 @@ def test_second_rotation_requires_the_end_of_the_old_secret(
     assert "still valid" in again.text
 
 
-def test_rotation_and_revocation_require_a_recent_password(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_rotation_and_revocation_require_a_recent_password(app: Flask, client: FlaskClient, alice: User) -> None:
     key = make_key(client, alice)["X-API-Key"]
-    person = refresh_session(client, alice)
-    browser, there = Browser(app, person), f"{KEYS}/{get_only_key(client, person)['id']}"
+    user = refresh_session(client, alice)
+    browser, there = Browser(app, user), f"{KEYS}/{get_only_key(client, user)['id']}"
     assert browser.submit(f"{there}/roll").status_code == 422
     assert browser.submit(f"{there}/revoke", confirm="key").status_code == 422
     assert usage_status(client, key) == 200
@@ -56,7 +54,7 @@ def test_rotation_and_revocation_require_a_recent_password(app: Flask, client: F
     assert usage_status(client, key) == 401
 
 
-def test_key_is_revoked_after_confirmation(browser: Browser, client: FlaskClient, alice: Person) -> None:
+def test_key_is_revoked_after_confirmation(browser: Browser, client: FlaskClient, alice: User) -> None:
     key = make_key(client, alice, name="Old shop")["X-API-Key"]
     there = f"{KEYS}/{get_only_key(client, alice)['id']}"
     assert usage_status(client, key) == 200
@@ -70,20 +68,20 @@ def test_key_is_revoked_after_confirmation(browser: Browser, client: FlaskClient
     assert "/roll" not in browser.open(there).text
 
 
-def test_key_update_applies_at_once_and_is_audited(browser: Browser, client: FlaskClient, alice: Person) -> None:
+def test_key_update_applies_at_once_and_is_audited(browser: Browser, client: FlaskClient, alice: User) -> None:
     key = make_key(client, alice)["X-API-Key"]
     there = f"{KEYS}/{get_only_key(client, alice)['id']}"
     refused = browser.submit(f"{there}/edit", scopes=[], name="kept")
     assert (refused.status_code, form_of(refused, f"{there}/edit")["name"]) == (422, ["kept"])
     assert browser.submit(f"{there}/edit", name="New name", scopes=["messages:read"]).status_code == 303
     assert usage_status(client, key) == 403
-    shown = browser.open(there).text
-    assert "New name" in shown
-    assert "Changed" in shown
-    assert "alice@acme.example" in shown
+    page = browser.open(there).text
+    assert "New name" in page
+    assert "Changed" in page
+    assert "alice@acme.example" in page
 
 
-def test_unchanged_rate_limit_above_the_plan_is_kept(browser: Browser, client: FlaskClient, alice: Person) -> None:
+def test_unchanged_rate_limit_above_the_plan_is_kept(browser: Browser, client: FlaskClient, alice: User) -> None:
     make_key(client, alice, rate_limit_per_minute=5000)
     there = f"{KEYS}/{get_only_key(client, alice)['id']}"
     assert browser.submit(f"{there}/edit", name="x").status_code == 303

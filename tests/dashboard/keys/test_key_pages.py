@@ -12,7 +12,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from saas_api.core import clock
-from tests.support.accounts import Person, make_key
+from tests.support.accounts import User, make_key
 from tests.support.key_pages import KEYS, NEW, get_only_key, list_keys
 from tests.support.pages import Browser, check_access
 from tests.support.statements import count_statements
@@ -29,64 +29,62 @@ PAGES = {
 WRITES = ("edit", "roll", "end-old", "revoke")
 
 
-def test_pages_require_their_permission(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_pages_require_their_permission(app: Flask, client: FlaskClient, alice: User) -> None:
     make_key(client, alice)
     key_id = get_only_key(client, alice)["id"]
-    check_access(app, client, alice, {name.format(key=key_id): asked for name, asked in PAGES.items()})
+    check_access(app, client, alice, {name.format(key=key_id): permission for name, permission in PAGES.items()})
 
 
-def test_keys_are_not_found_by_another_organization(
-    app: Flask, client: FlaskClient, alice: Person, carol: Person
-) -> None:
+def test_keys_are_not_found_by_another_organization(app: Flask, client: FlaskClient, alice: User, carol: User) -> None:
     make_key(client, alice, name="Secret project")
-    key_id, stranger = get_only_key(client, alice)["id"], Browser(app, carol)
-    token = stranger.form(NEW)["csrf_token"]
+    key_id, carol_browser = get_only_key(client, alice)["id"], Browser(app, carol)
+    token = carol_browser.form(NEW)["csrf_token"]
     for path in ("", "/edit", "/roll", "/revoke"):
-        answer = stranger.open(f"{KEYS}/{key_id}{path}")
-        assert (answer.status_code, "Secret project" in answer.text) == (404, False), path
+        response = carol_browser.open(f"{KEYS}/{key_id}{path}")
+        assert (response.status_code, "Secret project" in response.text) == (404, False), path
     for path in WRITES:
         fields = {"csrf_token": token, "name": "x", "scopes": "usage:read", "confirm": "Secret project"}
-        fields["form_key"] = stranger.form(NEW)["form_key"]
-        assert stranger.send(f"{KEYS}/{key_id}/{path}", fields).status_code == 404, path
+        fields["form_key"] = carol_browser.form(NEW)["form_key"]
+        assert carol_browser.send(f"{KEYS}/{key_id}/{path}", fields).status_code == 404, path
     assert get_only_key(client, alice)["status"] == "active"
-    assert "Secret project" not in stranger.open(KEYS).text
+    assert "Secret project" not in carol_browser.open(KEYS).text
 
 
 @pytest.mark.parametrize("path", [NEW, *(f"{KEYS}/{{key}}/{path}" for path in WRITES)])
-def test_form_from_another_origin_is_rejected(browser: Browser, client: FlaskClient, alice: Person, path: str) -> None:
+def test_form_from_another_origin_is_rejected(browser: Browser, client: FlaskClient, alice: User, path: str) -> None:
     make_key(client, alice)
     key = get_only_key(client, alice)
-    answer = browser.send(path.format(key=key["id"]), {"name": "x", "confirm": key["name"], "scopes": "usage:read"})
-    assert answer.status_code == 400
+    response = browser.send(path.format(key=key["id"]), {"name": "x", "confirm": key["name"], "scopes": "usage:read"})
+    assert response.status_code == 400
     assert get_only_key(client, alice) == key
 
 
 def test_empty_list_offers_to_create_a_key(browser: Browser) -> None:
-    answer = browser.open(KEYS)
-    assert "Create your first key" in answer.text
-    assert "<table" not in answer.text
+    response = browser.open(KEYS)
+    assert "Create your first key" in response.text
+    assert "<table" not in response.text
 
 
-def test_member_sees_only_permitted_buttons(app: Flask, client: FlaskClient, alice: Person, bob: Person) -> None:
+def test_member_sees_only_permitted_buttons(app: Flask, client: FlaskClient, alice: User, bob: User) -> None:
     make_key(client, alice)
-    shown = Browser(app, bob).open(f"{KEYS}/{get_only_key(client, alice)['id']}").text
-    assert not any(word in shown for word in ("/revoke", "/roll", "/edit", "What was done to it"))
+    page = Browser(app, bob).open(f"{KEYS}/{get_only_key(client, alice)['id']}").text
+    assert not any(word in page for word in ("/revoke", "/roll", "/edit", "What was done to it"))
     assert NEW in Browser(app, bob).open(KEYS).text
 
 
-def test_filters_apply_and_an_invalid_one_is_reported(browser: Browser, client: FlaskClient, alice: Person) -> None:
+def test_filters_apply_and_an_invalid_one_is_reported(browser: Browser, client: FlaskClient, alice: User) -> None:
     make_key(client, alice, name="Real one")
     make_key(client, alice, name="Trial one", mode="test")
-    shown = browser.open(f"{KEYS}?mode=test&status=active").text
-    assert ("Trial one" in shown, "Real one" in shown) == (True, False)
+    page = browser.open(f"{KEYS}?mode=test&status=active").text
+    assert ("Trial one" in page, "Real one" in page) == (True, False)
     assert "No key fits these filters" in browser.open(f"{KEYS}?status=revoked").text
     for bad in ("mode=both", "status=gone"):
-        answer = browser.open(f"{KEYS}?{bad}")
-        assert (answer.status_code, "Must be one of" in answer.text) == (422, True)
+        response = browser.open(f"{KEYS}?{bad}")
+        assert (response.status_code, "Must be one of" in response.text) == (422, True)
     assert browser.open(f"{KEYS}?cursor=nonsense").status_code == 422
 
 
-def test_older_keys_are_on_the_next_page(browser: Browser, client: FlaskClient, alice: Person) -> None:
+def test_older_keys_are_on_the_next_page(browser: Browser, client: FlaskClient, alice: User) -> None:
     for n in range(26):
         make_key(client, alice, name=f"Key number {n:02}")
     first = browser.open(KEYS).text
@@ -107,11 +105,11 @@ def test_figures_equal_the_api(app: Flask, client: FlaskClient) -> None:
     organization.use(2, key="busy")
     organization.refuse("failed", times=2, key="busy")
     organization.refuse("rate_limited", key="busy")
-    wanted = {key["name"]: key["requests_30d"] for key in organization.get("/dashboard/api-keys")["api_keys"]}
-    assert wanted == {"busy": 5, "idle": 0}
+    counts = {key["name"]: key["requests_30d"] for key in organization.get("/dashboard/api-keys")["api_keys"]}
+    assert counts == {"busy": 5, "idle": 0}
     browser = _owner(app, organization)
     rows = browser.open(KEYS).text.split("<tr>")
-    for name, count in wanted.items():
+    for name, count in counts.items():
         (row,) = [row for row in rows if f">{name}</a>" in row]
         assert f'data-th="Requests, 30 days" class="num">{count}<' in row
     detail = browser.open(f"{KEYS}/key_{organization.keys['busy'].hex}").text
@@ -122,17 +120,17 @@ def test_figures_equal_the_api(app: Flask, client: FlaskClient) -> None:
 
 
 def _owner(app: Flask, organization: UsageOrganization) -> Browser:
-    return Browser(app, organization.person)
+    return Browser(app, organization.owner)
 
 
 @pytest.mark.parametrize("path", ["", "/new", "/{key}", "/{key}/roll", "/{key}/revoke"])
 def test_page_takes_at_most_twelve_statements(
-    app: Flask, browser: Browser, client: FlaskClient, alice: Person, path: str
+    app: Flask, browser: Browser, client: FlaskClient, alice: User, path: str
 ) -> None:
     make_key(client, alice)
     make_key(client, alice, mode="test")
     there = f"{KEYS}{path}".format(key=list_keys(client, alice)[0]["id"])
     browser.open(there)
-    with count_statements(app) as seen:
+    with count_statements(app) as statements:
         browser.open(there)
-    assert 0 < len(seen) <= 12, "\n".join(seen)
+    assert 0 < len(statements) <= 12, "\n".join(statements)

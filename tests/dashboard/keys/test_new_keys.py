@@ -13,13 +13,13 @@ from flask.testing import FlaskClient
 from werkzeug.serving import make_server
 
 from saas_api.core import clock
-from tests.support.accounts import PASSWORD, Person
-from tests.support.key_pages import KEYS, NEW, PreTexts, get_only_key, list_keys, refresh_session, shown_secret
+from tests.support.accounts import PASSWORD, User
+from tests.support.key_pages import KEYS, NEW, PreTexts, displayed_secret, get_only_key, list_keys, refresh_session
 from tests.support.pages import Browser, form_of
 
 
-def test_key_is_created_as_requested_and_shown_once(browser: Browser, client: FlaskClient, alice: Person) -> None:
-    wanted = {
+def test_key_is_created_as_requested_and_shown_once(browser: Browser, client: FlaskClient, alice: User) -> None:
+    fields = {
         "name": "Order <service>",
         "mode": "live",
         "expiry": "30",
@@ -27,23 +27,23 @@ def test_key_is_created_as_requested_and_shown_once(browser: Browser, client: Fl
         "allowed_ips": "203.0.113.0/24\n2001:db8::/32",
         "rate_limit_per_minute": "7",
     }
-    answer = browser.submit(NEW, **wanted)
-    assert (answer.status_code, answer.headers["Cache-Control"]) == (200, "no-store")
-    assert "<dialog" in answer.text
-    assert 'data-guard="You have not copied the key"' in answer.text
-    assert "Order &lt;service&gt;" in answer.text
-    secret, made = shown_secret(answer), get_only_key(client, alice)
-    assert secret.startswith(made["prefix"])
-    assert secret.endswith(made["last_four"])
-    assert (made["name"], made["mode"], made["scopes"]) == (
+    response = browser.submit(NEW, **fields)
+    assert (response.status_code, response.headers["Cache-Control"]) == (200, "no-store")
+    assert "<dialog" in response.text
+    assert 'data-guard="You have not copied the key"' in response.text
+    assert "Order &lt;service&gt;" in response.text
+    secret, key = displayed_secret(response), get_only_key(client, alice)
+    assert secret.startswith(key["prefix"])
+    assert secret.endswith(key["last_four"])
+    assert (key["name"], key["mode"], key["scopes"]) == (
         "Order <service>",
         "live",
         ["messages:read", "usage:read"],
     )
-    assert (made["allowed_ips"], made["rate_limit_per_minute"]) == (["203.0.113.0/24", "2001:db8::/32"], 7)
-    left = datetime.fromisoformat(made["expires_at"]) - clock.now()
+    assert (key["allowed_ips"], key["rate_limit_per_minute"]) == (["203.0.113.0/24", "2001:db8::/32"], 7)
+    left = datetime.fromisoformat(key["expires_at"]) - clock.now()
     assert timedelta(days=30) - timedelta(minutes=2) < left <= timedelta(days=30)
-    for path in (KEYS, f"{KEYS}/{made['id']}"):
+    for path in (KEYS, f"{KEYS}/{key['id']}"):
         assert secret not in browser.open(path).text
 
 
@@ -56,13 +56,13 @@ def test_key_is_created_as_requested_and_shown_once(browser: Browser, client: Fl
     ],
 )
 def test_presets_stand_for_scopes(
-    browser: Browser, client: FlaskClient, alice: Person, preset: str, chosen: list[str], scopes: list[str]
+    browser: Browser, client: FlaskClient, alice: User, preset: str, chosen: list[str], scopes: list[str]
 ) -> None:
     assert browser.submit(NEW, name="k", preset=preset, scopes=chosen).status_code == 200
     assert get_only_key(client, alice)["scopes"] == scopes
 
 
-def test_key_expires_at_the_end_of_a_local_day(browser: Browser, client: FlaskClient, alice: Person) -> None:
+def test_key_expires_at_the_end_of_a_local_day(browser: Browser, client: FlaskClient, alice: User) -> None:
     changed = client.patch("/api/v1/organization", json={"timezone": "Asia/Tokyo"}, headers=alice.headers)
     assert changed.status_code == 200, changed.json
     assert browser.submit(NEW, name="k", expiry="date", expires_on="2031-05-06").status_code == 200
@@ -70,7 +70,7 @@ def test_key_expires_at_the_end_of_a_local_day(browser: Browser, client: FlaskCl
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"name": ""}, "Give the key a name."),
         ({"expiry": "date"}, "Say on which day it ends."),
@@ -85,51 +85,51 @@ def test_key_expires_at_the_end_of_a_local_day(browser: Browser, client: FlaskCl
     ],
 )
 def test_rejected_form_shows_errors_and_keeps_its_values(
-    browser: Browser, client: FlaskClient, alice: Person, changes: dict[str, Any], told: str
+    browser: Browser, client: FlaskClient, alice: User, changes: dict[str, Any], message: str
 ) -> None:
-    answer = browser.submit(NEW, **{"name": "Mine & yours", "mode": "test", "allowed_ips": "10.0.0.0/8", **changes})
-    assert answer.status_code == 422
-    assert told in answer.text
-    kept = form_of(answer, NEW)
-    assert kept["name"] == ([changes["name"]] if "name" in changes else ["Mine & yours"])
-    assert kept["allowed_ips"] == [changes.get("allowed_ips", "10.0.0.0/8")]
-    assert kept.get("scopes", []) == [scope for scope in changes.get("scopes", []) if ":" in scope]
+    response = browser.submit(NEW, **{"name": "Mine & yours", "mode": "test", "allowed_ips": "10.0.0.0/8", **changes})
+    assert response.status_code == 422
+    assert message in response.text
+    form = form_of(response, NEW)
+    assert form["name"] == ([changes["name"]] if "name" in changes else ["Mine & yours"])
+    assert form["allowed_ips"] == [changes.get("allowed_ips", "10.0.0.0/8")]
+    assert form.get("scopes", []) == [scope for scope in changes.get("scopes", []) if ":" in scope]
     assert list_keys(client, alice) == []
 
 
-def test_form_submitted_twice_creates_one_key(browser: Browser, client: FlaskClient, alice: Person) -> None:
+def test_form_submitted_twice_creates_one_key(browser: Browser, client: FlaskClient, alice: User) -> None:
     fields = {**browser.form(NEW), "name": "k"}
     first, second = browser.send(NEW, fields), browser.send(NEW, fields)
     assert (first.status_code, second.status_code) == (200, 200)
-    assert shown_secret(first) == shown_secret(second)
+    assert displayed_secret(first) == displayed_secret(second)
     assert len(list_keys(client, alice)) == 1
     assert browser.send(NEW, {**fields, "name": "another"}).status_code == 422
     assert len(list_keys(client, alice)) == 1
 
 
-def test_live_key_requires_a_recent_password(app: Flask, client: FlaskClient, alice: Person) -> None:
-    person = refresh_session(client, alice)
-    browser = Browser(app, person)
+def test_live_key_requires_a_recent_password(app: Flask, client: FlaskClient, alice: User) -> None:
+    user = refresh_session(client, alice)
+    browser = Browser(app, user)
     refused = browser.submit(NEW, name="mine", mode="live")
     assert (refused.status_code, form_of(refused, NEW)["name"]) == (422, ["mine"])
     assert "Enter your password to go on." in refused.text
     assert "The password is wrong." in browser.submit(NEW, name="k", mode="live", confirm_password="guess").text
-    assert list_keys(client, person) == []
+    assert list_keys(client, user) == []
     assert browser.submit(NEW, name="tried", mode="test").status_code == 200
     assert browser.submit(NEW, name="real", mode="live", confirm_password=PASSWORD).status_code == 200
-    assert {(key["name"], key["mode"]) for key in list_keys(client, person)} == {("tried", "test"), ("real", "live")}
+    assert {(key["name"], key["mode"]) for key in list_keys(client, user)} == {("tried", "test"), ("real", "live")}
 
 
 def test_live_key_requires_a_verified_address_if_configured(
-    app: Flask, browser: Browser, client: FlaskClient, alice: Person
+    app: Flask, browser: Browser, client: FlaskClient, alice: User
 ) -> None:
     app.config["REQUIRE_VERIFIED_EMAIL"] = True
     try:
-        answer = browser.submit(NEW, name="k", mode="live")
+        response = browser.submit(NEW, name="k", mode="live")
     finally:
         app.config["REQUIRE_VERIFIED_EMAIL"] = False
-    assert answer.status_code == 403
-    assert "Verify your e-mail address first." in answer.text
+    assert response.status_code == 403
+    assert "Verify your e-mail address first." in response.text
     assert list_keys(client, alice) == []
 
 
@@ -145,15 +145,15 @@ def address(app: Flask) -> Iterator[str]:
 @pytest.mark.parametrize("preset", ["all", "read"])
 @pytest.mark.parametrize("program", ["curl", "python"])
 def test_curl_line_of_the_dialog_works(
-    app: Flask, browser: Browser, client: FlaskClient, alice: Person, address: str, program: str, preset: str
+    app: Flask, browser: Browser, client: FlaskClient, alice: User, address: str, program: str, preset: str
 ) -> None:
     app_url = app.config["APP_URL"]
     app.config["APP_URL"] = address
     try:
-        shown = PreTexts(browser.submit(NEW, name="k", mode="test", preset=preset).text).texts
+        texts = PreTexts(browser.submit(NEW, name="k", mode="test", preset=preset).text).texts
     finally:
         app.config["APP_URL"] = app_url
-    curl, python = shown[1], shown[2]
+    curl, python = texts[1], texts[2]
     command = ["/bin/sh", "-c", curl] if program == "curl" else [sys.executable, "-c", python]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
     assert "success" in ran.stdout

@@ -11,7 +11,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from tests.support.accounts import Headers, Person, join, sign_in
+from tests.support.accounts import Headers, User, join, sign_in
 from tests.support.message_pages import MESSAGES, NEW, list_messages, pages_module, parse_csv
 from tests.support.messages import MAIL, SMS, Work, send_message
 from tests.support.pages import Browser, check_access
@@ -25,7 +25,7 @@ PAGES = {
 }
 
 
-def test_pages_require_their_permission(app: Flask, client: FlaskClient, alice: Person, live: Headers) -> None:
+def test_pages_require_their_permission(app: Flask, client: FlaskClient, alice: User, live: Headers) -> None:
     message_id = send_message(client, live)
     pages = {name.format(message=message_id): permission for name, permission in PAGES.items()}
     check_access(app, client, alice, pages)
@@ -33,7 +33,7 @@ def test_pages_require_their_permission(app: Flask, client: FlaskClient, alice: 
 
 @pytest.mark.parametrize(("role", "status"), [("admin", 303), ("member", 303), ("billing", 403), ("viewer", 403)])
 def test_sending_and_canceling_require_their_permission(
-    app: Flask, client: FlaskClient, alice: Person, live: Headers, role: str, status: int
+    app: Flask, client: FlaskClient, alice: User, live: Headers, role: str, status: int
 ) -> None:
     message_id = send_message(client, live)
     join(app, alice.organization_id, f"{role}@acme.example", role)
@@ -45,26 +45,26 @@ def test_sending_and_canceling_require_their_permission(
     assert ("Send a test message" in browser.open(MESSAGES).text) == (status == 303)
 
 
-def _form_key(app: Flask, client: FlaskClient, person: Person) -> str:
-    return Browser(app, person).form(NEW)["form_key"][0]
+def _form_key(app: Flask, client: FlaskClient, user: User) -> str:
+    return Browser(app, user).form(NEW)["form_key"][0]
 
 
 def test_messages_are_not_found_by_another_organization(
-    app: Flask, client: FlaskClient, live: Headers, carol: Person
+    app: Flask, client: FlaskClient, live: Headers, carol: User
 ) -> None:
-    message_id, stranger = send_message(client, live), Browser(app, carol)
+    message_id, carol_browser = send_message(client, live), Browser(app, carol)
     there = f"{MESSAGES}/{message_id}"
-    answer = stranger.open(there)
-    assert (answer.status_code, SMS["to"] in answer.text) == (404, False)
-    token = stranger.form(NEW)["csrf_token"]
-    assert stranger.send(f"{there}/cancel", {"csrf_token": token}).status_code == 404
-    assert message_id not in stranger.open(MESSAGES).text
-    assert parse_csv(stranger.open(f"{MESSAGES}?format=csv").text) == []
+    response = carol_browser.open(there)
+    assert (response.status_code, SMS["to"] in response.text) == (404, False)
+    token = carol_browser.form(NEW)["csrf_token"]
+    assert carol_browser.send(f"{there}/cancel", {"csrf_token": token}).status_code == 404
+    assert message_id not in carol_browser.open(MESSAGES).text
+    assert parse_csv(carol_browser.open(f"{MESSAGES}?format=csv").text) == []
 
 
 @pytest.mark.parametrize("path", [NEW, f"{NEW}/count", f"{MESSAGES}/{{message}}/cancel"])
 def test_form_from_another_origin_is_rejected(
-    browser: Browser, client: FlaskClient, alice: Person, live: Headers, path: str
+    browser: Browser, client: FlaskClient, alice: User, live: Headers, path: str
 ) -> None:
     message_id = send_message(client, live)
     assert browser.send(path.format(message=message_id), SMS).status_code == 400
@@ -72,15 +72,15 @@ def test_form_from_another_origin_is_rejected(
 
 
 def test_empty_list_explains_messages(browser: Browser) -> None:
-    answer = browser.open(MESSAGES)
-    assert "No live messages yet" in answer.text
-    assert "curl -sS" in answer.text
-    assert NEW in answer.text
-    assert "<table" not in answer.text
+    response = browser.open(MESSAGES)
+    assert "No live messages yet" in response.text
+    assert "curl -sS" in response.text
+    assert NEW in response.text
+    assert "<table" not in response.text
 
 
 def test_canceled_message_has_its_usage_reversed(
-    browser: Browser, client: FlaskClient, alice: Person, live: Headers, work: Work
+    browser: Browser, client: FlaskClient, alice: User, live: Headers, work: Work
 ) -> None:
     there = f"{MESSAGES}/{send_message(client, live)}"
     page = browser.open(there).text
@@ -98,13 +98,13 @@ def test_sent_message_cannot_be_canceled(browser: Browser, client: FlaskClient, 
     there = f"{MESSAGES}/{send_message(client, live)}"
     fields = browser.form(there, f"{there}/cancel")
     work()
-    answer = browser.send(f"{there}/cancel", fields)
-    assert answer.status_code == 409
-    assert "can no longer be canceled" in answer.text
+    response = browser.send(f"{there}/cancel", fields)
+    assert response.status_code == 409
+    assert "can no longer be canceled" in response.text
 
 
 def test_message_shows_its_event_deliveries(
-    app: Flask, browser: Browser, client: FlaskClient, alice: Person, bob: Person, live: Headers, work: Work
+    app: Flask, browser: Browser, client: FlaskClient, alice: User, bob: User, live: Headers, work: Work
 ) -> None:
     response = client.post(
         "/api/v1/webhooks/endpoints", json={"url": "https://hooks.example/in"}, headers=alice.headers
@@ -120,7 +120,7 @@ def test_message_shows_its_event_deliveries(
     assert "hooks.example" not in Browser(app, bob).open(there).text
 
 
-def test_figures_equal_the_api(browser: Browser, client: FlaskClient, alice: Person, live: Headers, work: Work) -> None:
+def test_figures_equal_the_api(browser: Browser, client: FlaskClient, alice: User, live: Headers, work: Work) -> None:
     send_message(client, live, message="x" * 161)
     send_message(client, live, **MAIL)
     work()
@@ -136,7 +136,7 @@ def test_figures_equal_the_api(browser: Browser, client: FlaskClient, alice: Per
 
 
 def test_filters_apply_and_modes_never_mix(
-    browser: Browser, client: FlaskClient, alice: Person, live: Headers, trial_key: Headers, work: Work
+    browser: Browser, client: FlaskClient, alice: User, live: Headers, trial_key: Headers, work: Work
 ) -> None:
     first = send_message(client, live)
     other = send_message(client, live, **MAIL)
@@ -167,10 +167,10 @@ def test_filters_apply_and_modes_never_mix(
     "bad", ["status=lost", "type=fax", "key=org_1", "range=1y", "start_date=tomorrow", "mode=both"]
 )
 def test_invalid_filter_is_reported(browser: Browser, client: FlaskClient, live: Headers, bad: str) -> None:
-    answer = browser.open(f"{MESSAGES}?{bad}")
-    assert answer.status_code == 422
-    assert 'role="alert"' in answer.text
-    assert 'role="search"' in answer.text
+    response = browser.open(f"{MESSAGES}?{bad}")
+    assert response.status_code == 422
+    assert 'role="alert"' in response.text
+    assert 'role="search"' in response.text
 
 
 @pytest.mark.parametrize("bad", ["start_date=2026-02-02&end_date=2026-01-01", "cursor=nonsense"])
@@ -190,15 +190,15 @@ def test_next_page_keeps_the_filters(browser: Browser, client: FlaskClient, live
 
 
 def test_csv_applies_filters_and_escapes_formulas(
-    browser: Browser, client: FlaskClient, alice: Person, live: Headers, work: Work
+    browser: Browser, client: FlaskClient, alice: User, live: Headers, work: Work
 ) -> None:
     send_message(client, live, **{**MAIL, "subject": "=HYPERLINK(1)"})
     send_message(client, live)
     work()
-    answer = browser.open(f"{MESSAGES}?format=csv")
-    assert answer.mimetype == "text/csv"
-    assert answer.text.startswith("\ufeffmessage_id,to,type,subject,status,segments,cost,currency,mode,api_key_id")
-    rows = parse_csv(answer.text)
+    response = browser.open(f"{MESSAGES}?format=csv")
+    assert response.mimetype == "text/csv"
+    assert response.text.startswith("\ufeffmessage_id,to,type,subject,status,segments,cost,currency,mode,api_key_id")
+    rows = parse_csv(response.text)
     assert len(rows) == 2
     for message, row in zip(list_messages(client, alice), rows, strict=True):
         for name in ("message_id", "type", "status", "mode", "cost", "created_at", "sent_at", "delivered_at"):

@@ -8,7 +8,7 @@ from limits import parse as parse_limit
 
 from saas_api.core import ids
 from saas_api.core.db import tenancy
-from tests.support.accounts import Headers, Person
+from tests.support.accounts import Headers, User
 from tests.support.message_pages import MESSAGES, NEW, list_messages, pages_module
 from tests.support.messages import SMS, Work, send_message
 from tests.support.pages import Browser, form_of
@@ -17,26 +17,26 @@ HTMX = {"HX-Request": "true", "X-Poll": "1"}
 
 
 def test_user_sends_a_test_message_and_sees_it_delivered(
-    browser: Browser, client: FlaskClient, alice: Person, work: Work
+    browser: Browser, client: FlaskClient, alice: User, work: Work
 ) -> None:
-    answer = browser.submit(NEW, type="sms", to=SMS["to"], message="x" * 161)
+    response = browser.submit(NEW, type="sms", to=SMS["to"], message="x" * 161)
     (sent,) = list_messages(client, alice)
-    assert (answer.status_code, answer.location) == (303, f"{MESSAGES}/{sent['message_id']}")
+    assert (response.status_code, response.location) == (303, f"{MESSAGES}/{sent['message_id']}")
     assert (sent["mode"], sent["segments"], sent["cost"], sent["status"]) == ("test", 2, "0", "queued")
-    waiting = browser.open(answer.location, **HTMX)
+    waiting = browser.open(response.location, **HTMX)
     assert (waiting.status_code, "data-poll" in waiting.text, "<html" in waiting.text) == (200, True, False)
     assert 'hx-trigger="every 2s"' in waiting.text
     work()
-    arrived = browser.open(answer.location, **HTMX)
+    arrived = browser.open(response.location, **HTMX)
     assert (arrived.status_code, "data-poll" in arrived.text) == (286, False)
     assert "Delivered" in arrived.text
     assert "1 attempt" in arrived.text
-    whole = browser.open(answer.location)
+    whole = browser.open(response.location)
     assert (whole.status_code, "<html" in whole.text) == (200, True)
     assert "Test messages are not metered." in whole.text
 
 
-def test_test_message_by_email_is_delivered(browser: Browser, client: FlaskClient, alice: Person, work: Work) -> None:
+def test_test_message_by_email_is_delivered(browser: Browser, client: FlaskClient, alice: User, work: Work) -> None:
     changes = {"type": "email", "to": "bounce@simulator.example", "subject": "Hi <b>", "message": "Hello"}
     there = browser.submit(NEW, **changes).location
     work()
@@ -46,7 +46,7 @@ def test_test_message_by_email_is_delivered(browser: Browser, client: FlaskClien
     assert list_messages(client, alice, status="failed")[0]["segments"] == 1
 
 
-def test_test_message_is_not_counted(browser: Browser, client: FlaskClient, alice: Person, work: Work) -> None:
+def test_test_message_is_not_counted(browser: Browser, client: FlaskClient, alice: User, work: Work) -> None:
     browser.submit(NEW)
     work()
     usage = client.get("/api/v1/usage", headers=alice.headers).json["data"]
@@ -66,18 +66,18 @@ def test_test_message_is_not_counted(browser: Browser, client: FlaskClient, alic
     ],
 )
 def test_rejected_form_shows_errors_and_keeps_its_values(
-    browser: Browser, client: FlaskClient, alice: Person, changes: dict[str, str], expected: str
+    browser: Browser, client: FlaskClient, alice: User, changes: dict[str, str], expected: str
 ) -> None:
     fields_sent = {"type": "sms", "to": "+2348012345678", "message": "Dear & <you>", **changes}
-    answer = browser.submit(NEW, **fields_sent)
-    assert answer.status_code == 422
-    assert expected in answer.text
-    rejected_form = form_of(answer, NEW)
+    response = browser.submit(NEW, **fields_sent)
+    assert response.status_code == 422
+    assert expected in response.text
+    rejected_form = form_of(response, NEW)
     assert (rejected_form["to"], rejected_form.get("message", [""])) == ([fields_sent["to"]], [fields_sent["message"]])
     assert list_messages(client, alice) == []
 
 
-def test_form_submitted_twice_sends_one_message(browser: Browser, client: FlaskClient, alice: Person) -> None:
+def test_form_submitted_twice_sends_one_message(browser: Browser, client: FlaskClient, alice: User) -> None:
     fields = browser.form(NEW)
     first, second = browser.send(NEW, fields), browser.send(NEW, fields)
     assert (first.status_code, second.status_code) == (303, 303)
@@ -94,19 +94,19 @@ def test_form_submitted_twice_sends_one_message(browser: Browser, client: FlaskC
     ],
 )
 def test_suspended_organization_cannot_send_test_messages(
-    app: Flask, browser: Browser, client: FlaskClient, alice: Person, live: Headers, sql: str, expected: int
+    app: Flask, browser: Browser, client: FlaskClient, alice: User, live: Headers, sql: str, expected: int
 ) -> None:
     send_message(client, live)  # opens the account
     with app.app_context(), tenancy.system_session("auth.register") as session:
         session.execute(sa.text(sql), {"id": ids.parse_id("org", alice.organization_id)})
-    answer = browser.submit(NEW)
-    assert answer.status_code == expected
-    assert ("may not send right now" in answer.text) == (expected == 403)
+    response = browser.submit(NEW)
+    assert response.status_code == expected
+    assert ("may not send right now" in response.text) == (expected == 403)
     assert len(list_messages(client, alice, mode="test")) == (0 if expected == 403 else 1)
 
 
 def test_test_messages_are_rate_limited(
-    browser: Browser, client: FlaskClient, alice: Person, monkeypatch: pytest.MonkeyPatch
+    browser: Browser, client: FlaskClient, alice: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pages_module(), "TEST_MESSAGES_PER_MINUTE", parse_limit("1 per minute"))
     assert browser.submit(NEW).status_code == 303

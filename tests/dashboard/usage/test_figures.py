@@ -18,7 +18,7 @@ from saas_api.core.web.templating import EMPTY_VALUE
 from saas_api.dashboard import usage
 from saas_api.dashboard.usage import CallSeries, MeterAllowance
 from saas_api.usage.ranges import DateRange
-from tests.support.accounts import Person
+from tests.support.accounts import User
 from tests.support.pages import Browser, check_access
 from tests.support.usage import UsageOrganization
 from tests.support.usage_pages import TODAY, USAGE, download_csv, open_usage, read_stats, read_table
@@ -31,7 +31,7 @@ PAGES = {
 COUNTS = ("requests", "success_count", "error_count")
 
 
-def test_every_role_sees_usage(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_every_role_sees_usage(app: Flask, client: FlaskClient, alice: User) -> None:
     check_access(app, client, alice, PAGES)
 
 
@@ -101,8 +101,8 @@ def test_chart_equals_the_timeseries_of_the_api(app: Flask, acme: UsageOrganizat
     tips = re.findall(r'data-tip="([^"]*)"', page)
     assert len(tips) == 30
     for n, tip in enumerate(tips):
-        words = [f"{name} {by_meter[code][n]}" for name, code in (("E-mail", "email"), ("SMS", "sms"))]
-        expected = ", ".join(word for word in words if not word.endswith(" 0")) or "0"
+        counts = [f"{name} {by_meter[code][n]}" for name, code in (("E-mail", "email"), ("SMS", "sms"))]
+        expected = ", ".join(word for word in counts if not word.endswith(" 0")) or "0"
         assert tip.partition(": ")[2] == expected
     assert [label.partition(":")[0] for label in tips][::29] == ["17 Mar", "15 Apr"]
     assert "Accepted calls per day, by meter (UTC)" in page
@@ -161,7 +161,7 @@ def test_current_period_equals_the_bill_of_the_api(app: Flask, acme: UsageOrgani
     assert "included segments used" in page
 
 
-def test_period_without_usage_shows_included_quantities(app: Flask, alice: Person, client: FlaskClient) -> None:
+def test_period_without_usage_shows_included_quantities(app: Flask, alice: User, client: FlaskClient) -> None:
     page = Browser(app, alice).open(f"{USAGE}?tab=period").text
     assert read_stats(page)["Billed calls so far"] == "0"
     assert re.search(r"0 of [\d,]+ included segments used", page)

@@ -12,7 +12,7 @@ from saas_api.billing import service_terms
 from saas_api.core import clock
 from saas_api.core.db import tenancy
 from saas_api.core.db.engine import db
-from tests.support.accounts import Person
+from tests.support.accounts import User
 from tests.support.pages import Browser
 from tests.support.usage import UsageOrganization, sign_up_organization
 from tests.support.usage_pages import TODAY, USAGE, browse, download_csv, open_usage, read_stats, read_table
@@ -34,7 +34,7 @@ def test_test_mode_calls_are_separate_and_free(app: Flask, acme: UsageOrganizati
     assert read_stats(open_usage(app, acme, "mode=test"))["Calls"] == "0"
 
 
-def test_test_messages_are_counted_in_test_mode(app: Flask, client: FlaskClient, alice: Person) -> None:
+def test_test_messages_are_counted_in_test_mode(app: Flask, client: FlaskClient, alice: User) -> None:
     browser = Browser(app, alice)
     body = {"type": "sms", "to": "+2348012345678", "message": "Hello"}
     key = client.post("/api/v1/keys", json={"name": "try", "mode": "test"}, headers=alice.headers).json["data"]["key"]
@@ -54,8 +54,8 @@ def test_test_messages_are_counted_in_test_mode(app: Flask, client: FlaskClient,
 def test_rate_limit_is_that_of_the_gate(app: Flask, acme: UsageOrganization) -> None:
     with acme.transaction() as session:
         limit = service_terms.get_terms(session, acme.id).rate_limit_per_minute
-    answer = acme.client.get("/api/v1/usage", headers=acme.key_headers["first"])
-    assert answer.headers["X-RateLimit-Limit"] == str(limit)
+    response = acme.client.get("/api/v1/usage", headers=acme.key_headers["first"])
+    assert response.headers["X-RateLimit-Limit"] == str(limit)
     assert f"<dd>{limit} calls a minute</dd>" in open_usage(app, acme)
 
 
@@ -71,7 +71,7 @@ def test_rate_limit_override_is_shown_until_it_expires(app: Flask, acme: UsageOr
     assert "<dd>777 calls a minute</dd>" not in open_usage(app, acme)
 
 
-def test_page_without_usage_links_to_the_first_call(app: Flask, alice: Person) -> None:
+def test_page_without_usage_links_to_the_first_call(app: Flask, alice: User) -> None:
     page = Browser(app, alice).open(USAGE).text
     assert "No live calls in this time" in page
     assert "YOUR_KEY" in page
@@ -113,10 +113,10 @@ def test_rejected_form_keeps_its_values(app: Flask, acme: UsageOrganization) -> 
     assert '<option value="custom" selected>' in page
 
 
-def test_last_period_before_the_first_is_rejected(app: Flask, alice: Person) -> None:
-    answer = Browser(app, alice).open(f"{USAGE}?range=last_period")
-    assert answer.status_code == 422
-    assert "There is no such billing period yet." in answer.text
+def test_last_period_before_the_first_is_rejected(app: Flask, alice: User) -> None:
+    response = Browser(app, alice).open(f"{USAGE}?range=last_period")
+    assert response.status_code == 422
+    assert "There is no such billing period yet." in response.text
 
 
 def test_first_calendar_year_is_accepted(app: Flask, acme: UsageOrganization) -> None:

@@ -8,14 +8,16 @@ from flask import Flask
 
 from saas_api.core import ids as core_ids
 from saas_api.webhooks import event_types
-from tests.support.accounts import Person
+from tests.support.accounts import User
 from tests.support.http_receiver import run_receiver
 from tests.support.pages import Browser
 from tests.support.webhook_pages import HOOKS, URL, create_path_ids
-from tests.support.webhooks import Organization
+from tests.support.webhooks import WebhookOrganization
 
 
-def test_test_event_leads_to_its_delivery(browser: Browser, acme: Organization, work: Callable[[], None]) -> None:
+def test_test_event_leads_to_its_delivery(
+    browser: Browser, acme: WebhookOrganization, work: Callable[[], None]
+) -> None:
     with run_receiver(status=500, body=b"<b>it is broken</b>") as receiver:
         endpoint = acme.create_endpoint(url=receiver.url)
         there = f"{HOOKS}/{endpoint['id']}"
@@ -31,9 +33,9 @@ def test_test_event_leads_to_its_delivery(browser: Browser, acme: Organization, 
     assert "webhook.test" in text
 
 
-def test_polling_ends_with_the_delivery(browser: Browser, acme: Organization) -> None:
-    found = create_path_ids(acme)
-    path = f"{HOOKS}/deliveries/{found['delivery']}"
+def test_polling_ends_with_the_delivery(browser: Browser, acme: WebhookOrganization) -> None:
+    path_ids = create_path_ids(acme)
+    path = f"{HOOKS}/deliveries/{path_ids['delivery']}"
     part = browser.open(path, **{"HX-Request": "true", "X-Poll": "1"})
     assert (part.status_code, part.text.lstrip()[:4]) == (200, "<div")
     acme.finish_deliveries("failed")
@@ -43,7 +45,7 @@ def test_polling_ends_with_the_delivery(browser: Browser, acme: Organization) ->
     assert browser.open(path).status_code == 200
 
 
-def test_deliveries_of_all_endpoints_are_listed_and_filtered(browser: Browser, acme: Organization) -> None:
+def test_deliveries_of_all_endpoints_are_listed_and_filtered(browser: Browser, acme: WebhookOrganization) -> None:
     first, second = acme.create_endpoint(), acme.create_endpoint(url="http://127.0.0.2:9/other")
     acme.publish_event("invoice.paid")
     acme.finish_deliveries("failed")
@@ -60,7 +62,7 @@ def test_deliveries_of_all_endpoints_are_listed_and_filtered(browser: Browser, a
     assert f'value="{second["id"]}" selected' in wrong.text
 
 
-def test_older_deliveries_are_on_the_next_page(browser: Browser, acme: Organization) -> None:
+def test_older_deliveries_are_on_the_next_page(browser: Browser, acme: WebhookOrganization) -> None:
     acme.create_endpoint()
     for _ in range(27):
         acme.publish_event()
@@ -69,24 +71,24 @@ def test_older_deliveries_are_on_the_next_page(browser: Browser, acme: Organizat
     older = html.unescape(re.search(r'href="([^"]+)" rel="next"', first)[1])
     assert "status=queued" in older
     second = browser.open(older).text
-    seen = re.findall(rows, first), re.findall(rows, second)
-    assert [len(one) for one in seen] == [25, 2]
-    assert not set(seen[0]) & set(seen[1])
+    pages = re.findall(rows, first), re.findall(rows, second)
+    assert [len(one) for one in pages] == [25, 2]
+    assert not set(pages[0]) & set(pages[1])
     assert browser.open(f"{listed}?cursor=nonsense").status_code == 422
 
 
-def test_repeated_resend_makes_one_delivery(browser: Browser, acme: Organization) -> None:
-    found = create_path_ids(acme)
+def test_repeated_resend_makes_one_delivery(browser: Browser, acme: WebhookOrganization) -> None:
+    path_ids = create_path_ids(acme)
     acme.finish_deliveries("failed")
-    path = f"{HOOKS}/deliveries/{found['delivery']}"
+    path = f"{HOOKS}/deliveries/{path_ids['delivery']}"
     fields = browser.form(path, f"{path}/resend")
-    answers = [browser.send(f"{path}/resend", fields) for _ in range(2)]
-    assert [answer.status_code for answer in answers] == [303, 303]
-    assert answers[0].location == answers[1].location
+    responses = [browser.send(f"{path}/resend", fields) for _ in range(2)]
+    assert [response.status_code for response in responses] == [303, 303]
+    assert responses[0].location == responses[1].location
     assert len(acme.rows("SELECT 1 FROM webhook_deliveries WHERE cause = 'replay'")) == 1
 
 
-def test_event_shows_its_payload_and_is_replayed(browser: Browser, acme: Organization) -> None:
+def test_event_shows_its_payload_and_is_replayed(browser: Browser, acme: WebhookOrganization) -> None:
     acme.create_endpoint()
     acme.publish_event(number="<script>alert(1)</script>")
     (row,) = acme.rows("SELECT id FROM events")
@@ -98,7 +100,7 @@ def test_event_shows_its_payload_and_is_replayed(browser: Browser, acme: Organiz
     assert len(acme.rows("SELECT 1 FROM webhook_deliveries")) == 2
 
 
-def test_member_sees_deliveries_without_the_url(app: Flask, acme: Organization, bob: Person) -> None:
+def test_member_sees_deliveries_without_the_url(app: Flask, acme: WebhookOrganization, bob: User) -> None:
     endpoint = acme.create_endpoint(url=f"{URL}?token=s3same")
     acme.publish_event()
     (row,) = acme.rows("SELECT id FROM webhook_deliveries")

@@ -12,11 +12,11 @@ from flask.testing import FlaskClient
 from saas_api.core import clock
 from saas_api.core import ids as core_ids
 from saas_api.webhooks import payload
-from tests.support.accounts import PASSWORD, Person, join, sign_in
+from tests.support.accounts import PASSWORD, User, join, sign_in
 from tests.support.pages import Browser, check_access, form_of
 from tests.support.statements import count_statements
 from tests.support.webhook_pages import HOOKS, URL, create_path_ids
-from tests.support.webhooks import Organization
+from tests.support.webhooks import WebhookOrganization
 
 PAGES = {
     "GET /dashboard/webhooks": "webhooks:read",
@@ -44,12 +44,12 @@ def secret_on(text: str) -> str:
     return html.unescape(match[1])
 
 
-def test_pages_require_their_permission(app: Flask, client: FlaskClient, acme: Organization) -> None:
+def test_pages_require_their_permission(app: Flask, client: FlaskClient, acme: WebhookOrganization) -> None:
     path_ids = create_path_ids(acme)
     check_access(app, client, acme.owner, {name.format(**path_ids): permission for name, permission in PAGES.items()})
 
 
-def test_endpoints_are_not_found_by_another_organization(app: Flask, acme: Organization, carol: Person) -> None:
+def test_endpoints_are_not_found_by_another_organization(app: Flask, acme: WebhookOrganization, carol: User) -> None:
     path_ids, browser = create_path_ids(acme), Browser(app, carol)
     paths = [name.removeprefix("GET ").format(**path_ids) for name in PAGES if "{" in name]
     assert {browser.open(path).status_code for path in paths} == {404}
@@ -63,7 +63,7 @@ def test_endpoints_are_not_found_by_another_organization(app: Flask, acme: Organ
     assert acme.rows("SELECT count(*) FROM webhook_deliveries")[0][0] == 1
 
 
-def test_member_cannot_submit_forms(app: Flask, acme: Organization, bob: Person) -> None:
+def test_member_cannot_submit_forms(app: Flask, acme: WebhookOrganization, bob: User) -> None:
     path_ids, browser = create_path_ids(acme), Browser(app, bob)
     token = form_of(browser.open(HOOKS), "/logout")["csrf_token"]
     for path in ("new", f"{path_ids['endpoint']}/disable", f"deliveries/{path_ids['delivery']}/resend"):
@@ -77,51 +77,53 @@ def test_empty_list_explains_endpoints(browser: Browser) -> None:
     assert f'href="{HOOKS}/new"' in text
 
 
-def test_new_endpoint_shows_its_secret_once(browser: Browser, acme: Organization) -> None:
+def test_new_endpoint_shows_its_secret_once(browser: Browser, acme: WebhookOrganization) -> None:
     fields = {**browser.form(f"{HOOKS}/new"), "url": URL, "event_types": ["invoice.paid", "message.failed"]}
-    answer = browser.send(f"{HOOKS}/new", fields)
-    assert answer.status_code == 200
-    assert answer.headers["Cache-Control"] == "no-store"
-    secret = secret_on(answer.text)
+    response = browser.send(f"{HOOKS}/new", fields)
+    assert response.status_code == 200
+    assert response.headers["Cache-Control"] == "no-store"
+    secret = secret_on(response.text)
     (row,) = acme.rows("SELECT id, url, event_types FROM webhook_endpoints")
     assert (row.url, row.event_types) == (URL, ["invoice.paid", "message.failed"])
-    shown = browser.open(f"{HOOKS}/{core_ids.format_id('whe', row.id)}").text
-    assert secret not in shown
+    page = browser.open(f"{HOOKS}/{core_ids.format_id('whe', row.id)}").text
+    assert secret not in page
     again = browser.send(f"{HOOKS}/new", fields)
     assert secret_on(again.text) == secret
     assert acme.rows("SELECT count(*) FROM webhook_endpoints")[0][0] == 1
 
 
-def test_snippet_verifies_a_signature(browser: Browser, acme: Organization, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_snippet_verifies_a_signature(
+    browser: Browser, acme: WebhookOrganization, monkeypatch: pytest.MonkeyPatch
+) -> None:
     text = make(browser).text
     secret = secret_on(text)
     code = html.unescape(re.search(r"<pre[^>]*><code>(import base64.*?)</code></pre>", text, re.DOTALL)[1])
     assert html.unescape(re.search(r'data-copy="(import [^"]+)"', text)[1]) == code
     monkeypatch.setenv("WEBHOOK_SECRET", secret)
-    shown: dict[str, Any] = {}
-    exec(code, shown)  # noqa: S102 - it is what the page tells people to run
+    page: dict[str, Any] = {}
+    exec(code, page)  # noqa: S102 - it is what the page tells people to run
     body, at = b'{"id":"evt_1"}', int(clock.now().timestamp())
-    assert shown["verify"](payload.signature_headers([secret], "evt_1", at, body), body) == {"id": "evt_1"}
+    assert page["verify"](payload.signature_headers([secret], "evt_1", at, body), body) == {"id": "evt_1"}
     with pytest.raises(ValueError, match="not signed"):
-        shown["verify"](payload.signature_headers([secret], "evt_1", at, body), body + b" ")
+        page["verify"](payload.signature_headers([secret], "evt_1", at, body), body + b" ")
     with pytest.raises(ValueError, match="too old"):
-        shown["verify"](payload.signature_headers([secret], "evt_1", at - 301, body), body)
+        page["verify"](payload.signature_headers([secret], "evt_1", at - 301, body), body)
 
 
 def test_rejected_url_keeps_the_form_values(
-    app: Flask, browser: Browser, acme: Organization, monkeypatch: pytest.MonkeyPatch
+    app: Flask, browser: Browser, acme: WebhookOrganization, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(app.config, "WEBHOOK_ALLOWED_NETWORKS", [])
-    answer = make(browser, description="Ours <b>", event_types=["invoice.paid"])
-    assert answer.status_code == 422
-    kept = form_of(answer, f"{HOOKS}/new")
-    assert (kept["url"], kept["description"], kept["event_types"]) == ([URL], ["Ours <b>"], ["invoice.paid"])
-    assert 'id="e-url"' in answer.text
-    assert "Ours <b>" not in answer.text
+    response = make(browser, description="Ours <b>", event_types=["invoice.paid"])
+    assert response.status_code == 422
+    form = form_of(response, f"{HOOKS}/new")
+    assert (form["url"], form["description"], form["event_types"]) == ([URL], ["Ours <b>"], ["invoice.paid"])
+    assert 'id="e-url"' in response.text
+    assert "Ours <b>" not in response.text
     assert not acme.rows("SELECT id FROM webhook_endpoints")
 
 
-def test_creation_requires_a_recent_password(app: Flask, alice: Person, acme: Organization) -> None:
+def test_creation_requires_a_recent_password(app: Flask, alice: User, acme: WebhookOrganization) -> None:
     browser = Browser(app, alice)
     clear_freshness(browser)
     refused = make(browser)
@@ -137,7 +139,7 @@ def clear_freshness(browser: Browser) -> None:
     browser.client.delete_cookie("at")
 
 
-def test_endpoint_is_listed_with_its_success_rate(browser: Browser, acme: Organization) -> None:
+def test_endpoint_is_listed_with_its_success_rate(browser: Browser, acme: WebhookOrganization) -> None:
     acme.create_endpoint(description="<script>alert(1)</script>")
     acme.publish_event()
     acme.finish_deliveries("delivered")
@@ -147,7 +149,7 @@ def test_endpoint_is_listed_with_its_success_rate(browser: Browser, acme: Organi
     assert "<script>alert" not in text
 
 
-def test_endpoint_is_updated(browser: Browser, acme: Organization) -> None:
+def test_endpoint_is_updated(browser: Browser, acme: WebhookOrganization) -> None:
     endpoint = acme.create_endpoint(event_types=["invoice.paid"])
     path = f"{HOOKS}/{endpoint['id']}/edit"
     assert browser.submit(path, description="Books", event_types=None).status_code == 303
@@ -156,19 +158,19 @@ def test_endpoint_is_updated(browser: Browser, acme: Organization) -> None:
     assert browser.submit(path, url="ftp://example.com").status_code == 422
 
 
-def test_secret_is_rotated_with_a_grace_period(browser: Browser, acme: Organization) -> None:
+def test_secret_is_rotated_with_a_grace_period(browser: Browser, acme: WebhookOrganization) -> None:
     endpoint = acme.create_endpoint()
     there = f"{HOOKS}/{endpoint['id']}"
-    answer = browser.submit(f"{there}/roll", grace_seconds="3600")
-    assert secret_on(answer.text) != endpoint["secret"]
-    assert "signs beside it until" in answer.text
+    response = browser.submit(f"{there}/roll", grace_seconds="3600")
+    assert secret_on(response.text) != endpoint["secret"]
+    assert "signs beside it until" in response.text
     ends = [row.expires_at for row in acme.rows("SELECT expires_at FROM webhook_secrets ORDER BY id")]
     assert timedelta(minutes=59) < ends[0] - clock.now() < timedelta(minutes=61)
     assert ends[1] is None
     assert "2 secrets sign" in browser.open(there).text
 
 
-def test_endpoint_is_deleted_after_confirmation(browser: Browser, acme: Organization) -> None:
+def test_endpoint_is_deleted_after_confirmation(browser: Browser, acme: WebhookOrganization) -> None:
     endpoint = acme.create_endpoint()
     path = f"{HOOKS}/{endpoint['id']}/delete"
     wrong = browser.submit(path, typed="example.com")
@@ -180,7 +182,7 @@ def test_endpoint_is_deleted_after_confirmation(browser: Browser, acme: Organiza
     assert browser.open(f"{HOOKS}/{endpoint['id']}").status_code == 404
 
 
-def test_disabled_endpoint_shows_reason_and_missed_events(browser: Browser, acme: Organization) -> None:
+def test_disabled_endpoint_shows_reason_and_missed_events(browser: Browser, acme: WebhookOrganization) -> None:
     endpoint = acme.create_endpoint()
     there = f"{HOOKS}/{endpoint['id']}"
     assert browser.submit(there, f"{there}/disable").status_code == 303
@@ -195,7 +197,7 @@ def test_disabled_endpoint_shows_reason_and_missed_events(browser: Browser, acme
     assert len(acme.rows("SELECT 1 FROM webhook_deliveries WHERE cause = 'replay'")) == 2
 
 
-def test_enabling_without_recovery_sends_no_missed_events(browser: Browser, acme: Organization) -> None:
+def test_enabling_without_recovery_sends_no_missed_events(browser: Browser, acme: WebhookOrganization) -> None:
     endpoint = acme.create_endpoint()
     there = f"{HOOKS}/{endpoint['id']}"
     browser.submit(there, f"{there}/disable")
@@ -204,7 +206,7 @@ def test_enabling_without_recovery_sends_no_missed_events(browser: Browser, acme
     assert not acme.rows("SELECT 1 FROM webhook_deliveries")
 
 
-def test_recovery_starts_at_a_local_time(browser: Browser, acme: Organization) -> None:
+def test_recovery_starts_at_a_local_time(browser: Browser, acme: WebhookOrganization) -> None:
     endpoint = acme.create_endpoint()
     acme.publish_event()
     acme.finish_deliveries("failed")
@@ -219,7 +221,7 @@ def test_recovery_starts_at_a_local_time(browser: Browser, acme: Organization) -
     assert len(acme.rows("SELECT 1 FROM webhook_deliveries WHERE cause = 'replay'")) == 1
 
 
-def test_pages_take_few_statements(app: Flask, browser: Browser, acme: Organization) -> None:
+def test_pages_take_few_statements(app: Flask, browser: Browser, acme: WebhookOrganization) -> None:
     path_ids = create_path_ids(acme)
     for name in PAGES:
         path = name.removeprefix("GET ").format(**path_ids)
@@ -228,7 +230,7 @@ def test_pages_take_few_statements(app: Flask, browser: Browser, acme: Organizat
         assert len(statements) <= 12, (path, statements)
 
 
-def test_admin_can_manage_endpoints(app: Flask, client: FlaskClient, acme: Organization) -> None:
+def test_admin_can_manage_endpoints(app: Flask, client: FlaskClient, acme: WebhookOrganization) -> None:
     join(app, acme.owner.organization_id, "ada@acme.example", "admin")
     browser = Browser(app, sign_in(client, "ada@acme.example"))
     assert secret_on(make(browser).text)

@@ -13,11 +13,11 @@ from saas_api.accounts import members
 from saas_api.core import ids
 from saas_api.core.db import engine, tenancy
 from saas_api.core.errors import ApiError
-from tests.support.accounts import Person, add_member
+from tests.support.accounts import User, add_member
 from tests.support.team import audit_events, invite, member_roles, principal_of
 
 
-def test_team_lists_members_and_open_invitations(alice: Person, bob: Person) -> None:
+def test_team_lists_members_and_open_invitations(alice: User, bob: User) -> None:
     invite(alice, "dave@acme.example", "viewer")
     status, team = bob.call("GET", "/team/members")
     assert (status, team["total_members"], team["total_pending"]) == (200, 2, 1)
@@ -31,24 +31,24 @@ def test_team_lists_members_and_open_invitations(alice: Person, bob: Person) -> 
 
 
 @pytest.mark.parametrize("role", ["admin", "member", "billing", "viewer"])
-def test_new_role_applies_to_the_next_request(alice: Person, bob: Person, role: str) -> None:
+def test_new_role_applies_to_the_next_request(alice: User, bob: User, role: str) -> None:
     status, data = alice.call("PUT", f"/team/members/{bob.user_id}/role", role=role)
     assert (status, data["user"]["role"], data["user"]["id"]) == (200, role, bob.user_id)
     assert bob.call("GET", "/organization/audit-log")[0] == (200 if role == "admin" else 403)
 
 
-def test_unchanged_role_is_not_audited(alice: Person, bob: Person) -> None:
+def test_unchanged_role_is_not_audited(alice: User, bob: User) -> None:
     assert alice.call("PUT", f"/team/members/{bob.user_id}/role", role="member")[0] == 200
     assert audit_events(alice, action="member.role_changed") == []
 
 
 @pytest.mark.parametrize("role", ["owner", "king", "", None, 7])
-def test_unassignable_role_is_rejected(alice: Person, bob: Person, role: object) -> None:
+def test_unassignable_role_is_rejected(alice: User, bob: User, role: object) -> None:
     assert alice.call("PUT", f"/team/members/{bob.user_id}/role", role=role) == (422, "VALIDATION_ERROR")
     assert member_roles(alice)[bob.email] == "member"
 
 
-def test_role_of_the_owner_cannot_be_changed_or_removed(alice: Person, bob: Person) -> None:
+def test_role_of_the_owner_cannot_be_changed_or_removed(alice: User, bob: User) -> None:
     alice.call("PUT", f"/team/members/{bob.user_id}/role", role="admin")
     assert alice.call("PUT", f"/team/members/{alice.user_id}/role", role="admin") == (409, "LAST_OWNER")
     assert bob.call("DELETE", f"/team/members/{alice.user_id}") == (409, "LAST_OWNER")
@@ -57,13 +57,13 @@ def test_role_of_the_owner_cannot_be_changed_or_removed(alice: Person, bob: Pers
     assert member_roles(alice) == {alice.email: "owner", bob.email: "admin"}
 
 
-def test_only_the_owner_changes_roles_and_ownership(alice: Person, bob: Person) -> None:
+def test_only_the_owner_changes_roles_and_ownership(alice: User, bob: User) -> None:
     alice.call("PUT", f"/team/members/{bob.user_id}/role", role="admin")
     assert bob.call("PUT", f"/team/members/{bob.user_id}/role", role="viewer") == (403, "PERMISSION_DENIED")
     assert bob.call("POST", "/team/transfer-ownership", user_id=bob.user_id) == (403, "PERMISSION_DENIED")
 
 
-def test_removed_member_is_rejected_immediately(alice: Person, bob: Person) -> None:
+def test_removed_member_is_rejected_immediately(alice: User, bob: User) -> None:
     assert bob.call("GET", "/organization")[0] == 200
     assert alice.call("DELETE", f"/team/members/{bob.user_id}")[0] == 200
     assert bob.call("GET", "/organization") == (401, "INVALID_TOKEN")
@@ -72,25 +72,25 @@ def test_removed_member_is_rejected_immediately(alice: Person, bob: Person) -> N
 
 
 @pytest.mark.parametrize("change", ["demoted", "removed"])
-def test_invitations_are_revoked_with_the_permission_to_invite(alice: Person, client: FlaskClient, change: str) -> None:
+def test_invitations_are_revoked_with_the_permission_to_invite(alice: User, client: FlaskClient, change: str) -> None:
     dora = add_member(alice, "dora@acme.example", "admin")
     token = invite(dora, "dave@acme.example", "admin")
     if change == "demoted":
         alice.call("PUT", f"/team/members/{dora.user_id}/role", role="viewer")
     else:
         alice.call("DELETE", f"/team/members/{dora.user_id}")
-    answer = client.post("/api/v1/team/decline-invitation", json={"token": token})
-    assert (answer.status_code, answer.json["error"]["code"]) == (400, "INVALID_TOKEN")
+    response = client.post("/api/v1/team/decline-invitation", json={"token": token})
+    assert (response.status_code, response.json["error"]["code"]) == (400, "INVALID_TOKEN")
 
 
-def test_members_of_another_organization_are_not_found(alice: Person, bob: Person, carol: Person) -> None:
+def test_members_of_another_organization_are_not_found(alice: User, bob: User, carol: User) -> None:
     assert carol.call("PUT", f"/team/members/{bob.user_id}/role", role="admin") == (404, "NOT_FOUND")
     assert carol.call("DELETE", f"/team/members/{bob.user_id}") == (404, "NOT_FOUND")
     assert carol.call("POST", "/team/transfer-ownership", user_id=bob.user_id) == (404, "NOT_FOUND")
     assert member_roles(carol) == {carol.email: "owner"}
 
 
-def test_transfer_makes_the_member_owner_and_the_owner_admin(alice: Person, bob: Person) -> None:
+def test_transfer_makes_the_member_owner_and_the_owner_admin(alice: User, bob: User) -> None:
     status, team = alice.call("POST", "/team/transfer-ownership", user_id=bob.user_id)
     assert (status, team["total_members"]) == (200, 2)
     assert member_roles(alice) == {alice.email: "admin", bob.email: "owner"}
@@ -102,11 +102,11 @@ def test_transfer_makes_the_member_owner_and_the_owner_admin(alice: Person, bob:
     )
 
 
-def test_transfer_to_the_owner_is_rejected(alice: Person) -> None:
+def test_transfer_to_the_owner_is_rejected(alice: User) -> None:
     assert alice.call("POST", "/team/transfer-ownership", user_id=alice.user_id) == (422, "VALIDATION_ERROR")
 
 
-def test_two_concurrent_transfers_leave_one_owner(alice: Person, bob: Person) -> None:
+def test_two_concurrent_transfers_leave_one_owner(alice: User, bob: User) -> None:
     dora = add_member(alice, "dora@acme.example", "admin")
     caller = principal_of(alice)
     for _ in range(5):
@@ -122,11 +122,11 @@ def test_two_concurrent_transfers_leave_one_owner(alice: Person, bob: Person) ->
         assert sorted(outcomes) == ["PERMISSION_DENIED", "done"]
         now = member_roles(dora)
         assert sorted(now.values()) in (["admin", "admin", "owner"], ["admin", "member", "owner"])
-        owner = next(person for person in (bob, dora) if now[person.email] == "owner")
+        owner = next(user for user in (bob, dora) if now[user.email] == "owner")
         assert owner.call("POST", "/team/transfer-ownership", user_id=alice.user_id)[0] == 200
 
 
-def test_removal_during_a_transfer_leaves_one_owner(alice: Person) -> None:
+def test_removal_during_a_transfer_leaves_one_owner(alice: User) -> None:
     for n in range(5):
         bob, dora = (add_member(alice, f"{name}{n}@acme.example", "admin") for name in ("bob", "dora"))
         owner, admin, successor = principal_of(alice), principal_of(dora, "admin"), ids.parse_id("usr", bob.user_id)
@@ -152,7 +152,7 @@ def test_removal_during_a_transfer_leaves_one_owner(alice: Person) -> None:
         ("DELETE FROM memberships WHERE role = 'owner'", "memberships_keep_owner"),
     ],
 )
-def test_database_enforces_exactly_one_owner(alice: Person, bob: Person, sql: str, constraint: str) -> None:
+def test_database_enforces_exactly_one_owner(alice: User, bob: User, sql: str, constraint: str) -> None:
     with alice.client.application.app_context():
         with (
             pytest.raises(IntegrityError) as caught,
@@ -163,12 +163,12 @@ def test_database_enforces_exactly_one_owner(alice: Person, bob: Person, sql: st
     assert member_roles(alice) == {alice.email: "owner", bob.email: "member"}
 
 
-def _run_concurrently(person: Person, calls: list[Callable[..., None]]) -> list[str]:
-    organization_id = principal_of(person).organization_id
+def _run_concurrently(user: User, calls: list[Callable[..., None]]) -> list[str]:
+    organization_id = principal_of(user).organization_id
     barrier, outcomes = threading.Barrier(len(calls)), list[str]()
 
     def run(call: Callable[..., None]) -> None:
-        with person.client.application.app_context():
+        with user.client.application.app_context():
             try:
                 with tenancy.tenant_session(organization_id) as session:
                     session.execute(sa.text("SELECT 1"))
@@ -186,7 +186,7 @@ def _run_concurrently(person: Person, calls: list[Callable[..., None]]) -> list[
     return outcomes
 
 
-def test_transfer_requires_recent_authentication(client: FlaskClient, alice: Person, bob: Person) -> None:
+def test_transfer_requires_recent_authentication(client: FlaskClient, alice: User, bob: User) -> None:
     tokens = client.post("/api/v1/auth/refresh", json={"refresh_token": alice.refresh_token}).json["data"]
     refreshed = replace(alice, token=tokens["token"])
     assert refreshed.call("POST", "/team/transfer-ownership", user_id=bob.user_id) == (401, "FRESH_TOKEN_REQUIRED")

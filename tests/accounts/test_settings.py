@@ -13,13 +13,13 @@ from saas_api.accounts import audit, organizations
 from saas_api.core import clock
 from saas_api.core.db import tenancy
 from saas_api.core.errors import ValidationFailed
-from tests.support.accounts import Person, add_member
+from tests.support.accounts import User, add_member
 from tests.support.team import audit_events, invite, principal_of
 
 AUDIT = "/organization/audit-log"
 
 
-def test_every_member_can_read_the_organization(alice: Person) -> None:
+def test_every_member_can_read_the_organization(alice: User) -> None:
     viewer = add_member(alice, "vera@acme.example", "viewer")
     status, data = viewer.call("GET", "/organization")
     organization = data["organization"]
@@ -32,7 +32,7 @@ def test_every_member_can_read_the_organization(alice: Person) -> None:
     assert viewer.call("PATCH", "/organization", name="Mine") == (403, "PERMISSION_DENIED")
 
 
-def test_update_changes_given_attributes_and_is_audited(alice: Person) -> None:
+def test_update_changes_given_attributes_and_is_audited(alice: User) -> None:
     status, data = alice.call("PATCH", "/organization", name="Acme & Co", timezone="Africa/Lagos")
     assert (status, data["organization"]["name"]) == (200, "Acme & Co")
     alice.call("PATCH", "/organization", billing_email="bills@acme.example", name="Acme & Co")
@@ -45,7 +45,7 @@ def test_update_changes_given_attributes_and_is_audited(alice: Person) -> None:
     assert (first["ip"], first["request_id"][:4]) == ("127.0.0.1", "req_")
 
 
-def test_update_without_changes_is_not_audited(alice: Person) -> None:
+def test_update_without_changes_is_not_audited(alice: User) -> None:
     assert alice.call("PATCH", "/organization", name="Acme")[0] == 200
     assert audit_events(alice, action="organization.changed") == []
 
@@ -66,7 +66,7 @@ def test_update_without_changes_is_not_audited(alice: Person) -> None:
         {"name": "Good", "timezone": "bad"},
     ],
 )
-def test_invalid_update_is_rejected_as_a_whole(alice: Person, body: dict[str, Any]) -> None:
+def test_invalid_update_is_rejected_as_a_whole(alice: User, body: dict[str, Any]) -> None:
     before = alice.call("GET", "/organization")
     assert alice.call("PATCH", "/organization", **body) == (422, "VALIDATION_ERROR")
     assert alice.call("GET", "/organization") == before
@@ -78,17 +78,17 @@ def test_postgresql_knows_every_accepted_time_zone(app: Flask) -> None:
     assert zoneinfo.available_timezones() - known == set()
 
 
-def test_audit_log_requires_owner_or_admin(alice: Person, bob: Person) -> None:
+def test_audit_log_requires_owner_or_admin(alice: User, bob: User) -> None:
     assert bob.call("GET", AUDIT) == (403, "PERMISSION_DENIED")
     assert add_member(alice, "dora@acme.example", "admin").call("GET", AUDIT)[0] == 200
 
 
-def test_audit_log_contains_only_the_own_organization(alice: Person, carol: Person) -> None:
+def test_audit_log_contains_only_the_own_organization(alice: User, carol: User) -> None:
     alice.call("PATCH", "/organization", name="Other")
     assert audit_events(carol, action="organization") == []
 
 
-def test_audit_log_is_filtered_by_action_and_actor(alice: Person, carol: Person) -> None:
+def test_audit_log_is_filtered_by_action_and_actor(alice: User, carol: User) -> None:
     dora = add_member(alice, "dora@acme.example", "admin")
     dora.call("PATCH", "/organization", name="Doras")
     alice.call("PATCH", "/organization", name="Acme")
@@ -105,7 +105,7 @@ def test_audit_log_is_filtered_by_action_and_actor(alice: Person, carol: Person)
     assert len(audit_events(alice, action="organization", actor="user")) == 2
 
 
-def test_audit_log_dates_are_days_of_the_organization(alice: Person) -> None:
+def test_audit_log_dates_are_days_of_the_organization(alice: User) -> None:
     caller = principal_of(alice)
     clock.freeze_time(datetime(2026, 4, 14, 23, 30, tzinfo=UTC))
     with alice.client.application.app_context(), tenancy.tenant_session(caller.organization_id) as session:
@@ -120,7 +120,7 @@ def test_audit_log_dates_are_days_of_the_organization(alice: Person) -> None:
         assert len(audit_events(alice, action="organization", **days)) == count, days
 
 
-def test_audit_log_is_paginated(alice: Person) -> None:
+def test_audit_log_is_paginated(alice: User) -> None:
     for n in range(5):
         alice.call("PATCH", "/organization", name=f"Acme {n}")
     names, cursor = [], None
@@ -151,11 +151,11 @@ def test_audit_log_is_paginated(alice: Person) -> None:
         "who=alice",
     ],
 )
-def test_invalid_audit_filter_is_rejected(alice: Person, query: str) -> None:
+def test_invalid_audit_filter_is_rejected(alice: User, query: str) -> None:
     assert alice.call("GET", f"{AUDIT}?{query}") == (422, "VALIDATION_ERROR")
 
 
-def test_audit_log_is_append_only(alice: Person) -> None:
+def test_audit_log_is_append_only(alice: User) -> None:
     invite(alice, "dave@acme.example")
     for sql in ("UPDATE audit_events SET action = 'x'", "DELETE FROM audit_events"):
         with (
