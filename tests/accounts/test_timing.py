@@ -17,7 +17,7 @@ ORIGIN = SessionOrigin("127.0.0.1", "timing")
 
 
 def work_to_refuse(email: str) -> float:
-    """Seconds this thread computes, which a busy machine does not stretch as it stretches time."""
+    """CPU seconds of this thread, which load on the machine changes less than elapsed time."""
     started = time.thread_time()
     with pytest.raises(InvalidCredentials):
         sign_in.log_in(email, "not the password", None, ORIGIN)

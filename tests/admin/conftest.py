@@ -1,3 +1,3 @@
-"""Fixtures of the console: a customer with an open invoice."""
+"""Fixtures of the console: an organization with an open invoice."""
 
 from tests.support.payments import acme  # noqa: F401 - a fixture for the tests beside this

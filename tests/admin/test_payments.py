@@ -30,7 +30,7 @@ def client(app: Flask) -> FlaskClient:
 
 @pytest.fixture
 def quarantined(acme: PayingOrganization) -> PayingOrganization:
-    """A customer whose payment exceeds the requested amount."""
+    """An organization whose payment exceeds the requested amount."""
     acme.choose(acme.begin(), "pay_wrong")
     jobs.process_inbox()
     assert acme.payment().state == "quarantined"
@@ -43,7 +43,7 @@ def payment_page(acme: PayingOrganization) -> str:
 
 def unknown_payment_event(app: Flask, acme: PayingOrganization) -> str:
     """Receive an event about an unknown payment and return the path of its page."""
-    event = mock_payments.new_event("checkout.completed", "mock_nobodys")
+    event = mock_payments.new_event("checkout.completed", "mock_unknown")
     assert acme.post(MOCK, event.body, event.signature) == 200
     jobs.process_inbox()
     rows = execute_sql(
@@ -85,7 +85,7 @@ def test_quarantined_payment_is_shown_with_the_difference(
     assert difference in olga.read("/admin/payments")
 
 
-def test_recheck_books_nothing_while_the_answer_is_unchanged(
+def test_recheck_books_nothing_while_the_result_is_unchanged(
     app: Flask, client: FlaskClient, quarantined: PayingOrganization
 ) -> None:
     page = sign_in_operator(app, client).run_action(f"{payment_page(quarantined)}/ask")
@@ -141,7 +141,7 @@ def test_event_of_an_unknown_payment_is_retried_and_resolved(
 
 def test_body_of_a_provider_event_is_not_shown(app: Flask, client: FlaskClient, acme: PayingOrganization) -> None:
     event = unknown_payment_event(app, acme)
-    execute_sql(app, "UPDATE provider_events SET body = 'customer@secret.example'::bytea")
+    execute_sql(app, "UPDATE provider_events SET body = 'buyer@secret.example'::bytea")
     assert "secret.example" not in sign_in_operator(app, client).read(event)
 
 
@@ -160,5 +160,5 @@ def test_payments_and_provider_events_download_as_csv(
 
 def test_unknown_payment_or_event_is_not_found(app: Flask, client: FlaskClient) -> None:
     olga: Console = sign_in_operator(app, client)
-    paths = (f"pay_{'0' * 32}", "events/mock/evt_nobodys", "events/mock/evt_nobodys/resolve")
+    paths = (f"pay_{'0' * 32}", "events/mock/evt_unknown", "events/mock/evt_unknown/resolve")
     assert [olga.open(f"/admin/payments/{path}").status_code for path in paths] == [404] * 3

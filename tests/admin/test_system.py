@@ -81,7 +81,7 @@ def test_failed_mail_is_resent(app: Flask, client: FlaskClient, alice: User) -> 
 
 
 def test_resend_of_a_platform_mail_is_in_the_platform_log(app: Flask, client: FlaskClient, alice: User) -> None:
-    resend = queue_mail(app, alice, "operator_alert", subject_line="a check failed", detail="one found")
+    resend = queue_mail(app, alice, "operator_alert", subject_line="a check failed", detail="one violation")
     sign_in_operator(app, client, "support").run_action(resend)
     assert audit_log(app, "mail.sent_again") == IN_PLATFORM_LOG
 

@@ -33,7 +33,7 @@ def imported(path: Path) -> Iterator[str]:
 
 
 def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
-    """Every call and the last word of what is called."""
+    """Every call and the last name of the called function."""
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.Call):
             yield ast.unparse(node.func).rpartition(".")[2], node

@@ -1,6 +1,6 @@
-"""Every route x every caller, against the one table of permissions; a route that is not listed here fails.
+"""Access of every caller to every route, compared with one table of permissions; a route that is missing in it fails.
 
-The views are replaced by one that says for which organization the gate has bound it: what is tried is who gets there.
+In place of its view, each route has one that returns the organization that the gate has bound.
 """
 
 from collections.abc import Iterator
@@ -20,9 +20,9 @@ from saas_api.core.roles import ROLES
 from tests.architecture.test_routes import access
 from tests.support.accounts import Headers, User, add_member, make_key, sign_up
 
-SIGNED_IN = "anybody who is signed in"
+SIGNED_IN = "signed in"
 API = "/api/v1"
-ASKED = {
+REQUIRED = {
     "POST /auth/logout": SIGNED_IN,
     "GET /auth/me": SIGNED_IN,
     "GET /auth/sessions": SIGNED_IN,
@@ -91,12 +91,12 @@ ASKED = {
 }
 
 SCOPE_OF = {"messages:cancel": "messages:write"}
-"""What a key needs, where it is not called as the permission of a person."""
+"""Scope of a permission, where their names differ."""
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Somebody, with what they hold."""
+    """Credentials with their role or scopes."""
 
     name: str
     headers: Headers
@@ -104,26 +104,26 @@ class Caller:
     role: str | None = None
     scopes: frozenset[str] = frozenset()
 
-    def verdict(self, permission: str) -> tuple[int, str]:
-        """What the table says of this caller: a status, and for which organization they act or why they do not."""
-        users = {self.role} if permission == SIGNED_IN else PERMISSIONS[permission]
+    def expected_response(self, permission: str) -> tuple[int, str]:
+        """The response by the table: its status, and the bound organization or the error code."""
+        roles = {self.role} if permission == SIGNED_IN else PERMISSIONS[permission]
         if self.role is None and not self.scopes:
-            return 401, "UNAUTHORIZED" if users else "MISSING_API_KEY"
+            return 401, "UNAUTHORIZED" if roles else "MISSING_API_KEY"
         if self.role is None:
             return (
                 (200, self.organization_id)
                 if SCOPE_OF.get(permission, permission) in self.scopes
                 else (403, "INSUFFICIENT_SCOPE")
             )
-        if not users:
+        if not roles:
             return 401, "MISSING_API_KEY"
-        return (200, self.organization_id) if self.role in users else (403, "PERMISSION_DENIED")
+        return (200, self.organization_id) if self.role in roles else (403, "PERMISSION_DENIED")
 
 
 def methods(app: Flask) -> Iterator[tuple[str, str, Rule]]:
     """Each route that is not public: its name in the table, its method and its rule."""
     for rule in app.url_map.iter_rules():
-        if access(app, rule).is_public or not rule.rule.startswith(API):  # test_routes and test_pages know those
+        if access(app, rule).is_public or not rule.rule.startswith(API):  # tested in test_routes and test_pages
             continue
         path = ":id".join(part.rpartition(">")[2] for part in rule.rule.removeprefix(API).split("<"))
         for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
@@ -132,7 +132,7 @@ def methods(app: Flask) -> Iterator[tuple[str, str, Rule]]:
 
 def test_every_route_requires_what_the_table_says(app: Flask) -> None:
     declared = {name: access(app, rule) for name, _, rule in methods(app)}
-    assert {name: declaration.permission or SIGNED_IN for name, declaration in declared.items()} == ASKED
+    assert {name: declaration.permission or SIGNED_IN for name, declaration in declared.items()} == REQUIRED
     assert {
         declaration.permission: declaration.scope for declaration in declared.values() if declaration.scope
     } == SCOPE_OF
@@ -150,27 +150,27 @@ def test_every_caller_is_admitted_as_the_table_says(
         for caller in callers:
             response = client.open(path[1] if path else "", method=method, headers=caller.headers)
             got = response.status_code, response.text if response.status_code == 200 else response.json["error"]["code"]
-            if got != caller.verdict(ASKED[name]):
-                wrong.append((name, caller.name, got, caller.verdict(ASKED[name])))
+            if got != caller.expected_response(REQUIRED[name]):
+                wrong.append((name, caller.name, got, caller.expected_response(REQUIRED[name])))
     assert wrong == []
 
 
 def report_organization(app: Flask, rule: Rule) -> Any:
-    """A view that asks for the same and tells which organization the database believes in."""
+    """A view with the same declaration that returns the organization of its database session."""
 
     def view(**_: Any) -> str:
         return str(engine.session().scalar(sa.text("SELECT current_organization()")))
 
-    view.__access__ = access(app, rule)  # type: ignore[attr-defined]  # as a view has it
+    view.__access__ = access(app, rule)  # type: ignore[attr-defined]  # decorators set it on views
     return view
 
 
 def users(client: FlaskClient, superuser: Any) -> Iterator[Caller]:
-    """Nobody, a member of each role, an owner elsewhere, and an operator who is a viewer elsewhere.
+    """An anonymous caller, a member of each role, another owner, and an operator who is a viewer elsewhere.
 
-    Members own an organization besides, in which they are not signed in.
+    Each member also owns another organization, which their session does not select.
     """
-    yield Caller("nobody", {})
+    yield Caller("anonymous", {})
     owner = sign_up(client)
     acme = _uuid(owner)
     yield Caller("owner", owner.headers, acme, "owner")
@@ -193,7 +193,7 @@ def _uuid(user: User) -> str:
 
 
 def keys(client: FlaskClient, superuser: Any) -> Iterator[Caller]:
-    """A key with every scope, one that lacks each, and one with every scope elsewhere."""
+    """For each of two organizations: a key with every scope, and one without each scope."""
     for organization, email in (("Keys", "keys@keys.example"), ("Others", "keys@others.example")):
         user = sign_up(client, email, organization)
         organization_id = _uuid(user)

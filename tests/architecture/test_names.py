@@ -1,4 +1,4 @@
-"""Names: files that say nothing, class names that occur twice, and how callers refer to functions."""
+"""Names: file names without meaning, class names that occur twice, and how callers refer to functions."""
 
 import ast
 import re

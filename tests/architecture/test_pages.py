@@ -1,4 +1,4 @@
-"""Every page and every form x every caller, by what its view declares; a page without a declaration fails elsewhere."""
+"""Access of every role to every page and form, as its view declares it; test_routes rejects a page without a declaration."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -20,7 +20,7 @@ HOME = "/dashboard"
 
 
 def pages(app: Flask) -> Iterator[tuple[str, str, Access]]:
-    """Method, an address with ids nobody has, and the declaration of each page that not everybody may see."""
+    """Method, path with unknown ids, and declaration of each page that is not public."""
     for rule in app.url_map.iter_rules():
         declared: Access = app.view_functions[rule.endpoint].__access__  # type: ignore[attr-defined]  # decorators put it there
         if declared.is_public or rule.rule.startswith("/api/"):

@@ -1,4 +1,4 @@
-"""Every address says who may call it and what it takes and gives."""
+"""Every route declares its permission, its request and its response."""
 
 import re
 from collections.abc import Iterator

@@ -15,7 +15,7 @@ from saas_api.core.db.engine import db
 from tests.architecture.source import PACKAGE
 
 A, B, X = (f"00000000-0000-7000-8000-00000000000{digit}" for digit in "abc")
-# Spoken to in SQL alone: by the core, and by the mock providers, which stand for somebody else.
+# Tables without a model: the core and the mock providers use SQL.
 WITHOUT_MODEL = {
     "alembic_version",
     "delivery_counters",
@@ -25,7 +25,7 @@ WITHOUT_MODEL = {
     "mock_checkouts",
     "mock_sends",
 }
-# One row of organization A in each table; {org} stands for it, {x} for any other id.
+# One row of organization A in each table; {org} is its id, {x} any other id.
 ROWS = {
     "organizations": "(id, name, slug) VALUES ('{org}', 'n', 's')",
     "organization_limits": "(organization_id, reason) VALUES ('{org}', 'r')",

@@ -8,7 +8,7 @@ import pytest
 
 from tests.architecture.source import ROOT
 
-# `list_due` stands for every function that takes a `SystemSession`; its module imports little of the package.
+# `list_due` represents every function that takes a `SystemSession`; its module imports little of the package.
 PLANTED = """
 from uuid import uuid4
 from saas_api.core.db import engine, tenancy

@@ -23,7 +23,7 @@ STATUSES = {"accepted": 202, "refused": 402}
 
 @pytest.fixture
 def organization(app: Flask, alice: User) -> BillingOrganization:
-    """Alice's organization as if she had signed up when the example begins; her session is of the present."""
+    """Alice's organization as if she had signed up when the example begins; her session expires by the real time."""
     organization = BillingOrganization(ids.parse_id("org", alice.organization_id))
     with app.app_context(), system_session() as session:
         set_created_at = text("UPDATE organizations SET created_at = :at WHERE id = :id")

@@ -30,7 +30,7 @@ LATE = """SELECT e.id FROM usage_events e JOIN billing_periods p ON p.id = e.bil
 
 
 def no_lock(_: Session, __: UUID) -> None:
-    """Nothing is held."""
+    """Continue without waiting."""
 
 
 def row_lock(session: Session, organization_id: UUID) -> None:

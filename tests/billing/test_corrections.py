@@ -39,8 +39,15 @@ def line(organization: BillingOrganization, kind: str) -> Any:
 
 def test_credit_note_lowers_the_amount_due() -> None:
     organization, invoice = create_invoice(3_050, 12_345)
-    note = create_credit_note(organization, invoice.id, lines={line(organization, "usage:starter@1:email"): 1235})
-    assert (note.number, note.total_minor, note.to_due_minor, note.to_wallet_minor) == ("CN-000001", 1235, 1235, 0)
+    credit_note = create_credit_note(
+        organization, invoice.id, lines={line(organization, "usage:starter@1:email"): 1235}
+    )
+    assert (credit_note.number, credit_note.total_minor, credit_note.to_due_minor, credit_note.to_wallet_minor) == (
+        "CN-000001",
+        1235,
+        1235,
+        0,
+    )
     after = newest_invoice(organization)
     assert (after.state, after.due_minor, after.credited_minor, after.reduced_minor) == ("open", 5950, 1235, 1235)
     assert "credit_note.issued" in audit_actions(organization)
@@ -59,8 +66,8 @@ def test_credit_note_on_a_paid_invoice_goes_to_the_wallet() -> None:
 def test_credit_note_over_the_amount_due_settles_the_invoice() -> None:
     organization, invoice = create_invoice()
     settle_payment(organization, invoice.id, 1000)
-    note = create_credit_note(organization, invoice.id)
-    assert (note.total_minor, note.to_due_minor, note.to_wallet_minor) == (3205, 2205, 1000)
+    credit_note = create_credit_note(organization, invoice.id)
+    assert (credit_note.total_minor, credit_note.to_due_minor, credit_note.to_wallet_minor) == (3205, 2205, 1000)
     assert newest_invoice(organization).state == "paid"
     assert len(published_events(organization, "invoice.paid")) == 1
 
@@ -78,16 +85,16 @@ def test_wallet_credit_is_not_refunded() -> None:
     organization.grant(1000, "promotional", 5)
     invoice = close_periods(organization)
     settle_payment(organization, invoice.id, 1900)
-    note = create_credit_note(organization, invoice.id, is_refund=True)
-    assert (note.to_refund_minor, note.to_wallet_minor) == (1900, 1000)
+    credit_note = create_credit_note(organization, invoice.id, is_refund=True)
+    assert (credit_note.to_refund_minor, credit_note.to_wallet_minor) == (1900, 1000)
 
 
 def test_credit_amount_reduces_the_lines_in_their_order() -> None:
     organization, invoice = create_invoice()
-    note = create_credit_note(organization, invoice.id, amount_minor=3000)
+    credit_note = create_credit_note(organization, invoice.id, amount_minor=3000)
     taken = organization.rows("SELECT amount_minor FROM credit_note_lines ORDER BY amount_minor DESC")
     assert [row.amount_minor for row in taken] == [2900, 100]
-    assert note.total_minor == 3000
+    assert credit_note.total_minor == 3000
 
 
 @pytest.mark.parametrize("content", [{"amount_minor": 3206}, {"lines": {"base:starter@1": 2901}}])

@@ -34,7 +34,7 @@ def organization() -> BillingOrganization:
 
 
 VIOLATIONS: dict[str, str] = {
-    # B2: events stand, and one period pays for each
+    # B2: events do not change, and each is billed in one period
     "an event without a period": f"""{EVENT}
       SELECT organization_id, 'x', 'k', 'sms', 1, now(), NULL, NULL FROM subscriptions""",
     "an event changed": "UPDATE usage_events SET occurred_at = occurred_at - interval '1 day'",
@@ -77,7 +77,7 @@ VIOLATIONS: dict[str, str] = {
       starts_at) SELECT organization_id, id, 2, 'pro@1', '2026-06-01' FROM subscriptions""",
     "two plans at once": """INSERT INTO subscription_segments (organization_id, subscription_id, seq, plan_version_id,
       starts_at) SELECT organization_id, id, 1, 'pro@1', started_at FROM subscriptions""",
-    # B5: prices stand, and so does the plan of what is billed
+    # B5: published prices do not change, nor does the plan of a billed segment
     "a published price changed": "UPDATE prices SET unit_price = 0",
     "a published price deleted": "DELETE FROM prices",
     "a published tier changed": "UPDATE price_tiers SET unit_price = 0",
@@ -95,10 +95,10 @@ VIOLATIONS: dict[str, str] = {
     "a billed period lengthened": "UPDATE billing_periods SET ends_at = ends_at + interval '1 d' WHERE seq = 1",
     "a billed period closed at another time": "UPDATE billing_periods SET closed_at = now() WHERE seq = 1",
     "an open period invoiced": "UPDATE billing_periods SET state = 'invoiced', closed_at = now() WHERE seq = 2",
-    # B7: one live invoice for a period
+    # B7: one invoice for a period that is not void
     "a second invoice of a period": f"{INVOICE.format('')} billing_period_id, 'cycle', 'USD', 1 FROM invoices",
     "a cycle invoice without a period": f"{INVOICE.format('')} NULL, 'cycle', 'USD', 1 FROM invoices",
-    # B8: what is final stands
+    # B8: a final invoice does not change
     "a total changed": "UPDATE invoices SET total_minor = 0, subtotal_minor = 0",
     "an invoice readdressed": """UPDATE invoices SET bill_to = '{"name": "Other"}'""",
     "an invoice that sells for another": """UPDATE invoices SET seller = '{"name": "Other"}'""",

@@ -71,7 +71,7 @@ def organization_with_history() -> BillingOrganization:
 
 
 def violations_by_check() -> dict[str, list[str]]:
-    """What each check finds, where it finds anything."""
+    """Violations by check, of checks that find any."""
     results = invariants.check_invariants()
     assert [result.check.name for result in results] == [check.name for check in INVARIANTS]
     return {

@@ -2,7 +2,7 @@
 
 | caller | status |
 |---|---|
-| nobody | 401 |
+| anonymous | 401 |
 | owner, member | 200 |
 | API key | 403, whatever its scopes |
 | owner elsewhere | 404, as for an invoice that does not exist |
@@ -30,7 +30,7 @@ CENT = Decimal("0.01")
 
 @pytest.fixture
 def acme(client: FlaskClient) -> BillingReader:
-    """April on starter: 305 segments, ten e-mails, two segments taken back."""
+    """April on starter: 305 segments, ten e-mails, two segments reversed."""
     reader = sign_up_for_billing(client)
     with reader.app_context() as account:
         account.use(304, at=day(10))
@@ -94,7 +94,7 @@ def test_invoice_is_hidden_from_keys_and_other_organizations(
 def test_viewer_reads_invoices(acme: BillingReader, app: Flask, client: FlaskClient) -> None:
     join(app, ids.format_id("org", acme.account.id), "viewer@acme.example", "viewer")
     path = f"/billing/invoices/{acme.newest_invoice()['id']}"
-    clock.freeze_time(None)  # sessions live by the present
+    clock.freeze_time(None)  # sessions expire by the real time
     assert acme.request(path, sign_in(client, "viewer@acme.example").headers).status_code == 200
 
 

@@ -83,7 +83,7 @@ def states() -> dict[str, int]:
 
 
 def wait_until_locks_are_free() -> None:
-    """A server process goes on for a moment after its client was killed, and others skip the rows it locks."""
+    """A server process continues for a moment after its client was killed, and others skip the rows it locks."""
     for _ in range(200):
         with tenancy.system_session("billing.close") as session:
             if not session.scalar(_OTHERS):

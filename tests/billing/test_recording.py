@@ -1,4 +1,4 @@
-"""Usage that is recorded late or early: its own period pays while it is open, then the current one."""
+"""Usage that is recorded late or early: it is billed in its own period while that is open, else in the current one."""
 
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -26,7 +26,7 @@ def record(organization: BillingOrganization, at: datetime, quantity: int = 1, k
 
 
 def owners(organization: BillingOrganization) -> list[tuple[int, int | None]]:
-    """The period that pays for each event and the one it is late for, by their numbers."""
+    """Numbers of the period that bills each event and of the one it is late for."""
     rows = organization.rows("""SELECT p.seq, l.seq
       FROM usage_events e JOIN billing_periods p ON p.id = e.billing_period_id
       LEFT JOIN billing_periods l ON l.id = e.late_for_period_id ORDER BY e.recorded_at""")

@@ -123,8 +123,8 @@ def test_concurrent_settlements_never_allocate_more_than_is_due(app: Flask) -> N
 
     with ThreadPoolExecutor(4) as pool:
         settled = [run.result() for run in [pool.submit(pay, number) for number in range(4)]]
-    assert sum(one.allocated_minor for one in settled) == 3205
-    assert sum(one.excess_minor for one in settled) == 795
+    assert sum(payment.allocated_minor for payment in settled) == 3205
+    assert sum(payment.excess_minor for payment in settled) == 795
     assert newest_invoice(organization).state == "paid"
 
 

@@ -29,11 +29,16 @@ def test_wallet_and_credit_notes_are_listed(acme: BillingReader) -> None:
     with acme.app_context() as account:
         books.settle_payment(account, invoice_id, 3206)
         books.create_credit_note(account, invoice_id, amount_minor=1235)
-    [note] = acme.get("/billing/credit-notes")["credit_notes"]
-    assert (note["number"][:3], note["amount"], note["to_wallet"], note["to_due"]) == ("CN-", "12.35", "12.35", "0.00")
-    assert note["invoice_number"] == invoice["number"]
-    assert sum(Decimal(line["amount"]) for line in note["lines"]) == Decimal("12.35")
-    assert acme.newest_invoice()["credit_notes"][0]["number"] == note["number"]
+    [credit_note] = acme.get("/billing/credit-notes")["credit_notes"]
+    assert (credit_note["number"][:3], credit_note["amount"], credit_note["to_wallet"], credit_note["to_due"]) == (
+        "CN-",
+        "12.35",
+        "12.35",
+        "0.00",
+    )
+    assert credit_note["invoice_number"] == invoice["number"]
+    assert sum(Decimal(line["amount"]) for line in credit_note["lines"]) == Decimal("12.35")
+    assert acme.newest_invoice()["credit_notes"][0]["number"] == credit_note["number"]
     acme.close(day(1, 2, month=6))
     wallet = acme.get("/billing/wallet")
     [grant] = wallet["grants"]

@@ -1,4 +1,4 @@
-"""The worked examples of docs/billing.md: every figure there is what the product stores."""
+"""The worked examples of docs/billing.md: every figure there equals what the product stores."""
 
 import re
 from collections.abc import Callable

@@ -68,7 +68,7 @@ def test_zone_changes_across_the_date_line_leave_no_gap_or_overlap() -> None:
     assert all(earlier[1] == later[0] for earlier, later in pairwise(periods))
     assert all(timedelta(days=26) < ends_at - starts_at < timedelta(days=33) for starts_at, ends_at, _ in periods)
     totals = [invoice.total_minor for invoice in organization.invoices()]
-    assert totals[0] == max(totals) == 2900  # a longer period pays one base, a shorter one its share
+    assert totals[0] == max(totals) == 2900  # a longer period costs one base price, a shorter one its share
     assert min(totals) > 2800
 
 

@@ -62,12 +62,12 @@ def open_window(browser: Browser, site: str) -> Iterator[OpenWindow]:
 
 @pytest.fixture
 def window(open_window: OpenWindow) -> Window:
-    """A window in which nobody is signed in."""
+    """A window without a session."""
     return open_window()
 
 
 def use_session(window: Window, user: User) -> None:
-    """Set the session cookies of a person in a window."""
+    """Set the session cookies of a user in a window."""
     cookies = {"at": user.token, "rt": user.refresh_token}
     window.context.add_cookies([{"name": name, "value": value, "url": window.url} for name, value in cookies.items()])
 

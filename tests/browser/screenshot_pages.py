@@ -111,7 +111,7 @@ def decline_payment(_context: ScreenshotContext, window: Window) -> None:
 
 def impersonate(context: ScreenshotContext, window: Window) -> None:
     window.open(f"{context.path(ORGANIZATION)}/view-as")
-    window.fill(reason="A screenshot of what the customer sees.")
+    window.fill(reason="A screenshot of the organization's pages.")
     window.press("View for 60 minutes")
     window.page.wait_for_url("**/dashboard**")
 

@@ -90,7 +90,7 @@ def take(context: ScreenshotContext, window: Window, stem: Path, open_page: Step
                 window.check_width()
                 write(window.page.screenshot(full_page=True), stem.with_name(f"{stem.name}-{theme}-{width}.png"))
     except (Error, AssertionError, LookupError) as error:
-        window.note(f"{error}".strip().splitlines()[0])
+        window.record(f"{error}".strip().splitlines()[0])
     problems = [f"{stem.name}: {problem}" for problem in window.problems]
     window.problems.clear()
     return problems

@@ -32,7 +32,7 @@ def test_forbidden_behaviour_of_a_page_is_recorded(window: Window) -> None:
     assert "console: broken" in take_problems(window)
     window.page.goto("about:blank")
     window.page.evaluate("() => fetch('http://127.0.0.2:9/').catch(() => null)")
-    assert "asked another host: http://127.0.0.2:9/" in take_problems(window)
+    assert "requested another host: http://127.0.0.2:9/" in take_problems(window)
 
 
 def test_api_reference_works_offline(open_window: OpenWindow) -> None:

@@ -53,7 +53,7 @@ def test_operator_bills_a_month_and_owner_pays(
 ) -> None:
     operator.open(f"/admin/organizations/{payer.organization_id}/bill-now")
     operator.sees("A dry run")
-    operator.fill(name="Acme", reason="The customer asked for an invoice today.")
+    operator.fill(name="Acme", reason="The owner requested an invoice today.")
     operator.press("Bill now")
     operator.page.wait_for_load_state()
     operator.inspect()

@@ -29,7 +29,7 @@ def check_page(window: Window, route: PageRoute, number: int) -> None:
     response = window.page.goto(f"{window.url}{route.path}")
     assert response is not None
     if response.status != expected:
-        window.note(f"answered {response.status}")
+        window.record(f"answered {response.status}")
         return
     for index, (theme, width) in enumerate(VIEWS):
         window.theme(theme)

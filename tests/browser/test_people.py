@@ -71,7 +71,7 @@ def test_operator_suspends_and_resumes_an_organization(
 
 def test_impersonating_operator_cannot_change_anything(operator: Window, alice: User) -> None:
     operator.open(f"/admin/organizations/{alice.organization_id}/view-as")
-    operator.fill(reason="The customer asks what the chart means, ticket 12.")
+    operator.fill(reason="The owner asks what the chart means, ticket 12.")
     operator.press("View for 60 minutes")
     operator.page.wait_for_url("**/dashboard**")
     operator.page.get_by_role("button", name="End viewing").wait_for()

@@ -54,7 +54,7 @@ class Window:
     def watch(self) -> None:
         """Record problems from now on."""
         self.page.on("console", self._on_console)
-        self.page.on("pageerror", lambda error: self.note(f"script error: {error}"))
+        self.page.on("pageerror", lambda error: self.record(f"script error: {error}"))
         self.page.on("request", self._on_request)
 
     def open(self, path: str, status: int = 200) -> Page:
@@ -71,7 +71,7 @@ class Window:
         self.page.get_by_role("button", name=name, exact=exact).first.click()
 
     def follow(self, name: str, *, exact: bool = True) -> None:
-        """Follow the link of that name in the page's own part."""
+        """Follow the link of that name in the main part of the page."""
         self.page.locator("main").get_by_role("link", name=name, exact=exact).first.click()
 
     def fill(self, **fields: str) -> None:
@@ -80,11 +80,11 @@ class Window:
             self.page.locator(f'main [name="{name}"]:not([type=hidden])').first.fill(value)
 
     def sees(self, text: str, *, within: str = "main") -> None:
-        """Wait until a text is to be seen."""
+        """Wait until a text is visible."""
         self.page.locator(within).get_by_text(text).locator("visible=true").first.wait_for()
 
     def refresh_until(self, text: str, *, tries: int = 20) -> None:
-        """Reload until a text is there, as a browser without scripts does."""
+        """Reload until a text is visible, as a browser without scripts does."""
         for _ in range(tries):
             if self.page.locator("main").get_by_text(text).count():
                 return
@@ -93,7 +93,7 @@ class Window:
         self.sees(text)
 
     def size(self, width: int) -> None:
-        """Make the window as wide as that, in CSS pixels."""
+        """Set the width of the window in CSS pixels."""
         if (self.page.viewport_size or {}).get("width") != width:
             self.page.set_viewport_size({"width": width, "height": HEIGHT})
 
@@ -128,7 +128,7 @@ class Window:
     def check_accessibility(self) -> None:
         """Record violations of accessibility."""
         for violation in self.axe():
-            self.note(f"axe: {violation}")
+            self.record(f"axe: {violation}")
 
     def check_width(self) -> None:
         """Record when the page scrolls sideways."""
@@ -136,10 +136,10 @@ class Window:
             return
         wide = self.overflow()
         if wide:
-            self.note(f"scrolls sideways: {wide}")
+            self.record(f"scrolls sideways: {wide}")
 
-    def note(self, problem: str) -> None:
-        """Record a problem of the page as it is shown now."""
+    def record(self, problem: str) -> None:
+        """Record a problem of the current page."""
         size = self.page.viewport_size
         width = size["width"] if size else WIDE
         self.problems.append(f"{self.page.url.removeprefix(self.url)} at {width} px: {problem}")
@@ -149,12 +149,12 @@ class Window:
             return
         status = _STATUS.search(message.text)
         if not (status and int(status[1]) in self.statuses):
-            self.note(f"console: {message.text}")
+            self.record(f"console: {message.text}")
 
     def _on_request(self, request: Request) -> None:
         url = urlsplit(request.url)
         if url.scheme in ("http", "https", "ws", "wss") and url.netloc != urlsplit(self.url).netloc:
-            self.note(f"asked another host: {request.url}")
+            self.record(f"requested another host: {request.url}")
 
 
 @contextmanager

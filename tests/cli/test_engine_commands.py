@@ -35,7 +35,7 @@ class Shell:
 
 
 def serve(connection: Connection, config: dict[str, Any], path: Path) -> None:
-    """Run every command that comes, in a process that may fork another one to hold the engines."""
+    """Run each received command in a process that can fork another one, which owns the engines."""
     database_url, redis_url = instance.engine_urls(path)
     app = create_app({**config, "DATABASE_URL": database_url, "REDIS_URL": redis_url, "INSTANCE": str(path)})
     cli.init_app(app)

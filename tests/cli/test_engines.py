@@ -91,7 +91,7 @@ def test_committed_rows_survive_kill_9_of_both_engines(directory: Path) -> None:
     (directory / "pg" / "data.new").mkdir()  # what a killed initdb leaves behind
     with Engines(directory) as engines:
         with closing(engines.postgres.superuser("saas")) as connection, connection, connection.cursor() as cursor:
-            cursor.execute("CREATE TABLE kept AS SELECT 1 AS one")
+            cursor.execute("CREATE TABLE stored AS SELECT 1 AS one")
         for engine in (engines.postgres, engines.redis):
             assert engine.process
             engine.process.kill()
@@ -99,7 +99,7 @@ def test_committed_rows_survive_kill_9_of_both_engines(directory: Path) -> None:
             engine.start()
             assert engine.is_ready()
         with closing(engines.postgres.superuser("saas")) as connection, connection.cursor() as cursor:
-            cursor.execute("SELECT one FROM kept")
+            cursor.execute("SELECT one FROM stored")
             assert cursor.fetchall() == [(1,)]
         pids = [engine.pid for engine in (engines.postgres, engines.redis) if engine.pid]
     wait_until_gone(*pids)

@@ -73,7 +73,7 @@ class Clone:
         return process, output.read_text()
 
     def refused_start(self, **settings: str) -> str:
-        """The one line with which it refuses to start."""
+        """The line it prints when it refuses to start."""
         result = subprocess.run(**self.command(**settings), capture_output=True, timeout=90, check=False)
         assert result.returncode == 1, result.stderr
         assert "Traceback" not in result.stderr

@@ -14,7 +14,7 @@ from saas_api.core.fields import MoneyAmount, PrefixedId, Quantity, StrictSchema
 
 
 class LineOut(StrictSchema):
-    """One line."""
+    """One order line."""
 
     amount = MoneyAmount()
     quantity = Quantity()

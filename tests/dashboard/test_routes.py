@@ -1,10 +1,10 @@
-"""JSON of the dashboard: its figures, and who may see them.
+"""JSON of the dashboard: its figures and access to them.
 
 | caller | status |
 |---|---|
-| nobody | 401 |
+| anonymous | 401 |
 | owner | 200 |
-| API key | 401 or 403, but `/usage-graph`, which usage:read opens |
+| API key | 401 or 403; `/usage-graph` 200 with usage:read |
 """
 
 from collections.abc import Iterator

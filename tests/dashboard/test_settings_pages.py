@@ -1,4 +1,4 @@
-"""Settings of the organization, and a person's own account."""
+"""Settings of the organization, and the account of a user."""
 
 import re
 from typing import Any

@@ -1,4 +1,4 @@
-"""Team and audit log: who belongs, who may change that, and what was done."""
+"""Team pages and audit log: members, their permissions, and recorded events."""
 
 import csv
 import html
@@ -38,19 +38,19 @@ PAGES = {
 def role_of(app: Flask, user: User) -> str | None:
     organization_id = ids.parse_id("org", user.organization_id)
     with app.app_context(), tenancy.tenant_session(organization_id) as session:
-        found = session.get(Membership, (organization_id, ids.parse_id("usr", user.user_id)))
-        return found.role if found else None
+        membership = session.get(Membership, (organization_id, ids.parse_id("usr", user.user_id)))
+        return membership.role if membership else None
 
 
 def invitations(app: Flask, user: User) -> list[Invitation]:
-    """Those nobody answered or withdrew, by address."""
+    """Pending invitations, by address."""
     with app.app_context(), tenancy.tenant_session(ids.parse_id("org", user.organization_id)) as session:
-        found = session.query(Invitation).filter_by(accepted_at=None, revoked_at=None)
-        return list(found.order_by(Invitation.email))
+        query = session.query(Invitation).filter_by(accepted_at=None, revoked_at=None)
+        return list(query.order_by(Invitation.email))
 
 
-def note(app: Flask, user: User, action: str, data: dict[str, Any] | None = None) -> None:
-    """Something was done."""
+def record_event(app: Flask, user: User, action: str, data: dict[str, Any] | None = None) -> None:
+    """Record an audit event of a user."""
     organization_id = ids.parse_id("org", user.organization_id)
     with app.app_context(), tenancy.tenant_session(organization_id) as session:
         actor = Actor("user", str(ids.parse_id("usr", user.user_id)))
@@ -64,12 +64,12 @@ def test_pages_require_their_permission(app: Flask, client: FlaskClient, alice: 
 def test_members_are_not_found_by_another_organization(app: Flask, alice: User, bob: User, carol: User) -> None:
     browser = Browser(app, alice)
     browser.submit(f"{TEAM}/invite", email=DORA)
-    there = action(browser, "cancel")
+    page_path = action(browser, "cancel")
     carol_browser = Browser(app, carol)
     for verb in ("role", "remove"):
         assert carol_browser.open(f"{TEAM}/members/{bob.user_id}/{verb}").status_code == 404
     fields = {**carol_browser.form(f"{TEAM}/invite"), "role": "viewer", "typed": bob.email, "user_id": bob.user_id}
-    for path in (f"{TEAM}/members/{bob.user_id}/role", f"{TEAM}/members/{bob.user_id}/remove", there):
+    for path in (f"{TEAM}/members/{bob.user_id}/role", f"{TEAM}/members/{bob.user_id}/remove", page_path):
         assert carol_browser.send(path, fields).status_code == 404
     fields["typed"] = "Carol & Co"
     assert carol_browser.send(f"{TEAM}/transfer", fields).status_code == 404
@@ -78,9 +78,9 @@ def test_members_are_not_found_by_another_organization(app: Flask, alice: User, 
 
 
 def action(browser: Browser, verb: str) -> str:
-    """Where the one form of the team's page with that verb goes."""
-    (found,) = re.findall(rf'<form method="post" action="([^"]+/{verb})"', browser.open(TEAM).text)
-    return str(found)
+    """Action of the only form with that verb on the team page."""
+    (path,) = re.findall(rf'<form method="post" action="([^"]+/{verb})"', browser.open(TEAM).text)
+    return str(path)
 
 
 def test_team_lists_members_with_role_and_activity(app: Flask, client: FlaskClient, alice: User) -> None:
@@ -133,10 +133,10 @@ def test_resent_invitation_has_a_new_link(app: Flask, alice: User) -> None:
     browser = Browser(app, alice)
     browser.submit(f"{TEAM}/invite", email=DORA, role="viewer")
     (before,) = invitations(app, alice)
-    there = action(browser, "resend")
-    fields = browser.form(TEAM, there)
-    assert browser.send(there, fields).status_code == 303
-    assert browser.send(there, fields).status_code == 303
+    page_path = action(browser, "resend")
+    fields = browser.form(TEAM, page_path)
+    assert browser.send(page_path, fields).status_code == 303
+    assert browser.send(page_path, fields).status_code == 303
     (after,) = invitations(app, alice)
     assert (after.email, after.role) == (DORA, "viewer")
     assert after.digest != before.digest
@@ -145,15 +145,15 @@ def test_resent_invitation_has_a_new_link(app: Flask, alice: User) -> None:
 def test_invitation_is_canceled(app: Flask, alice: User) -> None:
     browser = Browser(app, alice)
     browser.submit(f"{TEAM}/invite", email=DORA)
-    there = action(browser, "cancel")
-    assert browser.submit(TEAM, there).status_code == 303
+    page_path = action(browser, "cancel")
+    assert browser.submit(TEAM, page_path).status_code == 303
     assert not invitations(app, alice)
-    assert browser.send(there, form_of(browser.open(TEAM), "/logout")).status_code == 404
+    assert browser.send(page_path, form_of(browser.open(TEAM), "/logout")).status_code == 404
 
 
 def test_role_change_requires_a_recent_password(app: Flask, alice: User, bob: User) -> None:
     browser, path = Browser(app, alice), f"{TEAM}/members/{bob.user_id}/role"
-    browser.client.delete_cookie("at")  # the session goes on, its password was asked some time ago
+    browser.client.delete_cookie("at")  # the session continues, but is not recently authenticated
     refused = browser.submit(path, role="admin")
     assert refused.status_code == 422
     assert form_of(refused, path)["role"] == ["admin"]
@@ -200,7 +200,7 @@ def test_lone_owner_is_asked_to_invite_first(app: Flask, alice: User) -> None:
 
 
 def test_audit_log_names_actors_and_escapes_data(app: Flask, alice: User) -> None:
-    note(app, alice, "organization.changed", {"after": {"name": "<script>alert(1)</script>"}})
+    record_event(app, alice, "organization.changed", {"after": {"name": "<script>alert(1)</script>"}})
     text = Browser(app, alice).open(AUDIT).text
     assert alice.email in text
     assert "organization.changed" in text
@@ -209,14 +209,14 @@ def test_audit_log_names_actors_and_escapes_data(app: Flask, alice: User) -> Non
 
 
 def test_audit_log_is_filtered(app: Flask, alice: User) -> None:
-    note(app, alice, "api_key.revoked")
-    note(app, alice, "invoice.paid")
+    record_event(app, alice, "api_key.revoked")
+    record_event(app, alice, "invoice.paid")
     browser = Browser(app, alice)
     assert "<code>api_key.revoked" not in browser.open(f"{AUDIT}?action=invoice").text
     assert "invoice.paid</code>" in browser.open(f"{AUDIT}?action=invoice&actor={alice.user_id}").text
     assert "Nothing matches" in browser.open(f"{AUDIT}?action=invoice&actor=system").text
     assert "Nothing matches" in browser.open(f"{AUDIT}?end_date=2020-01-31").text
-    for wrong in ("start_date=soon", "actor=somebody", "start_date=2026-03-02&end_date=2026-03-01", "cursor=x"):
+    for wrong in ("start_date=soon", "actor=unknown", "start_date=2026-03-02&end_date=2026-03-01", "cursor=x"):
         response = browser.open(f"{AUDIT}?{wrong}")
         assert response.status_code == 422, wrong
     rejected_form = browser.open(f"{AUDIT}?start_date=soon&action=api_key").text
@@ -226,7 +226,7 @@ def test_audit_log_is_filtered(app: Flask, alice: User) -> None:
 
 def test_older_entries_are_on_the_next_page(app: Flask, alice: User) -> None:
     for _ in range(30):
-        note(app, alice, "invoice.paid")
+        record_event(app, alice, "invoice.paid")
     browser = Browser(app, alice)
     first = browser.open(f"{AUDIT}?action=invoice").text
     older = html.unescape(re.search(r'href="([^"]+)" rel="next"', first)[1])
@@ -235,8 +235,8 @@ def test_older_entries_are_on_the_next_page(app: Flask, alice: User) -> None:
 
 
 def test_csv_applies_filters_and_escapes_formulas(app: Flask, alice: User) -> None:
-    note(app, alice, "=cmd|' /C calc'!A0")
-    note(app, alice, "invoice.paid", {"number": "INV-1"})
+    record_event(app, alice, "=cmd|' /C calc'!A0")
+    record_event(app, alice, "invoice.paid", {"number": "INV-1"})
     browser = Browser(app, alice)
     response = browser.open(f"{AUDIT}?format=csv")
     assert response.mimetype == "text/csv"
@@ -249,7 +249,7 @@ def test_csv_applies_filters_and_escapes_formulas(app: Flask, alice: User) -> No
     assert rows[1]["action"] == "'=cmd|' /C calc'!A0"
     filtered = browser.open(f"{AUDIT}?format=csv&action=invoice").data.decode("utf-8-sig")
     assert len(list(csv.DictReader(io.StringIO(filtered)))) == 1
-    assert browser.open(f"{AUDIT}?format=csv&actor=somebody").status_code == 422
+    assert browser.open(f"{AUDIT}?format=csv&actor=unknown").status_code == 422
 
 
 def test_pages_take_few_statements(app: Flask, alice: User, bob: User) -> None:

@@ -73,7 +73,7 @@ def find_violations(stack: Stack, load: Load, receivers: Mapping[str, Receiver] 
     repeats, allowed, unknown_ids = stack.rows(_OUTSIDE)[0]
     if repeats > allowed or unknown_ids:
         violations.append(
-            f"the provider was asked {repeats} times again, {allowed} are explained; {unknown_ids} unknown ids"
+            f"the provider received {repeats} repeated calls, {allowed} explained, and {unknown_ids} unknown ids"
         )
     return violations
 

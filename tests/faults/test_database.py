@@ -1,4 +1,4 @@
-"""PostgreSQL cuts or refuses connections, or turns read-only: calls get 503 and succeed again afterwards."""
+"""PostgreSQL terminates or refuses connections, or turns read-only: calls get 503 and succeed again afterwards."""
 
 import time
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ def command(running: Stack, sql: str) -> None:
 
 @contextmanager
 def altered(running: Stack, change: str, back: str) -> Iterator[None]:
-    """Change the server for the block; open connections are cut or reloaded at both ends."""
+    """Change the server for the block; open connections are terminated, or reloaded with it."""
     command(running, change)
     try:
         yield
@@ -43,12 +43,12 @@ def check(name: str, running: Stack, load: Load, allowed: set[int]) -> None:
 
 
 def test_connection_cut_while_accepting_is_replaced(running: Stack) -> None:
-    with Load(running, [sign_up(running, "cut")], threads=3) as load:
+    with Load(running, [sign_up(running, "terminated")], threads=3) as load:
         terminated = 0
         for _ in range(CUTS):
             time.sleep(1)
             terminated += running.rows(_CUT, DATABASE_LOGIN)[0][0]
-    print(f"\n{terminated} connections cut")  # noqa: T201 - the figures are what the round is for
+    print(f"\n{terminated} connections terminated")  # noqa: T201 - the figures are what the round is for
     assert terminated >= CUTS
     check("backends terminated", running, load, {202, 503})
     refused = sum(status == 503 for status, _ in load.statuses)

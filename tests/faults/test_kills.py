@@ -24,7 +24,7 @@ KILLS, MESSAGES = (36, 2_000) if IS_LONG else (8, 250)
 
 @pytest.fixture
 def receivers() -> Iterator[dict[str, Receiver]]:
-    """Run two receivers for each organization: one that always succeeds, and one that fails now and then."""
+    """Run two receivers for each organization: one that always succeeds, and one that sometimes fails."""
     with ExitStack() as stacked:
         running = [stacked.enter_context(run_receiver()) for _ in range(2 * len(TENANTS))]
         for receiver in running[1::2]:

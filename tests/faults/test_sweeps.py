@@ -28,7 +28,7 @@ _OF = "FROM messages m JOIN organizations o ON o.id = m.organization_id WHERE o.
 _OPEN = f"SELECT count(*) {_OF} AND m.next_at IS NOT NULL"
 _SENDING = f"SELECT count(*) {_OF} AND m.status = 'sending'"
 _ENDS = f"SELECT m.status, m.attempts, m.interruptions, count(*) {_OF} GROUP BY 1, 2, 3"
-_CALLS = "SELECT max(calls), count(*) FROM mock_sends s WHERE s.message_id IN (SELECT m.id {})".format(_OF)  # noqa: UP032 - our own words
+_CALLS = "SELECT max(calls), count(*) FROM mock_sends s WHERE s.message_id IN (SELECT m.id {})".format(_OF)  # noqa: UP032 - a constant of this file
 _LOST = "SELECT coalesce(sum(value), 0)::int FROM delivery_counters WHERE name = 'lease_lost_total'"
 SLOW = "+15005550005"
 NUMBER = "+2348012345678"
@@ -100,7 +100,7 @@ def test_worker_that_overslept_its_lease_writes_nothing(running: Stack) -> None:
     assert running.rows(_ENDS, "sleepy") == ends == [("delivered", 1, 1, 8)]
 
 
-@pytest.mark.parametrize("is_unreadable", [False, True], ids=["deleted", "poisoned"])
+@pytest.mark.parametrize("is_unreadable", [False, True], ids=["deleted", "unreadable"])
 def test_schedule_entry_is_restored_when_missing_or_unreadable(running: Stack, is_unreadable: bool) -> None:
     with client(running) as connection:
         wait_until(lambda: connection.zscore(TICKS, SCHEDULE_ENTRY_ID), 20, "the tick")
@@ -114,7 +114,7 @@ def test_schedule_entry_is_restored_when_missing_or_unreadable(running: Stack, i
         wait_until(lambda: (connection.zscore(TICKS, SCHEDULE_ENTRY_ID) or 0) > time.time() - 1, 20, "the tick is back")
         assert connection.hget(f"rq:job:{SCHEDULE_ENTRY_ID}", "created_at") != b"rubbish"
     seconds = time.monotonic() - started
-    print(f"\ntick {'poisoned' if is_unreadable else 'deleted'}: back after {seconds:.1f} s")  # noqa: T201 - the figures are what the round is for
+    print(f"\nschedule entry {'unreadable' if is_unreadable else 'deleted'}: back after {seconds:.1f} s")  # noqa: T201 - the figures are what the round is for
 
 
 def test_full_redis_rejects_no_message(running: Stack) -> None:

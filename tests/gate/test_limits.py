@@ -78,7 +78,7 @@ def test_test_keys_have_their_own_windows(client: FlaskClient) -> None:
 
 def test_invalid_request_is_counted(client: FlaskClient) -> None:
     key = make_key(client, sign_up(client))
-    response = client.post(SEND, json={"to": "nobody"}, headers=key)
+    response = client.post(SEND, json={"to": "invalid"}, headers=key)
     assert (response.status_code, response.headers["X-RateLimit-Remaining"]) == (422, "59")
 
 
@@ -113,7 +113,7 @@ def hung(tmp_path: Path) -> Iterator[str]:
 @pytest.fixture(params=["dead", "hung"])
 def unavailable_redis(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Address of a Redis that does not answer."""
-    return request.getfixturevalue("hung") if request.param == "hung" else f"unix://{tmp_path / 'nobody.sock'}"
+    return request.getfixturevalue("hung") if request.param == "hung" else f"unix://{tmp_path / 'missing.sock'}"
 
 
 @pytest.mark.long

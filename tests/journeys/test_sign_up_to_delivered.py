@@ -1,4 +1,4 @@
-"""The product's main story: a stranger signs up, makes a key, sends a message, and sees it delivered and counted."""
+"""A visitor signs up, creates a key, sends a message, and sees it delivered and counted."""
 
 from collections.abc import Callable
 

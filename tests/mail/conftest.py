@@ -1,4 +1,4 @@
-"""Each test has a mailbox of its own."""
+"""A separate mailbox for each test."""
 
 from pathlib import Path
 

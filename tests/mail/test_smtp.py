@@ -71,7 +71,7 @@ def test_batch_of_mails_uses_one_connection(app: Flask, server: Received) -> Non
         ("250 OK", "451 later", ("queued", "provider_unavailable")),
     ],
 )
-def test_answer_of_the_server_decides_the_status(
+def test_reply_of_the_server_decides_the_status(
     app: Flask, server: Received, to_recipient: str, to_content: str, state: tuple[str, str]
 ) -> None:
     server.to_recipient, server.to_content = to_recipient, to_content

@@ -1,6 +1,6 @@
 """The mailbox shows the mails of development; in production it does not exist.
 
-Access: anybody 200 in development and test, anybody 404 in production.
+Access: every visitor gets 200 in development and test, and 404 in production.
 """
 
 import html

@@ -20,7 +20,7 @@ NO_POSTGRESQL = "postgresql+psycopg2://saas@127.0.0.1:1/saas"
 
 @pytest.fixture
 def probe_client(config: dict[str, Any]) -> Iterator[FlaskClient]:
-    """A client of the probes alone, whose PostgreSQL is away."""
+    """A client of the probes alone, whose PostgreSQL is unavailable."""
     app = App("probes")
     app.config.update(config, SQLALCHEMY_DATABASE_URI=NO_POSTGRESQL, SQLALCHEMY_ENGINE_OPTIONS=engine.engine_options())
     db.init_app(app)

@@ -1,4 +1,4 @@
-"""Starting a payment: access, validation, and providers that do not answer."""
+"""Starting a payment: access, validation, and providers that do not respond."""
 
 import threading
 from datetime import timedelta
@@ -166,7 +166,7 @@ def test_slow_provider_is_a_503(
     stripe_provider._client.cache_clear()
 
 
-def test_lost_answer_of_stripe_is_recovered_with_the_same_key(acme: PayingOrganization, stripe: StripeServer) -> None:
+def test_lost_response_of_stripe_is_recovered_with_the_same_key(acme: PayingOrganization, stripe: StripeServer) -> None:
     stripe.is_losing_responses = True
     assert code(acme.initiate("stripe")) == (503, "PROVIDER_UNAVAILABLE")
     stripe.is_losing_responses = False
@@ -177,7 +177,7 @@ def test_lost_answer_of_stripe_is_recovered_with_the_same_key(acme: PayingOrgani
     assert acme.payment().provider_reference in stripe.sessions
 
 
-def test_lost_answer_of_paystack_fails_the_payment(acme: PayingOrganization, paystack: PaystackServer) -> None:
+def test_lost_response_of_paystack_fails_the_payment(acme: PayingOrganization, paystack: PaystackServer) -> None:
     paystack.is_losing_responses = True
     assert code(acme.initiate("paystack")) == (503, "PROVIDER_UNAVAILABLE")
     paystack.is_losing_responses = False

@@ -24,7 +24,7 @@ def code(response: Any) -> tuple[int, str]:
 
 
 def test_signed_event_is_stored(context: Flask, client: FlaskClient) -> None:
-    event = mock_payments.new_event("checkout.completed", "nobodys")
+    event = mock_payments.new_event("checkout.completed", "unknown")
     response = client.post(EVENTS, data=event.body, headers={MOCK: event.signature})
     assert (response.status_code, response.json["data"]) == (200, {"status": "received"})
     assert [event.state for event in inbox_events()] == ["received"]

@@ -76,11 +76,11 @@ def test_concurrent_runs_plan_a_refund_once(acme: PayingOrganization, stripe: St
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(run, range(4)))
     assert refunds(acme) == [("succeeded", 2500)]
-    assert sum(int(one["amount"]) for one in stripe.refunds.values()) == 2500
+    assert sum(int(refund["amount"]) for refund in stripe.refunds.values()) == 2500
 
 
 @pytest.mark.parametrize("name", ["stripe", "paystack"])
-def test_refund_with_a_lost_answer_is_not_sent_twice(
+def test_refund_with_a_lost_response_is_not_sent_twice(
     acme: PayingOrganization, stripe: StripeServer, paystack: PaystackServer, name: str
 ) -> None:
     server: Any = {"stripe": stripe, "paystack": paystack}[name]

@@ -1,4 +1,4 @@
-"""Settlement: the provider's answer decides, is compared with the request, and is applied once in any order."""
+"""Settlement: the provider's result is compared with the request and applied once, in any order of events."""
 
 from datetime import timedelta
 from typing import Any
@@ -47,9 +47,7 @@ def test_status_at_paystack_decides_instead_of_the_event(acme: PayingOrganizatio
     body = paystack_server.event("charge.success", reference)
     assert acme.post(PAYSTACK, body, paystack_server.sign(body)) == 200
     jobs.process_inbox()
-    assert (
-        payment_amounts(acme)[0] == "pending"
-    )  # the customer has left the page without paying, whatever the event says
+    assert payment_amounts(acme)[0] == "pending"  # the payer left the page without paying, so the event is wrong
     paystack.finish(reference)
     make_events_due()
     jobs.process_inbox()
@@ -98,7 +96,7 @@ def test_lower_captured_amount_pays_a_part(acme: PayingOrganization, stripe: Str
 def test_unknown_reference_is_quarantined_and_operators_are_alerted(
     acme: PayingOrganization, olga: None, stripe: StripeServer
 ) -> None:
-    stripe_event(acme, "cs_of_somebody_else")
+    stripe_event(acme, "cs_unknown")
     assert [(event.state, event.error) for event in inbox_events()] == [("quarantined", "unknown_reference")]
     assert mail_templates("operator_alert") == ["operator_alert"]
     assert acme.invoice().state == "open"

@@ -35,4 +35,4 @@ class CloseRunner:
         environment = {**forks.engines_of(self.config), "APP_FAULTS": "1"}
         environments = [{**environment, "FAULT": fault} for fault in faults or ("",)]
         done = forks.run_flask_at_once(("billing", "close", "--json", "--at", at), environments)
-        return [CloseProcess(one.returncode, one.stdout, one.stderr) for one in done]
+        return [CloseProcess(process.returncode, process.stdout, process.stderr) for process in done]

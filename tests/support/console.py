@@ -15,7 +15,7 @@ from tests.support.accounts import User, sign_up
 from tests.support.pages import Browser
 from tests.support.payments import IsolatedClient
 
-REASON = "ticket 4711: asked for by the owner"
+REASON = "ticket 4711: requested by the owner"
 IN_BOTH_LOGS = [("Acme", "operator", REASON), ("platform", "operator", REASON)]
 """Audit events of an action on the organization Acme, as `audit_log` returns them."""
 IN_PLATFORM_LOG = [("platform", "operator", REASON)]
@@ -49,7 +49,7 @@ class Console(Browser):
 
 
 def open_console(app: Flask, user: User, role: str = "admin") -> Console:
-    """Make a person an operator and return their browser."""
+    """Make a user an operator and return their browser."""
     with app.app_context(), tenancy.system_session("operator.command") as session:
         session.add(Operator(user_id=ids.parse_id("usr", user.user_id), role=role))
     return Console(app, user)
@@ -66,7 +66,7 @@ def error_summary(response: TestResponse) -> str:
 
 
 def organization_page(user: User) -> str:
-    """Return the path of the console's page of a person's organization."""
+    """Return the path of the console page of a user's organization."""
     return f"/admin/organizations/{user.organization_id}"
 
 
@@ -98,14 +98,14 @@ def check_operator_access(app: Flask, client: FlaskClient, user: User, pages: Ma
     """
     browsers = {
         "anonymous": Console(app),
-        "customer": Console(app, user),
+        "user": Console(app, user),
         "support": sign_in_operator(app, client, "support"),
         "admin": sign_in_operator(app, client, "admin"),
     }
     wrong = []
     for path, role in pages.items():
         for name, browser in browsers.items():
-            expected = {"anonymous": 303, "customer": 404}.get(name, 200)
+            expected = {"anonymous": 303, "user": 404}.get(name, 200)
             if name == "support" and role == "admin":
                 expected = 404
             status = browser.open(path).status_code

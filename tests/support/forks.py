@@ -108,7 +108,7 @@ def _run(
             os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
     try:
         function(*arguments)
-    except Exception:  # noqa: BLE001 - the product's hook tells it
+    except Exception:  # noqa: BLE001 - the product's hook reports it
         sys.excepthook(*sys.exc_info())
         sys.exit(1)
 

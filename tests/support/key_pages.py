@@ -14,7 +14,7 @@ NEW = f"{KEYS}/new"
 
 
 def refresh_session(client: FlaskClient, user: User) -> User:
-    """Refresh the session of a person, who then has not authenticated recently."""
+    """Refresh the session of a user, who then is not recently authenticated."""
     data = client.post(f"{AUTH}/refresh", json={"refresh_token": user.refresh_token}).json["data"]
     return replace(user, token=data["token"], refresh_token=data["refresh_token"])
 

@@ -24,5 +24,5 @@ def parse_csv(text: str) -> list[dict[str, str]]:
 
 
 def pages_module() -> ModuleType:
-    """Return the module of the pages, whose limits a test may lower."""
+    """Return the module of the pages, whose limits tests lower."""
     return importlib.import_module("saas_api.dashboard.messages")

@@ -12,7 +12,7 @@ from saas_api.core.access import PERMISSIONS
 from saas_api.core.roles import ROLES
 from tests.support.accounts import User, join, sign_in
 
-ANONYMOUS = "nobody"
+ANONYMOUS = "anonymous"
 
 
 class Page(HTMLParser):
@@ -56,7 +56,7 @@ class Page(HTMLParser):
 
 
 class Browser:
-    """A browser with cookies of its own, signed in when there is a person."""
+    """A browser with its own cookies, signed in if there is a user."""
 
     def __init__(self, app: Flask, user: User | None = None) -> None:
         self.client: FlaskClient = app.test_client()
@@ -69,9 +69,9 @@ class Browser:
         return self.client.get(path, headers=headers)
 
     def form(self, page: str, action: str | None = None) -> dict[str, list[str]]:
-        """What the form of a page would send untouched.
+        """Fields that the unchanged form of a page would submit.
 
-        action: the form's address; the page's own without it
+        action: path of the form, by default of the page
         """
         response = self.open(page)
         assert response.status_code == 200, (response.status_code, page)
@@ -84,7 +84,7 @@ class Browser:
     def submit(self, page: str, action: str | None = None, **changes: Any) -> TestResponse:
         """Open a page, fill in its form and send it.
 
-        action: the form's address; the page's own without it
+        action: path of the form, by default of the page
         """
         fields: dict[str, Any] = {**self.form(page, action), **changes}
         return self.send(action or page.partition("?")[0], {k: v for k, v in fields.items() if v is not None})
@@ -100,14 +100,14 @@ def form_of(response: TestResponse, action: str, page: str = "") -> dict[str, li
 
 
 def sign_in_again(client: FlaskClient, user: User) -> User:
-    """The person with a session in which their password was just asked."""
+    """Begin another session of a user, who then is recently authenticated."""
     return sign_in(client, user.email)
 
 
 def check_access(app: Flask, client: FlaskClient, owner: User, pages: Mapping[str, str | None]) -> None:
-    """Every page against the table of permissions: nobody is led to the door, each role gets 200 or 403.
+    """Open every page in each role: anonymous visitors are redirected to sign in, others get 200 or 403.
 
-    pages: "GET /path" with real ids, and the permission it asks for; None for anybody who is signed in
+    pages: permissions by "GET /path" with real ids; None where every signed-in user has access
     """
     wrong = [
         (ANONYMOUS, path, response.status_code)

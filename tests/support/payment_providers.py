@@ -1,4 +1,4 @@
-"""An HTTP server that stands for a payment provider; Stripe and Paystack extend it."""
+"""An HTTP server in place of a payment provider; Stripe and Paystack extend it."""
 
 import threading
 import time
@@ -27,7 +27,7 @@ class FakeProvider:
         self.calls.append((method, path, headers, body))
         time.sleep(self.seconds)
         if self.failing_with:
-            return self.failing_with, {"status": False, "error": {"message": "away", "type": "api_error"}}
+            return self.failing_with, {"status": False, "error": {"message": "unavailable", "type": "api_error"}}
         return self.process(method, path, headers, body)
 
     @contextmanager
@@ -64,6 +64,6 @@ def _handler(fake: FakeProvider) -> type[BaseHTTPRequestHandler]:
         do_GET = do_POST = _serve  # noqa: N815 - the names http.server calls
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name http.server gives it
-            """Say nothing."""
+            """Log nothing."""
 
     return Handler

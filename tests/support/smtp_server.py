@@ -1,4 +1,4 @@
-"""An SMTP server on a free local port, with answers that a test chooses."""
+"""An SMTP server on a free local port, with replies that a test chooses."""
 
 import socket
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from tests.support.certificates import create_certificate
 
 
 class Received:
-    """Received mails, and the answers to give."""
+    """Received mails, and the replies to send."""
 
     def __init__(self) -> None:
         self.mails: list[EmailMessage] = []

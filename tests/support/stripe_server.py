@@ -82,7 +82,7 @@ class StripeServer(FakeProvider):
         self._responses.clear()
 
     def pay(self, name: str, *, amount: int | None = None, currency: str | None = None) -> None:
-        """Pay a session as the customer does."""
+        """Pay a session as the payer does."""
         session = self.sessions[name]
         received = session["amount_total"] if amount is None else amount
         intent = {"id": f"pi_{name}", "object": "payment_intent", "status": "succeeded", "amount_received": received}
@@ -90,7 +90,7 @@ class StripeServer(FakeProvider):
         session["currency"] = currency or session["currency"]
 
     def decline(self, name: str) -> None:
-        """Fail a delayed payment method after the customer left."""
+        """Fail a delayed payment method after the payer left."""
         error = {"code": "card_declined", "message": "Your card was declined."}
         intent = {"id": f"pi_{name}", "object": "payment_intent", "status": "requires_payment_method"}
         self.sessions[name].update(status="complete", payment_intent={**intent, "last_payment_error": error})

@@ -38,7 +38,7 @@ def member_roles(user: User) -> dict[str, str]:
 
 
 def audit_events(user: User, **query: str) -> list[Any]:
-    """Return the audit events of the person's organization, the newest first."""
+    """Return the audit events of the user's organization, the newest first."""
     response = user.client.get("/api/v1/organization/audit-log", query_string=query, headers=user.headers)
     assert response.status_code == 200, response.json
     entries: list[Any] = response.json["data"]["entries"]
@@ -46,6 +46,6 @@ def audit_events(user: User, **query: str) -> list[Any]:
 
 
 def principal_of(user: User, role: str = "owner") -> Principal:
-    """Return the recently authenticated principal of a person, for calls of services."""
+    """Return the recently authenticated principal of a user, for calls of services."""
     user_id, organization_id = ids.parse_id("usr", user.user_id), ids.parse_id("org", user.organization_id)
     return Principal("user", user_id, organization_id, role=role, is_recently_authenticated=True)

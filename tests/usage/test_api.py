@@ -2,7 +2,7 @@
 
 | caller | status |
 |---|---|
-| nobody | 401 |
+| anonymous | 401 |
 | owner | 200 |
 | key with usage:read | 200 |
 | key without it | 403 INSUFFICIENT_SCOPE |

@@ -55,7 +55,7 @@ def rollups(organization: UsageOrganization) -> tuple[Decimal, int]:
 
 
 def settle(organization: UsageOrganization) -> None:
-    """Roll up until no ledger row is left: any transaction of the cluster can hold the watermark back."""
+    """Roll up until no ledger row is left: any transaction of the cluster can delay the watermark."""
     for _ in range(200):
         usage_rollups.roll_up()
         with tenancy.tenant_session(organization.id) as session:

@@ -62,7 +62,7 @@ def count_events(organization: BillingOrganization) -> Counter[str]:
 
 
 def invoiced(visitor: FlaskClient) -> PayingOrganization:
-    """A customer of the plan pro with an invoice of the first period."""
+    """An organization on the plan pro with an invoice of the first period."""
     acme = sign_up_with_endpoint(visitor)
     call(acme, "POST", "/billing/upgrade", {"plan": "pro", "when": "now"})
     [period] = acme.rows("SELECT ends_at FROM billing_periods")

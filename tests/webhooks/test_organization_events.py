@@ -14,7 +14,7 @@ from saas_api.core.db import tenancy
 from saas_api.webhooks import event_types
 from tests.support.webhooks import WebhookOrganization
 
-REASON = "ticket 4711: asked for by the owner"
+REASON = "ticket 4711: requested by the owner"
 
 
 def events_of(acme: WebhookOrganization) -> list[tuple[str, dict[str, Any]]]:

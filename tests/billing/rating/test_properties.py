@@ -43,7 +43,7 @@ def prices(draw: st.DrawFn) -> MeterPrice:
 
 @st.composite
 def months(draw: st.DrawFn) -> BillInputs:
-    """A month with plan changes at any second, usage on each plan, and usage that is late or taken back."""
+    """A month with plan changes at any second, usage on each plan, and usage that is late or reversed."""
     names = [f"plan{n}@1" for n in range(draw(st.integers(1, 3)))]
     versions = {
         name: RatedPlanVersion(
@@ -70,7 +70,7 @@ def months(draw: st.DrawFn) -> BillInputs:
             st.lists(
                 st.tuples(st.sampled_from(METERS), quantities, st.decimals(-1_000_000, 1_000_000, places=6)),
                 max_size=2,
-                unique_by=lambda one: one[0],
+                unique_by=lambda usage: usage[0],
             )
         )
     )

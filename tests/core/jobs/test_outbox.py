@@ -129,8 +129,8 @@ def test_claim_takes_due_rows_of_one_owner_oldest_first(outbox_app: Flask) -> No
 
 
 def test_rows_without_an_owner_have_claims_of_their_own(outbox_app: Flask) -> None:
-    mine, nobodys = queue_row(ACME), queue_row(None)
-    assert claimed_ids(claim_rows(None)) == [nobodys]
+    mine, unowned = queue_row(ACME), queue_row(None)
+    assert claimed_ids(claim_rows(None)) == [unowned]
     assert claimed_ids(claim_rows(ACME)) == [mine]
 
 

@@ -59,9 +59,9 @@ def read_request(connection: socket.socket) -> bytes:
 
 
 def test_unresolvable_host_is_valid_and_cannot_be_connected_to() -> None:
-    vetting.validate_url("https://nobody-knows.invalid/hook")
+    vetting.validate_url("https://unknown.invalid/hook")
     with pytest.raises(ConnectionFailed):
-        client.post_once("https://nobody-knows.invalid/hook", b"{}", {})
+        client.post_once("https://unknown.invalid/hook", b"{}", {})
 
 
 def resolve_to(monkeypatch: pytest.MonkeyPatch, *responses: list[str]) -> None:

@@ -1,8 +1,8 @@
-"""Who may open the billing pages, and who may send their forms.
+"""Access to the billing pages and their forms.
 
-| page | asks for |
+| page | permission |
 |---|---|
-| every page | billing:read, which everybody has |
+| every page | billing:read, in every role |
 | change the plan, pay | billing:write: owner, billing |
 | change the cap, alerts | spend-cap:write: owner, admin, billing |
 """
@@ -41,23 +41,23 @@ FORMS = {
 MOST_QUERIES = 12
 
 
-def there(acme: PayingOrganization, path: str) -> str:
+def page_path(acme: PayingOrganization, path: str) -> str:
     return path.format(invoice=invoice_page(acme), line=first_line(acme))
 
 
 def test_pages_require_their_permission(app: Flask, client: FlaskClient) -> None:
     with app.app_context():
         acme = create_paying_organization(client)
-        pages = {there(acme, name): permission for name, permission in PAGES.items()}
+        pages = {page_path(acme, name): permission for name, permission in PAGES.items()}
     check_access(app, client, acme.owner, pages)
 
 
 @pytest.mark.parametrize("role", ["admin", "member", "billing", "viewer"])
 def test_forms_require_their_permission(app: Flask, acme: PayingOrganization, owner: Browser, role: str) -> None:
-    join(app, acme.owner.organization_id, "somebody@acme.example", role)
-    member = browse(app, sign_in(acme.client, "somebody@acme.example"))
+    join(app, acme.owner.organization_id, "member@acme.example", role)
+    member = browse(app, sign_in(acme.client, "member@acme.example"))
     for (page, form), allowed in FORMS.items():
-        path, to = there(acme, page), there(acme, form)
+        path, to = page_path(acme, page), page_path(acme, form)
         has_form = f'action="{to}"' in member.open(path).text
         assert has_form == (role in allowed), (role, form)
         if not has_form:
@@ -70,7 +70,7 @@ def test_forms_require_their_permission(app: Flask, acme: PayingOrganization, ow
 def test_pages_are_not_found_by_another_organization(app: Flask, acme: PayingOrganization, owner: Browser) -> None:
     carol = browse(app, sign_up(acme.client, "carol@carol.example", "Carol & Co"))
     for name in (name for name in PAGES if "{" in name):
-        path = there(acme, name.removeprefix("GET "))
+        path = page_path(acme, name.removeprefix("GET "))
         assert owner.open(path).status_code == 200
         assert carol.open(path).status_code == 404, path
     token = carol.form(f"{BILLING}/spending", f"{BILLING}/spending/cap")["csrf_token"]
@@ -102,7 +102,7 @@ def test_form_without_csrf_token_is_rejected(owner: Browser, acme: PayingOrganiz
 def test_page_takes_few_statements(app: Flask, acme: PayingOrganization, owner: Browser) -> None:
     counts = {}
     for name in PAGES:
-        path = there(acme, name.removeprefix("GET "))
+        path = page_path(acme, name.removeprefix("GET "))
         owner.open(path)
         with count_statements(app) as statements:
             owner.open(path)

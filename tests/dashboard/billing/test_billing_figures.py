@@ -1,4 +1,4 @@
-"""What the billing pages say is what the API and the invoice say, to the cent."""
+"""Figures of the billing pages equal those of the API and the invoice, to the cent."""
 
 import csv
 import io
@@ -26,7 +26,7 @@ MINUS = "\u2212"
 
 
 def money(amount: str) -> str:
-    """An amount of the API as a page says it."""
+    """An amount of the API in the format of the pages."""
     value = Decimal(amount)
     return f"{MINUS if value < 0 else ''}{abs(value):,.2f} USD"
 
@@ -175,29 +175,29 @@ def test_scheduled_plan_change_is_shown_and_canceled(acme: PayingOrganization, m
 
 
 def test_plan_change_is_made_once_and_only_as_previewed(acme: PayingOrganization, may: Browser) -> None:
-    there = f"{BILLING}/plans/scale"
-    fields = may.form(there)
-    moved = may.send(there, {**fields, "version": "scale@0"})
+    page_path = f"{BILLING}/plans/scale"
+    fields = may.form(page_path)
+    moved = may.send(page_path, {**fields, "version": "scale@0"})
     assert moved.status_code == 409
     assert "Look at the amounts again" in moved.text
     assert get_api(acme, "/subscription")["plan"]["code"] == "pro"
-    responses = [may.send(there, fields) for _ in range(2)]
+    responses = [may.send(page_path, fields) for _ in range(2)]
     assert [response.status_code for response in responses] == [303, 303]
     assert len(acme.rows("SELECT id FROM subscription_segments WHERE plan_version_id = 'scale@1'")) == 1
 
 
 def test_printed_document_equals_the_pdf(acme: PayingOrganization, owner: Browser) -> None:
-    there = invoice_page(acme)
+    page_path = invoice_page(acme)
     with acme.transaction() as session:
         document = invoice_documents.get_document(session, acme.id, acme.invoice_id)
     texts = [document.number, document.status, document.buyer.name, *(text for pair in document.facts for text in pair)]
     texts += [text for line in document.lines for text in (line.description, *line.details, line.quantity, line.amount)]
-    texts += [text for one in document.sums for text in (one.label, one.amount)]
-    for path in (there, f"{there}/print"):
+    texts += [text for total in document.sums for text in (total.label, total.amount)]
+    for path in (page_path, f"{page_path}/print"):
         page = page_text(owner.open(path))
         assert not [text for text in texts if text not in page], path
-    download = owner.open(f"{there}.pdf")
-    response = acme.client.get(f"{API}/invoices/{there.rpartition('/')[2]}/pdf", headers=acme.owner.headers)
+    download = owner.open(f"{page_path}.pdf")
+    response = acme.client.get(f"{API}/invoices/{page_path.rpartition('/')[2]}/pdf", headers=acme.owner.headers)
     assert download.data == response.data
     assert download.headers["Content-Disposition"] == f'attachment; filename="{document.number}.pdf"'
 
@@ -210,17 +210,17 @@ def test_line_explains_its_amount_and_exports_its_events(app: Flask, may: Browse
     number = ids.format_id("inv", closed.invoice.id)
     data = get_api(acme, f"/invoices/{number}")
     line = next(line for line in data["lines"] if line["meter"] == "sms")
-    there = f"{BILLING}/invoices/{number}/lines/{line['id']}"
-    assert f'href="{there}"' in may.open(f"{BILLING}/invoices/{number}").text
+    page_path = f"{BILLING}/invoices/{number}/lines/{line['id']}"
+    assert f'href="{page_path}"' in may.open(f"{BILLING}/invoices/{number}").text
     explained = get_api(acme, f"/invoices/{number}/lines/{line['id']}/explain")
-    page = page_text(may.open(there))
+    page = page_text(may.open(page_path))
     assert not [step for step in explained["steps"] if step not in page]
     assert money(line["amount"]) in page
-    rows: list[dict[str, Any]] = list(csv.DictReader(io.StringIO(may.open(f"{there}/events.csv").text[1:])))
+    rows: list[dict[str, Any]] = list(csv.DictReader(io.StringIO(may.open(f"{page_path}/events.csv").text[1:])))
     assert sum(Decimal(row["quantity"]) for row in rows) == Decimal(line["quantity"]) == 12_375
     clock.freeze_time(None)
     carol = browse(app, sign_up(acme.client, "carol@carol.example", "Carol & Co"))
-    assert carol.open(there).status_code == 404
+    assert carol.open(page_path).status_code == 404
 
 
 def test_wallet_and_credit_notes_equal_the_api(acme: PayingOrganization, owner: Browser) -> None:

@@ -1,4 +1,4 @@
-"""Paying an invoice from its page: once, at the provider's, and back to a page that looks again until it is settled."""
+"""Paying an invoice from its page: one payment at the provider, then a page that polls until it is settled."""
 
 import re
 import threading
@@ -19,14 +19,14 @@ from tests.support.stripe_server import StripeServer
 
 
 def pay(browser: Browser, acme: PayingOrganization, **changes: Any) -> Any:
-    there = invoice_page(acme)
-    return browser.submit(there, f"{there}/pay", **changes)
+    page_path = invoice_page(acme)
+    return browser.submit(page_path, f"{page_path}/pay", **changes)
 
 
 def polled(response: Any) -> str:
-    """Where the page looks again."""
+    """Path that the page polls."""
     match = re.search(r'data-poll hx-get="([^"]*)"', response.text)
-    assert match, "the page does not look again"
+    assert match, "the page does not poll"
     return match[1].replace("&amp;", "&")
 
 
@@ -38,24 +38,24 @@ def mails_of(acme: PayingOrganization) -> dict[str, tuple[str, str]]:
 
 
 def test_pay_leads_to_the_checkout_and_back_to_a_polling_page(owner: Browser, acme: PayingOrganization) -> None:
-    there = invoice_page(acme)
-    assert "99.00 USD to pay" in page_text(owner.open(there))
+    page_path = invoice_page(acme)
+    assert "99.00 USD to pay" in page_text(owner.open(page_path))
     begun = pay(owner, acme)
     assert begun.status_code == 303
     assert re.fullmatch(r"/payments/mock/[0-9a-f]{48}", begun.location)
-    waiting = owner.open(there)
+    waiting = owner.open(page_path)
     assert "A payment is under way" in waiting.text
-    assert f"{there}/pay" not in waiting.text
+    assert f"{page_path}/pay" not in waiting.text
     poll_path = polled(waiting)
     assert owner.open(poll_path, **{"HX-Request": "true"}).status_code == 204
     back = owner.client.post(begun.location, data={"action": "pay"})
-    assert f'href="{there}"' in owner.open(back.location).text
+    assert f'href="{page_path}"' in owner.open(back.location).text
     jobs.process_inbox()
     settled = owner.open(poll_path, **{"HX-Request": "true"})
     assert settled.status_code == 286
     assert "<html" not in settled.text
     assert "data-poll" not in settled.text
-    page = page_text(owner.open(there))
+    page = page_text(owner.open(page_path))
     assert "Paid 0.00" not in page
     assert "Amount due 0.00" in page
     assert "Payment begun" in page
@@ -80,18 +80,18 @@ def test_page_stops_polling_after_two_minutes(app: Flask, acme: PayingOrganizati
 
 
 def test_form_submitted_twice_starts_one_payment(owner: Browser, acme: PayingOrganization) -> None:
-    there = invoice_page(acme)
-    fields = owner.form(there, f"{there}/pay")
-    first, second = (owner.send(f"{there}/pay", fields) for _ in range(2))
+    page_path = invoice_page(acme)
+    fields = owner.form(page_path, f"{page_path}/pay")
+    first, second = (owner.send(f"{page_path}/pay", fields) for _ in range(2))
     assert first.status_code == second.status_code == 303
     assert first.location == second.location
     assert len(list_payments(acme)) == 1
 
 
 def test_two_forms_start_one_payment(owner: Browser, acme: PayingOrganization) -> None:
-    there = invoice_page(acme)
-    forms = [owner.form(there, f"{there}/pay") for _ in range(2)]
-    responses = [owner.send(f"{there}/pay", fields) for fields in forms]
+    page_path = invoice_page(acme)
+    forms = [owner.form(page_path, f"{page_path}/pay") for _ in range(2)]
+    responses = [owner.send(f"{page_path}/pay", fields) for fields in forms]
     assert [response.status_code for response in responses] == [303, 303]
     assert responses[0].location == responses[1].location
     assert len(list_payments(acme)) == 1
@@ -101,15 +101,15 @@ def test_two_forms_start_one_payment(owner: Browser, acme: PayingOrganization) -
 def test_concurrent_submits_start_one_payment(
     app: Flask, owner: Browser, acme: PayingOrganization, is_same: bool
 ) -> None:
-    there = invoice_page(acme)
-    form = owner.form(there, f"{there}/pay")
-    forms = [form if is_same else owner.form(there, f"{there}/pay") for _ in range(5)]
+    page_path = invoice_page(acme)
+    form = owner.form(page_path, f"{page_path}/pay")
+    forms = [form if is_same else owner.form(page_path, f"{page_path}/pay") for _ in range(5)]
     barrier, results = threading.Barrier(len(forms)), []
 
     def click(fields: Any) -> None:
         browser = browse(app, acme.owner)
         barrier.wait()
-        response = browser.send(f"{there}/pay", fields)
+        response = browser.send(f"{page_path}/pay", fields)
         results.append((response.status_code, response.headers.get("Location")))
 
     threads = [threading.Thread(target=click, args=(fields,)) for fields in forms]
@@ -125,17 +125,17 @@ def test_concurrent_submits_start_one_payment(
 def test_checkout_of_another_origin_is_linked_not_redirected(
     owner: Browser, acme: PayingOrganization, stripe: StripeServer
 ) -> None:
-    there = invoice_page(acme)
-    assert re.findall(r'type="radio" value="(\w+)"', owner.open(there).text) == ["stripe", "mock"]
-    fields = {**owner.form(there, f"{there}/pay"), "provider": "stripe"}
-    left = owner.send(f"{there}/pay", fields)
+    page_path = invoice_page(acme)
+    assert re.findall(r'type="radio" value="(\w+)"', owner.open(page_path).text) == ["stripe", "mock"]
+    fields = {**owner.form(page_path, f"{page_path}/pay"), "provider": "stripe"}
+    left = owner.send(f"{page_path}/pay", fields)
     address = list_payments(acme)[0].checkout_url
     assert left.status_code == 200
     assert "Location" not in left.headers
     assert f'<meta http-equiv="refresh" content="0; url={address}">' in left.text
     assert f'href="{address}"' in left.text
     assert "form-action 'self'" in left.headers["Content-Security-Policy"]
-    again = owner.send(f"{there}/pay", fields)
+    again = owner.send(f"{page_path}/pay", fields)
     assert (again.status_code, f'url={address}"' in again.text) == (200, True)
     assert len(stripe.sessions) == len(list_payments(acme)) == 1
 
@@ -151,16 +151,16 @@ def test_declined_payment_is_shown_and_can_be_retried(owner: Browser, acme: Payi
 
 
 def test_unpayable_invoice_shows_the_reason(owner: Browser, acme: PayingOrganization) -> None:
-    there = invoice_page(acme)
-    fields = owner.form(there, f"{there}/pay")
-    wrong = owner.send(f"{there}/pay", {**fields, "provider": "paystack"})
+    page_path = invoice_page(acme)
+    fields = owner.form(page_path, f"{page_path}/pay")
+    wrong = owner.send(f"{page_path}/pay", {**fields, "provider": "paystack"})
     assert wrong.status_code == 422
     assert "This provider takes no payment of this invoice here." in wrong.text
-    unknown = owner.send(f"{there}/pay", {**fields, "provider": "cowries"})
+    unknown = owner.send(f"{page_path}/pay", {**fields, "provider": "cowries"})
     assert unknown.status_code == 422
     owner.client.post(pay(owner, acme).location, data={"action": "pay"})
     jobs.process_inbox()
-    paid = owner.send(f"{there}/pay", {**fields, "provider": "mock"})
+    paid = owner.send(f"{page_path}/pay", {**fields, "provider": "mock"})
     assert paid.status_code == 409
     assert "This invoice is paid already." in paid.text
     assert len(list_payments(acme)) == 1
@@ -180,7 +180,7 @@ def test_mails_link_to_the_invoice(owner: Browser, acme: PayingOrganization) -> 
     for action in ("decline", "pay"):
         owner.client.post(pay(owner, acme).location, data={"action": action})
         jobs.process_inbox()
-    there = f"/dashboard/billing/invoices/{ids.format_id('inv', acme.invoice_id)}"
+    page_path = f"/dashboard/billing/invoices/{ids.format_id('inv', acme.invoice_id)}"
     mails = mails_of(acme)
     for template in ("invoice_ready", "payment_failed", "payment_received"):
-        assert all(there in body for body in mails[template]), template
+        assert all(page_path in body for body in mails[template]), template

@@ -1,4 +1,4 @@
-"""The page about the spend cap and alerts: what it says, and what its forms change."""
+"""The page of the spend cap and alerts: its figures and its forms."""
 
 from decimal import Decimal
 from typing import Any
@@ -127,8 +127,8 @@ def test_51st_alert_is_rejected(owner: Browser, acme: PayingOrganization) -> Non
 
 def test_unknown_alert_is_not_found_and_removal_is_idempotent(owner: Browser, acme: PayingOrganization) -> None:
     token = owner.form(SPENDING, CAP)["csrf_token"]
-    nobodys = f"{ALERTS}/{ids.format_id('alr', acme.id)}"
+    unknown_rule = f"{ALERTS}/{ids.format_id('alr', acme.id)}"
     before = list_rules(acme)
-    assert owner.send(f"{nobodys}/switch", {"csrf_token": token}).status_code == 404
-    assert owner.send(f"{nobodys}/remove", {"csrf_token": token}).status_code == 303
+    assert owner.send(f"{unknown_rule}/switch", {"csrf_token": token}).status_code == 404
+    assert owner.send(f"{unknown_rule}/remove", {"csrf_token": token}).status_code == 303
     assert list_rules(acme) == before

@@ -1,4 +1,4 @@
-"""Who opens the pages."""
+"""Fixtures of the pages about API keys."""
 
 import pytest
 from flask import Flask

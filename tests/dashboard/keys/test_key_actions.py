@@ -1,4 +1,4 @@
-"""Changing, rolling and revoking keys at the pages: it acts on the next request."""
+"""Update, rotation and revocation of keys on the pages apply to the next request."""
 
 from flask import Flask
 from flask.testing import FlaskClient
@@ -12,33 +12,33 @@ def test_rotated_key_has_two_secrets_until_the_old_one_is_revoked(
     browser: Browser, client: FlaskClient, alice: User
 ) -> None:
     old = make_key(client, alice)["X-API-Key"]
-    there = f"{KEYS}/{get_only_key(client, alice)['id']}"
-    new = displayed_secret(browser.submit(f"{there}/roll", grace_seconds="3600"))
+    page_path = f"{KEYS}/{get_only_key(client, alice)['id']}"
+    new = displayed_secret(browser.submit(f"{page_path}/roll", grace_seconds="3600"))
     assert (usage_status(client, old), usage_status(client, new)) == (200, 200)
-    page = browser.open(there).text
+    page = browser.open(page_path).text
     assert old[-4:] in page
     assert new[-4:] in page
-    assert "End the old one first." in browser.open(f"{there}/roll").text
-    ended = browser.submit(there, f"{there}/end-old")
-    assert (ended.status_code, ended.location) == (303, there)
+    assert "End the old one first." in browser.open(f"{page_path}/roll").text
+    ended = browser.submit(page_path, f"{page_path}/end-old")
+    assert (ended.status_code, ended.location) == (303, page_path)
     assert (usage_status(client, old), usage_status(client, new)) == (401, 200)
-    assert "End the old one now" not in browser.open(there).text
+    assert "End the old one now" not in browser.open(page_path).text
 
 
 def test_rotation_without_grace_rejects_the_old_secret(browser: Browser, client: FlaskClient, alice: User) -> None:
     old = make_key(client, alice)["X-API-Key"]
-    there = f"{KEYS}/{get_only_key(client, alice)['id']}"
-    response = browser.submit(f"{there}/roll", grace_seconds="0")
+    page_path = f"{KEYS}/{get_only_key(client, alice)['id']}"
+    response = browser.submit(f"{page_path}/roll", grace_seconds="0")
     assert "The old secret has ended" in response.text
     assert (usage_status(client, old), usage_status(client, displayed_secret(response))) == (401, 200)
 
 
 def test_second_rotation_requires_the_end_of_the_old_secret(browser: Browser, client: FlaskClient, alice: User) -> None:
     make_key(client, alice)
-    there = f"{KEYS}/{get_only_key(client, alice)['id']}"
-    fields = browser.form(f"{there}/roll")
-    assert browser.submit(f"{there}/roll").status_code == 200
-    again = browser.send(f"{there}/roll", {**fields, "form_key": browser.form(NEW)["form_key"]})
+    page_path = f"{KEYS}/{get_only_key(client, alice)['id']}"
+    fields = browser.form(f"{page_path}/roll")
+    assert browser.submit(f"{page_path}/roll").status_code == 200
+    again = browser.send(f"{page_path}/roll", {**fields, "form_key": browser.form(NEW)["form_key"]})
     assert again.status_code == 409
     assert "still valid" in again.text
 
@@ -46,36 +46,36 @@ def test_second_rotation_requires_the_end_of_the_old_secret(browser: Browser, cl
 def test_rotation_and_revocation_require_a_recent_password(app: Flask, client: FlaskClient, alice: User) -> None:
     key = make_key(client, alice)["X-API-Key"]
     user = refresh_session(client, alice)
-    browser, there = Browser(app, user), f"{KEYS}/{get_only_key(client, user)['id']}"
-    assert browser.submit(f"{there}/roll").status_code == 422
-    assert browser.submit(f"{there}/revoke", confirm="key").status_code == 422
+    browser, page_path = Browser(app, user), f"{KEYS}/{get_only_key(client, user)['id']}"
+    assert browser.submit(f"{page_path}/roll").status_code == 422
+    assert browser.submit(f"{page_path}/revoke", confirm="key").status_code == 422
     assert usage_status(client, key) == 200
-    assert browser.submit(f"{there}/revoke", confirm="key", confirm_password=PASSWORD).status_code == 303
+    assert browser.submit(f"{page_path}/revoke", confirm="key", confirm_password=PASSWORD).status_code == 303
     assert usage_status(client, key) == 401
 
 
 def test_key_is_revoked_after_confirmation(browser: Browser, client: FlaskClient, alice: User) -> None:
     key = make_key(client, alice, name="Old shop")["X-API-Key"]
-    there = f"{KEYS}/{get_only_key(client, alice)['id']}"
+    page_path = f"{KEYS}/{get_only_key(client, alice)['id']}"
     assert usage_status(client, key) == 200
-    assert "Requests, last 24 hours" in browser.open(f"{there}/revoke").text
-    wrong = browser.submit(f"{there}/revoke", confirm="old shop")
-    assert (wrong.status_code, form_of(wrong, f"{there}/revoke")["confirm"]) == (422, ["old shop"])
+    assert "Requests, last 24 hours" in browser.open(f"{page_path}/revoke").text
+    wrong = browser.submit(f"{page_path}/revoke", confirm="old shop")
+    assert (wrong.status_code, form_of(wrong, f"{page_path}/revoke")["confirm"]) == (422, ["old shop"])
     assert usage_status(client, key) == 200
-    assert browser.submit(f"{there}/revoke", confirm="Old shop").status_code == 303
+    assert browser.submit(f"{page_path}/revoke", confirm="Old shop").status_code == 303
     assert usage_status(client, key) == 401
-    assert "Revoke the key" not in browser.open(f"{there}/revoke").text
-    assert "/roll" not in browser.open(there).text
+    assert "Revoke the key" not in browser.open(f"{page_path}/revoke").text
+    assert "/roll" not in browser.open(page_path).text
 
 
 def test_key_update_applies_at_once_and_is_audited(browser: Browser, client: FlaskClient, alice: User) -> None:
     key = make_key(client, alice)["X-API-Key"]
-    there = f"{KEYS}/{get_only_key(client, alice)['id']}"
-    refused = browser.submit(f"{there}/edit", scopes=[], name="kept")
-    assert (refused.status_code, form_of(refused, f"{there}/edit")["name"]) == (422, ["kept"])
-    assert browser.submit(f"{there}/edit", name="New name", scopes=["messages:read"]).status_code == 303
+    page_path = f"{KEYS}/{get_only_key(client, alice)['id']}"
+    refused = browser.submit(f"{page_path}/edit", scopes=[], name="kept")
+    assert (refused.status_code, form_of(refused, f"{page_path}/edit")["name"]) == (422, ["kept"])
+    assert browser.submit(f"{page_path}/edit", name="New name", scopes=["messages:read"]).status_code == 303
     assert usage_status(client, key) == 403
-    page = browser.open(there).text
+    page = browser.open(page_path).text
     assert "New name" in page
     assert "Changed" in page
     assert "alice@acme.example" in page
@@ -83,7 +83,7 @@ def test_key_update_applies_at_once_and_is_audited(browser: Browser, client: Fla
 
 def test_unchanged_rate_limit_above_the_plan_is_kept(browser: Browser, client: FlaskClient, alice: User) -> None:
     make_key(client, alice, rate_limit_per_minute=5000)
-    there = f"{KEYS}/{get_only_key(client, alice)['id']}"
-    assert browser.submit(f"{there}/edit", name="x").status_code == 303
+    page_path = f"{KEYS}/{get_only_key(client, alice)['id']}"
+    assert browser.submit(f"{page_path}/edit", name="x").status_code == 303
     assert get_only_key(client, alice)["rate_limit_per_minute"] == 5000
-    assert browser.submit(f"{there}/edit", rate_limit_per_minute="4000").status_code == 422
+    assert browser.submit(f"{page_path}/edit", rate_limit_per_minute="4000").status_code == 422

@@ -1,10 +1,10 @@
 """Pages about API keys.
 
-| page | asks for |
+| page | permission |
 |---|---|
-| list, one key | keys:read, which everybody has |
-| create | keys:create: owner, admin, member; a live key also for a fresh password |
-| change, roll, revoke | keys:write: owner, admin; rolling and revoking also for a fresh password |
+| list, one key | keys:read, in every role |
+| create | keys:create: owner, admin, member; a live key also a recent password |
+| update, rotate, revoke | keys:write: owner, admin; rotation and revocation also a recent password |
 """
 
 import pytest
@@ -129,8 +129,8 @@ def test_page_takes_at_most_twelve_statements(
 ) -> None:
     make_key(client, alice)
     make_key(client, alice, mode="test")
-    there = f"{KEYS}{path}".format(key=list_keys(client, alice)[0]["id"])
-    browser.open(there)
+    page_path = f"{KEYS}{path}".format(key=list_keys(client, alice)[0]["id"])
+    browser.open(page_path)
     with count_statements(app) as statements:
-        browser.open(there)
+        browser.open(page_path)
     assert 0 < len(statements) <= 12, "\n".join(statements)

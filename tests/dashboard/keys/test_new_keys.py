@@ -1,4 +1,4 @@
-"""Making keys at the pages: what may be asked for, what is shown once, and that it runs."""
+"""Creation of keys on the pages: validation, the secret that is displayed once, and examples that run."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Who opens the pages, and with which keys messages are sent."""
+"""Fixtures of the pages about messages: a browser and keys."""
 
 import pytest
 from flask import Flask

@@ -1,8 +1,8 @@
 """Pages about messages.
 
-| page | asks for |
+| page | permission |
 |---|---|
-| list, one message, table | messages:read, which everybody has |
+| list, one message, table | messages:read, in every role |
 | a test message | messages:test: owner, admin, member |
 | cancel | messages:cancel: owner, admin, member |
 """
@@ -53,11 +53,11 @@ def test_messages_are_not_found_by_another_organization(
     app: Flask, client: FlaskClient, live: Headers, carol: User
 ) -> None:
     message_id, carol_browser = send_message(client, live), Browser(app, carol)
-    there = f"{MESSAGES}/{message_id}"
-    response = carol_browser.open(there)
+    page_path = f"{MESSAGES}/{message_id}"
+    response = carol_browser.open(page_path)
     assert (response.status_code, SMS["to"] in response.text) == (404, False)
     token = carol_browser.form(NEW)["csrf_token"]
-    assert carol_browser.send(f"{there}/cancel", {"csrf_token": token}).status_code == 404
+    assert carol_browser.send(f"{page_path}/cancel", {"csrf_token": token}).status_code == 404
     assert message_id not in carol_browser.open(MESSAGES).text
     assert parse_csv(carol_browser.open(f"{MESSAGES}?format=csv").text) == []
 
@@ -82,11 +82,11 @@ def test_empty_list_explains_messages(browser: Browser) -> None:
 def test_canceled_message_has_its_usage_reversed(
     browser: Browser, client: FlaskClient, alice: User, live: Headers, work: Work
 ) -> None:
-    there = f"{MESSAGES}/{send_message(client, live)}"
-    page = browser.open(there).text
+    page_path = f"{MESSAGES}/{send_message(client, live)}"
+    page = browser.open(page_path).text
     assert "Recorded" in page
-    assert browser.submit(there, f"{there}/cancel").status_code == 303
-    page = browser.open(there).text
+    assert browser.submit(page_path, f"{page_path}/cancel").status_code == 303
+    page = browser.open(page_path).text
     assert "Taken back" in page
     assert "-1 " in page
     assert "Cancel the message" not in page
@@ -95,10 +95,10 @@ def test_canceled_message_has_its_usage_reversed(
 
 
 def test_sent_message_cannot_be_canceled(browser: Browser, client: FlaskClient, live: Headers, work: Work) -> None:
-    there = f"{MESSAGES}/{send_message(client, live)}"
-    fields = browser.form(there, f"{there}/cancel")
+    page_path = f"{MESSAGES}/{send_message(client, live)}"
+    fields = browser.form(page_path, f"{page_path}/cancel")
     work()
-    response = browser.send(f"{there}/cancel", fields)
+    response = browser.send(f"{page_path}/cancel", fields)
     assert response.status_code == 409
     assert "can no longer be canceled" in response.text
 
@@ -110,14 +110,14 @@ def test_message_shows_its_event_deliveries(
         "/api/v1/webhooks/endpoints", json={"url": "https://hooks.example/in"}, headers=alice.headers
     )
     assert response.status_code == 201, response.json
-    there = f"{MESSAGES}/{send_message(client, live)}"
-    assert "None was told." in browser.open(there).text
+    page_path = f"{MESSAGES}/{send_message(client, live)}"
+    assert "None was told." in browser.open(page_path).text
     work()
-    page = browser.open(there).text
+    page = browser.open(page_path).text
     assert "message.delivered" in page
     assert "https://hooks.example/in" in page
     assert "/dashboard/webhooks/deliveries/whd_" in page
-    assert "hooks.example" not in Browser(app, bob).open(there).text
+    assert "hooks.example" not in Browser(app, bob).open(page_path).text
 
 
 def test_figures_equal_the_api(browser: Browser, client: FlaskClient, alice: User, live: Headers, work: Work) -> None:

@@ -1,4 +1,4 @@
-"""Test messages that a person sends: always in test mode, delivered like any other, counted nowhere."""
+"""Test messages from the dashboard: always in test mode, delivered like others, never counted as usage."""
 
 import pytest
 import sqlalchemy as sa
@@ -38,9 +38,9 @@ def test_user_sends_a_test_message_and_sees_it_delivered(
 
 def test_test_message_by_email_is_delivered(browser: Browser, client: FlaskClient, alice: User, work: Work) -> None:
     changes = {"type": "email", "to": "bounce@simulator.example", "subject": "Hi <b>", "message": "Hello"}
-    there = browser.submit(NEW, **changes).location
+    page_path = browser.submit(NEW, **changes).location
     work()
-    page = browser.open(there).text
+    page = browser.open(page_path).text
     assert "bounced: The mailbox refused it." in page
     assert "Hi &lt;b&gt;" in page
     assert list_messages(client, alice, status="failed")[0]["segments"] == 1

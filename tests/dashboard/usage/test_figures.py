@@ -1,8 +1,8 @@
-"""The usage page: who sees it, that its figures are the API's, and which ranges it refuses.
+"""The usage page: access, figures equal to the API's, and rejected ranges.
 
-| page | asks for |
+| page | permission |
 |---|---|
-| usage, its tabs and tables | usage:read, which everybody has |
+| usage, its tabs and tables | usage:read, in every role |
 """
 
 import re

@@ -1,4 +1,4 @@
-"""The usage page: which days it shows, of which mode, and what it says where there is nothing."""
+"""The usage page: ranges of days, modes, and texts of empty ranges."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

@@ -1,4 +1,4 @@
-"""What every test of webhook pages stands on."""
+"""Fixtures of the webhook pages."""
 
 from tests.support.webhook_pages import browser  # noqa: F401 - a fixture
 from tests.support.webhooks import acme, allowed  # noqa: F401 - fixtures

@@ -20,8 +20,8 @@ def test_test_event_leads_to_its_delivery(
 ) -> None:
     with run_receiver(status=500, body=b"<b>it is broken</b>") as receiver:
         endpoint = acme.create_endpoint(url=receiver.url)
-        there = f"{HOOKS}/{endpoint['id']}"
-        sent = browser.submit(there, f"{there}/test")
+        page_path = f"{HOOKS}/{endpoint['id']}"
+        sent = browser.submit(page_path, f"{page_path}/test")
         assert sent.status_code == 303
         waiting = browser.open(sent.location)
         assert "Waiting for the first attempt" in waiting.text
@@ -72,7 +72,7 @@ def test_older_deliveries_are_on_the_next_page(browser: Browser, acme: WebhookOr
     assert "status=queued" in older
     second = browser.open(older).text
     pages = re.findall(rows, first), re.findall(rows, second)
-    assert [len(one) for one in pages] == [25, 2]
+    assert [len(page) for page in pages] == [25, 2]
     assert not set(pages[0]) & set(pages[1])
     assert browser.open(f"{listed}?cursor=nonsense").status_code == 422
 
@@ -114,7 +114,7 @@ def test_member_sees_deliveries_without_the_url(app: Flask, acme: WebhookOrganiz
 def test_every_event_type_is_listed(browser: Browser) -> None:
     text = browser.open(f"{HOOKS}/event-types").text
     assert all(f">{kind}</a>" in text for kind in event_types.names())
-    one = browser.open(f"{HOOKS}/event-types?type=invoice.paid").text
-    assert "&#34;type&#34;: &#34;invoice.paid&#34;" in one
-    assert "JSON Schema" in one
+    filtered = browser.open(f"{HOOKS}/event-types?type=invoice.paid").text
+    assert "&#34;type&#34;: &#34;invoice.paid&#34;" in filtered
+    assert "JSON Schema" in filtered
     assert browser.open(f"{HOOKS}/event-types?type=nothing").status_code == 422

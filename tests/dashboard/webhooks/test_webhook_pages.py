@@ -101,7 +101,7 @@ def test_snippet_verifies_a_signature(
     assert html.unescape(re.search(r'data-copy="(import [^"]+)"', text)[1]) == code
     monkeypatch.setenv("WEBHOOK_SECRET", secret)
     page: dict[str, Any] = {}
-    exec(code, page)  # noqa: S102 - it is what the page tells people to run
+    exec(code, page)  # noqa: S102 - the page tells users to run it
     body, at = b'{"id":"evt_1"}', int(clock.now().timestamp())
     assert page["verify"](payload.signature_headers([secret], "evt_1", at, body), body) == {"id": "evt_1"}
     with pytest.raises(ValueError, match="not signed"):
@@ -135,7 +135,7 @@ def test_creation_requires_a_recent_password(app: Flask, alice: User, acme: Webh
 
 
 def clear_freshness(browser: Browser) -> None:
-    """As after ten minutes: the session goes on, renewed by its refresh token."""
+    """As after ten minutes: the session is renewed by its refresh token and not recently authenticated."""
     browser.client.delete_cookie("at")
 
 
@@ -160,14 +160,14 @@ def test_endpoint_is_updated(browser: Browser, acme: WebhookOrganization) -> Non
 
 def test_secret_is_rotated_with_a_grace_period(browser: Browser, acme: WebhookOrganization) -> None:
     endpoint = acme.create_endpoint()
-    there = f"{HOOKS}/{endpoint['id']}"
-    response = browser.submit(f"{there}/roll", grace_seconds="3600")
+    page_path = f"{HOOKS}/{endpoint['id']}"
+    response = browser.submit(f"{page_path}/roll", grace_seconds="3600")
     assert secret_on(response.text) != endpoint["secret"]
     assert "signs beside it until" in response.text
     ends = [row.expires_at for row in acme.rows("SELECT expires_at FROM webhook_secrets ORDER BY id")]
     assert timedelta(minutes=59) < ends[0] - clock.now() < timedelta(minutes=61)
     assert ends[1] is None
-    assert "2 secrets sign" in browser.open(there).text
+    assert "2 secrets sign" in browser.open(page_path).text
 
 
 def test_endpoint_is_deleted_after_confirmation(browser: Browser, acme: WebhookOrganization) -> None:
@@ -184,25 +184,25 @@ def test_endpoint_is_deleted_after_confirmation(browser: Browser, acme: WebhookO
 
 def test_disabled_endpoint_shows_reason_and_missed_events(browser: Browser, acme: WebhookOrganization) -> None:
     endpoint = acme.create_endpoint()
-    there = f"{HOOKS}/{endpoint['id']}"
-    assert browser.submit(there, f"{there}/disable").status_code == 303
+    page_path = f"{HOOKS}/{endpoint['id']}"
+    assert browser.submit(page_path, f"{page_path}/disable").status_code == 303
     acme.execute("UPDATE webhook_endpoints SET status = 'disabled_failing', first_failure_at = now() - interval '5 d'")
     acme.publish_event()
     acme.publish_event()
-    text = browser.open(there).text
+    text = browser.open(page_path).text
     assert "failed for five days" in text
     assert "it missed 2 events" in text
-    assert browser.submit(there, f"{there}/enable").status_code == 303
+    assert browser.submit(page_path, f"{page_path}/enable").status_code == 303
     assert acme.rows("SELECT status FROM webhook_endpoints")[0].status == "enabled"
     assert len(acme.rows("SELECT 1 FROM webhook_deliveries WHERE cause = 'replay'")) == 2
 
 
 def test_enabling_without_recovery_sends_no_missed_events(browser: Browser, acme: WebhookOrganization) -> None:
     endpoint = acme.create_endpoint()
-    there = f"{HOOKS}/{endpoint['id']}"
-    browser.submit(there, f"{there}/disable")
+    page_path = f"{HOOKS}/{endpoint['id']}"
+    browser.submit(page_path, f"{page_path}/disable")
     acme.publish_event()
-    assert browser.submit(there, f"{there}/enable", recover=None).status_code == 303
+    assert browser.submit(page_path, f"{page_path}/enable", recover=None).status_code == 303
     assert not acme.rows("SELECT 1 FROM webhook_deliveries")
 
 
