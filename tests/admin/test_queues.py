@@ -27,6 +27,7 @@ from tests.support.console import (
     sign_in_operator,
 )
 from tests.support.payments import IsolatedClient
+from tests.support.redis_outage import without_redis  # noqa: F401 - a fixture
 
 JOBS = "/admin/jobs"
 PAGES = {
@@ -104,11 +105,9 @@ def test_poll_returns_the_live_block_only(app: Flask, client: FlaskClient) -> No
     assert (part.status_code, "<html" in part.text, "Timetable" in part.text) == (200, False, True)
 
 
-def test_schedule_is_shown_when_redis_does_not_answer(
-    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("without_redis")
+def test_schedule_is_shown_when_redis_does_not_answer(app: Flask, client: FlaskClient) -> None:
     olga = sign_in_operator(app, client)
-    monkeypatch.setattr(queue, "worker_redis", lambda: redis.Redis(port=1, socket_connect_timeout=0.1))
     page = olga.read(JOBS)
     assert ("Redis does not answer" in page, "billing.close" in page) == (True, True)
     assert "Redis" in olga.read("/admin/system")

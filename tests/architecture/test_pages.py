@@ -1,4 +1,4 @@
-"""Access of every role to every page and form, as its view declares it; test_routes rejects a page without a declaration."""
+"""Access of every role to every page and form, as the view declares it; test_routes rejects one without declaration."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -14,6 +14,8 @@ from saas_api.cli.commands.doctor import FAIL, OK, WARN, Finding
 from saas_api.core.db import tenancy
 from saas_api.core.db.engine import db
 from saas_api.core.jobs import schedule
+from tests.support.migrations import stamped_revision
+from tests.support.redis_outage import NO_REDIS
 
 
 def run_doctor(app: Flask, *options: str) -> tuple[int, dict[str, Any]]:
@@ -38,29 +40,19 @@ def test_remedy_follows_the_finding_on_a_line_of_its_own(app: Flask) -> None:
 
 
 def test_database_of_another_revision_is_a_failure(app: Flask) -> None:
-    with app.app_context(), db.engine.begin() as connection:
-        connection.execute(sa.text("SET LOCAL ROLE NONE"))
-        before = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
-        connection.execute(sa.text("UPDATE alembic_version SET version_num = 'older'"))
-    try:
+    with stamped_revision(app, "older"):
         code, findings = run_doctor(app)
-    finally:
-        with app.app_context(), db.engine.begin() as connection:
-            connection.execute(sa.text("SET LOCAL ROLE NONE"))
-            connection.execute(sa.text("UPDATE alembic_version SET version_num = :v"), {"v": before})
     assert (code, findings["migrations"]["remedy"]) == (3, "Run flask db upgrade.")
     assert "scheduler" not in findings
 
 
-def test_unreachable_engines_are_failures_without_traceback(context: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(context.config, "REDIS_URL", "redis://127.0.0.1:1/0")
-    unreachable = sa.create_engine("postgresql+psycopg2://saas@127.0.0.1:1/saas")
-
-    class UnreachableDatabase:
-        engine = unreachable
-
-    monkeypatch.setattr(doctor, "db", UnreachableDatabase)
-    for finding in (doctor.check_redis(), doctor.check_postgres()):
+def test_unreachable_engines_are_failures_without_traceback() -> None:
+    app = Flask("unreachable")
+    app.config.update(REDIS_URL=NO_REDIS, SQLALCHEMY_DATABASE_URI="postgresql+psycopg2://saas@127.0.0.1:1/saas")
+    db.init_app(app)
+    with app.app_context():
+        findings = doctor.check_redis(), doctor.check_postgres()
+    for finding in findings:
         assert finding.state == FAIL
         assert finding.remedy.startswith("make run starts it here")
 

@@ -1,44 +1,23 @@
 """Workers send committed mails once and erase their content."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable
 
 import pytest
 import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 
-from saas_api.core import faults
 from saas_api.core.db import tenancy
-from saas_api.core.jobs import queue, schedule
+from saas_api.core.jobs import schedule
 from saas_api.core.jobs.outbox import RowResult
 from saas_api.mail import dispatch
-from saas_api.providers import selection
-from saas_api.providers.mail import OutboundEmail
-from saas_api.providers.mailbox import FileMailbox
-from saas_api.providers.messages import SendResult
+from tests.support.faults import InjectFault
 from tests.support.mail import claim_mails, deliver, enqueue_mail, mail_rows, make_mails_due, stored_emails
 from tests.support.messages import MessagingOrganization
+from tests.support.redis_outage import without_redis  # noqa: F401 - a fixture
+from tests.support.smtp_server import Received
 
 Work = Callable[[], None]
-
-
-class FixedResultMailbox(FileMailbox):
-    """A mailbox that gives every mail the same result."""
-
-    def __init__(self, outcome: SendResult) -> None:
-        self.outcome = outcome
-
-    def deliver(self, emails: Sequence[OutboundEmail]) -> Generator[tuple[OutboundEmail, SendResult], None, None]:
-        for email in emails:
-            yield email, self.outcome
-
-
-@pytest.fixture
-def use_result(monkeypatch: pytest.MonkeyPatch) -> Callable[[SendResult], None]:
-    def use(outcome: SendResult) -> None:
-        monkeypatch.setattr(selection, "email_provider", lambda: FixedResultMailbox(outcome))
-
-    return use
 
 
 def test_sent_mail_is_in_the_mailbox_and_its_content_is_erased(app: Flask, work: Work) -> None:
@@ -53,8 +32,8 @@ def test_sent_mail_is_in_the_mailbox_and_its_content_is_erased(app: Flask, work:
     assert mail_rows(app, "subject, text_body, html_body") == [(None, None, None)]
 
 
-def test_mail_fails_after_its_eighth_failed_attempt(app: Flask, use_result: Callable[[SendResult], None]) -> None:
-    use_result(SendResult("retry", "provider_unavailable"))
+def test_mail_fails_after_its_eighth_failed_attempt(app: Flask, server: Received) -> None:
+    server.to_recipient = "451 try again later"
     enqueue_mail(app)
     for attempt in range(1, 9):
         assert deliver(app) == 1
@@ -64,10 +43,8 @@ def test_mail_fails_after_its_eighth_failed_attempt(app: Flask, use_result: Call
     assert mail_rows(app, "text_body") == [(None,)]
 
 
-def test_rejected_mail_fails_at_once_and_its_content_is_erased(
-    app: Flask, use_result: Callable[[SendResult], None]
-) -> None:
-    use_result(SendResult("rejected", "invalid_recipient"))
+def test_rejected_mail_fails_at_once_and_its_content_is_erased(app: Flask, server: Received) -> None:
+    server.to_recipient = "550 no such user"
     enqueue_mail(app)
     deliver(app)
     assert mail_rows(app, "status, error_code, text_body") == [("failed", "invalid_recipient", None)]
@@ -85,11 +62,10 @@ def test_result_under_a_lost_lease_of_a_mail_is_not_recorded(app: Flask) -> None
 
 @pytest.mark.parametrize("fault", ["mail.after_claim", "mail.after_send"])
 def test_mail_claimed_by_a_failed_worker_is_sent_once_by_the_next(
-    app: Flask, monkeypatch: pytest.MonkeyPatch, fault: str
+    app: Flask, inject_fault: InjectFault, fault: str
 ) -> None:
     enqueue_mail(app)
-    monkeypatch.setattr(faults, "active_fault", [f"{fault}:raise"])
-    monkeypatch.setattr(faults, "_hits", {})
+    inject_fault(f"{fault}:raise")
     with pytest.raises(RuntimeError):
         deliver(app)
     assert mail_rows(app, "status, text_body LIKE '%t0ken%'") == [("sending", True)]
@@ -142,9 +118,9 @@ def test_sweep_sends_a_mail_without_a_wake_up(app: Flask, work: Work) -> None:
     assert [row.status for row in mail_rows(app)] == ["sent"]
 
 
-def test_sweep_sends_mails_by_itself_without_redis(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("without_redis")
+def test_sweep_sends_mails_by_itself_without_redis(app: Flask) -> None:
     enqueue_mail(app)
-    monkeypatch.setattr(queue, "wake_workers", lambda *_, **__: False)
     with app.app_context():
         schedule.run_sweeps()
     assert [row.status for row in mail_rows(app)] == ["sent"]

@@ -1,9 +1,8 @@
 """Mails through SMTP, to a server that receives them, rejects them, or is unreachable."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from flask import Flask
@@ -13,25 +12,6 @@ from tests.support.mail import deliver, enqueue_mail, mail_rows, make_mails_due,
 from tests.support.smtp_server import Received
 
 needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
-
-
-@pytest.fixture
-def use_smtp(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Set the SMTP settings of one test."""
-
-    def change(port: int, security: str = "none", **others: Any) -> None:
-        for name, value in {"HOST": "localhost", "PORT": port, "TLS": security, **others}.items():
-            monkeypatch.setitem(app.config, f"SMTP_{name}", value)
-
-    return change
-
-
-@pytest.fixture
-def server(use_smtp: Callable[..., None]) -> Iterator[Received]:
-    received = Received()
-    with smtp_server.listening(received) as port:
-        use_smtp(port)
-        yield received
 
 
 def test_mail_arrives_with_text_html_and_headers(app: Flask, server: Received, work: Callable[[], None]) -> None:

@@ -2,15 +2,14 @@
 
 import threading
 from datetime import timedelta
-from typing import Any
 
-import pytest
 from flask import Flask
 
 from saas_api.core import clock
 from saas_api.core.jobs import queue
 from saas_api.payments import jobs, payments
 from tests.support import stripe_server
+from tests.support.faults import InjectFault
 from tests.support.payments import (
     STRIPE,
     PayingOrganization,
@@ -80,18 +79,12 @@ def test_killed_claim_is_processed_again_after_two_minutes(acme: PayingOrganizat
 
 
 def test_failed_settlement_changes_nothing_and_is_repeated(
-    app: Flask, acme: PayingOrganization, stripe: StripeServer, monkeypatch: pytest.MonkeyPatch
+    app: Flask, acme: PayingOrganization, stripe: StripeServer, inject_fault: InjectFault
 ) -> None:
-    from saas_api.payments import dunning
-
-    def broken(*_: Any) -> None:
-        raise RuntimeError("broken")
-
     reference = acme.begin("stripe")
     stripe.pay(reference)
-    with monkeypatch.context() as patch:
-        patch.setattr(dunning, "stop_if_settled", broken)
-        stripe_event(acme, reference)
+    inject_fault("payments.before_commit:raise")
+    stripe_event(acme, reference)
     assert payment_amounts(acme) == ("pending", 0, 0, 0)
     assert (acme.invoice().state, acme.invoice().paid_minor) == ("open", 0)
     make_events_due()

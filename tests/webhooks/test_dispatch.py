@@ -1,5 +1,7 @@
 """Dispatch of deliveries: signatures, retries, interruptions, and endpoints that keep failing."""
 
+import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -280,15 +282,23 @@ def test_attempts_are_counted_by_outcome(app: Flask, acme: WebhookOrganization) 
         assert dict(counters.all()) == {"http_error": 1, "ok": 1}
 
 
-def test_stopping_drain_finishes_deliveries_in_flight(
-    app: Flask, acme: WebhookOrganization, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stopping_drain_finishes_deliveries_in_flight(app: Flask, acme: WebhookOrganization) -> None:
+    def stop_after_the_first_request() -> None:
+        while not receiver.received:
+            time.sleep(0.01)
+        queue.stop_requested.set()
+
     with run_receiver(seconds=0.3) as receiver:
         acme.create_endpoint(receiver.url)
         for _ in range(5):
             acme.publish_event()
-        monkeypatch.setattr(queue, "is_stopping", lambda: bool(receiver.received))
-        deliver(app)
+        stopping = threading.Thread(target=stop_after_the_first_request)
+        stopping.start()
+        try:
+            deliver(app)
+        finally:
+            stopping.join(10)
+            queue.stop_requested.clear()
     assert len(receiver.received) == 1
     assert sorted(row.status for row in acme.rows(DELIVERIES)) == ["delivered", "queued", "queued", "queued", "queued"]
     assert DRAIN_JOB == "webhooks.drain"
