@@ -69,7 +69,7 @@ def test_published_version_moves_an_organization_neither_at_the_next_sync_nor_at
 
 
 def test_dry_run_shows_the_difference_and_moves_no_organization(app: Flask) -> None:
-    """B1: the operator sees the difference for each customer before."""
+    """B1: the operator sees the difference for each organization before."""
     acme = create_organization(plan="starter@1")
     acme.use(200)
     target = publish_changed("starter@1", base_amount="39.00")

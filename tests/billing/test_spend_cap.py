@@ -184,7 +184,7 @@ def test_cap_blocks_calls_without_redis(
 ) -> None:
     key = make_key(client, alice)
     cap_for(client, alice, 3)
-    with web_process(config, REDIS_URL=f"unix://{tmp_path / 'nobody.sock'}") as process:
+    with web_process(config, REDIS_URL=f"unix://{tmp_path / 'missing.sock'}") as process:
         responses = [process.call("POST", SEND, key, SMS) for _ in range(5)]
     assert [response["status"] for response in responses] == [202, 202, 202, 402, 402]
     assert responses[3]["json"]["error"]["code"] == "SPEND_CAP_REACHED"

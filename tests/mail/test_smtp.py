@@ -45,7 +45,7 @@ def test_batch_of_mails_uses_one_connection(app: Flask, server: Received) -> Non
 @pytest.mark.parametrize(
     ("to_recipient", "to_content", "state"),
     [
-        ("550 no such person", "250 OK", ("failed", "invalid_recipient")),
+        ("550 no such user", "250 OK", ("failed", "invalid_recipient")),
         ("450 busy", "250 OK", ("queued", "provider_unavailable")),
         ("250 OK", "554 no", ("failed", "content_refused")),
         ("250 OK", "451 later", ("queued", "provider_unavailable")),
