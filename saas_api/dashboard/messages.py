@@ -353,7 +353,6 @@ def _csv_row(message: Message, currency: str) -> list[Any]:
     data = _message_schema.dump(message)
     row = {
         **data,
-        "cost": None if data["cost"] is None else Decimal(data["cost"]),
         "currency": None if data["cost"] is None else currency,
         "api_key_id": message.api_key_id and ids.format_id("key", message.api_key_id),
     }
