@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from saas_api.api_keys import keys
 from saas_api.api_keys.models import CreatedKey, KeyView
-from saas_api.api_keys.schemas import KeyIn, KeyUpdate, RotateKeyIn
+from saas_api.api_keys.schemas import KeyIn, KeysQuery, KeyUpdate, RotateKeyIn
 from saas_api.billing import plans, service_terms
 from saas_api.billing.rating.plan_file import RATE_LIMIT_FEATURE
 from saas_api.billing.usage_costs import ENDPOINT_BY_SOURCE, CallTotals
@@ -27,7 +27,7 @@ from saas_api.core.db.pagination import PageRequest
 from saas_api.core.errors import ValidationFailed
 from saas_api.core.fields import DateField, StrictSchema, Text
 from saas_api.core.settings import setting
-from saas_api.core.web import charts, forms, pages
+from saas_api.core.web import charts, forms, pages, templating
 from saas_api.core.web.charts import Chart
 from saas_api.core.web.forms import EmptyForm, Form, form_view
 from saas_api.core.web.pages import PAGE_SIZE
@@ -235,19 +235,11 @@ class RevokeKeyForm(StrictSchema):
     confirm = Text(required=True, maximum=100, error_messages={"required": "Type the name of the key."})
 
 
-class KeyFilters(StrictSchema):
-    """Filters of the key list."""
-
-    mode = fields.String(load_default=None, validate=validate.OneOf(("live", "test")))
-    status = fields.String(load_default=None, validate=validate.OneOf(("active", "expired", "revoked")))
-    cursor = fields.String(load_default=None, validate=validate.Length(max=500))
-
-
 @bp.get("/api-keys")
 @require_permission("keys:read")
 def index() -> Response:
     """List the keys, newest first, with their calls of thirty days."""
-    query, form = forms.parse_filters(KeyFilters())
+    query, form = forms.parse_filters(KeysQuery(exclude=("limit",)))
     request, filters = PageRequest.from_query({"limit": PAGE_SIZE, "cursor": None, **query})
     page = (
         None if form.errors else keys.list_keys(engine.session(), context.current_organization_id(), request, **filters)
@@ -408,7 +400,7 @@ def _secret_page(key: CreatedKey, old_expires_at: datetime | None = None) -> Res
 
 def _chart(usage: KeyUsage, days: DateRange) -> Chart:
     points = [
-        (f"{day.day} {day:%b}", tally.success_count, tally.failed_count, tally.limited_count)
+        (templating.format_day(day), tally.success_count, tally.failed_count, tally.limited_count)
         for day, tally in usage.by_day.items()
     ]
     names = ("Accepted", "Failed", "Rate limited")

@@ -19,10 +19,11 @@ from saas_api.core.access import require_permission
 from saas_api.core.db import engine
 from saas_api.core.db.pagination import PageRequest
 from saas_api.core.fields import StrictSchema, Timestamp
-from saas_api.core.web import charts, pages
+from saas_api.core.web import charts, pages, templating
 from saas_api.core.web.charts import Chart
 from saas_api.core.web.forms import EmptyForm, Form, form_view
 from saas_api.dashboard import context, webhook_deliveries
+from saas_api.dashboard.context import ConfirmationForm
 from saas_api.webhooks import deliveries, endpoints, event_types, secrets, throttles
 from saas_api.webhooks.event_types import TEST_EVENT_TYPE
 from saas_api.webhooks.events import IS_SUBSCRIBED_CLAUSE
@@ -188,12 +189,6 @@ class EnableForm(StrictSchema):
     recover = fields.Boolean(load_default=False)
 
 
-class ConfirmationForm(StrictSchema):
-    """The text typed to confirm."""
-
-    typed = fields.String(load_default="", validate=validate.Length(max=300))
-
-
 def get_endpoint(endpoint_id: UUID) -> Endpoint:
     """Returns an endpoint of the organization.
 
@@ -350,7 +345,9 @@ def _host(endpoint: Endpoint) -> str:
 
 
 def _chart(outcomes: list[DailyOutcomes], zone: str) -> Chart:
-    points = [(f"{day.day.day} {day.day:%b}", day.delivered, day.failed, day.waiting, day.canceled) for day in outcomes]
+    points = [
+        (templating.format_day(day.day), day.delivered, day.failed, day.waiting, day.canceled) for day in outcomes
+    ]
     series = ("Delivered", "Failed", "Waiting", "Canceled")
     return charts.bar_chart("outcomes", f"Deliveries per day ({zone})", points, series=series)
 
