@@ -7,18 +7,16 @@ from uuid import UUID
 import orjson
 import sqlalchemy as sa
 from flask import Blueprint, Response, g, request, url_for
-from marshmallow import fields, validate
 from sqlalchemy.orm import Session
 
 from saas_api.accounts import audit, members, organizations
 from saas_api.accounts.models import AuditEvent, Organization
-from saas_api.accounts.schemas import ActorReference
+from saas_api.accounts.schemas import AuditQuery
 from saas_api.core import clock, ids
 from saas_api.core.access import require_permission
 from saas_api.core.db import engine
 from saas_api.core.db.pagination import Page, PageRequest
 from saas_api.core.errors import ValidationFailed
-from saas_api.core.fields import DateField, StrictSchema, Text
 from saas_api.core.web import forms, pages
 from saas_api.core.web.pages import MAX_EXPORT_ROWS, PAGE_SIZE
 
@@ -89,22 +87,12 @@ def _uuid(key: str | None) -> UUID | None:
         return None
 
 
-class AuditFilters(StrictSchema):
-    """Filters of the audit log."""
-
-    action = Text(load_default=None, maximum=100)
-    actor = ActorReference(load_default=None)
-    start_date = DateField(load_default=None)
-    end_date = DateField(load_default=None)
-    cursor = fields.String(load_default=None, validate=validate.Length(max=500))
-
-
 @bp.get("/audit-log")
 @require_permission("audit:read")
 def index() -> Response:
     """List the audit events, newest first."""
     organization = organizations.get_organization(engine.session(), g.principal.organization_id)
-    query, form = forms.parse_filters(AuditFilters())
+    query, form = forms.parse_filters(AuditQuery(exclude=("limit",)))
     if request.args.get("format") == "csv" and not form.errors:
         return _csv(organization, query)
     page = None

@@ -12,13 +12,13 @@ from saas_api.billing import wallet as billing_wallet
 from saas_api.billing.invoices import InvoiceListItem
 from saas_api.billing.models import CreditEntryReason, GrantKind, InvoiceStatus
 from saas_api.billing.rating import explanation
-from saas_api.billing.schemas import InvoiceListItemOut
+from saas_api.billing.schemas import InvoiceListItemOut, InvoicesQuery
 from saas_api.core import clock
 from saas_api.core.access import require_permission
 from saas_api.core.db import engine
 from saas_api.core.db.pagination import PageRequest
 from saas_api.core.errors import ValidationFailed
-from saas_api.core.fields import QueryInteger, StrictSchema
+from saas_api.core.fields import PageQuery
 from saas_api.core.web import forms, pages
 from saas_api.core.web.pages import MAX_EXPORT_ROWS, PAGE_SIZE
 from saas_api.dashboard import context, running_period
@@ -55,26 +55,17 @@ CREDIT_ENTRY_REASON_LABELS = {
 }
 
 
-class InvoiceFilters(StrictSchema):
-    """Filters of the invoice list; the year is that of issue, in UTC."""
+class InvoiceFilters(InvoicesQuery):
+    """Filters of the invoice list."""
 
-    status = fields.String(load_default=None, validate=validate.OneOf(list(INVOICE_STATUS_LABELS)))
-    year = QueryInteger(minimum=2000, maximum=9998, load_default=None)
-    cursor = fields.String(load_default=None, validate=validate.Length(max=500))
     format = fields.String(load_default=None, validate=validate.OneOf(("csv",)))
-
-
-class CursorQuery(StrictSchema):
-    """The query of a list without filters."""
-
-    cursor = fields.String(load_default=None, validate=validate.Length(max=500))
 
 
 @bp.get("/billing")
 @require_permission("billing:read")
 def index() -> Response:
     """Show the current period, the invoices and the wallet. The page polls the block of the current period."""
-    query, form = forms.parse_filters(InvoiceFilters())
+    query, form = forms.parse_filters(InvoiceFilters(exclude=("limit",)))
     if not form.errors and query["format"] == "csv":
         return _table(query)
     running = running_period.get_current_period(engine.session(), context.current_account(), clock.now())
@@ -159,7 +150,7 @@ def _csv_row(invoice: InvoiceListItem) -> list[Any]:
 @require_permission("billing:read")
 def wallet() -> Response:
     """Show the balances and each credit grant with its entries."""
-    query, form = forms.parse_filters(CursorQuery())
+    query, form = forms.parse_filters(PageQuery(only=("cursor",)))
     page = (
         None
         if form.errors
@@ -186,7 +177,7 @@ def wallet() -> Response:
 @require_permission("billing:read")
 def credit_notes() -> Response:
     """List the credit notes, newest first."""
-    query, form = forms.parse_filters(CursorQuery())
+    query, form = forms.parse_filters(PageQuery(only=("cursor",)))
     page = (
         None
         if form.errors
