@@ -125,7 +125,7 @@ class DashboardKeyOut(KeyOut):
 
         fields = ("id", "name", "key", "mode", "is_active", "created_at", "requests_30d", "cost_30d")
 
-    key = fields.String(attribute="masked")
+    key = fields.String(attribute="masked", metadata={"description": "masked"})
     requests_30d = fields.Integer()
     cost_30d = fields.String()
 
