@@ -112,9 +112,6 @@ class Settings(BaseProductSettings):
     DUNNING_MINIMUM_MINOR: int = setting_field(
         100, "a whole number of cents", "the amount due from which an organization gets reminders", ge=0, le=1_000_000
     )
-    LATE_USAGE_DAYS: int = setting_field(
-        35, "days from 1 to 366", "how long after a period has closed its usage is still accepted", ge=1, le=366
-    )
     SELLER_NAME: str = setting_field("saas-api", "a name", "the seller on invoices")
     SELLER_ADDRESS: str | None = setting_field(None, "lines separated by |", "the seller's address on invoices")
     SELLER_TAX_ID: str | None = setting_field(None, "a tax id", "the seller's tax id on invoices")

@@ -20,6 +20,13 @@ _ID_PREFIXES = {
     "organization": "org",
     "invitation": "ivt",
     "session": "ses",
+    "message": "msg",
+    "invoice": "inv",
+    "payment": "pay",
+    "subscription": "sub",
+    "webhook_endpoint": "whe",
+    "webhook_delivery": "whd",
+    "webhook_event": "evt",
 }
 
 
@@ -320,10 +327,14 @@ class TransferOwnershipIn(StrictSchema):
     user_id = PrefixedId("usr", required=True)
 
 
-def _reference(kind: str, key: str | None) -> dict[str, str | None]:
+def audit_public_id(kind: str, key: str | None) -> str | None:
+    """The public id of an actor or target of an audit event, or the text itself where it is no id."""
     prefix = _ID_PREFIXES.get(kind)
     try:
-        public_id = ids.format_id(prefix, UUID(key)) if prefix and key else key
+        return ids.format_id(prefix, UUID(key)) if prefix and key else key
     except ValueError:
-        public_id = key
-    return {"type": kind, "id": public_id}
+        return key
+
+
+def _reference(kind: str, key: str | None) -> dict[str, str | None]:
+    return {"type": kind, "id": audit_public_id(kind, key)}

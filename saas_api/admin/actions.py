@@ -406,7 +406,7 @@ _INVOICE_ACTIONS = (
             f"from. Up to {templating.format_money(detail.creditable_minor, detail.invoice.currency)} can be credited."
         ),
         "Write the credit note",
-        lambda _, note: f"Credit note {note.number} is written.",
+        lambda _, view: f"Credit note {view.note.number} is written.",
         context.in_write_session(invoices.create_credit_note),
         CreditNoteForm,
         is_idempotent=True,

@@ -125,7 +125,8 @@ def index() -> Response:
 def _usage_chart(overview: Overview) -> Chart:
     meters = sorted(overview.usage, key=lambda name: -sum(overview.usage[name].values()))[:MAX_METERS] or ["requests"]
     points: list[ChartPoint] = [
-        (_label(day), *(overview.usage.get(name, {}).get(day, 0) for name in meters)) for day in overview.days
+        (templating.format_day(day), *(overview.usage.get(name, {}).get(day, 0) for name in meters))
+        for day in overview.days
     ]
     return charts.bar_chart("usage", "Accepted requests per day, all organizations (UTC)", points, series=meters)
 
@@ -133,14 +134,12 @@ def _usage_chart(overview: Overview) -> Chart:
 def _revenue_chart(overview: Overview, currency: str) -> Chart:
     by_day = overview.revenue[currency]
     places = money.currency_exponent(currency)
-    points = [(_label(day), Decimal(max(0, by_day.get(day, 0))).scaleb(-places)) for day in overview.days]
+    points = [
+        (templating.format_day(day), Decimal(max(0, by_day.get(day, 0))).scaleb(-places)) for day in overview.days
+    ]
 
     def format_amount(value: Decimal) -> str:
         return templating.format_money(int(value.scaleb(places)), currency)
 
     title = f"Invoiced per day, less credit notes ({currency}, UTC)"
     return charts.bar_chart(f"revenue-{currency.lower()}", title, points, series=[currency], fmt=format_amount)
-
-
-def _label(day: date) -> str:
-    return f"{day.day} {day:%b}"

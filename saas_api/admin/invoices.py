@@ -17,7 +17,7 @@ from saas_api.admin import context, lists
 from saas_api.admin.context import Preview, ReasonForm
 from saas_api.admin.lists import Columns, ListQuery
 from saas_api.billing import credit_notes, invoices
-from saas_api.billing.credit_notes import CREDIT_NOTE_REASONS, CreditNoteInput
+from saas_api.billing.credit_notes import CREDIT_NOTE_REASONS, CreditNoteInput, CreditNoteView
 from saas_api.billing.invoices import InvoiceWithPeriod
 from saas_api.billing.models import BillingPeriod, CreditNote, CreditNoteReason, Invoice, InvoiceLine, InvoiceStatus
 from saas_api.billing.schemas import InvoiceOut
@@ -221,7 +221,7 @@ def show(invoice_id: UUID) -> Response:
 
 def create_credit_note(
     session: SystemSession, organization_id: UUID, invoice_id: UUID, operator: OperatorContext, **values: Any
-) -> CreditNote:
+) -> CreditNoteView:
     """Writes a credit note.
 
     values: as of CreditNoteForm
@@ -234,4 +234,5 @@ def create_credit_note(
     except ValueError as cause:
         raise ValidationFailed.at_field("amount", f"Not an amount in {currency}, such as 12.35.") from cause
     content = CreditNoteInput(values["kind"], lines, minor, values["memo"], is_refund=values["is_refund"])
-    return credit_notes.create_credit_note(session, organization_id, invoice_id, content, operator)
+    note = credit_notes.create_credit_note(session, organization_id, invoice_id, content, operator)
+    return credit_notes.get_views(session, organization_id, [note])[0]

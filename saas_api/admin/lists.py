@@ -72,10 +72,10 @@ def csv_export(name: str, columns: Columns, page: Page) -> Response:
     return pages.csv_response(f"{name}.csv", list(columns), rows)
 
 
-def resource_columns(schema: StrictSchema, *names: str, read: Callable[[Any], Any]) -> Columns:
+def resource_columns(schema: StrictSchema, *names: str, read: Callable[[Any], Any] = lambda item: item) -> Columns:
     """Columns with the names and values of the API's resource.
 
-    read: returns the resource from an item of the page
+    read: returns the resource from an item of the page, which it is itself by default
     """
     return {name: functools.partial(_read_field, schema, name, read) for name in names}
 

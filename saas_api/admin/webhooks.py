@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
@@ -25,7 +26,7 @@ from saas_api.webhooks import deliveries, endpoints
 from saas_api.webhooks.deliveries import DeliveryView
 from saas_api.webhooks.endpoints import EndpointHealth
 from saas_api.webhooks.models import Attempt, Delivery, DeliveryStatus, Endpoint, EndpointStatus, Event
-from saas_api.webhooks.schemas import DeliveryOut
+from saas_api.webhooks.schemas import DeliveryOut, EndpointHealthOut, EndpointOut
 
 bp = Blueprint("webhooks", __name__, url_prefix="/admin/deliveries")
 
@@ -109,15 +110,19 @@ class DeliveryDetail:
         return endpoints.redacted_url(self.endpoint)
 
 
+def _resource(row: Any) -> dict[str, Endpoint]:
+    return {"endpoint": row[0]}  # no column needs more of an EndpointView
+
+
 ENDPOINT_COLUMNS: Columns = {
-    "id": lambda row: ids.format_id("whe", row[0].id),
+    **lists.resource_columns(EndpointOut(), "id", read=_resource),
     "organization_id": lambda row: ids.format_id("org", row[0].organization_id),
     "organization": lambda row: row[1],
-    "status": lambda row: row[0].status,
-    "consecutive_failures": lambda row: row[0].consecutive_failures,
-    "first_failure_at": lambda row: lists.csv_time(row[0].first_failure_at),
-    "last_success_at": lambda row: lists.csv_time(row[0].last_success_at),
-    "created_at": lambda row: lists.csv_time(row[0].created_at),
+    **lists.resource_columns(EndpointOut(), "status", read=_resource),
+    **lists.resource_columns(
+        EndpointHealthOut(), "consecutive_failures", "first_failure_at", "last_success_at", read=itemgetter(0)
+    ),
+    **lists.resource_columns(EndpointOut(), "created_at", read=_resource),
 }
 DELIVERY_COLUMNS: Columns = lists.resource_columns(
     DeliveryOut(),
@@ -131,7 +136,6 @@ DELIVERY_COLUMNS: Columns = lists.resource_columns(
     "error_code",
     "created_at",
     "finished_at",
-    read=lambda view: view,
 )
 
 

@@ -30,7 +30,7 @@ def _mode(**options: Any) -> fields.String:
 
 def _scopes(**options: Any) -> fields.List:
     scope = fields.String(validate=OneOfRegistered(SCOPES))
-    return fields.List(scope, validate=validate.Length(min=1), **options)
+    return fields.List(scope, validate=validate.Length(min=1, error="Choose at least one scope."), **options)
 
 
 def _allowed_ips(**options: Any) -> fields.List:

@@ -87,7 +87,11 @@ def list_credit_notes(session: Session, organization_id: UUID, request: PageRequ
     """
     statement = select(CreditNote).where(CreditNote.organization_id == organization_id)
     page = pagination.paginate(session, statement, CreditNote.issued_at.desc(), CreditNote.id.desc(), request=request)
-    notes = page.items
+    return replace(page, items=get_views(session, organization_id, page.items))
+
+
+def get_views(session: Session, organization_id: UUID, notes: Sequence[CreditNote]) -> list[CreditNoteView]:
+    """Credit notes with the numbers of their invoices and their lines, in the same order."""
     numbers = dict(
         session.execute(
             select(Invoice.id, Invoice.number)
@@ -103,7 +107,7 @@ def list_credit_notes(session: Session, organization_id: UUID, request: PageRequ
         .order_by(CreditNoteLine.invoice_line_id)
     ):
         lines[line.credit_note_id].append(line)
-    return replace(page, items=[CreditNoteView(note, numbers.get(note.invoice_id), lines[note.id]) for note in notes])
+    return [CreditNoteView(note, numbers.get(note.invoice_id), lines[note.id]) for note in notes]
 
 
 def create_credit_note(

@@ -118,12 +118,10 @@ class SettlementResult:
 
     allocated_minor: paid on the invoice
     excess_minor: added to the wallet
-    is_paid: whether the invoice is paid now, also when it was before
     """
 
     allocated_minor: int
     excess_minor: int
-    is_paid: bool
 
 
 def get_invoice(session: Session, organization_id: UUID, invoice_id: UUID) -> Invoice:
@@ -341,7 +339,7 @@ def apply_payment(
         wallet.add_grant(session, organization_id, source, excess, invoice.currency)
     session.flush()  # a violated constraint belongs to this settlement
     session.expire(invoice, ["due_minor"])  # the database computes it
-    return SettlementResult(allocated, excess, invoice.status == InvoiceStatus.PAID)
+    return SettlementResult(allocated, excess)
 
 
 def mark_paid_if_settled(session: SystemSession, invoice: Invoice) -> None:

@@ -26,7 +26,6 @@ from saas_api.billing.rating.thresholds import AlertSubject
 from saas_api.core import clock, ids, money
 from saas_api.core.db import tenancy
 from saas_api.core.db.tenancy import SystemSession
-from saas_api.core.errors import ValidationFailed
 from saas_api.core.observability import get_logger
 from saas_api.core.settings import setting
 from saas_api.usage import ledger
@@ -41,7 +40,6 @@ DEFAULT_ALERTS = (
     *((AlertSubject.PERCENT_OF_INCLUDED, meter, percent) for meter in ("sms", "email") for percent in (80, 100)),
 )
 _PERIOD_LEAD_TIME = timedelta(days=3)
-_MAX_CLOCK_SKEW = timedelta(minutes=5)
 
 
 def find_earliest_open_period(session: Session, organization_id: UUID) -> BillingPeriod | None:
@@ -58,16 +56,6 @@ def find_current_period(session: Session, organization_id: UUID, at: datetime) -
         select(BillingPeriod)
         .where(BillingPeriod.organization_id == organization_id, BillingPeriod.status == PeriodStatus.OPEN)
         .where(BillingPeriod.starts_at <= at, BillingPeriod.ends_at > at)
-    ).first()
-
-
-def find_period_at(session: Session, organization_id: UUID, at: datetime) -> BillingPeriod | None:
-    """The period that contains an instant, open or not."""
-    return session.scalars(
-        select(BillingPeriod)
-        .where(BillingPeriod.organization_id == organization_id)
-        .where(BillingPeriod.starts_at <= at, BillingPeriod.ends_at > at)
-        .execution_options(populate_existing=True)
     ).first()
 
 
@@ -149,32 +137,6 @@ def record_usage_statements(
         shared_lock_statement(organization_id),
         ledger.append_usage_statement(organization_id, event, is_late=is_late),
     ]
-
-
-def record_usage(session: Session, organization_id: UUID, event: UsageRecord) -> None:
-    """Append usage to the ledger; usage of a closed period is late, and the current period pays for it.
-
-    The period lock is held until the transaction ends, so this is the last thing the caller does in it.
-
-    raises: ValidationFailed for usage from the future, from before the first period, or of a closed period and older
-        than `LATE_USAGE_DAYS`
-    """
-    now = clock.now()
-    if event.quantity <= 0:
-        raise ValidationFailed.at_field("quantity", "Must be above zero.")
-    if event.at > now + _MAX_CLOCK_SKEW:
-        raise ValidationFailed.at_field("occurred_at", "Lies in the future.")
-    ensure_account(session, organization_id)
-    ensure_period(session, organization_id, max(now, event.at))
-    lock_periods_shared(session, organization_id)
-    period = find_period_at(session, organization_id, event.at)
-    if period is None:
-        raise ValidationFailed.at_field("occurred_at", "Lies before the first billing period.")
-    if period.status != PeriodStatus.OPEN and event.at < now - timedelta(days=setting("LATE_USAGE_DAYS")):
-        raise ValidationFailed.at_field(
-            "occurred_at", f"More than {setting('LATE_USAGE_DAYS')} days ago, in a period that is closed."
-        )
-    session.connection().exec_driver_sql(*ledger.append_usage_statement(organization_id, event, is_late=True))
 
 
 def ensure_account(session: Session, organization_id: UUID) -> None:

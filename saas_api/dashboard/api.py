@@ -1,7 +1,7 @@
 """The JSON API of the dashboard: figures, a graph, keys with their usage."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -12,14 +12,19 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from saas_api.accounts import organizations
+from saas_api.api_keys import keys
+from saas_api.api_keys.models import KeyView
+from saas_api.api_keys.schemas import KeyOut
 from saas_api.billing import periods, usage_costs
 from saas_api.billing.usage_costs import CallTotals, UsageReport
 from saas_api.core import clock, money
 from saas_api.core.access import require_permission
 from saas_api.core.db import engine
+from saas_api.core.db.pagination import PageRequest
 from saas_api.core.errors import ValidationFailed
-from saas_api.core.fields import PrefixedId, QueryInteger, StrictSchema, Timestamp
+from saas_api.core.fields import PrefixedId, QueryInteger, StrictSchema
 from saas_api.core.web.endpoint import endpoint
+from saas_api.core.web.pages import MAX_EXPORT_ROWS
 from saas_api.dashboard import context
 from saas_api.usage.ranges import DateRange
 
@@ -30,33 +35,16 @@ GRAPH_DAYS = 30
 
 
 @dataclass(frozen=True)
-class KeyRow:
-    """An API key as the dashboard shows it.
+class KeyWithUsage(KeyView):
+    """An API key with its calls of the last thirty days."""
 
-    masked: prefix and last four characters of its newest secret
-    """
-
-    id: UUID
-    name: str
-    masked: str
-    mode: str
-    is_active: bool
-    created_at: datetime
+    requests_30d: int
+    cost_30d: str
 
 
-def list_keys(session: Session, organization_id: UUID, at: datetime) -> list[KeyRow]:
+def list_keys(session: Session, organization_id: UUID) -> Sequence[KeyView]:
     """Returns all keys, newest first, including revoked ones."""
-    rows = session.execute(
-        text("""SELECT k.id, k.name, coalesce(s.hint || '...' || s.last_four, ''), k.mode,
-            k.revoked_at IS NULL AND coalesce(s.is_live, false), k.created_at
-          FROM api_keys k LEFT JOIN LATERAL (SELECT hint, last_four,
-              revoked_at IS NULL AND (expires_at IS NULL OR expires_at > :at) AS is_live FROM api_key_secrets
-            WHERE organization_id = k.organization_id AND key_id = k.id ORDER BY 3 DESC, created_at DESC LIMIT 1) s
-            ON true
-          WHERE k.organization_id = :organization_id ORDER BY k.created_at DESC, k.id DESC"""),
-        {"organization_id": organization_id, "at": at},
-    )
-    return [KeyRow(*row) for row in rows]
+    return keys.list_keys(session, organization_id, PageRequest(MAX_EXPORT_ROWS)).items
 
 
 def current_plan_code(session: Session, organization_id: UUID, at: datetime) -> str:
@@ -129,15 +117,15 @@ class GraphOut(StrictSchema):
     data = fields.List(fields.Nested(GraphPointOut()))
 
 
-class DashboardKeyOut(StrictSchema):
+class DashboardKeyOut(KeyOut):
     """A key with its calls of the last thirty days."""
 
-    id = PrefixedId("key")
-    name = fields.String()
-    key = fields.String(metadata={"description": "masked"})
-    mode = fields.String()
-    is_active = fields.Boolean()
-    created_at = Timestamp()
+    class Meta(KeyOut.Meta):
+        """The part of the key that the dashboard shows."""
+
+        fields = ("id", "name", "key", "mode", "is_active", "created_at", "requests_30d", "cost_30d")
+
+    key = fields.String(attribute="masked", metadata={"description": "masked"})
     requests_30d = fields.Integer()
     cost_30d = fields.String()
 
@@ -155,7 +143,7 @@ def stats() -> dict[str, Any]:
     """Show figures of the last thirty days and the current month."""
     organization = organizations.get_organization(engine.session(), context.current_organization_id())
     recent, month = _report(_last_days(GRAPH_DAYS)), _report(_month(), is_billed=True)
-    keys = list_keys(engine.session(), organization.id, clock.now())
+    organization_keys = list_keys(engine.session(), organization.id)
     return {
         "organization": {
             "id": organization.id,
@@ -168,8 +156,8 @@ def stats() -> dict[str, Any]:
             "current_month_cost": money.format_minor(month.total_cost_minor, month.currency),
             "currency": month.currency,
             "success_rate": recent.total.success_rate,
-            "active_api_keys": sum(key.is_active for key in keys),
-            "total_api_keys": len(keys),
+            "active_api_keys": sum(key.is_active for key in organization_keys),
+            "total_api_keys": len(organization_keys),
         },
     }
 
@@ -214,9 +202,9 @@ def api_keys() -> dict[str, Any]:
     live, test = _report(_last_days(GRAPH_DAYS)), _report(_last_days(GRAPH_DAYS), "test")
     tallies = {"live": live.by_api_key, "test": test.by_api_key}
     rows = []
-    for key in list_keys(engine.session(), context.current_organization_id(), clock.now()):
+    for key in list_keys(engine.session(), context.current_organization_id()):
         tally = tallies[key.mode].get(key.id, CallTotals())
-        rows.append({**asdict(key), "key": key.masked, "requests_30d": tally.requests, "cost_30d": tally.cost_text})
+        rows.append(KeyWithUsage(**vars(key), requests_30d=tally.requests, cost_30d=tally.cost_text))
     return {"api_keys": rows}
 
 

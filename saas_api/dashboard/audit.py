@@ -1,44 +1,27 @@
 """The audit log page and its CSV export."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
 
 import orjson
 import sqlalchemy as sa
 from flask import Blueprint, Response, g, request, url_for
-from marshmallow import fields, validate
 from sqlalchemy.orm import Session
 
-from saas_api.accounts import audit, members, organizations
+from saas_api.accounts import audit, members, organizations, schemas
 from saas_api.accounts.models import AuditEvent, Organization
-from saas_api.accounts.schemas import ActorReference
-from saas_api.core import clock, ids
+from saas_api.accounts.schemas import AuditEventOut, AuditQuery
 from saas_api.core.access import require_permission
 from saas_api.core.db import engine
 from saas_api.core.db.pagination import Page, PageRequest
 from saas_api.core.errors import ValidationFailed
-from saas_api.core.fields import DateField, StrictSchema, Text
 from saas_api.core.web import forms, pages
 from saas_api.core.web.pages import MAX_EXPORT_ROWS, PAGE_SIZE
 
 bp = Blueprint("audit", __name__)
 
-_PREFIXES = {
-    "user": "usr",
-    "operator": "usr",
-    "api_key": "key",
-    "organization": "org",
-    "invitation": "ivt",
-    "session": "ses",
-    "message": "msg",
-    "invoice": "inv",
-    "payment": "pay",
-    "subscription": "sub",
-    "webhook_endpoint": "whe",
-    "webhook_delivery": "whd",
-    "webhook_event": "evt",
-}
+_event_schema = AuditEventOut()
 _USERS = sa.text("SELECT id, coalesce(nullif(full_name, ''), email) FROM users WHERE id = ANY (:ids)")
 _KEYS = sa.text("SELECT id, name FROM api_keys WHERE organization_id = :organization_id AND id = ANY (:ids)")
 
@@ -76,12 +59,6 @@ def get_actor_names(session: Session, organization_id: UUID, entries: Iterable[A
     return names
 
 
-def actor_public_id(kind: str, key: str | None) -> str:
-    """Returns the public id of an actor or target, or the text itself where it is no id."""
-    actor_id, prefix = _uuid(key), _PREFIXES.get(kind)
-    return ids.format_id(prefix, actor_id) if actor_id and prefix else key or ""
-
-
 def _uuid(key: str | None) -> UUID | None:
     try:
         return UUID(key) if key else None
@@ -89,22 +66,12 @@ def _uuid(key: str | None) -> UUID | None:
         return None
 
 
-class AuditFilters(StrictSchema):
-    """Filters of the audit log."""
-
-    action = Text(load_default=None, maximum=100)
-    actor = ActorReference(load_default=None)
-    start_date = DateField(load_default=None)
-    end_date = DateField(load_default=None)
-    cursor = fields.String(load_default=None, validate=validate.Length(max=500))
-
-
 @bp.get("/audit-log")
 @require_permission("audit:read")
 def index() -> Response:
     """List the audit events, newest first."""
     organization = organizations.get_organization(engine.session(), g.principal.organization_id)
-    query, form = forms.parse_filters(AuditFilters())
+    query, form = forms.parse_filters(AuditQuery(exclude=("limit",)))
     if request.args.get("format") == "csv" and not form.errors:
         return _csv(organization, query)
     page = None
@@ -120,7 +87,7 @@ def index() -> Response:
         status=200 if page else 422,
         entries=entries,
         names=get_actor_names(engine.session(), organization.id, entries),
-        wire=actor_public_id,
+        wire=schemas.audit_public_id,
         pretty=_format_data,
         form=form,
         kinds=ACTOR_KINDS,
@@ -141,25 +108,14 @@ def _csv(organization: Organization, query: dict[str, Any]) -> Response:
     page = _list_events(organization, {**query, "cursor": None}, MAX_EXPORT_ROWS)
     if page.next_cursor:
         raise ValidationFailed.at_field("start_date", f"More than {MAX_EXPORT_ROWS:,} entries; choose fewer days.")
-    return pages.csv_response("audit-log.csv", _COLUMNS, list(_rows(page.items)))
+    return pages.csv_response("audit-log.csv", _COLUMNS, [_csv_row(entry) for entry in page.items])
 
 
-def _rows(entries: Iterable[AuditEvent]) -> Iterator[tuple[Any, ...]]:
-    for entry in entries:
-        yield (
-            entry.id,
-            clock.format_rfc3339(entry.at),
-            entry.actor_type,
-            actor_public_id(entry.actor_type, entry.actor_id),
-            ids.format_id("usr", entry.on_behalf_of) if entry.on_behalf_of else "",
-            entry.action,
-            entry.target_type,
-            actor_public_id(entry.target_type, entry.target_id),
-            orjson.dumps(entry.data).decode(),
-            entry.reason or "",
-            entry.request_id or "",
-            entry.ip or "",
-        )
+def _csv_row(entry: AuditEvent) -> list[Any]:
+    data = _event_schema.dump(entry)
+    row = {**data, "data": orjson.dumps(data["data"]).decode()}
+    row |= {f"{party}_{name}": data[party][name] for party in ("actor", "target") for name in ("type", "id")}
+    return [row[column] for column in _COLUMNS]
 
 
 def _format_data(data: dict[str, Any]) -> str:

@@ -1,7 +1,6 @@
 """Pages of the billing section: overview with invoices, wallet, credit notes; the invoice list as CSV."""
 
 from collections.abc import Mapping
-from decimal import Decimal
 from typing import Any
 
 from flask import Blueprint, Response, url_for
@@ -13,18 +12,22 @@ from saas_api.billing import wallet as billing_wallet
 from saas_api.billing.invoices import InvoiceListItem
 from saas_api.billing.models import CreditEntryReason, GrantKind, InvoiceStatus
 from saas_api.billing.rating import explanation
-from saas_api.core import clock, ids, money
+from saas_api.billing.schemas import InvoiceListItemOut, InvoicesQuery
+from saas_api.core import clock
 from saas_api.core.access import require_permission
 from saas_api.core.db import engine
 from saas_api.core.db.pagination import PageRequest
 from saas_api.core.errors import ValidationFailed
-from saas_api.core.fields import QueryInteger, StrictSchema
+from saas_api.core.fields import PageQuery
 from saas_api.core.web import forms, pages
 from saas_api.core.web.pages import MAX_EXPORT_ROWS, PAGE_SIZE
 from saas_api.dashboard import context, running_period
 from saas_api.dashboard.running_period import CurrentPeriod
 
 bp = Blueprint("billing", __name__)
+
+_invoice_schema = InvoiceListItemOut()
+
 
 FIRST_YEAR = 2020
 INVOICE_CSV_COLUMNS = (
@@ -52,26 +55,17 @@ CREDIT_ENTRY_REASON_LABELS = {
 }
 
 
-class InvoiceFilters(StrictSchema):
-    """Filters of the invoice list; the year is that of issue, in UTC."""
+class InvoiceFilters(InvoicesQuery):
+    """Filters of the invoice list."""
 
-    status = fields.String(load_default=None, validate=validate.OneOf(list(INVOICE_STATUS_LABELS)))
-    year = QueryInteger(minimum=2000, maximum=9998, load_default=None)
-    cursor = fields.String(load_default=None, validate=validate.Length(max=500))
     format = fields.String(load_default=None, validate=validate.OneOf(("csv",)))
-
-
-class CursorQuery(StrictSchema):
-    """The query of a list without filters."""
-
-    cursor = fields.String(load_default=None, validate=validate.Length(max=500))
 
 
 @bp.get("/billing")
 @require_permission("billing:read")
 def index() -> Response:
     """Show the current period, the invoices and the wallet. The page polls the block of the current period."""
-    query, form = forms.parse_filters(InvoiceFilters())
+    query, form = forms.parse_filters(InvoiceFilters(exclude=("limit",)))
     if not form.errors and query["format"] == "csv":
         return _table(query)
     running = running_period.get_current_period(engine.session(), context.current_account(), clock.now())
@@ -141,34 +135,22 @@ def _table(query: Mapping[str, Any]) -> Response:
     if page.next_cursor:
         raise ValidationFailed.at_field("year", f"More than {MAX_EXPORT_ROWS:,} invoices; choose a year.")
     return pages.csv_response(
-        f"invoices-{clock.now():%Y-%m-%d}.csv", INVOICE_CSV_COLUMNS, [_row(billed) for billed in page.items]
+        f"invoices-{clock.now():%Y-%m-%d}.csv", INVOICE_CSV_COLUMNS, [_csv_row(invoice) for invoice in page.items]
     )
 
 
-def _row(billed: InvoiceListItem) -> tuple[Any, ...]:
-    invoice, period = billed.invoice, billed.period
-    return (
-        *(ids.format_id("inv", invoice.id), invoice.number, invoice.status),
-        *(
-            clock.format_rfc3339(period.starts_at),
-            clock.format_rfc3339(period.ends_at),
-            period.timezone,
-            billed.total_requests,
-        ),
-        *(
-            Decimal(money.format_minor(minor, invoice.currency))
-            for minor in (invoice.total_minor, invoice.amount_due_minor)
-        ),
-        invoice.currency,
-        *(at and clock.format_rfc3339(at) for at in (invoice.due_at, invoice.paid_at)),
-    )
+def _csv_row(invoice: InvoiceListItem) -> list[Any]:
+    data = _invoice_schema.dump(invoice)
+    period = data["period"]
+    row = {**data, **period, "period_starts_at": period["starts_at"], "period_ends_at": period["ends_at"]}
+    return [row[column] for column in INVOICE_CSV_COLUMNS]
 
 
 @bp.get("/billing/wallet")
 @require_permission("billing:read")
 def wallet() -> Response:
     """Show the balances and each credit grant with its entries."""
-    query, form = forms.parse_filters(CursorQuery())
+    query, form = forms.parse_filters(PageQuery(only=("cursor",)))
     page = (
         None
         if form.errors
@@ -195,7 +177,7 @@ def wallet() -> Response:
 @require_permission("billing:read")
 def credit_notes() -> Response:
     """List the credit notes, newest first."""
-    query, form = forms.parse_filters(CursorQuery())
+    query, form = forms.parse_filters(PageQuery(only=("cursor",)))
     page = (
         None
         if form.errors

@@ -3,6 +3,7 @@
 from uuid import UUID
 
 from flask import g
+from marshmallow import fields, validate
 
 from saas_api.accounts import organizations
 from saas_api.billing import periods
@@ -10,8 +11,15 @@ from saas_api.billing.previews import NoCurrentPeriod
 from saas_api.core import clock
 from saas_api.core.db import engine
 from saas_api.core.errors import ValidationFailed
+from saas_api.core.fields import StrictSchema
 from saas_api.dashboard import running_period
 from saas_api.dashboard.running_period import BillingAccount
+
+
+class ConfirmationForm(StrictSchema):
+    """The text typed to confirm."""
+
+    typed = fields.String(load_default="", validate=validate.Length(max=300))
 
 
 def current_organization_id() -> UUID:

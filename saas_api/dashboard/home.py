@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -17,7 +17,7 @@ from saas_api.core import access, clock, money
 from saas_api.core.access import KeyMode, require_permission
 from saas_api.core.db import engine
 from saas_api.core.settings import setting
-from saas_api.core.web import charts, pages
+from saas_api.core.web import charts, pages, templating
 from saas_api.core.web.charts import ChartPoint
 from saas_api.core.web.pages import HTMX_STOP_POLLING
 from saas_api.core.web.templating import EMPTY_VALUE
@@ -256,14 +256,10 @@ def _chart(days: DateRange, series: Mapping[Any, list[UsagePoint]], zone: str) -
     points: list[ChartPoint] = []
     for n, day in enumerate(recent_days):
         values = [series[meter][DAYS + n].requests if meter in series else 0 for meter in meters]
-        points.append((_label(day), *values))
+        points.append((templating.format_day(day), *values))
     names = [METER_LABELS.get(meter, meter) for meter in meters]
     before = _requests(series, _previous_period)
     return charts.bar_chart("messages", f"Accepted calls per day ({zone})", points, series=names, previous=before)
-
-
-def _label(day: date) -> str:
-    return f"{day.day} {day:%b}"
 
 
 def _current_bill() -> dict[str, Any]:

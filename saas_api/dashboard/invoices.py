@@ -8,7 +8,6 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 from flask import Blueprint, Response, g, request, url_for
-from marshmallow import fields, validate
 
 from saas_api.accounts import audit
 from saas_api.billing import invoice_documents, invoices
@@ -19,7 +18,6 @@ from saas_api.core import access, clock, money
 from saas_api.core.access import require_permission
 from saas_api.core.db import engine
 from saas_api.core.db.pagination import PageRequest
-from saas_api.core.fields import StrictSchema
 from saas_api.core.settings import setting
 from saas_api.core.web import pages, templating
 from saas_api.core.web.forms import Form, form_view
@@ -28,9 +26,9 @@ from saas_api.dashboard import context
 from saas_api.payments import checkout, payments
 from saas_api.payments.checkout import PaymentAlreadyPending, PaymentRequest
 from saas_api.payments.models import Payment, PaymentStatus
+from saas_api.payments.schemas import ProviderIn
 
 bp = Blueprint("invoices", __name__)
-PROVIDERS = ("stripe", "paystack", "mock")
 
 
 POLL_SECONDS = timedelta(minutes=2)
@@ -46,12 +44,6 @@ _ENDS = {
     PaymentStatus.CANCELED: ("Payment canceled", "plain"),
     PaymentStatus.QUARANTINED: ("Payment is being looked at", "warn"),
 }
-
-
-class PayForm(StrictSchema):
-    """The payment provider of an invoice."""
-
-    provider = fields.String(load_default=None, validate=validate.OneOf(PROVIDERS))
 
 
 @bp.get('/billing/invoices/<id("inv"):invoice_id>')
@@ -92,7 +84,7 @@ def show(invoice_id: UUID, form: Form | None = None) -> Response:
 
 @bp.post('/billing/invoices/<id("inv"):invoice_id>/pay')
 @require_permission("billing:write")
-@form_view(PayForm(), form=show)
+@form_view(ProviderIn(), form=show)
 def pay(invoice_id: UUID, body: dict[str, Any]) -> Any:
     """Start a payment of the amount due, or continue the pending one, at the provider's checkout page."""
     access.require_verified_email(g.principal)

@@ -14,8 +14,9 @@ from marshmallow import fields, validate
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from saas_api.api_keys import key_format, keys
+from saas_api.api_keys import keys
 from saas_api.api_keys.models import CreatedKey, KeyView
+from saas_api.api_keys.schemas import KeyIn, KeysQuery, KeyUpdate, RotateKeyIn
 from saas_api.billing import plans, service_terms
 from saas_api.billing.rating.plan_file import RATE_LIMIT_FEATURE
 from saas_api.billing.usage_costs import ENDPOINT_BY_SOURCE, CallTotals
@@ -24,9 +25,9 @@ from saas_api.core.access import SCOPES, KeyMode, require_permission
 from saas_api.core.db import engine
 from saas_api.core.db.pagination import PageRequest
 from saas_api.core.errors import ValidationFailed
-from saas_api.core.fields import DateField, OneOfRegistered, QueryInteger, StrictSchema, Text
+from saas_api.core.fields import DateField, StrictSchema, Text
 from saas_api.core.settings import setting
-from saas_api.core.web import charts, forms, pages
+from saas_api.core.web import charts, forms, pages, templating
 from saas_api.core.web.charts import Chart
 from saas_api.core.web.forms import EmptyForm, Form, form_view
 from saas_api.core.web.pages import PAGE_SIZE
@@ -41,11 +42,8 @@ KEY_AUDIT_ACTIONS = 20
 _PLATFORM, _GONE = "The platform", "A former member"
 
 
-MAX_RATE_LIMIT = 1_000_000
-NETWORKS = 50
 SCOPE_PRESETS = {"all": None, "send": ["messages:write"], "read": ["messages:read", "usage:read"]}
-EXPIRY_DAYS = {"30": 30, "90": 90, "365": 365}
-GRACE_PERIODS = {"0": 0, "3600": 3_600, "86400": 86_400, "604800": 604_800}
+EXPIRIES = ("never", "30", "90", "365", "date")
 DAYS, LAST_YEAR = 30, 9_998
 
 
@@ -207,52 +205,28 @@ def _actor_name(actor_type: str) -> str:
     return {"user": _GONE, "api_key": "An API key", "operator": "An operator"}.get(actor_type, _PLATFORM)
 
 
-class NetworksField(fields.String):
-    """Addresses and networks, separated by lines, spaces or commas."""
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> Any:
-        lines = super()._deserialize(value, attr, data, **options).replace(",", "\n").split()
-        if len(lines) > NETWORKS:
-            raise ma.ValidationError(f"At most {NETWORKS} networks.")
-        try:
-            return [key_format.parse_network(line) for line in lines]
-        except ValueError as problem:
-            raise ma.ValidationError(str(problem)) from problem
-
-
-class KeyUpdateForm(StrictSchema):
+class KeyUpdateForm(KeyUpdate):
     """Name, scopes, networks and rate limit of a key."""
 
-    name = Text(required=True, maximum=100, error_messages={"required": "Give the key a name."})
-    scopes = fields.List(
-        fields.String(validate=OneOfRegistered(SCOPES)),
-        validate=validate.Length(min=1, error="Choose at least one scope."),
-    )
-    allowed_ips = NetworksField(load_default=list)
-    rate_limit_per_minute = QueryInteger(minimum=1, maximum=MAX_RATE_LIMIT, load_default=None)
+    name = Text(required=True, maximum=100)
 
 
-class KeyForm(KeyUpdateForm):
-    """A new key."""
+class KeyForm(KeyIn):
+    """A new key; `scopes` counts with the preset "own" only."""
 
-    mode = fields.String(load_default="test", validate=validate.OneOf(("live", "test")))
-    expiry = fields.String(load_default="never", validate=validate.OneOf(("never", *EXPIRY_DAYS, "date")))
+    class Meta(KeyIn.Meta):
+        """The expiry is a number of days or a local day."""
+
+        exclude = ("expires_at",)
+
+    expiry = fields.String(load_default="never", validate=validate.OneOf(EXPIRIES))
     expires_on = DateField(load_default=None)
     preset = fields.String(load_default="all", validate=validate.OneOf((*SCOPE_PRESETS, "own")))
-    scopes = fields.List(fields.String(validate=OneOfRegistered(SCOPES)), load_default=list)
 
-    @ma.validates_schema
-    def _is_whole(self, data: dict[str, Any], **_options: Any) -> None:
-        if data["expiry"] == "date" and data["expires_on"] is None:
-            raise ma.ValidationError("Say on which day it ends.", "expires_on")
-        if data["preset"] == "own" and not data["scopes"]:
-            raise ma.ValidationError("Choose at least one scope.", "scopes")
-
-
-class RotateKeyForm(StrictSchema):
-    """Grace period of the previous secret, in seconds."""
-
-    grace_seconds = fields.String(load_default="86400", validate=validate.OneOf(tuple(GRACE_PERIODS)))
+    @ma.pre_load
+    def _resolve_preset(self, data: dict[str, Any], **_options: Any) -> dict[str, Any]:
+        preset = data.get("preset", "all")
+        return {**data, "scopes": data["scopes"] or [] if preset == "own" else SCOPE_PRESETS.get(preset)}
 
 
 class RevokeKeyForm(StrictSchema):
@@ -261,19 +235,11 @@ class RevokeKeyForm(StrictSchema):
     confirm = Text(required=True, maximum=100, error_messages={"required": "Type the name of the key."})
 
 
-class KeyFilters(StrictSchema):
-    """Filters of the key list."""
-
-    mode = fields.String(load_default=None, validate=validate.OneOf(("live", "test")))
-    status = fields.String(load_default=None, validate=validate.OneOf(("active", "expired", "revoked")))
-    cursor = fields.String(load_default=None, validate=validate.Length(max=500))
-
-
 @bp.get("/api-keys")
 @require_permission("keys:read")
 def index() -> Response:
     """List the keys, newest first, with their calls of thirty days."""
-    query, form = forms.parse_filters(KeyFilters())
+    query, form = forms.parse_filters(KeysQuery(exclude=("limit",)))
     request, filters = PageRequest.from_query({"limit": PAGE_SIZE, "cursor": None, **query})
     page = (
         None if form.errors else keys.list_keys(engine.session(), context.current_organization_id(), request, **filters)
@@ -310,19 +276,12 @@ def create(body: dict[str, Any]) -> Response:
     if body["mode"] == KeyMode.LIVE:
         access.require_fresh_login(g.principal)
     _check_rate(body)
-    scopes = body["scopes"] if body["preset"] == "own" else SCOPE_PRESETS[body["preset"]]
-    created = keys.create_key(
-        engine.session(),
-        context.current_organization_id(),
-        g.principal,
-        name=body["name"],
-        mode=body["mode"],
-        scopes=scopes,
-        expires_at=_expiry(body),
-        allowed_ips=body["allowed_ips"],
-        rate_limit_per_minute=body["rate_limit_per_minute"],
+    choices = {name: body.pop(name) for name in ("expiry", "expires_on", "preset")}
+    return _secret_page(
+        keys.create_key(
+            engine.session(), context.current_organization_id(), g.principal, **body, expires_at=_expiry(choices)
+        )
     )
-    return _secret_page(created)
 
 
 @bp.get('/api-keys/<id("key"):key_id>')
@@ -350,13 +309,8 @@ def show(key_id: UUID, form: Form | None = None) -> Response:
 def update_form(key_id: UUID, form: Form | None = None) -> Response:
     """Show the form that changes a key."""
     key = _get(key_id)
-    current = {
-        "name": key.name,
-        "scopes": key.scopes,
-        "allowed_ips": "\n".join(str(network) for network in key.allowed_ips),
-        "rate_limit_per_minute": key.rate_limit_per_minute,
-    }
-    return pages.render_page("dashboard/keys/update.html", key=key, form=form or Form(current), **_choices())
+    form = form or Form(KeyUpdate().dump(key))
+    return pages.render_page("dashboard/keys/update.html", key=key, form=form, **_choices())
 
 
 @bp.post('/api-keys/<id("key"):key_id>/edit')
@@ -364,7 +318,7 @@ def update_form(key_id: UUID, form: Form | None = None) -> Response:
 @form_view(KeyUpdateForm(), form=update_form)
 def update(key_id: UUID, body: dict[str, Any]) -> Any:
     """Change a key; the change applies to the next request."""
-    if body["rate_limit_per_minute"] != _get(key_id).rate_limit_per_minute:
+    if body.get("rate_limit_per_minute") != _get(key_id).rate_limit_per_minute:
         _check_rate(body)
     keys.update_key(engine.session(), g.principal, key_id, body)
     return pages.redirect_to("dashboard.keys.show", key_id=key_id, _notice="Saved. It acts on the next request.")
@@ -376,7 +330,7 @@ def rotate_form(key_id: UUID, form: Form | None = None) -> Response:
     """Show the form that rotates a key."""
     return pages.render_page(
         "dashboard/keys/rotate.html",
-        form=form or Form({"grace_seconds": "86400"}),
+        form=form or Form({"grace_seconds": 86_400}),
         key=_get(key_id),
         secrets=list_active_secrets(engine.session(), context.current_organization_id(), key_id, clock.now()),
         zone=context.current_zone(),
@@ -385,10 +339,10 @@ def rotate_form(key_id: UUID, form: Form | None = None) -> Response:
 
 @bp.post('/api-keys/<id("key"):key_id>/roll')
 @require_permission("keys:write")
-@form_view(RotateKeyForm(), form=rotate_form, is_idempotent=True, requires_fresh_login=True)
+@form_view(RotateKeyIn(), form=rotate_form, is_idempotent=True, requires_fresh_login=True)
 def rotate(key_id: UUID, body: dict[str, Any]) -> Response:
     """Rotate a key and show the new secret once."""
-    rotated = keys.rotate_key(engine.session(), g.principal, key_id, GRACE_PERIODS[body["grace_seconds"]])
+    rotated = keys.rotate_key(engine.session(), g.principal, key_id, body["grace_seconds"])
     return _secret_page(rotated, rotated.old_expires_at)
 
 
@@ -446,7 +400,7 @@ def _secret_page(key: CreatedKey, old_expires_at: datetime | None = None) -> Res
 
 def _chart(usage: KeyUsage, days: DateRange) -> Chart:
     points = [
-        (f"{day.day} {day:%b}", tally.success_count, tally.failed_count, tally.limited_count)
+        (templating.format_day(day), tally.success_count, tally.failed_count, tally.limited_count)
         for day, tally in usage.by_day.items()
     ]
     names = ("Accepted", "Failed", "Rate limited")
@@ -465,7 +419,7 @@ def _choices() -> dict[str, Any]:
 
 
 def _check_rate(body: Mapping[str, Any]) -> None:
-    requested = body["rate_limit_per_minute"]
+    requested = body.get("rate_limit_per_minute")
     if requested is not None:
         limit = plan_rate_limit(engine.session(), context.current_organization_id())
         if requested > limit:
@@ -475,14 +429,15 @@ def _check_rate(body: Mapping[str, Any]) -> None:
 def _expiry(body: Mapping[str, Any]) -> datetime | None:
     """Returns when a new key expires: a number of days from now, or at the end of a local day."""
     if body["expiry"] == "date":
+        if body["expires_on"] is None:
+            raise ValidationFailed.at_field("expires_on", "Say on which day it ends.")
         if body["expires_on"].year >= LAST_YEAR:
             raise ValidationFailed.at_field("expires_on", "Outside the calendar.")
         end = ranges.day_start(body["expires_on"] + timedelta(days=1), clock.get_zone(context.current_zone()))
         if end <= clock.now():
             raise ValidationFailed.at_field("expires_on", "This day has passed.")
         return end
-    days = EXPIRY_DAYS.get(body["expiry"])
-    return clock.now() + timedelta(days=days) if days else None
+    return None if body["expiry"] == "never" else clock.now() + timedelta(days=int(body["expiry"]))
 
 
 def _last_days() -> DateRange:

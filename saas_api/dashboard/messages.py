@@ -15,11 +15,11 @@ from sqlalchemy.orm import Session
 
 from saas_api.billing import usage_costs
 from saas_api.core import clock, ids, money
-from saas_api.core.access import KeyMode, require_permission
+from saas_api.core.access import require_permission
 from saas_api.core.db import engine
 from saas_api.core.db.pagination import PageRequest
 from saas_api.core.errors import TooManyRequests, ValidationFailed
-from saas_api.core.fields import DateField, PrefixedId, StrictSchema, Text
+from saas_api.core.fields import PrefixedId, StrictSchema, Text
 from saas_api.core.limits import limiter
 from saas_api.core.settings import setting
 from saas_api.core.web import forms, pages, templating
@@ -30,7 +30,7 @@ from saas_api.messages import content, messages
 from saas_api.messages.content import MAX_EMAIL_LENGTH, MAX_SMS_LENGTH, Channel
 from saas_api.messages.messages import MessageFilter
 from saas_api.messages.models import Message, MessageStatus
-from saas_api.messages.schemas import MessageIn, MessageOut
+from saas_api.messages.schemas import MessageIn, MessageOut, MessagesQuery
 from saas_api.usage import ranges
 from saas_api.usage.ranges import InvalidDateRange
 
@@ -184,18 +184,11 @@ class SegmentCountForm(StrictSchema):
     message = fields.String(load_default="", validate=validate.Length(max=MAX_EMAIL_LENGTH))
 
 
-class MessageFilters(StrictSchema):
+class MessageFilters(MessagesQuery):
     """Filters of the message list."""
 
-    status = fields.String(load_default=None, validate=validate.OneOf(list(MessageStatus)))
-    type = fields.String(load_default=None, validate=validate.OneOf(list(Channel)))
-    mode = fields.String(load_default=None, validate=validate.OneOf(list(KeyMode)))
     key = PrefixedId("key", load_default=None)
-    to = Text(load_default=None, maximum=320)
     range = fields.String(load_default=None, validate=validate.OneOf(list(RANGE_LABELS)))
-    start_date = DateField(load_default=None)
-    end_date = DateField(load_default=None)
-    cursor = fields.String(load_default=None, validate=validate.Length(max=500))
     format = fields.String(load_default=None, validate=validate.OneOf(("csv",)))
 
 
@@ -203,7 +196,7 @@ class MessageFilters(StrictSchema):
 @require_permission("messages:read")
 def index() -> Response:
     """List the messages of the current mode, newest first, or download them as CSV."""
-    query, form = forms.parse_filters(MessageFilters())
+    query, form = forms.parse_filters(MessageFilters(exclude=("limit",)))
     mode = query.get("mode") or g.principal.mode
     page, zone = None, context.current_zone()
     if not form.errors:
@@ -353,7 +346,6 @@ def _csv_row(message: Message, currency: str) -> list[Any]:
     data = _message_schema.dump(message)
     row = {
         **data,
-        "cost": None if data["cost"] is None else Decimal(data["cost"]),
         "currency": None if data["cost"] is None else currency,
         "api_key_id": message.api_key_id and ids.format_id("key", message.api_key_id),
     }

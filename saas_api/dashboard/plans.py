@@ -7,13 +7,13 @@ from typing import Any
 from uuid import UUID
 
 from flask import Blueprint, Response, g
-from marshmallow import fields, validate
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from saas_api.accounts import audit
 from saas_api.billing import bill_inputs, plans, subscriptions
 from saas_api.billing.models import BillingPeriod
+from saas_api.billing.plan_schemas import ChangePlanIn
 from saas_api.billing.rating import bill, explanation, plan_changes
 from saas_api.billing.rating.bill import RatedPlanVersion
 from saas_api.billing.subscriptions import AlreadyOnPlan, InvalidPlan
@@ -21,7 +21,7 @@ from saas_api.core import clock
 from saas_api.core.access import require_permission
 from saas_api.core.db import engine
 from saas_api.core.errors import Conflict, NotFound
-from saas_api.core.fields import StrictSchema, Text
+from saas_api.core.fields import Text
 from saas_api.core.web import forms, pages, templating
 from saas_api.core.web.forms import Form, form_view
 from saas_api.dashboard import context, prices
@@ -35,9 +35,6 @@ bp = Blueprint("plans", __name__)
 _LATELY = text(f"""WITH live AS ({LIVE_USAGE_SQL})
   SELECT meter_code, sum(quantity) FROM live WHERE bucket_at >= :starts_at AND bucket_at < :ends_at
   GROUP BY 1 ORDER BY 1""")
-
-
-_WHEN = validate.OneOf(("now", "period_end"))
 
 
 @dataclass(frozen=True)
@@ -109,16 +106,14 @@ def _month(version: RatedPlanVersion, quantities: Mapping[str, Decimal]) -> int:
     return bill.calculate_bill(bill_inputs.inputs_for_version(month, version, quantities)).total_minor
 
 
-class ChangePlanQuery(StrictSchema):
-    """When a plan change takes effect."""
-
-    when = fields.String(load_default=None, validate=_WHEN)
-
-
-class ChangePlanForm(StrictSchema):
+class ChangePlanForm(ChangePlanIn):
     """A plan change as previewed."""
 
-    when = fields.String(load_default=None, validate=_WHEN)
+    class Meta(ChangePlanIn.Meta):
+        """The path names the plan."""
+
+        exclude = ("plan",)
+
     version = Text(maximum=60, required=True)
 
 
@@ -155,7 +150,7 @@ def index() -> Response:
 @require_permission("billing:read")
 def change_form(code: str, form: Form | None = None) -> Any:
     """Preview the effect of a plan change on the current period; nothing is changed."""
-    query, filters = forms.parse_filters(ChangePlanQuery())
+    query, filters = forms.parse_filters(ChangePlanIn(only=("when",)))
     when = (form.value("when") or None) if form else query.get("when")
     try:
         change = subscriptions.preview_change(engine.session(), context.current_organization_id(), code, when)

@@ -7,10 +7,9 @@ from uuid import UUID
 
 import marshmallow as ma
 from flask import Blueprint, Response, g
-from marshmallow import fields
 
 from saas_api.accounts import organizations, passwords, sessions, throttles, users
-from saas_api.accounts.schemas import TimeZoneField
+from saas_api.accounts.schemas import ChangePasswordIn, TimeZoneField
 from saas_api.billing import profiles
 from saas_api.billing.profiles import BillingDetails
 from saas_api.core.access import require_permission
@@ -58,13 +57,6 @@ class ProfileForm(StrictSchema):
     """The user's name."""
 
     full_name = Text(load_default="", minimum=0, maximum=100)
-
-
-class ChangePasswordForm(StrictSchema):
-    """The current and the new password."""
-
-    current_password = fields.String(required=True, error_messages={"required": "Enter your current password."})
-    new_password = fields.String(required=True, error_messages={"required": "Enter a new password."})
 
 
 @functools.cache
@@ -149,7 +141,7 @@ def change_password_form(form: Form | None = None) -> Response:
 @bp.post("/account/password")
 @require_permission(None)
 @throttles.limit_password_changes
-@form_view(ChangePasswordForm(), form=change_password_form)
+@form_view(ChangePasswordIn(), form=change_password_form)
 def change_password(body: dict[str, Any]) -> Any:
     """Change the user's password and end their other sessions."""
     passwords.change_password(g.principal, **body)

@@ -1,8 +1,7 @@
 """The spending page: spend cap and alerts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -14,12 +13,12 @@ from saas_api.accounts import audit
 from saas_api.billing import alerts, plans, spend_cap
 from saas_api.billing.models import BillingProfile
 from saas_api.billing.rating.bill import LineKind
-from saas_api.billing.rating.thresholds import METER_SUBJECTS, AlertRuleInput, AlertSubject
+from saas_api.billing.rating.thresholds import AlertRuleInput, AlertSubject
+from saas_api.billing.usage_schemas import MAX_ALERTS, AlertIn, SpendCapIn
 from saas_api.core import clock, money
 from saas_api.core.access import require_permission
 from saas_api.core.db import engine
 from saas_api.core.errors import NotFound, ValidationFailed
-from saas_api.core.fields import MoneyAmount, StrictSchema, Text
 from saas_api.core.settings import setting
 from saas_api.core.web import pages
 from saas_api.core.web.forms import EmptyForm, Form, form_view
@@ -27,44 +26,33 @@ from saas_api.dashboard import context, running_period
 from saas_api.dashboard.prices import METER_LABELS
 
 bp = Blueprint("spend_cap", __name__)
-_MAX_DECIMALS = -6
-
-
-MAX_ALERTS = 50
 TEMPLATE = "dashboard.spend_cap.index"
 
 
-class SpendCapForm(StrictSchema):
+class SpendCapForm(SpendCapIn):
     """A spend cap, or none."""
 
     limit = fields.String(required=True, validate=validate.OneOf(("amount", "none")))
-    amount = MoneyAmount(load_default=None)
-    action = fields.String(load_default="block", validate=validate.OneOf(("block", "alert")))
 
-    @ma.validates_schema
-    def _names_an_amount(self, data: Mapping[str, Any], **_: Any) -> None:
-        if data["limit"] == "amount" and data["amount"] is None:
-            raise ma.ValidationError("Say how much a period may cost.", "amount")
+    @ma.pre_load
+    def _apply_limit(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+        if data.get("limit") == "none":
+            return {**data, "amount": None}
+        return {name: value for name, value in data.items() if value is not None}
 
 
-class AlertForm(StrictSchema):
+class AlertForm(AlertIn):
     """A new alert; `subject` includes the meter, such as "quantity:sms"."""
 
-    subject = Text(maximum=120, required=True)
-    threshold = MoneyAmount(required=True, error_messages={"required": "Say at what value."})
+    class Meta(AlertIn.Meta):
+        """A new alert is enabled."""
 
-    @ma.validates_schema
-    def _is_a_threshold(self, data: Mapping[str, Any], **_: Any) -> None:
-        threshold: Decimal = data["threshold"]
-        if threshold <= 0:
-            raise ma.ValidationError("Must be above zero.", "threshold")
-        if int(threshold.as_tuple().exponent) < _MAX_DECIMALS:
-            raise ma.ValidationError("At most 6 decimals.", "threshold")
+        exclude = ("enabled",)
 
-    @ma.post_load
-    def _name_the_meter(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
-        subject, _colon, meter = data["subject"].partition(":")
-        return {**data, "subject": subject, "meter": meter if subject in METER_SUBJECTS else None}
+    @ma.pre_load
+    def _split_subject(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+        subject, _colon, meter = data.get("subject", "").partition(":")
+        return {**data, "subject": subject, "meter": meter or None}
 
 
 @bp.get("/billing/spending")
@@ -106,10 +94,8 @@ def index(form: Form | None = None) -> Response:
 @form_view(SpendCapForm(), form=index)
 def set_cap(body: dict[str, Any]) -> Any:
     """Set or remove the spend cap."""
-    amount = body["amount"] if body["limit"] == "amount" else None
-    spend_cap.set_spend_cap(
-        engine.session(), context.current_organization_id(), amount, body["action"], audit.actor_for(g.principal)
-    )
+    amount, actor = body["amount"], audit.actor_for(g.principal)
+    spend_cap.set_spend_cap(engine.session(), context.current_organization_id(), amount, body["action"], actor)
     return pages.redirect_to(
         TEMPLATE, _notice="The spend cap is changed." if amount is not None else "There is no spend cap now."
     )
@@ -120,15 +106,11 @@ def set_cap(body: dict[str, Any]) -> Any:
 @form_view(AlertForm(), form=index)
 def add_alert(body: dict[str, Any]) -> Any:
     """Add an alert."""
-    rules, rule = _alert_rules(), AlertRuleInput(body["subject"], body["meter"], body["threshold"])
+    rules, rule = _alert_rules(), AlertRuleInput(**body)
     if rule in rules.values():
         raise ValidationFailed.at_field("threshold", "There is such an alert already.")
     if len(rules) >= MAX_ALERTS:
         raise ValidationFailed.at_field("subject", f"At most {MAX_ALERTS} alerts. Remove one first.")
-    if body["subject"] not in {subject.partition(":")[0] for subject, _ in _subjects(_units(), "")}:
-        raise ValidationFailed.at_field("subject", "There is nothing like that to watch.")
-    if (body["subject"] in METER_SUBJECTS) != (body["meter"] is not None) or body["meter"] not in {None, *_units()}:
-        raise ValidationFailed.at_field("subject", "There is no such meter.")
     _save_alerts([*rules.values(), rule])
     return pages.redirect_to(TEMPLATE, _notice="The alert is added.")
 
@@ -189,10 +171,6 @@ def _filled(submitted: Form | None, profile: BillingProfile, currency: str) -> F
     amount = "" if cap_minor is None else money.format_minor(cap_minor, currency)
     current = {"limit": "none" if cap_minor is None else "amount", "amount": amount, "action": profile.spend_cap_action}
     return replace(form, values={**current, **form.values})
-
-
-def _units() -> dict[str, str]:
-    return plans.meter_units(engine.session())
 
 
 def _alert_rules() -> dict[UUID, AlertRuleInput]:

@@ -4,7 +4,6 @@ from typing import Any
 from uuid import UUID
 
 from flask import Blueprint, Response, g
-from marshmallow import fields, validate
 from sqlalchemy.orm import Session
 
 from saas_api.accounts import invitations, members, organizations, sessions, throttles
@@ -15,11 +14,12 @@ from saas_api.accounts.schemas import InvitationIn, MemberRoleIn, TransferOwners
 from saas_api.core import ids
 from saas_api.core.access import PERMISSIONS, require_permission
 from saas_api.core.db import engine
-from saas_api.core.fields import Email, PrefixedId, StrictSchema
+from saas_api.core.fields import Email, PrefixedId
 from saas_api.core.roles import ASSIGNABLE_ROLES, ROLES, MemberRole
 from saas_api.core.web import pages
 from saas_api.core.web.forms import EmptyForm, Form, form_view
 from saas_api.dashboard import context
+from saas_api.dashboard.context import ConfirmationForm
 
 bp = Blueprint("team", __name__)
 
@@ -72,17 +72,10 @@ class InvitationForm(InvitationIn):
     email = Email(required=True, error_messages={"required": "Enter an e-mail address."})
 
 
-class RemoveMemberForm(StrictSchema):
-    """The text typed to confirm."""
-
-    typed = fields.String(load_default="", validate=validate.Length(max=300))
-
-
-class TransferOwnershipForm(TransferOwnershipIn):
+class TransferOwnershipForm(TransferOwnershipIn, ConfirmationForm):
     """The new owner, and the organization's name typed to confirm."""
 
     user_id = PrefixedId("usr", required=True, error_messages={"required": "Choose a member."})
-    typed = fields.String(load_default="", validate=validate.Length(max=300))
 
 
 @bp.get('/team/members/<id("usr"):user_id>/role')
@@ -116,7 +109,7 @@ def remove_form(user_id: UUID, form: Form | None = None) -> Response:
 
 @bp.post('/team/members/<id("usr"):user_id>/remove')
 @require_permission("members:write")
-@form_view(RemoveMemberForm(), form=remove_form)
+@form_view(ConfirmationForm(), form=remove_form)
 def remove(user_id: UUID, body: dict[str, Any]) -> Any:
     """Remove a member."""
     member = _member(user_id)

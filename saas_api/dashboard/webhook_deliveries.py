@@ -9,7 +9,6 @@ from uuid import UUID
 import orjson
 import sqlalchemy as sa
 from flask import Blueprint, Response, g
-from marshmallow import fields, validate
 from sqlalchemy.orm import Session
 
 from saas_api.core import clock
@@ -24,6 +23,7 @@ from saas_api.dashboard import context
 from saas_api.webhooks import deliveries, event_types, events, payload, schemas
 from saas_api.webhooks.deliveries import EventNotFound
 from saas_api.webhooks.models import Delivery, DeliveryStatus, Endpoint, Event, PayloadFormat
+from saas_api.webhooks.schemas import DeliveriesQuery, EventsQuery
 
 bp = Blueprint("webhook_deliveries", __name__)
 _COLUMNS = """d.id, d.event_id, e.type, d.endpoint_id, w.url, w.deleted_at IS NOT NULL AS is_deleted, d.cause, d.status,
@@ -123,20 +123,10 @@ def get_delivery_endpoint(session: Session, organization_id: UUID, endpoint_id: 
     return session.get_one(Endpoint, (organization_id, endpoint_id))
 
 
-class DeliveryFilters(StrictSchema):
+class DeliveryFilters(DeliveriesQuery):
     """Filters of the delivery list."""
 
     endpoint_id = PrefixedId("whe", load_default=None)
-    status = fields.String(load_default=None, validate=validate.OneOf(list(DeliveryStatus)))
-    event_type = schemas.event_type_field(load_default=None)
-    cursor = fields.String(load_default=None, validate=validate.Length(max=500))
-
-
-class EventFilters(StrictSchema):
-    """Filters of the event list."""
-
-    event_type = schemas.event_type_field(load_default=None)
-    cursor = fields.String(load_default=None, validate=validate.Length(max=500))
 
 
 class EventTypeQuery(StrictSchema):
@@ -149,7 +139,7 @@ class EventTypeQuery(StrictSchema):
 @require_permission("webhooks:read")
 def index() -> Response:
     """List the deliveries, newest first."""
-    query, form = forms.parse_filters(DeliveryFilters())
+    query, form = forms.parse_filters(DeliveryFilters(exclude=("limit",)))
     page = (
         None
         if form.errors
@@ -215,7 +205,7 @@ def _is_watched(delivery: Delivery) -> bool:
 @require_permission("webhooks:read")
 def list_events() -> Response:
     """List the events, newest first."""
-    query, form = forms.parse_filters(EventFilters())
+    query, form = forms.parse_filters(EventsQuery(exclude=("limit",)))
     request, filters = PageRequest.from_query({"limit": PAGE_SIZE, "cursor": None, **query})
     organization_id = context.current_organization_id()
     page = None if form.errors else events.list_events(engine.session(), organization_id, request, **filters)

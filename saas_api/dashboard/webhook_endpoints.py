@@ -18,16 +18,17 @@ from saas_api.core import access, clock, ids
 from saas_api.core.access import require_permission
 from saas_api.core.db import engine
 from saas_api.core.db.pagination import PageRequest
-from saas_api.core.fields import QueryInteger, StrictSchema, Text
-from saas_api.core.limits import limiter
-from saas_api.core.web import charts, pages
+from saas_api.core.fields import StrictSchema, Timestamp
+from saas_api.core.web import charts, pages, templating
 from saas_api.core.web.charts import Chart
 from saas_api.core.web.forms import EmptyForm, Form, form_view
 from saas_api.dashboard import context, webhook_deliveries
-from saas_api.webhooks import deliveries, endpoints, event_types, schemas, secrets
+from saas_api.dashboard.context import ConfirmationForm
+from saas_api.webhooks import deliveries, endpoints, event_types, secrets, throttles
 from saas_api.webhooks.event_types import TEST_EVENT_TYPE
 from saas_api.webhooks.events import IS_SUBSCRIBED_CLAUSE
 from saas_api.webhooks.models import Endpoint, EndpointSecret
+from saas_api.webhooks.schemas import EndpointIn, RecoverIn, RotateSecretIn, TestEventIn
 
 bp = Blueprint("webhook_endpoints", __name__)
 
@@ -154,12 +155,12 @@ def recovery_start(session: Session, endpoint: Endpoint, disabled_at: datetime |
     return max(failing_since, clock.now() - EVENT_RETENTION)
 
 
-class LocalTimeField(fields.String):
+class LocalTimeField(Timestamp):
     """A local time as the browser's field submits it, without a zone."""
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> Any:
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> datetime:
         try:
-            instant = datetime.fromisoformat(super()._deserialize(value, attr, data, **options))
+            instant = datetime.fromisoformat(value)
         except ValueError as cause:
             raise ma.ValidationError("Not a time like 2026-03-31T14:30.") from cause
         if instant.tzinfo is not None or not 2 <= instant.year <= 9998:
@@ -172,22 +173,7 @@ def to_utc(local: datetime, zone: ZoneInfo) -> datetime:
     return local.replace(tzinfo=zone).astimezone(UTC)
 
 
-class EndpointForm(StrictSchema):
-    """URL, description, event types and payload of an endpoint."""
-
-    url = Text(required=True, maximum=2048, error_messages={"required": "Enter the address to send events to."})
-    description = Text(load_default="", maximum=200)
-    event_types = fields.List(schemas.event_type_field(), load_default=list)
-    payload = fields.String(load_default="full", validate=validate.OneOf(("full", "thin")))
-
-
-class RotateSecretForm(StrictSchema):
-    """Grace period of the previous secret, in seconds."""
-
-    grace_seconds = QueryInteger(load_default=86_400, maximum=604_800)
-
-
-class RecoverForm(StrictSchema):
+class RecoverForm(RecoverIn):
     """What to recover.
 
     since: a local time; it wins over the span
@@ -195,7 +181,6 @@ class RecoverForm(StrictSchema):
 
     span = fields.String(load_default="24h", validate=validate.OneOf(list(RECOVERY_RANGES)))
     since = LocalTimeField(load_default=None)
-    which = fields.String(load_default="all", validate=validate.OneOf(list(RECOVERY_KINDS)))
 
 
 class EnableForm(StrictSchema):
@@ -204,22 +189,12 @@ class EnableForm(StrictSchema):
     recover = fields.Boolean(load_default=False)
 
 
-class ConfirmationForm(StrictSchema):
-    """The text typed to confirm."""
-
-    typed = fields.String(load_default="", validate=validate.Length(max=300))
-
-
 def get_endpoint(endpoint_id: UUID) -> Endpoint:
     """Returns an endpoint of the organization.
 
     raises: EndpointNotFound
     """
     return endpoints.get_endpoint(engine.session(), context.current_organization_id(), endpoint_id)
-
-
-def _caller() -> str:
-    return str(g.principal.organization_id)
 
 
 @bp.get("/webhooks")
@@ -260,24 +235,18 @@ def show(endpoint_id: UUID, form: Form | None = None) -> Response:
 def update_form(endpoint_id: UUID, form: Form | None = None) -> Response:
     """Show the form that changes an endpoint."""
     endpoint = get_endpoint(endpoint_id)
-    values = {
-        "url": endpoint.url,
-        "description": endpoint.description,
-        "event_types": endpoint.event_types or [],
-        "payload": endpoint.payload,
-    }
+    form = form or Form(EndpointIn().dump(endpoint))
     return pages.render_page(
-        "dashboard/webhooks/update.html", endpoint=endpoint, form=form or Form(values), types=event_types.list_types()
+        "dashboard/webhooks/update.html", endpoint=endpoint, form=form, types=event_types.list_types()
     )
 
 
 @bp.post('/webhooks/<id("whe"):endpoint_id>/edit')
 @require_permission("webhooks:write")
-@form_view(EndpointForm(), form=update_form)
+@form_view(EndpointIn(), form=update_form)
 def update(endpoint_id: UUID, body: dict[str, Any]) -> Any:
     """Change an endpoint."""
-    values = {**body, "event_types": body["event_types"] or None}
-    endpoints.update_endpoint(engine.session(), g.principal, endpoint_id, values)
+    endpoints.update_endpoint(engine.session(), g.principal, endpoint_id, body)
     return pages.redirect_to("dashboard.webhook_endpoints.show", endpoint_id=endpoint_id)
 
 
@@ -309,8 +278,8 @@ def enable(endpoint_id: UUID, body: dict[str, Any]) -> Any:
 
 @bp.post('/webhooks/<id("whe"):endpoint_id>/test')
 @require_permission("webhooks:write")
-@limiter.limiter.shared_limit("20 per hour", scope="webhook-tests", key_func=_caller)
-@form_view(schemas.TestEventIn(), form=show, is_idempotent=True)
+@throttles.limit_test_events
+@form_view(TestEventIn(), form=show, is_idempotent=True)
 def send_test_event(endpoint_id: UUID, body: dict[str, Any]) -> Any:
     """Send an example event and show its delivery."""
     delivery = deliveries.send_test_event(engine.session(), g.principal, endpoint_id, body["event_type"])
@@ -327,7 +296,7 @@ def recover_form(endpoint_id: UUID, form: Form | None = None) -> Response:
         "dashboard/webhooks/recover.html",
         endpoint=get_endpoint(endpoint_id),
         zone=context.current_zone(),
-        form=form or Form({"span": "24h", "which": "all"}),
+        form=form or Form({"span": "24h", "only": "all"}),
         spans=[(name, text) for name, (text, _) in RECOVERY_RANGES.items()],
         kinds=list(RECOVERY_KINDS.items()),
     )
@@ -338,13 +307,10 @@ def recover_form(endpoint_id: UUID, form: Form | None = None) -> Response:
 @form_view(RecoverForm(), form=recover_form, is_idempotent=True)
 def recover(endpoint_id: UUID, body: dict[str, Any]) -> Any:
     """Recover missed events."""
-    since = (
-        to_utc(body["since"], clock.get_zone(context.current_zone()))
-        if body["since"]
-        else clock.now() - RECOVERY_RANGES[body["span"]][1]
-    )
+    span, local = body.pop("span"), body.pop("since")
+    since = to_utc(local, clock.get_zone(context.current_zone())) if local else clock.now() - RECOVERY_RANGES[span][1]
     count = deliveries.recover_endpoint(
-        engine.session(), g.principal, context.current_organization_id(), endpoint_id, since, which=body["which"]
+        engine.session(), g.principal, context.current_organization_id(), endpoint_id, since, **body
     )
     notice = f"Events on their way to it now: {count}." if count else "It missed nothing in that time."
     return pages.redirect_to(
@@ -379,7 +345,9 @@ def _host(endpoint: Endpoint) -> str:
 
 
 def _chart(outcomes: list[DailyOutcomes], zone: str) -> Chart:
-    points = [(f"{day.day.day} {day.day:%b}", day.delivered, day.failed, day.waiting, day.canceled) for day in outcomes]
+    points = [
+        (templating.format_day(day.day), day.delivered, day.failed, day.waiting, day.canceled) for day in outcomes
+    ]
     series = ("Delivered", "Failed", "Waiting", "Canceled")
     return charts.bar_chart("outcomes", f"Deliveries per day ({zone})", points, series=series)
 
@@ -395,10 +363,10 @@ def create_form(form: Form | None = None) -> Response:
 
 @bp.post("/webhooks/new")
 @require_permission("webhooks:write")
-@form_view(EndpointForm(), form=create_form, is_idempotent=True, requires_fresh_login=True)
+@form_view(EndpointIn(), form=create_form, is_idempotent=True, requires_fresh_login=True)
 def create(body: dict[str, Any]) -> Response:
     """Create an endpoint and show its secret once."""
-    endpoint = endpoints.create(engine.session(), g.principal, {**body, "event_types": body["event_types"] or None})
+    endpoint = endpoints.create(engine.session(), g.principal, body)
     secret = secrets.create_secret(engine.session(), endpoint)
     return _secret_page(endpoint, secret, is_new=True, old_ends_at=None)
 
@@ -421,7 +389,7 @@ def rotate_secret_form(endpoint_id: UUID, form: Form | None = None) -> Response:
 
 @bp.post('/webhooks/<id("whe"):endpoint_id>/roll')
 @require_permission("webhooks:write")
-@form_view(RotateSecretForm(), form=rotate_secret_form, is_idempotent=True, requires_fresh_login=True)
+@form_view(RotateSecretIn(), form=rotate_secret_form, is_idempotent=True, requires_fresh_login=True)
 def rotate_secret(endpoint_id: UUID, body: dict[str, Any]) -> Response:
     """Rotate the signing secret and show it once."""
     secret, ends_at = secrets.rotate_secret(engine.session(), g.principal, endpoint_id, body["grace_seconds"])

@@ -11,9 +11,9 @@ from saas_api.core import access, request_context
 from saas_api.core.access import Access, Principal
 from saas_api.core.errors import Forbidden, NotFound, PaymentRequired
 from saas_api.core.settings import setting
+from saas_api.core.web import http
 from saas_api.gate.credentials import KeyPrincipal
 
-SAFE_METHODS = ("GET", "HEAD")
 _LOGOUT_ENDPOINT = "accounts.logout"
 
 
@@ -49,7 +49,7 @@ def authorize_caller(principal: Principal, view_access: Access) -> None:
             raise IpNotAllowed
         if terms.standing == BillingStanding.RESTRICTED and view_access.is_metered:
             raise SendingRestricted
-    if principal.is_impersonating and request.method not in SAFE_METHODS and request.endpoint != _LOGOUT_ENDPOINT:
+    if principal.is_impersonating and request.method not in http.SAFE_METHODS and request.endpoint != _LOGOUT_ENDPOINT:
         raise Forbidden("You are looking at this organization; nothing can be changed.")
     if view_access.operator_role is not None and not is_console_address_allowed(request_context.client_ip()):
         raise NotFound

@@ -23,7 +23,7 @@ from saas_api.core.access import Access, Principal
 from saas_api.core.errors import BadRequest, NotFound, PayloadTooLarge, Unauthenticated
 from saas_api.core.ids import NIL_UUID
 from saas_api.core.limits import limiter
-from saas_api.core.web import forms
+from saas_api.core.web import forms, http
 from saas_api.core.web.forms import PASSWORD_FIELD, FormExpired
 
 IMPERSONATION_COOKIE, IMPERSONATED_PATHS = "looking", "/dashboard"
@@ -34,7 +34,6 @@ PREFERENCES: Mapping[str, tuple[str, ...]] = {
 }
 """Values of each preference, the default first; the name is that of its cookie."""
 MAX_FORM_BYTES = 65_536
-_SAFE_METHODS = ("GET", "HEAD")
 _SESSION_SECONDS, _PREFERENCE_SECONDS = 30 * 86_400, 365 * 86_400
 _PASSWORD_LIMIT = parse_limit(f"{throttles.PASSWORD_CHECKS_PER_15_MINUTES} per 15 minutes")
 
@@ -103,7 +102,7 @@ def _check_size_and_encoding() -> None:
         raise BadRequest
     if "\0" in request.path:
         raise NotFound
-    values = request.args.values() if request.method in _SAFE_METHODS else request.values.values()
+    values = request.args.values() if request.method in http.SAFE_METHODS else request.values.values()
     if any("\0" in value for value in values):
         raise BadRequest
 
@@ -119,7 +118,7 @@ def _check_csrf(view_access: Access, user: Principal | None) -> None:
 
     raises: FormExpired, with the organization in which the form would act now in `g.current_organization_name`
     """
-    if request.method in _SAFE_METHODS or forms.is_csrf_valid(accepts_visitor_token=view_access.is_login_optional):
+    if request.method in http.SAFE_METHODS or forms.is_csrf_valid(accepts_visitor_token=view_access.is_login_optional):
         return
     if user is not None and user.has_organization:
         g.current_organization_name = sessions.get_profile(user).organization.name
@@ -157,7 +156,7 @@ def _find_signed_in_user(view_access: Access) -> Principal | None:
     if not refresh_token or "X-Poll" in request.headers:
         return None
     try:
-        if request.method not in _SAFE_METHODS:
+        if request.method not in http.SAFE_METHODS:
             g.csrf = tokens.read_refresh_claims(refresh_token).csrf
             if not forms.is_csrf_valid():
                 g.pop("csrf")
@@ -176,7 +175,7 @@ def _reauthenticate(user: Principal) -> Principal:
 
     raises: RateLimitExceeded
     """
-    password = request.form.get(PASSWORD_FIELD) if request.method not in _SAFE_METHODS else None
+    password = request.form.get(PASSWORD_FIELD) if request.method not in http.SAFE_METHODS else None
     if not password or user.is_recently_authenticated or user.is_impersonating:
         return user
     user_key = crypto.hmac_hex("throttle", str(user.id))

@@ -13,15 +13,20 @@ from saas_api.payments.models import PaymentStatus
 PROVIDERS = ("stripe", "paystack", "mock")
 
 
-class InitiatePaymentIn(StrictSchema):
+class ProviderIn(StrictSchema):
+    """The provider of a payment."""
+
+    provider = fields.String(
+        load_default=None, allow_none=True, metadata={"description": "stripe, paystack or mock; the first offered here"}
+    )
+
+
+class InitiatePaymentIn(ProviderIn):
     """POST /billing/initiate-payment."""
 
     invoice_id = PrefixedId("inv", load_default=None, metadata={"description": "or billing_cycle_id"})
     billing_cycle_id = fields.String(
         load_default=None, metadata={"description": "a period, whose invoice is paid, or the invoice itself"}
-    )
-    provider = fields.String(
-        load_default=None, allow_none=True, metadata={"description": "stripe, paystack or mock; the first offered here"}
     )
 
     @ma.validates_schema

@@ -11,8 +11,9 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from saas_api.core.access import KeyMode
+from saas_api.core.ids import NIL_UUID
 from saas_api.usage.ranges import DateRange
-from saas_api.usage.rollups import LIVE_USAGE_SQL, NIL_UUID
+from saas_api.usage.rollups import LIVE_USAGE_SQL
 
 
 @dataclass(frozen=True)

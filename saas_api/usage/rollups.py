@@ -14,11 +14,11 @@ from sqlalchemy.orm import Session
 
 from saas_api.core.db import tenancy
 from saas_api.core.db.tenancy import SystemSession
+from saas_api.core.ids import NIL_UUID
 from saas_api.core.observability import get_logger
 
 log = get_logger(__name__)
 
-NIL_UUID = "00000000-0000-0000-0000-000000000000"
 _ROLLUP_COLUMNS = (
     "organization_id, billing_period_id, bucket_at, meter_code, source, api_key_id, is_late, quantity, event_count"
 )

@@ -12,9 +12,8 @@ from saas_api.core.db import engine
 from saas_api.core.db.pagination import PageRequest
 from saas_api.core.errors import TooManyRequests
 from saas_api.core.fields import PageQuery
-from saas_api.core.limits import limiter
 from saas_api.core.web.endpoint import ViewResult, endpoint
-from saas_api.webhooks import deliveries, endpoints, event_types, events, secrets
+from saas_api.webhooks import deliveries, endpoints, event_types, events, secrets, throttles
 from saas_api.webhooks.deliveries import DeliveryNotFound, EventNotFound
 from saas_api.webhooks.endpoints import EndpointDisabled, EndpointNotFound, EndpointView, TooManyEndpoints
 from saas_api.webhooks.models import Endpoint
@@ -40,10 +39,6 @@ from saas_api.webhooks.schemas import (
 bp = Blueprint("webhooks", __name__)
 
 _NOT_SHOWN_AGAIN = "Store the secret now: it is not shown again."
-
-
-def _throttle_key() -> str:
-    return str(g.principal.organization_id)
 
 
 def _endpoint_view(endpoint: Endpoint, secret: str | None = None) -> EndpointView:
@@ -130,7 +125,7 @@ def rotate_secret(endpoint_id: UUID, body: dict[str, Any]) -> Any:
 
 @bp.post('/endpoints/<id("whe"):endpoint_id>/test')
 @require_permission("webhooks:write")
-@limiter.limiter.shared_limit("20 per hour", scope="webhook-tests", key_func=_throttle_key)
+@throttles.limit_test_events
 @endpoint(
     operation_id="send_test_event",
     tag="webhooks",

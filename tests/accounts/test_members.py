@@ -102,6 +102,13 @@ def test_transfer_makes_the_member_owner_and_the_owner_admin(alice: User, bob: U
     )
 
 
+def test_audit_log_names_a_target_as_its_resource_does(alice: User) -> None:
+    """8: the API had prefixes for six types of targets, the dashboard's log for thirteen."""
+    assert alice.call("POST", "/billing/upgrade", plan="starter")[0] == 200
+    entry = audit_events(alice, action="subscription.changed")[0]
+    assert entry["target"] == {"type": "subscription", "id": alice.call("GET", "/billing/subscription")[1]["id"]}
+
+
 def test_transfer_to_the_owner_is_rejected(alice: User) -> None:
     assert alice.call("POST", "/team/transfer-ownership", user_id=alice.user_id) == (422, "VALIDATION_ERROR")
 

@@ -92,7 +92,7 @@ def test_every_job_that_is_woken_is_registered(app: Flask) -> None:
                 woken |= {value for constant, value in constants if constant in names}
                 woken |= {literal.value for literal in node.args if isinstance(literal, ast.Constant)}
     assert woken >= {"messages.drain", "webhooks.drain", "mail.drain", "payments.inbox"}
-    assert woken <= set(queue.job_names())
+    assert woken <= queue._jobs.keys()
 
 
 def test_factory_imports_every_jobs_module() -> None:

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("context")
 
 def test_payment_of_the_amount_due_settles_the_invoice_and_publishes_it() -> None:
     organization, invoice = create_invoice()
-    assert settle_payment(organization, invoice.id, 3205) == SettlementResult(3205, 0, is_paid=True)
+    assert settle_payment(organization, invoice.id, 3205) == SettlementResult(3205, 0)
     paid = newest_invoice(organization)
     assert (paid.state, paid.due_minor, paid.paid_at) == ("paid", 0, MAY)
     [(_, data)] = published_events(organization, "invoice.paid")
@@ -58,15 +58,16 @@ def test_payment_of_the_amount_due_settles_the_invoice_and_publishes_it() -> Non
 
 def test_partial_payment_leaves_the_rest_due() -> None:
     organization, invoice = create_invoice()
-    assert settle_payment(organization, invoice.id, 3000) == SettlementResult(3000, 0, is_paid=False)
+    assert settle_payment(organization, invoice.id, 3000) == SettlementResult(3000, 0)
     assert (newest_invoice(organization).state, newest_invoice(organization).due_minor) == ("open", 205)
-    assert settle_payment(organization, invoice.id, 205, "payment:2").is_paid
+    assert settle_payment(organization, invoice.id, 205, "payment:2") == SettlementResult(205, 0)
+    assert newest_invoice(organization).state == "paid"
 
 
 def test_payment_above_the_amount_due_goes_to_the_wallet() -> None:
     organization, invoice = create_invoice()
     settle_payment(organization, invoice.id, 3000)
-    assert settle_payment(organization, invoice.id, 3205, "payment:2") == SettlementResult(205, 3000, is_paid=True)
+    assert settle_payment(organization, invoice.id, 3205, "payment:2") == SettlementResult(205, 3000)
     [grant] = organization.rows("SELECT kind, source_key, amount_minor FROM credit_grants")
     assert tuple(grant) == ("overpayment", "payment:2", 3000)
 
@@ -74,7 +75,7 @@ def test_payment_above_the_amount_due_goes_to_the_wallet() -> None:
 def test_second_payment_of_a_paid_invoice_goes_to_the_wallet() -> None:
     organization, invoice = create_invoice()
     settle_payment(organization, invoice.id, 3205)
-    assert settle_payment(organization, invoice.id, 3205, "payment:2") == SettlementResult(0, 3205, is_paid=True)
+    assert settle_payment(organization, invoice.id, 3205, "payment:2") == SettlementResult(0, 3205)
     assert newest_invoice(organization).paid_minor == 3205
     assert len(published_events(organization, "invoice.paid")) == 1
 
@@ -83,7 +84,7 @@ def test_payment_of_a_void_invoice_goes_to_the_wallet() -> None:
     organization, invoice = create_invoice()
     with system_session() as session:
         invoice_lifecycle.void_invoice(session, organization.id, invoice.id, OPERATOR)
-    assert settle_payment(organization, invoice.id, 3205) == SettlementResult(0, 3205, is_paid=False)
+    assert settle_payment(organization, invoice.id, 3205) == SettlementResult(0, 3205)
 
 
 def test_uncollectible_invoice_can_be_paid() -> None:
@@ -94,7 +95,8 @@ def test_uncollectible_invoice_can_be_paid() -> None:
         invoices.mark_uncollectible(session, organization.id, invoice.id)
     assert newest_invoice(organization).state == "uncollectible"
     assert len(published_events(organization, "invoice.marked_uncollectible")) == 1
-    assert settle_payment(organization, invoice.id, 3205).is_paid
+    assert settle_payment(organization, invoice.id, 3205) == SettlementResult(3205, 0)
+    assert newest_invoice(organization).state == "paid"
 
 
 def test_paid_invoice_cannot_be_marked_uncollectible() -> None:

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from saas_api.accounts.audit import SYSTEM_ACTOR
-from saas_api.billing import jobs, periods, plans, subscriptions, wallet
+from saas_api.billing import jobs, plans, subscriptions, wallet
 from saas_api.billing.rating import charges, period_grid
 from saas_api.billing.rating.charges import MeterPrice, Tier
 from saas_api.billing.rating.period_grid import MIN_PERIOD
@@ -67,8 +67,7 @@ class ExampleRun:
             if quantity:
                 event_id = ids.new_id()
                 event = UsageRecord(event_id, "example", str(event_id), meter, parse_count(quantity), at)
-                with self.organization.transaction() as session:
-                    periods.record_usage(session, self.organization.id, event)
+                self.organization.record(event)
                 self.used.append(event)
 
     def fail(self) -> None:

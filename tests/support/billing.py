@@ -14,6 +14,7 @@ from saas_api.accounts import organizations, users
 from saas_api.billing import periods
 from saas_api.core import clock, ids
 from saas_api.core.db import engine, tenancy
+from saas_api.usage import ledger
 from saas_api.usage.ledger import UsageRecord
 
 
@@ -42,6 +43,13 @@ class BillingOrganization:
         statements = periods.record_usage_statements(self.id, event, is_late=is_late)
         engine.execute_batch([tenancy.tenant_scope_statement(self.id), *statements])
         return event
+
+    def record(self, event: UsageRecord) -> None:
+        """Append usage of any time; if its period is closed, the current one pays for it."""
+        with self.transaction() as session:
+            periods.ensure_period(session, self.id, max(clock.now(), event.at))
+            periods.lock_periods_shared(session, self.id)
+            session.connection().exec_driver_sql(*ledger.append_usage_statement(self.id, event, is_late=True))
 
     def reverse(self, event: UsageRecord) -> None:
         """Reverse an event of a closed period."""

@@ -8,15 +8,17 @@ from click.exceptions import Exit
 from saas_api.admin import actions
 from saas_api.billing import invariants as billing_invariants
 from saas_api.billing import plan_migrations
+from saas_api.billing.credit_notes import CreditNoteView
 from saas_api.billing.invariants import CheckResult, Violation
 from saas_api.billing.invoices import InvoiceWithPeriod
-from saas_api.billing.models import CreditGrant, CreditNote
+from saas_api.billing.models import CreditGrant
 from saas_api.billing.period_close import CloseResult
-from saas_api.billing.schemas import InvoiceOut
+from saas_api.billing.schemas import CreditNoteOut, GrantOut, InvoiceOut
+from saas_api.billing.wallet import GrantView
 from saas_api.cli import action_commands, output, types
 from saas_api.cli.action_commands import Description
 from saas_api.cli.errors import EXIT_PROBLEMS, CommandGroup
-from saas_api.core import clock, ids, money
+from saas_api.core import ids
 
 group = CommandGroup("billing", help="Periods and invoices.")
 
@@ -75,18 +77,15 @@ def _invoice_to_json(item: InvoiceWithPeriod) -> dict[str, Any]:
 
 
 @action_commands.action_command(group, "credit", actions.get_action("invoice", "credit"))
-def credit(note: CreditNote, _organization_id: UUID, _invoice_id: UUID) -> Description:
+def credit(view: CreditNoteView, _organization_id: UUID, _invoice_id: UUID) -> Description:
     """Write a credit note; it lowers what is due first, the rest goes to the wallet.
 
     Example: flask billing credit org_... inv_... --amount 12.35 --reason "ticket 4711: wrong figures"
     """
+    data, note = CreditNoteOut().dump(view), view.note
     minors = {"due": note.to_due_minor, "wallet": note.to_wallet_minor, "refund": note.to_refund_minor}
-    amounts = {name: money.format_minor(minor, note.currency) for name, minor in minors.items()}
-    split = ", ".join(f"{amounts[name]} to {name}" for name, minor in minors.items() if minor)
-    total = money.format_minor(note.total_minor, note.currency)
-    data = {"number": note.number, "total_amount": total, "currency": note.currency}
-    data |= {f"to_{name}": amount for name, amount in amounts.items()}
-    return Description(data, [f"{note.number} {total} {note.currency}: {split}."])
+    split = ", ".join(f"{data[f'to_{name}']} to {name}" for name, minor in minors.items() if minor)
+    return Description(data, [f"{note.number} {data['amount']} {note.currency}: {split}."])
 
 
 @action_commands.action_command(group, "void", actions.get_action("invoice", "void"))
@@ -107,15 +106,8 @@ def grant(credit_grant: CreditGrant, _organization_id: UUID) -> Description:
 
     Example: flask billing grant org_... 25.00 --reason "welcome"
     """
-    public_id, currency = ids.format_id("grt", credit_grant.id), credit_grant.currency
-    amount, expires_at = money.format_minor(credit_grant.amount_minor, currency), credit_grant.expires_at
-    data = {
-        "id": public_id,
-        "amount": amount,
-        "currency": currency,
-        "expires_at": expires_at and clock.format_rfc3339(expires_at),
-    }
-    return Description(data, [f"{public_id} {amount} {currency} in the wallet."])
+    data = GrantOut().dump(GrantView(credit_grant, ()))
+    return Description(data, [f"{data['id']} {data['amount']} {data['currency']} in the wallet."])
 
 
 @action_commands.action_command(

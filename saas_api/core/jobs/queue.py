@@ -59,11 +59,6 @@ def register_drain(name: str, call: Callable[[], Any], queue: str) -> None:
     _drain_queues[name] = queue
 
 
-def job_names() -> list[str]:
-    """Return the names of all registered jobs, sorted."""
-    return sorted(_jobs)
-
-
 def queue_names() -> list[str]:
     """Return the names of all queues, sorted."""
     return sorted({BACKGROUND, *domain.registry.queues})

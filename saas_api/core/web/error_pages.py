@@ -9,7 +9,6 @@ from saas_api.core.settings import setting
 from saas_api.core.web import forms, http, pages
 from saas_api.core.web.forms import FormExpired
 
-SAFE_METHODS = ("GET", "HEAD")
 ERROR_HELP = {
     400: "What arrived cannot be read. Go back, reload the page and try again.",
     403: "Your role does not include this. Ask an owner or an admin of your organization.",
@@ -91,7 +90,7 @@ def _login_response() -> Response:
     if pages.is_htmx_fragment():
         text = "Your session has ended. What you typed is still here: send it, and you are asked to sign in."
         return Response(text, 401, mimetype="text/plain")
-    if request.method in SAFE_METHODS:
+    if request.method in http.SAFE_METHODS:
         path = request.full_path.rstrip("?")
         return redirect(url_for(setting("LOGIN_ENDPOINT"), next=path), 303)  # type: ignore[return-value]  # werkzeug's own class
     return pages.render_page(

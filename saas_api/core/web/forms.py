@@ -6,6 +6,7 @@ repeated submit gets the stored response.
 
 import contextlib
 import functools
+import re
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -26,7 +27,7 @@ from saas_api.core.access import FreshLoginRequired, Principal
 from saas_api.core.db import engine
 from saas_api.core.db.engine import db
 from saas_api.core.errors import ApiError, BadRequest, Forbidden, NotFound, ServiceUnavailable, ValidationFailed
-from saas_api.core.fields import StrictSchema
+from saas_api.core.fields import StrictInteger, StrictSchema
 from saas_api.core.idempotency import (
     AlreadyAnswered,
     IdempotencyKeyReused,
@@ -154,7 +155,7 @@ def form_view(
 ) -> Callable[[Callable[..., Any]], Callable[..., Response]]:
     """Validate a submitted form and call the view with it; an error shows the form again with the submitted values.
 
-    schema: of the fields; empty fields are left out
+    schema: of the fields, such as that of the API's body
     form: the view that shows the form, called with the arguments of the path and `form`
     is_idempotent: a repeated submit gets the response of the first
     requires_fresh_login: the password must have been given within ten minutes
@@ -194,20 +195,35 @@ def _form_error(error: ApiError | IntegrityError) -> ApiError:
 
 
 def _submitted_values(schema: ma.Schema) -> dict[str, Any]:
+    """The submitted fields with the types that the API's JSON has.
+
+    A list may be one text, separated by lines, spaces or commas. What was left empty is None where that is allowed, and
+    missing otherwise.
+    """
     values: dict[str, Any] = {}
-    for name, field_type in schema.fields.items():
+    for name, field_type in _fields_by_key(schema).items():
+        text = request.form.get(name, "")
         if isinstance(field_type, fields.List):
-            values[name] = [value for value in request.form.getlist(name) if value]
+            items = " ".join(request.form.getlist(name)).replace(",", " ").split()
+            values[name] = items or (None if field_type.allow_none else [])
         elif isinstance(field_type, fields.Boolean):
-            values[name] = bool(request.form.get(name))
-        elif request.form.get(name, "").strip():
-            values[name] = request.form[name].replace("\r\n", "\n")
+            values[name] = bool(text)
+        elif isinstance(field_type, StrictInteger) and re.fullmatch(r"[0-9]{1,18}", text):
+            values[name] = int(text)
+        elif text.strip():
+            values[name] = text.replace("\r\n", "\n")
+        elif name in request.form and field_type.allow_none:
+            values[name] = None
     return values
+
+
+def _fields_by_key(schema: ma.Schema) -> dict[str, fields.Field[Any]]:
+    return {field_type.data_key or name: field_type for name, field_type in schema.fields.items()}
 
 
 def _form(schema: ma.Schema, error: ApiError) -> Form:
     values: dict[str, Any] = {name: value for name, value in request.form.items() if "password" not in name}
-    for name, field_type in schema.fields.items():
+    for name, field_type in _fields_by_key(schema).items():
         if isinstance(field_type, fields.List):
             values[name] = request.form.getlist(name)
     if isinstance(error, FreshLoginRequired):

@@ -17,6 +17,7 @@ from saas_api.core.db import engine
 from saas_api.core.errors import ApiError, BadRequest, PayloadTooLarge, UnsupportedMediaType, ValidationFailed
 from saas_api.core.ids import NIL_UUID
 
+SAFE_METHODS = ("GET", "HEAD")
 MAX_BODY_BYTES = 65_536
 MAX_DEPTH = 32
 _PATH_PARAMETER = re.compile(r"<(?:[^<>:]*:)?([a-z_]+)>")

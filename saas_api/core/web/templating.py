@@ -119,6 +119,11 @@ def format_date(value: date | datetime | None, zone: str = "UTC") -> str:
     return f"{value.day} {value:%b %Y}"
 
 
+def format_day(day: date) -> str:
+    """A day of this year as charts name it, such as "5 Mar"."""
+    return f"{day.day} {day:%b}"
+
+
 def format_money(amount_minor: int | None, currency: str) -> str:
     """An amount in minor units, with its currency."""
     if amount_minor is None:

@@ -51,7 +51,7 @@ def test_cap_is_changed_removed_and_set_again(owner: Browser, acme: PayingOrgani
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"amount": ""}, "Say how much a period may cost."),
+        ({"amount": ""}, "Fill this in."),
         ({"amount": "1,5"}, "Not an amount like"),
         ({"amount": "-5"}, "Not an amount like"),
         ({"amount": "150.005"}, "Not an amount in USD."),
@@ -97,14 +97,14 @@ def test_alerts_are_added_toggled_and_removed(owner: Browser, acme: PayingOrgani
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"threshold": ""}, "Say at what value."),
-        ({"threshold": "0"}, "Must be above zero."),
+        ({"threshold": ""}, "Fill this in."),
+        ({"threshold": "0"}, "Must be greater than 0."),
         ({"threshold": "many"}, "Not an amount like"),
         ({"threshold": "1.1234567"}, "At most 6 decimals."),
         ({"subject": "spend_percent_of_cap", "threshold": "80"}, "There is such an alert already."),
-        ({"subject": "weather", "threshold": "5"}, "There is nothing like that to watch."),
+        ({"subject": "weather", "threshold": "5"}, "Must be one of"),
         ({"subject": "quantity:fax", "threshold": "5"}, "There is no such meter."),
-        ({"subject": "quantity", "threshold": "5"}, "There is no such meter."),
+        ({"subject": "quantity", "threshold": "5"}, "Quantities have a meter, spend has none."),
     ],
 )
 def test_invalid_alert_is_rejected(

@@ -33,6 +33,16 @@ def test_rotation_without_grace_rejects_the_old_secret(browser: Browser, client:
     assert (usage_status(client, old), usage_status(client, displayed_secret(response))) == (401, 200)
 
 
+def test_rotation_form_accepts_the_grace_periods_of_the_api(browser: Browser, client: FlaskClient, alice: User) -> None:
+    """7.5: the form is the API's body, so no choice of its own is checked besides."""
+    make_key(client, alice)
+    there = f"{KEYS}/{get_only_key(client, alice)['id']}"
+    for grace, reason in (("604801", "less than or equal to 604800"), ("soon", "Not a whole number.")):
+        refused = browser.submit(f"{there}/roll", grace_seconds=grace)
+        assert (refused.status_code, reason in refused.text) == (422, True)
+    assert browser.submit(f"{there}/roll", grace_seconds="7200").status_code == 200
+
+
 def test_second_rotation_requires_the_end_of_the_old_secret(browser: Browser, client: FlaskClient, alice: User) -> None:
     make_key(client, alice)
     page_path = f"{KEYS}/{get_only_key(client, alice)['id']}"

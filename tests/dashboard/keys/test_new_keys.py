@@ -72,7 +72,7 @@ def test_key_expires_at_the_end_of_a_local_day(browser: Browser, client: FlaskCl
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": ""}, "Give the key a name."),
+        ({"name": ""}, "Fill this in."),
         ({"expiry": "date"}, "Say on which day it ends."),
         ({"expiry": "date", "expires_on": "2020-01-01"}, "This day has passed."),
         ({"expiry": "date", "expires_on": "9999-12-31"}, "Outside the calendar."),
@@ -80,6 +80,7 @@ def test_key_expires_at_the_end_of_a_local_day(browser: Browser, client: FlaskCl
         ({"preset": "own"}, "Choose at least one scope."),
         ({"preset": "own", "scopes": ["admin"]}, "Must be one of"),
         ({"allowed_ips": "203.0.113.7\nhome"}, "Not an address or a network"),
+        ({"allowed_ips": "\n".join(f"203.0.113.{host}" for host in range(51))}, "Longer than maximum length 50."),
         ({"rate_limit_per_minute": "ten"}, "Not a whole number."),
         ({"rate_limit_per_minute": "61"}, "Your plan allows 60 requests a minute."),
     ],
