@@ -51,7 +51,7 @@ class Console(Browser):
 def open_console(app: Flask, user: User, role: str = "admin") -> Console:
     """Make a user an operator and return their browser."""
     with app.app_context(), tenancy.system_session("operator.command") as session:
-        session.add(Operator(user_id=ids.parse_id("usr", user.user_id), role=role))
+        session.merge(Operator(user_id=ids.parse_id("usr", user.user_id), role=role))
     return Console(app, user)
 
 
