@@ -47,7 +47,7 @@ def test_pay_sends_a_signed_event_and_redirects_to_the_return_page(customer: Cus
     answer = customer.choose(customer.begin(), "pay")
     assert answer.status_code == 303
     assert answer.location == f"/payments/return/{ids.format_id('pay', customer.payment().id)}"
-    assert [(event.provider, event.state) for event in inbox_events()] == [("mock", "received")]
+    assert [(event.provider, event.status) for event in inbox_events()] == [("mock", "queued")]
     jobs.process_inbox()
     assert customer.invoice().state == "paid"
     assert back(customer) == "Payment received"
@@ -58,7 +58,7 @@ def test_return_page_settles_the_payment_before_its_event_is_processed(customer:
     assert back(customer) == "Payment received"
     assert customer.invoice().state == "paid"
     jobs.process_inbox()
-    assert (inbox_events()[0].state, customer.invoice().paid_minor, customer.wallet()) == ("processed", 9900, 0)
+    assert (inbox_events()[0].status, customer.invoice().paid_minor, customer.wallet()) == ("processed", 9900, 0)
 
 
 @pytest.mark.parametrize(

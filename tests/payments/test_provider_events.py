@@ -27,7 +27,7 @@ def test_signed_event_is_stored(context: Flask, client: FlaskClient) -> None:
     event = mock_payments.new_event("checkout.completed", "nobodys")
     answer = client.post(EVENTS, data=event.body, headers={MOCK: event.signature})
     assert (answer.status_code, answer.json["data"]) == (200, {"status": "received"})
-    assert [event.state for event in inbox_events()] == ["received"]
+    assert [event.status for event in inbox_events()] == ["queued"]
 
 
 @pytest.mark.parametrize("path", ["payment", "stripe", "paystack"])
@@ -165,7 +165,7 @@ def test_hundred_repetitions_of_an_event_pay_once(app: Flask, customer: Customer
         thread.join()
     jobs.process_inbox()
     assert statuses == [200] * 100
-    assert [(event.event_id, event.state) for event in inbox_events()] == [("evt_1", "processed")]
+    assert [(event.event_id, event.status) for event in inbox_events()] == [("evt_1", "processed")]
     assert (customer.invoice().state, customer.invoice().paid_minor, customer.wallet()) == ("paid", 9900, 0)
     assert customer.mails() == ["payment_received"]
 
@@ -177,7 +177,7 @@ def test_repeated_event_of_paystack_is_recognized_without_an_id(customer: Custom
     for _ in range(3):
         assert customer.post(PAYSTACK, body, paystack_server.sign(body)) == 200
     jobs.process_inbox()
-    assert [(event.event_id, event.state) for event in inbox_events()] == [("charge.success:77", "processed")]
+    assert [(event.event_id, event.status) for event in inbox_events()] == [("charge.success:77", "processed")]
     assert customer.invoice().state == "paid"
 
 
@@ -185,5 +185,5 @@ def test_events_of_other_types_are_ignored(customer: Customer, stripe: StripeSer
     body = orjson.dumps({"id": "evt_9", "type": "customer.created", "data": {"object": {"id": "cus_1"}}})
     assert customer.post(STRIPE, body, stripe_server.sign(body)) == 200
     jobs.process_inbox()
-    assert [event.state for event in inbox_events()] == ["ignored"]
+    assert [event.status for event in inbox_events()] == ["ignored"]
     assert stripe.calls == []

@@ -60,7 +60,7 @@ def test_event_without_a_paid_checkout_settles_nothing(customer: Customer, strip
     reference = customer.begin("stripe")
     stripe_event(customer, reference)
     assert payment_amounts(customer)[0] == "pending"
-    assert (inbox_events()[0].state, inbox_events()[0].error) == ("received", "not decided")
+    assert (inbox_events()[0].status, inbox_events()[0].error_code) == ("queued", "not_decided")
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_success_with_another_amount_or_currency_is_quarantined(
     assert payment_amounts(customer) == ("quarantined", 0, 0, 0)
     assert customer.payment().failure_code == problem
     assert (customer.invoice().state, customer.invoice().paid_minor, customer.wallet()) == ("open", 0, 0)
-    assert [event.state for event in inbox_events()] == ["quarantined"]
+    assert [event.status for event in inbox_events()] == ["quarantined"]
     assert mail_templates("operator_alert") == ["operator_alert"]
     stripe_event(customer, reference, event_id="evt_2")
     assert mail_templates("operator_alert") == ["operator_alert"]
@@ -99,7 +99,7 @@ def test_unknown_reference_is_quarantined_and_operators_are_alerted(
     customer: Customer, olga: None, stripe: StripeServer
 ) -> None:
     stripe_event(customer, "cs_of_somebody_else")
-    assert [(event.state, event.error) for event in inbox_events()] == [("quarantined", "unknown_reference")]
+    assert [(event.status, event.error_code) for event in inbox_events()] == [("quarantined", "unknown_reference")]
     assert mail_templates("operator_alert") == ["operator_alert"]
     assert customer.invoice().state == "open"
 
