@@ -33,7 +33,7 @@ SELECT
    AS failing_endpoints,
   (SELECT count(*) FROM webhook_endpoints WHERE deleted_at IS NULL AND status = 'enabled') AS enabled_endpoints,
   (SELECT count(*) FROM billing_profiles WHERE parked_at IS NOT NULL) AS on_hold,
-  (SELECT count(*) FROM provider_events WHERE state = 'quarantined') AS quarantined""")
+  (SELECT count(*) FROM provider_events WHERE status = 'quarantined') AS quarantined""")
 _MONEY = sa.text("""
 SELECT currency, sum(revenue)::bigint AS revenue_minor, sum(unpaid)::bigint AS unpaid_minor,
   sum(overdue)::bigint AS overdue_minor, sum(monthly)::bigint AS monthly_minor FROM (

@@ -104,9 +104,9 @@ EVENT_COLUMNS: Columns = {
     "reference": lambda event: event.reference,
     "status": lambda event: event.status,
     "attempts": lambda event: event.attempts,
-    "error": lambda event: event.error,
+    "error_code": lambda event: event.error_code,
     "received_at": lambda event: lists.csv_time(event.received_at),
-    "processed_at": lambda event: lists.csv_time(event.processed_at),
+    "finished_at": lambda event: lists.csv_time(event.finished_at),
 }
 
 

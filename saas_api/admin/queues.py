@@ -210,18 +210,9 @@ LEFT JOIN LATERAL (SELECT r.finished_at AS ok_at FROM job_runs r WHERE r.job = j
 """)
 _PENDING_OF_TABLE = """SELECT '{table}' AS name, count(*) AS pending,
   extract(epoch FROM now() - min(next_at) FILTER (WHERE next_at <= now()))::int AS late_seconds
-  FROM (SELECT next_at FROM {table} WHERE {is_open} LIMIT :most) w"""
-_PENDING = sa.text(
-    " UNION ALL ".join(
-        _PENDING_OF_TABLE.format(table=table, is_open=is_open)
-        for table, is_open in (
-            ("messages", "status IN ('queued', 'sending')"),
-            ("webhook_deliveries", "status IN ('queued', 'sending')"),
-            ("mails", "status IN ('queued', 'sending')"),
-            ("provider_events", "state = 'received'"),
-        )
-    )
-)
+  FROM (SELECT next_at FROM {table} WHERE status IN ('queued', 'sending') LIMIT :most) w"""
+_OUTBOX_TABLES = ("messages", "webhook_deliveries", "mails", "provider_events")
+_PENDING = sa.text(" UNION ALL ".join(_PENDING_OF_TABLE.format(table=table) for table in _OUTBOX_TABLES))
 _LATEST_RESULTS = sa.text("""
 SELECT c.name, last.at, last.violations, last.sample, coalesce(change.at, first.at) AS since
 FROM unnest(CAST(:names AS text[])) c (name)

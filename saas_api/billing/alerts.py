@@ -88,6 +88,7 @@ def evaluate_alerts(now: datetime) -> None:
 
 def _evaluate_organization(organization_id: UUID, period_id: UUID) -> None:
     with tenancy.system_session("billing.alerts") as session:
+        tenancy.allow_long_statements(session)
         context = _get_context(session, organization_id, period_id)
         spend_cap.reconcile_counters(session, organization_id, period_id, context.spent)
         for rule in _rules(session, organization_id):

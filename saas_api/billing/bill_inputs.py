@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from uuid import UUID
@@ -18,24 +19,43 @@ from saas_api.usage import ledger
 from saas_api.usage.rollups import LIVE_USAGE_SQL
 
 
-def get_period_inputs(session: Session, period: BillingPeriod, ends_at: datetime) -> BillInputs:
+@dataclass(frozen=True)
+class LiveUsage:
+    """Usage that a period pays for so far.
+
+    used, late: as of `BillInputs`
+    metered: quantities by meter, late usage included
+    requests: number of accepted calls
+    """
+
+    used: tuple[UsageQuantity, ...]
+    late: tuple[LateUsage, ...]
+    metered: Mapping[str, Decimal]
+    requests: int
+
+
+def get_period_inputs(
+    session: Session, period: BillingPeriod, ends_at: datetime, usage: LiveUsage | None = None
+) -> BillInputs:
     """Inputs of the bill of a period.
 
     ends_at: end of the period, or an instant at which it would be ended early
+    usage: for a bill that is only shown; None reads the ledger, as every invoice does
     """
     segments = _prorated_segments(session, period, ends_at)
-    used = tuple(UsageQuantity(**row) for row in ledger.period_quantities(session, period.organization_id, period.id))
-    late = tuple(LateUsage(**row) for row in ledger.late_period_quantities(session, period.organization_id, period.id))
+    if usage is None:
+        quantities = ledger.period_quantities(session, period.organization_id, period.id)
+        used, late = tuple(UsageQuantity(**row) for row in quantities), _late_usage(session, period)
+    else:
+        used, late = usage.used, usage.late
     version_ids = {part.version_id for parts in (segments, used, late) for part in parts}
-    return BillInputs(
-        period.starts_at,
-        ends_at,
-        period.nominal_seconds,
-        plans.get_versions(session, version_ids),
-        segments,
-        used,
-        late,
-    )
+    versions = plans.get_versions(session, version_ids)
+    return BillInputs(period.starts_at, ends_at, period.nominal_seconds, versions, segments, used, late)
+
+
+def _late_usage(session: Session, period: BillingPeriod) -> tuple[LateUsage, ...]:
+    rows = ledger.late_period_quantities(session, period.organization_id, period.id)
+    return tuple(LateUsage(**row) for row in rows)
 
 
 def _prorated_segments(session: Session, period: BillingPeriod, ends_at: datetime) -> tuple[ProratedSegment, ...]:
@@ -55,28 +75,48 @@ def _prorated_segments(session: Session, period: BillingPeriod, ends_at: datetim
     return tuple(segments)
 
 
+_LIVE_QUANTITIES = text(f"""WITH live AS ({LIVE_USAGE_SQL})
+  SELECT meter_code AS meter, sum(quantity) AS quantity, bool_or(is_late) AS is_late, sum(event_count) AS requests
+  FROM live WHERE billing_period_id = :period_id GROUP BY 1 ORDER BY 1""")
 _QUANTITY_BY_VERSION = text("""
 SELECT s.version_id, e.meter_code AS meter, sum(e.quantity) AS quantity
-FROM usage_events e JOIN LATERAL (
-  SELECT version_id FROM unnest(CAST(:versions AS text[]), CAST(:starts AS timestamptz[])) AS s (version_id, starts_at)
-  WHERE s.starts_at <= e.occurred_at ORDER BY s.starts_at DESC LIMIT 1) s ON true
+FROM usage_events e JOIN (
+  SELECT version_id, starts_at, coalesce(lead(starts_at) OVER (ORDER BY starts_at), 'infinity') AS ends_at
+  FROM unnest(CAST(:versions AS text[]), CAST(:starts AS timestamptz[])) AS s (version_id, starts_at)) s
+  ON e.occurred_at >= s.starts_at AND e.occurred_at < s.ends_at
 WHERE e.organization_id = :organization_id AND e.billing_period_id = :period_id AND e.late_for_period_id IS NULL
 GROUP BY 1, 2 ORDER BY 1, 2""")
+
+
+def get_live_usage(session: Session, period: BillingPeriod, segments: Sequence[PlanSegment]) -> LiveUsage:
+    """Usage of a period so far as if the subscription had these segments.
+
+    Reads the rollups, or the ledger for a period with several plan versions or late usage.
+    """
+    values = {"organization_id": period.organization_id, "period_id": period.id}
+    rows = session.execute(_LIVE_QUANTITIES, values).all()
+    parts = plan_changes.prorate_segments(segments, period.starts_at, period.ends_at)
+    used: tuple[UsageQuantity, ...]
+    late: tuple[LateUsage, ...] = ()
+    if len(parts) == 1 and not any(row.is_late for row in rows):
+        used = tuple(UsageQuantity(parts[0].version_id, row.meter, row.quantity) for row in rows)
+    else:
+        chain = {
+            "versions": [segment.version_id for segment in segments],
+            "starts": [segment.starts_at for segment in segments],
+        }
+        quantities = session.execute(_QUANTITY_BY_VERSION, {**values, **chain}).mappings()
+        used, late = tuple(UsageQuantity(**row) for row in quantities), _late_usage(session, period)
+    return LiveUsage(used, late, {row.meter: row.quantity for row in rows}, sum(int(row.requests) for row in rows))
 
 
 def inputs_for_segments(session: Session, period: BillingPeriod, segments: Sequence[PlanSegment]) -> BillInputs:
     """Inputs of the bill of a whole period as if the subscription had these segments."""
     parts = plan_changes.prorate_segments(segments, period.starts_at, period.ends_at)
-    values = {
-        "organization_id": period.organization_id,
-        "period_id": period.id,
-        "versions": [segment.version_id for segment in segments],
-        "starts": [segment.starts_at for segment in segments],
-    }
-    used = tuple(UsageQuantity(**row) for row in session.execute(_QUANTITY_BY_VERSION, values).mappings())
-    late = tuple(LateUsage(**row) for row in ledger.late_period_quantities(session, period.organization_id, period.id))
-    versions = plans.get_versions(session, {part.version_id for group in (parts, used, late) for part in group})
-    return BillInputs(period.starts_at, period.ends_at, period.nominal_seconds, versions, parts, used, late)
+    usage = get_live_usage(session, period, segments)
+    groups = (parts, usage.used, usage.late)
+    versions = plans.get_versions(session, {part.version_id for group in groups for part in group})
+    return BillInputs(period.starts_at, period.ends_at, period.nominal_seconds, versions, parts, usage.used, usage.late)
 
 
 def inputs_for_version(

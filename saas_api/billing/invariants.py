@@ -260,7 +260,6 @@ INVARIANTS = (
 
 MAX_SAMPLES = 20
 _BATCH_SIZE = 2000
-_EXTEND_TIMEOUT = text("SET LOCAL statement_timeout = '10min'")
 _TRY_LOCK = text("SELECT pg_try_advisory_xact_lock(hashtextextended('billing.invariants', 2))")
 _ALL_TIME = datetime(1, 1, 1, tzinfo=UTC)
 
@@ -290,7 +289,7 @@ def _run(values: dict[str, Any], at: datetime, checks: Iterable[InvariantCheck])
     results = []
     for check in checks:
         with tenancy.system_session("billing.invariants") as session:
-            session.execute(_EXTEND_TIMEOUT)
+            tenancy.allow_long_statements(session)
             result = CheckResult(check, list(_violations(session, check, values)))
             _apply_results(session, result, at, is_stored=values["organization_id"] is None)
         results.append(result)

@@ -25,6 +25,7 @@ from saas_api.billing.rating import bill
 from saas_api.billing.rating.bill import CALCULATION_VERSION, Bill, LineKind
 from saas_api.billing.wallet import GrantSource
 from saas_api.core import clock, ids, money
+from saas_api.core.db import tenancy
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict, NotFound
 from saas_api.core.faults import fault_point
@@ -100,7 +101,7 @@ def create_draft(session: SystemSession, period: BillingPeriod, *, replaces_id: 
 
     replaces_id: the void invoice that it replaces
     """
-    period_bill = bill.calculate_bill(bill_inputs.get_period_inputs(session, period, period.ends_at))
+    period_bill = _calculate_bill(session, period)
     invoice = Invoice(
         organization_id=period.organization_id,
         id=ids.new_id(),
@@ -118,6 +119,11 @@ def create_draft(session: SystemSession, period: BillingPeriod, *, replaces_id: 
     session.flush()  # the lines refer to it
     _add_lines(session, invoice, period_bill)
     return invoice
+
+
+def _calculate_bill(session: SystemSession, period: BillingPeriod) -> Bill:
+    tenancy.allow_long_statements(session)  # millions of events must not prevent an invoice
+    return bill.calculate_bill(bill_inputs.get_period_inputs(session, period, period.ends_at))
 
 
 def _add_lines(session: SystemSession, invoice: Invoice, period_bill: Bill) -> None:
@@ -249,7 +255,7 @@ def recalculate_draft(
     invoice = _lock_draft(session, organization_id, invoice_id)
     before = money.format_minor(invoice.total_minor, invoice.currency)
     period = session.get_one(BillingPeriod, (organization_id, invoice.billing_period_id))
-    period_bill = bill.calculate_bill(bill_inputs.get_period_inputs(session, period, period.ends_at))
+    period_bill = _calculate_bill(session, period)
     _delete_lines(session, invoice)
     invoice.currency, invoice.rule_version = period_bill.currency, CALCULATION_VERSION
     invoice.subtotal_minor = invoice.total_minor = period_bill.total_minor

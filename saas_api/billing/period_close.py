@@ -203,6 +203,7 @@ def _list_uninvoiced(session: Session, organization_id: UUID, through: datetime)
 
 def _preview(session: Session, period: BillingPeriod, ends_at: datetime) -> InvoiceWithPeriod:
     """A draft that is not stored and has neither id nor number."""
+    tenancy.allow_long_statements(session)
     period_bill = bill.calculate_bill(bill_inputs.get_period_inputs(session, period, ends_at))
     draft = Invoice(
         organization_id=period.organization_id,

@@ -15,7 +15,6 @@ from saas_api.billing.rating.bill import Bill, RatedPlanVersion
 from saas_api.billing.subscriptions import InvalidPlan
 from saas_api.core import clock
 from saas_api.core.errors import ServiceUnavailable, ValidationFailed
-from saas_api.usage import ledger
 
 
 class NoCurrentPeriod(ServiceUnavailable):
@@ -49,13 +48,14 @@ def preview_current_period(session: Session, organization_id: UUID) -> BillPrevi
     """
     period = _current_period(session, organization_id)
     now = max(clock.now(), period.starts_at)
+    usage = bill_inputs.get_live_usage(session, period, subscriptions.list_segments(session, organization_id))
     return BillPreview(
         period.starts_at,
         period.ends_at,
         period.timezone,
-        ledger.count_requests(session, organization_id, period.id),
-        bill.calculate_bill(bill_inputs.get_period_inputs(session, period, now)),
-        bill.calculate_bill(bill_inputs.get_period_inputs(session, period, period.ends_at)),
+        usage.requests,
+        bill.calculate_bill(bill_inputs.get_period_inputs(session, period, now, usage)),
+        bill.calculate_bill(bill_inputs.get_period_inputs(session, period, period.ends_at, usage)),
     )
 
 

@@ -6,23 +6,18 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from uuid import UUID
 
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.orm import Session
 
-from saas_api.billing import period_spend, plans
+from saas_api.billing import bill_inputs, period_spend, plans
 from saas_api.billing.models import BillingPeriod, BillingProfile, Subscription, SubscriptionSegment
 from saas_api.billing.rating import bill, plan_changes
-from saas_api.billing.rating.bill import Bill, BillInputs, LateUsage, RatedPlanVersion, UsageQuantity
+from saas_api.billing.rating.bill import Bill, BillInputs, RatedPlanVersion
 from saas_api.billing.rating.plan_changes import PlanSegment
 from saas_api.core import money
-from saas_api.usage import ledger
-from saas_api.usage.rollups import LIVE_USAGE_SQL
 
 _MOMENT = timedelta(microseconds=1)
-_USED = text(f"""WITH live AS ({LIVE_USAGE_SQL})
-  SELECT meter_code AS meter, sum(quantity) AS quantity, bool_or(is_late) AS is_late, sum(event_count) AS requests
-  FROM live WHERE billing_period_id = :period_id GROUP BY 1 ORDER BY 1""")
 
 
 @dataclass(frozen=True)
@@ -88,19 +83,8 @@ def get_current_period(session: Session, account: BillingAccount, at: datetime) 
     """Returns the current period of an account with its bill."""
     period, segments = account.period, account.stages
     whole = plan_changes.prorate_segments(segments, period.starts_at, period.ends_at)
-    values = {"organization_id": period.organization_id, "period_id": period.id}
-    rows = session.execute(_USED, values).all()
-    used: tuple[UsageQuantity, ...]
-    late: tuple[LateUsage, ...] = ()
-    if len(whole) == 1 and not any(row.is_late for row in rows):
-        used = tuple(UsageQuantity(whole[0].version_id, row.meter, row.quantity) for row in rows)
-    else:
-        used = tuple(
-            UsageQuantity(**row) for row in ledger.period_quantities(session, period.organization_id, period.id)
-        )
-        late = tuple(
-            LateUsage(**row) for row in ledger.late_period_quantities(session, period.organization_id, period.id)
-        )
+    usage = bill_inputs.get_live_usage(session, period, segments)
+    used, late = usage.used, usage.late
     current, scheduled = plan_changes.segment_at(segments, at), plan_changes.next_segment(segments, at)
     current_ids = {current.version_id, *([scheduled.version_id] if scheduled else [])}
     ids = current_ids | {part.version_id for group in (whole, used, late) for part in group}
@@ -118,6 +102,6 @@ def get_current_period(session: Session, account: BillingAccount, at: datetime) 
         (scheduled, versions[scheduled.version_id]) if scheduled else None,
         current_bill,
         forecast,
-        sum(int(row.requests) for row in rows),
+        usage.requests,
         base + period_spend.usage_charge(versions, used, late),
     )

@@ -29,7 +29,6 @@ MAILS = Claimable(
     assignments={
         column: f"CASE WHEN {_KEEPS_CONTENT} THEN r.{column} END" for column in ("subject", "text_body", "html_body")
     },
-    is_indexed_by_owner=False,
 )
 
 

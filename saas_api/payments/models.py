@@ -39,9 +39,10 @@ class RefundStatus(StrEnum):
 
 
 class ProviderEventStatus(StrEnum):
-    """Status of a provider event in the inbox."""
+    """Status of a provider event in the inbox; a worker that processes it holds a `SENDING` one, as in every outbox."""
 
-    RECEIVED = "received"
+    QUEUED = "queued"
+    SENDING = "sending"
     PROCESSED = "processed"
     IGNORED = "ignored"
     QUARANTINED = "quarantined"
@@ -131,14 +132,15 @@ class ProviderEvent(Model):
     event_type: Mapped[str] = mapped_column(Text)
     reference: Mapped[str | None] = mapped_column(Text)
     body: Mapped[bytes] = mapped_column(LargeBinary)
-    status: Mapped[ProviderEventStatus] = mapped_column(
-        "state", EnumText(ProviderEventStatus), server_default=FetchedValue()
-    )
+    id: Mapped[uuid.UUID] = mapped_column(server_default=FetchedValue())
+    status: Mapped[ProviderEventStatus] = mapped_column(EnumText(ProviderEventStatus), server_default=FetchedValue())
     attempts: Mapped[int] = mapped_column(SmallInteger, server_default=FetchedValue())
+    interruptions: Mapped[int] = mapped_column(SmallInteger, server_default=FetchedValue())
     next_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    error: Mapped[str | None] = mapped_column(Text)
+    lease_token: Mapped[uuid.UUID | None]
+    error_code: Mapped[str | None] = mapped_column(Text)
     received_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
-    processed_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    finished_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
 
 
 class DunningRun(Model):

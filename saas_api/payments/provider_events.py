@@ -1,17 +1,18 @@
 """The inbox of provider events: verifies and stores them, then settles the payments that they refer to."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Row, select, text
+from sqlalchemy import select, text
 
 from saas_api.core import clock
 from saas_api.core.db import tenancy
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import BadRequest, Unauthenticated
 from saas_api.core.faults import fault_point
-from saas_api.core.jobs import queue
-from saas_api.core.jobs.outbox import LOOKAHEAD_SECONDS, DueOwners
+from saas_api.core.jobs import outbox, queue
+from saas_api.core.jobs.outbox import Claim, Claimable, DueOwners, RowResult
 from saas_api.core.observability import get_logger
 from saas_api.core.settings import setting
 from saas_api.payments import events, payments, provider_checks
@@ -24,7 +25,15 @@ log = get_logger(__name__)
 
 INBOX_JOB = "payments.inbox"
 CLAIM_BATCH_SIZE = 10
-MAX_ERROR_LENGTH = 500
+MAX_PROCESSING_SECONDS = 12
+"""Calls of the provider begin in this time; the last one still ends within a lease of thirty seconds."""
+
+INBOX = Claimable(
+    name="provider_events",
+    table="provider_events",
+    owner=("provider",),
+    claimed="r.event_id, r.event_type, r.reference",
+)
 
 
 class MissingSignature(Unauthenticated):
@@ -37,17 +46,6 @@ class InvalidSignature(Unauthenticated):
     """The signature does not match, or is too old."""
 
     code, message = "INVALID_SIGNATURE", "The signature of this event is not valid."
-
-
-_DUE_EVENTS = text("""
-SELECT provider, min(extract(epoch FROM next_at - now()))::float8 AS seconds FROM provider_events
- WHERE state = 'received' GROUP BY provider
-""")
-
-
-def list_due_providers(session: SystemSession) -> list[tuple[str, float]]:
-    """Providers with unprocessed events, and the seconds until the first of each is due."""
-    return [(provider, float(seconds)) for provider, seconds in session.execute(_DUE_EVENTS)]
 
 
 def list_quarantined_events(session: SystemSession, limit: int) -> Sequence[ProviderEvent]:
@@ -63,22 +61,6 @@ def list_quarantined_events(session: SystemSession, limit: int) -> Sequence[Prov
 _INSERT_EVENT = text("""
 INSERT INTO provider_events (provider, event_id, event_type, reference, body, next_at, received_at)
 VALUES (:provider, :event_id, :event_type, :reference, :body, now(), :at) ON CONFLICT DO NOTHING
-""")
-_CLAIM = text("""
-WITH due AS (SELECT provider, event_id FROM provider_events
-  WHERE provider = :provider AND state = 'received' AND next_at <= now()
-  ORDER BY next_at LIMIT :n FOR UPDATE SKIP LOCKED)
-UPDATE provider_events e SET attempts = e.attempts + 1, next_at = now() + interval '2 min'
-FROM due WHERE e.provider = due.provider AND e.event_id = due.event_id
-RETURNING e.event_id, e.event_type, e.reference, e.attempts
-""")
-_FINISH = text("""
-UPDATE provider_events SET state = :status, error = :error, next_at = NULL, processed_at = :at
- WHERE provider = :provider AND event_id = :event_id AND state = 'received' RETURNING event_id
-""")
-_RETRY = text("""
-UPDATE provider_events SET error = :error, next_at = now() + :delay
- WHERE provider = :provider AND event_id = :event_id AND state = 'received'
 """)
 
 
@@ -114,9 +96,7 @@ def receive_event(provider: str, body: bytes, signature: str | None) -> None:
 def list_due() -> DueOwners[str]:
     """Providers with due events, for `outbox.drain_queue`."""
     with tenancy.system_session("payments.inbox") as session:
-        providers = list_due_providers(session)
-    later = [seconds for _, seconds in providers if 0 < seconds <= LOOKAHEAD_SECONDS]
-    return DueOwners([provider for provider, seconds in providers if seconds <= 0], min(later, default=None))
+        return outbox.list_due(session, INBOX)
 
 
 def process_batch(provider: str) -> int:
@@ -124,51 +104,63 @@ def process_batch(provider: str) -> int:
 
     returns: number of claimed events
     """
-    with tenancy.system_session("payments.inbox") as session:
-        rows = session.execute(_CLAIM, {"provider": provider, "n": CLAIM_BATCH_SIZE}).all()
+    claim = claim_batch(provider)
     fault_point("payments.after_claim")
-    for event in rows:
-        _process_event(provider, event)
-    return len(rows)
+    unprocessed, started = {row.id: row for row in claim.rows}, time.monotonic()
+    for event in claim.rows:
+        _record_result(claim, event, _process_event(provider, event))
+        del unprocessed[event.id]
+        if queue.is_stopping() or time.monotonic() - started > MAX_PROCESSING_SECONDS:
+            break
+    if unprocessed:
+        with tenancy.system_session("payments.inbox") as session:
+            outbox.give_back(session, claim, list(unprocessed))
+    return len(claim.rows)
 
 
-def _process_event(provider: str, event: Row[Any]) -> None:
+def claim_batch(provider: str) -> Claim:
+    """Claim due events of a provider and commit."""
+    with tenancy.system_session("payments.inbox") as session:
+        return outbox.claim(session, INBOX, provider, limit=CLAIM_BATCH_SIZE)
+
+
+_FINAL_RESULTS: Mapping[SettlementOutcome, tuple[ProviderEventStatus, str | None]] = {
+    SettlementOutcome.UNKNOWN: (ProviderEventStatus.QUARANTINED, "unknown_reference"),
+    SettlementOutcome.QUARANTINED: (ProviderEventStatus.QUARANTINED, None),
+}
+
+
+def _process_event(provider: str, event: Any) -> RowResult:
+    if event.interruptions >= INBOX.max_interruptions:
+        return RowResult(event.id, ProviderEventStatus.QUARANTINED, "poisoned")
     if event.reference is None or not provider_checks.is_payment_event(provider, event.event_type):
-        _finish(provider, event, ProviderEventStatus.IGNORED)
-        return
+        return RowResult(event.id, ProviderEventStatus.IGNORED)
     try:
         outcome = payments.settle_payment(provider, event.reference)
     except (ProviderUnreachable, LookupError) as error:
-        _retry_or_quarantine(provider, event, f"not asked: {error}")
-        return
+        log.warning("event_not_asked", provider=provider, event_id=event.event_id, error=str(error))
+        return _retry_or_quarantine(event, "not_asked")
     except Exception as error:  # one event must not stop the others
         log.exception("event_failed", provider=provider, event_id=event.event_id)
-        _retry_or_quarantine(provider, event, type(error).__name__)
-        return
+        return _retry_or_quarantine(event, type(error).__name__)
     if outcome == SettlementOutcome.OPEN:
-        _retry_or_quarantine(provider, event, "not decided")
-    elif outcome == SettlementOutcome.UNKNOWN:
-        _finish(provider, event, ProviderEventStatus.QUARANTINED, "unknown_reference")
-    elif outcome == SettlementOutcome.QUARANTINED:
-        _finish(provider, event, ProviderEventStatus.QUARANTINED)
-    else:
-        _finish(provider, event, ProviderEventStatus.PROCESSED)
+        return _retry_or_quarantine(event, "not_decided")
+    return RowResult(event.id, *_FINAL_RESULTS.get(outcome, (ProviderEventStatus.PROCESSED, None)))
 
 
-def _retry_or_quarantine(provider: str, event: Row[Any], error: str) -> None:
-    delay = provider_checks.event_retry_delay(event.attempts)
+def _retry_or_quarantine(event: Any, error_code: str) -> RowResult:
+    delay = provider_checks.event_retry_delay(event.attempts + 1)
     if delay is None:
-        _finish(provider, event, ProviderEventStatus.QUARANTINED, error)
-        return
-    values = {"provider": provider, "event_id": event.event_id, "error": error[:MAX_ERROR_LENGTH]}
-    with tenancy.system_session("payments.inbox") as session:
-        session.execute(_RETRY, {**values, "delay": delay / setting("TIME_SCALE")})
+        return RowResult(event.id, ProviderEventStatus.QUARANTINED, error_code)
+    return RowResult.retry(event.id, delay / setting("TIME_SCALE"), error_code)
 
 
-def _finish(provider: str, event: Row[Any], status: ProviderEventStatus, error: str | None = None) -> None:
-    values = {"provider": provider, "event_id": event.event_id, "status": status, "error": error, "at": clock.now()}
+def _record_result(claim: Claim, event: Any, result: RowResult) -> None:
+    [provider] = claim.owner
     with tenancy.system_session("payments.inbox") as session:
-        is_finished = session.execute(_FINISH, values).first() is not None
-        if is_finished and status == ProviderEventStatus.QUARANTINED and error:
-            detail = f"{provider} event {event.event_id} ({event.event_type}) about {event.reference}: {error}."
+        is_recorded = bool(outbox.record(session, claim, [result]))
+        if is_recorded and result.status == ProviderEventStatus.QUARANTINED and result.error_code:
+            detail = (
+                f"{provider} event {event.event_id} ({event.event_type}) about {event.reference}: {result.error_code}."
+            )
             events.email_operators(session, "a payment event is quarantined", detail)

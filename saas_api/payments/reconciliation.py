@@ -179,12 +179,19 @@ def retry_event(provider: str, event_id: str, actor: Actor, reason: str) -> None
     """
     with tenancy.system_session("payments.resolve") as session:
         event = _lock_quarantined_event(session, provider, event_id)
-        _record_event_action(session, event, actor, "payment_event.taken_up", {"reason": reason, "was": event.error})
+        _record_event_action(
+            session, event, actor, "payment_event.taken_up", {"reason": reason, "was": event.error_code}
+        )
         session.execute(
             sa.update(ProviderEvent)
             .where(ProviderEvent.provider == provider, ProviderEvent.event_id == event_id)
             .values(
-                status=ProviderEventStatus.RECEIVED, attempts=0, error=None, processed_at=None, next_at=sa.func.now()
+                status=ProviderEventStatus.QUEUED,
+                attempts=0,
+                interruptions=0,
+                error_code=None,
+                finished_at=None,
+                next_at=sa.func.now(),
             )
         )
         queue.enqueue(session, INBOX_JOB)
@@ -197,8 +204,10 @@ def ignore_event(provider: str, event_id: str, actor: Actor, reason: str) -> Non
     """
     with tenancy.system_session("payments.resolve") as session:
         event = _lock_quarantined_event(session, provider, event_id)
-        event.status, event.processed_at = ProviderEventStatus.IGNORED, clock.now()
-        _record_event_action(session, event, actor, "payment_event.resolved", {"reason": reason, "was": event.error})
+        event.status, event.finished_at = ProviderEventStatus.IGNORED, clock.now()
+        _record_event_action(
+            session, event, actor, "payment_event.resolved", {"reason": reason, "was": event.error_code}
+        )
 
 
 def _get_payment(payment_id: UUID) -> Payment:

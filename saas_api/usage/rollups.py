@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
 from saas_api.core.db import tenancy
@@ -61,20 +61,20 @@ def count_requests_by_period(session: Session, organization_id: UUID) -> dict[UU
 
 
 _KEY = "organization_id, billing_period_id, bucket_at, meter_code, source, api_key_id, is_late"
-_LOCK_WATERMARK = text("""SELECT through_xid > 0
-    AND system_identifier = (SELECT system_identifier FROM pg_control_system())
+_MAX_TRANSACTIONS = 200_000
+_LOCK_WATERMARK = text("""SELECT through_xid, floor_at,
+    pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS settled,
+    through_xid > 0 AND system_identifier = (SELECT system_identifier FROM pg_control_system()) AS is_started
   FROM usage_watermark FOR UPDATE""")
-_ADD_SETTLED = text(f"""
-WITH w AS (SELECT through_xid AS old, floor_at, settled, least(settled, through_xid + 200000) AS new
-           FROM usage_watermark, CAST(pg_snapshot_xmin(pg_current_snapshot())::text AS bigint) AS settled),
-fresh AS (SELECT {_LEDGER_COLUMNS} FROM usage_events e {_LEDGER_JOINS} CROSS JOIN w
-          WHERE e.recorded_xid >= w.old AND e.recorded_xid < w.new AND e.recorded_at > w.floor_at),
-up AS (INSERT INTO usage_rollups AS r ({_ROLLUP_COLUMNS})
-       SELECT {_KEY}, sum(quantity), sum(event_count) FROM fresh GROUP BY {_KEY}
-       ON CONFLICT ({_KEY}) DO UPDATE SET quantity = r.quantity + excluded.quantity,
-         event_count = r.event_count + excluded.event_count RETURNING 1)
-UPDATE usage_watermark SET through_xid = greatest(w.new, through_xid), rolled_at = now() FROM w
-RETURNING w.new < w.settled""")
+# The bounds are values, because the planner reads the whole ledger when another table gives them.
+_ADD_SETTLED = text(f"""INSERT INTO usage_rollups AS r ({_ROLLUP_COLUMNS})
+SELECT {_KEY}, sum(quantity), sum(event_count)
+FROM (SELECT {_LEDGER_COLUMNS} FROM usage_events e {_LEDGER_JOINS}
+      WHERE e.recorded_xid >= :from_xid AND e.recorded_xid < :through_xid AND e.recorded_at > :floor_at) settled
+GROUP BY {_KEY}
+ON CONFLICT ({_KEY}) DO UPDATE SET quantity = r.quantity + excluded.quantity,
+  event_count = r.event_count + excluded.event_count""")
+_RAISE_WATERMARK = text("UPDATE usage_watermark SET through_xid = :through_xid, rolled_at = now()")
 
 
 def roll_up() -> None:
@@ -85,12 +85,27 @@ def roll_up() -> None:
     is_behind = True
     while is_behind:
         with tenancy.system_session("usage.roll_up") as session:
-            if session.scalar(_LOCK_WATERMARK):
-                is_behind = bool(session.scalar(_ADD_SETTLED))
+            watermark = session.execute(_LOCK_WATERMARK).one()
+            if watermark.is_started:
+                is_behind = _add_settled(session, watermark)
             else:
                 log.info("usage_rollups_rebased")
                 _rebuild_all(session)
                 is_behind = False
+
+
+def _add_settled(session: SystemSession, watermark: Row[Any]) -> bool:
+    """Add the rows of at most _MAX_TRANSACTIONS transactions; returns whether more of them are settled.
+
+    Every row below `settled` is visible to the statements that follow, because its transaction had ended before.
+    """
+    tenancy.allow_long_statements(session)
+    from_xid, settled = watermark.through_xid, watermark.settled
+    through_xid = max(from_xid, min(settled, from_xid + _MAX_TRANSACTIONS))
+    values = {"from_xid": from_xid, "through_xid": through_xid, "floor_at": watermark.floor_at}
+    session.execute(_ADD_SETTLED, values)
+    session.execute(_RAISE_WATERMARK, values)
+    return bool(through_xid < settled)
 
 
 _IN_ORGANIZATION = "(CAST(:organization_id AS uuid) IS NULL OR {}organization_id = :organization_id)"
@@ -131,7 +146,7 @@ def rebuild_rollups(since: datetime | None = None, organization_id: UUID | None 
     """
     values: dict[str, Any] = {"since": since or "-infinity", "organization_id": organization_id}
     with tenancy.system_session("usage.roll_up") as session:
-        is_started = bool(session.scalar(_LOCK_WATERMARK))
+        is_started = session.execute(_LOCK_WATERMARK).one().is_started
         session.execute(text("SET LOCAL statement_timeout = 0"))
         differences = int(session.scalar(_DIFFERENCES, values) or 0)
         if not is_started or (since is None and organization_id is None):

@@ -47,14 +47,14 @@ def unknown_payment_event(app: Flask, acme: PayingOrganization) -> str:
     assert acme.post(MOCK, event.body, event.signature) == 200
     jobs.process_inbox()
     rows = execute_sql(
-        app, "SELECT event_id FROM provider_events WHERE state = 'quarantined' AND error = 'unknown_reference'"
+        app, "SELECT event_id FROM provider_events WHERE status = 'quarantined' AND error_code = 'unknown_reference'"
     )
     return f"/admin/payments/events/mock/{rows[0].event_id}"
 
 
 def event_status(app: Flask, page: str) -> Any:
-    sql = "SELECT state FROM provider_events WHERE event_id = :id"
-    return execute_sql(app, sql, id=page.rpartition("/")[2])[0].state
+    sql = "SELECT status FROM provider_events WHERE event_id = :id"
+    return execute_sql(app, sql, id=page.rpartition("/")[2])[0].status
 
 
 def test_pages_require_an_operator_role(
@@ -127,7 +127,7 @@ def test_event_of_an_unknown_payment_is_retried_and_resolved(
     event, olga = unknown_payment_event(app, acme), sign_in_operator(app, client)
     assert "unknown_reference" in olga.read("/admin/payments/events?status=quarantined")
     olga.run_action(f"{event}/take-up")
-    assert event_status(app, event) == "received"
+    assert event_status(app, event) == "queued"
     jobs.process_inbox()
     assert event_status(app, event) == "quarantined"
     olga.run_action(f"{event}/resolve")

@@ -16,8 +16,6 @@ FLOAT_TYPES = {"Float", "Double", "REAL", "DOUBLE_PRECISION", "FLOAT", "DOUBLE"}
 EXACT = {"gcd", "lcm", "isqrt", "comb"}
 FLOAT_SQL = re.compile(r"\b(?:float[48]?|double precision|real)\b", re.IGNORECASE)
 STATISTICS = {"success_rate = fields.Float()", "success_rate = fields.Float(attribute='total.success_rate')"}
-WAITS = {"list_due_organizations", "list_due_providers"}  # they return the seconds until the next due row
-WAIT_SQL = "::float8 AS seconds"
 # Reviewed divisions of Decimals or waiting times; a float beside a Decimal would be a TypeError.
 DECIMAL_DIVISIONS = {
     "billable / price.package_size",
@@ -43,9 +41,7 @@ def floats(source: ast.Module) -> Iterator[str]:
         match node:
             case ast.Constant(value=float()):
                 yield ast.unparse(node)
-            case ast.Constant(value=str(text)) if node not in documents and FLOAT_SQL.search(
-                text.replace(WAIT_SQL, "")
-            ):
+            case ast.Constant(value=str(text)) if node not in documents and FLOAT_SQL.search(text):
                 yield text
             case ast.Name(id="float") | ast.Call(func=ast.Name(id="round")) | ast.Attribute(attr="from_float"):
                 yield ast.unparse(node)
@@ -60,9 +56,7 @@ def floats(source: ast.Module) -> Iterator[str]:
 
 
 def is_not_money(node: ast.AST) -> bool:
-    """Whether this is a statistic or a waiting time."""
-    if isinstance(node, ast.FunctionDef):
-        return node.name in WAITS
+    """Whether this is a statistic."""
     return isinstance(node, ast.Assign) and ast.unparse(node) in STATISTICS
 
 

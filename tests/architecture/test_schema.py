@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg2.errors
@@ -191,34 +192,67 @@ def columns(described: Any) -> dict[str, tuple[str, bool]]:
 
 
 def test_migrations_downgrade_and_upgrade_again(config: dict[str, Any], superuser: Any) -> None:
+    held = []
+    with empty_database(config, superuser) as (app, engine), app.app_context():
+        for step in (upgrade, lambda: downgrade(revision="base"), upgrade):
+            step()
+            with engine.connect() as connection:
+                held.append({(kind, name) for kind, name in connection.execute(sa.text(HELD))})
+    first, emptied, again = held
+    assert emptied == {("r", "alembic_version"), ("i", "alembic_version_pkc")}
+    assert again == first
+
+
+EVENTS_OF_0009 = """
+INSERT INTO provider_events (provider, event_id, event_type, body, state, attempts, next_at, error, received_at,
+  processed_at) VALUES
+  ('mock', 'a', 'e', 'b', 'received', 2, '2026-05-01', 'not asked: away', '2026-04-01', NULL),
+  ('mock', 'b', 'e', 'b', 'processed', 1, NULL, NULL, '2026-04-01', '2026-04-02'),
+  ('mock', 'c', 'e', 'b', 'quarantined', 8, NULL, 'unknown_reference', '2026-04-01', '2026-04-03')"""
+READ_EVENTS = """
+SELECT event_id, status, attempts, next_at::date::text, error_code, finished_at::date::text FROM provider_events
+ORDER BY event_id"""
+
+
+def test_provider_events_of_the_version_before_keep_their_progress(config: dict[str, Any], superuser: Any) -> None:
+    with empty_database(config, superuser) as (app, engine), app.app_context():
+        upgrade(revision="0009")
+        with engine.begin() as connection:
+            connection.exec_driver_sql(EVENTS_OF_0009)
+        upgrade(revision="0010")
+        with engine.begin() as connection:
+            rows = [tuple(row) for row in connection.exec_driver_sql(READ_EVENTS)]
+            connection.exec_driver_sql(
+                "UPDATE provider_events SET status = 'sending', lease_token = id WHERE event_id = 'a'"
+            )
+        assert rows == [
+            ("a", "queued", 2, "2026-05-01", "not asked: away", None),
+            ("b", "processed", 1, None, None, "2026-04-02"),
+            ("c", "quarantined", 8, None, "unknown_reference", "2026-04-03"),
+        ]
+        downgrade(revision="0009")
+        with engine.begin() as connection:
+            states = connection.exec_driver_sql("SELECT state FROM provider_events ORDER BY event_id").scalars().all()
+        assert states == ["received", "processed", "quarantined"]
+
+
+@contextmanager
+def empty_database(config: dict[str, Any], superuser: Any) -> Iterator[tuple[Flask, sa.Engine]]:
+    """A database without tables, with an application whose migrations run in it."""
     superuser.rollback()
     superuser.autocommit = True
     try:
         with superuser.cursor() as cursor:
             cursor.execute("CREATE DATABASE there_and_back OWNER saas")
         url = sa.make_url(config["DATABASE_URL"]).set(database="there_and_back")
-        first, emptied, again = travel(url)
-        with superuser.cursor() as cursor:
-            cursor.execute("DROP DATABASE there_and_back")
+        app = Flask(__name__)
+        app.config["SQLALCHEMY_DATABASE_URI"] = url
+        Migrate(app, db, directory="migrations")
+        yield app, sa.create_engine(url, poolclass=sa.NullPool)
     finally:
+        with superuser.cursor() as cursor:
+            cursor.execute("DROP DATABASE IF EXISTS there_and_back")
         superuser.autocommit = False
-    assert emptied == {("r", "alembic_version"), ("i", "alembic_version_pkc")}
-    assert again == first
-
-
-def travel(url: sa.URL) -> tuple[set[tuple[str, str]], ...]:
-    """What the database holds after all migrations, after none, and after all again."""
-    app = Flask(__name__)
-    app.config["SQLALCHEMY_DATABASE_URI"] = url
-    Migrate(app, db, directory="migrations")
-    engine = sa.create_engine(url, poolclass=sa.NullPool)
-    privileges = []
-    with app.app_context():
-        for step in (upgrade, lambda: downgrade(revision="base"), upgrade):
-            step()
-            with engine.connect() as connection:
-                privileges.append({(kind, name) for kind, name in connection.execute(sa.text(HELD))})
-    return tuple(privileges)
 
 
 HELD = """

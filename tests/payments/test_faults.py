@@ -3,11 +3,13 @@
 import threading
 from datetime import timedelta
 
+import pytest
 from flask import Flask
 
 from saas_api.core import clock
 from saas_api.core.jobs import queue
-from saas_api.payments import jobs, payments
+from saas_api.core.jobs.outbox import RowResult
+from saas_api.payments import jobs, payments, provider_events
 from tests.support import stripe_server
 from tests.support.faults import InjectFault
 from tests.support.payments import (
@@ -18,7 +20,6 @@ from tests.support.payments import (
     make_events_due,
     payment_amounts,
     stripe_event,
-    system_rows,
 )
 from tests.support.stripe_server import StripeServer
 
@@ -28,13 +29,13 @@ def test_unavailable_provider_leaves_the_event_for_a_retry(acme: PayingOrganizat
     stripe.pay(reference)
     stripe.failing_with = 500
     stripe_event(acme, reference)
-    assert [(event.state, event.attempts) for event in inbox_events()] == [("received", 1)]
+    assert [(event.status, event.attempts) for event in inbox_events()] == [("queued", 1)]
     assert payment_amounts(acme)[0] == "pending"
     stripe.failing_with = None
     make_events_due()
     jobs.process_inbox()
     assert payment_amounts(acme) == ("succeeded", 9900, 9900, 0)
-    assert inbox_events()[0].state == "processed"
+    assert inbox_events()[0].status == "processed"
 
 
 def test_event_without_an_answer_is_quarantined_after_eight_attempts(
@@ -46,7 +47,7 @@ def test_event_without_an_answer_is_quarantined_after_eight_attempts(
     for _ in range(7):
         make_events_due()
         jobs.process_inbox()
-    assert [(event.state, event.attempts) for event in inbox_events()] == [("quarantined", 8)]
+    assert [(event.status, event.attempts) for event in inbox_events()] == [("quarantined", 8)]
     assert mail_templates("operator_alert") == ["operator_alert"]
     assert payment_amounts(acme)[0] == "pending"  # reconciliation continues
 
@@ -64,18 +65,57 @@ def test_event_without_wake_up_is_settled_by_the_scheduled_job(
     assert payment_amounts(acme) == ("succeeded", 9900, 9900, 0)
 
 
-def test_killed_claim_is_processed_again_after_two_minutes(acme: PayingOrganization, stripe: StripeServer) -> None:
+def test_killed_claim_is_processed_again_after_its_lease(acme: PayingOrganization, stripe: StripeServer) -> None:
     reference = acme.begin("stripe")
     stripe.pay(reference)
     body = stripe_server.event("checkout.session.completed", reference)
     acme.post(STRIPE, body, stripe_server.sign(body))
-    claimed = "UPDATE provider_events SET attempts = 1, next_at = now() + interval '2 min'"
-    system_rows(claimed)
+    provider_events.claim_batch("stripe")
     jobs.process_inbox()
     assert payment_amounts(acme)[0] == "pending"
     make_events_due()
     jobs.process_inbox()
     assert payment_amounts(acme) == ("succeeded", 9900, 9900, 0)
+    assert [(event.status, event.attempts, event.interruptions) for event in inbox_events()] == [("processed", 1, 1)]
+
+
+def test_event_that_ten_workers_died_of_is_quarantined(
+    acme: PayingOrganization, olga: None, stripe: StripeServer
+) -> None:
+    reference = acme.begin("stripe")
+    stripe.pay(reference)
+    body = stripe_server.event("checkout.session.completed", reference)
+    acme.post(STRIPE, body, stripe_server.sign(body))
+    for _ in range(10):
+        provider_events.claim_batch("stripe")
+        make_events_due()
+    jobs.process_inbox()
+    assert [(event.status, event.error_code) for event in inbox_events()] == [("quarantined", "poisoned")]
+    assert mail_templates("operator_alert") == ["operator_alert"]
+    assert payment_amounts(acme)[0] == "pending"
+
+
+def test_result_of_a_worker_that_lost_its_lease_is_not_recorded(acme: PayingOrganization, stripe: StripeServer) -> None:
+    body = stripe_server.event("checkout.session.completed", "cs_unknown")
+    acme.post(STRIPE, body, stripe_server.sign(body))
+    slow = provider_events.claim_batch("stripe")
+    make_events_due()
+    other = provider_events.claim_batch("stripe")
+    [event] = slow.rows
+    provider_events._record_result(slow, event, RowResult(event.id, "processed"))
+    assert [(event.status, event.lease_token) for event in inbox_events()] == [("sending", other.token)]
+
+
+def test_events_that_the_lease_does_not_suffice_for_are_given_back(
+    acme: PayingOrganization, stripe: StripeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provider_events, "MAX_PROCESSING_SECONDS", -1)
+    for number in range(3):
+        body = stripe_server.event("checkout.session.completed", "cs_unknown", event_id=f"evt_{number}")
+        acme.post(STRIPE, body, stripe_server.sign(body))
+    assert provider_events.process_batch("stripe") == 3
+    assert sorted(event.status for event in inbox_events()) == ["quarantined", "queued", "queued"]
+    assert {event.attempts for event in inbox_events() if event.status == "queued"} == {0}
 
 
 def test_failed_settlement_changes_nothing_and_is_repeated(

@@ -47,7 +47,7 @@ def test_pay_sends_a_signed_event_and_redirects_to_the_return_page(acme: PayingO
     response = acme.choose(acme.begin(), "pay")
     assert response.status_code == 303
     assert response.location == f"/payments/return/{ids.format_id('pay', acme.payment().id)}"
-    assert [(event.provider, event.state) for event in inbox_events()] == [("mock", "received")]
+    assert [(event.provider, event.status) for event in inbox_events()] == [("mock", "queued")]
     jobs.process_inbox()
     assert acme.invoice().state == "paid"
     assert back(acme) == "Payment received"
@@ -58,7 +58,7 @@ def test_return_page_settles_the_payment_before_its_event_is_processed(acme: Pay
     assert back(acme) == "Payment received"
     assert acme.invoice().state == "paid"
     jobs.process_inbox()
-    assert (inbox_events()[0].state, acme.invoice().paid_minor, acme.wallet()) == ("processed", 9900, 0)
+    assert (inbox_events()[0].status, acme.invoice().paid_minor, acme.wallet()) == ("processed", 9900, 0)
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def test_event_without_a_paid_checkout_settles_nothing(acme: PayingOrganization,
     reference = acme.begin("stripe")
     stripe_event(acme, reference)
     assert payment_amounts(acme)[0] == "pending"
-    assert (inbox_events()[0].state, inbox_events()[0].error) == ("received", "not decided")
+    assert (inbox_events()[0].status, inbox_events()[0].error_code) == ("queued", "not_decided")
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_success_with_another_amount_or_currency_is_quarantined(
     assert payment_amounts(acme) == ("quarantined", 0, 0, 0)
     assert acme.payment().failure_code == problem
     assert (acme.invoice().state, acme.invoice().paid_minor, acme.wallet()) == ("open", 0, 0)
-    assert [event.state for event in inbox_events()] == ["quarantined"]
+    assert [event.status for event in inbox_events()] == ["quarantined"]
     assert mail_templates("operator_alert") == ["operator_alert"]
     stripe_event(acme, reference, event_id="evt_2")
     assert mail_templates("operator_alert") == ["operator_alert"]
@@ -96,8 +96,8 @@ def test_lower_captured_amount_pays_a_part(acme: PayingOrganization, stripe: Str
 def test_unknown_reference_is_quarantined_and_operators_are_alerted(
     acme: PayingOrganization, olga: None, stripe: StripeServer
 ) -> None:
-    stripe_event(acme, "cs_unknown")
-    assert [(event.state, event.error) for event in inbox_events()] == [("quarantined", "unknown_reference")]
+    stripe_event(acme, "cs_of_somebody_else")
+    assert [(event.status, event.error_code) for event in inbox_events()] == [("quarantined", "unknown_reference")]
     assert mail_templates("operator_alert") == ["operator_alert"]
     assert acme.invoice().state == "open"
 

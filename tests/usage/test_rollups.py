@@ -18,6 +18,8 @@ from saas_api.usage import jobs, ledger
 from saas_api.usage import rollups as usage_rollups
 from saas_api.usage.ledger import UsageRecord
 from saas_api.usage.rollups import LIVE_USAGE_SQL
+from tests.support.large_tables import ROWS, fill_ledger
+from tests.support.query_plans import collect_scans
 from tests.support.usage import UsageOrganization, sign_up_organization
 
 
@@ -88,13 +90,25 @@ def test_repeated_roll_up_counts_each_event_once(acme: Acme) -> None:
     assert rollups(acme.organization) == (3, 1)
 
 
+def test_roll_up_reads_new_events_and_not_the_whole_ledger(app: Flask, superuser: Any, acme: Acme) -> None:
+    """F3: three new events beside 20,000 old ones."""
+    fill_ledger(superuser, acme.organization.id)
+    usage_rollups.rebuild_rollups()
+    for _ in range(3):
+        acme.organization.use(5)
+    with collect_scans(app, "usage_events") as scans:
+        usage_rollups.roll_up()
+    settle(acme.organization)
+    assert max(scan.rows_read for scan in scans) < ROWS / 10
+    assert rollups(acme.organization) == (ROWS + 15, ROWS + 3)
+
+
 def test_roll_up_without_commit_changes_nothing(acme: Acme) -> None:
     usage_rollups.roll_up()
     acme.organization.use(3)
 
     with tenancy.system_session("usage.roll_up") as session:
-        session.scalar(usage_rollups._LOCK_WATERMARK)
-        session.scalar(usage_rollups._ADD_SETTLED)
+        usage_rollups._add_settled(session, session.execute(usage_rollups._LOCK_WATERMARK).one())
         session.rollback()
     assert rollups(acme.organization) == (0, 0)
     assert acme.read_both() == (3, 3)

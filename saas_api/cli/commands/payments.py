@@ -127,6 +127,6 @@ def _event_to_json(event: ProviderEvent) -> dict[str, Any]:
         "event_id": event.event_id,
         "type": event.event_type,
         "reference": event.reference,
-        "error": event.error or "its payment is quarantined",
+        "error": event.error_code or "its payment is quarantined",
         "received_at": clock.format_rfc3339(event.received_at),
     }

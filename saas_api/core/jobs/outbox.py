@@ -40,14 +40,14 @@ _IS_OPEN = "status IN ('queued', 'sending')"
 class Claimable:
     """An outbox table.
 
-    It has the columns id, status, attempts, interruptions, next_at, lease_token, error_code and finished_at.
+    It has the columns id, status, attempts, interruptions, next_at, lease_token, error_code and finished_at, an index
+    of open rows by owner and next_at, and another like it of those to claim alone: no claim reads the backlog.
     name: label of the counters interruptions_total and lease_lost_total
     owner: columns that name the owner of a row; NULL is an owner too
     claimed: SQL of further columns that `claim` returns; `r` is the row
     recorded: SQL of the columns that `record` returns; `r` is the row
     result_columns: names and SQL types of `RowResult.values`
     assignments: further columns that a result sets, with SQL over the row `r` and the result `v`
-    is_indexed_by_owner: an index of open rows begins with the owner and ends with next_at
     is_counted_at_claim: a claim counts as an attempt, whatever comes of it; otherwise a result does
     """
 
@@ -60,7 +60,6 @@ class Claimable:
     assignments: Mapping[str, str] = field(default_factory=dict)
     max_attempts: int = MAX_ATTEMPTS
     max_interruptions: int = MAX_INTERRUPTIONS
-    is_indexed_by_owner: bool = True
     is_counted_at_claim: bool = False
 
 
@@ -139,7 +138,6 @@ def claim(session: Session, claimable: Claimable, owner: Any, *, limit: int) -> 
         "token": token,
         "lease": setting("LEASE_SECONDS"),
         "limit": limit,
-        "alone": INTERRUPTIONS_TO_CLAIM_ALONE,
     }
     rows = session.execute(_claim_statement(claimable, _is_null(owner_values)), values).all()
     counters.increment("interruptions_total", claimable.name, sum(row.was_interrupted for row in rows))
@@ -254,18 +252,22 @@ def _due_statement(claimable: Claimable) -> sa.TextClause:
     owner, table = ", ".join(claimable.owner), claimable.table
     of_row, of_owner = (", ".join(f"{alias}.{name}" for name in claimable.owner) for alias in ("r", "o"))
     seconds = "extract(epoch FROM {} - now())::float8 AS seconds"
-    if claimable.is_indexed_by_owner:  # a loose index scan: one step an owner, however many rows each has
-        due = f"""
+    no_owner, nulls = (
+        _owner_condition(claimable, (True,) * len(claimable.owner)),
+        ", ".join("NULL" for _ in claimable.owner),
+    )
+    # A loose index scan: one step an owner, however many rows each has. It ends before the rows without an owner.
+    due = f"""
 WITH RECURSIVE o AS (
   (SELECT {owner} FROM {table} WHERE {_IS_OPEN} ORDER BY {owner} LIMIT 1)
   UNION ALL
   SELECT n.* FROM o CROSS JOIN LATERAL (
     SELECT {owner} FROM {table} r WHERE {_IS_OPEN} AND ({of_row}) > ({of_owner}) ORDER BY {owner} LIMIT 1) n)
 SELECT o.*, {seconds.format("first.next_at")} FROM o CROSS JOIN LATERAL (
-  SELECT next_at FROM {table} r WHERE ({of_row}) = ({of_owner}) AND {_IS_OPEN} ORDER BY next_at LIMIT 1) first"""
-    else:
-        is_near = f"{_IS_OPEN} AND next_at < now() + make_interval(secs => :lookahead)"
-        due = f"SELECT {owner}, {seconds.format('min(next_at)')} FROM {table} WHERE {is_near} GROUP BY {owner}"
+  SELECT next_at FROM {table} r WHERE ({of_row}) = ({of_owner}) AND {_IS_OPEN} ORDER BY next_at LIMIT 1) first
+UNION ALL
+(SELECT {nulls}, {seconds.format("next_at")} FROM {table} r WHERE {no_owner} AND {_IS_OPEN}
+  ORDER BY {owner}, next_at LIMIT 1)"""
     order = "ORDER BY greatest(seconds, 0), random() LIMIT :limit"
     return sa.text(f"SELECT * FROM ({due}) due WHERE seconds < :lookahead {order}")
 
@@ -274,10 +276,12 @@ SELECT o.*, {seconds.format("first.next_at")} FROM o CROSS JOIN LATERAL (
 def _claim_statement(claimable: Claimable, is_null: tuple[bool, ...]) -> sa.TextClause:
     table, owner = claimable.table, _owner_condition(claimable, is_null)
     due = f"SELECT id, status FROM {table} r WHERE {owner} AND {_IS_OPEN} AND next_at <= now()"
+    alone = INTERRUPTIONS_TO_CLAIM_ALONE  # part of the text: the partial index serves no other number
+    order = f"ORDER BY {', '.join(claimable.owner)}, next_at"  # of the index, which IS NULL alone would not use
     return sa.text(f"""
-WITH alone AS ({due} AND interruptions >= :alone ORDER BY next_at LIMIT least(1, :limit) FOR UPDATE SKIP LOCKED),
-others AS ({due} AND interruptions < :alone AND NOT EXISTS (SELECT FROM alone)
-  ORDER BY next_at LIMIT :limit FOR UPDATE SKIP LOCKED),
+WITH alone AS ({due} AND interruptions >= {alone} {order} LIMIT least(1, :limit) FOR UPDATE SKIP LOCKED),
+others AS ({due} AND interruptions < {alone} AND NOT EXISTS (SELECT FROM alone)
+  {order} LIMIT :limit FOR UPDATE SKIP LOCKED),
 due AS (SELECT * FROM alone UNION ALL SELECT * FROM others)
 UPDATE {table} r SET status = 'sending', attempts = r.attempts + {int(claimable.is_counted_at_claim)},
   interruptions = r.interruptions + (r.status = 'sending')::int, lease_token = :token,

@@ -39,7 +39,6 @@ ROWS = Claimable(
         "content": "CASE WHEN v.status IN ('queued', 'failed') THEN r.content END",
     },
     max_interruptions=10,
-    is_indexed_by_owner=False,
 )
 PARTS = Claimable(
     name="parts", table="outbox_rows", owner=("account_id", "part_id"), claimed="r.part_id", is_counted_at_claim=True
