@@ -16,6 +16,7 @@ DOMAIN = Domain(
     },
     system_purposes=(
         "auth.account",
+        "auth.devices",
         "auth.failure",
         "auth.join",
         "auth.look",

@@ -5,7 +5,17 @@ from uuid import UUID
 
 from flask import Blueprint, g, request
 
-from saas_api.accounts import audit, invitations, members, organizations, passwords, sessions, sign_in, throttles, users
+from saas_api.accounts import (
+    audit,
+    invitations,
+    members,
+    organizations,
+    passwords,
+    sessions,
+    sign_in,
+    throttles,
+    users,
+)
 from saas_api.accounts.invitations import AlreadyMember, InvitationExists, InvitationNotFound
 from saas_api.accounts.members import CannotRemoveSelf, MemberNotFound, OwnerRequired, TeamView
 from saas_api.accounts.organizations import OrganizationNotFound

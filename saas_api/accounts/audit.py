@@ -10,10 +10,10 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from saas_api.accounts.models import AuditEvent, Membership, Organization, User
-from saas_api.core import clock, crypto, ids, request_context
+from saas_api.accounts.models import AuditEvent, Membership, Organization
+from saas_api.core import clock, request_context
 from saas_api.core.access import Principal
-from saas_api.core.db import pagination, tenancy
+from saas_api.core.db import pagination
 from saas_api.core.db.pagination import Page, PageRequest
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import ValidationFailed
@@ -157,22 +157,12 @@ def record_user_event_in_all_organizations(
     session: SystemSession, user_id: UUID, action: str, data: AuditData | None = None
 ) -> None:
     """Record an action of a user on their own account in each of their organizations."""
-    for organization_id in _list_organizations(session, user_id):
+    for organization_id in list_organizations_of_user(session, user_id):
         record_user_event(session, organization_id, user_id, action, data)
 
 
-def record_failed_login(user: User | None, email: str, action: str) -> None:
-    """Record a wrong password, in a transaction of its own, because the error rolls the request's back.
-
-    user: None when no account has the address; its digest is recorded, and the same queries run
-    """
-    target = ("user", str(user.id)) if user else ("address", crypto.hmac_hex("throttle", email.lower())[:32])
-    with tenancy.system_session("auth.failure") as session:
-        for organization_id in _list_organizations(session, user.id if user else ids.new_id()):
-            record_event(session, organization_id, SYSTEM_ACTOR, action, target)
-
-
-def _list_organizations(session: SystemSession, user_id: UUID) -> list[UUID | None]:
+def list_organizations_of_user(session: SystemSession, user_id: UUID) -> list[UUID | None]:
+    """The organizations whose logs show what concerns a user; [None], the platform's log, without any."""
     statement = sa.select(Membership.organization_id).where(Membership.user_id == user_id)
     return [*session.scalars(statement)] or [None]
 

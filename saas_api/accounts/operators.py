@@ -13,7 +13,7 @@ from saas_api.accounts.models import Operator, User
 from saas_api.accounts.one_time_tokens import RESET_PASSWORD_PURPOSE
 from saas_api.core import crypto
 from saas_api.core.db.tenancy import SystemSession
-from saas_api.core.errors import Conflict
+from saas_api.mail import mails
 
 OPERATOR_LINK_LIFETIME = timedelta(hours=24)
 
@@ -27,22 +27,25 @@ class Appointment:
     password_token: str | None
 
 
-class AccountExists(Conflict):
+class AccountExists(Exception):
     """The address has an account that is no operator's."""
 
-    message = "There is an account with this address, and it is no operator's."
 
-
-class AddressNotVerified(Conflict):
+class AddressNotVerified(Exception):
     """The account has not shown that it receives the mail of its address."""
-
-    message = "The account has not verified its e-mail address."
 
 
 def list_operators(session: SystemSession) -> list[tuple[User, Operator]]:
     """Every operator, sorted by e-mail address."""
     statement = select(User, Operator).join(Operator, Operator.user_id == User.id).order_by(func.lower(User.email))
     return [(user, operator) for user, operator in session.execute(statement)]
+
+
+def send_alert(session: SystemSession, subject_line: str, detail: str) -> None:
+    """Mail an alert to every operator."""
+    for user, _ in list_operators(session):
+        context = {"name": user.full_name, "subject_line": subject_line, "detail": detail}
+        mails.enqueue(session, "operator_alert", user.email, organization_id=None, **context)
 
 
 def find_operator_role(session: SystemSession, user_id: UUID) -> str | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from flask import Blueprint, Response, g, request, session
 
-from saas_api.accounts import invitations, passwords, sessions, sign_in, throttles, tokens, users
+from saas_api.accounts import devices, invitations, passwords, sessions, sign_in, throttles, tokens, users
 from saas_api.accounts.schemas import (
     AcceptInvitationIn,
     ForgotPasswordIn,
@@ -204,6 +204,7 @@ def _keep_session(started: SessionStarted, *, is_kept: bool) -> None:
     is_kept: they outlive the browser
     """
     session["is_kept"] = is_kept
+    g.new_device_marks = devices.add_account(g.get("device_marks", ""), started.user.email)
     g.tokens = started.tokens
 
 

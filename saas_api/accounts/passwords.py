@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import func
 
-from saas_api.accounts import audit, members, one_time_tokens, sessions, tokens, users
+from saas_api.accounts import audit, failed_logins, members, one_time_tokens, sessions, tokens, users
 from saas_api.accounts.models import User
 from saas_api.accounts.one_time_tokens import RESET_PASSWORD_PURPOSE
 from saas_api.accounts.sessions import InvalidCredentials
@@ -146,7 +146,7 @@ def reauthenticate(principal: Principal, password: str) -> str:
     with tenancy.system_session("auth.passwords") as session:
         user = users.find_user(session, principal.id)
     if not users.verify_password(user, normalize_password(password)) or principal.session_id is None:
-        audit.record_failed_login(user, str(principal.id), "user.sign_in_failed")
+        failed_logins.record_failure(user, str(principal.id), "user.sign_in_failed")
         raise InvalidCredentials("The password is wrong.")
     return tokens.issue_fresh_access_token(principal.id, principal.session_id, principal.organization_id)
 
@@ -160,7 +160,7 @@ def change_password(principal: Principal, current_password: str, new_password: s
         verified_user = users.find_user(session, principal.id)
         words = _guessable_words(session, verified_user)
     if not users.verify_password(verified_user, normalize_password(current_password)) or verified_user is None:
-        audit.record_failed_login(verified_user, str(principal.id), "user.password_change_failed")
+        failed_logins.record_failure(verified_user, str(principal.id), "user.password_change_failed")
         raise InvalidCredentials("The current password is wrong.")
     password_hash = hash_new_password(new_password, "new_password", *words)
     with tenancy.system_session("auth.passwords") as session:

@@ -4,7 +4,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from saas_api.accounts import audit, invitations, members, operators, organizations, passwords, sessions, users
+from saas_api.accounts import (
+    audit,
+    failed_logins,
+    invitations,
+    members,
+    operators,
+    organizations,
+    passwords,
+    sessions,
+    users,
+)
 from saas_api.accounts.models import User
 from saas_api.accounts.sessions import InvalidCredentials, SessionOrigin, SessionStarted
 from saas_api.core import clock
@@ -65,7 +75,7 @@ def verify_credentials(email: str, password: str) -> tuple[User, str | None]:
     with tenancy.system_session("auth.sign_in") as session:
         user = users.find_by_email(session, email)
     if not users.verify_password(user, password) or user is None:
-        audit.record_failed_login(user, email, "user.sign_in_failed")
+        failed_logins.record_failure(user, email, "user.sign_in_failed")
         raise InvalidCredentials
     return user, users.rehash_if_outdated(user, password)
 

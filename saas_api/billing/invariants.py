@@ -22,7 +22,6 @@ from saas_api.core.db import tenancy
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict
 from saas_api.core.observability import get_logger
-from saas_api.mail import mails
 from saas_api.usage import rollups
 
 log = get_logger(__name__)
@@ -385,12 +384,4 @@ def _alert_operators(session: SystemSession, result: CheckResult) -> None:
     first = result.violations[0]
     owner = f" of {ids.format_id('org', first.organization_id)}" if first.organization_id else ""
     detail = f"{len(result.violations)} found; the first{owner}: {first.what}"
-    for user, _operator in operators.list_operators(session):
-        mails.enqueue(
-            session,
-            "operator_alert",
-            user.email,
-            name=user.full_name,
-            subject_line=f"check {result.check.name} failed",
-            detail=detail,
-        )
+    operators.send_alert(session, f"check {result.check.name} failed", detail)

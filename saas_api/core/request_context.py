@@ -3,20 +3,62 @@
 import ipaddress
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any
 
 import structlog
 from flask import request
 
+from saas_api.core.observability import get_logger
+
+log = get_logger(__name__)
+
 
 def client_ip() -> str:
-    """Address of the client, with IPv4 unwrapped from IPv6; "invalid" when the server got no address."""
-    try:
-        address = ipaddress.ip_address((request.remote_addr or "").partition("%")[0])
-    except ValueError:
+    """Address of the client, with IPv4 unwrapped from IPv6; "invalid" when it cannot be read."""
+    address = _parse_address(request.remote_addr or "")
+    if address is None:
+        _warn_unreadable()
         return "invalid"
-    mapped = getattr(address, "ipv4_mapped", None)
-    return str(mapped or address)
+    return str(address)
+
+
+def client_network(ipv6_prefix: int = 64) -> str:
+    """The network by which throttles count a client: its IPv4 address, or the network of its IPv6 address.
+
+    A client whose address cannot be read is counted by the address of the proxy that sent it.
+
+    ipv6_prefix: 64 bits are what one customer of a provider gets, and may fill with addresses
+    """
+    peer = request.environ.get("werkzeug.proxy_fix.orig", {}).get("REMOTE_ADDR", "")
+    address = _parse_address(request.remote_addr or "") or _parse_address(peer)
+    return network_of(str(address), ipv6_prefix) if address else "invalid"
+
+
+def network_of(address: str, ipv6_prefix: int = 64) -> str:
+    """An IPv4 address, or the network of an IPv6 address."""
+    return str(ip_network(f"{address}/{ipv6_prefix}", strict=False)) if ":" in address else address
+
+
+def _parse_address(text: str) -> IPv4Address | IPv6Address | None:
+    """The address in "1.2.3.4", "1.2.3.4:567", "::1", "[::1]" or "[::1]:567", without a zone; None for other text."""
+    host = text.strip()
+    if host.startswith("[") and "]" in host:
+        host = host[1:].partition("]")[0]
+    elif host.count(":") == 1:
+        host = host.partition(":")[0]
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+@lru_cache(maxsize=1)
+def _warn_unreadable() -> None:
+    """Log once that proxies send addresses that cannot be read; each request would otherwise leave a line."""
+    log.warning("client_address_unreadable", address=(request.remote_addr or "")[:100])
 
 
 @dataclass(frozen=True)

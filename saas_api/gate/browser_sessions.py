@@ -34,7 +34,8 @@ PREFERENCES: Mapping[str, tuple[str, ...]] = {
 }
 """Values of each preference, the default first; the name is that of its cookie."""
 MAX_FORM_BYTES = 65_536
-_SESSION_SECONDS, _PREFERENCE_SECONDS = 30 * 86_400, 365 * 86_400
+DEVICE_COOKIE, MAX_DEVICE_COOKIE_LENGTH = "device", 400
+_SESSION_SECONDS, _PREFERENCE_SECONDS, _DEVICE_SECONDS = 30 * 86_400, 365 * 86_400, 365 * 86_400
 _PASSWORD_LIMIT = parse_limit(f"{throttles.PASSWORD_CHECKS_PER_15_MINUTES} per 15 minutes")
 
 
@@ -64,6 +65,7 @@ def authenticate_page(view_access: Access) -> None:
 
     raises: Unauthenticated when the page requires a user and none is signed in, FormExpired, RateLimitExceeded
     """
+    g.device_marks = request.cookies.get(DEVICE_COOKIE, "")[:MAX_DEVICE_COOKIE_LENGTH]
     g.presented_impersonation_token = request.cookies.get(IMPERSONATION_COOKIE)
     if view_access.is_public and not view_access.is_login_optional:
         return
@@ -208,6 +210,8 @@ def set_cookies(response: Response) -> Response:
             _delete(response, IMPERSONATION_COOKIE)
         else:
             _set(response, IMPERSONATION_COOKIE, g.impersonation_token, int(IMPERSONATION_LIFETIME.total_seconds()))
+    if "new_device_marks" in g:
+        _set(response, DEVICE_COOKIE, g.new_device_marks, _DEVICE_SECONDS)
     for name, value in g.get("changed_preferences", {}).items():
         _set(response, name, value, _PREFERENCE_SECONDS)
     return response

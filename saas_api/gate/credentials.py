@@ -87,19 +87,18 @@ def load_key_principal(digests: Sequence[tuple[int, bytes]], *, is_fresh: bool =
 
     digests: of the key under every pepper, the current one first
     is_fresh: read it from PostgreSQL
-    raises: InvalidApiKey; TooManyRequests after UNKNOWN_KEYS_PER_MINUTE unknown keys from one address
+    raises: InvalidApiKey; TooManyRequests for an unknown key after UNKNOWN_KEYS_PER_MINUTE from one network
     """
     digest = digests[0][1]
     cached = _cache.find(digest)
     max_age = CACHE_SECONDS_WITHOUT_REDIS if limiter.get_storage().is_open else CACHE_SECONDS
     if cached and not is_fresh and principal_age_seconds(cached) < max_age and _is_valid(cached):
         return cached
-    if not limiter.limiter.limiter.test(_UNKNOWN_KEY_LIMIT, request_context.client_ip(), "unknown-key"):
-        raise responses.rate_limit_error(UNKNOWN_KEYS_PER_MINUTE, 60, 60, "address")
     principal = _find_key_principal(digests)
-    if principal is None:
+    if principal is None:  # counted after the search, so that one wrong key does not stop the good ones beside it
         _cache.remove(digest)
-        limiter.limiter.limiter.hit(_UNKNOWN_KEY_LIMIT, request_context.client_ip(), "unknown-key")
+        if not limiter.limiter.limiter.hit(_UNKNOWN_KEY_LIMIT, request_context.client_network(), "unknown-key"):
+            raise responses.rate_limit_error(UNKNOWN_KEYS_PER_MINUTE, 60, 60, "address")
         raise InvalidApiKey
     _cache.put(digest, principal)
     return principal

@@ -64,7 +64,9 @@ def authenticate() -> None:
         g.principal = sessions.authenticate_token(credential)
         g.user_id = g.principal.id
     _authorize_and_parse(view_access, operation)
-    if kind == "key":
+    if kind == "key" and g.is_denied:
+        _confirm_denial(view_access, operation)
+    if kind == "key" and not g.is_denied:
         g.gate_call = limits.build_limit_request(g.principal, 0, g.units)
 
 
@@ -82,21 +84,27 @@ def enforce_limits() -> None:
 def finish_request(response: Response) -> Response:
     """Count a refused call of an API key, return the quota of a failed one, and add the rate-limit headers."""
     call: LimitRequest | None = g.get("gate_call")
-    if call is None or call.decision is None:
-        return response
+    decision = call.decision if call else None
     if (
-        call.decision.code == LimitCode.QUOTA_EXCEEDED
+        decision and decision.code == LimitCode.QUOTA_EXCEEDED
     ):  # a request that succeeded before the quota was used up is replayed
         response = endpoint.find_replay(_get_view_metadata()[1]) or response
+    if decision or ("key_digests" in g and g.get("is_denied")):
+        _count_refused(response)
+    if call is None or decision is None:
+        return response
+    is_counted = decision.code == LimitCode.ADMITTED and not decision.is_local
+    if is_counted and (response.status_code >= 400 or g.get("is_replayed")):
+        limiter.release_quota(call)
+    if decision.windows:
+        response.headers.extend(responses.rate_limit_headers(call, decision))
+    return response
+
+
+def _count_refused(response: Response) -> None:
     if 400 <= response.status_code < 500 and request.url_rule is not None:
         outcome = "rate_limited" if response.status_code == 429 else "failed"
         refused_requests.count_refused(g.principal, http.openapi_path(request.url_rule.rule), request.method, outcome)
-    is_counted = call.decision.code == LimitCode.ADMITTED and not call.decision.is_local
-    if is_counted and (response.status_code >= 400 or g.get("is_replayed")):
-        limiter.release_quota(call)
-    if call.decision.windows:
-        response.headers.extend(responses.rate_limit_headers(call, call.decision))
-    return response
 
 
 def _find_view_metadata() -> tuple[Access, Operation | None] | None:
@@ -124,13 +132,23 @@ def _is_console_view() -> bool:
 
 
 def _authorize_and_parse(view_access: Access, operation: Operation | None) -> None:
-    g.refusal, g.units = None, {}
+    g.refusal, g.units, g.is_denied = None, {}, False
     try:
         authorization.authorize_caller(g.principal, view_access)
     except ApiError as error:
-        g.refusal = error
+        g.refusal, g.is_denied = error, True
     if operation is not None and not g.refusal:
         _parse(operation)
+
+
+def _confirm_denial(view_access: Access, operation: Operation | None) -> None:
+    """Authorize the key again as PostgreSQL has it now; a denied call uses up the limit of this key only.
+
+    raises: TooManyRequests
+    """
+    limits.hit_denied_limit(g.principal)
+    g.principal = credentials.load_key_principal(g.key_digests, is_fresh=True)
+    _authorize_and_parse(view_access, operation)
 
 
 def _parse(operation: Operation) -> None:

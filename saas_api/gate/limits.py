@@ -1,8 +1,12 @@
 """The limit request of a call with an API key, and the cached quantities that price the next one."""
 
 import itertools
+import math
+import time
 from collections.abc import Mapping, Sequence
 from uuid import UUID
+
+from limits import RateLimitItemPerSecond
 
 from saas_api.billing import period_spend, spend_cap
 from saas_api.billing.service_terms import ServiceTerms
@@ -12,6 +16,7 @@ from saas_api.core.db import tenancy
 from saas_api.core.errors import ServiceUnavailable
 from saas_api.core.limits import counters, limiter
 from saas_api.core.limits.limiter import LimitRequest, QuotaCounter
+from saas_api.gate import responses
 from saas_api.gate.cache import LruCache
 from saas_api.gate.credentials import KeyPrincipal
 from saas_api.usage import quotas
@@ -56,6 +61,19 @@ def build_limit_request(
         return _build_counters(principal, units, is_fresh=True, is_final=True)
 
     return LimitRequest(keys, arguments, windows, quota_counters, recount)
+
+
+def hit_denied_limit(principal: KeyPrincipal) -> None:
+    """Count a call that the key may not make, against the limit of that key alone.
+
+    raises: TooManyRequests
+    """
+    amount, window_ms = principal.windows[-1]
+    item = RateLimitItemPerSecond(amount, window_ms // 1000)
+    if not limiter.limiter.limiter.hit(item, str(principal.id), "denied"):
+        stats = limiter.limiter.limiter.get_window_stats(item, str(principal.id), "denied")
+        wait_seconds = max(1, math.ceil(stats.reset_time - time.time()))
+        raise responses.rate_limit_error(amount, window_ms // 1000, wait_seconds, "key")
 
 
 def remember_decision(call: LimitRequest) -> None:

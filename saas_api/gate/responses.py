@@ -1,6 +1,6 @@
 """Rate-limit headers, and the errors of an exceeded rate limit, quota or spend cap."""
 
-import random
+import math
 import time
 
 from flask import Response, g
@@ -34,7 +34,7 @@ def rate_limited_response(error: RateLimitExceeded) -> Response:
         return error_pages.render_error(limit_exceeded_error(call))
     item = error.limit.limit
     current_limit = limiter.limiter.current_limit
-    wait_seconds = max(1, int(current_limit.reset_at - time.time())) if current_limit else item.get_expiry()
+    wait_seconds = max(1, math.ceil(current_limit.reset_at - time.time())) if current_limit else item.get_expiry()
     scope = "user" if g.get("user_id") else "address"
     return error_pages.render_error(rate_limit_error(item.amount, item.get_expiry(), wait_seconds, scope))
 
@@ -69,13 +69,12 @@ def _spend_cap_error(used: int) -> SpendCapReached:
 
 
 def rate_limit_error(limit: int, window_seconds: int, wait_seconds: int, scope: str) -> TooManyRequests:
-    """The error of an exceeded rate limit; up to 20 % are added to the wait, so that retries spread out.
+    """The error of an exceeded rate limit.
 
     limit: requests in a window
+    wait_seconds: until the request passes, rounded up
     scope: "organization", "key", "user" or "address"
     """
-    jitter = random.uniform(1, 1.2)  # noqa: S311 - spreads retries, guards nothing
-    wait_seconds = max(1, int(wait_seconds * jitter))
     details = {
         "limit": limit,
         "window_seconds": window_seconds,

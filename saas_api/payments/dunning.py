@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import TextClause, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
-from saas_api.accounts import members, organizations
+from saas_api.accounts import members, operators, organizations
 from saas_api.accounts.audit import SYSTEM_ACTOR
 from saas_api.billing import events as billing_events
 from saas_api.billing import invoices, profiles, subscriptions
@@ -24,7 +24,6 @@ from saas_api.core.observability import get_logger
 from saas_api.core.settings import setting
 from saas_api.mail import mails
 from saas_api.payments import dunning_schedule
-from saas_api.payments import events as payment_events
 from saas_api.payments.dunning_schedule import DunningAction
 from saas_api.payments.events import BILLING_CONTACT_ROLES
 from saas_api.payments.models import DunningRun, DunningRunStatus, DunningStep, DunningStepStatus
@@ -311,7 +310,7 @@ def _write_off(session: SystemSession, invoice: Invoice) -> None:
         subscriptions.change_plan(session, invoice.organization_id, DEFAULT_PLAN, "now", SYSTEM_ACTOR)
     context = _email_context(session, invoice)
     detail = "{number} of {organization}: {amount} {currency} were not paid.".format(**context)
-    payment_events.email_operators(session, "an invoice is written off", detail)
+    operators.send_alert(session, "an invoice is written off", detail)
 
 
 def _email_context(session: SystemSession, invoice: Invoice) -> dict[str, object]:

@@ -3,7 +3,7 @@
 from typing import Any
 from uuid import UUID
 
-from saas_api.accounts import members, operators, organizations
+from saas_api.accounts import members, organizations
 from saas_api.billing.models import Invoice
 from saas_api.core import ids, money
 from saas_api.core.db.tenancy import SystemSession
@@ -71,13 +71,6 @@ def email_billing_contacts(session: SystemSession, template: str, payment: Payme
         session, organization_id, BILLING_CONTACT_ROLES, includes_billing_email=True
     ):
         mails.enqueue(session, template, contact.email, organization_id=organization_id, name=contact.name, **context)
-
-
-def email_operators(session: SystemSession, subject_line: str, detail: str) -> None:
-    """Send an alert to every operator."""
-    for user, _ in operators.list_operators(session):
-        context = {"name": user.full_name, "subject_line": subject_line, "detail": detail}
-        mails.enqueue(session, "operator_alert", user.email, organization_id=None, **context)
 
 
 def payment_label(organization_id: UUID, payment_id: UUID) -> str:

@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from saas_api.accounts import audit
+from saas_api.accounts import audit, operators
 from saas_api.accounts.audit import SYSTEM_ACTOR, Actor
 from saas_api.billing import events as billing_events
 from saas_api.billing import invoices
@@ -285,4 +285,4 @@ def _quarantine(session: SystemSession, payment: Payment, mismatch: str, reporte
         f"{label}: {mismatch}; {amount} {payment.currency} were asked for, {payment.provider} says "
         f"{reported.amount_minor} {reported.currency} in minor units. Nothing was booked."
     )
-    payment_events.email_operators(session, "a payment is quarantined", detail)
+    operators.send_alert(session, "a payment is quarantined", detail)

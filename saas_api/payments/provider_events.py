@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import select, text
 
+from saas_api.accounts import operators
 from saas_api.core import clock
 from saas_api.core.db import tenancy
 from saas_api.core.db.tenancy import SystemSession
@@ -15,7 +16,7 @@ from saas_api.core.jobs import outbox, queue
 from saas_api.core.jobs.outbox import Claim, Claimable, DueOwners, RowResult
 from saas_api.core.observability import get_logger
 from saas_api.core.settings import setting
-from saas_api.payments import events, payments, provider_checks
+from saas_api.payments import payments, provider_checks
 from saas_api.payments.models import ProviderEvent, ProviderEventStatus
 from saas_api.payments.payments import SettlementOutcome
 from saas_api.providers import selection
@@ -163,4 +164,4 @@ def _record_result(claim: Claim, event: Any, result: RowResult) -> None:
             detail = (
                 f"{provider} event {event.event_id} ({event.event_type}) about {event.reference}: {result.error_code}."
             )
-            events.email_operators(session, "a payment event is quarantined", detail)
+            operators.send_alert(session, "a payment event is quarantined", detail)

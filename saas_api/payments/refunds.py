@@ -5,7 +5,7 @@ from uuid import UUID
 
 from sqlalchemy import select, text
 
-from saas_api.accounts import audit
+from saas_api.accounts import audit, operators
 from saas_api.accounts.audit import SYSTEM_ACTOR
 from saas_api.billing.models import CreditNote
 from saas_api.core import ids, money
@@ -140,5 +140,5 @@ def _apply_result(session: SystemSession, requested: Refund, result: RefundResul
     else:
         label = events.payment_label(organization_id, payment.id)
         detail = f"{amount} {payment.currency} of {label} must go back by hand."
-        events.email_operators(session, "a refund failed", detail)
+        operators.send_alert(session, "a refund failed", detail)
     return True

@@ -159,12 +159,22 @@ def test_link_of_the_operator_command_sets_a_password(app: Flask, client: FlaskC
     assert error_of(response) == (403, "NO_ORGANIZATION")  # the password is right
 
 
-def test_fourth_reset_request_of_an_account_within_an_hour_is_rejected(client: FlaskClient, alice: User) -> None:
+def test_fourth_reset_request_of_an_account_from_one_device_within_an_hour_is_rejected(
+    client: FlaskClient, alice: User
+) -> None:
     for email in (alice.email, "nobody@acme.example"):
         for spelling in (email, email.upper(), email.title()):
             assert post_auth(client, "/request-password-reset", email=spelling).status_code == 200
-        response = post_auth(client, "/request-password-reset", email=email, ip="192.0.2.9")
+        response = post_auth(client, "/request-password-reset", email=email)
         assert error_of(response) == (429, "RATE_LIMIT_EXCEEDED")
+
+
+def test_strangers_cannot_use_up_the_reset_links_of_an_account(client: FlaskClient, alice: User) -> None:
+    """R2: a device that signed in before has an allowance of its own."""
+    strangers = [f"192.0.2.{number // 3}" for number in range(12)]
+    statuses = [post_auth(client, "/request-password-reset", email=alice.email, ip=ip).status_code for ip in strangers]
+    assert statuses == [200] * 10 + [429] * 2
+    assert post_auth(client, "/request-password-reset", email=alice.email).status_code == 200
 
 
 def test_reset_requests_of_an_address_are_limited_to_twenty_an_hour(app: Flask, config: dict[str, Any]) -> None:

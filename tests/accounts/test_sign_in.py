@@ -3,16 +3,20 @@
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 
-from saas_api.accounts import sessions
+from saas_api.accounts import devices, failed_logins, operators, sessions
+from saas_api.accounts.audit import Actor
 from saas_api.accounts.tokens import InvalidToken
 from saas_api.app import create_app
 from saas_api.core import ids
 from saas_api.core.access import Principal
-from saas_api.core.limits import limiter
-from tests.support.accounts import AUTH, PASSWORD, User
+from saas_api.core.db import tenancy
+from tests.support.accounts import AUTH, PASSWORD, User, sign_in
+from tests.support.pages import Browser, form_of
+from tests.support.rate_limits import stay_within_a_minute
 
 NEW = {"organization_name": "Beta", "email": "dora@beta.example", "password": PASSWORD}
 
@@ -77,26 +81,99 @@ def test_sixth_failure_of_an_account_from_one_address_is_rejected(client: FlaskC
     assert int(rejected.headers["Retry-After"]) >= 1
 
 
-def test_eleventh_failure_of_an_account_is_rejected_from_any_address(client: FlaskClient, alice: User) -> None:
-    body = {"email": alice.email, "password": "another"}
-    for attempt in range(10):
-        response = client.post(f"{AUTH}/login", json=body, environ_base={"REMOTE_ADDR": f"192.0.2.{attempt // 5}"})
-        assert response.status_code == 401
-    response = client.post(f"{AUTH}/login", json=body, environ_base={"REMOTE_ADDR": "192.0.2.9"})
-    assert code(response) == (429, "RATE_LIMIT_EXCEEDED")
+def fail(client: FlaskClient, email: str, address: str) -> int:
+    """Sign in with a wrong password from an address."""
+    body = {"email": email, "password": "another"}
+    return client.post(f"{AUTH}/login", json=body, environ_base={"REMOTE_ADDR": address}).status_code
+
+
+def test_failures_of_strangers_are_limited_to_five_a_minute(client: FlaskClient, alice: User) -> None:
+    stay_within_a_minute(10)
+    statuses = [fail(client, alice.email, f"192.0.2.{number}") for number in range(6)]
+    assert statuses == [401] * 5 + [429]
+
+
+def test_strangers_do_not_lock_an_account_for_a_device_that_signed_in_before(client: FlaskClient, alice: User) -> None:
+    """R2: the owner gets in with the right password, whatever strangers try."""
+    for number in range(12):
+        fail(client, alice.email, f"192.0.2.{number}")
+    assert client.post(f"{AUTH}/login", json={"email": alice.email, "password": PASSWORD}).status_code == 200
+
+
+def test_browser_that_signed_in_before_is_let_through_from_a_new_address(app: Flask, alice: User) -> None:
+    """R2: the mark of the device counts, not its address."""
+    browser = Browser(app)
+    assert browser.submit("/login", email=alice.email, password=PASSWORD).status_code == 303
+    browser.submit("/logout")
+    stay_within_a_minute(15)
+    for number in range(6):
+        fail(app.test_client(), alice.email, f"192.0.2.{number}")
+    assert fail(app.test_client(), alice.email, "192.0.2.99") == 429
+    page = browser.client.get("/login", environ_base={"REMOTE_ADDR": "192.0.2.99"})
+    form = {**form_of(page, "/login"), "email": alice.email, "password": PASSWORD}
+    known = browser.client.post("/login", data=form, environ_base={"REMOTE_ADDR": "192.0.2.99"})
+    assert known.status_code == 303
+
+
+@pytest.mark.usefixtures("context")
+def test_forged_mark_of_a_device_is_no_mark() -> None:
+    marks = devices.add_account("", "alice@acme.example")
+    assert devices.find_known_device(marks, "alice@acme.example", "192.0.2.1")
+    for forged in (marks.replace(".", "x."), f"nonce.{'0' * 32}~~.", ".", "é.é"):
+        assert devices.find_known_device(forged, "alice@acme.example", "192.0.2.1") is None
+    assert devices.find_known_device(marks, "bob@acme.example", "192.0.2.1") is None
 
 
 def test_exhausted_limit_of_an_address_does_not_affect_others(app: Flask, config: dict[str, Any]) -> None:
     strict = create_app({**config, "AUTH_ALLOWANCE_FACTOR": 1}).test_client()
+    statuses = [fail(strict, f"nobody{number}@acme.example", "192.0.2.1") for number in range(13)]
+    assert statuses == [401] * 10 + [429] * 3
+    assert fail(strict, "nobody13@acme.example", "192.0.2.2") == 401
 
-    def attempt(number: int, address: str) -> int:
-        body = {"email": f"nobody{number}@acme.example", "password": "another"}
-        return strict.post(f"{AUTH}/login", json=body, environ_base={"REMOTE_ADDR": address}).status_code
 
-    assert [attempt(number, "192.0.2.1") for number in range(13)] == [401] * 10 + [429] * 3
-    assert attempt(13, "192.0.2.2") == 401
-    redis = limiter.get_storage().storage
-    assert sum(int(redis.get(key)) for key in redis.scan_iter("*everybody*")) == 11
+def test_addresses_of_one_ipv6_network_share_a_limit(app: Flask, config: dict[str, Any]) -> None:
+    """R1: one customer of a provider has 2^64 addresses."""
+    strict = create_app({**config, "AUTH_ALLOWANCE_FACTOR": 1}).test_client()
+    statuses = [fail(strict, f"nobody{number}@acme.example", f"2001:db8::{number:x}") for number in range(12)]
+    assert statuses == [401] * 10 + [429] * 2
+    assert fail(strict, "nobody12@acme.example", "2001:db8:0:1::1") == 401
+
+
+def test_thousand_failures_refuse_no_one_else(app: Flask, alice: User) -> None:
+    """R1: no number of failures stops sign-in for everyone; operators are alerted."""
+    with app.test_request_context():
+        for _ in range(failed_logins.FAILURES_BEFORE_ALERT - 1):
+            failed_logins._count_failures("all")
+    with app.app_context(), tenancy.system_session("operator.command") as session:
+        operators.appoint_operator(session, "olga@platform.example", "admin", Actor("system"))
+    assert fail(app.test_client(), "nobody@acme.example", "192.0.2.1") == 401
+    assert app.test_client().post(f"{AUTH}/login", json={"email": alice.email, "password": PASSWORD}).status_code == 200
+    with app.app_context(), tenancy.system_session("operator.command") as session:
+        sql = sa.text("SELECT subject FROM mails WHERE template = 'operator_alert'")
+        assert "many sign-ins fail" in session.scalars(sql).one()
+
+
+def test_failures_of_unknown_addresses_leave_few_rows(app: Flask, client: FlaskClient) -> None:
+    """R8: strangers do not fill the audit log: the 1st, 10th, 100th failure of a network in an hour is a row."""
+    for number in range(12):
+        fail(client, f"nobody{number}@acme.example", "192.0.2.1")
+    with app.app_context(), tenancy.system_session("operator.command") as session:
+        rows = session.execute(sa.text("SELECT data FROM audit_events WHERE action = 'user.sign_in_failed'")).all()
+    assert sorted(row.data["failures_in_hour"] for row in rows)[:1] == [1]
+    assert len(rows) <= 3
+
+
+def test_right_passwords_of_an_office_are_not_counted(app: Flask, config: dict[str, Any], alice: User) -> None:
+    """A1: the 11th right sign-in and the 21st refresh of an address pass."""
+    strict = create_app({**config, "AUTH_ALLOWANCE_FACTOR": 1}).test_client()
+    user = alice
+    for _ in range(11):
+        user = sign_in(strict, alice.email)
+    token = user.refresh_token
+    for _ in range(21):
+        response = strict.post(f"{AUTH}/refresh", json={"refresh_token": token})
+        assert response.status_code == 200
+        token = response.json["data"]["refresh_token"]
 
 
 def test_successful_sign_ins_do_not_lock_an_account(client: FlaskClient, alice: User) -> None:

@@ -64,6 +64,17 @@ def test_unknown_keys_are_limited_by_address(client: FlaskClient) -> None:
     assert codes == [401] * 30 + [429]
 
 
+def test_unknown_keys_do_not_stop_the_good_ones_beside_them(client: FlaskClient) -> None:
+    """G3: a revoked key that is polled from one address leaves the other keys of that address alone."""
+    alice = sign_up(client)
+    revoked, good = make_key(client, alice), make_key(client, alice)
+    oldest = client.get("/api/v1/keys", headers=alice.headers).json["data"]["keys"][-1]
+    assert client.delete(f"/api/v1/keys/{oldest['id']}", headers=alice.headers).status_code == 200
+    polls = [client.get(LIST, headers=revoked).status_code for _ in range(35)]
+    assert polls == [401] * 30 + [429] * 5
+    assert client.get(LIST, headers=good).status_code == 200
+
+
 def test_key_is_accepted_as_a_bearer_token(client: FlaskClient) -> None:
     key = make_key(client, sign_up(client))
     assert client.get(LIST, headers={"Authorization": f"Bearer {key['X-API-Key']}"}).status_code == 200

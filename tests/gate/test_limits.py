@@ -160,3 +160,23 @@ def test_malformed_id_in_a_path_does_not_bypass_the_gate(client: FlaskClient, pa
     user = sign_up(client)
     assert client.get(path).status_code == 401
     assert client.get(path, headers=user.headers).status_code == 404
+
+
+def test_denied_calls_use_up_the_limit_of_their_key_only(client: FlaskClient) -> None:
+    """A3: a leaked key that is bound to other addresses stops no other key."""
+    alice = sign_up(client)
+    leaked, good = make_key(client, alice, allowed_ips=["203.0.113.0/24"]), make_key(client, alice)
+    statuses = [client.get(LIST, headers=leaked).status_code for _ in range(62)]
+    assert statuses == [403] * 60 + [429] * 2
+    assert client.get(LIST, headers=good).status_code == 200
+    assert client.get(LIST, headers=good).headers["X-RateLimit-Remaining"] == "58"
+
+
+def test_denied_key_is_accepted_on_the_next_call_after_a_change(client: FlaskClient) -> None:
+    alice = sign_up(client)
+    key = make_key(client, alice, allowed_ips=["203.0.113.0/24"])
+    assert client.get(LIST, headers=key).status_code == 403
+    [made] = client.get("/api/v1/keys", headers=alice.headers).json["data"]["keys"]
+    change = client.patch(f"/api/v1/keys/{made['id']}", headers=alice.headers, json={"allowed_ips": []})
+    assert change.status_code == 200
+    assert client.get(LIST, headers=key).status_code == 200

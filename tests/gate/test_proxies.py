@@ -8,6 +8,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from saas_api.app import create_app
+from saas_api.core import request_context
 from saas_api.core.db.engine import db
 from tests.support.accounts import Headers, make_key, sign_up
 from tests.support.messages import LIST
@@ -72,7 +73,25 @@ def test_client_address_comes_from_trusted_hops_only(
     assert verdict(behind(hops), key, peer, forwarded) == expected
 
 
-@pytest.mark.parametrize("garbage", ["unknown", "203.0.113.7:80", "203.0.113", "<script>", "٢٠٣.0.113.7"])
+@pytest.mark.parametrize("forwarded", ["203.0.113.7:51234", "[2001:db8::5]:51234", "[2001:db8::5]"])
+def test_address_with_the_port_of_the_client_is_read(behind: Behind, key: Headers, forwarded: str) -> None:
+    """A2: some balancers add the port."""
+    assert verdict(behind(1), key, PROXY, forwarded) == "OK"
+
+
+def test_unreadable_addresses_are_counted_by_the_address_of_the_proxy(app: Flask) -> None:
+    """A2: clients with unreadable addresses do not share one bucket."""
+    networks = []
+    for peer in (PROXY, "10.9.8.6"):
+        environ = {"REMOTE_ADDR": "unknown", "werkzeug.proxy_fix.orig": {"REMOTE_ADDR": peer}}
+        with app.test_request_context(environ_overrides=environ):
+            networks.append(request_context.client_network())
+    assert networks == [PROXY, "10.9.8.6"]
+
+
+@pytest.mark.parametrize(
+    "garbage", ["unknown", "203.0.113.7:80:80", "[203.0.113.7", "203.0.113", "<script>", "٢٠٣.0.113.7"]
+)
 def test_malformed_address_is_not_allowed(behind: Behind, key: Headers, garbage: str) -> None:
     assert verdict(behind(1), key, PROXY, garbage.encode().decode("latin-1")) == NOT_ALLOWED
 

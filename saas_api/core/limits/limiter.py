@@ -263,7 +263,7 @@ def gate_limit(limit: int, window_ms: int, scope: str) -> RuntimeLimit:
 LIMITS_STRATEGIES["saas"] = GateStrategy
 
 limiter = Limiter(
-    key_func=request_context.client_ip,
+    key_func=request_context.client_network,
     strategy="saas",
     application_limits=[GateApplicationLimit(limit_provider="")],
     headers_enabled=False,
