@@ -88,6 +88,12 @@ class MethodNotAllowed(ApiError):
     )
 
 
+class RequestTimeout(ApiError):
+    """The request did not arrive completely in time; the connection is closed."""
+
+    status, code, message = 408, "REQUEST_TIMEOUT", "The request did not arrive in time."
+
+
 class Conflict(ApiError):
     """The current state of the resource does not allow the request."""
 
@@ -104,6 +110,12 @@ class PayloadTooLarge(ApiError):
     """The body is over the limit."""
 
     status, code, message = 413, "BODY_TOO_LARGE", "The body is too large."
+
+
+class UriTooLong(ApiError):
+    """The address of the request is too long."""
+
+    status, code, message = 414, "URI_TOO_LONG", "The address is too long."
 
 
 class UnsupportedMediaType(ApiError):
@@ -139,6 +151,12 @@ class TooManyRequests(ApiError):
     """A rate limit is exceeded."""
 
     status, code, message = 429, "RATE_LIMIT_EXCEEDED", "Too many requests; slow down."
+
+
+class HeadersTooLarge(ApiError):
+    """The request has too many headers, or one that is too long."""
+
+    status, code, message = 431, "HEADERS_TOO_LARGE", "The headers are too large."
 
 
 class ServiceUnavailable(ApiError):

@@ -14,10 +14,13 @@ ERROR_HELP = {
     403: "Your role does not include this. Ask an owner or an admin of your organization.",
     404: "The address may be mistyped, or what it led to belongs to somebody else or is gone.",
     405: "This address is not meant to be opened like that.",
+    408: "The request did not arrive completely. Check your connection, then try again.",
     409: "Something changed meanwhile. Go back, reload the page and try again.",
     413: "What you sent is larger than this page accepts.",
+    414: "The address is longer than any address of this site. Go back, and follow the link again.",
     422: "Something in the address is not valid. Go back and choose again.",
     429: "You did this too often in a short time. Wait a moment, then try again.",
+    431: "Your browser sent more than this site reads. Delete the cookies of this site, then try again.",
     500: "The mistake is ours and was written down. Try again; if it happens again, tell us the request id.",
     503: "Something we need does not answer right now. Nothing was lost; try again shortly.",
 }
