@@ -6,6 +6,8 @@ application gets requests that are complete and hands over responses that are co
 
 import io
 import ipaddress
+import socket
+import struct
 import tempfile
 import threading
 import time
@@ -59,9 +61,9 @@ class DeadlineReader(SocketUnreader):  # type: ignore[misc]  # gunicorn is untyp
         """
         try:
             # at the deadline what has arrived is still read, and nothing is waited for
-            self.sock.settimeout(max(self._deadline - time.monotonic(), 0))
+            _set_timeout(self.sock, socket.SO_RCVTIMEO, max(self._deadline - time.monotonic(), 0.001))
             data: bytes = super().chunk(size_hint)
-        except (TimeoutError, BlockingIOError):
+        except BlockingIOError:
             if self.first_bytes or self.buf.tell():
                 raise RequestTimeout from None
             return b""
@@ -74,6 +76,7 @@ class Connection(TConn):  # type: ignore[misc]  # gunicorn is untyped
 
     def __init__(self, cfg: Any, sock: Any, client: Any, server: Any, on_close: Callable[[], None]) -> None:
         super().__init__(cfg, sock, client, server)
+        _set_timeout(sock, socket.SO_SNDTIMEO, SEND_SECONDS)
         self.data_ready = True  # the deadline covers the wait for the first byte too
         self.reader = DeadlineReader(sock)
         self._on_close: Callable[[], None] | None = on_close
@@ -161,12 +164,14 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is untyped
     def handle_request(self, req: Any, conn: Connection) -> Any:
         """Handle a request whose head is read; the deadline of the body begins."""
         conn.reader.allow(self._settings["REQUEST_BODY_SECONDS"])
-        return super().handle_request(req, conn)
+        try:
+            return super().handle_request(req, conn)
+        except BlockingIOError as error:  # the client does not receive its response
+            raise StopIteration from error
 
     def _call_application(self, environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
         """Read the body, call the application when it has room, and keep its response until the client has it."""
         environ["wsgi.input"] = io.BytesIO(environ["wsgi.input"].read(MAX_REQUEST_BYTES + 1))
-        environ["gunicorn.socket"].settimeout(SEND_SECONDS)
         body = tempfile.SpooledTemporaryFile(_SPOOL_BYTES)  # noqa: SIM115 - closed once it is sent
         with self._places:
             pieces = self.application(environ, start_response)
@@ -193,6 +198,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is untyped
             response = web_app.error_response(error)
         head = [f"HTTP/1.1 {response.status}", *(f"{name}: {value}" for name, value in response.headers)]
         return "\r\n".join([*head, "Connection: close", "", ""]).encode("latin-1") + response.get_data()
+
+
+def _set_timeout(sock: Any, option: int, seconds: float) -> None:
+    """Let the kernel end a call of a blocking socket. `settimeout` would give up the interpreter once more a call."""
+    sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", int(seconds), int(seconds % 1 * 1_000_000)))
 
 
 def _unwrap_address(address: str) -> str:
