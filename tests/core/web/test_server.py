@@ -21,7 +21,7 @@ pytestmark = pytest.mark.long
 HEAD_SECONDS, BODY_SECONDS, KEEPALIVE_SECONDS, CONNECTIONS = 1, 2, 4, 30
 SLOW, PROXY, JSON = "127.0.0.2", "127.0.0.3", "Content-Type: application/json"
 HEALTHY = b"HTTP/1.1 200 OK"
-BUNDLE = "/docs/static/swagger-ui-bundle.js"
+BUNDLE = "/static/swagger-ui-bundle.js"
 
 
 @pytest.fixture(scope="module")
