@@ -128,6 +128,12 @@ class UnsupportedMediaType(ApiError):
     )
 
 
+class EncodedBody(UnsupportedMediaType):
+    """The body is compressed; the response names the encodings that are taken."""
+
+    message = "Send the body as it is, without Content-Encoding."
+
+
 class ValidationFailed(ApiError):
     """Fields of the request are not valid."""
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from flask import Response, g, redirect, render_template, request, url_for
 
-from saas_api.core.errors import ApiError
+from saas_api.core.errors import ApiError, EncodedBody
 from saas_api.core.settings import setting
 from saas_api.core.web import forms, http, pages
 from saas_api.core.web.forms import FormExpired
@@ -37,7 +37,7 @@ def render_error(error: ApiError) -> Response:
         }
         return http.json_response({"success": False, "error": body}, error.status, _headers(error))
     response = _login_response() if error.status == 401 else _error_page(error)
-    response.headers.extend({name: value for name, value in _headers(error).items() if name == "Retry-After"})
+    response.headers.extend({name: value for name, value in _headers(error).items() if name != "WWW-Authenticate"})
     return response
 
 
@@ -109,4 +109,6 @@ def _headers(error: ApiError) -> dict[str, str]:
         headers["Retry-After"] = "5"
     if error.status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="api"'
+    if isinstance(error, EncodedBody):
+        headers["Accept-Encoding"] = "identity"
     return headers
