@@ -80,12 +80,17 @@ def _receive(connection: socket.socket) -> bytes:
     return data
 
 
+def free_port() -> int:
+    """A port of 127.0.0.1 that nothing uses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @contextlib.contextmanager
 def serve(config: dict[str, Any], directory: Path, **settings: str) -> Iterator[WebServer]:
     """Serve the web with changed settings until the end of the block."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     values = {**forks.engines_of(config), "API_PORT": port, "WEB_CONCURRENCY": 1, **settings}
     environment = {**os.environ, **{name: str(value) for name, value in values.items()}}
     command = [sys.executable, "-m", "gunicorn", "--config", "gunicorn.conf.py", "wsgi:app"]

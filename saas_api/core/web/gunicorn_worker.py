@@ -4,6 +4,8 @@ A connection has a thread while a request is read and its response is sent, so a
 application gets requests that are complete and hands over responses that are complete; it never waits for a client.
 """
 
+import contextlib
+import functools
 import io
 import ipaddress
 import socket
@@ -76,13 +78,13 @@ class Connection(TConn):  # type: ignore[misc]  # gunicorn is untyped
 
     def __init__(self, cfg: Any, sock: Any, client: Any, server: Any, on_close: Callable[[], None]) -> None:
         super().__init__(cfg, sock, client, server)
-        _set_timeout(sock, socket.SO_SNDTIMEO, SEND_SECONDS)
         self.data_ready = True  # the deadline covers the wait for the first byte too
         self.reader = DeadlineReader(sock)
         self._on_close: Callable[[], None] | None = on_close
 
     def init(self) -> None:
         super().init()
+        _set_timeout(self.sock, socket.SO_SNDTIMEO, SEND_SECONDS)
         self.parser.unreader = self.reader
 
     def close(self, graceful: bool = False) -> None:  # noqa: ARG002 - `Worker.handle` has waited for the client
@@ -123,18 +125,17 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is untyped
             return
         client = (_unwrap_address(address[0]), *address[1:2])
         counted_as = _count_key(client[0])
-        if self._open_by_address[counted_as] >= self._settings["CONNECTIONS_PER_ADDRESS"] and not self._is_proxy(
-            client[0]
-        ):
-            sock.setblocking(False)
-            util.write_nonblock(sock, self._refusal)
+        is_full = self._open_by_address[counted_as] >= self._settings["CONNECTIONS_PER_ADDRESS"]
+        if is_full and not self._is_proxy(client[0]):
+            with contextlib.suppress(OSError):  # the client may be gone
+                sock.setblocking(False)
+                sock.send(self._refusal)
             util.close(sock)
             return
         self.nr_conns += 1
         self._open_by_address[counted_as] += 1
-        self.enqueue_req(
-            Connection(self.cfg, sock, client, listener.getsockname(), lambda: self._count_closed(counted_as))
-        )
+        on_close = functools.partial(self._count_closed, counted_as)
+        self.enqueue_req(Connection(self.cfg, sock, client, listener.getsockname(), on_close))
 
     def _count_closed(self, counted_as: str) -> None:
         self._open_by_address[counted_as] -= 1

@@ -6,6 +6,7 @@ import os
 import runpy
 import signal
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -113,6 +114,12 @@ def test_address_has_a_limit_of_connections_of_its_own(web: WebServer) -> None:
     with clients(web, CONNECTIONS, b"G"), web.connect(SLOW) as one_too_many:
         assert read_all(one_too_many).startswith(b"HTTP/1.1 429 ")
         assert web.get("/healthz").startswith(HEALTHY)
+        [worker] = web_server.process_of(web).children()
+        for _ in range(50):
+            with web.connect(SLOW) as reset:
+                reset.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        assert web.get("/healthz").startswith(HEALTHY)
+        assert web_server.process_of(web).children() == [worker]
     web_server.wait_until_served(web)
     deadline = time.monotonic() + 5
     while not web.get("/healthz", source=SLOW).startswith(HEALTHY):
