@@ -21,6 +21,8 @@ from tests.support.web_server import WebServer, read_all, read_response, request
 pytestmark = pytest.mark.long
 HEAD_SECONDS, BODY_SECONDS, KEEPALIVE_SECONDS, CONNECTIONS = 1, 2, 4, 30
 SLOW, PROXY, JSON = "127.0.0.2", "127.0.0.3", "Content-Type: application/json"
+AT_ONCE = 2
+"""Seconds within which a busy test machine answers what nothing delays; a delayed request waits for the test's end."""
 HEALTHY = b"HTTP/1.1 200 OK"
 BUNDLE = "/static/swagger-ui-bundle.js"
 
@@ -75,13 +77,13 @@ def drip(connections: list[socket.socket], web: WebServer, seconds: float) -> li
 )
 def test_slow_requests_end_at_the_deadline_and_delay_nobody(web: WebServer, beginning: bytes, seconds: int) -> None:
     """G2: 24 clients that send a byte now and then get 408 at the deadline; others are served meanwhile."""
+    started_at = time.monotonic()
     with clients(web, 24, beginning) as slow:
-        started_at = time.monotonic()
         waits = drip(slow, web, seconds - 0.5)
-        assert max(waits) < 1
+        assert max(waits) < AT_ONCE
         for connection in slow:
             assert read_all(connection).startswith(b"HTTP/1.1 408 ")
-        assert seconds - 0.2 < time.monotonic() - started_at < seconds + 2
+        assert seconds < time.monotonic() - started_at < seconds + AT_ONCE
 
 
 def test_silent_connection_is_closed_without_a_response(web: WebServer) -> None:
@@ -93,11 +95,12 @@ def test_silent_connection_is_closed_without_a_response(web: WebServer) -> None:
 
 def test_client_that_does_not_read_delays_nobody(web: WebServer) -> None:
     """G2, its sibling: 24 clients ask for a large file and do not read it."""
+    web.get(BUNDLE)  # compresses the file once
     with clients(web, 24, request("GET", BUNDLE)):
         time.sleep(0.3)
         started_at = time.monotonic()
         assert web.get("/healthz").startswith(HEALTHY)
-        assert time.monotonic() - started_at < 1
+        assert time.monotonic() - started_at < AT_ONCE
 
 
 def test_client_that_does_not_close_delays_nobody(web: WebServer) -> None:
@@ -106,7 +109,7 @@ def test_client_that_does_not_close_delays_nobody(web: WebServer) -> None:
         assert all(read_all(connection).startswith(HEALTHY) for connection in lingering)
         started_at = time.monotonic()
         assert web.get("/healthz").startswith(HEALTHY)
-        assert time.monotonic() - started_at < 1
+        assert time.monotonic() - started_at < AT_ONCE
 
 
 def test_address_has_a_limit_of_connections_of_its_own(web: WebServer) -> None:
