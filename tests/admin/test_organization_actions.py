@@ -185,7 +185,7 @@ def test_impersonation_allows_preferences_and_sign_out_only(app: Flask, alice: U
 
 
 def test_impersonation_token_ends_with_the_operators_session(
-    app: Flask, client: FlaskClient, alice: Person, olga: Person
+    app: Flask, client: FlaskClient, alice: User, olga: User
 ) -> None:
     """Small: after the sign-out the token of the cookie went on reading the API for the rest of its hour."""
     browser = open_console(app, olga)

@@ -92,8 +92,8 @@ def test_crash_and_rate_limit_responses_have_the_headers(
 @pytest.mark.parametrize("path", ["/login", "/api/v1/webhooks/stripe"])
 def test_compressed_form_or_event_gets_415(client: FlaskClient, path: str) -> None:
     """A14, its siblings: forms and events of providers."""
-    answer = client.post(path, data=b"\x1f\x8b", headers={"Content-Encoding": "gzip"})
-    assert (answer.status_code, answer.headers["Accept-Encoding"]) == (415, "identity")
+    response = client.post(path, data=b"\x1f\x8b", headers={"Content-Encoding": "gzip"})
+    assert (response.status_code, response.headers["Accept-Encoding"]) == (415, "identity")
 
 
 def test_api_neither_sets_nor_reads_cookies(client: FlaskClient) -> None:
@@ -143,10 +143,10 @@ def test_every_header_of_the_limits_is_exposed(
 ) -> None:
     """A14: a page of an allowed origin reads the limits as any other client."""
     monkeypatch.setitem(app.config, "CORS_ORIGINS", [ORIGIN])
-    answer = client.get(LIST, headers={**make_key(client, sign_up(client)), "Origin": ORIGIN})
-    limits = {name for name, _ in answer.headers if "ratelimit" in name.lower()}
+    response = client.get(LIST, headers={**make_key(client, sign_up(client)), "Origin": ORIGIN})
+    limits = {name for name, _ in response.headers if "ratelimit" in name.lower()}
     assert len(limits) == 5
-    assert limits <= set(answer.headers["Access-Control-Expose-Headers"].split(", "))
+    assert limits <= set(response.headers["Access-Control-Expose-Headers"].split(", "))
 
 
 def test_allowed_origin_can_call_the_api(app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:

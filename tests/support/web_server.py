@@ -114,5 +114,5 @@ def wait_until_served(server: WebServer, log: Path | None = None) -> None:
             if server.get("/healthz").startswith(b"HTTP/1.1 200"):
                 return
         assert server.process.poll() is None, log.read_text() if log else "the web ended"
-        assert time.monotonic() < ends_at, log.read_text() if log else "no answer"
+        assert time.monotonic() < ends_at, log.read_text() if log else "no response"
         time.sleep(0.05)

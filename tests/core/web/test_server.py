@@ -212,10 +212,10 @@ def test_request_that_cannot_be_read_has_the_error_envelope(
 def test_page_that_cannot_be_read_is_a_page_of_the_product(web: WebServer) -> None:
     """Small: 414 and 431 are pages with the security headers, and say what to do."""
     for headers, path, status in ((("X: " + "x" * 9000,), "/login", b"431"), ((), "/" + "x" * 5000, b"414")):
-        answer = web.get(path, *headers)
-        assert answer.startswith(b"HTTP/1.1 " + status)
-        assert b"X-Frame-Options: DENY" in answer
-        assert b"Request id" in answer
+        response = web.get(path, *headers)
+        assert response.startswith(b"HTTP/1.1 " + status)
+        assert b"X-Frame-Options: DENY" in response
+        assert b"Request id" in response
 
 
 def test_server_header_does_not_name_the_server_software(web: WebServer) -> None:
@@ -255,9 +255,9 @@ def test_unknown_host_is_refused_outside_production(web: WebServer, path: str) -
     with web.connect() as connection:
         head = f"GET {path} HTTP/1.1\r\nHost: evil.example:{web.port}\r\nConnection: close\r\n\r\n"
         connection.sendall(head.encode())
-        answer = read_all(connection)
-    assert answer.startswith(b"HTTP/1.1 400 ")
-    assert b"APP_URL" in answer
+        response = read_all(connection)
+    assert response.startswith(b"HTTP/1.1 400 ")
+    assert b"APP_URL" in response
 
 
 def test_hsts_follows_app_url(web: WebServer) -> None:
