@@ -39,6 +39,9 @@ class Settings(BaseProductSettings):
         "production refuses to start without its own secrets and engines",
     )
     API_PORT: int = setting_field(8080, "a port from 1 to 65535", "the port the web listens on", ge=1, le=65535)
+    LISTEN_ON: Literal["loopback", "all"] | None = setting_field(
+        None, "loopback or all", "the addresses the web listens on, IPv4 and IPv6; all in production, else loopback"
+    )
     APP_URL: str | None = setting_field(
         None,
         "an address like https://api.example",
@@ -123,6 +126,23 @@ class Settings(BaseProductSettings):
     TRUSTED_PROXIES: int = setting_field(0, "a whole number from 0 to 5", "trusted hops of X-Forwarded-For", ge=0, le=5)
     TRUSTED_PROXY_IPS: Names = setting_field(
         ["127.0.0.1"], "addresses separated by commas", "proxies whose forwarding headers gunicorn trusts"
+    )
+
+    CONNECTIONS_PER_ADDRESS: int = setting_field(
+        100, "1 to 500", "open connections of one address to a web process; trusted proxies have no limit", ge=1, le=500
+    )
+    REQUEST_HEAD_SECONDS: int = setting_field(
+        10, "seconds from 1 to 60", "time in which the head of a request must arrive", ge=1, le=60
+    )
+    REQUEST_BODY_SECONDS: int = setting_field(
+        30, "seconds from 1 to 300", "time in which the body of a request must arrive", ge=1, le=300
+    )
+    KEEPALIVE_SECONDS: int = setting_field(
+        75,
+        "seconds from 1 to 3600",
+        "how long an idle connection stays open",
+        ge=1,
+        le=3600,
     )
 
     ADMIN_ALLOWED_IPS: Names = setting_field(
@@ -276,6 +296,7 @@ def load(*, env_file: Path | None = ROOT / ".env", **overrides: Any) -> dict[str
         "DATABASE_URL": database_url,
         "REDIS_URL": redis_url,
         "APP_URL": app_url,
+        "LISTEN_ON": "all" if settings.APP_ENV == "production" else "loopback",
         "SMTP_FROM": f"saas-api <no-reply@{urlsplit(app_url).hostname}>",
         "WEB_CONCURRENCY": min(2 * (os.cpu_count() or 1) + 1, 8) if settings.APP_ENV == "production" else 2,
         "AUTH_ALLOWANCE_FACTOR": 1 if settings.APP_ENV == "production" else 100,

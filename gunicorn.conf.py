@@ -1,14 +1,16 @@
 """Configuration of gunicorn, the same in development and production."""
 
+import socket
 import sys
 from pathlib import Path
 
-from gunicorn.workers.base import Worker
+import gunicorn.http.wsgi
 from sqlalchemy.exc import SQLAlchemyError
 
 from config import ConfigurationError, load
 from saas_api.core.db import tenancy
 from saas_api.core.db.tenancy import UnsafeDatabase
+from saas_api.core.web.gunicorn_worker import Worker
 
 BOOT_ERROR = 3  # exit code after which gunicorn does not start the worker again
 
@@ -17,13 +19,27 @@ try:
 except ConfigurationError as error:
     sys.exit(f"The settings cannot be used:\n{error}")
 
-bind = [f"0.0.0.0:{_settings['API_PORT']}"]
-worker_class = "gthread"
+
+def _listening_hosts() -> list[str]:
+    """Hosts to listen on, for IPv4 and, where the machine has it, for IPv6."""
+    if _settings["LISTEN_ON"] == "all":
+        return ["[::]" if socket.has_dualstack_ipv6() else "0.0.0.0"]  # noqa: S104 - the setting says so
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return ["127.0.0.1"]
+    return ["127.0.0.1", "[::1]"]
+
+
+gunicorn.http.wsgi.SERVER = "saas-api"  # the header `Server`, for which gunicorn has no setting
+bind = [f"{host}:{_settings['API_PORT']}" for host in _listening_hosts()]
+worker_class = "saas_api.core.web.gunicorn_worker.Worker"
+worker_connections = 500
 threads = 8
 workers = _settings["WEB_CONCURRENCY"]
 timeout = 30
 graceful_timeout = 25
-keepalive = 5
+keepalive = _settings["KEEPALIVE_SECONDS"]
 preload_app = False
 max_requests = 0
 control_socket_disable = True
@@ -38,7 +54,7 @@ limit_request_fields = 50
 
 def post_worker_init(worker: Worker) -> None:
     """Stop when the database does not isolate tenants; an unreachable database is only logged."""
-    with worker.wsgi.app_context():
+    with worker.application.app_context():
         try:
             tenancy.verify_isolation()
         except UnsafeDatabase as error:

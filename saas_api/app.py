@@ -65,8 +65,7 @@ def create_app(config: Mapping[str, Any]) -> App:
         SQLALCHEMY_ENGINE_OPTIONS=engine.engine_options(),
         LOGIN_ENDPOINT="accounts_pages.login_form",
     )
-    if config["APP_ENV"] == "production":
-        app.config["TRUSTED_HOSTS"] = [urlsplit(config["APP_URL"]).hostname, "localhost", "127.0.0.1"]
+    app.config["TRUSTED_HOSTS"] = [urlsplit(config["APP_URL"]).hostname, "localhost", "127.0.0.1"]
     observability.configure_logging(config)
     if config["TRUSTED_PROXIES"]:
         behind_proxies = ProxyFix(app.wsgi_app, x_for=config["TRUSTED_PROXIES"])

@@ -18,10 +18,13 @@ class OperatorRoleRequired(Forbidden):
     """The user is not an operator with the role admin."""
 
 
-def start_impersonation(organization_id: UUID, operator: OperatorContext) -> tuple[str, datetime]:
+def start_impersonation(
+    organization_id: UUID, operator: OperatorContext, operator_session_id: UUID | None = None
+) -> tuple[str, datetime]:
     """Start a session in which an operator views an organization, in a transaction of its own.
 
     operator: a user with the role admin; the reason has at least 10 characters
+    operator_session_id: the operator's own session, with which the impersonation ends; None from the command line
     returns: an access token and its expiry; it also ends when the operator's role is revoked
     raises: OperatorRoleRequired, OrganizationNotFound, ValidationFailed for the reason
     """
@@ -45,6 +48,7 @@ def start_impersonation(organization_id: UUID, operator: OperatorContext) -> tup
         data = {"reason": reason, "until": clock.format_rfc3339(expires_at)}
         target = ("organization", organization.id)
         audit.record_event(session, organization.id, operator.actor, "organization.looked_at", target, data)
-    return tokens.issue_impersonation_token(
-        user_id, user_session.id, organization_id, IMPERSONATION_LIFETIME
-    ), expires_at
+    token = tokens.issue_impersonation_token(
+        user_id, user_session.id, organization_id, IMPERSONATION_LIFETIME, operator_session_id or user_session.id
+    )
+    return token, expires_at

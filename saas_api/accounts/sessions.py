@@ -31,7 +31,11 @@ SELECT u.id, u.email_verified_at IS NOT NULL, o.id, CASE WHEN %(is_impersonating
   LEFT JOIN memberships m ON m.user_id = u.id AND m.organization_id = o.id
   LEFT JOIN operators op ON op.user_id = u.id
  WHERE s.id = %(sid)s AND u.id = %(sub)s AND s.revoked_at IS NULL AND s.expires_at > now() AND u.disabled_at IS NULL
-   AND CASE WHEN %(is_impersonating)s THEN op.role = 'admin' AND o.id IS NOT NULL
+   AND CASE WHEN %(is_impersonating)s
+            THEN op.role = 'admin' AND o.id IS NOT NULL AND EXISTS (
+                 SELECT FROM user_sessions own
+                  WHERE own.id = %(operator_sid)s AND own.user_id = u.id AND own.revoked_at IS NULL
+                    AND own.expires_at > now())
             WHEN %(has_no_organization)s THEN op.role IS NOT NULL ELSE m.role IS NOT NULL END
    AND date_trunc('second', u.tokens_valid_after) <= to_timestamp(%(iat)s)
 """
@@ -105,7 +109,12 @@ def authenticate_token(access_token: str) -> Principal:
     claims = tokens.decode_token(access_token, "access")
     is_impersonating = claims.get("looking") is True
     has_no_organization = UUID(claims["org"]) == NIL_UUID
-    values = {**claims, "is_impersonating": is_impersonating, "has_no_organization": has_no_organization}
+    values = {
+        "operator_sid": None,
+        **claims,
+        "is_impersonating": is_impersonating,
+        "has_no_organization": has_no_organization,
+    }
     rows = engine.execute_batch([tenancy.system_scope_statement("auth.principal"), (_FIND_PRINCIPAL, values)])
     if not rows:
         raise InvalidToken

@@ -166,9 +166,20 @@ def issue_fresh_access_token(user_id: UUID, session_id: UUID, organization_id: U
     return str(create_access_token(str(user_id), fresh=_FRESH_LIFETIME, additional_claims=claims))
 
 
-def issue_impersonation_token(user_id: UUID, session_id: UUID, organization_id: UUID, lifetime: timedelta) -> str:
-    """Issue the access token with which an operator views an organization; it cannot be refreshed."""
-    claims = {"sid": session_id.hex, "org": organization_id.hex, "csrf": "", "looking": True}
+def issue_impersonation_token(
+    user_id: UUID, session_id: UUID, organization_id: UUID, lifetime: timedelta, operator_session_id: UUID
+) -> str:
+    """Issue the access token with which an operator views an organization; it cannot be refreshed.
+
+    operator_session_id: a session that must be active too
+    """
+    claims = {
+        "sid": session_id.hex,
+        "org": organization_id.hex,
+        "csrf": "",
+        "looking": True,
+        "operator_sid": operator_session_id.hex,
+    }
     return str(create_access_token(str(user_id), expires_delta=lifetime, additional_claims=claims))
 
 

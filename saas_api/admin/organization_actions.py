@@ -263,12 +263,14 @@ def describe_close(result: CloseResult) -> str:
 
 
 def start_impersonation(operator: OperatorContext, organization_id: UUID) -> tuple[str, datetime]:
-    """Gives the operator's browser a token that shows the organization as a viewer sees it, for an hour.
+    """Gives the operator's browser a token that shows the organization as a viewer sees it.
 
+    It ends after an hour, or when the operator signs out.
     returns: the token and its expiry
     raises: as `impersonation.start_impersonation`
     """
-    token, expires_at = impersonation.start_impersonation(organization_id, operator)
+    own_session_id = g.principal.session_id if "principal" in g else None
+    token, expires_at = impersonation.start_impersonation(organization_id, operator, own_session_id)
     g.impersonation_token = token
     return token, expires_at
 

@@ -88,6 +88,12 @@ class MethodNotAllowed(ApiError):
     )
 
 
+class RequestTimeout(ApiError):
+    """The request did not arrive completely in time; the connection is closed."""
+
+    status, code, message = 408, "REQUEST_TIMEOUT", "The request did not arrive in time."
+
+
 class Conflict(ApiError):
     """The current state of the resource does not allow the request."""
 
@@ -106,6 +112,12 @@ class PayloadTooLarge(ApiError):
     status, code, message = 413, "BODY_TOO_LARGE", "The body is too large."
 
 
+class UriTooLong(ApiError):
+    """The address of the request is too long."""
+
+    status, code, message = 414, "URI_TOO_LONG", "The address is too long."
+
+
 class UnsupportedMediaType(ApiError):
     """The body is not JSON."""
 
@@ -114,6 +126,12 @@ class UnsupportedMediaType(ApiError):
         "UNSUPPORTED_MEDIA_TYPE",
         "Send JSON with Content-Type: application/json.",
     )
+
+
+class EncodedBody(UnsupportedMediaType):
+    """The body is compressed; the response names the encodings that are taken."""
+
+    message = "Send the body as it is, without Content-Encoding."
 
 
 class ValidationFailed(ApiError):
@@ -139,6 +157,12 @@ class TooManyRequests(ApiError):
     """A rate limit is exceeded."""
 
     status, code, message = 429, "RATE_LIMIT_EXCEEDED", "Too many requests; slow down."
+
+
+class HeadersTooLarge(ApiError):
+    """The request has too many headers, or one that is too long."""
+
+    status, code, message = 431, "HEADERS_TOO_LARGE", "The headers are too large."
 
 
 class ServiceUnavailable(ApiError):

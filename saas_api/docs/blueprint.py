@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+from pathlib import Path
 from typing import Any
 
 from flasgger import Swagger
@@ -14,7 +15,7 @@ from saas_api.core.web import http
 from saas_api.docs import openapi
 from saas_api.docs.openapi import ApiRoute
 
-bp = Blueprint("docs", __name__, static_folder="static", static_url_path="/docs/assets")
+bp = Blueprint("docs", __name__)
 
 API_PREFIX = "/api/v1/"
 
@@ -56,7 +57,7 @@ def _route(rule: Rule, method: str, view: Any) -> ApiRoute:
 def _mount(state: BlueprintSetupState) -> None:
     ApiReference(state.app, config=_config())
     for endpoint, view in list(state.app.view_functions.items()):
-        if endpoint.startswith("flasgger.") or endpoint == "docs.static":
+        if endpoint.startswith("flasgger."):
             copy: Any = functools.update_wrapper(functools.partial(view), view)
             state.app.view_functions[endpoint] = public_view(copy)
 
@@ -66,7 +67,8 @@ def _config() -> dict[str, Any]:
         "title": "saas-api reference",
         "headers": [],
         "specs": [{"endpoint": "openapi", "route": "/api/v1/openapi.json"}],
-        "static_url_path": "/docs/static",
+        "static_folder": str(Path(__file__).with_name("static")),  # its own Swagger UI is of 2018 and not served
+        "static_url_path": "/docs/assets",
         "specs_route": "/docs/",
         "oauth_redirect": "/docs/oauth2-redirect.html",
     }

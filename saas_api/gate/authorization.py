@@ -49,15 +49,22 @@ def authorize_caller(principal: Principal, view_access: Access) -> None:
             raise IpNotAllowed
         if terms.standing == BillingStanding.RESTRICTED and view_access.is_metered:
             raise SendingRestricted
-    if principal.is_impersonating and request.method not in http.SAFE_METHODS and request.endpoint != _LOGOUT_ENDPOINT:
-        raise Forbidden("You are looking at this organization; nothing can be changed.")
+    if principal.is_impersonating and request.endpoint != _LOGOUT_ENDPOINT:
+        _check_impersonation()
     if view_access.operator_role is not None and not is_console_address_allowed(request_context.client_ip()):
         raise NotFound
     access.authorize(principal, view_access)
 
 
+def _check_impersonation() -> None:
+    if request.method not in http.SAFE_METHODS:
+        raise Forbidden("You are looking at this organization; nothing can be changed.")
+    if not is_console_address_allowed(request_context.client_ip()):
+        raise Forbidden("Operators may not look at an organization from your address.")
+
+
 def is_console_address_allowed(address: str) -> bool:
-    """Whether the operator console answers requests from an address (ADMIN_ALLOWED_IPS; empty allows all)."""
+    """Whether operators may act from an address (ADMIN_ALLOWED_IPS; empty allows all)."""
     networks = setting("ADMIN_ALLOWED_IPS")
     return not networks or _is_in_networks(address, networks)
 

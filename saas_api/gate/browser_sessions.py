@@ -95,8 +95,9 @@ def authenticate_page(view_access: Access) -> None:
 def _check_size_and_encoding() -> None:
     """Reject requests that no form of the application sends, before the body is read.
 
-    raises: PayloadTooLarge, NotFound, BadRequest
+    raises: PayloadTooLarge, EncodedBody, NotFound, BadRequest
     """
+    http.require_plain_body(request)
     request.max_content_length = MAX_FORM_BYTES
     if (request.content_length or 0) > MAX_FORM_BYTES:
         raise PayloadTooLarge

@@ -10,7 +10,8 @@ from saas_api.core import access
 from saas_api.core.access import public_view, require_permission
 from saas_api.core.db import engine
 from saas_api.core.db.pagination import Page, PageRequest
-from saas_api.core.errors import BadRequest, NotFound, PayloadTooLarge
+from saas_api.core.errors import BadRequest, EncodedBody, NotFound, PayloadTooLarge
+from saas_api.core.web import http
 from saas_api.core.web.endpoint import endpoint
 from saas_api.payments import checkout, payments, provider_events
 from saas_api.payments.checkout import (
@@ -35,7 +36,7 @@ from saas_api.providers.payments import SIGNATURE_HEADERS
 
 bp = Blueprint("payments", __name__)
 MAX_EVENT_BYTES = 262_144
-_EVENT_ERRORS = (MissingSignature, InvalidSignature, BadRequest, PayloadTooLarge)
+_EVENT_ERRORS = (MissingSignature, InvalidSignature, BadRequest, PayloadTooLarge, EncodedBody)
 
 
 @bp.post("/billing/initiate-payment")
@@ -105,6 +106,7 @@ def _receive(provider: str | None) -> dict[str, str]:
 
 
 def _read_raw_body() -> bytes:
+    http.require_plain_body(request)
     request.max_content_length = MAX_EVENT_BYTES + 1  # a chunked body over the limit would be cut without an error
     try:
         body = request.get_data(cache=False)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from uuid import UUID
 
+from limits import parse as parse_limit
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -19,6 +20,7 @@ from saas_api.core.db.pagination import Page, PageRequest
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import NotFound
 from saas_api.core.faults import fault_point
+from saas_api.core.limits import limiter
 from saas_api.core.observability import get_logger
 from saas_api.payments import dunning, provider_checks
 from saas_api.payments import events as payment_events
@@ -28,6 +30,7 @@ from saas_api.providers import selection
 from saas_api.providers.payments import CheckoutStatus, ProviderUnreachable
 
 log = get_logger(__name__)
+_ASKED_ON_RETURN = parse_limit("1 per 10 seconds")
 
 
 class SettlementOutcome(StrEnum):
@@ -153,9 +156,14 @@ def settle_payment(provider: str, reference: str) -> SettlementOutcome:
 
 
 def refresh_payment(payment_id: UUID) -> Payment | None:
-    """A payment of any organization, settled first if it is pending and its provider answers."""
+    """A payment of any organization, settled first if it is pending and its provider answers.
+
+    The provider is asked about a payment once in 10 seconds, because anybody who has the address may ask.
+    """
     payment = _find(payment_id)
     if payment is None or not payment.is_pending or not payment.provider_reference:
+        return payment
+    if not limiter.limiter.limiter.hit(_ASKED_ON_RETURN, str(payment_id), "payment_return"):
         return payment
     try:
         settle_payment(payment.provider, payment.provider_reference)

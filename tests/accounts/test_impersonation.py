@@ -88,6 +88,19 @@ def test_impersonation_ends_when_the_operator_role_is_revoked(app: Flask, client
     assert client.get("/api/v1/usage", headers=headers).status_code == 401
 
 
+def test_impersonation_reads_from_the_addresses_of_operators_only(
+    app: Flask, client: FlaskClient, alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small: ADMIN_ALLOWED_IPS covered the console, and not the API that its token reads."""
+    grant_role(app, "admin")
+    headers = impersonate(app, alice)
+    monkeypatch.setitem(app.config, "ADMIN_ALLOWED_IPS", ["203.0.113.0/24"])
+    assert client.get("/api/v1/usage", headers=headers).json["error"]["code"] == "PERMISSION_DENIED"
+    office = {"REMOTE_ADDR": "203.0.113.7"}
+    assert client.get("/api/v1/usage", headers=headers, environ_base=office).status_code == 200
+    assert client.post("/api/v1/auth/logout", headers=headers).status_code == 200
+
+
 def test_impersonation_requires_an_admin_operator_and_a_reason(app: Flask, alice: User) -> None:
     organization_id = ids.parse_id("org", alice.organization_id)
     with app.app_context():

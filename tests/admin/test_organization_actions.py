@@ -182,3 +182,17 @@ def test_impersonation_allows_preferences_and_sign_out_only(app: Flask, alice: U
     assert browser.submit("/dashboard", "/logout").location == "/login"
     assert browser.client.get_cookie("looking") is None
     assert browser.open("/dashboard").status_code == 303
+
+
+def test_impersonation_token_ends_with_the_operators_session(
+    app: Flask, client: FlaskClient, alice: User, olga: User
+) -> None:
+    """Small: after the sign-out the token of the cookie went on reading the API for the rest of its hour."""
+    browser = open_console(app, olga)
+    browser.submit(f"{organization_page(alice)}/view-as", reason=REASON)
+    cookie = browser.client.get_cookie("looking")
+    assert cookie is not None
+    headers = {"Authorization": f"Bearer {cookie.value}"}
+    assert client.get("/api/v1/usage", headers=headers).status_code == 200
+    assert browser.submit("/dashboard", "/logout").location == "/login"
+    assert client.get("/api/v1/usage", headers=headers).status_code == 401

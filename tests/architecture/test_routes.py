@@ -37,7 +37,6 @@ PUBLIC = {
     "dashboard.public.set_preference",
     "dashboard.public.landing",
     "dashboard.public.pricing",
-    "docs.static",
     "flasgger.<lambda>",
     "flasgger.apidocs",
     "flasgger.oauth_redirect",

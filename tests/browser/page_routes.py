@@ -19,7 +19,6 @@ NO_PAGES = {
     "/dashboard/first-steps": "a part of the home page, asked for by its poll",
     "/dashboard/live": "the same",
     "/docs/assets/": "files of the reference",
-    "/docs/static/": "files of the reference",
     "/docs/oauth2-redirect.html": "a step of Swagger UI",
     "/healthz": "for machines",
     "/metrics": "for machines",

@@ -79,6 +79,24 @@ def test_reference_page_loads_only_existing_local_files(client: FlaskClient) -> 
             assert response.status_code == 200, address
 
 
+def test_swagger_ui_is_current_and_ignores_the_query_of_its_address(client: FlaskClient) -> None:
+    """Small: Swagger UI 3.14.1 with an old DOMPurify loaded the document that `?url=` names."""
+    page = client.get("/docs/?url=https://evil.example/openapi.json").text
+    assert "evil.example" not in page
+    [bundle] = re.findall(r'src="([^"]+swagger-ui-bundle[^"]+)"', page)
+    purifier = re.search(r'DOMPurify\.version="(\d+)\.(\d+)', client.get(bundle).text)
+    assert purifier
+    assert (int(purifier[1]), int(purifier[2])) >= (3, 4)
+    with client.get("/docs/assets/apidocs.js") as script:
+        assert "queryConfigEnabled: false" in script.text
+
+
+@pytest.mark.parametrize("path", ["/docs/static/swagger-ui-bundle.js", "/docs/assets/swagger-ui-bundle.js"])
+def test_swagger_ui_of_flasgger_is_not_served(client: FlaskClient, path: str) -> None:
+    """Small: the old one is still in flasgger's wheel."""
+    assert client.get(path).status_code == 404
+
+
 def test_files_of_the_reference_are_revalidated_and_pages_not_stored(client: FlaskClient) -> None:
     with client.get("/docs/assets/apidocs.css") as file:
         assert file.headers["Cache-Control"] == "no-cache"

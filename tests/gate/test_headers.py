@@ -89,6 +89,13 @@ def test_crash_and_rate_limit_responses_have_the_headers(
     assert constant_headers(broken) == DATA
 
 
+@pytest.mark.parametrize("path", ["/login", "/api/v1/webhooks/stripe"])
+def test_compressed_form_or_event_gets_415(client: FlaskClient, path: str) -> None:
+    """A14, its siblings: forms and events of providers."""
+    response = client.post(path, data=b"\x1f\x8b", headers={"Content-Encoding": "gzip"})
+    assert (response.status_code, response.headers["Accept-Encoding"]) == (415, "identity")
+
+
 def test_api_neither_sets_nor_reads_cookies(client: FlaskClient) -> None:
     body = {"organization_name": "Acme", "email": "alice@acme.example", "password": "correct horse battery"}
     response = client.post("/api/v1/auth/register", json=body)
@@ -110,7 +117,10 @@ def test_api_uses_the_key_and_ignores_the_cookie(client: FlaskClient) -> None:
 
 CORS_HEADERS = {
     "Access-Control-Allow-Origin": ORIGIN,
-    "Access-Control-Expose-Headers": "X-Request-Id, Retry-After, X-RateLimit-Remaining",
+    "Access-Control-Expose-Headers": (
+        "X-Request-Id, Retry-After, RateLimit, RateLimit-Policy, X-RateLimit-Limit, X-RateLimit-Remaining, "
+        "X-RateLimit-Reset, Idempotency-Replayed"
+    ),
 }
 PREFLIGHT_HEADERS = {
     "Access-Control-Allow-Methods": "GET, POST, PUT, PATCH, DELETE",
@@ -126,6 +136,17 @@ def cors_headers(response: Any) -> dict[str, str]:
 def preflight(client: FlaskClient, path: str, origin: str) -> Any:
     headers = {"Origin": origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-api-key"}
     return client.options(path, headers=headers)
+
+
+def test_every_header_of_the_limits_is_exposed(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A14: a page of an allowed origin reads the limits as any other client."""
+    monkeypatch.setitem(app.config, "CORS_ORIGINS", [ORIGIN])
+    response = client.get(LIST, headers={**make_key(client, sign_up(client)), "Origin": ORIGIN})
+    limits = {name for name, _ in response.headers if "ratelimit" in name.lower()}
+    assert len(limits) == 5
+    assert limits <= set(response.headers["Access-Control-Expose-Headers"].split(", "))
 
 
 def test_allowed_origin_can_call_the_api(app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,3 +121,12 @@ def test_return_page_asks_to_wait_while_the_provider_is_unavailable(
     acme.begin("stripe")
     stripe.failing_with = 500
     assert back(acme) == "Payment is on its way"
+
+
+def test_return_page_asks_the_provider_once_in_ten_seconds(acme: PayingOrganization, stripe: StripeServer) -> None:
+    """Small: every anonymous GET of the page was a call to the provider."""
+    acme.begin("stripe")
+    before = len(stripe.calls)
+    for _ in range(5):
+        assert back(acme) == "Payment is on its way"
+    assert len(stripe.calls) == before + 1

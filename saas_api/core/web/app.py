@@ -10,7 +10,7 @@ from flask.json.provider import JSONProvider
 from flask.typing import ResponseReturnValue
 from sqlalchemy.exc import DBAPIError, IntegrityError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from werkzeug.exceptions import HTTPException, MethodNotAllowed
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, SecurityError
 
 from saas_api.core import errors, request_context
 from saas_api.core.db import engine
@@ -63,6 +63,10 @@ _PAGE_CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
+_EXPOSED_HEADERS = (
+    "X-Request-Id, Retry-After, RateLimit, RateLimit-Policy, X-RateLimit-Limit, X-RateLimit-Remaining, "
+    "X-RateLimit-Reset, Idempotency-Replayed"
+)
 
 
 class App(Flask):
@@ -110,18 +114,28 @@ def init_app(app: Flask) -> None:
     app.register_error_handler(Exception, _handle_unexpected)
 
 
+def error_response(error: ApiError) -> Response:
+    """The response to a request that the server could not read, in a request context of its own."""
+    g.request_id = _new_request_id()
+    return _add_response_headers(error_pages.render_error(error))
+
+
+def _new_request_id() -> str:
+    return f"req_{secrets.token_hex(12)}"
+
+
 def _start_request() -> None:
     client_id = request.headers.get("X-Request-Id", "")
-    g.request_id = client_id if _REQUEST_ID.fullmatch(client_id) else f"req_{secrets.token_hex(12)}"
+    g.request_id = client_id if _REQUEST_ID.fullmatch(client_id) else _new_request_id()
     ip = request_context.client_ip()
     request_context.begin_request(g.request_id, None if ip == "invalid" else ip)
 
 
 def _add_response_headers(response: Response) -> Response:
     headers = response.headers
-    headers["X-Request-Id"] = g.get("request_id") or f"req_{secrets.token_hex(12)}"
+    headers["X-Request-Id"] = g.get("request_id") or _new_request_id()
     headers.extend(_SECURITY_HEADERS)
-    if request.is_secure:
+    if setting("APP_URL").startswith("https://"):
         headers["Strict-Transport-Security"] = "max-age=31536000"
     headers.setdefault("Cache-Control", "no-store")
     if response.mimetype == "application/json":
@@ -141,7 +155,7 @@ def _allow_origin(response: Response) -> None:
         return
     headers = response.headers
     headers["Access-Control-Allow-Origin"] = origin
-    headers["Access-Control-Expose-Headers"] = "X-Request-Id, Retry-After, X-RateLimit-Remaining"
+    headers["Access-Control-Expose-Headers"] = _EXPOSED_HEADERS
     if request.method == "OPTIONS":
         headers["Access-Control-Allow-Methods"] = "GET, POST, PUT, PATCH, DELETE"
         headers["Access-Control-Allow-Headers"] = "Authorization, X-API-Key, Content-Type, Idempotency-Key"
@@ -168,6 +182,8 @@ def _handle_read_only_database(error: InternalError) -> Response:
 def _handle_http_exception(error: HTTPException) -> Any:
     if error.code is None or error.code < 400:
         return error
+    if isinstance(error, SecurityError):
+        return error_pages.render_error(BadRequest("The service has another host name: that of APP_URL."))
     response = error_pages.render_error(_ERROR_BY_STATUS.get(error.code, BadRequest)())
     if isinstance(error, MethodNotAllowed) and error.valid_methods:
         response.headers["Allow"] = ", ".join(error.valid_methods)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from flask import Response, g, redirect, render_template, request, url_for
 
-from saas_api.core.errors import ApiError
+from saas_api.core.errors import ApiError, EncodedBody
 from saas_api.core.settings import setting
 from saas_api.core.web import forms, http, pages
 from saas_api.core.web.forms import FormExpired
@@ -14,10 +14,13 @@ ERROR_HELP = {
     403: "Your role does not include this. Ask an owner or an admin of your organization.",
     404: "The address may be mistyped, or what it led to belongs to somebody else or is gone.",
     405: "This address is not meant to be opened like that.",
+    408: "The request did not arrive completely. Check your connection, then try again.",
     409: "Something changed meanwhile. Go back, reload the page and try again.",
     413: "What you sent is larger than this page accepts.",
+    414: "The address is longer than any address of this site. Go back, and follow the link again.",
     422: "Something in the address is not valid. Go back and choose again.",
     429: "You did this too often in a short time. Wait a moment, then try again.",
+    431: "Your browser sent more than this site reads. Delete the cookies of this site, then try again.",
     500: "The mistake is ours and was written down. Try again; if it happens again, tell us the request id.",
     503: "Something we need does not answer right now. Nothing was lost; try again shortly.",
 }
@@ -34,7 +37,7 @@ def render_error(error: ApiError) -> Response:
         }
         return http.json_response({"success": False, "error": body}, error.status, _headers(error))
     response = _login_response() if error.status == 401 else _error_page(error)
-    response.headers.extend({name: value for name, value in _headers(error).items() if name == "Retry-After"})
+    response.headers.extend({name: value for name, value in _headers(error).items() if name != "WWW-Authenticate"})
     return response
 
 
@@ -106,4 +109,6 @@ def _headers(error: ApiError) -> dict[str, str]:
         headers["Retry-After"] = "5"
     if error.status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="api"'
+    if isinstance(error, EncodedBody):
+        headers["Accept-Encoding"] = "identity"
     return headers

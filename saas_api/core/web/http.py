@@ -14,7 +14,14 @@ from werkzeug.routing import BaseConverter, Map
 
 from saas_api.core import ids
 from saas_api.core.db import engine
-from saas_api.core.errors import ApiError, BadRequest, PayloadTooLarge, UnsupportedMediaType, ValidationFailed
+from saas_api.core.errors import (
+    ApiError,
+    BadRequest,
+    EncodedBody,
+    PayloadTooLarge,
+    UnsupportedMediaType,
+    ValidationFailed,
+)
 from saas_api.core.ids import NIL_UUID
 
 SAFE_METHODS = ("GET", "HEAD")
@@ -55,15 +62,26 @@ def make_json_response(body: bytes, status: int, headers: Mapping[str, str] | No
     return response
 
 
+def require_plain_body(incoming: Request) -> None:
+    """Reject a body in an encoding such as gzip.
+
+    raises: EncodedBody
+    """
+    if incoming.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
+        raise EncodedBody
+
+
 def read_json(incoming: Request) -> Any:
     """The JSON object in the body of a request, {} when there is no body.
 
-    raises: UnsupportedMediaType, PayloadTooLarge over 64 KiB, BadRequest for other JSON or more than 32 levels
+    raises: UnsupportedMediaType, EncodedBody, PayloadTooLarge over 64 KiB, BadRequest for other JSON or more than 32
+        levels
     """
     if not incoming.mimetype and not incoming.content_length and "Transfer-Encoding" not in incoming.headers:
         return {}
     if incoming.mimetype != "application/json":
         raise UnsupportedMediaType
+    require_plain_body(incoming)
     # A chunked body over the limit is cut silently: one byte more shows it.
     incoming.max_content_length = MAX_BODY_BYTES + 1
     try:

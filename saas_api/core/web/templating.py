@@ -26,6 +26,8 @@ ASSET_FOLDERS = {
     "app.js": "saas_api/static/app.js",
     "favicon.svg": "saas_api/static/favicon.svg",
     "htmx.min.js": "js_lib_htmx/static/htmx/htmx.min.js",
+    "swagger-ui-bundle.js": "flask_swagger_ui/dist/swagger-ui-bundle.js",
+    "swagger-ui.css": "flask_swagger_ui/dist/swagger-ui.css",
 }
 _IMMUTABLE = "public, max-age=31536000, immutable"
 EMPTY_VALUE = "\u2013"

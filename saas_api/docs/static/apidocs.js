@@ -7,4 +7,5 @@ SwaggerUIBundle({
   layout: "BaseLayout",
   deepLinking: true,
   validatorUrl: null,
+  queryConfigEnabled: false,
 });

@@ -1,5 +1,6 @@
 """One transaction for each request: committed on success, rolled back on errors, callbacks after the commit."""
 
+import gzip
 from collections.abc import Iterator
 from typing import Any
 
@@ -175,6 +176,17 @@ def test_unreadable_body_has_an_error_code(
 ) -> None:
     response = core_client.post("/api/v1/insert", data=body, content_type=mimetype)
     assert (response.status_code, response.json["error"]["code"]) == (status, code)
+
+
+def test_compressed_body_gets_415_with_the_encodings_that_are_taken(core_client: FlaskClient) -> None:
+    """A14: gzip was 400, "not valid JSON"."""
+    options: dict[str, Any] = {"data": gzip.compress(b'{"id": 1}'), "content_type": "application/json"}
+    for encoding in ("gzip", "br", "gzip, identity"):
+        response = core_client.post("/api/v1/insert", headers={"Content-Encoding": encoding}, **options)
+        assert (response.status_code, response.json["error"]["code"]) == (415, "UNSUPPORTED_MEDIA_TYPE")
+        assert response.headers["Accept-Encoding"] == "identity"
+    plain = core_client.post("/api/v1/insert", json={"id": 1}, headers={"Content-Encoding": "Identity"})
+    assert plain.status_code == 201
 
 
 @pytest.mark.parametrize(
