@@ -71,7 +71,7 @@ def _path(mail_id: UUID) -> Path:
 def _store(email: OutboundEmail) -> None:
     content = mail.build_mime_message(email).as_bytes(policy=policy.default)
     path = _path(email.id)
-    path.parent.mkdir(mode=0o700, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_suffix(".draft")
     draft.touch(mode=0o600)
     draft.write_bytes(content)

@@ -1,6 +1,7 @@
 """`flask mail outbox` lists the newest mails of the file mailbox with their links."""
 
 import json
+from pathlib import Path
 
 import pytest
 from flask import Flask
@@ -31,6 +32,14 @@ def test_outbox_as_json_is_one_object(app: Flask) -> None:
     [mail] = json.loads(outbox(app, "--to", "Ann@customer.example", "--json"))["mails"]
     assert mail["to"] == "ann@customer.example"
     assert mail["links"][0].endswith("/verify-email?token=t0ken-verify")
+
+
+def test_mailbox_is_created_where_no_instance_directory_exists(app: Flask, instance: Path) -> None:
+    """O9: a process that was started without `make run` stores mails, too."""
+    instance.rmdir()
+    enqueue_mail(app, "ann@customer.example")
+    deliver(app)
+    assert "ann@customer.example" in outbox(app)
 
 
 def test_empty_outbox_says_that_there_are_no_mails(app: Flask) -> None:
