@@ -1,7 +1,7 @@
 """Reads what the bill of a period depends on: segments, quantities, late usage and prices."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -13,7 +13,14 @@ from sqlalchemy.orm import Session
 from saas_api.billing import plans
 from saas_api.billing.models import BillingPeriod, SubscriptionSegment
 from saas_api.billing.rating import plan_changes
-from saas_api.billing.rating.bill import BillInputs, LateUsage, ProratedSegment, RatedPlanVersion, UsageQuantity
+from saas_api.billing.rating.bill import (
+    BillInputs,
+    LateQuantity,
+    LateUsage,
+    ProratedSegment,
+    RatedPlanVersion,
+    UsageQuantity,
+)
 from saas_api.billing.rating.plan_changes import PlanSegment
 from saas_api.usage import ledger
 from saas_api.usage.rollups import LIVE_USAGE_SQL
@@ -45,17 +52,73 @@ def get_period_inputs(
     segments = _prorated_segments(session, period, ends_at)
     if usage is None:
         quantities = ledger.period_quantities(session, period.organization_id, period.id)
-        used, late = tuple(UsageQuantity(**row) for row in quantities), _late_usage(session, period)
+        used = tuple(UsageQuantity(**row) for row in quantities)
+        late = list_late_usage(session, period.organization_id, period.id)
     else:
         used, late = usage.used, usage.late
-    version_ids = {part.version_id for parts in (segments, used, late) for part in parts}
-    versions = plans.get_versions(session, version_ids)
+    versions = get_versions(session, segments, used, late)
     return BillInputs(period.starts_at, ends_at, period.nominal_seconds, versions, segments, used, late)
 
 
-def _late_usage(session: Session, period: BillingPeriod) -> tuple[LateUsage, ...]:
-    rows = ledger.late_period_quantities(session, period.organization_id, period.id)
-    return tuple(LateUsage(**row) for row in rows)
+def get_versions(
+    session: Session,
+    segments: Iterable[ProratedSegment],
+    used: Iterable[UsageQuantity],
+    late: Iterable[LateUsage],
+    *version_ids: str,
+) -> dict[str, RatedPlanVersion]:
+    """Plan versions that the parts of a bill name, and others, by id."""
+    groups = [segments, used, *(part for usage in late for part in (usage.segments, usage.quantities))]
+    return plans.get_versions(session, {part.version_id for group in groups for part in group}.union(version_ids))
+
+
+# What credit notes returned of charges for a period, wherever they were invoiced, less what later bills have left out.
+_CREDITED = text("""
+SELECT coalesce(l.late_for_period_id, i.billing_period_id), l.plan_version_id, l.meter_code,
+  sum(coalesce(n.amount_minor, 0) - coalesce(CAST(l.calculation ->> 'credited_minor' AS bigint), 0))
+FROM invoices i JOIN invoice_lines l ON (l.organization_id, l.invoice_id) = (i.organization_id, i.id)
+LEFT JOIN (SELECT invoice_line_id, sum(amount_minor) AS amount_minor FROM credit_note_lines
+           WHERE organization_id = :organization_id GROUP BY 1) n ON n.invoice_line_id = l.id
+WHERE i.organization_id = :organization_id AND i.kind = 'cycle' AND i.state <> 'void'
+  AND i.billing_period_id <> :period_id AND l.kind IN ('usage', 'late_usage', 'minimum')
+  AND coalesce(l.late_for_period_id, i.billing_period_id) = ANY (:late_periods)
+GROUP BY 1, 2, 3""")
+_LATE_PERIODS = text("""
+SELECT p.id, p.state = 'invoiced' AND NOT EXISTS (
+  SELECT FROM invoices i WHERE i.organization_id = p.organization_id AND i.billing_period_id = p.id
+    AND i.kind = 'cycle' AND i.state <> 'void') AS is_waived
+FROM billing_periods p WHERE p.organization_id = :organization_id AND p.id = ANY (:late_periods) ORDER BY p.seq""")
+
+
+def list_late_usage(session: Session, organization_id: UUID, period_id: UUID) -> tuple[LateUsage, ...]:
+    """Late usage that a period pays for, by closed period, the oldest first."""
+    quantities: defaultdict[UUID, list[LateQuantity]] = defaultdict(list)
+    for row in ledger.late_period_quantities(session, organization_id, period_id):
+        quantities[row["period_id"]].append(
+            LateQuantity(row["version_id"], row["meter"], row["billed"], row["quantity"])
+        )
+    if not quantities:
+        return ()
+    values = {"organization_id": organization_id, "period_id": period_id, "late_periods": list(quantities)}
+    credited: defaultdict[UUID, dict[tuple[str, str | None], int]] = defaultdict(dict)
+    for late_period_id, version_id, meter, minor in session.execute(_CREDITED, values):
+        credited[late_period_id][version_id, meter] = int(minor)
+    late = []
+    for late_period_id, is_waived in session.execute(_LATE_PERIODS, values):
+        period = session.get_one(BillingPeriod, (organization_id, late_period_id))
+        late.append(
+            LateUsage(
+                period.id,
+                period.starts_at,
+                period.ends_at,
+                period.nominal_seconds,
+                _prorated_segments(session, period, period.ends_at),
+                tuple(quantities[period.id]),
+                credited[period.id],
+                is_waived,
+            )
+        )
+    return tuple(late)
 
 
 def _prorated_segments(session: Session, period: BillingPeriod, ends_at: datetime) -> tuple[ProratedSegment, ...]:
@@ -106,7 +169,8 @@ def get_live_usage(session: Session, period: BillingPeriod, segments: Sequence[P
             "starts": [segment.starts_at for segment in segments],
         }
         quantities = session.execute(_QUANTITY_BY_VERSION, {**values, **chain}).mappings()
-        used, late = tuple(UsageQuantity(**row) for row in quantities), _late_usage(session, period)
+        used = tuple(UsageQuantity(**row) for row in quantities)
+        late = list_late_usage(session, period.organization_id, period.id)
     return LiveUsage(used, late, {row.meter: row.quantity for row in rows}, sum(int(row.requests) for row in rows))
 
 
@@ -114,8 +178,7 @@ def inputs_for_segments(session: Session, period: BillingPeriod, segments: Seque
     """Inputs of the bill of a whole period as if the subscription had these segments."""
     parts = plan_changes.prorate_segments(segments, period.starts_at, period.ends_at)
     usage = get_live_usage(session, period, segments)
-    groups = (parts, usage.used, usage.late)
-    versions = plans.get_versions(session, {part.version_id for group in groups for part in group})
+    versions = get_versions(session, parts, usage.used, usage.late)
     return BillInputs(period.starts_at, period.ends_at, period.nominal_seconds, versions, parts, usage.used, usage.late)
 
 

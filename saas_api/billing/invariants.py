@@ -1,7 +1,7 @@
 """Nightly checks of ledger, periods, invoices and wallets; a violation puts the billing of its organization on hold."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -115,7 +115,7 @@ FROM (SELECT f.* FROM ledger f JOIN prices r ON (r.plan_version_id, r.meter_code
 FULL JOIN lines l ON (l.organization_id, l.invoice_id, l.plan_version_id, l.meter_code)
     = (f.organization_id, f.invoice_id, f.plan_version_id, f.meter_code)
   AND coalesce(l.late_for_period_id, l.invoice_id) = coalesce(f.late_for_period_id, f.invoice_id)
-WHERE f.quantity IS DISTINCT FROM l.quantity"""
+WHERE coalesce(f.quantity, 0) <> coalesce(l.quantity, 0)"""
 
 SUBTOTAL_IS_SUM_OF_LINES = f"""
 SELECT i.organization_id, 'invoice ' || i.id || ' has subtotal ' || i.subtotal_minor || ', its lines '
@@ -325,11 +325,27 @@ def _recalculated_amounts(row: Any, price: MeterPrice | None) -> set[int]:
     kind = LineKind(row.kind)
     amounts = {explanation.explain_calculation(kind, row.calculation, row.currency, None).recomputed_minor}
     if kind == LineKind.USAGE and price:
-        amounts.add(charges.rounded_charge(price, row.quantity))
+        amounts.add(_recalculated_charge(price, row.calculation, row.quantity))
     if kind == LineKind.LATE_USAGE and price:
-        billed = Decimal(row.calculation["billed"]["quantity"])
-        amounts.add(charges.late_usage_charge(price, billed, row.quantity))
+        billed, with_late = row.calculation["billed"], row.calculation["with_late"]
+        quantity = Decimal(billed["quantity"])
+        amounts.add(
+            _recalculated_charge(price, with_late, quantity + row.quantity)
+            - _recalculated_charge(price, billed, quantity)
+            + int(row.calculation["credited_minor"])
+        )
     return amounts
+
+
+def _recalculated_charge(price: MeterPrice, calculation: Mapping[str, Any], quantity: Decimal) -> int:
+    """Charge at a price, of whose allowances other versions of the plan have left what the calculation says."""
+    maximum = calculation.get("max_minor")
+    shared = replace(
+        price,
+        included_quantity=Decimal(calculation["included"]),
+        max_amount_minor=None if maximum is None else int(maximum),
+    )
+    return charges.rounded_charge(shared, quantity)
 
 
 def _apply_results(session: SystemSession, result: CheckResult, at: datetime, *, is_stored: bool) -> None:

@@ -1,19 +1,21 @@
 """Cost of a billing period so far: base amounts and usage charges."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal, localcontext
 from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from saas_api.billing import bill_inputs, plans, subscriptions
+from saas_api.billing import bill_inputs, subscriptions
 from saas_api.billing.models import BillingPeriod
 from saas_api.billing.rating import bill, charges, plan_changes
-from saas_api.billing.rating.bill import BillInputs, LateUsage, RatedPlanVersion, UsageQuantity
+from saas_api.billing.rating.bill import BillInputs, RatedPlanVersion, UsageQuantity
+from saas_api.billing.rating.charges import MeterPrice
 from saas_api.billing.rating.plan_changes import PlanSegment
 from saas_api.core import money
 from saas_api.core.money import DECIMAL_PRECISION
+from saas_api.usage import ledger
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,23 @@ class PeriodSpend:
             return self.total.scaleb(-money.currency_exponent(self.version.currency))
 
 
-def period_base_minor(session: Session, organization_id: UUID, period_id: UUID) -> int:
-    """Base amounts of a whole period, in minor units."""
+def get_base_and_prices(
+    session: Session, organization_id: UUID, period_id: UUID, version_id: str
+) -> tuple[int, dict[str, MeterPrice]]:
+    """Base amounts of a whole period in minor units, and the prices of a version in it by meter.
+
+    Included quantity and maximum of the prices are what other versions of the plan have left in the period.
+    """
     period = session.get_one(BillingPeriod, (organization_id, period_id))
-    return _base_minor(_inputs_without_usage(session, period, subscriptions.list_segments(session, organization_id)))
+    inputs = _inputs_without_usage(session, period, subscriptions.list_segments(session, organization_id))
+    used: tuple[UsageQuantity, ...] = ()
+    if len(inputs.segments) > 1:
+        used = tuple(UsageQuantity(**row) for row in ledger.period_quantities(session, organization_id, period_id))
+    versions = bill_inputs.get_versions(session, inputs.segments, used, (), version_id)
+    prices = bill.period_prices(versions, inputs.segments, used)
+    return _base_minor(inputs), {
+        meter: prices.get((version_id, meter), price) for meter, price in versions[version_id].prices.items()
+    }
 
 
 def get_period_spend(session: Session, organization_id: UUID, period_id: UUID) -> PeriodSpend:
@@ -58,30 +73,24 @@ def get_period_spend(session: Session, organization_id: UUID, period_id: UUID) -
     segments = subscriptions.list_segments(session, organization_id)
     inputs = _inputs_without_usage(session, period, segments)
     usage = bill_inputs.get_live_usage(session, period, segments)
-    versions = plans.get_versions(
-        session, {part.version_id for group in (inputs.segments, usage.used, usage.late) for part in group}
-    )
+    versions = bill_inputs.get_versions(session, inputs.segments, usage.used, usage.late)
     return PeriodSpend(
         versions[inputs.segments[-1].version_id],
         _base_minor(inputs),
-        usage_charge(versions, usage.used, usage.late),
+        usage_charge(replace(inputs, versions=versions, used=usage.used, late=usage.late)),
         {(used.version_id, used.meter): used.quantity for used in usage.used},
         usage.metered,
     )
 
 
-def usage_charge(
-    versions: Mapping[str, RatedPlanVersion], used: tuple[UsageQuantity, ...], late: tuple[LateUsage, ...]
-) -> Decimal:
-    """Charge for usage and late usage, in minor units, unrounded."""
-    total = Decimal(0)
+def usage_charge(inputs: BillInputs) -> Decimal:
+    """Charge for usage, unrounded, and for late usage, in minor units."""
+    prices = bill.period_prices(inputs.versions, inputs.segments, inputs.used)
+    total = Decimal(bill.late_charge_minor(inputs))
     with localcontext(prec=DECIMAL_PRECISION):
-        for usage in used:
-            price = versions[usage.version_id].prices.get(usage.meter)
+        for usage in inputs.used:
+            price = prices.get((usage.version_id, usage.meter))
             total += charges.exact_charge(price, usage.quantity) if price else 0
-        for late_usage in late:
-            price = versions[late_usage.version_id].prices.get(late_usage.meter)
-            total += charges.late_usage_charge(price, late_usage.billed, late_usage.quantity) if price else 0
     return total
 
 
@@ -91,5 +100,5 @@ def _base_minor(inputs: BillInputs) -> int:
 
 def _inputs_without_usage(session: Session, period: BillingPeriod, segments: Sequence[PlanSegment]) -> BillInputs:
     parts = plan_changes.prorate_segments(segments, period.starts_at, period.ends_at)
-    versions = plans.get_versions(session, {part.version_id for part in parts})
+    versions = bill_inputs.get_versions(session, parts, (), ())
     return BillInputs(period.starts_at, period.ends_at, period.nominal_seconds, versions, parts)

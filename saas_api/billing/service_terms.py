@@ -46,7 +46,7 @@ class SpendCap:
     """A spend cap that blocks calls.
 
     base_minor: base amounts of the whole period, which count against the cap first
-    prices: by meter, of the plan version in force
+    prices: by meter, of the plan version in force; included quantity is what other versions of the plan have left
     """
 
     amount_minor: int
@@ -119,7 +119,8 @@ def get_terms(session: Session, organization_id: UUID) -> ServiceTerms:
     prices = {meter: price for (_, meter), price in plans.get_prices(session, [row.version_id]).items()}
     cap = None
     if row.cap_minor is not None:
-        cap = SpendCap(row.cap_minor, period_spend.period_base_minor(session, organization_id, row.period_id), prices)
+        basis = period_spend.get_base_and_prices(session, organization_id, row.period_id, row.version_id)
+        cap = SpendCap(row.cap_minor, *basis)
     return ServiceTerms(
         organization_status=row.status,
         standing=row.standing,

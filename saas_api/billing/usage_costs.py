@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
+from operator import attrgetter
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -12,8 +13,8 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from saas_api.billing import plans, subscriptions
-from saas_api.billing.rating import charges
-from saas_api.billing.rating.charges import MeterPrice
+from saas_api.billing.rating import bill, charges, plan_changes
+from saas_api.billing.rating.bill import RatedPlanVersion, UsageQuantity
 from saas_api.billing.rating.plan_changes import PlanSegment
 from saas_api.core import money
 from saas_api.usage import ranges, refused_requests, reports
@@ -165,7 +166,7 @@ def usage_report(
             else:
                 totals.limited_count += refused.requests
     if mode == "live" and is_billed:
-        _add_charges(session, organization_id, report, pricing.prices, meters)
+        _add_charges(session, organization_id, report, pricing, meters)
     report.by_meter = [meter for meter in meters.values() if meter.quantity]
     report.by_endpoint, report.by_api_key = dict(endpoints), dict(keys)
     report.key_names = get_key_names(session, organization_id)
@@ -174,10 +175,10 @@ def usage_report(
 
 @dataclass(frozen=True)
 class _Pricing:
-    """Segments of a subscription with the prices of their plan versions."""
+    """Segments of a subscription with their plan versions."""
 
     segments: Sequence[PlanSegment]
-    prices: Mapping[tuple[str, str], MeterPrice]
+    versions: Mapping[str, RatedPlanVersion]
 
     @property
     def boundaries(self) -> list[datetime]:
@@ -185,13 +186,13 @@ class _Pricing:
 
     def cost(self, segment: int, meter: str, quantity: Decimal) -> Decimal:
         """Cost at list price, in major units. segment: as of `AcceptedCalls`; 0 is before the first boundary."""
-        price = self.prices.get((self.segments[max(segment - 1, 0)].version_id, meter))
+        price = self.versions[self.segments[max(segment - 1, 0)].version_id].prices.get(meter)
         return charges.list_price_cost(price, quantity) if price else Decimal(0)
 
 
 def _get_pricing(session: Session, organization_id: UUID) -> _Pricing:
     segments = subscriptions.list_segments(session, organization_id)
-    return _Pricing(segments, plans.get_prices(session, {segment.version_id for segment in segments}))
+    return _Pricing(segments, plans.get_versions(session, {segment.version_id for segment in segments}))
 
 
 def _accepted_with_cost(
@@ -217,7 +218,7 @@ def get_key_names(session: Session, organization_id: UUID) -> dict[UUID, str]:
 _QUANTITIES_BEFORE_AND_THROUGH = text(f"""
 WITH live AS ({LIVE_USAGE_SQL}),
 periods AS (
-  SELECT p.organization_id, p.id, p.starts_at,
+  SELECT p.organization_id, p.id, p.starts_at, p.ends_at,
     EXISTS (SELECT FROM subscription_segments s WHERE s.organization_id = :organization_id
               AND s.starts_at > p.starts_at AND s.starts_at < p.ends_at)
     OR EXISTS (SELECT FROM usage_events e WHERE e.organization_id = :organization_id AND e.late_for_period_id = p.id)
@@ -236,18 +237,20 @@ facts AS (
   UNION ALL
   SELECT p.id, e.meter_code, e.quantity, e.occurred_at
   FROM periods p JOIN usage_events e ON e.organization_id = p.organization_id AND e.late_for_period_id = p.id)
-SELECT s.plan_version_id, f.meter_code, coalesce(sum(f.quantity) FILTER (WHERE f.at < :starts_at), 0),
-       coalesce(sum(f.quantity) FILTER (WHERE f.at < :ends_at), 0)
-FROM facts f JOIN subscription_segments s ON s.organization_id = :organization_id AND s.starts_at <= f.at
+SELECT p.starts_at, p.ends_at, s.plan_version_id AS version_id, f.meter_code AS meter,
+  coalesce(sum(f.quantity) FILTER (WHERE f.at < :starts_at), 0) AS before,
+  coalesce(sum(f.quantity) FILTER (WHERE f.at < :ends_at), 0) AS through
+FROM facts f JOIN periods p ON p.id = f.period_id
+JOIN subscription_segments s ON s.organization_id = :organization_id AND s.starts_at <= f.at
   AND (s.ends_at IS NULL OR s.ends_at > f.at)
-GROUP BY f.period_id, 1, 2""")
+GROUP BY 1, 2, 3, 4""")
 
 
 def _add_charges(
     session: Session,
     organization_id: UUID,
     report: UsageReport,
-    prices: Mapping[tuple[str, str], Any],
+    pricing: _Pricing,
     meters: Mapping[str, MeterUsage],
 ) -> None:
     """Add the charge up to the end of the range less the charge before its start, by period, plan version and meter.
@@ -260,12 +263,18 @@ def _add_charges(
         "starts_at": report.days.starts_at,
         "ends_at": report.days.ends_at,
     }
-    for version, meter, before, through in session.execute(_QUANTITIES_BEFORE_AND_THROUGH, values):
-        price = prices.get((version, meter))
-        if price is None:
-            continue
-        report.total_cost_minor += charges.rounded_charge(price, through) - charges.rounded_charge(price, before)
-        meters[meter].included += min(through, price.included_quantity) - min(before, price.included_quantity)
+    by_period: defaultdict[tuple[datetime, datetime], list[Any]] = defaultdict(list)
+    for row in session.execute(_QUANTITIES_BEFORE_AND_THROUGH, values):
+        by_period[row.starts_at, row.ends_at].append(row)
+    for bounds, rows in by_period.items():
+        segments = plan_changes.prorate_segments(pricing.segments, *bounds)
+        for quantity_of, sign in ((attrgetter("through"), 1), (attrgetter("before"), -1)):
+            used = [UsageQuantity(row.version_id, row.meter, quantity_of(row)) for row in rows]
+            prices = bill.period_prices(pricing.versions, segments, used)
+            for usage in used:
+                if price := prices.get((usage.version_id, usage.meter)):
+                    report.total_cost_minor += sign * charges.rounded_charge(price, usage.quantity)
+                    meters[usage.meter].included += sign * min(usage.quantity, price.included_quantity)
 
 
 @dataclass

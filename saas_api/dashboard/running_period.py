@@ -1,7 +1,7 @@
 """The current period and what it costs so far."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from uuid import UUID
@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.orm import Session
 
-from saas_api.billing import bill_inputs, period_spend, plans
+from saas_api.billing import bill_inputs, period_spend
 from saas_api.billing.models import BillingPeriod, BillingProfile, Subscription, SubscriptionSegment
 from saas_api.billing.rating import bill, plan_changes
 from saas_api.billing.rating.bill import Bill, BillInputs, RatedPlanVersion
@@ -86,22 +86,19 @@ def get_current_period(session: Session, account: BillingAccount, at: datetime) 
     usage = bill_inputs.get_live_usage(session, period, segments)
     used, late = usage.used, usage.late
     current, scheduled = plan_changes.segment_at(segments, at), plan_changes.next_segment(segments, at)
-    current_ids = {current.version_id, *([scheduled.version_id] if scheduled else [])}
-    ids = current_ids | {part.version_id for group in (whole, used, late) for part in group}
-    versions = plans.get_versions(session, ids)
+    named = [segment.version_id for segment in (current, scheduled) if segment]
+    versions = bill_inputs.get_versions(session, whole, used, late, *named)
     billed_until = max(at, period.starts_at + _MOMENT)
     until_now = plan_changes.prorate_segments(segments, period.starts_at, billed_until)
-    current_bill, forecast = (
-        bill.calculate_bill(BillInputs(period.starts_at, end, period.nominal_seconds, versions, parts, used, late))
-        for end, parts in ((billed_until, until_now), (period.ends_at, whole))
-    )
+    whole_inputs = BillInputs(period.starts_at, period.ends_at, period.nominal_seconds, versions, whole, used, late)
+    forecast = bill.calculate_bill(whole_inputs)
     base = sum(line.amount_minor for line in forecast.lines if line.kind == "base")
     return CurrentPeriod(
         account,
         versions[current.version_id],
         (scheduled, versions[scheduled.version_id]) if scheduled else None,
-        current_bill,
+        bill.calculate_bill(replace(whole_inputs, ends_at=billed_until, segments=until_now)),
         forecast,
         usage.requests,
-        base + period_spend.usage_charge(versions, used, late),
+        base + period_spend.usage_charge(whole_inputs),
     )

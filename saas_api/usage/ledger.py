@@ -108,29 +108,20 @@ WHERE e.organization_id = :organization_id AND e.billing_period_id = :period_id 
 GROUP BY 1, 2 ORDER BY 1, 2""")
 
 _LATE_QUANTITIES = text(f"""
-WITH late AS (
-  SELECT e.late_for_period_id AS period_id, s.plan_version_id, e.meter_code, e.quantity, e.billing_period_id
-  FROM usage_events e {_VERSION_IN_FORCE_SQL}
-  WHERE e.organization_id = :organization_id AND e.billing_period_id = :period_id
-    AND e.late_for_period_id IS NOT NULL),
-late_sums AS (
-  SELECT period_id, plan_version_id, meter_code, sum(quantity) AS quantity FROM late GROUP BY 1, 2, 3),
-billed AS (
-  SELECT coalesce(e.late_for_period_id, e.billing_period_id) AS period_id, s.plan_version_id, e.meter_code,
-    sum(e.quantity) AS quantity
-  FROM usage_events e
-  JOIN billing_periods paying ON paying.organization_id = e.organization_id AND paying.id = e.billing_period_id
-  {_VERSION_IN_FORCE_SQL}
-  WHERE e.organization_id = :organization_id
-    AND paying.seq < (SELECT seq FROM billing_periods WHERE organization_id = :organization_id AND id = :period_id)
-    AND (e.late_for_period_id IN (SELECT period_id FROM late_sums)
-      OR e.late_for_period_id IS NULL AND e.billing_period_id IN (SELECT period_id FROM late_sums))
-  GROUP BY 1, 2, 3)
-SELECT p.id AS period_id, p.starts_at, p.ends_at, a.plan_version_id AS version_id, a.meter_code AS meter,
-  coalesce(b.quantity, 0) AS billed, a.quantity
-FROM late_sums a JOIN billing_periods p ON p.organization_id = :organization_id AND p.id = a.period_id
-LEFT JOIN billed b ON (b.period_id, b.plan_version_id, b.meter_code) = (a.period_id, a.plan_version_id, a.meter_code)
-ORDER BY p.seq, 4, 5""")
+WITH late_periods AS (
+  SELECT DISTINCT late_for_period_id AS id FROM usage_events
+  WHERE organization_id = :organization_id AND billing_period_id = :period_id AND late_for_period_id IS NOT NULL)
+SELECT coalesce(e.late_for_period_id, e.billing_period_id) AS period_id, s.plan_version_id AS version_id,
+  e.meter_code AS meter, coalesce(sum(e.quantity) FILTER (WHERE paying.id <> :period_id), 0) AS billed,
+  coalesce(sum(e.quantity) FILTER (WHERE paying.id = :period_id), 0) AS quantity
+FROM usage_events e
+JOIN billing_periods paying ON paying.organization_id = e.organization_id AND paying.id = e.billing_period_id
+{_VERSION_IN_FORCE_SQL}
+WHERE e.organization_id = :organization_id
+  AND paying.seq <= (SELECT seq FROM billing_periods WHERE organization_id = :organization_id AND id = :period_id)
+  AND (e.late_for_period_id IN (SELECT id FROM late_periods)
+    OR e.late_for_period_id IS NULL AND e.billing_period_id IN (SELECT id FROM late_periods))
+GROUP BY 1, 2, 3 ORDER BY 1, 2, 3""")
 
 
 def period_quantities(session: Session, organization_id: UUID, period_id: UUID) -> Sequence[RowMapping]:
@@ -143,10 +134,10 @@ def period_quantities(session: Session, organization_id: UUID, period_id: UUID) 
 
 
 def late_period_quantities(session: Session, organization_id: UUID, period_id: UUID) -> Sequence[RowMapping]:
-    """Late usage that the period pays for: rows by closed period, plan version and meter.
+    """All usage of the closed periods whose late usage the period pays for: rows by period, plan version and meter.
 
-    returns: period_id, starts_at and ends_at of the closed period, version_id, meter, quantity, and `billed`: the
-        quantity that earlier invoices charged for it
+    returns: period_id of the closed period, version_id, meter, `billed` (the quantity that it and the periods before
+        this one have been charged for) and quantity (what this period pays for)
     """
     return (
         session.execute(_LATE_QUANTITIES, {"organization_id": organization_id, "period_id": period_id}).mappings().all()

@@ -1,9 +1,9 @@
-"""The bill of a period: base, usage, late usage and minimum, as lines that are each rounded once."""
+"""The bill of a period: base, usage, minimum and late usage, as lines that are each rounded once."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Decimal, localcontext
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
@@ -11,9 +11,11 @@ from uuid import UUID
 from saas_api.billing.rating import charges
 from saas_api.billing.rating.charges import MeterPrice
 from saas_api.core import money
+from saas_api.core.money import DECIMAL_PRECISION
 
 CALCULATION_VERSION = 1
-_MICROSECOND = timedelta(microseconds=1)
+_MICROSECOND, _SECOND_US = timedelta(microseconds=1), 1_000_000
+_SMALLEST_QUANTITY = Decimal("0.000001")
 
 
 class LineKind(StrEnum):
@@ -25,9 +27,6 @@ class LineKind(StrEnum):
     MINIMUM = "minimum"
     CARRY = "carry"
     MANUAL = "manual"
-
-
-_MINIMUM_COVERS = (LineKind.BASE, LineKind.USAGE)
 
 
 @dataclass(frozen=True)
@@ -66,19 +65,37 @@ class UsageQuantity:
 
 
 @dataclass(frozen=True)
-class LateUsage:
-    """Usage of a closed period that was recorded later.
+class LateQuantity:
+    """Usage of one meter under one plan version in a closed period, in the meter's unit.
 
-    billed: quantity that the closed period has been charged for so far, in the meter's unit
+    billed: quantity that the period has been charged for so far
+    quantity: recorded later; below 0 for reversed usage, 0 if only other usage of the period was recorded later
+    """
+
+    version_id: str
+    meter: str
+    billed: Decimal
+    quantity: Decimal
+
+
+@dataclass(frozen=True)
+class LateUsage:
+    """Usage of a closed period that was recorded later, with all usage that the period has been charged for.
+
+    nominal_seconds, segments: of the closed period, as in `BillInputs`
+    credited_minor: what credit notes have returned of the charges, by plan version and meter (None for the minimum),
+        less what earlier bills have taken into account
+    is_waived: the invoice of the closed period is void, so that nothing was paid that could be returned
     """
 
     period_id: UUID
     starts_at: datetime
     ends_at: datetime
-    version_id: str
-    meter: str
-    billed: Decimal
-    quantity: Decimal
+    nominal_seconds: int
+    segments: tuple[ProratedSegment, ...]
+    quantities: tuple[LateQuantity, ...]
+    credited_minor: Mapping[tuple[str, str | None], int] = field(default_factory=dict)
+    is_waived: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,8 +160,8 @@ def calculate_bill(inputs: BillInputs) -> Bill:
 
     raises: MalformedTiers
     """
-    lines = [*_base_lines(inputs), *_usage_lines(inputs), *_late_usage_lines(inputs)]
-    lines += _minimum_line(inputs, lines)
+    lines = [*_base_lines(inputs), *_usage_lines(inputs)]
+    lines += [*_late_lines(inputs), *_minimum_lines(inputs)]
     below_zero = min(0, sum(line.amount_minor for line in lines))
     if below_zero:
         lines.append(
@@ -165,7 +182,7 @@ def _base_lines(inputs: BillInputs) -> Iterator[BillLine]:
     for version, used, starts_at, ends_at in _time_in_force(inputs):
         if not version.base_amount_minor:
             continue
-        amount = money.prorate(version.base_amount_minor, used, inputs.nominal_seconds * 1_000_000)
+        amount = money.prorate(version.base_amount_minor, used, _whole_us(inputs))
         yield BillLine(
             LineKind.BASE,
             f"base:{version.id}",
@@ -178,9 +195,18 @@ def _base_lines(inputs: BillInputs) -> Iterator[BillLine]:
                 "rule_version": CALCULATION_VERSION,
                 "base_minor": str(version.base_amount_minor),
                 "used_us": str(used),
-                "nominal_us": str(inputs.nominal_seconds * 1_000_000),
+                "nominal_us": str(_whole_us(inputs)),
             },
         )
+
+
+def _whole_us(inputs: BillInputs) -> int:
+    """Length of the whole month in microseconds.
+
+    `nominal_seconds` is rounded, so a period within a second of it is the whole month and pays the base exactly.
+    """
+    length, nominal = (inputs.ends_at - inputs.starts_at) // _MICROSECOND, inputs.nominal_seconds * _SECOND_US
+    return length if abs(length - nominal) < _SECOND_US else nominal
 
 
 def _time_in_force(inputs: BillInputs) -> Iterator[tuple[RatedPlanVersion, int, datetime, datetime]]:
@@ -191,9 +217,68 @@ def _time_in_force(inputs: BillInputs) -> Iterator[tuple[RatedPlanVersion, int, 
         yield inputs.versions[version_id], used, own[0].starts_at, own[-1].ends_at
 
 
+def period_prices(
+    versions: Mapping[str, RatedPlanVersion], segments: Sequence[ProratedSegment], used: Iterable[UsageQuantity]
+) -> dict[tuple[str, str], MeterPrice]:
+    """Prices of a period, by plan version and meter.
+
+    Included quantity and maximum of a price count once for a period and plan. Each of several versions of a plan adds
+    its own in proportion to its time in force, and the versions use the sum up in the order in which they end, so that
+    the version in force gets what is left.
+
+    segments, used: of the period; versions that only one of them names are included
+    """
+    quantities = {(usage.version_id, usage.meter): usage.quantity for usage in used}
+    time_us: dict[str, int] = {}
+    for segment in segments:  # in the order of the last segment of each
+        time_us[segment.version_id] = time_us.pop(segment.version_id, 0) + (
+            (segment.ends_at - segment.starts_at) // _MICROSECOND
+        )
+    for version_id, _ in quantities:
+        time_us.setdefault(version_id, 0)
+    groups: dict[tuple[str, str], list[str]] = {}
+    for version_id in time_us:
+        for meter in versions[version_id].prices:
+            groups.setdefault((versions[version_id].plan_code, meter), []).append(version_id)
+    prices: dict[tuple[str, str], MeterPrice] = {}
+    for (_, meter), version_ids in groups.items():
+        own = {version_id: versions[version_id].prices[meter] for version_id in version_ids}
+        prices |= (
+            _share_allowances(own, meter, time_us, quantities)
+            if len(own) > 1
+            else {(version_ids[0], meter): own[version_ids[0]]}
+        )
+    return prices
+
+
+def _share_allowances(
+    own: Mapping[str, MeterPrice],
+    meter: str,
+    time_us: Mapping[str, int],
+    quantities: Mapping[tuple[str, str], Decimal],
+) -> Iterator[tuple[tuple[str, str], MeterPrice]]:
+    """Prices of one meter under several versions of a plan, which share included quantity and maximum."""
+    whole_us = sum(time_us[version_id] for version_id in own)
+    with localcontext(prec=DECIMAL_PRECISION):
+        shared = sum((price.included_quantity * time_us[version_id] for version_id, price in own.items()), Decimal(0))
+        included = (shared / max(whole_us, 1)).quantize(_SMALLEST_QUANTITY, ROUND_HALF_UP)
+    maximum = sum(
+        money.prorate(price.max_amount_minor or 0, time_us[version_id], max(whole_us, 1))
+        for version_id, price in own.items()
+    )
+    for version_id, price in own.items():
+        limit = None if price.max_amount_minor is None else min(price.max_amount_minor, maximum)
+        shared_price = replace(price, included_quantity=included, max_amount_minor=limit)
+        yield (version_id, meter), shared_price
+        quantity = quantities.get((version_id, meter), Decimal(0))
+        included -= min(included, max(quantity, Decimal(0)))
+        maximum -= 0 if limit is None else charges.rounded_charge(shared_price, quantity)
+
+
 def _usage_lines(inputs: BillInputs) -> Iterator[BillLine]:
+    prices = period_prices(inputs.versions, inputs.segments, inputs.used)
     for used in inputs.used:
-        price = inputs.versions[used.version_id].prices.get(used.meter)
+        price = prices.get((used.version_id, used.meter))
         if price is None or not used.quantity:
             continue
         yield BillLine(
@@ -207,30 +292,6 @@ def _usage_lines(inputs: BillInputs) -> Iterator[BillLine]:
             used.meter,
             quantity=used.quantity,
             calculation=_calculation(price, used.quantity),
-        )
-
-
-def _late_usage_lines(inputs: BillInputs) -> Iterator[BillLine]:
-    for late in inputs.late:
-        price = inputs.versions[late.version_id].prices.get(late.meter)
-        if price is None or not late.quantity:
-            continue
-        yield BillLine(
-            LineKind.LATE_USAGE,
-            f"late:{late.period_id}:{late.version_id}:{late.meter}",
-            f"{late.meter} recorded after its period was closed",
-            charges.late_usage_charge(price, late.billed, late.quantity),
-            late.starts_at,
-            late.ends_at,
-            late.version_id,
-            late.meter,
-            late.period_id,
-            late.quantity,
-            {
-                "rule_version": CALCULATION_VERSION,
-                "billed": _calculation(price, late.billed),
-                "with_late": _calculation(price, late.billed + late.quantity),
-            },
         )
 
 
@@ -253,21 +314,125 @@ def _calculation(price: MeterPrice, quantity: Decimal) -> dict[str, Any]:
     return calculation
 
 
-def _minimum_line(inputs: BillInputs, lines: list[BillLine]) -> Iterator[BillLine]:
-    last = inputs.segments[-1].version_id
+@dataclass(frozen=True)
+class _Minimum:
+    """Minimum of a plan version for its time in a period, and what its base and usage come to; in minor units."""
+
+    version: RatedPlanVersion
+    minimum_minor: int
+    own_minor: int
+    starts_at: datetime
+    ends_at: datetime
+
+    @property
+    def missing_minor(self) -> int:
+        return max(0, self.minimum_minor - self.own_minor)
+
+
+def _minimums(inputs: BillInputs) -> Iterator[_Minimum]:
+    lines = [*_base_lines(inputs), *_usage_lines(inputs)]
     for version, used, starts_at, ends_at in _time_in_force(inputs):
-        if version.id != last or not version.min_spend_minor:
-            continue
-        minimum = money.prorate(version.min_spend_minor, used, inputs.nominal_seconds * 1_000_000)
-        own = sum(line.amount_minor for line in lines if line.version_id == last and line.kind in _MINIMUM_COVERS)
-        if minimum > own:
+        if version.min_spend_minor:
+            minimum = money.prorate(version.min_spend_minor, used, _whole_us(inputs))
+            own = sum(line.amount_minor for line in lines if line.version_id == version.id)
+            yield _Minimum(version, minimum, own, starts_at, ends_at)
+
+
+def _minimum_lines(inputs: BillInputs) -> Iterator[BillLine]:
+    for minimum in _minimums(inputs):
+        if minimum.missing_minor:
             yield BillLine(
                 LineKind.MINIMUM,
-                f"minimum:{last}",
-                f"Minimum of the {version.name} plan",
-                minimum - own,
-                starts_at,
-                ends_at,
-                last,
-                calculation={"rule_version": CALCULATION_VERSION, "minimum_minor": str(minimum), "own_minor": str(own)},
+                f"minimum:{minimum.version.id}",
+                f"Minimum of the {minimum.version.name} plan",
+                minimum.missing_minor,
+                minimum.starts_at,
+                minimum.ends_at,
+                minimum.version.id,
+                calculation={
+                    "rule_version": CALCULATION_VERSION,
+                    "minimum_minor": str(minimum.minimum_minor),
+                    "own_minor": str(minimum.own_minor),
+                },
             )
+
+
+def late_charge_minor(inputs: BillInputs) -> int:
+    """Sum of the lines for late usage of a period, in minor units; below 0 if more was reversed than added."""
+    return sum(line.amount_minor for line in _late_lines(inputs))
+
+
+def _late_lines(inputs: BillInputs) -> Iterator[BillLine]:
+    """What each closed period would have cost with its late usage, less what it has cost, line by line."""
+    for late in inputs.late:
+        bounds = late.starts_at, late.ends_at, late.nominal_seconds, inputs.versions, late.segments
+        billed = tuple(UsageQuantity(part.version_id, part.meter, part.billed) for part in late.quantities)
+        total = tuple(
+            UsageQuantity(part.version_id, part.meter, part.billed + part.quantity) for part in late.quantities
+        )
+        before, after = BillInputs(*bounds, billed), BillInputs(*bounds, total)
+        yield from _late_usage_lines(late, before, after)
+        yield from _late_minimum_lines(late, before, after)
+
+
+def _late_usage_lines(late: LateUsage, before: BillInputs, after: BillInputs) -> Iterator[BillLine]:
+    prices, prices_after = (period_prices(one.versions, one.segments, one.used) for one in (before, after))
+    for part in late.quantities:
+        key = part.version_id, part.meter
+        if key not in prices:
+            continue
+        price, price_after = prices[key], prices_after[key]
+        total = part.billed + part.quantity
+        difference = charges.rounded_charge(price_after, total) - charges.rounded_charge(price, part.billed)
+        if not (part.quantity or difference):
+            continue
+        credited = _credited_before(late, key, difference)
+        yield BillLine(
+            LineKind.LATE_USAGE,
+            f"late:{late.period_id}:{part.version_id}:{part.meter}",
+            f"{part.meter} recorded after its period was closed",
+            difference + credited,
+            late.starts_at,
+            late.ends_at,
+            part.version_id,
+            part.meter,
+            late.period_id,
+            part.quantity,
+            {
+                "rule_version": CALCULATION_VERSION,
+                "billed": _calculation(price, part.billed),
+                "with_late": _calculation(price_after, total),
+                "credited_minor": str(credited),
+            },
+        )
+
+
+def _late_minimum_lines(late: LateUsage, before: BillInputs, after: BillInputs) -> Iterator[BillLine]:
+    for old, new in zip(_minimums(before), _minimums(after), strict=True):
+        difference = new.missing_minor - old.missing_minor
+        if not difference:
+            continue
+        credited = _credited_before(late, (new.version.id, None), difference)
+        yield BillLine(
+            LineKind.MINIMUM,
+            f"minimum:{late.period_id}:{new.version.id}",
+            f"Minimum of the {new.version.name} plan, with usage recorded after the period was closed",
+            difference + credited,
+            late.starts_at,
+            late.ends_at,
+            new.version.id,
+            late_for_period_id=late.period_id,
+            calculation={
+                "rule_version": CALCULATION_VERSION,
+                "minimum_minor": str(new.minimum_minor),
+                "billed_minor": str(old.own_minor),
+                "own_minor": str(new.own_minor),
+                "credited_minor": str(credited),
+            },
+        )
+
+
+def _credited_before(late: LateUsage, key: tuple[str, str | None], difference: int) -> int:
+    """The part of a negative difference that must not be returned again, in minor units."""
+    returned = max(0, -difference)
+    return returned if late.is_waived else min(returned, late.credited_minor.get(key, 0))

@@ -188,14 +188,6 @@ def _constant_price_range(price: MeterPrice, quantity: Decimal) -> tuple[Decimal
     return floor, None
 
 
-def late_usage_charge(price: MeterPrice, billed: Decimal, late: Decimal) -> int:
-    """Charge that late usage adds to an invoiced period, in minor units; negative for reversed usage.
-
-    billed: quantity that the period has been charged for so far
-    """
-    return rounded_charge(price, billed + late) - rounded_charge(price, billed)
-
-
 def list_price_cost(price: MeterPrice, units: Decimal) -> Decimal:
     """Cost of a call at the list price, in major units: units times the unit price of the first tier."""
     if price.model == PriceModel.PACKAGE:

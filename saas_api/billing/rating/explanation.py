@@ -175,8 +175,8 @@ def _usage_steps(rated: ExplainedCharge, currency: str, unit: str | None) -> Ite
 
 def _late(calculation: Mapping[str, Any], currency: str, unit: str | None) -> LineBreakdown:
     before, rated = (_rated(calculation[name], currency) for name in ("billed", "with_late"))
-    amount = rated.rounded_minor - before.rounded_minor
-    texts = [money.format_minor(minor, currency) for minor in (rated.rounded_minor, before.rounded_minor, amount)]
+    difference = rated.rounded_minor - before.rounded_minor
+    texts = [money.format_minor(minor, currency) for minor in (rated.rounded_minor, before.rounded_minor, difference)]
     steps = (
         "This usage was recorded after its own period had been invoiced.",
         "What that period has been charged already:",
@@ -184,11 +184,25 @@ def _late(calculation: Mapping[str, Any], currency: str, unit: str | None) -> Li
         "What it comes to with this usage:",
         *_usage_steps(rated, currency, unit),
         f"The difference is charged: {texts[0]} {MINUS_SIGN} {texts[1]} = {texts[2]} {currency}.",
+        *_credited_steps(calculation, currency),
     )
-    return LineBreakdown(amount, steps, rated, before)
+    return LineBreakdown(difference + _credited_minor(calculation), steps, rated, before)
+
+
+def _credited_minor(calculation: Mapping[str, Any]) -> int:
+    return int(calculation.get("credited_minor", 0))
+
+
+def _credited_steps(calculation: Mapping[str, Any], currency: str) -> Iterator[str]:
+    """The step that leaves out what was returned before."""
+    if credited := _credited_minor(calculation):
+        amount = money.format_minor(credited, currency)
+        yield f"{amount} {currency} of this were credited before, by a credit note or a void invoice: not again."
 
 
 def _minimum(calculation: Mapping[str, Any], currency: str) -> LineBreakdown:
+    if "billed_minor" in calculation:
+        return _late_minimum(calculation, currency)
     minimum, own = int(calculation["minimum_minor"]), int(calculation["own_minor"])
     amount = max(0, minimum - own)
     texts = [money.format_minor(minor, currency) for minor in (minimum, own, amount)]
@@ -198,6 +212,20 @@ def _minimum(calculation: Mapping[str, Any], currency: str) -> LineBreakdown:
         f"{texts[0]} {MINUS_SIGN} {texts[1]} = {texts[2]} {currency}.",
     )
     return LineBreakdown(amount, steps)
+
+
+def _late_minimum(calculation: Mapping[str, Any], currency: str) -> LineBreakdown:
+    minimum, billed, own = (int(calculation[name]) for name in ("minimum_minor", "billed_minor", "own_minor"))
+    before, after = max(0, minimum - billed), max(0, minimum - own)
+    texts = [money.format_minor(minor, currency) for minor in (minimum, billed, own, before, after, after - before)]
+    steps = (
+        f"The plan's minimum for the time it was in force in that period is {texts[0]}.",
+        f"Its base and usage came to {texts[1]}, and come to {texts[2]} with the usage that was recorded later.",
+        f"Missing from the minimum were {texts[3]}, and are {texts[4]} now.",
+        f"The difference is charged: {texts[4]} {MINUS_SIGN} {texts[3]} = {texts[5]} {currency}.",
+        *_credited_steps(calculation, currency),
+    )
+    return LineBreakdown(after - before + _credited_minor(calculation), steps)
 
 
 def _format_exact(amount: Decimal) -> str:

@@ -45,11 +45,14 @@ def next_period_end(starts_at: datetime, anchor_day: int, zone: ZoneInfo, min_le
 
 
 def nominal_seconds(starts_at: datetime, ends_at: datetime, anchor_day: int, zone: ZoneInfo) -> int:
-    """Length of the month that the base of a period is a price for: of the period or, if longer, of the grid month."""
+    """Length of the month that the base of a period is a price for: of the period or, if longer, of the grid month.
+
+    returns: rounded up
+    """
     month = _month(ends_at, zone) + 1
     while (start := grid_boundary(month, anchor_day, zone)) >= ends_at:
         month -= 1
-    return int((ends_at - min(start, starts_at)).total_seconds())
+    return -((min(start, starts_at) - ends_at) // timedelta(seconds=1))
 
 
 def _month(instant: datetime, zone: ZoneInfo) -> int:

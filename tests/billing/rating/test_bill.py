@@ -1,8 +1,10 @@
 """Charges, bills and boundaries of periods."""
 
 import uuid
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -11,7 +13,14 @@ from hypothesis import strategies as st
 
 from saas_api.billing.rating import bill as rating_bill
 from saas_api.billing.rating import charges, period_grid
-from saas_api.billing.rating.bill import BillInputs, LateUsage, ProratedSegment, RatedPlanVersion, UsageQuantity
+from saas_api.billing.rating.bill import (
+    BillInputs,
+    LateQuantity,
+    LateUsage,
+    ProratedSegment,
+    RatedPlanVersion,
+    UsageQuantity,
+)
 from saas_api.billing.rating.charges import MalformedTiers, MeterPrice, Tier
 from saas_api.billing.rating.period_grid import MIN_FIRST_PERIOD, MIN_PERIOD
 
@@ -49,15 +58,6 @@ VOLUME = MeterPrice(
 PACKAGE = MeterPrice("package", included_quantity=Decimal(1000), package_size=Decimal(500), package_amount_minor=400)
 RISING = st.sampled_from([SCALE, FREE, PACKAGE])
 QUANTITIES = st.decimals(0, 3_000_000, places=6)
-
-
-@given(RISING, QUANTITIES, st.lists(QUANTITIES, max_size=5))
-def test_any_split_of_late_usage_adds_up_to_one_charge(price: MeterPrice, own: Decimal, parts: list[Decimal]) -> None:
-    billed, charged = own, charges.rounded_charge(price, own)
-    for part in parts:
-        charged += charges.late_usage_charge(price, billed, part)
-        billed += part
-    assert charged == charges.rounded_charge(price, billed)
 
 
 @given(RISING, QUANTITIES, QUANTITIES)
@@ -159,7 +159,10 @@ STARTER = RatedPlanVersion(
 )
 PRO = RatedPlanVersion("pro@1", "Pro", "USD", 9900, 0, {"sms": MeterPrice("per_unit", unit_price=Decimal("0.005"))})
 FREE_PLAN = RatedPlanVersion("free@1", "Free", "USD", 0, 0, {"sms": FREE})
-VERSIONS = {version.id: version for version in (STARTER, PRO, FREE_PLAN)}
+STUDIO = RatedPlanVersion("studio@1", "Studio", "USD", 0, 10_000, STARTER.prices)
+STUDIO_2 = RatedPlanVersion("studio@2", "Studio", "USD", 0, 10_000, STARTER.prices)
+FREE_2 = RatedPlanVersion("free@2", "Free", "USD", 0, 0, {"sms": replace(FREE, included_quantity=Decimal(2000))})
+VERSIONS = {version.id: version for version in (STARTER, PRO, FREE_PLAN, STUDIO, STUDIO_2, FREE_2)}
 
 
 def bill(
@@ -177,6 +180,13 @@ def bill(
         tuple(UsageQuantity(name, "sms", Decimal(quantity)) for name, quantity in (used or {}).items()),
         late,
     )
+
+
+def late_usage(version_id: str, billed: int, quantity: int, **credit: Any) -> LateUsage:
+    """Late usage of a whole month on one plan version."""
+    part = LateQuantity(version_id, "sms", Decimal(billed), Decimal(quantity))
+    segment = ProratedSegment(version_id, APRIL, MAY)
+    return LateUsage(uuid.UUID(int=1), APRIL, MAY, 30 * 86_400, (segment,), (part,), **credit)
 
 
 def amounts(inputs: BillInputs) -> dict[str, int]:
@@ -211,7 +221,7 @@ def test_month_with_a_change_to_summer_time_is_prorated_by_hours() -> None:
 
 
 def test_usage_reversed_after_invoicing_is_carried() -> None:
-    late = LateUsage(uuid.uuid4(), APRIL, MAY, "free@1", "sms", Decimal(1003), Decimal(-2))
+    late = late_usage("free@1", 1003, -2)
     draft = rating_bill.calculate_bill(bill([("free@1", APRIL)], late=(late,)))
     assert [(line.kind, line.amount_minor) for line in draft.lines] == [("late_usage", -2), ("carry", 2)]
     assert (draft.total_minor, draft.carry_minor) == (0, 2)
@@ -232,9 +242,104 @@ def test_minimum_adds_the_missing_amount() -> None:
     assert amounts(inputs) == {"usage:free@2:sms": 120, "minimum:free@2": 380}
 
 
+MIDDLE, LAST_HOUR = datetime(2026, 4, 16, tzinfo=UTC), datetime(2026, 4, 30, 23, tzinfo=UTC)
+
+
+def test_late_usage_below_the_minimum_costs_nothing_more() -> None:
+    """B4: minimum 100.00, April 50.00 billed as 100.00; 30.00 of late usage was charged again."""
+    inputs = bill([("free@1", APRIL)], late=(late_usage("studio@1", 5_000, 3_000),))
+    late = f"{uuid.UUID(int=1)}:studio@1"
+    assert amounts(inputs) == {f"late:{late}:sms": 3_000, f"minimum:{late}": -3_000}
+
+
+def test_late_usage_above_the_minimum_costs_the_part_above() -> None:
+    """B4: 50.00 billed as 100.00, with 80.00 of late usage the period comes to 130.00."""
+    draft = rating_bill.calculate_bill(bill([("free@1", APRIL)], late=(late_usage("studio@1", 5_000, 8_000),)))
+    assert draft.total_minor == 3_000
+
+
+def test_reversal_returns_no_more_than_the_minimum_leaves() -> None:
+    """B4: 150.00 billed, 80.00 reversed: the period comes to its minimum of 100.00, so 50.00 come back."""
+    draft = rating_bill.calculate_bill(bill([("free@1", APRIL)], late=(late_usage("studio@1", 15_000, -8_000),)))
+    assert draft.carry_minor == 5_000
+
+
+def test_reversal_returns_nothing_that_a_credit_note_returned() -> None:
+    """B4: of 20.00 that are reversed, a credit note had returned 12.00."""
+    late = late_usage("starter@1", 5_000, -2_000, credited_minor={("starter@1", "sms"): 1_200})
+    assert rating_bill.calculate_bill(bill([("free@1", APRIL)], late=(late,))).carry_minor == 800
+
+
+def test_reversal_of_usage_on_a_void_invoice_returns_nothing() -> None:
+    late = late_usage("starter@1", 5_000, -2_000, is_waived=True)
+    assert rating_bill.calculate_bill(bill([("free@1", APRIL)], late=(late,))).carry_minor == 0
+
+
+def test_minimum_counts_until_the_plan_is_left() -> None:
+    """B5: a change to free in the last hour of the month took the whole minimum away."""
+    inputs = bill([("studio@1", APRIL), ("free@1", LAST_HOUR)], used={"studio@1": 1_000})
+    assert amounts(inputs) == {"usage:studio@1:sms": 1_000, "minimum:studio@1": 9_986 - 1_000}
+
+
+def test_minimum_counts_from_the_start_of_the_plan() -> None:
+    """B5: only the version at the end of the period had a minimum."""
+    inputs = bill([("free@1", APRIL), ("studio@1", MIDDLE), ("free@1", LAST_HOUR)])
+    assert amounts(inputs) == {"minimum:studio@1": 4_986}
+
+
+def test_usage_on_another_plan_does_not_fill_a_minimum() -> None:
+    inputs = bill([("studio@1", APRIL), ("starter@1", MIDDLE)], used={"starter@1": 9_000})
+    assert amounts(inputs) == {"base:starter@1": 1_450, "usage:starter@1:sms": 9_000, "minimum:studio@1": 5_000}
+
+
+def test_minimums_of_versions_of_a_plan_add_up_to_one() -> None:
+    inputs = bill([("studio@1", APRIL), ("studio@2", MIDDLE)])
+    assert sum(amounts(inputs).values()) == 10_000
+
+
+@pytest.mark.parametrize(
+    ("stretches", "used", "charged"),
+    [
+        (["free@1", "free@2"], {"free@1": 900, "free@2": 900}, {"free@2": 300}),
+        (["free@1", "free@2"], {"free@1": 1_800, "free@2": 100}, {"free@1": 300, "free@2": 100}),
+        (["free@2", "free@1"], {"free@1": 900, "free@2": 900}, {"free@1": 300}),
+        (["free@1", "pro@1"], {"free@1": 900}, {}),
+    ],
+)
+def test_included_quantity_counts_once_for_the_versions_of_a_plan(
+    stretches: list[str], used: dict[str, int], charged: dict[str, int]
+) -> None:
+    """B12: half a month with 1,000 and half a month with 2,000 included were 3,000, and are 1,500."""
+    inputs = bill(list(zip(stretches, (APRIL, MIDDLE), strict=True)), used=used)
+    usage = {key: amount for key, amount in amounts(inputs).items() if key.startswith("usage") and amount}
+    assert usage == {f"usage:{version}:sms": amount for version, amount in charged.items()}
+
+
+def test_maximum_counts_once_for_the_versions_of_a_plan() -> None:
+    """B12: a new version of a plan let a meter cost its maximum twice."""
+    capped = {"sms": MeterPrice("per_unit", unit_price=Decimal("0.01"), max_amount_minor=1_000)}
+    versions = {name: RatedPlanVersion(name, "Flat", "USD", 0, 0, capped) for name in ("flat@1", "flat@2")}
+    inputs = bill([("free@1", APRIL)])
+    stretches = (ProratedSegment("flat@1", APRIL, MIDDLE), ProratedSegment("flat@2", MIDDLE, MAY))
+    used = tuple(UsageQuantity(name, "sms", Decimal(700)) for name in versions)
+    assert amounts(replace(inputs, versions=versions, segments=stretches, used=used)) == {
+        "usage:flat@1:sms": 700,
+        "usage:flat@2:sms": 300,
+    }
+
+
+def test_first_period_of_a_fraction_of_a_second_pays_its_base_once() -> None:
+    """Small: a first period that is longer than a month was divided by whole seconds, and billed cents too many."""
+    start, end = datetime(2026, 3, 31, 12, 0, 0, 900_000, tzinfo=UTC), MAY
+    large = RatedPlanVersion("large@1", "Large", "USD", 10_000_000_000, 10_000_000_000, {})
+    nominal = period_grid.nominal_seconds(start, end, 1, ZoneInfo("UTC"))
+    segments = (ProratedSegment("large@1", start, end),)
+    assert amounts(BillInputs(start, end, nominal, {"large@1": large}, segments)) == {"base:large@1": 10_000_000_000}
+
+
 @given(st.integers(0, 5_000), st.integers(-2_000, 2_000))
 def test_bill_is_never_negative_and_explains_itself(quantity: int, late_quantity: int) -> None:
-    late = LateUsage(uuid.uuid4(), APRIL, MAY, "starter@1", "sms", Decimal(2_000), Decimal(late_quantity))
+    late = late_usage("starter@1", 2_000, late_quantity)
     draft = rating_bill.calculate_bill(bill([("free@1", APRIL)], used={"free@1": quantity}, late=(late,)))
     assert draft.total_minor >= 0
     assert draft.total_minor == sum(line.amount_minor for line in draft.lines)
