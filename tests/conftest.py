@@ -43,6 +43,8 @@ SEEDED_TABLES = {
     "usage_watermark",
 }
 
+SEEDED_PLANS = "(free|starter|pro|scale)"
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest tests, because a run ends with its last test."""
@@ -136,9 +138,13 @@ def clear_tables(superuser: Any) -> Callable[[], None]:
     statements = ["SET LOCAL session_replication_role = replica", "SET LOCAL lock_timeout = '5s'"]
     statements += [f'DELETE FROM "{table}"' for table in sorted(tables)]
     statements += [
-        f"DELETE FROM {table} WHERE plan_version_id !~ '@1$'" for table in ("price_tiers", "prices", "entitlements")
+        f"DELETE FROM {table} WHERE plan_version_id !~ '^{SEEDED_PLANS}@1$'"
+        for table in ("price_tiers", "prices", "entitlements")
     ]
-    statements += ["DELETE FROM plan_versions WHERE version > 1"]
+    statements += [
+        f"DELETE FROM plan_versions WHERE id !~ '^{SEEDED_PLANS}@1$'",
+        f"DELETE FROM plans WHERE code !~ '^{SEEDED_PLANS}$'",
+    ]
     script = "; ".join(statements)
 
     def clear() -> None:

@@ -165,20 +165,16 @@ def test_invalid_json_is_rejected(text: str) -> None:
 
 
 @pytest.fixture
-def clean_plans(app: Flask, superuser: Any) -> Iterator[None]:
-    """Removes the plans and meters of a test."""
+def clean_meters(app: Flask, superuser: Any) -> Iterator[None]:
+    """Removes the meters of a test."""
     yield
     with superuser, superuser.cursor() as cursor:
         cursor.execute("SET LOCAL session_replication_role = replica")
-        for table in ("price_tiers", "prices", "entitlements"):
-            cursor.execute(f"DELETE FROM {table} WHERE plan_version_id LIKE 'team@%'")
-        cursor.execute("DELETE FROM plan_versions WHERE plan_code = 'team'")
-        cursor.execute("DELETE FROM plans WHERE code = 'team'")
         cursor.execute("DELETE FROM meters WHERE code = 'calls'")
 
 
 @pytest.fixture
-def publish(app: Flask, clean_plans: None, tmp_path: Path) -> Any:
+def publish(app: Flask, clean_meters: None, tmp_path: Path) -> Any:
     """Run `flask plans publish` on a document."""
 
     def run(document: Any, *options: str) -> Result:

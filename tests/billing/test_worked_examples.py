@@ -20,7 +20,13 @@ from saas_api.payments import checkout, payments
 from saas_api.payments.checkout import PaymentRequest
 from saas_api.payments.dunning_schedule import DUNNING_SCHEDULE
 from saas_api.usage.ledger import UsageRecord
-from tests.support.billing import BillingOrganization, create_organization, day
+from tests.support.billing import (
+    BillingOrganization,
+    create_organization,
+    day,
+    publish_included_sms,
+    publish_minimum_plan,
+)
 from tests.support.billing_actions import OPERATOR, close_periods, create_credit_note, system_session
 from tests.support.billing_examples import (
     Step,
@@ -56,6 +62,12 @@ class ExampleRun:
 
     def sign_up(self, plan: str, zone: str | None) -> None:
         self.organization = create_organization(at=clock.now(), plan=f"{plan}@1", zone=zone or "UTC")
+
+    def publish(self, plan: str, minimum: str) -> None:
+        publish_minimum_plan(plan, minimum)
+
+    def publish_included(self, plan: str, sms: str) -> None:
+        publish_included_sms(plan, parse_count(sms))
 
     def change(self, plan: str) -> None:
         with self.organization.transaction() as session:
@@ -139,10 +151,10 @@ class ExampleRun:
         names: dict[str, int] = {}
         for key, amount in self.organization.lines().items():
             kind, *rest = key.split(":")
-            plan = rest[1 if kind == "late" else 0].partition("@")[0] if rest else ""
-            meter = rest[-1] if kind in {"usage", "late"} else ""
-            labels = {"usage": f"{meter} {plan}", "late": f"late {meter} {plan}", "carry": "carry"}
-            names[labels.get(kind, f"{kind} {plan}")] = amount
+            plan = next((part.removesuffix("@1") for part in rest if "@" in part), "")
+            what = rest[-1] if kind in {"usage", "late"} else kind
+            is_late = kind == "late" or (kind == "minimum" and len(rest) == 2)
+            names[f"{'late ' if is_late else ''}{what} {plan}".strip()] = amount
         return names
 
     def period(self) -> str:
@@ -181,6 +193,8 @@ AMOUNT = r"([0-9]+[.][0-9]{2})"
 LINE = re.compile(r"(?:base|sms|email|late|minimum|carry)\b.* ?-?[0-9.]+")
 ACTIONS: dict[str, Callable[..., None]] = {
     r"signs up on (\w+)(?: in (\S+))?": ExampleRun.sign_up,
+    rf"plan (\w+) is published with a minimum of {AMOUNT}, and sms at 0.01": ExampleRun.publish,
+    r"(\w+) is published with ([0-9,]+) sms included": ExampleRun.publish_included,
     r"changes to (\w+)": ExampleRun.change,
     r"uses ([0-9,]+) sms(?:, ([0-9,]+) e-mails)?(?: of (\d+ \w+))?": ExampleRun.use,
     r"the last usage fails": ExampleRun.fail,
@@ -216,7 +230,7 @@ def test_documented_example(name: str) -> None:
 
 def test_every_documented_example_is_tested() -> None:
     periods_and_usage, money_examples = (
-        ["10", "11", "12", "13", "15", "16", "17", "18"],
+        ["10", "11", "12", "13", "15", "24", "25", "16", "17", "18", "26", "27", "28"],
         ["19a", "19b", "20", "21a", "21b", "22", "23"],
     )
     assert list(EXAMPLES) == periods_and_usage + money_examples

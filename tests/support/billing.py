@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -11,7 +12,9 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from saas_api.accounts import organizations, users
-from saas_api.billing import periods
+from saas_api.accounts.audit import SYSTEM_ACTOR
+from saas_api.billing import periods, plans
+from saas_api.billing.rating import plan_file
 from saas_api.core import clock, ids
 from saas_api.core.db import engine, tenancy
 from saas_api.usage import ledger
@@ -97,6 +100,23 @@ class BillingOrganization:
                     :priority, :at)"""),
                 {"id": self.id, "kind": kind, "amount": amount_minor, "priority": priority, "at": clock.now()},
             )
+
+
+def publish_minimum_plan(code: str = "studio", minimum: str = "100.00") -> None:
+    """Publish a plan without base amount, with a minimum and sms at 0.01."""
+    prices = {"sms": {"model": "per_unit", "unit_price": "0.01"}, "email": {"model": "per_unit", "unit_price": "0"}}
+    names = {"plan": code, "name": code.title(), "currency": "USD", "base_amount": "0.00", "min_spend": minimum}
+    content = {**names, "prices": prices, "entitlements": {"rate_limit_per_minute": 60}}
+    plans.publish_plan(content, SYSTEM_ACTOR)
+
+
+def publish_included_sms(plan: str, quantity: int) -> None:
+    """Publish another version of a plan that differs from the newest one in its included sms."""
+    with tenancy.system_session("billing.catalogue") as session:
+        content = plans.get_plan_content(session, plans.get_newest_version_id(session, plan))
+    price = replace(content.prices["sms"], included_quantity=Decimal(quantity))
+    document = plan_file.to_document(replace(content, prices={**content.prices, "sms": price}))
+    plans.publish_plan(document, SYSTEM_ACTOR)
 
 
 def create_organization(
