@@ -174,8 +174,9 @@ class PlanChangeOut(StrictSchema):
 
     plan = fields.String()
     version = fields.String(attribute="version.id")
-    previous_version = fields.String(
-        attribute="previous", metadata={"description": "in force before, or scheduled and now canceled"}
+    previous_version = fields.String(attribute="previous", metadata={"description": "in force before"})
+    canceled_version = fields.String(
+        attribute="canceled", allow_none=True, metadata={"description": "was scheduled, and will not take effect"}
     )
     effective_at = Timestamp()
     is_scheduled = fields.Boolean()

@@ -79,12 +79,14 @@ class CurrentSubscription:
 class PlanChange:
     """A plan change, applied or previewed.
 
-    previous: version that was in force, or the scheduled one that the change cancels
+    previous: version that was in force
+    canceled: version that was scheduled and will not take effect
     before, after: bill of the whole current period without and with the change
     """
 
     subscription: Subscription
     previous: str
+    canceled: str | None
     version: RatedPlanVersion
     effective_at: datetime
     is_scheduled: bool
@@ -243,7 +245,7 @@ def _apply_change(
     organizations.bump_generation(session, organization_id)
     organizations.get_organization(session, organization_id).updated_at = clock.now()
     data = {
-        "before": {"plan": change.previous},
+        "before": {"plan": change.previous, **({"scheduled": change.canceled} if change.canceled else {})},
         "after": {"plan": change.version.id},
         "effective_at": clock.format_rfc3339(change.effective_at),
         **({"reason": reason} if reason else {}),
@@ -277,10 +279,10 @@ def _plan_change(
     after = plan_changes.apply_change(before, version.id, now, effective_at)
     if after == before:
         raise AlreadyOnPlan
-    previous = current.scheduled.version if current.scheduled and is_cancellation else current.version
     change = PlanChange(
         current.subscription,
-        previous.id,
+        current.version.id,
+        current.scheduled.version.id if current.scheduled else None,
         version,
         effective_at,
         effective_at > now,

@@ -167,7 +167,7 @@ def change_form(code: str, form: Form | None = None) -> Any:
         when=when,
         is_called_off=plan_changes.segment_at(context.current_account().stages, clock.now()).version_id
         == change.version.id,
-        names=get_plan_names(engine.session(), [change.previous]),
+        names=get_plan_names(engine.session(), [change.canceled or change.previous, change.previous]),
         zone=change.period.timezone,
     )
 

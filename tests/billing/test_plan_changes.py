@@ -109,7 +109,8 @@ def test_current_plan_cancels_a_scheduled_change(
     upgrade(client, alice, "free")
     back = upgrade(client, alice, "pro", when)
     assert back["organization"]["plan"] == "pro"
-    assert (back["change"]["previous_version"], back["change"]["is_scheduled"]) == ("free@1", False)
+    assert (back["change"]["previous_version"], back["change"]["canceled_version"]) == ("pro@1", "free@1")
+    assert back["change"]["is_scheduled"] is False
     assert segments(app, acme) == [("pro@1", day(1), None)]
     again = post(client, alice, "upgrade", plan="pro")
     assert (again.status_code, again.json["error"]["code"]) == (409, "SAME_PLAN")
@@ -207,25 +208,33 @@ def test_subscription_shows_the_scheduled_change(client: FlaskClient, alice: Use
     assert data["scheduled_change"]["effective_at"] == data["period"]["ends_at"] == MAY_FIRST
 
 
-def test_every_plan_change_publishes_an_event(
+def test_every_plan_change_names_the_plan_that_was_in_force(
     app: Flask, client: FlaskClient, alice: User, acme: BillingOrganization
 ) -> None:
+    """Small: calling off a scheduled change named the scheduled plan as the one before, in event and audit log."""
     with app.app_context(), tenancy.system_session("billing.close") as session:
         session.execute(
             text("INSERT INTO webhook_endpoints (organization_id, url) VALUES (:id, 'https://acme.example/hook')"),
             {"id": acme.id},
         )
     upgrade(client, alice, "pro")
+    clock.freeze_time(MID_APRIL)
     upgrade(client, alice, "free")
     upgrade(client, alice, "pro")
     with app.app_context():
+        changes = acme.rows("SELECT data FROM audit_events WHERE action = 'subscription.changed' ORDER BY id")
         events = acme.rows(
             """SELECT payload::json -> 'data' AS data FROM events WHERE type = 'subscription.updated' ORDER BY id"""
         )
     assert [(row.data["previous_plan"], row.data["plan"]["code"]) for row in events] == [
         ("free", "pro"),
         ("pro", "free"),
-        ("free", "pro"),
+        ("pro", "pro"),
+    ]
+    assert [row.data["before"] for row in changes] == [
+        {"plan": "free@1"},
+        {"plan": "pro@1"},
+        {"plan": "pro@1", "scheduled": "free@1"},
     ]
     assert events[0].data["plan"] == {
         "code": "pro", "name": "Pro", "version": "pro@1", "base_amount": "99.00", "currency": "USD",
