@@ -5,8 +5,9 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import delete, func, select, text
+from sqlalchemy.exc import DataError
 
-from saas_api.accounts import audit, organizations
+from saas_api.accounts import audit, operators, organizations
 from saas_api.accounts.audit import SYSTEM_ACTOR, OperatorContext
 from saas_api.accounts.models import Organization
 from saas_api.billing import bill_inputs, events, invoices, wallet
@@ -32,6 +33,9 @@ from saas_api.core.faults import fault_point
 from saas_api.core.settings import setting
 
 INVOICE_SERIES = "INV"
+CALCULATION_ERRORS = (ArithmeticError, LookupError, ValueError, DataError)
+"""Errors that a calculation of the same period raises again, among them amounts that PostgreSQL cannot store."""
+_NOT_CALCULATED = 0  # rule_version of a draft without calculation
 
 
 class InvoiceHasPayments(Conflict):
@@ -44,6 +48,13 @@ class InvoiceNotDraft(Conflict):
     """The invoice is final."""
 
     code, message = "INVOICE_NOT_DRAFT", "This invoice is no draft any more."
+
+
+class InvoiceNotCalculated(Conflict):
+    """The period of the draft could not be calculated, or its amounts are too large to be stored."""
+
+    code = "INVOICE_NOT_CALCULATED"
+    message = "The period of this draft could not be calculated; remove the cause and recalculate it, or delete it."
 
 
 class BillingOnHold(Conflict):
@@ -90,6 +101,33 @@ def invoice_next_period(session: SystemSession, organization_id: UUID) -> Invoic
     return _reload(session, invoice)
 
 
+def hold_next_period(session: SystemSession, organization_id: UUID, problem: str) -> InvoiceWithPeriod | None:
+    """Store an empty draft for the earliest closed period, which cannot be calculated, and put billing on hold.
+
+    The draft lets later periods be invoiced; it cannot become final before it is recalculated.
+
+    problem: for operators, who get a mail
+    returns: None when another process has invoiced the period
+    """
+    statement = _NEXT_UNINVOICED_PERIOD.where(BillingPeriod.organization_id == organization_id)
+    period = session.scalars(statement).first()
+    if period is None:
+        return None
+    profile = session.get_one(BillingProfile, organization_id)
+    invoice = _new_draft(period, profile.currency, _NOT_CALCULATED)
+    session.add(invoice)
+    period.status = PeriodStatus.INVOICED
+    reason = f"period {period.seq} could not be calculated: {problem}"
+    if profile.parked_at is None:
+        profile.parked_at, profile.parked_reason = clock.now(), reason
+        target, data = ("organization", organization_id), {"what": reason}
+        audit.record_event(session, organization_id, SYSTEM_ACTOR, "billing.parked", target, data)
+    detail = f"{ids.format_id('org', organization_id)}: {reason}"
+    operators.send_alert(session, "a period could not be invoiced", detail)
+    session.flush()
+    return _reload(session, invoice)
+
+
 def _reload(session: SystemSession, invoice: Invoice) -> InvoiceWithPeriod:
     """The stored invoice with its period; both can be read after the session has ended."""
     session.refresh(invoice)
@@ -102,23 +140,26 @@ def create_draft(session: SystemSession, period: BillingPeriod, *, replaces_id: 
     replaces_id: the void invoice that it replaces
     """
     period_bill = _calculate_bill(session, period)
-    invoice = Invoice(
+    invoice = _new_draft(period, period_bill.currency, CALCULATION_VERSION)
+    invoice.subtotal_minor = invoice.total_minor = period_bill.total_minor
+    invoice.replaces_id = replaces_id
+    session.add(invoice)
+    session.flush()  # the lines refer to it
+    _add_lines(session, invoice, period_bill)
+    return invoice
+
+
+def _new_draft(period: BillingPeriod, currency: str, rule_version: int) -> Invoice:
+    return Invoice(
         organization_id=period.organization_id,
         id=ids.new_id(),
         billing_period_id=period.id,
         kind=InvoiceKind.CYCLE,
         status=InvoiceStatus.DRAFT,
-        currency=period_bill.currency,
-        subtotal_minor=period_bill.total_minor,
-        total_minor=period_bill.total_minor,
-        replaces_id=replaces_id,
-        rule_version=CALCULATION_VERSION,
+        currency=currency,
+        rule_version=rule_version,
         created_at=clock.now(),
     )
-    session.add(invoice)
-    session.flush()  # the lines refer to it
-    _add_lines(session, invoice, period_bill)
-    return invoice
 
 
 def _calculate_bill(session: SystemSession, period: BillingPeriod) -> Bill:
@@ -233,9 +274,11 @@ def finalize_invoice(
 ) -> InvoiceWithPeriod:
     """Finalize a reviewed draft.
 
-    raises: NotFound, InvoiceNotDraft, BillingOnHold
+    raises: NotFound, InvoiceNotDraft, InvoiceNotCalculated, BillingOnHold
     """
     invoice = _lock_draft(session, organization_id, invoice_id)
+    if invoice.rule_version == _NOT_CALCULATED:
+        raise InvoiceNotCalculated
     profile = session.get_one(BillingProfile, organization_id)
     if profile.on_hold_at:
         raise BillingOnHold(details={"parked_reason": profile.hold_reason})
@@ -250,16 +293,19 @@ def recalculate_draft(
 ) -> InvoiceWithPeriod:
     """Calculate a draft again from the ledger and replace its lines.
 
-    raises: NotFound, InvoiceNotDraft
+    raises: NotFound, InvoiceNotDraft, InvoiceNotCalculated
     """
     invoice = _lock_draft(session, organization_id, invoice_id)
     before = money.format_minor(invoice.total_minor, invoice.currency)
     period = session.get_one(BillingPeriod, (organization_id, invoice.billing_period_id))
-    period_bill = _calculate_bill(session, period)
     _delete_lines(session, invoice)
-    invoice.currency, invoice.rule_version = period_bill.currency, CALCULATION_VERSION
-    invoice.subtotal_minor = invoice.total_minor = period_bill.total_minor
-    _add_lines(session, invoice, period_bill)
+    try:
+        period_bill = _calculate_bill(session, period)
+        invoice.currency, invoice.rule_version = period_bill.currency, CALCULATION_VERSION
+        invoice.subtotal_minor = invoice.total_minor = period_bill.total_minor
+        _add_lines(session, invoice, period_bill)
+    except CALCULATION_ERRORS as cause:
+        raise InvoiceNotCalculated from cause
     data = {"before": before, "after": money.format_minor(invoice.total_minor, invoice.currency)}
     operator.record(session, organization_id, "invoice.redone", ("invoice", invoice.id), data)
     return _reload(session, invoice)

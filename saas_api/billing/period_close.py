@@ -184,12 +184,23 @@ def _end_current_period(session: SystemSession, organization_id: UUID, at: datet
 def _invoice_closed_periods(organization_id: UUID) -> list[InvoiceWithPeriod]:
     invoices: list[InvoiceWithPeriod] = []
     while True:
-        with tenancy.system_session("billing.close") as session:
-            invoice = invoice_lifecycle.invoice_next_period(session, organization_id)
+        invoice = _invoice_next_period(organization_id)
         if invoice is None:
             return invoices
         fault_point("billing.after_invoice_commit")
         invoices.append(invoice)
+
+
+def _invoice_next_period(organization_id: UUID) -> InvoiceWithPeriod | None:
+    """Invoice the earliest closed period, or put billing on hold if it cannot be calculated."""
+    try:
+        with tenancy.system_session("billing.close") as session:
+            return invoice_lifecycle.invoice_next_period(session, organization_id)
+    except invoice_lifecycle.CALCULATION_ERRORS as error:
+        log.exception("billing_period_not_calculated", organization_id=str(organization_id))
+        problem = type(error).__name__
+    with tenancy.system_session("billing.close") as session:
+        return invoice_lifecycle.hold_next_period(session, organization_id, problem)
 
 
 def _list_uninvoiced(session: Session, organization_id: UUID, through: datetime) -> Sequence[BillingPeriod]:

@@ -12,11 +12,13 @@ from flask.testing import FlaskClient
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from saas_api.billing import jobs, period_close, periods, previews, service_terms
+from saas_api.billing import invoice_lifecycle, jobs, period_close, periods, previews, service_terms
+from saas_api.billing.invoice_lifecycle import InvoiceNotCalculated
 from saas_api.billing.period_close import CloseResult
 from saas_api.core import clock, ids
 from saas_api.core.db import engine, tenancy
-from tests.support.billing import BillingOrganization, create_organization, day
+from tests.support.billing import BillingOrganization, create_organization, day, publish_plan
+from tests.support.billing_actions import OPERATOR, system_session
 
 pytestmark = pytest.mark.usefixtures("context")
 MAY = day(1, 2, month=5)
@@ -180,6 +182,32 @@ def test_run_killed_before_invoicing_is_finished_by_the_next_run(context: Flask)
         )
     assert len(due().invoices) == 1
     assert len(organization.invoices()) == 1
+
+
+def test_period_that_cannot_be_invoiced_does_not_block_later_ones(context: Flask) -> None:
+    """Small: an amount beyond bigint left its period closed for ever, and with it all later ones."""
+    publish_plan("gold", sms_price="10000")
+    organization = create_organization(plan="gold@1")
+    organization.use(9 * 10**13, at=day(5))
+    result = due()
+    assert (result.failed, [item.invoice.status for item in result.invoices]) == ([], ["draft"])
+    [profile] = organization.rows("SELECT parked_reason FROM billing_profiles")
+    assert profile.parked_reason == "period 1 could not be calculated: DataError"
+    organization.use(3, at=clock.now())
+    june = day(1, 2, month=6)
+    clock.freeze_time(june)
+    [later] = period_close.close_due(june).invoices
+    assert (later.invoice.status, later.invoice.total_minor) == ("draft", 3_000_000)
+    first = organization.rows("SELECT id FROM invoices ORDER BY created_at LIMIT 1")[0].id
+    with system_session() as session:
+        invoice_lifecycle.release_billing(session, organization.id, OPERATOR)
+    for act in (invoice_lifecycle.finalize_invoice, invoice_lifecycle.recalculate_draft):
+        with pytest.raises(InvoiceNotCalculated), system_session() as session:
+            act(session, organization.id, first, OPERATOR)
+    with system_session() as session:
+        invoice_lifecycle.delete_draft(session, organization.id, first, OPERATOR)
+        invoice_lifecycle.finalize_invoice(session, organization.id, later.invoice.id, OPERATOR)
+    assert [invoice.state for invoice in organization.invoices()] == ["open"]
 
 
 def test_draft_under_review_has_no_number(context: Flask) -> None:

@@ -23,7 +23,7 @@ from tests.support.billing import (
     create_organization,
     day,
     publish_included_sms,
-    publish_minimum_plan,
+    publish_plan,
 )
 from tests.support.billing_actions import OPERATOR, close_periods, create_credit_note, newest_invoice, system_session
 from tests.support.dunning import DunnedOrganization, run_dunning_on
@@ -41,7 +41,7 @@ def change_plan(organization: BillingOrganization, plan: str, at: Any) -> None:
 
 def studio_with_late_usage(billed: int, late: int) -> BillingOrganization:
     """On a plan with a minimum of 100.00 since March, whose usage was recorded partly in April."""
-    publish_minimum_plan()
+    publish_plan("studio", minimum="100.00")
     organization = create_organization(at=day(1, month=3), plan="studio@1")
     organization.use(billed, at=day(10, month=3))
     close_periods(organization, APRIL_CLOSED)
@@ -80,7 +80,7 @@ def test_spend_of_the_period_counts_late_usage_as_the_invoice_does() -> None:
 
 def test_change_to_free_in_the_last_hour_pays_the_minimum() -> None:
     """B5: minimum 500.00, 10.00 used: 10.00 were invoiced instead of 499.31."""
-    publish_minimum_plan(minimum="500.00")
+    publish_plan("studio", minimum="500.00")
     organization = create_organization(plan="studio@1")
     organization.use(1_000, at=day(5))
     clock.freeze_time(day(30, 23))
@@ -94,7 +94,7 @@ def test_change_to_free_in_the_last_hour_pays_the_minimum() -> None:
 
 def test_write_off_pays_the_minimum_until_then() -> None:
     """B5: the write-off moves to free, which took the minimum of the running period away."""
-    publish_minimum_plan(minimum="300.00")
+    publish_plan("studio", minimum="300.00")
     organization = create_organization(plan="studio@1")
     invoice = close_periods(organization, MAY_CLOSED)
     dunned = DunnedOrganization(organization.id, invoice.id, invoice.due_at)

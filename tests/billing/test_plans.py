@@ -137,10 +137,32 @@ def test_plan_file_is_read_back_as_it_was_written() -> None:
             "entitlements.q.meter",
         ),
         (changed(entitlements={"rate_limit_per_minute": 9, "q": 1.5}), "entitlements.q"),
+        (with_price(model="per_unit", unit_price="9999999999"), "prices.sms"),
+        (with_price(model="package", package={"size": "0.000001", "amount": "999999999999.99"}), "prices.sms"),
+        (
+            with_price(
+                model="volume",
+                tiers=[{"up_to": "1000000", "unit_price": "9999999999"}, {"up_to": None, "unit_price": "1"}],
+            ),
+            "prices",
+        ),
+        (
+            with_price(
+                model="volume",
+                tiers=[{"up_to": "100000000", "unit_price": "9999999999"}, {"up_to": None, "unit_price": "1"}],
+            ),
+            "prices.sms",
+        ),
     ],
 )
 def test_each_problem_is_reported_with_its_path(document: Any, path: str) -> None:
     assert path in problems(document)
+
+
+def test_high_price_with_a_maximum_is_valid() -> None:
+    """Small: only what one period could cost matters."""
+    capped = with_price(model="per_unit", unit_price="9999999999", max_amount="5000.00")
+    assert plan_file.load_plan(capped, METERS).prices["sms"].max_amount_minor == 500_000
 
 
 def test_all_problems_are_reported_at_once() -> None:

@@ -25,7 +25,7 @@ from tests.support.billing import (
     create_organization,
     day,
     publish_included_sms,
-    publish_minimum_plan,
+    publish_plan,
 )
 from tests.support.billing_actions import OPERATOR, close_periods, create_credit_note, system_session
 from tests.support.billing_examples import (
@@ -64,7 +64,7 @@ class ExampleRun:
         self.organization = create_organization(at=clock.now(), plan=f"{plan}@1", zone=zone or "UTC")
 
     def publish(self, plan: str, minimum: str) -> None:
-        publish_minimum_plan(plan, minimum)
+        publish_plan(plan, minimum=minimum)
 
     def publish_included(self, plan: str, sms: str) -> None:
         publish_included_sms(plan, parse_count(sms))

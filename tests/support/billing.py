@@ -102,9 +102,9 @@ class BillingOrganization:
             )
 
 
-def publish_minimum_plan(code: str = "studio", minimum: str = "100.00") -> None:
-    """Publish a plan without base amount, with a minimum and sms at 0.01."""
-    prices = {"sms": {"model": "per_unit", "unit_price": "0.01"}, "email": {"model": "per_unit", "unit_price": "0"}}
+def publish_plan(code: str, *, minimum: str = "0.00", sms_price: str = "0.01") -> None:
+    """Publish a plan without base amount."""
+    prices = {"sms": {"model": "per_unit", "unit_price": sms_price}, "email": {"model": "per_unit", "unit_price": "0"}}
     names = {"plan": code, "name": code.title(), "currency": "USD", "base_amount": "0.00", "min_spend": minimum}
     content = {**names, "prices": prices, "entitlements": {"rate_limit_per_minute": 60}}
     plans.publish_plan(content, SYSTEM_ACTOR)

@@ -139,6 +139,15 @@ def rounded_charge(price: MeterPrice, quantity: Decimal) -> int:
     return money.round_half_up(exact_charge(price, quantity))
 
 
+def highest_charge(price: MeterPrice, quantity: Decimal) -> int:
+    """The highest charge for any billable quantity up to this one, in minor units; volume prices can fall.
+
+    raises: MalformedTiers
+    """
+    bounds = [tier.up_to for tier in price.tiers if tier.up_to is not None and tier.up_to < quantity]
+    return max(rounded_charge(price, price.included_quantity + bound) for bound in [*bounds, quantity])
+
+
 def marginal_charge(price: MeterPrice, known: Decimal, units: Decimal) -> Decimal:
     """Charge that additional units cause, in minor units, not rounded.
 

@@ -8,6 +8,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
+from saas_api.billing.rating import charges
 from saas_api.billing.rating.charges import MeterPrice, PriceModel, Tier
 from saas_api.core import money
 from saas_api.core.money import CURRENCY_EXPONENTS
@@ -27,6 +28,10 @@ _METER = re.compile(r"[a-z][a-z0-9_.]{0,62}")
 _FEATURE = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _DECIMAL = re.compile(r"([0-9]{1,14})(?:\.([0-9]{1,10}))?")
 _MAX_TIERS = 50
+MAX_PERIOD_QUANTITY = Decimal(10**12)
+"""The quantity of one meter, in its unit, with which a bill of a plan must not exceed `MAX_BILL_MINOR`."""
+MAX_BILL_MINOR = 10**18
+"""A ninth of what PostgreSQL can store as bigint: several plan versions and late usage may be on one bill."""
 
 
 class InvalidPlanFile(ValueError):
@@ -203,9 +208,28 @@ def load_plan(document: Any, known_meters: Mapping[str, MeterContent]) -> PlanCo
     """
     reader = _PlanReader()
     content = reader.plan(document, known_meters)
-    if reader.problems:
-        raise InvalidPlanFile(reader.problems)
+    problems = reader.problems or list(_excessive_amounts(content))
+    if problems:
+        raise InvalidPlanFile(problems)
     return content
+
+
+def _excessive_amounts(content: PlanContent) -> Iterator[tuple[str, str]]:
+    """Prices with which one period could cost more than can be stored; its invoice could never be written."""
+    total = content.base_amount_minor + content.min_spend_minor
+    for meter, price in content.prices.items():
+        highest = charges.highest_charge(price, MAX_PERIOD_QUANTITY)
+        total += highest
+        if highest > MAX_BILL_MINOR:
+            limit = money.format_minor(MAX_BILL_MINOR, content.currency)
+            yield (
+                f"prices.{meter}",
+                f"{MAX_PERIOD_QUANTITY:,f} units would cost more than {limit}; lower the price or add max_amount",
+            )
+            total -= highest
+    if total > MAX_BILL_MINOR:
+        limit = money.format_minor(MAX_BILL_MINOR, content.currency)
+        yield "prices", f"{MAX_PERIOD_QUANTITY:,f} units of every meter would cost more than {limit} together"
 
 
 class _PlanReader:
