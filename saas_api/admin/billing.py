@@ -187,10 +187,14 @@ def close_periods(
 
     organization_id: None for every organization
     at, is_dry: as of CloseForm
-    raises: ValidationFailed for `at` in production
+    raises: ValidationFailed for `at` in production, or far from the current time
     """
     if at and setting("APP_ENV") == "production":
         raise ValidationFailed.at_field("at", "Refused when APP_ENV=production; leave it out.")
+    try:
+        clock.check_assumed_now(at or clock.now())
+    except ValueError as error:
+        raise ValidationFailed.at_field("at", str(error)) from error
     at = at or clock.now()
     if is_dry:
         return CloseResult(invoices=period_close.preview_due(at, organization_id), is_dry=True)

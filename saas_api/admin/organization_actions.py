@@ -172,7 +172,8 @@ def preview_bill_now(organization: Organization, _form: Form | None) -> Preview:
         preview = previews.preview_current_period(session, organization.id)
         running = periods.find_current_period(session, organization.id, clock.now())
         ends_at = _next_end(session, organization.id, running)
-    return Preview(BillNowPreview(period_close.preview_now(organization.id), preview, ends_at))
+    drafts = period_close.preview_now(organization.id, is_repeat_ignored=True)
+    return Preview(BillNowPreview(drafts, preview, ends_at))
 
 
 def suspend(operator: OperatorContext, organization_id: UUID) -> None:
@@ -240,17 +241,19 @@ def grant_credit(operator: OperatorContext, organization_id: UUID, amount: Decim
 def bill_now(operator: OperatorContext, organization_id: UUID, *, is_dry: bool) -> CloseResult:
     """Ends the running period at this moment and invoices it without grace; the audit event is committed first.
 
+    A repeat within an hour ends no other period.
+
     is_dry: as of CloseForm
     raises: OrganizationNotFound
     """
-    drafts = period_close.preview_now(organization_id)
+    drafts = period_close.preview_now(organization_id, is_repeat_ignored=True)
     if is_dry:
         return CloseResult(invoices=drafts, is_dry=True)
     totals = [f"{money.format_minor(draft.invoice.total_minor, draft.currency)} {draft.currency}" for draft in drafts]
     with context.write_session() as session:
         target, data = ("organization", organization_id), {"reason": operator.reason, "invoices": totals}
         audit.record_event(session, organization_id, operator.actor, "billing.billed_now", target, data)
-    return period_close.close_now(organization_id)
+    return period_close.close_now(organization_id, is_repeat_ignored=True)
 
 
 def describe_close(result: CloseResult) -> str:

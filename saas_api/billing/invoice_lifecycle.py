@@ -118,8 +118,8 @@ def hold_next_period(session: SystemSession, organization_id: UUID, problem: str
     session.add(invoice)
     period.status = PeriodStatus.INVOICED
     reason = f"period {period.seq} could not be calculated: {problem}"
-    if profile.parked_at is None:
-        profile.parked_at, profile.parked_reason = clock.now(), reason
+    if profile.on_hold_at is None:
+        profile.on_hold_at, profile.hold_reason = clock.now(), reason
         target, data = ("organization", organization_id), {"what": reason}
         audit.record_event(session, organization_id, SYSTEM_ACTOR, "billing.parked", target, data)
     detail = f"{ids.format_id('org', organization_id)}: {reason}"

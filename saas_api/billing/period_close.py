@@ -56,9 +56,15 @@ def close_due(at: datetime, organization_id: UUID | None = None) -> CloseResult:
     return result
 
 
-def close_now(organization_id: UUID) -> CloseResult:
+REPEAT_WINDOW = timedelta(hours=1)
+"""Time after an early end of a period in which another request to end the current one counts as a repeat."""
+
+
+def close_now(organization_id: UUID, *, is_repeat_ignored: bool = False) -> CloseResult:
     """End the current period now, without grace, and invoice every closed period.
 
+    is_repeat_ignored: leave a period open that began less than `REPEAT_WINDOW` ago with an early end of the one before
+        it; a request that is repeated because its response was lost must not create another invoice
     raises: OrganizationNotFound
     """
     with tenancy.system_session("billing.close") as session:
@@ -67,7 +73,7 @@ def close_now(organization_id: UUID) -> CloseResult:
         periods.ensure_account(session, organization_id)
         periods.ensure_period(session, organization_id, at)
         closed = _close_through(session, organization_id, at)
-        if _find_started_period(session, organization_id, at):
+        if _find_started_period(session, organization_id, at, is_repeat_ignored=is_repeat_ignored):
             closed += _end_current_period(session, organization_id, at)
         if closed:
             organizations.bump_generation(session, organization_id)
@@ -85,7 +91,7 @@ def preview_due(at: datetime, organization_id: UUID | None = None) -> list[Invoi
     return invoices
 
 
-def preview_now(organization_id: UUID) -> list[InvoiceWithPeriod]:
+def preview_now(organization_id: UUID, *, is_repeat_ignored: bool = False) -> list[InvoiceWithPeriod]:
     """The invoices that `close_now` would create; stores nothing.
 
     raises: OrganizationNotFound
@@ -95,7 +101,7 @@ def preview_now(organization_id: UUID) -> list[InvoiceWithPeriod]:
         organizations.get_organization(session, organization_id)
         ended = _list_uninvoiced(session, organization_id, at)
         invoices = [_preview(session, period, period.ends_at) for period in ended]
-        if period := _find_started_period(session, organization_id, at):
+        if period := _find_started_period(session, organization_id, at, is_repeat_ignored=is_repeat_ignored):
             invoices.append(_preview(session, period, at))
     return invoices
 
@@ -140,10 +146,21 @@ def _close_through(session: SystemSession, organization_id: UUID, through: datet
     return int(result.rowcount)
 
 
-def _find_started_period(session: Session, organization_id: UUID, at: datetime) -> BillingPeriod | None:
-    """The current period, unless it starts at this very instant and could not be ended."""
+def _find_started_period(
+    session: Session, organization_id: UUID, at: datetime, *, is_repeat_ignored: bool
+) -> BillingPeriod | None:
+    """The current period, unless it starts at this very instant and could not be ended, or to end it is a repeat."""
     period = periods.find_current_period(session, organization_id, at)
-    return period if period and period.starts_at < at else None
+    if period is None or period.starts_at == at:
+        return None
+    if not is_repeat_ignored or period.starts_at <= at - REPEAT_WINDOW:
+        return period
+    is_after_early_end = session.scalar(
+        select(BillingPeriod.is_ended_early).where(
+            BillingPeriod.organization_id == organization_id, BillingPeriod.seq == period.previous_seq
+        )
+    )
+    return None if is_after_early_end else period
 
 
 # Both rows in one statement: the chain of periods is checked at its end.

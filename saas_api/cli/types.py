@@ -39,9 +39,9 @@ class InstantType(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
         try:
             time = value if isinstance(value, datetime) else datetime.fromisoformat(value)
-        except ValueError:
+            return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+        except (ValueError, OverflowError):
             self.fail(f"{value!r} is no time; write 2026-05-01T00:00:00Z.", param, ctx)
-        return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 class FieldType(click.ParamType):
@@ -73,10 +73,14 @@ at_option = click.option(
 def effective_now(at: datetime | None) -> datetime:
     """The value of `--at`, or the current instant without it.
 
-    raises: CommandError in production
+    raises: CommandError in production, and for a time that `clock.check_assumed_now` refuses
     """
     if at is None:
         return clock.now()
     if setting("APP_ENV") == "production":
         raise CommandError("--at is refused when APP_ENV=production; leave it out.")
+    try:
+        clock.check_assumed_now(at)
+    except ValueError as error:
+        raise CommandError(f"--at: {error}") from None
     return at

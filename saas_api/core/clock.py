@@ -1,11 +1,13 @@
 """The clock of business rules, time zones and the API's format of instants."""
 
 import zoneinfo
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 # Hosts with different zone data would close a month at different instants: only the pinned package tzdata is read.
 zoneinfo.reset_tzpath(to=[])
 
+MAX_DAYS_AHEAD = 400
+_EARLIEST_ASSUMED = datetime(2000, 1, 1, tzinfo=UTC)
 _frozen_at: list[datetime] = []
 
 
@@ -24,6 +26,16 @@ def freeze_time(instant: datetime | None) -> None:
         if instant.tzinfo is None:
             raise ValueError("the clock needs an aware time")
         _frozen_at.append(instant.astimezone(UTC))
+
+
+def check_assumed_now(instant: datetime) -> None:
+    """Check an instant that a job is to take for the current one: every month until then gets an invoice.
+
+    raises: ValueError for an instant before 2000 or more than `MAX_DAYS_AHEAD` days in the future
+    """
+    latest = now() + timedelta(days=MAX_DAYS_AHEAD)
+    if not _EARLIEST_ASSUMED <= instant <= latest:
+        raise ValueError(f"Must lie between {format_rfc3339(_EARLIEST_ASSUMED)} and {format_rfc3339(latest)}.")
 
 
 def get_zone(name: str) -> zoneinfo.ZoneInfo:

@@ -283,6 +283,52 @@ def test_close_command(app: Flask, context: Flask) -> None:
     assert run(app, "--at", "tomorrow")[0] == 2
 
 
+def test_close_now_command_that_is_repeated_creates_no_other_invoice(app: Flask, context: Flask) -> None:
+    """Small: each repeat made another invoice, though a repeat is said to be harmless."""
+    organization = create_organization(plan="starter@1")
+    organization_id = ids.format_id("org", organization.id)
+    clock.freeze_time(day(16))
+    assert len(json.loads(run(app, "--now", "--organization", organization_id, "--json")[1])["invoices"]) == 1
+    organization.use(50, at=day(16))
+    clock.freeze_time(day(16) + timedelta(minutes=59))
+    for option in ("--dry-run", "--json"):
+        result = json.loads(run(app, "--now", "--organization", organization_id, "--json", option)[1])
+        assert (result["closed"], result["invoices"]) == (0, [])
+    clock.freeze_time(day(16, 1))
+    assert len(json.loads(run(app, "--now", "--organization", organization_id, "--json")[1])["invoices"]) == 1
+    assert len(organization.invoices()) == 2
+
+
+def test_concurrent_close_now_commands_create_one_invoice(app: Flask, context: Flask) -> None:
+    organization = create_organization(plan="starter@1")
+    start = threading.Barrier(4)
+    clock.freeze_time(None)
+
+    def closer() -> tuple[int, int]:
+        with app.app_context():
+            start.wait()
+            result = period_close.close_now(organization.id, is_repeat_ignored=True)
+            return result.closed, len(result.invoices)
+
+    closed_before = len(organization.rows("SELECT 1 FROM billing_periods WHERE state <> 'open'"))
+    with ThreadPoolExecutor(4) as pool:
+        results = [run.result() for run in [pool.submit(closer) for _ in range(4)]]
+    closed = organization.rows("SELECT 1 FROM billing_periods WHERE state = 'invoiced'")
+    assert sum(count for count, _ in results) == len(closed) - closed_before
+    assert sum(count for _, count in results) == len(organization.invoices()) == len(closed)
+    assert organization.rows("SELECT count(*) FROM billing_periods WHERE is_cut") == [(1,)]
+
+
+@pytest.mark.parametrize("at", ["9999-12-31T23:59:59Z", "2080-01-01", "0001-01-01", "9999-12-31T23:59:59-12:00"])
+def test_close_at_a_remote_time_is_refused(app: Flask, context: Flask, at: str) -> None:
+    """Small: the end of the year 9999 printed a traceback, and decades ahead every month got an invoice."""
+    organization = create_organization(plan="starter@1")
+    code, output = run(app, "--at", at)
+    assert code in {1, 2}
+    assert "Must lie between" in output or "is no time" in output
+    assert organization.invoices() == []
+
+
 def test_published_plans_are_public_and_complete(client: FlaskClient) -> None:
     response = client.get("/api/v1/billing/plans")
     plans = {plan["code"]: plan for plan in response.json["data"]["plans"]}

@@ -59,6 +59,8 @@ def sync(*, as_json: bool) -> None:
 def close(result: CloseResult, _organization_id: UUID | None) -> Description:
     """Close and invoice what is due.
 
+    Repeating --now within an hour ends no other period.
+
     Example: flask billing close --now --organization org_...
     """
     rows = [_invoice_to_json(item) for item in result.invoices]
