@@ -72,6 +72,7 @@ def due_date(profile: BillingProfile, finalized_at: datetime) -> datetime:
     return finalized_at + timedelta(days=profile.net_terms_days)
 
 
+# The lock lets foreign keys refer to the period: a call that records late usage for it must not make it look locked.
 _NEXT_UNINVOICED_PERIOD = (
     select(BillingPeriod)
     .where(BillingPeriod.status == PeriodStatus.CLOSED)
@@ -79,7 +80,7 @@ _NEXT_UNINVOICED_PERIOD = (
         text("""NOT EXISTS (SELECT FROM billing_periods e WHERE e.organization_id = billing_periods.organization_id
           AND e.seq < billing_periods.seq AND e.state <> 'invoiced')""")
     )
-    .with_for_update(skip_locked=True)
+    .with_for_update(skip_locked=True, key_share=True)
 )
 
 

@@ -1,6 +1,6 @@
 """Closing of billing periods: end what is due, or end the current period now, and invoice what is closed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -49,7 +49,8 @@ def close_due(at: datetime, organization_id: UUID | None = None) -> CloseResult:
     for due in _list_due(at, organization_id):
         try:
             result.closed += _close_ended_periods(due, at)
-            result.invoices += _invoice_closed_periods(due)
+            for invoice in _invoice_closed_periods(due):
+                result.invoices.append(invoice)  # counts also if a later period of the organization fails
         except Exception:
             log.exception("billing_close_failed", organization_id=str(due))
             result.failed.append(due)
@@ -78,7 +79,7 @@ def close_now(organization_id: UUID, *, is_repeat_ignored: bool = False) -> Clos
         if closed:
             organizations.bump_generation(session, organization_id)
     fault_point("billing.after_close")
-    return CloseResult(closed, _invoice_closed_periods(organization_id))
+    return CloseResult(closed, list(_invoice_closed_periods(organization_id)))
 
 
 def preview_due(at: datetime, organization_id: UUID | None = None) -> list[InvoiceWithPeriod]:
@@ -198,14 +199,10 @@ def _end_current_period(session: SystemSession, organization_id: UUID, at: datet
     return _close_through(session, organization_id, at)
 
 
-def _invoice_closed_periods(organization_id: UUID) -> list[InvoiceWithPeriod]:
-    invoices: list[InvoiceWithPeriod] = []
-    while True:
-        invoice = _invoice_next_period(organization_id)
-        if invoice is None:
-            return invoices
+def _invoice_closed_periods(organization_id: UUID) -> Iterator[InvoiceWithPeriod]:
+    while invoice := _invoice_next_period(organization_id):
         fault_point("billing.after_invoice_commit")
-        invoices.append(invoice)
+        yield invoice
 
 
 def _invoice_next_period(organization_id: UUID) -> InvoiceWithPeriod | None:

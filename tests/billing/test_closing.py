@@ -15,8 +15,9 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from saas_api.billing import invoice_lifecycle, jobs, period_close, periods, previews, service_terms
 from saas_api.billing.invoice_lifecycle import InvoiceNotCalculated
 from saas_api.billing.period_close import CloseResult
-from saas_api.core import clock, ids
+from saas_api.core import clock, faults, ids
 from saas_api.core.db import engine, tenancy
+from saas_api.usage.ledger import UsageRecord
 from tests.support.billing import BillingOrganization, create_organization, day, publish_plan
 from tests.support.billing_actions import OPERATOR, system_session
 
@@ -104,6 +105,55 @@ def test_concurrent_closes_create_one_invoice_for_each_organization(app: Flask, 
         written = [run.result() for run in [pool.submit(closer) for _ in range(6)]]
     assert sum(written) == 3
     assert sorted(invoice.serial for organization in organizations for invoice in organization.invoices()) == [1, 2, 3]
+
+
+def test_concurrent_closes_count_every_period_and_invoice_once(app: Flask, context: Flask) -> None:
+    """Small: closes that ran at once reported other numbers of periods and invoices than there were."""
+    for name in ("Acme", "Carol"):
+        create_organization(name, plan="starter@1")
+    july = day(1, 2, month=7)
+    clock.freeze_time(july)
+    start = threading.Barrier(4)
+
+    def closer() -> CloseResult:
+        with app.app_context():
+            start.wait()
+            return period_close.close_due(july)
+
+    with ThreadPoolExecutor(4) as pool:
+        results = [run.result() for run in [pool.submit(closer) for _ in range(4)]]
+    assert [result.failed for result in results] == [[]] * 4
+    assert sum(result.closed for result in results) == 6
+    numbers = [item.invoice.number for result in results for item in result.invoices]
+    assert sorted(map(str, numbers)) == [f"INV-{serial:06d}" for serial in range(1, 7)]
+
+
+def test_close_that_fails_counts_what_it_did(context: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small: an invoice that was committed before a later period failed was missing from the result."""
+    organization = create_organization(plan="starter@1")
+    june = day(1, 2, month=6)
+    clock.freeze_time(june)
+    monkeypatch.setattr(faults, "active_fault", ["billing.after_draft:raise:2"])
+    monkeypatch.setattr(faults, "_hits", {})
+    result = period_close.close_due(june)
+    assert (result.closed, result.failed) == (2, [organization.id])
+    assert [item.invoice.number for item in result.invoices] == ["INV-000001"]
+    assert [item.invoice.number for item in period_close.close_due(june).invoices] == ["INV-000002"]
+
+
+def test_call_that_records_late_usage_does_not_delay_the_invoice(context: Flask) -> None:
+    """Small: a period to which an open transaction referred was skipped, and closed without an invoice."""
+    organization = create_organization(at=day(1, month=3))
+    with organization.transaction() as session:
+        periods.ensure_period(session, organization.id, day(2))
+    with tenancy.system_session("billing.close") as session:
+        session.execute(text("UPDATE billing_periods SET state = 'closed', closed_at = now() WHERE seq = 1"))
+    clock.freeze_time(day(1, 2))
+    event = UsageRecord(ids.new_id(), "test", "late", "sms", 1, day(20, month=3))
+    with organization.transaction() as session:
+        periods.record_usage(session, organization.id, event)
+        with tenancy.system_session("billing.close") as closing:
+            assert invoice_lifecycle.invoice_next_period(closing, organization.id) is not None
 
 
 def test_close_during_accepted_calls_loses_no_usage(app: Flask, context: Flask) -> None:
