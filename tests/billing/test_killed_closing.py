@@ -11,11 +11,11 @@ from saas_api.billing import period_close, periods
 from saas_api.billing.period_close import CloseResult
 from saas_api.core import clock
 from saas_api.core.db import tenancy
-from tests.support.billing import create_organization, day
+from tests.support.billing import create_organization, day, publish_plan
 from tests.support.closing import CloseRunner
 
 AT = "2026-05-01T02:00:00Z"
-ORGANIZATIONS = 200
+ORGANIZATIONS, INVOICED_BEFORE = 200, 50
 KILLED = -9
 KILLS = (
     ("billing.in_close", 1),  # the period is closed, not committed
@@ -28,26 +28,54 @@ KILLS = (
     ("billing.after_close", 21),
 )
 
+# Organization n is on free if n is odd, else on starter, and if n is a multiple of 4 on studio, since March already.
 _FOUND = text("""
 INSERT INTO organizations (id, name, slug, created_at)
-SELECT gen_random_uuid(), 'Organization ' || n, 'organization-' || n, :at FROM generate_series(1, :many) n""")
-_ON_STARTER = """SELECT id FROM organizations WHERE name ~ '^Organization [0-9]*[02468]$'"""
-_LEAVE_FREE = text(f"DELETE FROM subscription_segments WHERE organization_id IN ({_ON_STARTER})")
-_TAKE_STARTER = text(f"""
+SELECT gen_random_uuid(), 'Organization ' || n, 'organization-' || n, CASE n % 4 WHEN 0 THEN :march ELSE :april END
+FROM generate_series(1, :many) n""")
+_PLAN = """
+  SELECT o.id, CASE substring(o.name from '[0-9]+')::int % 4 WHEN 0 THEN 'studio@1' ELSE 'starter@1' END AS plan
+  FROM organizations o WHERE o.name ~ '^Organization [0-9]*[02468]$'"""
+_LEAVE_FREE = text(f"DELETE FROM subscription_segments WHERE organization_id IN (SELECT id FROM ({_PLAN}) p)")
+_TAKE_PLAN = text(f"""
 INSERT INTO subscription_segments (organization_id, subscription_id, seq, plan_version_id, starts_at)
-SELECT organization_id, id, 1, 'starter@1', started_at FROM subscriptions WHERE organization_id IN ({_ON_STARTER})""")
-# Organization n sends 1,000 + n segments in two events, and 1,005 e-mails, which come out at half a cent.
+SELECT s.organization_id, s.id, 1, p.plan, s.started_at
+FROM subscriptions s JOIN ({_PLAN}) p ON p.id = s.organization_id""")
+# In March organizations on studio send 5,000 segments, which are billed with the minimum of 100.00.
+_USE_IN_MARCH = text("""
+INSERT INTO usage_events (organization_id, source, idempotency_key, meter_code, quantity, occurred_at,
+  billing_period_id)
+SELECT organization_id, 'test', 'march', 'sms', 5000, :at, id FROM billing_periods WHERE ends_at = :april""")
+# In April organization n sends 1,000 + n segments in two events, and 1,005 e-mails, which come out at half a cent.
 _USE = text("""
 INSERT INTO usage_events (organization_id, source, idempotency_key, meter_code, quantity, occurred_at,
   billing_period_id)
 SELECT o.id, 'test', v.meter || v.quantity, v.meter, v.quantity, :at, p.id
-FROM organizations o JOIN billing_periods p ON p.organization_id = o.id AND p.seq = 1,
+FROM organizations o JOIN billing_periods p ON p.organization_id = o.id AND p.starts_at = :april,
 LATERAL (VALUES ('sms', 1000), ('sms', substring(o.name from '[0-9]+')::int), ('email', 1005)) v (meter, quantity)
 WHERE o.name LIKE 'Organization %'""")
+# 4,950 + n segments of March are recorded in April, and 50 others fail: with them March comes to 99.00 + n cents.
+_RECORD_LATE = text("""
+INSERT INTO usage_events (organization_id, source, idempotency_key, meter_code, quantity, occurred_at,
+  billing_period_id, late_for_period_id, reversal_of)
+SELECT o.id, v.source, 'late', 'sms', v.quantity, e.occurred_at, april.id, march.id, v.reversal_of
+FROM organizations o
+JOIN billing_periods march ON march.organization_id = o.id AND march.ends_at = :april
+JOIN billing_periods april ON april.organization_id = o.id AND april.starts_at = :april
+JOIN usage_events e ON e.organization_id = o.id AND e.billing_period_id = march.id,
+LATERAL (VALUES ('test', 4950 + substring(o.name from '[0-9]+')::int, NULL), ('reversal', -50, e.id))
+  v (source, quantity, reversal_of)""")
+_GRANT = text("""
+INSERT INTO credit_grants (organization_id, source_key, kind, currency, amount_minor, remaining_minor, effective_at)
+SELECT organization_id, 'test', 'purchased', 'USD', 500, 500, :april FROM billing_periods WHERE ends_at = :april""")
 _WRITTEN = text("""
-SELECT substring(o.name from '[0-9]+')::int AS n, i.serial, i.number, i.total_minor, i.state,
-  (SELECT sum(amount_minor) FROM invoice_lines l WHERE l.invoice_id = i.id) AS lines_minor
-FROM invoices i JOIN organizations o ON o.id = i.organization_id ORDER BY i.serial""")
+SELECT substring(o.name from '[0-9]+')::int AS n, i.serial, i.number, i.total_minor, i.state, i.credits_applied_minor,
+  (SELECT sum(amount_minor) FROM invoice_lines l WHERE l.invoice_id = i.id) AS lines_minor,
+  (SELECT sum(-delta_minor) FROM credit_entries e WHERE e.invoice_id = i.id) AS entries_minor,
+  (SELECT sum(remaining_minor) FROM credit_grants g WHERE g.organization_id = o.id) AS wallet_minor
+FROM invoices i JOIN organizations o ON o.id = i.organization_id
+JOIN billing_periods p ON p.organization_id = o.id AND p.id = i.billing_period_id AND p.starts_at = :april
+ORDER BY i.serial""")
 _OTHERS = text("""
 SELECT count(DISTINCT pid) FROM pg_locks
 WHERE locktype = 'transactionid' AND mode = 'ExclusiveLock' AND pid <> pg_backend_pid()""")
@@ -55,26 +83,37 @@ _STATES = text("SELECT state, count(*) FROM billing_periods WHERE ends_at = :end
 
 
 def expected(number: int) -> int:
-    """Total of a organization's April in minor units; its e-mails cost 0.005 on free, and 1.005 on starter."""
+    """Total of an organization's April in minor units; its e-mails cost 0.005 on free, and 1.005 on starter.
+
+    On studio April comes to the minimum, and March to more than it for the organizations above 100.
+    """
     if number % 2:
         return number + 1
-    return 2900 + 1000 + number + 101
+    if number % 4:
+        return 2900 + 1000 + number + 101
+    return 10_000 + max(0, number - 100)
 
 
 def prepare() -> None:
     clock.freeze_time(day(1))
+    publish_plan("studio", minimum="100.00")
     with tenancy.system_session("billing.close") as session:
-        session.execute(_FOUND, {"at": day(1), "many": ORGANIZATIONS})
+        session.execute(_FOUND, {"march": day(1, month=3), "april": day(1), "many": ORGANIZATIONS})
     periods.ensure_accounts(day(1))
     with tenancy.system_session("billing.close") as session:
         session.execute(_LEAVE_FREE)
-        session.execute(_TAKE_STARTER)
-        session.execute(_USE, {"at": day(10)})
+        session.execute(_TAKE_PLAN)
+        session.execute(_USE_IN_MARCH, {"at": day(10, month=3), "april": day(1)})
+    assert len(period_close.close_due(day(1, 2)).invoices) == INVOICED_BEFORE
+    with tenancy.system_session("billing.close") as session:
+        session.execute(_USE, {"at": day(10), "april": day(1)})
+        session.execute(_RECORD_LATE, {"april": day(1)})
+        session.execute(_GRANT, {"april": day(1)})
 
 
 def written() -> list[Any]:
     with tenancy.system_session("billing.close") as session:
-        return list(session.execute(_WRITTEN).all())
+        return list(session.execute(_WRITTEN, {"april": day(1)}).all())
 
 
 def states() -> dict[str, int]:
@@ -93,12 +132,19 @@ def wait_until_locks_are_free() -> None:
 
 
 def assert_invoices_are_correct(invoices: list[Any]) -> None:
-    assert [invoice.serial for invoice in invoices] == list(range(1, len(invoices) + 1))
+    serials = [invoice.serial for invoice in invoices]
+    assert serials == list(range(INVOICED_BEFORE + 1, INVOICED_BEFORE + len(invoices) + 1))
     assert [invoice.number for invoice in invoices] == [f"INV-{invoice.serial:06d}" for invoice in invoices]
     assert len({invoice.n for invoice in invoices}) == len(invoices)
     for invoice in invoices:
         assert (invoice.n, invoice.total_minor) == (invoice.n, expected(invoice.n))
         assert (invoice.lines_minor, invoice.state) == (invoice.total_minor, "open")
+        credit, left = (500, 0) if invoice.n % 4 == 0 else (0, None)
+        assert (invoice.credits_applied_minor, invoice.entries_minor or 0, invoice.wallet_minor) == (
+            credit,
+            credit,
+            left,
+        )
 
 
 @pytest.fixture
@@ -108,6 +154,7 @@ def closer(config: dict[str, Any], context: Flask) -> CloseRunner:
 
 @pytest.mark.long
 def test_two_hundred_organizations_are_invoiced_once_with_every_step_killed(closer: CloseRunner) -> None:
+    """B4, B5: with wallets, minimums and late usage, the totals are right, once."""
     prepare()
     for step, hit in KILLS:
         [run] = closer.close(AT, f"{step}:kill:{hit}")
