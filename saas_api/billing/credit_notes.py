@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from saas_api.accounts.audit import OperatorContext
 from saas_api.billing import invoice_lifecycle, invoices, wallet
@@ -20,6 +20,7 @@ from saas_api.billing.models import (
     InvoiceLine,
     InvoiceStatus,
 )
+from saas_api.billing.rating.bill import LineKind
 from saas_api.billing.wallet import GrantSource
 from saas_api.core import clock, ids, money
 from saas_api.core.db import pagination
@@ -147,7 +148,9 @@ def _amount_by_line(session: SystemSession, invoice: Invoice, content: CreditNot
     creditable = _creditable_by_line(session, invoice)
     creditable_total = invoice.total_minor - invoice.credited_minor
     if not content.lines:
-        amount = creditable_total if content.amount_minor is None else content.amount_minor
+        amount = content.amount_minor
+        if amount is None:
+            amount = min(creditable_total, sum(max(0, minor) for minor in creditable.values()))
         amounts = _reduce_in_order(creditable, amount)
     else:
         amount, amounts = sum(content.lines.values()), dict(content.lines)
@@ -163,15 +166,33 @@ def _amount_by_line(session: SystemSession, invoice: Invoice, content: CreditNot
 
 
 def _creditable_by_line(session: SystemSession, invoice: Invoice) -> dict[UUID, int]:
+    """What is left of each line: less earlier credit notes, and less what reversals on later invoices have returned."""
     credited = (
         select(CreditNoteLine.invoice_line_id, func.sum(CreditNoteLine.amount_minor).label("minor"))
         .where(CreditNoteLine.organization_id == invoice.organization_id)
         .group_by(CreditNoteLine.invoice_line_id)
         .subquery()
     )
+    later = aliased(InvoiceLine)
+    returned = (
+        select(later.plan_version_id, later.meter_code, func.sum(later.amount_minor).label("minor"))
+        .join(Invoice, (Invoice.organization_id == later.organization_id) & (Invoice.id == later.invoice_id))
+        .where(later.organization_id == invoice.organization_id, Invoice.status != InvoiceStatus.VOID)
+        .where(later.late_for_period_id == invoice.billing_period_id)
+        .group_by(later.plan_version_id, later.meter_code)
+        .subquery()
+    )
+    is_returned = (
+        InvoiceLine.kind.in_((LineKind.USAGE, LineKind.MINIMUM))
+        & InvoiceLine.late_for_period_id.is_(None)
+        & (returned.c.plan_version_id == InvoiceLine.plan_version_id)
+        & returned.c.meter_code.is_not_distinct_from(InvoiceLine.meter_code)
+    )
+    left = InvoiceLine.amount_minor - func.coalesce(credited.c.minor, 0)
     rows = session.execute(
-        select(InvoiceLine.id, InvoiceLine.amount_minor - func.coalesce(credited.c.minor, 0))
+        select(InvoiceLine.id, left + func.least(func.coalesce(returned.c.minor, 0), 0))
         .outerjoin(credited, credited.c.invoice_line_id == InvoiceLine.id)
+        .outerjoin(returned, is_returned)
         .where(InvoiceLine.organization_id == invoice.organization_id, InvoiceLine.invoice_id == invoice.id)
         .order_by(InvoiceLine.position)
     )

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from saas_api.billing import bill_inputs, subscriptions
+from saas_api.billing import bill_inputs, plans, subscriptions
 from saas_api.billing.models import BillingPeriod
 from saas_api.billing.rating import bill, charges, plan_changes
 from saas_api.billing.rating.bill import BillInputs, RatedPlanVersion, UsageQuantity
@@ -58,7 +58,9 @@ def get_base_and_prices(
     period = session.get_one(BillingPeriod, (organization_id, period_id))
     inputs = _inputs_without_usage(session, period, subscriptions.list_segments(session, organization_id))
     used: tuple[UsageQuantity, ...] = ()
-    if len(inputs.segments) > 1:
+    plan_code = plans.plan_for_version(version_id)
+    version_ids = {segment.version_id for segment in inputs.segments}
+    if sum(plans.plan_for_version(one) == plan_code for one in version_ids) > 1:
         used = tuple(UsageQuantity(**row) for row in ledger.period_quantities(session, organization_id, period_id))
     versions = bill_inputs.get_versions(session, inputs.segments, used, (), version_id)
     prices = bill.period_prices(versions, inputs.segments, used)

@@ -151,7 +151,8 @@ def test_call_that_records_late_usage_does_not_delay_the_invoice(context: Flask)
     clock.freeze_time(day(1, 2))
     event = UsageRecord(ids.new_id(), "test", "late", "sms", 1, day(20, month=3))
     with organization.transaction() as session:
-        periods.record_usage(session, organization.id, event)
+        for statement in periods.record_usage_statements(organization.id, event, is_late=True):
+            session.connection().exec_driver_sql(*statement)
         with tenancy.system_session("billing.close") as closing:
             assert invoice_lifecycle.invoice_next_period(closing, organization.id) is not None
 

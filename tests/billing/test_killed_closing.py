@@ -65,9 +65,11 @@ JOIN billing_periods april ON april.organization_id = o.id AND april.starts_at =
 JOIN usage_events e ON e.organization_id = o.id AND e.billing_period_id = march.id,
 LATERAL (VALUES ('test', 4950 + substring(o.name from '[0-9]+')::int, NULL), ('reversal', -50, e.id))
   v (source, quantity, reversal_of)""")
+# 100.00 pay March, 5.00 are left for April.
 _GRANT = text("""
 INSERT INTO credit_grants (organization_id, source_key, kind, currency, amount_minor, remaining_minor, effective_at)
-SELECT organization_id, 'test', 'purchased', 'USD', 500, 500, :april FROM billing_periods WHERE ends_at = :april""")
+SELECT organization_id, 'test', 'purchased', 'USD', 10500, 10500, :march FROM billing_periods
+WHERE ends_at = :april""")
 _WRITTEN = text("""
 SELECT substring(o.name from '[0-9]+')::int AS n, i.serial, i.number, i.total_minor, i.state, i.credits_applied_minor,
   (SELECT sum(amount_minor) FROM invoice_lines l WHERE l.invoice_id = i.id) AS lines_minor,
@@ -104,11 +106,11 @@ def prepare() -> None:
         session.execute(_LEAVE_FREE)
         session.execute(_TAKE_PLAN)
         session.execute(_USE_IN_MARCH, {"at": day(10, month=3), "april": day(1)})
+        session.execute(_GRANT, {"march": day(1, month=3), "april": day(1)})
     assert len(period_close.close_due(day(1, 2)).invoices) == INVOICED_BEFORE
     with tenancy.system_session("billing.close") as session:
         session.execute(_USE, {"at": day(10), "april": day(1)})
         session.execute(_RECORD_LATE, {"april": day(1)})
-        session.execute(_GRANT, {"april": day(1)})
 
 
 def written() -> list[Any]:

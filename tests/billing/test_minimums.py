@@ -12,10 +12,11 @@ from saas_api.billing import (
     period_close,
     period_spend,
     previews,
+    service_terms,
     subscriptions,
-    terms,
     usage_costs,
 )
+from saas_api.billing.credit_notes import CreditExceedsInvoice
 from saas_api.core import clock
 from saas_api.usage.ranges import DateRange
 from tests.support.billing import (
@@ -73,7 +74,7 @@ def test_late_usage_costs_the_same_in_preview_forecast_simulation_and_invoice() 
 def test_spend_of_the_period_counts_late_usage_as_the_invoice_does() -> None:
     organization = studio_with_late_usage(5_000, 8_000)
     with organization.transaction() as session:
-        period_id = terms.get_terms(session, organization.id).period_id
+        period_id = service_terms.get_terms(session, organization.id).period_id
         spent = period_spend.get_period_spend(session, organization.id, period_id)
     assert (spent.base_minor, spent.charge) == (0, Decimal(3_000))
 
@@ -118,9 +119,9 @@ def test_new_version_in_the_month_gives_its_included_quantity_once() -> None:
     clock.freeze_time(day(20))
     april = DateRange(day(1).date(), day(30).date(), clock.get_zone("UTC"))
     with organization.transaction() as session:
-        period_id = terms.get_terms(session, organization.id).period_id
+        period_id = service_terms.get_terms(session, organization.id).period_id
         spent = period_spend.get_period_spend(session, organization.id, period_id)
-        cap = terms.get_terms(session, organization.id).cap
+        cap = service_terms.get_terms(session, organization.id).cap
         report = usage_costs.usage_report(session, organization.id, april)
     invoice = close_periods(organization, MAY_CLOSED)
     assert organization.lines() == {"usage:free@1:sms": 0, "usage:free@3:sms": 1_000}
@@ -172,6 +173,19 @@ def test_credit_note_is_taken_into_account_once() -> None:
     organization.reverse(first)
     close_periods(organization, JUNE_CLOSED)
     assert organization.lines() == {f"late:{first.billing_period_id}:free@1:sms": -500, "carry": 500}
+
+
+def test_credit_note_returns_nothing_that_a_reversal_returned() -> None:
+    """Small: the other order, a reversal of 20.00 and then a credit note on the same line of 25.00."""
+    organization = create_organization(at=day(1, month=3))
+    organization.use(1_500, at=day(10, month=3))
+    failed = organization.use(2_000, at=day(11, month=3))
+    invoice = close_periods(organization, APRIL_CLOSED)
+    organization.reverse(failed)
+    close_periods(organization, MAY_CLOSED)
+    with pytest.raises(CreditExceedsInvoice):
+        create_credit_note(organization, invoice.id, amount_minor=501)
+    assert create_credit_note(organization, invoice.id).total_minor == 500
 
 
 def test_reversal_of_usage_on_a_void_invoice_returns_nothing() -> None:

@@ -260,8 +260,8 @@ def _share_allowances(
     """Prices of one meter under several versions of a plan, which share included quantity and maximum."""
     whole_us = sum(time_us[version_id] for version_id in own)
     with localcontext(prec=DECIMAL_PRECISION):
-        shared = sum((price.included_quantity * time_us[version_id] for version_id, price in own.items()), Decimal(0))
-        included = (shared / max(whole_us, 1)).quantize(_SMALLEST_QUANTITY, ROUND_HALF_UP)
+        weighted = [price.included_quantity * time_us[version_id] for version_id, price in own.items()]
+        included = (sum(weighted, Decimal(0)) / max(whole_us, 1)).quantize(_SMALLEST_QUANTITY, ROUND_HALF_UP)
     maximum = sum(
         money.prorate(price.max_amount_minor or 0, time_us[version_id], max(whole_us, 1))
         for version_id, price in own.items()
