@@ -51,6 +51,11 @@ class Settings(BaseProductSettings):
     DATABASE_URL: str | None = setting_field(
         None, "a postgresql:// address", "PostgreSQL 14 to 18; embedded if unset, required in production"
     )
+    DATABASE_OWNER_URL: str | None = setting_field(
+        None,
+        "a postgresql:// address",
+        "login that owns the tables, used by flask db alone; DATABASE_URL if unset",
+    )
     REDIS_URL: str | None = setting_field(
         None,
         "a redis://, rediss:// or unix:// address",
@@ -252,7 +257,7 @@ class Settings(BaseProductSettings):
     def _normalize_networks(cls, value: list[str]) -> list[str]:
         return [str(ipaddress.ip_network(address)).removesuffix("/32").removesuffix("/128") for address in value]
 
-    @field_validator("DATABASE_URL")
+    @field_validator("DATABASE_URL", "DATABASE_OWNER_URL")
     @classmethod
     def _normalize_database_url(cls, value: str | None) -> str | None:
         if value is None:
@@ -294,6 +299,7 @@ def load(*, env_file: Path | None = ROOT / ".env", **overrides: Any) -> dict[str
     app_url = settings.APP_URL or f"http://localhost:{settings.API_PORT}"
     computed = {
         "DATABASE_URL": database_url,
+        "DATABASE_OWNER_URL": settings.DATABASE_URL or instance.owner_database_url(INSTANCE),
         "REDIS_URL": redis_url,
         "APP_URL": app_url,
         "LISTEN_ON": "all" if settings.APP_ENV == "production" else "loopback",

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 UNKNOWN_ORGANIZATION = f"org_{1:032x}"
 DOCUMENT_GROUPS = {"openapi", "errors", "settings", "cli"}  # their commands write files and name them
 WITHOUT_JSON = {"worker", "scheduler", "dev up", "dev engines start", "dev engines stop", "dev engines psql"}
-WITHOUT_JSON |= {"dev engines reset", "demo seed"}
+WITHOUT_JSON |= {"dev engines reset", "demo seed", "db roles"}
 
 
 def run(app: Flask, *arguments: str) -> Result:
@@ -31,7 +31,7 @@ def run(app: Flask, *arguments: str) -> Result:
 
 def commands(group: click.Group, path: str = "") -> Iterator[tuple[str, click.Command]]:
     for name, command in group.commands.items():
-        if name == "db":  # Flask-Migrate's
+        if path == "db " and not isinstance(command, Command):  # Flask-Migrate's
             continue
         if isinstance(command, click.Group):
             yield from commands(command, f"{path}{name} ")

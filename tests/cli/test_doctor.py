@@ -12,7 +12,6 @@ from flask import Flask
 from saas_api.cli.commands import doctor
 from saas_api.cli.commands.doctor import FAIL, OK, WARN, Finding
 from saas_api.core.db import tenancy
-from saas_api.core.db.engine import db
 from saas_api.core.jobs import schedule
 from tests.support.migrations import stamped_revision
 from tests.support.redis_outage import NO_REDIS

@@ -20,7 +20,7 @@ from saas_api.docs import openapi as docs_openapi
 
 COMMANDS_FILE = ROOT / "saas_api" / "cli" / "commands.json"
 MIGRATION_COMMANDS = "db"
-"""Group of Flask-Migrate's commands, which it documents itself."""
+"""Group of Flask-Migrate's commands, which it documents itself, and of ours."""
 _INTRODUCTION = """# Command line
 
 Made from the commands by `flask cli export`. They are run in the checkout, as `.venv/bin/flask NOUN VERB`; each has
@@ -79,13 +79,12 @@ def cli_page(root: click.Group) -> str:
     """Markdown page about every command below a group."""
     lines = [_INTRODUCTION]
     for name, command in sorted(root.commands.items()):
-        if name == MIGRATION_COMMANDS:
-            continue
         lines += ["", f"## {name}"]
         if isinstance(command, click.Group):
             lines += ["", _first_line(command)]
         for path, leaf in _iter_leaves(f"flask {name}", command):
-            lines += ["", *_command_section(path, leaf)]
+            if name != MIGRATION_COMMANDS or isinstance(leaf, Command):
+                lines += ["", *_command_section(path, leaf)]
     return "\n".join(lines) + "\n"
 
 
