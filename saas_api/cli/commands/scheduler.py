@@ -29,8 +29,8 @@ from saas_api.core.settings import setting
 
 log = get_logger(__name__)
 
-SCHEDULE_ENTRY_ID = "tick-2"
-RETIRED_ENTRY_ID = "tick"  # entry of version 0.1: its function has moved, so each of its jobs would fail
+SCHEDULE_ENTRY_ID = "tick-3"
+RETIRED_ENTRY_ID = "tick-2"  # entry of the version before: its job is pickled
 MAX_SECONDS_WITHOUT_RUN = 90
 group = CommandGroup("schedule", help="Scheduled jobs.")
 _ROW = "{:36} {:10} {:26} {:26} {}"
