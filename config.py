@@ -185,6 +185,13 @@ class Settings(BaseProductSettings):
     )
     PAYMENTS_ALLOW_MOCK: bool = setting_field(False, "0 or 1", "lets the mock provider take payments in production too")
 
+    MESSAGES_ALLOW_MOCK: bool = setting_field(
+        False, "0 or 1", "lets the mock provider deliver and bill live messages in production too"
+    )
+    SERVICES: Names = setting_field(
+        ["messages"], "messages, or none", "built-in services that are offered; none serves neither API nor pages"
+    )
+
     MOCK_LATENCY_MS: int = setting_field(
         0, "milliseconds from 0 to 10000", "time a mock provider takes", ge=0, le=10_000
     )
@@ -218,7 +225,12 @@ class Settings(BaseProductSettings):
         "the fault point to trigger, and its effect",
     )
 
-    @field_validator("CORS_ORIGINS", *_NETWORKS, mode="before")
+    @field_validator("SERVICES", mode="before")
+    @classmethod
+    def _read_none(cls, value: Any) -> Any:
+        return [] if value == "none" else value
+
+    @field_validator("CORS_ORIGINS", "SERVICES", *_NETWORKS, mode="before")
     @classmethod
     def _split_list(cls, value: Any) -> Any:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
@@ -274,6 +286,11 @@ class Settings(BaseProductSettings):
             is_shared = password is not None and password == urlsplit(info.data.get(name) or "").password
             declaration.reject_if(is_shared, value, f"must not have the password of {name} in production; ")
         return value
+
+    @field_validator("SERVICES")
+    @classmethod
+    def _require_known_service(cls, value: list[str]) -> list[str]:
+        return declaration.reject_if(not {*value} <= {"messages"}, value)
 
     @field_validator("LEASE_SECONDS")
     @classmethod

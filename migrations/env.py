@@ -33,7 +33,9 @@ def run() -> None:
     if getattr(context.config.cmd_opts, "autogenerate", False):
         raise CommandError(NO_AUTOGENERATE)
     metadata = current_app.extensions["migrate"].db.metadata
-    engine = sa.create_engine(current_app.config["DATABASE_OWNER_URL"], poolclass=NullPool)
+    engine = sa.create_engine(
+        current_app.config["DATABASE_OWNER_URL"], poolclass=NullPool, connect_args={"application_name": "saas-api db"}
+    )
     with engine.connect() as connection:
         missing = roles.missing_right(connection)
         if missing:

@@ -84,6 +84,11 @@ def api_key_digests(key: str) -> list[tuple[int, bytes]]:
     ]
 
 
+def pepper_versions() -> list[int]:
+    """Versions in API_KEY_PEPPER, the current one first."""
+    return [int(entry.partition(":")[0]) for entry in setting("API_KEY_PEPPER").split(",")]
+
+
 def encrypt(purpose: str, plain: bytes) -> bytes:
     """Encrypt with AES-256-GCM under a key derived from the current secret of SECRET_KEY for this purpose.
 

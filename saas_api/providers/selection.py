@@ -8,14 +8,22 @@ from saas_api.providers.messages import MessageProvider
 from saas_api.providers.payments import PaymentProvider
 
 
+def has_message_provider(mode: str) -> bool:
+    """Whether messages of a mode have a provider.
+
+    In production the mock is none for live messages, unless MESSAGES_ALLOW_MOCK is set.
+    """
+    return mode == "test" or setting("APP_ENV") != "production" or bool(setting("MESSAGES_ALLOW_MOCK"))
+
+
 def message_provider(channel: str, mode: str) -> MessageProvider:
     """Return the provider of a channel; messages of test mode are never sent.
 
-    raises: LookupError for a channel without a provider
+    raises: LookupError for a channel without a provider, and as `has_message_provider` says
     """
     from saas_api.providers import mock_messages  # noqa: PLC0415 - a provider's libraries load on first use
 
-    if channel not in mock_messages.CHANNELS:
+    if channel not in mock_messages.CHANNELS or not has_message_provider(mode):
         raise LookupError(f"no provider for {channel} in {mode} mode")
     return mock_messages.MockMessageProvider()
 

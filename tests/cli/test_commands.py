@@ -95,6 +95,7 @@ def test_list_of_all_commands_does_not_import_the_product(app: Flask) -> None:
     assert not {name for name in loaded if name.partition(".")[0] in {"saas_api", "sqlalchemy", "config", "pydantic"}}
     listed = {arguments[0] for line in result.stdout.splitlines() if (arguments := line.split())}
     assert set(app.cli.commands) <= listed
+    assert not {"limiter", "generate-api-schema", "routes", "run", "shell"} & listed
 
 
 @pytest.mark.parametrize("arguments", [["billing", "close"], ["schedule", "list"], ["db", "current"]])
