@@ -10,14 +10,10 @@ from uuid import UUID
 import pytest
 import sqlalchemy as sa
 from flask import Flask
-from flask_migrate import upgrade
 
-from saas_api import cli
-from saas_api.accounts import audit, audit_chain
-from saas_api.app import create_app
+from saas_api.accounts import audit
 from saas_api.core import ids
 from saas_api.core.db import tenancy
-from saas_api.core.db.engine import db
 from tests.support.accounts import Person
 from tests.support.team import invite
 
@@ -87,36 +83,6 @@ def test_log_cut_off_at_its_end_is_found_with_a_known_head(app: Flask, alice: Pe
     code, report = verify(app, "--head", before["head"])
     assert code == 3
     assert "cut off" in report["problem"]
-
-
-def test_events_of_the_version_before_are_chained(config: dict[str, Any], superuser: Any) -> None:
-    """R6: the migration chains the events that are stored already, in the order of their ids."""
-    url = sa.make_url(config["DATABASE_OWNER_URL"]).set(database="chained")
-    superuser.rollback()
-    superuser.autocommit = True
-    with superuser.cursor() as cursor:
-        cursor.execute("CREATE DATABASE chained OWNER saas")
-    migrating = create_app({**config, "DATABASE_OWNER_URL": url, "DATABASE_URL": url.set(username="saas_app")})
-    cli.init_app(migrating)
-    engine = sa.create_engine(url, poolclass=sa.NullPool)
-    try:
-        with migrating.app_context():
-            upgrade(revision="0009")
-        with engine.begin() as connection:
-            connection.execute(sa.text("SET LOCAL ROLE saas_system"))
-            for _ in range(3):
-                connection.execute(sa.text(INSERT_EVENT))
-        with migrating.app_context():
-            upgrade()
-            with tenancy.system_session("audit.command") as session:
-                report = audit_chain.verify_chain(session)
-            db.engine.dispose()
-        assert (report.events, report.problem) == (3, None)
-    finally:
-        engine.dispose()
-        with superuser.cursor() as cursor:
-            cursor.execute("DROP DATABASE chained WITH (FORCE)")
-        superuser.autocommit = False
 
 
 def test_malformed_head_is_a_wrong_use(app: Flask) -> None:

@@ -1,8 +1,12 @@
-"""Refuse TRUNCATE where rows are kept, and chain the audit log by hashes."""
+"""Refuse TRUNCATE where rows are kept, chain the audit log by hashes, and bind encrypted values to their rows."""
 
 from functools import partial
 
+import sqlalchemy as sa
 from alembic import op
+from flask import current_app
+
+from migrations import encryption
 
 revision = "0011"
 down_revision = "0010"
@@ -81,15 +85,51 @@ DROP FUNCTION chain_stored_events();
 """
 
 
+SELECT_WEBHOOK_SECRETS = """
+SELECT 'webhook_secret' AS purpose, organization_id || ':' || id AS row_id, secret_encrypted AS value,
+  organization_id, id FROM webhook_secrets
+"""
+SELECT_RESPONSES = """
+SELECT 'idempotency' AS purpose, organization_id || ':' || key AS row_id, body AS value, organization_id, key
+  FROM idempotency_keys WHERE is_encrypted
+"""
+# Table, its rows as migrations.encryption reads them, and the update.
+ENCRYPTED = (
+    (
+        "webhook_secrets",
+        SELECT_WEBHOOK_SECRETS,
+        "UPDATE webhook_secrets SET secret_encrypted = :value WHERE organization_id = :organization_id AND id = :id",
+    ),
+    (
+        "idempotency_keys",
+        SELECT_RESPONSES,
+        "UPDATE idempotency_keys SET body = :value WHERE organization_id = :organization_id AND key = :key",
+    ),
+)
+
+
+def rewrite_encrypted_values(*, is_bound: bool) -> None:
+    connection = op.get_bind()
+    for table, select, update in ENCRYPTED:
+        op.execute(f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY")
+        rows = connection.execute(sa.text(select)).all()
+        if rows:
+            secrets = current_app.config["SECRET_KEY"].split(",")
+            encryption.rewrite(connection, secrets, rows, update, is_bound=is_bound)
+        op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
+
+
 def upgrade() -> None:
     run = partial(op.get_bind().exec_driver_sql, execution_options={"no_parameters": True})
     for table in KEPT_TABLES:
         run(f"CREATE TRIGGER kept_whole BEFORE TRUNCATE ON {table} FOR EACH STATEMENT EXECUTE FUNCTION append_only()")
     run(SCHEMA)
     run(CHAIN_STORED_EVENTS)
+    rewrite_encrypted_values(is_bound=True)
 
 
 def downgrade() -> None:
+    rewrite_encrypted_values(is_bound=False)
     for table in KEPT_TABLES:
         op.execute(f"DROP TRIGGER kept_whole ON {table}")
     op.execute("DROP TRIGGER audit_events_chained ON audit_events")
