@@ -58,7 +58,9 @@ def test_database_of_another_revision_is_a_failure(app: Flask) -> None:
 
 def test_unreachable_engines_are_failures_without_traceback() -> None:
     app = Flask("unreachable")
-    app.config.update(REDIS_URL=NO_REDIS, SQLALCHEMY_DATABASE_URI="postgresql+psycopg2://saas@127.0.0.1:1/saas")
+    app.config.update(
+        APP_ENV="test", REDIS_URL=NO_REDIS, SQLALCHEMY_DATABASE_URI="postgresql+psycopg2://saas@127.0.0.1:1/saas"
+    )
     db.init_app(app)
     with app.app_context():
         findings = doctor.check_redis(), doctor.check_postgres()

@@ -9,21 +9,21 @@ from flask.testing import FlaskClient
 from saas_api.app import create_app
 from saas_api.core.db.engine import db
 from tests.support.accounts import sign_in
-from tests.support.messages import SEND, SMS, Organization, Work, provider_calls, rows
+from tests.support.messages import SEND, SMS, MessagingOrganization, Work, provider_calls, rows
 
 
 @pytest.fixture
-def acme(client: FlaskClient) -> Organization:
-    return Organization(client, "Acme", "alice@acme.example")
+def acme(client: FlaskClient) -> MessagingOrganization:
+    return MessagingOrganization(client, "Acme", "alice@acme.example")
 
 
 @pytest.fixture
-def production(app: Flask, acme: Organization, monkeypatch: pytest.MonkeyPatch) -> None:
+def production(app: Flask, acme: MessagingOrganization, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(app.config, "APP_ENV", "production")
 
 
 def test_live_message_is_refused_in_production_without_a_provider(
-    app: Flask, acme: Organization, production: None, monkeypatch: pytest.MonkeyPatch
+    app: Flask, acme: MessagingOrganization, production: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """O4: the mock neither delivers nor bills live messages of production unless it is allowed to."""
     refused = acme.client.post(SEND, json=SMS, headers=acme.live)
@@ -35,7 +35,7 @@ def test_live_message_is_refused_in_production_without_a_provider(
 
 
 def test_queued_live_message_waits_when_its_provider_is_gone(
-    app: Flask, acme: Organization, work: Work, monkeypatch: pytest.MonkeyPatch
+    app: Flask, acme: MessagingOrganization, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """O4: a message that was accepted before is tried again and not lost."""
     message_id = acme.send()["message_id"]
@@ -47,14 +47,14 @@ def test_queued_live_message_waits_when_its_provider_is_gone(
 
 
 def test_service_that_is_switched_off_has_neither_api_nor_pages(
-    app: Flask, config: dict[str, Any], acme: Organization, monkeypatch: pytest.MonkeyPatch
+    app: Flask, config: dict[str, Any], acme: MessagingOrganization, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """O4: with SERVICES=none the API does not know messages, and the dashboard does not show them."""
     without = create_app({**config, "SERVICES": []})
     client = without.test_client()
     assert client.post(SEND, json=SMS, headers=acme.live).status_code == 404
     assert "/api/v1/messages/send" not in client.get("/api/v1/openapi.json").json["paths"]
-    alice = sign_in(client, acme.person.email)
+    alice = sign_in(client, acme.owner.email)
     permissions = client.get("/api/v1/auth/me", headers=alice.headers).json["data"]["permissions"]
     assert [name for name in permissions if name.startswith("messages:")] == []
     with without.app_context():

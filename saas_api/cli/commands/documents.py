@@ -33,7 +33,8 @@ Made from the commands by `flask cli export`. They are run in the checkout, as `
 - Repeating a command is harmless.
 
 `flask db upgrade` migrates the database (`flask db current` shows its revision, `flask db check` compares it with the
-models, `flask db downgrade` goes back). Migrations are written in SQL: `flask db revision` creates an empty one."""
+models, `flask db downgrade` goes back). It runs as DATABASE_OWNER_URL, and `flask db roles` prints the SQL that
+creates the logins and roles. Migrations are written in SQL: `flask db revision` creates an empty one."""
 _SETTINGS_INTRODUCTION = """# Settings
 
 Settings come from the environment or from `.env` (see `.env.example`); the environment wins. A secret may also be read
