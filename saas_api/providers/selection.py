@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 
+from saas_api.core.observability import get_logger
 from saas_api.core.settings import setting
 from saas_api.providers.mail import EmailProvider
 from saas_api.providers.messages import MessageProvider
 from saas_api.providers.payments import PaymentProvider
+
+log = get_logger(__name__)
 
 
 def has_message_provider(mode: str) -> bool:
@@ -29,11 +32,13 @@ def message_provider(channel: str, mode: str) -> MessageProvider:
 
 
 def email_provider() -> EmailProvider:
-    """Return SMTP when a server is set, otherwise the file mailbox."""
+    """Return SMTP when a server is set, otherwise the file mailbox, which is logged in production."""
     if setting("SMTP_HOST"):
         from saas_api.providers.smtp import SmtpEmailProvider  # noqa: PLC0415 - a provider's libraries load on first use
 
         return SmtpEmailProvider()
+    if setting("APP_ENV") == "production":
+        log.warning("mail_is_not_sent", hint="set SMTP_HOST")
     from saas_api.providers.mailbox import FileMailbox  # noqa: PLC0415 - the same
 
     return FileMailbox()
