@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from saas_api.core.access import KeyMode
 from saas_api.core.observability import get_logger
 from saas_api.core.settings import setting
 from saas_api.providers.mail import EmailProvider
@@ -16,7 +17,7 @@ def has_message_provider(mode: str) -> bool:
 
     In production the mock is none for live messages, unless MESSAGES_ALLOW_MOCK is set.
     """
-    return mode == "test" or setting("APP_ENV") != "production" or bool(setting("MESSAGES_ALLOW_MOCK"))
+    return mode == KeyMode.TEST or setting("APP_ENV") != "production" or bool(setting("MESSAGES_ALLOW_MOCK"))
 
 
 def message_provider(channel: str, mode: str) -> MessageProvider:
