@@ -36,7 +36,7 @@ class ChainReport:
 
     events: number of events in the chain
     head: `position:hash` of the newest event; None when there is none
-    problem: the first one that was found, as a sentence; None when the log is whole
+    problem: the first one that was found, as a sentence; None when the chain is intact
     """
 
     events: int

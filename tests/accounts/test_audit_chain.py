@@ -14,7 +14,7 @@ from flask import Flask
 from saas_api.accounts import audit
 from saas_api.core import ids
 from saas_api.core.db import tenancy
-from tests.support.accounts import Person
+from tests.support.accounts import User
 from tests.support.team import invite
 
 WRITERS, EVENTS_EACH = 6, 10
@@ -31,13 +31,13 @@ def verify(app: Flask, *options: str) -> tuple[int, dict[str, Any]]:
 
 @contextmanager
 def past_triggers(superuser: Any) -> Iterator[Any]:
-    """A cursor that writes as an intruder with the owner's login could, who disables the triggers first."""
+    """A cursor without triggers, as an attacker with the owner's login has."""
     with superuser, superuser.cursor() as cursor:
         cursor.execute("SET LOCAL session_replication_role = replica")
         yield cursor
 
 
-def test_untouched_log_is_whole(app: Flask, alice: Person) -> None:
+def test_untouched_log_is_intact(app: Flask, alice: User) -> None:
     invite(alice, "dave@acme.example")
     code, report = verify(app)
     assert (code, report["problem"]) == (0, None)
@@ -61,7 +61,7 @@ def test_untouched_log_is_whole(app: Flask, alice: Person) -> None:
         ),
     ],
 )
-def test_tampering_is_found(app: Flask, alice: Person, superuser: Any, tampering: str, problem: str) -> None:
+def test_tampering_is_found(app: Flask, alice: User, superuser: Any, tampering: str, problem: str) -> None:
     """R6: the owner of the tables may switch triggers off, and the chain reveals what was done then."""
     invite(alice, "dave@acme.example")
     with past_triggers(superuser) as cursor:
@@ -72,7 +72,7 @@ def test_tampering_is_found(app: Flask, alice: Person, superuser: Any, tampering
     assert problem in report["problem"]
 
 
-def test_log_cut_off_at_its_end_is_found_with_a_known_head(app: Flask, alice: Person, superuser: Any) -> None:
+def test_log_cut_off_at_its_end_is_found_with_a_known_head(app: Flask, alice: User, superuser: Any) -> None:
     invite(alice, "dave@acme.example")
     _, before = verify(app)
     assert verify(app, "--head", before["head"])[0] == 0
@@ -103,7 +103,7 @@ def write(app: Flask, organizations: list[UUID], barrier: threading.Barrier, fai
         failures.append(error)
 
 
-def test_concurrent_writers_make_one_chain(app: Flask, alice: Person, carol: Person) -> None:
+def test_concurrent_writers_make_one_chain(app: Flask, alice: User, carol: User) -> None:
     """R6: transactions that write about the same organizations in opposite orders neither fail nor break the chain."""
     organizations = [ids.parse_id("org", alice.organization_id), ids.parse_id("org", carol.organization_id)]
     barrier, failures = threading.Barrier(WRITERS), []
@@ -123,8 +123,8 @@ def test_concurrent_writers_make_one_chain(app: Flask, alice: Person, carol: Per
     assert report["events"] - before["events"] == WRITERS * EVENTS_EACH * 4
 
 
-def test_open_transaction_with_an_audit_event_blocks_no_other(app: Flask, alice: Person) -> None:
-    """R6: the chain is locked for the commit only, so work that takes long holds nobody else's event up."""
+def test_open_transaction_with_an_audit_event_blocks_no_other(app: Flask, alice: User) -> None:
+    """R6: the chain is locked for the commit only, so a long transaction delays no other event."""
     with app.app_context(), tenancy.system_session("auth.profile") as session:
         audit.record_event(session, None, audit.SYSTEM_ACTOR, "slow.began", ("job", "x"))
         session.flush()

@@ -104,7 +104,7 @@ def test_redis_user_has_the_commands_of_the_product_and_no_more(
             with pytest.raises(redis.exceptions.NoPermissionError):
                 connection.execute_command(*refused.split())
     with (
-        redis.Redis(unix_socket_path=acl_redis.partition("@")[2]) as stranger,
+        redis.Redis(unix_socket_path=acl_redis.partition("@")[2]) as unauthenticated,
         pytest.raises(redis.AuthenticationError),
     ):
-        stranger.ping()
+        unauthenticated.ping()

@@ -126,13 +126,13 @@ def test_risky_setting_of_production_is_a_warning(
     [
         ({"SMTP_HOST": None}, "mail is not sent"),
         ({"SERVICES": ["messages"]}, "live messages are refused"),
-        ({"SERVICES": ["messages"], "MESSAGES_ALLOW_MOCK": True}, "delivered by nobody"),
+        ({"SERVICES": ["messages"], "MESSAGES_ALLOW_MOCK": True}, "the mock provider delivers none"),
     ],
 )
 def test_production_without_a_provider_is_a_failure(
     context: Flask, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], part: str
 ) -> None:
-    """O4, O9: messages or mails that nobody delivers make the doctor fail."""
+    """O4, O9: messages or mails that no provider delivers make the doctor fail."""
     for name, value in {**GOOD, **changes}.items():
         monkeypatch.setitem(context.config, name, value)
     [finding] = doctor.check_settings()

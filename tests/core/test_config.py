@@ -132,7 +132,7 @@ def test_production_starts_with_good_settings() -> None:
     ],
 )
 def test_production_refuses_a_bad_value_by_name(name: str, value: str, reason: str) -> None:
-    """R10, R12: what anybody could guess, reuse or read on the way stops the start, and the line names the setting."""
+    """R10, R12: a guessable, shared or unencrypted value stops the start, and the line names the setting."""
     with pytest.raises(ConfigurationError) as caught:
         load(env_file=None, **{**GOOD, name: value})
     [problem] = caught.value.problems

@@ -32,7 +32,7 @@ def verify(*, head: str | None, as_json: bool) -> None:
     """
     with tenancy.system_session("audit.command") as session:
         report = audit_chain.verify_chain(session, head)
-    lines = [report.problem or f"The log is whole; events: {report.events}", f"head  {report.head or '-'}"]
+    lines = [report.problem or f"The chain is intact; events: {report.events}", f"head  {report.head or '-'}"]
     output.print_result(asdict(report), lines, as_json=as_json)
     if report.problem:
         raise Exit(EXIT_PROBLEMS)

@@ -191,7 +191,7 @@ def _settings_problems() -> Iterator[tuple[str, str, str]]:
         yield FAIL, "mail is not sent: neither links nor invitations arrive", "Set SMTP_HOST."
     if "messages" in setting("SERVICES"):
         if setting("MESSAGES_ALLOW_MOCK"):
-            yield FAIL, "live messages are billed and delivered by nobody", "Unset MESSAGES_ALLOW_MOCK."
+            yield FAIL, "live messages are billed, and the mock provider delivers none", "Unset MESSAGES_ALLOW_MOCK."
         else:
             yield FAIL, "live messages are refused: there is no provider", "Set SERVICES=none to offer none."
     if setting("PAYMENTS_ALLOW_MOCK"):

@@ -18,7 +18,7 @@ SELECT current_user AS login, coalesce(current_schema(), 'public') AS schema,
   (SELECT count(*) FROM pg_roles WHERE rolname = ANY(:roles)) AS roles,
   coalesce(has_schema_privilege(current_schema(), 'CREATE'), false) AS may_create,
   EXISTS (SELECT FROM pg_class WHERE relnamespace = to_regnamespace(current_schema()) AND relkind IN ('r', 'p')
-             AND NOT pg_has_role(relowner, 'USAGE')) AS is_stranger
+             AND NOT pg_has_role(relowner, 'USAGE')) AS lacks_ownership
 """)
 _SCHEMA_USAGE = sa.text("SELECT bool_and(has_schema_privilege(role, :schema, 'USAGE')) FROM unnest(:roles) AS role")
 
@@ -77,7 +77,7 @@ def missing_right(connection: sa.Connection) -> str | None:
         return f"the roles {' and '.join(ROLES)} do not both exist"
     if not rights.may_create:
         return f"the login {rights.login} may not create tables in the schema {rights.schema}"
-    if rights.is_stranger:
+    if rights.lacks_ownership:
         return f"the login {rights.login} does not own the tables"
     if not connection.scalar(_SCHEMA_USAGE, {"schema": rights.schema, "roles": list(ROLES)}):
         return f"the roles {' and '.join(ROLES)} may not use the schema {rights.schema}"
