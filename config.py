@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import NoDecode
 
-from saas_api.settings import declaration, instance
+from saas_api.settings import declaration, instance, production
 from saas_api.settings.declaration import BaseProductSettings, ConfigurationError, setting_field
 from saas_api.settings.instance import GENERATED_SECRETS
 
@@ -50,6 +50,11 @@ class Settings(BaseProductSettings):
     )
     DATABASE_URL: str | None = setting_field(
         None, "a postgresql:// address", "PostgreSQL 14 to 18; embedded if unset, required in production"
+    )
+    DATABASE_OWNER_URL: str | None = setting_field(
+        None,
+        "a postgresql:// address",
+        "login that owns the tables, used by flask db alone; DATABASE_URL if unset",
     )
     REDIS_URL: str | None = setting_field(
         None,
@@ -180,6 +185,13 @@ class Settings(BaseProductSettings):
     )
     PAYMENTS_ALLOW_MOCK: bool = setting_field(False, "0 or 1", "lets the mock provider take payments in production too")
 
+    MESSAGES_ALLOW_MOCK: bool = setting_field(
+        False, "0 or 1", "lets the mock provider deliver and bill live messages in production too"
+    )
+    SERVICES: Names = setting_field(
+        ["messages"], "messages, or none", "built-in services that are offered; none serves neither API nor pages"
+    )
+
     MOCK_LATENCY_MS: int = setting_field(
         0, "milliseconds from 0 to 10000", "time a mock provider takes", ge=0, le=10_000
     )
@@ -213,7 +225,12 @@ class Settings(BaseProductSettings):
         "the fault point to trigger, and its effect",
     )
 
-    @field_validator("CORS_ORIGINS", *_NETWORKS, mode="before")
+    @field_validator("SERVICES", mode="before")
+    @classmethod
+    def _read_none(cls, value: Any) -> Any:
+        return [] if value == "none" else value
+
+    @field_validator("CORS_ORIGINS", "SERVICES", *_NETWORKS, mode="before")
     @classmethod
     def _split_list(cls, value: Any) -> Any:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
@@ -221,9 +238,7 @@ class Settings(BaseProductSettings):
     @field_validator(*REQUIRED_IN_PRODUCTION)
     @classmethod
     def _require_in_production(cls, value: Any, info: ValidationInfo) -> Any:
-        return declaration.reject_if(
-            value is None and info.data.get("APP_ENV") == "production", value, "required in production; "
-        )
+        return declaration.reject_if(value is None and _is_production(info), value, "required in production; ")
 
     @field_validator("SECRET_KEY", "JWT_SECRET")
     @classmethod
@@ -236,6 +251,46 @@ class Settings(BaseProductSettings):
     def _require_version(cls, value: SecretStr | None) -> SecretStr | None:
         entries = value.get_secret_value().split(",") if value else []
         return declaration.reject_if(not all(re.fullmatch(r"[0-9]{1,4}:[^:]{32,}", entry) for entry in entries), value)
+
+    @field_validator("APP_URL")
+    @classmethod
+    def _require_encryption(cls, value: str | None, info: ValidationInfo) -> str | None:
+        is_refused = _is_production(info) and value is not None and not production.is_encrypted_or_local(value)
+        return declaration.reject_if(is_refused, value, "https is required in production, except for localhost; ")
+
+    @field_validator("SECRET_KEY", "JWT_SECRET", "API_KEY_PEPPER")
+    @classmethod
+    def _require_random_secret(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if value is None or not _is_production(info):
+            return value
+        secrets = production.split_secrets(value.get_secret_value())
+        problem = next(filter(None, map(production.secret_problem, sorted(secrets))), None)
+        declaration.reject_if(problem is not None, value, f"refused in production: {problem}; ")
+        for name in GENERATED_SECRETS:
+            other = info.data.get(name)
+            is_shared = other is not None and secrets & production.split_secrets(other.get_secret_value())
+            declaration.reject_if(bool(is_shared), value, f"must differ from {name} in production; ")
+        return value
+
+    @field_validator("DATABASE_URL", "DATABASE_OWNER_URL", "REDIS_URL")
+    @classmethod
+    def _require_password(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None or not _is_production(info):
+            return value
+        password = urlsplit(value).password
+        is_open = info.field_name == "REDIS_URL" and not value.startswith("unix://") and not password
+        declaration.reject_if(is_open, value, "a password is required in production; ")
+        problem = production.password_problem(value)
+        declaration.reject_if(problem is not None, value, f"refused in production: {problem}; ")
+        for name in declaration.ENGINE_SETTINGS:
+            is_shared = password is not None and password == urlsplit(info.data.get(name) or "").password
+            declaration.reject_if(is_shared, value, f"must not have the password of {name} in production; ")
+        return value
+
+    @field_validator("SERVICES")
+    @classmethod
+    def _require_known_service(cls, value: list[str]) -> list[str]:
+        return declaration.reject_if(not {*value} <= {"messages"}, value)
 
     @field_validator("LEASE_SECONDS")
     @classmethod
@@ -252,7 +307,16 @@ class Settings(BaseProductSettings):
     def _normalize_networks(cls, value: list[str]) -> list[str]:
         return [str(ipaddress.ip_network(address)).removesuffix("/32").removesuffix("/128") for address in value]
 
-    @field_validator("DATABASE_URL")
+    @field_validator("WEBHOOK_ALLOWED_NETWORKS")
+    @classmethod
+    def _require_private_networks(cls, value: list[str]) -> list[str]:
+        return declaration.reject_if(
+            not all(map(production.is_private_network, value)),
+            value,
+            "these cover public addresses, which are allowed anyway; ",
+        )
+
+    @field_validator("DATABASE_URL", "DATABASE_OWNER_URL")
     @classmethod
     def _normalize_database_url(cls, value: str | None) -> str | None:
         if value is None:
@@ -265,9 +329,11 @@ class Settings(BaseProductSettings):
     @field_validator("APP_FAULTS", "TIME_SCALE")
     @classmethod
     def _refuse_in_production(cls, value: int, info: ValidationInfo) -> int:
-        return declaration.reject_if(
-            int(value) != (info.field_name == "TIME_SCALE") and info.data.get("APP_ENV") == "production", value
-        )
+        return declaration.reject_if(int(value) != (info.field_name == "TIME_SCALE") and _is_production(info), value)
+
+
+def _is_production(info: ValidationInfo) -> bool:
+    return info.data.get("APP_ENV") == "production"
 
 
 def load(*, env_file: Path | None = ROOT / ".env", **overrides: Any) -> dict[str, Any]:
@@ -294,6 +360,7 @@ def load(*, env_file: Path | None = ROOT / ".env", **overrides: Any) -> dict[str
     app_url = settings.APP_URL or f"http://localhost:{settings.API_PORT}"
     computed = {
         "DATABASE_URL": database_url,
+        "DATABASE_OWNER_URL": settings.DATABASE_URL or instance.owner_database_url(INSTANCE),
         "REDIS_URL": redis_url,
         "APP_URL": app_url,
         "LISTEN_ON": "all" if settings.APP_ENV == "production" else "loopback",

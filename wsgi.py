@@ -11,7 +11,12 @@ is_command = click.get_current_context(silent=True) is not None
 
 
 def help_app() -> Flask:
-    """An application that only lists its commands, for `flask --help`, without importing the product."""
+    """An application that only lists its commands, for `flask --help`, without importing the product.
+
+    Commands of Flask and of libraries still run (`flask shell`), and are not listed.
+    """
+    for command in getattr(click.get_current_context().find_root().command, "commands", {}).values():
+        command.hidden = True
     application = Flask("saas_api")
     commands = Path(__file__).with_name("saas_api") / "cli" / "commands.json"
     for name, text in json.loads(commands.read_text(encoding="utf-8")).items():
@@ -27,7 +32,8 @@ def product_app() -> Flask:
     from saas_api.cli import errors  # noqa: PLC0415 - the same
 
     try:
-        application = create_app(config.load())
+        process = sys.argv[1] if is_command and len(sys.argv) > 1 else "web"
+        application = create_app({**config.load(), "PROCESS": process})
     except config.ConfigurationError as error:
         sys.exit(f"The settings cannot be used:\n{error}")
     if is_command:

@@ -33,6 +33,7 @@ def running_application(**settings: Any) -> Iterator[Flask]:
                 **{
                     "APP_ENV": "test",
                     "DATABASE_URL": engines.database_url,
+                    "DATABASE_OWNER_URL": engines.owner_url,
                     "REDIS_URL": engines.redis_url,
                     "LOG_LEVEL": "warning",
                     **SECRETS,

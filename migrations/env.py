@@ -8,6 +8,8 @@ from alembic.util import CommandError
 from flask import current_app
 from sqlalchemy.pool import NullPool
 
+from saas_api.core.db import roles
+
 # Any number that nothing else locks: two processes that start together migrate one after the other.
 MIGRATION_LOCK_KEY = 7_215_903
 NO_AUTOGENERATE = (
@@ -24,15 +26,20 @@ def is_declared_by_model(
 
 
 def run() -> None:
-    """Bring the database to the requested revision, or compare it with the models.
+    """Bring the database to the requested revision, or compare it with the models, as DATABASE_OWNER_URL.
 
-    Every other connection of the application begins as `saas_tenant`; this one must stay the owner.
+    raises: CommandError when the login lacks a right, or for autogenerate
     """
     if getattr(context.config.cmd_opts, "autogenerate", False):
         raise CommandError(NO_AUTOGENERATE)
     metadata = current_app.extensions["migrate"].db.metadata
-    engine = sa.create_engine(current_app.config["SQLALCHEMY_DATABASE_URI"], poolclass=NullPool)
+    engine = sa.create_engine(
+        current_app.config["DATABASE_OWNER_URL"], poolclass=NullPool, connect_args={"application_name": "saas-api db"}
+    )
     with engine.connect() as connection:
+        missing = roles.missing_right(connection)
+        if missing:
+            raise CommandError(f"DATABASE_OWNER_URL: {missing}; run the SQL that flask db roles prints.")
         connection.execute(sa.text("SELECT pg_advisory_lock(:key)"), {"key": MIGRATION_LOCK_KEY})
         connection.execute(sa.text("SET lock_timeout = '5s'"))
         connection.commit()

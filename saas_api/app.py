@@ -56,13 +56,13 @@ BLUEPRINT_PREFIXES = {
 def create_app(config: Mapping[str, Any]) -> App:
     """Create the application with all blueprints and jobs.
 
-    config: every setting of `config.py`, by name
+    config: every setting of `config.py`, by name; PROCESS names this process in PostgreSQL's list of connections
     """
     app = App("saas_api")
     app.config.from_mapping(config)
     app.config.from_mapping(
         SQLALCHEMY_DATABASE_URI=config["DATABASE_URL"],
-        SQLALCHEMY_ENGINE_OPTIONS=engine.engine_options(),
+        SQLALCHEMY_ENGINE_OPTIONS=engine.engine_options(config.get("PROCESS", "")),
         LOGIN_ENDPOINT="accounts_pages.login_form",
     )
     app.config["TRUSTED_HOSTS"] = [urlsplit(config["APP_URL"]).hostname, "localhost", "127.0.0.1"]
@@ -75,5 +75,7 @@ def create_app(config: Mapping[str, Any]) -> App:
     web_app.init_app(app)
     hooks.init_app(app)
     for blueprint, prefix in BLUEPRINT_PREFIXES.items():
+        if blueprint is messages_api.bp and "messages" not in config["SERVICES"]:
+            continue
         app.register_blueprint(blueprint, url_prefix=prefix or None)
     return app

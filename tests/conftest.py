@@ -83,6 +83,7 @@ def config(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> dict[s
         env_file=None,
         APP_ENV="test",
         DATABASE_URL=engines.database_url,
+        DATABASE_OWNER_URL=engines.owner_url,
         REDIS_URL=engines.redis_url,
         SECRET_KEY="s" * 32,
         JWT_SECRET="j" * 32,

@@ -1,4 +1,4 @@
-"""People, organizations, API keys and the ledger of jobs; the roles that separate tenants."""
+"""People, organizations, API keys and the ledger of jobs. `flask db roles` creates the roles that get the grants."""
 
 from functools import partial
 
@@ -25,35 +25,6 @@ FUNCTIONS = (
     "current_organization",
     "append_only",
 )
-
-ROLES = """
-DO $$
-DECLARE r text;
-BEGIN
-  FOREACH r IN ARRAY ARRAY['saas_tenant','saas_system'] LOOP
-    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = r) THEN EXECUTE format('CREATE ROLE %I NOLOGIN', r); END IF;
-  END LOOP;
-  EXECUTE format('GRANT USAGE ON SCHEMA %I TO saas_tenant, saas_system', current_schema());
-  -- The login role may SET both roles but must INHERIT neither: an inherited saas_system policy would open every table
-  -- to a transaction that forgot to bind a tenant.
-  -- Granted only where missing: the roles may have been made by another login.
-  FOREACH r IN ARRAY ARRAY['saas_tenant','saas_system'] LOOP
-    IF current_setting('server_version_num')::int >= 160000 THEN
-      IF NOT pg_has_role(r, 'SET') OR pg_has_role(r, 'USAGE') THEN
-        EXECUTE format('GRANT %I TO %I WITH INHERIT FALSE, SET TRUE', r, current_user);
-      END IF;
-    ELSIF NOT pg_has_role(r, 'MEMBER') THEN
-      EXECUTE format('GRANT %I TO %I', r, current_user);
-    END IF;
-  END LOOP;
-  IF current_setting('server_version_num')::int < 160000 THEN
-  -- NOINHERIT also switches off what a database owner gets through pg_database_owner: keep the schema by a
-  -- grant of its own.
-    EXECUTE format('GRANT USAGE, CREATE ON SCHEMA %I TO %I', current_schema(), current_user);
-    EXECUTE format('ALTER ROLE %I NOINHERIT', current_user);
-  END IF;
-END $$
-"""
 
 SCHEMA = """
 -- After a transaction the setting is '' and not NULL, hence nullif.
@@ -157,7 +128,6 @@ memberships, api_keys, api_key_secrets, job_runs TO saas_system;
 
 def upgrade() -> None:
     run = partial(op.get_bind().exec_driver_sql, execution_options={"no_parameters": True})
-    run(ROLES)
     run(SCHEMA)
     run(isolate("organizations", column="id"))
     run(isolate("users", column=None))

@@ -24,6 +24,7 @@ from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict, NotFound, ServiceUnavailable
 from saas_api.core.jobs import queue, schedule
 from saas_api.core.jobs.queue import BACKGROUND, FAILURE_TTL_SECONDS
+from saas_api.core.jobs.redis_jobs import RedisJob, RedisQueue
 from saas_api.core.jobs.schedule import ScheduledJob
 from saas_api.core.web import pages
 
@@ -122,7 +123,7 @@ def get_snapshot() -> QueueSnapshot | None:
 def _queue(name: str, connection: redis.Redis, workers: Sequence[WorkerStatus]) -> QueueStatus:
     return QueueStatus(
         name,
-        rq.Queue(name, connection=connection).count,
+        RedisQueue(name, connection).count,
         StartedJobRegistry(name, connection=connection).get_job_count(cleanup=False),
         FailedJobRegistry(name, connection=connection).get_job_count(cleanup=False),
         sum(worker.queue == name for worker in workers),
@@ -146,7 +147,7 @@ def _worker(worker: Any) -> WorkerStatus:
 def _failed(name: str, connection: redis.Redis) -> list[FailedJob]:
     registry = FailedJobRegistry(name, connection=connection)
     ids = registry.get_job_ids(0, MAX_ROWS - 1, desc=True, cleanup=False)
-    return [_failure(job, name) for job in Job.fetch_many(ids, connection=connection) if job is not None]
+    return [_failure(job, name) for job in RedisJob.fetch_many(ids, connection=connection) if job is not None]
 
 
 def _failure(job: Job, name: str) -> FailedJob:
@@ -156,10 +157,10 @@ def _failure(job: Job, name: str) -> FailedJob:
 
 
 def job_name(job: Job) -> str:
-    """The job that a wake-up runs, such as "messages.drain"; RQ's description where it cannot be unpickled."""
+    """The job that a wake-up runs, such as "messages.drain"; RQ's description where it cannot be read."""
     try:
         return str(job.args[0]) if job.args else str(job.func_name)
-    except Exception:  # noqa: BLE001 - another version may have pickled it
+    except Exception:  # noqa: BLE001 - another version may have written it
         return job.description or ""
 
 
@@ -170,7 +171,7 @@ def get_failed_job(_session: SystemSession, job_id: str) -> FailedJob:
     """
     with closing(queue.worker_redis()) as connection:
         try:
-            job = Job.fetch(job_id, connection=connection)
+            job = RedisJob.fetch(job_id, connection=connection)
             score = connection.zscore(FailedJobRegistry(job.origin, connection=connection).key, job_id)
         except NoSuchJobError as cause:
             raise NotFound from cause
@@ -301,7 +302,7 @@ def enqueue_run(session: SystemSession, job: str, operator: OperatorContext) -> 
     raises: ServiceUnavailable when Redis does not answer
     """
     audit.record_event(session, None, operator.actor, "job.run_asked", ("job", job), {"reason": operator.reason})
-    _enqueue(schedule.run_scheduled, job, clock.now(), "operator console")
+    _enqueue(schedule.run_requested, job, clock.now().isoformat())
 
 
 def enqueue_schedule(session: SystemSession, operator: OperatorContext) -> None:
@@ -321,8 +322,8 @@ def requeue_failed(session: SystemSession, job_id: str, operator: OperatorContex
     audit.record_event(session, None, operator.actor, "job.retried", ("job", job_id), {"reason": operator.reason})
     with closing(queue.worker_redis()) as connection:
         try:
-            job = Job.fetch(job_id, connection=connection)
-            FailedJobRegistry(job.origin, connection=connection).requeue(job)
+            job = RedisJob.fetch(job_id, connection=connection)
+            RedisQueue(job.origin, connection).failed_job_registry.requeue(job)
         except NoSuchJobError as cause:
             raise NotFound from cause
         except InvalidJobOperation as cause:
@@ -334,7 +335,7 @@ def requeue_failed(session: SystemSession, job_id: str, operator: OperatorContex
 def _enqueue(function: Any, *arguments: Any) -> None:
     with closing(queue.worker_redis()) as connection:
         try:
-            rq.Queue(BACKGROUND, connection=connection).enqueue_call(
+            RedisQueue(BACKGROUND, connection).enqueue_call(
                 function, args=arguments, timeout=RUN_SECONDS, result_ttl=0, failure_ttl=FAILURE_TTL_SECONDS
             )
         except redis.RedisError as cause:

@@ -30,14 +30,13 @@ bp = Blueprint("system", __name__, url_prefix="/admin")
 
 _LIBRARIES = ("flask", "sqlalchemy", "psycopg2-binary", "redis", "rq", "rq-scheduler", "marshmallow", "gunicorn")
 _SECRET = re.compile(r"SECRET|PASSWORD|PEPPER|TOKEN|_KEY$")
-_FOREIGN_PREFIXES = ("SQLALCHEMY_", "RATELIMIT_", "JWT_", "SWAGGER", "SETTINGS", "LOGIN_ENDPOINT")
+_FOREIGN_PREFIXES = ("SQLALCHEMY_", "RATELIMIT_", "JWT_", "SWAGGER", "SETTINGS", "LOGIN_ENDPOINT", "PROCESS")
 """Prefixes of names that libraries and the factory store in the configuration."""
 _DATABASE = sa.text("""
 SELECT current_setting('server_version') AS version, pg_database_size(current_database()) AS size_bytes,
   (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()) AS connections,
   current_setting('max_connections')::int AS most_connections, clock_timestamp() AS at
 """)
-_RESET_ROLE = sa.text("SELECT set_config('role', 'none', true)")
 _HEAD = sa.text("SELECT version_num FROM alembic_version")
 
 
@@ -95,9 +94,7 @@ def get_postgres_info(session: SystemSession) -> PostgresInfo:
 
 
 def _head() -> str | None:
-    """Read with the role of the connection: neither the tenant role nor the system role may read this table."""
     with db.engine.connect() as connection:
-        connection.execute(_RESET_ROLE)
         head: str | None = connection.scalar(_HEAD)
     return head
 

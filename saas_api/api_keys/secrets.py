@@ -81,6 +81,24 @@ def find_active_secret(session: SystemSession, digests: Sequence[tuple[int, byte
     )
 
 
+def count_by_pepper(session: SystemSession) -> dict[int, int]:
+    """Number of active secrets by the version of the pepper that their digest has.
+
+    A digest is renewed under the current pepper when its key is used.
+    """
+    statement = (
+        sa.select(ApiKeySecret.pepper_version, sa.func.count())
+        .join(ApiKey, secret_belongs_to_key())
+        .where(
+            ApiKeySecret.revoked_at.is_(None),
+            ApiKey.revoked_at.is_(None),
+            sa.or_(ApiKeySecret.expires_at.is_(None), ApiKeySecret.expires_at > clock.now()),
+        )
+        .group_by(ApiKeySecret.pepper_version)
+    )
+    return {row[0]: row[1] for row in session.execute(statement)}
+
+
 def create_secret(session: Session, key: ApiKey, slot: int, expires_at: datetime | None) -> tuple[ApiKeySecret, str]:
     """Create a secret of a key.
 

@@ -14,6 +14,7 @@ from saas_api.core.domain import Domain
 DOMAIN = Domain(
     name="cli",
     system_purposes=(
+        "audit.command",
         "cli.keys",
         "cli.note",
         "cli.zones",
@@ -28,16 +29,20 @@ DOMAIN = Domain(
 def init_app(app: Flask) -> None:
     """Add the commands of this package and of Flask-Migrate to an application."""
     from flask_migrate import Migrate
+    from flask_migrate.cli import db as migration_commands
 
+    from saas_api.cli.commands import database
     from saas_api.core.db.engine import db
 
     Migrate(app, db, directory="migrations")
+    migration_commands.add_command(database.print_roles)
     for command in (*_groups(), *_commands()):
         app.cli.add_command(command)
 
 
 def _groups() -> Iterator[click.Group]:
     from saas_api.cli.commands import (
+        audit,
         billing,
         demo,
         documents,
@@ -55,7 +60,16 @@ def _groups() -> Iterator[click.Group]:
     )
 
     up.group.add_command(engines.group)
-    yield from (billing.group, demo.group, documents.group, dunning.group, keys.group, mail.group, operators.group)
+    yield from (
+        audit.group,
+        billing.group,
+        demo.group,
+        documents.group,
+        dunning.group,
+        keys.group,
+        mail.group,
+        operators.group,
+    )
     yield from (payments.group, plans.group, scheduler.group, up.group, usage.group, webhooks.group)
     yield from (documents.errors, documents.openapi, documents.settings)
 

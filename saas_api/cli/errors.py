@@ -65,7 +65,9 @@ def to_command_error() -> Iterator[None]:
     except EngineError as error:
         raise CommandError(str(error)) from None
     except UnsafeDatabase as error:
-        raise CommandError(f"DATABASE_URL: {error}; compose.yaml shows the roles it needs.") from None
+        raise CommandError(
+            f"DATABASE_URL: {error}; flask db roles prints the SQL that creates logins and roles."
+        ) from None
     except redis.RedisError as error:
         raise CommandError(f"Redis cannot be reached: {error} (is make run going?)") from None
     except PoolTimeout:

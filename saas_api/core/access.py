@@ -149,10 +149,17 @@ def _declare(view: View, access: Access) -> View:
 
 
 def has_permission(principal: Principal, permission: str | None) -> bool:
-    """Whether a key has the scope, or the role of a user the permission."""
+    """Whether a key has the scope, or the role of a user the permission; never for a service that is switched off."""
+    if permission is not None and not _is_served(permission):
+        return False
     if principal.kind == "key":
         return permission in SCOPES and permission in principal.scopes
     return permission is None or principal.role in PERMISSIONS[permission]
+
+
+def _is_served(permission: str) -> bool:
+    service = permission.partition(":")[0]
+    return service not in domain.registry.services or service in setting("SERVICES")
 
 
 def has_operator_role(principal: Principal, operator_role: str) -> bool:

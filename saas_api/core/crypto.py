@@ -84,26 +84,37 @@ def api_key_digests(key: str) -> list[tuple[int, bytes]]:
     ]
 
 
-def encrypt(purpose: str, plain: bytes) -> bytes:
+def pepper_versions() -> list[int]:
+    """Versions in API_KEY_PEPPER, the current one first."""
+    return [int(entry.partition(":")[0]) for entry in setting("API_KEY_PEPPER").split(",")]
+
+
+def encrypt(purpose: str, plain: bytes, *, row_id: str) -> bytes:
     """Encrypt with AES-256-GCM under a key derived from the current secret of SECRET_KEY for this purpose.
 
+    row_id: identifies the row that holds the value, so that a value copied into another row does not decrypt
     returns: a random nonce of 12 bytes, then the ciphertext
     """
     nonce = os.urandom(_NONCE_BYTES)
     key = _derive_key(_current_secret(setting("SECRET_KEY")), purpose)
-    return nonce + AESGCM(key).encrypt(nonce, plain, purpose.encode())
+    return nonce + AESGCM(key).encrypt(nonce, plain, _associated_data(purpose, row_id))
 
 
-def decrypt(purpose: str, encrypted: bytes) -> bytes:
+def decrypt(purpose: str, encrypted: bytes, *, row_id: str) -> bytes:
     """Decrypt the result of `encrypt` with any secret of SECRET_KEY, the current one first.
 
     raises: DecryptionFailed
     """
+    associated_data = _associated_data(purpose, row_id)
     nonce, ciphertext = encrypted[:_NONCE_BYTES], encrypted[_NONCE_BYTES:]
     for secret in setting("SECRET_KEY").split(","):
         with contextlib.suppress(InvalidTag, ValueError):
-            return AESGCM(_derive_key(secret, purpose)).decrypt(nonce, ciphertext, purpose.encode())
+            return AESGCM(_derive_key(secret, purpose)).decrypt(nonce, ciphertext, associated_data)
     raise DecryptionFailed(purpose)
+
+
+def _associated_data(purpose: str, row_id: str) -> bytes:
+    return f"{purpose}\0{row_id}".encode()
 
 
 def _derive_key(secret: str, purpose: str) -> bytes:

@@ -13,7 +13,8 @@ class Domain:
     scopes: of API keys, and the permission that a user needs to grant each
     system_purposes: reasons of its transactions across organizations, each used in one file
     queue: its own queue, when its jobs must not wait behind others in the background queue
-    metered_permissions: permissions of calls that cost money; a restricted organization may not make them
+    metered_permissions: permissions of calls that cost money; a restricted organization may not make them. A package
+      with such permissions is a service, which the setting SERVICES can switch off
     raises: ValueError when one of these names is registered already
     """
 
@@ -40,6 +41,7 @@ class Registry:
     system_purposes: set[str] = field(default_factory=set)
     queues: set[str] = field(default_factory=set)
     metered_permissions: set[str] = field(default_factory=set)
+    services: set[str] = field(default_factory=set)
 
     def add(self, domain: Domain) -> None:
         """Register a domain, or raise ValueError and register nothing of it."""
@@ -59,6 +61,7 @@ class Registry:
         self.system_purposes.update(domain.system_purposes)
         self.queues.update(queues)
         self.metered_permissions.update(domain.metered_permissions)
+        self.services.update({domain.name} if domain.metered_permissions else ())
 
 
 registry = Registry()

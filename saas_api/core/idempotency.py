@@ -161,9 +161,13 @@ def raise_if_answered(session: Session, request: IdempotentRequest) -> None:
     if bytes(row.fingerprint) != request.fingerprint:
         raise IdempotencyKeyReused
     body = bytes(row.body)
-    raise AlreadyAnswered(
-        StoredResponse(row.status, crypto.decrypt(_PURPOSE, body) if row.is_encrypted else body, row.headers)
-    )
+    if row.is_encrypted:
+        body = crypto.decrypt(_PURPOSE, body, row_id=_row_id(request))
+    raise AlreadyAnswered(StoredResponse(row.status, body, row.headers))
+
+
+def _row_id(request: IdempotentRequest) -> str:
+    return f"{request.organization_id}:{request.key}"
 
 
 def acquire(session: Session, request: IdempotentRequest) -> None:
@@ -188,7 +192,7 @@ def store_response(session: Session, request: IdempotentRequest, response: Store
         "fingerprint": request.fingerprint,
         "status": response.status,
         "headers": orjson.dumps(dict(response.headers)).decode(),
-        "body": crypto.encrypt(_PURPOSE, response.body) if is_secret else response.body,
+        "body": crypto.encrypt(_PURPOSE, response.body, row_id=_row_id(request)) if is_secret else response.body,
         "is_encrypted": is_secret,
         "hours": SECRET_RETENTION_HOURS if is_secret else RETENTION_HOURS,
     }

@@ -78,7 +78,10 @@ def current_origin() -> RequestOrigin:
 
 
 def begin_request(request_id: str, ip: str | None) -> None:
-    """Set the origin, and add the request id to every following log line."""
+    """Set the origin, and add the request id to every following log line.
+
+    request_id: with "client:" before one that the client chose
+    """
     clear_context()
     _origin.set(RequestOrigin(request_id, ip))
     bind_context(request_id=request_id)

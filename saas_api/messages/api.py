@@ -15,7 +15,7 @@ from saas_api.core.db.pagination import PageRequest
 from saas_api.core.errors import PaymentRequired, ServiceUnavailable, TooManyRequests, ValidationFailed
 from saas_api.core.web.endpoint import endpoint
 from saas_api.messages import messages
-from saas_api.messages.messages import MessageFilter, MessageNotCancelable, MessageNotFound
+from saas_api.messages.messages import MessageFilter, MessageNotCancelable, MessageNotFound, NoMessageProvider
 from saas_api.messages.schemas import AcceptedMessageOut, MessageIn, MessageOut, MessagesQuery
 from saas_api.usage import ranges
 from saas_api.usage.ranges import InvalidDateRange
@@ -31,7 +31,7 @@ bp = Blueprint("messages", __name__)
     body=MessageIn(),
     returns=AcceptedMessageOut(),
     status=202,
-    errors=(PaymentRequired, TooManyRequests, ServiceUnavailable),
+    errors=(PaymentRequired, TooManyRequests, ServiceUnavailable, NoMessageProvider),
     metered_units=messages.metered_units,
 )
 def send(body: Mapping[str, Any]) -> Any:

@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -15,6 +15,7 @@ from saas_api.core.db import engine, tenancy
 from saas_api.core.faults import fault_point
 from saas_api.core.jobs import counters, outbox, retries
 from saas_api.core.jobs.outbox import Claim, Claimable, DueOwners, RowResult
+from saas_api.core.observability import get_logger
 from saas_api.core.settings import setting
 from saas_api.messages import events as message_events
 from saas_api.messages import messages
@@ -22,6 +23,8 @@ from saas_api.messages.models import MessageStatus
 from saas_api.providers import selection
 from saas_api.providers.messages import OutboundMessage, SendResult
 from saas_api.webhooks import events as webhook_events
+
+log = get_logger(__name__)
 
 CLAIM_BATCH_SIZE = 100
 MAX_SENDING_SHARE = 0.4
@@ -87,10 +90,23 @@ def _send(organization_id: UUID, claim: Claim, rows: Sequence[Any]) -> None:
             OutboundMessage(row.id, row.channel, row.recipient, row.subject, row.body, row.attempts + 1)
             for row in provider_rows
         ]
-        for batch in selection.message_provider(channel, mode).send_many(outbound):
+        for batch in _call_provider(channel, mode, outbound):
             fault_point("provider.after_send")
             results = [_result(message, outcome, expires_at[message.id]) for message, outcome in batch]
             record_results(organization_id, claim, results)
+
+
+def _call_provider(
+    channel: str, mode: str, outbound: Sequence[OutboundMessage]
+) -> Iterator[list[tuple[OutboundMessage, SendResult]]]:
+    """Results of the provider; a retry of every message where there is none, until they expire."""
+    try:
+        provider = selection.message_provider(channel, mode)
+    except LookupError as error:
+        log.warning("no_message_provider", reason=str(error), messages=len(outbound))
+        yield [(message, SendResult("retry", "provider_unavailable")) for message in outbound]
+        return
+    yield from provider.send_many(outbound)
 
 
 def _result(message: OutboundMessage, outcome: SendResult, expires_at: float) -> RowResult:

@@ -28,6 +28,7 @@ from saas_api.messages import content
 from saas_api.messages import events as message_events
 from saas_api.messages.content import Channel
 from saas_api.messages.models import Message, MessageStatus
+from saas_api.providers import selection
 from saas_api.usage.ledger import UsageRecord
 from saas_api.webhooks import events as webhook_events
 
@@ -54,6 +55,12 @@ class SendingSuspended(Forbidden):
     """The organization may not send: its users are stopped as its keys are."""
 
     message = "This organization may not send right now; the banner of the dashboard says why."
+
+
+class NoMessageProvider(ServiceUnavailable):
+    """No provider delivers live messages: production refuses the mock unless MESSAGES_ALLOW_MOCK is set."""
+
+    code, message = "NO_MESSAGE_PROVIDER", "Live messages cannot be delivered here yet. Keys of test mode work."
 
 
 @dataclass(frozen=True)
@@ -133,8 +140,11 @@ def accept_message(
     body: `to`, `message`, `type`, `subject`, validated
     idempotent_request: of the Idempotency-Key; its response is stored in the same transaction
     is_published: an endpoint names the event type message.accepted
-    raises: ServiceUnavailable when no billing period can be opened; IdempotencyKeyReused; AlreadyAnswered
+    raises: NoMessageProvider; ServiceUnavailable when no billing period can be opened; IdempotencyKeyReused;
+      AlreadyAnswered
     """
+    if not selection.has_message_provider(principal.mode):
+        raise NoMessageProvider
     message = _build_message(principal, body)
     message.cost = Decimal(0)
     if principal.mode == KeyMode.LIVE:

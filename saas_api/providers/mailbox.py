@@ -8,10 +8,13 @@ from email.message import EmailMessage
 from pathlib import Path
 from uuid import UUID
 
+from saas_api.core.observability import get_logger
 from saas_api.core.settings import setting
 from saas_api.providers import mail
 from saas_api.providers.mail import OutboundEmail
 from saas_api.providers.messages import SendResult
+
+log = get_logger(__name__)
 
 _LINK = re.compile(r"https?://[^\s<>\"]+")
 
@@ -42,7 +45,8 @@ class FileMailbox:
                 _store(email)
             except ValueError:
                 yield email, SendResult("rejected", "unsendable")
-            except OSError:
+            except OSError as error:
+                log.warning("mail_not_stored", reason=str(error), hint="set SMTP_HOST")
                 yield email, SendResult("retry", "provider_unavailable")
             else:
                 yield email, SendResult("sent", reference=email.id.hex)

@@ -2,30 +2,44 @@
 
 from collections.abc import Callable
 
+from saas_api.core.access import KeyMode
+from saas_api.core.observability import get_logger
 from saas_api.core.settings import setting
 from saas_api.providers.mail import EmailProvider
 from saas_api.providers.messages import MessageProvider
 from saas_api.providers.payments import PaymentProvider
 
+log = get_logger(__name__)
+
+
+def has_message_provider(mode: str) -> bool:
+    """Whether messages of a mode have a provider.
+
+    In production the mock is none for live messages, unless MESSAGES_ALLOW_MOCK is set.
+    """
+    return mode == KeyMode.TEST or setting("APP_ENV") != "production" or bool(setting("MESSAGES_ALLOW_MOCK"))
+
 
 def message_provider(channel: str, mode: str) -> MessageProvider:
     """Return the provider of a channel; messages of test mode are never sent.
 
-    raises: LookupError for a channel without a provider
+    raises: LookupError for a channel without a provider, and as `has_message_provider` says
     """
     from saas_api.providers import mock_messages  # noqa: PLC0415 - a provider's libraries load on first use
 
-    if channel not in mock_messages.CHANNELS:
+    if channel not in mock_messages.CHANNELS or not has_message_provider(mode):
         raise LookupError(f"no provider for {channel} in {mode} mode")
     return mock_messages.MockMessageProvider()
 
 
 def email_provider() -> EmailProvider:
-    """Return SMTP when a server is set, otherwise the file mailbox."""
+    """Return SMTP when a server is set, otherwise the file mailbox, which is logged in production."""
     if setting("SMTP_HOST"):
         from saas_api.providers.smtp import SmtpEmailProvider  # noqa: PLC0415 - a provider's libraries load on first use
 
         return SmtpEmailProvider()
+    if setting("APP_ENV") == "production":
+        log.warning("mail_is_not_sent", hint="set SMTP_HOST")
     from saas_api.providers.mailbox import FileMailbox  # noqa: PLC0415 - the same
 
     return FileMailbox()

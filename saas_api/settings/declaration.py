@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-ENGINE_SETTINGS = ("DATABASE_URL", "REDIS_URL")
+ENGINE_SETTINGS = ("DATABASE_URL", "DATABASE_OWNER_URL", "REDIS_URL")
 VALUE_OF_EMPTY = {"DEFAULT_SPEND_CAP": "none"}
 
 

@@ -8,7 +8,9 @@ import secrets
 import tempfile
 from pathlib import Path
 
-DATABASE_LOGIN = "saas"
+DATABASE_NAME = "saas"
+DATABASE_OWNER, DATABASE_LOGIN = "saas", "saas_app"
+"""The login that owns the tables and migrates, and the one that the processes use."""
 MAX_SOCKET_PATH_LENGTH = 103
 GENERATED_SECRETS = ("SECRET_KEY", "JWT_SECRET", "API_KEY_PEPPER")
 
@@ -32,9 +34,21 @@ def socket_directory(instance: Path) -> Path:
 
 def engine_urls(instance: Path) -> tuple[str, str]:
     """URLs of PostgreSQL and Redis, for SQLAlchemy and redis-py, whether or not they run."""
-    run = socket_directory(instance)
-    quoted = str(run).replace("%", "%25").replace(" ", "%20").replace("&", "%26").replace("#", "%23")
-    return f"postgresql+psycopg2://{DATABASE_LOGIN}@/{DATABASE_LOGIN}?host={quoted}", f"unix://{quoted}/redis.sock"
+    return _database_url(instance, DATABASE_LOGIN), f"unix://{_quoted_socket_directory(instance)}/redis.sock"
+
+
+def owner_database_url(instance: Path) -> str:
+    """URL of PostgreSQL for the login that owns the tables."""
+    return _database_url(instance, DATABASE_OWNER)
+
+
+def _database_url(instance: Path, login: str) -> str:
+    return f"postgresql+psycopg2://{login}@/{DATABASE_NAME}?host={_quoted_socket_directory(instance)}"
+
+
+def _quoted_socket_directory(instance: Path) -> str:
+    run = str(socket_directory(instance))
+    return run.replace("%", "%25").replace(" ", "%20").replace("&", "%26").replace("#", "%23")
 
 
 def embedded_engines(instance: Path, database_url: str, redis_url: str) -> tuple[str, ...]:

@@ -34,7 +34,15 @@ def _select_active(organization_id: UUID, endpoint_id: UUID) -> sa.Select[Endpoi
 
 
 def _decrypt(record: EndpointSecret) -> str:
-    return crypto.decrypt(ENCRYPTION_PURPOSE, record.secret_encrypted).decode()
+    return crypto.decrypt(ENCRYPTION_PURPOSE, record.secret_encrypted, row_id=_row_id(record)).decode()
+
+
+def _encrypt(record: EndpointSecret, secret: str) -> bytes:
+    return crypto.encrypt(ENCRYPTION_PURPOSE, secret.encode(), row_id=_row_id(record))
+
+
+def _row_id(record: EndpointSecret) -> str:
+    return f"{record.organization_id}:{record.id}"
 
 
 def create_secret(session: Session, endpoint: Endpoint) -> str:
@@ -47,9 +55,9 @@ def create_secret(session: Session, endpoint: Endpoint) -> str:
         organization_id=endpoint.organization_id,
         id=ids.new_id(),
         endpoint_id=endpoint.id,
-        secret_encrypted=crypto.encrypt(ENCRYPTION_PURPOSE, secret.encode()),
         created_at=clock.now(),
     )
+    record.secret_encrypted = _encrypt(record, secret)
     session.add(record)
     return secret
 
@@ -87,5 +95,5 @@ def reencrypt_secrets(over: Callable[[Sequence[Any]], Iterable[Any]] = iter) -> 
     with tenancy.system_session("webhooks.reseal") as session:
         records = session.scalars(sa.select(EndpointSecret).with_for_update()).all()
         for record in over(records):
-            record.secret_encrypted = crypto.encrypt(ENCRYPTION_PURPOSE, _decrypt(record).encode())
+            record.secret_encrypted = _encrypt(record, _decrypt(record))
     return len(records)

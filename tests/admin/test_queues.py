@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import redis
-import rq
 from flask import Flask
 from flask.testing import FlaskClient
 from rq.job import Job
@@ -17,6 +16,7 @@ from saas_api.billing import invariants
 from saas_api.core import clock
 from saas_api.core.jobs import queue, schedule
 from saas_api.core.jobs.queue import BACKGROUND
+from saas_api.core.jobs.redis_jobs import RedisQueue
 from tests.support.accounts import User
 from tests.support.console import (
     IN_PLATFORM_LOG,
@@ -51,17 +51,17 @@ def connection(app: Flask, config: dict[str, Any]) -> Iterator[redis.Redis]:
 
 def queued(connection: redis.Redis, call: str) -> list[Job]:
     """Jobs that call a function, by its name."""
-    jobs = rq.Queue(BACKGROUND, connection=connection).jobs
+    jobs = RedisQueue(BACKGROUND, connection).jobs
     return [job for job in jobs if job is not None and job.func_name == call]
 
 
 def waiting(connection: redis.Redis) -> list[str]:
-    return rq.Queue(BACKGROUND, connection=connection).get_job_ids()
+    return RedisQueue(BACKGROUND, connection).get_job_ids()
 
 
 def make_failed_job(connection: redis.Redis, announced: str = "mail.drain") -> Job:
     """Enqueue a job and mark it failed."""
-    background = rq.Queue(BACKGROUND, connection=connection)
+    background = RedisQueue(BACKGROUND, connection)
     job = background.enqueue_call(queue.run_job, args=(announced,))
     background.remove(job)
     FailedJobRegistry(background.name, connection=connection).add(job, ttl=3600)
@@ -116,7 +116,7 @@ def test_schedule_is_shown_when_redis_does_not_answer(app: Flask, client: FlaskC
 def test_worker_runs_a_job_that_an_operator_queued(app: Flask, client: FlaskClient, connection: redis.Redis) -> None:
     page = sign_in_operator(app, client).run_action(f"{JOBS}/run/ops.purge")
     assert "A worker was asked" in page
-    (job,) = queued(connection, "saas_api.core.jobs.schedule.run_scheduled")
+    (job,) = queued(connection, "saas_api.core.jobs.schedule.run_requested")
     with app.app_context():
         job.perform()
     rows = execute_sql(app, "SELECT job, state, host FROM job_runs")

@@ -267,7 +267,7 @@ def test_audit_log_has_every_change_of_a_key(
     assert events[2][1]["grace_seconds"] == 60
     user = rows("SELECT id::text FROM users")[0][0]
     assert {row[2:6] for row in events} == {("user", user, str(parse_id(key_id)), "127.0.0.1")}
-    assert events[3][6] == "last-change"
+    assert events[3][6] == "client:last-change"
 
 
 def test_creator_of_a_key_receives_a_mail_without_the_secret(

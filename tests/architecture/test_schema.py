@@ -19,6 +19,7 @@ A, B, X = (f"00000000-0000-7000-8000-00000000000{digit}" for digit in "abc")
 # Tables without a model: the core and the mock providers use SQL.
 WITHOUT_MODEL = {
     "alembic_version",
+    "audit_chain",
     "delivery_counters",
     "idempotency_keys",
     "job_runs",
@@ -244,9 +245,9 @@ def empty_database(config: dict[str, Any], superuser: Any) -> Iterator[tuple[Fla
     try:
         with superuser.cursor() as cursor:
             cursor.execute("CREATE DATABASE there_and_back OWNER saas")
-        url = sa.make_url(config["DATABASE_URL"]).set(database="there_and_back")
+        url = sa.make_url(config["DATABASE_OWNER_URL"]).set(database="there_and_back")
         app = Flask(__name__)
-        app.config["SQLALCHEMY_DATABASE_URI"] = url
+        app.config["SQLALCHEMY_DATABASE_URI"] = app.config["DATABASE_OWNER_URL"] = url
         Migrate(app, db, directory="migrations")
         yield app, sa.create_engine(url, poolclass=sa.NullPool)
     finally:
@@ -261,3 +262,21 @@ UNION SELECT 'function', p.proname FROM pg_proc p WHERE p.pronamespace = 'public
 UNION SELECT 'trigger', t.tgname || ' on ' || t.tgrelid::regclass FROM pg_trigger t WHERE NOT t.tgisinternal
 UNION SELECT 'policy', p.policyname || ' on ' || p.tablename FROM pg_policies p
 """
+
+
+# Bits of pg_trigger.tgtype: 2 BEFORE, 8 DELETE, 32 TRUNCATE.
+EMPTIED_AT_ONCE = """
+SELECT DISTINCT tgrelid::regclass::text FROM pg_trigger t WHERE NOT tgisinternal AND tgtype & 10 = 10
+   AND NOT EXISTS (SELECT FROM pg_trigger o WHERE o.tgrelid = t.tgrelid AND o.tgtype & 34 = 34)
+"""
+
+
+def test_table_that_keeps_its_rows_refuses_truncate(cursor: Any) -> None:
+    """R6: every table with a trigger against DELETE has one against TRUNCATE, which skips the first."""
+    cursor.execute(EMPTIED_AT_ONCE)
+    assert cursor.fetchall() == []
+    for table in ("audit_events", "audit_chain", "usage_events"):
+        cursor.execute("SAVEPOINT before")
+        with pytest.raises(psycopg2.errors.RestrictViolation, match="append-only"):
+            cursor.execute(f"TRUNCATE {table} CASCADE")
+        cursor.execute("ROLLBACK TO before")

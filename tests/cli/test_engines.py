@@ -41,7 +41,8 @@ def wait_until_gone(*pids: int) -> None:
         time.sleep(0.05)
 
 
-def test_login_owns_its_database_and_has_no_privileges(engines: Engines) -> None:
+def test_runtime_login_owns_nothing_and_has_no_privileges(engines: Engines) -> None:
+    """R6: the engines of `make run` have an owner for migrations and a login for the processes."""
     engine = sa.create_engine(engines.database_url)
     with engine.connect() as connection:
         login = connection.execute(
@@ -54,9 +55,12 @@ def test_login_owns_its_database_and_has_no_privileges(engines: Engines) -> None
                      FROM pg_roles WHERE rolname = current_user"""
             )
         ).one()
+        owned = connection.scalar(
+            sa.text("SELECT count(*) FROM pg_shdepend WHERE deptype = 'o' AND refobjid = 'saas_app'::regrole")
+        )
         owner = connection.scalar(sa.text("SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = 'saas'"))
     engine.dispose()
-    assert owner == "saas"
+    assert (owner, owned) == ("saas", 0)
     assert login._asdict() == {
         "rolsuper": False,
         "rolbypassrls": False,
@@ -105,6 +109,23 @@ def test_committed_rows_survive_kill_9_of_both_engines(directory: Path) -> None:
     wait_until_gone(*pids)
     with pytest.raises(psycopg2.OperationalError):
         engines.postgres.superuser("saas")
+
+
+def test_cluster_of_the_version_before_gets_the_runtime_login(directory: Path) -> None:
+    """R6: data whose only login is the owner comes up with both."""
+    with (
+        Engines(directory, is_durable=False, names=("postgres",)) as engines,
+        closing(engines.postgres.superuser("saas")) as connection,
+        connection,
+        connection.cursor() as cursor,
+    ):
+        cursor.execute("DROP ROLE saas_app; CREATE TABLE kept AS SELECT 1 AS one; ALTER TABLE kept OWNER TO saas")
+    with Engines(directory, is_durable=False, names=("postgres",)) as engines:
+        engine = sa.create_engine(engines.database_url)
+        with engine.connect() as connection:
+            connection.execute(sa.text("SET ROLE saas_system"))
+            assert connection.scalar(sa.text("SELECT tableowner FROM pg_tables WHERE tablename = 'kept'")) == "saas"
+        engine.dispose()
 
 
 def test_engines_stop_with_their_owner_and_start_again(directory: Path) -> None:

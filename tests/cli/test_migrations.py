@@ -1,15 +1,29 @@
-"""`flask db`: the check compares models with a migrated database, and nothing is generated from models."""
+"""`flask db`: migrations keep the data of the version before, the check compares models, and nothing is generated."""
 
+import hashlib
+import hmac
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from uuid import UUID
 
 import pytest
 import sqlalchemy as sa
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from flask import Flask
+from flask_migrate import upgrade
 
+from saas_api import cli
+from saas_api.accounts import audit_chain
+from saas_api.app import create_app
+from saas_api.core import crypto
+from saas_api.core.db import tenancy
 from saas_api.core.db.engine import db
+from saas_api.webhooks import secrets
 
 ROOT = Path(__file__).resolve().parents[2]
+OWNER_URL = "DATABASE_OWNER_URL"
 VERSIONS = ROOT / "migrations" / "versions"
 
 
@@ -43,3 +57,67 @@ def test_autogenerate_is_refused_with_the_command_to_use_instead(
     assert result.exit_code == 1
     assert "Create an empty one with flask db revision" in caplog.text
     assert sorted(VERSIONS.glob("*.py")) == files
+
+
+ACME, ENDPOINT, SECRET = (UUID(f"00000000-0000-7000-8000-00000000000{digit}") for digit in "abc")
+STORED_BEFORE = """
+INSERT INTO organizations (id, name, slug) VALUES (:acme, 'Acme', 'acme');
+INSERT INTO webhook_endpoints (organization_id, id, url) VALUES (:acme, :endpoint, 'https://hooks.example/x');
+INSERT INTO webhook_secrets (organization_id, id, endpoint_id, secret_encrypted)
+VALUES (:acme, :secret, :endpoint, :webhook_secret);
+INSERT INTO idempotency_keys (organization_id, key, fingerprint, status, body, is_encrypted, expires_at)
+VALUES (:acme, 'order-1', 'f', 201, :response, true, now() + interval '1 hour');
+INSERT INTO audit_events (organization_id, actor_type, action, target_type, target_id, data, at)
+SELECT :acme, 'system', 'job.ran', 'job', number::text, '{"slot": 1.50}', now() FROM generate_series(1, 3) number
+"""
+
+
+@pytest.fixture
+def old_database(config: dict[str, Any], superuser: Any) -> Iterator[Flask]:
+    """An application on a database of revision 0009."""
+    superuser.rollback()
+    superuser.autocommit = True
+    with superuser.cursor() as cursor:
+        cursor.execute("CREATE DATABASE of_version_before OWNER saas")
+    urls = {name: sa.make_url(config[name]).set(database="of_version_before") for name in ("DATABASE_URL", OWNER_URL)}
+    application = create_app({**config, **urls})
+    cli.init_app(application)
+    with application.app_context():
+        upgrade(revision="0009")
+        yield application
+        db.engine.dispose()
+    with superuser.cursor() as cursor:
+        cursor.execute("DROP DATABASE of_version_before WITH (FORCE)")
+    superuser.autocommit = False
+
+
+def encrypt_as_before(config: dict[str, Any], purpose: str, plain: bytes) -> bytes:
+    key = hmac.new(config["SECRET_KEY"].encode(), b"encrypt\0" + purpose.encode(), hashlib.sha256).digest()
+    nonce = os.urandom(12)
+    return nonce + AESGCM(key).encrypt(nonce, plain, purpose.encode())
+
+
+def test_stored_events_are_chained_and_encrypted_values_bound_to_their_rows(
+    old_database: Flask, config: dict[str, Any]
+) -> None:
+    """R6: revision 0011 chains the audit log in the order of its ids; secrets of endpoints still decrypt."""
+    values = {
+        "acme": ACME,
+        "endpoint": ENDPOINT,
+        "secret": SECRET,
+        "webhook_secret": encrypt_as_before(config, "webhook_secret", b"whsec_before"),
+        "response": encrypt_as_before(config, "idempotency", b'{"key": "sk_live_x"}'),
+    }
+    owner = sa.create_engine(old_database.config[OWNER_URL], poolclass=sa.NullPool)
+    with owner.begin() as connection:
+        connection.execute(sa.text("SET LOCAL ROLE saas_system"))
+        for statement in STORED_BEFORE.split(";"):
+            connection.execute(sa.text(statement), values)
+    upgrade()
+    with tenancy.system_session("audit.command") as session:
+        report = audit_chain.verify_chain(session)
+        stored = session.scalar(sa.text("SELECT body FROM idempotency_keys"))
+    assert (report.events, report.problem) == (3, None)
+    with tenancy.tenant_session(ACME) as session:
+        assert secrets.list_active_secrets(session, ACME, ENDPOINT) == ["whsec_before"]
+    assert crypto.decrypt("idempotency", bytes(stored), row_id=f"{ACME}:order-1") == b'{"key": "sk_live_x"}'

@@ -91,3 +91,69 @@ def test_secrets_are_generated_once_outside_production() -> None:
 def test_generated_secrets_are_readable_by_their_owner_only() -> None:
     load(env_file=None)
     assert (Path(__file__).parents[2] / "instance" / "secrets.json").stat().st_mode & 0o077 == 0
+
+
+GOOD = {
+    "APP_ENV": "production",
+    "APP_URL": "https://api.acme.example",
+    "DATABASE_URL": "postgresql://saas_app:iOZb9qVw@db/saas",
+    "DATABASE_OWNER_URL": "postgresql://saas:Jx0Tq4mK@db/saas",
+    "REDIS_URL": "redis://:Lr7Yk2pN@cache:6379/0",
+    "SECRET_KEY": "f3c9a1d27be84056913fd0c7a2e5b864",
+    "JWT_SECRET": "08b7e6a5c4d3f2190a8b7c6d5e4f3a21",
+    "API_KEY_PEPPER": "2:7d20c4f19b3e8a65d1f07c2b94e6a385,1:41b8f3c02e9d76a5840c1f7be25d93a6",
+}
+RANDOM = "5e0b91c7d3a24f86b0e7c92d1fa4386d"
+
+
+def test_production_starts_with_good_settings() -> None:
+    assert load(env_file=None, **GOOD)["APP_ENV"] == "production"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("SECRET_KEY", "a" * 32, "too little variety"),
+        ("JWT_SECRET", "abcd1234" * 4, "too little variety"),
+        ("SECRET_KEY", "abcdefghijklmnopqrstuvwxyz0123456789", "too little variety"),
+        ("JWT_SECRET", "change-me-to-32-random-characters", "an example"),
+        ("JWT_SECRET", f"{RANDOM},{'b' * 32}", "too little variety"),
+        ("JWT_SECRET", GOOD["SECRET_KEY"], "must differ from SECRET_KEY"),
+        ("API_KEY_PEPPER", f"2:{RANDOM},1:{GOOD['JWT_SECRET']}", "must differ from JWT_SECRET"),
+        ("API_KEY_PEPPER", f"1:{'p' * 32}", "too little variety"),
+        ("APP_URL", "http://api.acme.example", "https is required"),
+        ("WEBHOOK_ALLOWED_NETWORKS", "0.0.0.0/0", "public addresses"),
+        ("WEBHOOK_ALLOWED_NETWORKS", "10.0.0.0/8,::/0", "public addresses"),
+        ("WEBHOOK_ALLOWED_NETWORKS", "10.0.0.0/7", "public addresses"),
+        ("WEBHOOK_ALLOWED_NETWORKS", "169.254.0.0/16", "public addresses"),
+        ("REDIS_URL", "redis://cache:6379/0", "a password is required"),
+        ("REDIS_URL", "redis://:iOZb9qVw@cache:6379/0", "must not have the password of DATABASE_URL"),
+        ("DATABASE_URL", "postgresql://saas:saas@db/saas", "its password is an example"),
+    ],
+)
+def test_production_refuses_a_bad_value_by_name(name: str, value: str, reason: str) -> None:
+    """R10, R12: a guessable, shared or unencrypted value stops the start, and the line names the setting."""
+    with pytest.raises(ConfigurationError) as caught:
+        load(env_file=None, **{**GOOD, name: value})
+    [problem] = caught.value.problems
+    assert problem.startswith(f"{name}: ")
+    assert reason in problem
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("APP_URL", "http://localhost:8080"),
+        ("APP_URL", None),
+        ("WEBHOOK_ALLOWED_NETWORKS", "10.1.0.0/16,fd00::/8,127.0.0.1"),
+        ("REDIS_URL", "unix:///run/redis.sock"),
+        ("DATABASE_URL", "postgresql:///saas?host=/run/postgresql"),
+    ],
+)
+def test_production_accepts_local_and_private_addresses(name: str, value: str | None) -> None:
+    load(env_file=None, **{**GOOD, name: value})
+
+
+def test_generated_secrets_are_good_enough_for_production() -> None:
+    generated = load(env_file=None)
+    load(env_file=None, **GOOD | {name: generated[name] for name in GENERATED_SECRETS})

@@ -185,18 +185,20 @@ def test_expired_responses_are_deleted(app: Flask, client: FlaskClient, alice: U
 
 def test_value_encrypted_with_an_old_secret_can_be_decrypted(app: Flask) -> None:
     with app.app_context():
-        encrypted = crypto.encrypt("p", b"plain")
-        assert crypto.encrypt("p", b"plain") != encrypted
+        encrypted = crypto.encrypt("p", b"plain", row_id="1")
+        assert crypto.encrypt("p", b"plain", row_id="1") != encrypted
         try:
             app.config["SECRET_KEY"] = "n" * 32 + "," + "s" * 32
-            assert crypto.decrypt("p", encrypted) == b"plain"
+            assert crypto.decrypt("p", encrypted, row_id="1") == b"plain"
             app.config["SECRET_KEY"] = "n" * 32
             with pytest.raises(DecryptionFailed):
-                crypto.decrypt("p", encrypted)
+                crypto.decrypt("p", encrypted, row_id="1")
         finally:
             app.config["SECRET_KEY"] = "s" * 32
         with pytest.raises(DecryptionFailed):
-            crypto.decrypt("other", encrypted)
+            crypto.decrypt("other", encrypted, row_id="1")
+        with pytest.raises(DecryptionFailed):  # a value that was copied into another row
+            crypto.decrypt("p", encrypted, row_id="2")
 
 
 def test_response_of_one_user_is_not_replayed_to_another(app: Flask, client: FlaskClient, alice: User) -> None:

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 
 import pytest
 import redis
-import rq
 
 from saas_api.cli.commands.scheduler import SCHEDULE_ENTRY_ID
 from saas_api.cli.dev.engines import Engines
 from saas_api.core.jobs import queue
+from saas_api.core.jobs.redis_jobs import RedisQueue
 from tests.faults import consistency
 from tests.faults.load import Load, sign_up
 from tests.faults.stack import QUICK, Stack, wait_until
@@ -68,7 +68,7 @@ def test_hundred_wake_ups_process_work_once(running: Stack) -> None:
     sign_up(running, "loud")
     running.rows(_QUEUE, NUMBER, 500, "loud")
     with client(running) as connection:
-        carried = rq.Queue("messages", connection=connection)
+        carried = RedisQueue("messages", connection)
         for _ in range(100):
             carried.enqueue_call(queue.run_job, args=("messages.drain",), timeout=60, result_ttl=0, failure_ttl=60)
     wait_until(lambda: running.rows(_OPEN, "loud")[0][0] == 0, 60, "all final")

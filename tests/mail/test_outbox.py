@@ -51,3 +51,19 @@ def test_outbox_fails_when_smtp_is_set(app: Flask, monkeypatch: pytest.MonkeyPat
     outcome = app.test_cli_runner().invoke(args=["mail", "outbox"])
     assert outcome.exit_code == 1
     assert "SMTP_HOST" in outcome.output
+
+
+def test_mail_that_production_cannot_send_leaves_log_lines(
+    app: Flask, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """O9: without SMTP and with a directory that cannot be written, the log says both at each attempt."""
+    enqueue_mail(app, "ann@customer.example")
+    (tmp_path / "mail").touch()
+    monkeypatch.setitem(app.config, "APP_ENV", "production")
+    monkeypatch.setitem(app.config, "INSTANCE", str(tmp_path))
+    deliver(app)
+    printed = capsys.readouterr()
+    assert {event for event in ("mail_is_not_sent", "mail_not_stored") if event in printed.out + printed.err} == {
+        "mail_is_not_sent",
+        "mail_not_stored",
+    }

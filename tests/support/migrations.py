@@ -6,8 +6,6 @@ from contextlib import contextmanager
 import sqlalchemy as sa
 from flask import Flask
 
-from saas_api.core.db.engine import db
-
 
 @contextmanager
 def stamped_revision(app: Flask, revision: str) -> Iterator[None]:
@@ -20,8 +18,8 @@ def stamped_revision(app: Flask, revision: str) -> Iterator[None]:
 
 
 def _stamp(app: Flask, revision: str) -> str:
-    with app.app_context(), db.engine.begin() as connection:
-        connection.execute(sa.text("SET LOCAL ROLE NONE"))
+    engine = sa.create_engine(app.config["DATABASE_OWNER_URL"], poolclass=sa.NullPool)
+    with engine.begin() as connection:
         before = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
         connection.execute(sa.text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
     return str(before)

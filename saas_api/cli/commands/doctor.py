@@ -21,10 +21,12 @@ from rq_scheduler import Scheduler
 from sqlalchemy.exc import SQLAlchemyError
 
 from saas_api.cli import output, types
+from saas_api.cli.commands import keys
 from saas_api.cli.errors import EXIT_PROBLEMS, Command
 from saas_api.core import clock
 from saas_api.core.db import tenancy
 from saas_api.core.db.engine import db
+from saas_api.core.db.roles import MAX_POSTGRES, MIN_POSTGRES
 from saas_api.core.db.tenancy import UnsafeDatabase
 from saas_api.core.jobs import queue, schedule
 from saas_api.core.settings import ROOT, setting
@@ -33,12 +35,11 @@ from saas_api.settings import instance
 OK, WARN, FAIL = "ok", "warn", "fail"
 CLOCK_SKEW_WARN_SECONDS, CLOCK_SKEW_FAIL_SECONDS = 2.0, 30.0
 MAX_SECONDS_WITHOUT_RUN = 180.0
-MIN_POSTGRES, MAX_POSTGRES, MIN_REDIS = 14, 18, (6, 2)
+MIN_REDIS = (6, 2)
 DISK_WARN_BYTES, DISK_FAIL_BYTES = 1_000_000_000, 200_000_000
 _MONTHS_AHEAD = 24
 _LOCAL_TIMES = sa.text("""SELECT z, t, t AT TIME ZONE z FROM unnest(CAST(:zones AS text[])) z,
   unnest(CAST(:times AS timestamptz[])) t""")
-_START_HINT = "make run starts it here; elsewhere look at {}."
 
 
 @click.command("doctor", cls=Command)
@@ -91,6 +92,7 @@ def collect_findings() -> Iterator[Finding]:
         has_postgres = FAIL not in (roles.state, migrations.state)
     if has_postgres:
         yield check_time_zones()
+        yield check_peppers()
     if has_postgres and has_redis:
         yield check_scheduler()
     if has_redis:
@@ -145,7 +147,12 @@ def check_scheduler() -> Finding:
     return _first_problem(
         "scheduler",
         last,
-        (not has_scheduler, FAIL, f"none is running; {last}", "Start flask scheduler; make run does."),
+        (
+            not has_scheduler,
+            FAIL,
+            f"none is running; {last}",
+            _start_hint("Start flask scheduler; make run does.", "Start flask scheduler."),
+        ),
         (is_silent, WARN, last, "Look at the logs of flask scheduler and flask worker."),
     )
 
@@ -158,29 +165,61 @@ def check_workers() -> Iterator[Finding]:
         if name in served:
             yield Finding(f"queue {name}", OK, f"workers: {served.count(name)}")
         else:
-            yield Finding(f"queue {name}", FAIL, "no worker serves it", "Start flask worker; make run does.")
+            yield Finding(
+                f"queue {name}",
+                FAIL,
+                "no worker serves it",
+                _start_hint("Start flask worker; make run does.", "Start flask worker."),
+            )
 
 
 def check_settings() -> Iterator[Finding]:
-    """Settings of production that are valid and still risky."""
-    environment = setting("APP_ENV")
-    if environment != "production":
-        yield Finding("settings", OK, f"APP_ENV={environment}; {setting('APP_URL')}")
-        return
-    has_provider = setting("STRIPE_SECRET_KEY") or setting("PAYSTACK_SECRET_KEY")
+    """Settings of production that are valid and still risky, each as a finding of its own."""
+    problems = list(_settings_problems()) if setting("APP_ENV") == "production" else []
+    for state, what, remedy in problems:
+        yield Finding("settings", state, what, remedy)
+    if not problems:
+        yield Finding("settings", OK, f"APP_ENV={setting('APP_ENV')}; {setting('APP_URL')}")
+
+
+def _settings_problems() -> Iterator[tuple[str, str, str]]:
+    """State, observation and remedy of each risk."""
     url = str(setting("APP_URL"))
-    yield _first_problem(
-        "settings",
-        f"APP_ENV=production; {url}",
-        (not url.startswith("https://"), WARN, f"APP_URL={url} is not encrypted", "Set APP_URL to its https address."),
-        (not setting("SMTP_HOST"), WARN, "mail is not sent", "Set SMTP_HOST; until then it stays in instance/mail."),
+    if not url.startswith("https://"):
+        yield WARN, f"APP_URL={url} is not encrypted", "Set APP_URL to its https address."
+    if not setting("SMTP_HOST"):
+        yield FAIL, "mail is not sent: neither links nor invitations arrive", "Set SMTP_HOST."
+    if "messages" in setting("SERVICES"):
+        if setting("MESSAGES_ALLOW_MOCK"):
+            yield FAIL, "live messages are billed, and the mock provider delivers none", "Unset MESSAGES_ALLOW_MOCK."
+        else:
+            yield FAIL, "live messages are refused: there is no provider", "Set SERVICES=none to offer none."
+    if setting("PAYMENTS_ALLOW_MOCK"):
+        yield WARN, "invoices can be paid with play money", "Unset PAYMENTS_ALLOW_MOCK."
+    if not setting("STRIPE_SECRET_KEY") and not setting("PAYSTACK_SECRET_KEY"):
+        yield WARN, "no payment provider is configured", "Set STRIPE_SECRET_KEY or PAYSTACK_SECRET_KEY."
+    if setting("STRIPE_SECRET_KEY") and not setting("STRIPE_WEBHOOK_SECRET"):
+        yield WARN, "Stripe's events are refused, payments are noticed late", "Set STRIPE_WEBHOOK_SECRET."
+
+
+def check_peppers() -> Finding:
+    """Keys whose digest has an old pepper, or one that API_KEY_PEPPER lacks."""
+    peppers = keys.read_peppers()
+    return _first_problem(
+        "peppers",
+        f"every secret has version {peppers.current}",
         (
-            bool(setting("PAYMENTS_ALLOW_MOCK")),
-            WARN,
-            "invoices can be paid with play money",
-            "Unset PAYMENTS_ALLOW_MOCK.",
+            peppers.lost > 0,
+            FAIL,
+            f"secrets under a pepper that API_KEY_PEPPER lacks: {peppers.lost}",
+            "Add that version to API_KEY_PEPPER again; flask keys pepper-status names it.",
         ),
-        (not has_provider, WARN, "no payment provider is configured", "Set STRIPE_SECRET_KEY or PAYSTACK_SECRET_KEY."),
+        (
+            peppers.old > 0,
+            WARN,
+            f"secrets under an old pepper: {peppers.old}",
+            "Keep the old pepper until they are used or revoked; flask keys pepper-status counts them.",
+        ),
     )
 
 
@@ -190,7 +229,12 @@ def check_postgres() -> Finding:
         with db.engine.connect() as connection:
             number = int(str(connection.scalar(sa.text("SHOW server_version_num"))))
     except SQLAlchemyError as error:
-        return Finding("PostgreSQL", FAIL, _reason(error), _START_HINT.format("DATABASE_URL"))
+        return Finding(
+            "PostgreSQL",
+            FAIL,
+            _reason(error),
+            _start_hint("make run starts it here; elsewhere look at DATABASE_URL.", "Look at DATABASE_URL."),
+        )
     major = number // 10_000
     return _first_problem(
         "PostgreSQL",
@@ -210,7 +254,7 @@ def check_roles() -> Finding:
     try:
         tenancy.verify_isolation()
     except UnsafeDatabase as error:
-        return Finding("roles", FAIL, str(error), "compose.yaml shows how the login and both roles are made.")
+        return Finding("roles", FAIL, str(error), "flask db roles prints the SQL that creates the logins and roles.")
     except SQLAlchemyError as error:
         return Finding("roles", FAIL, _reason(error), "Bring the tables up: flask db upgrade.")
     return Finding("roles", OK, "a forgotten filter shows no row")
@@ -219,9 +263,11 @@ def check_roles() -> Finding:
 def check_migrations() -> Finding:
     """Whether the database has the newest revision."""
     head = ScriptDirectory(str(ROOT / "migrations")).get_current_head()
-    with db.engine.connect() as connection:
-        connection.execute(sa.text("SET LOCAL ROLE NONE"))  # neither role of the application reads that table
-        current = MigrationContext.configure(connection).get_current_revision()
+    try:
+        with db.engine.connect() as connection:
+            current = MigrationContext.configure(connection).get_current_revision()
+    except SQLAlchemyError:  # before revision 0011 the runtime login may not read it
+        current = None
     problem = f"the tables are of revision {current or 'none'}, the code expects {head}"
     return _first_problem(
         "migrations", f"revision {current}", (current != head, FAIL, problem, "Run flask db upgrade.")
@@ -234,7 +280,12 @@ def check_redis() -> Finding:
         with queue.worker_redis() as client:
             info: dict[str, Any] = {**client.info("server"), **client.info("memory"), **client.info("persistence")}
     except redis.RedisError as error:
-        return Finding("Redis", FAIL, str(error), _START_HINT.format("REDIS_URL"))
+        return Finding(
+            "Redis",
+            FAIL,
+            str(error),
+            _start_hint("make run starts it here; elsewhere look at REDIS_URL.", "Look at REDIS_URL."),
+        )
     number = str(info["redis_version"])
     parts = tuple(int(part) for part in number.split(".")[:2])
     policy, is_persistent = info.get("maxmemory_policy", "noeviction"), bool(info.get("aof_enabled"))
@@ -276,6 +327,11 @@ def _first_problem(name: str, what: str, *problems: tuple[bool, str, str, str]) 
         if exists:
             return Finding(name, state, text, remedy)
     return Finding(name, OK, what)
+
+
+def _start_hint(in_development: str, in_production: str) -> str:
+    """A remedy, which names make run in development only."""
+    return in_production if setting("APP_ENV") == "production" else in_development
 
 
 def _reason(error: SQLAlchemyError) -> str:

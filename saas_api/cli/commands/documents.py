@@ -20,7 +20,7 @@ from saas_api.docs import openapi as docs_openapi
 
 COMMANDS_FILE = ROOT / "saas_api" / "cli" / "commands.json"
 MIGRATION_COMMANDS = "db"
-"""Group of Flask-Migrate's commands, which it documents itself."""
+"""Group of Flask-Migrate's commands, which it documents itself, and of ours."""
 _INTRODUCTION = """# Command line
 
 Made from the commands by `flask cli export`. They are run in the checkout, as `.venv/bin/flask NOUN VERB`; each has
@@ -33,7 +33,8 @@ Made from the commands by `flask cli export`. They are run in the checkout, as `
 - Repeating a command is harmless.
 
 `flask db upgrade` migrates the database (`flask db current` shows its revision, `flask db check` compares it with the
-models, `flask db downgrade` goes back). Migrations are written in SQL: `flask db revision` creates an empty one."""
+models, `flask db downgrade` goes back). It runs as DATABASE_OWNER_URL, and `flask db roles` prints the SQL that
+creates the logins and roles. Migrations are written in SQL: `flask db revision` creates an empty one."""
 _SETTINGS_INTRODUCTION = """# Settings
 
 Settings come from the environment or from `.env` (see `.env.example`); the environment wins. A secret may also be read
@@ -79,13 +80,12 @@ def cli_page(root: click.Group) -> str:
     """Markdown page about every command below a group."""
     lines = [_INTRODUCTION]
     for name, command in sorted(root.commands.items()):
-        if name == MIGRATION_COMMANDS:
-            continue
         lines += ["", f"## {name}"]
         if isinstance(command, click.Group):
             lines += ["", _first_line(command)]
         for path, leaf in _iter_leaves(f"flask {name}", command):
-            lines += ["", *_command_section(path, leaf)]
+            if name != MIGRATION_COMMANDS or isinstance(leaf, Command):
+                lines += ["", *_command_section(path, leaf)]
     return "\n".join(lines) + "\n"
 
 

@@ -17,7 +17,7 @@ from saas_api.cli.dev.servers import POSTGRES_MAJOR
 from saas_api.cli.errors import CommandError, CommandGroup
 from saas_api.core.settings import setting
 from saas_api.settings import instance
-from saas_api.settings.instance import DATABASE_LOGIN
+from saas_api.settings.instance import DATABASE_LOGIN, DATABASE_NAME
 
 group = CommandGroup("engines", help="PostgreSQL and Redis of this checkout, without the product.")
 
@@ -77,7 +77,7 @@ def exec_psql(engines: Engines, arguments: Sequence[str]) -> None:
     """
     if engines.postgres in engines.running:
         program = str(host.postgres_bin_directory() / "psql")
-        target = ["-h", str(engines.run), "-U", DATABASE_LOGIN, "-d", DATABASE_LOGIN]
+        target = ["-h", str(engines.run), "-U", DATABASE_LOGIN, "-d", DATABASE_NAME]
         if engines.owner_pid() is None:
             raise CommandError("The engines do not run; start them with flask dev engines start, or make run.")
     else:

@@ -1,18 +1,20 @@
 """`flask keys`: API keys of organizations."""
 
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from uuid import UUID
 
 import click
+from click.exceptions import Exit
 from sqlalchemy.orm import Session
 
-from saas_api.api_keys import keys
+from saas_api.api_keys import keys, secrets
 from saas_api.api_keys.models import KeyView
 from saas_api.api_keys.schemas import CreatedKeyOut, KeyOut
 from saas_api.cli import output, types
-from saas_api.cli.errors import CommandError, CommandGroup
+from saas_api.cli.errors import EXIT_PROBLEMS, CommandError, CommandGroup
 from saas_api.cli.types import PublicId
-from saas_api.core import ids
+from saas_api.core import crypto, ids
 from saas_api.core.access import SCOPES, KeyMode
 from saas_api.core.db import tenancy
 from saas_api.core.db.pagination import PageRequest
@@ -110,6 +112,52 @@ def revoke(*, key_id: UUID, as_json: bool) -> None:
         key = keys.revoke_as(session, organization_id, key_id, output.current_os_user(), "revoked by an operator")
     data = KeyOut().dump(key)
     output.print_result(data, [f"{data['id']} ({key.name}, {key.masked}) is revoked."], as_json=as_json)
+
+
+@group.command("pepper-status")
+@types.json_option
+def pepper_status(*, as_json: bool) -> None:
+    """Count active secrets by the version of their pepper; exit 3 when API_KEY_PEPPER lacks a version in use.
+
+    A secret moves to the current pepper when its key is used. An old pepper may go when no secret has it.
+
+    Example: flask keys pepper-status --json
+    """
+    peppers = read_peppers()
+    lines = [f"version {version}: {count} ({peppers.describe(version)})" for version, count in peppers.counts.items()]
+    output.print_result({**asdict(peppers)}, lines or ["There are no active secrets."], as_json=as_json)
+    if peppers.lost:
+        raise Exit(EXIT_PROBLEMS)
+
+
+@dataclass(frozen=True)
+class PepperStatus:
+    """Active secrets by the version of their pepper.
+
+    current: version of new digests
+    old: number of secrets under another one that API_KEY_PEPPER has
+    lost: number of secrets under one that it lacks, whose keys are refused
+    """
+
+    counts: dict[int, int]
+    current: int
+    old: int
+    lost: int
+
+    def describe(self, version: int) -> str:
+        """The standing of a version, for people."""
+        if version == self.current:
+            return "current"
+        return "old" if version in crypto.pepper_versions() else "not in API_KEY_PEPPER: these keys are refused"
+
+
+def read_peppers() -> PepperStatus:
+    """Count the active secrets of all organizations."""
+    with tenancy.system_session("cli.keys") as session:
+        counts = secrets.count_by_pepper(session)
+    current, *older = crypto.pepper_versions()
+    lost = sum(count for version, count in counts.items() if version not in (current, *older))
+    return PepperStatus(dict(sorted(counts.items())), current, sum(counts.get(version, 0) for version in older), lost)
 
 
 def _iter_keys(session: Session, organization_id: UUID) -> Iterator[KeyView]:

@@ -15,7 +15,6 @@ import click
 import redis
 from flask import current_app
 from flask.cli import with_appcontext
-from rq_scheduler import Scheduler
 from sqlalchemy.exc import DBAPIError
 
 from saas_api.cli import errors, output, types
@@ -23,14 +22,15 @@ from saas_api.cli.errors import Command, CommandError, CommandGroup
 from saas_api.core import clock
 from saas_api.core.jobs import queue, schedule
 from saas_api.core.jobs.queue import BACKGROUND
+from saas_api.core.jobs.redis_jobs import RedisScheduler
 from saas_api.core.jobs.schedule import JobRun, ScheduledJob
 from saas_api.core.observability import get_logger
 from saas_api.core.settings import setting
 
 log = get_logger(__name__)
 
-SCHEDULE_ENTRY_ID = "tick-2"
-RETIRED_ENTRY_ID = "tick"  # entry of version 0.1: its function has moved, so each of its jobs would fail
+SCHEDULE_ENTRY_ID = "tick-3"
+RETIRED_ENTRY_ID = "tick-2"  # entry of the version before: its job is pickled
 MAX_SECONDS_WITHOUT_RUN = 90
 group = CommandGroup("schedule", help="Scheduled jobs.")
 _ROW = "{:36} {:10} {:26} {:26} {}"
@@ -65,7 +65,7 @@ def scheduler() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stop.set())
     connection = queue.worker_redis()
-    rq_scheduler = Scheduler(queue_name=BACKGROUND, connection=connection, interval=setting("SWEEP_SECONDS"))
+    rq_scheduler = RedisScheduler(queue_name=BACKGROUND, connection=connection, interval=setting("SWEEP_SECONDS"))
     log.info("scheduler_started", pid=os.getpid())
     while not stop.is_set():
         run_once(rq_scheduler)
@@ -76,7 +76,7 @@ def scheduler() -> None:
     log.info("scheduler_stopped", app=current_app.name)
 
 
-def run_once(rq_scheduler: Scheduler) -> None:
+def run_once(rq_scheduler: RedisScheduler) -> None:
     """One pass of the process; a failed step is logged, and the next pass repeats it."""
     steps: tuple[Callable[[], None], ...] = (lambda: heartbeat(rq_scheduler), schedule.run_sweeps, _run_overdue_jobs)
     for step in steps:
@@ -88,7 +88,7 @@ def run_once(rq_scheduler: Scheduler) -> None:
             log.exception("scheduler_step_failed")
 
 
-def heartbeat(rq_scheduler: Scheduler) -> None:
+def heartbeat(rq_scheduler: RedisScheduler) -> None:
     """Record that the process is alive, make sure that the entry exists, and queue its job when it is due."""
     connection = rq_scheduler.connection
     with connection.pipeline() as pipe:

@@ -48,6 +48,11 @@ def up(*, port: int | None, with_demo: bool, with_reload: bool) -> None:
 
     Example: flask dev up --port 9000 --reload
     """
+    if setting("APP_ENV") == "production":
+        raise CommandError(
+            "This is for development; with APP_ENV=production start gunicorn wsgi:app, flask worker and "
+            "flask scheduler, as compose.yaml does."
+        )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # until the supervisor takes over: engines stop cleanly
     instance_path = Path(setting("INSTANCE"))
     if port:
@@ -59,7 +64,7 @@ def up(*, port: int | None, with_demo: bool, with_reload: bool) -> None:
     engines.acquire()
     sources = SourceWatcher(Path(current_app.root_path).parent) if with_reload else None
     try:
-        _run(instance_path, engines, with_demo=with_demo and setting("APP_ENV") != "production", sources=sources)
+        _run(instance_path, engines, with_demo=with_demo, sources=sources)
     except RestartLimitReached as error:
         sys.exit(str(error))  # not as one line: it ends with the last output of the process
     finally:
@@ -128,9 +133,8 @@ def _children() -> list[ChildProcess]:
 
 
 def _allowed_networks() -> str:
-    """Private networks that webhooks may be sent to: outside production this machine, unless the settings name some."""
-    is_local = setting("APP_ENV") != "production" and not setting("WEBHOOK_ALLOWED_NETWORKS")
-    return LOOPBACK if is_local else ",".join(setting("WEBHOOK_ALLOWED_NETWORKS"))
+    """Private networks that webhooks may be sent to: this machine, unless the settings name some."""
+    return ",".join(setting("WEBHOOK_ALLOWED_NETWORKS")) or LOOPBACK
 
 
 def _migrate() -> None:

@@ -34,6 +34,7 @@ class Engines:
         self.home = instance.engine_directory(directory)
         self.run = instance.socket_directory(directory)
         self.database_url, self.redis_url = instance.engine_urls(directory)
+        self.owner_url = instance.owner_database_url(directory)
         self.postgres = EmbeddedPostgres(self.home, self.run, is_durable=is_durable)
         self.redis = EmbeddedRedis(self.home, self.run, is_durable=is_durable)
         self.running: list[EmbeddedServer] = [engine for engine in (self.postgres, self.redis) if engine.name in names]

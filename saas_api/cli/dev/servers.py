@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL and Redis servers, and the login and database of an empty cluster."""
+"""The embedded PostgreSQL and Redis servers, and the logins and database of an empty cluster."""
 
 import contextlib
 import shutil
@@ -16,29 +16,18 @@ from psycopg2 import sql
 
 from saas_api.cli.dev import host
 from saas_api.cli.dev.host import EngineError
-from saas_api.settings.instance import DATABASE_LOGIN
+from saas_api.core.db import roles
+from saas_api.core.db.roles import DatabaseLogins
+from saas_api.settings.instance import DATABASE_LOGIN, DATABASE_NAME, DATABASE_OWNER
 
 SUPERUSER = "postgres"
 POSTGRES_MAJOR = "18"
 START_SECONDS = 20
-_ROLES = ("saas_tenant", "saas_system")
-
-
-def create_login(connection: Any) -> None:
-    """Create the application's login and the two roles that it may set; it inherits neither and is no superuser."""
-    with connection.cursor() as cursor:
-        for role in (*_ROLES, DATABASE_LOGIN):
-            cursor.execute("SELECT FROM pg_roles WHERE rolname = %s", (role,))
-            if cursor.fetchone() is None:
-                kind = "LOGIN" if role == DATABASE_LOGIN else "NOLOGIN"
-                cursor.execute(sql.SQL("CREATE ROLE {} " + kind).format(sql.Identifier(role)))
-        for role in _ROLES:
-            statement = sql.SQL("GRANT {} TO {} WITH INHERIT FALSE, SET TRUE")
-            cursor.execute(statement.format(sql.Identifier(role), sql.Identifier(DATABASE_LOGIN)))
+LOGINS = DatabaseLogins(DATABASE_OWNER, DATABASE_LOGIN, DATABASE_NAME)
 
 
 def create_database(connection: Any, name: str, template: str | None = None) -> None:
-    """Create a database that the login owns, unless it exists.
+    """Create a database that the owner login owns, unless it exists.
 
     template: name of a database to copy
     """
@@ -46,10 +35,16 @@ def create_database(connection: Any, name: str, template: str | None = None) -> 
         cursor.execute("SELECT FROM pg_database WHERE datname = %s", (name,))
         if cursor.fetchone() is None:
             statement = sql.SQL("CREATE DATABASE {} OWNER {}").format(
-                sql.Identifier(name), sql.Identifier(DATABASE_LOGIN)
+                sql.Identifier(name), sql.Identifier(DATABASE_OWNER)
             )
             if template:
                 statement += sql.SQL(" TEMPLATE {}").format(sql.Identifier(template))
+            cursor.execute(statement)
+
+
+def _execute(connection: Any, statements: list[str]) -> None:
+    with connection.cursor() as cursor:
+        for statement in statements:
             cursor.execute(statement)
 
 
@@ -154,15 +149,21 @@ class EmbeddedPostgres(EmbeddedServer):
         return psycopg2.connect(host=str(self.run), user=SUPERUSER, dbname=database, connect_timeout=2)
 
     def start(self) -> None:
-        """Start the server; the first start creates cluster, login and database."""
+        """Start the server; the first start creates cluster, logins and database."""
         binaries = host.postgres_bin_directory()
         self._create_cluster(binaries)
         host.kill_stale_server(host.read_pid(self.data / "postmaster.pid"), "postgres", self.data, signal.SIGINT)
         super().start()
+        self.create_logins()
+
+    def create_logins(self) -> None:
+        """Create logins, roles and database, or bring their rights up to date."""
         with contextlib.closing(self.superuser("postgres")) as connection:
             connection.autocommit = True
-            create_login(connection)
-            create_database(connection, DATABASE_LOGIN)
+            _execute(connection, roles.cluster_statements(LOGINS, connection.info.server_version // 10_000))
+            create_database(connection, DATABASE_NAME)
+        with contextlib.closing(self.superuser(DATABASE_NAME)) as connection, connection:
+            _execute(connection, roles.schema_statements(LOGINS))
 
     def _create_cluster(self, binaries: Path) -> None:
         version = self.data / "PG_VERSION"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from flask import g, has_app_context
+from flask import current_app, g, has_app_context
 from flask_sqlalchemy import SQLAlchemy
 from flask_sqlalchemy.session import Session as FlaskSession
 from sqlalchemy import event
@@ -76,11 +76,12 @@ def after_commit(session: Session, call: Callable[[], object]) -> None:
     session.info.setdefault("after_commit", []).append(call)
 
 
-def engine_options() -> dict[str, Any]:
+def engine_options(process: str = "") -> dict[str, Any]:
     """Keyword arguments of the engine, with time-outs in the units of libpq and PostgreSQL.
 
     A connection starts as `saas_tenant` without an organization, so a transaction without a scope sees no rows.
     The pool holds two connections for each thread, because a request can open a system session of its own.
+    process: such as "web", for the application_name of its connections
     """
     settings = "-c role=saas_tenant -c timezone=UTC -c statement_timeout=10000 -c lock_timeout=3000"
     return {
@@ -93,6 +94,7 @@ def engine_options() -> dict[str, Any]:
             "connect_timeout": 2,
             "tcp_user_timeout": 5000,
             "options": settings,
+            "application_name": f"saas-api {process}".strip(),
         },
     }
 
@@ -124,7 +126,8 @@ def use_autocommit_pool(engine: sa.Engine) -> sa.Engine:
 
     Connections are not checked before use either: `execute_batch` retries instead.
     """
-    return sa.create_engine(engine.url, isolation_level="AUTOCOMMIT", **{**engine_options(), "pool_pre_ping": False})
+    options = {**current_app.config["SQLALCHEMY_ENGINE_OPTIONS"], "pool_pre_ping": False}
+    return sa.create_engine(engine.url, isolation_level="AUTOCOMMIT", **options)
 
 
 def dispose_connections(*, close: bool = True) -> None:

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from saas_api.core import domain
 from saas_api.core.db.engine import BIND_SCOPE_SQL, ScopedSession, TransactionScope, db
+from saas_api.core.settings import setting
 
 SystemSession = NewType("SystemSession", Session)
 """A session that sees every organization. mypy refuses a session of one organization or of a request in its place."""
@@ -88,6 +89,15 @@ _ROLES = """
 SELECT r.rolname, r.rolsuper, r.rolbypassrls, EXISTS (SELECT FROM pg_auth_members m WHERE m.member = r.oid) AS is_member
   FROM pg_roles r WHERE r.rolname IN ('saas_tenant', 'saas_system')
 """
+_LOGIN = """
+SELECT session_user AS name, rolsuper, rolbypassrls, rolcreaterole,
+  EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = to_regnamespace(current_schema()) AND c.relkind IN ('r', 'p')
+             AND pg_has_role(session_user, c.relowner, 'MEMBER')) AS owns_tables,
+  pg_has_role(session_user, (SELECT nspowner FROM pg_namespace WHERE nspname = current_schema()), 'MEMBER')
+    OR pg_has_role(session_user, (SELECT datdba FROM pg_database WHERE datname = current_database()), 'MEMBER')
+    AS owns_schema
+  FROM pg_roles WHERE rolname = session_user
+"""
 _TABLES_WITHOUT_RLS = """
 SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE n.nspname = current_schema() AND c.relkind IN ('r', 'p')
@@ -100,12 +110,24 @@ SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 def verify_isolation() -> None:
     """Check on a new connection that a transaction without a scope sees no rows of an organization.
 
+    In production also that the login can neither change nor bypass what protects the rows.
     raises: UnsafeDatabase with every reason
     """
     with db.engine.connect() as connection:
-        reasons = list(_isolation_problems(connection))
+        reasons = list(_login_problems(connection)) if setting("APP_ENV") == "production" else []
+        reasons += _isolation_problems(connection)
     if reasons:
         raise UnsafeDatabase("; ".join(reasons))
+
+
+def _login_problems(connection: sa.Connection) -> Iterator[str]:
+    login = connection.execute(sa.text(_LOGIN)).one()
+    if login.rolsuper:
+        yield f"the login {login.name} is a superuser"
+    elif login.rolbypassrls or login.rolcreaterole:
+        yield f"the login {login.name} bypasses row-level security or may create roles"
+    elif login.owns_tables or login.owns_schema:
+        yield f"the login {login.name} owns the tables or their schema, or may become the login that does"
 
 
 def _isolation_problems(connection: sa.Connection) -> Iterator[str]:

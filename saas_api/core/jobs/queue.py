@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 import redis
-import rq
 from flask import current_app
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -18,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from saas_api.core import domain, request_context
 from saas_api.core.db import engine
+from saas_api.core.jobs.redis_jobs import RedisQueue
 from saas_api.core.limits import limiter
 from saas_api.core.limits.limiter import RedisUnavailable
 from saas_api.core.observability import get_logger
@@ -147,7 +147,7 @@ def _push(job: str, is_forced: bool) -> None:
     connection = fast_redis()
     if not connection.set(_wake_key(job), 1, nx=True, px=_WAKE_TTL_MS) and not is_forced:
         return
-    rq.Queue(queue_for_job(job), connection=connection).enqueue_call(
+    RedisQueue(queue_for_job(job), connection).enqueue_call(
         run_job,
         args=(job,),
         timeout=setting("DRAIN_SECONDS") + JOB_TIMEOUT_GRACE_SECONDS,

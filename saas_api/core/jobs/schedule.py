@@ -180,6 +180,14 @@ def run_due_jobs() -> None:
         run_scheduled(entry.job, entry.current_slot(clock.now()), host)
 
 
+def run_requested(job: str, slot: str) -> None:
+    """Run a job that an operator has queued.
+
+    slot: when it was asked for, as ISO 8601
+    """
+    run_scheduled(job, datetime.fromisoformat(slot), "operator console")
+
+
 def run_sweeps() -> None:
     """Call every sweep and wake the drains with due work. Without Redis, drain for a few seconds in this process."""
     for run in sweeps():

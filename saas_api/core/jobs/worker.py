@@ -15,6 +15,7 @@ from rq.job import Job
 
 from saas_api.core.db import engine
 from saas_api.core.jobs import queue as job_queue
+from saas_api.core.jobs.redis_jobs import RedisJob, RedisQueue
 from saas_api.core.limits import limiter
 from saas_api.core.settings import setting
 
@@ -23,6 +24,8 @@ class QueueWorker(rq.Worker):
     """An RQ worker on one queue, which passes a stop on to its work horse."""
 
     app: Flask
+    job_class = RedisJob
+    queue_class = RedisQueue  # type: ignore[assignment]  # RQ declares the base class itself, not its subclasses
     max_connection_wait_time = 5.0
 
     def __init__(self, app: Flask, queue: str, connection: redis.Redis, parent_pid: int) -> None:

@@ -126,9 +126,11 @@ def _new_request_id() -> str:
 
 def _start_request() -> None:
     client_id = request.headers.get("X-Request-Id", "")
-    g.request_id = client_id if _REQUEST_ID.fullmatch(client_id) else _new_request_id()
+    is_chosen = _REQUEST_ID.fullmatch(client_id) is not None
+    g.request_id = client_id if is_chosen else _new_request_id()
     ip = request_context.client_ip()
-    request_context.begin_request(g.request_id, None if ip == "invalid" else ip)
+    recorded_id = f"client:{client_id}" if is_chosen else g.request_id  # no client can forge an id of ours
+    request_context.begin_request(recorded_id, None if ip == "invalid" else ip)
 
 
 def _add_response_headers(response: Response) -> Response:

@@ -9,12 +9,12 @@ from uuid import uuid4
 
 import pytest
 import redis
-import rq
 from flask import Flask
 
 from saas_api.core.db import tenancy
 from saas_api.core.jobs import queue, schedule
 from saas_api.core.jobs.outbox import DueOwners
+from saas_api.core.jobs.redis_jobs import RedisQueue
 from saas_api.core.jobs.schedule import drain, scheduled
 from saas_api.core.limits import limiter
 
@@ -28,7 +28,7 @@ def forget_wake_ups() -> Iterator[None]:
 
 def count_queued(name: str = "messages") -> int:
     connection = queue.worker_redis()
-    job_ids = rq.Queue(name, connection=connection).get_job_ids()
+    job_ids = RedisQueue(name, connection).get_job_ids()
     connection.close()
     return len(job_ids)
 

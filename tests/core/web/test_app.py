@@ -88,7 +88,7 @@ VIEWS = (insert, insert_then_reject, insert_then_crash, insert_with_failing_call
 @pytest.fixture
 def core_app(config: dict[str, Any], app: Flask) -> Iterator[App]:
     """An application with the views of this file only, on the same database, with a table of its own."""
-    owner = sa.create_engine(config["DATABASE_URL"])
+    owner = sa.create_engine(config["DATABASE_OWNER_URL"])
     with owner.begin() as connection:
         connection.execute(sa.text("DROP TABLE IF EXISTS probe"))
         connection.execute(

@@ -1,0 +1,56 @@
+"""`flask db roles`, which joins Flask-Migrate's commands."""
+
+import click
+import sqlalchemy as sa
+from flask.cli import with_appcontext
+from sqlalchemy.exc import SQLAlchemyError
+
+from saas_api.cli.errors import Command, CommandError
+from saas_api.core.db import roles
+from saas_api.core.db.roles import MAX_POSTGRES, MIN_POSTGRES, DatabaseLogins
+from saas_api.core.settings import setting
+
+
+@click.command("roles", cls=Command)
+@click.option(
+    "--major",
+    type=click.IntRange(MIN_POSTGRES, MAX_POSTGRES),
+    help="Major version of the server; it is asked if not given.",
+)
+@with_appcontext
+def print_roles(*, major: int | None) -> None:
+    """Print SQL that creates the database, its two logins and its two roles; repeating it changes nothing.
+
+    The names are those in DATABASE_OWNER_URL and DATABASE_URL. A superuser runs the SQL in psql, and then gives each
+    login its password.
+
+    Example: flask db roles --major 15 | psql -U postgres
+    """
+    names = DatabaseLogins.from_urls(setting("DATABASE_OWNER_URL"), setting("DATABASE_URL"))
+    click.echo(script(names, major or _server_major()))
+
+
+def script(names: DatabaseLogins, major: int) -> str:
+    """The SQL as a script for psql."""
+    literal = names.database.replace("'", "''")
+    missing = f"WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = '{literal}')"
+    create = roles.create_database_statement(names).replace("'", "''")
+    logins = dict.fromkeys((names.owner, names.runtime))
+    lines = [f"-- PostgreSQL {major}; the owner of the tables is {names.owner}, the processes use {names.runtime}."]
+    lines += [f"{statement};" for statement in roles.cluster_statements(names, major)]
+    lines += [f"SELECT '{create}' {missing} \\gexec", f"\\connect {roles.quote(names.database)}"]
+    lines += [f"{statement};" for statement in roles.schema_statements(names)]
+    lines += [f"-- In psql, \\password {roles.quote(login)} sets the password of {login}." for login in logins]
+    return "\n".join(lines)
+
+
+def _server_major() -> int:
+    engine = sa.create_engine(setting("DATABASE_URL"), connect_args={"connect_timeout": 3})
+    try:
+        with engine.connect() as connection:
+            return int(str(connection.scalar(sa.text("SHOW server_version_num")))) // 10_000
+    except SQLAlchemyError as error:
+        reason = (str(getattr(error, "orig", error)).strip().splitlines() or ["no reason given"])[0]
+        raise CommandError(f"The server's version cannot be asked ({reason}); give it with --major.") from None
+    finally:
+        engine.dispose()
