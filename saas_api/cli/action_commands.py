@@ -7,7 +7,7 @@ import click
 from marshmallow import fields, validate
 
 from saas_api.accounts.audit import Actor, OperatorContext
-from saas_api.admin.actions import Action
+from saas_api.admin.action_types import Action
 from saas_api.cli import output
 from saas_api.cli.errors import CommandError, CommandGroup
 from saas_api.cli.types import EMAIL, INSTANT, FieldType, PublicId
