@@ -31,12 +31,14 @@ from saas_api.admin.organization_actions import (
     GrantCreditForm,
     LimitOverridesForm,
     OperatorChangePlanForm,
+    PayoutForm,
 )
+from saas_api.admin.payments import PaidBackForm
 from saas_api.admin.plans import ArchiveForm
 from saas_api.billing import invoice_lifecycle
 from saas_api.billing import invoices as billing_invoices
 from saas_api.core.web import templating
-from saas_api.payments import reconciliation
+from saas_api.payments import reconciliation, refunds
 
 SUBJECTS: Mapping[str, Subject] = {
     "organization": Subject(
@@ -75,6 +77,13 @@ SUBJECTS: Mapping[str, Subject] = {
         "admin.payments.index",
         "admin.payments.show",
         lambda detail: f"Payment of {detail.organization_name}",
+    ),
+    "refund": Subject(
+        '/admin/refunds/<id("rfd"):refund_id>/{action}',
+        refunds.get_refund,
+        lambda refund: (refund.id,),
+        "Payments",
+        "admin.payments.index",
     ),
     "provider_event": Subject(
         "/admin/payments/events/<provider>/<path:event_id>/{action}",
@@ -216,14 +225,26 @@ _ORGANIZATION_ACTIONS = (
         "credit",
         "organization",
         lambda organization: f"Add credit for {organization.name}",
-        "Promotional money for its wallet. The next invoices use it up before a payment is asked; it is never paid "
+        "Promotional money for its wallet. Open invoices use it up at once, then the next ones; it is never paid "
         "out, and it cannot be taken back here.",
         "Add credit",
-        lambda _, grant: (
-            f"{templating.format_money(grant.amount_minor, grant.currency)} added. The next invoices use it up."
-        ),
+        lambda _, grant: f"{templating.format_money(grant.amount_minor, grant.currency)} added. Invoices use it up.",
         organization_actions.grant_credit,
         GrantCreditForm,
+        is_idempotent=True,
+        preview=organization_actions.preview_credit,
+    ),
+    Action(
+        "payout",
+        "organization",
+        lambda organization: f"Pay money out of the wallet of {organization.name}",
+        "Without a bank reference, what was paid above an amount due goes back through the provider it was paid by. "
+        "With one, you have paid it back by hand. Promotional credit is never paid out.",
+        "Pay out",
+        lambda _, payout: f"{templating.format_money(payout.amount_minor, payout.currency)} are out of the wallet.",
+        organization_actions.pay_out,
+        PayoutForm,
+        "danger",
         is_idempotent=True,
         preview=organization_actions.preview_credit,
     ),
@@ -369,6 +390,35 @@ _PAYMENT_ACTIONS = (
         "Resolve the payment",
         lambda _, payment: f"Resolved. The payment is {payment.status} now.",
         context.with_actor_and_reason(reconciliation.resolve_payment),
+        button_style="danger",
+    ),
+    Action(
+        "retry",
+        "refund",
+        "Ask the provider for the refund again",
+        "The refund is requested once more within a few minutes. Do this after you have read why it failed.",
+        "Ask again",
+        "The refund is requested again.",
+        context.in_write_session(refunds.retry_refund),
+    ),
+    Action(
+        "paid-back",
+        "refund",
+        "Record that the refund was paid back by hand",
+        "The refund counts as paid. Do this after the transfer has left your account; nothing is sent from here.",
+        "Record it",
+        "The refund is recorded as paid back.",
+        context.in_write_session(refunds.record_paid_back),
+        PaidBackForm,
+    ),
+    Action(
+        "to-wallet",
+        "refund",
+        "Turn the refund into credit",
+        "The money goes into the organization's wallet, which pays its open invoices first. It can be paid out later.",
+        "Turn it into credit",
+        "The money is in the wallet.",
+        context.in_write_session(refunds.turn_into_credit),
         button_style="danger",
     ),
     Action(

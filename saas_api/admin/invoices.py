@@ -1,5 +1,6 @@
 """Invoices of every organization: list, page, and the credit note of an operator."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -230,7 +231,9 @@ def create_credit_note(
     amount, currency = values["amount"], invoices.get_invoice(session, organization_id, invoice_id).currency
     try:
         minor = None if amount is None else money.parse_minor(str(amount), currency)
-        lines = {line_id: money.parse_minor(str(part), currency) for line_id, part in values["lines"]}
+        lines: Counter[UUID] = Counter()
+        for line_id, part in values["lines"]:
+            lines[line_id] += money.parse_minor(str(part), currency)
     except ValueError as cause:
         raise ValidationFailed.at_field("amount", f"Not an amount in {currency}, such as 12.35.") from cause
     content = CreditNoteInput(values["kind"], lines, minor, values["memo"], is_refund=values["is_refund"])

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -19,7 +19,7 @@ from saas_api.accounts.models import Organization
 from saas_api.accounts.tokens import InvalidToken, TokenExpired
 from saas_api.admin import context
 from saas_api.admin.context import Preview, ReasonForm
-from saas_api.billing import period_close, periods, plans, previews, service_terms, subscriptions, wallet
+from saas_api.billing import period_close, periods, plans, previews, service_terms, settlement, subscriptions
 from saas_api.billing.invoices import InvoiceWithPeriod
 from saas_api.billing.models import BillingPeriod, BillingProfile, CreditGrant, GrantKind, Subscription
 from saas_api.billing.period_close import CloseResult
@@ -37,6 +37,8 @@ from saas_api.core.errors import ApiError, NotFound, ValidationFailed
 from saas_api.core.fields import DateField, MoneyAmount, QueryInteger, StrictSchema, Text
 from saas_api.core.web import forms, templating
 from saas_api.core.web.forms import Form
+from saas_api.payments import payouts
+from saas_api.payments.payouts import Payout
 from saas_api.webhooks import organization_events
 
 RECENT_PERIOD_SECONDS = 3600
@@ -77,7 +79,10 @@ class LimitOverridesForm(ReasonForm):
 
 
 class GrantCreditForm(ReasonForm):
-    """A credit grant; it expires at the end of `expires_on`, in UTC. The same key grants credit only once."""
+    """A credit grant; it expires at the end of `expires_on`, in the organization's time zone.
+
+    The same key grants credit only once.
+    """
 
     amount = MoneyAmount(required=True)
     kind = fields.String(
@@ -86,9 +91,20 @@ class GrantCreditForm(ReasonForm):
         metadata={"help": "Kind of the credit; invoices use promotional credit first."},
     )
     expires_on = DateField(
-        load_default=None, metadata={"metavar": "DAY", "help": "Last day, in UTC; the rest is lost after it."}
+        load_default=None, metadata={"metavar": "DAY", "help": "Last day in its time zone; the rest is lost after it."}
     )
     key = Text(load_default=None, metadata={"help": "Idempotency key: the same key grants credit only once."})
+
+
+class PayoutForm(ReasonForm):
+    """An amount of the wallet that goes back, and the bank reference if it was paid back by hand."""
+
+    amount = MoneyAmount(required=True)
+    reference = Text(
+        maximum=100,
+        load_default=None,
+        metadata={"help": "Bank reference of money that you paid back by hand; without it the provider refunds."},
+    )
 
 
 @dataclass(frozen=True)
@@ -224,18 +240,26 @@ def grant_credit(operator: OperatorContext, organization_id: UUID, amount: Decim
     """Adds credit to the organization's wallet.
 
     values: as of GrantCreditForm
-    raises: as `wallet.grant_credit`
+    raises: as `settlement.grant_credit`
     """
     source = GrantSource(f"operator:{values['key'] or ids.new_id()}", GrantKind(values["kind"]))
-    expires_at = _end_of_day(values["expires_on"])
     with context.write_session() as session:
-        currency = _currency(session, organization_id)
-        try:
-            minor = money.parse_minor(f"{amount:f}", currency)
-        except ValueError as cause:
-            raise ValidationFailed.at_field("amount", f"Finer than {currency} has decimals.") from cause
-        grant_id = wallet.grant_credit(session, organization_id, source, minor, operator, expires_at=expires_at)
+        minor, _ = _to_minor(session, organization_id, amount)
+        zone = clock.get_zone(organizations.get_organization(session, organization_id).timezone)
+        expires_at = _end_of_day(values["expires_on"], zone)
+        grant_id = settlement.grant_credit(session, organization_id, source, minor, operator, expires_at=expires_at)
         return session.get_one(CreditGrant, (organization_id, grant_id))
+
+
+def pay_out(operator: OperatorContext, organization_id: UUID, amount: Decimal, reference: str | None) -> Payout:
+    """Pays money of the organization's wallet back.
+
+    reference: as of PayoutForm
+    raises: as `payouts.pay_out`; ValidationFailed for an amount finer than the currency
+    """
+    with context.write_session() as session:
+        minor = _to_minor(session, organization_id, amount)
+        return payouts.pay_out(session, organization_id, minor, operator, reference)
 
 
 def bill_now(operator: OperatorContext, organization_id: UUID, *, is_dry: bool) -> CloseResult:
@@ -302,8 +326,18 @@ def _currency(session: SystemSession, organization_id: UUID) -> str:
     return profile.currency if profile else "USD"
 
 
-def _end_of_day(day: date | None) -> datetime | None:
-    return datetime.combine(day, time(), UTC) + timedelta(days=1) if day else None
+def _to_minor(session: SystemSession, organization_id: UUID, amount: Decimal) -> tuple[int, str]:
+    """An amount in minor units of the organization's currency, and the currency."""
+    currency = _currency(session, organization_id)
+    try:
+        return money.parse_minor(f"{amount:f}", currency), currency
+    except ValueError as cause:
+        raise ValidationFailed.at_field("amount", f"Finer than {currency} has decimals.") from cause
+
+
+def _end_of_day(day: date | None, zone: tzinfo = UTC) -> datetime | None:
+    """The instant at which a day ends in a time zone."""
+    return datetime.combine(day + timedelta(days=1), time(), zone).astimezone(UTC) if day else None
 
 
 def _last_full_day_before(instant: datetime) -> date:

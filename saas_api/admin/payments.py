@@ -13,6 +13,7 @@ from marshmallow import fields, validate
 
 from saas_api.accounts.models import AuditEvent, Organization
 from saas_api.admin import context, lists
+from saas_api.admin.context import ReasonForm
 from saas_api.admin.lists import Columns, ListQuery
 from saas_api.billing.models import Invoice
 from saas_api.core import ids, money
@@ -20,6 +21,7 @@ from saas_api.core.access import require_operator
 from saas_api.core.db.pagination import Page
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import NotFound
+from saas_api.core.fields import Text
 from saas_api.core.money import CURRENCY_EXPONENTS
 from saas_api.core.web import pages
 from saas_api.payments.models import Payment, PaymentStatus, ProviderEvent, ProviderEventStatus, Refund
@@ -43,6 +45,12 @@ class ProviderEventListQuery(ListQuery):
 
     status = fields.String(load_default=None, validate=validate.OneOf(list(ProviderEventStatus)))
     provider = fields.String(load_default=None, validate=validate.OneOf(PROVIDERS))
+
+
+class PaidBackForm(ReasonForm):
+    """The bank reference of money that was paid back by hand."""
+
+    reference = Text(maximum=100, required=True)
 
 
 @dataclass(frozen=True)

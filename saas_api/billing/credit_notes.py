@@ -9,9 +9,10 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, aliased
 
 from saas_api.accounts.audit import OperatorContext
-from saas_api.billing import invoice_lifecycle, invoices, wallet
+from saas_api.billing import invoice_lifecycle, invoices, settlement, wallet
 from saas_api.billing.invoices import InvoiceNotOpen
 from saas_api.billing.models import (
+    CreditGrant,
     CreditNote,
     CreditNoteLine,
     CreditNoteReason,
@@ -59,6 +60,7 @@ class CreditNoteInput:
     lines: minor units by line id; empty to reduce the lines in their order by `amount_minor`
     amount_minor: None for all that is left of the invoice
     is_refund: refund what exceeds the amount due, as far as it was paid, instead of adding it to the wallet
+    is_refunded: the amount has gone back to the payer already, so it does not lower what is due
     """
 
     reason: str
@@ -66,6 +68,7 @@ class CreditNoteInput:
     amount_minor: int | None = None
     memo: str = ""
     is_refund: bool = False
+    is_refunded: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,8 +127,11 @@ def create_credit_note(
     if content.reason not in CREDIT_NOTE_REASONS:
         raise ValidationFailed.at_field("reason", f"Must be one of {', '.join(CREDIT_NOTE_REASONS)}.")
     amounts = _amount_by_line(session, invoice, content)
-    due_minor = invoice.amount_due_minor if invoice.is_payable else 0
-    refundable_minor = _refundable_amount(session, invoice) if content.is_refund else 0
+    due_minor = invoice.amount_due_minor if invoice.is_payable and not content.is_refunded else 0
+    (_, money_minor), *credit = _list_returnable(session, invoice)
+    refundable_minor = min(money_minor, invoice.paid_minor) if content.is_refund or content.is_refunded else 0
+    if content.is_refunded and sum(amounts.values()) > refundable_minor:
+        raise CreditExceedsInvoice(details={"left": money.format_minor(refundable_minor, invoice.currency)})
     allocation = _allocate(sum(amounts.values()), due_minor, refundable_minor)
     note = _store(session, invoice, content, allocation)
     session.add_all(
@@ -134,13 +140,12 @@ def create_credit_note(
         )
         for line_id, amount in amounts.items()
     )
-    if allocation.to_wallet_minor:
-        source = GrantSource(f"credit_note:{note.id}", GrantKind.CREDIT_NOTE)
-        wallet.add_grant(session, organization_id, source, allocation.to_wallet_minor, invoice.currency)
+    _return_to_wallet(session, note, [(None, money_minor - allocation.to_refund_minor), *credit])
     total = money.format_minor(note.total_minor, invoice.currency)
     data = {"number": note.number, "invoice": invoice.number, "total": total, "kind": note.reason}
     operator.record(session, organization_id, "credit_note.issued", ("credit_note", note.id), data)
     session.flush()  # a violated constraint belongs to this note
+    settlement.finish(session, organization_id, *([invoice] if allocation.to_due_minor else []))
     return note
 
 
@@ -212,11 +217,51 @@ def _reduce_in_order(creditable: Mapping[UUID, int], amount_minor: int) -> dict[
     return amounts
 
 
-def _refundable_amount(session: SystemSession, invoice: Invoice) -> int:
-    refunds = select(func.coalesce(func.sum(CreditNote.to_refund_minor), 0)).where(
-        CreditNote.organization_id == invoice.organization_id, CreditNote.invoice_id == invoice.id
+def _list_returnable(session: SystemSession, invoice: Invoice) -> list[tuple[CreditGrant | None, int]]:
+    """What paid an invoice and has not come back yet, in minor units: money, then credit, the last used first.
+
+    returns: (None, amount) for money, (grant, amount) for a grant that is promotional or expires
+    """
+    organization_id = invoice.organization_id
+    statement = select(CreditNote).where(
+        CreditNote.organization_id == organization_id, CreditNote.invoice_id == invoice.id
     )
-    return invoice.paid_minor - int(session.scalar(refunds) or 0)
+    notes = session.scalars(statement).all()
+    left: dict[CreditGrant | None, int] = {None: invoice.paid_minor - sum(note.to_refund_minor for note in notes)}
+    for grant, minor in reversed(wallet.list_applied(session, invoice)):
+        is_money = grant.kind != GrantKind.PROMOTIONAL and grant.expires_at is None
+        source = None if is_money else grant
+        left[source] = left.get(source, 0) + minor
+    keys = {_return_key(note, grant): grant for note in notes for grant in left}
+    for key, minor in wallet.sum_granted(session, organization_id, keys).items():
+        left[keys[key]] -= minor
+    return list(left.items())
+
+
+def _return_key(note: CreditNote, grant: CreditGrant | None) -> str:
+    """Source key of the grant by which a note returns money, or a part of another grant."""
+    return f"credit_note:{note.id}:{grant.id}" if grant else f"credit_note:{note.id}"
+
+
+def _return_to_wallet(
+    session: SystemSession, note: CreditNote, returnable: Sequence[tuple[CreditGrant | None, int]]
+) -> None:
+    """Put a note's part for the wallet back as what it was: money without an end, other credit with kind and end."""
+    left = note.to_wallet_minor
+    for grant, returnable_minor in returnable:
+        amount = min(left, returnable_minor)
+        if amount <= 0:
+            continue
+        left -= amount
+        wallet.add_grant(
+            session,
+            note.organization_id,
+            GrantSource(_return_key(note, grant), grant.kind if grant else GrantKind.CREDIT_NOTE),
+            amount,
+            note.currency,
+            expires_at=grant.expires_at if grant else None,
+            effective_at=grant.effective_at if grant else None,
+        )
 
 
 def _allocate(amount_minor: int, due_minor: int, refundable_minor: int) -> CreditAllocation:
@@ -231,7 +276,7 @@ def _store(
 ) -> CreditNote:
     invoice.credited_minor += allocation.total_minor
     invoice.reduced_minor += allocation.to_due_minor
-    invoices.mark_paid_if_settled(session, invoice)
+    settlement.mark_paid_if_settled(invoice)
     serial, number = invoice_lifecycle.next_serial_number(session, CREDIT_NOTE_SERIES)
     note = CreditNote(
         organization_id=invoice.organization_id,

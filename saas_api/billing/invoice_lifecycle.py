@@ -4,13 +4,13 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import delete, func, select, text
+from sqlalchemy import ColumnElement, delete, func, select, text
 from sqlalchemy.exc import DataError
 
 from saas_api.accounts import audit, operators, organizations
 from saas_api.accounts.audit import SYSTEM_ACTOR, OperatorContext
 from saas_api.accounts.models import Organization
-from saas_api.billing import bill_inputs, events, invoices, wallet
+from saas_api.billing import bill_inputs, events, invoices, previous_balances, settlement, wallet
 from saas_api.billing.invoices import InvoiceNotOpen, InvoiceWithPeriod
 from saas_api.billing.models import (
     BillingPeriod,
@@ -191,9 +191,9 @@ def _add_lines(session: SystemSession, invoice: Invoice, period_bill: Bill) -> N
     session.flush()  # finalization compares their sum with the subtotal
 
 
-def _delete_lines(session: SystemSession, invoice: Invoice) -> None:
+def _delete_lines(session: SystemSession, invoice: Invoice, *conditions: ColumnElement[bool]) -> None:
     own = InvoiceLine.organization_id == invoice.organization_id
-    session.execute(delete(InvoiceLine).where(own, InvoiceLine.invoice_id == invoice.id))
+    session.execute(delete(InvoiceLine).where(own, InvoiceLine.invoice_id == invoice.id, *conditions))
 
 
 def finalize_automatically(session: SystemSession, invoice: Invoice) -> None:
@@ -207,10 +207,13 @@ def _finalize(session: SystemSession, invoice: Invoice, profile: BillingProfile)
     """Make a draft final; it is paid at once when the wallet covers it. The caller holds the lock of the invoice."""
     now = clock.now()
     organization = organizations.get_organization(session, profile.organization_id)
+    wallet.lock_wallet(session, invoice.organization_id)
     carried_minor = 0 if invoice.total_minor else _carried_over(session, invoice)
     if carried_minor:
         source = GrantSource(f"carry:{invoice.id}", GrantKind.CARRY)
         wallet.add_grant(session, invoice.organization_id, source, carried_minor, invoice.currency)
+        settlement.finish(session, invoice.organization_id)
+    previous_balances.move_to(session, invoice)
     invoice.bill_to, invoice.seller = _bill_to(organization, profile), _seller()
     invoice.credits_applied_minor = wallet.apply_credits(session, invoice)
     # Before the status changes: taking a number flushes, and a final invoice without a number violates a constraint.
@@ -299,11 +302,13 @@ def recalculate_draft(
     invoice = _lock_draft(session, organization_id, invoice_id)
     before = money.format_minor(invoice.total_minor, invoice.currency)
     period = session.get_one(BillingPeriod, (organization_id, invoice.billing_period_id))
-    _delete_lines(session, invoice)
+    lines = invoices.list_lines(session, organization_id, invoice_id)
+    rests_minor = sum(line.amount_minor for line in lines if line.kind == LineKind.MANUAL)
+    _delete_lines(session, invoice, InvoiceLine.kind != LineKind.MANUAL)
     try:
         period_bill = _calculate_bill(session, period)
         invoice.currency, invoice.rule_version = period_bill.currency, CALCULATION_VERSION
-        invoice.subtotal_minor = invoice.total_minor = period_bill.total_minor
+        invoice.subtotal_minor = invoice.total_minor = period_bill.total_minor + rests_minor
         _add_lines(session, invoice, period_bill)
     except CALCULATION_ERRORS as cause:
         raise InvoiceNotCalculated from cause
@@ -335,7 +340,7 @@ def void_invoice(
     *,
     is_replaced: bool = False,
 ) -> InvoiceWithPeriod | None:
-    """Void an invoice without payments; wallet credit that was applied to it returns to the wallet.
+    """Void an invoice without payments; wallet credit that was applied to it pays other invoices, the new one first.
 
     is_replaced: create and finalize a new invoice for the period, calculated from the ledger
     returns: the new invoice
@@ -350,11 +355,16 @@ def void_invoice(
     invoice.status, invoice.voided_at, invoice.credits_applied_minor = InvoiceStatus.VOID, clock.now(), 0
     events.publish_invoice_event(session, invoice, "invoice.voided")
     operator.record(session, organization_id, "invoice.voided", ("invoice", invoice.id), {"number": invoice.number})
-    if not (is_replaced and invoice.billing_period_id):
-        return None
-    period = session.get_one(BillingPeriod, (organization_id, invoice.billing_period_id))
+    replacement = _create_replacement(session, invoice) if is_replaced and invoice.billing_period_id else None
+    settlement.finish(session, organization_id, invoice)
+    return replacement
+
+
+def _create_replacement(session: SystemSession, invoice: Invoice) -> InvoiceWithPeriod:
+    """Create the invoice in place of a void one, which uses the returned credit before older invoices do."""
+    period = session.get_one(BillingPeriod, (invoice.organization_id, invoice.billing_period_id))
     replacement = create_draft(session, period, replaces_id=invoice.id)
-    session.expire_all()  # the grants were changed by SQL
+    previous_balances.copy_to(session, invoice, replacement)
     finalize_automatically(session, replacement)
     session.flush()  # a violated constraint belongs to this invoice
     return _reload(session, replacement)

@@ -1,4 +1,4 @@
-"""Invoices: lists, details, the explanation of a line, and the changes that payments make."""
+"""Invoices: lists, details, the explanation of a line, their lock and their write-off."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,12 +13,11 @@ from sqlalchemy.orm import Session
 from saas_api.accounts import audit
 from saas_api.accounts.audit import SYSTEM_ACTOR, OperatorContext
 from saas_api.billing import events, plans, wallet
-from saas_api.billing.models import BillingPeriod, CreditNote, GrantKind, Invoice, InvoiceLine, InvoiceStatus
+from saas_api.billing.models import BillingPeriod, CreditNote, Invoice, InvoiceLine, InvoiceStatus
 from saas_api.billing.plans import DEFAULT_CURRENCY
 from saas_api.billing.rating import explanation
 from saas_api.billing.rating.charges import MeterPrice
 from saas_api.billing.rating.explanation import LineBreakdown
-from saas_api.billing.wallet import GrantSource
 from saas_api.core import clock, ids, money
 from saas_api.core.db import pagination, tenancy
 from saas_api.core.db.pagination import Page, PageRequest
@@ -110,18 +109,6 @@ class LineExplanation:
     @property
     def currency(self) -> str:
         return self.invoice.currency
-
-
-@dataclass(frozen=True)
-class SettlementResult:
-    """How a captured payment was divided.
-
-    allocated_minor: paid on the invoice
-    excess_minor: added to the wallet
-    """
-
-    allocated_minor: int
-    excess_minor: int
 
 
 def get_invoice(session: Session, organization_id: UUID, invoice_id: UUID) -> Invoice:
@@ -307,48 +294,15 @@ def _line_event_row(row: RowMapping) -> tuple[Any, ...]:
 
 
 def lock_invoice(session: SystemSession, organization_id: UUID, invoice_id: UUID) -> Invoice:
-    """Get an invoice and lock its row until the transaction ends.
+    """Get an invoice; lock the wallet of its organization and its row until the transaction ends.
 
     raises: NotFound
     """
+    wallet.lock_wallet(session, organization_id)
     invoice = session.get(Invoice, (organization_id, invoice_id), with_for_update=True, populate_existing=True)
     if invoice is None:
         raise NotFound
     return invoice
-
-
-def apply_payment(
-    session: SystemSession, organization_id: UUID, invoice_id: UUID, captured_minor: int, source_key: str
-) -> SettlementResult:
-    """Apply a captured payment to an invoice; an excess, or all of it if nothing is due, goes into the wallet.
-
-    The caller makes sure that a payment is applied only once.
-
-    captured_minor: > 0, in the invoice's currency
-    source_key: of the credit grant for an excess, such as "payment:<id>"
-    raises: NotFound
-    """
-    invoice = lock_invoice(session, organization_id, invoice_id)
-    allocated = min(captured_minor, invoice.amount_due_minor) if invoice.is_payable else 0
-    excess = captured_minor - allocated
-    if allocated:
-        invoice.paid_minor += allocated
-        mark_paid_if_settled(session, invoice)
-    if excess:
-        source = GrantSource(source_key, GrantKind.OVERPAYMENT)
-        wallet.add_grant(session, organization_id, source, excess, invoice.currency)
-    session.flush()  # a violated constraint belongs to this settlement
-    session.expire(invoice, ["due_minor"])  # the database computes it
-    return SettlementResult(allocated, excess)
-
-
-def mark_paid_if_settled(session: SystemSession, invoice: Invoice) -> None:
-    """Mark a payable invoice paid when nothing is due any more, and publish `invoice.paid`."""
-    if not invoice.is_payable or invoice.amount_due_minor:
-        return
-    invoice.status, invoice.paid_at = InvoiceStatus.PAID, clock.now()
-    events.publish_invoice_event(session, invoice, "invoice.paid")
-    audit.record_event(session, invoice.organization_id, SYSTEM_ACTOR, "invoice.paid", ("invoice", invoice.id), {})
 
 
 def mark_uncollectible(

@@ -92,12 +92,13 @@ class GrantKind(StrEnum):
 
 
 class CreditEntryReason(StrEnum):
-    """Why the remainder of a credit grant changed; unapply returns what a void invoice had used."""
+    """Why the remainder of a credit grant changed; unapply returns what a void invoice used, payout is paid back."""
 
     APPLY = "apply"
     UNAPPLY = "unapply"
     EXPIRE = "expire"
     VOID = "void"
+    PAYOUT = "payout"
 
 
 class BillingProfile(Model):
@@ -427,7 +428,10 @@ class CreditGrant(Model):
 
 
 class CreditEntry(Model):
-    """A change of the remainder of a credit grant; below zero when credit was used."""
+    """A change of the remainder of a credit grant; below zero when credit was used.
+
+    reference: of a payout: the bank's, or the id of the refund
+    """
 
     __tablename__ = "credit_entries"
 
@@ -437,4 +441,5 @@ class CreditEntry(Model):
     invoice_id: Mapped[uuid.UUID | None]
     delta_minor: Mapped[int] = mapped_column(BigInteger)
     reason: Mapped[CreditEntryReason] = mapped_column(EnumText(CreditEntryReason))
+    reference: Mapped[str | None] = mapped_column(Text)
     at: Mapped[datetime] = mapped_column(DateTime(timezone=True))

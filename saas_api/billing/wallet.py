@@ -1,7 +1,7 @@
 """The wallet of an organization: credit grants, how invoices use them, return and expiry."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
@@ -10,30 +10,21 @@ from sqlalchemy import func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from saas_api.accounts.audit import OperatorContext
-from saas_api.billing import periods
 from saas_api.billing.models import (
-    BillingProfile,
+    BillingPeriod,
     CreditEntry,
     CreditEntryReason,
     CreditGrant,
     GrantKind,
     Invoice,
 )
-from saas_api.core import clock, ids, money
+from saas_api.core import clock, ids
 from saas_api.core.db import pagination, tenancy
 from saas_api.core.db.pagination import Page, PageRequest
 from saas_api.core.db.tenancy import SystemSession
-from saas_api.core.errors import Conflict, ValidationFailed
 
 _PRIORITY_BY_KIND = {GrantKind.PROMOTIONAL: 5}
 _DEFAULT_PRIORITY = 10
-
-
-class GrantExists(Conflict):
-    """Credit from this source was granted before."""
-
-    code, message = "GRANT_EXISTS", "A grant with this key exists already."
 
 
 @dataclass(frozen=True)
@@ -57,6 +48,25 @@ class GrantView:
     @property
     def currency(self) -> str:
         return self.grant.currency
+
+
+_LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended(:organization, 3))")
+
+
+def lock_wallet(session: Session, organization_id: UUID) -> None:
+    """Lock the wallet of an organization, and with it what is due of its invoices, until the transaction ends.
+
+    Take it before the rows of payments, refunds, invoices and grants, so that transactions wait in one order.
+    """
+    session.execute(_LOCK, {"organization": str(organization_id)})
+
+
+def has_credit(session: Session, organization_id: UUID) -> bool:
+    """Whether a grant of the organization has a remainder, expired or not."""
+    grants = select(CreditGrant.id).where(
+        CreditGrant.organization_id == organization_id, CreditGrant.remaining_minor > 0
+    )
+    return session.scalar(grants.limit(1)) is not None
 
 
 def wallet_balances(session: Session, organization_id: UUID, at: datetime) -> dict[str, int]:
@@ -90,34 +100,6 @@ def list_grants(session: Session, organization_id: UUID, request: PageRequest) -
     return replace(page, items=[GrantView(grant, entries[grant.id]) for grant in page.items])
 
 
-def grant_credit(
-    session: SystemSession,
-    organization_id: UUID,
-    source: GrantSource,
-    amount_minor: int,
-    operator: OperatorContext,
-    *,
-    expires_at: datetime | None = None,
-) -> UUID:
-    """Grant an organization credit for its next invoices, in the currency it is billed in.
-
-    amount_minor: > 0
-    raises: OrganizationNotFound, ValidationFailed, GrantExists
-    """
-    if amount_minor <= 0:
-        raise ValidationFailed.at_field("amount", "Must be above zero.")
-    if expires_at and expires_at <= clock.now():
-        raise ValidationFailed.at_field("expires_at", "Must be in the future.")
-    periods.ensure_account(session, organization_id)
-    currency = session.get_one(BillingProfile, organization_id).currency
-    grant_id = add_grant(session, organization_id, source, amount_minor, currency, expires_at=expires_at)
-    if grant_id is None:
-        raise GrantExists
-    data = {"kind": source.kind, "amount": money.format_minor(amount_minor, currency), "currency": currency}
-    operator.record(session, organization_id, "credit_grant.created", ("credit_grant", grant_id), data)
-    return grant_id
-
-
 def add_grant(
     session: SystemSession,
     organization_id: UUID,
@@ -126,10 +108,12 @@ def add_grant(
     currency: str,
     *,
     expires_at: datetime | None = None,
+    effective_at: datetime | None = None,
 ) -> UUID | None:
     """Add credit to the wallet.
 
     amount_minor: > 0
+    effective_at: now without it
     returns: id of the grant; None when the source has been granted before
     """
     values = {
@@ -141,7 +125,7 @@ def add_grant(
         "amount_minor": amount_minor,
         "remaining_minor": amount_minor,
         "priority": _PRIORITY_BY_KIND.get(GrantKind(source.kind), _DEFAULT_PRIORITY),
-        "effective_at": clock.now(),
+        "effective_at": effective_at or clock.now(),
         "expires_at": expires_at,
     }
     statement = (
@@ -151,44 +135,120 @@ def add_grant(
 
 
 def apply_credits(session: SystemSession, invoice: Invoice) -> int:
-    """Apply wallet credit to the total of an invoice: by priority, then what expires first, then the oldest.
+    """Take what is due of an invoice from the wallet: by priority, then what expires first, then the oldest.
 
-    returns: applied amount in minor units
+    The caller holds the lock of the wallet and adds the amount to the invoice.
+
+    returns: taken amount in minor units
     """
-    now, due = clock.now(), invoice.total_minor
-    for grant in _lock_usable_grants(session, invoice, now) if due else ():
-        amount = min(grant.remaining_minor, due)
+    due = left = invoice.amount_due_minor
+    for grant in _lock_usable_grants(session, invoice) if due else ():
+        amount = min(grant.remaining_minor, left)
         if not amount:
             break
-        grant.remaining_minor -= amount
-        due -= amount
-        session.add(
-            CreditEntry(
-                organization_id=invoice.organization_id,
-                id=ids.new_id(),
-                grant_id=grant.id,
-                invoice_id=invoice.id,
-                delta_minor=-amount,
-                reason=CreditEntryReason.APPLY,
-                at=now,
-            )
+        left -= amount
+        take_credit(session, grant, amount, CreditEntryReason.APPLY, invoice_id=invoice.id)
+    return due - left
+
+
+def take_credit(
+    session: SystemSession,
+    grant: CreditGrant,
+    amount_minor: int,
+    reason: CreditEntryReason,
+    *,
+    invoice_id: UUID | None = None,
+    reference: str | None = None,
+) -> None:
+    """Take a part of what is left of a locked grant, with an entry that says why."""
+    grant.remaining_minor -= amount_minor
+    session.add(
+        CreditEntry(
+            organization_id=grant.organization_id,
+            id=ids.new_id(),
+            grant_id=grant.id,
+            invoice_id=invoice_id,
+            delta_minor=-amount_minor,
+            reason=reason,
+            reference=reference,
+            at=clock.now(),
         )
-    return invoice.total_minor - due
+    )
 
 
-def _lock_usable_grants(session: SystemSession, invoice: Invoice, now: datetime) -> list[CreditGrant]:
+def list_applied(session: Session, invoice: Invoice) -> list[tuple[CreditGrant, int]]:
+    """The grants that paid a part of an invoice, with the amounts in minor units, the first used first."""
+    amount = -func.sum(CreditEntry.delta_minor)
+    statement = (
+        select(CreditGrant, amount)
+        .join(
+            CreditEntry,
+            (CreditEntry.organization_id == CreditGrant.organization_id) & (CreditEntry.grant_id == CreditGrant.id),
+        )
+        .where(CreditEntry.organization_id == invoice.organization_id, CreditEntry.invoice_id == invoice.id)
+        .group_by(CreditGrant.organization_id, CreditGrant.id)
+        .having(amount > 0)
+        .order_by(func.min(CreditEntry.at), CreditGrant.priority, CreditGrant.id)
+    )
+    return [(grant, int(minor)) for grant, minor in session.execute(statement)]
+
+
+def sum_granted(session: Session, organization_id: UUID, source_keys: Collection[str]) -> dict[str, int]:
+    """Amounts in minor units of the grants with these source keys, by key."""
+    statement = select(CreditGrant.source_key, CreditGrant.amount_minor).where(
+        CreditGrant.organization_id == organization_id, CreditGrant.source_key.in_(source_keys)
+    )
+    return {key: int(minor) for key, minor in session.execute(statement)}
+
+
+def lock_money(session: SystemSession, organization_id: UUID, currency: str) -> list[CreditGrant]:
+    """Lock the grants that can be paid out: all with a remainder but promotional and expired ones, the oldest first."""
+    statement = (
+        select(CreditGrant)
+        .where(CreditGrant.organization_id == organization_id, CreditGrant.currency == currency)
+        .where(CreditGrant.remaining_minor > 0, CreditGrant.kind != GrantKind.PROMOTIONAL)
+        .where(CreditGrant.expires_at.is_(None) | (CreditGrant.expires_at > clock.now()))
+        .order_by(CreditGrant.created_at, CreditGrant.id)
+    )
+    return list(session.scalars(statement.with_for_update().execution_options(populate_existing=True)))
+
+
+def is_paid_out(session: SystemSession, organization_id: UUID, reference: str) -> bool:
+    """Whether money of the wallet was paid out under a reference."""
+    entries = select(CreditEntry.id).where(
+        CreditEntry.organization_id == organization_id,
+        CreditEntry.reason == CreditEntryReason.PAYOUT,
+        CreditEntry.reference == reference,
+    )
+    return session.scalar(entries.limit(1)) is not None
+
+
+def take_payout(session: SystemSession, grant: CreditGrant, amount_minor: int, reference: str) -> None:
+    """Take money of a locked grant that goes back to the payer."""
+    take_credit(session, grant, amount_minor, CreditEntryReason.PAYOUT, reference=reference)
+
+
+def _lock_usable_grants(session: SystemSession, invoice: Invoice) -> list[CreditGrant]:
+    """Grants that can pay an invoice: those that were valid to the end of its period, whenever it is paid."""
+    period_end = (
+        select(BillingPeriod.ends_at)
+        .where(BillingPeriod.organization_id == invoice.organization_id, BillingPeriod.id == invoice.billing_period_id)
+        .scalar_subquery()
+    )
+    now = clock.now()
     statement = (
         select(CreditGrant)
         .where(CreditGrant.organization_id == invoice.organization_id, CreditGrant.currency == invoice.currency)
         .where(CreditGrant.remaining_minor > 0, CreditGrant.effective_at <= now)
-        .where(CreditGrant.expires_at.is_(None) | (CreditGrant.expires_at > now))
+        .where(CreditGrant.expires_at.is_(None) | (CreditGrant.expires_at >= func.coalesce(period_end, now)))
         .order_by(
             CreditGrant.priority,
             CreditGrant.expires_at.asc().nulls_last(),
             CreditGrant.created_at,
             CreditGrant.id,
         )
-        .with_for_update()
+        .with_for_update(of=CreditGrant)
+        .execution_options(populate_existing=True)
     )
     return list(session.scalars(statement))
 
@@ -211,10 +271,14 @@ def return_credits(session: SystemSession, invoice: Invoice) -> None:
     session.execute(_RETURN_CREDITS, values)
 
 
-# A grant that a finalization has locked is left to the next run.
+# A grant that a finalization has locked is left to the next run, and one that may pay an invoice not final yet waits.
 _EXPIRE = text("""
 WITH ended AS (
-  SELECT organization_id, id, remaining_minor FROM credit_grants WHERE remaining_minor > 0 AND expires_at <= :at
+  SELECT organization_id, id, remaining_minor FROM credit_grants g WHERE remaining_minor > 0 AND expires_at <= :at
+    AND NOT EXISTS (SELECT FROM billing_periods p
+      WHERE p.organization_id = g.organization_id AND p.ends_at <= g.expires_at
+        AND (p.state <> 'invoiced' OR EXISTS (SELECT FROM invoices i WHERE i.organization_id = p.organization_id
+          AND i.billing_period_id = p.id AND i.state = 'draft')))
   FOR UPDATE SKIP LOCKED),
 entries AS (
   INSERT INTO credit_entries (organization_id, grant_id, delta_minor, reason, at)
@@ -224,7 +288,7 @@ RETURNING g.id""")
 
 
 def expire_grants(at: datetime) -> int:
-    """Expire what is left of grants that end at or before an instant.
+    """Expire what is left of grants that end at or before an instant, once the periods they may pay are invoiced.
 
     returns: number of grants that had a remainder
     """

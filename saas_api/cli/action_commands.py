@@ -26,6 +26,7 @@ _KEYS: Mapping[str, tuple[click.Parameter, ...]] = {
     ),
     "invoice": (_ORGANIZATION, _INVOICE),
     "payment": (click.Argument(["payment_id"], type=PublicId("pay"), metavar="PAYMENT"),),
+    "refund": (click.Argument(["refund_id"], type=PublicId("rfd"), metavar="REFUND"),),
     "plan": (click.Argument(["plan"]),),
 }
 """Parameters for the key of each subject; an action on all organizations or on one has an optional one."""

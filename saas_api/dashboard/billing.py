@@ -52,6 +52,7 @@ CREDIT_ENTRY_REASON_LABELS = {
     CreditEntryReason.UNAPPLY: "Given back by an invoice",
     CreditEntryReason.EXPIRE: "Expired",
     CreditEntryReason.VOID: "Withdrawn",
+    CreditEntryReason.PAYOUT: "Paid back",
 }
 
 

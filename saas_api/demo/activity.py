@@ -18,7 +18,7 @@ from saas_api.accounts import audit, invitations, organizations, users
 from saas_api.accounts.audit import SYSTEM_ACTOR, Actor, OperatorContext
 from saas_api.accounts.models import Membership
 from saas_api.api_keys import keys
-from saas_api.billing import alerts, period_close, periods, spend_cap, subscriptions, wallet
+from saas_api.billing import alerts, period_close, periods, settlement, spend_cap, subscriptions
 from saas_api.billing.models import GrantKind, InvoiceStatus
 from saas_api.billing.wallet import GrantSource
 from saas_api.core import clock
@@ -33,7 +33,7 @@ from saas_api.demo.traffic import DemoMessage
 from saas_api.messages import events as message_events
 from saas_api.messages.models import Message
 from saas_api.payments import checkout, dunning, provider_events
-from saas_api.payments.checkout import PaymentRequest
+from saas_api.payments.checkout import AlreadyPaid, PaymentRequest
 from saas_api.providers import mock_payments
 from saas_api.usage import refused_requests
 from saas_api.webhooks import endpoints
@@ -271,7 +271,10 @@ class BillingActivity:
             self.timeline.schedule(first_at + number * RETRY_DELAY, functools.partial(self._pay, invoice_id, action))
 
     def _pay(self, invoice_id: UUID, action: str) -> None:
-        payment = checkout.initiate_payment(self.id, PaymentRequest(invoice_id, provider="mock"), SYSTEM_ACTOR)
+        try:
+            payment = checkout.initiate_payment(self.id, PaymentRequest(invoice_id, provider="mock"), SYSTEM_ACTOR)
+        except AlreadyPaid:  # from the wallet
+            return
         event = mock_payments.submit_action(str(payment.provider_reference), action)
         if event is None:
             return
@@ -282,7 +285,7 @@ class BillingActivity:
     def _grant_credit(self) -> None:
         with timeline.demo_session() as session:
             context = OperatorContext(Actor("operator", "demo"), _CREDIT_REASON)
-            wallet.grant_credit(session, self.id, GrantSource("demo:gift", GrantKind.PROMOTIONAL), 500, context)
+            settlement.grant_credit(session, self.id, GrantSource("demo:gift", GrantKind.PROMOTIONAL), 500, context)
 
 
 def schedule_platform_jobs(demo_timeline: Timeline) -> None:

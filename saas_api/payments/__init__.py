@@ -4,7 +4,7 @@ from saas_api.core.domain import Domain
 
 DOMAIN = Domain(
     name="payments",
-    id_prefixes=("pay",),
+    id_prefixes=("pay", "rfd"),
     system_purposes=(
         "payments.dunning",
         "payments.inbox",
@@ -12,6 +12,7 @@ DOMAIN = Domain(
         "payments.janitor",
         "payments.refund",
         "payments.resolve",
+        "payments.reverse",
         "payments.settle",
     ),
 )

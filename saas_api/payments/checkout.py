@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from saas_api.accounts import audit, members, organizations
 from saas_api.accounts.audit import Actor
-from saas_api.billing import invoices
+from saas_api.billing import invoices, wallet
 from saas_api.billing.models import Invoice, InvoiceStatus
 from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
@@ -96,6 +96,7 @@ def initiate_payment(organization_id: UUID, request: PaymentRequest, actor: Acto
         ProviderUnavailable
     """
     with tenancy.tenant_session(organization_id) as session:
+        wallet.lock_wallet(session, organization_id)  # what is due must not change before the payment is stored
         invoice = _payable_invoice(session, organization_id, request)
         payment = payments.find_pending_payment(session, organization_id, invoice.id) or _insert_payment(
             session, invoice, request, actor

@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import insert
 from saas_api.accounts import members, operators, organizations
 from saas_api.accounts.audit import SYSTEM_ACTOR
 from saas_api.billing import events as billing_events
-from saas_api.billing import invoices, profiles, subscriptions
+from saas_api.billing import invoices, profiles, settlement, subscriptions
 from saas_api.billing.models import BillingStanding, Invoice, InvoiceStatus
 from saas_api.billing.plans import DEFAULT_PLAN
 from saas_api.billing.subscriptions import AlreadyOnPlan
@@ -140,15 +140,16 @@ def run_dunning(at: datetime) -> DunningResult:
     return result
 
 
-def stop_if_settled(session: SystemSession, organization_id: UUID, invoice_id: UUID) -> None:
-    """End the dunning run of an invoice if it is settled, and restore the standing of its organization.
+def follow_invoice(session: SystemSession, invoice: Invoice) -> None:
+    """End the dunning run of an invoice that is settled, and restore the standing of its organization.
 
-    raises: NotFound
+    A run that had recovered goes on when the payment was taken back by a dispute.
+    A rest below the minimum does not end the run, but it does not count for the standing.
     """
-    session.flush()  # lock_invoice reads the row again
-    invoice = invoices.lock_invoice(session, organization_id, invoice_id)
-    if invoice.status in _END_STATUSES:
-        _end(session, invoice, clock.now())
+    if invoice.status == InvoiceStatus.OPEN:
+        _resume(session, invoice)
+    if invoice.status not in _END_STATUSES or not _end(session, invoice, clock.now()):
+        _recompute_standing(session, invoice.organization_id)
 
 
 def _list_invoices(statement: TextClause, **values: object) -> list[tuple[UUID, UUID]]:
@@ -229,7 +230,22 @@ def _end(session: SystemSession, invoice: Invoice, at: datetime) -> bool:
     return True
 
 
+def _resume(session: SystemSession, invoice: Invoice) -> None:
+    run = _lock_run(session, invoice)
+    if run is None or run.status != DunningRunStatus.RECOVERED:
+        return
+    run.status, run.ended_at = DunningRunStatus.ACTIVE, None
+    session.execute(
+        update(DunningStep)
+        .where(DunningStep.organization_id == invoice.organization_id, DunningStep.run_id == run.id)
+        .where(DunningStep.status == DunningStepStatus.SKIPPED)
+        .values(status=DunningStepStatus.SCHEDULED, done_at=None)
+    )
+    session.flush()  # _recompute_standing reads the rows
+
+
 def _take_step(session: SystemSession, invoice: Invoice, at: datetime) -> CompletedStep | None:
+    settlement.finish(session, invoice.organization_id)
     run = _lock_run(session, invoice)
     if invoice.status != InvoiceStatus.OPEN or run is None or not _is_due(session, invoice, at):
         return None
@@ -273,7 +289,15 @@ _DONE_ACTIONS = text("""
 SELECT s.action FROM dunning_steps s
 JOIN dunning_runs r ON r.organization_id = s.organization_id AND r.id = s.run_id
 JOIN invoices i ON i.organization_id = r.organization_id AND i.id = r.invoice_id
-WHERE r.organization_id = :organization_id AND s.state = 'done' AND i.state IN ('open', 'uncollectible')""")
+WHERE r.organization_id = :organization_id AND s.state = 'done' AND i.state IN ('open', 'uncollectible')
+  AND (SELECT sum(o.due_minor) FROM invoices o WHERE o.organization_id = :organization_id
+    AND o.state IN ('open', 'uncollectible') AND EXISTS (SELECT FROM dunning_runs u
+      JOIN dunning_steps d ON d.organization_id = u.organization_id AND d.run_id = u.id
+      WHERE u.organization_id = o.organization_id AND u.invoice_id = o.id AND d.state = 'done')) >= :minimum
+UNION ALL
+SELECT 'restrict' FROM payments p JOIN invoices i ON i.organization_id = p.organization_id AND i.id = p.invoice_id
+WHERE p.organization_id = :organization_id AND p.disputed_minor > 0 AND i.state IN ('open', 'uncollectible')
+  AND i.due_minor >= :minimum""")
 
 
 def _perform_step(session: SystemSession, invoice: Invoice, step: DunningStep, later: Sequence[DunningStep]) -> None:
@@ -297,7 +321,8 @@ def _perform_step(session: SystemSession, invoice: Invoice, step: DunningStep, l
 def _recompute_standing(session: SystemSession, organization_id: UUID) -> None:
     """Set the standing that the done steps of unpaid invoices lead to. Sends a mail when it is good again."""
     profiles.lock_standing(session, organization_id)
-    actions = session.scalars(_DONE_ACTIONS, {"organization_id": organization_id}).all()
+    values = {"organization_id": organization_id, "minimum": setting("DUNNING_MINIMUM_MINOR")}
+    actions = session.scalars(_DONE_ACTIONS, values).all()
     standing = BillingStanding(dunning_schedule.standing_after(actions))
     if profiles.set_standing(session, organization_id, standing) and standing == BillingStanding.GOOD:
         name = organizations.get_organization(session, organization_id).name

@@ -4,6 +4,7 @@ from saas_api.core import clock
 from saas_api.core.jobs import outbox
 from saas_api.core.jobs.schedule import MINUTE, scheduled
 from saas_api.payments import dunning, provider_events, reconciliation, refunds
+from saas_api.payments.payments import RECONCILIATION_JOB
 from saas_api.payments.provider_events import INBOX_JOB
 
 
@@ -17,15 +18,16 @@ def process_inbox() -> None:
 
 
 @scheduled(
-    "payments.janitor",
+    RECONCILIATION_JOB,
     every=5 * MINUTE,
-    description="Ask providers about payments of unknown outcome, and send due refunds.",
+    description="Expire outdated checkout pages, ask providers about payments of unknown outcome, send due refunds.",
 )
 def reconcile() -> None:
     """Reconcile payments and send refunds.
 
     raises: RuntimeError if a payment could not be reconciled, so that the run counts as failed
     """
+    reconciliation.expire_outdated_checkouts(clock.now())
     result = reconciliation.reconcile_pending(clock.now())
     refunds.process_due_refunds()
     if result.failed:

@@ -31,11 +31,12 @@ PENDING_STATUSES = (PaymentStatus.CREATED, PaymentStatus.PENDING, PaymentStatus.
 
 
 class RefundStatus(StrEnum):
-    """Status of a refund at its provider."""
+    """Status of a refund at its provider; a canceled one became wallet credit instead."""
 
     PENDING = "pending"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
+    CANCELED = "canceled"
 
 
 class ProviderEventStatus(StrEnum):
@@ -70,7 +71,7 @@ class Payment(Model):
     """One attempt to pay an invoice.
 
     captured_minor: what the provider collected; `allocated_minor` of it paid the invoice, `excess_minor` went to the
-        wallet
+        wallet, `disputed_minor` was taken back by a dispute that is open or lost
     """
 
     __tablename__ = "payments"
@@ -87,6 +88,7 @@ class Payment(Model):
     captured_minor: Mapped[int] = mapped_column(BigInteger, server_default=FetchedValue())
     allocated_minor: Mapped[int] = mapped_column(BigInteger, server_default=FetchedValue())
     excess_minor: Mapped[int] = mapped_column(BigInteger, server_default=FetchedValue())
+    disputed_minor: Mapped[int] = mapped_column(BigInteger, server_default=FetchedValue())
     refunded_minor: Mapped[int] = mapped_column(BigInteger, server_default=FetchedValue())
     status: Mapped[PaymentStatus] = mapped_column("state", EnumText(PaymentStatus), server_default=FetchedValue())
     failure_code: Mapped[str | None] = mapped_column(Text)
@@ -108,16 +110,21 @@ class Payment(Model):
 
 
 class Refund(Model):
-    """Money of a credit note that is returned through the provider of the payment."""
+    """Money of a payment that is paid back: of a credit note, or without one from the wallet.
+
+    attempt: of asking the provider, from 1; each has an idempotency key of its own
+    provider_reference: of the provider, or of the bank when it was paid back by hand
+    """
 
     __tablename__ = "refunds"
 
     organization_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=ids.new_id)
     payment_id: Mapped[uuid.UUID]
-    credit_note_id: Mapped[uuid.UUID]
+    credit_note_id: Mapped[uuid.UUID | None]
     amount_minor: Mapped[int] = mapped_column(BigInteger)
     provider_reference: Mapped[str | None] = mapped_column(Text)
+    attempt: Mapped[int] = mapped_column(SmallInteger, server_default=FetchedValue())
     status: Mapped[RefundStatus] = mapped_column("state", EnumText(RefundStatus), server_default=FetchedValue())
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=FetchedValue())
 

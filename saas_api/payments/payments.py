@@ -1,7 +1,7 @@
 """Payments: reads, and settlement: applying the answer of a provider, or money received another way."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from uuid import UUID
 
@@ -12,14 +12,16 @@ from sqlalchemy.orm import Session
 from saas_api.accounts import audit, operators
 from saas_api.accounts.audit import SYSTEM_ACTOR, Actor
 from saas_api.billing import events as billing_events
-from saas_api.billing import invoices
+from saas_api.billing import invoices, settlement, wallet
+from saas_api.billing.invoices import InvoiceNotOpen
 from saas_api.billing.models import Invoice, InvoiceStatus
 from saas_api.core import clock, ids, money
 from saas_api.core.db import pagination, tenancy
 from saas_api.core.db.pagination import Page, PageRequest
 from saas_api.core.db.tenancy import SystemSession
-from saas_api.core.errors import NotFound
+from saas_api.core.errors import Conflict, ValidationFailed
 from saas_api.core.faults import fault_point
+from saas_api.core.jobs import queue
 from saas_api.core.limits import limiter
 from saas_api.core.observability import get_logger
 from saas_api.payments import dunning, provider_checks
@@ -31,6 +33,20 @@ from saas_api.providers.payments import CheckoutStatus, ProviderUnreachable
 
 log = get_logger(__name__)
 _ASKED_ON_RETURN = parse_limit("1 per 10 seconds")
+
+RECONCILIATION_JOB = "payments.janitor"
+OFFLINE = "offline"
+"""In place of a provider: money that was received another way."""
+
+
+class PaymentExists(Conflict):
+    """A payment with this reference is recorded on the invoice."""
+
+    code, message, constraint = (
+        "PAYMENT_EXISTS",
+        "A payment with this reference was booked before.",
+        "payments_offline_reference",
+    )
 
 
 class SettlementOutcome(StrEnum):
@@ -50,7 +66,7 @@ class SettlementOutcome(StrEnum):
 class OfflinePayment:
     """Money that was received without a provider, such as a bank transfer.
 
-    reference: of the bank, unique; a reference is recorded once
+    reference: of the bank; it is recorded once for each invoice
     """
 
     amount_minor: int
@@ -111,11 +127,14 @@ def lock_refundable_payments(
     refunded = dict(
         session.execute(
             select(Refund.payment_id, func.sum(Refund.amount_minor))
-            .where(Refund.organization_id == organization_id, Refund.status != RefundStatus.FAILED)
+            .where(Refund.organization_id == organization_id, Refund.status != RefundStatus.CANCELED)
             .group_by(Refund.payment_id)
         ).all()
     )
-    refundable = [(payment, payment.allocated_minor - int(refunded.get(payment.id, 0))) for payment in payments]
+    refundable = [
+        (payment, payment.captured_minor - payment.disputed_minor - int(refunded.get(payment.id, 0)))
+        for payment in payments
+    ]
     return [(payment, minor) for payment, minor in refundable if minor > 0]
 
 
@@ -151,7 +170,7 @@ def settle_payment(provider: str, reference: str) -> SettlementOutcome:
     checkout = selection.payment_provider(provider).get_status(reference)
     fault_point("payments.after_ask")
     with tenancy.system_session("payments.settle") as session:
-        payment = _lock(session, payment.organization_id, payment.id)
+        payment = lock_payment(session, payment.organization_id, payment.id)
         return _apply_status(session, payment, checkout)
 
 
@@ -175,48 +194,104 @@ def refresh_payment(payment_id: UUID) -> Payment | None:
 def expire_payment(organization_id: UUID, payment_id: UUID, code: str) -> None:
     """Cancel a pending payment, in a transaction of its own. A later answer of the provider still settles it."""
     with tenancy.system_session("payments.settle") as session:
-        payment = _lock(session, organization_id, payment_id)
+        payment = lock_payment(session, organization_id, payment_id)
         if payment.is_pending:
             _close(session, payment, PaymentStatus.CANCELED, code)
 
 
-def record_offline_payment(
-    organization_id: UUID, invoice_id: UUID, received: OfflinePayment, actor: Actor, reason: str
-) -> Payment:
-    """Record a payment that was received without a provider, in a transaction of its own.
+@settlement.on_due_change
+def follow_invoice(session: SystemSession, invoice: Invoice) -> None:
+    """Follow a change of what is due: in its dunning run, the standing of its organization and its pending payment."""
+    dunning.follow_invoice(session, invoice)
+    _cancel_outdated_payment(session, invoice)
 
-    raises: NotFound; IntegrityError for a reference that is recorded already
+
+def _cancel_outdated_payment(session: SystemSession, invoice: Invoice) -> None:
+    """Cancel the pending payment of an invoice that asks for another amount than is due now.
+
+    Reconciliation expires its page at the provider. Money that was paid on it meanwhile goes into the wallet.
+    """
+    payment = find_pending_payment(session, invoice.organization_id, invoice.id)
+    if payment is None or payment.amount_minor == invoice.amount_due_minor:
+        return
+    payment = lock_payment(session, payment.organization_id, payment.id)
+    if payment.is_pending:
+        _close(session, payment, PaymentStatus.CANCELED, "amount_changed")
+        if payment.checkout_url:
+            payment.next_check_at = clock.now()
+            queue.enqueue(session, RECONCILIATION_JOB)
+
+
+def record_offline_payment(
+    organization_id: UUID, invoice_ids: Sequence[UUID], received: OfflinePayment, actor: Actor, reason: str
+) -> list[Payment]:
+    """Record money that was received without a provider, in a transaction of its own.
+
+    It pays the invoices in their order; the last one also gets what is left, which goes into the wallet.
+
+    invoice_ids: at least one
+    returns: a payment for each invoice that got money
+    raises: NotFound, InvoiceNotOpen for a draft, ValidationFailed for another currency, PaymentExists
     """
     with tenancy.system_session("payments.settle") as session:
-        invoice = invoices.lock_invoice(session, organization_id, invoice_id)
-        if invoice.currency != received.currency or invoice.status == InvoiceStatus.DRAFT:
-            raise NotFound
-        payment_id, now = ids.new_id(), clock.now()
-        allocation = invoices.apply_payment(
-            session, organization_id, invoice_id, received.amount_minor, f"payment:{payment_id}"
-        )
-        payment = Payment(
-            organization_id=organization_id,
-            id=payment_id,
-            invoice_id=invoice_id,
-            provider="offline",
-            provider_reference=received.reference,
-            initiated_by="operator",
-            currency=received.currency,
-            amount_minor=received.amount_minor,
-            captured_minor=received.amount_minor,
-            allocated_minor=allocation.allocated_minor,
-            excess_minor=allocation.excess_minor,
-            refunded_minor=0,
-            status=PaymentStatus.SUCCEEDED,
-            created_at=now,
-            settled_at=now,
-        )
-        session.add(payment)
-        data = {"reason": reason, "reference": received.reference}
-        audit.record_event(session, organization_id, actor, "payment.recorded", ("payment", payment_id), data)
-        _complete(session, payment)
-        return payment
+        recorded, left = [], received.amount_minor
+        for number, invoice_id in enumerate(dict.fromkeys(invoice_ids), start=1):
+            invoice = _lock_recordable(session, organization_id, invoice_id, received)
+            is_last = number == len(set(invoice_ids))
+            amount = left if is_last else min(left, invoice.amount_due_minor)
+            if amount:
+                recorded.append(_record_offline(session, invoice, replace(received, amount_minor=amount)))
+                left -= amount
+        for payment in recorded:
+            data = {"reason": reason, "reference": received.reference}
+            audit.record_event(session, organization_id, actor, "payment.recorded", ("payment", payment.id), data)
+        _complete(session, recorded)
+        fault_point("payments.before_commit")
+        return recorded
+
+
+def _lock_recordable(
+    session: SystemSession, organization_id: UUID, invoice_id: UUID, received: OfflinePayment
+) -> Invoice:
+    invoice = invoices.lock_invoice(session, organization_id, invoice_id)
+    if invoice.status == InvoiceStatus.DRAFT:
+        raise InvoiceNotOpen
+    if invoice.currency != received.currency:
+        raise ValidationFailed.at_field("currency", f"{invoice.number} is in {invoice.currency}.")
+    is_recorded = select(Payment.id).where(
+        Payment.organization_id == organization_id,
+        Payment.invoice_id == invoice_id,
+        Payment.provider == OFFLINE,
+        Payment.provider_reference == received.reference,
+    )
+    if session.scalar(is_recorded) is not None:
+        raise PaymentExists(f"{received.reference} was booked before on {invoice.number}.")
+    return invoice
+
+
+def _record_offline(session: SystemSession, invoice: Invoice, received: OfflinePayment) -> Payment:
+    payment_id, now = ids.new_id(), clock.now()
+    amount, source = received.amount_minor, f"payment:{payment_id}"
+    allocation = settlement.apply_payment(session, invoice.organization_id, invoice.id, amount, source)
+    payment = Payment(
+        organization_id=invoice.organization_id,
+        id=payment_id,
+        invoice_id=invoice.id,
+        provider=OFFLINE,
+        provider_reference=received.reference,
+        initiated_by="operator",
+        currency=received.currency,
+        amount_minor=amount,
+        captured_minor=amount,
+        allocated_minor=allocation.allocated_minor,
+        excess_minor=allocation.excess_minor,
+        refunded_minor=0,
+        status=PaymentStatus.SUCCEEDED,
+        created_at=now,
+        settled_at=now,
+    )
+    session.add(payment)
+    return payment
 
 
 def _find(payment_id: UUID) -> Payment | None:
@@ -224,7 +299,9 @@ def _find(payment_id: UUID) -> Payment | None:
         return find_payment(session, payment_id)
 
 
-def _lock(session: SystemSession, organization_id: UUID, payment_id: UUID) -> Payment:
+def lock_payment(session: SystemSession, organization_id: UUID, payment_id: UUID) -> Payment:
+    """Get a payment; lock the wallet of its organization and its row until the transaction ends."""
+    wallet.lock_wallet(session, organization_id)
     return session.get_one(Payment, (organization_id, payment_id), with_for_update=True, populate_existing=True)
 
 
@@ -249,7 +326,7 @@ def _apply_status(session: SystemSession, payment: Payment, checkout: CheckoutSt
 
 def _apply_capture(session: SystemSession, payment: Payment, captured_minor: int) -> None:
     source = f"payment:{payment.id}"
-    allocation = invoices.apply_payment(session, payment.organization_id, payment.invoice_id, captured_minor, source)
+    allocation = settlement.apply_payment(session, payment.organization_id, payment.invoice_id, captured_minor, source)
     payment.captured_minor = captured_minor
     payment.allocated_minor, payment.excess_minor = allocation.allocated_minor, allocation.excess_minor
     payment.status, payment.settled_at = PaymentStatus.SUCCEEDED, clock.now()
@@ -257,15 +334,22 @@ def _apply_capture(session: SystemSession, payment: Payment, captured_minor: int
     data = {"minor": captured_minor, "excess_minor": allocation.excess_minor}
     actor, target = SYSTEM_ACTOR, ("payment", payment.id)
     audit.record_event(session, payment.organization_id, actor, "payment.succeeded", target, data)
-    _complete(session, payment)
+    _complete(session, [payment])
     fault_point("payments.before_commit")
 
 
-def _complete(session: SystemSession, payment: Payment) -> None:
-    payment_events.publish_payment_event(session, payment, "payment.succeeded")
-    invoice = invoices.lock_invoice(session, payment.organization_id, payment.invoice_id)
-    payment_events.email_billing_contacts(session, "payment_received", payment, invoice)
-    dunning.stop_if_settled(session, payment.organization_id, payment.invoice_id)
+def _complete(session: SystemSession, settled: Sequence[Payment]) -> None:
+    """Publish payments of one organization that were applied, and settle what follows from them."""
+    session.flush()  # lock_invoice reads the rows again
+    changed = []
+    for payment in settled:
+        invoice = invoices.lock_invoice(session, payment.organization_id, payment.invoice_id)
+        payment_events.email_billing_contacts(session, "payment_received", payment, invoice)
+        if payment.allocated_minor:
+            changed.append(invoice)
+    settlement.finish(session, settled[0].organization_id, *changed)
+    for payment in settled:
+        payment_events.publish_payment_event(session, payment, "payment.succeeded")
 
 
 def _close(session: SystemSession, payment: Payment, status: PaymentStatus, code: str) -> None:

@@ -28,6 +28,22 @@ _PAYMENT_EVENT_TYPES = {
     "paystack": frozenset({"charge.success", "charge.failed"}),
     "mock": frozenset({"checkout.completed", "checkout.failed", "checkout.canceled"}),
 }
+_REVERSAL_EVENT_TYPES = {
+    "stripe": frozenset(
+        {
+            "charge.refunded",
+            "refund.created",
+            "refund.updated",
+            "charge.dispute.created",
+            "charge.dispute.updated",
+            "charge.dispute.closed",
+            "charge.dispute.funds_withdrawn",
+            "charge.dispute.funds_reinstated",
+        }
+    ),
+    "paystack": frozenset({"refund.processed", "charge.dispute.create", "charge.dispute.resolve"}),
+    "mock": frozenset({"checkout.refunded", "checkout.disputed"}),
+}
 MIN_AMOUNT_MINOR = {("stripe", "USD"): 50, ("stripe", "EUR"): 50, ("stripe", "GBP"): 30, ("stripe", "JPY"): 50}
 PROVIDER_CURRENCIES = {"paystack": frozenset({"NGN", "GHS", "ZAR", "KES", "USD"})}
 
@@ -63,6 +79,11 @@ def event_retry_delay(attempt: int) -> timedelta | None:
 def is_payment_event(provider: str, event_type: str) -> bool:
     """Whether an event of this type reports the outcome of a payment."""
     return event_type in _PAYMENT_EVENT_TYPES[provider]
+
+
+def is_reversal_event(provider: str, event_type: str) -> bool:
+    """Whether an event of this type reports a refund or a dispute."""
+    return event_type in _REVERSAL_EVENT_TYPES[provider]
 
 
 def resolve_status(kind: str, age: timedelta) -> str:

@@ -16,7 +16,7 @@ from saas_api.core.jobs import outbox, queue
 from saas_api.core.jobs.outbox import Claim, Claimable, DueOwners, RowResult
 from saas_api.core.observability import get_logger
 from saas_api.core.settings import setting
-from saas_api.payments import payments, provider_checks
+from saas_api.payments import payments, provider_checks, reversals
 from saas_api.payments.models import ProviderEvent, ProviderEventStatus
 from saas_api.payments.payments import SettlementOutcome
 from saas_api.providers import selection
@@ -134,10 +134,12 @@ _FINAL_RESULTS: Mapping[SettlementOutcome, tuple[ProviderEventStatus, str | None
 def _process_event(provider: str, event: Any) -> RowResult:
     if event.interruptions >= INBOX.max_interruptions:
         return RowResult(event.id, ProviderEventStatus.QUARANTINED, "poisoned")
-    if event.reference is None or not provider_checks.is_payment_event(provider, event.event_type):
+    is_reversal = provider_checks.is_reversal_event(provider, event.event_type)
+    if event.reference is None or not (is_reversal or provider_checks.is_payment_event(provider, event.event_type)):
         return RowResult(event.id, ProviderEventStatus.IGNORED)
     try:
-        outcome = payments.settle_payment(provider, event.reference)
+        apply = reversals.apply_reversals if is_reversal else payments.settle_payment
+        outcome = apply(provider, event.reference)
     except (ProviderUnreachable, LookupError) as error:
         log.warning("event_not_asked", provider=provider, event_id=event.event_id, error=str(error))
         return _retry_or_quarantine(event, "not_asked")

@@ -14,6 +14,7 @@ from saas_api.core import clock
 from saas_api.core.db import tenancy
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict, NotFound
+from saas_api.core.faults import fault_point
 from saas_api.core.jobs import queue
 from saas_api.core.observability import get_logger
 from saas_api.payments import checkout, payments, provider_checks
@@ -28,6 +29,7 @@ from saas_api.payments.models import (
 from saas_api.payments.payments import SettlementOutcome
 from saas_api.payments.provider_checks import EXPIRE_AFTER
 from saas_api.payments.provider_events import INBOX_JOB
+from saas_api.providers import selection
 from saas_api.providers.payments import ProviderUnreachable
 
 log = get_logger(__name__)
@@ -78,6 +80,48 @@ def list_due_for_check(session: SystemSession, at: datetime, limit: int) -> Sequ
         .order_by(Payment.next_check_at)
         .limit(limit)
     ).all()
+
+
+def expire_outdated_checkouts(at: datetime) -> None:
+    """Close the pages of up to 200 canceled payments at their providers, then ask whether they were paid before that.
+
+    Opens transactions of its own. An error of one does not stop the others.
+    """
+    with tenancy.system_session("payments.janitor") as session:
+        outdated = session.scalars(
+            select(Payment)
+            .where(Payment.status == PaymentStatus.CANCELED, Payment.next_check_at <= at)
+            .order_by(Payment.next_check_at)
+            .limit(CHECK_BATCH_SIZE)
+        ).all()
+    for payment in outdated:
+        try:
+            is_closed = _close_page(payment)
+        except Exception:
+            log.exception("checkout_not_expired", payment_id=str(payment.id))
+            is_closed = False
+        _schedule_expiry(payment, None if is_closed or at - payment.created_at >= EXPIRE_AFTER else at)
+
+
+def _close_page(payment: Payment) -> bool:
+    reference = payment.provider_reference or ""
+    try:
+        selection.payment_provider(payment.provider).expire_checkout(reference)
+        fault_point("payments.after_expire")
+        return payments.settle_payment(payment.provider, reference) != SettlementOutcome.OPEN
+    except (ProviderUnreachable, LookupError):
+        return False
+
+
+def _schedule_expiry(payment: Payment, at: datetime | None) -> None:
+    checks = payment.checks + 1
+    with tenancy.system_session("payments.janitor") as session:
+        session.execute(
+            sa.update(Payment)
+            .where(Payment.organization_id == payment.organization_id, Payment.id == payment.id)
+            .where(Payment.status == PaymentStatus.CANCELED)
+            .values(checks=checks, next_check_at=at and provider_checks.next_check_at(checks, at))
+        )
 
 
 def reconcile_pending(at: datetime) -> ReconciliationResult:

@@ -22,6 +22,7 @@ from saas_api.providers.payments import (
     ProviderRejected,
     RefundRequest,
     RefundResult,
+    Reversals,
     SignatureMismatch,
     VerifiedEvent,
 )
@@ -47,6 +48,10 @@ UPDATE mock_checkouts SET state = 'paid', captured_minor = amount_minor
 _REFUND = sa.text("""
 UPDATE mock_checkouts SET refunded_minor = refunded_minor + :amount
  WHERE reference = :reference AND state = 'paid' AND refunded_minor + :amount <= captured_minor RETURNING reference
+""")
+
+_REVERSE = sa.text("""
+UPDATE mock_checkouts SET returned_minor = :returned, disputed_minor = :disputed WHERE reference = :reference
 """)
 
 
@@ -105,6 +110,12 @@ class MockPaymentProvider:
         kind = {"paid": "succeeded"}.get(row.state, row.state)
         return CheckoutStatus(kind, row.reference, row.currency, row.captured_minor, row.failure_code)
 
+    def expire_checkout(self, reference: str) -> None:
+        """Close an open checkout."""
+        values = {"reference": reference, "state": "canceled", "captured": 0, "failure": "expired", "settles_at": None}
+        with tenancy.system_session("providers.checkout") as session:
+            session.execute(_ACT, values)
+
     def verify_event(self, body: bytes, signature: str) -> VerifiedEvent:
         """Verify and read an event."""
         if not hmac.compare_digest(_sign(body), signature):
@@ -116,6 +127,14 @@ class MockPaymentProvider:
         kind = payments.event_identifier(event.get("type"))
         reference = payments.event_identifier(data.get("reference")) if kind.startswith("checkout.") else None
         return VerifiedEvent(payments.event_identifier(event.get("id")), kind, reference)
+
+    def get_reversals(self, reference: str) -> Reversals:
+        """Return what `submit_reversal` set."""
+        row = _find(reference)
+        if row is None:
+            return Reversals("", {}, 0)
+        refunds = {f"mock-{reference}": row.returned_minor} if row.returned_minor else {}
+        return Reversals(reference, refunds, row.disputed_minor)
 
     def refund(self, request: RefundRequest) -> RefundResult:
         """Refund a part of the captured amount, or all of it."""
@@ -165,6 +184,17 @@ def submit_action(reference: str, action: str) -> SignedEvent | None:
             return None
     kind = {"decline": "failed", "cancel": "canceled"}.get(action, "completed")
     return new_event(f"checkout.{kind}", reference)
+
+
+def submit_reversal(reference: str, *, returned_minor: int = 0, disputed_minor: int = 0) -> SignedEvent:
+    """Do what happens at a provider: refund a part of a checkout there, or open, lower or end a dispute of it.
+
+    returns: the event to deliver
+    """
+    values = {"reference": reference, "returned": returned_minor, "disputed": disputed_minor}
+    with tenancy.system_session("providers.checkout") as session:
+        session.execute(_REVERSE, values)
+    return new_event("checkout.refunded" if returned_minor else "checkout.disputed", reference)
 
 
 def new_event(kind: str, reference: str) -> SignedEvent:

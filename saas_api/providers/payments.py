@@ -1,5 +1,6 @@
 """The interface of payment providers, its data and its errors."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 from uuid import UUID
@@ -76,7 +77,7 @@ class VerifiedEvent:
     """An event whose signature was verified.
 
     event_id: the same when the provider sends the event again
-    reference: of its checkout; None when the event is not about a checkout
+    reference: of its checkout, or what `get_reversals` takes; None when the event is about neither
     """
 
     event_id: str
@@ -109,6 +110,20 @@ class RefundResult:
     reference: str | None = None
 
 
+@dataclass(frozen=True)
+class Reversals:
+    """Money of a payment that went back, without the refunds that were requested from here.
+
+    reference: of the checkout; empty when the provider knows none
+    refunds: minor units of succeeded refunds, by the provider's reference of each
+    disputed_minor: taken back by disputes that are open or lost
+    """
+
+    reference: str
+    refunds: Mapping[str, int]
+    disputed_minor: int
+
+
 class PaymentProvider(Protocol):
     """Collects payments on a page of its own."""
 
@@ -127,11 +142,24 @@ class PaymentProvider(Protocol):
         raises: ProviderUnreachable
         """
 
+    def expire_checkout(self, reference: str) -> None:
+        """Close the page of a checkout, as far as the provider can; `get_status` says whether it was paid before.
+
+        raises: ProviderUnreachable
+        """
+
     def verify_event(self, body: bytes, signature: str) -> VerifiedEvent:
         """Verify the signature of an event, then parse it.
 
         signature: value of the header, ASCII
         raises: SignatureMismatch, MalformedEvent
+        """
+
+    def get_reversals(self, reference: str) -> Reversals:
+        """Return what went back of a payment.
+
+        reference: of an event about a refund or a dispute
+        raises: ProviderUnreachable
         """
 
     def refund(self, request: RefundRequest) -> RefundResult:

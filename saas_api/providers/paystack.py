@@ -23,6 +23,7 @@ from saas_api.providers.payments import (
     ProviderUnreachable,
     RefundRequest,
     RefundResult,
+    Reversals,
     SignatureMismatch,
     VerifiedEvent,
 )
@@ -31,6 +32,7 @@ log = get_logger(__name__)
 
 TIMEOUT_SECONDS = (3, 10)
 MAX_RESPONSE_BYTES = 1_048_576
+_OWN_KEY = re.compile(r"[0-9a-f]{32}(-[0-9]+)?")
 _NOT_IN_FAILURE_CODE = re.compile(r"[^a-z0-9]+")
 _STATUS_BY_PAYSTACK = {"success": "succeeded", "failed": "failed", "abandoned": "abandoned", "reversed": "canceled"}
 _REFUND_STATUS_BY_PAYSTACK = {"processed": "succeeded", "failed": "failed"}
@@ -80,6 +82,9 @@ class Paystack:
             None if kind in ("succeeded", "open") else _failure_code(reason),
         )
 
+    def expire_checkout(self, reference: str) -> None:
+        """Do nothing: Paystack cannot close a page. A payment on it still settles and goes into the wallet."""
+
     def verify_event(self, body: bytes, signature: str) -> VerifiedEvent:
         """Verify and parse an event. Events carry no id, so type and object id make one."""
         key = setting("PAYSTACK_SECRET_KEY")
@@ -89,8 +94,26 @@ class Paystack:
         kind, data = payments.event_identifier(event.get("event")), event.get("data")
         if not isinstance(data, dict) or type(data.get("id")) not in (int, str):
             raise MalformedEvent("no data")
-        reference = payments.event_identifier(data.get("reference")) if kind.startswith("charge.") else None
+        reference = _event_reference(kind, data)
         return VerifiedEvent(payments.event_identifier(f"{kind}:{data['id']}"), kind, reference)
+
+    def get_reversals(self, reference: str) -> Reversals:
+        """Return refunds and disputes of a transaction."""
+        try:
+            transaction = _call("GET", f"/transaction/verify/{quote(reference, safe='')}")
+            refunds = _list(f"/refund?transaction={quote(reference, safe='')}")
+            disputes = _list(f"/dispute?transaction={transaction.get('id')}")
+        except ProviderRejected as refusal:
+            raise ProviderUnreachable(refusal.code) from refusal
+        return Reversals(
+            reference,
+            {
+                str(refund.get("id")): int(refund["amount"])
+                for refund in refunds
+                if refund.get("status") == "processed" and not _OWN_KEY.fullmatch(str(refund.get("merchant_note")))
+            },
+            sum(int(one["refund_amount"] or 0) for one in disputes if one.get("resolution") != "declined"),
+        )
 
     def refund(self, request: RefundRequest) -> RefundResult:
         """Refund a transaction once. Paystack has no idempotency keys, so the merchant note holds the key."""
@@ -104,6 +127,16 @@ class Paystack:
             "merchant_note": request.key,
         }
         return _refund_result(_call("POST", "/refund", body))
+
+
+def _event_reference(kind: str, data: dict[str, Any]) -> str | None:
+    """Reference of the transaction that an event is about."""
+    if kind.startswith("charge.dispute."):
+        transaction = data.get("transaction")
+        return payments.event_identifier(transaction.get("reference") if isinstance(transaction, dict) else None)
+    if kind.startswith("refund."):
+        return payments.event_identifier(data.get("transaction_reference"))
+    return payments.event_identifier(data.get("reference")) if kind.startswith("charge.") else None
 
 
 def _refund_result(refund: dict[str, Any]) -> RefundResult:

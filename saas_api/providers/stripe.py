@@ -1,6 +1,7 @@
 """The Stripe adapter, over Stripe's SDK."""
 
 import time
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 from uuid import UUID
@@ -17,6 +18,7 @@ from saas_api.providers.payments import (
     ProviderUnreachable,
     RefundRequest,
     RefundResult,
+    Reversals,
     SignatureMismatch,
     VerifiedEvent,
 )
@@ -26,6 +28,8 @@ log = get_logger(__name__)
 TIMEOUT_SECONDS = (3, 10)
 SIGNATURE_TOLERANCE_SECONDS = 300
 _CHECKOUT_EVENT_PREFIX = "checkout.session."
+_TAKING_DISPUTE_STATUSES = ("needs_response", "under_review", "lost")
+"""Stripe has withdrawn the money of these; an inquiry (`warning_...`) takes none, and `won` gave it back."""
 _FAILED_INTENT_STATUSES = ("requires_payment_method", "canceled")
 
 
@@ -82,6 +86,11 @@ class Stripe:
             )
         return CheckoutStatus("open", reference, currency)
 
+    def expire_checkout(self, reference: str) -> None:
+        """Expire a session; Stripe refuses that for one that is complete or expired."""
+        with suppress(ProviderRejected):
+            _call("expire", lambda sessions: sessions.expire(reference))
+
     def verify_event(self, body: bytes, signature: str) -> VerifiedEvent:
         """Verify and parse an event. The SDK rejects old timestamps; those of the future are rejected here."""
         secret = setting("STRIPE_WEBHOOK_SECRET")
@@ -93,7 +102,25 @@ class Stripe:
         return VerifiedEvent(
             payments.event_identifier(event.get("id")),
             kind,
-            _session_id(event) if kind.startswith(_CHECKOUT_EVENT_PREFIX) else None,
+            _session_id(event) if kind.startswith(_CHECKOUT_EVENT_PREFIX) else _intent_id(event),
+        )
+
+    def get_reversals(self, reference: str) -> Reversals:
+        """Return refunds and disputes of a payment intent, whose session is the checkout."""
+        try:
+            sessions = _call("sessions", lambda sessions: sessions.list({"payment_intent": reference, "limit": 1}))
+            refunds = _call_provider("refunds", lambda client: client.v1.refunds.list(_of_intent(reference)))
+            disputes = _call_provider("disputes", lambda client: client.v1.disputes.list(_of_intent(reference)))
+        except ProviderRejected as refusal:
+            raise ProviderUnreachable(refusal.code) from refusal
+        return Reversals(
+            str(sessions.data[0].id) if sessions.data else "",
+            {
+                str(refund.id): int(refund.amount)
+                for refund in refunds.data
+                if refund.status == "succeeded" and not getattr(refund.metadata, "refund", None)
+            },
+            sum(int(one.amount) for one in disputes.data if str(one.status) in _TAKING_DISPUTE_STATUSES),
         )
 
     def refund(self, request: RefundRequest) -> RefundResult:
@@ -110,8 +137,12 @@ class Stripe:
         return RefundResult(kind, str(refund.id))
 
 
+def _of_intent(intent: str) -> dict[str, Any]:
+    return {"payment_intent": intent, "limit": 100}
+
+
 def _find_refund(intent: str, key: str) -> Any:
-    refunds = _call_provider("refunds", lambda client: client.v1.refunds.list({"payment_intent": intent, "limit": 100}))
+    refunds = _call_provider("refunds", lambda client: client.v1.refunds.list(_of_intent(intent)))
     return next((refund for refund in refunds.data if getattr(refund.metadata, "refund", None) == key), None)
 
 
@@ -126,6 +157,13 @@ def _verify(body: bytes, signature: str, secret: str) -> None:
         raise SignatureMismatch from cause
     if not is_recent:
         raise SignatureMismatch
+
+
+def _intent_id(event: dict[str, Any]) -> str | None:
+    data = event.get("data")
+    thing = data.get("object") if isinstance(data, dict) else None
+    intent = thing.get("payment_intent") if isinstance(thing, dict) else None
+    return None if intent is None else payments.event_identifier(intent)
 
 
 def _session_id(event: dict[str, Any]) -> str:

@@ -6,8 +6,13 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
+from saas_api.accounts.audit import SYSTEM_ACTOR, OperatorContext
+from saas_api.billing import credit_notes
+from saas_api.billing.credit_notes import CreditNoteInput
 from saas_api.core import ids
-from saas_api.payments import jobs
+from saas_api.core.db import tenancy
+from saas_api.payments import jobs, payments
+from saas_api.payments.payments import OfflinePayment
 from saas_api.providers import mock_payments
 from tests.support.accounts import User
 from tests.support.console import (
@@ -162,3 +167,42 @@ def test_unknown_payment_or_event_is_not_found(app: Flask, client: FlaskClient) 
     olga: Console = sign_in_operator(app, client)
     paths = (f"pay_{'0' * 32}", "events/mock/evt_unknown", "events/mock/evt_unknown/resolve")
     assert [olga.open(f"/admin/payments/{path}").status_code for path in paths] == [404] * 3
+
+
+@pytest.fixture
+def failed_refund(acme: PayingOrganization) -> str:
+    """Path of the console's actions on a refund of 9.00 of a bank transfer, which no provider can send back."""
+    money = OfflinePayment(9900, "USD", "MT940 0815")
+    payments.record_offline_payment(acme.id, [acme.invoice_id], money, SYSTEM_ACTOR, "bank transfer")
+    with tenancy.system_session("admin.act") as session:
+        content = CreditNoteInput("goodwill", amount_minor=900, is_refund=True)
+        operator = OperatorContext(SYSTEM_ACTOR, "a mistake")
+        credit_notes.create_credit_note(session, acme.id, acme.invoice_id, content, operator)
+    jobs.reconcile()
+    return f"/admin/refunds/{ids.format_id('rfd', acme.rows('SELECT id FROM refunds')[0].id)}"
+
+
+def test_failed_refund_is_recorded_as_paid_back(
+    app: Flask, client: FlaskClient, acme: PayingOrganization, failed_refund: str
+) -> None:
+    """B3: the page of the payment leads to the three decisions; each is in both audit logs."""
+    olga = sign_in_operator(app, client)
+    page = olga.open(payment_page(acme)).text
+    assert all(f"{failed_refund}/{name}" in page for name in ("paid-back", "to-wallet"))
+    assert "recorded as paid back" in olga.run_action(f"{failed_refund}/paid-back", reference="MT940 0816")
+    assert audit_log(app, "refund.paid_by_hand") == IN_BOTH_LOGS
+    answer = olga.submit_action(f"{failed_refund}/to-wallet")
+    assert (answer.status_code, "Only a failed refund" in error_summary(answer)) == (409, True)
+
+
+def test_failed_refund_is_turned_into_credit_and_paid_out(
+    app: Flask, client: FlaskClient, acme: PayingOrganization, failed_refund: str
+) -> None:
+    """B3, B7: the money is in the wallet, then out of it, under a bank reference."""
+    olga = sign_in_operator(app, client)
+    assert "The money is in the wallet." in olga.run_action(f"{failed_refund}/to-wallet")
+    assert acme.wallet() == 900
+    path = f"/admin/organizations/{ids.format_id('org', acme.id)}/payout"
+    assert "out of the wallet" in olga.run_action(path, amount="9.00", reference="MT940 0816")
+    assert acme.wallet() == 0
+    assert audit_log(app, "wallet.paid_out") == IN_BOTH_LOGS

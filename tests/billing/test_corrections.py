@@ -9,10 +9,12 @@ from flask import Flask
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from saas_api.billing import credit_notes, invoice_lifecycle, invoices
+from saas_api.billing import credit_notes, invoice_lifecycle, settlement
 from saas_api.billing.credit_notes import CreditExceedsInvoice, CreditNoteInput
 from saas_api.billing.invoice_lifecycle import InvoiceHasPayments, InvoiceNotDraft
 from saas_api.billing.invoices import InvoiceNotOpen
+from saas_api.billing.models import GrantKind
+from saas_api.billing.wallet import GrantSource
 from saas_api.core import ids
 from saas_api.core.errors import ApiError, NotFound, ValidationFailed
 from tests.support.billing import BillingOrganization, create_organization, day
@@ -260,7 +262,7 @@ def test_tenant_role_cannot_credit_or_void() -> None:
         lambda session: credit_notes.create_credit_note(
             session, organization.id, invoice.id, CreditNoteInput("goodwill"), OPERATOR
         ),
-        lambda session: invoices.apply_payment(session, organization.id, invoice.id, 100, "payment:1"),
+        lambda session: settlement.apply_payment(session, organization.id, invoice.id, 100, "payment:1"),
     ):
         with pytest.raises((DBAPIError, ApiError)), organization.transaction() as session:
             action(session)
@@ -286,3 +288,45 @@ def test_correction_commands(app: Flask) -> None:
     assert (code, "INV-000002" in output) == (0, True)
     assert run_command("finalize", *target, "--reason", "again")[1].startswith("INVOICE_NOT_DRAFT")
     assert run_command("void", "org_1", target[1], "--reason", "x")[0] == 2
+
+
+def test_promotional_credit_comes_back_as_promotional_credit_with_its_end() -> None:
+    """B15: a credit note makes no money that never expires out of a promotion; what was paid comes back first."""
+    organization = create_organization(plan="starter@1")
+    ends_at = day(1, month=7)
+    with system_session() as session:
+        source = GrantSource("welcome", GrantKind.PROMOTIONAL)
+        settlement.grant_credit(session, organization.id, source, 1000, OPERATOR, expires_at=ends_at)
+    invoice = close_periods(organization)
+    settle_payment(organization, invoice.id, 1900)
+    for amount in (1500, 1000, 400):
+        create_credit_note(organization, invoice.id, amount_minor=amount)
+    grants = organization.rows("""SELECT kind, amount_minor, expires_at FROM credit_grants
+      WHERE starts_with(source_key, 'credit_note') ORDER BY created_at, kind""")
+    assert [tuple(grant) for grant in grants] == [
+        ("credit_note", 1500, None),
+        ("credit_note", 400, None),
+        ("promotional", 600, ends_at),
+        ("promotional", 400, ends_at),
+    ]
+
+
+def test_refund_after_a_note_to_the_wallet_is_at_most_the_money_that_is_left() -> None:
+    """B15: money comes back once, into the wallet or as a refund."""
+    organization = create_organization(plan="starter@1")
+    organization.grant(1000, "promotional", 5)
+    invoice = close_periods(organization)
+    settle_payment(organization, invoice.id, 1900)
+    create_credit_note(organization, invoice.id, amount_minor=1000)
+    note = create_credit_note(organization, invoice.id, is_refund=True)
+    assert (note.to_refund_minor, note.to_wallet_minor) == (900, 1000)
+
+
+def test_line_that_is_named_twice_is_credited_with_both_amounts(app: Flask) -> None:
+    """B15: `--line X=1 --line X=2` takes 3.00 off the line."""
+    organization, invoice = create_invoice()
+    base = ids.format_id("lin", line(organization, "base:starter@1"))
+    arguments = ["billing", "credit", ids.format_id("org", organization.id), ids.format_id("inv", invoice.id)]
+    options = ["--line", f"{base}=1.00", "--line", f"{base}=2.00", "--reason", "wrong"]
+    assert app.test_cli_runner().invoke(args=[*arguments, *options]).exit_code == 0
+    assert newest_invoice(organization).credited_minor == 300

@@ -8,8 +8,9 @@ import pytest
 from flask import Flask
 from sqlalchemy import text
 
-from saas_api.billing import invoice_lifecycle, invoices
-from saas_api.billing.invoices import InvoiceNotOpen, SettlementResult
+from saas_api.billing import invoice_lifecycle, invoices, settlement
+from saas_api.billing.invoices import InvoiceNotOpen
+from saas_api.billing.settlement import SettlementResult
 from saas_api.core import clock
 from saas_api.core.errors import NotFound
 from tests.support.billing import create_organization, day
@@ -111,7 +112,7 @@ def test_payment_of_an_unknown_invoice_is_rejected() -> None:
     carol = create_organization("Carol")
     for owner, invoice_id in ((organization, uuid4()), (carol, invoice.id)):
         with pytest.raises(NotFound), system_session() as session:
-            invoices.apply_payment(session, owner.id, invoice_id, 100, "payment:1")
+            settlement.apply_payment(session, owner.id, invoice_id, 100, "payment:1")
 
 
 def test_concurrent_settlements_never_allocate_more_than_is_due(app: Flask) -> None:

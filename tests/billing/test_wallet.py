@@ -7,8 +7,9 @@ import pytest
 from flask import Flask
 
 from saas_api.accounts.audit import OperatorContext
-from saas_api.billing import invoice_lifecycle, jobs, wallet
-from saas_api.billing.wallet import GrantExists, GrantSource
+from saas_api.billing import invoice_lifecycle, jobs, settlement, wallet
+from saas_api.billing.settlement import GrantExists
+from saas_api.billing.wallet import GrantSource
 from saas_api.core import clock, ids
 from saas_api.core.errors import ValidationFailed
 from tests.support.billing import BillingOrganization, create_organization, day
@@ -19,6 +20,7 @@ from tests.support.billing_actions import (
     audit_actions,
     close_periods,
     newest_invoice,
+    require_review,
     system_session,
 )
 
@@ -27,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("context")
 
 def give(organization: BillingOrganization, amount: int, key: str, kind: str = "promotional", **options: Any) -> None:
     with system_session() as session:
-        wallet.grant_credit(session, organization.id, GrantSource(key, kind), amount, OPERATOR, **options)
+        settlement.grant_credit(session, organization.id, GrantSource(key, kind), amount, OPERATOR, **options)
 
 
 def entries(organization: BillingOrganization) -> list[tuple[str, int]]:
@@ -118,3 +120,52 @@ def test_grant_command(app: Flask) -> None:
     repeat = ask(args=arguments)
     assert (repeat.exit_code, "GRANT_EXISTS" in repeat.output) == (1, True)
     assert ask(args=[*arguments[:3], "2.005", *arguments[4:]]).exit_code == 1
+
+
+@pytest.mark.parametrize("closed_at", [MAY, day(10, month=5)])
+def test_credit_valid_to_the_end_of_a_period_pays_its_invoice_whenever_that_is_final(closed_at: Any) -> None:
+    """B9: a credit that ends with April pays April, also when the platform was down until the tenth of May."""
+    organization = create_organization(plan="starter@1")
+    give(organization, 500, "welcome", expires_at=day(1, month=5))
+    clock.freeze_time(day(1, month=5) + timedelta(minutes=5))
+    jobs.close_periods()
+    clock.freeze_time(closed_at)
+    jobs.close_periods()
+    assert newest_invoice(organization).due_minor == 2400
+    jobs.close_periods()
+    assert entries(organization) == [("apply", -500)]
+
+
+def test_credit_that_ended_with_a_period_does_not_pay_the_next_one() -> None:
+    """B9: what April leaves of it expires once April is invoiced."""
+    organization = create_organization(plan="starter@1")
+    give(organization, 5000, "welcome", expires_at=day(1, month=5))
+    close_periods(organization)
+    clock.freeze_time(MAY)
+    jobs.close_periods()
+    assert close_periods(organization, JUNE).credits_applied_minor == 0
+    assert entries(organization) == [("apply", -2900), ("expire", -2100)]
+
+
+def test_replacement_uses_credit_that_was_valid_for_the_original() -> None:
+    """B9: three weeks later, `void --replace` leaves the same amount due; a draft under review keeps the credit."""
+    organization = create_organization(plan="starter@1")
+    give(organization, 500, "welcome", expires_at=day(1, month=5))
+    invoice = close_periods(organization)
+    clock.freeze_time(day(20, month=5))
+    require_review(organization)
+    with system_session() as session:
+        invoice_lifecycle.void_invoice(session, organization.id, invoice.id, OPERATOR, is_replaced=True)
+    jobs.close_periods()
+    draft = newest_invoice(organization)
+    with system_session() as session:
+        invoice_lifecycle.finalize_invoice(session, organization.id, draft.id, OPERATOR)
+    assert newest_invoice(organization).due_minor == 2400
+
+
+def test_last_day_of_a_credit_ends_in_the_zone_of_the_organization(app: Flask) -> None:
+    """B9: in New York a credit to the end of April ends when April ends there."""
+    organization = create_organization(plan="starter@1", at=day(1, 4), zone="America/New_York")
+    arguments = ["billing", "grant", ids.format_id("org", organization.id), "5.00", "--expires-on", "2026-04-30"]
+    assert app.test_cli_runner().invoke(args=[*arguments, "--reason", "welcome"]).exit_code == 0
+    assert close_periods(organization, day(1, 6, month=5)).due_minor == 2400

@@ -10,7 +10,8 @@ import pytest
 import sqlalchemy as sa
 
 from saas_api.accounts.audit import SYSTEM_ACTOR
-from saas_api.billing import jobs, plans, subscriptions, wallet
+from saas_api.billing import jobs, plans, settlement, subscriptions
+from saas_api.billing.models import GrantKind
 from saas_api.billing.rating import charges, period_grid
 from saas_api.billing.rating.charges import MeterPrice, Tier
 from saas_api.billing.rating.period_grid import MIN_PERIOD
@@ -19,6 +20,7 @@ from saas_api.core import clock, ids, money
 from saas_api.payments import checkout, payments
 from saas_api.payments.checkout import PaymentRequest
 from saas_api.payments.dunning_schedule import DUNNING_SCHEDULE
+from saas_api.payments.payments import OfflinePayment
 from saas_api.usage.ledger import UsageRecord
 from tests.support.billing import (
     BillingOrganization,
@@ -50,7 +52,7 @@ class ExampleRun:
     def __init__(self) -> None:
         self.organization: BillingOrganization
         self.used: list[UsageRecord] = []
-        self.canceled = ""
+        self.canceled = self.opened = ""
 
     def perform(self, step: Step) -> None:
         clock.freeze_time(step.at)
@@ -123,13 +125,35 @@ class ExampleRun:
             session.execute(SET_CHECKOUT, {"reference": reference, "state": state, "captured": captured_minor})
         payments.settle_payment("mock", reference)
 
+    def open_checkout(self) -> None:
+        self.opened = self._open()
+
+    def pay_opened(self, amount: str) -> None:
+        self._capture(self.opened, amount)
+
+    def record(self, amount: str) -> None:
+        received = OfflinePayment(parse_cents(amount), "USD", "MT940 0815")
+        first_id = self.organization.invoices()[0].id
+        payments.record_offline_payment(self.organization.id, [first_id], received, SYSTEM_ACTOR, "bank transfer")
+
     def payment(self) -> str:
         [*_, newest] = self.organization.rows("SELECT state FROM payments ORDER BY created_at")
         return str(newest.state)
 
-    def grant(self, amount: str, kind: str) -> None:
+    def grant(self, amount: str, kind: str, month: str | None) -> None:
+        source, minor = GrantSource(f"{kind}:{amount}", GrantKind(kind)), parse_cents(amount)
+        expires_at = day(1, month=parse_instant(f"1 {month} 00:00").month + 1) if month else None
         with system_session() as session:
-            wallet.grant_credit(session, self.organization.id, GrantSource(kind, kind), parse_cents(amount), OPERATOR)
+            settlement.grant_credit(session, self.organization.id, source, minor, OPERATOR, expires_at=expires_at)
+
+    def first(self) -> str:
+        invoice = self.organization.invoices()[0]
+        return f"{invoice.state} {text(invoice.due_minor)}"
+
+    def promotional(self) -> str:
+        [(balance,)] = self.organization.rows("""SELECT coalesce(sum(remaining_minor), 0) FROM credit_grants
+          WHERE kind = 'promotional'""")
+        return text(balance)
 
     def newest(self) -> Any:
         return self.organization.invoices()[-1]
@@ -152,7 +176,7 @@ class ExampleRun:
         for key, amount in self.organization.lines().items():
             kind, *rest = key.split(":")
             plan = next((part.removesuffix("@1") for part in rest if "@" in part), "")
-            what = rest[-1] if kind in {"usage", "late"} else kind
+            what = rest[-1] if kind in {"usage", "late"} else {"previous": "rest"}.get(kind, kind)
             is_late = kind == "late" or (kind == "minimum" and len(rest) == 2)
             names[f"{'late ' if is_late else ''}{what} {plan}".strip()] = amount
         return names
@@ -190,7 +214,7 @@ MOVE = sa.text("UPDATE organizations SET timezone = :zone WHERE id = :id")
 SET_CHECKOUT = sa.text("""UPDATE mock_checkouts SET state = :state, captured_minor = :captured, failure_code = NULL
   WHERE reference = :reference""")
 AMOUNT = r"([0-9]+[.][0-9]{2})"
-LINE = re.compile(r"(?:base|sms|email|late|minimum|carry)\b.* ?-?[0-9.]+")
+LINE = re.compile(r"(?:base|sms|email|late|minimum|carry|rest)\b.* ?-?[0-9.]+")
 ACTIONS: dict[str, Callable[..., None]] = {
     r"signs up on (\w+)(?: in (\S+))?": ExampleRun.sign_up,
     rf"plan (\w+) is published with a minimum of {AMOUNT}, and sms at 0.01": ExampleRun.publish,
@@ -205,14 +229,19 @@ ACTIONS: dict[str, Callable[..., None]] = {
     rf"{AMOUNT} is paid": ExampleRun.pay,
     rf"{AMOUNT} is captured where 32.05 was asked": ExampleRun.pay,
     r"a checkout is opened and canceled": ExampleRun.cancel,
+    r"a checkout is opened": ExampleRun.open_checkout,
+    rf"{AMOUNT} is paid on it": ExampleRun.pay_opened,
+    rf"{AMOUNT} is recorded on the first invoice": ExampleRun.record,
     rf"{AMOUNT} is paid on the canceled checkout": ExampleRun.pay_canceled,
-    rf"gets {AMOUNT} of (\w+) credit": ExampleRun.grant,
+    rf"gets {AMOUNT} of (\w+) credit(?: to the end of (\w+))?": ExampleRun.grant,
 }
 FACTS: dict[str, Callable[[ExampleRun], str]] = {
     "total": of_newest("total_minor"),
     "due": of_newest("due_minor"),
     "period": ExampleRun.period,
     "wallet": ExampleRun.wallet,
+    "first": ExampleRun.first,
+    "promotional": ExampleRun.promotional,
     "credit": ExampleRun.applied_credit,
     "payment": ExampleRun.payment,
     "open": has_status("open"),
@@ -231,7 +260,7 @@ def test_documented_example(name: str) -> None:
 def test_every_documented_example_is_tested() -> None:
     periods_and_usage, money_examples = (
         ["10", "11", "12", "13", "15", "24", "25", "16", "17", "18", "26", "27", "28"],
-        ["19a", "19b", "20", "21a", "21b", "22", "23"],
+        ["19a", "19b", "19c", "20", "20b", "20c", "21a", "21b", "21c", "22", "22b", "23"],
     )
     assert list(EXAMPLES) == periods_and_usage + money_examples
 

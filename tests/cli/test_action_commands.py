@@ -77,7 +77,11 @@ def test_grant_prints_the_credit_with_its_end(app: Flask, acme: PayingOrganizati
     assert set(data) == set(GrantOut().fields)
     assert data["id"].startswith("grt_")
     expires_at = f"{last_day + timedelta(days=1)}T00:00:00.000Z"
-    assert (data["amount"], data["remaining"], data["expires_at"]) == ("25.00", "25.00", expires_at)
+    assert (data["amount"], data["remaining"], data["expires_at"]) == (
+        "25.00",
+        "0.00",
+        expires_at,
+    )  # the open invoice took it
     assert execute_sql(app, "SELECT kind FROM credit_grants") == [("purchased",)]
     assert actors(app, "credit_grant.created") == [("system", "reviewed")]
 
@@ -189,7 +193,7 @@ def test_resolve_prints_the_canceled_payment(app: Flask, acme: PayingOrganizatio
 def test_record_prints_the_offline_payment_as_list_shows_it(app: Flask, acme: PayingOrganization) -> None:  # noqa: F811
     organization_id, invoice_id = ids.format_id("org", acme.id), ids.format_id("inv", acme.invoice_id)
     reason = ("--reference", "MT940 0815", *REASON)
-    data = flask_json(app, "payments", "record", organization_id, invoice_id, "120.00", *reason)
+    [data] = flask_json(app, "payments", "record", organization_id, invoice_id, "120.00", *reason)["payments"]
     assert set(data) == PAYMENT_FIELDS
     assert (data["organization_id"], data["invoice_id"]) == (organization_id, invoice_id)
     assert (data["captured"], data["status"], data["settled_at"][-1]) == ("120.00", "succeeded", "Z")

@@ -9,10 +9,9 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from saas_api.billing import invoices
+from saas_api.billing import invoices, settlement
 from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
-from saas_api.payments import dunning
 from tests.support.accounts import Headers, User, make_key, sign_up
 from tests.support.billing_reads import period_end
 from tests.support.messages import send_message
@@ -49,8 +48,8 @@ def pay(app: Flask, owner: User, invoice: dict[str, Any]) -> None:
     """Record a confirmed payment in one transaction, as the settlement does."""
     organization_id, invoice_id = ids.parse_id("org", owner.organization_id), ids.parse_id("inv", invoice["id"])
     with app.app_context(), tenancy.system_session("billing.close") as session:
-        invoices.apply_payment(session, organization_id, invoice_id, 9900, "payment:journey")
-        dunning.stop_if_settled(session, organization_id, invoice_id)
+        settlement.apply_payment(session, organization_id, invoice_id, 9900, "payment:journey")
+        settlement.finish(session, organization_id, invoices.lock_invoice(session, organization_id, invoice_id))
 
 
 def open_invoice(app: Flask, client: FlaskClient, owner: User) -> tuple[dict[str, Any], datetime]:

@@ -1,6 +1,7 @@
 """Starting a payment: access, validation, and providers that do not respond."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -9,10 +10,12 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from saas_api.accounts.audit import SYSTEM_ACTOR, OperatorContext
-from saas_api.billing import invoice_lifecycle, invoices
+from saas_api.billing import credit_notes, invoice_lifecycle, settlement
+from saas_api.billing.credit_notes import CreditNoteInput
 from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
-from saas_api.payments import jobs
+from saas_api.payments import jobs, payments
+from saas_api.payments.payments import OfflinePayment
 from tests.support.accounts import join, sign_in
 from tests.support.payments import PAY, PayingOrganization, create_paying_organization
 from tests.support.paystack_server import PaystackServer
@@ -132,7 +135,7 @@ def void(acme: PayingOrganization) -> None:
 
 def test_amount_below_the_minimum_of_stripe_is_rejected(acme: PayingOrganization, stripe: StripeServer) -> None:
     with tenancy.system_session("admin.act") as session:
-        invoices.apply_payment(session, acme.id, acme.invoice_id, 9851, "test")
+        settlement.apply_payment(session, acme.id, acme.invoice_id, 9851, "test")
     assert code(acme.initiate("stripe")) == (422, "AMOUNT_TOO_SMALL")
     assert acme.initiate("mock").json["data"]["amount"] == "0.49"
 
@@ -220,3 +223,84 @@ def test_unverified_user_pays_only_if_verification_is_not_required(
 ) -> None:
     monkeypatch.setitem(app.config, "REQUIRE_VERIFIED_EMAIL", True)
     assert code(acme.initiate()) == (403, "EMAIL_NOT_VERIFIED")
+
+
+def lower(acme: PayingOrganization, minor: int | None) -> None:
+    """Write a credit note; all that is left without an amount."""
+    with tenancy.system_session("admin.act") as session:
+        content = CreditNoteInput("goodwill", amount_minor=minor)
+        operator = OperatorContext(SYSTEM_ACTOR, "a mistake")
+        credit_notes.create_credit_note(session, acme.id, acme.invoice_id, content, operator)
+
+
+@pytest.mark.parametrize("change", ["part", "all", "void", "transfer"])
+def test_page_with_an_outdated_amount_is_expired(acme: PayingOrganization, stripe: StripeServer, change: str) -> None:
+    """B7: a credit note, a void or an offline payment closes the open page here at once, and at the provider."""
+    reference = acme.begin("stripe")
+    if change == "void":
+        void(acme)
+    elif change == "transfer":
+        money = OfflinePayment(1000, "USD", "MT940 0815")
+        payments.record_offline_payment(acme.id, [acme.invoice_id], money, SYSTEM_ACTOR, "bank transfer")
+    else:
+        lower(acme, 1000 if change == "part" else None)
+    [page] = acme.rows("SELECT * FROM payments WHERE provider = 'stripe'")
+    assert (page.state, page.failure_code) == ("canceled", "amount_changed")
+    jobs.reconcile()
+    assert stripe.sessions[reference]["status"] == "expired"
+    [page] = acme.rows("SELECT * FROM payments WHERE provider = 'stripe'")
+    assert (page.state, page.next_check_at) == ("canceled", None)
+    if change in {"part", "transfer"}:
+        assert acme.initiate("stripe").json["data"]["amount"] == "89.00"
+
+
+def test_page_that_was_paid_before_it_could_be_expired_fills_the_wallet(
+    acme: PayingOrganization, stripe: StripeServer
+) -> None:
+    """B7: the provider's word counts, however late the page is closed."""
+    reference = acme.begin("stripe")
+    lower(acme, None)
+    stripe.pay(reference)
+    for _ in range(2):
+        jobs.reconcile()
+    assert (acme.payment().state, acme.wallet()) == ("succeeded", 9900)
+
+
+def test_page_is_expired_after_the_provider_was_unavailable(acme: PayingOrganization, stripe: StripeServer) -> None:
+    """B7: a provider that is away is asked again."""
+    reference = acme.begin("stripe")
+    lower(acme, 1000)
+    stripe.failing_with = 500
+    jobs.reconcile()
+    stripe.failing_with = None
+    clock.freeze_time(clock.now() + timedelta(hours=2))
+    jobs.reconcile()
+    assert stripe.sessions[reference]["status"] == "expired"
+
+
+def test_page_of_the_mock_provider_is_closed(acme: PayingOrganization) -> None:
+    """B7: the mock's page takes no money any more."""
+    reference = acme.begin()
+    lower(acme, 1000)
+    jobs.reconcile()
+    acme.choose(reference, "pay")
+    jobs.process_inbox()
+    assert (acme.invoice().due_minor, acme.wallet()) == (8900, 0)
+
+
+def test_amount_that_changes_while_a_payment_is_initiated_is_not_asked_for(
+    app: Flask, acme: PayingOrganization
+) -> None:
+    """B7: whichever comes first, no open page asks for what is no longer due."""
+
+    def act(number: int) -> None:
+        if number:
+            acme.initiate("mock")
+        else:
+            with app.app_context():
+                lower(acme, 1000)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(act, range(2)))
+    pages = acme.rows("SELECT amount_minor FROM payments WHERE state IN ('created', 'pending')")
+    assert [page.amount_minor for page in pages] in ([], [8900])

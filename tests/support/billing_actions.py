@@ -9,9 +9,9 @@ from uuid import UUID
 from sqlalchemy import text
 
 from saas_api.accounts.audit import Actor, OperatorContext
-from saas_api.billing import credit_notes, invoices, period_close
+from saas_api.billing import credit_notes, invoices, period_close, settlement
 from saas_api.billing.credit_notes import CreditNoteInput
-from saas_api.billing.invoices import SettlementResult
+from saas_api.billing.settlement import SettlementResult
 from saas_api.core import clock
 from saas_api.core.db import tenancy
 from saas_api.core.db.tenancy import SystemSession
@@ -54,7 +54,7 @@ def settle_payment(
 ) -> SettlementResult:
     """Apply a payment and store its row, as a settlement does."""
     with system_session() as session:
-        settled = invoices.apply_payment(session, organization.id, invoice_id, captured_minor, key)
+        settled = settlement.apply_payment(session, organization.id, invoice_id, captured_minor, key)
         values = {
             "org": organization.id,
             "invoice": invoice_id,
@@ -74,6 +74,8 @@ def settle_payment(
                 excess_minor = :excess WHERE id = :id"""),
             {**values, "id": payment_id},
         )
+        if settled.allocated_minor:
+            settlement.finish(session, organization.id, invoices.lock_invoice(session, organization.id, invoice_id))
     return settled
 
 

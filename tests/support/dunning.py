@@ -7,7 +7,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from saas_api.billing import invoices, period_close, periods
+from saas_api.billing import invoices, period_close, periods, settlement
 from saas_api.core import clock
 from saas_api.core.db import tenancy
 from saas_api.payments import dunning
@@ -43,8 +43,8 @@ class DunnedOrganization(BillingOrganization):
         paid_id = invoice_id or self.invoice_id
         with tenancy.system_session("billing.close") as session:
             due = session.scalar(sa.text("SELECT due_minor FROM invoices WHERE id = :id"), {"id": paid_id})
-            invoices.apply_payment(session, self.id, paid_id, amount_minor or due or 1, key)
-            dunning.stop_if_settled(session, self.id, paid_id)
+            settlement.apply_payment(session, self.id, paid_id, amount_minor or due or 1, key)
+            settlement.finish(session, self.id, invoices.lock_invoice(session, self.id, paid_id))
 
 
 def create_dunned_organization(name: str = "Acme", plan: str = "pro@1", messages: int = 0) -> DunnedOrganization:

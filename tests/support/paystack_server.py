@@ -20,6 +20,7 @@ class PaystackServer(FakeProvider):
         super().__init__()
         self.transactions: dict[str, dict[str, Any]] = {}
         self.refunds: list[dict[str, Any]] = []
+        self.disputes: list[dict[str, Any]] = []
 
     def process(self, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, Any]:
         if headers.get("Authorization") != f"Bearer {SECRET_KEY}":
@@ -32,6 +33,8 @@ class PaystackServer(FakeProvider):
             return self._verify(address.path.rpartition("/")[2])
         if address.path == "/refund":
             return self._refund(method, fields, address.query)
+        if address.path == "/dispute":
+            return 200, {**_OUTER, "data": self.disputes}
         return 404, {"status": False, "message": "Not found"}
 
     def _verify(self, reference: str) -> tuple[int, Any]:

@@ -21,6 +21,7 @@ class StripeServer(FakeProvider):
         super().__init__()
         self.sessions: dict[str, dict[str, Any]] = {}
         self.refunds: dict[str, dict[str, Any]] = {}
+        self.disputes: list[dict[str, Any]] = []
         self.refund_status = "succeeded"
         self._responses: dict[str, Any] = {}
 
@@ -40,18 +41,45 @@ class StripeServer(FakeProvider):
             return 200, self._create(form)
         if method == "POST" and address.path == "/v1/refunds":
             return 200, self._refund(form)
-        if method == "GET" and address.path == "/v1/refunds":
-            intent = dict(parse_qsl(address.query))["payment_intent"]
-            refunds = [refund for refund in self.refunds.values() if refund["payment_intent"] == intent]
-            return 200, {"object": "list", "url": "/v1/refunds", "has_more": False, "data": refunds}
-        if match := re.fullmatch(r"/v1/checkout/sessions/([\w]+)", address.path):
-            session = self.sessions.get(match[1])
-            if session is None:
-                return 404, _error(f"No such checkout.session: {match[1]}", "invalid_request_error", "resource_missing")
-            is_expanded = "payment_intent" in dict(parse_qsl(address.query)).values()
-            intent = session["payment_intent"]
-            return 200, {**session, "payment_intent": intent if is_expanded or intent is None else intent["id"]}
+        if method == "GET" and address.path in {"/v1/refunds", "/v1/disputes", "/v1/checkout/sessions"}:
+            return 200, self._list(address.path, dict(parse_qsl(address.query))["payment_intent"])
+        if match := re.fullmatch(r"/v1/checkout/sessions/(\w+)(/expire)?", address.path):
+            return self._session(match[1], address, is_expired=bool(match[2]))
         return 404, _error("Unrecognized request URL", "invalid_request_error")
+
+    def _session(self, name: str, address: Any, *, is_expired: bool) -> tuple[int, Any]:
+        session = self.sessions.get(name)
+        if session is None:
+            return 404, _error(f"No such checkout.session: {name}", "invalid_request_error", "resource_missing")
+        if is_expired:
+            if session["status"] != "open":
+                return 400, _error("Only open sessions can be expired.", "invalid_request_error")
+            self.expire(name)
+        is_expanded = "payment_intent" in dict(parse_qsl(address.query)).values()
+        intent = session["payment_intent"]
+        return 200, {**session, "payment_intent": intent if is_expanded or intent is None else intent["id"]}
+
+    def _list(self, path: str, intent: str) -> dict[str, Any]:
+        """What belongs to a payment intent."""
+        resources = {"/v1/refunds": list(self.refunds.values()), "/v1/disputes": self.disputes}
+        sessions = [session for session in self.sessions.values() if session["payment_intent"]]
+        data = [one for one in resources.get(path, []) if one["payment_intent"] == intent]
+        if path == "/v1/checkout/sessions":
+            data = [{**one, "payment_intent": intent} for one in sessions if one["payment_intent"]["id"] == intent]
+        return {"object": "list", "url": path, "has_more": False, "data": data}
+
+    def refund_by_hand(self, name: str, amount: int, number: int = 1) -> bytes:
+        """Refund a paid session as the merchant does on Stripe's pages; returns the body of the event."""
+        refund = {"id": f"re_hand_{number}", "object": "refund", "amount": amount, "payment_intent": f"pi_{name}"}
+        self.refunds[refund["id"]] = {**refund, "status": "succeeded", "metadata": {}}
+        return _reversal_event("charge.refunded", name, f"evt_refund_{number}")
+
+    def dispute(self, name: str, amount: int, status: str = "needs_response") -> bytes:
+        """Open a dispute of a paid session, or change its status; returns the body of the event."""
+        self.disputes = [
+            {"id": "dp_1", "object": "dispute", "amount": amount, "payment_intent": f"pi_{name}", "status": status}
+        ]
+        return _reversal_event("charge.dispute.updated", name, f"evt_dispute_{status}")
 
     def _create(self, form: dict[str, str]) -> dict[str, Any]:
         name = f"cs_test_{len(self.sessions) + 1:08d}"
@@ -103,6 +131,11 @@ class StripeServer(FakeProvider):
 def event(kind: str, session: str, event_id: str = "evt_1") -> bytes:
     """Return the body of an event about a session."""
     data = {"object": {"id": session, "object": "checkout.session"}}
+    return orjson.dumps({"id": event_id, "object": "event", "type": kind, "data": data})
+
+
+def _reversal_event(kind: str, session: str, event_id: str) -> bytes:
+    data = {"object": {"id": "ch_1", "object": "charge", "payment_intent": f"pi_{session}"}}
     return orjson.dumps({"id": event_id, "object": "event", "type": kind, "data": data})
 
 

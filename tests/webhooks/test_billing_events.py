@@ -118,7 +118,7 @@ def written_off(visitor: FlaskClient) -> BillingOrganization:
         for _ in range(2):
             assert dunning.run_dunning(clock.now()).failed == []
     money = OfflinePayment(acme.invoice().due_minor, "USD", "MT940 0815")
-    payments.record_offline_payment(acme.id, acme.invoice_id, money, SYSTEM_ACTOR, "bank transfer")
+    payments.record_offline_payment(acme.id, [acme.invoice_id], money, SYSTEM_ACTOR, "bank transfer")
     return acme
 
 
