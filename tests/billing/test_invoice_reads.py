@@ -246,7 +246,9 @@ def test_usage_reversed_after_invoicing_is_explained_as_carried(client: FlaskCli
     assert (late["recomputed_amount"], carry["recomputed_amount"]) == ("-0.02", "0.02")
     [row] = table(reader.request(f"{path}/events.csv"))
     assert (row["quantity"], row["reversal_of"], row["source"]) == ("-2", failed.id.hex, "reversal")
-    assert reader.get("/billing/wallet")["balances"] == [{"amount": "0.02", "currency": "USD"}]
+    assert reader.get("/billing/wallet")["balances"] == [{"amount": "0.00", "currency": "USD"}]
+    march = reader.get("/billing/history")["invoices"][-1]
+    assert (march["total_amount"], march["amount_due"]) == ("0.03", "0.01")  # the carried credit pays it
 
 
 def test_events_of_a_line_add_up_to_its_quantity_with_reversals(acme: BillingReader) -> None:
