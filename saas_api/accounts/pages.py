@@ -203,6 +203,7 @@ def _keep_session(started: SessionStarted, *, is_kept: bool) -> None:
 
     is_kept: they outlive the browser
     """
+    session.clear()  # a CSRF token of a visitor is not one of the session that follows
     session["is_kept"] = is_kept
     g.new_device_marks = devices.add_account(g.get("device_marks", ""), started.user.email)
     g.tokens = started.tokens

@@ -85,7 +85,7 @@ def authenticate_page(view_access: Access) -> None:
         g.last_organization_id = _find_last_organization()
         if not view_access.is_login_optional:
             raise Unauthenticated
-    _check_csrf(view_access, user)
+    _check_csrf(user)
     if view_access.is_login_optional or user is None:
         g.visitor = user
     else:
@@ -116,12 +116,12 @@ def _find_last_organization() -> UUID | None:
     return claims.organization_id if claims and claims.organization_id != NIL_UUID else None
 
 
-def _check_csrf(view_access: Access, user: Principal | None) -> None:
+def _check_csrf(user: Principal | None) -> None:
     """Check the CSRF token of a form.
 
     raises: FormExpired, with the organization in which the form would act now in `g.current_organization_name`
     """
-    if request.method in http.SAFE_METHODS or forms.is_csrf_valid(accepts_visitor_token=view_access.is_login_optional):
+    if request.method in http.SAFE_METHODS or forms.is_csrf_valid():
         return
     if user is not None and user.has_organization:
         g.current_organization_name = sessions.get_profile(user).organization.name

@@ -149,12 +149,14 @@ def test_form_survives_a_wrong_password(app: Flask, alice: User) -> None:
     assert form_of(wrong, "/login")["resume_fields"] == fields["resume_fields"]
 
 
-def test_sign_in_form_works_after_signing_in_in_another_tab(app: Flask, alice: User) -> None:
+def test_sign_in_form_of_another_tab_is_refused_after_signing_in(app: Flask, alice: User, bob: User) -> None:
     browser = Browser(app)
     form = browser.form("/login")
     browser.submit("/login", email=alice.email, password=PASSWORD)
-    response = browser.send("/login", {**form, "email": alice.email, "password": PASSWORD})
-    assert response.status_code == 303
+    response = browser.send("/login", {**form, "email": bob.email, "password": PASSWORD})
+    assert response.status_code == 400
+    assert "This form is no longer valid" in response.text
+    assert alice.email in browser.open("/dashboard/account").text
 
 
 def test_signing_out_ends_the_session_and_deletes_the_cookies(app: Flask, client: FlaskClient, alice: User) -> None:

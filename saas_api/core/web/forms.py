@@ -97,16 +97,12 @@ def _visitor_csrf_token() -> str:
     return crypto.hmac_hex("visit", visitor_session["nonce"])[:32]
 
 
-def is_csrf_valid(*, accepts_visitor_token: bool = False) -> bool:
-    """Whether the request carries the CSRF token of its session, or the visitor's token when there is no session.
-
-    accepts_visitor_token: for a public form, which may have been opened before its user signed in
-    """
+def is_csrf_valid() -> bool:
+    """Whether the request carries the CSRF token of its session, or the visitor's token when there is no session."""
     token = request.headers.get("X-CSRF-TOKEN") or request.form.get(CSRF_FIELD, "")
-    accepted = [str(g.csrf)] if g.get("csrf") else []
-    if "nonce" in visitor_session and (accepts_visitor_token or not accepted):
-        accepted.append(_visitor_csrf_token())
-    return is_same_origin() and any(compare_digest(token.encode(), valid.encode()) for valid in accepted)
+    if not g.get("csrf") and "nonce" not in visitor_session:
+        return False
+    return is_same_origin() and compare_digest(token.encode(), csrf_token().encode())
 
 
 def is_same_origin(*, requires_proof: bool = False) -> bool:
