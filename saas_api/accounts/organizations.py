@@ -69,7 +69,7 @@ def validate_reason(reason: str) -> str:
     return stripped
 
 
-def create(session: SystemSession, name: str, owner_id: UUID, timezone: str | None = None) -> Organization:
+def create_organization(session: SystemSession, name: str, owner_id: UUID, timezone: str | None = None) -> Organization:
     """Create an organization with its owner.
 
     timezone: IANA name; an unknown one becomes UTC

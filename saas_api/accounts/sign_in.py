@@ -108,7 +108,7 @@ def register(
     password_hash = passwords.hash_new_password(password, "password", email, organization_name, full_name)
     with tenancy.system_session("auth.register") as session:
         user = users.create_with_hash(session, email, password_hash, full_name)
-        organization = organizations.create(session, organization_name, user.id, timezone)
+        organization = organizations.create_organization(session, organization_name, user.id, timezone)
         audit.record_user_event(session, organization.id, user.id, "user.registered", {"email": user.email})
         mails.enqueue(session, "welcome", user.email, organization=organization.name, name=full_name)
         users.send_verification_email(session, user)

@@ -366,7 +366,7 @@ def create_form(form: Form | None = None) -> Response:
 @form_view(EndpointIn(), form=create_form, is_idempotent=True, requires_fresh_login=True)
 def create(body: dict[str, Any]) -> Response:
     """Create an endpoint and show its secret once."""
-    endpoint = endpoints.create(engine.session(), g.principal, body)
+    endpoint = endpoints.create_endpoint(engine.session(), g.principal, body)
     secret = secrets.create_secret(engine.session(), endpoint)
     return _secret_page(endpoint, secret, is_new=True, old_ends_at=None)
 

@@ -103,7 +103,9 @@ class OrganizationActivity:
         name, role = self.organization.users[0]
         with timeline.demo_session() as session:
             owner_id = self._create_user(session, name, role)
-            self.id = organizations.create(session, self.organization.name, owner_id, self.organization.zone).id
+            self.id = organizations.create_organization(
+                session, self.organization.name, owner_id, self.organization.zone
+            ).id
         self.owner = Principal("user", owner_id, self.id, role, email_verified=True, is_recently_authenticated=True)
         with tenancy.tenant_session(self.id) as session:
             periods.ensure_account(session, self.id)
@@ -158,7 +160,7 @@ class OrganizationActivity:
         }
         with tenancy.tenant_session(self.id) as session:
             for values in (messages, invoices):
-                endpoint = endpoints.create(session, self.owner, {"payload": "full", **values})
+                endpoint = endpoints.create_endpoint(session, self.owner, {"payload": "full", **values})
                 signing_secrets.create_secret(session, endpoint)
 
     def _set_spend_cap(self) -> None:

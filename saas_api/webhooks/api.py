@@ -58,7 +58,7 @@ def _endpoint_view(endpoint: Endpoint, secret: str | None = None) -> EndpointVie
 )
 def create_endpoint(body: dict[str, Any]) -> Any:
     """Create an endpoint; its signing secret is shown this once."""
-    created = endpoints.create(engine.session(), g.principal, body)
+    created = endpoints.create_endpoint(engine.session(), g.principal, body)
     secret = secrets.create_secret(engine.session(), created)
     return ViewResult(_endpoint_view(created, secret), message=_NOT_SHOWN_AGAIN, is_secret=True)
 

@@ -178,7 +178,7 @@ _LOCK_ORGANIZATION = sa.text(
 )
 
 
-def create(session: Session, by: Principal, fields: Mapping[str, Any]) -> Endpoint:
+def create_endpoint(session: Session, by: Principal, fields: Mapping[str, Any]) -> Endpoint:
     """Create an endpoint. The caller creates its secret in the same transaction.
 
     fields: `url`, `event_types`, `description`, `payload`

@@ -17,7 +17,7 @@ from tests.support.accounts import sign_up
 def test_organizations_of_the_same_name_have_different_slugs(client: FlaskClient, app: Flask) -> None:
     owner = ids.parse_id("usr", sign_up(client, "alice@acme.example", "Acme").user_id)
     with app.app_context(), tenancy.system_session("auth.register") as session:
-        slugs = {organizations.create(session, "Ünïted & Söns", owner).slug for _ in range(2)}
+        slugs = {organizations.create_organization(session, "Ünïted & Söns", owner).slug for _ in range(2)}
     assert len(slugs) == 2
 
 

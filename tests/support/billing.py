@@ -126,7 +126,7 @@ def create_organization(
     clock.freeze_time(at or day(1))
     with tenancy.system_session("auth.register") as session:
         owner = users.create_user(session, f"alice@{name.lower()}.example", "correct horse battery", "Alice")
-        row = organizations.create(session, name, owner.id)
+        row = organizations.create_organization(session, name, owner.id)
         row.timezone = zone
         organization = BillingOrganization(row.id)
     with organization.transaction() as session:
