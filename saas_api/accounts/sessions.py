@@ -23,6 +23,7 @@ from saas_api.core.ids import NIL_UUID
 from saas_api.core.roles import MemberRole
 
 SESSION_LIFETIME = timedelta(days=30)
+MAX_SESSIONS = 100
 _MAX_USER_AGENT_LENGTH = 300
 _FIND_PRINCIPAL = """
 SELECT u.id, u.email_verified_at IS NOT NULL, o.id, CASE WHEN %(is_impersonating)s THEN 'viewer' ELSE m.role END,
@@ -189,7 +190,10 @@ def active_session_clause(user_id: UUID) -> tuple[sa.ColumnElement[bool], ...]:
 def start_session(
     session: SystemSession, user: User, organization: Organization | None, role: str | None, origin: SessionOrigin
 ) -> SessionStarted:
-    """Start a session of a user whose credentials were verified."""
+    """Start a session of a user whose credentials were verified.
+
+    Beyond MAX_SESSIONS, those used longest ago end. A refusal would keep the user out until a session expires.
+    """
     organization_id = organization.id if organization else None
     session_id, jti, now = ids.new_id(), ids.new_id().hex, clock.now()
     session.add(
@@ -204,12 +208,22 @@ def start_session(
             user_agent=(origin.user_agent or "")[:_MAX_USER_AGENT_LENGTH],
         )
     )
+    session.flush()
+    _end_oldest_sessions(session, user.id)
     data = {"session": str(session_id), "role": role}
     audit.record_user_event(session, organization_id, user.id, "user.signed_in", data)
     session_tokens = tokens.issue_tokens(
         user.id, session_id, organization_id or NIL_UUID, jti, now + SESSION_LIFETIME, is_fresh=True
     )
     return SessionStarted(user, organization, role, session_tokens)
+
+
+def _end_oldest_sessions(session: SystemSession, user_id: UUID) -> None:
+    newest_first = (UserSession.last_seen_at.desc(), UserSession.id.desc())
+    surplus = sa.select(UserSession.id).where(*active_session_clause(user_id)).order_by(*newest_first)
+    statement = sa.update(UserSession).where(UserSession.id.in_(surplus.offset(MAX_SESSIONS)))
+    statement = statement.values(revoked_at=sa.func.now(), revoked_reason="more recent sessions took its place")
+    session.execute(statement, execution_options={"synchronize_session": False})
 
 
 def refresh_session(refresh_token: str) -> Tokens:

@@ -6,7 +6,7 @@ from uuid import UUID
 from flask import Blueprint, g
 
 from saas_api.api_keys import keys
-from saas_api.api_keys.keys import KeyInactive, KeyNotFound, RotationInProgress, ScopeBeyondRole
+from saas_api.api_keys.keys import KeyInactive, KeyNotFound, RotationInProgress, ScopeBeyondRole, TooManyKeys
 from saas_api.api_keys.schemas import CreatedKeyOut, KeyIn, KeyOut, KeysQuery, KeyUpdate, RotatedKeyOut, RotateKeyIn
 from saas_api.core import fields
 from saas_api.core.access import EmailNotVerified, require_permission
@@ -28,7 +28,7 @@ _NOT_SHOWN_AGAIN = "Store the key now: it is not shown again."
     body=KeyIn(),
     returns=CreatedKeyOut(),
     status=201,
-    errors=(ScopeBeyondRole, EmailNotVerified),
+    errors=(ScopeBeyondRole, EmailNotVerified, TooManyKeys),
 )
 def create(body: dict[str, Any]) -> Any:
     """Create an API key; its secret is shown this once."""

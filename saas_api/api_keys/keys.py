@@ -24,6 +24,7 @@ from saas_api.core.periodic_thread import PeriodicThread
 from saas_api.mail import mails
 
 FLUSH_SECONDS = 10
+MAX_KEYS = 500
 _COLUMN_BY_FIELD = {"allowed_ips": "ip_allow"}
 
 
@@ -41,6 +42,12 @@ class KeyInactive(Conflict):
     """The key was revoked or has expired; a new one takes its place."""
 
     message = "This API key has ended; make a new one."
+
+
+class TooManyKeys(Conflict):
+    """An organization has at most 500 keys that are neither revoked nor expired."""
+
+    code, message = "TOO_MANY_KEYS", f"There are {MAX_KEYS} active API keys already; revoke one first."
 
 
 class RotationInProgress(Conflict):
@@ -122,6 +129,23 @@ def _status_clause(status: KeyStatus) -> sa.ColumnElement[bool]:
     return sa.and_(ApiKey.revoked_at.is_(None), is_expired if status == KeyStatus.EXPIRED else sa.not_(is_expired))
 
 
+_LOCK_CREATION = sa.text("SELECT pg_advisory_xact_lock(hashtextextended('api_keys:' || :organization_id, 0))")
+
+
+def _require_room(session: Session, organization_id: UUID) -> None:
+    """Wait for concurrent creations in the organization.
+
+    raises: TooManyKeys
+    """
+    session.execute(_LOCK_CREATION, {"organization_id": str(organization_id)})
+    active = _select_with_newest_secret().where(
+        ApiKey.organization_id == organization_id, _status_clause(KeyStatus.ACTIVE)
+    )
+    count = session.scalar(sa.select(sa.func.count()).select_from(active.with_only_columns(ApiKey.id).subquery()))
+    if (count or 0) >= MAX_KEYS:
+        raise TooManyKeys
+
+
 def _to_view(key: ApiKey, secret: ApiKeySecret) -> KeyView:
     is_expired = secret.expires_at is not None and secret.expires_at <= clock.now()
     return KeyView(
@@ -157,7 +181,7 @@ def create_key(
     creator: None for the platform; `operator` is the actor then
     scopes: of SCOPES; None for all of them
     options: `expires_at`, `allowed_ips`, `rate_limit_per_minute`
-    raises: ValidationFailed when `expires_at` has passed, ScopeBeyondRole, access.EmailNotVerified
+    raises: ValidationFailed when `expires_at` has passed, ScopeBeyondRole, access.EmailNotVerified, TooManyKeys
     """
     expires_at = options.get("expires_at")
     if expires_at is not None and expires_at <= clock.now():
@@ -165,6 +189,7 @@ def create_key(
     granted = sorted(SCOPES if scopes is None else set(scopes))
     if creator is not None:
         _require_may_hold_secret(creator, mode, granted)
+    _require_room(session, organization_id)
     key = ApiKey(
         organization_id=organization_id,
         id=ids.new_id(),

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
+from saas_api.accounts import sessions as accounts_sessions
 from saas_api.core import ids
 from tests.support.account_mails import audit_events, error_of, execute, mail_texts, post_auth
 from tests.support.accounts import AUTH, PASSWORD, User, sign_in
@@ -179,3 +181,15 @@ def test_failed_sign_in_is_audited(client: FlaskClient, alice: User, superuser: 
     assert unknown[:3] == ("system", None, "address")
     assert "nobody" not in unknown[3]
     assert unknown[4] is False
+
+
+def test_user_has_a_bounded_number_of_sessions(
+    client: FlaskClient, alice: User, bob: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small: there was no bound on the sessions of a user; the session used longest ago ends."""
+    monkeypatch.setattr(accounts_sessions, "MAX_SESSIONS", 3)
+    later = [sign_in(client, alice.email) for _ in range(3)]
+    assert me(client, alice.token).status_code == 401
+    assert [me(client, user.token).status_code for user in later] == [200, 200, 200]
+    assert me(client, bob.token).status_code == 200
+    assert len(sessions(client, later[-1])["sessions"]) == 3

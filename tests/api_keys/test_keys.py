@@ -284,3 +284,27 @@ def test_creator_of_a_key_receives_a_mail_without_the_secret(
     for body in (text, html):
         assert key["X-API-Key"] not in body
         assert key["X-API-Key"][-4:] not in body.replace(key["X-API-Key"][:12], "")
+
+
+def test_organization_has_a_bounded_number_of_active_keys(
+    client: FlaskClient, alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small: there was no bound on the keys of an organization; a revoked or expired key makes room."""
+    monkeypatch.setattr(keys, "MAX_KEYS", 2)
+    key_id, _ = create_key(client, alice)
+    create_key(client, alice)
+    assert code(client.post(KEYS, json={"name": "third"}, headers=alice.headers)) == (409, "TOO_MANY_KEYS")
+    create_key(client, sign_up(client, "bob@globex.example", "Globex"), mode="test")
+    assert client.delete(f"{KEYS}/{key_id}", headers=alice.headers).status_code == 200
+    create_key(client, alice)
+
+
+def test_concurrent_creations_do_not_pass_the_bound(app: Flask, alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keys, "MAX_KEYS", 3)
+
+    def create(number: int) -> int:
+        return app.test_client().post(KEYS, json={"name": f"{number}"}, headers=alice.headers).status_code
+
+    with ThreadPoolExecutor(6) as pool:
+        statuses = sorted(pool.map(create, range(6)))
+    assert statuses == [201, 201, 201, 409, 409, 409]
