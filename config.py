@@ -127,6 +127,10 @@ class Settings(BaseProductSettings):
         False, "0 or 1", "asks for a verified e-mail address before live keys and invitations"
     )
 
+    AUDIT_RETENTION_DAYS: int | None = setting_field(
+        None, "days from 90 to 36500", "age at which audit events are deleted; kept if unset", ge=90, le=36_500
+    )
+
     CORS_ORIGINS: Names = setting_field([], "origins separated by commas", "origins of pages that may call the API")
     TRUSTED_PROXIES: int = setting_field(0, "a whole number from 0 to 5", "trusted hops of X-Forwarded-For", ge=0, le=5)
     TRUSTED_PROXY_IPS: Names = setting_field(

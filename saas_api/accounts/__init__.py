@@ -15,6 +15,7 @@ DOMAIN = Domain(
         "audit:read": ADMIN_ROLES,
     },
     system_purposes=(
+        "audit.expire",
         "auth.account",
         "auth.devices",
         "auth.failure",

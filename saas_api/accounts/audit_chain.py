@@ -2,6 +2,9 @@
 
 The hash of an event covers the hash before it, so a change, a removal or an insertion shows in every later one.
 The owner's login can write a whole new chain; a head that was kept elsewhere reveals it.
+
+Events expire from the oldest end only. The chain keeps position and hash of the last expired event, its anchor, and an
+event in the chain records them.
 """
 
 import re
@@ -9,24 +12,39 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from saas_api.accounts import audit
 from saas_api.core.db.tenancy import SystemSession
 
 HEAD_FORM = re.compile(r"([1-9][0-9]{0,18}):([0-9a-f]{64})")
 """Position and hash of a row of the chain, as `ChainReport.head` has them."""
-_FIRST_BROKEN = sa.text("""
-WITH computed AS (
-  SELECT c.position, c.event_id, e.id AS found_id, c.hash, row_number() OVER (ORDER BY c.position) AS number,
+EXPIRED_ACTION = "audit_log.expired"
+_MAX_DELETED = 10_000
+_ANCHOR = f"""
+SELECT c.position FROM audit_chain c
+ WHERE c.position = (SELECT min(position) FROM audit_chain)
+   AND NOT EXISTS (SELECT FROM audit_events e WHERE e.id = c.event_id)
+   AND EXISTS (SELECT FROM audit_events e WHERE e.action = '{EXPIRED_ACTION}' AND e.organization_id IS NULL
+     AND e.data ->> 'head' = c.position || ':' || encode(c.hash, 'hex'))
+"""
+_FIRST_BROKEN = sa.text(f"""
+WITH anchor AS ({_ANCHOR}), computed AS (
+  SELECT c.position, c.event_id, e.id AS found_id, c.hash,
+    row_number() OVER (ORDER BY c.position) + coalesce((SELECT position - 1 FROM anchor), 0) AS number,
     sha256(coalesce(lag(c.hash) OVER (ORDER BY c.position), '') || convert_to(jsonb_build_array(e.id,
       e.organization_id, e.actor_type, e.actor_id, e.on_behalf_of, e.action, e.target_type, e.target_id, e.data,
       e.reason, e.request_id, e.ip, extract(epoch FROM e.at))::text, 'UTF8')) AS expected
     FROM audit_chain c LEFT JOIN audit_events e ON e.id = c.event_id)
 SELECT position, number, event_id, found_id FROM computed
- WHERE position <> number OR found_id IS NULL OR hash <> expected ORDER BY position LIMIT 1
+ WHERE position <> number
+    OR (found_id IS NULL OR hash <> expected) AND position IS DISTINCT FROM (SELECT position FROM anchor)
+ ORDER BY position LIMIT 1
 """)
 _UNCHAINED = sa.text("""
 SELECT id FROM audit_events e WHERE NOT EXISTS (SELECT FROM audit_chain c WHERE c.event_id = e.id) ORDER BY id LIMIT 1
 """)
 _HEAD = sa.text("SELECT position, encode(hash, 'hex') AS hash FROM audit_chain ORDER BY position DESC LIMIT 1")
+_LAST_EXPIRED = sa.text(_ANCHOR)
+_DELETE_EXPIRED = sa.text("SELECT deleted, head FROM delete_expired_audit_events(:keep_days, :max_events)")
 _HASH_AT = sa.text("SELECT encode(hash, 'hex') FROM audit_chain WHERE position = :position")
 
 
@@ -34,7 +52,7 @@ _HASH_AT = sa.text("SELECT encode(hash, 'hex') FROM audit_chain WHERE position =
 class ChainReport:
     """Result of a verification.
 
-    events: number of events in the chain
+    events: number of events in the chain, without expired ones
     head: `position:hash` of the newest event; None when there is none
     problem: the first one that was found, as a sentence; None when the chain is intact
     """
@@ -51,15 +69,30 @@ def verify_chain(session: SystemSession, known_head: str | None = None) -> Chain
     known_head: `head` of an earlier report, in the form of HEAD_FORM, which must still be in the chain
     """
     session.execute(sa.text("SET LOCAL statement_timeout = 0"))
-    head = session.execute(_HEAD).first()
+    head, expired = session.execute(_HEAD).first(), session.scalar(_LAST_EXPIRED) or 0
     return ChainReport(
-        events=head.position if head else 0,
+        events=head.position - expired if head else 0,
         head=f"{head.position}:{head.hash}" if head else None,
-        problem=_find_problem(session, known_head),
+        problem=_find_problem(session, known_head, expired),
     )
 
 
-def _find_problem(session: SystemSession, known_head: str | None) -> str | None:
+def delete_expired_events(session: SystemSession, keep_days: int) -> int:
+    """Delete the oldest events, at most _MAX_DELETED of them, and record the anchor that they leave.
+
+    keep_days: 90 or more; PostgreSQL refuses less
+    returns: number of deleted events; 0 when none has expired
+    """
+    values = {"keep_days": keep_days, "max_events": _MAX_DELETED}
+    row = session.execute(_DELETE_EXPIRED, values).first()
+    if row is None:
+        return 0
+    data = {"events": row.deleted, "head": row.head, "retention_days": keep_days}
+    audit.record_event(session, None, audit.SYSTEM_ACTOR, EXPIRED_ACTION, ("audit_log", "events"), data)
+    return int(row.deleted)
+
+
+def _find_problem(session: SystemSession, known_head: str | None, expired: int) -> str | None:
     broken = session.execute(_FIRST_BROKEN).first()
     if broken:
         if broken.position != broken.number:
@@ -70,7 +103,13 @@ def _find_problem(session: SystemSession, known_head: str | None) -> str | None:
     unchained = session.scalar(_UNCHAINED)
     if unchained is not None:
         return f"Event {unchained} is not in the chain."
-    position, _, known_hash = (known_head or "").partition(":")
-    if known_head and session.scalar(_HASH_AT, {"position": int(position)}) != known_hash:
+    return _find_problem_of_head(session, known_head, expired) if known_head else None
+
+
+def _find_problem_of_head(session: SystemSession, known_head: str, expired: int) -> str | None:
+    position, _, known_hash = known_head.partition(":")
+    if int(position) < expired:
+        return f"The known head at position {position} has expired with the events up to {expired}; keep newer heads."
+    if session.scalar(_HASH_AT, {"position": int(position)}) != known_hash:
         return f"The chain no longer has the known head at position {position}: it was cut off or replaced."
     return None

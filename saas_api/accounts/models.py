@@ -100,6 +100,7 @@ class Organization(Model):
     name: Mapped[str] = mapped_column(Text)
     slug: Mapped[str] = mapped_column(Text)
     billing_email: Mapped[str | None] = mapped_column(Text)
+    billing_email_verified_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     timezone: Mapped[str] = mapped_column(Text, server_default=FetchedValue())
     generation: Mapped[int] = mapped_column(BigInteger, server_default=FetchedValue())
     generation_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
@@ -107,6 +108,11 @@ class Organization(Model):
     closed_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=FetchedValue())
     updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=FetchedValue())
+
+    @property
+    def billing_email_verified(self) -> bool:
+        """Whether a link sent to the billing address was opened; mails go to no other billing address."""
+        return self.billing_email is not None and self.billing_email_verified_at is not None
 
 
 class OrganizationLimits(Model):

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from flask import Flask
 
-from saas_api.accounts import audit
+from saas_api.accounts import audit, audit_chain, jobs
 from saas_api.core import ids
 from saas_api.core.db import tenancy
 from tests.support.accounts import User
@@ -131,4 +131,78 @@ def test_open_transaction_with_an_audit_event_blocks_no_other(app: Flask, alice:
         invite(alice, "dave@acme.example")
         held = session.scalar(sa.text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 7215904"))
         assert held == 0
+    assert verify(app)[0] == 0
+
+
+def write_old_events(superuser: Any, *ages_in_days: int) -> None:
+    with superuser, superuser.cursor() as cursor:
+        for age in ages_in_days:
+            cursor.execute(INSERT_EVENT.replace("now()", "now() - make_interval(days => %s)"), [age])
+
+
+def expire(app: Flask) -> Any:
+    with app.app_context():
+        return jobs.expire_audit_events()
+
+
+def test_expired_events_are_deleted_from_the_oldest_end_and_the_chain_stays_intact(
+    app: Flask, alice: User, superuser: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R8: the log grew for ever; a retention period deletes old events, and tampering is still found."""
+    with past_triggers(superuser) as cursor:
+        cursor.execute("DELETE FROM audit_events; DELETE FROM audit_chain")
+    write_old_events(superuser, 500, 400, 399, 120, 380, 1)
+    _, before = verify(app)
+    assert expire(app) == {"deleted": 0}  # nothing is deleted unless it is set
+    monkeypatch.setitem(app.config, "AUDIT_RETENTION_DAYS", 365)
+    monkeypatch.setattr(audit_chain, "_MAX_DELETED", 1)
+    assert expire(app) == {"deleted": 3}
+    assert expire(app) == {"deleted": 0}
+    code, report = verify(app, "--head", before["head"])
+    assert (code, report["problem"]) == (0, None)
+    assert report["events"] == 3 + 2  # what is left, among it an old event behind a younger one, and the two records
+    with past_triggers(superuser) as cursor:
+        cursor.execute("DELETE FROM audit_events WHERE id = (SELECT min(id) FROM audit_events)")
+    assert "was removed" in verify(app)[1]["problem"]
+
+
+def test_log_whose_events_have_all_expired_goes_on(app: Flask, superuser: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(app.config, "AUDIT_RETENTION_DAYS", 90)
+    write_old_events(superuser, 200, 100)
+    _, before = verify(app)
+    assert expire(app) == {"deleted": 2}
+    code, report = verify(app)
+    assert (code, report["events"]) == (0, 1)
+    write_old_events(superuser, 91)
+    assert verify(app, "--head", report["head"])[0] == 0
+    assert verify(app, "--head", before["head"])[0] == 0
+    assert "has expired" in verify(app, "--head", f"1:{'0' * 64}")[1]["problem"]
+
+
+def test_oldest_events_that_no_record_names_were_removed(app: Flask, superuser: Any) -> None:
+    """R8: a removal that only looks like expiry is found."""
+    write_old_events(superuser, 400, 300, 200)
+    with past_triggers(superuser) as cursor:
+        cursor.execute("DELETE FROM audit_events WHERE id IN (SELECT id FROM audit_events ORDER BY id LIMIT 2)")
+        cursor.execute("DELETE FROM audit_chain WHERE position = 1")
+    assert verify(app)[0] == 3
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM audit_events",
+        "UPDATE audit_events SET action = 'x'",
+        "DELETE FROM audit_chain",
+        "SET saas.deletes_expired_events = 'on'; DELETE FROM audit_events",
+        "SELECT delete_expired_audit_events(89, 10)",
+    ],
+)
+def test_no_process_can_delete_recent_events(app: Flask, alice: User, statement: str) -> None:
+    with (
+        app.app_context(),
+        pytest.raises(sa.exc.DBAPIError),
+        tenancy.system_session("auth.profile") as session,
+    ):
+        session.execute(sa.text(statement))
     assert verify(app)[0] == 0
