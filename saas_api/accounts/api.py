@@ -273,10 +273,14 @@ def get_organization() -> Any:
 @bp.patch("/organization")
 @require_permission("organization:write")
 @endpoint(
-    operation_id="update_organization", tag="organizations", body=OrganizationUpdate(), returns=OrganizationEnvelope()
+    operation_id="update_organization",
+    tag="organizations",
+    body=OrganizationUpdate(),
+    returns=OrganizationEnvelope(),
+    errors=(TooManyRequests, EmailNotVerified),
 )
 def update_organization(body: dict[str, Any]) -> Any:
-    """Change the name, billing e-mail or time zone; a time zone applies from the next billing period."""
+    """Change the name, billing e-mail (a link is sent to verify it) or time zone (from the next billing period)."""
     return {"organization": organizations.update_organization(engine.session(), g.principal, body)}
 
 

@@ -95,7 +95,7 @@ def list_recipients(
     """Recipients of a mail of the organization, each address once.
 
     roles: of the members who receive it
-    includes_billing_email: the billing address of the organization receives it too
+    includes_billing_email: the billing address of the organization receives it too, once it is verified
     """
     recipients = {
         member.email.lower(): Recipient(member.email, member.full_name)
@@ -103,9 +103,9 @@ def list_recipients(
             _select_members(organization_id).where(Membership.role.in_(roles)).order_by(User.id)
         )
     }
-    billing_email = session.get_one(Organization, organization_id).billing_email if includes_billing_email else None
-    if billing_email:
-        recipients.setdefault(billing_email.lower(), Recipient(billing_email, ""))
+    organization = session.get_one(Organization, organization_id)
+    if includes_billing_email and organization.billing_email and organization.billing_email_verified:
+        recipients.setdefault(organization.billing_email.lower(), Recipient(organization.billing_email, ""))
     return list(recipients.values())
 
 

@@ -9,7 +9,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from saas_api.accounts import audit, members
+from saas_api.accounts import audit, billing_email, members
 from saas_api.accounts.audit import Actor
 from saas_api.accounts.models import Membership, Organization, OrganizationStatus
 from saas_api.core import clock
@@ -87,7 +87,9 @@ def create_organization(session: SystemSession, name: str, owner_id: UUID, timez
 def update_organization(session: Session, principal: Principal, values: Mapping[str, str | None]) -> Organization:
     """Change the name, billing e-mail or time zone; a time zone applies from the next billing period.
 
+    A new billing address gets a link, and no other mail until that is opened.
     values: by attribute name; attributes that are left out stay
+    raises: TooManyRequests for too many billing addresses, access.EmailNotVerified
     """
     organization = session.get_one(Organization, principal.organization_id, with_for_update=True)
     after = {name: value for name, value in values.items() if getattr(organization, name) != value}
@@ -96,6 +98,10 @@ def update_organization(session: Session, principal: Principal, values: Mapping[
         for name, value in after.items():
             setattr(organization, name, value)
         organization.updated_at = clock.now()
+        if "billing_email" in after:
+            organization.billing_email_verified_at = None
+            if organization.billing_email:
+                billing_email.send_link(session, principal, organization)
         target, change = ("organization", organization.id), {"before": before, "after": after}
         actor = audit.actor_for(principal)
         audit.record_event(session, organization.id, actor, "organization.changed", target, change)

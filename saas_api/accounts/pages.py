@@ -6,7 +6,17 @@ from typing import Any
 
 from flask import Blueprint, Response, g, request, session
 
-from saas_api.accounts import devices, invitations, passwords, sessions, sign_in, throttles, tokens, users
+from saas_api.accounts import (
+    billing_email,
+    devices,
+    invitations,
+    passwords,
+    sessions,
+    sign_in,
+    throttles,
+    tokens,
+    users,
+)
 from saas_api.accounts.schemas import (
     AcceptInvitationIn,
     ForgotPasswordIn,
@@ -159,6 +169,29 @@ def verify_email(body: dict[str, Any]) -> Any:
         return _expired_link_page(error, "accounts_pages.login_form")
     endpoint = HOME_PATH if g.visitor else "accounts_pages.login_form"
     return pages.redirect_to(endpoint, _notice=f"{user.email} is verified.")
+
+
+@bp.get("/verify-billing-email")
+@public_page
+def verify_billing_email_form(form: Form | None = None) -> Response:
+    """Show a button, because mail scanners open links."""
+    return pages.render_page(
+        "auth/verify_billing_email.html", form=form or Form({"token": request.args.get("token", "")})
+    )
+
+
+@bp.post("/verify-billing-email")
+@public_page
+@throttles.limit_links
+@form_view(TokenIn(), form=verify_billing_email_form)
+def verify_billing_email(body: dict[str, Any]) -> Any:
+    """Verify the billing address of an organization."""
+    try:
+        address = billing_email.verify(body["token"])
+    except InvalidOneTimeToken as error:
+        return _expired_link_page(error, "accounts_pages.login_form")
+    endpoint = HOME_PATH if g.visitor else "accounts_pages.login_form"
+    return pages.redirect_to(endpoint, _notice=f"{address} is verified and receives invoices.")
 
 
 @bp.get("/accept-invitation")

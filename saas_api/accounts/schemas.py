@@ -156,6 +156,7 @@ class OrganizationOut(StrictSchema):
     name = fields.String()
     slug = fields.String()
     billing_email = fields.String(allow_none=True)
+    billing_email_verified = fields.Boolean()
     timezone = fields.String()
     status = fields.String(validate=validate.OneOf(list(OrganizationStatus)))
     created_at = Timestamp()

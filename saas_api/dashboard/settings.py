@@ -8,7 +8,7 @@ from uuid import UUID
 import marshmallow as ma
 from flask import Blueprint, Response, g
 
-from saas_api.accounts import organizations, passwords, sessions, throttles, users
+from saas_api.accounts import billing_email, organizations, passwords, sessions, throttles, users
 from saas_api.accounts.schemas import ChangePasswordIn, TimeZoneField
 from saas_api.billing import profiles
 from saas_api.billing.profiles import BillingDetails
@@ -103,6 +103,15 @@ def update_organization(body: dict[str, Any]) -> Any:
         engine.session(), g.principal, BillingDetails(body["legal_name"], body["address"], body["tax_id"])
     )
     return pages.redirect_to("dashboard.settings.organization_settings", _notice="Saved.")
+
+
+@bp.post("/settings/billing-email")
+@require_permission("organization:write")
+@form_view(EmptyForm(), form=organization_settings)
+def send_billing_email_link(body: dict[str, Any]) -> Any:  # noqa: ARG001 - the form has no fields
+    """Send the link that verifies the billing address again."""
+    billing_email.request_verification(engine.session(), g.principal)
+    return pages.redirect_to("dashboard.settings.organization_settings", _notice="A new link is on its way.")
 
 
 @bp.get("/account")

@@ -79,7 +79,8 @@ def enqueue(session: Session, template: str, to: str, *, organization_id: UUID |
     """Store a mail, which is sent after the session commits.
 
     template: with its context: "welcome" (organization), "verify_email" (token), "reset_password" (token),
-        "invitation" (token, organization, inviter, role), "new_sign_in" (at, ip, user_agent),
+        "verify_billing_email" (token, organization), "invitation" (token, organization, inviter, role),
+        "new_sign_in" (at, ip, user_agent),
         "key_created" (key: its name, prefix: of the secret, creator, organization),
         "invoice_ready" (organization, number, amount, currency, due, invoice_id: as in the API); the same context
         for "overdue_remind", "suspended", "written_off", and with `at`, the time of the next step, "overdue_warn" and

@@ -25,6 +25,7 @@ OVERDUE = {
 CONTEXTS: dict[str, dict[str, Any]] = {
     "welcome": {"organization": "Acme"},
     "verify_email": {"token": "t0ken-verify"},
+    "verify_billing_email": {"token": "t0ken-billing", "organization": "Acme"},
     "reset_password": {"token": "t0ken-reset"},
     "invitation": {"token": "t0ken-join", "organization": "Acme", "inviter": "Alice", "role": "member"},
     "new_sign_in": {"at": "1 May 2026", "ip": "192.0.2.7", "user_agent": "curl"},
