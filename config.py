@@ -19,6 +19,7 @@ from saas_api.settings import declaration, instance, production
 from saas_api.settings.declaration import BaseProductSettings, ConfigurationError, setting_field
 from saas_api.settings.instance import GENERATED_SECRETS
 
+VERSION = "0.1.0"
 ROOT = Path(__file__).resolve().parent
 INSTANCE = ROOT / "instance"
 _ADDRESS = r"^https?://[^/\s]+$"
@@ -218,6 +219,9 @@ class Settings(BaseProductSettings):
 
     WEBHOOK_CONCURRENCY: int = setting_field(64, "1 to 512", "webhooks a worker sends at the same time", ge=1, le=512)
 
+    REVISION: str | None = setting_field(
+        None, "a commit", "the commit that the image was built from; GET /version shows it", pattern=r"^[\w.-]{1,64}$"
+    )
     LOG_LEVEL: Literal["debug", "info", "warning", "error"] = setting_field(
         "info", "debug, info, warning or error", "lowest level that is logged"
     )
@@ -372,4 +376,9 @@ def load(*, env_file: Path | None = ROOT / ".env", **overrides: Any) -> dict[str
         "WEB_CONCURRENCY": min(2 * (os.cpu_count() or 1) + 1, 8) if settings.APP_ENV == "production" else 2,
         "AUTH_ALLOWANCE_FACTOR": 1 if settings.APP_ENV == "production" else 100,
     }
-    return {"INSTANCE": str(INSTANCE), **values, **{name: values[name] or value for name, value in computed.items()}}
+    return {
+        "INSTANCE": str(INSTANCE),
+        "VERSION": VERSION,
+        **values,
+        **{name: values[name] or value for name, value in computed.items()},
+    }

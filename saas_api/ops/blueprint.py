@@ -45,6 +45,13 @@ def readyz() -> Response:
     return http.json_response(report, 200 if is_ready else 503, None if is_ready else {"Retry-After": "5"})
 
 
+@bp.get("/version")
+@public_view
+def version() -> Response:
+    """Version of the product, and the commit that it was built from; no engine is used."""
+    return http.json_response({"version": setting("VERSION"), "revision": setting("REVISION")}, 200)
+
+
 @bp.get("/status")
 @public_page
 def status() -> Response:

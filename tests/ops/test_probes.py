@@ -1,5 +1,6 @@
 """Probes: /healthz uses no engine, /readyz depends on PostgreSQL alone."""
 
+import tomllib
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ from flask.testing import FlaskClient
 
 from saas_api.core.db import engine
 from saas_api.core.db.engine import db
+from saas_api.core.settings import ROOT
 from saas_api.core.web import app as web_app
 from saas_api.core.web import http
 from saas_api.core.web.app import App
@@ -61,3 +63,11 @@ def test_readyz_is_503_without_postgresql(probe_client: FlaskClient) -> None:
 def test_probes_ignore_credentials(client: FlaskClient) -> None:
     for path in ("/healthz", "/readyz"):
         assert client.get(path, headers={"Authorization": "Bearer nonsense"}).status_code == 200
+
+
+def test_version_names_the_product_and_its_commit(probe_client: FlaskClient) -> None:
+    """Small: nothing told which version was running."""
+    released = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    assert probe_client.get("/version").json == {"version": released, "revision": None}
+    probe_client.application.config["REVISION"] = "0123abc"
+    assert probe_client.get("/version").json == {"version": released, "revision": "0123abc"}
