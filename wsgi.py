@@ -1,25 +1,41 @@
 """Entry point of gunicorn and of the `flask` command: reads the settings and creates the application."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
 import click
 from flask import Flask
+from flask.cli import cli as flask_command
 
-is_command = click.get_current_context(silent=True) is not None
+is_completion = "_FLASK_COMPLETE" in os.environ  # a shell asks for the words that may come next
+is_command = is_completion or click.get_current_context(silent=True) is not None
+
+
+def command_summaries() -> dict[str, str]:
+    """The product's commands and groups with their descriptions."""
+    commands = Path(__file__).with_name("saas_api") / "cli" / "commands.json"
+    summaries: dict[str, str] = json.loads(commands.read_text(encoding="utf-8"))
+    return summaries
+
+
+def is_listing() -> bool:
+    """Whether the `flask` command only lists the commands: `flask --help`, or the completion of the first word."""
+    if is_completion:
+        return not {*os.environ.get("COMP_WORDS", "").split()} & {*command_summaries()}
+    return is_command and sys.argv[1:] in ([], ["--help"])
 
 
 def help_app() -> Flask:
-    """An application that only lists its commands, for `flask --help`, without importing the product.
+    """An application that only lists its commands, without importing the product.
 
     Commands of Flask and of libraries still run (`flask shell`), and are not listed.
     """
-    for command in getattr(click.get_current_context().find_root().command, "commands", {}).values():
+    for command in flask_command.commands.values():
         command.hidden = True
     application = Flask("saas_api")
-    commands = Path(__file__).with_name("saas_api") / "cli" / "commands.json"
-    for name, text in json.loads(commands.read_text(encoding="utf-8")).items():
+    for name, text in command_summaries().items():
         application.cli.add_command(click.Command(name, help=text))
     return application
 
@@ -43,4 +59,4 @@ def product_app() -> Flask:
     return application
 
 
-app = help_app() if is_command and sys.argv[1:] in ([], ["--help"]) else product_app()
+app = help_app() if is_listing() else product_app()

@@ -98,6 +98,27 @@ def test_list_of_all_commands_does_not_import_the_product(app: Flask) -> None:
     assert not {"limiter", "generate-api-schema", "routes", "run", "shell"} & listed
 
 
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("flask ", None),
+        ("flask ke", {"keys"}),
+        ("flask audit ", {"verify"}),
+        ("flask audit verify --h", {"--head", "--help"}),
+    ],
+)
+def test_completion_offers_the_commands_of_the_product(app: Flask, typed: str, words: set[str] | None) -> None:
+    """Small: completion offered five commands of libraries and none of ours."""
+    completion = {
+        "_FLASK_COMPLETE": "bash_complete",
+        "COMP_WORDS": typed,
+        "COMP_CWORD": str(len(f"{typed}.".split()) - 1),
+    }
+    result = forks.run_flask(environment=completion)
+    offered = {line.partition(",")[2] for line in result.stdout.splitlines()}
+    assert offered == (words or set(app.cli.commands)), result.stderr
+
+
 @pytest.mark.parametrize("arguments", [["billing", "close"], ["schedule", "list"], ["db", "current"]])
 def test_unreachable_postgresql_is_one_line(arguments: list[str]) -> None:
     result = forks.run_flask(*arguments, environment={"DATABASE_URL": "postgresql://saas@127.0.0.1:1/saas"})
