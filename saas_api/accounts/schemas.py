@@ -22,6 +22,8 @@ _ID_PREFIXES = {
     "session": "ses",
     "message": "msg",
     "invoice": "inv",
+    "credit_note": "crn",
+    "credit_grant": "grt",
     "payment": "pay",
     "subscription": "sub",
     "webhook_endpoint": "whe",

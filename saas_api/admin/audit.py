@@ -10,6 +10,7 @@ import orjson
 import sqlalchemy as sa
 from flask import Blueprint, Response
 
+from saas_api.accounts import schemas
 from saas_api.accounts.models import AuditEvent, Organization, User
 from saas_api.admin import context, lists
 from saas_api.admin.lists import Columns, ListQuery
@@ -98,6 +99,8 @@ def index() -> Response:
         form=form,
         page=page,
         names=names,
+        public_id=schemas.audit_public_id,
+        public_actor=_public_actor,
         format_data=_format_data,
         **lists.page_links(page),
     )
@@ -107,15 +110,19 @@ def _columns(names: Mapping[str, str]) -> Columns:
     return {
         "id": lambda event: event.id,
         "at": lambda event: clock.format_rfc3339(event.at),
-        "operator": lambda event: names.get(event.actor_id or "", event.actor_id or event.actor_type),
+        "operator": lambda event: names.get(event.actor_id or "", _public_actor(event)),
         "organization": lambda event: names.get(event.data.get("organization", "")),
         "action": lambda event: event.action,
         "target_type": lambda event: event.target_type,
-        "target_id": lambda event: event.target_id,
+        "target_id": lambda event: schemas.audit_public_id(event.target_type, event.target_id),
         "reason": lambda event: event.data.get("reason"),
         "data": lambda event: _format_data(event.data),
         "ip": lambda event: event.ip,
     }
+
+
+def _public_actor(event: AuditEvent) -> str:
+    return schemas.audit_public_id(event.actor_type, event.actor_id) or event.actor_type
 
 
 def _format_data(data: Mapping[str, Any]) -> str:

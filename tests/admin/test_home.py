@@ -47,6 +47,8 @@ def test_audit_log_shows_operator_action_organization_and_reason(app: Flask, ali
     response = browser.open("/admin/audit?format=csv&action=organization.suspended")
     [row] = csv.DictReader(io.StringIO(response.text.removeprefix("\ufeff")))
     assert (row["operator"], row["organization"], row["reason"]) == ("olga@platform.example", "Acme", f"'=1+1 {REASON}")
+    # Small: targets were raw ids here and prefixed ids in the organization's log
+    assert (row["target_type"], row["target_id"]) == ("organization", organization_page(alice).rpartition("/")[2])
 
 
 def test_audit_log_is_filtered_by_a_range_of_days(app: Flask, alice: User, olga: User) -> None:

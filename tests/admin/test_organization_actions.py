@@ -111,6 +111,10 @@ def test_credit_form_submitted_twice_grants_once(app: Flask, client: FlaskClient
     assert execute_sql(app, "SELECT amount_minor, kind FROM credit_grants") == [(2500, "promotional")]
     assert "25.00 USD" in browser.open(organization_page(alice)).text
     assert sorted(audit_log(app, "credit_grant.created")) == IN_BOTH_LOGS
+    (event,) = client.get("/api/v1/organization/audit-log?action=credit_grant.created", headers=alice.headers).json[
+        "data"
+    ]["entries"]
+    assert event["target"]["id"].startswith("grt_")
 
 
 @pytest.mark.parametrize("amount", ["0", "-5", "1.001", "much", "1e3"])
