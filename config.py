@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import NoDecode
 
+from saas_api.core import money
 from saas_api.settings import declaration, instance, production
 from saas_api.settings.declaration import BaseProductSettings, ConfigurationError, setting_field
 from saas_api.settings.instance import GENERATED_SECRETS
@@ -27,7 +28,18 @@ REQUIRED_IN_PRODUCTION = ("DATABASE_URL", "REDIS_URL", *GENERATED_SECRETS)
 
 
 Names = Annotated[list[str], NoDecode]
-Amount = Annotated[Decimal | None, BeforeValidator(lambda value: None if value == "none" else value)]
+
+
+def _parse_amounts(value: str) -> dict[str, int]:
+    """Minor units by currency of "100.00 USD, 150000 NGN"; an amount alone is in USD, and "none" is empty."""
+    minors: dict[str, int] = {}
+    for part in () if value == "none" else value.split(","):
+        amount, _, currency = part.strip().partition(" ")
+        minors[currency or money.DEFAULT_CURRENCY] = money.parse_minor(amount, currency or money.DEFAULT_CURRENCY)
+    return minors
+
+
+AmountByCurrency = Annotated[dict[str, int], NoDecode, BeforeValidator(_parse_amounts)]
 
 
 class Settings(BaseProductSettings):
@@ -110,12 +122,10 @@ class Settings(BaseProductSettings):
         ge=1,
         le=1000,
     )
-    DEFAULT_SPEND_CAP: Amount = setting_field(
-        Decimal("100.00"),
-        "an amount with at most 2 decimals, or none",
-        "the spend cap of a new organization",
-        ge=0,
-        decimal_places=2,
+    DEFAULT_SPEND_CAP: AmountByCurrency = setting_field(
+        "100.00",
+        'an amount in USD, amounts with their currency like "100.00 USD, 150000.00 NGN", or none',
+        "the spend cap of a new organization; in a currency without an amount there is none",
     )
     DUNNING_MINIMUM_MINOR: int = setting_field(
         100, "a whole number of cents", "the amount due from which an organization gets reminders", ge=0, le=1_000_000
