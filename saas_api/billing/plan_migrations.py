@@ -12,10 +12,17 @@ from sqlalchemy.orm import Session
 from saas_api.accounts import members, organizations
 from saas_api.accounts.audit import Actor
 from saas_api.billing import bill_inputs, periods, plans, subscriptions
+from saas_api.billing.models import BillingProfile
 from saas_api.billing.rating import bill, plan_file
 from saas_api.billing.rating.bill import RatedPlanVersion
 from saas_api.billing.rating.plan_file import PlanContent
-from saas_api.billing.subscriptions import EFFECTIVE_PERIOD_END, NoOpenPeriod, PlanChange, VersionNotInForce
+from saas_api.billing.subscriptions import (
+    EFFECTIVE_PERIOD_END,
+    NoOpenPeriod,
+    PlanChange,
+    SpendCapConflict,
+    VersionNotInForce,
+)
 from saas_api.core import clock, money
 from saas_api.core.db import tenancy
 from saas_api.core.db.tenancy import SystemSession
@@ -34,6 +41,7 @@ class PlanMigration:
 
     effective_at: when the organization moves; None if it stays because a change of its plan is scheduled
     before_minor, after_minor: bill of the whole current period with its usage so far, on the old and the new version
+    cap_conflict: set if the organization's own spend cap refuses calls on the new version
     """
 
     organization_id: UUID
@@ -42,6 +50,7 @@ class PlanMigration:
     before_minor: int
     after_minor: int
     currency: str
+    cap_conflict: SpendCapConflict | None
 
     @property
     def difference_minor(self) -> int:
@@ -151,6 +160,7 @@ def _preview_one(
         before.total_minor,
         after.total_minor,
         target.currency,
+        subscriptions.find_cap_conflict(session.get_one(BillingProfile, organization_id), source, target),
     )
 
 

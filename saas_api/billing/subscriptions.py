@@ -376,23 +376,38 @@ def _plan_change(
         current.version.currency,
     )
     profile = session.get_one(BillingProfile, organization_id)
-    change = replace(change, cap_conflict=_find_cap_conflict(profile, current.version, change))
+    change = replace(change, cap_conflict=_find_change_conflict(profile, current.version, change))
     return _PlannedChange(change, before, after)
 
 
-def _find_cap_conflict(
+def _find_change_conflict(
     profile: BillingProfile, previous: RatedPlanVersion, change: PlanChange
 ) -> SpendCapConflict | None:
-    """Whether an own cap that blocks leaves nothing for calls, and left something before."""
-    cap_minor, version = profile.spend_cap_minor, change.version
-    is_own = profile.spend_cap_action == "block" and not profile.spend_cap_is_default
-    if cap_minor is None or not is_own or change.previous_currency != change.currency:
+    if change.previous_currency != change.currency:
+        return None  # the own cap goes
+    charged = (0, 0) if change.is_scheduled else (_charged_minor(change.before), _charged_minor(change.after))
+    return find_cap_conflict(profile, previous, change.version, charged)
+
+
+def find_cap_conflict(
+    profile: BillingProfile,
+    previous: RatedPlanVersion,
+    version: RatedPlanVersion,
+    charged_minor: tuple[int, int] = (0, 0),
+) -> SpendCapConflict | None:
+    """Whether an own cap that blocks leaves nothing for calls on a version, and left something on the previous one.
+
+    charged_minor: what counts against the cap in the current period, on the previous version and on the other
+    """
+    cap_minor = profile.spend_cap_minor
+    if cap_minor is None or profile.spend_cap_action != "block" or profile.spend_cap_is_default:
         return None
-    before, after = (max(one.base_amount_minor, one.min_spend_minor) for one in (previous, version))
-    if not change.is_scheduled:
-        before, after = max(before, _charged_minor(change.before)), max(after, _charged_minor(change.after))
+    before, after = (
+        max(one.base_amount_minor, one.min_spend_minor, charged)
+        for one, charged in zip((previous, version), charged_minor, strict=True)
+    )
     is_full = cap_minor < after or cap_minor == version.base_amount_minor > 0
-    return SpendCapConflict(cap_minor, after, change.currency) if is_full and after > before else None
+    return SpendCapConflict(cap_minor, after, version.currency) if is_full and after > before else None
 
 
 def _charged_minor(period_bill: Bill) -> int:

@@ -226,7 +226,9 @@ def test_member_on_a_paid_plan_needs_the_operator_to_change_its_currency(
     assert "No plan is published in ZAR." in without_plans.output
 
 
-def test_wallet_money_keeps_the_currency(app: Flask, client: FlaskClient, alice: User, acme: BillingOrganization) -> None:
+def test_wallet_money_fixes_the_currency(
+    app: Flask, client: FlaskClient, alice: User, acme: BillingOrganization
+) -> None:
     """B13: money of the organization would be out of reach of its invoices."""
     operator = OperatorContext(OLGA, "ticket 4711")
     for number, kind in enumerate((GrantKind.PROMOTIONAL, GrantKind.PURCHASED)):

@@ -109,5 +109,7 @@ def test_mails_files_and_pages_are_in_naira(lagos: PayingOrganization, client: F
         assert shown.status_code == 200
         assert "NGN" in shown.text
         assert "USD" not in shown.text
-    usage = client.get("/api/v1/usage?start_date=2026-04-01&end_date=2026-04-30&format=csv", headers=lagos.owner.headers)
+    usage = client.get(
+        "/api/v1/usage?start_date=2026-04-01&end_date=2026-04-30&format=csv", headers=lagos.owner.headers
+    )
     assert "4500.00,NGN" in usage.text.replace("4500,NGN", "4500.00,NGN")

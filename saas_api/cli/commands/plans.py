@@ -163,6 +163,7 @@ def _migration_to_json(preview: PlanMigration) -> dict[str, Any]:
         "after": money.format_minor(preview.after_minor, preview.currency),
         "difference": money.format_minor(preview.difference_minor, preview.currency),
         "currency": preview.currency,
+        "spend_cap_conflict": preview.cap_conflict.message if preview.cap_conflict else None,
     }
 
 
@@ -173,6 +174,7 @@ def _describe_migration(preview: PlanMigration) -> str:
     return (
         f"{row['organization_id']} {row['organization_name']}: {row['before']} -> {row['after']} {row['currency']} "
         f"({sign}{row['difference']}) for the current period; {when}"
+        + (f". {row['spend_cap_conflict']}" if row["spend_cap_conflict"] else "")
     )
 
 
