@@ -3,9 +3,11 @@
 from alembic import op
 
 revision = "0014"
-down_revision = "0011"
+down_revision = "0012"
 
 UPGRADE = """
+ALTER TABLE messages ADD COLUMN currency char(3) NOT NULL DEFAULT 'USD' CHECK (currency ~ '^[A-Z]{3}$');
+
 GRANT UPDATE (currency) ON billing_profiles TO saas_tenant;
 
 CREATE FUNCTION currency_fixed() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -20,6 +22,8 @@ CREATE TRIGGER currency_fixed BEFORE UPDATE ON billing_profiles FOR EACH ROW
   WHEN (NEW.currency IS DISTINCT FROM OLD.currency) EXECUTE FUNCTION currency_fixed();
 """
 DOWN = """
+ALTER TABLE messages DROP COLUMN currency;
+
 DROP TRIGGER currency_fixed ON billing_profiles;
 
 DROP FUNCTION currency_fixed();

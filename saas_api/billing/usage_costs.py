@@ -193,7 +193,7 @@ class _Pricing:
 def _get_pricing(session: Session, organization_id: UUID) -> _Pricing:
     segments = subscriptions.list_segments(session, organization_id)
     versions = plans.get_versions(session, {segment.version_id for segment in segments})
-    currency = versions[segments[-1].version_id].currency
+    currency = versions[segments[-1].version_id].currency if segments else money.DEFAULT_CURRENCY
     priced = {
         version_id: version if version.currency == currency else replace(version, prices={})
         for version_id, version in versions.items()
