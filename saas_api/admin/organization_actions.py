@@ -19,7 +19,7 @@ from saas_api.accounts.models import Organization
 from saas_api.accounts.tokens import InvalidToken, TokenExpired
 from saas_api.admin import context
 from saas_api.admin.context import Preview, ReasonForm
-from saas_api.billing import period_close, periods, plans, previews, service_terms, settlement, subscriptions
+from saas_api.billing import period_close, periods, plans, previews, service_terms, settlement, subscriptions, wallet
 from saas_api.billing.invoices import InvoiceWithPeriod
 from saas_api.billing.models import BillingPeriod, BillingProfile, CreditGrant, GrantKind, Subscription
 from saas_api.billing.period_close import CloseResult
@@ -344,7 +344,8 @@ def _currency(session: SystemSession, organization_id: UUID) -> str:
 
 
 def _to_minor(session: SystemSession, organization_id: UUID, amount: Decimal) -> tuple[int, str]:
-    """An amount in minor units of the organization's currency, and the currency."""
+    """An amount in minor units of the organization's currency, and the currency; locks the wallet, and so both."""
+    wallet.lock_wallet(session, organization_id)
     currency = _currency(session, organization_id)
     try:
         return money.parse_minor(f"{amount:f}", currency), currency

@@ -5,6 +5,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from saas_api.billing import wallet
 from saas_api.billing.models import BillingPeriod
 from saas_api.core import clock
 from saas_api.core.errors import Conflict
@@ -28,6 +29,21 @@ SELECT b.currency,
     WHERE s.organization_id = b.organization_id AND s.starts_at <= :at AND coalesce(s.ends_at > :starts_at, true)
     AND (v.base_amount_minor > 0 OR v.min_spend_minor > 0)) AS is_paying
 FROM billing_profiles b WHERE b.organization_id = :organization_id""")
+
+
+def check_changeable(session: Session, organization_id: UUID, period: BillingPeriod, *, is_member: bool) -> None:
+    """Check that the currency of an organization can change, and lock its wallet until the transaction ends.
+
+    period, is_member: as of `find_obstacle`
+    raises: CurrencyFixed
+    """
+    obstacle = find_obstacle(session, organization_id, period, is_member=is_member)
+    if obstacle is None:
+        # An invoice becomes final, and money is granted, under this lock; what it waited for is read again.
+        wallet.lock_wallet(session, organization_id)
+        obstacle = find_obstacle(session, organization_id, period, is_member=is_member)
+    if obstacle:
+        raise CurrencyFixed(obstacle)
 
 
 def find_obstacle(

@@ -11,7 +11,6 @@ from sqlalchemy.orm import Session
 from saas_api.accounts import audit, organizations
 from saas_api.accounts.audit import Actor
 from saas_api.billing import bill_inputs, currencies, periods, plans
-from saas_api.billing.currencies import CurrencyFixed
 from saas_api.billing.models import BillingPeriod, BillingProfile, Subscription
 from saas_api.billing.plans import DEFAULT_PLAN
 from saas_api.billing.rating import bill, plan_changes
@@ -431,10 +430,7 @@ def _newest_version(session: Session, current: CurrentSubscription, plan: str, *
 def _check_currency(session: Session, current: CurrentSubscription, *, is_member: bool) -> None:
     if current.period is None:
         raise NoOpenPeriod
-    organization_id = current.subscription.organization_id
-    obstacle = currencies.find_obstacle(session, organization_id, current.period, is_member=is_member)
-    if obstacle:
-        raise CurrencyFixed(obstacle)
+    currencies.check_changeable(session, current.subscription.organization_id, current.period, is_member=is_member)
 
 
 def _default_when(current: RatedPlanVersion, target: RatedPlanVersion) -> str:

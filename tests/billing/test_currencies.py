@@ -1,6 +1,7 @@
 """The currency of an organization: how it is chosen, what it changes, and when it is fixed."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import Any
 
@@ -11,7 +12,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import DatabaseError
 
 from saas_api.accounts.audit import Actor, OperatorContext
-from saas_api.billing import invoice_documents, period_close, periods, plans, subscriptions, wallet
+from saas_api.billing import invoice_documents, period_close, periods, plans, settlement, subscriptions
+from saas_api.billing.currencies import CurrencyFixed
 from saas_api.billing.models import GrantKind
 from saas_api.billing.wallet import GrantSource
 from saas_api.core import clock, ids
@@ -233,7 +235,7 @@ def test_wallet_money_fixes_the_currency(
     operator = OperatorContext(OLGA, "ticket 4711")
     for number, kind in enumerate((GrantKind.PROMOTIONAL, GrantKind.PURCHASED)):
         with app.app_context(), tenancy.system_session("admin.act") as session:
-            wallet.grant_credit(session, acme.id, GrantSource(f"operator:{number}", kind), 500, operator)
+            settlement.grant_credit(session, acme.id, GrantSource(f"operator:{number}", kind), 500, operator)
         expected = 200 if kind == GrantKind.PROMOTIONAL else 409
         assert post(client, alice, "preview-change", plan="lagos").status_code == expected
 
@@ -316,19 +318,24 @@ def test_simulation_uses_free_in_the_currency_of_the_organization(
     ]
 
 
-def test_concurrent_invoice_and_change_of_currency_leave_one_currency(
+def test_change_of_currency_waits_for_money_that_is_being_granted(
     app: Flask, acme: BillingOrganization, alice: User
 ) -> None:
-    """B13: a plan change reads what an invoice that is being written will fix."""
-    with app.app_context():
-        acme.use(2_000, at=day(2))
-        clock.freeze_time(MAY)
-        periods.ensure_accounts(MAY)
-        with pytest.raises(subscriptions.CurrencyFixed), acme.transaction() as session:
+    """B13: no grant stays behind in the old currency."""
+
+    def change() -> None:
+        with app.app_context(), acme.transaction() as session:
             subscriptions.change_plan(session, acme.id, "lagos", "now", Actor("user", alice.user_id))
-        assert not period_close.close_due(MAY).failed
-        with pytest.raises(subscriptions.CurrencyFixed), acme.transaction() as session:
-            subscriptions.change_plan(session, acme.id, "lagos", "now", Actor("user", alice.user_id))
+
+    operator, source = OperatorContext(OLGA, "ticket 4711"), GrantSource("operator:1", GrantKind.PURCHASED)
+    with ThreadPoolExecutor(1) as pool, app.app_context():
+        with tenancy.system_session("admin.act") as session:
+            settlement.grant_credit(session, acme.id, source, 500, operator)
+            changing = pool.submit(change)
+            with pytest.raises(TimeoutError):
+                changing.result(timeout=0.5)
+        with pytest.raises(CurrencyFixed, match="holds money in USD"):
+            changing.result(timeout=10)
 
 
 def test_plan_in_another_currency_needs_a_plan_of_its_own(context: Flask) -> None:

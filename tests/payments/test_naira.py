@@ -10,7 +10,7 @@ from pypdf import PdfReader
 from sqlalchemy import text
 
 from saas_api.accounts.audit import OperatorContext
-from saas_api.billing import alerts, credit_notes, period_close, periods, wallet
+from saas_api.billing import alerts, credit_notes, period_close, periods, settlement
 from saas_api.billing.credit_notes import CreditNoteInput
 from saas_api.billing.models import GrantKind
 from saas_api.billing.wallet import GrantSource
@@ -42,7 +42,7 @@ def lagos(context: Flask, client: FlaskClient, plans_in_other_currencies: None) 
     assert changed.status_code == 200, changed.json
     with tenancy.system_session("admin.act") as session:
         source = GrantSource("operator:1", GrantKind.PURCHASED)
-        wallet.grant_credit(session, organization.id, source, 50_000, OPERATOR)
+        settlement.grant_credit(session, organization.id, source, 50_000, OPERATOR)
     cap = client.put(f"{API}/spend-cap", json={"amount": "20000.00"}, headers=user.headers)
     assert (cap.status_code, cap.json["data"]["currency"]) == (200, "NGN")
     organization.use(1_000, at=day(1))
