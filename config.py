@@ -35,7 +35,9 @@ def _parse_amounts(value: str) -> dict[str, int]:
     minors: dict[str, int] = {}
     for part in () if value == "none" else value.split(","):
         amount, _, currency = part.strip().partition(" ")
-        minors[currency or money.DEFAULT_CURRENCY] = money.parse_minor(amount, currency or money.DEFAULT_CURRENCY)
+        currency = currency or money.DEFAULT_CURRENCY
+        declaration.reject_if(currency in minors, value, f"{currency} stands there twice; ")
+        minors[currency] = money.parse_minor(amount, currency)
     return minors
 
 
@@ -107,7 +109,7 @@ class Settings(BaseProductSettings):
     BILLING_RATE_PER_REQUEST: Decimal = setting_field(
         Decimal("0.01"),
         "an amount from 0 with at most 10 decimals",
-        "price of a message beyond what the small plans include",
+        "price of a message beyond what the small plans include, in USD",
         ge=0,
         le=1000,
         decimal_places=10,
@@ -128,7 +130,11 @@ class Settings(BaseProductSettings):
         "the spend cap of a new organization; in a currency without an amount there is none",
     )
     DUNNING_MINIMUM_MINOR: int = setting_field(
-        100, "a whole number of cents", "the amount due from which an organization gets reminders", ge=0, le=1_000_000
+        100,
+        "a whole number of cents, or of whole units of a currency without decimals",
+        "the amount due from which an organization gets reminders",
+        ge=0,
+        le=1_000_000,
     )
     SELLER_NAME: str = setting_field("saas-api", "a name", "the seller on invoices")
     SELLER_ADDRESS: str | None = setting_field(None, "lines separated by |", "the seller's address on invoices")

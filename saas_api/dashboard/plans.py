@@ -23,6 +23,7 @@ from saas_api.core.access import require_permission
 from saas_api.core.db import engine
 from saas_api.core.errors import Conflict, NotFound, ValidationFailed
 from saas_api.core.fields import Text
+from saas_api.core.settings import setting
 from saas_api.core.web import forms, pages, templating
 from saas_api.core.web.forms import Form, form_view
 from saas_api.dashboard import context, prices
@@ -171,6 +172,7 @@ def change_form(code: str, form: Form | None = None) -> Any:
         form=form or Form({}, filters.errors),
         change=change,
         code=code,
+        default_cap_minor=setting("DEFAULT_SPEND_CAP").get(change.currency),
         when=when,
         is_called_off=plan_changes.segment_at(context.current_account().stages, clock.now()).version_id
         == change.version.id,

@@ -219,6 +219,7 @@ def _print_result(result: PublishResult, *, is_dry: bool, as_json: bool) -> None
     if result.default_version_id:
         verb = "would be published" if is_dry else "published"
         click.echo(f"{result.default_version_id} {verb} with it: {plans.DEFAULT_PLAN} had no prices in its currency.")
+        click.echo("Organizations begin without a spend cap in a currency that DEFAULT_SPEND_CAP does not name.")
 
 
 def _format_difference(difference: PlanDifference) -> str:
