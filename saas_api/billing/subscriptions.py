@@ -34,7 +34,7 @@ class AlreadyOnPlan(Conflict):
 
 
 class InvalidPlan(ValidationFailed):
-    """The plan is unknown, archived, not public, or in another currency."""
+    """The plan is unknown, archived or not public."""
 
     code, message = "INVALID_PLAN", "There is no such plan; GET /billing/plans lists them."
 
