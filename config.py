@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import NoDecode
 
+from saas_api.core import money
 from saas_api.settings import declaration, instance, production
 from saas_api.settings.declaration import BaseProductSettings, ConfigurationError, setting_field
 from saas_api.settings.instance import GENERATED_SECRETS
@@ -28,7 +29,20 @@ REQUIRED_IN_PRODUCTION = ("DATABASE_URL", "REDIS_URL", *GENERATED_SECRETS)
 
 
 Names = Annotated[list[str], NoDecode]
-Amount = Annotated[Decimal | None, BeforeValidator(lambda value: None if value == "none" else value)]
+
+
+def _parse_amounts(value: str) -> dict[str, int]:
+    """Minor units by currency of "100.00 USD, 150000 NGN"; an amount alone is in USD, and "none" is empty."""
+    minors: dict[str, int] = {}
+    for part in () if value == "none" else value.split(","):
+        amount, _, currency = part.strip().partition(" ")
+        currency = currency or money.DEFAULT_CURRENCY
+        declaration.reject_if(currency in minors, value, f"{currency} stands there twice; ")
+        minors[currency] = money.parse_minor(amount, currency)
+    return minors
+
+
+AmountByCurrency = Annotated[dict[str, int], NoDecode, BeforeValidator(_parse_amounts)]
 
 
 class Settings(BaseProductSettings):
@@ -96,7 +110,7 @@ class Settings(BaseProductSettings):
     BILLING_RATE_PER_REQUEST: Decimal = setting_field(
         Decimal("0.01"),
         "an amount from 0 with at most 10 decimals",
-        "price of a message beyond what the small plans include",
+        "price of a message beyond what the small plans include, in USD",
         ge=0,
         le=1000,
         decimal_places=10,
@@ -111,15 +125,17 @@ class Settings(BaseProductSettings):
         ge=1,
         le=1000,
     )
-    DEFAULT_SPEND_CAP: Amount = setting_field(
-        Decimal("100.00"),
-        "an amount with at most 2 decimals, or none",
-        "the spend cap of a new organization",
-        ge=0,
-        decimal_places=2,
+    DEFAULT_SPEND_CAP: AmountByCurrency = setting_field(
+        "100.00",
+        'an amount in USD, amounts with their currency like "100.00 USD, 150000.00 NGN", or none',
+        "the spend cap of a new organization; in a currency without an amount there is none",
     )
     DUNNING_MINIMUM_MINOR: int = setting_field(
-        100, "a whole number of cents", "the amount due from which an organization gets reminders", ge=0, le=1_000_000
+        100,
+        "a whole number of cents, or of whole units of a currency without decimals",
+        "the amount due from which an organization gets reminders",
+        ge=0,
+        le=1_000_000,
     )
     SELLER_NAME: str = setting_field("saas-api", "a name", "the seller on invoices")
     SELLER_ADDRESS: str | None = setting_field(None, "lines separated by |", "the seller's address on invoices")

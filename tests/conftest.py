@@ -145,6 +145,7 @@ def clear_tables(superuser: Any) -> Callable[[], None]:
     statements += [
         f"DELETE FROM plan_versions WHERE id !~ '^{SEEDED_PLANS}@1$'",
         f"DELETE FROM plans WHERE code !~ '^{SEEDED_PLANS}$'",
+        "DELETE FROM meters WHERE code NOT IN ('sms', 'email')",
     ]
     script = "; ".join(statements)
 

@@ -28,6 +28,7 @@ from saas_api.admin.invoices import CreditNoteForm, VoidForm
 from saas_api.admin.organization_actions import (
     BillNowForm,
     ConfirmByNameForm,
+    CurrencyForm,
     GrantCreditForm,
     LimitOverridesForm,
     OperatorChangePlanForm,
@@ -220,6 +221,17 @@ _ORGANIZATION_ACTIONS = (
         OperatorChangePlanForm,
         is_idempotent=True,
         preview=organization_actions.preview_plan_change,
+    ),
+    Action(
+        "currency",
+        "organization",
+        lambda organization: f"Change the currency of {organization.name}",
+        "Possible until its first invoice above zero. It is on the plan Free in the new currency from the start of the "
+        "running period on; amounts of its spend cap and alerts are reset.",
+        "Change the currency",
+        lambda _, change: f"The currency is {change.currency}.",
+        organization_actions.set_currency,
+        CurrencyForm,
     ),
     Action(
         "credit",

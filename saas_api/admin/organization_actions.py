@@ -19,7 +19,7 @@ from saas_api.accounts.models import Organization
 from saas_api.accounts.tokens import InvalidToken, TokenExpired
 from saas_api.admin import context
 from saas_api.admin.context import Preview, ReasonForm
-from saas_api.billing import period_close, periods, plans, previews, service_terms, settlement, subscriptions
+from saas_api.billing import period_close, periods, plans, previews, service_terms, settlement, subscriptions, wallet
 from saas_api.billing.invoices import InvoiceWithPeriod
 from saas_api.billing.models import BillingPeriod, BillingProfile, CreditGrant, GrantKind, Subscription
 from saas_api.billing.period_close import CloseResult
@@ -35,6 +35,7 @@ from saas_api.core.db import tenancy
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import ApiError, NotFound, ValidationFailed
 from saas_api.core.fields import DateField, MoneyAmount, QueryInteger, StrictSchema, Text
+from saas_api.core.money import CURRENCY_EXPONENTS
 from saas_api.core.web import forms, templating
 from saas_api.core.web.forms import Form
 from saas_api.payments import payouts
@@ -69,6 +70,12 @@ class OperatorChangePlanForm(ReasonForm):
 
     plan = Text(maximum=60, required=True)
     when = fields.String(load_default=None, validate=validate.OneOf(_WHEN))
+
+
+class CurrencyForm(ReasonForm):
+    """The new currency of an organization."""
+
+    currency = fields.String(required=True, validate=validate.OneOf(list(CURRENCY_EXPONENTS)))
 
 
 class LimitOverridesForm(ReasonForm):
@@ -145,7 +152,7 @@ def preview_plan_change(organization: Organization, form: Form | None) -> Previe
     if form is not None:
         chosen = Form({name: form.value(name) for name in ("plan", "when")})
     with context.read_session() as session:
-        selectable = plans.list_selectable_plans(session)
+        selectable = plans.list_selectable_plans(session, currency=_currency(session, organization.id))
     change = _plan_change(organization.id, chosen)
     status = 422 if chosen.errors else 200
     return Preview(PlanChoice(selectable, chosen, change), status=status, is_ready=change is not None)
@@ -221,6 +228,16 @@ def change_plan(operator: OperatorContext, organization_id: UUID, plan: str, whe
         return subscriptions.change_plan(
             session, organization_id, plan, when, operator.actor, reason=organizations.validate_reason(operator.reason)
         )
+
+
+def set_currency(operator: OperatorContext, organization_id: UUID, currency: str) -> PlanChange:
+    """Changes the organization's currency, which puts it on the default plan.
+
+    raises: as `subscriptions.set_currency`
+    """
+    reason = organizations.validate_reason(operator.reason)
+    with context.write_session() as session:
+        return subscriptions.set_currency(session, organization_id, currency, operator.actor, reason=reason)
 
 
 def set_limit_overrides(
@@ -323,11 +340,12 @@ def stop_impersonation(token: str) -> UUID | None:
 
 def _currency(session: SystemSession, organization_id: UUID) -> str:
     profile = session.get(BillingProfile, organization_id)
-    return profile.currency if profile else "USD"
+    return profile.currency if profile else money.DEFAULT_CURRENCY
 
 
 def _to_minor(session: SystemSession, organization_id: UUID, amount: Decimal) -> tuple[int, str]:
-    """An amount in minor units of the organization's currency, and the currency."""
+    """An amount in minor units of the organization's currency, and the currency; locks the wallet, and so both."""
+    wallet.lock_wallet(session, organization_id)
     currency = _currency(session, organization_id)
     try:
         return money.parse_minor(f"{amount:f}", currency), currency

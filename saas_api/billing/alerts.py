@@ -233,14 +233,16 @@ def _fire(session: SystemSession, context: _AlertContext, rule: AlertRule, obser
 def _email_context(context: _AlertContext, rule: AlertRule) -> dict[str, str]:
     currency, quantity = context.profile.currency, context.spent.metered.get(rule.meter_code or "", Decimal(0))
     is_money = rule.meter_code is None
-    used = money.format_exact_amount(context.spent.total_major) if is_money else money.format_unit_price(quantity)
+    used = money.format_unit_price(quantity)
+    if is_money:
+        used = money.format_exact_amount(context.spent.total_major, currency)
     match rule.subject:
         case AlertSubject.SPEND_PERCENT_OF_CAP:
             what, limit = "spend cap", money.format_minor(context.profile.spend_cap_minor or 0, currency)
         case AlertSubject.PERCENT_OF_INCLUDED:
             what, limit = f"included {rule.meter_code}", money.format_unit_price(_included(context, rule))
         case AlertSubject.SPEND:
-            what, limit = "spend alert", money.format_exact_amount(rule.threshold)
+            what, limit = "spend alert", money.format_exact_amount(rule.threshold, currency)
         case _:
             what, limit = f"{rule.meter_code} alert", money.format_unit_price(rule.threshold)
     percent = money.format_unit_price(rule.threshold) if "percent" in rule.subject else "100"

@@ -119,7 +119,9 @@ def _details(explained: LineBreakdown, currency: str) -> Iterator[str]:
             included, charged = explanation.format_quantity(rated.included), explanation.format_quantity(rated.billable)
             yield f"{included} included, {charged} charged"
         yield from (
-            explanation.format_part(part) for part in rated.parts if len(rated.parts) > 1 or part.flat or rated.included
+            explanation.format_part(part, currency)
+            for part in rated.parts
+            if len(rated.parts) > 1 or part.flat or rated.included
         )
         if rated.cap is not None and rated.exact > rated.cap:
             yield f"At most {explanation.format_quantity(rated.cap)} a period"

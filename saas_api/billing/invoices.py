@@ -13,8 +13,7 @@ from sqlalchemy.orm import Session
 from saas_api.accounts import audit
 from saas_api.accounts.audit import SYSTEM_ACTOR, OperatorContext
 from saas_api.billing import events, plans, wallet
-from saas_api.billing.models import BillingPeriod, CreditNote, Invoice, InvoiceLine, InvoiceStatus
-from saas_api.billing.plans import DEFAULT_CURRENCY
+from saas_api.billing.models import BillingPeriod, BillingProfile, CreditNote, Invoice, InvoiceLine, InvoiceStatus
 from saas_api.billing.rating import explanation
 from saas_api.billing.rating.charges import MeterPrice
 from saas_api.billing.rating.explanation import LineBreakdown
@@ -80,7 +79,7 @@ class InvoiceWithLines(InvoiceWithPeriod):
 
 @dataclass(frozen=True)
 class InvoiceTotals:
-    """Sums over all final invoices except void ones, in minor units of `DEFAULT_CURRENCY`.
+    """Sums over all final invoices except void ones, in minor units.
 
     settled_minor: by payment, wallet or credit note
     outstanding_minor: due on open invoices
@@ -89,7 +88,7 @@ class InvoiceTotals:
     billed_minor: int
     settled_minor: int
     outstanding_minor: int
-    currency: str = DEFAULT_CURRENCY
+    currency: str
 
 
 @dataclass(frozen=True)
@@ -205,19 +204,23 @@ def _select_issued(organization_id: UUID) -> Select[Invoice, BillingPeriod]:
 
 
 def sum_invoices(session: Session, organization_id: UUID) -> InvoiceTotals:
-    """Sum what was billed, what of it is settled, and what is outstanding."""
+    """Sum what was billed, what of it is settled, and what is outstanding.
+
+    All invoices above zero are in the currency of the organization.
+    """
     row = session.execute(
         select(
             func.coalesce(func.sum(Invoice.total_minor), 0),
             func.coalesce(func.sum(Invoice.total_minor - Invoice.due_minor), 0),
             func.coalesce(func.sum(Invoice.due_minor).filter(Invoice.status == InvoiceStatus.OPEN), 0),
+            select(BillingProfile.currency).where(BillingProfile.organization_id == organization_id).scalar_subquery(),
         ).where(
             Invoice.organization_id == organization_id,
             Invoice.status.not_in((InvoiceStatus.DRAFT, InvoiceStatus.VOID)),
         )
     ).one()
-    billed, settled, outstanding = row
-    return InvoiceTotals(int(billed), int(settled), int(outstanding or 0))
+    billed, settled, outstanding, currency = row
+    return InvoiceTotals(int(billed), int(settled), int(outstanding or 0), currency or money.DEFAULT_CURRENCY)
 
 
 def get_line(session: Session, organization_id: UUID, invoice_id: UUID, line_id: UUID) -> tuple[Invoice, InvoiceLine]:

@@ -1,7 +1,6 @@
 """Billing accounts and their chain of periods; usage is recorded under a shared lock of the periods."""
 
 from datetime import datetime, timedelta
-from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -19,7 +18,7 @@ from saas_api.billing.models import (
     Subscription,
     SubscriptionSegment,
 )
-from saas_api.billing.plans import DEFAULT_CURRENCY, DEFAULT_PLAN
+from saas_api.billing.plans import DEFAULT_PLAN
 from saas_api.billing.rating import period_grid
 from saas_api.billing.rating.period_grid import MIN_FIRST_PERIOD, MIN_PERIOD
 from saas_api.billing.rating.thresholds import AlertSubject
@@ -184,8 +183,7 @@ def _publish_created(session: Session, subscription: Subscription, version_id: s
 
 
 def _add_profile(session: Session, organization_id: UUID) -> None:
-    default: Decimal | None = setting("DEFAULT_SPEND_CAP")
-    cap = None if default is None else int(default.scaleb(money.currency_exponent(DEFAULT_CURRENCY)))
+    cap = setting("DEFAULT_SPEND_CAP").get(money.DEFAULT_CURRENCY)
     values = insert(BillingProfile).values(organization_id=organization_id, spend_cap_minor=cap)
     statement = values.on_conflict_do_nothing(index_elements=["organization_id"])
     if session.execute(statement.returning(BillingProfile.organization_id)).first():

@@ -6,11 +6,13 @@ from flask import Blueprint, g
 
 from saas_api.accounts import audit, organizations
 from saas_api.billing import periods, plans, previews, subscriptions
+from saas_api.billing.currencies import CurrencyFixed
 from saas_api.billing.plan_schemas import (
     ChangedPlanOut,
     ChangePlanIn,
     PlanChangePreviewOut,
     PlansOut,
+    PlansQuery,
     SimulateIn,
     SimulateOut,
     SubscriptionOut,
@@ -22,23 +24,26 @@ from saas_api.billing.subscriptions import (
     InvalidPlan,
     NoOpenPeriod,
     PlanChange,
+    SpendCapTooLow,
 )
-from saas_api.core import clock
+from saas_api.core import clock, money
 from saas_api.core.access import public_view, require_permission
 from saas_api.core.db import engine
 from saas_api.core.errors import ValidationFailed
 from saas_api.core.web.endpoint import endpoint
 
 bp = Blueprint("billing_plans", __name__)
-_CHANGE_ERRORS = (ValidationFailed, InvalidPlan, AlreadyOnPlan, NoOpenPeriod)
+_CHANGE_ERRORS = (ValidationFailed, InvalidPlan, AlreadyOnPlan, CurrencyFixed, NoOpenPeriod)
 
 
 @bp.get("/billing/plans")
 @public_view
-@endpoint(operation_id="list_plans", tag="billing", returns=PlansOut())
-def list_plans() -> dict[str, Any]:
-    """List the public plans with their prices."""
-    return {"plans": plans.list_offers(engine.session())}
+@endpoint(operation_id="list_plans", tag="billing", query=PlansQuery(), returns=PlansOut(), errors=(ValidationFailed,))
+def list_plans(query: dict[str, Any]) -> dict[str, Any]:
+    """List the public plans with their prices; the plan `free` is in the currency of the query, or in USD."""
+    currency = query["currency"]
+    offers = plans.list_offers(engine.session(), currency or money.DEFAULT_CURRENCY)
+    return {"plans": [offer for offer in offers if currency in (None, offer.currency)]}
 
 
 @bp.get("/billing/subscription")
@@ -56,13 +61,25 @@ def show_subscription() -> CurrentSubscription:
 @bp.post("/billing/upgrade")
 @require_permission("billing:write")
 @endpoint(
-    operation_id="change_plan", tag="billing", body=ChangePlanIn(), returns=ChangedPlanOut(), errors=_CHANGE_ERRORS
+    operation_id="change_plan",
+    tag="billing",
+    body=ChangePlanIn(),
+    returns=ChangedPlanOut(),
+    errors=(*_CHANGE_ERRORS, SpendCapTooLow),
 )
 def change_plan(body: dict[str, Any]) -> dict[str, Any]:
-    """Change the plan, now or at the end of the period. The current plan cancels a scheduled change."""
+    """Change the plan, now or at the end of the period. The current plan cancels a scheduled change.
+
+    The first plan in another currency makes it the currency of the organization; the first invoice above zero fixes it.
+    """
     organization_id = g.principal.organization_id
     change = subscriptions.change_plan(
-        engine.session(), organization_id, body["plan"], body["when"], audit.actor_for(g.principal)
+        engine.session(),
+        organization_id,
+        body["plan"],
+        body["when"],
+        audit.actor_for(g.principal),
+        is_cap_confirmed=body["confirm_spend_cap"],
     )
     organization = organizations.get_organization(engine.session(), organization_id)
     return {

@@ -12,10 +12,17 @@ from sqlalchemy.orm import Session
 from saas_api.accounts import members, organizations
 from saas_api.accounts.audit import Actor
 from saas_api.billing import bill_inputs, periods, plans, subscriptions
+from saas_api.billing.models import BillingProfile
 from saas_api.billing.rating import bill, plan_file
 from saas_api.billing.rating.bill import RatedPlanVersion
 from saas_api.billing.rating.plan_file import PlanContent
-from saas_api.billing.subscriptions import EFFECTIVE_PERIOD_END, NoOpenPeriod, PlanChange, VersionNotInForce
+from saas_api.billing.subscriptions import (
+    EFFECTIVE_PERIOD_END,
+    NoOpenPeriod,
+    PlanChange,
+    SpendCapConflict,
+    VersionNotInForce,
+)
 from saas_api.core import clock, money
 from saas_api.core.db import tenancy
 from saas_api.core.db.tenancy import SystemSession
@@ -34,6 +41,7 @@ class PlanMigration:
 
     effective_at: when the organization moves; None if it stays because a change of its plan is scheduled
     before_minor, after_minor: bill of the whole current period with its usage so far, on the old and the new version
+    cap_conflict: set if the organization's own spend cap refuses calls on the new version
     """
 
     organization_id: UUID
@@ -42,6 +50,7 @@ class PlanMigration:
     before_minor: int
     after_minor: int
     currency: str
+    cap_conflict: SpendCapConflict | None
 
     @property
     def difference_minor(self) -> int:
@@ -151,6 +160,7 @@ def _preview_one(
         before.total_minor,
         after.total_minor,
         target.currency,
+        subscriptions.find_cap_conflict(session.get_one(BillingProfile, organization_id), source, target),
     )
 
 
@@ -208,21 +218,24 @@ _COPY_CONTENT = (
 )
 # Versions that organizations are on and stay on, and the newest one, the oldest first.
 _VERSIONS_IN_USE = text("""
-SELECT v.id FROM plan_versions v WHERE v.plan_code = :plan AND v.state = 'published'
+SELECT v.id FROM plan_versions v WHERE v.plan_code = :plan AND v.currency = :currency AND v.state = 'published'
   AND (EXISTS (SELECT FROM subscription_segments s WHERE s.plan_version_id = v.id AND s.ends_at IS NULL)
-    OR v.version = (SELECT max(n.version) FROM plan_versions n WHERE n.plan_code = :plan AND n.state = 'published'))
+    OR v.version = (SELECT max(n.version) FROM plan_versions n
+                    WHERE n.plan_code = :plan AND n.currency = :currency AND n.state = 'published'))
 ORDER BY v.version""")
-_PUBLISHED_VERSIONS = text("SELECT id FROM plan_versions WHERE plan_code = :plan AND state = 'published'")
+_PUBLISHED_VERSIONS = text("""SELECT id FROM plan_versions
+  WHERE plan_code = :plan AND currency = :currency AND state = 'published'""")
 
 
 def sync_setting_price(actor: Actor) -> SettingSync:
-    """Give the plans that follow BILLING_RATE_PER_REQUEST that rate. Idempotent.
+    """Give the plans that follow BILLING_RATE_PER_REQUEST that rate, in the default currency. Idempotent.
 
     Each version in use with another rate gets a successor that differs in the rate only. New organizations start on
-    it at once, the others move to it with their next period, as by `migrate`. Opens transactions of its own.
+    it at once, the others move to it with their next period, as by `migrate`. A currency in which only other plans are
+    published gets the default plan. Opens transactions of its own.
     """
     rate: Decimal = setting("BILLING_RATE_PER_REQUEST")
-    published: list[str] = []
+    published = plans.publish_missing_defaults(actor)
     moved = 0
     for plan_code in plans.PLANS_PRICED_BY_SETTING:
         with tenancy.system_session("billing.plan_migration") as session:
@@ -238,14 +251,15 @@ def _publish_successors(
     session: SystemSession, plan_code: str, rate: Decimal
 ) -> tuple[Mapping[str, str], Sequence[str]]:
     """Successors of the versions in use with another rate, by version, and those of them that are new."""
-    in_use = list(session.scalars(_VERSIONS_IN_USE, {"plan": plan_code}))
+    values = {"plan": plan_code, "currency": money.DEFAULT_CURRENCY}
+    in_use = list(session.scalars(_VERSIONS_IN_USE, values))
     prices = plans.get_prices(session, in_use)
     outdated = [version_id for version_id in in_use if prices[version_id, plans.SETTING_METER].unit_price != rate]
     if not outdated:
         return {}, []
     contents = {
         version_id: plans.get_plan_content(session, version_id)
-        for version_id in session.scalars(_PUBLISHED_VERSIONS, {"plan": plan_code})
+        for version_id in session.scalars(_PUBLISHED_VERSIONS, values)
     }
     documents = [(plan_file.to_document(content), version_id) for version_id, content in contents.items()]
     successors: dict[str, str] = {}

@@ -21,6 +21,7 @@ from saas_api.core.fields import (
     Text,
     Timestamp,
 )
+from saas_api.core.money import CURRENCY_EXPONENTS
 
 _QUANTITY = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,6})?", re.ASCII)
 _MAX_PLANS = 20
@@ -68,6 +69,12 @@ class PlanOut(StrictSchema):
     prices = fields.List(NestedAmounts(PriceOut()))
 
 
+class PlansQuery(StrictSchema):
+    """The plans that an organization with a currency can choose; without it, all of them."""
+
+    currency = fields.String(load_default=None, validate=validate.OneOf(list(CURRENCY_EXPONENTS)))
+
+
 class PlansOut(StrictSchema):
     """GET /billing/plans."""
 
@@ -79,6 +86,12 @@ class ChangePlanIn(StrictSchema):
 
     plan = Text(maximum=40, required=True)
     when = fields.String(load_default=None, allow_none=True, validate=_WHEN)
+    confirm_spend_cap = fields.Boolean(
+        load_default=False,
+        truthy={True},
+        falsy={False},
+        metadata={"description": "change the plan although the spend cap will refuse calls"},
+    )
 
 
 class PeriodBoundsOut(StrictSchema):
@@ -169,6 +182,14 @@ class LineDifferenceOut(StrictSchema):
     amount = MinorAmount(attribute="amount_minor")
 
 
+class SpendCapConflictOut(StrictSchema):
+    """A spend cap that refuses calls on the new plan: `needed` is what it costs without a further call."""
+
+    amount = MinorAmount(attribute="amount_minor")
+    needed = MinorAmount(attribute="needed_minor")
+    message = fields.String()
+
+
 class PlanChangeOut(StrictSchema):
     """A plan change and its effect on the bill of the current period."""
 
@@ -183,6 +204,13 @@ class PlanChangeOut(StrictSchema):
     lines = fields.List(NestedAmounts(LineDifferenceOut()), attribute="differences")
     total = MinorAmount(attribute="total_minor", metadata={"description": "sum of the lines"})
     currency = fields.String()
+    previous_currency = fields.String(metadata={"description": "of the organization before"})
+    spend_cap_conflict = fields.Nested(
+        SpendCapConflictOut(),
+        attribute="cap_conflict",
+        allow_none=True,
+        metadata={"description": "set if calls would be refused; the change then needs `confirm_spend_cap`"},
+    )
 
 
 class ChangedPlanOut(StrictSchema):
@@ -215,7 +243,11 @@ class PlanChangePreviewOut(StrictSchema):
     """POST /billing/preview-change."""
 
     period = fields.Nested(PeriodBoundsOut())
-    current = fields.Nested(BillOut(), attribute="before")
+    current = fields.Nested(
+        BillOut(),
+        attribute="before",
+        metadata={"description": "if the currency changes, on the plan `free` in the new currency"},
+    )
     changed = fields.Nested(BillOut(), attribute="after")
     difference = MinorAmount(attribute="total_minor", metadata={"description": "changed less current"})
     change = Embedded(PlanChangeOut())

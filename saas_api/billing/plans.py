@@ -29,12 +29,13 @@ from saas_api.core import clock, money
 from saas_api.core.db import tenancy
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict, NotFound
+from saas_api.core.money import DEFAULT_CURRENCY
 from saas_api.core.observability import get_logger
 from saas_api.core.settings import setting
 
 log = get_logger(__name__)
 
-DEFAULT_PLAN, DEFAULT_CURRENCY = "free", "USD"
+DEFAULT_PLAN = "free"
 PLANS_PRICED_BY_SETTING = ("free", "starter")
 SETTING_METER = "sms"
 _VERSION_CACHE = "plan_versions"
@@ -123,13 +124,15 @@ class PublishResult:
     """Result of publishing a plan file.
 
     version_id: the published version, in a dry run the next one; None if the newest version has the same content
-    previous: the newest version before; None for a new plan
+    previous: the newest version before, in its currency; None for the first one
+    default_version_id: version of the default plan that was published with it, because that had none in its currency
     """
 
     plan: str
     version_id: str | None
     previous: str | None
     differences: Sequence[PlanDifference]
+    default_version_id: str | None = None
 
 
 _VERSIONS = text("""SELECT v.id, p.name, v.currency, v.base_amount_minor, v.min_spend_minor, v.state
@@ -189,32 +192,45 @@ def version_currency(session: Session, version_id: str) -> str:
     return str(session.scalar(text("SELECT currency FROM plan_versions WHERE id = :id"), {"id": version_id}))
 
 
-_NEWEST_VERSION = text("""SELECT id FROM plan_versions WHERE plan_code = :plan AND state = 'published'
-  ORDER BY version DESC LIMIT 1""")
+_NEWEST_VERSION = text("""SELECT id FROM plan_versions
+  WHERE plan_code = :plan AND currency = :currency AND state = 'published' ORDER BY version DESC LIMIT 1""")
 
 
-def get_newest_version_id(session: Session, plan_code: str) -> str:
-    """Id of the newest published version of a plan that has one."""
-    return str(session.execute(_NEWEST_VERSION, {"plan": plan_code}).scalar_one())
+def get_newest_version_id(session: Session, plan_code: str, currency: str = DEFAULT_CURRENCY) -> str:
+    """Id of the newest published version of a plan that has one in a currency."""
+    return str(session.execute(_NEWEST_VERSION, {"plan": plan_code, "currency": currency}).scalar_one())
 
 
-def find_newest_version_id(session: Session, plan_code: str) -> str | None:
-    """Id of the newest published version of a plan; None without one."""
-    version_id = session.scalar(_NEWEST_VERSION, {"plan": plan_code})
+def find_newest_version_id(session: Session, plan_code: str, currency: str | None) -> str | None:
+    """Id of the newest published version of a plan in a currency; None without one."""
+    version_id = session.scalar(_NEWEST_VERSION, {"plan": plan_code, "currency": currency})
     return str(version_id) if version_id else None
 
 
-def list_selectable_plans(session: Session, codes: Collection[str] | None = None) -> dict[str, SelectablePlan]:
+def find_currency(session: Session, plan_code: str) -> str | None:
+    """Currency of a plan, of the default plan the default currency; None without a published version."""
+    if plan_code == DEFAULT_PLAN:
+        return DEFAULT_CURRENCY
+    published = text("SELECT currency FROM plan_versions WHERE plan_code = :plan AND state = 'published' LIMIT 1")
+    currency: str | None = session.scalar(published, {"plan": plan_code})
+    return currency
+
+
+def list_selectable_plans(
+    session: Session, codes: Collection[str] | None = None, currency: str = DEFAULT_CURRENCY
+) -> dict[str, SelectablePlan]:
     """The newest published versions by plan code, without archived plans.
 
     codes: of plans; None for all
+    currency: of the default plan; every other plan has one currency
     """
     rows = session.execute(
         text("""SELECT DISTINCT ON (p.position, p.code) p.code, p.is_public, v.id
           FROM plans p JOIN plan_versions v ON v.plan_code = p.code AND v.state = 'published'
           WHERE p.archived_at IS NULL AND (CAST(:codes AS text[]) IS NULL OR p.code = ANY (:codes))
+            AND (p.code <> :default OR v.currency = :currency)
           ORDER BY p.position, p.code, v.version DESC"""),
-        {"codes": None if codes is None else list(codes)},
+        {"codes": None if codes is None else list(codes), "default": DEFAULT_PLAN, "currency": currency},
     ).all()
     versions = get_versions(session, [row.id for row in rows])
     return {row.code: SelectablePlan(row.code, versions[row.id], row.is_public) for row in rows}
@@ -272,7 +288,7 @@ def list_versions(session: SystemSession, at: datetime) -> list[PlanVersionRow]:
     """
     rows = session.execute(
         text("""SELECT p.code, v.id, v.published_at,
-            v.version = max(v.version) OVER (PARTITION BY p.code) AS is_newest, p.archived_at IS NOT NULL,
+            v.version = max(v.version) OVER (PARTITION BY p.code, v.currency) AS is_newest, p.archived_at IS NOT NULL,
             (SELECT count(*) FROM subscription_segments s WHERE s.plan_version_id = v.id AND s.starts_at <= :at
                AND (s.ends_at IS NULL OR s.ends_at > :at))
           FROM plans p JOIN plan_versions v ON v.plan_code = p.code AND v.state <> 'draft'
@@ -287,14 +303,18 @@ def resolve_rate_limit(value: Any) -> int:
     return int(setting(value["setting"]) if isinstance(value, Mapping) else value)
 
 
-def list_offers(session: Session) -> list[PlanOffer]:
-    """The public plans, by position."""
+def list_offers(session: Session, currency: str = DEFAULT_CURRENCY) -> list[PlanOffer]:
+    """The public plans, by position.
+
+    currency: of the default plan; every other plan has one currency
+    """
     rows = session.execute(
         text("""SELECT DISTINCT ON (p.position, p.code) p.code, p.name, v.id, e.value
           FROM plans p JOIN plan_versions v ON v.plan_code = p.code AND v.state = 'published'
           JOIN entitlements e ON e.plan_version_id = v.id AND e.feature = :feature
-          WHERE p.is_public AND p.archived_at IS NULL ORDER BY p.position, p.code, v.version DESC"""),
-        {"feature": RATE_LIMIT_FEATURE},
+          WHERE p.is_public AND p.archived_at IS NULL AND (p.code <> :default OR v.currency = :currency)
+          ORDER BY p.position, p.code, v.version DESC"""),
+        {"feature": RATE_LIMIT_FEATURE, "default": DEFAULT_PLAN, "currency": currency},
     ).all()
     versions, units = get_versions(session, [row.id for row in rows]), meter_units(session)
     return [
@@ -325,7 +345,9 @@ def lock_plans(session: SystemSession) -> None:
 def publish_plan(document: Any, actor: Actor, *, is_dry: bool = False) -> PublishResult:
     """Publish a plan file as the next version of its plan, in a transaction of its own. Idempotent.
 
-    Organizations on the plan stay on their version. A change of name, position or visibility needs no version.
+    Organizations on the plan stay on their version. A change of name, position or visibility needs no version. The
+    first plan in a currency brings a version of the default plan, because organizations of every currency need it.
+
     document: the parsed file
     is_dry: write nothing
     raises: InvalidPlanFile with every problem
@@ -334,22 +356,80 @@ def publish_plan(document: Any, actor: Actor, *, is_dry: bool = False) -> Publis
         lock_plans(session)
         meters = active_meters(session)
         content = plan_file.load_plan(document, meters)
-        previous = find_newest_version_id(session, content.code)
+        previous = find_newest_version_id(session, content.code, content.currency)
         old = get_plan_content(session, previous) if previous else None
-        _validate(session, content, old)
+        _validate(session, content)
         new_meters = [meter for meter in content.meters if meter.code not in meters]
-        content = _fill_defaults(session, replace(content, meters=new_meters), old)
+        content = _fill_defaults(session, replace(content, meters=new_meters))
         differences = plan_file.diff_documents(
             plan_file.to_document(old) if old else {}, plan_file.to_document(content)
         )
-        version_id = _next_version_id(content.code, previous) if not old or _needs_version(old, content) else None
+        version_id = _next_version_id(session, content.code) if not old or _needs_version(old, content) else None
+        default = _missing_default_plan(session, content)
+        default_id = _next_version_id(session, DEFAULT_PLAN) if default else None
         if differences and not is_dry:
-            _write_plan(session, content, version_id)
-            changes = {difference.path: [difference.before, difference.after] for difference in differences}
-            action = "plan.published" if version_id else "plan.changed"
-            audit.record_event(session, None, actor, action, ("plan", version_id or content.code), {"changes": changes})
-            log.info("plan_published", version=version_id or previous, differences=len(differences))
-    return PublishResult(content.code, version_id, previous, differences)
+            _publish(session, content, version_id, actor, differences)
+        if default and not is_dry:
+            _publish_default(session, default, actor)
+    return PublishResult(content.code, version_id, previous, differences, default_id)
+
+
+def _publish(
+    session: SystemSession,
+    content: PlanContent,
+    version_id: str | None,
+    actor: Actor,
+    differences: Sequence[PlanDifference],
+) -> None:
+    _write_plan(session, content, version_id)
+    changes = {difference.path: [difference.before, difference.after] for difference in differences}
+    action = "plan.published" if version_id else "plan.changed"
+    audit.record_event(session, None, actor, action, ("plan", version_id or content.code), {"changes": changes})
+    log.info("plan_published", version=version_id or content.code, differences=len(differences))
+
+
+def _missing_default_plan(session: SystemSession, content: PlanContent) -> PlanContent | None:
+    """The default plan in the currency of a plan, if it has no version in it.
+
+    It includes what it includes in the default currency; further units cost what they cost on the plan.
+    """
+    if content.code == DEFAULT_PLAN or find_newest_version_id(session, DEFAULT_PLAN, content.currency):
+        return None
+    default = get_plan_content(session, get_newest_version_id(session, DEFAULT_PLAN))
+    prices = {
+        meter: replace(content.prices[meter], included_quantity=price.included_quantity)
+        for meter, price in default.prices.items()
+        if meter in content.prices
+    }
+    return replace(default, currency=content.currency, base_amount_minor=0, min_spend_minor=0, prices=prices)
+
+
+_CURRENCIES_WITHOUT_DEFAULT_PLAN = text("""
+SELECT DISTINCT ON (v.currency) v.id FROM plan_versions v JOIN plans p ON p.code = v.plan_code
+WHERE v.state = 'published' AND NOT EXISTS (
+  SELECT FROM plan_versions d WHERE d.plan_code = :default AND d.currency = v.currency AND d.state = 'published')
+ORDER BY v.currency, p.position, p.code, v.version DESC""")
+
+
+def publish_missing_defaults(actor: Actor) -> list[str]:
+    """Publish the default plan in every currency in which only other plans are. Idempotent; a transaction of its own.
+
+    returns: ids of the published versions
+    """
+    published = []
+    with tenancy.system_session("billing.catalogue") as session:
+        lock_plans(session)
+        for version_id in session.scalars(_CURRENCIES_WITHOUT_DEFAULT_PLAN, {"default": DEFAULT_PLAN}).all():
+            default = _missing_default_plan(session, get_plan_content(session, version_id))
+            if default:
+                published.append(_publish_default(session, default, actor))
+    return published
+
+
+def _publish_default(session: SystemSession, content: PlanContent, actor: Actor) -> str:
+    version_id = _next_version_id(session, DEFAULT_PLAN)
+    _publish(session, content, version_id, actor, plan_file.diff_documents({}, plan_file.to_document(content)))
+    return version_id
 
 
 def archive_plan(plan_code: str, actor: Actor, reason: str, *, is_undone: bool = False) -> bool:
@@ -375,13 +455,14 @@ def archive_plan(plan_code: str, actor: Actor, reason: str, *, is_undone: bool =
     return True
 
 
-def _validate(session: SystemSession, content: PlanContent, old: PlanContent | None) -> None:
+def _validate(session: SystemSession, content: PlanContent) -> None:
     """Check what needs the database; the reader of the plan file has checked the rest."""
     problems = []
-    if old and old.currency != content.currency:
-        problems.append(("currency", f"plan {content.code} is in {old.currency}; another currency needs another plan"))
+    currency = find_currency(session, content.code)
+    if content.code != DEFAULT_PLAN and currency not in (None, content.currency):
+        problems.append(("currency", f"plan {content.code} is in {currency}; another currency needs another plan"))
     rate: Decimal = setting("BILLING_RATE_PER_REQUEST")
-    if content.code in PLANS_PRICED_BY_SETTING:
+    if content.code in PLANS_PRICED_BY_SETTING and content.currency == DEFAULT_CURRENCY:
         price = content.prices[SETTING_METER]
         if price.model != PriceModel.PER_UNIT or price.unit_price != rate:
             reason = f"follows BILLING_RATE_PER_REQUEST ({rate}) on this plan, per unit; change that setting"
@@ -393,11 +474,12 @@ def _validate(session: SystemSession, content: PlanContent, old: PlanContent | N
         raise InvalidPlanFile(problems)
 
 
-def _fill_defaults(session: SystemSession, content: PlanContent, old: PlanContent | None) -> PlanContent:
+def _fill_defaults(session: SystemSession, content: PlanContent) -> PlanContent:
     """Position and visibility are optional in the file: they stay, and a new plan is public and last."""
     last = session.scalar(text("SELECT coalesce(max(position), 0) + 1 FROM plans"))
-    position = content.position or (old.position if old else last)
-    is_public = content.is_public if content.is_public is not None else old is None or bool(old.is_public)
+    plan = session.get(Plan, content.code)
+    position = content.position or (plan.position if plan else last)
+    is_public = content.is_public if content.is_public is not None else plan is None or plan.is_public
     return replace(content, position=position, is_public=is_public)
 
 
@@ -407,8 +489,9 @@ def _needs_version(old: PlanContent, new: PlanContent) -> bool:
     return plan_file.to_document(replace(old, **unversioned)) != plan_file.to_document(replace(new, **unversioned))  # type: ignore[arg-type]  # the fields differ in type
 
 
-def _next_version_id(code: str, previous: str | None) -> str:
-    return f"{code}@{int(previous.rpartition('@')[2]) + 1 if previous else 1}"
+def _next_version_id(session: SystemSession, code: str) -> str:
+    last = session.scalar(text("SELECT max(version) FROM plan_versions WHERE plan_code = :plan"), {"plan": code})
+    return f"{code}@{(last or 0) + 1}"
 
 
 def _write_plan(session: SystemSession, content: PlanContent, version_id: str | None) -> None:

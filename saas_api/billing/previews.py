@@ -126,7 +126,7 @@ def simulate_plans(
     current_period = _current_period(session, organization_id)
     subscription = subscriptions.get_subscription(session, organization_id, clock.now())
     current_plan = plans.plan_for_version(subscription.version.id)
-    versions = _selectable_versions(session, codes, current_plan)
+    versions = _selectable_versions(session, codes, current_plan, subscription.version.currency)
     if quantities is not None:
         _check_meters(session, quantities)
         month = BillingPeriod(
@@ -158,10 +158,10 @@ def simulate_plans(
 
 
 def _selectable_versions(
-    session: Session, codes: Collection[str] | None, current_plan: str
+    session: Session, codes: Collection[str] | None, current_plan: str, currency: str
 ) -> dict[str, RatedPlanVersion]:
     """The newest version of each plan that can be chosen, in the order of plans."""
-    choices = plans.list_selectable_plans(session, codes)
+    choices = plans.list_selectable_plans(session, codes, currency)
     versions = {code: choice.version for code, choice in choices.items() if choice.is_public or code == current_plan}
     unavailable = [(index, code) for index, code in enumerate(codes or ()) if code not in versions]
     if unavailable:

@@ -144,8 +144,8 @@ def grant_credit(
     if expires_at and expires_at <= clock.now():
         raise ValidationFailed.at_field("expires_at", "Must be in the future.")
     periods.ensure_account(session, organization_id)
-    currency = session.get_one(BillingProfile, organization_id).currency
     wallet.lock_wallet(session, organization_id)
+    currency = session.get_one(BillingProfile, organization_id).currency
     grant_id = wallet.add_grant(session, organization_id, source, amount_minor, currency, expires_at=expires_at)
     if grant_id is None:
         raise GrantExists

@@ -10,13 +10,14 @@ from sqlalchemy.orm import Session
 
 from saas_api.accounts import audit, organizations
 from saas_api.accounts.audit import Actor
-from saas_api.billing import period_spend, service_terms
+from saas_api.billing import period_spend, service_terms, subscriptions
 from saas_api.billing.models import BillingPeriod, BillingProfile
 from saas_api.billing.period_spend import PeriodSpend
 from saas_api.billing.rating import charges
+from saas_api.billing.rating.bill import RatedPlanVersion
 from saas_api.billing.rating.charges import MeterPrice
 from saas_api.billing.service_terms import ServiceTerms
-from saas_api.core import money
+from saas_api.core import clock, money
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import ValidationFailed
 from saas_api.core.limits import counters
@@ -25,7 +26,7 @@ from saas_api.core.observability import get_logger
 from saas_api.usage.quotas import MAX_COUNTER_VALUE, MeterQuota
 
 log = get_logger(__name__)
-SPEND_COUNTER = "$spend"
+_SPEND_PREFIX = "$spend:"
 MICRO_UNITS = 1_000_000
 _UNLIMITED = -1
 
@@ -78,8 +79,18 @@ def quantity_counter_name(version_id: str, meter: str) -> str:
     return f"${version_id}:{meter}"
 
 
+def spend_counter_name(currency: str) -> str:
+    """Name of the counter of the charges of a period; a currency that is chosen within the period has its own."""
+    return f"{_SPEND_PREFIX}{currency}"
+
+
+def is_spend_counter(name: str) -> bool:
+    """Whether a counter counts money."""
+    return name.startswith(_SPEND_PREFIX)
+
+
 def amount_to_micro_units(minor: Decimal, currency: str) -> int:
-    """An amount in minor units as millionths of the currency, the unit of `SPEND_COUNTER`."""
+    """An amount in minor units as millionths of the currency, the unit of the spend counter."""
     return money.round_half_up(
         money.multiply_exact(minor, Decimal(MICRO_UNITS).scaleb(-money.currency_exponent(currency)))
     )
@@ -122,16 +133,16 @@ def spend_counters(
         return []
     limit = amount_to_micro_units(Decimal(terms.cap.amount_minor - terms.cap.base_minor), terms.currency)
     used = amount_to_micro_units(spent.charge, terms.currency) if spent else 0
-    return [*quotas, MeterQuota(SPEND_COUNTER, charge, limit, used)]
+    return [*quotas, MeterQuota(spend_counter_name(terms.currency), charge, limit, used)]
 
 
 def spend_text(terms: ServiceTerms, used: int) -> str:
     """Base and charges of the period in major units, unrounded, for the API.
 
-    used: value of `SPEND_COUNTER`
+    used: value of the spend counter
     """
     base = Decimal(terms.cap.base_minor if terms.cap else 0).scaleb(-money.currency_exponent(terms.currency))
-    return money.format_exact_amount(base + Decimal(used).scaleb(-6))
+    return money.format_exact_amount(base + Decimal(used).scaleb(-6), terms.currency)
 
 
 def _constant_charge_range(price: MeterPrice, quantity: int, units: int) -> tuple[int, int]:
@@ -157,11 +168,17 @@ def set_spend_cap(
     """Set the spend cap of an organization, effective with the next request; None removes it.
 
     amount: in major units
-    raises: ValidationFailed for an amount below the base or the spend of the period, or with too many decimals;
-        OrganizationNotFound
+    raises: ValidationFailed for an amount below the base amounts of the period, below base amount or minimum of the
+        plan in force or scheduled, below the spend of the period, or with too many decimals; OrganizationNotFound
     """
     state = get_cap_state(session, organization_id)
-    amount_minor = None if amount is None else _parse_cap(amount, state)
+    amount_minor = None
+    if amount is not None:
+        amount_minor = _parse_cap(amount, state)
+        subscription = subscriptions.get_subscription(session, organization_id, clock.now())
+        _check_plan_amounts(amount_minor, subscription.version)
+        if subscription.scheduled:
+            _check_plan_amounts(amount_minor, subscription.scheduled.version)
     profile = _get_profile(session, organization_id)
     before = {"amount_minor": profile.spend_cap_minor, "action": profile.spend_cap_action}
     profile.spend_cap_minor, profile.spend_cap_action, profile.spend_cap_is_default = amount_minor, action, False
@@ -208,7 +225,8 @@ def _database_values(spent: PeriodSpend) -> Mapping[str, int]:
     values |= {quantity_counter_name(spent.version.id, meter): 0 for meter in spent.version.prices}
     for (version_id, meter), quantity in spent.quantities.items():
         values[quantity_counter_name(version_id, meter)] = quantity_to_micro_units(max(quantity, Decimal(0)))
-    values[SPEND_COUNTER] = max(0, amount_to_micro_units(spent.charge, spent.version.currency))
+    currency = spent.version.currency
+    values[spend_counter_name(currency)] = max(0, amount_to_micro_units(spent.charge, currency))
     return values
 
 
@@ -222,6 +240,14 @@ def _parse_cap(amount: Decimal, state: SpendCapState) -> int:
     if amount_minor < state.spent.total:
         raise ValidationFailed.at_field("amount", "Must not be below what is used in this period.")
     return amount_minor
+
+
+def _check_plan_amounts(amount_minor: int, version: RatedPlanVersion) -> None:
+    named = (("base amount", version.base_amount_minor), ("minimum", version.min_spend_minor))
+    for name, minor in named:
+        if amount_minor < minor:
+            least = f"{money.format_minor(minor, version.currency)} {version.currency}"
+            raise ValidationFailed.at_field("amount", f"Must not be below {least}, the {name} of {version.name}.")
 
 
 def _get_profile(session: Session, organization_id: UUID) -> BillingProfile:

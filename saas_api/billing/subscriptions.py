@@ -1,7 +1,7 @@
 """Subscriptions: the plan of an organization over time, plan changes, and their previews."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
 
@@ -10,12 +10,14 @@ from sqlalchemy.orm import Session
 
 from saas_api.accounts import audit, organizations
 from saas_api.accounts.audit import Actor
-from saas_api.billing import bill_inputs, periods, plans
-from saas_api.billing.models import BillingPeriod, Subscription
+from saas_api.billing import bill_inputs, currencies, periods, plans
+from saas_api.billing.models import BillingPeriod, BillingProfile, Subscription
+from saas_api.billing.plans import DEFAULT_PLAN
 from saas_api.billing.rating import bill, plan_changes
 from saas_api.billing.rating.bill import Bill, LineKind, RatedPlanVersion
 from saas_api.billing.rating.plan_changes import LineDifference, PlanSegment
 from saas_api.core import clock, ids, money
+from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict, ServiceUnavailable, ValidationFailed
 from saas_api.core.settings import setting
 from saas_api.webhooks import event_types, events
@@ -32,9 +34,15 @@ class AlreadyOnPlan(Conflict):
 
 
 class InvalidPlan(ValidationFailed):
-    """The plan is unknown, archived, not public, or in another currency."""
+    """The plan is unknown, archived or not public."""
 
     code, message = "INVALID_PLAN", "There is no such plan; GET /billing/plans lists them."
+
+
+class SpendCapTooLow(Conflict):
+    """The spend cap would refuse calls on the new plan; repeat the request with `confirm_spend_cap`."""
+
+    code, message = "SPEND_CAP_TOO_LOW", "The spend cap would refuse calls on this plan."
 
 
 class VersionNotInForce(Conflict):
@@ -76,12 +84,36 @@ class CurrentSubscription:
 
 
 @dataclass(frozen=True)
+class SpendCapConflict:
+    """A spend cap of the organization's own that leaves nothing for calls on a plan.
+
+    needed_minor: what the period costs without a further call, or the base amount or minimum of a month
+    """
+
+    amount_minor: int
+    needed_minor: int
+    currency: str
+
+    @property
+    def message(self) -> str:
+        """The conflict as a sentence."""
+        amount, needed = (money.format_minor(minor, self.currency) for minor in (self.amount_minor, self.needed_minor))
+        return (
+            f"Calls would be refused: the spend cap is {amount} {self.currency}, and the plan costs {needed} "
+            f"{self.currency} without a further call."
+        )
+
+
+@dataclass(frozen=True)
 class PlanChange:
     """A plan change, applied or previewed.
 
     previous: version that was in force
     canceled: version that was scheduled and will not take effect
-    before, after: bill of the whole current period without and with the change
+    previous_currency: of the organization before
+    before, after: bill of the whole current period without and with the change; if the currency changes, `before` is
+        the bill on the default plan in the new currency
+    cap_conflict: set if calls that cost money would be refused
     """
 
     subscription: Subscription
@@ -93,6 +125,8 @@ class PlanChange:
     period: BillingPeriod
     before: Bill
     after: Bill
+    previous_currency: str
+    cap_conflict: SpendCapConflict | None = None
 
     @property
     def currency(self) -> str:
@@ -180,32 +214,65 @@ _DELETE_FUTURE_SEGMENTS = text(
 _END_SEGMENT = text("""UPDATE subscription_segments SET ends_at = :ends_at
   WHERE organization_id = :organization_id AND seq = :kept_seq AND ends_at IS DISTINCT FROM :ends_at""")
 _INSERT_SEGMENT = text("""
-INSERT INTO subscription_segments (organization_id, id, subscription_id, seq, plan_version_id, starts_at)
-VALUES (:organization_id, :id, :subscription_id, :seq, :version_id, :starts_at)""")
+INSERT INTO subscription_segments (organization_id, id, subscription_id, seq, plan_version_id, starts_at, ends_at)
+VALUES (:organization_id, :id, :subscription_id, :seq, :version_id, :starts_at, :ends_at)""")
 _UPDATE_DEFAULT_CAP = text("""UPDATE billing_profiles
-  SET spend_cap_minor = CASE WHEN :is_scheduled THEN greatest(spend_cap_minor, :cap) ELSE :cap END
+  SET spend_cap_minor = CASE WHEN :is_scheduled AND CAST(:cap AS bigint) IS NOT NULL
+    THEN greatest(spend_cap_minor, :cap) ELSE CAST(:cap AS bigint) END
   WHERE organization_id = :organization_id AND spend_cap_is_default""")
 _ORGANIZATION_GENERATION = text("SELECT generation FROM organizations WHERE id = :organization_id")
 
 
 def change_plan(
-    session: Session, organization_id: UUID, plan: str, when: str | None, actor: Actor, *, reason: str = ""
+    session: Session,
+    organization_id: UUID,
+    plan: str,
+    when: str | None,
+    actor: Actor,
+    *,
+    reason: str = "",
+    is_cap_confirmed: bool = False,
 ) -> PlanChange:
     """Move an organization to the newest version of a plan. Cancels a change that was scheduled before.
 
+    The first plan in another currency changes the currency of the organization, for the whole current period: what was
+    in force in it is replaced by the default plan in that currency, and an own spend cap by the default one.
+
     when: "now" or "period_end"; None means now for a higher base amount, else the end of the period
     reason: of an operator, for the audit log
-    raises: AlreadyOnPlan, InvalidPlan, OrganizationNotFound, NoOpenPeriod
+    is_cap_confirmed: a member accepts that the spend cap refuses calls
+    raises: AlreadyOnPlan, InvalidPlan, CurrencyFixed, SpendCapTooLow, OrganizationNotFound, NoOpenPeriod
     """
     is_member = actor.kind in ("user", "api_key")
+
+    def choose_version(current: CurrentSubscription) -> RatedPlanVersion:
+        return _newest_version(session, current, plan, is_member=is_member)
+
+    is_cap_checked = is_member and not is_cap_confirmed
     return _apply_change(
-        session,
-        organization_id,
-        lambda current: _newest_version(session, current, plan, is_member=is_member),
-        when,
-        actor,
-        reason,
+        session, organization_id, choose_version, when, actor, reason=reason, is_cap_checked=is_cap_checked
     )
+
+
+def set_currency(
+    session: SystemSession, organization_id: UUID, currency: str, actor: Actor, *, reason: str
+) -> PlanChange:
+    """Change the currency of an organization, which puts it on the default plan from the start of the current period.
+
+    raises: ValidationFailed for a currency without plans, and for the organization's own; CurrencyFixed,
+        OrganizationNotFound, NoOpenPeriod
+    """
+    version_id = plans.find_newest_version_id(session, DEFAULT_PLAN, currency)
+    if version_id is None:
+        raise ValidationFailed.at_field("currency", f"No plan is published in {currency}.")
+
+    def choose_version(current: CurrentSubscription) -> RatedPlanVersion:
+        if current.version.currency == currency:
+            raise ValidationFailed.at_field("currency", f"The currency is {currency} already.")
+        _check_currency(session, current, is_member=False)
+        return plans.get_versions(session, [version_id])[version_id]
+
+    return _apply_change(session, organization_id, choose_version, EFFECTIVE_NOW, actor, reason=reason)
 
 
 def move_to_version(
@@ -223,7 +290,7 @@ def move_to_version(
         return version
 
     reason = f"moved from {source_id} to {version.id}"
-    return _apply_change(session, organization_id, check_source, when, actor, reason)
+    return _apply_change(session, organization_id, check_source, when, actor, reason=reason)
 
 
 def _apply_change(
@@ -232,7 +299,9 @@ def _apply_change(
     choose_version: _VersionChoice,
     when: str | None,
     actor: Actor,
+    *,
     reason: str,
+    is_cap_checked: bool = False,
 ) -> PlanChange:
     periods.ensure_account(session, organization_id)
     periods.ensure_period(session, organization_id, clock.now())
@@ -240,7 +309,11 @@ def _apply_change(
     _lock_last_segment(session, organization_id)
     planned = _plan_change(session, organization_id, choose_version, when)
     change = planned.change
+    if is_cap_checked and change.cap_conflict:
+        raise SpendCapTooLow(change.cap_conflict.message, details={"field": "confirm_spend_cap"})
     _write_segments(session, organization_id, planned)
+    if change.previous_currency != change.currency:
+        _change_currency(session, organization_id, change.currency)
     _update_default_cap(session, organization_id, change)
     organizations.bump_generation(session, organization_id)
     organizations.get_organization(session, organization_id).updated_at = clock.now()
@@ -248,12 +321,18 @@ def _apply_change(
         "before": {"plan": change.previous, **({"scheduled": change.canceled} if change.canceled else {})},
         "after": {"plan": change.version.id},
         "effective_at": clock.format_rfc3339(change.effective_at),
+        **_currency_data(change),
         **({"reason": reason} if reason else {}),
     }
     target = ("subscription", change.subscription.id)
     audit.record_event(session, organization_id, actor, "subscription.changed", target, data)
     _publish_updated(session, organization_id, change)
     return change
+
+
+def _currency_data(change: PlanChange) -> dict[str, str]:
+    is_new = change.currency != change.previous_currency
+    return {"currency_before": change.previous_currency, "currency_after": change.currency} if is_new else {}
 
 
 def _lock_last_segment(session: Session, organization_id: UUID) -> None:
@@ -276,7 +355,11 @@ def _plan_change(
     is_cancellation = current.scheduled is not None and version.id == current.segment.version_id
     if not is_cancellation and (when or _default_when(current.version, version)) == EFFECTIVE_PERIOD_END:
         effective_at = current.period.ends_at
-    after = plan_changes.apply_change(before, version.id, now, effective_at)
+    unchanged = before
+    if version.currency != current.version.currency:
+        default_id = plans.get_newest_version_id(session, DEFAULT_PLAN, version.currency)
+        unchanged = plan_changes.replace_period(before, current.period.starts_at, default_id)
+    after = plan_changes.apply_change(unchanged, version.id, now, effective_at)
     if after == before:
         raise AlreadyOnPlan
     change = PlanChange(
@@ -287,26 +370,72 @@ def _plan_change(
         effective_at,
         effective_at > now,
         current.period,
-        bill.calculate_bill(bill_inputs.inputs_for_segments(session, current.period, before)),
+        bill.calculate_bill(bill_inputs.inputs_for_segments(session, current.period, unchanged)),
         bill.calculate_bill(bill_inputs.inputs_for_segments(session, current.period, after)),
+        current.version.currency,
     )
+    profile = session.get_one(BillingProfile, organization_id)
+    change = replace(change, cap_conflict=_find_change_conflict(profile, current.version, change))
     return _PlannedChange(change, before, after)
+
+
+def _find_change_conflict(
+    profile: BillingProfile, previous: RatedPlanVersion, change: PlanChange
+) -> SpendCapConflict | None:
+    if change.previous_currency != change.currency:
+        return None  # the own cap goes
+    charged = (0, 0) if change.is_scheduled else (_charged_minor(change.before), _charged_minor(change.after))
+    return find_cap_conflict(profile, previous, change.version, charged)
+
+
+def find_cap_conflict(
+    profile: BillingProfile,
+    previous: RatedPlanVersion,
+    version: RatedPlanVersion,
+    charged_minor: tuple[int, int] = (0, 0),
+) -> SpendCapConflict | None:
+    """Whether an own cap that blocks leaves nothing for calls on a version, and left something on the previous one.
+
+    charged_minor: what counts against the cap in the current period, on the previous version and on the other
+    """
+    cap_minor = profile.spend_cap_minor
+    if cap_minor is None or profile.spend_cap_action != "block" or profile.spend_cap_is_default:
+        return None
+    before, after = (
+        max(one.base_amount_minor, one.min_spend_minor, charged)
+        for one, charged in zip((previous, version), charged_minor, strict=True)
+    )
+    is_full = cap_minor < after or cap_minor == version.base_amount_minor > 0
+    return SpendCapConflict(cap_minor, after, version.currency) if is_full and after > before else None
+
+
+def _charged_minor(period_bill: Bill) -> int:
+    """What a bill counts against the spend cap."""
+    uncounted = (LineKind.MINIMUM, LineKind.CARRY)
+    return sum(line.amount_minor for line in period_bill.lines if line.kind not in uncounted)
 
 
 def _newest_version(session: Session, current: CurrentSubscription, plan: str, *, is_member: bool) -> RatedPlanVersion:
     """The newest version of the plan; the version in force if the change cancels a scheduled one."""
-    choice = plans.list_selectable_plans(session, [plan]).get(plan)
+    choice = plans.list_selectable_plans(session, [plan], current.version.currency).get(plan)
     is_same = plan == plans.plan_for_version(current.segment.version_id)
     if choice is None or not (choice.is_public or is_same or not is_member):
         raise InvalidPlan(details={"fields": [{"field": "plan", "reason": "There is no such plan to choose."}]})
     if choice.version.currency != current.version.currency:
-        raise InvalidPlan(details={"fields": [{"field": "plan", "reason": "This plan is in another currency."}]})
+        _check_currency(session, current, is_member=is_member)
     is_leaving = current.scheduled is not None and plans.plan_for_version(current.scheduled.version.id) != plan
     return current.version if is_same and is_leaving else choice.version
 
 
+def _check_currency(session: Session, current: CurrentSubscription, *, is_member: bool) -> None:
+    if current.period is None:
+        raise NoOpenPeriod
+    currencies.check_changeable(session, current.subscription.organization_id, current.period, is_member=is_member)
+
+
 def _default_when(current: RatedPlanVersion, target: RatedPlanVersion) -> str:
-    return EFFECTIVE_NOW if target.base_amount_minor > current.base_amount_minor else EFFECTIVE_PERIOD_END
+    is_higher = target.base_amount_minor > current.base_amount_minor
+    return EFFECTIVE_NOW if is_higher or target.currency != current.currency else EFFECTIVE_PERIOD_END
 
 
 def _write_segments(session: Session, organization_id: UUID, planned: _PlannedChange) -> None:
@@ -316,20 +445,31 @@ def _write_segments(session: Session, organization_id: UUID, planned: _PlannedCh
     values = {"organization_id": organization_id, "kept_seq": kept_seq}
     session.execute(_DELETE_FUTURE_SEGMENTS, values)
     session.execute(_END_SEGMENT, {**values, "ends_at": added[0].starts_at if added else None})
-    for seq, segment in enumerate(added, start=kept_seq + 1):
-        row = {"id": ids.new_id(), "subscription_id": planned.change.subscription.id, "seq": seq}
+    ends = [*(segment.starts_at for segment in added[1:]), None]
+    for seq, (segment, ends_at) in enumerate(zip(added, ends, strict=False), start=kept_seq + 1):
+        row = {"id": ids.new_id(), "subscription_id": planned.change.subscription.id, "seq": seq, "ends_at": ends_at}
         session.execute(_INSERT_SEGMENT, {"organization_id": organization_id, **row, **vars(segment)})
 
 
+# An own cap and thresholds are amounts in the old currency; an organization that wants no cap keeps none.
+_CHANGE_CURRENCY = text("""UPDATE billing_profiles SET currency = :currency,
+  spend_cap_minor = CASE WHEN spend_cap_minor IS NOT NULL THEN 0 END,
+  spend_cap_is_default = spend_cap_is_default OR spend_cap_minor IS NOT NULL
+  WHERE organization_id = :organization_id""")
+_DELETE_SPEND_ALERTS = text("DELETE FROM alert_rules WHERE organization_id = :organization_id AND subject = 'spend'")
+
+
+def _change_currency(session: Session, organization_id: UUID, currency: str) -> None:
+    session.execute(_CHANGE_CURRENCY, {"organization_id": organization_id, "currency": currency})
+    session.execute(_DELETE_SPEND_ALERTS, {"organization_id": organization_id})
+
+
 def _update_default_cap(session: Session, organization_id: UUID, change: PlanChange) -> None:
-    """Keep the default spend cap above the base amounts of the plan. A scheduled change does not lower it."""
-    default = setting("DEFAULT_SPEND_CAP")
-    bases = sum(line.amount_minor for line in change.after.lines if line.kind == LineKind.BASE)
-    cap = None
-    if default is not None:
-        cap = int(default.scaleb(money.currency_exponent(change.version.currency))) + max(
-            change.version.base_amount_minor, bases
-        )
+    """Keep the default spend cap above base amounts and minimum of the plan. A scheduled change does not lower it."""
+    cap = setting("DEFAULT_SPEND_CAP").get(change.currency)
+    if cap is not None:
+        bases = sum(line.amount_minor for line in change.after.lines if line.kind == LineKind.BASE)
+        cap += max(change.version.base_amount_minor, change.version.min_spend_minor, bases)
     session.execute(
         _UPDATE_DEFAULT_CAP, {"organization_id": organization_id, "cap": cap, "is_scheduled": change.is_scheduled}
     )

@@ -116,7 +116,7 @@ def _usage_csv(organization_id: UUID, days: DateRange, mode: str) -> Response:
         (
             *(str(day), method, route, key and ids.format_id("key", key), names.get(key), meter),
             *(quantity and Decimal(money.format_unit_price(quantity)), units.get(meter), outcome, calls),
-            *((None, None) if cost is None else (Decimal(money.format_exact_amount(cost)), currency)),
+            *((None, None) if cost is None else (Decimal(money.format_exact_amount(cost, currency)), currency)),
         )
         for day, method, route, key, meter, quantity, outcome, calls, cost in usage_costs.usage_rows(
             engine.session(), organization_id, days, mode

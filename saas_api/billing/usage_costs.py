@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from decimal import Decimal
 from operator import attrgetter
@@ -39,10 +39,9 @@ class CallTotals:
     limited_count: int = 0
     cost: Decimal = Decimal(0)
 
-    @property
-    def cost_text(self) -> str:
+    def format_cost(self, currency: str) -> str:
         """The cost for people, such as "0.0075"."""
-        return money.format_exact_amount(self.cost)
+        return money.format_exact_amount(self.cost, currency)
 
     @property
     def error_count(self) -> int:
@@ -146,7 +145,7 @@ def usage_report(
     is_billed: calculate `total_cost_minor` and included quantities, too
     """
     pricing = _get_pricing(session, organization_id)
-    report = UsageReport(days, plans.version_currency(session, pricing.segments[-1].version_id), mode)
+    report = UsageReport(days, pricing.currency, mode)
     report.by_day = {day: CallTotals() for day in days}
     meters = {code: MeterUsage(code, unit) for code, unit in sorted(plans.meter_units(session).items())}
     endpoints: defaultdict[tuple[str, str], CallTotals] = defaultdict(CallTotals)
@@ -175,10 +174,11 @@ def usage_report(
 
 @dataclass(frozen=True)
 class _Pricing:
-    """Segments of a subscription with their plan versions."""
+    """Segments of a subscription with their plan versions; versions in an earlier currency have no prices."""
 
     segments: Sequence[PlanSegment]
     versions: Mapping[str, RatedPlanVersion]
+    currency: str
 
     @property
     def boundaries(self) -> list[datetime]:
@@ -192,7 +192,13 @@ class _Pricing:
 
 def _get_pricing(session: Session, organization_id: UUID) -> _Pricing:
     segments = subscriptions.list_segments(session, organization_id)
-    return _Pricing(segments, plans.get_versions(session, {segment.version_id for segment in segments}))
+    versions = plans.get_versions(session, {segment.version_id for segment in segments})
+    currency = versions[segments[-1].version_id].currency if segments else money.DEFAULT_CURRENCY
+    priced = {
+        version_id: version if version.currency == currency else replace(version, prices={})
+        for version_id, version in versions.items()
+    }
+    return _Pricing(segments, priced, currency)
 
 
 def _accepted_with_cost(

@@ -14,6 +14,7 @@ from saas_api.core.fields import (
     ExactAmount,
     MinorAmount,
     MoneyAmount,
+    NestedAmounts,
     PrefixedId,
     Quantity,
     StrictSchema,
@@ -184,10 +185,10 @@ class UsageOut(StrictSchema):
 
     mode = fields.String()
     summary = Embedded(UsageSummaryOut())
-    by_meter = fields.List(fields.Nested(MeterUsageOut()))
-    by_endpoint = fields.List(fields.Nested(EndpointUsageOut()), attribute="endpoints")
-    by_api_key = fields.List(fields.Nested(KeyUsageOut()), attribute="keys")
-    daily_breakdown = fields.List(fields.Nested(DayUsageOut()), attribute="days_used")
+    by_meter = fields.List(NestedAmounts(MeterUsageOut()))
+    by_endpoint = fields.List(NestedAmounts(EndpointUsageOut()), attribute="endpoints")
+    by_api_key = fields.List(NestedAmounts(KeyUsageOut()), attribute="keys")
+    daily_breakdown = fields.List(NestedAmounts(DayUsageOut()), attribute="days_used")
 
 
 class UsagePointOut(StrictSchema):
@@ -205,7 +206,7 @@ class UsageSeriesOut(StrictSchema):
 
     group = fields.String(allow_none=True)
     name = fields.String(allow_none=True)
-    points = fields.List(fields.Nested(UsagePointOut()))
+    points = fields.List(NestedAmounts(UsagePointOut()))
 
 
 class TimeseriesOut(StrictSchema):
@@ -217,5 +218,5 @@ class TimeseriesOut(StrictSchema):
     mode = fields.String()
     currency = fields.String()
     period = fields.Nested(DateRangeOut(), attribute="days")
-    points = fields.List(fields.Nested(UsagePointOut()))
-    series = fields.List(fields.Nested(UsageSeriesOut()))
+    points = fields.List(NestedAmounts(UsagePointOut()))
+    series = fields.List(NestedAmounts(UsageSeriesOut()))

@@ -188,10 +188,11 @@ class Embedded(fields.Nested):
 
 
 class ExactAmount(MoneyAmount):
-    """An amount in major units that is not rounded; dumps at least two decimals."""
+    """An amount in major units that is not rounded, in a currency as of `MinorAmount`; dumps at least its decimals."""
 
     def _serialize(self, value: Any, attr: str | None, obj: Any, **options: Any) -> str | None:
-        return None if value is None else money.format_exact_amount(value)
+        currency = ma.utils.get_value(obj, "currency", _outer_currency.get())
+        return None if value is None else money.format_exact_amount(value, currency)
 
 
 class Quantity(MoneyAmount):

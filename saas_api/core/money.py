@@ -4,6 +4,8 @@ import re
 from decimal import ROUND_HALF_UP, Decimal, localcontext
 
 CURRENCY_EXPONENTS = {"USD": 2, "EUR": 2, "GBP": 2, "NGN": 2, "GHS": 2, "ZAR": 2, "KES": 2, "JPY": 0}
+DEFAULT_CURRENCY = "USD"
+"""Currency of an organization until it chooses a plan in another one, and of prices in settings."""
 DECIMAL_PRECISION = 60
 _AMOUNT = re.compile(r"[0-9]{1,12}(?:\.([0-9]+))?")
 
@@ -75,7 +77,11 @@ def format_unit_price(price: Decimal) -> str:
         return f"{price.normalize():f}" if price else "0"
 
 
-def format_exact_amount(amount: Decimal) -> str:
-    """An unrounded amount in major units, with at least two decimals and no trailing zeros after them."""
+def format_exact_amount(amount: Decimal, currency: str) -> str:
+    """An unrounded amount in major units, with at least the decimals of its currency and no further trailing zeros.
+
+    raises: UnknownCurrency
+    """
     whole, _, fraction = format_unit_price(amount).partition(".")
-    return f"{whole}.{fraction:0<2}"
+    fraction = fraction.ljust(currency_exponent(currency), "0")
+    return f"{whole}.{fraction}" if fraction else whole

@@ -204,7 +204,8 @@ def api_keys() -> dict[str, Any]:
     rows = []
     for key in list_keys(engine.session(), context.current_organization_id()):
         tally = tallies[key.mode].get(key.id, CallTotals())
-        rows.append(KeyWithUsage(**vars(key), requests_30d=tally.requests, cost_30d=tally.cost_text))
+        cost = tally.format_cost(live.currency)
+        rows.append(KeyWithUsage(**vars(key), requests_30d=tally.requests, cost_30d=cost))
     return {"api_keys": rows}
 
 

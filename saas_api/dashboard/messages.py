@@ -213,9 +213,6 @@ def index() -> Response:
         messages=page.items if page else (),
         names=(names := usage_costs.get_key_names(engine.session(), context.current_organization_id())),
         choices=_choices(names),
-        currency=usage_costs.report_currency(engine.session(), context.current_organization_id())
-        if page and page.items
-        else "",
         exact=money.format_exact_amount,
         is_filtered=bool(set(form.values) - {"mode"}),
         mode=mode,
@@ -243,7 +240,6 @@ def show(message_id: UUID, form: Form | None = None) -> Response:
         metered=list_ledger_rows(engine.session(), context.current_organization_id(), message_id),
         key_name=_key_name(message),
         steps=_steps(message, zone),
-        currency=usage_costs.report_currency(engine.session(), context.current_organization_id()),
         exact=money.format_exact_amount,
         plain=money.format_unit_price,
         zone=zone,
@@ -337,16 +333,15 @@ def _export(filters: MessageFilter) -> Response:
     rows = messages.list_export_rows(engine.session(), context.current_organization_id(), filters, MAX_EXPORT_ROWS + 1)
     if len(rows) > MAX_EXPORT_ROWS:
         raise ValidationFailed.at_field("range", f"More than {MAX_EXPORT_ROWS:,} messages; choose a shorter range.")
-    currency = usage_costs.report_currency(engine.session(), context.current_organization_id()) if rows else ""
     name = f"messages-{filters.mode}-{clock.now():%Y-%m-%d}.csv"
-    return pages.csv_response(name, MESSAGE_CSV_COLUMNS, (_csv_row(message, currency) for message in rows))
+    return pages.csv_response(name, MESSAGE_CSV_COLUMNS, (_csv_row(message) for message in rows))
 
 
-def _csv_row(message: Message, currency: str) -> list[Any]:
+def _csv_row(message: Message) -> list[Any]:
     data = _message_schema.dump(message)
     row = {
         **data,
-        "currency": None if data["cost"] is None else currency,
+        "currency": None if data["cost"] is None else message.currency,
         "api_key_id": message.api_key_id and ids.format_id("key", message.api_key_id),
     }
     return [row[column] for column in MESSAGE_CSV_COLUMNS]

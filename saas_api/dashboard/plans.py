@@ -11,17 +11,19 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from saas_api.accounts import audit
-from saas_api.billing import bill_inputs, plans, subscriptions
+from saas_api.billing import bill_inputs, currencies, plans, subscriptions
+from saas_api.billing.currencies import CurrencyFixed
 from saas_api.billing.models import BillingPeriod
 from saas_api.billing.plan_schemas import ChangePlanIn
 from saas_api.billing.rating import bill, explanation, plan_changes
 from saas_api.billing.rating.bill import RatedPlanVersion
-from saas_api.billing.subscriptions import AlreadyOnPlan, InvalidPlan
+from saas_api.billing.subscriptions import AlreadyOnPlan, InvalidPlan, SpendCapTooLow
 from saas_api.core import clock
 from saas_api.core.access import require_permission
 from saas_api.core.db import engine
-from saas_api.core.errors import Conflict, NotFound
+from saas_api.core.errors import Conflict, NotFound, ValidationFailed
 from saas_api.core.fields import Text
+from saas_api.core.settings import setting
 from saas_api.core.web import forms, pages, templating
 from saas_api.core.web.forms import Form, form_view
 from saas_api.dashboard import context, prices
@@ -59,12 +61,16 @@ def recent_usage(session: Session, organization_id: UUID, days: DateRange) -> di
     return dict(session.execute(_LATELY, values).all())
 
 
-def compare_plans(session: Session, current: str, quantities: Mapping[str, Decimal]) -> list[PlanComparison]:
+def compare_plans(
+    session: Session, current: str, quantities: Mapping[str, Decimal], *, is_currency_fixed: bool = False
+) -> list[PlanComparison]:
     """Returns the offered plans, preceded by the current one if it is not offered.
 
     current: plan version in force
     quantities: of a month, by meter
+    is_currency_fixed: leave out plans in other currencies
     """
+    currency = plans.version_currency(session, current)
     comparisons = [
         PlanComparison(
             card.offer.code,
@@ -73,7 +79,8 @@ def compare_plans(session: Session, current: str, quantities: Mapping[str, Decim
             card.offer.rate_limit,
             _month(card.offer.version, quantities),
         )
-        for card in prices.list_plan_cards(session)
+        for card in prices.list_plan_cards(session, currency=currency)
+        if card.offer.currency == currency or not is_currency_fixed
     ]
     code = plans.plan_for_version(current)
     if all(card.code != code for card in comparisons):
@@ -125,7 +132,8 @@ def index() -> Response:
     days = ranges.parse_date_range(None, None, now.astimezone(time_zone).date(), time_zone)
     quantities = recent_usage(engine.session(), context.current_organization_id(), days)
     current, scheduled = plan_changes.segment_at(account.stages, now), plan_changes.next_segment(account.stages, now)
-    comparison = compare_plans(engine.session(), current.version_id, quantities)
+    obstacle = currencies.find_obstacle(engine.session(), context.current_organization_id(), account.period)
+    comparison = compare_plans(engine.session(), current.version_id, quantities, is_currency_fixed=obstacle is not None)
     return pages.render_page(
         "dashboard/billing/plans.html",
         plans=comparison,
@@ -156,7 +164,7 @@ def change_form(code: str, form: Form | None = None) -> Any:
         change = subscriptions.preview_change(engine.session(), context.current_organization_id(), code, when)
     except InvalidPlan as cause:
         raise NotFound from cause
-    except AlreadyOnPlan as cause:
+    except (AlreadyOnPlan, CurrencyFixed) as cause:
         return pages.redirect_to("dashboard.plans.index", _notice=cause.message)
     return pages.render_page(
         "dashboard/billing/change_plan.html",
@@ -164,6 +172,7 @@ def change_form(code: str, form: Form | None = None) -> Any:
         form=form or Form({}, filters.errors),
         change=change,
         code=code,
+        default_cap_minor=setting("DEFAULT_SPEND_CAP").get(change.currency),
         when=when,
         is_called_off=plan_changes.segment_at(context.current_account().stages, clock.now()).version_id
         == change.version.id,
@@ -179,9 +188,16 @@ def change_plan(code: str, body: dict[str, Any]) -> Any:
     """Change the plan as previewed."""
     try:
         change = subscriptions.change_plan(
-            engine.session(), context.current_organization_id(), code, body["when"], audit.actor_for(g.principal)
+            engine.session(),
+            context.current_organization_id(),
+            code,
+            body["when"],
+            audit.actor_for(g.principal),
+            is_cap_confirmed=body["confirm_spend_cap"],
         )
-    except AlreadyOnPlan as cause:
+    except SpendCapTooLow as cause:
+        raise ValidationFailed.at_field("confirm_spend_cap", cause.message) from cause
+    except (AlreadyOnPlan, CurrencyFixed) as cause:
         return pages.redirect_to("dashboard.plans.index", _notice=cause.message)
     if change.version.id != body["version"]:
         raise Conflict("The plan was changed meanwhile. Look at the amounts again; nothing was changed.")

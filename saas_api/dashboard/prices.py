@@ -33,10 +33,13 @@ class PlanCard:
     total_minor: int | None
 
 
-def list_plan_cards(session: Session, quantities: Mapping[str, int] | None = None) -> list[PlanCard]:
+def list_plan_cards(
+    session: Session, quantities: Mapping[str, int] | None = None, currency: str = money.DEFAULT_CURRENCY
+) -> list[PlanCard]:
     """Returns the offered plans in order.
 
     quantities: of one month, by meter
+    currency: of the default plan
     """
     now = clock.now()
     month = BillingPeriod(
@@ -44,7 +47,7 @@ def list_plan_cards(session: Session, quantities: Mapping[str, int] | None = Non
     )
     used = {meter: Decimal(quantity) for meter, quantity in (quantities or {}).items()}
     cards = []
-    for offer in plans.list_offers(session):
+    for offer in plans.list_offers(session, currency):
         version = offer.version
         lines = [
             line

@@ -52,7 +52,8 @@ class CurrentPeriod:
     @property
     def spent_text(self) -> str:
         """The spend that counts against the cap, in major units with every digit."""
-        return money.format_exact_amount(self.spent_minor.scaleb(-money.currency_exponent(self.version.currency)))
+        currency = self.version.currency
+        return money.format_exact_amount(self.spent_minor.scaleb(-money.currency_exponent(currency)), currency)
 
 
 def find_account(session: Session, organization_id: UUID, at: datetime) -> BillingAccount | None:

@@ -69,7 +69,7 @@ def index(form: Form | None = None) -> Response:
         cap_minor=profile.spend_cap_minor,
         action=profile.spend_cap_action,
         is_default=profile.spend_cap_is_default,
-        default=setting("DEFAULT_SPEND_CAP"),
+        default_minor=setting("DEFAULT_SPEND_CAP").get(currency),
         base_minor=sum(line.amount_minor for line in running.forecast.lines if line.kind == LineKind.BASE),
         currency=currency,
         rules=[

@@ -393,7 +393,7 @@ def _cells(tab: str, heading: Sequence[Any]) -> Sequence[Any]:
 
 
 def _counts(tally: CallTotals, currency: str) -> tuple[Any, ...]:
-    return tally.requests, tally.success_count, tally.error_count, Decimal(tally.cost_text), currency
+    return tally.requests, tally.success_count, tally.error_count, Decimal(tally.format_cost(currency)), currency
 
 
 def _metered(preview: BillPreview, meters: Mapping[str, MeterAllowance]) -> list[MeterUsageRow]:

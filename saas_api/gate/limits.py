@@ -10,7 +10,6 @@ from limits import RateLimitItemPerSecond
 
 from saas_api.billing import period_spend, spend_cap
 from saas_api.billing.service_terms import ServiceTerms
-from saas_api.billing.spend_cap import SPEND_COUNTER
 from saas_api.core.access import KeyMode
 from saas_api.core.db import tenancy
 from saas_api.core.errors import ServiceUnavailable
@@ -83,7 +82,7 @@ def remember_decision(call: LimitRequest) -> None:
         return
     first_counter = 1 + len(call.windows)
     for key, counter, used in zip(call.keys[first_counter:], call.counters, decision.used, strict=True):
-        if counter.name != SPEND_COUNTER:
+        if not spend_cap.is_spend_counter(counter.name):
             _cached_quantities.put(key, used)
 
 

@@ -7,7 +7,6 @@ from flask import Response, g
 from flask_limiter import RateLimitExceeded
 
 from saas_api.billing import alerts, spend_cap
-from saas_api.billing.spend_cap import SPEND_COUNTER
 from saas_api.core import clock, money
 from saas_api.core.errors import ApiError, PaymentRequired, ServiceUnavailable, TooManyRequests
 from saas_api.core.limits import limiter
@@ -49,7 +48,7 @@ def limit_exceeded_error(call: LimitRequest) -> ApiError:
         index = decision.full - window_count - 1
         counter = call.counters[index]
         used = decision.used[index] if decision.used else counter.last_value
-        if counter.name == SPEND_COUNTER:
+        if spend_cap.is_spend_counter(counter.name):
             return _spend_cap_error(used)
         resets_at = clock.format_rfc3339(g.principal.terms.period_ends_at)
         return QuotaExceeded(

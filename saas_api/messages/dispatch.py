@@ -36,8 +36,9 @@ MESSAGES = Claimable(
     owner=("organization_id",),
     claimed="""r.mode, r.channel, r.recipient, r.subject, r.body, r.expires_at <= now() AS is_expired,
       extract(epoch FROM r.expires_at - now())::float8 AS seconds_left""",
-    recorded="""r.id, r.channel, r.recipient, r.subject, r.segments, r.cost, r.mode, r.status, r.attempts, r.error_code,
-      r.accepted_at, r.sent_at, CASE WHEN r.status = 'delivered' THEN r.finished_at END AS delivered_at""",
+    recorded="""r.id, r.channel, r.recipient, r.subject, r.segments, r.cost, r.currency, r.mode, r.status, r.attempts,
+      r.error_code, r.accepted_at, r.sent_at,
+      CASE WHEN r.status = 'delivered' THEN r.finished_at END AS delivered_at""",
     result_columns={"provider_reference": "text"},
     assignments={
         "provider_reference": "v.provider_reference",

@@ -15,6 +15,7 @@ _EXAMPLE = {
     "status": "delivered",
     "segments": 1,
     "cost": "0.01",
+    "currency": "USD",
     "mode": "live",
     "attempts": 1,
     "error_code": None,

@@ -146,10 +146,10 @@ def accept_message(
     if not selection.has_message_provider(principal.mode):
         raise NoMessageProvider
     message = _build_message(principal, body)
-    message.cost = Decimal(0)
+    message.cost, message.currency = Decimal(0), terms.currency
     if principal.mode == KeyMode.LIVE:
         message.cost = terms.list_prices[message.channel] * message.segments
-    accepted = _insert(message, terms.currency, idempotent_request, is_published=is_published)
+    accepted = _insert(message, idempotent_request, is_published=is_published)
     queue.wake_workers(DRAIN_JOB)
     if is_published:
         queue.wake_workers(webhook_events.DRAIN_JOB)
@@ -168,6 +168,7 @@ def send_test_message(session: Session, principal: Principal, body: Mapping[str,
         raise SendingSuspended
     message = _build_message(principal, body)
     message.api_key_id, message.mode, message.cost = None, KeyMode.TEST, Decimal(0)
+    message.currency = terms.currency
     message.accepted_at = clock.now()
     message.next_at, message.expires_at = sa.func.now(), sa.func.now() + MESSAGE_LIFETIME
     session.add(message)
@@ -251,14 +252,12 @@ def _build_message(principal: Principal, body: Mapping[str, Any]) -> Message:
     )
 
 
-def _insert(
-    message: Message, currency: str, idempotent_request: IdempotentRequest | None, *, is_published: bool
-) -> dict[str, Any]:
+def _insert(message: Message, idempotent_request: IdempotentRequest | None, *, is_published: bool) -> dict[str, Any]:
     """Insert a message with its usage; open a billing period or forget an expired response when that is in the way."""
     is_late, is_cleared = False, False
     for _ in range(MAX_INSERT_ATTEMPTS):
         message.accepted_at = clock.now()
-        accepted = _acceptance(message, currency)
+        accepted = _acceptance(message)
         response = [idempotent_request.statement(accepted)] if idempotent_request else []
         try:
             engine.execute_batch(_batch(message, response, is_late=is_late, is_published=is_published))
@@ -281,7 +280,7 @@ def _insert(
     raise ServiceUnavailable
 
 
-def _acceptance(message: Message, currency: str) -> dict[str, Any]:
+def _acceptance(message: Message) -> dict[str, Any]:
     return {
         "message_id": message.id,
         "to": message.recipient,
@@ -289,7 +288,7 @@ def _acceptance(message: Message, currency: str) -> dict[str, Any]:
         "status": message.status,
         "segments": message.segments,
         "cost": money.format_unit_price(message.cost or Decimal(0)),
-        "currency": currency,
+        "currency": message.currency,
         "usage_recorded": message.mode == KeyMode.LIVE,
         "mode": message.mode,
         "organization_id": message.organization_id,
@@ -299,9 +298,9 @@ def _acceptance(message: Message, currency: str) -> dict[str, Any]:
 
 _INSERT = """
 INSERT INTO messages (organization_id, id, api_key_id, mode, channel, recipient, subject, body, segments, cost,
-  next_at, accepted_at, expires_at)
+  currency, next_at, accepted_at, expires_at)
 VALUES (%(org)s, %(id)s, %(api_key)s, %(mode)s, %(channel)s, %(to)s, %(subject)s, %(text)s, %(segments)s, %(cost)s,
-  now(), %(at)s, now() + %(lifetime)s)
+  %(currency)s, now(), %(at)s, now() + %(lifetime)s)
 """
 
 
@@ -317,6 +316,7 @@ def _batch(message: Message, response: Sequence[Statement], *, is_late: bool, is
         "text": message.body,
         "segments": message.segments,
         "cost": message.cost,
+        "currency": message.currency,
         "at": message.accepted_at,
         "lifetime": MESSAGE_LIFETIME,
     }

@@ -5,7 +5,7 @@ from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 
-from sqlalchemy import DateTime, FetchedValue, Numeric, SmallInteger, Text
+from sqlalchemy import CHAR, DateTime, FetchedValue, Numeric, SmallInteger, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from saas_api.core import ids
@@ -40,6 +40,7 @@ class Message(Model):
     body: Mapped[str] = mapped_column(Text)
     segments: Mapped[int] = mapped_column(SmallInteger, server_default=FetchedValue())
     cost: Mapped[Decimal | None] = mapped_column(Numeric(20, 10))
+    currency: Mapped[str] = mapped_column(CHAR(3), server_default=FetchedValue())
     status: Mapped[MessageStatus] = mapped_column(EnumText(MessageStatus), server_default=FetchedValue())
     attempts: Mapped[int] = mapped_column(SmallInteger, server_default=FetchedValue())
     interruptions: Mapped[int] = mapped_column(SmallInteger, server_default=FetchedValue())

@@ -72,6 +72,7 @@ class MessageOut(StrictSchema):
     status = fields.String(validate=_is_status)
     segments = fields.Integer()
     cost = Quantity(allow_none=True)
+    currency = fields.String()
     mode = fields.String(validate=_is_mode)
     attempts = fields.Integer()
     error_code = fields.String(allow_none=True)

@@ -86,6 +86,7 @@ def test_dry_run_shows_the_difference_and_moves_no_organization(app: Flask) -> N
                 "after": "41.00",
                 "difference": "10.00",
                 "currency": "USD",
+                "spend_cap_conflict": None,
             }
         ],
         "moved": 0,

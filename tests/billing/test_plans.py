@@ -1,7 +1,6 @@
 """Plan files: validation with every problem at once, and idempotent publication."""
 
 import json
-from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -187,16 +186,7 @@ def test_invalid_json_is_rejected(text: str) -> None:
 
 
 @pytest.fixture
-def clean_meters(app: Flask, superuser: Any) -> Iterator[None]:
-    """Removes the meters of a test."""
-    yield
-    with superuser, superuser.cursor() as cursor:
-        cursor.execute("SET LOCAL session_replication_role = replica")
-        cursor.execute("DELETE FROM meters WHERE code = 'calls'")
-
-
-@pytest.fixture
-def publish(app: Flask, clean_meters: None, tmp_path: Path) -> Any:
+def publish(app: Flask, tmp_path: Path) -> Any:
     """Run `flask plans publish` on a document."""
 
     def run(document: Any, *options: str) -> Result:

@@ -92,7 +92,7 @@ def test_cap_with_two_segments_left_rejects_three_and_accepts_two(
     spent = f"{(int(cap.replace('.', '')) - 2) / 100:.2f}"
     assert refused.json["error"]["details"] == {"cap": cap, "spent": spent, "currency": "USD"}
     assert statuses(client, key, TWO, MAIL) == [202, 402]
-    assert counters(config)["$spend"] == 1_000_000
+    assert counters(config)["$spend:USD"] == 1_000_000
 
 
 def test_rejected_call_uses_no_quota(
@@ -240,7 +240,7 @@ def test_high_counter_is_lowered_by_the_second_run_and_a_low_one_at_once(
     cap_for(client, alice, 100)
     assert statuses(client, key, SMS) == [202]
     with redis.Redis.from_url(config["REDIS_URL"]) as control:
-        name = next(control.scan_iter("*$spend"))
+        name = next(control.scan_iter("*$spend:USD"))
         values = []
         for wrong in (50_000, -10_000):
             control.incrby(name, wrong)

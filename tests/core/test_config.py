@@ -63,6 +63,30 @@ def test_empty_variable_means_the_default(monkeypatch: pytest.MonkeyPatch) -> No
     assert load(env_file=None)["API_PORT"] == 8080
 
 
+@pytest.mark.parametrize(
+    ("value", "minors"),
+    [
+        ("50.5", {"USD": 5_050}),
+        ("100.00 USD, 150000 NGN,9000 JPY", {"USD": 10_000, "NGN": 15_000_000, "JPY": 9_000}),
+        ("none", {}),
+        ("", {}),
+    ],
+)
+def test_default_spend_cap_has_an_amount_for_each_currency(
+    monkeypatch: pytest.MonkeyPatch, value: str, minors: dict[str, int]
+) -> None:
+    """B13: 100.00 is another amount in each currency."""
+    monkeypatch.setenv("DEFAULT_SPEND_CAP", value)
+    assert load(env_file=None)["DEFAULT_SPEND_CAP"] == minors
+
+
+@pytest.mark.parametrize("value", ["1.005", "5 XXX", "1.5 JPY", "-1", "5 USD, 6", "5 USD NGN", ","])
+def test_invalid_default_spend_cap_is_reported(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    """B13: an amount in a currency that has no such decimals, or is not known."""
+    monkeypatch.setenv("DEFAULT_SPEND_CAP", value)
+    assert problems_of() == ["DEFAULT_SPEND_CAP"]
+
+
 def test_secret_is_read_from_a_mounted_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "secret"
     path.write_text("s" * 40 + "\n", encoding="utf-8")

@@ -115,6 +115,11 @@ class BillInputs:
     used: tuple[UsageQuantity, ...] = ()
     late: tuple[LateUsage, ...] = ()
 
+    @property
+    def currency(self) -> str:
+        """Currency of the bill; late usage of a period in another one is not charged."""
+        return self.versions[self.segments[-1].version_id].currency
+
 
 @dataclass(frozen=True)
 class BillLine:
@@ -175,7 +180,7 @@ def calculate_bill(inputs: BillInputs) -> Bill:
                 calculation={"rule_version": CALCULATION_VERSION, "sum_minor": str(below_zero)},
             )
         )
-    return Bill(inputs.versions[inputs.segments[-1].version_id].currency, tuple(lines), -below_zero)
+    return Bill(inputs.currency, tuple(lines), -below_zero)
 
 
 def _base_lines(inputs: BillInputs) -> Iterator[BillLine]:
@@ -371,6 +376,8 @@ def _late_lines(inputs: BillInputs) -> Iterator[BillLine]:
             UsageQuantity(part.version_id, part.meter, part.billed + part.quantity) for part in late.quantities
         )
         before, after = BillInputs(*bounds, billed), BillInputs(*bounds, total)
+        if after.currency != inputs.currency:
+            continue  # the period has cost nothing: an organization whose invoices cost something keeps its currency
         yield from _late_usage_lines(late, before, after)
         yield from _late_minimum_lines(late, before, after)
 

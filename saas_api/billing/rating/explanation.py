@@ -123,10 +123,11 @@ def _base(calculation: Mapping[str, Any], currency: str) -> LineBreakdown:
     if not proration.is_partial:
         steps = [f"The plan was in force for the whole period: {price} {currency}."]
     else:
+        product = f"{price} {MULTIPLICATION_SIGN} {used_seconds} / {whole_seconds}"
         steps = [
             f"The plan was in force for {format_duration(proration.used)} ({used_seconds} s).",
             f"A whole month here has {format_duration(proration.whole)} ({whole_seconds} s) and costs {price}.",
-            f"{price} {MULTIPLICATION_SIGN} {used_seconds} / {whole_seconds} = {_format_exact(exact)}{ellipsis}",
+            f"{product} = {_format_exact(exact, currency)}{ellipsis}",
             f"Rounded half up, once: {money.format_minor(amount, currency)} {currency}.",
         ]
     return LineBreakdown(amount, tuple(steps), proration=proration)
@@ -165,11 +166,12 @@ def _usage_steps(rated: ExplainedCharge, currency: str, unit: str | None) -> Ite
     else:
         yield f"{counted}; none is included, all are charged."
     for part in rated.parts:
-        yield format_part(part)
+        yield format_part(part, currency)
     if len(rated.parts) > 1:
-        yield f"{' + '.join(_format_exact(part.amount) for part in rated.parts)} = {_format_exact(rated.exact)}"
+        parts = " + ".join(_format_exact(part.amount, currency) for part in rated.parts)
+        yield f"{parts} = {_format_exact(rated.exact, currency)}"
     if rated.cap is not None and rated.exact > rated.cap:
-        yield f"This price charges at most {_format_exact(rated.cap)} a period."
+        yield f"This price charges at most {_format_exact(rated.cap, currency)} a period."
     yield f"Rounded half up, once: {money.format_minor(rated.rounded_minor, currency)} {currency}."
 
 
@@ -228,17 +230,16 @@ def _late_minimum(calculation: Mapping[str, Any], currency: str) -> LineBreakdow
     return LineBreakdown(after - before + _credited_minor(calculation), steps)
 
 
-def _format_exact(amount: Decimal) -> str:
+def _format_exact(amount: Decimal, currency: str) -> str:
     """Format an amount that is not rounded, with thousands separators."""
-    whole, _, fraction = money.format_exact_amount(amount).partition(".")
-    return f"{Decimal(whole):,f}.{fraction}"
+    return f"{Decimal(money.format_exact_amount(amount, currency)):,f}"
 
 
-def format_part(part: ExplainedPart) -> str:
+def format_part(part: ExplainedPart, currency: str) -> str:
     """Format a part in one line, such as 50 times 0.01 is 0.50."""
-    flat = f" + {_format_exact(part.flat)}" if part.flat else ""
+    flat = f" + {_format_exact(part.flat, currency)}" if part.flat else ""
     product = f"{format_quantity(part.units)} {MULTIPLICATION_SIGN} {money.format_unit_price(part.unit_price)}"
-    return f"{product}{flat} = {_format_exact(part.amount)}"
+    return f"{product}{flat} = {_format_exact(part.amount, currency)}"
 
 
 def format_quantity(value: Decimal | int) -> str:

@@ -53,6 +53,11 @@ def apply_change(
     return [*past, PlanSegment(version_id, effective_at)]
 
 
+def replace_period(segments: Sequence[PlanSegment], starts_at: datetime, version_id: str) -> list[PlanSegment]:
+    """Segments with another version in force from the start of a period on, instead of all that were."""
+    return [*(segment for segment in segments if segment.starts_at < starts_at), PlanSegment(version_id, starts_at)]
+
+
 def prorate_segments(
     segments: Sequence[PlanSegment], starts_at: datetime, ends_at: datetime
 ) -> tuple[ProratedSegment, ...]:

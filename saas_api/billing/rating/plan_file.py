@@ -11,7 +11,7 @@ from typing import Any
 from saas_api.billing.rating import charges
 from saas_api.billing.rating.charges import MeterPrice, PriceModel, Tier
 from saas_api.core import money
-from saas_api.core.money import CURRENCY_EXPONENTS
+from saas_api.core.money import CURRENCY_EXPONENTS, DEFAULT_CURRENCY
 
 RATE_LIMIT_FEATURE = "rate_limit_per_minute"
 RATE_LIMIT_SETTING = "RATE_LIMIT_PER_MINUTE"
@@ -237,7 +237,7 @@ class _PlanReader:
 
     def __init__(self) -> None:
         self.problems: list[tuple[str, str]] = []
-        self.currency = "USD"
+        self.currency = DEFAULT_CURRENCY
 
     def report(self, path: str, reason: str) -> None:
         self.problems.append((path, reason))
@@ -245,7 +245,7 @@ class _PlanReader:
     def plan(self, document: Any, known_meters: Mapping[str, MeterContent]) -> PlanContent:
         required = ("plan", "name", "currency", "base_amount", "prices", "entitlements")
         values = self.object("", document, required, ("min_spend", "meters", "position", "is_public"))
-        currency = values.get("currency", "USD")
+        currency = values.get("currency", DEFAULT_CURRENCY)
         if isinstance(currency, str) and currency in CURRENCY_EXPONENTS:
             self.currency = currency
         else:

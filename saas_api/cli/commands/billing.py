@@ -14,6 +14,7 @@ from saas_api.billing.invoices import InvoiceWithPeriod
 from saas_api.billing.models import CreditGrant
 from saas_api.billing.period_close import CloseResult
 from saas_api.billing.schemas import CreditNoteOut, GrantOut, InvoiceOut
+from saas_api.billing.subscriptions import PlanChange
 from saas_api.billing.wallet import GrantView
 from saas_api.cli import action_commands, output, types
 from saas_api.cli.action_commands import Description
@@ -29,6 +30,7 @@ def sync(*, as_json: bool) -> None:
     """Publish new versions of the small plans when BILLING_RATE_PER_REQUEST has changed.
 
     Organizations on the plans move to them with their next period, and a mail says so. No other difference moves them.
+    A currency that has plans but no free plan gets one.
 
     Example: flask billing sync
     """
@@ -110,6 +112,21 @@ def grant(credit_grant: CreditGrant, _organization_id: UUID) -> Description:
     """
     data = GrantOut().dump(GrantView(credit_grant, ()))
     return Description(data, [f"{data['id']} {data['amount']} {data['currency']} in the wallet."])
+
+
+@action_commands.action_command(group, "currency", actions.get_action("organization", "currency"))
+def set_currency(change: PlanChange, organization_id: UUID) -> Description:
+    """Change the currency of an organization that has no invoice above zero; it is on the plan free then.
+
+    Example: flask billing currency org_... NGN --reason "pays by Paystack"
+    """
+    data = {
+        "organization_id": ids.format_id("org", organization_id),
+        "previous_currency": change.previous_currency,
+        "currency": change.currency,
+        "version": change.version.id,
+    }
+    return Description(data, [f"The currency is {change.currency}, and the plan {change.version.id}."])
 
 
 @action_commands.action_command(

@@ -64,7 +64,8 @@ def show(plan: str, *, as_json: bool) -> None:
 
     Example: flask plans show pro@1 --json > pro.json
     """
-    version_id = plan if "@" in plan else plans.find_newest_version_id(engine.session(), plan)
+    currency = plans.find_currency(engine.session(), plan)
+    version_id = plan if "@" in plan else plans.find_newest_version_id(engine.session(), plan, currency)
     if version_id is None or version_id not in plans.get_versions(engine.session(), [version_id]):
         raise CommandError(f"There is no published plan {plan}; flask plans list shows them.")
     document = plan_file.to_document(plans.get_plan_content(engine.session(), version_id))
@@ -162,6 +163,7 @@ def _migration_to_json(preview: PlanMigration) -> dict[str, Any]:
         "after": money.format_minor(preview.after_minor, preview.currency),
         "difference": money.format_minor(preview.difference_minor, preview.currency),
         "currency": preview.currency,
+        "spend_cap_conflict": preview.cap_conflict.message if preview.cap_conflict else None,
     }
 
 
@@ -172,6 +174,7 @@ def _describe_migration(preview: PlanMigration) -> str:
     return (
         f"{row['organization_id']} {row['organization_name']}: {row['before']} -> {row['after']} {row['currency']} "
         f"({sign}{row['difference']}) for the current period; {when}"
+        + (f". {row['spend_cap_conflict']}" if row["spend_cap_conflict"] else "")
     )
 
 
@@ -196,6 +199,7 @@ def _print_result(result: PublishResult, *, is_dry: bool, as_json: bool) -> None
             "dry_run": is_dry,
             "published": None if is_dry else result.version_id,
             "would_publish": result.version_id,
+            "default_plan": result.default_version_id,
         }
         click.echo(json.dumps({**data, "changes": changes, "problems": []}))
         return
@@ -212,6 +216,10 @@ def _print_result(result: PublishResult, *, is_dry: bool, as_json: bool) -> None
         )
     else:
         click.echo(f"{result.plan} changed; its prices are as they were.")
+    if result.default_version_id:
+        verb = "would be published" if is_dry else "published"
+        click.echo(f"{result.default_version_id} {verb} with it: {plans.DEFAULT_PLAN} had no prices in its currency.")
+        click.echo("Organizations begin without a spend cap in a currency that DEFAULT_SPEND_CAP does not name.")
 
 
 def _format_difference(difference: PlanDifference) -> str:

@@ -1,0 +1,45 @@
+"""Plans in naira and yen, and an organization that chooses one of them through the API."""
+
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from saas_api.accounts.audit import Actor
+from saas_api.billing import plans
+
+OLGA = Actor("system", "olga")
+LAGOS: dict[str, Any] = {
+    "plan": "lagos",
+    "name": "Lagos",
+    "currency": "NGN",
+    "base_amount": "15000.00",
+    "prices": {
+        "sms": {"model": "per_unit", "unit_price": "4.5"},
+        "email": {"model": "per_unit", "unit_price": "0.25"},
+    },
+    "entitlements": {"rate_limit_per_minute": 600},
+}
+KYOTO: dict[str, Any] = {
+    **LAGOS,
+    "plan": "kyoto",
+    "name": "Kyoto",
+    "currency": "JPY",
+    "base_amount": "3000",
+    "prices": {
+        "sms": {"model": "per_unit", "unit_price": "1.5"},
+        "email": {"model": "per_unit", "unit_price": "0.2"},
+    },
+}
+
+
+def publish(document: dict[str, Any]) -> plans.PublishResult:
+    return plans.publish_plan(document, OLGA)
+
+
+@pytest.fixture
+def plans_in_other_currencies(app: Flask) -> None:
+    """The plans lagos, in NGN, and kyoto, in JPY."""
+    with app.app_context():
+        publish(LAGOS)
+        publish(KYOTO)
