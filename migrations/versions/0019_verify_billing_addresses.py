@@ -3,7 +3,7 @@
 from alembic import op
 
 revision = "0019"
-down_revision = "0012"
+down_revision = "0014"
 
 SCHEMA = """
 ALTER TABLE organizations ADD COLUMN billing_email_verified_at timestamptz;
