@@ -338,12 +338,13 @@ def _export(filters: MessageFilter) -> Response:
     if len(rows) > MAX_EXPORT_ROWS:
         raise ValidationFailed.at_field("range", f"More than {MAX_EXPORT_ROWS:,} messages; choose a shorter range.")
     currency = usage_costs.report_currency(engine.session(), context.current_organization_id()) if rows else ""
-    name = f"messages-{filters.mode}-{clock.now():%Y-%m-%d}.csv"
-    return pages.csv_response(name, MESSAGE_CSV_COLUMNS, (_csv_row(message, currency) for message in rows))
+    zone = context.current_zone()
+    name = f"messages-{filters.mode}-{clock.now().astimezone(clock.get_zone(zone)):%Y-%m-%d}.csv"
+    return pages.csv_response(name, MESSAGE_CSV_COLUMNS, (_csv_row(message, currency, zone) for message in rows))
 
 
-def _csv_row(message: Message, currency: str) -> list[Any]:
-    data = _message_schema.dump(message)
+def _csv_row(message: Message, currency: str, zone: str) -> list[Any]:
+    data = pages.dump_csv_fields(_message_schema, message, zone)
     row = {
         **data,
         "currency": None if data["cost"] is None else currency,
