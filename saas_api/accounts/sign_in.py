@@ -176,7 +176,7 @@ def notify_new_sign_in(session: SystemSession, user: User, origin: SessionOrigin
         "new_sign_in",
         user.email,
         name=user.full_name,
-        at=clock.now(),
+        at=mails.format_time(clock.now(), "UTC"),  # a user may belong to organizations in several zones
         ip=origin.ip,
         user_agent=origin.user_agent,
     )

@@ -140,12 +140,19 @@ INVOICE_COLUMNS: Columns = {
 
 
 def list_invoices(session: SystemSession, query: dict[str, Any], at: datetime) -> Page:
-    """A page of (`Invoice`, name of its organization), newest first.
+    """A page of (`Invoice`, name of its organization, zone of its dates or None for UTC), newest first.
 
     query: as of InvoiceListQuery
     raises: ValidationFailed
     """
-    statement = sa.select(Invoice, Organization.name).join(Organization, Organization.id == Invoice.organization_id)
+    is_its_period = (BillingPeriod.organization_id == Invoice.organization_id) & (
+        BillingPeriod.id == Invoice.billing_period_id
+    )
+    statement = (
+        sa.select(Invoice, Organization.name, BillingPeriod.timezone)
+        .join(Organization, Organization.id == Invoice.organization_id)
+        .outerjoin(BillingPeriod, is_its_period)
+    )
     if query["status"] == "overdue":
         statement = statement.where(Invoice.status == InvoiceStatus.OPEN, Invoice.due_at < at)
     elif query["status"]:

@@ -218,7 +218,7 @@ def _fire(session: SystemSession, context: _AlertContext, rule: AlertRule, obser
             organization_id=context.organization_id,
             name=contact.name,
             organization=organization.name,
-            period_end=_last_day(context).isoformat(),
+            period_end=mails.format_time(context.period.ends_at, context.period.timezone),
             **email_context,
         )
     events.publish(

@@ -101,8 +101,11 @@ def _next_version(session: SystemSession, invoice: Invoice) -> int:
     return max((newest or 1) + 1, 2 + (max(age.days, 0) if age else 0))
 
 
-def email_invoice(session: SystemSession, invoice: Invoice, organization: Organization) -> None:
-    """Send a final invoice to the organization's billing contacts."""
+def email_invoice(session: SystemSession, invoice: Invoice, organization: Organization, due_day: str) -> None:
+    """Send a final invoice to the organization's billing contacts.
+
+    due_day: as on the invoice, such as "8 May 2026"
+    """
     recipients = members.list_recipients(session, invoice.organization_id, BILLING_ROLES, includes_billing_email=True)
     for recipient in recipients:
         mails.enqueue(
@@ -115,7 +118,7 @@ def email_invoice(session: SystemSession, invoice: Invoice, organization: Organi
             number=invoice.number,
             amount=money.format_minor(invoice.amount_due_minor, invoice.currency),
             currency=invoice.currency,
-            due=f"{invoice.due_at:%d %B %Y}",
+            due=due_day,
             invoice_id=ids.format_id("inv", invoice.id),
         )
 

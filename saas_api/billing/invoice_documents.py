@@ -1,11 +1,9 @@
 """The texts of an invoice, for PDF and print."""
 
 from collections.abc import Iterator, Mapping
-from datetime import datetime
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
-from zoneinfo import ZoneInfo
 
 from sqlalchemy.orm import Session
 
@@ -43,9 +41,8 @@ def render_pdf(document: InvoiceDocument) -> bytes:
 
 
 def build_document(detail: InvoiceWithLines) -> InvoiceDocument:
-    """Write the texts of an invoice, with times in the zone of its period."""
-    invoice = detail.invoice
-    zone = clock.get_zone(detail.period.timezone if detail.period else "UTC")
+    """Write the texts of an invoice, with times in its zone."""
+    invoice, zone = detail.invoice, detail.timezone
     return InvoiceDocument(
         title="Invoice",
         number=invoice.number or "",
@@ -66,18 +63,18 @@ def format_amount(amount_minor: int, currency: str) -> str:
     return f"{Decimal(amount_minor).scaleb(-money.currency_exponent(currency)):,f}"
 
 
-def _facts(detail: InvoiceWithLines, zone: ZoneInfo) -> Iterator[tuple[str, str]]:
+def _facts(detail: InvoiceWithLines, zone: str) -> Iterator[tuple[str, str]]:
     invoice, period = detail.invoice, detail.period
     if invoice.finalized_at:
-        yield "Issued", _day(invoice.finalized_at, zone)
+        yield "Issued", clock.format_date(invoice.finalized_at, zone)
     if invoice.due_at:
-        yield "Due", _day(invoice.due_at, zone)
+        yield "Due", detail.due_day
     if invoice.paid_at:
-        yield "Paid", _day(invoice.paid_at, zone)
+        yield "Paid", clock.format_date(invoice.paid_at, zone)
     if period:
-        yield "Period from", _time(period.starts_at, zone)
-        yield "to, not included", _time(period.ends_at, zone)
-        yield "Time zone", zone.key
+        yield "Period from", clock.format_time(period.starts_at, zone)
+        yield "to, not included", clock.format_time(period.ends_at, zone)
+        yield "Time zone", zone
     yield "Currency", invoice.currency
 
 
@@ -91,12 +88,13 @@ def _party(stored: Mapping[str, Any]) -> DocumentParty:
     return DocumentParty(str(stored.get("name") or ""), rows)
 
 
-def _line(line: InvoiceLine, currency: str, zone: ZoneInfo) -> DocumentLine:
+def _line(line: InvoiceLine, currency: str, zone: str) -> DocumentLine:
     explained = explanation.explain_calculation(line.kind, line.calculation, currency, line.unit)
     unit = f" {line.unit}{'' if line.quantity == 1 else 's'}" if line.unit else ""
     details = list(_details(explained, currency))
     if line.kind in _LINES_WITH_SERVICE_PERIOD and line.service_starts_at and line.service_ends_at:
-        details.insert(0, f"{_time(line.service_starts_at, zone)} to {_time(line.service_ends_at, zone)}")
+        starts_at, ends_at = (clock.format_time(at, zone) for at in (line.service_starts_at, line.service_ends_at))
+        details.insert(0, f"{starts_at} to {ends_at}")
     return DocumentLine(
         line.description,
         details,
@@ -155,20 +153,11 @@ def _sums(invoice: Invoice) -> Iterator[DocumentTotal]:
     yield DocumentTotal("Amount due", format_amount(invoice.amount_due_minor, currency), is_strong=True)
 
 
-def _credit_note_row(note: CreditNote, zone: ZoneInfo) -> str:
+def _credit_note_row(note: CreditNote, zone: str) -> str:
     parts = (
         ("off what is due", note.to_due_minor),
         ("to the wallet", note.to_wallet_minor),
         ("refunded", note.to_refund_minor),
     )
     allocation = ", ".join(f"{format_amount(minor, note.currency)} {name}" for name, minor in parts if minor)
-    return f"Credit note {note.number} of {_day(note.issued_at, zone)}: {allocation}. {note.reason}"
-
-
-def _day(instant: datetime, zone: ZoneInfo) -> str:
-    local = instant.astimezone(zone)
-    return f"{local.day} {local:%B %Y}"
-
-
-def _time(instant: datetime, zone: ZoneInfo) -> str:
-    return f"{_day(instant, zone)} {instant.astimezone(zone):%H:%M}"
+    return f"Credit note {note.number} of {clock.format_date(note.issued_at, zone)}: {allocation}. {note.reason}"

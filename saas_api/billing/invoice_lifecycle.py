@@ -270,7 +270,8 @@ def _publish_finalized(session: SystemSession, invoice: Invoice, organization: O
     target = ("invoice", invoice.id)
     audit.record_event(session, invoice.organization_id, SYSTEM_ACTOR, "invoice.finalized", target, data)
     if invoice.total_minor:
-        events.email_invoice(session, invoice, organization)
+        due_day = InvoiceWithPeriod(invoice, invoices.get_period(session, invoice)).due_day
+        events.email_invoice(session, invoice, organization, due_day)
 
 
 def finalize_invoice(

@@ -57,6 +57,16 @@ class InvoiceWithPeriod:
     def currency(self) -> str:
         return self.invoice.currency
 
+    @property
+    def timezone(self) -> str:
+        """Zone of the dates on the invoice; a later change of the organization's zone leaves it alone."""
+        return self.period.timezone if self.period else "UTC"
+
+    @property
+    def due_day(self) -> str:
+        """The due date for people; empty for a draft."""
+        return clock.format_date(self.invoice.due_at, self.timezone) if self.invoice.due_at else ""
+
 
 @dataclass(frozen=True)
 class InvoiceListItem(InvoiceWithPeriod):
@@ -265,8 +275,8 @@ def line_slice(invoice: Invoice, line: InvoiceLine) -> LineSlice | None:
     )
 
 
-def iter_line_event_rows(events_of_line: LineSlice | None) -> Iterator[tuple[Any, ...]]:
-    """Every event of a line as a row of `LINE_EVENT_COLUMNS`.
+def iter_line_event_rows(events_of_line: LineSlice | None, zone: str = "UTC") -> Iterator[tuple[Any, ...]]:
+    """Every event of a line as a row of `LINE_EVENT_COLUMNS`, with times in a zone.
 
     Reads batch by batch in transactions of its own, so that neither memory nor a transaction is held for a long file.
     """
@@ -275,17 +285,17 @@ def iter_line_event_rows(events_of_line: LineSlice | None) -> Iterator[tuple[Any
         with tenancy.tenant_session(events_of_line.organization_id) as session:
             batch = ledger.list_events(session, events_of_line, last, _EVENT_BATCH_SIZE)
         for row in batch:
-            yield _line_event_row(row)
+            yield _line_event_row(row, zone)
         if len(batch) < _EVENT_BATCH_SIZE:
             return
         last = batch[-1]
 
 
-def _line_event_row(row: RowMapping) -> tuple[Any, ...]:
+def _line_event_row(row: RowMapping, zone: str) -> tuple[Any, ...]:
     return (
         row["id"].hex,
-        clock.format_rfc3339(row["occurred_at"]),
-        clock.format_rfc3339(row["recorded_at"]),
+        clock.format_rfc3339(row["occurred_at"], zone),
+        clock.format_rfc3339(row["recorded_at"], zone),
         row["meter_code"],
         Decimal(money.format_unit_price(row["quantity"])),
         row["source"],

@@ -176,7 +176,7 @@ def _enqueue_mails(session: SystemSession, organization_id: UUID, source: RatedP
             name=recipient.name,
             organization=organization.name,
             plan=change.version.name,
-            at=change.effective_at.astimezone(clock.get_zone(organization.timezone)),
+            at=mails.format_time(change.effective_at, organization.timezone),
             changes=_describe_changes(source, change.version),
         )
 

@@ -108,11 +108,12 @@ def _csv(organization: Organization, query: dict[str, Any]) -> Response:
     page = _list_events(organization, {**query, "cursor": None}, MAX_EXPORT_ROWS)
     if page.next_cursor:
         raise ValidationFailed.at_field("start_date", f"More than {MAX_EXPORT_ROWS:,} entries; choose fewer days.")
-    return pages.csv_response("audit-log.csv", _COLUMNS, [_csv_row(entry) for entry in page.items])
+    rows = [_csv_row(entry, organization.timezone) for entry in page.items]
+    return pages.csv_response("audit-log.csv", _COLUMNS, rows)
 
 
-def _csv_row(entry: AuditEvent) -> list[Any]:
-    data = _event_schema.dump(entry)
+def _csv_row(entry: AuditEvent, zone: str) -> list[Any]:
+    data = pages.dump_csv_fields(_event_schema, entry, zone)
     row = {**data, "data": orjson.dumps(data["data"]).decode()}
     row |= {f"{party}_{name}": data[party][name] for party in ("actor", "target") for name in ("type", "id")}
     return [row[column] for column in _COLUMNS]

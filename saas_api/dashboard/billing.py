@@ -12,7 +12,7 @@ from saas_api.billing import wallet as billing_wallet
 from saas_api.billing.invoices import InvoiceListItem
 from saas_api.billing.models import CreditEntryReason, GrantKind, InvoiceStatus
 from saas_api.billing.rating import explanation
-from saas_api.billing.schemas import InvoiceListItemOut, InvoicesQuery
+from saas_api.billing.schemas import BillingPeriodOut, InvoiceListItemOut, InvoicesQuery
 from saas_api.core import clock
 from saas_api.core.access import require_permission
 from saas_api.core.db import engine
@@ -26,7 +26,7 @@ from saas_api.dashboard.running_period import CurrentPeriod
 
 bp = Blueprint("billing", __name__)
 
-_invoice_schema = InvoiceListItemOut()
+_invoice_schema, _period_schema = InvoiceListItemOut(), BillingPeriodOut()
 
 
 FIRST_YEAR = 2020
@@ -135,14 +135,14 @@ def _table(query: Mapping[str, Any]) -> Response:
     )
     if page.next_cursor:
         raise ValidationFailed.at_field("year", f"More than {MAX_EXPORT_ROWS:,} invoices; choose a year.")
-    return pages.csv_response(
-        f"invoices-{clock.now():%Y-%m-%d}.csv", INVOICE_CSV_COLUMNS, [_csv_row(invoice) for invoice in page.items]
-    )
+    today = clock.now().astimezone(clock.get_zone(context.current_zone()))
+    rows = [_csv_row(invoice) for invoice in page.items]
+    return pages.csv_response(f"invoices-{today:%Y-%m-%d}.csv", INVOICE_CSV_COLUMNS, rows)
 
 
 def _csv_row(invoice: InvoiceListItem) -> list[Any]:
-    data = _invoice_schema.dump(invoice)
-    period = data["period"]
+    period = pages.dump_csv_fields(_period_schema, invoice.period, invoice.timezone)
+    data = pages.dump_csv_fields(_invoice_schema, invoice, invoice.timezone)
     row = {**data, **period, "period_starts_at": period["starts_at"], "period_ends_at": period["ends_at"]}
     return [row[column] for column in INVOICE_CSV_COLUMNS]
 

@@ -57,8 +57,9 @@ SELECT id, accepted_at, recipient, channel, error_code FROM (
  WHERE mode = :mode AND status = 'failed' ORDER BY accepted_at DESC, id DESC LIMIT :limit
 """)
 _UNPAID = text("""
-SELECT id, number, due_minor, currency, due_at FROM invoices
- WHERE organization_id = :org AND state = 'open' ORDER BY due_at LIMIT :limit
+SELECT i.id, i.number, i.due_minor, i.currency, i.due_at, coalesce(p.timezone, 'UTC') FROM invoices i
+  LEFT JOIN billing_periods p ON p.organization_id = i.organization_id AND p.id = i.billing_period_id
+ WHERE i.organization_id = :org AND i.state = 'open' ORDER BY i.due_at LIMIT :limit
 """)
 _LIVE = text("""
 SELECT minute, count(m.id) FROM generate_series(date_trunc('minute', CAST(:since AS timestamptz)),
@@ -121,6 +122,7 @@ class UnpaidInvoice:
     due_minor: int
     currency: str
     due_at: datetime
+    timezone: str
 
 
 def get_onboarding_steps(session: Session, organization_id: UUID, user_id: UUID) -> OnboardingSteps:

@@ -55,10 +55,7 @@ def show(invoice_id: UUID, form: Form | None = None) -> Response:
     is_polling = pending_payment is not None and clock.now() < poll_until
     if pages.is_htmx_fragment() and is_polling:
         return Response(status=204)
-    view, zone = (
-        invoices.get_invoice_detail(engine.session(), context.current_organization_id(), invoice_id),
-        context.current_zone(),
-    )
+    view = invoices.get_invoice_detail(engine.session(), context.current_organization_id(), invoice_id)
     invoice = view.invoice
     choices = checkout.list_providers_for(invoice)
     attempts = payments.list_payments(
@@ -72,13 +69,13 @@ def show(invoice_id: UUID, form: Form | None = None) -> Response:
         invoice=invoice,
         document=invoice_documents.build_document(view),
         links=[url_for("dashboard.invoices.show_line", invoice_id=invoice_id, line_id=line.id) for line in view.lines],
-        steps=list(_steps(view, attempts, zone)),
+        steps=list(_steps(view, attempts)),
         under_way=pending_payment,
         poll=is_polling and url_for(".show", invoice_id=invoice_id, until=int(poll_until.timestamp())),
         providers=[(name, PROVIDER_LABELS[name]) for name in choices],
         provider_names=PROVIDER_LABELS,
         is_payable=_is_payable(invoice),
-        zone=zone,
+        zone=view.timezone,
     )
 
 
@@ -150,7 +147,7 @@ def _is_payable(invoice: Invoice) -> bool:
     return invoice.is_payable and bool(invoice.due_minor)
 
 
-def _steps(view: InvoiceWithLines, attempts: Any, zone: str) -> Iterator[dict[str, Any]]:
+def _steps(view: InvoiceWithLines, attempts: Any) -> Iterator[dict[str, Any]]:
     """Yields the history of an invoice in order of time."""
     invoice = view.invoice
     steps: list[tuple[datetime | None, str, str, str]] = [(invoice.finalized_at, "Issued", "ok", "")]
@@ -171,7 +168,8 @@ def _steps(view: InvoiceWithLines, attempts: Any, zone: str) -> Iterator[dict[st
     if invoice.status == InvoiceStatus.UNCOLLECTIBLE:
         steps.append((None, "Written off", "bad", "It can still be paid."))
     for at, text, kind, more in sorted(steps, key=lambda step: (step[0] is None, step[0] or clock.now())):
-        yield {"text": text, "time": templating.format_datetime(at, zone) if at else "", "kind": kind, "note": more}
+        time = templating.format_datetime(at, view.timezone) if at else ""
+        yield {"text": text, "time": time, "kind": kind, "note": more}
 
 
 def _payment_attempts(payment: Payment) -> Iterator[tuple[datetime | None, str, str, str]]:
@@ -210,5 +208,5 @@ def show_line(invoice_id: UUID, line_id: UUID) -> Response:
 def download_line_events(invoice_id: UUID, line_id: UUID) -> Response:
     """Download the usage events of a line; reversals are negative, so the quantities add up."""
     invoice, line = invoices.get_line(engine.session(), context.current_organization_id(), invoice_id, line_id)
-    rows = invoices.iter_line_event_rows(invoices.line_slice(invoice, line))
+    rows = invoices.iter_line_event_rows(invoices.line_slice(invoice, line), context.current_zone())
     return pages.csv_response(f"{invoice.number}-{line.position}-events.csv", invoices.LINE_EVENT_COLUMNS, rows)

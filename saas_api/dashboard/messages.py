@@ -333,12 +333,13 @@ def _export(filters: MessageFilter) -> Response:
     rows = messages.list_export_rows(engine.session(), context.current_organization_id(), filters, MAX_EXPORT_ROWS + 1)
     if len(rows) > MAX_EXPORT_ROWS:
         raise ValidationFailed.at_field("range", f"More than {MAX_EXPORT_ROWS:,} messages; choose a shorter range.")
-    name = f"messages-{filters.mode}-{clock.now():%Y-%m-%d}.csv"
-    return pages.csv_response(name, MESSAGE_CSV_COLUMNS, (_csv_row(message) for message in rows))
+    zone = context.current_zone()
+    name = f"messages-{filters.mode}-{clock.now().astimezone(clock.get_zone(zone)):%Y-%m-%d}.csv"
+    return pages.csv_response(name, MESSAGE_CSV_COLUMNS, (_csv_row(message, zone) for message in rows))
 
 
-def _csv_row(message: Message) -> list[Any]:
-    data = _message_schema.dump(message)
+def _csv_row(message: Message, zone: str) -> list[Any]:
+    data = pages.dump_csv_fields(_message_schema, message, zone)
     row = {
         **data,
         "currency": None if data["cost"] is None else message.currency,

@@ -342,7 +342,7 @@ def _refused(form: Form) -> Form:
 def _notice(days: DateRange) -> str:
     if isinstance(days, HourRange):
         return "Last 24 hours, the running one included"
-    first, last = (f"{day.day} {day:%b %Y}" for day in (days.first, days.last))
+    first, last = (clock.format_date(day, days.zone.key, is_short=True) for day in (days.first, days.last))
     return first if first == last else f"{first} to {last}"
 
 

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from sqlalchemy.orm import Session
 
-from saas_api.core import ids
+from saas_api.core import clock, ids
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict, NotFound
 from saas_api.core.jobs import queue
@@ -61,6 +61,11 @@ def template_environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def format_time(instant: datetime, zone: str) -> str:
+    """An instant in a mail, which names its zone, such as "5 March 2026, 14:00 Europe/Paris"."""
+    return f"{clock.format_time(instant, zone)} {zone}"
 
 
 def app_url(path: str, **query: str) -> str:
@@ -128,6 +133,4 @@ def resend(session: SystemSession, mail_id: UUID) -> None:
 
 
 def _single_line(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return f"{value:%d %B %Y, %H:%M} {value.tzname()}"
     return " ".join(value.split())[:MAX_VALUE_LENGTH] if isinstance(value, str) else value

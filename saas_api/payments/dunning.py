@@ -14,6 +14,7 @@ from saas_api.accounts import members, operators, organizations
 from saas_api.accounts.audit import SYSTEM_ACTOR
 from saas_api.billing import events as billing_events
 from saas_api.billing import invoices, profiles, settlement, subscriptions
+from saas_api.billing.invoices import InvoiceWithPeriod
 from saas_api.billing.models import BillingStanding, Invoice, InvoiceStatus
 from saas_api.billing.plans import DEFAULT_PLAN
 from saas_api.billing.subscriptions import AlreadyOnPlan
@@ -314,7 +315,7 @@ def _perform_step(session: SystemSession, invoice: Invoice, step: DunningStep, l
     if step.action == DunningAction.WRITE_OFF:
         _write_off(session, invoice)
     _recompute_standing(session, invoice.organization_id)
-    context = {**_email_context(session, invoice), "at": _consequence_at(step, later)}
+    context = _email_context(session, invoice, _consequence_at(step, later))
     _email_contacts(session, invoice.organization_id, _TEMPLATES[step.action], context)
 
 
@@ -338,13 +339,17 @@ def _write_off(session: SystemSession, invoice: Invoice) -> None:
     operators.send_alert(session, "an invoice is written off", detail)
 
 
-def _email_context(session: SystemSession, invoice: Invoice) -> dict[str, object]:
+def _email_context(
+    session: SystemSession, invoice: Invoice, consequence_at: datetime | None = None
+) -> dict[str, object]:
+    dated = InvoiceWithPeriod(invoice, invoices.get_period(session, invoice))
     return {
         "organization": organizations.get_organization(session, invoice.organization_id).name,
         "number": invoice.number,
         "amount": money.format_minor(invoice.amount_due_minor, invoice.currency),
         "currency": invoice.currency,
-        "due": invoice.due_at,
+        "due": dated.due_day,
+        "at": mails.format_time(consequence_at, dated.timezone) if consequence_at else "",
         "invoice_id": ids.format_id("inv", invoice.id),
     }
 

@@ -98,8 +98,7 @@ def format_datetime(instant: datetime | None, zone: str = "UTC") -> str:
     """An instant to the minute in a time zone, with a tooltip in UTC."""
     if instant is None:
         return EMPTY_VALUE
-    local = instant.astimezone(clock.get_zone(zone))
-    return _time_element(instant, zone, f"{local.day} {local:%b %Y, %H:%M}")
+    return _time_element(instant, zone, clock.format_time(instant, zone, is_short=True))
 
 
 def format_relative_time(instant: datetime | None, zone: str = "UTC") -> str:
@@ -114,11 +113,7 @@ def format_relative_time(instant: datetime | None, zone: str = "UTC") -> str:
 
 def format_date(value: date | datetime | None, zone: str = "UTC") -> str:
     """A date, or the date of an instant in a time zone."""
-    if value is None:
-        return EMPTY_VALUE
-    if isinstance(value, datetime):
-        value = value.astimezone(clock.get_zone(zone)).date()
-    return f"{value.day} {value:%b %Y}"
+    return EMPTY_VALUE if value is None else clock.format_date(value, zone, is_short=True)
 
 
 def format_day(day: date) -> str:
