@@ -17,6 +17,7 @@ DOMAIN = Domain(
     system_purposes=(
         "audit.expire",
         "auth.account",
+        "auth.billing_email",
         "auth.devices",
         "auth.failure",
         "auth.join",

@@ -68,7 +68,7 @@ def verify(token: str) -> str:
     raises: InvalidOneTimeToken, also when the organization has another address by now
     """
     organization_id, expires_at = _parse_token(token)
-    with tenancy.system_session("auth.verification") as session:
+    with tenancy.system_session("auth.billing_email") as session:
         organization = session.get(Organization, organization_id, with_for_update=True)
         if organization is None or organization.billing_email is None or expires_at < clock.now().timestamp():
             raise InvalidOneTimeToken
