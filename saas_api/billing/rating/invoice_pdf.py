@@ -46,19 +46,12 @@ _BUNDLED_FONTS = (
 
 def _register_fonts() -> tuple[str, str]:
     """Names of the regular and the bold font."""
-    try:
-        folder = files("font_roboto") / "files"
-        pdfmetrics.registerFont(TTFont("Roboto", str(folder / "Roboto-Regular.ttf")))
-        pdfmetrics.registerFont(TTFont("Roboto-Bold", str(folder / "Roboto-Medium.ttf")))
-    except ModuleNotFoundError:
-        pdfmetrics.registerFont(TTFont("Vera", "Vera.ttf"))
-        pdfmetrics.registerFont(TTFont("VeraBd", "VeraBd.ttf"))
-        names = "Vera", "VeraBd"
-    else:
-        names = "Roboto", "Roboto-Bold"
+    folder = files("saas_api") / "static" / "vendor"
+    pdfmetrics.registerFont(TTFont("Roboto", str(folder / "Roboto-Regular.ttf")))
+    pdfmetrics.registerFont(TTFont("Roboto-Bold", str(folder / "Roboto-Medium.ttf")))
     for font in sorted({font for _, _, font in _BUNDLED_FONTS}):
         pdfmetrics.registerFont(UnicodeCIDFont(font))
-    return names
+    return "Roboto", "Roboto-Bold"
 
 
 _FONTS = _register_fonts()
