@@ -25,7 +25,7 @@ ASSET_FOLDERS = {
     "app.css": "saas_api/static/app.css",
     "app.js": "saas_api/static/app.js",
     "favicon.svg": "saas_api/static/favicon.svg",
-    "htmx.min.js": "js_lib_htmx/static/htmx/htmx.min.js",
+    "htmx.min.js": "saas_api/static/vendor/htmx.min.js",
     "swagger-ui-bundle.js": "flask_swagger_ui/dist/swagger-ui-bundle.js",
     "swagger-ui.css": "flask_swagger_ui/dist/swagger-ui.css",
 }
