@@ -23,6 +23,7 @@ from tests.support.console import (
     organization_page,
     send_message,
 )
+from tests.support.currencies import plans_in_other_currencies  # noqa: F401 - a fixture
 from tests.support.rate_limits import stay_within_a_minute
 
 
@@ -45,6 +46,30 @@ def test_quota_of_zero_stops_a_meter(app: Flask, client: FlaskClient, alice: Use
     assert browser.submit(f"{organization_page(alice)}/limits", quota_sms="0", reason=REASON).status_code == 303
     assert send_message(client, key) == (429, "QUOTA_EXCEEDED")
     assert browser.form(f"{organization_page(alice)}/limits")["quota_sms"] == ["0"]
+
+
+@pytest.mark.usefixtures("plans_in_other_currencies")
+def test_operator_changes_the_currency_before_the_first_invoice(
+    app: Flask, client: FlaskClient, alice: User, olga: User
+) -> None:
+    """B13: the console changes the currency, and its plan page offers free in it."""
+    browser, page = open_console(app, olga), organization_page(alice)
+    assert "The currency changes from USD to NGN" in browser.open(f"{page}/plan?plan=lagos&when=now").text
+    assert browser.submit(f"{page}/currency", currency="ZAR", reason=REASON).status_code == 422
+    assert browser.submit(f"{page}/currency", currency="NGN", reason=REASON).status_code == 303
+    assert sorted(audit_log(app, "subscription.changed")) == IN_BOTH_LOGS
+    assert "Free, 0.00 NGN a month" in browser.open(f"{page}/plan").text
+    subscription = client.get("/api/v1/billing/subscription", headers=alice.headers).json["data"]
+    assert (subscription["plan"]["version"], subscription["plan"]["currency"]) == ("free@2", "NGN")
+
+
+def test_plan_page_of_the_console_warns_of_a_spend_cap_that_would_block(
+    app: Flask, client: FlaskClient, alice: User, olga: User
+) -> None:
+    """B11: the operator sees that calls would be refused."""
+    client.put("/api/v1/billing/spend-cap", json={"amount": "120.00"}, headers=alice.headers)
+    page = open_console(app, olga).open(f"{organization_page(alice)}/plan?plan=scale&when=period_end").text
+    assert "Calls would be refused: the spend cap is 120.00 USD" in page
 
 
 @pytest.mark.parametrize(
