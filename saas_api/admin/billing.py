@@ -37,7 +37,7 @@ SELECT p.organization_id, o.name, count(*) AS periods, count(*) FILTER (WHERE p.
 FROM billing_periods p JOIN organizations o ON o.id = p.organization_id
 LEFT JOIN billing_profiles b ON b.organization_id = p.organization_id
 WHERE p.state = 'closed' OR p.state = 'open' AND p.ends_at <= :through
-GROUP BY p.organization_id, o.name, b.parked_at ORDER BY min(p.ends_at) LIMIT :most
+GROUP BY p.organization_id, o.name, b.parked_at ORDER BY min(p.ends_at), p.organization_id LIMIT :most
 """)
 _LIST_RUNS = sa.text("""
 SELECT scheduled_for, state, started_at, finished_at, attempts, host, error FROM job_runs

@@ -7,11 +7,12 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
+from saas_api.admin import billing
 from saas_api.billing import periods
 from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
 from tests.support.accounts import User, sign_up
-from tests.support.billing import BillingOrganization, day
+from tests.support.billing import BillingOrganization, create_organization, day
 from tests.support.console import (
     IN_BOTH_LOGS,
     IN_PLATFORM_LOG,
@@ -69,6 +70,15 @@ def test_pages_require_an_operator_role(app: Flask, client: FlaskClient, alice: 
         periods.ensure_account(session, ids.parse_id("org", organization))
     more = {f"/admin/billing/close/{organization}": "admin", f"/admin/billing/unpark/{organization}": "admin"}
     check_operator_access(app, client, alice, {**PAGES, **more})
+
+
+def test_due_organizations_are_listed_in_the_order_in_which_they_are_closed(context: Flask, superuser: Any) -> None:
+    organizations = [create_organization(f"Tied{number}").id for number in range(8)]
+    with superuser, superuser.cursor() as cursor:
+        cursor.execute("ANALYZE billing_periods, billing_profiles, organizations")
+    with tenancy.system_session("billing.due") as session:
+        due = billing.list_due(session, day(1, 2, month=5))
+    assert [organization.organization_id for organization in due] == sorted(organizations)
 
 
 def test_close_preview_shows_the_invoices_and_writes_nothing(app: Flask, client: FlaskClient) -> None:

@@ -4,6 +4,7 @@ import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from typing import Any
 
 import psycopg2.errors
 import pytest
@@ -71,6 +72,16 @@ def test_period_is_invoiced_once_and_after_its_grace(context: Flask) -> None:
     [invoice] = organization.invoices()
     assert invoice.due_at == clock.now() + timedelta(days=7)
     assert invoice.bill_to["name"] == "Acme"
+
+
+def test_organizations_whose_periods_end_together_are_always_closed_in_the_same_order(superuser: Any) -> None:
+    """A run continues where a killed one stopped, and a preview lists invoices in the order of their numbers."""
+    organizations = [create_organization(f"Tied{number}").id for number in range(8)]
+    with superuser, superuser.cursor() as cursor:
+        cursor.execute("ANALYZE billing_periods")  # as autovacuum may at any time; PostgreSQL then groups by hash
+    previewed = [item.invoice.organization_id for item in period_close.preview_due(MAY)]
+    assert previewed == sorted(organizations)
+    assert [item.invoice.organization_id for item in due().invoices] == previewed
 
 
 def test_two_months_without_usage_become_two_invoices(context: Flask) -> None:

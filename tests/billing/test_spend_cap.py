@@ -100,11 +100,11 @@ def test_rejected_call_uses_no_quota(
 ) -> None:
     key = make_key(client, alice)
     cap_for(client, alice, 2)
-    left = client.post(SEND, json=SMS, headers=key).headers["X-RateLimit-Remaining"]
+    left = int(client.post(SEND, json=SMS, headers=key).headers["X-RateLimit-Remaining"])
     before = counters(config)
     assert statuses(client, key, TWO, TWO, TWO) == [402] * 3
     response = client.post(SEND, json=TWO, headers=key)
-    assert response.headers["X-RateLimit-Remaining"] == left
+    assert int(response.headers["X-RateLimit-Remaining"]) >= left  # one call is added in each 0.1 s
     assert counters(config) == before
     assert statuses(client, key, SMS, SMS) == [202, 402]
 

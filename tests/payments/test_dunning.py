@@ -272,7 +272,7 @@ def test_concurrent_runs_take_each_step_once(app: Flask) -> None:
 
 
 def test_concurrent_step_and_payment_end_in_good_standing(app: Flask) -> None:
-    for number in range(5):
+    for number in range(3):
         organization = create_dunned_organization(f"Acme{number}")
         run_dunning_on(organization, 0, 3, 5)
         at = organization.after(7)
@@ -282,7 +282,7 @@ def test_concurrent_step_and_payment_end_in_good_standing(app: Flask) -> None:
 
 
 def test_concurrent_payments_of_two_invoices_restore_the_standing(app: Flask) -> None:
-    for number in range(5):
+    for number in range(3):
         organization = create_dunned_organization(f"Acme{number}")
         run_dunning_on(organization, 0, 3, 5, 7)
         clock.freeze_time(day(1, 2, month=6))

@@ -16,11 +16,12 @@ from typing import Any
 import flask.cli
 
 import config as _config
-from saas_api import cli
+from saas_api import app, cli
 
 ROOT = Path(__file__).resolve().parents[2]
-LOADED = (_config, cli)
-"""Modules that every fork has imported."""
+LOADED = (_config, app)
+"""Modules that every fork has imported; a fork that imported them itself would compute for a second."""
+cli.init_app(flask.Flask("loaded"))  # imports the modules of the commands
 SHARED = ("DATABASE_URL", "REDIS_URL", "SECRET_KEY", "JWT_SECRET", "API_KEY_PEPPER")
 
 _context = multiprocessing.get_context("forkserver")
