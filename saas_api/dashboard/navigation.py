@@ -11,18 +11,17 @@ from sqlalchemy.orm import Session
 
 from saas_api.accounts import sessions
 from saas_api.accounts.models import Organization, OrganizationStatus, User
+from saas_api.billing import spend_cap
 from saas_api.billing.models import BillingStanding
 from saas_api.core import access, clock
 from saas_api.core.access import KeyMode
 from saas_api.core.db import engine
 from saas_api.core.roles import MemberRole
+from saas_api.dashboard import running_period
 
 _STATE = text("""
 SELECT o.status, coalesce(s.standing, 'good') AS standing,
   EXISTS (SELECT FROM invoices i WHERE i.organization_id = o.id AND i.state = 'open' AND i.due_at < :at) AS is_past_due,
-  EXISTS (SELECT FROM billing_periods p JOIN events e ON e.organization_id = p.organization_id
-     AND e.type = 'spend_cap.reached' AND e.subject_id = p.id
-    WHERE p.organization_id = o.id AND p.state = 'open' AND p.ends_at > :at) AS is_cap_reached,
   (SELECT count(*) FROM webhook_endpoints w WHERE w.organization_id = o.id
     AND w.status IN ('disabled_failing', 'disabled_gone') AND w.deleted_at IS NULL) AS disabled_endpoints
   FROM organizations o LEFT JOIN subscriptions s ON s.organization_id = o.id WHERE o.id = :organization_id
@@ -54,7 +53,6 @@ class OrganizationState:
     status: str
     standing: str
     is_past_due: bool
-    is_cap_reached: bool
     disabled_endpoints: int
 
 
@@ -151,10 +149,18 @@ def _unpaid(state: OrganizationState) -> Banner | None:
         return Banner("bad", "Sending is stopped.", "An invoice is overdue.", billing, "Pay the invoice")
     if state.is_past_due:
         return Banner("warn", "An invoice is past due.", "Pay it to keep sending.", billing, "See invoices")
-    if state.is_cap_reached:
-        text = "Calls that cost more are refused until it is raised or the next period begins."
-        return Banner("warn", "The spend cap is reached.", text, billing, "See the cap")
-    return None
+    return _spend_cap()
+
+
+def _spend_cap() -> Banner | None:
+    session, now = engine.session(), clock.now()
+    account = running_period.find_account(session, g.principal.organization_id, now)
+    if account is None or not spend_cap.is_cap_reached(session, account.profile, account.period, account.stages, now):
+        return None
+    text = "Calls that would cost more are refused until it is raised or the next period begins."
+    if account.profile.spend_cap_action == "alert":
+        text = "Nothing is refused: this cap only notifies you."
+    return Banner("warn", "The spend cap is reached.", text, f"{DASHBOARD_ROOT}/billing/spending", "See the cap")
 
 
 def _minor_banner(state: OrganizationState) -> Banner | None:

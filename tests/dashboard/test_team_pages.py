@@ -20,7 +20,7 @@ from saas_api.core.roles import ROLES
 from saas_api.dashboard.team import PERMISSION_DESCRIPTIONS
 from tests.support.accounts import PASSWORD, User, join, sign_in
 from tests.support.pages import Browser, check_access, form_of
-from tests.support.statements import count_statements
+from tests.support.statements import MAX_PAGE_STATEMENTS, count_statements
 
 TEAM, AUDIT = "/dashboard/team", "/dashboard/audit-log"
 DORA = "dora@acme.example"
@@ -259,4 +259,4 @@ def test_pages_take_few_statements(app: Flask, alice: User, bob: User) -> None:
         path = name.removeprefix("GET ").format(bob=bob.user_id)
         with count_statements(app) as statements:
             assert browser.open(path).status_code == 200
-        assert len(statements) <= 12, (path, statements)
+        assert len(statements) <= MAX_PAGE_STATEMENTS, (path, statements)

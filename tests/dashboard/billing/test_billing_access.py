@@ -16,7 +16,7 @@ from tests.support.accounts import join, sign_in, sign_up
 from tests.support.billing_pages import BILLING, browse, first_line, invoice_page
 from tests.support.pages import Browser, check_access
 from tests.support.payments import PayingOrganization, create_paying_organization
-from tests.support.statements import count_statements
+from tests.support.statements import MAX_PAGE_STATEMENTS, count_statements
 
 PAGES = {
     "GET /dashboard/billing": "billing:read",
@@ -38,7 +38,6 @@ FORMS = {
     ("/dashboard/billing/spending", "/dashboard/billing/spending/cap"): ("owner", "admin", "billing"),
     ("/dashboard/billing/spending", "/dashboard/billing/spending/alerts"): ("owner", "admin", "billing"),
 }
-MOST_QUERIES = 12
 
 
 def page_path(acme: PayingOrganization, path: str) -> str:
@@ -109,4 +108,4 @@ def test_page_takes_few_statements(app: Flask, acme: PayingOrganization, owner: 
         # statements that bind a transaction to its organization do not count
         counts[name] = len([statement for statement in statements if "set_config" not in statement])
     del counts["GET /dashboard/billing/plans/starter"]  # it works out two whole bills as the change itself would
-    assert not {name: count for name, count in counts.items() if count > MOST_QUERIES}
+    assert not {name: count for name, count in counts.items() if count > MAX_PAGE_STATEMENTS}
