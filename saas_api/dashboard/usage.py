@@ -121,10 +121,11 @@ class MeterAllowance:
 def parse_range(session: Session, organization_id: UUID, query: Mapping[str, Any], zone: ZoneInfo) -> DateRange:
     """Returns the requested range in whole local days, or hours for `24h`; thirty days by default.
 
-    query: `range`, `start_date`, `end_date`; dates count for a custom or absent range
+    query: `range`, `start_date`, `end_date`; dates take precedence over the range
     raises: ValidationFailed for dates that are no range, and for a period before the first
     """
-    now, named_range = clock.now(), query["range"] or "custom"
+    now = clock.now()
+    named_range = "custom" if query["start_date"] or query["end_date"] else query["range"] or "custom"
     today = now.astimezone(zone).date()
     if named_range == "24h":
         ends = now.astimezone(zone).replace(minute=0, second=0, microsecond=0).astimezone(now.tzinfo) + _HOUR
@@ -318,11 +319,9 @@ def _range_links(form: Form, tab: str, mode: str, zone: ZoneInfo) -> dict[str, A
 
 
 def _filled(form: Form) -> Form:
-    """Returns the filters with their defaults: thirty days."""
-    default_range = "custom" if form.value("start_date") or form.value("end_date") else "30d"
-    values = {"range": default_range, **form.values}
-    if values["range"] != "custom" and not form.errors:
-        values = {name: value for name, value in values.items() if not name.endswith("_date")}
+    """Returns the filters with the range in force: custom with dates, otherwise thirty days by default."""
+    has_dates = form.value("start_date") or form.value("end_date")
+    values = {**form.values, "range": "custom"} if has_dates else {"range": "30d", **form.values}
     return Form(values, form.errors, form.problem)
 
 

@@ -159,8 +159,16 @@ def test_filters_apply_and_modes_never_mix(
         assert listed_ids(f"range={range_name}") == {first, other}, range_name
     assert listed_ids("range=last_period") == set()
     assert listed_ids("end_date=2020-01-02") == set()
+    assert listed_ids("range=30d&end_date=2020-01-02") == set()
     browser.client.set_cookie("mode", "test")
     assert listed_ids("") == {trial}
+
+
+def test_dates_take_precedence_over_the_range(browser: Browser) -> None:
+    """G5: as on the usage page."""
+    page = browser.open(f"{MESSAGES}?range=30d&end_date=2020-01-02").text
+    assert '<option value="custom" selected>' in page
+    assert 'value="2020-01-02"' in page
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def test_every_role_sees_usage(app: Flask, client: FlaskClient, alice: User) -> 
         ("range=last_period", {"start_date": "2026-03-01", "end_date": "2026-03-31"}),
         ("start_date=2026-04-01&end_date=2026-04-02", {"start_date": "2026-04-01", "end_date": "2026-04-02"}),
         ("range=custom&start_date=2026-04-10", {"start_date": "2026-04-10"}),
-        ("range=7d&start_date=2026-01-01", {"start_date": "2026-04-09", "end_date": "2026-04-15"}),
+        ("range=30d&start_date=2026-04-01&end_date=2026-04-02", {"start_date": "2026-04-01", "end_date": "2026-04-02"}),
         ("mode=test", {"mode": "test"}),
     ],
 )

@@ -113,6 +113,15 @@ def test_rejected_form_keeps_its_values(app: Flask, acme: UsageOrganization) -> 
     assert '<option value="custom" selected>' in page
 
 
+def test_dates_take_precedence_over_the_range(app: Flask, acme: UsageOrganization) -> None:
+    """G5: the form showed "Last 30 days" and empty fields."""
+    page = open_usage(app, acme, "range=30d&start_date=2026-04-02&end_date=2026-04-09")
+    assert "<h2>2 Apr 2026 to 9 Apr 2026</h2>" in page
+    assert '<option value="custom" selected>' in page
+    assert 'value="2026-04-02"' in page
+    assert 'value="2026-04-09"' in page
+
+
 def test_last_period_before_the_first_is_rejected(app: Flask, alice: User) -> None:
     response = Browser(app, alice).open(f"{USAGE}?range=last_period")
     assert response.status_code == 422
