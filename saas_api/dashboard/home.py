@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -20,10 +21,9 @@ from saas_api.core.settings import setting
 from saas_api.core.web import charts, pages, templating
 from saas_api.core.web.charts import ChartPoint
 from saas_api.core.web.pages import HTMX_STOP_POLLING
-from saas_api.core.web.templating import EMPTY_VALUE
 from saas_api.dashboard import navigation
 from saas_api.dashboard.prices import METER_LABELS
-from saas_api.usage import ranges, refused_requests
+from saas_api.usage import refused_requests
 from saas_api.usage.ranges import DateRange
 
 bp = Blueprint("home", __name__)
@@ -55,6 +55,12 @@ SELECT id, accepted_at, recipient, channel, error_code FROM (
     SELECT id, accepted_at, recipient, channel, error_code, status, mode FROM messages
      WHERE organization_id = :org ORDER BY accepted_at DESC, id DESC LIMIT 500) latest
  WHERE mode = :mode AND status = 'failed' ORDER BY accepted_at DESC, id DESC LIMIT :limit
+""")
+_DELIVERY = text("""
+SELECT count(*) FILTER (WHERE status IN ('sent', 'delivered')), count(*) FILTER (WHERE status = 'failed') FROM (
+    SELECT status, mode FROM messages
+     WHERE organization_id = :org ORDER BY accepted_at DESC, id DESC LIMIT 500) latest
+ WHERE mode = :mode
 """)
 _UNPAID = text("""
 SELECT i.id, i.number, i.due_minor, i.currency, i.due_at, coalesce(p.timezone, 'UTC') FROM invoices i
@@ -114,6 +120,20 @@ class FailedMessage:
 
 
 @dataclass(frozen=True)
+class DeliveryRate:
+    """How many of the newest messages were sent or delivered, and how many failed."""
+
+    delivered: int
+    failed: int
+
+    @property
+    def share(self) -> Decimal | None:
+        """The fraction that did not fail; None without a result."""
+        finished = self.delivered + self.failed
+        return Decimal(self.delivered) / finished if finished else None
+
+
+@dataclass(frozen=True)
 class UnpaidInvoice:
     """An open invoice; the amount in minor units."""
 
@@ -140,6 +160,11 @@ def list_failures(session: Session, organization_id: UUID, mode: str) -> Sequenc
     """Returns the newest failed messages among the last five hundred."""
     values = {"org": organization_id, "mode": mode, "limit": MAX_ROWS}
     return [FailedMessage(*row) for row in session.execute(_FAILURES, values)]
+
+
+def get_delivery_rate(session: Session, organization_id: UUID, mode: str) -> DeliveryRate:
+    """Returns the results of the last five hundred messages."""
+    return DeliveryRate(*session.execute(_DELIVERY, {"org": organization_id, "mode": mode}).one())
 
 
 def list_unpaid_invoices(session: Session, organization_id: UUID) -> Sequence[UnpaidInvoice]:
@@ -169,6 +194,7 @@ def index() -> Any:
         "dashboard/home.html",
         steps=_steps(),
         figures=_figures(days, series, refused),
+        delivery=get_delivery_rate(engine.session(), principal.organization_id, principal.mode),
         chart=_chart(days, series, zone),
         bill=_current_bill() if principal.mode == KeyMode.LIVE else None,
         keys=keys,
@@ -226,17 +252,12 @@ def _steps() -> list[dict[str, Any]] | None:
     return [{"text": label, "href": href, "is_done": is_done, "note": ""} for label, href, is_done, _ in allowed]
 
 
-def _figures(days: DateRange, series: Mapping[Any, list[UsagePoint]], refused: Any) -> dict[str, Any]:
+def _figures(days: DateRange, series: Mapping[Any, list[UsagePoint]], refused: Any) -> dict[str, int]:
     border = days.last - timedelta(days=DAYS)
     previous_accepted, accepted = (_requests(series, part) for part in (_previous_period, _recent))
-    failed = sum(row.requests for row in refused if row.day > border and row.outcome == "failed")
-    limited = sum(row.requests for row in refused if row.day > border and row.outcome == "rate_limited")
-    older = previous_accepted + sum(row.requests for row in refused if row.day <= border)
     return {
-        "requests": accepted + failed + limited,
-        "before": older,
-        "success_rate": f"{ranges.success_rate(accepted, failed):.1f} %" if accepted or failed else EMPTY_VALUE,
-        "limited": limited,
+        "requests": accepted + sum(row.requests for row in refused if row.day > border),
+        "before": previous_accepted + sum(row.requests for row in refused if row.day <= border),
     }
 
 

@@ -283,9 +283,7 @@ def send(body: dict[str, Any]) -> Any:
 def cancel(message_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG001 - the form has no fields
     """Cancel a queued message."""
     messages.cancel_message(engine.session(), g.principal, message_id)
-    return pages.redirect_to(
-        "dashboard.messages.show", message_id=message_id, _notice="Canceled. Its usage was taken back."
-    )
+    return pages.redirect_to("dashboard.messages.show", message_id=message_id, _notice="Canceled and refunded.")
 
 
 def _segments(values: Mapping[str, Any]) -> int | None:

@@ -113,7 +113,7 @@ def test_figures_equal_the_api(app: Flask, client: FlaskClient) -> None:
         (row,) = [row for row in rows if f">{name}</a>" in row]
         assert f'data-th="Requests, 30 days" class="num">{count}<' in row
     detail = browser.open(f"{KEYS}/key_{organization.keys['busy'].hex}").text
-    for label, value in {"Requests": 5, "Accepted": 2, "Failed": 2, "Rate limited": 1}.items():
+    for label, value in {"Requests": 5, "Accepted": 2, "Rejected": 2, "Rate limited": 1}.items():
         assert f'<p class="stat-label">{label}</p><p class="stat-value">{value}</p>' in detail
     assert "POST /api/v1/messages/send" in detail
     assert "<dd>5</dd>" in browser.open(f"{KEYS}/key_{organization.keys['busy'].hex}/revoke").text

@@ -87,11 +87,28 @@ def test_canceled_message_has_its_usage_reversed(
     assert "Recorded" in page
     assert browser.submit(page_path, f"{page_path}/cancel").status_code == 303
     page = browser.open(page_path).text
-    assert "Taken back" in page
+    assert "Refunded" in page
     assert "-1 " in page
+    assert '<dd>0.00 USD <span class="muted">refunded</span></dd>' in page
     assert "Cancel the message" not in page
     work()
     assert list_messages(client, alice)[0]["status"] == "canceled"
+
+
+def test_failed_message_costs_nothing_and_lowers_the_delivery_rate(
+    browser: Browser, client: FlaskClient, alice: User, live: Headers, work: Work
+) -> None:
+    """G8: a failed message kept its cost, and the pages showed a success rate of 100 %."""
+    send_message(client, live)
+    failed_id = send_message(client, live, to="+15005550001")
+    work()
+    [failed, delivered] = list_messages(client, alice)
+    assert (failed["message_id"], failed["status"], failed["cost"]) == (failed_id, "failed", "0")
+    assert delivered["cost"] != "0"
+    assert '0.00 USD <span class="muted">refunded</span>' in browser.open(f"{MESSAGES}/{failed_id}").text
+    assert browser.open(MESSAGES).text.count("refunded") == 1
+    home = browser.open("/dashboard").text
+    assert 'Delivery rate</a></p><p class="stat-value">50.0 %</p><p class="stat-note">1 failure in the last 2' in home
 
 
 def test_sent_message_cannot_be_canceled(browser: Browser, client: FlaskClient, live: Headers, work: Work) -> None:

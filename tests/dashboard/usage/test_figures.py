@@ -54,8 +54,8 @@ def test_figures_equal_the_api(app: Flask, acme: UsageOrganization, query: str, 
     summary, page = api["summary"], open_usage(app, acme, query)
     figures = read_stats(page)
     assert figures["Calls"] == f"{summary['total_requests']:,}"
-    assert figures["Successful"] == f"{summary['successful_requests']:,}"
-    assert figures["Failed"] == f"{summary['failed_requests']:,}"
+    assert figures["Accepted"] == f"{summary['successful_requests']:,}"
+    assert figures["Rejected"] == f"{summary['failed_requests']:,}"
     assert figures["Rate limited"] == f"{summary['rate_limited_requests']:,}"
     is_test = parameters.get("mode") == "test"
     assert figures["Cost"] == (EMPTY_VALUE if is_test else f"{summary['total_cost']} {summary['currency']}")
@@ -115,7 +115,7 @@ def test_last_24_hours_are_shown_by_hour(app: Flask, acme: UsageOrganization) ->
     page = open_usage(app, acme, "range=24h")
     tips = re.findall(r'data-tip="(\d\d:\d\d): (?:SMS )?(\d+)"', page)
     assert tips == [(point["at"][11:16], str(point["requests"])) for point in last]
-    assert read_stats(page)["Successful"] == "2"
+    assert read_stats(page)["Accepted"] == "2"
     assert "Last 24 hours, the running one included" in page
 
 
