@@ -86,7 +86,10 @@ def test_reads_of_the_page_equal_those_of_billing(acme: PayingOrganization, is_m
 
 
 def test_invoices_and_totals_equal_the_api(acme: PayingOrganization, owner: Browser) -> None:
-    data, page = get_api(acme, "/history"), page_text(owner.open(BILLING))
+    """G6: on a phone the total of an invoice had no label."""
+    response = owner.open(BILLING)
+    data, page = get_api(acme, "/history"), page_text(response)
+    assert '<td data-th="Total" class="num">' in response.text
     [invoice], summary = data["invoices"], data["summary"]
     assert f"{invoice['number']} 1 Apr 2026 to 1 May 2026" in page
     assert f"Billed in all {money(summary['total_billed'])}" in page
