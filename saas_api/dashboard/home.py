@@ -185,7 +185,7 @@ def messages_per_minute(
 def index() -> Any:
     """Show the home page."""
     principal, zone = g.principal, navigation.get_layout().organization.timezone
-    now = clock.now()
+    now, is_live = clock.now(), principal.mode == KeyMode.LIVE
     days = _last_days(2 * DAYS, now, zone)
     series = usage_costs.usage_series(engine.session(), principal.organization_id, days, _range(principal.mode))
     refused = refused_requests.refused_calls(engine.session(), principal.organization_id, days, principal.mode)
@@ -196,10 +196,10 @@ def index() -> Any:
         figures=_figures(days, series, refused),
         delivery=get_delivery_rate(engine.session(), principal.organization_id, principal.mode),
         chart=_chart(days, series, zone),
-        bill=_current_bill() if principal.mode == KeyMode.LIVE else None,
+        bill=_current_bill() if is_live else None,
         keys=keys,
         failures=list_failures(engine.session(), principal.organization_id, principal.mode),
-        unpaid=list_unpaid_invoices(engine.session(), principal.organization_id),
+        unpaid=list_unpaid_invoices(engine.session(), principal.organization_id) if is_live else (),
         live=messages_per_minute(engine.session(), principal.organization_id, principal.mode, now),
         zone=zone,
         url=setting("APP_URL"),

@@ -29,6 +29,7 @@ from saas_api.payments.models import Payment, PaymentStatus
 from saas_api.payments.schemas import ProviderIn
 
 bp = Blueprint("invoices", __name__)
+bp.before_request(context.require_live_mode)
 
 
 POLL_SECONDS = timedelta(minutes=2)

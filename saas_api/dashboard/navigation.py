@@ -40,6 +40,8 @@ NAVIGATION = (
     ("Audit log", "/audit-log", "list", "audit:read"),
     ("Settings", "/settings", "gear", "organization:read"),
 )
+SECTIONS_WITH_TEST_DATA = ("", "/messages", "/api-keys", "/usage")
+"""Paths of sections that show the data of one mode."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,10 @@ class Banner:
 
 @dataclass(frozen=True)
 class Layout:
-    """Data of the layout: user, organization, navigation and banner."""
+    """Data of the layout: user, organization, navigation and banner.
+
+    test_notice: what test mode means for this page; None in live mode
+    """
 
     user: User
     organization: Organization
@@ -95,6 +100,7 @@ class Layout:
     is_operator: bool
     navigation: list[NavigationItem]
     banner: Banner | None
+    test_notice: str | None
 
 
 def get_layout() -> Layout:
@@ -110,6 +116,7 @@ def get_layout() -> Layout:
             g.principal.operator_role is not None and not g.principal.is_impersonating,
             _navigation(),
             _banner(state, profile.organization),
+            _test_notice(),
         )
     layout: Layout = g.frame
     return layout
@@ -170,6 +177,12 @@ def _minor_banner(state: OrganizationState) -> Banner | None:
     if state.disabled_endpoints:
         text = "It failed for too long, so events are not sent to it."
         return Banner("warn", "A webhook endpoint is disabled.", text, f"{DASHBOARD_ROOT}/webhooks", "See endpoints")
-    if g.principal.mode == KeyMode.TEST:
-        return Banner("info", "Test data.", "Nothing here is delivered or billed.")
     return None
+
+
+def _test_notice() -> str | None:
+    if g.principal.mode != KeyMode.TEST:
+        return None
+    if any(_is_current(path) for path in SECTIONS_WITH_TEST_DATA):
+        return "Nothing here is delivered or billed."
+    return "This page has no test mode: it shows live data, and what you change is live."

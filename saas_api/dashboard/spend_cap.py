@@ -26,6 +26,7 @@ from saas_api.dashboard import context, running_period
 from saas_api.dashboard.prices import METER_LABELS
 
 bp = Blueprint("spend_cap", __name__)
+bp.before_request(context.require_live_mode)
 TEMPLATE = "dashboard.spend_cap.index"
 
 

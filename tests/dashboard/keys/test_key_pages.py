@@ -84,6 +84,18 @@ def test_filters_apply_and_an_invalid_one_is_reported(browser: Browser, client: 
     assert browser.open(f"{KEYS}?cursor=nonsense").status_code == 422
 
 
+def test_list_in_test_mode_has_test_keys(browser: Browser, client: FlaskClient, alice: User) -> None:
+    """G3: the list showed the live keys under the words "Test data"."""
+    make_key(client, alice, name="Live key")
+    make_key(client, alice, name="Trial key", mode="test")
+    assert "Live key" in browser.open(KEYS).text
+    browser.client.set_cookie("mode", "test")
+    page = browser.open(KEYS).text
+    assert ("Live key" in page, "Trial key" in page, "<strong>Test data.</strong>" in page) == (False, True, True)
+    page = browser.open(f"{KEYS}?mode=live").text
+    assert ("Live key" in page, "Trial key" in page, "<strong>Test data.</strong>" in page) == (True, False, False)
+
+
 def test_older_keys_are_on_the_next_page(browser: Browser, client: FlaskClient, alice: User) -> None:
     for n in range(26):
         make_key(client, alice, name=f"Key number {n:02}")
