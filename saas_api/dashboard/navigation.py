@@ -30,15 +30,15 @@ SELECT o.status, coalesce(s.standing, 'good') AS standing,
 
 DASHBOARD_ROOT = "/dashboard"
 NAVIGATION = (
-    ("Home", "", "home", None),
-    ("Messages", "/messages", "message", "messages:read"),
-    ("API keys", "/api-keys", "key", "keys:read"),
-    ("Usage", "/usage", "chart", "usage:read"),
-    ("Webhooks", "/webhooks", "hook", "webhooks:read"),
-    ("Billing", "/billing", "card", "billing:read"),
-    ("Team", "/team", "people", "members:read"),
-    ("Audit log", "/audit-log", "list", "audit:read"),
-    ("Settings", "/settings", "gear", "organization:read"),
+    ("Home", "", "home", "h", None),
+    ("Messages", "/messages", "message", "m", "messages:read"),
+    ("API keys", "/api-keys", "key", "k", "keys:read"),
+    ("Usage", "/usage", "chart", "u", "usage:read"),
+    ("Webhooks", "/webhooks", "hook", "w", "webhooks:read"),
+    ("Billing", "/billing", "card", "b", "billing:read"),
+    ("Team", "/team", "people", "t", "members:read"),
+    ("Audit log", "/audit-log", "list", "a", "audit:read"),
+    ("Settings", "/settings", "gear", "s", "organization:read"),
 )
 SECTIONS_WITH_TEST_DATA = ("", "/messages", "/api-keys", "/usage")
 """Paths of sections that show the data of one mode."""
@@ -66,11 +66,15 @@ def get_organization_state(session: Session, organization_id: UUID, at: datetime
 
 @dataclass(frozen=True)
 class NavigationItem:
-    """An entry of the navigation."""
+    """An entry of the navigation.
+
+    shortcut: opens it after the key g
+    """
 
     text: str
     href: str
     icon: str
+    shortcut: str
     is_current: bool
 
 
@@ -128,8 +132,11 @@ def template_context() -> dict[str, Any]:
 
 
 def _navigation() -> list[NavigationItem]:
-    entries = [entry for entry in NAVIGATION if access.has_permission(g.principal, entry[3])]
-    return [NavigationItem(text, DASHBOARD_ROOT + path, icon, _is_current(path)) for text, path, icon, _ in entries]
+    return [
+        NavigationItem(text, DASHBOARD_ROOT + path, icon, shortcut, _is_current(path))
+        for text, path, icon, shortcut, permission in NAVIGATION
+        if access.has_permission(g.principal, permission)
+    ]
 
 
 def _is_current(path: str) -> bool:

@@ -118,7 +118,6 @@
   };
 
   /* Shortcuts, never while something is typed; an account can switch them off. */
-  const places = { h: "", m: "/messages", k: "/api-keys", u: "/usage", b: "/billing", w: "/webhooks", t: "/team", s: "/settings" };
   let isGoing = false;
 
   const shortcut = (event) => {
@@ -129,8 +128,9 @@
     if (document.querySelector("dialog:modal")) {
       return;
     }
-    if (isGoing && event.key in places) {
-      location.assign(`/dashboard${places[event.key]}`);
+    const target = isGoing && document.querySelector(`[data-shortcut="${CSS.escape(event.key)}"]`);
+    if (target) {
+      location.assign(target.href);
     } else if (event.key === "?") {
       document.getElementById("shortcuts")?.showModal();
     } else if (event.key === "/") {
