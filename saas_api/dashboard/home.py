@@ -12,17 +12,18 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from saas_api.accounts import members
-from saas_api.billing import spend_cap, usage_costs
+from saas_api.billing import usage_costs
 from saas_api.billing.usage_costs import UsagePoint
-from saas_api.core import access, clock, money
+from saas_api.core import access, clock
 from saas_api.core.access import KeyMode, require_permission
 from saas_api.core.db import engine
 from saas_api.core.settings import setting
 from saas_api.core.web import charts, pages, templating
 from saas_api.core.web.charts import ChartPoint
 from saas_api.core.web.pages import HTMX_STOP_POLLING
-from saas_api.dashboard import navigation
+from saas_api.dashboard import context, navigation, running_period
 from saas_api.dashboard.prices import METER_LABELS
+from saas_api.dashboard.running_period import CurrentPeriod
 from saas_api.usage import refused_requests
 from saas_api.usage.ranges import DateRange
 
@@ -196,7 +197,9 @@ def index() -> Any:
         figures=_figures(days, series, refused),
         delivery=get_delivery_rate(engine.session(), principal.organization_id, principal.mode),
         chart=_chart(days, series, zone),
-        bill=_current_bill() if is_live else None,
+        running=running_period.get_current_period(engine.session(), context.current_account(), now)
+        if is_live
+        else None,
         keys=keys,
         failures=list_failures(engine.session(), principal.organization_id, principal.mode),
         unpaid=list_unpaid_invoices(engine.session(), principal.organization_id) if is_live else (),
@@ -285,9 +288,8 @@ def _chart(days: DateRange, series: Mapping[Any, list[UsagePoint]], zone: str) -
     return charts.bar_chart("messages", f"Accepted calls per day ({zone})", points, series=names, previous=before)
 
 
-def _current_bill() -> dict[str, Any]:
-    cap = spend_cap.get_cap_state(engine.session(), g.principal.organization_id)
-    return {"cap": cap, "spent_minor": money.round_half_up(cap.spent.total)}
+def _get_current_period(now: datetime) -> CurrentPeriod:
+    return running_period.get_current_period(engine.session(), context.current_account(), now)
 
 
 def _range(mode: str) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from saas_api.core.settings import setting
 from saas_api.core.web import charts, forms, pages
 from saas_api.core.web.charts import MAX_SERIES, Chart
 from saas_api.core.web.forms import Form
+from saas_api.dashboard import context, running_period
 from saas_api.usage import ranges, reports
 from saas_api.usage.ranges import DateRange, InvalidDateRange
 from saas_api.usage.reports import TimeseriesRange
@@ -298,6 +299,7 @@ def _period_rows(form: Form, zone: ZoneInfo, mode: str, *, is_table: bool) -> Re
         form=_filled(form),
         tab="period",
         period=preview,
+        running=running_period.get_current_period(engine.session(), context.current_account(), clock.now()),
         metered=metered,
         exact=charts.format_number,
         **_range_links(form, "period", mode, zone),

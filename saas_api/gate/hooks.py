@@ -51,12 +51,7 @@ def authenticate() -> WerkzeugResponse | None:
     view_access, operation = metadata
     g.refusal = None
     if not request.path.startswith("/api/"):
-        browser_sessions.authenticate_page(view_access)
-        if "principal" in g:
-            _authorize_and_parse(view_access, operation)
-            if view_access.permission and not g.principal.has_organization and request.method in http.SAFE_METHODS:
-                return redirect(g.principal.home_path, 303)
-        return None
+        return _authenticate_page(view_access, operation)
     if view_access.is_public:
         if operation is not None:
             _parse(operation)
@@ -73,6 +68,15 @@ def authenticate() -> WerkzeugResponse | None:
         _confirm_denial(view_access, operation)
     if kind == "key" and not g.is_denied:
         g.gate_call = limits.build_limit_request(g.principal, 0, g.units)
+    return None
+
+
+def _authenticate_page(view_access: Access, operation: Operation | None) -> WerkzeugResponse | None:
+    browser_sessions.authenticate_page(view_access)
+    if "principal" in g:
+        _authorize_and_parse(view_access, operation)
+        if view_access.permission and not g.principal.has_organization and request.method in http.SAFE_METHODS:
+            return redirect(g.principal.home_path, 303)
     return None
 
 

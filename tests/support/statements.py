@@ -10,8 +10,8 @@ from sqlalchemy import event
 
 from saas_api.core.db.engine import db
 
-MAX_PAGE_STATEMENTS = 15
-"""How many statements a page may take; every page needs eight for its session, its layout and its spend cap."""
+MAX_PAGE_STATEMENTS = 16
+"""How many statements a page may take; every page needs nine for its session, its layout and its spend cap."""
 
 
 @contextmanager
