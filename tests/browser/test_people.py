@@ -5,7 +5,7 @@ from collections.abc import Callable
 from flask.testing import FlaskClient
 
 from tests.browser.conftest import OpenWindow, use_session
-from tests.browser.window import Window
+from tests.browser.window import NARROW, WIDE, Window
 from tests.support.accounts import PASSWORD, User, make_key
 
 NEW = "henry@acme.example"
@@ -15,7 +15,7 @@ def test_invited_member_joins_and_is_removed(open_window: OpenWindow, alice: Use
     owner, guest = open_window(), open_window()
     use_session(owner, alice)
     owner.open("/dashboard/team")
-    owner.follow("Invite somebody")
+    owner.follow("Invite a member")
     owner.fill(email=NEW)
     owner.page.get_by_label("Member", exact=False).first.check()
     owner.press("Send invitation")
@@ -103,3 +103,17 @@ def test_typed_dates_and_named_ranges_replace_each_other(open_window: OpenWindow
     assert page.locator('[name="range"]').input_value() == "custom"
     page.locator('[name="range"]').select_option("7d")
     assert page.locator('[name="start_date"]').input_value() == ""
+
+
+def test_pages_in_test_mode_are_accessible(open_window: OpenWindow, alice: User) -> None:
+    """G3: the words "Test data" stay in view on every page."""
+    window = open_window()
+    use_session(window, alice)
+    window.open("/dashboard")
+    window.press("Show test data")
+    for path in ("/dashboard", "/dashboard/billing/spending"):
+        window.open(path)
+        window.sees("Test data.", within=".test-data")
+        for width in (WIDE, NARROW):
+            window.size(width)
+            window.inspect()
