@@ -246,7 +246,7 @@ def _steps() -> list[dict[str, Any]] | None:
         ("Create an API key", "/dashboard/api-keys/new", progress.has_key, "keys:create"),
         ("Send your first message", "/dashboard/messages/new", first is not None, "messages:test"),
         ("Add a webhook endpoint", "/dashboard/webhooks/new", progress.has_endpoint, "webhooks:write"),
-        ("Invite somebody", "/dashboard/team", progress.has_invited, "members:write"),
+        ("Invite a member", "/dashboard/team", progress.has_invited, "members:write"),
         ("Choose a spend cap", "/dashboard/billing/spending", progress.has_cap, "spend-cap:write"),
     ]
     allowed = [step for step in steps if step[3] is None or access.has_permission(g.principal, step[3])]

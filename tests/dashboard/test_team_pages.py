@@ -101,7 +101,7 @@ def test_role_table_has_every_permission(app: Flask, alice: User) -> None:
             continue
         row = table[table.index(f">{escape(PERMISSION_DESCRIPTIONS[name])}<") :].partition("</tr>")[0]
         role_names = ", ".join(role for role in ROLES if role in allowed).capitalize()
-        assert f"<td>{'Everybody' if len(allowed) == len(ROLES) else role_names}</td>" in row, name
+        assert f"<td>{'Everyone' if len(allowed) == len(ROLES) else role_names}</td>" in row, name
 
 
 def test_repeated_submit_sends_one_invitation(app: Flask, alice: User) -> None:
@@ -196,7 +196,7 @@ def test_ownership_is_transferred_after_confirmation(app: Flask, alice: User, bo
 
 
 def test_lone_owner_is_asked_to_invite_first(app: Flask, alice: User) -> None:
-    assert "Invite somebody first" in Browser(app, alice).open(f"{TEAM}/transfer").text
+    assert "Invite a member first" in Browser(app, alice).open(f"{TEAM}/transfer").text
 
 
 def test_audit_log_names_actors_and_escapes_data(app: Flask, alice: User) -> None:

@@ -128,7 +128,7 @@ def test_message_shows_its_event_deliveries(
     )
     assert response.status_code == 201, response.json
     page_path = f"{MESSAGES}/{send_message(client, live)}"
-    assert "None was told." in browser.open(page_path).text
+    assert "No webhooks were sent for this message." in browser.open(page_path).text
     work()
     page = browser.open(page_path).text
     assert "message.delivered" in page
