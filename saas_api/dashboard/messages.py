@@ -236,7 +236,7 @@ def show(message_id: UUID, form: Form | None = None) -> Response:
         message=message,
         is_watched=is_watched,
         is_cancelable=message.status == MessageStatus.QUEUED,
-        told=list_event_deliveries(engine.session(), context.current_organization_id(), message_id),
+        deliveries=list_event_deliveries(engine.session(), context.current_organization_id(), message_id),
         metered=list_ledger_rows(engine.session(), context.current_organization_id(), message_id),
         key_name=_key_name(message),
         steps=_steps(message, zone),

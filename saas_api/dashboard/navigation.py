@@ -109,10 +109,10 @@ class Layout:
 
 def get_layout() -> Layout:
     """Returns the layout of this request's page, read once."""
-    if "frame" not in g:
+    if "layout" not in g:
         profile = sessions.get_profile(g.principal)
         state = get_organization_state(engine.session(), g.principal.organization_id, clock.now())
-        g.frame = Layout(
+        g.layout = Layout(
             profile.user,
             profile.organization,
             profile.role,
@@ -122,13 +122,13 @@ def get_layout() -> Layout:
             _banner(state, profile.organization),
             _test_notice(),
         )
-    layout: Layout = g.frame
+    layout: Layout = g.layout
     return layout
 
 
 def template_context() -> dict[str, Any]:
     """Returns the functions that templates of the dashboard call."""
-    return {"frame": get_layout}
+    return {"dashboard_layout": get_layout}
 
 
 def _navigation() -> list[NavigationItem]:

@@ -280,7 +280,7 @@ def _render(form: Form, report: UsageReport, tab: str, mode: str) -> Response:
         rows=_rows(report, tab),
         chart=chart,
         limit=get_rate_limit_usage(engine.session(), organization_id, mode, now),
-        told=_notice(days),
+        range_label=_format_range(days),
         app_url=setting("APP_URL"),
         **_range_links(form, tab, mode, days.zone),
     )
@@ -340,7 +340,7 @@ def _refused(form: Form) -> Form:
     return Form(filled.values, errors, problem)
 
 
-def _notice(days: DateRange) -> str:
+def _format_range(days: DateRange) -> str:
     if isinstance(days, HourRange):
         return "Last 24 hours, the running one included"
     first, last = (clock.format_date(day, days.zone.key, is_short=True) for day in (days.first, days.last))

@@ -77,7 +77,7 @@ def resend_page(
         status=status,
         address=address,
         fields=fields,
-        shown=[(name.replace("_", " ").capitalize(), value) for name, value in fields],
+        labeled_fields=[(name.replace("_", " ").capitalize(), value) for name, value in fields],
         organization=organization,
         is_signed_in_again=is_signed_in_again,
     )

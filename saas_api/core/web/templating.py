@@ -189,5 +189,5 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "money": format_money,
     "number": format_number,
     "percent": format_percent,
-    "wire": public_id,
+    "public_id": public_id,
 }
