@@ -35,7 +35,7 @@ class InvitationExists(Conflict):
 class AlreadyMember(Conflict):
     """A member of the organization has the address."""
 
-    code, message = "USER_EXISTS", "Somebody with this address is a member already."
+    code, message = "USER_EXISTS", "A user with this address is a member already."
     constraint = "memberships_pkey"
 
 
@@ -59,7 +59,7 @@ def create_invitation(session: Session, principal: Principal, email: str, role: 
     access.require_verified_email(principal)
     membership = members.lock_member(session, principal, "members:write", principal.id)
     if role == MemberRole.OWNER or roles.is_role_above(role, membership.role):
-        raise Forbidden("You cannot invite somebody above your own role.")
+        raise Forbidden("You cannot invite a user above your own role.")
     if members.is_member_email(session, principal.organization_id, email):
         raise AlreadyMember
     _revoke_expired(session, principal.organization_id, email)

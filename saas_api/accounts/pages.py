@@ -42,7 +42,7 @@ _SAFE_PATH = re.compile(r"/(?![/\\])[^\s\\]*")
 def register_form(form: Form | None = None) -> Any:
     """Show the sign-up form."""
     if g.visitor and form is None:
-        return pages.redirect_to(HOME_PATH)
+        return pages.redirect_to(g.visitor.home_path)
     return pages.render_page("auth/register.html", form=form or Form({"plan": request.args.get("plan", "")}))
 
 

@@ -92,6 +92,18 @@ def create_with_hash(session: SystemSession, email: str, password_hash: str, ful
     return user
 
 
+def get_user(principal: Principal) -> User:
+    """The caller's user.
+
+    raises: InvalidToken when the user was disabled since the request was authenticated
+    """
+    with tenancy.system_session("auth.account") as session:
+        user = find_user(session, principal.id)
+    if user is None:
+        raise InvalidToken
+    return user
+
+
 def update_name(principal: Principal, full_name: str) -> None:
     """Change the caller's full name, in a transaction of its own.
 

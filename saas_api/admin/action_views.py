@@ -26,7 +26,7 @@ def action_url(subject: str, name: str, **path: Any) -> str:
     return url_for(f"admin.actions.{actions.get_action(subject, name).key}_form", **path)
 
 
-@bp.post("/admin/looking/end")
+@bp.post("/admin/impersonation/end")
 @public_view
 def stop_impersonation() -> Response:
     """End the impersonation of this browser; public, because it ends nothing else."""

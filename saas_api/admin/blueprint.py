@@ -39,5 +39,5 @@ SECTIONS = (
 bp = Blueprint("admin", __name__)
 for section in SECTIONS:
     bp.register_blueprint(section.bp)
-bp.context_processor(navigation.template_context)
+bp.app_context_processor(navigation.template_context)  # also for the account page of an operator without organization
 bp.context_processor(lambda: {"action_url": action_views.action_url, "get_action": actions.get_action})

@@ -11,29 +11,33 @@ from saas_api.core import access
 
 ADMIN_ROOT = "/admin"
 NAVIGATION = (
-    ("Overview", "", "home"),
-    ("Organizations", "/organizations", "people"),
-    ("Users", "/users", "person"),
-    ("Plans", "/plans", "scale"),
-    ("Billing", "/billing", "clock"),
-    ("Invoices", "/invoices", "card"),
-    ("Payments", "/payments", "switch"),
-    ("Deliveries", "/deliveries", "hook"),
-    ("Jobs", "/jobs", "gear"),
-    ("Invariants", "/invariants", "check"),
-    ("Mail", "/mail", "mail"),
-    ("System", "/system", "chart"),
-    ("Audit", "/audit", "list"),
+    ("Overview", "", "home", "h"),
+    ("Organizations", "/organizations", "people", "o"),
+    ("Users", "/users", "person", "u"),
+    ("Plans", "/plans", "scale", "p"),
+    ("Billing", "/billing", "clock", "b"),
+    ("Invoices", "/invoices", "card", "i"),
+    ("Payments", "/payments", "switch", "y"),
+    ("Deliveries", "/deliveries", "hook", "d"),
+    ("Jobs", "/jobs", "gear", "j"),
+    ("Invariants", "/invariants", "check", "v"),
+    ("Mail", "/mail", "mail", "m"),
+    ("System", "/system", "chart", "s"),
+    ("Audit", "/audit", "list", "a"),
 )
 
 
 @dataclass(frozen=True)
 class ConsoleNavigationItem:
-    """A link of the navigation."""
+    """A link of the navigation.
+
+    shortcut: opens it after the key g
+    """
 
     text: str
     href: str
     icon: str
+    shortcut: str
     is_current: bool
 
 
@@ -58,7 +62,8 @@ def get_layout() -> ConsoleLayout:
         with context.read_session() as session:
             user = users.find_user(session, g.principal.id)
         navigation = [
-            ConsoleNavigationItem(text, ADMIN_ROOT + path, icon, _is_current(path)) for text, path, icon in NAVIGATION
+            ConsoleNavigationItem(text, ADMIN_ROOT + path, icon, shortcut, _is_current(path))
+            for text, path, icon, shortcut in NAVIGATION
         ]
         is_member = g.principal.has_organization
         g.console = ConsoleLayout(user.email if user else "", g.principal.operator_role or "", is_member, navigation)

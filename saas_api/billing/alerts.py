@@ -91,10 +91,8 @@ def _evaluate_organization(organization_id: UUID, period_id: UUID) -> None:
         tenancy.allow_long_statements(session)
         context = _get_context(session, organization_id, period_id)
         spend_cap.reconcile_counters(session, organization_id, period_id, context.spent)
-        for rule in _rules(session, organization_id):
-            observed = _observed(context, rule)
-            if rule.enabled and observed is not None and observed >= rule.threshold:
-                _fire(session, context, rule, observed)
+        observations = [(rule, _observed(context, rule)) for rule in _rules(session, organization_id)]
+        _fire(session, context, [(rule, value) for rule, value in observations if value and value >= rule.threshold])
         cap = context.profile.spend_cap_minor
         if cap is not None and context.profile.spend_cap_action == "alert" and context.spent.total >= cap:
             _publish_cap_reached(session, context)
@@ -124,10 +122,9 @@ def notify_cap_reached(organization_id: UUID, period_id: UUID) -> None:
         with tenancy.system_session("billing.alerts") as session:
             context = _get_context(session, organization_id, period_id)
             _publish_cap_reached(session, context)
-            for rule in _rules(session, organization_id):
-                is_cap_rule = rule.subject == AlertSubject.SPEND_PERCENT_OF_CAP and rule.threshold <= 100
-                if rule.enabled and is_cap_rule:
-                    _fire(session, context, rule, Decimal(100))
+            rules = [rule for rule in _rules(session, organization_id) if rule.threshold <= 100]
+            due = [(rule, Decimal(100)) for rule in rules if rule.subject == AlertSubject.SPEND_PERCENT_OF_CAP]
+            _fire(session, context, due)
     except Exception:
         log.exception("cap_untold", organization_id=str(organization_id))
         return
@@ -196,8 +193,30 @@ def _rules(session: Session, organization_id: UUID) -> Sequence[AlertRule]:
     return session.scalars(rules.order_by(AlertRule.subject, AlertRule.meter_code, AlertRule.threshold)).all()
 
 
-def _fire(session: SystemSession, context: _AlertContext, rule: AlertRule, observed: Decimal) -> None:
-    """Send mails and the event if the rule has not fired in this period. A concurrent call waits for the insert."""
+def _fire(session: SystemSession, context: _AlertContext, due: Sequence[tuple[AlertRule, Decimal]]) -> None:
+    """Publish an event for each enabled rule that has not fired in this period, and mail the highest threshold.
+
+    A lowered cap passes several thresholds at once; one mail for a subject and meter says it.
+
+    due: rules with the value that reached them, in ascending order of thresholds
+    """
+    highest: dict[tuple[str, str | None], AlertRule] = {}
+    for rule, observed in due:
+        if rule.enabled and _record_firing(session, context, rule, observed):
+            highest[rule.subject, rule.meter_code] = rule
+            events.publish(
+                session,
+                context.organization_id,
+                "usage.threshold_reached",
+                EventSubject(rule.id, context.period.seq),
+                event_types.dump_data("usage.threshold_reached", _event_resource(context, rule)),
+            )
+    for rule in highest.values():
+        _enqueue_mails(session, context, rule)
+
+
+def _record_firing(session: SystemSession, context: _AlertContext, rule: AlertRule, observed: Decimal) -> bool:
+    """Whether the rule fires now, for the first time in this period. A concurrent call waits for the insert."""
     row = insert(AlertFiring).values(
         organization_id=context.organization_id,
         rule_id=rule.id,
@@ -205,9 +224,10 @@ def _fire(session: SystemSession, context: _AlertContext, rule: AlertRule, obser
         observed=observed,
         fired_at=clock.now(),
     )
-    fired = session.execute(row.on_conflict_do_nothing().returning(AlertFiring.rule_id)).first()
-    if fired is None:
-        return
+    return session.execute(row.on_conflict_do_nothing().returning(AlertFiring.rule_id)).first() is not None
+
+
+def _enqueue_mails(session: SystemSession, context: _AlertContext, rule: AlertRule) -> None:
     email_context = _email_context(context, rule)
     organization = organizations.get_organization(session, context.organization_id)
     for contact in members.list_recipients(session, context.organization_id, ALERT_CONTACT_ROLES):
@@ -221,13 +241,6 @@ def _fire(session: SystemSession, context: _AlertContext, rule: AlertRule, obser
             period_end=mails.format_time(context.period.ends_at, context.period.timezone),
             **email_context,
         )
-    events.publish(
-        session,
-        context.organization_id,
-        "usage.threshold_reached",
-        EventSubject(rule.id, context.period.seq),
-        event_types.dump_data("usage.threshold_reached", _event_resource(context, rule)),
-    )
 
 
 def _email_context(context: _AlertContext, rule: AlertRule) -> dict[str, str]:

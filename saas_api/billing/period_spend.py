@@ -72,7 +72,11 @@ def get_base_and_prices(
 def get_period_spend(session: Session, organization_id: UUID, period_id: UUID) -> PeriodSpend:
     """Cost of a period so far."""
     period = session.get_one(BillingPeriod, (organization_id, period_id))
-    segments = subscriptions.list_segments(session, organization_id)
+    return calculate_period_spend(session, period, subscriptions.list_segments(session, organization_id))
+
+
+def calculate_period_spend(session: Session, period: BillingPeriod, segments: Sequence[PlanSegment]) -> PeriodSpend:
+    """Cost of a period so far, from its row and the segments of its subscription."""
     inputs = _inputs_without_usage(session, period, segments)
     usage = bill_inputs.get_live_usage(session, period, segments)
     versions = bill_inputs.get_versions(session, inputs.segments, usage.used, usage.late)

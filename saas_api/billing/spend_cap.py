@@ -1,6 +1,6 @@
 """Spend cap of an organization: its state, the counters that the gate checks, and their reconciliation."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
@@ -13,9 +13,10 @@ from saas_api.accounts.audit import Actor
 from saas_api.billing import period_spend, service_terms, subscriptions
 from saas_api.billing.models import BillingPeriod, BillingProfile
 from saas_api.billing.period_spend import PeriodSpend
-from saas_api.billing.rating import charges
+from saas_api.billing.rating import charges, plan_changes
 from saas_api.billing.rating.bill import RatedPlanVersion
 from saas_api.billing.rating.charges import MeterPrice
+from saas_api.billing.rating.plan_changes import PlanSegment
 from saas_api.billing.service_terms import ServiceTerms
 from saas_api.core import clock, money
 from saas_api.core.db.tenancy import SystemSession
@@ -71,6 +72,39 @@ def build_cap_state(profile: BillingProfile, period: BillingPeriod, spent: Perio
         spent=spent,
         currency=spent.version.currency,
         ends_at=period.ends_at,
+    )
+
+
+def is_cap_reached(
+    session: Session, profile: BillingProfile, period: BillingPeriod, segments: Sequence[PlanSegment], at: datetime
+) -> bool:
+    """Whether a cap refuses the next unit of some meter, or a cap that only notifies is reached.
+
+    A cap that blocks is compared with the counters of the gate, because the ledger of a period may be long.
+
+    segments: of the organization's subscription, in order
+    at: within the period
+    """
+    if profile.spend_cap_minor is None:
+        return False
+    if profile.spend_cap_action == "alert":
+        return period_spend.calculate_period_spend(session, period, segments).total >= profile.spend_cap_minor
+    version_id = plan_changes.segment_at(segments, at).version_id
+    base_minor, prices = period_spend.get_base_and_prices(session, period.organization_id, period.id, version_id)
+    names = [spend_counter_name(profile.currency), *(quantity_counter_name(version_id, meter) for meter in prices)]
+    try:
+        used, *quantities = counters.read_counters(
+            [counters.counter_key(period.organization_id, period.id, name) for name in names]
+        )
+    except RedisUnavailable:
+        return False
+    rest = amount_to_micro_units(Decimal(profile.spend_cap_minor - base_minor), profile.currency) - (used or 0)
+    return any(
+        amount_to_micro_units(
+            charges.marginal_charge(price, Decimal(quantity or 0).scaleb(-6), Decimal(1)), profile.currency
+        )
+        > rest
+        for price, quantity in zip(prices.values(), quantities, strict=True)
     )
 
 

@@ -78,6 +78,11 @@ class Principal:
         """False for an operator who is not a member of any organization."""
         return self.organization_id != NIL_UUID
 
+    @property
+    def home_path(self) -> str:
+        """Path of the first page of a user: the dashboard, or the console without an organization."""
+        return "/dashboard" if self.has_organization else "/admin"
+
 
 @dataclass(frozen=True)
 class Access:

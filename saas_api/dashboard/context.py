@@ -2,16 +2,18 @@
 
 from uuid import UUID
 
-from flask import g
+from flask import g, request
 from marshmallow import fields, validate
 
 from saas_api.accounts import organizations
 from saas_api.billing import periods
 from saas_api.billing.previews import NoCurrentPeriod
 from saas_api.core import clock
+from saas_api.core.access import KeyMode
 from saas_api.core.db import engine
-from saas_api.core.errors import ValidationFailed
+from saas_api.core.errors import Conflict, ValidationFailed
 from saas_api.core.fields import StrictSchema
+from saas_api.core.web import http
 from saas_api.dashboard import running_period
 from saas_api.dashboard.running_period import BillingAccount
 
@@ -47,6 +49,15 @@ def current_account() -> BillingAccount:
     if account is None:
         raise NoCurrentPeriod
     return account
+
+
+def require_live_mode() -> None:
+    """Refuse a form while the dashboard shows test data; runs before each request of a section without a test mode.
+
+    raises: Conflict
+    """
+    if g.principal.mode == KeyMode.TEST and request.method not in http.SAFE_METHODS:
+        raise Conflict("Billing has no test mode. Show live data to change it.")
 
 
 def check_confirmation(text: str, expected: str) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -11,19 +12,19 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from saas_api.accounts import members
-from saas_api.billing import spend_cap, usage_costs
+from saas_api.billing import usage_costs
 from saas_api.billing.usage_costs import UsagePoint
-from saas_api.core import access, clock, money
+from saas_api.core import access, clock
 from saas_api.core.access import KeyMode, require_permission
 from saas_api.core.db import engine
 from saas_api.core.settings import setting
 from saas_api.core.web import charts, pages, templating
 from saas_api.core.web.charts import ChartPoint
 from saas_api.core.web.pages import HTMX_STOP_POLLING
-from saas_api.core.web.templating import EMPTY_VALUE
-from saas_api.dashboard import navigation
+from saas_api.dashboard import context, navigation, running_period
 from saas_api.dashboard.prices import METER_LABELS
-from saas_api.usage import ranges, refused_requests
+from saas_api.dashboard.running_period import CurrentPeriod
+from saas_api.usage import refused_requests
 from saas_api.usage.ranges import DateRange
 
 bp = Blueprint("home", __name__)
@@ -55,6 +56,12 @@ SELECT id, accepted_at, recipient, channel, error_code FROM (
     SELECT id, accepted_at, recipient, channel, error_code, status, mode FROM messages
      WHERE organization_id = :org ORDER BY accepted_at DESC, id DESC LIMIT 500) latest
  WHERE mode = :mode AND status = 'failed' ORDER BY accepted_at DESC, id DESC LIMIT :limit
+""")
+_DELIVERY = text("""
+SELECT count(*) FILTER (WHERE status IN ('sent', 'delivered')), count(*) FILTER (WHERE status = 'failed') FROM (
+    SELECT status, mode FROM messages
+     WHERE organization_id = :org ORDER BY accepted_at DESC, id DESC LIMIT 500) latest
+ WHERE mode = :mode
 """)
 _UNPAID = text("""
 SELECT i.id, i.number, i.due_minor, i.currency, i.due_at, coalesce(p.timezone, 'UTC') FROM invoices i
@@ -114,6 +121,20 @@ class FailedMessage:
 
 
 @dataclass(frozen=True)
+class DeliveryRate:
+    """How many of the newest messages were sent or delivered, and how many failed."""
+
+    delivered: int
+    failed: int
+
+    @property
+    def share(self) -> Decimal | None:
+        """The fraction that did not fail; None without a result."""
+        finished = self.delivered + self.failed
+        return Decimal(self.delivered) / finished if finished else None
+
+
+@dataclass(frozen=True)
 class UnpaidInvoice:
     """An open invoice; the amount in minor units."""
 
@@ -142,6 +163,11 @@ def list_failures(session: Session, organization_id: UUID, mode: str) -> Sequenc
     return [FailedMessage(*row) for row in session.execute(_FAILURES, values)]
 
 
+def get_delivery_rate(session: Session, organization_id: UUID, mode: str) -> DeliveryRate:
+    """Returns the results of the last five hundred messages."""
+    return DeliveryRate(*session.execute(_DELIVERY, {"org": organization_id, "mode": mode}).one())
+
+
 def list_unpaid_invoices(session: Session, organization_id: UUID) -> Sequence[UnpaidInvoice]:
     """Returns open invoices, the first due first."""
     return [UnpaidInvoice(*row) for row in session.execute(_UNPAID, {"org": organization_id, "limit": MAX_ROWS})]
@@ -160,7 +186,7 @@ def messages_per_minute(
 def index() -> Any:
     """Show the home page."""
     principal, zone = g.principal, navigation.get_layout().organization.timezone
-    now = clock.now()
+    now, is_live = clock.now(), principal.mode == KeyMode.LIVE
     days = _last_days(2 * DAYS, now, zone)
     series = usage_costs.usage_series(engine.session(), principal.organization_id, days, _range(principal.mode))
     refused = refused_requests.refused_calls(engine.session(), principal.organization_id, days, principal.mode)
@@ -169,11 +195,14 @@ def index() -> Any:
         "dashboard/home.html",
         steps=_steps(),
         figures=_figures(days, series, refused),
+        delivery=get_delivery_rate(engine.session(), principal.organization_id, principal.mode),
         chart=_chart(days, series, zone),
-        bill=_current_bill() if principal.mode == KeyMode.LIVE else None,
+        running=running_period.get_current_period(engine.session(), context.current_account(), now)
+        if is_live
+        else None,
         keys=keys,
         failures=list_failures(engine.session(), principal.organization_id, principal.mode),
-        unpaid=list_unpaid_invoices(engine.session(), principal.organization_id),
+        unpaid=list_unpaid_invoices(engine.session(), principal.organization_id) if is_live else (),
         live=messages_per_minute(engine.session(), principal.organization_id, principal.mode, now),
         zone=zone,
         url=setting("APP_URL"),
@@ -217,7 +246,7 @@ def _steps() -> list[dict[str, Any]] | None:
         ("Create an API key", "/dashboard/api-keys/new", progress.has_key, "keys:create"),
         ("Send your first message", "/dashboard/messages/new", first is not None, "messages:test"),
         ("Add a webhook endpoint", "/dashboard/webhooks/new", progress.has_endpoint, "webhooks:write"),
-        ("Invite somebody", "/dashboard/team", progress.has_invited, "members:write"),
+        ("Invite a member", "/dashboard/team", progress.has_invited, "members:write"),
         ("Choose a spend cap", "/dashboard/billing/spending", progress.has_cap, "spend-cap:write"),
     ]
     allowed = [step for step in steps if step[3] is None or access.has_permission(g.principal, step[3])]
@@ -226,17 +255,12 @@ def _steps() -> list[dict[str, Any]] | None:
     return [{"text": label, "href": href, "is_done": is_done, "note": ""} for label, href, is_done, _ in allowed]
 
 
-def _figures(days: DateRange, series: Mapping[Any, list[UsagePoint]], refused: Any) -> dict[str, Any]:
+def _figures(days: DateRange, series: Mapping[Any, list[UsagePoint]], refused: Any) -> dict[str, int]:
     border = days.last - timedelta(days=DAYS)
     previous_accepted, accepted = (_requests(series, part) for part in (_previous_period, _recent))
-    failed = sum(row.requests for row in refused if row.day > border and row.outcome == "failed")
-    limited = sum(row.requests for row in refused if row.day > border and row.outcome == "rate_limited")
-    older = previous_accepted + sum(row.requests for row in refused if row.day <= border)
     return {
-        "requests": accepted + failed + limited,
-        "before": older,
-        "success_rate": f"{ranges.success_rate(accepted, failed):.1f} %" if accepted or failed else EMPTY_VALUE,
-        "limited": limited,
+        "requests": accepted + sum(row.requests for row in refused if row.day > border),
+        "before": previous_accepted + sum(row.requests for row in refused if row.day <= border),
     }
 
 
@@ -264,9 +288,8 @@ def _chart(days: DateRange, series: Mapping[Any, list[UsagePoint]], zone: str) -
     return charts.bar_chart("messages", f"Accepted calls per day ({zone})", points, series=names, previous=before)
 
 
-def _current_bill() -> dict[str, Any]:
-    cap = spend_cap.get_cap_state(engine.session(), g.principal.organization_id)
-    return {"cap": cap, "spent_minor": money.round_half_up(cap.spent.total)}
+def _get_current_period(now: datetime) -> CurrentPeriod:
+    return running_period.get_current_period(engine.session(), context.current_account(), now)
 
 
 def _range(mode: str) -> dict[str, Any]:

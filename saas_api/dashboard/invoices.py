@@ -29,6 +29,7 @@ from saas_api.payments.models import Payment, PaymentStatus
 from saas_api.payments.schemas import ProviderIn
 
 bp = Blueprint("invoices", __name__)
+bp.before_request(context.require_live_mode)
 
 
 POLL_SECONDS = timedelta(minutes=2)
@@ -196,7 +197,7 @@ def show_line(invoice_id: UUID, line_id: UUID) -> Response:
     line_explanation = invoices.explain_line(engine.session(), context.current_organization_id(), invoice_id, line_id)
     return pages.render_page(
         "dashboard/billing/line.html",
-        found=line_explanation,
+        explanation=line_explanation,
         plain=money.format_unit_price,
         amount=explanation.format_quantity,
         zone=context.current_zone(),

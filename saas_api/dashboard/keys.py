@@ -240,6 +240,9 @@ class RevokeKeyForm(StrictSchema):
 def index() -> Response:
     """List the keys, newest first, with their calls of thirty days."""
     query, form = forms.parse_filters(KeysQuery(exclude=("limit",)))
+    is_filtered = bool(form.values)
+    if g.principal.mode == KeyMode.TEST and not form.errors:
+        query, form = {**query, "mode": KeyMode.TEST}, Form({**form.values, "mode": KeyMode.TEST})
     request, filters = PageRequest.from_query({"limit": PAGE_SIZE, "cursor": None, **query})
     page = (
         None if form.errors else keys.list_keys(engine.session(), context.current_organization_id(), request, **filters)
@@ -254,7 +257,7 @@ def index() -> Response:
         makers=get_key_creators(engine.session(), context.current_organization_id(), [key.id for key in items]),
         counts=request_counts(engine.session(), context.current_organization_id(), _last_days(), modes),
         all_scopes=len(SCOPES),
-        is_filtered=bool(form.values),
+        is_filtered=is_filtered,
         zone=context.current_zone(),
         **pages.pagination_links(page.next_cursor if page else None),
     )

@@ -54,7 +54,7 @@ RANGE_LABELS = {
     "30d": "Last 30 days",
     "period": "This billing period",
     "last_period": "Last billing period",
-    "custom": "The days beside",
+    "custom": "Custom dates",
 }
 FAILURE_REASON_LABELS = {
     "bounced": "The mailbox refused it.",
@@ -107,15 +107,15 @@ def range_bounds(
 ) -> tuple[datetime | None, datetime | None]:
     """Returns the bounds of a range, the second exclusive; None where there is no bound.
 
-    query: `range`, `start_date`, `end_date`
+    query: `range`, `start_date`, `end_date`; dates take precedence over the range
     raises: ValidationFailed for dates that are no range
     """
     now, named_range = clock.now(), query["range"]
-    if named_range in _HOURS:
-        return now - timedelta(hours=_HOURS[named_range]), None
-    if named_range in ("period", "last_period"):
-        return _period(session, organization_id, now, is_last=named_range == "last_period")
     if not query["start_date"] and not query["end_date"]:
+        if named_range in _HOURS:
+            return now - timedelta(hours=_HOURS[named_range]), None
+        if named_range in ("period", "last_period"):
+            return _period(session, organization_id, now, is_last=named_range == "last_period")
         return None, None
     time_zone = clock.get_zone(zone)
     try:
@@ -209,7 +209,7 @@ def index() -> Response:
     return pages.render_page(
         "dashboard/messages/index.html",
         status=200 if page else 422,
-        form=Form({"mode": mode, **form.values}, form.errors),
+        form=_filled(form, mode),
         messages=page.items if page else (),
         names=(names := usage_costs.get_key_names(engine.session(), context.current_organization_id())),
         choices=_choices(names),
@@ -236,7 +236,7 @@ def show(message_id: UUID, form: Form | None = None) -> Response:
         message=message,
         is_watched=is_watched,
         is_cancelable=message.status == MessageStatus.QUEUED,
-        told=list_event_deliveries(engine.session(), context.current_organization_id(), message_id),
+        deliveries=list_event_deliveries(engine.session(), context.current_organization_id(), message_id),
         metered=list_ledger_rows(engine.session(), context.current_organization_id(), message_id),
         key_name=_key_name(message),
         steps=_steps(message, zone),
@@ -283,9 +283,7 @@ def send(body: dict[str, Any]) -> Any:
 def cancel(message_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG001 - the form has no fields
     """Cancel a queued message."""
     messages.cancel_message(engine.session(), g.principal, message_id)
-    return pages.redirect_to(
-        "dashboard.messages.show", message_id=message_id, _notice="Canceled. Its usage was taken back."
-    )
+    return pages.redirect_to("dashboard.messages.show", message_id=message_id, _notice="Canceled and refunded.")
 
 
 def _segments(values: Mapping[str, Any]) -> int | None:
@@ -294,6 +292,12 @@ def _segments(values: Mapping[str, Any]) -> int | None:
     if values.get("type") != Channel.SMS or not text or len(text) > MAX_SMS_LENGTH:
         return None
     return content.count_segments(text.replace("\r\n", "\n"))
+
+
+def _filled(form: Form, mode: str) -> Form:
+    """Returns the filters with the mode and the range in force: custom with dates."""
+    has_dates = form.value("start_date") or form.value("end_date")
+    return Form({"mode": mode, **form.values, **({"range": "custom"} if has_dates else {})}, form.errors)
 
 
 def _choices(names: Mapping[UUID, str]) -> dict[str, list[tuple[str, str]]]:

@@ -11,18 +11,17 @@ from sqlalchemy.orm import Session
 
 from saas_api.accounts import sessions
 from saas_api.accounts.models import Organization, OrganizationStatus, User
+from saas_api.billing import spend_cap
 from saas_api.billing.models import BillingStanding
 from saas_api.core import access, clock
 from saas_api.core.access import KeyMode
 from saas_api.core.db import engine
 from saas_api.core.roles import MemberRole
+from saas_api.dashboard import running_period
 
 _STATE = text("""
 SELECT o.status, coalesce(s.standing, 'good') AS standing,
   EXISTS (SELECT FROM invoices i WHERE i.organization_id = o.id AND i.state = 'open' AND i.due_at < :at) AS is_past_due,
-  EXISTS (SELECT FROM billing_periods p JOIN events e ON e.organization_id = p.organization_id
-     AND e.type = 'spend_cap.reached' AND e.subject_id = p.id
-    WHERE p.organization_id = o.id AND p.state = 'open' AND p.ends_at > :at) AS is_cap_reached,
   (SELECT count(*) FROM webhook_endpoints w WHERE w.organization_id = o.id
     AND w.status IN ('disabled_failing', 'disabled_gone') AND w.deleted_at IS NULL) AS disabled_endpoints
   FROM organizations o LEFT JOIN subscriptions s ON s.organization_id = o.id WHERE o.id = :organization_id
@@ -31,16 +30,18 @@ SELECT o.status, coalesce(s.standing, 'good') AS standing,
 
 DASHBOARD_ROOT = "/dashboard"
 NAVIGATION = (
-    ("Home", "", "home", None),
-    ("Messages", "/messages", "message", "messages:read"),
-    ("API keys", "/api-keys", "key", "keys:read"),
-    ("Usage", "/usage", "chart", "usage:read"),
-    ("Webhooks", "/webhooks", "hook", "webhooks:read"),
-    ("Billing", "/billing", "card", "billing:read"),
-    ("Team", "/team", "people", "members:read"),
-    ("Audit log", "/audit-log", "list", "audit:read"),
-    ("Settings", "/settings", "gear", "organization:read"),
+    ("Home", "", "home", "h", None),
+    ("Messages", "/messages", "message", "m", "messages:read"),
+    ("API keys", "/api-keys", "key", "k", "keys:read"),
+    ("Usage", "/usage", "chart", "u", "usage:read"),
+    ("Webhooks", "/webhooks", "hook", "w", "webhooks:read"),
+    ("Billing", "/billing", "card", "b", "billing:read"),
+    ("Team", "/team", "people", "t", "members:read"),
+    ("Audit log", "/audit-log", "list", "a", "audit:read"),
+    ("Settings", "/settings", "gear", "s", "organization:read"),
 )
+SECTIONS_WITH_TEST_DATA = ("", "/messages", "/api-keys", "/usage")
+"""Paths of sections that show the data of one mode."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,6 @@ class OrganizationState:
     status: str
     standing: str
     is_past_due: bool
-    is_cap_reached: bool
     disabled_endpoints: int
 
 
@@ -66,11 +66,15 @@ def get_organization_state(session: Session, organization_id: UUID, at: datetime
 
 @dataclass(frozen=True)
 class NavigationItem:
-    """An entry of the navigation."""
+    """An entry of the navigation.
+
+    shortcut: opens it after the key g
+    """
 
     text: str
     href: str
     icon: str
+    shortcut: str
     is_current: bool
 
 
@@ -88,7 +92,10 @@ class Banner:
 
 @dataclass(frozen=True)
 class Layout:
-    """Data of the layout: user, organization, navigation and banner."""
+    """Data of the layout: user, organization, navigation and banner.
+
+    test_notice: what test mode means for this page; None in live mode
+    """
 
     user: User
     organization: Organization
@@ -97,14 +104,15 @@ class Layout:
     is_operator: bool
     navigation: list[NavigationItem]
     banner: Banner | None
+    test_notice: str | None
 
 
 def get_layout() -> Layout:
     """Returns the layout of this request's page, read once."""
-    if "frame" not in g:
+    if "layout" not in g:
         profile = sessions.get_profile(g.principal)
         state = get_organization_state(engine.session(), g.principal.organization_id, clock.now())
-        g.frame = Layout(
+        g.layout = Layout(
             profile.user,
             profile.organization,
             profile.role,
@@ -112,19 +120,23 @@ def get_layout() -> Layout:
             g.principal.operator_role is not None and not g.principal.is_impersonating,
             _navigation(),
             _banner(state, profile.organization),
+            _test_notice(),
         )
-    layout: Layout = g.frame
+    layout: Layout = g.layout
     return layout
 
 
 def template_context() -> dict[str, Any]:
     """Returns the functions that templates of the dashboard call."""
-    return {"frame": get_layout}
+    return {"dashboard_layout": get_layout}
 
 
 def _navigation() -> list[NavigationItem]:
-    entries = [entry for entry in NAVIGATION if access.has_permission(g.principal, entry[3])]
-    return [NavigationItem(text, DASHBOARD_ROOT + path, icon, _is_current(path)) for text, path, icon, _ in entries]
+    return [
+        NavigationItem(text, DASHBOARD_ROOT + path, icon, shortcut, _is_current(path))
+        for text, path, icon, shortcut, permission in NAVIGATION
+        if access.has_permission(g.principal, permission)
+    ]
 
 
 def _is_current(path: str) -> bool:
@@ -151,10 +163,18 @@ def _unpaid(state: OrganizationState) -> Banner | None:
         return Banner("bad", "Sending is stopped.", "An invoice is overdue.", billing, "Pay the invoice")
     if state.is_past_due:
         return Banner("warn", "An invoice is past due.", "Pay it to keep sending.", billing, "See invoices")
-    if state.is_cap_reached:
-        text = "Calls that cost more are refused until it is raised or the next period begins."
-        return Banner("warn", "The spend cap is reached.", text, billing, "See the cap")
-    return None
+    return _spend_cap()
+
+
+def _spend_cap() -> Banner | None:
+    session, now = engine.session(), clock.now()
+    account = running_period.find_account(session, g.principal.organization_id, now)
+    if account is None or not spend_cap.is_cap_reached(session, account.profile, account.period, account.stages, now):
+        return None
+    text = "Calls that would cost more are refused until it is raised or the next period begins."
+    if account.profile.spend_cap_action == "alert":
+        text = "Nothing is refused: this cap only notifies you."
+    return Banner("warn", "The spend cap is reached.", text, f"{DASHBOARD_ROOT}/billing/spending", "See the cap")
 
 
 def _minor_banner(state: OrganizationState) -> Banner | None:
@@ -164,6 +184,12 @@ def _minor_banner(state: OrganizationState) -> Banner | None:
     if state.disabled_endpoints:
         text = "It failed for too long, so events are not sent to it."
         return Banner("warn", "A webhook endpoint is disabled.", text, f"{DASHBOARD_ROOT}/webhooks", "See endpoints")
-    if g.principal.mode == KeyMode.TEST:
-        return Banner("info", "Test data.", "Nothing here is delivered or billed.")
     return None
+
+
+def _test_notice() -> str | None:
+    if g.principal.mode != KeyMode.TEST:
+        return None
+    if any(_is_current(path) for path in SECTIONS_WITH_TEST_DATA):
+        return "Nothing here is delivered or billed."
+    return "This page has no test mode: it shows live data, and what you change is live."

@@ -33,6 +33,7 @@ from saas_api.usage.ranges import DateRange
 from saas_api.usage.rollups import LIVE_USAGE_SQL
 
 bp = Blueprint("plans", __name__)
+bp.before_request(context.require_live_mode)
 
 _LATELY = text(f"""WITH live AS ({LIVE_USAGE_SQL})
   SELECT meter_code, sum(quantity) FROM live WHERE bucket_at >= :starts_at AND bucket_at < :ends_at

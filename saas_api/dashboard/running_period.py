@@ -13,11 +13,12 @@ from sqlalchemy.orm import Session
 from saas_api.billing import bill_inputs, period_spend
 from saas_api.billing.models import BillingPeriod, BillingProfile, Subscription, SubscriptionSegment
 from saas_api.billing.rating import bill, plan_changes
-from saas_api.billing.rating.bill import Bill, BillInputs, RatedPlanVersion
+from saas_api.billing.rating.bill import Bill, BillInputs, LineKind, RatedPlanVersion, UsageQuantity
 from saas_api.billing.rating.plan_changes import PlanSegment
-from saas_api.core import money
 
 _MOMENT = timedelta(microseconds=1)
+_MIN_PACE = timedelta(days=1)
+_UNIT = Decimal(1)
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class CurrentPeriod:
 
     version: plan version in force
     coming: scheduled segment and its version
-    bill: as if the period closed now
-    forecast: the same usage with the base amount of the whole period
+    bill: of the whole period with the usage so far
+    forecast: as if usage continued at its pace under the current version; None on the first day of a period or version
     spent_minor: base amount of the whole period and all usage, unrounded, as the spend cap counts it
     """
 
@@ -45,15 +46,19 @@ class CurrentPeriod:
     version: RatedPlanVersion
     coming: tuple[PlanSegment, RatedPlanVersion] | None
     bill: Bill
-    forecast: Bill
+    forecast: Bill | None
     requests: int
     spent_minor: Decimal
 
     @property
-    def spent_text(self) -> str:
-        """The spend that counts against the cap, in major units with every digit."""
-        currency = self.version.currency
-        return money.format_exact_amount(self.spent_minor.scaleb(-money.currency_exponent(currency)), currency)
+    def base_minor(self) -> int:
+        """Base amount of the whole period."""
+        return sum(line.amount_minor for line in self.bill.lines if line.kind == LineKind.BASE)
+
+    @property
+    def so_far_minor(self) -> int:
+        """What every page calls the cost so far: the bill without what a minimum adds."""
+        return sum(line.amount_minor for line in self.bill.lines if line.kind != LineKind.MINIMUM)
 
 
 def find_account(session: Session, organization_id: UUID, at: datetime) -> BillingAccount | None:
@@ -89,17 +94,33 @@ def get_current_period(session: Session, account: BillingAccount, at: datetime) 
     current, scheduled = plan_changes.segment_at(segments, at), plan_changes.next_segment(segments, at)
     named = [segment.version_id for segment in (current, scheduled) if segment]
     versions = bill_inputs.get_versions(session, whole, used, late, *named)
-    billed_until = max(at, period.starts_at + _MOMENT)
-    until_now = plan_changes.prorate_segments(segments, period.starts_at, billed_until)
-    whole_inputs = BillInputs(period.starts_at, period.ends_at, period.nominal_seconds, versions, whole, used, late)
-    forecast = bill.calculate_bill(whole_inputs)
-    base = sum(line.amount_minor for line in forecast.lines if line.kind == "base")
+    inputs = BillInputs(period.starts_at, period.ends_at, period.nominal_seconds, versions, whole, used, late)
+    current_bill = bill.calculate_bill(inputs)
+    base = sum(line.amount_minor for line in current_bill.lines if line.kind == LineKind.BASE)
+    projected = _project_usage(inputs, current, scheduled, at)
     return CurrentPeriod(
         account,
         versions[current.version_id],
         (scheduled, versions[scheduled.version_id]) if scheduled else None,
-        bill.calculate_bill(replace(whole_inputs, ends_at=billed_until, segments=until_now)),
-        forecast,
+        current_bill,
+        bill.calculate_bill(replace(inputs, used=projected)) if projected is not None else None,
         usage.requests,
-        base + period_spend.usage_charge(whole_inputs),
+        base + period_spend.usage_charge(inputs),
+    )
+
+
+def _project_usage(
+    inputs: BillInputs, current: PlanSegment, scheduled: PlanSegment | None, at: datetime
+) -> tuple[UsageQuantity, ...] | None:
+    """Usage of the period as if that of the current version went on at its pace; None within its first day."""
+    starts_at = max(current.starts_at, inputs.starts_at)
+    ends_at = min(scheduled.starts_at, inputs.ends_at) if scheduled else inputs.ends_at
+    if at - starts_at < _MIN_PACE:
+        return None
+    whole, elapsed = (Decimal((end - starts_at) // _MOMENT) for end in (max(ends_at, at), at))
+    return tuple(
+        replace(usage, quantity=(usage.quantity * whole / elapsed).quantize(_UNIT))
+        if usage.version_id == current.version_id
+        else usage
+        for usage in inputs.used
     )

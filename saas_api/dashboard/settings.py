@@ -19,6 +19,7 @@ from saas_api.core.errors import Forbidden
 from saas_api.core.fields import Email, StrictSchema, Text
 from saas_api.core.web import pages
 from saas_api.core.web.forms import EmptyForm, Form, form_view
+from saas_api.dashboard import context
 
 bp = Blueprint("settings", __name__)
 _AREAS = ("Africa", "America", "Antarctica", "Asia", "Atlantic", "Australia", "Europe", "Indian", "Pacific")
@@ -117,16 +118,16 @@ def send_billing_email_link(body: dict[str, Any]) -> Any:  # noqa: ARG001 - the 
 @bp.get("/account")
 @require_permission(None)
 def account_settings(form: Form | None = None) -> Response:
-    """Show the user's name, e-mail address and sessions."""
-    profile = sessions.get_profile(g.principal)
+    """Show the user's name, e-mail address and sessions; also to an operator without an organization."""
+    user = users.get_user(g.principal)
     active_sessions = sessions.list_sessions(g.principal, PageRequest(MAX_LISTED_SESSIONS)).items
     return pages.render_page(
         "dashboard/settings/account.html",
-        user=profile.user,
+        user=user,
         sessions=active_sessions,
         current=g.principal.session_id,
-        zone=profile.organization.timezone,
-        form=form or Form({"full_name": profile.user.full_name}),
+        zone=context.current_zone() if g.principal.has_organization else "UTC",
+        form=form or Form({"full_name": user.full_name}),
         look=Form(g.preferences),
     )
 

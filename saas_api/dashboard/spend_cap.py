@@ -12,7 +12,6 @@ from marshmallow import fields, validate
 from saas_api.accounts import audit
 from saas_api.billing import alerts, plans, spend_cap
 from saas_api.billing.models import BillingProfile
-from saas_api.billing.rating.bill import LineKind
 from saas_api.billing.rating.thresholds import AlertRuleInput, AlertSubject
 from saas_api.billing.usage_schemas import MAX_ALERTS, AlertIn, SpendCapIn
 from saas_api.core import clock, money
@@ -26,6 +25,7 @@ from saas_api.dashboard import context, running_period
 from saas_api.dashboard.prices import METER_LABELS
 
 bp = Blueprint("spend_cap", __name__)
+bp.before_request(context.require_live_mode)
 TEMPLATE = "dashboard.spend_cap.index"
 
 
@@ -70,7 +70,6 @@ def index(form: Form | None = None) -> Response:
         action=profile.spend_cap_action,
         is_default=profile.spend_cap_is_default,
         default_minor=setting("DEFAULT_SPEND_CAP").get(currency),
-        base_minor=sum(line.amount_minor for line in running.forecast.lines if line.kind == LineKind.BASE),
         currency=currency,
         rules=[
             {

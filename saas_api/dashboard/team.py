@@ -169,7 +169,7 @@ def index(form: Form | None = None) -> Response:
         "dashboard/team/index.html",
         members=team.members,
         invitations=team.pending_invitations,
-        seen=sessions.get_last_seen([member.user_id for member in team.members]),
+        last_seen=sessions.get_last_seen([member.user_id for member in team.members]),
         called={member.user_id: member.display_name for member in team.members},
         zone=organization.timezone,
         form=form,

@@ -29,6 +29,7 @@ from saas_api.core.settings import setting
 from saas_api.core.web import charts, forms, pages
 from saas_api.core.web.charts import MAX_SERIES, Chart
 from saas_api.core.web.forms import Form
+from saas_api.dashboard import context, running_period
 from saas_api.usage import ranges, reports
 from saas_api.usage.ranges import DateRange, InvalidDateRange
 from saas_api.usage.reports import TimeseriesRange
@@ -121,10 +122,11 @@ class MeterAllowance:
 def parse_range(session: Session, organization_id: UUID, query: Mapping[str, Any], zone: ZoneInfo) -> DateRange:
     """Returns the requested range in whole local days, or hours for `24h`; thirty days by default.
 
-    query: `range`, `start_date`, `end_date`; dates count for a custom or absent range
+    query: `range`, `start_date`, `end_date`; dates take precedence over the range
     raises: ValidationFailed for dates that are no range, and for a period before the first
     """
-    now, named_range = clock.now(), query["range"] or "custom"
+    now = clock.now()
+    named_range = "custom" if query["start_date"] or query["end_date"] else query["range"] or "custom"
     today = now.astimezone(zone).date()
     if named_range == "24h":
         ends = now.astimezone(zone).replace(minute=0, second=0, microsecond=0).astimezone(now.tzinfo) + _HOUR
@@ -278,7 +280,7 @@ def _render(form: Form, report: UsageReport, tab: str, mode: str) -> Response:
         rows=_rows(report, tab),
         chart=chart,
         limit=get_rate_limit_usage(engine.session(), organization_id, mode, now),
-        told=_notice(days),
+        range_label=_format_range(days),
         app_url=setting("APP_URL"),
         **_range_links(form, tab, mode, days.zone),
     )
@@ -297,6 +299,7 @@ def _period_rows(form: Form, zone: ZoneInfo, mode: str, *, is_table: bool) -> Re
         form=_filled(form),
         tab="period",
         period=preview,
+        running=running_period.get_current_period(engine.session(), context.current_account(), clock.now()),
         metered=metered,
         exact=charts.format_number,
         **_range_links(form, "period", mode, zone),
@@ -318,11 +321,9 @@ def _range_links(form: Form, tab: str, mode: str, zone: ZoneInfo) -> dict[str, A
 
 
 def _filled(form: Form) -> Form:
-    """Returns the filters with their defaults: thirty days."""
-    default_range = "custom" if form.value("start_date") or form.value("end_date") else "30d"
-    values = {"range": default_range, **form.values}
-    if values["range"] != "custom" and not form.errors:
-        values = {name: value for name, value in values.items() if not name.endswith("_date")}
+    """Returns the filters with the range in force: custom with dates, otherwise thirty days by default."""
+    has_dates = form.value("start_date") or form.value("end_date")
+    values = {**form.values, "range": "custom"} if has_dates else {"range": "30d", **form.values}
     return Form(values, form.errors, form.problem)
 
 
@@ -339,7 +340,7 @@ def _refused(form: Form) -> Form:
     return Form(filled.values, errors, problem)
 
 
-def _notice(days: DateRange) -> str:
+def _format_range(days: DateRange) -> str:
     if isinstance(days, HourRange):
         return "Last 24 hours, the running one included"
     first, last = (clock.format_date(day, days.zone.key, is_short=True) for day in (days.first, days.last))

@@ -216,7 +216,7 @@ def show(endpoint_id: UUID, form: Form | None = None) -> Response:
     query = {"endpoint_id": endpoint_id, "status": None, "event_type": None, "cursor": None}
     return pages.render_page(
         "dashboard/webhooks/show.html",
-        shown=view,
+        view=view,
         endpoint=endpoint,
         zone=zone,
         form=form or Form({"event_type": TEST_EVENT_TYPE, "recover": True}),
@@ -325,7 +325,7 @@ def delete_form(endpoint_id: UUID, form: Form | None = None) -> Response:
     endpoint = get_endpoint(endpoint_id)
     (view,) = endpoints.list_endpoint_views(engine.session(), context.current_organization_id(), [endpoint])
     return pages.render_page(
-        "dashboard/webhooks/delete.html", endpoint=endpoint, shown=view, host=_host(endpoint), form=form or Form()
+        "dashboard/webhooks/delete.html", endpoint=endpoint, view=view, host=_host(endpoint), form=form or Form()
     )
 
 
@@ -380,7 +380,7 @@ def rotate_secret_form(endpoint_id: UUID, form: Form | None = None) -> Response:
     return pages.render_page(
         "dashboard/webhooks/rotate.html",
         endpoint=endpoint,
-        shown=view,
+        view=view,
         form=form or Form({"grace_seconds": 86_400}),
         graces=list(GRACE_PERIODS.items()),
         secrets=list_active_secrets(engine.session(), endpoint),

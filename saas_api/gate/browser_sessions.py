@@ -26,7 +26,7 @@ from saas_api.core.limits import limiter
 from saas_api.core.web import forms, http
 from saas_api.core.web.forms import PASSWORD_FIELD, FormExpired
 
-IMPERSONATION_COOKIE, IMPERSONATED_PATHS = "looking", "/dashboard"
+IMPERSONATION_COOKIE, IMPERSONATED_PATHS = "impersonation", "/dashboard"
 PREFERENCES: Mapping[str, tuple[str, ...]] = {
     "theme": ("system", "light", "dark"),
     "mode": ("live", "test"),

@@ -43,6 +43,7 @@ MESSAGES = Claimable(
     assignments={
         "provider_reference": "v.provider_reference",
         "sent_at": "CASE WHEN v.status NOT IN ('queued', 'failed') THEN now() END",
+        "cost": f"CASE WHEN v.status = 'failed' THEN {messages.REVERSED_COST_SQL} ELSE r.cost END",
     },
 )
 _NO_OPEN_PERIOD = "usage_events.billing_period_id"

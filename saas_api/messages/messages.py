@@ -182,8 +182,11 @@ def send_test_message(session: Session, principal: Principal, body: Mapping[str,
     return message
 
 
-_CANCEL = sa.text("""
-UPDATE messages SET status = 'canceled', next_at = NULL, finished_at = now()
+REVERSED_COST_SQL = """CASE WHEN (SELECT t.reverse_on_failure FROM meters t WHERE t.code = r.channel) THEN 0
+  ELSE r.cost END"""
+"""Cost of a failed or canceled message `r`: 0 where `reverse_usage` reverses its usage."""
+_CANCEL = sa.text(f"""
+UPDATE messages r SET status = 'canceled', next_at = NULL, finished_at = now(), cost = {REVERSED_COST_SQL}
 WHERE organization_id = :org AND id = :id AND status = 'queued' RETURNING id
 """)
 

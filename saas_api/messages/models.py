@@ -9,6 +9,7 @@ from sqlalchemy import CHAR, DateTime, FetchedValue, Numeric, SmallInteger, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from saas_api.core import ids
+from saas_api.core.access import KeyMode
 from saas_api.core.db.engine import Model
 from saas_api.core.db.types import EnumText
 from saas_api.messages.content import Channel
@@ -57,3 +58,9 @@ class Message(Model):
     def delivered_at(self) -> datetime | None:
         """When the recipient got it; None for a message that ended otherwise or is still open."""
         return self.finished_at if self.status == MessageStatus.DELIVERED else None
+
+    @property
+    def is_refunded(self) -> bool:
+        """Whether its usage was reversed because it failed or was canceled; a test message has none."""
+        has_ended_undelivered = self.status in (MessageStatus.FAILED, MessageStatus.CANCELED)
+        return has_ended_undelivered and self.mode == KeyMode.LIVE and not self.cost

@@ -118,7 +118,6 @@
   };
 
   /* Shortcuts, never while something is typed; an account can switch them off. */
-  const places = { h: "", m: "/messages", k: "/api-keys", u: "/usage", b: "/billing", w: "/webhooks", t: "/team", s: "/settings" };
   let isGoing = false;
 
   const shortcut = (event) => {
@@ -129,8 +128,9 @@
     if (document.querySelector("dialog:modal")) {
       return;
     }
-    if (isGoing && event.key in places) {
-      location.assign(`/dashboard${places[event.key]}`);
+    const target = isGoing && document.querySelector(`[data-shortcut="${CSS.escape(event.key)}"]`);
+    if (target) {
+      location.assign(target.href);
     } else if (event.key === "?") {
       document.getElementById("shortcuts")?.showModal();
     } else if (event.key === "/") {
@@ -164,6 +164,19 @@
     }
   };
 
+  /* Dates take precedence over a named range, so choosing one of the two clears the other. */
+  const matchRange = (event) => {
+    const { form, name, value } = event.target;
+    const range = form?.querySelector('.filters select[name="range"]');
+    if (name === "range" && range && value !== "custom") {
+      for (const date of form.querySelectorAll('input[type="date"]')) {
+        date.value = "";
+      }
+    } else if (event.target.type === "date" && range && value) {
+      range.value = "custom";
+    }
+  };
+
   /* What the server cannot know. */
   const fillIn = (root) => {
     for (const field of root.querySelectorAll("input[data-zone]")) {
@@ -188,6 +201,7 @@
     setInterval(countOn, 30000);
   });
   document.addEventListener("submit", holdButtons);
+  document.addEventListener("change", matchRange);
   addEventListener("pageshow", releaseButtons);
   addEventListener("keydown", shortcut);
   for (const kind of ["pointerover", "focusin"]) {

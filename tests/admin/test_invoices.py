@@ -4,6 +4,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
+from saas_api.billing import period_close
 from saas_api.core import clock, ids
 from tests.support.accounts import User
 from tests.support.billing import day
@@ -64,6 +65,16 @@ def test_invoices_are_found_by_state_age_and_number(app: Flask, client: FlaskCli
         f"number={number.lower()}": True,
         "": True,
     }
+
+
+def test_quantity_of_a_line_has_no_exponent(app: Flask, client: FlaskClient, acme: PayingOrganization) -> None:
+    """G4: 50 SMS were shown as 5E+1."""
+    clock.freeze_time(day(20, month=5))
+    acme.use(50)
+    [closed] = period_close.close_due(day(1, 2, month=6), acme.id).invoices
+    clock.freeze_time(None)
+    page = sign_in_operator(app, client, "support").read(f"/admin/invoices/{ids.format_id('inv', closed.invoice.id)}")
+    assert '<td data-th="Quantity" class="num">50</td>' in page
 
 
 def test_unknown_filter_values_are_rejected(app: Flask, client: FlaskClient) -> None:

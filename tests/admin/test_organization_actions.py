@@ -177,16 +177,16 @@ def test_impersonation_shows_the_dashboard_until_it_is_stopped(app: Flask, alice
     browser = open_console(app, olga)
     response = browser.submit(f"{organization_page(alice)}/view-as", reason=REASON)
     assert (response.status_code, response.location) == (303, "/dashboard")
-    cookie = browser.client.get_cookie("looking")
+    cookie = browser.client.get_cookie("impersonation")
     assert cookie is not None
     assert (cookie.http_only, cookie.same_site, cookie.max_age) == (True, "Lax", 3600)
     dashboard = browser.open("/dashboard")
     assert dashboard.status_code == 200
     assert "You are viewing Acme" in dashboard.text
     assert browser.open("/admin").status_code == 200
-    ended = browser.submit("/dashboard", "/admin/looking/end")
+    ended = browser.submit("/dashboard", "/admin/impersonation/end")
     assert (ended.status_code, ended.location) == (303, organization_page(alice))
-    assert browser.client.get_cookie("looking") is None
+    assert browser.client.get_cookie("impersonation") is None
     assert "You are viewing Acme" not in browser.open("/dashboard").text
     assert sorted(audit_log(app, "organization.looked_at")) == IN_BOTH_LOGS
     assert len(audit_log(app, "organization.look_ended")) == 2
@@ -209,7 +209,7 @@ def test_impersonation_allows_preferences_and_sign_out_only(app: Flask, alice: U
     form = browser.form("/dashboard", "/preferences")
     assert browser.send("/dashboard/first-steps", form).status_code == 403
     assert browser.submit("/dashboard", "/logout").location == "/login"
-    assert browser.client.get_cookie("looking") is None
+    assert browser.client.get_cookie("impersonation") is None
     assert browser.open("/dashboard").status_code == 303
 
 
@@ -219,7 +219,7 @@ def test_impersonation_token_ends_with_the_operators_session(
     """Small: after the sign-out the token of the cookie went on reading the API for the rest of its hour."""
     browser = open_console(app, olga)
     browser.submit(f"{organization_page(alice)}/view-as", reason=REASON)
-    cookie = browser.client.get_cookie("looking")
+    cookie = browser.client.get_cookie("impersonation")
     assert cookie is not None
     headers = {"Authorization": f"Bearer {cookie.value}"}
     assert client.get("/api/v1/usage", headers=headers).status_code == 200

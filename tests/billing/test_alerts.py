@@ -1,6 +1,7 @@
 """Alerts: each rule fires once in a period, with a mail and an event."""
 
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -8,7 +9,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import text
 
-from saas_api.billing import alerts, periods
+from saas_api.accounts.audit import SYSTEM_ACTOR
+from saas_api.billing import alerts, periods, spend_cap
 from saas_api.core import clock
 from saas_api.core.db import tenancy
 from tests.support.accounts import User
@@ -69,7 +71,7 @@ def test_concurrent_jobs_fire_an_alert_once(acme: BillingOrganization, context: 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(evaluate, range(4)))
     assert fired(acme) == [("percent_of_included", "sms", 80), ("percent_of_included", "sms", 100)]
-    assert len(mails()) == 2
+    assert len(mails()) == 1
     assert acme.rows("SELECT type FROM events") == [("usage.threshold_reached",)] * 2
 
 
@@ -104,6 +106,33 @@ def test_call_blocked_by_the_cap_is_reported_once(acme: BillingOrganization) -> 
         ("spend_percent_of_cap", None, 50),
         ("spend_percent_of_cap", None, 80),
         ("spend_percent_of_cap", None, 100),
+    ]
+
+
+def test_lowered_cap_sends_one_mail(acme: BillingOrganization) -> None:
+    """R8: a cap lowered to what is spent passes 50, 80 and 100 % at once."""
+    acme.use(1_100)
+    alerts.evaluate_alerts(clock.now())
+    already_sent = mails()
+    with acme.transaction() as session:
+        spend_cap.set_spend_cap(session, acme.id, Decimal(1), "block", SYSTEM_ACTOR)
+    alerts.evaluate_alerts(clock.now())
+    assert [row for row in fired(acme) if row[0] == "spend_percent_of_cap"] == [
+        ("spend_percent_of_cap", None, 50),
+        ("spend_percent_of_cap", None, 80),
+        ("spend_percent_of_cap", None, 100),
+    ]
+    assert mails()[len(already_sent) :] == [("alice@acme.example", "Acme: 100 % of spend cap")]
+
+
+def test_alerts_on_several_subjects_send_a_mail_each(acme: BillingOrganization) -> None:
+    """R8: only thresholds of one subject and meter share a mail."""
+    acme.use(1_000)
+    acme.use(2_000, "email")
+    alerts.evaluate_alerts(clock.now())
+    assert sorted(subject for _, subject in mails()) == [
+        "Acme: 100 % of included email",
+        "Acme: 100 % of included sms",
     ]
 
 

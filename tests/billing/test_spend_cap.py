@@ -15,6 +15,7 @@ from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
 from tests.support.accounts import User, make_key
 from tests.support.billing import BillingOrganization
+from tests.support.pages import Browser
 from tests.support.second_process import web_process
 
 SEND, CAP, ALERTS = "/api/v1/messages/send", "/api/v1/billing/spend-cap", "/api/v1/billing/alerts"
@@ -281,3 +282,52 @@ def test_accepted_call_needs_one_round_trip_to_redis(
         before = count_evaluations()
         assert statuses(client, key, *[TWO] * 5) == [202] * 5
         assert count_evaluations() - before == 5
+
+
+BANNER = "<strong>The spend cap is reached.</strong>"
+REFUSED = "Calls that would cost more are refused"
+
+
+def team_page(app: Flask, user: User) -> str:
+    return Browser(app, user).open("/dashboard/team").text
+
+
+@pytest.mark.usefixtures("acme")
+def test_pages_say_that_the_cap_refuses_calls(app: Flask, client: FlaskClient, alice: User) -> None:
+    """G1: an organization without endpoints, and a cap that leaves less than the next SMS costs."""
+    key = make_key(client, alice)
+    cap_for(client, alice, 1)
+    assert BANNER not in team_page(app, alice)
+    assert statuses(client, key, SMS, SMS) == [202, 402]
+    assert f"{BANNER} {REFUSED}" in team_page(app, alice)
+
+
+def test_raised_cap_is_not_called_reached(
+    app: Flask, client: FlaskClient, alice: User, acme: BillingOrganization
+) -> None:
+    """G1: an organization with an endpoint, whose event spend_cap.reached stays."""
+    key = make_key(client, alice)
+    with app.app_context(), acme.transaction() as session:
+        session.execute(
+            text("INSERT INTO webhook_endpoints (organization_id, url) VALUES (:id, 'https://acme.example/hook')"),
+            {"id": acme.id},
+        )
+    cap_for(client, alice, 1)
+    assert statuses(client, key, SMS, SMS) == [202, 402]
+    assert BANNER in team_page(app, alice)
+    cap_for(client, alice, 50)
+    assert statuses(client, key, SMS) == [202]
+    assert BANNER not in team_page(app, alice)
+
+
+def test_pages_say_that_a_reached_cap_only_notifies(
+    app: Flask, client: FlaskClient, alice: User, acme: BillingOrganization
+) -> None:
+    """G1: the action of the cap decides what the banner says."""
+    cap_for(client, alice, 1, "alert")
+    assert BANNER not in team_page(app, alice)
+    with app.app_context():
+        acme.use(1)
+    page = team_page(app, alice)
+    assert f"{BANNER} Nothing is refused" in page
+    assert REFUSED not in page

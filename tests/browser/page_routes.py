@@ -52,6 +52,7 @@ _QUERIES = {
     "lin": f"""SELECT l.id FROM invoice_lines l JOIN invoices i ON i.id = l.invoice_id AND i.state = 'open'
       WHERE l.{_OWN} AND l.kind = 'usage' ORDER BY i.total_minor DESC, l.amount_minor DESC LIMIT 1""",
     "pay": "SELECT id FROM payments ORDER BY created_at DESC LIMIT 1",
+    "rfd": "SELECT id FROM refunds ORDER BY created_at DESC LIMIT 1",
     "org": "SELECT CAST(:org AS uuid)",
     "code": "SELECT 'scale'",
     "version_id": "SELECT 'pro@1'",
@@ -71,6 +72,9 @@ _ARGUMENT = re.compile(
     r"""<(?:id\("(?P<prefix>\w+)"\):|any\((?P<options>[^)]*)\):|\w+:)?(?P<name>\w+)>""",
 )
 WITHOUT_DEMO_DATA = {
+    '/admin/refunds/<id("rfd"):refund_id>/paid-back': "no refund failed in the demo",
+    '/admin/refunds/<id("rfd"):refund_id>/retry': "the same",
+    '/admin/refunds/<id("rfd"):refund_id>/to-wallet': "the same",
     "/admin/jobs/failed/<job_id>/retry": "no job failed in the demo",
 }
 

@@ -13,7 +13,7 @@ from saas_api.billing import period_close, subscriptions
 from saas_api.core import ids
 from saas_api.core.db import tenancy
 from tests.browser.conftest import OpenWindow, use_session
-from tests.browser.window import Window
+from tests.browser.window import NARROW, NARROWEST, WIDE, Window
 from tests.support.accounts import User, make_key, sign_up
 
 
@@ -65,6 +65,19 @@ def test_operator_bills_a_month_and_owner_pays(
     owner.page.locator('main a[href*="/billing/invoices/inv_"]').first.click()
     owner.sees("Paid")
     owner.inspect()
+
+
+def test_invoice_is_legible_on_a_phone(app: Flask, open_window: OpenWindow, payer: User) -> None:
+    """G6: the facts of the invoice were broken into lines of a letter at 360 px."""
+    bill(app, ids.parse_id("org", payer.organization_id))
+    owner = open_window()
+    use_session(owner, payer)
+    owner.open("/dashboard/billing")
+    owner.page.locator('main a[href*="/billing/invoices/inv_"]').first.click()
+    owner.sees("About")
+    for width in (WIDE, 768, NARROW, NARROWEST):
+        owner.size(width)
+        owner.check_width()
 
 
 def test_declined_payment_can_be_retried(app: Flask, open_window: OpenWindow, payer: User) -> None:

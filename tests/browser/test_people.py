@@ -5,7 +5,7 @@ from collections.abc import Callable
 from flask.testing import FlaskClient
 
 from tests.browser.conftest import OpenWindow, use_session
-from tests.browser.window import Window
+from tests.browser.window import NARROW, WIDE, Window
 from tests.support.accounts import PASSWORD, User, make_key
 
 NEW = "henry@acme.example"
@@ -15,7 +15,7 @@ def test_invited_member_joins_and_is_removed(open_window: OpenWindow, alice: Use
     owner, guest = open_window(), open_window()
     use_session(owner, alice)
     owner.open("/dashboard/team")
-    owner.follow("Invite somebody")
+    owner.follow("Invite a member")
     owner.fill(email=NEW)
     owner.page.get_by_label("Member", exact=False).first.check()
     owner.press("Send invitation")
@@ -79,3 +79,41 @@ def test_impersonating_operator_cannot_change_anything(operator: Window, alice: 
     operator.press("End viewing")
     operator.page.wait_for_load_state()
     assert "/admin" in operator.page.url
+
+
+def test_shortcuts_open_sections_of_the_console_and_of_the_dashboard(operator: Window) -> None:
+    """G2: in the console `g s` led to the settings of an organization, and `?` opened nothing."""
+    for home, target in (("/admin", "/admin/system"), ("/dashboard", "/dashboard/settings")):
+        page = operator.open(home)
+        page.keyboard.press("?")
+        operator.sees("Keyboard shortcuts", within="#shortcuts")
+        operator.inspect()
+        page.keyboard.press("Escape")
+        page.keyboard.type("gs")
+        page.wait_for_url(f"**{target}")
+
+
+def test_typed_dates_and_named_ranges_replace_each_other(open_window: OpenWindow, alice: User) -> None:
+    """G5: dates take precedence, so a named range that is chosen afterwards clears them."""
+    window = open_window()
+    use_session(window, alice)
+    page = window.open("/dashboard/usage")
+    window.fill(start_date="2026-01-02")
+    page.locator('[name="start_date"]').blur()
+    assert page.locator('[name="range"]').input_value() == "custom"
+    page.locator('[name="range"]').select_option("7d")
+    assert page.locator('[name="start_date"]').input_value() == ""
+
+
+def test_pages_in_test_mode_are_accessible(open_window: OpenWindow, alice: User) -> None:
+    """G3: the words "Test data" stay in view on every page."""
+    window = open_window()
+    use_session(window, alice)
+    window.open("/dashboard")
+    window.press("Show test data")
+    for path in ("/dashboard", "/dashboard/billing/spending"):
+        window.open(path)
+        window.sees("Test data.", within=".test-data")
+        for width in (WIDE, NARROW):
+            window.size(width)
+            window.inspect()

@@ -3,9 +3,15 @@
 import re
 from collections.abc import Callable
 
+from flask import Flask
+from flask.testing import FlaskClient
+from sqlalchemy import text
 from standardwebhooks import Webhook
 
+from saas_api.core import ids
+from saas_api.core.db import tenancy
 from tests.browser.conftest import OpenWindow, use_session
+from tests.browser.window import NARROW, NARROWEST, WIDE
 from tests.support.accounts import User
 from tests.support.http_receiver import run_receiver
 
@@ -43,3 +49,21 @@ def test_failed_delivery_of_a_new_endpoint_is_resent(
         request = receiver.received[-1]
         Webhook(match[0]).verify(request.body, request.headers)
     assert receiver.ids[0] == receiver.ids[-1]
+
+
+def test_endpoint_page_with_an_old_success_fits_its_width(
+    app: Flask, client: FlaskClient, open_window: OpenWindow, alice: User
+) -> None:
+    """R1: the date of the last success made the page scroll sideways at 1280 px."""
+    response = client.post(
+        "/api/v1/webhooks/endpoints", json={"url": "https://hooks.example/in"}, headers=alice.headers
+    )
+    with app.app_context(), tenancy.tenant_session(ids.parse_id("org", alice.organization_id)) as session:
+        session.execute(text("UPDATE webhook_endpoints SET last_success_at = '2026-09-29T22:48:00Z'"))
+    window = open_window()
+    use_session(window, alice)
+    window.open(f"/dashboard/webhooks/{response.json['data']['id']}")
+    window.sees("29 Sep 2026, 22:48")
+    for width in (WIDE, 1024, 768, NARROW, NARROWEST):
+        window.size(width)
+        window.check_width()

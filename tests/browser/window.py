@@ -36,6 +36,16 @@ _OVERFLOW = """() => {
     .join(", ") || "body";
 }"""
 
+_SQUEEZED = """() => {
+  const texts = [...document.querySelectorAll("main p, main dt, main dd, main td, main th, main h3, main li")];
+  const squeezed = texts.filter((element) => {
+    const { width, height } = element.getBoundingClientRect();
+    const isHidden = element.closest("thead") && innerWidth <= 640;
+    return !isHidden && width > 1 && width < 40 && height > 100 && element.textContent.trim().length > 8;
+  });
+  return squeezed.slice(0, 3).map((element) => element.textContent.trim().slice(0, 40));
+}"""
+
 
 @dataclass
 class Window:
@@ -131,12 +141,14 @@ class Window:
             self.record(f"axe: {violation}")
 
     def check_width(self) -> None:
-        """Record when the page scrolls sideways."""
+        """Record when the page scrolls sideways, or breaks a text into lines of a letter."""
         if self.page.url.removeprefix(self.url) in FOREIGN_PAGES:
             return
         wide = self.overflow()
         if wide:
             self.record(f"scrolls sideways: {wide}")
+        for text in self.page.evaluate(_SQUEEZED):
+            self.record(f"breaks a text into letters: {text}")
 
     def record(self, problem: str) -> None:
         """Record a problem of the current page."""

@@ -15,7 +15,7 @@ from saas_api.core import ids
 from saas_api.core.db import tenancy
 from tests.support.accounts import PASSWORD, User, join, sign_in
 from tests.support.pages import Browser, check_access, form_of
-from tests.support.statements import count_statements
+from tests.support.statements import MAX_PAGE_STATEMENTS, count_statements
 
 SETTINGS, ACCOUNT = "/dashboard/settings", "/dashboard/account"
 NEW_PASSWORD = "seven blue elephants"
@@ -174,4 +174,4 @@ def test_pages_take_few_statements(app: Flask, client: FlaskClient, alice: User)
             browser.open(name.removeprefix("GET "))
             with count_statements(app) as statements:
                 assert browser.open(name.removeprefix("GET ")).status_code == 200
-            assert len(statements) <= 12, (name, statements)
+            assert len(statements) <= MAX_PAGE_STATEMENTS, (name, statements)

@@ -20,7 +20,7 @@ from saas_api.core.roles import ROLES
 from saas_api.dashboard.team import PERMISSION_DESCRIPTIONS
 from tests.support.accounts import PASSWORD, User, join, sign_in
 from tests.support.pages import Browser, check_access, form_of
-from tests.support.statements import count_statements
+from tests.support.statements import MAX_PAGE_STATEMENTS, count_statements
 
 TEAM, AUDIT = "/dashboard/team", "/dashboard/audit-log"
 DORA = "dora@acme.example"
@@ -101,7 +101,7 @@ def test_role_table_has_every_permission(app: Flask, alice: User) -> None:
             continue
         row = table[table.index(f">{escape(PERMISSION_DESCRIPTIONS[name])}<") :].partition("</tr>")[0]
         role_names = ", ".join(role for role in ROLES if role in allowed).capitalize()
-        assert f"<td>{'Everybody' if len(allowed) == len(ROLES) else role_names}</td>" in row, name
+        assert f"<td>{'Everyone' if len(allowed) == len(ROLES) else role_names}</td>" in row, name
 
 
 def test_repeated_submit_sends_one_invitation(app: Flask, alice: User) -> None:
@@ -196,7 +196,7 @@ def test_ownership_is_transferred_after_confirmation(app: Flask, alice: User, bo
 
 
 def test_lone_owner_is_asked_to_invite_first(app: Flask, alice: User) -> None:
-    assert "Invite somebody first" in Browser(app, alice).open(f"{TEAM}/transfer").text
+    assert "Invite a member first" in Browser(app, alice).open(f"{TEAM}/transfer").text
 
 
 def test_audit_log_names_actors_and_escapes_data(app: Flask, alice: User) -> None:
@@ -259,4 +259,4 @@ def test_pages_take_few_statements(app: Flask, alice: User, bob: User) -> None:
         path = name.removeprefix("GET ").format(bob=bob.user_id)
         with count_statements(app) as statements:
             assert browser.open(path).status_code == 200
-        assert len(statements) <= 12, (path, statements)
+        assert len(statements) <= MAX_PAGE_STATEMENTS, (path, statements)

@@ -56,11 +56,14 @@ def test_event_of_a_finished_message_is_the_message(
     data = event_data(app, acme, event_type)
     assert data == as_returned(acme, message_id)
     assert (data["delivered_at"] is not None) == (event_type == "message.delivered")
+    assert (data["cost"] != "0") == (event_type == "message.delivered")
 
 
 def test_event_of_a_canceled_message_is_the_message(app: Flask, acme: MessagingOrganization) -> None:
+    """G8: a canceled message costs nothing, as a failed one."""
     message_id = acme.send()["message_id"]
     response = acme.client.post(f"/api/v1/messages/{message_id}/cancel", headers=acme.owner.headers)
+    assert response.json["data"]["cost"] == "0"
     assert event_data(app, acme, "message.canceled") == {"object": "message", **response.json["data"]}
 
 

@@ -11,7 +11,7 @@ from werkzeug.test import TestResponse
 from saas_api.accounts.models import Operator
 from saas_api.core import ids
 from saas_api.core.db import tenancy
-from tests.support.accounts import User, sign_up
+from tests.support.accounts import PASSWORD, User, sign_up
 from tests.support.pages import Browser
 from tests.support.payments import IsolatedClient
 
@@ -58,6 +58,18 @@ def open_console(app: Flask, user: User, role: str = "admin") -> Console:
 def sign_in_operator(app: Flask, client: FlaskClient, role: str = "admin") -> Console:
     """Sign up an operator with an organization of their own and return their browser."""
     return open_console(app, sign_up(client, f"olga-{role}@platform.example", f"Platform {role}"), role)
+
+
+def sign_in_without_organization(app: Flask, email: str = "olga@platform.example", role: str = "admin") -> Console:
+    """Create an operator who is a member of no organization, and return their browser."""
+    result = app.test_cli_runner().invoke(args=["operator", "create", email, "--role", role])
+    link = result.output.split("choose a password at ")[1].split()[0]
+    browser = Console(app)
+    path = link.removeprefix(app.config["APP_URL"])
+    assert browser.submit(path, "/reset-password", new_password=PASSWORD).location == "/login"
+    response = browser.submit("/login", email=email, password=PASSWORD)
+    assert (response.status_code, response.location) == (303, "/admin")
+    return browser
 
 
 def error_summary(response: TestResponse) -> str:

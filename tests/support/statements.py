@@ -10,6 +10,9 @@ from sqlalchemy import event
 
 from saas_api.core.db.engine import db
 
+MAX_PAGE_STATEMENTS = 16
+"""How many statements a page may take; every page needs nine for its session, its layout and its spend cap."""
+
 
 @contextmanager
 def count_statements(app: Flask) -> Iterator[list[str]]:

@@ -12,7 +12,7 @@ from saas_api.core.web.forms import FormExpired
 ERROR_HELP = {
     400: "What arrived cannot be read. Go back, reload the page and try again.",
     403: "Your role does not include this. Ask an owner or an admin of your organization.",
-    404: "The address may be mistyped, or what it led to belongs to somebody else or is gone.",
+    404: "The address may be mistyped, or what it led to belongs to another account or is gone.",
     405: "This address is not meant to be opened like that.",
     408: "The request did not arrive completely. Check your connection, then try again.",
     409: "Something changed meanwhile. Go back, reload the page and try again.",
@@ -77,7 +77,7 @@ def resend_page(
         status=status,
         address=address,
         fields=fields,
-        shown=[(name.replace("_", " ").capitalize(), value) for name, value in fields],
+        labeled_fields=[(name.replace("_", " ").capitalize(), value) for name, value in fields],
         organization=organization,
         is_signed_in_again=is_signed_in_again,
     )

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from saas_api.core import access, clock, ids, money
 from saas_api.core.access import public_view
 from saas_api.core.errors import NotFound
-from saas_api.core.web import forms
+from saas_api.core.web import charts, forms
 from saas_api.core.web.forms import Form
 
 ASSET_FOLDERS = {
@@ -131,9 +131,14 @@ def format_money(amount_minor: int | None, currency: str) -> str:
     return f"{sign}{int(whole):,}{point}{cents} {currency}"
 
 
-def format_number(value: float | Decimal | None) -> str:
-    """A number with separators between thousands."""
-    return EMPTY_VALUE if value is None else f"{value:,}"
+def format_number(value: float | Decimal | str | None) -> str:
+    """A number with separators between thousands and without an exponent.
+
+    value: a Decimal, or a str as plan documents have it, loses trailing zeros
+    """
+    if value is None:
+        return EMPTY_VALUE
+    return charts.format_number(Decimal(value)) if isinstance(value, Decimal | str) else f"{value:,}"
 
 
 def format_percent(share: float | Decimal | None) -> str:
@@ -184,5 +189,5 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "money": format_money,
     "number": format_number,
     "percent": format_percent,
-    "wire": public_id,
+    "public_id": public_id,
 }

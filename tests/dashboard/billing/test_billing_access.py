@@ -13,10 +13,10 @@ from flask.testing import FlaskClient
 
 from saas_api.core import ids
 from tests.support.accounts import join, sign_in, sign_up
-from tests.support.billing_pages import BILLING, browse, first_line, invoice_page
+from tests.support.billing_pages import BILLING, browse, first_line, invoice_page, list_payments, page_text
 from tests.support.pages import Browser, check_access
 from tests.support.payments import PayingOrganization, create_paying_organization
-from tests.support.statements import count_statements
+from tests.support.statements import MAX_PAGE_STATEMENTS, count_statements
 
 PAGES = {
     "GET /dashboard/billing": "billing:read",
@@ -38,7 +38,6 @@ FORMS = {
     ("/dashboard/billing/spending", "/dashboard/billing/spending/cap"): ("owner", "admin", "billing"),
     ("/dashboard/billing/spending", "/dashboard/billing/spending/alerts"): ("owner", "admin", "billing"),
 }
-MOST_QUERIES = 12
 
 
 def page_path(acme: PayingOrganization, path: str) -> str:
@@ -99,6 +98,43 @@ def test_form_without_csrf_token_is_rejected(owner: Browser, acme: PayingOrganiz
     assert acme.rows("SELECT id FROM payments") == []
 
 
+@pytest.mark.parametrize(
+    "path", ["/dashboard/billing", "/dashboard/billing/plans/starter", "/dashboard/billing/spending", "{invoice}"]
+)
+def test_billing_page_in_test_mode_says_that_it_is_live(acme: PayingOrganization, owner: Browser, path: str) -> None:
+    """G3: "Nothing here is delivered or billed." stood above the live bill."""
+    owner.client.set_cookie("mode", "test")
+    page = page_text(owner.open(page_path(acme, path)))
+    assert "Test data. This page has no test mode: it shows live data" in page
+    assert "Nothing here is delivered or billed." not in page
+    assert ("Billing has no test mode. Show live data to change it." in page) == (path != "/dashboard/billing")
+
+
+def test_home_page_in_test_mode_shows_no_bill(acme: PayingOrganization, owner: Browser) -> None:
+    """G3: the invoice to pay stood below "Nothing here is delivered or billed."."""
+    assert "Invoices to pay" in owner.open("/dashboard").text
+    owner.client.set_cookie("mode", "test")
+    page = page_text(owner.open("/dashboard"))
+    assert "Test data. Nothing here is delivered or billed." in page
+    assert "An invoice is past due." in page
+    assert "Invoices to pay" not in page
+
+
+@pytest.mark.parametrize(("page", "action"), FORMS)
+def test_form_of_billing_is_refused_in_test_mode(
+    acme: PayingOrganization, owner: Browser, page: str, action: str
+) -> None:
+    """G3: a plan is not changed, nor an invoice paid, by accident; as when another tab has switched to test data."""
+    path, target = page_path(acme, page), page_path(acme, action)
+    fields = owner.form(path, target)
+    owner.client.set_cookie("mode", "test")
+    response = owner.send(target, fields)
+    assert response.status_code == 409
+    assert "Billing has no test mode." in response.text
+    assert list_payments(acme) == []
+    assert not acme.rows("SELECT id FROM subscription_segments WHERE plan_version_id = 'starter@1'")
+
+
 def test_page_takes_few_statements(app: Flask, acme: PayingOrganization, owner: Browser) -> None:
     counts = {}
     for name in PAGES:
@@ -109,4 +145,4 @@ def test_page_takes_few_statements(app: Flask, acme: PayingOrganization, owner: 
         # statements that bind a transaction to its organization do not count
         counts[name] = len([statement for statement in statements if "set_config" not in statement])
     del counts["GET /dashboard/billing/plans/starter"]  # it works out two whole bills as the change itself would
-    assert not {name: count for name, count in counts.items() if count > MOST_QUERIES}
+    assert not {name: count for name, count in counts.items() if count > MAX_PAGE_STATEMENTS}

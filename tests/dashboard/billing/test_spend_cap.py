@@ -28,7 +28,7 @@ def test_new_organization_sees_its_default_cap(owner: Browser, acme: PayingOrgan
     page = page_text(owner.open(SPENDING))
     cap = get_api(acme, "/alerts")["spend_cap"]
     assert f"{cap['used']} USD of {Decimal(cap['amount']):,.2f} USD" in page
-    assert f"{cap['base']} USD of it the base" in page
+    assert f"{cap['base']} USD of it the plan fee" in page
     assert "Nobody here has set it." in page
 
 

@@ -15,7 +15,7 @@ from tests.support.accounts import Headers, User, join, sign_in
 from tests.support.message_pages import MESSAGES, NEW, list_messages, pages_module, parse_csv
 from tests.support.messages import MAIL, SMS, Work, send_message
 from tests.support.pages import Browser, check_access
-from tests.support.statements import count_statements
+from tests.support.statements import MAX_PAGE_STATEMENTS, count_statements
 
 PAGES = {
     "GET /dashboard/messages": "messages:read",
@@ -87,11 +87,28 @@ def test_canceled_message_has_its_usage_reversed(
     assert "Recorded" in page
     assert browser.submit(page_path, f"{page_path}/cancel").status_code == 303
     page = browser.open(page_path).text
-    assert "Taken back" in page
+    assert "Refunded" in page
     assert "-1 " in page
+    assert '<dd>0.00 USD <span class="muted">refunded</span></dd>' in page
     assert "Cancel the message" not in page
     work()
     assert list_messages(client, alice)[0]["status"] == "canceled"
+
+
+def test_failed_message_costs_nothing_and_lowers_the_delivery_rate(
+    browser: Browser, client: FlaskClient, alice: User, live: Headers, work: Work
+) -> None:
+    """G8: a failed message kept its cost, and the pages showed a success rate of 100 %."""
+    send_message(client, live)
+    failed_id = send_message(client, live, to="+15005550001")
+    work()
+    [failed, delivered] = list_messages(client, alice)
+    assert (failed["message_id"], failed["status"], failed["cost"]) == (failed_id, "failed", "0")
+    assert delivered["cost"] != "0"
+    assert '0.00 USD <span class="muted">refunded</span>' in browser.open(f"{MESSAGES}/{failed_id}").text
+    assert browser.open(MESSAGES).text.count("refunded") == 1
+    home = browser.open("/dashboard").text
+    assert 'Delivery rate</a></p><p class="stat-value">50.0 %</p><p class="stat-note">1 failure in the last 2' in home
 
 
 def test_sent_message_cannot_be_canceled(browser: Browser, client: FlaskClient, live: Headers, work: Work) -> None:
@@ -111,7 +128,7 @@ def test_message_shows_its_event_deliveries(
     )
     assert response.status_code == 201, response.json
     page_path = f"{MESSAGES}/{send_message(client, live)}"
-    assert "None was told." in browser.open(page_path).text
+    assert "No webhooks were sent for this message." in browser.open(page_path).text
     work()
     page = browser.open(page_path).text
     assert "message.delivered" in page
@@ -159,8 +176,16 @@ def test_filters_apply_and_modes_never_mix(
         assert listed_ids(f"range={range_name}") == {first, other}, range_name
     assert listed_ids("range=last_period") == set()
     assert listed_ids("end_date=2020-01-02") == set()
+    assert listed_ids("range=30d&end_date=2020-01-02") == set()
     browser.client.set_cookie("mode", "test")
     assert listed_ids("") == {trial}
+
+
+def test_dates_take_precedence_over_the_range(browser: Browser) -> None:
+    """G5: as on the usage page."""
+    page = browser.open(f"{MESSAGES}?range=30d&end_date=2020-01-02").text
+    assert '<option value="custom" selected>' in page
+    assert 'value="2020-01-02"' in page
 
 
 @pytest.mark.parametrize(
@@ -218,10 +243,10 @@ def test_csv_beyond_the_row_limit_is_rejected(
     assert browser.open(f"{MESSAGES}?format=csv").status_code == 422
 
 
-def test_page_takes_at_most_twelve_statements(app: Flask, browser: Browser, client: FlaskClient, live: Headers) -> None:
+def test_page_takes_few_statements(app: Flask, browser: Browser, client: FlaskClient, live: Headers) -> None:
     message_id = send_message(client, live)
     for path in (MESSAGES, f"{MESSAGES}/{message_id}", NEW, f"{MESSAGES}?range=period"):
         browser.open(path)
         with count_statements(app) as statements:
             browser.open(path)
-        assert 0 < len(statements) <= 12, (path, "\n".join(statements))
+        assert 0 < len(statements) <= MAX_PAGE_STATEMENTS, (path, "\n".join(statements))

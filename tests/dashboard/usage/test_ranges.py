@@ -42,13 +42,13 @@ def test_test_messages_are_counted_in_test_mode(app: Flask, client: FlaskClient,
         sent = client.post("/api/v1/messages/send", json=body, headers={"X-API-Key": key})
         assert sent.status_code == 202
     page = browser.open(f"{USAGE}?mode=test").text
-    assert read_stats(page)["Successful"] == "3"
+    assert read_stats(page)["Accepted"] == "3"
     assert "3 messages accepted" in page
     live = browser.open(USAGE).text
-    assert read_stats(live)["Successful"] == "0"
+    assert read_stats(live)["Accepted"] == "0"
     assert "No messages accepted" in live
     browser.client.set_cookie("mode", "test")
-    assert read_stats(browser.open(USAGE).text)["Successful"] == "3"
+    assert read_stats(browser.open(USAGE).text)["Accepted"] == "3"
 
 
 def test_rate_limit_is_that_of_the_gate(app: Flask, acme: UsageOrganization) -> None:
@@ -113,6 +113,15 @@ def test_rejected_form_keeps_its_values(app: Flask, acme: UsageOrganization) -> 
     assert '<option value="custom" selected>' in page
 
 
+def test_dates_take_precedence_over_the_range(app: Flask, acme: UsageOrganization) -> None:
+    """G5: the form showed "Last 30 days" and empty fields."""
+    page = open_usage(app, acme, "range=30d&start_date=2026-04-02&end_date=2026-04-09")
+    assert "<h2>2 Apr 2026 to 9 Apr 2026</h2>" in page
+    assert '<option value="custom" selected>' in page
+    assert 'value="2026-04-02"' in page
+    assert 'value="2026-04-09"' in page
+
+
 def test_last_period_before_the_first_is_rejected(app: Flask, alice: User) -> None:
     response = Browser(app, alice).open(f"{USAGE}?range=last_period")
     assert response.status_code == 422
@@ -164,4 +173,4 @@ def test_page_takes_few_statements(app: Flask, acme: UsageOrganization) -> None:
         browser.open(USAGE)
     finally:
         event.remove(engine, "before_cursor_execute", note)
-    assert len(queries) == few <= 19, "\n\n".join(queries)
+    assert len(queries) == few <= 21, "\n\n".join(queries)

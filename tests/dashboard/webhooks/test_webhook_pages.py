@@ -14,7 +14,7 @@ from saas_api.core import ids as core_ids
 from saas_api.webhooks import payload
 from tests.support.accounts import PASSWORD, User, join, sign_in
 from tests.support.pages import Browser, check_access, form_of
-from tests.support.statements import count_statements
+from tests.support.statements import MAX_PAGE_STATEMENTS, count_statements
 from tests.support.webhook_pages import HOOKS, URL, create_path_ids
 from tests.support.webhooks import WebhookOrganization
 
@@ -227,7 +227,7 @@ def test_pages_take_few_statements(app: Flask, browser: Browser, acme: WebhookOr
         path = name.removeprefix("GET ").format(**path_ids)
         with count_statements(app) as statements:
             assert browser.open(path).status_code == 200
-        assert len(statements) <= 12, (path, statements)
+        assert len(statements) <= MAX_PAGE_STATEMENTS, (path, statements)
 
 
 def test_admin_can_manage_endpoints(app: Flask, client: FlaskClient, acme: WebhookOrganization) -> None:
