@@ -190,8 +190,9 @@ def change_role(session: Session, principal: Principal, user_id: UUID, role: str
     """Change the role of a member, from the next request on. Revokes invitations that the new role may not send.
 
     role: any but "owner", which is transferred
-    raises: MemberNotFound, OwnerRequired
+    raises: FreshLoginRequired, MemberNotFound, OwnerRequired
     """
+    access.require_fresh_login(principal)
     membership = lock_member(session, principal, "members:promote", user_id)
     if membership.role == MemberRole.OWNER:
         raise OwnerRequired
@@ -230,8 +231,9 @@ def transfer_ownership(session: Session, principal: Principal, user_id: UUID) ->
 def remove_member(session: Session, principal: Principal, user_id: UUID) -> None:
     """Remove a member: their tokens are rejected from the next request on, and their invitations are revoked.
 
-    raises: CannotRemoveSelf, MemberNotFound, OwnerRequired
+    raises: FreshLoginRequired, CannotRemoveSelf, MemberNotFound, OwnerRequired
     """
+    access.require_fresh_login(principal)
     if user_id == principal.id:
         raise CannotRemoveSelf
     membership = lock_member(session, principal, "members:write", user_id)

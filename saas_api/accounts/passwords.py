@@ -12,6 +12,7 @@ from saas_api.accounts import audit, failed_logins, members, one_time_tokens, se
 from saas_api.accounts.models import User
 from saas_api.accounts.one_time_tokens import RESET_PASSWORD_PURPOSE
 from saas_api.accounts.sessions import InvalidCredentials
+from saas_api.accounts.tokens import FreshAccessToken, SessionClaims, TokenAudience
 from saas_api.core import crypto, ids
 from saas_api.core.access import Principal
 from saas_api.core.db import tenancy
@@ -137,9 +138,10 @@ def reset_password(token: str, new_password: str) -> None:
         audit.record_user_event_in_all_organizations(session, user.id, "user.password_reset")
 
 
-def reauthenticate(principal: Principal, password: str) -> str:
+def reauthenticate(principal: Principal, password: str, audience: TokenAudience) -> FreshAccessToken:
     """Verify the password again within a session, in transactions of its own.
 
+    audience: of the request
     returns: an access token that is recently authenticated
     raises: InvalidCredentials
     """
@@ -148,7 +150,8 @@ def reauthenticate(principal: Principal, password: str) -> str:
     if not users.verify_password(user, normalize_password(password)) or principal.session_id is None:
         failed_logins.record_failure(user, str(principal.id), "user.sign_in_failed")
         raise InvalidCredentials("The password is wrong.")
-    return tokens.issue_fresh_access_token(principal.id, principal.session_id, principal.organization_id)
+    claims = SessionClaims(principal.id, principal.session_id, principal.organization_id, audience)
+    return tokens.issue_fresh_access_token(claims)
 
 
 def change_password(principal: Principal, current_password: str, new_password: str) -> None:

@@ -9,7 +9,7 @@ from saas_api.api_keys import keys
 from saas_api.api_keys.keys import KeyInactive, KeyNotFound, RotationInProgress, ScopeBeyondRole, TooManyKeys
 from saas_api.api_keys.schemas import CreatedKeyOut, KeyIn, KeyOut, KeysQuery, KeyUpdate, RotatedKeyOut, RotateKeyIn
 from saas_api.core import fields
-from saas_api.core.access import EmailNotVerified, require_permission
+from saas_api.core.access import EmailNotVerified, FreshLoginRequired, require_permission
 from saas_api.core.db import engine
 from saas_api.core.db.pagination import PageRequest
 from saas_api.core.web import endpoint as web_endpoint
@@ -28,7 +28,7 @@ _NOT_SHOWN_AGAIN = "Store the key now: it is not shown again."
     body=KeyIn(),
     returns=CreatedKeyOut(),
     status=201,
-    errors=(ScopeBeyondRole, EmailNotVerified, TooManyKeys),
+    errors=(ScopeBeyondRole, EmailNotVerified, FreshLoginRequired, TooManyKeys),
 )
 def create(body: dict[str, Any]) -> Any:
     """Create an API key; its secret is shown this once."""
@@ -60,7 +60,7 @@ def show(key_id: UUID) -> Any:
     tag="api_keys",
     body=KeyUpdate(),
     returns=KeyOut(),
-    errors=(KeyNotFound, KeyInactive, ScopeBeyondRole),
+    errors=(KeyNotFound, KeyInactive, ScopeBeyondRole, FreshLoginRequired),
 )
 def update(key_id: UUID, body: dict[str, Any]) -> Any:
     """Change an API key's name, scopes, networks or rate limit from the next request on."""
@@ -81,6 +81,7 @@ def update(key_id: UUID, body: dict[str, Any]) -> Any:
         RotationInProgress,
         ScopeBeyondRole,
         EmailNotVerified,
+        FreshLoginRequired,
     ),
 )
 def rotate(key_id: UUID, body: dict[str, Any]) -> Any:
@@ -91,7 +92,7 @@ def rotate(key_id: UUID, body: dict[str, Any]) -> Any:
 
 @bp.delete('/keys/<id("key"):key_id>')
 @require_permission("keys:write")
-@endpoint(operation_id="revoke_key", tag="api_keys", returns=KeyOut(), errors=(KeyNotFound,))
+@endpoint(operation_id="revoke_key", tag="api_keys", returns=KeyOut(), errors=(KeyNotFound, FreshLoginRequired))
 def revoke(key_id: UUID) -> Any:
     """Revoke an API key; its next request is rejected."""
     return ViewResult(keys.revoke_key(engine.session(), g.principal, key_id), message="Revoked.")

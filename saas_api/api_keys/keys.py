@@ -181,7 +181,8 @@ def create_key(
     creator: None for the platform; `operator` is the actor then
     scopes: of SCOPES; None for all of them
     options: `expires_at`, `allowed_ips`, `rate_limit_per_minute`
-    raises: ValidationFailed when `expires_at` has passed, ScopeBeyondRole, access.EmailNotVerified, TooManyKeys
+    raises: ValidationFailed when `expires_at` has passed, ScopeBeyondRole, TooManyKeys; for a live key
+        access.EmailNotVerified and access.FreshLoginRequired
     """
     expires_at = options.get("expires_at")
     if expires_at is not None and expires_at <= clock.now():
@@ -217,7 +218,8 @@ def update_key(session: Session, by: Principal, key_id: UUID, changes: Mapping[s
     """Change a key. The changes apply to the next request in every process.
 
     changes: any of `name`, `scopes`, `allowed_ips`, `rate_limit_per_minute`
-    raises: KeyNotFound, KeyInactive when the key is revoked, ScopeBeyondRole
+    raises: KeyNotFound, KeyInactive when the key is revoked, ScopeBeyondRole; access.FreshLoginRequired for other
+        scopes or networks of a live key
     """
     key = lock_key(session, by.organization_id, key_id)
     if key.revoked_at is not None:
@@ -231,6 +233,8 @@ def update_key(session: Session, by: Principal, key_id: UUID, changes: Mapping[s
             setattr(key, _COLUMN_BY_FIELD.get(field, field), value or None)
     after = _audit_data(key)
     changed = [field for field in after if before[field] != after[field]]
+    if not {"scopes", "allowed_ips"}.isdisjoint(changed):
+        _require_fresh_login_for_live_key(by, key)
     if changed:
         data = {"before": {f: before[f] for f in changed}, "after": {f: after[f] for f in changed}}
         _record_key_event(session, key, by, "changed", data)
@@ -243,7 +247,8 @@ def rotate_key(session: Session, by: Principal, key_id: UUID, grace_seconds: int
     """Give a key a new secret, which expires when the previous one would have.
 
     grace_seconds: 0 to 604,800; how long the previous secret stays valid, at most until its own expiry
-    raises: KeyNotFound, KeyInactive, RotationInProgress, ScopeBeyondRole, access.EmailNotVerified
+    raises: KeyNotFound, KeyInactive, RotationInProgress, ScopeBeyondRole; for a live key access.EmailNotVerified and
+        access.FreshLoginRequired
     """
     key = lock_key(session, by.organization_id, key_id)
     _require_may_hold_secret(by, key.mode, key.scopes)
@@ -271,9 +276,10 @@ def rotate_key(session: Session, by: Principal, key_id: UUID, grace_seconds: int
 def revoke_previous_secrets(session: Session, by: Principal, key_id: UUID) -> KeyView:
     """Revoke every secret of a key but the newest. A repeat changes nothing.
 
-    raises: KeyNotFound, KeyInactive
+    raises: KeyNotFound, KeyInactive; access.FreshLoginRequired for a live key
     """
     key = lock_key(session, by.organization_id, key_id)
+    _require_fresh_login_for_live_key(by, key)
     active = sorted(_list_active_secrets(session, key, clock.now()), key=lambda secret: secret.created_at)
     if not active:
         raise KeyInactive
@@ -288,8 +294,9 @@ def revoke_previous_secrets(session: Session, by: Principal, key_id: UUID) -> Ke
 def revoke_key(session: Session, by: Principal, key_id: UUID) -> KeyView:
     """Revoke a key: its next request is rejected in every process. A repeat changes nothing.
 
-    raises: KeyNotFound
+    raises: KeyNotFound; access.FreshLoginRequired for a live key
     """
+    _require_fresh_login_for_live_key(by, lock_key(session, by.organization_id, key_id))
     return revoke_as(session, by.organization_id, key_id, audit.actor_for(by), "revoked by a member")
 
 
@@ -315,10 +322,16 @@ def revoke_as(session: Session, organization_id: UUID, key_id: UUID, actor: Acto
 
 
 def _require_may_hold_secret(principal: Principal, mode: str, scopes: Sequence[str]) -> None:
-    """Raise EmailNotVerified for a live key, or ScopeBeyondRole, when a user may not hold such a secret."""
+    """Raise ScopeBeyondRole, or for a live key EmailNotVerified or FreshLoginRequired, when a user may not hold it."""
+    _require_may_grant_scopes(principal, scopes)
     if mode == KeyMode.LIVE:
         access.require_verified_email(principal)
-    _require_may_grant_scopes(principal, scopes)
+        access.require_fresh_login(principal)
+
+
+def _require_fresh_login_for_live_key(principal: Principal, key: ApiKey) -> None:
+    if key.mode == KeyMode.LIVE:
+        access.require_fresh_login(principal)
 
 
 def _require_may_grant_scopes(principal: Principal, scopes: Sequence[str]) -> None:

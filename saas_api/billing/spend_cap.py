@@ -9,7 +9,6 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from saas_api.accounts import audit, organizations
-from saas_api.accounts.audit import Actor
 from saas_api.billing import period_spend, service_terms, subscriptions
 from saas_api.billing.models import BillingPeriod, BillingProfile
 from saas_api.billing.period_spend import PeriodSpend
@@ -17,7 +16,8 @@ from saas_api.billing.rating import charges
 from saas_api.billing.rating.bill import RatedPlanVersion
 from saas_api.billing.rating.charges import MeterPrice
 from saas_api.billing.service_terms import ServiceTerms
-from saas_api.core import clock, money
+from saas_api.core import access, clock, money
+from saas_api.core.access import Principal
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import ValidationFailed
 from saas_api.core.limits import counters
@@ -162,15 +162,16 @@ def quantity_to_micro_units(quantity: Decimal) -> int:
     return int(money.multiply_exact(quantity, Decimal(MICRO_UNITS)))
 
 
-def set_spend_cap(
-    session: Session, organization_id: UUID, amount: Decimal | None, action: str, actor: Actor
-) -> SpendCapState:
-    """Set the spend cap of an organization, effective with the next request; None removes it.
+def set_spend_cap(session: Session, principal: Principal, amount: Decimal | None, action: str) -> SpendCapState:
+    """Set the spend cap of the caller's organization, effective with the next request; None removes it.
 
     amount: in major units
-    raises: ValidationFailed for an amount below the base amounts of the period, below base amount or minimum of the
-        plan in force or scheduled, below the spend of the period, or with too many decimals; OrganizationNotFound
+    raises: FreshLoginRequired, OrganizationNotFound; ValidationFailed for an amount below the base amounts of the
+        period, below base amount or minimum of the plan in force or scheduled, below the spend of the period, or with
+        too many decimals
     """
+    access.require_fresh_login(principal)
+    organization_id = principal.organization_id
     state = get_cap_state(session, organization_id)
     amount_minor = None
     if amount is not None:
@@ -185,7 +186,8 @@ def set_spend_cap(
     session.flush()
     organizations.bump_generation(session, organization_id)
     data = {"before": before, "after": {"amount_minor": amount_minor, "action": action}}
-    audit.record_event(session, organization_id, actor, "spend_cap.changed", ("organization", organization_id), data)
+    target = ("organization", organization_id)
+    audit.record_event(session, organization_id, audit.actor_for(principal), "spend_cap.changed", target, data)
     return replace(state, amount_minor=amount_minor, action=action, is_default=False)
 
 

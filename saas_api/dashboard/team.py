@@ -93,7 +93,7 @@ def change_role_form(user_id: UUID, form: Form | None = None) -> Response:
 
 @bp.post('/team/members/<id("usr"):user_id>/role')
 @require_permission("members:promote")
-@form_view(MemberRoleIn(), form=change_role_form, requires_fresh_login=True)
+@form_view(MemberRoleIn(), form=change_role_form)
 def change_role(user_id: UUID, body: dict[str, Any]) -> Any:
     """Change a member's role; it applies to their next request."""
     member = members.change_role(engine.session(), g.principal, user_id, body["role"])
@@ -141,7 +141,7 @@ def transfer_form(form: Form | None = None) -> Response:
 
 @bp.post("/team/transfer")
 @require_permission("members:promote")
-@form_view(TransferOwnershipForm(), form=transfer_form, requires_fresh_login=True)
+@form_view(TransferOwnershipForm(), form=transfer_form)
 def transfer_ownership(body: dict[str, Any]) -> Any:
     """Transfer the ownership; the previous owner becomes an admin."""
     organization = organizations.get_organization(engine.session(), g.principal.organization_id)
@@ -221,8 +221,5 @@ def cancel_invitation(invitation_id: UUID, body: dict[str, Any]) -> Any:  # noqa
 @form_view(EmptyForm(), form=lambda invitation_id, form: index(form), is_idempotent=True)  # noqa: ARG005 - the address has it
 def resend_invitation(invitation_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG001 - the form has no fields
     """Replace an invitation by a new one; the previous link stops working."""
-    invitation = get_invitation(engine.session(), g.principal.organization_id, invitation_id)
-    email, role = invitation.email, invitation.role
-    invitations.revoke_invitation(engine.session(), g.principal, invitation_id)
-    invitations.create_invitation(engine.session(), g.principal, email, role)
-    return pages.redirect_to("dashboard.team.index", _notice=INVITATION_SENT_NOTICE.format(email))
+    invitation = invitations.resend_invitation(engine.session(), g.principal, invitation_id)
+    return pages.redirect_to("dashboard.team.index", _notice=INVITATION_SENT_NOTICE.format(invitation.email))

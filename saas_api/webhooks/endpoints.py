@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from saas_api.accounts import audit, members, organizations
 from saas_api.accounts.audit import SYSTEM_ACTOR, Actor
-from saas_api.core import clock, ids
+from saas_api.core import access, clock, ids
 from saas_api.core.access import Principal
 from saas_api.core.db import pagination, tenancy
 from saas_api.core.db.pagination import Page, PageRequest
@@ -182,8 +182,9 @@ def create_endpoint(session: Session, by: Principal, fields: Mapping[str, Any]) 
     """Create an endpoint. The caller creates its secret in the same transaction.
 
     fields: `url`, `event_types`, `description`, `payload`
-    raises: ValidationFailed for a URL that is not allowed, TooManyEndpoints
+    raises: FreshLoginRequired, ValidationFailed for a URL that is not allowed, TooManyEndpoints
     """
+    access.require_fresh_login(by)
     _check_url(fields["url"])
     announce(session, by.organization_id)
     session.execute(_LOCK_ORGANIZATION, {"organization_id": str(by.organization_id)})
@@ -205,11 +206,13 @@ def update_endpoint(
 
     changes: any of `url`, `event_types`, `description`, `payload`, `is_enabled`
     reason: of an operator, for the audit log
-    raises: EndpointNotFound, ValidationFailed for a URL that is not allowed
+    raises: EndpointNotFound, ValidationFailed for a URL that is not allowed; FreshLoginRequired for another URL
     """
     if "url" in changes:
         _check_url(changes["url"])
     endpoint = _lock_for_change(session, by.organization_id, endpoint_id)
+    if changes.get("url", endpoint.url) != endpoint.url:
+        access.require_fresh_login(by)
     before = _audit_data(endpoint)
     for column, value in _column_values(changes).items():
         setattr(endpoint, column, value)

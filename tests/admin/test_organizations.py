@@ -24,7 +24,7 @@ from tests.support.console import (
     organization_page,
     send_message,
 )
-from tests.support.pages import Browser
+from tests.support.pages import Browser, set_session_cookies
 from tests.support.statements import count_statements
 
 LIST = "/admin/organizations"
@@ -176,8 +176,7 @@ def test_old_sign_in_is_asked_for_the_password(app: Flask, client: FlaskClient, 
     olga = sign_up(client, "olga@platform.example", "Platform")
     fresh = client.post("/api/v1/auth/refresh", json={"refresh_token": olga.refresh_token}).json["data"]
     browser, page = open_console(app, olga), f"{organization_page(alice)}/suspend"
-    browser.client.set_cookie("at", fresh["token"])
-    browser.client.set_cookie("rt", fresh["refresh_token"])
+    set_session_cookies(browser.client, fresh["token"], fresh["refresh_token"])
     response = browser.submit(page, name="Acme", reason=REASON)
     assert response.status_code == 422
     assert 'name="confirm_password"' in response.text
