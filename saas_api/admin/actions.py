@@ -36,6 +36,7 @@ from saas_api.admin.organization_actions import (
 )
 from saas_api.admin.payments import PaidBackForm
 from saas_api.admin.plans import ArchiveForm
+from saas_api.admin.users import DisableUserForm
 from saas_api.billing import invoice_lifecycle
 from saas_api.billing import invoices as billing_invoices
 from saas_api.core.web import templating
@@ -514,6 +515,28 @@ _USER_ACTIONS = (
         users.send_password_reset,
         role="support",
         is_idempotent=True,
+    ),
+    Action(
+        "disable",
+        "user",
+        lambda detail: f"Disable {detail.user.email}",
+        "They are signed out everywhere and cannot sign in. The API keys they created are revoked in every "
+        "organization, unless you keep them.",
+        "Disable",
+        lambda _, revoked: f"Disabled. {templating.pluralize(len(revoked), 'API key')} revoked.",
+        users.disable_user,
+        DisableUserForm,
+        "danger",
+        preview=users.preview_disable,
+    ),
+    Action(
+        "enable",
+        "user",
+        lambda detail: f"Enable {detail.user.email}",
+        "They can sign in again with their password. Revoked API keys stay revoked.",
+        "Enable",
+        lambda _, was_disabled: "Enabled." if was_disabled else "The account was not disabled.",
+        users.enable_user,
     ),
 )
 _PLATFORM_ACTIONS = (

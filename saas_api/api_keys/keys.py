@@ -300,6 +300,36 @@ def revoke_key(session: Session, by: Principal, key_id: UUID) -> KeyView:
     return revoke_as(session, by.organization_id, key_id, audit.actor_for(by), "revoked by a member")
 
 
+def list_keys_of_creator(session: Session, user_id: UUID, organization_id: UUID | None = None) -> list[KeyView]:
+    """Return the keys that a user created and that are not revoked, the newest first.
+
+    organization_id: None for every organization that the session sees
+    """
+    statement = _select_with_newest_secret().where(ApiKey.created_by == user_id, ApiKey.revoked_at.is_(None))
+    if organization_id:
+        statement = statement.where(ApiKey.organization_id == organization_id)
+    rows = session.execute(statement.order_by(ApiKey.organization_id, ApiKey.id.desc()))
+    return [_to_view(key, secret) for key, secret in rows]
+
+
+def revoke_keys_of_creator(
+    session: Session, user_id: UUID, actor: Actor, reason: str, organization_id: UUID | None = None
+) -> list[UUID]:
+    """Revoke every key that a user created.
+
+    reason: stored with the keys
+    organization_id: None for every organization that the session sees
+    returns: ids of the revoked keys
+    """
+    statement = sa.select(ApiKey.organization_id, ApiKey.id).filter_by(created_by=user_id, revoked_at=None)
+    if organization_id:
+        statement = statement.filter_by(organization_id=organization_id)
+    revoked = session.execute(statement.order_by(ApiKey.organization_id, ApiKey.id)).all()
+    for row in revoked:
+        revoke_as(session, row.organization_id, row.id, actor, reason)
+    return [row.id for row in revoked]
+
+
 def revoke_as(session: Session, organization_id: UUID, key_id: UUID, actor: Actor, reason: str) -> KeyView:
     """Revoke a key on behalf of any actor.
 
