@@ -7,9 +7,10 @@ from uuid import UUID
 
 from sqlalchemy import func, select
 
-from saas_api.accounts import audit, one_time_tokens, sessions, users
+from saas_api.accounts import audit, notices, one_time_tokens, sessions, users
 from saas_api.accounts.audit import Actor
 from saas_api.accounts.models import Operator, User
+from saas_api.accounts.notices import Notice, Recipient
 from saas_api.accounts.one_time_tokens import RESET_PASSWORD_PURPOSE
 from saas_api.core import crypto
 from saas_api.core.db.tenancy import SystemSession
@@ -132,3 +133,9 @@ def _record_audit(
 ) -> None:
     data = {"email": user.email, "before": {"role": before}, "after": {"role": after}}
     audit.record_event(session, None, actor, action, ("user", user.id), data)
+    session.flush()  # the new operator is among the admins
+    admins = [admin for admin, operator in list_operators(session) if operator.role == "admin"]
+    facts = [f"User: {user.email}", f"Operator role: {after or 'none'}, before {before or 'none'}"]
+    advice = "Revoke the role with flask operator revoke, and look into the log of operators at /admin/audit."
+    recipients = [Recipient.of(recipient) for recipient in (user, *admins)]
+    notices.enqueue(session, recipients, Notice("The role of an operator was changed", facts, advice, "/admin"))

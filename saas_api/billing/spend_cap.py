@@ -8,7 +8,8 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from saas_api.accounts import audit, organizations
+from saas_api.accounts import audit, members, organizations
+from saas_api.accounts.notices import Notice
 from saas_api.billing import period_spend, service_terms, subscriptions
 from saas_api.billing.models import BillingPeriod, BillingProfile
 from saas_api.billing.period_spend import PeriodSpend
@@ -181,14 +182,26 @@ def set_spend_cap(session: Session, principal: Principal, amount: Decimal | None
         if subscription.scheduled:
             _check_plan_amounts(amount_minor, subscription.scheduled.version)
     profile = _get_profile(session, organization_id)
+    cap_before = _describe_cap(profile.spend_cap_minor, profile.spend_cap_action, state.currency)
     before = {"amount_minor": profile.spend_cap_minor, "action": profile.spend_cap_action}
     profile.spend_cap_minor, profile.spend_cap_action, profile.spend_cap_is_default = amount_minor, action, False
     session.flush()
     organizations.bump_generation(session, organization_id)
     data = {"before": before, "after": {"amount_minor": amount_minor, "action": action}}
-    target = ("organization", organization_id)
-    audit.record_event(session, organization_id, audit.actor_for(principal), "spend_cap.changed", target, data)
+    actor = audit.actor_for(principal)
+    audit.record_event(session, organization_id, actor, "spend_cap.changed", ("organization", organization_id), data)
+    facts = [f"Before: {cap_before}", f"Now: {_describe_cap(amount_minor, action, state.currency)}"]
+    advice = "Change your password, set the cap right, and look for API keys that you do not know."
+    notice = Notice("The spend cap was changed", facts, advice, "/dashboard/billing/spending")
+    members.enqueue_notice(session, organization_id, actor, notice)
     return replace(state, amount_minor=amount_minor, action=action, is_default=False)
+
+
+def _describe_cap(amount_minor: int | None, action: str, currency: str) -> str:
+    if amount_minor is None:
+        return "no cap"
+    consequence = "then calls are refused" if action == "block" else "then only an alert"
+    return f"{money.format_minor(amount_minor, currency)} {currency} a period, {consequence}"
 
 
 def reconcile_counters(session: SystemSession, organization_id: UUID, period_id: UUID, spent: PeriodSpend) -> None:

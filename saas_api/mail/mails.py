@@ -93,7 +93,8 @@ def enqueue(session: Session, template: str, to: str, *, organization_id: UUID |
         (organization, number, amount, currency, invoice_id),
         "payment_failed" (the same, reason), "usage_alert" (organization, what, percent, used, limit, period_end),
         "plan_version_changed" (organization, plan, at, changes: lines of text),
-        "operator_alert" (subject_line, detail), "webhook_disabled" (organization, url, is_gone); each takes `name`, the
+        "operator_alert" (subject_line, detail), "security_notice" (subject_line, facts: lines of text, advice, path,
+        at, ip), "webhook_disabled" (organization, url, is_gone); each takes `name`, the
         name of the recipient
     organization_id: None for a mail to a user, who may be a member of several organizations
     raises: jinja2's UndefinedError for an incomplete context
@@ -133,4 +134,6 @@ def resend(session: SystemSession, mail_id: UUID) -> None:
 
 
 def _single_line(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_single_line(item) for item in value]
     return " ".join(value.split())[:MAX_VALUE_LENGTH] if isinstance(value, str) else value

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from saas_api.accounts import audit, members, organizations
 from saas_api.accounts.audit import SYSTEM_ACTOR, Actor
+from saas_api.accounts.notices import Notice
 from saas_api.core import access, clock, ids
 from saas_api.core.access import Principal
 from saas_api.core.db import pagination, tenancy
@@ -196,6 +197,7 @@ def create_endpoint(session: Session, by: Principal, fields: Mapping[str, Any]) 
     session.add(endpoint)
     session.flush()  # its secret refers to it
     record_endpoint_event(session, by, endpoint, "created", _audit_data(endpoint))
+    notify(session, by, endpoint, "A webhook endpoint was created")
     return endpoint
 
 
@@ -228,6 +230,7 @@ def update_endpoint(
         if reason:
             data["reason"] = reason
         record_endpoint_event(session, by, endpoint, "changed", data)
+        notify(session, by, endpoint, "A webhook endpoint was changed", f"Changed: {', '.join(changed)}")
     session.flush()
     return endpoint
 
@@ -241,6 +244,7 @@ def delete(session: Session, by: Principal, endpoint_id: UUID) -> Endpoint:
     endpoint.deleted_at = clock.now()
     _disable_manually(session, endpoint)
     record_endpoint_event(session, by, endpoint, "deleted", _audit_data(endpoint))
+    notify(session, by, endpoint, "A webhook endpoint was deleted")
     session.flush()
     return endpoint
 
@@ -278,6 +282,13 @@ def record_endpoint_event(
     actor = audit.actor_for(by) if isinstance(by, Principal) else by or SYSTEM_ACTOR
     target = ("webhook_endpoint", endpoint.id)
     audit.record_event(session, endpoint.organization_id, actor, f"webhook_endpoint.{verb}", target, data)
+
+
+def notify(session: Session, by: Principal, endpoint: Endpoint, subject: str, *facts: str) -> None:
+    """Mail the owner and the caller a notice of a change of an endpoint."""
+    advice = "Change your password, set the endpoint right, and rotate its signing secret."
+    notice = Notice(subject, [f"Endpoint: {redacted_url(endpoint)}", *facts], advice, "/dashboard/webhooks")
+    members.enqueue_notice(session, endpoint.organization_id, audit.actor_for(by), notice)
 
 
 def _lock_for_change(session: Session, organization_id: UUID, endpoint_id: UUID) -> Endpoint:

@@ -84,6 +84,7 @@ def rotate_secret(session: Session, by: Principal, endpoint_id: UUID, grace_seco
     audit.record_event(
         session, by.organization_id, audit.actor_for(by), "webhook_endpoint.secret_rotated", target, data
     )
+    endpoints.notify(session, by, endpoint, "The signing secret of a webhook endpoint was rotated")
     return secret, old_expires_at
 
 

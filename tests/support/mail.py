@@ -69,6 +69,14 @@ CONTEXTS: dict[str, dict[str, Any]] = {
         "changes": ["Base amount: 29.00 USD a month before, 39.00 USD from then on", "Price of sms changes"],
     },
     "operator_alert": {"subject_line": "a payment is quarantined", "detail": "42.00 USD came for INV-000042."},
+    "security_notice": {
+        "subject_line": "A webhook endpoint was changed",
+        "facts": ["Organization: Acme", "By: Alice (alice@acme.example)"],
+        "advice": "Change your password, set the endpoint right, and rotate its secret at once, please.",
+        "path": "/dashboard/webhooks",
+        "at": "1 June 2026, 00:00 UTC",
+        "ip": "192.0.2.7",
+    },
     "webhook_disabled": {"organization": "Acme", "url": "https://acme.example/hook", "is_gone": False},
 }
 
