@@ -17,7 +17,7 @@ from saas_api.accounts import (
     users,
 )
 from saas_api.accounts.invitations import AlreadyMember, InvitationExists, InvitationNotFound
-from saas_api.accounts.members import CannotRemoveSelf, MemberNotFound, OwnerRequired, TeamView
+from saas_api.accounts.members import MemberNotFound, OwnerRequired, TeamView
 from saas_api.accounts.organizations import OrganizationNotFound
 from saas_api.accounts.schemas import (
     AcceptInvitationIn,
@@ -401,19 +401,6 @@ def transfer_ownership(body: dict[str, Any]) -> Any:
     """Transfer the ownership to another member; you become an admin."""
     members.transfer_ownership(engine.session(), g.principal, body["user_id"])
     return ViewResult(_team(), message="Transferred.")
-
-
-@bp.delete('/team/members/<id("usr"):user_id>')
-@require_permission("members:write")
-@endpoint(
-    operation_id="remove_member",
-    tag="organizations",
-    errors=(FreshLoginRequired, CannotRemoveSelf, MemberNotFound, OwnerRequired),
-)
-def remove_member(user_id: UUID) -> Any:
-    """Remove a member; their tokens are rejected from the next request on."""
-    members.remove_member(engine.session(), g.principal, user_id)
-    return ViewResult({}, message="Removed.")
 
 
 def _team() -> TeamView:

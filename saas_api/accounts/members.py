@@ -191,7 +191,7 @@ def lock_member(session: Session, principal: Principal, permission: str, user_id
     """Lock the memberships of a user and of the caller, and authorize the caller with the current role.
 
     user_id: may be the caller's own
-    raises: Forbidden when the caller has lost the permission meanwhile, MemberNotFound
+    raises: Forbidden when the caller has lost the permission or was disabled meanwhile, MemberNotFound
     """
     statement = (
         sa.select(Membership)
@@ -204,7 +204,8 @@ def lock_member(session: Session, principal: Principal, permission: str, user_id
         .execution_options(populate_existing=True)
     )
     memberships = {membership.user_id: membership for membership in session.scalars(statement)}
-    if principal.id not in memberships:
+    is_disabled = session.scalar(sa.select(User.disabled_at).where(User.id == principal.id)) is not None
+    if principal.id not in memberships or is_disabled:
         raise Forbidden
     access.authorize(replace(principal, role=memberships[principal.id].role), Access(permission=permission))
     if user_id not in memberships:

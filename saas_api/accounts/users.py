@@ -6,7 +6,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import undefer
 
 from saas_api.accounts import audit, one_time_tokens, sessions
-from saas_api.accounts.models import User
+from saas_api.accounts.models import Membership, User
 from saas_api.accounts.one_time_tokens import RESET_PASSWORD_PURPOSE, VERIFY_EMAIL_PURPOSE
 from saas_api.accounts.tokens import InvalidToken
 from saas_api.core import clock, crypto
@@ -53,7 +53,10 @@ def disable_user(session: SystemSession, user: User) -> list[UUID]:
     Keys that the user created are the caller's to revoke.
     returns: ids of the ended sessions
     """
-    session.refresh(user, with_for_update=True)  # a sign-in that runs now ends before, or finds the user disabled
+    # a sign-in or the creation of a key that runs now ends before, or finds the user disabled
+    session.refresh(user, with_for_update=True)
+    of_user = select(Membership.organization_id).where(Membership.user_id == user.id)
+    session.execute(of_user.order_by(Membership.organization_id).with_for_update())
     user.disabled_at = user.disabled_at or clock.now()
     for purpose in (VERIFY_EMAIL_PURPOSE, RESET_PASSWORD_PURPOSE):
         one_time_tokens.revoke_tokens(session, user.id, purpose)

@@ -1,13 +1,24 @@
-"""HTTP API of API keys."""
+"""HTTP API of API keys, and of the removal of members, which ends the keys they created."""
 
 from typing import Any
 from uuid import UUID
 
 from flask import Blueprint, g
 
+from saas_api.accounts.members import CannotRemoveSelf, MemberNotFound, OwnerRequired
 from saas_api.api_keys import keys
 from saas_api.api_keys.keys import KeyInactive, KeyNotFound, RotationInProgress, ScopeBeyondRole, TooManyKeys
-from saas_api.api_keys.schemas import CreatedKeyOut, KeyIn, KeyOut, KeysQuery, KeyUpdate, RotatedKeyOut, RotateKeyIn
+from saas_api.api_keys.schemas import (
+    CreatedKeyOut,
+    KeyIn,
+    KeyOut,
+    KeysQuery,
+    KeyUpdate,
+    RemovedMemberOut,
+    RemoveMemberQuery,
+    RotatedKeyOut,
+    RotateKeyIn,
+)
 from saas_api.core import fields
 from saas_api.core.access import EmailNotVerified, FreshLoginRequired, require_permission
 from saas_api.core.db import engine
@@ -96,6 +107,21 @@ def rotate(key_id: UUID, body: dict[str, Any]) -> Any:
 def revoke(key_id: UUID) -> Any:
     """Revoke an API key; its next request is rejected."""
     return ViewResult(keys.revoke_key(engine.session(), g.principal, key_id), message="Revoked.")
+
+
+@bp.delete('/team/members/<id("usr"):user_id>')
+@require_permission("members:write")
+@endpoint(
+    operation_id="remove_member",
+    tag="organizations",
+    query=RemoveMemberQuery(),
+    returns=RemovedMemberOut(),
+    errors=(FreshLoginRequired, CannotRemoveSelf, MemberNotFound, OwnerRequired),
+)
+def remove_member(user_id: UUID, query: dict[str, Any]) -> Any:
+    """Remove a member; their tokens are rejected from the next request on, and the keys they created are revoked."""
+    keys_of_member = keys.remove_member(engine.session(), g.principal, user_id, revokes_keys=query["revoke_keys"])
+    return ViewResult(keys_of_member, message="Removed.")
 
 
 bp.delete('/api-keys/<id("key"):key_id>', endpoint="revoke_api_key")(web_endpoint.alias(revoke, "revoke_api_key"))

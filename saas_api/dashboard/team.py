@@ -4,6 +4,7 @@ from typing import Any
 from uuid import UUID
 
 from flask import Blueprint, Response, g
+from marshmallow import fields, validate
 from sqlalchemy.orm import Session
 
 from saas_api.accounts import invitations, members, organizations, sessions, throttles
@@ -11,12 +12,13 @@ from saas_api.accounts.invitations import InvitationNotFound
 from saas_api.accounts.members import Member, MemberNotFound
 from saas_api.accounts.models import Invitation
 from saas_api.accounts.schemas import InvitationIn, MemberRoleIn, TransferOwnershipIn
+from saas_api.api_keys import keys
 from saas_api.core import ids
 from saas_api.core.access import PERMISSIONS, require_permission
 from saas_api.core.db import engine
 from saas_api.core.fields import Email, PrefixedId
 from saas_api.core.roles import ASSIGNABLE_ROLES, ROLES, MemberRole
-from saas_api.core.web import pages
+from saas_api.core.web import pages, templating
 from saas_api.core.web.forms import EmptyForm, Form, form_view
 from saas_api.dashboard import context
 from saas_api.dashboard.context import ConfirmationForm
@@ -72,6 +74,12 @@ class InvitationForm(InvitationIn):
     email = Email(required=True, error_messages={"required": "Enter an e-mail address."})
 
 
+class RemoveMemberForm(ConfirmationForm):
+    """The text typed to confirm, and what happens to the keys that the member created."""
+
+    keys = fields.String(load_default="revoke", validate=validate.OneOf(("revoke", "hand_over")))
+
+
 class TransferOwnershipForm(TransferOwnershipIn, ConfirmationForm):
     """The new owner, and the organization's name typed to confirm."""
 
@@ -104,18 +112,26 @@ def change_role(user_id: UUID, body: dict[str, Any]) -> Any:
 @require_permission("members:write")
 def remove_form(user_id: UUID, form: Form | None = None) -> Response:
     """Show the form that removes a member."""
-    return pages.render_page("dashboard/team/remove.html", member=_member(user_id), form=form or Form())
+    return pages.render_page(
+        "dashboard/team/remove.html",
+        member=_member(user_id),
+        keys=keys.list_keys_of_creator(engine.session(), user_id, g.principal.organization_id),
+        form=form or Form({"keys": "revoke"}),
+    )
 
 
 @bp.post('/team/members/<id("usr"):user_id>/remove')
 @require_permission("members:write")
-@form_view(ConfirmationForm(), form=remove_form)
+@form_view(RemoveMemberForm(), form=remove_form)
 def remove(user_id: UUID, body: dict[str, Any]) -> Any:
-    """Remove a member."""
+    """Remove a member, and revoke the keys that they created or hand them over to the caller."""
     member = _member(user_id)
     context.check_confirmation(body["typed"], member.email)
-    members.remove_member(engine.session(), g.principal, user_id)
-    return pages.redirect_to("dashboard.team.index", _notice=f"{member.display_name} was removed.")
+    removed = keys.remove_member(engine.session(), g.principal, user_id, revokes_keys=body["keys"] == "revoke")
+    notice = f"{member.display_name} was removed."
+    if removed.revoked_keys:
+        notice += f" Revoked: {templating.pluralize(len(removed.revoked_keys), 'API key')}."
+    return pages.redirect_to("dashboard.team.index", _notice=notice)
 
 
 @bp.get("/team/transfer")
