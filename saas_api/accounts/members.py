@@ -103,9 +103,11 @@ def list_recipients(
     includes_billing_email: the billing address of the organization receives it too, once it is verified
     """
     recipients = {
-        member.email.lower(): Recipient(member.email, member.full_name if member.email_verified_at else "")
+        member.email.lower(): Recipient(
+            member.email, member.full_name if member.is_verified else "", is_verified=member.is_verified
+        )
         for member in session.execute(
-            sa.select(User.email, User.full_name, User.email_verified_at)
+            sa.select(User.email, User.full_name, User.email_verified_at.is_not(None).label("is_verified"))
             .join(Membership, Membership.user_id == User.id)
             .where(Membership.organization_id == organization_id)
             .where(sa.or_(Membership.role.in_(roles), User.id.in_(user_ids)))

@@ -13,15 +13,19 @@ from saas_api.mail import mails
 
 @dataclass(frozen=True)
 class Recipient:
-    """An address to which a mail is sent; `name` may be empty."""
+    """An address to which a mail is sent; `name` may be empty.
+
+    is_verified: its user has opened a link sent to it; until then it gets no text that a user may have chosen
+    """
 
     email: str
     name: str
+    is_verified: bool = True
 
     @classmethod
     def of(cls, user: User) -> "Recipient":
         """A user, without a name while the address is not verified."""
-        return cls(user.email, user.greeting_name)
+        return cls(user.email, user.greeting_name, user.email_verified)
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Notice:
 def enqueue(
     session: Session, recipients: Iterable[Recipient], notice: Notice, organization_id: UUID | None = None
 ) -> None:
-    """Mail a notice, each address once, in the transaction of the change.
+    """Mail a notice, each address once, in the transaction of the change; without its facts to unverified addresses.
 
     organization_id: None for a change of an account or of the platform
     """
@@ -54,7 +58,7 @@ def enqueue(
             organization_id=organization_id,
             name=recipient.name,
             subject_line=notice.subject,
-            facts=notice.facts,
+            facts=notice.facts if recipient.is_verified else [],
             advice=notice.advice,
             path=notice.path,
             at=mails.format_time(clock.now(), "UTC"),

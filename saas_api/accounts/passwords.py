@@ -125,7 +125,7 @@ def request_password_reset(email: str) -> None:
         user = users.lock_user(session, match.id if match else ids.new_id())
         with contextlib.suppress(_UnknownUser), session.begin_nested():
             token = one_time_tokens.issue_token(session, user.id if user else ids.new_id(), RESET_PASSWORD_PURPOSE)
-            recipient, name = (user.email, user.full_name) if user else (email, "")
+            recipient, name = (user.email, user.greeting_name) if user else (email, "")
             mails.enqueue(session, "reset_password", recipient, token=token, name=name)
             if user is None:
                 raise _UnknownUser

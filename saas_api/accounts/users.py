@@ -149,9 +149,9 @@ def request_email_verification(principal: Principal) -> None:
 
 
 def send_verification_email(session: SystemSession, user: User) -> None:
-    """Mail a verification link to a user."""
+    """Mail a verification link to a user, without any text that they gave: the address may be a stranger's."""
     token = one_time_tokens.issue_token(session, user.id, VERIFY_EMAIL_PURPOSE)
-    mails.enqueue(session, "verify_email", user.email, token=token, name=user.full_name)
+    mails.enqueue(session, "verify_email", user.email, token=token)
 
 
 def verify_email(token: str) -> User:

@@ -10,9 +10,10 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from saas_api.accounts import audit, members, organizations
+from saas_api.accounts import audit, members, notices, organizations
 from saas_api.accounts.audit import SYSTEM_ACTOR, Actor
 from saas_api.accounts.models import Membership, User
+from saas_api.accounts.notices import Notice, Recipient
 from saas_api.api_keys import events, secrets
 from saas_api.api_keys.models import ApiKey, ApiKeySecret, CreatedKey, KeyStatus, KeyView, RotatedKey
 from saas_api.core import access, clock, ids
@@ -22,7 +23,6 @@ from saas_api.core.db.pagination import Page, PageRequest
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict, Forbidden, NotFound, ValidationFailed
 from saas_api.core.periodic_thread import PeriodicThread
-from saas_api.mail import mails
 
 FLUSH_SECONDS = 10
 MAX_KEYS = 500
@@ -454,13 +454,14 @@ def _record_key_event(session: Session, key: ApiKey, by: Principal | Actor, verb
 
 
 def _email_creator(session: Session, creator: Principal, key: KeyView) -> None:
-    """Tell the creator, so that a key made in a stolen session is noticed."""
-    user = session.execute(sa.select(User.email, User.full_name).where(User.id == creator.id)).one()
-    context = {"name": user.full_name, "creator": user.full_name or user.email, "key": key.name, "prefix": key.hint}
+    """Mail the creator a notice, so that a key made in a stolen session is noticed."""
+    member = members.get_member(session, creator.organization_id, creator.id)
     organization = organizations.get_organization(session, creator.organization_id)
-    mails.enqueue(
-        session, "key_created", user.email, organization_id=organization.id, organization=organization.name, **context
-    )
+    facts = [f"Organization: {organization.name}", f"Key: {key.name} ({key.hint}...)"]
+    advice = "Revoke the key, and choose a new password."
+    notice = Notice("A new API key was created", facts, advice, "/dashboard/api-keys")
+    recipient = Recipient(member.email, member.full_name if member.email_verified else "", member.email_verified)
+    notices.enqueue(session, [recipient], notice, organization.id)
 
 
 _USES = """unnest(CAST(:organizations AS uuid[]), CAST(:keys AS uuid[]), CAST(:times AS timestamptz[]))

@@ -83,10 +83,9 @@ VALUES (:id, coalesce(:organization_id, current_organization()), :template, :rec
 def enqueue(session: Session, template: str, to: str, *, organization_id: UUID | None = None, **context: Any) -> None:
     """Store a mail, which is sent after the session commits.
 
-    template: with its context: "welcome" (organization), "verify_email" (token), "reset_password" (token),
-        "verify_billing_email" (token, organization), "invitation" (token, organization, inviter, role),
+    template: with its context: "welcome", "verify_email" (token), "reset_password" (token),
+        "verify_billing_email" (token, requester: the address), "invitation" (token, inviter: the address, role),
         "new_sign_in" (at, ip, user_agent),
-        "key_created" (key: its name, prefix: of the secret, creator, organization),
         "invoice_ready" (organization, number, amount, currency, due, invoice_id: as in the API); the same context
         for "overdue_remind", "suspended", "written_off", and with `at`, the time of the next step, "overdue_warn" and
         "restricted"; "reinstated", "stopped_by_operator", "resumed_by_operator" (organization), "payment_received"

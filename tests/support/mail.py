@@ -23,13 +23,12 @@ OVERDUE = {
     "invoice_id": "inv_0123456789abcdefghjkmnpqrs",
 }
 CONTEXTS: dict[str, dict[str, Any]] = {
-    "welcome": {"organization": "Acme"},
+    "welcome": {},
     "verify_email": {"token": "t0ken-verify"},
-    "verify_billing_email": {"token": "t0ken-billing", "organization": "Acme"},
+    "verify_billing_email": {"token": "t0ken-billing", "requester": "alice@acme.example"},
     "reset_password": {"token": "t0ken-reset"},
-    "invitation": {"token": "t0ken-join", "organization": "Acme", "inviter": "Alice", "role": "member"},
+    "invitation": {"token": "t0ken-join", "inviter": "alice@acme.example", "role": "member"},
     "new_sign_in": {"at": "1 May 2026", "ip": "192.0.2.7", "user_agent": "curl"},
-    "key_created": {"key": "Production", "prefix": "sk_live_abcd", "creator": "Alice", "organization": "Acme"},
     "invoice_ready": OVERDUE,
     "payment_received": {
         "organization": "Acme",
