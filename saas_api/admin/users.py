@@ -153,7 +153,13 @@ def index() -> Response:
     if page and query["format"] == "csv":
         return lists.csv_export("users", USER_COLUMNS, page)
     status = 200 if page else 422
-    return pages.render_page("admin/users/index.html", status=status, form=form, page=page, **lists.page_links(page))
+    return pages.render_page(
+        "admin/users/index.html",
+        status=status,
+        form=form,
+        page=page,
+        **pages.pagination_links(page.next_cursor if page else None),
+    )
 
 
 @bp.get('/admin/users/<id("usr"):user_id>')
