@@ -12,6 +12,7 @@ TARGET_TYPES = {
     "organization_id": "organization",
     "invoice_id": "invoice",
     "payment_id": "payment",
+    "refund_id": "refund",
     "event_id": "provider_event",
     "endpoint_id": "webhook_endpoint",
     "delivery_id": "webhook_delivery",

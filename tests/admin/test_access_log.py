@@ -6,6 +6,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
+from saas_api.admin.access_log import TARGET_TYPES
 from saas_api.core import ids
 from tests.support.accounts import User, make_key
 from tests.support.console import REASON, execute_sql, open_console, organization_page
@@ -71,3 +72,13 @@ def test_export_requires_the_role_admin_and_a_reason(app: Flask, olga: User, pat
     assert admin.client.get(f"/admin/{path}", query_string=EXPORT).mimetype == "text/csv"
     [(target_type, _, filters, reason)] = reads(app, "console.exported")
     assert (target_type, filters, reason) == ("page", {}, REASON)
+
+
+def test_every_page_of_the_console_names_what_it_shows(app: Flask) -> None:
+    arguments = {
+        argument
+        for rule in app.url_map.iter_rules()
+        if rule.endpoint.startswith("admin.") and "GET" in (rule.methods or ())
+        for argument in rule.arguments
+    }
+    assert arguments - TARGET_TYPES.keys() == {"provider", "version_id", "job", "job_id"}
