@@ -140,8 +140,10 @@ class Settings(BaseProductSettings):
     SELLER_NAME: str = setting_field("saas-api", "a name", "the seller on invoices")
     SELLER_ADDRESS: str | None = setting_field(None, "lines separated by |", "the seller's address on invoices")
     SELLER_TAX_ID: str | None = setting_field(None, "a tax id", "the seller's tax id on invoices")
-    REQUIRE_VERIFIED_EMAIL: bool = setting_field(
-        False, "0 or 1", "asks for a verified e-mail address before live keys and invitations"
+    REQUIRE_VERIFIED_EMAIL: bool | None = setting_field(
+        None,
+        "0 or 1",
+        "asks for a verified e-mail address before live keys, invitations and payments; 1 in production, else 0",
     )
 
     AUDIT_RETENTION_DAYS: int | None = setting_field(
@@ -392,6 +394,8 @@ def load(*, env_file: Path | None = ROOT / ".env", **overrides: Any) -> dict[str
         "WEB_CONCURRENCY": min(2 * (os.cpu_count() or 1) + 1, 8) if settings.APP_ENV == "production" else 2,
         "AUTH_ALLOWANCE_FACTOR": 1 if settings.APP_ENV == "production" else 100,
     }
+    if values["REQUIRE_VERIFIED_EMAIL"] is None:
+        values["REQUIRE_VERIFIED_EMAIL"] = settings.APP_ENV == "production"
     return {
         "INSTANCE": str(INSTANCE),
         "VERSION": VERSION,

@@ -17,7 +17,7 @@ from saas_api.accounts import (
     users,
 )
 from saas_api.accounts.invitations import AlreadyMember, InvitationExists, InvitationNotFound
-from saas_api.accounts.members import CannotRemoveSelf, MemberNotFound, OwnerRequired, TeamView
+from saas_api.accounts.members import MemberNotFound, OwnerRequired, TeamView
 from saas_api.accounts.organizations import OrganizationNotFound
 from saas_api.accounts.schemas import (
     AcceptInvitationIn,
@@ -26,6 +26,7 @@ from saas_api.accounts.schemas import (
     ChangePasswordIn,
     EmailVerifiedOut,
     ForgotPasswordIn,
+    FreshAccessTokenOut,
     InvitationIn,
     InvitationOut,
     LoginIn,
@@ -34,6 +35,7 @@ from saas_api.accounts.schemas import (
     OrganizationEnvelope,
     OrganizationUpdate,
     ProfileOut,
+    ReauthenticateIn,
     RefreshIn,
     RegisterIn,
     ResetPasswordIn,
@@ -48,7 +50,7 @@ from saas_api.accounts.schemas import (
 )
 from saas_api.accounts.sessions import InvalidCredentials, SessionNotFound
 from saas_api.accounts.sign_in import NoMembership
-from saas_api.accounts.tokens import InvalidToken, RefreshTokenReused, TokenExpired
+from saas_api.accounts.tokens import InvalidToken, RefreshTokenReused, TokenAudience, TokenExpired
 from saas_api.accounts.users import AlreadyVerified, EmailTaken
 from saas_api.core import access, fields
 from saas_api.core.access import PERMISSIONS, EmailNotVerified, FreshLoginRequired, public_view, require_permission
@@ -75,7 +77,7 @@ bp = Blueprint("accounts", __name__)
 )
 def register(body: dict[str, Any]) -> Any:
     """Create a user with an organization, and start a session."""
-    return ViewResult(sign_in.register(**body, origin=throttles.request_origin()), message="Welcome.")
+    return ViewResult(sign_in.register(**body, origin=throttles.request_origin(TokenAudience.API)), message="Welcome.")
 
 
 @bp.post("/auth/login")
@@ -90,7 +92,7 @@ def register(body: dict[str, Any]) -> Any:
 )
 def login(body: dict[str, Any]) -> Any:
     """Start a session."""
-    return sign_in.log_in(**body, origin=throttles.request_origin())
+    return sign_in.log_in(**body, origin=throttles.request_origin(TokenAudience.API))
 
 
 @bp.post("/auth/refresh")
@@ -109,7 +111,7 @@ def refresh(body: dict[str, Any]) -> Any:
     token = body["refresh_token"] or (bearer.strip() if scheme.lower() == "bearer" else "")
     if not token:
         raise Unauthenticated("Send the refresh token in the body or as Authorization: Bearer <token>.")
-    return sessions.refresh_session(token)
+    return sessions.refresh_session(token, TokenAudience.API)
 
 
 @bp.post("/auth/logout")
@@ -171,7 +173,7 @@ def revoke_session(session_id: UUID) -> Any:
 )
 def switch_organization(body: dict[str, Any]) -> Any:
     """Continue the session in another of your organizations; its refresh token is replaced by new tokens."""
-    return sessions.switch_organization(g.principal, **body)
+    return sessions.switch_organization(g.principal, body["organization_id"], TokenAudience.API)
 
 
 @bp.post("/auth/request-email-verification")
@@ -247,6 +249,22 @@ def change_password(body: dict[str, Any]) -> Any:
     return ViewResult({}, message="Changed.")
 
 
+@bp.post("/auth/reauthenticate")
+@require_permission(None)
+@throttles.limit_password_changes
+@endpoint(
+    operation_id="reauthenticate",
+    tag="auth",
+    is_replayable=False,
+    body=ReauthenticateIn(),
+    returns=FreshAccessTokenOut(),
+    errors=(InvalidCredentials, TooManyRequests),
+)
+def reauthenticate(body: dict[str, Any]) -> Any:
+    """Give your password again; the new access token may do what requires it until `fresh_until`."""
+    return passwords.reauthenticate(g.principal, body["password"], TokenAudience.API)
+
+
 @bp.post("/team/accept-invitation")
 @public_view
 @throttles.limit_failed_joins
@@ -259,7 +277,9 @@ def change_password(body: dict[str, Any]) -> Any:
 )
 def accept_invitation(body: dict[str, Any]) -> Any:
     """Accept an invitation and start a session, with the password of the account or, for a new user, a new one."""
-    return ViewResult(sign_in.accept_and_log_in(**body, origin=throttles.request_origin()), message="Welcome.")
+    return ViewResult(
+        sign_in.accept_and_log_in(**body, origin=throttles.request_origin(TokenAudience.API)), message="Welcome."
+    )
 
 
 @bp.get("/organization")
@@ -320,6 +340,7 @@ def list_members() -> Any:
         AlreadyMember,
         InvitationExists,
         EmailNotVerified,
+        FreshLoginRequired,
         Forbidden,
         TooManyRequests,
     ),
@@ -360,7 +381,7 @@ def revoke_invitation(invitation_id: UUID) -> Any:
     tag="organizations",
     body=MemberRoleIn(),
     returns=MemberEnvelope(),
-    errors=(MemberNotFound, OwnerRequired),
+    errors=(FreshLoginRequired, MemberNotFound, OwnerRequired),
 )
 def change_member_role(user_id: UUID, body: dict[str, Any]) -> Any:
     """Change the role of a member; it applies from the next request on."""
@@ -380,19 +401,6 @@ def transfer_ownership(body: dict[str, Any]) -> Any:
     """Transfer the ownership to another member; you become an admin."""
     members.transfer_ownership(engine.session(), g.principal, body["user_id"])
     return ViewResult(_team(), message="Transferred.")
-
-
-@bp.delete('/team/members/<id("usr"):user_id>')
-@require_permission("members:write")
-@endpoint(
-    operation_id="remove_member",
-    tag="organizations",
-    errors=(CannotRemoveSelf, MemberNotFound, OwnerRequired),
-)
-def remove_member(user_id: UUID) -> Any:
-    """Remove a member; their tokens are rejected from the next request on."""
-    members.remove_member(engine.session(), g.principal, user_id)
-    return ViewResult({}, message="Removed.")
 
 
 def _team() -> TeamView:

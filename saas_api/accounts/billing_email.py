@@ -10,7 +10,7 @@ from uuid import UUID
 from limits import parse as parse_limit
 from sqlalchemy.orm import Session
 
-from saas_api.accounts import audit
+from saas_api.accounts import audit, members
 from saas_api.accounts.audit import SYSTEM_ACTOR
 from saas_api.accounts.models import Organization
 from saas_api.core import access, clock, crypto
@@ -43,7 +43,7 @@ def request_verification(session: Session, principal: Principal) -> None:
 
 
 def send_link(session: Session, principal: Principal, organization: Organization) -> None:
-    """Mail a link to the billing address, which anybody may own until it is opened.
+    """Mail a link to the billing address, which anybody may own until it is opened, without the organization's name.
 
     raises: TooManyRequests after LINKS_PER_DAY from one organization, access.EmailNotVerified
     """
@@ -56,7 +56,7 @@ def send_link(session: Session, principal: Principal, organization: Organization
         "verify_billing_email",
         address,
         organization_id=organization.id,
-        organization=organization.name,
+        requester=members.get_member(session, organization.id, principal.id).email,
         token=_sign_token(organization.id, address, int((clock.now() + LINK_LIFETIME).timestamp())),
     )
 

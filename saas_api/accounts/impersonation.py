@@ -7,6 +7,7 @@ from uuid import UUID
 from saas_api.accounts import audit, operators, organizations, tokens
 from saas_api.accounts.audit import OperatorContext
 from saas_api.accounts.models import UserSession
+from saas_api.accounts.tokens import SessionClaims, TokenAudience
 from saas_api.core import clock, crypto, ids
 from saas_api.core.db import tenancy
 from saas_api.core.errors import Forbidden
@@ -24,7 +25,8 @@ def start_impersonation(
     """Start a session in which an operator views an organization, in a transaction of its own.
 
     operator: a user with the role admin; the reason has at least 10 characters
-    operator_session_id: the operator's own session, with which the impersonation ends; None from the command line
+    operator_session_id: the operator's own session, with which the impersonation ends, and whose browser gets the
+        token; None from the command line, where the token is for the API
     returns: an access token and its expiry; it also ends when the operator's role is revoked
     raises: OperatorRoleRequired, OrganizationNotFound, ValidationFailed for the reason
     """
@@ -48,7 +50,7 @@ def start_impersonation(
         data = {"reason": reason, "until": clock.format_rfc3339(expires_at)}
         target = ("organization", organization.id)
         audit.record_event(session, organization.id, operator.actor, "organization.looked_at", target, data)
-    token = tokens.issue_impersonation_token(
-        user_id, user_session.id, organization_id, IMPERSONATION_LIFETIME, operator_session_id or user_session.id
-    )
+    audience = TokenAudience.PAGES if operator_session_id else TokenAudience.API
+    claims = SessionClaims(user_id, user_session.id, organization_id, audience)
+    token = tokens.issue_impersonation_token(claims, IMPERSONATION_LIFETIME, operator_session_id or user_session.id)
     return token, expires_at

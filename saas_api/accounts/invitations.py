@@ -54,8 +54,25 @@ def create_invitation(session: Session, principal: Principal, email: str, role: 
     """Invite a user by mail.
 
     role: not above the caller's own, and not "owner"
-    raises: EmailNotVerified, Forbidden, AlreadyMember; InvitationExists, at the latest when the transaction ends
+    raises: EmailNotVerified, Forbidden, AlreadyMember; FreshLoginRequired for an admin; InvitationExists, at the latest
+        when the transaction ends
     """
+    if role == MemberRole.ADMIN:
+        access.require_fresh_login(principal)
+    return _invite(session, principal, email, role)
+
+
+def resend_invitation(session: Session, principal: Principal, invitation_id: UUID) -> Invitation:
+    """Replace an open invitation by one for the same address and role; the previous link no longer works.
+
+    raises: as `create_invitation`, but not FreshLoginRequired, as the link is mailed to the same address;
+        InvitationNotFound
+    """
+    invitation = _revoke_by_id(session, principal, invitation_id)
+    return _invite(session, principal, invitation.email, invitation.role)
+
+
+def _invite(session: Session, principal: Principal, email: str, role: str) -> Invitation:
     access.require_verified_email(principal)
     membership = members.lock_member(session, principal, "members:write", principal.id)
     if role == MemberRole.OWNER or roles.is_role_above(role, membership.role):
@@ -87,6 +104,10 @@ def revoke_invitation(session: Session, principal: Principal, invitation_id: UUI
 
     raises: InvitationNotFound
     """
+    _revoke_by_id(session, principal, invitation_id)
+
+
+def _revoke_by_id(session: Session, principal: Principal, invitation_id: UUID) -> Invitation:
     invitation = _revoke(
         session, Invitation.organization_id == principal.organization_id, Invitation.id == invitation_id
     )
@@ -94,6 +115,7 @@ def revoke_invitation(session: Session, principal: Principal, invitation_id: UUI
         raise InvitationNotFound
     change = {"before": {"email": invitation.email, "role": invitation.role}}
     _record(session, invitation, audit.actor_for(principal), "invitation.canceled", change)
+    return invitation
 
 
 def decline_invitation(token: str) -> None:
@@ -125,16 +147,15 @@ def accept_invitation(session: SystemSession, token: str, user_id: UUID) -> tupl
 
 
 def _email_invitation(session: Session, principal: Principal, invitation: Invitation, token: str) -> None:
+    """Mail the link without the names of organization and inviter, which its page shows: nobody asked for this mail."""
     inviter = members.get_member(session, principal.organization_id, principal.id)
-    organization = session.get_one(Organization, principal.organization_id)
     mails.enqueue(
         session,
         "invitation",
         invitation.email,
-        organization_id=organization.id,
+        organization_id=principal.organization_id,
         token=token,
-        organization=organization.name,
-        inviter=inviter.display_name,
+        inviter=inviter.email,
         role=invitation.role,
     )
 

@@ -9,8 +9,10 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from saas_api.accounts import audit
+from saas_api.accounts import audit, notices
+from saas_api.accounts.audit import Actor
 from saas_api.accounts.models import Invitation, Membership, Organization, User
+from saas_api.accounts.notices import Notice, Recipient
 from saas_api.core import access, clock
 from saas_api.core.access import PERMISSIONS, Access, Principal
 from saas_api.core.db.tenancy import SystemSession
@@ -51,6 +53,11 @@ class Member:
         """The full name, or the address when there is none."""
         return self.full_name or self.email
 
+    @property
+    def described(self) -> str:
+        """The full name, if there is one, and the address."""
+        return f"{self.full_name} ({self.email})" if self.full_name else self.email
+
 
 @dataclass(frozen=True)
 class TeamView:
@@ -70,14 +77,6 @@ class TeamView:
         return len(self.pending_invitations)
 
 
-@dataclass(frozen=True)
-class Recipient:
-    """An address to which mail of the organization is sent; `name` may be empty."""
-
-    email: str
-    name: str
-
-
 def list_memberships(session: SystemSession, user_id: UUID) -> list[tuple[Organization, MemberRole]]:
     """Every organization of a user with the role there, in the order of joining."""
     statement = (
@@ -90,23 +89,52 @@ def list_memberships(session: SystemSession, user_id: UUID) -> list[tuple[Organi
 
 
 def list_recipients(
-    session: Session, organization_id: UUID, roles: Collection[str], *, includes_billing_email: bool = False
+    session: Session,
+    organization_id: UUID,
+    roles: Collection[str],
+    *,
+    user_ids: Collection[UUID] = (),
+    includes_billing_email: bool = False,
 ) -> list[Recipient]:
     """Recipients of a mail of the organization, each address once.
 
     roles: of the members who receive it
+    user_ids: of further members who receive it
     includes_billing_email: the billing address of the organization receives it too, once it is verified
     """
     recipients = {
-        member.email.lower(): Recipient(member.email, member.full_name)
+        member.email.lower(): Recipient(
+            member.email, member.full_name if member.is_verified else "", is_verified=member.is_verified
+        )
         for member in session.execute(
-            _select_members(organization_id).where(Membership.role.in_(roles)).order_by(User.id)
+            sa.select(User.email, User.full_name, User.email_verified_at.is_not(None).label("is_verified"))
+            .join(Membership, Membership.user_id == User.id)
+            .where(Membership.organization_id == organization_id)
+            .where(sa.or_(Membership.role.in_(roles), User.id.in_(user_ids)))
+            .order_by(User.id)
         )
     }
     organization = session.get_one(Organization, organization_id)
     if includes_billing_email and organization.billing_email and organization.billing_email_verified:
         recipients.setdefault(organization.billing_email.lower(), Recipient(organization.billing_email, ""))
     return list(recipients.values())
+
+
+def enqueue_notice(
+    session: Session, organization_id: UUID, actor: Actor, notice: Notice, *, user_ids: Collection[UUID] = ()
+) -> None:
+    """Mail a notice of a change in the organization to its owner, to the actor and to further members.
+
+    notice: without the organization and the actor, which are added to its facts
+    user_ids: of the members whom the change concerns
+    """
+    actor_member = find_member(session, organization_id, UUID(actor.id)) if actor.kind == "user" and actor.id else None
+    by = {"operator": "an operator of the platform", "system": "the platform"}.get(actor.kind, "a former member")
+    name = session.get_one(Organization, organization_id).name
+    facts = [f"Organization: {name}", *notice.facts, f"By: {actor_member.described if actor_member else by}"]
+    concerned = [*user_ids, *([actor_member.user_id] if actor_member else [])]
+    recipients = list_recipients(session, organization_id, {MemberRole.OWNER}, user_ids=concerned)
+    notices.enqueue(session, recipients, replace(notice, facts=facts), organization_id)
 
 
 def get_team(session: Session, organization_id: UUID) -> TeamView:
@@ -165,7 +193,7 @@ def lock_member(session: Session, principal: Principal, permission: str, user_id
     """Lock the memberships of a user and of the caller, and authorize the caller with the current role.
 
     user_id: may be the caller's own
-    raises: Forbidden when the caller has lost the permission meanwhile, MemberNotFound
+    raises: Forbidden when the caller has lost the permission or was disabled meanwhile, MemberNotFound
     """
     statement = (
         sa.select(Membership)
@@ -178,7 +206,8 @@ def lock_member(session: Session, principal: Principal, permission: str, user_id
         .execution_options(populate_existing=True)
     )
     memberships = {membership.user_id: membership for membership in session.scalars(statement)}
-    if principal.id not in memberships:
+    is_disabled = session.scalar(sa.select(User.disabled_at).where(User.id == principal.id)) is not None
+    if principal.id not in memberships or is_disabled:
         raise Forbidden
     access.authorize(replace(principal, role=memberships[principal.id].role), Access(permission=permission))
     if user_id not in memberships:
@@ -190,8 +219,9 @@ def change_role(session: Session, principal: Principal, user_id: UUID, role: str
     """Change the role of a member, from the next request on. Revokes invitations that the new role may not send.
 
     role: any but "owner", which is transferred
-    raises: MemberNotFound, OwnerRequired
+    raises: FreshLoginRequired, MemberNotFound, OwnerRequired
     """
+    access.require_fresh_login(principal)
     membership = lock_member(session, principal, "members:promote", user_id)
     if membership.role == MemberRole.OWNER:
         raise OwnerRequired
@@ -202,6 +232,7 @@ def change_role(session: Session, principal: Principal, user_id: UUID, role: str
     if role_before != role:
         change = {"before": {"role": role_before}, "after": {"role": role}}
         _record(session, principal, "member.role_changed", user_id, change)
+        _notify(session, principal, user_id, "The role of a member was changed", f"Role: {role}, before {role_before}")
     return get_member(session, principal.organization_id, user_id)
 
 
@@ -225,19 +256,22 @@ def transfer_ownership(session: Session, principal: Principal, user_id: UUID) ->
         "after": {"owner": str(user_id), "former_owner_role": MemberRole.ADMIN},
     }
     _record(session, principal, "member.ownership_transferred", user_id, change)
+    _notify(session, principal, user_id, "The ownership was transferred", "Role: owner")
 
 
 def remove_member(session: Session, principal: Principal, user_id: UUID) -> None:
     """Remove a member: their tokens are rejected from the next request on, and their invitations are revoked.
 
-    raises: CannotRemoveSelf, MemberNotFound, OwnerRequired
+    raises: FreshLoginRequired, CannotRemoveSelf, MemberNotFound, OwnerRequired
     """
+    access.require_fresh_login(principal)
     if user_id == principal.id:
         raise CannotRemoveSelf
     membership = lock_member(session, principal, "members:write", user_id)
     if membership.role == MemberRole.OWNER:
         raise OwnerRequired
     member = get_member(session, principal.organization_id, user_id)
+    _notify(session, principal, user_id, "A member was removed", f"Role: none, before {member.role}")
     _revoke_invitations(session, membership)
     session.delete(membership)
     session.flush()
@@ -259,6 +293,15 @@ def _revoke_invitations(session: Session, inviter: Membership) -> None:
         pending_invitation_clause(),
     )
     session.execute(statement.values(revoked_at=clock.now()))
+
+
+def _notify(session: Session, principal: Principal, user_id: UUID, subject: str, role: str) -> None:
+    """Mail a notice to a member whose role changes, to the owner and to the caller."""
+    member = get_member(session, principal.organization_id, user_id)
+    facts = [f"Member: {member.described}", role]
+    advice = "Change your password, then set the roles right on the team page or ask the owner to."
+    notice = Notice(subject, facts, advice, "/dashboard/team")
+    enqueue_notice(session, principal.organization_id, audit.actor_for(principal), notice, user_ids=[user_id])
 
 
 def _record(session: Session, principal: Principal, action: str, user_id: UUID, change: Mapping[str, Any]) -> None:

@@ -47,6 +47,11 @@ class User(Model):
         """The full name, or the address when there is none."""
         return self.full_name or self.email
 
+    @property
+    def greeting_name(self) -> str:
+        """The full name; empty while the address is not verified, as a stranger may have given both."""
+        return self.full_name if self.email_verified else ""
+
 
 class Operator(Model):
     """The operator role of a user; independent of the roles in organizations."""

@@ -7,12 +7,14 @@ from uuid import UUID
 
 from sqlalchemy import func, select
 
-from saas_api.accounts import audit, one_time_tokens, sessions, users
+from saas_api.accounts import audit, notices, one_time_tokens, sessions, users
 from saas_api.accounts.audit import Actor
 from saas_api.accounts.models import Operator, User
+from saas_api.accounts.notices import Notice, Recipient
 from saas_api.accounts.one_time_tokens import RESET_PASSWORD_PURPOSE
 from saas_api.core import crypto
 from saas_api.core.db.tenancy import SystemSession
+from saas_api.core.errors import Conflict
 from saas_api.mail import mails
 
 OPERATOR_LINK_LIFETIME = timedelta(hours=24)
@@ -35,6 +37,12 @@ class AddressNotVerified(Exception):
     """The account has not shown that it receives the mail of its address."""
 
 
+class LastOperator(Conflict):
+    """Nobody could administer the platform any more."""
+
+    message = "This is the last operator with the role admin."
+
+
 def list_operators(session: SystemSession) -> list[tuple[User, Operator]]:
     """Every operator, sorted by e-mail address."""
     statement = select(User, Operator).join(Operator, Operator.user_id == User.id).order_by(func.lower(User.email))
@@ -52,6 +60,19 @@ def find_operator_role(session: SystemSession, user_id: UUID) -> str | None:
     """The operator role of a user; None for a user who is no operator."""
     operator = session.get(Operator, user_id)
     return operator.role if operator else None
+
+
+def require_another_admin(session: SystemSession, user_id: UUID) -> None:
+    """Check that an operator besides a user has the role admin and is not disabled; locks the admins until the end.
+
+    raises: LastOperator
+    """
+    admins = select(Operator.user_id).where(Operator.role == "admin").order_by(Operator.user_id)
+    others = [admin_id for admin_id in session.scalars(admins.with_for_update()) if admin_id != user_id]
+    # read after the locks: of two operators who disable each other, the second sees what the first did
+    is_active = select(User.id).where(User.id.in_(others), User.disabled_at.is_(None)).limit(1)
+    if session.scalar(is_active) is None:
+        raise LastOperator
 
 
 def appoint_operator(
@@ -112,3 +133,9 @@ def _record_audit(
 ) -> None:
     data = {"email": user.email, "before": {"role": before}, "after": {"role": after}}
     audit.record_event(session, None, actor, action, ("user", user.id), data)
+    session.flush()  # the new operator is among the admins
+    admins = [admin for admin, operator in list_operators(session) if operator.role == "admin"]
+    facts = [f"User: {user.email}", f"Operator role: {after or 'none'}, before {before or 'none'}"]
+    advice = "Revoke the role with flask operator revoke, and look into the log of operators at /admin/audit."
+    recipients = [Recipient.of(recipient) for recipient in (user, *admins)]
+    notices.enqueue(session, recipients, Notice("The role of an operator was changed", facts, advice, "/admin"))

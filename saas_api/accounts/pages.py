@@ -26,6 +26,7 @@ from saas_api.accounts.schemas import (
     TokenIn,
 )
 from saas_api.accounts.sessions import SessionStarted
+from saas_api.accounts.tokens import TokenAudience
 from saas_api.core import ids
 from saas_api.core.access import public_page
 from saas_api.core.errors import InvalidOneTimeToken, ValidationFailed
@@ -53,7 +54,7 @@ def register_form(form: Form | None = None) -> Any:
 def register(body: dict[str, Any]) -> Any:
     """Create a user with an organization, and continue with the plan chosen on the pricing page."""
     plan, timezone = body.pop("plan"), body.pop("timezone")
-    started = sign_in.register(**body, origin=throttles.request_origin(), timezone=timezone)
+    started = sign_in.register(**body, origin=throttles.request_origin(TokenAudience.PAGES), timezone=timezone)
     _keep_session(started, is_kept=True)
     path = f"/dashboard/billing/plans/{plan}" if plan and plan != DEFAULT_PLAN else HOME_PATH
     return pages.redirect_to(path, _notice=f"Welcome, {started.user.display_name}.")
@@ -83,7 +84,7 @@ def login(body: dict[str, Any]) -> Any:
     started = _start_session(body)
     _keep_session(started, is_kept=body["is_kept"])
     if body["resume_address"]:
-        g.csrf = tokens.read_refresh_claims(started.tokens.refresh_token).csrf
+        g.csrf = tokens.read_refresh_claims(started.tokens.refresh_token, TokenAudience.PAGES).csrf
         return error_pages.resend_page(
             200,
             _safe_path(body["resume_address"]),
@@ -216,7 +217,7 @@ def accept_invitation(body: dict[str, Any]) -> Any:
     if request.form.get("answer") == "decline":
         invitations.decline_invitation(body["token"])
         return pages.render_page("auth/declined.html")
-    started = sign_in.accept_and_log_in(**body, origin=throttles.request_origin())
+    started = sign_in.accept_and_log_in(**body, origin=throttles.request_origin(TokenAudience.PAGES))
     _keep_session(started, is_kept=True)
     notice = f"You have joined {started.organization.name}." if started.organization else ""
     return pages.redirect_to(HOME_PATH, _notice=notice)
@@ -224,7 +225,7 @@ def accept_invitation(body: dict[str, Any]) -> Any:
 
 def _start_session(body: dict[str, Any]) -> SessionStarted:
     """Sign in to the organization of the last session, or to the first one if the user has left it."""
-    credentials, origin = (body["email"], body["password"]), throttles.request_origin()
+    credentials, origin = (body["email"], body["password"]), throttles.request_origin(TokenAudience.PAGES)
     try:
         return sign_in.log_in(*credentials, body["organization_id"], origin, allows_operator=True)
     except ValidationFailed:

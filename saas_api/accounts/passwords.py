@@ -8,10 +8,12 @@ from collections.abc import Sequence
 
 from sqlalchemy import func
 
-from saas_api.accounts import audit, failed_logins, members, one_time_tokens, sessions, tokens, users
+from saas_api.accounts import audit, failed_logins, members, notices, one_time_tokens, sessions, tokens, users
 from saas_api.accounts.models import User
+from saas_api.accounts.notices import Notice, Recipient
 from saas_api.accounts.one_time_tokens import RESET_PASSWORD_PURPOSE
 from saas_api.accounts.sessions import InvalidCredentials
+from saas_api.accounts.tokens import FreshAccessToken, SessionClaims, TokenAudience
 from saas_api.core import crypto, ids
 from saas_api.core.access import Principal
 from saas_api.core.db import tenancy
@@ -27,6 +29,21 @@ _STRENGTH_LENGTH = 20
 """Length of the part whose strength is estimated: the time of an estimate grows with the cube of the length."""
 _MAX_WAIT_SECONDS = 2
 _strength_slot = threading.Semaphore(1)
+
+
+_FORGOT_PASSWORD_PATH = "/forgot-password"  # noqa: S105 - a path
+_PASSWORD_CHANGED = Notice(
+    "Your password was changed",
+    ["Your other sessions have ended."],
+    "Choose a new password at once; that ends every session.",
+    _FORGOT_PASSWORD_PATH,
+)
+_PASSWORD_RESET = Notice(
+    "Your password was reset",
+    ["It was set with a link that was sent to this address. All your sessions have ended."],
+    "Somebody can read your mail. Secure your mailbox first, then choose a new password.",
+    _FORGOT_PASSWORD_PATH,
+)
 
 
 class _UnknownUser(Exception):
@@ -108,7 +125,7 @@ def request_password_reset(email: str) -> None:
         user = users.lock_user(session, match.id if match else ids.new_id())
         with contextlib.suppress(_UnknownUser), session.begin_nested():
             token = one_time_tokens.issue_token(session, user.id if user else ids.new_id(), RESET_PASSWORD_PURPOSE)
-            recipient, name = (user.email, user.full_name) if user else (email, "")
+            recipient, name = (user.email, user.greeting_name) if user else (email, "")
             mails.enqueue(session, "reset_password", recipient, token=token, name=name)
             if user is None:
                 raise _UnknownUser
@@ -135,11 +152,13 @@ def reset_password(token: str, new_password: str) -> None:
         user.tokens_valid_after = func.now()  # PostgreSQL's clock, with which tokens are compared
         sessions.end_sessions(session, user.id, "password reset")
         audit.record_user_event_in_all_organizations(session, user.id, "user.password_reset")
+        notices.enqueue(session, [Recipient.of(user)], _PASSWORD_RESET)
 
 
-def reauthenticate(principal: Principal, password: str) -> str:
+def reauthenticate(principal: Principal, password: str, audience: TokenAudience) -> FreshAccessToken:
     """Verify the password again within a session, in transactions of its own.
 
+    audience: of the request
     returns: an access token that is recently authenticated
     raises: InvalidCredentials
     """
@@ -148,7 +167,8 @@ def reauthenticate(principal: Principal, password: str) -> str:
     if not users.verify_password(user, normalize_password(password)) or principal.session_id is None:
         failed_logins.record_failure(user, str(principal.id), "user.sign_in_failed")
         raise InvalidCredentials("The password is wrong.")
-    return tokens.issue_fresh_access_token(principal.id, principal.session_id, principal.organization_id)
+    claims = SessionClaims(principal.id, principal.session_id, principal.organization_id, audience)
+    return tokens.issue_fresh_access_token(claims)
 
 
 def change_password(principal: Principal, current_password: str, new_password: str) -> None:
@@ -170,3 +190,4 @@ def change_password(principal: Principal, current_password: str, new_password: s
         one_time_tokens.revoke_tokens(session, user.id, RESET_PASSWORD_PURPOSE)
         sessions.end_sessions(session, user.id, "password changed", except_for=principal.session_id)
         audit.record_user_event_in_all_organizations(session, user.id, "user.password_changed")
+        notices.enqueue(session, [Recipient.of(user)], _PASSWORD_CHANGED)

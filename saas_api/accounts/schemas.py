@@ -131,6 +131,12 @@ class ResetPasswordIn(TokenIn):
     new_password = NewPasswordField(required=True)
 
 
+class ReauthenticateIn(StrictSchema):
+    """The password of the signed-in user."""
+
+    password = Text(required=True, maximum=256)
+
+
 class ChangePasswordIn(StrictSchema):
     """The current password and the new one."""
 
@@ -214,6 +220,14 @@ class TokensOut(StrictSchema):
     token = fields.String()
     refresh_token = fields.String()
     expires_at = Timestamp()
+
+
+class FreshAccessTokenOut(StrictSchema):
+    """An access token that counts as recently authenticated until `fresh_until`."""
+
+    token = fields.String()
+    expires_at = Timestamp()
+    fresh_until = Timestamp()
 
 
 class SwitchedSessionOut(StrictSchema):

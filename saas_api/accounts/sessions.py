@@ -12,7 +12,7 @@ from saas_api.accounts import audit, members, tokens
 from saas_api.accounts.audit import SYSTEM_ACTOR
 from saas_api.accounts.models import Membership, Operator, Organization, User, UserSession
 from saas_api.accounts.organizations import OrganizationNotFound
-from saas_api.accounts.tokens import InvalidToken, RefreshTokenReused, Tokens
+from saas_api.accounts.tokens import InvalidToken, RefreshTokenReused, SessionClaims, TokenAudience, Tokens
 from saas_api.core import clock, ids
 from saas_api.core.access import Principal
 from saas_api.core.db import engine, pagination, tenancy
@@ -60,10 +60,11 @@ class SessionNotFound(NotFound):
 
 @dataclass(frozen=True)
 class SessionOrigin:
-    """Address and browser of a sign-in, as the list of sessions shows them."""
+    """Address and browser of a sign-in, as the list of sessions shows them, and where its tokens are accepted."""
 
     ip: str | None
     user_agent: str | None
+    audience: TokenAudience
 
 
 @dataclass(frozen=True)
@@ -102,12 +103,13 @@ class UserProfile:
     organizations: list[tuple[Organization, MemberRole]]
 
 
-def authenticate_token(access_token: str) -> Principal:
+def authenticate_token(access_token: str, audience: TokenAudience) -> Principal:
     """The principal of an access token. Role and membership are read from PostgreSQL, never from the token.
 
+    audience: of the request
     raises: InvalidToken, TokenExpired
     """
-    claims = tokens.decode_token(access_token, "access")
+    claims = tokens.decode_token(access_token, "access", audience)
     is_impersonating = claims.get("looking") is True
     has_no_organization = UUID(claims["org"]) == NIL_UUID
     values = {
@@ -212,9 +214,8 @@ def start_session(
     _end_oldest_sessions(session, user.id)
     data = {"session": str(session_id), "role": role}
     audit.record_user_event(session, organization_id, user.id, "user.signed_in", data)
-    session_tokens = tokens.issue_tokens(
-        user.id, session_id, organization_id or NIL_UUID, jti, now + SESSION_LIFETIME, is_fresh=True
-    )
+    claims = SessionClaims(user.id, session_id, organization_id or NIL_UUID, origin.audience)
+    session_tokens = tokens.issue_tokens(claims, jti, now + SESSION_LIFETIME, is_fresh=True)
     return SessionStarted(user, organization, role, session_tokens)
 
 
@@ -226,13 +227,14 @@ def _end_oldest_sessions(session: SystemSession, user_id: UUID) -> None:
     session.execute(statement, execution_options={"synchronize_session": False})
 
 
-def refresh_session(refresh_token: str) -> Tokens:
+def refresh_session(refresh_token: str, audience: TokenAudience) -> Tokens:
     """Exchange a refresh token for the next tokens, in a transaction of its own.
 
+    audience: of the request and of the next tokens
     raises: InvalidToken, also when the user was disabled or left the organization; TokenExpired; RefreshTokenReused,
         which ends the session
     """
-    claims = tokens.read_refresh_claims(refresh_token)
+    claims = tokens.read_refresh_claims(refresh_token, audience)
     try:
         with tenancy.system_session("auth.refresh") as session:
             user_id, next_jti, expires_at = tokens.rotate_refresh_token(session, claims.session_id, claims.jti)
@@ -241,12 +243,14 @@ def refresh_session(refresh_token: str) -> Tokens:
         with tenancy.system_session("auth.refresh") as session:
             _revoke_reused_session(session, claims.session_id, claims.organization_id)
         raise
-    return tokens.issue_tokens(user_id, claims.session_id, claims.organization_id, next_jti, expires_at)
+    next_claims = SessionClaims(user_id, claims.session_id, claims.organization_id, audience)
+    return tokens.issue_tokens(next_claims, next_jti, expires_at)
 
 
-def switch_organization(principal: Principal, organization_id: UUID) -> SessionStarted:
+def switch_organization(principal: Principal, organization_id: UUID, audience: TokenAudience) -> SessionStarted:
     """Continue the caller's session in another of the user's organizations; its expiry stays the same.
 
+    audience: of the request and of the new tokens
     raises: OrganizationNotFound when the user is not a member, InvalidToken when the session has just ended
     """
     with tenancy.system_session("auth.sessions") as session:
@@ -259,7 +263,8 @@ def switch_organization(principal: Principal, organization_id: UUID) -> SessionS
         session_id, expires_at = _replace_refresh_token(session, principal, jti)
         data = {"session": str(session_id)}
         audit.record_user_event(session, organization_id, user.id, "session.switched", data)
-        session_tokens = tokens.issue_tokens(user.id, session_id, organization_id, jti, expires_at)
+        claims = SessionClaims(user.id, session_id, organization_id, audience)
+        session_tokens = tokens.issue_tokens(claims, jti, expires_at)
         return SessionStarted(user, *membership, session_tokens)
 
 

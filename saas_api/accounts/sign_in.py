@@ -110,7 +110,7 @@ def register(
         user = users.create_with_hash(session, email, password_hash, full_name)
         organization = organizations.create_organization(session, organization_name, user.id, timezone)
         audit.record_user_event(session, organization.id, user.id, "user.registered", {"email": user.email})
-        mails.enqueue(session, "welcome", user.email, organization=organization.name, name=full_name)
+        mails.enqueue(session, "welcome", user.email)
         users.send_verification_email(session, user)
         return sessions.start_session(session, user, organization, MemberRole.OWNER, origin)
 
@@ -175,10 +175,10 @@ def notify_new_sign_in(session: SystemSession, user: User, origin: SessionOrigin
         session,
         "new_sign_in",
         user.email,
-        name=user.full_name,
+        name=user.greeting_name,
         at=mails.format_time(clock.now(), "UTC"),  # a user may belong to organizations in several zones
         ip=origin.ip,
-        user_agent=origin.user_agent,
+        user_agent=origin.user_agent if user.email_verified else None,
     )
 
 

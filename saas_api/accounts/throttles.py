@@ -7,6 +7,7 @@ from flask import Response, g, request
 
 from saas_api.accounts import devices
 from saas_api.accounts.sessions import SessionOrigin
+from saas_api.accounts.tokens import TokenAudience
 from saas_api.core import crypto, request_context
 from saas_api.core.limits import limiter
 from saas_api.core.settings import setting
@@ -32,10 +33,13 @@ VERIFICATION_EMAILS_PER_HOUR = 3
 INVITATIONS_PER_DAY = 50
 
 
-def request_origin() -> SessionOrigin:
-    """Address and browser of the current request."""
+def request_origin(audience: TokenAudience) -> SessionOrigin:
+    """Address and browser of the current request.
+
+    audience: where the tokens of a session that it starts are accepted
+    """
     address = request_context.client_ip()
-    return SessionOrigin(None if address == "invalid" else address, request.headers.get("User-Agent"))
+    return SessionOrigin(None if address == "invalid" else address, request.headers.get("User-Agent"), audience)
 
 
 def _submitted_value(name: str) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
@@ -34,8 +35,18 @@ SELECT user_id, expires_at, revoked_at IS NULL AND expires_at > now() AS is_acti
 jwt = JWTManager()
 
 
+class TokenAudience(StrEnum):
+    """Where the tokens of a session are accepted: as bearer tokens of the API, or in the cookies of the pages.
+
+    A token of one is refused by the other, so that a stolen cookie is not an API credential.
+    """
+
+    API = "saas-api"
+    PAGES = "saas-pages"
+
+
 class InvalidToken(Unauthenticated):
-    """The token is forged, of another kind, or its session has ended."""
+    """The token is forged, of another kind or audience, or its session has ended."""
 
     code, message = "INVALID_TOKEN", "The token is not valid; sign in again."
 
@@ -61,6 +72,15 @@ class Tokens:
     expires_at: datetime
 
 
+@dataclass(frozen=True)
+class FreshAccessToken:
+    """An access token that expires at `expires_at` and counts as recently authenticated until `fresh_until`."""
+
+    token: str
+    expires_at: datetime
+    fresh_until: datetime
+
+
 def jwt_config(secret: str, issuer: str) -> dict[str, Any]:
     """Settings of Flask-JWT-Extended.
 
@@ -74,8 +94,7 @@ def jwt_config(secret: str, issuer: str) -> dict[str, Any]:
         "JWT_DECODE_ALGORITHMS": ["HS256"],
         "JWT_ENCODE_ISSUER": issuer,
         "JWT_DECODE_ISSUER": issuer,
-        "JWT_ENCODE_AUDIENCE": "saas-api",
-        "JWT_DECODE_AUDIENCE": "saas-api",
+        "JWT_DECODE_AUDIENCE": list(TokenAudience),
         "JWT_ACCESS_TOKEN_EXPIRES": ACCESS_TOKEN_LIFETIME,
         "JWT_DECODE_LEEWAY": 5,
         "JWT_TOKEN_LOCATION": ["headers"],
@@ -113,17 +132,17 @@ class RefreshClaims:
         return csrf_token_for(self.session_id, self.organization_id)
 
 
-def read_refresh_claims(refresh_token: str) -> RefreshClaims:
+def read_refresh_claims(refresh_token: str, audience: TokenAudience) -> RefreshClaims:
     """The claims of a refresh token, which stays valid; the session may have ended.
 
     raises: InvalidToken, TokenExpired
     """
-    claims = decode_token(refresh_token, "refresh")
+    claims = decode_token(refresh_token, "refresh", audience)
     return RefreshClaims(UUID(claims["sub"]), UUID(claims["sid"]), UUID(claims["org"]), claims["jti"])
 
 
-def decode_token(token: str, kind: str) -> dict[str, Any]:
-    """The claims of a token, after its signature, expiry and kind are checked.
+def decode_token(token: str, kind: str, audience: TokenAudience) -> dict[str, Any]:
+    """The claims of a token, after its signature, expiry, kind and audience are checked.
 
     kind: "access" or "refresh"
     raises: InvalidToken, TokenExpired
@@ -134,58 +153,65 @@ def decode_token(token: str, kind: str) -> dict[str, Any]:
         raise TokenExpired from cause
     except (pyjwt.PyJWTError, JWTExtendedException, ValueError) as cause:
         raise InvalidToken from cause
-    if claims.get("type") != kind or not {"sid", "org", "sub", "iat", "jti"} <= claims.keys():
+    if claims.get("type") != kind or claims.get("aud") != audience:
+        raise InvalidToken
+    if not {"sid", "org", "sub", "iat", "jti"} <= claims.keys():
         raise InvalidToken
     if not all(_is_uuid(claims[name]) for name in ("sid", "org", "sub")):
         raise InvalidToken
     return claims
 
 
-def issue_tokens(
-    user_id: UUID, session_id: UUID, organization_id: UUID, jti: str, expires_at: datetime, *, is_fresh: bool = False
-) -> Tokens:
+@dataclass(frozen=True)
+class SessionClaims:
+    """What the tokens of a session state about it."""
+
+    user_id: UUID
+    session_id: UUID
+    organization_id: UUID
+    audience: TokenAudience
+
+    def as_dict(self) -> dict[str, Any]:
+        """The claims beside those that every JWT has."""
+        csrf = csrf_token_for(self.session_id, self.organization_id)
+        return {"sid": self.session_id.hex, "org": self.organization_id.hex, "csrf": csrf, "aud": self.audience}
+
+
+def issue_tokens(claims: SessionClaims, jti: str, expires_at: datetime, *, is_fresh: bool = False) -> Tokens:
     """Issue the tokens of a session.
 
     jti: id of the refresh token, which `rotate_refresh_token` exchanges
     expires_at: of the session and the refresh token
     is_fresh: the user has just given the password
     """
-    claims = _session_claims(session_id, organization_id)
-    access_token = create_access_token(
-        str(user_id), fresh=_FRESH_LIFETIME if is_fresh else False, additional_claims=claims
-    )
+    access_token = _issue_access_token(claims, is_fresh=is_fresh)
     refresh_token = create_refresh_token(
-        str(user_id), expires_delta=expires_at - clock.now(), additional_claims={**claims, "jti": jti}
+        str(claims.user_id),
+        expires_delta=expires_at - clock.now(),
+        additional_claims={**claims.as_dict(), "jti": jti},
     )
     return Tokens(access_token, refresh_token, clock.now() + ACCESS_TOKEN_LIFETIME)
 
 
-def issue_fresh_access_token(user_id: UUID, session_id: UUID, organization_id: UUID) -> str:
+def issue_fresh_access_token(claims: SessionClaims) -> FreshAccessToken:
     """Issue another access token of a session whose user has just given the password again."""
-    claims = _session_claims(session_id, organization_id)
-    return str(create_access_token(str(user_id), fresh=_FRESH_LIFETIME, additional_claims=claims))
+    now = clock.now()
+    token = _issue_access_token(claims, is_fresh=True)
+    return FreshAccessToken(token, now + ACCESS_TOKEN_LIFETIME, now + _FRESH_LIFETIME)
 
 
-def issue_impersonation_token(
-    user_id: UUID, session_id: UUID, organization_id: UUID, lifetime: timedelta, operator_session_id: UUID
-) -> str:
+def issue_impersonation_token(claims: SessionClaims, lifetime: timedelta, operator_session_id: UUID) -> str:
     """Issue the access token with which an operator views an organization; it cannot be refreshed.
 
     operator_session_id: a session that must be active too
     """
-    claims = {
-        "sid": session_id.hex,
-        "org": organization_id.hex,
-        "csrf": "",
-        "looking": True,
-        "operator_sid": operator_session_id.hex,
-    }
-    return str(create_access_token(str(user_id), expires_delta=lifetime, additional_claims=claims))
+    additional = {**claims.as_dict(), "csrf": "", "looking": True, "operator_sid": operator_session_id.hex}
+    return str(create_access_token(str(claims.user_id), expires_delta=lifetime, additional_claims=additional))
 
 
-def _session_claims(session_id: UUID, organization_id: UUID) -> dict[str, Any]:
-    csrf = csrf_token_for(session_id, organization_id)
-    return {"sid": session_id.hex, "org": organization_id.hex, "csrf": csrf}
+def _issue_access_token(claims: SessionClaims, *, is_fresh: bool) -> str:
+    fresh = _FRESH_LIFETIME if is_fresh else False
+    return str(create_access_token(str(claims.user_id), fresh=fresh, additional_claims=claims.as_dict()))
 
 
 def rotate_refresh_token(session: SystemSession, session_id: UUID, jti: str) -> tuple[UUID, str, datetime]:

@@ -5,9 +5,9 @@ from uuid import UUID
 from sqlalchemy import func, select
 from sqlalchemy.orm import undefer
 
-from saas_api.accounts import audit, one_time_tokens
-from saas_api.accounts.models import User
-from saas_api.accounts.one_time_tokens import VERIFY_EMAIL_PURPOSE
+from saas_api.accounts import audit, one_time_tokens, sessions
+from saas_api.accounts.models import Membership, User
+from saas_api.accounts.one_time_tokens import RESET_PASSWORD_PURPOSE, VERIFY_EMAIL_PURPOSE
 from saas_api.accounts.tokens import InvalidToken
 from saas_api.core import clock, crypto
 from saas_api.core.access import Principal
@@ -45,6 +45,33 @@ def lock_user(session: SystemSession, user_id: UUID) -> User | None:
     """The user with that id, locked until the transaction ends; None when the user is disabled."""
     statement = select(User).where(User.id == user_id, User.disabled_at.is_(None))
     return session.scalar(statement.with_for_update(key_share=True).execution_options(populate_existing=True))
+
+
+def disable_user(session: SystemSession, user: User) -> list[UUID]:
+    """Keep a user out: sessions end, mailed links no longer work, and no sign-in succeeds. A repeat is allowed.
+
+    Keys that the user created are the caller's to revoke.
+    returns: ids of the ended sessions
+    """
+    # a sign-in or the creation of a key that runs now ends before, or finds the user disabled
+    session.refresh(user, with_for_update=True)
+    of_user = select(Membership.organization_id).where(Membership.user_id == user.id)
+    session.execute(of_user.order_by(Membership.organization_id).with_for_update())
+    user.disabled_at = user.disabled_at or clock.now()
+    for purpose in (VERIFY_EMAIL_PURPOSE, RESET_PASSWORD_PURPOSE):
+        one_time_tokens.revoke_tokens(session, user.id, purpose)
+    return sessions.end_sessions(session, user.id, "disabled by an operator")
+
+
+def enable_user(session: SystemSession, user: User) -> bool:
+    """Let a disabled user sign in again, with the password that they had.
+
+    returns: whether the user was disabled
+    """
+    session.refresh(user, with_for_update=True)
+    was_disabled = user.disabled_at is not None
+    user.disabled_at = None
+    return was_disabled
 
 
 def verify_password(user: User | None, password: str) -> bool:
@@ -134,9 +161,9 @@ def request_email_verification(principal: Principal) -> None:
 
 
 def send_verification_email(session: SystemSession, user: User) -> None:
-    """Mail a verification link to a user."""
+    """Mail a verification link to a user, without any text that they gave: the address may be a stranger's."""
     token = one_time_tokens.issue_token(session, user.id, VERIFY_EMAIL_PURPOSE)
-    mails.enqueue(session, "verify_email", user.email, token=token, name=user.full_name)
+    mails.enqueue(session, "verify_email", user.email, token=token)
 
 
 def verify_email(token: str) -> User:

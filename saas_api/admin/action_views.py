@@ -7,8 +7,8 @@ from flask import Blueprint, Response, g, make_response, url_for
 from saas_api.accounts.audit import OperatorContext
 from saas_api.admin import actions, context, organization_actions
 from saas_api.admin.action_types import Action, Subject, SubjectText
-from saas_api.admin.actions import SUBJECTS
 from saas_api.admin.context import Preview
+from saas_api.admin.subjects import SUBJECTS
 from saas_api.core import ids
 from saas_api.core.access import public_view, require_operator
 from saas_api.core.errors import ValidationFailed

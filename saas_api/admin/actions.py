@@ -4,7 +4,6 @@
 """
 
 import functools
-from collections.abc import Mapping
 from dataclasses import replace
 
 from flask import url_for
@@ -15,14 +14,12 @@ from saas_api.admin import (
     invoices,
     mail,
     organization_actions,
-    organizations,
-    payments,
     plans,
     queues,
     users,
     webhooks,
 )
-from saas_api.admin.action_types import Action, Subject
+from saas_api.admin.action_types import Action
 from saas_api.admin.billing import CloseForm
 from saas_api.admin.invoices import CreditNoteForm, VoidForm
 from saas_api.admin.organization_actions import (
@@ -36,130 +33,11 @@ from saas_api.admin.organization_actions import (
 )
 from saas_api.admin.payments import PaidBackForm
 from saas_api.admin.plans import ArchiveForm
+from saas_api.admin.users import DisableUserForm
 from saas_api.billing import invoice_lifecycle
 from saas_api.billing import invoices as billing_invoices
 from saas_api.core.web import templating
 from saas_api.payments import reconciliation, refunds
-
-SUBJECTS: Mapping[str, Subject] = {
-    "organization": Subject(
-        '/admin/organizations/<id("org"):organization_id>/{action}',
-        organizations.get_organization,
-        lambda organization: (organization.id,),
-        "Organizations",
-        "admin.organizations.index",
-        "admin.organizations.show",
-        lambda organization: organization.name,
-    ),
-    "platform_billing": Subject(
-        "/admin/billing/{action}", lambda _session: None, lambda _: (None,), "Billing", "admin.billing.index"
-    ),
-    "billing_account": Subject(
-        '/admin/billing/{action}/<id("org"):organization_id>',
-        billing.get_account,
-        lambda account: (account.organization_id,),
-        "Billing",
-        "admin.billing.index",
-    ),
-    "invoice": Subject(
-        '/admin/invoices/<id("inv"):invoice_id>/{action}',
-        invoices.get_invoice,
-        lambda detail: (detail.invoice.organization_id, detail.invoice.id),
-        "Invoices",
-        "admin.invoices.index",
-        "admin.invoices.show",
-        lambda detail: detail.invoice.number or "Draft",
-    ),
-    "payment": Subject(
-        '/admin/payments/<id("pay"):payment_id>/{action}',
-        payments.get_payment,
-        lambda detail: (detail.payment.id,),
-        "Payments",
-        "admin.payments.index",
-        "admin.payments.show",
-        lambda detail: f"Payment of {detail.organization_name}",
-    ),
-    "refund": Subject(
-        '/admin/refunds/<id("rfd"):refund_id>/{action}',
-        refunds.get_refund,
-        lambda refund: (refund.id,),
-        "Payments",
-        "admin.payments.index",
-    ),
-    "provider_event": Subject(
-        "/admin/payments/events/<provider>/<path:event_id>/{action}",
-        payments.get_event,
-        lambda event: (event.provider, event.event_id),
-        "Events of providers",
-        "admin.payments.events_index",
-        "admin.payments.show_event",
-        lambda event: f"Event of {event.provider}",
-        is_tenant_owned=False,
-    ),
-    "endpoint": Subject(
-        '/admin/deliveries/endpoints/<id("whe"):endpoint_id>/{action}',
-        webhooks.get_endpoint,
-        lambda detail: (detail.endpoint.organization_id, detail.endpoint.id),
-        "Webhook deliveries",
-        "admin.webhooks.index",
-        "admin.webhooks.show_endpoint",
-        lambda detail: f"Endpoint of {detail.organization_name}",
-    ),
-    "delivery": Subject(
-        '/admin/deliveries/<id("whd"):delivery_id>/{action}',
-        webhooks.get_delivery,
-        lambda detail: (detail.delivery.organization_id, detail.delivery.id),
-        "Webhook deliveries",
-        "admin.webhooks.index",
-        "admin.webhooks.show_delivery",
-        lambda detail: f"Delivery of {detail.event.type}",
-    ),
-    "user": Subject(
-        '/admin/users/<id("usr"):user_id>/{action}',
-        users.get_user_detail,
-        lambda detail: (detail.user.id,),
-        "Users",
-        "admin.users.index",
-        "admin.users.show",
-        lambda detail: detail.user.email,
-    ),
-    "plan": Subject(
-        "/admin/plans/<version_id>/{action}",
-        plans.get_plan,
-        lambda plan: (plan.row.code,),
-        "Plans",
-        "admin.plans.index",
-        "admin.plans.show",
-        lambda plan: plan.row.version_id,
-    ),
-    "mail": Subject(
-        "/admin/mail/<uuid:mail_id>/{action}", mail.get_mail, lambda row: (row.id,), "Mail", "admin.mail.index"
-    ),
-    "schedule": Subject(
-        "/admin/jobs/{action}",
-        lambda _session: None,
-        lambda _: (),
-        "Jobs",
-        "admin.queues.index",
-        is_tenant_owned=False,
-    ),
-    "job": Subject(
-        "/admin/jobs/{action}/<job>",
-        queues.get_scheduled_job,
-        lambda entry: (entry.job,),
-        "Jobs",
-        "admin.queues.index",
-        is_tenant_owned=False,
-    ),
-    "failed_job": Subject(
-        "/admin/jobs/failed/<job_id>/{action}",
-        queues.get_failed_job,
-        lambda job: (job.id,),
-        "Jobs",
-        "admin.queues.index",
-        is_tenant_owned=False,
-    ),
-}
 
 _ORGANIZATION_ACTIONS = (
     Action(
@@ -514,6 +392,28 @@ _USER_ACTIONS = (
         users.send_password_reset,
         role="support",
         is_idempotent=True,
+    ),
+    Action(
+        "disable",
+        "user",
+        lambda detail: f"Disable {detail.user.email}",
+        "They are signed out everywhere and cannot sign in. The API keys they created are revoked in every "
+        "organization, unless you keep them.",
+        "Disable",
+        lambda _, revoked: f"Disabled. {templating.pluralize(len(revoked), 'API key')} revoked.",
+        users.disable_user,
+        DisableUserForm,
+        "danger",
+        preview=users.preview_disable,
+    ),
+    Action(
+        "enable",
+        "user",
+        lambda detail: f"Enable {detail.user.email}",
+        "They can sign in again with their password. Revoked API keys stay revoked.",
+        "Enable",
+        lambda _, was_disabled: "Enabled." if was_disabled else "The account was not disabled.",
+        users.enable_user,
     ),
 )
 _PLATFORM_ACTIONS = (

@@ -102,7 +102,7 @@ def index() -> Response:
         public_id=schemas.audit_public_id,
         public_actor=_public_actor,
         format_data=_format_data,
-        **lists.page_links(page),
+        **pages.pagination_links(page.next_cursor if page else None),
     )
 
 

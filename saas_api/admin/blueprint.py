@@ -3,6 +3,7 @@
 from flask import Blueprint
 
 from saas_api.admin import (
+    access_log,
     action_views,
     actions,
     audit,
@@ -39,5 +40,6 @@ SECTIONS = (
 bp = Blueprint("admin", __name__)
 for section in SECTIONS:
     bp.register_blueprint(section.bp)
+bp.after_request(access_log.record_read)
 bp.app_context_processor(navigation.template_context)  # also for the account page of an operator without organization
 bp.context_processor(lambda: {"action_url": action_views.action_url, "get_action": actions.get_action})

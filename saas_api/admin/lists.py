@@ -6,16 +6,19 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+import marshmallow as ma
 import sqlalchemy as sa
-from flask import Response, request, url_for
+from flask import Response, g, request
 from marshmallow import fields, validate
 
-from saas_api.core import clock, money
+from saas_api.admin.context import MIN_REASON_LENGTH
+from saas_api.core import access, clock, money
+from saas_api.core.access import Access
 from saas_api.core.db import pagination
 from saas_api.core.db.pagination import Page, PageRequest, SortKey
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import ValidationFailed
-from saas_api.core.fields import MinorAmount, QueryInteger, StrictSchema
+from saas_api.core.fields import MinorAmount, QueryInteger, StrictSchema, Text
 from saas_api.core.web import http, pages
 from saas_api.core.web.pages import MAX_EXPORT_ROWS, PAGE_SIZE
 
@@ -24,11 +27,17 @@ Columns = Mapping[str, Callable[[Any], Any]]
 
 
 class ListQuery(StrictSchema):
-    """Query of every list; `format=csv` asks for the whole list as a file."""
+    """Query of every list; `format=csv` asks for the whole list as a file, which requires a reason."""
 
     limit = QueryInteger(minimum=1, maximum=100, load_default=PAGE_SIZE)
     cursor = fields.String(load_default=None, validate=validate.Length(max=500))
     format = fields.String(load_default=None, validate=validate.OneOf(["csv"]))
+    reason = Text(load_default=None, maximum=500)
+
+    @ma.validates_schema
+    def _has_reason(self, values: dict[str, Any], **_: Any) -> None:
+        if values["format"] == "csv" and len((values["reason"] or "").strip()) < MIN_REASON_LENGTH:
+            raise ma.ValidationError(f"Say why, in at least {MIN_REASON_LENGTH} characters.", "reason")
 
 
 def parse_query(schema: StrictSchema) -> dict[str, Any]:
@@ -59,15 +68,12 @@ def paginate_or_export(
     return page
 
 
-def page_links(page: Page | None) -> dict[str, Any]:
-    """URLs of the older page, the newest page and the file; page is None when the query was refused."""
-    filters: dict[str, Any] = {name: value for name, value in request.args.items() if value and name != "cursor"}
-    csv = url_for(request.endpoint or "", **{**filters, "format": "csv"}) if page else ""
-    return {**pages.pagination_links(page.next_cursor if page else None), "csv": csv}
-
-
 def csv_export(name: str, columns: Columns, page: Page) -> Response:
-    """A list as a file of that name."""
+    """A list as a file of that name; the console records it with the reason.
+
+    raises: NotFound for an operator without the role admin
+    """
+    access.authorize(g.principal, Access(operator_role="admin"))
     rows = ([read(item) for read in columns.values()] for item in page.items)
     return pages.csv_response(f"{name}.csv", list(columns), rows)
 

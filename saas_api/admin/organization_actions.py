@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from saas_api.accounts import audit, impersonation, organizations, sessions
 from saas_api.accounts.audit import OperatorContext
 from saas_api.accounts.models import Organization
-from saas_api.accounts.tokens import InvalidToken, TokenExpired
+from saas_api.accounts.tokens import InvalidToken, TokenAudience, TokenExpired
 from saas_api.admin import context
 from saas_api.admin.context import Preview, ReasonForm
 from saas_api.billing import period_close, periods, plans, previews, service_terms, settlement, subscriptions, wallet
@@ -325,7 +325,7 @@ def stop_impersonation(token: str) -> UUID | None:
     returns: the organization; None when the session had ended
     """
     try:
-        principal = sessions.authenticate_token(token)
+        principal = sessions.authenticate_token(token, TokenAudience.PAGES)
     except (InvalidToken, TokenExpired):
         return None
     if not principal.is_impersonating:

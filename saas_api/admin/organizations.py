@@ -276,7 +276,7 @@ def index() -> Response:
         form=form,
         page=page,
         plans=[("", "Any"), *((code, plan.version.name) for code, plan in selectable.items())],
-        **lists.page_links(page),
+        **pages.pagination_links(page.next_cursor if page else None),
     )
 
 

@@ -10,18 +10,21 @@ import sqlalchemy as sa
 from flask import Blueprint, Response
 from marshmallow import fields, validate
 
-from saas_api.accounts import audit, members, organizations, passwords, sessions, users
+from saas_api.accounts import audit, members, operators, organizations, passwords, sessions, users
 from saas_api.accounts.audit import OperatorContext
 from saas_api.accounts.models import Membership, Operator, Organization, User, UserSession
 from saas_api.admin import context, lists
+from saas_api.admin.context import Preview, ReasonForm
 from saas_api.admin.lists import Columns, ListQuery
+from saas_api.api_keys import keys
 from saas_api.core import ids
 from saas_api.core.access import require_operator
 from saas_api.core.db.pagination import Page
 from saas_api.core.db.tenancy import SystemSession
-from saas_api.core.errors import NotFound
+from saas_api.core.errors import Conflict, NotFound
 from saas_api.core.fields import Text
 from saas_api.core.web import forms, pages
+from saas_api.core.web.forms import Form
 
 bp = Blueprint("users", __name__)
 
@@ -45,6 +48,18 @@ class UserListQuery(ListQuery):
 
     q = Text(maximum=254, load_default=None)
     kind = fields.String(load_default=None, validate=validate.OneOf(("operator", "unverified", "disabled")))
+
+
+class DisableUserForm(ReasonForm):
+    """The reason, and whether keys that the user created keep working."""
+
+    keep_keys = fields.Boolean(load_default=False, metadata={"help": "Leave the API keys that the user created valid."})
+
+
+class CannotDisableSelf(Conflict):
+    """An operator cannot disable their own account."""
+
+    message = "You cannot disable your own account; another operator can."
 
 
 @dataclass(frozen=True)
@@ -138,7 +153,13 @@ def index() -> Response:
     if page and query["format"] == "csv":
         return lists.csv_export("users", USER_COLUMNS, page)
     status = 200 if page else 422
-    return pages.render_page("admin/users/index.html", status=status, form=form, page=page, **lists.page_links(page))
+    return pages.render_page(
+        "admin/users/index.html",
+        status=status,
+        form=form,
+        page=page,
+        **pages.pagination_links(page.next_cursor if page else None),
+    )
 
 
 @bp.get('/admin/users/<id("usr"):user_id>')
@@ -172,6 +193,47 @@ def send_password_reset(operator: OperatorContext, user_id: UUID) -> None:
         user = _get_user(session, user_id)
         _record_audit(session, operator, user, "user.reset_requested", {})
     passwords.request_password_reset(user.email)
+
+
+def preview_disable(detail: UserDetail, _form: Form | None) -> Preview:
+    """The keys that the user created and that are not revoked."""
+    with context.read_session() as session:
+        return Preview(keys.list_keys_of_creator(session, detail.user.id))
+
+
+def disable_user(operator: OperatorContext, user_id: UUID, *, keep_keys: bool) -> list[UUID]:
+    """Disables a user: their sessions end, and the keys that they created are revoked in every organization.
+
+    keep_keys: as of DisableUserForm
+    returns: ids of the revoked keys
+    raises: NotFound, CannotDisableSelf, LastOperator
+    """
+    with context.write_session() as session:
+        user = _get_user(session, user_id)
+        if operator.actor.id == str(user_id):
+            raise CannotDisableSelf
+        if operators.find_operator_role(session, user_id) == "admin":
+            operators.require_another_admin(session, user_id)
+        ended = users.disable_user(session, user)
+        reason = "its creator was disabled"
+        revoked = [] if keep_keys else keys.revoke_keys_of_creator(session, user_id, operator.actor, reason)
+        data = {"sessions": len(ended), "revoked_keys": [ids.format_id("key", key_id) for key_id in revoked]}
+        _record_audit(session, operator, user, "user.disabled", data)
+    return revoked
+
+
+def enable_user(operator: OperatorContext, user_id: UUID) -> bool:
+    """Lets a disabled user sign in again; revoked keys stay revoked.
+
+    returns: whether the user was disabled
+    raises: NotFound
+    """
+    with context.write_session() as session:
+        user = _get_user(session, user_id)
+        was_disabled = users.enable_user(session, user)
+        if was_disabled:
+            _record_audit(session, operator, user, "user.enabled", {})
+    return was_disabled
 
 
 def _get_user(session: SystemSession, user_id: UUID) -> User:

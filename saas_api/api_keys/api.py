@@ -1,15 +1,26 @@
-"""HTTP API of API keys."""
+"""HTTP API of API keys, and of the removal of members, which ends the keys they created."""
 
 from typing import Any
 from uuid import UUID
 
 from flask import Blueprint, g
 
+from saas_api.accounts.members import CannotRemoveSelf, MemberNotFound, OwnerRequired
 from saas_api.api_keys import keys
 from saas_api.api_keys.keys import KeyInactive, KeyNotFound, RotationInProgress, ScopeBeyondRole, TooManyKeys
-from saas_api.api_keys.schemas import CreatedKeyOut, KeyIn, KeyOut, KeysQuery, KeyUpdate, RotatedKeyOut, RotateKeyIn
+from saas_api.api_keys.schemas import (
+    CreatedKeyOut,
+    KeyIn,
+    KeyOut,
+    KeysQuery,
+    KeyUpdate,
+    RemovedMemberOut,
+    RemoveMemberQuery,
+    RotatedKeyOut,
+    RotateKeyIn,
+)
 from saas_api.core import fields
-from saas_api.core.access import EmailNotVerified, require_permission
+from saas_api.core.access import EmailNotVerified, FreshLoginRequired, require_permission
 from saas_api.core.db import engine
 from saas_api.core.db.pagination import PageRequest
 from saas_api.core.web import endpoint as web_endpoint
@@ -28,7 +39,7 @@ _NOT_SHOWN_AGAIN = "Store the key now: it is not shown again."
     body=KeyIn(),
     returns=CreatedKeyOut(),
     status=201,
-    errors=(ScopeBeyondRole, EmailNotVerified, TooManyKeys),
+    errors=(ScopeBeyondRole, EmailNotVerified, FreshLoginRequired, TooManyKeys),
 )
 def create(body: dict[str, Any]) -> Any:
     """Create an API key; its secret is shown this once."""
@@ -60,7 +71,7 @@ def show(key_id: UUID) -> Any:
     tag="api_keys",
     body=KeyUpdate(),
     returns=KeyOut(),
-    errors=(KeyNotFound, KeyInactive, ScopeBeyondRole),
+    errors=(KeyNotFound, KeyInactive, ScopeBeyondRole, FreshLoginRequired),
 )
 def update(key_id: UUID, body: dict[str, Any]) -> Any:
     """Change an API key's name, scopes, networks or rate limit from the next request on."""
@@ -81,6 +92,7 @@ def update(key_id: UUID, body: dict[str, Any]) -> Any:
         RotationInProgress,
         ScopeBeyondRole,
         EmailNotVerified,
+        FreshLoginRequired,
     ),
 )
 def rotate(key_id: UUID, body: dict[str, Any]) -> Any:
@@ -91,10 +103,25 @@ def rotate(key_id: UUID, body: dict[str, Any]) -> Any:
 
 @bp.delete('/keys/<id("key"):key_id>')
 @require_permission("keys:write")
-@endpoint(operation_id="revoke_key", tag="api_keys", returns=KeyOut(), errors=(KeyNotFound,))
+@endpoint(operation_id="revoke_key", tag="api_keys", returns=KeyOut(), errors=(KeyNotFound, FreshLoginRequired))
 def revoke(key_id: UUID) -> Any:
     """Revoke an API key; its next request is rejected."""
     return ViewResult(keys.revoke_key(engine.session(), g.principal, key_id), message="Revoked.")
+
+
+@bp.delete('/team/members/<id("usr"):user_id>')
+@require_permission("members:write")
+@endpoint(
+    operation_id="remove_member",
+    tag="organizations",
+    query=RemoveMemberQuery(),
+    returns=RemovedMemberOut(),
+    errors=(FreshLoginRequired, CannotRemoveSelf, MemberNotFound, OwnerRequired),
+)
+def remove_member(user_id: UUID, query: dict[str, Any]) -> Any:
+    """Remove a member; their tokens are rejected from the next request on, and the keys they created are revoked."""
+    keys_of_member = keys.remove_member(engine.session(), g.principal, user_id, revokes_keys=query["revoke_keys"])
+    return ViewResult(keys_of_member, message="Removed.")
 
 
 bp.delete('/api-keys/<id("key"):key_id>', endpoint="revoke_api_key")(web_endpoint.alias(revoke, "revoke_api_key"))

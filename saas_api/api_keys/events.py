@@ -27,6 +27,8 @@ _EXAMPLE: dict[str, Any] = {
     "expires_at": None,
     "revoked_at": None,
     "created_at": "2026-03-01T12:00:00.000Z",
+    "created_by": "usr_018f3c6a9d2e7a018b4c5d6e7f80cc01",
+    "is_orphaned": False,
     "old_expires_at": None,
 }
 event_types.register("api_key.created", schema=KeyEventOut, description="An API key was made.", example=_EXAMPLE)

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -9,23 +10,31 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from saas_api.accounts import audit, organizations
+from saas_api.accounts import audit, members, notices, organizations
 from saas_api.accounts.audit import SYSTEM_ACTOR, Actor
-from saas_api.accounts.models import User
+from saas_api.accounts.models import Membership, User
+from saas_api.accounts.notices import Notice, Recipient
 from saas_api.api_keys import events, secrets
 from saas_api.api_keys.models import ApiKey, ApiKeySecret, CreatedKey, KeyStatus, KeyView, RotatedKey
 from saas_api.core import access, clock, ids
-from saas_api.core.access import SCOPES, KeyMode, Principal
+from saas_api.core.access import PERMISSIONS, SCOPES, KeyMode, Principal
 from saas_api.core.db import pagination, tenancy
 from saas_api.core.db.pagination import Page, PageRequest
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict, Forbidden, NotFound, ValidationFailed
 from saas_api.core.periodic_thread import PeriodicThread
-from saas_api.mail import mails
 
 FLUSH_SECONDS = 10
 MAX_KEYS = 500
 _COLUMN_BY_FIELD = {"allowed_ips": "ip_allow"}
+
+
+@dataclass(frozen=True)
+class RemovedMemberKeys:
+    """Ids of the keys that a removed member had created."""
+
+    revoked_keys: Sequence[UUID]
+    handed_over_keys: Sequence[UUID]
 
 
 class KeyNotFound(NotFound):
@@ -75,7 +84,7 @@ def list_keys(
     if status:
         statement = statement.where(_status_clause(KeyStatus(status)))
     return pagination.paginate(
-        session, statement, ApiKey.id.desc(), request=request, convert=lambda row: _to_view(row[0], row[1])
+        session, statement, ApiKey.id.desc(), request=request, convert=lambda row: _to_view(*row)
     )
 
 
@@ -88,7 +97,7 @@ def get_key(session: Session, organization_id: UUID, key_id: UUID) -> KeyView:
     row = session.execute(statement).first()
     if row is None:
         raise KeyNotFound
-    return _to_view(row[0], row[1])
+    return _to_view(*row)
 
 
 def find_key_organization(session: SystemSession, key_id: UUID) -> UUID | None:
@@ -108,7 +117,7 @@ def lock_key(session: Session, organization_id: UUID, key_id: UUID) -> ApiKey:
     return key
 
 
-def _select_with_newest_secret() -> sa.Select[ApiKey, ApiKeySecret]:
+def _select_with_newest_secret() -> sa.Select[ApiKey, ApiKeySecret, bool]:
     newest = (
         sa.select(ApiKeySecret.id)
         .where(secrets.secret_belongs_to_key())
@@ -117,9 +126,20 @@ def _select_with_newest_secret() -> sa.Select[ApiKey, ApiKeySecret]:
         .correlate(ApiKey)
         .scalar_subquery()
     )
-    return sa.select(ApiKey, ApiKeySecret).join(
+    return sa.select(ApiKey, ApiKeySecret, _orphaned_clause()).join(
         ApiKeySecret, sa.and_(secrets.secret_belongs_to_key(), ApiKeySecret.id == newest)
     )
+
+
+def _orphaned_clause() -> sa.ColumnElement[bool]:
+    """Condition of a key whose creator has left, is disabled, or may no longer create keys."""
+    creator = (
+        sa.select(Membership.user_id)
+        .join(User, User.id == Membership.user_id)
+        .where(Membership.organization_id == ApiKey.organization_id, Membership.user_id == ApiKey.created_by)
+        .where(Membership.role.in_(PERMISSIONS["keys:create"]), User.disabled_at.is_(None))
+    )
+    return sa.and_(ApiKey.created_by.is_not(None), sa.not_(creator.exists()))
 
 
 def _status_clause(status: KeyStatus) -> sa.ColumnElement[bool]:
@@ -146,7 +166,7 @@ def _require_room(session: Session, organization_id: UUID) -> None:
         raise TooManyKeys
 
 
-def _to_view(key: ApiKey, secret: ApiKeySecret) -> KeyView:
+def _to_view(key: ApiKey, secret: ApiKeySecret, is_orphaned: bool) -> KeyView:
     is_expired = secret.expires_at is not None and secret.expires_at <= clock.now()
     return KeyView(
         id=key.id,
@@ -162,6 +182,8 @@ def _to_view(key: ApiKey, secret: ApiKeySecret) -> KeyView:
         expires_at=secret.expires_at,
         revoked_at=key.revoked_at,
         created_at=key.created_at,
+        created_by=key.created_by,
+        is_orphaned=is_orphaned,
     )
 
 
@@ -181,7 +203,8 @@ def create_key(
     creator: None for the platform; `operator` is the actor then
     scopes: of SCOPES; None for all of them
     options: `expires_at`, `allowed_ips`, `rate_limit_per_minute`
-    raises: ValidationFailed when `expires_at` has passed, ScopeBeyondRole, access.EmailNotVerified, TooManyKeys
+    raises: ValidationFailed when `expires_at` has passed, ScopeBeyondRole, TooManyKeys; for a live key
+        access.EmailNotVerified and access.FreshLoginRequired
     """
     expires_at = options.get("expires_at")
     if expires_at is not None and expires_at <= clock.now():
@@ -189,6 +212,7 @@ def create_key(
     granted = sorted(SCOPES if scopes is None else set(scopes))
     if creator is not None:
         _require_may_hold_secret(creator, mode, granted)
+        members.lock_member(session, creator, "keys:create", creator.id)  # a removal waits, or has ended the membership
     _require_room(session, organization_id)
     key = ApiKey(
         organization_id=organization_id,
@@ -204,7 +228,7 @@ def create_key(
     session.add(key)
     session.flush()  # the secret refers to it
     record, secret = secrets.create_secret(session, key, 1, expires_at)
-    created = CreatedKey(**vars(_to_view(key, record)), secret=secret)
+    created = CreatedKey(**vars(_to_view(key, record, is_orphaned=False)), secret=secret)
     data = {**_audit_data(key), "mode": mode, "expires_at": expires_at and clock.format_rfc3339(expires_at)}
     _record_key_event(session, key, creator or operator, "created", data)
     events.publish_key_event(session, organization_id, created, "created")
@@ -217,7 +241,8 @@ def update_key(session: Session, by: Principal, key_id: UUID, changes: Mapping[s
     """Change a key. The changes apply to the next request in every process.
 
     changes: any of `name`, `scopes`, `allowed_ips`, `rate_limit_per_minute`
-    raises: KeyNotFound, KeyInactive when the key is revoked, ScopeBeyondRole
+    raises: KeyNotFound, KeyInactive when the key is revoked, ScopeBeyondRole; access.FreshLoginRequired for other
+        scopes or networks of a live key
     """
     key = lock_key(session, by.organization_id, key_id)
     if key.revoked_at is not None:
@@ -231,6 +256,8 @@ def update_key(session: Session, by: Principal, key_id: UUID, changes: Mapping[s
             setattr(key, _COLUMN_BY_FIELD.get(field, field), value or None)
     after = _audit_data(key)
     changed = [field for field in after if before[field] != after[field]]
+    if not {"scopes", "allowed_ips"}.isdisjoint(changed):
+        _require_fresh_login_for_live_key(by, key)
     if changed:
         data = {"before": {f: before[f] for f in changed}, "after": {f: after[f] for f in changed}}
         _record_key_event(session, key, by, "changed", data)
@@ -243,8 +270,10 @@ def rotate_key(session: Session, by: Principal, key_id: UUID, grace_seconds: int
     """Give a key a new secret, which expires when the previous one would have.
 
     grace_seconds: 0 to 604,800; how long the previous secret stays valid, at most until its own expiry
-    raises: KeyNotFound, KeyInactive, RotationInProgress, ScopeBeyondRole, access.EmailNotVerified
+    raises: KeyNotFound, KeyInactive, RotationInProgress, ScopeBeyondRole; for a live key access.EmailNotVerified and
+        access.FreshLoginRequired
     """
+    members.lock_member(session, by, "keys:write", by.id)  # before the key, as a removal locks them
     key = lock_key(session, by.organization_id, key_id)
     _require_may_hold_secret(by, key.mode, key.scopes)
     now = clock.now()
@@ -263,7 +292,8 @@ def rotate_key(session: Session, by: Principal, key_id: UUID, grace_seconds: int
     _record_key_event(session, key, by, "rotated", data)
     organizations.bump_generation(session, by.organization_id)
     session.flush()  # the version of the event counts the secrets
-    rotated = RotatedKey(**vars(_to_view(key, record)), secret=secret, old_expires_at=old_expires_at)
+    view = get_key(session, by.organization_id, key_id)
+    rotated = RotatedKey(**vars(view), secret=secret, old_expires_at=old_expires_at)
     events.publish_key_event(session, by.organization_id, rotated, "rotated")
     return rotated
 
@@ -271,9 +301,10 @@ def rotate_key(session: Session, by: Principal, key_id: UUID, grace_seconds: int
 def revoke_previous_secrets(session: Session, by: Principal, key_id: UUID) -> KeyView:
     """Revoke every secret of a key but the newest. A repeat changes nothing.
 
-    raises: KeyNotFound, KeyInactive
+    raises: KeyNotFound, KeyInactive; access.FreshLoginRequired for a live key
     """
     key = lock_key(session, by.organization_id, key_id)
+    _require_fresh_login_for_live_key(by, key)
     active = sorted(_list_active_secrets(session, key, clock.now()), key=lambda secret: secret.created_at)
     if not active:
         raise KeyInactive
@@ -282,15 +313,77 @@ def revoke_previous_secrets(session: Session, by: Principal, key_id: UUID) -> Ke
         _record_key_event(session, key, by, "old_secret_ended", {"old_last_four": secret.last_four})
         organizations.bump_generation(session, by.organization_id)
     session.flush()
-    return _to_view(key, active[-1])
+    return get_key(session, by.organization_id, key_id)
 
 
 def revoke_key(session: Session, by: Principal, key_id: UUID) -> KeyView:
     """Revoke a key: its next request is rejected in every process. A repeat changes nothing.
 
-    raises: KeyNotFound
+    raises: KeyNotFound; access.FreshLoginRequired for a live key
     """
+    _require_fresh_login_for_live_key(by, lock_key(session, by.organization_id, key_id))
     return revoke_as(session, by.organization_id, key_id, audit.actor_for(by), "revoked by a member")
+
+
+def list_keys_of_creator(session: Session, user_id: UUID, organization_id: UUID | None = None) -> list[KeyView]:
+    """Return the keys that a user created and that are not revoked, the newest first.
+
+    organization_id: None for every organization that the session sees
+    """
+    statement = _select_with_newest_secret().where(ApiKey.created_by == user_id, ApiKey.revoked_at.is_(None))
+    if organization_id:
+        statement = statement.where(ApiKey.organization_id == organization_id)
+    rows = session.execute(statement.order_by(ApiKey.organization_id, ApiKey.id.desc()))
+    return [_to_view(*row) for row in rows]
+
+
+def revoke_keys_of_creator(
+    session: Session, user_id: UUID, actor: Actor, reason: str, organization_id: UUID | None = None
+) -> list[UUID]:
+    """Revoke every key that a user created.
+
+    reason: stored with the keys
+    organization_id: None for every organization that the session sees
+    returns: ids of the revoked keys
+    """
+    statement = sa.select(ApiKey.organization_id, ApiKey.id).filter_by(created_by=user_id, revoked_at=None)
+    if organization_id:
+        statement = statement.filter_by(organization_id=organization_id)
+    revoked = session.execute(statement.order_by(ApiKey.organization_id, ApiKey.id)).all()
+    for row in revoked:
+        revoke_as(session, row.organization_id, row.id, actor, reason)
+    return [row.id for row in revoked]
+
+
+def hand_over_keys(session: Session, principal: Principal, user_id: UUID) -> list[UUID]:
+    """Make the caller the creator of every key that a user of the organization created and that is not revoked.
+
+    returns: ids of the keys
+    raises: ScopeBeyondRole
+    """
+    statement = sa.select(ApiKey).filter_by(
+        organization_id=principal.organization_id, created_by=user_id, revoked_at=None
+    )
+    handed_over = session.scalars(statement.order_by(ApiKey.id).with_for_update()).all()
+    for key in handed_over:
+        _require_may_grant_scopes(principal, key.scopes)
+        key.created_by = principal.id
+        data = {"before": {"created_by": str(user_id)}, "after": {"created_by": str(principal.id)}}
+        _record_key_event(session, key, principal, "handed_over", data)
+    session.flush()
+    return [key.id for key in handed_over]
+
+
+def remove_member(session: Session, principal: Principal, user_id: UUID, *, revokes_keys: bool) -> RemovedMemberKeys:
+    """Remove a member, and revoke the keys that they created or hand them over to the caller.
+
+    raises: as `members.remove_member`
+    """
+    members.remove_member(session, principal, user_id)
+    if not revokes_keys:
+        return RemovedMemberKeys([], hand_over_keys(session, principal, user_id))
+    actor, reason = audit.actor_for(principal), "its creator was removed"
+    return RemovedMemberKeys(revoke_keys_of_creator(session, user_id, actor, reason, principal.organization_id), [])
 
 
 def revoke_as(session: Session, organization_id: UUID, key_id: UUID, actor: Actor, reason: str) -> KeyView:
@@ -315,10 +408,16 @@ def revoke_as(session: Session, organization_id: UUID, key_id: UUID, actor: Acto
 
 
 def _require_may_hold_secret(principal: Principal, mode: str, scopes: Sequence[str]) -> None:
-    """Raise EmailNotVerified for a live key, or ScopeBeyondRole, when a user may not hold such a secret."""
+    """Raise ScopeBeyondRole, or for a live key EmailNotVerified or FreshLoginRequired, when a user may not hold it."""
+    _require_may_grant_scopes(principal, scopes)
     if mode == KeyMode.LIVE:
         access.require_verified_email(principal)
-    _require_may_grant_scopes(principal, scopes)
+        access.require_fresh_login(principal)
+
+
+def _require_fresh_login_for_live_key(principal: Principal, key: ApiKey) -> None:
+    if key.mode == KeyMode.LIVE:
+        access.require_fresh_login(principal)
 
 
 def _require_may_grant_scopes(principal: Principal, scopes: Sequence[str]) -> None:
@@ -355,13 +454,14 @@ def _record_key_event(session: Session, key: ApiKey, by: Principal | Actor, verb
 
 
 def _email_creator(session: Session, creator: Principal, key: KeyView) -> None:
-    """Tell the creator, so that a key made in a stolen session is noticed."""
-    user = session.execute(sa.select(User.email, User.full_name).where(User.id == creator.id)).one()
-    context = {"name": user.full_name, "creator": user.full_name or user.email, "key": key.name, "prefix": key.hint}
+    """Mail the creator a notice, so that a key made in a stolen session is noticed."""
+    member = members.get_member(session, creator.organization_id, creator.id)
     organization = organizations.get_organization(session, creator.organization_id)
-    mails.enqueue(
-        session, "key_created", user.email, organization_id=organization.id, organization=organization.name, **context
-    )
+    facts = [f"Organization: {organization.name}", f"Key: {key.name} ({key.hint}...)"]
+    advice = "Revoke the key, and choose a new password."
+    notice = Notice("A new API key was created", facts, advice, "/dashboard/api-keys")
+    recipient = Recipient(member.email, member.full_name if member.email_verified else "", member.email_verified)
+    notices.enqueue(session, [recipient], notice, organization.id)
 
 
 _USES = """unnest(CAST(:organizations AS uuid[]), CAST(:keys AS uuid[]), CAST(:times AS timestamptz[]))

@@ -70,6 +70,8 @@ class KeyView:
 
     hint: prefix, mode and first four characters of the secret
     expires_at: when the newest secret expires
+    created_by: None for a key of the platform
+    is_orphaned: the user who created it has left, is disabled, or may no longer create keys
     """
 
     id: UUID
@@ -85,6 +87,8 @@ class KeyView:
     expires_at: datetime | None
     revoked_at: datetime | None
     created_at: datetime
+    created_by: UUID | None
+    is_orphaned: bool
 
     @property
     def is_active(self) -> bool:

@@ -88,6 +88,23 @@ class KeyOut(StrictSchema):
     expires_at = Timestamp(allow_none=True)
     revoked_at = Timestamp(allow_none=True)
     created_at = Timestamp()
+    created_by = PrefixedId("usr", allow_none=True)
+    is_orphaned = fields.Boolean(
+        metadata={"description": "The user who created it has left, is disabled, or may no longer create keys."}
+    )
+
+
+class RemoveMemberQuery(StrictSchema):
+    """What happens to the keys that the member created: they are revoked, or handed over to the caller."""
+
+    revoke_keys = fields.Boolean(load_default=True)
+
+
+class RemovedMemberOut(StrictSchema):
+    """The keys that a removed member had created."""
+
+    revoked_keys = fields.List(PrefixedId("key"))
+    handed_over_keys = fields.List(PrefixedId("key"))
 
 
 class CreatedKeyOut(KeyOut):

@@ -8,8 +8,8 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from saas_api.accounts import audit, organizations
-from saas_api.accounts.audit import Actor
+from saas_api.accounts import audit, members, organizations
+from saas_api.accounts.notices import Notice
 from saas_api.billing import period_spend, service_terms, subscriptions
 from saas_api.billing.models import BillingPeriod, BillingProfile
 from saas_api.billing.period_spend import PeriodSpend
@@ -18,7 +18,8 @@ from saas_api.billing.rating.bill import RatedPlanVersion
 from saas_api.billing.rating.charges import MeterPrice
 from saas_api.billing.rating.plan_changes import PlanSegment
 from saas_api.billing.service_terms import ServiceTerms
-from saas_api.core import clock, money
+from saas_api.core import access, clock, money
+from saas_api.core.access import Principal
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import ValidationFailed
 from saas_api.core.limits import counters
@@ -196,15 +197,16 @@ def quantity_to_micro_units(quantity: Decimal) -> int:
     return int(money.multiply_exact(quantity, Decimal(MICRO_UNITS)))
 
 
-def set_spend_cap(
-    session: Session, organization_id: UUID, amount: Decimal | None, action: str, actor: Actor
-) -> SpendCapState:
-    """Set the spend cap of an organization, effective with the next request; None removes it.
+def set_spend_cap(session: Session, principal: Principal, amount: Decimal | None, action: str) -> SpendCapState:
+    """Set the spend cap of the caller's organization, effective with the next request; None removes it.
 
     amount: in major units
-    raises: ValidationFailed for an amount below the base amounts of the period, below base amount or minimum of the
-        plan in force or scheduled, below the spend of the period, or with too many decimals; OrganizationNotFound
+    raises: FreshLoginRequired, OrganizationNotFound; ValidationFailed for an amount below the base amounts of the
+        period, below base amount or minimum of the plan in force or scheduled, below the spend of the period, or with
+        too many decimals
     """
+    access.require_fresh_login(principal)
+    organization_id = principal.organization_id
     state = get_cap_state(session, organization_id)
     amount_minor = None
     if amount is not None:
@@ -214,13 +216,26 @@ def set_spend_cap(
         if subscription.scheduled:
             _check_plan_amounts(amount_minor, subscription.scheduled.version)
     profile = _get_profile(session, organization_id)
+    cap_before = _describe_cap(profile.spend_cap_minor, profile.spend_cap_action, state.currency)
     before = {"amount_minor": profile.spend_cap_minor, "action": profile.spend_cap_action}
     profile.spend_cap_minor, profile.spend_cap_action, profile.spend_cap_is_default = amount_minor, action, False
     session.flush()
     organizations.bump_generation(session, organization_id)
     data = {"before": before, "after": {"amount_minor": amount_minor, "action": action}}
+    actor = audit.actor_for(principal)
     audit.record_event(session, organization_id, actor, "spend_cap.changed", ("organization", organization_id), data)
+    facts = [f"Before: {cap_before}", f"Now: {_describe_cap(amount_minor, action, state.currency)}"]
+    advice = "Change your password, set the cap right, and look for API keys that you do not know."
+    notice = Notice("The spend cap was changed", facts, advice, "/dashboard/billing/spending")
+    members.enqueue_notice(session, organization_id, actor, notice)
     return replace(state, amount_minor=amount_minor, action=action, is_default=False)
+
+
+def _describe_cap(amount_minor: int | None, action: str, currency: str) -> str:
+    if amount_minor is None:
+        return "no cap"
+    consequence = "then calls are refused" if action == "block" else "then only an alert"
+    return f"{money.format_minor(amount_minor, currency)} {currency} a period, {consequence}"
 
 
 def reconcile_counters(session: SystemSession, organization_id: UUID, period_id: UUID, spent: PeriodSpend) -> None:

@@ -23,7 +23,7 @@ from saas_api.billing.usage_schemas import (
     UsageQuery,
 )
 from saas_api.core import clock, ids, money
-from saas_api.core.access import require_permission
+from saas_api.core.access import FreshLoginRequired, require_permission
 from saas_api.core.db import engine
 from saas_api.core.errors import ValidationFailed
 from saas_api.core.web import endpoint as web_endpoint
@@ -53,12 +53,15 @@ USAGE_CSV_COLUMNS = (
 @bp.put("/billing/spend-cap")
 @require_permission("spend-cap:write")
 @endpoint(
-    operation_id="set_spend_cap", tag="billing", body=SpendCapIn(), returns=SpendCapOut(), errors=(ValidationFailed,)
+    operation_id="set_spend_cap",
+    tag="billing",
+    body=SpendCapIn(),
+    returns=SpendCapOut(),
+    errors=(FreshLoginRequired, ValidationFailed),
 )
 def set_spend_cap(body: dict[str, Any]) -> SpendCapState:
     """Limit the cost of a period, base included, from the next request on; null removes the cap."""
-    organization_id, actor = g.principal.organization_id, audit.actor_for(g.principal)
-    return spend_cap.set_spend_cap(engine.session(), organization_id, body["amount"], body["action"], actor)
+    return spend_cap.set_spend_cap(engine.session(), g.principal, body["amount"], body["action"])
 
 
 @bp.get("/billing/alerts")

@@ -56,6 +56,7 @@ def _groups() -> Iterator[click.Group]:
         scheduler,
         up,
         usage,
+        users,
         webhooks,
     )
 
@@ -70,7 +71,7 @@ def _groups() -> Iterator[click.Group]:
         mail.group,
         operators.group,
     )
-    yield from (payments.group, plans.group, scheduler.group, up.group, usage.group, webhooks.group)
+    yield from (payments.group, plans.group, scheduler.group, up.group, usage.group, users.group, webhooks.group)
     yield from (documents.errors, documents.openapi, documents.settings)
 
 

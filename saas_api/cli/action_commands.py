@@ -1,16 +1,21 @@
 """Makes commands from the table of operators' actions: arguments from the subject, options from the form."""
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
+from uuid import UUID
 
 import click
 from marshmallow import fields, validate
 
+from saas_api.accounts import users
 from saas_api.accounts.audit import Actor, OperatorContext
 from saas_api.admin.action_types import Action
 from saas_api.cli import output
 from saas_api.cli.errors import CommandError, CommandGroup
 from saas_api.cli.types import EMAIL, INSTANT, FieldType, PublicId
+from saas_api.core import ids
+from saas_api.core.db import tenancy
 from saas_api.core.fields import Timestamp
 
 REASON_HELP = "Reason, recorded in the organization's audit log."
@@ -28,6 +33,7 @@ _KEYS: Mapping[str, tuple[click.Parameter, ...]] = {
     "payment": (click.Argument(["payment_id"], type=PublicId("pay"), metavar="PAYMENT"),),
     "refund": (click.Argument(["refund_id"], type=PublicId("rfd"), metavar="REFUND"),),
     "plan": (click.Argument(["plan"]),),
+    "user": (click.Argument(["user_id"], metavar="USER"),),
 }
 """Parameters for the key of each subject; an action on all organizations or on one has an optional one."""
 
@@ -72,6 +78,8 @@ def action_command(
         def run(*, reason: str, as_json: bool, **values: Any) -> None:
             actor = find_operator(values.pop("email")) if find_operator else output.current_os_user()
             key = {str(param.name): values.pop(str(param.name)) for param in _KEYS[action.subject]}
+            if "user_id" in key:
+                key["user_id"] = _find_user_id(key["user_id"])
             entry = _chosen_action(action, flags, key, values)
             output.require_organization(key.get("organization_id"))
             result = entry.run(OperatorContext(actor, reason), *key.values(), **values)
@@ -85,6 +93,20 @@ def action_command(
         return command
 
     return decorate
+
+
+def _find_user_id(reference: str) -> UUID:
+    """The id of the user with an id or an e-mail address.
+
+    raises: CommandError
+    """
+    with contextlib.suppress(ValueError):
+        return ids.parse_id("usr", reference)
+    with tenancy.system_session("operator.command") as session:
+        user = users.find_by_email(session, reference.strip())
+    if user is None:
+        raise CommandError(f"There is no user {reference}; give an id or an e-mail address.")
+    return user.id
 
 
 def _chosen_action(

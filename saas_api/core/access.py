@@ -30,7 +30,7 @@ class EmailNotVerified(Forbidden):
 class FreshLoginRequired(Unauthenticated):
     """The user did not give the password within the last ten minutes; refreshing a token does not count."""
 
-    code, message = "FRESH_TOKEN_REQUIRED", "Sign in again to do this."
+    code, message = "FRESH_TOKEN_REQUIRED", "Give your password again to do this (POST /api/v1/auth/reauthenticate)."
 
 
 class InsufficientScope(Forbidden):
@@ -184,6 +184,8 @@ def can_grant_scope(principal: Principal, scope: str) -> bool:
 
 def require_fresh_login(principal: Principal) -> None:
     """Check that the user gave the password within the last ten minutes.
+
+    Services call it, so that it holds for pages and API alike.
 
     raises: FreshLoginRequired
     """

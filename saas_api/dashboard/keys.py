@@ -276,8 +276,6 @@ def create_form(form: Form | None = None) -> Response:
 @form_view(KeyForm(), form=create_form, is_idempotent=True)
 def create(body: dict[str, Any]) -> Response:
     """Create a key and show its secret once."""
-    if body["mode"] == KeyMode.LIVE:
-        access.require_fresh_login(g.principal)
     _check_rate(body)
     choices = {name: body.pop(name) for name in ("expiry", "expires_on", "preset")}
     return _secret_page(
@@ -342,7 +340,7 @@ def rotate_form(key_id: UUID, form: Form | None = None) -> Response:
 
 @bp.post('/api-keys/<id("key"):key_id>/roll')
 @require_permission("keys:write")
-@form_view(RotateKeyIn(), form=rotate_form, is_idempotent=True, requires_fresh_login=True)
+@form_view(RotateKeyIn(), form=rotate_form, is_idempotent=True)
 def rotate(key_id: UUID, body: dict[str, Any]) -> Response:
     """Rotate a key and show the new secret once."""
     rotated = keys.rotate_key(engine.session(), g.principal, key_id, body["grace_seconds"])
@@ -377,7 +375,7 @@ def revoke_form(key_id: UUID, form: Form | None = None) -> Response:
 
 @bp.post('/api-keys/<id("key"):key_id>/revoke')
 @require_permission("keys:write")
-@form_view(RevokeKeyForm(), form=revoke_form, requires_fresh_login=True)
+@form_view(RevokeKeyForm(), form=revoke_form)
 def revoke(key_id: UUID, body: dict[str, Any]) -> Any:
     """Revoke a key."""
     if body["confirm"].strip() != _get(key_id).name.strip():

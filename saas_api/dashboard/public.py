@@ -7,6 +7,7 @@ from marshmallow import fields, validate
 
 from saas_api.accounts import sessions
 from saas_api.accounts.schemas import SwitchOrganizationIn
+from saas_api.accounts.tokens import TokenAudience
 from saas_api.billing import plans
 from saas_api.core.access import KeyMode, public_page, require_permission
 from saas_api.core.db import engine
@@ -48,7 +49,7 @@ def set_preference() -> Any:
 def switch_organization() -> Any:
     """Switch to another organization."""
     body = http.load_schema(_switch, {"organization_id": request.form.get("organization_id")})
-    session = sessions.switch_organization(g.principal, body["organization_id"])
+    session = sessions.switch_organization(g.principal, body["organization_id"], TokenAudience.PAGES)
     g.tokens = session.tokens
     return pages.redirect_to(
         "/dashboard", _notice=f"You are in {session.organization.name} now." if session.organization else ""

@@ -93,8 +93,8 @@ def index(form: Form | None = None) -> Response:
 @form_view(SpendCapForm(), form=index)
 def set_cap(body: dict[str, Any]) -> Any:
     """Set or remove the spend cap."""
-    amount, actor = body["amount"], audit.actor_for(g.principal)
-    spend_cap.set_spend_cap(engine.session(), context.current_organization_id(), amount, body["action"], actor)
+    amount = body["amount"]
+    spend_cap.set_spend_cap(engine.session(), g.principal, amount, body["action"])
     return pages.redirect_to(
         TEMPLATE, _notice="The spend cap is changed." if amount is not None else "There is no spend cap now."
     )

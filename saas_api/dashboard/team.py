@@ -4,6 +4,7 @@ from typing import Any
 from uuid import UUID
 
 from flask import Blueprint, Response, g
+from marshmallow import fields, validate
 from sqlalchemy.orm import Session
 
 from saas_api.accounts import invitations, members, organizations, sessions, throttles
@@ -11,12 +12,13 @@ from saas_api.accounts.invitations import InvitationNotFound
 from saas_api.accounts.members import Member, MemberNotFound
 from saas_api.accounts.models import Invitation
 from saas_api.accounts.schemas import InvitationIn, MemberRoleIn, TransferOwnershipIn
+from saas_api.api_keys import keys
 from saas_api.core import ids
 from saas_api.core.access import PERMISSIONS, require_permission
 from saas_api.core.db import engine
 from saas_api.core.fields import Email, PrefixedId
 from saas_api.core.roles import ASSIGNABLE_ROLES, ROLES, MemberRole
-from saas_api.core.web import pages
+from saas_api.core.web import pages, templating
 from saas_api.core.web.forms import EmptyForm, Form, form_view
 from saas_api.dashboard import context
 from saas_api.dashboard.context import ConfirmationForm
@@ -72,6 +74,12 @@ class InvitationForm(InvitationIn):
     email = Email(required=True, error_messages={"required": "Enter an e-mail address."})
 
 
+class RemoveMemberForm(ConfirmationForm):
+    """The text typed to confirm, and what happens to the keys that the member created."""
+
+    keys = fields.String(load_default="revoke", validate=validate.OneOf(("revoke", "hand_over")))
+
+
 class TransferOwnershipForm(TransferOwnershipIn, ConfirmationForm):
     """The new owner, and the organization's name typed to confirm."""
 
@@ -93,7 +101,7 @@ def change_role_form(user_id: UUID, form: Form | None = None) -> Response:
 
 @bp.post('/team/members/<id("usr"):user_id>/role')
 @require_permission("members:promote")
-@form_view(MemberRoleIn(), form=change_role_form, requires_fresh_login=True)
+@form_view(MemberRoleIn(), form=change_role_form)
 def change_role(user_id: UUID, body: dict[str, Any]) -> Any:
     """Change a member's role; it applies to their next request."""
     member = members.change_role(engine.session(), g.principal, user_id, body["role"])
@@ -104,18 +112,26 @@ def change_role(user_id: UUID, body: dict[str, Any]) -> Any:
 @require_permission("members:write")
 def remove_form(user_id: UUID, form: Form | None = None) -> Response:
     """Show the form that removes a member."""
-    return pages.render_page("dashboard/team/remove.html", member=_member(user_id), form=form or Form())
+    return pages.render_page(
+        "dashboard/team/remove.html",
+        member=_member(user_id),
+        keys=keys.list_keys_of_creator(engine.session(), user_id, g.principal.organization_id),
+        form=form or Form({"keys": "revoke"}),
+    )
 
 
 @bp.post('/team/members/<id("usr"):user_id>/remove')
 @require_permission("members:write")
-@form_view(ConfirmationForm(), form=remove_form)
+@form_view(RemoveMemberForm(), form=remove_form)
 def remove(user_id: UUID, body: dict[str, Any]) -> Any:
-    """Remove a member."""
+    """Remove a member, and revoke the keys that they created or hand them over to the caller."""
     member = _member(user_id)
     context.check_confirmation(body["typed"], member.email)
-    members.remove_member(engine.session(), g.principal, user_id)
-    return pages.redirect_to("dashboard.team.index", _notice=f"{member.display_name} was removed.")
+    removed = keys.remove_member(engine.session(), g.principal, user_id, revokes_keys=body["keys"] == "revoke")
+    notice = f"{member.display_name} was removed."
+    if removed.revoked_keys:
+        notice += f" Revoked: {templating.pluralize(len(removed.revoked_keys), 'API key')}."
+    return pages.redirect_to("dashboard.team.index", _notice=notice)
 
 
 @bp.get("/team/transfer")
@@ -141,7 +157,7 @@ def transfer_form(form: Form | None = None) -> Response:
 
 @bp.post("/team/transfer")
 @require_permission("members:promote")
-@form_view(TransferOwnershipForm(), form=transfer_form, requires_fresh_login=True)
+@form_view(TransferOwnershipForm(), form=transfer_form)
 def transfer_ownership(body: dict[str, Any]) -> Any:
     """Transfer the ownership; the previous owner becomes an admin."""
     organization = organizations.get_organization(engine.session(), g.principal.organization_id)
@@ -221,8 +237,5 @@ def cancel_invitation(invitation_id: UUID, body: dict[str, Any]) -> Any:  # noqa
 @form_view(EmptyForm(), form=lambda invitation_id, form: index(form), is_idempotent=True)  # noqa: ARG005 - the address has it
 def resend_invitation(invitation_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG001 - the form has no fields
     """Replace an invitation by a new one; the previous link stops working."""
-    invitation = get_invitation(engine.session(), g.principal.organization_id, invitation_id)
-    email, role = invitation.email, invitation.role
-    invitations.revoke_invitation(engine.session(), g.principal, invitation_id)
-    invitations.create_invitation(engine.session(), g.principal, email, role)
-    return pages.redirect_to("dashboard.team.index", _notice=INVITATION_SENT_NOTICE.format(email))
+    invitation = invitations.resend_invitation(engine.session(), g.principal, invitation_id)
+    return pages.redirect_to("dashboard.team.index", _notice=INVITATION_SENT_NOTICE.format(invitation.email))

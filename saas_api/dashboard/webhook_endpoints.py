@@ -363,7 +363,7 @@ def create_form(form: Form | None = None) -> Response:
 
 @bp.post("/webhooks/new")
 @require_permission("webhooks:write")
-@form_view(EndpointIn(), form=create_form, is_idempotent=True, requires_fresh_login=True)
+@form_view(EndpointIn(), form=create_form, is_idempotent=True)
 def create(body: dict[str, Any]) -> Response:
     """Create an endpoint and show its secret once."""
     endpoint = endpoints.create_endpoint(engine.session(), g.principal, body)
@@ -389,7 +389,7 @@ def rotate_secret_form(endpoint_id: UUID, form: Form | None = None) -> Response:
 
 @bp.post('/webhooks/<id("whe"):endpoint_id>/roll')
 @require_permission("webhooks:write")
-@form_view(RotateSecretIn(), form=rotate_secret_form, is_idempotent=True, requires_fresh_login=True)
+@form_view(RotateSecretIn(), form=rotate_secret_form, is_idempotent=True)
 def rotate_secret(endpoint_id: UUID, body: dict[str, Any]) -> Response:
     """Rotate the signing secret and show it once."""
     secret, ends_at = secrets.rotate_secret(engine.session(), g.principal, endpoint_id, body["grace_seconds"])

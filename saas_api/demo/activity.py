@@ -166,7 +166,7 @@ class OrganizationActivity:
     def _set_spend_cap(self) -> None:
         if self.organization.plan not in ("free", "scale"):
             with tenancy.tenant_session(self.id) as session:
-                spend_cap.set_spend_cap(session, self.id, Decimal(400), "block", audit.actor_for(self.owner))
+                spend_cap.set_spend_cap(session, self.owner, Decimal(400), "block")
 
     def _rotate_keys(self) -> None:
         with tenancy.tenant_session(self.id) as session:

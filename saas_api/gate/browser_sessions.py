@@ -17,7 +17,7 @@ from sqlalchemy.exc import OperationalError
 from saas_api.accounts import passwords, sessions, throttles, tokens
 from saas_api.accounts.impersonation import IMPERSONATION_LIFETIME
 from saas_api.accounts.sessions import InvalidCredentials
-from saas_api.accounts.tokens import InvalidToken, RefreshClaims, RefreshTokenReused, TokenExpired
+from saas_api.accounts.tokens import InvalidToken, RefreshClaims, RefreshTokenReused, TokenAudience, TokenExpired
 from saas_api.core import crypto
 from saas_api.core.access import Access, Principal
 from saas_api.core.errors import BadRequest, NotFound, PayloadTooLarge, Unauthenticated
@@ -134,7 +134,7 @@ def _find_impersonator() -> Principal | None:
     if not token or own_claims is None or not request.path.startswith(IMPERSONATED_PATHS):
         return None
     try:
-        user = sessions.authenticate_token(token)
+        user = sessions.authenticate_token(token, TokenAudience.PAGES)
     except (InvalidToken, TokenExpired):
         return None
     return user if user.is_impersonating and user.id == own_claims.user_id else None
@@ -142,7 +142,7 @@ def _find_impersonator() -> Principal | None:
 
 def _find_refresh_claims() -> RefreshClaims | None:
     try:
-        return tokens.read_refresh_claims(request.cookies.get(_cookie_name("REFRESH"), ""))
+        return tokens.read_refresh_claims(request.cookies.get(_cookie_name("REFRESH"), ""), TokenAudience.PAGES)
     except (InvalidToken, TokenExpired):
         return None
 
@@ -153,21 +153,21 @@ def _find_signed_in_user(view_access: Access) -> Principal | None:
     raises: FormExpired for a form of another session, before the refresh token is used
     """
     try:
-        return sessions.authenticate_token(request.cookies.get(_cookie_name("ACCESS"), ""))
+        return sessions.authenticate_token(request.cookies.get(_cookie_name("ACCESS"), ""), TokenAudience.PAGES)
     except (InvalidToken, TokenExpired):
         refresh_token = request.cookies.get(_cookie_name("REFRESH"))
     if not refresh_token or "X-Poll" in request.headers:
         return None
     try:
         if request.method not in http.SAFE_METHODS:
-            g.csrf = tokens.read_refresh_claims(refresh_token).csrf
+            g.csrf = tokens.read_refresh_claims(refresh_token, TokenAudience.PAGES).csrf
             if not forms.is_csrf_valid():
                 g.pop("csrf")
                 if view_access.is_login_optional:
                     return None
                 raise FormExpired
-        g.tokens = sessions.refresh_session(refresh_token)
-        return sessions.authenticate_token(g.tokens.token)
+        g.tokens = sessions.refresh_session(refresh_token, TokenAudience.PAGES)
+        return sessions.authenticate_token(g.tokens.token, TokenAudience.PAGES)
     except (InvalidToken, TokenExpired, RefreshTokenReused):
         g.pop("csrf", None)
         return None
@@ -187,7 +187,7 @@ def _reauthenticate(user: Principal) -> Principal:
         window_ms = _PASSWORD_LIMIT.get_expiry() * 1000
         raise RateLimitExceeded(limiter.gate_limit(_PASSWORD_LIMIT.amount, window_ms, "password"))
     try:
-        g.access_token = passwords.reauthenticate(user, password)
+        g.access_token = passwords.reauthenticate(user, password, TokenAudience.PAGES).token
     except InvalidCredentials:
         g.is_password_wrong = True
         return user

@@ -5,6 +5,7 @@ from flask_limiter import RateLimitExceeded
 from werkzeug import Response as WerkzeugResponse
 
 from saas_api.accounts import sessions, tokens
+from saas_api.accounts.tokens import TokenAudience
 from saas_api.api_keys import keys
 from saas_api.billing import periods
 from saas_api.core import clock, crypto
@@ -61,7 +62,7 @@ def authenticate() -> WerkzeugResponse | None:
         g.key_digests = crypto.api_key_digests(credential)
         g.principal = credentials.load_key_principal(g.key_digests)
     else:
-        g.principal = sessions.authenticate_token(credential)
+        g.principal = sessions.authenticate_token(credential, TokenAudience.API)
         g.user_id = g.principal.id
     _authorize_and_parse(view_access, operation)
     if kind == "key" and g.is_denied:

@@ -83,17 +83,17 @@ VALUES (:id, coalesce(:organization_id, current_organization()), :template, :rec
 def enqueue(session: Session, template: str, to: str, *, organization_id: UUID | None = None, **context: Any) -> None:
     """Store a mail, which is sent after the session commits.
 
-    template: with its context: "welcome" (organization), "verify_email" (token), "reset_password" (token),
-        "verify_billing_email" (token, organization), "invitation" (token, organization, inviter, role),
+    template: with its context: "welcome", "verify_email" (token), "reset_password" (token),
+        "verify_billing_email" (token, requester: the address), "invitation" (token, inviter: the address, role),
         "new_sign_in" (at, ip, user_agent),
-        "key_created" (key: its name, prefix: of the secret, creator, organization),
         "invoice_ready" (organization, number, amount, currency, due, invoice_id: as in the API); the same context
         for "overdue_remind", "suspended", "written_off", and with `at`, the time of the next step, "overdue_warn" and
         "restricted"; "reinstated", "stopped_by_operator", "resumed_by_operator" (organization), "payment_received"
         (organization, number, amount, currency, invoice_id),
         "payment_failed" (the same, reason), "usage_alert" (organization, what, percent, used, limit, period_end),
         "plan_version_changed" (organization, plan, at, changes: lines of text),
-        "operator_alert" (subject_line, detail), "webhook_disabled" (organization, url, is_gone); each takes `name`, the
+        "operator_alert" (subject_line, detail), "security_notice" (subject_line, facts: lines of text, advice, path,
+        at, ip), "webhook_disabled" (organization, url, is_gone); each takes `name`, the
         name of the recipient
     organization_id: None for a mail to a user, who may be a member of several organizations
     raises: jinja2's UndefinedError for an incomplete context
@@ -133,4 +133,6 @@ def resend(session: SystemSession, mail_id: UUID) -> None:
 
 
 def _single_line(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_single_line(item) for item in value]
     return " ".join(value.split())[:MAX_VALUE_LENGTH] if isinstance(value, str) else value

@@ -7,7 +7,7 @@ from uuid import UUID
 from flask import Blueprint, g
 
 from saas_api.core import fields
-from saas_api.core.access import require_permission
+from saas_api.core.access import FreshLoginRequired, require_permission
 from saas_api.core.db import engine
 from saas_api.core.db.pagination import PageRequest
 from saas_api.core.errors import TooManyRequests
@@ -54,7 +54,7 @@ def _endpoint_view(endpoint: Endpoint, secret: str | None = None) -> EndpointVie
     body=EndpointIn(),
     returns=CreatedEndpointOut(),
     status=201,
-    errors=(TooManyEndpoints,),
+    errors=(FreshLoginRequired, TooManyEndpoints),
 )
 def create_endpoint(body: dict[str, Any]) -> Any:
     """Create an endpoint; its signing secret is shown this once."""
@@ -92,7 +92,7 @@ def show_endpoint(endpoint_id: UUID) -> Any:
     tag="webhooks",
     body=EndpointUpdate(),
     returns=EndpointOut(),
-    errors=(EndpointNotFound,),
+    errors=(EndpointNotFound, FreshLoginRequired),
 )
 def update(endpoint_id: UUID, body: dict[str, Any]) -> Any:
     """Change an endpoint; disabling cancels its pending deliveries, enabling resets its failures."""
@@ -114,7 +114,7 @@ def delete_endpoint(endpoint_id: UUID) -> Any:
     tag="webhooks",
     body=RotateSecretIn(),
     returns=RotatedSecretOut(),
-    errors=(EndpointNotFound,),
+    errors=(EndpointNotFound, FreshLoginRequired),
 )
 def rotate_secret(endpoint_id: UUID, body: dict[str, Any]) -> Any:
     """Rotate the signing secret, shown this once; for `grace_seconds` the old one signs too."""

@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 
 from saas_api.accounts import audit, members, organizations
 from saas_api.accounts.audit import SYSTEM_ACTOR, Actor
-from saas_api.core import clock, ids
+from saas_api.accounts.notices import Notice
+from saas_api.core import access, clock, ids
 from saas_api.core.access import Principal
 from saas_api.core.db import pagination, tenancy
 from saas_api.core.db.pagination import Page, PageRequest
@@ -182,8 +183,9 @@ def create_endpoint(session: Session, by: Principal, fields: Mapping[str, Any]) 
     """Create an endpoint. The caller creates its secret in the same transaction.
 
     fields: `url`, `event_types`, `description`, `payload`
-    raises: ValidationFailed for a URL that is not allowed, TooManyEndpoints
+    raises: FreshLoginRequired, ValidationFailed for a URL that is not allowed, TooManyEndpoints
     """
+    access.require_fresh_login(by)
     _check_url(fields["url"])
     announce(session, by.organization_id)
     session.execute(_LOCK_ORGANIZATION, {"organization_id": str(by.organization_id)})
@@ -195,6 +197,7 @@ def create_endpoint(session: Session, by: Principal, fields: Mapping[str, Any]) 
     session.add(endpoint)
     session.flush()  # its secret refers to it
     record_endpoint_event(session, by, endpoint, "created", _audit_data(endpoint))
+    notify(session, by, endpoint, "A webhook endpoint was created")
     return endpoint
 
 
@@ -205,11 +208,13 @@ def update_endpoint(
 
     changes: any of `url`, `event_types`, `description`, `payload`, `is_enabled`
     reason: of an operator, for the audit log
-    raises: EndpointNotFound, ValidationFailed for a URL that is not allowed
+    raises: EndpointNotFound, ValidationFailed for a URL that is not allowed; FreshLoginRequired for another URL
     """
     if "url" in changes:
         _check_url(changes["url"])
     endpoint = _lock_for_change(session, by.organization_id, endpoint_id)
+    if changes.get("url", endpoint.url) != endpoint.url:
+        access.require_fresh_login(by)
     before = _audit_data(endpoint)
     for column, value in _column_values(changes).items():
         setattr(endpoint, column, value)
@@ -225,6 +230,7 @@ def update_endpoint(
         if reason:
             data["reason"] = reason
         record_endpoint_event(session, by, endpoint, "changed", data)
+        notify(session, by, endpoint, "A webhook endpoint was changed", f"Changed: {', '.join(changed)}")
     session.flush()
     return endpoint
 
@@ -238,6 +244,7 @@ def delete(session: Session, by: Principal, endpoint_id: UUID) -> Endpoint:
     endpoint.deleted_at = clock.now()
     _disable_manually(session, endpoint)
     record_endpoint_event(session, by, endpoint, "deleted", _audit_data(endpoint))
+    notify(session, by, endpoint, "A webhook endpoint was deleted")
     session.flush()
     return endpoint
 
@@ -275,6 +282,13 @@ def record_endpoint_event(
     actor = audit.actor_for(by) if isinstance(by, Principal) else by or SYSTEM_ACTOR
     target = ("webhook_endpoint", endpoint.id)
     audit.record_event(session, endpoint.organization_id, actor, f"webhook_endpoint.{verb}", target, data)
+
+
+def notify(session: Session, by: Principal, endpoint: Endpoint, subject: str, *facts: str) -> None:
+    """Mail the owner and the caller a notice of a change of an endpoint."""
+    advice = "Change your password, set the endpoint right, and rotate its signing secret."
+    notice = Notice(subject, [f"Endpoint: {redacted_url(endpoint)}", *facts], advice, "/dashboard/webhooks")
+    members.enqueue_notice(session, endpoint.organization_id, audit.actor_for(by), notice)
 
 
 def _lock_for_change(session: Session, organization_id: UUID, endpoint_id: UUID) -> Endpoint:

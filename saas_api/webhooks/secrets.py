@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from saas_api.accounts import audit
-from saas_api.core import clock, crypto, ids
+from saas_api.core import access, clock, crypto, ids
 from saas_api.core.access import Principal
 from saas_api.core.db import tenancy
 from saas_api.webhooks import endpoints, payload
@@ -68,8 +68,9 @@ def rotate_secret(session: Session, by: Principal, endpoint_id: UUID, grace_seco
     With more than MAX_ACTIVE_SECRETS the oldest expires now.
     grace_seconds: 0 makes every older secret expire now
     returns: the secret, which is stored encrypted only, and when the previous one expires
-    raises: EndpointNotFound
+    raises: FreshLoginRequired, EndpointNotFound
     """
+    access.require_fresh_login(by)
     endpoint = endpoints.lock_endpoint(session, by.organization_id, endpoint_id)
     now = clock.now()
     old_expires_at = now + timedelta(seconds=grace_seconds)
@@ -83,6 +84,7 @@ def rotate_secret(session: Session, by: Principal, endpoint_id: UUID, grace_seco
     audit.record_event(
         session, by.organization_id, audit.actor_for(by), "webhook_endpoint.secret_rotated", target, data
     )
+    endpoints.notify(session, by, endpoint, "The signing secret of a webhook endpoint was rotated")
     return secret, old_expires_at
 
 

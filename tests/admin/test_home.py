@@ -44,7 +44,7 @@ def test_audit_log_shows_operator_action_organization_and_reason(app: Flask, ali
     assert REASON in text
     assert organization_page(alice).rpartition("/")[2] in text
     assert "No entry matches" in browser.open("/admin/audit?action=plan").text
-    response = browser.open("/admin/audit?format=csv&action=organization.suspended")
+    response = browser.open("/admin/audit?format=csv&reason=ticket+4711&action=organization.suspended")
     [row] = csv.DictReader(io.StringIO(response.text.removeprefix("\ufeff")))
     assert (row["operator"], row["organization"], row["reason"]) == ("olga@platform.example", "Acme", f"'=1+1 {REASON}")
     # Small: targets were raw ids here and prefixed ids in the organization's log

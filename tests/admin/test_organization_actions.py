@@ -13,7 +13,7 @@ from saas_api.billing.service_terms import LimitOverrides
 from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
 from saas_api.core.errors import ValidationFailed
-from tests.support.accounts import User, make_key
+from tests.support.accounts import User, make_key, sign_in
 from tests.support.console import (
     IN_BOTH_LOGS,
     REASON,
@@ -24,6 +24,7 @@ from tests.support.console import (
     send_message,
 )
 from tests.support.currencies import plans_in_other_currencies  # noqa: F401 - a fixture
+from tests.support.pages import Browser
 from tests.support.rate_limits import stay_within_a_minute
 
 
@@ -222,6 +223,9 @@ def test_impersonation_token_ends_with_the_operators_session(
     cookie = browser.client.get_cookie("impersonation")
     assert cookie is not None
     headers = {"Authorization": f"Bearer {cookie.value}"}
-    assert client.get("/api/v1/usage", headers=headers).status_code == 200
+    assert client.get("/api/v1/usage", headers=headers).status_code == 401, "the cookie is for pages only"
+    other = Browser(app, sign_in(client, olga.email))
+    other.client.set_cookie("looking", cookie.value)
+    assert "Acme" in other.open("/dashboard").text
     assert browser.submit("/dashboard", "/logout").location == "/login"
-    assert client.get("/api/v1/usage", headers=headers).status_code == 401
+    assert "Acme" not in other.open("/dashboard").text

@@ -97,7 +97,8 @@ def test_mail_with_a_one_time_link_cannot_be_resent(app: Flask, client: FlaskCli
 
 def test_mails_download_as_csv(app: Flask, client: FlaskClient, alice: User) -> None:
     queue_mail(app, alice)
-    response = sign_in_operator(app, client, "support").open("/admin/mail?format=csv&recipient=ann@customer.example")
+    path = "/admin/mail?format=csv&reason=ticket+4711&recipient=ann@customer.example"
+    response = sign_in_operator(app, client).open(path)
     rows = response.get_data(as_text=True).splitlines()
     assert (len(rows), ",welcome,ann@customer.example,queued,0," in rows[1]) == (2, True)
 

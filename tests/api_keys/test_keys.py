@@ -273,10 +273,11 @@ def test_audit_log_has_every_change_of_a_key(
 def test_creator_of_a_key_receives_a_mail_without_the_secret(
     client: FlaskClient, alice: User, rows: Callable[[str], list[Any]]
 ) -> None:
+    rows("UPDATE users SET email_verified_at = now() RETURNING id")
     key = make_key(client, alice, name="Billing <b>robot</b>")
     ((to, text, html),) = rows(
         """SELECT recipient, text_body, html_body FROM mails
-            WHERE template = 'key_created' AND organization_id IS NOT NULL"""
+            WHERE template = 'security_notice' AND organization_id IS NOT NULL"""
     )
     assert to == "alice@acme.example"
     assert "Billing <b>robot</b>" in text

@@ -31,6 +31,7 @@ REQUIRED = {
     "POST /auth/request-email-verification": SIGNED_IN,
     "POST /auth/request-verification": SIGNED_IN,
     "POST /auth/change-password": SIGNED_IN,
+    "POST /auth/reauthenticate": SIGNED_IN,
     "GET /organization": "organization:read",
     "PATCH /organization": "organization:write",
     "GET /organization/audit-log": "audit:read",

@@ -79,7 +79,6 @@ GIVES_NO_DATA = {
     "accounts.revoke_session",
     "accounts.revoke_invitation",
     "accounts.decline_invitation",
-    "accounts.remove_member",
 }
 ARGUMENT = re.compile(r"<(?:[^<>]+:)?(\w+)>")
 

@@ -16,6 +16,7 @@ from tests.browser import chromium
 from tests.browser.serving import served
 from tests.browser.window import Window, new_window
 from tests.support.accounts import User, sign_in
+from tests.support.pages import as_page_token
 
 OpenWindow = Callable[..., Window]
 
@@ -68,7 +69,8 @@ def window(open_window: OpenWindow) -> Window:
 
 def use_session(window: Window, user: User) -> None:
     """Set the session cookies of a user in a window."""
-    cookies = {"at": user.token, "rt": user.refresh_token}
+    app = user.client.application
+    cookies = {"at": as_page_token(app, user.token), "rt": as_page_token(app, user.refresh_token)}
     window.context.add_cookies([{"name": name, "value": value, "url": window.url} for name, value in cookies.items()])
 
 

@@ -134,6 +134,13 @@ def test_production_starts_with_good_settings() -> None:
     assert load(env_file=None, **GOOD)["APP_ENV"] == "production"
 
 
+def test_production_requires_verified_addresses_unless_it_is_set() -> None:
+    """R9: an account with an address that is not its own invited others."""
+    assert load(env_file=None, **GOOD)["REQUIRE_VERIFIED_EMAIL"] is True
+    assert load(env_file=None, **GOOD, REQUIRE_VERIFIED_EMAIL=False)["REQUIRE_VERIFIED_EMAIL"] is False
+    assert load(env_file=None, APP_ENV="test")["REQUIRE_VERIFIED_EMAIL"] is False
+
+
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [

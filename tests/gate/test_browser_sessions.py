@@ -69,17 +69,19 @@ def test_form_refreshes_the_session(app: Flask, alice: User) -> None:
 
 def test_form_without_csrf_token_does_not_refresh(app: Flask, alice: User) -> None:
     browser = Browser(app, alice)
+    before = browser.client.get_cookie("rt")
     with later(16):
         assert browser.send(STEPS, {}).status_code == 400
-        assert browser.client.get_cookie("rt").value == alice.refresh_token  # type: ignore[union-attr]  # it is there
+        assert browser.client.get_cookie("rt") == before
 
 
 def test_poll_does_not_refresh(app: Flask, alice: User) -> None:
     browser = Browser(app, alice)
+    before = browser.client.get_cookie("rt")
     with later(16):
         response = browser.open(STEPS, **{"HX-Request": "true", "X-Poll": "1"})
     assert (response.status_code, response.get_data()) == (204, b"")
-    assert browser.client.get_cookie("rt").value == alice.refresh_token  # type: ignore[union-attr]  # it is there
+    assert browser.client.get_cookie("rt") == before
 
 
 @pytest.mark.parametrize("token", [None, "", "0" * 32, "ä"])
@@ -241,9 +243,7 @@ def test_signing_in_again_continues_in_the_last_organization(
     browser = Browser(app, alice)
     browser.submit(HOME, "/dashboard/switch", organization_id=carol.organization_id)
     form = browser.form(HOME, STEPS)
-    token = browser.client.get_cookie("at")
-    assert token is not None
-    client.post("/api/v1/auth/logout", headers={"Authorization": f"Bearer {token.value}"})
+    client.post("/api/v1/auth/logout", headers=alice.headers)
     refused = browser.send(STEPS, form)
     sign_in_form = {**form_of(refused, "/login"), "email": alice.email, "password": PASSWORD}
     assert "it acts in <strong>Carol &amp; Co</strong>" in browser.send("/login", sign_in_form).text

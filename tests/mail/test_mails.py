@@ -83,7 +83,7 @@ def test_tenant_session_enqueues_mails_and_cannot_read_them(app: Flask, client: 
     acme = MessagingOrganization(client, "Acme", "alice@acme.example")
     with app.app_context():
         with tenancy.tenant_session(acme.id) as session:
-            mails.enqueue(session, "welcome", "bob@acme.example", organization="Acme")
+            mails.enqueue(session, "welcome", "bob@acme.example")
         with pytest.raises(ProgrammingError), tenancy.tenant_session(acme.id) as session:
             session.execute(sa.text("SELECT * FROM mails"))
     assert (acme.id, "bob@acme.example") in [tuple(row) for row in mail_rows(app, "organization_id, recipient")]
@@ -95,4 +95,4 @@ def test_tenant_session_cannot_enqueue_mails_of_another_organization(app: Flask,
         MessagingOrganization(client, "Carol", "carol@carol.example"),
     )
     with app.app_context(), pytest.raises(ProgrammingError), tenancy.tenant_session(acme.id) as session:
-        mails.enqueue(session, "welcome", "bob@acme.example", organization_id=carol.id, organization="Acme")
+        mails.enqueue(session, "welcome", "bob@acme.example", organization_id=carol.id)

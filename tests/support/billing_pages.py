@@ -12,7 +12,7 @@ from sqlalchemy import text
 from saas_api.core import clock, ids
 from tests.support.accounts import User
 from tests.support.billing import day
-from tests.support.pages import Browser
+from tests.support.pages import Browser, set_session_cookies
 from tests.support.payments import IsolatedClient, PayingOrganization
 
 BILLING = "/dashboard/billing"
@@ -24,8 +24,7 @@ def browse(app: Flask, user: User | None) -> Browser:
     browser = Browser(app)
     browser.client = IsolatedClient(app, app.response_class)
     if user is not None:
-        browser.client.set_cookie("at", user.token)
-        browser.client.set_cookie("rt", user.refresh_token)
+        set_session_cookies(browser.client, user.token, user.refresh_token)
     return browser
 
 

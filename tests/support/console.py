@@ -12,7 +12,7 @@ from saas_api.accounts.models import Operator
 from saas_api.core import ids
 from saas_api.core.db import tenancy
 from tests.support.accounts import PASSWORD, User, sign_up
-from tests.support.pages import Browser
+from tests.support.pages import Browser, set_session_cookies
 from tests.support.payments import IsolatedClient
 
 REASON = "ticket 4711: requested by the owner"
@@ -28,8 +28,7 @@ class Console(Browser):
         super().__init__(app)
         self.client = IsolatedClient(app, app.response_class)
         if user is not None:
-            self.client.set_cookie("at", user.token)
-            self.client.set_cookie("rt", user.refresh_token)
+            set_session_cookies(self.client, user.token, user.refresh_token)
 
     def read(self, path: str) -> str:
         """Return the text of a page that opens, without its line breaks."""

@@ -23,13 +23,12 @@ OVERDUE = {
     "invoice_id": "inv_0123456789abcdefghjkmnpqrs",
 }
 CONTEXTS: dict[str, dict[str, Any]] = {
-    "welcome": {"organization": "Acme"},
+    "welcome": {},
     "verify_email": {"token": "t0ken-verify"},
-    "verify_billing_email": {"token": "t0ken-billing", "organization": "Acme"},
+    "verify_billing_email": {"token": "t0ken-billing", "requester": "alice@acme.example"},
     "reset_password": {"token": "t0ken-reset"},
-    "invitation": {"token": "t0ken-join", "organization": "Acme", "inviter": "Alice", "role": "member"},
+    "invitation": {"token": "t0ken-join", "inviter": "alice@acme.example", "role": "member"},
     "new_sign_in": {"at": "1 May 2026", "ip": "192.0.2.7", "user_agent": "curl"},
-    "key_created": {"key": "Production", "prefix": "sk_live_abcd", "creator": "Alice", "organization": "Acme"},
     "invoice_ready": OVERDUE,
     "payment_received": {
         "organization": "Acme",
@@ -69,6 +68,14 @@ CONTEXTS: dict[str, dict[str, Any]] = {
         "changes": ["Base amount: 29.00 USD a month before, 39.00 USD from then on", "Price of sms changes"],
     },
     "operator_alert": {"subject_line": "a payment is quarantined", "detail": "42.00 USD came for INV-000042."},
+    "security_notice": {
+        "subject_line": "A webhook endpoint was changed",
+        "facts": ["Organization: Acme", "By: Alice (alice@acme.example)"],
+        "advice": "Change your password, set the endpoint right, and rotate its secret at once, please.",
+        "path": "/dashboard/webhooks",
+        "at": "1 June 2026, 00:00 UTC",
+        "ip": "192.0.2.7",
+    },
     "webhook_disabled": {"organization": "Acme", "url": "https://acme.example/hook", "is_gone": False},
 }
 

@@ -4,10 +4,12 @@ from collections.abc import Iterable, Mapping
 from html.parser import HTMLParser
 from typing import Any
 
+import jwt
 from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from saas_api.accounts.tokens import TokenAudience
 from saas_api.core.access import PERMISSIONS
 from saas_api.core.roles import ROLES
 from tests.support.accounts import User, join, sign_in
@@ -61,8 +63,7 @@ class Browser:
     def __init__(self, app: Flask, user: User | None = None) -> None:
         self.client: FlaskClient = app.test_client()
         if user is not None:
-            self.client.set_cookie("at", user.token)
-            self.client.set_cookie("rt", user.refresh_token)
+            set_session_cookies(self.client, user.token, user.refresh_token)
 
     def open(self, path: str, **headers: str) -> TestResponse:
         """Open a page."""
@@ -88,6 +89,18 @@ class Browser:
         """
         fields: dict[str, Any] = {**self.form(page, action), **changes}
         return self.send(action or page.partition("?")[0], {k: v for k, v in fields.items() if v is not None})
+
+
+def set_session_cookies(client: FlaskClient, token: str, refresh_token: str) -> None:
+    """Give a browser the session of tokens of the API; pages accept tokens of their own audience only."""
+    for name, value in (("at", token), ("rt", refresh_token)):
+        client.set_cookie(name, as_page_token(client.application, value))
+
+
+def as_page_token(app: Flask, token: str) -> str:
+    """The token that a page would have got instead of a token of the API."""
+    claims = jwt.decode(token, options={"verify_signature": False}) | {"aud": TokenAudience.PAGES}
+    return jwt.encode(claims, app.config["JWT_SECRET"], headers={"kid": jwt.get_unverified_header(token)["kid"]})
 
 
 def form_of(response: TestResponse, action: str, page: str = "") -> dict[str, list[str]]:
