@@ -162,7 +162,7 @@ def _idempotent_request(operation: Operation) -> IdempotentRequest | None:
     body = http.read_json(request) if operation.body else {}
     fingerprint = idempotency.fingerprint(principal, request.method, request.path, body)
     render = functools.partial(_render_body, operation)
-    return IdempotentRequest(principal.organization_id, key, fingerprint, operation.status, render)
+    return IdempotentRequest(principal.tenant_id, principal.mode, key, fingerprint, operation.status, render)
 
 
 def _store_response(idempotent_request: IdempotentRequest, response: Response) -> None:
