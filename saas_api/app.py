@@ -64,6 +64,7 @@ def create_app(config: Mapping[str, Any]) -> App:
         SQLALCHEMY_DATABASE_URI=config["DATABASE_URL"],
         SQLALCHEMY_ENGINE_OPTIONS=engine.engine_options(config.get("PROCESS", "")),
         LOGIN_ENDPOINT="accounts_pages.login_form",
+        NEW_ORGANIZATION_ENDPOINT="accounts_pages.organization_form",
     )
     app.config["TRUSTED_HOSTS"] = [urlsplit(config["APP_URL"]).hostname, "localhost", "127.0.0.1"]
     observability.configure_logging(config)

@@ -238,10 +238,21 @@ def remove_member(session: Session, principal: Principal, user_id: UUID) -> None
     if membership.role == MemberRole.OWNER:
         raise OwnerRequired
     member = get_member(session, principal.organization_id, user_id)
-    _revoke_invitations(session, membership)
-    session.delete(membership)
-    session.flush()
+    _end_membership(session, membership)
     _record(session, principal, "member.removed", user_id, {"before": {"role": member.role, "email": member.email}})
+
+
+def leave_organization(session: Session, principal: Principal) -> None:
+    """End the caller's own membership: tokens for the organization are rejected from the next request on.
+
+    raises: OwnerRequired, Forbidden when another admin has removed the caller meanwhile
+    """
+    membership = lock_member(session, principal, "members:read", principal.id)
+    if membership.role == MemberRole.OWNER:
+        raise OwnerRequired
+    before = {"role": membership.role, "email": get_member(session, principal.organization_id, principal.id).email}
+    _end_membership(session, membership)
+    _record(session, principal, "member.left", principal.id, {"before": before})
 
 
 def dismiss_onboarding(session: Session, principal: Principal) -> None:
@@ -250,6 +261,12 @@ def dismiss_onboarding(session: Session, principal: Principal) -> None:
         Membership.organization_id == principal.organization_id, Membership.user_id == principal.id
     )
     session.execute(statement.values(onboarding_dismissed_at=clock.now()))
+
+
+def _end_membership(session: Session, membership: Membership) -> None:
+    _revoke_invitations(session, membership)
+    session.delete(membership)
+    session.flush()
 
 
 def _revoke_invitations(session: Session, inviter: Membership) -> None:

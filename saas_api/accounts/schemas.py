@@ -171,6 +171,20 @@ class OrganizationEnvelope(StrictSchema):
     organization = fields.Nested(OrganizationOut())
 
 
+class OrganizationIn(StrictSchema):
+    """The name of a new organization; its time zone is UTC unless it is given."""
+
+    name = Text(required=True, maximum=100)
+    timezone = TimeZoneField(load_default=None, metadata={"description": "IANA, such as Africa/Lagos"})
+
+
+class NewOrganizationForm(StrictSchema):
+    """A new organization, with the browser's time zone; an unknown one becomes UTC."""
+
+    name = Text(required=True, maximum=100)
+    timezone = Text(load_default=None, maximum=64)
+
+
 class OrganizationUpdate(StrictSchema):
     """Changed attributes of an organization; attributes that are left out stay."""
 
@@ -217,10 +231,10 @@ class TokensOut(StrictSchema):
 
 
 class SwitchedSessionOut(StrictSchema):
-    """A session in another organization, with new tokens."""
+    """A session with new tokens; organization and role are null for a user who is not a member of any organization."""
 
-    organization = fields.Nested(OrganizationOut())
-    role = fields.String()
+    organization = fields.Nested(OrganizationOut(), allow_none=True)
+    role = fields.String(allow_none=True)
     token = fields.String(attribute="tokens.token")
     refresh_token = fields.String(attribute="tokens.refresh_token")
     expires_at = Timestamp(attribute="tokens.expires_at")
@@ -241,11 +255,11 @@ class MembershipOut(StrictSchema):
 
 
 class ProfileOut(StrictSchema):
-    """The signed-in user in the current organization."""
+    """The signed-in user in the current organization; it and the role are null for a user without one."""
 
     user = fields.Nested(UserOut())
-    organization = fields.Nested(OrganizationOut())
-    role = fields.String()
+    organization = fields.Nested(OrganizationOut(), allow_none=True)
+    role = fields.String(allow_none=True)
     permissions = fields.List(fields.String())
     organizations = fields.List(fields.Nested(MembershipOut()))
 

@@ -30,6 +30,7 @@ PASSWORD_CHECKS_PER_15_MINUTES = 10
 PASSWORD_RESETS_PER_HOUR, PASSWORD_RESETS_OF_DEVICE_PER_HOUR = 10, 3
 VERIFICATION_EMAILS_PER_HOUR = 3
 INVITATIONS_PER_DAY = 50
+ORGANIZATIONS_PER_DAY = 10
 
 
 def request_origin() -> SessionOrigin:
@@ -116,6 +117,7 @@ limit_registrations = _limit_network(REGISTRATIONS_PER_HOUR, "hour", "register")
 limit_refreshes = _limit_network(FAILED_REFRESHES_PER_5_MINUTES, "5 minutes", "refresh", deduct_when=_is_refused)
 limit_links = _limit_network(FAILED_LINKS_PER_5_MINUTES, "5 minutes", "links", deduct_when=_is_refused)
 limit_declined_invitations = _limit_network(DECLINED_INVITATIONS_PER_5_MINUTES, "5 minutes", "decline")
+limit_new_organizations = _limit(f"{ORGANIZATIONS_PER_DAY} per day", "organizations", _user_key)
 # Each call counts: the strength of a new password is estimated before the old one decides.
 limit_password_changes = _limit(f"{PASSWORD_CHECKS_PER_15_MINUTES} per 15 minutes", "password", _user_key)
 

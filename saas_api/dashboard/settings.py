@@ -19,6 +19,7 @@ from saas_api.core.errors import Forbidden
 from saas_api.core.fields import Email, StrictSchema, Text
 from saas_api.core.web import pages
 from saas_api.core.web.forms import EmptyForm, Form, form_view
+from saas_api.dashboard import context
 
 bp = Blueprint("settings", __name__)
 _AREAS = ("Africa", "America", "Antarctica", "Asia", "Atlantic", "Australia", "Europe", "Indian", "Pacific")
@@ -115,7 +116,7 @@ def send_billing_email_link(body: dict[str, Any]) -> Any:  # noqa: ARG001 - the 
 
 
 @bp.get("/account")
-@require_permission(None)
+@require_permission("organization:read")
 def account_settings(form: Form | None = None) -> Response:
     """Show the user's name, e-mail address and sessions."""
     profile = sessions.get_profile(g.principal)
@@ -125,14 +126,14 @@ def account_settings(form: Form | None = None) -> Response:
         user=profile.user,
         sessions=active_sessions,
         current=g.principal.session_id,
-        zone=profile.organization.timezone,
+        zone=context.current_zone(),
         form=form or Form({"full_name": profile.user.full_name}),
         look=Form(g.preferences),
     )
 
 
 @bp.post("/account")
-@require_permission(None)
+@require_permission("organization:read")
 @form_view(ProfileForm(), form=account_settings)
 def update_name(body: dict[str, Any]) -> Any:
     """Change the user's name."""
@@ -141,14 +142,14 @@ def update_name(body: dict[str, Any]) -> Any:
 
 
 @bp.get("/account/password")
-@require_permission(None)
+@require_permission("organization:read")
 def change_password_form(form: Form | None = None) -> Response:
     """Show the form that changes the password."""
     return pages.render_page("dashboard/settings/password.html", form=form or Form())
 
 
 @bp.post("/account/password")
-@require_permission(None)
+@require_permission("organization:read")
 @throttles.limit_password_changes
 @form_view(ChangePasswordIn(), form=change_password_form)
 def change_password(body: dict[str, Any]) -> Any:
@@ -159,7 +160,7 @@ def change_password(body: dict[str, Any]) -> Any:
 
 
 @bp.post("/account/verification")
-@require_permission(None)
+@require_permission("organization:read")
 @throttles.limit_verification_emails
 @form_view(EmptyForm(), form=account_settings)
 def send_verification_email(body: dict[str, Any]) -> Any:  # noqa: ARG001 - the form has no fields
@@ -171,7 +172,7 @@ def send_verification_email(body: dict[str, Any]) -> Any:  # noqa: ARG001 - the 
 
 
 @bp.post('/account/sessions/<id("ses"):session_id>/end')
-@require_permission(None)
+@require_permission("organization:read")
 @form_view(EmptyForm(), form=lambda session_id, form: account_settings(form))  # noqa: ARG005 - the address has it
 def revoke_session(session_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG001 - the form has no fields
     """End another session of the user."""
@@ -182,7 +183,7 @@ def revoke_session(session_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG0
 
 
 @bp.post("/account/sessions/end-others")
-@require_permission(None)
+@require_permission("organization:read")
 @form_view(EmptyForm(), form=account_settings)
 def revoke_other_sessions(body: dict[str, Any]) -> Any:  # noqa: ARG001 - the form has no fields
     """End all other sessions of the user."""

@@ -118,6 +118,23 @@ def remove(user_id: UUID, body: dict[str, Any]) -> Any:
     return pages.redirect_to("dashboard.team.index", _notice=f"{member.display_name} was removed.")
 
 
+@bp.get("/team/leave")
+@require_permission("members:read")
+def leave_form(form: Form | None = None) -> Response:
+    """Ask whether to leave the organization."""
+    organization = organizations.get_organization(engine.session(), g.principal.organization_id)
+    return pages.render_page("dashboard/team/leave.html", organization=organization, form=form or Form())
+
+
+@bp.post("/team/leave")
+@require_permission("members:read")
+@form_view(EmptyForm(), form=leave_form)
+def leave(body: dict[str, Any]) -> Any:  # noqa: ARG001 - the form has no fields
+    """Leave the organization, and continue in another one."""
+    g.tokens = sessions.leave_organization(g.principal).tokens
+    return pages.redirect_to("/dashboard", _notice="You have left the organization.")
+
+
 @bp.get("/team/transfer")
 @require_permission("members:promote")
 def transfer_form(form: Form | None = None) -> Response:

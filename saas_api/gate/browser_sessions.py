@@ -124,7 +124,8 @@ def _check_csrf(user: Principal | None) -> None:
     if request.method in http.SAFE_METHODS or forms.is_csrf_valid():
         return
     if user is not None and user.has_organization:
-        g.current_organization_name = sessions.get_profile(user).organization.name
+        organization = sessions.get_profile(user).organization
+        g.current_organization_name = organization.name if organization else ""
     raise FormExpired
 
 

@@ -77,7 +77,7 @@ def enforce_limits() -> None:
         keys.mark_used(g.principal.organization_id, g.principal.id)
     if g.get("refusal"):
         raise g.refusal
-    if "principal" in g and g.principal.has_organization and not _is_console_view():
+    if "principal" in g and not _is_console_view():
         _bind_organization(g.principal)
 
 
@@ -165,7 +165,7 @@ def _bind_organization(principal: Principal) -> None:
         with tenancy.tenant_session(principal.organization_id) as session:
             periods.ensure_account(session, principal.organization_id)
             periods.ensure_period(session, principal.organization_id, clock.now())
-    tenancy.bind_request(principal.organization_id, is_read_only=principal.is_impersonating)
+    tenancy.bind_request(principal.tenant_id, is_read_only=principal.is_impersonating)
 
 
 def _confirm_decision() -> None:

@@ -203,7 +203,7 @@ def test_console_is_not_found_for_other_users(app: Flask, alice: User) -> None:
     assert "There is nothing here." in response.text
 
 
-def test_operator_without_organization_signs_in_at_the_page_only(app: Flask, client: FlaskClient) -> None:
+def test_operator_without_organization_signs_in_to_the_console(app: Flask, client: FlaskClient) -> None:
     result = app.test_cli_runner().invoke(args=["operator", "create", "olga@platform.example", "--role", "admin"])
     link = result.output.split("choose a password at ")[1].split()[0]
     browser = Browser(app)
@@ -212,9 +212,9 @@ def test_operator_without_organization_signs_in_at_the_page_only(app: Flask, cli
     response = browser.submit("/login", email="olga@platform.example", password=PASSWORD)
     assert (response.status_code, response.location) == (303, "/admin")
     assert browser.open("/admin").status_code == 200
-    assert browser.open(HOME).status_code == 403
+    assert browser.open(HOME).location == "/organizations/new"
     body = {"email": "olga@platform.example", "password": PASSWORD}
-    assert client.post("/api/v1/auth/login", json=body).status_code == 403
+    assert client.post("/api/v1/auth/login", json=body).json["data"]["organization"] is None
 
 
 def test_form_of_one_organization_is_rejected_in_another(
