@@ -98,14 +98,14 @@ def list_recipients(
     includes_billing_email: the billing address of the organization receives it too, once it is verified
     """
     recipients = {
-        member.email.lower(): Recipient(member.email, member.full_name)
+        member.email: Recipient(member.email, member.full_name)
         for member in session.execute(
             _select_members(organization_id).where(Membership.role.in_(roles)).order_by(User.id)
         )
     }
     organization = session.get_one(Organization, organization_id)
     if includes_billing_email and organization.billing_email and organization.billing_email_verified:
-        recipients.setdefault(organization.billing_email.lower(), Recipient(organization.billing_email, ""))
+        recipients.setdefault(organization.billing_email, Recipient(organization.billing_email, ""))
     return list(recipients.values())
 
 
@@ -142,8 +142,8 @@ def find_member(session: Session, organization_id: UUID, user_id: UUID) -> Membe
 
 
 def is_member_email(session: Session, organization_id: UUID, email: str) -> bool:
-    """Whether a member has that address, ignoring case."""
-    statement = _select_members(organization_id).where(sa.func.lower(User.email) == email.lower())
+    """Whether a member has that address."""
+    statement = _select_members(organization_id).where(User.email == email)
     return session.execute(statement).first() is not None
 
 

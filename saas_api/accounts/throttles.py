@@ -7,7 +7,7 @@ from flask import Response, g, request
 
 from saas_api.accounts import devices
 from saas_api.accounts.sessions import SessionOrigin
-from saas_api.core import crypto, request_context
+from saas_api.core import crypto, fields, request_context
 from saas_api.core.limits import limiter
 from saas_api.core.settings import setting
 
@@ -44,14 +44,23 @@ def _submitted_value(name: str) -> str:
     return str(body.get(name) or request.values.get(name, "")).strip()
 
 
+def _submitted_email() -> str:
+    """The address as it is stored, or the submitted text when it is no address."""
+    text = _submitted_value("email")
+    try:
+        return fields.normalize_email(text)
+    except ValueError:
+        return text
+
+
 def _account_key() -> str:
-    return crypto.hmac_hex("throttle", _submitted_value("email").lower())
+    return crypto.hmac_hex("throttle", _submitted_email())
 
 
 def _known_device() -> str | None:
     """What identifies the device of this request among those of the account, searched once."""
     if "known_device" not in g:
-        email, address = _submitted_value("email"), request_context.client_ip()
+        email, address = _submitted_email(), request_context.client_ip()
         g.known_device = devices.find_known_device(g.get("device_marks", ""), email, address)
     device: str | None = g.known_device
     return device

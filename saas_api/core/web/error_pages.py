@@ -38,7 +38,7 @@ def render_error(error: ApiError) -> Response:
         }
         return http.json_response({"success": False, "error": body}, error.status, _headers(error))
     response = _login_response() if error.status == 401 else _error_page(error)
-    if isinstance(error, NoOrganization) and request.method in SAFE_METHODS and not pages.is_htmx_fragment():
+    if isinstance(error, NoOrganization) and request.method in http.SAFE_METHODS and not pages.is_htmx_fragment():
         response = redirect(url_for(setting("NEW_ORGANIZATION_ENDPOINT")), 303)  # type: ignore[assignment]  # werkzeug's own class
     response.headers.extend({name: value for name, value in _headers(error).items() if name != "WWW-Authenticate"})
     return response
