@@ -25,6 +25,7 @@ _EXAMPLE: dict[str, Any] = {
     "status": "active",
     "last_used_at": None,
     "expires_at": None,
+    "created_by": "usr_018f3c6a9d2e7a018b4c5d6e7f80cc03",
     "revoked_at": None,
     "created_at": "2026-03-01T12:00:00.000Z",
     "old_expires_at": None,

@@ -70,6 +70,7 @@ class KeyView:
 
     hint: prefix, mode and first four characters of the secret
     expires_at: when the newest secret expires
+    created_by: the user who created the key; None for the platform
     """
 
     id: UUID
@@ -83,6 +84,7 @@ class KeyView:
     status: KeyStatus
     last_used_at: datetime | None
     expires_at: datetime | None
+    created_by: UUID | None
     revoked_at: datetime | None
     created_at: datetime
 

@@ -48,6 +48,7 @@ REQUIRED = {
     "PATCH /keys/:id": "keys:write",
     "POST /keys/:id/rotate": "keys:write",
     "DELETE /keys/:id": "keys:write",
+    "DELETE /keys/:id/secrets/old": "keys:write",
     "DELETE /api-keys/:id": "keys:write",
     "POST /messages/send": "messages:write",
     "GET /messages/:id": "messages:read",
