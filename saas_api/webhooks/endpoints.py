@@ -28,7 +28,7 @@ from saas_api.webhooks.events import EventSubject
 from saas_api.webhooks.models import Endpoint, EndpointStatus, PayloadFormat
 
 MAX_ENDPOINTS = 10
-DISABLE_AFTER = timedelta(days=5)
+DISABLE_AFTER, LAST_FAILURE_WITHIN = timedelta(days=5), timedelta(days=1)
 
 
 class EndpointNotFound(NotFound):
@@ -320,7 +320,8 @@ def _check_url(url: str) -> None:
 
 _FAILING = sa.text("""
 SELECT organization_id, id FROM webhook_endpoints WHERE status = 'enabled' AND deleted_at IS NULL
-  AND first_failure_at < :since AND (last_success_at IS NULL OR last_success_at < first_failure_at)
+  AND first_failure_at < :since AND last_failure_at > :fresh_since
+  AND (last_success_at IS NULL OR last_success_at < first_failure_at)
 """)
 _LOCK_IF_FAILING = sa.text(f"{_FAILING.text.rstrip()} AND organization_id = :org AND id = :endpoint FOR UPDATE")
 
@@ -328,18 +329,20 @@ _LOCK_IF_FAILING = sa.text(f"{_FAILING.text.rstrip()} AND organization_id = :org
 def disable_failing_endpoints() -> int:
     """Disable endpoints that failed for DISABLE_AFTER without a success, each in a transaction of its own.
 
+    The last failure is at most LAST_FAILURE_WITHIN ago. Failures of test events do not count.
     returns: number of disabled endpoints
     """
-    failing_since = clock.now() - DISABLE_AFTER
+    now = clock.now()
+    bounds = {"since": now - DISABLE_AFTER, "fresh_since": now - LAST_FAILURE_WITHIN}
     with tenancy.system_session("webhooks.clean") as session:
-        failing = session.execute(_FAILING, {"since": failing_since}).all()
-    return sum(_disable_failing(row.organization_id, row.id, failing_since) for row in failing)
+        failing = session.execute(_FAILING, bounds).all()
+    return sum(_disable_failing(row.organization_id, row.id, bounds) for row in failing)
 
 
-def _disable_failing(organization_id: UUID, endpoint_id: UUID, failing_since: datetime) -> bool:
+def _disable_failing(organization_id: UUID, endpoint_id: UUID, bounds: Mapping[str, datetime]) -> bool:
     with tenancy.tenant_session(organization_id) as session:
         announce(session, organization_id)
-        values = {"since": failing_since, "org": organization_id, "endpoint": endpoint_id}
+        values = {**bounds, "org": organization_id, "endpoint": endpoint_id}
         if not session.execute(_LOCK_IF_FAILING, values).first():  # it recovered or was enabled since the scan
             return False
         disable_endpoint(session, organization_id, endpoint_id, EndpointStatus.DISABLED_FAILING)
