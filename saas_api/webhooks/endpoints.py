@@ -184,7 +184,7 @@ def create_endpoint(session: Session, by: Principal, fields: Mapping[str, Any]) 
     fields: `url`, `event_types`, `description`, `payload`
     raises: ValidationFailed for a URL that is not allowed, TooManyEndpoints
     """
-    _check_url(fields["url"])
+    fields = {**fields, "url": _check_url(fields["url"])}
     announce(session, by.organization_id)
     session.execute(_LOCK_ORGANIZATION, {"organization_id": str(by.organization_id)})
     if _count(session, by.organization_id) >= MAX_ENDPOINTS:
@@ -208,7 +208,7 @@ def update_endpoint(
     raises: EndpointNotFound, ValidationFailed for a URL that is not allowed
     """
     if "url" in changes:
-        _check_url(changes["url"])
+        changes = {**changes, "url": _check_url(changes["url"])}
     endpoint = _lock_for_change(session, by.organization_id, endpoint_id)
     before = _audit_data(endpoint)
     for column, value in _column_values(changes).items():
@@ -311,9 +311,13 @@ def _count(session: Session, organization_id: UUID) -> int:
     return session.scalars(sa.select(sa.func.count()).select_from(Endpoint).where(is_existing)).one()
 
 
-def _check_url(url: str) -> None:
+def _check_url(url: str) -> str:
+    """Return the URL with its host in ASCII.
+
+    raises: ValidationFailed
+    """
     try:
-        vetting.validate_url(url, setting("WEBHOOK_ALLOWED_NETWORKS"))
+        return vetting.validate_url(url, setting("WEBHOOK_ALLOWED_NETWORKS"))
     except AddressNotAllowed as error:
         raise ValidationFailed.at_field("url", str(error)) from error
 
