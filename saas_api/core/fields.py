@@ -85,7 +85,7 @@ class DisplayName(Name):
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> str:
         text = super()._deserialize(value, attr, data, **options)
-        if _WEB_ADDRESS.search(text):
+        if _WEB_ADDRESS.search(text[:MAX_DISPLAY_NAME_LENGTH]):  # a longer text is rejected for its length
             raise ma.ValidationError("A name cannot contain a web address.")
         return text
 
