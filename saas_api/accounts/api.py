@@ -33,6 +33,7 @@ from saas_api.accounts.schemas import (
     MemberEnvelope,
     MemberRoleIn,
     OrganizationEnvelope,
+    OrganizationIn,
     OrganizationUpdate,
     ProfileOut,
     ReauthenticateIn,
@@ -49,7 +50,6 @@ from saas_api.accounts.schemas import (
     TransferOwnershipIn,
 )
 from saas_api.accounts.sessions import InvalidCredentials, SessionNotFound
-from saas_api.accounts.sign_in import NoMembership
 from saas_api.accounts.tokens import InvalidToken, RefreshTokenReused, TokenAudience, TokenExpired
 from saas_api.accounts.users import AlreadyVerified, EmailTaken
 from saas_api.core import access, fields
@@ -88,10 +88,10 @@ def register(body: dict[str, Any]) -> Any:
     tag="auth",
     body=LoginIn(),
     returns=SessionStartedOut(),
-    errors=(InvalidCredentials, NoMembership, TooManyRequests),
+    errors=(InvalidCredentials, TooManyRequests),
 )
 def login(body: dict[str, Any]) -> Any:
-    """Start a session."""
+    """Start a session; a user who is not a member of any organization gets one without an organization."""
     return sign_in.log_in(**body, origin=throttles.request_origin(TokenAudience.API))
 
 
@@ -282,6 +282,22 @@ def accept_invitation(body: dict[str, Any]) -> Any:
     )
 
 
+@bp.post("/organizations")
+@require_permission(None)
+@throttles.limit_new_organizations
+@endpoint(
+    operation_id="create_organization",
+    tag="organizations",
+    body=OrganizationIn(),
+    returns=OrganizationEnvelope(),
+    status=201,
+    errors=(TooManyRequests,),
+)
+def create_organization(body: dict[str, Any]) -> Any:
+    """Create an organization that you own; switch to it to continue the session there."""
+    return ViewResult({"organization": organizations.create_own_organization(g.principal, **body)}, message="Created.")
+
+
 @bp.get("/organization")
 @require_permission("organization:read")
 @endpoint(operation_id="get_organization", tag="organizations", returns=OrganizationEnvelope())
@@ -401,6 +417,20 @@ def transfer_ownership(body: dict[str, Any]) -> Any:
     """Transfer the ownership to another member; you become an admin."""
     members.transfer_ownership(engine.session(), g.principal, body["user_id"])
     return ViewResult(_team(), message="Transferred.")
+
+
+@bp.post("/team/leave")
+@require_permission("members:read")
+@endpoint(
+    operation_id="leave_organization",
+    tag="organizations",
+    is_replayable=False,
+    returns=SwitchedSessionOut(),
+    errors=(OwnerRequired, InvalidToken),
+)
+def leave_organization() -> Any:
+    """Leave the organization; the session continues in the one you joined first, or without an organization."""
+    return ViewResult(sessions.leave_organization(g.principal, TokenAudience.API), message="You have left.")
 
 
 def _team() -> TeamView:

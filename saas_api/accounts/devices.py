@@ -19,6 +19,7 @@ _SEPARATOR = "~"
 def add_account(marks: str, email: str) -> str:
     """The marks of a device from which a user has just signed in.
 
+    email: here and below as `normalize_email` writes it
     marks: of the device before; empty for a new device
     """
     if _find_mark(marks, email):
@@ -45,12 +46,12 @@ def _find_mark(marks: str, email: str) -> str | None:
 
 
 def _sign(nonce: str, email: str) -> str:
-    return crypto.hmac_hex("device", nonce, email.lower())[:32]
+    return crypto.hmac_hex("device", nonce, email)[:32]
 
 
 def _find_address(email: str, address: str) -> str | None:
     statement = sa.select(UserSession.id).join(User, User.id == UserSession.user_id)
-    statement = statement.where(sa.func.lower(User.email) == email.lower(), UserSession.ip == address).limit(1)
+    statement = statement.where(User.email == email, UserSession.ip == address).limit(1)
     with tenancy.system_session("auth.devices") as session:
         is_known = address != "invalid" and session.execute(statement).first() is not None
     return address if is_known else None

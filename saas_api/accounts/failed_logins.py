@@ -20,7 +20,7 @@ def record_failure(user: User | None, email: str, action: str) -> None:
 
     user: None when no account has the address; its digest is recorded, and the same queries run
     """
-    target = ("user", str(user.id)) if user else ("address", crypto.hmac_hex("throttle", email.lower())[:32])
+    target = ("user", str(user.id)) if user else ("address", crypto.hmac_hex("throttle", email)[:32])
     network = request_context.network_of(request_context.current_origin().ip or "none")
     count = _count_failures(target[1] if user else network)
     total = _count_failures("all")

@@ -177,7 +177,7 @@ def _revoke_expired(session: Session, organization_id: UUID, email: str) -> None
     _revoke(
         session,
         Invitation.organization_id == organization_id,
-        sa.func.lower(Invitation.email) == email.lower(),
+        Invitation.email == email,
         Invitation.expires_at <= clock.now(),
     )
 

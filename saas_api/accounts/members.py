@@ -103,7 +103,7 @@ def list_recipients(
     includes_billing_email: the billing address of the organization receives it too, once it is verified
     """
     recipients = {
-        member.email.lower(): Recipient(
+        member.email: Recipient(
             member.email, member.full_name if member.is_verified else "", is_verified=member.is_verified
         )
         for member in session.execute(
@@ -116,7 +116,7 @@ def list_recipients(
     }
     organization = session.get_one(Organization, organization_id)
     if includes_billing_email and organization.billing_email and organization.billing_email_verified:
-        recipients.setdefault(organization.billing_email.lower(), Recipient(organization.billing_email, ""))
+        recipients.setdefault(organization.billing_email, Recipient(organization.billing_email, ""))
     return list(recipients.values())
 
 
@@ -170,8 +170,8 @@ def find_member(session: Session, organization_id: UUID, user_id: UUID) -> Membe
 
 
 def is_member_email(session: Session, organization_id: UUID, email: str) -> bool:
-    """Whether a member has that address, ignoring case."""
-    statement = _select_members(organization_id).where(sa.func.lower(User.email) == email.lower())
+    """Whether a member has that address."""
+    statement = _select_members(organization_id).where(User.email == email)
     return session.execute(statement).first() is not None
 
 
@@ -272,10 +272,21 @@ def remove_member(session: Session, principal: Principal, user_id: UUID) -> None
         raise OwnerRequired
     member = get_member(session, principal.organization_id, user_id)
     _notify(session, principal, user_id, "A member was removed", f"Role: none, before {member.role}")
-    _revoke_invitations(session, membership)
-    session.delete(membership)
-    session.flush()
+    _end_membership(session, membership)
     _record(session, principal, "member.removed", user_id, {"before": {"role": member.role, "email": member.email}})
+
+
+def leave_organization(session: Session, principal: Principal) -> None:
+    """End the caller's own membership: tokens for the organization are rejected from the next request on.
+
+    raises: OwnerRequired, Forbidden when another admin has removed the caller meanwhile
+    """
+    membership = lock_member(session, principal, "members:read", principal.id)
+    if membership.role == MemberRole.OWNER:
+        raise OwnerRequired
+    before = {"role": membership.role, "email": get_member(session, principal.organization_id, principal.id).email}
+    _end_membership(session, membership)
+    _record(session, principal, "member.left", principal.id, {"before": before})
 
 
 def dismiss_onboarding(session: Session, principal: Principal) -> None:
@@ -284,6 +295,12 @@ def dismiss_onboarding(session: Session, principal: Principal) -> None:
         Membership.organization_id == principal.organization_id, Membership.user_id == principal.id
     )
     session.execute(statement.values(onboarding_dismissed_at=clock.now()))
+
+
+def _end_membership(session: Session, membership: Membership) -> None:
+    _revoke_invitations(session, membership)
+    session.delete(membership)
+    session.flush()
 
 
 def _revoke_invitations(session: Session, inviter: Membership) -> None:

@@ -84,6 +84,18 @@ def create_organization(session: SystemSession, name: str, owner_id: UUID, timez
     return organization
 
 
+def create_own_organization(principal: Principal, name: str, timezone: str | None) -> Organization:
+    """Create another organization of the caller, its owner, in a transaction of its own.
+
+    timezone: IANA name; None for UTC
+    """
+    with tenancy.system_session("auth.register") as session:
+        organization = create_organization(session, name, principal.id, timezone)
+        target, actor = ("organization", organization.id), Actor("user", str(principal.id))
+        audit.record_event(session, organization.id, actor, "organization.created", target, {"name": name})
+        return organization
+
+
 def update_organization(session: Session, principal: Principal, values: Mapping[str, str | None]) -> Organization:
     """Change the name, billing e-mail or time zone; a time zone applies from the next billing period.
 

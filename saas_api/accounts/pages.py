@@ -10,6 +10,7 @@ from saas_api.accounts import (
     billing_email,
     devices,
     invitations,
+    organizations,
     passwords,
     sessions,
     sign_in,
@@ -21,6 +22,7 @@ from saas_api.accounts.schemas import (
     AcceptInvitationIn,
     ForgotPasswordIn,
     LoginForm,
+    NewOrganizationForm,
     RegisterForm,
     ResetPasswordIn,
     TokenIn,
@@ -28,13 +30,13 @@ from saas_api.accounts.schemas import (
 from saas_api.accounts.sessions import SessionStarted
 from saas_api.accounts.tokens import TokenAudience
 from saas_api.core import ids
-from saas_api.core.access import public_page
+from saas_api.core.access import public_page, require_permission
 from saas_api.core.errors import InvalidOneTimeToken, ValidationFailed
 from saas_api.core.web import error_pages, pages
 from saas_api.core.web.forms import Form, form_view
 
 bp = Blueprint("accounts_pages", __name__)
-HOME_PATH, DEFAULT_PLAN = "/dashboard", "free"
+HOME_PATH, CONSOLE_PATH, NEW_ORGANIZATION_PATH, DEFAULT_PLAN = "/dashboard", "/admin", "/organizations/new", "free"
 _SAFE_PATH = re.compile(r"/(?![/\\])[^\s\\]*")
 
 
@@ -92,7 +94,7 @@ def login(body: dict[str, Any]) -> Any:
             organization=started.organization.name if started.organization else "",
             is_signed_in_again=True,
         )
-    return pages.redirect_to(_safe_path(body["next"]) if started.organization else "/admin")
+    return pages.redirect_to(_safe_path(body["next"]) if started.organization else _path_without_organization(started))
 
 
 @bp.get("/logout")
@@ -223,13 +225,37 @@ def accept_invitation(body: dict[str, Any]) -> Any:
     return pages.redirect_to(HOME_PATH, _notice=notice)
 
 
+@bp.get("/organizations/new")
+@require_permission(None)
+def organization_form(form: Form | None = None) -> Response:
+    """Show the form that creates an organization, and the user's organizations."""
+    profile = sessions.get_profile(g.principal)
+    return pages.render_page("auth/new_organization.html", form=form or Form(), profile=profile)
+
+
+@bp.post("/organizations/new")
+@require_permission(None)
+@throttles.limit_new_organizations
+@form_view(NewOrganizationForm(), form=organization_form, is_idempotent=True)
+def create_organization(body: dict[str, Any]) -> Any:
+    """Create an organization, and continue there."""
+    organization = organizations.create_own_organization(g.principal, **body)
+    g.tokens = sessions.switch_organization(g.principal, organization.id, TokenAudience.PAGES).tokens
+    return pages.redirect_to(HOME_PATH, _notice=f"You are in {organization.name} now.")
+
+
 def _start_session(body: dict[str, Any]) -> SessionStarted:
     """Sign in to the organization of the last session, or to the first one if the user has left it."""
     credentials, origin = (body["email"], body["password"]), throttles.request_origin(TokenAudience.PAGES)
     try:
-        return sign_in.log_in(*credentials, body["organization_id"], origin, allows_operator=True)
+        return sign_in.log_in(*credentials, body["organization_id"], origin)
     except ValidationFailed:
-        return sign_in.log_in(*credentials, None, origin, allows_operator=True)
+        return sign_in.log_in(*credentials, None, origin)
+
+
+def _path_without_organization(started: SessionStarted) -> str:
+    is_operator = sessions.authenticate_token(started.tokens.token, TokenAudience.PAGES).operator_role is not None
+    return CONSOLE_PATH if is_operator else NEW_ORGANIZATION_PATH
 
 
 def _keep_session(started: SessionStarted, *, is_kept: bool) -> None:

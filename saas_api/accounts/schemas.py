@@ -9,7 +9,7 @@ from marshmallow import fields, validate
 from saas_api.accounts import passwords
 from saas_api.accounts.models import OrganizationStatus
 from saas_api.core import clock, ids
-from saas_api.core.fields import Email, PageQuery, PrefixedId, StrictSchema, Text, Timestamp
+from saas_api.core.fields import DisplayName, Email, PageQuery, PrefixedId, StrictSchema, Text, Timestamp
 from saas_api.core.roles import ASSIGNABLE_ROLES, MemberRole
 
 ACTOR_KINDS = ("user", "api_key", "operator", "system")
@@ -72,10 +72,10 @@ class ActorReference(fields.String):
 class RegisterIn(StrictSchema):
     """A new user and the name of the organization to create."""
 
-    organization_name = Text(required=True, maximum=100)
+    organization_name = DisplayName(required=True)
     email = Email(required=True)
     password = NewPasswordField(required=True)
-    full_name = Text(load_default="", minimum=0, maximum=100)
+    full_name = DisplayName(load_default="", minimum=0)
 
 
 class RegisterForm(RegisterIn):
@@ -148,7 +148,7 @@ class AcceptInvitationIn(TokenIn):
     """A one-time token with the password of the account, or with the password and name of a new user."""
 
     password = Text(load_default=None, maximum=256)
-    full_name = Text(load_default="", minimum=0, maximum=100)
+    full_name = DisplayName(load_default="", minimum=0)
 
 
 class SwitchOrganizationIn(StrictSchema):
@@ -177,10 +177,24 @@ class OrganizationEnvelope(StrictSchema):
     organization = fields.Nested(OrganizationOut())
 
 
+class OrganizationIn(StrictSchema):
+    """The name of a new organization; its time zone is UTC unless it is given."""
+
+    name = DisplayName(required=True)
+    timezone = TimeZoneField(load_default=None, metadata={"description": "IANA, such as Africa/Lagos"})
+
+
+class NewOrganizationForm(StrictSchema):
+    """A new organization, with the browser's time zone; an unknown one becomes UTC."""
+
+    name = DisplayName(required=True)
+    timezone = Text(load_default=None, maximum=64)
+
+
 class OrganizationUpdate(StrictSchema):
     """Changed attributes of an organization; attributes that are left out stay."""
 
-    name = Text(maximum=100)
+    name = DisplayName()
     billing_email = Email(allow_none=True)
     timezone = TimeZoneField(metadata={"description": "IANA, such as Africa/Lagos; from the next billing period"})
 
@@ -231,10 +245,10 @@ class FreshAccessTokenOut(StrictSchema):
 
 
 class SwitchedSessionOut(StrictSchema):
-    """A session in another organization, with new tokens."""
+    """A session with new tokens; organization and role are null for a user who is not a member of any organization."""
 
-    organization = fields.Nested(OrganizationOut())
-    role = fields.String()
+    organization = fields.Nested(OrganizationOut(), allow_none=True)
+    role = fields.String(allow_none=True)
     token = fields.String(attribute="tokens.token")
     refresh_token = fields.String(attribute="tokens.refresh_token")
     expires_at = Timestamp(attribute="tokens.expires_at")
@@ -255,11 +269,11 @@ class MembershipOut(StrictSchema):
 
 
 class ProfileOut(StrictSchema):
-    """The signed-in user in the current organization."""
+    """The signed-in user in the current organization; it and the role are null for a user without one."""
 
     user = fields.Nested(UserOut())
-    organization = fields.Nested(OrganizationOut())
-    role = fields.String()
+    organization = fields.Nested(OrganizationOut(), allow_none=True)
+    role = fields.String(allow_none=True)
     permissions = fields.List(fields.String())
     organizations = fields.List(fields.Nested(MembershipOut()))
 

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from saas_api.accounts import audit, members, tokens
 from saas_api.accounts.audit import SYSTEM_ACTOR
-from saas_api.accounts.models import Membership, Operator, Organization, User, UserSession
+from saas_api.accounts.models import Membership, Organization, User, UserSession
 from saas_api.accounts.organizations import OrganizationNotFound
 from saas_api.accounts.tokens import InvalidToken, RefreshTokenReused, SessionClaims, TokenAudience, Tokens
 from saas_api.core import clock, ids
@@ -37,7 +37,7 @@ SELECT u.id, u.email_verified_at IS NOT NULL, o.id, CASE WHEN %(is_impersonating
                  SELECT FROM user_sessions own
                   WHERE own.id = %(operator_sid)s AND own.user_id = u.id AND own.revoked_at IS NULL
                     AND own.expires_at > now())
-            WHEN %(has_no_organization)s THEN op.role IS NOT NULL ELSE m.role IS NOT NULL END
+            ELSE %(has_no_organization)s OR m.role IS NOT NULL END
    AND date_trunc('second', u.tokens_valid_after) <= to_timestamp(%(iat)s)
 """
 
@@ -69,7 +69,7 @@ class SessionOrigin:
 
 @dataclass(frozen=True)
 class SessionStarted:
-    """A new session. An operator may have no organization, and then no role."""
+    """A session with new tokens. A user may have no organization, and then no role."""
 
     user: User
     organization: Organization | None
@@ -95,11 +95,11 @@ class SessionView:
 
 @dataclass(frozen=True)
 class UserProfile:
-    """A user, the current organization with the role there, and every organization with its role."""
+    """A user, the current organization with the role there, if there is one, and every organization with its role."""
 
     user: User
-    organization: Organization
-    role: MemberRole
+    organization: Organization | None
+    role: MemberRole | None
     organizations: list[tuple[Organization, MemberRole]]
 
 
@@ -146,9 +146,10 @@ def get_profile(principal: Principal) -> UserProfile:
         if principal.is_impersonating:
             memberships = [(session.get_one(Organization, principal.organization_id), MemberRole.VIEWER)]
         current = next((pair for pair in memberships if pair[0].id == principal.organization_id), None)
-        if user is None or current is None:
+        if user is None or (current is None and principal.has_organization):
             raise InvalidToken
-        return UserProfile(user, *current, memberships)
+        organization, role = current or (None, None)
+        return UserProfile(user, organization, role, memberships)
 
 
 def list_sessions(principal: Principal, request: PageRequest) -> Page:
@@ -259,13 +260,20 @@ def switch_organization(principal: Principal, organization_id: UUID, audience: T
         membership = next((pair for pair in memberships if pair[0].id == organization_id), None)
         if user is None or membership is None:
             raise OrganizationNotFound
-        jti = ids.new_id().hex
-        session_id, expires_at = _replace_refresh_token(session, principal, jti)
-        data = {"session": str(session_id)}
-        audit.record_user_event(session, organization_id, user.id, "session.switched", data)
-        claims = SessionClaims(user.id, session_id, organization_id, audience)
-        session_tokens = tokens.issue_tokens(claims, jti, expires_at)
-        return SessionStarted(user, *membership, session_tokens)
+        return _continue_session(session, principal, user, membership, audience)
+
+
+def leave_organization(principal: Principal, audience: TokenAudience) -> SessionStarted:
+    """End the caller's membership, and continue the session in the organization joined first of those that remain.
+
+    returns: a session without an organization when none remains
+    raises: OwnerRequired, InvalidToken when the session has just ended
+    """
+    with tenancy.system_session("auth.sessions") as session:
+        members.leave_organization(session, principal)
+        user = session.get_one(User, principal.id)
+        memberships = members.list_memberships(session, principal.id)
+        return _continue_session(session, principal, user, memberships[0] if memberships else None, audience)
 
 
 def end_session(principal: Principal) -> None:
@@ -328,16 +336,29 @@ def _audited_organization(principal: Principal) -> UUID | None:
 
 
 def _check_membership(session: SystemSession, user_id: UUID, organization_id: UUID) -> None:
-    if organization_id == NIL_UUID:
-        statement = sa.select(Operator.role).join(User, User.id == Operator.user_id)
-    else:
-        statement = (
-            sa.select(Membership.role)
-            .join(User, User.id == Membership.user_id)
-            .where(Membership.organization_id == organization_id)
+    statement = sa.select(User.id).where(User.id == user_id, User.disabled_at.is_(None))
+    if organization_id != NIL_UUID:
+        statement = statement.join(Membership, Membership.user_id == User.id).where(
+            Membership.organization_id == organization_id
         )
-    if session.scalar(statement.where(User.id == user_id, User.disabled_at.is_(None))) is None:
+    if session.scalar(statement) is None:
         raise InvalidToken
+
+
+def _continue_session(
+    session: SystemSession,
+    principal: Principal,
+    user: User,
+    membership: tuple[Organization, MemberRole] | None,
+    audience: TokenAudience,
+) -> SessionStarted:
+    jti = ids.new_id().hex
+    session_id, expires_at = _replace_refresh_token(session, principal, jti)
+    organization, role = membership or (None, None)
+    organization_id = organization.id if organization else None
+    audit.record_user_event(session, organization_id, user.id, "session.switched", {"session": str(session_id)})
+    claims = SessionClaims(user.id, session_id, organization_id or NIL_UUID, audience)
+    return SessionStarted(user, organization, role, tokens.issue_tokens(claims, jti, expires_at))
 
 
 def _replace_refresh_token(session: SystemSession, principal: Principal, jti: str) -> tuple[UUID, datetime]:

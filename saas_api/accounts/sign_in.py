@@ -9,7 +9,6 @@ from saas_api.accounts import (
     failed_logins,
     invitations,
     members,
-    operators,
     organizations,
     passwords,
     sessions,
@@ -20,15 +19,9 @@ from saas_api.accounts.sessions import InvalidCredentials, SessionOrigin, Sessio
 from saas_api.core import clock
 from saas_api.core.db import tenancy
 from saas_api.core.db.tenancy import SystemSession
-from saas_api.core.errors import Forbidden, ValidationFailed
+from saas_api.core.errors import ValidationFailed
 from saas_api.core.roles import MemberRole
 from saas_api.mail import mails
-
-
-class NoMembership(Forbidden):
-    """The credentials are right, and the user is not a member of any organization."""
-
-    code, message = "NO_ORGANIZATION", "This account does not belong to an organization."
 
 
 @dataclass(frozen=True)
@@ -115,29 +108,22 @@ def register(
         return sessions.start_session(session, user, organization, MemberRole.OWNER, origin)
 
 
-def log_in(
-    email: str, password: str, organization_id: UUID | None, origin: SessionOrigin, *, allows_operator: bool = False
-) -> SessionStarted:
-    """Start a session in an organization.
+def log_in(email: str, password: str, organization_id: UUID | None, origin: SessionOrigin) -> SessionStarted:
+    """Start a session in an organization, or without one for a user who is not a member of any.
 
     organization_id: None for the organization that the user joined first
-    allows_operator: an operator who is not a member of any organization gets a session without one
-    raises: InvalidCredentials, NoMembership, ValidationFailed when the user is not a member of the organization
+    raises: InvalidCredentials, ValidationFailed when the user is not a member of the organization
     """
     verified_user, new_hash = verify_credentials(email, password)
     with tenancy.system_session("auth.sign_in") as session:
         user = lock_verified_user(session, verified_user, new_hash)
         memberships = members.list_memberships(session, user.id)
-        if not memberships:
-            if not allows_operator or operators.find_operator_role(session, user.id) is None:
-                raise NoMembership
-            notify_new_sign_in(session, user, origin)
-            return sessions.start_session(session, user, None, None, origin)
         matches = [pair for pair in memberships if organization_id in (None, pair[0].id)]
-        if not matches:
+        if not matches and organization_id is not None:
             raise ValidationFailed.at_field("organization_id", "You do not belong to that organization.")
         notify_new_sign_in(session, user, origin)
-        return sessions.start_session(session, user, *matches[0], origin)
+        organization, role = matches[0] if matches else (None, None)
+        return sessions.start_session(session, user, organization, role, origin)
 
 
 def accept_and_log_in(token: str, password: str | None, full_name: str, origin: SessionOrigin) -> SessionStarted:

@@ -8,7 +8,7 @@ from flask import Response, g, request
 from saas_api.accounts import devices
 from saas_api.accounts.sessions import SessionOrigin
 from saas_api.accounts.tokens import TokenAudience
-from saas_api.core import crypto, request_context
+from saas_api.core import crypto, fields, request_context
 from saas_api.core.limits import limiter
 from saas_api.core.settings import setting
 
@@ -31,6 +31,7 @@ PASSWORD_CHECKS_PER_15_MINUTES = 10
 PASSWORD_RESETS_PER_HOUR, PASSWORD_RESETS_OF_DEVICE_PER_HOUR = 10, 3
 VERIFICATION_EMAILS_PER_HOUR = 3
 INVITATIONS_PER_DAY = 50
+ORGANIZATIONS_PER_DAY = 10
 
 
 def request_origin(audience: TokenAudience) -> SessionOrigin:
@@ -47,14 +48,23 @@ def _submitted_value(name: str) -> str:
     return str(body.get(name) or request.values.get(name, "")).strip()
 
 
+def _submitted_email() -> str:
+    """The address as it is stored, or the submitted text when it is no address."""
+    text = _submitted_value("email")
+    try:
+        return fields.normalize_email(text)
+    except ValueError:
+        return text
+
+
 def _account_key() -> str:
-    return crypto.hmac_hex("throttle", _submitted_value("email").lower())
+    return crypto.hmac_hex("throttle", _submitted_email())
 
 
 def _known_device() -> str | None:
     """What identifies the device of this request among those of the account, searched once."""
     if "known_device" not in g:
-        email, address = _submitted_value("email"), request_context.client_ip()
+        email, address = _submitted_email(), request_context.client_ip()
         g.known_device = devices.find_known_device(g.get("device_marks", ""), email, address)
     device: str | None = g.known_device
     return device
@@ -120,6 +130,7 @@ limit_registrations = _limit_network(REGISTRATIONS_PER_HOUR, "hour", "register")
 limit_refreshes = _limit_network(FAILED_REFRESHES_PER_5_MINUTES, "5 minutes", "refresh", deduct_when=_is_refused)
 limit_links = _limit_network(FAILED_LINKS_PER_5_MINUTES, "5 minutes", "links", deduct_when=_is_refused)
 limit_declined_invitations = _limit_network(DECLINED_INVITATIONS_PER_5_MINUTES, "5 minutes", "decline")
+limit_new_organizations = _limit(f"{ORGANIZATIONS_PER_DAY} per day", "organizations", _user_key)
 # Each call counts: the strength of a new password is estimated before the old one decides.
 limit_password_changes = _limit(f"{PASSWORD_CHECKS_PER_15_MINUTES} per 15 minutes", "password", _user_key)
 

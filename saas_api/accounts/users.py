@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import undefer
 
 from saas_api.accounts import audit, one_time_tokens, sessions
@@ -36,9 +36,11 @@ def find_user(session: SystemSession, user_id: UUID) -> User | None:
 
 
 def find_by_email(session: SystemSession, email: str) -> User | None:
-    """The user with that address, ignoring case, with the password hash."""
-    statement = select(User).where(func.lower(User.email) == email.lower()).options(undefer(User.password_hash))
-    return session.scalar(statement)
+    """The user with that address, with the password hash.
+
+    email: as `normalize_email` writes it
+    """
+    return session.scalar(select(User).where(User.email == email).options(undefer(User.password_hash)))
 
 
 def lock_user(session: SystemSession, user_id: UUID) -> User | None:

@@ -49,7 +49,7 @@ def list_audit(session: SystemSession, query: dict[str, Any]) -> Page:
         is_in_group = AuditEvent.action.startswith(f"{action}.", autoescape=True)
         statement = statement.where(sa.or_(AuditEvent.action == action, is_in_group))
     if query["email"]:
-        user_ids = sa.select(sa.cast(User.id, sa.Text)).where(sa.func.lower(User.email) == query["email"].lower())
+        user_ids = sa.select(sa.cast(User.id, sa.Text)).where(User.email == query["email"])
         statement = statement.where(AuditEvent.actor_id.in_(user_ids))
     if query["start_date"]:
         statement = statement.where(AuditEvent.at >= datetime.combine(query["start_date"], time(), UTC))

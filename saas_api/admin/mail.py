@@ -18,7 +18,7 @@ from saas_api.core.access import require_operator
 from saas_api.core.db.pagination import Page
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import NotFound
-from saas_api.core.fields import Text
+from saas_api.core.fields import Email, Text
 from saas_api.core.web import pages
 from saas_api.mail import mails
 from saas_api.mail.mails import MailStatus
@@ -62,7 +62,7 @@ class MailListQuery(ListQuery):
 
     status = fields.String(load_default=None, validate=validate.OneOf(list(MailStatus)))
     template = Text(maximum=60, load_default=None)
-    recipient = Text(maximum=254, load_default=None)
+    recipient = Email(load_default=None)
 
 
 def list_mails(session: SystemSession, query: dict[str, Any]) -> Page:
@@ -80,7 +80,7 @@ def list_mails(session: SystemSession, query: dict[str, Any]) -> Page:
     if query["template"]:
         statement = statement.where(columns.template == query["template"])
     if query["recipient"]:
-        statement = statement.where(sa.func.lower(columns.recipient) == query["recipient"].lower())
+        statement = statement.where(columns.recipient == query["recipient"])
     return lists.paginate_or_export(session, statement, columns.created_at.desc(), columns.id.desc(), query=query)
 
 

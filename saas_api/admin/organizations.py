@@ -244,9 +244,9 @@ def _matches(text: str) -> sa.ColumnElement[bool]:
         members = (
             sa.select(Membership.organization_id)
             .join(User, User.id == Membership.user_id)
-            .where(sa.func.lower(User.email).contains(text.lower(), autoescape=True))
+            .where(User.email.contains(text.lower(), autoescape=True))
         )
-        is_billed = sa.func.lower(Organization.billing_email).contains(text.lower(), autoescape=True)
+        is_billed = Organization.billing_email.contains(text.lower(), autoescape=True)
         return sa.or_(Organization.id.in_(members), is_billed)
     return sa.or_(
         Organization.name.icontains(text, autoescape=True),

@@ -30,7 +30,15 @@ bp = Blueprint("system", __name__, url_prefix="/admin")
 
 _LIBRARIES = ("flask", "sqlalchemy", "psycopg2-binary", "redis", "rq", "rq-scheduler", "marshmallow", "gunicorn")
 _SECRET = re.compile(r"SECRET|PASSWORD|PEPPER|TOKEN|_KEY$")
-_FOREIGN_PREFIXES = ("SQLALCHEMY_", "RATELIMIT_", "JWT_", "SWAGGER", "SETTINGS", "LOGIN_ENDPOINT", "PROCESS")
+_FOREIGN_PREFIXES = (
+    "SQLALCHEMY_",
+    "RATELIMIT_",
+    "JWT_",
+    "SWAGGER",
+    "SETTINGS",
+    "LOGIN_ENDPOINT",
+    "PROCESS",
+)
 """Prefixes of names that libraries and the factory store in the configuration."""
 _DATABASE = sa.text("""
 SELECT current_setting('server_version') AS version, pg_database_size(current_database()) AS size_bytes,

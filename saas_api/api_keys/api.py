@@ -74,7 +74,7 @@ def show(key_id: UUID) -> Any:
     errors=(KeyNotFound, KeyInactive, ScopeBeyondRole, FreshLoginRequired),
 )
 def update(key_id: UUID, body: dict[str, Any]) -> Any:
-    """Change an API key's name, scopes, networks or rate limit from the next request on."""
+    """Change an API key's name, scopes, networks, rate limit or expiry from the next request on."""
     return keys.update_key(engine.session(), g.principal, key_id, body)
 
 
@@ -99,6 +99,15 @@ def rotate(key_id: UUID, body: dict[str, Any]) -> Any:
     """Rotate the secret, shown this once; the old one stays valid for `grace_seconds`."""
     key = keys.rotate_key(engine.session(), g.principal, key_id, body["grace_seconds"])
     return ViewResult(key, message=_NOT_SHOWN_AGAIN, is_secret=True)
+
+
+@bp.delete('/keys/<id("key"):key_id>/secrets/old')
+@require_permission("keys:write")
+@endpoint(operation_id="revoke_old_secret", tag="api_keys", returns=KeyOut(), errors=(KeyNotFound, KeyInactive))
+def revoke_old_secret(key_id: UUID) -> Any:
+    """Revoke the old secret of a rotated API key before its grace period ends; without one nothing changes."""
+    key = keys.revoke_previous_secrets(engine.session(), g.principal, key_id)
+    return ViewResult(key, message="The old secret has ended.")
 
 
 @bp.delete('/keys/<id("key"):key_id>')

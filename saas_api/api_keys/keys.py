@@ -62,7 +62,8 @@ class TooManyKeys(Conflict):
 class RotationInProgress(Conflict):
     """Two secrets of the key are live already; the old one has to end first."""
 
-    code, message = "ROTATION_IN_PROGRESS", "The old secret of this API key is still valid; wait until it ends."
+    code = "ROTATION_IN_PROGRESS"
+    message = "The old secret of this API key is still valid; revoke it or rotate with grace_seconds 0."
     constraint = "api_key_secrets_slot"
 
 
@@ -207,8 +208,7 @@ def create_key(
         access.EmailNotVerified and access.FreshLoginRequired
     """
     expires_at = options.get("expires_at")
-    if expires_at is not None and expires_at <= clock.now():
-        raise ValidationFailed.at_field("expires_at", "This time has passed.")
+    _check_expiry(expires_at)
     granted = sorted(SCOPES if scopes is None else set(scopes))
     if creator is not None:
         _require_may_hold_secret(creator, mode, granted)
@@ -229,7 +229,7 @@ def create_key(
     session.flush()  # the secret refers to it
     record, secret = secrets.create_secret(session, key, 1, expires_at)
     created = CreatedKey(**vars(_to_view(key, record, is_orphaned=False)), secret=secret)
-    data = {**_audit_data(key), "mode": mode, "expires_at": expires_at and clock.format_rfc3339(expires_at)}
+    data = {**_audit_data(key), "mode": mode, "expires_at": _format_expiry(expires_at)}
     _record_key_event(session, key, creator or operator, "created", data)
     events.publish_key_event(session, organization_id, created, "created")
     if creator is not None:
@@ -240,23 +240,27 @@ def create_key(
 def update_key(session: Session, by: Principal, key_id: UUID, changes: Mapping[str, Any]) -> KeyView:
     """Change a key. The changes apply to the next request in every process.
 
-    changes: any of `name`, `scopes`, `allowed_ips`, `rate_limit_per_minute`
-    raises: KeyNotFound, KeyInactive when the key is revoked, ScopeBeyondRole; access.FreshLoginRequired for other
-        scopes or networks of a live key
+    changes: any of `name`, `scopes`, `allowed_ips`, `rate_limit_per_minute`, and `expires_at`, after which no secret of
+        the key is valid; None for never
+    raises: KeyNotFound, KeyInactive when the key is revoked, or for `expires_at` when it has expired; ScopeBeyondRole;
+        ValidationFailed when `expires_at` has passed; access.FreshLoginRequired for other scopes, networks or another
+        expiry of a live key
     """
     key = lock_key(session, by.organization_id, key_id)
     if key.revoked_at is not None:
         raise KeyInactive
-    before = _audit_data(key)
+    before, after = _audit_data(key), {}
     for field, value in changes.items():
         if field == "scopes":
             _require_may_grant_scopes(by, value)
             key.scopes = sorted(set(value))
+        elif field == "expires_at":
+            before[field], after[field] = _set_expiry(session, key, value)
         else:
             setattr(key, _COLUMN_BY_FIELD.get(field, field), value or None)
-    after = _audit_data(key)
+    after = {**_audit_data(key), **after}
     changed = [field for field in after if before[field] != after[field]]
-    if not {"scopes", "allowed_ips"}.isdisjoint(changed):
+    if not {"scopes", "allowed_ips", "expires_at"}.isdisjoint(changed):
         _require_fresh_login_for_live_key(by, key)
     if changed:
         data = {"before": {f: before[f] for f in changed}, "after": {f: after[f] for f in changed}}
@@ -266,10 +270,35 @@ def update_key(session: Session, by: Principal, key_id: UUID, changes: Mapping[s
     return get_key(session, by.organization_id, key_id)
 
 
+def _set_expiry(session: Session, key: ApiKey, expires_at: datetime | None) -> tuple[str | None, str | None]:
+    """Set when a key expires; the previous secret of a rotation keeps its own end if that is sooner.
+
+    returns: the expiry before and after, for the audit log
+    raises: KeyInactive, ValidationFailed
+    """
+    _check_expiry(expires_at)
+    newest, earlier = _get_active_secrets(session, key, clock.now())
+    expires_at_before, newest.expires_at = newest.expires_at, expires_at
+    for secret in earlier:
+        if expires_at and secret.expires_at and expires_at < secret.expires_at:
+            secret.expires_at = expires_at
+    return _format_expiry(expires_at_before), _format_expiry(expires_at)
+
+
+def _check_expiry(expires_at: datetime | None) -> None:
+    if expires_at is not None and expires_at <= clock.now():
+        raise ValidationFailed.at_field("expires_at", "This time has passed.")
+
+
+def _format_expiry(expires_at: datetime | None) -> str | None:
+    return clock.format_rfc3339(expires_at) if expires_at else None
+
+
 def rotate_key(session: Session, by: Principal, key_id: UUID, grace_seconds: int) -> RotatedKey:
     """Give a key a new secret, which expires when the previous one would have.
 
-    grace_seconds: 0 to 604,800; how long the previous secret stays valid, at most until its own expiry
+    grace_seconds: 0 to 604,800; how long the previous secret stays valid, at most until its own expiry; 0 revokes every
+        secret, also that of an earlier rotation
     raises: KeyNotFound, KeyInactive, RotationInProgress, ScopeBeyondRole; for a live key access.EmailNotVerified and
         access.FreshLoginRequired
     """
@@ -277,16 +306,17 @@ def rotate_key(session: Session, by: Principal, key_id: UUID, grace_seconds: int
     key = lock_key(session, by.organization_id, key_id)
     _require_may_hold_secret(by, key.mode, key.scopes)
     now = clock.now()
-    active = _list_active_secrets(session, key, now)
-    if not active:
-        raise KeyInactive
-    if len(active) > 1:
+    old, earlier = _get_active_secrets(session, key, now)
+    if earlier and grace_seconds > 0:
         raise RotationInProgress
-    old, expires_at = active[0], active[0].expires_at
+    expires_at = old.expires_at
     old_expires_at = now + timedelta(seconds=grace_seconds)
     old.expires_at = old_expires_at = min(old_expires_at, expires_at) if expires_at else old_expires_at
     if grace_seconds == 0:
         old.revoked_at = now
+        for earlier_secret in earlier:
+            _end_old_secret(session, by, key, earlier_secret)
+        session.flush()  # frees the slots
     record, secret = secrets.create_secret(session, key, 3 - old.slot, expires_at)
     data = {"grace_seconds": grace_seconds, "old_last_four": old.last_four, "last_four": record.last_four}
     _record_key_event(session, key, by, "rotated", data)
@@ -305,15 +335,17 @@ def revoke_previous_secrets(session: Session, by: Principal, key_id: UUID) -> Ke
     """
     key = lock_key(session, by.organization_id, key_id)
     _require_fresh_login_for_live_key(by, key)
-    active = sorted(_list_active_secrets(session, key, clock.now()), key=lambda secret: secret.created_at)
-    if not active:
-        raise KeyInactive
-    for secret in active[:-1]:
-        secret.revoked_at = clock.now()
-        _record_key_event(session, key, by, "old_secret_ended", {"old_last_four": secret.last_four})
+    _, earlier = _get_active_secrets(session, key, clock.now())
+    for secret in earlier:
+        _end_old_secret(session, by, key, secret)
         organizations.bump_generation(session, by.organization_id)
     session.flush()
     return get_key(session, by.organization_id, key_id)
+
+
+def _end_old_secret(session: Session, by: Principal, key: ApiKey, secret: ApiKeySecret) -> None:
+    secret.revoked_at = clock.now()
+    _record_key_event(session, key, by, "old_secret_ended", {"old_last_four": secret.last_four})
 
 
 def revoke_key(session: Session, by: Principal, key_id: UUID) -> KeyView:
@@ -426,17 +458,23 @@ def _require_may_grant_scopes(principal: Principal, scopes: Sequence[str]) -> No
         raise ScopeBeyondRole(details={"scopes": beyond})
 
 
-def _list_active_secrets(session: Session, key: ApiKey, now: datetime) -> list[ApiKeySecret]:
-    """Return the secrets that are valid, and revoke the expired ones, which frees their slots."""
+def _get_active_secrets(session: Session, key: ApiKey, now: datetime) -> tuple[ApiKeySecret, list[ApiKeySecret]]:
+    """Return the newest valid secret and the earlier ones; revoke the expired ones, which frees their slots.
+
+    raises: KeyInactive when none is valid
+    """
     unrevoked = sa.select(ApiKeySecret).filter_by(organization_id=key.organization_id, key_id=key.id, revoked_at=None)
+    newest_first = unrevoked.order_by(ApiKeySecret.created_at.desc()).execution_options(populate_existing=True)
     active = []
-    for secret in session.scalars(unrevoked.execution_options(populate_existing=True)):
+    for secret in session.scalars(newest_first):
         if secret.expires_at is not None and secret.expires_at <= now:
             secret.revoked_at = now
         else:
             active.append(secret)
     session.flush()  # an insert would run before these updates and find the slot taken
-    return active
+    if not active:
+        raise KeyInactive
+    return active[0], active[1:]
 
 
 def _audit_data(key: ApiKey) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from marshmallow import fields, validate
 from saas_api.api_keys import key_format
 from saas_api.api_keys.models import KeyStatus
 from saas_api.core.access import SCOPES, KeyMode
-from saas_api.core.fields import OneOfRegistered, PageQuery, PrefixedId, StrictInteger, StrictSchema, Text, Timestamp
+from saas_api.core.fields import Name, OneOfRegistered, PageQuery, PrefixedId, StrictInteger, StrictSchema, Timestamp
 
 MAX_RATE_LIMIT = 1_000_000
 
@@ -40,7 +40,7 @@ def _allowed_ips(**options: Any) -> fields.List:
 class KeyIn(StrictSchema):
     """A new key."""
 
-    name = Text(required=True, maximum=100)
+    name = Name(required=True)
     mode = _mode(load_default=KeyMode.LIVE)
     scopes = _scopes(load_default=None)
     expires_at = Timestamp(load_default=None, allow_none=True)
@@ -51,14 +51,15 @@ class KeyIn(StrictSchema):
 class KeyUpdate(StrictSchema):
     """Changes of a key; a field that is left out keeps its value."""
 
-    name = Text(maximum=100)
+    name = Name()
     scopes = _scopes()
     allowed_ips = _allowed_ips()
     rate_limit_per_minute = StrictInteger(minimum=1, maximum=MAX_RATE_LIMIT, allow_none=True)
+    expires_at = Timestamp(allow_none=True)
 
 
 class RotateKeyIn(StrictSchema):
-    """Grace period of the previous secret, in seconds."""
+    """Grace period of the previous secret, in seconds; 0 ends every secret but the new one."""
 
     grace_seconds = StrictInteger(minimum=0, maximum=604_800, load_default=0)
 

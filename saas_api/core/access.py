@@ -33,6 +33,12 @@ class FreshLoginRequired(Unauthenticated):
     code, message = "FRESH_TOKEN_REQUIRED", "Give your password again to do this (POST /api/v1/auth/reauthenticate)."
 
 
+class NoOrganization(Forbidden):
+    """The user is not a member of any organization, or signed in without one."""
+
+    code, message = "NO_ORGANIZATION", "Create an organization or accept an invitation first."
+
+
 class InsufficientScope(Forbidden):
     """The API key does not have the scope."""
 
@@ -52,7 +58,7 @@ class Principal:
 
     kind: "key" or "user"
     id: of the key or the user
-    organization_id: NIL_UUID for an operator who is not a member of any organization
+    organization_id: NIL_UUID for a user without one
     role: of a user; None for a key
     scopes: of a key
     mode: of a key, "live" or "test"; of a user, the mode that the dashboard shows
@@ -75,13 +81,20 @@ class Principal:
 
     @property
     def has_organization(self) -> bool:
-        """False for an operator who is not a member of any organization."""
+        """False for a user who is not a member of any organization."""
         return self.organization_id != NIL_UUID
 
     @property
     def home_path(self) -> str:
-        """Path of the first page of a user: the dashboard, or the console without an organization."""
-        return "/dashboard" if self.has_organization else "/admin"
+        """Path of the first page of a user: the dashboard; without an organization, the console or a form."""
+        if self.has_organization:
+            return "/dashboard"
+        return "/organizations/new" if self.operator_role is None else "/admin"
+
+    @property
+    def tenant_id(self) -> UUID:
+        """The organization to which requests are bound; the id of the user, which no organization has, without one."""
+        return self.organization_id if self.has_organization else self.id
 
 
 @dataclass(frozen=True)
@@ -205,12 +218,15 @@ def require_verified_email(principal: Principal) -> None:
 def authorize(principal: Principal, access: Access) -> None:
     """Check that a principal has the access that a view requires.
 
-    raises: InsufficientScope for a key, Forbidden for a user, NotFound for a page of the operator console
+    raises: InsufficientScope for a key, NoOrganization and Forbidden for a user, NotFound for a page of the operator
+        console
     """
     if access.operator_role is not None:
         if not has_operator_role(principal, access.operator_role):
             raise NotFound
         return
+    if access.permission is not None and not principal.has_organization:
+        raise NoOrganization
     permission = access.scope if principal.kind == "key" and access.scope else access.permission
     if not has_permission(principal, permission):
         raise InsufficientScope if principal.kind == "key" else Forbidden

@@ -15,6 +15,13 @@ from marshmallow import fields, validate
 
 from saas_api.core import clock, ids, money
 
+MAX_DISPLAY_NAME_LENGTH = 80
+# Scheme, "www.", or a host name such as evil.example; "Acme Inc.", "U.S.A." and "St.Gallen" are names.
+_WEB_ADDRESS = re.compile(
+    r"[a-z][a-z0-9+.-]*://|\bwww\.|(?<![\w.-])(?:[\w-]+\.)*[\w-]{2,}\.(?:[a-z]{2,}|[A-Z]{2,}|xn--[\w-]+)(?![\w-])"
+)
+# Joiners within Arabic and Indic words and emoji change how their neighbours look.
+_SCRIPT_JOINER = re.compile(r"(?<=[^\x00-\u02ff\s])[\u200c\u200d](?=[^\x00-\u02ff\s])")
 _outer_currency: ContextVar[str] = ContextVar("outer_currency", default="")
 
 
@@ -57,18 +64,57 @@ class Text(fields.String):
         return text
 
 
+class Name(Text):
+    """A name on one line, without characters that are invisible or change the direction of the text around them."""
+
+    def __init__(self, *, maximum: int = 100, **options: Any) -> None:
+        super().__init__(maximum=maximum, **options)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> str:
+        text = super()._deserialize(value, attr, data, **options).strip()
+        if any(unicodedata.category(character) == "Cf" for character in _SCRIPT_JOINER.sub("", text)):
+            raise ma.ValidationError("Invisible characters are not allowed.")
+        return text
+
+
+class DisplayName(Name):
+    """The name of a user or an organization; mail to others contains it, so a web address is rejected."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(maximum=MAX_DISPLAY_NAME_LENGTH, **options)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> str:
+        text = super()._deserialize(value, attr, data, **options)
+        if _WEB_ADDRESS.search(text[:MAX_DISPLAY_NAME_LENGTH]):  # a longer text is rejected for its length
+            raise ma.ValidationError("A name cannot contain a web address.")
+        return text
+
+
+def normalize_email(text: str) -> str:
+    """An e-mail address in the only form that is stored and compared: trimmed, NFC and lower case.
+
+    Python's lower case, because PostgreSQL's depends on the locale of the database. It is not checked with DNS.
+    raises: ValueError for a text that is no address
+    """
+    try:
+        address = validate_email(text.strip(), check_deliverability=False).normalized
+    except EmailNotValidError as cause:
+        raise ValueError("Not a valid e-mail address.") from cause
+    return unicodedata.normalize("NFC", address.lower())
+
+
 class Email(Text):
-    """An e-mail address, checked without DNS; the domain is returned in lower case."""
+    """An e-mail address, as `normalize_email` writes it."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(maximum=254, **options)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> str:
-        text = super()._deserialize(value, attr, data, **options)
+        text = value.strip() if isinstance(value, str) else value  # a pasted address often has a blank around it
         try:
-            return validate_email(text, check_deliverability=False).normalized
-        except EmailNotValidError as cause:
-            raise ma.ValidationError("Not a valid e-mail address.") from cause
+            return normalize_email(super()._deserialize(text, attr, data, **options))
+        except ValueError as cause:
+            raise ma.ValidationError(str(cause)) from cause
 
 
 class OneOfRegistered(validate.Validator):

@@ -18,33 +18,34 @@ from saas_api.core.domain import Domain
 from saas_api.core.errors import BadRequest, Conflict, ValidationFailed
 
 DOMAIN = Domain(name="core.idempotency", system_purposes=("idempotency.purge",))
-RETENTION_HOURS, SECRET_RETENTION_HOURS = 24, 1
+RETENTION_HOURS = 24
 MAX_KEY_LENGTH = 255
 KEY_CONSTRAINT = "idempotency_keys_pkey"
 """Violated when a response is stored under a key that another request has used."""
 _PURPOSE = "idempotency"
 _DELETE_BATCH_SIZE = 10_000
-_TRY_LOCK = text("SELECT pg_try_advisory_xact_lock(hashtextextended('idem:' || :org || ':' || :key, 0))")
-_DELETE_EXPIRED_RESPONSE = text(
-    "DELETE FROM idempotency_keys WHERE organization_id = :org AND key = :key AND expires_at <= now()"
+_TRY_LOCK = text(
+    "SELECT pg_try_advisory_xact_lock(hashtextextended('idem:' || :org || ':' || :mode || ':' || :key, 0))"
 )
+_DELETE_EXPIRED_RESPONSE = text("""DELETE FROM idempotency_keys
+  WHERE organization_id = :org AND mode = :mode AND key = :key AND expires_at <= now()""")
 _FIND_RESPONSE = text("""SELECT fingerprint, status, headers, body, is_encrypted FROM idempotency_keys
-  WHERE organization_id = :org AND key = :key""")
-_COLUMNS = "(organization_id, key, fingerprint, status, headers, body, is_encrypted, expires_at)"
+  WHERE organization_id = :org AND mode = :mode AND key = :key""")
+_COLUMNS = "(organization_id, mode, key, fingerprint, status, headers, body, is_encrypted, expires_at)"
 _INSERT_RESPONSE = text(f"""INSERT INTO idempotency_keys {_COLUMNS}
-  VALUES (:org, :key, :fingerprint, :status, CAST(:headers AS jsonb), :body, :is_encrypted,
-    now() + make_interval(hours => :hours))""")
+  VALUES (:org, :mode, :key, :fingerprint, :status, CAST(:headers AS jsonb), :body, :is_encrypted,
+    now() + interval '{RETENTION_HOURS} h')""")
 _INSERT_RESPONSE_IN_BATCH = f"""INSERT INTO idempotency_keys {_COLUMNS}
-VALUES (%(idempotency_org)s, %(idempotency_key)s, %(idempotency_fingerprint)s, %(idempotency_status)s, '{{}}',
-  %(idempotency_body)s, false, now() + interval '{RETENTION_HOURS} h')"""
+VALUES (%(idempotency_org)s, %(idempotency_mode)s, %(idempotency_key)s, %(idempotency_fingerprint)s,
+  %(idempotency_status)s, '{{}}', %(idempotency_body)s, false, now() + interval '{RETENTION_HOURS} h')"""
 _DELETE_EXPIRED = text("""DELETE FROM idempotency_keys WHERE ctid = ANY (ARRAY(
   SELECT ctid FROM idempotency_keys WHERE expires_at <= now() LIMIT :limit))""")
 
 
 class IdempotencyKeyInvalid(BadRequest):
-    """An Idempotency-Key is 1 to 255 printable ASCII characters."""
+    """An Idempotency-Key is 1 to 255 printable ASCII characters, sent in one header; a comma needs quotes around it."""
 
-    code, message = "IDEMPOTENCY_KEY_INVALID", "Idempotency-Key must be 1 to 255 printable ASCII characters."
+    code, message = "IDEMPOTENCY_KEY_INVALID", "Send one Idempotency-Key of 1 to 255 printable ASCII characters."
 
 
 class IdempotencyKeyReused(ValidationFailed):
@@ -83,12 +84,15 @@ class AlreadyAnswered(Exception):
 class IdempotentRequest:
     """A request with an Idempotency-Key, which takes effect once.
 
+    organization_id, mode: keys of other organizations and of the other mode are separate; for a user without an
+        organization the id of the user
     fingerprint: as returned by `fingerprint()`
     status: of the response
     render: makes the body of the response from the data of the view
     """
 
     organization_id: UUID
+    mode: str
     key: str
     fingerprint: bytes
     status: int
@@ -101,6 +105,7 @@ class IdempotentRequest:
         """
         return _INSERT_RESPONSE_IN_BATCH, {
             "idempotency_org": self.organization_id,
+            "idempotency_mode": self.mode,
             "idempotency_key": self.key,
             "idempotency_fingerprint": self.fingerprint,
             "idempotency_status": self.status,
@@ -111,25 +116,26 @@ class IdempotentRequest:
 def parse_key(header: str | None) -> str | None:
     """The key of an Idempotency-Key header, bare or in double quotes; None when there is none.
 
+    Servers join repeated headers with a comma, so a bare key has no comma, and a quoted one no quotation mark.
     raises: IdempotencyKeyInvalid
     """
-    if not header:
+    if header is None:
         return None
-    key = header[1:-1] if len(header) > 1 and header[0] == header[-1] == '"' else header
-    if not key:
-        return None
-    if len(key) > MAX_KEY_LENGTH or not all(" " <= character <= "~" for character in key):
+    is_quoted = len(header) > 1 and header[0] == header[-1] == '"'
+    key = header[1:-1] if is_quoted else header
+    is_printable = all(" " <= character <= "~" for character in key)
+    if not 1 <= len(key) <= MAX_KEY_LENGTH or not is_printable or ('"' if is_quoted else ",") in key:
         raise IdempotencyKeyInvalid
     return key
 
 
 def fingerprint(principal: Principal, method: str, path: str, body: Any) -> bytes:
-    """Digest of mode, method, path and body, whatever the order of its fields.
+    """Digest of method, path and body, whatever the order of its fields.
 
     For a user also of the user: a response may contain what only this user has permission to create.
     """
     canonical_body = orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
-    caller = principal.mode if principal.kind == "key" else f"{principal.mode} {principal.id}"
+    caller = "" if principal.kind == "key" else str(principal.id)
     return hashlib.sha256(b"\0".join((caller.encode(), method.encode(), path.encode(), canonical_body))).digest()
 
 
@@ -153,7 +159,7 @@ def raise_if_answered(session: Session, request: IdempotentRequest) -> None:
 
     raises: IdempotencyKeyReused, AlreadyAnswered with the stored response
     """
-    values = {"org": request.organization_id, "key": request.key}
+    values = {"org": request.organization_id, "mode": request.mode, "key": request.key}
     session.execute(_DELETE_EXPIRED_RESPONSE, values)
     row = session.execute(_FIND_RESPONSE, values).first()
     if row is None:
@@ -175,7 +181,8 @@ def acquire(session: Session, request: IdempotentRequest) -> None:
 
     raises: IdempotentRequestInProgress, IdempotencyKeyReused, AlreadyAnswered with the stored response
     """
-    if not session.scalar(_TRY_LOCK, {"org": str(request.organization_id), "key": request.key}):
+    values = {"org": str(request.organization_id), "mode": request.mode, "key": request.key}
+    if not session.scalar(_TRY_LOCK, values):
         raise IdempotentRequestInProgress(retry_after=1)
     raise_if_answered(session, request)
 
@@ -183,18 +190,18 @@ def acquire(session: Session, request: IdempotentRequest) -> None:
 def store_response(session: Session, request: IdempotentRequest, response: StoredResponse, *, is_secret: bool) -> None:
     """Store a response in the transaction of its effect.
 
-    is_secret: the body contains a secret; it is encrypted and expires after one hour
+    is_secret: the body contains a secret and is encrypted
     raises: IdempotentRequestInProgress when a request that takes no lock, such as a message, has used the key meanwhile
     """
     values = {
         "org": request.organization_id,
+        "mode": request.mode,
         "key": request.key,
         "fingerprint": request.fingerprint,
         "status": response.status,
         "headers": orjson.dumps(dict(response.headers)).decode(),
         "body": crypto.encrypt(_PURPOSE, response.body, row_id=_row_id(request)) if is_secret else response.body,
         "is_encrypted": is_secret,
-        "hours": SECRET_RETENTION_HOURS if is_secret else RETENTION_HOURS,
     }
     try:
         session.execute(_INSERT_RESPONSE, values)

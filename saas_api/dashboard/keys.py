@@ -25,7 +25,7 @@ from saas_api.core.access import SCOPES, KeyMode, require_permission
 from saas_api.core.db import engine
 from saas_api.core.db.pagination import PageRequest
 from saas_api.core.errors import ValidationFailed
-from saas_api.core.fields import DateField, StrictSchema, Text
+from saas_api.core.fields import DateField, Name, StrictSchema, Text
 from saas_api.core.settings import setting
 from saas_api.core.web import charts, forms, pages, templating
 from saas_api.core.web.charts import Chart
@@ -206,9 +206,15 @@ def _actor_name(actor_type: str) -> str:
 
 
 class KeyUpdateForm(KeyUpdate):
-    """Name, scopes, networks and rate limit of a key."""
+    """Name, scopes, networks, rate limit and last day of a key; without a day it never expires."""
 
-    name = Text(required=True, maximum=100)
+    class Meta(KeyUpdate.Meta):
+        """The expiry is a local day."""
+
+        exclude = ("expires_at",)
+
+    name = Name(required=True)
+    expires_on = DateField(load_default=None)
 
 
 class KeyForm(KeyIn):
@@ -310,7 +316,7 @@ def show(key_id: UUID, form: Form | None = None) -> Response:
 def update_form(key_id: UUID, form: Form | None = None) -> Response:
     """Show the form that changes a key."""
     key = _get(key_id)
-    form = form or Form(KeyUpdate().dump(key))
+    form = form or Form({**KeyUpdate().dump(key), "expires_on": _last_day(key.expires_at) or ""})
     return pages.render_page("dashboard/keys/update.html", key=key, form=form, **_choices())
 
 
@@ -319,8 +325,11 @@ def update_form(key_id: UUID, form: Form | None = None) -> Response:
 @form_view(KeyUpdateForm(), form=update_form)
 def update(key_id: UUID, body: dict[str, Any]) -> Any:
     """Change a key; the change applies to the next request."""
-    if body.get("rate_limit_per_minute") != _get(key_id).rate_limit_per_minute:
+    key, last_day = _get(key_id), body.pop("expires_on")
+    if body.get("rate_limit_per_minute") != key.rate_limit_per_minute:
         _check_rate(body)
+    if last_day != _last_day(key.expires_at):
+        body["expires_at"] = _end_of_day(last_day) if last_day else None
     keys.update_key(engine.session(), g.principal, key_id, body)
     return pages.redirect_to("dashboard.keys.show", key_id=key_id, _notice="Saved. It acts on the next request.")
 
@@ -432,13 +441,24 @@ def _expiry(body: Mapping[str, Any]) -> datetime | None:
     if body["expiry"] == "date":
         if body["expires_on"] is None:
             raise ValidationFailed.at_field("expires_on", "Say on which day it ends.")
-        if body["expires_on"].year >= LAST_YEAR:
-            raise ValidationFailed.at_field("expires_on", "Outside the calendar.")
-        end = ranges.day_start(body["expires_on"] + timedelta(days=1), clock.get_zone(context.current_zone()))
-        if end <= clock.now():
-            raise ValidationFailed.at_field("expires_on", "This day has passed.")
-        return end
+        return _end_of_day(body["expires_on"])
     return None if body["expiry"] == "never" else clock.now() + timedelta(days=int(body["expiry"]))
+
+
+def _end_of_day(day: date) -> datetime:
+    """Returns the end of a local day that has not passed."""
+    if day.year >= LAST_YEAR:
+        raise ValidationFailed.at_field("expires_on", "Outside the calendar.")
+    end = ranges.day_start(day + timedelta(days=1), clock.get_zone(context.current_zone()))
+    if end <= clock.now():
+        raise ValidationFailed.at_field("expires_on", "This day has passed.")
+    return end
+
+
+def _last_day(expires_at: datetime | None) -> date | None:
+    """Returns the local day on which a key is still valid."""
+    zone = clock.get_zone(context.current_zone())
+    return (expires_at - timedelta.resolution).astimezone(zone).date() if expires_at else None
 
 
 def _last_days() -> DateRange:

@@ -182,6 +182,7 @@ class SegmentCountForm(StrictSchema):
     to = fields.String(load_default="")
     subject = fields.String(load_default="")
     message = fields.String(load_default="", validate=validate.Length(max=MAX_EMAIL_LENGTH))
+    smart_encoding = fields.Boolean(load_default=False)
 
 
 class MessageFilters(MessagesQuery):
@@ -248,20 +249,25 @@ def show(message_id: UUID, form: Form | None = None) -> Response:
 
 @bp.get("/messages/new")
 @require_permission("messages:test")
-def send_form(form: Form | None = None, segments: int | None = None) -> Response:
+def send_form(form: Form | None = None) -> Response:
     """Show the form for a test message."""
-    values = form or Form({"type": "sms", "to": "+2348012345678", "message": "Hello"})
-    if segments is None:
-        segments = _segments(values.values)
-    return pages.render_page("dashboard/messages/create.html", block="count", form=values, segments=segments)
+    form = form or Form({"type": "sms", "to": "+2348012345678", "message": "Hello"})
+    text = _sms_text(form.values)
+    return pages.render_page(
+        "dashboard/messages/create.html",
+        block="count",
+        form=form,
+        segments=content.count_segments(text) if text else None,
+        non_gsm_character=content.find_non_gsm_character(text),
+    )
 
 
 @bp.post("/messages/new/count")
 @require_permission("messages:test")
 @form_view(SegmentCountForm(), form=send_form)
-def segment_count(body: dict[str, Any]) -> Response:
+def segment_count(body: dict[str, Any]) -> Response:  # noqa: ARG001 - the form shows what was typed
     """Count the segments of a text while it is being typed; nothing is sent."""
-    return send_form(Form(request.form.to_dict()), _segments(body))
+    return send_form(Form(request.form.to_dict()))
 
 
 @bp.post("/messages/new")
@@ -286,12 +292,12 @@ def cancel(message_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG001 - the
     return pages.redirect_to("dashboard.messages.show", message_id=message_id, _notice="Canceled and refunded.")
 
 
-def _segments(values: Mapping[str, Any]) -> int | None:
-    """Returns the segments of an SMS, or None where there is nothing to count."""
-    text = values.get("message") or ""
-    if values.get("type") != Channel.SMS or not text or len(text) > MAX_SMS_LENGTH:
-        return None
-    return content.count_segments(text.replace("\r\n", "\n"))
+def _sms_text(values: Mapping[str, Any]) -> str:
+    """Returns the text of an SMS as it would be sent, or "" where there is nothing to count."""
+    text = str(values.get("message") or "").replace("\r\n", "\n")
+    if values.get("type") != Channel.SMS or len(text) > MAX_SMS_LENGTH:
+        return ""
+    return content.replace_typographic_characters(text) if values.get("smart_encoding") else text
 
 
 def _filled(form: Form, mode: str) -> Form:

@@ -14,7 +14,7 @@ from saas_api.accounts.models import Organization, OrganizationStatus, User
 from saas_api.billing import spend_cap
 from saas_api.billing.models import BillingStanding
 from saas_api.core import access, clock
-from saas_api.core.access import KeyMode
+from saas_api.core.access import KeyMode, NoOrganization
 from saas_api.core.db import engine
 from saas_api.core.roles import MemberRole
 from saas_api.dashboard import running_period
@@ -111,6 +111,8 @@ def get_layout() -> Layout:
     """Returns the layout of this request's page, read once."""
     if "layout" not in g:
         profile = sessions.get_profile(g.principal)
+        if profile.organization is None or profile.role is None:
+            raise NoOrganization
         state = get_organization_state(engine.session(), g.principal.organization_id, clock.now())
         g.layout = Layout(
             profile.user,

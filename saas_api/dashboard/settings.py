@@ -16,7 +16,7 @@ from saas_api.core.access import require_permission
 from saas_api.core.db import engine
 from saas_api.core.db.pagination import PageRequest
 from saas_api.core.errors import Forbidden
-from saas_api.core.fields import Email, StrictSchema, Text
+from saas_api.core.fields import DisplayName, Email, Name, StrictSchema, Text
 from saas_api.core.web import pages
 from saas_api.core.web.forms import EmptyForm, Form, form_view
 from saas_api.dashboard import context
@@ -46,10 +46,10 @@ class PostalAddressField(Text):
 class OrganizationForm(StrictSchema):
     """Settings and billing details of the organization; a time zone applies from the next billing period."""
 
-    name = Text(required=True, maximum=100, error_messages={"required": "Enter a name."})
+    name = DisplayName(required=True, error_messages={"required": "Enter a name."})
     billing_email = Email(load_default=None)
     timezone = TimeZoneField(required=True, error_messages={"required": "Choose a time zone."})
-    legal_name = Text(load_default=None, maximum=120)
+    legal_name = Name(load_default=None, maximum=120)
     address = PostalAddressField(load_default=list)
     tax_id = Text(load_default=None, maximum=40)
 
@@ -57,7 +57,7 @@ class OrganizationForm(StrictSchema):
 class ProfileForm(StrictSchema):
     """The user's name."""
 
-    full_name = Text(load_default="", minimum=0, maximum=100)
+    full_name = DisplayName(load_default="", minimum=0)
 
 
 @functools.cache

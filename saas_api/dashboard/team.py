@@ -12,6 +12,7 @@ from saas_api.accounts.invitations import InvitationNotFound
 from saas_api.accounts.members import Member, MemberNotFound
 from saas_api.accounts.models import Invitation
 from saas_api.accounts.schemas import InvitationIn, MemberRoleIn, TransferOwnershipIn
+from saas_api.accounts.tokens import TokenAudience
 from saas_api.api_keys import keys
 from saas_api.core import ids
 from saas_api.core.access import PERMISSIONS, require_permission
@@ -132,6 +133,23 @@ def remove(user_id: UUID, body: dict[str, Any]) -> Any:
     if removed.revoked_keys:
         notice += f" Revoked: {templating.pluralize(len(removed.revoked_keys), 'API key')}."
     return pages.redirect_to("dashboard.team.index", _notice=notice)
+
+
+@bp.get("/team/leave")
+@require_permission("members:read")
+def leave_form(form: Form | None = None) -> Response:
+    """Ask whether to leave the organization."""
+    organization = organizations.get_organization(engine.session(), g.principal.organization_id)
+    return pages.render_page("dashboard/team/leave.html", organization=organization, form=form or Form())
+
+
+@bp.post("/team/leave")
+@require_permission("members:read")
+@form_view(EmptyForm(), form=leave_form)
+def leave(body: dict[str, Any]) -> Any:  # noqa: ARG001 - the form has no fields
+    """Leave the organization, and continue in another one."""
+    g.tokens = sessions.leave_organization(g.principal, TokenAudience.PAGES).tokens
+    return pages.redirect_to("/dashboard", _notice="You have left the organization.")
 
 
 @bp.get("/team/transfer")

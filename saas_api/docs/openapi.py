@@ -13,7 +13,7 @@ from saas_api.accounts.sessions import TokenMalformed
 from saas_api.accounts.tokens import InvalidToken, TokenExpired
 from saas_api.api_keys.secrets import InvalidApiKey
 from saas_api.core import json_schema
-from saas_api.core.access import Access, InsufficientScope
+from saas_api.core.access import Access, InsufficientScope, NoOrganization
 from saas_api.core.errors import (
     ApiError,
     BadRequest,
@@ -37,7 +37,8 @@ Every error carries a stable `code` and the `request_id` to quote when you ask f
 _IDEMPOTENCY_KEY = {
     "in": "header",
     "name": "Idempotency-Key",
-    "description": "1 to 255 printable ASCII characters; a repeat within 24 hours gets the first answer.",
+    "description": "1 to 255 printable ASCII characters, in double quotes if there is a comma; a repeat within 24 "
+    "hours in the same mode gets the first answer.",
     "schema": {"type": "string", "maxLength": 255},
 }
 EXAMPLE_REQUEST_ID = "req_1f0c9b5ad1e24ab7a3c1d2e4"
@@ -205,7 +206,7 @@ def _access_errors(access: Access) -> set[type[ApiError]]:
     if access.is_open_to_users:
         error_types |= {TokenMalformed, InvalidToken, TokenExpired}
     if access.is_open_to_users and access.permission:
-        error_types.add(Forbidden)
+        error_types |= {Forbidden, NoOrganization}
     if access.is_open_to_keys:
         error_types |= {InvalidApiKey, InsufficientScope, TooManyRequests}
     return error_types

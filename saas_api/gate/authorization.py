@@ -45,8 +45,11 @@ def authorize_caller(principal: Principal, view_access: Access) -> None:
         terms = principal.terms
         if terms.organization_status != OrganizationStatus.ACTIVE or terms.standing == BillingStanding.SUSPENDED:
             raise OrganizationSuspended
-        if principal.ip_allow and not _is_in_networks(request_context.client_ip(), principal.ip_allow):
-            raise IpNotAllowed
+        address = request_context.client_ip()
+        if principal.ip_allow and not _is_in_networks(address, principal.ip_allow):
+            raise IpNotAllowed(
+                f"This API key may not be used from your address, {address}.", details={"address": address}
+            )
         if terms.standing == BillingStanding.RESTRICTED and view_access.is_metered:
             raise SendingRestricted
     if principal.is_impersonating and request.endpoint != _LOGOUT_ENDPOINT:

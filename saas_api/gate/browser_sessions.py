@@ -33,7 +33,7 @@ PREFERENCES: Mapping[str, tuple[str, ...]] = {
     "shortcuts": ("on", "off"),
 }
 """Values of each preference, the default first; the name is that of its cookie."""
-MAX_FORM_BYTES = 65_536
+MAX_PUBLIC_FORM_BYTES, MAX_FORM_BYTES = http.MAX_BODY_BYTES, http.MAX_LONG_TEXT_BYTES
 DEVICE_COOKIE, MAX_DEVICE_COOKIE_LENGTH = "device", 400
 _SESSION_SECONDS, _PREFERENCE_SECONDS, _DEVICE_SECONDS = 30 * 86_400, 365 * 86_400, 365 * 86_400
 _PASSWORD_LIMIT = parse_limit(f"{throttles.PASSWORD_CHECKS_PER_15_MINUTES} per 15 minutes")
@@ -69,7 +69,7 @@ def authenticate_page(view_access: Access) -> None:
     g.presented_impersonation_token = request.cookies.get(IMPERSONATION_COOKIE)
     if view_access.is_public and not view_access.is_login_optional:
         return
-    _check_size_and_encoding()
+    _check_size_and_encoding(MAX_PUBLIC_FORM_BYTES if view_access.is_public else MAX_FORM_BYTES)
     try:
         user = _find_impersonator() or _find_signed_in_user(view_access)
     except OperationalError:  # a public page, such as the status page, is shown without PostgreSQL
@@ -92,14 +92,14 @@ def authenticate_page(view_access: Access) -> None:
         g.principal = replace(_reauthenticate(user), mode=g.preferences["mode"])
 
 
-def _check_size_and_encoding() -> None:
+def _check_size_and_encoding(max_bytes: int) -> None:
     """Reject requests that no form of the application sends, before the body is read.
 
     raises: PayloadTooLarge, EncodedBody, NotFound, BadRequest
     """
     http.require_plain_body(request)
-    request.max_content_length = MAX_FORM_BYTES
-    if (request.content_length or 0) > MAX_FORM_BYTES:
+    request.max_content_length = request.max_form_memory_size = max_bytes
+    if (request.content_length or 0) > max_bytes:
         raise PayloadTooLarge
     if "Transfer-Encoding" in request.headers:  # the length is unknown, and a longer body would be cut silently
         raise BadRequest
@@ -124,7 +124,8 @@ def _check_csrf(user: Principal | None) -> None:
     if request.method in http.SAFE_METHODS or forms.is_csrf_valid():
         return
     if user is not None and user.has_organization:
-        g.current_organization_name = sessions.get_profile(user).organization.name
+        organization = sessions.get_profile(user).organization
+        g.current_organization_name = organization.name if organization else ""
     raise FormExpired
 
 

@@ -1,8 +1,7 @@
 """Hooks before and after each request: authenticate, parse, limit, bind the transaction to the organization."""
 
-from flask import Flask, Response, current_app, g, redirect, request
+from flask import Flask, Response, current_app, g, request
 from flask_limiter import RateLimitExceeded
-from werkzeug import Response as WerkzeugResponse
 
 from saas_api.accounts import sessions, tokens
 from saas_api.accounts.tokens import TokenAudience
@@ -37,26 +36,27 @@ def init_app(app: Flask) -> None:
     app.register_error_handler(RateLimitExceeded, responses.rate_limited_response)
 
 
-def authenticate() -> WerkzeugResponse | None:
+def authenticate() -> None:
     """Authenticate the caller. Other errors of the request stay in `g.refusal` for `enforce_limits`.
 
     The arguments of a public view are parsed here too, because the keys of its rate limits read them.
-
-    returns: a redirect to the console for an operator without an organization who opens a page of one
     """
     if not request.path.startswith("/api/"):
         browser_sessions.load_preferences()
     metadata = _find_view_metadata()
     if metadata is None:
-        return None
+        return
     view_access, operation = metadata
     g.refusal = None
     if not request.path.startswith("/api/"):
-        return _authenticate_page(view_access, operation)
+        browser_sessions.authenticate_page(view_access)
+        if "principal" in g:
+            _authorize_and_parse(view_access, operation)
+        return
     if view_access.is_public:
         if operation is not None:
             _parse(operation)
-        return None
+        return
     kind, credential = credentials.read_credential(view_access)
     if kind == "key":
         g.key_digests = crypto.api_key_digests(credential)
@@ -69,16 +69,6 @@ def authenticate() -> WerkzeugResponse | None:
         _confirm_denial(view_access, operation)
     if kind == "key" and not g.is_denied:
         g.gate_call = limits.build_limit_request(g.principal, 0, g.units)
-    return None
-
-
-def _authenticate_page(view_access: Access, operation: Operation | None) -> WerkzeugResponse | None:
-    browser_sessions.authenticate_page(view_access)
-    if "principal" in g:
-        _authorize_and_parse(view_access, operation)
-        if view_access.permission and not g.principal.has_organization and request.method in http.SAFE_METHODS:
-            return redirect(g.principal.home_path, 303)
-    return None
 
 
 def enforce_limits() -> None:
@@ -88,7 +78,7 @@ def enforce_limits() -> None:
         keys.mark_used(g.principal.organization_id, g.principal.id)
     if g.get("refusal"):
         raise g.refusal
-    if "principal" in g and g.principal.has_organization and not _is_console_view():
+    if "principal" in g and not _is_console_view():
         _bind_organization(g.principal)
 
 
@@ -176,7 +166,7 @@ def _bind_organization(principal: Principal) -> None:
         with tenancy.tenant_session(principal.organization_id) as session:
             periods.ensure_account(session, principal.organization_id)
             periods.ensure_period(session, principal.organization_id, clock.now())
-    tenancy.bind_request(principal.organization_id, is_read_only=principal.is_impersonating)
+    tenancy.bind_request(principal.tenant_id, is_read_only=principal.is_impersonating)
 
 
 def _confirm_decision() -> None:

@@ -33,6 +33,7 @@ bp = Blueprint("messages", __name__)
     status=202,
     errors=(PaymentRequired, TooManyRequests, ServiceUnavailable, NoMessageProvider),
     metered_units=messages.metered_units,
+    has_long_text=True,
 )
 def send(body: Mapping[str, Any]) -> Any:
     """Send a mock SMS or e-mail. It is accepted at once and delivered within seconds."""

@@ -17,6 +17,19 @@ _GSM7 = frozenset(
     "abcdefghijklmnopqrstuvwxyzäöñüà"
 )
 _GSM7_EXTENSION = frozenset("\f^{}\\[~]|€")
+_GSM7_AND_EXTENSION = _GSM7 | _GSM7_EXTENSION
+_TYPOGRAPHIC = str.maketrans(
+    {
+        **dict.fromkeys("\u2018\u2019\u201a\u201b\u2032\u00b4`", "'"),
+        **dict.fromkeys("\u201c\u201d\u201e\u201f\u2033\u00ab\u00bb", '"'),
+        **dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212", "-"),
+        **dict.fromkeys("\u00a0\u202f\u205f\u3000", " "),
+        **{chr(code): " " for code in range(0x2000, 0x200B)},
+        "\u2026": "...",
+        "\u2022": "*",
+    }
+)
+TOO_LONG = f"An SMS holds at most {MAX_SMS_LENGTH} characters."
 
 
 class Channel(StrEnum):
@@ -26,13 +39,35 @@ class Channel(StrEnum):
     EMAIL = "email"
 
 
+class SmsEncoding(StrEnum):
+    """Alphabet of an SMS; one character outside GSM-7 puts the whole text into UCS-2."""
+
+    GSM7 = "GSM-7"
+    UCS2 = "UCS-2"
+
+
+def find_non_gsm_character(text: str) -> str | None:
+    """Return the first character that is not in the GSM alphabet, or None."""
+    return next((character for character in text if character not in _GSM7_AND_EXTENSION), None)
+
+
+def sms_encoding(text: str) -> SmsEncoding:
+    """Return the encoding of an SMS."""
+    return SmsEncoding.GSM7 if find_non_gsm_character(text) is None else SmsEncoding.UCS2
+
+
+def replace_typographic_characters(text: str) -> str:
+    """Return a text with quotes, dashes, ellipses and spaces of the GSM alphabet in place of typographic ones."""
+    return text.translate(_TYPOGRAPHIC)
+
+
 def count_segments(text: str) -> int:
     """Return the number of segments of an SMS. A character of two units is not split between segments.
 
     source: 3GPP TS 23.038 and 23.040: 160 septets, or 153 in each of several segments; 70 and 67 UTF-16 units when a
     character is not in the GSM alphabet
     """
-    if all(character in _GSM7 or character in _GSM7_EXTENSION for character in text):
+    if sms_encoding(text) == SmsEncoding.GSM7:
         sizes, single, multiple = [2 if character in _GSM7_EXTENSION else 1 for character in text], 160, 153
     else:
         sizes, single, multiple = [2 if ord(character) > _BASIC_PLANE else 1 for character in text], 70, 67
@@ -53,7 +88,7 @@ def parse_phone_number(text: str) -> str:
     raises: ValueError for a text that is no valid number
     """
     if not _E164.fullmatch(text):
-        raise ValueError("Not a number in E.164 form like +2348012345678.")
+        raise ValueError("Not a number in E.164 form like +2348012345678 (in a URL, + is %2B).")
     try:
         number = phonenumbers.parse(text, None)
     except phonenumbers.NumberParseException as cause:
@@ -85,7 +120,7 @@ def validation_problems(body: Mapping[str, Any]) -> list[tuple[str, str]]:
         except ValueError as error:
             problems.append(("to", str(error)))
     if is_sms and len(body.get("message", "")) > MAX_SMS_LENGTH:
-        problems.append(("message", f"An SMS holds at most {MAX_SMS_LENGTH} characters."))
+        problems.append(("message", TOO_LONG))
     if is_sms and body.get("subject") is not None:
         problems.append(("subject", "An SMS has no subject."))
     return problems

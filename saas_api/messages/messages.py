@@ -290,6 +290,8 @@ def _acceptance(message: Message) -> dict[str, Any]:
         "type": message.channel,
         "status": message.status,
         "segments": message.segments,
+        "encoding": content.sms_encoding(message.body) if message.channel == Channel.SMS else None,
+        "non_gsm_character": content.find_non_gsm_character(message.body) if message.channel == Channel.SMS else None,
         "cost": money.format_unit_price(message.cost or Decimal(0)),
         "currency": message.currency,
         "usage_recorded": message.mode == KeyMode.LIVE,

@@ -8,7 +8,7 @@ from marshmallow import fields, validate
 from saas_api.core.access import KeyMode
 from saas_api.core.fields import DateField, PageQuery, PrefixedId, Quantity, StrictSchema, Text, Timestamp
 from saas_api.messages import content
-from saas_api.messages.content import MAX_EMAIL_LENGTH, MAX_SUBJECT_LENGTH, Channel
+from saas_api.messages.content import MAX_EMAIL_LENGTH, MAX_SMS_LENGTH, MAX_SUBJECT_LENGTH, Channel, SmsEncoding
 from saas_api.messages.models import MessageStatus
 
 _is_channel = validate.OneOf([channel.value for channel in Channel])
@@ -23,6 +23,12 @@ class MessageIn(StrictSchema):
     message = Text(required=True, maximum=MAX_EMAIL_LENGTH, multiline=True)
     type = fields.String(required=True, validate=_is_channel)
     subject = Text(load_default=None, maximum=MAX_SUBJECT_LENGTH)
+    smart_encoding = fields.Boolean(
+        load_default=False,
+        truthy={True},
+        falsy={False},
+        metadata={"description": "of an SMS: replace typographic quotes, dashes and spaces that double its segments"},
+    )
 
     @ma.validates_schema(skip_on_field_errors=False)
     def _fits_its_type(self, data: dict[str, Any], **_options: Any) -> None:
@@ -32,7 +38,12 @@ class MessageIn(StrictSchema):
 
     @ma.post_load
     def _normalise(self, data: dict[str, Any], **_options: Any) -> dict[str, Any]:
-        return {**data, "to": content.parse_recipient(data["to"], data["type"])}
+        text = data["message"]
+        if data.pop("smart_encoding") and data["type"] == Channel.SMS:
+            text = content.replace_typographic_characters(text)
+        if data["type"] == Channel.SMS and len(text) > MAX_SMS_LENGTH:  # an ellipsis becomes three dots
+            raise ma.ValidationError(content.TOO_LONG, "message")
+        return {**data, "message": text, "to": content.parse_recipient(data["to"], data["type"])}
 
 
 class MessagesQuery(PageQuery):
@@ -41,9 +52,19 @@ class MessagesQuery(PageQuery):
     status = fields.String(load_default=None, validate=_is_status)
     type = fields.String(load_default=None, validate=_is_channel)
     mode = fields.String(load_default=None, validate=_is_mode)
-    to = Text(load_default=None, maximum=320)
+    to = Text(load_default=None, maximum=320, metadata={"description": "a number or an address, as it is sent to"})
     start_date = DateField(load_default=None)
     end_date = DateField(load_default=None)
+
+    @ma.post_load
+    def _normalise(self, data: dict[str, Any], **_options: Any) -> dict[str, Any]:
+        if data["to"] is None:
+            return data
+        channel = data["type"] or (Channel.EMAIL if "@" in data["to"] else Channel.SMS)
+        try:
+            return {**data, "to": content.parse_recipient(data["to"], channel)}
+        except ValueError as cause:
+            raise ma.ValidationError(str(cause), "to") from cause
 
 
 class AcceptedMessageOut(StrictSchema):
@@ -54,6 +75,10 @@ class AcceptedMessageOut(StrictSchema):
     type = fields.String()
     status = fields.String()
     segments = fields.Integer()
+    encoding = fields.String(allow_none=True, validate=validate.OneOf(list(SmsEncoding)))
+    non_gsm_character = fields.String(
+        allow_none=True, metadata={"description": "the first character because of which the encoding is UCS-2"}
+    )
     cost = fields.String()
     currency = fields.String()
     usage_recorded = fields.Boolean()

@@ -33,6 +33,8 @@ log = get_logger(__name__)
 DEADLINE_SECONDS, CONNECT_SECONDS = 15.0, 5.0
 MAX_PARALLEL_PER_ENDPOINT = 50
 RESULT_BATCH_SIZE = 200
+MAX_FAILURE_GAP_HOURS = 72
+"""More than the longest time between two attempts of a delivery."""
 RESPONSE_EXCERPT_BYTES = 8_192
 _GONE = 410
 _POLL_SECONDS, _FLUSH_SECONDS, _BACKOFF_SECONDS = 0.25, 0.05, 60.0
@@ -42,7 +44,8 @@ DELIVERIES = Claimable(
     table="webhook_deliveries",
     owner=("organization_id", "endpoint_id"),
     claimed="""r.event_id, (SELECT e.payload FROM events e WHERE e.organization_id = r.organization_id
-      AND e.id = r.event_id) AS payload""",
+      AND e.id = r.event_id) AS payload, (SELECT e.subject_version < 0 FROM events e
+      WHERE e.organization_id = r.organization_id AND e.id = r.event_id) AS is_test""",
     result_columns={"last_status": "int"},
     assignments={"last_status": "v.last_status"},
     max_attempts=MAX_ATTEMPTS,
@@ -61,6 +64,7 @@ class ClaimedDelivery:
     attempt: number of the attempt, from 1
     interruptions: earlier attempts without a result
     is_slow: the last attempt to the endpoint failed, so it receives one request at a time
+    is_test: the event is a test event, whose failure says nothing about the endpoint's health
     """
 
     owner: Owner
@@ -73,6 +77,7 @@ class ClaimedDelivery:
     attempt: int
     interruptions: int
     is_slow: bool
+    is_test: bool
 
     @property
     def failed_attempts(self) -> int:
@@ -96,6 +101,12 @@ class AttemptResult:
     body: bytes = b""
     retry_after: int | None = None
     error: str | None = None
+
+    @property
+    def is_endpoint_failure(self) -> bool:
+        """Whether the endpoint did not accept a real event; an interruption is ours."""
+        is_failed = self.outcome not in (AttemptOutcome.OK, AttemptOutcome.INTERRUPTED)
+        return is_failed and not self.delivery.is_test
 
 
 def list_due_endpoints() -> DueOwners[Owner]:
@@ -159,6 +170,7 @@ def claim_deliveries(owner: Owner, limit: int, slow_limit: int) -> list[ClaimedD
             attempt=row.attempts,
             interruptions=row.interruptions,
             is_slow=is_slow,
+            is_test=row.is_test,
         )
         for row in claim.rows
     ]
@@ -181,10 +193,14 @@ UPDATE webhook_endpoints SET consecutive_failures = 0, first_failure_at = NULL, 
   in_flight_limit = least(max_in_flight, 2 * in_flight_limit)
 WHERE organization_id = :org AND id = :endpoint
 """)
-_MARK_FAILING = sa.text("""
-UPDATE webhook_endpoints SET consecutive_failures = consecutive_failures + :failures, in_flight_limit = 1,
-  first_failure_at = coalesce(first_failure_at, now())
-WHERE organization_id = :org AND id = :endpoint
+# Failures of a quiet endpoint that are days apart say nothing about the time between: a new count begins.
+_MARK_FAILING = sa.text(f"""
+UPDATE webhook_endpoints w SET in_flight_limit = 1, last_failure_at = now(),
+  consecutive_failures = CASE WHEN run.goes_on THEN consecutive_failures ELSE 0 END + :failures,
+  first_failure_at = CASE WHEN run.goes_on THEN first_failure_at ELSE now() END
+FROM (SELECT first_failure_at IS NOT NULL AND last_failure_at > now() - interval '{MAX_FAILURE_GAP_HOURS} h' AS goes_on
+  FROM webhook_endpoints WHERE organization_id = :org AND id = :endpoint) run
+WHERE w.organization_id = :org AND w.id = :endpoint
 """)
 
 
@@ -250,9 +266,9 @@ def _response_excerpt(body: bytes) -> str | None:
 
 
 def _update_endpoint_health(session: Session, owner: Owner, results: Sequence[AttemptResult]) -> None:
-    failures = sum(result.outcome != AttemptOutcome.OK for result in results)
+    failures = sum(result.is_endpoint_failure for result in results)
     values = {"org": owner[0], "endpoint": owner[1], "failures": failures}
-    if failures < len(results):
+    if any(result.outcome == AttemptOutcome.OK for result in results):
         session.execute(_MARK_HEALTHY, values)
     if failures:
         session.execute(_MARK_FAILING, values)

@@ -29,7 +29,7 @@ from saas_api.webhooks.events import EventSubject
 from saas_api.webhooks.models import Endpoint, EndpointStatus, PayloadFormat
 
 MAX_ENDPOINTS = 10
-DISABLE_AFTER = timedelta(days=5)
+DISABLE_AFTER, LAST_FAILURE_WITHIN = timedelta(days=5), timedelta(days=1)
 
 
 class EndpointNotFound(NotFound):
@@ -186,7 +186,7 @@ def create_endpoint(session: Session, by: Principal, fields: Mapping[str, Any]) 
     raises: FreshLoginRequired, ValidationFailed for a URL that is not allowed, TooManyEndpoints
     """
     access.require_fresh_login(by)
-    _check_url(fields["url"])
+    fields = {**fields, "url": _check_url(fields["url"])}
     announce(session, by.organization_id)
     session.execute(_LOCK_ORGANIZATION, {"organization_id": str(by.organization_id)})
     if _count(session, by.organization_id) >= MAX_ENDPOINTS:
@@ -211,7 +211,7 @@ def update_endpoint(
     raises: EndpointNotFound, ValidationFailed for a URL that is not allowed; FreshLoginRequired for another URL
     """
     if "url" in changes:
-        _check_url(changes["url"])
+        changes = {**changes, "url": _check_url(changes["url"])}
     endpoint = _lock_for_change(session, by.organization_id, endpoint_id)
     if changes.get("url", endpoint.url) != endpoint.url:
         access.require_fresh_login(by)
@@ -325,16 +325,21 @@ def _count(session: Session, organization_id: UUID) -> int:
     return session.scalars(sa.select(sa.func.count()).select_from(Endpoint).where(is_existing)).one()
 
 
-def _check_url(url: str) -> None:
+def _check_url(url: str) -> str:
+    """Return the URL with its host in ASCII.
+
+    raises: ValidationFailed
+    """
     try:
-        vetting.validate_url(url, setting("WEBHOOK_ALLOWED_NETWORKS"))
+        return vetting.validate_url(url, setting("WEBHOOK_ALLOWED_NETWORKS"))
     except AddressNotAllowed as error:
         raise ValidationFailed.at_field("url", str(error)) from error
 
 
 _FAILING = sa.text("""
 SELECT organization_id, id FROM webhook_endpoints WHERE status = 'enabled' AND deleted_at IS NULL
-  AND first_failure_at < :since AND (last_success_at IS NULL OR last_success_at < first_failure_at)
+  AND first_failure_at < :since AND last_failure_at > :fresh_since
+  AND (last_success_at IS NULL OR last_success_at < first_failure_at)
 """)
 _LOCK_IF_FAILING = sa.text(f"{_FAILING.text.rstrip()} AND organization_id = :org AND id = :endpoint FOR UPDATE")
 
@@ -342,18 +347,20 @@ _LOCK_IF_FAILING = sa.text(f"{_FAILING.text.rstrip()} AND organization_id = :org
 def disable_failing_endpoints() -> int:
     """Disable endpoints that failed for DISABLE_AFTER without a success, each in a transaction of its own.
 
+    The last failure is at most LAST_FAILURE_WITHIN ago. Failures of test events do not count.
     returns: number of disabled endpoints
     """
-    failing_since = clock.now() - DISABLE_AFTER
+    now = clock.now()
+    bounds = {"since": now - DISABLE_AFTER, "fresh_since": now - LAST_FAILURE_WITHIN}
     with tenancy.system_session("webhooks.clean") as session:
-        failing = session.execute(_FAILING, {"since": failing_since}).all()
-    return sum(_disable_failing(row.organization_id, row.id, failing_since) for row in failing)
+        failing = session.execute(_FAILING, bounds).all()
+    return sum(_disable_failing(row.organization_id, row.id, bounds) for row in failing)
 
 
-def _disable_failing(organization_id: UUID, endpoint_id: UUID, failing_since: datetime) -> bool:
+def _disable_failing(organization_id: UUID, endpoint_id: UUID, bounds: Mapping[str, datetime]) -> bool:
     with tenancy.tenant_session(organization_id) as session:
         announce(session, organization_id)
-        values = {"since": failing_since, "org": organization_id, "endpoint": endpoint_id}
+        values = {**bounds, "org": organization_id, "endpoint": endpoint_id}
         if not session.execute(_LOCK_IF_FAILING, values).first():  # it recovered or was enabled since the scan
             return False
         disable_endpoint(session, organization_id, endpoint_id, EndpointStatus.DISABLED_FAILING)

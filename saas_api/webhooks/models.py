@@ -91,6 +91,7 @@ class Endpoint(Model):
     max_in_flight: Mapped[int] = mapped_column(SmallInteger, server_default=FetchedValue())
     consecutive_failures: Mapped[int] = mapped_column(server_default=FetchedValue())
     first_failure_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    last_failure_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     last_success_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     deleted_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=FetchedValue())

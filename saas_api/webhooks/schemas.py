@@ -6,7 +6,16 @@ from typing import Any
 import orjson
 from marshmallow import fields, validate
 
-from saas_api.core.fields import OneOfRegistered, PageQuery, PrefixedId, StrictInteger, StrictSchema, Text, Timestamp
+from saas_api.core.fields import (
+    Name,
+    OneOfRegistered,
+    PageQuery,
+    PrefixedId,
+    StrictInteger,
+    StrictSchema,
+    Text,
+    Timestamp,
+)
 from saas_api.webhooks import event_types
 from saas_api.webhooks.event_types import TEST_EVENT_TYPE
 from saas_api.webhooks.models import AttemptOutcome, DeliveryCause, DeliveryStatus, EndpointStatus, PayloadFormat
@@ -32,7 +41,7 @@ class EndpointIn(StrictSchema):
 
     url = Text(required=True, maximum=2048)
     event_types = _event_types(load_default=None)
-    description = Text(load_default="", minimum=0, maximum=200)
+    description = Name(load_default="", minimum=0, maximum=200)
     payload = _enum(PayloadFormat, load_default=PayloadFormat.FULL)
 
 
@@ -41,7 +50,7 @@ class EndpointUpdate(StrictSchema):
 
     url = Text(maximum=2048)
     event_types = _event_types()
-    description = Text(minimum=0, maximum=200)
+    description = Name(minimum=0, maximum=200)
     payload = _enum(PayloadFormat)
     is_enabled = fields.Boolean(truthy={True}, falsy={False})
 

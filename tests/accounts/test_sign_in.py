@@ -14,7 +14,8 @@ from saas_api.app import create_app
 from saas_api.core import ids
 from saas_api.core.access import Principal
 from saas_api.core.db import tenancy
-from tests.support.accounts import AUTH, PASSWORD, User, sign_in
+from tests.support.account_mails import mail_texts, post_auth
+from tests.support.accounts import AUTH, PASSWORD, User, sign_in, sign_up
 from tests.support.pages import Browser, form_of
 from tests.support.rate_limits import stay_within_a_minute
 
@@ -204,3 +205,16 @@ def test_member_removed_between_gate_and_view_has_an_invalid_token(app: Flask, a
     )
     with app.app_context(), pytest.raises(InvalidToken):
         sessions.get_profile(principal)
+
+
+@pytest.mark.parametrize("email", ["İpek@acme.example", "ΟΔΟΣ@acme.example", "Alice@ACME.example"])
+def test_user_signs_in_with_the_address_of_the_sign_up(client: FlaskClient, superuser: Any, email: str) -> None:
+    """A8: register was 201, and sign-in 401 for ever."""
+    owner = sign_up(client, email)
+    for spelling in (email, email.lower(), f" {email} "):
+        assert sign_in(client, spelling).user_id == owner.user_id
+    body = {"organization_name": "Acme", "email": email.lower(), "password": PASSWORD}
+    assert client.post(f"{AUTH}/register", json=body).status_code == 409
+    assert owner.call("POST", "/team/invite", email=email, role="viewer") == (409, "USER_EXISTS")
+    assert post_auth(client, "/request-password-reset", email=email).status_code == 200
+    assert len(mail_texts(superuser, "reset_password", owner.email)) == 1

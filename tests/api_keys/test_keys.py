@@ -1,5 +1,6 @@
 """Changes and rotations of keys: permissions, other processes, concurrent requests, and the audit log."""
 
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -15,6 +16,7 @@ from saas_api.api_keys.keys import ScopeBeyondRole
 from saas_api.core import clock, ids
 from saas_api.core.access import Principal
 from saas_api.core.db import tenancy
+from tests.support.account_mails import audit_events
 from tests.support.accounts import Headers, User, add_member, create_key, make_key, sign_in, sign_up
 from tests.support.messages import LIST, SEND, SMS
 from tests.support.second_process import web_process
@@ -78,7 +80,7 @@ def test_update_changes_only_the_given_fields_of_a_key(client: FlaskClient, alic
         ("mode", "test"),
         ("status", "active"),
         ("created_at", "2020-01-01T00:00:00Z"),
-        ("expires_at", "2099-01-01T00:00:00Z"),
+        ("expires_at", "2020-01-01T00:00:00Z"),
         ("name", None),
         ("scopes", []),
         ("scopes", ["everything"]),
@@ -144,7 +146,7 @@ def test_rotation_with_grace_keeps_both_secrets_until_the_old_one_expires(client
     assert response.json["data"]["old_expires_at"] >= clock.format_rfc3339(began + timedelta(seconds=DAY))
     assert response.json["data"]["expires_at"] is None
     assert [client.get(LIST, headers=key).status_code for key in (first, second)] == [200, 200]
-    assert code(rotate(client, alice, key_id)) == (409, "ROTATION_IN_PROGRESS")
+    assert code(rotate(client, alice, key_id, 60)) == (409, "ROTATION_IN_PROGRESS")
     assert len(client.get(KEYS, headers=alice.headers).json["data"]["keys"]) == 1
     assert len(client.get("/api/v1/dashboard/api-keys", headers=alice.headers).json["data"]["api_keys"]) == 1
 
@@ -154,6 +156,74 @@ def test_rotation_with_grace_keeps_both_secrets_until_the_old_one_expires(client
     assert client.get(LIST, headers=second).status_code == 200
     third = rotated(client, alice, key_id, DAY)
     assert [client.get(LIST, headers=key).status_code for key in (first, second, third)] == [401, 200, 200]
+
+
+def test_rotation_without_grace_ends_every_earlier_secret(client: FlaskClient, alice: User, superuser: Any) -> None:
+    """A6: a leak during the grace period of a rotation could not be ended through the API."""
+    key_id, first = create_key(client, alice)
+    second = rotated(client, alice, key_id, 600)
+    third = rotated(client, alice, key_id, 0)
+    assert [client.get(LIST, headers=key).status_code for key in (first, second, third)] == [401, 401, 200]
+    assert len(audit_events(superuser, "api_key.old_secret_ended")) == 1
+
+
+def test_old_secret_is_revoked_before_its_grace_period_ends(client: FlaskClient, alice: User) -> None:
+    """A6: only a page could end the old secret."""
+    key_id, first = create_key(client, alice)
+    second = rotated(client, alice, key_id, 600)
+    for _ in range(2):
+        response = client.delete(f"{KEYS}/{key_id}/secrets/old", headers=alice.headers)
+        assert (response.status_code, response.json["data"]["is_active"]) == (200, True)
+    assert [client.get(LIST, headers=key).status_code for key in (first, second)] == [401, 200]
+    client.delete(f"{KEYS}/{key_id}", headers=alice.headers)
+    assert code(client.delete(f"{KEYS}/{key_id}/secrets/old", headers=alice.headers)) == (409, "CONFLICT")
+    unknown = client.delete(f"{KEYS}/key_{'0' * 32}/secrets/old", headers=alice.headers)
+    assert code(unknown) == (404, "NOT_FOUND")
+
+
+def test_expiry_of_a_key_is_changed(client: FlaskClient, alice: User) -> None:
+    """A11: the expiry could not be changed."""
+    key_id, first = create_key(client, alice)
+    second = rotated(client, alice, key_id, DAY)
+    soon = clock.format_rfc3339(clock.now() + timedelta(hours=1))
+    changed = client.patch(f"{KEYS}/{key_id}", json={"expires_at": soon}, headers=alice.headers)
+    assert (changed.status_code, changed.json["data"]["expires_at"]) == (200, soon)
+    past = {"expires_at": clock.format_rfc3339(clock.now())}
+    assert code(client.patch(f"{KEYS}/{key_id}", json=past, headers=alice.headers)) == (422, "VALIDATION_ERROR")
+    clock.freeze_time(clock.now() + timedelta(hours=2))
+    alice = sign_in(client, alice.email)
+    assert [client.get(LIST, headers=key).status_code for key in (first, second)] == [401, 401]
+    later = {"expires_at": None}
+    assert code(client.patch(f"{KEYS}/{key_id}", json=later, headers=alice.headers)) == (409, "CONFLICT")
+
+
+def test_expiry_of_a_key_is_removed(client: FlaskClient, alice: User) -> None:
+    end = clock.format_rfc3339(clock.now() + timedelta(hours=1))
+    key_id, key = create_key(client, alice, expires_at=end)
+    assert client.get(LIST, headers=key).status_code == 200  # cached until it expires
+    changed = client.patch(f"{KEYS}/{key_id}", json={"expires_at": None}, headers=alice.headers)
+    assert changed.json["data"]["expires_at"] is None
+    clock.freeze_time(clock.now() + timedelta(hours=2))
+    assert client.get(LIST, headers=key).status_code == 200
+
+
+def test_creator_of_a_key_is_shown(app: Flask, client: FlaskClient, alice: User) -> None:
+    """A11: nothing said who made a key."""
+    key_id, _ = create_key(client, alice)
+    assert client.get(f"{KEYS}/{key_id}", headers=alice.headers).json["data"]["created_by"] == alice.user_id
+    result = app.test_cli_runner().invoke(
+        args=["keys", "create", "--organization", alice.organization_id, "--name", " ci ", "--json"]
+    )
+    assert (json.loads(result.output)["created_by"], json.loads(result.output)["name"]) == (None, "ci")
+
+
+@pytest.mark.parametrize("name", ["c\u200bi", "c\u202ei", "c\x07i", " ", "a" * 101])
+def test_command_refuses_the_key_names_that_the_api_refuses(app: Flask, alice: User, name: str) -> None:
+    """A15: the command stored names that the API refuses."""
+    arguments = ["keys", "create", "--organization", alice.organization_id, "--name", name]
+    assert app.test_cli_runner().invoke(args=arguments).exit_code == 2
+    status, _ = alice.call("POST", "/keys", name=name)
+    assert status == 422
 
 
 def test_concurrent_rotations_succeed_once(app: Flask, client: FlaskClient, alice: User) -> None:

@@ -61,6 +61,7 @@ PUBLIC = {
 }
 
 TAKES_NOTHING = {
+    "accounts.leave_organization",
     "accounts.logout",
     "accounts.request_verification",
     "accounts.request_verification_link",

@@ -15,6 +15,8 @@ IS_LONG = os.environ.get("BROWSER") == "long"
 """Let axe read every page in all four views; the short run reads one half light and wide, the other dark and narrow."""
 VIEWS: tuple[tuple[Theme, int], ...] = (("light", WIDE), ("dark", WIDE), ("dark", NARROW), ("light", NARROW))
 """In the order with the fewest changes."""
+SIGNED_IN = ("/dashboard", "/admin", "/organizations")
+"""Beginnings of paths that need a session."""
 STATUS = {"/accept-invitation": 400}
 """Statuses of pages whose link is missing or expired."""
 
@@ -59,7 +61,7 @@ def test_every_page_is_accessible_and_fits_its_width(
         window.load_axe_early()
     sign_in_to_demo(signed_in, demo, "olga@platform.example" if section == "operator" else "alice@acme.example")
     for number, route in enumerate(route for route in routes if route.path is not None):
-        check_page(signed_in if route.rule.startswith(("/dashboard", "/admin")) else anonymous, route, number)
+        check_page(signed_in if route.rule.startswith(SIGNED_IN) else anonymous, route, number)
 
 
 def sign_in_to_demo(window: Window, demo: Demo, email: str) -> None:

@@ -121,3 +121,45 @@ def test_stored_events_are_chained_and_encrypted_values_bound_to_their_rows(
     with tenancy.tenant_session(ACME) as session:
         assert secrets.list_active_secrets(session, ACME, ENDPOINT) == ["whsec_before"]
     assert crypto.decrypt("idempotency", bytes(stored), row_id=f"{ACME}:order-1") == b'{"key": "sk_live_x"}'
+
+
+ADDRESSES_BEFORE = """
+INSERT INTO users (id, email, password_hash) VALUES (:alice, :email, 'x'), (:bob, :other_email, 'x');
+INSERT INTO organizations (id, name, slug, billing_email) VALUES (:acme, 'Acme', 'acme', 'Bills@Acme.example');
+INSERT INTO memberships (organization_id, user_id, role) VALUES (:acme, :alice, 'owner');
+INSERT INTO invitations (organization_id, email, role, digest, invited_by, expires_at, created_at)
+VALUES (:acme, 'I\u0307@x.example', 'admin', 'older', :alice, now(), now() - interval '1 h'),
+  (:acme, '\u0130@x.example', 'admin', 'newer', :alice, now(), now())
+"""
+
+
+def insert_addresses(application: Flask, email: str, other_email: str) -> None:
+    """Insert two users, and two open invitations that are for the same address."""
+    alice, bob = (UUID(f"00000000-0000-7000-8000-00000000000{digit}") for digit in "de")
+    values = {"acme": ACME, "alice": alice, "bob": bob, "email": email, "other_email": other_email}
+    owner = sa.create_engine(application.config[OWNER_URL], poolclass=sa.NullPool)
+    with owner.begin() as connection:
+        connection.execute(sa.text("SET LOCAL ROLE saas_system"))
+        for statement in ADDRESSES_BEFORE.split(";"):
+            connection.execute(sa.text(statement), values)
+
+
+def test_stored_addresses_get_one_form(old_database: Flask) -> None:
+    """A8: an account with a capital dotted I could not sign in; of two invitations of one address the newer stays."""
+    insert_addresses(old_database, "\u0130pek@Acme.example", "bob@acme.example")
+    upgrade()
+    with tenancy.system_session("auth.account") as session:
+        emails = session.scalars(sa.text("SELECT email FROM users ORDER BY id")).all()
+        billing_email = session.scalar(sa.text("SELECT billing_email FROM organizations"))
+        invitations = session.execute(sa.text("SELECT email, digest FROM invitations WHERE revoked_at IS NULL")).all()
+    assert (emails, billing_email) == (["i\u0307pek@acme.example", "bob@acme.example"], "bills@acme.example")
+    assert [(row.email, bytes(row.digest)) for row in invitations] == [("i\u0307@x.example", b"newer")]
+
+
+def test_accounts_with_the_same_address_stop_the_migration(
+    old_database: Flask, caplog: pytest.LogCaptureFixture
+) -> None:
+    insert_addresses(old_database, "\u0130@acme.example", "I\u0307@acme.example")
+    with pytest.raises(SystemExit):
+        upgrade()
+    assert "same address except for case" in caplog.text

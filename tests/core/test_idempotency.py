@@ -74,11 +74,19 @@ def test_another_body_with_the_same_key_is_rejected(client: FlaskClient, alice: 
     assert (response.status_code, response.json["error"]["code"]) == (422, "IDEMPOTENCY_KEY_REUSED")
 
 
-def test_another_path_or_mode_is_another_request(client: FlaskClient, alice: User) -> None:
-    live, test = make_key(client, alice), make_key(client, alice, mode="test")
-    assert post(client, SEND, SMS, live).status_code == 202
-    assert post(client, SEND, SMS, test).json["error"]["code"] == "IDEMPOTENCY_KEY_REUSED"
+def test_another_path_is_another_request(client: FlaskClient, alice: User) -> None:
+    assert post(client, SEND, SMS, make_key(client, alice)).status_code == 202
     assert post(client, KEYS, {"name": "ci"}, alice.headers).json["error"]["code"] == "IDEMPOTENCY_KEY_REUSED"
+
+
+def test_keys_of_live_and_test_mode_are_separate(client: FlaskClient, alice: User) -> None:
+    """A5: the same Idempotency-Key in both modes."""
+    live, test = make_key(client, alice), make_key(client, alice, mode="test")
+    responses = [post(client, SEND, SMS, key) for key in (live, test, live, test)]
+    assert [response.status_code for response in responses] == [202] * 4
+    modes = [response.json["data"]["mode"] for response in responses]
+    assert modes == ["live", "test", "live", "test"]
+    assert ["Idempotency-Replayed" in response.headers for response in responses] == [False, False, True, True]
 
 
 def test_key_of_one_organization_is_free_in_another(client: FlaskClient, alice: User, carol: User) -> None:
@@ -108,18 +116,28 @@ def test_authentication_comes_before_a_replay(client: FlaskClient, alice: User) 
     assert post(client, SEND, SMS, {"X-API-Key": "sk_live_" + "a" * 43}).status_code == 401
 
 
-@pytest.mark.parametrize("key", ["ä", "a\tb", "a" * 256])
+@pytest.mark.parametrize("key", ["ä", "a\tb", "a" * 256, "", '""'])
 def test_invalid_idempotency_key_is_rejected_everywhere(client: FlaskClient, alice: User, key: str) -> None:
     for path, body in ((KEYS, {"name": "ci"}), ("/api/v1/auth/request-password-reset", {"email": "a@b.example"})):
         response = client.post(path, json=body, headers={**alice.headers, "Idempotency-Key": key})
         assert (response.status_code, response.json["error"]["code"]) == (400, "IDEMPOTENCY_KEY_INVALID")
 
 
-def test_quotes_around_a_key_are_ignored_and_an_empty_key_is_none() -> None:
+@pytest.mark.parametrize("keys", [("a", "b"), ("a", "a"), ('"a"', '"b"')])
+def test_repeated_idempotency_key_is_rejected(client: FlaskClient, alice: User, keys: tuple[str, str]) -> None:
+    """A5: two headers were one key with a comma."""
+    headers = [*alice.headers.items(), *(("Idempotency-Key", key) for key in keys)]
+    response = client.post(KEYS, json={"name": "ci"}, headers=headers)
+    assert (response.status_code, response.json["error"]["code"]) == (400, "IDEMPOTENCY_KEY_INVALID")
+
+
+def test_quotes_around_a_key_are_ignored() -> None:
     assert idempotency.parse_key('"abc"') == idempotency.parse_key("abc") == "abc"
-    assert idempotency.parse_key("") is idempotency.parse_key('""') is idempotency.parse_key(None) is None
-    with pytest.raises(IdempotencyKeyInvalid):
-        idempotency.parse_key("a" * 256)
+    assert idempotency.parse_key('"a,b"') == "a,b"
+    assert idempotency.parse_key(None) is None
+    for header in ("", '""', "a" * 256):
+        with pytest.raises(IdempotencyKeyInvalid):
+            idempotency.parse_key(header)
 
 
 def test_responses_with_tokens_are_not_stored(app: Flask, client: FlaskClient, alice: User) -> None:
@@ -130,15 +148,18 @@ def test_responses_with_tokens_are_not_stored(app: Flask, client: FlaskClient, a
     assert count(app, alice, "idempotency_keys") == 0
 
 
-def test_response_with_a_secret_is_stored_encrypted_for_an_hour(
+def test_response_with_a_secret_is_stored_encrypted_and_replayed_for_a_day(
     client: FlaskClient, alice: User, superuser: Any
 ) -> None:
-    secret = post(client, KEYS, {"name": "ci"}, alice.headers).json["data"]["key"]
+    """A5: a repeat after 61 minutes made a second key."""
+    first = post(client, KEYS, {"name": "ci"}, alice.headers)
+    expire(superuser, hours=23)
+    assert post(client, KEYS, {"name": "ci"}, alice.headers).data == first.data
     with superuser, superuser.cursor() as cursor:
-        cursor.execute("SELECT body, is_encrypted, expires_at < now() + interval '61 min' FROM idempotency_keys")
-        body, is_encrypted, is_short = cursor.fetchone()
-    assert secret.encode() not in bytes(body)
-    assert (is_encrypted, is_short) == (True, True)
+        cursor.execute("SELECT body, is_encrypted FROM idempotency_keys")
+        body, is_encrypted = cursor.fetchone()
+    assert first.json["data"]["key"].encode() not in bytes(body)
+    assert is_encrypted
 
 
 def test_get_ignores_the_header(client: FlaskClient, alice: User) -> None:
@@ -164,7 +185,7 @@ def test_fifty_concurrent_requests_create_one_message(app: Flask, alice: User, c
 
 def test_second_request_is_rejected_while_the_first_is_running(app: Flask, client: FlaskClient, alice: User) -> None:
     organization_id = ids.parse_id("org", alice.organization_id)
-    request = IdempotentRequest(organization_id, "once", b"f", 200, lambda _: b"")
+    request = IdempotentRequest(organization_id, "live", "once", b"f", 200, lambda _: b"")
     with app.app_context(), tenancy.tenant_session(organization_id) as session:
         idempotency.acquire(session, request)
         response = post(app.test_client(), KEYS, {"name": "ci"}, alice.headers)
@@ -210,7 +231,7 @@ def test_response_of_one_user_is_not_replayed_to_another(app: Flask, client: Fla
 
 def test_key_used_by_a_concurrent_message_is_in_progress(app: Flask, client: FlaskClient, alice: User) -> None:
     organization_id = ids.parse_id("org", alice.organization_id)
-    request = IdempotentRequest(organization_id, "once", b"f", 200, lambda _: b"")
+    request = IdempotentRequest(organization_id, "live", "once", b"f", 200, lambda _: b"")
     key = make_key(client, alice)
     with app.app_context(), tenancy.tenant_session(organization_id) as session:
         idempotency.acquire(session, request)

@@ -114,7 +114,11 @@ def test_key_is_accepted_from_allowed_addresses_only(client: FlaskClient) -> Non
     inside = make_key(client, user, allowed_ips=["127.0.0.0/8"])
     outside = make_key(client, user, allowed_ips=["203.0.113.0/24", "2001:db8::/32"])
     assert client.get(LIST, headers=inside).status_code == 200
-    assert code(client.get(LIST, headers=outside)) == (403, "IP_NOT_ALLOWED")
+    refused = client.get(LIST, headers=outside)
+    assert code(refused) == (403, "IP_NOT_ALLOWED")
+    # A15: the response did not name the address, so its owner could not compare it with the list
+    assert refused.json["error"]["details"] == {"address": "127.0.0.1"}
+    assert "127.0.0.1" in refused.json["error"]["message"]
 
 
 def test_key_of_a_suspended_organization_is_rejected(client: FlaskClient, superuser: Any) -> None:

@@ -8,6 +8,7 @@
 | another organization | - | 404 | nothing |
 """
 
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -21,7 +22,7 @@ from saas_api.core import clock
 from saas_api.core.db import engine
 from saas_api.core.db.engine import db
 from saas_api.core.limits import limiter
-from tests.support.messages import MAIL, SMS, MessagingOrganization, Work, make_due, rows
+from tests.support.messages import LIST, MAIL, SEND, SMS, MessagingOrganization, Work, make_due, rows
 
 
 @pytest.fixture
@@ -104,6 +105,48 @@ def test_invalid_message_is_rejected_with_every_invalid_field(
 @pytest.mark.parametrize("body", [{**SMS, "message": "x" * 1600}, MAIL, {**MAIL, "message": "x" * 50_000}])
 def test_message_of_maximum_length_is_accepted(acme: MessagingOrganization, body: dict[str, Any]) -> None:
     assert acme.client.post("/api/v1/messages/send", json=body, headers=acme.live).status_code == 202
+
+
+@pytest.mark.parametrize("character", ["\u00e4", "\u8a9e", "\U0001f600"])
+def test_size_of_an_email_is_limited_in_characters(acme: MessagingOrganization, character: str) -> None:
+    """A12: 50,000 characters that are not ASCII were 413."""
+
+    def send(message: str, *, is_escaped: bool) -> Any:
+        body = json.dumps({**MAIL, "message": message}, ensure_ascii=is_escaped).encode()
+        return acme.client.post(SEND, data=body, headers=acme.live, content_type="application/json")
+
+    for is_escaped in (True, False):
+        assert send(character * 50_000, is_escaped=is_escaped).status_code == 202
+    response = send(character * 65_536, is_escaped=True)
+    assert (response.status_code, response.json["error"]["code"]) == (413, "BODY_TOO_LARGE")
+
+
+def test_encoding_and_its_cause_are_shown(acme: MessagingOrganization) -> None:
+    """A11: nothing said why a text of 71 characters had two segments."""
+    text = "It\u2019s \u201chere\u201d \u2013 now\u2026" + "x" * 60
+    sent = acme.send(message=text)
+    assert (sent["segments"], sent["encoding"], sent["non_gsm_character"]) == (2, "UCS-2", "\u2019")
+    smart = acme.send(message=text, smart_encoding=True)
+    assert (smart["segments"], smart["encoding"], smart["non_gsm_character"]) == (1, "GSM-7", None)
+    mail = acme.send(**MAIL, smart_encoding=True)
+    assert (mail["encoding"], mail["non_gsm_character"]) == (None, None)
+
+
+def test_text_that_replacement_makes_too_long_is_rejected(acme: MessagingOrganization) -> None:
+    body = {**SMS, "message": "\u2026" * 534, "smart_encoding": True}
+    response = acme.client.post(SEND, json=body, headers=acme.live)
+    assert (response.status_code, response.json["error"]["code"]) == (422, "VALIDATION_ERROR")
+
+
+def test_recipient_of_a_filter_has_the_form_of_the_send(acme: MessagingOrganization) -> None:
+    """A12: the filter compared another form than the send stores, and a + read as a blank gave an empty list."""
+    message_id = acme.send(**{**MAIL, "to": "Ann@CUSTOMER.example"})["message_id"]
+    for text in ("Ann@CUSTOMER.example", "Ann@customer.example"):
+        response = acme.client.get(LIST, query_string={"to": text}, headers=acme.live)
+        assert [row["message_id"] for row in response.json["data"]["messages"]] == [message_id]
+    for text in (" 2348012345678", "2348012345678", "ann@", "x", "+19999999999"):
+        response = acme.client.get(LIST, query_string={"to": text}, headers=acme.live)
+        assert (response.status_code, response.json["error"]["details"]["fields"][0]["field"]) == (422, "to")
 
 
 def test_sending_needs_an_api_key_with_the_write_scope(acme: MessagingOrganization) -> None:

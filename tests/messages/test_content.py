@@ -56,3 +56,14 @@ def test_retry_delay_varies_by_a_fifth(attempt: int, seconds: int) -> None:
 @pytest.mark.parametrize(("requested_seconds", "delay_seconds"), [(5, 5), (0, 1), (999_999, 3600)])
 def test_delay_from_the_provider_is_honoured_up_to_an_hour(requested_seconds: int, delay_seconds: int) -> None:
     assert retries.retry_delay(1, requested_seconds).total_seconds() == delay_seconds
+
+
+@given(st.text(max_size=200))
+def test_replacement_of_typographic_characters_is_final(text: str) -> None:
+    replaced = content.replace_typographic_characters(text)
+    assert content.replace_typographic_characters(replaced) == replaced
+
+
+def test_every_replacement_is_in_the_gsm_alphabet() -> None:
+    typographic = "".join(map(chr, content._TYPOGRAPHIC))
+    assert content.find_non_gsm_character(content.replace_typographic_characters(typographic)) is None

@@ -77,7 +77,7 @@ def test_two_endpoints_are_disabled_as_gone_concurrently(
 
 def test_endpoint_that_recovers_during_the_scan_stays_enabled(app: Flask, acme: WebhookOrganization) -> None:
     acme.create_endpoint()
-    acme.execute("UPDATE webhook_endpoints SET first_failure_at = now(), consecutive_failures = 1")
+    acme.execute("UPDATE webhook_endpoints SET first_failure_at = now(), last_failure_at = now() + interval '5 d'")
     clock.freeze_time(clock.now() + timedelta(days=5, hours=1))
     disabled: list[Any] = []
 
@@ -109,7 +109,10 @@ def test_every_due_endpoint_is_scanned_although_others_stay_due(
 def test_query_of_an_endpoint_url_is_in_no_event_and_no_mail(app: Flask, acme: WebhookOrganization) -> None:
     created = acme.create_endpoint("http://127.0.0.1:9/hook?token=hidden")
     acme.create_endpoint()
-    acme.execute("UPDATE webhook_endpoints SET first_failure_at = now() - interval '6 days' WHERE url LIKE '%token%'")
+    acme.execute(
+        """UPDATE webhook_endpoints SET first_failure_at = now() - interval '6 days', last_failure_at = now()
+          WHERE url LIKE '%token%'"""
+    )
     with app.app_context():
         assert jobs.disable_failing() == {"disabled": 1}
         with tenancy.system_session("mail.due") as session:

@@ -221,7 +221,7 @@ def disabled_mail_recipients(app: Flask) -> list[str]:
 
 def test_five_days_of_failures_disable_an_endpoint_without_events(app: Flask, acme: WebhookOrganization) -> None:
     acme.create_endpoint()
-    acme.execute("UPDATE webhook_endpoints SET first_failure_at = now(), consecutive_failures = 1")
+    acme.execute("UPDATE webhook_endpoints SET first_failure_at = now(), last_failure_at = now() + interval '5 d'")
     with app.app_context():
         clock.freeze_time(clock.now() + timedelta(days=4, hours=23))
         assert jobs.disable_failing() == {"disabled": 0}
@@ -230,6 +230,48 @@ def test_five_days_of_failures_disable_an_endpoint_without_events(app: Flask, ac
         assert jobs.disable_failing() == {"disabled": 0}
     assert read_endpoint(acme).status == "disabled_failing"
     assert disabled_mail_recipients(app) == ["alice@acme.example"]
+
+
+@pytest.mark.parametrize("hours_since_last_failure", [25, 120])
+def test_endpoint_without_a_fresh_failure_stays_enabled(
+    app: Flask, acme: WebhookOrganization, hours_since_last_failure: int
+) -> None:
+    """A10: a quiet endpoint was disabled by failures that were days apart."""
+    acme.create_endpoint()
+    acme.execute(
+        """UPDATE webhook_endpoints SET first_failure_at = now() - interval '6 d',
+          last_failure_at = now() - make_interval(hours => :hours)""",
+        hours=hours_since_last_failure,
+    )
+    with app.app_context():
+        assert jobs.disable_failing() == {"disabled": 0}
+
+
+@pytest.mark.parametrize(("hours_since_last_failure", "failures"), [(71, 10), (73, 1)])
+def test_count_of_failures_begins_again_after_days_without_one(
+    app: Flask, acme: WebhookOrganization, hours_since_last_failure: int, failures: int
+) -> None:
+    """A10: the second of two failures days apart disabled the endpoint."""
+    acme.create_endpoint()
+    acme.execute(
+        """UPDATE webhook_endpoints SET first_failure_at = now() - interval '6 d', consecutive_failures = 9,
+          last_failure_at = now() - make_interval(hours => :hours)""",
+        hours=hours_since_last_failure,
+    )
+    acme.publish_event()
+    deliver(app)
+    assert read_endpoint(acme).consecutive_failures == failures
+    with app.app_context():
+        assert jobs.disable_failing() == {"disabled": int(failures == 10)}
+
+
+def test_failed_test_events_do_not_count(app: Flask, acme: WebhookOrganization) -> None:
+    """A10: only failures of real events disable an endpoint."""
+    endpoint = acme.create_endpoint()
+    assert acme.call("POST", f"/endpoints/{endpoint['id']}/test", {}).status_code == 202
+    deliver(app)
+    stored = read_endpoint(acme)
+    assert (stored.consecutive_failures, stored.first_failure_at, stored.last_failure_at) == (0, None, None)
 
 
 def test_old_events_are_deleted_unless_a_delivery_is_pending(app: Flask, acme: WebhookOrganization) -> None:

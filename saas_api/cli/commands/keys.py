@@ -10,10 +10,10 @@ from sqlalchemy.orm import Session
 
 from saas_api.api_keys import keys, secrets
 from saas_api.api_keys.models import KeyView
-from saas_api.api_keys.schemas import CreatedKeyOut, KeyOut
+from saas_api.api_keys.schemas import CreatedKeyOut, KeyIn, KeyOut
 from saas_api.cli import output, types
 from saas_api.cli.errors import EXIT_PROBLEMS, CommandError, CommandGroup
-from saas_api.cli.types import PublicId
+from saas_api.cli.types import FieldType, PublicId
 from saas_api.core import crypto, ids
 from saas_api.core.access import SCOPES, KeyMode
 from saas_api.core.db import tenancy
@@ -44,17 +44,9 @@ def parse_scopes(_context: click.Context, _parameter: click.Parameter, text: str
     return scopes
 
 
-def parse_name(_context: click.Context, _parameter: click.Parameter, text: str) -> str:
-    """A name with 1 to 100 characters, as in the API."""
-    name = text.strip()
-    if not 1 <= len(name) <= 100:
-        raise click.BadParameter("it has 1 to 100 characters.")
-    return name
-
-
 @group.command("create")
 @organization_option
-@click.option("--name", required=True, callback=parse_name, help="What the key is for.")
+@click.option("--name", required=True, type=FieldType(KeyIn().fields["name"]), help="What the key is for.")
 @click.option(
     "--mode", type=click.Choice([mode.value for mode in KeyMode]), default=KeyMode.LIVE.value, show_default=True
 )

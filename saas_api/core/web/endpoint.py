@@ -41,6 +41,7 @@ class Operation:
     metered_units: usage of a body by meter, for the quotas that the gate counts; such a view stores its response
         under an Idempotency-Key itself, in the transaction of its effect, from `g.idempotent_request`
     produces: media type of a view that may return a `Response`; with `returns` it may return either
+    has_long_text: the size of the body is limited in characters of its texts instead of bytes
     is_replayable: False when the response contains tokens: an Idempotency-Key is checked and nothing is stored
     """
 
@@ -53,6 +54,7 @@ class Operation:
     errors: tuple[type[ApiError], ...] = ()
     metered_units: Callable[[dict[str, Any]], Mapping[str, int]] | None = None
     produces: str = "application/json"
+    has_long_text: bool = False
     is_replayable: bool = True
 
     @property
@@ -69,7 +71,8 @@ class Operation:
         if self.query:
             arguments["query"] = http.load_schema(self.query, request.args.to_dict())
         if self.body:
-            arguments["body"] = http.load_schema(self.body, http.read_json(request))
+            body = http.read_json(request, has_long_text=self.has_long_text)
+            arguments["body"] = http.load_schema(self.body, body)
         return arguments
 
 
@@ -85,6 +88,7 @@ class OperationFields(TypedDict, total=False):
     errors: tuple[type[ApiError], ...]
     metered_units: Callable[[dict[str, Any]], Mapping[str, int]]
     produces: str
+    has_long_text: bool
     is_replayable: bool
 
 
@@ -159,10 +163,10 @@ def _idempotent_request(operation: Operation) -> IdempotentRequest | None:
     principal = g.get("principal")
     if key is None or principal is None or not operation.is_replayable:
         return None
-    body = http.read_json(request) if operation.body else {}
+    body = http.read_json(request, has_long_text=operation.has_long_text) if operation.body else {}
     fingerprint = idempotency.fingerprint(principal, request.method, request.path, body)
     render = functools.partial(_render_body, operation)
-    return IdempotentRequest(principal.organization_id, key, fingerprint, operation.status, render)
+    return IdempotentRequest(principal.tenant_id, principal.mode, key, fingerprint, operation.status, render)
 
 
 def _store_response(idempotent_request: IdempotentRequest, response: Response) -> None:

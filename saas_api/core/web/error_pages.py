@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from flask import Response, g, redirect, render_template, request, url_for
 
+from saas_api.core.access import NoOrganization
 from saas_api.core.errors import ApiError, EncodedBody
 from saas_api.core.settings import setting
 from saas_api.core.web import forms, http, pages
@@ -37,6 +38,8 @@ def render_error(error: ApiError) -> Response:
         }
         return http.json_response({"success": False, "error": body}, error.status, _headers(error))
     response = _login_response() if error.status == 401 else _error_page(error)
+    if isinstance(error, NoOrganization) and request.method in http.SAFE_METHODS and not pages.is_htmx_fragment():
+        response = redirect(g.principal.home_path, 303)  # type: ignore[assignment]  # werkzeug's own class
     response.headers.extend({name: value for name, value in _headers(error).items() if name != "WWW-Authenticate"})
     return response
 

@@ -23,7 +23,7 @@ from marshmallow import fields
 from sqlalchemy.exc import IntegrityError
 
 from saas_api.core import access, crypto, idempotency
-from saas_api.core.access import FreshLoginRequired, Principal
+from saas_api.core.access import FreshLoginRequired, KeyMode, Principal
 from saas_api.core.db import engine
 from saas_api.core.db.engine import db
 from saas_api.core.errors import ApiError, BadRequest, Forbidden, NotFound, ServiceUnavailable, ValidationFailed
@@ -41,7 +41,7 @@ from saas_api.core.web.pages import PageResponse
 
 CSRF_FIELD, FORM_KEY_FIELD, PASSWORD_FIELD = "csrf_token", "form_key", "confirm_password"
 FORM_KEY_TTL_SECONDS = 3000
-"""Less than the hour for which a response with a secret is stored."""
+"""Less than the hours for which responses are stored."""
 _OPERATOR_FORM_TTL_SECONDS = 86_400
 _STORED_HEADERS = ("Location", "Vary")
 _MISSING = "Missing data for required field."
@@ -259,12 +259,12 @@ def _fingerprint() -> bytes:
         for name, value in request.form.items(multi=True)
         if name not in (CSRF_FIELD, FORM_KEY_FIELD, PASSWORD_FIELD)
     )
-    return idempotency.fingerprint(g.principal, "POST", request.path, {"form": pairs})
+    return idempotency.fingerprint(g.principal, "POST", request.path, {"form": pairs, "mode": g.principal.mode})
 
 
 def _run_form_once(principal: Principal, key: str, fingerprint: bytes, run: Callable[[], Any]) -> Response:
     """Run a view and store its response in the transaction of its effect, or return the stored response."""
-    idempotent_request = IdempotentRequest(principal.organization_id, key, fingerprint, 200, lambda _data: b"")
+    idempotent_request = IdempotentRequest(principal.tenant_id, KeyMode.LIVE, key, fingerprint, 200, lambda _data: b"")
     try:
         idempotency.acquire(engine.session(), idempotent_request)
     except AlreadyAnswered as replay:

@@ -26,6 +26,8 @@ from saas_api.core.ids import NIL_UUID
 
 SAFE_METHODS = ("GET", "HEAD")
 MAX_BODY_BYTES = 65_536
+MAX_LONG_TEXT_BYTES = 10 * MAX_BODY_BYTES
+"""Of a body with a long text, which has a limit in characters; JSON and forms write a character in up to 12 bytes."""
 MAX_DEPTH = 32
 _PATH_PARAMETER = re.compile(r"<(?:[^<>:]*:)?([a-z_]+)>")
 
@@ -71,25 +73,29 @@ def require_plain_body(incoming: Request) -> None:
         raise EncodedBody
 
 
-def read_json(incoming: Request) -> Any:
-    """The JSON object in the body of a request, {} when there is no body.
+def read_json(incoming: Request, *, has_long_text: bool = False) -> Any:
+    """The JSON object in the body of a request, {} when there is no body or an empty one.
 
+    has_long_text: the limit of size is in characters of its texts instead of bytes
     raises: UnsupportedMediaType, EncodedBody, PayloadTooLarge over 64 KiB, BadRequest for other JSON or more than 32
         levels
     """
-    if not incoming.mimetype and not incoming.content_length and "Transfer-Encoding" not in incoming.headers:
+    if not incoming.content_length and "Transfer-Encoding" not in incoming.headers:
         return {}
     if incoming.mimetype != "application/json":
         raise UnsupportedMediaType
     require_plain_body(incoming)
     # A chunked body over the limit is cut silently: one byte more shows it.
-    incoming.max_content_length = MAX_BODY_BYTES + 1
+    max_bytes = MAX_LONG_TEXT_BYTES if has_long_text else MAX_BODY_BYTES
+    incoming.max_content_length = max_bytes + 1
     try:
         raw = incoming.get_data()
     except RequestEntityTooLarge as cause:
         raise PayloadTooLarge from cause
-    if len(raw) > MAX_BODY_BYTES:
+    if len(raw) > max_bytes:
         raise PayloadTooLarge
+    if not raw:
+        return {}
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as cause:
@@ -98,6 +104,9 @@ def read_json(incoming: Request) -> Any:
         raise BadRequest("The body must be a JSON object.")
     if _nesting_depth(value) > MAX_DEPTH:
         raise BadRequest("The body is nested too deeply.")
+    text_length = sum(len(text) for text in value.values() if isinstance(text, str))
+    if text_length > MAX_BODY_BYTES:  # in characters; without a long text the bytes were counted before
+        raise PayloadTooLarge
     return value
 
 

@@ -178,6 +178,13 @@ def test_unreadable_body_has_an_error_code(
     assert (response.status_code, response.json["error"]["code"]) == (status, code)
 
 
+@pytest.mark.parametrize("content_type", ["application/json", "text/plain", None])
+def test_empty_body_is_an_absent_one(core_client: FlaskClient, content_type: str | None) -> None:
+    """A12: an empty body with a content type was 400 where no body is needed."""
+    response = core_client.post("/api/v1/insert", data=b"", content_type=content_type)
+    assert (response.status_code, response.json["error"]["code"]) == (422, "VALIDATION_ERROR")
+
+
 def test_compressed_body_gets_415_with_the_encodings_that_are_taken(core_client: FlaskClient) -> None:
     """A14: gzip was 400, "not valid JSON"."""
     options: dict[str, Any] = {"data": gzip.compress(b'{"id": 1}'), "content_type": "application/json"}

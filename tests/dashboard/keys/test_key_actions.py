@@ -1,9 +1,12 @@
 """Update, rotation and revocation of keys on the pages apply to the next request."""
 
+from datetime import timedelta
+
 from flask import Flask
 from flask.testing import FlaskClient
 
-from tests.support.accounts import PASSWORD, User, make_key
+from saas_api.core import clock
+from tests.support.accounts import PASSWORD, User, create_key, make_key
 from tests.support.key_pages import KEYS, NEW, displayed_secret, get_only_key, refresh_session, usage_status
 from tests.support.pages import Browser, form_of
 
@@ -97,3 +100,21 @@ def test_unchanged_rate_limit_above_the_plan_is_kept(browser: Browser, client: F
     assert browser.submit(f"{page_path}/edit", name="x").status_code == 303
     assert get_only_key(client, alice)["rate_limit_per_minute"] == 5000
     assert browser.submit(f"{page_path}/edit", rate_limit_per_minute="4000").status_code == 422
+
+
+def test_last_day_of_a_key_is_changed_and_removed(browser: Browser, client: FlaskClient, alice: User) -> None:
+    """A11: the expiry could not be changed."""
+    end = clock.format_rfc3339(clock.now() + timedelta(days=30))
+    key_id, _ = create_key(client, alice, expires_at=end)
+    page = f"/dashboard/api-keys/{key_id}/edit"
+
+    def expiry() -> str | None:
+        return client.get(f"/api/v1/keys/{key_id}", headers=alice.headers).json["data"]["expires_at"]  # type: ignore[no-any-return]  # JSON
+
+    assert browser.submit(page, name="x").status_code == 303
+    assert expiry() == end  # an unchanged day keeps the hour
+    assert browser.submit(page, expires_on="2020-01-01").status_code == 422
+    assert browser.submit(page, expires_on="2100-01-31").status_code == 303
+    assert expiry() == "2100-02-01T00:00:00.000Z"
+    assert browser.submit(page, expires_on="").status_code == 303
+    assert expiry() is None

@@ -117,7 +117,12 @@ def test_test_messages_are_rate_limited(
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("x" * 160, "1 segment<"), ("x" * 161, "2 segments<"), ("😀" * 36, "2 segments<"), ("", "No segments")],
+    [
+        ("x" * 160, "1 segment<"),
+        ("x" * 161, "2 segments<"),
+        ("😀" * 36, "2 segments, because “😀”"),
+        ("", "No segments"),
+    ],
 )
 def test_segments_are_counted_while_typing(browser: Browser, text: str, expected: str) -> None:
     fields = {**browser.form(NEW), "message": text, "to": "anything"}
