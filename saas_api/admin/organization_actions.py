@@ -282,7 +282,7 @@ def pay_out(operator: OperatorContext, organization_id: UUID, amount: Decimal, r
 def bill_now(operator: OperatorContext, organization_id: UUID, *, is_dry: bool) -> CloseResult:
     """Ends the running period at this moment and invoices it without grace; the audit event is committed first.
 
-    A repeat within an hour ends no other period.
+    A repeat within an hour ends no other period, unless that has usage.
 
     is_dry: as of CloseForm
     raises: OrganizationNotFound

@@ -21,6 +21,7 @@ from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.faults import fault_point
 from saas_api.core.observability import get_logger
 from saas_api.core.settings import setting
+from saas_api.usage import ledger
 
 log = get_logger(__name__)
 
@@ -64,8 +65,8 @@ REPEAT_WINDOW = timedelta(hours=1)
 def close_now(organization_id: UUID, *, is_repeat_ignored: bool = False) -> CloseResult:
     """End the current period now, without grace, and invoice every closed period.
 
-    is_repeat_ignored: leave a period open that began less than `REPEAT_WINDOW` ago with an early end of the one before
-        it; a request that is repeated because its response was lost must not create another invoice
+    is_repeat_ignored: leave a period open that has no usage and began less than `REPEAT_WINDOW` ago with an early end of
+        the one before it; a request that is repeated because its response was lost must not create another invoice
     raises: OrganizationNotFound
     """
     with tenancy.system_session("billing.close") as session:
@@ -163,7 +164,7 @@ def _find_started_period(
             BillingPeriod.organization_id == organization_id, BillingPeriod.seq == period.previous_seq
         )
     )
-    return None if is_after_early_end else period
+    return None if is_after_early_end and not ledger.has_usage(session, organization_id, period.id) else period
 
 
 # Both rows in one statement: the chain of periods is checked at its end.

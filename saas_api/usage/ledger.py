@@ -124,6 +124,13 @@ WHERE e.organization_id = :organization_id
 GROUP BY 1, 2, 3 ORDER BY 1, 2, 3""")
 
 
+def has_usage(session: Session, organization_id: UUID, period_id: UUID) -> bool:
+    """Whether a billing period pays for any usage."""
+    statement = text("""SELECT EXISTS (SELECT FROM usage_events
+      WHERE organization_id = :organization_id AND billing_period_id = :period_id)""")
+    return bool(session.scalar(statement, {"organization_id": organization_id, "period_id": period_id}))
+
+
 def period_quantities(session: Session, organization_id: UUID, period_id: UUID) -> Sequence[RowMapping]:
     """Usage of the period without late usage: rows of version_id (in force at the time), meter, quantity."""
     return (

@@ -351,7 +351,6 @@ def test_close_now_command_that_is_repeated_creates_no_other_invoice(app: Flask,
     organization_id = ids.format_id("org", organization.id)
     clock.freeze_time(day(16))
     assert len(json.loads(run(app, "--now", "--organization", organization_id, "--json")[1])["invoices"]) == 1
-    organization.use(50, at=day(16))
     clock.freeze_time(day(16) + timedelta(minutes=59))
     for option in ("--dry-run", "--json"):
         result = json.loads(run(app, "--now", "--organization", organization_id, "--json", option)[1])
@@ -359,6 +358,17 @@ def test_close_now_command_that_is_repeated_creates_no_other_invoice(app: Flask,
     clock.freeze_time(day(16, 1))
     assert len(json.loads(run(app, "--now", "--organization", organization_id, "--json")[1])["invoices"]) == 1
     assert len(organization.invoices()) == 2
+
+
+def test_close_now_command_invoices_the_usage_since_the_last_one(app: Flask, context: Flask) -> None:
+    organization = create_organization(plan="starter@1")
+    organization_id = ids.format_id("org", organization.id)
+    clock.freeze_time(day(16))
+    run(app, "--now", "--organization", organization_id)
+    clock.freeze_time(day(16) + timedelta(minutes=1))
+    organization.use(50)
+    clock.freeze_time(day(16) + timedelta(minutes=2))
+    assert len(json.loads(run(app, "--now", "--organization", organization_id, "--json")[1])["invoices"]) == 1
 
 
 def test_concurrent_close_now_commands_create_one_invoice(app: Flask, context: Flask) -> None:

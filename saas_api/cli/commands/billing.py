@@ -61,7 +61,7 @@ def sync(*, as_json: bool) -> None:
 def close(result: CloseResult, _organization_id: UUID | None) -> Description:
     """Close and invoice what is due.
 
-    Repeating --now within an hour ends no other period.
+    Repeating --now within an hour ends no other period, unless that has usage.
 
     Example: flask billing close --now --organization org_...
     """
