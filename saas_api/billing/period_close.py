@@ -65,8 +65,8 @@ REPEAT_WINDOW = timedelta(hours=1)
 def close_now(organization_id: UUID, *, is_repeat_ignored: bool = False) -> CloseResult:
     """End the current period now, without grace, and invoice every closed period.
 
-    is_repeat_ignored: leave a period open that has no usage and began less than `REPEAT_WINDOW` ago with an early end of
-        the one before it; a request that is repeated because its response was lost must not create another invoice
+    is_repeat_ignored: leave a period open that has no usage and began less than `REPEAT_WINDOW` ago with an early end
+        of the one before it; a request that is repeated because its response was lost must not create another invoice
     raises: OrganizationNotFound
     """
     with tenancy.system_session("billing.close") as session:

@@ -92,6 +92,13 @@ class Principal:
         return "/organizations/new" if self.operator_role is None else "/admin"
 
     @property
+    def home_name(self) -> str:
+        """Name of the page at `home_path`, as links show it."""
+        if self.has_organization:
+            return "Dashboard"
+        return "New organization" if self.operator_role is None else "Operator console"
+
+    @property
     def tenant_id(self) -> UUID:
         """The organization to which requests are bound; the id of the user, which no organization has, without one."""
         return self.organization_id if self.has_organization else self.id

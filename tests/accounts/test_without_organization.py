@@ -114,8 +114,11 @@ def test_pages_lead_a_user_without_an_organization_to_a_new_one(
     browser = Browser(app)
     response = browser.submit("/login", email="bob@acme.example", password=PASSWORD)
     assert response.location == "/organizations/new"
-    for path in ("/dashboard", "/dashboard/account", "/dashboard/billing"):
+    for path in ("/dashboard", "/dashboard/billing"):
         assert browser.open(path).location == "/organizations/new"
+    for path in ("/dashboard/account", "/dashboard/account/password"):
+        page = browser.open(path)
+        assert (page.status_code, "/admin" in page.text) == (200, False)
     response = browser.submit("/organizations/new", name="Bob & Co")
     assert (response.status_code, response.location) == (303, "/dashboard")
     assert "Bob &amp; Co" in browser.open("/dashboard").text
