@@ -19,7 +19,17 @@ from saas_api.accounts.models import Organization
 from saas_api.accounts.tokens import InvalidToken, TokenAudience, TokenExpired
 from saas_api.admin import context
 from saas_api.admin.context import Preview, ReasonForm
-from saas_api.billing import period_close, periods, plans, previews, service_terms, settlement, subscriptions, wallet
+from saas_api.billing import (
+    pauses,
+    period_close,
+    periods,
+    plans,
+    previews,
+    service_terms,
+    settlement,
+    subscriptions,
+    wallet,
+)
 from saas_api.billing.invoices import InvoiceWithPeriod
 from saas_api.billing.models import BillingPeriod, BillingProfile, CreditGrant, GrantKind, Subscription
 from saas_api.billing.period_close import CloseResult
@@ -200,12 +210,13 @@ def preview_bill_now(organization: Organization, _form: Form | None) -> Preview:
 
 
 def suspend(operator: OperatorContext, organization_id: UUID) -> None:
-    """Rejects the organization's keys from the next request on.
+    """Rejects the organization's keys from the next request on; no base amount is charged for the time.
 
     raises: as `organizations.suspend`
     """
     with context.write_session() as session:
         organizations.suspend(session, organization_id, operator.actor, operator.reason)
+        pauses.start_pause(session, organization_id)
         organization_events.publish(session, organization_id, "organization.suspended", "operator")
 
 
@@ -216,6 +227,7 @@ def resume(operator: OperatorContext, organization_id: UUID) -> None:
     """
     with context.write_session() as session:
         organizations.resume(session, organization_id, operator.actor, operator.reason)
+        pauses.end_pause(session, organization_id)
         organization_events.publish(session, organization_id, "organization.resumed", None)
 
 
