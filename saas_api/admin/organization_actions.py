@@ -1,6 +1,6 @@
 """What actions do to an organization: suspend, plan, limits, credit, bill now, impersonate."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from decimal import Decimal
@@ -125,6 +125,17 @@ class PayoutForm(ReasonForm):
 
 
 @dataclass(frozen=True)
+class WalletPreview:
+    """A wallet that an operator changes.
+
+    revocable: grants of operators with a remainder
+    """
+
+    currency: str
+    revocable: Sequence[CreditGrant]
+
+
+@dataclass(frozen=True)
 class PlanChoice:
     """The plans that can be chosen, the choice of the operator, and what it would change."""
 
@@ -194,9 +205,10 @@ def preview_limits(organization: Organization, _form: Form | None) -> Preview:
 
 
 def preview_credit(organization: Organization, _form: Form | None) -> Preview:
-    """The currency of the wallet."""
+    """The currency of the wallet, and the grants that can be revoked."""
     with context.read_session() as session:
-        return Preview(_currency(session, organization.id))
+        currency = _currency(session, organization.id)
+        return Preview(WalletPreview(currency, wallet.list_revocable(session, organization.id)))
 
 
 def preview_bill_now(organization: Organization, _form: Form | None) -> Preview:
