@@ -9,6 +9,7 @@ DOMAIN = Domain(
     permissions={
         "organization:read": ALL_ROLES,
         "organization:write": ADMIN_ROLES,
+        "organization:close": frozenset({MemberRole.OWNER}),
         "members:read": ALL_ROLES,
         "members:write": ADMIN_ROLES,
         "members:promote": frozenset({MemberRole.OWNER}),

@@ -1,9 +1,10 @@
-"""Organizations: create, update, suspend, resume, and the generation that invalidates cached principals."""
+"""Organizations: create, update, suspend, resume, close, and the generation that invalidates cached principals."""
 
 import contextlib
 import re
 import secrets
 from collections.abc import Mapping
+from datetime import datetime
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -45,6 +46,12 @@ class NotSuspended(Conflict):
     """No operator has suspended the organization. A suspension for overdue invoices ends when they are paid."""
 
     code, message = "ORGANIZATION_NOT_SUSPENDED", "No operator has suspended this organization."
+
+
+class OrganizationClosed(Conflict):
+    """The organization is closed: its members read and pay, and nothing new begins."""
+
+    code, message = "ORGANIZATION_CLOSED", "This organization is closed; you can read, and pay its invoices."
 
 
 def get_organization(session: Session, organization_id: UUID) -> Organization:
@@ -142,6 +149,32 @@ def resume(session: SystemSession, organization_id: UUID, actor: Actor, reason: 
     _set_status(session, organization, OrganizationStatus.ACTIVE, actor, validate_reason(reason))
 
 
+def close(session: SystemSession, organization_id: UUID, at: datetime, actor: Actor, reason: str) -> Organization:
+    """Close an organization for good; the caller ends its keys and periods in the same transaction.
+
+    reason: of an operator, for the audit log; empty for a member
+    raises: OrganizationNotFound, OrganizationClosed
+    """
+    organization = _lock(session, organization_id)
+    if organization.status == OrganizationStatus.CLOSED:
+        raise OrganizationClosed
+    status_before, organization.status, organization.closed_at = organization.status, OrganizationStatus.CLOSED, at
+    organization.updated_at = at
+    session.flush()  # the gate reads the row as soon as the generation is published
+    bump_generation(session, organization.id)
+    data = {"before": {"status": status_before}, "after": {"status": organization.status}}
+    target = ("organization", organization.id)
+    audit.record_event(
+        session,
+        organization.id,
+        actor,
+        "organization.closed",
+        target,
+        {**data, **({"reason": reason} if reason else {})},
+    )
+    return organization
+
+
 def bump_generation(session: Session, organization_id: UUID) -> None:
     """Increment the generation; after the commit no process uses a cached principal of the organization any more."""
     generation = session.execute(_BUMP_GENERATION, {"id": organization_id}).scalar_one()
@@ -162,7 +195,9 @@ def _generate_slug(name: str) -> str:
 
 
 def _lock(session: SystemSession, organization_id: UUID) -> Organization:
-    organization = session.get(Organization, organization_id, with_for_update=True, populate_existing=True)
+    # A request of the organization holds its key share, and may wait for this transaction.
+    lock = {"key_share": True}
+    organization = session.get(Organization, organization_id, with_for_update=lock, populate_existing=True)
     if organization is None:
         raise OrganizationNotFound
     return organization

@@ -27,7 +27,7 @@ MAX_SESSIONS = 100
 _MAX_USER_AGENT_LENGTH = 300
 _FIND_PRINCIPAL = """
 SELECT u.id, u.email_verified_at IS NOT NULL, o.id, CASE WHEN %(is_impersonating)s THEN 'viewer' ELSE m.role END,
-       op.role
+       op.role, coalesce(o.status = 'closed', false)
   FROM user_sessions s JOIN users u ON u.id = s.user_id LEFT JOIN organizations o ON o.id = %(org)s
   LEFT JOIN memberships m ON m.user_id = u.id AND m.organization_id = o.id
   LEFT JOIN operators op ON op.user_id = u.id
@@ -121,7 +121,7 @@ def authenticate_token(access_token: str, audience: TokenAudience) -> Principal:
     rows = engine.execute_batch([tenancy.system_scope_statement("auth.principal"), (_FIND_PRINCIPAL, values)])
     if not rows:
         raise InvalidToken
-    user_id, email_verified, organization_id, role, operator_role = tuple(rows[0])
+    user_id, email_verified, organization_id, role, operator_role, is_closed = tuple(rows[0])
     return Principal(
         kind="user",
         id=user_id,
@@ -132,6 +132,7 @@ def authenticate_token(access_token: str, audience: TokenAudience) -> Principal:
         session_id=UUID(claims["sid"]),
         is_recently_authenticated=claims.get("fresh", 0) > time.time(),
         is_impersonating=is_impersonating,
+        is_organization_closed=is_closed,
     )
 
 

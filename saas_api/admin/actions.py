@@ -16,6 +16,7 @@ from saas_api.admin import (
     organization_actions,
     plans,
     queues,
+    subscription_actions,
     users,
     webhooks,
 )
@@ -45,7 +46,8 @@ _ORGANIZATION_ACTIONS = (
         "organization",
         lambda organization: f"Suspend {organization.name}",
         "Its API keys are refused from the next request on, with ORGANIZATION_SUSPENDED. Messages that were accepted "
-        "are still delivered. Its people still sign in, read and pay, and see that they are suspended.",
+        "are still delivered. Its people still sign in, read and pay, and see that they are suspended. Neither base "
+        "nor minimum is charged for the time.",
         "Suspend",
         lambda organization, _: f"{organization.name} is suspended. Its API keys are refused from now on.",
         organization_actions.suspend,
@@ -116,7 +118,7 @@ _ORGANIZATION_ACTIONS = (
         "organization",
         lambda organization: f"Add credit for {organization.name}",
         "Promotional money for its wallet. Open invoices use it up at once, then the next ones; it is never paid "
-        "out, and it cannot be taken back here.",
+        "out. What is left of it can be revoked.",
         "Add credit",
         lambda _, grant: f"{templating.format_money(grant.amount_minor, grant.currency)} added. Invoices use it up.",
         organization_actions.grant_credit,
@@ -479,6 +481,7 @@ _PLATFORM_ACTIONS = (
 )
 ACTIONS: tuple[Action, ...] = (
     *_ORGANIZATION_ACTIONS,
+    *subscription_actions.ACTIONS,
     *_BILLING_ACTIONS,
     *_INVOICE_ACTIONS,
     *_PAYMENT_ACTIONS,

@@ -1,6 +1,6 @@
 """What actions do to an organization: suspend, plan, limits, credit, bill now, impersonate."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from decimal import Decimal
@@ -19,7 +19,17 @@ from saas_api.accounts.models import Organization
 from saas_api.accounts.tokens import InvalidToken, TokenAudience, TokenExpired
 from saas_api.admin import context
 from saas_api.admin.context import Preview, ReasonForm
-from saas_api.billing import period_close, periods, plans, previews, service_terms, settlement, subscriptions, wallet
+from saas_api.billing import (
+    pauses,
+    period_close,
+    periods,
+    plans,
+    previews,
+    service_terms,
+    settlement,
+    subscriptions,
+    wallet,
+)
 from saas_api.billing.invoices import InvoiceWithPeriod
 from saas_api.billing.models import BillingPeriod, BillingProfile, CreditGrant, GrantKind, Subscription
 from saas_api.billing.period_close import CloseResult
@@ -115,6 +125,17 @@ class PayoutForm(ReasonForm):
 
 
 @dataclass(frozen=True)
+class WalletPreview:
+    """A wallet that an operator changes.
+
+    revocable: grants of operators with a remainder
+    """
+
+    currency: str
+    revocable: Sequence[CreditGrant]
+
+
+@dataclass(frozen=True)
 class PlanChoice:
     """The plans that can be chosen, the choice of the operator, and what it would change."""
 
@@ -184,9 +205,10 @@ def preview_limits(organization: Organization, _form: Form | None) -> Preview:
 
 
 def preview_credit(organization: Organization, _form: Form | None) -> Preview:
-    """The currency of the wallet."""
+    """The currency of the wallet, and the grants that can be revoked."""
     with context.read_session() as session:
-        return Preview(_currency(session, organization.id))
+        currency = _currency(session, organization.id)
+        return Preview(WalletPreview(currency, wallet.list_revocable(session, organization.id)))
 
 
 def preview_bill_now(organization: Organization, _form: Form | None) -> Preview:
@@ -200,12 +222,13 @@ def preview_bill_now(organization: Organization, _form: Form | None) -> Preview:
 
 
 def suspend(operator: OperatorContext, organization_id: UUID) -> None:
-    """Rejects the organization's keys from the next request on.
+    """Rejects the organization's keys from the next request on; no base amount is charged for the time.
 
     raises: as `organizations.suspend`
     """
     with context.write_session() as session:
         organizations.suspend(session, organization_id, operator.actor, operator.reason)
+        pauses.start_pause(session, organization_id)
         organization_events.publish(session, organization_id, "organization.suspended", "operator")
 
 
@@ -216,6 +239,7 @@ def resume(operator: OperatorContext, organization_id: UUID) -> None:
     """
     with context.write_session() as session:
         organizations.resume(session, organization_id, operator.actor, operator.reason)
+        pauses.end_pause(session, organization_id)
         organization_events.publish(session, organization_id, "organization.resumed", None)
 
 

@@ -2,7 +2,18 @@
 
 from collections.abc import Mapping
 
-from saas_api.admin import billing, invoices, mail, organizations, payments, plans, queues, users, webhooks
+from saas_api.admin import (
+    billing,
+    invoices,
+    mail,
+    organizations,
+    payments,
+    plans,
+    queues,
+    subscription_actions,
+    users,
+    webhooks,
+)
 from saas_api.admin.action_types import Subject
 from saas_api.payments import refunds
 
@@ -15,6 +26,13 @@ SUBJECTS: Mapping[str, Subject] = {
         "admin.organizations.index",
         "admin.organizations.show",
         lambda organization: organization.name,
+    ),
+    "credit_grant": Subject(
+        '/admin/organizations/<id("org"):organization_id>/credits/<id("grt"):grant_id>/{action}',
+        subscription_actions.get_grant,
+        lambda detail: (detail.grant.organization_id, detail.grant.id),
+        "Organizations",
+        "admin.organizations.index",
     ),
     "platform_billing": Subject(
         "/admin/billing/{action}", lambda _session: None, lambda _: (None,), "Billing", "admin.billing.index"

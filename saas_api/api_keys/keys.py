@@ -106,6 +106,12 @@ def find_key_organization(session: SystemSession, key_id: UUID) -> UUID | None:
     return session.scalar(sa.select(ApiKey.organization_id).where(ApiKey.id == key_id))
 
 
+def count_active(session: Session, organization_id: UUID) -> int:
+    """Number of keys of an organization that are not revoked."""
+    keys = sa.select(sa.func.count()).select_from(ApiKey).filter_by(organization_id=organization_id, revoked_at=None)
+    return session.scalar(keys) or 0
+
+
 def lock_key(session: Session, organization_id: UUID, key_id: UUID) -> ApiKey:
     """Return a key, locked until the transaction ends.
 
@@ -437,6 +443,20 @@ def revoke_as(session: Session, organization_id: UUID, key_id: UUID, actor: Acto
     revoked = get_key(session, organization_id, key_id)
     events.publish_key_event(session, organization_id, revoked, "revoked")
     return revoked
+
+
+def revoke_all(session: Session, organization_id: UUID, actor: Actor, reason: str) -> int:
+    """Revoke every key of an organization.
+
+    reason: stored with the keys
+    returns: number of keys
+    """
+    active = sa.select(ApiKey.id).filter_by(organization_id=organization_id, revoked_at=None).order_by(ApiKey.id)
+    # All are locked before the first is revoked: a revocation locks the organization, as changes of keys do after them.
+    key_ids = session.scalars(active.with_for_update()).all()
+    for key_id in key_ids:
+        revoke_as(session, organization_id, key_id, actor, reason)
+    return len(key_ids)
 
 
 def _require_may_hold_secret(principal: Principal, mode: str, scopes: Sequence[str]) -> None:

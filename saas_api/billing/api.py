@@ -5,11 +5,16 @@ from uuid import UUID
 
 from flask import Blueprint, Response, g
 
-from saas_api.billing import credit_notes, invoice_documents, invoices, previews, wallet
+from saas_api.accounts.organizations import OrganizationClosed
+from saas_api.billing import credit_notes, invoice_documents, invoices, organization_closing, previews, wallet
 from saas_api.billing.invoices import InvoiceWithLines, LineExplanation
+from saas_api.billing.organization_closing import ClosedOrganization, ClosingPreview
 from saas_api.billing.previews import BillPreview
 from saas_api.billing.schemas import (
     BillPreviewOut,
+    ClosedOrganizationOut,
+    CloseOrganizationIn,
+    ClosingPreviewOut,
     CreditNotesOut,
     InvoiceDetailOut,
     InvoicesOut,
@@ -18,7 +23,7 @@ from saas_api.billing.schemas import (
     WalletOut,
 )
 from saas_api.core import clock
-from saas_api.core.access import require_permission
+from saas_api.core.access import FreshLoginRequired, require_permission
 from saas_api.core.db import engine
 from saas_api.core.db.pagination import PageRequest
 from saas_api.core.errors import ValidationFailed
@@ -107,6 +112,36 @@ def list_credit_notes(query: dict[str, Any]) -> dict[str, Any]:
     request, _ = PageRequest.from_query(query)
     page = credit_notes.list_credit_notes(engine.session(), g.principal.organization_id, request)
     return {"credit_notes": page.items, "pagination": page.pagination}
+
+
+@bp.get("/organization/close")
+@require_permission("organization:close")
+@endpoint(
+    operation_id="preview_organization_closing",
+    tag="organizations",
+    returns=ClosingPreviewOut(),
+    errors=(OrganizationClosed,),
+)
+def preview_closing() -> ClosingPreview:
+    """Show what is open before the organization is closed: the final bill, unpaid invoices, credit and keys."""
+    return organization_closing.preview_closing(g.principal.organization_id)
+
+
+@bp.post("/organization/close")
+@require_permission("organization:close")
+@endpoint(
+    operation_id="close_organization",
+    tag="organizations",
+    body=CloseOrganizationIn(),
+    returns=ClosedOrganizationOut(),
+    errors=(ValidationFailed, OrganizationClosed, FreshLoginRequired),
+)
+def close_organization(body: dict[str, Any]) -> ClosedOrganization:
+    """Close the organization for good: its keys are revoked and the current period is invoiced now.
+
+    Its members still read, and pay its invoices.
+    """
+    return organization_closing.close_as_owner(engine.session(), g.principal, body["name"])
 
 
 @bp.get("/billing/wallet")

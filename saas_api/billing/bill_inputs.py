@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
-from saas_api.billing import plans
+from saas_api.billing import pauses, plans
 from saas_api.billing.models import BillingPeriod, SubscriptionSegment
 from saas_api.billing.rating import plan_changes
 from saas_api.billing.rating.bill import (
@@ -135,7 +135,7 @@ def _prorated_segments(session: Session, period: BillingPeriod, ends_at: datetim
         begins_here = ends_at == period.starts_at and (segment.ends_at is None or segment.ends_at > ends_at)
         if starts_at < ends or begins_here:
             segments.append(ProratedSegment(segment.plan_version_id, starts_at, ends))
-    return tuple(segments)
+    return plan_changes.exclude_pauses(tuple(segments), pauses.list_pauses(session, period.organization_id))
 
 
 _LIVE_QUANTITIES = text(f"""WITH live AS ({LIVE_USAGE_SQL})
@@ -176,7 +176,8 @@ def get_live_usage(session: Session, period: BillingPeriod, segments: Sequence[P
 
 def inputs_for_segments(session: Session, period: BillingPeriod, segments: Sequence[PlanSegment]) -> BillInputs:
     """Inputs of the bill of a whole period as if the subscription had these segments."""
-    parts = plan_changes.prorate_segments(segments, period.starts_at, period.ends_at)
+    paused = pauses.list_pauses(session, period.organization_id)
+    parts = plan_changes.prorate_segments(segments, period.starts_at, period.ends_at, paused)
     usage = get_live_usage(session, period, segments)
     versions = get_versions(session, parts, usage.used, usage.late)
     return BillInputs(period.starts_at, period.ends_at, period.nominal_seconds, versions, parts, usage.used, usage.late)

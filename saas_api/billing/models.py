@@ -173,6 +173,16 @@ class BillingPeriod(Model):
     closed_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
 
 
+class BillingPause(Model):
+    """A time in which neither base nor minimum is charged; without an end while it lasts."""
+
+    __tablename__ = "billing_pauses"
+
+    organization_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    starts_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), primary_key=True)
+    ends_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+
+
 class AlertRule(Model):
     """A usage or spend threshold at which an organization gets a notification."""
 

@@ -74,13 +74,29 @@ def close_now(organization_id: UUID, *, is_repeat_ignored: bool = False) -> Clos
         at = clock.now()
         periods.ensure_account(session, organization_id)
         periods.ensure_period(session, organization_id, at)
-        closed = _close_through(session, organization_id, at)
-        if _find_started_period(session, organization_id, at, is_repeat_ignored=is_repeat_ignored):
-            closed += _end_current_period(session, organization_id, at)
+        closed = end_periods(session, organization_id, at, is_repeat_ignored=is_repeat_ignored)
         if closed:
             organizations.bump_generation(session, organization_id)
     fault_point("billing.after_close")
-    return CloseResult(closed, list(_invoice_closed_periods(organization_id)))
+    return CloseResult(closed, invoice_closed_periods(organization_id))
+
+
+def end_periods(session: SystemSession, organization_id: UUID, at: datetime, *, is_repeat_ignored: bool = False) -> int:
+    """Close the periods that have ended and the current one, which ends at an instant.
+
+    session: holds the exclusive period lock
+    is_repeat_ignored: as of `close_now`
+    returns: number of closed periods
+    """
+    closed = _close_through(session, organization_id, at)
+    if _find_started_period(session, organization_id, at, is_repeat_ignored=is_repeat_ignored):
+        closed += _end_current_period(session, organization_id, at)
+    return closed
+
+
+def invoice_closed_periods(organization_id: UUID) -> list[InvoiceWithPeriod]:
+    """Invoice every closed period of an organization, each in a transaction of its own."""
+    return list(_invoice_closed_periods(organization_id))
 
 
 def preview_due(at: datetime, organization_id: UUID | None = None) -> list[InvoiceWithPeriod]:
@@ -110,9 +126,12 @@ def preview_now(organization_id: UUID, *, is_repeat_ignored: bool = False) -> li
 
 # Most periods end at the same instant. The id keeps their order the same in each run and preview, so that a run after
 # a killed one invoices first what that one closed.
+# What follows the end of a subscription is invoiced only if late usage or a reversal came after it.
 _DUE = text("""
-SELECT organization_id FROM billing_periods
-WHERE (state = 'closed' OR state = 'open' AND ends_at <= :through)
+SELECT organization_id FROM billing_periods p
+WHERE (state = 'closed' OR state = 'open' AND ends_at <= :through AND (
+    NOT EXISTS (SELECT FROM subscriptions s WHERE s.organization_id = p.organization_id AND s.ended_at <= p.starts_at)
+    OR EXISTS (SELECT FROM usage_events e WHERE e.organization_id = p.organization_id AND e.billing_period_id = p.id)))
   AND (CAST(:organization_id AS uuid) IS NULL OR organization_id = :organization_id)
 GROUP BY organization_id ORDER BY min(ends_at), organization_id""")
 

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from saas_api.billing import bill_inputs, plans, subscriptions
+from saas_api.billing import bill_inputs, pauses, plans, subscriptions
 from saas_api.billing.models import BillingPeriod
 from saas_api.billing.rating import bill, charges, plan_changes
 from saas_api.billing.rating.bill import BillInputs, RatedPlanVersion, UsageQuantity
@@ -105,6 +105,7 @@ def _base_minor(inputs: BillInputs) -> int:
 
 
 def _inputs_without_usage(session: Session, period: BillingPeriod, segments: Sequence[PlanSegment]) -> BillInputs:
-    parts = plan_changes.prorate_segments(segments, period.starts_at, period.ends_at)
+    paused = pauses.list_pauses(session, period.organization_id)
+    parts = plan_changes.prorate_segments(segments, period.starts_at, period.ends_at, paused)
     versions = bill_inputs.get_versions(session, parts, (), ())
     return BillInputs(period.starts_at, period.ends_at, period.nominal_seconds, versions, parts)

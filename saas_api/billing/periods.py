@@ -213,6 +213,22 @@ def ensure_period(session: Session, organization_id: UUID, at: datetime) -> None
         _open_period(session, subscription, last.seq + 1, last.ends_at, MIN_PERIOD)
 
 
+def set_anchor_day(session: SystemSession, organization_id: UUID, anchor_day: int, at: datetime) -> None:
+    """Change the billing day. The period after the one that has begun ends on it, however short it becomes.
+
+    session: holds the exclusive period lock
+    """
+    _subscription(session, organization_id).anchor_day = anchor_day
+    session.flush()
+    ensure_period(session, organization_id, at)
+    last = _last_period(session, organization_id)
+    if last and last.starts_at <= at:
+        ensure_period(session, organization_id, last.ends_at)
+        last = _last_period(session, organization_id)
+    if last and last.status == PeriodStatus.OPEN:
+        _set_end(session, last, MIN_FIRST_PERIOD)
+
+
 def realign_last_period(session: SystemSession, organization_id: UUID, at: datetime) -> None:
     """Move the end of the last period to the organization's time zone; a period that has begun keeps its bounds.
 
@@ -227,11 +243,17 @@ def realign_last_period(session: SystemSession, organization_id: UUID, at: datet
         or last.timezone == organization.timezone
     ):
         return
-    zone, anchor_day = clock.get_zone(organization.timezone), _subscription(session, organization_id).anchor_day
-    last.ends_at = period_grid.next_period_end(last.starts_at, anchor_day, zone, MIN_PERIOD)
+    is_short = last.ends_at - last.starts_at < MIN_PERIOD  # because the billing day was changed
+    _set_end(session, last, MIN_FIRST_PERIOD if is_short else MIN_PERIOD)
+
+
+def _set_end(session: SystemSession, last: BillingPeriod, min_length: timedelta) -> None:
+    organization = organizations.get_organization(session, last.organization_id)
+    zone, anchor_day = clock.get_zone(organization.timezone), _subscription(session, last.organization_id).anchor_day
+    last.ends_at = period_grid.next_period_end(last.starts_at, anchor_day, zone, min_length)
     last.nominal_seconds = period_grid.nominal_seconds(last.starts_at, last.ends_at, anchor_day, zone)
     last.timezone = organization.timezone
-    organizations.bump_generation(session, organization_id)
+    organizations.bump_generation(session, last.organization_id)
 
 
 def _open_period(

@@ -5,6 +5,7 @@ from typing import Any
 from flask import Blueprint, g
 
 from saas_api.accounts import audit, organizations
+from saas_api.accounts.organizations import OrganizationClosed
 from saas_api.billing import periods, plans, previews, subscriptions
 from saas_api.billing.currencies import CurrencyFixed
 from saas_api.billing.plan_schemas import (
@@ -25,6 +26,7 @@ from saas_api.billing.subscriptions import (
     NoOpenPeriod,
     PlanChange,
     SpendCapTooLow,
+    UpgradeRestricted,
 )
 from saas_api.core import clock, money
 from saas_api.core.access import public_view, require_permission
@@ -33,7 +35,15 @@ from saas_api.core.errors import ValidationFailed
 from saas_api.core.web.endpoint import endpoint
 
 bp = Blueprint("billing_plans", __name__)
-_CHANGE_ERRORS = (ValidationFailed, InvalidPlan, AlreadyOnPlan, CurrencyFixed, NoOpenPeriod)
+_CHANGE_ERRORS = (
+    ValidationFailed,
+    InvalidPlan,
+    AlreadyOnPlan,
+    CurrencyFixed,
+    UpgradeRestricted,
+    OrganizationClosed,
+    NoOpenPeriod,
+)
 
 
 @bp.get("/billing/plans")

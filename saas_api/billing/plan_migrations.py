@@ -69,7 +69,7 @@ class SettingSync:
 _ORGANIZATIONS_ON_VERSION = text("""
 SELECT s.organization_id FROM subscription_segments s JOIN organizations o ON o.id = s.organization_id
 WHERE s.plan_version_id = :source AND s.starts_at <= :at AND (s.ends_at IS NULL OR s.ends_at > :at)
-  AND (CAST(:organization_id AS uuid) IS NULL OR o.id = :organization_id)
+  AND o.status <> 'closed' AND (CAST(:organization_id AS uuid) IS NULL OR o.id = :organization_id)
 ORDER BY o.name, o.id""")
 
 

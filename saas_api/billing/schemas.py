@@ -4,6 +4,7 @@ from typing import Any
 
 from marshmallow import fields, validate
 
+from saas_api.accounts.schemas import OrganizationOut
 from saas_api.billing.models import CreditEntryReason, GrantKind, InvoiceStatus
 from saas_api.billing.plan_schemas import TierOut
 from saas_api.billing.rating import explanation
@@ -19,6 +20,7 @@ from saas_api.core.fields import (
     Quantity,
     QueryInteger,
     StrictSchema,
+    Text,
     Timestamp,
 )
 
@@ -338,3 +340,34 @@ class CreditNotesOut(StrictSchema):
 
     credit_notes = fields.List(fields.Nested(CreditNoteOut()))
     pagination = fields.Nested(Pagination())
+
+
+class CloseOrganizationIn(StrictSchema):
+    """Confirmation that an organization is to be closed for good."""
+
+    name = Text(maximum=100, required=True, metadata={"description": "the name of the organization, as it is"})
+
+
+class ClosingPreviewOut(StrictSchema):
+    """GET /organization/close: what is open before an organization is closed."""
+
+    final_amount = MinorAmount(
+        attribute="final_minor", metadata={"description": "what closing at this moment would invoice"}
+    )
+    unpaid_amount = MinorAmount(attribute="unpaid_minor", metadata={"description": "due on earlier invoices"})
+    unpaid_invoices = fields.List(fields.Nested(InvoiceOut()), attribute="unpaid")
+    wallet_amount = MinorAmount(
+        attribute="wallet_minor", metadata={"description": "credit that pays the final invoice first"}
+    )
+    currency = fields.String()
+    active_keys = fields.Integer(metadata={"description": "API keys that closing revokes"})
+    is_reviewed = fields.Boolean(
+        metadata={"description": "the final invoice waits for the operator before it is issued"}
+    )
+
+
+class ClosedOrganizationOut(StrictSchema):
+    """A closed organization with its final invoices; one that an operator reviews is issued later."""
+
+    organization = fields.Nested(OrganizationOut())
+    invoices = fields.List(fields.Nested(InvoiceOut()), attribute="issued")

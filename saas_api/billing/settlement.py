@@ -10,11 +10,11 @@ from sqlalchemy import select
 from saas_api.accounts import audit
 from saas_api.accounts.audit import SYSTEM_ACTOR, OperatorContext
 from saas_api.billing import events, invoices, periods, wallet
-from saas_api.billing.models import BillingProfile, GrantKind, Invoice, InvoiceStatus
-from saas_api.billing.wallet import GrantSource
+from saas_api.billing.models import BillingProfile, CreditEntryReason, CreditGrant, GrantKind, Invoice, InvoiceStatus
+from saas_api.billing.wallet import GrantSource, GrantView
 from saas_api.core import clock, money
 from saas_api.core.db.tenancy import SystemSession
-from saas_api.core.errors import Conflict, ValidationFailed
+from saas_api.core.errors import Conflict, NotFound, ValidationFailed
 
 DueListener = Callable[[SystemSession, Invoice], None]
 _listeners: list[DueListener] = []
@@ -24,6 +24,12 @@ class GrantExists(Conflict):
     """Credit from this source was granted before."""
 
     code, message = "GRANT_EXISTS", "A grant with this key exists already."
+
+
+class GrantNotRevocable(Conflict):
+    """Nothing is left of the grant, or it is the organization's own money."""
+
+    code, message = "GRANT_NOT_REVOCABLE", "Only what is left of a credit that an operator granted can be revoked."
 
 
 @dataclass(frozen=True)
@@ -153,3 +159,22 @@ def grant_credit(
     operator.record(session, organization_id, "credit_grant.created", ("credit_grant", grant_id), data)
     finish(session, organization_id)
     return grant_id
+
+
+def revoke_grant(session: SystemSession, organization_id: UUID, grant_id: UUID, operator: OperatorContext) -> GrantView:
+    """Take what is left of a grant that an operator made out of the wallet.
+
+    raises: NotFound; GrantNotRevocable for money of the organization, and when nothing is left
+    """
+    wallet.lock_wallet(session, organization_id)
+    grant = session.get(CreditGrant, (organization_id, grant_id), with_for_update=True, populate_existing=True)
+    if grant is None:
+        raise NotFound
+    revoked_minor = grant.remaining_minor
+    if grant.kind not in wallet.OPERATOR_KINDS or not revoked_minor:
+        raise GrantNotRevocable
+    wallet.take_credit(session, grant, revoked_minor, CreditEntryReason.VOID)
+    data = {"amount": money.format_minor(revoked_minor, grant.currency), "currency": grant.currency}
+    operator.record(session, organization_id, "credit_grant.revoked", ("credit_grant", grant_id), data)
+    session.flush()
+    return wallet.add_entries(session, organization_id, [grant])[0]

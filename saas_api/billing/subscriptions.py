@@ -1,6 +1,7 @@
 """Subscriptions: the plan of an organization over time, plan changes, and their previews."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
@@ -10,15 +11,16 @@ from sqlalchemy.orm import Session
 
 from saas_api.accounts import audit, organizations
 from saas_api.accounts.audit import Actor
+from saas_api.accounts.organizations import OrganizationClosed
 from saas_api.billing import bill_inputs, currencies, periods, plans
-from saas_api.billing.models import BillingPeriod, BillingProfile, Subscription
+from saas_api.billing.models import BillingPeriod, BillingProfile, BillingStanding, Subscription, SubscriptionStatus
 from saas_api.billing.plans import DEFAULT_PLAN
 from saas_api.billing.rating import bill, plan_changes
 from saas_api.billing.rating.bill import Bill, LineKind, RatedPlanVersion
 from saas_api.billing.rating.plan_changes import LineDifference, PlanSegment
 from saas_api.core import clock, ids, money
 from saas_api.core.db.tenancy import SystemSession
-from saas_api.core.errors import Conflict, ServiceUnavailable, ValidationFailed
+from saas_api.core.errors import Conflict, PaymentRequired, ServiceUnavailable, ValidationFailed
 from saas_api.core.settings import setting
 from saas_api.webhooks import event_types, events
 from saas_api.webhooks.events import EventSubject
@@ -43,6 +45,12 @@ class SpendCapTooLow(Conflict):
     """The spend cap would refuse calls on the new plan; repeat the request with `confirm_spend_cap`."""
 
     code, message = "SPEND_CAP_TOO_LOW", "The spend cap would refuse calls on this plan."
+
+
+class UpgradeRestricted(PaymentRequired):
+    """An invoice is overdue: a plan with a higher base amount or minimum cannot be chosen before it is paid."""
+
+    code, message = "UPGRADE_RESTRICTED", "An invoice is overdue; pay it before you choose a more expensive plan."
 
 
 class VersionNotInForce(Conflict):
@@ -241,7 +249,8 @@ def change_plan(
     when: "now" or "period_end"; None means now for a higher base amount, else the end of the period
     reason: of an operator, for the audit log
     is_cap_confirmed: a member accepts that the spend cap refuses calls
-    raises: AlreadyOnPlan, InvalidPlan, CurrencyFixed, SpendCapTooLow, OrganizationNotFound, NoOpenPeriod
+    raises: AlreadyOnPlan, InvalidPlan, CurrencyFixed, SpendCapTooLow, UpgradeRestricted, OrganizationClosed,
+        OrganizationNotFound, NoOpenPeriod
     """
     is_member = actor.kind in ("user", "api_key")
 
@@ -273,6 +282,19 @@ def set_currency(
         return plans.get_versions(session, [version_id])[version_id]
 
     return _apply_change(session, organization_id, choose_version, EFFECTIVE_NOW, actor, reason=reason)
+
+
+def end_subscription(session: SystemSession, organization_id: UUID, at: datetime, actor: Actor) -> None:
+    """End the subscription of an organization and cancel a scheduled change; from then on it pays only for usage.
+
+    session: holds the exclusive period lock
+    """
+    with suppress(AlreadyOnPlan):  # no change is scheduled
+        _apply_change(
+            session, organization_id, lambda current: current.version, EFFECTIVE_NOW, actor, reason="subscription ended"
+        )
+    subscription = session.scalars(select(Subscription).where(Subscription.organization_id == organization_id)).one()
+    subscription.status, subscription.ended_at = SubscriptionStatus.ENDED, at
 
 
 def move_to_version(
@@ -347,6 +369,8 @@ def _plan_change(
 ) -> _PlannedChange:
     now = clock.now()
     current = get_subscription(session, organization_id, now)
+    if current.subscription.status == SubscriptionStatus.ENDED:
+        raise OrganizationClosed
     if current.period is None:
         raise NoOpenPeriod
     before = list_segments(session, organization_id)
@@ -424,7 +448,14 @@ def _newest_version(session: Session, current: CurrentSubscription, plan: str, *
     if choice.version.currency != current.version.currency:
         _check_currency(session, current, is_member=is_member)
     is_leaving = current.scheduled is not None and plans.plan_for_version(current.scheduled.version.id) != plan
-    return current.version if is_same and is_leaving else choice.version
+    version = current.version if is_same and is_leaving else choice.version
+    if is_member and current.subscription.standing != BillingStanding.GOOD and _is_upgrade(current.version, version):
+        raise UpgradeRestricted
+    return version
+
+
+def _is_upgrade(current: RatedPlanVersion, target: RatedPlanVersion) -> bool:
+    return target.base_amount_minor > current.base_amount_minor or target.min_spend_minor > current.min_spend_minor
 
 
 def _check_currency(session: Session, current: CurrentSubscription, *, is_member: bool) -> None:

@@ -12,7 +12,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from saas_api.billing import plans, subscriptions
+from saas_api.billing import pauses, plans, subscriptions
 from saas_api.billing.rating import bill, charges, plan_changes
 from saas_api.billing.rating.bill import RatedPlanVersion, UsageQuantity
 from saas_api.billing.rating.plan_changes import PlanSegment
@@ -272,8 +272,9 @@ def _add_charges(
     by_period: defaultdict[tuple[datetime, datetime], list[Any]] = defaultdict(list)
     for row in session.execute(_QUANTITIES_BEFORE_AND_THROUGH, values):
         by_period[row.starts_at, row.ends_at].append(row)
+    paused = pauses.list_pauses(session, organization_id) if by_period else []
     for bounds, rows in by_period.items():
-        segments = plan_changes.prorate_segments(pricing.segments, *bounds)
+        segments = plan_changes.prorate_segments(pricing.segments, *bounds, paused)
         for quantity_of, sign in ((attrgetter("through"), 1), (attrgetter("before"), -1)):
             used = [UsageQuantity(row.version_id, row.meter, quantity_of(row)) for row in rows]
             prices = bill.period_prices(pricing.versions, segments, used)

@@ -25,6 +25,9 @@ from saas_api.core.db.tenancy import SystemSession
 
 _PRIORITY_BY_KIND = {GrantKind.PROMOTIONAL: 5}
 _DEFAULT_PRIORITY = 10
+MAX_REVOCABLE = 50
+OPERATOR_KINDS = (GrantKind.PROMOTIONAL, GrantKind.PURCHASED)
+"""Kinds of grants that operators make; the others are money of the organization."""
 
 
 @dataclass(frozen=True)
@@ -89,15 +92,30 @@ def list_grants(session: Session, organization_id: UUID, request: PageRequest) -
     page = pagination.paginate(
         session, statement, CreditGrant.created_at.desc(), CreditGrant.id.desc(), request=request
     )
+    return replace(page, items=add_entries(session, organization_id, page.items))
+
+
+def list_revocable(session: Session, organization_id: UUID) -> Sequence[CreditGrant]:
+    """The newest grants of operators with a remainder, at most MAX_REVOCABLE."""
+    statement = select(CreditGrant).where(
+        CreditGrant.organization_id == organization_id,
+        CreditGrant.remaining_minor > 0,
+        CreditGrant.kind.in_(OPERATOR_KINDS),
+    )
+    return session.scalars(statement.order_by(CreditGrant.created_at.desc(), CreditGrant.id).limit(MAX_REVOCABLE)).all()
+
+
+def add_entries(session: Session, organization_id: UUID, grants: Sequence[CreditGrant]) -> list[GrantView]:
+    """The grants of an organization with their entries."""
     entries: defaultdict[UUID, list[CreditEntry]] = defaultdict(list)
     for entry in session.scalars(
         select(CreditEntry)
         .where(CreditEntry.organization_id == organization_id)
-        .where(CreditEntry.grant_id.in_([grant.id for grant in page.items]))
+        .where(CreditEntry.grant_id.in_([grant.id for grant in grants]))
         .order_by(CreditEntry.at, CreditEntry.id)
     ):
         entries[entry.grant_id].append(entry)
-    return replace(page, items=[GrantView(grant, entries[grant.id]) for grant in page.items])
+    return [GrantView(grant, entries[grant.id]) for grant in grants]
 
 
 def add_grant(

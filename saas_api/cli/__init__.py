@@ -51,6 +51,7 @@ def _groups() -> Iterator[click.Group]:
         keys,
         mail,
         operators,
+        organizations,
         payments,
         plans,
         scheduler,
@@ -70,6 +71,7 @@ def _groups() -> Iterator[click.Group]:
         keys.group,
         mail.group,
         operators.group,
+        organizations.group,
     )
     yield from (payments.group, plans.group, scheduler.group, up.group, usage.group, users.group, webhooks.group)
     yield from (documents.errors, documents.openapi, documents.settings)

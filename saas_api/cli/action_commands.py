@@ -30,6 +30,7 @@ _KEYS: Mapping[str, tuple[click.Parameter, ...]] = {
         ),
     ),
     "invoice": (_ORGANIZATION, _INVOICE),
+    "credit_grant": (_ORGANIZATION, click.Argument(["grant_id"], type=PublicId("grt"), metavar="GRANT")),
     "payment": (click.Argument(["payment_id"], type=PublicId("pay"), metavar="PAYMENT"),),
     "refund": (click.Argument(["refund_id"], type=PublicId("rfd"), metavar="REFUND"),),
     "plan": (click.Argument(["plan"]),),
@@ -137,7 +138,7 @@ def _params(
     is_required = default_reason is None
     yield click.Option(["--reason"], required=is_required, default=default_reason, show_default=True, help=REASON_HELP)
     for name, field in action.form().fields.items():
-        if name != "reason":
+        if name != "reason" and not (action.is_confirmed_by_name and name == "name"):  # the id is typed already
             yield _param(name, field)
     for flag, (_, text) in flags.items():
         yield click.Option([flag], is_flag=True, help=text)

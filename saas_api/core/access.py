@@ -65,6 +65,7 @@ class Principal:
     is_recently_authenticated: the user gave the password within the last ten minutes
     is_impersonating: an operator views the organization: nothing is written, whatever the role allows
     operator_role: "support" or "admin"; None for a user who is no operator
+    is_organization_closed: of a user: nothing new begins in the organization
     """
 
     kind: str
@@ -78,6 +79,7 @@ class Principal:
     is_recently_authenticated: bool = False
     is_impersonating: bool = False
     operator_role: str | None = None
+    is_organization_closed: bool = False
 
     @property
     def has_organization(self) -> bool:

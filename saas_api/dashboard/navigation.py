@@ -153,6 +153,9 @@ def _banner(state: OrganizationState, organization: Organization) -> Banner | No
         )
     if state.status == OrganizationStatus.SUSPENDED:
         return Banner("bad", "This organization is suspended.", "API keys are refused. Contact the operator.")
+    if state.status == OrganizationStatus.CLOSED:
+        text = "Its API keys are revoked. You can read everything, and pay what is due."
+        return Banner("info", "This organization is closed.", text, f"{DASHBOARD_ROOT}/billing", "See invoices")
     return _unpaid(state) or _minor_banner(state)
 
 

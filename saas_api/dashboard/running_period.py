@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.orm import Session
 
-from saas_api.billing import bill_inputs, period_spend
+from saas_api.billing import bill_inputs, pauses, period_spend
 from saas_api.billing.models import BillingPeriod, BillingProfile, Subscription, SubscriptionSegment
 from saas_api.billing.rating import bill, plan_changes
 from saas_api.billing.rating.bill import Bill, BillInputs, LineKind, RatedPlanVersion, UsageQuantity
@@ -88,7 +88,8 @@ def find_account(session: Session, organization_id: UUID, at: datetime) -> Billi
 def get_current_period(session: Session, account: BillingAccount, at: datetime) -> CurrentPeriod:
     """Returns the current period of an account with its bill."""
     period, segments = account.period, account.stages
-    whole = plan_changes.prorate_segments(segments, period.starts_at, period.ends_at)
+    paused = pauses.list_pauses(session, period.organization_id)
+    whole = plan_changes.prorate_segments(segments, period.starts_at, period.ends_at, paused)
     usage = bill_inputs.get_live_usage(session, period, segments)
     used, late = usage.used, usage.late
     current, scheduled = plan_changes.segment_at(segments, at), plan_changes.next_segment(segments, at)

@@ -10,8 +10,9 @@ from flask import Blueprint, Response, g
 
 from saas_api.accounts import billing_email, organizations, passwords, sessions, throttles, users
 from saas_api.accounts.schemas import ChangePasswordIn, TimeZoneField
-from saas_api.billing import profiles
+from saas_api.billing import organization_closing, profiles
 from saas_api.billing.profiles import BillingDetails
+from saas_api.billing.schemas import CloseOrganizationIn
 from saas_api.core.access import require_permission
 from saas_api.core.db import engine
 from saas_api.core.db.pagination import PageRequest
@@ -113,6 +114,23 @@ def send_billing_email_link(body: dict[str, Any]) -> Any:  # noqa: ARG001 - the 
     """Send the link that verifies the billing address again."""
     billing_email.request_verification(engine.session(), g.principal)
     return pages.redirect_to("dashboard.settings.organization_settings", _notice="A new link is on its way.")
+
+
+@bp.get("/settings/close")
+@require_permission("organization:close")
+def close_form(form: Form | None = None) -> Response:
+    """Show what is open before the organization is closed, and the form that closes it."""
+    preview = organization_closing.preview_closing(g.principal.organization_id)
+    return pages.render_page("dashboard/settings/close.html", preview=preview, form=form or Form())
+
+
+@bp.post("/settings/close")
+@require_permission("organization:close")
+@form_view(CloseOrganizationIn(), form=close_form, is_idempotent=True)
+def close_organization(body: dict[str, Any]) -> Any:
+    """Close the organization for good."""
+    organization_closing.close_as_owner(engine.session(), g.principal, body["name"])
+    return pages.redirect_to("dashboard.billing.index", _notice="The organization is closed.")
 
 
 @bp.get("/account")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from flask import request
 
 from saas_api.accounts.models import OrganizationStatus
+from saas_api.accounts.organizations import OrganizationClosed
 from saas_api.billing.models import BillingStanding
 from saas_api.core import access, request_context
 from saas_api.core.access import Access, Principal
@@ -15,6 +16,7 @@ from saas_api.core.web import http
 from saas_api.gate.credentials import KeyPrincipal
 
 _LOGOUT_ENDPOINT = "accounts.logout"
+_PERMITTED_WHEN_CLOSED = (None, "billing:read", "billing:write", "organization:write", "organization:close")
 
 
 class IpNotAllowed(Forbidden):
@@ -39,7 +41,8 @@ class SendingRestricted(PaymentRequired):
 def authorize_caller(principal: Principal, view_access: Access) -> None:
     """Check that a principal may make this request: organization, address, impersonation, then scope or role.
 
-    raises: OrganizationSuspended, IpNotAllowed, SendingRestricted, InsufficientScope, Forbidden, NotFound
+    raises: OrganizationSuspended, OrganizationClosed, IpNotAllowed, SendingRestricted, InsufficientScope, Forbidden,
+        NotFound
     """
     if isinstance(principal, KeyPrincipal) and principal.terms is not None:
         terms = principal.terms
@@ -52,11 +55,19 @@ def authorize_caller(principal: Principal, view_access: Access) -> None:
             )
         if terms.standing == BillingStanding.RESTRICTED and view_access.is_metered:
             raise SendingRestricted
+    if principal.is_organization_closed and view_access.operator_role is None:
+        _check_closed(view_access)
     if principal.is_impersonating and request.endpoint != _LOGOUT_ENDPOINT:
         _check_impersonation()
     if view_access.operator_role is not None and not is_console_address_allowed(request_context.client_ip()):
         raise NotFound
     access.authorize(principal, view_access)
+
+
+def _check_closed(view_access: Access) -> None:
+    """Members of a closed organization read, pay and change invoice details; their own account stays theirs."""
+    if request.method not in http.SAFE_METHODS and view_access.permission not in _PERMITTED_WHEN_CLOSED:
+        raise OrganizationClosed
 
 
 def _check_impersonation() -> None:

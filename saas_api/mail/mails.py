@@ -88,8 +88,8 @@ def enqueue(session: Session, template: str, to: str, *, organization_id: UUID |
         "new_sign_in" (at, ip, user_agent),
         "invoice_ready" (organization, number, amount, currency, due, invoice_id: as in the API); the same context
         for "overdue_remind", "suspended", "written_off", and with `at`, the time of the next step, "overdue_warn" and
-        "restricted"; "reinstated", "stopped_by_operator", "resumed_by_operator" (organization), "payment_received"
-        (organization, number, amount, currency, invoice_id),
+        "restricted"; "reinstated", "stopped_by_operator", "resumed_by_operator", "organization_closed" (organization);
+        "payment_received" (organization, number, amount, currency, invoice_id),
         "payment_failed" (the same, reason), "usage_alert" (organization, what, percent, used, limit, period_end),
         "plan_version_changed" (organization, plan, at, changes: lines of text),
         "operator_alert" (subject_line, detail), "security_notice" (subject_line, facts: lines of text, advice, path,

@@ -18,6 +18,7 @@ _STATUS = {
     "organization.restricted": "restricted",
     "organization.suspended": "suspended",
     "organization.resumed": "active",
+    "organization.closed": "closed",
 }
 
 
@@ -30,7 +31,7 @@ class OrganizationEventOut(OrganizationOut):
         fields = ("id", "name", "slug", "status", "reason")
 
     status = fields.String(validate=validate.OneOf(tuple(_STATUS.values())))
-    reason = fields.String(allow_none=True, validate=validate.OneOf(("overdue", "operator")))
+    reason = fields.String(allow_none=True, validate=validate.OneOf(("overdue", "operator", "owner")))
 
 
 _EXAMPLE = {
@@ -58,13 +59,19 @@ event_types.register(
     description="Everything works again.",
     example={**_EXAMPLE, "status": "active", "reason": None},
 )
+event_types.register(
+    "organization.closed",
+    schema=OrganizationEventOut,
+    description="The organization is closed: its API keys are revoked, and its final invoice is written.",
+    example={**_EXAMPLE, "status": "closed", "reason": "owner"},
+)
 
 
 def publish(session: SystemSession, organization_id: UUID, event_type: str, reason: str | None) -> None:
     """Publish an event of an organization whose generation has just been raised.
 
-    event_type: "organization.restricted", "organization.suspended" or "organization.resumed"
-    reason: "overdue" or "operator"; None for "organization.resumed"
+    event_type: "organization.restricted", "organization.suspended", "organization.resumed" or "organization.closed"
+    reason: "overdue", "operator" or, of a closing, "owner"; None for "organization.resumed"
     """
     organization = organizations.get_organization(session, organization_id)
     session.refresh(organization, ["generation"])

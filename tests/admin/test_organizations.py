@@ -38,6 +38,8 @@ PAGES = {
     "GET /admin/organizations/{acme}/limits": "admin",
     "GET /admin/organizations/{acme}/credit": "admin",
     "GET /admin/organizations/{acme}/bill-now": "admin",
+    "GET /admin/organizations/{acme}/close": "admin",
+    "GET /admin/organizations/{acme}/terms": "admin",
     "GET /admin/organizations/{acme}/view-as": "admin",
     "GET /admin/users": "support",
     "GET /admin/users/{alice}": "support",

@@ -36,6 +36,8 @@ REQUIRED = {
     "GET /organization": "organization:read",
     "PATCH /organization": "organization:write",
     "GET /organization/audit-log": "audit:read",
+    "GET /organization/close": "organization:close",
+    "POST /organization/close": "organization:close",
     "POST /team/invite": "members:write",
     "GET /team/members": "members:read",
     "PUT /team/members/:id/role": "members:promote",

@@ -42,6 +42,7 @@ ROWS = {
     " VALUES ('{org}', 'system', 'a', 't', 'i', now())",
     "mails": "(organization_id, template, recipient, next_at) VALUES ('{org}', 't', 'r', now())",
     "billing_profiles": "(organization_id) VALUES ('{org}')",
+    "billing_pauses": "(organization_id, starts_at) VALUES ('{org}', now())",
     "subscriptions": "(organization_id, started_at) VALUES ('{org}', now())",
     "subscription_segments": "(organization_id, subscription_id, seq, plan_version_id, starts_at)"
     " VALUES ('{org}', '{x}', 1, 'free@1', now())",

@@ -1,6 +1,7 @@
 """Closing processes that are killed at every step: the next run leaves one correct invoice for each organization."""
 
 import time
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from sqlalchemy import text
 
 from saas_api.billing import period_close, periods
 from saas_api.billing.period_close import CloseResult
-from saas_api.core import clock
+from saas_api.core import clock, ids, money
 from saas_api.core.db import tenancy
 from tests.support.billing import create_organization, day, publish_plan
 from tests.support.closing import CloseRunner
@@ -190,3 +191,53 @@ def test_two_closes_share_the_work_while_a_third_is_killed(closer: CloseRunner) 
     assert len(numbers) == len(set(numbers))
     serials = sorted(invoice.serial for organization in organizations for invoice in organization.invoices())
     assert serials == list(range(1, len(organizations) + 1))
+
+
+CLOSING_KILLS = (
+    "billing.in_close",  # the organization is closed, not committed
+    "billing.after_close",  # closed for good, without its final invoice
+    "billing.after_number",  # the final invoice has a number, not committed
+    "billing.after_invoice_commit",
+)
+
+
+@pytest.mark.long
+def test_organization_gets_one_final_invoice_with_every_step_of_its_closing_killed(closer: CloseRunner) -> None:
+    """B15: the final invoice has the base up to the closing, the usage and the credit, once."""
+    now = clock.now()
+    organizations = []
+    for fault in CLOSING_KILLS:
+        organization = create_organization(fault.rpartition(".")[2], now - timedelta(days=2), plan="starter@1")
+        organization.use(305, at=now - timedelta(days=1))
+        organization.grant(300, "purchased", 10)
+        organizations.append(organization)
+    clock.freeze_time(None)
+    for organization, fault in zip(organizations, CLOSING_KILLS, strict=True):
+        [run] = closer.close_organization(ids.format_id("org", organization.id), f"{fault}:kill:1")
+        assert run.status == KILLED, (fault, run.stderr)
+    wait_until_locks_are_free()
+    [again] = closer.close_organization(ids.format_id("org", organizations[0].id))
+    assert (again.status, again.result["status"]) == (0, "closed")
+    period_close.close_due(clock.now())
+
+    for organization in organizations:
+        first, *_ = periods_of = organization.rows("SELECT * FROM billing_periods ORDER BY seq")
+        assert [period.state for period in periods_of] == ["invoiced", "open"]
+        used, whole = ((first.ends_at - first.starts_at) // timedelta(microseconds=1), first.nominal_seconds * 10**6)
+        [invoice] = organization.invoices()
+        assert organization.lines() == {
+            "base:starter@1": money.prorate(2900, used, whole),
+            "usage:starter@1:sms": 305,
+        }
+        assert (invoice.credits_applied_minor, invoice.due_minor) == (300, invoice.total_minor - 300)
+    assert period_close.close_due(clock.now() + timedelta(days=60)) == CloseResult()
+
+
+@pytest.mark.long
+def test_of_two_closings_at_once_one_is_refused(closer: CloseRunner) -> None:
+    organization = create_organization(plan="starter@1", at=clock.now() - timedelta(days=2))
+    clock.freeze_time(None)
+    runs = closer.close_organization(ids.format_id("org", organization.id), "billing.in_close:sleep=1", "")
+    assert sorted(run.status for run in runs) == [0, 1], [run.stderr for run in runs]
+    assert "ORGANIZATION_CLOSED" in next(run.stderr for run in runs if run.status)
+    assert len(organization.invoices()) == 1

@@ -2,16 +2,17 @@
 
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 from flask import Flask
 
 from saas_api.accounts.audit import OperatorContext
-from saas_api.billing import invoice_lifecycle, jobs, settlement, wallet
-from saas_api.billing.settlement import GrantExists
-from saas_api.billing.wallet import GrantSource
+from saas_api.billing import invariants, invoice_lifecycle, jobs, settlement, wallet
+from saas_api.billing.settlement import GrantExists, GrantNotRevocable
+from saas_api.billing.wallet import GrantSource, GrantView
 from saas_api.core import clock, ids
-from saas_api.core.errors import ValidationFailed
+from saas_api.core.errors import NotFound, ValidationFailed
 from tests.support.billing import BillingOrganization, create_organization, day
 from tests.support.billing_actions import (
     JUNE,
@@ -169,3 +170,45 @@ def test_last_day_of_a_credit_ends_in_the_zone_of_the_organization(app: Flask) -
     arguments = ["billing", "grant", ids.format_id("org", organization.id), "5.00", "--expires-on", "2026-04-30"]
     assert app.test_cli_runner().invoke(args=[*arguments, "--reason", "welcome"]).exit_code == 0
     assert close_periods(organization, day(1, 6, month=5)).due_minor == 2400
+
+
+def revoke(organization: BillingOrganization, grant_id: UUID) -> GrantView:
+    with system_session() as session:
+        return settlement.revoke_grant(session, organization.id, grant_id, OPERATOR)
+
+
+def grant_ids(organization: BillingOrganization) -> list[UUID]:
+    return [row.id for row in organization.rows("SELECT id FROM credit_grants ORDER BY created_at, id")]
+
+
+def test_rest_of_a_mistaken_grant_is_revoked() -> None:
+    """B15: of 50.00 granted by mistake an invoice has used 32.05; 17.95 are revoked, once."""
+    organization = create_organization(plan="starter@1")
+    organization.use(305, at=day(10))
+    give(organization, 5000, "mistake")
+    assert close_periods(organization).due_minor == 0
+    [grant_id] = grant_ids(organization)
+    view = revoke(organization, grant_id)
+    assert (view.grant.remaining_minor, view.entries[-1].reason, view.entries[-1].delta_minor) == (0, "void", -1795)
+    assert close_periods(organization, JUNE).due_minor == 2900
+    assert audit_actions(organization).count("credit_grant.revoked") == 1
+    with pytest.raises(GrantNotRevocable):
+        revoke(organization, grant_id)
+    assert not any(result.violations for result in invariants.check_invariants(organization.id))
+
+
+@pytest.mark.parametrize("kind", ["credit_note", "overpayment", "carry"])
+def test_money_of_the_organization_is_not_revoked(kind: str) -> None:
+    organization = create_organization()
+    organization.grant(500, kind, 10)
+    [grant_id] = grant_ids(organization)
+    with pytest.raises(GrantNotRevocable):
+        revoke(organization, grant_id)
+
+
+def test_grant_of_another_organization_is_not_found() -> None:
+    acme, other = create_organization(), create_organization("Other")
+    acme.grant(500, "promotional", 5)
+    [grant_id] = grant_ids(acme)
+    with pytest.raises(NotFound):
+        revoke(other, grant_id)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -10,7 +11,8 @@ import pytest
 import sqlalchemy as sa
 
 from saas_api.accounts.audit import SYSTEM_ACTOR
-from saas_api.billing import jobs, plans, settlement, subscriptions
+from saas_api.admin import organization_actions
+from saas_api.billing import billing_terms, jobs, organization_closing, plans, settlement, subscriptions
 from saas_api.billing.models import GrantKind
 from saas_api.billing.rating import charges, period_grid
 from saas_api.billing.rating.charges import MeterPrice, Tier
@@ -70,6 +72,19 @@ class ExampleRun:
 
     def publish_included(self, plan: str, sms: str) -> None:
         publish_included_sms(plan, parse_count(sms))
+
+    def suspend(self) -> None:
+        organization_actions.suspend(replace(OPERATOR, reason="under investigation"), self.organization.id)
+
+    def resume(self) -> None:
+        organization_actions.resume(replace(OPERATOR, reason="nothing was found"), self.organization.id)
+
+    def close_organization(self) -> None:
+        organization_closing.close_organization(self.organization.id, OPERATOR.actor)
+
+    def set_billing_day(self, number: str) -> None:
+        with system_session() as session:
+            billing_terms.set_billing_terms(session, self.organization.id, OPERATOR, billing_day=int(number))
 
     def change(self, plan: str) -> None:
         with self.organization.transaction() as session:
@@ -219,6 +234,10 @@ ACTIONS: dict[str, Callable[..., None]] = {
     r"signs up on (\w+)(?: in (\S+))?": ExampleRun.sign_up,
     rf"plan (\w+) is published with a minimum of {AMOUNT}, and sms at 0.01": ExampleRun.publish,
     r"(\w+) is published with ([0-9,]+) sms included": ExampleRun.publish_included,
+    r"an operator suspends it": ExampleRun.suspend,
+    r"an operator resumes it": ExampleRun.resume,
+    r"the organization is closed": ExampleRun.close_organization,
+    r"the billing day becomes the (\d+)th": ExampleRun.set_billing_day,
     r"changes to (\w+)": ExampleRun.change,
     r"uses ([0-9,]+) sms(?:, ([0-9,]+) e-mails)?(?: of (\d+ \w+))?": ExampleRun.use,
     r"the last usage fails": ExampleRun.fail,
@@ -262,7 +281,8 @@ def test_every_documented_example_is_tested() -> None:
         ["10", "11", "12", "13", "15", "24", "25", "16", "17", "18", "26", "27", "28"],
         ["19a", "19b", "19c", "20", "20b", "20c", "21a", "21b", "21c", "22", "22b", "23"],
     )
-    assert list(EXAMPLES) == periods_and_usage + money_examples
+    lifecycle = ["30", "31", "32"]
+    assert list(EXAMPLES) == periods_and_usage + money_examples + lifecycle
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from flask_migrate import upgrade
 from saas_api import cli
 from saas_api.accounts import audit_chain
 from saas_api.app import create_app
+from saas_api.billing import pauses
 from saas_api.core import crypto
 from saas_api.core.db import tenancy
 from saas_api.core.db.engine import db
@@ -61,7 +62,7 @@ def test_autogenerate_is_refused_with_the_command_to_use_instead(
 
 ACME, ENDPOINT, SECRET = (UUID(f"00000000-0000-7000-8000-00000000000{digit}") for digit in "abc")
 STORED_BEFORE = """
-INSERT INTO organizations (id, name, slug) VALUES (:acme, 'Acme', 'acme');
+INSERT INTO organizations (id, name, slug, status) VALUES (:acme, 'Acme', 'acme', 'suspended');
 INSERT INTO webhook_endpoints (organization_id, id, url) VALUES (:acme, :endpoint, 'https://hooks.example/x');
 INSERT INTO webhook_secrets (organization_id, id, endpoint_id, secret_encrypted)
 VALUES (:acme, :secret, :endpoint, :webhook_secret);
@@ -97,10 +98,8 @@ def encrypt_as_before(config: dict[str, Any], purpose: str, plain: bytes) -> byt
     return nonce + AESGCM(key).encrypt(nonce, plain, purpose.encode())
 
 
-def test_stored_events_are_chained_and_encrypted_values_bound_to_their_rows(
-    old_database: Flask, config: dict[str, Any]
-) -> None:
-    """R6: revision 0011 chains the audit log in the order of its ids; secrets of endpoints still decrypt."""
+def test_data_of_the_version_before_are_kept_and_completed(old_database: Flask, config: dict[str, Any]) -> None:
+    """R6, B15: the audit log is chained in the order of its ids, secrets decrypt, and a suspension becomes a pause."""
     values = {
         "acme": ACME,
         "endpoint": ENDPOINT,
@@ -120,6 +119,7 @@ def test_stored_events_are_chained_and_encrypted_values_bound_to_their_rows(
     assert (report.events, report.problem) == (3, None)
     with tenancy.tenant_session(ACME) as session:
         assert secrets.list_active_secrets(session, ACME, ENDPOINT) == ["whsec_before"]
+        assert [pause.ends_at for pause in pauses.list_pauses(session, ACME)] == [None]
     assert crypto.decrypt("idempotency", bytes(stored), row_id=f"{ACME}:order-1") == b'{"key": "sk_live_x"}'
 
 

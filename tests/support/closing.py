@@ -1,4 +1,4 @@
-"""Processes that run `flask billing close`, also concurrently, and may be killed by a fault."""
+"""Processes that close periods or an organization, also concurrently, and may be killed by a fault."""
 
 import json
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from tests.support import forks
 
 @dataclass(frozen=True)
 class CloseProcess:
-    """A `flask billing close` that has ended.
+    """A closing process that has ended.
 
     status: exit code; below 0 the signal that killed it
     """
@@ -32,7 +32,15 @@ class CloseRunner:
 
     def close(self, at: str, *faults: str) -> list[CloseProcess]:
         """Run one process for each fault, concurrently; an empty fault is none."""
+        return self._run(("billing", "close", "--json", "--at", at), faults or ("",))
+
+    def close_organization(self, organization_id: str, *faults: str) -> list[CloseProcess]:
+        """Run one `flask organizations close` for each fault, concurrently; an empty fault is none."""
+        reason = ("--reason", "asked by the owner")
+        return self._run(("organizations", "close", organization_id, *reason, "--json"), faults or ("",))
+
+    def _run(self, arguments: tuple[str, ...], faults: tuple[str, ...]) -> list[CloseProcess]:
         environment = {**forks.engines_of(self.config), "APP_FAULTS": "1"}
-        environments = [{**environment, "FAULT": fault} for fault in faults or ("",)]
-        done = forks.run_flask_at_once(("billing", "close", "--json", "--at", at), environments)
+        environments = [{**environment, "FAULT": fault} for fault in faults]
+        done = forks.run_flask_at_once(arguments, environments)
         return [CloseProcess(process.returncode, process.stdout, process.stderr) for process in done]

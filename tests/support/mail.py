@@ -53,6 +53,7 @@ CONTEXTS: dict[str, dict[str, Any]] = {
     "reinstated": {"organization": "Acme"},
     "stopped_by_operator": {"organization": "Acme"},
     "resumed_by_operator": {"organization": "Acme"},
+    "organization_closed": {"organization": "Acme"},
     "usage_alert": {
         "organization": "Acme",
         "what": "spend cap",

@@ -104,7 +104,7 @@ class BillInputs:
 
     nominal_seconds: length of the whole month that the base is a price for
     versions: by id
-    segments: in order and without gaps, within the period
+    segments: in order, within the period; gaps are pauses, in which neither base nor minimum is charged
     """
 
     starts_at: datetime
@@ -185,7 +185,7 @@ def calculate_bill(inputs: BillInputs) -> Bill:
 
 def _base_lines(inputs: BillInputs) -> Iterator[BillLine]:
     for version, used, starts_at, ends_at in _time_in_force(inputs):
-        if not version.base_amount_minor:
+        if not version.base_amount_minor or (not used and inputs.starts_at < inputs.ends_at):
             continue
         amount = money.prorate(version.base_amount_minor, used, _whole_us(inputs))
         yield BillLine(

@@ -1,10 +1,18 @@
 """Subscription segments before and after a plan change, and the difference between two bills."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import NamedTuple
 
 from saas_api.billing.rating.bill import Bill, LineKind, ProratedSegment
+
+
+class Pause(NamedTuple):
+    """A time in which neither base amounts nor minimums are charged; `ends_at` is None while it lasts."""
+
+    starts_at: datetime
+    ends_at: datetime | None
 
 
 @dataclass(frozen=True)
@@ -59,15 +67,37 @@ def replace_period(segments: Sequence[PlanSegment], starts_at: datetime, version
 
 
 def prorate_segments(
-    segments: Sequence[PlanSegment], starts_at: datetime, ends_at: datetime
+    segments: Sequence[PlanSegment], starts_at: datetime, ends_at: datetime, pauses: Sequence[Pause] = ()
 ) -> tuple[ProratedSegment, ...]:
-    """Divide a period by the versions in force."""
+    """Divide a period by the versions in force, without its pauses."""
     ends = [*(segment.starts_at for segment in segments[1:]), ends_at]
     bounded = (
         ProratedSegment(segment.version_id, max(segment.starts_at, starts_at), min(end, ends_at))
         for segment, end in zip(segments, ends, strict=True)
     )
-    return tuple(part for part in bounded if part.starts_at < part.ends_at)
+    return exclude_pauses(tuple(part for part in bounded if part.starts_at < part.ends_at), pauses)
+
+
+def exclude_pauses(parts: tuple[ProratedSegment, ...], pauses: Sequence[Pause]) -> tuple[ProratedSegment, ...]:
+    """The parts of a period outside its pauses.
+
+    parts: in order
+    returns: the last part without length if it is paused all the time, so that its version still ends the period
+    """
+    charged = parts
+    for pause in pauses:
+        charged = tuple(
+            replace(part, starts_at=starts_at, ends_at=ends_at)
+            for part in charged
+            for starts_at, ends_at in (
+                (part.starts_at, min(part.ends_at, pause.starts_at)),
+                (max(part.starts_at, pause.ends_at or part.ends_at), part.ends_at),
+            )
+            if starts_at < ends_at
+        )
+    if charged == parts or (charged and charged[-1].version_id == parts[-1].version_id):
+        return charged
+    return (*charged, replace(parts[-1], starts_at=parts[-1].ends_at))
 
 
 def diff_bills(before: Bill, after: Bill) -> tuple[LineDifference, ...]:

@@ -1,5 +1,6 @@
 """Commands of billing: periods, invoices, credit and the nightly invariants."""
 
+from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
@@ -8,6 +9,7 @@ from click.exceptions import Exit
 from saas_api.admin import actions
 from saas_api.billing import invariants as billing_invariants
 from saas_api.billing import plan_migrations
+from saas_api.billing.billing_terms import BillingTerms
 from saas_api.billing.credit_notes import CreditNoteView
 from saas_api.billing.invariants import CheckResult, Violation
 from saas_api.billing.invoices import InvoiceWithPeriod
@@ -127,6 +129,28 @@ def set_currency(change: PlanChange, organization_id: UUID) -> Description:
         "version": change.version.id,
     }
     return Description(data, [f"The currency is {change.currency}, and the plan {change.version.id}."])
+
+
+@action_commands.action_command(group, "revoke", actions.get_action("credit_grant", "revoke"))
+def revoke(view: GrantView, _organization_id: UUID, _grant_id: UUID) -> Description:
+    """Take what is left of a mistaken credit grant out of the wallet.
+
+    Example: flask billing revoke org_... grt_... --reason "ticket 4711: granted twice"
+    """
+    data = GrantOut().dump(view)
+    return Description(data, [f"{data['id']} is revoked; {data['remaining']} {data['currency']} are left."])
+
+
+@action_commands.action_command(group, "terms", actions.get_action("organization", "terms"))
+def terms(changed: BillingTerms, organization_id: UUID) -> Description:
+    """Set the billing day, the payment terms or the review of drafts of an organization.
+
+    Example: flask billing terms org_... --net-terms-days 30 --reason "contract of 3 May"
+    """
+    data = {"id": ids.format_id("org", organization_id), **asdict(changed)}
+    review = "are reviewed" if changed.review_drafts else "are finalized automatically"
+    line = f"Billing day {changed.billing_day}, {changed.net_terms_days} days to pay, invoices {review}."
+    return Description(data, [line])
 
 
 @action_commands.action_command(
