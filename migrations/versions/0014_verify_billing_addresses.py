@@ -2,8 +2,8 @@
 
 from alembic import op
 
-revision = "0019"
-down_revision = "0014"
+revision = "0014"
+down_revision = "0013"
 
 SCHEMA = """
 ALTER TABLE organizations ADD COLUMN billing_email_verified_at timestamptz;

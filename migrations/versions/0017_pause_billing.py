@@ -6,8 +6,8 @@ from alembic import op
 
 from migrations.rls import isolate
 
-revision = "0015"
-down_revision = "0018"
+revision = "0017"
+down_revision = "0016"
 
 SCHEMA = """
 CREATE TABLE billing_pauses (
