@@ -23,6 +23,7 @@ DOMAIN = Domain(
         "auth.failure",
         "auth.join",
         "auth.look",
+        "auth.organizations",
         "auth.passwords",
         "auth.principal",
         "auth.profile",

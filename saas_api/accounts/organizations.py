@@ -96,7 +96,7 @@ def create_own_organization(principal: Principal, name: str, timezone: str | Non
 
     timezone: IANA name; None for UTC
     """
-    with tenancy.system_session("auth.register") as session:
+    with tenancy.system_session("auth.organizations") as session:
         organization = create_organization(session, name, principal.id, timezone)
         target, actor = ("organization", organization.id), Actor("user", str(principal.id))
         audit.record_event(session, organization.id, actor, "organization.created", target, {"name": name})

@@ -9,6 +9,7 @@ from saas_api.admin import context
 from saas_api.api_keys import key_format
 
 TARGET_TYPES = {
+    "grant_id": "credit_grant",
     "organization_id": "organization",
     "invoice_id": "invoice",
     "payment_id": "payment",

@@ -16,6 +16,7 @@ DOMAIN = Domain(
         "billing.alerts",
         "billing.catalogue",
         "billing.close",
+        "billing.closing",
         "billing.due",
         "billing.expiry",
         "billing.invariants",

@@ -120,7 +120,7 @@ def close_organization(organization_id: UUID, actor: Actor, reason: str = "") ->
     reason: of an operator, for the audit log
     raises: OrganizationNotFound, OrganizationClosed
     """
-    with tenancy.system_session("billing.close") as session:
+    with tenancy.system_session("billing.closing") as session:
         periods.lock_periods(session, organization_id)
         if organizations.get_organization(session, organization_id).status == OrganizationStatus.CLOSED:
             raise OrganizationClosed

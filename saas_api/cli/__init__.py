@@ -17,6 +17,7 @@ DOMAIN = Domain(
         "audit.command",
         "cli.keys",
         "cli.note",
+        "cli.users",
         "cli.zones",
         "operator.command",
         "payments.read",

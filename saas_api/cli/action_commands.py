@@ -103,7 +103,7 @@ def _find_user_id(reference: str) -> UUID:
     """
     with contextlib.suppress(ValueError):
         return ids.parse_id("usr", reference)
-    with tenancy.system_session("operator.command") as session:
+    with tenancy.system_session("cli.users") as session:
         user = users.find_by_email(session, reference.strip())
     if user is None:
         raise CommandError(f"There is no user {reference}; give an id or an e-mail address.")

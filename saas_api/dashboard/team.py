@@ -54,6 +54,7 @@ PERMISSION_DESCRIPTIONS = {
     "spend-cap:write": "Change the spend cap and alerts",
     "billing:write": "Pay invoices and change the plan",
     "members:promote": "Change roles and transfer the ownership",
+    "organization:close": "Close the organization",
 }
 INVITATION_SENT_NOTICE = "The invitation is on its way to {}. Its link works for 7 days."
 

@@ -225,7 +225,7 @@ def test_impersonation_token_ends_with_the_operators_session(
     headers = {"Authorization": f"Bearer {cookie.value}"}
     assert client.get("/api/v1/usage", headers=headers).status_code == 401, "the cookie is for pages only"
     other = Browser(app, sign_in(client, olga.email))
-    other.client.set_cookie("looking", cookie.value)
+    other.client.set_cookie("impersonation", cookie.value)
     assert "Acme" in other.open("/dashboard").text
     assert browser.submit("/dashboard", "/logout").location == "/login"
     assert "Acme" not in other.open("/dashboard").text

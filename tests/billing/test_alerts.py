@@ -9,9 +9,9 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import text
 
-from saas_api.accounts.audit import SYSTEM_ACTOR
 from saas_api.billing import alerts, periods, spend_cap
-from saas_api.core import clock
+from saas_api.core import clock, ids
+from saas_api.core.access import Principal
 from saas_api.core.db import tenancy
 from tests.support.accounts import User
 from tests.support.billing import BillingOrganization, create_organization, day
@@ -115,7 +115,8 @@ def test_lowered_cap_sends_one_mail(acme: BillingOrganization) -> None:
     alerts.evaluate_alerts(clock.now())
     already_sent = mails()
     with acme.transaction() as session:
-        spend_cap.set_spend_cap(session, acme.id, Decimal(1), "block", SYSTEM_ACTOR)
+        owner = Principal("user", ids.new_id(), acme.id, role="owner", is_recently_authenticated=True)
+        spend_cap.set_spend_cap(session, owner, Decimal(1), "block")
     alerts.evaluate_alerts(clock.now())
     assert [row for row in fired(acme) if row[0] == "spend_percent_of_cap"] == [
         ("spend_percent_of_cap", None, 50),

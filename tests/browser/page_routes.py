@@ -23,6 +23,7 @@ NO_PAGES = {
     "/healthz": "for machines",
     "/metrics": "for machines",
     "/readyz": "for machines",
+    "/version": "for machines",
     "/static/": "files of pages",
 }
 """Beginnings of paths that are no pages, and why."""
@@ -58,6 +59,7 @@ _QUERIES = {
     "version_id": "SELECT 'pro@1'",
     "reference": "SELECT provider_reference FROM payments ORDER BY created_at DESC LIMIT 1",
     "mail_id": f"SELECT id FROM mails WHERE {_OWN} ORDER BY created_at DESC LIMIT 1",
+    "grt": f"SELECT id FROM credit_grants WHERE {_OWN} AND kind = 'promotional' LIMIT 1",
     "job": "SELECT 'usage.roll_up'",
     "job_id": "SELECT NULL",
     "provider": "SELECT 'mock'",

@@ -119,6 +119,7 @@ class Window:
 
     def axe(self) -> list[str]:
         """Return the violations that axe finds: rule, impact and elements, without those of Swagger UI."""
+        self.page.locator("main").first.wait_for(state="attached")  # Swagger UI adds its own after the page has loaded
         if not self.page.evaluate("() => 'axe' in window"):
             self.page.evaluate(AXE_SCRIPT)
         only = {"type": "tag", "values": _TAGS}

@@ -21,6 +21,7 @@ from tests.support import paystack_server
 from tests.support.accounts import sign_up
 from tests.support.billing import BillingOrganization, day
 from tests.support.currencies import OLGA, plans_in_other_currencies  # noqa: F401 - a fixture
+from tests.support.pages import set_session_cookies
 from tests.support.payments import PAYSTACK, PayingOrganization
 from tests.support.paystack_server import PaystackServer
 
@@ -101,7 +102,7 @@ def test_mails_files_and_pages_are_in_naira(lagos: PayingOrganization, client: F
     assert "NGN" in content
     assert "19,500.00" in content
     assert "USD" not in content
-    client.set_cookie("at", lagos.owner.token)
+    set_session_cookies(client, lagos.owner.token, lagos.owner.refresh_token)
     table = client.get("/dashboard/billing?format=csv").text
     assert "19500.00,19000.00,NGN" in table
     for page in ("billing", "billing/wallet", "billing/spending", "usage", f"billing/invoices/{public_id}"):

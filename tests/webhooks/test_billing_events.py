@@ -13,7 +13,7 @@ from flask.testing import FlaskClient
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # it is not annotated
 
 from saas_api.accounts.audit import SYSTEM_ACTOR, OperatorContext
-from saas_api.billing import alerts, credit_notes, invoice_lifecycle, period_close, periods
+from saas_api.billing import alerts, credit_notes, invoice_lifecycle, organization_closing, period_close, periods
 from saas_api.billing.credit_notes import CreditNoteInput
 from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
@@ -122,6 +122,13 @@ def written_off(visitor: FlaskClient) -> BillingOrganization:
     return acme
 
 
+def closed(visitor: FlaskClient) -> BillingOrganization:
+    """The organization is closed with its final invoice."""
+    acme = sign_up_with_endpoint(visitor)
+    organization_closing.close_organization(acme.id, SYSTEM_ACTOR)
+    return acme
+
+
 def alerted(visitor: FlaskClient) -> BillingOrganization:
     """Usage passes alerts on included usage, on a quantity and on cost."""
     acme = sign_up_with_endpoint(visitor)
@@ -179,6 +186,10 @@ CASES: list[tuple[Callable[[FlaskClient], BillingOrganization], dict[str, int]]]
             "invoice.paid": 1,
             "organization.resumed": 1,
         },
+    ),
+    (
+        closed,
+        {"subscription.created": 1, "organization.closed": 1, "invoice.finalized": 1, "invoice.paid": 1},
     ),
     (alerted, {"subscription.created": 1, "usage.threshold_reached": 3}),
     (
