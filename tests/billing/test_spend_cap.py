@@ -35,6 +35,10 @@ def acme(app: Flask, client: FlaskClient, alice: User) -> BillingOrganization:
 
 
 def start(organization: BillingOrganization) -> None:
+    with tenancy.system_session("billing.account") as session:
+        # On every day of the month the period owes the whole base, below which no cap may be.
+        sql = "UPDATE organizations SET created_at = date_trunc('month', now(), 'UTC') WHERE id = :id"
+        session.execute(text(sql), {"id": organization.id})
     with organization.transaction() as session:
         periods.ensure_account(session, organization.id)
         started = session.scalar(text("SELECT started_at FROM subscriptions"))
