@@ -41,7 +41,7 @@ _PASSWORD_CHANGED = Notice(
 _PASSWORD_RESET = Notice(
     "Your password was reset",
     ["It was set with a link that was sent to this address. All your sessions have ended."],
-    "Somebody can read your mail. Secure your mailbox first, then choose a new password.",
+    "Someone else can read your mail. Secure your mailbox first, then choose a new password.",
     _FORGOT_PASSWORD_PATH,
 )
 

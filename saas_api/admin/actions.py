@@ -216,7 +216,7 @@ _INVOICE_ACTIONS = (
         "delete",
         "invoice",
         "Delete the draft",
-        "The draft is gone and its period is not billed. This cannot be taken back.",
+        "The draft is gone and its period is not billed. This cannot be undone.",
         "Delete the draft",
         "The draft is deleted.",
         context.in_write_session(invoice_lifecycle.delete_draft),
@@ -228,8 +228,8 @@ _INVOICE_ACTIONS = (
         "void",
         "invoice",
         "Void the invoice",
-        "The invoice is taken back, keeps its number, and is pursued no longer. What the wallet paid of it goes back "
-        "into the wallet. This cannot be taken back.",
+        "The invoice is void, keeps its number, and is pursued no longer. What the wallet paid of it goes back "
+        "into the wallet. This cannot be undone.",
         "Void the invoice",
         "The invoice is void.",
         context.in_write_session(invoice_lifecycle.void_invoice),

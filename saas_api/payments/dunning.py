@@ -144,7 +144,7 @@ def run_dunning(at: datetime) -> DunningResult:
 def follow_invoice(session: SystemSession, invoice: Invoice) -> None:
     """End the dunning run of an invoice that is settled, and restore the standing of its organization.
 
-    A run that had recovered goes on when the payment was taken back by a dispute.
+    A run that had recovered goes on when the payment was withdrawn by a dispute.
     A rest below the minimum does not end the run, but it does not count for the standing.
     """
     if invoice.status == InvoiceStatus.OPEN:

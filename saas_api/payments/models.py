@@ -71,7 +71,7 @@ class Payment(Model):
     """One attempt to pay an invoice.
 
     captured_minor: what the provider collected; `allocated_minor` of it paid the invoice, `excess_minor` went to the
-        wallet, `disputed_minor` was taken back by a dispute that is open or lost
+        wallet, `disputed_minor` was withdrawn by a dispute that is open or lost
     """
 
     __tablename__ = "payments"

@@ -116,7 +116,7 @@ class Reversals:
 
     reference: of the checkout; empty when the provider knows none
     refunds: minor units of succeeded refunds, by the provider's reference of each
-    disputed_minor: taken back by disputes that are open or lost
+    disputed_minor: withdrawn by disputes that are open or lost
     """
 
     reference: str

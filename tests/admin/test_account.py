@@ -59,9 +59,9 @@ def test_operator_changes_name_theme_and_password(app: Flask, olga: Console) -> 
     )
     assert 'data-theme="dark"' in olga.read("/admin")
     password = f"{ACCOUNT}/password"
-    rejected = olga.submit(password, current_password="wrong", new_password="anew correct horse battery")
+    rejected = olga.submit(password, current_password="wrong", new_password="another correct horse battery")
     assert rejected.status_code == 401
-    changed = olga.submit(password, current_password=PASSWORD, new_password="anew correct horse battery")
+    changed = olga.submit(password, current_password=PASSWORD, new_password="another correct horse battery")
     assert changed.location == ACCOUNT
     assert olga.open("/admin").status_code == 200
 

@@ -6,14 +6,11 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from sqlalchemy import text
 
-from saas_api.billing import periods
-from saas_api.core import clock, ids
-from saas_api.core.db import tenancy
+from saas_api.core import clock
 from tests.support.accounts import User
 from tests.support.billing import BillingOrganization, day
-from tests.support.currencies import LAGOS, publish
+from tests.support.currencies import LAGOS, publish, start_in_april
 from tests.support.pages import Browser
 
 BILLING = "/api/v1/billing"
@@ -21,17 +18,7 @@ BILLING = "/api/v1/billing"
 
 @pytest.fixture
 def acme(app: Flask, alice: User) -> BillingOrganization:
-    """Alice's organization, on free since the start of April."""
-    organization = BillingOrganization(ids.parse_id("org", alice.organization_id))
-    with app.app_context():
-        with tenancy.system_session("billing.close") as session:
-            session.execute(
-                text("UPDATE organizations SET created_at = :at WHERE id = :id"), {"at": day(1), "id": organization.id}
-            )
-        clock.freeze_time(day(1))
-        with organization.transaction() as session:
-            periods.ensure_account(session, organization.id)
-    return organization
+    return start_in_april(app, alice)
 
 
 def post(client: FlaskClient, user: User, path: str, **body: Any) -> Any:

@@ -20,7 +20,7 @@ from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
 from tests.support.accounts import User, make_key
 from tests.support.billing import BillingOrganization, day
-from tests.support.currencies import KYOTO, LAGOS, OLGA, plans_in_other_currencies, publish  # noqa: F401 - a fixture
+from tests.support.currencies import KYOTO, LAGOS, OLGA, plans_in_other_currencies, publish, start_in_april  # noqa: F401 - a fixture
 from tests.support.pages import Browser
 
 pytestmark = pytest.mark.usefixtures("plans_in_other_currencies")
@@ -31,17 +31,7 @@ MID_APRIL, MAY, JUNE = day(16), day(1, 2, month=5), day(1, 2, month=6)
 
 @pytest.fixture
 def acme(app: Flask, alice: User) -> BillingOrganization:
-    """Alice's organization, on free since the start of April."""
-    organization = BillingOrganization(ids.parse_id("org", alice.organization_id))
-    with app.app_context():
-        with tenancy.system_session("billing.close") as session:
-            session.execute(
-                text("UPDATE organizations SET created_at = :at WHERE id = :id"), {"at": day(1), "id": organization.id}
-            )
-        clock.freeze_time(day(1))
-        with organization.transaction() as session:
-            periods.ensure_account(session, organization.id)
-    return organization
+    return start_in_april(app, alice)
 
 
 def post(client: FlaskClient, user: User, path: str, **body: Any) -> Any:
@@ -128,7 +118,7 @@ def test_public_plans_are_listed_by_currency(client: FlaskClient) -> None:
     offers = client.get(f"{BILLING}/plans").json["data"]["plans"]
     assert [(plan["code"], plan["currency"]) for plan in offers][:1] == [("free", "USD")]
     assert {plan["code"] for plan in offers} == {"free", "starter", "pro", "scale", "lagos", "kyoto"}
-    assert error(client.get(f"{BILLING}/plans?currency=XXX")) == (422, "VALIDATION_ERROR")
+    assert error(client.get(f"{BILLING}/plans?currency=XXX")) == (422, "VALIDATION_ERROR")  # ISO 4217: no currency
 
 
 def test_first_paid_plan_chooses_the_currency_of_the_whole_period(

@@ -166,6 +166,7 @@ def test_high_price_with_a_maximum_is_valid() -> None:
 
 def test_all_problems_are_reported_at_once() -> None:
     sms = {"model": "per_unit", "unit_price": 0.01}
+    # The currency is ISO 4217's code of no currency.
     plan_problems = problems({"plan": "P", "currency": "XXX", "base_amount": 1, "prices": {"sms": sms}, "x": 1})
     assert set(plan_problems) == {
         "plan",

@@ -80,6 +80,7 @@ def test_default_spend_cap_has_an_amount_for_each_currency(
     assert load(env_file=None)["DEFAULT_SPEND_CAP"] == minors
 
 
+# One value has ISO 4217's code of no currency.
 @pytest.mark.parametrize("value", ["1.005", "5 XXX", "1.5 JPY", "-1", "5 USD, 6", "5 USD NGN", ","])
 def test_invalid_default_spend_cap_is_reported(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     """B13: an amount in a currency that has no such decimals, or is not known."""

@@ -4,9 +4,14 @@ from typing import Any
 
 import pytest
 from flask import Flask
+from sqlalchemy import text
 
 from saas_api.accounts.audit import Actor
-from saas_api.billing import plans
+from saas_api.billing import periods, plans
+from saas_api.core import clock, ids
+from saas_api.core.db import tenancy
+from tests.support.accounts import User
+from tests.support.billing import BillingOrganization, day
 
 OLGA = Actor("system", "olga")
 LAGOS: dict[str, Any] = {
@@ -43,3 +48,17 @@ def plans_in_other_currencies(app: Flask) -> None:
     with app.app_context():
         publish(LAGOS)
         publish(KYOTO)
+
+
+def start_in_april(app: Flask, user: User) -> BillingOrganization:
+    """A user's organization, on free since the start of April."""
+    organization = BillingOrganization(ids.parse_id("org", user.organization_id))
+    with app.app_context():
+        with tenancy.system_session("billing.close") as session:
+            session.execute(
+                text("UPDATE organizations SET created_at = :at WHERE id = :id"), {"at": day(1), "id": organization.id}
+            )
+        clock.freeze_time(day(1))
+        with organization.transaction() as session:
+            periods.ensure_account(session, organization.id)
+    return organization

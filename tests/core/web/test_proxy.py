@@ -35,7 +35,7 @@ def test_proxy_closes_idle_connections_before_the_web_does() -> None:
     assert int(upstream[1]) < Settings.model_fields["KEEPALIVE_SECONDS"].default
 
 
-@pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")
+@pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is optional, and its package would start a service")
 def test_nginx_accepts_the_configuration(tmp_path: Path) -> None:
     """G2: with the web at an address, because `resolve` needs nginx 1.27 and the names of compose."""
     text = CONFIGURATION.replace("web:8080 resolve", f"127.0.0.1:{free_port()}").replace("/tmp/", f"{tmp_path}/")  # noqa: S108 - of the container
