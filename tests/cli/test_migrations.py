@@ -37,6 +37,7 @@ def undeclared_table() -> Iterator[None]:
 
 
 def test_check_of_a_migrated_database_finds_no_difference(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
+    """O2: `flask db check` wanted to remove the ledger."""
     result = app.test_cli_runner().invoke(args=["db", "check"])
     assert (result.exit_code, caplog.text) == (0, "")
 
