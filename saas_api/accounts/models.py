@@ -111,6 +111,7 @@ class Organization(Model):
     generation_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     status: Mapped[OrganizationStatus] = mapped_column(EnumText(OrganizationStatus), server_default=FetchedValue())
     closed_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    external_id: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=FetchedValue())
     updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=FetchedValue())
 

@@ -17,6 +17,7 @@ from saas_api.billing.rating.thresholds import AlertSubject
 from saas_api.core import ids
 from saas_api.core.db.engine import Model
 from saas_api.core.db.types import EnumText
+from saas_api.usage.models import Meter
 
 
 class SubscriptionStatus(StrEnum):
@@ -208,19 +209,6 @@ class AlertFiring(Model):
     fired_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
 
 
-class Meter(Model):
-    """What usage events count, with its unit."""
-
-    __tablename__ = "meters"
-
-    code: Mapped[str] = mapped_column(Text, primary_key=True)
-    name: Mapped[str] = mapped_column(Text)
-    unit: Mapped[str] = mapped_column(Text)
-    aggregation: Mapped[str] = mapped_column(Text, server_default=FetchedValue())
-    reverse_on_failure: Mapped[bool] = mapped_column(server_default=FetchedValue())
-    archived_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-
-
 class Plan(Model):
     """An offer; its prices are in its versions."""
 
@@ -251,12 +239,14 @@ class PlanVersion(Model):
 
 
 class Price(Model):
-    """Price of a meter in a plan version."""
+    """Price of a meter in a plan version, or of one value of a dimension of it; the price of all others has ''."""
 
     __tablename__ = "prices"
 
     plan_version_id: Mapped[str] = mapped_column(Text, primary_key=True)
     meter_code: Mapped[str] = mapped_column(Text, primary_key=True)
+    dimension: Mapped[str | None] = mapped_column(Text)
+    dimension_value: Mapped[str] = mapped_column(Text, primary_key=True, default="")
     model: Mapped[PriceModel] = mapped_column(EnumText(PriceModel))
     included_quantity: Mapped[Decimal] = mapped_column(Numeric(20, 6), server_default=FetchedValue())
     unit_price: Mapped[Decimal | None] = mapped_column(Numeric(20, 10))
@@ -272,6 +262,7 @@ class PriceTier(Model):
 
     plan_version_id: Mapped[str] = mapped_column(Text, primary_key=True)
     meter_code: Mapped[str] = mapped_column(Text, primary_key=True)
+    dimension_value: Mapped[str] = mapped_column(Text, primary_key=True, default="")
     ordinal: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
     up_to: Mapped[Decimal | None] = mapped_column(Numeric(20, 6))
     unit_price: Mapped[Decimal] = mapped_column(Numeric(20, 10))

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from saas_api.accounts import audit
 from saas_api.accounts.audit import Actor
-from saas_api.billing.models import Entitlement, Meter, Plan, PlanVersion, PlanVersionStatus, Price, PriceTier
+from saas_api.billing.models import Entitlement, Plan, PlanVersion, PlanVersionStatus, Price, PriceTier
 from saas_api.billing.rating import plan_file
 from saas_api.billing.rating.bill import RatedPlanVersion
 from saas_api.billing.rating.charges import MeterPrice, PriceModel, Tier
@@ -32,6 +32,7 @@ from saas_api.core.errors import Conflict, NotFound
 from saas_api.core.money import DEFAULT_CURRENCY
 from saas_api.core.observability import get_logger
 from saas_api.core.settings import setting
+from saas_api.usage.models import Meter
 
 log = get_logger(__name__)
 

@@ -1,16 +1,63 @@
-"""Tables of the usage ledger, its rollups and watermark, and the counts of refused requests."""
+"""Tables of meters, the usage ledger, its rollups and watermark, and the counts of refused requests."""
 
 import uuid
 from datetime import datetime
 from decimal import Decimal
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import BigInteger, DateTime, FetchedValue, Numeric, Text
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from saas_api.core import ids
 from saas_api.core.db.engine import Model
+from saas_api.core.db.types import EnumText
+
+
+class Aggregation(StrEnum):
+    """How the events of a period become the quantity of a meter.
+
+    SUM, COUNT: of quantities and of events
+    MAX, LATEST: the highest quantity, and that of the last event by `occurred_at`
+    UNIQUE: the number of distinct values of a property
+    """
+
+    SUM = "sum"
+    COUNT = "count"
+    MAX = "max"
+    UNIQUE = "unique"
+    LATEST = "latest"
+
+    @property
+    def is_additive(self) -> bool:
+        """Whether every event adds its quantity, so that the quantity of a period is known without its other events."""
+        return self in (Aggregation.SUM, Aggregation.COUNT)
+
+
+class Meter(Model):
+    """What usage events count, with its unit.
+
+    service: name of the service that reports it; None for any
+    value_property: property of an event that holds its quantity; None for the event's `quantity`
+    unique_property: property whose distinct values are counted
+    dimensions: properties by which prices and reports may group
+    reverse_on_failure: a call that fails after it was accepted costs nothing
+    """
+
+    __tablename__ = "meters"
+
+    code: Mapped[str] = mapped_column(Text, primary_key=True)
+    name: Mapped[str] = mapped_column(Text)
+    unit: Mapped[str] = mapped_column(Text)
+    description: Mapped[str] = mapped_column(Text, server_default=FetchedValue())
+    service: Mapped[str | None] = mapped_column(Text)
+    aggregation: Mapped[Aggregation] = mapped_column(EnumText(Aggregation), server_default=FetchedValue())
+    value_property: Mapped[str | None] = mapped_column(Text)
+    unique_property: Mapped[str | None] = mapped_column(Text)
+    dimensions: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=FetchedValue())
+    reverse_on_failure: Mapped[bool] = mapped_column(server_default=FetchedValue())
+    archived_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
 
 
 class UsageEvent(Model):
@@ -30,9 +77,28 @@ class UsageEvent(Model):
     api_key_id: Mapped[uuid.UUID | None]
     message_id: Mapped[uuid.UUID | None]
     properties: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=FetchedValue())
+    endpoint: Mapped[str | None] = mapped_column(Text)
+    unique_value: Mapped[str | None] = mapped_column(Text)
     billing_period_id: Mapped[uuid.UUID]
     late_for_period_id: Mapped[uuid.UUID | None]
     reversal_of: Mapped[uuid.UUID | None]
+
+
+class TestUsageEvent(Model):
+    """One metered call of a test key; it is shown and never billed."""
+
+    __tablename__ = "test_usage_events"
+
+    organization_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    source: Mapped[str] = mapped_column(Text)
+    idempotency_key: Mapped[str] = mapped_column(Text)
+    meter_code: Mapped[str] = mapped_column(Text)
+    quantity: Mapped[Decimal] = mapped_column(Numeric(20, 6))
+    occurred_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    api_key_id: Mapped[uuid.UUID | None]
+    endpoint: Mapped[str | None] = mapped_column(Text)
+    properties: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=FetchedValue())
 
 
 class UsageRollup(Model):
@@ -47,6 +113,7 @@ class UsageRollup(Model):
     source: Mapped[str] = mapped_column(Text, primary_key=True)
     api_key_id: Mapped[uuid.UUID] = mapped_column(primary_key=True, server_default=FetchedValue())
     is_late: Mapped[bool] = mapped_column(primary_key=True)
+    dimensions: Mapped[dict[str, str]] = mapped_column(JSONB, primary_key=True, server_default=FetchedValue())
     quantity: Mapped[Decimal] = mapped_column(Numeric(24, 6))
     event_count: Mapped[int] = mapped_column(BigInteger)
 

@@ -20,15 +20,21 @@ from saas_api.core.observability import get_logger
 log = get_logger(__name__)
 
 _ROLLUP_COLUMNS = (
-    "organization_id, billing_period_id, bucket_at, meter_code, source, api_key_id, is_late, quantity, event_count"
+    "organization_id, billing_period_id, bucket_at, meter_code, source, api_key_id, is_late, dimensions, quantity,"
+    " event_count"
 )
 
-# A reversal has the source of the event that it reverses, and adds no event.
+# A reversal has the source of the event that it reverses, and adds no event. The endpoint stands for the source where
+# the service names one.
 _LEDGER_COLUMNS = f"""e.organization_id, e.billing_period_id,
-  date_trunc('hour', e.occurred_at, o.timezone) AS bucket_at, e.meter_code, coalesce(r.source, e.source) AS source,
-  coalesce(e.api_key_id, '{NIL_UUID}') AS api_key_id, e.late_for_period_id IS NOT NULL AS is_late,
-  e.quantity, (e.reversal_of IS NULL)::int AS event_count"""
+  date_trunc('hour', e.occurred_at, o.timezone) AS bucket_at, e.meter_code,
+  coalesce(e.endpoint, r.source, e.source) AS source, coalesce(e.api_key_id, '{NIL_UUID}') AS api_key_id,
+  e.late_for_period_id IS NOT NULL AS is_late,
+  CASE WHEN m.dimensions = '{{}}' THEN '{{}}'::jsonb ELSE (
+    SELECT coalesce(jsonb_object_agg(name, e.properties ->> name), '{{}}') FROM unnest(m.dimensions) AS name
+    WHERE e.properties ? name) END AS dimensions, e.quantity, (e.reversal_of IS NULL)::int AS event_count"""
 _LEDGER_JOINS = """JOIN organizations o ON o.id = e.organization_id
+  JOIN meters m ON m.code = e.meter_code
   LEFT JOIN usage_events r ON r.organization_id = e.organization_id AND r.id = e.reversal_of"""
 
 # For WITH live AS (...); takes :organization_id. The tail is read period by period, because the ledger's index begins
@@ -60,7 +66,7 @@ def count_requests_by_period(session: Session, organization_id: UUID) -> dict[UU
     return {period_id: int(count) for period_id, count in rows}
 
 
-_KEY = "organization_id, billing_period_id, bucket_at, meter_code, source, api_key_id, is_late"
+_KEY = "organization_id, billing_period_id, bucket_at, meter_code, source, api_key_id, is_late, dimensions"
 _MAX_TRANSACTIONS = 200_000
 _LOCK_WATERMARK = text("""SELECT through_xid, floor_at,
     pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS settled,

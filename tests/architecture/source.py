@@ -6,7 +6,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "saas_api"
-DOMAINS = ("mail", "accounts", "webhooks", "api_keys", "usage", "billing", "payments", "messages")
+DOMAINS = (
+    "mail",
+    "accounts",
+    "webhooks",
+    "services",
+    "api_keys",
+    "usage",
+    "billing",
+    "metering",
+    "payments",
+    "messages",
+)
 
 
 def sources(*folders: Path) -> list[Path]:
