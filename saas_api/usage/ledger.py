@@ -1,16 +1,30 @@
 """The append-only ledger of metered calls: writes one, sums a billing period, lists the events of an invoice line."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+import orjson
 from sqlalchemy import RowMapping, text
 from sqlalchemy.orm import Session
 
 from saas_api.core import clock
+
+
+@dataclass(frozen=True)
+class MeteredUsage:
+    """What a call uses of one meter.
+
+    quantity: in the meter's unit, at most six decimals
+    properties: such as the dimensions by which it is priced
+    """
+
+    meter: str
+    quantity: Decimal
+    properties: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -21,6 +35,8 @@ class UsageRecord:
     key: idempotency key, unique for an organization and source
     quantity: in the meter's unit, above 0
     at: time of the call
+    endpoint: of the service's API, such as "POST /v1/lookups"; shown instead of the source
+    unique_value: what a meter with aggregation unique counts
     """
 
     id: UUID
@@ -31,6 +47,9 @@ class UsageRecord:
     at: datetime
     api_key_id: UUID | None = None
     message_id: UUID | None = None
+    properties: Mapping[str, Any] = field(default_factory=dict)
+    endpoint: str | None = None
+    unique_value: str | None = None
 
 
 # One join of ranges for all events, because a search for each event takes ten times as long. Segments are a chain
@@ -160,9 +179,14 @@ _EARLIEST_OPEN = """(SELECT id FROM billing_periods WHERE organization_id = %(us
 _CLOSED_AT = """(SELECT id FROM billing_periods WHERE organization_id = %(usage_org)s AND state <> 'open'
   AND starts_at <= %(usage_at)s AND ends_at > %(usage_at)s)"""
 _APPEND = """INSERT INTO usage_events (organization_id, id, source, idempotency_key, meter_code, quantity, occurred_at,
-  api_key_id, message_id, billing_period_id, late_for_period_id)
+  api_key_id, message_id, properties, endpoint, unique_value, billing_period_id, late_for_period_id)
 VALUES (%(usage_org)s, %(usage_id)s, %(usage_source)s, %(usage_key)s, %(usage_meter)s, %(usage_quantity)s, %(usage_at)s,
-  %(usage_api_key)s, %(usage_message)s, """
+  %(usage_api_key)s, %(usage_message)s, CAST(%(usage_properties)s AS jsonb), %(usage_endpoint)s,
+  %(usage_unique_value)s, """
+_APPEND_TEST = """INSERT INTO test_usage_events (organization_id, id, source, idempotency_key, meter_code, quantity,
+  occurred_at, api_key_id, properties, endpoint)
+VALUES (%(usage_org)s, %(usage_id)s, %(usage_source)s, %(usage_key)s, %(usage_meter)s, %(usage_quantity)s, %(usage_at)s,
+  %(usage_api_key)s, CAST(%(usage_properties)s AS jsonb), %(usage_endpoint)s)"""
 
 
 def append_usage_statement(
@@ -177,7 +201,16 @@ def append_usage_statement(
     """
     period_id = f"coalesce({_OPEN_AT}, {_OPEN_NOW}, {_EARLIEST_OPEN})" if is_late else _OPEN_AT
     late_for_period_id = _CLOSED_AT if is_late else "NULL"
-    values = {
+    return f"{_APPEND}{period_id}, {late_for_period_id})", _row_values(organization_id, usage)
+
+
+def append_test_usage_statement(organization_id: UUID, usage: UsageRecord) -> tuple[str, dict[str, Any]]:
+    """SQL and parameters that keep one call of a test key, for `core.db.engine.execute_batch`."""
+    return _APPEND_TEST, _row_values(organization_id, usage)
+
+
+def _row_values(organization_id: UUID, usage: UsageRecord) -> dict[str, Any]:
+    return {
         "usage_org": organization_id,
         "usage_id": usage.id,
         "usage_source": usage.source,
@@ -188,5 +221,7 @@ def append_usage_statement(
         "usage_now": clock.now(),
         "usage_api_key": usage.api_key_id,
         "usage_message": usage.message_id,
+        "usage_properties": orjson.dumps(dict(usage.properties)).decode(),
+        "usage_endpoint": usage.endpoint,
+        "usage_unique_value": usage.unique_value,
     }
-    return f"{_APPEND}{period_id}, {late_for_period_id})", values
