@@ -26,6 +26,7 @@ from saas_api.gate import hooks
 from saas_api.mail import jobs as mail_jobs  # noqa: F401 - registers jobs
 from saas_api.messages import api as messages_api
 from saas_api.messages import jobs as messages_jobs  # noqa: F401 - registers jobs
+from saas_api.metering import metered_endpoints
 from saas_api.ops import blueprint as ops
 from saas_api.ops import jobs as ops_jobs  # noqa: F401 - registers jobs
 from saas_api.payments import api as payments_api
@@ -78,4 +79,7 @@ def create_app(config: Mapping[str, Any]) -> App:
         if blueprint is messages_api.bp and "messages" not in config["SERVICES"]:
             continue
         app.register_blueprint(blueprint, url_prefix=prefix or None)
+    for rule in app.url_map.iter_rules():
+        method = min((rule.methods or set()) - {"HEAD", "OPTIONS"}, default="")
+        metered_endpoints.register_source(app.view_functions[rule.endpoint], method, http.openapi_path(rule.rule))
     return app

@@ -34,6 +34,7 @@ class SecretRecord:
 
     organization_id: UUID
     key_id: UUID
+    name: str
     pepper_version: int
     mode: str
     scopes: frozenset[str]
@@ -72,6 +73,7 @@ def find_active_secret(session: SystemSession, digests: Sequence[tuple[int, byte
     return SecretRecord(
         organization_id=key.organization_id,
         key_id=key.id,
+        name=key.name,
         pepper_version=version,
         mode=key.mode,
         scopes=frozenset(key.scopes),

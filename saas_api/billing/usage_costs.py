@@ -17,12 +17,10 @@ from saas_api.billing.rating import bill, charges, plan_changes
 from saas_api.billing.rating.bill import RatedPlanVersion, UsageQuantity
 from saas_api.billing.rating.plan_changes import PlanSegment
 from saas_api.core import money
-from saas_api.usage import ranges, refused_requests, reports
+from saas_api.usage import ranges, refused_requests, reports, sources
 from saas_api.usage.ranges import DateRange
 from saas_api.usage.reports import AcceptedCalls, TimeseriesRange
 from saas_api.usage.rollups import LIVE_USAGE_SQL
-
-ENDPOINT_BY_SOURCE = {"messages.send": ("POST", "/api/v1/messages/send")}
 
 
 @dataclass
@@ -153,7 +151,7 @@ def usage_report(
     for row, cost in _accepted_with_cost(session, organization_id, days, mode, pricing):
         meters[row.meter].quantity += row.quantity
         meters[row.meter].cost += cost
-        endpoint = endpoints[ENDPOINT_BY_SOURCE.get(row.source, ("", row.source))]
+        endpoint = endpoints[sources.get_endpoint(row.source)]
         for totals in (report.total, report.by_day[row.day], endpoint, keys[row.api_key_id]):
             totals.success_count += row.requests
             totals.cost += cost
@@ -351,7 +349,7 @@ def usage_rows(session: Session, organization_id: UUID, days: DateRange, mode: s
     """
     pricing = _get_pricing(session, organization_id)
     for row, cost in _accepted_with_cost(session, organization_id, days, mode, pricing):
-        endpoint = ENDPOINT_BY_SOURCE.get(row.source, ("", row.source))
+        endpoint = sources.get_endpoint(row.source)
         yield row.day, *endpoint, row.api_key_id, row.meter, row.quantity, "accepted", row.requests, cost
     for refused in refused_requests.refused_calls(session, organization_id, days, mode):
         calls = refused.requests

@@ -115,6 +115,7 @@ class Access:
     permission: of the caller; None for any signed-in user
     scope: of a key, where its name differs from `permission`
     operator_role: of an operator; other users get NotFound
+    is_metered: a call costs money, so a restricted organization may not make it
     """
 
     is_public: bool = False
@@ -122,6 +123,7 @@ class Access:
     permission: str | None = None
     scope: str | None = None
     operator_role: str | None = None
+    is_metered: bool = False
 
     @property
     def is_open_to_keys(self) -> bool:
@@ -132,11 +134,6 @@ class Access:
     def is_open_to_users(self) -> bool:
         """Whether some signed-in user may call the view."""
         return self.permission is None or bool(PERMISSIONS[self.permission])
-
-    @property
-    def is_metered(self) -> bool:
-        """Whether a call costs money; a restricted organization may not make it."""
-        return self.permission in domain.registry.metered_permissions
 
 
 def public_view(view: View) -> View:
@@ -159,15 +156,18 @@ def require_operator(operator_role: str) -> Callable[[View], View]:
     return lambda view: _declare(view, Access(operator_role=operator_role))
 
 
-def require_permission(permission: str | None, *, scope: str | None = None) -> Callable[[View], View]:
+def require_permission(
+    permission: str | None, *, scope: str | None = None, is_metered: bool = False
+) -> Callable[[View], View]:
     """Declare a view that requires a permission.
 
     permission: a name in PERMISSIONS; None for any signed-in user
     scope: of a key, where its name differs from the permission's
+    is_metered: a call costs money; `metering.metered_endpoints.metered` declares it
     """
     if permission is not None and permission not in PERMISSIONS:
         raise ValueError(f"unknown permission {permission}")
-    return lambda view: _declare(view, Access(permission=permission, scope=scope))
+    return lambda view: _declare(view, Access(permission=permission, scope=scope, is_metered=is_metered))
 
 
 def _declare(view: View, access: Access) -> View:

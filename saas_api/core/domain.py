@@ -13,8 +13,7 @@ class Domain:
     scopes: of API keys, and the permission that a user needs to grant each
     system_purposes: reasons of its transactions across organizations, each used in one file
     queue: its own queue, when its jobs must not wait behind others in the background queue
-    metered_permissions: permissions of calls that cost money; a restricted organization may not make them. A package
-      with such permissions is a service, which the setting SERVICES can switch off
+    is_service: it serves metered calls; the setting SERVICES can switch it off
     raises: ValueError when one of these names is registered already
     """
 
@@ -24,7 +23,7 @@ class Domain:
     scopes: Mapping[str, str] = field(default_factory=dict)
     system_purposes: tuple[str, ...] = ()
     queue: str | None = None
-    metered_permissions: tuple[str, ...] = ()
+    is_service: bool = False
 
     def __post_init__(self) -> None:
         registry.add(self)
@@ -40,7 +39,6 @@ class Registry:
     scopes: dict[str, str] = field(default_factory=dict)
     system_purposes: set[str] = field(default_factory=set)
     queues: set[str] = field(default_factory=set)
-    metered_permissions: set[str] = field(default_factory=set)
     services: set[str] = field(default_factory=set)
 
     def add(self, domain: Domain) -> None:
@@ -60,8 +58,7 @@ class Registry:
         self.scopes.update(domain.scopes)
         self.system_purposes.update(domain.system_purposes)
         self.queues.update(queues)
-        self.metered_permissions.update(domain.metered_permissions)
-        self.services.update({domain.name} if domain.metered_permissions else ())
+        self.services.update({domain.name} if domain.is_service else ())
 
 
 registry = Registry()

@@ -19,7 +19,7 @@ from saas_api.api_keys.models import CreatedKey, KeyView
 from saas_api.api_keys.schemas import KeyIn, KeysQuery, KeyUpdate, RotateKeyIn
 from saas_api.billing import plans, service_terms
 from saas_api.billing.rating.plan_file import RATE_LIMIT_FEATURE
-from saas_api.billing.usage_costs import ENDPOINT_BY_SOURCE, CallTotals
+from saas_api.billing.usage_costs import CallTotals
 from saas_api.core import access, clock
 from saas_api.core.access import SCOPES, KeyMode, require_permission
 from saas_api.core.db import engine
@@ -32,7 +32,7 @@ from saas_api.core.web.charts import Chart
 from saas_api.core.web.forms import EmptyForm, Form, form_view
 from saas_api.core.web.pages import PAGE_SIZE
 from saas_api.dashboard import context
-from saas_api.usage import ranges, refused_requests, reports
+from saas_api.usage import ranges, refused_requests, reports, sources
 from saas_api.usage.ranges import DateRange
 from saas_api.usage.reports import TimeseriesRange
 
@@ -128,7 +128,7 @@ def get_key_usage(session: Session, organization_id: UUID, key_id: UUID, mode: s
     )
     for row in read_calls(session, organization_id, days):
         if row.api_key_id == key_id:
-            endpoint = endpoints[ENDPOINT_BY_SOURCE.get(row.source, ("", row.source))]
+            endpoint = endpoints[sources.get_endpoint(row.source)]
             for tally in (usage.total, usage.by_day[row.day], endpoint):
                 tally.success_count += row.requests
     for refused in refused_requests.refused_calls(session, organization_id, days, mode):

@@ -1,60 +1,28 @@
 """Authorization of the caller: organization, network address, impersonation, and scope or role."""
 
-import ipaddress
-from collections.abc import Sequence
-
 from flask import request
 
-from saas_api.accounts.models import OrganizationStatus
 from saas_api.accounts.organizations import OrganizationClosed
-from saas_api.billing.models import BillingStanding
 from saas_api.core import access, request_context
 from saas_api.core.access import Access, Principal
-from saas_api.core.errors import Forbidden, NotFound, PaymentRequired
+from saas_api.core.errors import Forbidden, NotFound
 from saas_api.core.settings import setting
 from saas_api.core.web import http
-from saas_api.gate.credentials import KeyPrincipal
+from saas_api.metering import key_principals
+from saas_api.metering.key_principals import KeyPrincipal
 
 _LOGOUT_ENDPOINT = "accounts.logout"
 _PERMITTED_WHEN_CLOSED = (None, "billing:read", "billing:write", "organization:write", "organization:close")
 
 
-class IpNotAllowed(Forbidden):
-    """The key is restricted to other addresses."""
-
-    code, message = "IP_NOT_ALLOWED", "This API key may not be used from your address."
-
-
-class OrganizationSuspended(Forbidden):
-    """An operator or an overdue invoice has suspended the organization."""
-
-    code = "ORGANIZATION_SUSPENDED"
-    message = "This organization is suspended; if invoices are overdue, paying them ends that at once."
-
-
-class SendingRestricted(PaymentRequired):
-    """An invoice is overdue: metered calls are rejected, others still work."""
-
-    code, message = "SUBSCRIPTION_RESTRICTED", "An invoice is overdue; pay it to send again."
-
-
 def authorize_caller(principal: Principal, view_access: Access) -> None:
     """Check that a principal may make this request: organization, address, impersonation, then scope or role.
 
-    raises: OrganizationSuspended, OrganizationClosed, IpNotAllowed, SendingRestricted, InsufficientScope, Forbidden,
-        NotFound
+    raises: OrganizationSuspended, OrganizationClosed, IpNotAllowed, SubscriptionRestricted, InsufficientScope,
+        Forbidden, NotFound
     """
-    if isinstance(principal, KeyPrincipal) and principal.terms is not None:
-        terms = principal.terms
-        if terms.organization_status != OrganizationStatus.ACTIVE or terms.standing == BillingStanding.SUSPENDED:
-            raise OrganizationSuspended
-        address = request_context.client_ip()
-        if principal.ip_allow and not _is_in_networks(address, principal.ip_allow):
-            raise IpNotAllowed(
-                f"This API key may not be used from your address, {address}.", details={"address": address}
-            )
-        if terms.standing == BillingStanding.RESTRICTED and view_access.is_metered:
-            raise SendingRestricted
+    if isinstance(principal, KeyPrincipal):
+        key_principals.check_key(principal, request_context.client_ip(), is_metered=view_access.is_metered)
     if principal.is_organization_closed and view_access.operator_role is None:
         _check_closed(view_access)
     if principal.is_impersonating and request.endpoint != _LOGOUT_ENDPOINT:
@@ -80,10 +48,4 @@ def _check_impersonation() -> None:
 def is_console_address_allowed(address: str) -> bool:
     """Whether operators may act from an address (ADMIN_ALLOWED_IPS; empty allows all)."""
     networks = setting("ADMIN_ALLOWED_IPS")
-    return not networks or _is_in_networks(address, networks)
-
-
-def _is_in_networks(address: str, networks: Sequence[str]) -> bool:
-    if address == "invalid":
-        return False
-    return any(ipaddress.ip_address(address) in ipaddress.ip_network(network) for network in networks)
+    return not networks or key_principals.is_in_networks(address, networks)

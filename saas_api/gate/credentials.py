@@ -1,53 +1,23 @@
-"""The API key or bearer token of a request, and the cached principal of a key."""
+"""The API key or bearer token of a request."""
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
 
 from flask import request
 from limits import parse as parse_limit
 
 from saas_api.accounts.sessions import TokenMalformed
-from saas_api.api_keys import key_format, secrets
+from saas_api.api_keys import key_format
 from saas_api.api_keys.secrets import InvalidApiKey, MissingApiKey
-from saas_api.billing import periods, service_terms
-from saas_api.billing.service_terms import ServiceTerms
-from saas_api.core import clock, request_context
-from saas_api.core.access import Access, Principal
-from saas_api.core.db import tenancy
+from saas_api.core import request_context
+from saas_api.core.access import Access
 from saas_api.core.errors import BadRequest, Unauthenticated
 from saas_api.core.limits import limiter
 from saas_api.core.settings import setting
-from saas_api.gate import responses
-from saas_api.gate.cache import LruCache
-from saas_api.webhooks import events
+from saas_api.metering import key_principals, refusals
+from saas_api.metering.key_principals import KeyPrincipal
 
-CACHE_SECONDS, CACHE_SECONDS_WITHOUT_REDIS = 60, 5
-MAX_CACHED_KEYS = 20_000
 UNKNOWN_KEYS_PER_MINUTE = 30
 _UNKNOWN_KEY_LIMIT = parse_limit(f"{UNKNOWN_KEYS_PER_MINUTE} per minute")
-
-
-@dataclass(frozen=True)
-class KeyPrincipal(Principal):
-    """The principal of an API key, with the terms of its organization when it was loaded.
-
-    windows: (requests, milliseconds) of the rate limits of the organization and, if it has one, of the key
-    ip_allow: networks that may use the key; empty allows all
-    loaded_at: monotonic time in seconds
-    has_accepted_subscriber: an endpoint has explicitly subscribed to message.accepted
-    """
-
-    terms: ServiceTerms | None = None
-    windows: Sequence[tuple[int, int]] = ()
-    ip_allow: Sequence[str] = ()
-    valid_until: datetime | None = None
-    loaded_at: float = 0.0
-    has_accepted_subscriber: bool = False
-
-
-_cache: LruCache[bytes, KeyPrincipal] = LruCache(MAX_CACHED_KEYS)
 
 
 def read_credential(view_access: Access) -> tuple[str, str]:
@@ -89,53 +59,9 @@ def load_key_principal(digests: Sequence[tuple[int, bytes]], *, is_fresh: bool =
     is_fresh: read it from PostgreSQL
     raises: InvalidApiKey; TooManyRequests for an unknown key after UNKNOWN_KEYS_PER_MINUTE from one network
     """
-    digest = digests[0][1]
-    cached = _cache.find(digest)
-    max_age = CACHE_SECONDS_WITHOUT_REDIS if limiter.get_storage().is_open else CACHE_SECONDS
-    if cached and not is_fresh and principal_age_seconds(cached) < max_age and _is_valid(cached):
-        return cached
-    principal = _find_key_principal(digests)
+    principal = key_principals.find_principal(digests, is_fresh=is_fresh)
     if principal is None:  # counted after the search, so that one wrong key does not stop the good ones beside it
-        _cache.remove(digest)
         if not limiter.limiter.limiter.hit(_UNKNOWN_KEY_LIMIT, request_context.client_network(), "unknown-key"):
-            raise responses.rate_limit_error(UNKNOWN_KEYS_PER_MINUTE, 60, 60, "address")
+            raise refusals.rate_limit_error(UNKNOWN_KEYS_PER_MINUTE, 60, 60, "address")
         raise InvalidApiKey
-    _cache.put(digest, principal)
     return principal
-
-
-def _is_valid(principal: KeyPrincipal) -> bool:
-    return principal.valid_until is None or clock.now() < principal.valid_until
-
-
-def _find_key_principal(digests: Sequence[tuple[int, bytes]]) -> KeyPrincipal | None:
-    loaded_at = time.monotonic()
-    with tenancy.system_session("gate.key") as session:
-        secret = secrets.find_active_secret(session, digests)
-        if secret is None:
-            return None
-        periods.ensure_account(session, secret.organization_id)
-        terms = service_terms.get_terms(session, secret.organization_id)
-        has_subscriber = events.has_explicit_subscriber(session, secret.organization_id, "message.accepted")
-    windows = [(terms.rate_limit_per_minute, 60_000)]
-    if secret.rate_limit_per_minute:
-        windows.append((secret.rate_limit_per_minute, 60_000))
-    ends = [end for end in (secret.expires_at, terms.period_ends_at) if end is not None]
-    return KeyPrincipal(
-        kind="key",
-        id=secret.key_id,
-        organization_id=secret.organization_id,
-        scopes=secret.scopes,
-        mode=secret.mode,
-        terms=terms,
-        windows=tuple(windows),
-        ip_allow=secret.ip_allow,
-        valid_until=min(ends),
-        loaded_at=loaded_at,
-        has_accepted_subscriber=has_subscriber,
-    )
-
-
-def principal_age_seconds(principal: KeyPrincipal) -> float:
-    """Seconds since the principal was read from PostgreSQL."""
-    return time.monotonic() - principal.loaded_at

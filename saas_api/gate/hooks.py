@@ -12,14 +12,13 @@ from saas_api.core.access import Access, Principal
 from saas_api.core.db import tenancy
 from saas_api.core.errors import ApiError, ServiceUnavailable
 from saas_api.core.limits import limiter
-from saas_api.core.limits.limiter import LimitCode, LimitDecision, LimitRequest
+from saas_api.core.limits.limiter import LimitCode, LimitRequest
 from saas_api.core.web import endpoint, http
 from saas_api.core.web.endpoint import Operation
-from saas_api.gate import authorization, browser_sessions, credentials, limits, responses
-from saas_api.gate.credentials import CACHE_SECONDS_WITHOUT_REDIS
+from saas_api.gate import authorization, browser_sessions, credentials, responses
+from saas_api.metering import key_principals, limits
+from saas_api.metering.key_principals import KeyPrincipal
 from saas_api.usage import refused_requests
-
-MAX_LIMIT_CHECKS, FINAL_CHECK_AFTER = 8, 5
 
 
 def init_app(app: Flask) -> None:
@@ -68,7 +67,7 @@ def authenticate() -> None:
     if kind == "key" and g.is_denied:
         _confirm_denial(view_access, operation)
     if kind == "key" and not g.is_denied:
-        g.gate_call = limits.build_limit_request(g.principal, 0, g.units)
+        g.gate_call = limits.build_limit_request(g.principal, 0, g.usage)
 
 
 def enforce_limits() -> None:
@@ -133,7 +132,7 @@ def _is_console_view() -> bool:
 
 
 def _authorize_and_parse(view_access: Access, operation: Operation | None) -> None:
-    g.refusal, g.units, g.is_denied = None, {}, False
+    g.refusal, g.usage, g.is_denied = None, (), False
     try:
         authorization.authorize_caller(g.principal, view_access)
     except ApiError as error:
@@ -147,7 +146,7 @@ def _confirm_denial(view_access: Access, operation: Operation | None) -> None:
 
     raises: TooManyRequests
     """
-    limits.hit_denied_limit(g.principal)
+    key_principals.hit_denied_limit(g.principal)
     g.principal = credentials.load_key_principal(g.key_digests, is_fresh=True)
     _authorize_and_parse(view_access, operation)
 
@@ -155,9 +154,9 @@ def _confirm_denial(view_access: Access, operation: Operation | None) -> None:
 def _parse(operation: Operation) -> None:
     try:
         g.arguments = operation.parse()
-        g.units = operation.metered_units(g.arguments["body"]) if operation.metered_units else {}
+        g.usage = operation.metering.expected_usage(g.arguments) if operation.metering else ()
     except ApiError as error:
-        g.refusal, g.units = error, {}
+        g.refusal, g.usage = error, ()
 
 
 def _bind_organization(principal: Principal) -> None:
@@ -170,32 +169,16 @@ def _bind_organization(principal: Principal) -> None:
 
 
 def _confirm_decision() -> None:
-    """Repeat the limit request until its decision is based on the current principal and counters.
+    """Confirm the decision of Flask-Limiter's hook with the current principal and counters.
 
-    raises: ServiceUnavailable after MAX_LIMIT_CHECKS checks
+    raises: the error of an exceeded limit, InvalidApiKey, TooManyRequests, ServiceUnavailable
     """
-    previous_generation = None
-    for check in range(MAX_LIMIT_CHECKS):
-        decision: LimitDecision | None = g.gate_call.decision
-        if decision is None:
-            raise ServiceUnavailable
-        limits.remember_decision(g.gate_call)
-        if decision.code.is_final and (
-            not decision.is_local or credentials.principal_age_seconds(g.principal) < CACHE_SECONDS_WITHOUT_REDIS
-        ):
-            return
-        freshness = 0
-        if decision.code != LimitCode.COUNTER_OUT_OF_BOUNDS:
-            g.principal = credentials.load_key_principal(g.key_digests, is_fresh=True)
-            _authorize_and_parse(*_get_view_metadata())
-            if decision.is_local:
-                return
-            is_repeated = decision.code == LimitCode.STALE_GENERATION and decision.generation == previous_generation
-            freshness = 2 if is_repeated else 1
-            previous_generation = decision.generation
-        g.gate_call = limits.build_limit_request(g.principal, freshness, g.units, is_final=check >= FINAL_CHECK_AFTER)
-        limit = limiter.gate_limit(*g.gate_call.windows[0], "gate")
-        if not limiter.limiter.limiter.hit(limit.limit, g.gate_call.keys[0], "gate"):
-            limits.remember_decision(g.gate_call)
-            raise responses.limit_exceeded_error(g.gate_call)
-    raise ServiceUnavailable(retry_after=1)
+
+    def reload_principal() -> KeyPrincipal:
+        g.principal = credentials.load_key_principal(g.key_digests, is_fresh=True)
+        _authorize_and_parse(*_get_view_metadata())
+        return g.principal
+
+    g.gate_call, g.principal = limits.confirm_decision(g.gate_call, g.principal, g.usage, reload_principal)
+    if g.gate_call.decision.code.is_refusal:
+        raise limits.limit_exceeded_error(g.principal, g.gate_call)

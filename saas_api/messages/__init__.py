@@ -15,5 +15,5 @@ DOMAIN = Domain(
     scopes={"messages:read": "messages:read", "messages:write": "messages:test"},
     system_purposes=("messages.due",),
     queue="messages",
-    metered_permissions=("messages:write",),
+    is_service=True,
 )

@@ -17,6 +17,7 @@ from saas_api.core.web.endpoint import endpoint
 from saas_api.messages import messages
 from saas_api.messages.messages import MessageFilter, MessageNotCancelable, MessageNotFound, NoMessageProvider
 from saas_api.messages.schemas import AcceptedMessageOut, MessageIn, MessageOut, MessagesQuery
+from saas_api.metering.metered_endpoints import metered
 from saas_api.usage import ranges
 from saas_api.usage.ranges import InvalidDateRange
 
@@ -24,7 +25,12 @@ bp = Blueprint("messages", __name__)
 
 
 @bp.post("/send")
-@require_permission("messages:write")
+@metered(
+    messages.get_meter,
+    permission="messages:write",
+    quantity=messages.count_units,
+    is_batch=True,
+)
 @endpoint(
     operation_id="send_message",
     tag="messages",
@@ -32,14 +38,11 @@ bp = Blueprint("messages", __name__)
     returns=AcceptedMessageOut(),
     status=202,
     errors=(PaymentRequired, TooManyRequests, ServiceUnavailable, NoMessageProvider),
-    metered_units=messages.metered_units,
     has_long_text=True,
 )
 def send(body: Mapping[str, Any]) -> Any:
     """Send a mock SMS or e-mail. It is accepted at once and delivered within seconds."""
-    return messages.accept_message(
-        g.principal, g.principal.terms, body, g.idempotent_request, is_published=g.principal.has_accepted_subscriber
-    )
+    return messages.accept_message(g.principal, body)
 
 
 @bp.get('/<id("msg"):message_id>')

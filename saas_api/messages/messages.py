@@ -8,37 +8,33 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from saas_api.accounts import audit
 from saas_api.accounts.models import OrganizationStatus
 from saas_api.billing import periods, service_terms
 from saas_api.billing.models import BillingStanding
-from saas_api.billing.service_terms import ServiceTerms
-from saas_api.core import clock, idempotency, ids, money
+from saas_api.core import clock, ids, money
 from saas_api.core.access import KeyMode, Principal
-from saas_api.core.db import engine, pagination, tenancy
+from saas_api.core.db import pagination
 from saas_api.core.db.pagination import Page, PageRequest
 from saas_api.core.errors import Conflict, Forbidden, NotFound, ServiceUnavailable
-from saas_api.core.faults import fault_point
-from saas_api.core.idempotency import KEY_CONSTRAINT, AlreadyAnswered, IdempotentRequest
 from saas_api.core.jobs import queue
 from saas_api.messages import content
 from saas_api.messages import events as message_events
 from saas_api.messages.content import Channel
 from saas_api.messages.models import Message, MessageStatus
+from saas_api.metering.key_principals import KeyPrincipal
+from saas_api.metering.metered_endpoints import Batch
+from saas_api.metering.recording import Statement
 from saas_api.providers import selection
+from saas_api.usage import ledger
 from saas_api.usage.ledger import UsageRecord
 from saas_api.webhooks import events as webhook_events
 
 USAGE_SOURCE = "messages.send"
 DRAIN_JOB = "messages.drain"
 MESSAGE_LIFETIME = timedelta(hours=24)
-MAX_INSERT_ATTEMPTS = 4
-_NO_OPEN_PERIOD = "usage_events.billing_period_id"
-
-Statement = tuple[str, Mapping[str, Any]]
 
 
 class MessageNotFound(NotFound):
@@ -96,9 +92,14 @@ class MessageFilter:
         return conditions
 
 
-def metered_units(body: Mapping[str, Any]) -> dict[str, int]:
-    """Units of a message by meter: the segments of an SMS, or one e-mail."""
-    return {body["type"]: content.count_segments(body["message"]) if body["type"] == Channel.SMS else 1}
+def get_meter(body: Mapping[str, Any]) -> str:
+    """The meter of a message: each channel has one of the same name."""
+    return str(body["type"])
+
+
+def count_units(body: Mapping[str, Any]) -> int:
+    """Units of a message on its meter: the segments of an SMS, or one e-mail."""
+    return content.count_segments(body["message"]) if body["type"] == Channel.SMS else 1
 
 
 def get_message(session: Session, principal: Principal, message_id: UUID) -> Message:
@@ -127,33 +128,27 @@ def list_export_rows(session: Session, organization_id: UUID, filters: MessageFi
     return session.scalars(statement.order_by(Message.accepted_at.desc(), Message.id.desc()).limit(limit)).all()
 
 
-def accept_message(
-    principal: Principal,
-    terms: ServiceTerms,
-    body: Mapping[str, Any],
-    idempotent_request: IdempotentRequest | None,
-    *,
-    is_published: bool = False,
-) -> dict[str, Any]:
-    """Store a message and its usage in one transaction. An accepted message is delivered or fails; it is never lost.
+def accept_message(principal: KeyPrincipal, body: Mapping[str, Any]) -> Batch:
+    """Accept a message; it is stored with its usage. An accepted message is delivered or fails; it is never lost.
 
     body: `to`, `message`, `type`, `subject`, validated
-    idempotent_request: of the Idempotency-Key; its response is stored in the same transaction
-    is_published: an endpoint names the event type message.accepted
-    raises: NoMessageProvider; ServiceUnavailable when no billing period can be opened; IdempotencyKeyReused;
-      AlreadyAnswered
+    raises: NoMessageProvider, ServiceUnavailable
     """
+    if principal.terms is None:
+        raise ServiceUnavailable
     if not selection.has_message_provider(principal.mode):
         raise NoMessageProvider
     message = _build_message(principal, body)
-    message.cost, message.currency = Decimal(0), terms.currency
+    message.cost, message.currency = Decimal(0), principal.terms.currency
     if principal.mode == KeyMode.LIVE:
-        message.cost = terms.list_prices[message.channel] * message.segments
-    accepted = _insert(message, idempotent_request, is_published=is_published)
-    queue.wake_workers(DRAIN_JOB)
-    if is_published:
-        queue.wake_workers(webhook_events.DRAIN_JOB)
-    return accepted
+        message.cost = principal.terms.list_prices[message.channel] * message.segments
+    message.accepted_at = clock.now()
+    statements, jobs = [_insert_statement(message)], [DRAIN_JOB]
+    if "message.accepted" in principal.subscribed_types:
+        event = message_events.status_event(message)
+        statements.append(webhook_events.publish_statement(message.organization_id, event))
+        jobs.append(webhook_events.DRAIN_JOB)
+    return Batch(_acceptance(message), statements, str(message.id), message.id, message.accepted_at, jobs)
 
 
 def send_test_message(session: Session, principal: Principal, body: Mapping[str, Any]) -> Message:
@@ -176,10 +171,16 @@ def send_test_message(session: Session, principal: Principal, body: Mapping[str,
         session, organization_id, audit.actor_for(principal), "message.tried", ("message", message.id), {}
     )
     session.flush()  # the audit event names the message
-    if webhook_events.has_explicit_subscriber(session, organization_id, "message.accepted"):
+    session.connection().exec_driver_sql(*ledger.append_test_usage_statement(organization_id, _test_usage(message)))
+    if "message.accepted" in webhook_events.list_explicit_types(session, organization_id):
         webhook_events.publish_many(session, organization_id, [message_events.status_event(message)])
     queue.enqueue(session, DRAIN_JOB)
     return message
+
+
+def _test_usage(message: Message) -> UsageRecord:
+    units = Decimal(message.segments)
+    return UsageRecord(ids.new_id(), USAGE_SOURCE, str(message.id), message.channel, units, message.accepted_at)
 
 
 REVERSED_COST_SQL = """CASE WHEN (SELECT t.reverse_on_failure FROM meters t WHERE t.code = r.channel) THEN 0
@@ -249,38 +250,10 @@ def _build_message(principal: Principal, body: Mapping[str, Any]) -> Message:
         recipient=body["to"],
         subject=body["subject"],
         body=body["message"],
-        segments=metered_units(body)[body["type"]],
+        segments=count_units(body),
         status=MessageStatus.QUEUED,
         attempts=0,
     )
-
-
-def _insert(message: Message, idempotent_request: IdempotentRequest | None, *, is_published: bool) -> dict[str, Any]:
-    """Insert a message with its usage; open a billing period or forget an expired response when that is in the way."""
-    is_late, is_cleared = False, False
-    for _ in range(MAX_INSERT_ATTEMPTS):
-        message.accepted_at = clock.now()
-        accepted = _acceptance(message)
-        response = [idempotent_request.statement(accepted)] if idempotent_request else []
-        try:
-            engine.execute_batch(_batch(message, response, is_late=is_late, is_published=is_published))
-        except IntegrityError as error:
-            violated = engine.violated_constraint(error)
-            if violated == "messages_pkey":  # the first try was committed when its connection broke
-                return accepted
-            if violated == KEY_CONSTRAINT and idempotent_request and not is_cleared:
-                if _is_own_response(idempotent_request, response[0]):
-                    return accepted
-                is_cleared = True
-            elif violated == _NO_OPEN_PERIOD and not is_late:
-                is_late = True
-                _open_period(message.organization_id, message.accepted_at)
-            else:
-                raise
-        else:
-            fault_point("accept.after_commit")
-            return accepted
-    raise ServiceUnavailable
 
 
 def _acceptance(message: Message) -> dict[str, Any]:
@@ -309,8 +282,8 @@ VALUES (%(org)s, %(id)s, %(api_key)s, %(mode)s, %(channel)s, %(to)s, %(subject)s
 """
 
 
-def _batch(message: Message, response: Sequence[Statement], *, is_late: bool, is_published: bool) -> list[Statement]:
-    values = {
+def _insert_statement(message: Message) -> Statement:
+    return _INSERT, {
         "org": message.organization_id,
         "id": message.id,
         "api_key": message.api_key_id,
@@ -325,42 +298,3 @@ def _batch(message: Message, response: Sequence[Statement], *, is_late: bool, is
         "at": message.accepted_at,
         "lifetime": MESSAGE_LIFETIME,
     }
-    scope, insert = tenancy.tenant_scope_statement(message.organization_id), (_INSERT, values)
-    event = message_events.status_event(message) if is_published else None
-    published = [webhook_events.publish_statement(message.organization_id, event)] if event else []
-    if message.mode != KeyMode.LIVE:
-        return [scope, *response, insert, *published]
-    usage = UsageRecord(
-        id=ids.new_id(),
-        source=USAGE_SOURCE,
-        key=str(message.id),
-        meter=message.channel,
-        quantity=message.segments,
-        at=message.accepted_at,
-        api_key_id=message.api_key_id,
-        message_id=message.id,
-    )
-    lock, append = periods.record_usage_statements(message.organization_id, usage, is_late=is_late)
-    return [scope, lock, *response, insert, append, *published]
-
-
-def _is_own_response(request: IdempotentRequest, statement: Statement) -> bool:
-    """Whether the stored response is that of this request, committed when its connection broke.
-
-    returns: False when an expired response of another request was deleted
-    raises: IdempotencyKeyReused; AlreadyAnswered for the response of another request
-    """
-    with tenancy.tenant_session(request.organization_id) as session:
-        try:
-            idempotency.raise_if_answered(session, request)
-        except AlreadyAnswered as answered:
-            if answered.response.body == statement[1]["idempotency_body"]:
-                return True
-            raise
-    return False
-
-
-def _open_period(organization_id: UUID, at: datetime) -> None:
-    with tenancy.tenant_session(organization_id) as session:
-        periods.ensure_account(session, organization_id)
-        periods.ensure_period(session, organization_id, at)

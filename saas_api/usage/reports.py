@@ -54,13 +54,13 @@ def accepted_calls(
 
 
 def accepted_test_calls(session: Session, organization_id: UUID, days: DateRange) -> Sequence[AcceptedCalls]:
-    """Calls in test mode. They are not metered, so they are read from `messages`."""
+    """Calls of test keys, which no bill contains."""
     return _rows(
         session,
-        """SELECT (accepted_at AT TIME ZONE :zone)::date, channel, 'messages.send', api_key_id, 0,
-                  sum(CASE channel WHEN 'sms' THEN segments ELSE 1 END)::numeric, count(*)
-           FROM messages WHERE organization_id = :organization_id AND mode = 'test'
-             AND accepted_at >= :starts_at AND accepted_at < :ends_at GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4""",
+        """SELECT (occurred_at AT TIME ZONE :zone)::date, meter_code, coalesce(endpoint, source), api_key_id, 0,
+                  sum(quantity), count(*)
+           FROM test_usage_events WHERE organization_id = :organization_id
+             AND occurred_at >= :starts_at AND occurred_at < :ends_at GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4""",
         organization_id,
         days,
     )
@@ -88,10 +88,10 @@ SELECT width_bucket(bucket_at, CAST(:starts AS timestamptz[])) - 1, meter_code, 
 FROM live WHERE bucket_at >= :starts_at AND bucket_at < :ends_at
   AND (CAST(:meter AS text) IS NULL OR meter_code = :meter)
 GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5""")
-_TEST_POINTS = text("""SELECT width_bucket(accepted_at, CAST(:starts AS timestamptz[])) - 1, channel, 'messages.send',
-  api_key_id, 0, sum(CASE channel WHEN 'sms' THEN segments ELSE 1 END)::numeric, count(*)
-FROM messages WHERE organization_id = :organization_id AND mode = 'test'
-  AND accepted_at >= :starts_at AND accepted_at < :ends_at AND (CAST(:meter AS text) IS NULL OR channel = :meter)
+_TEST_POINTS = text("""SELECT width_bucket(occurred_at, CAST(:starts AS timestamptz[])) - 1, meter_code,
+  coalesce(endpoint, source), api_key_id, 0, sum(quantity), count(*)
+FROM test_usage_events WHERE organization_id = :organization_id
+  AND occurred_at >= :starts_at AND occurred_at < :ends_at AND (CAST(:meter AS text) IS NULL OR meter_code = :meter)
 GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5""")
 
 

@@ -92,13 +92,13 @@ def list_events(
     return pagination.paginate(session, statement, Event.sequence.desc(), request=request)
 
 
-_HAS_EXPLICIT_SUBSCRIBER = sa.text("""SELECT EXISTS (SELECT FROM webhook_endpoints WHERE organization_id = :org
-  AND status = 'enabled' AND deleted_at IS NULL AND :type = ANY (event_types))""")
+_EXPLICIT_TYPES = sa.text("""SELECT DISTINCT unnest(event_types) FROM webhook_endpoints
+  WHERE organization_id = :org AND status = 'enabled' AND deleted_at IS NULL""")
 
 
-def has_explicit_subscriber(session: Session, organization_id: UUID, event_type: str) -> bool:
-    """Whether an enabled endpoint names an event type."""
-    return bool(session.scalar(_HAS_EXPLICIT_SUBSCRIBER, {"org": organization_id, "type": event_type}))
+def list_explicit_types(session: Session, organization_id: UUID) -> frozenset[str]:
+    """Event types that an enabled endpoint names."""
+    return frozenset(session.scalars(_EXPLICIT_TYPES, {"org": organization_id}))
 
 
 _PUBLISH = """

@@ -20,6 +20,7 @@ IMPORTED_BY_NAME = {  # decorators, and functions that every package uses
     "fault_point",
     "form_view",
     "get_logger",
+    "metered",
     "public_page",
     "public_view",
     "require_operator",

@@ -29,7 +29,6 @@ def test_domain_is_registered_once() -> None:
         Domain(name="messages")
 
 
-def test_scopes_and_metered_calls_are_permissions() -> None:
+def test_scopes_are_permissions() -> None:
     assert domain.registry.scopes.keys() <= domain.registry.permissions.keys()
     assert set(domain.registry.scopes.values()) <= domain.registry.permissions.keys()
-    assert domain.registry.metered_permissions <= domain.registry.permissions.keys()

@@ -182,7 +182,7 @@ class GateStrategy(SlidingWindowCounterRateLimiter):
     def hit(self, item: RateLimitItem, *identifiers: str, cost: int = 1) -> bool:
         """Count a request, and return whether it is admitted."""
         if identifiers[-1] == "gate":
-            return self._decide(g.gate_call)
+            return self.decide(g.gate_call)
         return self._sliding_window("hit", item, identifiers, cost)
 
     def test(self, item: RateLimitItem, *identifiers: str, cost: int = 1) -> bool:
@@ -203,7 +203,8 @@ class GateStrategy(SlidingWindowCounterRateLimiter):
         except RedisUnavailable:
             return bool(getattr(self.local, method)(item, *identifiers, cost=cost))
 
-    def _decide(self, call: LimitRequest) -> bool:
+    def decide(self, call: LimitRequest) -> bool:
+        """Decide on a call with an API key, and return whether it is not refused; the decision stays in the call."""
         try:
             result = self.storage.run(self.storage.gate_script, call.keys, call.arguments)
         except RedisUnavailable:
@@ -291,6 +292,12 @@ def limiter_config(redis_url: str, processes: int) -> dict[str, Any]:
 def get_storage() -> CircuitBreakerStorage:
     """The limiter's storage."""
     return limiter.storage  # type: ignore[return-value]  # our scheme names our class
+
+
+def decide(call: LimitRequest) -> None:
+    """Let limits.lua decide on a call with an API key; the decision stays in the call."""
+    strategy: GateStrategy = limiter.limiter  # type: ignore[assignment]  # our strategy's name names our class
+    strategy.decide(call)
 
 
 def generation_key(organization_id: UUID) -> str:

@@ -4,9 +4,9 @@ The declaration, an `Operation`, is what the OpenAPI document is generated from.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Required, TypedDict, Unpack
+from typing import Any, Protocol, Required, TypedDict, Unpack
 
 import marshmallow as ma
 import orjson
@@ -33,13 +33,29 @@ class ViewResult:
     is_secret: bool = False
 
 
+class Metering(Protocol):
+    """Meters the calls of a view.
+
+    is_batch: the view writes nothing itself: what it writes is recorded with the usage, and with the response under an
+        Idempotency-Key
+    """
+
+    @property
+    def is_batch(self) -> bool: ...
+
+    def expected_usage(self, arguments: Mapping[str, Any]) -> Sequence[Any]:
+        """What a call uses, as far as it is known before the view runs; the limits count it."""
+
+    def record(self, arguments: Mapping[str, Any], result: Any) -> Any:
+        """Record what a call has used, in the transaction of its effect; returns the result for the response."""
+
+
 @dataclass(frozen=True)
 class Operation:
     """Declaration of an API operation; the OpenAPI document is generated from it.
 
     operation_id, tag: unique name and section in the OpenAPI document; clients are generated from them
-    metered_units: usage of a body by meter, for the quotas that the gate counts; such a view stores its response
-        under an Idempotency-Key itself, in the transaction of its effect, from `g.idempotent_request`
+    metering: meters the calls of the view; set by `metering.metered_endpoints.metered`
     produces: media type of a view that may return a `Response`; with `returns` it may return either
     has_long_text: the size of the body is limited in characters of its texts instead of bytes
     is_replayable: False when the response contains tokens: an Idempotency-Key is checked and nothing is stored
@@ -52,15 +68,15 @@ class Operation:
     returns: ma.Schema | None = None
     status: int = 200
     errors: tuple[type[ApiError], ...] = ()
-    metered_units: Callable[[dict[str, Any]], Mapping[str, int]] | None = None
+    metering: Metering | None = None
     produces: str = "application/json"
     has_long_text: bool = False
     is_replayable: bool = True
 
     @property
     def stores_own_replay(self) -> bool:
-        """Whether the view itself stores its response under an Idempotency-Key."""
-        return self.metered_units is not None
+        """Whether the response is stored under an Idempotency-Key in the batch that records the usage."""
+        return self.metering is not None and self.metering.is_batch
 
     def parse(self) -> dict[str, Any]:
         """The view's arguments from the current request.
@@ -86,7 +102,6 @@ class OperationFields(TypedDict, total=False):
     returns: ma.Schema
     status: int
     errors: tuple[type[ApiError], ...]
-    metered_units: Callable[[dict[str, Any]], Mapping[str, int]]
     produces: str
     has_long_text: bool
     is_replayable: bool
@@ -97,25 +112,28 @@ def endpoint(**fields: Unpack[OperationFields]) -> Callable[[Callable[..., Any]]
 
     fields: those of `Operation`
     """
-    operation = Operation(**fields)
 
     def wrap(view: Callable[..., Any]) -> Callable[..., Response]:
         @functools.wraps(view)
         def call(**path: Any) -> Response:
+            operation: Operation = call.__operation__  # type: ignore[attr-defined]  # functions carry attributes
             arguments = g.pop("arguments", None) or operation.parse()
             g.idempotent_request = _idempotent_request(operation)
             must_store = g.idempotent_request is not None and not operation.stores_own_replay
             try:
                 if must_store:
                     idempotency.acquire(engine.session(), g.idempotent_request)
-                response = _to_response(operation, view(**path, **arguments))
+                result = view(**path, **arguments)
+                if operation.metering is not None:
+                    result = operation.metering.record(arguments, result)
+                response = _to_response(operation, result)
             except AlreadyAnswered as replay:
                 return _replay(replay.response)
             if must_store and response.status_code < 400:
                 _store_response(g.idempotent_request, response)
             return response
 
-        call.__operation__ = operation  # type: ignore[attr-defined]  # functions carry attributes
+        call.__operation__ = Operation(**fields)  # type: ignore[attr-defined]  # functions carry attributes
         return call
 
     return wrap

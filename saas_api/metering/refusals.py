@@ -1,0 +1,50 @@
+"""Errors with which a metered call is refused."""
+
+from saas_api.core.errors import Forbidden, PaymentRequired, TooManyRequests
+
+
+class IpNotAllowed(Forbidden):
+    """The key is restricted to other addresses."""
+
+    code, message = "IP_NOT_ALLOWED", "This API key may not be used from your address."
+
+
+class OrganizationSuspended(Forbidden):
+    """An operator or an overdue invoice has suspended the organization."""
+
+    code = "ORGANIZATION_SUSPENDED"
+    message = "This organization is suspended; if invoices are overdue, paying them ends that at once."
+
+
+class SubscriptionRestricted(PaymentRequired):
+    """An invoice is overdue: metered calls are refused, others still work."""
+
+    code, message = "SUBSCRIPTION_RESTRICTED", "An invoice is overdue; pay it to go on."
+
+
+class QuotaExceeded(TooManyRequests):
+    """The quota of a meter is used up for the billing period."""
+
+    code, message = "QUOTA_EXCEEDED", "The quota of this billing period is used up."
+
+
+class SpendCapReached(PaymentRequired):
+    """The call would exceed the spend cap of the billing period."""
+
+    code, message = "SPEND_CAP_REACHED", "The spend cap of this billing period is reached; raise it to go on."
+
+
+def rate_limit_error(limit: int, window_seconds: int, wait_seconds: int, scope: str) -> TooManyRequests:
+    """The error of an exceeded rate limit.
+
+    limit: requests in a window
+    wait_seconds: until the request passes, rounded up
+    scope: "organization", "key", "user" or "address"
+    """
+    details = {
+        "limit": limit,
+        "window_seconds": window_seconds,
+        "retry_after_seconds": wait_seconds,
+        "scope": scope,
+    }
+    return TooManyRequests(details=details, retry_after=wait_seconds)
