@@ -20,19 +20,18 @@ from saas_api.billing.rating.plan_file import (
     RATE_LIMIT_FEATURE,
     EntitlementContent,
     EntitlementKind,
-    InvalidPlanFile,
-    MeterContent,
     PlanContent,
     PlanDifference,
 )
 from saas_api.core import clock, money
 from saas_api.core.db import tenancy
 from saas_api.core.db.tenancy import SystemSession
+from saas_api.core.document_reader import InvalidDocument
 from saas_api.core.errors import Conflict, NotFound
 from saas_api.core.money import DEFAULT_CURRENCY
 from saas_api.core.observability import get_logger
 from saas_api.core.settings import setting
-from saas_api.usage.models import Meter
+from saas_api.usage import meters
 
 log = get_logger(__name__)
 
@@ -274,14 +273,6 @@ def _entitlement(row: Any) -> EntitlementContent:
     return EntitlementContent(kind, value)
 
 
-def active_meters(session: SystemSession) -> dict[str, MeterContent]:
-    """Meters that are not archived, by code."""
-    rows = session.execute(
-        text("SELECT code, name, unit, reverse_on_failure FROM meters WHERE archived_at IS NULL ORDER BY code")
-    )
-    return {row.code: MeterContent(*row) for row in rows}
-
-
 def list_versions(session: SystemSession, at: datetime) -> list[PlanVersionRow]:
     """Every published version, by position of the plan, the newest first.
 
@@ -351,16 +342,17 @@ def publish_plan(document: Any, actor: Actor, *, is_dry: bool = False) -> Publis
 
     document: the parsed file
     is_dry: write nothing
-    raises: InvalidPlanFile with every problem
+    raises: InvalidDocument with every problem
     """
     with tenancy.system_session("billing.catalogue") as session:
         lock_plans(session)
-        meters = active_meters(session)
-        content = plan_file.load_plan(document, meters)
+        meters.lock_meters(session)
+        known_meters = meters.active_meters(session)
+        content = plan_file.load_plan(document, known_meters)
         previous = find_newest_version_id(session, content.code, content.currency)
         old = get_plan_content(session, previous) if previous else None
         _validate(session, content)
-        new_meters = [meter for meter in content.meters if meter.code not in meters]
+        new_meters = [meter for meter in content.meters if meter.code not in known_meters]
         content = _fill_defaults(session, replace(content, meters=new_meters))
         differences = plan_file.diff_documents(
             plan_file.to_document(old) if old else {}, plan_file.to_document(content)
@@ -472,7 +464,7 @@ def _validate(session: SystemSession, content: PlanContent) -> None:
     archived_codes = session.scalars(archived, {"codes": [meter.code for meter in content.meters]})
     problems += [("meters", f"meter {code} is retired") for code in archived_codes]
     if problems:
-        raise InvalidPlanFile(problems)
+        raise InvalidDocument(problems)
 
 
 def _fill_defaults(session: SystemSession, content: PlanContent) -> PlanContent:
@@ -496,7 +488,8 @@ def _next_version_id(session: SystemSession, code: str) -> str:
 
 
 def _write_plan(session: SystemSession, content: PlanContent, version_id: str | None) -> None:
-    session.add_all(Meter(**asdict(meter)) for meter in content.meters)
+    for meter in content.meters:
+        meters.add_meter(session, meter)
     plan = session.merge(Plan(code=content.code, name=content.name, position=content.position))
     plan.is_public = bool(content.is_public)
     session.flush()  # the version refers to the plan, its prices to the meters

@@ -3,7 +3,6 @@
 import uuid
 from datetime import datetime
 from decimal import Decimal
-from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import BigInteger, DateTime, FetchedValue, Numeric, Text
@@ -13,26 +12,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from saas_api.core import ids
 from saas_api.core.db.engine import Model
 from saas_api.core.db.types import EnumText
-
-
-class Aggregation(StrEnum):
-    """How the events of a period become the quantity of a meter.
-
-    SUM, COUNT: of quantities and of events
-    MAX, LATEST: the highest quantity, and that of the last event by `occurred_at`
-    UNIQUE: the number of distinct values of a property
-    """
-
-    SUM = "sum"
-    COUNT = "count"
-    MAX = "max"
-    UNIQUE = "unique"
-    LATEST = "latest"
-
-    @property
-    def is_additive(self) -> bool:
-        """Whether every event adds its quantity, so that the quantity of a period is known without its other events."""
-        return self in (Aggregation.SUM, Aggregation.COUNT)
+from saas_api.usage.meter_file import Aggregation
 
 
 class Meter(Model):

@@ -18,6 +18,7 @@ from saas_api.billing.models import GrantKind
 from saas_api.billing.wallet import GrantSource
 from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
+from saas_api.core.document_reader import InvalidDocument
 from tests.support.accounts import User, make_key
 from tests.support.billing import BillingOrganization, day
 from tests.support.currencies import KYOTO, LAGOS, OLGA, plans_in_other_currencies, publish, start_in_april  # noqa: F401 - a fixture
@@ -331,6 +332,6 @@ def test_change_of_currency_waits_for_money_that_is_being_granted(
 
 def test_plan_in_another_currency_needs_a_plan_of_its_own(context: Flask) -> None:
     """B13: only free has several currencies."""
-    with pytest.raises(plans.InvalidPlanFile) as caught:
+    with pytest.raises(InvalidDocument) as caught:
         publish({**KYOTO, "currency": "NGN"})
     assert caught.value.problems[0][0] == "currency"

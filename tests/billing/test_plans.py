@@ -12,8 +12,10 @@ from sqlalchemy import text
 
 from saas_api.billing import plans, service_terms
 from saas_api.billing.rating import charges, plan_file
-from saas_api.billing.rating.plan_file import InvalidPlanFile, MeterContent
+from saas_api.core import document_reader
 from saas_api.core.db import tenancy
+from saas_api.core.document_reader import InvalidDocument
+from saas_api.usage.meter_file import MeterContent
 from tests.support.billing import create_organization
 
 METERS = {"sms": MeterContent("sms", "SMS", "segment"), "email": MeterContent("email", "E-mail", "message")}
@@ -23,7 +25,7 @@ TEAM = {
     "currency": "USD",
     "base_amount": "49.00",
     "min_spend": "60.00",
-    "meters": [{"code": "calls", "name": "Calls", "unit": "minute", "reverse_on_failure": False}],
+    "meters": [{"code": "calls", "name": "Calls", "unit": "minute", "aggregation": "sum", "reverse_on_failure": False}],
     "prices": {
         "sms": {
             "model": "graduated",
@@ -55,7 +57,7 @@ def changed(**changes: Any) -> dict[str, Any]:
 
 
 def problems(document: Any) -> dict[str, str]:
-    with pytest.raises(InvalidPlanFile) as caught:
+    with pytest.raises(InvalidDocument) as caught:
         plan_file.load_plan(document, METERS)
     paths = [path for path, _ in caught.value.problems]
     assert len(paths) == len(set(paths))
@@ -182,8 +184,8 @@ def test_all_problems_are_reported_at_once() -> None:
 
 @pytest.mark.parametrize("text", ["{", '{"plan": "a", "plan": "b"}', '{"a": NaN}', "[" * 100_000])
 def test_invalid_json_is_rejected(text: str) -> None:
-    with pytest.raises(InvalidPlanFile):
-        plan_file.parse_plan_json(text)
+    with pytest.raises(InvalidDocument):
+        document_reader.parse_json(text)
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Plan content as a JSON document: strict reading, writing, comparison."""
 
-import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,10 @@ from typing import Any
 from saas_api.billing.rating import charges
 from saas_api.billing.rating.charges import MeterPrice, PriceModel, Tier
 from saas_api.core import money
+from saas_api.core.document_reader import DocumentReader
 from saas_api.core.money import CURRENCY_EXPONENTS, DEFAULT_CURRENCY
+from saas_api.usage import meter_file
+from saas_api.usage.meter_file import MeterContent
 
 RATE_LIMIT_FEATURE = "rate_limit_per_minute"
 RATE_LIMIT_SETTING = "RATE_LIMIT_PER_MINUTE"
@@ -22,37 +24,13 @@ _FIELD_BY_PRICE_MODEL = {
     PriceModel.VOLUME: "tiers",
     PriceModel.PACKAGE: "package",
 }
-MAX_FILE_BYTES = 1_000_000
 _PLAN = re.compile(r"[a-z][a-z0-9_-]{0,39}")
-_METER = re.compile(r"[a-z][a-z0-9_.]{0,62}")
 _FEATURE = re.compile(r"[a-z][a-z0-9_]{0,62}")
-_DECIMAL = re.compile(r"([0-9]{1,14})(?:\.([0-9]{1,10}))?")
 _MAX_TIERS = 50
 MAX_PERIOD_QUANTITY = Decimal(10**12)
 """The quantity of one meter, in its unit, with which a bill of a plan must not exceed `MAX_BILL_MINOR`."""
 MAX_BILL_MINOR = 10**18
 """A ninth of what PostgreSQL can store as bigint: several plan versions and late usage may be on one bill."""
-
-
-class InvalidPlanFile(ValueError):
-    """A document that is not a valid plan.
-
-    problems: (path, reason) of each
-    """
-
-    def __init__(self, problems: list[tuple[str, str]]) -> None:
-        super().__init__("; ".join(f"{path}: {reason}" for path, reason in problems))
-        self.problems = problems
-
-
-@dataclass(frozen=True)
-class MeterContent:
-    """A meter; plans share their meters."""
-
-    code: str
-    name: str
-    unit: str
-    reverse_on_failure: bool = True
 
 
 class EntitlementKind(StrEnum):
@@ -120,7 +98,7 @@ def to_document(content: PlanContent) -> dict[str, Any]:
     if content.min_spend_minor:
         written["min_spend"] = money.format_minor(content.min_spend_minor, currency)
     if content.meters:
-        written["meters"] = [vars(meter).copy() for meter in content.meters]
+        written["meters"] = [meter_file.to_document(meter) for meter in content.meters]
     written["prices"] = {meter: _price(price, currency) for meter, price in sorted(content.prices.items())}
     written["entitlements"] = {
         feature: entitlement.value for feature, entitlement in sorted(content.entitlements.items())
@@ -177,40 +155,18 @@ def _flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield from _flatten(part, f"{path}.{name}" if path else str(name))
 
 
-def parse_plan_json(text: str) -> Any:
-    """Parse JSON; duplicate names and NaN are errors.
-
-    raises: InvalidPlanFile
-    """
-    try:
-        return json.loads(text, object_pairs_hook=_reject_duplicates, parse_constant=_reject_constant)
-    except (ValueError, RecursionError) as error:
-        raise InvalidPlanFile([("", f"not JSON: {error}")]) from error
-
-
-def _reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"{name!r} is given twice")
-    return dict(pairs)
-
-
-def _reject_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number of JSON")
-
-
 def load_plan(document: Any, known_meters: Mapping[str, MeterContent]) -> PlanContent:
     """Read a plan from its document.
 
     known_meters: existing meters by code
-    raises: InvalidPlanFile with every problem
+    raises: InvalidDocument with every problem
     """
     reader = _PlanReader()
     content = reader.plan(document, known_meters)
-    problems = reader.problems or list(_excessive_amounts(content))
-    if problems:
-        raise InvalidPlanFile(problems)
+    reader.finish()
+    for path, reason in _excessive_amounts(content):
+        reader.report(path, reason)
+    reader.finish()
     return content
 
 
@@ -232,15 +188,12 @@ def _excessive_amounts(content: PlanContent) -> Iterator[tuple[str, str]]:
         yield "prices", f"{MAX_PERIOD_QUANTITY:,f} units of every meter would cost more than {limit} together"
 
 
-class _PlanReader:
-    """Collects problems; an invalid part is replaced by a default so that reading continues."""
+class _PlanReader(DocumentReader):
+    """Reads a plan; amounts are in its currency."""
 
     def __init__(self) -> None:
-        self.problems: list[tuple[str, str]] = []
+        super().__init__()
         self.currency = DEFAULT_CURRENCY
-
-    def report(self, path: str, reason: str) -> None:
-        self.problems.append((path, reason))
 
     def plan(self, document: Any, known_meters: Mapping[str, MeterContent]) -> PlanContent:
         required = ("plan", "name", "currency", "base_amount", "prices", "entitlements")
@@ -253,7 +206,7 @@ class _PlanReader:
         meters = self.meters(values.get("meters", []), known_meters)
         codes = {*known_meters, *(meter.code for meter in meters)}
         return PlanContent(
-            self.code("plan", values, _PLAN, "lower-case letters, digits, - and _"),
+            self.code("plan", values.get("plan", "x"), _PLAN, "lower-case letters, digits, - and _"),
             self.text("name", values.get("name", "?"), 80),
             self.currency,
             self.amount("base_amount", values.get("base_amount", "0")),
@@ -272,18 +225,11 @@ class _PlanReader:
         meters: dict[str, MeterContent] = {}
         for index, item in enumerate(items):
             path = f"meters.{index}"
-            values = self.object(path, item, ("code", "name", "unit"), ("reverse_on_failure",))
-            if {"code", "name", "unit"} - set(values):
-                continue
-            meter = MeterContent(
-                self.code(f"{path}.code", {f"{path}.code": values["code"]}, _METER, "like sms or api.calls"),
-                self.text(f"{path}.name", values["name"], 80),
-                self.text(f"{path}.unit", values["unit"], 40),
-                self.boolean(f"{path}.reverse_on_failure", values.get("reverse_on_failure", True)),
-            )
+            meter = meter_file.read_meter(self, path, item)
+            known = known_meters.get(meter.code)
             if meter.code in meters:
                 self.report(f"{path}.code", "is given twice")
-            elif known_meters.get(meter.code, meter) != meter:
+            elif known and any(getattr(meter, name) != value for name, value in vars(known).items() if name in item):
                 self.report(path, "this meter exists and is another; plans share their meters")
             meters[meter.code] = meter
         return list(meters.values())
@@ -382,47 +328,6 @@ class _PlanReader:
         self.report(path, "must be true or false, a whole number, a text, or a meter and its limit")
         return EntitlementContent(EntitlementKind.BOOLEAN, value=False)
 
-    def object(
-        self, path: str, value: Any, required: tuple[str, ...], optional: tuple[str, ...] | None
-    ) -> dict[str, Any]:
-        """The fields of an object; `optional` is None where any name is allowed."""
-        if not isinstance(value, dict):
-            self.report(path, "must be an object")
-            return {}
-        for name in required:
-            if name not in value:
-                self.report(f"{path}.{name}".lstrip("."), "is missing")
-        if optional is None:
-            return value
-        for name in value:
-            if name not in (*required, *optional):
-                self.report(f"{path}.{name}".lstrip("."), "is not known")
-        return value
-
-    def code(self, path: str, values: Mapping[str, Any], pattern: re.Pattern[str], rule: str) -> str:
-        value = values.get(path, "x")
-        if isinstance(value, str) and pattern.fullmatch(value):
-            return value
-        self.report(path, f"must be a code: {rule}")
-        return ""
-
-    def text(self, path: str, value: Any, max_length: int) -> str:
-        if isinstance(value, str) and value.isprintable() and value.strip() == value and 1 <= len(value) <= max_length:
-            return value
-        self.report(path, f"must be a text of 1 to {max_length} characters on one line")
-        return ""
-
-    def boolean(self, path: str, value: Any) -> bool:
-        if not isinstance(value, bool):
-            self.report(path, "must be true or false")
-        return value is True
-
-    def integer(self, path: str, value: Any, minimum: int, maximum: int) -> int:
-        if type(value) is int and minimum <= value <= maximum:
-            return value
-        self.report(path, f"must be a whole number from {minimum} to {maximum}")
-        return minimum
-
     def amount(self, path: str, value: Any) -> int:
         if not isinstance(value, str):
             self.report(path, 'must be a string like "29.00", no JSON number')
@@ -433,21 +338,3 @@ class _PlanReader:
             decimals = CURRENCY_EXPONENTS[self.currency]
             self.report(path, f'must be an amount like "29.00" with at most {decimals} decimals of {self.currency}')
             return 0
-
-    def decimal(self, path: str, value: Any, places: int = 10) -> Decimal:
-        if not isinstance(value, str):
-            self.report(path, 'must be a string like "0.005", no JSON number')
-            return Decimal(0)
-        match = _DECIMAL.fullmatch(value)
-        integer_digits = 20 - places
-        if match is None or not value.isascii() or len(match[1]) > integer_digits or len(match[2] or "") > places:
-            self.report(path, f"must have at most {integer_digits} digits and {places} decimals, and no sign")
-            return Decimal(0)
-        return Decimal(value)
-
-    def quantity(self, path: str, value: Any, *, is_positive: bool = False) -> Decimal:
-        """A quantity in a meter's unit: a string, or a whole JSON number."""
-        quantity = self.decimal(path, str(value) if type(value) is int else value, 6)
-        if is_positive and not quantity and not [problem for problem in self.problems if problem[0] == path]:
-            self.report(path, "must be above 0")
-        return quantity

@@ -13,12 +13,13 @@ from saas_api.billing import plan_migrations, plans, subscriptions
 from saas_api.billing.plan_migrations import PlanMigration
 from saas_api.billing.plans import PublishResult
 from saas_api.billing.rating import plan_file
-from saas_api.billing.rating.plan_file import MAX_FILE_BYTES, InvalidPlanFile, PlanDifference
+from saas_api.billing.rating.plan_file import PlanDifference
 from saas_api.cli import action_commands, output, types
 from saas_api.cli.action_commands import Description
 from saas_api.cli.errors import EXIT_PROBLEMS, CommandError, CommandGroup
-from saas_api.core import clock, ids, money
+from saas_api.core import clock, document_reader, ids, money
 from saas_api.core.db import engine, tenancy
+from saas_api.core.document_reader import MAX_FILE_BYTES, InvalidDocument
 
 group = CommandGroup("plans", help="Plans and their prices.")
 
@@ -93,11 +94,11 @@ def publish(file: Path, *, is_dry: bool, as_json: bool) -> None:
     if file.stat().st_size > MAX_FILE_BYTES:
         raise CommandError(f"{file} is larger than {MAX_FILE_BYTES} bytes; a plan is not.")
     try:
-        content = plan_file.parse_plan_json(file.read_text(encoding="utf-8"))
+        content = document_reader.parse_json(file.read_text(encoding="utf-8"))
         result = plans.publish_plan(content, output.current_os_user(), is_dry=is_dry)
     except UnicodeDecodeError:
         raise CommandError(f"{file} is not text in UTF-8; save it as that.") from None
-    except InvalidPlanFile as error:
+    except InvalidDocument as error:
         if as_json:
             problems = [{"path": path, "reason": reason} for path, reason in error.problems]
             click.echo(json.dumps({"published": None, "changes": [], "problems": problems}))
