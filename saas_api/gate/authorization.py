@@ -1,14 +1,11 @@
 """Authorization of the caller: organization, network address, impersonation, and scope or role."""
 
-import ipaddress
-from collections.abc import Sequence
-
 from flask import request
 
 from saas_api.accounts.models import OrganizationStatus
 from saas_api.accounts.organizations import OrganizationClosed
 from saas_api.billing.models import BillingStanding
-from saas_api.core import access, request_context
+from saas_api.core import access, networks, request_context
 from saas_api.core.access import Access, Principal
 from saas_api.core.errors import Forbidden, NotFound, PaymentRequired
 from saas_api.core.settings import setting
@@ -49,7 +46,7 @@ def authorize_caller(principal: Principal, view_access: Access) -> None:
         if terms.organization_status != OrganizationStatus.ACTIVE or terms.standing == BillingStanding.SUSPENDED:
             raise OrganizationSuspended
         address = request_context.client_ip()
-        if principal.ip_allow and not _is_in_networks(address, principal.ip_allow):
+        if principal.ip_allow and not networks.is_in_networks(address, principal.ip_allow):
             raise IpNotAllowed(
                 f"This API key may not be used from your address, {address}.", details={"address": address}
             )
@@ -79,11 +76,5 @@ def _check_impersonation() -> None:
 
 def is_console_address_allowed(address: str) -> bool:
     """Whether operators may act from an address (ADMIN_ALLOWED_IPS; empty allows all)."""
-    networks = setting("ADMIN_ALLOWED_IPS")
-    return not networks or _is_in_networks(address, networks)
-
-
-def _is_in_networks(address: str, networks: Sequence[str]) -> bool:
-    if address == "invalid":
-        return False
-    return any(ipaddress.ip_address(address) in ipaddress.ip_network(network) for network in networks)
+    allowed = setting("ADMIN_ALLOWED_IPS")
+    return not allowed or networks.is_in_networks(address, allowed)
