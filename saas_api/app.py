@@ -32,6 +32,7 @@ from saas_api.ops import jobs as ops_jobs  # noqa: F401 - registers jobs
 from saas_api.payments import api as payments_api
 from saas_api.payments import jobs as payments_jobs  # noqa: F401 - registers jobs
 from saas_api.payments import pages as payments_pages
+from saas_api.services import jobs as services_jobs  # noqa: F401 - registers jobs
 from saas_api.usage import jobs as usage_jobs  # noqa: F401 - registers jobs
 from saas_api.webhooks import api as webhooks_api
 from saas_api.webhooks import jobs as webhooks_jobs  # noqa: F401 - registers jobs

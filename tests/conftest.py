@@ -33,6 +33,7 @@ ONE_WORKER = ("tests/browser/", "tests/cli/test_up.py", "tests/core/web/test_ser
 """Beginnings of the ids of tests that share a browser, a clone or a server, and so run in one worker."""
 SEEDED_TABLES = {
     "alembic_version",
+    "catalogue_generation",
     "entitlements",
     "meters",
     "plan_versions",

@@ -178,7 +178,8 @@ def close(session: SystemSession, organization_id: UUID, at: datetime, actor: Ac
 def bump_generation(session: Session, organization_id: UUID) -> None:
     """Increment the generation; after the commit no process uses a cached principal of the organization any more."""
     generation = session.execute(_BUMP_GENERATION, {"id": organization_id}).scalar_one()
-    engine.after_commit(session, lambda: limiter.publish_generation(organization_id, generation))
+    key = limiter.generation_key(organization_id)
+    engine.after_commit(session, lambda: limiter.publish_generation(key, generation))
 
 
 def republish_generations() -> None:
@@ -186,7 +187,7 @@ def republish_generations() -> None:
     with tenancy.system_session("organizations.generations") as session:
         rows = session.execute(_LIST_RECENT_GENERATIONS, {"minutes": REPUBLISH_WINDOW_MINUTES}).all()
     for row in rows:
-        limiter.publish_generation(row.id, row.generation)
+        limiter.publish_generation(limiter.generation_key(row.id), row.generation)
 
 
 def _generate_slug(name: str) -> str:

@@ -5,8 +5,8 @@ from typing import Any
 import marshmallow as ma
 from marshmallow import fields, validate
 
-from saas_api.api_keys import key_format
 from saas_api.api_keys.models import KeyStatus
+from saas_api.core import networks
 from saas_api.core.access import SCOPES, KeyMode
 from saas_api.core.fields import Name, OneOfRegistered, PageQuery, PrefixedId, StrictInteger, StrictSchema, Timestamp
 
@@ -14,12 +14,12 @@ MAX_RATE_LIMIT = 1_000_000
 
 
 class NetworkField(fields.String):
-    """An IPv4 or IPv6 address or network; loads as `key_format.parse_network` writes it."""
+    """An IPv4 or IPv6 address or network; loads as `networks.parse_network` writes it."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> str:
         text = super()._deserialize(value, attr, data, **options)
         try:
-            return key_format.parse_network(text)
+            return networks.parse_network(text)
         except ValueError as error:
             raise ma.ValidationError(str(error)) from error
 

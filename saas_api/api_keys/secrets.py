@@ -109,7 +109,7 @@ def create_secret(session: Session, key: ApiKey, slot: int, expires_at: datetime
     raises: IntegrityError when the slot is taken
     """
     secret = key_format.generate_key(setting("API_KEY_PREFIX"), key.mode)
-    version, digest = crypto.api_key_digests(secret)[0]
+    version, digest = crypto.keyed_digests(secret)[0]
     record = ApiKeySecret(
         organization_id=key.organization_id,
         key_id=key.id,

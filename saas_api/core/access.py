@@ -116,6 +116,8 @@ class Access:
     scope: of a key, where its name differs from `permission`
     operator_role: of an operator; other users get NotFound
     is_metered: a call costs money, so a restricted organization may not make it
+    is_for_services: of a service, by its token; no organization is bound
+    is_generation_compared: with `is_for_services`: the view itself compares the generation of the catalogue
     """
 
     is_public: bool = False
@@ -124,6 +126,8 @@ class Access:
     scope: str | None = None
     operator_role: str | None = None
     is_metered: bool = False
+    is_for_services: bool = False
+    is_generation_compared: bool = False
 
     @property
     def is_open_to_keys(self) -> bool:
@@ -133,7 +137,7 @@ class Access:
     @property
     def is_open_to_users(self) -> bool:
         """Whether some signed-in user may call the view."""
-        return self.permission is None or bool(PERMISSIONS[self.permission])
+        return not self.is_for_services and (self.permission is None or bool(PERMISSIONS[self.permission]))
 
 
 def public_view(view: View) -> View:
@@ -168,6 +172,15 @@ def require_permission(
     if permission is not None and permission not in PERMISSIONS:
         raise ValueError(f"unknown permission {permission}")
     return lambda view: _declare(view, Access(permission=permission, scope=scope, is_metered=is_metered))
+
+
+def require_service(*, compares_generation: bool = False) -> Callable[[View], View]:
+    """Declare a view for service tokens; the service is in `g.service`.
+
+    compares_generation: the view reads the generation of the catalogue in a round trip of its own and authenticates
+        again where `g.service` has an older one, so that the gate does not ask Redis for it
+    """
+    return lambda view: _declare(view, Access(is_for_services=True, is_generation_compared=compares_generation))
 
 
 def _declare(view: View, access: Access) -> View:

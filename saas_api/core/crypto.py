@@ -73,14 +73,16 @@ def hmac_hex(purpose: str, *parts: str) -> str:
     return hmac.new(_current_secret(setting("SECRET_KEY")).encode(), message, hashlib.sha256).hexdigest()
 
 
-def api_key_digests(key: str) -> list[tuple[int, bytes]]:
-    """Digests of an API key under every pepper of API_KEY_PEPPER ("2:<secret>,1:<secret>"), the current one first.
+def keyed_digests(secret: str) -> list[tuple[int, bytes]]:
+    """Digests of an API key or service token under every pepper, the current one first.
 
+    API_KEY_PEPPER lists the peppers: "2:<secret>,1:<secret>".
     returns: pairs of the pepper's version and 32 bytes
     """
     peppers = (entry.split(":", 1) for entry in setting("API_KEY_PEPPER").split(","))
     return [
-        (int(version), hmac.new(secret.encode(), key.encode(), hashlib.sha256).digest()) for version, secret in peppers
+        (int(version), hmac.new(pepper.encode(), secret.encode(), hashlib.sha256).digest())
+        for version, pepper in peppers
     ]
 
 

@@ -67,7 +67,7 @@ def seed_demo(**options: int) -> DemoCredentials:
 
 def _is_seeded(credentials: DemoCredentials) -> bool:
     with timeline.demo_session() as session:
-        return key_secrets.find_active_secret(session, crypto.api_key_digests(credentials.key)) is not None
+        return key_secrets.find_active_secret(session, crypto.keyed_digests(credentials.key)) is not None
 
 
 def _create_demo(options: dict[str, int]) -> DemoCredentials:

@@ -28,6 +28,7 @@ from saas_api.core.errors import (
 )
 from saas_api.core.idempotency import IdempotencyKeyInvalid, IdempotencyKeyReused, IdempotentRequestInProgress
 from saas_api.core.web.endpoint import Operation
+from saas_api.services.service_tokens import InvalidServiceToken
 
 VERSION = "1.0"
 API_DESCRIPTION = """Send SMS and e-mail, see what was used, and be billed for exactly that.
@@ -61,7 +62,8 @@ class ApiRoute:
     @property
     def accepts_idempotency_key(self) -> bool:
         """Whether a repeat with the same Idempotency-Key gets the stored response."""
-        return self.method == "POST" and not self.access.is_public and self.operation.is_replayable
+        has_principal = not (self.access.is_public or self.access.is_for_services)
+        return self.method == "POST" and has_principal and self.operation.is_replayable
 
 
 def list_error_types() -> list[type[ApiError]]:
@@ -96,6 +98,10 @@ def build_openapi(routes: Iterable[ApiRoute]) -> dict[str, Any]:
     json_schema.register_field_types(plugin)
     spec.components.security_scheme("accessToken", {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"})
     spec.components.security_scheme("apiKey", {"type": "apiKey", "in": "header", "name": "X-API-Key"})
+    spec.components.security_scheme(
+        "serviceToken",
+        {"type": "http", "scheme": "bearer", "description": "Token of a service: `svc_` and 46 letters and digits."},
+    )
     spec.components.schema("Error", _error_shape())
     for route in routes:
         spec.path(route.path, operations={route.method.lower(): _operation(route)})
@@ -142,7 +148,11 @@ def _operation(route: ApiRoute) -> dict[str, Any]:
 def _security(access: Access) -> list[dict[str, list[str]]]:
     if access.is_public:
         return []
-    schemes = {"accessToken": access.is_open_to_users, "apiKey": access.is_open_to_keys}
+    schemes = {
+        "accessToken": access.is_open_to_users,
+        "apiKey": access.is_open_to_keys,
+        "serviceToken": access.is_for_services,
+    }
     return [{name: []} for name, is_open in schemes.items() if is_open]
 
 
@@ -202,6 +212,8 @@ def _error_types(route: ApiRoute) -> set[type[ApiError]]:
 def _access_errors(access: Access) -> set[type[ApiError]]:
     if access.is_public:
         return set()
+    if access.is_for_services:
+        return {InvalidServiceToken}
     error_types: set[type[ApiError]] = {Unauthenticated}
     if access.is_open_to_users:
         error_types |= {TokenMalformed, InvalidToken, TokenExpired}

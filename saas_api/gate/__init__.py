@@ -4,3 +4,7 @@ Three hooks run in this order: `hooks.authenticate`; Flask-Limiter's own, which 
 `hooks.enforce_limits`. A refusal found by the first is counted by the second and raised by the third, so that refused
 calls are limited too. A call with an API key takes one round trip to Redis.
 """
+
+from saas_api.core.domain import Domain
+
+DOMAIN = Domain(name="gate")

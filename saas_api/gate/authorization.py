@@ -3,7 +3,7 @@
 from flask import request
 
 from saas_api.accounts.organizations import OrganizationClosed
-from saas_api.core import access, request_context
+from saas_api.core import access, networks, request_context
 from saas_api.core.access import Access, Principal
 from saas_api.core.errors import Forbidden, NotFound
 from saas_api.core.settings import setting
@@ -47,5 +47,5 @@ def _check_impersonation() -> None:
 
 def is_console_address_allowed(address: str) -> bool:
     """Whether operators may act from an address (ADMIN_ALLOWED_IPS; empty allows all)."""
-    networks = setting("ADMIN_ALLOWED_IPS")
-    return not networks or key_principals.is_in_networks(address, networks)
+    allowed = setting("ADMIN_ALLOWED_IPS")
+    return not allowed or networks.is_in_networks(address, allowed)

@@ -1,5 +1,6 @@
 """The API key or bearer token of a request."""
 
+import contextlib
 from collections.abc import Sequence
 
 from flask import request
@@ -15,6 +16,8 @@ from saas_api.core.limits import limiter
 from saas_api.core.settings import setting
 from saas_api.metering import key_principals, refusals
 from saas_api.metering.key_principals import KeyPrincipal
+from saas_api.services import catalogue, service_tokens, token_format
+from saas_api.services.service_tokens import InvalidServiceToken, ServicePrincipal
 
 UNKNOWN_KEYS_PER_MINUTE = 30
 _UNKNOWN_KEY_LIMIT = parse_limit(f"{UNKNOWN_KEYS_PER_MINUTE} per minute")
@@ -24,7 +27,8 @@ def read_credential(view_access: Access) -> tuple[str, str]:
     """The credential of this request.
 
     returns: "key" with an API key, or "user" with an access token; only their format is checked
-    raises: BadRequest for two credentials, Unauthenticated, MissingApiKey, InvalidApiKey, TokenMalformed
+    raises: BadRequest for two credentials, Unauthenticated, MissingApiKey, InvalidApiKey, TokenMalformed,
+        InvalidServiceToken for a service token, which other endpoints take
     """
     key, header = request.headers.get("X-API-Key"), request.headers.get("Authorization")
     if key and header:
@@ -36,12 +40,29 @@ def read_credential(view_access: Access) -> tuple[str, str]:
         token = token.strip()
         if scheme.lower() != "bearer" or not token:
             raise TokenMalformed
-        if not key_format.has_key_prefix(token):
+        if not key_format.has_key_prefix(token) and not token_format.is_service_token(token):
             return _user_credential(view_access, token)
         key = token
+    if token_format.is_service_token(key or ""):
+        raise InvalidServiceToken
     if not key_format.is_well_formed_key(key or "", setting("API_KEY_PREFIX")):
         raise InvalidApiKey
     return "key", key or ""
+
+
+def authenticate_service(view_access: Access) -> ServicePrincipal:
+    """The service whose token this request sends; a revocation holds unless the view compares the generation itself.
+
+    raises: InvalidServiceToken
+    """
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer":
+        raise InvalidServiceToken
+    token, address = token.strip(), request_context.client_ip()
+    if view_access.is_generation_compared:
+        with contextlib.suppress(InvalidServiceToken):  # a new token is not in the cache yet
+            return service_tokens.authenticate(token, address)
+    return service_tokens.authenticate(token, address, catalogue.read_generation())
 
 
 def _user_credential(view_access: Access, token: str) -> tuple[str, str]:

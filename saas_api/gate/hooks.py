@@ -52,13 +52,20 @@ def authenticate() -> None:
         if "principal" in g:
             _authorize_and_parse(view_access, operation)
         return
-    if view_access.is_public:
+    if view_access.is_for_services:
+        g.service = credentials.authenticate_service(view_access)
+    if view_access.is_public or view_access.is_for_services:
         if operation is not None:
             _parse(operation)
         return
+    _authenticate_principal(view_access, operation)
+
+
+def _authenticate_principal(view_access: Access, operation: Operation | None) -> None:
+    """Authenticate the API key or user of a call of the API, and prepare the limits of a key."""
     kind, credential = credentials.read_credential(view_access)
     if kind == "key":
-        g.key_digests = crypto.api_key_digests(credential)
+        g.key_digests = crypto.keyed_digests(credential)
         g.principal = credentials.load_key_principal(g.key_digests)
     else:
         g.principal = sessions.authenticate_token(credential, TokenAudience.API)

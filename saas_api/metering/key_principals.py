@@ -1,6 +1,5 @@
 """The cached principal of an API key, with what its organization may use."""
 
-import ipaddress
 import math
 import time
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from saas_api.api_keys import secrets
 from saas_api.billing import periods, service_terms
 from saas_api.billing.models import BillingStanding
 from saas_api.billing.service_terms import ServiceTerms
-from saas_api.core import clock
+from saas_api.core import clock, networks
 from saas_api.core.access import Principal
 from saas_api.core.db import tenancy
 from saas_api.core.limits import limiter
@@ -118,18 +117,11 @@ def check_key(principal: KeyPrincipal, address: str | None, *, is_metered: bool)
         return
     if terms.organization_status != OrganizationStatus.ACTIVE or terms.standing == BillingStanding.SUSPENDED:
         raise OrganizationSuspended
-    if address is not None and principal.ip_allow and not is_in_networks(address, principal.ip_allow):
+    if address is not None and principal.ip_allow and not networks.is_in_networks(address, principal.ip_allow):
         message = f"This API key may not be used from your address, {address}."
         raise IpNotAllowed(message, details={"address": address})
     if is_metered and terms.standing == BillingStanding.RESTRICTED:
         raise SubscriptionRestricted
-
-
-def is_in_networks(address: str, networks: Sequence[str]) -> bool:
-    """Whether an IP address is in one of some networks; "invalid" is in none."""
-    if address == "invalid":
-        return False
-    return any(ipaddress.ip_address(address) in ipaddress.ip_network(network) for network in networks)
 
 
 def hit_denied_limit(principal: KeyPrincipal) -> None:

@@ -2,4 +2,8 @@
 
 from saas_api.core.domain import Domain
 
-DOMAIN = Domain(name="services", id_prefixes=("svc",))
+DOMAIN = Domain(
+    name="services",
+    id_prefixes=("svc",),
+    system_purposes=("services.catalogue", "services.tokens"),
+)

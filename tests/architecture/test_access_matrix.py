@@ -19,8 +19,9 @@ from saas_api.core.db import engine
 from saas_api.core.roles import ROLES
 from tests.architecture.test_routes import access
 from tests.support.accounts import Headers, User, add_member, make_key, sign_up
+from tests.support.services import create_service, service_headers
 
-SIGNED_IN = "signed in"
+SIGNED_IN, SERVICE = "signed in", "service token"
 API = "/api/v1"
 REQUIRED = {
     "POST /auth/logout": SIGNED_IN,
@@ -102,16 +103,19 @@ SCOPE_OF = {"messages:cancel": "messages:write"}
 
 @dataclass(frozen=True)
 class Caller:
-    """Credentials with their role or scopes."""
+    """Credentials with their role or scopes, or of a service."""
 
     name: str
     headers: Headers
     organization_id: str = ""
     role: str | None = None
     scopes: frozenset[str] = frozenset()
+    is_service: bool = False
 
     def expected_response(self, permission: str) -> tuple[int, str]:
         """The response by the table: its status, and the bound organization or the error code."""
+        if self.is_service or permission == SERVICE:
+            return (200, "None") if self.is_service and permission == SERVICE else (401, "INVALID_SERVICE_TOKEN")
         roles = {self.role} if permission == SIGNED_IN else PERMISSIONS[permission]
         if self.role is None and not self.scopes:
             return 401, "UNAUTHORIZED" if roles else "MISSING_API_KEY"
@@ -138,7 +142,11 @@ def methods(app: Flask) -> Iterator[tuple[str, str, Rule]]:
 
 def test_every_route_requires_what_the_table_says(app: Flask) -> None:
     declared = {name: access(app, rule) for name, _, rule in methods(app)}
-    assert {name: declaration.permission or SIGNED_IN for name, declaration in declared.items()} == REQUIRED
+    required = {
+        name: SERVICE if declaration.is_for_services else declaration.permission or SIGNED_IN
+        for name, declaration in declared.items()
+    }
+    assert required == REQUIRED
     assert {
         declaration.permission: declaration.scope for declaration in declared.values() if declaration.scope
     } == SCOPE_OF
@@ -147,7 +155,8 @@ def test_every_route_requires_what_the_table_says(app: Flask) -> None:
 def test_every_caller_is_admitted_as_the_table_says(
     app: Flask, client: FlaskClient, superuser: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    callers = [*users(client, superuser), *keys(client, superuser)]
+    service = Caller("service", service_headers(create_service(app)), is_service=True)
+    callers = [*users(client, superuser), *keys(client, superuser), service]
     for _, _, rule in methods(app):
         monkeypatch.setitem(app.view_functions, rule.endpoint, report_organization(app, rule))
     wrong = []

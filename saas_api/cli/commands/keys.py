@@ -1,5 +1,6 @@
 """`flask keys`: API keys of organizations."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from uuid import UUID
@@ -18,6 +19,7 @@ from saas_api.core import crypto, ids
 from saas_api.core.access import SCOPES, KeyMode
 from saas_api.core.db import tenancy
 from saas_api.core.db.pagination import PageRequest
+from saas_api.services import service_tokens
 
 group = CommandGroup("keys", help="API keys of organizations.")
 PAGE_SIZE = 100
@@ -111,7 +113,8 @@ def revoke(*, key_id: UUID, as_json: bool) -> None:
 def pepper_status(*, as_json: bool) -> None:
     """Count active secrets by the version of their pepper; exit 3 when API_KEY_PEPPER lacks a version in use.
 
-    A secret moves to the current pepper when its key is used. An old pepper may go when no secret has it.
+    Tokens of services count, too. A secret moves to the current pepper when it is used. An old pepper may go when no
+    secret has it.
 
     Example: flask keys pepper-status --json
     """
@@ -124,7 +127,7 @@ def pepper_status(*, as_json: bool) -> None:
 
 @dataclass(frozen=True)
 class PepperStatus:
-    """Active secrets by the version of their pepper.
+    """Active secrets of keys and tokens of services by the version of their pepper.
 
     current: version of new digests
     old: number of secrets under another one that API_KEY_PEPPER has
@@ -144,9 +147,9 @@ class PepperStatus:
 
 
 def read_peppers() -> PepperStatus:
-    """Count the active secrets of all organizations."""
+    """Count the active secrets of all organizations and the active tokens of services."""
     with tenancy.system_session("cli.keys") as session:
-        counts = secrets.count_by_pepper(session)
+        counts = Counter(secrets.count_by_pepper(session)) + Counter(service_tokens.count_by_pepper(session))
     current, *older = crypto.pepper_versions()
     lost = sum(count for version, count in counts.items() if version not in (current, *older))
     return PepperStatus(dict(sorted(counts.items())), current, sum(counts.get(version, 0) for version in older), lost)

@@ -145,6 +145,11 @@ class CircuitBreakerStorage(RedisStorage):
         self.publish_script = self.storage.register_script(_PUBLISH_GENERATION)
 
     @property
+    def is_away(self) -> bool:
+        """Whether the last call failed."""
+        return self.failures > 0
+
+    @property
     def is_open(self) -> bool:
         """Whether calls are refused without asking Redis."""
         return self.failures >= 3
@@ -314,9 +319,12 @@ def release_quota(call: LimitRequest) -> None:
                 get_storage().run(get_storage().storage.decrby, key, counter.units)
 
 
-def publish_generation(organization_id: UUID, generation: int) -> None:
-    """Make every process reload its cached principals of an organization; only raises the generation. Never raises."""
+def publish_generation(key: str, generation: int) -> None:
+    """Make every process reload what it cached under an older generation; only raises the generation. Never raises.
+
+    key: of the generation in Redis
+    """
     try:
-        get_storage().run(get_storage().publish_script, [generation_key(organization_id)], [generation])
+        get_storage().run(get_storage().publish_script, [key], [generation])
     except RedisUnavailable:
-        log.warning("generation_unpublished", organization_id=str(organization_id))
+        log.warning("generation_unpublished", key=key)

@@ -1,0 +1,262 @@
+"""Services: they are created, rotated and revoked, and declare scopes, routes and an OpenAPI document."""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from saas_api.accounts import audit
+from saas_api.accounts.audit import OperatorContext
+from saas_api.core import clock, domain, ids
+from saas_api.core.db.tenancy import SystemSession
+from saas_api.core.errors import Conflict, NotFound, ValidationFailed
+from saas_api.services import catalogue, service_tokens
+from saas_api.services.models import Service, ServiceToken
+
+MAX_GRACE_SECONDS = 604_800
+MAX_SCOPES = 100
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}", re.ASCII)
+_SCOPE = re.compile(r"[a-z][a-z0-9_-]{0,39}:[a-z][a-z0-9_-]{0,39}", re.ASCII)
+
+
+class ServiceNotFound(NotFound):
+    """There is no such service."""
+
+    code, message = "SERVICE_NOT_FOUND", "There is no such service."
+
+
+class ServiceNameTaken(Conflict):
+    """A service, also a revoked one, or a part of this application has the name."""
+
+    code, message = "SERVICE_NAME_TAKEN", "This name is taken; choose another."
+    constraint = "services_name_key"
+
+
+class ServiceRevoked(Conflict):
+    """The service was revoked; a new one takes its place."""
+
+    code, message = "SERVICE_REVOKED", "This service was revoked; create another."
+
+
+class ServiceRotationInProgress(Conflict):
+    """Two tokens of the service are live already; the old one has to end first."""
+
+    code = "SERVICE_ROTATION_IN_PROGRESS"
+    message = "The old token of this service is still valid; wait for its end, or rotate with grace 0."
+    constraint = "service_tokens_slot"
+
+
+@dataclass(frozen=True)
+class IssuedToken:
+    """A service with its new token, which is not stored.
+
+    ends_at: when the previous token ends; None without one
+    """
+
+    service: Service
+    token: str
+    ends_at: datetime | None = None
+
+
+def create_service(
+    session: SystemSession,
+    operator: OperatorContext,
+    name: str,
+    *,
+    allowed_ips: Sequence[str] = (),
+    scopes: Sequence[str] = (),
+) -> IssuedToken:
+    """Create a service with its first token.
+
+    name: 1 to 40 lower-case letters, digits, "_" and "-", beginning with a letter
+    allowed_ips: networks as `networks.parse_network` writes them; empty allows all
+    scopes: `resource:verb`, beside NAME:read and NAME:write
+    raises: ValidationFailed, ServiceNameTaken
+    """
+    if not _NAME.fullmatch(name):
+        raise ValidationFailed.at_field(
+            "name", "Write 1 to 40 lower-case letters, digits, _ and -, beginning with a letter."
+        )
+    if name in _built_in_names() or session.scalar(sa.select(Service.id).filter_by(name=name)):
+        raise ServiceNameTaken
+    service = Service(
+        id=ids.new_id(),
+        name=name,
+        allowed_ips=list(allowed_ips),
+        scopes=_checked_scopes(scopes),
+        is_open=False,
+        created_at=clock.now(),
+    )
+    session.add(service)
+    session.flush()  # the token refers to it
+    _, token = service_tokens.create_token(session, service.id, 1)
+    _record(session, service, operator, "created", {"allowed_ips": service.allowed_ips, "scopes": service.scopes})
+    catalogue.bump(session)
+    return IssuedToken(service, token)
+
+
+def get_service(session: SystemSession, name: str) -> Service:
+    """A service, also a revoked one.
+
+    raises: ServiceNotFound
+    """
+    service = session.scalar(sa.select(Service).filter_by(name=name))
+    if service is None:
+        raise ServiceNotFound(details={"name": name})
+    return service
+
+
+def list_services(session: SystemSession) -> Sequence[Service]:
+    """Every service, also the revoked ones, by name."""
+    return session.scalars(sa.select(Service).order_by(Service.name)).all()
+
+
+def list_active_tokens(session: SystemSession, service_id: UUID) -> Sequence[ServiceToken]:
+    """Valid tokens of a service, the newest first."""
+    unrevoked = sa.select(ServiceToken).filter_by(service_id=service_id, revoked_at=None)
+    newest_first = unrevoked.order_by(ServiceToken.created_at.desc()).execution_options(populate_existing=True)
+    now = clock.now()
+    return [token for token in session.scalars(newest_first) if token.expires_at is None or token.expires_at > now]
+
+
+def rotate_token(session: SystemSession, name: str, operator: OperatorContext, grace_seconds: int) -> IssuedToken:
+    """Give a service a new token.
+
+    grace_seconds: 0 to 604,800; how long the previous token stays valid; 0 revokes every earlier one at once
+    raises: ServiceNotFound, ServiceRevoked, ServiceRotationInProgress, ValidationFailed
+    """
+    if not 0 <= grace_seconds <= MAX_GRACE_SECONDS:
+        raise ValidationFailed.at_field("grace_seconds", f"Must lie between 0 and {MAX_GRACE_SECONDS}.")
+    service = _lock(session, name)
+    now = clock.now()
+    active = list_active_tokens(session, service.id)
+    if len(active) > 1 and grace_seconds > 0:
+        raise ServiceRotationInProgress
+    ended = sa.update(ServiceToken).filter_by(service_id=service.id, revoked_at=None)
+    if grace_seconds > 0:
+        ended = ended.where(ServiceToken.expires_at <= now)
+    session.execute(ended.values(revoked_at=now))  # frees the slots
+    ends_at = now + timedelta(seconds=grace_seconds) if active else None
+    if grace_seconds > 0 and active:
+        active[0].expires_at = ends_at
+    slot = 3 - active[0].slot if active else 1
+    record, token = service_tokens.create_token(session, service.id, slot)
+    data = {"grace_seconds": grace_seconds, "old_hint": active[0].hint if active else None, "hint": record.hint}
+    _record(session, service, operator, "rotated", data)
+    catalogue.bump(session)
+    return IssuedToken(service, token, ends_at)
+
+
+def revoke_service(session: SystemSession, name: str, operator: OperatorContext) -> Service:
+    """Revoke a service: its next call is refused in every process. A repeat changes nothing.
+
+    raises: ServiceNotFound
+    """
+    service = _lock(session, name, is_revoked_allowed=True)
+    if service.revoked_at is None:
+        service.revoked_at = clock.now()
+        tokens = sa.update(ServiceToken).filter_by(service_id=service.id, revoked_at=None)
+        session.execute(tokens.values(revoked_at=service.revoked_at))
+        _record(session, service, operator, "revoked", {})
+        catalogue.bump(session)
+    return service
+
+
+def set_scopes(session: SystemSession, name: str, operator: OperatorContext, scopes: Sequence[str]) -> Service:
+    """Replace the scopes of a service beside NAME:read, NAME:write and those of its routes.
+
+    raises: ServiceNotFound, ServiceRevoked, ValidationFailed
+    """
+    service = _lock(session, name)
+    before, service.scopes = list(service.scopes), _checked_scopes(scopes)
+    _record(session, service, operator, "changed", {"before": {"scopes": before}, "after": {"scopes": service.scopes}})
+    catalogue.bump(session)
+    return service
+
+
+def set_openapi(
+    session: SystemSession, name: str, operator: OperatorContext, document: Mapping[str, Any] | None
+) -> Service:
+    """Set or, with None, remove the OpenAPI document of a service.
+
+    raises: ServiceNotFound, ServiceRevoked, ValidationFailed for what is no OpenAPI 3 document
+    """
+    service = _lock(session, name)
+    if document is not None and not _is_openapi(document):
+        raise ValidationFailed.at_field("openapi", 'Give an OpenAPI 3 document in JSON, with "openapi" and "paths".')
+    service.openapi = dict(document) if document is not None else None
+    title = document["info"].get("title") if document is not None else None
+    _record(session, service, operator, "openapi_changed", {"title": title})
+    catalogue.bump(session)
+    return service
+
+
+def list_scopes(session: Session) -> Mapping[str, Sequence[str]]:
+    """Scopes of every service that is not revoked, by its name; readable in a session of an organization."""
+    statement = sa.select(Service.name, Service.scopes).where(Service.revoked_at.is_(None)).order_by(Service.name)
+    return {row.name: scopes_of(row.name, row.scopes) for row in session.execute(statement)}
+
+
+def scopes_of(name: str, stored: Collection[str]) -> Sequence[str]:
+    """The scopes of a service: NAME:read, NAME:write, and the stored ones, sorted."""
+    defaults = [f"{name}:read", f"{name}:write"]
+    return [*defaults, *sorted(set(stored) - set(defaults))]
+
+
+def _checked_scopes(scopes: Collection[str]) -> list[str]:
+    """The scopes sorted, each once.
+
+    raises: ValidationFailed for another form, too many, or a scope of this application
+    """
+    built_in = _built_in_names()
+    problems = [
+        ("scopes", f"{scope}: {reason}")
+        for scope in sorted(set(scopes))
+        for reason in (
+            "write resource:verb in lower case." if not _SCOPE.fullmatch(scope) else "",
+            "this application has scopes of that resource." if scope.partition(":")[0] in built_in else "",
+        )
+        if reason
+    ]
+    if len(set(scopes)) > MAX_SCOPES:
+        problems.append(("scopes", f"At most {MAX_SCOPES}."))
+    if problems:
+        raise ValidationFailed.from_fields(problems)
+    return sorted(set(scopes))
+
+
+def _built_in_names() -> set[str]:
+    """Names of the packages and resources of this application."""
+    registry = domain.registry
+    resources = {name.partition(":")[0] for name in (*registry.scopes, *registry.permissions)}
+    return resources | {name.partition(".")[0] for name in registry.domains}
+
+
+def _is_openapi(document: Mapping[str, Any]) -> bool:
+    return (
+        str(document.get("openapi", "")).startswith("3.")
+        and isinstance(document.get("info"), dict)
+        and isinstance(document.get("paths"), dict)
+    )
+
+
+def _lock(session: SystemSession, name: str, *, is_revoked_allowed: bool = False) -> Service:
+    statement = sa.select(Service).filter_by(name=name).with_for_update()
+    service = session.scalar(statement.execution_options(populate_existing=True))
+    if service is None:
+        raise ServiceNotFound(details={"name": name})
+    if service.revoked_at is not None and not is_revoked_allowed:
+        raise ServiceRevoked
+    return service
+
+
+def _record(
+    session: SystemSession, service: Service, operator: OperatorContext, verb: str, data: Mapping[str, Any]
+) -> None:
+    target, named = ("service", service.id), {"name": service.name, **data, "reason": operator.reason.strip()}
+    audit.record_event(session, None, operator.actor, f"service.{verb}", target, named)
