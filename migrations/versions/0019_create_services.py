@@ -42,6 +42,7 @@ INSERT INTO catalogue_generation VALUES (true, 1);
 
 GRANTS = """
 GRANT SELECT (id, name, scopes, openapi, revoked_at) ON services TO saas_tenant;
+GRANT SELECT (service_id, permission) ON service_routes TO saas_tenant;
 GRANT SELECT, INSERT, UPDATE, DELETE ON services, service_tokens, service_routes, service_calls TO saas_system;
 GRANT SELECT, UPDATE ON catalogue_generation TO saas_system;
 """

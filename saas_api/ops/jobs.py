@@ -12,12 +12,13 @@ PURGE_BATCH_SIZE = 10_000  # a statement is canceled after ten seconds
 _EXPIRED_ROWS = {
     "job_runs": "state <> 'running' AND started_at < now() - interval '90 days'",
     "mock_sends": "created_at < now() - interval '7 days'",
+    "service_calls": "bucket_at < now() - interval '90 days'",
     "mails": "finished_at < now() - interval '90 days'",
 }
 
 
 def delete_expired_rows() -> dict[str, int]:
-    """Delete expired idempotency keys, old job runs, old mails, and old sends of the mock provider.
+    """Delete expired idempotency keys, and old rows of the tables in _EXPIRED_ROWS.
 
     returns: number of deleted rows by table
     """

@@ -1,7 +1,8 @@
 """Services: they are created, rotated and revoked, and declare scopes, routes and an OpenAPI document."""
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -15,13 +16,13 @@ from saas_api.accounts.audit import OperatorContext
 from saas_api.core import clock, domain, ids
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict, NotFound, ValidationFailed
-from saas_api.services import catalogue, service_tokens
-from saas_api.services.models import Service, ServiceToken
+from saas_api.services import catalogue, scopes, service_tokens
+from saas_api.services.models import Service, ServiceRoute, ServiceToken
+from saas_api.services.scopes import SCOPE_PATTERN
 
 MAX_GRACE_SECONDS = 604_800
 MAX_SCOPES = 100
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}", re.ASCII)
-_SCOPE = re.compile(r"[a-z][a-z0-9_-]{0,39}:[a-z][a-z0-9_-]{0,39}", re.ASCII)
 
 
 class ServiceNotFound(NotFound):
@@ -88,14 +89,14 @@ def create_service(
         id=ids.new_id(),
         name=name,
         allowed_ips=list(allowed_ips),
-        scopes=_checked_scopes(scopes),
+        scopes=check_scopes("scopes", scopes),
         is_open=False,
         created_at=clock.now(),
     )
     session.add(service)
     session.flush()  # the token refers to it
     _, token = service_tokens.create_token(session, service.id, 1)
-    _record(session, service, operator, "created", {"allowed_ips": service.allowed_ips, "scopes": service.scopes})
+    record_change(session, service, operator, "created", {"allowed_ips": service.allowed_ips, "scopes": service.scopes})
     catalogue.bump(session)
     return IssuedToken(service, token)
 
@@ -132,7 +133,7 @@ def rotate_token(session: SystemSession, name: str, operator: OperatorContext, g
     """
     if not 0 <= grace_seconds <= MAX_GRACE_SECONDS:
         raise ValidationFailed.at_field("grace_seconds", f"Must lie between 0 and {MAX_GRACE_SECONDS}.")
-    service = _lock(session, name)
+    service = lock_service(session, name)
     now = clock.now()
     active = list_active_tokens(session, service.id)
     if len(active) > 1 and grace_seconds > 0:
@@ -147,7 +148,7 @@ def rotate_token(session: SystemSession, name: str, operator: OperatorContext, g
     slot = 3 - active[0].slot if active else 1
     record, token = service_tokens.create_token(session, service.id, slot)
     data = {"grace_seconds": grace_seconds, "old_hint": active[0].hint if active else None, "hint": record.hint}
-    _record(session, service, operator, "rotated", data)
+    record_change(session, service, operator, "rotated", data)
     catalogue.bump(session)
     return IssuedToken(service, token, ends_at)
 
@@ -157,12 +158,12 @@ def revoke_service(session: SystemSession, name: str, operator: OperatorContext)
 
     raises: ServiceNotFound
     """
-    service = _lock(session, name, is_revoked_allowed=True)
+    service = lock_service(session, name, is_revoked_allowed=True)
     if service.revoked_at is None:
         service.revoked_at = clock.now()
         tokens = sa.update(ServiceToken).filter_by(service_id=service.id, revoked_at=None)
         session.execute(tokens.values(revoked_at=service.revoked_at))
-        _record(session, service, operator, "revoked", {})
+        record_change(session, service, operator, "revoked", {})
         catalogue.bump(session)
     return service
 
@@ -172,9 +173,11 @@ def set_scopes(session: SystemSession, name: str, operator: OperatorContext, sco
 
     raises: ServiceNotFound, ServiceRevoked, ValidationFailed
     """
-    service = _lock(session, name)
-    before, service.scopes = list(service.scopes), _checked_scopes(scopes)
-    _record(session, service, operator, "changed", {"before": {"scopes": before}, "after": {"scopes": service.scopes}})
+    service = lock_service(session, name)
+    before, service.scopes = list(service.scopes), check_scopes("scopes", scopes)
+    record_change(
+        session, service, operator, "changed", {"before": {"scopes": before}, "after": {"scopes": service.scopes}}
+    )
     catalogue.bump(session)
     return service
 
@@ -186,48 +189,53 @@ def set_openapi(
 
     raises: ServiceNotFound, ServiceRevoked, ValidationFailed for what is no OpenAPI 3 document
     """
-    service = _lock(session, name)
+    service = lock_service(session, name)
     if document is not None and not _is_openapi(document):
         raise ValidationFailed.at_field("openapi", 'Give an OpenAPI 3 document in JSON, with "openapi" and "paths".')
     service.openapi = dict(document) if document is not None else None
     title = document["info"].get("title") if document is not None else None
-    _record(session, service, operator, "openapi_changed", {"title": title})
+    record_change(session, service, operator, "openapi_changed", {"title": title})
     catalogue.bump(session)
     return service
 
 
 def list_scopes(session: Session) -> Mapping[str, Sequence[str]]:
     """Scopes of every service that is not revoked, by its name; readable in a session of an organization."""
-    statement = sa.select(Service.name, Service.scopes).where(Service.revoked_at.is_(None)).order_by(Service.name)
-    return {row.name: scopes_of(row.name, row.scopes) for row in session.execute(statement)}
+    declared: defaultdict[str, set[str]] = defaultdict(set)
+    statement = (
+        sa.select(Service.name, Service.scopes, ServiceRoute.permission)
+        .outerjoin(ServiceRoute, ServiceRoute.service_id == Service.id)
+        .where(Service.revoked_at.is_(None))
+        .order_by(Service.name)
+        .distinct()
+    )
+    for row in session.execute(statement):
+        declared[row.name].update(row.scopes, [row.permission] if row.permission else [])
+    return {name: scopes.scopes_of(name, names) for name, names in declared.items()}
 
 
-def scopes_of(name: str, stored: Collection[str]) -> Sequence[str]:
-    """The scopes of a service: NAME:read, NAME:write, and the stored ones, sorted."""
-    defaults = [f"{name}:read", f"{name}:write"]
-    return [*defaults, *sorted(set(stored) - set(defaults))]
-
-
-def _checked_scopes(scopes: Collection[str]) -> list[str]:
+def check_scopes(field: str, names: Iterable[str]) -> list[str]:
     """The scopes sorted, each once.
 
+    field: of the request, for errors
     raises: ValidationFailed for another form, too many, or a scope of this application
     """
-    built_in = _built_in_names()
-    problems = [
-        ("scopes", f"{scope}: {reason}")
-        for scope in sorted(set(scopes))
-        for reason in (
-            "write resource:verb in lower case." if not _SCOPE.fullmatch(scope) else "",
-            "this application has scopes of that resource." if scope.partition(":")[0] in built_in else "",
-        )
-        if reason
+    chosen, built_in = sorted(set(names)), _built_in_names()
+    problems = [(field, f"{scope}: write resource:verb in lower case.") for scope in chosen if not _is_scope(scope)]
+    problems += [
+        (field, f"{scope}: this application has scopes of that resource.")
+        for scope in chosen
+        if _is_scope(scope) and scope.partition(":")[0] in built_in
     ]
-    if len(set(scopes)) > MAX_SCOPES:
-        problems.append(("scopes", f"At most {MAX_SCOPES}."))
+    if len(chosen) > MAX_SCOPES:
+        problems.append((field, f"At most {MAX_SCOPES}."))
     if problems:
         raise ValidationFailed.from_fields(problems)
-    return sorted(set(scopes))
+    return chosen
+
+
+def _is_scope(name: str) -> bool:
+    return SCOPE_PATTERN.fullmatch(name) is not None
 
 
 def _built_in_names() -> set[str]:
@@ -245,7 +253,11 @@ def _is_openapi(document: Mapping[str, Any]) -> bool:
     )
 
 
-def _lock(session: SystemSession, name: str, *, is_revoked_allowed: bool = False) -> Service:
+def lock_service(session: SystemSession, name: str, *, is_revoked_allowed: bool = False) -> Service:
+    """A service, locked until the transaction ends.
+
+    raises: ServiceNotFound, ServiceRevoked
+    """
     statement = sa.select(Service).filter_by(name=name).with_for_update()
     service = session.scalar(statement.execution_options(populate_existing=True))
     if service is None:
@@ -255,8 +267,12 @@ def _lock(session: SystemSession, name: str, *, is_revoked_allowed: bool = False
     return service
 
 
-def _record(
+def record_change(
     session: SystemSession, service: Service, operator: OperatorContext, verb: str, data: Mapping[str, Any]
 ) -> None:
+    """Record an action of an operator on a service in the log of the platform, with the reason.
+
+    verb: such as "rotated"
+    """
     target, named = ("service", service.id), {"name": service.name, **data, "reason": operator.reason.strip()}
     audit.record_event(session, None, operator.actor, f"service.{verb}", target, named)

@@ -16,6 +16,9 @@ SELECT gen_random_uuid(), 'sms', '+1', 'delivered', now() - days * interval '1 d
   FROM generate_series(1, 3), (VALUES (8), (6)) v (days);
 INSERT INTO mails (template, recipient, status, finished_at, created_at)
 SELECT 'welcome', 'a@b.example', 'sent', now() - days * interval '1 day', now() FROM (VALUES (91), (89)) v (days);
+INSERT INTO services (id, name) VALUES ('00000000-0000-7000-8000-00000000000a', 'lookups');
+INSERT INTO service_calls (service_id, bucket_at, operation, code, calls, total_us, max_us)
+SELECT id, now() - days * interval '1 day', 'verify', 'VALID', 1, 1, 1 FROM services, (VALUES (91), (89)) v (days);
 """
 
 
@@ -27,7 +30,7 @@ def test_purge_deletes_only_old_rows_in_any_number_of_batches(
     with superuser, superuser.cursor() as cursor:
         cursor.execute(ROWS)
     with app.app_context():
-        assert jobs.purge() == {"idempotency_keys": 0, "job_runs": 3, "mock_sends": 3, "mails": 1}
+        assert jobs.purge() == {"idempotency_keys": 0, "job_runs": 3, "mock_sends": 3, "service_calls": 1, "mails": 1}
         assert set(jobs.purge().values()) == {0}
     with superuser, superuser.cursor() as cursor:
         cursor.execute("SELECT (SELECT count(*) FROM job_runs), (SELECT count(*) FROM mock_sends), count(*) FROM mails")

@@ -1,0 +1,147 @@
+"""Calls of services: counts in memory, written every second by a thread, read for the console."""
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from saas_api.core import clock
+from saas_api.core.db import tenancy
+from saas_api.core.db.tenancy import SystemSession
+from saas_api.core.periodic_thread import PeriodicThread
+
+FLUSH_SECONDS = 1
+MAX_SECONDS = 3600.0
+
+
+class _Call(NamedTuple):
+    service_id: UUID
+    bucket_at: datetime
+    operation: str
+    code: str
+
+
+@dataclass
+class _Tally:
+    """Calls of one kind, with their time in microseconds."""
+
+    calls: int = 0
+    total_us: int = 0
+    max_us: int = 0
+    last_at: datetime | None = None
+
+    def add(self, other: "_Tally") -> None:
+        self.calls += other.calls
+        self.total_us += other.total_us
+        self.max_us = max(self.max_us, other.max_us)
+        self.last_at = max(filter(None, (self.last_at, other.last_at)), default=None)
+
+
+_pending: dict[_Call, _Tally] = {}
+_pending_lock = threading.Lock()
+_flush_lock = threading.Lock()
+
+
+def count_call(service_id: UUID, operation: str, code: str, seconds: float) -> None:
+    """Count a call of a service in memory; a thread writes it within FLUSH_SECONDS, a killed process loses it.
+
+    operation: "verify", "events", "holds" or "gate"
+    code: of the answer, such as "VALID" or "RATE_LIMITED"
+    seconds: that the call took
+    """
+    now, elapsed_us = clock.now(), round(min(seconds, MAX_SECONDS) * 1e6)
+    call = _Call(service_id, now.replace(minute=0, second=0, microsecond=0), operation, code)
+    _add({call: _Tally(1, elapsed_us, elapsed_us, now)})
+    _flush_thread.ensure_started()
+
+
+def _add(tallies: Mapping[_Call, _Tally]) -> None:
+    with _pending_lock:
+        for call, tally in tallies.items():
+            _pending.setdefault(call, _Tally()).add(tally)
+
+
+_UPSERT = sa.text("""
+INSERT INTO service_calls AS c (service_id, bucket_at, operation, code, calls, total_us, max_us)
+SELECT v.service_id, v.bucket_at, v.operation, v.code, v.calls, v.total_us, v.max_us
+  FROM unnest(CAST(:service_id AS uuid[]), CAST(:bucket_at AS timestamptz[]), CAST(:operation AS text[]),
+    CAST(:code AS text[]), CAST(:calls AS bigint[]), CAST(:total_us AS bigint[]), CAST(:max_us AS bigint[]))
+    AS v(service_id, bucket_at, operation, code, calls, total_us, max_us)
+  JOIN services s ON s.id = v.service_id ORDER BY 1, 2, 3, 4
+ON CONFLICT (service_id, bucket_at, operation, code) DO UPDATE SET calls = c.calls + excluded.calls,
+  total_us = c.total_us + excluded.total_us, max_us = greatest(c.max_us, excluded.max_us)""")
+"""Rows in one order, so that two processes cannot deadlock."""
+_LOCK_SEEN = sa.text("SELECT FROM services WHERE id = ANY (:ids) ORDER BY id FOR NO KEY UPDATE")
+_SET_SEEN = sa.text("""
+UPDATE services s SET last_seen_at = v.at
+  FROM unnest(CAST(:ids AS uuid[]), CAST(:times AS timestamptz[])) AS v(id, at)
+ WHERE s.id = v.id AND coalesce(s.last_seen_at, '-infinity') < v.at""")
+
+
+def flush_calls() -> None:
+    """Write the pending counts in one transaction. Counts that cannot be written stay pending."""
+    with _flush_lock:
+        with _pending_lock:
+            tallies = dict(_pending)
+            _pending.clear()
+        if not tallies:
+            return
+        try:
+            _write(tallies)
+        except Exception:
+            _add(tallies)
+            raise
+
+
+def _write(tallies: Mapping[_Call, _Tally]) -> None:
+    columns: dict[str, list[Any]] = {name: [getattr(call, name) for call in tallies] for name in _Call._fields}
+    for name in ("calls", "total_us", "max_us"):
+        columns[name] = [getattr(tally, name) for tally in tallies.values()]
+    seen: dict[UUID, datetime] = {}
+    for call, tally in tallies.items():
+        if tally.last_at is not None:
+            seen[call.service_id] = max(tally.last_at, seen.get(call.service_id, tally.last_at))
+    times = {"ids": list(seen), "times": list(seen.values())}
+    with tenancy.system_session("services.calls") as session:
+        session.execute(_LOCK_SEEN, times)
+        session.execute(_SET_SEEN, times)
+        session.execute(_UPSERT, columns)
+
+
+_flush_thread = PeriodicThread(FLUSH_SECONDS, flush_calls)
+
+
+@dataclass(frozen=True)
+class CallStatistics:
+    """Calls of a service with one operation and code in a time.
+
+    mean_ms, max_ms: time of a call
+    """
+
+    operation: str
+    code: str
+    calls: int
+    mean_ms: float
+    max_ms: float
+
+
+_READ = sa.text("""
+SELECT operation, code, sum(calls)::bigint AS calls, sum(total_us)::bigint AS total_us, max(max_us) AS max_us
+  FROM service_calls WHERE service_id = :service_id AND bucket_at >= :since GROUP BY 1, 2 ORDER BY 1, 3 DESC, 2""")
+
+
+def read_calls(session: SystemSession, service_id: UUID, period: timedelta) -> Sequence[CallStatistics]:
+    """Calls of a service by operation and code, the most frequent first.
+
+    period: before now; the hour in which it begins is counted whole
+    """
+    since = (clock.now() - period).replace(minute=0, second=0, microsecond=0)
+    rows = session.execute(_READ, {"service_id": service_id, "since": since})
+    return [
+        CallStatistics(row.operation, row.code, row.calls, row.total_us / row.calls / 1000, row.max_us / 1000)
+        for row in rows
+    ]
