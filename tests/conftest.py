@@ -22,6 +22,8 @@ from saas_api.cli.dev.engines import Engines
 from saas_api.core import clock, crypto
 from saas_api.core.db.engine import db
 from saas_api.core.jobs import queue
+from saas_api.metering import limits
+from saas_api.usage import meters
 from tests.support.accounts import alice, bob, carol, olga  # noqa: F401 - fixtures for every test
 
 # Without bytecode files, every process that a test starts would compile for two seconds.
@@ -174,6 +176,8 @@ def clean(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     clock.freeze_time(None)
     queue._last_wake_at.clear()
+    meters._active_meters.clear()
+    limits._spends.clear()
     clear_tables()
     cache.flushdb()
 

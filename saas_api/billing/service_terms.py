@@ -63,6 +63,8 @@ class ServiceTerms:
     generation: of the organization, at the time of the read
     list_prices: price of one unit by meter, in major units
     quotas: by meter, in its unit, for one billing period; absent without a limit
+    entitlements: of the plan version, by feature
+    external_id: how services know the organization; None for no such name
     cap: None without a spend cap that blocks
     """
 
@@ -76,7 +78,14 @@ class ServiceTerms:
     period_ends_at: datetime
     list_prices: Mapping[str, Decimal]
     quotas: Mapping[str, Decimal]
+    entitlements: Mapping[str, Any]
+    external_id: str | None = None
     cap: SpendCap | None = None
+
+    @property
+    def plan_code(self) -> str:
+        """Code of the plan: "pro" of "pro@3"."""
+        return plans.plan_for_version(self.plan_version_id)
 
 
 def get_overrides(session: SystemSession, organization_id: UUID) -> LimitOverrides:
@@ -85,12 +94,13 @@ def get_overrides(session: SystemSession, organization_id: UUID) -> LimitOverrid
 
 
 _TERMS = text("""
-SELECT o.status, s.standing, o.generation, v.id AS version_id, v.currency, e.value AS rate_limit,
+SELECT o.status, o.external_id, s.standing, o.generation, v.id AS version_id, v.currency, e.value AS rate_limit,
   l.rate_limit_per_minute, coalesce(l.ceilings, '{}') AS overrides,
   p.id AS period_id, p.ends_at,
   CASE b.spend_cap_action WHEN 'block' THEN b.spend_cap_minor END AS cap_minor,
   (SELECT coalesce(jsonb_object_agg(meter_code, limit_quantity::text), '{}') FROM entitlements
-    WHERE plan_version_id = v.id AND kind = 'metered') AS quotas
+    WHERE plan_version_id = v.id AND kind = 'metered') AS quotas,
+  (SELECT jsonb_object_agg(feature, value) FROM entitlements WHERE plan_version_id = v.id) AS entitlements
 FROM organizations o
 JOIN subscriptions s ON s.organization_id = o.id
 JOIN subscription_segments g ON g.organization_id = o.id AND g.starts_at <= greatest(:at, s.started_at)
@@ -132,6 +142,8 @@ def get_terms(session: Session, organization_id: UUID) -> ServiceTerms:
         period_ends_at=row.ends_at,
         list_prices={meter: charges.list_price_cost(price, Decimal(1)) for meter, price in prices.items()},
         quotas={meter: Decimal(str(limit)) for meter, limit in {**row.quotas, **row.overrides}.items()},
+        entitlements={**row.entitlements, RATE_LIMIT_FEATURE: plans.resolve_rate_limit(row.rate_limit)},
+        external_id=row.external_id,
         cap=cap,
     )
 

@@ -2,8 +2,10 @@
 
 import contextlib
 import itertools
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from uuid import UUID
 
 from saas_api.billing import alerts, period_spend, spend_cap
@@ -25,7 +27,9 @@ QUOTA_TTL_SECONDS = 604_800
 """Seconds after the end of the billing period for which Redis keeps its counters."""
 MAX_CACHED_QUANTITIES = 20_000
 MAX_LIMIT_CHECKS, FINAL_CHECK_AFTER = 8, 5
+MAX_SPEND_AGE_SECONDS, MAX_CACHED_SPENDS = 10, 5_000
 _cached_quantities: LruCache[str, int] = LruCache(MAX_CACHED_QUANTITIES)
+_spends: LruCache[UUID, tuple[float, str]] = LruCache(MAX_CACHED_SPENDS)
 
 
 def build_limit_request(
@@ -118,6 +122,43 @@ def limit_exceeded_error(principal: KeyPrincipal, call: LimitRequest) -> ApiErro
     wait_seconds = -(-decision.windows[decision.full - 1][1] // 1000)
     scope = "organization" if decision.full == 1 else "key"
     return refusals.rate_limit_error(limit, window_ms // 1000, wait_seconds, scope)
+
+
+@dataclass(frozen=True)
+class SpendState:
+    """Charges of the running period in major units, unrounded, and the cap that blocks calls; None without one."""
+
+    used: str
+    cap: str | None
+    currency: str
+
+
+def spend_state(principal: KeyPrincipal, call: LimitRequest | None) -> SpendState | None:
+    """The spend of an organization after a call.
+
+    It is exact where the call was counted against a cap, and otherwise at most MAX_SPEND_AGE_SECONDS old.
+    """
+    terms = principal.terms
+    if terms is None:
+        return None
+    cap = money.format_minor(terms.cap.amount_minor, terms.currency) if terms.cap else None
+    decision = call.decision if call else None
+    if call and decision and decision.used:
+        for counter, used in zip(call.counters, decision.used, strict=True):
+            if spend_cap.is_spend_counter(counter.name):
+                return SpendState(spend_cap.spend_text(terms, used), cap, terms.currency)
+    return SpendState(_find_spend(principal.organization_id, terms), cap, terms.currency)
+
+
+def _find_spend(organization_id: UUID, terms: ServiceTerms) -> str:
+    cached = _spends.find(terms.period_id)
+    if cached is not None and time.monotonic() - cached[0] < MAX_SPEND_AGE_SECONDS:
+        return cached[1]
+    with tenancy.tenant_session(organization_id) as session:
+        spend = period_spend.get_period_spend(session, organization_id, terms.period_id)
+    text = money.format_exact_amount(spend.total_major, terms.currency)
+    _spends.put(terms.period_id, (time.monotonic(), text))
+    return text
 
 
 def require_room(principal: KeyPrincipal, usage: Sequence[MeteredUsage]) -> None:

@@ -37,3 +37,8 @@ class LruCache(Generic[Key, Value]):
         """Remove a key, if it is there."""
         with self._lock:
             self.entries.pop(key, None)
+
+    def clear(self) -> None:
+        """Remove every key."""
+        with self._lock:
+            self.entries.clear()

@@ -30,6 +30,7 @@ class ServicePrincipal:
     generation: of the catalogue from which it was authenticated; a higher one in Redis means that it may have ended
     """
 
+    token_id: UUID
     service_id: UUID
     name: str
     allowed_ips: Sequence[str]
@@ -87,7 +88,18 @@ def authenticate(token: str, address: str, generation: int | None = None) -> Ser
         raise InvalidServiceToken
     if found.pepper_version != digests[0][0]:
         _renew_digest(found.id, *digests[0])
-    return ServicePrincipal(found.service_id, found.service_name, found.allowed_ips, entry.generation)
+    return ServicePrincipal(found.id, found.service_id, found.service_name, found.allowed_ips, entry.generation)
+
+
+def confirm(service: ServicePrincipal, generation: int | None) -> None:
+    """Check that the token of an authenticated service has not ended meanwhile.
+
+    generation: that Redis has now; None when it does not answer, so that the cache decides
+    raises: InvalidServiceToken
+    """
+    entry = _active_tokens.get_entry(generation)
+    if entry.generation != service.generation and all(token.id != service.token_id for token in entry.value.values()):
+        raise InvalidServiceToken
 
 
 def _renew_digest(token_id: UUID, pepper_version: int, digest: bytes) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import orjson
-from sqlalchemy import RowMapping, text
+from sqlalchemy import Row, RowMapping, text
 from sqlalchemy.orm import Session
 
 from saas_api.core import clock
@@ -168,6 +168,21 @@ def late_period_quantities(session: Session, organization_id: UUID, period_id: U
     return (
         session.execute(_LATE_QUANTITIES, {"organization_id": organization_id, "period_id": period_id}).mappings().all()
     )
+
+
+_FIND_EVENT = """SELECT id, quantity FROM {} WHERE organization_id = :organization_id AND source = :source
+  AND idempotency_key = :key"""
+
+
+def find_event(
+    session: Session, organization_id: UUID, source: str, key: str, *, is_test: bool = False
+) -> Row[Any] | None:
+    """Id and quantity of the usage with an idempotency key; None if nothing was recorded under it.
+
+    is_test: look for a call of a test key
+    """
+    values = {"organization_id": organization_id, "source": source, "key": key}
+    return session.execute(text(_FIND_EVENT.format("test_usage_events" if is_test else "usage_events")), values).first()
 
 
 _OPEN_AT = """(SELECT id FROM billing_periods WHERE organization_id = %(usage_org)s AND state = 'open'

@@ -18,6 +18,8 @@ from saas_api.core.db import tenancy
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict, NotFound, ValidationFailed
 from saas_api.core.observability import get_logger
+from saas_api.services import catalogue
+from saas_api.services.catalogue import CachedCatalogue
 from saas_api.usage import meter_file
 from saas_api.usage.meter_file import Aggregation, MeterContent
 from saas_api.usage.models import Meter
@@ -103,6 +105,17 @@ def active_meters(session: Session) -> dict[str, MeterContent]:
     return {meter.code: meter_content(meter) for meter in list_meters(session, includes_archived=False)}
 
 
+_active_meters: CachedCatalogue[Mapping[str, MeterContent]] = CachedCatalogue(active_meters)
+
+
+def cached_meters(generation: int | None) -> Mapping[str, MeterContent]:
+    """Meters that are not archived, by code, from a cache of this process.
+
+    generation: as for `CachedCatalogue.get_entry`
+    """
+    return _active_meters.get(generation)
+
+
 _LOCK_METERS = text("SELECT pg_advisory_xact_lock(hashtextextended('usage.meters', 0))")
 
 
@@ -140,6 +153,7 @@ def _publish(session: SystemSession, content: MeterContent, actor: Actor) -> Pub
         action = "meter.changed" if meter else "meter.published"
         audit.record_event(session, None, actor, action, ("meter", content.code), {"changes": changes})
         session.flush()  # the trigger refuses the change here
+        catalogue.bump(session)
         log.info("meter_published", meter=content.code, changes=list(changes))
     return PublishedMeter(content, meter is None, tuple(changes))
 
@@ -168,6 +182,7 @@ def archive_meter(code: str, actor: Actor, reason: str = "", *, is_undone: bool 
         meter.archived_at = None if is_undone else clock.now()
         action = "meter.restored" if is_undone else "meter.archived"
         audit.record_event(session, None, actor, action, ("meter", code), {"reason": reason})
+        catalogue.bump(session)
     return True
 
 

@@ -51,6 +51,7 @@ REQUIRED = {
     "GET /keys/:id": "keys:read",
     "PATCH /keys/:id": "keys:write",
     "POST /keys/:id/rotate": "keys:write",
+    "POST /keys/verify": SERVICE,
     "DELETE /keys/:id": "keys:write",
     "DELETE /keys/:id/secrets/old": "keys:write",
     "DELETE /api-keys/:id": "keys:write",

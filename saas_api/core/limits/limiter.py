@@ -22,6 +22,7 @@ from limits.storage import MemoryStorage, RedisStorage
 from limits.strategies import STRATEGIES as LIMITS_STRATEGIES
 from limits.strategies import SlidingWindowCounterRateLimiter
 from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError
 from redis.retry import Retry
 
 from saas_api.core import request_context
@@ -109,6 +110,8 @@ class LimitRequest:
     """Arguments of one call of limits.lua, and its decision.
 
     recount: reads the counters from PostgreSQL when Redis does not answer
+    watched_key: whose integer is read in the same round trip; None for none
+    watched_value: that integer, 0 when Redis does not have the key; None when Redis did not answer
     """
 
     keys: list[str]
@@ -117,6 +120,8 @@ class LimitRequest:
     counters: Sequence[QuotaCounter]
     recount: Callable[[], Sequence[QuotaCounter]] | None = None
     decision: LimitDecision | None = None
+    watched_key: str | None = None
+    watched_value: int | None = None
 
 
 def low_latency_pool(url: str) -> redis.ConnectionPool:
@@ -211,7 +216,7 @@ class GateStrategy(SlidingWindowCounterRateLimiter):
     def decide(self, call: LimitRequest) -> bool:
         """Decide on a call with an API key, and return whether it is not refused; the decision stays in the call."""
         try:
-            result = self.storage.run(self.storage.gate_script, call.keys, call.arguments)
+            result = self.storage.run(self._run_script, call)
         except RedisUnavailable:
             call.decision = self._decide_locally(call)
         else:
@@ -221,6 +226,25 @@ class GateStrategy(SlidingWindowCounterRateLimiter):
                 LimitCode(result[0]), result[1], result[2], windows, result[end:], is_local=False
             )
         return not call.decision.code.is_refusal
+
+    def _run_script(self, call: LimitRequest) -> Any:
+        script, connection = self.storage.gate_script, self.storage.storage
+        if call.watched_key is None:
+            return script(call.keys, call.arguments)
+        for is_last in (False, True):
+            pipeline = connection.pipeline(transaction=False)
+            pipeline.get(call.watched_key)
+            pipeline.evalsha(script.sha, len(call.keys), *call.keys, *call.arguments)
+            try:
+                value, result = pipeline.execute()
+            except NoScriptError:  # Redis was restarted
+                if is_last:
+                    raise
+                connection.script_load(script.script)
+            else:
+                call.watched_value = int(value or 0)
+                return result
+        raise AssertionError
 
     def _decide_locally(self, call: LimitRequest) -> LimitDecision:
         share, n = self.storage.local_share, len(call.windows)

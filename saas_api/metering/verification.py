@@ -1,0 +1,287 @@
+"""Verification of an API key for a service, with the usage of the call, in one decision."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any, Literal
+from uuid import UUID
+
+from saas_api.api_keys import key_format, keys
+from saas_api.core import clock, crypto, ids
+from saas_api.core.access import InsufficientScope, KeyMode
+from saas_api.core.db import tenancy
+from saas_api.core.errors import ApiError, Forbidden, PaymentRequired, TooManyRequests, ValidationFailed
+from saas_api.core.limits import limiter
+from saas_api.core.limits.limiter import LimitCode, LimitRequest
+from saas_api.core.settings import setting
+from saas_api.metering import key_principals, limits, recording
+from saas_api.metering.key_principals import KeyPrincipal
+from saas_api.metering.limits import SpendState
+from saas_api.metering.recording import UsageRecordedBefore
+from saas_api.services import catalogue
+from saas_api.usage import ledger, meters, refused_requests, sources
+from saas_api.usage.ledger import MeteredUsage, UsageRecord
+from saas_api.usage.meters import InvalidQuantity, MissingProperty
+
+VALID, NOT_FOUND = "VALID", "NOT_FOUND"
+CODES = (
+    VALID,
+    NOT_FOUND,
+    "INSUFFICIENT_SCOPE",
+    "IP_NOT_ALLOWED",
+    "RATE_LIMITED",
+    "QUOTA_EXCEEDED",
+    "SPEND_CAP_REACHED",
+    "SUBSCRIPTION_RESTRICTED",
+    "ORGANIZATION_SUSPENDED",
+)
+_REFUSALS = (Forbidden, PaymentRequired, TooManyRequests)
+
+
+class _KeyUnknown(Exception):
+    """The key is unknown, revoked or expired."""
+
+
+@dataclass(frozen=True)
+class VerificationRequest:
+    """What a service asks about a key.
+
+    permission: scope that the key needs
+    usage: what the call uses; None records nothing
+    ip: of the customer; None is not compared with the networks of the key
+    event_id: of the usage, which counts once
+    hold_seconds: hold the usage instead of recording it
+    endpoint: that reports show, such as "POST /v1/lookups"
+    """
+
+    key: str
+    permission: str | None = None
+    usage: MeteredUsage | None = None
+    unique_value: str | None = None
+    ip: str | None = None
+    event_id: str | None = None
+    hold_seconds: int | None = None
+    endpoint: str | None = None
+
+
+@dataclass(frozen=True)
+class VerifiedLimit:
+    """A rate limit after the call: of the plan or of the key."""
+
+    name: Literal["plan", "key"]
+    limit: int
+    remaining: int
+    reset_at: datetime
+
+
+@dataclass(frozen=True)
+class RecordedUsage:
+    """Usage that a verification has recorded or holds; `usage_event_id` is None for a test key."""
+
+    units: Decimal
+    usage_event_id: UUID | None = None
+    hold_id: UUID | None = None
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The answer to a service.
+
+    code: one of CODES
+    principal: of the key; None if it was not found
+    retry_after_seconds: until the same call may pass, where waiting helps
+    details: of the refusal
+    """
+
+    code: str
+    principal: KeyPrincipal | None = None
+    limits: Sequence[VerifiedLimit] = ()
+    spend: SpendState | None = None
+    recorded: RecordedUsage | None = None
+    retry_after_seconds: int | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether the call may go on."""
+        return self.code == VALID
+
+
+def build_usage(code: str, quantity: Decimal | None, properties: Mapping[str, str]) -> tuple[MeteredUsage, str | None]:
+    """The usage of a call, and the value that a meter with aggregation unique counts.
+
+    raises: ValidationFailed for an unknown or archived meter, a missing property, or a quantity that cannot be counted
+    """
+    known = meters.cached_meters(None)
+    if code not in known:
+        known = meters.cached_meters(catalogue.read_generation())
+    if code not in known:
+        raise ValidationFailed.at_field("meter", "There is no such meter.")
+    try:
+        amount, unique_value = meters.event_quantity(known[code], quantity, properties)
+    except (MissingProperty, InvalidQuantity) as error:
+        field_name = "quantity" if error.details.get("property") == "quantity" else "dimensions"
+        raise ValidationFailed.at_field(field_name, error.message) from error
+    return MeteredUsage(code, amount, properties), unique_value
+
+
+def verify(service: str, request: VerificationRequest, confirm_service: Callable[[int | None], None]) -> Verification:
+    """Check a key, count the call against its limits, and record or hold its usage: all of it or nothing.
+
+    service: its name, the source of the usage
+    confirm_service: called with the catalogue's generation in Redis; raises when the service's token has ended
+    raises: what `confirm_service` raises; ServiceUnavailable
+    """
+    try:
+        return _Decision(service, request, confirm_service).answer()
+    except _KeyUnknown:
+        confirm_service(catalogue.read_generation())
+        return Verification(NOT_FOUND)
+
+
+class _Decision:
+    """The decision on one request: principal and limits change while it is made."""
+
+    def __init__(
+        self, service: str, request: VerificationRequest, confirm_service: Callable[[int | None], None]
+    ) -> None:
+        self.service, self.request, self.confirm_service = service, request, confirm_service
+        self.digests = _key_digests(request.key)
+        self.principal = self._load()
+        self.call: LimitRequest | None = None
+
+    def answer(self) -> Verification:
+        try:
+            self._check()
+            recorded = self._count_and_record()
+        except _REFUSALS as error:
+            return self._refused(error)
+        keys.mark_used(self.principal.organization_id, self.principal.id)
+        return Verification(VALID, self.principal, self._limits(), self._spend(), recorded)
+
+    def _load(self, *, is_fresh: bool = False) -> KeyPrincipal:
+        principal = key_principals.find_principal(self.digests, is_fresh=is_fresh)
+        if principal is None:
+            raise _KeyUnknown
+        return principal
+
+    def _check(self) -> None:
+        """Check what the key may do; a denial counts against this key alone, and is confirmed by PostgreSQL."""
+        try:
+            self._authorize()
+        except _REFUSALS:
+            self.confirm_service(catalogue.read_generation())
+            key_principals.hit_denied_limit(self.principal)
+            self.principal = self._load(is_fresh=True)
+            self._authorize()
+
+    def _authorize(self) -> None:
+        key_principals.check_key(self.principal, self.request.ip, is_metered=self.request.usage is not None)
+        if self.request.permission is not None and self.request.permission not in self.principal.scopes:
+            raise InsufficientScope
+
+    def _count_and_record(self) -> RecordedUsage | None:
+        usage = [self.request.usage] if self.request.usage is not None else []
+        self.call = limits.build_limit_request(self.principal, 0, usage)
+        self.call.watched_key = catalogue.GENERATION_KEY
+        limiter.decide(self.call)
+        is_admitted = False
+        try:
+            self.confirm_service(self.call.watched_value)
+            self.call, self.principal = limits.confirm_decision(self.call, self.principal, usage, self._reload)
+            if self.call.decision is None or self.call.decision.code.is_refusal:
+                raise limits.limit_exceeded_error(self.principal, self.call)
+            recorded = self._record()
+            is_admitted = True
+        except UsageRecordedBefore:
+            return self._find_recorded()
+        finally:
+            if not is_admitted:
+                self._release()
+        return recorded
+
+    def _reload(self) -> KeyPrincipal:
+        self.principal = self._load(is_fresh=True)
+        self._authorize()
+        return self.principal
+
+    def _release(self) -> None:
+        """Give back the quota and spend that the limits have counted."""
+        decision = self.call.decision if self.call else None
+        if self.call and decision and decision.code == LimitCode.ADMITTED and not decision.is_local:
+            limiter.release_quota(self.call)
+
+    def _record(self) -> RecordedUsage | None:
+        request, usage = self.request, self.request.usage
+        if usage is None:
+            return None
+        event_id = ids.new_id()
+        event = UsageRecord(
+            id=event_id,
+            source=self.service,
+            key=request.event_id or str(event_id),
+            meter=usage.meter,
+            quantity=usage.quantity,
+            at=clock.now(),
+            api_key_id=self.principal.id,
+            properties=usage.properties,
+            endpoint=request.endpoint,
+            unique_value=request.unique_value,
+        )
+        recording.record(self.principal, self.call, event)
+        return RecordedUsage(usage.quantity, event_id if self.principal.mode == KeyMode.LIVE else None)
+
+    def _find_recorded(self) -> RecordedUsage | None:
+        """The usage that an earlier request with the same event id has recorded."""
+        if self.request.event_id is None:
+            return None
+        organization_id = self.principal.organization_id
+        with tenancy.tenant_session(organization_id) as session:
+            row = ledger.find_event(
+                session,
+                organization_id,
+                self.service,
+                self.request.event_id,
+                is_test=self.principal.mode == KeyMode.TEST,
+            )
+        if row is None:
+            return None
+        return RecordedUsage(row.quantity, row.id if self.principal.mode == KeyMode.LIVE else None)
+
+    def _refused(self, error: ApiError) -> Verification:
+        recorded = self._find_recorded()
+        if recorded is not None:  # the same request was answered before
+            return Verification(VALID, self.principal, self._limits(), self._spend(), recorded)
+        method, route = sources.get_endpoint(self.request.endpoint or self.service)
+        outcome = "rate_limited" if error.status == 429 else "failed"
+        refused_requests.count_refused(self.principal, route, method, outcome)
+        code = "RATE_LIMITED" if error.code == TooManyRequests.code else error.code
+        return Verification(
+            code,
+            self.principal,
+            self._limits(),
+            self._spend(),
+            retry_after_seconds=error.retry_after,
+            details=error.details,
+        )
+
+    def _limits(self) -> list[VerifiedLimit]:
+        decision = self.call.decision if self.call else None
+        if self.call is None or decision is None:
+            return []
+        names: tuple[Literal["plan", "key"], ...] = ("plan", "key")
+        now = clock.now()
+        return [
+            VerifiedLimit(name, limit, remaining, now + timedelta(milliseconds=reset_ms))
+            for name, (limit, _), (remaining, reset_ms) in zip(names, self.call.windows, decision.windows, strict=False)
+        ]
+
+    def _spend(self) -> SpendState | None:
+        return limits.spend_state(self.principal, self.call)
+
+
+def _key_digests(key: str) -> list[tuple[int, bytes]]:
+    if not key_format.is_well_formed_key(key, setting("API_KEY_PREFIX")):
+        raise _KeyUnknown
+    return crypto.keyed_digests(key)
