@@ -98,6 +98,11 @@ def meter_content(meter: Meter) -> MeterContent:
     return MeterContent(**{**values, "dimensions": tuple(meter.dimensions)})
 
 
+def all_meters(session: Session) -> dict[str, MeterContent]:
+    """Meters by code, archived ones included."""
+    return {meter.code: meter_content(meter) for meter in list_meters(session)}
+
+
 def active_meters(session: Session) -> dict[str, MeterContent]:
     """Meters that are not archived, by code."""
     return {meter.code: meter_content(meter) for meter in list_meters(session, includes_archived=False)}
