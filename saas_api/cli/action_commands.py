@@ -73,11 +73,11 @@ def action_command(
     default_reason = None if is_reason_required else f"flask {group.name} {name}"
     params = [*_KEYS[action.subject], *_params(action, flags, default_reason)]
     if find_operator:
-        params.insert(0, click.Argument(["email"], type=EMAIL))
+        params.insert(0, click.Argument(["operator"], metavar="EMAIL", type=EMAIL))
 
     def decorate(describe: Callable[..., Description]) -> click.Command:
         def run(*, reason: str, as_json: bool, **values: Any) -> None:
-            actor = find_operator(values.pop("email")) if find_operator else output.current_os_user()
+            actor = find_operator(values.pop("operator")) if find_operator else output.current_os_user()
             key = {str(param.name): values.pop(str(param.name)) for param in _KEYS[action.subject]}
             if "user_id" in key:
                 key["user_id"] = _find_user_id(key["user_id"])
