@@ -34,6 +34,7 @@ _KEYS: Mapping[str, tuple[click.Parameter, ...]] = {
     "payment": (click.Argument(["payment_id"], type=PublicId("pay"), metavar="PAYMENT"),),
     "refund": (click.Argument(["refund_id"], type=PublicId("rfd"), metavar="REFUND"),),
     "plan": (click.Argument(["plan"]),),
+    "meter": (click.Argument(["code"]),),
     "user": (click.Argument(["user_id"], metavar="USER"),),
 }
 """Parameters for the key of each subject; an action on all organizations or on one has an optional one."""

@@ -18,6 +18,8 @@ from saas_api.core.db import tenancy
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict, NotFound, ValidationFailed
 from saas_api.core.observability import get_logger
+from saas_api.services import catalogue
+from saas_api.services.catalogue import CachedCatalogue
 from saas_api.usage import meter_file
 from saas_api.usage.meter_file import Aggregation, MeterContent
 from saas_api.usage.models import Meter
@@ -108,6 +110,17 @@ def active_meters(session: Session) -> dict[str, MeterContent]:
     return {meter.code: meter_content(meter) for meter in list_meters(session, includes_archived=False)}
 
 
+_catalogue = CachedCatalogue(active_meters)
+
+
+def cached_meters(generation: int | None) -> Mapping[str, MeterContent]:
+    """Meters that are not archived, by code, without a statement as long as the catalogue stays as it is.
+
+    generation: as of `CachedCatalogue.get_entry`
+    """
+    return _catalogue.get(generation)
+
+
 _LOCK_METERS = text("SELECT pg_advisory_xact_lock(hashtextextended('usage.meters', 0))")
 
 
@@ -116,26 +129,27 @@ def lock_meters(session: SystemSession) -> None:
     session.execute(_LOCK_METERS)
 
 
-def publish_meter(document: Any, actor: Actor) -> PublishedMeter:
+def publish_meter(document: Any, actor: Actor, reason: str = "") -> PublishedMeter:
     """Create or change the meter of a meter file, in a transaction of its own. Idempotent.
 
     What is rolled up already keeps the dimensions that the meter had then, until the rollups are rebuilt.
 
     document: the parsed file
+    reason: for the audit log
     raises: InvalidDocument with every problem; MeterHasUsage
     """
     content = meter_file.load_meter(document)
     try:
         with tenancy.system_session("usage.meters") as session:
             lock_meters(session)
-            return _publish(session, content, actor)
+            return _publish(session, content, actor, reason)
     except IntegrityError as error:
         if getattr(error.orig, "pgcode", None) == _RESTRICT_VIOLATION:
             raise MeterHasUsage from error
         raise
 
 
-def _publish(session: SystemSession, content: MeterContent, actor: Actor) -> PublishedMeter:
+def _publish(session: SystemSession, content: MeterContent, actor: Actor, reason: str) -> PublishedMeter:
     meter = session.get(Meter, content.code, with_for_update=True)
     old = meter_file.to_document(meter_content(meter)) if meter else {}
     new = meter_file.to_document(content)
@@ -143,7 +157,8 @@ def _publish(session: SystemSession, content: MeterContent, actor: Actor) -> Pub
     if changes:
         add_meter(session, content)
         action = "meter.changed" if meter else "meter.published"
-        audit.record_event(session, None, actor, action, ("meter", content.code), {"changes": changes})
+        data = {"changes": changes, **({"reason": reason} if reason else {})}
+        audit.record_event(session, None, actor, action, ("meter", content.code), data)
         session.flush()  # the trigger refuses the change here
         log.info("meter_published", meter=content.code, changes=list(changes))
     return PublishedMeter(content, meter is None, tuple(changes))
@@ -152,6 +167,7 @@ def _publish(session: SystemSession, content: MeterContent, actor: Actor) -> Pub
 def add_meter(session: SystemSession, content: MeterContent) -> None:
     """Write a meter in the transaction of the caller, which holds `lock_meters` and records the change."""
     session.merge(Meter(**{**asdict(content), "dimensions": list(content.dimensions)}))
+    catalogue.bump(session)
 
 
 def archive_meter(code: str, actor: Actor, reason: str = "", *, is_undone: bool = False) -> bool:
@@ -171,6 +187,7 @@ def archive_meter(code: str, actor: Actor, reason: str = "", *, is_undone: bool 
         if (meter.archived_at is None) == is_undone:
             return False
         meter.archived_at = None if is_undone else clock.now()
+        catalogue.bump(session)
         action = "meter.restored" if is_undone else "meter.archived"
         audit.record_event(session, None, actor, action, ("meter", code), {"reason": reason})
     return True
