@@ -110,7 +110,7 @@ class Settings(BaseProductSettings):
     BILLING_RATE_PER_REQUEST: Decimal = setting_field(
         Decimal("0.01"),
         "an amount from 0 with at most 10 decimals",
-        "price of a message beyond what the small plans include, in USD",
+        "price of an SMS segment beyond what the plans free and starter include, in USD",
         ge=0,
         le=1000,
         decimal_places=10,

@@ -176,7 +176,7 @@ def clean(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     clock.freeze_time(None)
     queue._last_wake_at.clear()
-    meters._active_meters.clear()
+    meters._catalogue.clear()
     limits._spends.clear()
     clear_tables()
     cache.flushdb()

@@ -14,12 +14,15 @@ ALTER TABLE meters DROP CONSTRAINT meters_aggregation_check,
   ADD CONSTRAINT meters_aggregation_check CHECK (aggregation IN ('sum','count','max','unique','latest')),
   ADD COLUMN description text NOT NULL DEFAULT '',
   ADD COLUMN service text,  -- name of the service that reports it; NULL for any
+  ADD COLUMN follows_rate_setting boolean NOT NULL DEFAULT false,  -- BILLING_RATE_PER_REQUEST prices it on small plans
   ADD COLUMN value_property text, ADD COLUMN unique_property text,
   ADD COLUMN dimensions text[] NOT NULL DEFAULT '{}' CHECK (cardinality(dimensions) <= 5),
   ADD CHECK ((aggregation = 'unique') = (unique_property IS NOT NULL)),
   ADD CHECK (value_property IS NULL OR aggregation IN ('sum','max','latest'));
 
-UPDATE meters SET service = 'messages' WHERE code IN ('sms','email');
+CREATE UNIQUE INDEX meters_rate_setting ON meters (follows_rate_setting) WHERE follows_rate_setting;
+
+UPDATE meters SET service = 'messages', follows_rate_setting = (code = 'sms') WHERE code IN ('sms','email');
 
 -- What has been recorded keeps its meaning. The lock waits for usage that is being recorded.
 CREATE FUNCTION meter_fixed() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -150,8 +153,9 @@ DROP TRIGGER fixed ON meters;
 
 DROP FUNCTION meter_fixed();
 
-ALTER TABLE meters DROP COLUMN description, DROP COLUMN service, DROP COLUMN value_property,
-  DROP COLUMN unique_property, DROP COLUMN dimensions, DROP CONSTRAINT meters_aggregation_check,
+ALTER TABLE meters DROP COLUMN description, DROP COLUMN service, DROP COLUMN follows_rate_setting,
+  DROP COLUMN value_property, DROP COLUMN unique_property, DROP COLUMN dimensions,
+  DROP CONSTRAINT meters_aggregation_check,
   ADD CONSTRAINT meters_aggregation_check CHECK (aggregation IN ('sum'));
 """
 

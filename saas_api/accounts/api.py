@@ -217,7 +217,7 @@ def verify_email(body: dict[str, Any]) -> Any:
 @endpoint(operation_id="request_password_reset", tag="auth", body=ForgotPasswordIn(), errors=(TooManyRequests,))
 def request_password_reset(body: dict[str, Any]) -> Any:
     """Send a link that resets the password; the response is the same for an unknown address."""
-    passwords.request_password_reset(body["email"])
+    passwords.request_password_reset(**body)
     return ViewResult({}, message="If there is an account with this address, a link is on its way.")
 
 

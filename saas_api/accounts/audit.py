@@ -119,6 +119,11 @@ def actor_for(principal: Principal) -> Actor:
     return Actor("api_key" if principal.kind == "key" else kind, str(principal.id))
 
 
+def values(**by_name: Any) -> dict[str, Any]:
+    """Values of an event by name, such as those before a change."""
+    return by_name
+
+
 def record_event(
     session: Session,
     organization_id: UUID | None,

@@ -93,7 +93,7 @@ def _invite(session: Session, principal: Principal, email: str, role: str) -> In
     )
     session.add(invitation)
     session.flush()  # InvitationExists, if another request is inviting the same address
-    change = {"after": {"email": email, "role": role}}
+    change = {"after": audit.values(email=email, role=role)}
     _record(session, invitation, audit.actor_for(principal), "invitation.created", change)
     _email_invitation(session, principal, invitation, token)
     return invitation
@@ -113,7 +113,7 @@ def _revoke_by_id(session: Session, principal: Principal, invitation_id: UUID) -
     )
     if invitation is None:
         raise InvitationNotFound
-    change = {"before": {"email": invitation.email, "role": invitation.role}}
+    change = {"before": audit.values(email=invitation.email, role=invitation.role)}
     _record(session, invitation, audit.actor_for(principal), "invitation.canceled", change)
     return invitation
 
@@ -127,7 +127,7 @@ def decline_invitation(token: str) -> None:
         invitation = _revoke(session, *_open_clause(token))
         if invitation is None:
             raise InvalidOneTimeToken
-        change = {"before": {"email": invitation.email, "role": invitation.role}}
+        change = {"before": audit.values(email=invitation.email, role=invitation.role)}
         _record(session, invitation, SYSTEM_ACTOR, "invitation.declined", change)
 
 
@@ -141,7 +141,7 @@ def accept_invitation(session: SystemSession, token: str, user_id: UUID) -> tupl
     invitation.accepted_at = clock.now()
     session.add(Membership(organization_id=invitation.organization_id, user_id=user_id, role=invitation.role))
     session.flush()  # AlreadyMember, if the user has joined meanwhile
-    change = {"after": {"user": str(user_id), "email": invitation.email, "role": invitation.role}}
+    change = {"after": audit.values(user=str(user_id), email=invitation.email, role=invitation.role)}
     _record(session, invitation, Actor("user", str(user_id)), "invitation.accepted", change)
     return session.get_one(Organization, invitation.organization_id), invitation.role
 

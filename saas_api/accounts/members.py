@@ -273,7 +273,8 @@ def remove_member(session: Session, principal: Principal, user_id: UUID) -> None
     member = get_member(session, principal.organization_id, user_id)
     _notify(session, principal, user_id, "A member was removed", f"Role: none, before {member.role}")
     _end_membership(session, membership)
-    _record(session, principal, "member.removed", user_id, {"before": {"role": member.role, "email": member.email}})
+    before = audit.values(role=member.role, email=member.email)
+    _record(session, principal, "member.removed", user_id, {"before": before})
 
 
 def leave_organization(session: Session, principal: Principal) -> None:
@@ -284,7 +285,8 @@ def leave_organization(session: Session, principal: Principal) -> None:
     membership = lock_member(session, principal, "members:read", principal.id)
     if membership.role == MemberRole.OWNER:
         raise OwnerRequired
-    before = {"role": membership.role, "email": get_member(session, principal.organization_id, principal.id).email}
+    member = get_member(session, principal.organization_id, principal.id)
+    before = audit.values(role=member.role, email=member.email)
     _end_membership(session, membership)
     _record(session, principal, "member.left", principal.id, {"before": before})
 

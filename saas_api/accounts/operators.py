@@ -131,7 +131,7 @@ def revoke_operator_role(session: SystemSession, email: str, actor: Actor) -> bo
 def _record_audit(
     session: SystemSession, actor: Actor, action: str, user: User, before: str | None, after: str | None
 ) -> None:
-    data = {"email": user.email, "before": {"role": before}, "after": {"role": after}}
+    data = audit.values(email=user.email, before={"role": before}, after={"role": after})
     audit.record_event(session, None, actor, action, ("user", user.id), data)
     session.flush()  # the new operator is among the admins
     admins = [admin for admin, operator in list_operators(session) if operator.role == "admin"]

@@ -22,6 +22,7 @@ from saas_api.accounts.schemas import (
     AcceptInvitationIn,
     ForgotPasswordIn,
     LoginForm,
+    LoginIn,
     NewOrganizationForm,
     RegisterForm,
     ResetPasswordIn,
@@ -118,7 +119,7 @@ def logout() -> Any:
 @public_page
 def forgot_password_form(form: Form | None = None) -> Response:
     """Show the form that requests a reset link."""
-    return pages.render_page("auth/forgot_password.html", form=form or Form({"email": request.args.get("email", "")}))
+    return pages.render_page("auth/forgot_password.html", form=form or Form(request.args))
 
 
 @bp.post("/forgot-password")
@@ -127,7 +128,7 @@ def forgot_password_form(form: Form | None = None) -> Response:
 @form_view(ForgotPasswordIn(), form=forgot_password_form)
 def request_password_reset(body: dict[str, Any]) -> Response:
     """Mail a reset link; the page is the same for an unknown address."""
-    passwords.request_password_reset(body["email"])
+    passwords.request_password_reset(**body)
     return pages.render_page("auth/link_sent.html")
 
 
@@ -246,11 +247,12 @@ def create_organization(body: dict[str, Any]) -> Any:
 
 def _start_session(body: dict[str, Any]) -> SessionStarted:
     """Sign in to the organization of the last session, or to the first one if the user has left it."""
-    credentials, origin = (body["email"], body["password"]), throttles.request_origin(TokenAudience.PAGES)
+    origin = throttles.request_origin(TokenAudience.PAGES)
+    credentials = {name: body[name] for name in LoginIn().fields}
     try:
-        return sign_in.log_in(*credentials, body["organization_id"], origin)
+        return sign_in.log_in(**credentials, origin=origin)
     except ValidationFailed:
-        return sign_in.log_in(*credentials, None, origin)
+        return sign_in.log_in(**{**credentials, "organization_id": None}, origin=origin)
 
 
 def _path_without_organization(started: SessionStarted) -> str:

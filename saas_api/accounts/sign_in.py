@@ -102,7 +102,8 @@ def register(
     with tenancy.system_session("auth.register") as session:
         user = users.create_with_hash(session, email, password_hash, full_name)
         organization = organizations.create_organization(session, organization_name, user.id, timezone)
-        audit.record_user_event(session, organization.id, user.id, "user.registered", {"email": user.email})
+        data = audit.values(email=user.email)
+        audit.record_user_event(session, organization.id, user.id, "user.registered", data)
         mails.enqueue(session, "welcome", user.email)
         users.send_verification_email(session, user)
         return sessions.start_session(session, user, organization, MemberRole.OWNER, origin)

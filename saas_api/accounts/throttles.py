@@ -43,14 +43,22 @@ def request_origin(audience: TokenAudience) -> SessionOrigin:
     return SessionOrigin(None if address == "invalid" else address, request.headers.get("User-Agent"), audience)
 
 
-def _submitted_value(name: str) -> str:
+def _submitted_values() -> dict[str, Any]:
     body = g.get("arguments", {}).get("body") or {}
-    return str(body.get(name) or request.values.get(name, "")).strip()
+    return {**request.values.to_dict(), **{name: value for name, value in body.items() if value}}
+
+
+def _pick_email(email: object = "", **_others: object) -> str:
+    return str(email).strip()
+
+
+def _pick_token(token: object = "", **_others: object) -> str:
+    return str(token).strip()
 
 
 def _submitted_email() -> str:
     """The address as it is stored, or the submitted text when it is no address."""
-    text = _submitted_value("email")
+    text = _pick_email(**_submitted_values())
     try:
         return fields.normalize_email(text)
     except ValueError:
@@ -93,7 +101,7 @@ def _is_not_counted_by_wide_network() -> bool:
 
 
 def _invitation_key() -> str:
-    return crypto.hmac_hex("throttle", _submitted_value("token"))
+    return crypto.hmac_hex("throttle", _pick_token(**_submitted_values()))
 
 
 def _user_key() -> str:

@@ -27,7 +27,7 @@ class EmailTaken(Conflict):
     """Another account has the address."""
 
     code, message = "EMAIL_TAKEN", "There is an account with this e-mail address."
-    constraint, field = "users_email", "email"
+    constraint, field = "users_email", User.email.key
 
 
 def find_user(session: SystemSession, user_id: UUID) -> User | None:
@@ -187,4 +187,5 @@ def mark_email_verified(session: SystemSession, user: User) -> None:
     if not user.email_verified:
         user.email_verified_at = clock.now()
         one_time_tokens.revoke_tokens(session, user.id, VERIFY_EMAIL_PURPOSE)
-        audit.record_user_event_in_all_organizations(session, user.id, "user.email_verified", {"email": user.email})
+        data = audit.values(email=user.email)
+        audit.record_user_event_in_all_organizations(session, user.id, "user.email_verified", data)

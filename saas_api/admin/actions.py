@@ -13,6 +13,7 @@ from saas_api.admin import (
     context,
     invoices,
     mail,
+    meters,
     organization_actions,
     plans,
     queues,
@@ -487,6 +488,7 @@ ACTIONS: tuple[Action, ...] = (
     *_PAYMENT_ACTIONS,
     *_WEBHOOK_ACTIONS,
     *_USER_ACTIONS,
+    *meters.ACTIONS,
     *_PLATFORM_ACTIONS,
 )
 

@@ -28,7 +28,7 @@ class OperatorAuditQuery(ListQuery):
     """Filters of the log: `action` is an action or the part before its dot, `email` the operator's, days are UTC."""
 
     action = Text(maximum=100, load_default=None)
-    email = Email(load_default=None)
+    email = Email(load_default=None, attribute="operator_email")
     start_date = DateField(load_default=None)
     end_date = DateField(load_default=None)
 
@@ -48,8 +48,8 @@ def list_audit(session: SystemSession, query: dict[str, Any]) -> Page:
     if action := query["action"]:
         is_in_group = AuditEvent.action.startswith(f"{action}.", autoescape=True)
         statement = statement.where(sa.or_(AuditEvent.action == action, is_in_group))
-    if query["email"]:
-        user_ids = sa.select(sa.cast(User.id, sa.Text)).where(User.email == query["email"])
+    if address := query["operator_email"]:
+        user_ids = sa.select(sa.cast(User.id, sa.Text)).where(User.email == address)
         statement = statement.where(AuditEvent.actor_id.in_(user_ids))
     if query["start_date"]:
         statement = statement.where(AuditEvent.at >= datetime.combine(query["start_date"], time(), UTC))

@@ -15,6 +15,7 @@ NAVIGATION = (
     ("Organizations", "/organizations", "people", "o"),
     ("Users", "/users", "person", "u"),
     ("Plans", "/plans", "scale", "p"),
+    ("Meters", "/meters", "gauge", "t"),
     ("Billing", "/billing", "clock", "b"),
     ("Invoices", "/invoices", "card", "i"),
     ("Payments", "/payments", "switch", "y"),

@@ -50,6 +50,7 @@ from saas_api.core.web import forms, templating
 from saas_api.core.web.forms import Form
 from saas_api.payments import payouts
 from saas_api.payments.payouts import Payout
+from saas_api.usage import meters
 from saas_api.webhooks import organization_events
 
 RECENT_PERIOD_SECONDS = 3600
@@ -196,12 +197,12 @@ def _plan_change(organization_id: UUID, chosen: Form) -> PlanChange | None:
 
 
 def preview_limits(organization: Organization, _form: Form | None) -> Preview:
-    """The unit of each meter, and the overrides of the organization as values of the form."""
+    """The meters by code, and the overrides of the organization as values of the form."""
     with context.read_session() as session:
-        overrides, units = service_terms.get_overrides(session, organization.id), plans.meter_units(session)
+        overrides, by_code = service_terms.get_overrides(session, organization.id), meters.all_meters(session)
     last_day = _last_full_day_before(overrides.expires_at).isoformat() if overrides.expires_at else None
     quotas = {f"quota_{meter}": f"{limit.normalize():f}" for meter, limit in overrides.quotas.items()}
-    return Preview(units, {"rate_limit": overrides.rate_limit, "expires_on": last_day, **quotas})
+    return Preview(by_code, {"rate_limit": overrides.rate_limit, "expires_on": last_day, **quotas})
 
 
 def preview_credit(organization: Organization, _form: Form | None) -> Preview:
@@ -388,7 +389,7 @@ def _last_full_day_before(instant: datetime) -> date:
 
 def _submitted_quotas(session: SystemSession) -> dict[str, Decimal]:
     quotas, errors = {}, []
-    for meter in plans.meter_units(session):
+    for meter in meters.all_meters(session):
         text = request.form.get(f"quota_{meter}", "").strip()
         try:
             if text:

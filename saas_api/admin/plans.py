@@ -27,6 +27,8 @@ from saas_api.core.errors import ApiError, NotFound
 from saas_api.core.fields import PrefixedId, QueryInteger, StrictSchema
 from saas_api.core.web import forms, pages
 from saas_api.core.web.forms import Form
+from saas_api.usage import meters
+from saas_api.usage.meter_file import MeterContent
 
 bp = Blueprint("plans", __name__)
 
@@ -43,14 +45,14 @@ class PlanVersionView:
     """One published version of a plan.
 
     document: the plan file
-    units: by meter
+    meters: by code
     subscribers: the newest, at most MAX_SUBSCRIBERS
     """
 
     row: PlanVersionRow
     content: PlanContent
     document: Mapping[str, Any]
-    units: Mapping[str, str]
+    meters: Mapping[str, MeterContent]
     subscribers: Sequence[Any]
 
 
@@ -76,7 +78,7 @@ def get_plan(session: SystemSession, version_id: str) -> PlanVersionView:
         row,
         content,
         plan_file.to_document(content),
-        plans.meter_units(session),
+        meters.all_meters(session),
         session.execute(_SUBSCRIBERS, values).all(),
     )
 

@@ -6,6 +6,7 @@ from saas_api.admin import (
     billing,
     invoices,
     mail,
+    meters,
     organizations,
     payments,
     plans,
@@ -114,6 +115,24 @@ SUBJECTS: Mapping[str, Subject] = {
         "admin.plans.index",
         "admin.plans.show",
         lambda plan: plan.row.version_id,
+    ),
+    "meter_catalogue": Subject(
+        "/admin/meters/{action}",  # no code of a meter has a hyphen
+        lambda _session: None,
+        lambda _: (),
+        "Meters",
+        "admin.meters.index",
+        is_tenant_owned=False,
+    ),
+    "meter": Subject(
+        "/admin/meters/<code>/{action}",
+        meters.get_meter_detail,
+        lambda detail: (detail.meter.code,),
+        "Meters",
+        "admin.meters.index",
+        "admin.meters.show",
+        lambda detail: detail.meter.code,
+        is_tenant_owned=False,
     ),
     "mail": Subject(
         "/admin/mail/<uuid:mail_id>/{action}", mail.get_mail, lambda row: (row.id,), "Mail", "admin.mail.index"

@@ -33,7 +33,7 @@ MAX_SESSIONS = 50
 
 USER_COLUMNS: Columns = {
     "id": lambda row: ids.format_id("usr", row.user.id),
-    "email": lambda row: row.user.email,
+    User.email.key: lambda row: row.user.email,
     "full_name": lambda row: row.user.full_name,
     "operator": lambda row: row.operator_role,
     "organizations": lambda row: row.organizations,

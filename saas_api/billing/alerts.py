@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from saas_api.accounts import audit, members, organizations
 from saas_api.accounts.audit import Actor
-from saas_api.billing import period_spend, periods, plans, spend_cap
+from saas_api.billing import period_spend, periods, spend_cap
 from saas_api.billing.models import AlertFiring, AlertRule, BillingPeriod, BillingProfile
 from saas_api.billing.period_spend import PeriodSpend
 from saas_api.billing.rating import thresholds
@@ -26,6 +26,7 @@ from saas_api.core.errors import ValidationFailed
 from saas_api.core.observability import get_logger
 from saas_api.core.roles import ADMIN_ROLES, BILLING_ROLES
 from saas_api.mail import mails
+from saas_api.usage import meters
 from saas_api.webhooks import event_types, events
 from saas_api.webhooks.events import EventSubject
 
@@ -140,9 +141,9 @@ def replace_alert_rules(
     raises: ValidationFailed for an unknown meter or a duplicate rule; OrganizationNotFound
     """
     periods.ensure_account(session, organization_id)
-    meters = plans.meter_units(session)
+    codes = meters.all_meters(session)
     for index, rule_input in enumerate(inputs):
-        if rule_input.meter is not None and rule_input.meter not in meters:
+        if rule_input.meter is not None and rule_input.meter not in codes:
             raise ValidationFailed.at_field(f"alerts.{index}.meter", "There is no such meter.")
         if rule_input in inputs[:index]:
             raise ValidationFailed.at_field(f"alerts.{index}", "This alert stands here twice.")

@@ -165,7 +165,7 @@ event_types.register(
     schema=AlertEventOut,
     description="Usage of a meter, or spend, reached the threshold of an alert.",
     example={
-        "meter": "sms",
+        "meter": "lookups",
         "percent": 80,
         "quantity": 800,
         "included": 1000,

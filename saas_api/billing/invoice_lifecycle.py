@@ -1,5 +1,6 @@
 """Drafts of closed periods, their finalization, and corrections: recalculate, delete, void, release held billing."""
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -235,9 +236,16 @@ def _carried_over(session: SystemSession, invoice: Invoice) -> int:
     return int(session.scalar(total) or 0)
 
 
+@dataclass(frozen=True)
+class _Customer:
+    name: str
+    email: str | None
+    tax_id: str | None
+
+
 def _bill_to(organization: Organization, profile: BillingProfile) -> dict[str, Any]:
-    values = {"name": organization.name, "email": organization.billing_email, "tax_id": profile.tax_id}
-    return {**{name: value for name, value in values.items() if value}, **profile.bill_to}
+    customer = _Customer(organization.name, organization.billing_email, profile.tax_id)
+    return {**{name: value for name, value in vars(customer).items() if value}, **profile.bill_to}
 
 
 def _seller() -> dict[str, Any]:

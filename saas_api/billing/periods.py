@@ -1,5 +1,6 @@
 """Billing accounts and their chain of periods; usage is recorded under a shared lock of the periods."""
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -34,10 +35,8 @@ from saas_api.webhooks.events import EventSubject
 
 log = get_logger(__name__)
 
-DEFAULT_ALERTS = (
-    *((AlertSubject.SPEND_PERCENT_OF_CAP, None, percent) for percent in (50, 80, 100)),
-    *((AlertSubject.PERCENT_OF_INCLUDED, meter, percent) for meter in ("sms", "email") for percent in (80, 100)),
-)
+_FIRST_SPEND_ALERTS, _FIRST_QUANTITY_ALERTS = (50, 80, 100), (80, 100)
+"""In percent of the spend cap, and of what the plan includes of a meter."""
 _PERIOD_LEAD_TIME = timedelta(days=3)
 
 
@@ -147,12 +146,12 @@ def ensure_account(session: Session, organization_id: UUID) -> None:
         return
     organization = organizations.get_organization(session, organization_id)
     started_at = organization.created_at
-    _add_profile(session, organization_id)
+    version_id = plans.get_newest_version_id(session, DEFAULT_PLAN)
+    _add_profile(session, organization_id, version_id)
     values = insert(Subscription).values(organization_id=organization_id, id=ids.new_id(), started_at=started_at)
     statement = values.on_conflict_do_nothing(index_elements=["organization_id"]).returning(Subscription.id)
     is_new = session.execute(statement).first() is not None
     subscription = _subscription(session, organization_id)
-    version_id = plans.get_newest_version_id(session, DEFAULT_PLAN)
     session.execute(
         insert(SubscriptionSegment)
         .values(
@@ -182,7 +181,7 @@ def _publish_created(session: Session, subscription: Subscription, version_id: s
     events.publish(session, subscription.organization_id, "subscription.created", EventSubject(subscription.id), data)
 
 
-def _add_profile(session: Session, organization_id: UUID) -> None:
+def _add_profile(session: Session, organization_id: UUID, version_id: str) -> None:
     cap = setting("DEFAULT_SPEND_CAP").get(money.DEFAULT_CURRENCY)
     values = insert(BillingProfile).values(organization_id=organization_id, spend_cap_minor=cap)
     statement = values.on_conflict_do_nothing(index_elements=["organization_id"])
@@ -197,9 +196,18 @@ def _add_profile(session: Session, organization_id: UUID) -> None:
                     "meter_code": meter,
                     "threshold": threshold,
                 }
-                for subject, meter, threshold in DEFAULT_ALERTS
+                for subject, meter, threshold in _first_alerts(session, version_id)
             ],
         )
+
+
+def _first_alerts(session: Session, version_id: str) -> Iterator[tuple[AlertSubject, str | None, int]]:
+    """Alerts of a new organization: on its spend cap, and on every meter of which its plan includes some."""
+    for percent in _FIRST_SPEND_ALERTS:
+        yield AlertSubject.SPEND_PERCENT_OF_CAP, None, percent
+    for meter, price in plans.get_versions(session, [version_id])[version_id].prices.items():
+        for percent in _FIRST_QUANTITY_ALERTS if price.included_quantity else ():
+            yield AlertSubject.PERCENT_OF_INCLUDED, meter, percent
 
 
 def ensure_period(session: Session, organization_id: UUID, at: datetime) -> None:

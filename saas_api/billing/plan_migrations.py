@@ -253,8 +253,10 @@ def _publish_successors(
     """Successors of the versions in use with another rate, by version, and those of them that are new."""
     values = {"plan": plan_code, "currency": money.DEFAULT_CURRENCY}
     in_use = list(session.scalars(_VERSIONS_IN_USE, values))
-    prices = plans.get_prices(session, in_use)
-    outdated = [version_id for version_id in in_use if prices[version_id, plans.SETTING_METER].unit_price != rate]
+    prices, meter = plans.get_prices(session, in_use), plans.find_rate_meter(session) or ""
+    outdated = [
+        version_id for version_id in in_use if (price := prices.get((version_id, meter))) and price.unit_price != rate
+    ]
     if not outdated:
         return {}, []
     contents = {
@@ -265,27 +267,29 @@ def _publish_successors(
     successors: dict[str, str] = {}
     published: list[str] = []
     for version_id in outdated:
-        wanted = plan_file.to_document(_with_rate(contents[version_id], rate))
+        wanted = plan_file.to_document(_with_rate(contents[version_id], meter, rate))
         successor = next((known_id for document, known_id in documents if document == wanted), None)
         if successor is None:
-            successor = _publish_with_rate(session, version_id, rate)
+            successor = _publish_with_rate(session, version_id, meter, rate)
             documents.append((wanted, successor))
             published.append(successor)
         successors[version_id] = successor
     newest = in_use[-1]
     if published and successors.get(newest) != published[-1]:
-        published.append(_publish_with_rate(session, newest, rate))  # what is offered to newcomers stays the newest
+        published.append(
+            _publish_with_rate(session, newest, meter, rate)
+        )  # what is offered to newcomers stays the newest
     return successors, published
 
 
-def _with_rate(content: PlanContent, rate: Decimal) -> PlanContent:
-    price = replace(content.prices[plans.SETTING_METER], unit_price=rate)
-    return replace(content, prices={**content.prices, plans.SETTING_METER: price})
+def _with_rate(content: PlanContent, meter: str, rate: Decimal) -> PlanContent:
+    price = replace(content.prices[meter], unit_price=rate)
+    return replace(content, prices={**content.prices, meter: price})
 
 
-def _publish_with_rate(session: SystemSession, old: str, rate: Decimal) -> str:
+def _publish_with_rate(session: SystemSession, old: str, meter: str, rate: Decimal) -> str:
     new = str(session.execute(_INSERT_DRAFT, {"old": old}).scalar_one())
     for statement in _COPY_CONTENT:
-        session.execute(statement, {"old": old, "new": new, "meter": plans.SETTING_METER, "rate": rate})
+        session.execute(statement, {"old": old, "new": new, "meter": meter, "rate": rate})
     log.info("plan_published", version=new, rate=str(rate))
     return new

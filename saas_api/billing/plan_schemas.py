@@ -258,7 +258,7 @@ class QuantitiesField(fields.Dict):
 
     def _deserialize(self, value: Any, *_: Any, **__: Any) -> dict[str, Decimal]:
         if not isinstance(value, Mapping) or not value:
-            raise ma.ValidationError('Not an object like {"sms": "1000"}.')
+            raise ma.ValidationError('Not an object like {"lookups": "1000"}.')
         quantities, errors = {}, {}
         for meter, quantity in value.items():
             text = str(quantity) if type(quantity) is int else quantity

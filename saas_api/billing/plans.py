@@ -23,7 +23,7 @@ from saas_api.billing.rating.plan_file import (
     PlanContent,
     PlanDifference,
 )
-from saas_api.core import clock, money
+from saas_api.core import clock, domain, money
 from saas_api.core.db import tenancy
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.document_reader import InvalidDocument
@@ -32,12 +32,12 @@ from saas_api.core.money import DEFAULT_CURRENCY
 from saas_api.core.observability import get_logger
 from saas_api.core.settings import setting
 from saas_api.usage import meters
+from saas_api.usage.meter_file import MeterContent
 
 log = get_logger(__name__)
 
 DEFAULT_PLAN = "free"
 PLANS_PRICED_BY_SETTING = ("free", "starter")
-SETTING_METER = "sms"
 _VERSION_CACHE = "plan_versions"
 
 
@@ -70,11 +70,20 @@ class PlanVersionRow:
 
 @dataclass(frozen=True)
 class OfferedPrice:
-    """Price of a meter in an offer, with the meter's unit."""
+    """Price of a meter in an offer."""
 
-    meter: str
-    unit: str
+    content: MeterContent
     price: MeterPrice
+
+    @property
+    def meter(self) -> str:
+        """Code of the meter."""
+        return self.content.code
+
+    @property
+    def unit(self) -> str:
+        """Unit of the meter."""
+        return self.content.unit
 
     @property
     def unit_price(self) -> Decimal | None:
@@ -185,6 +194,12 @@ def _prices_by_version(session: Session, ids: Collection[str]) -> defaultdict[st
             max_amount_minor=row.max_amount_minor,
         )
     return prices
+
+
+def find_rate_meter(session: SystemSession) -> str | None:
+    """Code of the meter whose price follows BILLING_RATE_PER_REQUEST on `PLANS_PRICED_BY_SETTING`."""
+    code: str | None = session.scalar(text("SELECT code FROM meters WHERE follows_rate_setting"))
+    return code
 
 
 def version_currency(session: Session, version_id: str) -> str:
@@ -308,22 +323,17 @@ def list_offers(session: Session, currency: str = DEFAULT_CURRENCY) -> list[Plan
           ORDER BY p.position, p.code, v.version DESC"""),
         {"feature": RATE_LIMIT_FEATURE, "default": DEFAULT_PLAN, "currency": currency},
     ).all()
-    versions, units = get_versions(session, [row.id for row in rows]), meter_units(session)
+    versions, contents = get_versions(session, [row.id for row in rows]), meters.all_meters(session)
     return [
         PlanOffer(
             row.code,
             row.name,
             versions[row.id],
             resolve_rate_limit(row.value),
-            [OfferedPrice(meter, units[meter], price) for meter, price in sorted(versions[row.id].prices.items())],
+            [OfferedPrice(contents[meter], price) for meter, price in sorted(versions[row.id].prices.items())],
         )
         for row in rows
     ]
-
-
-def meter_units(session: Session) -> dict[str, str]:
-    """Units of all meters, by code."""
-    return dict(session.execute(text("SELECT code, unit FROM meters")).all())
 
 
 _LOCK_PLANS = text("SELECT pg_advisory_xact_lock(hashtextextended('billing.catalogue', 2))")
@@ -348,7 +358,7 @@ def publish_plan(document: Any, actor: Actor, *, is_dry: bool = False) -> Publis
         lock_plans(session)
         meters.lock_meters(session)
         known_meters = meters.active_meters(session)
-        content = plan_file.load_plan(document, known_meters)
+        content = plan_file.load_plan(document, known_meters, _always_priced(known_meters))
         previous = find_newest_version_id(session, content.code, content.currency)
         old = get_plan_content(session, previous) if previous else None
         _validate(session, content)
@@ -365,6 +375,11 @@ def publish_plan(document: Any, actor: Actor, *, is_dry: bool = False) -> Publis
         if default and not is_dry:
             _publish_default(session, default, actor)
     return PublishResult(content.code, version_id, previous, differences, default_id)
+
+
+def _always_priced(known_meters: Mapping[str, MeterContent]) -> list[str]:
+    """Codes of the meters of services in this application; a plan that forgot one would give the service away."""
+    return [code for code, meter in known_meters.items() if meter.service in domain.registry.services]
 
 
 def _publish(
@@ -456,10 +471,11 @@ def _validate(session: SystemSession, content: PlanContent) -> None:
         problems.append(("currency", f"plan {content.code} is in {currency}; another currency needs another plan"))
     rate: Decimal = setting("BILLING_RATE_PER_REQUEST")
     if content.code in PLANS_PRICED_BY_SETTING and content.currency == DEFAULT_CURRENCY:
-        price = content.prices[SETTING_METER]
-        if price.model != PriceModel.PER_UNIT or price.unit_price != rate:
+        meter = find_rate_meter(session)
+        price = content.prices.get(meter or "")
+        if price and (price.model != PriceModel.PER_UNIT or price.unit_price != rate):
             reason = f"follows BILLING_RATE_PER_REQUEST ({rate}) on this plan, per unit; change that setting"
-            problems.append((f"prices.{SETTING_METER}", reason))
+            problems.append((f"prices.{meter}", reason))
     archived = text("SELECT code FROM meters WHERE archived_at IS NOT NULL AND code = ANY (:codes)")
     archived_codes = session.scalars(archived, {"codes": [meter.code for meter in content.meters]})
     problems += [("meters", f"meter {code} is retired") for code in archived_codes]

@@ -15,6 +15,7 @@ from saas_api.billing.rating.bill import Bill, RatedPlanVersion
 from saas_api.billing.subscriptions import InvalidPlan
 from saas_api.core import clock
 from saas_api.core.errors import ServiceUnavailable, ValidationFailed
+from saas_api.usage import meters
 
 
 class NoCurrentPeriod(ServiceUnavailable):
@@ -171,7 +172,7 @@ def _selectable_versions(
 
 
 def _check_meters(session: Session, quantities: Mapping[str, Decimal]) -> None:
-    known = plans.meter_units(session)
+    known = meters.all_meters(session)
     unknown = [(f"quantities.{meter}", "There is no such meter.") for meter in quantities if meter not in known]
     if unknown:
         raise ValidationFailed.from_fields(unknown)

@@ -20,6 +20,7 @@ from saas_api.billing.rating.plan_file import RATE_LIMIT_FEATURE
 from saas_api.core import clock
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import ValidationFailed
+from saas_api.usage import meters
 
 
 @dataclass(frozen=True)
@@ -187,8 +188,8 @@ def _validate(session: SystemSession, overrides: LimitOverrides) -> None:
         raise ValidationFailed.at_field("expires_on", "Must be in the future.")
     if overrides.is_empty and overrides.expires_at:
         raise ValidationFailed.at_field("expires_on", "There is no limit that could end.")
-    meters = plans.meter_units(session)
-    unknown = [(f"quota_{meter}", "There is no such meter.") for meter in overrides.quotas if meter not in meters]
+    codes = meters.all_meters(session)
+    unknown = [(f"quota_{meter}", "There is no such meter.") for meter in overrides.quotas if meter not in codes]
     if unknown:
         raise ValidationFailed.from_fields(unknown)
 

@@ -8,7 +8,7 @@ from uuid import UUID
 from flask import Blueprint, Response, g
 
 from saas_api.accounts import audit, organizations
-from saas_api.billing import alerts, periods, plans, spend_cap, usage_costs
+from saas_api.billing import alerts, periods, spend_cap, usage_costs
 from saas_api.billing.rating.thresholds import AlertRuleInput
 from saas_api.billing.spend_cap import SpendCapState
 from saas_api.billing.usage_costs import UsagePoint, UsageReport
@@ -29,7 +29,7 @@ from saas_api.core.errors import ValidationFailed
 from saas_api.core.web import endpoint as web_endpoint
 from saas_api.core.web import pages
 from saas_api.core.web.endpoint import endpoint
-from saas_api.usage import ranges
+from saas_api.usage import meters, ranges
 from saas_api.usage.ranges import DateRange, InvalidDateRange
 
 bp = Blueprint("billing_usage", __name__)
@@ -113,12 +113,17 @@ def show_usage(query: Mapping[str, Any]) -> UsageReport | Response:
 
 
 def _usage_csv(organization_id: UUID, days: DateRange, mode: str) -> Response:
-    names, units = usage_costs.get_key_names(engine.session(), organization_id), plans.meter_units(engine.session())
+    names, by_code = usage_costs.get_key_names(engine.session(), organization_id), meters.all_meters(engine.session())
     currency = usage_costs.report_currency(engine.session(), organization_id)
     rows = [
         (
             *(str(day), method, route, key and ids.format_id("key", key), names.get(key), meter),
-            *(quantity and Decimal(money.format_unit_price(quantity)), units.get(meter), outcome, calls),
+            *(
+                quantity and Decimal(money.format_unit_price(quantity)),
+                by_code[meter].unit if meter else None,
+                outcome,
+                calls,
+            ),
             *((None, None) if cost is None else (Decimal(money.format_exact_amount(cost, currency)), currency)),
         )
         for day, method, route, key, meter, quantity, outcome, calls, cost in usage_costs.usage_rows(
@@ -155,7 +160,7 @@ def show_timeseries(query: dict[str, Any]) -> dict[str, Any]:
     periods.ensure_account(engine.session(), organization_id)
     days = _parse_days(organization_id, query)
     query = {**query, "mode": query["mode"] or g.principal.mode}
-    if query["meter"] and query["meter"] not in plans.meter_units(engine.session()):
+    if query["meter"] and query["meter"] not in meters.all_meters(engine.session()):
         raise ValidationFailed.at_field("meter", "There is no such meter.")
     try:
         series = usage_costs.usage_series(engine.session(), organization_id, days, query)

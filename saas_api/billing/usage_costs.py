@@ -17,7 +17,7 @@ from saas_api.billing.rating import bill, charges, plan_changes
 from saas_api.billing.rating.bill import RatedPlanVersion, UsageQuantity
 from saas_api.billing.rating.plan_changes import PlanSegment
 from saas_api.core import money
-from saas_api.usage import ranges, refused_requests, reports, sources
+from saas_api.usage import meters, ranges, refused_requests, reports, sources
 from saas_api.usage.ranges import DateRange
 from saas_api.usage.reports import AcceptedCalls, TimeseriesRange
 from saas_api.usage.rollups import LIVE_USAGE_SQL
@@ -145,12 +145,12 @@ def usage_report(
     pricing = _get_pricing(session, organization_id)
     report = UsageReport(days, pricing.currency, mode)
     report.by_day = {day: CallTotals() for day in days}
-    meters = {code: MeterUsage(code, unit) for code, unit in sorted(plans.meter_units(session).items())}
+    by_meter = {code: MeterUsage(code, meter.unit) for code, meter in meters.all_meters(session).items()}
     endpoints: defaultdict[tuple[str, str], CallTotals] = defaultdict(CallTotals)
     keys: defaultdict[UUID | None, CallTotals] = defaultdict(CallTotals)
     for row, cost in _accepted_with_cost(session, organization_id, days, mode, pricing):
-        meters[row.meter].quantity += row.quantity
-        meters[row.meter].cost += cost
+        by_meter[row.meter].quantity += row.quantity
+        by_meter[row.meter].cost += cost
         endpoint = endpoints[sources.get_endpoint(row.source)]
         for totals in (report.total, report.by_day[row.day], endpoint, keys[row.api_key_id]):
             totals.success_count += row.requests
@@ -163,8 +163,8 @@ def usage_report(
             else:
                 totals.limited_count += refused.requests
     if mode == "live" and is_billed:
-        _add_charges(session, organization_id, report, pricing, meters)
-    report.by_meter = [meter for meter in meters.values() if meter.quantity]
+        _add_charges(session, organization_id, report, pricing, by_meter)
+    report.by_meter = [usage for usage in by_meter.values() if usage.quantity]
     report.by_endpoint, report.by_api_key = dict(endpoints), dict(keys)
     report.key_names = get_key_names(session, organization_id)
     return report
@@ -255,7 +255,7 @@ def _add_charges(
     organization_id: UUID,
     report: UsageReport,
     pricing: _Pricing,
-    meters: Mapping[str, MeterUsage],
+    by_meter: Mapping[str, MeterUsage],
 ) -> None:
     """Add the charge up to the end of the range less the charge before its start, by period, plan version and meter.
 
@@ -279,7 +279,7 @@ def _add_charges(
             for usage in used:
                 if price := prices.get((usage.version_id, usage.meter)):
                     report.total_cost_minor += sign * charges.rounded_charge(price, usage.quantity)
-                    meters[usage.meter].included += sign * min(usage.quantity, price.included_quantity)
+                    by_meter[usage.meter].included += sign * min(usage.quantity, price.included_quantity)
 
 
 @dataclass

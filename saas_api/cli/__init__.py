@@ -51,6 +51,7 @@ def _groups() -> Iterator[click.Group]:
         engines,
         keys,
         mail,
+        meters,
         operators,
         organizations,
         payments,
@@ -71,6 +72,7 @@ def _groups() -> Iterator[click.Group]:
         dunning.group,
         keys.group,
         mail.group,
+        meters.group,
         operators.group,
         organizations.group,
     )

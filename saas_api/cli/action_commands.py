@@ -34,6 +34,7 @@ _KEYS: Mapping[str, tuple[click.Parameter, ...]] = {
     "payment": (click.Argument(["payment_id"], type=PublicId("pay"), metavar="PAYMENT"),),
     "refund": (click.Argument(["refund_id"], type=PublicId("rfd"), metavar="REFUND"),),
     "plan": (click.Argument(["plan"]),),
+    "meter": (click.Argument(["code"]),),
     "user": (click.Argument(["user_id"], metavar="USER"),),
 }
 """Parameters for the key of each subject; an action on all organizations or on one has an optional one."""
@@ -73,11 +74,11 @@ def action_command(
     default_reason = None if is_reason_required else f"flask {group.name} {name}"
     params = [*_KEYS[action.subject], *_params(action, flags, default_reason)]
     if find_operator:
-        params.insert(0, click.Argument(["email"], type=EMAIL))
+        params.insert(0, click.Argument(["operator"], metavar="EMAIL", type=EMAIL))
 
     def decorate(describe: Callable[..., Description]) -> click.Command:
         def run(*, reason: str, as_json: bool, **values: Any) -> None:
-            actor = find_operator(values.pop("email")) if find_operator else output.current_os_user()
+            actor = find_operator(values.pop("operator")) if find_operator else output.current_os_user()
             key = {str(param.name): values.pop(str(param.name)) for param in _KEYS[action.subject]}
             if "user_id" in key:
                 key["user_id"] = _find_user_id(key["user_id"])

@@ -22,9 +22,8 @@ from saas_api.core.web import charts, pages, templating
 from saas_api.core.web.charts import ChartPoint
 from saas_api.core.web.pages import HTMX_STOP_POLLING
 from saas_api.dashboard import context, navigation, running_period
-from saas_api.dashboard.prices import METER_LABELS
 from saas_api.dashboard.running_period import CurrentPeriod
-from saas_api.usage import refused_requests
+from saas_api.usage import meter_file, meters, refused_requests
 from saas_api.usage.ranges import DateRange
 
 bp = Blueprint("home", __name__)
@@ -277,13 +276,14 @@ def _recent(points: list[UsagePoint]) -> list[UsagePoint]:
 
 
 def _chart(days: DateRange, series: Mapping[Any, list[UsagePoint]], zone: str) -> Any:
-    meters = sorted((str(meter) for meter in series), reverse=True)[:4] or ["sms"]
+    by_code = meters.all_meters(engine.session())
+    codes = sorted((str(code) for code in series or list(by_code)[-1:]), reverse=True)[:4]
     recent_days = [day for day in days if day > days.last - timedelta(days=DAYS)]
     points: list[ChartPoint] = []
     for n, day in enumerate(recent_days):
-        values = [series[meter][DAYS + n].requests if meter in series else 0 for meter in meters]
+        values = [series[code][DAYS + n].requests if code in series else 0 for code in codes]
         points.append((templating.format_day(day), *values))
-    names = [METER_LABELS.get(meter, meter) for meter in meters]
+    names = [meter_file.in_text(by_code[code].name) for code in codes]
     before = _requests(series, _previous_period)
     return charts.bar_chart("messages", f"Accepted calls per day ({zone})", points, series=names, previous=before)
 

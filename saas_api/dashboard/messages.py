@@ -251,7 +251,7 @@ def show(message_id: UUID, form: Form | None = None) -> Response:
 @require_permission("messages:test")
 def send_form(form: Form | None = None) -> Response:
     """Show the form for a test message."""
-    form = form or Form({"type": "sms", "to": "+2348012345678", "message": "Hello"})
+    form = form or Form({"type": Channel.SMS, "to": "+2348012345678", "message": "Hello"})
     text = _sms_text(form.values)
     return pages.render_page(
         "dashboard/messages/create.html",

@@ -27,8 +27,8 @@ from saas_api.core.settings import setting
 from saas_api.core.web import forms, pages, templating
 from saas_api.core.web.forms import Form, form_view
 from saas_api.dashboard import context, prices
-from saas_api.dashboard.prices import DAYS_PER_MONTH, METER_LABELS
-from saas_api.usage import ranges
+from saas_api.dashboard.prices import DAYS_PER_MONTH
+from saas_api.usage import meter_file, meters, ranges
 from saas_api.usage.ranges import DateRange
 from saas_api.usage.rollups import LIVE_USAGE_SQL
 
@@ -85,12 +85,12 @@ def compare_plans(
     ]
     code = plans.plan_for_version(current)
     if all(card.code != code for card in comparisons):
-        units = plans.meter_units(session)
+        by_code = meters.all_meters(session)
         version = plans.get_versions(session, [current])[current]
         lines = [
             line
             for meter, price in sorted(version.prices.items(), reverse=True)
-            for line in prices.describe_price(meter, units[meter], price, version.currency)
+            for line in prices.describe_price(by_code[meter], price, version.currency)
         ]
         comparisons.insert(0, PlanComparison(code, version, lines, None, _month(version, quantities)))
     return comparisons
@@ -133,6 +133,7 @@ def index() -> Response:
     days = ranges.parse_date_range(None, None, now.astimezone(time_zone).date(), time_zone)
     quantities = recent_usage(engine.session(), context.current_organization_id(), days)
     current, scheduled = plan_changes.segment_at(account.stages, now), plan_changes.next_segment(account.stages, now)
+    names = meters.all_meters(engine.session()) if quantities else {}
     obstacle = currencies.find_obstacle(engine.session(), context.current_organization_id(), account.period)
     comparison = compare_plans(engine.session(), current.version_id, quantities, is_currency_fixed=obstacle is not None)
     return pages.render_page(
@@ -146,8 +147,8 @@ def index() -> Response:
             (plan.version.name for plan in comparison if plan.code == plans.plan_for_version(scheduled.version_id)), ""
         ),
         quantities=[
-            (METER_LABELS.get(meter, meter), explanation.format_quantity(quantity))
-            for meter, quantity in quantities.items()
+            (meter_file.in_text(names[code].name), explanation.format_quantity(quantity))
+            for code, quantity in quantities.items()
         ],
         days=days,
         period=account.period,

@@ -13,11 +13,10 @@ from saas_api.billing.plans import PlanOffer
 from saas_api.billing.rating import bill
 from saas_api.billing.rating.charges import MeterPrice, PriceModel
 from saas_api.core import clock, money
+from saas_api.usage import meter_file
+from saas_api.usage.meter_file import MeterContent
 
 DAYS_PER_MONTH = timedelta(days=30)
-
-
-METER_LABELS = {"sms": "SMS", "email": "e-mail"}
 
 
 @dataclass(frozen=True)
@@ -52,38 +51,35 @@ def list_plan_cards(
         lines = [
             line
             for offered in reversed(offer.prices)
-            for line in describe_price(offered.meter, offered.unit, offered.price, version.currency)
+            for line in describe_price(offered.content, offered.price, version.currency)
         ]
         total = bill.calculate_bill(bill_inputs.inputs_for_version(month, version, used)).total_minor if used else None
         cards.append(PlanCard(offer, lines, total))
     return cards
 
 
-def describe_price(meter: str, unit: str, price: MeterPrice, currency: str) -> list[str]:
-    """Returns a price in words: a line for the included quantity and one for each tier.
-
-    meter, unit: codes, such as "sms" and "segment"
-    """
-    thing = f"{METER_LABELS.get(meter, meter)} {unit}s"
-    lines = [f"{_count(price.included_quantity)} {thing} included"] if price.included_quantity else []
+def describe_price(meter: MeterContent, price: MeterPrice, currency: str) -> list[str]:
+    """Returns a price in words: a line for the included quantity and one for each tier."""
+    one, several = meter_file.in_text(meter.singular), meter_file.in_text(meter.plural)
+    lines = [f"{_count(price.included_quantity)} {several} included"] if price.included_quantity else []
     more = "more " if lines else ""
     match price.model:
         case PriceModel.PER_UNIT:
-            lines.append(f"{money.format_unit_price(price.unit_price)} {currency} for each {more}{thing[:-1]}")
+            lines.append(f"{money.format_unit_price(price.unit_price)} {currency} for each {more}{one}")
         case PriceModel.PACKAGE:
             amount = money.format_minor(price.package_amount_minor, currency)
-            lines.append(f"{amount} {currency} for every {_count(price.package_size)} {more}{thing}")
+            lines.append(f"{amount} {currency} for every {_count(price.package_size)} {more}{several}")
         case _:
-            lines += _steps(price, thing, currency)
+            lines += _steps(price, one, currency)
     if price.max_amount_minor is not None:
-        lines.append(f"At most {money.format_minor(price.max_amount_minor, currency)} {currency} for {thing}")
+        lines.append(f"At most {money.format_minor(price.max_amount_minor, currency)} {currency} for {several}")
     return lines
 
 
-def _steps(price: MeterPrice, thing: str, currency: str) -> list[str]:
+def _steps(price: MeterPrice, one: str, currency: str) -> list[str]:
     lines, start = [], Decimal(0)
     for tier in price.tiers:
-        each = f"{money.format_unit_price(tier.unit_price)} {currency} for each {thing[:-1]}"
+        each = f"{money.format_unit_price(tier.unit_price)} {currency} for each {one}"
         flat = f", plus {money.format_minor(tier.flat_minor, currency)} {currency}" if tier.flat_minor else ""
         if tier.up_to is None:
             lines.append(f"From {_count(start + 1)}: {each}{flat}")

@@ -2,21 +2,21 @@
 
 from typing import Any
 
+import marshmallow as ma
 from flask import Blueprint, g, request
 from marshmallow import fields, validate
 
 from saas_api.accounts import sessions
 from saas_api.accounts.schemas import SwitchOrganizationIn
 from saas_api.accounts.tokens import TokenAudience
-from saas_api.billing import plans
 from saas_api.core.access import KeyMode, public_page, require_permission
 from saas_api.core.db import engine
-from saas_api.core.errors import ValidationFailed
 from saas_api.core.fields import QueryInteger, StrictSchema
 from saas_api.core.settings import setting
 from saas_api.core.web import http, pages
 from saas_api.core.web.forms import Form
 from saas_api.dashboard import prices
+from saas_api.usage import meters
 
 bp = Blueprint("public", __name__)
 
@@ -69,20 +69,20 @@ def landing() -> Any:
 @public_page
 def pricing() -> Any:
     """Show the plans, and the cost of given quantities on each."""
-    form, status, meters = Form(request.args), 200, plans.meter_units(engine.session())
+    form, by_code = Form(request.args), meters.all_meters(engine.session())
     quantities: dict[str, int] = {}
-    try:
-        schema = StrictSchema.from_dict({meter: QueryInteger() for meter in meters})()
-        quantities = http.load_schema(
-            schema, {name: _price_text(request.args[name]) for name in meters if request.args.get(name)}
-        )
-    except ValidationFailed as error:
-        form.errors = {problem["field"]: problem["reason"] for problem in error.details["fields"]}
-        status = 422
-    cards = prices.list_plan_cards(engine.session(), quantities)
-    return pages.render_page("public/pricing.html", status=status, plans=cards, meters=meters, form=form)
-
-
-def _price_text(number: str) -> str:
-    """Removes thousands separators."""
-    return number.replace(",", "").replace(" ", "")
+    for code in by_code:
+        number = request.args.get(code, "").replace(",", "").replace(" ", "")
+        try:
+            quantities |= {code: QueryInteger().deserialize(number)} if number else {}
+        except ma.ValidationError as error:
+            form.errors[code] = str(error.messages[0])
+    cards = prices.list_plan_cards(engine.session(), {} if form.errors else quantities)
+    priced = {offered.meter for card in cards for offered in card.offer.prices}
+    return pages.render_page(
+        "public/pricing.html",
+        status=422 if form.errors else 200,
+        plans=cards,
+        meters=[meter for code, meter in sorted(by_code.items(), reverse=True) if code in priced],
+        form=form,
+    )

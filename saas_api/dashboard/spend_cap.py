@@ -1,6 +1,6 @@
 """The spending page: spend cap and alerts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -10,7 +10,7 @@ from flask import Blueprint, Response, g
 from marshmallow import fields, validate
 
 from saas_api.accounts import audit
-from saas_api.billing import alerts, plans, spend_cap
+from saas_api.billing import alerts, spend_cap
 from saas_api.billing.models import BillingProfile
 from saas_api.billing.rating.thresholds import AlertRuleInput, AlertSubject
 from saas_api.billing.usage_schemas import MAX_ALERTS, AlertIn, SpendCapIn
@@ -22,7 +22,8 @@ from saas_api.core.settings import setting
 from saas_api.core.web import pages
 from saas_api.core.web.forms import EmptyForm, Form, form_view
 from saas_api.dashboard import context, running_period
-from saas_api.dashboard.prices import METER_LABELS
+from saas_api.usage import meter_file, meters
+from saas_api.usage.meter_file import MeterContent
 
 bp = Blueprint("spend_cap", __name__)
 bp.before_request(context.require_live_mode)
@@ -60,7 +61,7 @@ class AlertForm(AlertIn):
 def index(form: Form | None = None) -> Response:
     """Show the spend cap, the spend of the period, and the alerts."""
     running = running_period.get_current_period(engine.session(), context.current_account(), clock.now())
-    units = plans.meter_units(engine.session())
+    by_code = meters.all_meters(engine.session())
     profile, currency = running.account.profile, running.version.currency
     return pages.render_page(
         "dashboard/billing/spending.html",
@@ -75,14 +76,14 @@ def index(form: Form | None = None) -> Response:
             {
                 "rule": rule,
                 "text": describe_alert(
-                    rule.subject, rule.meter_code, money.format_unit_price(rule.threshold), units, currency
+                    rule.subject, rule.meter_code, money.format_unit_price(rule.threshold), by_code, currency
                 ),
             }
             for rule in alerts.list_alert_rules(
                 engine.session(), context.current_organization_id(), running.account.period.id
             )
         ],
-        subjects=list(_subjects(units, currency)),
+        subjects=list(_subjects(by_code, currency)),
         period=running.account.period,
         zone=context.current_zone(),
     )
@@ -138,30 +139,33 @@ def remove_alert(rule_id: UUID, body: dict[str, Any]) -> Any:  # noqa: ARG001 - 
     return pages.redirect_to(TEMPLATE, _notice="The alert is removed.")
 
 
-def describe_alert(subject: str, meter: str | None, threshold: str, units: dict[str, str], currency: str) -> str:
+def describe_alert(
+    subject: str, code: str | None, threshold: str, by_code: Mapping[str, MeterContent], currency: str
+) -> str:
     """Returns an alert in words.
 
+    code, by_code: of its meter, and every meter
     threshold: formatted, in the unit of its subject
     """
-    thing = f"{METER_LABELS.get(meter or '', meter)} {units.get(meter or '', 'unit')}s"
+    units = meter_file.in_text(by_code[code].plural) if code else ""
     match subject:
         case AlertSubject.SPEND:
             return f"Spend reaches {threshold} {currency}"
         case AlertSubject.SPEND_PERCENT_OF_CAP:
             return f"Spend reaches {threshold} % of the cap"
         case AlertSubject.QUANTITY:
-            return f"{threshold} {thing} used"
+            return f"{threshold} {units} used"
         case _:
-            return f"{threshold} % of the included {thing} used"
+            return f"{threshold} % of the included {units} used"
 
 
-def _subjects(units: dict[str, str], currency: str) -> Any:
+def _subjects(by_code: Mapping[str, MeterContent], currency: str) -> Iterator[tuple[str, str]]:
     yield "spend", f"Spend, in {currency}"
     yield "spend_percent_of_cap", "Spend, in % of the cap"
-    for meter, unit in sorted(units.items(), reverse=True):
-        name = METER_LABELS.get(meter, meter)
-        yield f"quantity:{meter}", f"{name}, in {unit}s"
-        yield f"percent_of_included:{meter}", f"{name}, in % of what the plan includes"
+    for code, meter in sorted(by_code.items(), reverse=True):
+        name = meter_file.in_text(meter.name)
+        yield f"quantity:{code}", f"{name}, in {meter.unit}s"
+        yield f"percent_of_included:{code}", f"{name}, in % of what the plan includes"
 
 
 def _filled(submitted: Form | None, profile: BillingProfile, currency: str) -> Form:

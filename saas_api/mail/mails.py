@@ -19,7 +19,7 @@ from saas_api.core.settings import ROOT, setting
 
 DRAIN_JOB = "mail.drain"
 MAX_VALUE_LENGTH = 200
-_TEMPLATES = ROOT / "templates" / "email"
+_TEMPLATES = ROOT / "templates/email"
 TEMPLATES_WITH_TOKENS = ("verify_email", "reset_password", "invitation")
 """Templates with a one-time token: their content is erased even when the mail fails."""
 

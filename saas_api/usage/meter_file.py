@@ -70,6 +70,25 @@ class MeterContent:
     dimensions: tuple[str, ...] = ()
     reverse_on_failure: bool = True
 
+    @property
+    def singular(self) -> str:
+        """What one unit is called: "SMS segment"; "Lookup" where the name ends in the unit."""
+        name, unit = self.name.lower(), self.unit.lower()
+        if name.endswith(f"{unit}s"):
+            return self.name[:-1]
+        return self.name if name.endswith(unit) else f"{self.name} {self.unit}"
+
+    @property
+    def plural(self) -> str:
+        """What several units are called: "SMS segments", "Lookups", "Storage GB"."""
+        return self.singular if self.singular.endswith("s") or self.singular[-1].isupper() else f"{self.singular}s"
+
+
+def in_text(name: str) -> str:
+    """A name within a sentence: "e-mail" of "E-mail", while "SMS" and "GPU hours" stay as they are."""
+    first_word = name.split(maxsplit=1)[0]
+    return name if any(letter.isupper() for letter in first_word[1:]) else name[0].lower() + name[1:]
+
 
 def to_document(meter: MeterContent) -> dict[str, Any]:
     """The document of a meter, without what is as it would be anyway; `load_meter` of it gives the same content."""

@@ -100,20 +100,25 @@ def meter_content(meter: Meter) -> MeterContent:
     return MeterContent(**{**values, "dimensions": tuple(meter.dimensions)})
 
 
+def all_meters(session: Session) -> dict[str, MeterContent]:
+    """Meters by code, archived ones included."""
+    return {meter.code: meter_content(meter) for meter in list_meters(session)}
+
+
 def active_meters(session: Session) -> dict[str, MeterContent]:
     """Meters that are not archived, by code."""
     return {meter.code: meter_content(meter) for meter in list_meters(session, includes_archived=False)}
 
 
-_active_meters: CachedCatalogue[Mapping[str, MeterContent]] = CachedCatalogue(active_meters)
+_catalogue = CachedCatalogue(active_meters)
 
 
 def cached_meters(generation: int | None) -> Mapping[str, MeterContent]:
-    """Meters that are not archived, by code, from a cache of this process.
+    """Meters that are not archived, by code, without a statement as long as the catalogue stays as it is.
 
-    generation: as for `CachedCatalogue.get_entry`
+    generation: as of `CachedCatalogue.get_entry`
     """
-    return _active_meters.get(generation)
+    return _catalogue.get(generation)
 
 
 _LOCK_METERS = text("SELECT pg_advisory_xact_lock(hashtextextended('usage.meters', 0))")
@@ -124,26 +129,27 @@ def lock_meters(session: SystemSession) -> None:
     session.execute(_LOCK_METERS)
 
 
-def publish_meter(document: Any, actor: Actor) -> PublishedMeter:
+def publish_meter(document: Any, actor: Actor, reason: str = "") -> PublishedMeter:
     """Create or change the meter of a meter file, in a transaction of its own. Idempotent.
 
     What is rolled up already keeps the dimensions that the meter had then, until the rollups are rebuilt.
 
     document: the parsed file
+    reason: for the audit log
     raises: InvalidDocument with every problem; MeterHasUsage
     """
     content = meter_file.load_meter(document)
     try:
         with tenancy.system_session("usage.meters") as session:
             lock_meters(session)
-            return _publish(session, content, actor)
+            return _publish(session, content, actor, reason)
     except IntegrityError as error:
         if getattr(error.orig, "pgcode", None) == _RESTRICT_VIOLATION:
             raise MeterHasUsage from error
         raise
 
 
-def _publish(session: SystemSession, content: MeterContent, actor: Actor) -> PublishedMeter:
+def _publish(session: SystemSession, content: MeterContent, actor: Actor, reason: str) -> PublishedMeter:
     meter = session.get(Meter, content.code, with_for_update=True)
     old = meter_file.to_document(meter_content(meter)) if meter else {}
     new = meter_file.to_document(content)
@@ -151,9 +157,9 @@ def _publish(session: SystemSession, content: MeterContent, actor: Actor) -> Pub
     if changes:
         add_meter(session, content)
         action = "meter.changed" if meter else "meter.published"
-        audit.record_event(session, None, actor, action, ("meter", content.code), {"changes": changes})
+        data = {"changes": changes, **({"reason": reason} if reason else {})}
+        audit.record_event(session, None, actor, action, ("meter", content.code), data)
         session.flush()  # the trigger refuses the change here
-        catalogue.bump(session)
         log.info("meter_published", meter=content.code, changes=list(changes))
     return PublishedMeter(content, meter is None, tuple(changes))
 
@@ -161,6 +167,7 @@ def _publish(session: SystemSession, content: MeterContent, actor: Actor) -> Pub
 def add_meter(session: SystemSession, content: MeterContent) -> None:
     """Write a meter in the transaction of the caller, which holds `lock_meters` and records the change."""
     session.merge(Meter(**{**asdict(content), "dimensions": list(content.dimensions)}))
+    catalogue.bump(session)
 
 
 def archive_meter(code: str, actor: Actor, reason: str = "", *, is_undone: bool = False) -> bool:
@@ -180,9 +187,9 @@ def archive_meter(code: str, actor: Actor, reason: str = "", *, is_undone: bool 
         if (meter.archived_at is None) == is_undone:
             return False
         meter.archived_at = None if is_undone else clock.now()
+        catalogue.bump(session)
         action = "meter.restored" if is_undone else "meter.archived"
         audit.record_event(session, None, actor, action, ("meter", code), {"reason": reason})
-        catalogue.bump(session)
     return True
 
 

@@ -23,6 +23,7 @@ class Meter(Model):
     unique_property: property whose distinct values are counted
     dimensions: properties by which prices and reports may group
     reverse_on_failure: a call that fails after it was accepted costs nothing
+    follows_rate_setting: BILLING_RATE_PER_REQUEST is its price on the plans that follow the setting; of one meter
     """
 
     __tablename__ = "meters"
@@ -37,6 +38,7 @@ class Meter(Model):
     unique_property: Mapped[str | None] = mapped_column(Text)
     dimensions: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=FetchedValue())
     reverse_on_failure: Mapped[bool] = mapped_column(server_default=FetchedValue())
+    follows_rate_setting: Mapped[bool] = mapped_column(server_default=FetchedValue())
     archived_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
 
 

@@ -48,6 +48,11 @@ PAGES = {
     "GET /admin/plans": "support",
     "GET /admin/plans/pro@1": "support",
     "GET /admin/plans/pro@1/retire": "admin",
+    "GET /admin/meters": "support",
+    "GET /admin/meters/sms": "support",
+    "GET /admin/meters/new-meter": "admin",
+    "GET /admin/meters/sms/change": "admin",
+    "GET /admin/meters/sms/archive": "admin",
     "GET /admin/audit": "support",
 }
 

@@ -57,8 +57,18 @@ def test_pages_stay_within_their_statement_and_size_budgets(
     invoice, payment = ids.format_id("inv", acme.invoice_id), ids.format_id("pay", acme.payment().id)
     paths = ("billing", "billing/close", "invoices", f"invoices/{invoice}", f"invoices/{invoice}/credit", "payments")
     more = (f"payments/{payment}", f"payments/{payment}/ask", "payments/events", "deliveries", "jobs", "invariants")
+    catalogue = ("meters", "meters/sms", "meters/sms/change")
     olga, wrong = sign_in_operator(app, client), []
-    for path in (*paths, *more, "mail", "system", f"billing/close/{ids.format_id('org', acme.id)}"):
+    for path in (
+        *paths,
+        *more,
+        "mail",
+        "meters",
+        "meters/sms",
+        "meters/sms/change",
+        "system",
+        f"billing/close/{ids.format_id('org', acme.id)}",
+    ):
         with counted() as statements:
             response = olga.open(f"/admin/{path}")
         assert response.status_code == 200, path

@@ -58,7 +58,7 @@ def changed(**changes: Any) -> dict[str, Any]:
 
 def problems(document: Any) -> dict[str, str]:
     with pytest.raises(InvalidDocument) as caught:
-        plan_file.load_plan(document, METERS)
+        plan_file.load_plan(document, METERS, tuple(METERS))
     paths = [path for path, _ in caught.value.problems]
     assert len(paths) == len(set(paths))
     return dict(caught.value.problems)

@@ -192,6 +192,8 @@ OLGA: dict[str, Steps] = {
     "admin-organization": open_path(ORGANIZATION),
     "admin-bill-now": open_path(f"{ORGANIZATION}/bill-now"),
     "admin-plans": open_path("/admin/plans"),
+    "admin-meters": open_path("/admin/meters"),
+    "admin-meter": open_path("/admin/meters/sms"),
     "admin-billing": open_path("/admin/billing"),
     "admin-invoices": open_path("/admin/invoices"),
     "admin-payments": open_path("/admin/payments"),

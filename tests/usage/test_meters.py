@@ -9,9 +9,9 @@ from flask import Flask
 from sqlalchemy import text
 
 from saas_api.accounts.audit import SYSTEM_ACTOR
-from saas_api.billing import plans
 from saas_api.core.db import tenancy
 from saas_api.core.document_reader import InvalidDocument
+from saas_api.services import catalogue
 from saas_api.usage import meter_file, meters
 from saas_api.usage.meter_file import Aggregation, MeterContent
 from tests.support.billing import BillingOrganization, create_organization
@@ -187,12 +187,21 @@ def test_archived_meter_takes_no_usage_until_it_is_restored(context: Flask) -> N
     assert not meters.archive_meter("llm.tokens", SYSTEM_ACTOR, "again")
     with tenancy.system_session("usage.meters") as session:
         assert "llm.tokens" not in meters.active_meters(session)
-        assert "llm.tokens" in plans.meter_units(session)
+        assert "llm.tokens" in meters.all_meters(session)
     assert meters.archive_meter("llm.tokens", SYSTEM_ACTOR, is_undone=True)
     with tenancy.system_session("usage.meters") as session:
         assert meters.active_meters(session)["llm.tokens"] == meter_file.load_meter(TOKENS)
     with pytest.raises(meters.MeterNotFound):
         meters.archive_meter("fax", SYSTEM_ACTOR)
+
+
+def test_cached_meters_follow_the_catalogue(context: Flask) -> None:
+    generation = catalogue.read_generation()
+    assert "llm.tokens" not in meters.cached_meters(generation)
+    meters.publish_meter(TOKENS, SYSTEM_ACTOR)
+    assert meters.cached_meters(catalogue.read_generation())["llm.tokens"] == meter_file.load_meter(TOKENS)
+    meters.archive_meter("llm.tokens", SYSTEM_ACTOR)
+    assert "llm.tokens" not in meters.cached_meters(catalogue.read_generation())
 
 
 def meter_of(aggregation: str, **fields: str) -> MeterContent:

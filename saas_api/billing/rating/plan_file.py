@@ -17,7 +17,6 @@ from saas_api.usage.meter_file import MeterContent
 
 RATE_LIMIT_FEATURE = "rate_limit_per_minute"
 RATE_LIMIT_SETTING = "RATE_LIMIT_PER_MINUTE"
-REQUIRED_METERS = ("sms", "email")
 _FIELD_BY_PRICE_MODEL = {
     PriceModel.PER_UNIT: "unit_price",
     PriceModel.GRADUATED: "tiers",
@@ -155,14 +154,17 @@ def _flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield from _flatten(part, f"{path}.{name}" if path else str(name))
 
 
-def load_plan(document: Any, known_meters: Mapping[str, MeterContent]) -> PlanContent:
+def load_plan(
+    document: Any, known_meters: Mapping[str, MeterContent], required_meters: Collection[str] = ()
+) -> PlanContent:
     """Read a plan from its document.
 
     known_meters: existing meters by code
+    required_meters: codes of those that every plan prices
     raises: InvalidDocument with every problem
     """
     reader = _PlanReader()
-    content = reader.plan(document, known_meters)
+    content = reader.plan(document, known_meters, required_meters)
     reader.finish()
     for path, reason in _excessive_amounts(content):
         reader.report(path, reason)
@@ -195,7 +197,9 @@ class _PlanReader(DocumentReader):
         super().__init__()
         self.currency = DEFAULT_CURRENCY
 
-    def plan(self, document: Any, known_meters: Mapping[str, MeterContent]) -> PlanContent:
+    def plan(
+        self, document: Any, known_meters: Mapping[str, MeterContent], required_meters: Collection[str]
+    ) -> PlanContent:
         required = ("plan", "name", "currency", "base_amount", "prices", "entitlements")
         values = self.object("", document, required, ("min_spend", "meters", "position", "is_public"))
         currency = values.get("currency", DEFAULT_CURRENCY)
@@ -211,7 +215,7 @@ class _PlanReader(DocumentReader):
             self.currency,
             self.amount("base_amount", values.get("base_amount", "0")),
             self.amount("min_spend", values.get("min_spend", "0")),
-            self.prices(values.get("prices"), codes),
+            self.prices(values.get("prices"), codes, required_meters),
             self.entitlements(values.get("entitlements"), codes),
             self.integer("position", values["position"], 1, 1000) if "position" in values else None,
             self.boolean("is_public", values["is_public"]) if "is_public" in values else None,
@@ -234,11 +238,11 @@ class _PlanReader(DocumentReader):
             meters[meter.code] = meter
         return list(meters.values())
 
-    def prices(self, value: Any, codes: Collection[str]) -> dict[str, MeterPrice]:
+    def prices(self, value: Any, codes: Collection[str], required: Collection[str]) -> dict[str, MeterPrice]:
         items = self.object("prices", {} if value is None else value, (), None)
-        for meter in REQUIRED_METERS:
+        for meter in required:
             if value is not None and meter not in items:
-                self.report(f"prices.{meter}", "is missing; every plan prices what messages use")
+                self.report(f"prices.{meter}", "is missing; every plan prices what the built-in services use")
         prices = {}
         for meter, item in items.items():
             if meter not in codes:

@@ -1,6 +1,7 @@
 """Commands of operators: create, list, revoke, impersonate."""
 
 from datetime import datetime, timedelta
+from typing import NamedTuple
 from uuid import UUID
 
 import click
@@ -20,8 +21,15 @@ from saas_api.core.settings import setting
 group = CommandGroup("operator", help="Operators of the platform.")
 
 
+class _OperatorRole(NamedTuple):
+    """A user and their role; None for no operator."""
+
+    email: str
+    role: str | None
+
+
 @group.command("create")
-@click.argument("email", type=EMAIL)
+@click.argument("address", metavar="EMAIL", type=EMAIL)
 @click.option(
     "--role", type=click.Choice(["support", "admin"]), help="Role; unchanged if not given, support for a new operator."
 )
@@ -32,7 +40,7 @@ group = CommandGroup("operator", help="Operators of the platform.")
     help="Accept an account that exists: its sessions end and its password is void.",
 )
 @types.json_option
-def create(email: str, role: str | None, *, is_existing_allowed: bool, as_json: bool) -> None:
+def create(address: str, role: str | None, *, is_existing_allowed: bool, as_json: bool) -> None:
     """Make the user with this e-mail address an operator, or change an operator's role.
 
     Prints a link that sets the password of a new operator. A user who does not exist is created.
@@ -42,25 +50,26 @@ def create(email: str, role: str | None, *, is_existing_allowed: bool, as_json: 
     try:
         with tenancy.system_session("operator.command") as session:
             appointment = operators.appoint_operator(
-                session, email, role, output.current_os_user(), is_existing_allowed=is_existing_allowed
+                session, address, role, output.current_os_user(), is_existing_allowed=is_existing_allowed
             )
-            address = appointment.user.email
     except AccountExists:
         raise CommandError(
-            f"There is an account with the address {email}. To make it an operator's, give --existing: "
+            f"There is an account with the address {address}. To make it an operator's, give --existing: "
             "its sessions end and its password is void."
         ) from None
     except AddressNotVerified:
         raise CommandError(
-            f"The account {email} has not verified its address, so it may be anyone's; it cannot become an operator's."
+            f"The account {address} has not verified its address, so it may be anyone's; "
+            "it cannot become an operator's."
         ) from None
-    lines = [f"{address} is an operator: {appointment.role}."]
+    lines = [f"{appointment.user.email} is an operator: {appointment.role}."]
     link = None
     if appointment.password_token:
         link = f"{setting('APP_URL')}/reset-password?token={appointment.password_token}"
         hours = operators.OPERATOR_LINK_LIFETIME // timedelta(hours=1)
         lines.append(f"Within {hours} hours, choose a password at {link}")
-    output.print_result({"email": address, "role": appointment.role, "password_link": link}, lines, as_json=as_json)
+    data = {**_OperatorRole(appointment.user.email, appointment.role)._asdict(), "password_link": link}
+    output.print_result(data, lines, as_json=as_json)
 
 
 @group.command("list")
@@ -74,8 +83,7 @@ def list_operators(*, as_json: bool) -> None:
         rows = [
             {
                 "user_id": ids.format_id("usr", user.id),
-                "email": user.email,
-                "role": operator.role,
+                **_OperatorRole(user.email, operator.role)._asdict(),
                 "created_at": clock.format_rfc3339(operator.created_at),
             }
             for user, operator in operators.list_operators(session)
@@ -85,18 +93,19 @@ def list_operators(*, as_json: bool) -> None:
 
 
 @group.command("revoke")
-@click.argument("email", type=EMAIL)
+@click.argument("address", metavar="EMAIL", type=EMAIL)
 @types.json_option
-def revoke(email: str, *, as_json: bool) -> None:
+def revoke(address: str, *, as_json: bool) -> None:
     """Revoke a user's operator role; the user account stays.
 
     Example: flask operator revoke olga@platform.example
     """
     with tenancy.system_session("operator.command") as session:
-        is_revoked = operators.revoke_operator_role(session, email, output.current_os_user())
+        is_revoked = operators.revoke_operator_role(session, address, output.current_os_user())
     if not is_revoked:
-        raise CommandError(f"{email} is no operator; flask operator list shows who is.")
-    output.print_result({"email": email, "role": None}, [f"{email} is no operator any more."], as_json=as_json)
+        raise CommandError(f"{address} is no operator; flask operator list shows who is.")
+    data = _OperatorRole(address, None)._asdict()
+    output.print_result(data, [f"{address} is no operator any more."], as_json=as_json)
 
 
 def _find_operator(email: str) -> Actor:

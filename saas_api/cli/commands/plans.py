@@ -6,7 +6,6 @@ from typing import Any
 from uuid import UUID
 
 import click
-from click.exceptions import Exit
 
 from saas_api.admin import actions
 from saas_api.billing import plan_migrations, plans, subscriptions
@@ -14,12 +13,12 @@ from saas_api.billing.plan_migrations import PlanMigration
 from saas_api.billing.plans import PublishResult
 from saas_api.billing.rating import plan_file
 from saas_api.billing.rating.plan_file import PlanDifference
-from saas_api.cli import action_commands, output, types
+from saas_api.cli import action_commands, document_files, output, types
 from saas_api.cli.action_commands import Description
-from saas_api.cli.errors import EXIT_PROBLEMS, CommandError, CommandGroup
-from saas_api.core import clock, document_reader, ids, money
+from saas_api.cli.errors import CommandError, CommandGroup
+from saas_api.core import clock, ids, money
 from saas_api.core.db import engine, tenancy
-from saas_api.core.document_reader import MAX_FILE_BYTES, InvalidDocument
+from saas_api.core.document_reader import InvalidDocument
 
 group = CommandGroup("plans", help="Plans and their prices.")
 
@@ -81,7 +80,7 @@ def show(plan: str, *, as_json: bool) -> None:
 
 
 @group.command("publish")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", type=document_files.FILE)
 @click.option("--dry-run", "is_dry", is_flag=True, help="Show the difference, publish nothing.")
 @types.json_option
 def publish(file: Path, *, is_dry: bool, as_json: bool) -> None:
@@ -91,20 +90,11 @@ def publish(file: Path, *, is_dry: bool, as_json: bool) -> None:
 
     Example: flask plans publish pro.json --dry-run
     """
-    if file.stat().st_size > MAX_FILE_BYTES:
-        raise CommandError(f"{file} is larger than {MAX_FILE_BYTES} bytes; a plan is not.")
     try:
-        content = document_reader.parse_json(file.read_text(encoding="utf-8"))
-        result = plans.publish_plan(content, output.current_os_user(), is_dry=is_dry)
-    except UnicodeDecodeError:
-        raise CommandError(f"{file} is not text in UTF-8; save it as that.") from None
+        document = document_files.read_document(file)
+        result = plans.publish_plan(document, output.current_os_user(), is_dry=is_dry)
     except InvalidDocument as error:
-        if as_json:
-            problems = [{"path": path, "reason": reason} for path, reason in error.problems]
-            click.echo(json.dumps({"published": None, "changes": [], "problems": problems}))
-        for path, reason in error.problems:
-            click.echo(f"{file}: {path or 'the file'} {reason}", err=True)
-        raise Exit(EXIT_PROBLEMS) from None
+        document_files.exit_with_problems(file, error, {"published": None, "changes": []}, as_json=as_json)
     _print_result(result, is_dry=is_dry, as_json=as_json)
 
 

@@ -1,5 +1,6 @@
 """`flask dev up`: the whole product on this machine, as `make run` starts it."""
 
+import json
 import os
 import signal
 import socket
@@ -31,6 +32,7 @@ from saas_api.core.db import tenancy
 from saas_api.core.settings import setting
 from saas_api.demo import seed
 from saas_api.demo.organizations import DemoCredentials
+from saas_api.messages.content import Channel
 from saas_api.settings import instance
 
 READY_TIMEOUT_SECONDS = 60
@@ -191,7 +193,7 @@ def _is_ready() -> bool:
 
 
 def _example_request(url: str, key: str) -> str:
-    body = """{"to": "+2348012345678", "type": "sms", "message": "Hello"}"""
+    body = json.dumps({"to": "+2348012345678", "type": Channel.SMS, "message": "Hello"})
     return f"  curl -s {url}/api/v1/messages/send -H 'X-API-Key: {key}' -H 'Content-Type: application/json' -d '{body}'"
 
 

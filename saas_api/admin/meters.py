@@ -1,0 +1,246 @@
+"""Meters: the catalogue with the usage of the last 30 days; created, changed and archived."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import sqlalchemy as sa
+from flask import Blueprint, Response, url_for
+from marshmallow import fields, validate
+
+from saas_api.accounts.audit import OperatorContext
+from saas_api.admin import context
+from saas_api.admin.action_types import Action
+from saas_api.admin.context import Preview, ReasonForm
+from saas_api.core import clock, document_reader
+from saas_api.core.access import require_operator
+from saas_api.core.db.tenancy import SystemSession
+from saas_api.core.document_reader import InvalidDocument
+from saas_api.core.errors import ValidationFailed
+from saas_api.core.fields import Text
+from saas_api.core.web import charts, pages, templating
+from saas_api.core.web.charts import Chart
+from saas_api.usage import meter_file, meters
+from saas_api.usage.meter_file import Aggregation, MeterContent
+from saas_api.usage.meters import PublishedMeter
+from saas_api.usage.models import Meter
+
+bp = Blueprint("meters", __name__)
+
+REPORTED_DAYS = 30
+_BY_METER = sa.text("""
+SELECT meter_code, sum(event_count)::bigint AS events, count(DISTINCT organization_id) AS organizations
+FROM usage_rollups WHERE bucket_at >= :since GROUP BY 1""")
+_BY_DAY = sa.text("""
+SELECT (bucket_at AT TIME ZONE 'UTC')::date AS day, sum(event_count)::bigint AS events, sum(quantity) AS quantity,
+  count(DISTINCT organization_id) AS organizations
+FROM usage_rollups WHERE bucket_at >= :since AND meter_code = :code GROUP BY 1""")
+
+
+@dataclass(frozen=True)
+class MeterRow:
+    """A meter in the list.
+
+    events, organizations: numbers of the last 30 days
+    """
+
+    meter: Meter
+    events: int
+    organizations: int
+
+
+@dataclass(frozen=True)
+class MeterDay:
+    """A day in UTC of a meter, all organizations together.
+
+    quantity: in the meter's unit; None where quantities do not add up
+    """
+
+    day: date
+    events: int
+    quantity: Decimal | None
+    organizations: int
+
+
+@dataclass(frozen=True)
+class MeterDetail:
+    """A meter and its last 30 days, the first one first."""
+
+    meter: Meter
+    content: MeterContent
+    days: Sequence[MeterDay]
+
+
+def list_meter_rows(session: SystemSession, at: datetime) -> list[MeterRow]:
+    """Every meter by code, with its last 30 days up to an instant."""
+    usage = {row.meter_code: row for row in session.execute(_BY_METER, {"since": _since(at)})}
+    return [
+        MeterRow(meter, row.events, row.organizations) if (row := usage.get(meter.code)) else MeterRow(meter, 0, 0)
+        for meter in meters.list_meters(session)
+    ]
+
+
+def get_meter_detail(session: SystemSession, code: str) -> MeterDetail:
+    """A meter as it is now.
+
+    raises: MeterNotFound
+    """
+    meter, since = meters.get_meter(session, code), _since(clock.now())
+    usage = {row.day: row for row in session.execute(_BY_DAY, {"since": since, "code": code})}
+    days = [since.date() + timedelta(days=number) for number in range(REPORTED_DAYS)]
+    return MeterDetail(meter, meters.meter_content(meter), [_meter_day(meter, day, usage.get(day)) for day in days])
+
+
+def _meter_day(meter: Meter, day: date, row: Any) -> MeterDay:
+    if row is None:
+        return MeterDay(day, 0, Decimal(0) if meter.aggregation.is_additive else None, 0)
+    return MeterDay(day, row.events, row.quantity if meter.aggregation.is_additive else None, row.organizations)
+
+
+def _since(at: datetime) -> datetime:
+    return at.replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=REPORTED_DAYS - 1)
+
+
+class MeterChangeForm(ReasonForm):
+    """Fields of a meter."""
+
+    name = Text(maximum=80, load_default=None)
+    unit = Text(maximum=40, load_default=None)
+    description = Text(maximum=300, load_default=None)
+    service = Text(maximum=40, load_default=None)
+    aggregation = fields.String(load_default=Aggregation.SUM, validate=validate.OneOf(list(Aggregation)))
+    value_property = Text(maximum=63, load_default=None)
+    unique_property = Text(maximum=63, load_default=None)
+    dimensions = fields.List(fields.String(), load_default=list)
+    reverse_on_failure = fields.Boolean(load_default=False)
+
+
+class NewMeterForm(MeterChangeForm):
+    """A new meter, in fields or as a whole document."""
+
+    code = Text(maximum=63, load_default=None)
+    document = Text(maximum=10_000, multiline=True, load_default=None)
+
+
+class ArchiveMeterForm(ReasonForm):
+    """Whether the meter takes usage again instead."""
+
+    is_undone = fields.Boolean(load_default=False, metadata={"option": "--undo", "help": "Let it take usage again."})
+
+
+def create_meter(operator: OperatorContext, *, document: str | None, **values: Any) -> PublishedMeter:
+    """Publishes a meter.
+
+    document: JSON, in place of the other values
+    raises: ValidationFailed; as `meters.publish_meter`
+    """
+    if document is None:
+        return change_meter(operator, values.pop("code") or "", **values)
+    try:
+        return meters.publish_meter(document_reader.parse_json(document), operator.actor, operator.reason)
+    except InvalidDocument as error:
+        reasons = [f"{path} {reason}".lstrip() for path, reason in error.problems]
+        raise ValidationFailed.at_field("document", "; ".join(reasons)) from error
+
+
+def change_meter(operator: OperatorContext, code: str, **values: Any) -> PublishedMeter:
+    """Publishes a meter with these values.
+
+    raises: ValidationFailed; as `meters.publish_meter`
+    """
+    document = {name: value for name, value in {"code": code, **values}.items() if value is not None}
+    try:
+        return meters.publish_meter(document, operator.actor, operator.reason)
+    except InvalidDocument as error:
+        raise ValidationFailed.from_fields(error.problems) from error
+
+
+def archive_meter(operator: OperatorContext, code: str, *, is_undone: bool) -> tuple[bool, bool]:
+    """Archives a meter, or lets it take usage again.
+
+    returns: whether it is archived, and whether this changed
+    raises: as `meters.archive_meter`
+    """
+    return not is_undone, meters.archive_meter(code, operator.actor, operator.reason, is_undone=is_undone)
+
+
+def preview_new_meter(_subject: None, _form: Any) -> Preview:
+    """First values of the form."""
+    return Preview(values={"aggregation": Aggregation.SUM, "reverse_on_failure": True})
+
+
+def preview_change(detail: MeterDetail, _form: Any) -> Preview:
+    """The fields as they are."""
+    return Preview(values={**vars(detail.content), "dimensions": ", ".join(detail.content.dimensions)})
+
+
+@bp.get("/admin/meters")
+@require_operator("support")
+def index() -> Response:
+    """List every meter."""
+    with context.read_session() as session:
+        rows = list_meter_rows(session, clock.now())
+    return pages.render_page("admin/meters/index.html", rows=rows)
+
+
+@bp.get("/admin/meters/<code>")
+@require_operator("support")
+def show(code: str) -> Response:
+    """Show a meter and its usage by day."""
+    with context.read_session() as session:
+        detail = get_meter_detail(session, code)
+    return pages.render_page(
+        "admin/meters/show.html", detail=detail, document=meter_file.to_document(detail.content), chart=_chart(detail)
+    )
+
+
+def _chart(detail: MeterDetail) -> Chart:
+    points: list[charts.ChartPoint] = [(templating.format_day(row.day), row.events) for row in detail.days]
+    title = "Events per day, all organizations (UTC)"
+    return charts.bar_chart("events", title, points, series=["events"])
+
+
+ACTIONS: tuple[Action, ...] = (
+    Action(
+        "new-meter",
+        "meter_catalogue",
+        "Create a meter",
+        "It counts from the first event that names it, and costs something on the plans that price it. Once it has "
+        "usage, how it counts and its unit never change.",
+        "Create meter",
+        lambda _, published: f"{published.meter.name} is in the catalogue.",
+        create_meter,
+        NewMeterForm,
+        preview=preview_new_meter,
+        next_page=lambda published: url_for("admin.meters.show", code=published.meter.code),
+    ),
+    Action(
+        "change",
+        "meter",
+        lambda detail: f"Change {detail.meter.name}",
+        "Name, description and dimensions may change at any time; how it counts and its unit only as long as it has no "
+        "usage. Hours that are rolled up keep their dimensions until flask usage rebuild.",
+        "Change meter",
+        "The meter is changed.",
+        change_meter,
+        MeterChangeForm,
+        preview=preview_change,
+    ),
+    Action(
+        "archive",
+        "meter",
+        lambda detail: f"{'Restore' if detail.meter.archived_at else 'Archive'} {detail.meter.name}",
+        lambda detail: (
+            "The meter takes new usage again, at once."
+            if detail.meter.archived_at
+            else "The meter takes no new usage, as if it did not exist. What is recorded stays priced, billed and "
+            "shown. It can be restored."
+        ),
+        lambda detail: "Restore meter" if detail.meter.archived_at else "Archive meter",
+        lambda detail, _: f"{detail.meter.name} is {'restored' if detail.meter.archived_at else 'archived'}.",
+        archive_meter,
+        ArchiveMeterForm,
+    ),
+)
