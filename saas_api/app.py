@@ -27,7 +27,7 @@ from saas_api.mail import jobs as mail_jobs  # noqa: F401 - registers jobs
 from saas_api.messages import api as messages_api
 from saas_api.messages import jobs as messages_jobs  # noqa: F401 - registers jobs
 from saas_api.metering import api as metering_api
-from saas_api.metering import metered_endpoints
+from saas_api.metering import forward_auth_api, metered_endpoints
 from saas_api.ops import blueprint as ops
 from saas_api.ops import jobs as ops_jobs  # noqa: F401 - registers jobs
 from saas_api.payments import api as payments_api
@@ -43,6 +43,7 @@ BLUEPRINT_PREFIXES = {
     accounts_pages.bp: "",
     api_keys_api.bp: "/api/v1",
     metering_api.bp: "/api/v1",
+    forward_auth_api.bp: "",
     messages_api.bp: "/api/v1/messages",
     billing_api.bp: "/api/v1",
     plan_api.bp: "/api/v1",

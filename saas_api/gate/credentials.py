@@ -1,6 +1,5 @@
 """The API key or bearer token of a request."""
 
-import contextlib
 from collections.abc import Sequence
 
 from flask import request
@@ -60,8 +59,7 @@ def authenticate_service(view_access: Access) -> ServicePrincipal:
         raise InvalidServiceToken
     token, address = token.strip(), request_context.client_ip()
     if view_access.is_generation_compared:
-        with contextlib.suppress(InvalidServiceToken):  # a new token is not in the cache yet
-            return service_tokens.authenticate(token, address)
+        return service_tokens.authenticate_from_cache(token, address)
     return service_tokens.authenticate(token, address, catalogue.read_generation())
 
 

@@ -1,6 +1,6 @@
 """The API of verification."""
 
-import functools
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +12,8 @@ from saas_api.core.web.endpoint import endpoint
 from saas_api.metering import verification
 from saas_api.metering.schemas import VerificationIn, VerificationOut
 from saas_api.metering.verification import Verification, VerificationRequest
-from saas_api.services import service_tokens
+from saas_api.services import service_calls, service_tokens
+from saas_api.services.service_tokens import ServicePrincipal
 
 bp = Blueprint("metering", __name__)
 
@@ -34,8 +35,16 @@ def verify(body: Mapping[str, Any]) -> Verification:
     """
     fields = dict(body)
     meter, quantity, dimensions = (fields.pop(name) for name in ("meter", "quantity", "dimensions"))
-    usage, unique_value = verification.build_usage(meter, quantity, dimensions) if meter else (None, None)
     if body["ip"] is not None:
         fields["ip"] = str(getattr(body["ip"], "ipv4_mapped", None) or body["ip"])
-    request = VerificationRequest(usage=usage, unique_value=unique_value, **fields)
-    return verification.verify(g.service.name, request, functools.partial(service_tokens.confirm, g.service))
+
+    def answer_with(service: ServicePrincipal) -> Verification:
+        usage, unique_value = None, None
+        if meter is not None:
+            usage, unique_value = verification.build_usage(service.generation, meter, quantity, dimensions)
+        return verification.verify(service, VerificationRequest(usage=usage, unique_value=unique_value, **fields))
+
+    started_at = time.perf_counter()
+    answer = service_tokens.run_with_current_catalogue(g.service, answer_with)
+    service_calls.count_call(g.service.service_id, "verify", answer.code, time.perf_counter() - started_at)
+    return answer

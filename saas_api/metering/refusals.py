@@ -1,5 +1,6 @@
 """Errors with which a metered call is refused."""
 
+from saas_api.core.access import InsufficientScope
 from saas_api.core.errors import Forbidden, PaymentRequired, TooManyRequests
 
 
@@ -32,6 +33,10 @@ class SpendCapReached(PaymentRequired):
     """The call would exceed the spend cap of the billing period."""
 
     code, message = "SPEND_CAP_REACHED", "The spend cap of this billing period is reached; raise it to go on."
+
+
+ALL = (InsufficientScope, IpNotAllowed, OrganizationSuspended, SubscriptionRestricted, QuotaExceeded, SpendCapReached)
+"""Refusals whose code is that of a verification; that of an exceeded rate limit is RATE_LIMITED there."""
 
 
 def rate_limit_error(limit: int, window_seconds: int, wait_seconds: int, scope: str) -> TooManyRequests:

@@ -12,11 +12,10 @@ from saas_api.core import money
 from saas_api.core.fields import PrefixedId, StrictInteger, StrictSchema, Timestamp
 from saas_api.metering import verification
 from saas_api.metering.verification import Verification
-from saas_api.usage.meters import MAX_EVENT_QUANTITY
+from saas_api.usage import quantities
 
 MAX_DIMENSIONS = 20
 _PRINTABLE_ASCII = re.compile(r"[ -~]{1,255}\Z")
-_DECIMAL = re.compile(r"[0-9]{1,13}(\.[0-9]{1,6})?", re.ASCII)
 
 
 class UnitCount(fields.Field[Decimal]):
@@ -36,12 +35,12 @@ class UnitCount(fields.Field[Decimal]):
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> Decimal:
         text = str(value) if type(value) is int else value
-        if not isinstance(text, str) or not _DECIMAL.fullmatch(text):
-            raise ma.ValidationError('Not an integer or a decimal string like "1.5", with at most six decimals.')
-        quantity = Decimal(text)
-        if not (quantity or self.is_zero_allowed) or quantity > MAX_EVENT_QUANTITY:
-            raise ma.ValidationError(f"Must be above 0 and at most {MAX_EVENT_QUANTITY:f}.")
-        return quantity
+        try:
+            return quantities.parse_quantity(
+                text if isinstance(text, str) else "", is_zero_allowed=self.is_zero_allowed
+            )
+        except ValueError as cause:
+            raise ma.ValidationError(str(cause)) from cause
 
 
 class EventId(fields.String):

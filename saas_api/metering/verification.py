@@ -1,6 +1,6 @@
 """Verification of an API key for a service, with the usage of the call, in one decision."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -19,7 +19,8 @@ from saas_api.metering import key_principals, limits, recording
 from saas_api.metering.key_principals import KeyPrincipal
 from saas_api.metering.limits import SpendState
 from saas_api.metering.recording import UsageRecordedBefore
-from saas_api.services import catalogue
+from saas_api.services import catalogue, service_tokens
+from saas_api.services.service_tokens import ServicePrincipal
 from saas_api.usage import ledger, meters, refused_requests, sources
 from saas_api.usage.ledger import MeteredUsage, UsageRecord
 from saas_api.usage.meters import InvalidQuantity, MissingProperty
@@ -67,12 +68,16 @@ class VerificationRequest:
 
 @dataclass(frozen=True)
 class VerifiedLimit:
-    """A rate limit after the call: of the plan or of the key."""
+    """A rate limit after the call: of the plan or of the key.
+
+    reset_in_seconds: until one more request passes, rounded up
+    """
 
     name: Literal["plan", "key"]
     limit: int
     remaining: int
     reset_at: datetime
+    reset_in_seconds: int
 
 
 @dataclass(frozen=True)
@@ -108,12 +113,15 @@ class Verification:
         return self.code == VALID
 
 
-def build_usage(code: str, quantity: Decimal | None, properties: Mapping[str, str]) -> tuple[MeteredUsage, str | None]:
+def build_usage(
+    generation: int, code: str, quantity: Decimal | None, properties: Mapping[str, str]
+) -> tuple[MeteredUsage, str | None]:
     """The usage of a call, and the value that a meter with aggregation unique counts.
 
+    generation: of the catalogue that has the meter
     raises: ValidationFailed for an unknown or archived meter, a missing property, or a quantity that cannot be counted
     """
-    known = meters.cached_meters(None)
+    known = meters.cached_meters(generation)
     if code not in known:
         known = meters.cached_meters(catalogue.read_generation())
     if code not in known:
@@ -126,27 +134,24 @@ def build_usage(code: str, quantity: Decimal | None, properties: Mapping[str, st
     return MeteredUsage(code, amount, properties), unique_value
 
 
-def verify(service: str, request: VerificationRequest, confirm_service: Callable[[int | None], None]) -> Verification:
+def verify(service: ServicePrincipal, request: VerificationRequest) -> Verification:
     """Check a key, count the call against its limits, and record or hold its usage: all of it or nothing.
 
-    service: its name, the source of the usage
-    confirm_service: called with the catalogue's generation in Redis; raises when the service's token has ended
-    raises: what `confirm_service` raises; ServiceUnavailable
+    service: its name is the source of the usage
+    raises: InvalidServiceToken, CatalogueChanged; ServiceUnavailable
     """
     try:
-        return _Decision(service, request, confirm_service).answer()
+        return _Decision(service, request).answer()
     except _KeyUnknown:
-        confirm_service(catalogue.read_generation())
+        service_tokens.confirm(service, catalogue.read_generation())
         return Verification(NOT_FOUND)
 
 
 class _Decision:
     """The decision on one request: principal and limits change while it is made."""
 
-    def __init__(
-        self, service: str, request: VerificationRequest, confirm_service: Callable[[int | None], None]
-    ) -> None:
-        self.service, self.request, self.confirm_service = service, request, confirm_service
+    def __init__(self, service: ServicePrincipal, request: VerificationRequest) -> None:
+        self.service, self.request = service, request
         self.digests = _key_digests(request.key)
         self.principal = self._load()
         self.call: LimitRequest | None = None
@@ -171,7 +176,7 @@ class _Decision:
         try:
             self._authorize()
         except _REFUSALS:
-            self.confirm_service(catalogue.read_generation())
+            service_tokens.confirm(self.service, catalogue.read_generation())
             key_principals.hit_denied_limit(self.principal)
             self.principal = self._load(is_fresh=True)
             self._authorize()
@@ -188,7 +193,7 @@ class _Decision:
         limiter.decide(self.call)
         is_admitted = False
         try:
-            self.confirm_service(self.call.watched_value)
+            service_tokens.confirm(self.service, self.call.watched_value)
             self.call, self.principal = limits.confirm_decision(self.call, self.principal, usage, self._reload)
             if self.call.decision is None or self.call.decision.code.is_refusal:
                 raise limits.limit_exceeded_error(self.principal, self.call)
@@ -219,7 +224,7 @@ class _Decision:
         event_id = ids.new_id()
         event = UsageRecord(
             id=event_id,
-            source=self.service,
+            source=self.service.name,
             key=request.event_id or str(event_id),
             meter=usage.meter,
             quantity=usage.quantity,
@@ -241,7 +246,7 @@ class _Decision:
             row = ledger.find_event(
                 session,
                 organization_id,
-                self.service,
+                self.service.name,
                 self.request.event_id,
                 is_test=self.principal.mode == KeyMode.TEST,
             )
@@ -253,7 +258,7 @@ class _Decision:
         recorded = self._find_recorded()
         if recorded is not None:  # the same request was answered before
             return Verification(VALID, self.principal, self._limits(), self._spend(), recorded)
-        method, route = sources.get_endpoint(self.request.endpoint or self.service)
+        method, route = sources.get_endpoint(self.request.endpoint or self.service.name)
         outcome = "rate_limited" if error.status == 429 else "failed"
         refused_requests.count_refused(self.principal, route, method, outcome)
         code = "RATE_LIMITED" if error.code == TooManyRequests.code else error.code
@@ -273,7 +278,7 @@ class _Decision:
         names: tuple[Literal["plan", "key"], ...] = ("plan", "key")
         now = clock.now()
         return [
-            VerifiedLimit(name, limit, remaining, now + timedelta(milliseconds=reset_ms))
+            VerifiedLimit(name, limit, remaining, now + timedelta(milliseconds=reset_ms), -(-reset_ms // 1000))
             for name, (limit, _), (remaining, reset_ms) in zip(names, self.call.windows, decision.windows, strict=False)
         ]
 

@@ -1,8 +1,9 @@
 """Service tokens: creation, and authentication from a cache of every active token."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import TypeVar
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -11,9 +12,11 @@ from saas_api.core import clock, crypto, networks
 from saas_api.core.db import tenancy
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Unauthenticated
-from saas_api.services import token_format
+from saas_api.services import catalogue, token_format
 from saas_api.services.catalogue import CachedCatalogue
 from saas_api.services.models import Service, ServiceToken
+
+T = TypeVar("T")
 
 
 class InvalidServiceToken(Unauthenticated):
@@ -91,15 +94,46 @@ def authenticate(token: str, address: str, generation: int | None = None) -> Ser
     return ServicePrincipal(found.id, found.service_id, found.service_name, found.allowed_ips, entry.generation)
 
 
-def confirm(service: ServicePrincipal, generation: int | None) -> None:
-    """Check that the token of an authenticated service has not ended meanwhile.
+def authenticate_from_cache(token: str, address: str) -> ServicePrincipal:
+    """The service of a token, for a caller that calls `confirm` before it acts on it.
 
-    generation: that Redis has now; None when it does not answer, so that the cache decides
     raises: InvalidServiceToken
     """
+    try:
+        return authenticate(token, address)
+    except InvalidServiceToken:  # a new token is not in the cache yet
+        return authenticate(token, address, catalogue.read_generation())
+
+
+class CatalogueChanged(Exception):
+    """The catalogue has changed since a service was authenticated; `service` has the generation to begin again with."""
+
+    def __init__(self, service: ServicePrincipal) -> None:
+        super().__init__()
+        self.service = service
+
+
+def confirm(service: ServicePrincipal, generation: int | None) -> None:
+    """Check that neither the token of an authenticated service nor the rest of the catalogue has changed meanwhile.
+
+    generation: that Redis has now; None when it does not answer, so that the cache decides
+    raises: InvalidServiceToken; CatalogueChanged, which `run_with_current_catalogue` handles
+    """
     entry = _active_tokens.get_entry(generation)
-    if entry.generation != service.generation and all(token.id != service.token_id for token in entry.value.values()):
+    if entry.generation <= service.generation:
+        return
+    if all(token.id != service.token_id for token in entry.value.values()):
         raise InvalidServiceToken
+    raise CatalogueChanged(replace(service, generation=entry.generation))
+
+
+def run_with_current_catalogue(service: ServicePrincipal, call: Callable[[ServicePrincipal], T]) -> T:
+    """The result of a call that uses the catalogue of `service.generation` and `confirm` before it has any effect."""
+    while True:
+        try:
+            return call(service)
+        except CatalogueChanged as change:
+            service = change.service
 
 
 def _renew_digest(token_id: UUID, pepper_version: int, digest: bytes) -> None:

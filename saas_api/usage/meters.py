@@ -1,7 +1,6 @@
 """Meters of the catalogue: reads, publication, archiving, and what one event counts."""
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from decimal import Decimal
@@ -20,17 +19,14 @@ from saas_api.core.errors import Conflict, NotFound, ValidationFailed
 from saas_api.core.observability import get_logger
 from saas_api.services import catalogue
 from saas_api.services.catalogue import CachedCatalogue
-from saas_api.usage import meter_file
+from saas_api.usage import meter_file, quantities
 from saas_api.usage.meter_file import Aggregation, MeterContent
 from saas_api.usage.models import Meter
 
 log = get_logger(__name__)
 
-MAX_EVENT_QUANTITY = Decimal(10**12)
-"""The most that one event may count, in the meter's unit."""
 MAX_UNIQUE_VALUE_LENGTH = 255
 _SMALLEST = Decimal("0.000001")
-_DECIMAL = re.compile(r"[0-9]{1,13}(\.[0-9]{1,6})?", re.ASCII)
 _RESTRICT_VIOLATION = "23001"
 
 
@@ -222,15 +218,16 @@ def _property(name: str, properties: Mapping[str, Any]) -> Any:
 def _number(value: Any) -> Decimal:
     """A JSON number as it is written, or a decimal string; NaN for anything else."""
     if isinstance(value, str):
-        return Decimal(value if _DECIMAL.fullmatch(value) else "NaN")
+        return Decimal(value if quantities.DECIMAL.fullmatch(value) else "NaN")
     return Decimal("NaN" if isinstance(value, bool | list | dict) else json.dumps(value))
 
 
 def _valid_quantity(name: str, quantity: Decimal) -> Decimal:
-    is_in_range = quantity.is_finite() and 0 < quantity <= MAX_EVENT_QUANTITY
+    is_in_range = quantity.is_finite() and 0 < quantity <= quantities.MAX_EVENT_QUANTITY
     if not is_in_range or quantity % _SMALLEST:
         raise InvalidQuantity(
-            f"{name} must be a number above 0 and at most {MAX_EVENT_QUANTITY:f}, with at most six decimals.",
+            f"{name} must be a number above 0 and at most {quantities.MAX_EVENT_QUANTITY:f}, "
+            "with at most six decimals.",
             details={"property": name},
         )
     return quantity
