@@ -9,7 +9,7 @@ from saas_api.metering import verification
 from saas_api.metering.verification import Verification, VerificationRequest
 from saas_api.services import catalogue, route_file, routes, service_tokens
 from saas_api.services.service_tokens import ServicePrincipal
-from saas_api.usage import quantities
+from saas_api.usage import quantity_text
 
 
 class NoRoute(NotFound):
@@ -70,6 +70,6 @@ def _quantity(route: route_file.Route, request: ProxiedRequest) -> Decimal | Non
     if value is None:
         return Decimal(1)
     try:
-        return quantities.parse_quantity(value)
+        return quantity_text.parse_quantity(value)
     except ValueError as error:
         raise ValidationFailed.at_field(route.quantity_header, str(error)) from error

@@ -12,7 +12,7 @@ from saas_api.core import money
 from saas_api.core.fields import PrefixedId, StrictInteger, StrictSchema, Timestamp
 from saas_api.metering import verification
 from saas_api.metering.verification import Verification
-from saas_api.usage import quantities
+from saas_api.usage import quantity_text
 
 MAX_DIMENSIONS = 20
 _PRINTABLE_ASCII = re.compile(r"[ -~]{1,255}\Z")
@@ -36,7 +36,7 @@ class UnitCount(fields.Field[Decimal]):
     def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> Decimal:
         text = str(value) if type(value) is int else value
         try:
-            return quantities.parse_quantity(
+            return quantity_text.parse_quantity(
                 text if isinstance(text, str) else "", is_zero_allowed=self.is_zero_allowed
             )
         except ValueError as cause:

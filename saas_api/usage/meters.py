@@ -19,7 +19,7 @@ from saas_api.core.errors import Conflict, NotFound, ValidationFailed
 from saas_api.core.observability import get_logger
 from saas_api.services import catalogue
 from saas_api.services.catalogue import CachedCatalogue
-from saas_api.usage import meter_file, quantities
+from saas_api.usage import meter_file, quantity_text
 from saas_api.usage.meter_file import Aggregation, MeterContent
 from saas_api.usage.models import Meter
 
@@ -218,15 +218,15 @@ def _property(name: str, properties: Mapping[str, Any]) -> Any:
 def _number(value: Any) -> Decimal:
     """A JSON number as it is written, or a decimal string; NaN for anything else."""
     if isinstance(value, str):
-        return Decimal(value if quantities.DECIMAL.fullmatch(value) else "NaN")
+        return Decimal(value if quantity_text.DECIMAL.fullmatch(value) else "NaN")
     return Decimal("NaN" if isinstance(value, bool | list | dict) else json.dumps(value))
 
 
 def _valid_quantity(name: str, quantity: Decimal) -> Decimal:
-    is_in_range = quantity.is_finite() and 0 < quantity <= quantities.MAX_EVENT_QUANTITY
+    is_in_range = quantity.is_finite() and 0 < quantity <= quantity_text.MAX_EVENT_QUANTITY
     if not is_in_range or quantity % _SMALLEST:
         raise InvalidQuantity(
-            f"{name} must be a number above 0 and at most {quantities.MAX_EVENT_QUANTITY:f}, "
+            f"{name} must be a number above 0 and at most {quantity_text.MAX_EVENT_QUANTITY:f}, "
             "with at most six decimals.",
             details={"property": name},
         )
