@@ -1,5 +1,6 @@
 """Meters: the catalogue with the usage of the last 30 days; created, changed and archived."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -82,13 +83,13 @@ def list_meter_rows(session: SystemSession, at: datetime) -> list[MeterRow]:
     ]
 
 
-def get_meter_detail(session: SystemSession, code: str) -> MeterDetail:
+def get_meter_detail(session: SystemSession, meter_code: str) -> MeterDetail:
     """A meter as it is now.
 
     raises: MeterNotFound
     """
-    meter, since = meters.get_meter(session, code), _since(clock.now())
-    usage = {row.day: row for row in session.execute(_BY_DAY, {"since": since, "code": code})}
+    meter, since = meters.get_meter(session, meter_code), _since(clock.now())
+    usage = {row.day: row for row in session.execute(_BY_DAY, {"since": since, "code": meter_code})}
     days = [since.date() + timedelta(days=number) for number in range(REPORTED_DAYS)]
     return MeterDetail(meter, meters.meter_content(meter), [_meter_day(meter, day, usage.get(day)) for day in days])
 
@@ -106,8 +107,8 @@ def _since(at: datetime) -> datetime:
 class MeterChangeForm(ReasonForm):
     """Fields of a meter."""
 
-    name = Text(maximum=80, load_default=None)
-    unit = Text(maximum=40, load_default=None)
+    name = Text(maximum=80, required=True)
+    unit = Text(maximum=40, required=True)
     description = Text(maximum=300, load_default=None)
     service = Text(maximum=40, load_default=None)
     aggregation = fields.String(load_default=Aggregation.SUM, validate=validate.OneOf(list(Aggregation)))
@@ -118,10 +119,15 @@ class MeterChangeForm(ReasonForm):
 
 
 class NewMeterForm(MeterChangeForm):
-    """A new meter, in fields or as a whole document."""
+    """Fields of a new meter."""
 
-    code = Text(maximum=63, load_default=None)
-    document = Text(maximum=10_000, multiline=True, load_default=None)
+    code = Text(maximum=63, required=True)
+
+
+class MeterFileForm(ReasonForm):
+    """A meter as JSON."""
+
+    document = Text(maximum=10_000, multiline=True, required=True)
 
 
 class ArchiveMeterForm(ReasonForm):
@@ -130,14 +136,12 @@ class ArchiveMeterForm(ReasonForm):
     is_undone = fields.Boolean(load_default=False, metadata={"option": "--undo", "help": "Let it take usage again."})
 
 
-def create_meter(operator: OperatorContext, *, document: str | None, **values: Any) -> PublishedMeter:
+def publish_file(operator: OperatorContext, *, document: str) -> PublishedMeter:
     """Publishes a meter.
 
-    document: JSON, in place of the other values
+    document: JSON
     raises: ValidationFailed; as `meters.publish_meter`
     """
-    if document is None:
-        return change_meter(operator, values.pop("code") or "", **values)
     try:
         return meters.publish_meter(document_reader.parse_json(document), operator.actor, operator.reason)
     except InvalidDocument as error:
@@ -185,14 +189,17 @@ def index() -> Response:
     return pages.render_page("admin/meters/index.html", rows=rows)
 
 
-@bp.get("/admin/meters/<code>")
+@bp.get("/admin/meters/<meter_code>")
 @require_operator("support")
-def show(code: str) -> Response:
+def show(meter_code: str) -> Response:
     """Show a meter and its usage by day."""
     with context.read_session() as session:
-        detail = get_meter_detail(session, code)
+        detail = get_meter_detail(session, meter_code)
     return pages.render_page(
-        "admin/meters/show.html", detail=detail, document=meter_file.to_document(detail.content), chart=_chart(detail)
+        "admin/meters/show.html",
+        detail=detail,
+        document=json.dumps(meter_file.to_document(detail.content), indent=2),
+        chart=_chart(detail),
     )
 
 
@@ -200,6 +207,10 @@ def _chart(detail: MeterDetail) -> Chart:
     points: list[charts.ChartPoint] = [(templating.format_day(row.day), row.events) for row in detail.days]
     title = "Events per day, all organizations (UTC)"
     return charts.bar_chart("events", title, points, series=["events"])
+
+
+def _meter_page(published: PublishedMeter) -> str:
+    return url_for("admin.meters.show", meter_code=published.meter.code)
 
 
 ACTIONS: tuple[Action, ...] = (
@@ -211,10 +222,21 @@ ACTIONS: tuple[Action, ...] = (
         "usage, how it counts and its unit never change.",
         "Create meter",
         lambda _, published: f"{published.meter.name} is in the catalogue.",
-        create_meter,
+        change_meter,
         NewMeterForm,
         preview=preview_new_meter,
-        next_page=lambda published: url_for("admin.meters.show", code=published.meter.code),
+        next_page=_meter_page,
+    ),
+    Action(
+        "meter-file",
+        "meter_catalogue",
+        "Publish the file of a meter",
+        "It creates the meter that it names, or changes it.",
+        "Publish the file",
+        lambda _, published: f"{published.meter.name} is in the catalogue as the file says.",
+        publish_file,
+        MeterFileForm,
+        next_page=_meter_page,
     ),
     Action(
         "change",

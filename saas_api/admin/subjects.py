@@ -125,7 +125,7 @@ SUBJECTS: Mapping[str, Subject] = {
         is_tenant_owned=False,
     ),
     "meter": Subject(
-        "/admin/meters/<code>/{action}",
+        "/admin/meters/<meter_code>/{action}",
         meters.get_meter_detail,
         lambda detail: (detail.meter.code,),
         "Meters",

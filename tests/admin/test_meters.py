@@ -14,7 +14,7 @@ from tests.support.accounts import User
 from tests.support.console import IN_PLATFORM_LOG, Console, audit_log, error_summary, open_console
 from tests.support.usage import sign_up_organization
 
-NEW = "/admin/meters/new-meter"
+NEW, FILE = "/admin/meters/new-meter", "/admin/meters/meter-file"
 LOOKUPS = {"code": "lookups", "name": "Lookups", "unit": "lookup", "aggregation": "count", "dimensions": "region, plan"}
 
 
@@ -49,7 +49,7 @@ def test_meter_is_created_in_fields_changed_and_archived(app: Flask, olga: User)
 def test_meter_is_created_from_json(app: Flask, olga: User) -> None:
     console = open_console(app, olga)
     document = {"code": "seats", "name": "Seats", "unit": "seat", "aggregation": "max", "value_property": "seats"}
-    console.run_action(NEW, document=json.dumps(document))
+    console.run_action(FILE, document=json.dumps(document))
     assert stored(app, "seats").value_property == "seats"
 
 
@@ -59,7 +59,7 @@ def test_problems_of_a_meter_stand_at_its_fields(app: Flask, olga: User) -> None
     assert refused.status_code == 422
     assert "must be a code" in error_summary(refused)
     assert "is missing: the property" in error_summary(refused)
-    broken = console.submit_action(NEW, document='{"code": "x", "colour": "red"}')
+    broken = console.submit_action(FILE, document='{"code": "x", "colour": "red"}')
     assert broken.status_code == 422
     assert "colour is not known" in error_summary(broken)
 

@@ -51,6 +51,7 @@ PAGES = {
     "GET /admin/meters": "support",
     "GET /admin/meters/sms": "support",
     "GET /admin/meters/new-meter": "admin",
+    "GET /admin/meters/meter-file": "admin",
     "GET /admin/meters/sms/change": "admin",
     "GET /admin/meters/sms/archive": "admin",
     "GET /admin/audit": "support",

@@ -123,3 +123,15 @@ def test_linter_exceptions_carry_their_reason() -> None:
     for path in sources():
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             assert not bare.search(line), f"{path}:{number}"
+
+
+def test_no_code_names_a_meter_except_the_service_that_has_it() -> None:
+    own = tuple(PACKAGE / name for name in ("demo", "messages", "providers"))
+    named = [
+        f"{path.relative_to(PACKAGE)}:{number}: {line.strip()}"
+        for path in sources()
+        if not any(path.is_relative_to(folder) for folder in own)
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if re.search(r"""(["'])(sms|email)\1""", line)
+    ]
+    assert named == []

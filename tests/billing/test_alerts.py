@@ -9,10 +9,13 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import text
 
-from saas_api.billing import alerts, periods, spend_cap
+from saas_api.accounts.audit import SYSTEM_ACTOR
+from saas_api.billing import alerts, periods, plans, spend_cap
+from saas_api.billing.rating import plan_file
 from saas_api.core import clock, ids
 from saas_api.core.access import Principal
 from saas_api.core.db import tenancy
+from saas_api.usage import meters
 from tests.support.accounts import User
 from tests.support.billing import BillingOrganization, create_organization, day
 
@@ -148,6 +151,20 @@ def test_new_organization_has_the_default_alerts(client: FlaskClient, alice: Use
         ("spend_percent_of_cap", None, "80"),
         ("spend_percent_of_cap", None, "100"),
     ]
+
+
+def test_first_alerts_are_on_every_meter_of_which_the_plan_includes_some(context: Flask) -> None:
+    for code in ("lookups", "seats"):
+        meters.publish_meter({"code": code, "name": code.title(), "unit": code[:-1]}, SYSTEM_ACTOR)
+    with tenancy.system_session("billing.catalogue") as session:
+        free = plan_file.to_document(plans.get_plan_content(session, "free@1"))
+    lookups = {"model": "per_unit", "included": "10", "unit_price": "0.1"}
+    seats = {"model": "per_unit", "unit_price": "1"}
+    plans.publish_plan({**free, "prices": {**free["prices"], "lookups": lookups, "seats": seats}}, SYSTEM_ACTOR)
+    rules = create_organization().rows(
+        "SELECT meter_code, threshold::int FROM alert_rules WHERE meter_code IS NOT NULL"
+    )
+    assert sorted(map(tuple, rules)) == [(meter, part) for meter in ("email", "lookups", "sms") for part in (80, 100)]
 
 
 def test_replaced_alerts_keep_the_rules_that_stay(app: Flask, client: FlaskClient, alice: User) -> None:

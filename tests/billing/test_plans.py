@@ -10,11 +10,13 @@ from click.testing import Result
 from flask import Flask
 from sqlalchemy import text
 
+from saas_api.accounts.audit import SYSTEM_ACTOR
 from saas_api.billing import plans, service_terms
 from saas_api.billing.rating import charges, plan_file
 from saas_api.core import document_reader
 from saas_api.core.db import tenancy
 from saas_api.core.document_reader import InvalidDocument
+from saas_api.usage import meters
 from saas_api.usage.meter_file import MeterContent
 from tests.support.billing import create_organization
 
@@ -270,6 +272,26 @@ def test_currency_and_prices_from_a_setting_cannot_be_changed(app: Flask, publis
     starter = export_plan(app, "starter")
     starter["prices"]["sms"]["unit_price"] = "0.02"
     assert "BILLING_RATE_PER_REQUEST" in publish(starter).stderr
+
+
+def test_plan_need_not_price_a_meter_of_the_operator(app: Flask, publish: Any, context: Flask) -> None:
+    for code, service in (("lookups", None), ("searches", "lookup-service")):
+        meters.publish_meter({"code": code, "name": code, "unit": "call", "service": service}, SYSTEM_ACTOR)
+    assert publish(TEAM).exit_code == 0
+
+
+def test_plan_prices_every_meter_of_a_service_of_this_application(app: Flask, publish: Any, context: Flask) -> None:
+    meters.publish_meter({"code": "voice", "name": "Voice", "unit": "minute", "service": "messages"}, SYSTEM_ACTOR)
+    refused = publish(TEAM)
+    assert (refused.exit_code, "prices.voice is missing" in refused.stderr) == (3, True)
+    meters.archive_meter("voice", SYSTEM_ACTOR)
+    assert publish(TEAM).exit_code == 0
+
+
+def test_meter_of_a_plan_file_may_be_one_that_exists(app: Flask, publish: Any, context: Flask) -> None:
+    meters.publish_meter({**TEAM["meters"][0], "description": "Spoken."}, SYSTEM_ACTOR)  # type: ignore[index]  # a list
+    assert publish(TEAM).exit_code == 0
+    assert "is another" in publish(changed(meters=[{"code": "calls", "name": "Calls", "unit": "hour"}])).stderr
 
 
 def test_change_of_the_name_needs_no_version(app: Flask, publish: Any) -> None:

@@ -1,5 +1,6 @@
 """Changed rate in the settings: a new version, at once for new organizations, with the next period for the others."""
 
+from collections.abc import Iterator
 from decimal import Decimal
 
 import pytest
@@ -7,7 +8,7 @@ from flask import Flask
 from sqlalchemy import text
 
 from saas_api.accounts.audit import Actor
-from saas_api.billing import plan_migrations, service_terms
+from saas_api.billing import plan_migrations, plans, service_terms
 from saas_api.core import clock
 from saas_api.core.db import tenancy
 from tests.support.billing import BillingOrganization, create_organization, day
@@ -48,6 +49,28 @@ def test_new_rate_applies_to_new_organizations_now_and_to_others_next_period(hig
     [before, after] = old.rows("SELECT * FROM subscription_segments ORDER BY seq")
     assert (before.plan_version_id, after.plan_version_id) == ("free@1", "free@2")
     assert before.ends_at == after.starts_at == day(1, month=5)
+
+
+@pytest.fixture
+def email_follows_the_setting() -> Iterator[None]:
+    """Let the catalogue name another meter for the setting."""
+    mark_rate_meter("email")
+    yield
+    mark_rate_meter("sms")
+
+
+def mark_rate_meter(code: str) -> None:
+    with tenancy.system_session("billing.catalogue") as session:
+        session.execute(text("UPDATE meters SET follows_rate_setting = false WHERE follows_rate_setting"))
+        session.execute(text("UPDATE meters SET follows_rate_setting = true WHERE code = :code"), {"code": code})
+
+
+def test_setting_prices_the_meter_that_the_catalogue_names(email_follows_the_setting: None, higher_rate: None) -> None:
+    assert sync() == ["free@2", "starter@2"]
+    with tenancy.system_session("billing.catalogue") as session:
+        prices = plans.get_prices(session, ["free@2"])
+    assert prices["free@2", "email"].unit_price == Decimal("0.02")
+    assert prices["free@2", "sms"].unit_price == Decimal("0.01")
 
 
 def test_published_version_cannot_be_changed(higher_rate: None) -> None:

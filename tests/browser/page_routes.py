@@ -56,6 +56,7 @@ _QUERIES = {
     "rfd": "SELECT id FROM refunds ORDER BY created_at DESC LIMIT 1",
     "org": "SELECT CAST(:org AS uuid)",
     "code": "SELECT 'scale'",
+    "meter_code": "SELECT 'sms'",
     "version_id": "SELECT 'pro@1'",
     "reference": "SELECT provider_reference FROM payments ORDER BY created_at DESC LIMIT 1",
     "mail_id": f"SELECT id FROM mails WHERE {_OWN} ORDER BY created_at DESC LIMIT 1",

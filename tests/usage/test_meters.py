@@ -9,11 +9,14 @@ from flask import Flask
 from sqlalchemy import text
 
 from saas_api.accounts.audit import SYSTEM_ACTOR
+from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
 from saas_api.core.document_reader import InvalidDocument
 from saas_api.services import catalogue
-from saas_api.usage import meter_file, meters
+from saas_api.usage import meter_file, meters, rollups
+from saas_api.usage.ledger import UsageRecord
 from saas_api.usage.meter_file import Aggregation, MeterContent
+from saas_api.usage.rollups import LIVE_USAGE_SQL
 from tests.support.billing import BillingOrganization, create_organization
 
 TOKENS = {
@@ -143,6 +146,30 @@ def test_meter_with_usage_may_change_its_words_and_dimensions(used: BillingOrgan
     assert set(meters.publish_meter(changed(**changes), SYSTEM_ACTOR).changes) == set(changes)
 
 
+def test_changed_dimensions_group_new_usage_and_rebuilt_rollups(context: Flask) -> None:
+    meters.publish_meter(changed(dimensions=["model"]), SYSTEM_ACTOR)
+    organization = create_organization()
+    record_tokens(organization, "first")
+    rollups.rebuild_rollups()
+    meters.publish_meter(changed(dimensions=["direction"]), SYSTEM_ACTOR)
+    record_tokens(organization, "second")
+    groups = f"WITH live AS ({LIVE_USAGE_SQL}) SELECT dimensions, quantity FROM live ORDER BY dimensions"
+    with organization.transaction() as session:
+        live = session.execute(text(groups), {"organization_id": organization.id}).all()
+    assert [tuple(row) for row in live] == [({"direction": "in"}, 1), ({"model": "small"}, 1)]
+    rollups.rebuild_rollups()
+    assert [tuple(row) for row in organization.rows("SELECT dimensions, quantity FROM usage_rollups")] == [
+        ({"direction": "in"}, 2)
+    ]
+
+
+def record_tokens(organization: BillingOrganization, key: str) -> None:
+    properties = {"model": "small", "direction": "in", "tokens": 1}
+    organization.record(
+        UsageRecord(ids.new_id(), "assistant", key, "llm.tokens", 1, clock.now(), properties=properties)
+    )
+
+
 def test_change_waits_for_usage_that_is_being_recorded(context: Flask, app: Flask) -> None:
     """The trigger locks the meter, so that it sees usage of a transaction that began before the change."""
     meters.publish_meter(TOKENS, SYSTEM_ACTOR)
@@ -202,6 +229,21 @@ def test_cached_meters_follow_the_catalogue(context: Flask) -> None:
     assert meters.cached_meters(catalogue.read_generation())["llm.tokens"] == meter_file.load_meter(TOKENS)
     meters.archive_meter("llm.tokens", SYSTEM_ACTOR)
     assert "llm.tokens" not in meters.cached_meters(catalogue.read_generation())
+
+
+@pytest.mark.parametrize(
+    ("name", "unit", "plural", "in_text"),
+    [
+        ("SMS", "segment", "SMS segments", "SMS segments"),
+        ("E-mail", "message", "E-mail messages", "e-mail messages"),
+        ("Lookups", "lookup", "Lookups", "lookups"),
+        ("Input tokens", "token", "Input tokens", "input tokens"),
+        ("Storage", "GB", "Storage GB", "storage GB"),
+    ],
+)
+def test_meter_is_named_by_its_name_and_unit(name: str, unit: str, plural: str, in_text: str) -> None:
+    content = MeterContent("m", name, unit)
+    assert (content.plural, meter_file.in_text(content.plural)) == (plural, in_text)
 
 
 def meter_of(aggregation: str, **fields: str) -> MeterContent:
