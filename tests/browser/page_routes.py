@@ -57,6 +57,7 @@ _QUERIES = {
     "org": "SELECT CAST(:org AS uuid)",
     "code": "SELECT 'scale'",
     "version_id": "SELECT 'pro@1'",
+    "name": "SELECT name FROM services WHERE revoked_at IS NULL ORDER BY name LIMIT 1",
     "reference": "SELECT provider_reference FROM payments ORDER BY created_at DESC LIMIT 1",
     "mail_id": f"SELECT id FROM mails WHERE {_OWN} ORDER BY created_at DESC LIMIT 1",
     "grt": f"SELECT id FROM credit_grants WHERE {_OWN} AND kind = 'promotional' LIMIT 1",
