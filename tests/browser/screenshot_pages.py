@@ -194,6 +194,8 @@ OLGA: dict[str, Steps] = {
     "admin-plans": open_path("/admin/plans"),
     "admin-meters": open_path("/admin/meters"),
     "admin-meter": open_path("/admin/meters/sms"),
+    "admin-services": open_path("/admin/services"),
+    "admin-service": open_path("/admin/services/<name>"),
     "admin-billing": open_path("/admin/billing"),
     "admin-invoices": open_path("/admin/invoices"),
     "admin-payments": open_path("/admin/payments"),
