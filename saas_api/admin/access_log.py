@@ -7,6 +7,7 @@ from flask import Response, g, request
 from saas_api.accounts import audit
 from saas_api.admin import context
 from saas_api.api_keys import key_format
+from saas_api.services import token_format
 
 TARGET_TYPES = {
     "grant_id": "credit_grant",
@@ -48,8 +49,11 @@ def record_read(response: Response) -> Response:
 
 
 def _mask(value: str) -> str:
-    """The value; of an API key the part that recognizes it."""
-    return key_format.key_hint(value.strip()) if key_format.has_key_prefix(value.strip()) else value
+    """The value; of an API key or service token the part that recognizes it."""
+    text = value.strip()
+    if token_format.is_service_token(text):
+        return token_format.token_hint(text)
+    return key_format.key_hint(text) if key_format.has_key_prefix(text) else value
 
 
 def _find_target() -> tuple[str, str] | None:

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from flask import Response
+
 from saas_api.admin.context import Preview, ReasonForm
 from saas_api.core.web.forms import Form
 
@@ -43,6 +45,7 @@ class Action:
     run: called with the OperatorContext, the key of the subject and the values of the form
     preview: called with the subject and the refused form or None
     next_page: URL after the action, from the result; the subject's page without it
+    show_result: renders the result instead of redirecting, such as a secret that is shown once
     is_idempotent: a form that is submitted twice runs once
     """
 
@@ -60,6 +63,7 @@ class Action:
     is_confirmed_by_name: bool = False
     preview: Callable[[Any, Form | None], Preview] | None = None
     next_page: Callable[[Any], str] | None = None
+    show_result: Callable[[Any], Response] | None = None
 
     @property
     def key(self) -> str:

@@ -18,7 +18,7 @@ from saas_api.core.web.forms import Form, form_view
 bp = Blueprint("actions", __name__)
 
 
-def action_url(subject: str, name: str, **path: Any) -> str:
+def action_url(subject: str, name: str, /, **path: Any) -> str:
     """URL of the form of an action.
 
     path: arguments of the subject's rule
@@ -87,6 +87,8 @@ def _run(action: Action, subject: Subject, path: dict[str, Any], body: dict[str,
     if action.is_confirmed_by_name and body.pop("name").strip() != target.name:
         raise ValidationFailed.at_field("name", f"Type the name as it is: {target.name}")
     result = action.run(operator, *subject.key(target), **body)
+    if action.show_result:
+        return action.show_result(result)
     message = action.success_message
     notice = message if isinstance(message, str) else message(target, result)
     next_page = action.next_page(result) if action.next_page else _page_url(subject, path)

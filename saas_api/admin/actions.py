@@ -17,6 +17,7 @@ from saas_api.admin import (
     organization_actions,
     plans,
     queues,
+    services,
     subscription_actions,
     users,
     webhooks,
@@ -35,11 +36,13 @@ from saas_api.admin.organization_actions import (
 )
 from saas_api.admin.payments import PaidBackForm
 from saas_api.admin.plans import ArchiveForm
+from saas_api.admin.services import CreateServiceForm, OpenApiForm, RotateTokenForm
 from saas_api.admin.users import DisableUserForm
 from saas_api.billing import invoice_lifecycle
 from saas_api.billing import invoices as billing_invoices
 from saas_api.core.web import templating
 from saas_api.payments import reconciliation, refunds
+from saas_api.services import services as service_changes
 
 _ORGANIZATION_ACTIONS = (
     Action(
@@ -480,6 +483,56 @@ _PLATFORM_ACTIONS = (
         context.in_write_session(queues.requeue_failed),
     ),
 )
+_SERVICE_ACTIONS = (
+    Action(
+        "create",
+        "services",
+        "Create a service",
+        "A service is a program outside this application that serves metered calls. Its token is shown once, right "
+        "after this, and opens the endpoints for services, across all organizations.",
+        "Create service",
+        "",
+        context.in_write_session(service_changes.create_service),
+        CreateServiceForm,
+        show_result=services.show_token,
+    ),
+    Action(
+        "rotate",
+        "service",
+        lambda detail: f"Rotate the token of {detail.name}",
+        "The service gets a new token, which is shown once, right after this. The old one stays valid as long as you "
+        "choose, so that you can deploy the new one first.",
+        "Rotate token",
+        "",
+        context.in_write_session(services.rotate_token),
+        RotateTokenForm,
+        preview=services.preview_rotation,
+        show_result=services.show_token,
+    ),
+    Action(
+        "revoke",
+        "service",
+        lambda detail: f"Revoke {detail.name}",
+        "Its tokens are refused from its next call on, in every process: customers of this service are no longer "
+        "served. This cannot be undone, and the name stays taken.",
+        "Revoke service",
+        lambda detail, _: f"{detail.name} is revoked. Its tokens are refused from now on.",
+        context.in_write_session(service_changes.revoke_service),
+        ConfirmByNameForm,
+        "danger",
+        is_confirmed_by_name=True,
+    ),
+    Action(
+        "openapi",
+        "service",
+        lambda detail: f"OpenAPI document of {detail.name}",
+        "The reference shows it beside ours, with the customer's key filled in. An empty text removes it.",
+        "Save document",
+        "The document is saved.",
+        context.in_write_session(services.set_openapi),
+        OpenApiForm,
+    ),
+)
 ACTIONS: tuple[Action, ...] = (
     *_ORGANIZATION_ACTIONS,
     *subscription_actions.ACTIONS,
@@ -489,6 +542,7 @@ ACTIONS: tuple[Action, ...] = (
     *_WEBHOOK_ACTIONS,
     *_USER_ACTIONS,
     *meters.ACTIONS,
+    *_SERVICE_ACTIONS,
     *_PLATFORM_ACTIONS,
 )
 

@@ -16,6 +16,7 @@ NAVIGATION = (
     ("Users", "/users", "person", "u"),
     ("Plans", "/plans", "scale", "p"),
     ("Meters", "/meters", "gauge", "t"),
+    ("Services", "/services", "shield", "e"),
     ("Billing", "/billing", "clock", "b"),
     ("Invoices", "/invoices", "card", "i"),
     ("Payments", "/payments", "switch", "y"),

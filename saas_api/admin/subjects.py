@@ -11,6 +11,7 @@ from saas_api.admin import (
     payments,
     plans,
     queues,
+    services,
     subscription_actions,
     users,
     webhooks,
@@ -132,6 +133,24 @@ SUBJECTS: Mapping[str, Subject] = {
         "admin.meters.index",
         "admin.meters.show",
         lambda detail: detail.meter.code,
+        is_tenant_owned=False,
+    ),
+    "services": Subject(
+        "/admin/services/_{action}",  # no service has such a name
+        lambda _session: None,
+        lambda _: (),
+        "Services",
+        "admin.services.index",
+        is_tenant_owned=False,
+    ),
+    "service": Subject(
+        "/admin/services/<name>/{action}",
+        services.get_service_detail,
+        lambda detail: (detail.name,),
+        "Services",
+        "admin.services.index",
+        "admin.services.show",
+        lambda detail: detail.name,
         is_tenant_owned=False,
     ),
     "mail": Subject(

@@ -22,6 +22,7 @@ DOMAIN = Domain(
         "operator.command",
         "payments.read",
         "plans.command",
+        "services.command",
         "webhooks.command",
     ),
 )
@@ -57,6 +58,7 @@ def _groups() -> Iterator[click.Group]:
         payments,
         plans,
         scheduler,
+        services,
         up,
         usage,
         users,
@@ -64,19 +66,11 @@ def _groups() -> Iterator[click.Group]:
     )
 
     up.group.add_command(engines.group)
+    modules = (audit, billing, demo, documents, dunning, keys, mail, meters, operators)
+    yield from (module.group for module in modules)
     yield from (
-        audit.group,
-        billing.group,
-        demo.group,
-        documents.group,
-        dunning.group,
-        keys.group,
-        mail.group,
-        meters.group,
-        operators.group,
-        organizations.group,
+        module.group for module in (organizations, payments, plans, scheduler, services, up, usage, users, webhooks)
     )
-    yield from (payments.group, plans.group, scheduler.group, up.group, usage.group, users.group, webhooks.group)
     yield from (documents.errors, documents.openapi, documents.settings)
 
 

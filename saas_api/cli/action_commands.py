@@ -11,9 +11,9 @@ from marshmallow import fields, validate
 from saas_api.accounts import users
 from saas_api.accounts.audit import Actor, OperatorContext
 from saas_api.admin.action_types import Action
-from saas_api.cli import output
+from saas_api.cli import output, types
 from saas_api.cli.errors import CommandError, CommandGroup
-from saas_api.cli.types import EMAIL, INSTANT, FieldType, PublicId
+from saas_api.cli.types import EMAIL, INSTANT, FieldType, ListType, PublicId
 from saas_api.core import ids
 from saas_api.core.db import tenancy
 from saas_api.core.fields import Timestamp
@@ -35,6 +35,8 @@ _KEYS: Mapping[str, tuple[click.Parameter, ...]] = {
     "refund": (click.Argument(["refund_id"], type=PublicId("rfd"), metavar="REFUND"),),
     "plan": (click.Argument(["plan"]),),
     "meter": (click.Argument(["code"]),),
+    "service": (click.Argument(["name"]),),
+    "services": (),
     "user": (click.Argument(["user_id"], metavar="USER"),),
 }
 """Parameters for the key of each subject; an action on all organizations or on one has an optional one."""
@@ -155,7 +157,8 @@ def _param(name: str, field: fields.Field[Any]) -> click.Parameter:
         return click.Option(names, is_flag=True, help=text)
     metavar = field.metadata.get("metavar")
     if isinstance(field, fields.List):
-        return click.Option(names, type=FieldType(field.inner), multiple=True, metavar=metavar, help=text)
+        item_type = ListType(field.inner)
+        return click.Option(names, type=item_type, multiple=True, callback=types.flatten, metavar=metavar, help=text)
     default = None if field.load_default is None else str(field.load_default)
     return click.Option(
         names,

@@ -1,5 +1,6 @@
 """Types of arguments and options that several commands share."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -59,6 +60,18 @@ class FieldType(click.ParamType):
             return self.field.deserialize(value)
         except ma.ValidationError as error:
             self.fail(f"{value!r}: {' '.join(map(str, error.messages))}", param, ctx)
+
+
+class ListType(FieldType):
+    """Texts that a field accepts, separated by commas or blanks."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[Any]:
+        return [super(ListType, self).convert(item, param, ctx) for item in value.replace(",", " ").split()]
+
+
+def flatten(_context: click.Context, _parameter: click.Parameter, lists: Sequence[list[Any]]) -> list[Any]:
+    """The values of an option that is given several times, in one list."""
+    return [item for items in lists for item in items]
 
 
 INSTANT, EMAIL = InstantType(), FieldType(Email())

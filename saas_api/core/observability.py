@@ -13,7 +13,9 @@ import structlog
 from saas_api.core import faults
 
 _SECRET_NAMES = re.compile(r"password|token|secret|authorization|cookie|api_key|pepper", re.IGNORECASE)
-_SECRET_VALUES = re.compile(r"[a-z][a-z0-9]{1,11}_(?:live|test)_\w{8,}|whsec_\S+|eyJ[\w-]+\.[\w-]+\.[\w-]*")
+_SECRET_VALUES = re.compile(
+    r"[a-z][a-z0-9]{1,11}_(?:live|test)_\w{8,}|svc_[0-9A-Za-z]{46}|whsec_\S+|eyJ[\w-]+\.[\w-]+\.[\w-]*"
+)
 _LEVELS = {
     "debug": logging.DEBUG,
     "info": logging.INFO,

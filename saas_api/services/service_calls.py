@@ -15,6 +15,7 @@ from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.periodic_thread import PeriodicThread
 
 FLUSH_SECONDS = 1
+SUCCESS = "VALID"
 MAX_SECONDS = 3600.0
 
 
@@ -50,7 +51,7 @@ def count_call(service_id: UUID, operation: str, code: str, seconds: float) -> N
     """Count a call of a service in memory; a thread writes it within FLUSH_SECONDS, a killed process loses it.
 
     operation: "verify", "events", "holds" or "gate"
-    code: of the answer, such as "VALID" or "RATE_LIMITED"
+    code: SUCCESS, or why the call was refused, such as "RATE_LIMITED"
     seconds: that the call took
     """
     now, elapsed_us = clock.now(), round(min(seconds, MAX_SECONDS) * 1e6)
@@ -117,21 +118,26 @@ _flush_thread = PeriodicThread(FLUSH_SECONDS, flush_calls)
 
 @dataclass(frozen=True)
 class CallStatistics:
-    """Calls of a service with one operation and code in a time.
+    """Calls of a service in a time.
 
+    operation, code: of these calls; "" for all
+    refusals: calls with another code than SUCCESS
     mean_ms, max_ms: time of a call
     """
 
     operation: str
     code: str
     calls: int
+    refusals: int
     mean_ms: float
     max_ms: float
 
 
-_READ = sa.text("""
-SELECT operation, code, sum(calls)::bigint AS calls, sum(total_us)::bigint AS total_us, max(max_us) AS max_us
-  FROM service_calls WHERE service_id = :service_id AND bucket_at >= :since GROUP BY 1, 2 ORDER BY 1, 3 DESC, 2""")
+_TALLIES = """sum(calls)::bigint AS calls, coalesce(sum(calls) FILTER (WHERE code <> :success), 0)::bigint AS refusals,
+  sum(total_us)::bigint AS total_us, max(max_us) AS max_us"""
+_BY_CODE = sa.text(f"""SELECT operation, code, {_TALLIES} FROM service_calls
+  WHERE service_id = :service_id AND bucket_at >= :since GROUP BY 1, 2 ORDER BY 1, 3 DESC, 2""")
+_BY_SERVICE = sa.text(f"""SELECT service_id, {_TALLIES} FROM service_calls WHERE bucket_at >= :since GROUP BY 1""")
 
 
 def read_calls(session: SystemSession, service_id: UUID, period: timedelta) -> Sequence[CallStatistics]:
@@ -139,9 +145,29 @@ def read_calls(session: SystemSession, service_id: UUID, period: timedelta) -> S
 
     period: before now; the hour in which it begins is counted whole
     """
-    since = (clock.now() - period).replace(minute=0, second=0, microsecond=0)
-    rows = session.execute(_READ, {"service_id": service_id, "since": since})
-    return [
-        CallStatistics(row.operation, row.code, row.calls, row.total_us / row.calls / 1000, row.max_us / 1000)
-        for row in rows
-    ]
+    values = {"service_id": service_id, "since": _first_hour(period), "success": SUCCESS}
+    return [_to_statistics(row.operation, row.code, row) for row in session.execute(_BY_CODE, values)]
+
+
+def read_totals(session: SystemSession, period: timedelta) -> Mapping[UUID, CallStatistics]:
+    """All calls of each service that was called; `period` as for `read_calls`."""
+    values = {"since": _first_hour(period), "success": SUCCESS}
+    return {row.service_id: _to_statistics("", "", row) for row in session.execute(_BY_SERVICE, values)}
+
+
+def sum_calls(calls: Sequence[CallStatistics]) -> CallStatistics | None:
+    """All of some calls; None without any."""
+    total = sum(row.calls for row in calls)
+    if not total:
+        return None
+    mean_ms = sum(row.mean_ms * row.calls for row in calls) / total
+    return CallStatistics("", "", total, sum(row.refusals for row in calls), mean_ms, max(row.max_ms for row in calls))
+
+
+def _first_hour(period: timedelta) -> datetime:
+    return (clock.now() - period).replace(minute=0, second=0, microsecond=0)
+
+
+def _to_statistics(operation: str, code: str, row: sa.Row[Any]) -> CallStatistics:
+    mean_ms = row.total_us / row.calls / 1000
+    return CallStatistics(operation, code, row.calls, row.refusals, mean_ms, row.max_us / 1000)

@@ -1,5 +1,6 @@
 """Services: they are created, rotated and revoked, and declare scopes, routes and an OpenAPI document."""
 
+import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -52,15 +53,24 @@ class ServiceRotationInProgress(Conflict):
     constraint = "service_tokens_slot"
 
 
+class InvalidOpenApiDocument(ValidationFailed):
+    """The reference cannot show what is no OpenAPI 3 document."""
+
+    code = "INVALID_OPENAPI_DOCUMENT"
+    message = 'This is no OpenAPI 3 document in JSON, with "openapi", "info" and "paths".'
+
+
 @dataclass(frozen=True)
 class IssuedToken:
     """A service with its new token, which is not stored.
 
-    ends_at: when the previous token ends; None without one
+    is_rotation: the service had a token before
+    ends_at: when the previous token ends; None when it has ended
     """
 
     service: Service
     token: str
+    is_rotation: bool = False
     ends_at: datetime | None = None
 
 
@@ -142,15 +152,15 @@ def rotate_token(session: SystemSession, name: str, operator: OperatorContext, g
     if grace_seconds > 0:
         ended = ended.where(ServiceToken.expires_at <= now)
     session.execute(ended.values(revoked_at=now))  # frees the slots
-    ends_at = now + timedelta(seconds=grace_seconds) if active else None
-    if grace_seconds > 0 and active:
+    ends_at = now + timedelta(seconds=grace_seconds) if active and grace_seconds > 0 else None
+    if ends_at is not None:
         active[0].expires_at = ends_at
     slot = 3 - active[0].slot if active else 1
     record, token = service_tokens.create_token(session, service.id, slot)
     data = {"grace_seconds": grace_seconds, "old_hint": active[0].hint if active else None, "hint": record.hint}
     record_change(session, service, operator, "rotated", data)
     catalogue.bump(session)
-    return IssuedToken(service, token, ends_at)
+    return IssuedToken(service, token, is_rotation=True, ends_at=ends_at)
 
 
 def revoke_service(session: SystemSession, name: str, operator: OperatorContext) -> Service:
@@ -182,16 +192,15 @@ def set_scopes(session: SystemSession, name: str, operator: OperatorContext, sco
     return service
 
 
-def set_openapi(
-    session: SystemSession, name: str, operator: OperatorContext, document: Mapping[str, Any] | None
-) -> Service:
+def set_openapi(session: SystemSession, name: str, operator: OperatorContext, document: Any) -> Service:
     """Set or, with None, remove the OpenAPI document of a service.
 
-    raises: ServiceNotFound, ServiceRevoked, ValidationFailed for what is no OpenAPI 3 document
+    document: JSON-ready
+    raises: ServiceNotFound, ServiceRevoked, InvalidOpenApiDocument
     """
     service = lock_service(session, name)
     if document is not None and not _is_openapi(document):
-        raise ValidationFailed.at_field("openapi", 'Give an OpenAPI 3 document in JSON, with "openapi" and "paths".')
+        raise InvalidOpenApiDocument
     service.openapi = dict(document) if document is not None else None
     title = document["info"].get("title") if document is not None else None
     record_change(session, service, operator, "openapi_changed", {"title": title})
@@ -245,9 +254,17 @@ def _built_in_names() -> set[str]:
     return resources | {name.partition(".")[0] for name in registry.domains}
 
 
-def _is_openapi(document: Mapping[str, Any]) -> bool:
+def _is_openapi(document: Any) -> bool:
+    """Whether a document is OpenAPI 3 as far as we read it, and PostgreSQL can store it."""
+    try:
+        text = json.dumps(document, allow_nan=False)
+        json.dumps(document, ensure_ascii=False).encode()
+    except ValueError:  # also of a lone surrogate
+        return False
     return (
-        str(document.get("openapi", "")).startswith("3.")
+        isinstance(document, dict)
+        and "\\u0000" not in text
+        and str(document.get("openapi", "")).startswith("3.")
         and isinstance(document.get("info"), dict)
         and isinstance(document.get("paths"), dict)
     )

@@ -15,6 +15,7 @@ from saas_api.core.db.engine import db
 from saas_api.payments import jobs
 from tests.support.console import execute_sql, sign_in_operator
 from tests.support.payments import IsolatedClient, PayingOrganization
+from tests.support.services import create_service
 
 MAX_STATEMENTS, MAX_BYTES = 13, 60_000
 
@@ -47,6 +48,7 @@ def test_pages_stay_within_their_statement_and_size_budgets(
     app: Flask, client: FlaskClient, acme: PayingOrganization
 ) -> None:
     acme.choose(acme.begin(), "pay_wrong")
+    create_service(app)
     jobs.process_inbox()
     execute_sql(
         app,
@@ -57,17 +59,9 @@ def test_pages_stay_within_their_statement_and_size_budgets(
     invoice, payment = ids.format_id("inv", acme.invoice_id), ids.format_id("pay", acme.payment().id)
     paths = ("billing", "billing/close", "invoices", f"invoices/{invoice}", f"invoices/{invoice}/credit", "payments")
     more = (f"payments/{payment}", f"payments/{payment}/ask", "payments/events", "deliveries", "jobs", "invariants")
+    catalogue = ("meters", "meters/sms", "meters/sms/change", "services", "services/lookups")
     olga, wrong = sign_in_operator(app, client), []
-    for path in (
-        *paths,
-        *more,
-        "mail",
-        "meters",
-        "meters/sms",
-        "meters/sms/change",
-        "system",
-        f"billing/close/{ids.format_id('org', acme.id)}",
-    ):
+    for path in (*paths, *more, *catalogue, "mail", "system", f"billing/close/{ids.format_id('org', acme.id)}"):
         with counted() as statements:
             response = olga.open(f"/admin/{path}")
         assert response.status_code == 200, path

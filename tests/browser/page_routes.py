@@ -58,6 +58,7 @@ _QUERIES = {
     "code": "SELECT 'scale'",
     "meter_code": "SELECT 'sms'",
     "version_id": "SELECT 'pro@1'",
+    "name": "SELECT name FROM services WHERE revoked_at IS NULL ORDER BY name LIMIT 1",
     "reference": "SELECT provider_reference FROM payments ORDER BY created_at DESC LIMIT 1",
     "mail_id": f"SELECT id FROM mails WHERE {_OWN} ORDER BY created_at DESC LIMIT 1",
     "grt": f"SELECT id FROM credit_grants WHERE {_OWN} AND kind = 'promotional' LIMIT 1",
@@ -68,6 +69,7 @@ _QUERIES = {
 }
 """Queries for the value of an argument, by the prefix of its ids or by its name."""
 _OPERATOR_QUERIES = {
+    "code": "SELECT 'sms'",
     "pay": "SELECT id FROM payments WHERE state = 'quarantined' LIMIT 1",
     "usr": "SELECT id FROM users WHERE email LIKE 'alice%'",
 }

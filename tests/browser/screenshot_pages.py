@@ -195,6 +195,8 @@ OLGA: dict[str, Steps] = {
     "admin-meters": open_path("/admin/meters"),
     "admin-meter": open_path("/admin/meters/sms"),
     "admin-new-meter": open_path("/admin/meters/new-meter"),
+    "admin-services": open_path("/admin/services"),
+    "admin-service": open_path("/admin/services/<name>"),
     "admin-billing": open_path("/admin/billing"),
     "admin-invoices": open_path("/admin/invoices"),
     "admin-payments": open_path("/admin/payments"),

@@ -1,0 +1,42 @@
+"""The demo's service outside the application: its routes, and a month of calls."""
+
+from sqlalchemy import text
+
+from saas_api.accounts.audit import SYSTEM_ACTOR, OperatorContext
+from saas_api.core.db.tenancy import SystemSession
+from saas_api.demo import timeline
+from saas_api.services import route_file, routes, services
+from saas_api.services.services import ServiceNameTaken
+
+NAME = "geocoding"
+_ROUTES = {
+    "routes": [
+        {"method": "GET", "path": "/v1/places/{id}", "permission": f"{NAME}:read"},
+        {"method": "POST", "path": "/v1/places/*", "permission": f"{NAME}:write"},
+    ]
+}
+# Every service is called more by day than by night; times are in microseconds.
+_INSERT_CALLS = text("""
+INSERT INTO service_calls (service_id, bucket_at, operation, code, calls, total_us, max_us)
+SELECT :service_id, hour, 'verify', code, n, n * mean_us, mean_us * 9
+  FROM generate_series(date_trunc('hour', now()) - interval '30 days', now(), interval '1 hour') hour
+  CROSS JOIN (VALUES ('VALID', 40, 3100), ('RATE_LIMITED', 2, 1900), ('NOT_FOUND', 1, 2400)) v (code, weight, mean_us)
+  CROSS JOIN LATERAL (SELECT (weight * (12 - abs(extract(hour FROM hour) - 12)) / 4)::int AS n) counted WHERE n > 0""")
+_SET_LAST_SEEN = text("UPDATE services SET last_seen_at = now() - interval '3 minutes' WHERE id = :service_id")
+
+
+def create_service() -> None:
+    """Create the service, whose token nobody knows, unless it exists."""
+    with timeline.demo_session() as session:
+        try:
+            _create(session)
+        except ServiceNameTaken:
+            return
+
+
+def _create(session: SystemSession) -> None:
+    operator = OperatorContext(SYSTEM_ACTOR, "demo data")
+    service = services.create_service(session, operator, NAME).service
+    routes.set_routes(session, NAME, operator, route_file.load_routes(_ROUTES))
+    for statement in (_INSERT_CALLS, _SET_LAST_SEEN):
+        session.execute(statement, {"service_id": service.id})
