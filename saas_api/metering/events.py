@@ -18,7 +18,7 @@ event_types.register(
         "service": "completions",
         "event_id": "req-8d1f",
         "meter": "tokens",
-        "quantity": "4000",
+        "quantity": 4000,
         "dimensions": {"model": "large"},
         "endpoint": "POST /v1/completions",
         "created_at": "2026-03-01T11:45:00.000Z",

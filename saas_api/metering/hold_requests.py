@@ -9,7 +9,7 @@ from uuid import UUID
 from saas_api.api_keys import key_format
 from saas_api.core import crypto
 from saas_api.core.access import InsufficientScope
-from saas_api.core.errors import ApiError, TooManyRequests, Unauthenticated
+from saas_api.core.errors import ApiError, Forbidden, PaymentRequired, TooManyRequests, Unauthenticated
 from saas_api.core.limits import limiter
 from saas_api.core.limits.limiter import LimitRequest
 from saas_api.core.settings import setting
@@ -118,9 +118,11 @@ def _principal_loader(request: HoldRequest) -> LoadPrincipal:
         principal = find(is_fresh)
         try:
             _check(principal, request)
-        except ApiError:
+        except (Forbidden, PaymentRequired):
             if is_fresh:
                 raise
+            if principal.windows:
+                key_principals.hit_denied_limit(principal)
             principal = find(True)  # the cached one may be older than a change that allows it
             _check(principal, request)
         return principal

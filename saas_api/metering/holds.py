@@ -297,7 +297,10 @@ def _record_usage(
     try:
         recording.record_in_session(session, principal, None, event)
     except UsageRecordedBefore:  # as an event with the hold's id
-        before = ledger.get_recorded_event(session, hold.organization_id, hold.mode, event)
+        is_test = hold.mode == KeyMode.TEST
+        before = ledger.find_event(session, hold.organization_id, event.source, event.key, is_test=is_test)
+        if before is None:
+            raise
         hold.usage_event_id, hold.settled_quantity = before.id, before.quantity
         return ()
     hold.usage_event_id, hold.settled_quantity = event.id, usage.quantity

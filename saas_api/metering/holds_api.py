@@ -8,7 +8,6 @@ from flask import Blueprint, g
 
 from saas_api.accounts.organizations import OrganizationNotFound
 from saas_api.core.access import InsufficientScope, require_service
-from saas_api.core.db import engine
 from saas_api.core.errors import ValidationFailed
 from saas_api.core.web.endpoint import endpoint
 from saas_api.metering import hold_requests, holds
@@ -55,8 +54,8 @@ _REFUSALS = (
 def create(body: Mapping[str, Any]) -> Any:
     """Hold a quantity of a meter before it is used. It counts against quota and spend cap like usage until it ends."""
     meter = _get_meter(body["meter"])
-    ip = body["ip"]
-    request = HoldRequest(**{**body, "meter": meter, "ip": None if ip is None else str(ip)})
+    ip = body["ip"] and str(getattr(body["ip"], "ipv4_mapped", None) or body["ip"])
+    request = HoldRequest(**{**body, "meter": meter, "ip": ip})
     return hold_requests.request_hold(g.service.name, request)
 
 
@@ -96,7 +95,7 @@ def release(hold_id: UUID) -> Any:
 
 
 def _get_meter(code: str) -> MeterContent:
-    meter = meters.active_meters(engine.session()).get(code)
+    meter = meters.cached_meters(g.service.generation).get(code)
     if meter is None:
         raise ValidationFailed.at_field("meter", "There is no such meter.")
     return meter

@@ -40,7 +40,7 @@ class Hold(Model):
 
     organization_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=ids.new_id)
-    mode: Mapped[KeyMode] = mapped_column(EnumText(KeyMode))
+    mode: Mapped[KeyMode] = mapped_column(EnumText(KeyMode), server_default=FetchedValue())
     source: Mapped[str] = mapped_column(Text)
     idempotency_key: Mapped[str] = mapped_column(Text)
     meter_code: Mapped[str] = mapped_column(Text)

@@ -12,7 +12,6 @@ from sqlalchemy import Row, RowMapping, text
 from sqlalchemy.orm import Session
 
 from saas_api.core import clock
-from saas_api.core.access import KeyMode
 
 
 @dataclass(frozen=True)
@@ -223,24 +222,6 @@ def append_usage_statement(
 def append_test_usage_statement(organization_id: UUID, usage: UsageRecord) -> tuple[str, dict[str, Any]]:
     """SQL and parameters that keep one call of a test key, for `core.db.engine.execute_batch`."""
     return _APPEND_TEST, _row_values(organization_id, usage)
-
-
-_RECORDED = (
-    "SELECT id, quantity FROM {table} WHERE organization_id = :org AND source = :source AND idempotency_key = :key"
-)
-_RECORDED_IN = {
-    KeyMode.LIVE: text(_RECORDED.format(table="usage_events")),
-    KeyMode.TEST: text(_RECORDED.format(table="test_usage_events")),
-}
-
-
-def get_recorded_event(session: Session, organization_id: UUID, mode: str, usage: UsageRecord) -> Row[Any]:
-    """Id and quantity of the event that was recorded before with the source and key of a call.
-
-    mode: of the API key
-    """
-    values = {"org": organization_id, "source": usage.source, "key": usage.key}
-    return session.execute(_RECORDED_IN[KeyMode(mode)], values).one()
 
 
 def _row_values(organization_id: UUID, usage: UsageRecord) -> dict[str, Any]:
