@@ -97,6 +97,21 @@ ALTER TABLE usage_events
   ADD COLUMN endpoint text CHECK (length(endpoint) BETWEEN 1 AND 255),  -- of the service's API; shown, never billed
   ADD COLUMN unique_value text;  -- what a meter with aggregation unique counts
 
+-- A reversal counts where its event counts: under the same price, endpoint and unique value.
+CREATE FUNCTION reversal_like_event() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE event record;
+BEGIN
+  SELECT properties, endpoint, unique_value INTO event FROM usage_events
+   WHERE organization_id = NEW.organization_id AND id = NEW.reversal_of;
+  IF FOUND THEN
+    NEW.properties := event.properties; NEW.endpoint := event.endpoint; NEW.unique_value := event.unique_value;
+  END IF;
+  RETURN NEW;
+END $$;
+
+CREATE TRIGGER like_event BEFORE INSERT ON usage_events FOR EACH ROW WHEN (NEW.reversal_of IS NOT NULL)
+  EXECUTE FUNCTION reversal_like_event();
+
 ALTER TABLE usage_rollups ADD COLUMN dimensions jsonb NOT NULL DEFAULT '{}',
   DROP CONSTRAINT usage_rollups_pkey,
   ADD PRIMARY KEY (organization_id, billing_period_id, bucket_at, meter_code, source, api_key_id, is_late, dimensions);
@@ -138,6 +153,10 @@ DROP TABLE test_usage_events;
 
 ALTER TABLE usage_rollups DROP CONSTRAINT usage_rollups_pkey, DROP COLUMN dimensions,
   ADD PRIMARY KEY (organization_id, billing_period_id, bucket_at, meter_code, source, api_key_id, is_late);
+
+DROP TRIGGER like_event ON usage_events;
+
+DROP FUNCTION reversal_like_event();
 
 ALTER TABLE usage_events DROP COLUMN endpoint, DROP COLUMN unique_value;
 

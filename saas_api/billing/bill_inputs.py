@@ -1,7 +1,7 @@
 """Reads what the bill of a period depends on: segments, quantities, late usage and prices."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -22,8 +22,7 @@ from saas_api.billing.rating.bill import (
     UsageQuantity,
 )
 from saas_api.billing.rating.plan_changes import PlanSegment
-from saas_api.usage import ledger
-from saas_api.usage.rollups import LIVE_USAGE_SQL
+from saas_api.usage import quantities as usage_quantities
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,7 @@ def get_period_inputs(
     """
     segments = _prorated_segments(session, period, ends_at)
     if usage is None:
-        quantities = ledger.period_quantities(session, period.organization_id, period.id)
-        used = tuple(UsageQuantity(**row) for row in quantities)
+        used = list_usage(session, period.organization_id, period.id)
         late = list_late_usage(session, period.organization_id, period.id)
     else:
         used, late = usage.used, usage.late
@@ -75,6 +73,7 @@ def get_versions(
 # What credit notes returned of charges for a period, wherever they were invoiced, less what later bills have left out.
 _CREDITED = text("""
 SELECT coalesce(l.late_for_period_id, i.billing_period_id), l.plan_version_id, l.meter_code,
+  coalesce(l.calculation ->> 'dimension_value', ''),
   sum(coalesce(n.amount_minor, 0) - coalesce(CAST(l.calculation ->> 'credited_minor' AS bigint), 0))
 FROM invoices i JOIN invoice_lines l ON (l.organization_id, l.invoice_id) = (i.organization_id, i.id)
 LEFT JOIN (SELECT invoice_line_id, sum(amount_minor) AS amount_minor FROM credit_note_lines
@@ -82,7 +81,7 @@ LEFT JOIN (SELECT invoice_line_id, sum(amount_minor) AS amount_minor FROM credit
 WHERE i.organization_id = :organization_id AND i.kind = 'cycle' AND i.state <> 'void'
   AND i.billing_period_id <> :period_id AND l.kind IN ('usage', 'late_usage', 'minimum')
   AND coalesce(l.late_for_period_id, i.billing_period_id) = ANY (:late_periods)
-GROUP BY 1, 2, 3""")
+GROUP BY 1, 2, 3, 4""")
 _LATE_PERIODS = text("""
 SELECT p.id, p.state = 'invoiced' AND NOT EXISTS (
   SELECT FROM invoices i WHERE i.organization_id = p.organization_id AND i.billing_period_id = p.id
@@ -93,16 +92,16 @@ FROM billing_periods p WHERE p.organization_id = :organization_id AND p.id = ANY
 def list_late_usage(session: Session, organization_id: UUID, period_id: UUID) -> tuple[LateUsage, ...]:
     """Late usage that a period pays for, by closed period, the oldest first."""
     quantities: defaultdict[UUID, list[LateQuantity]] = defaultdict(list)
-    for row in ledger.late_period_quantities(session, organization_id, period_id):
-        quantities[row["period_id"]].append(
-            LateQuantity(row["version_id"], row["meter"], row["billed"], row["quantity"])
+    for row in usage_quantities.late_period_quantities(session, organization_id, period_id):
+        quantities[row.period_id].append(
+            LateQuantity(row.version_id, row.meter, row.billed, row.quantity, row.dimension_value, row.aggregation)
         )
     if not quantities:
         return ()
     values = {"organization_id": organization_id, "period_id": period_id, "late_periods": list(quantities)}
-    credited: defaultdict[UUID, dict[tuple[str, str | None], int]] = defaultdict(dict)
-    for late_period_id, version_id, meter, minor in session.execute(_CREDITED, values):
-        credited[late_period_id][version_id, meter] = int(minor)
+    credited: defaultdict[UUID, dict[tuple[str, str | None, str], int]] = defaultdict(dict)
+    for late_period_id, version_id, meter, dimension_value, minor in session.execute(_CREDITED, values):
+        credited[late_period_id][version_id, meter, dimension_value] = int(minor)
     late = []
     for late_period_id, is_waived in session.execute(_LATE_PERIODS, values):
         period = session.get_one(BillingPeriod, (organization_id, late_period_id))
@@ -138,40 +137,51 @@ def _prorated_segments(session: Session, period: BillingPeriod, ends_at: datetim
     return plan_changes.exclude_pauses(tuple(segments), pauses.list_pauses(session, period.organization_id))
 
 
-_LIVE_QUANTITIES = text(f"""WITH live AS ({LIVE_USAGE_SQL})
-  SELECT meter_code AS meter, sum(quantity) AS quantity, bool_or(is_late) AS is_late, sum(event_count) AS requests
-  FROM live WHERE billing_period_id = :period_id GROUP BY 1 ORDER BY 1""")
-_QUANTITY_BY_VERSION = text("""
-SELECT s.version_id, e.meter_code AS meter, sum(e.quantity) AS quantity
-FROM usage_events e JOIN (
-  SELECT version_id, starts_at, coalesce(lead(starts_at) OVER (ORDER BY starts_at), 'infinity') AS ends_at
-  FROM unnest(CAST(:versions AS text[]), CAST(:starts AS timestamptz[])) AS s (version_id, starts_at)) s
-  ON e.occurred_at >= s.starts_at AND e.occurred_at < s.ends_at
-WHERE e.organization_id = :organization_id AND e.billing_period_id = :period_id AND e.late_for_period_id IS NULL
-GROUP BY 1, 2 ORDER BY 1, 2""")
+def list_usage(
+    session: Session,
+    organization_id: UUID,
+    period_id: UUID,
+    segments: Sequence[PlanSegment] | None = None,
+    exact_meters: Collection[str] | None = None,
+) -> tuple[UsageQuantity, ...]:
+    """Usage of a period without late usage, from the ledger.
+
+    segments: as if the subscription had them; None for those that it has
+    exact_meters: only these, which do not add up; None for all
+    """
+    chain = None if segments is None else [(segment.version_id, segment.starts_at) for segment in segments]
+    if exact_meters is None:
+        rows = usage_quantities.period_quantities(session, organization_id, period_id, chain)
+    else:
+        rows = usage_quantities.exact_quantities(session, organization_id, period_id, exact_meters, chain)
+    return tuple(
+        UsageQuantity(row.version_id, row.meter, row.quantity, row.dimension_value, row.aggregation) for row in rows
+    )
 
 
 def get_live_usage(session: Session, period: BillingPeriod, segments: Sequence[PlanSegment]) -> LiveUsage:
     """Usage of a period so far as if the subscription had these segments.
 
-    Reads the rollups, or the ledger for a period with several plan versions or late usage.
+    Reads the rollups, or the ledger for a period with several plan versions or late usage and for meters that do not
+    add up.
     """
-    values = {"organization_id": period.organization_id, "period_id": period.id}
-    rows = session.execute(_LIVE_QUANTITIES, values).all()
+    organization_id, period_id = period.organization_id, period.id
     parts = plan_changes.prorate_segments(segments, period.starts_at, period.ends_at)
-    used: tuple[UsageQuantity, ...]
+    rows = usage_quantities.live_sums(session, organization_id, period_id, parts[-1].version_id)
+    sums: defaultdict[str, Decimal] = defaultdict(Decimal)
+    for row in rows:
+        sums[row.meter] += row.quantity
+    exact_meters = usage_quantities.find_exact_meters(session, sums)
     late: tuple[LateUsage, ...] = ()
     if len(parts) == 1 and not any(row.is_late for row in rows):
-        used = tuple(UsageQuantity(parts[0].version_id, row.meter, row.quantity) for row in rows)
+        summed = [(row.meter, row.quantity, row.dimension_value) for row in rows if row.meter not in exact_meters]
+        exact = list_usage(session, organization_id, period_id, segments, exact_meters)
+        used = (*(UsageQuantity(parts[0].version_id, *row) for row in summed), *exact)
     else:
-        chain = {
-            "versions": [segment.version_id for segment in segments],
-            "starts": [segment.starts_at for segment in segments],
-        }
-        quantities = session.execute(_QUANTITY_BY_VERSION, {**values, **chain}).mappings()
-        used = tuple(UsageQuantity(**row) for row in quantities)
-        late = list_late_usage(session, period.organization_id, period.id)
-    return LiveUsage(used, late, {row.meter: row.quantity for row in rows}, sum(int(row.requests) for row in rows))
+        used = list_usage(session, organization_id, period_id, segments)
+        late = list_late_usage(session, organization_id, period_id)
+    metered = {**sums, **usage_quantities.exact_totals(session, organization_id, period_id, exact_meters)}
+    return LiveUsage(used, late, metered, sum(row.requests for row in rows))
 
 
 def inputs_for_segments(session: Session, period: BillingPeriod, segments: Sequence[PlanSegment]) -> BillInputs:
@@ -183,17 +193,16 @@ def inputs_for_segments(session: Session, period: BillingPeriod, segments: Seque
     return BillInputs(period.starts_at, period.ends_at, period.nominal_seconds, versions, parts, usage.used, usage.late)
 
 
-def inputs_for_version(
-    period: BillingPeriod, version: RatedPlanVersion, quantities: Mapping[str, Decimal]
-) -> BillInputs:
-    """Inputs of the bill of a whole period as if one version had been in force all the time.
-
-    quantities: by meter, in the meter's unit
-    """
-    used = tuple(UsageQuantity(version.id, meter, quantity) for meter, quantity in sorted(quantities.items()))
+def inputs_for_version(period: BillingPeriod, version: RatedPlanVersion, used: Sequence[UsageQuantity]) -> BillInputs:
+    """Inputs of the bill of a whole period as if one version had been in force all the time."""
     part = ProratedSegment(version.id, period.starts_at, period.ends_at)
     bounds = period.starts_at, period.ends_at, period.nominal_seconds
-    return BillInputs(*bounds, {version.id: version}, (part,), used)
+    return BillInputs(*bounds, {version.id: version}, (part,), tuple(used))
+
+
+def given_usage(version: RatedPlanVersion, quantities: Mapping[str, Decimal]) -> list[UsageQuantity]:
+    """Given quantities by meter, in its unit, as usage under a version; none has a value of a dimension."""
+    return [UsageQuantity(version.id, meter, quantity) for meter, quantity in sorted(quantities.items())]
 
 
 def list_previous_periods(session: Session, period: BillingPeriod, count: int) -> Sequence[BillingPeriod]:
@@ -204,23 +213,16 @@ def list_previous_periods(session: Session, period: BillingPeriod, count: int) -
     return session.scalars(statement.order_by(BillingPeriod.seq.desc()).limit(count)).all()
 
 
-_QUANTITY_BY_PERIOD = text(f"""
-WITH live AS ({LIVE_USAGE_SQL})
-SELECT period_id, meter_code, sum(quantity) FROM (
-  SELECT billing_period_id AS period_id, meter_code, quantity FROM live
-  WHERE billing_period_id = ANY (:periods) AND NOT is_late
-  UNION ALL
-  SELECT late_for_period_id, meter_code, quantity FROM usage_events
-  WHERE organization_id = :organization_id AND late_for_period_id = ANY (:periods)) used
-GROUP BY 1, 2 ORDER BY 1, 2""")
-
-
 def usage_by_period(
-    session: Session, organization_id: UUID, periods: Sequence[BillingPeriod]
-) -> Mapping[UUID, Mapping[str, Decimal]]:
-    """Quantities by period and meter, by the period in which the usage occurred even if another one pays for it."""
-    values = {"organization_id": organization_id, "periods": [period.id for period in periods]}
-    quantities: defaultdict[UUID, dict[str, Decimal]] = defaultdict(dict)
-    for period_id, meter, quantity in session.execute(_QUANTITY_BY_PERIOD, values):
-        quantities[period_id][meter] = quantity
-    return quantities
+    session: Session, organization_id: UUID, periods: Sequence[BillingPeriod], versions: Collection[str]
+) -> Mapping[tuple[UUID, str], Sequence[UsageQuantity]]:
+    """Usage by period and version, by the period in which it occurred even if another one pays for it.
+
+    versions: the usage is given under each of them, as if it had been in force all the time
+    """
+    used: defaultdict[tuple[UUID, str], list[UsageQuantity]] = defaultdict(list)
+    ids = [period.id for period in periods]
+    for row in usage_quantities.occurred_quantities(session, organization_id, ids, list(versions)):
+        usage = UsageQuantity(row.version_id, row.meter, row.quantity, row.dimension_value, row.aggregation)
+        used[row.period_id, row.version_id].append(usage)
+    return used

@@ -22,7 +22,8 @@ from saas_api.core.db import tenancy
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict
 from saas_api.core.observability import get_logger
-from saas_api.usage import rollups
+from saas_api.usage import quantities, rollups
+from saas_api.usage.quantities import EXACT_COLUMNS
 
 log = get_logger(__name__)
 
@@ -85,6 +86,13 @@ SELECT e.organization_id, 'event ' || e.id || ' was recorded after its period ha
 FROM billing_periods p JOIN usage_events e ON (e.organization_id, e.billing_period_id) = (p.organization_id, p.id)
 WHERE {_per_organization("p")} AND p.ends_at >= :since AND e.recorded_at > p.closed_at"""
 
+# Late usage of meters that do not add up has no quantity of its own: what it adds depends on all other events.
+_EXACT = quantities.exact_sql(
+    "organization_id, invoice_id, plan_version_id, meter_code, dimension_value",
+    """SELECT * FROM events e WHERE aggregation NOT IN ('sum', 'count') AND late_for_period_id IS NULL
+      AND reversal_of IS NULL AND NOT EXISTS (SELECT FROM usage_events r WHERE r.organization_id = e.organization_id
+        AND r.reversal_of = e.id AND r.billing_period_id = e.billing_period_id)""",
+)
 _BILLED_QUANTITIES = f"""
 WITH billed AS (
   SELECT i.organization_id, i.id AS invoice_id, i.billing_period_id, i.number
@@ -94,26 +102,34 @@ plans AS (
   SELECT s.organization_id, s.plan_version_id, s.starts_at, lead(s.starts_at) OVER (
     PARTITION BY s.organization_id ORDER BY s.seq) AS until
   FROM subscription_segments s WHERE {_per_organization("s")}),
-ledger AS (
-  SELECT b.organization_id, b.invoice_id, e.late_for_period_id, s.plan_version_id, e.meter_code,
-    sum(e.quantity) AS quantity
+events AS (
+  SELECT b.organization_id, b.invoice_id, b.billing_period_id, e.late_for_period_id, s.plan_version_id, e.meter_code,
+    coalesce(d.dimension_value, '') AS dimension_value, e.reversal_of, {EXACT_COLUMNS}
   FROM billed b
   JOIN usage_events e ON (e.organization_id, e.billing_period_id) = (b.organization_id, b.billing_period_id)
+  JOIN meters m ON m.code = e.meter_code
   JOIN plans s ON s.organization_id = e.organization_id AND s.starts_at <= e.occurred_at
     AND (s.until IS NULL OR s.until > e.occurred_at)
-  GROUP BY 1, 2, 3, 4, 5),
+  {quantities.price_join("s.plan_version_id", "e.meter_code", "e.properties")}),
+ledger AS (
+  SELECT organization_id, invoice_id, late_for_period_id, plan_version_id, meter_code, dimension_value,
+    sum(quantity) AS quantity
+  FROM events WHERE aggregation IN ('sum', 'count') GROUP BY 1, 2, 3, 4, 5, 6
+  UNION ALL
+  SELECT organization_id, invoice_id, NULL, plan_version_id, meter_code, dimension_value, quantity
+  FROM ({_EXACT}) exact),
 lines AS (
-  SELECT l.organization_id, l.invoice_id, l.late_for_period_id, l.plan_version_id, l.meter_code, l.quantity
+  SELECT l.organization_id, l.invoice_id, l.late_for_period_id, l.plan_version_id, l.meter_code,
+    coalesce(l.calculation ->> 'dimension_value', '') AS dimension_value, l.quantity
   FROM billed b JOIN invoice_lines l ON (l.organization_id, l.invoice_id) = (b.organization_id, b.invoice_id)
-  WHERE l.kind IN ('usage', 'late_usage'))"""
+  WHERE l.kind = 'usage' OR l.kind = 'late_usage' AND NOT l.calculation ? 'aggregation')"""
 QUANTITY_IS_LEDGER_SUM = f"""{_BILLED_QUANTITIES}
 SELECT coalesce(f.organization_id, l.organization_id) AS organization_id,
   'invoice ' || coalesce(f.invoice_id, l.invoice_id) || ' bills ' || coalesce(l.quantity, 0) || ' '
     || coalesce(f.meter_code, l.meter_code) || ', the ledger has ' || coalesce(f.quantity, 0) AS what
-FROM (SELECT f.* FROM ledger f JOIN prices r ON (r.plan_version_id, r.meter_code) = (f.plan_version_id, f.meter_code)
-      WHERE f.quantity <> 0) f
-FULL JOIN lines l ON (l.organization_id, l.invoice_id, l.plan_version_id, l.meter_code)
-    = (f.organization_id, f.invoice_id, f.plan_version_id, f.meter_code)
+FROM (SELECT * FROM ledger WHERE quantity <> 0) f
+FULL JOIN lines l ON (l.organization_id, l.invoice_id, l.plan_version_id, l.meter_code, l.dimension_value)
+    = (f.organization_id, f.invoice_id, f.plan_version_id, f.meter_code, f.dimension_value)
   AND coalesce(l.late_for_period_id, l.invoice_id) = coalesce(f.late_for_period_id, f.invoice_id)
 WHERE coalesce(f.quantity, 0) <> coalesce(l.quantity, 0)"""
 
@@ -317,7 +333,8 @@ def _rating_violations(session: SystemSession, check: InvariantCheck, values: di
     versions = plans.get_versions(session, set(session.scalars(select(PlanVersion.id))))
     for row in session.execute(text(check.sql), values, execution_options={"yield_per": _BATCH_SIZE}):
         version = versions.get(row.plan_version_id)
-        price = version.prices.get(row.meter_code) if version else None
+        default = version.prices.get(row.meter_code) if version else None
+        price = default.by_value.get(row.calculation.get("dimension_value", "")) if default else None
         try:
             amounts = _recalculated_amounts(row, price)
         except (ArithmeticError, LookupError, TypeError, ValueError) as problem:

@@ -251,15 +251,26 @@ def explain_line(session: Session, organization_id: UUID, invoice_id: UUID, line
     raises: NotFound
     """
     invoice, line = get_line(session, organization_id, invoice_id, line_id)
-    version, meter = line.plan_version_id, line.meter_code
     events_of_line = line_slice(invoice, line)
     return LineExplanation(
         invoice,
         line,
-        plans.get_prices(session, {version}).get((version, meter)) if version and meter else None,
-        ledger.count_slice(session, events_of_line) if events_of_line else None,
+        _line_price(session, line),
+        _count_events(session, line, events_of_line) if events_of_line else None,
         explanation.explain_calculation(line.kind, line.calculation, invoice.currency, line.unit),
     )
+
+
+def _line_price(session: Session, line: InvoiceLine) -> MeterPrice | None:
+    version_id, meter = line.plan_version_id, line.meter_code
+    price = plans.get_prices(session, {version_id}).get((version_id, meter)) if version_id and meter else None
+    return price.by_value.get(line.dimension_value) if price else None
+
+
+def _count_events(session: Session, line: InvoiceLine, events_of_line: LineSlice) -> SliceTotals:
+    """Totals of the events of a line; what a meter counts that does not add up is the quantity of the line."""
+    totals = ledger.count_slice(session, events_of_line)
+    return replace(totals, quantity=line.quantity) if "aggregation" in line.calculation else totals
 
 
 def line_slice(invoice: Invoice, line: InvoiceLine) -> LineSlice | None:
@@ -272,6 +283,8 @@ def line_slice(invoice: Invoice, line: InvoiceLine) -> LineSlice | None:
         line.late_for_period_id,
         line.plan_version_id,
         line.meter_code,
+        line.calculation.get("dimension"),
+        line.dimension_value,
     )
 
 

@@ -365,6 +365,11 @@ class InvoiceLine(Model):
     calculation: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=FetchedValue())
     unit: Mapped[str | None] = column_property(select(Meter.unit).where(Meter.code == meter_code).scalar_subquery())
 
+    @property
+    def dimension_value(self) -> str:
+        """Value of the dimension whose usage it charges; "" for all without a price of their own."""
+        return str(self.calculation.get("dimension_value", ""))
+
 
 class CreditNote(Model):
     """A reduction of a final invoice, divided between what was due, the wallet and a refund."""

@@ -145,11 +145,10 @@ def _preview_one(
     subscription = subscriptions.get_subscription(session, organization_id, now)
     if subscription.period is None:
         raise NoOpenPeriod
-    quantities = bill_inputs.usage_by_period(session, organization_id, [subscription.period])
+    period, ids = subscription.period, (source.id, target.id)
+    used = bill_inputs.usage_by_period(session, organization_id, [period], ids)
     before, after = (
-        bill.calculate_bill(
-            bill_inputs.inputs_for_version(subscription.period, version, quantities.get(subscription.period.id, {}))
-        )
+        bill.calculate_bill(bill_inputs.inputs_for_version(period, version, used.get((period.id, version.id), ())))
         for version in (source, target)
     )
     effective_at = subscription.period.ends_at if when == EFFECTIVE_PERIOD_END else now
@@ -207,10 +206,15 @@ FROM plan_versions old,
   LATERAL (SELECT max(version) AS version FROM plan_versions WHERE plan_code = old.plan_code) newest
 WHERE old.id = :old RETURNING id""")
 _COPY_CONTENT = (
-    text("""INSERT INTO prices SELECT :new, meter_code, model, included_quantity,
-      CASE meter_code WHEN :meter THEN :rate ELSE unit_price END, package_size, package_amount_minor, max_amount_minor
+    text("""INSERT INTO prices (plan_version_id, meter_code, dimension, dimension_value, model, included_quantity,
+        unit_price, package_size, package_amount_minor, max_amount_minor)
+      SELECT :new, meter_code, dimension, dimension_value, model, included_quantity,
+        CASE WHEN meter_code = :meter AND dimension_value = '' THEN :rate ELSE unit_price END, package_size,
+        package_amount_minor, max_amount_minor
       FROM prices WHERE plan_version_id = :old"""),
-    text("""INSERT INTO price_tiers SELECT :new, meter_code, ordinal, up_to, unit_price, flat_minor
+    text("""INSERT INTO price_tiers (plan_version_id, meter_code, dimension_value, ordinal, up_to, unit_price,
+        flat_minor)
+      SELECT :new, meter_code, dimension_value, ordinal, up_to, unit_price, flat_minor
       FROM price_tiers WHERE plan_version_id = :old"""),
     text("""INSERT INTO entitlements SELECT :new, feature, kind, value, meter_code, limit_quantity
       FROM entitlements WHERE plan_version_id = :old"""),

@@ -175,25 +175,36 @@ def get_prices(session: Session, ids: Collection[str]) -> dict[tuple[str, str], 
 
 _PRICES = text("""SELECT p.*, v.currency, (
     SELECT array_agg(ARRAY[t.up_to, t.unit_price, t.flat_minor] ORDER BY t.ordinal) FROM price_tiers t
-     WHERE t.plan_version_id = p.plan_version_id AND t.meter_code = p.meter_code) AS tiers
+     WHERE t.plan_version_id = p.plan_version_id AND t.meter_code = p.meter_code
+       AND t.dimension_value = p.dimension_value) AS tiers
   FROM prices p JOIN plan_versions v ON v.id = p.plan_version_id
-  WHERE p.plan_version_id = ANY (:ids) ORDER BY p.plan_version_id, p.meter_code""")
+  WHERE p.plan_version_id = ANY (:ids) ORDER BY p.plan_version_id, p.meter_code, p.dimension_value DESC""")
 
 
 def _prices_by_version(session: Session, ids: Collection[str]) -> defaultdict[str, dict[str, MeterPrice]]:
     prices: defaultdict[str, dict[str, MeterPrice]] = defaultdict(dict)
+    by_value: defaultdict[tuple[str, str], dict[str, MeterPrice]] = defaultdict(dict)
     for row in session.execute(_PRICES, {"ids": list(ids)}):
-        prices[row.plan_version_id][row.meter_code] = MeterPrice(
-            model=row.model,
-            exponent=money.currency_exponent(row.currency),
-            included_quantity=row.included_quantity,
-            unit_price=row.unit_price or MeterPrice.unit_price,
-            tiers=tuple(Tier(up_to, unit_price, int(flat)) for up_to, unit_price, flat in row.tiers or ()),
-            package_size=row.package_size or MeterPrice.package_size,
-            package_amount_minor=row.package_amount_minor or 0,
-            max_amount_minor=row.max_amount_minor,
-        )
+        price, own = _price(row), by_value[row.plan_version_id, row.meter_code]
+        if row.dimension_value:
+            own[row.dimension_value] = price
+        else:  # the last one of its meter
+            by = dict(sorted(own.items()))
+            prices[row.plan_version_id][row.meter_code] = replace(price, dimension=row.dimension, by=by)
     return prices
+
+
+def _price(row: Any) -> MeterPrice:
+    return MeterPrice(
+        model=row.model,
+        exponent=money.currency_exponent(row.currency),
+        included_quantity=row.included_quantity,
+        unit_price=row.unit_price or MeterPrice.unit_price,
+        tiers=tuple(Tier(up_to, unit_price, int(flat)) for up_to, unit_price, flat in row.tiers or ()),
+        package_size=row.package_size or MeterPrice.package_size,
+        package_amount_minor=row.package_amount_minor or 0,
+        max_amount_minor=row.max_amount_minor,
+    )
 
 
 def find_rate_meter(session: SystemSession) -> str | None:
@@ -405,11 +416,21 @@ def _missing_default_plan(session: SystemSession, content: PlanContent) -> PlanC
         return None
     default = get_plan_content(session, get_newest_version_id(session, DEFAULT_PLAN))
     prices = {
-        meter: replace(content.prices[meter], included_quantity=price.included_quantity)
+        meter: _with_included(content.prices[meter], price)
         for meter, price in default.prices.items()
         if meter in content.prices
     }
     return replace(default, currency=content.currency, base_amount_minor=0, min_spend_minor=0, prices=prices)
+
+
+def _with_included(price: MeterPrice, default: MeterPrice) -> MeterPrice:
+    """A price with the included quantities of the default plan, which also says the values that have their own."""
+    by = price.by if price.dimension == default.dimension else {}
+    own = {
+        value: replace(by.get(value, price), included_quantity=one.included_quantity, dimension=None, by={})
+        for value, one in default.by.items()
+    }
+    return replace(price, included_quantity=default.included_quantity, dimension=default.dimension, by=own)
 
 
 _CURRENCIES_WITHOUT_DEFAULT_PLAN = text("""
@@ -534,12 +555,19 @@ def _write_plan(session: SystemSession, content: PlanContent, version_id: str | 
 
 
 def _add_prices(session: SystemSession, content: PlanContent, version_id: str) -> None:
-    for meter, price in content.prices.items():
+    prices = [
+        (meter, value, own, price.dimension)
+        for meter, price in content.prices.items()
+        for value, own in price.by_value.items()
+    ]
+    for meter, value, price, dimension in prices:
         is_package = price.model == PriceModel.PACKAGE
         session.add(
             Price(
                 plan_version_id=version_id,
                 meter_code=meter,
+                dimension=dimension,
+                dimension_value=value,
                 model=price.model,
                 included_quantity=price.included_quantity,
                 unit_price=price.unit_price if price.model == PriceModel.PER_UNIT else None,
@@ -550,7 +578,7 @@ def _add_prices(session: SystemSession, content: PlanContent, version_id: str) -
         )
     session.flush()  # the tiers refer to them
     session.add_all(
-        PriceTier(plan_version_id=version_id, meter_code=meter, ordinal=ordinal, **asdict(tier))
-        for meter, price in content.prices.items()
+        PriceTier(plan_version_id=version_id, meter_code=meter, dimension_value=value, ordinal=ordinal, **asdict(tier))
+        for meter, value, price, _ in prices
         for ordinal, tier in enumerate(price.tiers, start=1)
     )

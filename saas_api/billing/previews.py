@@ -1,6 +1,6 @@
 """Bills that are calculated and not stored: the current period so far, and usage on other plans."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from saas_api.billing import bill_inputs, periods, plans, subscriptions
 from saas_api.billing.models import BillingPeriod
 from saas_api.billing.rating import bill
-from saas_api.billing.rating.bill import Bill, RatedPlanVersion
+from saas_api.billing.rating.bill import Bill, RatedPlanVersion, UsageQuantity
 from saas_api.billing.subscriptions import InvalidPlan
 from saas_api.core import clock
 from saas_api.core.errors import ServiceUnavailable, ValidationFailed
@@ -130,16 +130,9 @@ def simulate_plans(
     versions = _selectable_versions(session, codes, current_plan, subscription.version.currency)
     if quantities is not None:
         _check_meters(session, quantities)
-        month = BillingPeriod(
-            starts_at=current_period.ends_at - timedelta(seconds=current_period.nominal_seconds),
-            ends_at=current_period.ends_at,
-            nominal_seconds=current_period.nominal_seconds,
-        )
-        usage = [(month, quantities)]
+        usage = _given_month(current_period, versions.values(), quantities)
     else:
-        periods = bill_inputs.list_previous_periods(session, current_period, count) if count else [current_period]
-        recorded = bill_inputs.usage_by_period(session, organization_id, periods)
-        usage = [(period, recorded.get(period.id, {})) for period in periods]
+        usage = _recorded_periods(session, current_period, count, versions.values())
     return [
         PlanSimulation(
             code,
@@ -149,13 +142,37 @@ def simulate_plans(
                 SimulatedBill(
                     period.starts_at,
                     period.ends_at,
-                    bill.calculate_bill(bill_inputs.inputs_for_version(period, version, quantity)),
+                    bill.calculate_bill(bill_inputs.inputs_for_version(period, version, used)),
                 )
-                for period, quantity in usage
+                for period, used in usage[version.id]
             ),
         )
         for code, version in versions.items()
     ]
+
+
+_SimulatedUsage = Mapping[str, Sequence[tuple[BillingPeriod, Sequence[UsageQuantity]]]]
+"""Periods with their usage, by plan version."""
+
+
+def _given_month(
+    period: BillingPeriod, versions: Iterable[RatedPlanVersion], quantities: Mapping[str, Decimal]
+) -> _SimulatedUsage:
+    month = BillingPeriod(
+        starts_at=period.ends_at - timedelta(seconds=period.nominal_seconds),
+        ends_at=period.ends_at,
+        nominal_seconds=period.nominal_seconds,
+    )
+    return {version.id: [(month, bill_inputs.given_usage(version, quantities))] for version in versions}
+
+
+def _recorded_periods(
+    session: Session, current_period: BillingPeriod, count: int, versions: Iterable[RatedPlanVersion]
+) -> _SimulatedUsage:
+    periods = bill_inputs.list_previous_periods(session, current_period, count) if count else [current_period]
+    ids = [version.id for version in versions]
+    used = bill_inputs.usage_by_period(session, current_period.organization_id, periods, ids)
+    return {one: [(period, used.get((period.id, one), ())) for period in periods] for one in ids}
 
 
 def _selectable_versions(

@@ -67,6 +67,7 @@ class ServiceTerms:
     entitlements: of the plan version, by feature
     external_id: how services know the organization; None for no such name
     cap: None without a spend cap that blocks
+    exact_meters: meters that do not add up, which limits know only as of the last minute
     """
 
     organization_status: str
@@ -82,6 +83,7 @@ class ServiceTerms:
     entitlements: Mapping[str, Any]
     external_id: str | None = None
     cap: SpendCap | None = None
+    exact_meters: frozenset[str] = frozenset()
 
     @property
     def plan_code(self) -> str:
@@ -101,7 +103,8 @@ SELECT o.status, o.external_id, s.standing, o.generation, v.id AS version_id, v.
   CASE b.spend_cap_action WHEN 'block' THEN b.spend_cap_minor END AS cap_minor,
   (SELECT coalesce(jsonb_object_agg(meter_code, limit_quantity::text), '{}') FROM entitlements
     WHERE plan_version_id = v.id AND kind = 'metered') AS quotas,
-  (SELECT jsonb_object_agg(feature, value) FROM entitlements WHERE plan_version_id = v.id) AS entitlements
+  (SELECT jsonb_object_agg(feature, value) FROM entitlements WHERE plan_version_id = v.id) AS entitlements,
+  ARRAY(SELECT code FROM meters WHERE aggregation IN ('max', 'unique', 'latest')) AS exact_meters
 FROM organizations o
 JOIN subscriptions s ON s.organization_id = o.id
 JOIN subscription_segments g ON g.organization_id = o.id AND g.starts_at <= greatest(:at, s.started_at)
@@ -146,6 +149,7 @@ def get_terms(session: Session, organization_id: UUID) -> ServiceTerms:
         entitlements={**row.entitlements, RATE_LIMIT_FEATURE: plans.resolve_rate_limit(row.rate_limit)},
         external_id=row.external_id,
         cap=cap,
+        exact_meters=frozenset(row.exact_meters),
     )
 
 

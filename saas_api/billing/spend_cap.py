@@ -1,9 +1,10 @@
 """Spend cap of an organization: its state, the counters that the gate checks, and their reconciliation."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from uuid import UUID
 
 from sqlalchemy.orm import Session
@@ -14,7 +15,7 @@ from saas_api.billing import period_spend, service_terms, subscriptions
 from saas_api.billing.models import BillingPeriod, BillingProfile
 from saas_api.billing.period_spend import PeriodSpend
 from saas_api.billing.rating import charges, plan_changes
-from saas_api.billing.rating.bill import RatedPlanVersion
+from saas_api.billing.rating.bill import PriceKey, RatedPlanVersion
 from saas_api.billing.rating.charges import MeterPrice
 from saas_api.billing.rating.plan_changes import PlanSegment
 from saas_api.billing.service_terms import ServiceTerms
@@ -23,13 +24,16 @@ from saas_api.core.access import Principal
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import ValidationFailed
 from saas_api.core.limits import counters
+from saas_api.core.limits.counters import MAX_COUNTER_VALUE
 from saas_api.core.limits.limiter import RedisUnavailable
+from saas_api.core.money import DECIMAL_PRECISION
 from saas_api.core.observability import get_logger
-from saas_api.usage.quotas import MAX_COUNTER_VALUE, MeterQuota
+from saas_api.usage import quotas
+from saas_api.usage.ledger import MeteredUsage
+from saas_api.usage.quotas import MICRO_UNITS, MeterQuota
 
 log = get_logger(__name__)
 _SPEND_PREFIX = "$spend:"
-MICRO_UNITS = 1_000_000
 _UNLIMITED = -1
 
 
@@ -91,8 +95,13 @@ def is_cap_reached(
     if profile.spend_cap_action == "alert":
         return period_spend.calculate_period_spend(session, period, segments).total >= profile.spend_cap_minor
     version_id = plan_changes.segment_at(segments, at).version_id
-    base_minor, prices = period_spend.get_base_and_prices(session, period.organization_id, period.id, version_id)
-    names = [spend_counter_name(profile.currency), *(quantity_counter_name(version_id, meter) for meter in prices)]
+    base_minor, by_meter = period_spend.get_base_and_prices(session, period.organization_id, period.id, version_id)
+    prices = {
+        quantity_counter_name((version_id, meter, value)): price
+        for meter, price_of_meter in by_meter.items()
+        for value, price in price_of_meter.by_value.items()
+    }
+    names = [spend_counter_name(profile.currency), *prices]
     try:
         used, *quantities = counters.read_counters(
             [counters.counter_key(period.organization_id, period.id, name) for name in names]
@@ -109,9 +118,10 @@ def is_cap_reached(
     )
 
 
-def quantity_counter_name(version_id: str, meter: str) -> str:
-    """Name of the counter for the quantity of one meter under one plan version."""
-    return f"${version_id}:{meter}"
+def quantity_counter_name(key: PriceKey) -> str:
+    """Name of the counter for the quantity under one price."""
+    version_id, meter, value = key
+    return f"${version_id}:{meter}:{value}" if value else f"${version_id}:{meter}"
 
 
 def spend_counter_name(currency: str) -> str:
@@ -125,50 +135,66 @@ def is_spend_counter(name: str) -> bool:
 
 
 def amount_to_micro_units(minor: Decimal, currency: str) -> int:
-    """An amount in minor units as millionths of the currency, the unit of the spend counter."""
-    return money.round_half_up(
-        money.multiply_exact(minor, Decimal(MICRO_UNITS).scaleb(-money.currency_exponent(currency)))
-    )
+    """An amount in minor units as millionths of the currency, the unit of the spend counter; at most its highest."""
+    exact = money.multiply_exact(minor, Decimal(MICRO_UNITS).scaleb(-money.currency_exponent(currency)))
+    return min(MAX_COUNTER_VALUE, money.round_half_up(exact))
 
 
 def spend_counters(
     terms: ServiceTerms,
-    units: Mapping[str, int],
+    usage: Sequence[MeteredUsage],
     cached: Mapping[str, int],
     spent: PeriodSpend | None,
     *,
     is_final: bool,
 ) -> list[MeterQuota]:
-    """Counters of a request for the spend cap: one for each quantity, then the money; empty without a cap that blocks.
+    """Counters of a call for the spend cap: one for each quantity, then the money.
 
-    units: what the request adds, by meter
+    Meters that do not add up have no counter and add nothing: the call is refused once the spend is above the cap.
+
+    usage: what the call uses
     cached: last known values of the quantity counters by name, in millionths
     spent: the period as PostgreSQL has it, to initialize counters that Redis does not have
     is_final: accept the charge even if a quantity has changed meanwhile
+    returns: empty without a cap that blocks, and for usage that has no price
     """
-    if terms.cap is None:
+    prices = list_spend_prices(terms, usage)
+    if terms.cap is None or not prices:
         return []
-    quotas, charge = [], 0
-    for meter, amount in sorted(units.items()):
-        price = terms.cap.prices.get(meter)
-        if price is None or not amount:
+    quantity_counters, charge = [], 0
+    for key, (price, units) in sorted(prices.items()):
+        if not units:
             continue
-        name = quantity_counter_name(terms.plan_version_id, meter)
-        stored = (
-            quantity_to_micro_units(spent.quantities.get((terms.plan_version_id, meter), Decimal(0))) if spent else 0
-        )
+        name, stored = quantity_counter_name(key), quotas.to_micro_units(spent.counted(key)) if spent else 0
         quantity = cached.get(name, stored)
         lower, upper = (
-            (-MAX_COUNTER_VALUE, MAX_COUNTER_VALUE) if is_final else _constant_charge_range(price, quantity, amount)
+            (-MAX_COUNTER_VALUE, MAX_COUNTER_VALUE) if is_final else _constant_charge_range(price, quantity, units)
         )
-        marginal = charges.marginal_charge(price, Decimal(quantity).scaleb(-6), Decimal(amount))
+        marginal = charges.marginal_charge(price, Decimal(quantity).scaleb(-6), units)
         charge += amount_to_micro_units(marginal, terms.currency)
-        quotas.append(MeterQuota(name, amount * MICRO_UNITS, _UNLIMITED, stored, lower, upper))
-    if not quotas:
-        return []
+        quantity_counters.append(MeterQuota(name, quotas.to_micro_units(units), _UNLIMITED, stored, lower, upper))
     limit = amount_to_micro_units(Decimal(terms.cap.amount_minor - terms.cap.base_minor), terms.currency)
-    used = amount_to_micro_units(spent.charge, terms.currency) if spent else 0
-    return [*quotas, MeterQuota(spend_counter_name(terms.currency), charge, limit, used)]
+    used = amount_to_micro_units(_counted_charge(spent), terms.currency) if spent else 0
+    return [*quantity_counters, MeterQuota(spend_counter_name(terms.currency), charge, limit, used)]
+
+
+def list_spend_prices(terms: ServiceTerms, usage: Sequence[MeteredUsage]) -> dict[PriceKey, tuple[MeterPrice, Decimal]]:
+    """Prices under which usage counts towards the spend cap, with what it adds; empty without a cap that blocks."""
+    prices: dict[PriceKey, tuple[MeterPrice, Decimal]] = {}
+    for used in usage if terms.cap else ():
+        if price := terms.cap.prices.get(used.meter) if terms.cap else None:
+            value = price.value_for(used.properties)
+            key = terms.plan_version_id, used.meter, value
+            _, units = prices.get(key, (price, Decimal(0)))
+            added = Decimal(0) if used.meter in terms.exact_meters else used.quantity
+            prices[key] = price.by_value[value], units + added
+    return prices
+
+
+def _counted_charge(spent: PeriodSpend) -> Decimal:
+    """Charges of usage and of open holds, in minor units."""
+    with localcontext(prec=DECIMAL_PRECISION):
+        return spent.charge + spent.held
 
 
 def spend_text(terms: ServiceTerms, used: int) -> str:
@@ -180,21 +206,16 @@ def spend_text(terms: ServiceTerms, used: int) -> str:
     return money.format_exact_amount(base + Decimal(used).scaleb(-6), terms.currency)
 
 
-def _constant_charge_range(price: MeterPrice, quantity: int, units: int) -> tuple[int, int]:
+def _constant_charge_range(price: MeterPrice, quantity: int, units: Decimal) -> tuple[int, int]:
     """Inclusive range of quantities, in millionths, for which further units cost the same."""
-    bounds = charges.constant_marginal_range(price, Decimal(quantity).scaleb(-6), Decimal(units))
+    bounds = charges.constant_marginal_range(price, Decimal(quantity).scaleb(-6), units)
     if bounds is None:
         return quantity, quantity
     lower, upper = bounds
     return (
-        -MAX_COUNTER_VALUE if lower is None else quantity_to_micro_units(lower) + 1,
-        MAX_COUNTER_VALUE if upper is None else quantity_to_micro_units(upper),
+        -MAX_COUNTER_VALUE if lower is None else quotas.to_micro_units(lower) + 1,
+        MAX_COUNTER_VALUE if upper is None else quotas.to_micro_units(upper),
     )
-
-
-def quantity_to_micro_units(quantity: Decimal) -> int:
-    """A quantity as millionths of its unit, the unit of the quantity counters."""
-    return int(money.multiply_exact(quantity, Decimal(MICRO_UNITS)))
 
 
 def set_spend_cap(session: Session, principal: Principal, amount: Decimal | None, action: str) -> SpendCapState:
@@ -270,12 +291,19 @@ def _correct_counter(key: str, before: int, correct: int, after: int) -> None:
 
 
 def _database_values(spent: PeriodSpend) -> Mapping[str, int]:
-    values = {meter: int(quantity) for meter, quantity in spent.metered.items()}
-    values |= {quantity_counter_name(spent.version.id, meter): 0 for meter in spent.version.prices}
-    for (version_id, meter), quantity in spent.quantities.items():
-        values[quantity_counter_name(version_id, meter)] = quantity_to_micro_units(max(quantity, Decimal(0)))
+    """Counters by name as usage and open holds in PostgreSQL give them, in millionths."""
+    totals: defaultdict[str, Decimal] = defaultdict(Decimal, spent.metered)
+    for (_, meter, _), quantity in spent.held_quantities.items():
+        totals[meter] += quantity
+    meters = {*totals, *spent.version.prices}
+    values = {
+        quotas.quota_counter_name(meter): quotas.to_micro_units(max(totals[meter], Decimal(0))) for meter in meters
+    }
+    keys = {(spent.version.id, meter, one) for meter, price in spent.version.prices.items() for one in price.by_value}
+    for key in keys.union(spent.quantities, spent.held_quantities):
+        values[quantity_counter_name(key)] = quotas.to_micro_units(max(spent.counted(key), Decimal(0)))
     currency = spent.version.currency
-    values[spend_counter_name(currency)] = max(0, amount_to_micro_units(spent.charge, currency))
+    values[spend_counter_name(currency)] = max(0, amount_to_micro_units(_counted_charge(spent), currency))
     return values
 
 

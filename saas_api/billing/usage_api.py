@@ -166,7 +166,7 @@ def show_timeseries(query: dict[str, Any]) -> dict[str, Any]:
         series = usage_costs.usage_series(engine.session(), organization_id, days, query)
     except InvalidDateRange as cause:
         raise ValidationFailed.at_field(cause.field, cause.reason) from cause
-    points = usage_costs.sum_series(series, days, query["interval"])
+    points = usage_costs.total_series(engine.session(), organization_id, days, query, series)
     return {
         **query,
         "points": points if query["meter"] else _without_quantities(points),

@@ -1,7 +1,7 @@
 """Usage with its cost: reports, time series and the rows of a CSV, for the API and the dashboard."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from decimal import Decimal
@@ -17,10 +17,10 @@ from saas_api.billing.rating import bill, charges, plan_changes
 from saas_api.billing.rating.bill import RatedPlanVersion, UsageQuantity
 from saas_api.billing.rating.plan_changes import PlanSegment
 from saas_api.core import money
-from saas_api.usage import meters, ranges, refused_requests, reports, sources
+from saas_api.usage import meters, quantities, range_quantities, ranges, refused_requests, reports, sources
+from saas_api.usage.range_quantities import RangeQuantity
 from saas_api.usage.ranges import DateRange
-from saas_api.usage.reports import AcceptedCalls, TimeseriesRange
-from saas_api.usage.rollups import LIVE_USAGE_SQL
+from saas_api.usage.reports import AcceptedCalls, TimeseriesPoint, TimeseriesRange
 
 
 @dataclass
@@ -155,6 +155,9 @@ def usage_report(
         for totals in (report.total, report.by_day[row.day], endpoint, keys[row.api_key_id]):
             totals.success_count += row.requests
             totals.cost += cost
+    used = [code for code, meter in by_meter.items() if meter.quantity]
+    for code, quantity in reports.exact_totals(session, organization_id, days, used, mode).items():
+        by_meter[code].quantity = quantity
     for refused in refused_requests.refused_calls(session, organization_id, days, mode):
         endpoint = endpoints[refused.method, refused.route]
         for totals in (report.total, report.by_day[refused.day], endpoint, keys[refused.api_key_id]):
@@ -172,20 +175,27 @@ def usage_report(
 
 @dataclass(frozen=True)
 class _Pricing:
-    """Segments of a subscription with their plan versions; versions in an earlier currency have no prices."""
+    """Segments of a subscription with their plan versions; versions in an earlier currency have no prices.
+
+    exact_meters: meters that do not add up; a call of theirs has no cost of its own
+    """
 
     segments: Sequence[PlanSegment]
     versions: Mapping[str, RatedPlanVersion]
     currency: str
+    exact_meters: Collection[str]
 
     @property
     def boundaries(self) -> list[datetime]:
         return [segment.starts_at for segment in self.segments]
 
-    def cost(self, segment: int, meter: str, quantity: Decimal) -> Decimal:
-        """Cost at list price, in major units. segment: as of `AcceptedCalls`; 0 is before the first boundary."""
-        price = self.versions[self.segments[max(segment - 1, 0)].version_id].prices.get(meter)
-        return charges.list_price_cost(price, quantity) if price else Decimal(0)
+    def cost(self, calls: AcceptedCalls | TimeseriesPoint) -> Decimal:
+        """Cost of calls at list price, in major units; 0 without a price."""
+        segment = self.segments[max(calls.segment - 1, 0)]  # 0 is before the first boundary
+        price = self.versions[segment.version_id].prices.get(calls.meter)
+        if price is None or calls.meter in self.exact_meters:
+            return Decimal(0)
+        return charges.list_price_cost(price.by_value[price.value_for(calls.dimensions)], calls.quantity)
 
 
 def _get_pricing(session: Session, organization_id: UUID) -> _Pricing:
@@ -196,18 +206,15 @@ def _get_pricing(session: Session, organization_id: UUID) -> _Pricing:
         version_id: version if version.currency == currency else replace(version, prices={})
         for version_id, version in versions.items()
     }
-    return _Pricing(segments, priced, currency)
+    priced_meters = {meter for version in priced.values() for meter in version.prices}
+    return _Pricing(segments, priced, currency, quantities.find_exact_meters(session, priced_meters))
 
 
 def _accepted_with_cost(
     session: Session, organization_id: UUID, days: DateRange, mode: str, pricing: _Pricing
 ) -> Iterator[tuple[AcceptedCalls, Decimal]]:
-    if mode == "live":
-        for row in reports.accepted_calls(session, organization_id, days, pricing.boundaries):
-            yield row, pricing.cost(row.segment, row.meter, row.quantity)
-    else:
-        for row in reports.accepted_test_calls(session, organization_id, days):
-            yield row, Decimal(0)
+    for row in reports.accepted_calls(session, organization_id, days, pricing.boundaries, mode):
+        yield row, pricing.cost(row) if mode == "live" else Decimal(0)
 
 
 def get_key_names(session: Session, organization_id: UUID) -> dict[UUID, str]:
@@ -219,37 +226,6 @@ def get_key_names(session: Session, organization_id: UUID) -> dict[UUID, str]:
     return dict(rows.all())
 
 
-_QUANTITIES_BEFORE_AND_THROUGH = text(f"""
-WITH live AS ({LIVE_USAGE_SQL}),
-periods AS (
-  SELECT p.organization_id, p.id, p.starts_at, p.ends_at,
-    EXISTS (SELECT FROM subscription_segments s WHERE s.organization_id = :organization_id
-              AND s.starts_at > p.starts_at AND s.starts_at < p.ends_at)
-    OR EXISTS (SELECT FROM usage_events e WHERE e.organization_id = :organization_id AND e.late_for_period_id = p.id)
-      AS is_mixed
-  FROM billing_periods p
-  WHERE p.organization_id = :organization_id AND p.ends_at > :starts_at AND p.starts_at < :ends_at),
-facts AS (
-  SELECT p.id AS period_id, l.meter_code, l.quantity, greatest(l.bucket_at, p.starts_at) AS at
-  FROM periods p JOIN live l ON l.billing_period_id = p.id
-  WHERE NOT p.is_mixed AND NOT l.is_late AND l.bucket_at < :ends_at
-    AND l.bucket_at >= (SELECT min(starts_at) - interval '1 hour' FROM periods)
-  UNION ALL
-  SELECT p.id, e.meter_code, e.quantity, e.occurred_at
-  FROM periods p JOIN usage_events e ON e.organization_id = p.organization_id AND e.billing_period_id = p.id
-  WHERE p.is_mixed AND e.late_for_period_id IS NULL
-  UNION ALL
-  SELECT p.id, e.meter_code, e.quantity, e.occurred_at
-  FROM periods p JOIN usage_events e ON e.organization_id = p.organization_id AND e.late_for_period_id = p.id)
-SELECT p.starts_at, p.ends_at, s.plan_version_id AS version_id, f.meter_code AS meter,
-  coalesce(sum(f.quantity) FILTER (WHERE f.at < :starts_at), 0) AS before,
-  coalesce(sum(f.quantity) FILTER (WHERE f.at < :ends_at), 0) AS through
-FROM facts f JOIN periods p ON p.id = f.period_id
-JOIN subscription_segments s ON s.organization_id = :organization_id AND s.starts_at <= f.at
-  AND (s.ends_at IS NULL OR s.ends_at > f.at)
-GROUP BY 1, 2, 3, 4""")
-
-
 def _add_charges(
     session: Session,
     organization_id: UUID,
@@ -257,27 +233,21 @@ def _add_charges(
     pricing: _Pricing,
     by_meter: Mapping[str, MeterUsage],
 ) -> None:
-    """Add the charge up to the end of the range less the charge before its start, by period, plan version and meter.
+    """Add the charge up to the end of the range less the charge before its start, by period and price.
 
     Usage counts in the period in which it happened, so the charges of adjacent ranges add up, late usage included.
-    Rollups are exact to the hour; periods with several plan versions or late usage are read from the ledger.
     """
-    values = {
-        "organization_id": organization_id,
-        "starts_at": report.days.starts_at,
-        "ends_at": report.days.ends_at,
-    }
-    by_period: defaultdict[tuple[datetime, datetime], list[Any]] = defaultdict(list)
-    for row in session.execute(_QUANTITIES_BEFORE_AND_THROUGH, values):
-        by_period[row.starts_at, row.ends_at].append(row)
+    by_period: defaultdict[tuple[datetime, datetime], list[RangeQuantity]] = defaultdict(list)
+    for row in range_quantities.list_range_quantities(session, organization_id, report.days):
+        by_period[row.period_starts_at, row.period_ends_at].append(row)
     paused = pauses.list_pauses(session, organization_id) if by_period else []
     for bounds, rows in by_period.items():
         segments = plan_changes.prorate_segments(pricing.segments, *bounds, paused)
         for quantity_of, sign in ((attrgetter("through"), 1), (attrgetter("before"), -1)):
-            used = [UsageQuantity(row.version_id, row.meter, quantity_of(row)) for row in rows]
+            used = [UsageQuantity(row.version_id, row.meter, quantity_of(row), row.dimension_value) for row in rows]
             prices = bill.period_prices(pricing.versions, segments, used)
             for usage in used:
-                if price := prices.get((usage.version_id, usage.meter)):
+                if price := prices.get(usage.key):
                     report.total_cost_minor += sign * charges.rounded_charge(price, usage.quantity)
                     by_meter[usage.meter].included += sign * min(usage.quantity, price.included_quantity)
 
@@ -311,15 +281,32 @@ def usage_series(
     starts, mode, group_by = ranges.bucket_starts(days, query["interval"]), query["mode"], query["group_by"]
     span = TimeseriesRange(starts, days.ends_at, pricing.boundaries, query["meter"], mode)
     series: dict[str | UUID | None, list[UsagePoint]] = {} if group_by else {None: _empty_points(starts, days)}
-    for row in reports.timeseries(session, organization_id, span):
+    rows = reports.timeseries(session, organization_id, span)
+    for row in rows:
         group = {"meter": row.meter, "key": row.api_key_id, "source": row.source}.get(group_by)
         if group not in series:
             series[group] = _empty_points(starts, days)
         point = series[group][row.point]
         point.requests += row.requests
         point.quantity += row.quantity
-        point.cost += pricing.cost(row.segment, row.meter, row.quantity) if mode == "live" else 0
+        point.cost += pricing.cost(row) if mode == "live" else 0
+    for exact in reports.exact_points(session, organization_id, span, {row.meter for row in rows}, group_by):
+        series[exact.group][exact.point].quantity += exact.quantity
     return series
+
+
+def total_series(
+    session: Session,
+    organization_id: UUID,
+    days: DateRange,
+    query: Mapping[str, Any],
+    series: Mapping[Any, list[UsagePoint]],
+) -> list[UsagePoint]:
+    """All series of `usage_series` together; those of a meter that does not add up are read again as one."""
+    meter = query["meter"]
+    if query["group_by"] and meter and quantities.find_exact_meters(session, [meter]):
+        return usage_series(session, organization_id, days, {**query, "group_by": None})[None]
+    return sum_series(series, days, query["interval"])
 
 
 def sum_series(series: Mapping[Any, list[UsagePoint]], days: DateRange, interval: str) -> list[UsagePoint]:

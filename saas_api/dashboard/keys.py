@@ -1,6 +1,5 @@
 """Pages of API keys: list, detail, create, update, rotate, revoke."""
 
-import functools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -98,11 +97,7 @@ def request_counts(session: Session, organization_id: UUID, days: DateRange, mod
     """
     counts: Counter[UUID] = Counter()
     for mode in modes:
-        if mode == KeyMode.LIVE:
-            accepted = reports.accepted_calls(session, organization_id, days, [])
-        else:
-            accepted = reports.accepted_test_calls(session, organization_id, days)
-        for row in accepted:
+        for row in reports.accepted_calls(session, organization_id, days, [], mode):
             if row.api_key_id is not None:
                 counts[row.api_key_id] += row.requests
     refused = session.execute(
@@ -121,12 +116,7 @@ def get_key_usage(session: Session, organization_id: UUID, key_id: UUID, mode: s
     """
     usage = KeyUsage(CallTotals(), {day: CallTotals() for day in days})
     endpoints: defaultdict[tuple[str, str], CallTotals] = defaultdict(CallTotals)
-    read_calls = (
-        reports.accepted_test_calls
-        if mode == KeyMode.TEST
-        else functools.partial(reports.accepted_calls, boundaries=[])
-    )
-    for row in read_calls(session, organization_id, days):
+    for row in reports.accepted_calls(session, organization_id, days, [], mode):
         if row.api_key_id == key_id:
             endpoint = endpoints[sources.get_endpoint(row.source)]
             for tally in (usage.total, usage.by_day[row.day], endpoint):

@@ -111,7 +111,8 @@ def _month(version: RatedPlanVersion, quantities: Mapping[str, Decimal]) -> int:
     month = BillingPeriod(
         starts_at=start, ends_at=start + DAYS_PER_MONTH, nominal_seconds=int(DAYS_PER_MONTH.total_seconds())
     )
-    return bill.calculate_bill(bill_inputs.inputs_for_version(month, version, quantities)).total_minor
+    used = bill_inputs.given_usage(version, quantities)
+    return bill.calculate_bill(bill_inputs.inputs_for_version(month, version, used)).total_minor
 
 
 class ChangePlanForm(ChangePlanIn):

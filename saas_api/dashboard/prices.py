@@ -53,7 +53,8 @@ def list_plan_cards(
             for offered in reversed(offer.prices)
             for line in describe_price(offered.content, offered.price, version.currency)
         ]
-        total = bill.calculate_bill(bill_inputs.inputs_for_version(month, version, used)).total_minor if used else None
+        inputs = bill_inputs.inputs_for_version(month, version, bill_inputs.given_usage(version, used))
+        total = bill.calculate_bill(inputs).total_minor if used else None
         cards.append(PlanCard(offer, lines, total))
     return cards
 

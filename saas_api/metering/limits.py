@@ -4,11 +4,12 @@ import contextlib
 import itertools
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
 from saas_api.billing import alerts, period_spend, spend_cap
+from saas_api.billing.rating.bill import PriceKey
 from saas_api.billing.service_terms import ServiceTerms
 from saas_api.core import clock, money
 from saas_api.core.access import KeyMode
@@ -54,7 +55,10 @@ def build_limit_request(
     ]
     expires_at = int(terms.period_ends_at.timestamp()) + QUOTA_TTL_SECONDS
     quota_arguments = [
-        (c.units, c.limit, expires_at, c.last_value if freshness else -1, c.lower_bound, c.upper_bound)
+        (
+            *(c.units, c.limit, expires_at, c.last_value if freshness else -1),
+            *(c.lower_bound, c.upper_bound, c.limit - c.units),
+        )
         for c in quota_counters
     ]
     arguments = [
@@ -82,28 +86,33 @@ def _remember_quantities(call: LimitRequest) -> None:
 def _build_counters(
     principal: KeyPrincipal, usage: Sequence[MeteredUsage], *, is_fresh: bool, is_final: bool
 ) -> Sequence[QuotaCounter]:
-    terms = principal.terms
-    units = {used.meter: int(used.quantity) for used in usage}
+    terms, organization_id = principal.terms, principal.organization_id
     if terms is None or principal.mode != KeyMode.LIVE:
         return []
-    quota_counters: list[QuotaCounter] = [
-        *quotas.quota_counters(principal, units, is_fresh=is_fresh, period_id=terms.period_id, limits=terms.quotas)
-    ]
-    if terms.cap is None or not units:
+    quota_counters = quotas.quota_counters(
+        principal,
+        usage,
+        is_fresh=is_fresh,
+        period_id=terms.period_id,
+        limits=terms.quotas,
+        exact_meters=terms.exact_meters,
+    )
+    keys = spend_cap.list_spend_prices(terms, usage)
+    if not keys:
         return quota_counters
-    if not is_fresh:
-        quantities = _find_cached_quantities(principal.organization_id, terms, units)
-        return [*quota_counters, *spend_cap.spend_counters(terms, units, quantities, None, is_final=is_final)]
-    with tenancy.tenant_session(principal.organization_id) as session:
-        spend = period_spend.get_period_spend(session, principal.organization_id, terms.period_id)
-    return [*quota_counters, *spend_cap.spend_counters(terms, units, {}, spend, is_final=is_final)]
+    cached: Mapping[str, int] = {}
+    spent = None
+    if is_fresh:
+        with tenancy.tenant_session(organization_id) as session:
+            spent = period_spend.get_period_spend(session, organization_id, terms.period_id)
+    else:
+        cached = _find_cached_quantities(organization_id, terms.period_id, keys)
+    return [*quota_counters, *spend_cap.spend_counters(terms, usage, cached, spent, is_final=is_final)]
 
 
-def _find_cached_quantities(organization_id: UUID, terms: ServiceTerms, units: Mapping[str, int]) -> Mapping[str, int]:
-    names = [spend_cap.quantity_counter_name(terms.plan_version_id, meter) for meter in units]
-    cached = {
-        name: _cached_quantities.find(counters.counter_key(organization_id, terms.period_id, name)) for name in names
-    }
+def _find_cached_quantities(organization_id: UUID, period_id: UUID, keys: Iterable[PriceKey]) -> Mapping[str, int]:
+    names = [spend_cap.quantity_counter_name(key) for key in keys]
+    cached = {name: _cached_quantities.find(counters.counter_key(organization_id, period_id, name)) for name in names}
     return {name: quantity for name, quantity in cached.items() if quantity is not None}
 
 
@@ -178,7 +187,8 @@ def _counter_error(organization_id: UUID, terms: ServiceTerms, counter: QuotaCou
     if spend_cap.is_spend_counter(counter.name):
         return _spend_cap_error(organization_id, terms, used)
     resets_at = clock.format_rfc3339(terms.period_ends_at)
-    return QuotaExceeded(details={"meter": counter.name, "limit": counter.limit, "used": used, "resets_at": resets_at})
+    details = quotas.quota_details(counter.name, counter.limit, used)
+    return QuotaExceeded(details={**details, "resets_at": resets_at})
 
 
 def _spend_cap_error(organization_id: UUID, terms: ServiceTerms, used: int) -> SpendCapReached:

@@ -1,4 +1,4 @@
-"""The append-only ledger of metered calls: writes one, sums a billing period, lists the events of an invoice line."""
+"""The append-only ledger of metered calls: writes one, lists the events of an invoice line."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -54,19 +54,24 @@ class UsageRecord:
 
 # One join of ranges for all events, because a search for each event takes ten times as long. Segments are a chain
 # without overlaps; the last one has no end here, even where the subscription has ended.
-_VERSION_IN_FORCE_SQL = """JOIN (SELECT plan_version_id, starts_at,
-      coalesce(lead(starts_at) OVER (ORDER BY seq), 'infinity') AS ends_at
-    FROM subscription_segments WHERE organization_id = :organization_id) s
-  ON e.occurred_at >= s.starts_at AND e.occurred_at < s.ends_at"""
+SEGMENTS_SQL = """(SELECT plan_version_id AS version_id, starts_at,
+    coalesce(lead(starts_at) OVER (ORDER BY seq), 'infinity') AS ends_at
+  FROM subscription_segments WHERE organization_id = :organization_id)"""
 
-_LINE_EVENTS = f"""FROM usage_events e {_VERSION_IN_FORCE_SQL}
+_LINE_EVENTS = f"""FROM usage_events e
+JOIN {SEGMENTS_SQL} s ON e.occurred_at >= s.starts_at AND e.occurred_at < s.ends_at
 WHERE e.organization_id = :organization_id AND e.billing_period_id = :period_id AND e.meter_code = :meter
-  AND e.late_for_period_id IS NOT DISTINCT FROM CAST(:late_for_period_id AS uuid) AND s.plan_version_id = :version_id"""
+  AND e.late_for_period_id IS NOT DISTINCT FROM CAST(:late_for_period_id AS uuid) AND s.version_id = :version_id
+  AND (CAST(:dimension AS text) IS NULL OR CASE WHEN :dimension_value <> ''
+    THEN e.properties ->> :dimension = :dimension_value
+    ELSE coalesce(e.properties ->> :dimension, '') NOT IN (
+      SELECT dimension_value FROM prices WHERE plan_version_id = :version_id AND meter_code = :meter
+        AND dimension_value <> '') END)"""
 _SLICE_TOTALS = text(f"""SELECT count(*) FILTER (WHERE e.reversal_of IS NULL), count(e.reversal_of),
   coalesce(sum(e.quantity), 0), min(e.occurred_at), max(e.occurred_at) {_LINE_EVENTS}""")
 # In the order of the ledger's index, so that a page needs no sort of all events.
 _SLICE_PAGE = text(f"""SELECT e.id, e.recorded_xid, e.occurred_at, e.recorded_at, e.meter_code, e.quantity, e.source,
-  e.idempotency_key, e.api_key_id, e.message_id, e.reversal_of {_LINE_EVENTS}
+  e.idempotency_key, e.api_key_id, e.message_id, e.reversal_of, e.properties, e.unique_value {_LINE_EVENTS}
   AND e.recorded_xid >= :xid AND (e.recorded_xid, e.id) > (:xid, CAST(:id AS uuid))
 ORDER BY e.recorded_xid, e.id LIMIT :limit""")
 
@@ -77,6 +82,8 @@ class LineSlice:
 
     period_id: the period that pays
     late_for_period_id: the closed period in which they happened; None when it is the period that pays
+    dimension: by which the version prices the meter; None for one price
+    dimension_value: "" for all values without a price of their own
     """
 
     organization_id: UUID
@@ -84,6 +91,8 @@ class LineSlice:
     late_for_period_id: UUID | None
     version_id: str
     meter: str
+    dimension: str | None = None
+    dimension_value: str = ""
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -96,6 +105,7 @@ class SliceTotals:
     """Totals of a slice.
 
     reversals: number of reversed events; the quantity of a reversal is negative
+    quantity: sum of the quantities
     first_at, last_at: None without events
     """
 
@@ -120,54 +130,11 @@ def list_events(session: Session, line: LineSlice, after: RowMapping | None, lim
     return session.execute(_SLICE_PAGE, {**line.parameters, **position, "limit": limit}).mappings().all()
 
 
-_PERIOD_QUANTITIES = text(f"""
-SELECT s.plan_version_id AS version_id, e.meter_code AS meter, sum(e.quantity) AS quantity
-FROM usage_events e {_VERSION_IN_FORCE_SQL}
-WHERE e.organization_id = :organization_id AND e.billing_period_id = :period_id AND e.late_for_period_id IS NULL
-GROUP BY 1, 2 ORDER BY 1, 2""")
-
-_LATE_QUANTITIES = text(f"""
-WITH late_periods AS (
-  SELECT DISTINCT late_for_period_id AS id FROM usage_events
-  WHERE organization_id = :organization_id AND billing_period_id = :period_id AND late_for_period_id IS NOT NULL)
-SELECT coalesce(e.late_for_period_id, e.billing_period_id) AS period_id, s.plan_version_id AS version_id,
-  e.meter_code AS meter, coalesce(sum(e.quantity) FILTER (WHERE paying.id <> :period_id), 0) AS billed,
-  coalesce(sum(e.quantity) FILTER (WHERE paying.id = :period_id), 0) AS quantity
-FROM usage_events e
-JOIN billing_periods paying ON paying.organization_id = e.organization_id AND paying.id = e.billing_period_id
-{_VERSION_IN_FORCE_SQL}
-WHERE e.organization_id = :organization_id
-  AND paying.seq <= (SELECT seq FROM billing_periods WHERE organization_id = :organization_id AND id = :period_id)
-  AND (e.late_for_period_id IN (SELECT id FROM late_periods)
-    OR e.late_for_period_id IS NULL AND e.billing_period_id IN (SELECT id FROM late_periods))
-GROUP BY 1, 2, 3 ORDER BY 1, 2, 3""")
-
-
 def has_usage(session: Session, organization_id: UUID, period_id: UUID) -> bool:
     """Whether a billing period pays for any usage."""
     statement = text("""SELECT EXISTS (SELECT FROM usage_events
       WHERE organization_id = :organization_id AND billing_period_id = :period_id)""")
     return bool(session.scalar(statement, {"organization_id": organization_id, "period_id": period_id}))
-
-
-def period_quantities(session: Session, organization_id: UUID, period_id: UUID) -> Sequence[RowMapping]:
-    """Usage of the period without late usage: rows of version_id (in force at the time), meter, quantity."""
-    return (
-        session.execute(_PERIOD_QUANTITIES, {"organization_id": organization_id, "period_id": period_id})
-        .mappings()
-        .all()
-    )
-
-
-def late_period_quantities(session: Session, organization_id: UUID, period_id: UUID) -> Sequence[RowMapping]:
-    """All usage of the closed periods whose late usage the period pays for: rows by period, plan version and meter.
-
-    returns: period_id of the closed period, version_id, meter, `billed` (the quantity that it and the periods before
-        this one have been charged for) and quantity (what this period pays for)
-    """
-    return (
-        session.execute(_LATE_QUANTITIES, {"organization_id": organization_id, "period_id": period_id}).mappings().all()
-    )
 
 
 _FIND_EVENT = """SELECT id, quantity FROM {} WHERE organization_id = :organization_id AND source = :source

@@ -1,7 +1,7 @@
 """Accepted calls by day or hour, meter, source and key, from rollups and the tail of the ledger."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
@@ -12,16 +12,17 @@ from sqlalchemy.orm import Session
 
 from saas_api.core.access import KeyMode
 from saas_api.core.ids import NIL_UUID
+from saas_api.usage import quantities, range_quantities
 from saas_api.usage.ranges import DateRange
-from saas_api.usage.rollups import LIVE_USAGE_SQL
+from saas_api.usage.rollups import DIMENSIONS_SQL, LIVE_USAGE_SQL
 
 
 @dataclass(frozen=True)
 class AcceptedCalls:
-    """Accepted calls of one day, meter, source and key.
+    """Accepted calls of one day, meter, source, key and values of the meter's dimensions.
 
     segment: number of `boundaries` at or before their hour; 0 in test mode
-    quantity: in the meter's unit, less reversals
+    quantity: in the meter's unit, less reversals; only of meters that add up can quantities be added
     """
 
     day: date
@@ -29,67 +30,87 @@ class AcceptedCalls:
     source: str
     api_key_id: UUID | None
     segment: int
+    dimensions: Mapping[str, str]
     quantity: Decimal
     requests: int
 
 
+_LIVE_CALLS = text(f"""WITH live AS ({LIVE_USAGE_SQL})
+SELECT (bucket_at AT TIME ZONE :zone)::date, meter_code, source, nullif(api_key_id, '{NIL_UUID}'),
+  width_bucket(bucket_at, CAST(:boundaries AS timestamptz[])), dimensions, sum(quantity), sum(event_count)::bigint
+FROM live WHERE bucket_at >= :starts_at AND bucket_at < :ends_at
+GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6""")
+_TEST_CALLS = text(f"""
+SELECT (e.occurred_at AT TIME ZONE :zone)::date, e.meter_code, coalesce(e.endpoint, e.source), e.api_key_id, 0,
+  {DIMENSIONS_SQL}, sum(e.quantity), count(*)
+FROM test_usage_events e JOIN meters m ON m.code = e.meter_code
+WHERE e.organization_id = :organization_id AND e.occurred_at >= :starts_at AND e.occurred_at < :ends_at
+GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6""")
+_CALL_GROUPS = {
+    "day": "(e.occurred_at AT TIME ZONE :zone)::date",
+    "meter": "e.meter_code",
+    "source": "coalesce(e.endpoint, e.source)",
+    "api_key_id": "e.api_key_id",
+    "segment": "width_bucket(e.occurred_at, CAST(:boundaries AS timestamptz[]))",
+    "dimensions": DIMENSIONS_SQL,
+}
+
+
 def accepted_calls(
-    session: Session, organization_id: UUID, days: DateRange, boundaries: Sequence[datetime]
-) -> Sequence[AcceptedCalls]:
-    """Billable calls of hours that begin within the range.
+    session: Session, organization_id: UUID, days: DateRange, boundaries: Sequence[datetime], mode: str
+) -> list[AcceptedCalls]:
+    """Accepted calls of hours that begin within the range; no bill contains those of test keys.
 
     boundaries: rising instants that separate the calls, such as plan changes; to the hour
+    mode: "live" or "test"
     """
-    return _rows(
-        session,
-        f"""WITH live AS ({LIVE_USAGE_SQL})
-        SELECT (bucket_at AT TIME ZONE :zone)::date, meter_code, source, nullif(api_key_id, '{NIL_UUID}'),
-               width_bucket(bucket_at, CAST(:boundaries AS timestamptz[])), sum(quantity), sum(event_count)::bigint
-        FROM live WHERE bucket_at >= :starts_at AND bucket_at < :ends_at
-        GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5""",
-        organization_id,
-        days,
-        boundaries,
-    )
-
-
-def accepted_test_calls(session: Session, organization_id: UUID, days: DateRange) -> Sequence[AcceptedCalls]:
-    """Calls of test keys, which no bill contains."""
-    return _rows(
-        session,
-        """SELECT (occurred_at AT TIME ZONE :zone)::date, meter_code, coalesce(endpoint, source), api_key_id, 0,
-                  sum(quantity), count(*)
-           FROM test_usage_events WHERE organization_id = :organization_id
-             AND occurred_at >= :starts_at AND occurred_at < :ends_at GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4""",
-        organization_id,
-        days,
-    )
-
-
-def _rows(
-    session: Session, sql: str, organization_id: UUID, days: DateRange, boundaries: Sequence[datetime] | None = None
-) -> list[AcceptedCalls]:
+    is_live = mode == KeyMode.LIVE
     values: dict[str, Any] = {
         "organization_id": organization_id,
         "zone": days.zone.key,
         "starts_at": days.starts_at,
         "ends_at": days.ends_at,
+        "boundaries": list(boundaries) if is_live else [],
     }
-    if boundaries is not None:
-        values["boundaries"] = list(boundaries)
-    return [AcceptedCalls(*row) for row in session.execute(text(sql), values)]
+    rows = [AcceptedCalls(*row) for row in session.execute(_LIVE_CALLS if is_live else _TEST_CALLS, values)]
+    exact_meters = quantities.find_exact_meters(session, [row.meter for row in rows])
+    exact = {
+        (row["day"], row["meter"], row["source"], row["api_key_id"], row["segment"], str(row["dimensions"])): row
+        for row in range_quantities.list_exact_quantities(session, _CALL_GROUPS, values, exact_meters, mode)
+    }
+    return [
+        replace(row, quantity=exact[key]["quantity"] if (key := _key(row)) in exact else Decimal(0))
+        if row.meter in exact_meters
+        else row
+        for row in rows
+    ]
+
+
+def _key(row: AcceptedCalls) -> tuple[Any, ...]:
+    return row.day, row.meter, row.source, row.api_key_id, row.segment, str(row.dimensions)
+
+
+def exact_totals(
+    session: Session, organization_id: UUID, days: DateRange, meters: Collection[str], mode: str
+) -> dict[str, Decimal]:
+    """Quantities of those of some meters that do not add up, over the whole range."""
+    values = {"organization_id": organization_id, "starts_at": days.starts_at, "ends_at": days.ends_at}
+    exact_meters = quantities.find_exact_meters(session, meters)
+    groups = {"meter": "e.meter_code"}
+    rows = range_quantities.list_exact_quantities(session, groups, values, exact_meters, mode)
+    return dict.fromkeys(exact_meters, Decimal(0)) | {row["meter"]: row["quantity"] for row in rows}
 
 
 # The starts are instants, not a time zone: PostgreSQL has time zone data of its own, other than billing periods use.
 _LIVE_POINTS = text(f"""WITH live AS ({LIVE_USAGE_SQL})
 SELECT width_bucket(bucket_at, CAST(:starts AS timestamptz[])) - 1, meter_code, source,
-  nullif(api_key_id, '{NIL_UUID}'), width_bucket(bucket_at, CAST(:boundaries AS timestamptz[])), sum(quantity),
-  sum(event_count)::bigint
+  nullif(api_key_id, '{NIL_UUID}'), width_bucket(bucket_at, CAST(:boundaries AS timestamptz[])), dimensions,
+  sum(quantity), sum(event_count)::bigint
 FROM live WHERE bucket_at >= :starts_at AND bucket_at < :ends_at
   AND (CAST(:meter AS text) IS NULL OR meter_code = :meter)
-GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5""")
+GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6""")
 _TEST_POINTS = text("""SELECT width_bucket(occurred_at, CAST(:starts AS timestamptz[])) - 1, meter_code,
-  coalesce(endpoint, source), api_key_id, 0, sum(quantity), count(*)
+  coalesce(endpoint, source), api_key_id, 0, '{}'::jsonb, sum(quantity), count(*)
 FROM test_usage_events WHERE organization_id = :organization_id
   AND occurred_at >= :starts_at AND occurred_at < :ends_at AND (CAST(:meter AS text) IS NULL OR meter_code = :meter)
 GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5""")
@@ -115,10 +136,11 @@ class TimeseriesRange:
 
 @dataclass(frozen=True)
 class TimeseriesPoint:
-    """Accepted calls of one point, meter, source and key.
+    """Accepted calls of one point, meter, source, key and values of the meter's dimensions.
 
     point: index of its start
     segment: number of `boundaries` at or before their hour; 0 in test mode
+    quantity: 0 for a meter that does not add up
     """
 
     point: int
@@ -126,13 +148,55 @@ class TimeseriesPoint:
     source: str
     api_key_id: UUID | None
     segment: int
+    dimensions: Mapping[str, str]
     quantity: Decimal
     requests: int
 
 
+@dataclass(frozen=True)
+class ExactPoint:
+    """Quantity of a meter that does not add up at one point.
+
+    group: value of the property by which the series are grouped; None without groups
+    """
+
+    point: int
+    meter: str
+    group: str | UUID | None
+    quantity: Decimal
+
+
+_GROUPS = {"meter": "e.meter_code", "key": "e.api_key_id", "source": "coalesce(e.endpoint, e.source)"}
+
+
 def timeseries(session: Session, organization_id: UUID, span: TimeseriesRange) -> list[TimeseriesPoint]:
     """Calls of hours that begin within the span."""
-    values = {
+    statement = _LIVE_POINTS if span.mode == KeyMode.LIVE else _TEST_POINTS
+    points = [TimeseriesPoint(*row) for row in session.execute(statement, _span_values(organization_id, span))]
+    exact_meters = quantities.find_exact_meters(session, {point.meter for point in points})
+    return [replace(point, quantity=Decimal(0)) if point.meter in exact_meters else point for point in points]
+
+
+def exact_points(
+    session: Session, organization_id: UUID, span: TimeseriesRange, meters: Collection[str], group_by: str | None
+) -> list[ExactPoint]:
+    """Quantities of those of some meters that do not add up, in the groups of a time series.
+
+    group_by: "meter", "key" or "source"; None for the whole organization
+    """
+    groups = {
+        "point": "width_bucket(e.occurred_at, CAST(:starts AS timestamptz[])) - 1",
+        "meter": "e.meter_code",
+        "own_group": _GROUPS.get(group_by or "", "NULL::text"),
+    }
+    exact_meters = quantities.find_exact_meters(session, meters)
+    values = _span_values(organization_id, span)
+    rows = range_quantities.list_exact_quantities(session, groups, values, exact_meters, span.mode)
+    return [ExactPoint(row["point"], row["meter"], row["own_group"], row["quantity"]) for row in rows]
+
+
+def _span_values(organization_id: UUID, span: TimeseriesRange) -> dict[str, Any]:
+    return {
         "organization_id": organization_id,
         "starts": list(span.starts),
         "boundaries": list(span.boundaries),
@@ -140,7 +204,3 @@ def timeseries(session: Session, organization_id: UUID, span: TimeseriesRange) -
         "ends_at": span.ends_at,
         "meter": span.meter,
     }
-    return [
-        TimeseriesPoint(*row)
-        for row in session.execute(_LIVE_POINTS if span.mode == KeyMode.LIVE else _TEST_POINTS, values)
-    ]

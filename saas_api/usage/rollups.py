@@ -5,7 +5,6 @@ The tail is what the watermark has not reached, so a read is exact at any time.
 
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -24,15 +23,18 @@ _ROLLUP_COLUMNS = (
     " event_count"
 )
 
+# Of an event `e` with its meter `m`.
+DIMENSIONS_SQL = """CASE WHEN m.dimensions = '{}' THEN '{}'::jsonb ELSE (
+    SELECT coalesce(jsonb_object_agg(name, e.properties ->> name), '{}') FROM unnest(m.dimensions) AS name
+    WHERE e.properties ? name) END"""
+
 # A reversal has the source of the event that it reverses, and adds no event. The endpoint stands for the source where
 # the service names one.
 _LEDGER_COLUMNS = f"""e.organization_id, e.billing_period_id,
   date_trunc('hour', e.occurred_at, o.timezone) AS bucket_at, e.meter_code,
   coalesce(e.endpoint, r.source, e.source) AS source, coalesce(e.api_key_id, '{NIL_UUID}') AS api_key_id,
   e.late_for_period_id IS NOT NULL AS is_late,
-  CASE WHEN m.dimensions = '{{}}' THEN '{{}}'::jsonb ELSE (
-    SELECT coalesce(jsonb_object_agg(name, e.properties ->> name), '{{}}') FROM unnest(m.dimensions) AS name
-    WHERE e.properties ? name) END AS dimensions, e.quantity, (e.reversal_of IS NULL)::int AS event_count"""
+  {DIMENSIONS_SQL} AS dimensions, e.quantity, (e.reversal_of IS NULL)::int AS event_count"""
 _LEDGER_JOINS = """JOIN organizations o ON o.id = e.organization_id
   JOIN meters m ON m.code = e.meter_code
   LEFT JOIN usage_events r ON r.organization_id = e.organization_id AND r.id = e.reversal_of"""
@@ -45,16 +47,6 @@ LIVE_USAGE_SQL = f"""SELECT {_ROLLUP_COLUMNS} FROM usage_rollups WHERE organizat
     SELECT * FROM usage_events WHERE organization_id = :organization_id AND billing_period_id = p.id
       AND recorded_xid >= w.through_xid AND recorded_at > w.floor_at OFFSET 0) e {_LEDGER_JOINS}
   WHERE p.organization_id = :organization_id"""
-
-
-def live_quantities(session: Session, organization_id: UUID, period_id: UUID) -> dict[str, Decimal]:
-    """Quantity by meter that a billing period pays for so far, late usage included."""
-    rows = session.execute(
-        text(f"""WITH live AS ({LIVE_USAGE_SQL})
-          SELECT meter_code, sum(quantity) FROM live WHERE billing_period_id = :period_id GROUP BY 1"""),
-        {"organization_id": organization_id, "period_id": period_id},
-    )
-    return dict(rows.all())
 
 
 def count_requests_by_period(session: Session, organization_id: UUID) -> dict[UUID, int]:

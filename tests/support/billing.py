@@ -1,6 +1,6 @@
 """An organization with a billing account, created through services at a given time, with usage in its ledger."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ from saas_api.billing import periods, plans
 from saas_api.billing.rating import plan_file
 from saas_api.core import clock, ids
 from saas_api.core.db import engine, tenancy
-from saas_api.usage import ledger
+from saas_api.usage import ledger, meters
 from saas_api.usage.ledger import UsageRecord
 
 
@@ -38,11 +38,27 @@ class BillingOrganization:
             yield session
 
     def use(
-        self, quantity: int, meter: str = "sms", *, at: datetime | None = None, is_late: bool = False
+        self,
+        quantity: Decimal | int,
+        meter: str = "sms",
+        *,
+        at: datetime | None = None,
+        is_late: bool = False,
+        properties: Mapping[str, str] | None = None,
+        unique_value: str | None = None,
     ) -> UsageRecord:
         """Record one usage event as an accepted call does."""
         event_id = ids.new_id()
-        event = UsageRecord(event_id, "messages.send", str(event_id), meter, quantity, at or clock.now())
+        event = UsageRecord(
+            event_id,
+            "messages.send",
+            str(event_id),
+            meter,
+            quantity,
+            at or clock.now(),
+            properties=properties or {},
+            unique_value=unique_value,
+        )
         statements = periods.record_usage_statements(self.id, event, is_late=is_late)
         engine.execute_batch([tenancy.tenant_scope_statement(self.id), *statements])
         return event
@@ -55,12 +71,13 @@ class BillingOrganization:
             session.connection().exec_driver_sql(*ledger.append_usage_statement(self.id, event, is_late=True))
 
     def reverse(self, event: UsageRecord) -> None:
-        """Reverse an event of a closed period."""
+        """Reverse an event; the current period pays for that of a closed one."""
         sql = text("""INSERT INTO usage_events (organization_id, id, source, idempotency_key, meter_code, quantity,
             occurred_at, billing_period_id, late_for_period_id, reversal_of)
           SELECT u.organization_id, gen_random_uuid(), 'reversal', u.id::text, u.meter_code, -u.quantity, u.occurred_at,
-            (SELECT id FROM billing_periods WHERE state = 'open' ORDER BY seq LIMIT 1), u.billing_period_id, u.id
-          FROM usage_events u WHERE u.id = :id""")
+            now.id, nullif(coalesce(u.late_for_period_id, u.billing_period_id), now.id), u.id
+          FROM usage_events u,
+            (SELECT id FROM billing_periods WHERE state = 'open' ORDER BY seq LIMIT 1) AS now WHERE u.id = :id""")
         with self.transaction() as session:
             session.execute(sql, {"id": event.id})
 
@@ -100,6 +117,21 @@ class BillingOrganization:
                     :priority, :at)"""),
                 {"id": self.id, "kind": kind, "amount": amount_minor, "priority": priority, "at": clock.now()},
             )
+
+
+def publish_meter(code: str, aggregation: str = "sum", dimensions: Sequence[str] = (), unit: str = "unit") -> None:
+    """Publish a meter; the property of one that counts distinct values is named value."""
+    unique = {"unique_property": "value"} if aggregation == "unique" else {}
+    content = {"code": code, "name": code.title(), "unit": unit, "aggregation": aggregation, **unique}
+    meters.publish_meter({**content, "dimensions": list(dimensions)}, SYSTEM_ACTOR)
+
+
+def publish_prices(code: str, prices: Mapping[str, Any], *, base: str = "0.00", minimum: str = "0.00") -> str:
+    """Publish a version of a plan that prices these meters, and messages at nothing; returns its id."""
+    free = {"model": "per_unit", "unit_price": "0"}
+    names = {"plan": code, "name": code.title(), "currency": "USD", "base_amount": base, "min_spend": minimum}
+    content = {"prices": {"sms": free, "email": free, **prices}, "entitlements": {"rate_limit_per_minute": 60}}
+    return str(plans.publish_plan({**names, **content}, SYSTEM_ACTOR).version_id)
 
 
 def publish_plan(code: str, *, minimum: str = "0.00", sms_price: str = "0.01") -> None:

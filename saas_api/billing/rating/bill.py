@@ -1,5 +1,6 @@
 """The bill of a period: base, usage, minimum and late usage, as lines that are each rounded once."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -16,6 +17,10 @@ from saas_api.core.money import DECIMAL_PRECISION
 CALCULATION_VERSION = 1
 _MICROSECOND, _SECOND_US = timedelta(microseconds=1), 1_000_000
 _SMALLEST_QUANTITY = Decimal("0.000001")
+
+
+PriceKey = tuple[str, str, str]
+"""Plan version, meter and value of the price's dimension; "" for all values without a price of their own."""
 
 
 class LineKind(StrEnum):
@@ -57,11 +62,23 @@ class ProratedSegment:
 
 @dataclass(frozen=True)
 class UsageQuantity:
-    """Usage of one meter under one plan version, in the meter's unit."""
+    """Usage of one meter under one plan version, in the meter's unit.
+
+    dimension_value: value of the dimension by which the version prices the meter; "" for all without a price of
+        their own
+    aggregation: "sum" of a meter that adds up, otherwise "max", "unique" or "latest"
+    """
 
     version_id: str
     meter: str
     quantity: Decimal
+    dimension_value: str = ""
+    aggregation: str = "sum"
+
+    @property
+    def key(self) -> PriceKey:
+        """The key of its price."""
+        return self.version_id, self.meter, self.dimension_value
 
 
 @dataclass(frozen=True)
@@ -69,13 +86,22 @@ class LateQuantity:
     """Usage of one meter under one plan version in a closed period, in the meter's unit.
 
     billed: quantity that the period has been charged for so far
-    quantity: recorded later; below 0 for reversed usage, 0 if only other usage of the period was recorded later
+    quantity: what usage that was recorded later adds to it; below 0 for reversed usage, 0 if only other usage of the
+        period was recorded later
+    dimension_value, aggregation: as of `UsageQuantity`
     """
 
     version_id: str
     meter: str
     billed: Decimal
     quantity: Decimal
+    dimension_value: str = ""
+    aggregation: str = "sum"
+
+    @property
+    def key(self) -> PriceKey:
+        """The key of its price."""
+        return self.version_id, self.meter, self.dimension_value
 
 
 @dataclass(frozen=True)
@@ -83,8 +109,8 @@ class LateUsage:
     """Usage of a closed period that was recorded later, with all usage that the period has been charged for.
 
     nominal_seconds, segments: of the closed period, as in `BillInputs`
-    credited_minor: what credit notes have returned of the charges, by plan version and meter (None for the minimum),
-        less what earlier bills have taken into account
+    credited_minor: what credit notes have returned of the charges, by plan version, meter (None for the minimum) and
+        value of the dimension, less what earlier bills have taken into account
     is_waived: the invoice of the closed period is void, so that nothing was paid that could be returned
     """
 
@@ -94,7 +120,7 @@ class LateUsage:
     nominal_seconds: int
     segments: tuple[ProratedSegment, ...]
     quantities: tuple[LateQuantity, ...]
-    credited_minor: Mapping[tuple[str, str | None], int] = field(default_factory=dict)
+    credited_minor: Mapping[tuple[str, str | None, str], int] = field(default_factory=dict)
     is_waived: bool = False
 
 
@@ -127,7 +153,8 @@ class BillLine:
 
     source_key: unique in the bill; says what the line charges for
     amount_minor: rounded
-    calculation: every input and component of the amount, JSON-ready
+    calculation: every input and component of the amount, JSON-ready; of usage with a price by dimension also
+        `dimension` and `dimension_value`, of a meter that does not add up its `aggregation`
     """
 
     kind: LineKind
@@ -224,96 +251,124 @@ def _time_in_force(inputs: BillInputs) -> Iterator[tuple[RatedPlanVersion, int, 
 
 def period_prices(
     versions: Mapping[str, RatedPlanVersion], segments: Sequence[ProratedSegment], used: Iterable[UsageQuantity]
-) -> dict[tuple[str, str], MeterPrice]:
-    """Prices of a period, by plan version and meter.
+) -> dict[PriceKey, MeterPrice]:
+    """Prices of a period.
 
     Included quantity and maximum of a price count once for a period and plan. Each of several versions of a plan adds
     its own in proportion to its time in force, and the versions use the sum up in the order in which they end, so that
-    the version in force gets what is left.
+    the version in force gets what is left. Each value of a dimension has its own.
 
     segments, used: of the period; versions that only one of them names are included
     """
-    quantities = {(usage.version_id, usage.meter): usage.quantity for usage in used}
+    quantities = {usage.key: usage.quantity for usage in used}
     time_us: dict[str, int] = {}
     for segment in segments:  # in the order of the last segment of each
         time_us[segment.version_id] = time_us.pop(segment.version_id, 0) + (
             (segment.ends_at - segment.starts_at) // _MICROSECOND
         )
-    for version_id, _ in quantities:
+    for version_id, *_ in quantities:
         time_us.setdefault(version_id, 0)
-    groups: dict[tuple[str, str], list[str]] = {}
+    groups: defaultdict[tuple[str, str, str, str], dict[PriceKey, MeterPrice]] = defaultdict(dict)
     for version_id in time_us:
-        for meter in versions[version_id].prices:
-            groups.setdefault((versions[version_id].plan_code, meter), []).append(version_id)
-    prices: dict[tuple[str, str], MeterPrice] = {}
-    for (_, meter), version_ids in groups.items():
-        own = {version_id: versions[version_id].prices[meter] for version_id in version_ids}
-        prices |= (
-            _share_allowances(own, meter, time_us, quantities)
-            if len(own) > 1
-            else {(version_ids[0], meter): own[version_ids[0]]}
-        )
+        plan_code = versions[version_id].plan_code
+        for meter, default in versions[version_id].prices.items():
+            for value, price in default.by_value.items():
+                dimension = (default.dimension or "") if value else ""
+                groups[plan_code, meter, dimension, value][version_id, meter, value] = price
+    prices: dict[PriceKey, MeterPrice] = {}
+    for own in groups.values():
+        prices |= _share_allowances(own, time_us, quantities) if len(own) > 1 else own
     return prices
 
 
 def _share_allowances(
-    own: Mapping[str, MeterPrice],
-    meter: str,
-    time_us: Mapping[str, int],
-    quantities: Mapping[tuple[str, str], Decimal],
-) -> Iterator[tuple[tuple[str, str], MeterPrice]]:
-    """Prices of one meter under several versions of a plan, which share included quantity and maximum."""
-    whole_us = sum(time_us[version_id] for version_id in own)
+    own: Mapping[PriceKey, MeterPrice], time_us: Mapping[str, int], quantities: Mapping[PriceKey, Decimal]
+) -> Iterator[tuple[PriceKey, MeterPrice]]:
+    """Prices of one meter and value under several versions of a plan, which share included quantity and maximum."""
+    times = {key: time_us[key[0]] for key in own}
+    whole_us = max(sum(times.values()), 1)
     with localcontext(prec=DECIMAL_PRECISION):
-        weighted = [price.included_quantity * time_us[version_id] for version_id, price in own.items()]
-        included = (sum(weighted, Decimal(0)) / max(whole_us, 1)).quantize(_SMALLEST_QUANTITY, ROUND_HALF_UP)
-    maximum = sum(
-        money.prorate(price.max_amount_minor or 0, time_us[version_id], max(whole_us, 1))
-        for version_id, price in own.items()
-    )
-    for version_id, price in own.items():
+        weighted = [price.included_quantity * times[key] for key, price in own.items()]
+        included = (sum(weighted, Decimal(0)) / whole_us).quantize(_SMALLEST_QUANTITY, ROUND_HALF_UP)
+    maximum = sum(money.prorate(price.max_amount_minor or 0, times[key], whole_us) for key, price in own.items())
+    for key, price in own.items():
         limit = None if price.max_amount_minor is None else min(price.max_amount_minor, maximum)
         shared_price = replace(price, included_quantity=included, max_amount_minor=limit)
-        yield (version_id, meter), shared_price
-        quantity = quantities.get((version_id, meter), Decimal(0))
+        yield key, shared_price
+        quantity = quantities.get(key, Decimal(0))
         included -= min(included, max(quantity, Decimal(0)))
         maximum -= 0 if limit is None else charges.rounded_charge(shared_price, quantity)
+
+
+def version_prices(version: RatedPlanVersion, prices: Mapping[PriceKey, MeterPrice]) -> dict[str, MeterPrice]:
+    """Prices of a version by meter, with the allowances that the prices of a period have left of theirs.
+
+    prices: as `period_prices` returns them
+    """
+    result = {}
+    for meter, price in version.prices.items():
+        by = {value: prices.get((version.id, meter, value), own) for value, own in price.by.items()}
+        result[meter] = replace(prices.get((version.id, meter, ""), price), by=by)
+    return result
 
 
 def _usage_lines(inputs: BillInputs) -> Iterator[BillLine]:
     prices = period_prices(inputs.versions, inputs.segments, inputs.used)
     for used in inputs.used:
-        price = prices.get((used.version_id, used.meter))
-        if price is None or not used.quantity:
+        if not used.quantity:
             continue
+        version, price = inputs.versions[used.version_id], prices.get(used.key)
         yield BillLine(
             LineKind.USAGE,
-            f"usage:{used.version_id}:{used.meter}",
-            f"{used.meter} on {inputs.versions[used.version_id].name}",
-            charges.rounded_charge(price, used.quantity),
+            ":".join(("usage", *_key_parts(used.key))),
+            f"{_name(used.key, version)} on {version.name}{'' if price else ' (not priced)'}",
+            charges.rounded_charge(price, used.quantity) if price else 0,
             inputs.starts_at,
             inputs.ends_at,
             used.version_id,
             used.meter,
             quantity=used.quantity,
-            calculation=_calculation(price, used.quantity),
+            calculation={**_calculation(price, used.quantity), **_counting(used, version)},
         )
 
 
-def _calculation(price: MeterPrice, quantity: Decimal) -> dict[str, Any]:
+def _key_parts(key: PriceKey) -> tuple[str, ...]:
+    """A price key for a source key; the value comes last, because only it may contain colons."""
+    return key if key[2] else key[:2]
+
+
+def _counting(usage: UsageQuantity | LateQuantity, version: RatedPlanVersion) -> dict[str, str]:
+    """What a line counts, for its calculation: nothing for the sum of all usage of a meter."""
+    counting = {} if usage.aggregation == "sum" else {"aggregation": usage.aggregation}
+    price = version.prices.get(usage.meter)
+    if price and price.dimension:
+        counting |= {"dimension": price.dimension, "dimension_value": usage.dimension_value}
+    return counting
+
+
+def _name(key: PriceKey, version: RatedPlanVersion) -> str:
+    """What a line counts, such as "tokens, model small"."""
+    _, meter, value = key
+    return f"{meter}, {version.prices[meter].dimension} {value}" if value else meter
+
+
+def _calculation(price: MeterPrice | None, quantity: Decimal) -> dict[str, Any]:
+    """The calculation of a quantity; without a price it costs nothing."""
     calculation: dict[str, Any] = {
         "rule_version": CALCULATION_VERSION,
         "quantity": money.format_unit_price(quantity),
-        "included": money.format_unit_price(price.included_quantity),
-        "components": [
-            {
-                "units": money.format_unit_price(part.units),
-                "unit_price": money.format_unit_price(part.unit_price),
-                "minor": money.format_unit_price(part.minor),
-            }
-            for part in charges.charge_components(price, quantity)
-        ],
     }
+    if price is None:
+        return {**calculation, "included": "0", "components": [], "is_priced": False}
+    calculation["included"] = money.format_unit_price(price.included_quantity)
+    calculation["components"] = [
+        {
+            "units": money.format_unit_price(part.units),
+            "unit_price": money.format_unit_price(part.unit_price),
+            "minor": money.format_unit_price(part.minor),
+        }
+        for part in charges.charge_components(price, quantity)
+    ]
     if price.max_amount_minor is not None:
         calculation["max_minor"] = str(price.max_amount_minor)
     return calculation
@@ -371,9 +426,12 @@ def _late_lines(inputs: BillInputs) -> Iterator[BillLine]:
     """What each closed period would have cost with its late usage, less what it has cost, line by line."""
     for late in inputs.late:
         bounds = late.starts_at, late.ends_at, late.nominal_seconds, inputs.versions, late.segments
-        billed = tuple(UsageQuantity(part.version_id, part.meter, part.billed) for part in late.quantities)
+        billed = tuple(
+            UsageQuantity(part.version_id, part.meter, part.billed, part.dimension_value) for part in late.quantities
+        )
         total = tuple(
-            UsageQuantity(part.version_id, part.meter, part.billed + part.quantity) for part in late.quantities
+            replace(usage, quantity=part.billed + part.quantity)
+            for usage, part in zip(billed, late.quantities, strict=True)
         )
         before, after = BillInputs(*bounds, billed), BillInputs(*bounds, total)
         if after.currency != inputs.currency:
@@ -385,19 +443,17 @@ def _late_lines(inputs: BillInputs) -> Iterator[BillLine]:
 def _late_usage_lines(late: LateUsage, before: BillInputs, after: BillInputs) -> Iterator[BillLine]:
     prices, prices_after = (period_prices(one.versions, one.segments, one.used) for one in (before, after))
     for part in late.quantities:
-        key = part.version_id, part.meter
-        if key not in prices:
-            continue
-        price, price_after = prices[key], prices_after[key]
-        total = part.billed + part.quantity
-        difference = charges.rounded_charge(price_after, total) - charges.rounded_charge(price, part.billed)
+        version, price, price_after = before.versions[part.version_id], prices.get(part.key), prices_after.get(part.key)
+        total, difference, credited = part.billed + part.quantity, 0, 0
+        if price and price_after:
+            difference = charges.rounded_charge(price_after, total) - charges.rounded_charge(price, part.billed)
+            credited = _credited_before(late, part.key, difference)
         if not (part.quantity or difference):
             continue
-        credited = _credited_before(late, key, difference)
         yield BillLine(
             LineKind.LATE_USAGE,
-            f"late:{late.period_id}:{part.version_id}:{part.meter}",
-            f"{part.meter} recorded after its period was closed",
+            ":".join(("late", str(late.period_id), *_key_parts(part.key))),
+            f"{_name(part.key, version)} recorded after its period was closed{'' if price else ' (not priced)'}",
             difference + credited,
             late.starts_at,
             late.ends_at,
@@ -410,6 +466,7 @@ def _late_usage_lines(late: LateUsage, before: BillInputs, after: BillInputs) ->
                 "billed": _calculation(price, part.billed),
                 "with_late": _calculation(price_after, total),
                 "credited_minor": str(credited),
+                **_counting(part, version),
             },
         )
 
@@ -419,7 +476,7 @@ def _late_minimum_lines(late: LateUsage, before: BillInputs, after: BillInputs) 
         difference = new.missing_minor - old.missing_minor
         if not difference:
             continue
-        credited = _credited_before(late, (new.version.id, None), difference)
+        credited = _credited_before(late, (new.version.id, None, ""), difference)
         yield BillLine(
             LineKind.MINIMUM,
             f"minimum:{late.period_id}:{new.version.id}",
@@ -439,7 +496,7 @@ def _late_minimum_lines(late: LateUsage, before: BillInputs, after: BillInputs) 
         )
 
 
-def _credited_before(late: LateUsage, key: tuple[str, str | None], difference: int) -> int:
+def _credited_before(late: LateUsage, key: tuple[str, str | None, str], difference: int) -> int:
     """The part of a negative difference that must not be returned again, in minor units."""
     returned = max(0, -difference)
     return returned if late.is_waived else min(returned, late.credited_minor.get(key, 0))

@@ -1,6 +1,7 @@
 """Prices of a meter and the charge for a quantity; exact until a charge is rounded once."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from decimal import ROUND_CEILING, Decimal, localcontext
 from enum import StrEnum
 
@@ -44,6 +45,8 @@ class MeterPrice:
     included_quantity: subtracted before anything is charged
     unit_price: in major units; of a per-unit price only
     max_amount_minor: upper bound of the charge of a period
+    dimension: property by whose values the price differs; None for one price
+    by: prices of values of the dimension, by value; the price itself is for all other values together
     """
 
     model: PriceModel
@@ -54,6 +57,18 @@ class MeterPrice:
     package_size: Decimal = Decimal(1)
     package_amount_minor: int = 0
     max_amount_minor: int | None = None
+    dimension: str | None = None
+    by: Mapping[str, "MeterPrice"] = field(default_factory=dict)
+
+    @property
+    def by_value(self) -> "Mapping[str, MeterPrice]":
+        """Prices by value of the dimension; "" stands for all values that have none of their own."""
+        return {"": self, **self.by}
+
+    def value_for(self, properties: Mapping[str, str]) -> str:
+        """The value of the dimension under which usage counts; "" without a price of its own."""
+        value = properties.get(self.dimension, "") if self.dimension else ""
+        return value if value in self.by else ""
 
     @property
     def units_per_package(self) -> Decimal | None:

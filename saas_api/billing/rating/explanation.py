@@ -11,6 +11,11 @@ from saas_api.core import money
 from saas_api.core.money import DECIMAL_PRECISION
 
 MULTIPLICATION_SIGN, MINUS_SIGN = "\u00d7", "\u2212"
+_COUNTING = {
+    "max": ", the highest quantity of any event",
+    "latest": ", the quantity of the last event",
+    "unique": ", each value once",
+}
 _TEN_DECIMALS = Decimal("0.0000000001")
 
 
@@ -94,7 +99,10 @@ def explain_calculation(
             return _base(calculation, currency)
         case LineKind.USAGE:
             rated = _rated(calculation, currency)
-            return LineBreakdown(rated.rounded_minor, tuple(_usage_steps(rated, currency, unit)), rated)
+            steps = (*_dimension_steps(calculation), *_usage_steps(rated, currency, unit, calculation))
+            if _is_unpriced(calculation):
+                steps = tuple(_unpriced_steps(rated, unit, calculation))
+            return LineBreakdown(rated.rounded_minor, steps, rated)
         case LineKind.LATE_USAGE:
             return _late(calculation, currency, unit)
         case LineKind.MINIMUM:
@@ -157,9 +165,10 @@ def _part(stored: Mapping[str, str], places: int) -> ExplainedPart:
         return ExplainedPart(units, unit_price, amount - money.multiply_exact(units, unit_price), amount)
 
 
-def _usage_steps(rated: ExplainedCharge, currency: str, unit: str | None) -> Iterator[str]:
-    name = unit or "unit"
-    counted = f"{format_quantity(rated.quantity)} {name}{'' if rated.quantity == 1 else 's'} counted"
+def _usage_steps(
+    rated: ExplainedCharge, currency: str, unit: str | None, calculation: Mapping[str, Any]
+) -> Iterator[str]:
+    counted = _counted(rated, unit, calculation)
     if rated.included:
         charged = f"{format_quantity(rated.included)} are included, {format_quantity(rated.billable)} are charged."
         yield f"{counted}; {charged}"
@@ -175,16 +184,43 @@ def _usage_steps(rated: ExplainedCharge, currency: str, unit: str | None) -> Ite
     yield f"Rounded half up, once: {money.format_minor(rated.rounded_minor, currency)} {currency}."
 
 
+def _is_unpriced(calculation: Mapping[str, Any]) -> bool:
+    return not calculation.get("is_priced", True)
+
+
+def _counted(rated: ExplainedCharge, unit: str | None, calculation: Mapping[str, Any]) -> str:
+    """The quantity and how it was counted, such as "4 segments counted"."""
+    counted = f"{format_quantity(rated.quantity)} {unit or 'unit'}{'' if rated.quantity == 1 else 's'} counted"
+    return counted + _COUNTING.get(calculation.get("aggregation", ""), "")
+
+
+def _unpriced_steps(rated: ExplainedCharge, unit: str | None, calculation: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{_counted(rated, unit, calculation)}."
+    yield "The plan has no price for this meter: its usage is recorded and costs nothing."
+
+
+def _dimension_steps(calculation: Mapping[str, Any]) -> Iterator[str]:
+    """The step that says which usage a price by dimension is for."""
+    if value := calculation.get("dimension_value"):
+        yield f"Only usage with {calculation['dimension']} {value}."
+    elif dimension := calculation.get("dimension"):
+        yield f"All usage without a price of its own for its {dimension}."
+
+
 def _late(calculation: Mapping[str, Any], currency: str, unit: str | None) -> LineBreakdown:
+    if _is_unpriced(calculation["with_late"]):
+        rated = _rated(calculation["with_late"], currency)
+        return LineBreakdown(0, tuple(_unpriced_steps(rated, unit, calculation)), rated)
     before, rated = (_rated(calculation[name], currency) for name in ("billed", "with_late"))
     difference = rated.rounded_minor - before.rounded_minor
     texts = [money.format_minor(minor, currency) for minor in (rated.rounded_minor, before.rounded_minor, difference)]
     steps = (
+        *_dimension_steps(calculation),
         "This usage was recorded after its own period had been invoiced.",
         "What that period has been charged already:",
-        *_usage_steps(before, currency, unit),
+        *_usage_steps(before, currency, unit, calculation),
         "What it comes to with this usage:",
-        *_usage_steps(rated, currency, unit),
+        *_usage_steps(rated, currency, unit, calculation),
         f"The difference is charged: {texts[0]} {MINUS_SIGN} {texts[1]} = {texts[2]} {currency}.",
         *_credited_steps(calculation, currency),
     )

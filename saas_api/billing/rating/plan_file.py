@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any
@@ -26,6 +26,8 @@ _FIELD_BY_PRICE_MODEL = {
 _PLAN = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 _FEATURE = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _MAX_TIERS = 50
+_MAX_VALUES = 100
+_NO_PRICE = MeterPrice(PriceModel.PER_UNIT)
 MAX_PERIOD_QUANTITY = Decimal(10**12)
 """The quantity of one meter, in its unit, with which a bill of a plan must not exceed `MAX_BILL_MINOR`."""
 MAX_BILL_MINOR = 10**18
@@ -106,6 +108,14 @@ def to_document(content: PlanContent) -> dict[str, Any]:
 
 
 def _price(price: MeterPrice, currency: str) -> dict[str, Any]:
+    if price.dimension is None:
+        return _one_price(price, currency)
+    values = {value: _one_price(own, currency) for value, own in sorted(price.by.items())}
+    return {"by": {"dimension": price.dimension, "values": values, "default": _one_price(price, currency)}}
+
+
+def _one_price(price: MeterPrice, currency: str) -> dict[str, Any]:
+    """The price of one value of a dimension, or the only one."""
     written: dict[str, Any] = {"model": price.model}
     if price.included_quantity:
         written["included"] = money.format_unit_price(price.included_quantity)
@@ -175,13 +185,18 @@ def load_plan(
 def _excessive_amounts(content: PlanContent) -> Iterator[tuple[str, str]]:
     """Prices with which one period could cost more than can be stored; its invoice could never be written."""
     total = content.base_amount_minor + content.min_spend_minor
-    for meter, price in content.prices.items():
+    prices = {
+        f"prices.{meter}" + (f".by.values.{value}" if value else ""): price
+        for meter, default in content.prices.items()
+        for value, price in default.by_value.items()
+    }
+    for path, price in prices.items():
         highest = charges.highest_charge(price, MAX_PERIOD_QUANTITY)
         total += highest
         if highest > MAX_BILL_MINOR:
             limit = money.format_minor(MAX_BILL_MINOR, content.currency)
             yield (
-                f"prices.{meter}",
+                path,
                 f"{MAX_PERIOD_QUANTITY:,f} units would cost more than {limit}; lower the price or add max_amount",
             )
             total -= highest
@@ -208,15 +223,15 @@ class _PlanReader(DocumentReader):
         else:
             self.report("currency", f"must be one of {', '.join(CURRENCY_EXPONENTS)}")
         meters = self.meters(values.get("meters", []), known_meters)
-        codes = {*known_meters, *(meter.code for meter in meters)}
+        all_meters = {**{meter.code: meter for meter in meters}, **known_meters}
         return PlanContent(
             self.code("plan", values.get("plan", "x"), _PLAN, "lower-case letters, digits, - and _"),
             self.text("name", values.get("name", "?"), 80),
             self.currency,
             self.amount("base_amount", values.get("base_amount", "0")),
             self.amount("min_spend", values.get("min_spend", "0")),
-            self.prices(values.get("prices"), codes, required_meters),
-            self.entitlements(values.get("entitlements"), codes),
+            self.prices(values.get("prices"), all_meters, required_meters),
+            self.entitlements(values.get("entitlements"), all_meters),
             self.integer("position", values["position"], 1, 1000) if "position" in values else None,
             self.boolean("is_public", values["is_public"]) if "is_public" in values else None,
             meters,
@@ -238,17 +253,40 @@ class _PlanReader(DocumentReader):
             meters[meter.code] = meter
         return list(meters.values())
 
-    def prices(self, value: Any, codes: Collection[str], required: Collection[str]) -> dict[str, MeterPrice]:
+    def prices(
+        self, value: Any, meters: Mapping[str, MeterContent], required: Collection[str]
+    ) -> dict[str, MeterPrice]:
         items = self.object("prices", {} if value is None else value, (), None)
         for meter in required:
             if value is not None and meter not in items:
                 self.report(f"prices.{meter}", "is missing; every plan prices what the built-in services use")
         prices = {}
         for meter, item in items.items():
-            if meter not in codes:
+            if meter not in meters:
                 self.report(f"prices.{meter}", "there is no such meter; describe a new one under meters")
-            prices[meter] = self.price(f"prices.{meter}", item)
+            dimensions = meters[meter].dimensions if meter in meters else ()
+            if isinstance(item, dict) and "by" in item:
+                prices[meter] = self.price_by_dimension(f"prices.{meter}", item, dimensions)
+            else:
+                prices[meter] = self.price(f"prices.{meter}", item)
         return prices
+
+    def price_by_dimension(self, path: str, item: dict[str, Any], dimensions: Sequence[str]) -> MeterPrice:
+        fields_of_by = ("dimension", "values", "default")
+        by = self.object(f"{path}.by", self.object(path, item, ("by",), ())["by"], fields_of_by, ())
+        dimension = by.get("dimension")
+        if "dimension" in by and dimension not in dimensions:
+            names = ", ".join(dimensions) or "it has none"
+            self.report(f"{path}.by.dimension", f"must be a dimension of the meter: {names}")
+        values = self.object(f"{path}.by.values", by.get("values", {}), (), None)
+        if isinstance(by.get("values"), dict) and not 1 <= len(values) <= _MAX_VALUES:
+            self.report(f"{path}.by.values", f"must name 1 to {_MAX_VALUES} values")
+        default = self.price(f"{path}.by.default", by["default"]) if "default" in by else _NO_PRICE
+        prices = {
+            self.text(f"{path}.by.values.{value}", value, 100): self.price(f"{path}.by.values.{value}", price)
+            for value, price in values.items()
+        }
+        return replace(default, dimension=str(dimension), by=prices)
 
     def price(self, path: str, item: Any) -> MeterPrice:
         values = self.object(path, item, ("model",), ("included", "max_amount", *_FIELD_BY_PRICE_MODEL.values()))
@@ -256,7 +294,7 @@ class _PlanReader(DocumentReader):
         if not isinstance(model, str) or model not in tuple(PriceModel):
             if "model" in values:
                 self.report(f"{path}.model", f"must be one of {', '.join(PriceModel)}")
-            return MeterPrice(PriceModel.PER_UNIT)
+            return _NO_PRICE
         own = _FIELD_BY_PRICE_MODEL[PriceModel(model)]
         for name in sorted(set(_FIELD_BY_PRICE_MODEL.values()) & set(values) - {own}):
             self.report(f"{path}.{name}", f"does not belong to a {model} price")

@@ -5,6 +5,8 @@ from uuid import UUID
 
 from saas_api.core.limits import limiter
 
+MAX_COUNTER_VALUE = 10**18
+"""No counter exceeds it: a million millions of a meter's unit or of a currency, in millionths."""
 _ADD_IF_EXISTS = "if redis.call('EXISTS', KEYS[1]) == 1 then return redis.call('INCRBY', KEYS[1], ARGV[1]) end"
 
 

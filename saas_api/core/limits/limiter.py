@@ -238,9 +238,8 @@ class GateStrategy(SlidingWindowCounterRateLimiter):
         else:
             end = 3 + 2 * len(call.windows)
             windows = list(zip(result[3:end:2], result[4:end:2], strict=True))
-            call.decision = LimitDecision(
-                LimitCode(result[0]), result[1], result[2], windows, result[end:], is_local=False
-            )
+            used = [int(value) for value in result[end:]]
+            call.decision = LimitDecision(LimitCode(result[0]), result[1], result[2], windows, used, is_local=False)
         return not call.decision.code.is_refusal
 
     def _run_script(self, call: LimitRequest) -> Any:

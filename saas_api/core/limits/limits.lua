@@ -1,10 +1,22 @@
 -- Decides all limits of one request at once: every window and counter is incremented, or none is.
 -- KEYS: generation | n window prefixes | m counters         (one tag {organization}: one slot of a cluster)
 -- ARGV: expected generation, fresh 0|1|2, n, n x (limit, window_ms),
---       m, m x (units, limit or -1, expires_at_s, seed or -1, low, high)
+--       m, m x (units, limit or -1, expires_at_s, seed or -1, low, high, highest value with which the request passes)
 -- Returns: code, generation, full, n x (remaining, reset_ms), m x used
 --   code (LimitCode): 1 admitted, 0 window `full` is used up, -1 counter `full - n` is used up, -2 the caller's generation is stale,
 --        -3 Redis has lost generation or counters, -4 a counter is outside low..high, so the caller's limits are wrong
+-- Counters and their arguments stay text: Lua counts exactly to 2^53 and writes large numbers as 1e+18.
+local MAX_COUNTER = '1000000000000000000'
+
+-- Whether the whole number a is above b.
+local function above(a, b)
+  local negative = string.sub(a, 1, 1) == '-'
+  if negative ~= (string.sub(b, 1, 1) == '-') then return not negative end
+  if negative then a, b = string.sub(b, 2), string.sub(a, 2) end
+  if #a ~= #b then return #a > #b end
+  return a > b
+end
+
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local expected, fresh, n = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -24,7 +36,7 @@ local values = redis.call('MGET', unpack(names))
 
 local generation = tonumber(values[1] or '-1')
 local cold = generation < 0
-for j = 1, m do cold = cold or (not values[1 + 2 * n + j] and tonumber(ARGV[base + 6 * j - 3]) < 0) end
+for j = 1, m do cold = cold or (not values[1 + 2 * n + j] and ARGV[base + 7 * j - 4] == '-1') end
 if generation > expected and fresh < 2 then return {-2, generation, 0} end
 if cold and fresh == 0 then return {-3, generation, 0} end
 if generation ~= expected then redis.call('SET', KEYS[1], expected, 'EX', 86400) end
@@ -44,14 +56,14 @@ for i, w in ipairs(windows) do
   end
 end
 for j = 1, m do
-  local a, key = base + 6 * (j - 1), KEYS[1 + n + j]
-  local c = {units = tonumber(ARGV[a]), limit = tonumber(ARGV[a + 1]), used = tonumber(values[1 + 2 * n + j])}
+  local a, key = base + 7 * (j - 1), KEYS[1 + n + j]
+  local c = {units = ARGV[a], used = values[1 + 2 * n + j]}
   if not c.used then
-    c.used = math.max(0, tonumber(ARGV[a + 3]))
+    c.used = above(ARGV[a + 3], '0') and ARGV[a + 3] or '0'
     redis.call('SET', key, c.used, 'EX', math.max(60, ARGV[a + 2] - time[1]))
   end
-  if full == 0 and (c.used < tonumber(ARGV[a + 4]) or c.used > tonumber(ARGV[a + 5])) then moved = true end
-  if full == 0 and not moved and c.limit ~= -1 and c.used + c.units > c.limit then full = n + j end
+  if full == 0 and (above(ARGV[a + 4], c.used) or above(c.used, ARGV[a + 5])) then moved = true end
+  if full == 0 and not moved and ARGV[a + 1] ~= '-1' and above(c.used, ARGV[a + 6]) then full = n + j end
   counters[j] = c
 end
 
@@ -74,7 +86,15 @@ for _, w in ipairs(windows) do
   answer[#answer + 1] = math.max(1, w.reset)
 end
 for j, c in ipairs(counters) do
-  if full == 0 and c.units > 0 then c.used = redis.call('INCRBY', KEYS[1 + n + j], c.units) end
+  if full == 0 and c.units ~= '0' then
+    local key = KEYS[1 + n + j]
+    if tonumber(c.used) + tonumber(c.units) < tonumber(MAX_COUNTER) then
+      redis.call('INCRBY', key, c.units)
+    else
+      redis.call('SET', key, MAX_COUNTER, 'KEEPTTL')
+    end
+    c.used = redis.call('GET', key)
+  end
   answer[#answer + 1] = c.used
 end
 return answer

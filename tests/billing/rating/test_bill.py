@@ -266,7 +266,7 @@ def test_reversal_returns_no_more_than_the_minimum_leaves() -> None:
 
 def test_reversal_returns_nothing_that_a_credit_note_returned() -> None:
     """B4: of 20.00 that are reversed, a credit note had returned 12.00."""
-    late = late_usage("starter@1", 5_000, -2_000, credited_minor={("starter@1", "sms"): 1_200})
+    late = late_usage("starter@1", 5_000, -2_000, credited_minor={("starter@1", "sms", ""): 1_200})
     assert rating_bill.calculate_bill(bill([("free@1", APRIL)], late=(late,))).carry_minor == 800
 
 

@@ -1,0 +1,321 @@
+"""Quantities of a billing period: exact from the ledger for bills, sums also from the rollups for what is only shown.
+
+Meters with aggregation sum and count add up. All others are read from their events: the highest quantity, that of the
+last event by `occurred_at` (of the last recorded one of several), or the number of distinct values, without events that
+were reversed. A price by dimension divides the events by the values that have a price of their own in the plan version
+that was in force; the value "" stands for all others.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from saas_api.usage.ledger import SEGMENTS_SQL
+from saas_api.usage.rollups import LIVE_USAGE_SQL
+
+Chain = Sequence[tuple[str, datetime]]
+"""Plan versions with their starts, in order."""
+
+
+class PeriodQuantity(NamedTuple):
+    """Usage of one meter under one plan version, in the meter's unit.
+
+    dimension_value: value of the dimension by which the version prices the meter; "" for all without their own price
+    aggregation: "sum" for every meter that adds up, otherwise that of the meter
+    """
+
+    version_id: str
+    meter: str
+    dimension_value: str
+    aggregation: str
+    quantity: Decimal
+
+
+class LatePeriodQuantity(NamedTuple):
+    """Usage of one meter under one plan version in a closed period, in the meter's unit.
+
+    billed: what the period and those between have been charged for
+    quantity: what the usage adds that the paying period pays for; below 0 for reversed usage
+    """
+
+    period_id: UUID
+    version_id: str
+    meter: str
+    dimension_value: str
+    aggregation: str
+    billed: Decimal
+    quantity: Decimal
+
+
+_GIVEN_SEGMENTS = """(SELECT version_id, starts_at,
+    coalesce(lead(starts_at) OVER (ORDER BY starts_at), 'infinity') AS ends_at
+  FROM unnest(CAST(:versions AS text[]), CAST(:starts AS timestamptz[])) AS s (version_id, starts_at))"""
+_ANY_PRICE_BY_DIMENSION = text("SELECT EXISTS (SELECT FROM prices WHERE dimension_value <> '')")
+_EXACT_METERS = text("SELECT code FROM meters WHERE aggregation IN ('max', 'unique', 'latest')")
+
+
+def price_join(version: str, meter: str, properties: str) -> str:
+    """A join with the price `d` of a dimension's value. `d.dimension_value` is NULL without a price of its own.
+
+    version, meter, properties: SQL expressions; properties is jsonb
+    """
+    return f"""LEFT JOIN prices d ON d.plan_version_id = {version} AND d.meter_code = {meter}
+  AND d.dimension_value <> '' AND d.dimension_value = {properties} ->> d.dimension"""
+
+
+def exact_sql(groups: str, facts: str) -> str:
+    """Quantities of meters that do not add up.
+
+    groups: names of columns of the facts, separated by commas
+    facts: a query of usage events that count, with the groups, aggregation, quantity, unique_value, occurred_at,
+        recorded_xid and id
+    returns: a query of the groups, aggregation and quantity
+    """
+    return f"""SELECT {groups}, aggregation, CASE aggregation WHEN 'max' THEN max(quantity)
+    WHEN 'unique' THEN count(DISTINCT unique_value) ELSE max(quantity) FILTER (WHERE is_last) END AS quantity
+  FROM (SELECT *, row_number() OVER (
+          PARTITION BY {groups} ORDER BY occurred_at DESC, recorded_xid DESC, id DESC) = 1 AS is_last
+        FROM ({facts}) facts) ranked
+  GROUP BY {groups}, aggregation ORDER BY {groups}"""
+
+
+EXACT_COLUMNS = "m.aggregation, e.quantity, e.unique_value, e.occurred_at, e.recorded_xid, e.id"
+NOT_REVERSED = """e.reversal_of IS NULL AND NOT EXISTS (
+    SELECT FROM usage_events r WHERE r.organization_id = e.organization_id AND r.reversal_of = e.id)"""
+_IN_FORCE = "s ON e.occurred_at >= s.starts_at AND e.occurred_at < s.ends_at"
+# A reversal that another period pays for leaves the quantity of the event's own period as it was.
+_COUNTS_IN_PERIOD = """e.organization_id = :organization_id AND e.billing_period_id = :period_id
+  AND e.late_for_period_id IS NULL AND e.meter_code = ANY (:meters) AND e.reversal_of IS NULL AND NOT EXISTS (
+    SELECT FROM usage_events r WHERE r.organization_id = :organization_id AND r.reversal_of = e.id
+      AND r.billing_period_id = :period_id)"""
+
+
+def find_exact_meters(session: Session, meters: Iterable[str]) -> list[str]:
+    """Those of some meters that do not add up."""
+    return sorted(set(session.scalars(_EXACT_METERS)).intersection(meters))
+
+
+def period_quantities(
+    session: Session, organization_id: UUID, period_id: UUID, chain: Chain | None = None
+) -> list[PeriodQuantity]:
+    """Usage of a period without late usage, by plan version in force at the time, meter and value of the dimension.
+
+    chain: plan versions with their starts, in order, as if the subscription had them; None for those that it has
+    """
+    segments, values = _segments(chain)
+    value, join = _value_and_join(session)
+    sums = session.execute(
+        text(f"""SELECT s.version_id, e.meter_code, {value}, 'sum', sum(e.quantity)
+          FROM usage_events e JOIN {segments} {_IN_FORCE} {join}
+          WHERE e.organization_id = :organization_id AND e.billing_period_id = :period_id
+            AND e.late_for_period_id IS NULL
+          GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"""),
+        {**values, "organization_id": organization_id, "period_id": period_id},
+    ).all()
+    exact_meters = find_exact_meters(session, [row.meter_code for row in sums])
+    quantities = [PeriodQuantity(*row) for row in sums if row.meter_code not in exact_meters]
+    return sorted([*quantities, *exact_quantities(session, organization_id, period_id, exact_meters, chain)])
+
+
+def exact_quantities(
+    session: Session, organization_id: UUID, period_id: UUID, meters: Collection[str], chain: Chain | None = None
+) -> list[PeriodQuantity]:
+    """As `period_quantities`, of meters that do not add up."""
+    if not meters:
+        return []
+    segments, values = _segments(chain)
+    value, join = _value_and_join(session)
+    facts = f"""SELECT s.version_id, e.meter_code, {value} AS value, {EXACT_COLUMNS}
+      FROM usage_events e JOIN meters m ON m.code = e.meter_code JOIN {segments} {_IN_FORCE} {join}
+      WHERE {_COUNTS_IN_PERIOD}"""
+    rows = session.execute(
+        text(exact_sql("version_id, meter_code, value", facts)),
+        {**values, "organization_id": organization_id, "period_id": period_id, "meters": list(meters)},
+    )
+    return [PeriodQuantity(*row) for row in rows]
+
+
+def _segments(chain: Chain | None) -> tuple[str, dict[str, Any]]:
+    """SQL of the plan versions over time, with its parameters."""
+    if chain is None:
+        return SEGMENTS_SQL, {}
+    return _GIVEN_SEGMENTS, {"versions": [one for one, _ in chain], "starts": [starts_at for _, starts_at in chain]}
+
+
+def _value_and_join(session: Session) -> tuple[str, str]:
+    """SQL of the dimension's value of an event, and the join that it needs; without such prices events are not joined.
+
+    For millions of events the join would take as long as their sum.
+    """
+    if session.scalar(_ANY_PRICE_BY_DIMENSION):
+        return "coalesce(d.dimension_value, '')", price_join("s.version_id", "e.meter_code", "e.properties")
+    return "''", ""
+
+
+def exact_totals(
+    session: Session, organization_id: UUID, period_id: UUID, meters: Collection[str]
+) -> dict[str, Decimal]:
+    """Quantities of meters that do not add up in a period, without late usage, under all plan versions together."""
+    if not meters:
+        return {}
+    facts = f"""SELECT e.meter_code, {EXACT_COLUMNS}
+      FROM usage_events e JOIN meters m ON m.code = e.meter_code WHERE {_COUNTS_IN_PERIOD}"""
+    values = {"organization_id": organization_id, "period_id": period_id, "meters": list(meters)}
+    rows = session.execute(text(exact_sql("meter_code", facts)), values)
+    return {row.meter_code: row.quantity for row in rows}
+
+
+_LATE_EVENTS = f"""usage_events e
+JOIN billing_periods paying ON paying.organization_id = e.organization_id AND paying.id = e.billing_period_id
+JOIN {SEGMENTS_SQL} {_IN_FORCE}"""
+_IS_OF_LATE_PERIOD = """e.organization_id = :organization_id
+  AND paying.seq <= (SELECT seq FROM billing_periods WHERE organization_id = :organization_id AND id = :period_id)
+  AND (e.late_for_period_id IN (SELECT id FROM late_periods)
+    OR e.late_for_period_id IS NULL AND e.billing_period_id IN (SELECT id FROM late_periods))"""
+_LATE_PERIODS = """late_periods AS (SELECT DISTINCT late_for_period_id AS id FROM usage_events
+  WHERE organization_id = :organization_id AND billing_period_id = :period_id AND late_for_period_id IS NOT NULL)"""
+# Each event counts in what was billed before, in what comes to it now, or in both.
+_LATE_FACTS = f"""SELECT coalesce(e.late_for_period_id, e.billing_period_id) AS period_id, s.version_id, e.meter_code,
+    {{value}} AS value, moment.is_now, {EXACT_COLUMNS}
+  FROM {_LATE_EVENTS} {{join}}
+  JOIN meters m ON m.code = e.meter_code
+  LEFT JOIN (SELECT r.reversal_of AS id, r.billing_period_id <> :period_id AS is_billed FROM usage_events r
+    JOIN billing_periods p ON p.organization_id = r.organization_id AND p.id = r.billing_period_id
+    WHERE r.organization_id = :organization_id AND r.reversal_of IS NOT NULL AND p.seq <= (
+      SELECT seq FROM billing_periods WHERE organization_id = :organization_id AND id = :period_id)
+  ) reversed ON reversed.id = e.id
+  CROSS JOIN (VALUES (false), (true)) AS moment (is_now)
+  WHERE {_IS_OF_LATE_PERIOD} AND e.meter_code = ANY (:meters) AND e.reversal_of IS NULL
+    AND CASE WHEN moment.is_now THEN reversed.id IS NULL
+      ELSE paying.id <> :period_id AND reversed.is_billed IS NOT TRUE END"""
+
+
+def late_period_quantities(session: Session, organization_id: UUID, period_id: UUID) -> list[LatePeriodQuantity]:
+    """All usage of the closed periods whose late usage a period pays for, by period, plan version, meter and value."""
+    value, join = _value_and_join(session)
+    values = {"organization_id": organization_id, "period_id": period_id}
+    sums = session.execute(
+        text(f"""WITH {_LATE_PERIODS}
+          SELECT coalesce(e.late_for_period_id, e.billing_period_id), s.version_id, e.meter_code, {value}, 'sum',
+            coalesce(sum(e.quantity) FILTER (WHERE paying.id <> :period_id), 0),
+            coalesce(sum(e.quantity) FILTER (WHERE paying.id = :period_id), 0)
+          FROM {_LATE_EVENTS} {join} WHERE {_IS_OF_LATE_PERIOD} GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4"""),
+        values,
+    ).all()
+    exact_meters = find_exact_meters(session, [row.meter_code for row in sums])
+    quantities = [LatePeriodQuantity(*row) for row in sums if row.meter_code not in exact_meters]
+    if exact_meters:
+        exact = exact_sql(
+            "period_id, version_id, meter_code, value, is_now", _LATE_FACTS.format(value=value, join=join)
+        )
+        statement = text(f"""WITH {_LATE_PERIODS}, exact AS ({exact})
+          SELECT period_id, version_id, meter_code, value, aggregation,
+            coalesce(sum(quantity) FILTER (WHERE NOT is_now), 0),
+            coalesce(sum(quantity) FILTER (WHERE is_now), 0) - coalesce(sum(quantity) FILTER (WHERE NOT is_now), 0)
+          FROM exact GROUP BY 1, 2, 3, 4, 5""")
+        rows = session.execute(statement, {**values, "meters": exact_meters})
+        quantities = sorted([*quantities, *(LatePeriodQuantity(*row) for row in rows)])
+    return quantities
+
+
+class LiveQuantity(NamedTuple):
+    """What a period pays for so far, late usage included, by meter and value of the dimension.
+
+    requests: number of events
+    """
+
+    meter: str
+    dimension_value: str
+    quantity: Decimal
+    is_late: bool
+    requests: int
+
+
+_LIVE_QUANTITIES = text(f"""WITH live AS ({LIVE_USAGE_SQL})
+  SELECT l.meter_code, coalesce(d.dimension_value, ''), sum(l.quantity), bool_or(l.is_late), sum(l.event_count)::bigint
+  FROM live l {price_join("CAST(:version_id AS text)", "l.meter_code", "l.dimensions")}
+  WHERE l.billing_period_id = :period_id GROUP BY 1, 2 ORDER BY 1, 2""")
+
+
+def live_sums(session: Session, organization_id: UUID, period_id: UUID, version_id: str) -> list[LiveQuantity]:
+    """Sums from rollups and the tail of the ledger, also of meters that do not add up.
+
+    version_id: plan version whose prices divide the dimensions
+    """
+    values = {"organization_id": organization_id, "period_id": period_id, "version_id": version_id}
+    return [LiveQuantity(*row) for row in session.execute(_LIVE_QUANTITIES, values)]
+
+
+def live_quantities(session: Session, organization_id: UUID, period_id: UUID) -> dict[str, Decimal]:
+    """Quantity by meter that a billing period pays for so far; meters that do not add up without late usage."""
+    rows = session.execute(
+        text(f"""WITH live AS ({LIVE_USAGE_SQL})
+          SELECT meter_code, sum(quantity) FROM live WHERE billing_period_id = :period_id GROUP BY 1"""),
+        {"organization_id": organization_id, "period_id": period_id},
+    )
+    return correct_totals(session, organization_id, period_id, dict(rows.all()))
+
+
+def correct_totals(
+    session: Session, organization_id: UUID, period_id: UUID, sums: Mapping[str, Decimal]
+) -> dict[str, Decimal]:
+    """Quantities by meter, of which the sums are right for meters that add up."""
+    exact_meters = find_exact_meters(session, list(sums))
+    exact = exact_totals(session, organization_id, period_id, exact_meters)
+    return {meter: exact.get(meter, Decimal(0)) if meter in exact_meters else sums[meter] for meter in sums}
+
+
+class OccurredQuantity(NamedTuple):
+    """Usage that occurred in a period, as if one plan version had been in force all the time."""
+
+    period_id: UUID
+    version_id: str
+    meter: str
+    dimension_value: str
+    aggregation: str
+    quantity: Decimal
+
+
+_OCCURRED_SUMS = text(f"""
+WITH live AS ({LIVE_USAGE_SQL}),
+used AS (SELECT period_id, meter_code, dimensions, sum(quantity) AS quantity FROM (
+    SELECT billing_period_id AS period_id, meter_code, dimensions, quantity FROM live
+    WHERE billing_period_id = ANY (:periods) AND NOT is_late
+    UNION ALL
+    SELECT late_for_period_id, meter_code, properties, quantity FROM usage_events
+    WHERE organization_id = :organization_id AND late_for_period_id = ANY (:periods)) one GROUP BY 1, 2, 3)
+SELECT u.period_id, v.id, u.meter_code, coalesce(d.dimension_value, ''), 'sum', sum(u.quantity)
+FROM used u CROSS JOIN unnest(CAST(:versions AS text[])) AS v (id) {price_join("v.id", "u.meter_code", "u.dimensions")}
+GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4""")
+_OCCURRED_FACTS = f"""
+SELECT coalesce(e.late_for_period_id, e.billing_period_id) AS period_id, v.id AS version_id, e.meter_code,
+  coalesce(d.dimension_value, '') AS value, {EXACT_COLUMNS}
+FROM usage_events e JOIN meters m ON m.code = e.meter_code
+CROSS JOIN unnest(CAST(:versions AS text[])) AS v (id) {price_join("v.id", "e.meter_code", "e.properties")}
+WHERE e.organization_id = :organization_id AND e.meter_code = ANY (:meters)
+  AND (e.billing_period_id = ANY (:periods) AND e.late_for_period_id IS NULL OR e.late_for_period_id = ANY (:periods))
+  AND {NOT_REVERSED}"""
+_OCCURRED_EXACT = text(exact_sql("period_id, version_id, meter_code, value", _OCCURRED_FACTS))
+
+
+def occurred_quantities(
+    session: Session, organization_id: UUID, periods: Sequence[UUID], versions: Sequence[str]
+) -> list[OccurredQuantity]:
+    """Usage by the period in which it occurred, even if another one pays for it, under each of some plan versions."""
+    values: dict[str, Any] = {"organization_id": organization_id, "periods": list(periods), "versions": list(versions)}
+    rows = [OccurredQuantity(*row) for row in session.execute(_OCCURRED_SUMS, values)]
+    exact_meters = find_exact_meters(session, [row.meter for row in rows])
+    if not exact_meters:
+        return rows
+    exact = session.execute(_OCCURRED_EXACT, {**values, "meters": exact_meters})
+    return sorted(
+        [
+            *(row for row in rows if row.meter not in exact_meters),
+            *(OccurredQuantity(*row) for row in exact),
+        ]
+    )
