@@ -48,6 +48,7 @@ _INVARIANT_DESCRIPTIONS = {
     "coverage.invoiced": "Every closed period has its invoice.",
     "rollup.ledger": "The sums that dashboards read are those of the ledger; a violation rebuilds them.",
     "money.in_flight": "No payment hangs undecided.",
+    "holds.recorded": "The ledger has the usage of every settled hold.",
 }
 RUN_SECONDS = 600
 QUEUED_NOTICE = "A worker was asked to run it; the result appears below when it is done."

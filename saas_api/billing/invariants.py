@@ -254,6 +254,13 @@ SELECT l.organization_id, l.id, l.kind, l.plan_version_id, l.meter_code, l.quant
 FROM invoice_lines l JOIN invoices i ON (i.organization_id, i.id) = (l.organization_id, l.invoice_id)
 WHERE {_per_organization("l")} AND l.kind <> 'manual' AND i.created_at >= :since"""
 
+SETTLED_HOLDS_ARE_RECORDED = f"""
+SELECT h.organization_id, 'hold ' || h.id || ' was settled with ' || h.settled_quantity || ', the ledger has '
+  || coalesce(e.quantity, 0) AS what
+FROM holds h LEFT JOIN usage_events e ON (e.organization_id, e.id) = (h.organization_id, h.usage_event_id)
+WHERE {_per_organization("h")} AND h.status = 'settled' AND h.mode = 'live' AND h.ended_at >= :since
+  AND (e.meter_code, e.quantity) IS DISTINCT FROM (h.meter_code, h.settled_quantity)"""
+
 LINES_MATCH_RATING = "amounts.rerated"
 ROLLUP_CHECK = "rollup.ledger"
 INVARIANTS = (
@@ -271,6 +278,7 @@ INVARIANTS = (
     InvariantCheck("coverage.invoiced", CLOSED_PERIODS_ARE_INVOICED),
     InvariantCheck(ROLLUP_CHECK, ROLLUPS_MATCH_LEDGER, holds_billing=False),
     InvariantCheck("money.in_flight", NO_PAYMENT_STUCK),
+    InvariantCheck("holds.recorded", SETTLED_HOLDS_ARE_RECORDED),
 )
 
 MAX_SAMPLES = 20

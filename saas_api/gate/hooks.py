@@ -100,8 +100,7 @@ def finish_request(response: Response) -> Response:
         _count_refused(response)
     if call is None or decision is None:
         return response
-    is_counted = decision.code == LimitCode.ADMITTED and not decision.is_local
-    if is_counted and (response.status_code >= 400 or g.get("is_replayed")):
+    if response.status_code >= 400 or g.get("is_replayed"):
         limiter.release_quota(call)
     if decision.windows:
         response.headers.extend(responses.rate_limit_headers(call, decision))

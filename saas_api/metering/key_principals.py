@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from uuid import UUID
 
 from limits import RateLimitItemPerSecond
 
@@ -16,6 +17,7 @@ from saas_api.billing.service_terms import ServiceTerms
 from saas_api.core import clock, networks
 from saas_api.core.access import Principal
 from saas_api.core.db import tenancy
+from saas_api.core.ids import NIL_UUID
 from saas_api.core.limits import limiter
 from saas_api.metering import refusals
 from saas_api.metering.lru_cache import LruCache
@@ -23,13 +25,14 @@ from saas_api.metering.refusals import IpNotAllowed, OrganizationSuspended, Subs
 from saas_api.webhooks import events
 
 CACHE_SECONDS, CACHE_SECONDS_WITHOUT_REDIS = 60, 5
-MAX_CACHED_KEYS = 20_000
+MAX_CACHED_KEYS, MAX_CACHED_ORGANIZATIONS = 20_000, 5_000
 
 
 @dataclass(frozen=True)
 class KeyPrincipal(Principal):
     """The principal of an API key, with the terms of its organization when it was loaded.
 
+    kind: "key", or "service" for a call of a service that names an organization and no key
     windows: (requests, milliseconds) of the rate limits of the organization and, if it has one, of the key
     ip_allow: networks that may use the key; empty allows all
     loaded_at: monotonic time in seconds
@@ -51,6 +54,7 @@ class KeyPrincipal(Principal):
 
 
 _cache: LruCache[bytes, KeyPrincipal] = LruCache(MAX_CACHED_KEYS)
+_organizations: LruCache[UUID, KeyPrincipal] = LruCache(MAX_CACHED_ORGANIZATIONS)
 
 
 def find_principal(digests: Sequence[tuple[int, bytes]], *, is_fresh: bool = False) -> KeyPrincipal | None:
@@ -61,8 +65,7 @@ def find_principal(digests: Sequence[tuple[int, bytes]], *, is_fresh: bool = Fal
     """
     digest = digests[0][1]
     cached = _cache.find(digest)
-    max_age = CACHE_SECONDS_WITHOUT_REDIS if limiter.get_storage().is_open else CACHE_SECONDS
-    if cached and not is_fresh and cached.age_seconds < max_age and _is_valid(cached):
+    if cached and not is_fresh and _is_current(cached):
         return cached
     principal = _load(digests)
     if principal is None:
@@ -72,8 +75,34 @@ def find_principal(digests: Sequence[tuple[int, bytes]], *, is_fresh: bool = Fal
     return principal
 
 
-def _is_valid(principal: KeyPrincipal) -> bool:
-    return principal.valid_until is None or clock.now() < principal.valid_until
+def get_organization_principal(organization_id: UUID, *, is_fresh: bool = False) -> KeyPrincipal:
+    """The principal of a service's call for an organization, without a key: in live mode, without rate limits.
+
+    is_fresh: read it from PostgreSQL instead of the cache
+    raises: OrganizationNotFound
+    """
+    cached = _organizations.find(organization_id)
+    if cached and not is_fresh and _is_current(cached):
+        return cached
+    loaded_at = time.monotonic()
+    with tenancy.system_session("metering.key") as session:
+        terms = service_terms.get_terms(session, organization_id)
+    principal = KeyPrincipal(
+        kind="service",
+        id=NIL_UUID,
+        organization_id=organization_id,
+        terms=terms,
+        valid_until=terms.period_ends_at,
+        loaded_at=loaded_at,
+    )
+    _organizations.put(organization_id, principal)
+    return principal
+
+
+def _is_current(principal: KeyPrincipal) -> bool:
+    max_age = CACHE_SECONDS_WITHOUT_REDIS if limiter.get_storage().is_open else CACHE_SECONDS
+    is_valid = principal.valid_until is None or clock.now() < principal.valid_until
+    return is_valid and principal.age_seconds < max_age
 
 
 def _load(digests: Sequence[tuple[int, bytes]]) -> KeyPrincipal | None:

@@ -93,7 +93,10 @@ def record_in_session(session: Session, principal: KeyPrincipal, call: LimitRequ
                 for sql, values in usage_statements(principal, event, is_late=is_late):
                     session.connection().exec_driver_sql(sql, values)
         except IntegrityError as error:
-            if engine.violated_constraint(error) != _NO_OPEN_PERIOD or is_late:
+            violated = engine.violated_constraint(error)
+            if violated in _DUPLICATES:
+                raise UsageRecordedBefore from error
+            if violated != _NO_OPEN_PERIOD or is_late:
                 raise
             _open_period(principal, event)
         else:

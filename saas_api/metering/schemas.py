@@ -1,101 +1,29 @@
 """Shapes of verification in requests and responses."""
 
-import re
 from collections.abc import Mapping
-from decimal import Decimal
 from typing import Any
 
 import marshmallow as ma
 from marshmallow import fields, validate
 
-from saas_api.core import money
 from saas_api.core.fields import PrefixedId, StrictInteger, StrictSchema, Timestamp
 from saas_api.metering import verification
+from saas_api.metering.usage_fields import Dimensions, EndpointName, EventId, ScopeName, UnitCount
 from saas_api.metering.verification import Verification
-from saas_api.usage import quantity_text
-
-MAX_DIMENSIONS = 20
-_PRINTABLE_ASCII = re.compile(r"[ -~]{1,255}\Z")
-
-
-class UnitCount(fields.Field[Decimal]):
-    """A quantity above 0 in a meter's unit: an integer, or a decimal string with at most six decimals.
-
-    Dumps an integer where it is whole, else a decimal string.
-    """
-
-    def __init__(self, *, is_zero_allowed: bool = False, **options: Any) -> None:
-        super().__init__(**options)
-        self.is_zero_allowed = is_zero_allowed
-
-    def _serialize(self, value: Decimal | None, attr: str | None, obj: Any, **options: Any) -> int | str | None:
-        if value is None:
-            return None
-        return int(value) if value == value.to_integral_value() else money.format_unit_price(value)
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> Decimal:
-        text = str(value) if type(value) is int else value
-        try:
-            return quantity_text.parse_quantity(
-                text if isinstance(text, str) else "", is_zero_allowed=self.is_zero_allowed
-            )
-        except ValueError as cause:
-            raise ma.ValidationError(str(cause)) from cause
-
-
-class EventId(fields.String):
-    """The id of a usage event: 1 to 255 printable ASCII characters."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(
-            validate=validate.Regexp(_PRINTABLE_ASCII, error="Must be 1 to 255 printable ASCII characters."), **options
-        )
-
-
-class Dimensions(fields.Dict):
-    """Names and values by which usage is priced and reported, as texts; numbers and booleans are read as texts."""
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> dict[str, str]:
-        names = super()._deserialize(value, attr, data, **options)
-        if len(names) > MAX_DIMENSIONS:
-            raise ma.ValidationError(f"At most {MAX_DIMENSIONS} names.")
-        return {_dimension_name(name): _dimension_value(text) for name, text in names.items()}
-
-
-def _dimension_name(name: Any) -> str:
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,62}", name):
-        raise ma.ValidationError("A name is a letter, and letters, digits and _ after it.")
-    return name
-
-
-def _dimension_value(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    text = str(value) if isinstance(value, int) else value
-    if not isinstance(text, str) or not 1 <= len(text) <= 255 or not text.isprintable():
-        raise ma.ValidationError("A value is a text of 1 to 255 printable characters.")
-    return text
 
 
 class VerificationIn(StrictSchema):
     """What a service asks about a key, with the usage of the call."""
 
     key = fields.String(required=True, validate=validate.Length(min=1, max=255))
-    permission = fields.String(
-        load_default=None,
-        validate=validate.Regexp(re.compile(r"[a-z][a-z0-9_.-]{0,62}:[a-z][a-z0-9_.-]{0,62}\Z"), error="Not a scope."),
-        metadata={"description": "scope that the key needs, such as lookups:write"},
-    )
+    permission = ScopeName(load_default=None)
     meter = fields.String(load_default=None, validate=validate.Length(min=1, max=63))
     quantity = UnitCount(load_default=None)
     dimensions = Dimensions(load_default=dict)
     ip = fields.IP(load_default=None, metadata={"description": "the customer's address, for the networks of the key"})
     event_id = EventId(load_default=None, metadata={"description": "counts the usage once, for ever"})
     hold_seconds = StrictInteger(load_default=None, minimum=10, maximum=86_400, allow_none=True)
-    endpoint = fields.String(
-        load_default=None,
-        validate=validate.Regexp(re.compile(r"[A-Z]{1,10} /[!-~]{0,200}\Z"), error='Not like "POST /v1/lookups".'),
-    )
+    endpoint = EndpointName(load_default=None)
 
     @ma.validates_schema
     def _has_a_meter(self, data: Mapping[str, Any], **_options: Any) -> None:

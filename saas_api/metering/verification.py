@@ -13,9 +13,9 @@ from saas_api.core.access import InsufficientScope, KeyMode
 from saas_api.core.db import tenancy
 from saas_api.core.errors import ApiError, Forbidden, PaymentRequired, TooManyRequests, ValidationFailed
 from saas_api.core.limits import limiter
-from saas_api.core.limits.limiter import LimitCode, LimitRequest
+from saas_api.core.limits.limiter import LimitRequest
 from saas_api.core.settings import setting
-from saas_api.metering import key_principals, limits, recording
+from saas_api.metering import holds, key_principals, limits, recording
 from saas_api.metering.key_principals import KeyPrincipal
 from saas_api.metering.limits import SpendState
 from saas_api.metering.recording import UsageRecordedBefore
@@ -127,11 +127,10 @@ def build_usage(
     if code not in known:
         raise ValidationFailed.at_field("meter", "There is no such meter.")
     try:
-        amount, unique_value = meters.event_quantity(known[code], quantity, properties)
+        return holds.call_usage(known[code], Decimal(1) if quantity is None else quantity, properties)
     except (MissingProperty, InvalidQuantity) as error:
         field_name = "quantity" if error.details.get("property") == "quantity" else "dimensions"
         raise ValidationFailed.at_field(field_name, error.message) from error
-    return MeteredUsage(code, amount, properties), unique_value
 
 
 def verify(service: ServicePrincipal, request: VerificationRequest) -> Verification:
@@ -203,7 +202,7 @@ class _Decision:
             return self._find_recorded()
         finally:
             if not is_admitted:
-                self._release()
+                limiter.release_quota(self.call)
         return recorded
 
     def _reload(self) -> KeyPrincipal:
@@ -211,16 +210,12 @@ class _Decision:
         self._authorize()
         return self.principal
 
-    def _release(self) -> None:
-        """Give back the quota and spend that the limits have counted."""
-        decision = self.call.decision if self.call else None
-        if self.call and decision and decision.code == LimitCode.ADMITTED and not decision.is_local:
-            limiter.release_quota(self.call)
-
     def _record(self) -> RecordedUsage | None:
         request, usage = self.request, self.request.usage
         if usage is None:
             return None
+        if request.hold_seconds is not None:
+            return self._hold(usage, request.hold_seconds)
         event_id = ids.new_id()
         event = UsageRecord(
             id=event_id,
@@ -237,11 +232,27 @@ class _Decision:
         recording.record(self.principal, self.call, event)
         return RecordedUsage(usage.quantity, event_id if self.principal.mode == KeyMode.LIVE else None)
 
+    def _hold(self, usage: MeteredUsage, seconds: int) -> RecordedUsage:
+        request = self.request
+        hold = holds.create_hold(
+            self.principal,
+            self.service.name,
+            usage,
+            seconds,
+            event_id=request.event_id,
+            endpoint=request.endpoint,
+            call=self.call,
+        )
+        return RecordedUsage(hold.quantity, hold_id=hold.id)
+
     def _find_recorded(self) -> RecordedUsage | None:
-        """The usage that an earlier request with the same event id has recorded."""
+        """The usage that an earlier request with the same event id has recorded or holds."""
+        organization_id = self.principal.organization_id
         if self.request.event_id is None:
             return None
-        organization_id = self.principal.organization_id
+        hold = holds.find_repeated_hold(organization_id, self.service.name, self.request.event_id)
+        if hold is not None:
+            return RecordedUsage(hold.quantity, hold_id=hold.id)
         with tenancy.tenant_session(organization_id) as session:
             row = ledger.find_event(
                 session,

@@ -65,6 +65,7 @@ TAKES_NOTHING = {
     "accounts.logout",
     "accounts.request_verification",
     "accounts.request_verification_link",
+    "holds.release",
     "messages.cancel",
     "webhooks.replay_event",
     "webhooks.resend_delivery",

@@ -54,8 +54,8 @@ ROWS = {
     " VALUES ('{org}', 's', 'k', 'sms', 1, now(), '{x}')",
     "test_usage_events": "(organization_id, id, source, idempotency_key, meter_code, quantity, occurred_at)"
     " VALUES ('{org}', '{x}', 's', 'k', 'sms', 1, now())",
-    "holds": "(organization_id, id, source, idempotency_key, meter_code, quantity, created_at, expires_at)"
-    " VALUES ('{org}', '{x}', 's', 'k', 'sms', 1, now(), now() + interval '1 hour')",
+    "holds": "(organization_id, id, mode, source, idempotency_key, meter_code, quantity, created_at, expires_at)"
+    " VALUES ('{org}', '{x}', 'live', 's', 'k', 'sms', 1, now(), now() + interval '1 hour')",
     "usage_rollups": "(organization_id, billing_period_id, bucket_at, meter_code, source, is_late, quantity,"
     " event_count) VALUES ('{org}', '{x}', now(), 'sms', 's', false, 1, 1)",
     "request_counts": "(organization_id, bucket_at, api_key_id, route, method, mode, outcome, requests)"

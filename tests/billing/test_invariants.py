@@ -135,6 +135,13 @@ def test_valid_data_pass_every_check() -> None:
             "money.in_flight",
             "UPDATE payments SET state = 'pending', captured_minor = 0, allocated_minor = 0, created_at = '2026-4-1Z'",
         ),
+        (
+            "holds.recorded",
+            """INSERT INTO holds (organization_id, id, source, idempotency_key, meter_code, quantity, created_at,
+                expires_at, ended_at, status, usage_event_id, settled_quantity)
+              SELECT organization_id, id, 'completions', 'k', meter_code, 9, occurred_at, occurred_at + interval '1 h',
+                occurred_at, 'settled', id, quantity + 1 FROM usage_events WHERE meter_code = 'email'""",
+        ),
     ],
 )
 def test_planted_violation_is_found(check: str, sql: str, plant: Plant, superuser: Any) -> None:

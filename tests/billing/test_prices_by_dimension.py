@@ -5,6 +5,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from flask import Flask
 
 from saas_api.accounts.audit import SYSTEM_ACTOR
 from saas_api.billing import (
@@ -217,16 +218,17 @@ def test_malformed_prices_by_dimension_are_refused(acme: BillingOrganization, by
     assert problems[f"prices.tokens.by{path}"].startswith(reason)
 
 
-def test_price_of_the_setting_moves_and_keeps_prices_by_dimension(acme: BillingOrganization) -> None:
-    """A successor of a version copies every value of every price."""
+def test_new_rate_of_the_setting_keeps_prices_by_dimension(
+    app: Flask, acme: BillingOrganization, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The successor of a version copies every value of every price."""
     content = newest_content("starter")
     prices = {**content.prices, "tokens": newest_content("ai").prices["tokens"]}
     plans.publish_plan(plan_file.to_document(replace(content, prices=prices)), SYSTEM_ACTOR)
-    with tenancy.system_session("billing.plan_migration") as session:
-        successor = plan_migrations._publish_with_rate(session, "starter@2", Decimal("0.02"))
-        after = plans.get_versions(session, [successor])[successor].prices
-        assert after["tokens"] == prices["tokens"]
-        assert after["sms"].unit_price == Decimal("0.02")
+    monkeypatch.setitem(app.config, "BILLING_RATE_PER_REQUEST", Decimal("0.02"))
+    assert "starter@3" in plan_migrations.sync_setting_price(SYSTEM_ACTOR).published
+    after = newest_content("starter").prices
+    assert (after["tokens"], after["sms"].unit_price) == (prices["tokens"], Decimal("0.02"))
 
 
 def test_default_plan_of_a_new_currency_includes_what_it_includes_by_value(acme: BillingOrganization) -> None:

@@ -38,6 +38,12 @@ local known = tonumber(redis.call('GET', KEYS[1]) or '-1')
 if tonumber(ARGV[1]) > known then redis.call('SET', KEYS[1], ARGV[1], 'EX', 86400) end
 """
 """Only raises the generation: a late publisher must not make an old one current again."""
+_RELEASE_QUOTA = """
+for i, key in ipairs(KEYS) do
+  if redis.call('EXISTS', key) == 1 then redis.call('DECRBY', key, ARGV[i]) end
+end
+"""
+"""Leaves alone what Redis has lost meanwhile: it is counted anew from PostgreSQL."""
 
 
 class RedisUnavailable(Exception):
@@ -112,6 +118,7 @@ class LimitRequest:
     recount: reads the counters from PostgreSQL when Redis does not answer
     watched_key: whose integer is read in the same round trip; None for none
     watched_value: that integer, 0 when Redis does not have the key; None when Redis did not answer
+    is_released: what the call added to quotas was given back
     """
 
     keys: list[str]
@@ -122,6 +129,14 @@ class LimitRequest:
     decision: LimitDecision | None = None
     watched_key: str | None = None
     watched_value: int | None = None
+    is_released: bool = False
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether the quotas in Redis have what the call added."""
+        decision = self.decision
+        is_admitted = decision is not None and decision.code == LimitCode.ADMITTED and not decision.is_local
+        return is_admitted and not self.is_released
 
 
 def low_latency_pool(url: str) -> redis.ConnectionPool:
@@ -148,6 +163,7 @@ class CircuitBreakerStorage(RedisStorage):
         super().__init__(uri.removeprefix("saas+"), **options)
         self.gate_script = self.storage.register_script(_SCRIPT)
         self.publish_script = self.storage.register_script(_PUBLISH_GENERATION)
+        self.release_script = self.storage.register_script(_RELEASE_QUOTA)
 
     @property
     def is_away(self) -> bool:
@@ -334,12 +350,17 @@ def generation_key(organization_id: UUID) -> str:
 
 
 def release_quota(call: LimitRequest) -> None:
-    """Subtract from quotas what an admitted request added; without Redis nothing happens. Never raises."""
+    """Subtract from quotas what Redis counted for a call that was admitted and failed, once. Never raises.
+
+    Without Redis nothing happens.
+    """
     first = 1 + len(call.windows)
-    with contextlib.suppress(RedisUnavailable):
-        for key, counter in zip(call.keys[first:], call.counters, strict=True):
-            if counter.units:
-                get_storage().run(get_storage().storage.decrby, key, counter.units)
+    pairs = zip(call.keys[first:], call.counters, strict=True) if call.is_counted else ()
+    call.is_released = True
+    added = {key: counter.units for key, counter in pairs if counter.units}
+    if added:
+        with contextlib.suppress(RedisUnavailable):
+            get_storage().run(get_storage().release_script, list(added), list(added.values()))
 
 
 def publish_generation(key: str, generation: int) -> None:

@@ -1,0 +1,3 @@
+"""Fixtures of metered calls."""
+
+from tests.support.holds import acme  # noqa: F401 - a fixture
