@@ -26,7 +26,7 @@ from saas_api.gate import hooks
 from saas_api.mail import jobs as mail_jobs  # noqa: F401 - registers jobs
 from saas_api.messages import api as messages_api
 from saas_api.messages import jobs as messages_jobs  # noqa: F401 - registers jobs
-from saas_api.metering import metered_endpoints
+from saas_api.metering import events_api, metered_endpoints
 from saas_api.ops import blueprint as ops
 from saas_api.ops import jobs as ops_jobs  # noqa: F401 - registers jobs
 from saas_api.payments import api as payments_api
@@ -45,6 +45,7 @@ BLUEPRINT_PREFIXES = {
     billing_api.bp: "/api/v1",
     plan_api.bp: "/api/v1",
     usage_api.bp: "/api/v1",
+    events_api.bp: "/api/v1",
     payments_api.bp: "/api/v1",
     payments_pages.bp: "/payments",
     webhooks_api.bp: "/api/v1/webhooks",

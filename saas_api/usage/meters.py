@@ -18,6 +18,8 @@ from saas_api.core.db import tenancy
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict, NotFound, ValidationFailed
 from saas_api.core.observability import get_logger
+from saas_api.services import catalogue
+from saas_api.services.catalogue import CachedCatalogue
 from saas_api.usage import meter_file
 from saas_api.usage.meter_file import Aggregation, MeterContent
 from saas_api.usage.models import Meter
@@ -28,6 +30,7 @@ MAX_EVENT_QUANTITY = Decimal(10**12)
 """The most that one event may count, in the meter's unit."""
 MAX_UNIQUE_VALUE_LENGTH = 255
 _SMALLEST = Decimal("0.000001")
+_MAX_EXACT_FLOAT = 10**9
 _DECIMAL = re.compile(r"[0-9]{1,13}(\.[0-9]{1,6})?", re.ASCII)
 _RESTRICT_VIOLATION = "23001"
 
@@ -103,6 +106,17 @@ def active_meters(session: Session) -> dict[str, MeterContent]:
     return {meter.code: meter_content(meter) for meter in list_meters(session, includes_archived=False)}
 
 
+_active_meters: CachedCatalogue[Mapping[str, MeterContent]] = CachedCatalogue(active_meters)
+
+
+def cached_meters(generation: int | None) -> Mapping[str, MeterContent]:
+    """Meters that are not archived, by code, from a cache of this process.
+
+    generation: as for `CachedCatalogue.get_entry`
+    """
+    return _active_meters.get(generation)
+
+
 _LOCK_METERS = text("SELECT pg_advisory_xact_lock(hashtextextended('usage.meters', 0))")
 
 
@@ -140,6 +154,7 @@ def _publish(session: SystemSession, content: MeterContent, actor: Actor) -> Pub
         action = "meter.changed" if meter else "meter.published"
         audit.record_event(session, None, actor, action, ("meter", content.code), {"changes": changes})
         session.flush()  # the trigger refuses the change here
+        catalogue.bump(session)
         log.info("meter_published", meter=content.code, changes=list(changes))
     return PublishedMeter(content, meter is None, tuple(changes))
 
@@ -168,6 +183,7 @@ def archive_meter(code: str, actor: Actor, reason: str = "", *, is_undone: bool 
         meter.archived_at = None if is_undone else clock.now()
         action = "meter.restored" if is_undone else "meter.archived"
         audit.record_event(session, None, actor, action, ("meter", code), {"reason": reason})
+        catalogue.bump(session)
     return True
 
 
@@ -186,7 +202,7 @@ def event_quantity(
         return Decimal(1), _unique_value(meter.unique_property, _property(meter.unique_property, properties))
     if meter.value_property is None:
         return _valid_quantity("quantity", Decimal(1) if quantity is None else quantity), None
-    value = _number(_property(meter.value_property, properties))
+    value = parse_number(_property(meter.value_property, properties))
     return _valid_quantity(meter.value_property, value), None
 
 
@@ -197,11 +213,17 @@ def _property(name: str, properties: Mapping[str, Any]) -> Any:
     return value
 
 
-def _number(value: Any) -> Decimal:
-    """A JSON number as it is written, or a decimal string; NaN for anything else."""
+def parse_number(value: Any) -> Decimal:
+    """A JSON number as it was written, or a decimal string; NaN for anything else.
+
+    A number with a fraction is exact below 10^9, where the nearest float of six decimals is that of no other; from
+    there on it is NaN, and only a decimal string is exact.
+    """
     if isinstance(value, str):
         return Decimal(value if _DECIMAL.fullmatch(value) else "NaN")
-    return Decimal("NaN" if isinstance(value, bool | list | dict) else json.dumps(value))
+    if isinstance(value, float) and abs(value) < _MAX_EXACT_FLOAT:
+        return Decimal(repr(value))
+    return Decimal(value if type(value) is int else "NaN")
 
 
 def _valid_quantity(name: str, quantity: Decimal) -> Decimal:
