@@ -118,6 +118,9 @@ class Settings(BaseProductSettings):
     BILLING_GRACE_MINUTES: int = setting_field(
         60, "minutes from 0 to 1440", "time between the end of a period and its invoice", ge=0, le=1440
     )
+    LATE_USAGE_DAYS: int = setting_field(
+        35, "days from 0 to 365", "how old usage of a closed billing period may be when it is reported", ge=0, le=365
+    )
     AUTH_ALLOWANCE_FACTOR: int | None = setting_field(
         None,
         "1 to 1000",

@@ -27,7 +27,7 @@ from saas_api.mail import jobs as mail_jobs  # noqa: F401 - registers jobs
 from saas_api.messages import api as messages_api
 from saas_api.messages import jobs as messages_jobs  # noqa: F401 - registers jobs
 from saas_api.metering import api as metering_api
-from saas_api.metering import forward_auth_api, holds_api, metered_endpoints
+from saas_api.metering import events_api, forward_auth_api, holds_api, metered_endpoints
 from saas_api.metering import jobs as metering_jobs  # noqa: F401 - registers jobs
 from saas_api.ops import blueprint as ops
 from saas_api.ops import jobs as ops_jobs  # noqa: F401 - registers jobs
@@ -49,6 +49,7 @@ BLUEPRINT_PREFIXES = {
     billing_api.bp: "/api/v1",
     plan_api.bp: "/api/v1",
     usage_api.bp: "/api/v1",
+    events_api.bp: "/api/v1",
     payments_api.bp: "/api/v1",
     holds_api.bp: "/api/v1",
     payments_pages.bp: "/payments",

@@ -144,9 +144,13 @@ RESET ROLE;
 
 ORGANIZATIONS = """
 ALTER TABLE organizations ADD COLUMN external_id text UNIQUE CHECK (length(external_id) BETWEEN 1 AND 255);
+
+CREATE UNIQUE INDEX api_keys_id ON api_keys (id);  -- a service names a key without its organization
 """
 
 DOWN = """
+DROP INDEX api_keys_id;
+
 ALTER TABLE organizations DROP COLUMN external_id;
 
 DROP TABLE test_usage_events;

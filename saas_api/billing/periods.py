@@ -1,6 +1,6 @@
 """Billing accounts and their chain of periods; usage is recorded under a shared lock of the periods."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -122,6 +122,15 @@ def shared_lock_statement(organization_id: UUID) -> tuple[str, dict[str, Any]]:
     It must precede the statement that looks a period up, so that its snapshot is taken after the wait for the lock.
     """
     return _LOCK_SHARED, {"period_lock": str(organization_id)}
+
+
+_LOCK_ALL_SHARED = """SELECT count(pg_advisory_xact_lock_shared(hashtextextended(o, 1)))
+FROM unnest(CAST(%(period_locks)s AS text[])) AS o"""
+
+
+def shared_locks_statement(organization_ids: Collection[UUID]) -> tuple[str, dict[str, Any]]:
+    """The shared period locks of several organizations, in the order of their ids, as `shared_lock_statement`."""
+    return _LOCK_ALL_SHARED, {"period_locks": sorted(map(str, organization_ids))}
 
 
 def record_usage_statements(

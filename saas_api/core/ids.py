@@ -42,3 +42,9 @@ def parse_id(prefix: str, text: str) -> uuid.UUID:
             raise ValueError(f"not a {prefix} id")
         return uuid.UUID(hex=digits)
     return uuid.UUID(text)
+
+
+def is_public_id(text: str, *prefixes: str) -> bool:
+    """Whether a text is an identifier with one of some prefixes, as `format_id` writes it."""
+    prefix, _, digits = text.partition("_")
+    return prefix in prefixes and _HEX.fullmatch(digits) is not None

@@ -140,8 +140,10 @@ def _operation(route: ApiRoute) -> dict[str, Any]:
     }
     if description.strip():
         spec["description"] = description.strip()
-    if operation.body:
-        spec["requestBody"] = {"required": True, "content": {"application/json": {"schema": operation.body}}}
+    consumes = {"application/json": operation.body} if operation.body else operation.consumes
+    if consumes:
+        content = {media_type: {"schema": schema} for media_type, schema in consumes.items()}
+        spec["requestBody"] = {"required": True, "content": content}
     return spec
 
 
@@ -198,7 +200,7 @@ def _error_responses(route: ApiRoute) -> dict[str, Any]:
 
 def _error_types(route: ApiRoute) -> set[type[ApiError]]:
     error_types: set[type[ApiError]] = {*route.operation.errors, ServiceUnavailable}
-    if route.operation.body:
+    if route.operation.body or route.operation.consumes:
         error_types |= {BadRequest, PayloadTooLarge, UnsupportedMediaType, ValidationFailed}
     if route.operation.query:
         error_types.add(ValidationFailed)

@@ -212,21 +212,14 @@ def cancel_message(session: Session, principal: Principal, message_id: UUID) -> 
     return message
 
 
-_REVERSE = sa.text("""
-INSERT INTO usage_events (organization_id, id, source, idempotency_key, meter_code, quantity, occurred_at, api_key_id,
-  message_id, billing_period_id, late_for_period_id, reversal_of)
-SELECT u.organization_id, v.reversal_id, 'reversal', u.id::text, u.meter_code, -u.quantity, u.occurred_at,
-  u.api_key_id, m.id,
-  CASE p.state WHEN 'open' THEN p.id ELSE (SELECT id FROM billing_periods WHERE organization_id = :org
-    AND state = 'open' ORDER BY seq LIMIT 1) END,
-  CASE p.state WHEN 'open' THEN u.late_for_period_id ELSE coalesce(u.late_for_period_id, p.id) END, u.id
+_ENDED_MESSAGES = """
+SELECT u.id AS event_id, v.reversal_id
 FROM unnest(CAST(:ids AS uuid[]), CAST(:reversal_ids AS uuid[])) AS v (id, reversal_id)
-JOIN messages m ON m.organization_id = :org AND m.id = v.id AND m.status IN ('failed', 'canceled')
+JOIN messages m ON m.organization_id = :organization_id AND m.id = v.id AND m.status IN ('failed', 'canceled')
   AND m.finished_at = now()
-JOIN usage_events u ON u.organization_id = :org AND u.source = 'messages.send' AND u.idempotency_key = m.id::text
-JOIN billing_periods p ON p.organization_id = :org AND p.id = u.billing_period_id
-JOIN meters t ON t.code = u.meter_code AND t.reverse_on_failure
-""")
+JOIN usage_events u ON u.organization_id = :organization_id AND u.source = 'messages.send'
+  AND u.idempotency_key = CAST(m.id AS text)
+JOIN meters t ON t.code = u.meter_code AND t.reverse_on_failure"""
 
 
 def reverse_usage(session: Session, organization_id: UUID, message_ids: Sequence[UUID]) -> None:
@@ -236,8 +229,8 @@ def reverse_usage(session: Session, organization_id: UUID, message_ids: Sequence
     raises: IntegrityError on usage_events.billing_period_id when no period is open
     """
     if message_ids:
-        values = {"org": organization_id, "ids": list(message_ids), "reversal_ids": [ids.new_id() for _ in message_ids]}
-        session.execute(_REVERSE, values)
+        values = {"ids": list(message_ids), "reversal_ids": [ids.new_id() for _ in message_ids]}
+        ledger.reverse_events(session, organization_id, _ENDED_MESSAGES, values)
 
 
 def _build_message(principal: Principal, body: Mapping[str, Any]) -> Message:

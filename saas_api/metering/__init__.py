@@ -2,4 +2,8 @@
 
 from saas_api.core.domain import Domain
 
-DOMAIN = Domain(name="metering", id_prefixes=("uev", "hld"), system_purposes=("metering.holds", "metering.key"))
+DOMAIN = Domain(
+    name="metering",
+    id_prefixes=("uev", "hld"),
+    system_purposes=("metering.events", "metering.holds", "metering.key", "metering.reversals", "metering.subjects"),
+)

@@ -238,14 +238,21 @@ def adjust_counters(principal: KeyPrincipal, before: Sequence[MeteredUsage], aft
 
     Without Redis nothing happens: the counters are read from PostgreSQL when it is back.
     """
+    with contextlib.suppress(RedisUnavailable):
+        counters.adjust_counters(counter_changes(principal, before, after))
+
+
+def counter_changes(
+    principal: KeyPrincipal, before: Sequence[MeteredUsage], after: Sequence[MeteredUsage]
+) -> Mapping[str, int]:
+    """What `adjust_counters` adds, by the key of the counter in Redis."""
     terms = principal.terms
     if terms is None:
-        return
+        return {}
     units: defaultdict[str, int] = defaultdict(int)
     for sign, usage in ((-1, before), (1, after)):
         for counter in _build_counters(principal, usage, is_fresh=False, is_final=True):
-            units[counter.name] += sign * counter.units
-    with contextlib.suppress(RedisUnavailable):
-        for name, amount in units.items():
-            if amount:
-                counters.adjust_counter(counters.counter_key(principal.organization_id, terms.period_id, name), amount)
+            units[counters.counter_key(principal.organization_id, terms.period_id, counter.name)] += (
+                sign * counter.units
+            )
+    return units

@@ -3,7 +3,6 @@
 from typing import Any
 
 from flask import Blueprint, g, request
-from werkzeug.exceptions import RequestEntityTooLarge
 
 from saas_api.accounts import audit
 from saas_api.core import access
@@ -98,20 +97,8 @@ def receive_from_paystack() -> dict[str, str]:
 
 
 def _receive(provider: str | None) -> dict[str, str]:
-    body = _read_raw_body()
+    body = http.read_body(request, MAX_EVENT_BYTES)
     if provider is None:
         raise MissingSignature
     provider_events.receive_event(provider, body, request.headers.get(SIGNATURE_HEADERS[provider]))
     return {"status": "received"}
-
-
-def _read_raw_body() -> bytes:
-    http.require_plain_body(request)
-    request.max_content_length = MAX_EVENT_BYTES + 1  # a chunked body over the limit would be cut without an error
-    try:
-        body = request.get_data(cache=False)
-    except RequestEntityTooLarge as cause:
-        raise PayloadTooLarge from cause
-    if len(body) > MAX_EVENT_BYTES:
-        raise PayloadTooLarge
-    return body

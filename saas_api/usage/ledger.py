@@ -13,6 +13,9 @@ from sqlalchemy.orm import Session
 
 from saas_api.core import clock
 
+REVERSAL_SOURCE = "reversal"
+"""Source of reversals, whose idempotency key is the id of the event."""
+
 
 @dataclass(frozen=True)
 class MeteredUsage:
@@ -207,3 +210,32 @@ def _row_values(organization_id: UUID, usage: UsageRecord) -> dict[str, Any]:
         "usage_endpoint": usage.endpoint,
         "usage_unique_value": usage.unique_value,
     }
+
+
+def reverse_events(session: Session, organization_id: UUID, chosen_sql: str, values: Mapping[str, Any]) -> list[UUID]:
+    """Write one reversal for each of some usage events of an organization, unless it has one.
+
+    The period of the event pays for it or, if that is closed, the earliest open one. The caller holds the shared period
+    lock.
+
+    chosen_sql: a query of (event_id, reversal_id), a constant of the caller
+    values: its parameters
+    returns: ids of the events that were reversed
+    raises: IntegrityError on usage_events.billing_period_id when no period is open
+    """
+    statement = text(_REVERSE.format(chosen=chosen_sql))
+    return list(session.scalars(statement, {**values, "organization_id": organization_id}))
+
+
+_REVERSE = f"""
+INSERT INTO usage_events (organization_id, id, source, idempotency_key, meter_code, quantity, occurred_at, api_key_id,
+  message_id, properties, endpoint, unique_value, billing_period_id, late_for_period_id, reversal_of)
+SELECT u.organization_id, c.reversal_id, '{REVERSAL_SOURCE}', CAST(u.id AS text), u.meter_code, -u.quantity,
+  u.occurred_at, u.api_key_id, u.message_id, u.properties, u.endpoint, u.unique_value,
+  CASE p.state WHEN 'open' THEN p.id ELSE (SELECT id FROM billing_periods WHERE organization_id = :organization_id
+    AND state = 'open' ORDER BY seq LIMIT 1) END,
+  CASE p.state WHEN 'open' THEN u.late_for_period_id ELSE coalesce(u.late_for_period_id, p.id) END, u.id
+FROM ({{chosen}}) AS c
+JOIN usage_events u ON u.organization_id = :organization_id AND u.id = c.event_id
+JOIN billing_periods p ON p.organization_id = u.organization_id AND p.id = u.billing_period_id
+ON CONFLICT (organization_id, source, idempotency_key) DO NOTHING RETURNING reversal_of"""

@@ -27,6 +27,7 @@ log = get_logger(__name__)
 
 MAX_UNIQUE_VALUE_LENGTH = 255
 _SMALLEST = Decimal("0.000001")
+_MAX_EXACT_FLOAT = 10**9
 _RESTRICT_VIOLATION = "23001"
 
 
@@ -156,6 +157,7 @@ def _publish(session: SystemSession, content: MeterContent, actor: Actor, reason
         data = {"changes": changes, **({"reason": reason} if reason else {})}
         audit.record_event(session, None, actor, action, ("meter", content.code), data)
         session.flush()  # the trigger refuses the change here
+        catalogue.bump(session)
         log.info("meter_published", meter=content.code, changes=list(changes))
     return PublishedMeter(content, meter is None, tuple(changes))
 
@@ -204,7 +206,7 @@ def event_quantity(
         return Decimal(1), _unique_value(meter.unique_property, _property(meter.unique_property, properties))
     if meter.value_property is None:
         return _valid_quantity("quantity", Decimal(1) if quantity is None else quantity), None
-    value = _number(_property(meter.value_property, properties))
+    value = parse_number(_property(meter.value_property, properties))
     return _valid_quantity(meter.value_property, value), None
 
 
@@ -215,11 +217,17 @@ def _property(name: str, properties: Mapping[str, Any]) -> Any:
     return value
 
 
-def _number(value: Any) -> Decimal:
-    """A JSON number as it is written, or a decimal string; NaN for anything else."""
+def parse_number(value: Any) -> Decimal:
+    """A JSON number as it was written, or a decimal string; NaN for anything else.
+
+    A number with a fraction is exact below 10^9, where the nearest float of six decimals is that of no other; from
+    there on it is NaN, and only a decimal string is exact.
+    """
     if isinstance(value, str):
         return Decimal(value if quantity_text.DECIMAL.fullmatch(value) else "NaN")
-    return Decimal("NaN" if isinstance(value, bool | list | dict) else json.dumps(value))
+    if isinstance(value, float) and abs(value) < _MAX_EXACT_FLOAT:
+        return Decimal(repr(value))
+    return Decimal(value if type(value) is int else "NaN")
 
 
 def _valid_quantity(name: str, quantity: Decimal) -> Decimal:

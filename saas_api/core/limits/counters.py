@@ -1,6 +1,6 @@
 """Reads and corrections of the quota counters in Redis, for jobs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 from saas_api.core.limits import limiter
@@ -30,8 +30,20 @@ def adjust_counter(key: str, amount: int) -> None:
 
     raises: RedisUnavailable
     """
+    adjust_counters({key: amount})
+
+
+def adjust_counters(changes: Mapping[str, int]) -> None:
+    """Add positive or negative amounts to the counters that exist, by key, in one round trip.
+
+    raises: RedisUnavailable
+    """
     storage = limiter.get_storage()
-    storage.run(storage.storage.eval, _ADD_IF_EXISTS, 1, key, amount)
+    pipeline = storage.storage.pipeline(transaction=False)
+    for key, amount in changes.items():
+        if amount:
+            pipeline.eval(_ADD_IF_EXISTS, 1, key, amount)
+    storage.run(pipeline.execute)
 
 
 def exchange_previous_excess(key: str, excess: int) -> int:

@@ -56,6 +56,7 @@ class Operation:
 
     operation_id, tag: unique name and section in the OpenAPI document; clients are generated from them
     metering: meters the calls of the view; set by `metering.metered_endpoints.metered`
+    consumes: schemas by media type of a body that the view reads itself, instead of `body`
     produces: media type of a view that may return a `Response`; with `returns` it may return either
     has_long_text: the size of the body is limited in characters of its texts instead of bytes
     is_replayable: False when the response contains tokens: an Idempotency-Key is checked and nothing is stored
@@ -69,6 +70,7 @@ class Operation:
     status: int = 200
     errors: tuple[type[ApiError], ...] = ()
     metering: Metering | None = None
+    consumes: Mapping[str, ma.Schema] = field(default_factory=dict)
     produces: str = "application/json"
     has_long_text: bool = False
     is_replayable: bool = True
@@ -102,6 +104,7 @@ class OperationFields(TypedDict, total=False):
     returns: ma.Schema
     status: int
     errors: tuple[type[ApiError], ...]
+    consumes: Mapping[str, ma.Schema]
     produces: str
     has_long_text: bool
     is_replayable: bool

@@ -6,7 +6,6 @@ application gets requests that are complete and hands over responses that are co
 
 import contextlib
 import functools
-import io
 import ipaddress
 import socket
 import struct
@@ -27,12 +26,13 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 from saas_api.core.errors import ApiError, BadRequest, HeadersTooLarge, RequestTimeout, TooManyRequests, UriTooLong
 from saas_api.core.web import app as web_app
 
-MAX_REQUEST_BYTES = 262_144
+MAX_REQUEST_BYTES = 1_048_576
 """The largest body that a view accepts; of a larger one the application sees a byte more, and refuses it."""
 SEND_SECONDS = 60
 """How long a client may take to receive a piece of a response."""
 _PIECE_BYTES = 65_536
 _SPOOL_BYTES = 1_048_576
+_REQUEST_SPOOL_BYTES = 262_144
 _ERRORS: dict[type[Exception], type[ApiError]] = {
     http_errors.LimitRequestLine: UriTooLong,
     http_errors.LimitRequestHeaders: HeadersTooLarge,
@@ -172,7 +172,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn is untyped
 
     def _call_application(self, environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
         """Read the body, call the application when it has room, and keep its response until the client has it."""
-        environ["wsgi.input"] = io.BytesIO(environ["wsgi.input"].read(MAX_REQUEST_BYTES + 1))
+        environ["wsgi.input"] = _read_request(environ["wsgi.input"])
         body = tempfile.SpooledTemporaryFile(_SPOOL_BYTES)  # noqa: SIM115 - closed once it is sent
         with self._places:
             pieces = self.application(environ, start_response)
@@ -219,6 +219,17 @@ def _count_key(address: str) -> str:
 
 def _to_api_error(error: Exception) -> ApiError:
     return next((kind() for cause, kind in _ERRORS.items() if isinstance(error, cause)), ApiError())
+
+
+def _read_request(stream: Any) -> Any:
+    """The body of a request; a large one is kept in a file, because many may arrive at the same time."""
+    body = tempfile.SpooledTemporaryFile(_REQUEST_SPOOL_BYTES)  # noqa: SIM115 - freed with the request
+    missing = MAX_REQUEST_BYTES + 1
+    while missing and (piece := stream.read(min(missing, _REQUEST_SPOOL_BYTES))):
+        body.write(piece)
+        missing -= len(piece)
+    body.seek(0)
+    return body
 
 
 def _wants_json(first_bytes: bytes) -> bool:

@@ -84,29 +84,45 @@ def read_json(incoming: Request, *, has_long_text: bool = False) -> Any:
         return {}
     if incoming.mimetype != "application/json":
         raise UnsupportedMediaType
+    raw = read_body(incoming, MAX_LONG_TEXT_BYTES if has_long_text else MAX_BODY_BYTES)
+    if not raw:
+        return {}
+    value = parse_json(raw)
+    if not isinstance(value, dict):
+        raise BadRequest("The body must be a JSON object.")
+    text_length = sum(len(text) for text in value.values() if isinstance(text, str))
+    if text_length > MAX_BODY_BYTES:  # in characters; without a long text the bytes were counted before
+        raise PayloadTooLarge
+    return value
+
+
+def read_body(incoming: Request, max_bytes: int) -> bytes:
+    """The body of a request as it was sent.
+
+    raises: EncodedBody, PayloadTooLarge
+    """
     require_plain_body(incoming)
-    # A chunked body over the limit is cut silently: one byte more shows it.
-    max_bytes = MAX_LONG_TEXT_BYTES if has_long_text else MAX_BODY_BYTES
-    incoming.max_content_length = max_bytes + 1
+    incoming.max_content_length = max_bytes + 1  # a chunked body over the limit is cut silently: one byte more shows it
     try:
         raw = incoming.get_data()
     except RequestEntityTooLarge as cause:
         raise PayloadTooLarge from cause
     if len(raw) > max_bytes:
         raise PayloadTooLarge
-    if not raw:
-        return {}
+    return raw
+
+
+def parse_json(raw: bytes) -> Any:
+    """The JSON value in a body.
+
+    raises: BadRequest for other text, or more than 32 levels
+    """
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as cause:
         raise BadRequest("The body is not valid JSON.") from cause
-    if not isinstance(value, dict):
-        raise BadRequest("The body must be a JSON object.")
     if _nesting_depth(value) > MAX_DEPTH:
         raise BadRequest("The body is nested too deeply.")
-    text_length = sum(len(text) for text in value.values() if isinstance(text, str))
-    if text_length > MAX_BODY_BYTES:  # in characters; without a long text the bytes were counted before
-        raise PayloadTooLarge
     return value
 
 
