@@ -20,6 +20,7 @@ PUBLIC = {
     "accounts.reset_password",
     "accounts.verify_email",
     "accounts_pages.forgot_password_form",
+    "forward_auth.gate",
     "accounts_pages.invitation_form",
     "accounts_pages.accept_invitation",
     "accounts_pages.logout_form",
