@@ -215,7 +215,7 @@ class Settings(BaseProductSettings):
         False, "0 or 1", "lets the mock provider deliver and bill live messages in production too"
     )
     SERVICES: Names = setting_field(
-        ["messages"], "messages, or none", "built-in services that are offered; none serves neither API nor pages"
+        ["all"], "all, none, or names", "services of this application that are offered, such as messages"
     )
 
     MOCK_LATENCY_MS: int = setting_field(
@@ -318,8 +318,8 @@ class Settings(BaseProductSettings):
 
     @field_validator("SERVICES")
     @classmethod
-    def _require_known_service(cls, value: list[str]) -> list[str]:
-        return declaration.reject_if(not {*value} <= {"messages"}, value)
+    def _require_all_or_names(cls, value: list[str]) -> list[str]:
+        return declaration.reject_if("all" in value and len(value) > 1, value)
 
     @field_validator("LEASE_SECONDS")
     @classmethod

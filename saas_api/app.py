@@ -1,9 +1,10 @@
 """The application factory."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from flask import Blueprint
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from saas_api.accounts import api as accounts_api
@@ -14,7 +15,7 @@ from saas_api.api_keys import api as api_keys_api
 from saas_api.billing import api as billing_api
 from saas_api.billing import jobs as billing_jobs  # noqa: F401 - registers jobs
 from saas_api.billing import plan_api, usage_api
-from saas_api.core import observability
+from saas_api.core import domain, observability
 from saas_api.core.db import engine
 from saas_api.core.db.engine import db
 from saas_api.core.web import app as web_app
@@ -61,11 +62,22 @@ BLUEPRINT_PREFIXES = {
 }
 
 
+def is_offered(blueprint: Blueprint, services: Collection[str]) -> bool:
+    """Whether the setting SERVICES offers what a blueprint serves; it names services only."""
+    package = blueprint.import_name.split(".")[1]
+    return package not in domain.registry.services or bool({"all", package} & set(services))
+
+
 def create_app(config: Mapping[str, Any]) -> App:
     """Create the application with all blueprints and jobs.
 
     config: every setting of `config.py`, by name; PROCESS names this process in PostgreSQL's list of connections
+    raises: ValueError when SERVICES names a service that there is not
     """
+    unknown = set(config["SERVICES"]) - domain.registry.services - {"all"}
+    if unknown:
+        known = ", ".join(sorted(domain.registry.services))
+        raise ValueError(f"SERVICES: there is no service {', '.join(sorted(unknown))}; choose from {known}")
     app = App("saas_api")
     app.config.from_mapping(config)
     app.config.from_mapping(
@@ -83,7 +95,7 @@ def create_app(config: Mapping[str, Any]) -> App:
     web_app.init_app(app)
     hooks.init_app(app)
     for blueprint, prefix in BLUEPRINT_PREFIXES.items():
-        if blueprint is messages_api.bp and "messages" not in config["SERVICES"]:
+        if not is_offered(blueprint, config["SERVICES"]):
             continue
         app.register_blueprint(blueprint, url_prefix=prefix or None)
     for rule in app.url_map.iter_rules():

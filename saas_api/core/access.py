@@ -199,7 +199,12 @@ def has_permission(principal: Principal, permission: str | None) -> bool:
 
 def _is_served(permission: str) -> bool:
     service = permission.partition(":")[0]
-    return service not in domain.registry.services or service in setting("SERVICES")
+    return service not in domain.registry.services or is_service_offered(service)
+
+
+def is_service_offered(name: str) -> bool:
+    """Whether the setting SERVICES offers a service of this application."""
+    return bool({"all", name} & set(setting("SERVICES")))
 
 
 def has_operator_role(principal: Principal, operator_role: str) -> bool:

@@ -12,16 +12,24 @@ from flask import g
 
 from saas_api.core import access, clock, ids
 from saas_api.core.db import engine
+from saas_api.core.errors import ServiceUnavailable
 from saas_api.core.jobs import queue
 from saas_api.core.web.endpoint import Operation, ViewResult
-from saas_api.metering import limits, recording
+from saas_api.metering import holds, limits, recording
 from saas_api.metering.key_principals import KeyPrincipal
 from saas_api.metering.recording import Statement
-from saas_api.usage import sources
+from saas_api.services import catalogue
+from saas_api.usage import meters, sources
 from saas_api.usage.ledger import MeteredUsage, UsageRecord
 
 View = Callable[..., Any]
 Body = Mapping[str, Any]
+
+
+class MeterUnavailable(ServiceUnavailable):
+    """The meter of the call is not in the catalogue, or is archived: publish it, or undo that."""
+
+    code, message = "METER_UNAVAILABLE", "This call cannot be metered right now."
 
 
 @dataclass(frozen=True)
@@ -59,13 +67,13 @@ class EndpointMetering:
 
     def expected_usage(self, arguments: Mapping[str, Any]) -> list[MeteredUsage]:
         """What a call uses; one unit where only the answer says it."""
-        return [self._usage(arguments, None)]
+        return [self._usage(arguments, None)[0]]
 
     def record(self, arguments: Mapping[str, Any], result: Any) -> Any:
         """Record the usage in the transaction of the view, or in one round trip where the view has none."""
         batch = result if isinstance(result, Batch) else Batch(result)
         data = batch.data.data if isinstance(batch.data, ViewResult) else batch.data
-        expected, used = self._usage(arguments, None), self._usage(arguments, data)
+        (expected, _), (used, unique_value) = self._usage(arguments, None), self._usage(arguments, data)
         event_id, principal = ids.new_id(), g.principal
         event = UsageRecord(
             id=event_id,
@@ -77,6 +85,7 @@ class EndpointMetering:
             api_key_id=principal.id,
             message_id=batch.message_id,
             properties=used.properties,
+            unique_value=unique_value,
         )
         self._write(principal, event, batch)
         if used != expected and g.gate_call.decision is not None and not g.gate_call.decision.is_local:
@@ -92,11 +101,15 @@ class EndpointMetering:
         stored = (g.idempotent_request, batch.data) if self.is_batch and g.idempotent_request else None
         recording.record(principal, g.gate_call, event, batch.statements, stored)
 
-    def _usage(self, arguments: Mapping[str, Any], answer: Any) -> MeteredUsage:
+    def _usage(self, arguments: Mapping[str, Any], answer: Any) -> tuple[MeteredUsage, str | None]:
+        """The usage of a call, and the value that a meter with aggregation unique counts."""
         body = arguments.get("body", {})
-        meter = self.meter(body) if callable(self.meter) else self.meter
+        code = self.meter(body) if callable(self.meter) else self.meter
+        meter = meters.cached_meters(None).get(code) or meters.cached_meters(catalogue.read_generation()).get(code)
+        if meter is None:
+            raise MeterUnavailable
         properties = self.properties(body) if self.properties else {}
-        return MeteredUsage(meter, self._quantity(body, answer), properties)
+        return holds.call_usage(meter, self._quantity(body, answer), properties)
 
     def _quantity(self, body: Body, answer: Any) -> Decimal:
         if not callable(self.quantity):

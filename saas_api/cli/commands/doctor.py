@@ -23,7 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from saas_api.cli import output, types
 from saas_api.cli.commands import keys
 from saas_api.cli.errors import EXIT_PROBLEMS, Command
-from saas_api.core import clock
+from saas_api.core import access, clock
 from saas_api.core.db import tenancy
 from saas_api.core.db.engine import db
 from saas_api.core.db.roles import MAX_POSTGRES, MIN_POSTGRES
@@ -189,7 +189,7 @@ def _settings_problems() -> Iterator[tuple[str, str, str]]:
         yield WARN, f"APP_URL={url} is not encrypted", "Set APP_URL to its https address."
     if not setting("SMTP_HOST"):
         yield FAIL, "mail is not sent: neither links nor invitations arrive", "Set SMTP_HOST."
-    if "messages" in setting("SERVICES"):
+    if access.is_service_offered("messages"):
         if setting("MESSAGES_ALLOW_MOCK"):
             yield FAIL, "live messages are billed, and the mock provider delivers none", "Unset MESSAGES_ALLOW_MOCK."
         else:

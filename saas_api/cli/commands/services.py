@@ -10,13 +10,14 @@ from click.exceptions import Exit
 
 from saas_api.accounts.audit import OperatorContext
 from saas_api.admin import actions
-from saas_api.cli import action_commands, output, types
+from saas_api.cli import action_commands, new_service, output, types
 from saas_api.cli.action_commands import Description
 from saas_api.cli.errors import EXIT_PROBLEMS, CommandError, CommandGroup
 from saas_api.core import clock, document_reader, ids
 from saas_api.core.db import tenancy
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.document_reader import MAX_FILE_BYTES, InvalidDocument
+from saas_api.core.settings import ROOT
 from saas_api.services import route_file, routes, services
 from saas_api.services.models import Service
 from saas_api.services.services import IssuedToken
@@ -189,3 +190,16 @@ def _to_json(session: SystemSession, service: Service, scopes: Mapping[str, Sequ
         "created_at": clock.format_rfc3339(service.created_at),
         "revoked_at": clock.format_rfc3339(service.revoked_at) if service.revoked_at else None,
     }
+
+
+@group.command("new")
+@click.argument("name")
+def new(name: str) -> None:
+    """Write the skeleton of a service inside this application: its package, test and plan file.
+
+    Example: flask services new lookups
+    """
+    with tenancy.system_session("services.command") as session:
+        files = new_service.write_service(session, ROOT, name)
+    for path in files:
+        click.echo(path.relative_to(ROOT))
