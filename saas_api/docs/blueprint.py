@@ -1,23 +1,29 @@
-"""Swagger UI at /docs/ and the OpenAPI document at /api/v1/openapi.json."""
+"""Swagger UI at /docs/, the OpenAPI document at /api/v1/openapi.json, and the documents of services beside them."""
 
 import functools
 import inspect
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from flasgger import Swagger
-from flask import Blueprint, Flask
+from flask import Blueprint, Flask, Response, url_for
 from flask.blueprints import BlueprintSetupState
 from werkzeug.routing import Rule
 
 from saas_api.core.access import public_view
-from saas_api.core.web import http
+from saas_api.core.db import engine
+from saas_api.core.web import app as web_app
+from saas_api.core.web import http, pages
 from saas_api.docs import openapi
 from saas_api.docs.openapi import ApiRoute
+from saas_api.services import services
 
 bp = Blueprint("docs", __name__)
 
 API_PREFIX = "/api/v1/"
+_ORIGIN = re.compile(r"(https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?)(?:/.*)?")
 
 
 class ApiReference(Swagger):
@@ -53,9 +59,42 @@ def _route(rule: Rule, method: str, view: Any) -> ApiRoute:
     )
 
 
+@bp.get("/docs/services/<name>")
+@public_view
+def show_service(name: str) -> Response:
+    """Show the reference of a service, whose requests may go to the servers that its document names."""
+    document = services.get_openapi(engine.session(), name)
+    specs = [{"url": url_for("docs.service_document", name=name)}]
+    response = pages.render_page("flasgger/index.html", specs=specs, service=name)
+    response.headers["Content-Security-Policy"] = web_app.page_csp(connect_to=_server_origins(document))
+    return response
+
+
+@bp.get("/docs/services/<name>/openapi.json")
+@public_view
+def service_document(name: str) -> Response:
+    """The OpenAPI document of a service."""
+    return http.json_response(services.get_openapi(engine.session(), name), 200)
+
+
+def _server_origins(document: dict[str, Any]) -> list[str]:
+    """Origins of the absolute addresses in `servers`."""
+    servers = document.get("servers")
+    addresses = (
+        [server.get("url") for server in servers if isinstance(server, dict)] if isinstance(servers, list) else []
+    )
+    matches = [_ORIGIN.fullmatch(address) for address in addresses if isinstance(address, str)]
+    return sorted({match[1] for match in matches if match})
+
+
+def _list_documented_services() -> Sequence[str]:
+    return services.list_documented(engine.session())
+
+
 @bp.record_once
 def _mount(state: BlueprintSetupState) -> None:
     ApiReference(state.app, config=_config())
+    state.app.jinja_env.globals["documented_services"] = _list_documented_services
     for endpoint, view in list(state.app.view_functions.items()):
         if endpoint.startswith("flasgger."):
             copy: Any = functools.update_wrapper(functools.partial(view), view)

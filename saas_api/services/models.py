@@ -29,7 +29,7 @@ class Service(Model):
     allowed_ips: Mapped[list[str]] = mapped_column(ARRAY(CIDR), server_default=FetchedValue())
     scopes: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=FetchedValue())
     is_open: Mapped[bool] = mapped_column(server_default=FetchedValue())
-    openapi: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
+    openapi: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     last_seen_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=FetchedValue())
     revoked_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))

@@ -208,6 +208,24 @@ def set_openapi(session: SystemSession, name: str, operator: OperatorContext, do
     return service
 
 
+def list_documented(session: Session) -> Sequence[str]:
+    """Names of the services with an OpenAPI document, sorted; readable in any session."""
+    documented = sa.select(Service.name).where(Service.openapi.is_not(None), Service.revoked_at.is_(None))
+    return session.scalars(documented.order_by(Service.name)).all()
+
+
+def get_openapi(session: Session, name: str) -> dict[str, Any]:
+    """The OpenAPI document of a service; readable in any session.
+
+    raises: ServiceNotFound, also for a service without a document
+    """
+    found = sa.select(Service.openapi).filter_by(name=name, revoked_at=None)
+    document: dict[str, Any] | None = session.scalar(found)
+    if document is None:
+        raise ServiceNotFound(details={"name": name})
+    return document
+
+
 def list_scopes(session: Session) -> Mapping[str, Sequence[str]]:
     """Scopes of every service that is not revoked, by its name; readable in a session of an organization."""
     declared: defaultdict[str, set[str]] = defaultdict(set)

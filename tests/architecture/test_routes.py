@@ -40,6 +40,8 @@ PUBLIC = {
     "dashboard.public.set_preference",
     "dashboard.public.landing",
     "dashboard.public.pricing",
+    "docs.service_document",
+    "docs.show_service",
     "flasgger.<lambda>",
     "flasgger.apidocs",
     "flasgger.oauth_redirect",

@@ -2,6 +2,7 @@
 
 import re
 import secrets
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -67,6 +68,14 @@ _EXPOSED_HEADERS = (
     "X-Request-Id, Retry-After, RateLimit, RateLimit-Policy, X-RateLimit-Limit, X-RateLimit-Remaining, "
     "X-RateLimit-Reset, Idempotency-Replayed"
 )
+
+
+def page_csp(connect_to: Sequence[str] = ()) -> str:
+    """The content security policy of a page.
+
+    connect_to: other origins that its scripts may call
+    """
+    return _PAGE_CSP.replace("connect-src 'self'", " ".join(("connect-src 'self'", *connect_to)))
 
 
 class App(Flask):

@@ -1,0 +1,28 @@
+"""The API reference in the browser: an API key that is typed once authorizes the documents of services, too."""
+
+from flask import Flask
+
+from saas_api.services import services
+from tests.browser.window import Window
+from tests.support.services import change_service, create_service
+
+OPENAPI = {
+    "openapi": "3.0.3",
+    "info": {"title": "Lookups", "version": "1"},
+    "components": {"securitySchemes": {"customerKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"}}},
+    "security": [{"customerKey": []}],
+    "paths": {"/v1/lookups": {"get": {"responses": {"200": {"description": "OK"}}}}},
+}
+
+
+def test_key_of_the_tab_authorizes_every_document(app: Flask, window: Window) -> None:
+    create_service(app)
+    change_service(app, services.set_openapi, "lookups", OPENAPI)
+    window.open("/docs/")
+    page = window.page
+    page.get_by_role("button", name="Authorize").first.click()
+    page.locator("#api_key_value").fill("sk_live_key")
+    page.locator("form:has(#api_key_value)").get_by_label("Apply credentials").click()
+    window.open("/docs/services/lookups")
+    page.get_by_role("button", name="Authorize").first.click()
+    page.get_by_label("Remove authorization").wait_for()
