@@ -368,8 +368,8 @@ def publish_plan(document: Any, actor: Actor, *, is_dry: bool = False) -> Publis
     with tenancy.system_session("billing.catalogue") as session:
         lock_plans(session)
         meters.lock_meters(session)
-        known_meters = meters.active_meters(session)
-        content = plan_file.load_plan(document, known_meters, _always_priced(known_meters))
+        known_meters = meters.all_meters(session)  # archived ones too: plans that price them may change otherwise
+        content = plan_file.load_plan(document, known_meters, _always_priced(session))
         previous = find_newest_version_id(session, content.code, content.currency)
         old = get_plan_content(session, previous) if previous else None
         _validate(session, content)
@@ -388,9 +388,10 @@ def publish_plan(document: Any, actor: Actor, *, is_dry: bool = False) -> Publis
     return PublishResult(content.code, version_id, previous, differences, default_id)
 
 
-def _always_priced(known_meters: Mapping[str, MeterContent]) -> list[str]:
+def _always_priced(session: SystemSession) -> list[str]:
     """Codes of the meters of services in this application; a plan that forgot one would give the service away."""
-    return [code for code, meter in known_meters.items() if meter.service in domain.registry.services]
+    active = meters.active_meters(session)
+    return [code for code, meter in active.items() if meter.service in domain.registry.services]
 
 
 def _publish(
@@ -499,7 +500,7 @@ def _validate(session: SystemSession, content: PlanContent) -> None:
             problems.append((f"prices.{meter}", reason))
     archived = text("SELECT code FROM meters WHERE archived_at IS NOT NULL AND code = ANY (:codes)")
     archived_codes = session.scalars(archived, {"codes": [meter.code for meter in content.meters]})
-    problems += [("meters", f"meter {code} is retired") for code in archived_codes]
+    problems += [("meters", f"meter {code} is archived") for code in archived_codes]
     if problems:
         raise InvalidDocument(problems)
 

@@ -288,6 +288,15 @@ def test_plan_prices_every_meter_of_a_service_of_this_application(app: Flask, pu
     assert publish(TEAM).exit_code == 0
 
 
+def test_plan_with_the_price_of_an_archived_meter_can_change(app: Flask, publish: Any, context: Flask) -> None:
+    publish(TEAM)
+    meters.archive_meter("calls", SYSTEM_ACTOR)
+    exported = export_plan(app, "team")
+    assert publish(exported).output == "team@1 says the same; nothing to publish.\n"
+    assert publish({**exported, "base_amount": "59.00"}).exit_code == 0
+    assert "meter calls is archived" in publish(changed(base_amount="69.00")).stderr
+
+
 def test_meter_of_a_plan_file_may_be_one_that_exists(app: Flask, publish: Any, context: Flask) -> None:
     meters.publish_meter({**TEAM["meters"][0], "description": "Spoken."}, SYSTEM_ACTOR)  # type: ignore[index]  # a list
     assert publish(TEAM).exit_code == 0
