@@ -171,7 +171,7 @@ def get_live_usage(session: Session, period: BillingPeriod, segments: Sequence[P
     sums: defaultdict[str, Decimal] = defaultdict(Decimal)
     for row in rows:
         sums[row.meter] += row.quantity
-    exact_meters = usage_quantities.find_exact_meters(session, sums)
+    exact_meters = usage_quantities.select_exact(rows)
     late: tuple[LateUsage, ...] = ()
     if len(parts) == 1 and not any(row.is_late for row in rows):
         summed = [(row.meter, row.quantity, row.dimension_value) for row in rows if row.meter not in exact_meters]

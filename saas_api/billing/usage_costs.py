@@ -1,7 +1,7 @@
 """Usage with its cost: reports, time series and the rows of a CSV, for the API and the dashboard."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from decimal import Decimal
@@ -148,15 +148,17 @@ def usage_report(
     by_meter = {code: MeterUsage(code, meter.unit) for code, meter in meters.all_meters(session).items()}
     endpoints: defaultdict[tuple[str, str], CallTotals] = defaultdict(CallTotals)
     keys: defaultdict[UUID | None, CallTotals] = defaultdict(CallTotals)
+    exact_meters: set[str] = set()
     for row, cost in _accepted_with_cost(session, organization_id, days, mode, pricing):
         by_meter[row.meter].quantity += row.quantity
         by_meter[row.meter].cost += cost
+        if row.aggregation != "sum":
+            exact_meters.add(row.meter)
         endpoint = endpoints[sources.get_endpoint(row.source)]
         for totals in (report.total, report.by_day[row.day], endpoint, keys[row.api_key_id]):
             totals.success_count += row.requests
             totals.cost += cost
-    used = [code for code, meter in by_meter.items() if meter.quantity]
-    for code, quantity in reports.exact_totals(session, organization_id, days, used, mode).items():
+    for code, quantity in reports.exact_totals(session, organization_id, days, exact_meters, mode).items():
         by_meter[code].quantity = quantity
     for refused in refused_requests.refused_calls(session, organization_id, days, mode):
         endpoint = endpoints[refused.method, refused.route]
@@ -175,25 +177,21 @@ def usage_report(
 
 @dataclass(frozen=True)
 class _Pricing:
-    """Segments of a subscription with their plan versions; versions in an earlier currency have no prices.
-
-    exact_meters: meters that do not add up; a call of theirs has no cost of its own
-    """
+    """Segments of a subscription with their plan versions; versions in an earlier currency have no prices."""
 
     segments: Sequence[PlanSegment]
     versions: Mapping[str, RatedPlanVersion]
     currency: str
-    exact_meters: Collection[str]
 
     @property
     def boundaries(self) -> list[datetime]:
         return [segment.starts_at for segment in self.segments]
 
     def cost(self, calls: AcceptedCalls | TimeseriesPoint) -> Decimal:
-        """Cost of calls at list price, in major units; 0 without a price."""
+        """Cost of calls at list price, in major units; 0 without a price, and for a meter that does not add up."""
         segment = self.segments[max(calls.segment - 1, 0)]  # 0 is before the first boundary
         price = self.versions[segment.version_id].prices.get(calls.meter)
-        if price is None or calls.meter in self.exact_meters:
+        if price is None or calls.aggregation != "sum":
             return Decimal(0)
         return charges.list_price_cost(price.by_value[price.value_for(calls.dimensions)], calls.quantity)
 
@@ -206,8 +204,7 @@ def _get_pricing(session: Session, organization_id: UUID) -> _Pricing:
         version_id: version if version.currency == currency else replace(version, prices={})
         for version_id, version in versions.items()
     }
-    priced_meters = {meter for version in priced.values() for meter in version.prices}
-    return _Pricing(segments, priced, currency, quantities.find_exact_meters(session, priced_meters))
+    return _Pricing(segments, priced, currency)
 
 
 def _accepted_with_cost(
@@ -290,7 +287,8 @@ def usage_series(
         point.requests += row.requests
         point.quantity += row.quantity
         point.cost += pricing.cost(row) if mode == "live" else 0
-    for exact in reports.exact_points(session, organization_id, span, {row.meter for row in rows}, group_by):
+    exact_meters = quantities.select_exact(rows)
+    for exact in reports.exact_points(session, organization_id, span, exact_meters, group_by):
         series[exact.group][exact.point].quantity += exact.quantity
     return series
 
@@ -304,7 +302,7 @@ def total_series(
 ) -> list[UsagePoint]:
     """All series of `usage_series` together; those of a meter that does not add up are read again as one."""
     meter = query["meter"]
-    if query["group_by"] and meter and quantities.find_exact_meters(session, [meter]):
+    if query["group_by"] and meter and not meters.get_meter(session, meter).aggregation.is_additive:
         return usage_series(session, organization_id, days, {**query, "group_by": None})[None]
     return sum_series(series, days, query["interval"])
 

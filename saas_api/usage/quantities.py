@@ -6,10 +6,10 @@ were reversed. A price by dimension divides the events by the values that have a
 that was in force; the value "" stands for all others.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 from sqlalchemy import text
@@ -20,6 +20,15 @@ from saas_api.usage.rollups import LIVE_USAGE_SQL
 
 Chain = Sequence[tuple[str, datetime]]
 """Plan versions with their starts, in order."""
+
+
+class Summed(Protocol):
+    """A sum of usage of a meter; `aggregation` is "sum" for every meter that adds up."""
+
+    @property
+    def meter(self) -> str: ...
+    @property
+    def aggregation(self) -> str: ...
 
 
 class PeriodQuantity(NamedTuple):
@@ -55,8 +64,9 @@ class LatePeriodQuantity(NamedTuple):
 _GIVEN_SEGMENTS = """(SELECT version_id, starts_at,
     coalesce(lead(starts_at) OVER (ORDER BY starts_at), 'infinity') AS ends_at
   FROM unnest(CAST(:versions AS text[]), CAST(:starts AS timestamptz[])) AS s (version_id, starts_at))"""
-_ANY_PRICE_BY_DIMENSION = text("SELECT EXISTS (SELECT FROM prices WHERE dimension_value <> '')")
-_EXACT_METERS = text("SELECT code FROM meters WHERE aggregation IN ('max', 'unique', 'latest')")
+_HAS_PRICES_BY_DIMENSION = "(SELECT EXISTS (SELECT FROM prices WHERE dimension_value <> ''))"
+AGGREGATION_SQL = "replace(m.aggregation, 'count', 'sum')"
+"""Of a meter `m`: "sum" for every meter that adds up."""
 
 
 def price_join(version: str, meter: str, properties: str) -> str:
@@ -84,6 +94,8 @@ def exact_sql(groups: str, facts: str) -> str:
   GROUP BY {groups}, aggregation ORDER BY {groups}"""
 
 
+_VALUE = "coalesce(d.dimension_value, '')"
+_EVENT_PRICE = price_join("s.version_id", "e.meter_code", "e.properties")
 EXACT_COLUMNS = "m.aggregation, e.quantity, e.unique_value, e.occurred_at, e.recorded_xid, e.id"
 NOT_REVERSED = """e.reversal_of IS NULL AND NOT EXISTS (
     SELECT FROM usage_events r WHERE r.organization_id = e.organization_id AND r.reversal_of = e.id)"""
@@ -95,9 +107,34 @@ _COUNTS_IN_PERIOD = """e.organization_id = :organization_id AND e.billing_period
       AND r.billing_period_id = :period_id)"""
 
 
-def find_exact_meters(session: Session, meters: Iterable[str]) -> list[str]:
-    """Those of some meters that do not add up."""
-    return sorted(set(session.scalars(_EXACT_METERS)).intersection(meters))
+def _sums_sql(keys: str, sums: str, body: str) -> str:
+    """Sums of events `e` under the plan versions `s`, with the aggregation of their meter.
+
+    Of the two halves only one runs: while no price has a dimension, events are not joined with prices, which would
+    take almost half as long again.
+
+    keys: names of columns, meter among them
+    sums: names of the columns with sums
+    body: a query with the columns keys, dimension_value and sums; it has places for the dimension's value, a join and a
+        condition
+    """
+    halves = (
+        body.format(value="''", join="", condition=f"NOT {_HAS_PRICES_BY_DIMENSION}"),
+        body.format(value=_VALUE, join=_EVENT_PRICE, condition=_HAS_PRICES_BY_DIMENSION),
+    )
+    return f"""SELECT {keys}, dimension_value, {AGGREGATION_SQL}, {sums}
+      FROM ({" UNION ALL ".join(halves)}) summed JOIN meters m ON m.code = meter ORDER BY {keys}, dimension_value"""
+
+
+def select_exact(rows: Iterable[Summed]) -> set[str]:
+    """The meters of some rows that do not add up."""
+    return {row.meter for row in rows if row.aggregation != "sum"}
+
+
+_PERIOD_SUMS = """SELECT s.version_id, e.meter_code AS meter, {{value}} AS dimension_value, sum(e.quantity) AS used
+  FROM usage_events e JOIN {segments} s ON e.occurred_at >= s.starts_at AND e.occurred_at < s.ends_at {{join}}
+  WHERE e.organization_id = :organization_id AND e.billing_period_id = :period_id AND e.late_for_period_id IS NULL
+    AND {{condition}} GROUP BY 1, 2, 3"""
 
 
 def period_quantities(
@@ -108,18 +145,12 @@ def period_quantities(
     chain: plan versions with their starts, in order, as if the subscription had them; None for those that it has
     """
     segments, values = _segments(chain)
-    value, join = _value_and_join(session)
-    sums = session.execute(
-        text(f"""SELECT s.version_id, e.meter_code, {value}, 'sum', sum(e.quantity)
-          FROM usage_events e JOIN {segments} {_IN_FORCE} {join}
-          WHERE e.organization_id = :organization_id AND e.billing_period_id = :period_id
-            AND e.late_for_period_id IS NULL
-          GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"""),
-        {**values, "organization_id": organization_id, "period_id": period_id},
-    ).all()
-    exact_meters = find_exact_meters(session, [row.meter_code for row in sums])
-    quantities = [PeriodQuantity(*row) for row in sums if row.meter_code not in exact_meters]
-    return sorted([*quantities, *exact_quantities(session, organization_id, period_id, exact_meters, chain)])
+    values |= {"organization_id": organization_id, "period_id": period_id}
+    statement = text(_sums_sql("version_id, meter", "used", _PERIOD_SUMS.format(segments=segments)))
+    rows = [PeriodQuantity(*row) for row in session.execute(statement, values)]
+    exact_meters = select_exact(rows)
+    sums = [row for row in rows if row.meter not in exact_meters]
+    return sorted([*sums, *exact_quantities(session, organization_id, period_id, exact_meters, chain)])
 
 
 def exact_quantities(
@@ -129,9 +160,8 @@ def exact_quantities(
     if not meters:
         return []
     segments, values = _segments(chain)
-    value, join = _value_and_join(session)
-    facts = f"""SELECT s.version_id, e.meter_code, {value} AS value, {EXACT_COLUMNS}
-      FROM usage_events e JOIN meters m ON m.code = e.meter_code JOIN {segments} {_IN_FORCE} {join}
+    facts = f"""SELECT s.version_id, e.meter_code, {_VALUE} AS value, {EXACT_COLUMNS}
+      FROM usage_events e JOIN meters m ON m.code = e.meter_code JOIN {segments} {_IN_FORCE} {_EVENT_PRICE}
       WHERE {_COUNTS_IN_PERIOD}"""
     rows = session.execute(
         text(exact_sql("version_id, meter_code, value", facts)),
@@ -145,16 +175,6 @@ def _segments(chain: Chain | None) -> tuple[str, dict[str, Any]]:
     if chain is None:
         return SEGMENTS_SQL, {}
     return _GIVEN_SEGMENTS, {"versions": [one for one, _ in chain], "starts": [starts_at for _, starts_at in chain]}
-
-
-def _value_and_join(session: Session) -> tuple[str, str]:
-    """SQL of the dimension's value of an event, and the join that it needs; without such prices events are not joined.
-
-    For millions of events the join would take as long as their sum.
-    """
-    if session.scalar(_ANY_PRICE_BY_DIMENSION):
-        return "coalesce(d.dimension_value, '')", price_join("s.version_id", "e.meter_code", "e.properties")
-    return "''", ""
 
 
 def exact_totals(
@@ -181,8 +201,8 @@ _LATE_PERIODS = """late_periods AS (SELECT DISTINCT late_for_period_id AS id FRO
   WHERE organization_id = :organization_id AND billing_period_id = :period_id AND late_for_period_id IS NOT NULL)"""
 # Each event counts in what was billed before, in what comes to it now, or in both.
 _LATE_FACTS = f"""SELECT coalesce(e.late_for_period_id, e.billing_period_id) AS period_id, s.version_id, e.meter_code,
-    {{value}} AS value, moment.is_now, {EXACT_COLUMNS}
-  FROM {_LATE_EVENTS} {{join}}
+    {_VALUE} AS value, moment.is_now, {EXACT_COLUMNS}
+  FROM {_LATE_EVENTS} {_EVENT_PRICE}
   JOIN meters m ON m.code = e.meter_code
   LEFT JOIN (SELECT r.reversal_of AS id, r.billing_period_id <> :period_id AS is_billed FROM usage_events r
     JOIN billing_periods p ON p.organization_id = r.organization_id AND p.id = r.billing_period_id
@@ -195,51 +215,54 @@ _LATE_FACTS = f"""SELECT coalesce(e.late_for_period_id, e.billing_period_id) AS 
       ELSE paying.id <> :period_id AND reversed.is_billed IS NOT TRUE END"""
 
 
+_LATE_SUMS = f"""SELECT coalesce(e.late_for_period_id, e.billing_period_id) AS period_id, s.version_id,
+    e.meter_code AS meter, {{value}} AS dimension_value,
+    coalesce(sum(e.quantity) FILTER (WHERE paying.id <> :period_id), 0) AS billed,
+    coalesce(sum(e.quantity) FILTER (WHERE paying.id = :period_id), 0) AS quantity
+  FROM {_LATE_EVENTS} {{join}} WHERE {_IS_OF_LATE_PERIOD} AND {{condition}} GROUP BY 1, 2, 3, 4"""
+_LATE_QUANTITIES = text(
+    f"WITH {_LATE_PERIODS} {_sums_sql('period_id, version_id, meter', 'billed, quantity', _LATE_SUMS)}"
+)
+_LATE_EXACT = text(f"""WITH {_LATE_PERIODS}, exact AS (
+  {exact_sql("period_id, version_id, meter_code, value, is_now", _LATE_FACTS)})
+SELECT period_id, version_id, meter_code, value, aggregation, coalesce(sum(quantity) FILTER (WHERE NOT is_now), 0),
+  coalesce(sum(quantity) FILTER (WHERE is_now), 0) - coalesce(sum(quantity) FILTER (WHERE NOT is_now), 0)
+FROM exact GROUP BY 1, 2, 3, 4, 5""")
+
+
 def late_period_quantities(session: Session, organization_id: UUID, period_id: UUID) -> list[LatePeriodQuantity]:
     """All usage of the closed periods whose late usage a period pays for, by period, plan version, meter and value."""
-    value, join = _value_and_join(session)
-    values = {"organization_id": organization_id, "period_id": period_id}
-    sums = session.execute(
-        text(f"""WITH {_LATE_PERIODS}
-          SELECT coalesce(e.late_for_period_id, e.billing_period_id), s.version_id, e.meter_code, {value}, 'sum',
-            coalesce(sum(e.quantity) FILTER (WHERE paying.id <> :period_id), 0),
-            coalesce(sum(e.quantity) FILTER (WHERE paying.id = :period_id), 0)
-          FROM {_LATE_EVENTS} {join} WHERE {_IS_OF_LATE_PERIOD} GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4"""),
-        values,
-    ).all()
-    exact_meters = find_exact_meters(session, [row.meter_code for row in sums])
-    quantities = [LatePeriodQuantity(*row) for row in sums if row.meter_code not in exact_meters]
-    if exact_meters:
-        exact = exact_sql(
-            "period_id, version_id, meter_code, value, is_now", _LATE_FACTS.format(value=value, join=join)
-        )
-        statement = text(f"""WITH {_LATE_PERIODS}, exact AS ({exact})
-          SELECT period_id, version_id, meter_code, value, aggregation,
-            coalesce(sum(quantity) FILTER (WHERE NOT is_now), 0),
-            coalesce(sum(quantity) FILTER (WHERE is_now), 0) - coalesce(sum(quantity) FILTER (WHERE NOT is_now), 0)
-          FROM exact GROUP BY 1, 2, 3, 4, 5""")
-        rows = session.execute(statement, {**values, "meters": exact_meters})
-        quantities = sorted([*quantities, *(LatePeriodQuantity(*row) for row in rows)])
-    return quantities
+    values: dict[str, Any] = {"organization_id": organization_id, "period_id": period_id}
+    rows = [LatePeriodQuantity(*row) for row in session.execute(_LATE_QUANTITIES, values)]
+    exact_meters = select_exact(rows)
+    if not exact_meters:
+        return rows
+    exact = session.execute(_LATE_EXACT, {**values, "meters": list(exact_meters)})
+    return sorted(
+        [*(row for row in rows if row.meter not in exact_meters), *(LatePeriodQuantity(*row) for row in exact)]
+    )
 
 
 class LiveQuantity(NamedTuple):
     """What a period pays for so far, late usage included, by meter and value of the dimension.
 
+    quantity: also of a meter that does not add up the sum
     requests: number of events
     """
 
     meter: str
     dimension_value: str
+    aggregation: str
     quantity: Decimal
     is_late: bool
     requests: int
 
 
 _LIVE_QUANTITIES = text(f"""WITH live AS ({LIVE_USAGE_SQL})
-  SELECT l.meter_code, coalesce(d.dimension_value, ''), sum(l.quantity), bool_or(l.is_late), sum(l.event_count)::bigint
-  FROM live l {price_join("CAST(:version_id AS text)", "l.meter_code", "l.dimensions")}
-  WHERE l.billing_period_id = :period_id GROUP BY 1, 2 ORDER BY 1, 2""")
+  SELECT l.meter_code, {_VALUE}, {AGGREGATION_SQL}, sum(l.quantity), bool_or(l.is_late), sum(l.event_count)::bigint
+  FROM live l JOIN meters m ON m.code = l.meter_code
+  {price_join("CAST(:version_id AS text)", "l.meter_code", "l.dimensions")}
+  WHERE l.billing_period_id = :period_id GROUP BY 1, 2, 3 ORDER BY 1, 2""")
 
 
 def live_sums(session: Session, organization_id: UUID, period_id: UUID, version_id: str) -> list[LiveQuantity]:
@@ -251,23 +274,18 @@ def live_sums(session: Session, organization_id: UUID, period_id: UUID, version_
     return [LiveQuantity(*row) for row in session.execute(_LIVE_QUANTITIES, values)]
 
 
+_LIVE_TOTALS = text(f"""WITH live AS ({LIVE_USAGE_SQL})
+  SELECT l.meter_code AS meter, {AGGREGATION_SQL} AS aggregation, sum(l.quantity) AS quantity
+  FROM live l JOIN meters m ON m.code = l.meter_code WHERE l.billing_period_id = :period_id GROUP BY 1, 2""")
+
+
 def live_quantities(session: Session, organization_id: UUID, period_id: UUID) -> dict[str, Decimal]:
     """Quantity by meter that a billing period pays for so far; meters that do not add up without late usage."""
-    rows = session.execute(
-        text(f"""WITH live AS ({LIVE_USAGE_SQL})
-          SELECT meter_code, sum(quantity) FROM live WHERE billing_period_id = :period_id GROUP BY 1"""),
-        {"organization_id": organization_id, "period_id": period_id},
-    )
-    return correct_totals(session, organization_id, period_id, dict(rows.all()))
-
-
-def correct_totals(
-    session: Session, organization_id: UUID, period_id: UUID, sums: Mapping[str, Decimal]
-) -> dict[str, Decimal]:
-    """Quantities by meter, of which the sums are right for meters that add up."""
-    exact_meters = find_exact_meters(session, list(sums))
+    values = {"organization_id": organization_id, "period_id": period_id}
+    rows = session.execute(_LIVE_TOTALS, values).all()
+    exact_meters = {row.meter for row in rows if row.aggregation != "sum"}
     exact = exact_totals(session, organization_id, period_id, exact_meters)
-    return {meter: exact.get(meter, Decimal(0)) if meter in exact_meters else sums[meter] for meter in sums}
+    return {row.meter: exact.get(row.meter, Decimal(0)) if row.meter in exact_meters else row.quantity for row in rows}
 
 
 class OccurredQuantity(NamedTuple):
@@ -289,12 +307,13 @@ used AS (SELECT period_id, meter_code, dimensions, sum(quantity) AS quantity FRO
     UNION ALL
     SELECT late_for_period_id, meter_code, properties, quantity FROM usage_events
     WHERE organization_id = :organization_id AND late_for_period_id = ANY (:periods)) one GROUP BY 1, 2, 3)
-SELECT u.period_id, v.id, u.meter_code, coalesce(d.dimension_value, ''), 'sum', sum(u.quantity)
-FROM used u CROSS JOIN unnest(CAST(:versions AS text[])) AS v (id) {price_join("v.id", "u.meter_code", "u.dimensions")}
-GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4""")
+SELECT u.period_id, v.id, u.meter_code, {_VALUE}, {AGGREGATION_SQL}, sum(u.quantity)
+FROM used u JOIN meters m ON m.code = u.meter_code CROSS JOIN unnest(CAST(:versions AS text[])) AS v (id)
+{price_join("v.id", "u.meter_code", "u.dimensions")}
+GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4""")
 _OCCURRED_FACTS = f"""
 SELECT coalesce(e.late_for_period_id, e.billing_period_id) AS period_id, v.id AS version_id, e.meter_code,
-  coalesce(d.dimension_value, '') AS value, {EXACT_COLUMNS}
+  {_VALUE} AS value, {EXACT_COLUMNS}
 FROM usage_events e JOIN meters m ON m.code = e.meter_code
 CROSS JOIN unnest(CAST(:versions AS text[])) AS v (id) {price_join("v.id", "e.meter_code", "e.properties")}
 WHERE e.organization_id = :organization_id AND e.meter_code = ANY (:meters)
@@ -309,10 +328,10 @@ def occurred_quantities(
     """Usage by the period in which it occurred, even if another one pays for it, under each of some plan versions."""
     values: dict[str, Any] = {"organization_id": organization_id, "periods": list(periods), "versions": list(versions)}
     rows = [OccurredQuantity(*row) for row in session.execute(_OCCURRED_SUMS, values)]
-    exact_meters = find_exact_meters(session, [row.meter for row in rows])
+    exact_meters = select_exact(rows)
     if not exact_meters:
         return rows
-    exact = session.execute(_OCCURRED_EXACT, {**values, "meters": exact_meters})
+    exact = session.execute(_OCCURRED_EXACT, {**values, "meters": list(exact_meters)})
     return sorted(
         [
             *(row for row in rows if row.meter not in exact_meters),

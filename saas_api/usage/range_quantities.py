@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from saas_api.core.access import KeyMode
 from saas_api.usage import quantities
-from saas_api.usage.quantities import EXACT_COLUMNS, NOT_REVERSED
+from saas_api.usage.quantities import AGGREGATION_SQL, EXACT_COLUMNS, NOT_REVERSED
 from saas_api.usage.ranges import DateRange
 from saas_api.usage.rollups import LIVE_USAGE_SQL
 
@@ -56,14 +56,14 @@ facts AS (
   UNION ALL
   SELECT p.id, e.meter_code, e.properties, e.quantity, e.occurred_at
   FROM periods p JOIN usage_events e ON e.organization_id = p.organization_id AND e.late_for_period_id = p.id)
-SELECT p.starts_at, p.ends_at, s.plan_version_id, f.meter_code, coalesce(d.dimension_value, ''), 'sum',
+SELECT p.starts_at, p.ends_at, s.plan_version_id, f.meter_code, coalesce(d.dimension_value, ''), {AGGREGATION_SQL},
   coalesce(sum(f.quantity) FILTER (WHERE f.at < :starts_at), 0),
   coalesce(sum(f.quantity) FILTER (WHERE f.at < :ends_at), 0)
-FROM facts f JOIN periods p ON p.id = f.period_id
+FROM facts f JOIN periods p ON p.id = f.period_id JOIN meters m ON m.code = f.meter_code
 JOIN subscription_segments s ON s.organization_id = :organization_id AND s.starts_at <= f.at
   AND (s.ends_at IS NULL OR s.ends_at > f.at)
 {quantities.price_join("s.plan_version_id", "f.meter_code", "f.dimensions")}
-GROUP BY 1, 2, 3, 4, 5""")
+GROUP BY 1, 2, 3, 4, 5, 6""")
 _EXACT_FACTS = f"""
 SELECT p.starts_at, p.ends_at, s.plan_version_id, e.meter_code, coalesce(d.dimension_value, '') AS value,
   moment.is_through, {EXACT_COLUMNS}
@@ -120,8 +120,8 @@ def list_range_quantities(session: Session, organization_id: UUID, days: DateRan
     """
     values = {"organization_id": organization_id, "starts_at": days.starts_at, "ends_at": days.ends_at}
     rows = [RangeQuantity(*row) for row in session.execute(_SUMS, values)]
-    exact_meters = quantities.find_exact_meters(session, [row.meter for row in rows])
+    exact_meters = quantities.select_exact(rows)
     if not exact_meters:
         return rows
-    exact = session.execute(_EXACT, {**values, "meters": exact_meters})
+    exact = session.execute(_EXACT, {**values, "meters": list(exact_meters)})
     return [*(row for row in rows if row.meter not in exact_meters), *(RangeQuantity(*row) for row in exact)]

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from saas_api.core.access import KeyMode
 from saas_api.core.ids import NIL_UUID
 from saas_api.usage import quantities, range_quantities
+from saas_api.usage.quantities import AGGREGATION_SQL
 from saas_api.usage.ranges import DateRange
 from saas_api.usage.rollups import DIMENSIONS_SQL, LIVE_USAGE_SQL
 
@@ -22,7 +23,8 @@ class AcceptedCalls:
     """Accepted calls of one day, meter, source, key and values of the meter's dimensions.
 
     segment: number of `boundaries` at or before their hour; 0 in test mode
-    quantity: in the meter's unit, less reversals; only of meters that add up can quantities be added
+    aggregation: "sum" for every meter that adds up; the quantities of others cannot be added
+    quantity: in the meter's unit, less reversals
     """
 
     day: date
@@ -31,27 +33,29 @@ class AcceptedCalls:
     api_key_id: UUID | None
     segment: int
     dimensions: Mapping[str, str]
+    aggregation: str
     quantity: Decimal
     requests: int
 
 
 _LIVE_CALLS = text(f"""WITH live AS ({LIVE_USAGE_SQL})
-SELECT (bucket_at AT TIME ZONE :zone)::date, meter_code, source, nullif(api_key_id, '{NIL_UUID}'),
-  width_bucket(bucket_at, CAST(:boundaries AS timestamptz[])), dimensions, sum(quantity), sum(event_count)::bigint
-FROM live WHERE bucket_at >= :starts_at AND bucket_at < :ends_at
-GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6""")
+SELECT (bucket_at AT TIME ZONE :zone)::date, l.meter_code, l.source, nullif(api_key_id, '{NIL_UUID}'),
+  width_bucket(bucket_at, CAST(:boundaries AS timestamptz[])), l.dimensions, {AGGREGATION_SQL}, sum(quantity),
+  sum(event_count)::bigint
+FROM live l JOIN meters m ON m.code = l.meter_code WHERE bucket_at >= :starts_at AND bucket_at < :ends_at
+GROUP BY 1, 2, 3, 4, 5, 6, 7 ORDER BY 1, 2, 3, 4, 5, 6""")
 _TEST_CALLS = text(f"""
 SELECT (e.occurred_at AT TIME ZONE :zone)::date, e.meter_code, coalesce(e.endpoint, e.source), e.api_key_id, 0,
-  {DIMENSIONS_SQL}, sum(e.quantity), count(*)
+  {DIMENSIONS_SQL}, {AGGREGATION_SQL}, sum(e.quantity), count(*)
 FROM test_usage_events e JOIN meters m ON m.code = e.meter_code
 WHERE e.organization_id = :organization_id AND e.occurred_at >= :starts_at AND e.occurred_at < :ends_at
-GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6""")
+GROUP BY 1, 2, 3, 4, 5, 6, 7 ORDER BY 1, 2, 3, 4, 5, 6""")
 _CALL_GROUPS = {
     "day": "(e.occurred_at AT TIME ZONE :zone)::date",
     "meter": "e.meter_code",
     "source": "coalesce(e.endpoint, e.source)",
     "api_key_id": "e.api_key_id",
-    "segment": "width_bucket(e.occurred_at, CAST(:boundaries AS timestamptz[]))",
+    "segment": "width_bucket(date_trunc('hour', e.occurred_at, :zone), CAST(:boundaries AS timestamptz[]))",
     "dimensions": DIMENSIONS_SQL,
 }
 
@@ -73,7 +77,7 @@ def accepted_calls(
         "boundaries": list(boundaries) if is_live else [],
     }
     rows = [AcceptedCalls(*row) for row in session.execute(_LIVE_CALLS if is_live else _TEST_CALLS, values)]
-    exact_meters = quantities.find_exact_meters(session, [row.meter for row in rows])
+    exact_meters = quantities.select_exact(rows)
     exact = {
         (row["day"], row["meter"], row["source"], row["api_key_id"], row["segment"], str(row["dimensions"])): row
         for row in range_quantities.list_exact_quantities(session, _CALL_GROUPS, values, exact_meters, mode)
@@ -93,27 +97,26 @@ def _key(row: AcceptedCalls) -> tuple[Any, ...]:
 def exact_totals(
     session: Session, organization_id: UUID, days: DateRange, meters: Collection[str], mode: str
 ) -> dict[str, Decimal]:
-    """Quantities of those of some meters that do not add up, over the whole range."""
+    """Quantities of meters that do not add up, over the whole range."""
     values = {"organization_id": organization_id, "starts_at": days.starts_at, "ends_at": days.ends_at}
-    exact_meters = quantities.find_exact_meters(session, meters)
     groups = {"meter": "e.meter_code"}
-    rows = range_quantities.list_exact_quantities(session, groups, values, exact_meters, mode)
-    return dict.fromkeys(exact_meters, Decimal(0)) | {row["meter"]: row["quantity"] for row in rows}
+    rows = range_quantities.list_exact_quantities(session, groups, values, meters, mode)
+    return dict.fromkeys(meters, Decimal(0)) | {row["meter"]: row["quantity"] for row in rows}
 
 
 # The starts are instants, not a time zone: PostgreSQL has time zone data of its own, other than billing periods use.
 _LIVE_POINTS = text(f"""WITH live AS ({LIVE_USAGE_SQL})
-SELECT width_bucket(bucket_at, CAST(:starts AS timestamptz[])) - 1, meter_code, source,
-  nullif(api_key_id, '{NIL_UUID}'), width_bucket(bucket_at, CAST(:boundaries AS timestamptz[])), dimensions,
-  sum(quantity), sum(event_count)::bigint
-FROM live WHERE bucket_at >= :starts_at AND bucket_at < :ends_at
+SELECT width_bucket(bucket_at, CAST(:starts AS timestamptz[])) - 1, l.meter_code, l.source,
+  nullif(api_key_id, '{NIL_UUID}'), width_bucket(bucket_at, CAST(:boundaries AS timestamptz[])), l.dimensions,
+  {AGGREGATION_SQL}, sum(quantity), sum(event_count)::bigint
+FROM live l JOIN meters m ON m.code = l.meter_code WHERE bucket_at >= :starts_at AND bucket_at < :ends_at
   AND (CAST(:meter AS text) IS NULL OR meter_code = :meter)
-GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6""")
-_TEST_POINTS = text("""SELECT width_bucket(occurred_at, CAST(:starts AS timestamptz[])) - 1, meter_code,
-  coalesce(endpoint, source), api_key_id, 0, '{}'::jsonb, sum(quantity), count(*)
-FROM test_usage_events WHERE organization_id = :organization_id
+GROUP BY 1, 2, 3, 4, 5, 6, 7 ORDER BY 1, 2, 3, 4, 5, 6""")
+_TEST_POINTS = text(f"""SELECT width_bucket(occurred_at, CAST(:starts AS timestamptz[])) - 1, meter_code,
+  coalesce(endpoint, source), api_key_id, 0, '{{}}'::jsonb, {AGGREGATION_SQL}, sum(quantity), count(*)
+FROM test_usage_events JOIN meters m ON m.code = meter_code WHERE organization_id = :organization_id
   AND occurred_at >= :starts_at AND occurred_at < :ends_at AND (CAST(:meter AS text) IS NULL OR meter_code = :meter)
-GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5""")
+GROUP BY 1, 2, 3, 4, 5, 7 ORDER BY 1, 2, 3, 4, 5""")
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,8 @@ class TimeseriesPoint:
 
     point: index of its start
     segment: number of `boundaries` at or before their hour; 0 in test mode
-    quantity: 0 for a meter that does not add up
+    aggregation: "sum" for every meter that adds up
+    quantity: 0 for another meter
     """
 
     point: int
@@ -149,6 +153,7 @@ class TimeseriesPoint:
     api_key_id: UUID | None
     segment: int
     dimensions: Mapping[str, str]
+    aggregation: str
     quantity: Decimal
     requests: int
 
@@ -173,14 +178,13 @@ def timeseries(session: Session, organization_id: UUID, span: TimeseriesRange) -
     """Calls of hours that begin within the span."""
     statement = _LIVE_POINTS if span.mode == KeyMode.LIVE else _TEST_POINTS
     points = [TimeseriesPoint(*row) for row in session.execute(statement, _span_values(organization_id, span))]
-    exact_meters = quantities.find_exact_meters(session, {point.meter for point in points})
-    return [replace(point, quantity=Decimal(0)) if point.meter in exact_meters else point for point in points]
+    return [point if point.aggregation == "sum" else replace(point, quantity=Decimal(0)) for point in points]
 
 
 def exact_points(
     session: Session, organization_id: UUID, span: TimeseriesRange, meters: Collection[str], group_by: str | None
 ) -> list[ExactPoint]:
-    """Quantities of those of some meters that do not add up, in the groups of a time series.
+    """Quantities of meters that do not add up, in the groups of a time series.
 
     group_by: "meter", "key" or "source"; None for the whole organization
     """
@@ -189,9 +193,8 @@ def exact_points(
         "meter": "e.meter_code",
         "own_group": _GROUPS.get(group_by or "", "NULL::text"),
     }
-    exact_meters = quantities.find_exact_meters(session, meters)
     values = _span_values(organization_id, span)
-    rows = range_quantities.list_exact_quantities(session, groups, values, exact_meters, span.mode)
+    rows = range_quantities.list_exact_quantities(session, groups, values, meters, span.mode)
     return [ExactPoint(row["point"], row["meter"], row["own_group"], row["quantity"]) for row in rows]
 
 

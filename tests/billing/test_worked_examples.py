@@ -29,7 +29,9 @@ from tests.support.billing import (
     create_organization,
     day,
     publish_included_sms,
+    publish_meter,
     publish_plan,
+    publish_prices,
 )
 from tests.support.billing_actions import OPERATOR, close_periods, create_credit_note, system_session
 from tests.support.billing_examples import (
@@ -70,6 +72,24 @@ class ExampleRun:
     def publish(self, plan: str, minimum: str) -> None:
         publish_plan(plan, minimum=minimum)
 
+    def publish_meters(self, plan: str, *named: str | None) -> None:
+        """Publish a plan that prices meters per unit, given as meters and prices in turn."""
+        prices = {}
+        for meter, price in zip(named[::2], named[1::2], strict=True):
+            if meter and price:
+                self.publish_meter(meter)
+                prices[meter] = {"model": "per_unit", "unit_price": price}
+        publish_prices(plan, prices)
+
+    def publish_models(self, plan: str, small: str, included: str, large: str, others: str) -> None:
+        self.publish_meter("tokens")
+        default, costly, cheap = ({"model": "per_unit", "unit_price": price} for price in (others, large, small))
+        values = {"small": {**cheap, "included": included.replace(",", "")}, "large": costly}
+        publish_prices(plan, {"tokens": {"by": {"dimension": "model", "values": values, "default": default}}})
+
+    def publish_meter(self, meter: str) -> None:
+        publish_meter(meter, AGGREGATIONS[meter], ["model"] if meter == "tokens" else ())
+
     def publish_included(self, plan: str, sms: str) -> None:
         publish_included_sms(plan, parse_count(sms))
 
@@ -91,13 +111,23 @@ class ExampleRun:
             subscriptions.change_plan(session, self.organization.id, plan, "now", SYSTEM_ACTOR)
 
     def use(self, sms: str, emails: str | None, day_of_usage: str | None) -> None:
-        at = parse_instant(f"{day_of_usage} 00:00") if day_of_usage else clock.now()
         for meter, quantity in zip(METERS, (sms, emails), strict=True):
             if quantity:
-                event_id = ids.new_id()
-                event = UsageRecord(event_id, "example", str(event_id), meter, parse_count(quantity), at)
-                self.organization.record(event)
-                self.used.append(event)
+                self.record(day_of_usage, meter, parse_count(quantity))
+
+    def use_meter(self, quantity: str, meter: str, model: str | None, day_of_usage: str | None) -> None:
+        self.publish_meter(meter)
+        self.record(day_of_usage, meter, parse_count(quantity), properties={"model": model} if model else {})
+
+    def use_value(self, value: str, day_of_usage: str | None) -> None:
+        self.record(day_of_usage, "people", 1, unique_value=value)
+
+    def record(self, day_of_usage: str | None, meter: str, quantity: int, **fields: Any) -> None:
+        at = parse_instant(f"{day_of_usage} 00:00") if day_of_usage else clock.now()
+        event_id = ids.new_id()
+        event = UsageRecord(event_id, "example", str(event_id), meter, quantity, at, **fields)
+        self.organization.record(event)
+        self.used.append(event)
 
     def fail(self) -> None:
         self.organization.reverse(self.used[-1])
@@ -146,7 +176,7 @@ class ExampleRun:
     def pay_opened(self, amount: str) -> None:
         self._capture(self.opened, amount)
 
-    def record(self, amount: str) -> None:
+    def record_payment(self, amount: str) -> None:
         received = OfflinePayment(parse_cents(amount), "USD", "MT940 0815")
         first_id = self.organization.invoices()[0].id
         payments.record_offline_payment(self.organization.id, [first_id], received, SYSTEM_ACTOR, "bank transfer")
@@ -191,7 +221,8 @@ class ExampleRun:
         for key, amount in self.organization.lines().items():
             kind, *rest = key.split(":")
             plan = next((part.removesuffix("@1") for part in rest if "@" in part), "")
-            what = rest[-1] if kind in {"usage", "late"} else {"previous": "rest"}.get(kind, kind)
+            after_plan = rest[next((n for n, part in enumerate(rest) if "@" in part), 0) + 1 :]
+            what = " ".join(after_plan) if kind in {"usage", "late"} else {"previous": "rest"}.get(kind, kind)
             is_late = kind == "late" or (kind == "minimum" and len(rest) == 2)
             names[f"{'late ' if is_late else ''}{what} {plan}".strip()] = amount
         return names
@@ -229,7 +260,8 @@ MOVE = sa.text("UPDATE organizations SET timezone = :zone WHERE id = :id")
 SET_CHECKOUT = sa.text("""UPDATE mock_checkouts SET state = :state, captured_minor = :captured, failure_code = NULL
   WHERE reference = :reference""")
 AMOUNT = r"([0-9]+[.][0-9]{2})"
-LINE = re.compile(r"(?:base|sms|email|late|minimum|carry|rest)\b.* ?-?[0-9.]+")
+AGGREGATIONS = {meter: kind for meter, kind, _ in read_table("meter", "aggregation", "quantity of a period")}
+LINE = re.compile(rf"(?:base|sms|email|{'|'.join(AGGREGATIONS)}|late|minimum|carry|rest)\b.* ?-?[0-9.]+")
 ACTIONS: dict[str, Callable[..., None]] = {
     r"signs up on (\w+)(?: in (\S+))?": ExampleRun.sign_up,
     rf"plan (\w+) is published with a minimum of {AMOUNT}, and sms at 0.01": ExampleRun.publish,
@@ -239,7 +271,12 @@ ACTIONS: dict[str, Callable[..., None]] = {
     r"the organization is closed": ExampleRun.close_organization,
     r"the billing day becomes the (\d+)th": ExampleRun.set_billing_day,
     r"changes to (\w+)": ExampleRun.change,
+    rf"plan (\w+) is published with (\w+) at {AMOUNT}(?: and (\w+) at {AMOUNT})?": ExampleRun.publish_meters,
+    r"plan (\w+) is published with tokens by model: small ([0-9.]+) with ([0-9,]+) included, large ([0-9.]+), "
+    r"others ([0-9.]+)": ExampleRun.publish_models,
+    r"uses people (\w+)(?: of (\d+ \w+))?": ExampleRun.use_value,
     r"uses ([0-9,]+) sms(?:, ([0-9,]+) e-mails)?(?: of (\d+ \w+))?": ExampleRun.use,
+    r"uses ([0-9,]+) (\w+)(?: of model (\w+))?(?: of (\d+ \w+))?": ExampleRun.use_meter,
     r"the last usage fails": ExampleRun.fail,
     r"moves to (\S+)": ExampleRun.move,
     r"the period is closed": ExampleRun.close_periods,
@@ -250,7 +287,7 @@ ACTIONS: dict[str, Callable[..., None]] = {
     r"a checkout is opened and canceled": ExampleRun.cancel,
     r"a checkout is opened": ExampleRun.open_checkout,
     rf"{AMOUNT} is paid on it": ExampleRun.pay_opened,
-    rf"{AMOUNT} is recorded on the first invoice": ExampleRun.record,
+    rf"{AMOUNT} is recorded on the first invoice": ExampleRun.record_payment,
     rf"{AMOUNT} is paid on the canceled checkout": ExampleRun.pay_canceled,
     rf"gets {AMOUNT} of (\w+) credit(?: to the end of (\w+))?": ExampleRun.grant,
 }
@@ -281,8 +318,9 @@ def test_every_documented_example_is_tested() -> None:
         ["10", "11", "12", "13", "15", "24", "25", "16", "17", "18", "26", "27", "28"],
         ["19a", "19b", "19c", "20", "20b", "20c", "21a", "21b", "21c", "22", "22b", "23"],
     )
+    other_meters = ["33", "34", "35", "36", "37"]
     lifecycle = ["30", "31", "32"]
-    assert list(EXAMPLES) == periods_and_usage + money_examples + lifecycle
+    assert list(EXAMPLES) == periods_and_usage + other_meters + money_examples + lifecycle
 
 
 @pytest.mark.parametrize(

@@ -44,10 +44,12 @@ class BillingOrganization:
         *,
         at: datetime | None = None,
         is_late: bool = False,
-        properties: Mapping[str, str] | None = None,
-        unique_value: str | None = None,
+        **fields: Any,
     ) -> UsageRecord:
-        """Record one usage event as an accepted call does."""
+        """Record one usage event as an accepted call does.
+
+        fields: more of `UsageRecord`, such as properties and unique_value
+        """
         event_id = ids.new_id()
         event = UsageRecord(
             event_id,
@@ -56,8 +58,7 @@ class BillingOrganization:
             meter,
             quantity,
             at or clock.now(),
-            properties=properties or {},
-            unique_value=unique_value,
+            **fields,
         )
         statements = periods.record_usage_statements(self.id, event, is_late=is_late)
         engine.execute_batch([tenancy.tenant_scope_statement(self.id), *statements])

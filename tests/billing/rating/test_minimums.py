@@ -2,8 +2,8 @@
 
 import uuid
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -38,17 +38,27 @@ PRICES = (
     MeterPrice("volume", tiers=(Tier(Decimal(100), Decimal("0.5")), Tier(None, Decimal("0.15")))),
 )
 VERSION_IDS = ("small@1", "small@2", "small@3", "large@1", "large@2")
-Usage = Mapping[str, Decimal]
+VALUES = ("", "a", "b")
+Key = tuple[str, str]
+"""A plan version, and a value of the dimension by which it may price the meter."""
+Usage = Mapping[Key, Decimal]
 
 
 @dataclass(frozen=True)
 class Month:
-    """A month with a chain of plan versions, its usage by version, and the usage recorded in each later month."""
+    """A month with a chain of plan versions, its usage by version and value, and the usage recorded in later months."""
 
     versions: Mapping[str, RatedPlanVersion]
     segments: tuple[ProratedSegment, ...]
     used: Usage
     recorded_later: tuple[Usage, ...]
+
+
+@st.composite
+def prices(draw: st.DrawFn) -> MeterPrice:
+    """A price for all usage, or also one for each of some values of a dimension."""
+    by = {value: draw(st.sampled_from(PRICES)) for value in draw(st.sampled_from([(), (), ("a",), ("a", "b")]))}
+    return replace(draw(st.sampled_from(PRICES)), dimension="model" if by else None, by=by)
 
 
 @st.composite
@@ -60,7 +70,7 @@ def months(draw: st.DrawFn) -> Month:
             "USD",
             draw(st.sampled_from([0, 2_900, 9_999])),
             draw(st.sampled_from([0, 10_000, 33_333])),
-            {"sms": draw(st.sampled_from(PRICES))},
+            {"sms": draw(prices())},
         )
         for version_id in VERSION_IDS
     }
@@ -68,29 +78,28 @@ def months(draw: st.DrawFn) -> Month:
     instants = [START + timedelta(seconds=second) for second in (0, *cuts, MONTH_SECONDS)]
     chain = draw(st.lists(st.sampled_from(VERSION_IDS), min_size=len(cuts) + 1, max_size=len(cuts) + 1))
     segments = tuple(map(ProratedSegment, chain, instants, instants[1:]))
-    in_force = sorted(set(chain))
+    keys = [(name, value) for name in sorted(set(chain)) for value in versions[name].prices["sms"].by_value]
     amounts = st.integers(0, 20_000).map(Decimal)
-    used = {version_id: draw(amounts) for version_id in in_force}
+    used = {key: draw(amounts) for key in keys}
     total, later = dict(used), []
     for _ in range(draw(st.integers(0, 3))):
         changes = {}
-        for version_id in draw(st.sets(st.sampled_from(in_force), min_size=1)):
-            changes[version_id] = draw(amounts) - draw(st.just(Decimal(0)) | st.just(total[version_id]))
-            total[version_id] += changes[version_id]
+        for key in draw(st.sets(st.sampled_from(keys), min_size=1)):
+            changes[key] = draw(amounts) - draw(st.just(Decimal(0)) | st.just(total[key]))
+            total[key] += changes[key]
         later.append(changes)
     return Month(versions, segments, used, tuple(later))
 
 
 def bill_month(month: Month) -> int:
-    used = tuple(UsageQuantity(version_id, "sms", quantity) for version_id, quantity in month.used.items())
+    used = tuple(UsageQuantity(name, "sms", quantity, value) for (name, value), quantity in month.used.items())
     return bill.calculate_bill(BillInputs(START, END, MONTH_SECONDS, month.versions, month.segments, used)).total_minor
 
 
 def bill_later(month: Month, billed: Usage, changes: Usage) -> int:
     """What a later month on a plan that costs nothing charges, or returns, for the usage recorded in it."""
     parts = tuple(
-        LateQuantity(version_id, "sms", quantity, changes.get(version_id, Decimal(0)))
-        for version_id, quantity in billed.items()
+        LateQuantity(key[0], "sms", quantity, changes.get(key, Decimal(0)), key[1]) for key, quantity in billed.items()
     )
     late = LateUsage(uuid.UUID(int=1), START, END, MONTH_SECONDS, month.segments, parts)
     free = RatedPlanVersion("free@1", "Free", "USD", 0, 0, {})
@@ -128,24 +137,39 @@ def model_cost(month: Month, used: Usage) -> int:
     for segment in month.segments:
         seconds[segment.version_id] += Fraction(int((segment.ends_at - segment.starts_at).total_seconds()))
         last_end[segment.version_id] = segment.ends_at
-    total = 0
+    own = sorted(seconds, key=last_end.__getitem__)
+    usage: defaultdict[str, int] = defaultdict(int)
     for plan in ("small", "large"):
-        own = sorted((name for name in seconds if name.startswith(plan)), key=last_end.__getitem__)
-        whole = sum(seconds[name] for name in own)
-        prices = {name: month.versions[name].prices["sms"] for name in own}
-        included = sum((Fraction(prices[name].included_quantity) * seconds[name] for name in own), Fraction(0))
-        included = Fraction(rounded(included / whole * 1_000_000), 1_000_000) if own else included
-        maximum = sum(rounded(Fraction(prices[name].max_amount_minor or 0) * seconds[name] / whole) for name in own)
-        for name in own:
-            quantity, limit = Fraction(used[name]), prices[name].max_amount_minor
-            cost = charge(prices[name], quantity - included)
-            usage = rounded(cost if limit is None else min(cost, Fraction(limit), Fraction(maximum)))
-            included -= min(included, quantity)
-            maximum -= 0 if limit is None else usage
-            share = seconds[name] / MONTH_SECONDS
-            base = rounded(month.versions[name].base_amount_minor * share)
-            total += max(base + usage, rounded(month.versions[name].min_spend_minor * share))
+        for value in VALUES:
+            named = [name for name in own if name.startswith(plan) and value in price_of(month, name).by_value]
+            for name, cost in model_charges(month, used, {name: seconds[name] for name in named}, value):
+                usage[name] += cost
+    total = 0
+    for name in own:
+        share = seconds[name] / MONTH_SECONDS
+        base = rounded(month.versions[name].base_amount_minor * share)
+        total += max(base + usage[name], rounded(month.versions[name].min_spend_minor * share))
     return total
+
+
+def price_of(month: Month, name: str) -> MeterPrice:
+    return month.versions[name].prices["sms"]
+
+
+def model_charges(month: Month, used: Usage, seconds: Mapping[str, Fraction], value: str) -> Iterator[tuple[str, int]]:
+    """Charges of one value under the versions of a plan, which share its included quantity and maximum."""
+    whole = sum(seconds.values()) or Fraction(1)
+    own = {name: price_of(month, name).by_value[value] for name in seconds}
+    included = sum((Fraction(price.included_quantity) * seconds[name] for name, price in own.items()), Fraction(0))
+    included = Fraction(rounded(included / whole * 1_000_000), 1_000_000)
+    maximum = sum(rounded(Fraction(one.max_amount_minor or 0) * seconds[name] / whole) for name, one in own.items())
+    for name, price in own.items():
+        quantity, limit = Fraction(used[name, value]), price.max_amount_minor
+        cost = charge(price, quantity - included)
+        amount = rounded(cost if limit is None else min(cost, Fraction(limit), Fraction(maximum)))
+        included -= min(included, quantity)
+        maximum -= 0 if limit is None else amount
+        yield name, amount
 
 
 @settings(max_examples=60)
@@ -156,6 +180,6 @@ def test_late_usage_and_reversals_come_to_what_the_month_would_have_cost(month: 
     assert charged == model_cost(month, used)
     for changes in month.recorded_later:
         charged += bill_later(month, used, changes)
-        for version_id, quantity in changes.items():
-            used[version_id] += quantity
+        for key, quantity in changes.items():
+            used[key] += quantity
         assert charged == model_cost(month, used)
