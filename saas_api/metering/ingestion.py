@@ -139,16 +139,17 @@ def _make_batch(received: Sequence[ReceivedEvent], now: datetime, result: Ingest
         if unique.setdefault(key, (event, subject))[0] is not event:
             result.duplicates += 1
     ordered = [unique[key] for key in sorted(unique)]
-    rows = [_to_row(n, *pair) for n, pair in enumerate(ordered)]
+    row_ids = ids.new_ids(len(ordered))
+    rows = [_to_row(n, *pair, row_ids[n]) for n, pair in enumerate(ordered)]
     organization_ids = frozenset(subject.organization_id for _, subject in ordered)
     return _Batch(rows, [event for event, _ in ordered], organization_ids, now)
 
 
-def _to_row(n: int, event: ReceivedEvent, subject: UsageSubject) -> BatchedUsage:
+def _to_row(n: int, event: ReceivedEvent, subject: UsageSubject, row_id: UUID) -> BatchedUsage:
     return {
         "n": n,
         "organization_id": subject.organization_id,
-        "id": ids.new_id(),
+        "id": row_id,
         "source": event.source,
         "key": event.id,
         "meter": event.meter.code,
