@@ -20,7 +20,7 @@ from saas_api.accounts.audit import SYSTEM_ACTOR, OperatorContext
 from saas_api.app import create_app
 from saas_api.core.db import tenancy
 from saas_api.services import services
-with create_app(load()).app_context(), tenancy.system_session("demo.seed") as session:
+with create_app(load()).app_context(), tenancy.system_session("services.tokens") as session:
     print(services.create_service(session, OperatorContext(SYSTEM_ACTOR, "a test"), "lookups").token)
 """
 
