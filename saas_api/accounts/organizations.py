@@ -8,12 +8,13 @@ from datetime import datetime
 from uuid import UUID
 
 import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from saas_api.accounts import audit, billing_email, members
 from saas_api.accounts.audit import Actor
 from saas_api.accounts.models import Membership, Organization, OrganizationStatus
-from saas_api.core import clock
+from saas_api.core import clock, ids
 from saas_api.core.access import Principal
 from saas_api.core.db import engine, tenancy
 from saas_api.core.db.tenancy import SystemSession
@@ -23,6 +24,7 @@ from saas_api.core.roles import ADMIN_ROLES, MemberRole
 from saas_api.mail import mails
 
 MIN_REASON_LENGTH = 10
+MAX_EXTERNAL_ID_LENGTH = 255
 REPUBLISH_WINDOW_MINUTES = 5
 _BUMP_GENERATION = sa.text("""
 UPDATE organizations SET generation = generation + 1, generation_at = now() WHERE id = :id RETURNING generation
@@ -46,6 +48,13 @@ class NotSuspended(Conflict):
     """No operator has suspended the organization. A suspension for overdue invoices ends when they are paid."""
 
     code, message = "ORGANIZATION_NOT_SUSPENDED", "No operator has suspended this organization."
+
+
+class ExternalIdTaken(Conflict):
+    """Another organization has this external id."""
+
+    code, message = "EXTERNAL_ID_TAKEN", "Another organization has this external id."
+    constraint = "organizations_external_id_key"
 
 
 class OrganizationClosed(Conflict):
@@ -173,6 +182,42 @@ def close(session: SystemSession, organization_id: UUID, at: datetime, actor: Ac
         {**data, **({"reason": reason} if reason else {})},
     )
     return organization
+
+
+def set_external_id(
+    session: SystemSession, organization_id: UUID, external_id: str | None, actor: Actor, reason: str = ""
+) -> Organization:
+    """Set the name by which services know an organization, or remove it with None. Idempotent.
+
+    external_id: 1 to 255 printable characters, not in the form of our own ids of organizations and keys
+    reason: of an operator, for the audit log
+    raises: OrganizationNotFound, ExternalIdTaken, ValidationFailed
+    """
+    if external_id is not None:
+        _check_external_id(external_id)
+    organization = _lock(session, organization_id)
+    before, organization.external_id = organization.external_id, external_id
+    if before == external_id:
+        return organization
+    organization.updated_at = clock.now()
+    try:
+        session.flush()
+    except IntegrityError as error:
+        if engine.violated_constraint(error) == ExternalIdTaken.constraint:
+            raise ExternalIdTaken from error
+        raise
+    bump_generation(session, organization_id)
+    change = {"before": {"external_id": before}, "after": {"external_id": external_id}}
+    data = {**change, **({"reason": reason} if reason else {})}
+    audit.record_event(session, organization_id, actor, "organization.changed", ("organization", organization_id), data)
+    return organization
+
+
+def _check_external_id(external_id: str) -> None:
+    if not 1 <= len(external_id) <= MAX_EXTERNAL_ID_LENGTH or not external_id.isprintable():
+        raise ValidationFailed.at_field("external_id", f"Write 1 to {MAX_EXTERNAL_ID_LENGTH} printable characters.")
+    if ids.is_public_id(external_id, "org", "key"):
+        raise ValidationFailed.at_field("external_id", "Must not look like an id of this application.")
 
 
 def bump_generation(session: Session, organization_id: UUID) -> None:

@@ -166,6 +166,7 @@ class OrganizationOut(StrictSchema):
     billing_email = fields.String(allow_none=True)
     billing_email_verified = fields.Boolean()
     timezone = fields.String()
+    external_id = fields.String(allow_none=True, metadata={"description": "How services know the organization"})
     status = fields.String(validate=validate.OneOf(list(OrganizationStatus)))
     created_at = Timestamp()
     updated_at = Timestamp()

@@ -89,6 +89,12 @@ class CurrencyForm(ReasonForm):
     currency = fields.String(required=True, validate=validate.OneOf(list(CURRENCY_EXPONENTS)))
 
 
+class ExternalIdForm(ReasonForm):
+    """The name by which services know an organization; empty removes it."""
+
+    external_id = Text(minimum=0, maximum=organizations.MAX_EXTERNAL_ID_LENGTH, required=True, allow_none=True)
+
+
 class LimitOverridesForm(ReasonForm):
     """Limits instead of the plan's. The fields `quota_<meter>` are read from the request: meters are data."""
 
@@ -263,6 +269,16 @@ def set_currency(operator: OperatorContext, organization_id: UUID, currency: str
     reason = organizations.validate_reason(operator.reason)
     with context.write_session() as session:
         return subscriptions.set_currency(session, organization_id, currency, operator.actor, reason=reason)
+
+
+def set_external_id(operator: OperatorContext, organization_id: UUID, external_id: str | None) -> Organization:
+    """Sets the name by which services know the organization; empty removes it.
+
+    raises: as `organizations.set_external_id`
+    """
+    reason, name = organizations.validate_reason(operator.reason), (external_id or "").strip()
+    with context.write_session() as session:
+        return organizations.set_external_id(session, organization_id, name or None, operator.actor, reason)
 
 
 def set_limit_overrides(

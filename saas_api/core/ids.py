@@ -14,7 +14,17 @@ _HEX = re.compile(r"[0-9a-f]{32}")
 
 def new_id() -> uuid.UUID:
     """Generate a time-ordered identifier: UUIDv7 (RFC 9562), 48 bits of Unix milliseconds, then 74 random bits."""
-    value = time.time_ns() // 1_000_000 << 80 | secrets.randbits(80)
+    return _to_uuid7(time.time_ns() // 1_000_000, secrets.randbits(80))
+
+
+def new_ids(count: int) -> list[uuid.UUID]:
+    """Generate many identifiers of the same millisecond, with one read of the random source."""
+    milliseconds, random = time.time_ns() // 1_000_000, secrets.token_bytes(10 * count)
+    return [_to_uuid7(milliseconds, int.from_bytes(random[i : i + 10])) for i in range(0, 10 * count, 10)]
+
+
+def _to_uuid7(milliseconds: int, random: int) -> uuid.UUID:
+    value = milliseconds << 80 | random
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62
     return uuid.UUID(int=value)

@@ -5,5 +5,12 @@ from saas_api.core.domain import Domain
 DOMAIN = Domain(
     name="metering",
     id_prefixes=("uev", "hld"),
-    system_purposes=("metering.events", "metering.holds", "metering.key", "metering.reversals", "metering.subjects"),
+    system_purposes=(
+        "metering.events",
+        "metering.external_ids",
+        "metering.holds",
+        "metering.key",
+        "metering.reversals",
+        "metering.subjects",
+    ),
 )

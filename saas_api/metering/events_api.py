@@ -1,18 +1,26 @@
 """HTTP API of usage events, for services."""
 
+import time
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import unquote
+from uuid import UUID
 
 from flask import Blueprint, g, request
 
+from saas_api.accounts import organizations
+from saas_api.accounts.audit import Actor
+from saas_api.accounts.organizations import ExternalIdTaken, OrganizationNotFound
+from saas_api.accounts.schemas import OrganizationEnvelope
 from saas_api.core import idempotency
 from saas_api.core.access import require_service
+from saas_api.core.db import tenancy
 from saas_api.core.errors import BadRequest, UnsupportedMediaType, ValidationFailed
 from saas_api.core.web import http
 from saas_api.core.web.endpoint import endpoint
 from saas_api.metering import ingestion, reversals
 from saas_api.metering.event_schemas import (
+    ExternalIdIn,
     IngestionOut,
     ReversalOut,
     ReverseIn,
@@ -21,7 +29,8 @@ from saas_api.metering.event_schemas import (
     UsageEventsIn,
 )
 from saas_api.metering.ingestion import MAX_EVENTS, Ingestion
-from saas_api.metering.reversals import AlreadyReversed, AmbiguousEvent, EventNotFound, EventReference, Reversal
+from saas_api.metering.reversals import AlreadyReversed, AmbiguousEvent, EventReference, Reversal, UsageEventNotFound
+from saas_api.services import service_calls
 
 bp = Blueprint("metering_events", __name__)
 
@@ -48,10 +57,14 @@ def record_events() -> Ingestion:
     A batch has at most 1,000 events and 1 MiB. What is acceptable is committed when the answer comes; `errors` says
     what is not, and why. Repeat a request without an answer: events that were recorded count nothing.
     """
+    started_at = time.perf_counter()
     events, is_cloud_event = _read_events()
     if len(events) > MAX_EVENTS:
         raise ValidationFailed.at_field("events", f"At most {MAX_EVENTS} events.")
-    return ingestion.ingest(events, g.service, is_cloud_event=is_cloud_event)
+    result = ingestion.ingest(events, g.service, is_cloud_event=is_cloud_event)
+    code = "REJECTED" if result.errors else "ACCEPTED"
+    service_calls.count_call(g.service.service_id, "events", code, time.perf_counter() - started_at)
+    return result
 
 
 @bp.post("/events/<path:event_id>/reverse")
@@ -61,7 +74,7 @@ def record_events() -> Ingestion:
     tag="events",
     body=ReverseIn(),
     returns=ReversalOut(),
-    errors=(EventNotFound, AmbiguousEvent, AlreadyReversed),
+    errors=(UsageEventNotFound, AmbiguousEvent, AlreadyReversed),
 )
 def reverse_event(event_id: str, body: dict[str, Any]) -> Reversal:
     """Take a usage event back, once.
@@ -71,6 +84,23 @@ def reverse_event(event_id: str, body: dict[str, Any]) -> Reversal:
     """
     reference = EventReference(event_id, body["source"] or g.service.name, body["subject"])
     return reversals.reverse_event(reference, idempotency.parse_key(request.headers.get("Idempotency-Key")))
+
+
+@bp.put('/organizations/<id("org"):organization_id>/external-id')
+@require_service()
+@endpoint(
+    operation_id="set_external_id",
+    tag="organizations",
+    body=ExternalIdIn(),
+    returns=OrganizationEnvelope(),
+    errors=(OrganizationNotFound, ExternalIdTaken),
+)
+def set_external_id(organization_id: UUID, body: dict[str, Any]) -> Any:
+    """Name an organization as the services know it; events may then use the name as their subject."""
+    actor = Actor("system", g.service.name)
+    with tenancy.system_session("metering.external_ids") as session:
+        organization = organizations.set_external_id(session, organization_id, body["external_id"], actor)
+    return {"organization": organization}
 
 
 def _read_events() -> tuple[Sequence[Any], bool]:

@@ -19,7 +19,7 @@ from saas_api.core.faults import fault_point
 from saas_api.core.settings import setting
 from saas_api.metering import event_format, subjects, usage_counters
 from saas_api.metering.event_format import EventReader, ReceivedEvent
-from saas_api.metering.subjects import Subject
+from saas_api.metering.subjects import UsageSubject
 from saas_api.services.service_tokens import ServicePrincipal
 from saas_api.usage import ledger_batches, meters
 from saas_api.usage.ledger_batches import BatchedUsage, RowOutcome
@@ -126,7 +126,7 @@ def _read(reader: EventReader, events: Sequence[Any], result: Ingestion) -> list
 
 def _make_batch(received: Sequence[ReceivedEvent], now: datetime, result: Ingestion) -> _Batch:
     known = subjects.find_subjects({event.subject for event in received})
-    unique: dict[tuple[int, str, str, bool], tuple[ReceivedEvent, Subject]] = {}
+    unique: dict[tuple[int, str, str, bool], tuple[ReceivedEvent, UsageSubject]] = {}
     for event in received:
         subject = known.get(event.subject)
         if subject is None:
@@ -139,16 +139,17 @@ def _make_batch(received: Sequence[ReceivedEvent], now: datetime, result: Ingest
         if unique.setdefault(key, (event, subject))[0] is not event:
             result.duplicates += 1
     ordered = [unique[key] for key in sorted(unique)]
-    rows = [_to_row(n, *pair) for n, pair in enumerate(ordered)]
+    row_ids = ids.new_ids(len(ordered))
+    rows = [_to_row(n, *pair, row_ids[n]) for n, pair in enumerate(ordered)]
     organization_ids = frozenset(subject.organization_id for _, subject in ordered)
     return _Batch(rows, [event for event, _ in ordered], organization_ids, now)
 
 
-def _to_row(n: int, event: ReceivedEvent, subject: Subject) -> BatchedUsage:
+def _to_row(n: int, event: ReceivedEvent, subject: UsageSubject, row_id: UUID) -> BatchedUsage:
     return {
         "n": n,
         "organization_id": subject.organization_id,
-        "id": ids.new_id(),
+        "id": row_id,
         "source": event.source,
         "key": event.id,
         "meter": event.meter.code,

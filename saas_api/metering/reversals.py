@@ -18,7 +18,7 @@ from saas_api.metering import subjects
 from saas_api.usage import ledger, sources
 
 
-class EventNotFound(NotFound):
+class UsageEventNotFound(NotFound):
     """The service has no usage event of this id; usage of test keys is never billed and not taken back."""
 
     code, message = "EVENT_NOT_FOUND", "There is no usage event of this id and source."
@@ -90,7 +90,7 @@ def reverse_event(reference: EventReference, idempotency_key: str | None = None)
 
     A closed billing period keeps its invoice: the earliest open one pays then.
     idempotency_key: a repeat with it gets the same reversal
-    raises: EventNotFound, AmbiguousEvent, AlreadyReversed
+    raises: UsageEventNotFound, AmbiguousEvent, AlreadyReversed
     """
     organization_id, event_id = _find_event(reference)
     reversal_id = ids.new_id() if idempotency_key is None else uuid.uuid5(event_id, idempotency_key)
@@ -108,15 +108,15 @@ def reverse_event(reference: EventReference, idempotency_key: str | None = None)
 def _find_event(reference: EventReference) -> tuple[UUID, UUID]:
     """Organization and id of an event.
 
-    raises: EventNotFound, AmbiguousEvent
+    raises: UsageEventNotFound, AmbiguousEvent
     """
     if reference.source == ledger.REVERSAL_SOURCE or reference.source in sources.endpoints:
-        raise EventNotFound
+        raise UsageEventNotFound
     organization_id = None
     if reference.subject is not None:
         subject = subjects.find_subjects([reference.subject]).get(reference.subject)
         if subject is None:
-            raise EventNotFound
+            raise UsageEventNotFound
         organization_id = subject.organization_id
     values = {"source": reference.source, "organization_id": organization_id}
     with tenancy.system_session("metering.reversals") as session:
@@ -125,7 +125,7 @@ def _find_event(reference: EventReference) -> tuple[UUID, UUID]:
             rows = session.execute(_FIND_PUBLIC_ID, {**values, "id": reference.id[4:]}).all()
         rows = rows or session.execute(_FIND_OWN_ID, {**values, "id": reference.id}).all()
     if not rows:
-        raise EventNotFound
+        raise UsageEventNotFound
     if len(rows) > 1:
         raise AmbiguousEvent
     return rows[0].organization_id, rows[0].id

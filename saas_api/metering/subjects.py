@@ -26,7 +26,7 @@ UNION ALL
 SELECT external_id, id, NULL, false, closed_at FROM organizations WHERE external_id = ANY(CAST(:external AS text[]))""")
 
 
-class Subject(NamedTuple):
+class UsageSubject(NamedTuple):
     """Whose usage an event reports.
 
     api_key_id: None unless the subject is a key, in any state: what it has used is used
@@ -40,10 +40,10 @@ class Subject(NamedTuple):
     closed_at: datetime | None = None
 
 
-_cache: LruCache[str, tuple[Subject, float]] = LruCache(MAX_CACHED_SUBJECTS)
+_cache: LruCache[str, tuple[UsageSubject, float]] = LruCache(MAX_CACHED_SUBJECTS)
 
 
-def find_subjects(names: Collection[str]) -> Mapping[str, Subject]:
+def find_subjects(names: Collection[str]) -> Mapping[str, UsageSubject]:
     """Organizations and keys by the names that services give them; a name that is missing is unknown.
 
     An id of ours is never taken for an external id. Opens a transaction of its own for what is not cached.
@@ -62,7 +62,7 @@ def find_subjects(names: Collection[str]) -> Mapping[str, Subject]:
     return found
 
 
-def _load(names: Collection[str]) -> Mapping[str, Subject]:
+def _load(names: Collection[str]) -> Mapping[str, UsageSubject]:
     wanted: dict[str, list[str]] = {"org": [], "key": [], "external": []}
     for name in names:
         if ids.is_public_id(name, "org", "key"):
@@ -72,7 +72,7 @@ def _load(names: Collection[str]) -> Mapping[str, Subject]:
     loaded_at = time.monotonic()
     with tenancy.system_session("metering.subjects") as session:
         rows = session.execute(_FIND, wanted).all()
-    loaded = {row.name: Subject(row.organization_id, row.api_key_id, row.is_test, row.closed_at) for row in rows}
+    loaded = {row.name: UsageSubject(row.organization_id, row.api_key_id, row.is_test, row.closed_at) for row in rows}
     for name, subject in loaded.items():
         _cache.put(name, (subject, loaded_at))
     return loaded

@@ -27,7 +27,7 @@ log = get_logger(__name__)
 
 MAX_UNIQUE_VALUE_LENGTH = 255
 _SMALLEST = Decimal("0.000001")
-_MAX_EXACT_FLOAT = 10**9
+_FIRST_INEXACT = 10**9
 _RESTRICT_VIOLATION = "23001"
 
 
@@ -220,14 +220,14 @@ def _property(name: str, properties: Mapping[str, Any]) -> Any:
 def parse_number(value: Any) -> Decimal:
     """A JSON number as it was written, or a decimal string; NaN for anything else.
 
-    A number with a fraction is exact below 10^9, where the nearest float of six decimals is that of no other; from
-    there on it is NaN, and only a decimal string is exact.
+    JSON parsers keep 15 digits of a number with a fraction, so from 10^9 on it is NaN, and a decimal string is exact.
     """
     if isinstance(value, str):
         return Decimal(value if quantity_text.DECIMAL.fullmatch(value) else "NaN")
-    if isinstance(value, float) and abs(value) < _MAX_EXACT_FLOAT:
-        return Decimal(repr(value))
-    return Decimal(value if type(value) is int else "NaN")
+    if value is None or isinstance(value, bool | list | dict):
+        return Decimal("NaN")
+    number = Decimal(json.dumps(value))
+    return number if isinstance(value, int) or abs(number) < _FIRST_INEXACT else Decimal("NaN")
 
 
 def _valid_quantity(name: str, quantity: Decimal) -> Decimal:

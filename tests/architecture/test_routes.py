@@ -117,7 +117,7 @@ def test_every_api_view_declares_its_schemas(app: Flask, rules: list[Rule]) -> N
     for rule in api(rules):
         operation = app.view_functions[rule.endpoint].__operation__  # type: ignore[attr-defined]  # the same
         reads = rule.methods <= {"GET", "DELETE", "HEAD", "OPTIONS"}
-        if not (operation.body or operation.query or reads):
+        if not (operation.body or operation.consumes or operation.query or reads):
             without_body.add(rule.endpoint)
         if operation.returns is None and operation.produces == "application/json":
             without_data.add(rule.endpoint)

@@ -1,7 +1,8 @@
-"""Commands of organizations: suspend, resume and close them."""
+"""Commands of organizations: suspend, resume and close them, and name them for services."""
 
 from uuid import UUID
 
+from saas_api.accounts.models import Organization
 from saas_api.admin import actions, subscription_actions
 from saas_api.billing.organization_closing import ClosedOrganization
 from saas_api.billing.schemas import InvoiceOut
@@ -44,3 +45,17 @@ def close(closed: ClosedOrganization, organization_id: UUID) -> Description:
     rows = [InvoiceOut().dump(item) for item in closed.invoices]
     data = {"id": ids.format_id("org", organization_id), "status": "closed", "invoices": rows}
     return Description(data, [subscription_actions.describe_closing(closed)])
+
+
+@action_commands.action_command(
+    group, "set-external-id", actions.get_action("organization", "external-id"), is_reason_required=False
+)
+def set_external_id(organization: Organization, organization_id: UUID) -> Description:
+    """Name an organization as services know it; an empty name removes it.
+
+    Usage events may then use the name as their subject.
+
+    Example: flask organizations set-external-id org_... customer-4711
+    """
+    data = {"id": ids.format_id("org", organization_id), "external_id": organization.external_id}
+    return Description(data, [f"{data['id']} has {organization.external_id or 'no external id'}."])
