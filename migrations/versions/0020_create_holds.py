@@ -27,7 +27,7 @@ CREATE TABLE holds (
   CHECK ((status = 'settled') = (usage_event_id IS NOT NULL)),
   CHECK ((status = 'settled') = (settled_quantity IS NOT NULL)));
 
-CREATE INDEX holds_open ON holds (organization_id) WHERE status = 'open' AND mode = 'live';
+CREATE INDEX holds_by_end ON holds (organization_id, ended_at);  -- NULL: open
 
 CREATE INDEX holds_due ON holds (expires_at) WHERE status = 'open';
 """

@@ -34,13 +34,16 @@ log = get_logger(__name__)
 
 ALERT_CONTACT_ROLES = ADMIN_ROLES | BILLING_ROLES
 # Usage of the last day, because a reversal counts in the hour of its event; late usage can be in any hour.
+# Open holds, and those of the last day that were released without usage, are in the counters of the current period.
 _PERIODS_WITH_RECENT_USAGE = text("""
 SELECT p.organization_id, p.id FROM billing_periods p
 WHERE p.state = 'open' AND p.starts_at <= :at AND (EXISTS (
     SELECT FROM usage_rollups r WHERE r.organization_id = p.organization_id AND r.billing_period_id = p.id
       AND (r.bucket_at > CAST(:at AS timestamptz) - interval '26 hours' OR r.is_late))
   OR EXISTS (SELECT FROM usage_watermark w, usage_events e WHERE e.organization_id = p.organization_id
-      AND e.billing_period_id = p.id AND e.recorded_xid >= w.through_xid AND e.recorded_at > w.floor_at))
+      AND e.billing_period_id = p.id AND e.recorded_xid >= w.through_xid AND e.recorded_at > w.floor_at)
+  OR p.ends_at > :at AND EXISTS (SELECT FROM holds h WHERE h.organization_id = p.organization_id
+      AND (h.ended_at IS NULL OR h.ended_at > CAST(:at AS timestamptz) - interval '26 hours')))
 ORDER BY p.organization_id, p.seq""")
 _LOCK_RULES = text("SELECT 1 FROM billing_profiles WHERE organization_id = :organization_id FOR UPDATE")
 _notified_periods: set[UUID] = set()

@@ -28,7 +28,7 @@ from saas_api.core.limits.counters import MAX_COUNTER_VALUE
 from saas_api.core.limits.limiter import RedisUnavailable
 from saas_api.core.money import DECIMAL_PRECISION
 from saas_api.core.observability import get_logger
-from saas_api.usage import quotas
+from saas_api.usage import meters, quotas
 from saas_api.usage.ledger import MeteredUsage
 from saas_api.usage.quotas import MICRO_UNITS, MeterQuota
 
@@ -264,11 +264,13 @@ def reconcile_counters(session: SystemSession, organization_id: UUID, period_id:
 
     spent: a recent read of the period; the period is read again only if a counter differs
     """
-    names = sorted(_database_values(spent))
+    names = sorted(_database_values(spent).keys() | map(quotas.quota_counter_name, meters.cached_meters(None)))
     keys = [counters.counter_key(organization_id, period_id, name) for name in names]
     try:
         before = counters.read_counters(keys)
-        if all(value in (None, _database_values(spent)[name]) for name, value in zip(names, before, strict=True)):
+        if all(
+            value in (None, _database_values(spent).get(name, 0)) for name, value in zip(names, before, strict=True)
+        ):
             return
         correct = _database_values(period_spend.get_period_spend(session, organization_id, period_id))
         for name, key, first, last in zip(names, keys, before, counters.read_counters(keys), strict=True):
@@ -281,12 +283,12 @@ def reconcile_counters(session: SystemSession, organization_id: UUID, period_id:
 def _correct_counter(key: str, before: int, correct: int, after: int) -> None:
     """Raise a low counter at once; lower a high one by what two runs in a row found, as requests may be running."""
     if correct > after:
-        counters.adjust_counter(key, correct - after)
+        counters.adjust_counters({key: correct - after})
         return
     excess = max(0, before - correct)
     confirmed = min(excess, counters.exchange_previous_excess(key, excess))
     if confirmed:
-        counters.adjust_counter(key, -confirmed)
+        counters.adjust_counters({key: -confirmed})
         counters.exchange_previous_excess(key, 0)
 
 
@@ -295,9 +297,9 @@ def _database_values(spent: PeriodSpend) -> Mapping[str, int]:
     totals: defaultdict[str, Decimal] = defaultdict(Decimal, spent.metered)
     for (_, meter, _), quantity in spent.held_quantities.items():
         totals[meter] += quantity
-    meters = {*totals, *spent.version.prices}
+    codes = {*totals, *spent.version.prices}
     values = {
-        quotas.quota_counter_name(meter): quotas.to_micro_units(max(totals[meter], Decimal(0))) for meter in meters
+        quotas.quota_counter_name(meter): quotas.to_micro_units(max(totals[meter], Decimal(0))) for meter in codes
     }
     keys = {(spent.version.id, meter, one) for meter, price in spent.version.prices.items() for one in price.by_value}
     for key in keys.union(spent.quantities, spent.held_quantities):

@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from saas_api.api_keys import key_format
+from saas_api.api_keys import key_format, keys
 from saas_api.core import crypto
 from saas_api.core.access import InsufficientScope
 from saas_api.core.errors import ApiError, Forbidden, PaymentRequired, TooManyRequests, Unauthenticated
@@ -76,6 +76,8 @@ def request_hold(service_name: str, request: HoldRequest) -> Hold:
         if repeated is None:
             raise
         return repeated
+    if request.key is not None:
+        keys.mark_used(principal.organization_id, principal.id)
     return holds.create_hold(
         principal,
         service_name,

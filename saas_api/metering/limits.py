@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from uuid import UUID
 
 from saas_api.billing import alerts, period_spend, spend_cap
@@ -89,25 +90,21 @@ def _build_counters(
     terms, organization_id = principal.terms, principal.organization_id
     if terms is None or principal.mode != KeyMode.LIVE:
         return []
-    quota_counters = quotas.quota_counters(
-        principal,
-        usage,
-        is_fresh=is_fresh,
-        period_id=terms.period_id,
-        limits=terms.quotas,
-        exact_meters=terms.exact_meters,
-    )
-    keys = spend_cap.list_spend_prices(terms, usage)
-    if not keys:
-        return quota_counters
+    prices = spend_cap.list_spend_prices(terms, usage)
+    counted: Mapping[str, Decimal] = {}
     cached: Mapping[str, int] = {}
     spent = None
-    if is_fresh:
-        with tenancy.tenant_session(organization_id) as session:
-            spent = period_spend.get_period_spend(session, organization_id, terms.period_id)
-    else:
-        cached = _find_cached_quantities(organization_id, terms.period_id, keys)
-    return [*quota_counters, *spend_cap.spend_counters(terms, usage, cached, spent, is_final=is_final)]
+    if not is_fresh:
+        cached = _find_cached_quantities(organization_id, terms.period_id, prices)
+    elif prices or any(used.meter in terms.quotas for used in usage):
+        # usage and open holds of one instant: a hold that is settled meanwhile is one of the two
+        with tenancy.snapshot_session(organization_id) as session:
+            counted = quotas.count_towards_quotas(session, organization_id, terms.period_id)
+            spent = period_spend.get_period_spend(session, organization_id, terms.period_id) if prices else None
+    return [
+        *quotas.quota_counters(usage, counted, terms.quotas, terms.exact_meters),
+        *spend_cap.spend_counters(terms, usage, cached, spent, is_final=is_final),
+    ]
 
 
 def _find_cached_quantities(organization_id: UUID, period_id: UUID, keys: Iterable[PriceKey]) -> Mapping[str, int]:
@@ -238,21 +235,52 @@ def adjust_counters(principal: KeyPrincipal, before: Sequence[MeteredUsage], aft
 
     Without Redis nothing happens: the counters are read from PostgreSQL when it is back.
     """
+    terms = principal.terms
+    if terms is None or principal.mode != KeyMode.LIVE:
+        return
     with contextlib.suppress(RedisUnavailable):
-        counters.adjust_counters(counter_changes(principal, before, after))
+        quantities = _read_quantities_without(principal.organization_id, terms, before, after)
+        counters.adjust_counters(counter_changes(principal, before, after, quantities))
 
 
 def counter_changes(
-    principal: KeyPrincipal, before: Sequence[MeteredUsage], after: Sequence[MeteredUsage]
+    principal: KeyPrincipal,
+    before: Sequence[MeteredUsage],
+    after: Sequence[MeteredUsage],
+    quantities: Mapping[str, int] | None = None,
 ) -> Mapping[str, int]:
-    """What `adjust_counters` adds, by the key of the counter in Redis."""
-    terms = principal.terms
-    if terms is None:
-        return {}
-    units: defaultdict[str, int] = defaultdict(int)
+    """What `adjust_counters` adds, by the key of the counter in Redis.
+
+    quantities: from which the price starts, without the call, in millionths by counter; None for those that this
+        process remembers
+    """
+    terms, organization_id = principal.terms, principal.organization_id
+    changes: defaultdict[str, int] = defaultdict(int)
+    if terms is None or principal.mode != KeyMode.LIVE:
+        return changes
+    if quantities is None:
+        prices = spend_cap.list_spend_prices(terms, [*before, *after])
+        quantities = _find_cached_quantities(organization_id, terms.period_id, prices)
     for sign, usage in ((-1, before), (1, after)):
-        for counter in _build_counters(principal, usage, is_fresh=False, is_final=True):
-            units[counters.counter_key(principal.organization_id, terms.period_id, counter.name)] += (
-                sign * counter.units
-            )
-    return units
+        for counter in (
+            *quotas.quota_counters(usage, {}, terms.quotas, terms.exact_meters),
+            *spend_cap.spend_counters(terms, usage, quantities, None, is_final=True),
+        ):
+            changes[counters.counter_key(organization_id, terms.period_id, counter.name)] += sign * counter.units
+    return changes
+
+
+def _read_quantities_without(
+    organization_id: UUID, terms: ServiceTerms, before: Sequence[MeteredUsage], after: Sequence[MeteredUsage]
+) -> Mapping[str, int]:
+    """Quantities under the prices of a call, in millionths, as Redis has them, without what it was admitted with.
+
+    raises: RedisUnavailable
+    """
+    names = [spend_cap.quantity_counter_name(key) for key in spend_cap.list_spend_prices(terms, [*before, *after])]
+    keys = [counters.counter_key(organization_id, terms.period_id, name) for name in names]
+    values = {name: value or 0 for name, value in zip(names, counters.read_counters(keys), strict=True)}
+    for key, (_, units) in spend_cap.list_spend_prices(terms, before).items():
+        name = spend_cap.quantity_counter_name(key)
+        values[name] = max(0, values[name] - quotas.to_micro_units(units))
+    return values

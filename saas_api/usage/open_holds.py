@@ -24,7 +24,8 @@ class HeldQuantity(NamedTuple):
 _OPEN_HOLDS = text(f"""SELECT h.meter_code, coalesce(d.dimension_value, ''), sum(h.quantity)
 FROM holds h JOIN meters m ON m.code = h.meter_code AND m.aggregation IN ('sum', 'count')
 {quantities.price_join("CAST(:version_id AS text)", "h.meter_code", "h.properties")}
-WHERE h.organization_id = :organization_id AND h.status = 'open' GROUP BY 1, 2 ORDER BY 1, 2""")
+WHERE h.organization_id = :organization_id AND h.ended_at IS NULL AND h.mode = 'live'
+GROUP BY 1, 2 ORDER BY 1, 2""")
 
 
 def list_held_quantities(session: Session, organization_id: UUID, version_id: str | None = None) -> list[HeldQuantity]:

@@ -9,8 +9,6 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from saas_api.core import money
-from saas_api.core.access import KeyMode, Principal
-from saas_api.core.db import tenancy
 from saas_api.core.limits.counters import MAX_COUNTER_VALUE
 from saas_api.usage import open_holds, quantities
 from saas_api.usage.ledger import MeteredUsage
@@ -67,18 +65,15 @@ def _in_units(value: int) -> str | int:
 
 
 def quota_counters(
-    principal: Principal,
     usage: Sequence[MeteredUsage],
-    *,
-    is_fresh: bool,
-    period_id: UUID,
+    counted: Mapping[str, Decimal],
     limits: Mapping[str, Decimal],
     exact_meters: Collection[str] = (),
 ) -> list[MeterQuota]:
-    """Counters of the used meters that have a quota; none in test mode.
+    """Counters of the used meters that have a quota. Pure.
 
     usage: what the call uses
-    is_fresh: read usage and open holds from PostgreSQL; otherwise `last_value` is 0, because Redis has the counter
+    counted: as of `count_towards_quotas`; empty where Redis has the counters
     limits: quotas of the plan and its overrides, by meter, in the meter's unit
     exact_meters: meters that do not add up; the call adds nothing to them, and is refused once they are above the limit
     """
@@ -86,12 +81,6 @@ def quota_counters(
     for used in usage:
         if used.meter in limits:
             units[used.meter] += 0 if used.meter in exact_meters else used.quantity
-    if principal.mode != KeyMode.LIVE or not units:
-        return []
-    counted: Mapping[str, Decimal] = {}
-    if is_fresh:
-        with tenancy.tenant_session(principal.organization_id) as session:
-            counted = count_towards_quotas(session, principal.organization_id, period_id)
     return [
         MeterQuota(
             quota_counter_name(meter),

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.faults.stack import QUICK, Stack, wait_until
+from tests.support.holds import acme  # noqa: F401 - a fixture
 
 WORKERS = 4
 

@@ -10,9 +10,10 @@ import pytest
 from saas_api.accounts.audit import SYSTEM_ACTOR, Actor
 from saas_api.billing import invariants, organization_closing
 from saas_api.core import clock
+from saas_api.core.db import tenancy
 from saas_api.metering import holds, key_principals
 from saas_api.metering.models import Hold
-from saas_api.usage import meters
+from saas_api.usage import meters, open_holds, quantities, quotas
 from saas_api.usage.ledger import MeteredUsage
 from saas_api.usage.meters import InvalidQuantity, MissingProperty
 from tests.support.billing import BillingOrganization, create_organization, day
@@ -108,3 +109,16 @@ def test_settlement_that_lacks_what_the_meter_counts_leaves_the_hold_open() -> N
     with pytest.raises(InvalidQuantity):
         settle(held, 1, {"user": ""})
     assert holds.get_hold("completions", held.id).status == "open"
+
+
+def test_hold_that_is_settled_between_two_reads_is_counted_once() -> None:
+    acme = create_organization()
+    held = hold(acme, 5)
+    [(period_id,)] = acme.rows("SELECT id FROM billing_periods WHERE starts_at <= now() ORDER BY seq LIMIT 1")
+    with tenancy.snapshot_session(acme.id) as session:
+        used = quantities.live_quantities(session, acme.id, period_id)
+        settle(held, 3)
+        [still_held] = open_holds.list_held_quantities(session, acme.id)
+    assert (dict(used), still_held.quantity) == ({}, 5)
+    with tenancy.snapshot_session(acme.id) as session:
+        assert quotas.count_towards_quotas(session, acme.id, period_id) == {"sms": 3}

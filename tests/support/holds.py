@@ -72,10 +72,13 @@ class HoldingOrganization(Organization):
 
     def set_cap(self, cents: int) -> None:
         """Set a spend cap that leaves this many cents for usage."""
-        state = self.client.get("/api/v1/billing/alerts", headers=self.owner.headers).json["data"]["spend_cap"]
-        amount = f"{(int(state['base'].replace('.', '')) + cents) / 100:.2f}"
+        amount = f"{(int(self.spend_cap()['base'].replace('.', '')) + cents) / 100:.2f}"
         status, data = self.owner.call("PUT", "/billing/spend-cap", amount=amount, action="block")
         assert status == 200, data
+
+    def spend_cap(self) -> Any:
+        """The spend cap with the spend of the current period."""
+        return self.client.get("/api/v1/billing/alerts", headers=self.owner.headers).json["data"]["spend_cap"]
 
     def pass_time(self, hold_id: str) -> None:
         """Let the time of a hold be over."""

@@ -45,6 +45,14 @@ def tenant_session(organization_id: UUID) -> Iterator[Session]:
 
 
 @contextmanager
+def snapshot_session(organization_id: UUID) -> Iterator[Session]:
+    """Open a tenant session whose statements all see the state at the first one, for sums of several tables."""
+    with tenant_session(organization_id) as session:
+        session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+        yield session
+
+
+@contextmanager
 def system_session(purpose: str) -> Iterator[SystemSession]:
     """Open a transaction that sees every organization.
 

@@ -7,7 +7,6 @@ from saas_api.core.limits import limiter
 
 MAX_COUNTER_VALUE = 10**18
 """No counter exceeds it: a million millions of a meter's unit or of a currency, in millionths."""
-_ADD_IF_EXISTS = "if redis.call('EXISTS', KEYS[1]) == 1 then return redis.call('INCRBY', KEYS[1], ARGV[1]) end"
 
 
 def counter_key(organization_id: UUID, period_id: UUID, name: str) -> str:
@@ -25,25 +24,15 @@ def read_counters(keys: Sequence[str]) -> list[int | None]:
     return [None if value is None else int(value) for value in values]
 
 
-def adjust_counter(key: str, amount: int) -> None:
-    """Add a positive or negative amount to a counter if it exists.
-
-    raises: RedisUnavailable
-    """
-    adjust_counters({key: amount})
-
-
 def adjust_counters(changes: Mapping[str, int]) -> None:
     """Add positive or negative amounts to the counters that exist, by key, in one round trip.
 
     raises: RedisUnavailable
     """
-    storage = limiter.get_storage()
-    pipeline = storage.storage.pipeline(transaction=False)
-    for key, amount in changes.items():
-        if amount:
-            pipeline.eval(_ADD_IF_EXISTS, 1, key, amount)
-    storage.run(pipeline.execute)
+    amounts = {key: amount for key, amount in changes.items() if amount}
+    if amounts:
+        storage = limiter.get_storage()
+        storage.run(storage.adjust_script, list(amounts), list(amounts.values()))
 
 
 def exchange_previous_excess(key: str, excess: int) -> int:

@@ -38,9 +38,9 @@ local known = tonumber(redis.call('GET', KEYS[1]) or '-1')
 if tonumber(ARGV[1]) > known then redis.call('SET', KEYS[1], ARGV[1], 'EX', 86400) end
 """
 """Only raises the generation: a late publisher must not make an old one current again."""
-_RELEASE_QUOTA = """
+_ADJUST_COUNTERS = """
 for i, key in ipairs(KEYS) do
-  if redis.call('EXISTS', key) == 1 then redis.call('DECRBY', key, ARGV[i]) end
+  if redis.call('EXISTS', key) == 1 then redis.call('INCRBY', key, ARGV[i]) end
 end
 """
 """Leaves alone what Redis has lost meanwhile: it is counted anew from PostgreSQL."""
@@ -163,7 +163,7 @@ class CircuitBreakerStorage(RedisStorage):
         super().__init__(uri.removeprefix("saas+"), **options)
         self.gate_script = self.storage.register_script(_SCRIPT)
         self.publish_script = self.storage.register_script(_PUBLISH_GENERATION)
-        self.release_script = self.storage.register_script(_RELEASE_QUOTA)
+        self.adjust_script = self.storage.register_script(_ADJUST_COUNTERS)
 
     @property
     def is_away(self) -> bool:
@@ -357,10 +357,10 @@ def release_quota(call: LimitRequest) -> None:
     first = 1 + len(call.windows)
     pairs = zip(call.keys[first:], call.counters, strict=True) if call.is_counted else ()
     call.is_released = True
-    added = {key: counter.units for key, counter in pairs if counter.units}
-    if added:
+    amounts = {key: -counter.units for key, counter in pairs if counter.units}
+    if amounts:
         with contextlib.suppress(RedisUnavailable):
-            get_storage().run(get_storage().release_script, list(added), list(added.values()))
+            get_storage().run(get_storage().adjust_script, list(amounts), list(amounts.values()))
 
 
 def publish_generation(key: str, generation: int) -> None:
