@@ -157,7 +157,6 @@ def _publish(session: SystemSession, content: MeterContent, actor: Actor, reason
         data = {"changes": changes, **({"reason": reason} if reason else {})}
         audit.record_event(session, None, actor, action, ("meter", content.code), data)
         session.flush()  # the trigger refuses the change here
-        catalogue.bump(session)
         log.info("meter_published", meter=content.code, changes=list(changes))
     return PublishedMeter(content, meter is None, tuple(changes))
 
