@@ -70,7 +70,6 @@ _QUERIES = {
 }
 """Queries for the value of an argument, by the prefix of its ids or by its name."""
 _OPERATOR_QUERIES = {
-    "code": "SELECT 'sms'",
     "pay": "SELECT id FROM payments WHERE state = 'quarantined' LIMIT 1",
     "usr": "SELECT id FROM users WHERE email LIKE 'alice%'",
 }
