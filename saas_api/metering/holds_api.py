@@ -1,5 +1,6 @@
 """The API of holds, for services."""
 
+import time
 from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
@@ -8,22 +9,23 @@ from flask import Blueprint, g
 
 from saas_api.accounts.organizations import OrganizationNotFound
 from saas_api.core.access import InsufficientScope, require_service
-from saas_api.core.errors import ValidationFailed
 from saas_api.core.web.endpoint import endpoint
-from saas_api.metering import hold_requests, holds
-from saas_api.metering.hold_requests import CustomerKeyNotFound, HoldRequest, RateLimited
+from saas_api.metering import holds, verification
 from saas_api.metering.hold_schemas import HoldIn, HoldOut, SettleIn
 from saas_api.metering.holds import HoldEnded, HoldNotFound
+from saas_api.metering.models import HoldStatus
 from saas_api.metering.refusals import (
+    CustomerKeyNotFound,
     IpNotAllowed,
     OrganizationSuspended,
     QuotaExceeded,
+    RateLimited,
     SpendCapReached,
     SubscriptionRestricted,
 )
-from saas_api.services.service_tokens import InvalidServiceToken
-from saas_api.usage import meters
-from saas_api.usage.meter_file import MeterContent
+from saas_api.metering.verification import Verification, VerificationRequest
+from saas_api.services import service_calls, service_tokens
+from saas_api.services.service_tokens import InvalidServiceToken, ServicePrincipal
 from saas_api.usage.meters import InvalidQuantity, MissingProperty
 
 bp = Blueprint("holds", __name__)
@@ -42,21 +44,37 @@ _REFUSALS = (
 
 
 @bp.post("/holds")
-@require_service()
+@require_service(compares_generation=True)
 @endpoint(
     operation_id="create_hold",
     tag="services",
     body=HoldIn(),
     returns=HoldOut(),
     status=201,
-    errors=(InvalidServiceToken, InvalidQuantity, *_REFUSALS),
+    errors=(InvalidServiceToken, InvalidQuantity, HoldEnded, *_REFUSALS),
 )
 def create(body: Mapping[str, Any]) -> Any:
-    """Hold a quantity of a meter before it is used. It counts against quota and spend cap like usage until it ends."""
-    meter = _get_meter(body["meter"])
-    ip = body["ip"] and str(getattr(body["ip"], "ipv4_mapped", None) or body["ip"])
-    request = HoldRequest(**{**body, "meter": meter, "ip": ip})
-    return hold_requests.request_hold(g.service.name, request)
+    """Hold a quantity of a meter before it is used. It counts against quota and spend cap like usage until it ends.
+
+    Refused with the codes of the verification of a key, as 401, 402, 403 or 429.
+    """
+    fields = dict(body)
+    meter, quantity, dimensions, seconds = (fields.pop(name) for name in ("meter", "quantity", "dimensions", "seconds"))
+    if body["ip"] is not None:
+        fields["ip"] = str(getattr(body["ip"], "ipv4_mapped", None) or body["ip"])
+
+    def answer_with(service: ServicePrincipal) -> Verification:
+        usage = holds.held_usage(verification.get_meter(service.generation, meter), quantity, dimensions)
+        return verification.verify(service, VerificationRequest(usage=usage, hold_seconds=seconds, **fields))
+
+    started_at = time.perf_counter()
+    answer = service_tokens.run_with_current_catalogue(g.service, answer_with)
+    service_calls.count_call(g.service.service_id, "holds", answer.code, time.perf_counter() - started_at)
+    if answer.refusal is not None:
+        raise answer.refusal
+    if answer.recorded is None or answer.recorded.hold is None:  # usage was recorded under the event_id before
+        raise HoldEnded(details={"status": HoldStatus.SETTLED})
+    return answer.recorded.hold
 
 
 @bp.get('/holds/<id("hld"):hold_id>')
@@ -92,10 +110,3 @@ def settle(hold_id: UUID, body: Mapping[str, Any]) -> Any:
 def release(hold_id: UUID) -> Any:
     """End a hold without usage. The same request again changes nothing."""
     return holds.release_hold(g.service.name, hold_id)
-
-
-def _get_meter(code: str) -> MeterContent:
-    meter = meters.cached_meters(g.service.generation).get(code)
-    if meter is None:
-        raise ValidationFailed.at_field("meter", "There is no such meter.")
-    return meter

@@ -1,7 +1,7 @@
 """Errors with which a metered call is refused."""
 
 from saas_api.core.access import InsufficientScope
-from saas_api.core.errors import Forbidden, PaymentRequired, TooManyRequests
+from saas_api.core.errors import Forbidden, PaymentRequired, TooManyRequests, Unauthenticated
 
 
 class IpNotAllowed(Forbidden):
@@ -37,6 +37,18 @@ class SpendCapReached(PaymentRequired):
 
 ALL = (InsufficientScope, IpNotAllowed, OrganizationSuspended, SubscriptionRestricted, QuotaExceeded, SpendCapReached)
 """Refusals whose code is that of a verification; that of an exceeded rate limit is RATE_LIMITED there."""
+
+
+class CustomerKeyNotFound(Unauthenticated):
+    """A service names an API key that is unknown, revoked or expired: one answer."""
+
+    code, message = "NOT_FOUND", "There is no such API key."
+
+
+class RateLimited(TooManyRequests):
+    """The rate limit of the customer whom a service names is used up, that of the organization or of the key."""
+
+    code, message = "RATE_LIMITED", "The customer's rate limit is used up; wait and try again."
 
 
 def rate_limit_error(limit: int, window_seconds: int, wait_seconds: int, scope: str) -> TooManyRequests:

@@ -66,7 +66,7 @@ class VerificationOut(ma.Schema):
     limits = fields.List(fields.Nested(LimitOut))
     spend = fields.Nested(SpendOut, allow_none=True)
     usage_event_id = PrefixedId("uev", attribute="recorded.usage_event_id")
-    hold_id = PrefixedId("hld", attribute="recorded.hold_id")
+    hold_id = PrefixedId("hld", attribute="recorded.hold.id")
     units = UnitCount(attribute="recorded.units")
     retry_after_seconds = fields.Integer()
     details = fields.Dict()

@@ -1,7 +1,7 @@
 """Verification of an API key for a service, with the usage of the call, in one decision."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Literal
@@ -18,11 +18,14 @@ from saas_api.core.settings import setting
 from saas_api.metering import holds, key_principals, limits, recording
 from saas_api.metering.key_principals import KeyPrincipal
 from saas_api.metering.limits import SpendState
+from saas_api.metering.models import Hold
 from saas_api.metering.recording import UsageRecordedBefore
+from saas_api.metering.refusals import CustomerKeyNotFound, RateLimited
 from saas_api.services import catalogue, service_tokens
 from saas_api.services.service_tokens import ServicePrincipal
 from saas_api.usage import ledger, meters, refused_requests, sources
 from saas_api.usage.ledger import MeteredUsage, UsageRecord
+from saas_api.usage.meter_file import MeterContent
 from saas_api.usage.meters import InvalidQuantity, MissingProperty
 
 VALID, NOT_FOUND = "VALID", "NOT_FOUND"
@@ -40,14 +43,11 @@ CODES = (
 _REFUSALS = (Forbidden, PaymentRequired, TooManyRequests)
 
 
-class _KeyUnknown(Exception):
-    """The key is unknown, revoked or expired."""
-
-
 @dataclass(frozen=True)
 class VerificationRequest:
-    """What a service asks about a key.
+    """What a service asks about a key, or about an organization without one.
 
+    key: of the customer; None with `organization_id`, whose quota and cap then count without rate limits
     permission: scope that the key needs
     usage: what the call uses; None records nothing
     ip: of the customer; None is not compared with the networks of the key
@@ -56,7 +56,8 @@ class VerificationRequest:
     endpoint: that reports show, such as "POST /v1/lookups"
     """
 
-    key: str
+    key: str | None
+    organization_id: UUID | None = None
     permission: str | None = None
     usage: MeteredUsage | None = None
     unique_value: str | None = None
@@ -86,7 +87,7 @@ class RecordedUsage:
 
     units: Decimal
     usage_event_id: UUID | None = None
-    hold_id: UUID | None = None
+    hold: Hold | None = None
 
 
 @dataclass(frozen=True)
@@ -94,9 +95,8 @@ class Verification:
     """The answer to a service.
 
     code: one of CODES
-    principal: of the key; None if it was not found
-    retry_after_seconds: until the same call may pass, where waiting helps
-    details: of the refusal
+    principal: of the key or organization; None if the key was not found
+    refusal: why the answer is not VALID
     """
 
     code: str
@@ -104,13 +104,36 @@ class Verification:
     limits: Sequence[VerifiedLimit] = ()
     spend: SpendState | None = None
     recorded: RecordedUsage | None = None
-    retry_after_seconds: int | None = None
-    details: Mapping[str, Any] = field(default_factory=dict)
+    refusal: ApiError | None = None
 
     @property
     def is_valid(self) -> bool:
         """Whether the call may go on."""
         return self.code == VALID
+
+    @property
+    def retry_after_seconds(self) -> int | None:
+        """Time until the same call may pass, where waiting helps."""
+        return self.refusal.retry_after if self.refusal else None
+
+    @property
+    def details(self) -> Mapping[str, Any]:
+        """Details of the refusal, JSON-ready."""
+        return self.refusal.details if self.refusal else {}
+
+
+def get_meter(generation: int, code: str) -> MeterContent:
+    """A meter that takes usage.
+
+    generation: of the catalogue that has the meter
+    raises: ValidationFailed for an unknown or archived meter
+    """
+    known = meters.cached_meters(generation)
+    if code not in known:
+        known = meters.cached_meters(catalogue.read_generation())
+    if code not in known:
+        raise ValidationFailed.at_field("meter", "There is no such meter.")
+    return known[code]
 
 
 def build_usage(
@@ -121,13 +144,9 @@ def build_usage(
     generation: of the catalogue that has the meter
     raises: ValidationFailed for an unknown or archived meter, a missing property, or a quantity that cannot be counted
     """
-    known = meters.cached_meters(generation)
-    if code not in known:
-        known = meters.cached_meters(catalogue.read_generation())
-    if code not in known:
-        raise ValidationFailed.at_field("meter", "There is no such meter.")
+    meter = get_meter(generation, code)
     try:
-        return holds.call_usage(known[code], Decimal(1) if quantity is None else quantity, properties)
+        return holds.call_usage(meter, Decimal(1) if quantity is None else quantity, properties)
     except (MissingProperty, InvalidQuantity) as error:
         field_name = "quantity" if error.details.get("property") == "quantity" else "dimensions"
         raise ValidationFailed.at_field(field_name, error.message) from error
@@ -137,13 +156,13 @@ def verify(service: ServicePrincipal, request: VerificationRequest) -> Verificat
     """Check a key, count the call against its limits, and record or hold its usage: all of it or nothing.
 
     service: its name is the source of the usage
-    raises: InvalidServiceToken, CatalogueChanged; ServiceUnavailable
+    raises: InvalidServiceToken, CatalogueChanged; OrganizationNotFound, ServiceUnavailable
     """
     try:
         return _Decision(service, request).answer()
-    except _KeyUnknown:
+    except CustomerKeyNotFound as error:
         service_tokens.confirm(service, catalogue.read_generation())
-        return Verification(NOT_FOUND)
+        return Verification(error.code, refusal=error)
 
 
 class _Decision:
@@ -151,7 +170,7 @@ class _Decision:
 
     def __init__(self, service: ServicePrincipal, request: VerificationRequest) -> None:
         self.service, self.request = service, request
-        self.digests = _key_digests(request.key)
+        self.digests = _key_digests(request.key) if request.key is not None else ()
         self.principal = self._load()
         self.call: LimitRequest | None = None
 
@@ -161,13 +180,16 @@ class _Decision:
             recorded = self._count_and_record()
         except _REFUSALS as error:
             return self._refused(error)
-        keys.mark_used(self.principal.organization_id, self.principal.id)
+        if self.request.key is not None:
+            keys.mark_used(self.principal.organization_id, self.principal.id)
         return Verification(VALID, self.principal, self._limits(), self._spend(), recorded)
 
     def _load(self, *, is_fresh: bool = False) -> KeyPrincipal:
+        if self.request.organization_id is not None:
+            return key_principals.get_organization_principal(self.request.organization_id, is_fresh=is_fresh)
         principal = key_principals.find_principal(self.digests, is_fresh=is_fresh)
         if principal is None:
-            raise _KeyUnknown
+            raise CustomerKeyNotFound
         return principal
 
     def _check(self) -> None:
@@ -176,13 +198,15 @@ class _Decision:
             self._authorize()
         except _REFUSALS:
             service_tokens.confirm(self.service, catalogue.read_generation())
-            key_principals.hit_denied_limit(self.principal)
+            if self.request.key is not None:
+                key_principals.hit_denied_limit(self.principal)
             self.principal = self._load(is_fresh=True)
             self._authorize()
 
     def _authorize(self) -> None:
         key_principals.check_key(self.principal, self.request.ip, is_metered=self.request.usage is not None)
-        if self.request.permission is not None and self.request.permission not in self.principal.scopes:
+        needs_scope = self.request.key is not None and self.request.permission is not None
+        if needs_scope and self.request.permission not in self.principal.scopes:
             raise InsufficientScope
 
     def _count_and_record(self) -> RecordedUsage | None:
@@ -243,7 +267,7 @@ class _Decision:
             endpoint=request.endpoint,
             call=self.call,
         )
-        return RecordedUsage(hold.quantity, hold_id=hold.id)
+        return RecordedUsage(hold.quantity, hold=hold)
 
     def _find_recorded(self) -> RecordedUsage | None:
         """The usage that an earlier request with the same event id has recorded or holds."""
@@ -252,7 +276,7 @@ class _Decision:
             return None
         hold = holds.find_repeated_hold(organization_id, self.service.name, self.request.event_id)
         if hold is not None:
-            return RecordedUsage(hold.quantity, hold_id=hold.id)
+            return RecordedUsage(hold.quantity, hold=hold)
         with tenancy.tenant_session(organization_id) as session:
             row = ledger.find_event(
                 session,
@@ -272,15 +296,9 @@ class _Decision:
         method, route = sources.get_endpoint(self.request.endpoint or self.service.name)
         outcome = "rate_limited" if error.status == 429 else "failed"
         refused_requests.count_refused(self.principal, route, method, outcome)
-        code = "RATE_LIMITED" if error.code == TooManyRequests.code else error.code
-        return Verification(
-            code,
-            self.principal,
-            self._limits(),
-            self._spend(),
-            retry_after_seconds=error.retry_after,
-            details=error.details,
-        )
+        if error.code == TooManyRequests.code:
+            error = RateLimited(details=error.details, retry_after=error.retry_after)
+        return Verification(error.code, self.principal, self._limits(), self._spend(), refusal=error)
 
     def _limits(self) -> list[VerifiedLimit]:
         decision = self.call.decision if self.call else None
@@ -299,5 +317,5 @@ class _Decision:
 
 def _key_digests(key: str) -> list[tuple[int, bytes]]:
     if not key_format.is_well_formed_key(key, setting("API_KEY_PREFIX")):
-        raise _KeyUnknown
+        raise CustomerKeyNotFound
     return crypto.keyed_digests(key)
