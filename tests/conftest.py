@@ -23,6 +23,7 @@ from saas_api.core import clock, crypto
 from saas_api.core.db.engine import db
 from saas_api.core.jobs import queue
 from saas_api.metering import limits
+from saas_api.services import routes, service_tokens
 from saas_api.usage import meters
 from tests.support.accounts import alice, bob, carol, olga  # noqa: F401 - fixtures for every test
 
@@ -176,7 +177,8 @@ def clean(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     clock.freeze_time(None)
     queue._last_wake_at.clear()
-    meters._catalogue.clear()
+    for cached in (meters._catalogue, service_tokens._active_tokens, routes._tables):
+        cached.clear()
     limits._spends.clear()
     clear_tables()
     cache.flushdb()
