@@ -1,5 +1,7 @@
 """Hooks before and after each request: authenticate, parse, limit, bind the transaction to the organization."""
 
+import time
+
 from flask import Flask, Response, current_app, g, request
 from flask_limiter import RateLimitExceeded
 
@@ -18,7 +20,11 @@ from saas_api.core.web.endpoint import Operation
 from saas_api.gate import authorization, browser_sessions, credentials, responses
 from saas_api.metering import key_principals, limits
 from saas_api.metering.key_principals import KeyPrincipal
+from saas_api.services import service_calls
 from saas_api.usage import refused_requests
+
+_OPERATIONS = {"keys": "verify"}
+"""Operations in the statistics of services that have another name than the resource."""
 
 
 def init_app(app: Flask) -> None:
@@ -53,6 +59,7 @@ def authenticate() -> None:
             _authorize_and_parse(view_access, operation)
         return
     if view_access.is_for_services:
+        g.service_call_began_at = time.perf_counter()
         g.service = credentials.authenticate_service(view_access)
     if view_access.is_public or view_access.is_for_services:
         if operation is not None:
@@ -89,7 +96,9 @@ def enforce_limits() -> None:
 
 
 def finish_request(response: Response) -> Response:
-    """Count a refused call of an API key, return the quota of a failed one, and add the rate-limit headers."""
+    """Count a call of a service or a refused one of a key, return the quota of a failed one, add rate-limit headers."""
+    if "service" in g:
+        _count_service_call(response)
     call: LimitRequest | None = g.get("gate_call")
     decision = call.decision if call else None
     if (
@@ -105,6 +114,17 @@ def finish_request(response: Response) -> Response:
     if decision.windows:
         response.headers.extend(responses.rate_limit_headers(call, decision))
     return response
+
+
+def _count_service_call(response: Response) -> None:
+    """Count a call under the code that the view has set in `g.service_call_code`, or that of its error."""
+    rule = request.url_rule.rule if request.url_rule else ""
+    resource = rule.removeprefix("/api/v1/").partition("/")[0]
+    code = g.get("service_call_code") or service_calls.SUCCESS
+    if response.status_code >= 400:
+        code = response.get_json()["error"]["code"]
+    seconds = time.perf_counter() - g.service_call_began_at
+    service_calls.count_call(g.service.service_id, _OPERATIONS.get(resource, resource), code, seconds)
 
 
 def _count_refused(response: Response) -> None:

@@ -75,7 +75,7 @@ class ServiceRoute(Model):
 class ServiceCallCount(Model):
     """Calls of a service by hour, operation and code, with their time in microseconds; nothing is billed from it.
 
-    operation: "verify", "events", "holds" or "gate"
+    operation: "verify", "events", "holds", "organizations" or "gate"
     """
 
     __tablename__ = "service_calls"

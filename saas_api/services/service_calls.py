@@ -50,7 +50,7 @@ _flush_lock = threading.Lock()
 def count_call(service_id: UUID, operation: str, code: str, seconds: float) -> None:
     """Count a call of a service in memory; a thread writes it within FLUSH_SECONDS, a killed process loses it.
 
-    operation: "verify", "events", "holds" or "gate"
+    operation: "verify", "events", "holds", "organizations" or "gate"
     code: SUCCESS, or why the call was refused, such as "RATE_LIMITED"
     seconds: that the call took
     """

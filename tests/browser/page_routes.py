@@ -21,6 +21,7 @@ NO_PAGES = {
     "/docs/assets/": "files of the reference",
     "/docs/services/": "references of services, which the demo has none of; tested in test_reference",
     "/docs/oauth2-redirect.html": "a step of Swagger UI",
+    "/gate": "for proxies",
     "/healthz": "for machines",
     "/metrics": "for machines",
     "/readyz": "for machines",

@@ -9,7 +9,7 @@ from flask.testing import FlaskClient
 
 from saas_api.core import clock
 from saas_api.core.db import tenancy
-from saas_api.services import catalogue, service_tokens, services, token_format
+from saas_api.services import catalogue, service_calls, service_tokens, services, token_format
 from saas_api.services.service_tokens import InvalidServiceToken
 from tests.support.accounts import User, make_key
 from tests.support.services import as_service_view, change_service, create_service, service_headers
@@ -133,3 +133,21 @@ def test_new_token_is_taken_by_an_endpoint_that_compares_the_generation_itself(
     assert client.get(PROBE, headers=service_headers(first)).json == {"name": "first"}
     second = create_service(app, "second")
     assert client.get(PROBE, headers=service_headers(second)).json == {"name": "second"}
+
+
+def test_every_call_of_a_service_is_counted(app: Flask, client: FlaskClient, probe: None) -> None:
+    token = create_service(app)
+    client.get(PROBE, headers=service_headers(token))
+    client.post("/api/v1/keys/verify", json={"key": "sk_live_unknown"}, headers=service_headers(token))
+    client.post("/api/v1/keys/verify", json={}, headers=service_headers(token))
+    with app.app_context(), tenancy.system_session("demo.seed") as session:
+        service = services.get_service(session, "lookups")
+        service_calls.flush_calls()
+        calls = service_calls.read_calls(session, service.id, timedelta(days=1))
+        session.refresh(service)
+        assert service.last_seen_at is not None
+    assert {(row.operation, row.code, row.calls) for row in calls} == {
+        ("webhooks", "VALID", 1),
+        ("verify", "NOT_FOUND", 1),
+        ("verify", "VALIDATION_ERROR", 1),
+    }
