@@ -18,6 +18,7 @@ from saas_api.billing import period_spend, periods, spend_cap
 from saas_api.billing.models import AlertFiring, AlertRule, BillingPeriod, BillingProfile
 from saas_api.billing.period_spend import PeriodSpend
 from saas_api.billing.rating import thresholds
+from saas_api.billing.rating.charges import MeterPrice
 from saas_api.billing.rating.thresholds import AlertRuleInput, AlertSubject
 from saas_api.core import clock, ids, money
 from saas_api.core.db import tenancy
@@ -103,15 +104,30 @@ def _evaluate_organization(organization_id: UUID, period_id: UUID) -> None:
 
 
 def _observed(context: _AlertContext, rule: AlertRule) -> Decimal | None:
-    meter, cap = rule.meter_code or "", context.profile.spend_cap_minor
+    cap = context.profile.spend_cap_minor
     places = -money.currency_exponent(context.profile.currency)
     return thresholds.observed_value(
         rule.subject,
         context.spent.total_major,
         None if cap is None else Decimal(cap).scaleb(places),
-        context.spent.metered.get(meter, Decimal(0)),
-        context.spent.version.prices.get(meter),
+        *_watched(context, rule),
     )
+
+
+def _watched(context: _AlertContext, rule: AlertRule) -> tuple[Decimal, MeterPrice | None]:
+    """The quantity that a rule watches, with its price.
+
+    Of a price by dimension whose included quantities are watched, those of the value of which most is used up.
+    """
+    meter, spent = rule.meter_code or "", context.spent
+    price = spent.version.prices.get(meter)
+    if price is None or price.dimension is None or rule.subject != AlertSubject.PERCENT_OF_INCLUDED:
+        return spent.metered.get(meter, Decimal(0)), price
+    used = [
+        (spent.quantities.get((spent.version.id, meter, value), Decimal(0)), own)
+        for value, own in price.by_value.items()
+    ]
+    return max(used, key=lambda one: one[0] / one[1].included_quantity if one[1].included_quantity else Decimal(-1))
 
 
 def notify_cap_reached(organization_id: UUID, period_id: UUID) -> None:
@@ -248,7 +264,7 @@ def _enqueue_mails(session: SystemSession, context: _AlertContext, rule: AlertRu
 
 
 def _email_context(context: _AlertContext, rule: AlertRule) -> dict[str, str]:
-    currency, quantity = context.profile.currency, context.spent.metered.get(rule.meter_code or "", Decimal(0))
+    currency, quantity = context.profile.currency, _watched(context, rule)[0]
     is_money = rule.meter_code is None
     used = money.format_unit_price(quantity)
     if is_money:
@@ -268,8 +284,7 @@ def _email_context(context: _AlertContext, rule: AlertRule) -> dict[str, str]:
 
 
 def _event_resource(context: _AlertContext, rule: AlertRule) -> dict[str, Any]:
-    quantity = context.spent.metered.get(rule.meter_code or "")
-    included = _included(context, rule) if rule.meter_code else None
+    quantity, included = (_watched(context, rule)[0], _included(context, rule)) if rule.meter_code else (None, None)
     return {
         "meter": rule.meter_code,
         "percent": int(rule.threshold) if "percent" in rule.subject else None,
@@ -283,7 +298,7 @@ def _event_resource(context: _AlertContext, rule: AlertRule) -> dict[str, Any]:
 
 
 def _included(context: _AlertContext, rule: AlertRule) -> Decimal:
-    price = context.spent.version.prices.get(rule.meter_code or "")
+    _, price = _watched(context, rule)
     return price.included_quantity if price else Decimal(0)
 
 

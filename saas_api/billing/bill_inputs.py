@@ -23,6 +23,8 @@ from saas_api.billing.rating.bill import (
 )
 from saas_api.billing.rating.plan_changes import PlanSegment
 from saas_api.usage import quantities as usage_quantities
+from saas_api.usage import range_quantities
+from saas_api.usage.ranges import DateRange
 
 
 @dataclass(frozen=True)
@@ -225,4 +227,15 @@ def usage_by_period(
     for row in usage_quantities.occurred_quantities(session, organization_id, ids, list(versions)):
         usage = UsageQuantity(row.version_id, row.meter, row.quantity, row.dimension_value, row.aggregation)
         used[row.period_id, row.version_id].append(usage)
+    return used
+
+
+def recent_usage(
+    session: Session, organization_id: UUID, days: DateRange, versions: Collection[str]
+) -> Mapping[str, Sequence[UsageQuantity]]:
+    """Usage of a range of days under each of some plan versions; "" stands for one without prices by dimension."""
+    used: defaultdict[str, list[UsageQuantity]] = defaultdict(list)
+    for row in range_quantities.list_recent_quantities(session, organization_id, days, list(versions)):
+        usage = UsageQuantity(row.version_id, row.meter, row.quantity, row.dimension_value, row.aggregation)
+        used[row.version_id].append(usage)
     return used

@@ -24,6 +24,7 @@ from saas_api.core.errors import Conflict
 from saas_api.core.observability import get_logger
 from saas_api.usage import quantities, rollups
 from saas_api.usage.quantities import EXACT_COLUMNS
+from saas_api.usage.rollups import DIMENSIONS_SQL
 
 log = get_logger(__name__)
 
@@ -229,17 +230,19 @@ WHERE {_per_organization("p")} AND p.state = 'closed' AND p.closed_at < now() - 
 ROLLUPS_MATCH_LEDGER = f"""
 SELECT organization_id, meter_code || ' of a period: rollups have ' || coalesce(r.quantity, 0) || ', the ledger '
   || coalesce(e.quantity, 0) AS what
-FROM (SELECT e.organization_id, e.billing_period_id, e.meter_code, sum(e.quantity) AS quantity
+FROM (SELECT e.organization_id, e.billing_period_id, e.meter_code, {DIMENSIONS_SQL} AS dimensions,
+        sum(e.quantity) AS quantity
       FROM usage_events e CROSS JOIN usage_watermark w
+      JOIN meters m ON m.code = e.meter_code
       JOIN billing_periods p ON (p.organization_id, p.id) = (e.organization_id, e.billing_period_id)
       WHERE {_per_organization("e")} AND p.ends_at >= :since
         AND NOT (e.recorded_xid >= w.through_xid AND e.recorded_at > w.floor_at)
-      GROUP BY 1, 2, 3) e
+      GROUP BY 1, 2, 3, 4) e
 FULL JOIN (
-  SELECT r.organization_id, r.billing_period_id, r.meter_code, sum(r.quantity) AS quantity
+  SELECT r.organization_id, r.billing_period_id, r.meter_code, r.dimensions, sum(r.quantity) AS quantity
   FROM usage_rollups r JOIN billing_periods p ON (p.organization_id, p.id) = (r.organization_id, r.billing_period_id)
-  WHERE {_per_organization("r")} AND p.ends_at >= :since GROUP BY 1, 2, 3) r
-  USING (organization_id, billing_period_id, meter_code)
+  WHERE {_per_organization("r")} AND p.ends_at >= :since GROUP BY 1, 2, 3, 4) r
+  USING (organization_id, billing_period_id, meter_code, dimensions)
 WHERE coalesce(r.quantity, 0) <> coalesce(e.quantity, 0)"""
 
 NO_PAYMENT_STUCK = f"""

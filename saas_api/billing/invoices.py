@@ -1,5 +1,6 @@
 """Invoices: lists, details, the explanation of a line, their lock and their write-off."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -36,6 +37,8 @@ LINE_EVENT_COLUMNS = (
     "api_key_id",
     "message_id",
     "reversal_of",
+    "unique_value",
+    "properties",
 )
 _EVENT_BATCH_SIZE = 2_000
 
@@ -316,6 +319,8 @@ def _line_event_row(row: RowMapping, zone: str) -> tuple[Any, ...]:
         row["api_key_id"] and ids.format_id("key", row["api_key_id"]),
         row["message_id"] and ids.format_id("msg", row["message_id"]),
         row["reversal_of"] and row["reversal_of"].hex,
+        row["unique_value"],
+        json.dumps(row["properties"], sort_keys=True) if row["properties"] else None,
     )
 
 

@@ -89,7 +89,7 @@ class AlertEventOut(StrictSchema):
 
     meter = fields.String(allow_none=True, metadata={"description": "Null for an alert on money: see `spent`."})
     percent = fields.Integer(allow_none=True, metadata={"description": "Null for an alert on an absolute amount."})
-    quantity = fields.Integer(allow_none=True)
+    quantity = fields.Integer(allow_none=True, metadata={"description": "In whole units, rounded down."})
     included = fields.Integer(allow_none=True)
     spent = ExactAmount(allow_none=True, metadata={"description": "Null for an alert on a meter."})
     cap = MinorAmount(attribute="cap_minor", allow_none=True)

@@ -1,6 +1,6 @@
 """Pages that compare plans and change the plan."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -16,7 +16,7 @@ from saas_api.billing.currencies import CurrencyFixed
 from saas_api.billing.models import BillingPeriod
 from saas_api.billing.plan_schemas import ChangePlanIn
 from saas_api.billing.rating import bill, explanation, plan_changes
-from saas_api.billing.rating.bill import RatedPlanVersion
+from saas_api.billing.rating.bill import RatedPlanVersion, UsageQuantity
 from saas_api.billing.subscriptions import AlreadyOnPlan, InvalidPlan, SpendCapTooLow
 from saas_api.core import clock
 from saas_api.core.access import require_permission
@@ -30,14 +30,9 @@ from saas_api.dashboard import context, prices
 from saas_api.dashboard.prices import DAYS_PER_MONTH
 from saas_api.usage import meter_file, meters, ranges
 from saas_api.usage.ranges import DateRange
-from saas_api.usage.rollups import LIVE_USAGE_SQL
 
 bp = Blueprint("plans", __name__)
 bp.before_request(context.require_live_mode)
-
-_LATELY = text(f"""WITH live AS ({LIVE_USAGE_SQL})
-  SELECT meter_code, sum(quantity) FROM live WHERE bucket_at >= :starts_at AND bucket_at < :ends_at
-  GROUP BY 1 ORDER BY 1""")
 
 
 @dataclass(frozen=True)
@@ -56,32 +51,33 @@ class PlanComparison:
     month_minor: int
 
 
-def recent_usage(session: Session, organization_id: UUID, days: DateRange) -> dict[str, Decimal]:
-    """Returns the quantities of a range of days by meter."""
-    values = {"organization_id": organization_id, "starts_at": days.starts_at, "ends_at": days.ends_at}
-    return dict(session.execute(_LATELY, values).all())
-
-
 def compare_plans(
-    session: Session, current: str, quantities: Mapping[str, Decimal], *, is_currency_fixed: bool = False
-) -> list[PlanComparison]:
-    """Returns the offered plans, preceded by the current one if it is not offered.
+    session: Session, organization_id: UUID, current: str, days: DateRange, *, is_currency_fixed: bool = False
+) -> tuple[list[PlanComparison], dict[str, Decimal]]:
+    """Returns the offered plans, preceded by the current one if it is not offered, and the quantities by meter.
 
     current: plan version in force
-    quantities: of a month, by meter
+    days: thirty days whose usage is compared
     is_currency_fixed: leave out plans in other currencies
     """
     currency = plans.version_currency(session, current)
+    cards = [
+        card
+        for card in prices.list_plan_cards(session, currency=currency)
+        if card.offer.currency == currency or not is_currency_fixed
+    ]
+    used = bill_inputs.recent_usage(
+        session, organization_id, days, [current, *(card.offer.version.id for card in cards), ""]
+    )
     comparisons = [
         PlanComparison(
             card.offer.code,
             card.offer.version,
             card.lines,
             card.offer.rate_limit,
-            _month(card.offer.version, quantities),
+            _month(card.offer.version, used.get(card.offer.version.id, ())),
         )
-        for card in prices.list_plan_cards(session, currency=currency)
-        if card.offer.currency == currency or not is_currency_fixed
+        for card in cards
     ]
     code = plans.plan_for_version(current)
     if all(card.code != code for card in comparisons):
@@ -92,8 +88,8 @@ def compare_plans(
             for meter, price in sorted(version.prices.items(), reverse=True)
             for line in prices.describe_price(by_code[meter], price, version.currency)
         ]
-        comparisons.insert(0, PlanComparison(code, version, lines, None, _month(version, quantities)))
-    return comparisons
+        comparisons.insert(0, PlanComparison(code, version, lines, None, _month(version, used.get(current, ()))))
+    return comparisons, {usage.meter: usage.quantity for usage in used.get("", ())}
 
 
 def get_plan_names(session: Session, version_ids: Sequence[str]) -> dict[str, str]:
@@ -105,13 +101,12 @@ def get_plan_names(session: Session, version_ids: Sequence[str]) -> dict[str, st
     return dict(rows.all())
 
 
-def _month(version: RatedPlanVersion, quantities: Mapping[str, Decimal]) -> int:
+def _month(version: RatedPlanVersion, used: Sequence[UsageQuantity]) -> int:
     """Returns the cost of a month on one version, in minor units."""
     start = clock.now()
     month = BillingPeriod(
         starts_at=start, ends_at=start + DAYS_PER_MONTH, nominal_seconds=int(DAYS_PER_MONTH.total_seconds())
     )
-    used = bill_inputs.given_usage(version, quantities)
     return bill.calculate_bill(bill_inputs.inputs_for_version(month, version, used)).total_minor
 
 
@@ -132,11 +127,16 @@ def index() -> Response:
     """Compare the plans by the cost of the last thirty days."""
     account, now, time_zone = context.current_account(), clock.now(), clock.get_zone(context.current_zone())
     days = ranges.parse_date_range(None, None, now.astimezone(time_zone).date(), time_zone)
-    quantities = recent_usage(engine.session(), context.current_organization_id(), days)
     current, scheduled = plan_changes.segment_at(account.stages, now), plan_changes.next_segment(account.stages, now)
-    names = meters.all_meters(engine.session()) if quantities else {}
     obstacle = currencies.find_obstacle(engine.session(), context.current_organization_id(), account.period)
-    comparison = compare_plans(engine.session(), current.version_id, quantities, is_currency_fixed=obstacle is not None)
+    comparison, quantities = compare_plans(
+        engine.session(),
+        context.current_organization_id(),
+        current.version_id,
+        days,
+        is_currency_fixed=obstacle is not None,
+    )
+    names = meters.all_meters(engine.session()) if quantities else {}
     return pages.render_page(
         "dashboard/billing/plans.html",
         plans=comparison,

@@ -113,7 +113,10 @@ def get_current_period(session: Session, account: BillingAccount, at: datetime) 
 def _project_usage(
     inputs: BillInputs, current: PlanSegment, scheduled: PlanSegment | None, at: datetime
 ) -> tuple[UsageQuantity, ...] | None:
-    """Usage of the period as if that of the current version went on at its pace; None within its first day."""
+    """Usage of the period as if that of the current version went on at its pace; None within its first day.
+
+    Meters that do not add up stay as they are: neither a peak nor a number of people grows with time.
+    """
     starts_at = max(current.starts_at, inputs.starts_at)
     ends_at = min(scheduled.starts_at, inputs.ends_at) if scheduled else inputs.ends_at
     if at - starts_at < _MIN_PACE:
@@ -121,7 +124,7 @@ def _project_usage(
     whole, elapsed = (Decimal((end - starts_at) // _MOMENT) for end in (max(ends_at, at), at))
     return tuple(
         replace(usage, quantity=(usage.quantity * whole / elapsed).quantize(_UNIT))
-        if usage.version_id == current.version_id
+        if usage.version_id == current.version_id and usage.aggregation == "sum"
         else usage
         for usage in inputs.used
     )

@@ -196,7 +196,7 @@ def list_meter_allowances(session: Session, organization_id: UUID, at: datetime)
     """Returns every meter by code with the included quantity of the plan in force."""
     rows = session.execute(
         text("""SELECT m.code, m.name, m.unit, coalesce(p.included_quantity, 0) FROM meters m
-          LEFT JOIN prices p ON p.meter_code = m.code AND p.plan_version_id = (
+          LEFT JOIN prices p ON p.meter_code = m.code AND p.dimension_value = '' AND p.plan_version_id = (
             SELECT plan_version_id FROM subscription_segments WHERE organization_id = :organization_id
             ORDER BY starts_at <= :at DESC, seq DESC LIMIT 1)
           ORDER BY m.code"""),

@@ -326,7 +326,11 @@ def occurred_quantities(
     session: Session, organization_id: UUID, periods: Sequence[UUID], versions: Sequence[str]
 ) -> list[OccurredQuantity]:
     """Usage by the period in which it occurred, even if another one pays for it, under each of some plan versions."""
-    values: dict[str, Any] = {"organization_id": organization_id, "periods": list(periods), "versions": list(versions)}
+    values: dict[str, Any] = {
+        "organization_id": organization_id,
+        "periods": list(periods),
+        "versions": sorted(set(versions)),
+    }
     rows = [OccurredQuantity(*row) for row in session.execute(_OCCURRED_SUMS, values)]
     exact_meters = select_exact(rows)
     if not exact_meters:

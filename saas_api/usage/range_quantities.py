@@ -86,20 +86,25 @@ FROM exact GROUP BY 1, 2, 3, 4, 5, 6""")
 _LIVE_EVENTS = """FROM periods p JOIN usage_events e ON e.organization_id = :organization_id
     AND (e.billing_period_id = p.id AND e.late_for_period_id IS NULL OR e.late_for_period_id = p.id)
   JOIN meters m ON m.code = e.meter_code
-  LEFT JOIN usage_events r ON r.organization_id = e.organization_id AND r.reversal_of = e.id
+  LEFT JOIN usage_events r ON r.organization_id = e.organization_id AND r.reversal_of = e.id {joins}
   WHERE e.reversal_of IS NULL AND r.id IS NULL"""
-_TEST_EVENTS = """FROM test_usage_events e JOIN meters m ON m.code = e.meter_code
+_TEST_EVENTS = """FROM test_usage_events e JOIN meters m ON m.code = e.meter_code {joins}
   WHERE e.organization_id = :organization_id"""
 _TEST_COLUMNS = """m.aggregation, e.quantity, e.properties ->> m.unique_property AS unique_value, e.occurred_at,
   0 AS recorded_xid, e.id"""
 
 
 def list_exact_quantities(
-    session: Session, groups: Mapping[str, str], values: Mapping[str, Any], meters: Collection[str], mode: str
+    session: Session,
+    groups: Mapping[str, str],
+    values: Mapping[str, Any],
+    meters: Collection[str],
+    mode: str,
+    joins: str = "",
 ) -> Sequence[RowMapping]:
     """Quantities of meters that do not add up between two instants.
 
-    groups: SQL expressions on an event `e` and its meter `m`, by name
+    groups: SQL expressions on an event `e`, its meter `m` and what `joins` adds, by name
     values: parameters of the groups, organization_id, starts_at and ends_at
     returns: rows of the groups, aggregation and quantity; none without meters
     """
@@ -107,7 +112,7 @@ def list_exact_quantities(
         return []
     columns = ", ".join(f"{expression} AS {name}" for name, expression in groups.items())
     events, columns_of_event = (_LIVE_EVENTS, EXACT_COLUMNS) if mode == KeyMode.LIVE else (_TEST_EVENTS, _TEST_COLUMNS)
-    facts = f"""SELECT {columns}, {columns_of_event} {events}
+    facts = f"""SELECT {columns}, {columns_of_event} {events.format(joins=joins)}
       AND e.meter_code = ANY (:meters) AND e.occurred_at >= :starts_at AND e.occurred_at < :ends_at"""
     statement = text(f"WITH {_PERIODS} {quantities.exact_sql(', '.join(groups), facts)}")
     return session.execute(statement, {**values, "meters": list(meters)}).mappings().all()
@@ -125,3 +130,41 @@ def list_range_quantities(session: Session, organization_id: UUID, days: DateRan
         return rows
     exact = session.execute(_EXACT, {**values, "meters": list(exact_meters)})
     return [*(row for row in rows if row.meter not in exact_meters), *(RangeQuantity(*row) for row in exact)]
+
+
+class RecentQuantity(NamedTuple):
+    """Usage of a range, as if one plan version had been in force all the time."""
+
+    version_id: str
+    meter: str
+    dimension_value: str
+    aggregation: str
+    quantity: Decimal
+
+
+_RECENT_SUMS = text(f"""WITH live AS ({LIVE_USAGE_SQL}),
+used AS (SELECT meter_code, dimensions, sum(quantity) AS quantity FROM live
+  WHERE bucket_at >= :starts_at AND bucket_at < :ends_at GROUP BY 1, 2)
+SELECT v.id, u.meter_code, coalesce(d.dimension_value, ''), {AGGREGATION_SQL}, sum(u.quantity)
+FROM used u JOIN meters m ON m.code = u.meter_code CROSS JOIN unnest(CAST(:versions AS text[])) AS v (id)
+{quantities.price_join("v.id", "u.meter_code", "u.dimensions")}
+GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3""")
+_RECENT_VERSIONS = f"""CROSS JOIN unnest(CAST(:versions AS text[])) AS v (id)
+{quantities.price_join("v.id", "e.meter_code", "e.properties")}"""
+
+
+def list_recent_quantities(
+    session: Session, organization_id: UUID, days: DateRange, versions: Sequence[str]
+) -> list[RecentQuantity]:
+    """Usage of a range under each of some plan versions; "" stands for one without prices by dimension."""
+    values: dict[str, Any] = {
+        "organization_id": organization_id,
+        "starts_at": days.starts_at,
+        "ends_at": days.ends_at,
+        "versions": sorted(set(versions)),
+    }
+    rows = [RecentQuantity(*row) for row in session.execute(_RECENT_SUMS, values)]
+    exact_meters = quantities.select_exact(rows)
+    groups = {"version_id": "v.id", "meter": "e.meter_code", "dimension_value": "coalesce(d.dimension_value, '')"}
+    exact = list_exact_quantities(session, groups, values, exact_meters, KeyMode.LIVE, joins=_RECENT_VERSIONS)
+    return sorted([*(row for row in rows if row.meter not in exact_meters), *(RecentQuantity(**row) for row in exact)])

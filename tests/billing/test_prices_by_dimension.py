@@ -9,6 +9,7 @@ from flask import Flask
 
 from saas_api.accounts.audit import SYSTEM_ACTOR
 from saas_api.billing import (
+    alerts,
     invariants,
     invoice_documents,
     invoices,
@@ -20,6 +21,7 @@ from saas_api.billing import (
     usage_costs,
 )
 from saas_api.billing.rating import plan_file
+from saas_api.billing.rating.thresholds import AlertRuleInput, AlertSubject
 from saas_api.core import clock
 from saas_api.core.db import tenancy
 from saas_api.core.document_reader import InvalidDocument
@@ -265,3 +267,14 @@ def test_plan_change_preview_compares_every_value(acme: BillingOrganization) -> 
         "tokens on Pay": 200,
         "tokens, model small on Pay": 150,
     }
+
+
+def test_alert_watches_the_value_that_has_used_most_of_its_allowance(acme: BillingOrganization) -> None:
+    rule = AlertRuleInput(AlertSubject.PERCENT_OF_INCLUDED, "tokens", Decimal(80))
+    with acme.transaction() as session:
+        alerts.replace_alert_rules(session, acme.id, [rule], SYSTEM_ACTOR)
+    for quantity, fired in ((700, []), (150, [Decimal(85)])):
+        use_tokens(acme, small=quantity, large=5_000, medium=9_000)
+        clock.freeze_time(day(3))
+        alerts.evaluate_alerts(clock.now())
+        assert [row.observed for row in acme.rows("SELECT observed FROM alert_firings")] == fired

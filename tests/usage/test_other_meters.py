@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from saas_api.billing import usage_costs
+from saas_api.billing import bill_inputs, invariants, period_spend, usage_costs
 from saas_api.core import clock
+from saas_api.dashboard import running_period
 from saas_api.usage import rollups
 from saas_api.usage.ranges import DateRange
 from tests.support.billing import BillingOrganization, create_organization, day, publish_meter, publish_prices
@@ -102,3 +103,34 @@ def test_plan_change_within_an_hour_keeps_its_quantities(acme: BillingOrganizati
     with acme.transaction() as session:
         rows = list(usage_costs.usage_rows(session, acme.id, APRIL, "live"))
     assert [row[5] for row in rows if row[0] == day(6).date()] == [6]
+
+
+def test_recent_usage_is_counted_under_each_plan_that_is_compared(acme: BillingOrganization) -> None:
+    with acme.transaction() as session:
+        used = bill_inputs.recent_usage(session, acme.id, APRIL, ["every@1", "every@1", ""])
+    quantities = {"peak": 9, "seats": 3, "people": 2, "calls": 3}
+    assert set(used) == {"every@1", ""}
+    assert all({one.meter: one.quantity for one in own} == quantities for own in used.values())
+
+
+def test_forecast_multiplies_only_meters_that_add_up(acme: BillingOrganization) -> None:
+    clock.freeze_time(day(16))
+    with acme.transaction() as session:
+        account = running_period.find_account(session, acme.id, clock.now())
+        assert account is not None
+        forecast = running_period.get_current_period(session, account, clock.now()).forecast
+    assert {line.meter: line.quantity for line in forecast.lines} == {"peak": 9, "seats": 3, "people": 2, "calls": 6}
+
+
+def test_nightly_check_rolls_up_dimensions_that_a_meter_has_got_later(acme: BillingOrganization) -> None:
+    acme.use(4, "calls", at=day(5), properties={"model": "small"})
+    rollups.rebuild_rollups()
+    publish_meter("calls", "count", ["model"])
+    small = {"model": "per_unit", "unit_price": "5"}
+    by = {"dimension": "model", "values": {"small": small}, "default": {**small, "unit_price": "1"}}
+    acme.switch(publish_prices("every", {"calls": {"by": by}}), day(1))
+    [broken] = [result for result in invariants.check_invariants() if result.violations]
+    assert broken.check.name == "rollup.ledger"
+    with acme.transaction() as session:
+        [(period_id,)] = acme.rows("SELECT id FROM billing_periods WHERE seq = 1")
+        assert period_spend.get_period_spend(session, acme.id, period_id).charge == 2_000 + 300
