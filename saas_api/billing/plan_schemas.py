@@ -43,17 +43,31 @@ class PackageOut(StrictSchema):
     amount = MinorAmount(attribute="package_amount_minor")
 
 
-class PriceOut(StrictSchema):
-    """Price of a meter: `included` units are free, `max_amount` limits the charge of a period."""
+class ValuePriceOut(StrictSchema):
+    """A price: `included` units are free, `max_amount` limits the charge of a period."""
 
-    meter = fields.String()
-    unit = fields.String()
     model = fields.String(attribute="price.model", validate=validate.OneOf(list(PriceModel)))
     included = Quantity(attribute="price.included_quantity")
     unit_price = Quantity(allow_none=True)
     tiers = fields.List(NestedAmounts(TierOut()), attribute="price.tiers")
     package = NestedAmounts(PackageOut(), allow_none=True)
     max_amount = MinorAmount(attribute="price.max_amount_minor", allow_none=True)
+
+
+class PriceByOut(StrictSchema):
+    """Prices by the value of a dimension; `default` is for all other values together."""
+
+    dimension = fields.String(attribute="price.dimension")
+    values = fields.Dict(keys=fields.String(), values=NestedAmounts(ValuePriceOut()))
+    default = Embedded(ValuePriceOut())
+
+
+class PriceOut(ValuePriceOut):
+    """Price of a meter; where it differs by a dimension, that of all values without a price of their own."""
+
+    meter = fields.String()
+    unit = fields.String()
+    by = NestedAmounts(PriceByOut(), allow_none=True)
 
 
 class PlanOut(StrictSchema):

@@ -91,6 +91,16 @@ class OfferedPrice:
         return self.price.unit_price if self.price.model == PriceModel.PER_UNIT else None
 
     @property
+    def by(self) -> "OfferedPrice | None":
+        """The price itself if it differs by a dimension."""
+        return self if self.price.dimension else None
+
+    @property
+    def values(self) -> "dict[str, OfferedPrice]":
+        """Prices of values of the dimension, by value."""
+        return {value: replace(self, price=price) for value, price in self.price.by.items()}
+
+    @property
     def package(self) -> MeterPrice | None:
         """The price itself if packages are sold."""
         return self.price if self.price.model == PriceModel.PACKAGE else None

@@ -60,7 +60,14 @@ def list_plan_cards(
 
 
 def describe_price(meter: MeterContent, price: MeterPrice, currency: str) -> list[str]:
-    """Returns a price in words: a line for the included quantity and one for each tier."""
+    """Returns a price in words: a line for the included quantity and one for each tier, by value of its dimension."""
+    if price.dimension is None:
+        return _describe_value(meter, price, currency)
+    prices = {f"{price.dimension} {value}": own for value, own in price.by.items()} | {"Others": price}
+    return [f"{name}: {line}" for name, own in prices.items() for line in _describe_value(meter, own, currency)]
+
+
+def _describe_value(meter: MeterContent, price: MeterPrice, currency: str) -> list[str]:
     one, several = meter_file.in_text(meter.singular), meter_file.in_text(meter.plural)
     lines = [f"{_count(price.included_quantity)} {several} included"] if price.included_quantity else []
     more = "more " if lines else ""

@@ -25,6 +25,7 @@ from saas_api.billing.rating.thresholds import AlertRuleInput, AlertSubject
 from saas_api.core import clock
 from saas_api.core.db import tenancy
 from saas_api.core.document_reader import InvalidDocument
+from saas_api.dashboard import prices
 from saas_api.usage import rollups
 from saas_api.usage.ranges import DateRange
 from tests.support.billing import BillingOrganization, create_organization, day, publish_meter, publish_prices
@@ -278,3 +279,24 @@ def test_alert_watches_the_value_that_has_used_most_of_its_allowance(acme: Billi
         clock.freeze_time(day(3))
         alerts.evaluate_alerts(clock.now())
         assert [row.observed for row in acme.rows("SELECT observed FROM alert_firings")] == fired
+
+
+def test_offers_show_the_price_of_each_value(app: Flask, acme: BillingOrganization) -> None:
+    plans_shown = app.test_client().get("/api/v1/billing/plans").json["data"]["plans"]
+    [price] = [price for plan in plans_shown for price in plan["prices"] if price["meter"] == "tokens"]
+    assert (price["unit_price"], price["by"]["dimension"]) == ("0.01", "model")
+    assert {value: own["unit_price"] for value, own in price["by"]["values"].items()} == {
+        "large": None,
+        "small": "0.001",
+    }
+    assert price["by"]["default"] == {name: price[name] for name in price["by"]["default"]}
+    with acme.transaction() as session:
+        card = next(one for one in prices.list_plan_cards(session) if one.offer.code == "ai")
+    assert [line for line in card.lines if "token" in line] == [
+        "model large: 1 to 100: 0.1 USD for each token",
+        "model large: From 101: 0.05 USD for each token",
+        "model large: At most 20.00 USD for tokens",
+        "model small: 1,000 tokens included",
+        "model small: 0.001 USD for each more token",
+        "Others: 0.01 USD for each token",
+    ]
