@@ -1,6 +1,8 @@
 """Which billing period pays for usage events: open, closed, late, cut in the middle of a batch, and closed for good."""
 
+import contextlib
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,6 +15,7 @@ from sqlalchemy import text
 from saas_api.accounts import organizations
 from saas_api.accounts.audit import SYSTEM_ACTOR
 from saas_api.billing import organization_closing, period_close
+from saas_api.cli.dev.engines import Engines
 from saas_api.core import clock
 from saas_api.core.db import tenancy
 from tests.support.usage import UsageOrganization, sign_up_organization
@@ -22,6 +25,8 @@ MARCH, APRIL, MAY = (datetime(2026, month, 1, tzinfo=UTC) for month in (3, 4, 5)
 NOW = datetime(2026, 4, 15, 12, tzinfo=UTC)
 PAYS = """(SELECT starts_at FROM billing_periods p WHERE p.id = billing_period_id) AS pays,
   (SELECT starts_at FROM billing_periods p WHERE p.id = late_for_period_id) AS late_for"""
+HELD_ROW = """INSERT INTO usage_events (organization_id, source, idempotency_key, meter_code, quantity, occurred_at,
+  billing_period_id) VALUES (%(id)s, 'lookups', 'held', 'lookups', 1, now(), gen_random_uuid())"""
 
 
 @pytest.fixture
@@ -110,37 +115,52 @@ def test_a_closed_organization_pays_for_what_it_used_before(sender: EventSender,
     assert sender.send(before)["duplicates"] == 1
 
 
-@pytest.mark.parametrize("is_closing_first", [True, False])
-def test_a_batch_and_the_closing_of_a_period_wait_for_each_other(
-    sender: EventSender, acme: UsageOrganization, is_closing_first: bool
+def wait_for_locks(superuser: Any, count: int, thread: threading.Thread) -> None:
+    """Wait until some transactions wait for locks, or the thread has ended."""
+    ends_at = time.monotonic() + 2  # a lock is awaited for three seconds
+    while thread.is_alive() and time.monotonic() < ends_at:
+        with superuser, superuser.cursor() as cursor:
+            cursor.execute("SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted")
+            if cursor.fetchone()[0] >= count:
+                return
+        time.sleep(0.01)
+
+
+def test_a_closing_waits_for_the_batch_that_has_begun(
+    sender: EventSender, acme: UsageOrganization, engines: Engines, superuser: Any
 ) -> None:
-    """The period is closed at this moment while events of this moment arrive: none is lost or in a closed period."""
+    """A batch that waits in its middle would otherwise write the rest into a period that is closed meanwhile."""
     clock.freeze_time(None)
     acme.open_period(datetime.now(UTC))
     results: list[dict[str, Any]] = []
 
     def send() -> None:
-        for number in range(10):
-            client = EventSender(acme.app.test_client(), headers=sender.headers)
-            results.append(client.send(*(make_event(acme.owner.organization_id) for _ in range(20 + number))))
+        events = [make_event(acme.owner.organization_id, id=event_id) for event_id in ("a", "held", "z")]
+        results.append(EventSender(acme.app.test_client(), headers=sender.headers).send(*events))
 
     def close() -> None:
         with acme.app.app_context():
-            for _ in range(3):
-                period_close.close_now(acme.id)
+            period_close.close_now(acme.id)
 
-    calls = [close, send] if is_closing_first else [send, close]
-    threads = [threading.Thread(target=call) for call in calls]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    accepted = sum(result["accepted"] for result in results)
-    assert accepted == sum(range(20, 30))
-    assert len(rows(acme)) == accepted
+    sending, closing = threading.Thread(target=send), threading.Thread(target=close)
+    holder = engines.postgres.superuser("saas")
+    with contextlib.closing(holder), holder.cursor() as cursor:
+        cursor.execute("SET session_replication_role = replica")  # without locks of its own on the period
+        cursor.execute(HELD_ROW, {"id": str(acme.id)})
+        sending.start()
+        wait_for_locks(superuser, 1, sending)
+        closing.start()
+        wait_for_locks(superuser, 2, closing)
+        holder.rollback()
+    sending.join()
+    closing.join()
+    assert [result["accepted"] for result in results] == [3]
+    [period] = {period for (period,) in rows(acme, "billing_period_id")}
     after_closing = """SELECT count(*) FROM usage_events u JOIN billing_periods p ON p.id = u.billing_period_id
       WHERE u.recorded_at > p.closed_at"""
     assert acme.rows(after_closing) == [(0,)]
+    [invoice] = acme.rows(f"SELECT id FROM invoices WHERE billing_period_id = '{period}'")
+    assert invoice
 
 
 def test_a_fault_at_the_commit_writes_nothing_and_a_repeat_is_recorded(

@@ -16,6 +16,7 @@ from flask import Flask
 
 from config import load
 from tests.support import web_server
+from tests.support.services import create_service
 from tests.support.web_server import WebServer, read_all, read_response, request
 
 pytestmark = pytest.mark.long
@@ -162,6 +163,16 @@ def test_body_over_the_limit_gets_413(web: WebServer, size: int) -> None:
         with contextlib.suppress(OSError):
             connection.sendall(b"x" * size)
         assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
+
+
+def test_usage_events_have_up_to_one_mebibyte(app: Flask, web: WebServer) -> None:
+    token = create_service(app)
+    for size, status in ((1_048_576, b"200"), (1_048_577, b"413")):
+        body = b'{"events": []}'.ljust(size)
+        head = request("POST", "/api/v1/events", JSON, f"Authorization: Bearer {token}", f"Content-Length: {size}")
+        with web.connect() as connection:
+            connection.sendall(head + body)
+            assert read_response(connection).startswith(b"HTTP/1.1 " + status)
 
 
 def test_large_response_arrives_whole(web: WebServer) -> None:
