@@ -86,7 +86,7 @@ def calculate_period_spend(session: Session, period: BillingPeriod, segments: Se
     """Cost of a period so far, from its row and the segments of its subscription."""
     inputs = _inputs_without_usage(session, period, segments)
     usage = bill_inputs.get_live_usage(session, period, segments)
-    held = _held_usage(session, period, segments)
+    held = held_usage(session, period, segments)
     versions = bill_inputs.get_versions(session, inputs.segments, (*usage.used, *held), usage.late)
     inputs = replace(inputs, versions=versions, used=usage.used, late=usage.late)
     charge = usage_charge(inputs)
@@ -96,19 +96,19 @@ def calculate_period_spend(session: Session, period: BillingPeriod, segments: Se
         charge,
         {used.key: used.quantity for used in usage.used},
         usage.metered,
-        _held_charge(inputs, held, charge),
+        held_charge(inputs, held, charge),
         {one.key: one.quantity for one in held},
     )
 
 
-def _held_usage(session: Session, period: BillingPeriod, segments: Sequence[PlanSegment]) -> list[UsageQuantity]:
+def held_usage(session: Session, period: BillingPeriod, segments: Sequence[PlanSegment]) -> list[UsageQuantity]:
     """Open holds as usage under the plan version in force now."""
     version_id = plan_changes.segment_at(segments, clock.now()).version_id
     held = open_holds.list_held_quantities(session, period.organization_id, version_id)
     return [UsageQuantity(version_id, one.meter, one.quantity, one.dimension_value) for one in held]
 
 
-def _held_charge(inputs: BillInputs, held: Sequence[UsageQuantity], charge: Decimal) -> Decimal:
+def held_charge(inputs: BillInputs, held: Sequence[UsageQuantity], charge: Decimal) -> Decimal:
     """What holds add to the charge of a period, in minor units, unrounded."""
     if not held:
         return Decimal(0)

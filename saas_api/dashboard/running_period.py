@@ -15,6 +15,7 @@ from saas_api.billing.models import BillingPeriod, BillingProfile, Subscription,
 from saas_api.billing.rating import bill, plan_changes
 from saas_api.billing.rating.bill import Bill, BillInputs, LineKind, RatedPlanVersion, UsageQuantity
 from saas_api.billing.rating.plan_changes import PlanSegment
+from saas_api.core import money
 
 _MOMENT = timedelta(microseconds=1)
 _MIN_PACE = timedelta(days=1)
@@ -40,6 +41,7 @@ class CurrentPeriod:
     bill: of the whole period with the usage so far
     forecast: as if usage continued at its pace under the current version; None on the first day of a period or version
     spent_minor: base amount of the whole period and all usage, unrounded, as the spend cap counts it
+    held_minor: what open holds would add to it; the spend cap counts them too
     """
 
     account: BillingAccount
@@ -49,6 +51,7 @@ class CurrentPeriod:
     forecast: Bill | None
     requests: int
     spent_minor: Decimal
+    held_minor: int
 
     @property
     def base_minor(self) -> int:
@@ -99,6 +102,8 @@ def get_current_period(session: Session, account: BillingAccount, at: datetime) 
     current_bill = bill.calculate_bill(inputs)
     base = sum(line.amount_minor for line in current_bill.lines if line.kind == LineKind.BASE)
     projected = _project_usage(inputs, current, scheduled, at)
+    charge = period_spend.usage_charge(inputs)
+    held = period_spend.held_charge(inputs, period_spend.held_usage(session, period, segments), charge)
     return CurrentPeriod(
         account,
         versions[current.version_id],
@@ -106,7 +111,8 @@ def get_current_period(session: Session, account: BillingAccount, at: datetime) 
         current_bill,
         bill.calculate_bill(replace(inputs, used=projected)) if projected is not None else None,
         usage.requests,
-        base + period_spend.usage_charge(inputs),
+        base + charge,
+        money.round_half_up(held),
     )
 
 

@@ -17,6 +17,7 @@ from saas_api.core import ids
 from saas_api.webhooks import event_types
 from tests.support.accounts import create_key
 from tests.support.holds import HOLDS, HoldingOrganization, read_counters
+from tests.support.pages import Browser
 from tests.support.second_process import WebProcess, web_process
 from tests.support.services import create_service, service_headers
 
@@ -249,11 +250,15 @@ def test_open_holds_are_counted_after_redis_has_lost_the_counters(
     acme.hold(2)
 
 
-def test_open_hold_is_no_spend(acme: HoldingOrganization) -> None:
+def test_open_hold_is_shown_beside_the_spend(app: Flask, acme: HoldingOrganization) -> None:
+    browser = Browser(app, acme.owner)
+    pages = ("/dashboard", "/dashboard/billing", "/dashboard/billing/spending")
     before = acme.spend_cap()["used"]
     hold_id = acme.hold(500)
     assert acme.spend_cap()["used"] == before
+    assert ["5.00 USD held" in browser.open(page).text for page in pages] == [True] * 3
     acme.settle(hold_id, 100)
+    assert [" USD held" in browser.open(page).text for page in pages] == [False] * 3
     assert Decimal(acme.spend_cap()["used"]) == Decimal(before) + 1
 
 
