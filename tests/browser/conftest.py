@@ -13,10 +13,10 @@ from saas_api.accounts.models import Operator
 from saas_api.core import ids
 from saas_api.core.db import tenancy
 from tests.browser import chromium
-from tests.browser.serving import served
 from tests.browser.window import Window, new_window
 from tests.support.accounts import User, sign_in
 from tests.support.pages import as_page_token
+from tests.support.serving import served
 
 OpenWindow = Callable[..., Window]
 

@@ -15,10 +15,10 @@ from tests.browser import chromium
 from tests.browser.demo import create_demo, sign_in
 from tests.browser.page_routes import page_routes
 from tests.browser.screenshot_pages import NEWCOMER, SCREENSHOTS, ScreenshotContext, Steps
-from tests.browser.serving import served
 from tests.browser.window import NARROW, WIDE, Theme, Window, new_window
 from tests.support.accounts import PASSWORD, sign_up
 from tests.support.queue import run_all_jobs
+from tests.support.serving import served
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "screenshots"
 THEMES: tuple[Theme, ...] = ("light", "dark")

@@ -22,7 +22,9 @@ from saas_api.cli.dev.engines import Engines
 from tests.support.installations import is_alive, open_directory
 
 ROOT = Path(__file__).resolve().parents[2]
-NOT_COPIED = shutil.ignore_patterns(".git", ".venv", "instance", "tests", ".*_cache", ".env", "bench")
+NOT_COPIED = shutil.ignore_patterns(
+    *(".git", ".venv", ".env", ".*_cache", "instance", "tests", "bench", "clients", "examples")
+)
 OWN_SETTINGS = ("DATABASE_URL", "REDIS_URL", "APP_ENV", "APP_URL", "SECRET_KEY", "JWT_SECRET", "API_KEY_PEPPER")
 PROCESSES = ("web", "worker", "scheduler", "postgres", "redis")
 
