@@ -64,14 +64,11 @@ def service_token(app: Flask, platform: str) -> str:
 
 
 @pytest.fixture
-def create_key(customer: Client, service_token: str, superuser: Any) -> Callable[..., Any]:
+def create_key(customer: Client, service_token: str) -> Callable[..., Any]:
     """A function that creates an API key of alice with scopes of the service."""
 
     def create(*scopes: str, **options: Any) -> Any:
-        key = customer.keys.create("for the service", **options)
-        with superuser, superuser.cursor() as cursor:
-            cursor.execute("UPDATE api_keys SET scopes = %s", (list(scopes),))
-        return key
+        return customer.keys.create("for the service", scopes=scopes, **options)
 
     return create
 

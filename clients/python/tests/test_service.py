@@ -90,8 +90,10 @@ def test_verification_can_hold_instead_of_record(app: Flask, alice: User, servic
 
 
 def test_events_are_recorded_once_and_bad_ones_reported(app: Flask, alice: User, service: Client) -> None:
-    good = Event("lookups", alice.organization_id, 3)
-    answer = service.record(good, Event("unknown", alice.organization_id))
+    named = service.set_external_id(alice.organization_id, "customer-17")
+    assert named.organization.external_id == "customer-17"
+    good = Event("lookups", "customer-17", 3)
+    answer = service.record(good, Event("unknown", "customer-17"))
     assert (answer.accepted, answer.duplicates, answer.rejected) == (1, 0, 1)
     assert [problem.index for problem in answer.errors] == [1]
     assert service.record(good).duplicates == 1

@@ -189,6 +189,7 @@ class Client:
     release = Method(_operations.release)
     record = Method(_operations.record)
     reverse = Method(_operations.reverse)
+    set_external_id = Method(_operations.set_external_id)
 
     def __init__(
         self,
@@ -275,6 +276,7 @@ class AsyncClient:
     release = AsyncMethod(_operations.release)
     record = AsyncMethod(_operations.record)
     reverse = AsyncMethod(_operations.reverse)
+    set_external_id = AsyncMethod(_operations.set_external_id)
 
     def __init__(
         self,

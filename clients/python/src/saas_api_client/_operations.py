@@ -150,6 +150,17 @@ def reverse(
     return Operation(models.Reversal, request, operation_id="reverse_event")
 
 
+def set_external_id(organization_id: str, external_id: Optional[str]) -> Operation[models.OrganizationEnvelope]:
+    """Name a customer as your own system does, so that events may use the name as their subject. Needs a service token.
+
+    external_id: None removes the name
+    """
+    request = Request(
+        "PUT", f"/organizations/{_quoted(organization_id)}/external-id", body={"external_id": external_id}
+    )
+    return Operation(models.OrganizationEnvelope, request, operation_id="set_external_id")
+
+
 def create_key(
     name: str,
     *,

@@ -193,6 +193,23 @@ class MeterUsage:
 
 
 @dataclass(frozen=True)
+class Organization:
+    id: str
+    name: str
+    slug: str
+    billing_email_verified: bool
+    timezone: str
+    status: Literal["active", "suspended", "closed"]
+    created_at: datetime
+    updated_at: datetime
+    billing_email: Optional[str] = None
+    external_id: Optional[str] = None
+    """
+    How services know the organization
+    """
+
+
+@dataclass(frozen=True)
 class Pagination:
     limit: int
     has_more: bool
@@ -318,6 +335,11 @@ class Verification:
     units: Optional[Decimal] = None
     retry_after_seconds: Optional[int] = None
     details: Optional[dict[str, Any]] = None
+
+
+@dataclass(frozen=True)
+class OrganizationEnvelope:
+    organization: Organization
 
 
 @dataclass(frozen=True)
