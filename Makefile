@@ -55,6 +55,7 @@ lint: $(READY) ## ruff: rules and format
 .PHONY: types
 types: $(READY) ## mypy
 	@$(BIN)/mypy saas_api config.py wsgi.py
+	@cd clients/python && ../../$(BIN)/mypy
 
 .PHONY: contracts
 contracts: $(READY) ## import rules between packages
@@ -66,6 +67,10 @@ check: lint types contracts ## lint, types and contracts
 .PHONY: docs
 docs: $(READY) ## write the generated pages again
 	@for document in openapi errors cli settings; do $(BIN)/python -m flask $$document export || exit 1; done
+
+.PHONY: clients
+clients: $(READY) ## generate the types of the clients again from docs/openapi.json
+	@$(BIN)/python clients/python/scripts/generate_models.py
 
 .PHONY: migrate
 migrate: $(READY) ## bring the database to the newest revision

@@ -23,7 +23,8 @@ class UnitCount(fields.Field[Decimal]):
     """
 
     def __init__(self, *, is_zero_allowed: bool = False, **options: Any) -> None:
-        super().__init__(**options)
+        kinds = [{"type": "integer"}, {"type": "string", "format": "decimal"}]
+        super().__init__(metadata={"oneOf": kinds, **options.pop("metadata", {})}, **options)
         self.is_zero_allowed = is_zero_allowed
 
     def _serialize(self, value: Decimal | None, attr: str | None, obj: Any, **options: Any) -> int | str | None:

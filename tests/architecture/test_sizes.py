@@ -4,7 +4,8 @@ import ast
 
 from tests.architecture.source import PACKAGE, ROOT, functions, sources
 
-CHECKED = [*sources(PACKAGE, ROOT / "tests"), ROOT / "config.py", ROOT / "wsgi.py"]
+CLIENT = ROOT / "clients" / "python"
+CHECKED = [*sources(PACKAGE, ROOT / "tests", CLIENT, ROOT / "examples"), ROOT / "config.py", ROOT / "wsgi.py"]
 
 
 def lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:

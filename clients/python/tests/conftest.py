@@ -1,0 +1,86 @@
+"""One served platform for all tests of the client, and a proxy before it that fails as networks do."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from clients.python.tests.platform_service import METERS, run_command
+from clients.python.tests.unreliable_proxy import UnreliableProxy, run_proxy
+from saas_api_client import Client
+from tests.browser.serving import served
+from tests.support.accounts import User
+
+
+@pytest.fixture(scope="session")
+def _platform(app: Flask) -> Iterator[str]:
+    with served(app) as url:
+        yield url
+
+
+@pytest.fixture
+def platform(_platform: str, app: Flask) -> str:
+    """URL of the platform; rows are deleted after each test."""
+    return _platform
+
+
+@pytest.fixture(scope="session")
+def _proxy(_platform: str) -> Iterator[UnreliableProxy]:
+    with run_proxy(_platform) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def proxy(_proxy: UnreliableProxy, app: Flask) -> UnreliableProxy:
+    """A proxy before the platform that passes everything on until told otherwise."""
+    _proxy.script.clear()
+    _proxy.always = None
+    _proxy.headers = {}
+    _proxy.requests.clear()
+    return _proxy
+
+
+@pytest.fixture
+def customer(platform: str, alice: User) -> Iterator[Client]:
+    """A client with alice's access token."""
+    with Client(platform, alice.token) as client:
+        yield client
+
+
+@pytest.fixture
+def key(customer: Client) -> Any:
+    """An API key of alice."""
+    return customer.keys.create("first key")
+
+
+@pytest.fixture
+def service_token(app: Flask, platform: str) -> str:
+    """Token of the service `lookups`, whose meters are those of the examples."""
+    for meter in METERS:
+        run_command(app, "meters", "publish", str(meter))
+    token: str = run_command(app, "services", "create", "lookups", "--scopes", "chat:write")["token"]
+    return token
+
+
+@pytest.fixture
+def create_key(customer: Client, service_token: str) -> Callable[..., Any]:
+    """A function that creates an API key of alice with scopes of the service."""
+
+    def create(*scopes: str, **options: Any) -> Any:
+        return customer.keys.create("for the service", scopes=scopes, **options)
+
+    return create
+
+
+@pytest.fixture
+def service_key(create_key: Callable[..., Any]) -> Any:
+    """An API key of alice for the service."""
+    return create_key("lookups:write", "chat:write", "usage:read")
+
+
+@pytest.fixture
+def service(platform: str, service_token: str) -> Iterator[Client]:
+    """A client with the service's token."""
+    with Client(platform, service_token) as client:
+        yield client
