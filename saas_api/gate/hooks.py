@@ -121,7 +121,7 @@ def _count_service_call(response: Response) -> None:
     rule = request.url_rule.rule if request.url_rule else ""
     resource = rule.removeprefix("/api/v1/").partition("/")[0]
     code = g.get("service_call_code") or service_calls.SUCCESS
-    if response.status_code >= 400:
+    if response.status_code >= 400 and "service_call_code" not in g:
         code = response.get_json()["error"]["code"]
     seconds = time.perf_counter() - g.service_call_began_at
     service_calls.count_call(g.service.service_id, _OPERATIONS.get(resource, resource), code, seconds)

@@ -1,6 +1,5 @@
 """HTTP API of usage events, for services."""
 
-import time
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import unquote
@@ -30,7 +29,6 @@ from saas_api.metering.event_schemas import (
 )
 from saas_api.metering.ingestion import MAX_EVENTS, Ingestion
 from saas_api.metering.reversals import AlreadyReversed, AmbiguousEvent, EventReference, Reversal, UsageEventNotFound
-from saas_api.services import service_calls
 
 bp = Blueprint("metering_events", __name__)
 
@@ -57,13 +55,12 @@ def record_events() -> Ingestion:
     A batch has at most 1,000 events and 1 MiB. What is acceptable is committed when the answer comes; `errors` says
     what is not, and why. Repeat a request without an answer: events that were recorded count nothing.
     """
-    started_at = time.perf_counter()
     events, is_cloud_event = _read_events()
     if len(events) > MAX_EVENTS:
         raise ValidationFailed.at_field("events", f"At most {MAX_EVENTS} events.")
     result = ingestion.ingest(events, g.service, is_cloud_event=is_cloud_event)
-    code = "REJECTED" if result.errors else "ACCEPTED"
-    service_calls.count_call(g.service.service_id, "events", code, time.perf_counter() - started_at)
+    if result.errors:
+        g.service_call_code = "REJECTED"
     return result
 
 

@@ -1,6 +1,5 @@
 """The API of holds, for services."""
 
-import time
 from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
@@ -24,7 +23,7 @@ from saas_api.metering.refusals import (
     SubscriptionRestricted,
 )
 from saas_api.metering.verification import Verification, VerificationRequest
-from saas_api.services import service_calls, service_tokens
+from saas_api.services import service_tokens
 from saas_api.services.service_tokens import InvalidServiceToken, ServicePrincipal
 from saas_api.usage.meters import InvalidQuantity, MissingProperty
 
@@ -67,10 +66,9 @@ def create(body: Mapping[str, Any]) -> Any:
         usage = holds.held_usage(verification.get_meter(service.generation, meter), quantity, dimensions)
         return verification.verify(service, VerificationRequest(usage=usage, hold_seconds=seconds, **fields))
 
-    started_at = time.perf_counter()
     answer = service_tokens.run_with_current_catalogue(g.service, answer_with)
-    service_calls.count_call(g.service.service_id, "holds", answer.code, time.perf_counter() - started_at)
     if answer.refusal is not None:
+        g.service_call_code = answer.code
         raise answer.refusal
     if answer.recorded is None or answer.recorded.hold is None:  # usage was recorded under the event_id before
         raise HoldEnded(details={"status": HoldStatus.SETTLED})

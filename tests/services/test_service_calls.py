@@ -37,11 +37,11 @@ def test_calls_are_counted_by_operation_and_code(service_id: UUID) -> None:
     service_calls.flush_calls()
     service_calls.count_call(service_id, "verify", "VALID", 0.002)
     service_calls.count_call(service_id, "verify", "RATE_LIMITED", 0.004)
-    service_calls.count_call(service_id, "events", "ACCEPTED", 0.5)
+    service_calls.count_call(service_id, "events", "VALID", 0.5)
     service_calls.flush_calls()
     service_calls.flush_calls()
     assert read(service_id, timedelta(days=1)) == [
-        ("events", "ACCEPTED", 1, 500, 500),
+        ("events", "VALID", 1, 500, 500),
         ("verify", "VALID", 3, 2, 3),
         ("verify", "RATE_LIMITED", 1, 4, 4),
     ]

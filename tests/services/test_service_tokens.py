@@ -140,6 +140,9 @@ def test_every_call_of_a_service_is_counted(app: Flask, client: FlaskClient, pro
     client.get(PROBE, headers=service_headers(token))
     client.post("/api/v1/keys/verify", json={"key": "sk_live_unknown"}, headers=service_headers(token))
     client.post("/api/v1/keys/verify", json={}, headers=service_headers(token))
+    for events in ([], [{"id": "1", "type": "nothing", "subject": "nobody"}]):
+        client.post("/api/v1/events", json={"events": events}, headers=service_headers(token))
+    client.post("/api/v1/holds", json={"key": "sk", "meter": "sms", "quantity": 1}, headers=service_headers(token))
     with app.app_context(), tenancy.system_session("demo.seed") as session:
         service = services.get_service(session, "lookups")
         service_calls.flush_calls()
@@ -150,4 +153,7 @@ def test_every_call_of_a_service_is_counted(app: Flask, client: FlaskClient, pro
         ("webhooks", "VALID", 1),
         ("verify", "NOT_FOUND", 1),
         ("verify", "VALIDATION_ERROR", 1),
+        ("events", "VALID", 1),
+        ("events", "REJECTED", 1),
+        ("holds", "NOT_FOUND", 1),
     }
