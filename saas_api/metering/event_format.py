@@ -103,7 +103,8 @@ class EventReader:
             meter, None if given is None else meters.parse_number(given), data
         )
         properties = {name: value for name, value in data.items() if name != "quantity"}
-        dimensions = tuple((name, _dimension_text(data[name])) for name in meter.dimensions if name in data)
+        given_dimensions = ((name, data.get(name)) for name in meter.dimensions)
+        dimensions = tuple((name, _dimension_text(value)) for name, value in given_dimensions if value is not None)
         encoded = _encode_properties(properties)
         return ReceivedEvent(index, event_id, source, meter, subject, at, quantity, encoded, dimensions, unique_value)
 
