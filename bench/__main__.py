@@ -5,10 +5,10 @@ from typing import Any
 
 import click
 
-from bench import events, pages, report
+from bench import events, pages, report, verify
 
 Benchmark = Callable[[float, int], dict[str, Any]]
-BENCHMARKS: dict[str, Benchmark] = {"events": events.run, "pages": pages.run}
+BENCHMARKS: dict[str, Benchmark] = {"verify": verify.run, "events": events.run, "pages": pages.run}
 
 
 def parse_names(_context: click.Context, _parameter: click.Parameter, text: str) -> list[str]:

@@ -3,8 +3,6 @@
 import http.client
 import itertools
 import json
-import threading
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any
 from flask import Flask
 from sqlalchemy import text
 
-from bench import report
+from bench import load, report
 from bench.application import running_application
 from bench.consumption import Consumption, read_consumption
 from saas_api.accounts.audit import SYSTEM_ACTOR, OperatorContext
@@ -25,7 +23,7 @@ from tests.support import web_server
 from tests.support.billing import create_organization
 from tests.support.web_server import WebServer
 
-BATCH_SIZE, ORGANIZATIONS, WEB_PROCESSES = 1_000, 10, "2"
+BATCH_SIZE, ORGANIZATIONS = 1_000, 10
 MIN_EVENTS_PER_SECOND, MAX_DATABASE_MICROSECONDS = 30_000, 35
 _METER = {"code": "lookups", "name": "Lookups", "unit": "lookup", "dimensions": ["model"]}
 _PLACE_OF_NUMBER = b"0" * 16
@@ -62,14 +60,16 @@ def run(seconds: float, connections: int) -> dict[str, Any]:
     """Send events for some seconds, and print a table. Fails when the ledger has not exactly what was accepted."""
     with running_application(APP_URL="http://localhost", DEFAULT_SPEND_CAP="none") as app:
         headers, body = _prepare(app)
-        settings = {"WEB_CONCURRENCY": WEB_PROCESSES, "DEFAULT_SPEND_CAP": "none", "LOG_LEVEL": "error"}
+        settings = {"WEB_CONCURRENCY": str(load.WEB_PROCESSES), "DEFAULT_SPEND_CAP": "none", "LOG_LEVEL": "error"}
         with web_server.serve(app.config, Path(app.config["INSTANCE"]), **settings) as server:
-            no_ops, elapsed = _load(seconds / 3, connections, lambda: _no_op_caller(server))
+            no_ops, elapsed = _no_ops(seconds / 3, connections)
             no_op_per_second = round(no_ops / elapsed)
             numbers = itertools.count()
-            warm_up, _ = _load(2, connections, lambda: _sender(server, headers, body, numbers))
+            warm_up, _ = load.call_in_parallel(2, connections, lambda: _sender(server, headers, body, numbers))
             before = read_consumption(app, server)
-            accepted, elapsed = _load(seconds, connections, lambda: _sender(server, headers, body, numbers))
+            accepted, elapsed = load.call_in_parallel(
+                seconds, connections, lambda: _sender(server, headers, body, numbers)
+            )
             after = read_consumption(app, server)
         recorded = _count_rows(app)
     if recorded != warm_up + accepted:
@@ -102,38 +102,15 @@ def _prepare(app: Flask) -> tuple[dict[str, str], bytes]:
     return headers, json.dumps(events).encode()
 
 
-def _load(seconds: float, connections: int, open_caller: Callable[[], Callable[[], int]]) -> tuple[int, float]:
-    """Call from several threads until the time is over; returns the sum of the results and the elapsed time."""
-    started_at = time.perf_counter()
-    totals, errors = [0] * connections, list[Exception]()
-
-    def call_repeatedly(thread: int) -> None:
-        try:
-            call = open_caller()
-            while time.perf_counter() < started_at + seconds:
-                totals[thread] += call()
-        except Exception as error:  # noqa: BLE001 - raised below, in the main thread
-            errors.append(error)
-
-    threads = [threading.Thread(target=call_repeatedly, args=(number,)) for number in range(connections)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
-    return sum(totals), time.perf_counter() - started_at
+def _no_ops(seconds: float, connections: int) -> tuple[int, float]:
+    """Calls of the view that does nothing, and the elapsed time."""
+    with load.running_no_op() as server:
+        return load.call_in_parallel(seconds, connections, lambda: _no_op_caller(server))
 
 
 def _no_op_caller(server: WebServer) -> Callable[[], int]:
-    connection = http.client.HTTPConnection("localhost", server.port)
-
-    def call() -> int:
-        connection.request("GET", "/healthz")
-        connection.getresponse().read()
-        return 1
-
-    return call
+    call = load.open_caller(server, "/", b"{}", {"Content-Type": "application/json"})
+    return lambda: len(call()) // 2 and 1
 
 
 def _sender(
