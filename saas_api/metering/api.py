@@ -1,6 +1,7 @@
 """The API of verification."""
 
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 from flask import Blueprint, g
@@ -8,7 +9,7 @@ from flask import Blueprint, g
 from saas_api.core.access import require_service
 from saas_api.core.errors import ValidationFailed
 from saas_api.core.web.endpoint import endpoint
-from saas_api.metering import verification
+from saas_api.metering import holds, verification
 from saas_api.metering.schemas import VerificationIn, VerificationOut
 from saas_api.metering.verification import Verification, VerificationRequest
 from saas_api.services import service_tokens
@@ -39,7 +40,10 @@ def verify(body: Mapping[str, Any]) -> Verification:
 
     def answer_with(service: ServicePrincipal) -> Verification:
         usage, unique_value = None, None
-        if meter is not None:
+        if meter is not None and body["hold_seconds"] is not None:
+            held = verification.get_meter(service.generation, meter)
+            usage = holds.held_usage(held, Decimal(1) if quantity is None else quantity, dimensions)
+        elif meter is not None:
             usage, unique_value = verification.build_usage(service.generation, meter, quantity, dimensions)
         return verification.verify(service, VerificationRequest(usage=usage, unique_value=unique_value, **fields))
 

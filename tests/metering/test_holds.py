@@ -20,6 +20,7 @@ from tests.support.holds import HOLDS, HoldingOrganization, read_counters
 from tests.support.pages import Browser
 from tests.support.second_process import WebProcess, web_process
 from tests.support.services import create_service, service_headers
+from tests.support.statements import count_statements
 
 
 def test_settled_hold_records_what_was_used(acme: HoldingOrganization) -> None:
@@ -103,6 +104,25 @@ def test_repeated_event_id_is_the_same_hold_and_counts_once(acme: HoldingOrganiz
     acme.hold(1)
     acme.settle(hold_id, 1)
     assert acme.request(2, event_id="req 1")[1]["status"] == "settled"
+
+
+def test_verification_holds_instead_of_recording(acme: HoldingOrganization) -> None:
+    acme.set_quota(5)
+    question = {"quantity": 4, "hold_seconds": 60, "event_id": "req-1"}
+    answer = acme.verify(**question)
+    assert (answer["code"], answer["units"]) == ("VALID", 4)
+    assert acme.verify(**question)["hold_id"] == acme.hold(4, event_id="req-1") == answer["hold_id"]
+    assert acme.verify(quantity=2, hold_seconds=60)["code"] == "QUOTA_EXCEEDED"
+    assert acme.usage() == []
+    acme.settle(answer["hold_id"], 5)
+    assert [(key, quantity) for _, key, quantity, _ in acme.usage()] == [("req-1", 5)]
+
+
+def test_hold_under_the_id_of_recorded_usage_has_ended(acme: HoldingOrganization) -> None:
+    acme.set_quota(2)
+    assert acme.verify(quantity=2, event_id="req-1")["code"] == "VALID"
+    status, error = acme.request(2, event_id="req-1")
+    assert (status, error["code"], error["details"]) == (409, "HOLD_ENDED", {"status": "settled"})
 
 
 def test_event_with_the_id_of_a_hold_is_its_usage(acme: HoldingOrganization) -> None:
@@ -208,6 +228,19 @@ def test_hold_of_a_test_key_counts_nothing_and_is_never_billed(
     [event] = acme.rows("SELECT id, source, idempotency_key, quantity FROM test_usage_events")
     assert tuple(event) == (ids.parse_id("uev", settled["usage_event_id"]), "completions", "t-1", 800)
     assert read_counters(cache) == before
+
+
+def test_hold_that_no_limit_concerns_takes_one_round_trip(
+    app: Flask, acme: HoldingOrganization, cache: redis.Redis
+) -> None:
+    assert acme.owner.call("PUT", "/billing/spend-cap", amount=None)[0] == 200
+    acme.hold()
+    acme.hold()
+    cache.config_resetstat()
+    with count_statements(app) as statements:
+        acme.hold()
+    assert statements == []  # the batch that stores the hold has an engine of its own
+    assert cache.info("commandstats")["cmdstat_evalsha"]["calls"] == 1
 
 
 @pytest.mark.parametrize("limit", ["quota", "cap"])

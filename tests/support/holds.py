@@ -55,6 +55,11 @@ class HoldingOrganization(Organization):
         status, error = self.request(quantity, **changes)
         return status, error["code"]
 
+    def verify(self, **body: Any) -> Any:
+        """The answer to the verification of the key with SMS."""
+        question = {"key": self.key, "meter": "sms", **body}
+        return self.app.test_client().post("/api/v1/keys/verify", json=question, headers=self.service).json["data"]
+
     def settle(self, hold_id: str, quantity: Any, **changes: Any) -> Any:
         """The settled hold."""
         status, data = self.post(f"/{hold_id}/settle", {"quantity": quantity, **changes})
