@@ -123,11 +123,10 @@ def _watched(context: _AlertContext, rule: AlertRule) -> tuple[Decimal, MeterPri
     price = spent.version.prices.get(meter)
     if price is None or price.dimension is None or rule.subject != AlertSubject.PERCENT_OF_INCLUDED:
         return spent.metered.get(meter, Decimal(0)), price
-    used = [
+    return thresholds.find_most_used(
         (spent.quantities.get((spent.version.id, meter, value), Decimal(0)), own)
         for value, own in price.by_value.items()
-    ]
-    return max(used, key=lambda one: one[0] / one[1].included_quantity if one[1].included_quantity else Decimal(-1))
+    )
 
 
 def notify_cap_reached(organization_id: UUID, period_id: UUID) -> None:

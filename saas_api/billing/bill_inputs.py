@@ -182,7 +182,8 @@ def get_live_usage(session: Session, period: BillingPeriod, segments: Sequence[P
     else:
         used = list_usage(session, organization_id, period_id, segments)
         late = list_late_usage(session, organization_id, period_id)
-    metered = {**sums, **usage_quantities.exact_totals(session, organization_id, period_id, exact_meters)}
+    totals = usage_quantities.exact_totals(session, organization_id, period_id, exact_meters)
+    metered = {**sums, **dict.fromkeys(exact_meters, Decimal(0)), **totals}
     return LiveUsage(used, late, metered, sum(row.requests for row in rows))
 
 

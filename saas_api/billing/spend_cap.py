@@ -7,6 +7,7 @@ from datetime import datetime
 from decimal import Decimal, localcontext
 from uuid import UUID
 
+from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from saas_api.accounts import audit, members, organizations
@@ -80,12 +81,17 @@ def build_cap_state(profile: BillingProfile, period: BillingPeriod, spent: Perio
     )
 
 
+# Of other meters a call adds nothing to the spend by itself.
+_ANY_ADDITIVE = text("SELECT EXISTS (SELECT FROM meters WHERE code = ANY (:codes) AND aggregation IN ('sum', 'count'))")
+
+
 def is_cap_reached(
     session: Session, profile: BillingProfile, period: BillingPeriod, segments: Sequence[PlanSegment], at: datetime
 ) -> bool:
     """Whether a cap refuses the next unit of some meter, or a cap that only notifies is reached.
 
-    A cap that blocks is compared with the counters of the gate, because the ledger of a period may be long.
+    A cap that blocks is compared with the counters of the gate, because the ledger of a period may be long; open holds
+    are in them. One that notifies is compared with the spend without holds.
 
     segments: of the organization's subscription, in order
     at: within the period
@@ -97,11 +103,11 @@ def is_cap_reached(
     version_id = plan_changes.segment_at(segments, at).version_id
     base_minor, by_meter = period_spend.get_base_and_prices(session, period.organization_id, period.id, version_id)
     prices = {
-        quantity_counter_name((version_id, meter, value)): price
+        (version_id, meter, value): price
         for meter, price_of_meter in by_meter.items()
         for value, price in price_of_meter.by_value.items()
     }
-    names = [spend_counter_name(profile.currency), *prices]
+    names = [spend_counter_name(profile.currency), *map(quantity_counter_name, prices)]
     try:
         used, *quantities = counters.read_counters(
             [counters.counter_key(period.organization_id, period.id, name) for name in names]
@@ -109,13 +115,17 @@ def is_cap_reached(
     except RedisUnavailable:
         return False
     rest = amount_to_micro_units(Decimal(profile.spend_cap_minor - base_minor), profile.currency) - (used or 0)
-    return any(
-        amount_to_micro_units(
-            charges.marginal_charge(price, Decimal(quantity or 0).scaleb(-6), Decimal(1)), profile.currency
-        )
-        > rest
-        for price, quantity in zip(prices.values(), quantities, strict=True)
-    )
+    refused = {
+        meter
+        for ((_, meter, _), price), quantity in zip(prices.items(), quantities, strict=True)
+        if _next_unit_micro(price, quantity or 0, profile.currency) > rest
+    }
+    return bool(refused) and (rest < 0 or bool(session.scalar(_ANY_ADDITIVE, {"codes": list(refused)})))
+
+
+def _next_unit_micro(price: MeterPrice, quantity: int, currency: str) -> int:
+    """Charge for one more unit in millionths of the currency. quantity: in millionths."""
+    return amount_to_micro_units(charges.marginal_charge(price, Decimal(quantity).scaleb(-6), Decimal(1)), currency)
 
 
 def quantity_counter_name(key: PriceKey) -> str:

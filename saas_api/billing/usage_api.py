@@ -1,5 +1,6 @@
 """HTTP API of usage with its cost, the spend cap, and alerts."""
 
+import json
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
@@ -47,6 +48,7 @@ USAGE_CSV_COLUMNS = (
     "requests",
     "cost",
     "currency",
+    "dimensions",
 )
 
 
@@ -125,8 +127,9 @@ def _usage_csv(organization_id: UUID, days: DateRange, mode: str) -> Response:
                 calls,
             ),
             *((None, None) if cost is None else (Decimal(money.format_exact_amount(cost, currency)), currency)),
+            json.dumps(dimensions, sort_keys=True) if dimensions else None,
         )
-        for day, method, route, key, meter, quantity, outcome, calls, cost in usage_costs.usage_rows(
+        for day, method, route, key, meter, quantity, outcome, calls, cost, dimensions in usage_costs.usage_rows(
             engine.session(), organization_id, days, mode
         )
     ]

@@ -328,14 +328,26 @@ def report_currency(session: Session, organization_id: UUID) -> str:
 
 
 def usage_rows(session: Session, organization_id: UUID, days: DateRange, mode: str) -> Iterator[Sequence[Any]]:
-    """Rows of the usage CSV: accepted calls by day, endpoint, key and meter, then refused calls.
+    """Rows of the usage CSV: accepted calls by day, endpoint, key, meter and its dimensions, then refused calls.
 
-    returns: date, method, endpoint, api_key_id, meter, quantity, outcome, requests, cost in major units at list price
+    returns: date, method, endpoint, api_key_id, meter, quantity, outcome, requests, cost in major units at list price,
+        values of dimensions by name
     """
     pricing = _get_pricing(session, organization_id)
     for row, cost in _accepted_with_cost(session, organization_id, days, mode, pricing):
         endpoint = sources.get_endpoint(row.source)
-        yield row.day, *endpoint, row.api_key_id, row.meter, row.quantity, "accepted", row.requests, cost
+        yield (
+            row.day,
+            *endpoint,
+            row.api_key_id,
+            row.meter,
+            row.quantity,
+            "accepted",
+            row.requests,
+            cost,
+            row.dimensions,
+        )
     for refused in refused_requests.refused_calls(session, organization_id, days, mode):
         calls = refused.requests
-        yield refused.day, refused.method, refused.route, refused.api_key_id, None, None, refused.outcome, calls, None
+        refusal = refused.day, refused.method, refused.route, refused.api_key_id, None, None, refused.outcome, calls
+        yield *refusal, None, {}

@@ -197,3 +197,16 @@ def test_usage_of_a_meter_without_a_price_is_on_the_bill_and_costs_nothing(acme:
     [line] = acme.rows("SELECT * FROM invoice_lines WHERE kind = 'late_usage'")
     assert (line.description, line.amount_minor) == ("maps recorded after its period was closed (not priced)", 0)
     assert not [result for result in invariants.check_invariants() if result.violations]
+
+
+def test_late_usage_of_an_earlier_period_is_no_quantity_of_the_current_one(acme: BillingOrganization) -> None:
+    """Of a sum it is, because the current period pays for it; a peak of April is no peak of May."""
+    close_april(acme)
+    acme.use(9, "peak", at=day(3), is_late=True)
+    acme.use(1, "calls", at=day(3), is_late=True)
+    clock.freeze_time(day(3, month=5))
+    [(period_id,)] = acme.rows("SELECT id FROM billing_periods WHERE seq = 2")
+    with acme.transaction() as session:
+        spent = period_spend.get_period_spend(session, acme.id, period_id)
+        assert spent.metered == quantities.live_quantities(session, acme.id, period_id) == {"peak": 0, "calls": 1}
+    assert spent.charge == 900 + 100

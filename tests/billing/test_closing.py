@@ -416,5 +416,6 @@ def test_published_plans_are_public_and_complete(client: FlaskClient) -> None:
         "tiers": [],
         "package": None,
         "max_amount": None,
+        "by": None,
     }
     assert [tier["up_to"] for tier in plans["scale"]["prices"][1]["tiers"]] == ["100000", "1000000", None]

@@ -222,22 +222,31 @@ def test_holds_are_shown_apart_from_the_spend(acme: BillingOrganization) -> None
     assert state.spent.metered == {"tokens": 1}
 
 
-def test_cap_is_reached_when_holds_leave_nothing(acme: BillingOrganization, cache: redis.Redis) -> None:
-    set_limits(acme, cap_minor=100)
-    assert call(acme, tokens("0.5", model="large")) == "ok"
-    hold(acme, "tokens", "0.5", model="large")
-    alerts.evaluate_alerts(clock.now())
+def is_cap_reached(organization: BillingOrganization) -> bool:
+    with organization.transaction() as session:
+        period = session.get_one(BillingPeriod, (organization.id, principal_of(organization).terms.period_id))
+        profile = session.get_one(BillingProfile, organization.id)
+        segments = subscriptions.list_segments(session, organization.id)
+        return spend_cap.is_cap_reached(session, profile, period, segments, clock.now())
 
-    def is_reached() -> bool:
-        with acme.transaction() as session:
-            period = session.get_one(BillingPeriod, (acme.id, principal_of(acme).terms.period_id))
-            profile = session.get_one(BillingProfile, acme.id)
-            segments = subscriptions.list_segments(session, acme.id)
-            return spend_cap.is_cap_reached(session, profile, period, segments, clock.now())
 
-    acme.use(Decimal("0.5"), "tokens", properties={"model": "large"})
+def test_cap_is_reached_when_holds_leave_nothing_for_a_unit(acme: BillingOrganization) -> None:
+    set_limits(acme, cap_minor=200)
+    assert (call(acme, tokens("0.5", model="large")), is_cap_reached(acme)) == ("ok", False)
+    hold(acme, "tokens", "1.5", model="large")
     alerts.evaluate_alerts(clock.now())
-    assert is_reached()
+    assert is_cap_reached(acme)
+
+
+def test_unit_of_a_meter_that_does_not_add_up_does_not_reach_the_cap(acme: BillingOrganization) -> None:
+    """A peak of one unit would cost more than is left, but no call is refused for it."""
+    acme.switch(publish_prices("peaks", {"peak": {"model": "per_unit", "unit_price": "50.00"}}), clock.now())
+    set_limits(acme, cap_minor=1_000)
+    peak = MeteredUsage("peak", Decimal(1))
+    assert (call(acme, peak), is_cap_reached(acme)) == ("ok", False)
+    acme.use(1, "peak")
+    alerts.evaluate_alerts(clock.now())
+    assert (call(acme, peak)["code"], is_cap_reached(acme)) == ("SPEND_CAP_REACHED", True)
 
 
 def test_recount_without_redis_is_that_of_postgresql(acme: BillingOrganization) -> None:

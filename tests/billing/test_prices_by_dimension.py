@@ -31,6 +31,7 @@ from saas_api.usage.ranges import DateRange
 from tests.support.billing import BillingOrganization, create_organization, day, publish_meter, publish_prices
 from tests.support.billing_actions import close_periods, create_credit_note
 
+UTC = clock.get_zone("UTC")
 pytestmark = pytest.mark.usefixtures("context")
 SMALL = {"model": "per_unit", "included": "1000", "unit_price": "0.001"}
 LARGE = {
@@ -93,7 +94,7 @@ def test_preview_spend_and_report_agree_with_the_invoice(acme: BillingOrganizati
     if is_rolled_up:
         rollups.rebuild_rollups()
     clock.freeze_time(day(20))
-    days = DateRange(day(1).date(), day(30).date(), clock.get_zone("UTC"))
+    days = DateRange(day(1).date(), day(30).date(), UTC)
     with acme.transaction() as session:
         preview = previews.preview_current_period(session, acme.id)
         [(period_id,)] = acme.rows("SELECT id FROM billing_periods WHERE seq = 1")
@@ -299,4 +300,15 @@ def test_offers_show_the_price_of_each_value(app: Flask, acme: BillingOrganizati
         "model small: 1,000 tokens included",
         "model small: 0.001 USD for each more token",
         "Others: 0.01 USD for each token",
+    ]
+
+
+def test_rows_of_the_usage_csv_have_their_dimensions(acme: BillingOrganization) -> None:
+    use_tokens(acme, small=1_500, large=200, nothing=20)
+    with acme.transaction() as session:
+        rows = list(usage_costs.usage_rows(session, acme.id, DateRange(day(1).date(), day(30).date(), UTC), "live"))
+    assert sorted((row[5], row[8], row[9]) for row in rows) == [
+        (20, Decimal("0.2"), {}),
+        (200, Decimal(20), {"model": "large", "region": "eu"}),
+        (1_500, Decimal("1.5"), {"model": "small", "region": "eu"}),
     ]

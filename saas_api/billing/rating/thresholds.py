@@ -1,5 +1,6 @@
 """Alert rules and the values that are compared with their thresholds."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal, localcontext
 from enum import StrEnum
@@ -52,3 +53,15 @@ def observed_value(
                 return quantity
             case _:
                 return quantity * 100 / price.included_quantity if price and price.included_quantity else None
+
+
+def find_most_used(values: Iterable[tuple[Decimal, MeterPrice]]) -> tuple[Decimal, MeterPrice]:
+    """Of quantities with their prices, the one of whose included quantity most is used up.
+
+    values: at least one
+    """
+    with localcontext(prec=DECIMAL_PRECISION):
+        return max(
+            values,
+            key=lambda value: value[0] / value[1].included_quantity if value[1].included_quantity else Decimal(-1),
+        )
