@@ -18,6 +18,7 @@ from flask.testing import FlaskClient
 from saas_api.core.settings import ROOT
 from tests.support import metering, node, readme
 from tests.support.accounts import User, make_key
+from tests.support.rate_limits import stay_within_a_minute
 from tests.support.services import create_service
 from tests.support.serving import served
 from tests.support.web_server import free_port
@@ -127,6 +128,7 @@ def test_rate_limit_quota_and_spend_cap_stop_calls(
     app: Flask, client: FlaskClient, alice: User, carol: User, example: Example
 ) -> None:
     slow = make_key(client, carol, scopes=BOTH_SCOPES, rate_limit_per_minute=1)
+    stay_within_a_minute(10)
     assert example.look_up(slow).status == 200
     limited = example.look_up(slow)
     assert limited.outcome == (429, "RATE_LIMIT_EXCEEDED")
