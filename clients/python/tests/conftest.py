@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from tests.browser.serving import served
 
 from clients.python.tests.platform_service import METERS, run_command
 from clients.python.tests.unreliable_proxy import UnreliableProxy, run_proxy
 from saas_api_client import Client
 from tests.support.accounts import User
+from tests.support.serving import served
 
 
 @pytest.fixture(scope="session")
