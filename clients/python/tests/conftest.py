@@ -1,16 +1,18 @@
 """One served platform for all tests of the client, and a proxy before it that fails as networks do."""
 
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from flask import Flask
-from tests.browser.serving import served
 
-from clients.python.tests.platform_service import METERS, run_command
+from clients.python.tests.platform_service import METERS
 from clients.python.tests.unreliable_proxy import UnreliableProxy, run_proxy
 from saas_api_client import Client
+from tests.support import metering, services
 from tests.support.accounts import User
+from tests.support.serving import served
 
 
 @pytest.fixture(scope="session")
@@ -58,9 +60,8 @@ def key(customer: Client) -> Any:
 def service_token(app: Flask, platform: str) -> str:
     """Token of the service `lookups`, whose meters are those of the examples."""
     for meter in METERS:
-        run_command(app, "meters", "publish", str(meter))
-    token: str = run_command(app, "services", "create", "lookups", "--scopes", "chat:write")["token"]
-    return token
+        metering.publish_meter(app, **json.loads(meter.read_text(encoding="utf-8")))
+    return services.create_service(app, "lookups", scopes=["chat:write"])
 
 
 @pytest.fixture

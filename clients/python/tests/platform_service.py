@@ -1,13 +1,11 @@
 """A service of the platform with its meters, programs that use its token, and what the ledger has of them."""
 
 import contextlib
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy as sa
 from flask import Flask
@@ -20,13 +18,6 @@ from tests.support.accounts import User
 ROOT = Path(__file__).resolve().parents[3]
 EXAMPLES = ROOT / "examples"
 METERS = (EXAMPLES / "fastapi" / "meter.json", EXAMPLES / "llm-proxy" / "meter.json")
-
-
-def run_command(app: Flask, *arguments: str) -> Any:
-    """Run a command of the platform and return its JSON."""
-    result = app.test_cli_runner().invoke(args=[*arguments, "--json"])
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
 
 
 @contextlib.contextmanager

@@ -1,9 +1,10 @@
 """The examples run as their pages say, and the ledger has what their customers used."""
 
 import contextlib
+import subprocess
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
@@ -15,16 +16,23 @@ from tests.support.accounts import User
 from tests.support.web_server import free_port
 
 
+class Example(NamedTuple):
+    """A running application of an example, and a client for it."""
+
+    client: httpx.Client
+    program: "subprocess.Popen[str]"
+
+
 @contextlib.contextmanager
-def running(application: str, port: int, platform: str, token: str, **environment: str) -> Iterator[httpx.Client]:
-    """Run an application of an example, such as `fastapi/app:app`, and yield a client for it."""
+def running(application: str, port: int, platform: str, token: str, **environment: str) -> Iterator[Example]:
+    """Run an application of an example, such as `fastapi/app:app`."""
     folder, _, name = application.partition("/")
     arguments = ["-m", "uvicorn", "--app-dir", str(EXAMPLES / folder), "--port", str(port), "--log-level", "warning"]
     with (
-        running_program([*arguments, name], platform, token, **environment),
+        running_program([*arguments, name], platform, token, **environment) as program,
         httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client,
     ):
-        yield client
+        yield Example(client, program)
 
 
 def wait_until_it_answers(client: httpx.Client) -> None:
@@ -50,7 +58,7 @@ def test_fastapi_example_meters_each_lookup(
 ) -> None:
     reader = customer.keys.create("reader", scopes=["usage:read"])
     number = {"number": "+2348012345678"}
-    with running("fastapi/app:app", free_port(), platform, service_token) as lookups:
+    with running("fastapi/app:app", free_port(), platform, service_token) as (lookups, _):
         wait_until_it_answers(lookups)
         answer = lookups.post("/v1/lookups", json=number, headers={"X-API-Key": service_key.key})
         assert answer.json() == {**number, "country": "Nigeria", "customer": alice.organization_id}
@@ -63,7 +71,8 @@ def test_fastapi_example_meters_each_lookup(
 
 
 @pytest.fixture
-def model_proxy(platform: str, service_token: str) -> Iterator[httpx.Client]:
+def model_proxy(platform: str, service_token: str) -> Iterator[Example]:
+    """The proxy, with the program of its model."""
     port = free_port()
     with (
         running("llm-proxy/model:app", port, platform, service_token) as model,
@@ -71,25 +80,38 @@ def model_proxy(platform: str, service_token: str) -> Iterator[httpx.Client]:
             "llm-proxy/proxy:app", free_port(), platform, service_token, MODEL_URL=f"http://127.0.0.1:{port}"
         ) as proxy,
     ):
-        wait_until_it_answers(model)
-        wait_until_it_answers(proxy)
-        yield proxy
+        wait_until_it_answers(model.client)
+        wait_until_it_answers(proxy.client)
+        yield Example(proxy.client, model.program)
 
 
 def test_model_proxy_settles_the_tokens_that_were_used(
-    app: Flask, alice: User, model_proxy: httpx.Client, service_key: Any
+    app: Flask, alice: User, model_proxy: Example, service_key: Any, superuser: Any
 ) -> None:
-    headers = {"X-API-Key": service_key.key}
-    answer = model_proxy.post("/v1/chat", json={"prompt": "one two", "max_tokens": 5}, headers=headers)
-    assert answer.text.split() == ["one", "two", "one", "two", "one"]
+    proxy, model = model_proxy
+
+    def chat(prompt: str, max_tokens: int) -> contextlib.AbstractContextManager[httpx.Response]:
+        body = {"prompt": prompt, "max_tokens": max_tokens}
+        return proxy.stream("POST", "/v1/chat", json=body, headers={"X-API-Key": service_key.key})
+
+    with chat("one two", 5) as answer:
+        assert list(answer.iter_lines()) == ["one", "two", "one", "two", "one"]
     assert wait_until_recorded(app, alice, "tokens", 1) == "5.000000"
 
-    with model_proxy.stream(
-        "POST", "/v1/chat", json={"prompt": "go on", "max_tokens": 4000}, headers=headers
-    ) as stream:
-        lines = stream.iter_lines()
+    with chat("go on", 4000) as answer:  # the customer hangs up
+        lines = answer.iter_lines()
         assert [next(lines) for _ in range(3)] == ["go", "on", "go"]
-    quantity = float(wait_until_recorded(app, alice, "tokens", 2)) - 5
-    assert 3 <= quantity < 200, "a customer who hangs up pays for what was said until then"
+    after_hanging_up = float(wait_until_recorded(app, alice, "tokens", 2))
+    assert 8 <= after_hanging_up < 200
 
-    assert model_proxy.post("/v1/chat", json={"prompt": "hello"}).status_code == 401
+    with chat("go on", 4000) as answer, contextlib.suppress(httpx.RemoteProtocolError):  # the model fails
+        tokens = 0
+        for tokens, _ in enumerate(answer.iter_lines(), 1):
+            if tokens == 3:
+                model.kill()
+    assert float(wait_until_recorded(app, alice, "tokens", 3)) == after_hanging_up + tokens
+
+    assert proxy.post("/v1/chat", json={"prompt": "hello"}).status_code == 401
+    with superuser, superuser.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM holds WHERE status = 'open'")
+        assert cursor.fetchone() == (0,)
