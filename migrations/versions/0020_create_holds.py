@@ -12,7 +12,8 @@ down_revision = "0019"
 SCHEMA = """
 CREATE TABLE holds (
   organization_id uuid NOT NULL REFERENCES organizations, id uuid NOT NULL UNIQUE,  -- a service knows the id alone
-  mode text NOT NULL DEFAULT 'live' CHECK (mode IN ('live','test')),  -- of the key; holds of test keys count against no limit
+  -- of the key; holds of test keys count against no limit
+  mode text NOT NULL DEFAULT 'live' CHECK (mode IN ('live','test')),
   source text NOT NULL, idempotency_key text NOT NULL CHECK (length(idempotency_key) BETWEEN 1 AND 255),
   meter_code text NOT NULL REFERENCES meters, quantity numeric(20,6) NOT NULL CHECK (quantity > 0),
   properties jsonb NOT NULL DEFAULT '{}', endpoint text CHECK (length(endpoint) BETWEEN 1 AND 255), api_key_id uuid,
