@@ -2,12 +2,14 @@
 
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from saas_api.core.settings import ROOT
 
@@ -18,6 +20,10 @@ NPM_OPTIONS = ("--ignore-scripts", "--prefer-offline", "--no-audit", "--no-fund"
 BUILD_COMMANDS = "npm ci && npm run build"
 """What pages say, and `build_client` does."""
 BUILD_SECONDS = 300
+PROGRAM_BEGINNING = """
+import { ApiError, Client, EventBuffer, verifyWebhook, WebhookVerificationError } from "saas-api-client";
+const given = JSON.parse(process.env.GIVEN);
+"""
 
 
 def find_environment() -> dict[str, str] | None:
@@ -51,6 +57,12 @@ def run(*command: str, folder: Path, environment: dict[str, str], seconds: float
     )
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
+
+
+def run_program(environment: dict[str, str], program: str, **given: Any) -> Any:
+    """Run a program in JavaScript, which has the client, reads `given` and prints JSON."""
+    command = ("node", "--input-type=module", "--eval", PROGRAM_BEGINNING + program)
+    return json.loads(run(*command, folder=PACKAGE, environment={**environment, "GIVEN": json.dumps(given)}))
 
 
 def _major_version(node: str) -> int:

@@ -86,7 +86,7 @@ export class Client {
     organizationId: string,
     externalId: string | null,
     options?: RequestOptions,
-  ): Promise<types.ExternalId> {
+  ): Promise<types.NamedOrganization> {
     const path = `/organizations/${encodeURIComponent(organizationId)}/external-id`;
     return this.#transport.request("PUT", path, { ...options, body: { external_id: externalId } });
   }

@@ -45,10 +45,7 @@ export type UsageEvent = Omit<Schemas["UsageEventIn"], "id" | "time" | "data" | 
 export type RecordedEvents = Answer<"IngestionOut">;
 export type ReverseIn = Schemas["ReverseIn"];
 export type Reversal = Answer<"ReversalOut">;
-export interface ExternalId {
-  organization_id: string;
-  external_id: string | null;
-}
+export type NamedOrganization = Answer<"OrganizationEnvelope">;
 
 export type Key = Answer<"KeyOut">;
 export type CreatedKey = Answer<"CreatedKeyOut">;

@@ -141,7 +141,7 @@ test("a response that does not come in time is a PlatformUnreachableError", asyn
 test("an aborted call ends at once and is not repeated", async () => {
   const client = await start(() => ({ ...UNAVAILABLE, headers: { "Retry-After": "20" } }));
   await assert.rejects(client.keys.list({}, { signal: AbortSignal.timeout(100) }), { name: "TimeoutError" });
-  assert.equal(platform.requests.length, 1);
+  assert.ok(platform.requests.length <= 1);
 });
 
 test("the token is not sent to where a redirect points", async () => {

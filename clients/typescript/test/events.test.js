@@ -163,10 +163,11 @@ test("closing a buffer whose events cannot be sent hands them over", async () =>
 });
 
 /** Run a program that has a buffer; resolves with how it ended. */
-async function runProgram(url, body, whenReady) {
+async function runProgram(url, body, { whenReady, exitTimeoutMs = 20_000 } = {}) {
   const program = `
     import { Client, EventBuffer } from "saas-api-client";
-    const buffer = new EventBuffer(new Client({ baseUrl: ${JSON.stringify(url)}, token: "svc_token", maxRetries: 0 }), { flushIntervalMs: 60_000, exitTimeoutMs: 300 });
+    const client = new Client({ baseUrl: ${JSON.stringify(url)}, token: "svc_token", maxRetries: 0 });
+    const buffer = new EventBuffer(client, { flushIntervalMs: 60_000, exitTimeoutMs: ${exitTimeoutMs} });
     void buffer.record({ type: "lookups", subject: "org_alice", id: "last" });
     ${body}`;
   const child = spawn(process.execPath, ["--input-type=module", "--eval", program], {
@@ -192,20 +193,20 @@ test("a program that comes to its end sends the rest first", async () => {
 
 test("a program that gets SIGTERM sends the rest, then ends by the signal", async () => {
   platform = await startPlatform(accept);
-  const { signal } = await runProgram(platform.url, STAY, (child) => child.kill("SIGTERM"));
+  const { signal } = await runProgram(platform.url, STAY, { whenReady: (child) => child.kill("SIGTERM") });
   assert.deepEqual([signal, platform.requests.length], ["SIGTERM", 1]);
 });
 
 test("a program with its own handler of SIGTERM decides itself when it ends", async () => {
   platform = await startPlatform(accept);
   const handler = `process.on("SIGTERM", async () => { await buffer.close(); process.exit(7); });`;
-  const { code } = await runProgram(platform.url, handler + STAY, (child) => child.kill("SIGTERM"));
+  const { code } = await runProgram(platform.url, handler + STAY, { whenReady: (child) => child.kill("SIGTERM") });
   assert.deepEqual([code, platform.requests.length], [7, 1]);
 });
 
 test("what cannot be sent at the end is written to stderr", async () => {
   platform = await startPlatform(() => UNAVAILABLE);
-  const { code, errors } = await runProgram(platform.url, "");
+  const { code, errors } = await runProgram(platform.url, "", { exitTimeoutMs: 300 });
   assert.equal(code, 1);
   assert.match(errors, /usage event was not sent: \{.*"id":"last"/);
 });

@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from flask import Flask
@@ -13,23 +12,11 @@ from tests.support import node
 from tests.support.accounts import User
 from tests.support.serving import served
 
-BEGINNING = """
-import { ApiError, Client, PlatformUnreachableError, verifyWebhook, WebhookVerificationError } from "saas-api-client";
-const given = JSON.parse(process.env.GIVEN);
-"""
-
 
 @pytest.fixture
 def address(app: Flask) -> Iterator[str]:
     with served(app) as url:
         yield url
-
-
-def run_program(environment: dict[str, str], program: str, **given: Any) -> Any:
-    """Run a program in JavaScript, which reads `given` and prints JSON."""
-    command = ("node", "--input-type=module", "--eval", BEGINNING + program)
-    output = node.run(*command, folder=node.PACKAGE, environment={**environment, "GIVEN": json.dumps(given)})
-    return json.loads(output)
 
 
 def test_customer_creates_a_key_sends_a_message_and_sees_its_usage(
@@ -59,7 +46,7 @@ def test_customer_creates_a_key_sends_a_message_and_sees_its_usage(
       refused: [refused instanceof ApiError, refused.status, refused.code, refused.requestId],
     }));
     """
-    result = run_program(environment, program, address=address, token=alice.token)
+    result = node.run_program(environment, program, address=address, token=alice.token)
     *refusal, request_id = result.pop("refused")
     assert refusal == [True, 401, "INVALID_API_KEY"]
     assert request_id.startswith("req_")
@@ -84,5 +71,5 @@ def test_webhook_that_the_product_signs_is_verified(environment: dict[str, str])
     const refusal = await verifyWebhook(secrets[0], headers, body + " ").catch((error) => error);
     console.log(JSON.stringify([...names, refusal instanceof WebhookVerificationError]));
     """
-    result = run_program(environment, program, secrets=[old, new], headers=headers, body=body)
+    result = node.run_program(environment, program, secrets=[old, new], headers=headers, body=body)
     assert result == ["Zoë", "Zoë", True]
