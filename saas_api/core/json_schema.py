@@ -30,6 +30,7 @@ def dump_schema(schema: ma.Schema) -> dict[str, Any]:
     register_field_types(plugin)
     converter: Any = plugin.converter
     converter.add_attribute_function(_field_pattern)
+    converter.add_attribute_function(_nullable_kinds)
     dumped: dict[str, Any] = _require_properties(converter.schema2jsonschema(schema))
     return dumped
 
@@ -42,6 +43,11 @@ def _field_pattern(_converter: Any, field: ma.fields.Field[Any], *, ret: dict[st
         has_unit = isinstance(field, Quantity) or "description" in ret
         return pattern if has_unit else {**pattern, "description": "Major units, such as 29.00."}
     return {}
+
+
+def _nullable_kinds(_converter: Any, field: ma.fields.Field[Any], *, ret: dict[str, Any]) -> dict[str, Any]:
+    """The null of a field that may have one of several types; the converter adds it to a single type only."""
+    return {"oneOf": [*ret["oneOf"], {"type": "null"}]} if field.allow_none and "oneOf" in ret else {}
 
 
 def _require_properties(value: Any) -> Any:
