@@ -60,8 +60,5 @@ def find_most_used(values: Iterable[tuple[Decimal, MeterPrice]]) -> tuple[Decima
 
     values: at least one
     """
-    with localcontext(prec=DECIMAL_PRECISION):
-        return max(
-            values,
-            key=lambda value: value[0] / value[1].included_quantity if value[1].included_quantity else Decimal(-1),
-        )
+    subject = AlertSubject.PERCENT_OF_INCLUDED
+    return max(values, key=lambda value: observed_value(subject, Decimal(0), None, *value) or Decimal(-1))
