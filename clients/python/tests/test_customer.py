@@ -100,6 +100,13 @@ def test_error_has_its_code_its_request_and_the_reasons(customer: Client, platfo
         stranger.messages.list()
 
 
+def test_url_or_token_that_cannot_work_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match="begins with http"):
+        Client("platform.example.com", "svc_token")
+    with pytest.raises(ValueError, match="line break"):
+        AsyncClient("https://platform.example.com", "svc_token\n")
+
+
 def test_naive_time_is_refused_before_it_is_sent(customer: Client) -> None:
     with pytest.raises(ValueError, match="time zone"):
         customer.keys.create("until when?", expires_at=datetime(2030, 1, 1))  # noqa: DTZ001 - that is the fault

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import re
 import sys
 import time
 from collections.abc import Awaitable
@@ -41,6 +42,12 @@ class Settings:
     token: str
     timeout_seconds: float
     total_timeout_seconds: float
+
+    def __post_init__(self) -> None:
+        if not self.base_url.startswith(("http://", "https://")):
+            raise ValueError(f"the platform's URL begins with http:// or https://, unlike {self.base_url!r}")
+        if not re.fullmatch(r"[!-~]+", self.token):
+            raise ValueError("the token is empty, or has characters that a token cannot have, such as a line break")
 
     def httpx_arguments(self, request: Request) -> dict[str, Any]:
         """Return the arguments with which httpx sends a request."""
@@ -232,7 +239,7 @@ class Client:
     def _send(self, request: _exchange.Request, timeout_seconds: float) -> _exchange.Outcome:
         try:
             return self._http.request(**self.settings.httpx_arguments(request), timeout=timeout_seconds)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             return error
 
     def copy(self) -> Client:
@@ -316,7 +323,7 @@ class AsyncClient:
     async def _send(self, request: _exchange.Request, timeout_seconds: float) -> _exchange.Outcome:
         try:
             return await self._http.request(**self.settings.httpx_arguments(request), timeout=timeout_seconds)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             return error
 
     async def aclose(self) -> None:

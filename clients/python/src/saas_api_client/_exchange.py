@@ -65,7 +65,7 @@ class Wait:
 
 
 Step = Union[Send, Wait]
-Outcome = Union[httpx.Response, httpx.TransportError, None]
+Outcome = Union[httpx.Response, httpx.RequestError, None]
 
 
 def exchange(
