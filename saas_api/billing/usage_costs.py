@@ -134,6 +134,10 @@ class UsageReport:
     by_api_key: dict[UUID | None, CallTotals] = field(default_factory=dict)
     key_names: Mapping[UUID, str] = field(default_factory=dict)
 
+    def totals_of(self, day: date, endpoint: tuple[str, str], api_key_id: UUID | None) -> tuple[CallTotals, ...]:
+        """The totals in which a call counts."""
+        return self.total, self.by_day[day], self.by_endpoint[endpoint], self.by_api_key[api_key_id]
+
     @property
     def endpoints(self) -> list[EndpointCalls]:
         """Calls by endpoint, sorted by method and route."""
@@ -166,48 +170,47 @@ def usage_report(
     meter: of the calls; refused calls have none and are counted without it only
     is_billed: calculate `total_cost_minor` and included quantities, too
     """
-    pricing = _get_pricing(session, organization_id)
+    pricing, by_code = _get_pricing(session, organization_id), meters.all_meters(session)
     report = UsageReport(days, pricing.currency, mode)
     report.by_day = {day: CallTotals() for day in days}
-    by_code = meters.all_meters(session)
+    report.by_endpoint, report.by_api_key = defaultdict(CallTotals), defaultdict(CallTotals)
     by_meter = {code: MeterUsage(code, by_code[code].unit) for code in by_code}
     dimensions: dict[tuple[str, str, str | None], DimensionUsage] = {}
-    endpoints: defaultdict[tuple[str, str], CallTotals] = defaultdict(CallTotals)
-    keys: defaultdict[UUID | None, CallTotals] = defaultdict(CallTotals)
     exact_meters: set[str] = set()
     for row, cost in _accepted_with_cost(session, organization_id, days, mode, pricing, meter):
-        by_meter[row.meter].requests += row.requests
-        by_meter[row.meter].quantity += row.quantity
-        by_meter[row.meter].cost += cost
-        if row.aggregation != "sum":
-            exact_meters.add(row.meter)
+        counted: list[MeterUsage | DimensionUsage] = [by_meter[row.meter]]
         for name in by_code[row.meter].dimensions:
             key = (row.meter, name, row.dimensions.get(name))
-            usage = dimensions.setdefault(key, DimensionUsage(*key))
+            counted.append(dimensions.setdefault(key, DimensionUsage(*key)))
+        for usage in counted:
             usage.requests += row.requests
             usage.quantity += row.quantity
             usage.cost += cost
-        endpoint = endpoints[sources.get_endpoint(row.source)]
-        for totals in (report.total, report.by_day[row.day], endpoint, keys[row.api_key_id]):
+        if row.aggregation != "sum":
+            exact_meters.add(row.meter)
+        for totals in report.totals_of(row.day, sources.get_endpoint(row.source), row.api_key_id):
             totals.success_count += row.requests
             totals.cost += cost
     for code, quantity in reports.exact_totals(session, organization_id, days, exact_meters, mode).items():
         by_meter[code].quantity = quantity
     _set_exact_quantities(session, organization_id, report, dimensions, exact_meters)
-    for refused in refused_requests.refused_calls(session, organization_id, days, mode) if meter is None else ():
-        endpoint = endpoints[refused.method, refused.route]
-        for totals in (report.total, report.by_day[refused.day], endpoint, keys[refused.api_key_id]):
-            if refused.outcome == "failed":
-                totals.failed_count += refused.requests
-            else:
-                totals.limited_count += refused.requests
+    if meter is None:
+        _add_refused(session, organization_id, report)
     if mode == "live" and is_billed:
         _add_charges(session, organization_id, report, pricing, by_meter, meter)
     report.by_dimension = [usage for _, usage in sorted(dimensions.items(), key=lambda item: str(item[0]))]
     report.by_meter = [usage for usage in by_meter.values() if usage.quantity]
-    report.by_endpoint, report.by_api_key = dict(endpoints), dict(keys)
     report.key_names = get_key_names(session, organization_id)
     return report
+
+
+def _add_refused(session: Session, organization_id: UUID, report: UsageReport) -> None:
+    for refused in refused_requests.refused_calls(session, organization_id, report.days, report.mode):
+        for totals in report.totals_of(refused.day, (refused.method, refused.route), refused.api_key_id):
+            if refused.outcome == "failed":
+                totals.failed_count += refused.requests
+            else:
+                totals.limited_count += refused.requests
 
 
 def _set_exact_quantities(
