@@ -59,6 +59,7 @@ def test_every_way_of_the_page_works_as_it_is_written(config: dict[str, Any], tm
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("app")
 def test_test_of_a_new_service_passes(config: dict[str, Any], tmp_path: Path) -> None:
     copy_checkout(tmp_path)
     environment = documented.shell_environment(config)
