@@ -23,7 +23,7 @@ from saas_api.core import clock, crypto
 from saas_api.core.db.engine import db
 from saas_api.core.jobs import queue
 from saas_api.metering import limits
-from saas_api.services import routes, service_tokens
+from saas_api.services import routes, service_tokens, services
 from saas_api.usage import meters
 from tests.support.accounts import alice, bob, carol, olga  # noqa: F401 - fixtures for every test
 
@@ -177,7 +177,7 @@ def clean(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     clock.freeze_time(None)
     queue._last_wake_at.clear()
-    for cached in (meters._catalogue, service_tokens._active_tokens, routes._tables):
+    for cached in (meters._catalogue, service_tokens._active_tokens, services._scopes_by_service, routes._tables):
         cached.clear()
     limits._spends.clear()
     clear_tables()

@@ -7,7 +7,8 @@ from flask import Blueprint, g
 
 from saas_api.accounts.members import CannotRemoveSelf, MemberNotFound, OwnerRequired
 from saas_api.api_keys import keys
-from saas_api.api_keys.keys import KeyInactive, KeyNotFound, RotationInProgress, ScopeBeyondRole, TooManyKeys
+from saas_api.api_keys.key_scopes import ScopeBeyondRole
+from saas_api.api_keys.keys import KeyInactive, KeyNotFound, RotationInProgress, TooManyKeys
 from saas_api.api_keys.schemas import (
     CreatedKeyOut,
     KeyIn,

@@ -19,6 +19,7 @@ _EXAMPLE: dict[str, Any] = {
     "last_four": "9aF2",
     "mode": "live",
     "scopes": ["messages:write"],
+    "has_full_access": False,
     "allowed_ips": [],
     "rate_limit_per_minute": None,
     "is_active": True,

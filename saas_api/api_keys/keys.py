@@ -14,14 +14,15 @@ from saas_api.accounts import audit, members, notices, organizations
 from saas_api.accounts.audit import SYSTEM_ACTOR, Actor
 from saas_api.accounts.models import Membership, User
 from saas_api.accounts.notices import Notice, Recipient
-from saas_api.api_keys import events, secrets
+from saas_api.api_keys import events, key_scopes, secrets
+from saas_api.api_keys.key_scopes import OfferedScopes
 from saas_api.api_keys.models import ApiKey, ApiKeySecret, CreatedKey, KeyStatus, KeyView, RotatedKey
 from saas_api.core import access, clock, ids
-from saas_api.core.access import PERMISSIONS, SCOPES, KeyMode, Principal
+from saas_api.core.access import FULL_ACCESS, PERMISSIONS, KeyMode, Principal
 from saas_api.core.db import pagination, tenancy
 from saas_api.core.db.pagination import Page, PageRequest
 from saas_api.core.db.tenancy import SystemSession
-from saas_api.core.errors import Conflict, Forbidden, NotFound, ValidationFailed
+from saas_api.core.errors import Conflict, NotFound, ValidationFailed
 from saas_api.core.periodic_thread import PeriodicThread
 
 FLUSH_SECONDS = 10
@@ -39,12 +40,6 @@ class RemovedMemberKeys:
 
 class KeyNotFound(NotFound):
     """There is no such key, or another organization has it."""
-
-
-class ScopeBeyondRole(Forbidden):
-    """A key may not do more than the person who makes or changes it."""
-
-    message = "Your role does not allow you to give a key these scopes."
 
 
 class KeyInactive(Conflict):
@@ -84,8 +79,13 @@ def list_keys(
         statement = statement.where(ApiKey.mode == mode)
     if status:
         statement = statement.where(_status_clause(KeyStatus(status)))
+    offered = key_scopes.list_offered_now()
     return pagination.paginate(
-        session, statement, ApiKey.id.desc(), request=request, convert=lambda row: _to_view(*row)
+        session,
+        statement,
+        ApiKey.id.desc(),
+        request=request,
+        convert=lambda row: _to_view(row[0], row[1], row[2], offered),
     )
 
 
@@ -98,7 +98,7 @@ def get_key(session: Session, organization_id: UUID, key_id: UUID) -> KeyView:
     row = session.execute(statement).first()
     if row is None:
         raise KeyNotFound
-    return _to_view(*row)
+    return _to_view(*row, key_scopes.list_offered_now())
 
 
 def find_key_organization(session: SystemSession, key_id: UUID) -> UUID | None:
@@ -173,13 +173,13 @@ def _require_room(session: Session, organization_id: UUID) -> None:
         raise TooManyKeys
 
 
-def _to_view(key: ApiKey, secret: ApiKeySecret, is_orphaned: bool) -> KeyView:
+def _to_view(key: ApiKey, secret: ApiKeySecret, is_orphaned: bool, offered: OfferedScopes) -> KeyView:
     is_expired = secret.expires_at is not None and secret.expires_at <= clock.now()
     return KeyView(
         id=key.id,
         name=key.name,
         mode=key.mode,
-        scopes=key.scopes,
+        scopes=offered.expand(key.scopes),
         allowed_ips=key.ip_allow or [],
         rate_limit_per_minute=key.rate_limit_per_minute,
         hint=secret.hint,
@@ -191,6 +191,7 @@ def _to_view(key: ApiKey, secret: ApiKeySecret, is_orphaned: bool) -> KeyView:
         created_at=key.created_at,
         created_by=key.created_by,
         is_orphaned=is_orphaned,
+        has_full_access=FULL_ACCESS in key.scopes,
     )
 
 
@@ -208,14 +209,14 @@ def create_key(
     """Create a key and send its creator a mail.
 
     creator: None for the platform; `operator` is the actor then
-    scopes: of SCOPES; None for all of them
+    scopes: of this application and of services; None for full access
     options: `expires_at`, `allowed_ips`, `rate_limit_per_minute`
-    raises: ValidationFailed when `expires_at` has passed, ScopeBeyondRole, TooManyKeys; for a live key
-        access.EmailNotVerified and access.FreshLoginRequired
+    raises: ValidationFailed for an unknown scope, or when `expires_at` has passed; ScopeBeyondRole, TooManyKeys; for a
+        live key access.EmailNotVerified and access.FreshLoginRequired
     """
-    expires_at = options.get("expires_at")
+    expires_at, offered = options.get("expires_at"), key_scopes.list_offered_now()
     _check_expiry(expires_at)
-    granted = sorted(SCOPES if scopes is None else set(scopes))
+    granted = _stored_scopes(scopes, offered)
     if creator is not None:
         _require_may_hold_secret(creator, mode, granted)
         members.lock_member(session, creator, "keys:create", creator.id)  # a removal waits, or has ended the membership
@@ -234,7 +235,7 @@ def create_key(
     session.add(key)
     session.flush()  # the secret refers to it
     record, secret = secrets.create_secret(session, key, 1, expires_at)
-    created = CreatedKey(**vars(_to_view(key, record, is_orphaned=False)), secret=secret)
+    created = CreatedKey(**vars(_to_view(key, record, is_orphaned=False, offered=offered)), secret=secret)
     data = {**_audit_data(key), "mode": mode, "expires_at": _format_expiry(expires_at)}
     _record_key_event(session, key, creator or operator, "created", data)
     events.publish_key_event(session, organization_id, created, "created")
@@ -246,11 +247,11 @@ def create_key(
 def update_key(session: Session, by: Principal, key_id: UUID, changes: Mapping[str, Any]) -> KeyView:
     """Change a key. The changes apply to the next request in every process.
 
-    changes: any of `name`, `scopes`, `allowed_ips`, `rate_limit_per_minute`, and `expires_at`, after which no secret of
-        the key is valid; None for never
+    changes: any of `name`, `scopes` as for `create_key`, `allowed_ips`, `rate_limit_per_minute`, and `expires_at`,
+        after which no secret of the key is valid; None for never
     raises: KeyNotFound, KeyInactive when the key is revoked, or for `expires_at` when it has expired; ScopeBeyondRole;
-        ValidationFailed when `expires_at` has passed; access.FreshLoginRequired for other scopes, networks or another
-        expiry of a live key
+        ValidationFailed for an unknown scope, or when `expires_at` has passed; access.FreshLoginRequired for other
+        scopes, networks or another expiry of a live key
     """
     key = lock_key(session, by.organization_id, key_id)
     if key.revoked_at is not None:
@@ -258,8 +259,9 @@ def update_key(session: Session, by: Principal, key_id: UUID, changes: Mapping[s
     before, after = _audit_data(key), {}
     for field, value in changes.items():
         if field == "scopes":
-            _require_may_grant_scopes(by, value)
-            key.scopes = sorted(set(value))
+            granted = _stored_scopes(value, key_scopes.list_offered_now(), key.scopes)
+            key_scopes.require_may_grant(by, granted)
+            key.scopes = granted
         elif field == "expires_at":
             before[field], after[field] = _set_expiry(session, key, value)
         else:
@@ -372,7 +374,8 @@ def list_keys_of_creator(session: Session, user_id: UUID, organization_id: UUID 
     if organization_id:
         statement = statement.where(ApiKey.organization_id == organization_id)
     rows = session.execute(statement.order_by(ApiKey.organization_id, ApiKey.id.desc()))
-    return [_to_view(*row) for row in rows]
+    offered = key_scopes.list_offered_now()
+    return [_to_view(row[0], row[1], row[2], offered) for row in rows]
 
 
 def revoke_keys_of_creator(
@@ -404,7 +407,7 @@ def hand_over_keys(session: Session, principal: Principal, user_id: UUID) -> lis
     )
     handed_over = session.scalars(statement.order_by(ApiKey.id).with_for_update()).all()
     for key in handed_over:
-        _require_may_grant_scopes(principal, key.scopes)
+        key_scopes.require_may_grant(principal, key.scopes)
         key.created_by = principal.id
         data = {"before": {"created_by": str(user_id)}, "after": {"created_by": str(principal.id)}}
         _record_key_event(session, key, principal, "handed_over", data)
@@ -461,7 +464,7 @@ def revoke_all(session: Session, organization_id: UUID, actor: Actor, reason: st
 
 def _require_may_hold_secret(principal: Principal, mode: str, scopes: Sequence[str]) -> None:
     """Raise ScopeBeyondRole, or for a live key EmailNotVerified or FreshLoginRequired, when a user may not hold it."""
-    _require_may_grant_scopes(principal, scopes)
+    key_scopes.require_may_grant(principal, scopes)
     if mode == KeyMode.LIVE:
         access.require_verified_email(principal)
         access.require_fresh_login(principal)
@@ -472,10 +475,16 @@ def _require_fresh_login_for_live_key(principal: Principal, key: ApiKey) -> None
         access.require_fresh_login(principal)
 
 
-def _require_may_grant_scopes(principal: Principal, scopes: Sequence[str]) -> None:
-    beyond = [scope for scope in scopes if not access.can_grant_scope(principal, scope)]
-    if beyond:
-        raise ScopeBeyondRole(details={"scopes": beyond})
+def _stored_scopes(scopes: Sequence[str] | None, offered: OfferedScopes, held: Sequence[str] = ()) -> list[str]:
+    """The scopes of a key as they are stored.
+
+    held: that the key has already
+    raises: ValidationFailed for an unknown scope
+    """
+    if scopes is None:
+        return [FULL_ACCESS]
+    key_scopes.check_known(scopes, offered, set(held) - {FULL_ACCESS})
+    return sorted(set(scopes))
 
 
 def _get_active_secrets(session: Session, key: ApiKey, now: datetime) -> tuple[ApiKeySecret, list[ApiKeySecret]]:

@@ -69,6 +69,8 @@ class KeyView:
     """A key with its newest secret, as its organization reads it.
 
     hint: prefix, mode and first four characters of the secret
+    scopes: sorted; with full access those that there are now
+    has_full_access: the key has every scope, also of services that are added later
     expires_at: when the newest secret expires
     created_by: None for a key of the platform
     is_orphaned: the user who created it has left, is disabled, or may no longer create keys
@@ -89,6 +91,7 @@ class KeyView:
     created_at: datetime
     created_by: UUID | None
     is_orphaned: bool
+    has_full_access: bool
 
     @property
     def is_active(self) -> bool:

@@ -7,10 +7,11 @@ from marshmallow import fields, validate
 
 from saas_api.api_keys.models import KeyStatus
 from saas_api.core import networks
-from saas_api.core.access import SCOPES, KeyMode
-from saas_api.core.fields import Name, OneOfRegistered, PageQuery, PrefixedId, StrictInteger, StrictSchema, Timestamp
+from saas_api.core.access import KeyMode
+from saas_api.core.fields import Name, PageQuery, PrefixedId, StrictInteger, StrictSchema, Timestamp
 
 MAX_RATE_LIMIT = 1_000_000
+_SCOPES_DESCRIPTION = "Of this application and of services. Null: full access, also to services that are added later."
 
 
 class NetworkField(fields.String):
@@ -29,8 +30,13 @@ def _mode(**options: Any) -> fields.String:
 
 
 def _scopes(**options: Any) -> fields.List:
-    scope = fields.String(validate=OneOfRegistered(SCOPES))
-    return fields.List(scope, validate=validate.Length(min=1, error="Choose at least one scope."), **options)
+    return fields.List(
+        fields.String(validate=validate.Length(max=81)),
+        validate=validate.Length(min=1, max=1_000, error="Choose at least one scope."),
+        allow_none=True,
+        metadata={"description": _SCOPES_DESCRIPTION, "example": ["usage:read"]},
+        **options,
+    )
 
 
 def _allowed_ips(**options: Any) -> fields.List:
@@ -80,7 +86,12 @@ class KeyOut(StrictSchema):
     prefix = fields.String(attribute="hint")
     last_four = fields.String()
     mode = _mode()
-    scopes = fields.List(fields.String())
+    scopes = fields.List(
+        fields.String(), metadata={"description": "With full access, those that there are at this moment."}
+    )
+    has_full_access = fields.Boolean(
+        metadata={"description": "The key has every scope, also of services that are added later."}
+    )
     allowed_ips = fields.List(fields.String())
     rate_limit_per_minute = fields.Integer(allow_none=True)
     is_active = fields.Boolean()

@@ -19,6 +19,9 @@ PERMISSIONS: Mapping[str, frozenset[str]] = domain.registry.permissions
 SCOPE_REQUIRES_PERMISSION: Mapping[str, str] = domain.registry.scopes
 """The permission that a user needs to give a key each scope."""
 SCOPES = SCOPE_REQUIRES_PERMISSION.keys()
+"""Scopes of this application; services have others."""
+FULL_ACCESS = "*"
+"""Stored instead of scopes for a key that has every scope, also of services that are added later."""
 
 
 class EmailNotVerified(Forbidden):
@@ -60,7 +63,7 @@ class Principal:
     id: of the key or the user
     organization_id: NIL_UUID for a user without one
     role: of a user; None for a key
-    scopes: of a key
+    scopes: of a key; FULL_ACCESS stands for all
     mode: of a key, "live" or "test"; of a user, the mode that the dashboard shows
     is_recently_authenticated: the user gave the password within the last ten minutes
     is_impersonating: an operator views the organization: nothing is written, whatever the role allows
@@ -80,6 +83,10 @@ class Principal:
     is_impersonating: bool = False
     operator_role: str | None = None
     is_organization_closed: bool = False
+
+    def has_scope(self, scope: str) -> bool:
+        """Whether a key has a scope, of this application or of a service."""
+        return scope in self.scopes or FULL_ACCESS in self.scopes
 
     @property
     def has_organization(self) -> bool:
@@ -190,14 +197,15 @@ def _declare(view: View, access: Access) -> View:
 
 def has_permission(principal: Principal, permission: str | None) -> bool:
     """Whether a key has the scope, or the role of a user the permission; never for a service that is switched off."""
-    if permission is not None and not _is_served(permission):
+    if permission is not None and not is_served(permission):
         return False
     if principal.kind == "key":
-        return permission in SCOPES and permission in principal.scopes
+        return permission is not None and permission in SCOPES and principal.has_scope(permission)
     return permission is None or principal.role in PERMISSIONS[permission]
 
 
-def _is_served(permission: str) -> bool:
+def is_served(permission: str) -> bool:
+    """Whether a permission or scope is not of a service of this application that is switched off."""
     service = permission.partition(":")[0]
     return service not in domain.registry.services or is_service_offered(service)
 
@@ -218,8 +226,11 @@ def has_operator_role(principal: Principal, operator_role: str) -> bool:
 
 
 def can_grant_scope(principal: Principal, scope: str) -> bool:
-    """Whether a user may give a key a scope: a key has no permission that its creator lacks."""
-    return principal.kind == "user" and has_permission(principal, SCOPE_REQUIRES_PERMISSION[scope])
+    """Whether a user may give a key a scope: a key has no permission that its creator lacks.
+
+    scope: also of a service, which whoever creates keys may give them
+    """
+    return principal.kind == "user" and has_permission(principal, SCOPE_REQUIRES_PERMISSION.get(scope, "keys:create"))
 
 
 def require_fresh_login(principal: Principal) -> None:

@@ -13,14 +13,14 @@ from marshmallow import fields, validate
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from saas_api.api_keys import keys
+from saas_api.api_keys import key_scopes, keys
 from saas_api.api_keys.models import CreatedKey, KeyView
 from saas_api.api_keys.schemas import KeyIn, KeysQuery, KeyUpdate, RotateKeyIn
 from saas_api.billing import plans, service_terms
 from saas_api.billing.rating.plan_file import RATE_LIMIT_FEATURE
 from saas_api.billing.usage_costs import CallTotals
 from saas_api.core import access, clock
-from saas_api.core.access import SCOPES, KeyMode, require_permission
+from saas_api.core.access import KeyMode, require_permission
 from saas_api.core.db import engine
 from saas_api.core.db.pagination import PageRequest
 from saas_api.core.errors import ValidationFailed
@@ -42,6 +42,16 @@ _PLATFORM, _GONE = "The platform", "A former member"
 
 
 SCOPE_PRESETS = {"all": None, "send": ["messages:write"], "read": ["messages:read", "usage:read"]}
+_PRESET_TEXTS = {
+    "all": ("Full access", "Every scope, also of services that are added later."),
+    "send": ("Send only", "messages:write"),
+    "read": ("Read only", "messages:read and usage:read"),
+}
+_SCOPE_NOTES = {
+    "messages:write": "Send and cancel messages.",
+    "messages:read": "See messages and their states.",
+    "usage:read": "See usage and what it costs.",
+}
 EXPIRIES = ("never", "30", "90", "365", "date")
 DAYS, LAST_YEAR = 30, 9_998
 
@@ -196,7 +206,10 @@ def _actor_name(actor_type: str) -> str:
 
 
 class KeyUpdateForm(KeyUpdate):
-    """Name, scopes, networks, rate limit and last day of a key; without a day it never expires."""
+    """Name, scopes, networks, rate limit and last day of a key; without a day it never expires.
+
+    access: "all" for full access; `scopes` counts with "own" only
+    """
 
     class Meta(KeyUpdate.Meta):
         """The expiry is a local day."""
@@ -205,6 +218,11 @@ class KeyUpdateForm(KeyUpdate):
 
     name = Name(required=True)
     expires_on = DateField(load_default=None)
+    access = fields.String(load_default="own", validate=validate.OneOf(("all", "own")))
+
+    @ma.pre_load
+    def _resolve_access(self, data: dict[str, Any], **_options: Any) -> dict[str, Any]:
+        return {**data, "scopes": None if data.get("access") == "all" else data["scopes"] or []}
 
 
 class KeyForm(KeyIn):
@@ -252,7 +270,6 @@ def index() -> Response:
         keys=items,
         makers=get_key_creators(engine.session(), context.current_organization_id(), [key.id for key in items]),
         counts=request_counts(engine.session(), context.current_organization_id(), _last_days(), modes),
-        all_scopes=len(SCOPES),
         is_filtered=is_filtered,
         zone=context.current_zone(),
         **pages.pagination_links(page.next_cursor if page else None),
@@ -306,8 +323,9 @@ def show(key_id: UUID, form: Form | None = None) -> Response:
 def update_form(key_id: UUID, form: Form | None = None) -> Response:
     """Show the form that changes a key."""
     key = _get(key_id)
-    form = form or Form({**KeyUpdate().dump(key), "expires_on": _last_day(key.expires_at) or ""})
-    return pages.render_page("dashboard/keys/update.html", key=key, form=form, **_choices())
+    access_now = "all" if key.has_full_access else "own"
+    values = {**KeyUpdate().dump(key), "expires_on": _last_day(key.expires_at) or "", "access": access_now}
+    return pages.render_page("dashboard/keys/update.html", key=key, form=form or Form(values), **_choices(key.scopes))
 
 
 @bp.post('/api-keys/<id("key"):key_id>/edit')
@@ -316,6 +334,7 @@ def update_form(key_id: UUID, form: Form | None = None) -> Response:
 def update(key_id: UUID, body: dict[str, Any]) -> Any:
     """Change a key; the change applies to the next request."""
     key, last_day = _get(key_id), body.pop("expires_on")
+    del body["access"]  # `scopes` says it
     if body.get("rate_limit_per_minute") != key.rate_limit_per_minute:
         _check_rate(body)
     if last_day != _last_day(key.expires_at):
@@ -391,6 +410,7 @@ def _secret_page(key: CreatedKey, old_expires_at: datetime | None = None) -> Res
         is_secret=True,
         key=key,
         text=key.secret,
+        has_snippet=not _SCOPE_NOTES.keys().isdisjoint(key.scopes),
         old_expires_at=old_expires_at,
         is_old_over=old_expires_at is not None and old_expires_at <= clock.now(),
         app_url=setting("APP_URL"),
@@ -411,8 +431,25 @@ def _get(key_id: UUID) -> KeyView:
     return keys.get_key(engine.session(), context.current_organization_id(), key_id)
 
 
-def _choices() -> dict[str, Any]:
+def _choices(held: Sequence[str] = ()) -> dict[str, Any]:
+    """What the forms offer; scopes that the key has from a service that was revoked stay to be chosen.
+
+    held: scopes of the key
+    """
+    offered = key_scopes.list_offered_now()
+    groups = dict(offered.by_resource)
+    if ended := sorted(set(held) - offered.names):
+        groups["No longer offered"] = ended
     return {
+        "scope_groups": [
+            (resource, [(scope, scope, _SCOPE_NOTES.get(scope)) for scope in scopes])
+            for resource, scopes in groups.items()
+        ],
+        "presets": [
+            (preset, *_PRESET_TEXTS[preset])
+            for preset, scopes in SCOPE_PRESETS.items()
+            if offered.names.issuperset(scopes or ())
+        ],
         "plan_limit": plan_rate_limit(engine.session(), context.current_organization_id()),
         "zone": context.current_zone(),
     }

@@ -9,7 +9,6 @@ from marshmallow import fields, validate
 from saas_api.core.fields import PrefixedId, StrictInteger, StrictSchema, Timestamp
 from saas_api.metering import verification
 from saas_api.metering.usage_fields import Dimensions, EndpointName, EventId, ScopeName, UnitCount
-from saas_api.metering.verification import Verification
 
 
 class VerificationIn(StrictSchema):
@@ -60,7 +59,7 @@ class VerificationOut(ma.Schema):
     organization_id = PrefixedId("org", attribute="principal.organization_id")
     external_id = fields.String(attribute="principal.terms.external_id", allow_none=True)
     mode = fields.String(attribute="principal.mode")
-    scopes = fields.Method("_scopes", metadata={"type": "array", "items": {"type": "string"}})
+    scopes = fields.List(fields.String())
     plan = fields.String(attribute="principal.terms.plan_code")
     entitlements = fields.Dict(attribute="principal.terms.entitlements")
     limits = fields.List(fields.Nested(LimitOut))
@@ -70,9 +69,6 @@ class VerificationOut(ma.Schema):
     units = UnitCount(attribute="recorded.units")
     retry_after_seconds = fields.Integer()
     details = fields.Dict()
-
-    def _scopes(self, answer: Verification) -> list[str]:
-        return sorted(answer.principal.scopes) if answer.principal else []
 
     @ma.post_dump
     def _without_absent(self, data: dict[str, Any], **_options: Any) -> dict[str, Any]:

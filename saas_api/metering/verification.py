@@ -7,9 +7,9 @@ from decimal import Decimal
 from typing import Any, Literal
 from uuid import UUID
 
-from saas_api.api_keys import key_format, keys
+from saas_api.api_keys import key_format, key_scopes, keys
 from saas_api.core import clock, crypto, ids
-from saas_api.core.access import InsufficientScope, KeyMode
+from saas_api.core.access import FULL_ACCESS, InsufficientScope, KeyMode
 from saas_api.core.db import tenancy
 from saas_api.core.errors import ApiError, Forbidden, PaymentRequired, TooManyRequests, ValidationFailed
 from saas_api.core.limits import limiter
@@ -97,6 +97,7 @@ class Verification:
     code: one of CODES
     principal: of the key or organization; None if the key was not found
     refusal: why the answer is not VALID
+    generation: of the catalogue that has the scopes of services
     """
 
     code: str
@@ -105,6 +106,13 @@ class Verification:
     spend: SpendState | None = None
     recorded: RecordedUsage | None = None
     refusal: ApiError | None = None
+    generation: int | None = None
+
+    @property
+    def scopes(self) -> Sequence[str]:
+        """Scopes of the key, sorted; of a key with full access every scope that there is."""
+        held = self.principal.scopes if self.principal else ()
+        return key_scopes.list_offered(self.generation).expand(held) if FULL_ACCESS in held else sorted(held)
 
     @property
     def is_valid(self) -> bool:
@@ -182,7 +190,7 @@ class _Decision:
             return self._refused(error)
         if self.request.key is not None:
             keys.mark_used(self.principal.organization_id, self.principal.id)
-        return Verification(VALID, self.principal, self._limits(), self._spend(), recorded)
+        return self._answer(VALID, recorded=recorded)
 
     def _load(self, *, is_fresh: bool = False) -> KeyPrincipal:
         if self.request.organization_id is not None:
@@ -206,7 +214,7 @@ class _Decision:
     def _authorize(self) -> None:
         key_principals.check_key(self.principal, self.request.ip, is_metered=self.request.usage is not None)
         needs_scope = self.request.key is not None and self.request.permission is not None
-        if needs_scope and self.request.permission not in self.principal.scopes:
+        if needs_scope and not self.principal.has_scope(str(self.request.permission)):
             raise InsufficientScope
 
     def _count_and_record(self) -> RecordedUsage | None:
@@ -292,13 +300,20 @@ class _Decision:
     def _refused(self, error: ApiError) -> Verification:
         recorded = self._find_recorded()
         if recorded is not None:  # the same request was answered before
-            return Verification(VALID, self.principal, self._limits(), self._spend(), recorded)
+            return self._answer(VALID, recorded=recorded)
         method, route = sources.get_endpoint(self.request.endpoint or self.service.name)
         outcome = "rate_limited" if error.status == 429 else "failed"
         refused_requests.count_refused(self.principal, route, method, outcome)
         if error.code == TooManyRequests.code:
             error = RateLimited(details=error.details, retry_after=error.retry_after)
-        return Verification(error.code, self.principal, self._limits(), self._spend(), refusal=error)
+        return self._answer(error.code, refusal=error)
+
+    def _answer(
+        self, code: str, *, recorded: RecordedUsage | None = None, refusal: ApiError | None = None
+    ) -> Verification:
+        return Verification(
+            code, self.principal, self._limits(), self._spend(), recorded, refusal, self.service.generation
+        )
 
     def _limits(self) -> list[VerifiedLimit]:
         decision = self.call.decision if self.call else None

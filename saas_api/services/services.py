@@ -1,6 +1,5 @@
 """Services: they are created, rotated and revoked, and declare scopes, routes and an OpenAPI document."""
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +16,8 @@ from saas_api.accounts.audit import OperatorContext
 from saas_api.core import clock, domain, ids
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.errors import Conflict, NotFound, ValidationFailed
-from saas_api.services import catalogue, scopes, service_tokens
+from saas_api.services import catalogue, openapi_document, scopes, service_tokens
+from saas_api.services.catalogue import CachedCatalogue
 from saas_api.services.models import Service, ServiceRoute, ServiceToken
 from saas_api.services.scopes import SCOPE_PATTERN
 
@@ -54,10 +54,10 @@ class ServiceRotationInProgress(Conflict):
 
 
 class InvalidOpenApiDocument(ValidationFailed):
-    """The reference cannot show what is no OpenAPI 3 document."""
+    """The reference shows OpenAPI 3.0 and 3.1 documents of up to 1 MB that refer to no other document."""
 
     code = "INVALID_OPENAPI_DOCUMENT"
-    message = 'This is no OpenAPI 3 document in JSON, with "openapi", "info" and "paths".'
+    message = "The reference cannot show this document."
 
 
 @dataclass(frozen=True)
@@ -199,8 +199,9 @@ def set_openapi(session: SystemSession, name: str, operator: OperatorContext, do
     raises: ServiceNotFound, ServiceRevoked, InvalidOpenApiDocument
     """
     service = lock_service(session, name)
-    if document is not None and not _is_openapi(document):
-        raise InvalidOpenApiDocument
+    if document is not None and (problems := openapi_document.find_problems(document)):
+        reasons = [f"{pointer}: {reason}".removeprefix(": ") for pointer, reason in problems]
+        raise InvalidOpenApiDocument(" ".join([InvalidOpenApiDocument.message, *reasons]))
     service.openapi = dict(document) if document is not None else None
     title = document["info"].get("title") if document is not None else None
     record_change(session, service, operator, "openapi_changed", {"title": title})
@@ -241,6 +242,17 @@ def list_scopes(session: Session) -> Mapping[str, Sequence[str]]:
     return {name: scopes.scopes_of(name, names) for name, names in declared.items()}
 
 
+_scopes_by_service: CachedCatalogue[Mapping[str, Sequence[str]]] = CachedCatalogue(list_scopes)
+
+
+def cached_scopes(generation: int | None) -> Mapping[str, Sequence[str]]:
+    """As `list_scopes`, from a cache of this process.
+
+    generation: as for `CachedCatalogue.get_entry`
+    """
+    return _scopes_by_service.get(generation)
+
+
 def check_scopes(field: str, names: Iterable[str]) -> list[str]:
     """The scopes sorted, each once.
 
@@ -270,22 +282,6 @@ def _built_in_names() -> set[str]:
     registry = domain.registry
     resources = {name.partition(":")[0] for name in (*registry.scopes, *registry.permissions)}
     return resources | {name.partition(".")[0] for name in registry.domains}
-
-
-def _is_openapi(document: Any) -> bool:
-    """Whether a document is OpenAPI 3 as far as we read it, and PostgreSQL can store it."""
-    try:
-        text = json.dumps(document, allow_nan=False)
-        json.dumps(document, ensure_ascii=False).encode()
-    except ValueError:  # also of a lone surrogate
-        return False
-    return (
-        isinstance(document, dict)
-        and "\\u0000" not in text
-        and str(document.get("openapi", "")).startswith("3.")
-        and isinstance(document.get("info"), dict)
-        and isinstance(document.get("paths"), dict)
-    )
 
 
 def lock_service(session: SystemSession, name: str, *, is_revoked_allowed: bool = False) -> Service:

@@ -12,7 +12,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from saas_api.api_keys import keys
-from saas_api.api_keys.keys import ScopeBeyondRole
+from saas_api.api_keys.key_scopes import ScopeBeyondRole
 from saas_api.core import clock, ids
 from saas_api.core.access import Principal
 from saas_api.core.db import tenancy
@@ -64,7 +64,8 @@ def test_update_changes_only_the_given_fields_of_a_key(client: FlaskClient, alic
     before = client.get(f"{KEYS}/{key_id}", headers=alice.headers).json["data"]
     response = client.patch(f"{KEYS}/{key_id}", json={"name": "New", "scopes": ["usage:read"]}, headers=alice.headers)
     assert response.status_code == 200
-    assert response.json["data"] == {**before, "name": "New", "scopes": ["usage:read"]}
+    changed = {"name": "New", "scopes": ["usage:read"], "has_full_access": False}
+    assert response.json["data"] == {**before, **changed}
     cleared = client.patch(
         f"{KEYS}/{key_id}", json={"allowed_ips": [], "rate_limit_per_minute": None}, headers=alice.headers
     ).json["data"]

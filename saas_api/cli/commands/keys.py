@@ -9,16 +9,17 @@ import click
 from click.exceptions import Exit
 from sqlalchemy.orm import Session
 
-from saas_api.api_keys import keys, secrets
+from saas_api.api_keys import key_scopes, keys, secrets
 from saas_api.api_keys.models import KeyView
 from saas_api.api_keys.schemas import CreatedKeyOut, KeyIn, KeyOut
 from saas_api.cli import output, types
 from saas_api.cli.errors import EXIT_PROBLEMS, CommandError, CommandGroup
 from saas_api.cli.types import FieldType, PublicId
 from saas_api.core import crypto, ids
-from saas_api.core.access import SCOPES, KeyMode
+from saas_api.core.access import KeyMode
 from saas_api.core.db import tenancy
 from saas_api.core.db.pagination import PageRequest
+from saas_api.core.errors import ValidationFailed
 from saas_api.services import service_tokens
 
 group = CommandGroup("keys", help="API keys of organizations.")
@@ -38,12 +39,16 @@ def parse_scopes(_context: click.Context, _parameter: click.Parameter, text: str
     if text is None:
         return None
     scopes = [part.strip() for part in text.split(",") if part.strip()]
-    unknown = sorted({*scopes} - SCOPES)
-    if unknown or not scopes:
-        raise click.BadParameter(
-            f"{', '.join(unknown) or 'nothing'} is no scope; there are {', '.join(sorted(SCOPES))}."
-        )
+    if not scopes:
+        raise click.BadParameter("name at least one, or leave the option out for full access.")
     return scopes
+
+
+def _check_scopes(scopes: list[str] | None) -> None:
+    try:
+        key_scopes.check_known(scopes or [], key_scopes.list_offered_now())
+    except ValidationFailed as error:
+        raise click.BadParameter(error.details["fields"][0]["reason"], param_hint="--scopes") from error
 
 
 @group.command("create")
@@ -52,20 +57,27 @@ def parse_scopes(_context: click.Context, _parameter: click.Parameter, text: str
 @click.option(
     "--mode", type=click.Choice([mode.value for mode in KeyMode]), default=KeyMode.LIVE.value, show_default=True
 )
-@click.option("--scopes", metavar="SCOPE,...", callback=parse_scopes, help="Scopes of the key; all if not given.")
+@click.option(
+    "--scopes", metavar="SCOPE,...", callback=parse_scopes, help="Scopes of the key; full access if not given."
+)
 @types.json_option
 def create(*, organization_id: UUID, name: str, mode: str, scopes: list[str] | None, as_json: bool) -> None:
     """Create an API key and print its secret, which is shown once and not stored.
 
     Example: flask keys create --organization org_... --name "night batch" --mode test --scopes messages:write
     """
+    _check_scopes(scopes)
     output.require_organization(organization_id)
     with tenancy.tenant_session(organization_id) as session:
         key = keys.create_key(
             session, organization_id, None, name=name, mode=mode, scopes=scopes, operator=output.current_os_user()
         )
     data = {**CreatedKeyOut().dump(key), "organization_id": ids.format_id("org", organization_id)}
-    lines = [f"{data['id']}  {mode}  {', '.join(key.scopes)}", "Keep this; it is not shown again:", key.secret]
+    lines = [
+        f"{data['id']}  {mode}  {'full access' if key.has_full_access else ', '.join(key.scopes)}",
+        "Keep this; it is not shown again:",
+        key.secret,
+    ]
     output.print_result(data, lines, as_json=as_json)
 
 

@@ -84,9 +84,11 @@ def test_key_is_revoked_after_confirmation(browser: Browser, client: FlaskClient
 def test_key_update_applies_at_once_and_is_audited(browser: Browser, client: FlaskClient, alice: User) -> None:
     key = make_key(client, alice)["X-API-Key"]
     page_path = f"{KEYS}/{get_only_key(client, alice)['id']}"
-    refused = browser.submit(f"{page_path}/edit", scopes=[], name="kept")
+    refused = browser.submit(f"{page_path}/edit", access="own", scopes=[], name="kept")
     assert (refused.status_code, form_of(refused, f"{page_path}/edit")["name"]) == (422, ["kept"])
-    assert browser.submit(f"{page_path}/edit", name="New name", scopes=["messages:read"]).status_code == 303
+    assert (
+        browser.submit(f"{page_path}/edit", name="New name", access="own", scopes=["messages:read"]).status_code == 303
+    )
     assert usage_status(client, key) == 403
     page = browser.open(page_path).text
     assert "New name" in page

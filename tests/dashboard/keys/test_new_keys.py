@@ -1,5 +1,6 @@
 """Creation of keys on the pages: validation, the secret that is displayed once, and examples that run."""
 
+import re
 import subprocess
 import sys
 import threading
@@ -13,9 +14,11 @@ from flask.testing import FlaskClient
 from werkzeug.serving import make_server
 
 from saas_api.core import clock
+from saas_api.services import services
 from tests.support.accounts import PASSWORD, User
 from tests.support.key_pages import KEYS, NEW, PreTexts, displayed_secret, get_only_key, list_keys, refresh_session
 from tests.support.pages import Browser, form_of
+from tests.support.services import change_service, create_service
 
 
 def test_key_is_created_as_requested_and_shown_once(browser: Browser, client: FlaskClient, alice: User) -> None:
@@ -60,6 +63,35 @@ def test_presets_stand_for_scopes(
 ) -> None:
     assert browser.submit(NEW, name="k", preset=preset, scopes=chosen).status_code == 200
     assert get_only_key(client, alice)["scopes"] == scopes
+
+
+def test_form_offers_scopes_of_services_by_service(
+    app: Flask, browser: Browser, client: FlaskClient, alice: User
+) -> None:
+    create_service(app, scopes=["lookups:export"])
+    page = browser.open(NEW).text
+    headings = re.findall(r'class="check-heading"[^>]*>([^<]+)<', page)
+    assert headings == ["messages", "usage", "lookups"]
+    assert browser.submit(NEW, name="k", preset="own", scopes=["lookups:export"]).status_code == 200
+    assert get_only_key(client, alice)["scopes"] == ["lookups:export"]
+    change_service(app, services.revoke_service, "lookups")
+    assert "lookups" not in browser.open(NEW).text
+    edit = f"{KEYS}/{get_only_key(client, alice)['id']}/edit"
+    assert "No longer offered" in browser.open(edit).text
+    assert browser.submit(edit, name="renamed").status_code == 303
+    assert get_only_key(client, alice)["scopes"] == ["lookups:export"]
+
+
+def test_full_access_is_shown_and_kept_by_a_change(browser: Browser, client: FlaskClient, alice: User) -> None:
+    browser.submit(NEW, name="k")
+    key = get_only_key(client, alice)
+    assert (key["has_full_access"], "Full access" in browser.open(KEYS).text) == (True, True)
+    assert "also to services that are added later" in browser.open(f"{KEYS}/{key['id']}").text
+    edit = f"{KEYS}/{key['id']}/edit"
+    assert browser.submit(edit, name="renamed").status_code == 303
+    assert get_only_key(client, alice)["has_full_access"] is True
+    assert browser.submit(edit, access="own", scopes=["usage:read"]).status_code == 303
+    assert get_only_key(client, alice)["has_full_access"] is False
 
 
 def test_key_expires_at_the_end_of_a_local_day(browser: Browser, client: FlaskClient, alice: User) -> None:
