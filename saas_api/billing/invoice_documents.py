@@ -15,6 +15,7 @@ from saas_api.billing.rating.bill import LineKind
 from saas_api.billing.rating.explanation import ExplainedCharge, LineBreakdown
 from saas_api.billing.rating.invoice_layout import DocumentLine, DocumentParty, DocumentTotal, InvoiceDocument
 from saas_api.core import clock, money
+from saas_api.usage import meter_file
 
 _STATUS_LABELS = {
     InvoiceStatus.OPEN: "Open",
@@ -90,7 +91,9 @@ def _party(stored: Mapping[str, Any]) -> DocumentParty:
 
 def _line(line: InvoiceLine, currency: str, zone: str) -> DocumentLine:
     explained = explanation.explain_calculation(line.kind, line.calculation, currency, line.unit)
-    unit = f" {line.unit}{'' if line.quantity == 1 else 's'}" if line.unit else ""
+    unit = ""
+    if line.unit:
+        unit = f" {line.unit if line.quantity == 1 else meter_file.plural_unit(line.unit)}"
     details = list(_details(explained, currency))
     if line.kind in _LINES_WITH_SERVICE_PERIOD and line.service_starts_at and line.service_ends_at:
         starts_at, ends_at = (clock.format_time(at, zone) for at in (line.service_starts_at, line.service_ends_at))

@@ -32,6 +32,7 @@ from saas_api.core.web import pages
 from saas_api.core.web.endpoint import endpoint
 from saas_api.usage import meters, ranges
 from saas_api.usage.ranges import DateRange, InvalidDateRange
+from saas_api.usage.reports import DIMENSION_PREFIX
 
 bp = Blueprint("billing_usage", __name__)
 
@@ -108,30 +109,42 @@ def show_usage(query: Mapping[str, Any]) -> UsageReport | Response:
     organization_id = g.principal.organization_id
     periods.ensure_account(engine.session(), organization_id)
     days = _parse_days(organization_id, query)
-    mode = query["mode"] or g.principal.mode
+    mode, meter = query["mode"] or g.principal.mode, query["meter"]
+    _check_meter(query)
     if query["format"] == "csv":
-        return _usage_csv(organization_id, days, mode)
-    return usage_costs.usage_report(engine.session(), organization_id, days, mode)
+        return _usage_csv(organization_id, days, mode, meter)
+    return usage_costs.usage_report(engine.session(), organization_id, days, mode, meter=meter)
 
 
-def _usage_csv(organization_id: UUID, days: DateRange, mode: str) -> Response:
+def _check_meter(query: Mapping[str, Any]) -> None:
+    by_code, group_by = meters.all_meters(engine.session()), query.get("group_by") or ""
+    if query["meter"] and query["meter"] not in by_code:
+        raise ValidationFailed.at_field("meter", "There is no such meter.")
+    if not group_by.startswith(DIMENSION_PREFIX):
+        return
+    if not query["meter"]:
+        raise ValidationFailed.at_field("group_by", "Choose the meter whose dimension it is.")
+    dimensions = by_code[query["meter"]].dimensions
+    if group_by.removeprefix(DIMENSION_PREFIX) not in dimensions:
+        names = ", ".join(dimensions) or "none"
+        raise ValidationFailed.at_field("group_by", f"The meter has no such dimension; it has {names}.")
+
+
+def _usage_csv(organization_id: UUID, days: DateRange, mode: str, meter: str | None) -> Response:
     names, by_code = usage_costs.get_key_names(engine.session(), organization_id), meters.all_meters(engine.session())
     currency = usage_costs.report_currency(engine.session(), organization_id)
     rows = [
         (
-            *(str(day), method, route, key and ids.format_id("key", key), names.get(key), meter),
-            *(
-                quantity and Decimal(money.format_unit_price(quantity)),
-                by_code[meter].unit if meter else None,
-                outcome,
-                calls,
-            ),
-            *((None, None) if cost is None else (Decimal(money.format_exact_amount(cost, currency)), currency)),
-            json.dumps(dimensions, sort_keys=True) if dimensions else None,
+            *(str(row.day), row.method, row.endpoint),
+            *((ids.format_id("key", key), names.get(key)) if (key := row.api_key_id) else (None, None)),
+            row.meter,
+            row.quantity and Decimal(money.format_unit_price(row.quantity)),
+            by_code[row.meter].unit if row.meter else None,
+            *(row.outcome, row.requests),
+            *((None, None) if row.cost is None else (Decimal(money.format_exact_amount(row.cost, currency)), currency)),
+            json.dumps(row.dimensions, sort_keys=True) if row.dimensions else None,
         )
-        for day, method, route, key, meter, quantity, outcome, calls, cost, dimensions in usage_costs.usage_rows(
-            engine.session(), organization_id, days, mode
-        )
+        for row in usage_costs.usage_rows(engine.session(), organization_id, days, mode, meter)
     ]
     return pages.csv_response(f"usage-{days.first}-{days.last}-{mode}.csv", USAGE_CSV_COLUMNS, rows)
 
@@ -163,8 +176,7 @@ def show_timeseries(query: dict[str, Any]) -> dict[str, Any]:
     periods.ensure_account(engine.session(), organization_id)
     days = _parse_days(organization_id, query)
     query = {**query, "mode": query["mode"] or g.principal.mode}
-    if query["meter"] and query["meter"] not in meters.all_meters(engine.session()):
-        raise ValidationFailed.at_field("meter", "There is no such meter.")
+    _check_meter(query)
     try:
         series = usage_costs.usage_series(engine.session(), organization_id, days, query)
     except InvalidDateRange as cause:

@@ -1,7 +1,7 @@
 """Usage with its cost: reports, time series and the rows of a CSV, for the API and the dashboard."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from decimal import Decimal
@@ -63,6 +63,7 @@ class MeterUsage:
 
     meter: str
     unit: str
+    requests: int = 0
     quantity: Decimal = Decimal(0)
     included: Decimal = Decimal(0)
     cost: Decimal = Decimal(0)
@@ -89,6 +90,21 @@ class KeyCalls(NamedTuple):
     totals: CallTotals
 
 
+@dataclass
+class DimensionUsage:
+    """Accepted calls of one meter with one value of a dimension; quantity and cost as of `MeterUsage`.
+
+    value: None for calls without the property
+    """
+
+    meter: str
+    dimension: str
+    value: str | None
+    requests: int = 0
+    quantity: Decimal = Decimal(0)
+    cost: Decimal = Decimal(0)
+
+
 class DayCalls(NamedTuple):
     """Calls of one day."""
 
@@ -112,10 +128,15 @@ class UsageReport:
     total: CallTotals = field(default_factory=CallTotals)
     total_cost_minor: int = 0
     by_meter: list[MeterUsage] = field(default_factory=list)
+    by_dimension: list[DimensionUsage] = field(default_factory=list)
     by_day: dict[date, CallTotals] = field(default_factory=dict)
     by_endpoint: dict[tuple[str, str], CallTotals] = field(default_factory=dict)
     by_api_key: dict[UUID | None, CallTotals] = field(default_factory=dict)
     key_names: Mapping[UUID, str] = field(default_factory=dict)
+
+    def totals_of(self, day: date, endpoint: tuple[str, str], api_key_id: UUID | None) -> tuple[CallTotals, ...]:
+        """The totals in which a call counts."""
+        return self.total, self.by_day[day], self.by_endpoint[endpoint], self.by_api_key[api_key_id]
 
     @property
     def endpoints(self) -> list[EndpointCalls]:
@@ -135,44 +156,77 @@ class UsageReport:
 
 
 def usage_report(
-    session: Session, organization_id: UUID, days: DateRange, mode: str = "live", *, is_billed: bool = True
+    session: Session,
+    organization_id: UUID,
+    days: DateRange,
+    mode: str = "live",
+    *,
+    meter: str | None = None,
+    is_billed: bool = True,
 ) -> UsageReport:
     """Usage of a range. Calls in test mode cost nothing.
 
     mode: "live" or "test"
+    meter: of the calls; refused calls have none and are counted without it only
     is_billed: calculate `total_cost_minor` and included quantities, too
     """
-    pricing = _get_pricing(session, organization_id)
-    report = UsageReport(days, pricing.currency, mode)
-    report.by_day = {day: CallTotals() for day in days}
-    by_meter = {code: MeterUsage(code, meter.unit) for code, meter in meters.all_meters(session).items()}
-    endpoints: defaultdict[tuple[str, str], CallTotals] = defaultdict(CallTotals)
-    keys: defaultdict[UUID | None, CallTotals] = defaultdict(CallTotals)
+    pricing, by_code = _get_pricing(session, organization_id), meters.all_meters(session)
+    report = UsageReport(days, pricing.currency, mode, by_day={day: CallTotals() for day in days})
+    report.by_endpoint, report.by_api_key = defaultdict(CallTotals), defaultdict(CallTotals)
+    by_meter = {code: MeterUsage(code, by_code[code].unit) for code in by_code}
+    dimensions: dict[tuple[str, str, str | None], DimensionUsage] = {}
     exact_meters: set[str] = set()
-    for row, cost in _accepted_with_cost(session, organization_id, days, mode, pricing):
-        by_meter[row.meter].quantity += row.quantity
-        by_meter[row.meter].cost += cost
+    for row, cost in _accepted_with_cost(session, organization_id, days, mode, pricing, meter):
+        counted: list[MeterUsage | DimensionUsage] = [by_meter[row.meter]]
+        for name in by_code[row.meter].dimensions:
+            key = (row.meter, name, row.dimensions.get(name))
+            counted.append(dimensions.setdefault(key, DimensionUsage(*key)))
+        for usage in counted:
+            usage.requests += row.requests
+            usage.quantity += row.quantity
+            usage.cost += cost
         if row.aggregation != "sum":
             exact_meters.add(row.meter)
-        endpoint = endpoints[sources.get_endpoint(row.source)]
-        for totals in (report.total, report.by_day[row.day], endpoint, keys[row.api_key_id]):
+        for totals in report.totals_of(row.day, sources.get_endpoint(row.source), row.api_key_id):
             totals.success_count += row.requests
             totals.cost += cost
     for code, quantity in reports.exact_totals(session, organization_id, days, exact_meters, mode).items():
         by_meter[code].quantity = quantity
-    for refused in refused_requests.refused_calls(session, organization_id, days, mode):
-        endpoint = endpoints[refused.method, refused.route]
-        for totals in (report.total, report.by_day[refused.day], endpoint, keys[refused.api_key_id]):
+    _set_exact_quantities(session, organization_id, report, dimensions, exact_meters)
+    if meter is None:
+        _add_refused(session, organization_id, report)
+    if mode == "live" and is_billed:
+        _add_charges(session, organization_id, report, pricing, by_meter, meter)
+    report.by_dimension = [usage for _, usage in sorted(dimensions.items(), key=lambda item: str(item[0]))]
+    report.by_meter = [usage for usage in by_meter.values() if usage.quantity]
+    report.key_names = get_key_names(session, organization_id)
+    return report
+
+
+def _add_refused(session: Session, organization_id: UUID, report: UsageReport) -> None:
+    for refused in refused_requests.refused_calls(session, organization_id, report.days, report.mode):
+        for totals in report.totals_of(refused.day, (refused.method, refused.route), refused.api_key_id):
             if refused.outcome == "failed":
                 totals.failed_count += refused.requests
             else:
                 totals.limited_count += refused.requests
-    if mode == "live" and is_billed:
-        _add_charges(session, organization_id, report, pricing, by_meter)
-    report.by_meter = [usage for usage in by_meter.values() if usage.quantity]
-    report.by_endpoint, report.by_api_key = dict(endpoints), dict(keys)
-    report.key_names = get_key_names(session, organization_id)
-    return report
+
+
+def _set_exact_quantities(
+    session: Session,
+    organization_id: UUID,
+    report: UsageReport,
+    dimensions: Mapping[tuple[str, str, str | None], DimensionUsage],
+    exact_meters: Collection[str],
+) -> None:
+    """Quantities by dimension of meters that do not add up: those of the days are no part of that of the range."""
+    days = report.days
+    span = TimeseriesRange([days.starts_at], days.ends_at, [], None, report.mode)
+    for name in {name for meter, name, _ in dimensions if meter in exact_meters}:
+        for point in reports.exact_points(session, organization_id, span, exact_meters, f"dimension:{name}"):
+            value = None if point.group is None else str(point.group)
+            if usage := dimensions.get((point.meter, name, value)):
+                usage.quantity = point.quantity
 
 
 @dataclass(frozen=True)
@@ -208,10 +262,11 @@ def _get_pricing(session: Session, organization_id: UUID) -> _Pricing:
 
 
 def _accepted_with_cost(
-    session: Session, organization_id: UUID, days: DateRange, mode: str, pricing: _Pricing
+    session: Session, organization_id: UUID, days: DateRange, mode: str, pricing: _Pricing, meter: str | None
 ) -> Iterator[tuple[AcceptedCalls, Decimal]]:
     for row in reports.accepted_calls(session, organization_id, days, pricing.boundaries, mode):
-        yield row, pricing.cost(row) if mode == "live" else Decimal(0)
+        if meter in (None, row.meter):
+            yield row, pricing.cost(row) if mode == "live" else Decimal(0)
 
 
 def get_key_names(session: Session, organization_id: UUID) -> dict[UUID, str]:
@@ -229,6 +284,7 @@ def _add_charges(
     report: UsageReport,
     pricing: _Pricing,
     by_meter: Mapping[str, MeterUsage],
+    meter: str | None,
 ) -> None:
     """Add the charge up to the end of the range less the charge before its start, by period and price.
 
@@ -244,7 +300,7 @@ def _add_charges(
             used = [UsageQuantity(row.version_id, row.meter, quantity_of(row), row.dimension_value) for row in rows]
             prices = bill.period_prices(pricing.versions, segments, used)
             for usage in used:
-                if price := prices.get(usage.key):
+                if meter in (None, usage.meter) and (price := prices.get(usage.key)):
                     report.total_cost_minor += sign * charges.rounded_charge(price, usage.quantity)
                     by_meter[usage.meter].included += sign * min(usage.quantity, price.included_quantity)
 
@@ -268,19 +324,37 @@ class UsagePoint:
 def usage_series(
     session: Session, organization_id: UUID, days: DateRange, query: Mapping[str, Any]
 ) -> dict[str | UUID | None, list[UsagePoint]]:
-    """Accepted calls over time by meter, key or source, with a point for every hour or day.
+    """Accepted calls over time by meter, key, source or dimension, with a point for every hour or day.
 
-    query: interval, meter, mode, group_by
-    returns: points by group; without group_by one group, None, which is also the group of calls without a key
+    query: interval, meter, mode, group_by as for `reports.group_of`
+    returns: points by group; without group_by one group, None, which is also that of calls without key or dimension
     raises: InvalidDateRange for too many points
     """
-    pricing = _get_pricing(session, organization_id)
-    starts, mode, group_by = ranges.bucket_starts(days, query["interval"]), query["mode"], query["group_by"]
+    starts = ranges.bucket_starts(days, query["interval"])
+    series = _collect_points(session, organization_id, days, starts, query)
+    return series if series or query["group_by"] else {None: _empty_points(starts, days)}
+
+
+def usage_by_group(
+    session: Session, organization_id: UUID, days: DateRange, query: Mapping[str, Any]
+) -> dict[str | UUID | None, UsagePoint]:
+    """Accepted calls of a whole range by group.
+
+    query: meter, mode, group_by as for `usage_series`
+    """
+    series = _collect_points(session, organization_id, days, [days.starts_at], query)
+    return {group: points[0] for group, points in series.items()}
+
+
+def _collect_points(
+    session: Session, organization_id: UUID, days: DateRange, starts: Sequence[datetime], query: Mapping[str, Any]
+) -> dict[str | UUID | None, list[UsagePoint]]:
+    pricing, mode, group_by = _get_pricing(session, organization_id), query["mode"], query["group_by"]
     span = TimeseriesRange(starts, days.ends_at, pricing.boundaries, query["meter"], mode)
-    series: dict[str | UUID | None, list[UsagePoint]] = {} if group_by else {None: _empty_points(starts, days)}
+    series: dict[str | UUID | None, list[UsagePoint]] = {}
     rows = reports.timeseries(session, organization_id, span)
     for row in rows:
-        group = {"meter": row.meter, "key": row.api_key_id, "source": row.source}.get(group_by)
+        group = reports.group_of(row, group_by)
         if group not in series:
             series[group] = _empty_points(starts, days)
         point = series[group][row.point]
@@ -327,27 +401,32 @@ def report_currency(session: Session, organization_id: UUID) -> str:
     return plans.version_currency(session, subscriptions.list_segments(session, organization_id)[-1].version_id)
 
 
-def usage_rows(session: Session, organization_id: UUID, days: DateRange, mode: str) -> Iterator[Sequence[Any]]:
-    """Rows of the usage CSV: accepted calls by day, endpoint, key, meter and its dimensions, then refused calls.
+class UsageRow(NamedTuple):
+    """Calls of one day, endpoint, key, outcome, meter and values of its dimensions; refused calls have no meter.
 
-    returns: date, method, endpoint, api_key_id, meter, quantity, outcome, requests, cost in major units at list price,
-        values of dimensions by name
+    cost: in major units at list price
     """
+
+    day: date
+    method: str
+    endpoint: str
+    api_key_id: UUID | None
+    meter: str | None
+    quantity: Decimal | None
+    outcome: str
+    requests: int
+    cost: Decimal | None
+    dimensions: Mapping[str, str]
+
+
+def usage_rows(
+    session: Session, organization_id: UUID, days: DateRange, mode: str, meter: str | None = None
+) -> Iterator[UsageRow]:
+    """Rows of the usage CSV: accepted calls, then, without a chosen meter, the refused ones."""
     pricing = _get_pricing(session, organization_id)
-    for row, cost in _accepted_with_cost(session, organization_id, days, mode, pricing):
-        endpoint = sources.get_endpoint(row.source)
-        yield (
-            row.day,
-            *endpoint,
-            row.api_key_id,
-            row.meter,
-            row.quantity,
-            "accepted",
-            row.requests,
-            cost,
-            row.dimensions,
-        )
-    for refused in refused_requests.refused_calls(session, organization_id, days, mode):
-        calls = refused.requests
-        refusal = refused.day, refused.method, refused.route, refused.api_key_id, None, None, refused.outcome, calls
-        yield *refusal, None, {}
+    for row, cost in _accepted_with_cost(session, organization_id, days, mode, pricing, meter):
+        place = (row.day, *sources.get_endpoint(row.source), row.api_key_id)
+        yield UsageRow(*place, row.meter, row.quantity, "accepted", row.requests, cost, row.dimensions)
+    for refused in refused_requests.refused_calls(session, organization_id, days, mode) if meter is None else ():
+        place = (refused.day, refused.method, refused.route, refused.api_key_id)
+        yield UsageRow(*place, None, None, refused.outcome, refused.requests, None, {})

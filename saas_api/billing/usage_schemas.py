@@ -23,6 +23,7 @@ from saas_api.core.fields import (
 )
 
 MAX_ALERTS = 50
+GROUP_BY = r"(?:meter|key|source|dimension:[A-Za-z_][A-Za-z0-9_]{0,62})\Z"
 _POSITIVE = validate.Range(min=0, min_inclusive=False)
 
 
@@ -96,12 +97,17 @@ class AlertEventOut(StrictSchema):
     period_end = DateField()
 
 
+def _meter() -> fields.String:
+    return fields.String(load_default=None, validate=validate.Length(min=1, max=100))
+
+
 class UsageQuery(StrictSchema):
-    """A range of local days, both inclusive, and the mode of the keys."""
+    """A range of local days, both inclusive, the mode of the keys, and a meter, without which all are shown."""
 
     start_date = DateField(load_default=None)
     end_date = DateField(load_default=None)
     mode = fields.String(load_default=None, validate=validate.OneOf(list(KeyMode)))
+    meter = _meter()
     format = fields.String(load_default="json", validate=validate.OneOf(("json", "csv")))
 
 
@@ -111,8 +117,14 @@ class TimeseriesQuery(StrictSchema):
     start_date = DateField(load_default=None)
     end_date = DateField(load_default=None)
     interval = fields.String(load_default="day", validate=validate.OneOf(("hour", "day")))
-    meter = fields.String(load_default=None, validate=validate.Length(min=1, max=100))
-    group_by = fields.String(load_default=None, validate=validate.OneOf(("meter", "key", "source")))
+    meter = _meter()
+    group_by = fields.String(
+        load_default=None,
+        validate=validate.Regexp(
+            GROUP_BY, error="One of meter, key, source, or dimension:NAME with a dimension of the meter."
+        ),
+        metadata={"description": "`meter`, `key`, `source`, or `dimension:NAME` with a dimension of the meter."},
+    )
     mode = fields.String(load_default=None, validate=validate.OneOf(list(KeyMode)))
 
 
@@ -145,9 +157,21 @@ class MeterUsageOut(StrictSchema):
 
     meter = fields.String()
     unit = fields.String()
+    requests = fields.Integer()
     quantity = Quantity()
     included = Quantity()
     overage = Quantity()
+    cost = ExactAmount()
+
+
+class DimensionUsageOut(StrictSchema):
+    """Usage of one meter with one value of a dimension; null for calls without the property."""
+
+    meter = fields.String()
+    dimension = fields.String()
+    value = fields.String(allow_none=True)
+    requests = fields.Integer()
+    quantity = Quantity()
     cost = ExactAmount()
 
 
@@ -186,6 +210,7 @@ class UsageOut(StrictSchema):
     mode = fields.String()
     summary = Embedded(UsageSummaryOut())
     by_meter = fields.List(NestedAmounts(MeterUsageOut()))
+    by_dimension = fields.List(NestedAmounts(DimensionUsageOut()))
     by_endpoint = fields.List(NestedAmounts(EndpointUsageOut()), attribute="endpoints")
     by_api_key = fields.List(NestedAmounts(KeyUsageOut()), attribute="keys")
     daily_breakdown = fields.List(NestedAmounts(DayUsageOut()), attribute="days_used")
@@ -202,7 +227,7 @@ class UsagePointOut(StrictSchema):
 
 
 class UsageSeriesOut(StrictSchema):
-    """Points of one meter, key or source; null groups the calls without a key."""
+    """Points of one meter, key, source or value of a dimension; null groups the calls without it."""
 
     group = fields.String(allow_none=True)
     name = fields.String(allow_none=True)

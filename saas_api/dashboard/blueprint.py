@@ -20,6 +20,7 @@ from saas_api.dashboard import (
     webhook_deliveries,
     webhook_endpoints,
 )
+from saas_api.usage import meter_file
 
 SECTIONS = (
     home,
@@ -43,3 +44,4 @@ bp.register_blueprint(public.bp)
 for section in SECTIONS:
     bp.register_blueprint(section.bp, url_prefix="/dashboard")
 bp.context_processor(navigation.template_context)
+bp.add_app_template_filter(meter_file.plural_unit)

@@ -277,13 +277,14 @@ def _recent(points: list[UsagePoint]) -> list[UsagePoint]:
 
 def _chart(days: DateRange, series: Mapping[Any, list[UsagePoint]], zone: str) -> Any:
     by_code = meters.all_meters(engine.session())
-    codes = sorted((str(code) for code in series or list(by_code)[-1:]), reverse=True)[:4]
+    used = sorted((str(code) for code in series or list(by_code)[-1:]), reverse=True)
+    columns = {
+        code: [point.requests for point in _recent(series[code])] if code in series else [0] * DAYS for code in used
+    }
+    codes, values = charts.largest_series(columns, DAYS, "others")
     recent_days = [day for day in days if day > days.last - timedelta(days=DAYS)]
-    points: list[ChartPoint] = []
-    for n, day in enumerate(recent_days):
-        values = [series[code][DAYS + n].requests if code in series else 0 for code in codes]
-        points.append((templating.format_day(day), *values))
-    names = [meter_file.in_text(by_code[code].name) for code in codes]
+    points: list[ChartPoint] = list(zip(map(templating.format_day, recent_days), *values, strict=True))
+    names = [meter_file.in_text(by_code[code].name) if code in by_code else code for code in codes]
     before = _requests(series, _previous_period)
     return charts.bar_chart("messages", f"Accepted calls per day ({zone})", points, series=names, previous=before)
 

@@ -27,7 +27,7 @@ from saas_api.core.settings import setting
 from saas_api.core.web import forms, pages, templating
 from saas_api.core.web.forms import Form, form_view
 from saas_api.dashboard import context, prices
-from saas_api.dashboard.prices import DAYS_PER_MONTH
+from saas_api.dashboard.prices import DAYS_PER_MONTH, PricesInWords
 from saas_api.usage import meter_file, meters, ranges
 from saas_api.usage.ranges import DateRange
 
@@ -39,14 +39,13 @@ bp.before_request(context.require_live_mode)
 class PlanComparison:
     """A plan in the comparison.
 
-    lines: prices in words
     rate_limit: calls per minute; None for a plan that is not offered
     month_minor: cost of a month with the recent quantities
     """
 
     code: str
     version: RatedPlanVersion
-    lines: Sequence[str]
+    prices: PricesInWords
     rate_limit: int | None
     month_minor: int
 
@@ -73,7 +72,7 @@ def compare_plans(
         PlanComparison(
             card.offer.code,
             card.offer.version,
-            card.lines,
+            card.prices,
             card.offer.rate_limit,
             _month(card.offer.version, used.get(card.offer.version.id, ())),
         )
@@ -83,12 +82,8 @@ def compare_plans(
     if all(card.code != code for card in comparisons):
         by_code = meters.all_meters(session)
         version = plans.get_versions(session, [current])[current]
-        lines = [
-            line
-            for meter, price in sorted(version.prices.items(), reverse=True)
-            for line in prices.describe_price(by_code[meter], price, version.currency)
-        ]
-        comparisons.insert(0, PlanComparison(code, version, lines, None, _month(version, used.get(current, ()))))
+        words = prices.describe_prices(version, {meter: by_code[meter] for meter in version.prices})
+        comparisons.insert(0, PlanComparison(code, version, words, None, _month(version, used.get(current, ()))))
     return comparisons, {usage.meter: usage.quantity for usage in used.get("", ())}
 
 

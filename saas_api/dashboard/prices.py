@@ -11,6 +11,7 @@ from saas_api.billing import bill_inputs, plans
 from saas_api.billing.models import BillingPeriod
 from saas_api.billing.plans import PlanOffer
 from saas_api.billing.rating import bill
+from saas_api.billing.rating.bill import RatedPlanVersion
 from saas_api.billing.rating.charges import MeterPrice, PriceModel
 from saas_api.core import clock, money
 from saas_api.usage import meter_file
@@ -20,15 +21,39 @@ DAYS_PER_MONTH = timedelta(days=30)
 
 
 @dataclass(frozen=True)
+class PriceTable:
+    """Prices of one meter that differ by the value of a dimension.
+
+    rows: value, and its price in words; the last is for every other value
+    """
+
+    meter: str
+    dimension: str
+    rows: Sequence[tuple[str, Sequence[str]]]
+
+
+@dataclass(frozen=True)
+class PricesInWords:
+    """The prices of a plan version.
+
+    lines: by meter, included quantity and price, of meters with one price
+    unpriced: meters that the version does not price, though another one that is shown does
+    """
+
+    lines: Sequence[str]
+    tables: Sequence[PriceTable]
+    unpriced: Sequence[str]
+
+
+@dataclass(frozen=True)
 class PlanCard:
     """A plan with its prices in words.
 
-    lines: by meter, included quantity and price
     total_minor: cost of a month with the given quantities; None without quantities
     """
 
     offer: PlanOffer
-    lines: Sequence[str]
+    prices: PricesInWords
     total_minor: int | None
 
 
@@ -45,29 +70,41 @@ def list_plan_cards(
         starts_at=now, ends_at=now + DAYS_PER_MONTH, nominal_seconds=int(DAYS_PER_MONTH.total_seconds())
     )
     used = {meter: Decimal(quantity) for meter, quantity in (quantities or {}).items()}
+    offers = plans.list_offers(session, currency)
+    by_code = {offered.meter: offered.content for offer in offers for offered in offer.prices}
     cards = []
-    for offer in plans.list_offers(session, currency):
+    for offer in offers:
         version = offer.version
-        lines = [
-            line
-            for offered in reversed(offer.prices)
-            for line in describe_price(offered.content, offered.price, version.currency)
-        ]
         inputs = bill_inputs.inputs_for_version(month, version, bill_inputs.given_usage(version, used))
         total = bill.calculate_bill(inputs).total_minor if used else None
-        cards.append(PlanCard(offer, lines, total))
+        cards.append(PlanCard(offer, describe_prices(version, by_code), total))
     return cards
 
 
+def describe_prices(version: RatedPlanVersion, by_code: Mapping[str, MeterContent]) -> PricesInWords:
+    """The prices of a version, in words.
+
+    by_code: the meters that it and the versions beside it price
+    """
+    lines, tables = [], []
+    for code, price in sorted(version.prices.items(), reverse=True):
+        meter = by_code[code]
+        if not price.dimension:
+            lines += describe_price(meter, price, version.currency)
+            continue
+        values = sorted(price.by)
+        rows = [(value, describe_price(meter, price.by[value], version.currency)) for value in values]
+        tables.append(
+            PriceTable(
+                meter.name, price.dimension, [*rows, ("any other", describe_price(meter, price, version.currency))]
+            )
+        )
+    unpriced = [meter.name for code, meter in sorted(by_code.items()) if code not in version.prices]
+    return PricesInWords(lines, tables, unpriced)
+
+
 def describe_price(meter: MeterContent, price: MeterPrice, currency: str) -> list[str]:
-    """Returns a price in words: a line for the included quantity and one for each tier, by value of its dimension."""
-    if price.dimension is None:
-        return _describe_value(meter, price, currency)
-    prices = {f"{price.dimension} {value}": own for value, own in price.by.items()} | {"Others": price}
-    return [f"{name}: {line}" for name, own in prices.items() for line in _describe_value(meter, own, currency)]
-
-
-def _describe_value(meter: MeterContent, price: MeterPrice, currency: str) -> list[str]:
+    """Returns a price in words: a line for the included quantity and one for each tier; of one value of a dimension."""
     one, several = meter_file.in_text(meter.singular), meter_file.in_text(meter.plural)
     lines = [f"{_count(price.included_quantity)} {several} included"] if price.included_quantity else []
     more = "more " if lines else ""

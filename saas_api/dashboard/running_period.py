@@ -19,7 +19,7 @@ from saas_api.core import money
 
 _MOMENT = timedelta(microseconds=1)
 _MIN_PACE = timedelta(days=1)
-_UNIT = Decimal(1)
+_UNIT, _SMALLEST_QUANTITY = Decimal(1), Decimal("0.000001")
 
 
 @dataclass(frozen=True)
@@ -129,8 +129,13 @@ def _project_usage(
         return None
     whole, elapsed = (Decimal((end - starts_at) // _MOMENT) for end in (max(ends_at, at), at))
     return tuple(
-        replace(usage, quantity=(usage.quantity * whole / elapsed).quantize(_UNIT))
+        replace(usage, quantity=_project(usage.quantity, whole / elapsed))
         if usage.version_id == current.version_id and usage.aggregation == "sum"
         else usage
         for usage in inputs.used
     )
+
+
+def _project(quantity: Decimal, factor: Decimal) -> Decimal:
+    """A quantity that has grown; a whole one stays whole."""
+    return (quantity * factor).quantize(_UNIT if quantity == int(quantity) else _SMALLEST_QUANTITY)

@@ -164,7 +164,7 @@ def _subjects(by_code: Mapping[str, MeterContent], currency: str) -> Iterator[tu
     yield "spend_percent_of_cap", "Spend, in % of the cap"
     for code, meter in sorted(by_code.items(), reverse=True):
         name = meter_file.in_text(meter.name)
-        yield f"quantity:{code}", f"{name}, in {meter.unit}s"
+        yield f"quantity:{code}", f"{name}, in {meter_file.plural_unit(meter.unit)}"
         yield f"percent_of_included:{code}", f"{name}, in % of what the plan includes"
 
 

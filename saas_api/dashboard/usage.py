@@ -1,5 +1,6 @@
 """The usage page: calls by endpoint, key and day, the current period, charts and CSV."""
 
+import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,10 +28,11 @@ from saas_api.core.errors import ValidationFailed
 from saas_api.core.fields import DateField, StrictSchema
 from saas_api.core.settings import setting
 from saas_api.core.web import charts, forms, pages
-from saas_api.core.web.charts import MAX_SERIES, Chart
+from saas_api.core.web.charts import Chart
 from saas_api.core.web.forms import Form
-from saas_api.dashboard import context, running_period
-from saas_api.usage import ranges, reports
+from saas_api.dashboard import context, meter_usage, running_period
+from saas_api.usage import meters, ranges, reports
+from saas_api.usage.meter_file import MeterContent
 from saas_api.usage.ranges import DateRange, InvalidDateRange
 from saas_api.usage.reports import TimeseriesRange
 
@@ -49,13 +51,15 @@ RANGE_CHOICES = [
     ("last_period", "Last billing period"),
     ("custom", "Custom dates"),
 ]
-TAB_CHOICES = (("endpoint", "By endpoint"), ("key", "By key"), ("day", "By day"), ("period", "This period"))
-TABLE_FIELDS = {"range", "start_date", "end_date"}
+TABS = [("endpoint", "By endpoint"), ("key", "By key"), ("day", "By day"), ("meter", "By meter")]
+PERIOD_TAB = ("period", "This period")
+TABLE_FIELDS = {"range", "start_date", "end_date", "meter"}
 COUNT_COLUMNS = ("requests", "success_count", "error_count", "cost", "currency")
 USAGE_CSV_COLUMNS = {
     "endpoint": ("method", "endpoint", *COUNT_COLUMNS),
     "key": ("api_key_id", "name", *COUNT_COLUMNS),
     "day": ("date", *COUNT_COLUMNS),
+    "meter": ("meter", "unit", "requests", "quantity", "included", "overage", "cost", "currency"),
     "period": ("meter", "unit", "quantity", "included", "overage", "amount", "currency"),
 }
 
@@ -206,13 +210,14 @@ def list_meter_allowances(session: Session, organization_id: UUID, at: datetime)
 
 
 class UsageFilters(StrictSchema):
-    """Filters of the usage page: range, mode and tab."""
+    """Filters of the usage page: range, mode, meter and tab."""
 
     range = fields.String(load_default=None, validate=validate.OneOf([code for code, _ in RANGE_CHOICES]))
     start_date = DateField(load_default=None)
     end_date = DateField(load_default=None)
     mode = fields.String(load_default=None, validate=validate.OneOf(list(KeyMode)))
-    tab = fields.String(load_default="endpoint", validate=validate.OneOf([code for code, _ in TAB_CHOICES]))
+    meter = fields.String(load_default=None, validate=validate.Length(max=100))
+    tab = fields.String(load_default="endpoint", validate=validate.Length(max=100))
     format = fields.String(load_default=None, validate=validate.OneOf(("csv",)))
 
 
@@ -220,7 +225,7 @@ class UsageFilters(StrictSchema):
 class MeterUsageRow:
     """A meter in the current period; quantities in its unit, None where included quantities do not apply.
 
-    name: with the plan when several plans were in force
+    name: the whole description of the line where the meter has several
     """
 
     meter: str
@@ -248,8 +253,10 @@ def index() -> Response:
     periods.ensure_account(engine.session(), g.principal.organization_id)
     zone = clock.get_zone(organizations.get_organization(engine.session(), g.principal.organization_id).timezone)
     query, form = forms.parse_filters(UsageFilters())
+    by_code = meters.all_meters(engine.session())
     try:
         days = None if form.errors else parse_range(engine.session(), g.principal.organization_id, query, zone)
+        tabs = [] if form.errors else _tabs(query, by_code)
     except ValidationFailed as error:
         days, form = (
             None,
@@ -257,66 +264,130 @@ def index() -> Response:
         )
     if days is None:
         return pages.render_page(
-            TEMPLATE, status=422, form=_refused(form), tab="", tabs=[], zone=zone.key, ranges=RANGE_CHOICES
+            TEMPLATE,
+            status=422,
+            form=_refused(form),
+            tab="",
+            tabs=[],
+            zone=zone.key,
+            ranges=RANGE_CHOICES,
+            meters=_meter_choices(by_code),
         )
-    mode = query["mode"] or g.principal.mode
+    view = _View(form, tabs, query["tab"], query["mode"] or g.principal.mode, zone, by_code)
     if query["tab"] == "period":
-        return _period_rows(form, zone, mode, is_table=bool(query["format"]))
-    report = usage_costs.usage_report(engine.session(), g.principal.organization_id, days, mode)
+        return _period_rows(view, is_table=bool(query["format"]))
+    if query["meter"]:
+        return _meter_rows(view, days, by_code[query["meter"]], is_table=bool(query["format"]))
+    report = usage_costs.usage_report(engine.session(), g.principal.organization_id, days, view.mode)
     if query["format"]:
-        return _table(report, query["tab"], mode)
-    return _render(form, report, query["tab"], mode)
+        return _table(report, view.tab, view.mode)
+    return _render(view, report)
 
 
-def _render(form: Form, report: UsageReport, tab: str, mode: str) -> Response:
-    days, now, organization_id = report.days, clock.now(), g.principal.organization_id
-    meters = list_meter_allowances(engine.session(), organization_id, now)
-    chart = call_chart(get_call_series(engine.session(), organization_id, days, mode), days, meters)
+@dataclass(frozen=True)
+class _View:
+    """What every tab of the page is rendered with."""
+
+    form: Form
+    tabs: Sequence[tuple[str, str]]
+    tab: str
+    mode: str
+    zone: ZoneInfo
+    by_code: Mapping[str, MeterContent]
+
+
+def _tabs(query: Mapping[str, Any], by_code: Mapping[str, MeterContent]) -> list[tuple[str, str]]:
+    """The tabs of the chosen meter, or of all.
+
+    raises: ValidationFailed for an unknown meter or tab
+    """
+    if query["meter"] and query["meter"] not in by_code:
+        raise ValidationFailed.at_field("meter", "There is no such meter.")
+    tabs = [*(meter_usage.tab_choices(by_code[query["meter"]]) if query["meter"] else TABS), PERIOD_TAB]
+    if query["tab"] not in [code for code, _ in tabs]:
+        raise ValidationFailed.at_field("tab", "There is no such tab.")
+    return tabs
+
+
+def _meter_choices(by_code: Mapping[str, MeterContent]) -> list[tuple[str, str]]:
+    named = sorted((meter.name, code) for code, meter in by_code.items())
+    return [("", "All meters"), *((code, name) for name, code in named)]
+
+
+def _meter_rows(view: _View, days: DateRange, meter: MeterContent, *, is_table: bool) -> Response:
+    usage = meter_usage.get_meter_usage(engine.session(), g.principal.organization_id, days, view.mode, meter, view.tab)
+    if is_table:
+        group = view.tab.rpartition(":")[2]
+        name = f"usage-of-{meter.code}-by-{group}-{days.first}-{days.last}-{view.mode}.csv"
+        return pages.csv_response(name, meter_usage.csv_columns(usage), meter_usage.csv_rows(usage))
     return pages.render_page(
         TEMPLATE,
-        form=_filled(form),
-        tab=tab,
-        report=report,
-        rows=_rows(report, tab),
-        chart=chart,
-        limit=get_rate_limit_usage(engine.session(), organization_id, mode, now),
+        form=_filled(view.form),
+        tab=view.tab,
+        view=usage,
+        rows=usage.rows,
         range_label=_format_range(days),
-        app_url=setting("APP_URL"),
-        **_range_links(form, tab, mode, days.zone),
+        exact=charts.format_number,
+        list_cost=functools.partial(_format_cost, currency=usage.currency),
+        **_range_links(view),
     )
 
 
-def _period_rows(form: Form, zone: ZoneInfo, mode: str, *, is_table: bool) -> Response:
-    if mode == KeyMode.TEST:
-        return pages.render_page(TEMPLATE, form=_filled(form), tab="period", **_range_links(form, "period", mode, zone))
-    meters = list_meter_allowances(engine.session(), g.principal.organization_id, clock.now())
-    preview = previews.preview_current_period(engine.session(), g.principal.organization_id)
-    metered = _metered(preview, meters)
-    if is_table:
-        return _period_table(metered, preview, zone)
+def _format_cost(cost: Decimal, *, currency: str) -> str:
+    return f"{money.format_exact_amount(cost, currency)} {currency}"
+
+
+def _render(view: _View, report: UsageReport) -> Response:
+    days, now, organization_id = report.days, clock.now(), g.principal.organization_id
+    chart = call_chart(get_call_series(engine.session(), organization_id, days, view.mode), days, view.by_code)
     return pages.render_page(
         TEMPLATE,
-        form=_filled(form),
+        form=_filled(view.form),
+        tab=view.tab,
+        report=report,
+        rows=_rows(report, view.tab, view.by_code),
+        chart=chart,
+        limit=get_rate_limit_usage(engine.session(), organization_id, view.mode, now),
+        range_label=_format_range(days),
+        app_url=setting("APP_URL"),
+        exact=charts.format_number,
+        list_cost=functools.partial(_format_cost, currency=report.currency),
+        **_range_links(view),
+    )
+
+
+def _period_rows(view: _View, *, is_table: bool) -> Response:
+    if view.mode == KeyMode.TEST:
+        return pages.render_page(TEMPLATE, form=_filled(view.form), tab="period", **_range_links(view))
+    allowances = list_meter_allowances(engine.session(), g.principal.organization_id, clock.now())
+    preview = previews.preview_current_period(engine.session(), g.principal.organization_id)
+    metered = _metered(preview, allowances)
+    if is_table:
+        return _period_table(metered, preview, view.zone)
+    return pages.render_page(
+        TEMPLATE,
+        form=_filled(view.form),
         tab="period",
         period=preview,
         running=running_period.get_current_period(engine.session(), context.current_account(), clock.now()),
         metered=metered,
         exact=charts.format_number,
-        **_range_links(form, "period", mode, zone),
+        **_range_links(view),
     )
 
 
-def _range_links(form: Form, tab: str, mode: str, zone: ZoneInfo) -> dict[str, Any]:
+def _range_links(view: _View) -> dict[str, Any]:
     """Returns what every tab shows: links to the other tabs and the CSV, and the time of the figures."""
-    filters = {name: value for name, value in form.values.items() if name not in ("tab", "format")}
-    addresses = {code: url_for("dashboard.usage.index", **filters, tab=code) for code, _ in TAB_CHOICES}
+    filters = {name: value for name, value in view.form.values.items() if name not in ("tab", "format")}
+    addresses = {code: url_for("dashboard.usage.index", **filters, tab=code) for code, _ in view.tabs}
     return {
-        "tabs": [(text, addresses[code], code == tab) for code, text in TAB_CHOICES],
-        "table": url_for("dashboard.usage.index", **filters, tab=tab, format="csv"),
-        "mode": mode,
+        "tabs": [(text, addresses[code], code == view.tab) for code, text in view.tabs],
+        "table": url_for("dashboard.usage.index", **filters, tab=view.tab, format="csv"),
+        "mode": view.mode,
         "ranges": RANGE_CHOICES,
-        "zone": zone.key,
-        "until": f"{clock.now().astimezone(zone):%H:%M:%S}",
+        "meters": _meter_choices(view.by_code),
+        "zone": view.zone.key,
+        "until": f"{clock.now().astimezone(view.zone):%H:%M:%S}",
     }
 
 
@@ -347,18 +418,13 @@ def _format_range(days: DateRange) -> str:
     return first if first == last else f"{first} to {last}"
 
 
-def call_chart(calls: CallSeries, days: DateRange, meters: Mapping[str, MeterAllowance]) -> Chart:
+def call_chart(calls: CallSeries, days: DateRange, by_code: Mapping[str, MeterContent]) -> Chart:
     """Returns the chart of accepted calls by meter; of more than four meters the three most used and the rest."""
-    used = sorted(calls.by_meter, key=lambda code: (-sum(calls.by_meter[code]), code))
-    shown_meters = sorted(used if len(used) <= MAX_SERIES else used[: MAX_SERIES - 1])
-    names = [meters[code].name for code in shown_meters] or ["All"]
-    columns = [calls.by_meter[code] for code in shown_meters] or [[0] * len(calls.starts)]
-    if len(shown_meters) < len(used):
-        names.append("Others")
-        rest = (calls.by_meter[code] for code in used if code not in shown_meters)
-        columns.append([sum(values) for values in zip(*rest, strict=True)])
+    columns = {code: calls.by_meter[code] for code in sorted(calls.by_meter)}
+    codes, values = charts.largest_series(columns, len(calls.starts), "Others")
+    names = [by_code[code].name if code in by_code else code for code in codes]
     title = f"Accepted calls per {calls.interval}, by meter ({days.zone.key})"
-    points = list(zip(_labels(calls, days), *columns, strict=True))
+    points = list(zip(_labels(calls, days), *values, strict=True))
     return charts.bar_chart("usage", title, points, series=names, x_name=calls.interval, previous=calls.before)
 
 
@@ -371,8 +437,10 @@ def _labels(calls: CallSeries, days: DateRange) -> list[str]:
     return [f"{at.day} {at:%b{year}}" for at in starts]
 
 
-def _rows(report: UsageReport, tab: str) -> list[tuple[Any, ...]]:
-    """What a tab lists: its heading cells, then the tally."""
+def _rows(report: UsageReport, tab: str, by_code: Mapping[str, MeterContent]) -> list[tuple[Any, ...]]:
+    """What a tab lists: its heading cells, then the tally; of meters their usage and content."""
+    if tab == "meter":
+        return sorted(((usage, by_code[usage.meter]) for usage in report.by_meter), key=lambda row: row[1].name)
     if tab == "endpoint":
         return [(*endpoint, tally) for endpoint, tally in sorted(report.by_endpoint.items())]
     if tab == "day":
@@ -382,9 +450,23 @@ def _rows(report: UsageReport, tab: str) -> list[tuple[Any, ...]]:
 
 
 def _table(report: UsageReport, tab: str, mode: str) -> Response:
-    rows = [(*_cells(tab, row[:-1]), *_counts(row[-1], report.currency)) for row in _rows(report, tab)]
     days = report.days
-    return pages.csv_response(f"usage-by-{tab}-{days.first}-{days.last}-{mode}.csv", USAGE_CSV_COLUMNS[tab], rows)
+    name = f"usage-by-{tab}-{days.first}-{days.last}-{mode}.csv"
+    if tab == "meter":
+        return pages.csv_response(name, USAGE_CSV_COLUMNS[tab], _meter_table(report))
+    rows = [(*_cells(tab, row[:-1]), *_counts(row[-1], report.currency)) for row in _rows(report, tab, {})]
+    return pages.csv_response(name, USAGE_CSV_COLUMNS[tab], rows)
+
+
+def _meter_table(report: UsageReport) -> list[tuple[Any, ...]]:
+    return [
+        (
+            *(usage.meter, usage.unit, usage.requests),
+            *(Decimal(money.format_unit_price(part)) for part in (usage.quantity, usage.included, usage.overage)),
+            *(Decimal(money.format_exact_amount(usage.cost, report.currency)), report.currency),
+        )
+        for usage in report.by_meter
+    ]
 
 
 def _cells(tab: str, heading: Sequence[Any]) -> Sequence[Any]:
@@ -404,11 +486,8 @@ def _metered(preview: BillPreview, meters: Mapping[str, MeterAllowance]) -> list
     rows = []
     for line in lines:
         meter, included = meters[str(line.meter)], line.calculation.get("included")
-        name = (
-            meter.name
-            if line_counts[line.meter] == 1 and line.kind == LineKind.USAGE
-            else f"{meter.name} ({line.description})"
-        )
+        is_only_line = line_counts[line.meter] == 1 and line.kind == LineKind.USAGE
+        name = meter.name if is_only_line else line.description.replace(str(line.meter), meter.name, 1)
         included_quantity = None if included is None else Decimal(included)
         rows.append(
             MeterUsageRow(str(line.meter), name, meter.unit, line.quantity, included_quantity, line.amount_minor)

@@ -1,4 +1,4 @@
-"""The demo's service outside the application: its routes, and a month of calls."""
+"""The demo's service outside the application: its routes, its OpenAPI document, and a month of calls."""
 
 from sqlalchemy import text
 
@@ -14,6 +14,46 @@ _ROUTES = {
         {"method": "GET", "path": "/v1/places/{id}", "permission": f"{NAME}:read"},
         {"method": "POST", "path": "/v1/places/*", "permission": f"{NAME}:write"},
     ]
+}
+_KEY_ONLY: list[dict[str, list[str]]] = [{"apiKey": []}]
+_OPENAPI = {
+    "openapi": "3.1.0",
+    "info": {
+        "title": "Geocoding",
+        "version": "1.4.0",
+        "description": "Addresses to places and back. Calls need a key with the scopes of `geocoding`.",
+    },
+    "paths": {
+        "/v1/places/{id}": {
+            "get": {
+                "operationId": "get_place",
+                "summary": "Show a place.",
+                "security": _KEY_ONLY,
+                "parameters": [{"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}],
+                "responses": {"200": {"description": "The place."}, "404": {"description": "There is no such place."}},
+            }
+        },
+        "/v1/places/search": {
+            "post": {
+                "operationId": "search_places",
+                "summary": "Find the places of an address.",
+                "security": _KEY_ONLY,
+                "requestBody": {
+                    "content": {
+                        "application/json": {
+                            "schema": {
+                                "type": "object",
+                                "required": ["address"],
+                                "properties": {"address": {"type": "string", "examples": ["1 Marina Road, Lagos"]}},
+                            }
+                        }
+                    }
+                },
+                "responses": {"200": {"description": "The places, the most likely first."}},
+            }
+        },
+    },
+    "components": {"securitySchemes": {"apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"}}},
 }
 # Every service is called more by day than by night; times are in microseconds.
 _INSERT_CALLS = text("""
@@ -38,5 +78,6 @@ def _create(session: SystemSession) -> None:
     operator = OperatorContext(SYSTEM_ACTOR, "demo data")
     service = services.create_service(session, operator, NAME).service
     routes.set_routes(session, NAME, operator, route_file.load_routes(_ROUTES))
+    services.set_openapi(session, NAME, operator, _OPENAPI)
     for statement in (_INSERT_CALLS, _SET_LAST_SEEN):
         session.execute(statement, {"service_id": service.id})

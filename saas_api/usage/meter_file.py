@@ -81,7 +81,12 @@ class MeterContent:
     @property
     def plural(self) -> str:
         """What several units are called: "SMS segments", "Lookups", "Storage GB"."""
-        return self.singular if self.singular.endswith("s") or self.singular[-1].isupper() else f"{self.singular}s"
+        return plural_unit(self.singular)
+
+
+def plural_unit(unit: str) -> str:
+    """Several of a unit: "segments", "GB"."""
+    return unit if unit.endswith("s") or unit[-1:].isupper() else f"{unit}s"
 
 
 def in_text(name: str) -> str:

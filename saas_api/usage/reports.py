@@ -112,11 +112,12 @@ SELECT width_bucket(bucket_at, CAST(:starts AS timestamptz[])) - 1, l.meter_code
 FROM live l JOIN meters m ON m.code = l.meter_code WHERE bucket_at >= :starts_at AND bucket_at < :ends_at
   AND (CAST(:meter AS text) IS NULL OR meter_code = :meter)
 GROUP BY 1, 2, 3, 4, 5, 6, 7 ORDER BY 1, 2, 3, 4, 5, 6""")
-_TEST_POINTS = text(f"""SELECT width_bucket(occurred_at, CAST(:starts AS timestamptz[])) - 1, meter_code,
-  coalesce(endpoint, source), api_key_id, 0, '{{}}'::jsonb, {AGGREGATION_SQL}, sum(quantity), count(*)
-FROM test_usage_events JOIN meters m ON m.code = meter_code WHERE organization_id = :organization_id
-  AND occurred_at >= :starts_at AND occurred_at < :ends_at AND (CAST(:meter AS text) IS NULL OR meter_code = :meter)
-GROUP BY 1, 2, 3, 4, 5, 7 ORDER BY 1, 2, 3, 4, 5""")
+_TEST_POINTS = text(f"""SELECT width_bucket(e.occurred_at, CAST(:starts AS timestamptz[])) - 1, e.meter_code,
+  coalesce(e.endpoint, e.source), e.api_key_id, 0, {DIMENSIONS_SQL}, {AGGREGATION_SQL}, sum(e.quantity), count(*)
+FROM test_usage_events e JOIN meters m ON m.code = e.meter_code
+WHERE e.organization_id = :organization_id AND e.occurred_at >= :starts_at AND e.occurred_at < :ends_at
+  AND (CAST(:meter AS text) IS NULL OR e.meter_code = :meter)
+GROUP BY 1, 2, 3, 4, 5, 6, 7 ORDER BY 1, 2, 3, 4, 5, 6""")
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,20 @@ class ExactPoint:
     quantity: Decimal
 
 
+DIMENSION_PREFIX = "dimension:"
+"""Before the name of a dimension by which usage is grouped."""
 _GROUPS = {"meter": "e.meter_code", "key": "e.api_key_id", "source": "coalesce(e.endpoint, e.source)"}
+
+
+def group_of(row: AcceptedCalls | TimeseriesPoint, group_by: str | None) -> str | UUID | None:
+    """The group of calls.
+
+    group_by: "meter", "key", "source" or "dimension:NAME"; None for one group of all
+    returns: None also for calls without a key, or without the dimension
+    """
+    if group_by and group_by.startswith(DIMENSION_PREFIX):
+        return row.dimensions.get(group_by.removeprefix(DIMENSION_PREFIX))
+    return {"meter": row.meter, "key": row.api_key_id, "source": row.source}.get(group_by or "")
 
 
 def timeseries(session: Session, organization_id: UUID, span: TimeseriesRange) -> list[TimeseriesPoint]:
@@ -186,14 +200,18 @@ def exact_points(
 ) -> list[ExactPoint]:
     """Quantities of meters that do not add up, in the groups of a time series.
 
-    group_by: "meter", "key" or "source"; None for the whole organization
+    group_by: as for `group_of`
     """
+    is_dimension = group_by is not None and group_by.startswith(DIMENSION_PREFIX)
+    own_group = "e.properties ->> CAST(:dimension AS text)" if is_dimension else _GROUPS.get(group_by or "")
     groups = {
         "point": "width_bucket(e.occurred_at, CAST(:starts AS timestamptz[])) - 1",
         "meter": "e.meter_code",
-        "own_group": _GROUPS.get(group_by or "", "NULL::text"),
+        "own_group": own_group or "NULL::text",
     }
     values = _span_values(organization_id, span)
+    if group_by is not None and is_dimension:
+        values["dimension"] = group_by.removeprefix(DIMENSION_PREFIX)
     rows = range_quantities.list_exact_quantities(session, groups, values, meters, span.mode)
     return [ExactPoint(row["point"], row["meter"], row["own_group"], row["quantity"]) for row in rows]
 

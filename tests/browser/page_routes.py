@@ -19,7 +19,7 @@ NO_PAGES = {
     "/dashboard/first-steps": "a part of the home page, asked for by its poll",
     "/dashboard/live": "the same",
     "/docs/assets/": "files of the reference",
-    "/docs/services/": "references of services, which the demo has none of; tested in test_reference",
+    "/docs/services/": "references of services; tested in test_reference",
     "/docs/oauth2-redirect.html": "a step of Swagger UI",
     "/gate": "for proxies",
     "/healthz": "for machines",

@@ -54,8 +54,12 @@ class UsageOrganization(Organization):
         meter: str = "sms",
         key: str | None = None,
         is_late: bool = False,
+        **details: Any,
     ) -> UsageRecord:
-        """Append one event to the ledger."""
+        """Append one event to the ledger.
+
+        details: other attributes of the record, such as its properties
+        """
         event_id = ids.new_id()
         event = UsageRecord(
             event_id,
@@ -65,6 +69,7 @@ class UsageOrganization(Organization):
             quantity,
             at or clock.now(),
             self.keys[key] if key else None,
+            **details,
         )
         sql, values = ledger.append_usage_statement(self.id, event, is_late=is_late)
         with self.transaction() as session:

@@ -1,7 +1,7 @@
 """Geometry and texts of bar charts, computed without Flask; `_chart.html` draws them."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -108,6 +108,7 @@ class _Data:
     x_name: str
     fmt: ValueFormat
     previous: Number | None
+    is_additive: bool
 
 
 def bar_chart(
@@ -131,15 +132,49 @@ def bar_chart(
     previous: total of the same number of buckets before
     raises: ValueError for a value that is negative or not finite, and for a wrong number of points or series
     """
-    data = _validate(points, series, x_name, fmt, previous)
+    rows = _validate(points, series)
+    buckets = rows if len(rows) <= MAX_BUCKETS else _group_by_week(rows, _sums)
+    return _draw(chart_id, title, _Data(rows, buckets, series, x_name, fmt, previous, is_additive=True))
+
+
+def level_chart(chart_id: str, title: str, points: Sequence[ChartPoint], *, name: str, x_name: str = "day") -> Chart:
+    """A chart of one series whose values do not add up, such as the highest of each day; otherwise as `bar_chart`.
+
+    points: more than 92 are shown by the highest of seven
+    name: of the series
+    """
+    rows = _validate(points, [name])
+    buckets = rows if len(rows) <= MAX_BUCKETS else _group_by_week(rows, _highest)
+    return _draw(chart_id, title, _Data(rows, buckets, [name], x_name, format_number, None, is_additive=False))
+
+
+def _draw(chart_id: str, title: str, data: _Data) -> Chart:
     top = _axis_maximum([row.total for row in data.buckets])
     stacks = [_stack(n, len(data.buckets), row.values, top) for n, row in enumerate(data.buckets)]
     return _chart(data, chart_id, title, top, stacks)
 
 
-def _validate(
-    points: Sequence[ChartPoint], series: Sequence[str], x_name: str, fmt: ValueFormat, previous: Number | None
-) -> _Data:
+def largest_series(
+    columns: Mapping[str, Sequence[Number]], count: int, rest: str
+) -> tuple[Sequence[str], Sequence[Sequence[Number]]]:
+    """Names and values of at most four series: of more, the three with the highest totals and the rest added up.
+
+    columns: values of each series, in the order in which they are shown
+    count: number of values, for a chart without series
+    rest: name of the added series
+    """
+    largest = sorted(columns, key=lambda name: -sum(columns[name]))
+    shown = [
+        name for name in columns if name in largest[: MAX_SERIES if len(columns) <= MAX_SERIES else MAX_SERIES - 1]
+    ]
+    names, values = shown or ["All"], [columns[name] for name in shown] or [[0] * count]
+    if len(shown) < len(columns):
+        others = zip(*(columns[name] for name in columns if name not in shown), strict=True)
+        names, values = [*names, rest], [*values, [sum(group) for group in others]]
+    return names, values
+
+
+def _validate(points: Sequence[ChartPoint], series: Sequence[str]) -> list[_Row]:
     if not 1 <= len(points) <= MAX_POINTS:
         raise ValueError(f"a chart has 1 to {MAX_POINTS} points, not {len(points)}")
     if not 1 <= len(series) <= MAX_SERIES:
@@ -150,20 +185,24 @@ def _validate(
             raise ValueError(f"{row.label}: {len(row.values)} values for {len(series)} series")
         if not all(value.is_finite() and value >= 0 for value in row.values):
             raise ValueError(f"{row.label}: a value is below 0 or no number")
-    return _Data(rows, rows if len(rows) <= MAX_BUCKETS else _add_up_by_week(rows), series, x_name, fmt, previous)
+    return rows
 
 
-def _add_up_by_week(rows: list[_Row]) -> list[_Row]:
+def _group_by_week(rows: list[_Row], combine: Callable[[list[_Row]], tuple[Decimal, ...]]) -> list[_Row]:
     weeks = []
     for start in range(0, len(rows), _WEEK):
         week = rows[start : start + _WEEK]
         label = week[0].label if len(week) == 1 else f"{week[0].label} to {week[-1].label}"
-        weeks.append(_Row(label, _sums(week)))
+        weeks.append(_Row(label, combine(week)))
     return weeks
 
 
 def _sums(rows: list[_Row]) -> tuple[Decimal, ...]:
     return tuple(sum(column, Decimal(0)) for column in zip(*(row.values for row in rows), strict=True))
+
+
+def _highest(rows: list[_Row]) -> tuple[Decimal, ...]:
+    return tuple(max(column) for column in zip(*(row.values for row in rows), strict=True))
 
 
 def _axis_maximum(values: list[Decimal]) -> Decimal:
@@ -209,14 +248,15 @@ def _bucket(data: _Data, n: int, bars: tuple[Bar, ...]) -> Bucket:
 
 def _chart(data: _Data, chart_id: str, title: str, top: Decimal, stacks: Sequence[tuple[Bar, ...]]) -> Chart:
     is_by_week = data.buckets is not data.rows
-    totals = _sums(data.rows)
+    totals = _sums(data.rows) if data.is_additive else _highest(data.rows)
+    combines = "adds up" if data.is_additive else "is the highest of"
     return Chart(
         id=chart_id,
         title=title,
         x_name=data.x_name.capitalize() + ("s" if is_by_week else ""),
         description=_description(data, sum(totals, Decimal(0))),
         comparison=_comparison(data, sum(totals, Decimal(0))),
-        note=f"Each bar adds up {_WEEK} {data.x_name}s." if is_by_week else "",
+        note=f"Each bar {combines} {_WEEK} {data.x_name}s." if is_by_week else "",
         is_empty=not any(totals),
         legend=tuple((k, name, data.fmt(totals[k - 1])) for k, name in enumerate(data.series, 1)),
         grid=tuple(
@@ -235,7 +275,8 @@ def _description(data: _Data, total: Decimal) -> str:
     if not total:
         return f"{_bucket_count(data)}, nothing in any of them."
     highest = max(data.buckets, key=lambda row: row.total)
-    return f"{_bucket_count(data)}, {data.fmt(total)} in total. Highest: {data.fmt(highest.total)}, {highest.label}."
+    in_total = f", {data.fmt(total)} in total" if data.is_additive else ""
+    return f"{_bucket_count(data)}{in_total}. Highest: {data.fmt(highest.total)}, {highest.label}."
 
 
 def _comparison(data: _Data, total: Decimal) -> str:

@@ -16,7 +16,8 @@ from flask.testing import FlaskClient
 from saas_api.core import clock
 from saas_api.core.web.templating import EMPTY_VALUE
 from saas_api.dashboard import usage
-from saas_api.dashboard.usage import CallSeries, MeterAllowance
+from saas_api.dashboard.usage import CallSeries
+from saas_api.usage.meter_file import MeterContent
 from saas_api.usage.ranges import DateRange
 from tests.support.accounts import User
 from tests.support.pages import Browser, check_access
@@ -130,7 +131,7 @@ def test_more_than_four_meters_are_shown_as_three_and_others() -> None:
     starts = [datetime(2026, 4, 14, tzinfo=UTC), datetime(2026, 4, 15, tzinfo=UTC)]
     by_meter = {"a": [1, 0], "b": [9, 9], "c": [2, 0], "d": [8, 8], "e": [7, 7]}
     days = DateRange(starts[0].date(), starts[1].date(), clock.get_zone("UTC"))
-    meters = {code: MeterAllowance(code.upper(), "unit", Decimal(0)) for code in by_meter}
+    meters = {code: MeterContent(code, code.upper(), "unit") for code in by_meter}
     chart = usage.call_chart(CallSeries("day", starts, by_meter, 0), days, meters)
     assert chart.legend == ((1, "B", "18"), (2, "D", "16"), (3, "E", "14"), (4, "Others", "3"))
     assert chart.buckets[0].tip == "14 Apr: B 9, D 8, E 7, Others 3"
