@@ -41,6 +41,13 @@ class CreatedApiKey:
     last_four: str
     mode: Literal["live", "test"]
     scopes: list[str]
+    """
+    With full access, those that there are at this moment.
+    """
+    has_full_access: bool
+    """
+    The key has every scope, also of services that are added later.
+    """
     allowed_ips: list[str]
     is_active: bool
     status: Literal["active", "expired", "revoked"]
@@ -71,6 +78,16 @@ class DayUsage:
     error_count: int
     cost: Decimal
     date: date_aliased
+
+
+@dataclass(frozen=True)
+class DimensionUsage:
+    meter: str
+    dimension: str
+    requests: int
+    quantity: Decimal
+    cost: Decimal
+    value: Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -131,6 +148,13 @@ class ApiKey:
     last_four: str
     mode: Literal["live", "test"]
     scopes: list[str]
+    """
+    With full access, those that there are at this moment.
+    """
+    has_full_access: bool
+    """
+    The key has every scope, also of services that are added later.
+    """
     allowed_ips: list[str]
     is_active: bool
     status: Literal["active", "expired", "revoked"]
@@ -186,6 +210,7 @@ class Message:
 class MeterUsage:
     meter: str
     unit: str
+    requests: int
     quantity: Decimal
     included: Decimal
     overage: Decimal
@@ -241,6 +266,13 @@ class RotatedApiKey:
     last_four: str
     mode: Literal["live", "test"]
     scopes: list[str]
+    """
+    With full access, those that there are at this moment.
+    """
+    has_full_access: bool
+    """
+    The key has every scope, also of services that are added later.
+    """
     allowed_ips: list[str]
     is_active: bool
     status: Literal["active", "expired", "revoked"]
@@ -371,6 +403,7 @@ class Usage:
     mode: str
     summary: UsageSummary
     by_meter: list[MeterUsage]
+    by_dimension: list[DimensionUsage]
     by_endpoint: list[EndpointUsage]
     by_api_key: list[KeyUsage]
     daily_breakdown: list[DayUsage]
