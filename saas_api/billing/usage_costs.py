@@ -171,8 +171,7 @@ def usage_report(
     is_billed: calculate `total_cost_minor` and included quantities, too
     """
     pricing, by_code = _get_pricing(session, organization_id), meters.all_meters(session)
-    report = UsageReport(days, pricing.currency, mode)
-    report.by_day = {day: CallTotals() for day in days}
+    report = UsageReport(days, pricing.currency, mode, by_day={day: CallTotals() for day in days})
     report.by_endpoint, report.by_api_key = defaultdict(CallTotals), defaultdict(CallTotals)
     by_meter = {code: MeterUsage(code, by_code[code].unit) for code in by_code}
     dimensions: dict[tuple[str, str, str | None], DimensionUsage] = {}
@@ -413,11 +412,11 @@ class UsageRow(NamedTuple):
     endpoint: str
     api_key_id: UUID | None
     meter: str | None
-    dimensions: Mapping[str, str]
     quantity: Decimal | None
     outcome: str
     requests: int
     cost: Decimal | None
+    dimensions: Mapping[str, str]
 
 
 def usage_rows(
@@ -427,7 +426,7 @@ def usage_rows(
     pricing = _get_pricing(session, organization_id)
     for row, cost in _accepted_with_cost(session, organization_id, days, mode, pricing, meter):
         place = (row.day, *sources.get_endpoint(row.source), row.api_key_id)
-        yield UsageRow(*place, row.meter, row.dimensions, row.quantity, "accepted", row.requests, cost)
+        yield UsageRow(*place, row.meter, row.quantity, "accepted", row.requests, cost, row.dimensions)
     for refused in refused_requests.refused_calls(session, organization_id, days, mode) if meter is None else ():
         place = (refused.day, refused.method, refused.route, refused.api_key_id)
-        yield UsageRow(*place, None, {}, None, refused.outcome, refused.requests, None)
+        yield UsageRow(*place, None, None, refused.outcome, refused.requests, None, {})

@@ -293,13 +293,13 @@ def test_offers_show_the_price_of_each_value(app: Flask, acme: BillingOrganizati
     assert price["by"]["default"] == {name: price[name] for name in price["by"]["default"]}
     with acme.transaction() as session:
         card = next(one for one in prices.list_plan_cards(session) if one.offer.code == "ai")
-    assert [line for line in card.lines if "token" in line] == [
-        "model large: 1 to 100: 0.1 USD for each token",
-        "model large: From 101: 0.05 USD for each token",
-        "model large: At most 20.00 USD for tokens",
-        "model small: 1,000 tokens included",
-        "model small: 0.001 USD for each more token",
-        "Others: 0.01 USD for each token",
+    [table] = card.prices.tables
+    assert (table.meter, table.dimension) == ("Tokens", "model")
+    steps = ["1 to 100: 0.1 USD for each token", "From 101: 0.05 USD for each token", "At most 20.00 USD for tokens"]
+    assert table.rows == [
+        ("large", steps),
+        ("small", ["1,000 tokens included", "0.001 USD for each more token"]),
+        ("any other", ["0.01 USD for each token"]),
     ]
 
 

@@ -26,3 +26,18 @@ def test_key_of_the_tab_authorizes_every_document(app: Flask, window: Window) ->
     window.open("/docs/services/lookups")
     page.get_by_role("button", name="Authorize").first.click()
     page.get_by_label("Remove authorization").wait_for()
+
+
+def test_texts_of_a_document_run_nothing(app: Flask, window: Window) -> None:
+    script = "document.title = 'run'"
+    hostile = f'<script>{script}</script><img src="data:," onerror="{script}"> [a link](javascript:{script}) the end'
+    create_service(app)
+    change_service(
+        app, services.set_openapi, "lookups", {**OPENAPI, "info": {**OPENAPI["info"], "description": hostile}}
+    )
+    page = window.open("/docs/services/lookups")
+    page.locator("#swagger-ui").get_by_text("the end").wait_for()
+    assert page.title().startswith("API reference")
+    assert page.locator("#swagger-ui script, #swagger-ui [onerror], #swagger-ui [href^=javascript]").count() == 0
+    assert all("Content Security Policy" in problem for problem in window.problems)
+    window.problems.clear()  # Swagger UI parses the text before it cleans it, and the policy blocks what it would run

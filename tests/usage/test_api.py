@@ -96,7 +96,15 @@ def test_first_message_is_listed_and_free(acme: UsageOrganization) -> None:
     usage = acme.get("/usage")
     assert (usage["summary"]["list_cost"], usage["summary"]["total_cost"]) == ("0.01", "0.00")
     assert usage["by_meter"] == [
-        {"meter": "sms", "unit": "segment", "quantity": "1", "included": "1", "overage": "0", "cost": "0.01"}
+        {
+            "meter": "sms",
+            "unit": "segment",
+            "requests": 1,
+            "quantity": "1",
+            "included": "1",
+            "overage": "0",
+            "cost": "0.01",
+        }
     ]
 
 

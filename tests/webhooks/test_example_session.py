@@ -2,10 +2,12 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.journeys.test_readme import BLOCKS, documents, environment, paste, server  # noqa: F401 - fixtures
+from tests.support import documented
+from tests.support.documented import documents
 from tests.webhooks.test_event_document import PAGE, free_port
 
 BLOCKS_OF_PAGE = re.findall(r"^```bash\n(.*?)^```", PAGE.partition("## What arrives")[0], re.MULTILINE | re.DOTALL)
@@ -19,16 +21,15 @@ def loopback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.long
-def test_example_session_receives_and_recovers_events(
-    server: str,  # noqa: F811 - the fixture
-    environment: dict[str, str],  # noqa: F811 - the fixture
-    tmp_path: Path,
-) -> None:
-    port = str(free_port())
-    script = [f"cd {tmp_path}\n{BLOCKS[0]}", BLOCKS[1], *BLOCKS_OF_PAGE, SETTLE]
+@pytest.mark.usefixtures("app")
+def test_example_session_receives_and_recovers_events(config: dict[str, Any], tmp_path: Path) -> None:
+    environment, port = documented.shell_environment(config), str(free_port())
+    blocks = documented.read_blocks("README.md")
+    script = [f"cd {tmp_path}\n{blocks[0]}", blocks[1], *BLOCKS_OF_PAGE, SETTLE]
     commands = [part.replace("9000", port).replace("receiver.py &", "receiver.py >> receiver.log &") for part in script]
     commands = [part.replace("WEBHOOK_SECRET=$SECRET", f"PORT={port} WEBHOOK_SECRET=$SECRET") for part in commands]
-    _, _, _, _, tested, _, recovered, log = paste(commands, server, environment)
+    with documented.running_server(environment, tmp_path / "log") as address:
+        _, _, _, _, tested, _, recovered, log = documented.paste(commands, address, environment)
     assert documents(tested)[0]["event_type"] == "webhook.test"
     assert documents(recovered)[-1] == {"count": 1}
     lines = log.split()

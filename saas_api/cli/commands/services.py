@@ -194,12 +194,13 @@ def _to_json(session: SystemSession, service: Service, scopes: Mapping[str, Sequ
 
 @group.command("new")
 @click.argument("name")
-def new(name: str) -> None:
+@types.json_option
+def new(name: str, *, as_json: bool) -> None:
     """Write the skeleton of a service inside this application: its package, test and plan file.
 
     Example: flask services new lookups
     """
     with tenancy.system_session("services.command") as session:
         files = new_service.write_service(session, ROOT, name)
-    for path in files:
-        click.echo(path.relative_to(ROOT))
+    names = [str(path.relative_to(ROOT)) for path in files]
+    output.print_result({"files": names}, names, as_json=as_json)

@@ -226,3 +226,19 @@ def test_names_are_escaped(app: Flask) -> None:
 
 def test_markup_of_thirty_bars_is_at_most_12_kb(app: Flask) -> None:
     assert len(markup(app, chart(*range(30)))) <= 12_000
+
+
+def test_of_more_than_four_series_the_three_largest_are_shown_and_the_rest_added_up() -> None:
+    columns = {"a": [1, 0], "b": [9, 0], "c": [2, 2], "d": [0, 1], "e": [5, 5]}
+    assert charts.largest_series(columns, 2, "Others") == (["b", "c", "e", "Others"], [[9, 0], [2, 2], [5, 5], [1, 1]])
+    assert charts.largest_series({"a": [1, 0]}, 2, "Others") == (["a"], [[1, 0]])
+    assert charts.largest_series({}, 2, "Others") == (["All"], [[0, 0]])
+
+
+def test_values_that_do_not_add_up_are_shown_by_the_highest_of_seven() -> None:
+    points = [(f"day {number}", number) for number in range(1, 95)]
+    result = charts.level_chart("seats", "Seats", points, name="Seats")
+    assert (result.buckets[0].cells, result.buckets[-1].cells) == (("7",), ("94",))
+    assert result.note == "Each bar is the highest of 7 days."
+    assert "in total" not in result.description
+    assert result.legend == ((1, "Seats", "94"),)
