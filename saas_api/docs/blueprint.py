@@ -3,12 +3,12 @@
 import functools
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from flasgger import Swagger
-from flask import Blueprint, Flask, Response, url_for
+from flask import Blueprint, Flask, Response, make_response, url_for
 from flask.blueprints import BlueprintSetupState
 from werkzeug.routing import Rule
 
@@ -62,12 +62,23 @@ def _route(rule: Rule, method: str, view: Any) -> ApiRoute:
 @bp.get("/docs/services/<name>")
 @public_view
 def show_service(name: str) -> Response:
-    """Show the reference of a service, whose requests may go to the servers that its document names."""
-    document = services.get_openapi(engine.session(), name)
+    """Show the reference of a service."""
+    services.get_openapi(engine.session(), name)
     specs = [{"url": url_for("docs.service_document", name=name)}]
-    response = pages.render_page("flasgger/index.html", specs=specs, service=name)
-    response.headers["Content-Security-Policy"] = web_app.page_csp(connect_to=_server_origins(document))
+    return _allow_servers(pages.render_page("flasgger/index.html", specs=specs, service=name))
+
+
+def _allow_servers(response: Response) -> Response:
+    """Let the page send requests to the servers that the documents of services name; it shows any of them."""
+    session = engine.session()
+    documents = [services.get_openapi(session, name) for name in services.list_documented(session)]
+    origins = sorted({origin for document in documents for origin in _server_origins(document)})
+    response.headers["Content-Security-Policy"] = web_app.page_csp(connect_to=origins)
     return response
+
+
+def _show_platform(view: Callable[..., Any]) -> Any:
+    return _allow_servers(make_response(view()))
 
 
 @bp.get("/docs/services/<name>/openapi.json")
@@ -99,6 +110,9 @@ def _mount(state: BlueprintSetupState) -> None:
         if endpoint.startswith("flasgger."):
             copy: Any = functools.update_wrapper(functools.partial(view), view)
             state.app.view_functions[endpoint] = public_view(copy)
+    view = state.app.view_functions["flasgger.apidocs"]
+    reference: Any = functools.update_wrapper(functools.partial(_show_platform, view), view)
+    state.app.view_functions["flasgger.apidocs"] = public_view(reference)
 
 
 def _config() -> dict[str, Any]:

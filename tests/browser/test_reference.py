@@ -1,4 +1,4 @@
-"""The API reference in the browser: an API key that is typed once authorizes the documents of services, too."""
+"""The API reference in the browser: an API key that is typed once authorizes every document."""
 
 from flask import Flask
 
@@ -15,7 +15,7 @@ OPENAPI = {
 }
 
 
-def test_key_of_the_tab_authorizes_every_document(app: Flask, window: Window) -> None:
+def test_key_that_is_typed_once_authorizes_every_document_and_is_stored_nowhere(app: Flask, window: Window) -> None:
     create_service(app)
     change_service(app, services.set_openapi, "lookups", OPENAPI)
     window.open("/docs/")
@@ -23,9 +23,13 @@ def test_key_of_the_tab_authorizes_every_document(app: Flask, window: Window) ->
     page.get_by_role("button", name="Authorize").first.click()
     page.locator("#api_key_value").fill("sk_live_key")
     page.locator("form:has(#api_key_value)").get_by_label("Apply credentials").click()
-    window.open("/docs/services/lookups")
+    page.get_by_role("button", name="Close").first.click()
+    page.get_by_role("link", name="lookups").click()
+    page.get_by_text("/v1/lookups").wait_for()
     page.get_by_role("button", name="Authorize").first.click()
-    page.get_by_label("Remove authorization").wait_for()
+    page.get_by_label("Remove authorization").first.wait_for()
+    assert page.url.endswith("/docs/services/lookups")
+    assert page.evaluate("[sessionStorage.length, localStorage.length]") == [0, 0]
 
 
 def test_texts_of_a_document_run_nothing(app: Flask, window: Window) -> None:

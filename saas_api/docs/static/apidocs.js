@@ -1,21 +1,21 @@
 "use strict";
 
-const KEY = "api-key";
+/* The API key that was typed on this page. It stays in memory, and every document of the reference gets it. */
+let apiKey = null;
 
-/* Keeps the API key of this tab, so that every document of the reference is authorized with it. */
+const isApiKey = (scheme) => Boolean(scheme) && (scheme.get ? scheme.get("type") : scheme.type) === "apiKey";
+
 const keepKey = () => ({
   statePlugins: {
     auth: {
       wrapActions: {
         authorize: (authorize) => (payload) => {
-          for (const { schema, value } of Object.values(payload)) {
-            const type = schema && (schema.get ? schema.get("type") : schema.type);
-            if (type === "apiKey" && typeof value === "string") sessionStorage.setItem(KEY, value);
-          }
+          const given = Object.values(payload).find(({ schema, value }) => isApiKey(schema) && typeof value === "string");
+          if (given) apiKey = given.value;
           return authorize(payload);
         },
         logout: (logout) => (payload) => {
-          sessionStorage.removeItem(KEY);
+          apiKey = null;
           return logout(payload);
         },
       },
@@ -32,10 +32,33 @@ const ui = SwaggerUIBundle({
   deepLinking: true,
   validatorUrl: null,
   queryConfigEnabled: false,
-  onComplete: () => {
-    const key = sessionStorage.getItem(KEY);
-    const components = ui.specSelectors.specJson().get("components");
-    const schemes = key && components && components.get("securitySchemes");
-    if (schemes) schemes.filter((scheme) => scheme.get("type") === "apiKey").forEach((_, name) => ui.preauthorizeApiKey(name, key));
-  },
+});
+
+const authorizeDocument = () => {
+  const schemes = apiKey && ui.specSelectors.specJson().getIn(["components", "securitySchemes"]);
+  if (!schemes) return;
+  schemes.forEach((scheme, name) => {
+    if (isApiKey(scheme) && !ui.authSelectors.authorized().has(name)) ui.preauthorizeApiKey(name, apiKey);
+  });
+};
+ui.getStore().subscribe(authorizeDocument);
+
+/* Another document replaces the one that is shown, because a page of its own would forget the key. */
+const links = document.querySelectorAll(".documents a");
+const show = (link) => {
+  links.forEach((other) => other.toggleAttribute("aria-current", false));
+  link.setAttribute("aria-current", "page");
+  ui.specActions.updateUrl(link.dataset.url);
+  ui.specActions.download(link.dataset.url);
+};
+links.forEach((link) =>
+  link.addEventListener("click", (event) => {
+    event.preventDefault();
+    history.pushState(null, "", link.href);
+    show(link);
+  }),
+);
+addEventListener("popstate", () => {
+  const link = [...links].find(({ pathname }) => pathname === location.pathname);
+  if (link) show(link);
 });
