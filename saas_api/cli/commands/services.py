@@ -1,29 +1,26 @@
 """Commands of services: create, list, show, rotate, revoke, routes, openapi."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import click
-from click.exceptions import Exit
 
 from saas_api.accounts.audit import OperatorContext
 from saas_api.admin import actions
-from saas_api.cli import action_commands, new_service, output, types
+from saas_api.cli import action_commands, document_files, new_service, output, types
 from saas_api.cli.action_commands import Description
-from saas_api.cli.errors import EXIT_PROBLEMS, CommandError, CommandGroup
-from saas_api.core import clock, document_reader, ids
+from saas_api.cli.errors import CommandGroup
+from saas_api.core import clock, ids
 from saas_api.core.db import tenancy
 from saas_api.core.db.tenancy import SystemSession
-from saas_api.core.document_reader import MAX_FILE_BYTES, InvalidDocument
+from saas_api.core.document_reader import InvalidDocument
 from saas_api.core.settings import ROOT
 from saas_api.services import route_file, routes, services
 from saas_api.services.models import Service
 from saas_api.services.services import IssuedToken
 
 group = CommandGroup("services", help="Services outside this application, and their tokens.")
-file_type = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @action_commands.action_command(group, "create", actions.get_action("services", "create"), is_reason_required=False)
@@ -97,18 +94,17 @@ def revoke(service: Service, name: str) -> Description:
 
 @group.command("routes")
 @click.argument("name")
-@click.option("--file", "file", type=file_type, required=True, help="File with the routes, in JSON.")
+@click.option("--file", "file", type=document_files.FILE, required=True, help="File with the routes, in JSON.")
 @types.json_option
 def set_routes(name: str, file: Path, *, as_json: bool) -> None:
     """Replace the routes of a service for forward authentication; the first that matches a request counts.
 
     Example: flask services routes lookups --file routes.json
     """
-    document = _read_json(file)
     try:
-        table = route_file.load_routes(document)
+        table = route_file.load_routes(document_files.read_document(file))
     except InvalidDocument as error:
-        _fail(file, error, as_json=as_json)
+        document_files.exit_with_problems(file, error, {}, as_json=as_json)
     with tenancy.system_session("services.command") as session:
         routes.set_routes(session, name, _operator("routes"), table)
     data = {"name": name, **route_file.to_document(table)}
@@ -119,14 +115,17 @@ def set_routes(name: str, file: Path, *, as_json: bool) -> None:
 
 @group.command("openapi")
 @click.argument("name")
-@click.argument("file", type=file_type)
+@click.argument("file", type=document_files.FILE)
 @types.json_option
 def set_openapi(name: str, file: Path, *, as_json: bool) -> None:
     """Set the OpenAPI document of a service, which the reference shows beside ours.
 
     Example: flask services openapi lookups openapi.json
     """
-    document = _read_json(file)
+    try:
+        document = document_files.read_document(file)
+    except InvalidDocument as error:
+        document_files.exit_with_problems(file, error, {}, as_json=as_json)
     with tenancy.system_session("services.command") as session:
         services.set_openapi(session, name, _operator("openapi"), document)
     data = {"name": name, "paths": len(document["paths"])}
@@ -135,26 +134,6 @@ def set_openapi(name: str, file: Path, *, as_json: bool) -> None:
 
 def _operator(command: str) -> OperatorContext:
     return OperatorContext(output.current_os_user(), f"flask services {command}")
-
-
-def _read_json(file: Path) -> Any:
-    if file.stat().st_size > MAX_FILE_BYTES:
-        raise CommandError(f"{file} is larger than {MAX_FILE_BYTES} bytes.")
-    try:
-        return document_reader.parse_json(file.read_text(encoding="utf-8"))
-    except UnicodeDecodeError:
-        raise CommandError(f"{file} is not text in UTF-8; save it as that.") from None
-    except InvalidDocument as error:
-        raise CommandError(f"{file} is {error.problems[0][1]}", EXIT_PROBLEMS) from None
-
-
-def _fail(file: Path, error: InvalidDocument, *, as_json: bool) -> NoReturn:
-    if as_json:
-        problems = [{"path": path, "reason": reason} for path, reason in error.problems]
-        click.echo(json.dumps({"problems": problems}))
-    for path, reason in error.problems:
-        click.echo(f"{file}: {path or 'the file'} {reason}", err=True)
-    raise Exit(EXIT_PROBLEMS) from None
 
 
 def _describe_token(issued: IssuedToken) -> Description:
