@@ -22,12 +22,14 @@ _MAX_KEY_LENGTH = 255
 
 
 @bp.route("/gate", methods=_METHODS, provide_automatic_options=False)
+@bp.route("/gate/<path:target>", methods=_METHODS, provide_automatic_options=False)
 @public_view  # the service token is in a header of its own, because Authorization may hold the customer's key
-def gate() -> Response:
+def gate(target: str | None = None) -> Response:
     """Admit or refuse a request that a proxy has received.
 
     The proxy sends its service token in X-Service-Token, the headers of the request, and its URI and method in
-    X-Original-URI or X-Forwarded-Uri and X-Original-Method or X-Forwarded-Method.
+    X-Original-URI or X-Forwarded-Uri and X-Original-Method or X-Forwarded-Method. Envoy sends them as its own method
+    and the rest of the path.
     `?statuses=nginx` answers 403 for every refusal, because nginx passes on only 401 and 403; X-Gate-Status has the
     status.
     """
@@ -35,7 +37,7 @@ def gate() -> Response:
     try:
         token = request.headers.get("X-Service-Token", "")
         service = service_tokens.authenticate_from_cache(token, request_context.client_ip())
-        proxied = _proxied_request()
+        proxied = _proxied_request(is_in_path=target is not None)
         answer = service_tokens.run_with_current_catalogue(
             service, lambda current: forward_auth.verify_request(current, proxied)
         )
@@ -47,10 +49,13 @@ def gate() -> Response:
     return response
 
 
-def _proxied_request() -> ProxiedRequest:
-    headers = request.headers
-    method = headers.get("X-Original-Method") or headers.get("X-Forwarded-Method") or request.method
-    uri = headers.get("X-Original-URI") or headers.get("X-Forwarded-Uri") or "/"
+def _proxied_request(*, is_in_path: bool) -> ProxiedRequest:
+    headers, method = request.headers, request.method
+    if is_in_path:  # as it was sent: Flask decodes the path
+        uri = str(request.environ.get("RAW_URI") or request.full_path).removeprefix("/gate")
+    else:
+        method = headers.get("X-Original-Method") or headers.get("X-Forwarded-Method") or method
+        uri = headers.get("X-Original-URI") or headers.get("X-Forwarded-Uri") or "/"
     lowered = {name.lower(): value for name, value in headers.items()}
     return ProxiedRequest(method, uri, _customer_key(), _customer_ip(), lowered)
 
@@ -107,7 +112,7 @@ def _error_response(error: ApiError, code: str) -> Response:
 
     code: that of the verification, for X-Gate-Code
     """
-    response = error_pages.render_json_error(error)
+    response = error_pages.render_error(error)
     response.headers["X-Gate-Code"] = code
     response.headers["X-Gate-Status"] = str(response.status_code)
     if request.args.get("statuses") == "nginx":

@@ -62,6 +62,16 @@ def test_every_method_is_answered(client: FlaskClient, token: str, key: str, met
     assert response.status_code == 200
 
 
+def test_envoy_asks_with_the_path_and_method_of_the_request(
+    app: Flask, client: FlaskClient, token: str, key: str
+) -> None:
+    sent = {"X-Service-Token": token, "X-API-Key": key, "X-Original-URI": "/v1/lookups", "X-Original-Method": "POST"}
+    assert client.post("/gate/v1/reports/a?b=c", headers=sent).status_code == 200
+    assert [float(quantity) for _, quantity in usage_events(app)] == [2.5]
+    refused = client.get("/gate/v1/reports%2Fa", headers=sent)
+    assert (refused.status_code, refused.headers["X-Gate-Code"]) == (404, "NOT_FOUND")
+
+
 def test_quantity_comes_from_the_route_or_the_header_that_it_names(
     app: Flask, client: FlaskClient, token: str, key: str
 ) -> None:
@@ -83,9 +93,10 @@ def test_quantity_comes_from_the_route_or_the_header_that_it_names(
     ],
 )
 def test_request_without_a_fitting_route_or_scope_is_refused(
-    client: FlaskClient, token: str, key: str, method: str, uri: str, status: int, code: str
+    client: FlaskClient, alice: User, token: str, method: str, uri: str, status: int, code: str
 ) -> None:
-    response = ask(client, token, method, uri, **{"X-API-Key": key})
+    narrow = create_key(client, alice, scopes=["lookups:write"])[1]["X-API-Key"]
+    response = ask(client, token, method, uri, **{"X-API-Key": narrow})
     assert (response.status_code, response.headers["X-Gate-Code"]) == (status, code)
     assert response.json["error"]["code"] == code
 
@@ -153,7 +164,8 @@ def test_service_token_is_required(client: FlaskClient, token: str, key: str) ->
         assert (response.status_code, response.headers["X-Gate-Code"]) == (401, "INVALID_SERVICE_TOKEN")
 
 
-def test_open_service_admits_what_no_route_matches(app: Flask, client: FlaskClient, token: str, key: str) -> None:
+def test_open_service_admits_what_no_route_matches(app: Flask, client: FlaskClient, alice: User, token: str) -> None:
+    key = create_key(client, alice, scopes=["lookups:write"])[1]["X-API-Key"]
     change_service(app, routes.set_routes, "lookups", route_file.load_routes({**ROUTES, "default": "allow"}))
     assert ask(client, token, "GET", "/anything", **{"X-API-Key": key}).status_code == 200
     assert ask(client, token, "GET", "/v1/lookups/7", **{"X-API-Key": key}).status_code == 403

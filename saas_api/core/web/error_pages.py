@@ -25,28 +25,24 @@ ERROR_HELP = {
     500: "The mistake is ours and was written down. Try again; if it happens again, tell us the request id.",
     503: "Something we need does not answer right now. Nothing was lost; try again shortly.",
 }
+_PATHS_OF_PROGRAMS = ("/api/", "/gate")
 
 
 def render_error(error: ApiError) -> Response:
-    """A response for an error: JSON below /api/, otherwise a page or a fragment."""
-    if request.path.startswith("/api/"):
-        return render_json_error(error)
+    """A response for an error: JSON for programs, otherwise a page or a fragment."""
+    if request.path.startswith(_PATHS_OF_PROGRAMS):
+        body = {
+            "code": error.code,
+            "message": error.message,
+            "details": error.details,
+            "request_id": g.get("request_id"),
+        }
+        return http.json_response({"success": False, "error": body}, error.status, _headers(error))
     response = _login_response() if error.status == 401 else _error_page(error)
     if isinstance(error, NoOrganization) and request.method in http.SAFE_METHODS and not pages.is_htmx_fragment():
         response = redirect(g.principal.home_path, 303)  # type: ignore[assignment]  # werkzeug's own class
     response.headers.extend({name: value for name, value in _headers(error).items() if name != "WWW-Authenticate"})
     return response
-
-
-def render_json_error(error: ApiError) -> Response:
-    """The response of the API for an error."""
-    body = {
-        "code": error.code,
-        "message": error.message,
-        "details": error.details,
-        "request_id": g.get("request_id"),
-    }
-    return http.json_response({"success": False, "error": body}, error.status, _headers(error))
 
 
 def _error_page(error: ApiError) -> Response:
