@@ -237,7 +237,7 @@ def test_commands_of_both_pages_lead_to_counted_lookups(app: Flask, config: dict
     ]
     with served(app) as url, open_directory() as folder:
         ports = {"9000": str(free_port()), "9001": str(free_port()), "8080": url.rpartition(":")[2]}
-        shutil.copytree(EXAMPLES, folder / "examples", ignore=shutil.ignore_patterns("node_modules"))
+        shutil.copytree(EXAMPLES, folder / "examples", ignore=shutil.ignore_patterns("node_modules", "__pycache__"))
         for path in folder.rglob("examples/*/*"):
             text = path.read_text(encoding="utf-8")
             for written, port in ports.items():

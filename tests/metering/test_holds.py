@@ -157,10 +157,11 @@ def test_holds_need_a_service_token(acme: HoldingOrganization) -> None:
 def test_refused_hold_has_the_code_of_verification(client: FlaskClient, acme: HoldingOrganization) -> None:
     _, narrow = create_key(client, acme.owner, allowed_ips=["203.0.113.0/24"])
     _, slow = create_key(client, acme.owner, rate_limit_per_minute=1)
-    slow_key = slow["X-API-Key"]
+    _, reader = create_key(client, acme.owner, scopes=["usage:read"])
+    slow_key, reading_key = slow["X-API-Key"], reader["X-API-Key"]
     acme.hold(key=slow_key)
     assert acme.refusal(key="sk_live_unknown") == (401, "NOT_FOUND")
-    assert acme.refusal(permission="completions:write") == (403, "INSUFFICIENT_SCOPE")
+    assert acme.refusal(key=reading_key, permission="completions:write") == (403, "INSUFFICIENT_SCOPE")
     assert acme.refusal(key=narrow["X-API-Key"], ip="198.51.100.7") == (403, "IP_NOT_ALLOWED")
     assert acme.refusal(key=slow_key) == (429, "RATE_LIMITED")
     acme.set_cap(2)

@@ -1,5 +1,6 @@
 """One served platform for all tests of the client, and a proxy before it that fails as networks do."""
 
+import asyncio
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,6 +14,15 @@ from saas_api_client import Client
 from tests.support import metering, services
 from tests.support.accounts import User
 from tests.support.serving import served
+
+
+@pytest.fixture(autouse=True)
+def _outside_of_any_loop() -> Iterator[None]:
+    """Hide the event loop that a browser of earlier tests keeps running in this thread: programs start without one."""
+    loop = asyncio._get_running_loop()
+    asyncio._set_running_loop(None)
+    yield
+    asyncio._set_running_loop(loop)
 
 
 @pytest.fixture(scope="session")
