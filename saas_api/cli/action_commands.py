@@ -138,8 +138,9 @@ def _chosen_action(
 def _params(
     action: Action, flags: Mapping[str, tuple[Action, str]], default_reason: str | None
 ) -> Iterator[click.Parameter]:
-    is_required = default_reason is None
-    yield click.Option(["--reason"], required=is_required, default=default_reason, show_default=True, help=REASON_HELP)
+    # A default of None would count as a value, and the option would not be required.
+    default = {"required": True} if default_reason is None else {"default": default_reason, "show_default": True}
+    yield click.Option(["--reason"], help=REASON_HELP, **default)
     for name, field in action.form().fields.items():
         if name != "reason" and not (action.is_confirmed_by_name and name == "name"):  # the id is typed already
             yield _param(name, field)

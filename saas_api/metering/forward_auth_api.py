@@ -17,7 +17,10 @@ from saas_api.metering.verification import NOT_FOUND, Verification
 from saas_api.services import service_calls, service_tokens
 
 bp = Blueprint("forward_auth", __name__)
-_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+_METHODS = (
+    *("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY", "PURGE", "LINK", "UNLINK"),
+    *("PROPFIND", "PROPPATCH", "MKCOL", "COPY", "MOVE", "LOCK", "UNLOCK", "REPORT", "SEARCH", "ACL"),
+)
 _MAX_KEY_LENGTH = 255
 
 

@@ -137,7 +137,7 @@ def _load(digests: Sequence[tuple[int, bytes]]) -> KeyPrincipal | None:
 def check_key(principal: KeyPrincipal, address: str | None, *, is_metered: bool) -> None:
     """Check what an organization and its key may do, apart from scopes and limits.
 
-    address: of the client; None is not compared with the networks of the key
+    address: of the client; None for an unknown one, which no network of a key contains
     is_metered: the call costs money, so a restricted organization may not make it
     raises: OrganizationSuspended, IpNotAllowed, SubscriptionRestricted
     """
@@ -146,7 +146,9 @@ def check_key(principal: KeyPrincipal, address: str | None, *, is_metered: bool)
         return
     if terms.organization_status != OrganizationStatus.ACTIVE or terms.standing == BillingStanding.SUSPENDED:
         raise OrganizationSuspended
-    if address is not None and principal.ip_allow and not networks.is_in_networks(address, principal.ip_allow):
+    if principal.ip_allow and address is None:
+        raise IpNotAllowed("This API key is bound to networks, and the address of the call is not known.")
+    if principal.ip_allow and not networks.is_in_networks(str(address), principal.ip_allow):
         message = f"This API key may not be used from your address, {address}."
         raise IpNotAllowed(message, details={"address": address})
     if is_metered and terms.standing == BillingStanding.RESTRICTED:

@@ -152,6 +152,8 @@ def spend_state(principal: KeyPrincipal, call: LimitRequest | None) -> SpendStat
     if call and decision and decision.used:
         for counter, used in zip(call.counters, decision.used, strict=True):
             if spend_cap.is_spend_counter(counter.name):
+                if decision.code == LimitCode.ADMITTED and call.is_released:
+                    used -= counter.units  # noqa: PLW2901 - the same value, without what was given back
                 return SpendState(spend_cap.spend_text(terms, used), cap, terms.currency)
     return SpendState(_find_spend(principal.organization_id, terms), cap, terms.currency)
 

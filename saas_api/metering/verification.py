@@ -50,7 +50,7 @@ class VerificationRequest:
     key: of the customer; None with `organization_id`, whose quota and cap then count without rate limits
     permission: scope that the key needs
     usage: what the call uses; None records nothing
-    ip: of the customer; None is not compared with the networks of the key
+    ip: of the customer; a key that is bound to networks needs it
     event_id: of the usage, which counts once
     hold_seconds: hold the usage instead of recording it
     endpoint: that reports show, such as "POST /v1/lookups"

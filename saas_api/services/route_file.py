@@ -31,6 +31,7 @@ _UNSAFE_ESCAPE = re.compile(r"%(?:2F|5C|3B|[01][0-9A-F]|7F|25(?=[0-9A-Fa-f]{2}))
 class UnsafePath(NotFound):
     """Programs disagree about what this path means, so no route can be found for it."""
 
+    code = "UNSAFE_PATH"
     message = "This path cannot be matched safely; send it without dot segments, double or encoded slashes."
 
 

@@ -12,6 +12,7 @@ from saas_api.billing.schemas import CreditNoteOut, GrantOut
 from saas_api.core import clock, ids
 from saas_api.payments import jobs
 from saas_api.payments.schemas import PaymentOut
+from tests.support.accounts import User
 from tests.support.console import execute_sql
 from tests.support.payments import PayingOrganization, acme, client  # noqa: F401 - fixtures
 
@@ -212,3 +213,8 @@ def test_an_unknown_subject_is_one_line_with_exit_code_1(app: Flask, arguments: 
     result = flask(app, *arguments, *REASON)
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith(message)
+
+
+def test_reason_that_an_action_requires_is_asked_for(app: Flask, alice: User) -> None:
+    result = app.test_cli_runner().invoke(args=["organizations", "suspend", alice.organization_id])
+    assert (result.exit_code, "Missing option '--reason'" in result.stderr) == (2, True)

@@ -55,7 +55,7 @@ def test_admitted_request_is_recorded_and_described(
     assert rows == [("lookups", "lookups", 1, "POST /v1/lookups")]
 
 
-@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PURGE", "REPORT"])
 def test_every_method_is_answered(client: FlaskClient, token: str, key: str, method: str) -> None:
     sent = {"X-Service-Token": token, "X-Forwarded-Method": "POST", "X-Forwarded-Uri": "/v1/lookups"}
     response = client.open("/gate", method=method, headers={**sent, "Authorization": f"Bearer {key}"})
@@ -69,7 +69,7 @@ def test_envoy_asks_with_the_path_and_method_of_the_request(
     assert client.post("/gate/v1/reports/a?b=c", headers=sent).status_code == 200
     assert [float(quantity) for _, quantity in usage_events(app)] == [2.5]
     refused = client.get("/gate/v1/reports%2Fa", headers=sent)
-    assert (refused.status_code, refused.headers["X-Gate-Code"]) == (404, "NOT_FOUND")
+    assert (refused.status_code, refused.headers["X-Gate-Code"]) == (404, "UNSAFE_PATH")
 
 
 def test_quantity_comes_from_the_route_or_the_header_that_it_names(
@@ -88,7 +88,7 @@ def test_quantity_comes_from_the_route_or_the_header_that_it_names(
     [
         ("GET", "/v1/lookups/7", 403, "INSUFFICIENT_SCOPE"),
         ("DELETE", "/v1/lookups", 404, "NO_ROUTE"),
-        ("POST", "/v1/%2e%2e/admin", 404, "NOT_FOUND"),
+        ("POST", "/v1/%2e%2e/admin", 404, "UNSAFE_PATH"),
         ("POST", "/", 404, "NO_ROUTE"),
     ],
 )
@@ -153,9 +153,11 @@ def test_address_of_the_customer_is_the_one_that_the_proxy_names_last(
             {"X-Real-IP": "203.0.113.9"},
             {"X-Forwarded-For": "198.51.100.1, 203.0.113.9"},
             {"X-Forwarded-For": "203.0.113.9, 198.51.100.1"},
+            {"X-Real-IP": "unknown"},
+            {},
         )
     ]
-    assert statuses == [200, 200, 403]
+    assert statuses == [200, 200, 403, 403, 403]
 
 
 def test_service_token_is_required(client: FlaskClient, token: str, key: str) -> None:

@@ -86,8 +86,8 @@ def test_scope_and_network_of_the_key_are_checked(app: Flask, client: FlaskClien
             ("lookups:write", {"ip": "203.0.113.9"}),
         )
     ]
-    assert codes == ["VALID", "IP_NOT_ALLOWED", "VALID", "INSUFFICIENT_SCOPE"]
-    assert len(usage_events(app)) == 2
+    assert codes == ["VALID", "IP_NOT_ALLOWED", "IP_NOT_ALLOWED", "INSUFFICIENT_SCOPE"]
+    assert len(usage_events(app)) == 1
 
 
 def test_rate_limit_is_shared_with_the_application(app: Flask, client: FlaskClient, alice: User, token: str) -> None:
@@ -162,6 +162,13 @@ def test_repeat_with_the_same_event_id_answers_the_same_and_counts_nothing(
     }
     assert len(usage_events(app)) == 1
     assert verify(client, token, key, meter="lookups", event_id="order-2")["code"] == "QUOTA_EXCEEDED"
+
+
+def test_repeat_does_not_spend_twice(app: Flask, client: FlaskClient, alice: User, token: str, key: str) -> None:
+    move_to_plan(app, alice, prices=PER_CALL)
+    assert alice.call("PUT", "/billing/spend-cap", amount="5.00", action="block")[0] == 200
+    answers = [verify(client, token, key, meter="lookups", event_id="order-1") for _ in range(3)]
+    assert [answer["spend"]["used"] for answer in answers] == ["0.50"] * 3
 
 
 def test_parallel_repeats_count_once(app: Flask, token: str, key: str) -> None:

@@ -115,7 +115,7 @@ def test_other_spelling_of_a_path_gets_its_route(path: str) -> None:
 def test_path_that_programs_understand_differently_matches_nothing(path: str) -> None:
     with pytest.raises(UnsafePath) as refused:
         route_file.match((LOOKUPS, REST), "POST", path)
-    assert (refused.value.status, refused.value.code) == (404, "NOT_FOUND")
+    assert (refused.value.status, refused.value.code) == (404, "UNSAFE_PATH")
 
 
 def test_document_is_read_and_written_again() -> None:
