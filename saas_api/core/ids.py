@@ -18,9 +18,10 @@ def new_id() -> uuid.UUID:
 
 
 def new_ids(count: int) -> list[uuid.UUID]:
-    """Generate many identifiers of the same millisecond, with one read of the random source."""
+    """Generate many identifiers of the same millisecond, in ascending order, with one read of the random source."""
     milliseconds, random = time.time_ns() // 1_000_000, secrets.token_bytes(10 * count)
-    return [_to_uuid7(milliseconds, int.from_bytes(random[i : i + 10])) for i in range(0, 10 * count, 10)]
+    values = [_to_uuid7(milliseconds, int.from_bytes(random[i : i + 10])) for i in range(0, 10 * count, 10)]
+    return sorted(values, key=lambda value: value.int)
 
 
 def _to_uuid7(milliseconds: int, random: int) -> uuid.UUID:

@@ -139,8 +139,10 @@ def _make_batch(received: Sequence[ReceivedEvent], now: datetime, result: Ingest
         if unique.setdefault(key, (event, subject))[0] is not event:
             result.duplicates += 1
     ordered = [unique[key] for key in sorted(unique)]
-    row_ids = ids.new_ids(len(ordered))
-    rows = [_to_row(n, *pair, row_ids[n]) for n, pair in enumerate(ordered)]
+    # Ids rise in the order of the batch, because a meter's latest value of several at one instant is that of the last.
+    positions = sorted(event.position for event, _ in ordered)
+    row_ids = dict(zip(positions, ids.new_ids(len(positions)), strict=True))
+    rows = [_to_row(n, event, subject, row_ids[event.position]) for n, (event, subject) in enumerate(ordered)]
     organization_ids = frozenset(subject.organization_id for _, subject in ordered)
     return _Batch(rows, [event for event, _ in ordered], organization_ids, now)
 

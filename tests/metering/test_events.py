@@ -10,12 +10,14 @@ from uuid import uuid4
 
 import orjson
 import pytest
+import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 
 from saas_api.accounts.audit import SYSTEM_ACTOR
-from saas_api.core import clock
-from saas_api.usage import meters
+from saas_api.core import clock, ids
+from saas_api.core.db import tenancy
+from saas_api.usage import meters, quantities
 from tests.support.accounts import User, create_key
 from tests.support.usage_events import EventSender, ledger_rows, make_event, publish_meter
 
@@ -183,6 +185,27 @@ def test_a_repeat_counts_nothing_for_ever(app: Flask, sender: EventSender, alice
     long_ago = clock.format_rfc3339(datetime.now(UTC))
     assert sender.send(*({**event, "time": long_ago} for event in events)) == nothing_else(duplicates=3)
     assert len(ledger_rows(app, alice.organization_id)) == 4
+
+
+def test_events_of_a_batch_are_recorded_in_its_order(app: Flask, sender: EventSender, alice: User, carol: User) -> None:
+    """The last of several at the same instant counts where the meter counts the latest value."""
+    publish_meter(app, code="seats", aggregation="latest")
+    owners = (alice, carol)
+    at = clock.format_rfc3339(clock.now())
+    events = [
+        make_event(owner.organization_id, type="seats", time=at, data={"quantity": quantity})
+        for quantity in range(1, 21)
+        for owner in owners
+    ]
+    assert sender.send(*events) == nothing_else(accepted=40)
+    row_ids = [row for owner in owners for row in ledger_rows(app, owner.organization_id, "idempotency_key, id")]
+    in_order = [key for key, row_id in sorted(row_ids, key=lambda row: row[1])]
+    assert in_order == [event["id"] for event in events]
+    for owner in owners:
+        organization_id = ids.parse_id("org", owner.organization_id)
+        with app.app_context(), tenancy.tenant_session(organization_id) as session:
+            [period_id] = session.execute(sa.text("SELECT DISTINCT billing_period_id FROM usage_events")).scalars()
+            assert quantities.live_quantities(session, organization_id, period_id)["seats"] == 20
 
 
 def test_a_subject_is_an_organization_a_key_or_a_test_key(app: Flask, sender: EventSender, alice: User) -> None:
