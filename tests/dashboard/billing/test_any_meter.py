@@ -49,7 +49,7 @@ def test_pages_of_plans_and_prices_show_each_value_and_what_has_no_price(page: B
         text = page.open(path).text
         assert "Lookups, by model" in text, path
         assert "2 lookups included<br>0.25 USD for each more lookup" in text, path
-        assert ('data-th="model">any other<' in text, "Storage: not priced" in text) == (True, True), path
+        assert ('<th scope="row">any other<' in text, "Storage: not priced" in text) == (True, True), path
     assert "storage 7" in page.open("/dashboard/billing/plans").text
 
 
