@@ -62,6 +62,24 @@ def test_running_period_has_a_line_for_each_value_with_decimals(page: Browser) -
     assert "2 of 2 included lookups used" in usage
 
 
+def test_home_mentions_messages_to_those_who_send_them_or_call_nothing(
+    app: Flask, client: FlaskClient, page: Browser, alice: User, carol: User
+) -> None:
+    texts = ("The last hour", "Delivery rate", "Send a test message", "Last failures", "Send your first message")
+
+    def shown(browser: Browser) -> list[bool]:
+        text = browser.open("/dashboard").text
+        assert "Accepted calls per day" in text
+        return [part in text for part in texts]
+
+    assert shown(page) == [False] * 5
+    assert shown(Browser(app, carol)) == [True] * 5
+    body = {"type": "sms", "to": "+2348012345678", "message": "Hello"}
+    key = make_key(client, alice)
+    assert client.post("/api/v1/messages/send", json=body, headers=key).status_code == 202
+    assert shown(page) == [True] * 5
+
+
 def test_every_meter_can_have_an_alert(page: Browser) -> None:
     text = page.open("/dashboard/billing/spending").text
     for code in [*METERS, "lookups", "sms", "email"]:
