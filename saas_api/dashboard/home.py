@@ -33,7 +33,8 @@ LIVE_MINUTES = 60
 
 _STEPS = text("""
 SELECT EXISTS (SELECT FROM api_keys k WHERE k.organization_id = :org) AS has_key,
-  (SELECT min(m.accepted_at) FROM messages m WHERE m.organization_id = :org) AS first_message_at,
+  EXISTS (SELECT FROM messages m WHERE m.organization_id = :org) AS has_message,
+  EXISTS (SELECT FROM usage_events u WHERE u.organization_id = :org) AS has_usage,
   EXISTS (SELECT FROM webhook_endpoints w WHERE w.organization_id = :org AND w.deleted_at IS NULL) AS has_endpoint,
   (SELECT count(*) FROM memberships t WHERE t.organization_id = :org) > 1
     OR EXISTS (SELECT FROM invitations i WHERE i.organization_id = :org) AS has_invited,
@@ -57,7 +58,8 @@ SELECT id, accepted_at, recipient, channel, error_code FROM (
  WHERE mode = :mode AND status = 'failed' ORDER BY accepted_at DESC, id DESC LIMIT :limit
 """)
 _DELIVERY = text("""
-SELECT count(*) FILTER (WHERE status IN ('sent', 'delivered')), count(*) FILTER (WHERE status = 'failed') FROM (
+SELECT count(*), count(*) FILTER (WHERE status IN ('sent', 'delivered')), count(*) FILTER (WHERE status = 'failed')
+  FROM (
     SELECT status, mode FROM messages
      WHERE organization_id = :org ORDER BY accepted_at DESC, id DESC LIMIT 500) latest
  WHERE mode = :mode
@@ -84,7 +86,8 @@ class OnboardingSteps:
     """Which onboarding steps an organization has done."""
 
     has_key: bool
-    first_message_at: datetime | None
+    has_message: bool
+    has_usage: bool
     has_endpoint: bool
     has_invited: bool
     has_cap: bool
@@ -121,8 +124,12 @@ class FailedMessage:
 
 @dataclass(frozen=True)
 class DeliveryRate:
-    """How many of the newest messages were sent or delivered, and how many failed."""
+    """How many of the newest messages were sent or delivered, and how many failed.
 
+    messages: the newest ones, those without a result included
+    """
+
+    messages: int
     delivered: int
     failed: int
 
@@ -190,11 +197,13 @@ def index() -> Any:
     series = usage_costs.usage_series(engine.session(), principal.organization_id, days, _range(principal.mode))
     refused = refused_requests.refused_calls(engine.session(), principal.organization_id, days, principal.mode)
     keys = list_recent_keys(engine.session(), principal.organization_id, principal.mode)
+    delivery = get_delivery_rate(engine.session(), principal.organization_id, principal.mode)
     return pages.render_page(
         "dashboard/home.html",
         steps=_steps(),
         figures=_figures(days, series, refused),
-        delivery=get_delivery_rate(engine.session(), principal.organization_id, principal.mode),
+        delivery=delivery,
+        has_messages=delivery.messages > 0 or not series,  # without any call they are an example
         chart=_chart(days, series, zone),
         running=running_period.get_current_period(engine.session(), context.current_account(), now)
         if is_live
@@ -239,15 +248,16 @@ def _steps() -> list[dict[str, Any]] | None:
     progress = get_onboarding_steps(engine.session(), g.principal.organization_id, g.principal.id)
     if progress.is_dismissed or g.principal.is_impersonating:
         return None
-    first = progress.first_message_at
     steps = [
         ("Verify your e-mail address", "/dashboard/account", g.principal.email_verified, None),
         ("Create an API key", "/dashboard/api-keys/new", progress.has_key, "keys:create"),
-        ("Send your first message", "/dashboard/messages/new", first is not None, "messages:test"),
+        ("Send your first message", "/dashboard/messages/new", progress.has_message, "messages:test"),
         ("Add a webhook endpoint", "/dashboard/webhooks/new", progress.has_endpoint, "webhooks:write"),
         ("Invite a member", "/dashboard/team", progress.has_invited, "members:write"),
         ("Choose a spend cap", "/dashboard/billing/spending", progress.has_cap, "spend-cap:write"),
     ]
+    if progress.has_usage and not progress.has_message:  # it calls other services only
+        steps = [step for step in steps if step[3] != "messages:test"]
     allowed = [step for step in steps if step[3] is None or access.has_permission(g.principal, step[3])]
     if all(step[2] for step in allowed):
         return None

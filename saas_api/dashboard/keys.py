@@ -44,8 +44,8 @@ _PLATFORM, _GONE = "The platform", "A former member"
 SCOPE_PRESETS = {"all": None, "send": ["messages:write"], "read": ["messages:read", "usage:read"]}
 _PRESET_TEXTS = {
     "all": ("Full access", "Every scope, also of services that are added later."),
-    "send": ("Send only", "messages:write"),
-    "read": ("Read only", "messages:read and usage:read"),
+    "send": ("Send messages", "Only messages:write."),
+    "read": ("Read messages and usage", "Only messages:read and usage:read."),
 }
 _SCOPE_NOTES = {
     "messages:write": "Send and cancel messages.",

@@ -2,7 +2,7 @@
 
 import functools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -209,6 +209,14 @@ def list_meter_allowances(session: Session, organization_id: UUID, at: datetime)
     return {code: MeterAllowance(*rest) for code, *rest in rows}
 
 
+def list_priced_meters(session: Session, organization_id: UUID, at: datetime) -> set[str]:
+    """Returns the codes of the meters that the plan in force prices."""
+    sql = text("""SELECT meter_code FROM prices WHERE plan_version_id = (
+      SELECT plan_version_id FROM subscription_segments WHERE organization_id = :organization_id
+      ORDER BY starts_at <= :at DESC, seq DESC LIMIT 1)""")
+    return set(session.scalars(sql, {"organization_id": organization_id, "at": at}))
+
+
 class UsageFilters(StrictSchema):
     """Filters of the usage page: range, mode, meter and tab."""
 
@@ -271,7 +279,7 @@ def index() -> Response:
             tabs=[],
             zone=zone.key,
             ranges=RANGE_CHOICES,
-            meters=_meter_choices(by_code),
+            meters=_meter_choices(by_code, form.value("meter"), ()),
         )
     view = _View(form, tabs, query["tab"], query["mode"] or g.principal.mode, zone, by_code)
     if query["tab"] == "period":
@@ -309,8 +317,10 @@ def _tabs(query: Mapping[str, Any], by_code: Mapping[str, MeterContent]) -> list
     return tabs
 
 
-def _meter_choices(by_code: Mapping[str, MeterContent]) -> list[tuple[str, str]]:
-    named = sorted((meter.name, code) for code, meter in by_code.items())
+def _meter_choices(by_code: Mapping[str, MeterContent], chosen: str, used: Collection[str]) -> list[tuple[str, str]]:
+    """The meters of the filter: the chosen one, those with usage in the range, and those that the plan prices."""
+    offered = {chosen, *used, *list_priced_meters(engine.session(), g.principal.organization_id, clock.now())}
+    named = sorted((meter.name, code) for code, meter in by_code.items() if code in offered)
     return [("", "All meters"), *((code, name) for name, code in named)]
 
 
@@ -329,7 +339,7 @@ def _meter_rows(view: _View, days: DateRange, meter: MeterContent, *, is_table: 
         range_label=_format_range(days),
         exact=charts.format_number,
         list_cost=functools.partial(_format_cost, currency=usage.currency),
-        **_range_links(view),
+        **_range_links(view, reports.used_meters(engine.session(), g.principal.organization_id, days, view.mode)),
     )
 
 
@@ -352,7 +362,7 @@ def _render(view: _View, report: UsageReport) -> Response:
         app_url=setting("APP_URL"),
         exact=charts.format_number,
         list_cost=functools.partial(_format_cost, currency=report.currency),
-        **_range_links(view),
+        **_range_links(view, {usage.meter for usage in report.by_meter}),
     )
 
 
@@ -376,8 +386,11 @@ def _period_rows(view: _View, *, is_table: bool) -> Response:
     )
 
 
-def _range_links(view: _View) -> dict[str, Any]:
-    """Returns what every tab shows: links to the other tabs and the CSV, and the time of the figures."""
+def _range_links(view: _View, used: Collection[str] = ()) -> dict[str, Any]:
+    """Returns what every tab shows: links to the other tabs and the CSV, and the time of the figures.
+
+    used: meters with usage in the range
+    """
     filters = {name: value for name, value in view.form.values.items() if name not in ("tab", "format")}
     addresses = {code: url_for("dashboard.usage.index", **filters, tab=code) for code, _ in view.tabs}
     return {
@@ -385,7 +398,7 @@ def _range_links(view: _View) -> dict[str, Any]:
         "table": url_for("dashboard.usage.index", **filters, tab=view.tab, format="csv"),
         "mode": view.mode,
         "ranges": RANGE_CHOICES,
-        "meters": _meter_choices(view.by_code),
+        "meters": _meter_choices(view.by_code, view.form.value("meter"), used),
         "zone": view.zone.key,
         "until": f"{clock.now().astimezone(view.zone):%H:%M:%S}",
     }

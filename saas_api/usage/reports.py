@@ -94,6 +94,21 @@ def _key(row: AcceptedCalls) -> tuple[Any, ...]:
     return row.day, row.meter, row.source, row.api_key_id, row.segment, str(row.dimensions)
 
 
+_LIVE_METERS = text(f"""WITH live AS ({LIVE_USAGE_SQL})
+SELECT DISTINCT meter_code FROM live WHERE bucket_at >= :starts_at AND bucket_at < :ends_at""")
+_TEST_METERS = text("""SELECT DISTINCT meter_code FROM test_usage_events
+WHERE organization_id = :organization_id AND occurred_at >= :starts_at AND occurred_at < :ends_at""")
+
+
+def used_meters(session: Session, organization_id: UUID, days: DateRange, mode: str) -> set[str]:
+    """Codes of the meters with accepted calls within the range.
+
+    mode: "live" or "test"
+    """
+    values = {"organization_id": organization_id, "starts_at": days.starts_at, "ends_at": days.ends_at}
+    return set(session.scalars(_LIVE_METERS if mode == KeyMode.LIVE else _TEST_METERS, values))
+
+
 def exact_totals(
     session: Session, organization_id: UUID, days: DateRange, meters: Collection[str], mode: str
 ) -> dict[str, Decimal]:

@@ -1,10 +1,14 @@
 """Plans at the console: versions, simulation on real usage, archive."""
 
+import re
+
 from flask import Flask
 from flask.testing import FlaskClient
 
 from tests.support.accounts import User, make_key
 from tests.support.console import IN_PLATFORM_LOG, REASON, audit_log, open_console, send_message
+from tests.support.metering import move_to_plan
+from tests.support.usage_events import publish_meter
 
 
 def test_plan_versions_are_listed_with_their_subscribers(
@@ -25,6 +29,24 @@ def test_plan_page_shows_tiers(app: Flask, olga: User) -> None:
     for price in ("0.004 USD", "0.003 USD", "0.002 USD"):
         assert price in text
     assert browser.open("/admin/plans/gold@1").status_code == 404
+
+
+def test_plan_page_shows_the_price_of_each_value_of_a_dimension(app: Flask, alice: User, olga: User) -> None:
+    publish_meter(app)
+    tiers = [{"up_to": "100", "unit_price": "0.1"}, {"up_to": None, "unit_price": "0.05", "flat_amount": "2.00"}]
+    values = {
+        "small": {"model": "per_unit", "included": "1000", "unit_price": "0.2"},
+        "large": {"model": "graduated", "tiers": tiers, "max_amount": "20.00"},
+    }
+    default = {"model": "package", "package": {"size": "500", "amount": "4.00"}}
+    move_to_plan(app, alice, prices={"lookups": {"by": {"dimension": "model", "values": values, "default": default}}})
+    page = open_console(app, olga).read("/admin/plans/metered@1")
+    [rows] = [part for part in re.findall(r"<tbody>(.*?)</tbody>", page, re.DOTALL) if "any other" in part]
+    assert [text for text in re.sub(r"<[^>]+>|\u2013", "|", rows).split("|") if text.strip()] == [
+        *("large", "graduated", "to 100: 0.1 USD each", "beyond: 0.05 USD each, plus 2.00 USD", "20.00 USD"),
+        *("small", "per unit", "0.2 USD each", "1,000"),
+        *("any other", "package", "4.00 USD for each 500"),
+    ]
 
 
 def test_plan_is_simulated_on_real_usage(app: Flask, client: FlaskClient, alice: User, olga: User) -> None:

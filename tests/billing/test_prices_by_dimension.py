@@ -1,6 +1,7 @@
 """Prices that differ by the value of a dimension: plan files, bills, allowances, explanations and limits."""
 
 from dataclasses import replace
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -31,7 +32,7 @@ from saas_api.usage.ranges import DateRange
 from tests.support.billing import BillingOrganization, create_organization, day, publish_meter, publish_prices
 from tests.support.billing_actions import close_periods, create_credit_note
 
-UTC = clock.get_zone("UTC")
+UTC, KOLKATA = clock.get_zone("UTC"), clock.get_zone("Asia/Kolkata")
 pytestmark = pytest.mark.usefixtures("context")
 SMALL = {"model": "per_unit", "included": "1000", "unit_price": "0.001"}
 LARGE = {
@@ -108,6 +109,33 @@ def test_preview_spend_and_report_agree_with_the_invoice(acme: BillingOrganizati
     assert spent.metered == {"tokens": 2_430}
     [tokens] = report.by_meter
     assert (tokens.quantity, tokens.included, tokens.cost) == (2_430, 1_000, Decimal("1.5") + 90 + Decimal("0.3"))
+
+
+@pytest.mark.parametrize("is_rolled_up", [False, True])
+def test_calls_in_the_hour_of_a_sign_up_and_upgrade_have_the_prices_of_the_new_plan(*, is_rolled_up: bool) -> None:
+    """4 calls for NG at 0.20 and 4 for others at 0.50 are 2.80, as on the bill."""
+    publish_meter("lookups", "count", ["country"], "lookup")
+    prices = {"NG": {"model": "per_unit", "unit_price": "0.20"}}
+    default = {"model": "per_unit", "unit_price": "0.50"}
+    version = publish_prices(
+        "check", {"lookups": {"by": {"dimension": "country", "values": prices, "default": default}}}
+    )
+    acme = create_organization(at=day(1, 10) + timedelta(minutes=5), zone="Asia/Kolkata")
+    acme.switch(version, day(1, 10) + timedelta(minutes=8))
+    for country in ("NG", "NG", "NG", "NG", "GH", "GH", "KE", "KE"):
+        acme.use(1, "lookups", at=day(1, 10) + timedelta(minutes=10), properties={"country": country})
+    if is_rolled_up:
+        rollups.rebuild_rollups()
+    clock.freeze_time(day(1, 12))
+    days, query = DateRange(day(1).date(), day(1).date(), KOLKATA), {"mode": "live", "meter": "lookups"}
+    with acme.transaction() as session:
+        report = usage_costs.usage_report(session, acme.id, days)
+        groups = usage_costs.usage_by_group(session, acme.id, days, {**query, "group_by": "dimension:country"})
+        rows = list(usage_costs.usage_rows(session, acme.id, days, "live"))
+    assert report.total_cost_minor == 280
+    assert report.total.cost == report.by_meter[0].cost == sum(row.cost or 0 for row in rows) == Decimal("2.80")
+    assert {usage.value: usage.cost for usage in report.by_dimension} == {"GH": 1, "KE": 1, "NG": Decimal("0.80")}
+    assert {group: point.cost for group, point in groups.items()} == {"GH": 1, "KE": 1, "NG": Decimal("0.80")}
 
 
 def test_late_usage_and_its_credits_are_kept_apart_by_value(acme: BillingOrganization) -> None:

@@ -49,7 +49,7 @@ def test_pages_of_plans_and_prices_show_each_value_and_what_has_no_price(page: B
         text = page.open(path).text
         assert "Lookups, by model" in text, path
         assert "2 lookups included<br>0.25 USD for each more lookup" in text, path
-        assert ('data-th="model">any other<' in text, "Storage: not priced" in text) == (True, True), path
+        assert ('<th scope="row">any other<' in text, "Storage: not priced" in text) == (True, True), path
     assert "storage 7" in page.open("/dashboard/billing/plans").text
 
 
@@ -60,6 +60,24 @@ def test_running_period_has_a_line_for_each_value_with_decimals(page: Browser) -
     usage = page.open("/dashboard/usage?tab=period").text
     assert "Lookups, model small on Metered" in usage
     assert "2 of 2 included lookups used" in usage
+
+
+def test_home_mentions_messages_to_those_who_send_them_or_call_nothing(
+    app: Flask, client: FlaskClient, page: Browser, alice: User, carol: User
+) -> None:
+    texts = ("The last hour", "Delivery rate", "Send a test message", "Last failures", "Send your first message")
+
+    def shown(browser: Browser) -> list[bool]:
+        text = browser.open("/dashboard").text
+        assert "Accepted calls per day" in text
+        return [part in text for part in texts]
+
+    assert shown(page) == [False] * 5
+    assert shown(Browser(app, carol)) == [True] * 5
+    body = {"type": "sms", "to": "+2348012345678", "message": "Hello"}
+    key = make_key(client, alice)
+    assert client.post("/api/v1/messages/send", json=body, headers=key).status_code == 202
+    assert shown(page) == [True] * 5
 
 
 def test_every_meter_can_have_an_alert(page: Browser) -> None:

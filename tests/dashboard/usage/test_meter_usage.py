@@ -60,6 +60,22 @@ def test_tables_of_a_meter_and_their_csv(
     assert {(row["meter"], row["unit"], row["currency"]) for row in table} == {("lookups", "lookup", "USD")}
 
 
+@pytest.mark.parametrize(
+    ("query", "offered"),
+    [
+        ("start_date=2026-04-02&end_date=2026-04-03", {"email", "lookups", "seats", "sms"}),
+        ("start_date=2026-04-04&end_date=2026-04-05", {"email", "sms"}),
+        ("start_date=2026-04-04&end_date=2026-04-05&meter=meter1", {"email", "meter1", "sms"}),
+    ],
+)
+def test_filter_offers_meters_with_usage_in_the_range_or_a_price(
+    app: Flask, lookups: UsageOrganization, query: str, offered: set[str]
+) -> None:
+    """The plan prices sms and email; the chosen meter stays."""
+    [choices] = re.findall(r'<select[^>]* name="meter".*?</select>', open_usage(app, lookups, query), re.DOTALL)
+    assert set(re.findall(r'<option value="([^"]+)"', choices)) == offered
+
+
 @pytest.mark.parametrize("tab", ["endpoint", "day", "dimension:plan"])
 def test_values_of_a_meter_that_does_not_add_up_are_not_summed(
     app: Flask, lookups: UsageOrganization, tab: str
