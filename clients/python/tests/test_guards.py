@@ -33,7 +33,8 @@ def test_call_with_a_valid_key_passes_and_is_metered(
         answer = application.post("/lookups", headers)
         assert (answer.status_code, answer.json()) == (200, {"customer": alice.organization_id})
         assert int(answer.headers["X-RateLimit-Remaining"]) < int(answer.headers["X-RateLimit-Limit"])
-        assert answer.headers["RateLimit"].partition(";")[0] in answer.headers["RateLimit-Policy"]
+        assert answer.headers["RateLimit"].startswith('"plan";r=')
+        assert answer.headers["RateLimit-Policy"] == '"plan";q=60;w=60'
     assert recorded(app, alice, "lookups") == (2, "2.000000")
 
 
