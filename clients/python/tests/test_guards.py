@@ -71,6 +71,14 @@ def test_key_that_may_not_is_403_and_a_full_window_429(
     assert recorded(app, alice, "lookups") == (1, "1.000000")
 
 
+def test_key_is_bound_to_the_address_of_the_connection(guarded: Guarded, create_key: Callable[..., Any]) -> None:
+    application = guarded()
+    here, elsewhere = (create_key("lookups:write", allowed_ips=[ip]).key for ip in ("127.0.0.1", "203.0.113.7"))
+    assert application.post("/lookups", {"X-API-Key": here}).status_code == 200
+    answer = application.post("/lookups", {"X-API-Key": elsewhere, "X-Forwarded-For": "203.0.113.7"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "IP_NOT_ALLOWED")
+
+
 def test_call_that_fails_in_the_application_costs_nothing(
     app: Flask, alice: User, guarded: Guarded, service_key: Any
 ) -> None:
