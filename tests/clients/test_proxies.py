@@ -236,7 +236,7 @@ def test_commands_of_both_pages_lead_to_counted_lookups(app: Flask, config: dict
         for block in readme.blocks((EXAMPLES / name / "README.md").read_text(encoding="utf-8"), "bash")
     ]
     with served(app) as url, open_directory() as folder:
-        ports = {"9000": str(free_port()), "9001": str(free_port()), "8080": url.rpartition(":")[2]}
+        ports = {"9000": str(free_port()), "9001": str(free_port())}
         shutil.copytree(EXAMPLES, folder / "examples", ignore=shutil.ignore_patterns("node_modules", "__pycache__"))
         for path in folder.rglob("examples/*/*"):
             text = path.read_text(encoding="utf-8")
@@ -244,7 +244,7 @@ def test_commands_of_both_pages_lead_to_counted_lookups(app: Flask, config: dict
                 text = text.replace(written, port)
             path.write_text(text, encoding="utf-8")
         replaced = {"/tmp/": f"{folder}/", "examples/": f"{folder}/examples/", ":9000": f":{ports['9000']}"}  # noqa: S108
-        environment = {**os.environ, "API_PORT": ports["8080"]}
+        environment = {**os.environ, "API_PORT": url.rpartition(":")[2]}
         outputs = readme.paste(commands, config, environment, replaced)
     *_, with_nginx, _, with_caddy = outputs
     for shown in (with_nginx, with_caddy):

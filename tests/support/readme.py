@@ -19,7 +19,13 @@ from tests.support import forks
 END_OF_BLOCK = "--- end of block ---"
 BEGINNING = """
 trap 'kill $(jobs -p) 2> /dev/null || true' EXIT  # they keep the pipes open
-flask() { printf '%%s\\0' "$@" | curl -s --fail-with-body --data-binary @- http://127.0.0.1:%d; }
+flask() {
+  local printed
+  printed=$(printf '%%s\\0' "$@" | curl -s --fail-with-body --data-binary @- http://127.0.0.1:%d) || {
+    echo "$printed" >&2; return 1
+  }
+  echo "$printed"
+}
 """
 
 

@@ -1,17 +1,22 @@
 """The examples run as their pages say, and the ledger has what their customers used."""
 
 import contextlib
+import os
+import re
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
 import pytest
 from flask import Flask
 
-from clients.python.tests.platform_service import EXAMPLES, recorded, running_program
+from clients.python.tests.platform_service import EXAMPLES, ROOT, recorded, running_program
 from saas_api_client import Client
+from tests.support import readme
 from tests.support.accounts import User
 from tests.support.web_server import free_port
 
@@ -53,6 +58,46 @@ def wait_until_recorded(app: Flask, user: User, meter: str, events: int) -> str:
     return found[1]
 
 
+def wait_until_no_hold_is_open(superuser: Any) -> None:
+    """Wait for the releases that follow a response."""
+    ends_at = time.monotonic() + 10
+    with superuser, superuser.cursor() as cursor:
+        while True:
+            cursor.execute("SELECT count(*) FROM holds WHERE status = 'open'")
+            if cursor.fetchone() == (0,):
+                return
+            assert time.monotonic() < ends_at
+            time.sleep(0.05)
+
+
+def test_commands_of_the_pages_run_after_those_of_other_pages(
+    app: Flask, config: dict[str, Any], platform: str, tmp_path: Path
+) -> None:
+    """The page of nginx creates the service and the meter that the page of FastAPI uses."""
+    nginx, quick_start, fastapi, llm_proxy = (
+        readme.blocks((ROOT / page).read_text(encoding="utf-8"), "bash")
+        for page in (
+            "examples/nginx/README.md",
+            "README.md",
+            "examples/fastapi/README.md",
+            "examples/llm-proxy/README.md",
+        )
+    )
+    [sign_up] = [block for block in quick_start if "/auth/register" in block]
+    ports = {name: str(free_port()) for name in ("LOOKUPS_PORT", "MODEL_PORT", "CHAT_PORT")}
+    environment = {**os.environ, **ports, "API_PORT": platform.rpartition(":")[2]}
+    replaced = {".venv/bin/uvicorn": f"{sys.executable} -m uvicorn", "/tmp/": f"{tmp_path}/"}  # noqa: S108 - of the page
+    outputs = readme.paste([nginx[0], sign_up, *fastapi, *llm_proxy], config, environment, replaced)
+    _, _, _, _, called, usage, _, _, _, answer, bill = outputs
+    assert re.findall(r'"country":"(\w+)"|"code": "(\w+)"', called) == [("Nigeria", ""), ("", "MISSING_API_KEY")]
+    assert '"endpoint":"/v1/lookups"' in usage
+    assert re.findall(r"^(?:say|this)$", answer, re.MULTILINE) == ["say", "this"] * 5
+    other, large = (line for line in readme.data(bill)[0]["lines"] if line["meter"] == "tokens")
+    assert (large["quantity"], large["amount"]) == ("10", "0.10")
+    assert float(other["amount"]) > 0
+    assert "HTTP/1.1 502" in bill
+
+
 def test_fastapi_example_meters_each_lookup(
     app: Flask, alice: User, platform: str, service_token: str, service_key: Any, customer: Client
 ) -> None:
@@ -91,7 +136,7 @@ def test_model_proxy_settles_the_tokens_that_were_used(
     proxy, model = model_proxy
 
     def chat(prompt: str, max_tokens: int) -> contextlib.AbstractContextManager[httpx.Response]:
-        body = {"prompt": prompt, "max_tokens": max_tokens}
+        body = {"prompt": prompt, "model": "large", "max_tokens": max_tokens}
         return proxy.stream("POST", "/v1/chat", json=body, headers={"X-API-Key": service_key.key})
 
     with chat("one two", 5) as answer:
@@ -112,6 +157,8 @@ def test_model_proxy_settles_the_tokens_that_were_used(
     assert float(wait_until_recorded(app, alice, "tokens", 3)) == after_hanging_up + tokens
 
     assert proxy.post("/v1/chat", json={"prompt": "hello"}).status_code == 401
-    with superuser, superuser.cursor() as cursor:
-        cursor.execute("SELECT count(*) FROM holds WHERE status = 'open'")
-        assert cursor.fetchone() == (0,)
+    model.wait(10)
+    away = proxy.post("/v1/chat", json={"prompt": "hello"}, headers={"X-API-Key": service_key.key})
+    assert (away.status_code, away.json()) == (502, {"detail": "the model does not answer"})
+    wait_until_no_hold_is_open(superuser)
+    assert recorded(app, alice, "tokens")[0] == 3

@@ -33,7 +33,8 @@ def test_call_with_a_valid_key_passes_and_is_metered(
         answer = application.post("/lookups", headers)
         assert (answer.status_code, answer.json()) == (200, {"customer": alice.organization_id})
         assert int(answer.headers["X-RateLimit-Remaining"]) < int(answer.headers["X-RateLimit-Limit"])
-        assert answer.headers["RateLimit"].partition(";")[0] in answer.headers["RateLimit-Policy"]
+        assert answer.headers["RateLimit"].startswith('"plan";r=')
+        assert answer.headers["RateLimit-Policy"] == '"plan";q=60;w=60'
     assert recorded(app, alice, "lookups") == (2, "2.000000")
 
 
@@ -68,6 +69,14 @@ def test_key_that_may_not_is_403_and_a_full_window_429(
     assert 1 <= int(answer.headers["Retry-After"]) <= 120
     assert answer.headers["X-RateLimit-Remaining"] == "0"
     assert recorded(app, alice, "lookups") == (1, "1.000000")
+
+
+def test_key_is_bound_to_the_address_of_the_connection(guarded: Guarded, create_key: Callable[..., Any]) -> None:
+    application = guarded()
+    here, elsewhere = (create_key("lookups:write", allowed_ips=[ip]).key for ip in ("127.0.0.1", "203.0.113.7"))
+    assert application.post("/lookups", {"X-API-Key": here}).status_code == 200
+    answer = application.post("/lookups", {"X-API-Key": elsewhere, "X-Forwarded-For": "203.0.113.7"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "IP_NOT_ALLOWED")
 
 
 def test_call_that_fails_in_the_application_costs_nothing(

@@ -1,6 +1,7 @@
 """What a service does with the client: verify, hold, record, reverse."""
 
 import asyncio
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -16,6 +17,7 @@ from saas_api_client import (
     ConflictError,
     Event,
     NotFoundError,
+    PermissionDeniedError,
     ValidationError,
 )
 from tests.support.accounts import User
@@ -61,6 +63,17 @@ def test_verified_call_counts_once_when_an_attempt_fails(
         assert service.settle(hold.hold_id, 7).status == "settled"
     assert recorded(app, alice, "lookups") == (2, "2.000000")
     assert recorded(app, alice, "tokens") == (1, "7.000000")
+
+
+def test_key_that_is_bound_to_networks_needs_the_customers_address(
+    service: Client, create_key: Callable[..., Any]
+) -> None:
+    key = create_key("lookups:write", allowed_ips=["203.0.113.0/24"]).key
+    assert service.verify(key, ip="203.0.113.7").valid
+    assert service.verify(key).code == "IP_NOT_ALLOWED"
+    assert service.hold(key=key, meter="tokens", quantity=1, ip="203.0.113.7").status == "open"
+    with pytest.raises(PermissionDeniedError, match="IP_NOT_ALLOWED"):
+        service.hold(key=key, meter="tokens", quantity=1)
 
 
 def test_hold_is_settled_with_what_was_used_or_released(

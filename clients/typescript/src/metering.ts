@@ -40,10 +40,6 @@ export interface Decision {
 
 const MAX_KEY_LENGTH = 255;
 const MAX_PATTERN_LENGTH = 200;
-/**
- * Sent where the address is not known: no key is limited to it, while without an address networks would not be checked.
- */
-const UNKNOWN_ADDRESS = "0.0.0.0";
 const ASK_OPTIONS = { timeoutMs: 3_000, maxRetries: 1 };
 const WINDOW_SECONDS = 60;
 const REFUSALS: Record<string, { status: number; code?: string; message: string }> = {
@@ -94,12 +90,17 @@ async function question<Request>(
   return {
     key,
     endpoint: route.endpoint ?? `${incoming.method} ${encodeURI(incoming.pattern).slice(0, MAX_PATTERN_LENGTH)}`,
-    ip: /^[\da-f.:]+$/i.test(incoming.ip ?? "") ? incoming.ip! : UNKNOWN_ADDRESS,
+    ...(isAddress(incoming.ip) && { ip: incoming.ip }),
     ...(route.permission && { permission: route.permission }),
     ...(route.meter && { meter: route.meter }),
     ...(quantity !== undefined && { quantity: typeof quantity === "function" ? await quantity(request) : quantity }),
     ...(dimensions && { dimensions: typeof dimensions === "function" ? dimensions(request) : dimensions }),
   };
+}
+
+/** Whether a text looks like an IP address; a server on a Unix socket has none. */
+function isAddress(text: string | undefined): text is string {
+  return /^[\da-f.:]+$/i.test(text ?? "");
 }
 
 function readKey(incoming: Incoming): string | undefined {
@@ -118,7 +119,7 @@ function answer({ data: customer, requestId }: Answer<Verification>): Decision {
 }
 
 function refuse(status: number, code: string, message: string, details: object = {}, requestId?: string): Decision {
-  const error = { code, message, details, ...(requestId && { request_id: requestId }) };
+  const error = { code, message, details, request_id: requestId ?? null };
   return {
     customer: undefined,
     headers: status === 401 ? { "WWW-Authenticate": "Bearer" } : {},

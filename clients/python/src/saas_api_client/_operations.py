@@ -61,12 +61,14 @@ def hold(
     quantity: Quantity,
     key: Optional[str] = None,
     organization_id: Optional[str] = None,
+    ip: Optional[str] = None,
     seconds: Optional[int] = None,
     event_id: Optional[str] = None,
 ) -> Operation[models.Hold]:
     """Reserve the most that a call may come to, before it is known. Needs a service token.
 
     key or organization_id: the customer
+    ip: the customer's address; a key that is bound to networks needs it
     quantity: counts against quota, spend cap and balance until the hold ends
     seconds: until the hold expires, 10 to 86,400; 900 unless given
     raises: PaymentRequiredError, PermissionDeniedError, RateLimitError when the customer may not use that much
@@ -74,6 +76,7 @@ def hold(
     body = _body(
         key=key,
         organization_id=organization_id,
+        ip=ip,
         meter=meter,
         quantity=_json_quantity(quantity),
         seconds=seconds,

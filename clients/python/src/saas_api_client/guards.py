@@ -21,6 +21,7 @@ log = logging.getLogger("saas_api_client")
 
 RETRY_AFTER_SECONDS = 5
 MAX_KEY_LENGTH = 255
+WINDOW_SECONDS = 60
 _ENDPOINT = re.compile(r"[A-Z]{1,10} /[!-~]{0,200}")
 """What the platform takes; a route of other characters is not reported."""
 REFUSALS: Mapping[str, tuple[int, str, str]] = {
@@ -252,6 +253,6 @@ def rate_limit_headers(verification: Optional[models.Verification]) -> dict[str,
         "X-RateLimit-Limit": str(tightest.limit),
         "X-RateLimit-Remaining": str(tightest.remaining),
         "X-RateLimit-Reset": str(int(tightest.reset_at.timestamp())),
-        "RateLimit-Policy": ", ".join(f'"{one.name}";q={one.limit}' for one in limits),
+        "RateLimit-Policy": ", ".join(f'"{one.name}";q={one.limit};w={WINDOW_SECONDS}' for one in limits),
         "RateLimit": f'"{tightest.name}";r={tightest.remaining};t={seconds}',
     }
