@@ -1,5 +1,7 @@
 """Usage events as services send them, CloudEvents 1.0 or plain objects: strict reading."""
 
+import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +11,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from saas_api.core.errors import ValidationFailed
+from saas_api.core.errors import BadRequest, ValidationFailed
 from saas_api.usage import meters, sources
 from saas_api.usage.ledger import REVERSAL_SOURCE
 from saas_api.usage.meter_file import MeterContent
@@ -20,6 +22,8 @@ MAX_PROPERTIES_BYTES = 4_096
 """Of the properties of one event, as JSON."""
 MAX_AHEAD = timedelta(minutes=5)
 SPEC_VERSION = "1.0"
+_INTEGERS = range(-(2**63), 2**64)
+"""Those that orjson reads as integers; it reads others as floats."""
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
 
@@ -121,10 +125,37 @@ class EventReader:
         return at
 
 
+def parse_body(raw: bytes) -> Any:
+    """The JSON value in a body of events.
+
+    It may have lone surrogates, infinities and NaN, which no strict reader takes: EventReader rejects the events that
+    have them, and the others of the body count.
+    raises: BadRequest for other text, and for more levels than Python's reader takes
+    """
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        return json.loads(raw.decode(), parse_int=_parse_integer)
+    except (ValueError, RecursionError) as cause:
+        raise BadRequest("The body is not valid JSON.") from cause
+
+
+def _parse_integer(text: str) -> int | float:
+    """As orjson reads it, but infinite where orjson refuses it; of more than 4,300 digits Python makes no integer."""
+    is_short = len(text) <= len(str(_INTEGERS[0]))
+    return number if is_short and (number := int(text)) in _INTEGERS else float(text)
+
+
 def read_id(event: Any) -> str | None:
     """The id of an event for a report of its problem; None if it has none that can be shown."""
     value = event.get("id") if isinstance(event, dict) else None
-    return value if isinstance(value, str) and len(value) <= MAX_TEXT_LENGTH else None
+    return value if isinstance(value, str) and len(value) <= MAX_TEXT_LENGTH and not _has_surrogate(value) else None
+
+
+def _has_surrogate(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def is_valid_text(value: Any) -> bool:
@@ -166,7 +197,12 @@ def _read_data(event: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _encode_properties(properties: Mapping[str, Any]) -> bytes:
-    encoded = orjson.dumps(properties)
+    if any(isinstance(value, float) and not math.isfinite(value) for value in properties.values()):
+        raise InvalidEvent("data must not contain infinite numbers or NaN.", details={"attribute": "data"})
+    try:
+        encoded = orjson.dumps(properties)
+    except orjson.JSONEncodeError as cause:
+        raise InvalidEvent("data must not contain lone surrogates.", details={"attribute": "data"}) from cause
     if len(encoded) > MAX_PROPERTIES_BYTES:
         raise InvalidEvent(f"data must be at most {MAX_PROPERTIES_BYTES} bytes of JSON.", details={"attribute": "data"})
     # An escaped backslash may precede u0000 too, so the texts themselves decide.

@@ -17,7 +17,7 @@ from saas_api.core.db import tenancy
 from saas_api.core.errors import BadRequest, UnsupportedMediaType, ValidationFailed
 from saas_api.core.web import http
 from saas_api.core.web.endpoint import endpoint
-from saas_api.metering import ingestion, reversals
+from saas_api.metering import event_format, ingestion, reversals
 from saas_api.metering.event_schemas import (
     ExternalIdIn,
     IngestionOut,
@@ -109,7 +109,7 @@ def _read_events() -> tuple[Sequence[Any], bool]:
     if request.mimetype not in ("application/json", _EVENT_TYPE, _BATCH_TYPE):
         raise UnsupportedMediaType("Send application/json, application/cloudevents+json or a batch of those.")
     raw = http.read_body(request, MAX_BATCH_BYTES)
-    body = http.parse_json(raw) if raw or not is_in_headers else None
+    body = event_format.parse_body(raw) if raw or not is_in_headers else None
     if request.mimetype == _EVENT_TYPE:
         return [body], True
     if request.mimetype == _BATCH_TYPE:
@@ -120,7 +120,8 @@ def _read_events() -> tuple[Sequence[Any], bool]:
         return [{**_read_header_attributes(), "data": body}], True
     if not isinstance(body, dict):
         raise BadRequest("The body must be a JSON object.")
-    unknown = [(name, "Unknown field.") for name in body if name != "events"]
+    # The answer is UTF-8, which has no lone surrogates.
+    unknown = [(name.encode(errors="replace").decode(), "Unknown field.") for name in body if name != "events"]
     if unknown or not isinstance(body.get("events"), list):
         raise ValidationFailed.from_fields(unknown or [("events", "A list of events is required.")])
     return body["events"], False

@@ -126,6 +126,56 @@ def test_bad_events_are_named_and_the_others_are_recorded(app: Flask, sender: Ev
     assert {key for key, _ in ledger_rows(app, alice.organization_id)} == {event["id"] for event in good}
 
 
+BAD_ON_THE_WIRE = [
+    ('{"id": "\\ud800"}', "INVALID_EVENT", None),
+    ('{"id": "a", "source": "\\udfff"}', "INVALID_EVENT", "a"),
+    ('{"id": "a", "type": "\\ud800"}', "INVALID_EVENT", "a"),
+    ('{"id": "a", "subject": "\\ud800"}', "INVALID_EVENT", "a"),
+    ('{"id": "a", "time": "\\ud800"}', "INVALID_EVENT", "a"),
+    ('{"id": "a", "specversion": NaN}', "INVALID_EVENT", "a"),
+    ('{"id": "a", "data": {"model": "\\ud800"}}', "INVALID_EVENT", "a"),
+    ('{"id": "a", "data": {"\\ud800": 1}}', "INVALID_EVENT", "a"),
+    ('{"id": "a", "data": {"model": NaN}}', "INVALID_EVENT", "a"),
+    (f'{{"id": "a", "data": {{"note": {"9" * 5_000}}}}}', "INVALID_EVENT", "a"),
+    ('{"id": "a", "data": {"quantity": 1e400}}', "INVALID_QUANTITY", "a"),
+    ('{"id": "a", "data": {"quantity": NaN}}', "INVALID_QUANTITY", "a"),
+    ('{"id": "a", "data": {"quantity": -Infinity}}', "INVALID_QUANTITY", "a"),
+    (f'{{"id": "a", "data": {{"quantity": {"1" * 3_000}}}}}', "INVALID_QUANTITY", "a"),
+    ('{"id": "a", "data": {"quantity": "\\ud800"}}', "INVALID_QUANTITY", "a"),
+    ('{"id": "a", "type": "people", "data": {"user": NaN}}', "INVALID_EVENT", "a"),
+    ('{"id": "a", "type": "people", "data": {"user": "\\ud800"}}', "INVALID_EVENT", "a"),
+    ("NaN", "INVALID_EVENT", None),
+]
+"""What no strict reader of JSON takes: lone surrogates, and numbers that are no finite double."""
+
+
+def post_text(sender: EventSender, body: str | bytes) -> Any:
+    return sender.client.post("/api/v1/events", data=body, headers=sender.headers, content_type="application/json")
+
+
+def test_an_event_that_strict_json_refuses_refuses_no_other(app: Flask, sender: EventSender, alice: User) -> None:
+    publish_meter(app, code="people", aggregation="unique", unique_property="user")
+    subject = f'"type": "lookups", "subject": "{alice.organization_id}", '
+    bad = [text.replace("{", "{" + subject, 1) for text, _, _ in BAD_ON_THE_WIRE]
+    quantities_sent = ["2", "0.1", "1000000000000"]
+    good = [f'{{{subject} "id": "é{n}", "data": {{"quantity": {n}, "big": 1{"0" * 19}}}}}' for n in quantities_sent]
+    response = post_text(sender, f'{{"events": [{", ".join([*bad, *good])}]}}')
+    assert response.status_code == 200, response.json
+    found = [(error["code"], error["id"]) for error in response.json["data"]["errors"]]
+    assert found == [(code, event_id) for _, code, event_id in BAD_ON_THE_WIRE]
+    rows = ledger_rows(app, alice.organization_id, "idempotency_key, quantity, properties")
+    assert sorted(rows) == sorted((f"é{n}", Decimal(n), {"big": 1e19}) for n in quantities_sent)
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["", "{", "[" * 100_000, '{"events": [{}], }', b'{"events": ["\xff"]}', b'\xef\xbb\xbf{"events": []}', "x" * 9],
+)
+def test_a_body_that_is_no_json_is_refused(sender: EventSender, body: str | bytes) -> None:
+    response = post_text(sender, body)
+    assert (response.status_code, response.json["error"]["code"]) == (400, "INVALID_REQUEST")
+
+
 def test_what_is_no_object_is_a_bad_event(sender: EventSender) -> None:
     assert sender.codes(None, 7, "event", []) == ["INVALID_EVENT"] * 4
 
@@ -245,9 +295,11 @@ def test_a_batch_has_at_most_one_mebibyte(sender: EventSender, alice: User) -> N
     assert post(1_048_576).json["data"] == nothing_else(accepted=1)
 
 
-@pytest.mark.parametrize("body", [{}, {"events": {}}, {"events": [], "more": 1}, {"event": []}])
-def test_a_body_without_a_list_of_events_is_refused(sender: EventSender, body: Any) -> None:
-    response = sender.client.post("/api/v1/events", json=body, headers=sender.headers)
+@pytest.mark.parametrize(
+    "body", ["{}", '{"events": {}}', '{"events": [], "more": 1}', '{"event": []}', '{"\\ud800": 1}', '{"events": NaN}']
+)
+def test_a_body_without_a_list_of_events_is_refused(sender: EventSender, body: str) -> None:
+    response = post_text(sender, body)
     assert (response.status_code, response.json["error"]["code"]) == (422, "VALIDATION_ERROR")
 
 

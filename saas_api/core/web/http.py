@@ -87,7 +87,7 @@ def read_json(incoming: Request, *, has_long_text: bool = False) -> Any:
     raw = read_body(incoming, MAX_LONG_TEXT_BYTES if has_long_text else MAX_BODY_BYTES)
     if not raw:
         return {}
-    value = parse_json(raw)
+    value = _parse_json(raw)
     if not isinstance(value, dict):
         raise BadRequest("The body must be a JSON object.")
     if _nesting_depth(value) > MAX_DEPTH:
@@ -114,7 +114,7 @@ def read_body(incoming: Request, max_bytes: int) -> bytes:
     return raw
 
 
-def parse_json(raw: bytes) -> Any:
+def _parse_json(raw: bytes) -> Any:
     """The JSON value in a body; orjson itself allows 1,024 levels.
 
     raises: BadRequest for other text
