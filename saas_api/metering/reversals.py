@@ -110,7 +110,8 @@ def _find_event(reference: EventReference) -> tuple[UUID, UUID]:
 
     raises: UsageEventNotFound, AmbiguousEvent
     """
-    if reference.source == ledger.REVERSAL_SOURCE or reference.source in sources.endpoints:
+    is_own_source = reference.source == ledger.REVERSAL_SOURCE or reference.source in sources.endpoints
+    if is_own_source or "\0" in reference.id:  # PostgreSQL has no texts with NUL
         raise UsageEventNotFound
     organization_id = None
     if reference.subject is not None:

@@ -50,6 +50,12 @@ def test_an_event_is_taken_back_once(app: Flask, sender: EventSender, alice: Use
     assert sender.send(event)["duplicates"] == 1  # the id stays used
 
 
+@pytest.mark.parametrize("event_id", ["a%00b", "uev_%00", "%00", "uev_" + "0" * 31 + "%00"])
+def test_no_event_has_an_id_with_nul(sender: EventSender, event_id: str) -> None:
+    assert reverse(sender, event_id) == (404, "EVENT_NOT_FOUND")
+    assert reverse(sender, "e-1", subject="a\0b") == reverse(sender, "e-1", source="\0") == (422, "VALIDATION_ERROR")
+
+
 def test_a_repeat_with_the_same_idempotency_key_gets_the_same_answer(sender: EventSender, alice: User) -> None:
     sender.send(make_event(alice.organization_id, id="e-1"))
     first = reverse(sender, "e-1", key="once")
