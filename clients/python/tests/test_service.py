@@ -16,8 +16,10 @@ from saas_api_client import (
     Client,
     ConflictError,
     Event,
+    InvalidRequestError,
     NotFoundError,
     PermissionDeniedError,
+    SaasApiError,
     ValidationError,
 )
 from tests.support.accounts import User
@@ -111,6 +113,16 @@ def test_events_are_recorded_once_and_bad_ones_reported(app: Flask, alice: User,
     assert [problem.index for problem in answer.errors] == [1]
     assert service.record(good).duplicates == 1
     assert recorded(app, alice, "lookups") == (1, "3.000000")
+
+
+@pytest.mark.parametrize(
+    "event", [Event("lookups", "\ud800"), Event("lookups", "customer-17", properties={"\ud800": "a"})]
+)
+def test_event_that_cannot_be_encoded_is_an_error_of_the_client(event: Event) -> None:
+    with Client("http://platform.invalid", "svc_token") as service:
+        with pytest.raises(SaasApiError) as raised:
+            service.record(event)
+        assert isinstance(raised.value, InvalidRequestError)
 
 
 def test_usage_is_reversed_once(app: Flask, alice: User, service: Client, service_key: Any) -> None:

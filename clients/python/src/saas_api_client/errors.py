@@ -14,6 +14,10 @@ class PlatformUnreachableError(SaasApiError):
     """No answer from the platform, after every retry that was allowed."""
 
 
+class InvalidRequestError(SaasApiError, ValueError):
+    """Nothing was sent: a text of the request has a lone surrogate, which UTF-8 cannot encode."""
+
+
 class WebhookVerificationError(SaasApiError, ValueError):
     """The request was not signed with this secret, or its signature is too old."""
 

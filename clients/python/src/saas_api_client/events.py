@@ -10,6 +10,8 @@ from datetime import datetime, timezone
 from decimal import Decimal
 from typing import Any, Optional, Union
 
+from saas_api_client import errors
+
 
 @dataclass(frozen=True)
 class Event:
@@ -36,7 +38,7 @@ class Event:
 def encode(event: Event) -> bytes:
     """Return an event as JSON.
 
-    raises: TypeError, ValueError for what cannot be sent
+    raises: InvalidRequestError, TypeError, ValueError for what cannot be sent
     """
     data = dict(event.properties)
     if event.quantity is not None:
@@ -51,7 +53,11 @@ def encode(event: Event) -> bytes:
     }
     if event.source is not None:
         cloud_event["source"] = event.source
-    return json.dumps(cloud_event, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    text = json.dumps(cloud_event, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    try:
+        return text.encode()
+    except UnicodeEncodeError as cause:
+        raise errors.InvalidRequestError(str(cause)) from cause
 
 
 def json_quantity(quantity: Union[int, str, Decimal]) -> Union[int, str]:
