@@ -221,7 +221,7 @@ def get_openapi(session: Session, name: str) -> dict[str, Any]:
     raises: ServiceNotFound, also for a service without a document
     """
     found = sa.select(Service.openapi).filter_by(name=name, revoked_at=None)
-    document: dict[str, Any] | None = session.scalar(found)
+    document: dict[str, Any] | None = None if "\0" in name else session.scalar(found)  # PostgreSQL has no NUL
     if document is None:
         raise ServiceNotFound(details={"name": name})
     return document

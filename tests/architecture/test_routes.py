@@ -5,10 +5,13 @@ from collections.abc import Iterator
 
 import pytest
 from flask import Flask
+from flask.testing import FlaskClient
 from openapi_spec_validator import validate
 from werkzeug.routing import Rule
 
 from saas_api.core.access import Access
+from tests.support.console import sign_in_operator
+from tests.support.services import create_service, service_headers
 
 PUBLIC = {
     "admin.actions.stop_impersonation",
@@ -143,3 +146,16 @@ def test_api_routes_and_documented_operations_are_the_same(app: Flask, rules: li
         for method in rule.methods - {"HEAD", "OPTIONS"}
     }
     assert documented == served != set()
+
+
+def test_nul_in_a_path_is_no_fault(app: Flask, client: FlaskClient) -> None:
+    """PostgreSQL has no texts with NUL; the callers are everybody, a service and an operator."""
+    token, operator = service_headers(create_service(app)), sign_in_operator(app, client).client
+    faults = []
+    for rule in app.url_map.iter_rules():
+        path = re.sub(r"<[^>]+>", "a%00b", rule.rule)
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"} if path != rule.rule else ():
+            for caller, headers in ((app.test_client(), {}), (app.test_client(), token), (operator, {})):
+                if caller.open(path, method=method, headers=headers).status_code >= 500:
+                    faults.append(f"{method} {rule.rule}")
+    assert faults == []
