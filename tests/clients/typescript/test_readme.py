@@ -23,6 +23,7 @@ from tests.support.web_server import free_port
 
 PAGE = (node.PACKAGE / "README.md").read_text(encoding="utf-8")
 PROGRAMS = readme.blocks(PAGE, "js")
+BAD_BODIES = ('{"numbers": []}', '{"numbers": "+49"}', "{}")
 SERVERS = [program for program in PROGRAMS if "process.env.PORT" in program]
 
 
@@ -32,6 +33,9 @@ def test_commands_lead_to_an_invoice_with_a_line_for_the_api(
 ) -> None:
     commands = readme.blocks(PAGE, "bash")
     assert len(commands) == 7
+    commands.insert(
+        -1, "\n".join(f"curl -s $LOOKUPS -H 'Content-Type: application/json' -d '{body}'" for body in BAD_BODIES)
+    )
     own = {"PORT": str(free_port()), "npm_config_prefer_offline": "1", "npm_config_loglevel": "error"}
     replaced = {
         node.BUILD_COMMANDS: "true",  # done by the fixture
@@ -41,7 +45,8 @@ def test_commands_lead_to_an_invoice_with_a_line_for_the_api(
     with served(app) as url:
         own["API_PORT"] = url.rpartition(":")[2]
         outputs = readme.paste(commands, config, {**environment, **own}, replaced)
-    *_, calls, bill = outputs
+    *_, calls, refusals, bill = outputs
+    assert refusals.count("numbers is a list") == len(BAD_BODIES)
     assert re.findall(r'"code":"(\w+)"', calls) == ["MISSING_API_KEY", "INSUFFICIENT_SCOPE"]
     assert '"country":"NG","for":"org_' in calls
     assert re.search(r"^RateLimit: ", calls, re.MULTILINE)
