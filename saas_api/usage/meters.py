@@ -1,7 +1,6 @@
 """Meters of the catalogue: reads, publication, archiving, and what one event counts."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from decimal import Decimal
@@ -224,11 +223,11 @@ def parse_number(value: Any) -> Decimal:
     """
     if isinstance(value, str):
         return Decimal(value if quantity_text.DECIMAL.fullmatch(value) else "NaN")
-    is_infinite = isinstance(value, float) and not math.isfinite(value)
-    if value is None or is_infinite or isinstance(value, bool | list | dict):
+    if value is None or isinstance(value, bool | list | dict):
         return Decimal("NaN")
     number = Decimal(json.dumps(value))
-    return number if isinstance(value, int) or abs(number) < _FIRST_INEXACT else Decimal("NaN")
+    is_exact = number.is_finite() and (isinstance(value, int) or abs(number) < _FIRST_INEXACT)
+    return number if is_exact else Decimal("NaN")
 
 
 def _valid_quantity(name: str, quantity: Decimal) -> Decimal:

@@ -59,9 +59,12 @@ def paste(
     replaced: texts of the page, such as paths and ports that a test must not use, with its own
     """
     script = f"\necho '{END_OF_BLOCK}'\n".join(commands).replace(".venv/bin/flask", "flask")
-    for text, other in replaced.items():
+    for text in replaced:
         assert text in script, text
-        script = script.replace(text, other)
+    # At once, because what replaces one text may contain another.
+    script = (
+        re.sub("|".join(map(re.escape, replaced)), lambda match: replaced[match[0]], script) if replaced else script
+    )
     with _flask_commands(config) as port:
         output = _run_in_shell(BEGINNING % port + script, environment)
     return output.split(END_OF_BLOCK)
