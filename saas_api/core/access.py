@@ -228,7 +228,7 @@ def has_operator_role(principal: Principal, operator_role: str) -> bool:
 def can_grant_scope(principal: Principal, scope: str) -> bool:
     """Whether a user may give a key a scope: a key has no permission that its creator lacks.
 
-    scope: also of a service, which whoever creates keys may give them
+    scope: also of a service, which every user who may create keys may grant
     """
     return principal.kind == "user" and has_permission(principal, SCOPE_REQUIRES_PERMISSION.get(scope, "keys:create"))
 

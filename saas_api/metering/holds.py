@@ -82,7 +82,7 @@ def create_hold(
     event_id: idempotency key of its usage; None for one of its own
     endpoint: of the service's API, such as "POST /v1/lookups"
     call: that admitted the usage; without a hold it gives back what it has counted
-    returns: the new hold; the one that the service has stored with this `event_id` before, whatever has become of it
+    returns: the new hold; the one that the service has stored with this `event_id` before, open or ended
     raises: QuotaExceeded, SpendCapReached
     """
     now, hold_id = clock.now(), ids.new_id()

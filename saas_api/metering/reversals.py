@@ -1,4 +1,4 @@
-"""Reversals of usage events that services take back."""
+"""Reversals of usage events, which services ask for."""
 
 import uuid
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from saas_api.usage import ledger, sources
 
 
 class UsageEventNotFound(NotFound):
-    """The service has no usage event of this id; usage of test keys is never billed and not taken back."""
+    """The service has no usage event of this id; usage of test keys is never billed and cannot be reversed."""
 
     code, message = "EVENT_NOT_FOUND", "There is no usage event of this id and source."
 
@@ -31,9 +31,9 @@ class AmbiguousEvent(Conflict):
 
 
 class AlreadyReversed(Conflict):
-    """The event was taken back before; that counts once."""
+    """The event is reversed already; it is reversed once."""
 
-    code, message = "ALREADY_REVERSED", "This event was taken back before."
+    code, message = "ALREADY_REVERSED", "This event is reversed already."
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ VIOLATIONS: dict[str, str] = {
     # B3: a key counts once, for ever, and so does a reversal
     "an event counted twice": f"""{EVENT} SELECT organization_id, source, idempotency_key, meter_code, quantity,
       occurred_at, billing_period_id, NULL FROM usage_events""",
-    "an event taken back twice": f"""{EVENT} SELECT organization_id, 'reversal', n::text, meter_code, -quantity,
+    "an event reversed twice": f"""{EVENT} SELECT organization_id, 'reversal', n::text, meter_code, -quantity,
       occurred_at, billing_period_id, id FROM usage_events, generate_series(1, 2) n""",
     # B4: no gap and no overlap
     "a gap between periods": f"""{PERIOD}

@@ -243,7 +243,7 @@ def test_commands_of_both_pages_lead_to_counted_lookups(app: Flask, config: dict
             for written, port in ports.items():
                 text = text.replace(written, port)
             path.write_text(text, encoding="utf-8")
-        replaced = {"/tmp/": f"{folder}/", "examples/": f"{folder}/examples/", ":9000": f":{ports['9000']}"}  # noqa: S108
+        replaced = {"examples/": f"{folder}/examples/", ":9000": f":{ports['9000']}"}
         environment = {**os.environ, "API_PORT": url.rpartition(":")[2]}
         outputs = readme.paste(commands, config, environment, replaced)
     *_, with_nginx, _, with_caddy = outputs

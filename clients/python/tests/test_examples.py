@@ -86,7 +86,7 @@ def test_commands_of_the_pages_run_after_those_of_other_pages(
     [sign_up] = [block for block in quick_start if "/auth/register" in block]
     ports = {name: str(free_port()) for name in ("LOOKUPS_PORT", "MODEL_PORT", "CHAT_PORT")}
     environment = {**os.environ, **ports, "API_PORT": platform.rpartition(":")[2]}
-    replaced = {".venv/bin/uvicorn": f"{sys.executable} -m uvicorn", "/tmp/": f"{tmp_path}/"}  # noqa: S108 - of the page
+    replaced = {".venv/bin/uvicorn": f"{sys.executable} -m uvicorn", "instance/": f"{tmp_path}/"}
     outputs = readme.paste([nginx[0], sign_up, *fastapi, *llm_proxy], config, environment, replaced)
     _, _, _, _, called, usage, _, _, _, answer, bill = outputs
     assert re.findall(r'"country":"(\w+)"|"code": "(\w+)"', called) == [("Nigeria", ""), ("", "MISSING_API_KEY")]

@@ -82,7 +82,7 @@ def _describe(result: PublishedMeter) -> list[str]:
         return [f"{code} says the same; nothing to publish."]
     lines = [f"{code} changed: {', '.join(result.changes)}."]
     if "dimensions" in result.changes:
-        lines.append("Hours that are rolled up keep their dimensions; flask usage rebuild groups them anew.")
+        lines.append("Hours that are rolled up keep their dimensions; flask usage rebuild groups them by the new ones.")
     return lines
 
 

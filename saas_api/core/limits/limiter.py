@@ -43,7 +43,7 @@ for i, key in ipairs(KEYS) do
   if redis.call('EXISTS', key) == 1 then redis.call('INCRBY', key, ARGV[i]) end
 end
 """
-"""Leaves alone what Redis has lost meanwhile: it is counted anew from PostgreSQL."""
+"""Leaves alone what Redis has lost meanwhile: it is counted from PostgreSQL again."""
 
 
 class RedisUnavailable(Exception):

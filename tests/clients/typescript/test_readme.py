@@ -39,7 +39,7 @@ def test_commands_lead_to_an_invoice_with_a_line_for_the_api(
     own = {"PORT": str(free_port()), "npm_config_prefer_offline": "1", "npm_config_loglevel": "error"}
     replaced = {
         node.BUILD_COMMANDS: "true",  # done by the fixture
-        "/tmp/": f"{tmp_path}/",  # noqa: S108 - of the page
+        "instance/": f"{tmp_path}/",
         "~/lookups-api": str(tmp_path / "lookups-api"),
     }
     with served(app) as url:

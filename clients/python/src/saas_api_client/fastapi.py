@@ -31,7 +31,7 @@ _BEARER = Security(HTTPBearer(auto_error=False))
 def require_key(**policy: Any) -> Callable[..., Awaitable[Optional[models.Verification]]]:
     """Return a dependency that checks the key of a request; its parameters are those of `Policy`.
 
-    It needs `ApiKeyMiddleware`, which answers refused requests, and takes back what was recorded for failed ones.
+    It needs `ApiKeyMiddleware`, which answers refused requests, and reverses what was recorded for failed ones.
     """
     checked = Policy(**policy)
 

@@ -225,7 +225,7 @@ def require_outage(error: errors.SaasApiError, *, fail_open: bool) -> None:
 
 
 def undo(verification: Optional[models.Verification]) -> Optional[Operation[Any]]:
-    """Return the call that takes back what a verification recorded or held, None when it did neither."""
+    """Return the call that reverses what a verification recorded or releases what it held; None when it did neither."""
     if verification is None:
         return None
     if verification.hold_id:
@@ -236,7 +236,7 @@ def undo(verification: Optional[models.Verification]) -> Optional[Operation[Any]
 def log_not_taken_back(error: errors.SaasApiError) -> None:
     """Log that usage of a failed call stays recorded, unless a hold was settled or released before."""
     if not (isinstance(error, errors.ConflictError) and error.code == "HOLD_ENDED"):
-        log.error("usage of a failed call was not taken back: %s", error)
+        log.error("usage of a failed call was not reversed: %s", error)
 
 
 def rate_limit_headers(verification: Optional[models.Verification]) -> dict[str, str]:
