@@ -1,5 +1,6 @@
 """`@metered` makes a view of this application a metered call."""
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -73,7 +74,7 @@ class EndpointMetering:
         """Record the usage in the transaction of the view, or in one round trip where the view has none."""
         batch = result if isinstance(result, Batch) else Batch(result)
         data = batch.data.data if isinstance(batch.data, ViewResult) else batch.data
-        (expected, _), (used, unique_value) = self._usage(arguments, None), self._usage(arguments, data)
+        used, unique_value = self._usage(arguments, data)
         event_id, principal = ids.new_id(), g.principal
         event = UsageRecord(
             id=event_id,
@@ -88,8 +89,9 @@ class EndpointMetering:
             unique_value=unique_value,
         )
         self._write(principal, event, batch)
-        if used != expected and g.gate_call.decision is not None and not g.gate_call.decision.is_local:
-            limits.adjust_counters(principal, [expected], [used])
+        is_in_redis = g.gate_call.decision is not None and not g.gate_call.decision.is_local
+        if [used] != list(g.usage) and is_in_redis:
+            limits.adjust_counters(principal, g.usage, [used])
         for job in batch.jobs:
             queue.wake_workers(job)
         return batch.data
@@ -111,10 +113,14 @@ class EndpointMetering:
         properties = self.properties(body) if self.properties else {}
         return holds.call_usage(meter, self._quantity(body, answer), properties)
 
+    @functools.cached_property
+    def _needs_answer(self) -> bool:
+        return callable(self.quantity) and len(inspect.signature(self.quantity).parameters) > 1
+
     def _quantity(self, body: Body, answer: Any) -> Decimal:
         if not callable(self.quantity):
             return Decimal(self.quantity)
-        if len(inspect.signature(self.quantity).parameters) == 1:
+        if not self._needs_answer:
             return Decimal(self.quantity(body))
         return Decimal(1) if answer is None else Decimal(self.quantity(body, answer))
 

@@ -244,7 +244,7 @@ def test_commands_of_both_pages_lead_to_counted_lookups(app: Flask, config: dict
                 text = text.replace(written, port)
             path.write_text(text, encoding="utf-8")
         replaced = {"examples/": f"{folder}/examples/", ":9000": f":{ports['9000']}"}
-        environment = {**os.environ, "API_PORT": url.rpartition(":")[2]}
+        environment = {**os.environ, "API_PORT": url.rpartition(":")[2], "TMPDIR": str(folder)}
         outputs = readme.paste(commands, config, environment, replaced)
     *_, with_nginx, _, with_caddy = outputs
     for shown in (with_nginx, with_caddy):
