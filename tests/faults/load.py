@@ -1,7 +1,11 @@
 """Clients that send messages with an Idempotency-Key, repeat those without a response, and record the responses."""
 
 import itertools
+import json
+import os
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -55,6 +59,14 @@ def sign_up(stack: Stack, name: str, receivers: Sequence[Receiver] = ()) -> Tena
         response = _post(stack, "/webhooks/endpoints", {"url": receiver.url, "event_types": types}, bearer)
         tenant.secrets[receiver.url] = response.json()["data"]["secret"]
     return tenant
+
+
+def create_service(stack: Stack, name: str) -> str:
+    """Create a service and return its token."""
+    command = [sys.executable, "-m", "flask", "services", "create", name, "--json"]
+    environment = {**os.environ, **stack.settings}
+    done = subprocess.run(command, cwd=stack.root, env=environment, capture_output=True, text=True, check=True)
+    return str(json.loads(done.stdout)["token"])
 
 
 def _post(stack: Stack, path: str, body: Any, headers: dict[str, str]) -> requests.Response:

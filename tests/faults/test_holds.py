@@ -2,9 +2,6 @@
 
 import contextlib
 import json
-import os
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,7 +15,7 @@ import redis
 import requests
 
 from saas_api.cli.dev.engines import Engines
-from tests.faults.load import Tenant, sign_up
+from tests.faults.load import Tenant, create_service, sign_up
 from tests.faults.stack import Stack, wait_until
 from tests.support import forks
 from tests.support.holds import HOLDS, HoldingOrganization
@@ -64,10 +61,7 @@ class Holder:
 @pytest.fixture(scope="module")
 def token(running: Stack) -> str:
     """The token of a service."""
-    command = [sys.executable, "-m", "flask", "services", "create", "completions", "--json"]
-    environment = {**os.environ, **running.settings}
-    done = subprocess.run(command, cwd=running.root, env=environment, capture_output=True, text=True, check=True)
-    return str(json.loads(done.stdout)["token"])
+    return create_service(running, "completions")
 
 
 @pytest.fixture
