@@ -441,7 +441,7 @@ _PLATFORM_ACTIONS = (
         lambda plan: (
             "Its newest version can be chosen again, at once."
             if plan.row.is_archived
-            else "Nobody can change to this plan any more. Whoever is on it stays on it, at the same prices."
+            else "No organization can change to this plan any more. Those on it stay on it, at the same prices."
         ),
         lambda plan: "Offer again" if plan.row.is_archived else "Retire plan",
         lambda plan, _: f"The plan {plan.row.code} is offered {'again' if plan.row.is_archived else 'no longer'}.",
