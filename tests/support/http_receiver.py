@@ -1,4 +1,4 @@
-"""A server that receives and stores webhooks, and can be slow, fail or cut the connection."""
+"""A server that receives and stores webhooks, and can be slow, hold its answers, fail or cut the connection."""
 
 import socket
 import threading
@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+_MAX_HOLDING_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,10 @@ class Received:
 
 @dataclass
 class Receiver:
-    """The received requests and the responses: the statuses of `script` in turn, then `status`."""
+    """The received requests and the responses: the statuses of `script` in turn, then `status`.
+
+    is_holding: no request is answered before `release`
+    """
 
     status: int = 204
     seconds: float = 0.0
@@ -37,6 +42,8 @@ class Receiver:
     at_once: int = 0
     most_at_once: int = 0
     is_cutting: bool = False
+    is_holding: bool = False
+    released: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
     port: int = 0
 
@@ -48,6 +55,10 @@ class Receiver:
     def ids(self) -> list[str]:
         return [request.webhook_id for request in self.received]
 
+    def release(self) -> None:
+        """Answer the requests that are held, and all later ones at once."""
+        self.released.set()
+
     def record(self, request: Received) -> int | None:
         """Store a request and return the status of its response, or None to cut the connection."""
         with self.lock:
@@ -56,6 +67,8 @@ class Receiver:
             self.most_at_once = max(self.most_at_once, self.at_once)
             status = self.script.pop(0) if self.script else self.status
         time.sleep(self.seconds)
+        if self.is_holding:
+            self.released.wait(_MAX_HOLDING_SECONDS)
         with self.lock:
             self.at_once -= 1
         return None if self.is_cutting else status
@@ -104,8 +117,11 @@ def run_receiver(**behaviour: Any) -> Iterator[Receiver]:
     with Server(("127.0.0.1", 0), _handler(receiver)) as server:
         receiver.port = server.server_address[1]
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        yield receiver
-        server.shutdown()
+        try:
+            yield receiver
+        finally:
+            receiver.release()
+            server.shutdown()
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:

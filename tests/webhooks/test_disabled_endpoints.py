@@ -1,13 +1,12 @@
 """Pending deliveries of an endpoint that is deleted or disabled."""
 
 import threading
-import time
 from collections.abc import Callable
 
 import pytest
 from flask import Flask
 
-from tests.support.http_receiver import run_receiver
+from tests.support.http_receiver import run_receiver, wait_until
 from tests.support.webhooks import WebhookOrganization, deliver
 
 DELIVERY_STATUSES = "SELECT status FROM webhook_deliveries"
@@ -26,14 +25,14 @@ def disable(acme: WebhookOrganization, path: str) -> int:
 def test_delivery_that_fails_after_its_endpoint_ended_is_canceled(
     app: Flask, acme: WebhookOrganization, end: EndEndpoint
 ) -> None:
-    with run_receiver(status=500, seconds=1.0) as receiver:
+    with run_receiver(status=500, is_holding=True) as receiver:
         path = f"/endpoints/{acme.create_endpoint(receiver.url)['id']}"
         acme.publish_event()
         delivering = threading.Thread(target=deliver, args=(app,))
         delivering.start()
-        while not receiver.received:
-            time.sleep(0.01)
+        wait_until(lambda: len(receiver.received) == 1)
         assert end(acme, path) == 200
+        receiver.release()
         delivering.join(20)
         acme.execute("UPDATE webhook_deliveries SET next_at = now() WHERE next_at IS NOT NULL")
         deliver(app)

@@ -1,7 +1,6 @@
 """Dispatch of deliveries: signatures, retries, interruptions, and endpoints that keep failing."""
 
 import threading
-import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -19,7 +18,7 @@ from saas_api.webhooks.dispatch import AttemptResult
 from saas_api.webhooks.events import DRAIN_JOB
 from saas_api.webhooks.models import AttemptOutcome
 from tests.support.accounts import join, make_key
-from tests.support.http_receiver import run_receiver
+from tests.support.http_receiver import run_receiver, wait_until
 from tests.support.webhooks import WebhookOrganization, deliver, read_endpoint
 
 DELIVERIES = "SELECT status, attempts, error_code, last_status FROM webhook_deliveries ORDER BY id"
@@ -326,11 +325,11 @@ def test_attempts_are_counted_by_outcome(app: Flask, acme: WebhookOrganization) 
 
 def test_stopping_drain_finishes_deliveries_in_flight(app: Flask, acme: WebhookOrganization) -> None:
     def stop_after_the_first_request() -> None:
-        while not receiver.received:
-            time.sleep(0.01)
+        wait_until(lambda: len(receiver.received) == 1)
         queue.stop_requested.set()
+        receiver.release()
 
-    with run_receiver(seconds=0.3) as receiver:
+    with run_receiver(is_holding=True) as receiver:
         acme.create_endpoint(receiver.url)
         for _ in range(5):
             acme.publish_event()

@@ -1,13 +1,12 @@
 """Many deliveries at once: in-flight limits across workers, and slow or failing endpoints beside others."""
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from flask import Flask
 
 from tests.support.accounts import User
-from tests.support.http_receiver import run_receiver
+from tests.support.http_receiver import run_receiver, wait_until
 from tests.support.webhooks import WebhookOrganization, deliver, read_endpoint
 
 
@@ -40,20 +39,17 @@ def test_in_flight_limit_grows_with_success_and_is_one_after_a_failure(app: Flas
 
 
 def test_slow_endpoint_does_not_delay_others(app: Flask, acme: WebhookOrganization) -> None:
-    with run_receiver(seconds=1.5) as slow, run_receiver() as quick:
+    with ThreadPoolExecutor(1) as pool, run_receiver(is_holding=True) as slow, run_receiver() as quick:
         acme.create_endpoint(slow.url)
         acme.create_endpoint(quick.url)
         for _ in range(20):
             acme.publish_event()
-        started = time.monotonic()
-        with ThreadPoolExecutor(1) as pool:
-            running = pool.submit(deliver, app)
-            while len(quick.received) < 20:
-                assert time.monotonic() - started < 1.4, len(quick.received)
-                time.sleep(0.01)
-            acme.execute("UPDATE webhook_deliveries SET next_at = now() + interval '1 h' WHERE status = 'queued'")
-            running.result()
-    assert len(slow.received) < 20
+        running = pool.submit(deliver, app)
+        wait_until(lambda: len(quick.received) == 20)
+        acme.execute("UPDATE webhook_deliveries SET next_at = now() + interval '1 h' WHERE status = 'queued'")
+        slow.release()
+        running.result()
+    assert len(slow.received) == 1
 
 
 def test_failing_endpoints_share_half_of_the_threads(
@@ -61,18 +57,17 @@ def test_failing_endpoints_share_half_of_the_threads(
 ) -> None:
     monkeypatch.setitem(app.config, "WEBHOOK_CONCURRENCY", 4)
     other_organization = WebhookOrganization(acme.client, carol)
-    with run_receiver(seconds=1.0, status=500) as slow, run_receiver() as quick:
+    with ThreadPoolExecutor(1) as pool, run_receiver(is_holding=True, status=500) as slow, run_receiver() as quick:
         for _ in range(8):
             acme.create_endpoint(slow.url)
         other_organization.create_endpoint(quick.url)
         other_organization.execute("UPDATE webhook_endpoints SET in_flight_limit = 10, last_success_at = now()")
         acme.publish_event()
+        running = pool.submit(deliver, app)
+        wait_until(lambda: len(slow.received) == 2)
         other_organization.publish_event()
-        started = time.monotonic()
-        with ThreadPoolExecutor(1) as pool:
-            running = pool.submit(deliver, app)
-            while not quick.received:
-                assert time.monotonic() - started < 0.9
-                time.sleep(0.01)
-            running.result()
-    assert slow.most_at_once <= 2
+        wait_until(lambda: len(quick.received) == 1)
+        slow.release()
+        running.result()
+    assert len(slow.received) == 8
+    assert slow.most_at_once == 2
