@@ -1,6 +1,9 @@
-"""Redis at an address that refuses connections."""
+"""Redis at an address that refuses connections, and Redis that never answers."""
 
+import contextlib
+import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import redis
@@ -20,3 +23,34 @@ def without_redis(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     yield
     limiter.get_storage().failures = 0
     pool.disconnect()
+
+
+class HungRedis:
+    """A Redis that takes connections and never answers.
+
+    listener: whose connections stay in its queue until they are counted
+    """
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+        self.url = f"unix://{listener.getsockname()}"
+
+    def count_connections(self) -> int:
+        """Connections since the last count."""
+        self._listener.setblocking(False)
+        count = 0
+        while True:
+            try:
+                self._listener.accept()[0].close()
+            except BlockingIOError:
+                return count
+            count += 1
+
+
+@contextlib.contextmanager
+def run_hung_redis(directory: Path) -> Iterator[HungRedis]:
+    """Run a Redis that takes connections and never answers, until the end of the block."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(directory / "redis"))
+        listener.listen(128)
+        yield HungRedis(listener)

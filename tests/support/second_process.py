@@ -1,7 +1,6 @@
-"""A second web process on the same engines, with the duration of each response."""
+"""A second web process on the same engines, of the test."""
 
 import contextlib
-import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from typing import Any
@@ -18,7 +17,7 @@ class WebProcess:
         self._connection = connection
 
     def call(self, method: str, path: str, headers: dict[str, str], body: Any = None) -> dict[str, Any]:
-        """Send a request and return `status`, `seconds`, `json` and `headers` of the response."""
+        """Send a request and return `status`, `json` and `headers` of the response."""
         self._connection.send((method, path, headers, body))
         return dict(self._connection.recv())
 
@@ -35,12 +34,10 @@ def _serve(connection: Connection, settings: dict[str, Any]) -> None:
     client = create_app(load(env_file=None, **settings)).test_client()
     while True:
         method, path, headers, body = connection.recv()
-        started_at = time.monotonic()
         response = client.open(path, method=method, headers=headers, json=body)
         connection.send(
             {
                 "status": response.status_code,
-                "seconds": time.monotonic() - started_at,
                 "json": response.json,
                 "headers": dict(response.headers),
             }

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import runpy
+import select
 import signal
 import socket
 import struct
@@ -22,8 +23,8 @@ from tests.support.web_server import WebServer, read_all, read_response, request
 pytestmark = pytest.mark.long
 HEAD_SECONDS, BODY_SECONDS, KEEPALIVE_SECONDS, CONNECTIONS = 1, 2, 4, 30
 SLOW, PROXY, JSON = "127.0.0.2", "127.0.0.3", "Content-Type: application/json"
-AT_ONCE = 2
-"""Seconds within which a busy test machine answers what nothing delays; a delayed request waits for the test's end."""
+MANY_SECONDS = 60
+"""After these a test fails, on a busy machine too."""
 HEALTHY = b"HTTP/1.1 200 OK"
 BUNDLE = "/static/swagger-ui-bundle.js"
 
@@ -53,18 +54,27 @@ def clients(web: WebServer, count: int, first_bytes: bytes) -> Iterator[list[soc
         yield opened
 
 
-def drip(connections: list[socket.socket], web: WebServer, seconds: float) -> list[float]:
-    """Send a byte on each connection every 0.2 s; returns how long others waited meanwhile."""
-    waits, ends_at = [], time.monotonic() + seconds
-    while time.monotonic() < ends_at:
-        for connection in connections:
+def waiting(connections: list[socket.socket]) -> list[socket.socket]:
+    """The connections that have received nothing."""
+    answered, _, _ = select.select(connections, [], [], 0)
+    return [connection for connection in connections if connection not in answered]
+
+
+def drip(connections: list[socket.socket], web: WebServer) -> bool:
+    """Send a byte on each connection every 0.2 s until all have a response.
+
+    returns: whether others were served while all were waiting
+    """
+    were_others_served, ends_at = False, time.monotonic() + MANY_SECONDS
+    while slow := waiting(connections):
+        assert time.monotonic() < ends_at, "a byte now and then defers the deadline"
+        for connection in slow:
             with contextlib.suppress(OSError):
                 connection.send(b"a")
-        started_at = time.monotonic()
         assert web.get("/healthz").startswith(HEALTHY)
-        waits.append(time.monotonic() - started_at)
+        were_others_served = were_others_served or waiting(connections) == connections
         time.sleep(0.2)
-    return waits
+    return were_others_served
 
 
 @pytest.mark.parametrize(
@@ -80,11 +90,9 @@ def test_slow_requests_end_at_the_deadline_and_delay_nobody(web: WebServer, begi
     """G2: 24 clients that send a byte now and then get 408 at the deadline; others are served meanwhile."""
     started_at = time.monotonic()
     with clients(web, 24, beginning) as slow:
-        waits = drip(slow, web, seconds - 0.5)
-        assert max(waits) < AT_ONCE
-        for connection in slow:
-            assert read_all(connection).startswith(b"HTTP/1.1 408 ")
-        assert seconds < time.monotonic() - started_at < seconds + AT_ONCE
+        assert drip(slow, web)
+        assert all(read_all(connection).startswith(b"HTTP/1.1 408 ") for connection in slow)
+    assert seconds < time.monotonic() - started_at
 
 
 def test_silent_connection_is_closed_without_a_response(web: WebServer) -> None:
@@ -99,18 +107,14 @@ def test_client_that_does_not_read_delays_nobody(web: WebServer) -> None:
     web.get(BUNDLE)  # compresses the file once
     with clients(web, 24, request("GET", BUNDLE)):
         time.sleep(0.3)
-        started_at = time.monotonic()
-        assert web.get("/healthz").startswith(HEALTHY)
-        assert time.monotonic() - started_at < AT_ONCE
+        assert web.get("/healthz").startswith(HEALTHY)  # a delayed client gives up after 10 seconds
 
 
 def test_client_that_does_not_close_delays_nobody(web: WebServer) -> None:
     """G2, its sibling: the server closes a connection, and the client keeps its half open."""
     with clients(web, 24, request("GET", "/healthz", "Connection: close")) as lingering:
         assert all(read_all(connection).startswith(HEALTHY) for connection in lingering)
-        started_at = time.monotonic()
-        assert web.get("/healthz").startswith(HEALTHY)
-        assert time.monotonic() - started_at < AT_ONCE
+        assert web.get("/healthz").startswith(HEALTHY)  # a delayed client gives up after 10 seconds
 
 
 def test_address_has_a_limit_of_connections_of_its_own(web: WebServer) -> None:
@@ -125,7 +129,7 @@ def test_address_has_a_limit_of_connections_of_its_own(web: WebServer) -> None:
         assert web.get("/healthz").startswith(HEALTHY)
         assert web_server.process_of(web).children() == [worker]
     web_server.wait_until_served(web)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + MANY_SECONDS
     while not web.get("/healthz", source=SLOW).startswith(HEALTHY):
         assert time.monotonic() < deadline
 
