@@ -5,35 +5,41 @@ from typing import Any
 
 import click
 
-from bench import events, pages, report, verify
+from bench import events, pages, report, send, verify
 
 Benchmark = Callable[[float, int], dict[str, Any]]
 BENCHMARKS: dict[str, Benchmark] = {"verify": verify.run, "events": events.run, "pages": pages.run}
+NAMES = ("send", *BENCHMARKS)
+CONNECTIONS = 16
 
 
-def parse_names(_context: click.Context, _parameter: click.Parameter, text: str) -> list[str]:
-    """Names of benchmarks, separated by commas."""
+def parse_names(_context: click.Context | None, parameter: click.Parameter, text: str) -> list[str]:
+    """Names of benchmarks or of variants, separated by commas."""
+    choices = NAMES if parameter.name == "only" else send.VARIANTS
     names = [name.strip() for name in text.split(",") if name.strip()]
-    unknown = [name for name in names if name not in BENCHMARKS]
-    if unknown or not names:
-        raise click.BadParameter(f"choose from {', '.join(BENCHMARKS)}")
+    if not names or not {*names} <= {*choices}:
+        raise click.BadParameter(f"choose from {', '.join(choices)}")
     return names
 
 
 @click.command()
-@click.option(
-    "--only",
-    default=",".join(BENCHMARKS),
-    show_default=True,
-    callback=parse_names,
-    help="Benchmarks, separated by commas.",
-)
+@click.option("--only", default=",".join(NAMES), show_default=True, callback=parse_names, help="Benchmarks.")
 @click.option("--seconds", type=click.FloatRange(min=1), default=10.0, show_default=True, help="Of load, for each.")
-@click.option("--connections", type=click.IntRange(min=1), default=16, show_default=True, help="At the same time.")
-def main(only: list[str], seconds: float, connections: int) -> None:
+@click.option(
+    "--connections",
+    type=click.IntRange(min=1),
+    multiple=True,
+    help=f"At the same time; several for send.  [default: {CONNECTIONS}; {send.CONNECTIONS} for send]",
+)
+@click.option("--variants", default=",".join(send.VARIANTS), show_default=True, callback=parse_names, help="Of send.")
+def main(only: list[str], seconds: float, connections: tuple[int, ...], variants: list[str]) -> None:
     """Measure the product on engines of its own, print tables and store the results in bench/results/latest.json."""
     for name in only:
-        report.save_results({name: BENCHMARKS[name](seconds, connections)})
+        if name == "send":
+            result = send.run(seconds, connections or send.CONNECTIONS, variants)
+        else:
+            result = BENCHMARKS[name](seconds, connections[0] if connections else CONNECTIONS)
+        report.save_results({name: result})
 
 
 if __name__ == "__main__":

@@ -1,55 +1,141 @@
-"""Load on web servers: callers in threads, and a server of the view that does nothing."""
+"""Load on web servers: wrk with `load.lua`, and servers of the Flask applications of this folder."""
 
 import contextlib
-import http.client
+import itertools
+import json
+import math
+import os
+import shutil
 import signal
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import click
+from flask import Flask
 
 from tests.support import web_server
 from tests.support.web_server import WebServer
 
-WEB_PROCESSES = 2
+WEB_PROCESSES, WEB_THREADS = 2, 8
+PLACE_OF_NUMBER = "#" * 16
+"""In a body or a header: another number stands there in each request."""
+JSON_HEADERS = {"Content-Type": "application/json"}
+_DIRECTORY = Path(__file__).parent
+_TIMEOUT = 30
+_runs = itertools.count(os.getpid() % 1_000 * 1_000)
 
 
-def call_in_parallel(
-    seconds: float, connections: int, open_caller: Callable[[], Callable[[], int]]
-) -> tuple[int, float]:
-    """Call from several threads until the time is over; returns the sum of the results and the elapsed time."""
-    started_at = time.perf_counter()
-    totals, errors = [0] * connections, list[Exception]()
+@dataclass(frozen=True)
+class Call:
+    """The POST request that is sent again and again."""
 
-    def call_repeatedly(thread: int) -> None:
-        try:
-            call = open_caller()
-            while time.perf_counter() < started_at + seconds:
-                totals[thread] += call()
-        except Exception as error:  # noqa: BLE001 - raised below, in the main thread
-            errors.append(error)
+    server: WebServer
+    path: str
+    body: str
+    headers: Mapping[str, str]
 
-    threads = [threading.Thread(target=call_repeatedly, args=(number,)) for number in range(connections)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+
+@dataclass(frozen=True)
+class Load:
+    """What the load generator counted.
+
+    requests: answered with 2xx
+    seconds: from the first request to the last answer
+    p50_ms, p99_ms: time to the answer; at a fixed rate from the instant at which the request was due
+    cpu_seconds: of the load generator itself
+    """
+
+    requests: int
+    seconds: float
+    p50_ms: float
+    p99_ms: float
+    cpu_seconds: float
+
+    @property
+    def per_second(self) -> float:
+        return self.requests / self.seconds
+
+
+def find_wrk() -> str:
+    """Path of wrk.
+
+    raises: click.ClickException when it is not installed
+    """
+    path = shutil.which("wrk")
+    if path is None:
+        raise click.ClickException("The load comes from wrk, which is not installed: apt-get install wrk")
+    return path
+
+
+def send(call: Call, seconds: float, connections: int, rate: float = 0) -> Load:
+    """Send a request again and again, and wait for all answers.
+
+    rate: requests a second of all connections together, however slowly they are answered;
+        0 sends on each connection as soon as it is answered
+    raises: RuntimeError for any answer but 2xx, and for a connection that failed
+    """
+    command = [find_wrk(), "--script", str(_DIRECTORY / "load.lua"), "--timeout", f"{_TIMEOUT}s"]
+    command += ["--connections", str(connections), "--threads", str(connections if rate else 1)]
+    command += ["--duration", f"{math.ceil(seconds) + _TIMEOUT}s"]  # at most: the script ends it
+    command += [part for name, value in call.headers.items() for part in ("--header", f"{name}: {value}")]
+    command += [f"http://127.0.0.1:{call.server.port}{call.path}"]
+    environment = {
+        "LOAD_SECONDS": str(seconds),
+        "LOAD_CONNECTIONS": str(connections),
+        "LOAD_RATE": str(rate),
+        "LOAD_PREFIX": f"{next(_runs):06}",
+    }
+    with tempfile.NamedTemporaryFile("w") as body:
+        body.write(call.body)
+        body.flush()
+        output, cpu_seconds = _run(command, {**environment, "LOAD_BODY": body.name})
+    counted = json.loads(output.splitlines()[-1])
+    errors = counted.pop("errors")
     if errors:
-        raise errors[0]
-    return sum(totals), time.perf_counter() - started_at
+        raise RuntimeError(f"{call.path}: {errors} of {counted['requests']} requests failed:\n{output}")
+    return Load(**counted, cpu_seconds=cpu_seconds)
+
+
+def _run(command: list[str], environment: dict[str, str]) -> tuple[str, float]:
+    """Output and CPU seconds of a process."""
+    process = subprocess.Popen(  # noqa: S603 - a command of our own
+        command, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout  # noqa: S101 - it is a pipe
+    output = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"wrk ended with {process.returncode}:\n{output}")
+    return output, usage.ru_utime + usage.ru_stime
 
 
 @contextlib.contextmanager
-def running_no_op() -> Iterator[WebServer]:
-    """Serve `bench.noop` with as many processes and threads as the product, until the end of the block."""
+def serving_product(app: Flask, settings: Mapping[str, Any]) -> Iterator[WebServer]:
+    """Serve the product on the engines of an application until the block ends.
+
+    settings: those that differ from a test's
+    """
+    served = {name: str(value) for name, value in settings.items()}
+    served |= {"WEB_CONCURRENCY": str(WEB_PROCESSES), "LOG_LEVEL": "error"}
+    with web_server.serve(app.config, Path(app.config["INSTANCE"]), **served) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def serving(module: str, **environment: str) -> Iterator[WebServer]:
+    """Serve `app` of a module of this folder with the processes and threads of the product until the block ends."""
     port = web_server.free_port()
-    command = [sys.executable, "-m", "gunicorn", "noop:app"]
-    command += ["--worker-class", "gthread", "--threads", "8"]
-    command += ["--workers", str(WEB_PROCESSES), "--bind", f"127.0.0.1:{port}", "--log-level", "error"]
+    command = [sys.executable, "-m", "gunicorn", f"{module}:app"]
+    command += ["--worker-class", "gthread", "--threads", str(WEB_THREADS), "--workers", str(WEB_PROCESSES)]
+    command += ["--bind", f"127.0.0.1:{port}", "--keep-alive", "75", "--graceful-timeout", "1", "--log-level", "error"]
     # The product's own gunicorn.conf.py is not in this folder.
-    process = subprocess.Popen(command, cwd=Path(__file__).parent)  # noqa: S603 - a command of our own
+    process = subprocess.Popen(command, cwd=_DIRECTORY, env={**os.environ, **environment})  # noqa: S603 - the same
     server = WebServer(process, port)
     try:
         web_server.wait_until_served(server)
@@ -59,19 +145,7 @@ def running_no_op() -> Iterator[WebServer]:
         process.wait(30)
 
 
-def open_caller(server: WebServer, path: str, body: bytes, headers: dict[str, str]) -> Callable[[], bytes]:
-    """A function that sends one POST request on a connection of its own and returns the body of the answer.
-
-    It raises RuntimeError for a status other than 200.
-    """
-    connection = http.client.HTTPConnection("127.0.0.1", server.port)
-
-    def call() -> bytes:
-        connection.request("POST", path, body, headers)
-        response = connection.getresponse()
-        answer = response.read()
-        if response.status != 200:
-            raise RuntimeError(f"{response.status}: {answer[:200]!r}")
-        return answer
-
-    return call
+def run_module(module: str, **environment: str) -> None:
+    """Run a module of this folder as a program."""
+    command = [sys.executable, "-m", module]
+    subprocess.run(command, cwd=_DIRECTORY, env={**os.environ, **environment}, check=True)  # noqa: S603 - the same

@@ -7,19 +7,31 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import click
-
-if TYPE_CHECKING:
-    from click._termui_impl import ProgressBar
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 
 
-def progress(label: str, steps: int) -> "ProgressBar[int]":
-    """A progress bar on stderr for a `with` block; call `update(1)` after each step."""
-    return click.progressbar(length=steps, label=label, file=sys.stderr)
+class Progress:
+    """Steps that are done, on stderr: one line that changes on a terminal, a line for each step in a file."""
+
+    def __init__(self, label: str, steps: int) -> None:
+        self._label, self._steps, self._done = label, steps, 0
+
+    def step(self, name: str) -> None:
+        """Announce a step that begins."""
+        self._done += 1
+        line = f"{self._label}: {self._done} of {self._steps}, {name}"
+        click.echo(f"\r\033[K{line}" if sys.stderr.isatty() else line, err=True, nl=not sys.stderr.isatty())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if sys.stderr.isatty():
+            click.echo(err=True)
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

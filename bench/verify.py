@@ -1,9 +1,8 @@
 """Benchmark of POST /api/v1/keys/verify, without and with recording, beside a view that does nothing."""
 
 import json
-from collections.abc import Callable
+import urllib.request
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from flask import Flask
@@ -11,12 +10,12 @@ from sqlalchemy import text
 
 from bench import load, report
 from bench.application import running_application
-from bench.consumption import read_consumption
+from bench.consumption import Engines
+from bench.load import Call
 from saas_api.accounts.audit import SYSTEM_ACTOR, OperatorContext
 from saas_api.core.db import tenancy
 from saas_api.services import services
 from saas_api.usage import meters
-from tests.support import web_server
 from tests.support.accounts import create_key, sign_up
 from tests.support.web_server import WebServer
 
@@ -24,7 +23,7 @@ ROUNDS = 3
 TARGETS = {"verify": 0.6, "verify and record": 0.45}
 """Calls a second as a share of those of the view that does nothing."""
 _METER = {"code": "lookups", "name": "Lookups", "unit": "lookup"}
-_JSON = {"Content-Type": "application/json"}
+VERIFY = "/api/v1/keys/verify"
 
 
 @dataclass
@@ -58,23 +57,20 @@ def run(seconds: float, connections: int) -> dict[str, Any]:
     variants = {name: Variant() for name in ("no-op", *TARGETS)}
     with running_application(**settings) as app:
         headers, key = _prepare(app)
-        bodies = {
-            "verify": {"key": key, "permission": "usage:read"},
-            "verify and record": {"key": key, "permission": "usage:read", "meter": "lookups"},
-        }
-        served = {**settings, "WEB_CONCURRENCY": str(load.WEB_PROCESSES), "LOG_LEVEL": "error"}
-        served["RATE_LIMIT_PER_MINUTE"] = str(settings["RATE_LIMIT_PER_MINUTE"])
-        directory = Path(app.config["INSTANCE"])
-        with web_server.serve(app.config, directory, **served) as server, load.running_no_op() as no_op:
-            callers = {name: _caller(server, "/api/v1/keys/verify", body, headers) for name, body in bodies.items()}
-            callers["no-op"] = _caller(no_op, "/", bodies["verify"], headers)
-            rounds = [(name, variant) for _ in range(ROUNDS) for name, variant in variants.items()]
-            bar = report.progress("Verify", len(rounds))
-            for name, variant in rounds:
-                target = no_op if name == "no-op" else server
-                variant.add(_measure(app, target, callers[name], seconds / ROUNDS, connections))
-                bar.update(1)
-            bar.render_finish()
+        body = {"key": key, "permission": "usage:read"}
+        with load.serving_product(app, settings) as server, load.serving("noop") as no_op:
+            calls = {
+                "no-op": Call(no_op, "/", json.dumps(body), load.JSON_HEADERS),
+                "verify": Call(server, VERIFY, json.dumps(body), headers),
+                "verify and record": Call(server, VERIFY, json.dumps({**body, "meter": "lookups"}), headers),
+            }
+            _check_answer(server, calls["verify"])
+            engines = Engines(app)
+            rounds = list(calls.items()) * ROUNDS
+            with report.Progress("verify", len(rounds)) as progress:
+                for name, call in rounds:
+                    progress.step(name)
+                    variants[name].add(_measure(engines, call, seconds / ROUNDS, connections))
         recorded = _count_rows(app)
     if recorded != variants["verify and record"].calls:
         raise RuntimeError(f"{variants['verify and record'].calls} calls were recorded, and the ledger has {recorded}")
@@ -89,34 +85,28 @@ def _prepare(app: Flask) -> tuple[dict[str, str], str]:
             token = services.create_service(session, OperatorContext(SYSTEM_ACTOR, "benchmark"), "lookups").token
     client = app.test_client()
     _, key = create_key(client, sign_up(client))
-    return {"Authorization": f"Bearer {token}"}, key["X-API-Key"]
+    return {"Authorization": f"Bearer {token}", **load.JSON_HEADERS}, key["X-API-Key"]
 
 
-def _caller(
-    server: WebServer, path: str, body: dict[str, str], headers: dict[str, str]
-) -> Callable[[], Callable[[], int]]:
-    def open_counted() -> Callable[[], int]:
-        call = load.open_caller(server, path, json.dumps(body).encode(), {**_JSON, **headers})
-
-        def counted() -> int:
-            answer = json.loads(call())
-            if path != "/" and answer["data"]["code"] != "VALID":
-                raise RuntimeError(str(answer))
-            return 1
-
-        return counted
-
-    return open_counted
+def _check_answer(server: WebServer, call: Call) -> None:
+    """Check that the key is valid: an invalid key is answered with 200 as well."""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{server.port}{call.path}", call.body.encode(), dict(call.headers)
+    )
+    with urllib.request.urlopen(request) as response:  # noqa: S310 - a server of our own
+        answer = json.load(response)
+    if answer["data"]["code"] != "VALID":
+        raise RuntimeError(str(answer))
 
 
-def _measure(
-    app: Flask, server: WebServer, caller: Callable[[], Callable[[], int]], seconds: float, connections: int
-) -> Variant:
-    before = read_consumption(app, server)
-    calls, elapsed = load.call_in_parallel(seconds, connections, caller)
-    after = read_consumption(app, server)
-    web_us = (after.web_seconds - before.web_seconds) / calls * 1e6
-    return Variant(calls, elapsed, web_us, (after.database_seconds - before.database_seconds) / calls * 1e6)
+def _measure(engines: Engines, call: Call, seconds: float, connections: int) -> Variant:
+    before = engines.read_with(call.server)
+    counted = load.send(call, seconds, connections)
+    consumed = engines.read_with(call.server) - before
+    million = 1e6 / counted.requests
+    return Variant(
+        counted.requests, counted.seconds, consumed.web_seconds * million, consumed.database_seconds * million
+    )
 
 
 def _count_rows(app: Flask) -> int:
