@@ -26,7 +26,7 @@ from saas_api.webhooks import events as webhook_events
 
 log = get_logger(__name__)
 
-CLAIM_BATCH_SIZE = 100
+CLAIM_BATCH_SIZE = 200
 MAX_SENDING_SHARE = 0.4
 """Part of a lease in which calls of providers may begin."""
 
@@ -36,9 +36,9 @@ MESSAGES = Claimable(
     owner=("organization_id",),
     claimed="""r.mode, r.channel, r.recipient, r.subject, r.body, r.expires_at <= now() AS is_expired,
       extract(epoch FROM r.expires_at - now())::float8 AS seconds_left""",
-    recorded="""r.id, r.channel, r.recipient, r.subject, r.segments, r.cost, r.currency, r.mode, r.status, r.attempts,
-      r.error_code, r.accepted_at, r.sent_at,
-      CASE WHEN r.status = 'delivered' THEN r.finished_at END AS delivered_at""",
+    recorded=f"""r.id, r.channel, r.recipient, r.subject, r.segments, r.cost, r.currency, r.mode, r.status, r.attempts,
+      r.error_code, r.accepted_at, r.sent_at, CASE WHEN r.status = 'delivered' THEN r.finished_at END AS delivered_at,
+      {webhook_events.STORES_EVENTS_CLAUSE.format(org=":owner_0")} AS has_event""",
     result_columns={"provider_reference": "text"},
     assignments={
         "provider_reference": "v.provider_reference",
@@ -147,6 +147,7 @@ def _write_results(session: Session, organization_id: UUID, claim: Claim, result
     rows = outbox.record(session, claim, results)
     messages.reverse_usage(session, organization_id, [row.id for row in rows if row.status == MessageStatus.FAILED])
     finished = [row for row in rows if row.status != MessageStatus.QUEUED]
-    webhook_events.publish_many(session, organization_id, [message_events.status_event(row) for row in finished])
+    new_events = [message_events.status_event(row) for row in finished if row.has_event]
+    webhook_events.publish_many(session, organization_id, new_events)
     for row in finished:
         counters.increment("messages_finished_total", row.status)

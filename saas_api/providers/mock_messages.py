@@ -9,7 +9,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from saas_api.core.db import tenancy
+from saas_api.core.db import tenancy, types
 from saas_api.core.settings import setting
 from saas_api.providers.messages import OutboundMessage, SendResult
 
@@ -91,7 +91,7 @@ def _store_outcome(items: Sequence[OutboundMessage], behaviors: dict[UUID, _Mock
         rows = session.execute(
             _RECORD_CALLS,
             {
-                "ids": [item.id for item in items],
+                "ids": types.uuid_array([item.id for item in items]),
                 "channels": [item.channel for item in items],
                 "recipients": [item.recipient for item in items],
                 "outcomes": [behaviors[item.id].error_code or "delivered" for item in items],

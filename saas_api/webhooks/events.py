@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from saas_api.core import clock, ids
 from saas_api.core.access import KeyMode
-from saas_api.core.db import pagination, tenancy
+from saas_api.core.db import pagination, tenancy, types
 from saas_api.core.db.pagination import Page, PageRequest
 from saas_api.core.jobs import queue
 from saas_api.webhooks import event_types, payload
@@ -51,6 +51,9 @@ _IS_SUBSCRIBED = (
 )
 IS_SUBSCRIBED_CLAUSE = _IS_SUBSCRIBED.format(explicit_only=":explicit_only")
 """SQL condition: endpoint `w` receives event `e`. Bind `explicit_only` to `event_types.explicit_only_names()`."""
+
+STORES_EVENTS_CLAUSE = "EXISTS (SELECT FROM webhook_endpoints WHERE organization_id = {org} AND deleted_at IS NULL)"
+"""SQL condition: events of the organization `{org}` are stored, because it has an endpoint, be it disabled."""
 
 
 @dataclass(frozen=True)
@@ -101,19 +104,19 @@ def list_explicit_types(session: Session, organization_id: UUID) -> frozenset[st
     return frozenset(session.scalars(_EXPLICIT_TYPES, {"org": organization_id}))
 
 
-_PUBLISH = """
+_PUBLISH = f"""
 WITH e AS (
   INSERT INTO events (organization_id, id, type, payload, subject_id, subject_version, created_at)
-  SELECT {org}, v.id, v.type, v.payload, v.subject_id, v.version, {at}
-    FROM unnest(CAST({ids} AS uuid[]), CAST({types} AS text[]), CAST({payloads} AS text[]),
-      CAST({subjects} AS uuid[]), CAST({versions} AS int[])) AS v (id, type, payload, subject_id, version)
-   WHERE EXISTS (SELECT FROM webhook_endpoints WHERE organization_id = {org} AND deleted_at IS NULL)
+  SELECT {{org}}, v.id, v.type, v.payload, v.subject_id, v.version, {{at}}
+    FROM unnest(CAST({{ids}} AS uuid[]), CAST({{types}} AS text[]), CAST({{payloads}} AS text[]),
+      CAST({{subjects}} AS uuid[]), CAST({{versions}} AS int[])) AS v (id, type, payload, subject_id, version)
+   WHERE {STORES_EVENTS_CLAUSE}
   ON CONFLICT (organization_id, type, subject_id, subject_version) DO NOTHING RETURNING organization_id, id, type),
 d AS (
   INSERT INTO webhook_deliveries (organization_id, event_id, endpoint_id, next_at)
   SELECT e.organization_id, e.id, w.id, now() FROM e JOIN webhook_endpoints w USING (organization_id)
    WHERE w.status = 'enabled' AND w.deleted_at IS NULL
-     AND {is_subscribed}
+     AND {{is_subscribed}}
      FOR KEY SHARE OF w
   RETURNING 1)
 SELECT count(*) FROM d"""
@@ -153,17 +156,17 @@ def publish_statement(organization_id: UUID, new_event: NewEvent) -> tuple[str, 
 
 def _values(organization_id: UUID, new_events: Sequence[NewEvent]) -> dict[str, Any]:
     now = clock.now()
-    event_ids = [ids.new_id() for _ in new_events]
+    event_ids = ids.new_ids(len(new_events))
     return {
         "org": organization_id,
         "at": now,
-        "ids": event_ids,
+        "ids": types.uuid_array(event_ids),
         "types": [event.event_type for event in new_events],
         "payloads": [
             payload.build_payload(event_id, event.event_type, now, organization_id, event.data, mode=event.mode)
             for event_id, event in zip(event_ids, new_events, strict=True)
         ],
-        "subjects": [event.subject.id for event in new_events],
+        "subjects": types.uuid_array([event.subject.id for event in new_events]),
         "versions": [event.subject.version for event in new_events],
         "explicit_only": event_types.explicit_only_names(),
     }

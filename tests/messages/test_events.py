@@ -8,8 +8,13 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
+from saas_api.core.jobs.outbox import RowResult
+from saas_api.messages import dispatch
 from saas_api.webhooks import payload
-from tests.support.messages import MAIL, MessagingOrganization, rows
+from tests.support.accounts import sign_up
+from tests.support.messages import MAIL, MessagingOrganization, queue_many, rows
+from tests.support.statements import count_statements
+from tests.support.webhooks import WebhookOrganization
 
 TYPES = ["message.accepted", "message.delivered", "message.failed", "message.canceled"]
 
@@ -71,3 +76,23 @@ def test_thin_data_of_a_message_is_its_id_and_status(app: Flask, acme: Messaging
     message_id = acme.send()["message_id"]
     data = payload.thin_data(event_data(app, acme, "message.accepted"))
     assert data == {"object": "message", "message_id": message_id, "status": "queued"}
+
+
+def test_worker_reads_and_writes_no_events_without_an_endpoint(app: Flask, client: FlaskClient) -> None:
+    """F9: a payload was built for every message, and dropped."""
+    carol = MessagingOrganization(client, "Carol's", "carol@carols.example")
+    carol.send()
+    with app.app_context(), count_statements(app) as statements:
+        assert dispatch.deliver_batch(carol.id) == 1
+    assert [statement for statement in statements if "INTO events" in statement] == []
+    assert [row.status for row in rows(app, carol.id, "SELECT status FROM messages")] == ["delivered"]
+
+
+def test_endpoint_created_while_a_message_is_sent_receives_its_event(app: Flask, client: FlaskClient) -> None:
+    carol = WebhookOrganization(client, sign_up(client, "carol@carols.example", "Carol's"))
+    [message_id] = queue_many(app, carol.id, 1)
+    with app.app_context():
+        claim = dispatch.claim_batch(carol.id)
+        carol.create_endpoint("https://carols.example/hook")
+        dispatch.record_results(carol.id, claim, [RowResult(message_id, "delivered")])
+    assert [row.type for row in carol.rows("SELECT type FROM events")] == ["message.delivered"]

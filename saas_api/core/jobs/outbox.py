@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from rq.timeouts import JobTimeoutException
 from sqlalchemy.orm import Session
 
+from saas_api.core.db import types
 from saas_api.core.db.tenancy import SystemSession
 from saas_api.core.jobs import counters, queue
 from saas_api.core.jobs.retries import MAX_ATTEMPTS, MAX_INTERRUPTIONS
@@ -41,11 +42,12 @@ class Claimable:
     """An outbox table.
 
     It has the columns id, status, attempts, interruptions, next_at, lease_token, error_code and finished_at, an index
-    of open rows by owner and next_at, and another like it of those to claim alone: no claim reads the backlog.
+    of open rows by owner and next_at, and another like it of those to claim alone: no claim reads the backlog. A
+    constraint gives a token to its sending rows and to no others.
     name: label of the counters interruptions_total and lease_lost_total
     owner: columns that name the owner of a row; NULL is an owner too
     claimed: SQL of further columns that `claim` returns; `r` is the row
-    recorded: SQL of the columns that `record` returns; `r` is the row
+    recorded: SQL of the columns that `record` returns; `r` is the row, `:owner_0` its value of the first owner column
     result_columns: names and SQL types of `RowResult.values`
     assignments: further columns that a result sets, with SQL over the row `r` and the result `v`
     is_counted_at_claim: a claim counts as an attempt, whatever comes of it; otherwise a result does
@@ -187,7 +189,7 @@ def _write_results(session: Session, claim: Claim, results: Sequence[RowResult],
         **_owner_parameters(claim.owner),
         "token": claim.token,
         "attempts": 0 if claimable.is_counted_at_claim else attempts,
-        "ids": [result.id for result in results],
+        "ids": types.uuid_array([result.id for result in results]),
         "statuses": [result.status for result in results],
         "error_codes": [result.error_code for result in results],
         "delays": [result.delay for result in results],
@@ -295,6 +297,7 @@ RETURNING r.id, r.attempts, r.interruptions, due.status = 'sending' AS was_inter
 def _record_statement(claimable: Claimable, is_null: tuple[bool, ...]) -> sa.TextClause:
     columns = claimable.result_columns
     arrays = "".join(f", CAST(:v_{name} AS {kind}[])" for name, kind in columns.items())
+    # Only sending rows have a token. A condition on the status would let the planner read every open row of the owner.
     assignments = "".join(f", {name} = {value}" for name, value in claimable.assignments.items())
     return sa.text(f"""
 UPDATE {claimable.table} r SET status = v.status, attempts = r.attempts + :attempts, lease_token = NULL,
@@ -303,6 +306,6 @@ UPDATE {claimable.table} r SET status = v.status, attempts = r.attempts + :attem
   finished_at = CASE WHEN v.status <> 'queued' THEN now() END{assignments}
 FROM unnest(CAST(:ids AS uuid[]), CAST(:statuses AS text[]), CAST(:error_codes AS text[]),
   CAST(:delays AS interval[]){arrays}) AS v ({", ".join(("id", "status", "error_code", "delay", *columns))})
-WHERE {_owner_condition(claimable, is_null)} AND r.id = v.id AND r.status = 'sending' AND r.lease_token = :token
+WHERE {_owner_condition(claimable, is_null)} AND r.id = v.id AND r.lease_token = :token
 RETURNING {claimable.recorded}
 """)
